@@ -1,0 +1,171 @@
+//! How a connection ended: who ended it, in which phase, why. One set of names for the log, the metrics and the endpoints.
+
+/// Why a client was refused: the last word it was told is in [`crate::protocol::refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refusal {
+    /// No eligible server has headroom.
+    ServerCapacity,
+    /// The client's turn did not come within its own deadline.
+    HoldExpired,
+    /// More clients wait than `max_held` allows.
+    QueueFull,
+    /// The account has as many connections as its quota.
+    AccountQuota,
+    /// The account opens connections faster than its quota.
+    AccountRate,
+    /// The source has as many connections as its quota.
+    SourceQuota,
+    /// The source opens connections faster than its quota.
+    SourceRate,
+    /// The listener serves `max_clients` already.
+    ListenerFull,
+    /// weir is stopping.
+    Draining,
+    /// What the client sent is not NATS, or more than the preface may hold.
+    Protocol,
+    /// CONNECT did not come within `handshake_timeout`.
+    HandshakeTimeout,
+}
+
+impl Refusal {
+    /// Every reason, in the order of the metric's documentation.
+    pub const ALL: [Self; 11] = [
+        Self::ServerCapacity,
+        Self::HoldExpired,
+        Self::QueueFull,
+        Self::AccountQuota,
+        Self::AccountRate,
+        Self::SourceQuota,
+        Self::SourceRate,
+        Self::ListenerFull,
+        Self::Draining,
+        Self::Protocol,
+        Self::HandshakeTimeout,
+    ];
+
+    /// The name in logs, metrics and endpoints.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ServerCapacity => "server_capacity",
+            Self::HoldExpired => "hold_expired",
+            Self::QueueFull => "queue_full",
+            Self::AccountQuota => "account_quota",
+            Self::AccountRate => "account_rate",
+            Self::SourceQuota => "source_quota",
+            Self::SourceRate => "source_rate",
+            Self::ListenerFull => "listener_full",
+            Self::Draining => "draining",
+            Self::Protocol => "protocol",
+            Self::HandshakeTimeout => "handshake_timeout",
+        }
+    }
+}
+
+/// Who ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// The client.
+    Downstream,
+    /// The nats-server.
+    Upstream,
+    /// weir itself.
+    Weir,
+}
+
+impl Party {
+    /// Every party.
+    pub const ALL: [Self; 3] = [Self::Downstream, Self::Upstream, Self::Weir];
+
+    /// The name in logs, metrics and endpoints.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Downstream => "downstream",
+            Self::Upstream => "upstream",
+            Self::Weir => "weir",
+        }
+    }
+}
+
+/// How far a connection had come when it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// INFO sent, CONNECT not complete.
+    Preface,
+    /// Waiting for its turn.
+    Hold,
+    /// From the dial to the server's PONG.
+    Dial,
+    /// Bytes pass both ways.
+    Relay,
+}
+
+impl Phase {
+    /// Every phase, in order.
+    pub const ALL: [Self; 4] = [Self::Preface, Self::Hold, Self::Dial, Self::Relay];
+
+    /// The name in logs, metrics and endpoints.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Preface => "preface",
+            Self::Hold => "hold",
+            Self::Dial => "dial",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+/// Why a connection that was not refused ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// A plain end of stream.
+    Eof,
+    /// A reset, a keepalive or user timeout, or another socket error.
+    SocketError,
+    /// The server said `-ERR` during the handshake (bad credentials, say); its words went to the client.
+    ServerError,
+    /// A second CONNECT on a live session, which would have moved it to another account.
+    SecondConnect,
+    /// Bytes that follow no NATS framing.
+    Protocol,
+    /// The account named by the server had no room: the guess had been another account.
+    AccountQuota,
+    /// weir is stopping.
+    Draining,
+}
+
+impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 7] = [
+        Self::Eof,
+        Self::SocketError,
+        Self::ServerError,
+        Self::SecondConnect,
+        Self::Protocol,
+        Self::AccountQuota,
+        Self::Draining,
+    ];
+
+    /// The name in logs, metrics and endpoints.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Eof => "eof",
+            Self::SocketError => "socket_error",
+            Self::ServerError => "server_error",
+            Self::SecondConnect => "second_connect",
+            Self::Protocol => "protocol",
+            Self::AccountQuota => "account_quota",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// The whole name of an end: party × phase × cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Close {
+    /// Who ended it.
+    pub party: Party,
+    /// How far it had come.
+    pub phase: Phase,
+    /// Why.
+    pub cause: Cause,
+}

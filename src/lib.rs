@@ -1,0 +1,18 @@
+//! weir: one address in front of a NATS cluster that keeps it alive.
+//!
+//! The path of a client, top to bottom, is [`session`]: accept → door → preface → door → dial → relay → close.
+//! The floors below it, lowest first; a file imports any lower floor and never a higher one (`tests/floors.rs` checks it):
+//!
+//! - F0 words: [`protocol`], [`close`]. Bytes in, values out; no clock, socket, log or lock.
+//! - F1 decisions: [`identity`], [`admission`], [`upstream`]. `now` goes in, a verdict comes out.
+//! - F2 verbs: one file, one thing done with sockets; [`session`] strings them together.
+//! - F3 assembly: [`config`], [`metrics`], [`http`], [`server`], [`cli`].
+
+pub mod close;
+pub mod protocol;
+
+pub mod admission;
+pub mod identity;
+pub mod upstream;
+
+pub mod config;
