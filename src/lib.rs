@@ -15,4 +15,4 @@ pub mod admission;
 pub mod identity;
 pub mod upstream;
 
-pub mod config;
+//pub mod config;
