@@ -10,6 +10,9 @@ const MAX_DEPTH: usize = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Syntax;
 
+/// A raw key with its quotes, and its raw value.
+pub(crate) type Member<'a> = (&'a [u8], &'a [u8]);
+
 /// Reads one text from its start; every value it hands out has been checked to its last byte.
 pub(crate) struct Reader<'a> {
     buf: &'a [u8],
@@ -70,8 +73,8 @@ impl<'a> Reader<'a> {
         object
     }
 
-    /// The next member of the object that [`Self::enter_object`] opened: its raw key and raw value, or `None` after its `}`.
-    pub(crate) fn member(&mut self) -> Result<Option<(&'a [u8], &'a [u8])>, Syntax> {
+    /// The next member of the object that [`Self::enter_object`] opened: `None` after its `}`.
+    pub(crate) fn member(&mut self) -> Result<Option<Member<'a>>, Syntax> {
         self.blanks();
         match (self.peek(), std::mem::take(&mut self.first)) {
             (Some(b'}'), _) => {

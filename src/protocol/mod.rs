@@ -7,7 +7,7 @@ pub mod connect;
 pub mod control_line;
 pub mod info;
 mod json;
-// pub mod op;
+pub mod op;
 pub mod refusal;
 pub mod version;
 
