@@ -15,4 +15,8 @@ pub mod admission;
 pub mod identity;
 pub mod upstream;
 
+pub mod cli;
 pub mod config;
+pub mod limits;
+pub mod logging;
+pub mod server;
