@@ -30,18 +30,12 @@ pub struct FileLimit {
 pub fn raise() -> FileLimit {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        let raised = Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        };
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         // macOS refuses "no limit" here; the old limit then stands, and the report below says so.
         let _ = setrlimit(Resource::Nofile, raised);
     }
     let limit = getrlimit(Resource::Nofile);
-    FileLimit {
-        soft: limit.current.unwrap_or(u64::MAX),
-        hard: limit.maximum.unwrap_or(u64::MAX),
-    }
+    FileLimit { soft: limit.current.unwrap_or(u64::MAX), hard: limit.maximum.unwrap_or(u64::MAX) }
 }
 
 /// A limit of open files that cannot carry the configured clients. Displays as one sentence for the log, with what to
@@ -60,12 +54,7 @@ pub struct Shortfall {
 
 impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            limit,
-            needed,
-            max_clients,
-            carried,
-        } = self;
+        let Self { limit, needed, max_clients, carried } = self;
         write!(
             f,
             "the limit of {limit} open files carries {carried} clients, not max_clients = {max_clients}: \
@@ -81,17 +70,9 @@ impl std::error::Error for Shortfall {}
 ///
 /// # Errors
 /// When it does not; weir then still runs, and refuses or fails to accept beyond what it carries.
-pub fn carries(
-    limit: u64,
-    max_clients: u32,
-    servers: usize,
-    workers: usize,
-) -> Result<(), Shortfall> {
-    let of =
-        |each: u64, count: usize| each.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
-    let rest = BASE
-        .saturating_add(of(PER_SERVER, servers))
-        .saturating_add(of(PER_WORKER, workers));
+pub fn carries(limit: u64, max_clients: u32, servers: usize, workers: usize) -> Result<(), Shortfall> {
+    let of = |each: u64, count: usize| each.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
+    let rest = BASE.saturating_add(of(PER_SERVER, servers)).saturating_add(of(PER_WORKER, workers));
     let needed = rest.saturating_add(PER_CLIENT * u64::from(max_clients));
     if needed <= limit {
         return Ok(());

@@ -8,10 +8,7 @@ use std::{
 const MINIMAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/minimal.toml");
 
 fn weir(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(args)
-        .output()
-        .expect("weir starts")
+    Command::new(env!("CARGO_BIN_EXE_weir")).args(args).output().expect("weir starts")
 }
 
 #[test]
@@ -33,14 +30,8 @@ fn check_prints_and_exits_0_or_64() {
         assert!(bad.stdout.is_empty());
         let said = String::from_utf8(bad.stderr).unwrap();
         assert_eq!(said.lines().count(), 2, "{said}");
-        assert!(
-            said.contains("bad.toml: cluster.servers: there is no server"),
-            "{said}"
-        );
-        assert!(
-            said.contains("bad.toml: admission.rate: 0 admits nobody"),
-            "{said}"
-        );
+        assert!(said.contains("bad.toml: cluster.servers: there is no server"), "{said}");
+        assert!(said.contains("bad.toml: admission.rate: 0 admits nobody"), "{said}");
     }
 }
 
@@ -59,10 +50,7 @@ fn bad_command_lines_exit_64_and_help_exits_0() {
     }
     let missing = weir(&["check", "-c", "no-such-file.toml"]);
     let said = String::from_utf8(missing.stderr).unwrap();
-    assert!(
-        said.starts_with("no-such-file.toml: it cannot be read (No such file"),
-        "{said}"
-    );
+    assert!(said.starts_with("no-such-file.toml: it cannot be read (No such file"), "{said}");
     for args in [["--version"], ["--help"]] {
         assert_eq!(weir(&args).status.code(), Some(0));
     }

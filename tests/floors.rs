@@ -40,8 +40,7 @@ fn floor(module: &str) -> u8 {
     match module {
         "protocol" | "close" => 0,
         "identity" | "admission" | "upstream" => 1,
-        "config" | "metrics" | "http" | "server" | "cli" | "limits" | "logging" | "main"
-        | "lib" => 3,
+        "config" | "metrics" | "http" | "server" | "cli" | "limits" | "logging" | "main" | "lib" => 3,
         _ => 2,
     }
 }
@@ -166,9 +165,7 @@ fn imports_from(file: &File, root: &str) -> Vec<(usize, String)> {
 }
 
 fn word(text: &str) -> String {
-    text.chars()
-        .take_while(|c| c.is_alphanumeric() || *c == '_')
-        .collect()
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
 /// The first names in a `use` group, from behind its opening brace.
@@ -240,11 +237,7 @@ fn words_and_decisions_know_no_clock_socket_task_or_log() {
             continue;
         }
         looked_at += 1;
-        let words = if floor(&file.module()) == 0 {
-            NOT_IN_WORDS
-        } else {
-            &[]
-        };
+        let words = if floor(&file.module()) == 0 { NOT_IN_WORDS } else { &[] };
         let all: Vec<&str> = NOT_IN_DECISIONS.iter().chain(words).copied().collect();
         for (line, code) in file.code() {
             for word in all.iter().filter(|word| holds(code, word)) {
@@ -258,8 +251,7 @@ fn words_and_decisions_know_no_clock_socket_task_or_log() {
 
 /// Whether a line holds a word that is not the end of a longer one (`catalog::` is not `log::`).
 fn holds(code: &str, word: &str) -> bool {
-    code.match_indices(word)
-        .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+    code.match_indices(word).any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
 }
 
 #[test]
@@ -285,10 +277,7 @@ fn files_are_short() {
     report(&format!("longer than {LONGEST} lines"), &wrong);
     lengths.sort_unstable();
     let median = lengths[lengths.len() / 2];
-    assert!(
-        median <= MEDIAN,
-        "the median of src/ is {median} lines, over {MEDIAN}"
-    );
+    assert!(median <= MEDIAN, "the median of src/ is {median} lines, over {MEDIAN}");
 }
 
 #[test]
@@ -310,22 +299,13 @@ fn no_unsafe_code_and_every_module_says_what_it_is() {
 #[test]
 fn no_tracked_file_names_a_place_on_one_machine() {
     let output = Command::new("git")
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root())
         .output();
-    let Ok(output) = output.map_err(|e| e.to_string()).and_then(|o| {
-        if o.status.success() {
-            Ok(o)
-        } else {
-            Err(String::from_utf8_lossy(&o.stderr).into())
-        }
-    }) else {
+    let Ok(output) = output
+        .map_err(|e| e.to_string())
+        .and_then(|o| if o.status.success() { Ok(o) } else { Err(String::from_utf8_lossy(&o.stderr).into()) })
+    else {
         // A source archive without git has nothing to look at.
         eprintln!("skipped: this is no git checkout");
         return;
@@ -343,9 +323,8 @@ fn no_tracked_file_names_a_place_on_one_machine() {
         for (i, line) in text.lines().enumerate() {
             // A path begins a word; `$HOME/work/` and `https://host/root/` do not.
             let found = places.iter().any(|place| {
-                line.match_indices(place.as_str()).any(|(at, _)| {
-                    !line[..at].ends_with(|c: char| c.is_alphanumeric() || "_-./}~".contains(c))
-                })
+                line.match_indices(place.as_str())
+                    .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || "_-./}~".contains(c)))
             });
             if found {
                 wrong.push(format!("{name}:{}: {}", i + 1, line.trim()));
@@ -358,38 +337,20 @@ fn no_tracked_file_names_a_place_on_one_machine() {
 
 #[test]
 fn the_checks_see_what_they_look_for() {
-    let file = |path: &str, text: &str| File {
-        path: path.into(),
-        text: text.into(),
-    };
+    let file = |path: &str, text: &str| File { path: path.into(), text: text.into() };
     let names = |text: &str| -> Vec<String> {
         let found = imports(&file("src/relay.rs", text));
         found.into_iter().map(|(_, name)| name).collect()
     };
     assert_eq!(names("use crate::config::Config;"), ["config"]);
-    assert_eq!(
-        names("use crate::{\n  a::{b, c},\n  d,\n  e::f as g,\n};"),
-        ["a", "d", "e"]
-    );
-    assert_eq!(
-        names("fn f() -> crate::close::Close {}\n// crate::config\n"),
-        ["close"]
-    );
-    assert_eq!(
-        names("a_crate::b; $crate::c;\n#[cfg(test)]\nmod tests {\nuse crate::d;"),
-        [""; 0]
-    );
+    assert_eq!(names("use crate::{\n  a::{b, c},\n  d,\n  e::f as g,\n};"), ["a", "d", "e"]);
+    assert_eq!(names("fn f() -> crate::close::Close {}\n// crate::config\n"), ["close"]);
+    assert_eq!(names("a_crate::b; $crate::c;\n#[cfg(test)]\nmod tests {\nuse crate::d;"), [""; 0]);
     assert_eq!(names("use super::config::Config;"), ["config"]);
     let inner = file("src/admission/hold.rs", "use super::rate;");
     assert!(imports(&inner).is_empty());
-    let declares = file(
-        "src/upstream/mod.rs",
-        "#[cfg(test)]\nmod simulation;\nmod load;\n",
-    );
-    assert_eq!(
-        test_modules(&declares),
-        [PathBuf::from("src/upstream/simulation")]
-    );
+    let declares = file("src/upstream/mod.rs", "#[cfg(test)]\nmod simulation;\nmod load;\n");
+    assert_eq!(test_modules(&declares), [PathBuf::from("src/upstream/simulation")]);
     assert_eq!(inner.module(), "admission");
     assert_eq!(file("src/relay.rs", "").module(), "relay");
     assert!(holds("use log::info", "log::") && !holds("catalog::x", "log::"));

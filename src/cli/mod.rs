@@ -58,11 +58,7 @@ pub fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => cli.execute(),
         Err(error) => {
-            let code = if error.use_stderr() {
-                BAD_CONFIGURATION
-            } else {
-                0
-            };
+            let code = if error.use_stderr() { BAD_CONFIGURATION } else { 0 };
             // Nothing is left to tell when even this cannot be written.
             let _ = error.print();
             ExitCode::from(code)
@@ -81,11 +77,8 @@ impl Cli {
 
 impl Run {
     fn execute(self) -> ExitCode {
-        let config = if self.servers.is_empty() {
-            Config::load(&self.config)
-        } else {
-            Config::from_servers(&self.servers)
-        };
+        let config =
+            if self.servers.is_empty() { Config::load(&self.config) } else { Config::from_servers(&self.servers) };
         let config = match config {
             Ok(config) => config,
             Err(errors) => return refuse(&errors),

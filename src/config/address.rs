@@ -17,14 +17,8 @@ impl Leaf for SocketAddr {
             return Err(misfit(node, RIGHT));
         };
         text.parse().map_err(|_| {
-            let right = suggest_listen(text).map_or_else(
-                || RIGHT.to_owned(),
-                |address| format!("write \"{address}\""),
-            );
-            Wrong::new(
-                format!("{} is not an IP address with a port", quote(text)),
-                right,
-            )
+            let right = suggest_listen(text).map_or_else(|| RIGHT.to_owned(), |address| format!("write \"{address}\""));
+            Wrong::new(format!("{} is not an IP address with a port", quote(text)), right)
         })
     }
     fn show(&self) -> String {
@@ -53,10 +47,7 @@ pub(super) struct Address(pub(super) String);
 impl Leaf for Address {
     fn read(node: &Node) -> Result<Self, Wrong> {
         let Node::String(text) = node else {
-            return Err(misfit(
-                node,
-                "write host and port, such as \"10.0.0.1:4222\"",
-            ));
+            return Err(misfit(node, "write host and port, such as \"10.0.0.1:4222\""));
         };
         check_host_port(text, 4222).map(|()| Self(text.clone()))
     }
@@ -117,42 +108,24 @@ fn check_host_port(text: &str, usual_port: u16) -> Result<(), Wrong> {
             Ok(()) => format!("write \"{bare}\""),
             Err(_) => general,
         };
-        return Err(Wrong::new(
-            format!("{} is a URL, not host:port", quote(text)),
-            right,
-        ));
+        return Err(Wrong::new(format!("{} is a URL, not host:port", quote(text)), right));
     }
     if text.contains('@') {
-        return Err(Wrong::new(
-            format!(
-                "{} holds credentials, which clients bring themselves",
-                quote(text)
-            ),
-            general,
-        ));
+        return Err(Wrong::new(format!("{} holds credentials, which clients bring themselves", quote(text)), general));
     }
     if text.parse::<Ipv6Addr>().is_ok() {
-        return Err(Wrong::new(
-            format!("{} has no port", quote(text)),
-            format!("write \"[{text}]:{usual_port}\""),
-        ));
+        return Err(Wrong::new(format!("{} has no port", quote(text)), format!("write \"[{text}]:{usual_port}\"")));
     }
     let bracketed_without_port = text.starts_with('[') && text.ends_with(']');
     let Some((host, port)) = text.rsplit_once(':').filter(|_| !bracketed_without_port) else {
         return Err(if text.is_empty() {
             Wrong::new("it is empty", general)
         } else {
-            Wrong::new(
-                format!("{} has no port", quote(text)),
-                format!("write \"{text}:{usual_port}\""),
-            )
+            Wrong::new(format!("{} has no port", quote(text)), format!("write \"{text}:{usual_port}\""))
         });
     };
     if !is_host(host) {
-        return Err(Wrong::new(
-            format!("{} does not begin with a host", quote(text)),
-            general,
-        ));
+        return Err(Wrong::new(format!("{} does not begin with a host", quote(text)), general));
     }
     match port.parse::<u16>() {
         Ok(port) if port > 0 => Ok(()),
@@ -165,9 +138,7 @@ fn check_host_port(text: &str, usual_port: u16) -> Result<(), Wrong> {
 
 fn is_host(host: &str) -> bool {
     if let Some(inner) = host.strip_prefix('[') {
-        return inner
-            .strip_suffix(']')
-            .is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
+        return inner.strip_suffix(']').is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
     }
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     !host.is_empty() && host.len() <= 253 && host.chars().all(fits)
@@ -195,20 +166,11 @@ mod tests {
             assert!(said.ends_with(&format!("; write \"{meant}\"")), "{said}");
         }
         for (text, said) in [
-            (
-                "10.0.0.2",
-                "\"10.0.0.2\" has no port; write \"10.0.0.2:4222\"",
-            ),
-            (
-                "n1:",
-                "\"n1:\" has no port from 1 to 65535; write \"n1:4222\"",
-            ),
+            ("10.0.0.2", "\"10.0.0.2\" has no port; write \"10.0.0.2:4222\""),
+            ("n1:", "\"n1:\" has no port from 1 to 65535; write \"n1:4222\""),
             ("::1", "\"::1\" has no port; write \"[::1]:4222\""),
             ("[::1]", "\"[::1]\" has no port; write \"[::1]:4222\""),
-            (
-                "nats://n1:4222",
-                "\"nats://n1:4222\" is a URL, not host:port; write \"n1:4222\"",
-            ),
+            ("nats://n1:4222", "\"nats://n1:4222\" is a URL, not host:port; write \"n1:4222\""),
             ("", "it is empty; write \"host:4222\""),
         ] {
             assert_eq!(wrong::<Address>(text), said);
@@ -221,10 +183,7 @@ mod tests {
         assert_eq!(read("http://n1:8222/").unwrap().0, "http://n1:8222");
         assert_eq!(read("http://[::1]:8222").unwrap().0, "http://[::1]:8222");
         for (text, said) in [
-            (
-                "n1:8222",
-                "\"n1:8222\" does not begin with http://; write \"http://n1:8222\"",
-            ),
+            ("n1:8222", "\"n1:8222\" does not begin with http://; write \"http://n1:8222\""),
             ("http://n1", "\"n1\" has no port; write \"http://n1:8222\""),
             (
                 "http://n1:8222/varz",

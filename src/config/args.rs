@@ -23,11 +23,7 @@ impl FromStr for ServerArg {
 /// The same as a document.
 pub(super) fn document(args: &[ServerArg]) -> (Entries, Vec<ConfigError>) {
     let mut errors = Vec::new();
-    let servers = args
-        .iter()
-        .enumerate()
-        .map(|(i, arg)| Node::Table(server(i, &arg.0, &mut errors)))
-        .collect();
+    let servers = args.iter().enumerate().map(|(i, arg)| Node::Table(server(i, &arg.0, &mut errors))).collect();
     let cluster = vec![("servers".to_owned(), Node::List(servers))];
     (vec![("cluster".to_owned(), Node::Table(cluster))], errors)
 }
@@ -40,12 +36,9 @@ fn server(i: usize, text: &str, errors: &mut Vec<ConfigError>) -> Entries {
         let known = part.split_once('=').and_then(|(key, value)| match key {
             "monitor" | "name" => Some((key, Node::String(value.to_owned()))),
             // What is no number stays text, and the key's own rule says what is wrong with it.
-            "max_connections" => Some((
-                key,
-                value
-                    .parse()
-                    .map_or_else(|_| Node::String(value.to_owned()), Node::Integer),
-            )),
+            "max_connections" => {
+                Some((key, value.parse().map_or_else(|_| Node::String(value.to_owned()), Node::Integer)))
+            }
             _ => None,
         });
         match known {
@@ -64,9 +57,5 @@ fn server(i: usize, text: &str, errors: &mut Vec<ConfigError>) -> Entries {
 }
 
 fn wrong(i: usize, what: String, right: &str) -> ConfigError {
-    ConfigError {
-        file: "--server".to_owned(),
-        key: format!("cluster.servers[{i}]"),
-        wrong: Wrong::new(what, right),
-    }
+    ConfigError { file: "--server".to_owned(), key: format!("cluster.servers[{i}]"), wrong: Wrong::new(what, right) }
 }

@@ -31,10 +31,7 @@ fn listen_addresses(raw: &Raw, sink: &mut Sink) {
         .chain(raw.monitor.map(|m| ("monitor.listen".to_owned(), m)));
     for (key, address) in all.filter(|(_, address)| address.port() != 0) {
         if let Some(first) = seen.get(&address) {
-            let wrong = Wrong::new(
-                format!("\"{address}\" is {first} already"),
-                "write another port, or remove one",
-            );
+            let wrong = Wrong::new(format!("\"{address}\" is {first} already"), "write another port, or remove one");
             sink.wrong(key, wrong);
         } else {
             seen.insert(address, key);
@@ -49,15 +46,10 @@ fn servers(raw: &Raw, sink: &mut Sink) {
         let key = |key: &str| format!("cluster.servers[{i}].{key}");
         if !server.address.is_empty() {
             // Host names are the same in any case.
-            let same = addresses
-                .entry(server.address.to_ascii_lowercase())
-                .or_insert(i);
+            let same = addresses.entry(server.address.to_ascii_lowercase()).or_insert(i);
             if *same != i {
                 let wrong = Wrong::new(
-                    format!(
-                        "{:?} is the address of cluster.servers[{same}] already",
-                        server.address
-                    ),
+                    format!("{:?} is the address of cluster.servers[{same}] already", server.address),
                     "write each server once",
                 );
                 sink.wrong(key("address"), wrong);
@@ -73,11 +65,7 @@ fn servers(raw: &Raw, sink: &mut Sink) {
                 sink.wrong(key("name"), wrong);
             }
         }
-        if raw
-            .listeners
-            .iter()
-            .any(|l| reaches(&server.address, l.listen))
-        {
+        if raw.listeners.iter().any(|l| reaches(&server.address, l.listen)) {
             let wrong = Wrong::new(
                 format!("{:?} is where weir itself listens", server.address),
                 "write the address of the nats-server, or another listen address",

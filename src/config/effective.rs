@@ -10,17 +10,9 @@ pub(super) enum Line {
     /// A table that is absent, with what that means.
     Absent { text: String },
     /// `key = literal`.
-    Value {
-        key: String,
-        literal: String,
-        given: bool,
-    },
+    Value { key: String, literal: String, given: bool },
     /// A key without a value that may be shown: absent, or secret.
-    Note {
-        key: String,
-        text: String,
-        given: bool,
-    },
+    Note { key: String, text: String, given: bool },
 }
 
 /// The configuration in force; displays as TOML that loads to the same (but for `users`, which stay unsaid), each
@@ -52,11 +44,7 @@ impl fmt::Display for Effective {
             match line {
                 Line::Header { text, given } => writeln!(f, "\n{text}{}", mark(*given))?,
                 Line::Absent { text } => writeln!(f, "\n# {text}{}", mark(false))?,
-                Line::Value {
-                    key,
-                    literal,
-                    given,
-                } => writeln!(f, "{} = {literal}{}", toml_key(key), mark(*given))?,
+                Line::Value { key, literal, given } => writeln!(f, "{} = {literal}{}", toml_key(key), mark(*given))?,
                 Line::Note { key, text, given } => {
                     writeln!(f, "# {}: {text}{}", toml_key(key), mark(*given))?;
                 }
@@ -69,11 +57,7 @@ impl fmt::Display for Effective {
 /// A key as TOML writes it: quoted unless it is bare.
 pub(super) fn toml_key(key: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if !key.is_empty() && key.chars().all(bare) {
-        key.to_owned()
-    } else {
-        toml_string(key)
-    }
+    if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { toml_string(key) }
 }
 
 /// A basic TOML string, on one line.

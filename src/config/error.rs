@@ -34,10 +34,7 @@ pub struct Wrong {
 
 impl Wrong {
     pub(super) fn new(what: impl Into<String>, right: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            right: right.into(),
-        }
+        Self { what: what.into(), right: right.into() }
     }
 }
 

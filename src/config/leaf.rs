@@ -23,19 +23,14 @@ pub(super) fn any<T>(_: &T) -> Result<(), Wrong> {
 }
 
 /// A check for a range, both ends included.
-pub(super) fn within<T: Leaf + PartialOrd>(
-    range: RangeInclusive<T>,
-) -> impl Fn(&T) -> Result<(), Wrong> {
+pub(super) fn within<T: Leaf + PartialOrd>(range: RangeInclusive<T>) -> impl Fn(&T) -> Result<(), Wrong> {
     move |value| {
         if range.contains(value) {
             return Ok(());
         }
         let (low, high) = (range.start(), range.end());
         let size = if value < low { "small" } else { "large" };
-        Err(Wrong::new(
-            format!("{} is too {size}", value.show()),
-            format!("write {} to {}", low.show(), high.show()),
-        ))
+        Err(Wrong::new(format!("{} is too {size}", value.show()), format!("write {} to {}", low.show(), high.show())))
     }
 }
 
@@ -83,17 +78,14 @@ impl Leaf for Duration {
         match node {
             Node::String(text) => humantime::parse_duration(text)
                 .map_err(|_| Wrong::new(format!("{} is not a duration", quote(text)), RIGHT)),
-            Node::Integer(n) => Err(Wrong::new(
-                format!("{n} has no unit"),
-                format!("write \"{n}s\" or \"{n}ms\""),
-            )),
+            Node::Integer(n) => Err(Wrong::new(format!("{n} has no unit"), format!("write \"{n}s\" or \"{n}ms\""))),
             other => Err(misfit(other, RIGHT)),
         }
     }
     fn show(&self) -> String {
         if self.subsec_nanos() == 0 {
             format!("\"{}s\"", self.as_secs())
-        } else if self.subsec_nanos() % 1_000_000 == 0 {
+        } else if self.subsec_nanos().is_multiple_of(1_000_000) {
             format!("\"{}ms\"", self.as_millis())
         } else {
             format!("\"{}\"", humantime::format_duration(*self))
@@ -122,9 +114,7 @@ pub(super) struct Percent(pub(super) f64);
 impl Percent {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let number: f64 = text.strip_suffix('%')?.trim().parse().ok()?;
-        (0.0..=100.0)
-            .contains(&number)
-            .then_some(Self(number / 100.0))
+        (0.0..=100.0).contains(&number).then_some(Self(number / 100.0))
     }
 }
 
@@ -132,8 +122,9 @@ impl Leaf for Percent {
     fn read(node: &Node) -> Result<Self, Wrong> {
         const RIGHT: &str = "write a percentage from \"0%\" to \"100%\"";
         match node {
-            Node::String(text) => Self::parse(text)
-                .ok_or_else(|| Wrong::new(format!("{} is no percentage", quote(text)), RIGHT)),
+            Node::String(text) => {
+                Self::parse(text).ok_or_else(|| Wrong::new(format!("{} is no percentage", quote(text)), RIGHT))
+            }
             other => Err(misfit(other, RIGHT)),
         }
     }
@@ -157,10 +148,7 @@ impl Leaf for Name {
         if (1..=64).contains(&text.chars().count()) && text.chars().all(fits) {
             Ok(Self(text.clone()))
         } else {
-            Err(Wrong::new(
-                format!("{} is no usable name", quote(text)),
-                RIGHT,
-            ))
+            Err(Wrong::new(format!("{} is no usable name", quote(text)), RIGHT))
         }
     }
     fn show(&self) -> String {

@@ -75,13 +75,7 @@ pub enum LogLevel {
 
 impl LogLevel {
     /// Every level, most severe first.
-    pub const ALL: [Self; 5] = [
-        Self::Error,
-        Self::Warn,
-        Self::Info,
-        Self::Debug,
-        Self::Trace,
-    ];
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
 
     /// The word in the configuration.
     pub const fn name(self) -> &'static str {
@@ -142,11 +136,7 @@ impl Config {
                 "name a configuration with -c, or servers with --server",
             );
             let key = String::new();
-            Errors(vec![ConfigError {
-                file: file.clone(),
-                key,
-                wrong,
-            }])
+            Errors(vec![ConfigError { file: file.clone(), key, wrong }])
         })?;
         Self::parse(&file, &text)
     }

@@ -57,10 +57,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Entries, Vec<ConfigError>>
                 file: format!("{file}:{line}:{column}"),
                 key: String::new(),
                 // Only the parser's message: its full form repeats the line, and the line may hold a token.
-                wrong: Wrong::new(
-                    format!("this is not TOML: {}", error.message()),
-                    "mend this line",
-                ),
+                wrong: Wrong::new(format!("this is not TOML: {}", error.message()), "mend this line"),
             };
             (at, error)
         })
@@ -72,42 +69,27 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Entries, Vec<ConfigError>>
 /// Line and column of a byte, both from 1; columns count characters.
 fn position(text: &str, at: usize) -> (usize, usize) {
     let before = &text.as_bytes()[..at];
-    let line_start = before
-        .iter()
-        .rposition(|b| *b == b'\n')
-        .map_or(0, |nl| nl + 1);
+    let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |nl| nl + 1);
     let line = 1 + before.iter().filter(|b| **b == b'\n').count();
-    let column = 1 + String::from_utf8_lossy(&before[line_start..])
-        .chars()
-        .count();
+    let column = 1 + String::from_utf8_lossy(&before[line_start..]).chars().count();
     (line, column)
 }
 
 fn entries(table: DeTable<'_>) -> Entries {
-    let mut sorted: Vec<(Spanned<Cow<'_, str>>, Spanned<DeValue<'_>>)> =
-        table.into_iter().collect();
+    let mut sorted: Vec<(Spanned<Cow<'_, str>>, Spanned<DeValue<'_>>)> = table.into_iter().collect();
     sorted.sort_by_key(|(key, _)| key.span().start);
-    sorted
-        .into_iter()
-        .map(|(key, value)| (key.into_inner().into_owned(), node(value.into_inner())))
-        .collect()
+    sorted.into_iter().map(|(key, value)| (key.into_inner().into_owned(), node(value.into_inner()))).collect()
 }
 
 fn node(value: DeValue<'_>) -> Node {
     match value {
         DeValue::String(text) => Node::String(text.into_owned()),
         // What does not even fit 128 bits is out of every key's range, and saturates to a number that says so.
-        DeValue::Integer(n) => {
-            Node::Integer(i128::from_str_radix(n.as_str(), n.radix()).unwrap_or(i128::MAX))
-        }
+        DeValue::Integer(n) => Node::Integer(i128::from_str_radix(n.as_str(), n.radix()).unwrap_or(i128::MAX)),
         DeValue::Float(f) => Node::Float(f.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(b) => Node::Bool(b),
         DeValue::Datetime(_) => Node::Date,
-        DeValue::Array(list) => Node::List(
-            list.into_iter()
-                .map(|item| node(item.into_inner()))
-                .collect(),
-        ),
+        DeValue::Array(list) => Node::List(list.into_iter().map(|item| node(item.into_inner())).collect()),
         DeValue::Table(table) => Node::Table(entries(table)),
     }
 }

@@ -15,13 +15,8 @@ use crate::{
 };
 
 /// What an account may have that no table speaks of.
-pub(super) const UNLIMITED: AccountLimits = AccountLimits {
-    quota: Quota {
-        max_connections: None,
-        rate: None,
-    },
-    weight: NonZeroU32::MIN,
-};
+pub(super) const UNLIMITED: AccountLimits =
+    AccountLimits { quota: Quota { max_connections: None, rate: None }, weight: NonZeroU32::MIN };
 
 /// More than any cluster takes; catches a slipped digit.
 const FASTEST: u32 = 1_000_000;
@@ -65,10 +60,7 @@ impl PerSecond for Pace {
 /// Reads `rate` and `burst`; without a rate there is no limit, and a burst means nothing.
 pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &str) -> Option<Rate> {
     let rate = s.leaf::<T>("rate", |rate| match rate.number() {
-        0 => Err(Wrong::new(
-            "0 admits nobody",
-            "write 1 or more, or leave the key out for no limit",
-        )),
+        0 => Err(Wrong::new("0 admits nobody", "write 1 or more, or leave the key out for no limit")),
         1..=FASTEST => Ok(()),
         n => Err(Wrong::new(
             format!("{n} is too large"),
@@ -97,25 +89,16 @@ pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &str) -> Option<R
         Found::Absent | Found::Wrong => (default_burst, false),
     };
     s.in_force("burst", &burst, given);
-    Some(Rate {
-        per_second: NonZeroU32::new(rate.number())?,
-        burst: NonZeroU32::new(burst)?,
-    })
+    Some(Rate { per_second: NonZeroU32::new(rate.number())?, burst: NonZeroU32::new(burst)? })
 }
 
 /// Reads `max_connections`, `rate` and `burst`.
 pub(super) fn quota(s: &mut Section<'_>) -> Quota {
     let max_connections = s.optional("max_connections", "no limit", |n: &u32| match n {
-        0 => Err(Wrong::new(
-            "0 admits nobody",
-            "write 1 or more, or leave the key out for no limit",
-        )),
+        0 => Err(Wrong::new("0 admits nobody", "write 1 or more, or leave the key out for no limit")),
         _ => Ok(()),
     });
-    Quota {
-        max_connections,
-        rate: rate::<u32>(s, "no limit"),
-    }
+    Quota { max_connections, rate: rate::<u32>(s, "no limit") }
 }
 
 /// All tables under `accounts`.
@@ -132,27 +115,17 @@ pub(super) fn accounts(s: &mut Section<'_>) -> Accounts {
     let named = s.named("accounts", "accounts", |name, s| {
         let users = users(s, name, &rules);
         if !users.is_empty() {
-            rules.push(AccountRule {
-                account: name.to_owned(),
-                users,
-            });
+            rules.push(AccountRule { account: name.to_owned(), users });
         }
         account_limits(s)
     });
     let mut limits: HashMap<String, AccountLimits> = named.into_iter().collect();
     let default = limits.remove(DEFAULT).unwrap_or_else(|| {
-        s.sink.lines.push(Line::Header {
-            text: format!("[accounts.{DEFAULT}]"),
-            given: false,
-        });
+        s.sink.lines.push(Line::Header { text: format!("[accounts.{DEFAULT}]"), given: false });
         let path = format!("accounts.{DEFAULT}");
         Section::read(s.sink, "accounts", path, Vec::new(), account_limits)
     });
-    Accounts {
-        default,
-        limits,
-        rules,
-    }
+    Accounts { default, limits, rules }
 }
 
 /// The entry for any account without one of its own.
@@ -162,10 +135,7 @@ fn account_limits(s: &mut Section<'_>) -> AccountLimits {
     let quota = quota(s);
     // 1: every account counts the same until somebody says otherwise.
     let weight = s.value("weight", 1u32, within(1..=1000));
-    AccountLimits {
-        quota,
-        weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN),
-    }
+    AccountLimits { quota, weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN) }
 }
 
 /// Reads `users`. They may be tokens, so errors and the printed configuration say how many there are and never what.
@@ -181,10 +151,7 @@ fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<Str
         return Vec::new();
     }
     if account.is_empty() {
-        s.wrong(
-            "users",
-            Wrong::new("the account has no name", "write [accounts.NAME]"),
-        );
+        s.wrong("users", Wrong::new("the account has no name", "write [accounts.NAME]"));
     }
     let users = s.list::<User>("users");
     let given = users.is_some();

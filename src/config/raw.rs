@@ -49,11 +49,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     // One worker per core: sessions never move between cores, so each core needs one.
     let workers = s.optional("workers", "one per core", within(1usize..=1024));
     // nats-server waits 10 s before its first close; half of that, since Kubernetes kills after 30 s in all.
-    let lame_duck_grace_period = s.value(
-        "lame_duck_grace_period",
-        5 * SECOND,
-        within(Duration::ZERO..=HOUR),
-    );
+    let lame_duck_grace_period = s.value("lame_duck_grace_period", 5 * SECOND, within(Duration::ZERO..=HOUR));
     // Grace included. nats-server takes 2 min; 25 s ends inside the 30 s that Kubernetes gives by default.
     let lame_duck_duration = s.value("lame_duck_duration", 25 * SECOND, within(MS..=24 * HOUR));
     let ports_file = s.optional("ports_file", "not written", any);
@@ -63,14 +59,8 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let monitor = s.optional_table("monitor", "monitor", "absent, no endpoints", monitor);
     let upstream = s.table("cluster", "cluster", cluster);
     let mut admission = s.table("admission", "admission", admission);
-    let Accounts {
-        default,
-        limits,
-        rules,
-    } = quota::accounts(s);
-    admission.max_clients = listeners
-        .iter()
-        .fold(0, |sum, l| sum.saturating_add(l.max_clients));
+    let Accounts { default, limits, rules } = quota::accounts(s);
+    admission.max_clients = listeners.iter().fold(0, |sum, l| sum.saturating_add(l.max_clients));
     admission.default_account = default;
     admission.accounts = limits;
     admission.rules = rules;
@@ -97,10 +87,7 @@ fn log(s: &mut Section<'_>) -> LogConfig {
 
 /// NATS's own port on every interface: what a client expects of an address that stands in for a nats-server.
 fn default_listener(s: &mut Section<'_>) -> ListenerConfig {
-    s.sink.lines.push(Line::Header {
-        text: "[[listeners]]".into(),
-        given: false,
-    });
+    s.sink.lines.push(Line::Header { text: "[[listeners]]".into(), given: false });
     let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4222));
     let path = "listeners[0]".to_owned();
     Section::read(s.sink, "listeners", path, Vec::new(), |s| {
@@ -112,10 +99,7 @@ fn default_listener(s: &mut Section<'_>) -> ListenerConfig {
 fn listener(s: &mut Section<'_>) -> ListenerConfig {
     let listen = s.required("listen", "write listen = \"0.0.0.0:4222\"");
     // A stand-in while errors are collected; it cannot collide with an address that was given.
-    listener_at(
-        s,
-        listen.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
-    )
+    listener_at(s, listen.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
 }
 
 fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
@@ -132,11 +116,7 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
         // nats-server's own default for max_connections.
         max_clients: s.value("max_clients", 65_536, within(1..=MOST_CLIENTS)),
         // Go, Java and C give up 2 s after they connected; who sent no CONNECT by then never will.
-        handshake_timeout: s.value(
-            "handshake_timeout",
-            2 * SECOND,
-            within(10 * MS..=60 * SECOND),
-        ),
+        handshake_timeout: s.value("handshake_timeout", 2 * SECOND, within(10 * MS..=60 * SECOND)),
     }
 }
 
@@ -149,10 +129,7 @@ enum Kind {
 impl Leaf for Kind {
     fn read(node: &Node) -> Result<Self, Wrong> {
         if *node == Node::String("websocket".into()) {
-            return Err(Wrong::new(
-                "\"websocket\" is not in this build",
-                "write \"client\"",
-            ));
+            return Err(Wrong::new("\"websocket\" is not in this build", "write \"client\""));
         }
         word(node, &[("client", Self::Client)])
     }
@@ -188,21 +165,14 @@ fn cluster(s: &mut Section<'_>) -> upstream::Params {
     let poll_interval = s.value("poll_interval", SECOND, within(50 * MS..=HOUR));
     // Room for the operator's own CLI, and for clients that reach the server past weir between two readings.
     let reserve = s.value("reserve", Reserve(upstream::Reserve::Share(0.02)), any);
-    let warn_at = s.value(
-        "warn_at",
-        Percent(0.8),
-        within(Percent(0.01)..=Percent(1.0)),
-    );
+    let warn_at = s.value("warn_at", Percent(0.8), within(Percent(0.01)..=Percent(1.0)));
     // A server that has just started is busy with routes, JetStream and caches; ten seconds spread the newcomers.
     let slow_start = s.value("slow_start", 10 * SECOND, within(Duration::ZERO..=HOUR));
     let servers = s.tables("cluster.servers", "servers", server);
     if servers.as_ref().is_none_or(Vec::is_empty) {
         s.wrong(
             "servers",
-            Wrong::new(
-                "there is no server",
-                "write [[cluster.servers]] with address = \"host:4222\" for each",
-            ),
+            Wrong::new("there is no server", "write [[cluster.servers]] with address = \"host:4222\" for each"),
         );
     }
     upstream::Params {
@@ -245,11 +215,7 @@ fn server(s: &mut Section<'_>) -> upstream::ServerParams {
     let name = s.optional::<Name>("name", "the server's own", any);
     let address = s.required::<Address>("address", "write address = \"host:4222\"");
     let monitor = s.optional::<MonitorUrl>("monitor", "none, weir counts what it opened", any);
-    let max_connections = s.optional(
-        "max_connections",
-        "the server's own",
-        within(1..=MOST_CLIENTS),
-    );
+    let max_connections = s.optional("max_connections", "the server's own", within(1..=MOST_CLIENTS));
     upstream::ServerParams {
         name: name.map(|n| n.0),
         address: address.map(|a| a.0).unwrap_or_default(),
@@ -268,9 +234,7 @@ fn admission(s: &mut Section<'_>) -> admission::Params {
     let max_held = s.value("max_held", 100_000usize, within(0..=10_000_000));
     // As long as max_hold, so that a refused client's next try falls anywhere in the window and not in step.
     let refusal_spread = s.value("refusal_spread", 1500 * MS, patience());
-    let by_lang = s.table("admission.max_hold_by_lang", "max_hold_by_lang", |s| {
-        s.rest(patience())
-    });
+    let by_lang = s.table("admission.max_hold_by_lang", "max_hold_by_lang", |s| s.rest(patience()));
     // Off: offices, clusters and carriers put thousands of honest clients behind one address.
     let per_source = s.table("admission.per_source", "per_source", quota::quota);
     admission::Params {

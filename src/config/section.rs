@@ -11,22 +11,10 @@ use super::{
 /// Keys that the design has and this build has not: (kind of table, key, what it would do).
 const LATER: &[(&str, &str, &str)] = &[
     ("listeners", "tls", "TLS towards clients"),
-    (
-        "listeners",
-        "accept_proxy_protocol_from",
-        "reading PROXY headers",
-    ),
+    ("listeners", "accept_proxy_protocol_from", "reading PROXY headers"),
     ("cluster", "tls", "TLS towards servers"),
-    (
-        "cluster",
-        "proxy_protocol",
-        "sending PROXY headers to servers",
-    ),
-    (
-        "cluster",
-        "proxy_nkey_seed_file",
-        "signing as a trusted proxy",
-    ),
+    ("cluster", "proxy_protocol", "sending PROXY headers to servers"),
+    ("cluster", "proxy_nkey_seed_file", "signing as a trusted proxy"),
 ];
 
 /// What a reading leaves behind: what is wrong, and what is in force.
@@ -39,19 +27,11 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn new(file: &str) -> Self {
-        Self {
-            file: file.to_owned(),
-            errors: Vec::new(),
-            lines: Vec::new(),
-        }
+        Self { file: file.to_owned(), errors: Vec::new(), lines: Vec::new() }
     }
 
     pub(super) fn wrong(&mut self, key: impl Into<String>, wrong: Wrong) {
-        self.errors.push(ConfigError {
-            file: self.file.clone(),
-            key: key.into(),
-            wrong,
-        });
+        self.errors.push(ConfigError { file: self.file.clone(), key: key.into(), wrong });
     }
 }
 
@@ -83,13 +63,7 @@ impl<'s> Section<'s> {
         entries: Entries,
         read: impl FnOnce(&mut Section<'_>) -> T,
     ) -> T {
-        let mut section = Section {
-            sink,
-            kind,
-            path,
-            entries,
-            known: Vec::new(),
-        };
+        let mut section = Section { sink, kind, path, entries, known: Vec::new() };
         let value = read(&mut section);
         section.report_unknown();
         value
@@ -97,17 +71,10 @@ impl<'s> Section<'s> {
 
     fn report_unknown(&mut self) {
         for (key, _) in std::mem::take(&mut self.entries) {
-            let later = LATER
-                .iter()
-                .find(|(kind, name, _)| *kind == self.kind && *name == key);
+            let later = LATER.iter().find(|(kind, name, _)| *kind == self.kind && *name == key);
             let wrong = match later {
-                Some((_, _, what)) => {
-                    Wrong::new(format!("{what} is not in this build"), "remove the key")
-                }
-                None => Wrong::new(
-                    "there is no such key",
-                    format!("the keys here are {}", self.known.join(", ")),
-                ),
+                Some((_, _, what)) => Wrong::new(format!("{what} is not in this build"), "remove the key"),
+                None => Wrong::new("there is no such key", format!("the keys here are {}", self.known.join(", "))),
             };
             self.wrong(&key, wrong);
         }
@@ -116,11 +83,7 @@ impl<'s> Section<'s> {
     /// The full path of a key of this table.
     pub(super) fn path(&self, key: &str) -> String {
         let key = super::effective::toml_key(key);
-        if self.path.is_empty() {
-            key
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
 
     /// Reports an error at a key of this table (`users[2]` is fine too).
@@ -140,11 +103,7 @@ impl<'s> Section<'s> {
     }
 
     /// A single value, checked; what is in force is not recorded yet.
-    pub(super) fn leaf<T: Leaf>(
-        &mut self,
-        key: &'static str,
-        check: impl FnOnce(&T) -> Result<(), Wrong>,
-    ) -> Found<T> {
+    pub(super) fn leaf<T: Leaf>(&mut self, key: &'static str, check: impl FnOnce(&T) -> Result<(), Wrong>) -> Found<T> {
         let Some(node) = self.take(key) else {
             return Found::Absent;
         };
@@ -241,10 +200,7 @@ impl<'s> Section<'s> {
         let path = self.path(key);
         let given = node.is_some();
         let entries = node.map_or_else(Vec::new, |node| self.entries_of(key, node));
-        self.sink.lines.push(Line::Header {
-            text: format!("[{path}]"),
-            given,
-        });
+        self.sink.lines.push(Line::Header { text: format!("[{path}]"), given });
         Self::read(self.sink, kind, path, entries, read)
     }
 
@@ -260,9 +216,7 @@ impl<'s> Section<'s> {
             return Some(self.table(kind, key, read));
         }
         self.known.push(key);
-        self.sink.lines.push(Line::Absent {
-            text: format!("[{}]: {absence}", self.path(key)),
-        });
+        self.sink.lines.push(Line::Absent { text: format!("[{}]: {absence}", self.path(key)) });
         None
     }
 
@@ -277,10 +231,7 @@ impl<'s> Section<'s> {
             Node::List(items) => items,
             other => {
                 let path = self.path(key);
-                let wrong = Wrong::new(
-                    format!("it is {}", other.kind()),
-                    format!("write [[{path}]] over each"),
-                );
+                let wrong = Wrong::new(format!("it is {}", other.kind()), format!("write [[{path}]] over each"));
                 self.wrong(key, wrong);
                 return Some(Vec::new());
             }
@@ -289,10 +240,7 @@ impl<'s> Section<'s> {
         for (i, item) in items.into_iter().enumerate() {
             let entries = self.entries_of(&format!("{key}[{i}]"), item);
             let path = self.path(key);
-            self.sink.lines.push(Line::Header {
-                text: format!("[[{path}]]"),
-                given: true,
-            });
+            self.sink.lines.push(Line::Header { text: format!("[[{path}]]"), given: true });
             let path = format!("{path}[{i}]");
             values.push(Self::read(self.sink, kind, path, entries, &mut read));
         }
@@ -314,17 +262,11 @@ impl<'s> Section<'s> {
         for (name, node) in self.entries_of(key, node) {
             let path = format!("{under}.{}", super::effective::toml_key(&name));
             let Node::Table(entries) = node else {
-                let wrong = Wrong::new(
-                    format!("it is {}", node.kind()),
-                    format!("write [{path}] and its keys below"),
-                );
+                let wrong = Wrong::new(format!("it is {}", node.kind()), format!("write [{path}] and its keys below"));
                 self.sink.wrong(path, wrong);
                 continue;
             };
-            self.sink.lines.push(Line::Header {
-                text: format!("[{path}]"),
-                given: true,
-            });
+            self.sink.lines.push(Line::Header { text: format!("[{path}]"), given: true });
             let value = Self::read(self.sink, kind, path, entries, |s| read(&name, s));
             values.push((name, value));
         }
@@ -332,10 +274,7 @@ impl<'s> Section<'s> {
     }
 
     /// What is left of a table whose keys the operator chose: all of them, each read as a value.
-    pub(super) fn rest<T: Leaf>(
-        &mut self,
-        check: impl Fn(&T) -> Result<(), Wrong>,
-    ) -> Vec<(String, T)> {
+    pub(super) fn rest<T: Leaf>(&mut self, check: impl Fn(&T) -> Result<(), Wrong>) -> Vec<(String, T)> {
         let mut values = Vec::new();
         for (key, node) in std::mem::take(&mut self.entries) {
             match T::read(&node).and_then(|value| check(&value).map(|()| value)) {
@@ -351,30 +290,20 @@ impl<'s> Section<'s> {
 
     /// Records the value in force.
     pub(super) fn in_force<T: Leaf>(&mut self, key: &str, value: &T, given: bool) {
-        self.sink.lines.push(Line::Value {
-            key: key.to_owned(),
-            literal: value.show(),
-            given,
-        });
+        self.sink.lines.push(Line::Value { key: key.to_owned(), literal: value.show(), given });
     }
 
     /// Records what holds for a key without a value that may be shown.
     pub(super) fn note(&mut self, key: &str, text: &str, given: bool) {
-        self.sink.lines.push(Line::Note {
-            key: key.to_owned(),
-            text: text.to_owned(),
-            given,
-        });
+        self.sink.lines.push(Line::Note { key: key.to_owned(), text: text.to_owned(), given });
     }
 
     fn entries_of(&mut self, key: &str, node: Node) -> Entries {
         match node {
             Node::Table(entries) => entries,
             other => {
-                let wrong = Wrong::new(
-                    format!("it is {}", other.kind()),
-                    "write a table: a [header] with its keys below",
-                );
+                let wrong =
+                    Wrong::new(format!("it is {}", other.kind()), "write a table: a [header] with its keys below");
                 self.wrong(key, wrong);
                 Vec::new()
             }
