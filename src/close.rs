@@ -133,14 +133,8 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 6] = [
-        Self::Eof,
-        Self::SocketError,
-        Self::ServerError,
-        Self::SecondConnect,
-        Self::Protocol,
-        Self::Draining,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Eof, Self::SocketError, Self::ServerError, Self::SecondConnect, Self::Protocol, Self::Draining];
 
     /// The name in logs, metrics and endpoints.
     pub const fn name(self) -> &'static str {

@@ -93,6 +93,7 @@ impl Greetings {
 
 /// Whether two INFOs come from the same process with the same settings, as far as a greeting is concerned.
 fn same_server(a: &Info, b: &Info) -> bool {
-    let face = |info: &Info| (info.max_payload(), info.auth_required(), info.headers(), info.jetstream(), info.api_lvl());
+    let face =
+        |info: &Info| (info.max_payload(), info.auth_required(), info.headers(), info.jetstream(), info.api_lvl());
     a.server_id() == b.server_id() && face(a) == face(b)
 }

@@ -53,7 +53,7 @@ pub struct House {
     /// Makes keys of credentials and clients.
     pub keys: Keys,
     /// The servers' INFO.
-    pub greetings: Greetings,
+    pub greetings: Arc<Greetings>,
     /// Counters.
     pub tally: Arc<Tally>,
     /// The sessions that relay.
@@ -379,12 +379,7 @@ async fn dial_until_answered(
 }
 
 /// One dial and handshake; what it says of the server is noted.
-async fn dial_once(
-    house: &House,
-    pass: &mut AnyPass,
-    words: &[u8],
-    answer_by: Instant,
-) -> Result<Answer, DialError> {
+async fn dial_once(house: &House, pass: &mut AnyPass, words: &[u8], answer_by: Instant) -> Result<Answer, DialError> {
     let began = Instant::now();
     let server = Arc::clone(pass.server.server());
     // A server that does not even send INFO in half of what is left leaves the other half for another one.

@@ -82,7 +82,7 @@ pub struct Accounts<C: Clock> {
     map: DashMap<Arc<str>, Entry<C>>,
 }
 
-impl<C: Clock> Accounts<C> {
+impl<C: Clock + Clone> Accounts<C> {
     /// No account in use.
     pub fn new(default: AccountLimits, configured: HashMap<String, AccountLimits>, clock: C) -> Self {
         Self { clock, default, configured, map: DashMap::new() }

@@ -12,7 +12,7 @@ use std::{
 use governor::clock::Clock;
 
 use super::{
-    Admission, AccountSlot,
+    AccountSlot, Admission,
     hold::{Held, Ticket, Waiter},
 };
 use crate::{
@@ -89,7 +89,7 @@ enum Blocked {
     Full,
 }
 
-impl<W: Waiter, C: Clock> Admission<W, C> {
+impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// The verdict on a client whose CONNECT has been read. `waiter` is called only for a hold.
     pub fn at_connect(
         &self,
@@ -242,7 +242,8 @@ impl<W: Waiter, C: Clock> Admission<W, C> {
                 break Some(at);
             }
             let next = waiting.queue.peek(now, |held| {
-                held.account_paid = held.account_paid || held.account.account().tokens().is_none_or(|t| t.take().is_ok());
+                held.account_paid =
+                    held.account_paid || held.account.account().tokens().is_none_or(|t| t.take().is_ok());
                 held.account_paid
             });
             let Some((ticket, held)) = next else {

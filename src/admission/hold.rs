@@ -101,7 +101,11 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
 
     /// The next to go, still in its place. Lanes for whose first `may_go` is false are passed over; those who left, or whose
     /// time is up, are dropped on the way.
-    pub fn peek(&mut self, now: Instant, mut may_go: impl FnMut(&mut Held<W, C>) -> bool) -> Option<(Ticket, &Held<W, C>)> {
+    pub fn peek(
+        &mut self,
+        now: Instant,
+        mut may_go: impl FnMut(&mut Held<W, C>) -> bool,
+    ) -> Option<(Ticket, &Held<W, C>)> {
         let mut passed_over = 0;
         let ticket = loop {
             if passed_over >= self.round.len() {

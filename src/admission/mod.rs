@@ -7,8 +7,7 @@ pub mod hold;
 pub mod patience;
 pub mod rate;
 pub mod seniority;
-#[cfg(test)]
-mod simulation;
+
 pub mod sources;
 
 use std::{
@@ -116,7 +115,7 @@ pub struct Admission<W, C: Clock = DefaultClock> {
     draining: AtomicBool,
 }
 
-impl<W: Waiter, C: Clock> Admission<W, C> {
+impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// Doors in front of `servers`.
     pub fn new(params: &Params, servers: Arc<Servers>, clock: C) -> Self {
         Self {

@@ -59,7 +59,8 @@ mod tests {
         let patience = Patience::new(Duration::from_millis(1500), HashMap::new());
         let accepted = Instant::now();
         let connected = accepted + Duration::from_millis(700);
-        let total = [("go", 2.0), ("java", 2.0), ("C", 2.0), ("", 2.0), ("newlang", 2.0), ("rust", 5.0), ("nats.js", 20.0)];
+        let total =
+            [("go", 2.0), ("java", 2.0), ("C", 2.0), ("", 2.0), ("newlang", 2.0), ("rust", 5.0), ("nats.js", 20.0)];
         for (lang, seconds) in total {
             let deadlines = patience.deadlines(Some(lang), accepted, connected);
             assert!(deadlines.answer_by < accepted + Duration::from_secs_f64(seconds), "{lang}");
@@ -68,7 +69,10 @@ mod tests {
         for lang in ["python3", ".NET"] {
             let deadlines = patience.deadlines(Some(lang), accepted, connected);
             assert!(deadlines.answer_by < connected + Duration::from_secs(2), "{lang}");
-            assert!(deadlines.hold_until > accepted + Duration::from_millis(1500), "{lang}: its clock starts anew with CONNECT");
+            assert!(
+                deadlines.hold_until > accepted + Duration::from_millis(1500),
+                "{lang}: its clock starts anew with CONNECT"
+            );
         }
     }
 

@@ -1,9 +1,6 @@
 //! Token buckets (governor's GCRA), generic over their clock so that simulations own the time.
 
-use std::{
-    num::NonZeroU32,
-    time::Duration,
-};
+use std::{num::NonZeroU32, time::Duration};
 
 use governor::{
     Quota as Bucket, RateLimiter,
@@ -28,11 +25,15 @@ pub struct Tokens<C: Clock> {
     per_second: NonZeroU32,
 }
 
-impl<C: Clock> Tokens<C> {
+impl<C: Clock + Clone> Tokens<C> {
     /// A full bucket.
     pub fn new(rate: Rate, clock: &C) -> Self {
         let bucket = Bucket::per_second(rate.per_second).allow_burst(rate.burst);
-        Self { limiter: RateLimiter::direct_with_clock(bucket, clock.clone()), clock: clock.clone(), per_second: rate.per_second }
+        Self {
+            limiter: RateLimiter::direct_with_clock(bucket, clock.clone()),
+            clock: clock.clone(),
+            per_second: rate.per_second,
+        }
     }
 
     /// Takes a token.

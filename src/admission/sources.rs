@@ -57,12 +57,14 @@ pub struct SourceSlot<C: Clock> {
 impl<C: Clock> Drop for SourceSlot<C> {
     fn drop(&mut self) {
         if let Some((sources, source)) = self.of.take() {
-            sources.leave(source);
+            if let Some(mut entry) = sources.map.get_mut(&source) {
+                entry.connections -= 1;
+            }
         }
     }
 }
 
-impl<C: Clock> Sources<C> {
+impl<C: Clock + Clone> Sources<C> {
     /// No source known.
     pub fn new(quota: Quota, clock: C) -> Self {
         Self { clock, quota, map: DashMap::new() }
@@ -97,12 +99,6 @@ impl<C: Clock> Sources<C> {
         }
         entry.connections += 1;
         Ok(SourceSlot { of: Some((Arc::clone(self), source)) })
-    }
-
-    fn leave(&self, source: Source) {
-        if let Some(mut entry) = self.map.get_mut(&source) {
-            entry.connections -= 1;
-        }
     }
 
     /// Forgets the sources without a connection whose bucket is full again.

@@ -73,7 +73,8 @@ mod tests {
             account: account.into(),
             users: users.iter().map(|&u| u.into()).collect(),
         };
-        Directory::new(&[rule("ORDERS", &["orders-*"]), rule("BILLING", &["bill", "orders-special", "t0ken?"])]).unwrap()
+        Directory::new(&[rule("ORDERS", &["orders-*"]), rule("BILLING", &["bill", "orders-special", "t0ken?"])])
+            .unwrap()
     }
 
     fn account(directory: &Directory, credential: Credential<'_>) -> String {

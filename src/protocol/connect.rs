@@ -68,15 +68,7 @@ enum Text {
 }
 
 /// Keys whose values are true or false, in canonical order; the index is [`Flag`].
-const FLAGS: [&str; 7] = [
-    "verbose",
-    "pedantic",
-    "echo",
-    "tls_required",
-    "headers",
-    "no_responders",
-    "new_account",
-];
+const FLAGS: [&str; 7] = ["verbose", "pedantic", "echo", "tls_required", "headers", "no_responders", "new_account"];
 
 #[derive(Clone, Copy)]
 enum Flag {
@@ -124,11 +116,7 @@ impl Connect {
         if !reader.enter_object() {
             let value = reader.value()?;
             reader.end()?;
-            return if value == b"null" {
-                Ok(connect)
-            } else {
-                Err(ConnectError::NotAnObject)
-            };
+            return if value == b"null" { Ok(connect) } else { Err(ConnectError::NotAnObject) };
         }
         let mut key = String::new();
         let mut wrong = None;
@@ -157,9 +145,7 @@ impl Connect {
                 }
                 _ => return Err(name),
             }
-        } else if let Some((name, flag)) =
-            find(&FLAGS, key).map(|at| (FLAGS[at], &mut self.flags[at]))
-        {
+        } else if let Some((name, flag)) = find(&FLAGS, key).map(|at| (FLAGS[at], &mut self.flags[at])) {
             match raw {
                 b"true" => *flag = true,
                 b"false" => *flag = false,
@@ -364,9 +350,7 @@ fn is_permission(raw: &[u8]) -> bool {
 }
 
 fn is_string_array(raw: &[u8]) -> bool {
-    raw == b"null"
-        || json::elements(raw)
-            .is_some_and(|mut all| all.all(|raw| raw == b"null" || raw.starts_with(b"\"")))
+    raw == b"null" || json::elements(raw).is_some_and(|mut all| all.all(|raw| raw == b"null" || raw.starts_with(b"\"")))
 }
 
 impl fmt::Debug for Connect {
@@ -374,15 +358,9 @@ impl fmt::Debug for Connect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Connect");
         for (at, (name, text)) in TEXTS.iter().zip(&self.texts).enumerate() {
-            let public = [
-                Text::Lang,
-                Text::Version,
-                Text::Name,
-                Text::User,
-                Text::Account,
-            ]
-            .iter()
-            .any(|&open| open as usize == at);
+            let public = [Text::Lang, Text::Version, Text::Name, Text::User, Text::Account]
+                .iter()
+                .any(|&open| open as usize == at);
             match text.is_empty() {
                 true => {}
                 false if public => _ = out.field(name, text),
@@ -393,9 +371,7 @@ impl fmt::Debug for Connect {
             out.field(name, flag);
         }
         let others: Vec<&str> = self.others.iter().map(|(name, _)| &**name).collect();
-        out.field("protocol", &self.protocol)
-            .field("others", &others)
-            .finish()
+        out.field("protocol", &self.protocol).field("others", &others).finish()
     }
 }
 

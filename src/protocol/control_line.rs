@@ -131,9 +131,7 @@ pub fn server_line(line: &[u8]) -> ServerLine<'_> {
     }
     if let Some(text) = argument(line, b"-ERR") {
         let text = text.trim_ascii_end();
-        let text = text
-            .strip_prefix(b"'")
-            .map_or(text, |text| text.strip_suffix(b"'").unwrap_or(text));
+        let text = text.strip_prefix(b"'").map_or(text, |text| text.strip_suffix(b"'").unwrap_or(text));
         return ServerLine::Err(text);
     }
     match line.trim_ascii_end() {

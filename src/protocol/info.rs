@@ -36,13 +36,7 @@ impl From<Syntax> for InfoError {
 }
 
 /// Keys that weir reads as strings; the index is [`Text`].
-const TEXTS: [&str; 5] = [
-    "server_id",
-    "server_name",
-    "version",
-    "nonce",
-    "remote_account",
-];
+const TEXTS: [&str; 5] = ["server_id", "server_name", "version", "nonce", "remote_account"];
 
 #[derive(Clone, Copy)]
 enum Text {
@@ -54,15 +48,8 @@ enum Text {
 }
 
 /// Keys that weir reads as true or false; the index is [`Flag`].
-const FLAGS: [&str; 7] = [
-    "auth_required",
-    "headers",
-    "jetstream",
-    "ldm",
-    "tls_required",
-    "tls_available",
-    "connect_info",
-];
+const FLAGS: [&str; 7] =
+    ["auth_required", "headers", "jetstream", "ldm", "tls_required", "tls_available", "connect_info"];
 
 #[derive(Clone, Copy)]
 enum Flag {
@@ -131,27 +118,15 @@ impl Info {
             key.clear();
             json::unquote(raw_key, &mut key);
             let value = push(&mut text, |text| json::push_compact(raw, text));
-            match fields
-                .iter_mut()
-                .find(|(name, _)| text[name.clone()] == *key.as_bytes())
-            {
+            match fields.iter_mut().find(|(name, _)| text[name.clone()] == *key.as_bytes()) {
                 Some(field) => field.1 = value,
-                None => fields.push((
-                    push(&mut text, |text| text.extend_from_slice(key.as_bytes())),
-                    value,
-                )),
+                None => fields.push((push(&mut text, |text| text.extend_from_slice(key.as_bytes())), value)),
             }
         }
         reader.end()?;
         fields.retain(|(_, value)| text[value.clone()] != *b"null");
         let text = String::from_utf8(text).map_err(|_| InfoError::Syntax)?;
-        let mut info = Self {
-            text,
-            fields,
-            texts: Default::default(),
-            numbers: [None; 3],
-            flags: [false; 7],
-        };
+        let mut info = Self { text, fields, texts: Default::default(), numbers: [None; 3], flags: [false; 7] };
         info.read()?;
         Ok(info)
     }
@@ -195,10 +170,7 @@ impl Info {
     }
 
     fn raw(&self, key: &str) -> Option<Range<usize>> {
-        self.fields
-            .iter()
-            .find(|(name, _)| &self.text[name.clone()] == key)
-            .map(|(_, value)| value.clone())
+        self.fields.iter().find(|(name, _)| &self.text[name.clone()] == key).map(|(_, value)| value.clone())
     }
 
     fn text(&self, which: Text) -> &str {

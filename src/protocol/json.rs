@@ -23,11 +23,7 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(buf: &'a [u8]) -> Self {
-        Self {
-            buf,
-            pos: 0,
-            first: true,
-        }
+        Self { buf, pos: 0, first: true }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -58,11 +54,7 @@ impl<'a> Reader<'a> {
     /// Whether nothing but blanks is left.
     pub(crate) fn end(&mut self) -> Result<(), Syntax> {
         self.blanks();
-        if self.peek().is_none() {
-            Ok(())
-        } else {
-            Err(Syntax)
-        }
+        if self.peek().is_none() { Ok(()) } else { Err(Syntax) }
     }
 
     /// Steps into an object. False when the next value is something else; nothing is consumed then.
@@ -221,11 +213,7 @@ impl<'a> Reader<'a> {
     fn some_digits(&mut self) -> Result<(), Syntax> {
         let start = self.pos;
         self.digits();
-        if self.pos > start {
-            Ok(())
-        } else {
-            Err(Syntax)
-        }
+        if self.pos > start { Ok(()) } else { Err(Syntax) }
     }
 }
 
@@ -284,9 +272,7 @@ pub(crate) fn unquote(raw: &[u8], out: &mut String) {
 
 fn hex4(bytes: &[u8]) -> Option<u32> {
     let digits = bytes.get(..4)?;
-    digits.iter().try_fold(0, |value, &digit| {
-        Some(value * 16 + char::from(digit).to_digit(16)?)
-    })
+    digits.iter().try_fold(0, |value, &digit| Some(value * 16 + char::from(digit).to_digit(16)?))
 }
 
 /// Go replaces every bad byte on its own; `String::from_utf8_lossy` replaces some sequences of them as one.

@@ -8,6 +8,7 @@ pub mod control_line;
 pub mod info;
 mod json;
 pub mod op;
+pub mod preface;
 pub mod refusal;
 pub mod version;
 

@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_at_its_first_byte() {
-        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x03\x01", b"PING\r\n", b" CONNECT {}\r\n", b"\r\n", b"CONNEXT"] {
+        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x03\x01", b"PING\r\n", b" CONNECT {}\r\n", b"\r\n", b"CONNEXT"]
+        {
             assert_eq!(Preface::new(4096).advance(bytes).unwrap_err(), PrefaceError::NotConnect, "{bytes:?}");
         }
         assert_eq!(Preface::new(4096).advance(b"CONNECT nonsense\r\n").unwrap_err(), PrefaceError::BadConnect);

@@ -53,20 +53,11 @@ mod tests {
             assert_eq!(line(refusal), format!("-ERR '{text}'\r\n").as_bytes());
             assert!(!text.is_empty() && text.len() <= 250 && !text.contains('\''));
             let lower = text.to_lowercase();
-            for fatal in [
-                "authorization",
-                "authentication",
-                "permissions",
-                "info",
-                "pong",
-            ] {
+            for fatal in ["authorization", "authentication", "permissions", "info", "pong"] {
                 assert!(!lower.contains(fatal), "{text}");
             }
         }
         assert_eq!(line(Refusal::Protocol), UNKNOWN_OP);
-        assert_eq!(
-            MAX_CONTROL_LINE_LINE,
-            format!("-ERR '{MAX_CONTROL_LINE_TEXT}'\r\n").as_bytes()
-        );
+        assert_eq!(MAX_CONTROL_LINE_LINE, format!("-ERR '{MAX_CONTROL_LINE_TEXT}'\r\n").as_bytes());
     }
 }

@@ -12,10 +12,7 @@ pub struct Version<'a> {
 impl<'a> Version<'a> {
     /// A release, without pre-release.
     pub const fn new(major: u32, minor: u32, patch: u32) -> Version<'static> {
-        Version {
-            numbers: [major, minor, patch],
-            pre: "",
-        }
+        Version { numbers: [major, minor, patch], pre: "" }
     }
 
     /// Reads a version; a leading `v` is allowed. `None` for anything that is not three numbers.
@@ -28,10 +25,7 @@ impl<'a> Version<'a> {
         for number in &mut numbers {
             let part = parts.next()?;
             // `u32::from_str` would take a sign.
-            *number = part
-                .bytes()
-                .all(|b| b.is_ascii_digit())
-                .then(|| part.parse().ok())??;
+            *number = part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok())??;
         }
         parts.next().is_none().then_some(Self { numbers, pre })
     }
@@ -96,27 +90,13 @@ mod tests {
             "10.0.0",
         ];
         for pair in rising.windows(2) {
-            assert!(
-                Version::parse(pair[0]).unwrap() < Version::parse(pair[1]).unwrap(),
-                "{pair:?}"
-            );
+            assert!(Version::parse(pair[0]).unwrap() < Version::parse(pair[1]).unwrap(), "{pair:?}");
         }
     }
 
     #[test]
     fn not_versions() {
-        for text in [
-            "",
-            "2",
-            "2.1",
-            "2.1.",
-            "2.1.x",
-            "2.1.1.1",
-            "+2.1.1",
-            "2.+1.1",
-            "99999999999.0.0",
-            "main",
-        ] {
+        for text in ["", "2", "2.1", "2.1.", "2.1.x", "2.1.1.1", "+2.1.1", "2.+1.1", "99999999999.0.0", "main"] {
             assert_eq!(Version::parse(text), None, "{text}");
         }
     }

@@ -20,8 +20,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-pub use self::{client_side::ClientSide, server_side::{InfoPolicy, ServerSide}};
 use self::pump::{Pump, Pumped};
+pub use self::{
+    client_side::ClientSide,
+    server_side::{InfoPolicy, ServerSide},
+};
 use crate::{
     close::{Cause, Party},
     farewell,

@@ -1,9 +1,6 @@
 //! Server to client: every INFO is rewritten, since `connect_urls` would lead the client past weir; the rest passes.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use memchr::memchr;
 

@@ -38,13 +38,9 @@ impl Greeting {
         port: u16,
         advertise: &[String],
     ) -> Self {
-        let versions = infos
-            .iter()
-            .filter_map(|info| Some((Version::parse(info.version())?, info.version())));
+        let versions = infos.iter().filter_map(|info| Some((Version::parse(info.version())?, info.version())));
         let version = versions.min().map_or(DEFAULT_VERSION, |(_, text)| text);
-        let payloads = infos
-            .iter()
-            .filter_map(|info| info.max_payload().filter(|&bytes| bytes > 0));
+        let payloads = infos.iter().filter_map(|info| info.max_payload().filter(|&bytes| bytes > 0));
         let any = |has: fn(&Info) -> bool| infos.iter().any(|info| has(info));
 
         let mut head = Vec::with_capacity(512);
@@ -54,42 +50,22 @@ impl Greeting {
         object.string("version", version);
         object.number("proto", 1);
         object.place(host, port, advertise);
-        object.raw(
-            "headers",
-            if infos.iter().all(|info| info.headers()) {
-                b"true"
-            } else {
-                b"false"
-            },
-        );
-        object.flag(
-            "auth_required",
-            infos.is_empty() || any(Info::auth_required),
-        );
+        object.raw("headers", if infos.iter().all(|info| info.headers()) { b"true" } else { b"false" });
+        object.flag("auth_required", infos.is_empty() || any(Info::auth_required));
         object.number("max_payload", payloads.min().unwrap_or(DEFAULT_MAX_PAYLOAD));
         object.flag("jetstream", any(Info::jetstream));
         // A server that says none has level 0.
-        let level = infos
-            .iter()
-            .map(|info| info.api_lvl().unwrap_or(0))
-            .min()
-            .unwrap_or(0);
+        let level = infos.iter().map(|info| info.api_lvl().unwrap_or(0)).min().unwrap_or(0);
         if level > 0 {
             object.number("api_lvl", level);
         }
-        Self {
-            head,
-            version: version.to_owned(),
-        }
+        Self { head, version: version.to_owned() }
     }
 
     /// The same, saying what this listener does about TLS.
     #[must_use]
     pub fn with_tls(mut self, required: bool, available: bool) -> Self {
-        let mut object = Object {
-            out: &mut self.head,
-            sep: b',',
-        };
+        let mut object = Object { out: &mut self.head, sep: b',' };
         object.flag("tls_required", required);
         object.flag("tls_available", available);
         self
@@ -102,24 +78,11 @@ impl Greeting {
 
     /// The same with a nonce of weir's, for a client that may have something to sign but gets no server yet.
     /// An empty nonce is left out.
-    pub fn write_with_nonce(
-        &self,
-        client_id: u64,
-        client_ip: IpAddr,
-        nonce: &str,
-        out: &mut Vec<u8>,
-    ) {
+    pub fn write_with_nonce(&self, client_id: u64, client_ip: IpAddr, nonce: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
         // Writing into a Vec does not fail.
-        let _ = write!(
-            out,
-            ",\"client_id\":{client_id},\"client_ip\":\"{client_ip}\""
-        );
-        Object {
-            out: &mut *out,
-            sep: b',',
-        }
-        .text_unless_empty("nonce", nonce);
+        let _ = write!(out, ",\"client_id\":{client_id},\"client_ip\":\"{client_ip}\"");
+        Object { out: &mut *out, sep: b',' }.text_unless_empty("nonce", nonce);
         out.extend_from_slice(b"}\r\n");
     }
 

@@ -27,9 +27,7 @@ pub(super) fn is_subject_and_reply(args: &[u8]) -> bool {
     let odd = |bytes| memchr3(b' ', b'\t', b'\r', bytes);
     match odd(args) {
         None => !args.is_empty(),
-        Some(at) => {
-            at > 0 && args[at] == b' ' && at + 1 < args.len() && odd(&args[at + 1..]).is_none()
-        }
+        Some(at) => at > 0 && args[at] == b' ' && at + 1 < args.len() && odd(&args[at + 1..]).is_none(),
     }
 }
 

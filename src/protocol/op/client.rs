@@ -143,11 +143,7 @@ impl ClientFraming {
     /// Starts between two operations. `max_control_line` is the most bytes of an argument, as the server counts them;
     /// `usize::MAX` leaves that to the server, whose limit INFO does not tell.
     pub const fn new(max_control_line: usize) -> Self {
-        Self {
-            state: State::Start,
-            max_control_line,
-            messages: 0,
-        }
+        Self { state: State::Start, max_control_line, messages: 0 }
     }
 
     /// Follows the next bytes of the stream. After anything but [`ClientScan::Pass`] nothing more is to be forwarded, and
@@ -196,11 +192,7 @@ impl ClientFraming {
             // The length is below 10^9 and the line was in memory: no overflow.
             let end = size as usize + 2;
             if payload.len() < end || payload[end - 2] != b'\r' || payload[end - 1] != b'\n' {
-                self.state = if size == 0 {
-                    State::Cr
-                } else {
-                    State::Payload(size)
-                };
+                self.state = if size == 0 { State::Cr } else { State::Payload(size) };
                 rest = payload;
                 break;
             }
@@ -244,12 +236,7 @@ impl ClientFraming {
                 _ => {
                     let verb = *verb;
                     self.state = match verb {
-                        Verb::Pub | Verb::Hpub => State::Sizes {
-                            verb,
-                            args: Args::default(),
-                            len: 0,
-                            cr: false,
-                        },
+                        Verb::Pub | Verb::Hpub => State::Sizes { verb, args: Args::default(), len: 0, cr: false },
                         _ => State::Arg(0),
                     };
                     // The byte is the argument's first, and read as such.
@@ -287,20 +274,11 @@ impl ClientFraming {
                     None => return Ok(arg.len()),
                 }
             }
-            State::Sizes {
-                verb,
-                args,
-                len,
-                cr,
-            } => {
+            State::Sizes { verb, args, len, cr } => {
                 if byte == b'\n' {
                     let size = finish(*verb, args).ok_or(VIOLATION)?;
                     self.messages += 1;
-                    self.state = if size == 0 {
-                        State::Cr
-                    } else {
-                        State::Payload(size)
-                    };
+                    self.state = if size == 0 { State::Cr } else { State::Payload(size) };
                 } else if *cr || over_limit(byte, *len, self.max_control_line) {
                     return Err(VIOLATION);
                 } else {
@@ -343,10 +321,7 @@ fn over_limit(byte: u8, len: usize, max: usize) -> bool {
 fn finish(verb: Verb, args: &Args) -> Option<u32> {
     match (verb, args.words()) {
         (Verb::Pub, 2 | 3) => args.size(),
-        (Verb::Hpub, 3 | 4) => args
-            .sizes()
-            .filter(|(header, total)| header <= total)
-            .map(|(_, total)| total),
+        (Verb::Hpub, 3 | 4) => args.sizes().filter(|(header, total)| header <= total).map(|(_, total)| total),
         _ => None,
     }
 }

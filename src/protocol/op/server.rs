@@ -71,11 +71,7 @@ struct Violation;
 impl ServerFraming {
     /// Starts between two lines.
     pub const fn new(capture: Capture) -> Self {
-        Self {
-            state: State::Start,
-            capture,
-            messages: 0,
-        }
+        Self { state: State::Start, capture, messages: 0 }
     }
 
     /// Changes what is captured, from the next line on.
@@ -134,11 +130,7 @@ impl ServerFraming {
             let payload = &rest[line..];
             let end = size as usize + 2;
             if payload.len() < end || payload[end - 2] != b'\r' || payload[end - 1] != b'\n' {
-                self.state = if size == 0 {
-                    State::Cr
-                } else {
-                    State::Payload(size)
-                };
+                self.state = if size == 0 { State::Cr } else { State::Payload(size) };
                 rest = payload;
                 break;
             }
@@ -153,14 +145,8 @@ impl ServerFraming {
         match &mut self.state {
             State::Start => {
                 self.state = match byte.to_ascii_uppercase() {
-                    b'M' => State::Verb {
-                        verb: b"MSG",
-                        read: 1,
-                    },
-                    b'H' => State::Verb {
-                        verb: b"HMSG",
-                        read: 1,
-                    },
+                    b'M' => State::Verb { verb: b"MSG", read: 1 },
+                    b'H' => State::Verb { verb: b"HMSG", read: 1 },
                     b'P' | b'+' | b'-' => State::Tail,
                     _ => return Err(Violation),
                 }
@@ -183,11 +169,7 @@ impl ServerFraming {
                 if byte == b'\n' {
                     let size = args.size().filter(|_| args.words() > 1).ok_or(Violation)?;
                     self.messages += 1;
-                    self.state = if size == 0 {
-                        State::Cr
-                    } else {
-                        State::Payload(size)
-                    };
+                    self.state = if size == 0 { State::Cr } else { State::Payload(size) };
                 } else {
                     // Only a CR before the LF belongs to the line's end.
                     if std::mem::replace(cr, byte == b'\r') {
