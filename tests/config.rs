@@ -449,7 +449,8 @@ fn users_are_counted_and_never_shown() {
 /// The fenced blocks of one language in the README.
 fn readme(language: &str) -> Vec<String> {
     let text = fs::read_to_string(shipped("../README.md")).unwrap();
-    let blocks = text.split(&format!("```{language}\n")).skip(1);
+    let fence = format!("```{language}\n");
+    let blocks = text.split(&fence).skip(1);
     blocks.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
