@@ -57,3 +57,15 @@ fn bad_command_lines_exit_64_and_help_exits_0() {
     let version = String::from_utf8(weir(&["--version"]).stdout).unwrap();
     assert_eq!(version, format!("weir {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+#[test]
+fn a_bad_log_filter_is_bad_configuration() {
+    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["run", "-c", MINIMAL])
+        .env("WEIR_LOG", "weir=loud")
+        .output()
+        .expect("weir starts");
+    assert_eq!(output.status.code(), Some(64));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("WEIR_LOG: "), "{said}");
+}

@@ -445,3 +445,24 @@ fn users_are_counted_and_never_shown() {
     assert!(shown.contains("# users: 2 entries, not shown"), "{shown}");
     assert!(!shown.contains("hunter"), "{shown}");
 }
+
+/// The fenced blocks of one language in the README.
+fn readme(language: &str) -> Vec<String> {
+    let text = fs::read_to_string(shipped("../README.md")).unwrap();
+    let fence = format!("```{language}\n");
+    let blocks = text.split(&fence).skip(1);
+    blocks.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn what_the_readme_shows_is_true() {
+    let examples = readme("toml");
+    assert!(examples.len() >= 2, "{examples:?}");
+    for text in &examples {
+        let server = if text.contains("cluster.servers") { "" } else { SERVER };
+        parse(&format!("{text}\n{server}"));
+    }
+    let wrong = "[[listeners]]\nlisten = \":4222\"\n[[cluster.servers]]\naddress = \"10.0.0.1:4222\"\n\
+                 [[cluster.servers]]\naddress = \"10.0.0.2\"\n[admission]\nrate = 0\n";
+    assert_eq!(readme("text"), [errors(wrong).join("\n") + "\n"]);
+}
