@@ -146,14 +146,21 @@ pub struct RawClient {
     inbox: VecDeque<Op>,
     /// The first INFO.
     pub info: Value,
+    /// `-ERR` texts that [`Self::stay`] met.
+    pub errors: Vec<String>,
 }
 
 impl RawClient {
     /// Opens the connection and does nothing else.
     pub async fn dial(address: &str) -> io::Result<Self> {
         let stream = timeout(PATIENCE, TcpStream::connect(address)).await??;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream), partial: Vec::new(), inbox: VecDeque::new(), info: Value::Null })
+        Ok(Self::over(stream))
+    }
+
+    fn over(stream: TcpStream) -> Self {
+        let _ = stream.set_nodelay(true);
+        let (stream, inbox) = (BufReader::new(stream), VecDeque::new());
+        Self { stream, partial: Vec::new(), inbox, info: Value::Null, errors: Vec::new() }
     }
 
     /// Opens the connection and reads INFO.
@@ -173,9 +180,7 @@ impl RawClient {
             Ok(Err(_)) => return Attempt::Ended(End::Reset),
             Err(_) => return Attempt::Ended(End::StillOpen),
         };
-        let _ = dialled.set_nodelay(true);
-        let mut client =
-            Self { stream: BufReader::new(dialled), partial: Vec::new(), inbox: VecDeque::new(), info: Value::Null };
+        let mut client = Self::over(dialled);
         match timeout(deadline, client.handshake(login)).await {
             Ok(Ok(Reply::Pong)) => Attempt::In(client),
             Ok(Ok(Reply::Err(text))) => {
@@ -296,6 +301,7 @@ impl RawClient {
         loop {
             match self.next().await {
                 Ok(Some(Op::Ping)) if self.send(b"PONG\r\n").await.is_err() => return End::Reset,
+                Ok(Some(Op::Err(text))) => self.errors.push(text),
                 Ok(Some(_)) => {}
                 Ok(None) => return End::Eof,
                 Err(_) => return End::Reset,

@@ -160,7 +160,7 @@ async fn live(address: String, login: Login, habit: Habit, seen: Arc<Seen>, stop
                 Attempt::In(client) => {
                     let end = reside(client, &seen).await;
                     seen.lost.fetch_add(1, SeqCst);
-                    seen.note(format!("established, then {end:?}"));
+                    seen.note(format!("established, then {end}"));
                 }
                 Attempt::Refused { text, end: End::Eof, .. } => seen.note(text),
                 Attempt::Refused { text, end, .. } => seen.note(format!("{text}, then {end:?}")),
@@ -177,7 +177,8 @@ async fn live(address: String, login: Login, habit: Habit, seen: Arc<Seen>, stop
     stop.run_until_cancelled(life).await;
 }
 
-async fn reside(mut client: RawClient, seen: &Seen) -> End {
+/// Lives connected until the connection ends; says how, with the last words of the other side.
+async fn reside(mut client: RawClient, seen: &Seen) -> String {
     struct Here<'a>(&'a Seen);
     impl Drop for Here<'_> {
         fn drop(&mut self) {
@@ -187,5 +188,6 @@ async fn reside(mut client: RawClient, seen: &Seen) -> End {
     let now = seen.connected.fetch_add(1, SeqCst) + 1;
     let _here = Here(seen);
     seen.most.fetch_max(now, SeqCst);
-    client.stay().await
+    let end = client.stay().await;
+    if client.errors.is_empty() { format!("{end:?}") } else { format!("{:?} and {end:?}", client.errors) }
 }
