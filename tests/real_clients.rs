@@ -1,0 +1,26 @@
+//! nats-py, nats.js and nats.go, as their users install them, through weir to a JetStream cluster.
+mod support;
+
+use std::process::Stdio;
+
+use support::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn official_clients_of_other_languages() {
+    let cluster = Cluster::start(3, ServerOptions::jetstream).await;
+    // Real clients have deadlines of their own (2 s), so weir's are the defaults here.
+    let weir = WeirConfig::of(&cluster).listener("").admission("rate = 1000").start().await;
+
+    let mut matrix = tokio::process::Command::from(script("client-matrix"));
+    let output = matrix.arg(weir.url()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).output();
+    let output =
+        tokio::time::timeout(10 * PATIENCE, output).await.expect("the clients end").expect("run scripts/client-matrix");
+    let report = String::from_utf8_lossy(&output.stdout);
+    say(report.trim_end());
+    assert!(output.status.success(), "{}", output.status);
+    assert!(report.lines().any(|line| line.contains(": OK")), "not one client could run here");
+
+    assert_eq!(weir.metrics().await.sum("weir_refused_total"), 0.0);
+    cluster.settles_at(0).await;
+    weir.assert_nothing_leaked().await;
+}

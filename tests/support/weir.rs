@@ -1,0 +1,274 @@
+//! weir itself, as a process in front of servers.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::metrics::Metrics;
+use super::process::Process;
+use super::{Cluster, NatsServer, PATIENCE, eventually, http};
+
+/// weir's configuration, in TOML, with defaults that suit tests: nothing waits or is refused unless the test is about that.
+#[derive(Debug, Clone)]
+pub struct WeirConfig {
+    top: String,
+    listener: String,
+    cluster: String,
+    servers: String,
+    count: usize,
+    admission: String,
+    accounts: String,
+}
+
+impl WeirConfig {
+    /// weir in front of a cluster.
+    pub fn of(cluster: &Cluster) -> Self {
+        Self::of_servers(&cluster.servers.iter().collect::<Vec<_>>())
+    }
+
+    /// weir in front of some servers.
+    pub fn of_servers(servers: &[&NatsServer]) -> Self {
+        let mut text = String::new();
+        for server in servers {
+            writeln!(
+                text,
+                "[[cluster.servers]]\nname = \"{}\"\naddress = \"{}\"\nmonitor = \"http://{}\"",
+                server.name, server.address, server.monitor
+            )
+            .expect("string");
+        }
+        Self {
+            top: "workers = 2\n".into(),
+            listener: "handshake_timeout = \"30s\"\n".into(),
+            cluster: "poll_interval = \"200ms\"\n".into(),
+            servers: text,
+            count: servers.len(),
+            admission: "rate = 20000\nburst = 20000\nmax_hold = \"30s\"\nrefusal_spread = \"100ms\"\n".into(),
+            accounts: String::new(),
+        }
+    }
+
+    /// Replaces the top-level keys (default: two workers).
+    pub fn top(mut self, text: &str) -> Self {
+        self.top = format!("{text}\n");
+        self
+    }
+
+    /// Replaces the listener's keys other than `listen` (default: a patient handshake).
+    pub fn listener(mut self, text: &str) -> Self {
+        self.listener = format!("{text}\n");
+        self
+    }
+
+    /// Adds keys to `[cluster]`, e.g. `reserve = 5`.
+    pub fn cluster(mut self, text: &str) -> Self {
+        writeln!(self.cluster, "{text}").expect("string");
+        self
+    }
+
+    /// Replaces `[admission]` (default: a pace and a patience that are never felt).
+    pub fn admission(mut self, text: &str) -> Self {
+        self.admission = format!("{text}\n");
+        self
+    }
+
+    /// Adds an account, e.g. `account("ORDERS", "users = [\"orders-*\"]\nmax_connections = 100")`.
+    pub fn account(mut self, name: &str, text: &str) -> Self {
+        writeln!(self.accounts, "[accounts.{name}]\n{text}").expect("string");
+        self
+    }
+
+    /// The file.
+    pub fn toml(&self, ports_file: &str) -> String {
+        let Self { top, listener, cluster, servers, admission, accounts, .. } = self;
+        format!(
+            "ports_file = \"{ports_file}\"\n{top}\n[log]\nlevel = \"debug\"\n\n[[listeners]]\nlisten = \"127.0.0.1:0\"\n{listener}\n\
+             [monitor]\nlisten = \"127.0.0.1:0\"\n\n[cluster]\n{cluster}{servers}\n[admission]\n{admission}\n{accounts}"
+        )
+    }
+
+    /// Starts weir and waits until it has a reading from every server.
+    pub async fn start(&self) -> Weir {
+        let weir = self.start_before(self.count).await;
+        weir.sees(self.count).await;
+        weir
+    }
+
+    /// Starts weir and waits only until `up` servers are seen, e.g. when the others are not running yet.
+    pub async fn start_before(&self, up: usize) -> Weir {
+        let dir = TempDir::with_prefix("weir-test-").expect("temporary folder");
+        let toml = self.toml(&dir.path().join("ports.json").display().to_string());
+        let mut weir = Weir::spawn(&toml, dir).await;
+        weir.sees(up).await;
+        weir.fds_at_start = weir.quiet_fds().await;
+        weir
+    }
+}
+
+/// A running weir; killed on drop.
+pub struct Weir {
+    /// `127.0.0.1:PORT` for clients.
+    pub address: String,
+    /// `127.0.0.1:PORT` of its endpoints.
+    pub monitor: String,
+    process: Process,
+    fds_at_start: usize,
+    dir: TempDir, // after `process`: dropped once that is dead
+}
+
+impl Weir {
+    /// Starts weir with a configuration file as it is (which must write its ports to `ports.json` in `dir`).
+    pub async fn spawn(toml: &str, dir: TempDir) -> Self {
+        let file = dir.path().join("weir.toml");
+        std::fs::write(&file, toml).expect("write weir.toml");
+        let mut command = Command::new(binary());
+        command.arg("run").arg("-c").arg(&file);
+        let mut process = Process::start("weir", &mut command, &dir.path().join("log"));
+
+        let ports = dir.path().join("ports.json");
+        let ports = eventually(PATIENCE, "ports file of weir", async || {
+            if let Some(status) = process.exited() {
+                panic!("weir ended ({status}) instead of starting:\n{}\nwith:\n{toml}", process.log_tail(20));
+            }
+            std::fs::read(&ports)
+        })
+        .await;
+        let ports: Value = serde_json::from_slice(&ports).expect("the ports file is JSON, written whole");
+        assert_eq!(ports["pid"], process.pid(), "the ports file names weir's pid");
+        let text = |value: &Value| value.as_str().expect("an address").to_owned();
+        let (address, monitor) = (text(&ports["listeners"][0]), text(&ports["monitor"]));
+        Self { address, monitor, process, fds_at_start: 0, dir }
+    }
+
+    /// `nats://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.address)
+    }
+
+    /// One reading of its metrics.
+    pub async fn metrics(&self) -> Metrics {
+        let (status, text) = http::get(&self.monitor, "/metrics").await.expect("GET /metrics");
+        assert_eq!(status, 200, "/metrics: {text}");
+        Metrics::parse(&text)
+    }
+
+    /// One sample, e.g. `weir_sessions_active{server="n1"}`; 0 when it is not (yet) there.
+    pub async fn gauge(&self, sample: &str) -> f64 {
+        self.metrics().await.get(sample).unwrap_or(0.0)
+    }
+
+    /// The status of `/healthz`.
+    pub async fn health(&self) -> u16 {
+        http::get(&self.monitor, "/healthz").await.expect("GET /healthz").0
+    }
+
+    /// Waits until exactly `n` servers are usable in its eyes.
+    pub async fn sees(&self, n: usize) {
+        self.until(&format!("{n} servers are up"), |metrics| metrics.sum("weir_server_up") == n as f64).await;
+    }
+
+    /// Waits until its metrics show something.
+    pub async fn until(&self, what: &str, mut shown: impl FnMut(&Metrics) -> bool) -> Metrics {
+        eventually(PATIENCE, what, async || {
+            let now = self.metrics().await;
+            if shown(&now) { Ok(now) } else { Err(now.excerpt(GAUGES)) }
+        })
+        .await
+    }
+
+    /// Waits until its gauges and the servers' own `/varz` say the same: this many sessions on each server.
+    pub async fn agrees_with(&self, cluster: &Cluster) {
+        self.agrees_with_servers(&cluster.servers.iter().collect::<Vec<_>>()).await;
+    }
+
+    /// The same, for some servers that have no other clients.
+    pub async fn agrees_with_servers(&self, servers: &[&NatsServer]) {
+        eventually(PATIENCE, "weir's gauges and the servers' /varz agree", async || {
+            let metrics = self.metrics().await;
+            for server in servers {
+                let sample = format!("weir_sessions_active{{server=\"{}\"}}", server.name);
+                let (ours, theirs) = (metrics.get(&sample).unwrap_or(0.0), server.connections().await);
+                if ours != theirs as f64 {
+                    return Err(format!("{sample} {ours}, the server has {theirs}"));
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// After all clients are gone: every gauge is back to 0 and the process has the file descriptors it began with.
+    pub async fn assert_nothing_leaked(&self) {
+        assert!(self.metrics().await.knows("weir_held"), "weir_held is not among the metrics");
+        self.until("all gauges are back to 0", |metrics| LOAD.iter().all(|name| metrics.sum(name) == 0.0)).await;
+        eventually(PATIENCE, "as many open files as at the start", async || match self.process.fds() {
+            now if now <= self.fds_at_start => Ok(()),
+            now => Err(format!("{now}, at the start {}", self.fds_at_start)),
+        })
+        .await;
+    }
+
+    /// Its open file descriptors, now.
+    pub fn fds(&self) -> usize {
+        self.process.fds()
+    }
+
+    /// Its resident memory, in bytes.
+    pub fn rss(&self) -> u64 {
+        self.process.rss()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Its exit, if it has ended.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.process.exited()
+    }
+
+    /// Waits for its exit.
+    pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        self.process.wait(deadline).await
+    }
+
+    /// What it has printed so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// The fewest descriptors over a few looks: a poll of a server, or our own request, holds one for a moment.
+    async fn quiet_fds(&self) -> usize {
+        let mut fewest = usize::MAX;
+        for _ in 0..25 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            fewest = fewest.min(self.process.fds());
+        }
+        fewest
+    }
+}
+
+/// Gauges that count sessions and holds: 0 without clients.
+const LOAD: &[&str] = &["weir_sessions_active", "weir_held", "weir_account_connections"];
+
+/// What a message about a wait that failed should show.
+const GAUGES: &[&str] = &[
+    "weir_sessions_active",
+    "weir_held",
+    "weir_account_connections",
+    "weir_server_up",
+    "weir_server_headroom",
+    "weir_refused_total",
+];
+
+/// The weir under test: the one cargo built for this test, or (outside a test) `WEIR_BIN`.
+pub fn binary() -> PathBuf {
+    let built = option_env!("CARGO_BIN_EXE_weir").map(PathBuf::from);
+    built.or_else(|| std::env::var_os("WEIR_BIN").map(PathBuf::from)).expect("WEIR_BIN names weir's binary")
+}
