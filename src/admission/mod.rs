@@ -8,6 +8,8 @@ pub mod patience;
 pub mod rate;
 pub mod seniority;
 
+#[cfg(test)]
+mod simulation;
 pub mod sources;
 
 use std::{

@@ -65,21 +65,20 @@ impl Families<'_, '_> {
         let Some((_, first)) = samples.peek() else { return Ok(()) };
         let mut family = self.0.encode_descriptor(name, help, None, first.metric_type())?;
         for (labels, metric) in samples {
-            if labels.is_empty() {
-                metric.encode(family.encode_family(&NO_LABELS)?)?;
-            } else {
-                metric.encode(family.encode_family(&labels)?)?;
-            }
+            metric.encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
 
+    /// A family of one sample without labels.
+    fn single(&mut self, name: &str, help: &str, metric: impl EncodeMetric) -> fmt::Result {
+        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
+    }
+
     fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
-        self.family(name, help, [(vec![], ConstGauge::new(value))])
+        self.single(name, help, ConstGauge::new(value))
     }
 }
-
-const NO_LABELS: [(&str, &str); 0] = [];
 
 impl Collector for HouseCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -151,10 +150,10 @@ impl HouseCollector {
         if let Some(pace) = doors.pace() {
             families.gauge("pace", "New clients per second that weir lets onto the cluster", pace.into())?;
         }
-        families.family(
+        families.single(
             "hold_seconds",
             "How long held clients waited, whatever came of it",
-            [(vec![], self.house.tally.hold_seconds.clone())],
+            self.house.tally.hold_seconds.clone(),
         )?;
         let mut accounts = doors.accounts().connections();
         accounts.sort_by(|(a_name, a), (b_name, b)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
@@ -194,10 +193,10 @@ impl HouseCollector {
             }
         }
         families.family("closed", "Connections that ended without a refusal", closed)?;
-        families.family(
+        families.single(
             "probes",
             "Connections that opened and closed without a word",
-            [(vec![], ConstCounter::new(tally.probes.load(Relaxed)))],
+            ConstCounter::new(tally.probes.load(Relaxed)),
         )?;
         let totals = tally.totals();
         let directions = |up: u64, down: u64| {
