@@ -17,7 +17,9 @@ enum State {
     OpStart,
     /// Letters of the verb so far.
     Op(Vec<u8>),
-    /// Behind a verb that takes an argument, and whether a blank must follow.
+    /// Behind a verb that a blank must follow.
+    Blank(&'static str),
+    /// In the blanks before an argument.
     Spc(&'static str),
     Arg(&'static str),
     Tail,
@@ -98,32 +100,20 @@ impl Reference {
                         Some(&"CONNECT") => return Found::Connect(*op),
                         Some(&("PING" | "PONG" | "+OK")) => State::Tail,
                         Some(&"INFO") => State::Spc("INFO"),
-                        Some(verb) => {
-                            State::Op(verb.as_bytes().iter().copied().chain(*b"!").collect())
-                        }
+                        Some(verb) => State::Blank(verb),
                     };
-                    if let State::Op(verb) = &self.state
-                        && let Some(verb) = verb.strip_suffix(b"!")
-                    {
-                        // The blank that must follow: the one place that looks at the next byte at once.
-                        let verb = VERBS.iter().find(|v| v.as_bytes() == verb).unwrap();
-                        self.state = State::Arg(verb);
-                        self.arg = None;
-                        self.start = usize::MAX;
+                }
+                State::Blank(verb) => {
+                    if b != b' ' && b != b'\t' {
+                        return error;
                     }
+                    self.state = State::Spc(verb);
                 }
                 State::Spc(verb) => {
                     if b != b' ' && b != b'\t' {
                         self.state = State::Arg(verb);
                         self.start = at;
                     }
-                }
-                State::Arg(verb) if self.start == usize::MAX => {
-                    if b != b' ' && b != b'\t' {
-                        return error;
-                    }
-                    self.start = 0;
-                    self.state = State::Spc(verb);
                 }
                 State::Arg(verb) => match b {
                     b'\r' => self.drop = 1,
@@ -194,7 +184,7 @@ impl Reference {
             i += 1;
         }
         match &self.state {
-            State::Arg(_) if self.start != usize::MAX => {
+            State::Arg(_) => {
                 if self.arg.is_none() {
                     self.arg = Some(buf[self.start..buf.len() - self.drop].to_vec());
                 }
