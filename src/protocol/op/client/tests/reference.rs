@@ -17,7 +17,9 @@ enum State {
     OpStart,
     /// Letters of the verb so far.
     Op(Vec<u8>),
-    /// Behind a verb that takes an argument, and whether a blank must follow.
+    /// Behind a verb that a blank must follow.
+    Blank(&'static str),
+    /// In the blanks before an argument.
     Spc(&'static str),
     Arg(&'static str),
     Tail,
@@ -39,11 +41,22 @@ pub(super) struct Reference {
     pub(super) messages: u64,
 }
 
-const VERBS: [&str; 10] = ["PUB", "HPUB", "PING", "PONG", "SUB", "UNSUB", "INFO", "+OK", "-ERR", "CONNECT"];
+const VERBS: [&str; 10] = [
+    "PUB", "HPUB", "PING", "PONG", "SUB", "UNSUB", "INFO", "+OK", "-ERR", "CONNECT",
+];
 
 impl Reference {
     pub(super) fn new(max: usize) -> Self {
-        Self { state: State::OpStart, max, start: 0, drop: 0, arg: None, size: 0, message: None, messages: 0 }
+        Self {
+            state: State::OpStart,
+            max,
+            start: 0,
+            drop: 0,
+            arg: None,
+            size: 0,
+            message: None,
+            messages: 0,
+        }
     }
 
     pub(super) fn at_start(&self) -> bool {
@@ -87,30 +100,20 @@ impl Reference {
                         Some(&"CONNECT") => return Found::Connect(*op),
                         Some(&("PING" | "PONG" | "+OK")) => State::Tail,
                         Some(&"INFO") => State::Spc("INFO"),
-                        Some(verb) => State::Op(verb.as_bytes().iter().copied().chain(*b"!").collect()),
+                        Some(verb) => State::Blank(verb),
                     };
-                    if let State::Op(verb) = &self.state
-                        && let Some(verb) = verb.strip_suffix(b"!")
-                    {
-                        // The blank that must follow: the one place that looks at the next byte at once.
-                        let verb = VERBS.iter().find(|v| v.as_bytes() == verb).unwrap();
-                        self.state = State::Arg(verb);
-                        self.arg = None;
-                        self.start = usize::MAX;
+                }
+                State::Blank(verb) => {
+                    if b != b' ' && b != b'\t' {
+                        return error;
                     }
+                    self.state = State::Spc(verb);
                 }
                 State::Spc(verb) => {
                     if b != b' ' && b != b'\t' {
                         self.state = State::Arg(verb);
                         self.start = at;
                     }
-                }
-                State::Arg(verb) if self.start == usize::MAX => {
-                    if b != b' ' && b != b'\t' {
-                        return error;
-                    }
-                    self.start = 0;
-                    self.state = State::Spc(verb);
                 }
                 State::Arg(verb) => match b {
                     b'\r' => self.drop = 1,
@@ -181,7 +184,7 @@ impl Reference {
             i += 1;
         }
         match &self.state {
-            State::Arg(_) if self.start != usize::MAX => {
+            State::Arg(_) => {
                 if self.arg.is_none() {
                     self.arg = Some(buf[self.start..buf.len() - self.drop].to_vec());
                 }
@@ -200,7 +203,10 @@ impl Reference {
 
 /// processPub and processHeaderPub.
 fn sizes(arg: &[u8], headers: bool) -> Option<usize> {
-    let words: Vec<&[u8]> = arg.split(|b| matches!(b, b' ' | b'\t')).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&[u8]> = arg
+        .split(|b| matches!(b, b' ' | b'\t'))
+        .filter(|word| !word.is_empty())
+        .collect();
     let count = words.len() - usize::from(headers && !words.is_empty());
     if count != 2 && count != 3 {
         return None;
