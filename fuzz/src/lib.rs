@@ -53,9 +53,14 @@ pub fn connect(data: &[u8]) {
             assert!(json);
             let mut line = Vec::new();
             connect.write(&mut line);
-            let breaks = line.iter().filter(|byte| matches!(byte, b'\r' | b'\n')).count();
+            let breaks = line
+                .iter()
+                .filter(|byte| matches!(byte, b'\r' | b'\n'))
+                .count();
             assert!(breaks == 2 && line.ends_with(b"\r\n"));
-            let ClientLine::Connect(written) = client_line(&line) else { panic!("not a CONNECT") };
+            let ClientLine::Connect(written) = client_line(&line) else {
+                panic!("not a CONNECT")
+            };
             let again = Connect::parse(written).expect("canonical");
             assert_eq!(again, connect);
             let mut second = Vec::new();
@@ -81,13 +86,30 @@ pub fn info(data: &[u8]) {
     };
     let mut line = Vec::new();
     info.rewrite(&rewrite, &mut line);
-    let breaks = line.iter().filter(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let breaks = line
+        .iter()
+        .filter(|byte| matches!(byte, b'\r' | b'\n'))
+        .count();
     assert!(breaks == 2 && line.ends_with(b"\r\n"));
     let json = line.strip_prefix(b"INFO ").expect("INFO");
     let again = Info::parse(json).expect("rewritten");
     assert_eq!(
-        (again.server_id(), again.nonce(), again.max_payload(), again.client_id(), again.ldm(), again.remote_account()),
-        (info.server_id(), info.nonce(), info.max_payload(), info.client_id(), info.ldm(), info.remote_account()),
+        (
+            again.server_id(),
+            again.nonce(),
+            again.max_payload(),
+            again.client_id(),
+            again.ldm(),
+            again.remote_account()
+        ),
+        (
+            info.server_id(),
+            info.nonce(),
+            info.max_payload(),
+            info.client_id(),
+            info.ldm(),
+            info.remote_account()
+        ),
     );
     assert!(again.version() == "2.10.0" && again.tls_required() && !again.tls_available());
     let mut second = Vec::new();
@@ -95,25 +117,35 @@ pub fn info(data: &[u8]) {
     assert_eq!(line, second);
     if let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(json) {
         assert!(object.values().all(|value| !value.is_null()));
-        assert_eq!(object.contains_key("connect_urls"), !rewrite.advertise.is_empty());
+        assert_eq!(
+            object.contains_key("connect_urls"),
+            !rewrite.advertise.is_empty()
+        );
         assert!(!object.contains_key("ws_connect_urls"));
     }
 }
 
 /// Both framings read a stream the same however it is cut: the first byte says how.
 pub fn ops(data: &[u8]) {
-    let Some((&cut, stream)) = data.split_first() else { return };
+    let Some((&cut, stream)) = data.split_first() else {
+        return;
+    };
     let step = usize::from(cut % 16) + 1;
 
     let whole = client(stream, stream.len().max(1));
     let parts = client(stream, step);
     match (whole.0, parts.0) {
         // A CONNECT whose verb is cut is reported where the chunk begins.
-        (ClientScan::Connect { at: a }, ClientScan::Connect { at: b }) => assert!((a..a + 7).contains(&b)),
+        (ClientScan::Connect { at: a }, ClientScan::Connect { at: b }) => {
+            assert!((a..a + 7).contains(&b))
+        }
         _ => assert_eq!(whole, parts),
     }
     for capture in [Capture::InfoOnly, Capture::EveryControlLine] {
-        assert_eq!(server(stream, stream.len().max(1), capture), server(stream, step, capture));
+        assert_eq!(
+            server(stream, stream.len().max(1), capture),
+            server(stream, step, capture)
+        );
     }
 }
 
@@ -122,8 +154,12 @@ fn client(stream: &[u8], step: usize) -> (ClientScan, u64, bool) {
     for (index, chunk) in stream.chunks(step).enumerate() {
         let found = match framing.scan(chunk) {
             ClientScan::Pass => continue,
-            ClientScan::Connect { at } => ClientScan::Connect { at: index * step + at },
-            ClientScan::Violation { at } => ClientScan::Violation { at: index * step + at },
+            ClientScan::Connect { at } => ClientScan::Connect {
+                at: index * step + at,
+            },
+            ClientScan::Violation { at } => ClientScan::Violation {
+                at: index * step + at,
+            },
         };
         return (found, framing.messages(), framing.at_boundary());
     }
@@ -138,7 +174,8 @@ fn server(stream: &[u8], step: usize, capture: Capture) -> (Vec<u8>, Option<usiz
         let mut at = 0;
         while at < chunk.len() {
             if open {
-                let end = memchr::memchr(b'\n', &chunk[at..]).map_or(chunk.len(), |end| at + end + 1);
+                let end =
+                    memchr::memchr(b'\n', &chunk[at..]).map_or(chunk.len(), |end| at + end + 1);
                 lines.extend_from_slice(&chunk[at..end]);
                 open = chunk[end - 1] != b'\n';
                 at = end;
@@ -147,7 +184,9 @@ fn server(stream: &[u8], step: usize, capture: Capture) -> (Vec<u8>, Option<usiz
             match framing.scan(&chunk[at..]) {
                 ServerScan::Pass => break,
                 ServerScan::Line { at: start } => (open, at) = (true, at + start),
-                ServerScan::Violation { at: bad } => return (lines, Some(index * step + at + bad), framing.messages()),
+                ServerScan::Violation { at: bad } => {
+                    return (lines, Some(index * step + at + bad), framing.messages());
+                }
             }
         }
     }
