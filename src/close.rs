@@ -127,23 +127,14 @@ pub enum Cause {
     SecondConnect,
     /// Bytes that follow no NATS framing.
     Protocol,
-    /// The account named by the server had no room: the guess had been another account.
-    AccountQuota,
     /// weir is stopping.
     Draining,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 7] = [
-        Self::Eof,
-        Self::SocketError,
-        Self::ServerError,
-        Self::SecondConnect,
-        Self::Protocol,
-        Self::AccountQuota,
-        Self::Draining,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Eof, Self::SocketError, Self::ServerError, Self::SecondConnect, Self::Protocol, Self::Draining];
 
     /// The name in logs, metrics and endpoints.
     pub const fn name(self) -> &'static str {
@@ -153,7 +144,6 @@ impl Cause {
             Self::ServerError => "server_error",
             Self::SecondConnect => "second_connect",
             Self::Protocol => "protocol",
-            Self::AccountQuota => "account_quota",
             Self::Draining => "draining",
         }
     }

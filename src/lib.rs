@@ -15,4 +15,24 @@ pub mod admission;
 pub mod identity;
 pub mod upstream;
 
+pub mod dial;
+pub mod drain;
+pub mod farewell;
+pub mod greeting;
+pub mod listener;
+pub mod monitor;
+pub mod preface;
+pub mod relay;
+pub mod session;
+pub mod sessions;
+pub mod socket;
+pub mod tally;
+pub mod turn;
+
+pub mod cli;
 pub mod config;
+pub mod http;
+pub mod limits;
+pub mod logging;
+pub mod metrics;
+pub mod server;

@@ -1,17 +1,45 @@
 //! Whether and when a client gets in: the accept door, the connect door, the pace and the hold.
 
-use std::{collections::HashMap, num::NonZeroU32, time::Duration};
+pub mod accounts;
+pub mod connect_door;
+pub mod gate;
+pub mod hold;
+pub mod patience;
+pub mod rate;
+pub mod seniority;
 
-use crate::identity::AccountRule;
+#[cfg(test)]
+mod simulation;
+pub mod sources;
 
-/// New connections per second, with the burst that may come at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// New connections per second, sustained.
-    pub per_second: NonZeroU32,
-    /// New connections at once after a quiet time.
-    pub burst: NonZeroU32,
-}
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use governor::clock::{Clock, DefaultClock};
+
+pub use self::{
+    accounts::{AccountSlot, Accounts},
+    connect_door::{Applicant, Pass, Verdict},
+    gate::{Gate, GateSlot},
+    hold::{Ticket, Waiter},
+    patience::{Deadlines, Patience},
+    rate::Rate,
+};
+use self::{
+    hold::Queue,
+    rate::Tokens,
+    seniority::Seniority,
+    sources::{SourceSlot, Sources},
+};
+use crate::{close::Refusal, identity::AccountRule, upstream::Servers};
 
 /// A quota: `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,7 +68,7 @@ pub struct Params {
     pub max_held: usize,
     /// How long a client may be held, from accept to PONG, while its kind is unknown.
     pub max_hold: Duration,
-    /// The same by the `lang` of CONNECT, over the defaults of `hold::patience`.
+    /// The same by the `lang` of CONNECT, over the defaults of [`Patience`].
     pub max_hold_by_lang: HashMap<String, Duration>,
     /// A refusal is sent after a random delay up to this, inside the client's deadline.
     pub refusal_spread: Duration,
@@ -54,4 +82,124 @@ pub struct Params {
     pub accounts: HashMap<String, AccountLimits>,
     /// Which credentials belong to which account, first match wins.
     pub rules: Vec<AccountRule>,
+}
+
+/// What the accept door hands out; given back on drop.
+#[derive(Debug)]
+pub struct Entry<C: Clock = DefaultClock> {
+    _client: GateSlot,
+    _source: SourceSlot<C>,
+}
+
+#[derive(Debug)]
+struct Waiting<W, C: Clock> {
+    queue: Queue<W, C>,
+    /// The pace has no token before this.
+    pace_ready_at: Option<Instant>,
+}
+
+/// Both doors, and those who wait at the second. Shared by all workers.
+#[derive(Debug)]
+pub struct Admission<W, C: Clock = DefaultClock> {
+    servers: Arc<Servers>,
+    sources: Arc<Sources<C>>,
+    accounts: Accounts<C>,
+    pace: Option<Tokens<C>>,
+    patience: Patience,
+    seniority: Seniority,
+    max_held: usize,
+    refusal_spread: Duration,
+    /// Length of the queue, readable without its lock.
+    held: AtomicUsize,
+    /// Refusals that wait for their random delay.
+    delayed: Arc<AtomicUsize>,
+    waiting: Mutex<Waiting<W, C>>,
+    draining: AtomicBool,
+}
+
+impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
+    /// Doors in front of `servers`.
+    pub fn new(params: &Params, servers: Arc<Servers>, clock: C) -> Self {
+        Self {
+            servers,
+            sources: Arc::new(Sources::new(params.per_source, clock.clone())),
+            accounts: Accounts::new(params.default_account, params.accounts.clone(), clock.clone()),
+            pace: params.pace.map(|rate| Tokens::new(rate, &clock)),
+            patience: Patience::new(params.max_hold, params.max_hold_by_lang.clone()),
+            seniority: Seniority::default(),
+            max_held: params.max_held,
+            refusal_spread: params.refusal_spread,
+            held: AtomicUsize::new(0),
+            delayed: Arc::default(),
+            waiting: Mutex::new(Waiting { queue: Queue::default(), pace_ready_at: None }),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting<W, C>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The accept door: only the source is known, and nothing has been read yet. Narrowest limit first.
+    ///
+    /// # Errors
+    /// The reason to refuse with; nothing is taken then.
+    pub fn at_accept(&self, gate: &Arc<Gate>, source: IpAddr, now: Instant) -> Result<Entry<C>, Refusal> {
+        if self.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        let source = self.sources.enter(source, now)?;
+        let client = gate.enter().ok_or(Refusal::ListenerFull)?;
+        Ok(Entry { _client: client, _source: source })
+    }
+
+    /// How long clients wait.
+    pub fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    /// Connections by account.
+    pub fn accounts(&self) -> &Accounts<C> {
+        &self.accounts
+    }
+
+    /// How many wait for their turn.
+    pub fn held(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
+    /// How many wait for a refusal's delay to pass.
+    pub fn delayed(&self) -> usize {
+        self.delayed.load(Relaxed)
+    }
+
+    /// The pace in force, in new clients per second; `None` is no limit.
+    pub fn pace(&self) -> Option<u32> {
+        self.pace.as_ref().map(|tokens| tokens.per_second().get())
+    }
+
+    /// Remembers how long a client's session `lived`; those that flap go behind the others.
+    pub fn session_ended(&self, client: crate::identity::ClientKey, lived: Duration, now: Instant) {
+        self.seniority.session_ended(client, lived, now);
+    }
+
+    /// No new clients from now on; those who wait are sent away.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Relaxed);
+        let mut waiting = self.waiting();
+        waiting.queue.clear();
+        self.held.store(0, Relaxed);
+    }
+
+    /// Whether weir is stopping.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Forgets what is no longer needed. Once a second is often enough.
+    pub fn sweep(&self, now: Instant) {
+        self.sources.sweep(now);
+        self.accounts.sweep(now);
+        self.seniority.sweep(now);
+    }
 }

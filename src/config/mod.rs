@@ -1,1 +1,195 @@
-//! cfg
+//! From a file, or from `--server` arguments, to a [`Config`] that cannot be wrong: every value in range, no two
+//! addresses the same, at least one server. What is wrong is reported all at once, before any port is bound.
+//!
+//! It owns no meaning: each module below says in its `Params` what it needs to know, and this module fills them in.
+
+mod address;
+mod args;
+mod cross;
+mod effective;
+mod error;
+mod leaf;
+mod node;
+mod quota;
+mod raw;
+mod section;
+
+use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::Path, path::PathBuf, time::Duration};
+
+pub use args::ServerArg;
+pub use effective::Effective;
+pub use error::{ConfigError, Errors, Wrong};
+
+use crate::{admission, upstream};
+use section::{Section, Sink};
+
+/// One bound address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Where to listen; port 0 takes any free port.
+    pub listen: SocketAddr,
+    /// What clients are told in `connect_urls`, as `host:port`; empty tells them nothing.
+    pub advertise: Vec<String>,
+    /// The most clients at once, 1 to 10 million.
+    pub max_clients: u32,
+    /// From accept to a complete CONNECT, 10 ms to 60 s.
+    pub handshake_timeout: Duration,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl LogFormat {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::Text, Self::Json];
+
+    /// The word in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// The least severe line that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// weir failed its duty.
+    Error,
+    /// Degraded, still serving.
+    Warn,
+    /// Start, stop, drain, ejected servers, a summary per second while refusing.
+    Info,
+    /// One line per session.
+    Debug,
+    /// Every step.
+    Trace,
+}
+
+impl LogLevel {
+    /// Every level, most severe first.
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// The word in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How to log; always to stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// The least severe line that is written.
+    pub level: LogLevel,
+}
+
+/// Everything weir was told, checked.
+#[derive(Clone)]
+pub struct Config {
+    /// The addresses for clients, at least one, no two the same (but for port 0).
+    pub listeners: Vec<ListenerConfig>,
+    /// Where `/metrics` and the other endpoints are served; `None` serves none.
+    pub monitor: Option<SocketAddr>,
+    /// The servers, at least one.
+    pub upstream: upstream::Params,
+    /// The doors; its `max_clients` is the sum of the listeners'.
+    pub admission: admission::Params,
+    /// Worker threads, 1 to 1024; `None` is one per core.
+    pub workers: Option<NonZeroUsize>,
+    /// From the signal to the first close while draining.
+    pub lame_duck_grace_period: Duration,
+    /// From the signal to the last close while draining; at least the grace period.
+    pub lame_duck_duration: Duration,
+    /// How to log.
+    pub log: LogConfig,
+    /// A file for the addresses that were bound, once they are.
+    pub ports_file: Option<PathBuf>,
+    effective: Effective,
+}
+
+impl Config {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// All that is wrong with it, at once: the file cannot be read, is not TOML, or holds keys and values that are not
+    /// right.
+    pub fn load(path: &Path) -> Result<Self, Errors> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let wrong = Wrong::new(
+                format!("it cannot be read ({error})"),
+                "name a configuration with -c, or servers with --server",
+            );
+            let key = String::new();
+            Errors(vec![ConfigError { file: file.clone(), key, wrong }])
+        })?;
+        Self::parse(&file, &text)
+    }
+
+    /// Reads TOML text; `file` is the name that errors carry.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(file: &str, text: &str) -> Result<Self, Errors> {
+        let entries = node::parse(file, text).map_err(Errors)?;
+        Self::assemble(Sink::new(file), entries)
+    }
+
+    /// The configuration of `weir run --server …`: these servers, and defaults for the rest.
+    ///
+    /// # Errors
+    /// All that is wrong with the arguments, at once; no server at all is wrong too.
+    pub fn from_servers(servers: &[ServerArg]) -> Result<Self, Errors> {
+        let (entries, errors) = args::document(servers);
+        let mut sink = Sink::new("--server");
+        sink.errors = errors;
+        Self::assemble(sink, entries)
+    }
+
+    fn assemble(mut sink: Sink, entries: node::Entries) -> Result<Self, Errors> {
+        let raw = Section::read(&mut sink, "", String::new(), entries, raw::read);
+        cross::check(&raw, &mut sink);
+        if !sink.errors.is_empty() {
+            return Err(Errors(sink.errors));
+        }
+        Ok(Self {
+            listeners: raw.listeners,
+            monitor: raw.monitor,
+            upstream: raw.upstream,
+            admission: raw.admission,
+            workers: raw.workers,
+            lame_duck_grace_period: raw.lame_duck_grace_period,
+            lame_duck_duration: raw.lame_duck_duration,
+            log: raw.log,
+            ports_file: raw.ports_file,
+            effective: Effective { lines: sink.lines },
+        })
+    }
+
+    /// The configuration in force, as TOML with `# default` marks.
+    pub fn effective(&self) -> &Effective {
+        &self.effective
+    }
+}
+
+/// Without `users`, which may hold tokens: a stray `{:?}` must not write them to a log.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Config {{ {} }}", self.effective)
+    }
+}

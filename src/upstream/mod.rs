@@ -1,6 +1,21 @@
 //! The servers of the cluster: their load, their health, and which one a new client goes to.
 
-use std::time::Duration;
+pub mod health;
+pub mod load;
+pub mod placement;
+mod server;
+mod slot;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use self::{
+    server::{Reading, Server},
+    slot::Slot,
+};
+use placement::{Choice, Rank, View};
 
 /// Slots of each server that weir never fills.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -9,6 +24,17 @@ pub enum Reserve {
     Slots(u32),
     /// This part of the capacity, 0.0 to 1.0, rounded up.
     Share(f64),
+}
+
+impl Reserve {
+    /// What may be filled of `capacity`.
+    pub fn ceiling(self, capacity: u32) -> u32 {
+        let kept = match self {
+            Self::Slots(n) => n,
+            Self::Share(share) => (f64::from(capacity) * share).ceil() as u32,
+        };
+        capacity.saturating_sub(kept)
+    }
 }
 
 /// One server as configured.
@@ -37,4 +63,90 @@ pub struct Params {
     pub slow_start: Duration,
     /// The servers, at least one.
     pub servers: Vec<ServerParams>,
+}
+
+/// The outcome of a placement.
+#[derive(Debug)]
+pub enum Placement {
+    /// A slot, reserved.
+    Placed(Slot),
+    /// There is room, but not this moment: handshakes are at their limit where the client should go.
+    Busy,
+    /// No server has room.
+    Full,
+}
+
+/// All servers of the cluster.
+#[derive(Debug)]
+pub struct Servers {
+    list: Vec<Arc<Server>>,
+}
+
+impl Servers {
+    /// The cluster as configured, nothing known about it yet.
+    pub fn new(params: &Params) -> Self {
+        let list = params.servers.iter().enumerate().map(|(i, one)| Arc::new(Server::new(i, one.clone(), params)));
+        Self { list: list.collect() }
+    }
+
+    /// Every server, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Server>> {
+        self.list.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Reserves a slot on the least loaded server that the client has not `tried`.
+    /// An `urgent` client, one whose deadline is near, takes any server with room.
+    pub fn place(&self, now: Instant, tried: &[usize], urgent: bool, rng: &mut fastrand::Rng) -> Placement {
+        let views = self.list.iter().map(|server| match tried.contains(&server.index()) {
+            true => View { rank: Rank::Never, ..server.view(now) },
+            false => server.view(now),
+        });
+        // Another worker may take the last slot between the choice and the reservation; each such loss is another's gain.
+        for _ in 0..8 {
+            match placement::choose(views.clone(), urgent, rng) {
+                Choice::Busy => return Placement::Busy,
+                Choice::Full => return Placement::Full,
+                Choice::Server(index) => {
+                    if let Some(slot) = Server::reserve(&self.list[index], now) {
+                        return Placement::Placed(slot);
+                    }
+                }
+            }
+        }
+        Placement::Busy
+    }
+
+    /// Whether any server could take a client now, busy or not.
+    pub fn has_headroom(&self, now: Instant) -> bool {
+        let views = self.list.iter().map(|server| server.view(now));
+        placement::choose(views, true, &mut fastrand::Rng::with_seed(0)) != Choice::Full
+    }
+
+    /// Whether any server is up: it answered last time it was dialled, and its reading is fresh.
+    pub fn any_usable(&self, now: Instant) -> bool {
+        self.list.iter().any(|server| server.view(now).rank == Rank::Eligible)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserve_rounds_up() {
+        assert_eq!(Reserve::Share(0.02).ceiling(100), 98);
+        assert_eq!(Reserve::Share(0.02).ceiling(10), 9);
+        assert_eq!(Reserve::Slots(5).ceiling(100), 95);
+        assert_eq!(Reserve::Slots(5).ceiling(3), 0);
+    }
 }

@@ -1,0 +1,410 @@
+//! Seeded histories of arrivals, departures, deaths of servers and lost readings, on virtual time, with the promises of the
+//! doors checked after every step. `WEIR_SIM_SEED=n` replays one history.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use governor::clock::FakeRelativeClock;
+
+use super::*;
+use crate::{
+    identity::ClientKey,
+    upstream::{self, Placement, Reading, Reserve, ServerParams, load::Mark},
+};
+
+const STEPS: u32 = 1500;
+const SEEDS: u64 = 200;
+const ACCOUNTS: [&str; 4] = ["A", "B", "C", "default"];
+const MAX_HELD: usize = 40;
+const MAX_CLIENTS: u32 = 120;
+const PER_SOURCE: u32 = 30;
+
+struct Left(Arc<AtomicBool>);
+
+impl Waiter for Left {
+    fn has_left(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
+type Doors = Admission<(u64, Left), FakeRelativeClock>;
+
+impl Waiter for (u64, Left) {
+    fn has_left(&self) -> bool {
+        self.1.has_left()
+    }
+}
+
+struct Waiting {
+    ticket: Ticket,
+    give_up: Instant,
+    hold_until: Instant,
+    left: Arc<AtomicBool>,
+    entry: Entry<FakeRelativeClock>,
+}
+
+struct Inside {
+    pass: Pass<FakeRelativeClock>,
+    tried: Vec<usize>,
+    counted: bool,
+    answered: bool,
+    _entry: Entry<FakeRelativeClock>,
+}
+
+/// A server as it really is.
+struct Real {
+    up: bool,
+    others: u32,
+    max: u32,
+    start: u32,
+    poll: Option<(Mark, u32)>,
+}
+
+struct World {
+    seed: u64,
+    step: u32,
+    rng: fastrand::Rng,
+    now: Instant,
+    clock: FakeRelativeClock,
+    servers: Arc<Servers>,
+    doors: Doors,
+    gate: Arc<Gate>,
+    real: Vec<Real>,
+    waiting: HashMap<u64, Waiting>,
+    inside: HashMap<u64, Inside>,
+    delays: Vec<(Instant, Option<connect_door::Delay>)>,
+    next: u64,
+    admitted: u64,
+    turns: Vec<((u64, Left), Pass<FakeRelativeClock>)>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("replay with WEIR_SIM_SEED={} (failed at step {})", self.seed, self.step);
+        }
+    }
+}
+
+fn limits(max: Option<u32>, rate: Option<u32>, weight: u32) -> AccountLimits {
+    let one = |n: u32| NonZeroU32::new(n).unwrap();
+    let rate = rate.map(|n| Rate { per_second: one(n), burst: one(n.div_ceil(4)) });
+    AccountLimits { quota: Quota { max_connections: max, rate }, weight: one(weight) }
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let clock = FakeRelativeClock::default();
+        let real: Vec<_> = (0..rng.usize(1..5))
+            .map(|_| Real { up: true, others: rng.u32(0..10), max: rng.u32(12..60), start: 0, poll: None })
+            .collect();
+        let server = |n: usize| ServerParams {
+            name: Some(format!("n{n}")),
+            address: format!("n{n}:4222"),
+            monitor: Some("http://n:8222".into()),
+            max_connections: None,
+        };
+        let cluster = upstream::Params {
+            poll_interval: Duration::from_secs(1),
+            reserve: Reserve::Slots(2),
+            warn_at: 0.8,
+            slow_start: Duration::from_secs(2),
+            servers: (0..real.len()).map(server).collect(),
+        };
+        let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });
+        let params = Params {
+            pace,
+            max_held: MAX_HELD,
+            max_hold: Duration::from_millis(1500),
+            max_hold_by_lang: HashMap::new(),
+            refusal_spread: Duration::from_millis(1500),
+            max_clients: MAX_CLIENTS,
+            per_source: Quota { max_connections: Some(PER_SOURCE), rate: None },
+            default_account: limits(None, None, 1),
+            accounts: HashMap::from([
+                ("A".to_owned(), limits(Some(10), None, 1)),
+                ("B".to_owned(), limits(Some(25), Some(20), 2)),
+                ("C".to_owned(), limits(None, Some(30), 3)),
+            ]),
+            rules: Vec::new(),
+        };
+        let servers = Arc::new(Servers::new(&cluster));
+        let doors = Doors::new(&params, Arc::clone(&servers), clock.clone());
+        let mut world = Self {
+            seed,
+            step: 0,
+            rng,
+            now: Instant::now(),
+            clock,
+            servers,
+            doors,
+            gate: Gate::new(MAX_CLIENTS),
+            real,
+            waiting: HashMap::new(),
+            inside: HashMap::new(),
+            delays: Vec::new(),
+            next: 0,
+            admitted: 0,
+            turns: Vec::new(),
+        };
+        for n in 0..world.real.len() {
+            world.poll_sent(n);
+            world.poll_answered(n);
+        }
+        world
+    }
+
+    fn act(&mut self) {
+        let server = self.rng.usize(0..self.real.len());
+        let (moment, seconds) = (self.rng.u64(0..60), self.rng.u64(0..10));
+        match self.rng.u32(0..100) {
+            0..35 => self.arrive(),
+            35..55 => self.pass_time(Duration::from_millis(moment)),
+            55..70 => self.progress(),
+            70..80 => self.end_one(),
+            80..84 => self.leave_queue(),
+            84..89 => self.poll_sent(server),
+            89..94 => self.poll_answered(server),
+            94..96 => {
+                let real = &mut self.real[server];
+                real.others = self.rng.u32(0..real.max.min(10));
+            }
+            96..97 => self.die(server),
+            97..98 => {
+                self.real[server].up = true;
+                self.real[server].start += 1;
+            }
+            98..99 => self.servers.iter().nth(server).unwrap().said_full(self.now),
+            _ => self.pass_time(Duration::from_secs(seconds)),
+        }
+    }
+
+    fn arrive(&mut self) {
+        let source = IpAddr::from([192, 0, 2, self.rng.u8(0..6)]);
+        let entry = match self.doors.at_accept(&self.gate, source, self.now) {
+            Ok(entry) => entry,
+            Err(reason) => {
+                assert!(matches!(reason, Refusal::SourceQuota | Refusal::ListenerFull));
+                return;
+            }
+        };
+        self.next += 1;
+        let id = self.next;
+        let hold_until = self.now + Duration::from_millis(self.rng.u64(0..2000));
+        let account: Arc<str> = ACCOUNTS[self.rng.usize(0..ACCOUNTS.len())].into();
+        let client = ClientKey::from_raw(self.rng.u64(0..50));
+        let left = Arc::<AtomicBool>::default();
+        let applicant = Applicant { account, client, hold_until };
+        let waiter = || (id, Left(Arc::clone(&left)));
+        let headroom = self.servers.has_headroom(self.now);
+        match self.doors.at_connect(applicant, self.now, &mut self.rng, waiter) {
+            Verdict::Admit(pass) => self.admit(id, pass, entry),
+            Verdict::Hold { ticket, give_up } => {
+                assert!(give_up <= hold_until, "nobody waits past the deadline");
+                self.waiting.insert(id, Waiting { ticket, give_up, hold_until, left, entry });
+            }
+            Verdict::Refuse { reason, at, delay } => {
+                assert!(at <= hold_until.max(self.now), "a refusal arrives in time");
+                assert!(reason != Refusal::ServerCapacity || !headroom, "refused while a server has headroom");
+                if delay.is_some() {
+                    self.delays.push((at, delay));
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, id: u64, pass: Pass<FakeRelativeClock>, entry: Entry<FakeRelativeClock>) {
+        self.admitted += 1;
+        let inside = Inside { pass, tried: Vec::new(), counted: false, answered: false, _entry: entry };
+        self.inside.insert(id, inside);
+    }
+
+    fn pass_time(&mut self, by: Duration) {
+        self.now += by;
+        self.clock.advance(by);
+        let now = self.now;
+        let mut turns = std::mem::take(&mut self.turns);
+        let again = self.doors.release(now, &mut self.rng, &mut turns);
+        assert!(again.is_none_or(|at| at > now), "release asks to be called in the past");
+        for ((id, _), pass) in turns.drain(..) {
+            let waiting = self.waiting.remove(&id).expect("a turn for one who waits");
+            assert!(now < waiting.hold_until, "a turn after the deadline");
+            assert!(!waiting.left.load(Relaxed), "a turn for one who left");
+            self.admit(id, pass, waiting.entry);
+        }
+        self.turns = turns;
+        let over: Vec<u64> = self.waiting.iter().filter(|(_, w)| w.give_up <= now).map(|(&id, _)| id).collect();
+        for id in over {
+            let waiting = self.waiting.remove(&id).unwrap();
+            if let Some(reason) = self.doors.leave(&waiting.ticket, now) {
+                let headroom = self.servers.has_headroom(now);
+                assert!(reason != Refusal::ServerCapacity || !headroom, "refused while a server has headroom");
+            }
+        }
+        self.delays.retain(|(at, _)| *at > now);
+        if self.rng.u8(0..10) == 0 {
+            self.doors.sweep(now);
+        }
+    }
+
+    fn some_inside(&mut self) -> Option<u64> {
+        let mut ids: Vec<u64> = self.inside.keys().copied().collect();
+        ids.sort_unstable();
+        self.rng.choice(ids)
+    }
+
+    /// One handshake goes a step on, or fails.
+    fn progress(&mut self) {
+        let Some(id) = self.some_inside() else { return };
+        let mut inside = self.inside.remove(&id).unwrap();
+        let server = Arc::clone(inside.pass.server.server());
+        if self.real[server.index()].up {
+            if inside.counted {
+                inside.answered = true;
+                inside.pass.server.session_began();
+            } else {
+                inside.counted = true;
+                inside.pass.server.opened();
+                server.answered();
+            }
+        } else if !inside.answered {
+            server.failed(self.now, &mut self.rng);
+            inside.tried.push(server.index());
+            let Pass { server, account } = inside.pass;
+            drop(server);
+            match self.doors.place_again(&inside.tried, self.now, &mut self.rng) {
+                Placement::Placed(server) => {
+                    assert!(!inside.tried.contains(&server.server().index()), "the same server again");
+                    inside.pass = Pass { server, account };
+                    inside.counted = false;
+                }
+                Placement::Busy | Placement::Full => return,
+            }
+        }
+        self.inside.insert(id, inside);
+    }
+
+    fn end_one(&mut self) {
+        if let Some(id) = self.some_inside() {
+            self.inside.remove(&id);
+            self.doors.session_ended(ClientKey::from_raw(id % 50), Duration::from_secs(id % 10), self.now);
+        }
+    }
+
+    fn leave_queue(&mut self) {
+        let mut ids: Vec<u64> = self.waiting.keys().copied().collect();
+        ids.sort_unstable();
+        let Some(id) = self.rng.choice(ids) else { return };
+        let waiting = self.waiting.remove(&id).unwrap();
+        waiting.left.store(true, Relaxed);
+        // The session says so at once, or the queue finds out by itself.
+        if self.rng.bool() {
+            let _ = self.doors.leave(&waiting.ticket, self.now);
+        }
+    }
+
+    fn die(&mut self, server: usize) {
+        self.real[server].up = false;
+        self.real[server].others = 0;
+        self.real[server].poll = None;
+        self.inside.retain(|_, inside| !(inside.answered && inside.pass.server.server().index() == server));
+    }
+
+    fn really_on(&self, server: usize) -> u32 {
+        let own = |i: &&Inside| i.counted && i.pass.server.server().index() == server;
+        self.inside.values().filter(own).count() as u32 + self.real[server].others
+    }
+
+    fn poll_sent(&mut self, server: usize) {
+        let mark = self.servers.iter().nth(server).unwrap().load().mark();
+        self.real[server].poll = Some((mark, self.really_on(server)));
+    }
+
+    fn poll_answered(&mut self, server: usize) {
+        let now_on = self.really_on(server);
+        let real = &mut self.real[server];
+        let Some((mark, then_on)) = real.poll.take().filter(|_| real.up) else { return };
+        // The server counted at some moment between the question and the answer.
+        let connections = if self.rng.bool() { now_on } else { then_on };
+        let reading = Reading {
+            server_name: String::new(),
+            version: "2.15.1".into(),
+            connections,
+            max_connections: Some(real.max),
+            max_control_line: None,
+            start: real.start.to_string(),
+            uptime: Duration::from_secs(100),
+        };
+        self.servers.iter().nth(server).unwrap().read(self.now, mark, reading);
+    }
+
+    fn check(&self) {
+        for (n, server) in self.servers.iter().enumerate() {
+            let held = self.inside.values().filter(|i| i.pass.server.server().index() == n).count() as u32;
+            let sessions =
+                self.inside.values().filter(|i| i.answered && i.pass.server.server().index() == n).count() as u32;
+            assert_eq!(server.load().held(), held, "slots of a server");
+            assert_eq!(server.load().sessions(), sessions, "sessions of a server");
+            assert_eq!(server.load().handshakes(), held - sessions, "handshakes of a server");
+            assert!(held <= self.real[n].max, "more from weir alone than the server takes");
+        }
+        let queued = self.doors.waiting().queue.len();
+        assert_eq!(queued, self.doors.held());
+        assert!(queued + self.doors.delayed() <= MAX_HELD, "the queue is bounded");
+        let alive = self.waiting.len();
+        assert!(queued >= alive, "someone waits who is not in the queue: {queued} < {alive}");
+        assert_eq!(self.doors.delayed(), self.delays.len());
+        let in_account =
+            |name: &str| self.doors.accounts().connections().iter().find(|(n, _)| **n == *name).map_or(0, |(_, n)| *n);
+        for (name, quota) in [("A", 10), ("B", 25)] {
+            assert!(in_account(name) <= quota, "{name} is over its quota");
+        }
+        let counted: u32 = ACCOUNTS.iter().map(|name| in_account(name)).sum();
+        assert_eq!(counted as usize, self.inside.len() + queued, "slots of accounts");
+        assert_eq!(self.gate.inside() as usize, self.inside.len() + alive, "clients of the listener");
+    }
+}
+
+/// With nobody left, everything has been given back, and forgotten in time.
+fn ends_clean(mut world: World) {
+    world.inside.clear();
+    for (_, waiting) in world.waiting.drain() {
+        let _ = world.doors.leave(&waiting.ticket, world.now);
+    }
+    world.delays.clear();
+    world.pass_time(Duration::from_secs(100));
+    world.doors.sweep(world.now);
+    world.check();
+    assert_eq!(world.doors.held() + world.doors.delayed(), 0);
+    assert!(world.doors.sources.is_empty());
+    assert!(world.doors.accounts().connections().is_empty());
+}
+
+#[test]
+fn histories() {
+    let seeds = match std::env::var("WEIR_SIM_SEED") {
+        Ok(seed) => vec![seed.parse().expect("WEIR_SIM_SEED is a number")],
+        Err(_) => (0..SEEDS).collect(),
+    };
+    let mut admitted = 0;
+    for seed in seeds {
+        let mut world = World::new(seed);
+        for step in 0..STEPS {
+            world.step = step;
+            world.act();
+            world.check();
+        }
+        admitted += world.admitted;
+        ends_clean(world);
+    }
+    assert!(admitted > 1000, "the histories admitted hardly anybody: {admitted}");
+}

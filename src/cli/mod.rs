@@ -1,0 +1,122 @@
+//! The command line: what the arguments mean, what `weir check` prints, and the exit codes.
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{Config, Errors, ServerArg},
+    logging, server,
+};
+
+/// Exit code of a bad configuration or command line (`EX_USAGE` of sysexits.h); nothing has been bound by then.
+pub const BAD_CONFIGURATION: u8 = 64;
+
+/// Exit code when running failed: a port that cannot be bound, say.
+pub const RUN_FAILED: u8 = 1;
+
+/// One address in front of a NATS cluster that keeps it alive.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT.
+    Run(Run),
+    /// Validate a configuration, print it with all defaults in force, and bind nothing.
+    Check(Check),
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The configuration.
+    #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
+    config: PathBuf,
+    /// A server of the cluster, instead of a configuration; may be repeated. Listens on 0.0.0.0:4222.
+    #[arg(
+        long = "server",
+        value_name = "HOST:PORT[,monitor=URL][,name=NAME][,max_connections=N]",
+        conflicts_with = "config"
+    )]
+    servers: Vec<ServerArg>,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// The configuration.
+    #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
+    config: PathBuf,
+}
+
+/// Parses the arguments of this process and does what they say. Exits by itself for `--help`, `--version` and arguments
+/// that make no sense.
+pub fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => cli.execute(),
+        Err(error) => {
+            let code = if error.use_stderr() { BAD_CONFIGURATION } else { 0 };
+            // Nothing is left to tell when even this cannot be written.
+            let _ = error.print();
+            ExitCode::from(code)
+        }
+    }
+}
+
+impl Cli {
+    fn execute(self) -> ExitCode {
+        match self.command {
+            Command::Run(run) => run.execute(),
+            Command::Check(check) => check.execute(),
+        }
+    }
+}
+
+impl Run {
+    fn execute(self) -> ExitCode {
+        let config =
+            if self.servers.is_empty() { Config::load(&self.config) } else { Config::from_servers(&self.servers) };
+        let config = match config {
+            Ok(config) => config,
+            Err(errors) => return refuse(&errors),
+        };
+        if let Err(error) = logging::init(config.log) {
+            complain(&error.to_string());
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+        match server::run(config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&error.to_string());
+                ExitCode::from(RUN_FAILED)
+            }
+        }
+    }
+}
+
+impl Check {
+    fn execute(self) -> ExitCode {
+        match Config::load(&self.config) {
+            Ok(config) => {
+                let file = self.config.display();
+                let text = format!("# In force with {file}:\n{}", config.effective());
+                // A reader that has gone (`weir check | head`) is no fault of the configuration.
+                let _ = std::io::stdout().write_all(text.as_bytes());
+                ExitCode::SUCCESS
+            }
+            Err(errors) => refuse(&errors),
+        }
+    }
+}
+
+fn refuse(errors: &Errors) -> ExitCode {
+    complain(&errors.to_string());
+    ExitCode::from(BAD_CONFIGURATION)
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

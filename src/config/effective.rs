@@ -1,0 +1,76 @@
+//! The configuration in force, as TOML: what `weir check` prints. Recorded while reading, so it cannot miss a key.
+
+use std::fmt;
+
+/// One line of the effective configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Line {
+    /// `[cluster]` or `[[listeners]]`.
+    Header { text: String, given: bool },
+    /// A table that is absent, with what that means.
+    Absent { text: String },
+    /// `key = literal`.
+    Value { key: String, literal: String, given: bool },
+    /// A key without a value that may be shown: absent, or secret.
+    Note { key: String, text: String, given: bool },
+}
+
+/// The configuration in force; displays as TOML that loads to the same (but for `users`, which stay unsaid), each
+/// default marked `# default`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Effective {
+    pub(super) lines: Vec<Line>,
+}
+
+impl Effective {
+    /// Every key that was read, with the table it stands in: `("[cluster]", "reserve")`; top-level keys stand in `""`.
+    pub fn keys(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut table = "";
+        self.lines.iter().filter_map(move |line| match line {
+            Line::Header { text, .. } => {
+                table = text;
+                None
+            }
+            Line::Absent { .. } => None,
+            Line::Value { key, .. } | Line::Note { key, .. } => Some((table, key.as_str())),
+        })
+    }
+}
+
+impl fmt::Display for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = |given: bool| if given { "" } else { "  # default" };
+        for line in &self.lines {
+            match line {
+                Line::Header { text, given } => writeln!(f, "\n{text}{}", mark(*given))?,
+                Line::Absent { text } => writeln!(f, "\n# {text}{}", mark(false))?,
+                Line::Value { key, literal, given } => writeln!(f, "{} = {literal}{}", toml_key(key), mark(*given))?,
+                Line::Note { key, text, given } => {
+                    writeln!(f, "# {}: {text}{}", toml_key(key), mark(*given))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A key as TOML writes it: quoted unless it is bare.
+pub(super) fn toml_key(key: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { toml_string(key) }
+}
+
+/// A basic TOML string, on one line.
+pub(super) fn toml_string(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.push_str(&format!("\\u{:04X}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,200 @@
+//! Rates and quotas: of the cluster, of a source, of an account.
+
+use std::{collections::HashMap, num::NonZeroU32};
+
+use super::{
+    effective::Line,
+    error::Wrong,
+    leaf::{Leaf, within},
+    node::Node,
+    section::{Found, Section},
+};
+use crate::{
+    admission::{AccountLimits, Quota, Rate},
+    identity::AccountRule,
+};
+
+/// What an account may have that no table speaks of.
+pub(super) const UNLIMITED: AccountLimits =
+    AccountLimits { quota: Quota { max_connections: None, rate: None }, weight: NonZeroU32::MIN };
+
+/// More than any cluster takes; catches a slipped digit.
+const FASTEST: u32 = 1_000_000;
+
+/// A number of new connections per second.
+pub(super) trait PerSecond: Leaf {
+    fn number(&self) -> u32;
+}
+
+impl PerSecond for u32 {
+    fn number(&self) -> u32 {
+        *self
+    }
+}
+
+/// The rate of the whole cluster, which a later build also finds by itself.
+#[derive(PartialEq)]
+pub(super) struct Pace(u32);
+
+impl Leaf for Pace {
+    fn read(node: &Node) -> Result<Self, Wrong> {
+        if *node == Node::String("adaptive".into()) {
+            return Err(Wrong::new(
+                "\"adaptive\" is not in this build",
+                "write the number of new clients per second the cluster can take, or leave the key out for no limit",
+            ));
+        }
+        u32::read(node).map(Self)
+    }
+    fn show(&self) -> String {
+        self.0.show()
+    }
+}
+
+impl PerSecond for Pace {
+    fn number(&self) -> u32 {
+        self.0
+    }
+}
+
+/// Reads `rate` and `burst`; without a rate there is no limit, and a burst means nothing.
+pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &str) -> Option<Rate> {
+    let rate = s.leaf::<T>("rate", |rate| match rate.number() {
+        0 => Err(Wrong::new("0 admits nobody", "write 1 or more, or leave the key out for no limit")),
+        1..=FASTEST => Ok(()),
+        n => Err(Wrong::new(
+            format!("{n} is too large"),
+            format!("write 1 to {FASTEST}, or leave the key out for no limit"),
+        )),
+    });
+    let burst = s.leaf::<u32>("burst", within(1..=FASTEST));
+    let rate = match rate {
+        Found::Good(rate) => rate,
+        Found::Wrong => return None,
+        Found::Absent => {
+            if burst != Found::Absent {
+                let wrong = Wrong::new("it does nothing without a rate", "write a rate beside it");
+                s.wrong("burst", wrong);
+            }
+            s.note("rate", absence, false);
+            s.note("burst", "a tenth of the rate, at least 10", false);
+            return None;
+        }
+    };
+    s.in_force("rate", &rate, true);
+    // A tenth of a second's worth smooths the jitter of arrivals; ten, so that small fleets start at once.
+    let default_burst = (rate.number() / 10).max(10);
+    let (burst, given) = match burst {
+        Found::Good(burst) => (burst, true),
+        Found::Absent | Found::Wrong => (default_burst, false),
+    };
+    s.in_force("burst", &burst, given);
+    Some(Rate { per_second: NonZeroU32::new(rate.number())?, burst: NonZeroU32::new(burst)? })
+}
+
+/// Reads `max_connections`, `rate` and `burst`.
+pub(super) fn quota(s: &mut Section<'_>) -> Quota {
+    let max_connections = s.optional("max_connections", "no limit", |n: &u32| match n {
+        0 => Err(Wrong::new("0 admits nobody", "write 1 or more, or leave the key out for no limit")),
+        _ => Ok(()),
+    });
+    Quota { max_connections, rate: rate::<u32>(s, "no limit") }
+}
+
+/// All tables under `accounts`.
+pub(super) struct Accounts {
+    pub(super) default: AccountLimits,
+    pub(super) limits: HashMap<String, AccountLimits>,
+    /// In the order of the file: the first that fits wins.
+    pub(super) rules: Vec<AccountRule>,
+}
+
+/// Reads `[accounts.*]`.
+pub(super) fn accounts(s: &mut Section<'_>) -> Accounts {
+    let mut rules: Vec<AccountRule> = Vec::new();
+    let named = s.named("accounts", "accounts", |name, s| {
+        let users = users(s, name, &rules);
+        if !users.is_empty() {
+            rules.push(AccountRule { account: name.to_owned(), users });
+        }
+        account_limits(s)
+    });
+    let mut limits: HashMap<String, AccountLimits> = named.into_iter().collect();
+    let default = limits.remove(DEFAULT).unwrap_or_else(|| {
+        s.sink.lines.push(Line::Header { text: format!("[accounts.{DEFAULT}]"), given: false });
+        let path = format!("accounts.{DEFAULT}");
+        Section::read(s.sink, "accounts", path, Vec::new(), account_limits)
+    });
+    Accounts { default, limits, rules }
+}
+
+/// The entry for any account without one of its own.
+const DEFAULT: &str = "default";
+
+fn account_limits(s: &mut Section<'_>) -> AccountLimits {
+    let quota = quota(s);
+    // 1: every account counts the same until somebody says otherwise.
+    let weight = s.value("weight", 1u32, within(1..=1000));
+    AccountLimits { quota, weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN) }
+}
+
+/// Reads `users`. They may be tokens, so errors and the printed configuration say how many there are and never what.
+fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<String> {
+    if account == DEFAULT {
+        if s.take("users").is_some() {
+            let wrong = Wrong::new(
+                "default has no users: it is for all whom no other account names",
+                "remove the key, or move it to the account it belongs to",
+            );
+            s.wrong("users", wrong);
+        }
+        return Vec::new();
+    }
+    if account.is_empty() {
+        s.wrong("users", Wrong::new("the account has no name", "write [accounts.NAME]"));
+    }
+    let users = s.list::<User>("users");
+    let given = users.is_some();
+    let mut kept: Vec<String> = Vec::new();
+    for (i, User(user)) in users.unwrap_or_default() {
+        let owner = earlier.iter().find(|rule| rule.users.contains(&user));
+        if let Some(rule) = owner {
+            let what = format!("account {:?} has the same entry", rule.account);
+            let wrong = Wrong::new(what, "leave it in one of the two");
+            s.wrong(&format!("users[{i}]"), wrong);
+        } else if kept.contains(&user) {
+            let wrong = Wrong::new("the same entry is in this list before", "remove one");
+            s.wrong(&format!("users[{i}]"), wrong);
+        }
+        kept.push(user);
+    }
+    let text = match kept.len() {
+        0 => "none, only what the server itself names".to_owned(),
+        1 => "1 entry, not shown".to_owned(),
+        n => format!("{n} entries, not shown"),
+    };
+    s.note("users", &text, given);
+    kept
+}
+
+/// A user, an nkey or a token, or a glob of such. Has no printable form: it may be a secret.
+#[derive(PartialEq)]
+struct User(String);
+
+impl Leaf for User {
+    fn read(node: &Node) -> Result<Self, Wrong> {
+        const RIGHT: &str = "write a user, nkey or token in quotes; * and ? are globs";
+        match node {
+            Node::String(text) if text.is_empty() => Err(Wrong::new("it is empty", RIGHT)),
+            Node::String(text) if globset::Glob::new(text).is_err() => Err(Wrong::new(
+                "this entry (not shown) is no glob: a [ or { is not closed, or it ends in \\",
+                "put such a character in brackets, as in [[]",
+            )),
+            Node::String(text) => Ok(Self(text.clone())),
+            other => Err(Wrong::new(format!("it is {}", other.kind()), RIGHT)),
+        }
+    }
+    fn show(&self) -> String {
+        "\"…\"".into()
+    }
+}

@@ -1,0 +1,175 @@
+//! The server's half of the preface: connect, read its INFO, send CONNECT and PING, wait for its word.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    protocol::{
+        MAX_INFO_LINE, PONG,
+        control_line::{LineScanner, ServerLine, server_line},
+        info::Info,
+    },
+    socket,
+};
+
+/// The INFO that names the account is written together with PONG; a server that does not send it is not waited for longer.
+const ACCOUNT_NAME_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Why a server could not be used. None of these is the client's fault, so it is placed elsewhere.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Refused, unreachable, reset.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// No answer in time.
+    #[error("no answer in time")]
+    TimedOut,
+    /// The stream ended before the server's word.
+    #[error("the server closed the connection")]
+    Closed,
+    /// What came is not what a nats-server sends.
+    #[error("not a nats-server: {0}")]
+    NotNats(&'static str),
+    /// `maximum connections exceeded`: others took the slot.
+    #[error("the server is full")]
+    Full,
+}
+
+/// A connection to a server whose INFO has been read.
+#[derive(Debug)]
+pub struct Dialled {
+    stream: TcpStream,
+    lines: Lines,
+    info: Arc<Info>,
+}
+
+/// What the server said to CONNECT.
+#[derive(Debug)]
+pub enum Answer {
+    /// PONG: the client is in.
+    Pong(Box<Accepted>),
+    /// `-ERR`: its own words, to be passed on as they are.
+    Err(Vec<u8>),
+}
+
+/// A connection the server has accepted the client on.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub stream: TcpStream,
+    /// The server's INFO for this client: the one after its first PONG, or before 2.12 the first.
+    pub info: Arc<Info>,
+    /// What the server sent behind that.
+    pub rest: Vec<u8>,
+}
+
+/// Connects to `address` and reads INFO.
+///
+/// # Errors
+/// Any [`DialError`] but [`DialError::Full`].
+pub async fn dial(address: &str, deadline: Instant) -> Result<Dialled, DialError> {
+    let mut stream = in_time(deadline, TcpStream::connect(address)).await?;
+    socket::tune(&stream)?;
+    let mut lines = Lines::default();
+    let line = lines.next(&mut stream, deadline).await?;
+    let ServerLine::Info(json) = server_line(&line) else { return Err(DialError::NotNats("no INFO")) };
+    let info = Info::parse(json).map_err(|_| DialError::NotNats("INFO does not parse"))?;
+    Ok(Dialled { stream, lines, info: Arc::new(info) })
+}
+
+impl Dialled {
+    /// The server's INFO.
+    pub fn info(&self) -> &Arc<Info> {
+        &self.info
+    }
+
+    /// Sends `connect` (a whole CONNECT line and PING) and waits for the server's word. With `names_account` the INFO that a
+    /// server since 2.12 sends right behind its first PONG is waited for too: it names the account.
+    ///
+    /// # Errors
+    /// Any [`DialError`].
+    pub async fn handshake(
+        mut self,
+        connect: &[u8],
+        names_account: bool,
+        mut deadline: Instant,
+    ) -> Result<Answer, DialError> {
+        // A full server says so and closes without reading; its word is still there to be read when this write fails.
+        let written = in_time(deadline, self.stream.write_all(connect)).await;
+        let mut ponged = false;
+        loop {
+            let line = match self.lines.next(&mut self.stream, deadline).await {
+                Ok(line) => line,
+                // The account's name is welcome, but the client is in already.
+                Err(DialError::TimedOut) if ponged => break,
+                Err(err) => return Err(written.err().unwrap_or(err)),
+            };
+            match server_line(&line) {
+                ServerLine::Info(json) => {
+                    self.info = Arc::new(Info::parse(json).map_err(|_| DialError::NotNats("INFO does not parse"))?);
+                    if ponged {
+                        break;
+                    }
+                }
+                ServerLine::Ping => in_time(deadline, self.stream.write_all(PONG)).await?,
+                // weir sent CONNECT as the client wrote it: a verbose client gets its +OK from the session.
+                ServerLine::Ok => {}
+                ServerLine::Pong if names_account && !ponged => {
+                    ponged = true;
+                    deadline = deadline.min(Instant::now() + ACCOUNT_NAME_TIMEOUT);
+                }
+                ServerLine::Pong => break,
+                ServerLine::Err(text) if is_full(text) => return Err(DialError::Full),
+                ServerLine::Err(_) => return Ok(Answer::Err(line)),
+                ServerLine::Other => return Err(DialError::NotNats("an operation before PONG")),
+            }
+        }
+        Ok(Answer::Pong(Box::new(Accepted { stream: self.stream, info: self.info, rest: self.lines.into_rest() })))
+    }
+}
+
+fn is_full(text: &[u8]) -> bool {
+    text.eq_ignore_ascii_case(b"maximum connections exceeded")
+}
+
+async fn in_time<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>) -> Result<T, DialError> {
+    timeout_at(deadline, work).await.map_err(|_| DialError::TimedOut)?.map_err(DialError::Io)
+}
+
+/// Reads control lines, and nothing past them.
+#[derive(Debug)]
+struct Lines {
+    buffer: Vec<u8>,
+    scanner: LineScanner,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self { buffer: Vec::new(), scanner: LineScanner::new(MAX_INFO_LINE) }
+    }
+}
+
+impl Lines {
+    async fn next(&mut self, stream: &mut TcpStream, deadline: Instant) -> Result<Vec<u8>, DialError> {
+        loop {
+            let found = self.scanner.find(&self.buffer).map_err(|_| DialError::NotNats("a line without an end"))?;
+            if let Some(end) = found {
+                return Ok(self.buffer.drain(..end).collect());
+            }
+            // INFO is 300 to 600 bytes, of a large cluster some KiB.
+            self.buffer.reserve(1024);
+            if in_time(deadline, stream.read_buf(&mut self.buffer)).await? == 0 {
+                return Err(DialError::Closed);
+            }
+        }
+    }
+
+    fn into_rest(self) -> Vec<u8> {
+        self.buffer
+    }
+}

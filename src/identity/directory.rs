@@ -1,0 +1,119 @@
+//! Which account a credential belongs to: what the servers themselves said, else what the operator configured.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+use super::{AccountRule, Credential, CredentialKey};
+
+/// The account of a credential that neither the configuration nor a server has named yet.
+pub const UNKNOWN_ACCOUNT: &str = "default";
+
+/// Learned credentials at most; beyond it an arbitrary part is forgotten, and is learned again at its next connect.
+const MOST_LEARNED: usize = 100_000;
+
+/// From credential to account.
+#[derive(Debug)]
+pub struct Directory {
+    rules: Vec<(Arc<str>, GlobSet)>,
+    learned: DashMap<CredentialKey, Arc<str>>,
+    unknown: Arc<str>,
+}
+
+impl Directory {
+    /// A directory of the configured accounts.
+    ///
+    /// # Errors
+    /// The pattern that is no glob.
+    pub fn new(rules: &[AccountRule]) -> Result<Self, globset::Error> {
+        let rules = rules.iter().map(|rule| {
+            let mut set = GlobSetBuilder::new();
+            for pattern in &rule.users {
+                set.add(Glob::new(pattern)?);
+            }
+            Ok((Arc::from(rule.account.as_str()), set.build()?))
+        });
+        Ok(Self { rules: rules.collect::<Result<_, _>>()?, learned: DashMap::new(), unknown: UNKNOWN_ACCOUNT.into() })
+    }
+
+    /// The account a credential belongs to, as far as known. A server's own word counts more than the configuration.
+    pub fn account(&self, credential: Credential<'_>, key: CredentialKey) -> Arc<str> {
+        if let Some(learned) = self.learned.get(&key) {
+            return Arc::clone(&learned);
+        }
+        let rule = self.rules.iter().find(|(_, users)| users.is_match(credential.text()));
+        Arc::clone(rule.map_or(&self.unknown, |(account, _)| account))
+    }
+
+    /// A server has said to which account a credential belongs.
+    pub fn learn(&self, key: CredentialKey, account: &Arc<str>) {
+        if self.learned.get(&key).is_some_and(|known| *known == *account) {
+            return;
+        }
+        if self.learned.len() >= MOST_LEARNED {
+            // Half go, without order: cheap, rare, and what is still in use comes back with its next connect.
+            let mut keep = false;
+            self.learned.retain(|_, _| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.learned.insert(key, Arc::clone(account));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Keys;
+
+    fn directory() -> Directory {
+        let rule = |account: &str, users: &[&str]| AccountRule {
+            account: account.into(),
+            users: users.iter().map(|&u| u.into()).collect(),
+        };
+        Directory::new(&[rule("ORDERS", &["orders-*"]), rule("BILLING", &["bill", "orders-special", "t0ken?"])])
+            .unwrap()
+    }
+
+    fn account(directory: &Directory, credential: Credential<'_>) -> String {
+        directory.account(credential, Keys::default().credential(credential)).to_string()
+    }
+
+    #[test]
+    fn globs_first_match_wins() {
+        let directory = directory();
+        assert_eq!(account(&directory, Credential::User("orders-7")), "ORDERS");
+        assert_eq!(account(&directory, Credential::User("orders-special")), "ORDERS");
+        assert_eq!(account(&directory, Credential::User("bill")), "BILLING");
+        assert_eq!(account(&directory, Credential::Token("t0kenX")), "BILLING");
+        assert_eq!(account(&directory, Credential::User("billy")), UNKNOWN_ACCOUNT);
+        assert_eq!(account(&directory, Credential::Nothing), UNKNOWN_ACCOUNT);
+    }
+
+    #[test]
+    fn the_servers_word_counts_more() {
+        let (directory, keys) = (directory(), Keys::default());
+        let credential = Credential::User("orders-7");
+        let key = keys.credential(credential);
+        directory.learn(key, &"ELSEWHERE".into());
+        assert_eq!(&*directory.account(credential, key), "ELSEWHERE");
+    }
+
+    #[test]
+    fn learned_accounts_are_bounded() {
+        let (directory, keys) = (directory(), Keys::default());
+        let account = "A".into();
+        for n in 0..MOST_LEARNED + 10 {
+            directory.learn(keys.credential(Credential::User(&n.to_string())), &account);
+        }
+        assert!(directory.learned.len() <= MOST_LEARNED);
+    }
+
+    #[test]
+    fn a_user_and_a_token_of_the_same_text_differ() {
+        let keys = Keys::default();
+        assert!(keys.credential(Credential::User("x")) != keys.credential(Credential::Token("x")));
+    }
+}

@@ -1,0 +1,126 @@
+//! The process's limit of open files: every client takes two, so this is the first ceiling that a large fleet meets.
+
+use std::fmt;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors of one client: its own socket, and the one to its server.
+const PER_CLIENT: u64 = 2;
+
+/// Descriptors of one server beside its clients': a connection for readings, and one more while that is replaced.
+const PER_SERVER: u64 = 2;
+
+/// Descriptors of one worker: epoll, its waker, the signal pipe, a listening socket for each of a few listeners.
+const PER_WORKER: u64 = 8;
+
+/// Descriptors of the process: standard streams, the monitor's socket and its scrapers, a name being resolved.
+const BASE: u64 = 48;
+
+/// The limit of open files of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileLimit {
+    /// What holds now; `u64::MAX` is no limit.
+    pub soft: u64,
+    /// What the process may raise it to; `u64::MAX` is no limit.
+    pub hard: u64,
+}
+
+/// Raises the soft limit to the hard limit, and reports what holds afterwards. A system that refuses leaves
+/// `soft < hard`; whether that matters is for [`carries`] to say.
+pub fn raise() -> FileLimit {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        // macOS refuses "no limit" here; the old limit then stands, and the report below says so.
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+    let limit = getrlimit(Resource::Nofile);
+    FileLimit { soft: limit.current.unwrap_or(u64::MAX), hard: limit.maximum.unwrap_or(u64::MAX) }
+}
+
+/// A limit of open files that cannot carry the configured clients. Displays as one sentence for the log, with what to
+/// set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortfall {
+    /// The limit in force, in descriptors.
+    pub limit: u64,
+    /// What `max_clients` takes, in descriptors.
+    pub needed: u64,
+    /// The clients that were configured.
+    pub max_clients: u32,
+    /// The clients that the limit carries.
+    pub carried: u32,
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { limit, needed, max_clients, carried } = self;
+        write!(
+            f,
+            "the limit of {limit} open files carries {carried} clients, not max_clients = {max_clients}: \
+             raise it to {needed} (`ulimit -n {needed}`, or LimitNOFILE={needed} in a systemd unit), \
+             or set max_clients = {carried}"
+        )
+    }
+}
+
+impl std::error::Error for Shortfall {}
+
+/// Whether a limit (`FileLimit::soft`) carries so many clients: two descriptors each, and a few dozen for the rest.
+///
+/// # Errors
+/// When it does not; weir then still runs, and refuses or fails to accept beyond what it carries.
+pub fn carries(limit: u64, max_clients: u32, servers: usize, workers: usize) -> Result<(), Shortfall> {
+    let of = |each: u64, count: usize| each.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
+    let rest = BASE.saturating_add(of(PER_SERVER, servers)).saturating_add(of(PER_WORKER, workers));
+    let needed = rest.saturating_add(PER_CLIENT * u64::from(max_clients));
+    if needed <= limit {
+        return Ok(());
+    }
+    let carried = limit.saturating_sub(rest) / PER_CLIENT;
+    Err(Shortfall {
+        limit,
+        needed,
+        max_clients,
+        // Fewer than max_clients, or there were no shortfall; so it fits.
+        carried: u32::try_from(carried).unwrap_or(max_clients),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_descriptors_a_client_and_a_few_dozen() {
+        // 3 servers and 2 workers take 48 + 6 + 16 = 70.
+        assert_eq!(carries(2070, 1000, 3, 2), Ok(()));
+        let short = carries(2069, 1000, 3, 2).unwrap_err();
+        assert_eq!((short.needed, short.carried), (2070, 999));
+    }
+
+    #[test]
+    fn a_tiny_limit_carries_nobody_and_a_missing_one_everybody() {
+        assert_eq!(carries(10, 1, 1, 1).unwrap_err().carried, 0);
+        assert_eq!(carries(u64::MAX, u32::MAX, usize::MAX, 1), Ok(()));
+        assert_eq!(carries(u64::MAX, u32::MAX, 100, 64), Ok(()));
+    }
+
+    #[test]
+    fn the_sentence_says_what_to_set() {
+        let short = carries(1024, 65_536, 3, 2).unwrap_err();
+        assert_eq!(
+            short.to_string(),
+            "the limit of 1024 open files carries 477 clients, not max_clients = 65536: \
+             raise it to 131142 (`ulimit -n 131142`, or LimitNOFILE=131142 in a systemd unit), \
+             or set max_clients = 477"
+        );
+    }
+
+    #[test]
+    fn raising_ends_at_the_hard_limit() {
+        let limit = raise();
+        assert_eq!(limit.soft, limit.hard);
+        assert_eq!(raise(), limit);
+    }
+}

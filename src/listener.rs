@@ -1,0 +1,58 @@
+//! Accepting. Nothing else: whatever takes time happens in the session's own task.
+
+use std::{future::Future, io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::socket;
+
+/// After an accept error (no descriptors left, mostly) the loop waits, longer each time, as nats-server does
+/// (`ACCEPT_MIN_SLEEP` and `ACCEPT_MAX_SLEEP`, const.go).
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Accepts until `stop`, and hands each connection to `serve`, which must not wait.
+pub async fn accept(listener: TcpListener, stop: CancellationToken, mut serve: impl FnMut(TcpStream, SocketAddr)) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let Some(accepted) = until(&stop, listener.accept()).await else { return };
+        match accepted {
+            Ok((stream, peer)) => {
+                pause = FIRST_PAUSE;
+                // A client that is gone already needs no options.
+                if socket::tune(&stream).is_ok() {
+                    serve(stream, peer);
+                }
+            }
+            Err(err) if concerns_one_connection(&err) => {}
+            Err(err) => {
+                warn!(%err, ?pause, "cannot accept");
+                if until(&stop, sleep(pause)).await.is_none() {
+                    return;
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+async fn until<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        done = work => Some(done),
+    }
+}
+
+/// Whether an accept error is about a connection that vanished in the backlog (accept(2)), not about the listener.
+fn concerns_one_connection(err: &io::Error) -> bool {
+    matches!(
+        err.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}

@@ -1,0 +1,220 @@
+//! `/metrics`: every family in one place. What sessions counted is read when asked for, so counting costs an atomic add.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+
+use crate::{
+    close::{Cause, Close, Party, Phase, Refusal},
+    session::House,
+};
+
+/// Accounts shown by name; the others' connections are summed up as `other`.
+const TOP_ACCOUNTS: usize = 50;
+
+/// What can be asked for.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// The metrics of a house.
+    pub fn new(house: Arc<House>) -> Self {
+        let mut registry = Registry::with_prefix("weir");
+        registry.register_collector(Box::new(HouseCollector { house }));
+        Self { registry }
+    }
+
+    /// The Prometheus text form, OpenMetrics 1.0.
+    ///
+    /// # Errors
+    /// None in practice: writing to a string does not fail.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[derive(Debug)]
+struct HouseCollector {
+    house: Arc<House>,
+}
+
+/// Writes families; each has its samples with their labels.
+struct Families<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Families<'_, '_> {
+    fn family<M: EncodeMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Vec<(&'static str, String)>, M)>,
+    ) -> fmt::Result {
+        let mut samples = samples.into_iter().peekable();
+        let Some((_, first)) = samples.peek() else { return Ok(()) };
+        let mut family = self.0.encode_descriptor(name, help, None, first.metric_type())?;
+        for (labels, metric) in samples {
+            metric.encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    /// A family of one sample without labels.
+    fn single(&mut self, name: &str, help: &str, metric: impl EncodeMetric) -> fmt::Result {
+        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        self.single(name, help, ConstGauge::new(value))
+    }
+}
+
+impl Collector for HouseCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families = Families(&mut encoder);
+        self.servers(&mut families)?;
+        self.doors(&mut families)?;
+        self.ends(&mut families)
+    }
+}
+
+impl HouseCollector {
+    fn servers(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+        let (house, now) = (&self.house, Instant::now());
+        let each = |value: &dyn Fn(&crate::upstream::Server) -> f64| {
+            let sample = |s: &Arc<crate::upstream::Server>| (server_label(s.name()), ConstGauge::new(value(s)));
+            house.servers.iter().map(sample).collect::<Vec<_>>()
+        };
+        families.family(
+            "sessions_active",
+            "Sessions on each server that weir relays",
+            each(&|s| s.load().sessions().into()),
+        )?;
+        families.family(
+            "handshakes_active",
+            "Handshakes with each server that are under way",
+            each(&|s| s.load().handshakes().into()),
+        )?;
+        families.family(
+            "server_connections",
+            "Connections of each server: its last count, corrected by what weir opened and closed since",
+            each(&|s| s.load().projected().into()),
+        )?;
+        families.family(
+            "server_max_connections",
+            "The most connections of each server, by its own limit or the configured one",
+            each(&|s| s.load().capacity().into()),
+        )?;
+        families.family(
+            "server_headroom",
+            "Clients that weir would still send to each server",
+            each(&|s| s.load().ceiling().saturating_sub(s.load().projected()).into()),
+        )?;
+        families.family(
+            "server_up",
+            "Whether each server is used for new clients: it answers, its reading is fresh, it is not leaving",
+            each(&|s| if s.is_up(now) { 1.0 } else { 0.0 }),
+        )?;
+        let tallies = || house.servers.iter().zip(&house.tally.servers);
+        families.family(
+            "admitted",
+            "Clients that got their PONG from each server",
+            tallies().map(|(s, t)| (server_label(s.name()), ConstCounter::new(t.admitted.load(Relaxed)))),
+        )?;
+        families.family(
+            "handshake_seconds",
+            "From the start of the dial to the server's PONG",
+            tallies().map(|(s, t)| (server_label(s.name()), t.handshake_seconds.clone())),
+        )
+    }
+
+    fn doors(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+        let doors = &self.house.doors;
+        families.gauge("held", "Clients that wait for their turn", doors.held() as f64)?;
+        families.gauge(
+            "refusals_delayed",
+            "Clients whose refusal waits for its random delay",
+            (doors.delayed() as u32 + self.house.turned_away.inside()).into(),
+        )?;
+        if let Some(pace) = doors.pace() {
+            families.gauge("pace", "New clients per second that weir lets onto the cluster", pace.into())?;
+        }
+        families.single(
+            "hold_seconds",
+            "How long held clients waited, whatever came of it",
+            self.house.tally.hold_seconds.clone(),
+        )?;
+        let mut accounts = doors.accounts().connections();
+        accounts.sort_by(|(a_name, a), (b_name, b)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
+        let others: u32 = accounts.iter().skip(TOP_ACCOUNTS).map(|(_, n)| n).sum();
+        let named = accounts.into_iter().take(TOP_ACCOUNTS).map(|(name, n)| (name.to_string(), n));
+        families.family(
+            "account_connections",
+            "Connections of each account, the largest by name and the rest as `other`",
+            named
+                .chain((others > 0).then(|| ("other".to_owned(), others)))
+                .map(|(name, n)| (vec![("account", name)], ConstGauge::new(f64::from(n)))),
+        )
+    }
+
+    fn ends(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+        let tally = &self.house.tally;
+        families.family(
+            "refused",
+            "Clients refused, by reason",
+            Refusal::ALL.map(|r| (vec![("reason", r.name().to_owned())], ConstCounter::new(tally.refused(r)))),
+        )?;
+        let mut closed = Vec::new();
+        for party in Party::ALL {
+            for phase in Phase::ALL {
+                for cause in Cause::ALL {
+                    let n = tally.closed(Close { party, phase, cause });
+                    let labels = vec![
+                        ("party", party.name().to_owned()),
+                        ("phase", phase.name().to_owned()),
+                        ("reason", cause.name().to_owned()),
+                    ];
+                    // 72 combinations, most of which never happen: shown from their first time on.
+                    if n > 0 {
+                        closed.push((labels, ConstCounter::new(n)));
+                    }
+                }
+            }
+        }
+        families.family("closed", "Connections that ended without a refusal", closed)?;
+        families.single(
+            "probes",
+            "Connections that opened and closed without a word",
+            ConstCounter::new(tally.probes.load(Relaxed)),
+        )?;
+        let totals = tally.totals();
+        let directions = |up: u64, down: u64| {
+            [("up", up), ("down", down)].map(|(d, n)| (vec![("direction", d.to_owned())], ConstCounter::new(n)))
+        };
+        families.family(
+            "relayed_bytes",
+            "Bytes relayed by sessions that have ended: `up` from clients to servers, `down` from servers to clients",
+            directions(totals.bytes_up, totals.bytes_down),
+        )?;
+        families.family(
+            "relayed_messages",
+            "Messages relayed by sessions that have ended",
+            directions(totals.messages_up, totals.messages_down),
+        )
+    }
+}
+
+fn server_label(name: &str) -> Vec<(&'static str, String)> {
+    vec![("server", name.to_owned())]
+}

@@ -1,0 +1,87 @@
+//! The client's half of the preface: INFO out, CONNECT in, bounded in bytes and in time; and watching a client that waits.
+
+use std::io;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+
+use crate::protocol::{
+    connect::Connect,
+    preface::{Preface, PrefaceError},
+};
+
+/// How a preface ends without a CONNECT.
+#[derive(Debug)]
+pub enum Unfinished {
+    /// The connection ended before it said anything: a health check or a port scan.
+    Probe,
+    /// The client left in the middle.
+    Gone,
+    /// CONNECT did not come in time.
+    TimedOut,
+    /// What came is not acceptable.
+    Wrong(PrefaceError),
+}
+
+/// The client's words so far.
+#[derive(Debug)]
+pub struct Arrival {
+    /// What it asks for.
+    pub connect: Box<Connect>,
+    /// What it sends behind.
+    pub preface: Preface,
+}
+
+/// Sends `greeting` in a write of its own and reads until CONNECT is complete.
+///
+/// # Errors
+/// [`Unfinished`].
+pub async fn exchange(
+    down: &mut TcpStream,
+    greeting: &[u8],
+    max_control_line: usize,
+    deadline: Instant,
+) -> Result<Arrival, Unfinished> {
+    let mut preface = Preface::new(max_control_line);
+    match timeout_at(deadline, down.write_all(greeting)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => return Err(Unfinished::Probe),
+        Err(_) => return Err(Unfinished::TimedOut),
+    }
+    loop {
+        match timeout_at(deadline, advance(down, &mut preface)).await {
+            Err(_) => return Err(Unfinished::TimedOut),
+            Ok(Err(_)) if preface.is_untouched() => return Err(Unfinished::Probe),
+            Ok(Err(_)) => return Err(Unfinished::Gone),
+            Ok(Ok(Err(wrong))) => return Err(Unfinished::Wrong(wrong)),
+            Ok(Ok(Ok(None))) => {}
+            Ok(Ok(Ok(Some(connect)))) => return Ok(Arrival { connect, preface }),
+        }
+    }
+}
+
+/// Reads on while a client waits. Returns when there is no more reason to let it wait: it left, or sends more than may wait.
+pub async fn watch(down: &mut TcpStream, preface: &mut Preface) -> Unfinished {
+    loop {
+        match advance(down, preface).await {
+            Err(_) => return Unfinished::Gone,
+            Ok(Err(wrong)) => return Unfinished::Wrong(wrong),
+            Ok(Ok(_)) => {}
+        }
+    }
+}
+
+/// One read. The outer error is the end of the stream. Cancel-safe: what has been read is in `preface`.
+async fn advance(
+    down: &mut TcpStream,
+    preface: &mut Preface,
+) -> io::Result<Result<Option<Box<Connect>>, PrefaceError>> {
+    let mut bytes = [0; 1024];
+    match down.read(&mut bytes).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        n => Ok(preface.advance(&bytes[..n])),
+    }
+}

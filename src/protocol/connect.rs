@@ -1,0 +1,379 @@
+//! CONNECT: who a client says it is.
+//!
+//! Parsed as nats-server does it (`processConnect`: Go's `json.Unmarshal` into `ClientOpts`), so that `{"uſer":"a","USER":"b"}`
+//! is b here and there. What weir sends on is written anew, one copy of each key, so that nothing is left to read differently.
+
+use std::fmt;
+
+use super::json::{self, Reader, Syntax};
+
+/// Why a CONNECT is none. The server closes on each of these without a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectError {
+    /// The argument is not one JSON value.
+    Syntax,
+    /// It is JSON, but neither an object nor null.
+    NotAnObject,
+    /// The value of this key is of another type than the server's.
+    WrongType(&'static str),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax => f.write_str("CONNECT is not valid JSON"),
+            Self::NotAnObject => f.write_str("CONNECT is not a JSON object"),
+            Self::WrongType(key) => write!(f, "CONNECT has a value of the wrong type for {key:?}"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+impl From<Syntax> for ConnectError {
+    fn from(_: Syntax) -> Self {
+        Self::Syntax
+    }
+}
+
+/// Keys whose values are strings, in canonical order; the index is [`Text`].
+const TEXTS: [&str; 12] = [
+    "lang",
+    "version",
+    "name",
+    "user",
+    "pass",
+    "auth_token",
+    "nkey",
+    "jwt",
+    "sig",
+    "account",
+    "remote_account",
+    "proxy_sig",
+];
+
+#[derive(Clone, Copy)]
+enum Text {
+    Lang,
+    Version,
+    Name,
+    User,
+    Pass,
+    AuthToken,
+    Nkey,
+    Jwt,
+    Sig,
+    Account,
+    ProxySig = 11,
+}
+
+/// Keys whose values are true or false, in canonical order; the index is [`Flag`].
+const FLAGS: [&str; 7] = ["verbose", "pedantic", "echo", "tls_required", "headers", "no_responders", "new_account"];
+
+#[derive(Clone, Copy)]
+enum Flag {
+    Verbose,
+    Pedantic,
+    Echo,
+    TlsRequired,
+    Headers,
+    NoResponders,
+    NewAccount,
+}
+
+/// How many of [`FLAGS`] are written even when false: their default at the server is true.
+const ALWAYS: usize = 3;
+
+/// A parsed CONNECT.
+///
+/// An absent string and an empty one are the same to the server, and here. `account` and `new_account` make every server
+/// refuse the client; they are kept so that it does.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Connect {
+    texts: [Box<str>; TEXTS.len()],
+    flags: [bool; FLAGS.len()],
+    protocol: i64,
+    /// Keys that weir has no use for, each with its raw value without blanks, in the client's order. Bytes, as Go lets invalid UTF-8 pass.
+    others: Vec<(Box<str>, Box<[u8]>)>,
+}
+
+impl Connect {
+    /// Reads the argument of a CONNECT line.
+    ///
+    /// # Errors
+    ///
+    /// Exactly when nats-server's `json.Unmarshal` fails: text that is not one JSON value, a value of the wrong type for a known
+    /// key (also when a later copy of the key is right), a `protocol` that is not an integer of 64 bits.
+    pub fn parse(json: &[u8]) -> Result<Self, ConnectError> {
+        let mut connect = Self {
+            texts: Default::default(),
+            // nats-server's defaultOpts: verbose, pedantic and echo are on unless switched off.
+            flags: [true, true, true, false, false, false, false],
+            protocol: 0,
+            others: Vec::new(),
+        };
+        let mut reader = Reader::new(json);
+        if !reader.enter_object() {
+            let value = reader.value()?;
+            reader.end()?;
+            return if value == b"null" { Ok(connect) } else { Err(ConnectError::NotAnObject) };
+        }
+        let mut key = String::new();
+        let mut wrong = None;
+        while let Some((raw_key, value)) = reader.member()? {
+            key.clear();
+            json::unquote(raw_key, &mut key);
+            // As in Go, the rest must be JSON before a wrong type is worth a word.
+            if let Err(name) = connect.set(&key, value) {
+                wrong = wrong.or(Some(name));
+            }
+        }
+        reader.end()?;
+        wrong.map_or(Ok(connect), |name| Err(ConnectError::WrongType(name)))
+    }
+
+    /// Takes over one member; null changes nothing, as in Go. The error names the key.
+    fn set(&mut self, key: &str, raw: &[u8]) -> Result<(), &'static str> {
+        let null = raw == b"null";
+        if let Some((name, text)) = find(&TEXTS, key).map(|at| (TEXTS[at], &mut self.texts[at])) {
+            match raw.first() {
+                _ if null => {}
+                Some(b'"') => {
+                    let mut value = String::new();
+                    json::unquote(raw, &mut value);
+                    *text = value.into();
+                }
+                _ => return Err(name),
+            }
+        } else if let Some((name, flag)) = find(&FLAGS, key).map(|at| (FLAGS[at], &mut self.flags[at])) {
+            match raw {
+                b"true" => *flag = true,
+                b"false" => *flag = false,
+                _ if null => {}
+                _ => return Err(name),
+            }
+        } else if json::same_key(key, "protocol") {
+            if !null {
+                self.protocol = integer(raw).ok_or("protocol")?;
+            }
+        } else {
+            for name in ["import", "export"] {
+                if json::same_key(key, name) && !is_permission(raw) {
+                    return Err(name);
+                }
+            }
+            let mut compact = Vec::with_capacity(raw.len());
+            json::push_compact(raw, &mut compact);
+            self.others.push((key.into(), compact.into()));
+        }
+        Ok(())
+    }
+
+    fn text(&self, which: Text) -> Option<&str> {
+        Some(&*self.texts[which as usize]).filter(|text| !text.is_empty())
+    }
+
+    fn flag(&self, which: Flag) -> bool {
+        self.flags[which as usize]
+    }
+
+    /// The user name.
+    pub fn user(&self) -> Option<&str> {
+        self.text(Text::User)
+    }
+
+    /// The password: a secret.
+    pub fn pass(&self) -> Option<&str> {
+        self.text(Text::Pass)
+    }
+
+    /// The token: a secret.
+    pub fn auth_token(&self) -> Option<&str> {
+        self.text(Text::AuthToken)
+    }
+
+    /// The public NKey.
+    pub fn nkey(&self) -> Option<&str> {
+        self.text(Text::Nkey)
+    }
+
+    /// The user JWT: to be treated as a secret, since a bearer JWT is one.
+    pub fn jwt(&self) -> Option<&str> {
+        self.text(Text::Jwt)
+    }
+
+    /// The signature of the server's nonce.
+    pub fn sig(&self) -> Option<&str> {
+        self.text(Text::Sig)
+    }
+
+    /// The name that the application gave its connection.
+    pub fn name(&self) -> Option<&str> {
+        self.text(Text::Name)
+    }
+
+    /// The client library: `go`, `rust`, `python3`, `nats.js`, …
+    pub fn lang(&self) -> Option<&str> {
+        self.text(Text::Lang)
+    }
+
+    /// The version of the client library.
+    pub fn version(&self) -> Option<&str> {
+        self.text(Text::Version)
+    }
+
+    /// The account that the client wants to choose; servers refuse it.
+    pub fn account(&self) -> Option<&str> {
+        self.text(Text::Account)
+    }
+
+    /// Whether the client wants its account to be made; servers refuse it.
+    pub fn new_account(&self) -> bool {
+        self.flag(Flag::NewAccount)
+    }
+
+    /// The signature of the nonce by a trusted proxy.
+    pub fn proxy_sig(&self) -> Option<&str> {
+        self.text(Text::ProxySig)
+    }
+
+    /// Whether the server confirms every operation with `+OK`. True when absent.
+    pub fn verbose(&self) -> bool {
+        self.flag(Flag::Verbose)
+    }
+
+    /// Whether the server checks subjects. True when absent.
+    pub fn pedantic(&self) -> bool {
+        self.flag(Flag::Pedantic)
+    }
+
+    /// Whether the client receives what it publishes itself. True when absent.
+    pub fn echo(&self) -> bool {
+        self.flag(Flag::Echo)
+    }
+
+    /// Whether the client understands headers.
+    pub fn headers(&self) -> bool {
+        self.flag(Flag::Headers)
+    }
+
+    /// Whether the client wants to be told that a request met no responder.
+    pub fn no_responders(&self) -> bool {
+        self.flag(Flag::NoResponders)
+    }
+
+    /// Whether the client asks for TLS.
+    pub fn tls_required(&self) -> bool {
+        self.flag(Flag::TlsRequired)
+    }
+
+    /// The protocol level: 1 for clients that take an INFO at any time; servers refuse all but 0 and 1.
+    pub fn protocol(&self) -> i64 {
+        self.protocol
+    }
+
+    /// Sets the protocol level that the server is told.
+    pub fn set_protocol(&mut self, protocol: i64) {
+        self.protocol = protocol;
+    }
+
+    /// Sets the signature by which the server knows a trusted proxy.
+    pub fn set_proxy_sig(&mut self, sig: &str) {
+        self.texts[Text::ProxySig as usize] = sig.into();
+    }
+
+    /// Appends the canonical line `CONNECT {…}\r\n`: one copy of each known key in a fixed order, without those that are empty
+    /// or false where that is the default, and after them the unknown keys as they came.
+    ///
+    /// It can be longer than what the client sent (up to about 60 bytes for keys now explicit, and 3 bytes for each byte of
+    /// invalid UTF-8), and so pass the server's `max_control_line` by as much; the server then says so.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"CONNECT ");
+        let mut sep = b'{';
+        for (at, (name, &flag)) in FLAGS.iter().zip(&self.flags).enumerate() {
+            if flag || at < ALWAYS {
+                push_key(&mut sep, name, out);
+                out.extend_from_slice(if flag { b"true" } else { b"false" });
+            }
+        }
+        if self.protocol != 0 {
+            push_key(&mut sep, "protocol", out);
+            // Integers are written without a fraction, and into a Vec always.
+            let _ = serde_json::to_writer(&mut *out, &self.protocol);
+        }
+        for (name, text) in TEXTS.iter().zip(&self.texts) {
+            if !text.is_empty() {
+                push_key(&mut sep, name, out);
+                json::push_string(text, out);
+            }
+        }
+        for (name, raw) in &self.others {
+            push_key(&mut sep, name, out);
+            out.extend_from_slice(raw);
+        }
+        out.extend_from_slice(b"}\r\n");
+    }
+}
+
+fn find(names: &[&str], key: &str) -> Option<usize> {
+    names.iter().position(|name| json::same_key(key, name))
+}
+
+fn push_key(sep: &mut u8, name: &str, out: &mut Vec<u8>) {
+    out.push(std::mem::replace(sep, b','));
+    json::push_string(name, out);
+    out.push(b':');
+}
+
+/// Go's `strconv.ParseInt` on a JSON number: no fraction, no exponent.
+fn integer(raw: &[u8]) -> Option<i64> {
+    std::str::from_utf8(raw).ok()?.parse().ok()
+}
+
+/// Whether Go decodes the value into a `*SubjectPermission`, `{"allow":[…],"deny":[…]}`. Only leaf nodes use it, but a
+/// client's CONNECT fails on it all the same.
+fn is_permission(raw: &[u8]) -> bool {
+    let mut reader = Reader::new(raw);
+    if !reader.enter_object() {
+        return raw == b"null";
+    }
+    let mut key = String::new();
+    while let Ok(Some((raw_key, value))) = reader.member() {
+        key.clear();
+        json::unquote(raw_key, &mut key);
+        let known = json::same_key(&key, "allow") || json::same_key(&key, "deny");
+        if known && !is_string_array(value) {
+            return false;
+        }
+    }
+    true
+}
+
+fn is_string_array(raw: &[u8]) -> bool {
+    raw == b"null" || json::elements(raw).is_some_and(|mut all| all.all(|raw| raw == b"null" || raw.starts_with(b"\"")))
+}
+
+impl fmt::Debug for Connect {
+    /// Without secrets: of pass, auth_token, nkey, jwt, sig and proxy_sig only that they are there, of unknown keys only their names.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Connect");
+        for (at, (name, text)) in TEXTS.iter().zip(&self.texts).enumerate() {
+            let public = [Text::Lang, Text::Version, Text::Name, Text::User, Text::Account]
+                .iter()
+                .any(|&open| open as usize == at);
+            match text.is_empty() {
+                true => {}
+                false if public => _ = out.field(name, text),
+                false => _ = out.field(name, &format_args!("(set)")),
+            }
+        }
+        for (name, flag) in FLAGS.iter().zip(&self.flags) {
+            out.field(name, flag);
+        }
+        let others: Vec<&str> = self.others.iter().map(|(name, _)| &**name).collect();
+        out.field("protocol", &self.protocol).field("others", &others).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! Lines of the preface: where one ends, and which one it is.
+
+use memchr::memchr;
+
+/// The line is longer than the limit allows, or already would be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong;
+
+impl std::fmt::Display for TooLong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the control line is too long")
+    }
+}
+
+impl std::error::Error for TooLong {}
+
+/// Most bytes of verb and blanks that are not held against the limit; a line is thus bounded, which the server's is not:
+/// it lets any number of blanks stand before an argument.
+const MAX_OVERHEAD: usize = 64;
+
+/// Resumable search for the end of the line that starts at `buf[0]`; it never searches a byte twice.
+///
+/// The limit is that of nats-server's `overMaxControlLineLimit`: it is the *argument* that must not exceed it, counted
+/// from the first byte after the verb and its blanks to the line's end, without the CR before the LF.
+#[derive(Debug, Clone)]
+pub struct LineScanner {
+    limit: usize,
+    searched: usize,
+}
+
+impl LineScanner {
+    /// A scanner for lines whose argument has at most `limit` bytes.
+    pub const fn new(limit: usize) -> Self {
+        Self { limit, searched: 0 }
+    }
+
+    /// The index just past the line's `\n`, or `None` when more bytes are needed: then call again with the same bytes and
+    /// more behind them. After a find the scanner is ready for the next line.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLong`] as soon as it is certain, so a buffer never needs to hold more than the limit and 66 bytes.
+    pub fn find(&mut self, buf: &[u8]) -> Result<Option<usize>, TooLong> {
+        let unsearched = buf.get(self.searched..).unwrap_or_default();
+        let end = memchr(b'\n', unsearched).map(|at| self.searched + at);
+        let line = &buf[..end.unwrap_or(buf.len())];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        // Only a line near the limit is worth looking at.
+        if line.len() > self.limit && line.len() - overhead(line) > self.limit {
+            self.searched = 0;
+            return Err(TooLong);
+        }
+        self.searched = if end.is_some() { 0 } else { buf.len() };
+        Ok(end.map(|at| at + 1))
+    }
+}
+
+/// Bytes before the argument.
+fn overhead(line: &[u8]) -> usize {
+    let start = match argument(line, b"CONNECT").or_else(|| argument(line, b"INFO")) {
+        Some(argument) => line.len() - argument.len(),
+        None => {
+            let verb = line.iter().position(|&b| is_blank(b)).unwrap_or(0);
+            line.len() - trim_start(&line[verb..]).len()
+        }
+    };
+    start.min(MAX_OVERHEAD)
+}
+
+/// A line from a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientLine<'a> {
+    /// CONNECT with its argument, which may have blanks behind it and need not be JSON.
+    Connect(&'a [u8]),
+    /// PING.
+    Ping,
+    /// PONG.
+    Pong,
+    /// Anything else, valid or not.
+    Other,
+}
+
+/// Which line this is; `line` includes its newline.
+///
+/// As nats-server's parser.go: verbs in any case; before an argument blanks, tabs or nothing; the line ends in CR LF or a
+/// bare LF; PING and PONG may have anything behind them. The one line that the server would not end here, a CONNECT without
+/// any argument byte before the LF, is [`ClientLine::Other`].
+pub fn client_line(line: &[u8]) -> ClientLine<'_> {
+    let Some(line) = line.strip_suffix(b"\n") else {
+        return ClientLine::Other;
+    };
+    if let Some(arg) = argument(line, b"CONNECT") {
+        return match arg {
+            [] => ClientLine::Other,
+            // A CR as first byte counts as argument at the server; it makes no JSON either way.
+            _ => ClientLine::Connect(arg.strip_suffix(b"\r").unwrap_or(arg)),
+        };
+    }
+    match line.get(..4) {
+        Some(verb) if verb.eq_ignore_ascii_case(b"PING") => ClientLine::Ping,
+        Some(verb) if verb.eq_ignore_ascii_case(b"PONG") => ClientLine::Pong,
+        _ => ClientLine::Other,
+    }
+}
+
+/// A line from a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerLine<'a> {
+    /// INFO with its JSON.
+    Info(&'a [u8]),
+    /// PING.
+    Ping,
+    /// PONG.
+    Pong,
+    /// `+OK`.
+    Ok,
+    /// `-ERR` with its text, without the quotes. The text may contain what some client sent, so it need not be UTF-8.
+    Err(&'a [u8]),
+    /// Anything else.
+    Other,
+}
+
+/// Which line this is; `line` includes its newline. Read as leniently as [`client_line`].
+pub fn server_line(line: &[u8]) -> ServerLine<'_> {
+    let Some(line) = line.strip_suffix(b"\n") else {
+        return ServerLine::Other;
+    };
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if let Some(json) = argument(line, b"INFO") {
+        return ServerLine::Info(json);
+    }
+    if let Some(text) = argument(line, b"-ERR") {
+        let text = text.trim_ascii_end();
+        let text = text.strip_prefix(b"'").map_or(text, |text| text.strip_suffix(b"'").unwrap_or(text));
+        return ServerLine::Err(text);
+    }
+    match line.trim_ascii_end() {
+        verb if verb.eq_ignore_ascii_case(b"PING") => ServerLine::Ping,
+        verb if verb.eq_ignore_ascii_case(b"PONG") => ServerLine::Pong,
+        verb if verb.eq_ignore_ascii_case(b"+OK") => ServerLine::Ok,
+        _ => ServerLine::Other,
+    }
+}
+
+/// What follows the verb and its blanks, if the line has this verb.
+fn argument<'a>(line: &'a [u8], verb: &[u8]) -> Option<&'a [u8]> {
+    let (head, rest) = line.split_at_checked(verb.len())?;
+    head.eq_ignore_ascii_case(verb).then(|| trim_start(rest))
+}
+
+fn trim_start(mut bytes: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = bytes
+        && is_blank(*first)
+    {
+        bytes = rest;
+    }
+    bytes
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+#[cfg(test)]
+mod tests;

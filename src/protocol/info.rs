@@ -1,0 +1,364 @@
+//! INFO: what a server says of itself, as weir reads it and as weir passes it on.
+
+mod greeting;
+
+use std::fmt;
+use std::ops::Range;
+
+use super::json::{self, Reader, Syntax};
+
+pub use greeting::Greeting;
+
+/// Why an INFO cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InfoError {
+    /// The argument is not one JSON object in UTF-8.
+    Syntax,
+    /// The value of this key is of another type than nats-server's.
+    WrongType(&'static str),
+}
+
+impl fmt::Display for InfoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax => f.write_str("INFO is not a JSON object"),
+            Self::WrongType(key) => write!(f, "INFO has a value of the wrong type for {key:?}"),
+        }
+    }
+}
+
+impl std::error::Error for InfoError {}
+
+impl From<Syntax> for InfoError {
+    fn from(_: Syntax) -> Self {
+        Self::Syntax
+    }
+}
+
+/// Keys that weir reads as strings; the index is [`Text`].
+const TEXTS: [&str; 5] = ["server_id", "server_name", "version", "nonce", "remote_account"];
+
+#[derive(Clone, Copy)]
+enum Text {
+    ServerId,
+    ServerName,
+    Version,
+    Nonce,
+    RemoteAccount,
+}
+
+/// Keys that weir reads as true or false; the index is [`Flag`].
+const FLAGS: [&str; 7] =
+    ["auth_required", "headers", "jetstream", "ldm", "tls_required", "tls_available", "connect_info"];
+
+#[derive(Clone, Copy)]
+enum Flag {
+    AuthRequired,
+    Headers,
+    JetStream,
+    LameDuck,
+    TlsRequired,
+    TlsAvailable,
+    ConnectInfo,
+}
+
+/// Keys that weir reads as numbers; the index is [`Number`].
+const NUMBERS: [&str; 3] = ["max_payload", "client_id", "api_lvl"];
+
+#[derive(Clone, Copy)]
+enum Number {
+    MaxPayload,
+    ClientId,
+    ApiLevel,
+}
+
+/// Keys that say where a server is and how it is reached: weir says that of itself.
+/// `tls_verify` goes too; it tells clients of a certificate that weir's listener may not want.
+const OVERRIDDEN: [&str; 9] = [
+    "host",
+    "port",
+    "version",
+    "client_ip",
+    "tls_required",
+    "tls_available",
+    "tls_verify",
+    "connect_urls",
+    "ws_connect_urls",
+];
+
+/// A parsed INFO: what weir needs to know, and every field as it came, in the server's order.
+///
+/// A key that comes twice has the place of the first and the value of the last; null is as if absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// Keys, values without blanks, and the unescaped values of [`TEXTS`], one behind the other.
+    text: String,
+    fields: Vec<(Range<usize>, Range<usize>)>,
+    texts: [Range<usize>; TEXTS.len()],
+    numbers: [Option<u64>; NUMBERS.len()],
+    flags: [bool; FLAGS.len()],
+}
+
+impl Info {
+    /// Reads the argument of an INFO line.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a JSON object in UTF-8, or one of the values that weir reads has another type than nats-server gives it.
+    pub fn parse(json: &[u8]) -> Result<Self, InfoError> {
+        std::str::from_utf8(json).map_err(|_| InfoError::Syntax)?;
+        let mut reader = Reader::new(json);
+        if !reader.enter_object() {
+            return Err(InfoError::Syntax);
+        }
+        let mut text = Vec::with_capacity(json.len() + 128);
+        let mut fields: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(24);
+        let mut key = String::new();
+        while let Some((raw_key, raw)) = reader.member()? {
+            key.clear();
+            json::unquote(raw_key, &mut key);
+            let value = push(&mut text, |text| json::push_compact(raw, text));
+            match fields.iter_mut().find(|(name, _)| text[name.clone()] == *key.as_bytes()) {
+                Some(field) => field.1 = value,
+                None => fields.push((push(&mut text, |text| text.extend_from_slice(key.as_bytes())), value)),
+            }
+        }
+        reader.end()?;
+        fields.retain(|(_, value)| text[value.clone()] != *b"null");
+        let text = String::from_utf8(text).map_err(|_| InfoError::Syntax)?;
+        let mut info = Self { text, fields, texts: Default::default(), numbers: [None; 3], flags: [false; 7] };
+        info.read()?;
+        Ok(info)
+    }
+
+    /// Fills in what the accessors give.
+    fn read(&mut self) -> Result<(), InfoError> {
+        for (at, name) in TEXTS.iter().enumerate() {
+            let Some(value) = self.raw(name) else {
+                continue;
+            };
+            if !self.text[value.clone()].starts_with('"') {
+                return Err(InfoError::WrongType(name));
+            }
+            let start = self.text.len();
+            let raw = self.text[value].to_owned();
+            json::unquote(raw.as_bytes(), &mut self.text);
+            self.texts[at] = start..self.text.len();
+        }
+        for (at, name) in NUMBERS.iter().enumerate() {
+            let Some(value) = self.raw(name) else {
+                continue;
+            };
+            let digits = &self.text[value];
+            self.numbers[at] = digits.parse().ok();
+            // Below zero it is an integer all the same: max_payload -1 is no limit.
+            if self.numbers[at].is_none() && digits.parse::<i64>().is_err() {
+                return Err(InfoError::WrongType(name));
+            }
+        }
+        for (at, name) in FLAGS.iter().enumerate() {
+            let Some(value) = self.raw(name) else {
+                continue;
+            };
+            self.flags[at] = match &self.text[value] {
+                "true" => true,
+                "false" => false,
+                _ => return Err(InfoError::WrongType(name)),
+            };
+        }
+        Ok(())
+    }
+
+    fn raw(&self, key: &str) -> Option<Range<usize>> {
+        self.fields.iter().find(|(name, _)| &self.text[name.clone()] == key).map(|(_, value)| value.clone())
+    }
+
+    fn text(&self, which: Text) -> &str {
+        &self.text[self.texts[which as usize].clone()]
+    }
+
+    fn flag(&self, which: Flag) -> bool {
+        self.flags[which as usize]
+    }
+
+    fn number(&self, which: Number) -> Option<u64> {
+        self.numbers[which as usize]
+    }
+
+    /// The server's identity, new at each of its starts; empty when absent.
+    pub fn server_id(&self) -> &str {
+        self.text(Text::ServerId)
+    }
+
+    /// The server's name; empty when absent.
+    pub fn server_name(&self) -> &str {
+        self.text(Text::ServerName)
+    }
+
+    /// The server's version; empty when absent.
+    pub fn version(&self) -> &str {
+        self.text(Text::Version)
+    }
+
+    /// What the client is to sign with its NKey, when the server wants that.
+    pub fn nonce(&self) -> Option<&str> {
+        Some(self.text(Text::Nonce)).filter(|nonce| !nonce.is_empty())
+    }
+
+    /// The account of the client, as the server verified it: in the INFO behind the first PONG, from 2.12.
+    pub fn remote_account(&self) -> Option<&str> {
+        Some(self.text(Text::RemoteAccount)).filter(|account| !account.is_empty())
+    }
+
+    /// Most bytes of a message; `None` when absent or without limit.
+    pub fn max_payload(&self) -> Option<u64> {
+        self.number(Number::MaxPayload)
+    }
+
+    /// The server's number for this connection.
+    pub fn client_id(&self) -> Option<u64> {
+        self.number(Number::ClientId)
+    }
+
+    /// The level of the JetStream API, from 2.11.
+    pub fn api_lvl(&self) -> Option<u64> {
+        self.number(Number::ApiLevel)
+    }
+
+    /// Whether the server wants credentials.
+    pub fn auth_required(&self) -> bool {
+        self.flag(Flag::AuthRequired)
+    }
+
+    /// Whether the server knows headers.
+    pub fn headers(&self) -> bool {
+        self.flag(Flag::Headers)
+    }
+
+    /// Whether the server has JetStream.
+    pub fn jetstream(&self) -> bool {
+        self.flag(Flag::JetStream)
+    }
+
+    /// Whether the server is in lame duck mode.
+    pub fn ldm(&self) -> bool {
+        self.flag(Flag::LameDuck)
+    }
+
+    /// Whether the server insists on TLS.
+    pub fn tls_required(&self) -> bool {
+        self.flag(Flag::TlsRequired)
+    }
+
+    /// Whether the server does TLS when asked to.
+    pub fn tls_available(&self) -> bool {
+        self.flag(Flag::TlsAvailable)
+    }
+
+    /// Whether this INFO answers CONNECT: it comes behind the first PONG, from 2.12.
+    pub fn connect_info(&self) -> bool {
+        self.flag(Flag::ConnectInfo)
+    }
+
+    /// Appends the line `INFO {…}\r\n` with which this INFO is passed on to a client: every field of the server's except those
+    /// of which `r` speaks. The server's URLs are never among them, or clients would leave for them.
+    pub fn rewrite(&self, r: &Rewrite<'_>, out: &mut Vec<u8>) {
+        let mut object = Object::start(out);
+        for (name, value) in &self.fields {
+            let name = &self.text[name.clone()];
+            if !OVERRIDDEN.contains(&name) && (r.keep_nonce || name != "nonce") {
+                object.raw(name, self.text[value.clone()].as_bytes());
+            }
+        }
+        object.string("version", r.version);
+        object.place(r.host, r.port, r.advertise);
+        object.flag("tls_required", r.tls_required);
+        object.flag("tls_available", r.tls_available);
+        object.text_unless_empty("client_ip", r.client_ip);
+        out.extend_from_slice(b"}\r\n");
+    }
+}
+
+/// Appends to `text` and says where.
+fn push(text: &mut Vec<u8>, append: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
+    let start = text.len();
+    append(text);
+    start..text.len()
+}
+
+/// What weir puts over a server's own INFO: where the client is, and what this listener does.
+#[derive(Debug, Clone, Copy)]
+pub struct Rewrite<'a> {
+    /// `connect_urls`, each `host:port`; the field is left out when there are none.
+    pub advertise: &'a [String],
+    /// The listener's address.
+    pub host: &'a str,
+    /// The listener's port.
+    pub port: u16,
+    /// The lowest version among the servers.
+    pub version: &'a str,
+    /// The client's address, as weir sees it; the field is left out when it is empty.
+    pub client_ip: &'a str,
+    /// Whether this listener insists on TLS.
+    pub tls_required: bool,
+    /// Whether this listener does TLS when asked to.
+    pub tls_available: bool,
+    /// Whether the client is to sign the server's nonce, because its CONNECT will go to this very connection.
+    pub keep_nonce: bool,
+}
+
+/// Writes the members of an INFO; what is false or empty is left out as the server does, who omits it.
+struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    sep: u8,
+}
+
+impl<'a> Object<'a> {
+    fn start(out: &'a mut Vec<u8>) -> Self {
+        out.extend_from_slice(b"INFO ");
+        Self { out, sep: b'{' }
+    }
+
+    fn key(&mut self, name: &str) -> &mut Vec<u8> {
+        self.out.push(std::mem::replace(&mut self.sep, b','));
+        json::push_string(name, self.out);
+        self.out.push(b':');
+        self.out
+    }
+
+    fn raw(&mut self, name: &str, value: &[u8]) {
+        self.key(name).extend_from_slice(value);
+    }
+
+    fn string(&mut self, name: &str, value: &str) {
+        json::push_string(value, self.key(name));
+    }
+
+    fn text_unless_empty(&mut self, name: &str, value: &str) {
+        if !value.is_empty() {
+            self.string(name, value);
+        }
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        // Integers are written without a fraction, and into a Vec always.
+        let _ = serde_json::to_writer(self.key(name), &value);
+    }
+
+    fn flag(&mut self, name: &str, value: bool) {
+        if value {
+            self.raw(name, b"true");
+        }
+    }
+
+    fn place(&mut self, host: &str, port: u16, advertise: &[String]) {
+        self.text_unless_empty("host", host);
+        self.number("port", port.into());
+        if !advertise.is_empty() {
+            let _ = serde_json::to_writer(self.key("connect_urls"), advertise);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! From server to client: messages are skipped, control lines can be captured.
+
+use memchr::memchr;
+
+use super::args::{Args, split_size};
+
+/// Which lines of the server stop the scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capture {
+    /// INFO.
+    InfoOnly,
+    /// INFO, PING, PONG, `+OK` and `-ERR`: everything but messages.
+    EveryControlLine,
+}
+
+/// What [`ServerFraming::scan`] found in a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerScan {
+    /// The whole chunk may be forwarded.
+    Pass,
+    /// A line to be captured begins at `chunk[at]`, which is told by its first byte; the bytes before it may be forwarded. The framing
+    /// stays at the line's start: the caller collects the line and scans on behind its LF.
+    Line {
+        /// Where the line begins.
+        at: usize,
+    },
+    /// Not what a nats-server sends to a client. The scan is over.
+    Violation {
+        /// The offending byte.
+        at: usize,
+    },
+}
+
+/// Follows the stream from a server, from the start of a line on.
+///
+/// The server is trusted: of MSG and HMSG only verb, size and the end of the payload are checked.
+#[derive(Debug, Clone)]
+pub struct ServerFraming {
+    state: State,
+    capture: Capture,
+    messages: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Start,
+    /// This much of MSG or HMSG with its blank has been read.
+    Verb {
+        verb: &'static [u8],
+        read: u8,
+    },
+    /// Blanks before the arguments.
+    Blanks,
+    /// The arguments of MSG and HMSG, and whether a CR waits for what follows it.
+    Args {
+        args: Args,
+        cr: bool,
+    },
+    /// A control line that is not captured.
+    Tail,
+    /// This much of the payload is to come.
+    Payload(u32),
+    Cr,
+    Lf,
+    Broken,
+}
+
+/// The byte is no server's.
+struct Violation;
+
+impl ServerFraming {
+    /// Starts between two lines.
+    pub const fn new(capture: Capture) -> Self {
+        Self { state: State::Start, capture, messages: 0 }
+    }
+
+    /// Changes what is captured, from the next line on.
+    pub fn set_capture(&mut self, capture: Capture) {
+        self.capture = capture;
+    }
+
+    /// Follows the next bytes of the stream.
+    pub fn scan(&mut self, chunk: &[u8]) -> ServerScan {
+        let mut at = 0;
+        while at < chunk.len() {
+            if matches!(self.state, State::Start) {
+                at += self.deliveries(&chunk[at..]);
+                match chunk.get(at) {
+                    None => break,
+                    Some(&first) if self.state == State::Start && self.captures(first) => {
+                        return ServerScan::Line { at };
+                    }
+                    Some(_) => {}
+                }
+            }
+            match self.step(&chunk[at..]) {
+                Ok(read) => at += read,
+                Err(Violation) => {
+                    self.state = State::Broken;
+                    return ServerScan::Violation { at };
+                }
+            }
+        }
+        ServerScan::Pass
+    }
+
+    /// MSG and HMSG so far, counted when their control line is complete.
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Whether the stream stands between two lines.
+    pub fn at_boundary(&self) -> bool {
+        self.state == State::Start
+    }
+
+    fn captures(&self, first: u8) -> bool {
+        match first {
+            b'I' | b'i' => true,
+            b'P' | b'p' | b'+' | b'-' => self.capture == Capture::EveryControlLine,
+            _ => false,
+        }
+    }
+
+    /// The fast path, as in [`super::ClientFraming`]: consumes messages whose control lines are whole and usual.
+    fn deliveries(&mut self, chunk: &[u8]) -> usize {
+        let mut rest = chunk;
+        while let Some((line, size)) = delivery(rest) {
+            self.messages += 1;
+            let payload = &rest[line..];
+            let end = size as usize + 2;
+            if payload.len() < end || payload[end - 2] != b'\r' || payload[end - 1] != b'\n' {
+                self.state = if size == 0 { State::Cr } else { State::Payload(size) };
+                rest = payload;
+                break;
+            }
+            rest = &payload[end..];
+        }
+        chunk.len() - rest.len()
+    }
+
+    /// Consumes at least one byte of `rest`, which is not empty. An error is about its first byte.
+    fn step(&mut self, rest: &[u8]) -> Result<usize, Violation> {
+        let byte = rest[0];
+        match &mut self.state {
+            State::Start => {
+                self.state = match byte.to_ascii_uppercase() {
+                    b'M' => State::Verb { verb: b"MSG", read: 1 },
+                    b'H' => State::Verb { verb: b"HMSG", read: 1 },
+                    b'P' | b'+' | b'-' => State::Tail,
+                    _ => return Err(Violation),
+                }
+            }
+            State::Verb { verb, read } => match verb.get(usize::from(*read)) {
+                Some(letter) if *letter == byte.to_ascii_uppercase() => *read += 1,
+                None if matches!(byte, b' ' | b'\t') => self.state = State::Blanks,
+                _ => return Err(Violation),
+            },
+            State::Blanks => {
+                if !matches!(byte, b' ' | b'\t') {
+                    // As in the clients' own parsers, the first byte is the argument's, whatever it is: LF too, since a subject
+                    // may begin with one (2.15 takes it from a publisher).
+                    let mut args = Args::default();
+                    args.push(byte);
+                    self.state = State::Args { args, cr: false };
+                }
+            }
+            State::Args { args, cr } => {
+                if byte == b'\n' {
+                    let size = args.size().filter(|_| args.words() > 1).ok_or(Violation)?;
+                    self.messages += 1;
+                    self.state = if size == 0 { State::Cr } else { State::Payload(size) };
+                } else {
+                    // Only a CR before the LF belongs to the line's end.
+                    if std::mem::replace(cr, byte == b'\r') {
+                        args.push(b'\r');
+                    }
+                    if !*cr {
+                        args.push(byte);
+                    }
+                }
+            }
+            State::Tail => match memchr(b'\n', rest) {
+                Some(end) => {
+                    self.state = State::Start;
+                    return Ok(end + 1);
+                }
+                None => return Ok(rest.len()),
+            },
+            State::Payload(left) => {
+                let read = rest.len().min(*left as usize);
+                *left -= read as u32;
+                if *left == 0 {
+                    self.state = State::Cr;
+                }
+                return Ok(read);
+            }
+            State::Cr => match byte {
+                b'\r' => self.state = State::Lf,
+                _ => return Err(Violation),
+            },
+            State::Lf => match byte {
+                b'\n' => self.state = State::Start,
+                _ => return Err(Violation),
+            },
+            State::Broken => return Err(Violation),
+        }
+        Ok(1)
+    }
+}
+
+/// A whole, usual control line of MSG or HMSG at the start of `rest`: its length, and the size of the payload.
+fn delivery(rest: &[u8]) -> Option<(usize, u32)> {
+    let start = match rest {
+        [b'M', b'S', b'G', b' ', ..] => 4,
+        [b'H', b'M', b'S', b'G', b' ', ..] => 5,
+        _ => return None,
+    };
+    let line = &rest[start..];
+    if matches!(line.first(), Some(b' ' | b'\t' | b'\r' | b'\n')) {
+        return None;
+    }
+    let lf = memchr(b'\n', line)?;
+    let end = lf - usize::from(lf > 0 && line[lf - 1] == b'\r');
+    let (_, size) = split_size(&line[..end])?;
+    Some((start + lf + 1, size))
+}
+
+#[cfg(test)]
+mod tests;

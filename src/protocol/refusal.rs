@@ -1,0 +1,63 @@
+//! The last word to a client that is refused. What the texts do to real clients was measured; see the contract's rules of conduct.
+
+use crate::close::Refusal;
+
+/// nats-server's words for a control line beyond `max_control_line` (`ErrMaxControlLine`).
+pub const MAX_CONTROL_LINE_TEXT: &str = "maximum control line exceeded";
+
+/// [`MAX_CONTROL_LINE_TEXT`] as a line.
+pub const MAX_CONTROL_LINE_LINE: &[u8] = b"-ERR 'maximum control line exceeded'\r\n";
+
+/// nats-server's answer to bytes that are no operation.
+pub const UNKNOWN_OP: &[u8] = b"-ERR 'Unknown Protocol Operation'\r\n";
+
+macro_rules! words {
+    ($($pattern:pat => $text:literal,)*) => {
+        /// The text of the refusal, without quotes.
+        ///
+        /// The first two are the server's own, and every client comes back after them. The text for a handshake that took
+        /// too long is the server's for a silent client: its "Authentication Timeout" would count as an authorization
+        /// error in some clients, and two of those in a row end them for ever.
+        pub fn text(refusal: Refusal) -> &'static str {
+            match refusal { $($pattern => $text,)* }
+        }
+
+        /// The whole line, `-ERR '…'\r\n`.
+        pub fn line(refusal: Refusal) -> &'static [u8] {
+            match refusal { $($pattern => concat!("-ERR '", $text, "'\r\n").as_bytes(),)* }
+        }
+    };
+}
+
+words! {
+    Refusal::ServerCapacity
+        | Refusal::HoldExpired
+        | Refusal::QueueFull
+        | Refusal::SourceQuota
+        | Refusal::SourceRate
+        | Refusal::ListenerFull
+        | Refusal::Draining => "maximum connections exceeded",
+    Refusal::AccountQuota | Refusal::AccountRate => "maximum account active connections exceeded",
+    Refusal::Protocol => "Unknown Protocol Operation",
+    Refusal::HandshakeTimeout => "Stale Connection",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_safe_for_every_client() {
+        for refusal in Refusal::ALL {
+            let text = text(refusal);
+            assert_eq!(line(refusal), format!("-ERR '{text}'\r\n").as_bytes());
+            assert!(!text.is_empty() && text.len() <= 250 && !text.contains('\''));
+            let lower = text.to_lowercase();
+            for fatal in ["authorization", "authentication", "permissions", "info", "pong"] {
+                assert!(!lower.contains(fatal), "{text}");
+            }
+        }
+        assert_eq!(line(Refusal::Protocol), UNKNOWN_OP);
+        assert_eq!(MAX_CONTROL_LINE_LINE, format!("-ERR '{MAX_CONTROL_LINE_TEXT}'\r\n").as_bytes());
+    }
+}

@@ -1,0 +1,145 @@
+//! Moving bytes both ways after the preface, until one side ends.
+//!
+//! One task, no lock between the directions. A worker's sessions share one buffer: bytes are read into it only once they are
+//! there and are written on from it at once; what the other side does not take yet is kept by the session, at most one buffer
+//! full, and nothing more is read until it is gone. An idle session holds no buffer.
+
+mod client_side;
+mod pump;
+mod server_side;
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+
+use self::pump::{Pump, Pumped};
+pub use self::{
+    client_side::ClientSide,
+    server_side::{InfoPolicy, ServerSide},
+};
+use crate::{
+    close::{Cause, Party},
+    farewell,
+    sessions::Handle,
+    tally::Totals,
+};
+
+/// After one side has ended, how long what is on its way from the other may take. nats-server closes as soon as it sees the
+/// end; so do clients.
+const LAST_BYTES: Duration = Duration::from_secs(2);
+
+/// Who ended a relay, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Who.
+    pub party: Party,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// A session after its preface.
+#[derive(Debug)]
+pub struct Relay {
+    down: TcpStream,
+    up: TcpStream,
+    to_server: Pump<ClientSide>,
+    to_client: Pump<ServerSide>,
+    /// Which direction comes first in the next poll: they take turns, or a busy one would use up the task's budget each time.
+    client_first: bool,
+}
+
+impl Relay {
+    /// `pipelined` is what the client sent behind its preface, `rest` what the server did.
+    ///
+    /// # Errors
+    /// The end, when those bytes already hold a reason for it.
+    pub fn new(
+        (down, client, pipelined): (TcpStream, ClientSide, &[u8]),
+        (up, server, rest): (TcpStream, ServerSide, &[u8]),
+    ) -> Result<Self, (TcpStream, Ended)> {
+        let (mut to_server, mut to_client) = (Pump::new(client), Pump::new(server));
+        if let Err(cause) = to_client.preload(rest) {
+            return Err((down, Ended { party: Party::Upstream, cause }));
+        }
+        match to_server.preload(pipelined) {
+            // The offending bytes are on their way, so that the server says its own words about them.
+            Ok(()) | Err(Cause::Protocol) => Ok(Self { down, up, to_server, to_client, client_first: true }),
+            Err(cause) => Err((down, Ended { party: Party::Downstream, cause })),
+        }
+    }
+
+    /// Relays until one side ends or `handle` is told to end, and lets the other side go properly. The server's connection is
+    /// closed, and seen closed by the server where it answers, when this returns.
+    pub async fn run(mut self, handle: &Handle) -> (Ended, Totals) {
+        let mut waker_is_known = false;
+        let ended = poll_fn(|cx| {
+            if !waker_is_known {
+                handle.wake(cx.waker());
+                waker_is_known = true;
+            }
+            if handle.told_to_end() {
+                return Poll::Ready(Ended { party: Party::Weir, cause: Cause::Draining });
+            }
+            self.poll(cx)
+        })
+        .await;
+        self.finish(ended).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let ended = |party, pumped| match pumped {
+            Pumped::Eof => Ended { party, cause: Cause::Eof },
+            Pumped::Stopped(cause) => Ended { party, cause },
+            Pumped::ReadFailed => Ended { party, cause: Cause::SocketError },
+            Pumped::WriteFailed => Ended {
+                party: if party == Party::Downstream { Party::Upstream } else { Party::Downstream },
+                cause: Cause::SocketError,
+            },
+        };
+        self.client_first = !self.client_first;
+        for from_client in [self.client_first, !self.client_first] {
+            let (party, polled) = match from_client {
+                true => (Party::Downstream, self.to_server.poll(cx, &mut self.down, &mut self.up)),
+                false => (Party::Upstream, self.to_client.poll(cx, &mut self.up, &mut self.down)),
+            };
+            if let Poll::Ready(pumped) = polled {
+                return Poll::Ready(ended(party, pumped));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Lets the other side go: what is on its way arrives where anybody still reads it, both sides get a plain FIN.
+    async fn finish(mut self, ended: Ended) -> (Ended, Totals) {
+        let deadline = Instant::now() + LAST_BYTES;
+        let client_is_done = ended.party == Party::Downstream && ended.cause != Cause::SocketError;
+        if client_is_done && ended.cause != Cause::SecondConnect {
+            // The client's last bytes reach the server, then its end; the server's last words reach the client.
+            let last_words = async {
+                poll_fn(|cx| self.to_server.poll_flush(cx, &mut self.up)).await;
+                let _ = self.up.shutdown().await;
+                poll_fn(|cx| self.to_client.poll(cx, &mut self.up, &mut self.down)).await
+            };
+            let _ = timeout_at(deadline, last_words).await;
+        } else if ended.party == Party::Upstream {
+            let _ = timeout_at(deadline, poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.down))).await;
+        }
+        let totals = Totals {
+            bytes_up: self.to_server.bytes(),
+            bytes_down: self.to_client.bytes(),
+            messages_up: self.to_server.side().messages(),
+            messages_down: self.to_client.side().messages(),
+        };
+        // Both at once, so that the server's slot is free as soon as the server itself has seen the end.
+        tokio::join!(farewell::say(self.up, b""), farewell::say(self.down, b""));
+        (ended, totals)
+    }
+}

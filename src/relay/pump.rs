@@ -1,0 +1,148 @@
+//! One direction of a relay: read what is there, look at it, write it on.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::close::Cause;
+
+/// The worker's buffer. 32 KiB measured better than 64 KiB (cache) and than 16 KiB (system calls).
+const BUFFER: usize = 32 * 1024;
+
+thread_local! {
+    /// A session lives on one worker, and a poll uses the buffer only while it runs: one buffer serves them all.
+    static WORKER_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
+}
+
+/// What a direction does with the bytes that pass.
+pub(super) trait Side {
+    /// Looks at `chunk` and hands to `out` what is to be forwarded.
+    ///
+    /// # Errors
+    /// Why nothing after what was handed to `out` may pass.
+    fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause>;
+}
+
+/// How a direction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pumped {
+    Eof,
+    Stopped(Cause),
+    ReadFailed,
+    WriteFailed,
+}
+
+/// Where forwarded bytes go: into the socket while it takes them, else behind the bytes that wait.
+pub(super) struct Outlet<'a, 'cx> {
+    /// `None` before the relay runs: everything waits then.
+    to: Option<(&'a mut TcpStream, &'a mut Context<'cx>)>,
+    waiting: &'a mut Vec<u8>,
+    bytes: &'a mut u64,
+    failed: bool,
+}
+
+impl Outlet<'_, '_> {
+    /// Forwards `bytes`.
+    pub(super) fn put(&mut self, mut bytes: &[u8]) {
+        *self.bytes += bytes.len() as u64;
+        if let Some((to, cx)) = &mut self.to
+            && self.waiting.is_empty()
+        {
+            while !bytes.is_empty() && !self.failed {
+                match Pin::new(&mut **to).poll_write(cx, bytes) {
+                    Poll::Ready(Ok(n)) if n > 0 => bytes = &bytes[n..],
+                    Poll::Ready(_) => self.failed = true,
+                    Poll::Pending => break,
+                }
+            }
+        }
+        if !bytes.is_empty() {
+            self.waiting.extend_from_slice(bytes);
+        }
+    }
+}
+
+/// One direction.
+#[derive(Debug)]
+pub(super) struct Pump<S> {
+    side: S,
+    /// Forwarded bytes that the other end has not taken yet. At most one buffer full, and what `side` adds.
+    waiting: Vec<u8>,
+    /// The reason that ends this direction once `waiting` is gone.
+    stopped: Option<Cause>,
+    bytes: u64,
+}
+
+impl<S: Side> Pump<S> {
+    pub(super) fn new(side: S) -> Self {
+        Self { side, waiting: Vec::new(), stopped: None, bytes: 0 }
+    }
+
+    /// Passes bytes that were read before the relay began.
+    pub(super) fn preload(&mut self, bytes: &[u8]) -> Result<(), Cause> {
+        let mut out = Outlet { to: None, waiting: &mut self.waiting, bytes: &mut self.bytes, failed: false };
+        let passed = if bytes.is_empty() { Ok(()) } else { self.side.pass(bytes, &mut out) };
+        self.stopped = passed.err();
+        passed
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn side(&self) -> &S {
+        &self.side
+    }
+
+    /// Writes what waits. Ready when nothing does any more, or the other end is gone.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut TcpStream) -> Poll<bool> {
+        let mut written = 0;
+        while written < self.waiting.len() {
+            match Pin::new(&mut *to).poll_write(cx, &self.waiting[written..]) {
+                Poll::Ready(Ok(n)) if n > 0 => written += n,
+                Poll::Ready(_) => return Poll::Ready(false),
+                Poll::Pending => {
+                    self.waiting.drain(..written);
+                    return Poll::Pending;
+                }
+            }
+        }
+        // An idle session keeps no buffer.
+        self.waiting = Vec::new();
+        Poll::Ready(true)
+    }
+
+    /// Moves what can be moved. Ready when this direction is over.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, from: &mut TcpStream, to: &mut TcpStream) -> Poll<Pumped> {
+        WORKER_BUFFER.with_borrow_mut(|buffer| {
+            loop {
+                if !self.waiting.is_empty() && !ready!(self.poll_flush(cx, to)) {
+                    return Poll::Ready(Pumped::WriteFailed);
+                }
+                if let Some(cause) = self.stopped {
+                    return Poll::Ready(Pumped::Stopped(cause));
+                }
+                let mut read = ReadBuf::new(buffer);
+                if ready!(Pin::new(&mut *from).poll_read(cx, &mut read)).is_err() {
+                    return Poll::Ready(Pumped::ReadFailed);
+                }
+                if read.filled().is_empty() {
+                    return Poll::Ready(Pumped::Eof);
+                }
+                let mut out =
+                    Outlet { to: Some((to, cx)), waiting: &mut self.waiting, bytes: &mut self.bytes, failed: false };
+                self.stopped = self.side.pass(read.filled(), &mut out).err();
+                if out.failed {
+                    return Poll::Ready(Pumped::WriteFailed);
+                }
+            }
+        })
+    }
+}

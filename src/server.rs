@@ -1,0 +1,287 @@
+//! Builds the parts, runs them, ends them in order.
+
+use std::{
+    io,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use governor::clock::DefaultClock;
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+    time::{Instant, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    admission::{Admission, Gate},
+    config::Config,
+    drain,
+    greeting::Greetings,
+    http,
+    identity::{Directory, Keys},
+    limits, listener, monitor,
+    protocol::MAX_CONTROL_LINE,
+    session::{self, Frontage, House},
+    sessions::Sessions,
+    socket,
+    tally::Tally,
+    turn,
+    upstream::Servers,
+};
+
+/// Why weir could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// An address cannot be bound.
+    #[error("cannot listen on {address}: {err}")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        err: io::Error,
+    },
+    /// The ports file cannot be written.
+    #[error("cannot write {path}: {err}")]
+    PortsFile {
+        /// Which.
+        path: String,
+        /// Why.
+        err: io::Error,
+    },
+    /// The operating system refuses a thread, a signal handler or a runtime.
+    #[error("cannot start: {0}")]
+    Os(#[from] io::Error),
+    /// A pattern of an account's `users` is no glob. The configuration checks them, so this is a defect.
+    #[error("bad pattern: {0}")]
+    Pattern(#[from] globset::Error),
+}
+
+/// How long the first readings may take before weir serves without them.
+const FIRST_READINGS: Duration = Duration::from_secs(2);
+
+/// Serves until it is told to stop, then drains.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run(config: Config) -> Result<(), ServerError> {
+    let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    check_file_limit(&config, workers);
+    let parts = Parts::bind(&config, workers)?;
+    let control = runtime::Builder::new_current_thread().enable_all().build()?;
+    control.block_on(parts.run(&config))
+}
+
+fn check_file_limit(config: &Config, workers: usize) {
+    let limit = limits::raise();
+    let servers = config.upstream.servers.len();
+    if let Err(shortfall) = limits::carries(limit.soft, config.admission.max_clients, servers, workers) {
+        warn!("{shortfall}");
+    }
+}
+
+/// Everything bound and built, nothing running yet.
+struct Parts {
+    house: Arc<House>,
+    greetings: Arc<Greetings>,
+    /// For each worker, its socket of each listener.
+    sockets: Vec<Vec<(std::net::TcpListener, Arc<Frontage>)>>,
+    monitor: Option<std::net::TcpListener>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Parts {
+    fn bind(config: &Config, workers: usize) -> Result<Self, ServerError> {
+        let mut bound = Vec::new();
+        for one in &config.listeners {
+            let address = one.listen;
+            let sockets = socket::listeners(address, workers).map_err(|err| ServerError::Bind { address, err })?;
+            bound.push((sockets[0].local_addr()?, sockets, one));
+        }
+        let monitor = config
+            .monitor
+            .map(|address| {
+                let listener =
+                    std::net::TcpListener::bind(address).map_err(|err| ServerError::Bind { address, err })?;
+                listener.set_nonblocking(true)?;
+                Ok::<_, ServerError>(listener)
+            })
+            .transpose()?;
+        let servers = Arc::new(Servers::new(&config.upstream));
+        let addresses: Vec<_> = bound.iter().map(|(address, ..)| *address).collect();
+        let faces = bound.iter().map(|(address, _, one)| (*address, one.advertise.clone()));
+        let greetings = Arc::new(Greetings::new(faces, servers.len()));
+        let house = Arc::new(House {
+            doors: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), DefaultClock::default())),
+            arrived: Arc::new(Notify::new()),
+            directory: Directory::new(&config.admission.rules)?,
+            keys: Keys::default(),
+            greetings: Arc::clone(&greetings),
+            tally: Arc::new(Tally::new(servers.len())),
+            sessions: Arc::new(Sessions::default()),
+            turned_away: Gate::new(u32::try_from(config.admission.max_held).unwrap_or(u32::MAX)),
+            refusal_spread: config.admission.refusal_spread,
+            max_control_line: MAX_CONTROL_LINE,
+            next_id: AtomicU64::new(1),
+            servers,
+        });
+        let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        for ((_, of_listener, one), face) in bound.into_iter().zip(greetings.faces()) {
+            let frontage = Arc::new(Frontage {
+                face: Arc::clone(face),
+                gate: Gate::new(one.max_clients),
+                handshake_timeout: one.handshake_timeout,
+            });
+            for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {
+                of_worker.push((socket, Arc::clone(&frontage)));
+            }
+        }
+        Ok(Self { house, greetings, sockets, monitor, addresses })
+    }
+
+    async fn run(self, config: &Config) -> Result<(), ServerError> {
+        let Self { house, greetings, sockets, monitor: monitor_socket, addresses } = self;
+        let stop = CancellationToken::new();
+        let background = TaskTracker::new();
+        for server in house.servers.iter() {
+            let (interval, warn_at) = (config.upstream.poll_interval, config.upstream.warn_at);
+            background.spawn(monitor::watch(
+                Arc::clone(server),
+                Arc::clone(&greetings),
+                interval,
+                warn_at,
+                stop.child_token(),
+            ));
+        }
+        background.spawn(turn::give(Arc::clone(&house.doors), Arc::clone(&house.arrived), stop.child_token()));
+        background.spawn(every_second(Arc::clone(&house), stop.child_token()));
+        let monitor_address = monitor_socket.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
+        if let Some(socket) = monitor_socket {
+            let socket = socket::on_this_runtime(socket)?;
+            background.spawn(http::serve(socket, Arc::clone(&house), stop.child_token()));
+        }
+        first_readings(&house).await;
+
+        let mut threads = Vec::new();
+        for (n, of_worker) in sockets.into_iter().enumerate() {
+            threads.push(worker(n, of_worker, Arc::clone(&house), stop.clone())?);
+        }
+        for address in &addresses {
+            info!(%address, "listening");
+        }
+        if let Some(address) = monitor_address {
+            info!(%address, "monitoring");
+        }
+        if let Some(path) = &config.ports_file {
+            write_ports(path, &addresses, monitor_address)
+                .map_err(|err| ServerError::PortsFile { path: path.display().to_string(), err })?;
+        }
+
+        stop_when_told(&house, config).await?;
+        stop.cancel();
+        background.close();
+        background.wait().await;
+        for thread in threads {
+            let _ = thread.join();
+        }
+        info!("stopped");
+        Ok(())
+    }
+}
+
+/// Waits, for a while, until every server that has a monitor has been read once: placement knows capacities then.
+async fn first_readings(house: &House) {
+    let deadline = Instant::now() + FIRST_READINGS;
+    let unread = || house.servers.iter().filter(|s| s.monitor().is_some() && s.last_reading().is_none()).count();
+    while unread() > 0 && Instant::now() < deadline {
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A worker: one thread, one runtime, its own listening sockets, its own sessions.
+fn worker(
+    n: usize,
+    sockets: Vec<(std::net::TcpListener, Arc<Frontage>)>,
+    house: Arc<House>,
+    stop: CancellationToken,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name(format!("worker-{n}")).spawn(move || {
+        runtime.block_on(async move {
+            let sessions = TaskTracker::new();
+            for (socket, frontage) in sockets {
+                let socket = match socket::on_this_runtime(socket) {
+                    Ok(socket) => socket,
+                    Err(err) => return warn!(%err, "a worker cannot listen"),
+                };
+                let (house, tracker) = (Arc::clone(&house), sessions.clone());
+                sessions.spawn(listener::accept(socket, stop.child_token(), move |stream, peer| {
+                    tracker.spawn(session::serve(Arc::clone(&house), Arc::clone(&frontage), stream, peer));
+                }));
+            }
+            stop.cancelled().await;
+            sessions.close();
+            // Farewells take a second at most; whoever is in the middle of a preface loses nothing.
+            let _ = tokio::time::timeout(Duration::from_secs(2), sessions.wait()).await;
+        });
+    })
+}
+
+/// The once-a-second work: forgetting, and the summary line while clients are refused.
+async fn every_second(house: Arc<House>, stop: CancellationToken) {
+    let mut refused_before = 0;
+    let work = async {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            house.doors.sweep(Instant::now().into_std());
+            let refused = house.tally.refused_in_all();
+            if refused > refused_before {
+                let sessions = house.sessions.len();
+                info!(refused = refused - refused_before, held = house.doors.held(), sessions, "refusing");
+            }
+            refused_before = refused;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// SIGTERM or SIGINT drains; a second one stops at once.
+async fn stop_when_told(house: &Arc<House>, config: &Config) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut told = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    told().await;
+    tokio::select! {
+        () = drain::drain(house, config.lame_duck_grace_period, config.lame_duck_duration) => {}
+        () = told() => info!("told again: stopping at once"),
+    }
+    Ok(())
+}
+
+/// Says where weir listens, for whoever let it choose its ports. Written beside and moved, so that a reader never sees half of it.
+fn write_ports(path: &Path, listeners: &[SocketAddr], monitor: Option<SocketAddr>) -> io::Result<()> {
+    let listeners: Vec<_> = listeners.iter().map(SocketAddr::to_string).collect();
+    let ports = serde_json::json!({
+        "listeners": listeners,
+        "monitor": monitor.map(|address| address.to_string()),
+        "pid": std::process::id(),
+    });
+    let beside = path.with_extension("tmp");
+    std::fs::write(&beside, ports.to_string())?;
+    std::fs::rename(&beside, path)
+}

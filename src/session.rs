@@ -1,0 +1,459 @@
+//! THE STORY of a client: accept → door → preface → door → dial → relay → close.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    sync::{Notify, oneshot},
+    time::{Instant, sleep_until},
+};
+use tracing::debug;
+
+use crate::{
+    admission::{Applicant, Entry, Gate, Pass, Verdict},
+    close::{Cause, Close, Party, Phase, Refusal},
+    dial::{self, Accepted, Answer, DialError},
+    farewell,
+    greeting::{Face, Greetings},
+    identity::{ClientKey, Credential, CredentialKey, Directory, Keys},
+    preface::{self, Arrival, Unfinished},
+    protocol::{
+        OK, PING, PONG,
+        connect::Connect,
+        preface::{Preface, PrefaceError},
+        refusal,
+        version::Version,
+    },
+    relay::{ClientSide, InfoPolicy, Relay, ServerSide},
+    sessions::{Registered, Sessions},
+    tally::{Tally, Totals},
+    turn::{AnyPass, Doors, Turn},
+    upstream::{Placement, Servers},
+};
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct House {
+    /// The servers.
+    pub servers: Arc<Servers>,
+    /// Both doors.
+    pub doors: Arc<Doors>,
+    /// Notified when a client begins to wait for its turn.
+    pub arrived: Arc<Notify>,
+    /// Whose credentials belong to which account.
+    pub directory: Directory,
+    /// Makes keys of credentials and clients.
+    pub keys: Keys,
+    /// The servers' INFO.
+    pub greetings: Arc<Greetings>,
+    /// Counters.
+    pub tally: Arc<Tally>,
+    /// The sessions that relay.
+    pub sessions: Arc<Sessions>,
+    /// Refusals under way at the accept door.
+    pub turned_away: Arc<Gate>,
+    /// A refusal at the accept door is sent after a random delay up to this.
+    pub refusal_spread: Duration,
+    /// The longest argument of a control line that every server takes, in bytes.
+    pub max_control_line: usize,
+    /// The next session's id.
+    pub next_id: AtomicU64,
+}
+
+/// What the sessions of one listener share.
+#[derive(Debug)]
+pub struct Frontage {
+    /// What its clients see.
+    pub face: Arc<Face>,
+    /// Its `max_clients`.
+    pub gate: Arc<Gate>,
+    /// From accept to CONNECT.
+    pub handshake_timeout: Duration,
+}
+
+/// How a story ends.
+enum End {
+    Probe,
+    Refused(Refusal),
+    Closed(Close),
+}
+
+/// What is told of a client in the log.
+#[derive(Default)]
+struct Who {
+    account: Option<Arc<str>>,
+    client: Option<ClientKey>,
+    name: Option<String>,
+    lang: Option<String>,
+    server: Option<String>,
+}
+
+/// A client that is in, with what is needed to relay.
+struct Admitted {
+    relay: Relay,
+    /// Held for as long as the session lives.
+    pass: AnyPass,
+    _entry: Entry,
+    registered: Registered,
+}
+
+/// One client, from accept to close.
+pub async fn serve(house: Arc<House>, frontage: Arc<Frontage>, down: TcpStream, peer: SocketAddr) {
+    let id = house.next_id.fetch_add(1, Relaxed);
+    let accepted = Instant::now();
+    let mut who = Who::default();
+    // What is needed only until the client is in lives on the heap until then: an idle session is small.
+    let admitted = Box::pin(admit(&house, &frontage, down, peer.ip(), id, accepted, &mut who)).await;
+    let mut totals = Totals::default();
+    let end = match admitted {
+        Err(end) => end,
+        Ok(Admitted { relay, pass, _entry, registered }) => {
+            let began = Instant::now();
+            let ended;
+            (ended, totals) = relay.run(registered.handle()).await;
+            drop(pass);
+            if let Some(client) = who.client {
+                house.doors.session_ended(client, began.elapsed(), Instant::now().into_std());
+            }
+            End::Closed(Close { party: ended.party, phase: Phase::Relay, cause: ended.cause })
+        }
+    };
+    tell(&house, end, totals, peer, id, accepted, &who);
+}
+
+/// Counts and logs an end, once.
+fn tell(house: &House, end: End, totals: Totals, peer: SocketAddr, id: u64, accepted: Instant, who: &Who) {
+    let (outcome, party, phase, reason) = match end {
+        End::Probe => {
+            house.tally.probes.fetch_add(1, Relaxed);
+            return;
+        }
+        End::Refused(reason) => {
+            house.tally.refuse(reason);
+            ("refused", Party::Weir.name(), "", reason.name())
+        }
+        End::Closed(close) => {
+            house.tally.close(close);
+            house.tally.relayed(totals);
+            ("closed", close.party.name(), close.phase.name(), close.cause.name())
+        }
+    };
+    debug!(
+        id,
+        %peer,
+        party,
+        phase,
+        reason,
+        account = who.account.as_deref(),
+        name = who.name,
+        lang = who.lang,
+        server = who.server,
+        lived = ?accepted.elapsed(),
+        bytes_up = totals.bytes_up,
+        bytes_down = totals.bytes_down,
+        "{outcome}"
+    );
+}
+
+/// Everything up to the relay.
+async fn admit(
+    house: &House,
+    frontage: &Frontage,
+    mut down: TcpStream,
+    source: IpAddr,
+    id: u64,
+    accepted: Instant,
+    who: &mut Who,
+) -> Result<Admitted, End> {
+    // The accept door.
+    let entry = house.doors.at_accept(&frontage.gate, source, accepted.into_std());
+
+    // The preface. Whoever was refused at the accept door goes through it too, or could not read why.
+    let _turned_away = match &entry {
+        Ok(_) => None,
+        Err(reason) => Some(house.turned_away.enter().ok_or(End::Refused(*reason))?),
+    };
+    let mut greeting = Vec::with_capacity(512);
+    frontage.face.greet(id, source, &mut greeting);
+    let deadline = accepted + frontage.handshake_timeout;
+    let exchanged = preface::exchange(&mut down, &greeting, house.max_control_line, deadline).await;
+    let Arrival { mut connect, mut preface } = match exchanged {
+        Ok(arrival) => arrival,
+        Err(unfinished) => return Err(leave_unfinished(down, unfinished, Phase::Preface).await),
+    };
+    let connected = Instant::now();
+    let lang = connect.lang();
+    let deadlines = house.doors.patience().deadlines(lang, accepted.into_std(), connected.into_std());
+    who.name = connect.name().map(str::to_owned);
+    who.lang = lang.map(str::to_owned);
+    let entry = match entry {
+        Ok(entry) => entry,
+        Err(reason) => {
+            let hold_until = Instant::from_std(deadlines.hold_until);
+            let spread = match reason {
+                Refusal::Draining => Duration::ZERO,
+                _ => house.refusal_spread.min(hold_until.saturating_duration_since(connected)),
+            };
+            return Err(refuse_at(down, &mut preface, reason, connected + spread.mul_f64(fastrand::f64())).await);
+        }
+    };
+
+    // The connect door.
+    let credential = Credential::of(&connect);
+    let credential_key = house.keys.credential(credential);
+    let client = house.keys.client(source, credential_key, connect.name());
+    let account = house.directory.account(credential, credential_key);
+    who.client = Some(client);
+    who.account = Some(Arc::clone(&account));
+    let applicant = Applicant { account, client, hold_until: deadlines.hold_until };
+    let (pass, mut down) = enter(house, applicant, down, &mut preface).await?;
+
+    // The dial.
+    let policy = expect_info(&mut connect);
+    let dialled = tokio::select! {
+        dialled = dial_until_answered(house, pass, &connect, Instant::from_std(deadlines.answer_by)) => dialled,
+        left = preface::watch(&mut down, &mut preface) => return Err(leave_unfinished(down, left, Phase::Dial).await),
+    };
+    let (mut pass, accepted_by) = match dialled {
+        Ok(both) => both,
+        Err(NotAnswered::Refused(reason)) => return Err(refuse(down, reason).await),
+        Err(NotAnswered::ServerSaid(words)) => {
+            farewell::say(down, &words).await;
+            return Err(End::Closed(Close { party: Party::Upstream, phase: Phase::Dial, cause: Cause::ServerError }));
+        }
+    };
+    let server = Arc::clone(pass.server.server());
+    who.server = Some(server.name().to_owned());
+
+    // The server's own word on the account.
+    if let Err(reason) = settle_account(house, &mut pass, credential_key, &accepted_by) {
+        drop(accepted_by);
+        return Err(refuse(down, reason).await);
+    }
+    who.account = Some(Arc::clone(pass.account.account().name()));
+
+    // The client's PONG, and what follows it.
+    let mut welcome = Vec::new();
+    if policy == InfoPolicy::Rewrite {
+        frontage.face.rewrite(&accepted_by.info, source, &mut welcome);
+    }
+    let mut words = Vec::with_capacity(welcome.len() + 16);
+    if connect.verbose() {
+        words.extend_from_slice(OK);
+    }
+    let welcome = if preface.take_ping() {
+        words.extend_from_slice(PONG);
+        words.extend_from_slice(&welcome);
+        None
+    } else {
+        (policy == InfoPolicy::Rewrite).then_some(welcome)
+    };
+    let closed = |party, cause| End::Closed(Close { party, phase: Phase::Relay, cause });
+    if down.write_all(&words).await.is_err() {
+        return Err(closed(Party::Downstream, Cause::SocketError));
+    }
+    house.tally.servers[server.index()].admitted.fetch_add(1, Relaxed);
+    let from_client = ClientSide::new(house.max_control_line);
+    let from_server = ServerSide::new(welcome, policy, Arc::clone(&frontage.face), source, server);
+    let Accepted { stream: up, rest, .. } = *accepted_by;
+    match Relay::new((down, from_client, &preface.into_pipelined()), (up, from_server, &rest)) {
+        Ok(relay) => {
+            let registered = house.sessions.register(id);
+            // A drain that began after this client's turn would not see it otherwise.
+            if house.doors.is_draining() {
+                registered.handle().end();
+            }
+            Ok(Admitted { relay, pass, _entry: entry, registered })
+        }
+        Err((down, ended)) => {
+            farewell::say(down, b"").await;
+            Err(closed(ended.party, ended.cause))
+        }
+    }
+}
+
+/// Makes sure that the server tells what account the client is in. Servers since 2.12 do so in the INFO after the first PONG,
+/// to clients of protocol 1; one of protocol 0 is presented as such and the INFOs it does not expect are kept from it.
+fn expect_info(connect: &mut Connect) -> InfoPolicy {
+    if connect.protocol() == 0 {
+        connect.set_protocol(1);
+        return InfoPolicy::Drop;
+    }
+    InfoPolicy::Rewrite
+}
+
+/// Passes the connect door, waiting for a turn where need be.
+async fn enter(
+    house: &House,
+    applicant: Applicant,
+    mut down: TcpStream,
+    preface: &mut Preface,
+) -> Result<(AnyPass, TcpStream), End> {
+    let began = Instant::now();
+    let (turn, mut turn_comes) = oneshot::channel();
+    let verdict = house.doors.at_connect(applicant, began.into_std(), &mut fastrand::Rng::new(), || Turn(turn));
+    let (ticket, give_up) = match verdict {
+        Verdict::Admit(pass) => return Ok((pass, down)),
+        Verdict::Refuse { reason, at, delay } => {
+            let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
+            drop(delay);
+            return Err(end);
+        }
+        Verdict::Hold { ticket, give_up } => (ticket, give_up),
+    };
+    house.arrived.notify_one();
+    let outcome = tokio::select! {
+        biased;
+        pass = &mut turn_comes => pass.map_err(|_| None),
+        left = preface::watch(&mut down, preface) => Err(Some(left)),
+        () = sleep_until(Instant::from_std(give_up)) => Err(None),
+    };
+    house.tally.hold_seconds.observe(began.elapsed().as_secs_f64());
+    match outcome {
+        Ok(pass) => Ok((pass, down)),
+        Err(Some(left)) => {
+            let _ = house.doors.leave(&ticket, Instant::now().into_std());
+            Err(leave_unfinished(down, left, Phase::Hold).await)
+        }
+        Err(None) => match house.doors.leave(&ticket, Instant::now().into_std()) {
+            Some(reason) => Err(refuse(down, reason).await),
+            // The turn came in the same moment.
+            None => match turn_comes.await {
+                Ok(pass) => Ok((pass, down)),
+                Err(_) => Err(refuse(down, Refusal::HoldExpired).await),
+            },
+        },
+    }
+}
+
+/// Why no server took the client.
+enum NotAnswered {
+    Refused(Refusal),
+    /// `-ERR`, as the server wrote it.
+    ServerSaid(Vec<u8>),
+}
+
+/// Dials until a server has said its word; whatever goes wrong with one, the client is placed on the next without noticing.
+async fn dial_until_answered(
+    house: &House,
+    mut pass: AnyPass,
+    connect: &Connect,
+    answer_by: Instant,
+) -> Result<(AnyPass, Box<Accepted>), NotAnswered> {
+    let mut words = Vec::with_capacity(512);
+    connect.write(&mut words);
+    words.extend_from_slice(PING);
+    let mut tried = Vec::new();
+    loop {
+        match dial_once(house, &mut pass, &words, answer_by).await {
+            Ok(Answer::Pong(accepted)) => return Ok((pass, accepted)),
+            Ok(Answer::Err(line)) => return Err(NotAnswered::ServerSaid(line)),
+            Err(err) => {
+                debug!(server = pass.server.server().name(), %err, "dial failed");
+                tried.push(pass.server.server().index());
+            }
+        }
+        // The failed server's slot goes back before the next one's is taken.
+        let Pass { server, account } = pass;
+        drop(server);
+        pass = loop {
+            let now = Instant::now();
+            if now >= answer_by {
+                return Err(NotAnswered::Refused(Refusal::HoldExpired));
+            }
+            match house.doors.place_again(&tried, now.into_std(), &mut fastrand::Rng::new()) {
+                Placement::Placed(server) => break Pass { server, account },
+                Placement::Busy => tokio::time::sleep(Duration::from_millis(5)).await,
+                Placement::Full => return Err(NotAnswered::Refused(Refusal::ServerCapacity)),
+            }
+        };
+    }
+}
+
+/// One dial and handshake; what it says of the server is noted.
+async fn dial_once(house: &House, pass: &mut AnyPass, words: &[u8], answer_by: Instant) -> Result<Answer, DialError> {
+    let began = Instant::now();
+    let server = Arc::clone(pass.server.server());
+    // A server that does not even send INFO in half of what is left leaves the other half for another one.
+    let info_by = began + answer_by.saturating_duration_since(began) / 2;
+    let dialled = match dial::dial(server.address(), info_by).await {
+        Ok(dialled) => dialled,
+        Err(err) => {
+            if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {
+                tracing::warn!(server = server.name(), %err, ?pause, "server ejected");
+            }
+            return Err(err);
+        }
+    };
+    server.answered();
+    pass.server.opened();
+    house.greetings.learn(server.index(), dialled.info());
+    let names_account = Version::parse(dialled.info().version()).is_some_and(|v| v >= Version::new(2, 12, 0));
+    let answer = dialled.handshake(words, names_account, answer_by).await;
+    match &answer {
+        Ok(Answer::Pong(_)) => {
+            pass.server.session_began();
+            house.tally.servers[server.index()].handshake_seconds.observe(began.elapsed().as_secs_f64());
+        }
+        Err(DialError::Full) => server.said_full(Instant::now().into_std()),
+        _ => {}
+    }
+    answer
+}
+
+/// Takes the server's word for the account, and moves the slot when the guess was another.
+fn settle_account(
+    house: &House,
+    pass: &mut AnyPass,
+    credential: CredentialKey,
+    accepted: &Accepted,
+) -> Result<(), Refusal> {
+    let Some(named) = accepted.info.remote_account() else { return Ok(()) };
+    if **pass.account.account().name() != *named {
+        let named = Arc::from(named);
+        house.directory.learn(credential, &named);
+        let slot = house.doors.accounts().enter(&named, Instant::now().into_std());
+        pass.account = slot.map_err(|_| Refusal::AccountQuota)?;
+    }
+    Ok(())
+}
+
+/// Refuses at `at`, or earlier when the client leaves.
+async fn refuse_at(mut down: TcpStream, preface: &mut Preface, reason: Refusal, at: Instant) -> End {
+    tokio::select! {
+        () = sleep_until(at) => refuse(down, reason).await,
+        left = preface::watch(&mut down, preface) => leave_unfinished(down, left, Phase::Hold).await,
+    }
+}
+
+/// The polite refusal: CONNECT has been read, so the reason can be.
+async fn refuse(down: TcpStream, reason: Refusal) -> End {
+    farewell::say(down, refusal::line(reason)).await;
+    End::Refused(reason)
+}
+
+/// The end of a client that has not finished its preface.
+async fn leave_unfinished(down: TcpStream, unfinished: Unfinished, phase: Phase) -> End {
+    match unfinished {
+        Unfinished::Probe => End::Probe,
+        Unfinished::Gone => End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Eof }),
+        Unfinished::TimedOut => refuse(down, Refusal::HandshakeTimeout).await,
+        Unfinished::Wrong(wrong) => {
+            let words = match wrong {
+                PrefaceError::TooLong => refusal::MAX_CONTROL_LINE_LINE,
+                PrefaceError::NotConnect => refusal::UNKNOWN_OP,
+                PrefaceError::BadConnect | PrefaceError::TooMuch => refusal::line(Refusal::Protocol),
+            };
+            farewell::say(down, words).await;
+            End::Refused(Refusal::Protocol)
+        }
+    }
+}

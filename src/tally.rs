@@ -1,0 +1,136 @@
+//! What is counted while clients pass. `session.rs` writes here once, at the end; `metrics` reads.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::close::{Cause, Close, Party, Phase, Refusal};
+
+/// Bytes and messages of one session, or of all of them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Bytes from the client to the server.
+    pub bytes_up: u64,
+    /// Bytes from the server to the client.
+    pub bytes_down: u64,
+    /// Messages published by the client.
+    pub messages_up: u64,
+    /// Messages delivered to the client.
+    pub messages_down: u64,
+}
+
+/// What is counted for each server, by its index.
+#[derive(Debug)]
+pub struct ServerTally {
+    /// Clients admitted there, with PONG.
+    pub admitted: AtomicU64,
+    /// From the start of the dial to the server's PONG, in seconds.
+    pub handshake_seconds: Histogram,
+}
+
+/// All counters.
+#[derive(Debug)]
+pub struct Tally {
+    /// By server index.
+    pub servers: Vec<ServerTally>,
+    refused: [AtomicU64; Refusal::ALL.len()],
+    closed: [[[AtomicU64; Cause::ALL.len()]; Phase::ALL.len()]; Party::ALL.len()],
+    /// Connections that opened and closed without a word.
+    pub probes: AtomicU64,
+    /// How long clients were held, whatever came of it, in seconds.
+    pub hold_seconds: Histogram,
+    bytes_up: AtomicU64,
+    bytes_down: AtomicU64,
+    messages_up: AtomicU64,
+    messages_down: AtomicU64,
+}
+
+/// Upper bounds in seconds, 1 ms to 20 s: the longest patience of any official client.
+const BOUNDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0];
+
+impl Tally {
+    /// Zeros, for so many servers.
+    pub fn new(servers: usize) -> Self {
+        let server = || ServerTally { admitted: AtomicU64::new(0), handshake_seconds: Histogram::new(BOUNDS) };
+        Self {
+            servers: std::iter::repeat_with(server).take(servers).collect(),
+            refused: Default::default(),
+            closed: Default::default(),
+            probes: AtomicU64::new(0),
+            hold_seconds: Histogram::new(BOUNDS),
+            bytes_up: AtomicU64::new(0),
+            bytes_down: AtomicU64::new(0),
+            messages_up: AtomicU64::new(0),
+            messages_down: AtomicU64::new(0),
+        }
+    }
+
+    /// A client was refused.
+    pub fn refuse(&self, reason: Refusal) {
+        self.refused[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How many were, for this reason.
+    pub fn refused(&self, reason: Refusal) -> u64 {
+        self.refused[reason as usize].load(Relaxed)
+    }
+
+    /// How many were, for any reason.
+    pub fn refused_in_all(&self) -> u64 {
+        self.refused.iter().map(|n| n.load(Relaxed)).sum()
+    }
+
+    /// A connection ended that was not refused.
+    pub fn close(&self, close: Close) {
+        self.closed[close.party as usize][close.phase as usize][close.cause as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How many ended so.
+    pub fn closed(&self, close: Close) -> u64 {
+        self.closed[close.party as usize][close.phase as usize][close.cause as usize].load(Relaxed)
+    }
+
+    /// Adds what was relayed.
+    pub fn relayed(&self, totals: Totals) {
+        self.bytes_up.fetch_add(totals.bytes_up, Relaxed);
+        self.bytes_down.fetch_add(totals.bytes_down, Relaxed);
+        self.messages_up.fetch_add(totals.messages_up, Relaxed);
+        self.messages_down.fetch_add(totals.messages_down, Relaxed);
+    }
+
+    /// What was relayed by all sessions.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            bytes_up: self.bytes_up.load(Relaxed),
+            bytes_down: self.bytes_down.load(Relaxed),
+            messages_up: self.messages_up.load(Relaxed),
+            messages_down: self.messages_down.load(Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_counter_of_its_own() {
+        let tally = Tally::new(1);
+        for (n, reason) in Refusal::ALL.into_iter().enumerate() {
+            (0..=n).for_each(|_| tally.refuse(reason));
+        }
+        for (n, reason) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(tally.refused(reason), n as u64 + 1, "{}", reason.name());
+        }
+        for party in Party::ALL {
+            for phase in Phase::ALL {
+                for cause in Cause::ALL {
+                    let close = Close { party, phase, cause };
+                    assert_eq!(tally.closed(close), 0);
+                    tally.close(close);
+                    assert_eq!(tally.closed(close), 1);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Giving those who wait their turns.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::{Admission, Pass, Waiter};
+
+/// The pass of a client that is admitted.
+pub type AnyPass = Pass<governor::clock::DefaultClock>;
+
+/// The far end of a hold.
+#[derive(Debug)]
+pub struct Turn(pub oneshot::Sender<AnyPass>);
+
+impl Waiter for Turn {
+    fn has_left(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+/// The doors as sessions use them.
+pub type Doors = Admission<Turn>;
+
+/// Turns are given out this long after they come up at most, at random: neighbours in the queue reach the servers apart.
+const JITTER: Duration = Duration::from_millis(4);
+
+/// Hands out turns until `stop`. `arrived` is notified when somebody begins to wait.
+pub async fn give(doors: Arc<Doors>, arrived: Arc<Notify>, stop: CancellationToken) {
+    let mut rng = fastrand::Rng::new();
+    let mut turns = Vec::new();
+    loop {
+        let again = doors.release(Instant::now().into_std(), &mut rng, &mut turns);
+        for (turn, pass) in turns.drain(..) {
+            // A client that left meanwhile drops its pass, which gives everything back.
+            let _ = turn.0.send(pass);
+        }
+        let wait = async {
+            match again {
+                Some(at) => sleep_until(Instant::from_std(at) + JITTER.mul_f64(rng.f64())).await,
+                None => arrived.notified().await,
+            }
+        };
+        tokio::select! {
+            () = wait => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}

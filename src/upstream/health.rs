@@ -1,0 +1,142 @@
+//! Whether a server answers: up, ejected for a growing and jittered pause, then one trial at a time.
+
+use std::time::{Duration, Instant};
+
+/// The first pause after a failed dial.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Pauses double up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A trial whose outcome is not known after this may be repeated: its client left before the dial ended.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What health says about a server at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Dial it.
+    Up,
+    /// The pause is over: one client may try it.
+    TrialDue,
+    /// Leave it alone.
+    Ejected,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Up,
+    Ejected { until: Instant },
+    Trial { began: Instant },
+}
+
+/// The state machine of one server.
+#[derive(Debug)]
+pub struct Health {
+    state: State,
+    /// Failures in a row.
+    streak: u32,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { state: State::Up, streak: 0 }
+    }
+}
+
+impl Health {
+    /// What may be done with the server at `now`.
+    pub fn standing(&self, now: Instant) -> Standing {
+        match self.state {
+            State::Up => Standing::Up,
+            State::Ejected { until } if now >= until => Standing::TrialDue,
+            State::Trial { began } if now >= began + TRIAL_TIMEOUT => Standing::TrialDue,
+            State::Ejected { .. } | State::Trial { .. } => Standing::Ejected,
+        }
+    }
+
+    /// A client is about to try a server whose trial is due.
+    pub fn trial_began(&mut self, now: Instant) {
+        if !matches!(self.state, State::Up) {
+            self.state = State::Trial { began: now };
+        }
+    }
+
+    /// A dial ended with the server's INFO.
+    pub fn answered(&mut self) {
+        self.state = State::Up;
+        self.streak = 0;
+    }
+
+    /// A dial failed: refused, timed out, or ended before INFO. Returns the pause, for the log, when this ejects the server anew.
+    pub fn failed(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
+        // Dials that were under way when the server was ejected fail too; they say nothing new.
+        if let State::Ejected { until } = self.state
+            && now < until
+        {
+            return None;
+        }
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.streak.min(16)).min(LONGEST_PAUSE);
+        let pause = pause.mul_f64(0.5 + rng.f64());
+        self.streak = self.streak.saturating_add(1);
+        self.state = State::Ejected { until: now + pause };
+        Some(pause)
+    }
+
+    /// The server's own start time has changed: it is another process now, worth a trial at once.
+    pub fn restarted(&mut self, now: Instant) {
+        self.streak = 0;
+        if let State::Ejected { until } = &mut self.state {
+            *until = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_end_in_one_trial() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut now = Instant::now();
+        let mut health = Health::default();
+        let mut longest = Duration::ZERO;
+        for n in 0..20u32 {
+            let pause = health.failed(now, &mut rng).expect("a trial's failure ejects anew");
+            let nominal = FIRST_PAUSE.saturating_mul(1 << n.min(16)).min(LONGEST_PAUSE);
+            assert!(pause >= nominal / 2 && pause <= nominal * 3 / 2, "{n}: {pause:?}");
+            longest = longest.max(pause);
+            assert_eq!(health.standing(now), Standing::Ejected);
+            assert_eq!(health.failed(now, &mut rng), None, "late failures of the same outage");
+            now += pause;
+            assert_eq!(health.standing(now), Standing::TrialDue);
+            health.trial_began(now);
+            assert_eq!(health.standing(now), Standing::Ejected, "one trial at a time");
+        }
+        assert!(longest > LONGEST_PAUSE / 2);
+        health.answered();
+        assert_eq!(health.standing(now), Standing::Up);
+        let pause = health.failed(now, &mut rng).unwrap();
+        assert!(pause <= FIRST_PAUSE * 3 / 2, "the streak is forgotten");
+    }
+
+    #[test]
+    fn a_forgotten_trial_is_repeated() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let now = Instant::now();
+        let mut health = Health::default();
+        let pause = health.failed(now, &mut rng).unwrap();
+        health.trial_began(now + pause);
+        assert_eq!(health.standing(now + pause + TRIAL_TIMEOUT), Standing::TrialDue);
+    }
+
+    #[test]
+    fn a_restart_ends_the_pause() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let now = Instant::now();
+        let mut health = Health::default();
+        for _ in 0..9 {
+            let _ = health.failed(now + LONGEST_PAUSE * 9, &mut rng);
+        }
+        health.restarted(now);
+        assert_eq!(health.standing(now), Standing::TrialDue);
+    }
+}

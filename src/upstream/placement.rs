@@ -1,0 +1,167 @@
+//! Which server a new client goes to: the one with the lowest projected share of its ceiling, ties at random.
+
+/// How willingly a server is used; a lower rank is used only when no higher one has room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Up, with a fresh reading (or weir's own counts where there is no monitor).
+    Eligible,
+    /// Its last reading is old: the last resort.
+    Stale,
+    /// Ejected: used only when every server is, since then there is nothing to lose.
+    Ejected,
+    /// Lame duck, full by its own word, or tried by this client already: never.
+    Never,
+}
+
+/// One server as placement sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct View {
+    /// How willingly.
+    pub rank: Rank,
+    /// Connections it has now.
+    pub projected: u32,
+    /// How many it may have.
+    pub ceiling: u32,
+    /// Handshakes under way.
+    pub handshakes: u32,
+    /// How many may be under way at once.
+    pub handshake_limit: u32,
+}
+
+impl View {
+    fn has_room(&self) -> bool {
+        self.projected < self.ceiling
+    }
+
+    fn is_busy(&self) -> bool {
+        self.handshakes >= self.handshake_limit
+    }
+
+    fn share(&self) -> f64 {
+        f64::from(self.projected) / f64::from(self.ceiling.max(1))
+    }
+}
+
+/// How far above the least loaded server another's share may be and still stand in for it while that one is busy with handshakes.
+const EVEN_ENOUGH: f64 = 0.01;
+
+/// What placement says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// This one, by its index.
+    Server(usize),
+    /// There is room, but the server that should have the client is busy with handshakes: wait a moment.
+    Busy,
+    /// No server has room.
+    Full,
+}
+
+/// The least loaded of the candidates seen so far, ties decided by reservoir sampling.
+#[derive(Default)]
+struct Least {
+    best: Option<(usize, f64)>,
+    ties: u32,
+}
+
+impl Least {
+    fn offer(&mut self, index: usize, share: f64, rng: &mut fastrand::Rng) {
+        match self.best {
+            Some((_, least)) if share > least => return,
+            Some((_, least)) if share == least => {
+                self.ties += 1;
+                if rng.u32(0..self.ties) != 0 {
+                    return;
+                }
+            }
+            _ => self.ties = 1,
+        }
+        self.best = Some((index, share));
+    }
+}
+
+/// Chooses among `views`. An `urgent` client takes any server with room rather than waiting for the least loaded one.
+pub fn choose(views: impl Iterator<Item = View> + Clone, urgent: bool, rng: &mut fastrand::Rng) -> Choice {
+    // Ejected servers are worth a try only when there is no other at all: a full cluster is not mended by dialling a dead server.
+    let all_ejected = views.clone().all(|v| v.rank >= Rank::Ejected);
+    let ranks: &[Rank] = if all_ejected { &[Rank::Ejected] } else { &[Rank::Eligible, Rank::Stale] };
+    for &rank in ranks {
+        let (mut least, mut free) = (Least::default(), Least::default());
+        for (index, view) in views.clone().enumerate().filter(|(_, v)| v.rank == rank && v.has_room()) {
+            least.offer(index, view.share(), rng);
+            if !view.is_busy() {
+                free.offer(index, view.share(), rng);
+            }
+        }
+        match (least.best, free.best) {
+            (None, _) => {}
+            (Some((_, lowest)), Some((index, share))) if urgent || share <= lowest + EVEN_ENOUGH => {
+                return Choice::Server(index);
+            }
+            _ => return Choice::Busy,
+        }
+    }
+    Choice::Full
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(projected: u32, ceiling: u32) -> View {
+        View { rank: Rank::Eligible, projected, ceiling, handshakes: 0, handshake_limit: 16 }
+    }
+
+    fn pick(views: &[View], urgent: bool) -> Choice {
+        choose(views.iter().copied(), urgent, &mut fastrand::Rng::with_seed(1))
+    }
+
+    #[test]
+    fn lowest_share_not_lowest_count() {
+        assert_eq!(pick(&[view(10, 20), view(100, 1000)], false), Choice::Server(1));
+    }
+
+    #[test]
+    fn a_full_server_is_never_chosen() {
+        assert_eq!(pick(&[view(0, 0), view(99, 100)], false), Choice::Server(1));
+        assert_eq!(pick(&[view(0, 0), view(100, 100)], true), Choice::Full);
+    }
+
+    #[test]
+    fn ties_are_even() {
+        let mut rng = fastrand::Rng::with_seed(3);
+        let mut hits = [0u32; 3];
+        for _ in 0..3000 {
+            let Choice::Server(i) = choose([view(5, 10); 3].iter().copied(), false, &mut rng) else { panic!() };
+            hits[i] += 1;
+        }
+        assert!(hits.iter().all(|&n| n > 850), "{hits:?}");
+    }
+
+    #[test]
+    fn stale_only_when_no_other_has_room() {
+        let stale = View { rank: Rank::Stale, ..view(0, 100) };
+        assert_eq!(pick(&[stale, view(99, 100)], false), Choice::Server(1));
+        assert_eq!(pick(&[stale, view(100, 100)], false), Choice::Server(0));
+    }
+
+    #[test]
+    fn ejected_only_when_all_are() {
+        let out = View { rank: Rank::Ejected, ..view(0, 100) };
+        assert_eq!(pick(&[out, view(100, 100)], false), Choice::Full);
+        assert_eq!(pick(&[out, View { rank: Rank::Never, ..view(0, 100) }], false), Choice::Server(0));
+    }
+
+    #[test]
+    fn a_busy_newcomer_is_waited_for_unless_urgent() {
+        let newcomer = View { handshakes: 16, ..view(0, 100) };
+        assert_eq!(pick(&[newcomer, view(50, 100)], false), Choice::Busy);
+        assert_eq!(pick(&[newcomer, view(50, 100)], true), Choice::Server(1));
+        assert_eq!(pick(&[newcomer, view(1, 100)], false), Choice::Server(1), "even enough");
+    }
+
+    #[test]
+    fn nothing_to_choose_from() {
+        assert_eq!(pick(&[], false), Choice::Full);
+        assert_eq!(pick(&[View { rank: Rank::Never, ..view(0, 9) }], true), Choice::Full);
+    }
+}

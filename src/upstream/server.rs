@@ -1,0 +1,208 @@
+//! One nats-server as weir knows it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Params, Reserve, ServerParams, Slot,
+    health::{Health, Standing},
+    load::{Load, Mark},
+    placement::{Rank, View},
+};
+
+/// nats-server's own default for `max_connections` (`DEFAULT_MAX_CONNECTIONS`, const.go): assumed until a reading says otherwise.
+const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
+/// Handshakes in flight on one server at most. At 1 ms to 100 ms a handshake this allows 2,500 to 250,000 logins a second.
+const HANDSHAKE_LIMIT: u32 = 256;
+/// Where that limit begins on a server that has just started.
+const FIRST_HANDSHAKE_LIMIT: u32 = 16;
+/// After `maximum connections exceeded` the server is full by its own word for this long: about the time to the next reading.
+const FULL_FOR: Duration = Duration::from_secs(1);
+
+/// What a poll of `/varz` said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The name the server gives itself.
+    pub server_name: String,
+    /// Its version.
+    pub version: String,
+    /// Clients it counts now.
+    pub connections: u32,
+    /// Its own limit; `None` is no limit.
+    pub max_connections: Option<u32>,
+    /// Its limit for the argument of one control line, CONNECT's included, in bytes.
+    pub max_control_line: Option<usize>,
+    /// When it started, in its own words: another value is another process.
+    pub start: String,
+    /// For how long it has been running.
+    pub uptime: Duration,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    health: Health,
+    read_at: Option<Instant>,
+    last: Option<Reading>,
+    full_until: Option<Instant>,
+    lame_duck: bool,
+}
+
+/// A server: its configuration, its counters, what is known of it.
+#[derive(Debug)]
+pub struct Server {
+    index: usize,
+    params: ServerParams,
+    reserve: Reserve,
+    slow_start: Duration,
+    stale_after: Duration,
+    name: OnceLock<String>,
+    load: Load,
+    state: Mutex<State>,
+}
+
+impl Server {
+    pub(super) fn new(index: usize, params: ServerParams, cluster: &Params) -> Self {
+        let capacity = params.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
+        Self {
+            index,
+            reserve: cluster.reserve,
+            slow_start: cluster.slow_start,
+            // Two polls may be lost, or be slow, before a reading counts as old.
+            stale_after: cluster.poll_interval * 3 + Duration::from_secs(1),
+            name: params.name.clone().map(OnceLock::from).unwrap_or_default(),
+            load: Load::new(capacity, cluster.reserve.ceiling(capacity)),
+            state: Mutex::default(),
+            params,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is valid between any two statements, so a panic elsewhere while it was locked spoils nothing.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its place in the configuration.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Its name in logs and metrics: the configured one, else its own once known, else its address.
+    pub fn name(&self) -> &str {
+        self.name.get().unwrap_or(&self.params.address)
+    }
+
+    /// `host:port` of the client port.
+    pub fn address(&self) -> &str {
+        &self.params.address
+    }
+
+    /// The monitoring URL, where there is one.
+    pub fn monitor(&self) -> Option<&str> {
+        self.params.monitor.as_deref()
+    }
+
+    /// Its counters.
+    pub fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// The last reading, however old.
+    pub fn last_reading(&self) -> Option<Reading> {
+        self.state().last.clone()
+    }
+
+    /// Whether a client may be sent there now.
+    pub fn is_up(&self, now: Instant) -> bool {
+        self.view(now).rank == Rank::Eligible
+    }
+
+    /// How placement sees it.
+    pub fn view(&self, now: Instant) -> View {
+        let state = self.state();
+        let full = state.full_until.is_some_and(|until| now < until);
+        let fresh = self.params.monitor.is_none()
+            || state.read_at.is_some_and(|at| now.saturating_duration_since(at) <= self.stale_after);
+        let rank = match state.health.standing(now) {
+            _ if full || state.lame_duck => Rank::Never,
+            Standing::Ejected => Rank::Ejected,
+            _ if !fresh => Rank::Stale,
+            Standing::Up | Standing::TrialDue => Rank::Eligible,
+        };
+        let handshake_limit = self.handshake_limit(&state, now);
+        drop(state);
+        View {
+            rank,
+            projected: self.load.projected(),
+            ceiling: self.load.ceiling(),
+            handshakes: self.load.handshakes(),
+            handshake_limit,
+        }
+    }
+
+    /// Slow start: a server that has just come up is warming caches and routes while every new client would go to it, since
+    /// it is the emptiest. Its handshakes in flight are limited until it is `slow_start` old, so that it fills steadily.
+    fn handshake_limit(&self, state: &State, now: Instant) -> u32 {
+        let (Some(read_at), Some(last)) = (state.read_at, &state.last) else { return HANDSHAKE_LIMIT };
+        let age = last.uptime + now.saturating_duration_since(read_at);
+        if age >= self.slow_start {
+            return HANDSHAKE_LIMIT;
+        }
+        let grown = age.as_secs_f64() / self.slow_start.as_secs_f64();
+        FIRST_HANDSHAKE_LIMIT + (f64::from(HANDSHAKE_LIMIT - FIRST_HANDSHAKE_LIMIT) * grown) as u32
+    }
+
+    pub(super) fn reserve(server: &Arc<Self>, now: Instant) -> Option<Slot> {
+        let mut state = server.state();
+        let limit = match state.health.standing(now) {
+            // A trial is one client's at a time.
+            Standing::TrialDue => {
+                state.health.trial_began(now);
+                u32::MAX
+            }
+            _ => server.handshake_limit(&state, now),
+        };
+        drop(state);
+        server.load.reserve(limit).then(|| Slot::new(Arc::clone(server)))
+    }
+
+    /// Takes a reading in; `mark` was taken before the poll was sent. Returns whether the server is another process than before.
+    pub fn read(&self, now: Instant, mark: Mark, reading: Reading) -> bool {
+        let own = reading.max_connections.unwrap_or(u32::MAX);
+        let capacity = self.params.max_connections.map_or(own, |cap| cap.min(own));
+        self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
+        self.load.reading(mark, reading.connections);
+        let _ = self.name.set(reading.server_name.clone());
+        let mut state = self.state();
+        let restarted = state.last.as_ref().is_some_and(|last| last.start != reading.start);
+        if restarted {
+            state.health.restarted(now);
+            state.lame_duck = false;
+            state.full_until = None;
+        }
+        state.read_at = Some(now);
+        state.last = Some(reading);
+        restarted
+    }
+
+    /// The server said `maximum connections exceeded`: others took what looked free.
+    pub fn said_full(&self, now: Instant) {
+        self.state().full_until = Some(now + FULL_FOR);
+    }
+
+    /// The server announced lame duck mode on a session's INFO.
+    pub fn said_lame_duck(&self) {
+        self.state().lame_duck = true;
+    }
+
+    /// A dial ended with its INFO.
+    pub fn answered(&self) {
+        self.state().health.answered();
+    }
+
+    /// A dial failed before INFO. Returns the pause when this ejects the server anew.
+    pub fn failed(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
+        self.state().health.failed(now, rng)
+    }
+}

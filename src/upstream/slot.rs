@@ -1,0 +1,61 @@
+//! A slot on a server: taken before the dial, given back exactly once, on drop.
+
+use std::sync::Arc;
+
+use super::Server;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Reserved; the server may or may not count it.
+    Dialling,
+    /// The server has sent INFO, so it counts the connection.
+    Opened,
+    /// The client has its PONG.
+    Session,
+}
+
+/// One unit of a server's capacity.
+#[derive(Debug)]
+pub struct Slot {
+    server: Arc<Server>,
+    stage: Stage,
+}
+
+impl Slot {
+    pub(super) fn new(server: Arc<Server>) -> Self {
+        Self { server, stage: Stage::Dialling }
+    }
+
+    /// Whose it is.
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// The server has sent its INFO.
+    pub fn opened(&mut self) {
+        if self.stage == Stage::Dialling {
+            self.stage = Stage::Opened;
+            self.server.load().opened();
+        }
+    }
+
+    /// The server has sent its PONG: the handshake is over and a session begins.
+    pub fn session_began(&mut self) {
+        self.opened();
+        if self.stage == Stage::Opened {
+            self.stage = Stage::Session;
+            self.server.load().handshake_over();
+            self.server.load().session_began();
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        match self.stage {
+            Stage::Session => self.server.load().session_ended(),
+            Stage::Dialling | Stage::Opened => self.server.load().handshake_over(),
+        }
+        self.server.load().release(self.stage != Stage::Dialling);
+    }
+}
