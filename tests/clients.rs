@@ -93,9 +93,10 @@ async fn publish_subscribe_request_and_queue_groups() {
         worker.flush().await.unwrap();
     }
     let got = Arc::new([const { AtomicU64::new(0) }; 3]);
+    let mut working = tokio::task::JoinSet::new();
     for (i, mut member) in members.into_iter().enumerate() {
         let got = got.clone();
-        tokio::spawn(async move {
+        working.spawn(async move {
             while member.next().await.is_some() {
                 got[i].fetch_add(1, SeqCst);
             }
@@ -111,7 +112,8 @@ async fn publish_subscribe_request_and_queue_groups() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(sum(), 300, "each job once");
 
-    drop(clients);
+    working.shutdown().await;
+    drop((all, clients));
     cluster.settles_at(0).await;
     weir.assert_nothing_leaked().await;
 }
@@ -137,9 +139,9 @@ async fn jetstream_publish_and_consume() {
         assert_eq!((ack.sequence, ack.duplicate), (i + 1, false));
     }
 
-    let stream = jetstream::new(theirs.clone()).get_stream(stream.cached_info().config.name.clone()).await.unwrap();
+    let same = jetstream::new(theirs.clone()).get_stream("ORDERS").await.unwrap();
     let config = consumer::pull::Config { durable_name: Some("reader".into()), ..Default::default() };
-    let mut messages = stream.create_consumer(config).await.unwrap().messages().await.unwrap().take(200);
+    let mut messages = same.create_consumer(config).await.unwrap().messages().await.unwrap().take(200);
     let mut seen = 0_u64;
     while let Some(message) = tokio::time::timeout(PATIENCE, messages.next()).await.expect("a message in time") {
         let message = message.unwrap();
@@ -149,7 +151,7 @@ async fn jetstream_publish_and_consume() {
     }
     assert_eq!(seen, 200);
 
-    drop((messages, stream, js, ours, theirs));
+    drop((messages, stream, same, js, ours, theirs));
     cluster.settles_at(0).await;
     weir.assert_nothing_leaked().await;
 }

@@ -83,6 +83,11 @@ impl Fleet {
         Self { seen, all, members, tasks }
     }
 
+    /// How many clients there are.
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
     /// How many are connected now.
     pub fn connected(&self) -> usize {
         self.seen.connected.load(SeqCst)

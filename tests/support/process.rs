@@ -1,14 +1,20 @@
 //! A child process: its output in a file, signals by its own pid, a look into /proc, killed on drop.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use super::{PATIENCE, eventually, say};
+
+/// Whether children get a process group of their own, so that Ctrl-C in the terminal does not reach them: for a program
+/// that ends them itself. In tests it must reach them, since it ends the test without a word.
+pub static OWN_GROUP: AtomicBool = AtomicBool::new(false);
 
 /// A running (or ended) child process.
 pub struct Process {
@@ -23,6 +29,9 @@ impl Process {
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Self {
         raise_file_limit();
         let open = || -> File { OpenOptions::new().create(true).append(true).open(log).expect("log file") };
+        if OWN_GROUP.load(SeqCst) {
+            command.process_group(0);
+        }
         let child = command.stdin(Stdio::null()).stdout(open()).stderr(open()).spawn();
         let child = child.unwrap_or_else(|e| panic!("cannot start {name} ({:?}): {e}", command.get_program()));
         Self { name: name.into(), child, log: log.into(), status: None }

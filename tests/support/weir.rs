@@ -23,6 +23,7 @@ pub struct WeirConfig {
     count: usize,
     admission: String,
     accounts: String,
+    log_level: &'static str,
 }
 
 impl WeirConfig {
@@ -50,6 +51,7 @@ impl WeirConfig {
             count: servers.len(),
             admission: "rate = 20000\nburst = 20000\nmax_hold = \"19s\"\nrefusal_spread = \"100ms\"\n".into(),
             accounts: String::new(),
+            log_level: "debug",
         }
     }
 
@@ -83,11 +85,17 @@ impl WeirConfig {
         self
     }
 
+    /// How much weir logs (default: debug).
+    pub fn log_level(mut self, level: &'static str) -> Self {
+        self.log_level = level;
+        self
+    }
+
     /// The file.
     pub fn toml(&self, ports_file: &str) -> String {
-        let Self { top, listener, cluster, servers, admission, accounts, .. } = self;
+        let Self { top, listener, cluster, servers, admission, accounts, log_level, .. } = self;
         format!(
-            "ports_file = \"{ports_file}\"\n{top}\n[log]\nlevel = \"debug\"\n\n[[listeners]]\nlisten = \"127.0.0.1:0\"\n{listener}\n\
+            "ports_file = \"{ports_file}\"\n{top}\n[log]\nlevel = \"{log_level}\"\n\n[[listeners]]\nlisten = \"127.0.0.1:0\"\n{listener}\n\
              [monitor]\nlisten = \"127.0.0.1:0\"\n\n[cluster]\n{cluster}{servers}\n[admission]\n{admission}\n{accounts}"
         )
     }
