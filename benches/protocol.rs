@@ -24,12 +24,7 @@ fn main() {
 
 /// As many messages as fill a buffer, and how many they are.
 fn messages(line: &str, size: usize) -> (Vec<u8>, usize) {
-    let one = [
-        format!("{line} {size}\r\n").as_bytes(),
-        &vec![b'x'; size],
-        b"\r\n",
-    ]
-    .concat();
+    let one = [format!("{line} {size}\r\n").as_bytes(), &vec![b'x'; size], b"\r\n"].concat();
     let count = CHUNK / one.len();
     (one.repeat(count), count)
 }
@@ -46,23 +41,16 @@ fn publish(bencher: Bencher<'_, '_>, size: usize) {
 
 #[divan::bench(args = [16, 128, 1024])]
 fn publish_with_reply(bencher: Bencher<'_, '_>, size: usize) {
-    let (chunk, count) = messages(
-        "PUB orders.eu.created _INBOX.aBcDeFgHiJkLmNoPqRsTuV.1",
-        size,
-    );
+    let (chunk, count) = messages("PUB orders.eu.created _INBOX.aBcDeFgHiJkLmNoPqRsTuV.1", size);
     let mut framing = ClientFraming::new(4096);
-    bencher
-        .counter(ItemsCount::new(count))
-        .bench_local(|| framing.scan(black_box(&chunk)));
+    bencher.counter(ItemsCount::new(count)).bench_local(|| framing.scan(black_box(&chunk)));
 }
 
 #[divan::bench(args = [16, 128, 1024])]
 fn publish_with_headers(bencher: Bencher<'_, '_>, size: usize) {
     let (chunk, count) = messages("HPUB orders.eu.created 12", size);
     let mut framing = ClientFraming::new(4096);
-    bencher
-        .counter(ItemsCount::new(count))
-        .bench_local(|| framing.scan(black_box(&chunk)));
+    bencher.counter(ItemsCount::new(count)).bench_local(|| framing.scan(black_box(&chunk)));
 }
 
 #[divan::bench(args = [16, 128, 1024])]
@@ -80,9 +68,7 @@ fn deliver(bencher: Bencher<'_, '_>, size: usize) {
 fn publish_alone(bencher: Bencher<'_, '_>) {
     let message = b"PUB orders.eu.created 16\r\n0123456789abcdef\r\n";
     let mut framing = ClientFraming::new(4096);
-    bencher
-        .counter(ItemsCount::new(1usize))
-        .bench_local(|| framing.scan(black_box(message)));
+    bencher.counter(ItemsCount::new(1usize)).bench_local(|| framing.scan(black_box(message)));
 }
 
 /// The slow path: every control line is cut by the end of a chunk.
@@ -101,19 +87,13 @@ fn publish_cut(bencher: Bencher<'_, '_>) {
 fn subscribe(bencher: Bencher<'_, '_>) {
     let chunk = b"SUB orders.eu.created 12\r\n".repeat(100);
     let mut framing = ClientFraming::new(4096);
-    bencher
-        .counter(ItemsCount::new(100usize))
-        .bench_local(|| framing.scan(black_box(&chunk)));
+    bencher.counter(ItemsCount::new(100usize)).bench_local(|| framing.scan(black_box(&chunk)));
 }
 
 #[divan::bench]
 fn connect_line() -> usize {
     let line = b"CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"go\"}\r\n";
-    let end = LineScanner::new(4096)
-        .find(black_box(line))
-        .ok()
-        .flatten()
-        .unwrap_or(0);
+    let end = LineScanner::new(4096).find(black_box(line)).ok().flatten().unwrap_or(0);
     black_box(client_line(&line[..end]));
     end
 }

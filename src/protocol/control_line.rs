@@ -65,11 +65,7 @@ fn overhead(line: &[u8]) -> usize {
         Some(argument) => line.len() - argument.len(),
         None => {
             // Where the verb ends must not depend on how much of the line is there.
-            let verb = line
-                .iter()
-                .take(MAX_VERB)
-                .position(|&b| is_blank(b))
-                .unwrap_or(0);
+            let verb = line.iter().take(MAX_VERB).position(|&b| is_blank(b)).unwrap_or(0);
             line.len() - trim_start(&line[verb..]).len()
         }
     };
