@@ -15,6 +15,7 @@ pub use self::{
     server::{Reading, Server},
     slot::Slot,
 };
+use crate::protocol::MAX_CONTROL_LINE;
 use placement::{Choice, Rank, View};
 
 /// Slots of each server that weir never fills.
@@ -124,6 +125,12 @@ impl Servers {
             }
         }
         Placement::Busy
+    }
+
+    /// The longest argument of a control line that every server takes, in bytes: a client may be placed on any of them.
+    pub fn max_control_line(&self) -> usize {
+        let known = self.list.iter().map(|server| server.max_control_line()).filter(|&n| n != usize::MAX);
+        known.min().unwrap_or(MAX_CONTROL_LINE)
     }
 
     /// Whether any server could take a client now, busy or not.
