@@ -49,7 +49,7 @@ impl WeirConfig {
             cluster: "poll_interval = \"200ms\"\n".into(),
             servers: text,
             count: servers.len(),
-            admission: "rate = 20000\nburst = 20000\nmax_hold = \"30s\"\nrefusal_spread = \"100ms\"\n".into(),
+            admission: "rate = 20000\nburst = 20000\nmax_hold = \"20s\"\nrefusal_spread = \"100ms\"\n".into(),
             accounts: String::new(),
             log_level: "debug",
         }
@@ -210,8 +210,12 @@ impl Weir {
         .await;
     }
 
-    /// After all clients are gone: every gauge is back to 0 and the process has the file descriptors it began with.
+    /// After all clients are gone: every gauge is back to 0, the process has the file descriptors it began with, and no
+    /// task of it has panicked on the way.
     pub async fn assert_nothing_leaked(&self) {
+        let log = self.log();
+        let panic = log.lines().skip_while(|line| !line.contains("panicked at")).take(2).collect::<Vec<_>>();
+        assert!(panic.is_empty(), "{}", panic.join(" "));
         assert!(self.metrics().await.knows("weir_held"), "weir_held is not among the metrics");
         self.until("all gauges are back to 0", |metrics| LOAD.iter().all(|name| metrics.sum(name) == 0.0)).await;
         eventually(PATIENCE, "as many open files as at the start", async || match self.process.fds() {

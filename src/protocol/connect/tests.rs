@@ -23,10 +23,7 @@ fn users_as_go_reads_them() {
         ("{\"user\":\"a\",\"u\u{17f}er\":\"b\"}".as_bytes(), "b"),
         (br#"{"user":"a","u\u017fer":"b"}"#, "b"),
         (br#"{"user":"a","\u0075ser":"b"}"#, "b"),
-        (
-            br#"{"user":"a","us\u00e9r":"b","users":"c","use":"d"}"#,
-            "a",
-        ),
+        (br#"{"user":"a","us\u00e9r":"b","users":"c","use":"d"}"#, "a"),
         (br#"{"user":"a","user":null}"#, "a"),
         (br#"{"user":"a","user":""}"#, ""),
         (br#"{"x":{"user":"b"},"user":"a"}"#, "a"),
@@ -75,9 +72,7 @@ fn protocols_as_go_reads_them() {
         ("-", None),
     ] {
         let json = format!("{{\"protocol\":{number}}}");
-        let parsed = Connect::parse(json.as_bytes())
-            .ok()
-            .map(|connect| connect.protocol());
+        let parsed = Connect::parse(json.as_bytes()).ok().map(|connect| connect.protocol());
         assert_eq!(parsed, protocol, "{json}");
     }
 }
@@ -133,31 +128,17 @@ fn refused_as_go_refuses() {
 fn nesting_is_bounded_as_in_go() {
     let nested = |depth| format!("{{\"x\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
     assert!(Connect::parse(nested(9_999).as_bytes()).is_ok());
-    assert_eq!(
-        Connect::parse(nested(10_000).as_bytes()),
-        Err(ConnectError::Syntax)
-    );
-    assert_eq!(
-        Connect::parse("[".repeat(1 << 20).as_bytes()),
-        Err(ConnectError::Syntax)
-    );
+    assert_eq!(Connect::parse(nested(10_000).as_bytes()), Err(ConnectError::Syntax));
+    assert_eq!(Connect::parse("[".repeat(1 << 20).as_bytes()), Err(ConnectError::Syntax));
 }
 
 #[test]
 fn absent_is_the_servers_default() {
     let connect = parse("{}");
     assert!(connect.verbose() && connect.pedantic() && connect.echo());
-    assert!(
-        !connect.headers()
-            && !connect.no_responders()
-            && !connect.tls_required()
-            && !connect.new_account()
-    );
+    assert!(!connect.headers() && !connect.no_responders() && !connect.tls_required() && !connect.new_account());
     assert_eq!(connect.protocol(), 0);
-    assert_eq!(
-        written(&connect),
-        "CONNECT {\"verbose\":true,\"pedantic\":true,\"echo\":true}\r\n"
-    );
+    assert_eq!(written(&connect), "CONNECT {\"verbose\":true,\"pedantic\":true,\"echo\":true}\r\n");
 }
 
 #[test]
@@ -183,18 +164,8 @@ fn what_clients_send() {
     for (json, lang) in cases {
         let connect = parse(json);
         assert_eq!(connect.lang(), Some(lang));
-        assert!(
-            connect.headers() && connect.no_responders() && connect.echo() && !connect.verbose()
-        );
-        assert_eq!(
-            (
-                connect.protocol(),
-                connect.user(),
-                connect.jwt(),
-                connect.name()
-            ),
-            (1, None, None, None)
-        );
+        assert!(connect.headers() && connect.no_responders() && connect.echo() && !connect.verbose());
+        assert_eq!((connect.protocol(), connect.user(), connect.jwt(), connect.name()), (1, None, None, None));
         let version = connect.version().unwrap();
         let expected = format!(
             "CONNECT {{\"verbose\":false,\"pedantic\":false,\"echo\":true,\"headers\":true,\"no_responders\":true,\"protocol\":1,\"lang\":\"{lang}\",\"version\":\"{version}\"}}\r\n"
@@ -223,10 +194,7 @@ fn debug_shows_no_secret() {
         r#"{"user":"alice","pass":"S3CRET1","auth_token":"S3CRET2","nkey":"S3CRET3","jwt":"S3CRET4","sig":"S3CRET5","proxy_sig":"S3CRET6","other":"S3CRET7"}"#,
     );
     let shown = format!("{connect:?}");
-    assert!(
-        shown.contains("alice") && shown.contains("other"),
-        "{shown}"
-    );
+    assert!(shown.contains("alice") && shown.contains("other"), "{shown}");
     assert!(!shown.contains("S3CRET"), "{shown}");
 }
 

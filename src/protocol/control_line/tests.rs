@@ -23,12 +23,7 @@ fn client_lines() {
         (b"", ClientLine::Other),
         (b"PING", ClientLine::Other),
     ] {
-        assert_eq!(
-            client_line(line),
-            expected,
-            "{:?}",
-            line.escape_ascii().to_string()
-        );
+        assert_eq!(client_line(line), expected, "{:?}", line.escape_ascii().to_string());
     }
 }
 
@@ -40,10 +35,7 @@ fn server_lines() {
         (b"PING\r\n", ServerLine::Ping),
         (b"PONG\r\n", ServerLine::Pong),
         (b"+OK\r\n", ServerLine::Ok),
-        (
-            b"-ERR 'maximum connections exceeded'\r\n",
-            ServerLine::Err(b"maximum connections exceeded"),
-        ),
+        (b"-ERR 'maximum connections exceeded'\r\n", ServerLine::Err(b"maximum connections exceeded")),
         (b"-ERR 'it's' \r\n", ServerLine::Err(b"it's")),
         (b"-ERR \xff\r\n", ServerLine::Err(b"\xff")),
         (b"-ERR\r\n", ServerLine::Err(b"")),
@@ -51,12 +43,7 @@ fn server_lines() {
         (b"MSG a 1 5\r\n", ServerLine::Other),
         (b"PING", ServerLine::Other),
     ] {
-        assert_eq!(
-            server_line(line),
-            expected,
-            "{:?}",
-            line.escape_ascii().to_string()
-        );
+        assert_eq!(server_line(line), expected, "{:?}", line.escape_ascii().to_string());
     }
 }
 
@@ -79,13 +66,9 @@ fn lines_are_found_at_every_cut() {
 /// As nats-server: with `max_control_line` 4096, an argument of 4096 bytes passes and one of 4097 does not.
 #[test]
 fn the_limit_is_the_arguments() {
-    for (verb, end) in [
-        ("CONNECT ", "\r\n"),
-        ("CONNECT", "\n"),
-        ("connect \t ", "\r\n"),
-        ("INFO ", "\r\n"),
-        ("SUB ", "\n"),
-    ] {
+    for (verb, end) in
+        [("CONNECT ", "\r\n"), ("CONNECT", "\n"), ("connect \t ", "\r\n"), ("INFO ", "\r\n"), ("SUB ", "\n")]
+    {
         for (extra, fits) in [(0, true), (1, false)] {
             let line = format!("{verb}{{{}{end}", "x".repeat(99 + extra));
             let found = LineScanner::new(100).find(line.as_bytes());
@@ -93,8 +76,7 @@ fn the_limit_is_the_arguments() {
             assert!(!fits || found == Ok(Some(line.len())));
             // Byte by byte, no sooner and no later.
             let mut scanner = LineScanner::new(100);
-            let first =
-                (0..=line.len()).find(|&end| scanner.find(&line.as_bytes()[..end]).is_err());
+            let first = (0..=line.len()).find(|&end| scanner.find(&line.as_bytes()[..end]).is_err());
             // It is certain with the first byte too many.
             assert_eq!(first, (!fits).then_some(verb.len() + 101), "{line:?}");
         }
@@ -107,13 +89,8 @@ fn no_line_is_endless() {
         for fill in [" ", "x", "\r", "\t"] {
             let line = format!("{start}{}", fill.repeat(400));
             let mut scanner = LineScanner::new(100);
-            let longest = (0..line.len())
-                .take_while(|&end| scanner.find(&line.as_bytes()[..end]) == Ok(None))
-                .count();
-            assert!(
-                longest <= 100 + MAX_OVERHEAD + 2,
-                "{start:?} {fill:?}: {longest}"
-            );
+            let longest = (0..line.len()).take_while(|&end| scanner.find(&line.as_bytes()[..end]) == Ok(None)).count();
+            assert!(longest <= 100 + MAX_OVERHEAD + 2, "{start:?} {fill:?}: {longest}");
         }
     }
 }

@@ -26,14 +26,8 @@ const PLAIN: Rewrite<'static> = Rewrite {
 #[test]
 fn accessors() {
     let info = parse(SERVER);
-    assert_eq!(
-        (info.server_id(), info.server_name(), info.version()),
-        ("NDIJ", "n1", "2.15.1")
-    );
-    assert_eq!(
-        (info.max_payload(), info.client_id(), info.api_lvl()),
-        (Some(1_048_576), Some(5), Some(3))
-    );
+    assert_eq!((info.server_id(), info.server_name(), info.version()), ("NDIJ", "n1", "2.15.1"));
+    assert_eq!((info.max_payload(), info.client_id(), info.api_lvl()), (Some(1_048_576), Some(5), Some(3)));
     assert_eq!((info.nonce(), info.remote_account()), (Some("pqé"), None));
     assert!(info.auth_required() && info.headers() && info.jetstream() && info.ldm());
     assert!(!info.tls_required() && !info.tls_available() && !info.connect_info());
@@ -41,12 +35,7 @@ fn accessors() {
         r#"{"remote_account":"A","connect_info":true,"nonce":"","max_payload":-1,"client_id":18446744073709551615}"#,
     );
     assert_eq!(
-        (
-            info.remote_account(),
-            info.nonce(),
-            info.max_payload(),
-            info.client_id()
-        ),
+        (info.remote_account(), info.nonce(), info.max_payload(), info.client_id()),
         (Some("A"), None, None, Some(u64::MAX))
     );
     assert!(info.connect_info() && !info.headers());
@@ -89,10 +78,7 @@ fn a_rewritten_info_has_no_duplicates_nulls_or_line_breaks() {
     );
     assert_eq!((info.server_id(), info.max_payload()), ("y", None));
     let line = rewritten(&info, &PLAIN);
-    assert!(
-        line.starts_with("INFO {\"a\":[2,3],\"server_id\":\"y\",\"n\":1e3,\"version\""),
-        "{line}"
-    );
+    assert!(line.starts_with("INFO {\"a\":[2,3],\"server_id\":\"y\",\"n\":1e3,\"version\""), "{line}");
     assert_eq!(line.matches(['\r', '\n']).count(), 2);
     let again = parse(line.strip_prefix("INFO ").unwrap());
     assert_eq!(rewritten(&again, &PLAIN), line);
@@ -101,12 +87,7 @@ fn a_rewritten_info_has_no_duplicates_nulls_or_line_breaks() {
 #[test]
 fn not_an_info() {
     for json in [&b""[..], b"null", b"[]", b"{", b"{}x", b"{\"a\":\"\xff\"}"] {
-        assert_eq!(
-            Info::parse(json),
-            Err(InfoError::Syntax),
-            "{:?}",
-            json.escape_ascii().to_string()
-        );
+        assert_eq!(Info::parse(json), Err(InfoError::Syntax), "{:?}", json.escape_ascii().to_string());
     }
     for (json, key) in [
         (r#"{"server_id":5}"#, "server_id"),
@@ -122,57 +103,31 @@ fn greeted(greeting: &Greeting) -> Info {
     let mut out = Vec::new();
     greeting.write(7, "2001:db8::1".parse().unwrap(), &mut out);
     let line = String::from_utf8(out).unwrap();
-    assert!(
-        line.contains("\"client_id\":7,\"client_ip\":\"2001:db8::1\"")
-            && line.contains("\"proto\":1"),
-        "{line}"
-    );
+    assert!(line.contains("\"client_id\":7,\"client_ip\":\"2001:db8::1\"") && line.contains("\"proto\":1"), "{line}");
     // One line, no duplicate keys, no null: what async-nats needs.
-    assert!(
-        line.ends_with("}\r\n")
-            && line.matches(['\r', '\n']).count() == 2
-            && !line.contains("null")
-    );
+    assert!(line.ends_with("}\r\n") && line.matches(['\r', '\n']).count() == 2 && !line.contains("null"));
     let json = line.strip_prefix("INFO ").unwrap();
     let info = parse(json);
     assert_eq!(
         info.fields.len(),
-        serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json)
-            .unwrap()
-            .len()
+        serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json).unwrap().len()
     );
     info
 }
 
 #[test]
 fn greeting_is_what_all_servers_can_keep() {
-    let a = parse(
-        r#"{"version":"2.15.1","max_payload":1048576,"headers":true,"jetstream":true,"api_lvl":3}"#,
-    );
+    let a = parse(r#"{"version":"2.15.1","max_payload":1048576,"headers":true,"jetstream":true,"api_lvl":3}"#);
     let b = parse(
         r#"{"version":"2.9.10","max_payload":65536,"headers":true,"auth_required":true,"nonce":"x","ldm":true,"connect_urls":["b"]}"#,
     );
-    let c = parse(
-        r#"{"version":"2.10.0-RC.1","max_payload":-1,"headers":true,"api_lvl":1,"cluster":"c"}"#,
-    );
+    let c = parse(r#"{"version":"2.10.0-RC.1","max_payload":-1,"headers":true,"api_lvl":1,"cluster":"c"}"#);
     let greeting = Greeting::new("W", "weir", &[&a, &b, &c], "h", 1, &["x:1".to_owned()]);
     assert_eq!(greeting.version(), "2.9.10");
     let info = greeted(&greeting);
-    assert_eq!(
-        (info.server_id(), info.server_name(), info.version()),
-        ("W", "weir", "2.9.10")
-    );
-    assert_eq!(
-        (info.max_payload(), info.api_lvl(), info.nonce()),
-        (Some(65_536), None, None)
-    );
-    assert!(
-        info.headers()
-            && info.auth_required()
-            && info.jetstream()
-            && !info.ldm()
-            && info.raw("cluster").is_none()
-    );
+    assert_eq!((info.server_id(), info.server_name(), info.version()), ("W", "weir", "2.9.10"));
+    assert_eq!((info.max_payload(), info.api_lvl(), info.nonce()), (Some(65_536), None, None));
+    assert!(info.headers() && info.auth_required() && info.jetstream() && !info.ldm() && info.raw("cluster").is_none());
     assert_eq!(&info.text[info.raw("connect_urls").unwrap()], "[\"x:1\"]");
 
     let info = greeted(&Greeting::new("W", "weir", &[&a, &c], "h", 1, &[]));
@@ -181,37 +136,20 @@ fn greeting_is_what_all_servers_can_keep() {
 
     let old = parse(r#"{"version":"dev","max_payload":0}"#);
     let info = greeted(&Greeting::new("W", "weir", &[&a, &old], "h", 1, &[]));
-    assert_eq!(
-        (info.version(), info.max_payload(), info.headers()),
-        ("2.15.1", Some(1_048_576), false)
-    );
+    assert_eq!((info.version(), info.max_payload(), info.headers()), ("2.15.1", Some(1_048_576), false));
 }
 
 #[test]
 fn greeting_without_servers_offends_no_client() {
     let info = greeted(&Greeting::new("W", "a\"b", &[], "h", 1, &[]).with_tls(true, true));
-    assert_eq!(
-        (info.version(), info.max_payload(), info.server_name()),
-        ("2.10.0", Some(1 << 20), "a\"b")
-    );
-    assert!(
-        info.headers()
-            && info.auth_required()
-            && info.tls_required()
-            && info.tls_available()
-            && !info.jetstream()
-    );
+    assert_eq!((info.version(), info.max_payload(), info.server_name()), ("2.10.0", Some(1 << 20), "a\"b"));
+    assert!(info.headers() && info.auth_required() && info.tls_required() && info.tls_available() && !info.jetstream());
 }
 
 #[test]
 fn greeting_with_a_nonce() {
     let mut out = Vec::new();
-    Greeting::new("W", "w", &[], "h", 1, &[]).write_with_nonce(
-        1,
-        "192.0.2.1".parse().unwrap(),
-        "abc",
-        &mut out,
-    );
+    Greeting::new("W", "w", &[], "h", 1, &[]).write_with_nonce(1, "192.0.2.1".parse().unwrap(), "abc", &mut out);
     let info = Info::parse(out.strip_prefix(b"INFO ").unwrap()).unwrap();
     assert_eq!(info.nonce(), Some("abc"));
 }

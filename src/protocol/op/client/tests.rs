@@ -40,26 +40,16 @@ fn accepted() {
         ("+OK\r\n+ok CONNECT\n", 0),
         ("-ERR 'x'\r\n-err\tCONNECT\n", 0),
         ("INFO {}\r\nINFO{}\r\ninfo\t {\"a\":1}\n", 0),
-        (
-            "SUB foo 1\r\nSUB\tfoo q 1\nUNSUB 1\r\nunsub 1 5\r\nSUB \r\n",
-            0,
-        ),
+        ("SUB foo 1\r\nSUB\tfoo q 1\nUNSUB 1\r\nunsub 1 5\r\nSUB \r\n", 0),
         ("SUB CONNECT{} 1\rx\r\n", 0),
         ("PUB a 0\r\n\r\n", 1),
         ("PUB a 5\r\nhello\r\nPING\r\n", 1),
         ("pub \t a \t r 5 \t\nhello\r\n", 1),
         ("PUB a 000000005\r\nhello\r\n", 1),
         ("PUB a 21\r\nCONNECT {\"user\":\"x\"}\r\r\n", 1),
-        (
-            "HPUB a 12 17\r\nNATS/1.0\r\n\r\nhello\r\nhPuB\ta r  0\t0\r\n\r\n",
-            2,
-        ),
+        ("HPUB a 12 17\r\nNATS/1.0\r\n\r\nhello\r\nhPuB\ta r  0\t0\r\n\r\n", 2),
     ] {
-        assert_eq!(
-            whole(stream.as_bytes()),
-            (ClientScan::Pass, messages, true),
-            "{stream:?}"
-        );
+        assert_eq!(whole(stream.as_bytes()), (ClientScan::Pass, messages, true), "{stream:?}");
     }
 }
 
@@ -117,82 +107,37 @@ fn refused_where_the_server_does_or_earlier() {
 
 #[test]
 fn an_argument_has_at_most_the_limit() {
-    for (verb, tail) in [
-        ("SUB ", ""),
-        ("INFO", ""),
-        ("-ERR\t \t", ""),
-        ("PUB ", " 0"),
-        ("HPUB   ", " 0 0"),
-    ] {
+    for (verb, tail) in [("SUB ", ""), ("INFO", ""), ("-ERR\t \t", ""), ("PUB ", " 0"), ("HPUB   ", " 0 0")] {
         let payload = if tail.is_empty() { "" } else { "\r\n" };
         for line_end in ["\r\n", "\n"] {
-            let fits = format!(
-                "{verb}{}{tail}{line_end}{payload}",
-                "x".repeat(MAX - tail.len())
-            );
+            let fits = format!("{verb}{}{tail}{line_end}{payload}", "x".repeat(MAX - tail.len()));
             assert_eq!(whole(fits.as_bytes()).0, ClientScan::Pass, "{fits:?}");
-            let long = format!(
-                "{verb}{}{tail}{line_end}{payload}",
-                "x".repeat(MAX + 1 - tail.len())
-            );
-            assert_eq!(
-                whole(long.as_bytes()).0,
-                ClientScan::Violation {
-                    at: verb.len() + MAX
-                },
-                "{long:?}"
-            );
+            let long = format!("{verb}{}{tail}{line_end}{payload}", "x".repeat(MAX + 1 - tail.len()));
+            assert_eq!(whole(long.as_bytes()).0, ClientScan::Violation { at: verb.len() + MAX }, "{long:?}");
             for cut in 0..long.len() {
-                assert_eq!(
-                    whole(&long.as_bytes()[..cut]).0 == ClientScan::Pass,
-                    cut <= verb.len() + MAX
-                );
+                assert_eq!(whole(&long.as_bytes()[..cut]).0 == ClientScan::Pass, cut <= verb.len() + MAX);
                 let (head, rest) = long.as_bytes().split_at(cut);
-                assert_eq!(
-                    chunks(&[head, rest]),
-                    whole(long.as_bytes()),
-                    "{long:?} at {cut}"
-                );
+                assert_eq!(chunks(&[head, rest]), whole(long.as_bytes()), "{long:?} at {cut}");
                 let (head, rest) = fits.as_bytes().split_at(cut.min(fits.len()));
-                assert_eq!(
-                    chunks(&[head, rest]),
-                    whole(fits.as_bytes()),
-                    "{fits:?} at {cut}"
-                );
+                assert_eq!(chunks(&[head, rest]), whole(fits.as_bytes()), "{fits:?} at {cut}");
             }
         }
     }
     // Blanks, and what follows a PING, have no limit at the server.
-    let blanks = format!(
-        "SUB {}x 1\r\nPING{}\r\n",
-        " ".repeat(10 * MAX),
-        "x".repeat(10 * MAX)
-    );
+    let blanks = format!("SUB {}x 1\r\nPING{}\r\n", " ".repeat(10 * MAX), "x".repeat(10 * MAX));
     assert_eq!(whole(blanks.as_bytes()).0, ClientScan::Pass);
 }
 
 #[test]
 fn connect_is_found_before_its_newline() {
-    for connect in [
-        "CONNECT {}\r\n",
-        "connect{}\n",
-        "cOnNeCt\t\t{\"a\":1}\r\n",
-        "CONNECT\n{}\r\n",
-    ] {
+    for connect in ["CONNECT {}\r\n", "connect{}\n", "cOnNeCt\t\t{\"a\":1}\r\n", "CONNECT\n{}\r\n"] {
         let stream = format!("PUB a 2\r\nCO\r\nPING\r\n{connect}PING\r\n");
         let at = stream.find("PING").unwrap() + 6;
-        assert_eq!(
-            whole(stream.as_bytes()),
-            (ClientScan::Connect { at }, 1, false)
-        );
+        assert_eq!(whole(stream.as_bytes()), (ClientScan::Connect { at }, 1, false));
         for cut in 0..stream.len() {
             let (head, rest) = stream.as_bytes().split_at(cut);
             let expected = if (at..at + 7).contains(&cut) { cut } else { at };
-            assert_eq!(
-                chunks(&[head, rest]).0,
-                ClientScan::Connect { at: expected },
-                "cut {cut}"
-            );
+            assert_eq!(chunks(&[head, rest]).0, ClientScan::Connect { at: expected }, "cut {cut}");
         }
     }
     let mut framing = ClientFraming::new(MAX);
@@ -221,16 +166,9 @@ fn operations() -> impl Strategy<Value = Vec<Vec<u8>>> {
     )
         .prop_map(|(payload, blank, end, subject, reply, header, headers)| {
             let reply = reply.map_or(String::new(), |reply| format!("{reply}{blank}"));
-            let header = if headers {
-                format!("{}{blank}", header.index(payload.len() + 1))
-            } else {
-                String::new()
-            };
+            let header = if headers { format!("{}{blank}", header.index(payload.len() + 1)) } else { String::new() };
             let verb = if headers { "HPUB" } else { "PUB" };
-            let line = format!(
-                "{verb}{blank}{subject}{blank}{reply}{header}{}{end}",
-                payload.len()
-            );
+            let line = format!("{verb}{blank}{subject}{blank}{reply}{header}{}{end}", payload.len());
             [line.as_bytes(), &payload, b"\r\n"].concat()
         });
     let other = (
@@ -267,17 +205,13 @@ fn cut<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
     at.extend([0, stream.len()]);
     at.sort_unstable();
-    at.windows(2)
-        .map(|pair| &stream[pair[0]..pair[1]])
-        .collect()
+    at.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect()
 }
 
 /// Where a CONNECT that was begun in an earlier chunk is reported depends on the cut; the rest must not.
 fn same(whole: (ClientScan, u64, bool), parts: (ClientScan, u64, bool)) -> bool {
     match (whole.0, parts.0) {
-        (ClientScan::Connect { at: a }, ClientScan::Connect { at: b }) => {
-            (a..a + 7).contains(&b) && whole.1 == parts.1
-        }
+        (ClientScan::Connect { at: a }, ClientScan::Connect { at: b }) => (a..a + 7).contains(&b) && whole.1 == parts.1,
         _ => whole == parts,
     }
 }
@@ -345,8 +279,5 @@ fn strict(stream: &[u8], at: usize) -> bool {
     let line = before.rsplit(|&b| b == b'\n').next().unwrap_or_default();
     // It looks at the length of an argument only at the ends of lines and buffers, and does not always count a CR.
     let long = line.len() >= MAX;
-    stream[at] == b'\n'
-        || before.ends_with(b"\r")
-        || long
-        || matches!(line.split_last(), Some((b'h' | b'H', _)))
+    stream[at] == b'\n' || before.ends_with(b"\r") || long || matches!(line.split_last(), Some((b'h' | b'H', _)))
 }

@@ -32,12 +32,7 @@ fn run(capture: Capture, parts: &[&[u8]]) -> (Vec<Vec<u8>>, Option<usize>, u64, 
         }
         base += part.len();
     }
-    (
-        lines,
-        None,
-        framing.messages(),
-        framing.at_boundary() && open.is_none(),
-    )
+    (lines, None, framing.messages(), framing.at_boundary() && open.is_none())
 }
 
 const STREAM: &[u8] = b"PONG\r\nINFO {\"a\":1}\r\nMSG a 1 6\r\nINFO {\r\nHMSG a.b 12 _INBOX.x 12 17\r\nNATS/1.0\r\n\r\nPING\n\r\n+OK\r\nMSG\ta  1 \t0 \n\r\n-ERR 'x'\r\nPING\r\nINFO {}\n";
@@ -49,30 +44,17 @@ fn lines_and_messages() {
     assert_eq!(lines, [&b"INFO {\"a\":1}\r\n"[..], b"INFO {}\n"]);
     let (lines, bad, messages, boundary) = run(Capture::EveryControlLine, &[STREAM]);
     assert_eq!((bad, messages, boundary), (None, 3, true));
-    let lines: Vec<_> = lines
-        .iter()
-        .map(|line| line.escape_ascii().to_string())
-        .collect();
+    let lines: Vec<_> = lines.iter().map(|line| line.escape_ascii().to_string()).collect();
     assert_eq!(
         lines,
-        [
-            "PONG\\r\\n",
-            "INFO {\\\"a\\\":1}\\r\\n",
-            "+OK\\r\\n",
-            "-ERR \\'x\\'\\r\\n",
-            "PING\\r\\n",
-            "INFO {}\\n"
-        ]
+        ["PONG\\r\\n", "INFO {\\\"a\\\":1}\\r\\n", "+OK\\r\\n", "-ERR \\'x\\'\\r\\n", "PING\\r\\n", "INFO {}\\n"]
     );
 }
 
 #[test]
 fn a_line_is_told_by_its_first_byte() {
     let mut framing = ServerFraming::new(Capture::InfoOnly);
-    assert_eq!(
-        framing.scan(b"PING\r\nMSG a 1 2\r\nhi\r\nI"),
-        ServerScan::Line { at: 21 }
-    );
+    assert_eq!(framing.scan(b"PING\r\nMSG a 1 2\r\nhi\r\nI"), ServerScan::Line { at: 21 });
     assert_eq!(framing.scan(b"PING\r\n+"), ServerScan::Pass);
     framing.set_capture(Capture::EveryControlLine);
     // The line that had begun is not captured any more.
@@ -95,11 +77,7 @@ fn not_a_servers() {
     ] {
         let at = marked.find('|').unwrap();
         let stream = marked.replace('|', "");
-        assert_eq!(
-            run(Capture::InfoOnly, &[stream.as_bytes()]).1,
-            Some(at),
-            "{marked:?}"
-        );
+        assert_eq!(run(Capture::InfoOnly, &[stream.as_bytes()]).1, Some(at), "{marked:?}");
     }
 }
 

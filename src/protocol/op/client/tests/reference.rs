@@ -41,22 +41,11 @@ pub(super) struct Reference {
     pub(super) messages: u64,
 }
 
-const VERBS: [&str; 10] = [
-    "PUB", "HPUB", "PING", "PONG", "SUB", "UNSUB", "INFO", "+OK", "-ERR", "CONNECT",
-];
+const VERBS: [&str; 10] = ["PUB", "HPUB", "PING", "PONG", "SUB", "UNSUB", "INFO", "+OK", "-ERR", "CONNECT"];
 
 impl Reference {
     pub(super) fn new(max: usize) -> Self {
-        Self {
-            state: State::OpStart,
-            max,
-            start: 0,
-            drop: 0,
-            arg: None,
-            size: 0,
-            message: None,
-            messages: 0,
-        }
+        Self { state: State::OpStart, max, start: 0, drop: 0, arg: None, size: 0, message: None, messages: 0 }
     }
 
     pub(super) fn at_start(&self) -> bool {
@@ -203,10 +192,7 @@ impl Reference {
 
 /// processPub and processHeaderPub.
 fn sizes(arg: &[u8], headers: bool) -> Option<usize> {
-    let words: Vec<&[u8]> = arg
-        .split(|b| matches!(b, b' ' | b'\t'))
-        .filter(|word| !word.is_empty())
-        .collect();
+    let words: Vec<&[u8]> = arg.split(|b| matches!(b, b' ' | b'\t')).filter(|word| !word.is_empty()).collect();
     let count = words.len() - usize::from(headers && !words.is_empty());
     if count != 2 && count != 3 {
         return None;
