@@ -172,8 +172,9 @@ impl Poll {
     }
 }
 
-/// Reads a server's INFO by connecting and leaving: this takes one of its slots for a moment, which the reserve covers.
-async fn learn_info(server: &Server, greetings: &Greetings) {
+/// Reads a server's INFO by connecting and leaving. That takes one of its slots for a moment, so a full server is left alone.
+async fn learn_info(server: &Arc<Server>, greetings: &Greetings) {
+    let Some(_slot) = Server::reserve(server, Instant::now().into_std()) else { return };
     match dial::dial(server.address(), Instant::now() + INFO_TIMEOUT).await {
         Ok(dialled) => {
             let nonce = dialled.info().nonce().is_some();

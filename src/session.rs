@@ -310,28 +310,38 @@ async fn enter(
         Verdict::Hold { ticket, give_up } => (ticket, give_up),
     };
     house.arrived.notify_one();
-    let outcome = tokio::select! {
+    let waited = tokio::select! {
         biased;
-        pass = &mut turn_comes => pass.map_err(|_| None),
-        left = preface::watch(&mut down, preface) => Err(Some(left)),
-        () = sleep_until(Instant::from_std(give_up)) => Err(None),
+        pass = &mut turn_comes => Waited::Turn(pass),
+        left = preface::watch(&mut down, preface) => Waited::Left(left),
+        () = sleep_until(Instant::from_std(give_up)) => Waited::TooLong,
     };
     house.tally.hold_seconds.observe(began.elapsed().as_secs_f64());
-    match outcome {
-        Ok(pass) => Ok((pass, down)),
-        Err(Some(left)) => {
-            let _ = house.doors.leave(&ticket, Instant::now().into_std());
-            Err(leave_unfinished(down, left, Phase::Hold).await)
+    let now = Instant::now().into_std();
+    let turn = match waited {
+        Waited::Turn(turn) => turn,
+        Waited::Left(left) => {
+            let _ = house.doors.leave(&ticket, now);
+            return Err(leave_unfinished(down, left, Phase::Hold).await);
         }
-        Err(None) => match house.doors.leave(&ticket, Instant::now().into_std()) {
-            Some(reason) => Err(refuse(down, reason).await),
+        Waited::TooLong => match house.doors.leave(&ticket, now) {
+            Some(reason) => return Err(refuse(down, reason).await),
             // The turn came in the same moment.
-            None => match turn_comes.await {
-                Ok(pass) => Ok((pass, down)),
-                Err(_) => Err(refuse(down, Refusal::HoldExpired).await),
-            },
+            None => turn_comes.await,
         },
+    };
+    match turn {
+        Ok(pass) => Ok((pass, down)),
+        // The queue itself sent the client away: a drain, or a deadline that it saw before this session's timer did.
+        Err(_) => Err(refuse(down, house.doors.why_no_turn(now)).await),
     }
+}
+
+/// How a wait ends.
+enum Waited {
+    Turn(Result<AnyPass, oneshot::error::RecvError>),
+    Left(Unfinished),
+    TooLong,
 }
 
 /// Why no server took the client.

@@ -207,7 +207,7 @@ async fn an_oversized_connect_gets_the_servers_own_words() {
 
 /// One new client a second: who comes behind thirty others is held long enough to do something meanwhile.
 fn slow_pace(config: WeirConfig) -> WeirConfig {
-    config.admission("rate = 1\nburst = 4\nmax_hold = \"20s\"\nrefusal_spread = \"100ms\"")
+    config.admission("rate = 1\nburst = 4\nmax_hold = \"19s\"\nrefusal_spread = \"100ms\"")
 }
 
 /// A client that is held behind thirty others, has sent this much behind its CONNECT and PING, and is then next.

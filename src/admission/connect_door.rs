@@ -211,12 +211,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         Verdict::Refuse { reason, at: now + left.mul_f64(rng.f64()), delay }
     }
 
-    /// Gives up a place in the queue. Returns the reason to refuse with; `None` when the turn has come already, or the
-    /// client's own end is why it leaves and nobody is refused.
+    /// Gives up a place in the queue. Returns the reason to refuse with; `None` when the client is not in the queue any more:
+    /// its turn has come, or the queue has dropped it.
     pub fn leave(&self, ticket: &Ticket, now: Instant) -> Option<Refusal> {
-        if self.is_draining() {
-            return Some(Refusal::Draining);
-        }
         let held = {
             let mut waiting = self.waiting();
             let held = waiting.queue.remove(ticket);
@@ -227,6 +224,11 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         let by_account = !held.account_paid && held.account.account().tokens().is_some();
         let blocked = if by_account { Blocked::AccountRate(Duration::ZERO) } else { Blocked::Busy };
         Some(self.reason(&blocked, now))
+    }
+
+    /// Why a client was dropped from the queue by the queue itself.
+    pub fn why_no_turn(&self, now: Instant) -> Refusal {
+        if self.is_draining() { Refusal::Draining } else { self.reason(&Blocked::Busy, now) }
     }
 
     /// Gives turns to those who wait, as many as the pace and the servers allow now. Returns when to call again: `None`

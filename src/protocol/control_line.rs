@@ -18,6 +18,9 @@ impl std::error::Error for TooLong {}
 /// it lets any number of blanks stand before an argument.
 const MAX_OVERHEAD: usize = 64;
 
+/// Longer than any verb.
+const MAX_VERB: usize = 8;
+
 /// Resumable search for the end of the line that starts at `buf[0]`; it never searches a byte twice.
 ///
 /// The limit is that of nats-server's `overMaxControlLineLimit`: it is the *argument* that must not exceed it, counted
@@ -29,8 +32,9 @@ pub struct LineScanner {
 }
 
 impl LineScanner {
-    /// A scanner for lines whose argument has at most `limit` bytes.
+    /// A scanner for lines whose argument has at most `limit` bytes; a limit below 8 is one of 8.
     pub const fn new(limit: usize) -> Self {
+        let limit = if limit < MAX_VERB { MAX_VERB } else { limit };
         Self { limit, searched: 0 }
     }
 
@@ -60,7 +64,8 @@ fn overhead(line: &[u8]) -> usize {
     let start = match argument(line, b"CONNECT").or_else(|| argument(line, b"INFO")) {
         Some(argument) => line.len() - argument.len(),
         None => {
-            let verb = line.iter().position(|&b| is_blank(b)).unwrap_or(0);
+            // Where the verb ends must not depend on how much of the line is there.
+            let verb = line.iter().take(MAX_VERB).position(|&b| is_blank(b)).unwrap_or(0);
             line.len() - trim_start(&line[verb..]).len()
         }
     };

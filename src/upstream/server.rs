@@ -153,7 +153,8 @@ impl Server {
         FIRST_HANDSHAKE_LIMIT + (f64::from(HANDSHAKE_LIMIT - FIRST_HANDSHAKE_LIMIT) * grown) as u32
     }
 
-    pub(super) fn reserve(server: &Arc<Self>, now: Instant) -> Option<Slot> {
+    /// Takes a slot, if one is free and the handshakes in flight allow it.
+    pub fn reserve(server: &Arc<Self>, now: Instant) -> Option<Slot> {
         let mut state = server.state();
         let limit = match state.health.standing(now) {
             // A trial is one client's at a time.

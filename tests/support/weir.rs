@@ -49,7 +49,7 @@ impl WeirConfig {
             cluster: "poll_interval = \"200ms\"\n".into(),
             servers: text,
             count: servers.len(),
-            admission: "rate = 20000\nburst = 20000\nmax_hold = \"20s\"\nrefusal_spread = \"100ms\"\n".into(),
+            admission: "rate = 20000\nburst = 20000\nmax_hold = \"19s\"\nrefusal_spread = \"100ms\"\n".into(),
             accounts: String::new(),
             log_level: "debug",
         }
@@ -217,12 +217,18 @@ impl Weir {
         let panic = log.lines().skip_while(|line| !line.contains("panicked at")).take(2).collect::<Vec<_>>();
         assert!(panic.is_empty(), "{}", panic.join(" "));
         assert!(self.metrics().await.knows("weir_held"), "weir_held is not among the metrics");
+        assert!(!self.log().contains("panicked"), "a panic in weir:\n{}", self.log());
         self.until("all gauges are back to 0", |metrics| LOAD.iter().all(|name| metrics.sum(name) == 0.0)).await;
         eventually(PATIENCE, "as many open files as at the start", async || match self.process.fds() {
             now if now <= self.fds_at_start => Ok(()),
             now => Err(format!("{now}, at the start {}", self.fds_at_start)),
         })
         .await;
+    }
+
+    /// Takes its descriptors now, less two for each of the `clients` connected, as those it began with.
+    pub async fn count_fds_anew(&mut self, clients: usize) {
+        self.fds_at_start = self.quiet_fds().await - 2 * clients;
     }
 
     /// Its open file descriptors, now.

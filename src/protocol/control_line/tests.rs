@@ -96,9 +96,16 @@ fn no_line_is_endless() {
 }
 
 #[test]
+fn a_late_blank_does_not_make_a_verb() {
+    let line = format!("{} x\r\n", "x".repeat(100));
+    assert_eq!(LineScanner::new(99).find(line.as_bytes()), Err(TooLong));
+    assert_eq!(LineScanner::new(99).find(&line.as_bytes()[..100]), Err(TooLong));
+}
+
+#[test]
 fn a_failed_scanner_starts_anew() {
-    let mut scanner = LineScanner::new(4);
-    assert_eq!(scanner.find(b"xxxxx"), Err(TooLong));
+    let mut scanner = LineScanner::new(0);
+    assert_eq!(scanner.find(b"xxxxxxxxx"), Err(TooLong));
     assert_eq!(scanner.find(b"PING\r\n"), Ok(Some(6)));
     assert_eq!(scanner.find(b""), Ok(None));
     assert_eq!(scanner.find(b"PI"), Ok(None));

@@ -1,5 +1,6 @@
 //! nats-server's parser.go (2.15) for a client, transcribed as plainly as possible: one byte at a time, arguments and
-//! split buffers handled as there, so that its reading of a stream that is cut can be compared.
+//! split buffers handled as there, so that its reading of a stream that is cut can be compared. Only HMSG is left out, of which
+//! the server makes no sense either.
 
 /// What the parser came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

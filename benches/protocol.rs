@@ -1,0 +1,146 @@
+//! What the protocol costs: per message while relaying, per connection in the preface.
+//!
+//! `cargo bench --bench protocol`
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use weir::protocol::connect::Connect;
+use weir::protocol::control_line::{LineScanner, client_line};
+use weir::protocol::info::{Greeting, Info, Rewrite};
+use weir::protocol::op::{Capture, ClientFraming, ServerFraming};
+
+const CONNECT: &[u8] = br#"{"verbose":false,"pedantic":false,"jwt":null,"nkey":null,"sig":null,"name":"orders","echo":true,"lang":"rust","version":"0.51.0","protocol":1,"tls_required":false,"user":"alice","pass":"wonderland","auth_token":null,"headers":true,"no_responders":true}"#;
+
+const INFO: &[u8] = br#"{"server_id":"NBZ7GXNHHT4DHTO5HB6LZ5T2NOBVTYYHB2XVS3DBWBBZ","server_name":"n1","version":"2.15.1","proto":1,"git_commit":"abcdef0","go":"go1.26.8","host":"0.0.0.0","port":4222,"headers":true,"auth_required":true,"max_payload":1048576,"jetstream":true,"client_id":5,"client_ip":"127.0.0.1","cluster":"c1","connect_urls":["10.0.0.1:4222","10.0.0.2:4222"],"api_lvl":3,"xkey":"XAB"}"#;
+
+/// A read buffer is this long.
+const CHUNK: usize = 32 * 1024;
+
+fn main() {
+    divan::main();
+}
+
+/// As many messages as fill a buffer, and how many they are.
+fn messages(line: &str, size: usize) -> (Vec<u8>, usize) {
+    let one = [format!("{line} {size}\r\n").as_bytes(), &vec![b'x'; size], b"\r\n"].concat();
+    let count = CHUNK / one.len();
+    (one.repeat(count), count)
+}
+
+#[divan::bench(args = [16, 128, 1024])]
+fn publish(bencher: Bencher<'_, '_>, size: usize) {
+    let (chunk, count) = messages("PUB orders.eu.created", size);
+    let mut framing = ClientFraming::new(4096);
+    bencher
+        .counter(ItemsCount::new(count))
+        .counter(BytesCount::of_slice(&chunk[..]))
+        .bench_local(|| framing.scan(black_box(&chunk)));
+}
+
+#[divan::bench(args = [16, 128, 1024])]
+fn publish_with_reply(bencher: Bencher<'_, '_>, size: usize) {
+    let (chunk, count) = messages("PUB orders.eu.created _INBOX.aBcDeFgHiJkLmNoPqRsTuV.1", size);
+    let mut framing = ClientFraming::new(4096);
+    bencher.counter(ItemsCount::new(count)).bench_local(|| framing.scan(black_box(&chunk)));
+}
+
+#[divan::bench(args = [16, 128, 1024])]
+fn publish_with_headers(bencher: Bencher<'_, '_>, size: usize) {
+    let (chunk, count) = messages("HPUB orders.eu.created 12", size);
+    let mut framing = ClientFraming::new(4096);
+    bencher.counter(ItemsCount::new(count)).bench_local(|| framing.scan(black_box(&chunk)));
+}
+
+#[divan::bench(args = [16, 128, 1024])]
+fn deliver(bencher: Bencher<'_, '_>, size: usize) {
+    let (chunk, count) = messages("MSG orders.eu.created 12", size);
+    let mut framing = ServerFraming::new(Capture::InfoOnly);
+    bencher
+        .counter(ItemsCount::new(count))
+        .counter(BytesCount::of_slice(&chunk[..]))
+        .bench_local(|| framing.scan(black_box(&chunk)));
+}
+
+/// One message for each read, as on a quiet connection.
+#[divan::bench]
+fn publish_alone(bencher: Bencher<'_, '_>) {
+    let message = b"PUB orders.eu.created 16\r\n0123456789abcdef\r\n";
+    let mut framing = ClientFraming::new(4096);
+    bencher.counter(ItemsCount::new(1usize)).bench_local(|| framing.scan(black_box(message)));
+}
+
+/// The slow path: every control line is cut by the end of a chunk.
+#[divan::bench]
+fn publish_cut(bencher: Bencher<'_, '_>) {
+    let parts: [&[u8]; 2] = [b"PUB orders.eu.cre", b"ated 16\r\n0123456789abcdef\r\n"];
+    let mut framing = ClientFraming::new(4096);
+    bencher.counter(ItemsCount::new(1usize)).bench_local(|| {
+        for part in parts {
+            black_box(framing.scan(black_box(part)));
+        }
+    });
+}
+
+#[divan::bench]
+fn subscribe(bencher: Bencher<'_, '_>) {
+    let chunk = b"SUB orders.eu.created 12\r\n".repeat(100);
+    let mut framing = ClientFraming::new(4096);
+    bencher.counter(ItemsCount::new(100usize)).bench_local(|| framing.scan(black_box(&chunk)));
+}
+
+#[divan::bench]
+fn connect_line() -> usize {
+    let line = b"CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"go\"}\r\n";
+    let end = LineScanner::new(4096).find(black_box(line)).ok().flatten().unwrap_or(0);
+    black_box(client_line(&line[..end]));
+    end
+}
+
+#[divan::bench]
+fn connect_parse_and_write(bencher: Bencher<'_, '_>) {
+    let mut out = Vec::with_capacity(4096);
+    bencher.bench_local(|| {
+        out.clear();
+        if let Ok(connect) = Connect::parse(black_box(CONNECT)) {
+            connect.write(&mut out);
+        }
+        out.len()
+    });
+}
+
+#[divan::bench]
+fn info_parse_and_rewrite(bencher: Bencher<'_, '_>) {
+    let rewrite = Rewrite {
+        advertise: &[],
+        host: "weir",
+        port: 4222,
+        version: "2.10.0",
+        client_ip: "192.0.2.1",
+        tls_required: false,
+        tls_available: false,
+        keep_nonce: false,
+    };
+    let mut out = Vec::with_capacity(4096);
+    bencher.bench_local(|| {
+        out.clear();
+        if let Ok(info) = Info::parse(black_box(INFO)) {
+            info.rewrite(&rewrite, &mut out);
+        }
+        out.len()
+    });
+}
+
+#[divan::bench]
+fn greeting_write(bencher: Bencher<'_, '_>) {
+    let infos: Vec<Info> = Info::parse(INFO).into_iter().collect();
+    let infos: Vec<&Info> = infos.iter().collect();
+    let greeting = Greeting::new("NWEIR", "weir", &infos, "weir", 4222, &[]);
+    let mut out = Vec::with_capacity(4096);
+    bencher.bench_local(|| {
+        out.clear();
+        greeting.write(black_box(12345), IpAddr::V4(Ipv4Addr::LOCALHOST), &mut out);
+        out.len()
+    });
+}

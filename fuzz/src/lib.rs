@@ -1,0 +1,194 @@
+//! What must hold for any bytes; each fuzz target calls one of these functions. None may panic.
+
+use serde::de::IgnoredAny;
+use weir::protocol::connect::{Connect, ConnectError};
+use weir::protocol::control_line::{ClientLine, LineScanner, TooLong, client_line, server_line};
+use weir::protocol::info::{Info, Rewrite};
+use weir::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
+
+/// Lines are found the same however they arrive, and are bounded.
+pub fn control_line(data: &[u8]) {
+    const LIMIT: usize = 128;
+    let lines = |step: usize| {
+        let mut scanner = LineScanner::new(LIMIT);
+        let (mut start, mut ends) = (0, Vec::new());
+        let mut end = 0;
+        loop {
+            match scanner.find(&data[start..end]) {
+                Ok(Some(line)) => {
+                    start += line;
+                    ends.push(start);
+                }
+                Ok(None) if end == data.len() => return (ends, None),
+                Ok(None) => {
+                    assert!(end - start <= LIMIT + 66);
+                    end = (end + step).min(data.len());
+                }
+                Err(TooLong) => return (ends, Some(start)),
+            }
+        }
+    };
+    let whole = lines(data.len().max(1));
+    for step in [1, 2, 7] {
+        assert_eq!(whole, lines(step));
+    }
+    let mut start = 0;
+    for end in whole.0 {
+        let line = &data[start..end];
+        if let ClientLine::Connect(json) = client_line(line) {
+            let _ = Connect::parse(json);
+        }
+        let _ = server_line(line);
+        start = end;
+    }
+}
+
+/// What is written says the same as what was read, and what counts as JSON is JSON to others.
+pub fn connect(data: &[u8]) {
+    let json = serde_json::from_slice::<IgnoredAny>(data).is_ok();
+    match Connect::parse(data) {
+        Err(ConnectError::Syntax) => assert!(!json),
+        Err(_) => assert!(json),
+        Ok(connect) => {
+            assert!(json);
+            let mut line = Vec::new();
+            connect.write(&mut line);
+            let breaks = line
+                .iter()
+                .filter(|byte| matches!(byte, b'\r' | b'\n'))
+                .count();
+            assert!(breaks == 2 && line.ends_with(b"\r\n"));
+            let ClientLine::Connect(written) = client_line(&line) else {
+                panic!("not a CONNECT")
+            };
+            let again = Connect::parse(written).expect("canonical");
+            assert_eq!(again, connect);
+            let mut second = Vec::new();
+            again.write(&mut second);
+            assert_eq!(line, second);
+        }
+    }
+}
+
+/// A rewritten INFO is one object without duplicates, nulls or the server's URLs, and what it says stays the same.
+pub fn info(data: &[u8]) {
+    let Ok(info) = Info::parse(data) else { return };
+    let advertise = ["weir:4222".to_owned()];
+    let rewrite = Rewrite {
+        advertise: if data.len() % 2 == 0 { &advertise } else { &[] },
+        host: "weir",
+        port: 4222,
+        version: "2.10.0",
+        client_ip: "192.0.2.1",
+        tls_required: true,
+        tls_available: false,
+        keep_nonce: true,
+    };
+    let mut line = Vec::new();
+    info.rewrite(&rewrite, &mut line);
+    let breaks = line
+        .iter()
+        .filter(|byte| matches!(byte, b'\r' | b'\n'))
+        .count();
+    assert!(breaks == 2 && line.ends_with(b"\r\n"));
+    let json = line.strip_prefix(b"INFO ").expect("INFO");
+    let again = Info::parse(json).expect("rewritten");
+    assert_eq!(
+        (
+            again.server_id(),
+            again.nonce(),
+            again.max_payload(),
+            again.client_id(),
+            again.ldm(),
+            again.remote_account()
+        ),
+        (
+            info.server_id(),
+            info.nonce(),
+            info.max_payload(),
+            info.client_id(),
+            info.ldm(),
+            info.remote_account()
+        ),
+    );
+    assert!(again.version() == "2.10.0" && again.tls_required() && !again.tls_available());
+    let mut second = Vec::new();
+    again.rewrite(&rewrite, &mut second);
+    assert_eq!(line, second);
+    if let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(json) {
+        assert!(object.values().all(|value| !value.is_null()));
+        assert_eq!(
+            object.contains_key("connect_urls"),
+            !rewrite.advertise.is_empty()
+        );
+        assert!(!object.contains_key("ws_connect_urls"));
+    }
+}
+
+/// Both framings read a stream the same however it is cut: the first byte says how.
+pub fn ops(data: &[u8]) {
+    let Some((&cut, stream)) = data.split_first() else {
+        return;
+    };
+    let step = usize::from(cut % 16) + 1;
+
+    let whole = client(stream, stream.len().max(1));
+    let parts = client(stream, step);
+    match (whole.0, parts.0) {
+        // A CONNECT whose verb is cut is reported where the chunk begins.
+        (ClientScan::Connect { at: a }, ClientScan::Connect { at: b }) => {
+            assert!((a..a + 7).contains(&b))
+        }
+        _ => assert_eq!(whole, parts),
+    }
+    for capture in [Capture::InfoOnly, Capture::EveryControlLine] {
+        assert_eq!(
+            server(stream, stream.len().max(1), capture),
+            server(stream, step, capture)
+        );
+    }
+}
+
+fn client(stream: &[u8], step: usize) -> (ClientScan, u64, bool) {
+    let mut framing = ClientFraming::new(64);
+    for (index, chunk) in stream.chunks(step).enumerate() {
+        let found = match framing.scan(chunk) {
+            ClientScan::Pass => continue,
+            ClientScan::Connect { at } => ClientScan::Connect {
+                at: index * step + at,
+            },
+            ClientScan::Violation { at } => ClientScan::Violation {
+                at: index * step + at,
+            },
+        };
+        return (found, framing.messages(), framing.at_boundary());
+    }
+    (ClientScan::Pass, framing.messages(), framing.at_boundary())
+}
+
+/// Captured lines, the violation, the messages.
+fn server(stream: &[u8], step: usize, capture: Capture) -> (Vec<u8>, Option<usize>, u64) {
+    let mut framing = ServerFraming::new(capture);
+    let (mut lines, mut open) = (Vec::new(), false);
+    for (index, chunk) in stream.chunks(step).enumerate() {
+        let mut at = 0;
+        while at < chunk.len() {
+            if open {
+                let end =
+                    memchr::memchr(b'\n', &chunk[at..]).map_or(chunk.len(), |end| at + end + 1);
+                lines.extend_from_slice(&chunk[at..end]);
+                open = chunk[end - 1] != b'\n';
+                at = end;
+                continue;
+            }
+            match framing.scan(&chunk[at..]) {
+                ServerScan::Pass => break,
+                ServerScan::Line { at: start } => (open, at) = (true, at + start),
+                ServerScan::Violation { at: bad } => {
+                    return (lines, Some(index * step + at + bad), framing.messages());
+                }
+            }
+        }
+    }
+    (lines, None, framing.messages())
+}
