@@ -213,9 +213,6 @@ impl Weir {
     /// After all clients are gone: every gauge is back to 0, the process has the file descriptors it began with, and no
     /// task of it has panicked on the way.
     pub async fn assert_nothing_leaked(&self) {
-        let log = self.log();
-        let panic = log.lines().skip_while(|line| !line.contains("panicked at")).take(2).collect::<Vec<_>>();
-        assert!(panic.is_empty(), "{}", panic.join(" "));
         assert!(self.metrics().await.knows("weir_held"), "weir_held is not among the metrics");
         assert!(!self.log().contains("panicked"), "a panic in weir:\n{}", self.log());
         self.until("all gauges are back to 0", |metrics| LOAD.iter().all(|name| metrics.sum(name) == 0.0)).await;
