@@ -56,10 +56,10 @@ pub struct SourceSlot<C: Clock> {
 
 impl<C: Clock> Drop for SourceSlot<C> {
     fn drop(&mut self) {
-        if let Some((sources, source)) = self.of.take() {
-            if let Some(mut entry) = sources.map.get_mut(&source) {
-                entry.connections -= 1;
-            }
+        if let Some((sources, source)) = self.of.take()
+            && let Some(mut entry) = sources.map.get_mut(&source)
+        {
+            entry.connections -= 1;
         }
     }
 }
