@@ -133,10 +133,14 @@ impl Servers {
         known.min().unwrap_or(MAX_CONTROL_LINE)
     }
 
+    /// How many clients the servers that may be used could take now, busy or not.
+    pub fn headroom(&self, now: Instant) -> u32 {
+        placement::headroom(self.list.iter().map(|server| server.view(now)))
+    }
+
     /// Whether any server could take a client now, busy or not.
     pub fn has_headroom(&self, now: Instant) -> bool {
-        let views = self.list.iter().map(|server| server.view(now));
-        placement::choose(views, true, &mut fastrand::Rng::with_seed(0)) != Choice::Full
+        self.headroom(now) > 0
     }
 
     /// Whether any server is up: it answered last time it was dialled, and its reading is fresh.
