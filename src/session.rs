@@ -32,7 +32,7 @@ use crate::{
         refusal,
         version::Version,
     },
-    relay::{ClientSide, InfoPolicy, Relay, ServerSide},
+    relay::{ClientSide, Ended, InfoPolicy, Relay, ServerSide},
     sessions::{Registered, Sessions},
     tally::{Tally, Totals},
     turn::{AnyPass, Doors, Turn},
@@ -98,7 +98,7 @@ struct Who {
 struct Admitted {
     relay: Relay,
     /// Held for as long as the session lives.
-    pass: AnyPass,
+    _pass: AnyPass,
     _entry: Entry,
     registered: Registered,
 }
@@ -113,18 +113,25 @@ pub async fn serve(house: Arc<House>, frontage: Arc<Frontage>, down: TcpStream, 
     let mut totals = Totals::default();
     let end = match admitted {
         Err(end) => end,
-        Ok(Admitted { relay, pass, _entry, registered }) => {
+        Ok(mut admitted) => {
             let began = Instant::now();
-            let ended;
-            (ended, totals) = relay.run(registered.handle()).await;
-            drop(pass);
+            let ended = admitted.relay.run(admitted.registered.handle()).await;
             if let Some(client) = who.client {
                 house.doors.session_ended(client, began.elapsed(), Instant::now().into_std());
             }
+            totals = Box::pin(let_go(admitted, ended)).await;
             End::Closed(Close { party: ended.party, phase: Phase::Relay, cause: ended.cause })
         }
     };
     tell(&house, end, totals, peer, id, accepted, &who);
+}
+
+/// Ends a session properly; only then its slots are given back.
+async fn let_go(admitted: Box<Admitted>, ended: Ended) -> Totals {
+    let Admitted { relay, _pass, _entry, registered } = *admitted;
+    let totals = relay.finish(ended).await;
+    drop(registered);
+    totals
 }
 
 /// Counts and logs an end, once.
@@ -169,7 +176,7 @@ async fn admit(
     id: u64,
     accepted: Instant,
     who: &mut Who,
-) -> Result<Admitted, End> {
+) -> Result<Box<Admitted>, End> {
     // The accept door.
     let entry = house.doors.at_accept(&frontage.gate, source, accepted.into_std());
 
@@ -269,7 +276,7 @@ async fn admit(
             if house.doors.is_draining() {
                 registered.handle().end();
             }
-            Ok(Admitted { relay, pass, _entry: entry, registered })
+            Ok(Box::new(Admitted { relay, _pass: pass, _entry: entry, registered }))
         }
         Err((down, ended)) => {
             farewell::say(down, b"").await;
@@ -463,5 +470,21 @@ async fn leave_unfinished(down: TcpStream, unfinished: Unfinished, phase: Phase)
             farewell::say(down, words).await;
             End::Refused(Refusal::Protocol)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that a function makes.
+    fn future_size<A, B, C, D, F: Future>(_: &impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        let size = future_size(&serve);
+        assert!(size <= 512, "{size} bytes for every idle session");
     }
 }
