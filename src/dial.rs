@@ -1,6 +1,6 @@
 //! The server's half of the preface: connect, read its INFO, send CONNECT and PING, wait for its word.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{future::pending, io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -94,6 +94,33 @@ impl Dialled {
         &self.info
     }
 
+    /// The connection alone.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
+    /// Returns when the server ends the connection although nothing was sent yet; never while it waits.
+    pub async fn lost(&self) -> DialError {
+        let mut seen = [0; ERR_FULL.len()];
+        let seen = match self.lines.buffer.is_empty() {
+            false => &self.lines.buffer[..],
+            // What is only looked at is still there for the handshake.
+            true => match self.stream.peek(&mut seen).await {
+                Ok(0) => return DialError::Closed,
+                Ok(n) => &seen[..n],
+                Err(err) => return DialError::Io(err),
+            },
+        };
+        match seen {
+            [b'-', ..] if seen.len() >= ERR_FULL.len() && seen[..ERR_FULL.len()].eq_ignore_ascii_case(ERR_FULL) => {
+                DialError::Full
+            }
+            [b'-', ..] => DialError::Closed,
+            // A PING, which the handshake answers. What may follow it is found there.
+            _ => pending().await,
+        }
+    }
+
     /// Sends `connect` (a whole CONNECT line and PING) and waits for the server's word. With `names_account` the INFO that a
     /// server since 2.12 sends right behind its first PONG is waited for too: it names the account.
     ///
@@ -138,6 +165,9 @@ impl Dialled {
         Ok(Answer::Pong(Box::new(Accepted { stream: self.stream, info: self.info, rest: self.lines.into_rest() })))
     }
 }
+
+/// How a full server's word begins.
+const ERR_FULL: &[u8] = b"-ERR 'maximum connections exceeded'";
 
 fn is_full(text: &[u8]) -> bool {
     text.eq_ignore_ascii_case(b"maximum connections exceeded")

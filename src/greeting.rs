@@ -2,12 +2,18 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
 
 use crate::protocol::info::{Greeting, Info, Rewrite};
+
+/// As long as a nats-server's own nonce.
+const NONCE_LENGTH: usize = 15;
 
 /// The face of one listener.
 #[derive(Debug)]
@@ -25,8 +31,23 @@ impl Face {
         self.greeting.load().write(client_id, client_ip, out);
     }
 
-    /// Writes a server's own INFO as this listener's clients are to see it.
+    /// Writes the greeting for one client, with a nonce of weir's own: no server will take what is signed for it.
+    pub fn greet_with_nonce(&self, client_id: u64, client_ip: IpAddr, out: &mut Vec<u8>) {
+        let nonce: String = (0..NONCE_LENGTH).map(|_| fastrand::alphanumeric()).collect();
+        self.greeting.load().write_with_nonce(client_id, client_ip, &nonce, out);
+    }
+
+    /// Writes a server's own INFO as this listener's clients are to see it after their PONG.
     pub fn rewrite(&self, info: &Info, client_ip: IpAddr, out: &mut Vec<u8>) {
+        self.write(info, client_ip, false, out);
+    }
+
+    /// Writes the INFO of the server that was dialled for this client, its nonce untouched.
+    pub fn introduce(&self, info: &Info, client_ip: IpAddr, out: &mut Vec<u8>) {
+        self.write(info, client_ip, true, out);
+    }
+
+    fn write(&self, info: &Info, client_ip: IpAddr, keep_nonce: bool, out: &mut Vec<u8>) {
         let greeting = self.greeting.load();
         info.rewrite(
             &Rewrite {
@@ -37,7 +58,7 @@ impl Face {
                 client_ip: &client_ip.to_string(),
                 tls_required: false,
                 tls_available: false,
-                keep_nonce: false,
+                keep_nonce,
             },
             out,
         );
@@ -50,6 +71,19 @@ pub struct Greetings {
     server_id: String,
     infos: Mutex<Vec<Option<Arc<Info>>>>,
     faces: Vec<Arc<Face>>,
+    shape: AtomicU8,
+}
+
+/// The two shapes of a preface, and what precedes the choice (design: conduct towards servers, rule 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Shape {
+    /// No server is known yet. Clients see a nonce of weir's own, so that those who sign say so and can be told to come back.
+    Unknown,
+    /// No server sends a nonce: the greeting is weir's, the dial comes after CONNECT.
+    ConnectFirst,
+    /// A server sends a nonce, which the client is to sign: the dial comes first, the greeting is the server's.
+    DialFirst,
 }
 
 impl Greetings {
@@ -62,7 +96,17 @@ impl Greetings {
             Arc::new(Face { greeting: ArcSwap::from_pointee(greeting), advertise, host, port })
         };
         let faces = listeners.into_iter().map(face).collect();
-        Self { infos: Mutex::new(vec![None; servers]), faces, server_id }
+        let shape = AtomicU8::new(Shape::Unknown as u8);
+        Self { infos: Mutex::new(vec![None; servers]), faces, server_id, shape }
+    }
+
+    /// What the servers ask for.
+    pub fn shape(&self) -> Shape {
+        match self.shape.load(Relaxed) {
+            known if known == Shape::ConnectFirst as u8 => Shape::ConnectFirst,
+            known if known == Shape::DialFirst as u8 => Shape::DialFirst,
+            _ => Shape::Unknown,
+        }
     }
 
     /// The faces, in the order of the listeners.
@@ -79,6 +123,9 @@ impl Greetings {
         }
         *known = Some(Arc::clone(info));
         let infos: Vec<&Info> = infos.iter().flatten().map(Arc::as_ref).collect();
+        let signed = infos.iter().any(|info| info.nonce().is_some());
+        let shape = if signed { Shape::DialFirst } else { Shape::ConnectFirst };
+        self.shape.store(shape as u8, Relaxed);
         for face in &self.faces {
             let greeting = Greeting::new(&self.server_id, "weir", &infos, &face.host, face.port, &face.advertise);
             face.greeting.store(Arc::new(greeting));
@@ -93,7 +140,9 @@ impl Greetings {
 
 /// Whether two INFOs come from the same process with the same settings, as far as a greeting is concerned.
 fn same_server(a: &Info, b: &Info) -> bool {
-    let face =
-        |info: &Info| (info.max_payload(), info.auth_required(), info.headers(), info.jetstream(), info.api_lvl());
+    let face = |info: &Info| {
+        let nonce = info.nonce().is_some();
+        (info.max_payload(), info.auth_required(), info.headers(), info.jetstream(), info.api_lvl(), nonce)
+    };
     a.server_id() == b.server_id() && face(a) == face(b)
 }

@@ -38,6 +38,9 @@ struct Varz {
     max_connections: i64,
     #[serde(default)]
     max_control_line: usize,
+    /// In seconds, with a fraction.
+    #[serde(default)]
+    auth_timeout: f64,
     start: String,
     uptime: String,
 }
@@ -54,6 +57,7 @@ impl From<Varz> for Reading {
                 n => Some(u32::try_from(n.max(0)).unwrap_or(u32::MAX)),
             },
             max_control_line: Some(varz.max_control_line).filter(|&n| n > 0),
+            auth_timeout: Duration::try_from_secs_f64(varz.auth_timeout).ok().filter(|t| !t.is_zero()),
             start: varz.start,
             // "1d2h3m4s", in whole seconds. What does not parse counts as old: slow start is a courtesy.
             uptime: humantime::parse_duration(&varz.uptime).unwrap_or(Duration::MAX),
@@ -189,20 +193,14 @@ async fn learn_info(server: &Arc<Server>, greetings: &Greetings) {
     let Some(_slot) = Server::reserve(server, Instant::now().into_std()) else { return };
     match dial::dial(server, Instant::now() + INFO_TIMEOUT).await {
         Ok(dialled) => {
-            let nonce = dialled.info().nonce().is_some();
             greetings.learn(server.index(), dialled.info());
             info!(
                 server = server.name(),
                 address = server.address(),
                 version = dialled.info().version(),
+                nonce = dialled.info().nonce().is_some(),
                 "server found"
             );
-            if nonce {
-                warn!(
-                    server = server.name(),
-                    "the server asks for signatures (NKeys, JWTs): clients that sign cannot log in through weir"
-                );
-            }
         }
         Err(err) => tracing::debug!(server = server.name(), %err, "no INFO yet"),
     }

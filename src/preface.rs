@@ -1,6 +1,6 @@
 //! The client's half of the preface: INFO out, CONNECT in, bounded in bytes and in time; and watching a client that waits.
 
-use std::io;
+use std::{future::pending, io};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -71,6 +71,15 @@ pub async fn watch(down: &mut TcpStream, preface: &mut Preface) -> Unfinished {
             Ok(Err(wrong)) => return Unfinished::Wrong(wrong),
             Ok(Ok(_)) => {}
         }
+    }
+}
+
+/// Returns when a client that has not been greeted yet leaves; never while it is there, or once it has said something.
+pub async fn left_ungreeted(down: &TcpStream) {
+    let mut one = [0];
+    // Only looked at: whatever it is, the exchange reads it.
+    if let Ok(1..) = down.peek(&mut one).await {
+        pending().await
     }
 }
 

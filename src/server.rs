@@ -24,7 +24,7 @@ use crate::{
     admission::{Admission, Gate},
     config::Config,
     drain,
-    greeting::Greetings,
+    greeting::{Greetings, Shape},
     http,
     identity::{Directory, Keys},
     limits, listener, monitor,
@@ -215,11 +215,13 @@ impl Parts {
     }
 }
 
-/// Waits, for a while, until every server that has a monitor has been read once: placement knows capacities then.
+/// Waits, for a while, until every server that has a monitor has been read once, and one has shown its INFO: placement knows
+/// capacities then, and it is known whether clients are asked to sign.
 async fn first_readings(house: &House) {
     let deadline = Instant::now() + FIRST_READINGS;
     let unread = || house.servers.iter().filter(|s| s.monitor().is_some() && s.last_reading().is_none()).count();
-    while unread() > 0 && Instant::now() < deadline {
+    let unknown = || house.greetings.shape() == Shape::Unknown;
+    while (unread() > 0 || unknown()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,5 +1,11 @@
 //! THE STORY of a client: accept → door → preface → door → dial → relay → close.
+//!
+//! Where the servers send a nonce, the first half of the dial moves before the preface ([`ahead`]): the client signs what the
+//! very server that it gets has sent.
 
+mod ahead;
+
+use self::ahead::Ahead;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
@@ -18,11 +24,11 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Entry, Gate, Pass, Verdict},
+    admission::{Applicant, Entry, Gate, Pass, Ticket, Verdict},
     close::{Cause, Close, Party, Phase, Refusal},
-    dial::{self, Accepted, Answer, DialError},
+    dial::{self, Accepted, Answer, DialError, Dialled},
     farewell,
-    greeting::{Face, Greetings},
+    greeting::{Face, Greetings, Shape},
     identity::{ClientKey, Credential, CredentialKey, Directory, Keys},
     preface::{self, Arrival, Unfinished},
     protocol::{
@@ -36,7 +42,7 @@ use crate::{
     sessions::{Registered, Sessions},
     tally::{Tally, Totals},
     turn::{AnyPass, Doors, Turn},
-    upstream::{Placement, Servers},
+    upstream::{Placement, Servers, Slot},
 };
 
 /// What all sessions share.
@@ -185,13 +191,25 @@ async fn admit(
         Ok(_) => None,
         Err(reason) => Some(house.turned_away.enter().ok_or(End::Refused(*reason))?),
     };
+    let mut ahead = match (&entry, house.greetings.shape()) {
+        (_, Shape::ConnectFirst) => Ahead::NotNeeded,
+        (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, source, accepted).await?,
+        (_, Shape::Unknown) | (Err(_), Shape::DialFirst) => Ahead::Not(Refusal::ServerCapacity),
+    };
     let mut greeting = Vec::with_capacity(512);
-    frontage.face.greet(id, source, &mut greeting);
+    match &ahead {
+        Ahead::Dialled(dialled) => frontage.face.introduce(dialled.info(), source, &mut greeting),
+        Ahead::Not(_) => frontage.face.greet_with_nonce(id, source, &mut greeting),
+        Ahead::NotNeeded => frontage.face.greet(id, source, &mut greeting),
+    }
     let deadline = accepted + frontage.handshake_timeout;
-    let exchanged = preface::exchange(&mut down, &greeting, house.servers.max_control_line(), deadline).await;
-    let Arrival { mut connect, mut preface } = match exchanged {
+    let exchange = preface::exchange(&mut down, &greeting, house.servers.max_control_line(), deadline);
+    let Arrival { mut connect, mut preface } = match ahead.lasts_through(exchange).await {
         Ok(arrival) => arrival,
-        Err(unfinished) => return Err(leave_unfinished(down, unfinished, Phase::Preface).await),
+        Err(unfinished) => {
+            ahead.let_go().await;
+            return Err(leave_unfinished(down, unfinished, Phase::Preface).await);
+        }
     };
     let connected = Instant::now();
     let lang = connect.lang();
@@ -218,12 +236,13 @@ async fn admit(
     who.client = Some(client);
     who.account = Some(Arc::clone(&account));
     let applicant = Applicant { account, client, hold_until: deadlines.hold_until };
-    let (pass, mut down) = enter(house, applicant, down, &mut preface).await?;
+    let (pass, dialled, mut down) = ahead.enter(house, applicant, &connect, down, &mut preface).await?;
 
     // The dial.
     let policy = expect_info(&mut connect);
+    let answer_by = Instant::from_std(deadlines.answer_by);
     let dialled = tokio::select! {
-        dialled = dial_until_answered(house, pass, &connect, Instant::from_std(deadlines.answer_by)) => dialled,
+        dialled = dial_until_answered(house, pass, dialled, &connect, answer_by) => dialled,
         left = preface::watch(&mut down, &mut preface) => return Err(leave_unfinished(down, left, Phase::Dial).await),
     };
     let (mut pass, accepted_by) = match dialled {
@@ -302,51 +321,63 @@ async fn enter(
     mut down: TcpStream,
     preface: &mut Preface,
 ) -> Result<(AnyPass, TcpStream), End> {
-    let began = Instant::now();
-    let (turn, mut turn_comes) = oneshot::channel();
-    let verdict = house.doors.at_connect(applicant, began.into_std(), &mut fastrand::Rng::new(), || Turn(turn));
-    let (ticket, give_up) = match verdict {
+    let now = Instant::now().into_std();
+    let (turn, turn_comes) = oneshot::channel();
+    let verdict = house.doors.at_connect(applicant, now, &mut fastrand::Rng::new(), || Turn(turn));
+    let waited = match verdict {
         Verdict::Admit(pass) => return Ok((pass, down)),
         Verdict::Refuse { reason, at, delay } => {
             let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
             drop(delay);
             return Err(end);
         }
-        Verdict::Hold { ticket, give_up } => (ticket, give_up),
+        Verdict::Hold { ticket, give_up } => {
+            wait(house, ticket, give_up, turn_comes, preface::watch(&mut down, preface)).await
+        }
     };
+    match waited {
+        Waited::Turn(pass) => Ok((pass, down)),
+        Waited::Left(left) => Err(leave_unfinished(down, left, Phase::Hold).await),
+        Waited::InVain(reason) => Err(refuse(down, reason).await),
+    }
+}
+
+/// Waits for a turn, until `give_up`, or until `left` says that the client is not there any more.
+async fn wait<L>(
+    house: &House,
+    ticket: Ticket,
+    give_up: std::time::Instant,
+    mut turn_comes: oneshot::Receiver<AnyPass>,
+    left: impl Future<Output = L>,
+) -> Waited<L> {
+    let began = Instant::now();
     house.arrived.notify_one();
     let waited = tokio::select! {
         biased;
-        pass = &mut turn_comes => Waited::Turn(pass),
-        left = preface::watch(&mut down, preface) => Waited::Left(left),
-        () = sleep_until(Instant::from_std(give_up)) => Waited::TooLong,
+        pass = &mut turn_comes => Ok(pass),
+        left = left => Err(Some(left)),
+        () = sleep_until(Instant::from_std(give_up)) => Err(None),
     };
     house.tally.hold_seconds.observe(began.elapsed().as_secs_f64());
     let now = Instant::now().into_std();
     let turn = match waited {
-        Waited::Turn(turn) => turn,
-        Waited::Left(left) => {
-            let _ = house.doors.leave(&ticket, now);
-            return Err(leave_unfinished(down, left, Phase::Hold).await);
-        }
-        Waited::TooLong => match house.doors.leave(&ticket, now) {
-            Some(reason) => return Err(refuse(down, reason).await),
+        Ok(turn) => turn,
+        Err(left) => match (house.doors.leave(&ticket, now), left) {
+            (_, Some(left)) => return Waited::Left(left),
+            (Some(reason), None) => return Waited::InVain(reason),
             // The turn came in the same moment.
-            None => turn_comes.await,
+            (None, None) => turn_comes.await,
         },
     };
-    match turn {
-        Ok(pass) => Ok((pass, down)),
-        // The queue itself sent the client away: a drain, or a deadline that it saw before this session's timer did.
-        Err(_) => Err(refuse(down, house.doors.why_no_turn(now)).await),
-    }
+    // The queue itself sent the client away: a drain, or a deadline that it saw before this session's timer did.
+    turn.map_or_else(|_| Waited::InVain(house.doors.why_no_turn(now)), Waited::Turn)
 }
 
 /// How a wait ends.
-enum Waited {
-    Turn(Result<AnyPass, oneshot::error::RecvError>),
-    Left(Unfinished),
-    TooLong,
+enum Waited<L> {
+    Turn(AnyPass),
+    Left(L),
+    InVain(Refusal),
 }
 
 /// Why no server took the client.
@@ -357,18 +388,32 @@ enum NotAnswered {
 }
 
 /// Dials until a server has said its word; whatever goes wrong with one, the client is placed on the next without noticing.
+/// Not so one that has signed the nonce of the first, which is `dialled` already: it has to come back.
 async fn dial_until_answered(
     house: &House,
     mut pass: AnyPass,
+    mut dialled: Option<Dialled>,
     connect: &Connect,
     answer_by: Instant,
 ) -> Result<(AnyPass, Box<Accepted>), NotAnswered> {
     let mut words = Vec::with_capacity(512);
     connect.write(&mut words);
     words.extend_from_slice(PING);
+    let bound = dialled.is_some() && connect.signs();
     let mut tried = Vec::new();
     loop {
-        match dial_once(house, &mut pass, &words, answer_by).await {
+        let began = Instant::now();
+        let answer = match dialled.take() {
+            Some(dialled) => hand_over(house, &mut pass, dialled, &words, began, answer_by).await,
+            None => match open(house, &mut pass.server, answer_by).await {
+                Ok(dialled) if connect.signs() && dialled.info().nonce().is_some() => {
+                    return Err(NotAnswered::Refused(Refusal::ServerCapacity));
+                }
+                Ok(dialled) => hand_over(house, &mut pass, dialled, &words, began, answer_by).await,
+                Err(err) => Err(err),
+            },
+        };
+        match answer {
             Ok(Answer::Pong(accepted)) => return Ok((pass, accepted)),
             Ok(Answer::Err(line)) => return Err(NotAnswered::ServerSaid(line)),
             Err(err) => {
@@ -376,30 +421,44 @@ async fn dial_until_answered(
                 tried.push(pass.server.server().index());
             }
         }
+        if bound {
+            return Err(NotAnswered::Refused(Refusal::ServerCapacity));
+        }
         // The failed server's slot goes back before the next one's is taken.
         let Pass { server, account } = pass;
         drop(server);
-        pass = loop {
-            let now = Instant::now();
-            if now >= answer_by {
-                return Err(NotAnswered::Refused(Refusal::HoldExpired));
-            }
-            match house.doors.place_again(&tried, now.into_std(), &mut fastrand::Rng::new()) {
-                Placement::Placed(server) => break Pass { server, account },
-                Placement::Busy => tokio::time::sleep(Duration::from_millis(5)).await,
-                Placement::Full => return Err(NotAnswered::Refused(Refusal::ServerCapacity)),
-            }
-        };
+        let server = place_again(house, &tried, answer_by).await.map_err(NotAnswered::Refused)?;
+        pass = Pass { server, account };
     }
 }
 
-/// One dial and handshake; what it says of the server is noted.
-async fn dial_once(house: &House, pass: &mut AnyPass, words: &[u8], answer_by: Instant) -> Result<Answer, DialError> {
+/// Finds a server other than those that were `tried`.
+async fn place_again(house: &House, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
+    loop {
+        let now = Instant::now();
+        if now >= deadline {
+            return Err(Refusal::HoldExpired);
+        }
+        match house.doors.place_again(tried, now.into_std(), &mut fastrand::Rng::new()) {
+            Placement::Placed(server) => return Ok(server),
+            Placement::Busy => tokio::time::sleep(Duration::from_millis(5)).await,
+            Placement::Full => return Err(Refusal::ServerCapacity),
+        }
+    }
+}
+
+/// Connects to the server of a slot and reads its INFO; what that says of the server is noted.
+async fn open(house: &House, slot: &mut Slot, deadline: Instant) -> Result<Dialled, DialError> {
     let began = Instant::now();
-    let server = Arc::clone(pass.server.server());
+    let server = Arc::clone(slot.server());
     // A server that does not even send INFO in half of what is left leaves the other half for another one.
+<<<<<<< HEAD
     let info_by = began + answer_by.saturating_duration_since(began) / 2;
     let dialled = match dial::dial(&server, info_by).await {
+=======
+    let info_by = began + deadline.saturating_duration_since(began) / 2;
+    let dialled = match dial::dial(server.address(), info_by).await {
+>>>>>>> auth
         Ok(dialled) => dialled,
         Err(err) => {
             if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {
@@ -409,8 +468,21 @@ async fn dial_once(house: &House, pass: &mut AnyPass, words: &[u8], answer_by: I
         }
     };
     server.answered();
-    pass.server.opened();
+    slot.opened();
     house.greetings.learn(server.index(), dialled.info());
+    Ok(dialled)
+}
+
+/// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.
+async fn hand_over(
+    house: &House,
+    pass: &mut AnyPass,
+    dialled: Dialled,
+    words: &[u8],
+    began: Instant,
+    answer_by: Instant,
+) -> Result<Answer, DialError> {
+    let server = Arc::clone(pass.server.server());
     let names_account = Version::parse(dialled.info().version()).is_some_and(|v| v >= Version::new(2, 12, 0));
     let answer = dialled.handshake(words, names_account, answer_by).await;
     match &answer {

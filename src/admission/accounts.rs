@@ -13,7 +13,7 @@ use std::{
 use dashmap::DashMap;
 use governor::clock::Clock;
 
-use super::{AccountLimits, rate::Tokens};
+use super::{AccountLimits, Quota, rate::Tokens};
 
 /// An account nobody uses is forgotten after this, its token bucket with it (any bucket that matters is full by then).
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -54,6 +54,12 @@ impl<C: Clock> AccountSlot<C> {
     /// Whose it is.
     pub fn account(&self) -> &Arc<Account<C>> {
         &self.account
+    }
+
+    /// A slot of no account, under a name to queue by: for a client that has not said yet who it is. Nothing is counted.
+    pub(super) fn of_nobody(name: Arc<str>) -> Self {
+        let limits = AccountLimits { quota: Quota::default(), weight: NonZeroU32::MIN };
+        Self { account: Arc::new(Account { name, limits, connections: AtomicU32::new(1), tokens: None }) }
     }
 }
 

@@ -2,6 +2,7 @@
 //! shared budget last, so that a refusal never spends what belongs to others.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -14,6 +15,7 @@ use governor::clock::Clock;
 use super::{
     AccountSlot, Admission,
     hold::{Held, Ticket, Waiter},
+    sources::Source,
 };
 use crate::{
     close::Refusal,
@@ -104,6 +106,54 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         let Ok(account) = self.accounts.enter(&applicant.account, now) else {
             return self.refuse_later(Refusal::AccountQuota, &applicant, now, rng);
         };
+        self.ask(account, &applicant, now, rng, waiter)
+    }
+
+    /// The verdict on a client that has said nothing yet, in front of servers that are dialled before it does. Where it may
+    /// wait until `hold_until`, it waits in the lane of its source. The account of its pass is nobody's: what its account
+    /// allows is asked by [`Admission::enter_account`] once that is known.
+    pub fn at_accept_turn(
+        &self,
+        source: IpAddr,
+        client: ClientKey,
+        hold_until: Instant,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
+    ) -> Verdict<C> {
+        let lane = Source::from(source).lane();
+        let applicant = Applicant { account: Arc::clone(&lane), client, hold_until };
+        if self.is_draining() {
+            return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
+        }
+        self.ask(AccountSlot::of_nobody(lane), &applicant, now, rng, waiter)
+    }
+
+    /// The connect door for a client that holds a server's slot already: quota and rate of its account.
+    ///
+    /// # Errors
+    /// The reason to refuse with; nothing is taken then.
+    pub fn enter_account(&self, applicant: &Applicant, now: Instant) -> Result<AccountSlot<C>, Refusal> {
+        if self.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        let account = self.accounts.enter(&applicant.account, now).map_err(|_| Refusal::AccountQuota)?;
+        if let Some(tokens) = account.account().tokens() {
+            tokens.take().map_err(|_| Refusal::AccountRate)?;
+        }
+        self.seniority.admitted(applicant.client);
+        Ok(account)
+    }
+
+    /// What both doors do once there is a lane to wait in.
+    fn ask(
+        &self,
+        account: AccountSlot<C>,
+        applicant: &Applicant,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
+    ) -> Verdict<C> {
         let mut account_paid = false;
         // Whoever waits already goes first; so the direct way is open only while nobody does.
         let blocked = if self.held() == 0 {
@@ -118,12 +168,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             self.blocked_behind_the_queue(now)
         };
         if now >= applicant.hold_until {
-            return self.refuse_now(self.reason(&blocked, now), &applicant, now);
+            return self.refuse_now(self.reason(&blocked, now), applicant, now);
         }
         if self.held() + self.delayed() >= self.max_held {
-            return self.refuse_now(Refusal::QueueFull, &applicant, now);
+            return self.refuse_now(Refusal::QueueFull, applicant, now);
         }
-        let give_up = self.give_up(&blocked, &applicant, now, rng);
+        let give_up = self.give_up(&blocked, applicant, now, rng);
         let standing = self.seniority.standing(applicant.client, now);
         let held = Held {
             waiter: waiter(),
@@ -208,14 +258,25 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Verdict<C> {
-        if self.held() + self.delayed() >= self.max_held {
-            return self.refuse_now(reason, applicant, now);
-        }
+        let (at, delay) = self.turn_away(reason, applicant, now, rng);
+        Verdict::Refuse { reason, at, delay }
+    }
+
+    /// When to tell a client that it is refused: at a random moment where there is room to wait, else at once.
+    pub fn turn_away(
+        &self,
+        reason: Refusal,
+        applicant: &Applicant,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> (Instant, Option<Delay>) {
         self.seniority.refused(applicant.client, now);
+        if reason == Refusal::Draining || self.held() + self.delayed() >= self.max_held {
+            return (now, None);
+        }
         self.delayed.fetch_add(1, Relaxed);
         let left = applicant.hold_until.saturating_duration_since(now).min(self.refusal_spread);
-        let delay = Some(Delay { count: Arc::clone(&self.delayed) });
-        Verdict::Refuse { reason, at: now + left.mul_f64(rng.f64()), delay }
+        (now + left.mul_f64(rng.f64()), Some(Delay { count: Arc::clone(&self.delayed) }))
     }
 
     /// Gives up a place in the queue. Returns the reason to refuse with; `None` when the client is not in the queue any more:

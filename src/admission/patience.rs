@@ -27,6 +27,8 @@ pub struct Patience {
 
 /// Between the end of holding and the client's own deadline at least: the server's handshake takes place there.
 const HANDSHAKE_MARGIN: Duration = Duration::from_millis(400);
+/// The part of `max_hold` that may pass before a client has seen INFO: 1.2 s of the default 1.5 s.
+const BEFORE_INFO: f64 = 0.8;
 /// What Python and .NET allow for the step from CONNECT to PONG, less the margin.
 const STEP_HOLD: Duration = Duration::from_millis(1500);
 
@@ -34,6 +36,12 @@ impl Patience {
     /// `max_hold` is for clients of unknown kind, from accept; `by_lang` overrides the defaults by `lang`.
     pub fn new(max_hold: Duration, by_lang: HashMap<String, Duration>) -> Self {
         Self { max_hold, by_lang }
+    }
+
+    /// Until when a client that was accepted at `accepted` may wait before it has seen INFO. What is left of the time of a
+    /// client of unknown kind is for INFO, CONNECT and either an answer or a polite refusal.
+    pub fn before_info(&self, accepted: Instant) -> Instant {
+        accepted + self.max_hold.mul_f64(BEFORE_INFO)
     }
 
     /// The deadlines of a client that was accepted at `accepted` and whose CONNECT, with this `lang`, came at `connected`.

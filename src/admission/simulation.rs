@@ -353,6 +353,7 @@ impl World {
             connections,
             max_connections: Some(real.max),
             max_control_line: None,
+            auth_timeout: None,
             start: real.start.to_string(),
             uptime: Duration::from_secs(100),
         };

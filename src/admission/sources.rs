@@ -32,6 +32,13 @@ impl From<IpAddr> for Source {
     }
 }
 
+impl Source {
+    /// The lane in which its clients wait while they have not said who they are. No account has a name with a blank.
+    pub(super) fn lane(self) -> Arc<str> {
+        format!("source {}", self.0).into()
+    }
+}
+
 #[derive(Debug)]
 struct Entry<C: Clock> {
     connections: u32,

@@ -207,6 +207,11 @@ impl Connect {
         self.text(Text::Sig)
     }
 
+    /// Whether the client answers a nonce: its CONNECT is good for the connection that sent that nonce and for no other.
+    pub fn signs(&self) -> bool {
+        self.sig().is_some() || self.nkey().is_some()
+    }
+
     /// The name that the application gave its connection.
     pub fn name(&self) -> Option<&str> {
         self.text(Text::Name)

@@ -76,6 +76,11 @@ impl Load {
         self.handshakes.fetch_sub(1, Relaxed);
     }
 
+    /// A handshake that was taken for over goes on.
+    pub fn handshake_goes_on(&self) {
+        self.handshakes.fetch_add(1, Relaxed);
+    }
+
     /// The client has its PONG.
     pub fn session_began(&self) {
         self.sessions.fetch_add(1, Relaxed);

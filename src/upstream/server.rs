@@ -24,6 +24,8 @@ const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
 const HANDSHAKE_LIMIT: u32 = 256;
 /// Where that limit begins on a server that has just started.
 const FIRST_HANDSHAKE_LIMIT: u32 = 16;
+/// nats-server's own default for `auth_timeout` (`AUTH_TIMEOUT`, const.go).
+const DEFAULT_AUTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// After `maximum connections exceeded` the server is full by its own word for this long: about the time to the next reading.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
@@ -40,6 +42,8 @@ pub struct Reading {
     pub max_connections: Option<u32>,
     /// Its limit for the argument of one control line, CONNECT's included, in bytes.
     pub max_control_line: Option<usize>,
+    /// How long it waits for CONNECT, from its accept.
+    pub auth_timeout: Option<Duration>,
     /// When it started, in its own words: another value is another process.
     pub start: String,
     /// For how long it has been running.
@@ -140,6 +144,11 @@ impl Server {
     /// The last reading, however old.
     pub fn last_reading(&self) -> Option<Reading> {
         self.state().last.clone()
+    }
+
+    /// How long it waits for CONNECT, from its accept: by its last reading, else the default.
+    pub fn auth_timeout(&self) -> Duration {
+        self.state().last.as_ref().and_then(|last| last.auth_timeout).unwrap_or(DEFAULT_AUTH_TIMEOUT)
     }
 
     /// Whether a client may be sent there now.

@@ -10,6 +10,8 @@ enum Stage {
     Dialling,
     /// The server has sent INFO, so it counts the connection.
     Opened,
+    /// The same, and the server has nothing to do until the client sends its CONNECT.
+    Waiting,
     /// The client has its PONG.
     Session,
 }
@@ -39,6 +41,22 @@ impl Slot {
         }
     }
 
+    /// The client's CONNECT is waited for: that is no load on the server, however long the client takes.
+    pub fn waits(&mut self) {
+        if self.stage == Stage::Opened {
+            self.stage = Stage::Waiting;
+            self.server.load().handshake_over();
+        }
+    }
+
+    /// The client's CONNECT has come: the handshake goes on.
+    pub fn goes_on(&mut self) {
+        if self.stage == Stage::Waiting {
+            self.stage = Stage::Opened;
+            self.server.load().handshake_goes_on();
+        }
+    }
+
     /// The server has sent its PONG: the handshake is over and a session begins.
     pub fn session_began(&mut self) {
         self.opened();
@@ -54,6 +72,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         match self.stage {
             Stage::Session => self.server.load().session_ended(),
+            Stage::Waiting => {}
             Stage::Dialling | Stage::Opened => self.server.load().handshake_over(),
         }
         self.server.load().release(self.stage != Stage::Dialling);

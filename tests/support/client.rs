@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
+use data_encoding::BASE64URL_NOPAD;
+use nkeys::KeyPair;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -16,6 +18,7 @@ use super::PATIENCE;
 pub struct Login {
     fields: Map<String, Value>,
     two_writes: bool,
+    key: Option<KeyPair>,
 }
 
 impl Login {
@@ -32,6 +35,30 @@ impl Login {
     /// A token.
     pub fn token(token: &str) -> Self {
         Self::default().with("auth_token", token.into())
+    }
+
+    /// An NKey user.
+    pub fn nkey(key: &KeyPair) -> Self {
+        Self::default().with("nkey", key.public_key().into()).signing(key)
+    }
+
+    /// A JWT user, as a `.creds` file makes it.
+    pub fn jwt(jwt: &str, key: &KeyPair) -> Self {
+        Self::default().with("jwt", jwt.into()).signing(key)
+    }
+
+    /// Signs the nonce of INFO with this key.
+    pub fn signing(mut self, key: &KeyPair) -> Self {
+        self.key = Some(key.clone());
+        self
+    }
+
+    /// The same, with the signature of the nonce of `info` where it signs.
+    pub fn answering(&self, info: &Value) -> Self {
+        let Some(key) = &self.key else { return self.clone() };
+        let nonce = info["nonce"].as_str().unwrap_or_default();
+        let sig = key.sign(nonce.as_bytes()).expect("a key that signs");
+        self.clone().with("sig", BASE64URL_NOPAD.encode(&sig).into())
     }
 
     /// The client's name.
@@ -206,7 +233,7 @@ impl RawClient {
             Some(other) => return Ok(Reply::Odd(format!("{other:?} before INFO"))),
             None => return Ok(Reply::Eof),
         }
-        let connect = login.connect_line();
+        let connect = login.answering(&self.info).connect_line();
         if login.two_writes {
             self.send(connect.as_bytes()).await?;
             tokio::task::yield_now().await;

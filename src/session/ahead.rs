@@ -1,0 +1,173 @@
+//! Dial-first: a server is dialled before the client is greeted, so that the client signs that server's nonce.
+//!
+//! The wait for a turn is before the dial, since the server's own timer for CONNECT starts there. An upstream connection goes
+//! to the client that has seen its nonce, or to nobody.
+
+use std::{net::IpAddr, pin::pin};
+
+use tokio::{
+    net::TcpStream,
+    sync::oneshot,
+    time::{Instant, sleep_until},
+};
+use tracing::debug;
+
+use super::{End, House, Waited, place_again, refuse_at, wait};
+use crate::{
+    admission::{Applicant, Pass, Verdict},
+    close::Refusal,
+    dial::{DialError, Dialled},
+    farewell,
+    identity::Credential,
+    preface,
+    protocol::{connect::Connect, info::Info, preface::Preface},
+    turn::{AnyPass, Turn},
+    upstream::Slot,
+};
+
+/// The part of a server's `auth_timeout` in which CONNECT must come from the client; the rest is for the way to the server.
+const FOR_CONNECT: f64 = 0.75;
+
+/// What there is of a server when the client is greeted.
+pub(super) enum Ahead {
+    /// The servers send no nonce: the dial comes after CONNECT.
+    NotNeeded,
+    /// No server, and why: the client is greeted by weir. If it signs it is refused, if not it waits for its turn as usual.
+    Not(Refusal),
+    /// A server of its own.
+    Dialled(Box<Opened>),
+}
+
+/// A server's connection that waits for a CONNECT.
+pub(super) struct Opened {
+    dialled: Dialled,
+    slot: Slot,
+    /// CONNECT must have come by then.
+    expires: Instant,
+}
+
+impl Opened {
+    /// What the server says of itself.
+    pub(super) fn info(&self) -> &Info {
+        self.dialled.info()
+    }
+
+    /// Closes the connection. The slot is given back once the server has seen the end.
+    async fn let_go(self) {
+        farewell::say(self.dialled.into_stream(), b"").await;
+        drop(self.slot);
+    }
+}
+
+/// Waits for a turn and dials. The error is the end of a client that has left meanwhile.
+pub(super) async fn dial(house: &House, down: &TcpStream, source: IpAddr, accepted: Instant) -> Result<Ahead, End> {
+    let patience = house.doors.patience();
+    let hold_until = patience.before_info(accepted.into_std());
+    let client = house.keys.client(source, house.keys.credential(Credential::Nothing), None);
+    let (turn, turn_comes) = oneshot::channel();
+    let now = Instant::now().into_std();
+    let rng = &mut fastrand::Rng::new();
+    let verdict = house.doors.at_accept_turn(source, client, hold_until, now, rng, || Turn(turn));
+    let waited = match verdict {
+        Verdict::Admit(pass) => Waited::Turn(pass),
+        Verdict::Refuse { reason, .. } => Waited::InVain(reason),
+        Verdict::Hold { ticket, give_up } => {
+            wait(house, ticket, give_up, turn_comes, preface::left_ungreeted(down)).await
+        }
+    };
+    let slot = match waited {
+        Waited::Turn(pass) => pass.server,
+        Waited::Left(()) => return Err(End::Probe),
+        Waited::InVain(reason) => return Ok(Ahead::Not(reason)),
+    };
+    let deadline = Instant::from_std(patience.deadlines(None, accepted.into_std(), accepted.into_std()).hold_until);
+    tokio::select! {
+        opened = open_any(house, slot, deadline) => Ok(opened.map_or_else(Ahead::Not, |o| Ahead::Dialled(Box::new(o)))),
+        () = preface::left_ungreeted(down) => Err(End::Probe),
+    }
+}
+
+/// Opens a connection to the server of `slot`, or to another one.
+async fn open_any(house: &House, mut slot: Slot, deadline: Instant) -> Result<Opened, Refusal> {
+    let mut tried = Vec::new();
+    loop {
+        let began = Instant::now();
+        match super::open(house, &mut slot, deadline).await {
+            Ok(dialled) => {
+                slot.waits();
+                let expires = began + slot.server().auth_timeout().mul_f64(FOR_CONNECT);
+                return Ok(Opened { dialled, slot, expires });
+            }
+            Err(err) => debug!(server = slot.server().name(), %err, "dial failed"),
+        }
+        tried.push(slot.server().index());
+        // The failed server's slot goes back before the next one's is taken.
+        drop(slot);
+        slot = place_again(house, &tried, deadline).await?;
+    }
+}
+
+impl Ahead {
+    /// Keeps an eye on the server while the client is greeted and says its CONNECT. A server that is lost, or whose own timer
+    /// runs out, is let go; the client is not disturbed, since one that does not sign can have another server.
+    pub(super) async fn lasts_through<T>(&mut self, exchange: impl Future<Output = T>) -> T {
+        let Self::Dialled(opened) = self else { return exchange.await };
+        let mut exchange = pin!(exchange);
+        let why = tokio::select! {
+            biased;
+            done = &mut exchange => return done,
+            lost = opened.dialled.lost() => {
+                let server = opened.slot.server();
+                debug!(server = server.name(), %lost, "lost before CONNECT");
+                if matches!(lost, DialError::Full) {
+                    server.said_full(Instant::now().into_std());
+                }
+                Refusal::ServerCapacity
+            }
+            () = sleep_until(opened.expires) => Refusal::HoldExpired,
+        };
+        let gone = std::mem::replace(self, Self::Not(why));
+        tokio::join!(exchange, gone.let_go()).0
+    }
+
+    /// Closes the server's connection, if there is one.
+    pub(super) async fn let_go(self) {
+        if let Self::Dialled(opened) = self {
+            opened.let_go().await;
+        }
+    }
+
+    /// The connect door, with or without a server at hand; without one a client that does not sign waits for its turn.
+    pub(super) async fn enter(
+        self,
+        house: &House,
+        applicant: Applicant,
+        connect: &Connect,
+        down: TcpStream,
+        preface: &mut Preface,
+    ) -> Result<(AnyPass, Option<Dialled>, TcpStream), End> {
+        let now = Instant::now().into_std();
+        let refused = match self {
+            Self::NotNeeded => None,
+            Self::Not(reason) => connect.signs().then_some(reason),
+            Self::Dialled(opened) => match house.doors.enter_account(&applicant, now) {
+                Ok(account) => {
+                    let Opened { dialled, slot: mut server, .. } = *opened;
+                    server.goes_on();
+                    return Ok((Pass { server, account }, Some(dialled), down));
+                }
+                Err(reason) => {
+                    opened.let_go().await;
+                    (connect.signs() || reason != Refusal::AccountRate).then_some(reason)
+                }
+            },
+        };
+        let Some(reason) = refused else {
+            return super::enter(house, applicant, down, preface).await.map(|(pass, down)| (pass, None, down));
+        };
+        let (at, delay) = house.doors.turn_away(reason, &applicant, now, &mut fastrand::Rng::new());
+        let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
+        drop(delay);
+        Err(end)
+    }
+}
