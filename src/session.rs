@@ -24,7 +24,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Entry, Gate, Pass, Ticket, Verdict},
+    admission::{Applicant, Deadlines, Entry, Gate, Pass, Ticket, Verdict},
     close::{Cause, Close, Party, Phase, Refusal},
     dial::{self, Accepted, Answer, DialError, Dialled},
     farewell,
@@ -235,12 +235,13 @@ async fn admit(
     let account = house.directory.account(credential, credential_key);
     who.client = Some(client);
     who.account = Some(Arc::clone(&account));
-    let applicant = Applicant { account, client, hold_until: deadlines.hold_until };
+    let Deadlines { hold_until, answer_by } = deadlines;
+    let applicant = Applicant { account, client, hold_until, answer_by };
     let (pass, dialled, mut down) = ahead.enter(house, applicant, &connect, down, &mut preface).await?;
 
     // The dial.
     let policy = expect_info(&mut connect);
-    let answer_by = Instant::from_std(deadlines.answer_by);
+    let answer_by = Instant::from_std(answer_by);
     let dialled = tokio::select! {
         dialled = dial_until_answered(house, pass, dialled, &connect, answer_by) => dialled,
         left = preface::watch(&mut down, &mut preface) => return Err(leave_unfinished(down, left, Phase::Dial).await),
@@ -452,13 +453,8 @@ async fn open(house: &House, slot: &mut Slot, deadline: Instant) -> Result<Diall
     let began = Instant::now();
     let server = Arc::clone(slot.server());
     // A server that does not even send INFO in half of what is left leaves the other half for another one.
-<<<<<<< HEAD
-    let info_by = began + answer_by.saturating_duration_since(began) / 2;
-    let dialled = match dial::dial(&server, info_by).await {
-=======
     let info_by = began + deadline.saturating_duration_since(began) / 2;
-    let dialled = match dial::dial(server.address(), info_by).await {
->>>>>>> auth
+    let dialled = match dial::dial(&server, info_by).await {
         Ok(dialled) => dialled,
         Err(err) => {
             if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {
@@ -487,11 +483,18 @@ async fn hand_over(
     let answer = dialled.handshake(words, names_account, answer_by).await;
     match &answer {
         Ok(Answer::Pong(_)) => {
+            let took = began.elapsed();
+            house.doors.handshake_finished(pass, took, Instant::now().into_std());
             pass.server.session_began();
-            house.tally.servers[server.index()].handshake_seconds.observe(began.elapsed().as_secs_f64());
+            house.tally.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
         }
         Err(DialError::Full) => server.said_full(Instant::now().into_std()),
+        Err(DialError::TimedOut) => server.handshake_timed_out(),
         _ => {}
+    }
+    // Room for the next handshake: whoever waits for that need not wait for a timer.
+    if house.doors.held() > 0 {
+        house.arrived.notify_one();
     }
     answer
 }

@@ -25,6 +25,8 @@ use crate::{
 
 /// While a client has less time left than this it takes any server with room.
 const URGENT: Duration = Duration::from_millis(250);
+/// Of what a login takes, so much is kept free before the client's deadline.
+const LOGIN_MARGIN: f64 = 1.3;
 /// How soon to look again when servers are busy or full: they have no timer to wait for.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -37,6 +39,8 @@ pub struct Applicant {
     pub client: ClientKey,
     /// How long it may wait.
     pub hold_until: Instant,
+    /// When it must have its PONG.
+    pub answer_by: Instant,
 }
 
 /// What an admitted client holds; everything is given back on drop.
@@ -122,7 +126,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         waiter: impl FnOnce() -> W,
     ) -> Verdict<C> {
         let lane = Source::from(source).lane();
-        let applicant = Applicant { account: Arc::clone(&lane), client, hold_until };
+        // What its login takes is not known before its account is; patience has left time for it.
+        let applicant = Applicant { account: Arc::clone(&lane), client, hold_until, answer_by: hold_until };
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
@@ -154,6 +159,10 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
     ) -> Verdict<C> {
+        // A login that takes long, or is made to by others, must end in time too.
+        let login_takes = account.account().login_takes().mul_f64(LOGIN_MARGIN);
+        let hold_until =
+            applicant.answer_by.checked_sub(login_takes).map_or(now, |latest| latest.min(applicant.hold_until));
         let mut account_paid = false;
         // Whoever waits already goes first; so the direct way is open only while nobody does.
         let blocked = if self.held() == 0 {
@@ -167,21 +176,15 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         } else {
             self.blocked_behind_the_queue(now)
         };
-        if now >= applicant.hold_until {
+        if now >= hold_until {
             return self.refuse_now(self.reason(&blocked, now), applicant, now);
         }
         if self.held() + self.delayed() >= self.max_held {
             return self.refuse_now(Refusal::QueueFull, applicant, now);
         }
-        let give_up = self.give_up(&blocked, applicant, now, rng);
+        let give_up = self.give_up(&blocked, hold_until, now, rng);
         let standing = self.seniority.standing(applicant.client, now);
-        let held = Held {
-            waiter: waiter(),
-            account,
-            account_paid,
-            hold_until: applicant.hold_until,
-            client: applicant.client,
-        };
+        let held = Held { waiter: waiter(), account, account_paid, hold_until, client: applicant.client };
         let mut waiting = self.waiting();
         let ticket = waiting.queue.push(held, standing);
         self.held.store(waiting.queue.len(), Relaxed);
@@ -223,18 +226,21 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     /// When a client that must wait gives up. One whose turn is sure not to come in time does so at a random moment: the
     /// sooner half of a storm is told early, and comes back spread out instead of in step.
-    fn give_up(&self, blocked: &Blocked, applicant: &Applicant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
-        let left = applicant.hold_until.saturating_duration_since(now);
+    fn give_up(&self, blocked: &Blocked, hold_until: Instant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
+        let left = hold_until.saturating_duration_since(now);
         let turn_in = match *blocked {
             Blocked::AccountRate(wait) => wait,
-            Blocked::Pace(wait) => {
-                let per_second = self.pace().map_or(f64::INFINITY, f64::from);
-                wait.max(Duration::from_secs_f64(self.held() as f64 / per_second))
-            }
-            Blocked::Busy => Duration::ZERO,
+            Blocked::Pace(wait) => wait.max(self.queue_takes(now)),
+            Blocked::Busy => self.queue_takes(now),
             Blocked::Full => return now + left.min(self.refusal_spread).mul_f64(rng.f64()),
         };
-        if turn_in < left { applicant.hold_until } else { now + left.mul_f64(rng.f64()) }
+        if turn_in < left { hold_until } else { now + left.mul_f64(rng.f64()) }
+    }
+
+    /// How long those who wait already take, as far as known.
+    fn queue_takes(&self, now: Instant) -> Duration {
+        let seconds = self.held() as f64 / self.pace(now).unwrap_or(f64::INFINITY);
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
     fn reason(&self, blocked: &Blocked, now: Instant) -> Refusal {
@@ -307,6 +313,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         }
         let mut waiting = self.waiting();
         let waiting = &mut *waiting;
+        waiting.served.look(now, self.finished.load(Relaxed), true);
         let again = loop {
             if let Some(at) = waiting.pace_ready_at.filter(|&at| now < at) {
                 break Some(at);
@@ -331,6 +338,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             self.seniority.admitted(held.client);
             turns.push((held.waiter, Pass { server, account: held.account }));
         };
+        if waiting.queue.is_empty() {
+            waiting.served.look(now, 0, false);
+        }
         self.held.store(waiting.queue.len(), Relaxed);
         again
     }

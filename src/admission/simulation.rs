@@ -208,7 +208,8 @@ impl World {
         let account: Arc<str> = ACCOUNTS[self.rng.usize(0..ACCOUNTS.len())].into();
         let client = ClientKey::from_raw(self.rng.u64(0..50));
         let left = Arc::<AtomicBool>::default();
-        let applicant = Applicant { account, client, hold_until };
+        let answer_by = hold_until + Duration::from_millis(400);
+        let applicant = Applicant { account, client, hold_until, answer_by };
         let waiter = || (id, Left(Arc::clone(&left)));
         let headroom = self.servers.has_headroom(self.now);
         match self.doors.at_connect(applicant, self.now, &mut self.rng, waiter) {
@@ -282,6 +283,8 @@ impl World {
         if self.real[server.index()].up {
             if inside.counted {
                 inside.answered = true;
+                let took = Duration::from_millis(self.rng.u64(0..300));
+                self.doors.handshake_finished(&inside.pass, took, self.now);
                 inside.pass.server.session_began();
             } else {
                 inside.counted = true;

@@ -9,8 +9,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Where every server starts, and below which no limit falls: enough to find out what a handshake takes.
-pub const LEAST: u32 = 4;
+/// Where every server starts, and below which no limit falls: few enough to find out what a handshake takes alone.
+pub const LEAST: u32 = 2;
 /// No limit rises above this. At 1 ms to 100 ms a handshake it allows 2,560 to 256,000 logins a second.
 pub const MOST: u32 = 256;
 /// A handshake may take this much more than its floor, whatever the floor: below it there is no telling waiting from noise,
@@ -218,7 +218,7 @@ mod tests {
             now += Duration::from_millis(100);
             pressure.finished(now, quick, quick, 1);
         }
-        assert!(pressure.limit() <= LEAST * 2, "{}", pressure.limit());
+        assert!(pressure.limit() <= LEAST * 4, "{}", pressure.limit());
     }
 
     #[test]
