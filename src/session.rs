@@ -62,8 +62,6 @@ pub struct House {
     pub turned_away: Arc<Gate>,
     /// A refusal at the accept door is sent after a random delay up to this.
     pub refusal_spread: Duration,
-    /// The longest argument of a control line that every server takes, in bytes.
-    pub max_control_line: usize,
     /// The next session's id.
     pub next_id: AtomicU64,
 }
@@ -142,7 +140,6 @@ fn tell(house: &House, end: End, totals: Totals, peer: SocketAddr, id: u64, acce
         }
         End::Closed(close) => {
             house.tally.close(close);
-            house.tally.relayed(totals);
             ("closed", close.party.name(), close.phase.name(), close.cause.name())
         }
     };
@@ -184,7 +181,7 @@ async fn admit(
     let mut greeting = Vec::with_capacity(512);
     frontage.face.greet(id, source, &mut greeting);
     let deadline = accepted + frontage.handshake_timeout;
-    let exchanged = preface::exchange(&mut down, &greeting, house.max_control_line, deadline).await;
+    let exchanged = preface::exchange(&mut down, &greeting, house.servers.max_control_line(), deadline).await;
     let Arrival { mut connect, mut preface } = match exchanged {
         Ok(arrival) => arrival,
         Err(unfinished) => return Err(leave_unfinished(down, unfinished, Phase::Preface).await),
@@ -261,10 +258,11 @@ async fn admit(
         return Err(closed(Party::Downstream, Cause::SocketError));
     }
     house.tally.servers[server.index()].admitted.fetch_add(1, Relaxed);
-    let from_client = ClientSide::new(house.max_control_line);
+    let from_client = ClientSide::new(server.max_control_line());
     let from_server = ServerSide::new(welcome, policy, Arc::clone(&frontage.face), source, server);
     let Accepted { stream: up, rest, .. } = *accepted_by;
-    match Relay::new((down, from_client, &preface.into_pipelined()), (up, from_server, &rest)) {
+    let tally = Arc::clone(&house.tally);
+    match Relay::new((down, from_client, &preface.into_pipelined()), (up, from_server, &rest), tally) {
         Ok(relay) => {
             let registered = house.sessions.register(id);
             // A drain that began after this client's turn would not see it otherwise.
@@ -394,7 +392,7 @@ async fn dial_once(house: &House, pass: &mut AnyPass, words: &[u8], answer_by: I
     let server = Arc::clone(pass.server.server());
     // A server that does not even send INFO in half of what is left leaves the other half for another one.
     let info_by = began + answer_by.saturating_duration_since(began) / 2;
-    let dialled = match dial::dial(server.address(), info_by).await {
+    let dialled = match dial::dial(&server, info_by).await {
         Ok(dialled) => dialled,
         Err(err) => {
             if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {

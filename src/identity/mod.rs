@@ -84,4 +84,9 @@ impl ClientKey {
     pub fn from_raw(raw: u64) -> Self {
         Self(raw)
     }
+
+    /// Its value.
+    pub fn raw(self) -> u64 {
+        self.0
+    }
 }
