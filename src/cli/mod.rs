@@ -1,5 +1,7 @@
 //! The command line: what the arguments mean, what `weir check` prints, and the exit codes.
 
+mod storm;
+
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
@@ -29,6 +31,7 @@ enum Command {
     Run(Run),
     /// Validate a configuration, print it with all defaults in force, and bind nothing.
     Check(Check),
+    Storm(storm::StormArgs),
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +74,7 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.execute(),
             Command::Check(check) => check.execute(),
+            Command::Storm(storm) => storm.execute(),
         }
     }
 }

@@ -83,6 +83,19 @@ pub enum Stall {
     Always,
 }
 
+/// What a line other than PONG and `-ERR` in place of PONG does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BeforePong {
+    /// Nothing.
+    Skips,
+    /// The attempt fails.
+    Fails,
+    /// It counts as connected.
+    Succeeds,
+    /// The client stays in between for ever: neither connected nor trying.
+    Hangs,
+}
+
 /// What two authorization errors do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strikes {
@@ -132,8 +145,8 @@ pub struct Library {
     pub stalls: Stall,
     /// INFO must come alone in its read: what follows in the same one fails the attempt (Java) or is lost (C).
     pub info_alone: bool,
-    /// Whatever comes between CONNECT and PONG fails the attempt.
-    pub pong_only: bool,
+    /// What INFO, PING or an unasked `+OK` between CONNECT and PONG does.
+    pub before_pong: BeforePong,
     /// An end of stream in place of PONG counts as connected, and as a drop right after.
     pub end_is_success: bool,
     /// How long after giving up an attempt its socket stays open.
@@ -160,7 +173,7 @@ pub static GO: Library = Library {
     tries: Some(60),
     stalls: Stall::Never,
     info_alone: false,
-    pong_only: true,
+    before_pong: BeforePong::Fails,
     end_is_success: false,
     // Freed by the garbage collector only: 124 s to more than 160 s were seen.
     ghost: Duration::from_secs(124),
@@ -192,7 +205,7 @@ pub static RUST: Library = Library {
     tries: None,
     stalls: Stall::Never,
     info_alone: false,
-    pong_only: false,
+    before_pong: BeforePong::Succeeds,
     end_is_success: false,
     ghost: Duration::ZERO,
     authorization: &[],
@@ -211,7 +224,7 @@ pub static PYTHON: Library = Library {
     tries: Some(61),
     stalls: Stall::Never,
     info_alone: false,
-    pong_only: false,
+    before_pong: BeforePong::Hangs,
     end_is_success: true,
     // Gave up after 2.0 s, closed after 4.0 s.
     ghost: Duration::from_secs(2),
@@ -231,7 +244,7 @@ pub static JS: Library = Library {
     tries: Some(10),
     stalls: Stall::UnlessAuthorization,
     info_alone: false,
-    pong_only: false,
+    before_pong: BeforePong::Skips,
     end_is_success: false,
     ghost: Duration::ZERO,
     authorization: &[
@@ -255,7 +268,7 @@ pub static JAVA: Library = Library {
     tries: Some(60),
     stalls: Stall::Always,
     info_alone: true,
-    pong_only: false,
+    before_pong: BeforePong::Skips,
     end_is_success: false,
     ghost: Duration::ZERO,
     authorization: &[
@@ -278,7 +291,7 @@ pub static C: Library = Library {
     tries: Some(60),
     stalls: Stall::Never,
     info_alone: true,
-    pong_only: true,
+    before_pong: BeforePong::Fails,
     end_is_success: false,
     ghost: Duration::ZERO,
     authorization: &[Anywhere("authorization violation"), Anywhere("user authentication expired")],
@@ -301,7 +314,7 @@ pub static DOTNET: Library = Library {
     tries: None,
     stalls: Stall::Never,
     info_alone: false,
-    pong_only: false,
+    before_pong: BeforePong::Skips,
     end_is_success: false,
     ghost: Duration::ZERO,
     authorization: &[

@@ -3,3 +3,5 @@
 
 pub mod behaviour;
 pub mod library;
+pub mod live;
+pub mod text;
