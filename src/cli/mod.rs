@@ -1,5 +1,6 @@
 //! The command line: what the arguments mean, what `weir check` prints, and the exit codes.
 
+mod plan;
 mod storm;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
@@ -32,6 +33,7 @@ enum Command {
     /// Validate a configuration, print it with all defaults in force, and bind nothing.
     Check(Check),
     Storm(storm::StormArgs),
+    Plan(plan::PlanArgs),
 }
 
 #[derive(Debug, Args)]
@@ -75,6 +77,7 @@ impl Cli {
             Command::Run(run) => run.execute(),
             Command::Check(check) => check.execute(),
             Command::Storm(storm) => storm.execute(),
+            Command::Plan(plan) => plan.execute(),
         }
     }
 }

@@ -4,4 +4,5 @@
 pub mod behaviour;
 pub mod library;
 pub mod live;
+pub mod plan;
 pub mod text;
