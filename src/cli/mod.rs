@@ -1,5 +1,8 @@
 //! The command line: what the arguments mean, what `weir check` prints, and the exit codes.
 
+mod plan;
+mod storm;
+
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
@@ -29,6 +32,8 @@ enum Command {
     Run(Run),
     /// Validate a configuration, print it with all defaults in force, and bind nothing.
     Check(Check),
+    Storm(storm::StormArgs),
+    Plan(plan::PlanArgs),
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +76,8 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.execute(),
             Command::Check(check) => check.execute(),
+            Command::Storm(storm) => storm.execute(),
+            Command::Plan(plan) => plan.execute(),
         }
     }
 }
