@@ -83,6 +83,8 @@ struct Session {
     /// Of this place in the list; events of earlier ones are stale.
     generation: u32,
     answer_by: Nanos,
+    /// When its handshake began.
+    dialled: Nanos,
     stage: Stage,
     entry: Option<Entry<Clock>>,
 }
@@ -104,6 +106,7 @@ pub(super) struct Weir {
     of: Vec<u32>,
     turns: Vec<(Turn, Pass<Clock>)>,
     release_is_due: bool,
+    release_number: u32,
     is_running: bool,
     capacity: u32,
 }
@@ -142,6 +145,7 @@ impl Weir {
             of: vec![NONE; plan.clients as usize],
             turns: Vec::new(),
             release_is_due: false,
+            release_number: 0,
             is_running: false,
             capacity: plan.max_connections(),
         }
@@ -163,8 +167,15 @@ impl Weir {
     }
 
     fn open(&mut self, client: u32, entry: Option<Entry<Clock>>, answer_by: Nanos) -> u32 {
-        let session =
-            |generation| Session { client, is_ghost: false, generation, answer_by, stage: Stage::Free, entry };
+        let session = |generation| Session {
+            client,
+            is_ghost: false,
+            generation,
+            answer_by,
+            dialled: 0,
+            stage: Stage::Free,
+            entry,
+        };
         let index = match self.free.pop() {
             Some(index) => {
                 let one = &mut self.sessions[index as usize];
@@ -234,6 +245,7 @@ impl Weir {
     }
 
     fn admit(&mut self, world: &mut World, index: u32, pass: Pass<Clock>) {
+        self.sessions[index as usize].dialled = world.now;
         self.later(world, self.sessions[index as usize].answer_by, ANSWER_BY, index);
         self.dial(world, index, pass);
     }
@@ -255,7 +267,8 @@ impl Weir {
 
     fn release_at(&mut self, world: &mut World, at: Nanos) {
         self.release_is_due = true;
-        world.schedule(at, RELEASE, 0, 0);
+        self.release_number = self.release_number.wrapping_add(1);
+        world.schedule(at, RELEASE, self.release_number, 0);
     }
 
     /// Sweeping, and a reading from each server.
@@ -270,6 +283,7 @@ impl Weir {
                 connections: real.connections,
                 max_connections: Some(self.capacity),
                 max_control_line: None,
+                auth_timeout: None,
                 start: String::new(),
                 uptime: Duration::from_secs(24 * 3600),
             };
@@ -295,6 +309,7 @@ impl Weir {
             account: Arc::clone(&self.account),
             client: ClientKey::from_raw(u64::from(client)),
             hold_until: deadlines.hold_until,
+            answer_by: deadlines.answer_by,
         };
         match self.doors.at_connect(applicant, now, &mut self.rng, || Turn(index)) {
             Verdict::Admit(pass) => self.admit(world, index, pass),
@@ -356,6 +371,8 @@ impl Front for Weir {
         let one = &mut self.sessions[job.who as usize];
         match std::mem::replace(&mut one.stage, Stage::Free) {
             Stage::Dialling(mut pass) if !stale => {
+                let took = Duration::from_nanos(world.now - one.dialled);
+                self.doors.handshake_finished(&pass, took, self.began + Duration::from_nanos(world.now));
                 pass.server.session_began();
                 one.stage = Stage::In { _pass: pass };
                 match one.is_ghost {
@@ -375,6 +392,10 @@ impl Front for Weir {
                 world.servers[server].connections -= 1;
                 world.tally.wasted += 1;
             }
+        }
+        // Room for the next handshake.
+        if self.doors.held() > 0 {
+            self.release(world);
         }
     }
 
@@ -397,6 +418,8 @@ impl Front for Weir {
 
     fn happen(&mut self, world: &mut World, kind: u32, who: u32, generation: u32) {
         match kind {
+            // Another one, later or sooner, has taken its place.
+            RELEASE if who != self.release_number => return,
             RELEASE => return self.release(world),
             SECOND => return self.every_second(world),
             _ => {}
