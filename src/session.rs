@@ -8,6 +8,7 @@ mod ahead;
 use self::ahead::Ahead;
 use std::{
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -24,7 +25,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, Pass, Ticket, Verdict},
+    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Pass, Ticket, Verdict},
     close::{Cause, Close, Party, Phase, Refusal},
     dial::{self, Accepted, Answer, DialError, Dialled},
     farewell,
@@ -332,8 +333,8 @@ async fn enter(
             drop(delay);
             return Err(end);
         }
-        Verdict::Hold { ticket, give_up } => {
-            wait(house, ticket, give_up, turn_comes, preface::watch(&mut down, preface)).await
+        Verdict::Hold { ticket, look_again } => {
+            wait(house, ticket, look_again, turn_comes, preface::watch(&mut down, preface)).await
         }
     };
     match waited {
@@ -343,35 +344,35 @@ async fn enter(
     }
 }
 
-/// Waits for a turn, until `give_up`, or until `left` says that the client is not there any more.
+/// Waits for a turn as long as there is hope, or until `left` says that the client is not there any more.
 async fn wait<L>(
     house: &House,
     ticket: Ticket,
-    give_up: std::time::Instant,
+    mut look_again: std::time::Instant,
     mut turn_comes: oneshot::Receiver<AnyPass>,
     left: impl Future<Output = L>,
 ) -> Waited<L> {
     let began = Instant::now();
     house.arrived.notify_one();
-    let waited = tokio::select! {
-        biased;
-        pass = &mut turn_comes => Ok(pass),
-        left = left => Err(Some(left)),
-        () = sleep_until(Instant::from_std(give_up)) => Err(None),
+    let mut left = pin!(left);
+    let waited = loop {
+        tokio::select! {
+            biased;
+            turn = &mut turn_comes => break Waited::of_turn(house, turn),
+            left = &mut left => {
+                let _ = house.doors.leave(&ticket, Instant::now().into_std());
+                break Waited::Left(left);
+            }
+            () = sleep_until(Instant::from_std(look_again)) => {}
+        }
+        match house.doors.look_again(&ticket, Instant::now().into_std(), &mut fastrand::Rng::new()) {
+            Outlook::Hope(until) => look_again = until,
+            Outlook::None(reason) => break Waited::InVain(reason),
+            Outlook::Gone => break Waited::of_turn(house, turn_comes.await),
+        }
     };
     house.tally.hold_seconds.observe(began.elapsed().as_secs_f64());
-    let now = Instant::now().into_std();
-    let turn = match waited {
-        Ok(turn) => turn,
-        Err(left) => match (house.doors.leave(&ticket, now), left) {
-            (_, Some(left)) => return Waited::Left(left),
-            (Some(reason), None) => return Waited::InVain(reason),
-            // The turn came in the same moment.
-            (None, None) => turn_comes.await,
-        },
-    };
-    // The queue itself sent the client away: a drain, or a deadline that it saw before this session's timer did.
-    turn.map_or_else(|_| Waited::InVain(house.doors.why_no_turn(now)), Waited::Turn)
+    waited
 }
 
 /// How a wait ends.
@@ -379,6 +380,13 @@ enum Waited<L> {
     Turn(AnyPass),
     Left(L),
     InVain(Refusal),
+}
+
+impl<L> Waited<L> {
+    /// Without a turn it was the queue that sent the client away: a drain, or a deadline that it saw before the session did.
+    fn of_turn(house: &House, turn: Result<AnyPass, oneshot::error::RecvError>) -> Self {
+        turn.map_or_else(|_| Self::InVain(house.doors.why_no_turn(Instant::now().into_std())), Self::Turn)
+    }
 }
 
 /// Why no server took the client.

@@ -12,6 +12,7 @@ pub mod served;
 #[cfg(test)]
 mod simulation;
 pub mod sources;
+pub mod turns;
 
 use std::{
     collections::HashMap,
@@ -33,6 +34,7 @@ pub use self::{
     hold::{Ticket, Waiter},
     patience::{Deadlines, Patience},
     rate::Rate,
+    turns::Outlook,
 };
 use self::{
     hold::Queue,

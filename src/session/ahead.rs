@@ -71,8 +71,8 @@ pub(super) async fn dial(house: &House, down: &TcpStream, source: IpAddr, accept
     let waited = match verdict {
         Verdict::Admit(pass) => Waited::Turn(pass),
         Verdict::Refuse { reason, .. } => Waited::InVain(reason),
-        Verdict::Hold { ticket, give_up } => {
-            wait(house, ticket, give_up, turn_comes, preface::left_ungreeted(down)).await
+        Verdict::Hold { ticket, look_again } => {
+            wait(house, ticket, look_again, turn_comes, preface::left_ungreeted(down)).await
         }
     };
     let slot = match waited {

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     admission::{
-        AccountSlot, Admission, Applicant, Entry, Gate, Params, Pass, Ticket, Verdict, Waiter, connect_door::Delay,
+        AccountSlot, Admission, Applicant, Entry, Gate, Outlook, Params, Pass, Ticket, Verdict, Waiter,
+        connect_door::Delay,
     },
     close::Refusal,
     identity::{ClientKey, UNKNOWN_ACCOUNT},
@@ -25,8 +26,8 @@ use crate::{
     upstream::{self, Placement, Reading, ServerParams, Servers, load::Mark},
 };
 
-/// A hold's end.
-const GIVE_UP: u32 = kind::OWN;
+/// A client that waits looks whether there is still hope.
+const LOOK_AGAIN: u32 = kind::OWN;
 /// A delayed refusal's moment.
 const REFUSE: u32 = kind::OWN + 1;
 /// A client that was admitted must have its answer.
@@ -313,9 +314,9 @@ impl Weir {
         };
         match self.doors.at_connect(applicant, now, &mut self.rng, || Turn(index)) {
             Verdict::Admit(pass) => self.admit(world, index, pass),
-            Verdict::Hold { ticket, give_up } => {
+            Verdict::Hold { ticket, look_again } => {
                 self.sessions[index as usize].stage = Stage::Held(ticket);
-                self.later(world, self.nanos(give_up), GIVE_UP, index);
+                self.later(world, self.nanos(look_again), LOOK_AGAIN, index);
                 if !self.release_is_due {
                     self.release_at(world, world.now);
                 }
@@ -428,11 +429,16 @@ impl Front for Weir {
             return;
         }
         match (kind, std::mem::replace(&mut self.sessions[who as usize].stage, Stage::Free)) {
-            (GIVE_UP, Stage::Held(ticket)) => {
+            (LOOK_AGAIN, Stage::Held(ticket)) => {
                 let now = self.now(world);
-                // Whether it was in the queue still or had been dropped from it: it is refused.
-                let _ = self.doors.leave(&ticket, now);
-                self.refuse(world, who);
+                match self.doors.look_again(&ticket, now, &mut self.rng) {
+                    Outlook::Hope(until) => {
+                        self.sessions[who as usize].stage = Stage::Held(ticket);
+                        self.later(world, self.nanos(until), LOOK_AGAIN, who);
+                    }
+                    // Dropped from the queue or without hope: it is refused.
+                    Outlook::None(_) | Outlook::Gone => self.refuse(world, who),
+                }
             }
             (REFUSE, Stage::Refused { .. }) | (ANSWER_BY, Stage::Dialling(_) | Stage::Busy(_)) => {
                 self.refuse(world, who)
