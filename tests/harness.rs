@@ -40,7 +40,11 @@ async fn a_killed_server_comes_back_at_its_address_and_its_clients_too() {
     server.restart().await;
     fleet.settles_at(50).await;
     server.settles_at(50).await;
-    assert_eq!(server.total_connections().await, 50, "a new life counts anew");
+    eventually(PATIENCE, "a new life counts anew", async || match server.total_connections().await {
+        50 => Ok(()),
+        n => Err(n),
+    })
+    .await;
     fleet.end().await;
     server.settles_at(0).await;
 }
