@@ -26,6 +26,8 @@ pub struct Forecast {
     pub ideal_seconds: f64,
     /// direct, token bucket, weir.
     pub cases: Vec<Case>,
+    /// How a server works on handshakes.
+    pub work: &'static str,
     #[serde(skip)]
     libraries: Vec<String>,
 }
@@ -45,13 +47,9 @@ impl Forecast {
         let case = |name: String, outcome| Case { name, outcome };
         Self {
             title: format!(
-                "{clients} {storm}; {servers} of {} connections finish {} handshakes a second, {}",
+                "{clients} {storm}; {servers} of {} connections finish {} handshakes a second",
                 grouped(u64::from(plan.max_connections())),
                 decimal(plan.handshakes),
-                match plan.discipline() {
-                    Discipline::Fifo => "one after another",
-                    Discipline::Shared => "all that are there together",
-                }
             ),
             ideal_seconds: weir.first_try + f64::from(plan.clients) / plan.handshakes,
             cases: vec![
@@ -59,6 +57,10 @@ impl Forecast {
                 case(format!("token bucket {}/s", grouped(u64::from(plan.bucket.per_second.get()))), bucket),
                 case(format!("weir, {rate}"), weir),
             ],
+            work: match plan.discipline() {
+                Discipline::Fifo => "one after another",
+                Discipline::Shared => "on all that are there at once",
+            },
             libraries: plan.like.libraries().iter().map(|l| format!("{}: {}", l.lang, l.source)).collect(),
         }
     }
@@ -93,7 +95,7 @@ impl Case {
 
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.title)?;
+        writeln!(f, "{}; a server works {}", self.title, self.work)?;
         let first = self.cases.last().map_or(0.0, |case| case.outcome.first_try);
         writeln!(
             f,
