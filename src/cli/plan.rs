@@ -8,8 +8,18 @@ use super::{RUN_FAILED, complain, refuse};
 use crate::{
     admission::Rate,
     config::{Config, ServerArg},
-    storm::{library::Like, plan::Plan},
+    storm::{
+        library::Like,
+        plan::{Discipline, Plan},
+    },
 };
+
+/// What may stand behind `--queue`.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Queue {
+    Fifo,
+    Shared,
+}
 
 /// What may stand behind `--rate`.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +60,10 @@ pub(super) struct PlanArgs {
     /// What one handshake takes on an idle server [default: as on two cores].
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     handshake_time: Option<Duration>,
+    /// Whether a server works on handshakes one after another or on all at once [default: fifo, or shared where one takes
+    /// over 10 ms, since Go preempts it then].
+    #[arg(long, value_name = "fifo|shared")]
+    queue: Option<Queue>,
     /// Limit of each server [default: 65536, or what the clients need].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
@@ -133,6 +147,10 @@ impl PlanArgs {
             servers: self.servers,
             handshakes: self.handshakes,
             handshake_time: self.handshake_time,
+            discipline: self.queue.map(|queue| match queue {
+                Queue::Fifo => Discipline::Fifo,
+                Queue::Shared => Discipline::Shared,
+            }),
             max_connections: self.max_connections,
             reserve: config.upstream.reserve,
             round_trip: self.round_trip,

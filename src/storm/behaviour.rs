@@ -68,9 +68,13 @@ impl Library {
         };
         match self.rhythm {
             Rhythm::SleepsBeforeLast { wait, jitter } if failed % pool == pool - 1 => with(wait, jitter),
-            Rhythm::SleepsBetweenRounds { wait, jitter } if failed > 0 && failed % pool == 0 => with(wait, jitter),
-            Rhythm::SinceStart { wait, jitter } if failed % pool == 0 => with(wait, jitter).saturating_sub(since_start),
-            Rhythm::SinceEnd { wait } if failed % pool == 0 && since_end < wait => wait,
+            Rhythm::SleepsBetweenRounds { wait, jitter } if failed > 0 && failed.is_multiple_of(pool) => {
+                with(wait, jitter)
+            }
+            Rhythm::SinceStart { wait, jitter } if failed.is_multiple_of(pool) => {
+                with(wait, jitter).saturating_sub(since_start)
+            }
+            Rhythm::SinceEnd { wait } if failed.is_multiple_of(pool) && since_end < wait => wait,
             Rhythm::Doubling { first, cap, jitter } if failed > 0 => {
                 let doubled = first.saturating_mul(1u32.checked_shl(u32::from(failed) - 1).unwrap_or(u32::MAX));
                 with(doubled.min(cap), jitter)

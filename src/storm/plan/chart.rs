@@ -72,7 +72,7 @@ pub(super) fn draw(forecast: &Forecast) -> String {
     ));
     put(format!(
         r##"<path d="M{:.1} {:.1}L{:.1} {:.1}H{:.1}" fill="none" stroke="#999" stroke-dasharray="4 4"/>"##,
-        x(0.0),
+        x(forecast.cases.last().map_or(0.0, |case| case.outcome.first_try)),
         y(0.0),
         x(forecast.ideal_seconds),
         y(clients),

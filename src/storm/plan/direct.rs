@@ -46,9 +46,16 @@ impl Front for Direct {
     }
 
     fn arrive(&mut self, world: &mut World, client: u32) {
-        let turn = usize::from(self.first[client as usize]) + world.clients[client as usize].attempt as usize;
-        let server = turn % self.servers;
-        if world.servers[server].is_full() { world.fails_at_accept(client) } else { begin(world, server, client) }
+        loop {
+            let turn = usize::from(self.first[client as usize]) + world.clients[client as usize].attempt as usize;
+            let server = turn % self.servers;
+            if !world.servers[server].is_full() {
+                return begin(world, server, client);
+            }
+            if !world.goes_on_at_accept(client) {
+                return;
+            }
+        }
     }
 
     fn finished(&mut self, world: &mut World, server: usize, job: Job) {
@@ -94,7 +101,12 @@ impl Front for Bucket {
             return world.fails(client, Ending::Refused(0));
         }
         let least = (0..world.servers.len()).min_by_key(|&n| world.servers[n].connections).unwrap_or(0);
-        if world.servers[least].is_full() { world.fails_at_accept(client) } else { begin(world, least, client) }
+        if world.servers[least].is_full() {
+            world.tally.over_limit += 1;
+            world.fails(client, Ending::Refused(0));
+        } else {
+            begin(world, least, client);
+        }
     }
 
     fn finished(&mut self, world: &mut World, server: usize, job: Job) {

@@ -16,6 +16,7 @@ mod world;
 use std::{thread, time::Duration};
 
 pub use outcome::Outcome;
+pub use server::Discipline;
 pub use summary::{Case, Forecast};
 
 use super::library::Like;
@@ -30,6 +31,8 @@ use weir::Weir;
 const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
 /// Cores that a server is thought to have: what a handshake takes when it is alone follows from it.
 const CORES: f64 = 2.0;
+/// Go preempts a goroutine that has run for so long.
+const PREEMPTED_AFTER: Duration = Duration::from_millis(10);
 
 /// A cluster, and the clients that come back to it.
 #[derive(Debug, Clone)]
@@ -44,6 +47,8 @@ pub struct Plan {
     pub handshakes: f64,
     /// What a handshake takes on a server that has no other; `None`: as if each server had two cores.
     pub handshake_time: Option<Duration>,
+    /// How handshakes share a server; `None`: one after another unless one takes so long that Go preempts it.
+    pub discipline: Option<Discipline>,
     /// Of each server; `None`: nats-server's default, or more if the clients would not fit.
     pub max_connections: Option<u32>,
     /// What weir keeps free of that.
@@ -67,6 +72,12 @@ impl Plan {
     pub fn handshake_time(&self) -> Duration {
         let cores = Duration::from_secs_f64(CORES * f64::from(self.servers) / self.handshakes);
         self.handshake_time.unwrap_or(cores)
+    }
+
+    /// How handshakes share a server.
+    pub fn discipline(&self) -> Discipline {
+        let long = self.handshake_time() > PREEMPTED_AFTER;
+        self.discipline.unwrap_or(if long { Discipline::Shared } else { Discipline::Fifo })
     }
 
     /// Of each server.

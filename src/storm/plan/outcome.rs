@@ -12,6 +12,8 @@ use crate::storm::behaviour::Ending;
 pub(super) struct Tally {
     /// When clients came in, in order.
     back: Vec<Nanos>,
+    /// When the first client came back.
+    pub(super) first_try: Nanos,
     last_lost: Nanos,
     lost: usize,
     most_tries_of_those_in: u32,
@@ -26,6 +28,7 @@ impl Tally {
     pub(super) fn new() -> Self {
         Self {
             back: Vec::new(),
+            first_try: Nanos::MAX,
             last_lost: 0,
             lost: 0,
             most_tries_of_those_in: 0,
@@ -66,6 +69,7 @@ impl Tally {
         };
         Outcome {
             clients,
+            first_try: seconds(self.first_try),
             seconds_to_50: until(50),
             seconds_to_90: until(90),
             seconds_to_99: until(99),
@@ -93,6 +97,8 @@ impl Tally {
 pub struct Outcome {
     /// How many there were.
     pub clients: usize,
+    /// When the first of them tried.
+    pub first_try: f64,
     /// Seconds until half of all were back; `None` when they never were.
     pub seconds_to_50: Option<f64>,
     /// The same for 90 %.

@@ -1,13 +1,22 @@
-//! A nats-server as a queue: all handshakes that are under way share its speed equally, as goroutines share the cores.
+//! A nats-server as a queue of handshakes, all of the same size: whoever came first is finished first.
 //!
-//! Handshakes are all of the same size, so whoever came first is finished first, and one number (the work that each has got
-//! since the server began) says how far each of them is.
+//! Short handshakes are worked off one after another. Long ones share the cores equally, as goroutines do that are preempted
+//! before they are done; one number (the work that each has got since the server began) says how far each of them is.
 
 use std::{collections::VecDeque, time::Duration};
 
 use super::calendar::Nanos;
 
 const NANOS: f64 = 1e9;
+
+/// How handshakes that are under way share a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discipline {
+    /// One after another.
+    Fifo,
+    /// All at once, each with an equal part of the server's speed.
+    Shared,
+}
 
 /// A handshake under way.
 #[derive(Debug, Clone, Copy)]
@@ -21,12 +30,15 @@ pub(super) struct Job {
 /// One server.
 #[derive(Debug)]
 pub(super) struct Server {
+    discipline: Discipline,
     /// Handshakes it finishes per nanosecond, at most.
     speed: f64,
     /// What one handshake gets of that at most: it cannot be finished sooner than in its own time.
     share: f64,
-    /// Handshakes' worth of work that each handshake has got.
+    /// Handshakes' worth of work that each handshake has got; one after another: nanoseconds.
     work: f64,
+    /// Where the last handshake in the queue is finished.
+    last_finished_at: f64,
     worked_until: Nanos,
     jobs: VecDeque<Job>,
     /// Whether an event for the next finish is in the calendar.
@@ -39,12 +51,14 @@ pub(super) struct Server {
 
 impl Server {
     /// A server that finishes `per_second` handshakes a second, none of them in less than `alone`.
-    pub(super) fn new(per_second: f64, alone: Duration, max_connections: u32) -> Self {
+    pub(super) fn new(discipline: Discipline, per_second: f64, alone: Duration, max_connections: u32) -> Self {
         let speed = per_second / NANOS;
         Self {
+            discipline,
             speed,
-            share: (1.0 / alone.as_nanos().max(1) as f64).max(0.0),
+            share: 1.0 / alone.as_nanos().max(1) as f64,
             work: 0.0,
+            last_finished_at: 0.0,
             worked_until: 0,
             jobs: VecDeque::new(),
             is_awaited: false,
@@ -59,7 +73,10 @@ impl Server {
     }
 
     fn pace(&self) -> f64 {
-        self.share.min(self.speed / self.jobs.len().max(1) as f64)
+        match self.discipline {
+            Discipline::Fifo => 1.0,
+            Discipline::Shared => self.share.min(self.speed / self.jobs.len().max(1) as f64),
+        }
     }
 
     fn work_until(&mut self, now: Nanos) {
@@ -72,7 +89,11 @@ impl Server {
         self.work_until(now);
         self.connections += 1;
         self.most_connections = self.most_connections.max(self.connections);
-        self.jobs.push_back(Job { finished_at: self.work + 1.0, who, generation });
+        self.last_finished_at = match self.discipline {
+            Discipline::Fifo => (self.work + 1.0 / self.share).max(self.last_finished_at + 1.0 / self.speed),
+            Discipline::Shared => self.work + 1.0,
+        };
+        self.jobs.push_back(Job { finished_at: self.last_finished_at, who, generation });
     }
 
     /// When the next handshake is finished if no more begin: not later than it really is.
@@ -124,22 +145,32 @@ mod tests {
 
     #[test]
     fn together_they_take_as_long_as_their_number_and_alone_no_less_than_their_own_time() {
-        let server = || Server::new(10.0, Duration::from_millis(200), 100);
+        let server = || Server::new(Discipline::Shared, 10.0, Duration::from_millis(200), 100);
         about(&finishes(server(), &[0]), &[0.2]);
         about(&finishes(server(), &[0, 0]), &[0.2, 0.2]);
         about(&finishes(server(), &[0; 20]), &[2.0; 20]);
-        // 10 share the first 0.5 s and have 0.5 each; 20 share then, so the first ten take 1 s more and the others 1.5 s in all.
+        // 10 have half of it after 0.5 s; then 20 share, so those take 1 s more, and the others another 0.5 s.
         let mut begins = vec![0; 10];
         begins.extend([SECOND / 2; 10]);
         about(&finishes(server(), &begins), &[[1.5; 10], [2.0; 10]].concat());
     }
 
     #[test]
-    fn a_million_keep_their_order_and_the_speed() {
+    fn one_after_another() {
+        let server = || Server::new(Discipline::Fifo, 10.0, Duration::from_millis(200), 100);
+        about(&finishes(server(), &[0]), &[0.2]);
+        about(&finishes(server(), &[0, 0, 0]), &[0.2, 0.3, 0.4]);
+        about(&finishes(server(), &[0, SECOND]), &[0.2, 1.2]);
+    }
+
+    #[test]
+    fn many_keep_their_order_and_the_speed() {
         let begins: Vec<Nanos> = (0..300_000).map(|n| n * 100).collect();
-        let found = finishes(Server::new(1000.0, Duration::from_millis(1), 1_000_000), &begins);
-        assert!(found.is_sorted());
-        let last = found.last().copied().unwrap();
-        assert!((last - 300.0).abs() < 0.01, "{last}");
+        for discipline in [Discipline::Shared, Discipline::Fifo] {
+            let found = finishes(Server::new(discipline, 1000.0, Duration::from_millis(1), 1_000_000), &begins);
+            assert!(found.is_sorted());
+            let last = found.last().copied().unwrap();
+            assert!((last - 300.0).abs() < 0.01, "{last}");
+        }
     }
 }

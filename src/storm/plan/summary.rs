@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Outcome, Plan, chart};
+use super::{Discipline, Outcome, Plan, chart};
 use crate::storm::text::grouped;
 
 /// One way of standing in front of the servers.
@@ -22,10 +22,12 @@ pub struct Case {
 pub struct Forecast {
     /// The storm and the cluster, in a sentence.
     pub title: String,
-    /// Seconds that the servers need in any case.
+    /// Seconds that it takes in any case: the clients' own first wait, and the servers' handshakes.
     pub ideal_seconds: f64,
     /// direct, token bucket, weir.
     pub cases: Vec<Case>,
+    /// How a server works on handshakes.
+    pub work: &'static str,
     #[serde(skip)]
     libraries: Vec<String>,
 }
@@ -47,14 +49,18 @@ impl Forecast {
             title: format!(
                 "{clients} {storm}; {servers} of {} connections finish {} handshakes a second",
                 grouped(u64::from(plan.max_connections())),
-                decimal(plan.handshakes)
+                decimal(plan.handshakes),
             ),
-            ideal_seconds: f64::from(plan.clients) / plan.handshakes,
+            ideal_seconds: weir.first_try + f64::from(plan.clients) / plan.handshakes,
             cases: vec![
                 case("direct".into(), direct),
                 case(format!("token bucket {}/s", grouped(u64::from(plan.bucket.per_second.get()))), bucket),
                 case(format!("weir, {rate}"), weir),
             ],
+            work: match plan.discipline() {
+                Discipline::Fifo => "one after another",
+                Discipline::Shared => "on all that are there at once",
+            },
             libraries: plan.like.libraries().iter().map(|l| format!("{}: {}", l.lang, l.source)).collect(),
         }
     }
@@ -89,7 +95,13 @@ impl Case {
 
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {:.1} s at least", self.title, self.ideal_seconds)?;
+        writeln!(f, "{}; a server works {}", self.title, self.work)?;
+        let first = self.cases.last().map_or(0.0, |case| case.outcome.first_try);
+        writeln!(
+            f,
+            "at best all are back after {:.1} s, the first try after {first:.1} s included",
+            self.ideal_seconds
+        )?;
         for library in &self.libraries {
             writeln!(f, "  {library}")?;
         }

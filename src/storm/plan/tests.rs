@@ -1,1 +1,115 @@
-//! Small storms, whose outcome is known.
+//! Small storms, whose outcome is known or can be reasoned out.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use super::*;
+use crate::{
+    config::{Config, ServerArg},
+    storm::library::{ALL, GO, JAVA, JS, PYTHON, RUST},
+};
+
+fn plan(clients: u32, library: &'static crate::storm::library::Library, handshakes: f64) -> Plan {
+    let config = Config::from_servers(&[ServerArg("n1:4222".into())]).unwrap();
+    let per_second = NonZeroU32::new(handshakes as u32).unwrap();
+    let rate = Rate { per_second, burst: NonZeroU32::new((handshakes as u32 / 10).max(10)).unwrap() };
+    Plan {
+        clients,
+        like: Like::One(library),
+        servers: 3,
+        handshakes,
+        handshake_time: None,
+        discipline: None,
+        max_connections: None,
+        reserve: config.upstream.reserve,
+        round_trip: Duration::from_millis(1),
+        at_once: false,
+        admission: Params { pace: Some(rate), ..config.admission },
+        bucket: rate,
+        time_limit: Duration::from_secs(600),
+        seed: 1,
+    }
+}
+
+#[track_caller]
+fn within(found: Option<f64>, range: std::ops::Range<f64>) {
+    assert!(found.is_some_and(|found| range.contains(&found)), "{found:?} is not in {range:?}");
+}
+
+#[test]
+fn the_same_seed_is_the_same_storm_and_another_is_not() {
+    let text = |seed| Plan { seed, ..plan(2000, &GO, 400.0) }.forecast().to_string();
+    assert_eq!(text(1), text(1));
+    assert_ne!(text(1), text(2));
+}
+
+#[test]
+fn everybody_is_accounted_for() {
+    for library in ALL {
+        let plan = Plan { time_limit: Duration::from_secs(60), ..plan(3000, library, 200.0) };
+        for outcome in [plan.direct(), plan.token_bucket(), plan.weir()] {
+            assert_eq!(outcome.back + outcome.lost + outcome.still_trying, 3000, "{} {outcome:?}", library.lang);
+            assert!(outcome.back_at(1e9) == outcome.back && outcome.back_at(0.0) <= 200);
+            assert!(outcome.tries >= outcome.refused + outcome.timed_out);
+            assert!(outcome.most_connections <= plan.max_connections());
+        }
+    }
+}
+
+/// Enough servers for all at once: nothing but the clients' own first wait and the handshakes take time.
+#[test]
+fn a_cluster_that_is_fast_enough_needs_no_help() {
+    let fast = plan(1000, &RUST, 10_000.0);
+    for outcome in [fast.direct(), fast.weir()] {
+        within(outcome.seconds_to_100, 0.09..0.12);
+        assert_eq!((outcome.tries, outcome.wasted), (1000, 0));
+    }
+    within(plan(1000, &GO, 10_000.0).weir().seconds_to_100, 2.0..2.3);
+}
+
+/// The model of facts/load-balancers §4a: 50,000 clients, 1,000 handshakes a second. A tenth of it, at a tenth of the speed.
+#[test]
+fn a_plain_token_bucket_loses_clients_and_weir_does_not() {
+    let go = plan(5000, &GO, 100.0);
+    let bucket = go.token_bucket();
+    assert!(bucket.lost > 100 && bucket.seconds_to_100.is_none(), "{bucket:?}");
+    let js = plan(2000, &JS, 100.0);
+    assert!(js.token_bucket().lost > 1500);
+    for plan in [go, js, plan(2000, &RUST, 100.0), plan(2000, &PYTHON, 100.0)] {
+        // One after another, as short handshakes are worked off.
+        let plan = Plan { handshake_time: Some(Duration::from_millis(5)), ..plan };
+        let (weir, least) = (plan.weir(), f64::from(plan.clients) / 100.0);
+        assert_eq!((weir.lost, weir.over_limit), (0, 0));
+        within(weir.seconds_to_100, least * 0.98..least * 1.3 + 2.0);
+    }
+}
+
+/// Measured: 50 clients on bcrypt at 10 a second are not in after 170 s; 10 are in after 1.3 s.
+#[test]
+fn long_handshakes_that_share_a_server_time_out_together() {
+    let direct = |clients| Plan { servers: 1, at_once: true, ..plan(clients, &GO, 10.0) }.direct();
+    within(direct(10).seconds_to_100, 0.9..1.5);
+    let many = direct(50);
+    assert!(many.back_at(100.0) < 50 && many.timed_out > 1000, "{many:?}");
+}
+
+#[test]
+fn a_full_cluster_takes_no_more_than_it_has() {
+    let plan = Plan { max_connections: Some(100), time_limit: Duration::from_secs(20), ..plan(1000, &JAVA, 500.0) };
+    let (direct, weir) = (plan.direct(), plan.weir());
+    assert_eq!((direct.back, direct.most_connections), (300, 100));
+    // Two in a hundred are kept free.
+    assert_eq!((weir.back, weir.most_connections, weir.over_limit), (294, 98, 0));
+    assert!(direct.over_limit > 1000);
+}
+
+#[test]
+fn the_chart_is_whole_and_says_what_it_shows() {
+    let svg = plan(500, &GO, 100.0).forecast().svg();
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+    assert_eq!(svg.matches("<polyline").count(), 3);
+    assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());
+    for words in ["500 Go clients", "seconds since the beginning", "weir, rate 100: all back in", "direct: "] {
+        assert!(svg.contains(words), "{words}\n{svg}");
+    }
+    assert!(!svg.contains("NaN") && !svg.contains("inf"));
+}

@@ -106,7 +106,8 @@ impl World {
         };
         let clients: Vec<_> = (0..plan.clients as usize).map(client).collect();
         let each = plan.handshakes / plan.servers as f64;
-        let servers = (0..plan.servers).map(|_| Server::new(each, plan.handshake_time(), plan.max_connections()));
+        let (discipline, alone, most) = (plan.discipline(), plan.handshake_time(), plan.max_connections());
+        let servers = (0..plan.servers).map(|_| Server::new(discipline, each, alone, most));
         let mut world = Self {
             now: 0,
             calendar: Calendar::new(),
@@ -123,6 +124,7 @@ impl World {
                 true => Duration::ZERO,
                 false => world.dropped(client),
             };
+            world.tally.first_try = world.tally.first_try.min(nanos(wait));
             world.try_after(client, nanos(wait));
         }
         world
@@ -205,6 +207,13 @@ impl World {
 
     /// The attempt of a client ends in this way, now.
     pub(super) fn fails(&mut self, client: u32, ending: Ending) {
+        if let Some(wait) = self.next_try(client, ending) {
+            self.try_after(client, wait);
+        }
+    }
+
+    /// How long a client waits whose attempt ends in this way, now; `None` when it gives up for good.
+    fn next_try(&mut self, client: u32, ending: Ending) -> Option<Nanos> {
         // The word takes half a round trip; the client's own decision none.
         let told = if ending == Ending::TimedOut { 0 } else { self.round_trip(client) / 2 };
         let library = self.library(client);
@@ -212,20 +221,32 @@ impl World {
         let took = Duration::from_nanos(self.now + told - one.began);
         self.tally.failed(ending);
         match library.failed(&mut one.memory, self.pool, ending, took, &mut self.rng) {
-            Next::TryAfter(wait) => self.try_after(client, told + nanos(wait)),
+            Next::TryAfter(wait) => Some(told + nanos(wait)),
             Next::GivesUpAfter(wait) => {
                 one.state = State::Lost;
                 one.attempt += 1;
                 self.tally.lost(self.now + told + nanos(wait));
+                None
             }
         }
     }
 
-    /// A server refuses at accept: INFO and `-ERR` at once.
-    pub(super) fn fails_at_accept(&mut self, client: u32) {
+    /// A server refuses at accept: INFO and `-ERR` at once. Returns whether the client has gone on to the next server of its
+    /// list in the same moment; else it comes back by itself, or not.
+    pub(super) fn goes_on_at_accept(&mut self, client: u32) -> bool {
         self.tally.over_limit += 1;
         let ending = if self.library(client).info_alone { Ending::Broken } else { Ending::Refused(0) };
-        self.fails(client, ending);
+        let Some(wait) = self.next_try(client, ending) else { return false };
+        if wait > self.round_trip(client) {
+            self.try_after(client, wait);
+            return false;
+        }
+        // What the calendar would do in a millisecond, without its cost: in a storm on full servers this is most of all.
+        let one = &mut self.clients[client as usize];
+        one.began = self.now;
+        one.attempt += 1;
+        self.tally.tries += 1;
+        true
     }
 
     /// A server has finished the handshake of a client that does not wait for it any more. If the library leaves its socket

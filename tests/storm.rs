@@ -1,0 +1,120 @@
+//! `weir storm` and `weir plan`: against real servers, and against each other.
+mod support;
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use support::*;
+
+async fn weir(args: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_weir"));
+    command.args(args).kill_on_drop(true).output().await.expect("weir starts")
+}
+
+/// A storm's exit code and report.
+async fn storm(args: &[&str]) -> (Option<i32>, Value) {
+    let output = weir(&[&["storm", "--json"], args].concat()).await;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let report = serde_json::from_str(&text);
+    (
+        output.status.code(),
+        report.unwrap_or_else(|err| panic!("{err}: {text}{}", String::from_utf8_lossy(&output.stderr))),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_library_gets_in_is_dropped_and_comes_back() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let url = format!("nats://{}", server.address);
+    let (code, report) = storm(&["--clients", "140", "--like", "mix", "--url", &url, "--drop-after", "100ms"]).await;
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!((report["connected"].as_u64(), report["given_up"].as_u64()), (Some(140), Some(0)));
+    let phases = report["phases"].as_array().unwrap();
+    assert_eq!(phases.len(), 2);
+    assert_eq!(phases[0]["came_in"], 140);
+    assert_eq!(phases[1]["came_in"], 140);
+    // Go and C sleep 2 s before their first return.
+    assert!(phases[1]["seconds_to_100"].as_f64().unwrap() >= 2.0, "{report}");
+    assert!(server.total_connections().await >= 280);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_authorization_errors_end_go_and_three_do_not_end_rust() {
+    let server = NatsServer::start(ServerOptions::default().with("authorization { user: me, password: right }")).await;
+    let wrong = format!("nats://me:wrong@{}", server.address);
+    let (code, report) = storm(&["--clients", "20", "--url", &wrong]).await;
+    assert_eq!(
+        (code, &report["given_up"], &report["phases"][0]["tries"]),
+        (Some(1), &20.into(), &40.into()),
+        "{report}"
+    );
+    assert_eq!(report["phases"][0]["refused"]["Authorization Violation"], 40, "{report}");
+
+    let (code, report) = storm(&["--clients", "5", "--like", "rust", "--url", &wrong, "--for", "1s"]).await;
+    assert_eq!((code, &report["given_up"]), (Some(1), &0.into()), "{report}");
+    assert!(report["phases"][0]["tries"].as_u64().unwrap() > 15, "{report}");
+
+    let right = format!("nats://me:right@{}", server.address);
+    assert_eq!(storm(&["--clients", "20", "--url", &right]).await.0, Some(0));
+}
+
+/// The same storm for real and in virtual time. What a pace allows is not a matter of how fast the machine is, so the real one
+/// cannot be much quicker; it may be slower on a busy machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plan_and_storm_agree() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let pace = "rate = 100\nburst = 10\nmax_hold = \"1500ms\"\nrefusal_spread = \"1500ms\"";
+    let weir_ = WeirConfig::of_servers(&[&server]).admission(pace).start().await;
+    let (code, real) = storm(&["--clients", "300", "--url", &weir_.url()]).await;
+    assert_eq!(code, Some(0), "{real}");
+
+    let args = ["--clients", "300", "--servers", "1", "--handshakes", "3000", "--rate", "100", "--at-once", "--json"];
+    let output = weir(&[&["plan"], &args[..]].concat()).await;
+    let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let plan = &plan["cases"][2];
+    assert_eq!((&plan["back"], &plan["lost"]), (&300.into(), &0.into()), "{plan}");
+
+    let real = &real["phases"][0];
+    for percent in ["seconds_to_50", "seconds_to_90", "seconds_to_100"] {
+        let (real, planned) = (real[percent].as_f64().unwrap(), plan[percent].as_f64().unwrap());
+        assert!(real > 0.7 * planned && real < planned + 20.0, "{percent}: {real} s, planned {planned} s");
+    }
+}
+
+#[tokio::test]
+async fn nobody_there() {
+    let nobody = format!("nats://127.0.0.1:{}", support::ports::free());
+    let (code, report) = storm(&["--clients", "3", "--like", "rust", "--url", &nobody, "--for", "300ms"]).await;
+    assert_eq!((code, &report["connected"]), (Some(1), &0.into()));
+    let errors = report["phases"][0]["errors"].as_object().unwrap();
+    assert_eq!(errors.keys().collect::<Vec<_>>(), ["connection refused: dial"]);
+}
+
+#[test]
+fn more_clients_than_files_are_refused_before_any_connects() {
+    let script =
+        format!("ulimit -n 200; exec {} storm --clients 1000 --url nats://127.0.0.1:1", env!("CARGO_BIN_EXE_weir"));
+    let output = Command::new("sh").arg("-c").arg(script).output().expect("sh starts");
+    assert_eq!(output.status.code(), Some(64));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("the limit of 200 open files carries 136 clients, not 1000"), "{said}");
+}
+
+#[tokio::test]
+async fn a_plan_is_the_same_every_time_and_draws_its_chart() {
+    let directory = tempfile::tempdir().unwrap();
+    let svg = directory.path().join("plan.svg");
+    let args = ["plan", "--clients", "2000", "--like", "nats.js", "--handshakes", "200", "--seed", "7"];
+    let first = weir(&[&args[..], &["--svg", svg.to_str().unwrap()]].concat()).await;
+    let again = weir(&args).await;
+    assert_eq!((first.status.code(), &first.stdout), (Some(0), &again.stdout));
+    let said = String::from_utf8(first.stdout).unwrap();
+    assert!(said.starts_with("2,000 JavaScript clients lose their connections at once; 3 servers of 65,536"), "{said}");
+    assert!(said.contains("\nweir, rate 200 "), "{said}");
+    assert!(std::fs::read_to_string(svg).unwrap().contains("2,000 JavaScript clients"));
+
+    for wrong in [vec!["plan", "--clients", "10"], vec!["plan", "--clients", "10", "--handshakes", "0"], vec!["storm"]]
+    {
+        assert_eq!(weir(&wrong).await.status.code(), Some(64), "{wrong:?}");
+    }
+}
