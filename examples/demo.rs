@@ -110,7 +110,7 @@ async fn show(once: bool) -> Result<(), Stop> {
     stage.until("n2 is seen again", |now| now.up == 3.0).await?;
     stage.fleet("late", 60, &shop);
     stage.until("they are in", |now| now.connected == 280 && now.agrees()).await?;
-    stage.done(&format!("{}: new clients go where there is most room, in no rush", stage.now.spread()));
+    stage.done(&format!("{}: new clients go where there is most room, at the cluster's pace", stage.now.spread()));
 
     if once {
         stage.end().await;
@@ -349,7 +349,7 @@ impl Stage {
         .expect("string");
         self.wipe();
         self.painted = view.lines().count();
-        print!("{view}");
+        print!("\x1b[?7l{view}\x1b[?7h"); // without wrapping: a line of the view is a line of the terminal
         let _ = std::io::stdout().flush();
     }
 }

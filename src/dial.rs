@@ -15,6 +15,7 @@ use crate::{
         info::Info,
     },
     socket,
+    upstream::Server,
 };
 
 /// The INFO that names the account is written together with PONG; a server that does not send it is not waited for longer.
@@ -68,12 +69,17 @@ pub struct Accepted {
     pub rest: Vec<u8>,
 }
 
-/// Connects to `address` and reads INFO.
+/// Connects to `server` and reads INFO.
 ///
 /// # Errors
 /// Any [`DialError`] but [`DialError::Full`].
-pub async fn dial(address: &str, deadline: Instant) -> Result<Dialled, DialError> {
-    let mut stream = in_time(deadline, TcpStream::connect(address)).await?;
+pub async fn dial(server: &Server, deadline: Instant) -> Result<Dialled, DialError> {
+    let resolved = server.resolved();
+    let mut stream = match &resolved[..] {
+        // Only before the monitor's first look-up: each one takes a thread.
+        [] => in_time(deadline, TcpStream::connect(server.address())).await?,
+        known => in_time(deadline, TcpStream::connect(known)).await?,
+    };
     socket::tune(&stream)?;
     let mut lines = Lines::default();
     let line = lines.next(&mut stream, deadline).await?;

@@ -66,16 +66,17 @@ impl fmt::Display for Shortfall {
 
 impl std::error::Error for Shortfall {}
 
-/// Whether a limit (`FileLimit::soft`) carries so many clients: two descriptors each, and a few dozen for the rest.
+/// Whether a limit (`FileLimit::soft`) carries so many clients: two descriptors each, and a few dozen for the rest. Returns
+/// how many descriptors are left over.
 ///
 /// # Errors
-/// When it does not; weir then still runs, and refuses or fails to accept beyond what it carries.
-pub fn carries(limit: u64, max_clients: u32, servers: usize, workers: usize) -> Result<(), Shortfall> {
+/// When it does not; weir then serves fewer and refuses the others.
+pub fn carries(limit: u64, max_clients: u32, servers: usize, workers: usize) -> Result<u64, Shortfall> {
     let of = |each: u64, count: usize| each.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
     let rest = BASE.saturating_add(of(PER_SERVER, servers)).saturating_add(of(PER_WORKER, workers));
     let needed = rest.saturating_add(PER_CLIENT * u64::from(max_clients));
     if needed <= limit {
-        return Ok(());
+        return Ok(limit - needed);
     }
     let carried = limit.saturating_sub(rest) / PER_CLIENT;
     Err(Shortfall {
@@ -94,7 +95,8 @@ mod tests {
     #[test]
     fn two_descriptors_a_client_and_a_few_dozen() {
         // 3 servers and 2 workers take 48 + 6 + 16 = 70.
-        assert_eq!(carries(2070, 1000, 3, 2), Ok(()));
+        assert_eq!(carries(2070, 1000, 3, 2), Ok(0));
+        assert_eq!(carries(2170, 1000, 3, 2), Ok(100));
         let short = carries(2069, 1000, 3, 2).unwrap_err();
         assert_eq!((short.needed, short.carried), (2070, 999));
     }
@@ -102,8 +104,8 @@ mod tests {
     #[test]
     fn a_tiny_limit_carries_nobody_and_a_missing_one_everybody() {
         assert_eq!(carries(10, 1, 1, 1).unwrap_err().carried, 0);
-        assert_eq!(carries(u64::MAX, u32::MAX, usize::MAX, 1), Ok(()));
-        assert_eq!(carries(u64::MAX, u32::MAX, 100, 64), Ok(()));
+        assert_eq!(carries(u64::MAX, u32::MAX, usize::MAX, 1), Ok(0));
+        assert!(carries(u64::MAX, u32::MAX, 100, 64).is_ok());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reading the servers: `/varz` at an interval, and their INFO until it is known.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{
@@ -12,7 +12,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::{
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -96,6 +96,7 @@ pub async fn watch(
         let mut poll = Poll { authority: server.monitor().map(authority), connection: None };
         let (mut failing, mut near_full) = (false, false);
         loop {
+            resolve(&server).await;
             let restarted = poll.once(&server, interval, &mut failing).await;
             if restarted || !greetings.knows(server.index()) {
                 learn_info(&server, &greetings).await;
@@ -108,6 +109,17 @@ pub async fn watch(
     tokio::select! {
         () = watching => {}
         () = stop.cancelled() => {}
+    }
+}
+
+/// Looks the server's name up again, so that dials need not: a look-up takes a thread, and storms would take many.
+async fn resolve(server: &Server) {
+    if server.address().parse::<SocketAddr>().is_ok() {
+        return;
+    }
+    // A name that cannot be looked up now keeps what it led to before.
+    if let Ok(addresses) = lookup_host(server.address()).await {
+        server.set_resolved(addresses.collect());
     }
 }
 
@@ -179,7 +191,7 @@ impl Poll {
 /// Reads a server's INFO by connecting and leaving. That takes one of its slots for a moment, so a full server is left alone.
 async fn learn_info(server: &Arc<Server>, greetings: &Greetings) {
     let Some(_slot) = Server::reserve(server, Instant::now().into_std()) else { return };
-    match dial::dial(server.address(), Instant::now() + INFO_TIMEOUT).await {
+    match dial::dial(server, Instant::now() + INFO_TIMEOUT).await {
         Ok(dialled) => {
             greetings.learn(server.index(), dialled.info());
             info!(

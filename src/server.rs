@@ -28,7 +28,6 @@ use crate::{
     http,
     identity::{Directory, Keys},
     limits, listener, monitor,
-    protocol::MAX_CONTROL_LINE,
     session::{self, Frontage, House},
     sessions::Sessions,
     socket,
@@ -73,17 +72,38 @@ const FIRST_READINGS: Duration = Duration::from_secs(2);
 /// What kept it from starting.
 pub fn run(config: Config) -> Result<(), ServerError> {
     let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    check_file_limit(&config, workers);
-    let parts = Parts::bind(&config, workers)?;
+    let room = Room::under_the_file_limit(&config, workers);
+    let parts = Parts::bind(&config, workers, &room)?;
     let control = runtime::Builder::new_current_thread().enable_all().build()?;
     control.block_on(parts.run(&config))
 }
 
-fn check_file_limit(config: &Config, workers: usize) {
-    let limit = limits::raise();
-    let servers = config.upstream.servers.len();
-    if let Err(shortfall) = limits::carries(limit.soft, config.admission.max_clients, servers, workers) {
-        warn!("{shortfall}");
+/// How many clients the limit of open files has room for. Running out of descriptors would stop `accept` and leave clients
+/// waiting unseen in the kernel's queue; refusing them politely needs one descriptor each.
+struct Room {
+    /// This part of each listener's `max_clients` is served.
+    share: f64,
+    /// Clients that are being turned away at once.
+    turned_away: u32,
+}
+
+impl Room {
+    /// Of a limit that is too low, a tenth is kept for refusing those it has no room for.
+    const KEPT: f64 = 0.1;
+
+    fn under_the_file_limit(config: &Config, workers: usize) -> Self {
+        let limit = limits::raise();
+        let (wanted, servers) = (config.admission.max_clients, config.upstream.servers.len());
+        let turned_away = |descriptors: u64| u32::try_from(descriptors).unwrap_or(u32::MAX);
+        match limits::carries(limit.soft, wanted, servers, workers) {
+            Ok(spare) => Self { share: 1.0, turned_away: turned_away(spare) },
+            Err(shortfall) => {
+                let served = f64::from(shortfall.carried) * (1.0 - Self::KEPT);
+                warn!("{shortfall}; until then {} are served and the others refused", served as u32);
+                let kept = f64::from(shortfall.carried) * Self::KEPT * 2.0;
+                Self { share: served / f64::from(wanted), turned_away: turned_away(kept as u64) }
+            }
+        }
     }
 }
 
@@ -98,7 +118,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn bind(config: &Config, workers: usize) -> Result<Self, ServerError> {
+    fn bind(config: &Config, workers: usize, room: &Room) -> Result<Self, ServerError> {
         let mut bound = Vec::new();
         for one in &config.listeners {
             let address = one.listen;
@@ -126,9 +146,8 @@ impl Parts {
             greetings: Arc::clone(&greetings),
             tally: Arc::new(Tally::new(servers.len())),
             sessions: Arc::new(Sessions::default()),
-            turned_away: Gate::new(u32::try_from(config.admission.max_held).unwrap_or(u32::MAX)),
+            turned_away: Gate::new(room.turned_away),
             refusal_spread: config.admission.refusal_spread,
-            max_control_line: MAX_CONTROL_LINE,
             next_id: AtomicU64::new(1),
             servers,
         });
@@ -136,7 +155,7 @@ impl Parts {
         for ((_, of_listener, one), face) in bound.into_iter().zip(greetings.faces()) {
             let frontage = Arc::new(Frontage {
                 face: Arc::clone(face),
-                gate: Gate::new(one.max_clients),
+                gate: Gate::new((f64::from(one.max_clients) * room.share) as u32),
                 handshake_timeout: one.handshake_timeout,
             });
             for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {

@@ -29,7 +29,7 @@ use crate::{
     dial::{self, Accepted, Answer, DialError, Dialled},
     farewell,
     greeting::{Face, Greetings, Shape},
-    identity::{ClientKey, Credential, CredentialKey, Directory, Keys},
+    identity::{Claims, ClientKey, Credential, CredentialKey, Directory, Keys},
     preface::{self, Arrival, Unfinished},
     protocol::{
         OK, PING, PONG,
@@ -68,8 +68,6 @@ pub struct House {
     pub turned_away: Arc<Gate>,
     /// A refusal at the accept door is sent after a random delay up to this.
     pub refusal_spread: Duration,
-    /// The longest argument of a control line that every server takes, in bytes.
-    pub max_control_line: usize,
     /// The next session's id.
     pub next_id: AtomicU64,
 }
@@ -148,7 +146,6 @@ fn tell(house: &House, end: End, totals: Totals, peer: SocketAddr, id: u64, acce
         }
         End::Closed(close) => {
             house.tally.close(close);
-            house.tally.relayed(totals);
             ("closed", close.party.name(), close.phase.name(), close.cause.name())
         }
     };
@@ -199,7 +196,7 @@ async fn admit(
         Ahead::NotNeeded => frontage.face.greet(id, source, &mut greeting),
     }
     let deadline = accepted + frontage.handshake_timeout;
-    let exchange = preface::exchange(&mut down, &greeting, house.max_control_line, deadline);
+    let exchange = preface::exchange(&mut down, &greeting, house.servers.max_control_line(), deadline);
     let Arrival { mut connect, mut preface } = match ahead.lasts_through(exchange).await {
         Ok(arrival) => arrival,
         Err(unfinished) => {
@@ -225,7 +222,8 @@ async fn admit(
     };
 
     // The connect door.
-    let credential = Credential::of(&connect);
+    let claims = connect.jwt().and_then(Claims::read);
+    let credential = Credential::of(&connect, claims.as_ref());
     let credential_key = house.keys.credential(credential);
     let client = house.keys.client(source, credential_key, connect.name());
     let account = house.directory.account(credential, credential_key);
@@ -280,10 +278,11 @@ async fn admit(
         return Err(closed(Party::Downstream, Cause::SocketError));
     }
     house.tally.servers[server.index()].admitted.fetch_add(1, Relaxed);
-    let from_client = ClientSide::new(house.max_control_line);
+    let from_client = ClientSide::new(server.max_control_line());
     let from_server = ServerSide::new(welcome, policy, Arc::clone(&frontage.face), source, server);
     let Accepted { stream: up, rest, .. } = *accepted_by;
-    match Relay::new((down, from_client, &preface.into_pipelined()), (up, from_server, &rest)) {
+    let tally = Arc::clone(&house.tally);
+    match Relay::new((down, from_client, &preface.into_pipelined()), (up, from_server, &rest), tally) {
         Ok(relay) => {
             let registered = house.sessions.register(id);
             // A drain that began after this client's turn would not see it otherwise.
@@ -448,7 +447,7 @@ async fn open(house: &House, slot: &mut Slot, deadline: Instant) -> Result<Diall
     let server = Arc::clone(slot.server());
     // A server that does not even send INFO in half of what is left leaves the other half for another one.
     let info_by = began + deadline.saturating_duration_since(began) / 2;
-    let dialled = match dial::dial(server.address(), info_by).await {
+    let dialled = match dial::dial(&server, info_by).await {
         Ok(dialled) => dialled,
         Err(err) => {
             if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {

@@ -1,6 +1,6 @@
 //! What is counted while clients pass. `session.rs` writes here once, at the end; `metrics` reads.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use prometheus_client::metrics::histogram::Histogram;
 
@@ -28,6 +28,19 @@ pub struct ServerTally {
     pub handshake_seconds: Histogram,
 }
 
+impl std::ops::Sub for Totals {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            bytes_up: self.bytes_up - before.bytes_up,
+            bytes_down: self.bytes_down - before.bytes_down,
+            messages_up: self.messages_up - before.messages_up,
+            messages_down: self.messages_down - before.messages_down,
+        }
+    }
+}
+
 /// All counters.
 #[derive(Debug)]
 pub struct Tally {
@@ -39,11 +52,27 @@ pub struct Tally {
     pub probes: AtomicU64,
     /// How long clients were held, whatever came of it, in seconds.
     pub hold_seconds: Histogram,
+    /// By worker, so that no two workers write to the same cache line.
+    relayed: [Relayed; WORKERS],
+}
+
+/// Workers that count apart; with more of them some share.
+const WORKERS: usize = 64;
+
+#[derive(Debug)]
+#[repr(align(128))]
+struct Relayed {
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
     messages_up: AtomicU64,
     messages_down: AtomicU64,
 }
+
+thread_local! {
+    /// This worker's place in [`Tally::relayed`].
+    static WORKER: usize = NEXT_WORKER.fetch_add(1, Relaxed) % WORKERS;
+}
+static NEXT_WORKER: AtomicUsize = AtomicUsize::new(0);
 
 /// Upper bounds in seconds, 1 ms to 20 s: the longest patience of any official client.
 const BOUNDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0];
@@ -58,10 +87,7 @@ impl Tally {
             closed: Default::default(),
             probes: AtomicU64::new(0),
             hold_seconds: Histogram::new(BOUNDS),
-            bytes_up: AtomicU64::new(0),
-            bytes_down: AtomicU64::new(0),
-            messages_up: AtomicU64::new(0),
-            messages_down: AtomicU64::new(0),
+            relayed: [const { Relayed::new() }; WORKERS],
         }
     }
 
@@ -90,21 +116,40 @@ impl Tally {
         self.closed[close.party as usize][close.phase as usize][close.cause as usize].load(Relaxed)
     }
 
-    /// Adds what was relayed.
-    pub fn relayed(&self, totals: Totals) {
-        self.bytes_up.fetch_add(totals.bytes_up, Relaxed);
-        self.bytes_down.fetch_add(totals.bytes_down, Relaxed);
-        self.messages_up.fetch_add(totals.messages_up, Relaxed);
-        self.messages_down.fetch_add(totals.messages_down, Relaxed);
+    /// Adds what was relayed since the last time, on this worker.
+    pub fn relayed(&self, since: Totals) {
+        let mine = WORKER.with(|&n| &self.relayed[n]);
+        let add = |counter: &AtomicU64, n: u64| {
+            if n > 0 {
+                counter.fetch_add(n, Relaxed);
+            }
+        };
+        add(&mine.bytes_up, since.bytes_up);
+        add(&mine.bytes_down, since.bytes_down);
+        add(&mine.messages_up, since.messages_up);
+        add(&mine.messages_down, since.messages_down);
     }
 
     /// What was relayed by all sessions.
     pub fn totals(&self) -> Totals {
-        Totals {
-            bytes_up: self.bytes_up.load(Relaxed),
-            bytes_down: self.bytes_down.load(Relaxed),
-            messages_up: self.messages_up.load(Relaxed),
-            messages_down: self.messages_down.load(Relaxed),
+        let mut all = Totals::default();
+        for one in &self.relayed {
+            all.bytes_up += one.bytes_up.load(Relaxed);
+            all.bytes_down += one.bytes_down.load(Relaxed);
+            all.messages_up += one.messages_up.load(Relaxed);
+            all.messages_down += one.messages_down.load(Relaxed);
+        }
+        all
+    }
+}
+
+impl Relayed {
+    const fn new() -> Self {
+        Self {
+            bytes_up: AtomicU64::new(0),
+            bytes_down: AtomicU64::new(0),
+            messages_up: AtomicU64::new(0),
+            messages_down: AtomicU64::new(0),
         }
     }
 }

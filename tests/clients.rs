@@ -222,11 +222,15 @@ async fn a_hundred_thousand_messages_arrive_intact_and_in_order() {
     }
     tokio::time::timeout(PATIENCE, sending).await.unwrap().unwrap();
 
-    let bytes: u64 = (0..MESSAGES).map(|i| size(i) as u64).sum();
-    let relayed = |metrics: &metrics::Metrics| metrics.sum("weir_relayed_bytes_total") >= 2.0 * bytes as f64;
-    weir.until("the bytes of both directions are counted", relayed).await;
     drop((subscriber, reader));
     cluster.settles_at(0).await;
+    // `relayed_*` count sessions that have ended.
+    let bytes: u64 = (0..MESSAGES).map(|i| size(i) as u64).sum();
+    let counted = |metrics: &metrics::Metrics| {
+        metrics.sum("weir_relayed_bytes_total") >= 2.0 * bytes as f64
+            && metrics.sum("weir_relayed_messages_total") >= 2.0 * MESSAGES as f64
+    };
+    weir.until("messages and bytes of both directions are counted", counted).await;
     weir.assert_nothing_leaked().await;
 }
 

@@ -5,6 +5,7 @@ use weir::protocol::connect::{Connect, ConnectError};
 use weir::protocol::control_line::{ClientLine, LineScanner, TooLong, client_line, server_line};
 use weir::protocol::info::{Info, Rewrite};
 use weir::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
+use weir::protocol::preface::Preface;
 
 /// Lines are found the same however they arrive, and are bounded.
 pub fn control_line(data: &[u8]) {
@@ -53,14 +54,9 @@ pub fn connect(data: &[u8]) {
             assert!(json);
             let mut line = Vec::new();
             connect.write(&mut line);
-            let breaks = line
-                .iter()
-                .filter(|byte| matches!(byte, b'\r' | b'\n'))
-                .count();
+            let breaks = line.iter().filter(|byte| matches!(byte, b'\r' | b'\n')).count();
             assert!(breaks == 2 && line.ends_with(b"\r\n"));
-            let ClientLine::Connect(written) = client_line(&line) else {
-                panic!("not a CONNECT")
-            };
+            let ClientLine::Connect(written) = client_line(&line) else { panic!("not a CONNECT") };
             let again = Connect::parse(written).expect("canonical");
             assert_eq!(again, connect);
             let mut second = Vec::new();
@@ -86,30 +82,13 @@ pub fn info(data: &[u8]) {
     };
     let mut line = Vec::new();
     info.rewrite(&rewrite, &mut line);
-    let breaks = line
-        .iter()
-        .filter(|byte| matches!(byte, b'\r' | b'\n'))
-        .count();
+    let breaks = line.iter().filter(|byte| matches!(byte, b'\r' | b'\n')).count();
     assert!(breaks == 2 && line.ends_with(b"\r\n"));
     let json = line.strip_prefix(b"INFO ").expect("INFO");
     let again = Info::parse(json).expect("rewritten");
     assert_eq!(
-        (
-            again.server_id(),
-            again.nonce(),
-            again.max_payload(),
-            again.client_id(),
-            again.ldm(),
-            again.remote_account()
-        ),
-        (
-            info.server_id(),
-            info.nonce(),
-            info.max_payload(),
-            info.client_id(),
-            info.ldm(),
-            info.remote_account()
-        ),
+        (again.server_id(), again.nonce(), again.max_payload(), again.client_id(), again.ldm(), again.remote_account()),
+        (info.server_id(), info.nonce(), info.max_payload(), info.client_id(), info.ldm(), info.remote_account()),
     );
     assert!(again.version() == "2.10.0" && again.tls_required() && !again.tls_available());
     let mut second = Vec::new();
@@ -117,10 +96,7 @@ pub fn info(data: &[u8]) {
     assert_eq!(line, second);
     if let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(json) {
         assert!(object.values().all(|value| !value.is_null()));
-        assert_eq!(
-            object.contains_key("connect_urls"),
-            !rewrite.advertise.is_empty()
-        );
+        assert_eq!(object.contains_key("connect_urls"), !rewrite.advertise.is_empty());
         assert!(!object.contains_key("ws_connect_urls"));
     }
 }
@@ -142,10 +118,7 @@ pub fn ops(data: &[u8]) {
         _ => assert_eq!(whole, parts),
     }
     for capture in [Capture::InfoOnly, Capture::EveryControlLine] {
-        assert_eq!(
-            server(stream, stream.len().max(1), capture),
-            server(stream, step, capture)
-        );
+        assert_eq!(server(stream, stream.len().max(1), capture), server(stream, step, capture));
     }
 }
 
@@ -154,12 +127,8 @@ fn client(stream: &[u8], step: usize) -> (ClientScan, u64, bool) {
     for (index, chunk) in stream.chunks(step).enumerate() {
         let found = match framing.scan(chunk) {
             ClientScan::Pass => continue,
-            ClientScan::Connect { at } => ClientScan::Connect {
-                at: index * step + at,
-            },
-            ClientScan::Violation { at } => ClientScan::Violation {
-                at: index * step + at,
-            },
+            ClientScan::Connect { at } => ClientScan::Connect { at: index * step + at },
+            ClientScan::Violation { at } => ClientScan::Violation { at: index * step + at },
         };
         return (found, framing.messages(), framing.at_boundary());
     }
@@ -174,8 +143,7 @@ fn server(stream: &[u8], step: usize, capture: Capture) -> (Vec<u8>, Option<usiz
         let mut at = 0;
         while at < chunk.len() {
             if open {
-                let end =
-                    memchr::memchr(b'\n', &chunk[at..]).map_or(chunk.len(), |end| at + end + 1);
+                let end = memchr::memchr(b'\n', &chunk[at..]).map_or(chunk.len(), |end| at + end + 1);
                 lines.extend_from_slice(&chunk[at..end]);
                 open = chunk[end - 1] != b'\n';
                 at = end;
@@ -191,4 +159,30 @@ fn server(stream: &[u8], step: usize, capture: Capture) -> (Vec<u8>, Option<usiz
         }
     }
     (lines, None, framing.messages())
+}
+
+/// A preface ends the same wherever it is cut, and never keeps more than it may.
+pub fn preface(data: &[u8]) {
+    let play = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let mut preface = Preface::new(256);
+        let mut connect = None;
+        for piece in pieces {
+            match preface.advance(piece) {
+                Ok(came) => {
+                    assert!(came.is_none() || connect.is_none(), "CONNECT twice");
+                    connect = connect.or(came);
+                }
+                Err(wrong) => return Err(wrong),
+            }
+        }
+        let ping = connect.is_some() && preface.take_ping();
+        let rest = preface.into_pipelined();
+        assert!(rest.len() <= weir::protocol::MAX_PIPELINED);
+        Ok((connect, ping, rest))
+    };
+    let whole = play(&mut std::iter::once(data));
+    assert_eq!(whole, play(&mut data.chunks(1)));
+    for cut in 0..data.len().min(64) {
+        assert_eq!(whole, play(&mut [&data[..cut], &data[cut..]].into_iter()), "cut at {cut}");
+    }
 }

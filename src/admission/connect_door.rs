@@ -165,11 +165,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
                 Err(blocked) => blocked,
             }
         } else {
-            match &self.pace {
-                Some(pace) => Blocked::Pace(Duration::from_secs(1) / pace.per_second().get()),
-                None if self.servers.has_headroom(now) => Blocked::Busy,
-                None => Blocked::Full,
-            }
+            self.blocked_behind_the_queue(now)
         };
         if now >= applicant.hold_until {
             return self.refuse_now(self.reason(&blocked, now), applicant, now);
@@ -214,6 +210,17 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         Ok(server)
     }
 
+    /// What keeps a client waiting that comes to a queue: no room even for those before it, or only their number.
+    fn blocked_behind_the_queue(&self, now: Instant) -> Blocked {
+        if self.held() >= self.servers.headroom(now) as usize {
+            return Blocked::Full;
+        }
+        match &self.pace {
+            Some(pace) => Blocked::Pace(Duration::from_secs(1) / pace.per_second().get()),
+            None => Blocked::Busy,
+        }
+    }
+
     /// When a client that must wait gives up. One whose turn is sure not to come in time does so at a random moment: the
     /// sooner half of a storm is told early, and comes back spread out instead of in step.
     fn give_up(&self, blocked: &Blocked, applicant: &Applicant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
@@ -233,9 +240,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     fn reason(&self, blocked: &Blocked, now: Instant) -> Refusal {
         match blocked {
             Blocked::AccountRate(_) => Refusal::AccountRate,
-            Blocked::Full => Refusal::ServerCapacity,
-            Blocked::Pace(_) | Blocked::Busy if !self.servers.has_headroom(now) => Refusal::ServerCapacity,
-            Blocked::Pace(_) | Blocked::Busy => Refusal::HoldExpired,
+            _ if !self.servers.has_headroom(now) => Refusal::ServerCapacity,
+            // There is room, but those who came before take it, or the pace does not allow it in time.
+            Blocked::Full | Blocked::Pace(_) | Blocked::Busy => Refusal::HoldExpired,
         }
     }
 

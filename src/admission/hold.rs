@@ -151,3 +151,121 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
         self.len = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, time::Duration};
+
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+    use crate::admission::{AccountLimits, Accounts, Quota};
+
+    struct Stays;
+
+    impl Waiter for Stays {
+        fn has_left(&self) -> bool {
+            false
+        }
+    }
+
+    struct Line {
+        queue: Queue<Stays, FakeRelativeClock>,
+        accounts: Accounts<FakeRelativeClock>,
+        start: Instant,
+    }
+
+    impl Line {
+        fn new(weights: &[(&str, u32)]) -> Self {
+            let limits = |weight: u32| AccountLimits { quota: Quota::default(), weight: weight.try_into().unwrap() };
+            let configured: HashMap<_, _> = weights.iter().map(|&(name, w)| (name.to_owned(), limits(w))).collect();
+            let accounts = Accounts::new(limits(1), configured, FakeRelativeClock::default());
+            Self { queue: Queue::default(), accounts, start: Instant::now() }
+        }
+
+        fn push(&mut self, account: &str, since: u64, flapping: bool) -> Ticket {
+            let held = Held {
+                waiter: Stays,
+                account: self.accounts.enter(&account.into(), self.start).unwrap(),
+                account_paid: false,
+                hold_until: self.start + Duration::from_secs(10),
+                client: ClientKey::from_raw(since),
+            };
+            self.queue.push(held, Standing { flapping, since: self.start + Duration::from_millis(since) })
+        }
+
+        fn next(&mut self, may_go: impl Fn(&str) -> bool) -> Option<String> {
+            let (ticket, _) = self.queue.peek(self.start, |held| may_go(held.account.account().name()))?;
+            let held = self.queue.take(&ticket).unwrap();
+            Some(format!("{}{}", held.account.account().name(), held.client.raw()))
+        }
+
+        fn order(&mut self) -> Vec<String> {
+            std::iter::from_fn(|| self.next(|_| true)).collect()
+        }
+    }
+
+    #[test]
+    fn accounts_take_turns_by_weight() {
+        let mut line = Line::new(&[("A", 1), ("B", 2)]);
+        for n in 0..6 {
+            line.push("A", n, false);
+        }
+        for n in 0..6 {
+            line.push("B", n, false);
+        }
+        let order = line.order().concat();
+        assert_eq!(order, "A0B0B1A1B2B3A2B4B5A3A4A5");
+        assert!(line.queue.is_empty() && line.queue.round.is_empty() && line.queue.lanes.is_empty());
+    }
+
+    #[test]
+    fn a_storm_of_one_account_does_not_delay_another() {
+        let mut line = Line::new(&[]);
+        for n in 0..1000 {
+            line.push("storm", n, false);
+        }
+        line.next(|_| true);
+        line.push("quiet", 2000, false);
+        let first: Vec<_> = (0..2).filter_map(|_| line.next(|_| true)).collect();
+        assert!(first.contains(&"quiet2000".to_owned()), "{first:?}");
+    }
+
+    #[test]
+    fn within_an_account_the_longest_refused_go_first_and_the_flapping_last() {
+        let mut line = Line::new(&[]);
+        for (since, flapping) in [(5, false), (1, true), (3, false), (4, false)] {
+            line.push("A", since, flapping);
+        }
+        assert_eq!(line.order(), ["A3", "A4", "A5", "A1"]);
+    }
+
+    #[test]
+    fn an_account_that_may_not_go_is_passed_over() {
+        let mut line = Line::new(&[]);
+        line.push("A", 1, false);
+        line.push("B", 2, false);
+        assert_eq!(line.next(|name| name == "B"), Some("B2".into()));
+        assert_eq!(line.next(|name| name == "B"), None);
+        assert_eq!(line.queue.len(), 1);
+    }
+
+    #[test]
+    fn whoever_leaves_gives_everything_back() {
+        let mut line = Line::new(&[]);
+        let ticket = line.push("A", 1, false);
+        assert_eq!(line.accounts.connections().len(), 1);
+        assert!(line.queue.remove(&ticket).is_some());
+        assert!(line.queue.remove(&ticket).is_none());
+        assert!(line.accounts.connections().is_empty() && line.queue.is_empty());
+    }
+
+    #[test]
+    fn nobody_gets_a_turn_after_the_deadline() {
+        let mut line = Line::new(&[]);
+        line.push("A", 1, false);
+        let late = line.start + Duration::from_secs(10);
+        assert!(line.queue.peek(late, |_| true).is_none());
+        assert!(line.queue.is_empty() && line.accounts.connections().is_empty());
+    }
+}

@@ -72,7 +72,9 @@ struct World {
     seed: u64,
     step: u32,
     rng: fastrand::Rng,
+    began: Instant,
     now: Instant,
+    pace: Option<Rate>,
     clock: FakeRelativeClock,
     servers: Arc<Servers>,
     doors: Doors,
@@ -139,11 +141,14 @@ impl World {
         };
         let servers = Arc::new(Servers::new(&cluster));
         let doors = Doors::new(&params, Arc::clone(&servers), clock.clone());
+        let began = Instant::now();
         let mut world = Self {
             seed,
             step: 0,
             rng,
-            now: Instant::now(),
+            began,
+            now: began,
+            pace,
             clock,
             servers,
             doors,
@@ -224,6 +229,13 @@ impl World {
 
     fn admit(&mut self, id: u64, pass: Pass<FakeRelativeClock>, entry: Entry<FakeRelativeClock>) {
         self.admitted += 1;
+        let load = pass.server.server().load();
+        assert!(load.projected() <= load.ceiling(), "the reserve is never filled");
+        if let Some(pace) = self.pace {
+            let most = f64::from(pace.burst.get())
+                + f64::from(pace.per_second.get()) * self.now.duration_since(self.began).as_secs_f64();
+            assert!(self.admitted as f64 <= most + 1.0, "faster than the pace: {} > {most}", self.admitted);
+        }
         let inside = Inside { pass, tried: Vec::new(), counted: false, answered: false, _entry: entry };
         self.inside.insert(id, inside);
     }

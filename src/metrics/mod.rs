@@ -204,12 +204,12 @@ impl HouseCollector {
         };
         families.family(
             "relayed_bytes",
-            "Bytes relayed by sessions that have ended: `up` from clients to servers, `down` from servers to clients",
+            "Bytes relayed: `up` from clients to servers, `down` from servers to clients",
             directions(totals.bytes_up, totals.bytes_down),
         )?;
         families.family(
             "relayed_messages",
-            "Messages relayed by sessions that have ended",
+            "Messages relayed, counted like the bytes",
             directions(totals.messages_up, totals.messages_down),
         )
     }

@@ -10,6 +10,7 @@ mod server_side;
 
 use std::{
     future::poll_fn,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,7 +30,7 @@ use crate::{
     close::{Cause, Party},
     farewell,
     sessions::Handle,
-    tally::Totals,
+    tally::{Tally, Totals},
 };
 
 /// After one side has ended, how long what is on its way from the other may take. nats-server closes as soon as it sees the
@@ -54,6 +55,9 @@ pub struct Relay {
     to_client: Pump<ServerSide>,
     /// Which direction comes first in the next poll: they take turns, or a busy one would use up the task's budget each time.
     client_first: bool,
+    tally: Arc<Tally>,
+    /// What `tally` knows of already.
+    told: Totals,
 }
 
 impl Relay {
@@ -64,6 +68,7 @@ impl Relay {
     pub fn new(
         (down, client, pipelined): (TcpStream, ClientSide, &[u8]),
         (up, server, rest): (TcpStream, ServerSide, &[u8]),
+        tally: Arc<Tally>,
     ) -> Result<Self, (TcpStream, Ended)> {
         let (mut to_server, mut to_client) = (Pump::new(client), Pump::new(server));
         if let Err(cause) = to_client.preload(rest) {
@@ -71,7 +76,9 @@ impl Relay {
         }
         match to_server.preload(pipelined) {
             // The offending bytes are on their way, so that the server says its own words about them.
-            Ok(()) | Err(Cause::Protocol) => Ok(Self { down, up, to_server, to_client, client_first: true }),
+            Ok(()) | Err(Cause::Protocol) => {
+                Ok(Self { down, up, to_server, to_client, client_first: true, tally, told: Totals::default() })
+            }
             Err(cause) => Err((down, Ended { party: Party::Downstream, cause })),
         }
     }
@@ -88,7 +95,9 @@ impl Relay {
             if handle.told_to_end() {
                 return Poll::Ready(Ended { party: Party::Weir, cause: Cause::Draining });
             }
-            self.poll(cx)
+            let polled = self.poll(cx);
+            self.tell();
+            polled
         })
         .await;
         self.finish(ended).await
@@ -117,6 +126,19 @@ impl Relay {
         Poll::Pending
     }
 
+    /// Adds what has passed since the last time to the tally; returns what has passed in all.
+    fn tell(&mut self) -> Totals {
+        let totals = Totals {
+            bytes_up: self.to_server.bytes(),
+            bytes_down: self.to_client.bytes(),
+            messages_up: self.to_server.side().messages(),
+            messages_down: self.to_client.side().messages(),
+        };
+        self.tally.relayed(totals - self.told);
+        self.told = totals;
+        totals
+    }
+
     /// Lets the other side go: what is on its way arrives where anybody still reads it, both sides get a plain FIN.
     async fn finish(mut self, ended: Ended) -> (Ended, Totals) {
         let deadline = Instant::now() + LAST_BYTES;
@@ -132,12 +154,7 @@ impl Relay {
         } else if ended.party == Party::Upstream {
             let _ = timeout_at(deadline, poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.down))).await;
         }
-        let totals = Totals {
-            bytes_up: self.to_server.bytes(),
-            bytes_down: self.to_client.bytes(),
-            messages_up: self.to_server.side().messages(),
-            messages_down: self.to_client.side().messages(),
-        };
+        let totals = self.tell();
         // Both at once, so that the server's slot is free as soon as the server itself has seen the end.
         tokio::join!(farewell::say(self.up, b""), farewell::say(self.down, b""));
         (ended, totals)

@@ -81,10 +81,16 @@ pub(super) async fn dial(house: &House, down: &TcpStream, source: IpAddr, accept
         Waited::InVain(reason) => return Ok(Ahead::Not(reason)),
     };
     let deadline = Instant::from_std(patience.deadlines(None, accepted.into_std(), accepted.into_std()).hold_until);
-    tokio::select! {
-        opened = open_any(house, slot, deadline) => Ok(opened.map_or_else(Ahead::Not, |o| Ahead::Dialled(Box::new(o)))),
-        () = preface::left_ungreeted(down) => Err(End::Probe),
+    let mut opening = pin!(open_any(house, slot, deadline));
+    let left = tokio::select! {
+        opened = &mut opening => return Ok(opened.map_or_else(Ahead::Not, |o| Ahead::Dialled(Box::new(o)))),
+        () = preface::left_ungreeted(down) => End::Probe,
+    };
+    // The server may count the connection by now: the slot stays taken until it has seen the end.
+    if let Ok(opened) = opening.await {
+        opened.let_go().await;
     }
+    Err(left)
 }
 
 /// Opens a connection to the server of `slot`, or to another one.

@@ -15,6 +15,7 @@ pub use self::{
     server::{Reading, Server},
     slot::Slot,
 };
+use crate::protocol::MAX_CONTROL_LINE;
 use placement::{Choice, Rank, View};
 
 /// Slots of each server that weir never fills.
@@ -126,10 +127,20 @@ impl Servers {
         Placement::Busy
     }
 
+    /// The longest argument of a control line that every server takes, in bytes: a client may be placed on any of them.
+    pub fn max_control_line(&self) -> usize {
+        let known = self.list.iter().map(|server| server.max_control_line()).filter(|&n| n != usize::MAX);
+        known.min().unwrap_or(MAX_CONTROL_LINE)
+    }
+
+    /// How many clients the servers that may be used could take now, busy or not.
+    pub fn headroom(&self, now: Instant) -> u32 {
+        placement::headroom(self.list.iter().map(|server| server.view(now)))
+    }
+
     /// Whether any server could take a client now, busy or not.
     pub fn has_headroom(&self, now: Instant) -> bool {
-        let views = self.list.iter().map(|server| server.view(now));
-        placement::choose(views, true, &mut fastrand::Rng::with_seed(0)) != Choice::Full
+        self.headroom(now) > 0
     }
 
     /// Whether any server is up: it answered last time it was dialled, and its reading is fresh.

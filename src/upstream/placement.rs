@@ -79,12 +79,22 @@ impl Least {
     }
 }
 
+/// The ranks that may be used, best first. Ejected servers are worth a try only when there is no other at all: a full cluster
+/// is not mended by dialling a dead server.
+fn ranks(mut views: impl Iterator<Item = View>) -> &'static [Rank] {
+    if views.all(|view| view.rank >= Rank::Ejected) { &[Rank::Ejected] } else { &[Rank::Eligible, Rank::Stale] }
+}
+
+/// How many clients those servers could take that may be used.
+pub fn headroom(views: impl Iterator<Item = View> + Clone) -> u32 {
+    let ranks = ranks(views.clone());
+    let usable = views.filter(|view| ranks.contains(&view.rank));
+    usable.fold(0, |sum, view| sum.saturating_add(view.ceiling.saturating_sub(view.projected)))
+}
+
 /// Chooses among `views`. An `urgent` client takes any server with room rather than waiting for the least loaded one.
 pub fn choose(views: impl Iterator<Item = View> + Clone, urgent: bool, rng: &mut fastrand::Rng) -> Choice {
-    // Ejected servers are worth a try only when there is no other at all: a full cluster is not mended by dialling a dead server.
-    let all_ejected = views.clone().all(|v| v.rank >= Rank::Ejected);
-    let ranks: &[Rank] = if all_ejected { &[Rank::Ejected] } else { &[Rank::Eligible, Rank::Stale] };
-    for &rank in ranks {
+    for &rank in ranks(views.clone()) {
         let (mut least, mut free) = (Least::default(), Least::default());
         for (index, view) in views.clone().enumerate().filter(|(_, v)| v.rank == rank && v.has_room()) {
             least.offer(index, view.share(), rng);

@@ -1,9 +1,15 @@
 //! One nats-server as weir knows it.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
+
+use arc_swap::ArcSwap;
 
 use super::{
     Params, Reserve, ServerParams, Slot,
@@ -63,6 +69,10 @@ pub struct Server {
     stale_after: Duration,
     name: OnceLock<String>,
     load: Load,
+    /// By its last reading; `usize::MAX` while unknown.
+    max_control_line: AtomicUsize,
+    /// Where its address leads, as last looked up.
+    resolved: ArcSwap<Vec<SocketAddr>>,
     state: Mutex<State>,
 }
 
@@ -77,6 +87,8 @@ impl Server {
             stale_after: cluster.poll_interval * 3 + Duration::from_secs(1),
             name: params.name.clone().map(OnceLock::from).unwrap_or_default(),
             load: Load::new(capacity, cluster.reserve.ceiling(capacity)),
+            max_control_line: AtomicUsize::new(usize::MAX),
+            resolved: ArcSwap::from_pointee(params.address.parse().into_iter().collect()),
             state: Mutex::default(),
             params,
         }
@@ -100,6 +112,23 @@ impl Server {
     /// `host:port` of the client port.
     pub fn address(&self) -> &str {
         &self.params.address
+    }
+
+    /// Where that leads, as last looked up; empty before the first time.
+    pub fn resolved(&self) -> Arc<Vec<SocketAddr>> {
+        self.resolved.load_full()
+    }
+
+    /// Takes over where the address leads now.
+    pub fn set_resolved(&self, addresses: Vec<SocketAddr>) {
+        if **self.resolved.load() != addresses {
+            self.resolved.store(Arc::new(addresses));
+        }
+    }
+
+    /// The longest argument of a control line that it takes, in bytes; `usize::MAX` while unknown.
+    pub fn max_control_line(&self) -> usize {
+        self.max_control_line.load(Relaxed)
     }
 
     /// The monitoring URL, where there is one.
@@ -183,6 +212,7 @@ impl Server {
         let capacity = self.params.max_connections.map_or(own, |cap| cap.min(own));
         self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
         self.load.reading(mark, reading.connections);
+        self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);
         let _ = self.name.set(reading.server_name.clone());
         let mut state = self.state();
         let restarted = state.last.as_ref().is_some_and(|last| last.start != reading.start);

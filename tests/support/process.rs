@@ -32,6 +32,7 @@ impl Process {
         if OWN_GROUP.load(SeqCst) {
             command.process_group(0);
         }
+        command.env("RUST_BACKTRACE", "0"); // the last lines of a log are shown; they should say something
         let child = command.stdin(Stdio::null()).stdout(open()).stderr(open()).spawn();
         let child = child.unwrap_or_else(|e| panic!("cannot start {name} ({:?}): {e}", command.get_program()));
         Self { name: name.into(), child, log: log.into(), status: None }

@@ -210,7 +210,8 @@ impl Weir {
         .await;
     }
 
-    /// After all clients are gone: every gauge is back to 0 and the process has the file descriptors it began with.
+    /// After all clients are gone: every gauge is back to 0, the process has the file descriptors it began with, and no
+    /// task of it has panicked on the way.
     pub async fn assert_nothing_leaked(&self) {
         assert!(self.metrics().await.knows("weir_held"), "weir_held is not among the metrics");
         assert!(!self.log().contains("panicked"), "a panic in weir:\n{}", self.log());
