@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::{
     dial,
     greeting::Greetings,
-    upstream::{Reading, Server},
+    upstream::{Reading, Server, Wants},
 };
 
 /// A `/varz` answer is about 2 KiB; with many JWT operators it grows, so the bound is generous.
@@ -90,6 +90,7 @@ pub async fn watch(
     greetings: Arc<Greetings>,
     interval: Duration,
     warn_at: f64,
+    wants: Wants,
     stop: CancellationToken,
 ) {
     let watching = async {
@@ -99,7 +100,7 @@ pub async fn watch(
             resolve(&server).await;
             let restarted = poll.once(&server, interval, &mut failing).await;
             if restarted || !greetings.knows(server.index()) {
-                learn_info(&server, &greetings).await;
+                learn_info(&server, &greetings, wants).await;
             }
             warn_when_near_full(&server, warn_at, &mut near_full);
             // Jittered, so that several weirs do not poll in step.
@@ -189,7 +190,7 @@ impl Poll {
 }
 
 /// Reads a server's INFO by connecting and leaving. That takes one of its slots for a moment, so a full server is left alone.
-async fn learn_info(server: &Arc<Server>, greetings: &Greetings) {
+async fn learn_info(server: &Arc<Server>, greetings: &Greetings, wants: Wants) {
     let Some(_slot) = Server::reserve(server, Instant::now().into_std()) else { return };
     match dial::dial(server, Instant::now() + INFO_TIMEOUT).await {
         Ok(dialled) => {
@@ -201,6 +202,9 @@ async fn learn_info(server: &Arc<Server>, greetings: &Greetings) {
                 nonce = dialled.info().nonce().is_some(),
                 "server found"
             );
+            for missing in wants.missing(dialled.info()) {
+                warn!(server = server.name(), "{missing}");
+            }
         }
         Err(err) => tracing::debug!(server = server.name(), %err, "no INFO yet"),
     }

@@ -148,6 +148,7 @@ impl Parts {
             sessions: Arc::new(Sessions::default()),
             turned_away: Gate::new(room.turned_away),
             refusal_spread: config.admission.refusal_spread,
+            proxy_key: config.proxy_key.clone(),
             next_id: AtomicU64::new(1),
             servers,
         });
@@ -170,12 +171,14 @@ impl Parts {
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
         for server in house.servers.iter() {
-            let (interval, warn_at) = (config.upstream.poll_interval, config.upstream.warn_at);
+            let (interval, warn_at, wants) =
+                (config.upstream.poll_interval, config.upstream.warn_at, config.upstream.wants);
             background.spawn(monitor::watch(
                 Arc::clone(server),
                 Arc::clone(&greetings),
                 interval,
                 warn_at,
+                wants,
                 stop.child_token(),
             ));
         }

@@ -4,8 +4,12 @@
 //! very server that it gets has sent.
 
 mod ahead;
+mod answer;
 
-use self::ahead::Ahead;
+use self::{
+    ahead::Ahead,
+    answer::{NotAnswered, dial_until_answered},
+};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
@@ -24,25 +28,25 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Entry, Gate, Pass, Ticket, Verdict},
+    admission::{Applicant, Entry, Gate, Ticket, Verdict},
     close::{Cause, Close, Party, Phase, Refusal},
-    dial::{self, Accepted, Answer, DialError, Dialled},
+    dial::Accepted,
     farewell,
     greeting::{Face, Greetings, Shape},
     identity::{Claims, ClientKey, Credential, CredentialKey, Directory, Keys},
     preface::{self, Arrival, Unfinished},
     protocol::{
-        OK, PING, PONG,
+        OK, PONG,
         connect::Connect,
         preface::{Preface, PrefaceError},
         refusal,
-        version::Version,
     },
+    proxy_key::ProxyKey,
     relay::{ClientSide, InfoPolicy, Relay, ServerSide},
     sessions::{Registered, Sessions},
     tally::{Tally, Totals},
     turn::{AnyPass, Doors, Turn},
-    upstream::{Placement, Servers, Slot},
+    upstream::Servers,
 };
 
 /// What all sessions share.
@@ -68,6 +72,8 @@ pub struct House {
     pub turned_away: Arc<Gate>,
     /// A refusal at the accept door is sent after a random delay up to this.
     pub refusal_spread: Duration,
+    /// The key by which servers know weir as a trusted proxy.
+    pub proxy_key: Option<ProxyKey>,
     /// The next session's id.
     pub next_id: AtomicU64,
 }
@@ -242,6 +248,9 @@ async fn admit(
     let (mut pass, accepted_by) = match dialled {
         Ok(both) => both,
         Err(NotAnswered::Refused(reason)) => return Err(refuse(down, reason).await),
+        Err(NotAnswered::TooLong) => {
+            return Err(leave_unfinished(down, Unfinished::Wrong(PrefaceError::TooLong), Phase::Dial).await);
+        }
         Err(NotAnswered::ServerSaid(words)) => {
             farewell::say(down, &words).await;
             return Err(End::Closed(Close { party: Party::Upstream, phase: Phase::Dial, cause: Cause::ServerError }));
@@ -372,117 +381,6 @@ enum Waited<L> {
     Turn(AnyPass),
     Left(L),
     InVain(Refusal),
-}
-
-/// Why no server took the client.
-enum NotAnswered {
-    Refused(Refusal),
-    /// `-ERR`, as the server wrote it.
-    ServerSaid(Vec<u8>),
-}
-
-/// Dials until a server has said its word; whatever goes wrong with one, the client is placed on the next without noticing.
-/// Not so one that has signed the nonce of the first, which is `dialled` already: it has to come back.
-async fn dial_until_answered(
-    house: &House,
-    mut pass: AnyPass,
-    mut dialled: Option<Dialled>,
-    connect: &Connect,
-    answer_by: Instant,
-) -> Result<(AnyPass, Box<Accepted>), NotAnswered> {
-    let mut words = Vec::with_capacity(512);
-    connect.write(&mut words);
-    words.extend_from_slice(PING);
-    let bound = dialled.is_some() && connect.signs();
-    let mut tried = Vec::new();
-    loop {
-        let began = Instant::now();
-        let answer = match dialled.take() {
-            Some(dialled) => hand_over(house, &mut pass, dialled, &words, began, answer_by).await,
-            None => match open(house, &mut pass.server, answer_by).await {
-                Ok(dialled) if connect.signs() && dialled.info().nonce().is_some() => {
-                    return Err(NotAnswered::Refused(Refusal::ServerCapacity));
-                }
-                Ok(dialled) => hand_over(house, &mut pass, dialled, &words, began, answer_by).await,
-                Err(err) => Err(err),
-            },
-        };
-        match answer {
-            Ok(Answer::Pong(accepted)) => return Ok((pass, accepted)),
-            Ok(Answer::Err(line)) => return Err(NotAnswered::ServerSaid(line)),
-            Err(err) => {
-                debug!(server = pass.server.server().name(), %err, "dial failed");
-                tried.push(pass.server.server().index());
-            }
-        }
-        if bound {
-            return Err(NotAnswered::Refused(Refusal::ServerCapacity));
-        }
-        // The failed server's slot goes back before the next one's is taken.
-        let Pass { server, account } = pass;
-        drop(server);
-        let server = place_again(house, &tried, answer_by).await.map_err(NotAnswered::Refused)?;
-        pass = Pass { server, account };
-    }
-}
-
-/// Finds a server other than those that were `tried`.
-async fn place_again(house: &House, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
-    loop {
-        let now = Instant::now();
-        if now >= deadline {
-            return Err(Refusal::HoldExpired);
-        }
-        match house.doors.place_again(tried, now.into_std(), &mut fastrand::Rng::new()) {
-            Placement::Placed(server) => return Ok(server),
-            Placement::Busy => tokio::time::sleep(Duration::from_millis(5)).await,
-            Placement::Full => return Err(Refusal::ServerCapacity),
-        }
-    }
-}
-
-/// Connects to the server of a slot and reads its INFO; what that says of the server is noted.
-async fn open(house: &House, slot: &mut Slot, deadline: Instant) -> Result<Dialled, DialError> {
-    let began = Instant::now();
-    let server = Arc::clone(slot.server());
-    // A server that does not even send INFO in half of what is left leaves the other half for another one.
-    let info_by = began + deadline.saturating_duration_since(began) / 2;
-    let dialled = match dial::dial(&server, info_by).await {
-        Ok(dialled) => dialled,
-        Err(err) => {
-            if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {
-                tracing::warn!(server = server.name(), %err, ?pause, "server ejected");
-            }
-            return Err(err);
-        }
-    };
-    server.answered();
-    slot.opened();
-    house.greetings.learn(server.index(), dialled.info());
-    Ok(dialled)
-}
-
-/// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.
-async fn hand_over(
-    house: &House,
-    pass: &mut AnyPass,
-    dialled: Dialled,
-    words: &[u8],
-    began: Instant,
-    answer_by: Instant,
-) -> Result<Answer, DialError> {
-    let server = Arc::clone(pass.server.server());
-    let names_account = Version::parse(dialled.info().version()).is_some_and(|v| v >= Version::new(2, 12, 0));
-    let answer = dialled.handshake(words, names_account, answer_by).await;
-    match &answer {
-        Ok(Answer::Pong(_)) => {
-            pass.server.session_began();
-            house.tally.servers[server.index()].handshake_seconds.observe(began.elapsed().as_secs_f64());
-        }
-        Err(DialError::Full) => server.said_full(Instant::now().into_std()),
-        _ => {}
-    }
-    answer
 }
 
 /// Takes the server's word for the account, and moves the slot when the guess was another.

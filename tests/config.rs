@@ -246,8 +246,8 @@ const WRONG: &[(&str, &str)] = &[
         "cluster.proxy_protocol: sending PROXY headers to servers is not in this build; remove the key",
     ),
     (
-        "[cluster]\nproxy_nkey_seed_file = \"p\"",
-        "cluster.proxy_nkey_seed_file: signing as a trusted proxy is not in this build; remove the key",
+        "[cluster]\nproxy_nkey_seed_file = \"\"",
+        "cluster.proxy_nkey_seed_file: it is empty; write the path of a file, such as \"weir.ports\"",
     ),
     ("[cluster]\ntls = {}", "cluster.tls: TLS towards servers is not in this build; remove the key"),
     ("[cluster]\npoll_interval = \"0s\"", "cluster.poll_interval: \"0s\" is too small; write \"50ms\" to \"3600s\""),

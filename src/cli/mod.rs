@@ -1,5 +1,7 @@
 //! The command line: what the arguments mean, what `weir check` prints, and the exit codes.
 
+mod nkey;
+
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
@@ -29,6 +31,8 @@ enum Command {
     Run(Run),
     /// Validate a configuration, print it with all defaults in force, and bind nothing.
     Check(Check),
+    /// Make the key of a trusted proxy, and print the configuration for it.
+    Nkey(nkey::Nkey),
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +75,7 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.execute(),
             Command::Check(check) => check.execute(),
+            Command::Nkey(nkey) => nkey.execute(),
         }
     }
 }
@@ -79,7 +84,7 @@ impl Run {
     fn execute(self) -> ExitCode {
         let config =
             if self.servers.is_empty() { Config::load(&self.config) } else { Config::from_servers(&self.servers) };
-        let config = match config {
+        let config = match config.and_then(with_secrets) {
             Ok(config) => config,
             Err(errors) => return refuse(&errors),
         };
@@ -99,7 +104,7 @@ impl Run {
 
 impl Check {
     fn execute(self) -> ExitCode {
-        match Config::load(&self.config) {
+        match Config::load(&self.config).and_then(with_secrets) {
             Ok(config) => {
                 let file = self.config.display();
                 let text = format!("# In force with {file}:\n{}", config.effective());
@@ -110,6 +115,11 @@ impl Check {
             Err(errors) => refuse(&errors),
         }
     }
+}
+
+/// Reads what the configuration only names.
+fn with_secrets(mut config: Config) -> Result<Config, Errors> {
+    config.read_secrets().map(|()| config)
 }
 
 fn refuse(errors: &Errors) -> ExitCode {

@@ -14,7 +14,6 @@ const LATER: &[(&str, &str, &str)] = &[
     ("listeners", "accept_proxy_protocol_from", "reading PROXY headers"),
     ("cluster", "tls", "TLS towards servers"),
     ("cluster", "proxy_protocol", "sending PROXY headers to servers"),
-    ("cluster", "proxy_nkey_seed_file", "signing as a trusted proxy"),
 ];
 
 /// What a reading leaves behind: what is wrong, and what is in force.

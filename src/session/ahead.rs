@@ -12,7 +12,11 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{End, House, Waited, place_again, refuse_at, wait};
+use super::{
+    End, House, Waited,
+    answer::{open, place_again},
+    refuse_at, wait,
+};
 use crate::{
     admission::{Applicant, Pass, Verdict},
     close::Refusal,
@@ -98,7 +102,7 @@ async fn open_any(house: &House, mut slot: Slot, deadline: Instant) -> Result<Op
     let mut tried = Vec::new();
     loop {
         let began = Instant::now();
-        match super::open(house, &mut slot, deadline).await {
+        match open(house, &mut slot, deadline).await {
             Ok(dialled) => {
                 slot.waits();
                 let expires = began + slot.server().auth_timeout().mul_f64(FOR_CONNECT);

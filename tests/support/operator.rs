@@ -57,6 +57,11 @@ impl Account {
         self.user_with(&self.key, json!({ "bearer_token": true }))
     }
 
+    /// A user who is to come through a trusted proxy only.
+    pub fn proxied(&self) -> User {
+        self.user_with(&self.key, json!({ "proxy_required": true }))
+    }
+
     fn user_with(&self, issuer: &KeyPair, more: Value) -> User {
         let key = KeyPair::new_user();
         let mut nats =
