@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::{
     dial,
     greeting::Greetings,
+    protocol::proxy_header,
     upstream::{Reading, Server, Wants},
 };
 
@@ -192,7 +193,8 @@ impl Poll {
 /// Reads a server's INFO by connecting and leaving. That takes one of its slots for a moment, so a full server is left alone.
 async fn learn_info(server: &Arc<Server>, greetings: &Greetings, wants: Wants) {
     let Some(_slot) = Server::reserve(server, Instant::now().into_std()) else { return };
-    match dial::dial(server, Instant::now() + INFO_TIMEOUT).await {
+    let header = if wants.proxy_protocol { proxy_header::LOCAL } else { b"" };
+    match dial::dial(server, header, Instant::now() + INFO_TIMEOUT).await {
         Ok(dialled) => {
             greetings.learn(server.index(), dialled.info());
             info!(

@@ -148,6 +148,7 @@ impl Parts {
             sessions: Arc::new(Sessions::default()),
             turned_away: Gate::new(room.turned_away),
             refusal_spread: config.admission.refusal_spread,
+            sends_proxy_headers: config.upstream.wants.proxy_protocol,
             proxy_key: config.proxy_key.clone(),
             next_id: AtomicU64::new(1),
             servers,
@@ -158,6 +159,7 @@ impl Parts {
                 face: Arc::clone(face),
                 gate: Gate::new((f64::from(one.max_clients) * room.share) as u32),
                 handshake_timeout: one.handshake_timeout,
+                believes: one.accept_proxy_protocol_from.clone(),
             });
             for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {
                 of_worker.push((socket, Arc::clone(&frontage)));

@@ -11,7 +11,7 @@ use self::{
     answer::{NotAnswered, dial_until_answered},
 };
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -39,8 +40,9 @@ use crate::{
         OK, PONG,
         connect::Connect,
         preface::{Preface, PrefaceError},
-        refusal,
+        proxy_header, refusal,
     },
+    proxied,
     proxy_key::ProxyKey,
     relay::{ClientSide, InfoPolicy, Relay, ServerSide},
     sessions::{Registered, Sessions},
@@ -74,6 +76,8 @@ pub struct House {
     pub refusal_spread: Duration,
     /// The key by which servers know weir as a trusted proxy.
     pub proxy_key: Option<ProxyKey>,
+    /// Whether the servers are told the clients' addresses by PROXY headers.
+    pub sends_proxy_headers: bool,
     /// The next session's id.
     pub next_id: AtomicU64,
 }
@@ -87,6 +91,8 @@ pub struct Frontage {
     pub gate: Arc<Gate>,
     /// From accept to CONNECT.
     pub handshake_timeout: Duration,
+    /// The load balancers whose PROXY headers are believed, and expected.
+    pub believes: Vec<IpNet>,
 }
 
 /// How a story ends.
@@ -116,12 +122,14 @@ struct Admitted {
 }
 
 /// One client, from accept to close.
-pub async fn serve(house: Arc<House>, frontage: Arc<Frontage>, down: TcpStream, peer: SocketAddr) {
+pub async fn serve(house: Arc<House>, frontage: Arc<Frontage>, down: TcpStream, mut peer: SocketAddr) {
+    // An IPv4 client of a socket for both families is an IPv4 client.
+    peer.set_ip(peer.ip().to_canonical());
     let id = house.next_id.fetch_add(1, Relaxed);
     let accepted = Instant::now();
     let mut who = Who::default();
     // What is needed only until the client is in lives on the heap until then: an idle session is small.
-    let admitted = Box::pin(admit(&house, &frontage, down, peer.ip(), id, accepted, &mut who)).await;
+    let admitted = Box::pin(admit(&house, &frontage, down, &mut peer, id, accepted, &mut who)).await;
     let mut totals = Totals::default();
     let end = match admitted {
         Err(end) => end,
@@ -177,11 +185,21 @@ async fn admit(
     house: &House,
     frontage: &Frontage,
     mut down: TcpStream,
-    source: IpAddr,
+    peer: &mut SocketAddr,
     id: u64,
     accepted: Instant,
     who: &mut Who,
 ) -> Result<Admitted, End> {
+    let deadline = accepted + frontage.handshake_timeout;
+    if frontage.believes.iter().any(|network| network.contains(&peer.ip())) {
+        match proxied::read(&mut down, deadline).await {
+            Ok(real) => *peer = real.unwrap_or(*peer),
+            Err(unfinished) => return Err(leave_unfinished(down, unfinished, Phase::Preface).await),
+        }
+    }
+    let source = peer.ip().to_canonical();
+    let header = proxy_header(house, &down, *peer);
+
     // The accept door.
     let entry = house.doors.at_accept(&frontage.gate, source, accepted.into_std());
 
@@ -192,7 +210,7 @@ async fn admit(
     };
     let mut ahead = match (&entry, house.greetings.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
-        (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, source, accepted).await?,
+        (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted).await?,
         (_, Shape::Unknown) | (Err(_), Shape::DialFirst) => Ahead::Not(Refusal::ServerCapacity),
     };
     let mut greeting = Vec::with_capacity(512);
@@ -201,7 +219,6 @@ async fn admit(
         Ahead::Not(_) => frontage.face.greet_with_nonce(id, source, &mut greeting),
         Ahead::NotNeeded => frontage.face.greet(id, source, &mut greeting),
     }
-    let deadline = accepted + frontage.handshake_timeout;
     let exchange = preface::exchange(&mut down, &greeting, house.servers.max_control_line(), deadline);
     let Arrival { mut connect, mut preface } = match ahead.lasts_through(exchange).await {
         Ok(arrival) => arrival,
@@ -242,7 +259,7 @@ async fn admit(
     let policy = expect_info(&mut connect);
     let answer_by = Instant::from_std(deadlines.answer_by);
     let dialled = tokio::select! {
-        dialled = dial_until_answered(house, pass, dialled, &connect, answer_by) => dialled,
+        dialled = dial_until_answered(house, pass, dialled, &connect, &header, answer_by) => dialled,
         left = preface::watch(&mut down, &mut preface) => return Err(leave_unfinished(down, left, Phase::Dial).await),
     };
     let (mut pass, accepted_by) = match dialled {
@@ -305,6 +322,17 @@ async fn admit(
             Err(closed(ended.party, ended.cause))
         }
     }
+}
+
+/// What tells a server where this client comes from; empty where servers are not told.
+fn proxy_header(house: &House, down: &TcpStream, client: SocketAddr) -> Vec<u8> {
+    let mut header = Vec::new();
+    if house.sends_proxy_headers
+        && let Ok(here) = down.local_addr()
+    {
+        proxy_header::write(client, here, &mut header);
+    }
+    header
 }
 
 /// Makes sure that the server tells what account the client is in. Servers since 2.12 do so in the INFO after the first PONG,

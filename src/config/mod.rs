@@ -16,6 +16,8 @@ mod section;
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::Path, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
+
 pub use args::ServerArg;
 pub use effective::Effective;
 pub use error::{ConfigError, Errors, Wrong};
@@ -30,6 +32,8 @@ pub struct ListenerConfig {
     pub listen: SocketAddr,
     /// What clients are told in `connect_urls`, as `host:port`; empty tells them nothing.
     pub advertise: Vec<String>,
+    /// The load balancers whose PROXY headers are believed, and expected.
+    pub accept_proxy_protocol_from: Vec<IpNet>,
     /// The most clients at once, 1 to 10 million.
     pub max_clients: u32,
     /// From accept to a complete CONNECT, 10 ms to 60 s.

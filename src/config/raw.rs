@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     ListenerConfig, LogConfig, LogFormat, LogLevel,
-    address::{Address, MonitorUrl},
+    address::{Address, MonitorUrl, Network},
     effective::Line,
     error::Wrong,
     leaf::{Leaf, Name, Percent, any, misfit, within, word},
@@ -106,15 +106,14 @@ fn listener(s: &mut Section<'_>) -> ListenerConfig {
 
 fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
     s.value("kind", Kind::Client, any);
-    let advertise = s.list::<Address>("advertise");
     // None: a client that knows no other address comes back through this one.
-    let given = advertise.is_some();
-    let advertise = advertise.unwrap_or_default();
-    let advertise = Addresses(advertise.into_iter().map(|(_, a)| a).collect());
-    s.in_force("advertise", &advertise, given);
+    let advertise = list::<Address>(s, "advertise");
+    // None: a header says who the client is, and anybody who is believed could say anything.
+    let believed = list::<Network>(s, "accept_proxy_protocol_from");
     ListenerConfig {
         listen,
-        advertise: advertise.0.into_iter().map(|a| a.0).collect(),
+        advertise: advertise.into_iter().map(|a| a.0).collect(),
+        accept_proxy_protocol_from: believed.into_iter().map(|n| n.0).collect(),
         // nats-server's own default for max_connections.
         max_clients: s.value("max_clients", 65_536, within(1..=MOST_CLIENTS)),
         // Go, Java and C give up 2 s after they connected; who sent no CONNECT by then never will.
@@ -140,10 +139,19 @@ impl Leaf for Kind {
     }
 }
 
-#[derive(PartialEq)]
-struct Addresses(Vec<Address>);
+/// A list whose absence is an empty list.
+fn list<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Vec<T> {
+    let entries = s.list::<T>(key);
+    let given = entries.is_some();
+    let entries = List(entries.unwrap_or_default().into_iter().map(|(_, entry)| entry).collect());
+    s.in_force(key, &entries, given);
+    entries.0
+}
 
-impl Leaf for Addresses {
+#[derive(PartialEq)]
+struct List<T>(Vec<T>);
+
+impl<T: Leaf> Leaf for List<T> {
     fn read(node: &Node) -> Result<Self, Wrong> {
         Err(misfit(node, "write a list"))
     }
@@ -170,6 +178,8 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>) {
     let warn_at = s.value("warn_at", Percent(0.8), within(Percent(0.01)..=Percent(1.0)));
     // A server that has just started is busy with routes, JetStream and caches; ten seconds spread the newcomers.
     let slow_start = s.value("slow_start", 10 * SECOND, within(Duration::ZERO..=HOUR));
+    // Off: a server that does not expect the header takes it for a broken client.
+    let proxy_protocol = s.value("proxy_protocol", false, any);
     // None: a server that trusts no proxy ignores the signature, but then nobody asked for one.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
     let servers = s.tables("cluster.servers", "servers", server);
@@ -184,7 +194,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>) {
         reserve: reserve.0,
         warn_at: warn_at.0,
         slow_start,
-        wants: upstream::Wants { proxy_signature: seed_file.is_some(), proxy_protocol: false },
+        wants: upstream::Wants { proxy_signature: seed_file.is_some(), proxy_protocol },
         servers: servers.unwrap_or_default(),
     };
     (params, seed_file)

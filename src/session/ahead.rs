@@ -64,7 +64,13 @@ impl Opened {
 }
 
 /// Waits for a turn and dials. The error is the end of a client that has left meanwhile.
-pub(super) async fn dial(house: &House, down: &TcpStream, source: IpAddr, accepted: Instant) -> Result<Ahead, End> {
+pub(super) async fn dial(
+    house: &House,
+    down: &TcpStream,
+    header: &[u8],
+    source: IpAddr,
+    accepted: Instant,
+) -> Result<Ahead, End> {
     let patience = house.doors.patience();
     let hold_until = patience.before_info(accepted.into_std());
     let client = house.keys.client(source, house.keys.credential(Credential::Nothing), None);
@@ -85,7 +91,7 @@ pub(super) async fn dial(house: &House, down: &TcpStream, source: IpAddr, accept
         Waited::InVain(reason) => return Ok(Ahead::Not(reason)),
     };
     let deadline = Instant::from_std(patience.deadlines(None, accepted.into_std(), accepted.into_std()).hold_until);
-    let mut opening = pin!(open_any(house, slot, deadline));
+    let mut opening = pin!(open_any(house, slot, header, deadline));
     let left = tokio::select! {
         opened = &mut opening => return Ok(opened.map_or_else(Ahead::Not, |o| Ahead::Dialled(Box::new(o)))),
         () = preface::left_ungreeted(down) => End::Probe,
@@ -98,11 +104,11 @@ pub(super) async fn dial(house: &House, down: &TcpStream, source: IpAddr, accept
 }
 
 /// Opens a connection to the server of `slot`, or to another one.
-async fn open_any(house: &House, mut slot: Slot, deadline: Instant) -> Result<Opened, Refusal> {
+async fn open_any(house: &House, mut slot: Slot, header: &[u8], deadline: Instant) -> Result<Opened, Refusal> {
     let mut tried = Vec::new();
     loop {
         let began = Instant::now();
-        match open(house, &mut slot, deadline).await {
+        match open(house, &mut slot, header, deadline).await {
             Ok(dialled) => {
                 slot.waits();
                 let expires = began + slot.server().auth_timeout().mul_f64(FOR_CONNECT);

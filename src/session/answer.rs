@@ -64,6 +64,7 @@ pub(super) async fn dial_until_answered(
     mut pass: AnyPass,
     mut dialled: Option<Dialled>,
     connect: &Connect,
+    header: &[u8],
     answer_by: Instant,
 ) -> Result<(AnyPass, Box<Accepted>), NotAnswered> {
     let bound = dialled.is_some() && connect.signs();
@@ -72,7 +73,7 @@ pub(super) async fn dial_until_answered(
         let began = Instant::now();
         let opened = match dialled.take() {
             Some(dialled) => Ok(dialled),
-            None => open(house, &mut pass.server, answer_by).await,
+            None => open(house, &mut pass.server, header, answer_by).await,
         };
         let answer = match opened {
             // It has signed another nonce, or none: this server would call it a liar.
@@ -121,12 +122,17 @@ pub(super) async fn place_again(house: &House, tried: &[usize], deadline: Instan
 }
 
 /// Connects to the server of a slot and reads its INFO; what that says of the server is noted.
-pub(super) async fn open(house: &House, slot: &mut Slot, deadline: Instant) -> Result<Dialled, DialError> {
+pub(super) async fn open(
+    house: &House,
+    slot: &mut Slot,
+    header: &[u8],
+    deadline: Instant,
+) -> Result<Dialled, DialError> {
     let began = Instant::now();
     let server = Arc::clone(slot.server());
     // A server that does not even send INFO in half of what is left leaves the other half for another one.
     let info_by = began + deadline.saturating_duration_since(began) / 2;
-    let dialled = match dial::dial(&server, info_by).await {
+    let dialled = match dial::dial(&server, header, info_by).await {
         Ok(dialled) => dialled,
         Err(err) => {
             if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {

@@ -57,6 +57,11 @@ impl Account {
         self.user_with(&self.key, json!({ "bearer_token": true }))
     }
 
+    /// A user who may come from this network only.
+    pub fn from_network(&self, network: &str) -> User {
+        self.user_with(&self.key, json!({ "src": [network] }))
+    }
+
     /// A user who is to come through a trusted proxy only.
     pub fn proxied(&self) -> User {
         self.user_with(&self.key, json!({ "proxy_required": true }))
