@@ -253,6 +253,10 @@ async fn admit(
     who.client = Some(client);
     who.account = Some(Arc::clone(&account));
     let applicant = Applicant { account, client, hold_until: deadlines.hold_until };
+    if house.doors.damping().is_damped_as(source, credential_key, connected.into_std()) {
+        ahead.let_go().await;
+        return Err(turn_away(house, Refusal::SourceRate, &applicant, down, &mut preface).await);
+    }
     let (pass, dialled, mut down) = ahead.enter(house, applicant, &connect, down, &mut preface).await?;
 
     // The dial.
@@ -269,10 +273,14 @@ async fn admit(
             return Err(leave_unfinished(down, Unfinished::Wrong(PrefaceError::TooLong), Phase::Dial).await);
         }
         Err(NotAnswered::ServerSaid(words)) => {
+            if refusal::is_bad_login(&words) {
+                house.doors.damping().failed(source, credential_key, Instant::now().into_std());
+            }
             farewell::say(down, &words).await;
             return Err(End::Closed(Close { party: Party::Upstream, phase: Phase::Dial, cause: Cause::ServerError }));
         }
     };
+    house.doors.damping().succeeded(source, credential_key);
     let server = Arc::clone(pass.server.server());
     who.server = Some(server.name().to_owned());
 
@@ -434,6 +442,21 @@ async fn refuse_at(mut down: TcpStream, preface: &mut Preface, reason: Refusal, 
         () = sleep_until(at) => refuse(down, reason).await,
         left = preface::watch(&mut down, preface) => leave_unfinished(down, left, Phase::Hold).await,
     }
+}
+
+/// Refuses at a random moment within the client's time.
+async fn turn_away(
+    house: &House,
+    reason: Refusal,
+    applicant: &Applicant,
+    down: TcpStream,
+    preface: &mut Preface,
+) -> End {
+    let now = Instant::now().into_std();
+    let (at, delay) = house.doors.turn_away(reason, applicant, now, &mut fastrand::Rng::new());
+    let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
+    drop(delay);
+    end
 }
 
 /// The polite refusal: CONNECT has been read, so the reason can be.

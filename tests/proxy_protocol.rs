@@ -191,7 +191,7 @@ async fn the_src_limit_of_a_jwt_sees_the_real_address() {
     let config = operator.server_config();
     let server = NatsServer::start(ServerOptions::default().with("proxy_protocol: true").with(&config)).await;
     let weir = WeirConfig::of_servers(&[&server]).listener(BELIEVED).cluster("proxy_protocol = true").start().await;
-    let user = operator.account(0).from_network("192.0.2.0/24");
+    let user = operator.account(0).limited_to("192.0.2.0/24");
     let login = Login::jwt(&user.jwt, &user.key);
     attempt(&weir, &v2("192.0.2.77"), &login).await.expect_in().round_trip().await.unwrap();
     let outside = attempt(&weir, &v2("192.0.3.77"), &login).await;

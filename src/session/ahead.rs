@@ -15,7 +15,7 @@ use tracing::debug;
 use super::{
     End, House, Waited,
     answer::{open, place_again},
-    refuse_at, wait,
+    turn_away, wait,
 };
 use crate::{
     admission::{Applicant, Pass, Verdict},
@@ -76,6 +76,9 @@ pub(super) async fn dial(
     let client = house.keys.client(source, house.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
     let now = Instant::now().into_std();
+    if house.doors.damping().is_damped(source, now) {
+        return Ok(Ahead::Not(Refusal::SourceRate));
+    }
     let rng = &mut fastrand::Rng::new();
     let verdict = house.doors.at_accept_turn(source, client, hold_until, now, rng, || Turn(turn));
     let waited = match verdict {
@@ -181,9 +184,6 @@ impl Ahead {
         let Some(reason) = refused else {
             return super::enter(house, applicant, down, preface).await.map(|(pass, down)| (pass, None, down));
         };
-        let (at, delay) = house.doors.turn_away(reason, &applicant, now, &mut fastrand::Rng::new());
-        let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
-        drop(delay);
-        Err(end)
+        Err(turn_away(house, reason, &applicant, down, preface).await)
     }
 }

@@ -58,7 +58,7 @@ impl Account {
     }
 
     /// A user who may come from this network only.
-    pub fn from_network(&self, network: &str) -> User {
+    pub fn limited_to(&self, network: &str) -> User {
         self.user_with(&self.key, json!({ "src": [network] }))
     }
 
