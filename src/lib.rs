@@ -6,7 +6,7 @@
 //! - F0 words: [`protocol`], [`close`]. Bytes in, values out; no clock, socket, log or lock.
 //! - F1 decisions: [`identity`], [`admission`], [`upstream`]. `now` goes in, a verdict comes out.
 //! - F2 verbs: one file, one thing done with sockets; [`session`] strings them together.
-//! - F3 assembly: [`config`], [`metrics`], [`http`], [`server`], [`cli`].
+//! - F3 assembly: [`config`], [`metrics`], [`http`], [`server`], [`cli`], and the tools in [`storm`].
 
 pub mod close;
 pub mod protocol;
@@ -38,3 +38,4 @@ pub mod limits;
 pub mod logging;
 pub mod metrics;
 pub mod server;
+pub mod storm;

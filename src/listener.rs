@@ -9,8 +9,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::socket;
-
 /// After an accept error (no descriptors left, mostly) the loop waits, longer each time, as nats-server does
 /// (`ACCEPT_MIN_SLEEP` and `ACCEPT_MAX_SLEEP`, const.go).
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -24,10 +22,7 @@ pub async fn accept(listener: TcpListener, stop: CancellationToken, mut serve: i
         match accepted {
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
-                // A client that is gone already needs no options.
-                if socket::tune(&stream).is_ok() {
-                    serve(stream, peer);
-                }
+                serve(stream, peer);
             }
             Err(err) if concerns_one_connection(&err) => {}
             Err(err) => {

@@ -12,6 +12,7 @@ use self::{
 };
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -29,7 +30,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Entry, Gate, Ticket, Verdict},
+    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Ticket, Verdict},
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
     farewell,
@@ -44,7 +45,7 @@ use crate::{
     },
     proxied,
     proxy_key::ProxyKey,
-    relay::{ClientSide, InfoPolicy, Relay, ServerSide},
+    relay::{ClientSide, Ended, InfoPolicy, Relay, ServerSide},
     sessions::{Registered, Sessions},
     tally::{Tally, Totals},
     turn::{AnyPass, Doors, Turn},
@@ -116,7 +117,7 @@ struct Who {
 struct Admitted {
     relay: Relay,
     /// Held for as long as the session lives.
-    pass: AnyPass,
+    _pass: AnyPass,
     _entry: Entry,
     registered: Registered,
 }
@@ -133,18 +134,25 @@ pub async fn serve(house: Arc<House>, frontage: Arc<Frontage>, down: TcpStream, 
     let mut totals = Totals::default();
     let end = match admitted {
         Err(end) => end,
-        Ok(Admitted { relay, pass, _entry, registered }) => {
+        Ok(mut admitted) => {
             let began = Instant::now();
-            let ended;
-            (ended, totals) = relay.run(registered.handle()).await;
-            drop(pass);
+            let ended = admitted.relay.run(admitted.registered.handle()).await;
             if let Some(client) = who.client {
                 house.doors.session_ended(client, began.elapsed(), Instant::now().into_std());
             }
+            totals = Box::pin(let_go(admitted, ended)).await;
             End::Closed(Close { party: ended.party, phase: Phase::Relay, cause: ended.cause })
         }
     };
     tell(&house, end, totals, peer, id, accepted, &who);
+}
+
+/// Ends a session properly; only then its slots are given back.
+async fn let_go(admitted: Box<Admitted>, ended: Ended) -> Totals {
+    let Admitted { relay, _pass, _entry, registered } = *admitted;
+    let totals = relay.finish(ended).await;
+    drop(registered);
+    totals
 }
 
 /// Counts and logs an end, once.
@@ -189,7 +197,7 @@ async fn admit(
     id: u64,
     accepted: Instant,
     who: &mut Who,
-) -> Result<Admitted, End> {
+) -> Result<Box<Admitted>, End> {
     let deadline = accepted + frontage.handshake_timeout;
     if frontage.believes.iter().any(|network| network.contains(&peer.ip())) {
         match proxied::read(&mut down, deadline).await {
@@ -220,7 +228,7 @@ async fn admit(
         Ahead::NotNeeded => frontage.face.greet(id, source, &mut greeting),
     }
     let exchange = preface::exchange(&mut down, &greeting, house.servers.max_control_line(), deadline);
-    let Arrival { mut connect, mut preface } = match ahead.lasts_through(exchange).await {
+    let Arrival { mut connect, mut preface } = match ahead.lasts_through(house, source, exchange).await {
         Ok(arrival) => arrival,
         Err(unfinished) => {
             ahead.let_go().await;
@@ -252,7 +260,8 @@ async fn admit(
     let account = house.directory.account(credential, credential_key);
     who.client = Some(client);
     who.account = Some(Arc::clone(&account));
-    let applicant = Applicant { account, client, hold_until: deadlines.hold_until };
+    let Deadlines { hold_until, answer_by } = deadlines;
+    let applicant = Applicant { account, client, hold_until, answer_by };
     if house.doors.damping().is_damped_as(source, credential_key, connected.into_std()) {
         ahead.let_go().await;
         return Err(turn_away(house, Refusal::SourceRate, &applicant, down, &mut preface).await);
@@ -261,7 +270,7 @@ async fn admit(
 
     // The dial.
     let policy = expect_info(&mut connect);
-    let answer_by = Instant::from_std(deadlines.answer_by);
+    let answer_by = Instant::from_std(answer_by);
     let dialled = tokio::select! {
         dialled = dial_until_answered(house, pass, dialled, &connect, &header, answer_by) => dialled,
         left = preface::watch(&mut down, &mut preface) => return Err(leave_unfinished(down, left, Phase::Dial).await),
@@ -323,7 +332,7 @@ async fn admit(
             if house.doors.is_draining() {
                 registered.handle().end();
             }
-            Ok(Admitted { relay, pass, _entry: entry, registered })
+            Ok(Box::new(Admitted { relay, _pass: pass, _entry: entry, registered }))
         }
         Err((down, ended)) => {
             farewell::say(down, b"").await;
@@ -370,8 +379,8 @@ async fn enter(
             drop(delay);
             return Err(end);
         }
-        Verdict::Hold { ticket, give_up } => {
-            wait(house, ticket, give_up, turn_comes, preface::watch(&mut down, preface)).await
+        Verdict::Hold { ticket, look_again } => {
+            wait(house, ticket, look_again, turn_comes, preface::watch(&mut down, preface)).await
         }
     };
     match waited {
@@ -381,35 +390,35 @@ async fn enter(
     }
 }
 
-/// Waits for a turn, until `give_up`, or until `left` says that the client is not there any more.
+/// Waits for a turn as long as there is hope, or until `left` says that the client is not there any more.
 async fn wait<L>(
     house: &House,
     ticket: Ticket,
-    give_up: std::time::Instant,
+    mut look_again: std::time::Instant,
     mut turn_comes: oneshot::Receiver<AnyPass>,
     left: impl Future<Output = L>,
 ) -> Waited<L> {
     let began = Instant::now();
     house.arrived.notify_one();
-    let waited = tokio::select! {
-        biased;
-        pass = &mut turn_comes => Ok(pass),
-        left = left => Err(Some(left)),
-        () = sleep_until(Instant::from_std(give_up)) => Err(None),
+    let mut left = pin!(left);
+    let waited = loop {
+        tokio::select! {
+            biased;
+            turn = &mut turn_comes => break Waited::of_turn(house, turn),
+            left = &mut left => {
+                let _ = house.doors.leave(&ticket, Instant::now().into_std());
+                break Waited::Left(left);
+            }
+            () = sleep_until(Instant::from_std(look_again)) => {}
+        }
+        match house.doors.look_again(&ticket, Instant::now().into_std(), &mut fastrand::Rng::new()) {
+            Outlook::Hope(until) => look_again = until,
+            Outlook::None(reason) => break Waited::InVain(reason),
+            Outlook::Gone => break Waited::of_turn(house, turn_comes.await),
+        }
     };
     house.tally.hold_seconds.observe(began.elapsed().as_secs_f64());
-    let now = Instant::now().into_std();
-    let turn = match waited {
-        Ok(turn) => turn,
-        Err(left) => match (house.doors.leave(&ticket, now), left) {
-            (_, Some(left)) => return Waited::Left(left),
-            (Some(reason), None) => return Waited::InVain(reason),
-            // The turn came in the same moment.
-            (None, None) => turn_comes.await,
-        },
-    };
-    // The queue itself sent the client away: a drain, or a deadline that it saw before this session's timer did.
-    turn.map_or_else(|_| Waited::InVain(house.doors.why_no_turn(now)), Waited::Turn)
+    waited
 }
 
 /// How a wait ends.
@@ -417,6 +426,13 @@ enum Waited<L> {
     Turn(AnyPass),
     Left(L),
     InVain(Refusal),
+}
+
+impl<L> Waited<L> {
+    /// Without a turn it was the queue that sent the client away: a drain, or a deadline that it saw before the session did.
+    fn of_turn(house: &House, turn: Result<AnyPass, oneshot::error::RecvError>) -> Self {
+        turn.map_or_else(|_| Self::InVain(house.doors.why_no_turn(Instant::now().into_std())), Self::Turn)
+    }
 }
 
 /// Takes the server's word for the account, and moves the slot when the guess was another.
@@ -480,5 +496,21 @@ async fn leave_unfinished(down: TcpStream, unfinished: Unfinished, phase: Phase)
             farewell::say(down, words).await;
             End::Refused(Refusal::Protocol)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that a function makes.
+    fn future_size<A, B, C, D, F: Future>(_: &impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        let size = future_size(&serve);
+        assert!(size <= 512, "{size} bytes for every idle session");
     }
 }

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 /// Keepalive: a peer that vanished without a word is noticed after about 60 + 3 × 15 s, well under the two missed NATS
 /// pings (4 min) that it takes a server.
@@ -14,12 +14,13 @@ const USER_TIMEOUT: Duration = Duration::from_secs(105);
 /// Connections that may wait for `accept`. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 
-/// Sets what every connection of weir has: no delay, keepalive, user timeout.
+/// Sets what every connection of weir has: no delay, keepalive, user timeout. Those that are accepted inherit it from their
+/// listener (tcp(7)), which saves six system calls a client.
 ///
 /// # Errors
 /// The kernel's; a connection that is gone already, mostly.
-pub fn tune(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
+pub fn tune<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<()> {
+    let socket = socket.into();
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&KEEPALIVE)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
@@ -52,6 +53,7 @@ pub fn listeners(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net
     for _ in 0..workers {
         let address = all.first().map_or(Ok(address), std::net::TcpListener::local_addr)?;
         let socket = bound(address, true)?;
+        tune(&socket)?;
         socket.listen(BACKLOG)?;
         all.push(socket.into());
     }
@@ -64,4 +66,38 @@ pub fn listeners(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net
 /// The runtime cannot watch it.
 pub fn on_this_runtime(listener: std::net::TcpListener) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn accepted_connections_inherit_the_options() {
+        let all = listeners("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let address = all[0].local_addr().unwrap();
+        assert_eq!(all[1].local_addr().unwrap(), address);
+        let clients: Vec<_> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let mut seen = 0;
+        for listener in &all {
+            // Accept is nonblocking: what the kernel gave to the other worker's socket is not here.
+            while let Ok((accepted, _)) = listener.accept() {
+                let socket = SockRef::from(&accepted);
+                assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+                assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, clients.len());
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_not_shared() {
+        let first = listeners("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let err = listeners(first[0].local_addr().unwrap(), 2).unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::AddrInUse);
+    }
 }

@@ -302,8 +302,8 @@ const WRONG: &[(&str, &str)] = &[
     ),
     ("[admission]\nrate = 0", "admission.rate: 0 admits nobody; write 1 or more, or leave the key out for no limit"),
     (
-        "[admission]\nrate = \"adaptive\"",
-        "admission.rate: \"adaptive\" is not in this build; write the number of new clients per second the cluster can take, or leave the key out for no limit",
+        "[admission]\nrate = \"adaptive\"\nburst = 5",
+        "admission.burst: it does nothing without a number as rate; leave it out, or write a number as rate",
     ),
     ("[admission]\nburst = 5", "admission.burst: it does nothing without a rate; write a rate beside it"),
     ("[admission]\nmax_hold = \"21s\"", "admission.max_hold: \"21s\" is too large; write \"0s\" to \"20s\""),

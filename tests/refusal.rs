@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use support::client::{End, Op};
 use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const FULL: &str = "maximum connections exceeded";
 const QUOTA: &str = "maximum account active connections exceeded";
@@ -61,6 +62,42 @@ async fn every_shape_of_handshake_is_refused_politely() {
         }
         let (said, end) = client.rest(PATIENCE).await;
         assert_eq!((said.as_str(), end), ("-ERR 'maximum connections exceeded'\r\n", End::Eof), "{shape:?}");
+    }
+    drop(clients);
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_on_talking_can_read_why_too() {
+    let (_server, weir, clients) = full().await;
+    let ends = at_once(20, |_| {
+        let address = weir.address.clone();
+        async move {
+            let mut client = RawClient::greeted(&address).await.unwrap();
+            client.send(format!("{}PING\r\n", Login::nobody().connect_line()).as_bytes()).await.unwrap();
+            let (mut reader, mut writer) = client.split();
+            let mut talk = async || {
+                let written = writer.write_all(b"PUB a 2\r\nhi\r\n").await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                written
+            };
+            // Until something is there to be read, and a little longer, as one who has not read it yet.
+            let answered = async || tokio::time::timeout(Duration::ZERO, reader.get_ref().readable()).await.is_ok();
+            while !answered().await {
+                talk().await.expect("weir listens");
+            }
+            for _ in 0..10 {
+                talk().await.expect("weir still listens: a reset might overtake its last word");
+            }
+            let mut said = String::new();
+            let read = tokio::time::timeout(PATIENCE, reader.read_to_string(&mut said)).await;
+            (said, format!("{read:?}"))
+        }
+    })
+    .await;
+    for (said, end) in ends {
+        assert_eq!(said, "-ERR 'maximum connections exceeded'\r\n", "{end}");
+        assert!(end.starts_with("Ok(Ok("), "no reset: {end}");
     }
     drop(clients);
     weir.assert_nothing_leaked().await;

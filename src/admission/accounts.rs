@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     num::NonZeroU32,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -14,6 +14,8 @@ use dashmap::DashMap;
 use governor::clock::Clock;
 
 use super::{AccountLimits, Quota, rate::Tokens};
+
+use crate::upstream::pressure::Floor;
 
 /// An account nobody uses is forgotten after this, its token bucket with it (any bucket that matters is full by then).
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -25,9 +27,30 @@ pub struct Account<C: Clock> {
     limits: AccountLimits,
     connections: AtomicU32,
     tokens: Option<Tokens<C>>,
+    login: Mutex<Login>,
+}
+
+/// What a login of an account takes.
+#[derive(Debug, Default)]
+struct Login {
+    floor: Floor,
+    /// Smoothed over the last few.
+    lately: Duration,
 }
 
 impl<C: Clock> Account<C> {
+    /// Takes in what a login took; returns the least that one takes.
+    pub fn logged_in(&self, now: Instant, took: Duration) -> Duration {
+        let mut login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
+        login.lately = if login.lately.is_zero() { took } else { login.lately.mul_f64(0.9) + took.mul_f64(0.1) };
+        login.floor.sample(now, took)
+    }
+
+    /// What a login has taken lately; zero while unknown.
+    pub fn login_takes(&self) -> Duration {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner).lately
+    }
+
     /// Its name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
@@ -59,7 +82,15 @@ impl<C: Clock> AccountSlot<C> {
     /// A slot of no account, under a name to queue by: for a client that has not said yet who it is. Nothing is counted.
     pub(super) fn of_nobody(name: Arc<str>) -> Self {
         let limits = AccountLimits { quota: Quota::default(), weight: NonZeroU32::MIN };
-        Self { account: Arc::new(Account { name, limits, connections: AtomicU32::new(1), tokens: None }) }
+        Self {
+            account: Arc::new(Account {
+                name,
+                limits,
+                connections: AtomicU32::new(1),
+                tokens: None,
+                login: Mutex::default(),
+            }),
+        }
     }
 }
 
@@ -104,7 +135,13 @@ impl<C: Clock + Clone> Accounts<C> {
         let mut entry = self.map.entry(Arc::clone(name)).or_insert_with(|| {
             let limits = self.configured.get(&**name).copied().unwrap_or(self.default);
             let tokens = limits.quota.rate.map(|rate| Tokens::new(rate, &self.clock));
-            let account = Account { name: Arc::clone(name), limits, connections: AtomicU32::new(0), tokens };
+            let account = Account {
+                name: Arc::clone(name),
+                limits,
+                connections: AtomicU32::new(0),
+                tokens,
+                login: Mutex::default(),
+            };
             Entry { account: Arc::new(account), used_at: now }
         });
         entry.used_at = now;

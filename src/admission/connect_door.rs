@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use governor::clock::Clock;
@@ -23,11 +23,8 @@ use crate::{
     upstream::{Placement, Slot},
 };
 
-/// While a client has less time left than this it takes any server with room.
-const URGENT: Duration = Duration::from_millis(250);
-/// How soon to look again when servers are busy or full: they have no timer to wait for.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
+/// Of what a login takes, so much is kept free before the client's deadline.
+const LOGIN_MARGIN: f64 = 1.3;
 /// Who asks.
 #[derive(Debug)]
 pub struct Applicant {
@@ -37,6 +34,8 @@ pub struct Applicant {
     pub client: ClientKey,
     /// How long it may wait.
     pub hold_until: Instant,
+    /// When it must have its PONG.
+    pub answer_by: Instant,
 }
 
 /// What an admitted client holds; everything is given back on drop.
@@ -53,12 +52,12 @@ pub struct Pass<C: Clock> {
 pub enum Verdict<C: Clock> {
     /// Dial.
     Admit(Pass<C>),
-    /// Wait: the waiter is told when the turn comes. At `give_up` it must [`Admission::leave`].
+    /// Wait: the waiter is told when the turn comes.
     Hold {
         /// The place in the queue.
         ticket: Ticket,
-        /// When to give up: the client's deadline, or earlier at random when its turn cannot come in time.
-        give_up: Instant,
+        /// When to ask [`Admission::look_again`] whether there is still hope.
+        look_again: Instant,
     },
     /// Say no, at the time given.
     Refuse {
@@ -84,9 +83,9 @@ impl Drop for Delay {
 }
 
 /// Why a client cannot go in this moment.
-enum Blocked {
-    AccountRate(Duration),
-    Pace(Duration),
+pub(super) enum Blocked {
+    AccountRate,
+    Pace,
     Busy,
     Full,
 }
@@ -122,7 +121,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         waiter: impl FnOnce() -> W,
     ) -> Verdict<C> {
         let lane = Source::from(source).lane();
-        let applicant = Applicant { account: Arc::clone(&lane), client, hold_until };
+        // What its login takes is not known before its account is; patience has left time for it.
+        let applicant = Applicant { account: Arc::clone(&lane), client, hold_until, answer_by: hold_until };
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
@@ -154,6 +154,10 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
     ) -> Verdict<C> {
+        // A login that takes long, or is made to by others, must end in time too.
+        let login_takes = account.account().login_takes().mul_f64(LOGIN_MARGIN);
+        let hold_until =
+            applicant.answer_by.checked_sub(login_takes).map_or(now, |latest| latest.min(applicant.hold_until));
         let mut account_paid = false;
         // Whoever waits already goes first; so the direct way is open only while nobody does.
         let blocked = if self.held() == 0 {
@@ -167,25 +171,19 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         } else {
             self.blocked_behind_the_queue(now)
         };
-        if now >= applicant.hold_until {
+        if now >= hold_until {
             return self.refuse_now(self.reason(&blocked, now), applicant, now);
         }
         if self.held() + self.delayed() >= self.max_held {
             return self.refuse_now(Refusal::QueueFull, applicant, now);
         }
-        let give_up = self.give_up(&blocked, applicant, now, rng);
         let standing = self.seniority.standing(applicant.client, now);
-        let held = Held {
-            waiter: waiter(),
-            account,
-            account_paid,
-            hold_until: applicant.hold_until,
-            client: applicant.client,
-        };
+        let held = Held { waiter: waiter(), account, account_paid, hold_until, client: applicant.client };
         let mut waiting = self.waiting();
         let ticket = waiting.queue.push(held, standing);
         self.held.store(waiting.queue.len(), Relaxed);
-        Verdict::Hold { ticket, give_up }
+        drop(waiting);
+        Verdict::Hold { ticket, look_again: self.next_look(&blocked, hold_until, now, rng) }
     }
 
     fn try_admit(
@@ -196,7 +194,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         rng: &mut fastrand::Rng,
     ) -> Result<Slot, Blocked> {
         if let Some(tokens) = account.account().tokens() {
-            tokens.take().map_err(Blocked::AccountRate)?;
+            tokens.take().map_err(|_| Blocked::AccountRate)?;
             *account_paid = true;
         }
         let server = match self.servers.place(now, &[], false, rng) {
@@ -205,7 +203,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             Placement::Full => return Err(Blocked::Full),
         };
         if let Some(pace) = &self.pace {
-            pace.take().map_err(Blocked::Pace)?;
+            pace.take().map_err(|_| Blocked::Pace)?;
         }
         Ok(server)
     }
@@ -215,34 +213,15 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if self.held() >= self.servers.headroom(now) as usize {
             return Blocked::Full;
         }
-        match &self.pace {
-            Some(pace) => Blocked::Pace(Duration::from_secs(1) / pace.per_second().get()),
-            None => Blocked::Busy,
-        }
+        if self.pace.is_some() { Blocked::Pace } else { Blocked::Busy }
     }
 
-    /// When a client that must wait gives up. One whose turn is sure not to come in time does so at a random moment: the
-    /// sooner half of a storm is told early, and comes back spread out instead of in step.
-    fn give_up(&self, blocked: &Blocked, applicant: &Applicant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
-        let left = applicant.hold_until.saturating_duration_since(now);
-        let turn_in = match *blocked {
-            Blocked::AccountRate(wait) => wait,
-            Blocked::Pace(wait) => {
-                let per_second = self.pace().map_or(f64::INFINITY, f64::from);
-                wait.max(Duration::from_secs_f64(self.held() as f64 / per_second))
-            }
-            Blocked::Busy => Duration::ZERO,
-            Blocked::Full => return now + left.min(self.refusal_spread).mul_f64(rng.f64()),
-        };
-        if turn_in < left { applicant.hold_until } else { now + left.mul_f64(rng.f64()) }
-    }
-
-    fn reason(&self, blocked: &Blocked, now: Instant) -> Refusal {
+    pub(super) fn reason(&self, blocked: &Blocked, now: Instant) -> Refusal {
         match blocked {
-            Blocked::AccountRate(_) => Refusal::AccountRate,
+            Blocked::AccountRate => Refusal::AccountRate,
             _ if !self.servers.has_headroom(now) => Refusal::ServerCapacity,
             // There is room, but those who came before take it, or the pace does not allow it in time.
-            Blocked::Full | Blocked::Pace(_) | Blocked::Busy => Refusal::HoldExpired,
+            Blocked::Full | Blocked::Pace | Blocked::Busy => Refusal::HoldExpired,
         }
     }
 
@@ -277,66 +256,5 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         self.delayed.fetch_add(1, Relaxed);
         let left = applicant.hold_until.saturating_duration_since(now).min(self.refusal_spread);
         (now + left.mul_f64(rng.f64()), Some(Delay { count: Arc::clone(&self.delayed) }))
-    }
-
-    /// Gives up a place in the queue. Returns the reason to refuse with; `None` when the client is not in the queue any more:
-    /// its turn has come, or the queue has dropped it.
-    pub fn leave(&self, ticket: &Ticket, now: Instant) -> Option<Refusal> {
-        let held = {
-            let mut waiting = self.waiting();
-            let held = waiting.queue.remove(ticket);
-            self.held.store(waiting.queue.len(), Relaxed);
-            held?
-        };
-        self.seniority.refused(held.client, now);
-        let by_account = !held.account_paid && held.account.account().tokens().is_some();
-        let blocked = if by_account { Blocked::AccountRate(Duration::ZERO) } else { Blocked::Busy };
-        Some(self.reason(&blocked, now))
-    }
-
-    /// Why a client was dropped from the queue by the queue itself.
-    pub fn why_no_turn(&self, now: Instant) -> Refusal {
-        if self.is_draining() { Refusal::Draining } else { self.reason(&Blocked::Busy, now) }
-    }
-
-    /// Gives turns to those who wait, as many as the pace and the servers allow now. Returns when to call again: `None`
-    /// while nobody waits.
-    pub fn release(&self, now: Instant, rng: &mut fastrand::Rng, turns: &mut Vec<(W, Pass<C>)>) -> Option<Instant> {
-        if self.held() == 0 {
-            return None;
-        }
-        let mut waiting = self.waiting();
-        let waiting = &mut *waiting;
-        let again = loop {
-            if let Some(at) = waiting.pace_ready_at.filter(|&at| now < at) {
-                break Some(at);
-            }
-            let next = waiting.queue.peek(now, |held| {
-                held.account_paid =
-                    held.account_paid || held.account.account().tokens().is_none_or(|t| t.take().is_ok());
-                held.account_paid
-            });
-            let Some((ticket, held)) = next else {
-                break (!waiting.queue.is_empty()).then(|| now + LOOK_AGAIN);
-            };
-            let urgent = held.hold_until.saturating_duration_since(now) < URGENT;
-            let Placement::Placed(server) = self.servers.place(now, &[], urgent, rng) else {
-                break Some(now + LOOK_AGAIN);
-            };
-            if let Some(Err(wait)) = self.pace.as_ref().map(super::rate::Tokens::take) {
-                waiting.pace_ready_at = Some(now + wait);
-                break waiting.pace_ready_at;
-            }
-            let Some(held) = waiting.queue.take(&ticket) else { break Some(now + LOOK_AGAIN) };
-            self.seniority.admitted(held.client);
-            turns.push((held.waiter, Pass { server, account: held.account }));
-        };
-        self.held.store(waiting.queue.len(), Relaxed);
-        again
-    }
-
-    /// Another server for a client whose dial went wrong; `tried` is not tried again. The pace was paid once already.
-    pub fn place_again(&self, tried: &[usize], now: Instant, rng: &mut fastrand::Rng) -> Placement {
-        self.servers.place(now, tried, true, rng)
     }
 }

@@ -1,7 +1,10 @@
 //! Sources whose logins the servers keep refusing. Each try takes a turn of the pace, and a place in the quota of whatever
 //! account it claims; so a source that fails too often waits, and the accounts it claims notice nothing.
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use dashmap::DashMap;
 
@@ -16,6 +19,9 @@ const FORGIVEN_PER_SECOND: f64 = 5.0;
 const MOST_SOURCES: usize = 65_536;
 /// Credentials that are remembered at most as good from their source.
 const MOST_KNOWN: usize = 100_000;
+
+/// A source that kept a server waiting for a CONNECT is not waited for again for so long.
+const NOT_PROMPT_FOR: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy)]
 struct Failures {
@@ -36,6 +42,8 @@ pub struct Damping {
     failures: DashMap<Source, Failures>,
     /// Who logged in well from where the last time: whoever shares an address with a bad one is not damped with it.
     known: DashMap<(Source, CredentialKey), ()>,
+    /// When a client from there last kept a server waiting.
+    silent: DashMap<Source, Instant>,
 }
 
 impl Damping {
@@ -79,16 +87,28 @@ impl Damping {
         self.is_damped(source, now) && !self.known.contains_key(&(source.into(), credential))
     }
 
+    /// A client was given a server and did not say its CONNECT soon.
+    pub fn kept_silent(&self, source: IpAddr, now: Instant) {
+        if self.silent.len() < MOST_SOURCES {
+            self.silent.insert(source.into(), now);
+        }
+    }
+
+    /// Whether others may be made to wait until a client from there has said its CONNECT.
+    pub fn is_prompt(&self, source: IpAddr, now: Instant) -> bool {
+        let silent_at = self.silent.get(&source.into()).map(|at| *at);
+        silent_at.is_none_or(|at| now.saturating_duration_since(at) >= NOT_PROMPT_FOR)
+    }
+
     /// Forgets the sources that are forgiven.
     pub fn sweep(&self, now: Instant) {
+        self.silent.retain(|_, at| now.saturating_duration_since(*at) < NOT_PROMPT_FOR);
         self.failures.retain(|_, failures| failures.at(now) > 0.0);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::identity::{Credential, Keys};
 
@@ -121,6 +141,17 @@ mod tests {
         assert!((45..=55).contains(&tries), "{tries} in ten seconds");
         damping.sweep(now + Duration::from_secs(60));
         assert!(damping.failures.is_empty());
+    }
+
+    #[test]
+    fn silence_is_remembered_for_a_while() {
+        let (damping, now) = (Damping::default(), Instant::now());
+        let [silent, other] = ["192.0.2.66", "192.0.2.1"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        damping.kept_silent(silent, now);
+        assert!(!damping.is_prompt(silent, now) && damping.is_prompt(other, now));
+        assert!(damping.is_prompt(silent, now + NOT_PROMPT_FOR));
+        damping.sweep(now + NOT_PROMPT_FOR);
+        assert!(damping.silent.is_empty());
     }
 
     #[test]

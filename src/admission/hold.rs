@@ -37,6 +37,9 @@ pub struct Held<W, C: Clock> {
 pub struct Ticket {
     account: Arc<str>,
     order: (Standing, u64),
+    /// How many waited when it was taken, and how many had gone by then.
+    before: u64,
+    departures: u64,
 }
 
 #[derive(Debug)]
@@ -54,11 +57,13 @@ pub struct Queue<W, C: Clock> {
     round: VecDeque<Arc<str>>,
     len: usize,
     arrivals: u64,
+    /// Those who have gone, one way or another.
+    departures: u64,
 }
 
 impl<W, C: Clock> Default for Queue<W, C> {
     fn default() -> Self {
-        Self { lanes: HashMap::new(), round: VecDeque::new(), len: 0, arrivals: 0 }
+        Self { lanes: HashMap::new(), round: VecDeque::new(), len: 0, arrivals: 0, departures: 0 }
     }
 }
 
@@ -83,8 +88,16 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
             Lane { waiting: BTreeMap::new(), turns: 0 }
         });
         lane.waiting.insert(order, held);
+        let before = self.len as u64;
         self.len += 1;
-        Ticket { account, order }
+        Ticket { account, order, before, departures: self.departures }
+    }
+
+    /// One who waits, and about how many go before it: those who were there when it came, less those who have gone since.
+    pub fn find(&self, ticket: &Ticket) -> Option<(&Held<W, C>, usize)> {
+        let held = self.lanes.get(&ticket.account)?.waiting.get(&ticket.order)?;
+        let gone_since = self.departures - ticket.departures;
+        Some((held, usize::try_from(ticket.before.saturating_sub(gone_since)).unwrap_or(usize::MAX)))
     }
 
     /// Leaves the queue; `None` when the turn has come already.
@@ -92,6 +105,7 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
         let lane = self.lanes.get_mut(&ticket.account)?;
         let held = lane.waiting.remove(&ticket.order)?;
         self.len -= 1;
+        self.departures += 1;
         if lane.waiting.is_empty() {
             self.lanes.remove(&ticket.account);
             self.round.retain(|name| *name != ticket.account);
@@ -114,7 +128,7 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
             let account = Arc::clone(self.round.front()?);
             let lane = self.lanes.get_mut(&account)?;
             let (&order, first) = lane.waiting.iter_mut().next()?;
-            let ticket = Ticket { account, order };
+            let ticket = Ticket { account, order, before: 0, departures: self.departures };
             if first.waiter.has_left() || now >= first.hold_until {
                 self.remove(&ticket);
             } else if may_go(first) {

@@ -8,10 +8,12 @@ pub mod hold;
 pub mod patience;
 pub mod rate;
 pub mod seniority;
+pub mod served;
 
 #[cfg(test)]
 mod simulation;
 pub mod sources;
+pub mod turns;
 
 use std::{
     collections::HashMap,
@@ -19,7 +21,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -33,12 +35,14 @@ pub use self::{
     hold::{Ticket, Waiter},
     patience::{Deadlines, Patience},
     rate::Rate,
+    turns::Outlook,
 };
 use self::{
     damping::Damping,
     hold::Queue,
     rate::Tokens,
     seniority::Seniority,
+    served::Served,
     sources::{SourceSlot, Sources},
 };
 use crate::{close::Refusal, identity::AccountRule, upstream::Servers};
@@ -98,6 +102,7 @@ struct Waiting<W, C: Clock> {
     queue: Queue<W, C>,
     /// The pace has no token before this.
     pace_ready_at: Option<Instant>,
+    served: Served,
 }
 
 /// Both doors, and those who wait at the second. Shared by all workers.
@@ -116,6 +121,8 @@ pub struct Admission<W, C: Clock = DefaultClock> {
     held: AtomicUsize,
     /// Refusals that wait for their random delay.
     delayed: Arc<AtomicUsize>,
+    /// Handshakes that ended with PONG, in all.
+    finished: AtomicU64,
     waiting: Mutex<Waiting<W, C>>,
     draining: AtomicBool,
 }
@@ -135,7 +142,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             refusal_spread: params.refusal_spread,
             held: AtomicUsize::new(0),
             delayed: Arc::default(),
-            waiting: Mutex::new(Waiting { queue: Queue::default(), pace_ready_at: None }),
+            finished: AtomicU64::new(0),
+            waiting: Mutex::new(Waiting { queue: Queue::default(), pace_ready_at: None, served: Served::default() }),
             draining: AtomicBool::new(false),
         }
     }
@@ -182,9 +190,22 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         self.delayed.load(Relaxed)
     }
 
-    /// The pace in force, in new clients per second; `None` is no limit.
-    pub fn pace(&self) -> Option<u32> {
-        self.pace.as_ref().map(|tokens| tokens.per_second().get())
+    /// The pace in force, in new clients per second: the configured one, or what the servers have been seen to do while
+    /// clients wait, whichever is lower; `None` while neither is known.
+    pub fn pace(&self, now: Instant) -> Option<f64> {
+        let configured = self.pace.as_ref().map(|tokens| f64::from(tokens.per_second().get()));
+        let seen = self.waiting().served.rate(now);
+        match (configured, seen) {
+            (Some(configured), Some(seen)) => Some(configured.min(seen)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// A handshake has ended with the server's PONG after it `took` so long: what servers are given next follows from that.
+    pub fn handshake_finished(&self, pass: &Pass<C>, took: Duration, now: Instant) {
+        let floor = pass.account.account().logged_in(now, took);
+        pass.server.server().handshake_finished(now, took, floor);
+        self.finished.fetch_add(1, Relaxed);
     }
 
     /// Remembers how long a client's session `lived`; those that flap go behind the others.

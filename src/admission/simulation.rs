@@ -45,7 +45,7 @@ impl Waiter for (u64, Left) {
 
 struct Waiting {
     ticket: Ticket,
-    give_up: Instant,
+    look_again: Instant,
     hold_until: Instant,
     left: Arc<AtomicBool>,
     entry: Entry<FakeRelativeClock>,
@@ -209,14 +209,15 @@ impl World {
         let account: Arc<str> = ACCOUNTS[self.rng.usize(0..ACCOUNTS.len())].into();
         let client = ClientKey::from_raw(self.rng.u64(0..50));
         let left = Arc::<AtomicBool>::default();
-        let applicant = Applicant { account, client, hold_until };
+        let answer_by = hold_until + Duration::from_millis(400);
+        let applicant = Applicant { account, client, hold_until, answer_by };
         let waiter = || (id, Left(Arc::clone(&left)));
         let headroom = self.servers.has_headroom(self.now);
         match self.doors.at_connect(applicant, self.now, &mut self.rng, waiter) {
             Verdict::Admit(pass) => self.admit(id, pass, entry),
-            Verdict::Hold { ticket, give_up } => {
-                assert!(give_up <= hold_until, "nobody waits past the deadline");
-                self.waiting.insert(id, Waiting { ticket, give_up, hold_until, left, entry });
+            Verdict::Hold { ticket, look_again } => {
+                assert!(look_again <= hold_until, "nobody waits past the deadline");
+                self.waiting.insert(id, Waiting { ticket, look_again, hold_until, left, entry });
             }
             Verdict::Refuse { reason, at, delay } => {
                 assert!(at <= hold_until.max(self.now), "a refusal arrives in time");
@@ -255,13 +256,24 @@ impl World {
             self.admit(id, pass, waiting.entry);
         }
         self.turns = turns;
-        let over: Vec<u64> = self.waiting.iter().filter(|(_, w)| w.give_up <= now).map(|(&id, _)| id).collect();
-        for id in over {
-            let waiting = self.waiting.remove(&id).unwrap();
-            if let Some(reason) = self.doors.leave(&waiting.ticket, now) {
-                let headroom = self.servers.has_headroom(now);
-                assert!(reason != Refusal::ServerCapacity || !headroom, "refused while a server has headroom");
+        let mut looking: Vec<u64> =
+            self.waiting.iter().filter(|(_, w)| w.look_again <= now).map(|(&id, _)| id).collect();
+        looking.sort_unstable();
+        for id in looking {
+            let headroom = self.servers.has_headroom(now);
+            let waiting = self.waiting.get_mut(&id).unwrap();
+            match self.doors.look_again(&waiting.ticket, now, &mut self.rng) {
+                Outlook::Hope(until) => {
+                    assert!(until <= waiting.hold_until && now < waiting.hold_until, "hope past the deadline");
+                    waiting.look_again = until;
+                    continue;
+                }
+                Outlook::None(reason) => {
+                    assert!(reason != Refusal::ServerCapacity || !headroom, "refused while a server has headroom");
+                }
+                Outlook::Gone => {}
             }
+            self.waiting.remove(&id);
         }
         self.delays.retain(|(at, _)| *at > now);
         if self.rng.u8(0..10) == 0 {
@@ -283,6 +295,8 @@ impl World {
         if self.real[server.index()].up {
             if inside.counted {
                 inside.answered = true;
+                let took = Duration::from_millis(self.rng.u64(0..300));
+                self.doors.handshake_finished(&inside.pass, took, self.now);
                 inside.pass.server.session_began();
             } else {
                 inside.counted = true;

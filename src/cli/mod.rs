@@ -1,6 +1,8 @@
 //! The command line: what the arguments mean, what `weir check` prints, and the exit codes.
 
 mod nkey;
+mod plan;
+mod storm;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -33,6 +35,8 @@ enum Command {
     Check(Check),
     /// Make the key of a trusted proxy, and print the configuration for it.
     Nkey(nkey::Nkey),
+    Storm(storm::StormArgs),
+    Plan(plan::PlanArgs),
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +80,8 @@ impl Cli {
             Command::Run(run) => run.execute(),
             Command::Check(check) => check.execute(),
             Command::Nkey(nkey) => nkey.execute(),
+            Command::Storm(storm) => storm.execute(),
+            Command::Plan(plan) => plan.execute(),
         }
     }
 }

@@ -21,45 +21,53 @@ pub(super) const UNLIMITED: AccountLimits =
 /// More than any cluster takes; catches a slipped digit.
 const FASTEST: u32 = 1_000_000;
 
-/// A number of new connections per second.
+/// New connections per second.
 pub(super) trait PerSecond: Leaf {
-    fn number(&self) -> u32;
+    /// The number; `None` is none that is written down.
+    fn number(&self) -> Option<u32>;
 }
 
 impl PerSecond for u32 {
-    fn number(&self) -> u32 {
-        *self
+    fn number(&self) -> Option<u32> {
+        Some(*self)
     }
 }
 
-/// The rate of the whole cluster, which a later build also finds by itself.
+/// The rate of the whole cluster, which weir also finds by itself.
 #[derive(PartialEq)]
-pub(super) struct Pace(u32);
+pub(super) enum Pace {
+    /// What the servers finish is what they are given.
+    Adaptive,
+    /// No more than this.
+    Number(u32),
+}
+
+const ADAPTIVE: &str = "adaptive";
 
 impl Leaf for Pace {
     fn read(node: &Node) -> Result<Self, Wrong> {
-        if *node == Node::String("adaptive".into()) {
-            return Err(Wrong::new(
-                "\"adaptive\" is not in this build",
-                "write the number of new clients per second the cluster can take, or leave the key out for no limit",
-            ));
-        }
-        u32::read(node).map(Self)
+        if *node == Node::String(ADAPTIVE.into()) { Ok(Self::Adaptive) } else { u32::read(node).map(Self::Number) }
     }
     fn show(&self) -> String {
-        self.0.show()
+        match self {
+            Self::Adaptive => format!("{ADAPTIVE:?}"),
+            Self::Number(n) => n.show(),
+        }
     }
 }
 
 impl PerSecond for Pace {
-    fn number(&self) -> u32 {
-        self.0
+    fn number(&self) -> Option<u32> {
+        match self {
+            Self::Adaptive => None,
+            Self::Number(n) => Some(*n),
+        }
     }
 }
 
 /// Reads `rate` and `burst`; without a rate there is no limit, and a burst means nothing.
 pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &str) -> Option<Rate> {
-    let rate = s.leaf::<T>("rate", |rate| match rate.number() {
+    let rate = s.leaf::<T>("rate", |rate| match rate.number().unwrap_or(1) {
         0 => Err(Wrong::new("0 admits nobody", "write 1 or more, or leave the key out for no limit")),
         1..=FASTEST => Ok(()),
         n => Err(Wrong::new(
@@ -82,14 +90,23 @@ pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &str) -> Option<R
         }
     };
     s.in_force("rate", &rate, true);
+    let Some(per_second) = rate.number() else {
+        if burst != Found::Absent {
+            s.wrong(
+                "burst",
+                Wrong::new("it does nothing without a number as rate", "leave it out, or write a number as rate"),
+            );
+        }
+        return None;
+    };
     // A tenth of a second's worth smooths the jitter of arrivals; ten, so that small fleets start at once.
-    let default_burst = (rate.number() / 10).max(10);
+    let default_burst = (per_second / 10).max(10);
     let (burst, given) = match burst {
         Found::Good(burst) => (burst, true),
         Found::Absent | Found::Wrong => (default_burst, false),
     };
     s.in_force("burst", &burst, given);
-    Some(Rate { per_second: NonZeroU32::new(rate.number())?, burst: NonZeroU32::new(burst)? })
+    Some(Rate { per_second: NonZeroU32::new(per_second)?, burst: NonZeroU32::new(burst)? })
 }
 
 /// Reads `max_connections`, `rate` and `burst`.

@@ -243,7 +243,7 @@ fn server(s: &mut Section<'_>) -> upstream::ServerParams {
 fn admission(s: &mut Section<'_>) -> admission::Params {
     let patience = || within(Duration::ZERO..=LONGEST_PATIENCE);
     // No limit: a number set too high fails like none, and one set too low refuses who could be served.
-    let pace = quota::rate::<quota::Pace>(s, "no limit");
+    let pace = quota::rate::<quota::Pace>(s, "\"adaptive\"");
     // Go, Java and C wait 2 s in all; half a second is left for the dial, the login and the way back.
     let max_hold = s.value("max_hold", 1500 * MS, patience());
     // One hold costs a few KiB; 100,000 are a few hundred MiB, and more than a cluster can take in 20 s.

@@ -147,8 +147,8 @@ impl HouseCollector {
             "Clients whose refusal waits for its random delay",
             (doors.delayed() as u32 + self.house.turned_away.inside()).into(),
         )?;
-        if let Some(pace) = doors.pace() {
-            families.gauge("pace", "New clients per second that weir lets onto the cluster", pace.into())?;
+        if let Some(pace) = doors.pace(Instant::now()) {
+            families.gauge("pace", "New clients per second that weir lets onto the cluster", pace)?;
         }
         families.single(
             "hold_seconds",

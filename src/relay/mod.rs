@@ -83,11 +83,10 @@ impl Relay {
         }
     }
 
-    /// Relays until one side ends or `handle` is told to end, and lets the other side go properly. The server's connection is
-    /// closed, and seen closed by the server where it answers, when this returns.
-    pub async fn run(mut self, handle: &Handle) -> (Ended, Totals) {
+    /// Relays until one side ends or `handle` is told to end; [`Relay::finish`] is to follow.
+    pub async fn run(&mut self, handle: &Handle) -> Ended {
         let mut waker_is_known = false;
-        let ended = poll_fn(|cx| {
+        poll_fn(|cx| {
             if !waker_is_known {
                 handle.wake(cx.waker());
                 waker_is_known = true;
@@ -99,8 +98,7 @@ impl Relay {
             self.tell();
             polled
         })
-        .await;
-        self.finish(ended).await
+        .await
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
@@ -139,24 +137,39 @@ impl Relay {
         totals
     }
 
-    /// Lets the other side go: what is on its way arrives where anybody still reads it, both sides get a plain FIN.
-    async fn finish(mut self, ended: Ended) -> (Ended, Totals) {
+    /// Lets the other side go: what is on its way arrives where anybody still reads it, both sides get a plain FIN. When this
+    /// returns the server's connection is closed, and seen closed by the server where it answers.
+    pub async fn finish(mut self, ended: Ended) -> Totals {
         let deadline = Instant::now() + LAST_BYTES;
-        let client_is_done = ended.party == Party::Downstream && ended.cause != Cause::SocketError;
-        if client_is_done && ended.cause != Cause::SecondConnect {
-            // The client's last bytes reach the server, then its end; the server's last words reach the client.
-            let last_words = async {
-                poll_fn(|cx| self.to_server.poll_flush(cx, &mut self.up)).await;
-                let _ = self.up.shutdown().await;
-                poll_fn(|cx| self.to_client.poll(cx, &mut self.up, &mut self.down)).await
-            };
-            let _ = timeout_at(deadline, last_words).await;
-        } else if ended.party == Party::Upstream {
-            let _ = timeout_at(deadline, poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.down))).await;
+        let (mut down_is_over, mut up_is_over) = match ended.cause {
+            Cause::Eof | Cause::SocketError => (ended.party == Party::Downstream, ended.party == Party::Upstream),
+            _ => (false, false),
+        };
+        match (ended.party, ended.cause) {
+            (Party::Downstream, Cause::Eof | Cause::Protocol) => {
+                // The client's last bytes reach the server, then its end; the server's last words reach the client.
+                let last_words = async {
+                    poll_fn(|cx| self.to_server.poll_flush(cx, &mut self.up)).await;
+                    let _ = self.up.shutdown().await;
+                    poll_fn(|cx| self.to_client.poll(cx, &mut self.up, &mut self.down)).await
+                };
+                up_is_over = timeout_at(deadline, last_words).await == Ok(Pumped::Eof);
+            }
+            (Party::Upstream, _) => {
+                let flushed = timeout_at(deadline, poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.down))).await;
+                down_is_over = flushed == Ok(false);
+            }
+            _ => {}
         }
         let totals = self.tell();
-        // Both at once, so that the server's slot is free as soon as the server itself has seen the end.
-        tokio::join!(farewell::say(self.up, b""), farewell::say(self.down, b""));
-        (ended, totals)
+        // Both at once, so that the server's slot is free as soon as the server itself has seen the end. A side whose end has
+        // been read is closed without further ado.
+        let let_go = async |stream: TcpStream, is_over: bool| {
+            if !is_over {
+                farewell::say(stream, b"").await;
+            }
+        };
+        tokio::join!(let_go(self.up, up_is_over), let_go(self.down, down_is_over));
+        totals
     }
 }

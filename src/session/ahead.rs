@@ -3,7 +3,7 @@
 //! The wait for a turn is before the dial, since the server's own timer for CONNECT starts there. An upstream connection goes
 //! to the client that has seen its nonce, or to nobody.
 
-use std::{net::IpAddr, pin::pin};
+use std::{net::IpAddr, pin::pin, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -31,6 +31,10 @@ use crate::{
 
 /// The part of a server's `auth_timeout` in which CONNECT must come from the client; the rest is for the way to the server.
 const FOR_CONNECT: f64 = 0.75;
+
+/// While a client takes no longer than this for its CONNECT, its handshake is one of those under way on the server, so that no
+/// more logins come to the server at once than it can take. One that is slower, or silent, is not to keep others waiting.
+const PROMPT: Duration = Duration::from_millis(250);
 
 /// What there is of a server when the client is greeted.
 pub(super) enum Ahead {
@@ -84,8 +88,8 @@ pub(super) async fn dial(
     let waited = match verdict {
         Verdict::Admit(pass) => Waited::Turn(pass),
         Verdict::Refuse { reason, .. } => Waited::InVain(reason),
-        Verdict::Hold { ticket, give_up } => {
-            wait(house, ticket, give_up, turn_comes, preface::left_ungreeted(down)).await
+        Verdict::Hold { ticket, look_again } => {
+            wait(house, ticket, look_again, turn_comes, preface::left_ungreeted(down)).await
         }
     };
     let slot = match waited {
@@ -113,7 +117,6 @@ async fn open_any(house: &House, mut slot: Slot, header: &[u8], deadline: Instan
         let began = Instant::now();
         match open(house, &mut slot, header, deadline).await {
             Ok(dialled) => {
-                slot.waits();
                 let expires = began + slot.server().auth_timeout().mul_f64(FOR_CONNECT);
                 return Ok(Opened { dialled, slot, expires });
             }
@@ -129,21 +132,39 @@ async fn open_any(house: &House, mut slot: Slot, header: &[u8], deadline: Instan
 impl Ahead {
     /// Keeps an eye on the server while the client is greeted and says its CONNECT. A server that is lost, or whose own timer
     /// runs out, is let go; the client is not disturbed, since one that does not sign can have another server.
-    pub(super) async fn lasts_through<T>(&mut self, exchange: impl Future<Output = T>) -> T {
+    pub(super) async fn lasts_through<T>(
+        &mut self,
+        house: &House,
+        source: IpAddr,
+        exchange: impl Future<Output = T>,
+    ) -> T {
         let Self::Dialled(opened) = self else { return exchange.await };
+        let (damping, now) = (house.doors.damping(), Instant::now());
         let mut exchange = pin!(exchange);
-        let why = tokio::select! {
-            biased;
-            done = &mut exchange => return done,
-            lost = opened.dialled.lost() => {
-                let server = opened.slot.server();
-                debug!(server = server.name(), %lost, "lost before CONNECT");
-                if matches!(lost, DialError::Full) {
-                    server.said_full(Instant::now().into_std());
+        let mut prompt_until = Some(now + PROMPT);
+        if !damping.is_prompt(source, now.into_std()) {
+            opened.slot.waits();
+            prompt_until = None;
+        }
+        let why = loop {
+            tokio::select! {
+                biased;
+                done = &mut exchange => return done,
+                lost = opened.dialled.lost() => {
+                    let server = opened.slot.server();
+                    debug!(server = server.name(), %lost, "lost before CONNECT");
+                    if matches!(lost, DialError::Full) {
+                        server.said_full(Instant::now().into_std());
+                    }
+                    break Refusal::ServerCapacity;
                 }
-                Refusal::ServerCapacity
+                () = sleep_until(prompt_until.unwrap_or(opened.expires)) => {}
             }
-            () = sleep_until(opened.expires) => Refusal::HoldExpired,
+            if prompt_until.take().is_none() {
+                break Refusal::HoldExpired;
+            }
+            opened.slot.waits();
+            damping.kept_silent(source, Instant::now().into_std());
         };
         let gone = std::mem::replace(self, Self::Not(why));
         tokio::join!(exchange, gone.let_go()).0

@@ -161,11 +161,18 @@ async fn hand_over(
     let answer = dialled.handshake(words, names_account, answer_by).await;
     match &answer {
         Ok(Answer::Pong(_)) => {
+            let took = began.elapsed();
+            house.doors.handshake_finished(pass, took, Instant::now().into_std());
             pass.server.session_began();
-            house.tally.servers[server.index()].handshake_seconds.observe(began.elapsed().as_secs_f64());
+            house.tally.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
         }
         Err(DialError::Full) => server.said_full(Instant::now().into_std()),
+        Err(DialError::TimedOut) => server.handshake_timed_out(),
         _ => {}
+    }
+    // Room for the next handshake: whoever waits for that need not wait for a timer.
+    if house.doors.held() > 0 {
+        house.arrived.notify_one();
     }
     answer
 }

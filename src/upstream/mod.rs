@@ -3,6 +3,7 @@
 pub mod health;
 pub mod load;
 pub mod placement;
+pub mod pressure;
 mod server;
 mod slot;
 mod wants;

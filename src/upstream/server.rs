@@ -16,13 +16,12 @@ use super::{
     health::{Health, Standing},
     load::{Load, Mark},
     placement::{Rank, View},
+    pressure::{self, Pressure},
 };
 
 /// nats-server's own default for `max_connections` (`DEFAULT_MAX_CONNECTIONS`, const.go): assumed until a reading says otherwise.
 const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
-/// Handshakes in flight on one server at most. At 1 ms to 100 ms a handshake this allows 2,500 to 250,000 logins a second.
-const HANDSHAKE_LIMIT: u32 = 256;
-/// Where that limit begins on a server that has just started.
+/// Where the limit of handshakes in flight begins on a server that has just started, whatever it can do.
 const FIRST_HANDSHAKE_LIMIT: u32 = 16;
 /// nats-server's own default for `auth_timeout` (`AUTH_TIMEOUT`, const.go).
 const DEFAULT_AUTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,6 +56,7 @@ struct State {
     last: Option<Reading>,
     full_until: Option<Instant>,
     lame_duck: bool,
+    pressure: Pressure,
 }
 
 /// A server: its configuration, its counters, what is known of it.
@@ -182,13 +182,25 @@ impl Server {
     /// Slow start: a server that has just come up is warming caches and routes while every new client would go to it, since
     /// it is the emptiest. Its handshakes in flight are limited until it is `slow_start` old, so that it fills steadily.
     fn handshake_limit(&self, state: &State, now: Instant) -> u32 {
-        let (Some(read_at), Some(last)) = (state.read_at, &state.last) else { return HANDSHAKE_LIMIT };
-        let age = last.uptime + now.saturating_duration_since(read_at);
+        let limit = state.pressure.limit();
+        let (Some(read_at), Some(last)) = (state.read_at, &state.last) else { return limit };
+        let age = last.uptime.saturating_add(now.saturating_duration_since(read_at));
         if age >= self.slow_start {
-            return HANDSHAKE_LIMIT;
+            return limit;
         }
         let grown = age.as_secs_f64() / self.slow_start.as_secs_f64();
-        FIRST_HANDSHAKE_LIMIT + (f64::from(HANDSHAKE_LIMIT - FIRST_HANDSHAKE_LIMIT) * grown) as u32
+        limit.min(FIRST_HANDSHAKE_LIMIT + (f64::from(pressure::MOST - FIRST_HANDSHAKE_LIMIT) * grown) as u32)
+    }
+
+    /// A handshake ended with the server's PONG. `floor` is the least that one of its kind takes.
+    pub fn handshake_finished(&self, now: Instant, took: Duration, floor: Duration) {
+        let in_flight = self.load.handshakes();
+        self.state().pressure.finished(now, took, floor, in_flight);
+    }
+
+    /// A handshake did not end in time.
+    pub fn handshake_timed_out(&self) {
+        self.state().pressure.timed_out();
     }
 
     /// Takes a slot, if one is free and the handshakes in flight allow it.
@@ -218,6 +230,7 @@ impl Server {
         let restarted = state.last.as_ref().is_some_and(|last| last.start != reading.start);
         if restarted {
             state.health.restarted(now);
+            state.pressure = Pressure::default();
             state.lame_duck = false;
             state.full_until = None;
         }

@@ -9,6 +9,7 @@ use nkeys::KeyPair;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::PATIENCE;
@@ -358,6 +359,13 @@ impl RawClient {
             Err(_) => End::StillOpen,
         };
         (String::from_utf8_lossy(&bytes).into_owned(), end)
+    }
+
+    /// What is read, and what is written, each by itself.
+    pub fn split(self) -> (BufReader<OwnedReadHalf>, OwnedWriteHalf) {
+        assert!(self.stream.buffer().is_empty() && self.inbox.is_empty(), "something has arrived already");
+        let (reader, writer) = self.stream.into_inner().into_split();
+        (BufReader::new(reader), writer)
     }
 
     /// Says nothing more but still listens.

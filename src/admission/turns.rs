@@ -1,0 +1,132 @@
+//! Those who wait: whose turn it is, and for whom there is no hope left.
+
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use governor::clock::Clock;
+
+use super::{Admission, Pass, Ticket, Waiter, connect_door::Blocked, rate::Tokens};
+use crate::{close::Refusal, upstream::Placement};
+
+/// While a client has less time left than this it takes any server with room.
+const URGENT: Duration = Duration::from_millis(250);
+/// How soon to look again when servers are busy or full: they have no timer to wait for.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// A client with less time left than this is not made to look at its hopes again.
+const LAST_LOOK: Duration = Duration::from_millis(20);
+
+/// What a client that waits is told when it looks again.
+#[derive(Debug)]
+pub enum Outlook {
+    /// Wait on, and look again then.
+    Hope(Instant),
+    /// No: refuse, for this reason.
+    None(Refusal),
+    /// It is not in the queue any more: its turn has come, or the queue has dropped it.
+    Gone,
+}
+
+impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
+    /// When a client that must wait looks at its hopes for the first time, or again: at a random moment of what is left. So
+    /// those that cannot be served are told at different times, and come back spread out instead of in step; and each is
+    /// judged by what is known of the storm at that time, not when it began.
+    pub(super) fn next_look(
+        &self,
+        blocked: &Blocked,
+        hold_until: Instant,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Instant {
+        let left = hold_until.saturating_duration_since(now);
+        if left <= LAST_LOOK {
+            return hold_until;
+        }
+        let within = if matches!(blocked, Blocked::Full) { left.min(self.refusal_spread) } else { left };
+        now + within.mul_f64(rng.f64())
+    }
+
+    /// Whether a client that waits can still hope for its turn.
+    pub fn look_again(&self, ticket: &Ticket, now: Instant, rng: &mut fastrand::Rng) -> Outlook {
+        let pace = self.pace(now).unwrap_or(f64::INFINITY);
+        let hope = {
+            let waiting = self.waiting();
+            let Some((held, ahead)) = waiting.queue.find(ticket) else { return Outlook::Gone };
+            let left = held.hold_until.saturating_duration_since(now);
+            let in_time = ahead as f64 / pace < left.as_secs_f64();
+            (in_time && !left.is_zero()).then_some(held.hold_until)
+        };
+        match hope {
+            Some(hold_until) if self.servers.has_headroom(now) => {
+                Outlook::Hope(self.next_look(&Blocked::Busy, hold_until, now, rng))
+            }
+            _ => self.leave(ticket, now).map_or(Outlook::Gone, Outlook::None),
+        }
+    }
+
+    /// Gives up a place in the queue. Returns the reason to refuse with; `None` when the client is not in the queue any more:
+    /// its turn has come, or the queue has dropped it.
+    pub fn leave(&self, ticket: &Ticket, now: Instant) -> Option<Refusal> {
+        let held = {
+            let mut waiting = self.waiting();
+            let held = waiting.queue.remove(ticket);
+            self.held.store(waiting.queue.len(), Relaxed);
+            held?
+        };
+        self.seniority.refused(held.client, now);
+        let by_account = !held.account_paid && held.account.account().tokens().is_some();
+        let blocked = if by_account { Blocked::AccountRate } else { Blocked::Busy };
+        Some(self.reason(&blocked, now))
+    }
+
+    /// Why a client was dropped from the queue by the queue itself.
+    pub fn why_no_turn(&self, now: Instant) -> Refusal {
+        if self.is_draining() { Refusal::Draining } else { self.reason(&Blocked::Busy, now) }
+    }
+
+    /// Gives turns to those who wait, as many as the pace and the servers allow now. Returns when to call again: `None`
+    /// while nobody waits.
+    pub fn release(&self, now: Instant, rng: &mut fastrand::Rng, turns: &mut Vec<(W, Pass<C>)>) -> Option<Instant> {
+        if self.held() == 0 {
+            return None;
+        }
+        let mut waiting = self.waiting();
+        let waiting = &mut *waiting;
+        waiting.served.look(now, self.finished.load(Relaxed), true);
+        let again = loop {
+            if let Some(at) = waiting.pace_ready_at.filter(|&at| now < at) {
+                break Some(at);
+            }
+            let next = waiting.queue.peek(now, |held| {
+                held.account_paid =
+                    held.account_paid || held.account.account().tokens().is_none_or(|t| t.take().is_ok());
+                held.account_paid
+            });
+            let Some((ticket, held)) = next else {
+                break (!waiting.queue.is_empty()).then(|| now + LOOK_AGAIN);
+            };
+            let urgent = held.hold_until.saturating_duration_since(now) < URGENT;
+            let Placement::Placed(server) = self.servers.place(now, &[], urgent, rng) else {
+                break Some(now + LOOK_AGAIN);
+            };
+            if let Some(Err(wait)) = self.pace.as_ref().map(Tokens::take) {
+                waiting.pace_ready_at = Some(now + wait);
+                break waiting.pace_ready_at;
+            }
+            let Some(held) = waiting.queue.take(&ticket) else { break Some(now + LOOK_AGAIN) };
+            self.seniority.admitted(held.client);
+            turns.push((held.waiter, Pass { server, account: held.account }));
+        };
+        if waiting.queue.is_empty() {
+            waiting.served.look(now, 0, false);
+        }
+        self.held.store(waiting.queue.len(), Relaxed);
+        again
+    }
+
+    /// Another server for a client whose dial went wrong; `tried` is not tried again. The pace was paid once already.
+    pub fn place_again(&self, tried: &[usize], now: Instant, rng: &mut fastrand::Rng) -> Placement {
+        self.servers.place(now, tried, true, rng)
+    }
+}

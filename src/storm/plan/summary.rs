@@ -1,0 +1,130 @@
+//! A forecast in words.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Outcome, Plan, chart};
+use crate::storm::text::grouped;
+
+/// One way of standing in front of the servers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Case {
+    /// What a reader calls it.
+    pub name: String,
+    /// What became of the clients.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// What is to be expected.
+#[derive(Debug, Clone, Serialize)]
+pub struct Forecast {
+    /// The storm and the cluster, in a sentence.
+    pub title: String,
+    /// Seconds that the servers need in any case.
+    pub ideal_seconds: f64,
+    /// direct, token bucket, weir.
+    pub cases: Vec<Case>,
+    #[serde(skip)]
+    libraries: Vec<String>,
+}
+
+impl Forecast {
+    pub(super) fn new(plan: &Plan, direct: Outcome, bucket: Outcome, weir: Outcome) -> Self {
+        let clients = format!("{} {} clients", grouped(u64::from(plan.clients)), plan.like.name());
+        let storm = if plan.at_once { "connect at once" } else { "lose their connections at once" };
+        let servers = match plan.servers {
+            1 => "1 server".to_owned(),
+            n => format!("{n} servers"),
+        };
+        let rate = match plan.admission.pace {
+            Some(pace) => format!("rate {}", grouped(u64::from(pace.per_second.get()))),
+            None => "no rate".to_owned(),
+        };
+        let case = |name: String, outcome| Case { name, outcome };
+        Self {
+            title: format!(
+                "{clients} {storm}; {servers} of {} connections finish {} handshakes a second",
+                grouped(u64::from(plan.max_connections())),
+                decimal(plan.handshakes)
+            ),
+            ideal_seconds: f64::from(plan.clients) / plan.handshakes,
+            cases: vec![
+                case("direct".into(), direct),
+                case(format!("token bucket {}/s", grouped(u64::from(plan.bucket.per_second.get()))), bucket),
+                case(format!("weir, {rate}"), weir),
+            ],
+            libraries: plan.like.libraries().iter().map(|l| format!("{}: {}", l.lang, l.source)).collect(),
+        }
+    }
+
+    /// Connected clients over time, as an SVG.
+    pub fn svg(&self) -> String {
+        chart::draw(self)
+    }
+}
+
+fn decimal(n: f64) -> String {
+    if n.fract() == 0.0 { grouped(n as u64) } else { format!("{n}") }
+}
+
+impl Case {
+    /// `all back in 91.2 s (1.03 times the least possible), 0 lost`.
+    pub fn verdict(&self, ideal: f64) -> String {
+        let Outcome { back, lost, still_trying, .. } = self.outcome;
+        if let Some(all) = self.outcome.seconds_to_100 {
+            return format!("all back in {all:.1} s ({:.2} times the least possible), 0 lost", all / ideal);
+        }
+        let mut text = format!("{} back", grouped(back as u64));
+        if let Some(last) = self.outcome.last_lost {
+            text += &format!(", {} given up for good by {last:.0} s", grouped(lost as u64));
+        }
+        if still_trying > 0 {
+            text += &format!(", {} still trying after {:.0} s", grouped(still_trying as u64), self.outcome.time_limit);
+        }
+        text
+    }
+}
+
+impl fmt::Display for Forecast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {:.1} s at least", self.title, self.ideal_seconds)?;
+        for library in &self.libraries {
+            writeln!(f, "  {library}")?;
+        }
+        let width = self.cases.iter().map(|case| case.name.len()).max().unwrap_or(0);
+        for case in &self.cases {
+            writeln!(f, "{:width$}  {}", case.name, case.verdict(self.ideal_seconds))?;
+        }
+        writeln!(
+            f,
+            "\n{:width$}  {:>9} {:>9} {:>9} {:>9} {:>12} {:>8} {:>12} {:>12} {:>10} {:>10}",
+            "", "50 %", "90 %", "99 %", "all", "tries", "at most", "refused", "timed out", "wasted", "over limit"
+        )?;
+        for case in &self.cases {
+            let one = &case.outcome;
+            let time = |seconds: Option<f64>| seconds.map_or("never".to_owned(), |s| format!("{s:.1} s"));
+            writeln!(
+                f,
+                "{:width$}  {:>9} {:>9} {:>9} {:>9} {:>12} {:>8} {:>12} {:>12} {:>10} {:>10}",
+                case.name,
+                time(one.seconds_to_50),
+                time(one.seconds_to_90),
+                time(one.seconds_to_99),
+                time(one.seconds_to_100),
+                grouped(one.tries),
+                one.most_tries,
+                grouped(one.refused),
+                grouped(one.timed_out),
+                grouped(one.wasted),
+                grouped(one.over_limit)
+            )?;
+        }
+        writeln!(
+            f,
+            "tries at most: of one client; wasted: handshakes that a server finished for a client that had gone; \
+             over limit: connections that a full server refused"
+        )
+    }
+}

@@ -1,0 +1,1 @@
+//! Small storms, whose outcome is known.

@@ -1,0 +1,455 @@
+//! weir in virtual time: the doors, the queue and the placement are the ones that sessions use; what is played here is what
+//! a session does with them.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use governor::clock::FakeRelativeClock;
+
+use super::{
+    Plan,
+    calendar::Nanos,
+    server::Job,
+    world::{Front, State, World, kind},
+};
+use crate::{
+    admission::{
+        AccountSlot, Admission, Applicant, Entry, Gate, Outlook, Params, Pass, Ticket, Verdict, Waiter,
+        connect_door::Delay,
+    },
+    close::Refusal,
+    identity::{ClientKey, UNKNOWN_ACCOUNT},
+    storm::{behaviour::Ending, library::Library},
+    upstream::{self, Placement, Reading, ServerParams, Servers, load::Mark},
+};
+
+/// A client that waits looks whether there is still hope.
+const LOOK_AGAIN: u32 = kind::OWN;
+/// A delayed refusal's moment.
+const REFUSE: u32 = kind::OWN + 1;
+/// A client that was admitted must have its answer.
+const ANSWER_BY: u32 = kind::OWN + 2;
+/// Turns are given out.
+const RELEASE: u32 = kind::OWN + 3;
+/// The once-a-second work.
+const SECOND: u32 = kind::OWN + 4;
+/// Servers were busy: place again.
+const PLACE_AGAIN: u32 = kind::OWN + 5;
+
+/// A client that had given up before it was in closes its socket.
+const GHOST_END: u32 = kind::OWN + 6;
+
+/// As the task that gives turns does it (turn.rs).
+const TURN_JITTER: Duration = Duration::from_millis(4);
+/// As a session waits when all servers are busy (session.rs).
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+type Clock = FakeRelativeClock;
+
+/// The far end of a hold: the index of a session.
+struct Turn(u32);
+
+impl Waiter for Turn {
+    /// A session that ends leaves the queue at once.
+    fn has_left(&self) -> bool {
+        false
+    }
+}
+
+enum Stage {
+    /// Nobody's: may be used again.
+    Free,
+    Held(Ticket),
+    /// It holds the doors' count of delayed refusals, if it has to.
+    Refused {
+        _delay: Option<Delay>,
+    },
+    /// The server that has the handshake is in the pass.
+    Dialling(Pass<Clock>),
+    /// All servers were busy when it was to be placed again.
+    Busy(AccountSlot<Clock>),
+    In {
+        _pass: Pass<Clock>,
+    },
+}
+
+/// A downstream connection.
+struct Session {
+    client: u32,
+    /// Whether its client has given up and left the socket open: nobody can tell.
+    is_ghost: bool,
+    /// Of this place in the list; events of earlier ones are stale.
+    generation: u32,
+    answer_by: Nanos,
+    /// When its handshake began.
+    dialled: Nanos,
+    stage: Stage,
+    entry: Option<Entry<Clock>>,
+}
+
+/// weir.
+pub(super) struct Weir {
+    clock: Clock,
+    began: Instant,
+    clock_at: Nanos,
+    rng: fastrand::Rng,
+    servers: Arc<Servers>,
+    doors: Admission<Turn, Clock>,
+    gate: Arc<Gate>,
+    account: Arc<str>,
+    refusal_spread: Duration,
+    sessions: Vec<Session>,
+    free: Vec<u32>,
+    /// The session of each client, if it has one.
+    of: Vec<u32>,
+    turns: Vec<(Turn, Pass<Clock>)>,
+    release_is_due: bool,
+    release_number: u32,
+    is_running: bool,
+    capacity: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+impl Weir {
+    pub(super) fn new(plan: &Plan, params: &Params) -> Self {
+        let server = |n: u16| ServerParams {
+            name: Some(format!("n{}", n + 1)),
+            address: format!("n{}:4222", n + 1),
+            monitor: Some(format!("http://n{}:8222", n + 1)),
+            max_connections: None,
+        };
+        let cluster = upstream::Params {
+            poll_interval: Duration::from_secs(1),
+            reserve: plan.reserve,
+            warn_at: 0.8,
+            slow_start: Duration::ZERO,
+            wants: upstream::Wants::default(),
+            servers: (0..plan.servers).map(server).collect(),
+        };
+        let (clock, servers) = (Clock::default(), Arc::new(Servers::new(&cluster)));
+        let most = params.max_clients.max(plan.clients.saturating_mul(2));
+        Self {
+            doors: Admission::new(params, Arc::clone(&servers), clock.clone()),
+            clock,
+            began: Instant::now(),
+            clock_at: 0,
+            rng: fastrand::Rng::with_seed(plan.seed),
+            servers,
+            gate: Gate::new(most),
+            account: UNKNOWN_ACCOUNT.into(),
+            refusal_spread: params.refusal_spread,
+            sessions: Vec::new(),
+            free: Vec::new(),
+            of: vec![NONE; plan.clients as usize],
+            turns: Vec::new(),
+            release_is_due: false,
+            release_number: 0,
+            is_running: false,
+            capacity: plan.max_connections(),
+        }
+    }
+
+    fn at(&self, time: Nanos) -> Instant {
+        self.began + Duration::from_nanos(time)
+    }
+
+    fn nanos(&self, at: Instant) -> Nanos {
+        at.saturating_duration_since(self.began).as_nanos() as Nanos
+    }
+
+    /// Brings the doors' clock to the world's, and says the time.
+    fn now(&mut self, world: &World) -> Instant {
+        self.clock.advance(Duration::from_nanos(world.now - self.clock_at));
+        self.clock_at = world.now;
+        self.at(world.now)
+    }
+
+    fn open(&mut self, client: u32, entry: Option<Entry<Clock>>, answer_by: Nanos) -> u32 {
+        let session = |generation| Session {
+            client,
+            is_ghost: false,
+            generation,
+            answer_by,
+            dialled: 0,
+            stage: Stage::Free,
+            entry,
+        };
+        let index = match self.free.pop() {
+            Some(index) => {
+                let one = &mut self.sessions[index as usize];
+                *one = session(one.generation);
+                index
+            }
+            None => {
+                self.sessions.push(session(0));
+                self.sessions.len() as u32 - 1
+            }
+        };
+        self.of[client as usize] = index;
+        index
+    }
+
+    /// Ends a session: all it held goes back.
+    fn close(&mut self, index: u32) {
+        let one = &mut self.sessions[index as usize];
+        one.stage = Stage::Free;
+        one.entry = None;
+        one.generation += 1;
+        if !one.is_ghost {
+            self.of[one.client as usize] = NONE;
+        }
+        self.free.push(index);
+    }
+
+    fn later(&self, world: &mut World, at: Nanos, kind: u32, index: u32) {
+        world.schedule(at, kind, index, self.sessions[index as usize].generation);
+    }
+
+    /// The polite refusal.
+    fn refuse(&mut self, world: &mut World, index: u32) {
+        let Session { client, is_ghost, .. } = self.sessions[index as usize];
+        self.close(index);
+        if !is_ghost {
+            world.fails(client, Ending::Refused(0));
+        }
+    }
+
+    fn dial(&mut self, world: &mut World, index: u32, mut pass: Pass<Clock>) {
+        let server = pass.server.server().index();
+        if world.servers[server].is_full() {
+            // Cannot be while weir is alone with the servers, but for what ghosts left there.
+            let Pass { server, account } = pass;
+            server.server().said_full(self.at(world.now));
+            world.tally.over_limit += 1;
+            drop(server);
+            return self.place_again(world, index, account);
+        }
+        pass.server.opened();
+        pass.server.server().answered();
+        world.begin(server, index, self.sessions[index as usize].generation);
+        self.sessions[index as usize].stage = Stage::Dialling(pass);
+    }
+
+    fn place_again(&mut self, world: &mut World, index: u32, account: AccountSlot<Clock>) {
+        let now = self.now(world);
+        match self.doors.place_again(&[], now, &mut self.rng) {
+            Placement::Placed(server) => self.dial(world, index, Pass { server, account }),
+            Placement::Busy => {
+                self.sessions[index as usize].stage = Stage::Busy(account);
+                self.later(world, world.now + BUSY_PAUSE.as_nanos() as Nanos, PLACE_AGAIN, index);
+            }
+            Placement::Full => self.refuse(world, index),
+        }
+    }
+
+    fn admit(&mut self, world: &mut World, index: u32, pass: Pass<Clock>) {
+        self.sessions[index as usize].dialled = world.now;
+        self.later(world, self.sessions[index as usize].answer_by, ANSWER_BY, index);
+        self.dial(world, index, pass);
+    }
+
+    fn release(&mut self, world: &mut World) {
+        self.release_is_due = false;
+        let now = self.now(world);
+        let mut turns = std::mem::take(&mut self.turns);
+        let again = self.doors.release(now, &mut self.rng, &mut turns);
+        for (Turn(index), pass) in turns.drain(..) {
+            self.admit(world, index, pass);
+        }
+        self.turns = turns;
+        if let Some(at) = again {
+            let at = self.nanos(at) + TURN_JITTER.mul_f64(self.rng.f64()).as_nanos() as Nanos;
+            self.release_at(world, at);
+        }
+    }
+
+    fn release_at(&mut self, world: &mut World, at: Nanos) {
+        self.release_is_due = true;
+        self.release_number = self.release_number.wrapping_add(1);
+        world.schedule(at, RELEASE, self.release_number, 0);
+    }
+
+    /// Sweeping, and a reading from each server.
+    fn every_second(&mut self, world: &mut World) {
+        let now = self.now(world);
+        self.doors.sweep(now);
+        for (server, real) in self.servers.iter().zip(&world.servers) {
+            let mark: Mark = server.load().mark();
+            let reading = Reading {
+                server_name: String::new(),
+                version: "2.12.0".into(),
+                connections: real.connections,
+                max_connections: Some(self.capacity),
+                max_control_line: None,
+                auth_timeout: None,
+                start: String::new(),
+                uptime: Duration::from_secs(24 * 3600),
+            };
+            server.read(now, mark, reading);
+        }
+        world.schedule(world.now + Duration::from_secs(1).as_nanos() as Nanos, SECOND, 0, 0);
+    }
+
+    fn live(&self, index: u32, generation: u32) -> bool {
+        self.sessions[index as usize].generation == generation
+    }
+
+    /// The connect door.
+    fn ask(&mut self, world: &mut World, client: u32, entry: Entry<Clock>, library: &Library) {
+        let now = self.now(world);
+        let accepted = self.at(world.accepted(client));
+        let deadlines = self.doors.patience().deadlines(Some(library.lang), accepted, now);
+        let index = self.open(client, Some(entry), self.nanos(deadlines.answer_by));
+        if self.nanos(deadlines.answer_by) >= world.patience(client) {
+            world.limit(client);
+        }
+        let applicant = Applicant {
+            account: Arc::clone(&self.account),
+            client: ClientKey::from_raw(u64::from(client)),
+            hold_until: deadlines.hold_until,
+            answer_by: deadlines.answer_by,
+        };
+        match self.doors.at_connect(applicant, now, &mut self.rng, || Turn(index)) {
+            Verdict::Admit(pass) => self.admit(world, index, pass),
+            Verdict::Hold { ticket, look_again } => {
+                self.sessions[index as usize].stage = Stage::Held(ticket);
+                self.later(world, self.nanos(look_again), LOOK_AGAIN, index);
+                if !self.release_is_due {
+                    self.release_at(world, world.now);
+                }
+            }
+            Verdict::Refuse { at, delay, .. } => self.refuse_at(world, index, self.nanos(at), delay),
+        }
+    }
+
+    fn refuse_at(&mut self, world: &mut World, index: u32, at: Nanos, delay: Option<Delay>) {
+        if at <= world.now {
+            return self.refuse(world, index);
+        }
+        self.sessions[index as usize].stage = Stage::Refused { _delay: delay };
+        self.later(world, at, REFUSE, index);
+    }
+
+    /// Refused at the accept door: after CONNECT all the same, and after a random delay.
+    fn turn_away(&mut self, world: &mut World, client: u32, reason: Refusal, library: &Library) {
+        let (now, accepted) = (self.at(world.now), self.at(world.accepted(client)));
+        let hold_until = self.doors.patience().deadlines(Some(library.lang), accepted, now).hold_until;
+        let spread = match reason {
+            Refusal::Draining => Duration::ZERO,
+            _ => self.refusal_spread.min(hold_until.saturating_duration_since(now)),
+        };
+        let index = self.open(client, None, 0);
+        let at = world.now + spread.mul_f64(self.rng.f64()).as_nanos() as Nanos;
+        self.refuse_at(world, index, at, None);
+    }
+}
+
+impl Front for Weir {
+    fn pool(&self) -> u16 {
+        1
+    }
+
+    fn arrive(&mut self, world: &mut World, client: u32) {
+        if !self.is_running {
+            self.is_running = true;
+            self.every_second(world);
+        }
+        let now = self.now(world);
+        let library = world.library(client);
+        // An address for each: 10.0.0.0/8 has enough.
+        let source = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + client));
+        match self.doors.at_accept(&self.gate, source, now) {
+            Ok(entry) => self.ask(world, client, entry, library),
+            Err(reason) => self.turn_away(world, client, reason, library),
+        }
+    }
+
+    fn finished(&mut self, world: &mut World, server: usize, job: Job) {
+        let stale = !self.live(job.who, job.generation);
+        let one = &mut self.sessions[job.who as usize];
+        match std::mem::replace(&mut one.stage, Stage::Free) {
+            Stage::Dialling(mut pass) if !stale => {
+                let took = Duration::from_nanos(world.now - one.dialled);
+                self.doors.handshake_finished(&pass, took, self.began + Duration::from_nanos(world.now));
+                pass.server.session_began();
+                one.stage = Stage::In { _pass: pass };
+                match one.is_ghost {
+                    // It relays for nobody, until the client's socket is closed.
+                    true => {
+                        world.tally.wasted += 1;
+                        let ghost = world.library(one.client).ghost.as_nanos() as Nanos;
+                        self.later(world, world.now + ghost, GHOST_END, job.who);
+                    }
+                    false if world.clients[one.client as usize].state == State::Trying => world.comes_in(one.client),
+                    false => {}
+                }
+            }
+            stage => {
+                // weir has closed this connection; the server notices now.
+                one.stage = stage;
+                world.servers[server].connections -= 1;
+                world.tally.wasted += 1;
+            }
+        }
+        // Room for the next handshake.
+        if self.doors.held() > 0 {
+            self.release(world);
+        }
+    }
+
+    fn abandoned(&mut self, world: &mut World, client: u32) {
+        let index = self.of[client as usize];
+        if index == NONE {
+            return;
+        }
+        if world.library(client).ghost > Duration::ZERO {
+            self.sessions[index as usize].is_ghost = true;
+            self.of[client as usize] = NONE;
+            return;
+        }
+        if let Stage::Held(ticket) = std::mem::replace(&mut self.sessions[index as usize].stage, Stage::Free) {
+            let now = self.now(world);
+            let _ = self.doors.leave(&ticket, now);
+        }
+        self.close(index);
+    }
+
+    fn happen(&mut self, world: &mut World, kind: u32, who: u32, generation: u32) {
+        match kind {
+            // Another one, later or sooner, has taken its place.
+            RELEASE if who != self.release_number => return,
+            RELEASE => return self.release(world),
+            SECOND => return self.every_second(world),
+            _ => {}
+        }
+        if !self.live(who, generation) {
+            return;
+        }
+        match (kind, std::mem::replace(&mut self.sessions[who as usize].stage, Stage::Free)) {
+            (LOOK_AGAIN, Stage::Held(ticket)) => {
+                let now = self.now(world);
+                match self.doors.look_again(&ticket, now, &mut self.rng) {
+                    Outlook::Hope(until) => {
+                        self.sessions[who as usize].stage = Stage::Held(ticket);
+                        self.later(world, self.nanos(until), LOOK_AGAIN, who);
+                    }
+                    // Dropped from the queue or without hope: it is refused.
+                    Outlook::None(_) | Outlook::Gone => self.refuse(world, who),
+                }
+            }
+            (REFUSE, Stage::Refused { .. }) | (ANSWER_BY, Stage::Dialling(_) | Stage::Busy(_)) => {
+                self.refuse(world, who)
+            }
+            (PLACE_AGAIN, Stage::Busy(account)) => self.place_again(world, who, account),
+            (GHOST_END, Stage::In { _pass: pass }) => {
+                world.servers[pass.server.server().index()].connections -= 1;
+                self.close(who);
+            }
+            (_, stage) => self.sessions[who as usize].stage = stage,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! How many handshakes one server is given at a time: as many as it finishes without making them wait.
+//!
+//! Nobody tells weir what a login costs: it is a millisecond without a password and 200 ms with bcrypt, on that machine, this
+//! minute. But a server that is given more logins than it has room for makes each take longer. So the limit follows the ratio
+//! of what a handshake should take (from its account's floor, see [`Floor`]) to what it does take: it doubles while there
+//! is no sign of waiting, grows by one where there is little, and shrinks by that ratio where there is more. A timeout halves it.
+//! The gradient is that of Netflix' concurrency-limits and Envoy's adaptive concurrency filter, with a floor of its own for each
+//! kind of login, since a slow kind is not a slow server.
+
+use std::time::{Duration, Instant};
+
+/// Where every server starts, and below which no limit falls: few enough to find out what a handshake takes alone.
+pub const LEAST: u32 = 2;
+/// No limit rises above this. At 1 ms to 100 ms a handshake it allows 2,560 to 256,000 logins a second.
+pub const MOST: u32 = 256;
+/// A handshake may take this much more than its floor, whatever the floor: below it there is no telling waiting from noise,
+/// and no harm in it.
+const TOLERANCE: Duration = Duration::from_millis(20);
+/// And this many times its floor.
+const TOLERATED: f64 = 1.5;
+/// Samples that make a decision, at least, and the time after which fewer do.
+const WINDOW: u32 = 8;
+const LONGEST_WINDOW: Duration = Duration::from_millis(500);
+/// A limit that has not been used for this long is halved: what the server could do then it need not be able to do now.
+const UNUSED: Duration = Duration::from_secs(5);
+
+/// The least that a handshake of one kind takes, re-measured slowly.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Floor {
+    now: Option<Duration>,
+    /// The least of the period that runs; it replaces `now` at its end, so that a floor can rise again.
+    next: Option<Duration>,
+    since: Option<Instant>,
+}
+
+impl Floor {
+    /// How long a floor holds.
+    const PERIOD: Duration = Duration::from_secs(60);
+
+    /// Takes in what a handshake took; returns the floor.
+    pub fn sample(&mut self, now: Instant, took: Duration) -> Duration {
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= Self::PERIOD {
+            self.now = self.next.take();
+            self.since = Some(now);
+        }
+        self.next = Some(self.next.map_or(took, |least| least.min(took)));
+        let floor = self.now.map_or(took, |least| least.min(took));
+        self.now = Some(floor);
+        floor
+    }
+}
+
+/// The controller of one server.
+#[derive(Debug)]
+pub struct Pressure {
+    limit: f64,
+    /// Whether the limit still doubles: until the first sign of waiting.
+    doubling: bool,
+    samples: u32,
+    /// Of the window's samples: what they should have taken over what they took, summed up.
+    ratios: f64,
+    window_began: Option<Instant>,
+    /// Most handshakes in flight since the window began.
+    peak: u32,
+    used_at: Option<Instant>,
+}
+
+impl Default for Pressure {
+    fn default() -> Self {
+        Self {
+            limit: f64::from(LEAST),
+            doubling: true,
+            samples: 0,
+            ratios: 0.0,
+            window_began: None,
+            peak: 0,
+            used_at: None,
+        }
+    }
+}
+
+impl Pressure {
+    /// How many handshakes the server may be given at a time.
+    pub fn limit(&self) -> u32 {
+        self.limit as u32
+    }
+
+    /// A handshake is over. `floor` is the least that one of its kind takes, `in_flight` how many there were, itself included.
+    pub fn finished(&mut self, now: Instant, took: Duration, floor: Duration, in_flight: u32) {
+        let should = floor.mul_f64(TOLERATED).max(floor + TOLERANCE);
+        self.ratios += (should.as_secs_f64() / took.as_secs_f64().max(1e-6)).min(1.0);
+        self.samples += 1;
+        self.peak = self.peak.max(in_flight);
+        let began = *self.window_began.get_or_insert(now);
+        let enough = self.samples >= WINDOW.max(self.limit() / 2);
+        if !enough && now.saturating_duration_since(began) < LONGEST_WINDOW {
+            return;
+        }
+        let ratio = self.ratios / f64::from(self.samples);
+        let saturated = self.peak >= self.limit() / 2;
+        if ratio < 0.9 {
+            self.doubling = false;
+            self.set(self.limit * ratio.max(0.5) + 1.0);
+        } else if saturated {
+            // A limit that nobody reaches says nothing about what the server can do.
+            self.set(if self.doubling { self.limit * 2.0 } else { self.limit + self.limit.sqrt().max(1.0) });
+        }
+        if saturated {
+            self.used_at = Some(now);
+        } else if now.saturating_duration_since(*self.used_at.get_or_insert(now)) >= UNUSED {
+            self.used_at = Some(now);
+            self.set(self.limit / 2.0);
+            self.doubling = true;
+        }
+        self.window_began = None;
+        self.samples = 0;
+        self.ratios = 0.0;
+        self.peak = 0;
+    }
+
+    /// A handshake did not end in time.
+    pub fn timed_out(&mut self) {
+        self.doubling = false;
+        self.set(self.limit / 2.0);
+    }
+
+    fn set(&mut self, limit: f64) {
+        self.limit = limit.clamp(f64::from(LEAST), f64::from(MOST));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server with `cores` that share the work of all handshakes in flight, each of which takes `work` alone on a core.
+    struct Shared {
+        work: Duration,
+        cores: f64,
+    }
+
+    impl Shared {
+        fn takes(&self, in_flight: u32) -> Duration {
+            self.work.mul_f64((f64::from(in_flight) / self.cores).max(1.0))
+        }
+    }
+
+    /// Keeps the server as busy as the limit allows for so long; returns the limits seen in the second half.
+    fn run(pressure: &mut Pressure, floor: &mut Floor, server: &Shared, now: &mut Instant, seconds: f64) -> (u32, u32) {
+        let (start, mut seen) = (*now, Vec::new());
+        while now.duration_since(start).as_secs_f64() < seconds {
+            let in_flight = pressure.limit();
+            let took = server.takes(in_flight);
+            *now += took / in_flight;
+            let floor = floor.sample(*now, took);
+            pressure.finished(*now, took, floor, in_flight);
+            if now.duration_since(start).as_secs_f64() > seconds / 2.0 {
+                seen.push(pressure.limit());
+            }
+        }
+        (*seen.iter().min().unwrap(), *seen.iter().max().unwrap())
+    }
+
+    #[test]
+    fn bcrypt_on_two_cores_is_given_a_few_at_a_time() {
+        let (mut pressure, mut floor, mut now) = (Pressure::default(), Floor::default(), Instant::now());
+        let server = Shared { work: Duration::from_millis(200), cores: 2.0 };
+        let (least, most) = run(&mut pressure, &mut floor, &server, &mut now, 30.0);
+        assert!(least >= 2 && most <= 12, "{least} to {most}");
+        assert!(server.takes(most) < Duration::from_millis(1300), "every login ends within a client's 2 s");
+    }
+
+    #[test]
+    fn cheap_logins_are_not_held_up() {
+        let (mut pressure, mut floor, mut now) = (Pressure::default(), Floor::default(), Instant::now());
+        let server = Shared { work: Duration::from_micros(250), cores: 2.0 };
+        let (least, _) = run(&mut pressure, &mut floor, &server, &mut now, 2.0);
+        assert!(least >= 32, "{least}: the server would idle between one handshake and the next");
+    }
+
+    #[test]
+    fn it_follows_a_server_that_slows_down_and_recovers() {
+        let (mut pressure, mut floor, mut now) = (Pressure::default(), Floor::default(), Instant::now());
+        let fast = Shared { work: Duration::from_millis(2), cores: 2.0 };
+        let (before, _) = run(&mut pressure, &mut floor, &fast, &mut now, 5.0);
+        let slow = Shared { work: Duration::from_millis(40), cores: 2.0 };
+        let (_, during) = run(&mut pressure, &mut floor, &slow, &mut now, 10.0);
+        assert!(during * 2 <= before, "{during} after {before}");
+        let (after, _) = run(&mut pressure, &mut floor, &fast, &mut now, 10.0);
+        assert!(after >= before / 2, "{after} after {before}");
+    }
+
+    #[test]
+    fn a_slow_kind_is_not_a_slow_server() {
+        let (mut pressure, mut now) = (Pressure::default(), Instant::now());
+        let (mut plain, mut callout) = (Floor::default(), Floor::default());
+        for n in 0..2000u32 {
+            let (floor, took) = if n % 2 == 0 { (&mut plain, 1) } else { (&mut callout, 100) };
+            let took = Duration::from_millis(took);
+            now += took / pressure.limit();
+            let floor = floor.sample(now, took);
+            pressure.finished(now, took, floor, pressure.limit());
+        }
+        assert_eq!(pressure.limit(), MOST);
+    }
+
+    #[test]
+    fn what_is_not_used_is_not_kept() {
+        let (mut pressure, mut now) = (Pressure::default(), Instant::now());
+        let quick = Duration::from_millis(1);
+        for _ in 0..2000 {
+            now += quick;
+            pressure.finished(now, quick, quick, pressure.limit());
+        }
+        assert_eq!(pressure.limit(), MOST);
+        for _ in 0..600 {
+            now += Duration::from_millis(100);
+            pressure.finished(now, quick, quick, 1);
+        }
+        assert!(pressure.limit() <= LEAST * 4, "{}", pressure.limit());
+    }
+
+    #[test]
+    fn timeouts_halve_it_and_the_floor_can_rise() {
+        let mut pressure = Pressure { limit: 64.0, ..Pressure::default() };
+        pressure.timed_out();
+        assert_eq!(pressure.limit(), 32);
+        let (mut floor, now) = (Floor::default(), Instant::now());
+        let ms = Duration::from_millis;
+        assert_eq!(floor.sample(now, ms(1)), ms(1));
+        for second in 1..200 {
+            floor.sample(now + Duration::from_secs(second), ms(50));
+        }
+        assert_eq!(floor.sample(now + Duration::from_secs(200), ms(60)), ms(50));
+    }
+}
