@@ -69,11 +69,11 @@ pub struct Accepted {
     pub rest: Vec<u8>,
 }
 
-/// Connects to `server` and reads INFO.
+/// Connects to `server`, sends the PROXY `header` unless it is empty, and reads INFO.
 ///
 /// # Errors
 /// Any [`DialError`] but [`DialError::Full`].
-pub async fn dial(server: &Server, deadline: Instant) -> Result<Dialled, DialError> {
+pub async fn dial(server: &Server, header: &[u8], deadline: Instant) -> Result<Dialled, DialError> {
     let resolved = server.resolved();
     let mut stream = match &resolved[..] {
         // Only before the monitor's first look-up: each one takes a thread.
@@ -81,6 +81,9 @@ pub async fn dial(server: &Server, deadline: Instant) -> Result<Dialled, DialErr
         known => in_time(deadline, TcpStream::connect(known)).await?,
     };
     socket::tune(&stream)?;
+    if !header.is_empty() {
+        in_time(deadline, stream.write_all(header)).await?;
+    }
     let mut lines = Lines::default();
     let line = lines.next(&mut stream, deadline).await?;
     let ServerLine::Info(json) = server_line(&line) else { return Err(DialError::NotNats("no INFO")) };

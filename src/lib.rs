@@ -22,6 +22,8 @@ pub mod greeting;
 pub mod listener;
 pub mod monitor;
 pub mod preface;
+pub mod proxied;
+pub mod proxy_key;
 pub mod relay;
 pub mod session;
 pub mod sessions;

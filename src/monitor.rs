@@ -21,7 +21,8 @@ use tracing::{info, warn};
 use crate::{
     dial,
     greeting::Greetings,
-    upstream::{Reading, Server},
+    protocol::proxy_header,
+    upstream::{Reading, Server, Wants},
 };
 
 /// A `/varz` answer is about 2 KiB; with many JWT operators it grows, so the bound is generous.
@@ -90,6 +91,7 @@ pub async fn watch(
     greetings: Arc<Greetings>,
     interval: Duration,
     warn_at: f64,
+    wants: Wants,
     stop: CancellationToken,
 ) {
     let watching = async {
@@ -99,7 +101,7 @@ pub async fn watch(
             resolve(&server).await;
             let restarted = poll.once(&server, interval, &mut failing).await;
             if restarted || !greetings.knows(server.index()) {
-                learn_info(&server, &greetings).await;
+                learn_info(&server, &greetings, wants).await;
             }
             warn_when_near_full(&server, warn_at, &mut near_full);
             // Jittered, so that several weirs do not poll in step.
@@ -189,9 +191,10 @@ impl Poll {
 }
 
 /// Reads a server's INFO by connecting and leaving. That takes one of its slots for a moment, so a full server is left alone.
-async fn learn_info(server: &Arc<Server>, greetings: &Greetings) {
+async fn learn_info(server: &Arc<Server>, greetings: &Greetings, wants: Wants) {
     let Some(_slot) = Server::reserve(server, Instant::now().into_std()) else { return };
-    match dial::dial(server, Instant::now() + INFO_TIMEOUT).await {
+    let header = if wants.proxy_protocol { proxy_header::LOCAL } else { b"" };
+    match dial::dial(server, header, Instant::now() + INFO_TIMEOUT).await {
         Ok(dialled) => {
             greetings.learn(server.index(), dialled.info());
             info!(
@@ -201,6 +204,9 @@ async fn learn_info(server: &Arc<Server>, greetings: &Greetings) {
                 nonce = dialled.info().nonce().is_some(),
                 "server found"
             );
+            for missing in wants.missing(dialled.info()) {
+                warn!(server = server.name(), "{missing}");
+            }
         }
         Err(err) => tracing::debug!(server = server.name(), %err, "no INFO yet"),
     }

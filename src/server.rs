@@ -148,6 +148,8 @@ impl Parts {
             sessions: Arc::new(Sessions::default()),
             turned_away: Gate::new(room.turned_away),
             refusal_spread: config.admission.refusal_spread,
+            sends_proxy_headers: config.upstream.wants.proxy_protocol,
+            proxy_key: config.proxy_key.clone(),
             next_id: AtomicU64::new(1),
             servers,
         });
@@ -157,6 +159,7 @@ impl Parts {
                 face: Arc::clone(face),
                 gate: Gate::new((f64::from(one.max_clients) * room.share) as u32),
                 handshake_timeout: one.handshake_timeout,
+                believes: one.accept_proxy_protocol_from.clone(),
             });
             for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {
                 of_worker.push((socket, Arc::clone(&frontage)));
@@ -170,12 +173,14 @@ impl Parts {
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
         for server in house.servers.iter() {
-            let (interval, warn_at) = (config.upstream.poll_interval, config.upstream.warn_at);
+            let (interval, warn_at, wants) =
+                (config.upstream.poll_interval, config.upstream.warn_at, config.upstream.wants);
             background.spawn(monitor::watch(
                 Arc::clone(server),
                 Arc::clone(&greetings),
                 interval,
                 warn_at,
+                wants,
                 stop.child_token(),
             ));
         }

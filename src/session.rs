@@ -4,10 +4,14 @@
 //! very server that it gets has sent.
 
 mod ahead;
+mod answer;
 
-use self::ahead::Ahead;
+use self::{
+    ahead::Ahead,
+    answer::{NotAnswered, dial_until_answered},
+};
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -16,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -25,25 +30,26 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Pass, Ticket, Verdict},
+    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Ticket, Verdict},
     close::{Cause, Close, Party, Phase, Refusal},
-    dial::{self, Accepted, Answer, DialError, Dialled},
+    dial::Accepted,
     farewell,
     greeting::{Face, Greetings, Shape},
-    identity::{ClientKey, Credential, CredentialKey, Directory, Keys},
+    identity::{Claims, ClientKey, Credential, CredentialKey, Directory, Keys},
     preface::{self, Arrival, Unfinished},
     protocol::{
-        OK, PING, PONG,
+        OK, PONG,
         connect::Connect,
         preface::{Preface, PrefaceError},
-        refusal,
-        version::Version,
+        proxy_header, refusal,
     },
+    proxied,
+    proxy_key::ProxyKey,
     relay::{ClientSide, Ended, InfoPolicy, Relay, ServerSide},
     sessions::{Registered, Sessions},
     tally::{Tally, Totals},
     turn::{AnyPass, Doors, Turn},
-    upstream::{Placement, Servers, Slot},
+    upstream::Servers,
 };
 
 /// What all sessions share.
@@ -69,6 +75,10 @@ pub struct House {
     pub turned_away: Arc<Gate>,
     /// A refusal at the accept door is sent after a random delay up to this.
     pub refusal_spread: Duration,
+    /// The key by which servers know weir as a trusted proxy.
+    pub proxy_key: Option<ProxyKey>,
+    /// Whether the servers are told the clients' addresses by PROXY headers.
+    pub sends_proxy_headers: bool,
     /// The next session's id.
     pub next_id: AtomicU64,
 }
@@ -82,6 +92,8 @@ pub struct Frontage {
     pub gate: Arc<Gate>,
     /// From accept to CONNECT.
     pub handshake_timeout: Duration,
+    /// The load balancers whose PROXY headers are believed, and expected.
+    pub believes: Vec<IpNet>,
 }
 
 /// How a story ends.
@@ -111,12 +123,14 @@ struct Admitted {
 }
 
 /// One client, from accept to close.
-pub async fn serve(house: Arc<House>, frontage: Arc<Frontage>, down: TcpStream, peer: SocketAddr) {
+pub async fn serve(house: Arc<House>, frontage: Arc<Frontage>, down: TcpStream, mut peer: SocketAddr) {
+    // An IPv4 client of a socket for both families is an IPv4 client.
+    peer.set_ip(peer.ip().to_canonical());
     let id = house.next_id.fetch_add(1, Relaxed);
     let accepted = Instant::now();
     let mut who = Who::default();
     // What is needed only until the client is in lives on the heap until then: an idle session is small.
-    let admitted = Box::pin(admit(&house, &frontage, down, peer.ip(), id, accepted, &mut who)).await;
+    let admitted = Box::pin(admit(&house, &frontage, down, &mut peer, id, accepted, &mut who)).await;
     let mut totals = Totals::default();
     let end = match admitted {
         Err(end) => end,
@@ -179,11 +193,21 @@ async fn admit(
     house: &House,
     frontage: &Frontage,
     mut down: TcpStream,
-    source: IpAddr,
+    peer: &mut SocketAddr,
     id: u64,
     accepted: Instant,
     who: &mut Who,
 ) -> Result<Box<Admitted>, End> {
+    let deadline = accepted + frontage.handshake_timeout;
+    if frontage.believes.iter().any(|network| network.contains(&peer.ip())) {
+        match proxied::read(&mut down, deadline).await {
+            Ok(real) => *peer = real.unwrap_or(*peer),
+            Err(unfinished) => return Err(leave_unfinished(down, unfinished, Phase::Preface).await),
+        }
+    }
+    let source = peer.ip().to_canonical();
+    let header = proxy_header(house, &down, *peer);
+
     // The accept door.
     let entry = house.doors.at_accept(&frontage.gate, source, accepted.into_std());
 
@@ -194,7 +218,7 @@ async fn admit(
     };
     let mut ahead = match (&entry, house.greetings.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
-        (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, source, accepted).await?,
+        (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted).await?,
         (_, Shape::Unknown) | (Err(_), Shape::DialFirst) => Ahead::Not(Refusal::ServerCapacity),
     };
     let mut greeting = Vec::with_capacity(512);
@@ -203,9 +227,8 @@ async fn admit(
         Ahead::Not(_) => frontage.face.greet_with_nonce(id, source, &mut greeting),
         Ahead::NotNeeded => frontage.face.greet(id, source, &mut greeting),
     }
-    let deadline = accepted + frontage.handshake_timeout;
     let exchange = preface::exchange(&mut down, &greeting, house.servers.max_control_line(), deadline);
-    let Arrival { mut connect, mut preface } = match ahead.lasts_through(exchange).await {
+    let Arrival { mut connect, mut preface } = match ahead.lasts_through(house, source, exchange).await {
         Ok(arrival) => arrival,
         Err(unfinished) => {
             ahead.let_go().await;
@@ -230,7 +253,8 @@ async fn admit(
     };
 
     // The connect door.
-    let credential = Credential::of(&connect);
+    let claims = connect.jwt().and_then(Claims::read);
+    let credential = Credential::of(&connect, claims.as_ref());
     let credential_key = house.keys.credential(credential);
     let client = house.keys.client(source, credential_key, connect.name());
     let account = house.directory.account(credential, credential_key);
@@ -238,23 +262,34 @@ async fn admit(
     who.account = Some(Arc::clone(&account));
     let Deadlines { hold_until, answer_by } = deadlines;
     let applicant = Applicant { account, client, hold_until, answer_by };
+    if house.doors.damping().is_damped_as(source, credential_key, connected.into_std()) {
+        ahead.let_go().await;
+        return Err(turn_away(house, Refusal::SourceRate, &applicant, down, &mut preface).await);
+    }
     let (pass, dialled, mut down) = ahead.enter(house, applicant, &connect, down, &mut preface).await?;
 
     // The dial.
     let policy = expect_info(&mut connect);
     let answer_by = Instant::from_std(answer_by);
     let dialled = tokio::select! {
-        dialled = dial_until_answered(house, pass, dialled, &connect, answer_by) => dialled,
+        dialled = dial_until_answered(house, pass, dialled, &connect, &header, answer_by) => dialled,
         left = preface::watch(&mut down, &mut preface) => return Err(leave_unfinished(down, left, Phase::Dial).await),
     };
     let (mut pass, accepted_by) = match dialled {
         Ok(both) => both,
         Err(NotAnswered::Refused(reason)) => return Err(refuse(down, reason).await),
+        Err(NotAnswered::TooLong) => {
+            return Err(leave_unfinished(down, Unfinished::Wrong(PrefaceError::TooLong), Phase::Dial).await);
+        }
         Err(NotAnswered::ServerSaid(words)) => {
+            if refusal::is_bad_login(&words) {
+                house.doors.damping().failed(source, credential_key, Instant::now().into_std());
+            }
             farewell::say(down, &words).await;
             return Err(End::Closed(Close { party: Party::Upstream, phase: Phase::Dial, cause: Cause::ServerError }));
         }
     };
+    house.doors.damping().succeeded(source, credential_key);
     let server = Arc::clone(pass.server.server());
     who.server = Some(server.name().to_owned());
 
@@ -304,6 +339,17 @@ async fn admit(
             Err(closed(ended.party, ended.cause))
         }
     }
+}
+
+/// What tells a server where this client comes from; empty where servers are not told.
+fn proxy_header(house: &House, down: &TcpStream, client: SocketAddr) -> Vec<u8> {
+    let mut header = Vec::new();
+    if house.sends_proxy_headers
+        && let Ok(here) = down.local_addr()
+    {
+        proxy_header::write(client, here, &mut header);
+    }
+    header
 }
 
 /// Makes sure that the server tells what account the client is in. Servers since 2.12 do so in the INFO after the first PONG,
@@ -389,124 +435,6 @@ impl<L> Waited<L> {
     }
 }
 
-/// Why no server took the client.
-enum NotAnswered {
-    Refused(Refusal),
-    /// `-ERR`, as the server wrote it.
-    ServerSaid(Vec<u8>),
-}
-
-/// Dials until a server has said its word; whatever goes wrong with one, the client is placed on the next without noticing.
-/// Not so one that has signed the nonce of the first, which is `dialled` already: it has to come back.
-async fn dial_until_answered(
-    house: &House,
-    mut pass: AnyPass,
-    mut dialled: Option<Dialled>,
-    connect: &Connect,
-    answer_by: Instant,
-) -> Result<(AnyPass, Box<Accepted>), NotAnswered> {
-    let mut words = Vec::with_capacity(512);
-    connect.write(&mut words);
-    words.extend_from_slice(PING);
-    let bound = dialled.is_some() && connect.signs();
-    let mut tried = Vec::new();
-    loop {
-        let began = Instant::now();
-        let answer = match dialled.take() {
-            Some(dialled) => hand_over(house, &mut pass, dialled, &words, began, answer_by).await,
-            None => match open(house, &mut pass.server, answer_by).await {
-                Ok(dialled) if connect.signs() && dialled.info().nonce().is_some() => {
-                    return Err(NotAnswered::Refused(Refusal::ServerCapacity));
-                }
-                Ok(dialled) => hand_over(house, &mut pass, dialled, &words, began, answer_by).await,
-                Err(err) => Err(err),
-            },
-        };
-        match answer {
-            Ok(Answer::Pong(accepted)) => return Ok((pass, accepted)),
-            Ok(Answer::Err(line)) => return Err(NotAnswered::ServerSaid(line)),
-            Err(err) => {
-                debug!(server = pass.server.server().name(), %err, "dial failed");
-                tried.push(pass.server.server().index());
-            }
-        }
-        if bound {
-            return Err(NotAnswered::Refused(Refusal::ServerCapacity));
-        }
-        // The failed server's slot goes back before the next one's is taken.
-        let Pass { server, account } = pass;
-        drop(server);
-        let server = place_again(house, &tried, answer_by).await.map_err(NotAnswered::Refused)?;
-        pass = Pass { server, account };
-    }
-}
-
-/// Finds a server other than those that were `tried`.
-async fn place_again(house: &House, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
-    loop {
-        let now = Instant::now();
-        if now >= deadline {
-            return Err(Refusal::HoldExpired);
-        }
-        match house.doors.place_again(tried, now.into_std(), &mut fastrand::Rng::new()) {
-            Placement::Placed(server) => return Ok(server),
-            Placement::Busy => tokio::time::sleep(Duration::from_millis(5)).await,
-            Placement::Full => return Err(Refusal::ServerCapacity),
-        }
-    }
-}
-
-/// Connects to the server of a slot and reads its INFO; what that says of the server is noted.
-async fn open(house: &House, slot: &mut Slot, deadline: Instant) -> Result<Dialled, DialError> {
-    let began = Instant::now();
-    let server = Arc::clone(slot.server());
-    // A server that does not even send INFO in half of what is left leaves the other half for another one.
-    let info_by = began + deadline.saturating_duration_since(began) / 2;
-    let dialled = match dial::dial(&server, info_by).await {
-        Ok(dialled) => dialled,
-        Err(err) => {
-            if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {
-                tracing::warn!(server = server.name(), %err, ?pause, "server ejected");
-            }
-            return Err(err);
-        }
-    };
-    server.answered();
-    slot.opened();
-    house.greetings.learn(server.index(), dialled.info());
-    Ok(dialled)
-}
-
-/// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.
-async fn hand_over(
-    house: &House,
-    pass: &mut AnyPass,
-    dialled: Dialled,
-    words: &[u8],
-    began: Instant,
-    answer_by: Instant,
-) -> Result<Answer, DialError> {
-    let server = Arc::clone(pass.server.server());
-    let names_account = Version::parse(dialled.info().version()).is_some_and(|v| v >= Version::new(2, 12, 0));
-    let answer = dialled.handshake(words, names_account, answer_by).await;
-    match &answer {
-        Ok(Answer::Pong(_)) => {
-            let took = began.elapsed();
-            house.doors.handshake_finished(pass, took, Instant::now().into_std());
-            pass.server.session_began();
-            house.tally.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
-        }
-        Err(DialError::Full) => server.said_full(Instant::now().into_std()),
-        Err(DialError::TimedOut) => server.handshake_timed_out(),
-        _ => {}
-    }
-    // Room for the next handshake: whoever waits for that need not wait for a timer.
-    if house.doors.held() > 0 {
-        house.arrived.notify_one();
-    }
-    answer
-}
-
 /// Takes the server's word for the account, and moves the slot when the guess was another.
 fn settle_account(
     house: &House,
@@ -530,6 +458,21 @@ async fn refuse_at(mut down: TcpStream, preface: &mut Preface, reason: Refusal, 
         () = sleep_until(at) => refuse(down, reason).await,
         left = preface::watch(&mut down, preface) => leave_unfinished(down, left, Phase::Hold).await,
     }
+}
+
+/// Refuses at a random moment within the client's time.
+async fn turn_away(
+    house: &House,
+    reason: Refusal,
+    applicant: &Applicant,
+    down: TcpStream,
+    preface: &mut Preface,
+) -> End {
+    let now = Instant::now().into_std();
+    let (at, delay) = house.doors.turn_away(reason, applicant, now, &mut fastrand::Rng::new());
+    let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
+    drop(delay);
+    end
 }
 
 /// The polite refusal: CONNECT has been read, so the reason can be.

@@ -214,8 +214,8 @@ const WRONG: &[(&str, &str)] = &[
         "listeners[0].tls: TLS towards clients is not in this build; remove the key",
     ),
     (
-        "[[listeners]]\nlisten = \"0.0.0.0:1\"\naccept_proxy_protocol_from = []",
-        "listeners[0].accept_proxy_protocol_from: reading PROXY headers is not in this build; remove the key",
+        "[[listeners]]\nlisten = \"0.0.0.0:1\"\naccept_proxy_protocol_from = [\"10.0.0.0/33\"]",
+        "listeners[0].accept_proxy_protocol_from[0]: \"10.0.0.0/33\" is no network; write a network such as \"10.0.0.0/8\", or an address",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nmax_clients = 0",
@@ -242,12 +242,12 @@ const WRONG: &[(&str, &str)] = &[
         "monitor.listen: \"0.0.0.0:4222\" is listeners[0].listen already; write another port, or remove one",
     ),
     (
-        "[cluster]\nproxy_protocol = true",
-        "cluster.proxy_protocol: sending PROXY headers to servers is not in this build; remove the key",
+        "[cluster]\nproxy_protocol = \"yes\"",
+        "cluster.proxy_protocol: \"yes\" is a string; write true or false, without quotes",
     ),
     (
-        "[cluster]\nproxy_nkey_seed_file = \"p\"",
-        "cluster.proxy_nkey_seed_file: signing as a trusted proxy is not in this build; remove the key",
+        "[cluster]\nproxy_nkey_seed_file = \"\"",
+        "cluster.proxy_nkey_seed_file: it is empty; write the path of a file, such as \"weir.ports\"",
     ),
     ("[cluster]\ntls = {}", "cluster.tls: TLS towards servers is not in this build; remove the key"),
     ("[cluster]\npoll_interval = \"0s\"", "cluster.poll_interval: \"0s\" is too small; write \"50ms\" to \"3600s\""),

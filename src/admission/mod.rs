@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod connect_door;
+pub mod damping;
 pub mod gate;
 pub mod hold;
 pub mod patience;
@@ -37,6 +38,7 @@ pub use self::{
     turns::Outlook,
 };
 use self::{
+    damping::Damping,
     hold::Queue,
     rate::Tokens,
     seniority::Seniority,
@@ -112,6 +114,7 @@ pub struct Admission<W, C: Clock = DefaultClock> {
     pace: Option<Tokens<C>>,
     patience: Patience,
     seniority: Seniority,
+    damping: Damping,
     max_held: usize,
     refusal_spread: Duration,
     /// Length of the queue, readable without its lock.
@@ -134,6 +137,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             pace: params.pace.map(|rate| Tokens::new(rate, &clock)),
             patience: Patience::new(params.max_hold, params.max_hold_by_lang.clone()),
             seniority: Seniority::default(),
+            damping: Damping::default(),
             max_held: params.max_held,
             refusal_spread: params.refusal_spread,
             held: AtomicUsize::new(0),
@@ -169,6 +173,11 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// Connections by account.
     pub fn accounts(&self) -> &Accounts<C> {
         &self.accounts
+    }
+
+    /// Who keeps failing to log in.
+    pub fn damping(&self) -> &Damping {
+        &self.damping
     }
 
     /// How many wait for their turn.
@@ -222,5 +231,6 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         self.sources.sweep(now);
         self.accounts.sweep(now);
         self.seniority.sweep(now);
+        self.damping.sweep(now);
     }
 }

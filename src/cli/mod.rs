@@ -1,5 +1,6 @@
 //! The command line: what the arguments mean, what `weir check` prints, and the exit codes.
 
+mod nkey;
 mod plan;
 mod storm;
 
@@ -32,6 +33,8 @@ enum Command {
     Run(Run),
     /// Validate a configuration, print it with all defaults in force, and bind nothing.
     Check(Check),
+    /// Make the key of a trusted proxy, and print the configuration for it.
+    Nkey(nkey::Nkey),
     Storm(storm::StormArgs),
     Plan(plan::PlanArgs),
 }
@@ -76,6 +79,7 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.execute(),
             Command::Check(check) => check.execute(),
+            Command::Nkey(nkey) => nkey.execute(),
             Command::Storm(storm) => storm.execute(),
             Command::Plan(plan) => plan.execute(),
         }
@@ -86,7 +90,7 @@ impl Run {
     fn execute(self) -> ExitCode {
         let config =
             if self.servers.is_empty() { Config::load(&self.config) } else { Config::from_servers(&self.servers) };
-        let config = match config {
+        let config = match config.and_then(with_secrets) {
             Ok(config) => config,
             Err(errors) => return refuse(&errors),
         };
@@ -106,7 +110,7 @@ impl Run {
 
 impl Check {
     fn execute(self) -> ExitCode {
-        match Config::load(&self.config) {
+        match Config::load(&self.config).and_then(with_secrets) {
             Ok(config) => {
                 let file = self.config.display();
                 let text = format!("# In force with {file}:\n{}", config.effective());
@@ -117,6 +121,11 @@ impl Check {
             Err(errors) => refuse(&errors),
         }
     }
+}
+
+/// Reads what the configuration only names.
+fn with_secrets(mut config: Config) -> Result<Config, Errors> {
+    config.read_secrets().map(|()| config)
 }
 
 fn refuse(errors: &Errors) -> ExitCode {

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use ipnet::IpNet;
+
 use super::{
     effective::toml_string,
     error::{Wrong, quote},
@@ -97,6 +99,26 @@ impl Leaf for MonitorUrl {
     }
     fn show(&self) -> String {
         toml_string(&self.0)
+    }
+}
+
+/// A network, `10.0.0.0/8`, or a single address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Network(pub(super) IpNet);
+
+impl Leaf for Network {
+    fn read(node: &Node) -> Result<Self, Wrong> {
+        const RIGHT: &str = "write a network such as \"10.0.0.0/8\", or an address";
+        let Node::String(text) = node else {
+            return Err(misfit(node, RIGHT));
+        };
+        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network
+            .map(|network| Self(network.trunc()))
+            .map_err(|_| Wrong::new(format!("{} is no network", quote(text)), RIGHT))
+    }
+    fn show(&self) -> String {
+        format!("\"{}\"", self.0)
     }
 }
 

@@ -72,6 +72,18 @@ impl Leaf for usize {
     }
 }
 
+impl Leaf for bool {
+    fn read(node: &Node) -> Result<Self, Wrong> {
+        match node {
+            Node::Bool(value) => Ok(*value),
+            other => Err(misfit(other, "write true or false, without quotes")),
+        }
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Leaf for Duration {
     fn read(node: &Node) -> Result<Self, Wrong> {
         const RIGHT: &str = "write a number with its unit, such as \"1500ms\" or \"2s\"";

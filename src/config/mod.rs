@@ -16,11 +16,13 @@ mod section;
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::Path, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
+
 pub use args::ServerArg;
 pub use effective::Effective;
 pub use error::{ConfigError, Errors, Wrong};
 
-use crate::{admission, upstream};
+use crate::{admission, proxy_key::ProxyKey, upstream};
 use section::{Section, Sink};
 
 /// One bound address.
@@ -30,6 +32,8 @@ pub struct ListenerConfig {
     pub listen: SocketAddr,
     /// What clients are told in `connect_urls`, as `host:port`; empty tells them nothing.
     pub advertise: Vec<String>,
+    /// The load balancers whose PROXY headers are believed, and expected.
+    pub accept_proxy_protocol_from: Vec<IpNet>,
     /// The most clients at once, 1 to 10 million.
     pub max_clients: u32,
     /// From accept to a complete CONNECT, 10 ms to 60 s.
@@ -119,6 +123,11 @@ pub struct Config {
     pub log: LogConfig,
     /// A file for the addresses that were bound, once they are.
     pub ports_file: Option<PathBuf>,
+    /// Where the seed of the trusted proxy's key is.
+    pub proxy_nkey_seed_file: Option<PathBuf>,
+    /// That key, once [`Config::read_secrets`] has read it.
+    pub proxy_key: Option<ProxyKey>,
+    file: String,
     effective: Effective,
 }
 
@@ -161,6 +170,21 @@ impl Config {
         Self::assemble(sink, entries)
     }
 
+    /// Reads the files that the configuration names.
+    ///
+    /// # Errors
+    /// All that is wrong with them, at once.
+    pub fn read_secrets(&mut self) -> Result<(), Errors> {
+        let Some(path) = &self.proxy_nkey_seed_file else { return Ok(()) };
+        self.proxy_key = Some(ProxyKey::read(path).map_err(|error| {
+            let what = format!("{}: {error}", path.display());
+            let right = "write the path of a seed file, such as `weir nkey FILE` makes";
+            let key = "cluster.proxy_nkey_seed_file".to_owned();
+            Errors(vec![ConfigError { file: self.file.clone(), key, wrong: Wrong::new(what, right) }])
+        })?);
+        Ok(())
+    }
+
     fn assemble(mut sink: Sink, entries: node::Entries) -> Result<Self, Errors> {
         let raw = Section::read(&mut sink, "", String::new(), entries, raw::read);
         cross::check(&raw, &mut sink);
@@ -177,6 +201,9 @@ impl Config {
             lame_duck_duration: raw.lame_duck_duration,
             log: raw.log,
             ports_file: raw.ports_file,
+            proxy_nkey_seed_file: raw.proxy_nkey_seed_file,
+            proxy_key: None,
+            file: sink.file,
             effective: Effective { lines: sink.lines },
         })
     }

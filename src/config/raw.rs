@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     ListenerConfig, LogConfig, LogFormat, LogLevel,
-    address::{Address, MonitorUrl},
+    address::{Address, MonitorUrl, Network},
     effective::Line,
     error::Wrong,
     leaf::{Leaf, Name, Percent, any, misfit, within, word},
@@ -37,6 +37,7 @@ pub(super) struct Raw {
     pub(super) lame_duck_grace_period: Duration,
     pub(super) lame_duck_duration: Duration,
     pub(super) ports_file: Option<PathBuf>,
+    pub(super) proxy_nkey_seed_file: Option<PathBuf>,
     pub(super) listeners: Vec<ListenerConfig>,
     pub(super) monitor: Option<SocketAddr>,
     pub(super) upstream: upstream::Params,
@@ -57,7 +58,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let listeners = s.tables("listeners", "listeners", listener);
     let listeners = listeners.unwrap_or_else(|| vec![default_listener(s)]);
     let monitor = s.optional_table("monitor", "monitor", "absent, no endpoints", monitor);
-    let upstream = s.table("cluster", "cluster", cluster);
+    let (upstream, proxy_nkey_seed_file) = s.table("cluster", "cluster", cluster);
     let mut admission = s.table("admission", "admission", admission);
     let Accounts { default, limits, rules } = quota::accounts(s);
     admission.max_clients = listeners.iter().fold(0, |sum, l| sum.saturating_add(l.max_clients));
@@ -69,6 +70,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         lame_duck_grace_period,
         lame_duck_duration,
         ports_file,
+        proxy_nkey_seed_file,
         listeners,
         monitor: monitor.map(|listen| listen.unwrap_or(default_monitor())),
         upstream,
@@ -104,15 +106,14 @@ fn listener(s: &mut Section<'_>) -> ListenerConfig {
 
 fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
     s.value("kind", Kind::Client, any);
-    let advertise = s.list::<Address>("advertise");
     // None: a client that knows no other address comes back through this one.
-    let given = advertise.is_some();
-    let advertise = advertise.unwrap_or_default();
-    let advertise = Addresses(advertise.into_iter().map(|(_, a)| a).collect());
-    s.in_force("advertise", &advertise, given);
+    let advertise = list::<Address>(s, "advertise");
+    // None: a header says who the client is, and anybody who is believed could say anything.
+    let believed = list::<Network>(s, "accept_proxy_protocol_from");
     ListenerConfig {
         listen,
-        advertise: advertise.0.into_iter().map(|a| a.0).collect(),
+        advertise: advertise.into_iter().map(|a| a.0).collect(),
+        accept_proxy_protocol_from: believed.into_iter().map(|n| n.0).collect(),
         // nats-server's own default for max_connections.
         max_clients: s.value("max_clients", 65_536, within(1..=MOST_CLIENTS)),
         // Go, Java and C give up 2 s after they connected; who sent no CONNECT by then never will.
@@ -138,10 +139,19 @@ impl Leaf for Kind {
     }
 }
 
-#[derive(PartialEq)]
-struct Addresses(Vec<Address>);
+/// A list whose absence is an empty list.
+fn list<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Vec<T> {
+    let entries = s.list::<T>(key);
+    let given = entries.is_some();
+    let entries = List(entries.unwrap_or_default().into_iter().map(|(_, entry)| entry).collect());
+    s.in_force(key, &entries, given);
+    entries.0
+}
 
-impl Leaf for Addresses {
+#[derive(PartialEq)]
+struct List<T>(Vec<T>);
+
+impl<T: Leaf> Leaf for List<T> {
     fn read(node: &Node) -> Result<Self, Wrong> {
         Err(misfit(node, "write a list"))
     }
@@ -160,7 +170,7 @@ fn monitor(s: &mut Section<'_>) -> Option<SocketAddr> {
     Some(s.value("listen", default_monitor(), any))
 }
 
-fn cluster(s: &mut Section<'_>) -> upstream::Params {
+fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>) {
     // A reading costs a server 1 to 2 ms of CPU; between readings weir's own counts carry it.
     let poll_interval = s.value("poll_interval", SECOND, within(50 * MS..=HOUR));
     // Room for the operator's own CLI, and for clients that reach the server past weir between two readings.
@@ -168,6 +178,10 @@ fn cluster(s: &mut Section<'_>) -> upstream::Params {
     let warn_at = s.value("warn_at", Percent(0.8), within(Percent(0.01)..=Percent(1.0)));
     // A server that has just started is busy with routes, JetStream and caches; ten seconds spread the newcomers.
     let slow_start = s.value("slow_start", 10 * SECOND, within(Duration::ZERO..=HOUR));
+    // Off: a server that does not expect the header takes it for a broken client.
+    let proxy_protocol = s.value("proxy_protocol", false, any);
+    // None: a server that trusts no proxy ignores the signature, but then nobody asked for one.
+    let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
     let servers = s.tables("cluster.servers", "servers", server);
     if servers.as_ref().is_none_or(Vec::is_empty) {
         s.wrong(
@@ -175,13 +189,15 @@ fn cluster(s: &mut Section<'_>) -> upstream::Params {
             Wrong::new("there is no server", "write [[cluster.servers]] with address = \"host:4222\" for each"),
         );
     }
-    upstream::Params {
+    let params = upstream::Params {
         poll_interval,
         reserve: reserve.0,
         warn_at: warn_at.0,
         slow_start,
+        wants: upstream::Wants { proxy_signature: seed_file.is_some(), proxy_protocol },
         servers: servers.unwrap_or_default(),
-    }
+    };
+    (params, seed_file)
 }
 
 #[derive(PartialEq)]

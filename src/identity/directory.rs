@@ -42,6 +42,9 @@ impl Directory {
         if let Some(learned) = self.learned.get(&key) {
             return Arc::clone(&learned);
         }
+        if let Credential::Jwt { account, .. } = credential {
+            return account.into();
+        }
         let rule = self.rules.iter().find(|(_, users)| users.is_match(credential.text()));
         Arc::clone(rule.map_or(&self.unknown, |(account, _)| account))
     }

@@ -1,9 +1,11 @@
 //! From CONNECT to who is asking: the credential it shows, and the account that credential belongs to.
 
+mod claims;
 mod directory;
 
 use std::hash::{BuildHasher, RandomState};
 
+pub use claims::Claims;
 pub use directory::{Directory, UNKNOWN_ACCOUNT};
 
 use crate::protocol::connect::Connect;
@@ -21,6 +23,13 @@ pub struct AccountRule {
 /// No `Debug`: a token is a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Credential<'a> {
+    /// A user JWT.
+    Jwt {
+        /// The account that it claims.
+        account: &'a str,
+        /// The user's public key.
+        user: &'a str,
+    },
     /// The public key of an NKey user.
     Nkey(&'a str),
     /// A user name; its password is the server's business.
@@ -32,9 +41,11 @@ pub enum Credential<'a> {
 }
 
 impl<'a> Credential<'a> {
-    /// The credential of a CONNECT.
-    pub fn of(connect: &'a Connect) -> Self {
-        if let Some(nkey) = connect.nkey() {
+    /// The credential of a CONNECT; `claims` is what its JWT says, where it has one.
+    pub fn of(connect: &'a Connect, claims: Option<&'a Claims>) -> Self {
+        if let Some(claims) = claims {
+            Self::Jwt { account: claims.account(), user: claims.user() }
+        } else if let Some(nkey) = connect.nkey() {
             Self::Nkey(nkey)
         } else if let Some(user) = connect.user() {
             Self::User(user)
@@ -47,7 +58,7 @@ impl<'a> Credential<'a> {
 
     fn text(self) -> &'a str {
         match self {
-            Self::Nkey(text) | Self::User(text) | Self::Token(text) => text,
+            Self::Nkey(text) | Self::User(text) | Self::Token(text) | Self::Jwt { user: text, .. } => text,
             Self::Nothing => "",
         }
     }

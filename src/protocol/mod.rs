@@ -9,6 +9,7 @@ pub mod info;
 mod json;
 pub mod op;
 pub mod preface;
+pub mod proxy_header;
 pub mod refusal;
 pub mod version;
 

@@ -11,6 +11,14 @@ pub const MAX_CONTROL_LINE_LINE: &[u8] = b"-ERR 'maximum control line exceeded'\
 /// nats-server's answer to bytes that are no operation.
 pub const UNKNOWN_OP: &[u8] = b"-ERR 'Unknown Protocol Operation'\r\n";
 
+/// Whether a server's `-ERR` line refuses the credentials themselves. Its "Authentication Timeout" does not: the server was
+/// too slow, or the client.
+pub fn is_bad_login(line: &[u8]) -> bool {
+    let line = line.to_ascii_lowercase();
+    let says = |text: &[u8]| memchr::memmem::find(&line, text).is_some();
+    says(b"authorization violation") || says(b"authentication") && !says(b"timeout")
+}
+
 macro_rules! words {
     ($($pattern:pat => $text:literal,)*) => {
         /// The text of the refusal, without quotes.
@@ -57,6 +65,10 @@ mod tests {
                 assert!(!lower.contains(fatal), "{text}");
             }
         }
+        assert!(!Refusal::ALL.into_iter().any(|refusal| is_bad_login(line(refusal))));
+        assert!(is_bad_login(b"-ERR 'Authorization Violation'\r\n"));
+        assert!(is_bad_login(b"-ERR 'User Authentication Expired'\r\n"));
+        assert!(!is_bad_login(b"-ERR 'Authentication Timeout'\r\n"));
         assert_eq!(line(Refusal::Protocol), UNKNOWN_OP);
         assert_eq!(MAX_CONTROL_LINE_LINE, format!("-ERR '{MAX_CONTROL_LINE_TEXT}'\r\n").as_bytes());
     }

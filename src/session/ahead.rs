@@ -3,7 +3,7 @@
 //! The wait for a turn is before the dial, since the server's own timer for CONNECT starts there. An upstream connection goes
 //! to the client that has seen its nonce, or to nobody.
 
-use std::{net::IpAddr, pin::pin};
+use std::{net::IpAddr, pin::pin, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -12,7 +12,11 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{End, House, Waited, place_again, refuse_at, wait};
+use super::{
+    End, House, Waited,
+    answer::{open, place_again},
+    turn_away, wait,
+};
 use crate::{
     admission::{Applicant, Pass, Verdict},
     close::Refusal,
@@ -27,6 +31,10 @@ use crate::{
 
 /// The part of a server's `auth_timeout` in which CONNECT must come from the client; the rest is for the way to the server.
 const FOR_CONNECT: f64 = 0.75;
+
+/// While a client takes no longer than this for its CONNECT, its handshake is one of those under way on the server, so that no
+/// more logins come to the server at once than it can take. One that is slower, or silent, is not to keep others waiting.
+const PROMPT: Duration = Duration::from_millis(250);
 
 /// What there is of a server when the client is greeted.
 pub(super) enum Ahead {
@@ -60,12 +68,21 @@ impl Opened {
 }
 
 /// Waits for a turn and dials. The error is the end of a client that has left meanwhile.
-pub(super) async fn dial(house: &House, down: &TcpStream, source: IpAddr, accepted: Instant) -> Result<Ahead, End> {
+pub(super) async fn dial(
+    house: &House,
+    down: &TcpStream,
+    header: &[u8],
+    source: IpAddr,
+    accepted: Instant,
+) -> Result<Ahead, End> {
     let patience = house.doors.patience();
     let hold_until = patience.before_info(accepted.into_std());
     let client = house.keys.client(source, house.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
     let now = Instant::now().into_std();
+    if house.doors.damping().is_damped(source, now) {
+        return Ok(Ahead::Not(Refusal::SourceRate));
+    }
     let rng = &mut fastrand::Rng::new();
     let verdict = house.doors.at_accept_turn(source, client, hold_until, now, rng, || Turn(turn));
     let waited = match verdict {
@@ -81,20 +98,25 @@ pub(super) async fn dial(house: &House, down: &TcpStream, source: IpAddr, accept
         Waited::InVain(reason) => return Ok(Ahead::Not(reason)),
     };
     let deadline = Instant::from_std(patience.deadlines(None, accepted.into_std(), accepted.into_std()).hold_until);
-    tokio::select! {
-        opened = open_any(house, slot, deadline) => Ok(opened.map_or_else(Ahead::Not, |o| Ahead::Dialled(Box::new(o)))),
-        () = preface::left_ungreeted(down) => Err(End::Probe),
+    let mut opening = pin!(open_any(house, slot, header, deadline));
+    let left = tokio::select! {
+        opened = &mut opening => return Ok(opened.map_or_else(Ahead::Not, |o| Ahead::Dialled(Box::new(o)))),
+        () = preface::left_ungreeted(down) => End::Probe,
+    };
+    // The server may count the connection by now: the slot stays taken until it has seen the end.
+    if let Ok(opened) = opening.await {
+        opened.let_go().await;
     }
+    Err(left)
 }
 
 /// Opens a connection to the server of `slot`, or to another one.
-async fn open_any(house: &House, mut slot: Slot, deadline: Instant) -> Result<Opened, Refusal> {
+async fn open_any(house: &House, mut slot: Slot, header: &[u8], deadline: Instant) -> Result<Opened, Refusal> {
     let mut tried = Vec::new();
     loop {
         let began = Instant::now();
-        match super::open(house, &mut slot, deadline).await {
+        match open(house, &mut slot, header, deadline).await {
             Ok(dialled) => {
-                slot.waits();
                 let expires = began + slot.server().auth_timeout().mul_f64(FOR_CONNECT);
                 return Ok(Opened { dialled, slot, expires });
             }
@@ -110,21 +132,39 @@ async fn open_any(house: &House, mut slot: Slot, deadline: Instant) -> Result<Op
 impl Ahead {
     /// Keeps an eye on the server while the client is greeted and says its CONNECT. A server that is lost, or whose own timer
     /// runs out, is let go; the client is not disturbed, since one that does not sign can have another server.
-    pub(super) async fn lasts_through<T>(&mut self, exchange: impl Future<Output = T>) -> T {
+    pub(super) async fn lasts_through<T>(
+        &mut self,
+        house: &House,
+        source: IpAddr,
+        exchange: impl Future<Output = T>,
+    ) -> T {
         let Self::Dialled(opened) = self else { return exchange.await };
+        let (damping, now) = (house.doors.damping(), Instant::now());
         let mut exchange = pin!(exchange);
-        let why = tokio::select! {
-            biased;
-            done = &mut exchange => return done,
-            lost = opened.dialled.lost() => {
-                let server = opened.slot.server();
-                debug!(server = server.name(), %lost, "lost before CONNECT");
-                if matches!(lost, DialError::Full) {
-                    server.said_full(Instant::now().into_std());
+        let mut prompt_until = Some(now + PROMPT);
+        if !damping.is_prompt(source, now.into_std()) {
+            opened.slot.waits();
+            prompt_until = None;
+        }
+        let why = loop {
+            tokio::select! {
+                biased;
+                done = &mut exchange => return done,
+                lost = opened.dialled.lost() => {
+                    let server = opened.slot.server();
+                    debug!(server = server.name(), %lost, "lost before CONNECT");
+                    if matches!(lost, DialError::Full) {
+                        server.said_full(Instant::now().into_std());
+                    }
+                    break Refusal::ServerCapacity;
                 }
-                Refusal::ServerCapacity
+                () = sleep_until(prompt_until.unwrap_or(opened.expires)) => {}
             }
-            () = sleep_until(opened.expires) => Refusal::HoldExpired,
+            if prompt_until.take().is_none() {
+                break Refusal::HoldExpired;
+            }
+            opened.slot.waits();
+            damping.kept_silent(source, Instant::now().into_std());
         };
         let gone = std::mem::replace(self, Self::Not(why));
         tokio::join!(exchange, gone.let_go()).0
@@ -165,9 +205,6 @@ impl Ahead {
         let Some(reason) = refused else {
             return super::enter(house, applicant, down, preface).await.map(|(pass, down)| (pass, None, down));
         };
-        let (at, delay) = house.doors.turn_away(reason, &applicant, now, &mut fastrand::Rng::new());
-        let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
-        drop(delay);
-        Err(end)
+        Err(turn_away(house, reason, &applicant, down, preface).await)
     }
 }

@@ -6,6 +6,7 @@ pub mod placement;
 pub mod pressure;
 mod server;
 mod slot;
+mod wants;
 
 use std::{
     sync::Arc,
@@ -15,6 +16,7 @@ use std::{
 pub use self::{
     server::{Reading, Server},
     slot::Slot,
+    wants::Wants,
 };
 use crate::protocol::MAX_CONTROL_LINE;
 use placement::{Choice, Rank, View};
@@ -63,6 +65,8 @@ pub struct Params {
     pub warn_at: f64,
     /// A server younger than this (by its own uptime) gets its share gradually.
     pub slow_start: Duration,
+    /// What the servers are asked to do beyond the usual.
+    pub wants: Wants,
     /// The servers, at least one.
     pub servers: Vec<ServerParams>,
 }

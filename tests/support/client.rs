@@ -203,12 +203,20 @@ impl RawClient {
 
     /// One whole attempt: INFO, CONNECT, PING, PONG, all within `deadline`.
     pub async fn attempt(address: &str, login: &Login, deadline: Duration) -> Attempt {
+        Self::attempt_behind(b"", address, login, deadline).await
+    }
+
+    /// The same behind a load balancer, which sends `header` first.
+    pub async fn attempt_behind(header: &[u8], address: &str, login: &Login, deadline: Duration) -> Attempt {
         let dialled = match timeout(deadline, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(_)) => return Attempt::Ended(End::Reset),
             Err(_) => return Attempt::Ended(End::StillOpen),
         };
         let mut client = Self::over(dialled);
+        if client.send(header).await.is_err() {
+            return Attempt::Ended(End::Reset);
+        }
         match timeout(deadline, client.handshake(login)).await {
             Ok(Ok(Reply::Pong)) => Attempt::In(client),
             Ok(Ok(Reply::Err(text))) => {

@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod http;
 pub mod metrics;
 pub mod nats;
+pub mod operator;
 pub mod ports;
 pub mod process;
 pub mod weir;

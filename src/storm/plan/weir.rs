@@ -127,6 +127,7 @@ impl Weir {
             reserve: plan.reserve,
             warn_at: 0.8,
             slow_start: Duration::ZERO,
+            wants: upstream::Wants::default(),
             servers: (0..plan.servers).map(server).collect(),
         };
         let (clock, servers) = (Clock::default(), Arc::new(Servers::new(&cluster)));

@@ -1,0 +1,106 @@
+//! What a user JWT says of its bearer: decoded, never verified. The server verifies; until it has, this is a claim.
+
+use data_encoding::BASE64URL_NOPAD;
+use serde::Deserialize;
+
+/// Longer JWTs are not decoded. A user JWT is some 500 to 2000 bytes; CONNECT, which holds it, is 4096 by default.
+const LONGEST: usize = 64 * 1024;
+/// The length of a public NKey.
+const KEY_LENGTH: usize = 56;
+
+/// Who a JWT says its bearer is. Public keys, so neither is a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    account: String,
+    user: String,
+}
+
+#[derive(Deserialize)]
+struct Payload {
+    iss: String,
+    sub: String,
+    #[serde(default)]
+    nats: Nats,
+}
+
+#[derive(Deserialize, Default)]
+struct Nats {
+    /// Set when the JWT was signed by one of the account's signing keys, which is then `iss`.
+    #[serde(default)]
+    issuer_account: String,
+}
+
+impl Claims {
+    /// Reads a JWT; `None` for what is no NATS user JWT.
+    pub fn read(jwt: &str) -> Option<Self> {
+        if jwt.len() > LONGEST {
+            return None;
+        }
+        let mut parts = jwt.split('.');
+        let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() {
+            return None;
+        }
+        let payload = BASE64URL_NOPAD.decode(payload.as_bytes()).ok()?;
+        let Payload { iss, sub, nats } = serde_json::from_slice(&payload).ok()?;
+        let account = if nats.issuer_account.is_empty() { iss } else { nats.issuer_account };
+        (is_key(&account, b'A') && is_key(&sub, b'U')).then_some(Self { account, user: sub })
+    }
+
+    /// The account's public key, by which servers name it.
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+
+    /// The user's public key.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+}
+
+/// Whether it looks like a public key of this kind: anything else would be a label of somebody's own choice.
+fn is_key(text: &str, kind: u8) -> bool {
+    let text = text.as_bytes();
+    text.len() == KEY_LENGTH
+        && text[0] == kind
+        && text.iter().all(|b| b.is_ascii_uppercase() || (b'2'..=b'7').contains(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jwt(payload: &str) -> String {
+        format!("e30.{}.c2ln", BASE64URL_NOPAD.encode(payload.as_bytes()))
+    }
+
+    #[test]
+    fn the_account_is_the_issuer_or_the_one_it_signs_for() {
+        let [a, b, u] = ['A', 'A', 'U'].map(|kind| format!("{kind}{}", "B".repeat(55)));
+        let b = b.replace('B', "C");
+        let own = Claims::read(&jwt(&format!(r#"{{"iss":"{a}","sub":"{u}","nats":{{"type":"user"}}}}"#))).unwrap();
+        assert_eq!((own.account(), own.user()), (&*a, &*u));
+        let signed = jwt(&format!(r#"{{"iss":"{a}","sub":"{u}","nats":{{"issuer_account":"{b}"}}}}"#));
+        assert_eq!(Claims::read(&signed).unwrap().account(), b);
+    }
+
+    #[test]
+    fn what_is_no_user_jwt_claims_nothing() {
+        let [a, u] = ['A', 'U'].map(|kind| format!("{kind}{}", "B".repeat(55)));
+        let good = format!(r#"{{"iss":"{a}","sub":"{u}"}}"#);
+        assert!(Claims::read(&jwt(&good)).is_some());
+        for bad in [
+            String::new(),
+            "a.b".into(),
+            "a.b.c".into(),
+            format!("{}.d", jwt(&good)),
+            jwt("{}"),
+            jwt(&good.replace(&a, "ORDERS")),
+            jwt(&good.replace(&u, &a)),
+            jwt(&good.replace("BBB", "\\u0041\\n")),
+            jwt(&format!("{good}{}", " ".repeat(LONGEST))),
+        ] {
+            assert_eq!(Claims::read(&bad), None, "{bad:.80}");
+        }
+    }
+}

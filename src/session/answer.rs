@@ -1,0 +1,178 @@
+//! Until a server has said its word: dialling, handing CONNECT over, and placing a client elsewhere without its noticing.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::House;
+use crate::{
+    admission::Pass,
+    close::Refusal,
+    dial::{self, Accepted, Answer, DialError, Dialled},
+    protocol::{PING, connect::Connect, version::Version},
+    turn::AnyPass,
+    upstream::{Placement, Slot},
+};
+
+/// Why no server took the client.
+pub(super) enum NotAnswered {
+    Refused(Refusal),
+    /// `-ERR`, as the server wrote it.
+    ServerSaid(Vec<u8>),
+    /// With weir's own signature CONNECT is longer than the servers take.
+    TooLong,
+}
+
+/// What the server is sent: the canonical CONNECT, with weir's signature where weir is a trusted proxy, and PING.
+fn words(house: &House, connect: &Connect, nonce: Option<&str>, longest: usize) -> Result<Vec<u8>, NotAnswered> {
+    let mut words = Vec::with_capacity(512);
+    match house.proxy_key.as_ref().zip(nonce).and_then(|(key, nonce)| key.sign(nonce)) {
+        None => connect.write(&mut words),
+        Some(sig) => {
+            let mut signed = connect.clone();
+            signed.set_proxy_sig(&sig);
+            signed.write(&mut words);
+            let argument = words.len() - b"CONNECT \r\n".len();
+            if argument > longest {
+                static TOLD: AtomicBool = AtomicBool::new(false);
+                if !TOLD.swap(true, Relaxed) {
+                    warn!(
+                        argument,
+                        max_control_line = longest,
+                        "a CONNECT has no room for proxy_sig: raise max_control_line"
+                    );
+                }
+                return Err(NotAnswered::TooLong);
+            }
+        }
+    }
+    words.extend_from_slice(PING);
+    Ok(words)
+}
+
+/// Dials until a server has said its word; whatever goes wrong with one, the client is placed on the next without noticing.
+/// Not so one that has signed the nonce of the first, which is `dialled` already: it has to come back.
+pub(super) async fn dial_until_answered(
+    house: &House,
+    mut pass: AnyPass,
+    mut dialled: Option<Dialled>,
+    connect: &Connect,
+    header: &[u8],
+    answer_by: Instant,
+) -> Result<(AnyPass, Box<Accepted>), NotAnswered> {
+    let bound = dialled.is_some() && connect.signs();
+    let mut tried = Vec::new();
+    loop {
+        let began = Instant::now();
+        let opened = match dialled.take() {
+            Some(dialled) => Ok(dialled),
+            None => open(house, &mut pass.server, header, answer_by).await,
+        };
+        let answer = match opened {
+            // It has signed another nonce, or none: this server would call it a liar.
+            Ok(dialled) if connect.signs() && !bound && dialled.info().nonce().is_some() => {
+                return Err(NotAnswered::Refused(Refusal::ServerCapacity));
+            }
+            Ok(dialled) => {
+                let longest = pass.server.server().max_control_line();
+                let words = words(house, connect, dialled.info().nonce(), longest)?;
+                hand_over(house, &mut pass, dialled, &words, began, answer_by).await
+            }
+            Err(err) => Err(err),
+        };
+        match answer {
+            Ok(Answer::Pong(accepted)) => return Ok((pass, accepted)),
+            Ok(Answer::Err(line)) => return Err(NotAnswered::ServerSaid(line)),
+            Err(err) => {
+                debug!(server = pass.server.server().name(), %err, "dial failed");
+                tried.push(pass.server.server().index());
+            }
+        }
+        if bound {
+            return Err(NotAnswered::Refused(Refusal::ServerCapacity));
+        }
+        // The failed server's slot goes back before the next one's is taken.
+        let Pass { server, account } = pass;
+        drop(server);
+        let server = place_again(house, &tried, answer_by).await.map_err(NotAnswered::Refused)?;
+        pass = Pass { server, account };
+    }
+}
+
+/// Finds a server other than those that were `tried`.
+pub(super) async fn place_again(house: &House, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
+    loop {
+        let now = Instant::now();
+        if now >= deadline {
+            return Err(Refusal::HoldExpired);
+        }
+        match house.doors.place_again(tried, now.into_std(), &mut fastrand::Rng::new()) {
+            Placement::Placed(server) => return Ok(server),
+            Placement::Busy => tokio::time::sleep(Duration::from_millis(5)).await,
+            Placement::Full => return Err(Refusal::ServerCapacity),
+        }
+    }
+}
+
+/// Connects to the server of a slot and reads its INFO; what that says of the server is noted.
+pub(super) async fn open(
+    house: &House,
+    slot: &mut Slot,
+    header: &[u8],
+    deadline: Instant,
+) -> Result<Dialled, DialError> {
+    let began = Instant::now();
+    let server = Arc::clone(slot.server());
+    // A server that does not even send INFO in half of what is left leaves the other half for another one.
+    let info_by = began + deadline.saturating_duration_since(began) / 2;
+    let dialled = match dial::dial(&server, header, info_by).await {
+        Ok(dialled) => dialled,
+        Err(err) => {
+            if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {
+                tracing::warn!(server = server.name(), %err, ?pause, "server ejected");
+            }
+            return Err(err);
+        }
+    };
+    server.answered();
+    slot.opened();
+    house.greetings.learn(server.index(), dialled.info());
+    Ok(dialled)
+}
+
+/// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.
+async fn hand_over(
+    house: &House,
+    pass: &mut AnyPass,
+    dialled: Dialled,
+    words: &[u8],
+    began: Instant,
+    answer_by: Instant,
+) -> Result<Answer, DialError> {
+    let server = Arc::clone(pass.server.server());
+    let names_account = Version::parse(dialled.info().version()).is_some_and(|v| v >= Version::new(2, 12, 0));
+    let answer = dialled.handshake(words, names_account, answer_by).await;
+    match &answer {
+        Ok(Answer::Pong(_)) => {
+            let took = began.elapsed();
+            house.doors.handshake_finished(pass, took, Instant::now().into_std());
+            pass.server.session_began();
+            house.tally.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
+        }
+        Err(DialError::Full) => server.said_full(Instant::now().into_std()),
+        Err(DialError::TimedOut) => server.handshake_timed_out(),
+        _ => {}
+    }
+    // Room for the next handshake: whoever waits for that need not wait for a timer.
+    if house.doors.held() > 0 {
+        house.arrived.notify_one();
+    }
+    answer
+}

@@ -1,0 +1,181 @@
+//! Operator mode: users with JWTs, who sign the nonce, and bearers, who need not.
+mod support;
+
+use std::time::Duration;
+
+use support::operator::{Operator, User};
+use support::*;
+
+const FULL: &str = "maximum connections exceeded";
+const QUOTA: &str = "maximum account active connections exceeded";
+const VIOLATION: &str = "Authorization Violation";
+
+fn login(user: &User) -> Login {
+    Login::jwt(&user.jwt, &user.key)
+}
+
+fn bearer(user: &User) -> Login {
+    Login::default().with("jwt", user.jwt.clone().into())
+}
+
+async fn cluster(operator: &Operator) -> Cluster {
+    Cluster::start(2, |server| server.with(&operator.server_config())).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_jwt_user_gets_in() {
+    let operator = Operator::with_accounts([-1, -1]);
+    let cluster = cluster(&operator).await;
+    let weir = WeirConfig::of(&cluster).start().await;
+    let (one, two) = (operator.account(0), operator.account(1));
+    let kinds = [
+        (login(&one.user()), one),
+        (login(&one.user_by_signing_key()), one),
+        (bearer(&one.bearer()), one),
+        (login(&two.user()), two),
+        (login(&two.bearer()), two), // a bearer who signs all the same, as client libraries do
+    ];
+    let mut clients = Vec::new();
+    for (login, account) in &kinds {
+        let mut client = RawClient::connect(&weir.address, login).await;
+        assert_eq!(client.info_after_pong().await["remote_account"], account.name());
+        client.round_trip().await.unwrap();
+        clients.push(client);
+    }
+    for (account, n) in [(one, 3.0), (two, 2.0)] {
+        let sample = format!("weir_account_connections{{account=\"{}\"}}", account.name());
+        assert_eq!(weir.gauge(&sample).await, n);
+    }
+    // Not moved there afterwards: known from the JWT, before any server said so.
+    assert_eq!(weir.gauge("weir_account_connections{account=\"default\"}").await, 0.0);
+    drop(clients);
+    weir.assert_nothing_leaked().await;
+    for (login, _) in &kinds {
+        let line = login.connect_line();
+        let jwt = line.split("\"jwt\":\"").nth(1).unwrap().split('"').next().unwrap();
+        for part in jwt.split('.').skip(1) {
+            assert!(!weir.log().contains(part), "a part of a JWT in the log");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_client_with_creds_comes_back() {
+    let operator = Operator::with_accounts([-1]);
+    let mut cluster = cluster(&operator).await;
+    let weir = WeirConfig::of(&cluster).start().await;
+    let user = operator.account(0).user();
+    let connect = || async_nats::ConnectOptions::with_credentials(&user.creds()).unwrap().connect(weir.url());
+    let clients = futures::future::try_join_all((0..10).map(|_| connect())).await.unwrap();
+    let mut service = clients[0].subscribe("service").await.unwrap();
+    clients[0].flush().await.unwrap();
+    let answering = clients[0].clone();
+    let answers = tokio::spawn(async move {
+        while let Some(request) = futures::StreamExt::next(&mut service).await {
+            let _ = answering.publish(request.reply.unwrap(), "yes".into()).await;
+        }
+    });
+    for client in &clients {
+        assert_eq!(&client.request("service", "?".into()).await.unwrap().payload[..], b"yes");
+    }
+    cluster.servers[1].kill9();
+    let name = operator.account(0).name();
+    eventually(PATIENCE, "all are on the other server", async || {
+        match cluster.servers[0].account_connections(&name).await {
+            10 => Ok(()),
+            n => Err(n),
+        }
+    })
+    .await;
+    for client in &clients {
+        eventually(PATIENCE, "requests are answered", async || client.request("service", "?".into()).await).await;
+    }
+    answers.abort();
+    let _ = answers.await;
+    drop(clients);
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_is_the_accounts_own() {
+    let operator = Operator::with_accounts([-1, -1]);
+    let cluster = cluster(&operator).await;
+    let (one, two) = (operator.account(0), operator.account(1));
+    let weir = WeirConfig::of(&cluster).account(&one.name(), "max_connections = 4").start().await;
+    let logins = [login(&one.user()), login(&one.user_by_signing_key()), bearer(&one.bearer()), login(&one.user())];
+    let attempts = at_once(24, |i| {
+        let (address, login) = (weir.address.clone(), logins[i % 4].clone());
+        async move { RawClient::attempt(&address, &login, PATIENCE).await }
+    })
+    .await;
+    let inside = attempts.iter().filter(|a| matches!(a, Attempt::In(_))).count();
+    let told = attempts.iter().filter(|a| a.refusal() == Some(QUOTA)).count();
+    assert_eq!((inside, told), (4, 20), "{attempts:?}");
+    RawClient::connect(&weir.address, &login(&two.user())).await.round_trip().await.unwrap();
+    drop(attempts);
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_cluster_tells_those_who_sign_and_holds_bearers() {
+    let operator = Operator::with_accounts([-1]);
+    let config = operator.server_config();
+    let server = NatsServer::start(ServerOptions::default().max_connections(5).with(&config)).await;
+    let admission = "rate = 20000\nburst = 20000\nmax_hold = \"1s\"\nrefusal_spread = \"1s\"\n[admission.max_hold_by_lang]\nrust = \"19s\"";
+    let weir = WeirConfig::of_servers(&[&server]).cluster("reserve = 0").admission(admission).start().await;
+    let (user, bare) = (operator.account(0).user(), operator.account(0).bearer());
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(RawClient::connect(&weir.address, &login(&user)).await);
+    }
+    let began = std::time::Instant::now();
+    let told = RawClient::attempt(&weir.address, &login(&user), PATIENCE).await;
+    assert_eq!(told.refusal(), Some(FULL), "{told:?}");
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    // A bearer's CONNECT is good for any server at any time: it waits on behind the second door.
+    let mut late = None;
+    while late.is_none() {
+        let (address, login) = (weir.address.clone(), bearer(&bare).lang("rust"));
+        let waiting = tokio::spawn(async move { RawClient::attempt(&address, &login, PATIENCE).await });
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        let gone = clients.pop();
+        if waiting.is_finished() {
+            assert_eq!(waiting.await.unwrap().refusal(), Some(FULL)); // gave up early, at random
+            clients.extend(gone);
+            continue;
+        }
+        drop(gone);
+        late = Some(waiting.await.unwrap().expect_in());
+    }
+    late.unwrap().round_trip().await.unwrap();
+    drop(clients);
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_is_not_believed() {
+    let operator = Operator::with_accounts([-1]);
+    let cluster = cluster(&operator).await;
+    let account = operator.account(0);
+    let weir = WeirConfig::of(&cluster).account(&account.name(), "max_connections = 2").start().await;
+    let inside = RawClient::connect(&weir.address, &login(&account.user())).await;
+    // Somebody else's operator signed these, or nobody; and one that is good, with another's signature.
+    let (stranger, user) = (Operator::with_accounts([-1]), account.user());
+    let mut forged = user.jwt.clone();
+    forged.replace_range(forged.len() - 8.., "AAAAAAAA");
+    for wrong in [
+        login(&stranger.account(0).user()),
+        login(&User { jwt: forged, key: user.key.clone() }),
+        login(&User { jwt: user.jwt.clone(), key: nkeys::KeyPair::new_user() }),
+        bearer(&user),
+    ] {
+        for _ in 0..3 {
+            let attempt = RawClient::attempt(&weir.address, &wrong, PATIENCE).await;
+            assert_eq!(attempt.refusal(), Some(VIOLATION), "{attempt:?}");
+        }
+    }
+    // Their claims took nothing from the account.
+    let second = RawClient::connect(&weir.address, &login(&user)).await;
+    drop((inside, second));
+    weir.assert_nothing_leaked().await;
+}

@@ -1,0 +1,127 @@
+//! Operator mode: the JWTs that `nsc` would make, and a server configuration that trusts them.
+
+use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
+use nkeys::KeyPair;
+use serde_json::{Value, json};
+
+/// An operator with accounts.
+pub struct Operator {
+    key: KeyPair,
+    accounts: Vec<Account>,
+}
+
+/// An account, with a signing key beside its own.
+pub struct Account {
+    key: KeyPair,
+    signing: KeyPair,
+    limit: i64,
+}
+
+/// A user as its `.creds` file holds it.
+pub struct User {
+    /// Its JWT.
+    pub jwt: String,
+    /// Its key.
+    pub key: KeyPair,
+}
+
+impl User {
+    /// The text of the `.creds` file.
+    pub fn creds(&self) -> String {
+        let seed = self.key.seed().expect("a seed");
+        format!(
+            "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n",
+            self.jwt
+        )
+    }
+}
+
+impl Account {
+    /// Its public key, which is its name for servers.
+    pub fn name(&self) -> String {
+        self.key.public_key()
+    }
+
+    /// A user, signed by the account itself.
+    pub fn user(&self) -> User {
+        self.user_with(&self.key, json!({}))
+    }
+
+    /// A user, signed by the account's signing key.
+    pub fn user_by_signing_key(&self) -> User {
+        self.user_with(&self.signing, json!({ "issuer_account": self.name() }))
+    }
+
+    /// A user who need not sign.
+    pub fn bearer(&self) -> User {
+        self.user_with(&self.key, json!({ "bearer_token": true }))
+    }
+
+    /// A user who may come from this network only.
+    pub fn limited_to(&self, network: &str) -> User {
+        self.user_with(&self.key, json!({ "src": [network] }))
+    }
+
+    /// A user who is to come through a trusted proxy only.
+    pub fn proxied(&self) -> User {
+        self.user_with(&self.key, json!({ "proxy_required": true }))
+    }
+
+    fn user_with(&self, issuer: &KeyPair, more: Value) -> User {
+        let key = KeyPair::new_user();
+        let mut nats =
+            json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {} });
+        merge(&mut nats, more);
+        User { jwt: sign(issuer, &key.public_key(), "user", nats), key }
+    }
+}
+
+impl Operator {
+    /// An operator with accounts of these connection limits (-1: none).
+    pub fn with_accounts<const N: usize>(limits: [i64; N]) -> Self {
+        let account = |limit| Account { key: KeyPair::new_account(), signing: KeyPair::new_account(), limit };
+        Self { key: KeyPair::new_operator(), accounts: limits.map(account).into() }
+    }
+
+    /// Its accounts.
+    pub fn account(&self, n: usize) -> &Account {
+        &self.accounts[n]
+    }
+
+    /// For nats-server: trust this operator, and know its accounts (memory resolver).
+    pub fn server_config(&self) -> String {
+        let operator = json!({ "type": "operator", "version": 2 });
+        let operator = sign(&self.key, &self.key.public_key(), "operator", operator);
+        let preload: Vec<String> =
+            self.accounts.iter().map(|a| format!("{}: \"{}\"", a.name(), self.jwt_of(a))).collect();
+        format!("operator: \"{operator}\"\nresolver: MEMORY\nresolver_preload {{\n{}\n}}\n", preload.join("\n"))
+    }
+
+    fn jwt_of(&self, account: &Account) -> String {
+        let limits = json!({
+            "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "leaf": -1,
+            "conn": account.limit,
+        });
+        let nats = json!({
+            "type": "account", "version": 2, "limits": limits, "signing_keys": [account.signing.public_key()],
+        });
+        sign(&self.key, &account.name(), "account", nats)
+    }
+}
+
+/// A JWT of version 2, as github.com/nats-io/jwt makes it.
+fn sign(issuer: &KeyPair, subject: &str, name: &str, nats: Value) -> String {
+    let header = json!({ "typ": "JWT", "alg": "ed25519-nkey" });
+    let id = BASE32_NOPAD.encode(&fastrand::u128(..).to_be_bytes());
+    let claims = json!({ "jti": id, "iat": 1_700_000_000, "iss": issuer.public_key(), "name": name, "sub": subject, "nats": nats });
+    let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    let signed = format!("{}.{}", part(&header), part(&claims));
+    let signature = issuer.sign(signed.as_bytes()).expect("a key that signs");
+    format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature))
+}
+
+fn merge(into: &mut Value, more: Value) {
+    if let (Some(into), Value::Object(more)) = (into.as_object_mut(), more) {
+        into.extend(more);
+    }
+}
