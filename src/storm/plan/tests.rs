@@ -59,8 +59,9 @@ fn everybody_is_accounted_for() {
 #[test]
 fn a_cluster_that_is_fast_enough_needs_no_help() {
     let fast = plan(1000, &RUST, 10_000.0);
-    for outcome in [fast.direct(), fast.weir()] {
-        within(outcome.seconds_to_100, 0.09..0.12);
+    // weir finds out first what the servers can do, which takes a few handshakes each.
+    for (outcome, longest) in [(fast.direct(), 0.12), (fast.weir(), 0.14)] {
+        within(outcome.seconds_to_100, 0.09..longest);
         assert_eq!((outcome.tries, outcome.wasted), (1000, 0));
     }
     within(plan(1000, &GO, 10_000.0).weir().seconds_to_100, 2.0..2.3);
