@@ -60,20 +60,21 @@ pub(crate) async fn stay(address: SocketAddr, count: u64) -> Outcome<Vec<Client>
     many(count, 32, move || Client::connect(address)).await
 }
 
-/// Whether a refused client read why.
+/// Whether a refused client was told why after its CONNECT: what comes before, most official clients do not see.
 async fn refused(address: SocketAddr) -> io::Result<bool> {
     const PATIENCE: Duration = Duration::from_secs(10);
     const REASON: &[u8] = b"-ERR 'maximum connections exceeded'";
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let mut words = Vec::with_capacity(2048);
-    let mut greeted = false;
+    let (mut greeted, mut too_early) = (false, false);
     let read = async {
         loop {
             match stream.read_buf(&mut words).await {
                 // As a client does: nothing is said before the server's first line, and a broken connection is just that.
                 Ok(n) if n > 0 && !greeted && words.starts_with(b"INFO ") && words.contains(&b'\n') => {
                     greeted = true;
+                    too_early = memmem::find(&words, b"-ERR").is_some();
                     if stream.write_all(HELLO).await.is_err() {
                         return;
                     }
@@ -90,10 +91,10 @@ async fn refused(address: SocketAddr) -> io::Result<bool> {
     if memmem::find(&words, b"PONG\r\n").is_some() {
         return Err(io::Error::other("admitted by a server that was to be full"));
     }
-    Ok(memmem::find(&words, REASON).is_some())
+    Ok(greeted && !too_early && memmem::find(&words, REASON).is_some())
 }
 
-/// Attempts that are all refused. Returns the share of them that read the reason.
+/// Attempts that are all refused. Returns the share of them that read the reason when they could.
 pub(crate) async fn refuse(address: SocketAddr, count: u64, at_once: u64) -> Outcome<f64> {
     let read = many(count, at_once, move || refused(address)).await?;
     Ok(read.iter().filter(|&&read| read).count() as f64 / read.len() as f64)

@@ -307,7 +307,7 @@ impl Bench {
         let cpu = usage::cpu_seconds(&pids)? - before;
         let name = "refusal: CPU of proxy and server, µs";
         self.add(at, name, Target::Below(20.0), cpu * 1e6 / count as f64);
-        let name = "refusal: clients that read the reason, %";
+        let name = "refusal: told why after CONNECT, % of clients";
         self.add(at, name, Target::Exactly(100.0), read * 100.0);
         Ok(())
     }
