@@ -60,6 +60,9 @@ struct Args {
     /// Only this number of publishers in mode relay.
     #[arg(long)]
     pairs: Option<usize>,
+    /// Clients at once in modes connect and refuse, instead of their own numbers.
+    #[arg(long)]
+    at_once: Option<u64>,
     /// Times as many operations: gives a profiler more to look at.
     #[arg(long, default_value_t = 1)]
     times: u64,
@@ -194,7 +197,8 @@ impl Bench {
     async fn connect(&mut self, at: usize) -> Outcome<()> {
         let count = CONNECTS.0 * self.args.times;
         let before = self.cpu(at)?;
-        let took = clients::connect(self.candidates[at].1.address, count, CONNECTS.1).await?;
+        let took =
+            clients::connect(self.candidates[at].1.address, count, self.args.at_once.unwrap_or(CONNECTS.1)).await?;
         // The last of them are closed by the proxy a moment after the client has gone.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let cpu = self.cpu(at)? - before;
@@ -303,7 +307,7 @@ impl Bench {
         let pids: Vec<u32> = candidate.id().into_iter().chain([server.id()]).collect();
         let before = usage::cpu_seconds(&pids)?;
         let count = REFUSALS.0 * self.args.times;
-        let read = clients::refuse(candidate.address, count, REFUSALS.1).await?;
+        let read = clients::refuse(candidate.address, count, self.args.at_once.unwrap_or(REFUSALS.1)).await?;
         let cpu = usage::cpu_seconds(&pids)? - before;
         let name = "refusal: CPU of proxy and server, µs";
         self.add(at, name, Target::Below(20.0), cpu * 1e6 / count as f64);
