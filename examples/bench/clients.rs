@@ -60,6 +60,19 @@ pub(crate) async fn stay(address: SocketAddr, count: u64) -> Outcome<Vec<Client>
     many(count, 32, move || Client::connect(address)).await
 }
 
+/// Sessions that stay, as many as a server takes. What a proxy opened to see whether it is there may still be about to close.
+pub(crate) async fn fill(address: SocketAddr, count: u32) -> Outcome<Vec<Client>> {
+    let mut inside = Vec::new();
+    for _ in 0..100 {
+        match Client::connect(address).await {
+            Ok(client) => inside.push(client),
+            Err(_) if inside.len() == count as usize => return Ok(inside),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    Err(format!("the server took {} clients instead of {count}", inside.len()).into())
+}
+
 /// Whether a refused client was told why after its CONNECT: what comes before, most official clients do not see.
 async fn refused(address: SocketAddr) -> io::Result<bool> {
     const PATIENCE: Duration = Duration::from_secs(10);

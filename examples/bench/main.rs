@@ -96,6 +96,7 @@ struct Bench {
     candidates: Vec<(Kind, Candidate)>,
     table: Table,
     failures: Vec<String>,
+    round: u32,
 }
 
 fn main() -> ExitCode {
@@ -124,7 +125,7 @@ fn run(mut args: Args) -> Outcome<bool> {
         eprintln!("bench: {} runs as process {}", kind.name(), candidate.id().unwrap_or(server.id()));
         candidates.push((kind, candidate));
     }
-    let mut bench = Bench { args, dir, server, candidates, table: Table::default(), failures: Vec::new() };
+    let mut bench = Bench { args, dir, server, candidates, table: Table::default(), failures: Vec::new(), round: 0 };
     runtime.block_on(bench.rounds());
     println!("{}", bench.table.print(&bench.args.candidates));
     for failure in &bench.failures {
@@ -143,6 +144,7 @@ impl Bench {
             }
         }
         for round in 1..=self.args.rounds {
+            self.round = round;
             for mode in self.args.only.clone() {
                 eprintln!("bench: round {round} of {}, {mode:?}", self.args.rounds);
                 match mode {
@@ -179,19 +181,24 @@ impl Bench {
         }
     }
 
-    fn add(&mut self, at: usize, name: &str, target: Target, value: f64) {
+    /// Adds a value to a row; without one the row is only to have its place in the table.
+    fn add(&mut self, at: usize, name: &str, target: Target, value: impl Into<Option<f64>>) {
         let kind = self.candidates[at].0;
-        eprintln!("  {name}: {} {value:.3}", kind.name());
-        self.table.add(name, target, kind, value);
+        self.table.declare(name, target);
+        if let Some(value) = value.into() {
+            eprintln!("  {name}: {} {value:.3}", kind.name());
+            self.table.add(name, kind, self.round, value);
+        }
+    }
+
+    /// CPU of one of `count` operations, in microseconds; nothing where there is no proxy.
+    fn each(&self, at: usize, cpu: f64, count: u64) -> Option<f64> {
+        (self.candidates[at].0 != Kind::Direct).then(|| cpu * 1e6 / count as f64)
     }
 
     /// CPU seconds so far; of the server itself where there is no proxy.
     fn cpu(&self, at: usize) -> Outcome<f64> {
         usage::cpu_seconds(&[self.candidates[at].1.id().unwrap_or(self.server.id())])
-    }
-
-    fn is_proxy(&self, at: usize) -> bool {
-        self.candidates[at].0 != Kind::Direct
     }
 
     async fn connect(&mut self, at: usize) -> Outcome<()> {
@@ -202,9 +209,7 @@ impl Bench {
         // The last of them are closed by the proxy a moment after the client has gone.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let cpu = self.cpu(at)? - before;
-        if self.is_proxy(at) {
-            self.add(at, "connect: CPU, µs", Target::AtMost(0.9), cpu * 1e6 / count as f64);
-        }
+        self.add(at, "connect: CPU, µs", Target::AtMost(0.9), self.each(at, cpu, count));
         self.add(at, "connect: clients per second", Target::AtLeast(1.0), count as f64 / took.as_secs_f64());
         Ok(())
     }
@@ -236,9 +241,7 @@ impl Bench {
             size => format!("{size} B"),
         };
         let name = format!("relay {size}, {} → {}", load.pairs, load.pairs);
-        if self.is_proxy(at) {
-            self.add(at, &format!("{name}: CPU per message, µs"), target, cpu * 1e6 / ran.messages as f64);
-        }
+        self.add(at, &format!("{name}: CPU per message, µs"), target, self.each(at, cpu, ran.messages));
         let rate = ran.messages as f64 / ran.took.as_secs_f64();
         self.add(at, &format!("{name}: messages per second"), Target::AtLeast(0.95), rate);
         Ok(())
@@ -250,12 +253,10 @@ impl Bench {
         let before = self.cpu(at)?;
         let ran = ready.run_paced(40_000, Duration::from_secs(3 * self.args.times)).await?;
         let cpu = self.cpu(at)? - before;
-        if self.is_proxy(at) {
-            let each = cpu * 1e6 / ran.messages as f64;
-            self.add(at, "paced 128 B, 100 → 100: CPU per message, µs", Target::AtMost(1.0), each);
-        }
+        let each = self.each(at, cpu, ran.messages);
+        self.add(at, "paced 128 B, 100 → 100: CPU per message, µs", Target::AtMost(1.0), each);
         let rate = ran.messages as f64 / ran.took.as_secs_f64();
-        self.add(at, "paced 128 B, 100 → 100: messages per second of 40,000", Target::None, rate);
+        self.add(at, "paced 128 B, 100 → 100: messages per second of 40,000", Target::Told, rate);
         Ok(())
     }
 
@@ -301,7 +302,7 @@ impl Bench {
         let server = Server::start(self.dir.path(), FULL)?;
         let candidate = server.front(kind, self.dir.path())?;
         let direct = server.front(Kind::Direct, self.dir.path())?;
-        let _full = clients::stay(direct.address, FULL.into()).await?;
+        let _full = clients::fill(direct.address, FULL).await?;
         // weir reads the server's own count once a second.
         tokio::time::sleep(Duration::from_millis(2500)).await;
         let pids: Vec<u32> = candidate.id().into_iter().chain([server.id()]).collect();

@@ -7,8 +7,10 @@ use crate::stage::Kind;
 /// What weir is to reach.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Target {
-    /// Nothing is asked.
+    /// Nothing is asked; lower is better.
     None,
+    /// Nothing is asked, nor compared.
+    Told,
     /// At most this times the best peer's value, which is the lowest.
     AtMost(f64),
     /// At least this times the best peer's value, which is the highest.
@@ -22,7 +24,8 @@ pub(crate) enum Target {
 struct Row {
     name: String,
     target: Target,
-    samples: BTreeMap<Kind, Vec<f64>>,
+    /// By candidate and round.
+    samples: BTreeMap<Kind, BTreeMap<u32, f64>>,
 }
 
 /// All rows, in the order in which they first came.
@@ -31,8 +34,8 @@ pub(crate) struct Table {
     rows: Vec<Row>,
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
+fn median(values: &BTreeMap<u32, f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.values().copied().collect();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
     if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
@@ -49,12 +52,18 @@ fn short(value: f64) -> String {
 }
 
 impl Table {
-    pub(crate) fn add(&mut self, name: &str, target: Target, kind: Kind, value: f64) {
-        let at = self.rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
+    /// A row to come. Rows are printed in the order in which they were declared.
+    pub(crate) fn declare(&mut self, name: &str, target: Target) {
+        if !self.rows.iter().any(|row| row.name == name) {
             self.rows.push(Row { name: name.into(), target, samples: BTreeMap::new() });
-            self.rows.len() - 1
-        });
-        self.rows[at].samples.entry(kind).or_default().push(value);
+        }
+    }
+
+    /// What was measured, for a row that has been declared.
+    pub(crate) fn add(&mut self, name: &str, kind: Kind, round: u32, value: f64) {
+        if let Some(row) = self.rows.iter_mut().find(|row| row.name == name) {
+            row.samples.entry(kind).or_default().insert(round, value);
+        }
     }
 
     /// As Markdown.
@@ -78,11 +87,11 @@ impl Row {
             let value = self.samples.get(kind).map_or("–".into(), |values| short(median(values)));
             let _ = write!(text, " {value} |");
         }
-        let weir = self.samples.get(&Kind::Weir).map(|values| median(values));
+        let weir = self.samples.get(&Kind::Weir).map(median);
         let ratio = self.ratio(weir);
         let ratio_text = ratio.map_or("–".into(), |(ratio, low, high)| format!("{ratio:.2} ({low:.2}–{high:.2})"));
         let (target, met) = match (self.target, ratio, weir) {
-            (Target::None, ..) => (String::new(), None),
+            (Target::None | Target::Told, ..) => (String::new(), None),
             (Target::AtMost(most), ratio, _) => (format!("≤ {most} ×"), ratio.map(|(ratio, ..)| ratio <= most)),
             (Target::AtLeast(least), ratio, _) => (format!("≥ {least} ×"), ratio.map(|(ratio, ..)| ratio >= least)),
             (Target::Below(most), _, weir) => (format!("≤ {most}"), weir.map(|value| value <= most)),
@@ -94,12 +103,16 @@ impl Row {
 
     /// weir's median over the best peer's, and the lowest and highest of the same within one round.
     fn ratio(&self, weir: Option<f64>) -> Option<(f64, f64, f64)> {
-        let higher_is_better = matches!(self.target, Target::AtLeast(_));
+        let higher_is_better = match self.target {
+            Target::Told | Target::Exactly(_) => return None,
+            Target::AtLeast(_) => true,
+            Target::None | Target::AtMost(_) | Target::Below(_) => false,
+        };
         let medians = self.samples.iter().filter(|(kind, _)| kind.is_peer()).map(|(&kind, all)| (kind, median(all)));
         let best = |a: (Kind, f64), b: (Kind, f64)| if (b.1 > a.1) == higher_is_better { b } else { a };
         let (peer, best) = medians.reduce(best)?;
-        let rounds =
-            self.samples.get(&Kind::Weir)?.iter().zip(self.samples.get(&peer)?).map(|(weir, peer)| weir / peer);
+        let peer = self.samples.get(&peer)?;
+        let rounds = self.samples.get(&Kind::Weir)?.iter().filter_map(|(round, weir)| Some(weir / peer.get(round)?));
         let (low, high) = rounds.fold((f64::MAX, f64::MIN), |(low, high), r| (low.min(r), high.max(r)));
         Some((weir? / best, low, high))
     }
