@@ -1,0 +1,114 @@
+//! Many clients at once: connecting and leaving, staying idle, being refused.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use memchr::memmem;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    Outcome,
+    nats::{Client, HELLO},
+};
+
+/// Runs `work` `count` times, `at_once` at a time, and returns what each brought.
+async fn many<T, F>(count: u64, at_once: u64, work: impl Fn() -> F + Clone + Send + 'static) -> Outcome<Vec<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = io::Result<T>> + Send,
+{
+    let left = Arc::new(AtomicU64::new(count));
+    let mut workers = JoinSet::new();
+    for _ in 0..at_once.min(count) {
+        let (left, work) = (Arc::clone(&left), work.clone());
+        workers.spawn(async move {
+            let mut done = Vec::new();
+            while left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+                done.push(work().await?);
+            }
+            Ok::<_, io::Error>(done)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(done) = workers.join_next().await {
+        all.extend(done??);
+    }
+    Ok(all)
+}
+
+/// Handshakes, each closed as soon as its PONG is there. Returns how long all of them took.
+pub(crate) async fn connect(address: SocketAddr, count: u64, at_once: u64) -> Outcome<Duration> {
+    let began = Instant::now();
+    many(count, at_once, move || async move { Client::connect(address).await.map(drop) }).await?;
+    Ok(began.elapsed())
+}
+
+/// Sessions that stay.
+pub(crate) async fn stay(address: SocketAddr, count: u64) -> Outcome<Vec<Client>> {
+    many(count, 32, move || Client::connect(address)).await
+}
+
+/// Sessions that stay, as many as a server takes. What a proxy opened to see whether it is there may still be about to close.
+pub(crate) async fn fill(address: SocketAddr, count: u32) -> Outcome<Vec<Client>> {
+    let mut inside = Vec::new();
+    for _ in 0..100 {
+        match Client::connect(address).await {
+            Ok(client) => inside.push(client),
+            Err(_) if inside.len() == count as usize => return Ok(inside),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    Err(format!("the server took {} clients instead of {count}", inside.len()).into())
+}
+
+/// Whether a refused client was told why after its CONNECT: what comes before, most official clients do not see.
+async fn refused(address: SocketAddr) -> io::Result<bool> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const REASON: &[u8] = b"-ERR 'maximum connections exceeded'";
+    let mut stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let mut words = Vec::with_capacity(2048);
+    let (mut greeted, mut too_early) = (false, false);
+    let read = async {
+        loop {
+            match stream.read_buf(&mut words).await {
+                // As a client does: nothing is said before the server's first line, and a broken connection is just that.
+                Ok(n) if n > 0 && !greeted && words.starts_with(b"INFO ") && words.contains(&b'\n') => {
+                    greeted = true;
+                    too_early = memmem::find(&words, b"-ERR").is_some();
+                    if stream.write_all(HELLO).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(n) if n > 0 => {}
+                _ => return,
+            }
+            if memmem::find(&words, b"PONG\r\n").is_some() {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, read).await.map_err(|_| io::Error::other("neither in nor refused"))?;
+    if memmem::find(&words, b"PONG\r\n").is_some() {
+        return Err(io::Error::other("admitted by a server that was to be full"));
+    }
+    Ok(greeted && !too_early && memmem::find(&words, REASON).is_some())
+}
+
+/// Attempts that are all refused. Returns the share of them that read the reason when they could.
+pub(crate) async fn refuse(address: SocketAddr, count: u64, at_once: u64) -> Outcome<f64> {
+    let read = many(count, at_once, move || refused(address)).await?;
+    Ok(read.iter().filter(|&&read| read).count() as f64 / read.len() as f64)
+}

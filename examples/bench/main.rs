@@ -1,0 +1,319 @@
+//! weir and its peers before the same nats-server, measured in turns. `scripts/bench` gets what this needs and runs it;
+//! `benches/README.md` says what is measured.
+
+mod clients;
+mod nats;
+mod relay;
+mod rtt;
+mod stage;
+mod table;
+mod usage;
+
+use std::{error::Error, process::ExitCode, time::Duration};
+
+use clap::{Parser, ValueEnum};
+use tempfile::TempDir;
+
+use self::{
+    relay::{Load, Ready},
+    stage::{Candidate, Kind, Server},
+    table::{Table, Target},
+};
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Handshakes: INFO to PONG, then close.
+    Connect,
+    /// Messages as fast as they go.
+    Relay,
+    /// 40,000 messages a second over 200 connections.
+    Paced,
+    /// Request and reply at a low rate.
+    Rtt,
+    /// Memory of sessions that do nothing.
+    Idle,
+    /// Clients before a full server.
+    Refuse,
+}
+
+const MODES: [Mode; 6] = [Mode::Connect, Mode::Relay, Mode::Paced, Mode::Rtt, Mode::Idle, Mode::Refuse];
+
+/// Measures weir and its peers in turns.
+#[derive(Debug, Parser)]
+#[command(name = "scripts/bench")]
+struct Args {
+    /// Rounds; fewer than five are noise.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Only these.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = MODES)]
+    only: Vec<Mode>,
+    /// Only these candidates.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
+    candidates: Vec<Kind>,
+    /// Only this message size, in bytes, in mode relay.
+    #[arg(long)]
+    size: Option<usize>,
+    /// Only this number of publishers in mode relay.
+    #[arg(long)]
+    pairs: Option<usize>,
+    /// Clients at once in modes connect and refuse, instead of their own numbers.
+    #[arg(long)]
+    at_once: Option<u64>,
+    /// Times as many operations: gives a profiler more to look at.
+    #[arg(long, default_value_t = 1)]
+    times: u64,
+}
+
+/// Handshakes of one measurement, and how many of them are under way at once.
+const CONNECTS: (u64, u64) = (8_000, 32);
+/// Attempts of one measurement, and how many are under way at once: weir's answer waits up to 1.5 s on purpose.
+const REFUSALS: (u64, u64) = (30_000, 4_000);
+/// Idle sessions: from so many to so many.
+const IDLE: (u64, u64) = (1_000, 9_000);
+/// Requests of one measurement.
+const REQUESTS: u64 = 2_000;
+/// What the full server takes.
+const FULL: u32 = 8;
+
+/// Size, messages in all, and what weir's CPU per message is to be at most, times the best peer's.
+const SIZES: [(usize, u64, Target); 5] = [
+    (16, 6_000_000, Target::AtMost(1.1)),
+    (128, 4_000_000, Target::AtMost(0.95)),
+    (1024, 800_000, Target::AtMost(0.9)),
+    (65_536, 16_000, Target::AtMost(0.85)),
+    (1_048_576, 1_000, Target::None),
+];
+const PAIRS: [usize; 3] = [1, 10, 500];
+
+struct Bench {
+    args: Args,
+    dir: TempDir,
+    server: Server,
+    candidates: Vec<(Kind, Candidate)>,
+    table: Table,
+    failures: Vec<String>,
+    round: u32,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut args: Args) -> Outcome<bool> {
+    let (there, missing): (Vec<_>, Vec<_>) = args.candidates.iter().partition(|kind| kind.is_there());
+    args.candidates = there;
+    for kind in missing {
+        eprintln!("bench: {} is missing, and is left out", kind.name());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let dir = tempfile::Builder::new().prefix("weir-bench").tempdir()?;
+    let server = Server::start(dir.path(), 60_000)?;
+    let mut candidates = Vec::new();
+    for &kind in &args.candidates {
+        let candidate = server.front(kind, dir.path())?;
+        eprintln!("bench: {} runs as process {}", kind.name(), candidate.id().unwrap_or(server.id()));
+        candidates.push((kind, candidate));
+    }
+    let mut bench = Bench { args, dir, server, candidates, table: Table::default(), failures: Vec::new(), round: 0 };
+    runtime.block_on(bench.rounds());
+    println!("{}", bench.table.print(&bench.args.candidates));
+    for failure in &bench.failures {
+        println!("failed: {failure}");
+    }
+    Ok(bench.failures.is_empty())
+}
+
+impl Bench {
+    async fn rounds(&mut self) {
+        // What a process does only once is not measured.
+        for at in 0..self.candidates.len() {
+            let (kind, address) = (self.candidates[at].0, self.candidates[at].1.address);
+            if let Err(error) = clients::connect(address, 500, 8).await {
+                self.failures.push(format!("{}, warming up: {error}", kind.name()));
+            }
+        }
+        for round in 1..=self.args.rounds {
+            self.round = round;
+            for mode in self.args.only.clone() {
+                eprintln!("bench: round {round} of {}, {mode:?}", self.args.rounds);
+                match mode {
+                    Mode::Relay => self.relay_all().await,
+                    Mode::Refuse => self.refuse().await,
+                    _ => {
+                        for at in self.shuffled() {
+                            let measured = match mode {
+                                Mode::Connect => self.connect(at).await,
+                                Mode::Paced => self.paced(at).await,
+                                Mode::Rtt => self.rtt(at),
+                                _ => self.idle(at).await,
+                            };
+                            self.note(at, &format!("{mode:?}"), measured);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The candidates' places, in another order each time.
+    fn shuffled(&self) -> Vec<usize> {
+        let mut order: Vec<_> = (0..self.candidates.len()).collect();
+        fastrand::shuffle(&mut order);
+        order
+    }
+
+    fn note(&mut self, at: usize, what: &str, measured: Outcome<()>) {
+        if let Err(error) = measured {
+            let failure = format!("{}, {what}: {error}", self.candidates[at].0.name());
+            eprintln!("bench: {failure}");
+            self.failures.push(failure);
+        }
+    }
+
+    /// Adds a value to a row; without one the row is only to have its place in the table.
+    fn add(&mut self, at: usize, name: &str, target: Target, value: impl Into<Option<f64>>) {
+        let kind = self.candidates[at].0;
+        self.table.declare(name, target);
+        if let Some(value) = value.into() {
+            eprintln!("  {name}: {} {value:.3}", kind.name());
+            self.table.add(name, kind, self.round, value);
+        }
+    }
+
+    /// CPU of one of `count` operations, in microseconds; nothing where there is no proxy.
+    fn each(&self, at: usize, cpu: f64, count: u64) -> Option<f64> {
+        (self.candidates[at].0 != Kind::Direct).then(|| cpu * 1e6 / count as f64)
+    }
+
+    /// CPU seconds so far; of the server itself where there is no proxy.
+    fn cpu(&self, at: usize) -> Outcome<f64> {
+        usage::cpu_seconds(&[self.candidates[at].1.id().unwrap_or(self.server.id())])
+    }
+
+    async fn connect(&mut self, at: usize) -> Outcome<()> {
+        let count = CONNECTS.0 * self.args.times;
+        let before = self.cpu(at)?;
+        let took =
+            clients::connect(self.candidates[at].1.address, count, self.args.at_once.unwrap_or(CONNECTS.1)).await?;
+        // The last of them are closed by the proxy a moment after the client has gone.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let cpu = self.cpu(at)? - before;
+        self.add(at, "connect: CPU, µs", Target::AtMost(0.9), self.each(at, cpu, count));
+        self.add(at, "connect: clients per second", Target::AtLeast(1.0), count as f64 / took.as_secs_f64());
+        Ok(())
+    }
+
+    async fn relay_all(&mut self) {
+        let (size_only, pairs_only) = (self.args.size, self.args.pairs);
+        for pairs in PAIRS.into_iter().filter(|&pairs| pairs_only.is_none_or(|only| only == pairs)) {
+            for (size, messages, target) in SIZES.into_iter().filter(|one| size_only.is_none_or(|only| only == one.0)) {
+                if pairs > 100 && size > 65_536 {
+                    continue;
+                }
+                let load = Load { size, pairs, messages: messages * self.args.times };
+                for at in self.shuffled() {
+                    let measured = self.relay(at, load, target).await;
+                    self.note(at, &format!("{load:?}"), measured);
+                }
+            }
+        }
+    }
+
+    async fn relay(&mut self, at: usize, load: Load, target: Target) -> Outcome<()> {
+        let ready = Ready::open(self.candidates[at].1.address, load).await?;
+        let before = self.cpu(at)?;
+        let ran = ready.run().await?;
+        let cpu = self.cpu(at)? - before;
+        let size = match load.size {
+            size if size >= 1024 * 1024 => format!("{} MiB", size / (1024 * 1024)),
+            size if size >= 1024 => format!("{} KiB", size / 1024),
+            size => format!("{size} B"),
+        };
+        let name = format!("relay {size}, {} → {}", load.pairs, load.pairs);
+        self.add(at, &format!("{name}: CPU per message, µs"), target, self.each(at, cpu, ran.messages));
+        let rate = ran.messages as f64 / ran.took.as_secs_f64();
+        self.add(at, &format!("{name}: messages per second"), Target::AtLeast(0.95), rate);
+        Ok(())
+    }
+
+    async fn paced(&mut self, at: usize) -> Outcome<()> {
+        let load = Load { size: 128, pairs: 100, messages: 0 };
+        let ready = Ready::open(self.candidates[at].1.address, load).await?;
+        let before = self.cpu(at)?;
+        let ran = ready.run_paced(40_000, Duration::from_secs(3 * self.args.times)).await?;
+        let cpu = self.cpu(at)? - before;
+        let each = self.each(at, cpu, ran.messages);
+        self.add(at, "paced 128 B, 100 → 100: CPU per message, µs", Target::AtMost(1.0), each);
+        let rate = ran.messages as f64 / ran.took.as_secs_f64();
+        self.add(at, "paced 128 B, 100 → 100: messages per second of 40,000", Target::Told, rate);
+        Ok(())
+    }
+
+    fn rtt(&mut self, at: usize) -> Outcome<()> {
+        let address = self.candidates[at].1.address;
+        let mut took = tokio::task::block_in_place(|| rtt::run(address, REQUESTS * self.args.times))?;
+        took.sort();
+        let at_share = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+        self.add(at, "request to reply: p50, µs", Target::AtMost(1.05), at_share(0.5));
+        self.add(at, "request to reply: p99, µs", Target::AtMost(1.0), at_share(0.99));
+        self.add(at, "request to reply: p99.9, µs", Target::None, at_share(0.999));
+        Ok(())
+    }
+
+    /// In a process of its own: memory that an earlier measurement left behind would hide what a session takes.
+    async fn idle(&mut self, at: usize) -> Outcome<()> {
+        let kind = self.candidates[at].0;
+        let fresh = self.server.front(kind, self.dir.path())?;
+        let Some(pid) = fresh.id() else { return Ok(()) };
+        let first = clients::stay(fresh.address, IDLE.0).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let before = usage::resident_kib(pid)?;
+        let rest = clients::stay(fresh.address, IDLE.1 - IDLE.0).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let after = usage::resident_kib(pid)?;
+        drop((first, rest));
+        let name = format!("idle, from {} to {} sessions: KiB each", IDLE.0, IDLE.1);
+        self.add(at, &name, Target::Below(2.0), (after - before) / (IDLE.1 - IDLE.0) as f64);
+        self.add(at, &format!("idle: RSS with {} sessions, MiB", IDLE.1), Target::None, after / 1024.0);
+        Ok(())
+    }
+
+    /// Before a server of its own that is full.
+    async fn refuse(&mut self) {
+        for at in self.shuffled() {
+            let measured = self.refuse_at(at).await;
+            self.note(at, "Refuse", measured);
+        }
+    }
+
+    async fn refuse_at(&mut self, at: usize) -> Outcome<()> {
+        let kind = self.candidates[at].0;
+        let server = Server::start(self.dir.path(), FULL)?;
+        let candidate = server.front(kind, self.dir.path())?;
+        let direct = server.front(Kind::Direct, self.dir.path())?;
+        let _full = clients::fill(direct.address, FULL).await?;
+        // weir reads the server's own count once a second.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        let pids: Vec<u32> = candidate.id().into_iter().chain([server.id()]).collect();
+        let before = usage::cpu_seconds(&pids)?;
+        let count = REFUSALS.0 * self.args.times;
+        let read = clients::refuse(candidate.address, count, self.args.at_once.unwrap_or(REFUSALS.1)).await?;
+        let cpu = usage::cpu_seconds(&pids)? - before;
+        let name = "refusal: CPU of proxy and server, µs";
+        self.add(at, name, Target::Below(20.0), cpu * 1e6 / count as f64);
+        let name = "refusal: told why after CONNECT, % of clients";
+        self.add(at, name, Target::Exactly(100.0), read * 100.0);
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! As much of a NATS client as a load generator needs: the handshake, and counting messages without looking at them.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use memchr::{memchr, memmem};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// What a Rust client of the official kind sends, in one write.
+pub(crate) const HELLO: &[u8] =
+    b"CONNECT {\"verbose\":false,\"pedantic\":false,\"jwt\":null,\"nkey\":null,\"sig\":null,\
+    \"name\":\"bench\",\"echo\":true,\"lang\":\"rust\",\"version\":\"0.51.0\",\"protocol\":1,\"tls_required\":false,\
+    \"user\":null,\"pass\":null,\"auth_token\":null,\"headers\":true,\"no_responders\":true}\r\nPING\r\n";
+pub(crate) const PONG: &[u8] = b"PONG\r\n";
+/// No handshake takes this long unless something is broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client after its handshake, and what it was sent behind PONG.
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+    pub(crate) rest: Vec<u8>,
+}
+
+impl Client {
+    /// INFO → CONNECT, PING → PONG.
+    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
+        timeout(PATIENCE, Self::handshake(address)).await.map_err(|_| io::Error::other("no PONG in time"))?
+    }
+
+    async fn handshake(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let mut client = Self { stream, rest: Vec::with_capacity(2048) };
+        while memchr(b'\n', &client.rest).is_none() {
+            client.read().await?;
+        }
+        if !client.rest.starts_with(b"INFO ") {
+            return Err(client.unexpected());
+        }
+        client.rest.clear();
+        client.stream.write_all(HELLO).await?;
+        client.until_pong().await?;
+        Ok(client)
+    }
+
+    /// Sends words that are answered by PONG, and waits for it.
+    pub(crate) async fn say(&mut self, words: &[u8]) -> io::Result<()> {
+        self.stream.write_all(words).await?;
+        timeout(PATIENCE, self.until_pong()).await.map_err(|_| io::Error::other("no PONG in time"))?
+    }
+
+    /// Reads until PONG and drops it and what was before it.
+    async fn until_pong(&mut self) -> io::Result<()> {
+        loop {
+            if let Some(at) = memmem::find(&self.rest, PONG) {
+                self.rest.drain(..at + PONG.len());
+                return Ok(());
+            }
+            if memmem::find(&self.rest, b"-ERR").is_some() {
+                return Err(self.unexpected());
+            }
+            self.read().await?;
+        }
+    }
+
+    async fn read(&mut self) -> io::Result<()> {
+        match self.stream.read_buf(&mut self.rest).await? {
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the other side")),
+            _ => Ok(()),
+        }
+    }
+
+    fn unexpected(&self) -> io::Error {
+        io::Error::other(format!("unexpected: {}", String::from_utf8_lossy(&self.rest).trim_end()))
+    }
+}
+
+/// Counts messages that are all of one length, by the first byte of each, and passes over other lines.
+pub(crate) struct Counter {
+    message: usize,
+    skip: usize,
+    in_line: bool,
+}
+
+impl Counter {
+    /// Expects messages of `size` on `subject`, subscribed with the number 1.
+    pub(crate) fn new(subject: &str, size: usize) -> Self {
+        Self { message: format!("MSG {subject} 1 {size}\r\n").len() + size + 2, skip: 0, in_line: false }
+    }
+
+    /// How many messages ended in these bytes.
+    pub(crate) fn count(&mut self, mut bytes: &[u8]) -> io::Result<u64> {
+        let mut count = 0;
+        while let Some(first) = bytes.first() {
+            if self.in_line {
+                let Some(end) = memchr(b'\n', bytes) else { return Ok(count) };
+                self.in_line = false;
+                bytes = &bytes[end + 1..];
+            } else if self.skip > 0 {
+                let n = self.skip.min(bytes.len());
+                self.skip -= n;
+                count += u64::from(self.skip == 0);
+                bytes = &bytes[n..];
+            } else {
+                match first {
+                    b'M' => self.skip = self.message,
+                    b'P' | b'I' => self.in_line = true,
+                    _ => {
+                        let line = &bytes[..memchr(b'\r', bytes).unwrap_or(bytes.len()).min(120)];
+                        return Err(io::Error::other(format!("unexpected: {}", String::from_utf8_lossy(line))));
+                    }
+                }
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// The words that publish one message of `size`.
+pub(crate) fn publish(subject: &str, reply: &str, size: usize) -> Vec<u8> {
+    let space = if reply.is_empty() { "" } else { " " };
+    [format!("PUB {subject}{space}{reply} {size}\r\n").as_bytes(), &vec![b'x'; size], b"\r\n"].concat()
+}
