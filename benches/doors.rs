@@ -40,6 +40,7 @@ fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
         reserve: Reserve::Slots(0),
         warn_at: 0.8,
         slow_start: Duration::ZERO,
+        wants: upstream::Wants::default(),
         servers: (0..count).map(one).collect(),
     }))
 }
@@ -105,7 +106,12 @@ fn client() -> ClientKey {
 }
 
 fn applicant(account: &Arc<str>, client: ClientKey, now: Instant) -> Applicant {
-    Applicant { account: Arc::clone(account), client, hold_until: now + Duration::from_millis(1500) }
+    Applicant {
+        account: Arc::clone(account),
+        client,
+        hold_until: now + Duration::from_millis(1500),
+        answer_by: now + Duration::from_millis(1900),
+    }
 }
 
 #[divan::bench]

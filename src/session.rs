@@ -1,6 +1,6 @@
 //! THE STORY of a client: accept → door → preface → door → dial → relay → close.
 //!
-//! Where the servers send a nonce, the first half of the dial moves before the preface ([`ahead`]): the client signs what the
+//! Where the servers send a nonce, the first half of the dial moves before the preface (`session/ahead.rs`): the client signs what the
 //! very server that it gets has sent.
 
 mod ahead;
