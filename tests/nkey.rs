@@ -278,3 +278,43 @@ async fn a_quota_holds_for_those_who_sign() {
     drop(attempts);
     weir.assert_nothing_leaked().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_those_who_sign_never_goes_over() {
+    let key = KeyPair::new_user();
+    let cluster = Cluster::start(2, |server| server.max_connections(50).with(&accounts(&key))).await;
+    let weir = WeirConfig::of(&cluster)
+        .cluster("reserve = 5")
+        .admission("max_hold = \"1500ms\"\nrefusal_spread = \"1500ms\"")
+        .start()
+        .await;
+    let login = |i| if i % 4 == 0 { bill() } else { Login::nkey(&key) };
+    let fleet = Fleet::start_each(&weir.address, 400, Habit::NATS_GO, login);
+    let probing = tokio::spawn({
+        let address = weir.address.clone();
+        async move {
+            for _ in 0..200 {
+                drop(RawClient::dial(&address).await);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    });
+    fleet.settles_at(90).await;
+    probing.await.unwrap();
+    let tried = fleet.attempts();
+    eventually(PATIENCE, "everyone outside has tried again", async || match fleet.attempts() {
+        now if now >= tried + 600 => Ok(()),
+        now => Err(now),
+    })
+    .await;
+    assert_eq!((fleet.connected(), fleet.most_connected(), fleet.lost()), (90, 90, 0));
+    assert_eq!(cluster.settles_at(90).await, [45, 45]);
+    let strange: Vec<_> = fleet.ends().into_keys().filter(|end| ![FULL, "timed out"].contains(&end.as_str())).collect();
+    assert!(strange.is_empty(), "only polite refusals: {strange:?}");
+    say(&format!("{:?}", fleet.ends()));
+    for word in [FULL, "authentication error", "Authentication Timeout"] {
+        assert!(!cluster.log_contains(word), "{word}");
+    }
+    fleet.end().await;
+    weir.assert_nothing_leaked().await;
+}
