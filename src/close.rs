@@ -15,7 +15,7 @@ pub enum Refusal {
     AccountRate,
     /// The source has as many connections as its quota.
     SourceQuota,
-    /// The source opens connections faster than its quota.
+    /// The source opens connections faster than its quota, or its logins keep failing.
     SourceRate,
     /// The listener serves `max_clients` already.
     ListenerFull,

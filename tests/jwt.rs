@@ -38,7 +38,9 @@ async fn every_kind_of_jwt_user_gets_in() {
     let mut clients = Vec::new();
     for (login, account) in &kinds {
         let mut client = RawClient::connect(&weir.address, login).await;
-        assert_eq!(client.info_after_pong().await["remote_account"], account.name());
+        // Servers since 2.12 name it.
+        let info = client.info_after_pong().await;
+        assert!(info.get("remote_account").is_none_or(|named| *named == account.name()), "{info}");
         client.round_trip().await.unwrap();
         clients.push(client);
     }
