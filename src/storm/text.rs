@@ -1,4 +1,4 @@
-//! Numbers and lists as people write them.
+//! Numbers as people write them.
 
 /// `1,234,567`.
 pub fn grouped(n: u64) -> String {
@@ -13,15 +13,6 @@ pub fn grouped(n: u64) -> String {
     text
 }
 
-/// `a, b and c`.
-pub fn sentence(parts: &[String]) -> String {
-    match parts {
-        [] => String::new(),
-        [one] => one.clone(),
-        [all @ .., last] => format!("{} and {last}", all.join(", ")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,7 +20,5 @@ mod tests {
     #[test]
     fn as_people_write_them() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
-        let parts = ["a", "b", "c"].map(String::from);
-        assert_eq!((sentence(&parts[..1]), sentence(&parts[..])), ("a".into(), "a, b and c".into()));
     }
 }

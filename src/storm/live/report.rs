@@ -9,7 +9,7 @@ use super::{
     client::Shared,
     seen::{Phase, Seen},
 };
-use crate::storm::text::{grouped, sentence};
+use crate::storm::text::grouped;
 
 /// One phase: the first connects, or the return after a drop.
 #[derive(Debug, Clone, Serialize)]
@@ -155,7 +155,7 @@ impl fmt::Display for Report {
         also(self.cut, "cut by the other side");
         also(self.ghosts, "sockets left open by clients that had given up the attempt");
         also(self.ghosts_closed, "more such sockets, closed for want of files");
-        writeln!(f, "at the end: {}", sentence(&end))?;
+        writeln!(f, "at the end: {}", end.join(", "))?;
         write!(f, "this process took {:.2} s of CPU in {:.2} s", self.cpu_seconds, self.seconds)?;
         if self.is_own_bottleneck() {
             write!(f, ": it was busy itself, so the times are upper bounds")?;
