@@ -75,8 +75,13 @@ async fn the_official_client_signs_and_comes_back() {
     let clients = futures::future::try_join_all((0..10).map(|_| connect())).await.unwrap();
     let mut inbox = clients[0].subscribe("a").await.unwrap();
     clients[0].flush().await.unwrap();
-    clients[9].publish("a", "hello".into()).await.unwrap();
-    let message = futures::StreamExt::next(&mut inbox).await.unwrap();
+    // The other server hears of the subscription a moment after the flush.
+    let message = eventually(PATIENCE, "a message from another server", async || {
+        clients[9].publish("a", "hello".into()).await.unwrap();
+        tokio::time::timeout(Duration::from_millis(200), futures::StreamExt::next(&mut inbox)).await
+    })
+    .await
+    .unwrap();
     assert_eq!(&message.payload[..], b"hello");
 
     cluster.servers[0].kill9();

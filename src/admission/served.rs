@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// How long one measurement takes.
+/// How long one measurement takes at least, and how long it goes on while fewer than [`ENOUGH`] were served: what comes one
+/// by one is not measured in half a second.
 const WINDOW: Duration = Duration::from_millis(500);
+const LONGEST_WINDOW: Duration = Duration::from_secs(2);
+const ENOUGH: u64 = 4;
 /// A figure older than this says nothing about the next storm.
 const STALE: Duration = Duration::from_secs(10);
 
@@ -24,11 +27,11 @@ impl Served {
             return;
         }
         let (since, before) = *self.window.get_or_insert((now, finished));
-        let took = now.saturating_duration_since(since);
-        if took < WINDOW {
+        let (took, served) = (now.saturating_duration_since(since), finished.saturating_sub(before));
+        if took < WINDOW || served < ENOUGH && took < LONGEST_WINDOW {
             return;
         }
-        let measured = finished.saturating_sub(before) as f64 / took.as_secs_f64();
+        let measured = served as f64 / took.as_secs_f64();
         // Half of the figure is the last window's, so that a cluster that slows down is noticed within seconds.
         let rate = self.rate(now).map_or(measured, |rate| (rate + measured) / 2.0);
         self.rate = Some((now, rate));
@@ -58,7 +61,11 @@ mod tests {
         }
         let rate = served.rate(at(60)).unwrap();
         assert!((790.0..810.0).contains(&rate), "{rate}");
-        served.look(at(61), 61 * 80, false);
-        assert_eq!(served.rate(at(200)), None, "forgotten");
+        for tenth in 60..200 {
+            served.look(at(tenth), 60 * 80 + tenth / 5, true);
+            assert!(served.rate(at(tenth)).is_some_and(|rate| rate > 1.0), "two a second are not none");
+        }
+        served.look(at(200), 61 * 80, false);
+        assert_eq!(served.rate(at(320)), None, "forgotten");
     }
 }

@@ -54,7 +54,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             let waiting = self.waiting();
             let Some((held, ahead)) = waiting.queue.find(ticket) else { return Outlook::Gone };
             let left = held.hold_until.saturating_duration_since(now);
-            let in_time = ahead as f64 / pace < left.as_secs_f64();
+            // Whoever is next may hope as long as there is time, whatever the pace was.
+            let in_time = ahead == 0 || ahead as f64 / pace < left.as_secs_f64();
             (in_time && !left.is_zero()).then_some(held.hold_until)
         };
         match hope {
