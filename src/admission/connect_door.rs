@@ -84,9 +84,11 @@ impl Drop for Delay {
 
 /// Why a client cannot go in this moment.
 pub(super) enum Blocked {
+    /// Its account opens connections too fast.
     AccountRate,
-    Pace,
-    Busy,
+    /// There is room, but the pace, a busy server or those who came before do not allow it yet.
+    NotYet,
+    /// There is no room, or none but for those who came before.
     Full,
 }
 
@@ -199,21 +201,18 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         }
         let server = match self.servers.place(now, &[], false, rng) {
             Placement::Placed(slot) => slot,
-            Placement::Busy => return Err(Blocked::Busy),
+            Placement::Busy => return Err(Blocked::NotYet),
             Placement::Full => return Err(Blocked::Full),
         };
         if let Some(pace) = &self.pace {
-            pace.take().map_err(|_| Blocked::Pace)?;
+            pace.take().map_err(|_| Blocked::NotYet)?;
         }
         Ok(server)
     }
 
     /// What keeps a client waiting that comes to a queue: no room even for those before it, or only their number.
     fn blocked_behind_the_queue(&self, now: Instant) -> Blocked {
-        if self.held() >= self.servers.headroom(now) as usize {
-            return Blocked::Full;
-        }
-        if self.pace.is_some() { Blocked::Pace } else { Blocked::Busy }
+        if self.held() >= self.servers.headroom(now) as usize { Blocked::Full } else { Blocked::NotYet }
     }
 
     pub(super) fn reason(&self, blocked: &Blocked, now: Instant) -> Refusal {
@@ -221,7 +220,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             Blocked::AccountRate => Refusal::AccountRate,
             _ if !self.servers.has_headroom(now) => Refusal::ServerCapacity,
             // There is room, but those who came before take it, or the pace does not allow it in time.
-            Blocked::Full | Blocked::Pace | Blocked::Busy => Refusal::HoldExpired,
+            Blocked::Full | Blocked::NotYet => Refusal::HoldExpired,
         }
     }
 

@@ -193,8 +193,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// The pace in force, in new clients per second: the configured one, or what the servers have been seen to do while
     /// clients wait, whichever is lower; `None` while neither is known.
     pub fn pace(&self, now: Instant) -> Option<f64> {
-        let configured = self.pace.as_ref().map(|tokens| f64::from(tokens.per_second().get()));
         let seen = self.waiting().served.rate(now);
+        self.pace_seeing(seen)
+    }
+
+    fn pace_seeing(&self, seen: Option<f64>) -> Option<f64> {
+        let configured = self.pace.as_ref().map(|tokens| f64::from(tokens.per_second().get()));
         match (configured, seen) {
             (Some(configured), Some(seen)) => Some(configured.min(seen)),
             (one, other) => one.or(other),

@@ -49,9 +49,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     /// Whether a client that waits can still hope for its turn.
     pub fn look_again(&self, ticket: &Ticket, now: Instant, rng: &mut fastrand::Rng) -> Outlook {
-        let pace = self.pace(now).unwrap_or(f64::INFINITY);
         let hope = {
             let waiting = self.waiting();
+            let pace = self.pace_seeing(waiting.served.rate(now)).unwrap_or(f64::INFINITY);
             let Some((held, ahead)) = waiting.queue.find(ticket) else { return Outlook::Gone };
             let left = held.hold_until.saturating_duration_since(now);
             // Whoever is next may hope as long as there is time, whatever the pace was.
@@ -60,7 +60,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         };
         match hope {
             Some(hold_until) if self.servers.has_headroom(now) => {
-                Outlook::Hope(self.next_look(&Blocked::Busy, hold_until, now, rng))
+                Outlook::Hope(self.next_look(&Blocked::NotYet, hold_until, now, rng))
             }
             _ => self.leave(ticket, now).map_or(Outlook::Gone, Outlook::None),
         }
@@ -77,13 +77,13 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         };
         self.seniority.refused(held.client, now);
         let by_account = !held.account_paid && held.account.account().tokens().is_some();
-        let blocked = if by_account { Blocked::AccountRate } else { Blocked::Busy };
+        let blocked = if by_account { Blocked::AccountRate } else { Blocked::NotYet };
         Some(self.reason(&blocked, now))
     }
 
     /// Why a client was dropped from the queue by the queue itself.
     pub fn why_no_turn(&self, now: Instant) -> Refusal {
-        if self.is_draining() { Refusal::Draining } else { self.reason(&Blocked::Busy, now) }
+        if self.is_draining() { Refusal::Draining } else { self.reason(&Blocked::NotYet, now) }
     }
 
     /// Gives turns to those who wait, as many as the pace and the servers allow now. Returns when to call again: `None`
