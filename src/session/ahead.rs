@@ -181,6 +181,7 @@ impl Ahead {
     pub(super) async fn enter(
         self,
         house: &House,
+        source: IpAddr,
         applicant: Applicant,
         connect: &Connect,
         down: TcpStream,
@@ -189,7 +190,19 @@ impl Ahead {
         let now = Instant::now().into_std();
         let refused = match self {
             Self::NotNeeded => None,
-            Self::Not(reason) => connect.signs().then_some(reason),
+            Self::Not(reason) => {
+                if house.servers.is_system_account(&applicant.account) {
+                    house.doors.lane().claimed(source, now);
+                }
+                connect.signs().then_some(reason)
+            }
+            // What is kept for the system account was taken for another.
+            Self::Dialled(opened)
+                if opened.slot.is_in_lane() && !house.servers.is_system_account(&applicant.account) =>
+            {
+                opened.let_go().await;
+                connect.signs().then_some(Refusal::ServerCapacity)
+            }
             Self::Dialled(opened) => match house.doors.enter_account(&applicant, now) {
                 Ok(account) => {
                     let Opened { dialled, slot: mut server, .. } = *opened;
