@@ -18,6 +18,7 @@ pub mod upstream;
 pub mod dial;
 pub mod drain;
 pub mod farewell;
+pub mod flight;
 pub mod greeting;
 pub mod listener;
 pub mod monitor;

@@ -29,10 +29,11 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Ticket, Verdict},
+    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Ticket, Verdict, storms::Fate},
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
     farewell,
+    flight::Flight,
     greeting::{Face, Greetings, Shape},
     identity::{Claims, ClientKey, Credential, CredentialKey, Directory, Keys},
     preface::{self, Arrival, Unfinished},
@@ -69,6 +70,8 @@ pub struct House {
     pub greetings: Arc<Greetings>,
     /// Counters.
     pub tally: Arc<Tally>,
+    /// The flight recorder.
+    pub flight: Flight,
     /// The sessions that relay.
     pub sessions: Arc<Sessions>,
     /// Refusals under way at the accept door.
@@ -111,6 +114,8 @@ struct Who {
     name: Option<String>,
     lang: Option<String>,
     server: Option<String>,
+    /// Whether it had to wait for its turn.
+    waited: bool,
 }
 
 /// A client that is in, with what is needed to relay.
@@ -164,10 +169,16 @@ fn tell(house: &House, end: End, totals: Totals, peer: SocketAddr, id: u64, acce
         }
         End::Refused(reason) => {
             house.tally.refuse(reason);
+            if let Some(client) = who.client {
+                house.flight.refused(who.account.as_deref(), who.lang.as_deref(), house.doors.refusals(client));
+            }
             ("refused", Party::Weir.name(), "", reason.name())
         }
         End::Closed(close) => {
             house.tally.close(close);
+            if who.waited && close.phase == Phase::Hold {
+                house.flight.waited(who.account.as_deref(), who.lang.as_deref(), Fate::Left);
+            }
             ("closed", close.party.name(), close.phase.name(), close.cause.name())
         }
     };
@@ -219,7 +230,7 @@ async fn admit(
     let mut down = Stream::from(down);
     let mut ahead = match (&entry, house.greetings.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
-        (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted).await?,
+        (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted, who).await?,
         (_, Shape::Unknown) | (Err(_), Shape::DialFirst) => Ahead::Not(Refusal::ServerCapacity),
     };
     let mut greeting = Vec::with_capacity(512);
@@ -267,7 +278,7 @@ async fn admit(
         ahead.let_go().await;
         return Err(turn_away(house, Refusal::SourceRate, &applicant, down, &mut preface).await);
     }
-    let (pass, dialled, mut down) = ahead.enter(house, applicant, &connect, down, &mut preface).await?;
+    let (pass, dialled, mut down) = ahead.enter(house, applicant, &connect, down, &mut preface, who).await?;
 
     // The dial.
     let policy = expect_info(&mut connect);
@@ -322,6 +333,9 @@ async fn admit(
         return Err(closed(Party::Downstream, Cause::SocketError));
     }
     house.tally.servers[server.index()].admitted.fetch_add(1, Relaxed);
+    if who.waited {
+        house.flight.waited(who.account.as_deref(), who.lang.as_deref(), Fate::Admitted);
+    }
     let from_client = ClientSide::new(server.max_control_line());
     let from_server = ServerSide::new(welcome, policy, Arc::clone(&frontage.face), source, server);
     let Accepted { stream: up, rest, .. } = *accepted_by;
@@ -369,6 +383,7 @@ async fn enter(
     applicant: Applicant,
     mut down: Stream,
     preface: &mut Preface,
+    who: &mut Who,
 ) -> Result<(AnyPass, Stream), End> {
     let now = Instant::now().into_std();
     let (turn, turn_comes) = oneshot::channel();
@@ -381,7 +396,7 @@ async fn enter(
             return Err(end);
         }
         Verdict::Hold { ticket, look_again } => {
-            wait(house, ticket, look_again, turn_comes, preface::watch(&mut down, preface)).await
+            wait(house, ticket, look_again, turn_comes, who, preface::watch(&mut down, preface)).await
         }
     };
     match waited {
@@ -397,9 +412,13 @@ async fn wait<L>(
     ticket: Ticket,
     mut look_again: std::time::Instant,
     mut turn_comes: oneshot::Receiver<AnyPass>,
+    who: &mut Who,
     left: impl Future<Output = L>,
 ) -> Waited<L> {
     let began = Instant::now();
+    if !std::mem::replace(&mut who.waited, true) {
+        house.tally.held.fetch_add(1, Relaxed);
+    }
     house.arrived.notify_one();
     let mut left = pin!(left);
     let waited = loop {

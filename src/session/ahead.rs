@@ -12,7 +12,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    End, House, Waited,
+    End, House, Waited, Who,
     answer::{open, place_again},
     turn_away, wait,
 };
@@ -74,6 +74,7 @@ pub(super) async fn dial(
     header: &[u8],
     source: IpAddr,
     accepted: Instant,
+    who: &mut Who,
 ) -> Result<Ahead, End> {
     let patience = house.doors.patience();
     let hold_until = patience.before_info(accepted.into_std());
@@ -89,7 +90,7 @@ pub(super) async fn dial(
         Verdict::Admit(pass) => Waited::Turn(pass),
         Verdict::Refuse { reason, .. } => Waited::InVain(reason),
         Verdict::Hold { ticket, look_again } => {
-            wait(house, ticket, look_again, turn_comes, preface::left_ungreeted(down)).await
+            wait(house, ticket, look_again, turn_comes, who, preface::left_ungreeted(down)).await
         }
     };
     let slot = match waited {
@@ -185,6 +186,7 @@ impl Ahead {
         connect: &Connect,
         down: Stream,
         preface: &mut Preface,
+        who: &mut Who,
     ) -> Result<(AnyPass, Option<Dialled>, Stream), End> {
         let now = Instant::now().into_std();
         let refused = match self {
@@ -203,7 +205,7 @@ impl Ahead {
             },
         };
         let Some(reason) = refused else {
-            return super::enter(house, applicant, down, preface).await.map(|(pass, down)| (pass, None, down));
+            return super::enter(house, applicant, down, preface, who).await.map(|(pass, down)| (pass, None, down));
         };
         Err(turn_away(house, reason, &applicant, down, preface).await)
     }
