@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod connect_door;
+mod counted;
 pub mod damping;
 pub mod gate;
 pub mod hold;
