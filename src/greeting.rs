@@ -142,6 +142,11 @@ impl Greetings {
     pub fn knows(&self, server: usize) -> bool {
         self.infos[server].load().is_some()
     }
+
+    /// The `server_id` of a server that has shown its INFO.
+    pub fn server_id(&self, server: usize) -> Option<String> {
+        self.infos[server].load().as_ref().map(|info| info.server_id().to_owned())
+    }
 }
 
 /// Whether two INFOs come from the same process with the same settings, as far as a greeting is concerned.
