@@ -29,6 +29,7 @@ pub mod relay;
 pub mod session;
 pub mod sessions;
 pub mod socket;
+pub mod stream;
 pub mod tally;
 pub mod turn;
 

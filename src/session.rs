@@ -22,7 +22,6 @@ use std::{
 
 use ipnet::IpNet;
 use tokio::{
-    io::AsyncWriteExt,
     net::TcpStream,
     sync::{Notify, oneshot},
     time::{Instant, sleep_until},
@@ -48,6 +47,7 @@ use crate::{
     proxy_key::ProxyKey,
     relay::{ClientSide, Ended, InfoPolicy, Relay, ServerSide},
     sessions::{Registered, Sessions},
+    stream::Stream,
     tally::{Tally, Totals},
     turn::{AnyPass, Doors, Turn},
     upstream::Servers,
@@ -224,7 +224,7 @@ async fn admit(
     if frontage.believes.iter().any(|network| network.contains(&peer.ip())) {
         match proxied::read(&mut down, deadline).await {
             Ok(real) => *peer = real.unwrap_or(*peer),
-            Err(unfinished) => return Err(leave_unfinished(down, unfinished, Phase::Preface).await),
+            Err(unfinished) => return Err(leave_unfinished(down.into(), unfinished, Phase::Preface).await),
         }
     }
     let source = peer.ip().to_canonical();
@@ -238,6 +238,7 @@ async fn admit(
         Ok(_) => None,
         Err(reason) => Some(house.turned_away.enter().ok_or(End::Refused(*reason))?),
     };
+    let mut down = Stream::from(down);
     let mut ahead = match (&entry, house.greetings.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
         (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted, who).await?,
@@ -339,7 +340,7 @@ async fn admit(
         (policy == InfoPolicy::Rewrite).then_some(welcome)
     };
     let closed = |party, cause| End::Closed(Close { party, phase: Phase::Relay, cause });
-    if down.write_all(&words).await.is_err() {
+    if down.send(&words).await.is_err() {
         return Err(closed(Party::Downstream, Cause::SocketError));
     }
     house.tally.servers[server.index()].admitted.fetch_add(1, Relaxed);
@@ -391,10 +392,10 @@ fn expect_info(connect: &mut Connect) -> InfoPolicy {
 async fn enter(
     house: &House,
     applicant: Applicant,
-    mut down: TcpStream,
+    mut down: Stream,
     preface: &mut Preface,
     who: &mut Who,
-) -> Result<(AnyPass, TcpStream), End> {
+) -> Result<(AnyPass, Stream), End> {
     let now = Instant::now().into_std();
     let (turn, turn_comes) = oneshot::channel();
     let verdict = house.doors.at_connect(applicant, now, &mut fastrand::Rng::new(), || Turn(turn));
@@ -483,7 +484,7 @@ fn settle_account(
 }
 
 /// Refuses at `at`, or earlier when the client leaves.
-async fn refuse_at(mut down: TcpStream, preface: &mut Preface, reason: Refusal, at: Instant) -> End {
+async fn refuse_at(mut down: Stream, preface: &mut Preface, reason: Refusal, at: Instant) -> End {
     tokio::select! {
         () = sleep_until(at) => refuse(down, reason).await,
         left = preface::watch(&mut down, preface) => leave_unfinished(down, left, Phase::Hold).await,
@@ -491,13 +492,7 @@ async fn refuse_at(mut down: TcpStream, preface: &mut Preface, reason: Refusal, 
 }
 
 /// Refuses at a random moment within the client's time.
-async fn turn_away(
-    house: &House,
-    reason: Refusal,
-    applicant: &Applicant,
-    down: TcpStream,
-    preface: &mut Preface,
-) -> End {
+async fn turn_away(house: &House, reason: Refusal, applicant: &Applicant, down: Stream, preface: &mut Preface) -> End {
     let now = Instant::now().into_std();
     let (at, delay) = house.doors.turn_away(reason, applicant, now, &mut fastrand::Rng::new());
     let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
@@ -506,13 +501,13 @@ async fn turn_away(
 }
 
 /// The polite refusal: CONNECT has been read, so the reason can be.
-async fn refuse(down: TcpStream, reason: Refusal) -> End {
+async fn refuse(down: Stream, reason: Refusal) -> End {
     farewell::say(down, refusal::line(reason)).await;
     End::Refused(reason)
 }
 
 /// The end of a client that has not finished its preface.
-async fn leave_unfinished(down: TcpStream, unfinished: Unfinished, phase: Phase) -> End {
+async fn leave_unfinished(down: Stream, unfinished: Unfinished, phase: Phase) -> End {
     match unfinished {
         Unfinished::Probe => End::Probe,
         Unfinished::Gone => End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Eof }),

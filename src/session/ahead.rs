@@ -6,7 +6,6 @@
 use std::{net::IpAddr, pin::pin, time::Duration};
 
 use tokio::{
-    net::TcpStream,
     sync::oneshot,
     time::{Instant, sleep_until},
 };
@@ -25,6 +24,7 @@ use crate::{
     identity::Credential,
     preface,
     protocol::{connect::Connect, info::Info, preface::Preface},
+    stream::Stream,
     turn::{AnyPass, Turn},
     upstream::Slot,
 };
@@ -70,7 +70,7 @@ impl Opened {
 /// Waits for a turn and dials. The error is the end of a client that has left meanwhile.
 pub(super) async fn dial(
     house: &House,
-    down: &TcpStream,
+    down: &Stream,
     header: &[u8],
     source: IpAddr,
     accepted: Instant,
@@ -184,10 +184,10 @@ impl Ahead {
         house: &House,
         applicant: Applicant,
         connect: &Connect,
-        down: TcpStream,
+        down: Stream,
         preface: &mut Preface,
         who: &mut Who,
-    ) -> Result<(AnyPass, Option<Dialled>, TcpStream), End> {
+    ) -> Result<(AnyPass, Option<Dialled>, Stream), End> {
         let now = Instant::now().into_std();
         let refused = match self {
             Self::NotNeeded => None,
