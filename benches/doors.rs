@@ -36,6 +36,7 @@ fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
         max_connections: Some(max_connections),
     };
     Arc::new(Servers::new(&upstream::Params {
+        system: false,
         poll_interval: Duration::from_secs(1),
         reserve: Reserve::Slots(0),
         warn_at: 0.8,

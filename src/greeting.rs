@@ -134,7 +134,13 @@ impl Greetings {
 
     /// Whether this server has shown its INFO.
     pub fn knows(&self, server: usize) -> bool {
-        self.infos.lock().unwrap_or_else(PoisonError::into_inner)[server].is_some()
+        self.server_id(server).is_some()
+    }
+
+    /// The `server_id` of a server that has shown its INFO.
+    pub fn server_id(&self, server: usize) -> Option<String> {
+        let infos = self.infos.lock().unwrap_or_else(PoisonError::into_inner);
+        infos[server].as_ref().map(|info| info.server_id().to_owned())
     }
 }
 

@@ -27,7 +27,8 @@ use crate::{
     greeting::{Greetings, Shape},
     http,
     identity::{Directory, Keys},
-    limits, listener, monitor,
+    limits, listener,
+    monitor::{self, system::System},
     session::{self, Frontage, House},
     sessions::Sessions,
     socket,
@@ -58,6 +59,9 @@ pub enum ServerError {
     /// The operating system refuses a thread, a signal handler or a runtime.
     #[error("cannot start: {0}")]
     Os(#[from] io::Error),
+    /// The login to the system account cannot be used.
+    #[error("cluster.system: {0}")]
+    System(String),
     /// A pattern of an account's `users` is no glob. The configuration checks them, so this is a defect.
     #[error("bad pattern: {0}")]
     Pattern(#[from] globset::Error),
@@ -173,6 +177,7 @@ impl Parts {
         let Self { house, greetings, sockets, monitor: monitor_socket, addresses } = self;
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
+        let system = self::system(config, &house, &background, &stop).await?;
         for server in house.servers.iter() {
             let (interval, warn_at, wants) =
                 (config.upstream.poll_interval, config.upstream.warn_at, config.upstream.wants);
@@ -182,6 +187,7 @@ impl Parts {
                 interval,
                 warn_at,
                 wants,
+                system.clone(),
                 stop.child_token(),
             ));
         }
@@ -193,7 +199,7 @@ impl Parts {
             let socket = socket::on_this_runtime(socket)?;
             background.spawn(http::serve(socket, Arc::clone(&house), stop.child_token()));
         }
-        first_readings(&house).await;
+        first_readings(&house, system.as_ref()).await;
 
         let mut threads = Vec::new();
         for (n, of_worker) in sockets.into_iter().enumerate() {
@@ -222,13 +228,41 @@ impl Parts {
     }
 }
 
-/// Waits, for a while, until every server that has a monitor has been read once, and one has shown its INFO: placement knows
-/// capacities then, and it is known whether clients are asked to sign.
-async fn first_readings(house: &House) {
+/// Opens the connection to the system account before any client takes a slot, and what stands on it.
+async fn system(
+    config: &Config,
+    house: &Arc<House>,
+    background: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Option<System>, ServerError> {
+    let Some(login) = &config.system_login else { return Ok(None) };
+    let addresses: Vec<_> = config.upstream.servers.iter().map(|server| server.address.clone()).collect();
+    let system = System::connect(login, &addresses).await.map_err(|err| ServerError::System(err.to_string()))?;
+    let (servers, doors, interval) = (&house.servers, &house.doors, config.upstream.poll_interval);
+    background.spawn(monitor::hear_lame_ducks(
+        system.clone(),
+        Arc::clone(servers),
+        Arc::clone(&house.greetings),
+        stop.child_token(),
+    ));
+    background.spawn(monitor::accounts::watch(
+        system.clone(),
+        Arc::clone(doors),
+        Arc::clone(servers),
+        interval,
+        stop.child_token(),
+    ));
+    Ok(Some(system))
+}
+
+/// Waits, for a while, until the system account is open, every server that can be read has been read once, and one has shown
+/// its INFO: placement knows capacities then, and it is known whether clients are asked to sign.
+async fn first_readings(house: &House, system: Option<&System>) {
     let deadline = Instant::now() + FIRST_READINGS;
-    let unread = || house.servers.iter().filter(|s| s.monitor().is_some() && s.last_reading().is_none()).count();
+    let unread = || house.servers.iter().filter(|s| s.is_read() && s.last_reading().is_none()).count();
     let unknown = || house.greetings.shape() == Shape::Unknown;
-    while (unread() > 0 || unknown()) && Instant::now() < deadline {
+    let unconnected = || system.is_some_and(|system| !system.is_up());
+    while (unread() > 0 || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }
 }

@@ -289,6 +289,9 @@ async fn admit(
         ahead.let_go().await;
         return Err(turn_away(house, Refusal::SourceRate, &applicant, down, &mut preface).await);
     }
+    if matches!(ahead, Ahead::Not(_)) && house.servers.is_system_account(&applicant.account) {
+        house.doors.lane().claimed(source, connected.into_std());
+    }
     let (pass, dialled, mut down) = ahead.enter(house, applicant, &connect, down, &mut preface, who).await?;
 
     // The dial.
@@ -320,6 +323,10 @@ async fn admit(
     if let Err(reason) = settle_account(house, &mut pass, credential_key, &accepted_by) {
         drop(accepted_by);
         return Err(refuse(down, reason).await);
+    }
+    pass.account.session_began();
+    if server.is_system_account(pass.account.account().name()) {
+        house.doors.lane().verified(source, Instant::now().into_std());
     }
     who.account = Some(Arc::clone(pass.account.account().name()));
 

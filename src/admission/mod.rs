@@ -5,6 +5,7 @@ pub mod connect_door;
 pub mod damping;
 pub mod gate;
 pub mod hold;
+pub mod lane;
 pub mod patience;
 pub mod rate;
 pub mod seniority;
@@ -41,6 +42,7 @@ pub use self::{
 use self::{
     damping::Damping,
     hold::Queue,
+    lane::Lane,
     rate::Tokens,
     seniority::Seniority,
     served::Served,
@@ -116,6 +118,7 @@ pub struct Admission<W, C: Clock = DefaultClock> {
     patience: Patience,
     seniority: Seniority,
     damping: Damping,
+    lane: Lane,
     max_held: usize,
     refusal_spread: Duration,
     /// Length of the queue, readable without its lock.
@@ -139,6 +142,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             patience: Patience::new(params.max_hold, params.max_hold_by_lang.clone()),
             seniority: Seniority::default(),
             damping: Damping::default(),
+            lane: Lane::default(),
             max_held: params.max_held,
             refusal_spread: params.refusal_spread,
             held: AtomicUsize::new(0),
@@ -179,6 +183,11 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// Who keeps failing to log in.
     pub fn damping(&self) -> &Damping {
         &self.damping
+    }
+
+    /// Where the system account's clients come from.
+    pub fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     /// How many wait for their turn.
@@ -248,5 +257,6 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         self.accounts.sweep(now);
         self.seniority.sweep(now);
         self.damping.sweep(now);
+        self.lane.sweep(now);
     }
 }

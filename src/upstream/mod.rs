@@ -1,5 +1,6 @@
 //! The servers of the cluster: their load, their health, and which one a new client goes to.
 
+pub mod census;
 pub mod deaths;
 pub mod health;
 pub mod load;
@@ -62,8 +63,10 @@ pub struct ServerParams {
 /// The cluster as configured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Params {
-    /// How often each server's `/varz` is read (jittered).
+    /// How often each server is read (jittered).
     pub poll_interval: Duration,
+    /// Whether servers are read over the system account, with or without a monitoring port.
+    pub system: bool,
     /// Slots that are never filled on each server.
     pub reserve: Reserve,
     /// From this share of `max_connections` (0.0 to 1.0) weir warns in its log.
@@ -151,6 +154,20 @@ impl Servers {
     fn logins_per_second(&self, now: Instant) -> Option<f64> {
         let usable = self.list.iter().filter(|server| server.is_up(now));
         usable.filter_map(|server| server.logins_per_second()).reduce(|sum, one| sum + one)
+    }
+
+    /// Reserves one of the slots that are kept free, for a client of the system account.
+    pub fn place_in_lane(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Slot> {
+        let views = self.list.iter().map(|server| View { ceiling: server.load().capacity(), ..server.view(now) });
+        match placement::choose(views, true, rng) {
+            Choice::Server(index) => Server::reserve_in_lane(&self.list[index]),
+            Choice::Busy | Choice::Full => None,
+        }
+    }
+
+    /// Whether this is the system account's name.
+    pub fn is_system_account(&self, account: &str) -> bool {
+        self.list.iter().any(|server| server.is_system_account(account))
     }
 
     /// The longest argument of a control line that every server takes, in bytes: a client may be placed on any of them.

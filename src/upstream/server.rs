@@ -28,7 +28,7 @@ const DEFAULT_AUTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// After `maximum connections exceeded` the server is full by its own word for this long: about the time to the next reading.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
-/// What a poll of `/varz` said.
+/// What a server said of itself (`VARZ`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     /// The name the server gives itself.
@@ -47,6 +47,8 @@ pub struct Reading {
     pub start: String,
     /// For how long it has been running.
     pub uptime: Duration,
+    /// The system account, where it has one.
+    pub system_account: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +69,9 @@ pub struct Server {
     reserve: Reserve,
     slow_start: Duration,
     stale_after: Duration,
+    system: bool,
     name: OnceLock<String>,
+    system_account: OnceLock<String>,
     load: Load,
     /// By its last reading; `usize::MAX` while unknown.
     max_control_line: AtomicUsize,
@@ -85,7 +89,9 @@ impl Server {
             slow_start: cluster.slow_start,
             // Two polls may be lost, or be slow, before a reading counts as old.
             stale_after: cluster.poll_interval * 3 + Duration::from_secs(1),
+            system: cluster.system,
             name: params.name.clone().map(OnceLock::from).unwrap_or_default(),
+            system_account: OnceLock::new(),
             load: Load::new(capacity, cluster.reserve.ceiling(capacity)),
             max_control_line: AtomicUsize::new(usize::MAX),
             resolved: ArcSwap::from_pointee(params.address.parse().into_iter().collect()),
@@ -136,6 +142,11 @@ impl Server {
         self.params.monitor.as_deref()
     }
 
+    /// Whether readings of it are to be had.
+    pub fn is_read(&self) -> bool {
+        self.system || self.params.monitor.is_some()
+    }
+
     /// Its counters.
     pub fn load(&self) -> &Load {
         &self.load
@@ -160,8 +171,8 @@ impl Server {
     pub fn view(&self, now: Instant) -> View {
         let state = self.state();
         let full = state.full_until.is_some_and(|until| now < until);
-        let fresh = self.params.monitor.is_none()
-            || state.read_at.is_some_and(|at| now.saturating_duration_since(at) <= self.stale_after);
+        let fresh =
+            !self.is_read() || state.read_at.is_some_and(|at| now.saturating_duration_since(at) <= self.stale_after);
         let rank = match state.health.standing(now) {
             _ if full || state.lame_duck => Rank::Never,
             Standing::Ejected => Rank::Ejected,
@@ -223,6 +234,16 @@ impl Server {
         server.load.reserve(limit).then(|| Slot::new(Arc::clone(server)))
     }
 
+    /// Takes one of the slots that are kept free for the system account.
+    pub(super) fn reserve_in_lane(server: &Arc<Self>) -> Option<Slot> {
+        server.load.reserve_in_lane().then(|| Slot::in_lane(Arc::clone(server)))
+    }
+
+    /// Whether this is the name of its system account, as far as it has said.
+    pub fn is_system_account(&self, account: &str) -> bool {
+        self.system_account.get().is_some_and(|name| name == account)
+    }
+
     /// Takes a reading in; `mark` was taken before the poll was sent. Returns whether the server is another process than before.
     pub fn read(&self, now: Instant, mark: Mark, reading: Reading) -> bool {
         let own = reading.max_connections.unwrap_or(u32::MAX);
@@ -231,6 +252,9 @@ impl Server {
         self.load.reading(mark, reading.connections);
         self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);
         let _ = self.name.set(reading.server_name.clone());
+        if let Some(account) = &reading.system_account {
+            let _ = self.system_account.set(account.clone());
+        }
         let mut state = self.state();
         let restarted = state.last.as_ref().is_some_and(|last| last.start != reading.start);
         if restarted {

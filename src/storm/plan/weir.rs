@@ -123,6 +123,7 @@ impl Weir {
             max_connections: None,
         };
         let cluster = upstream::Params {
+            system: false,
             poll_interval: Duration::from_secs(1),
             reserve: plan.reserve,
             warn_at: 0.8,
@@ -294,6 +295,7 @@ impl Weir {
                 auth_timeout: None,
                 start: String::new(),
                 uptime: Duration::from_secs(24 * 3600),
+                system_account: None,
             };
             server.read(now, mark, reading);
         }
