@@ -223,6 +223,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         self.finished.fetch_add(1, Relaxed);
     }
 
+    /// A server has ended a session: how long its client may be kept before it is let go, so that the clients of a server
+    /// that has died do not all come back in the same moment.
+    pub fn session_lost(&self, now: Instant, rng: &mut fastrand::Rng) -> Duration {
+        self.servers.session_lost(now, self.pace(now), rng)
+    }
+
     /// How often a client has been refused since it last got in, as far as it is remembered.
     pub fn refusals(&self, client: crate::identity::ClientKey) -> u32 {
         self.seniority.refusals(client)

@@ -227,6 +227,11 @@ impl Server {
         self.state().pressure.finished(now, took, floor, in_flight);
     }
 
+    /// Logins a second that it can take at least, by what one has taken lately; `None` while there was none.
+    pub fn logins_per_second(&self) -> Option<f64> {
+        self.state().pressure.logins_per_second()
+    }
+
     /// A handshake did not end in time.
     pub fn handshake_timed_out(&self) {
         self.state().pressure.timed_out();
