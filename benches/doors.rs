@@ -41,6 +41,7 @@ fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
         reserve: Reserve::Slots(0),
         warn_at: 0.8,
         slow_start: Duration::ZERO,
+        close_spread: Duration::from_secs(2),
         wants: upstream::Wants::default(),
         servers: (0..count).map(one).collect(),
     }))

@@ -29,7 +29,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Persona, Ticket, Verdict, storms::Fate},
+    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Pass, Persona, Ticket, Verdict, storms::Fate},
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
     farewell,
@@ -122,7 +122,7 @@ struct Who {
 struct Admitted {
     relay: Relay,
     /// Held for as long as the session lives.
-    _pass: AnyPass,
+    pass: AnyPass,
     _entry: Entry,
     registered: Registered,
 }
@@ -145,16 +145,27 @@ pub async fn serve(house: Arc<House>, frontage: Arc<Frontage>, down: TcpStream, 
             if let Some(client) = who.client {
                 house.doors.session_ended(client, began.elapsed(), Instant::now().into_std());
             }
-            totals = Box::pin(let_go(admitted, ended)).await;
+            totals = Box::pin(let_go(&house, admitted, ended)).await;
             End::Closed(Close { party: ended.party, phase: Phase::Relay, cause: ended.cause })
         }
     };
     tell(&house, end, totals, peer, id, accepted, &who);
 }
 
-/// Ends a session properly; only then its slots are given back.
-async fn let_go(admitted: Box<Admitted>, ended: Ended) -> Totals {
-    let Admitted { relay, _pass, _entry, registered } = *admitted;
+/// Ends a session properly; only then its slots are given back, but for that of a server which has ended it itself.
+async fn let_go(house: &House, admitted: Box<Admitted>, ended: Ended) -> Totals {
+    let Admitted { mut relay, pass: Pass { server, account: _account }, _entry, registered } = *admitted;
+    let _server = if ended.by_server() {
+        drop(server);
+        let now = Instant::now();
+        let wait = house.doors.session_lost(now.into_std(), &mut fastrand::Rng::new());
+        if !wait.is_zero() {
+            relay.outlive_server(now + wait, registered.handle()).await;
+        }
+        None
+    } else {
+        Some(server)
+    };
     let totals = relay.finish(ended).await;
     drop(registered);
     totals
@@ -368,7 +379,7 @@ async fn admit(
             if house.doors.is_draining() {
                 registered.handle().end();
             }
-            Ok(Box::new(Admitted { relay, _pass: pass, _entry: entry, registered }))
+            Ok(Box::new(Admitted { relay, pass, _entry: entry, registered }))
         }
         Err((down, ended)) => {
             farewell::say(down, b"").await;

@@ -44,10 +44,8 @@ async fn a_signature_is_good_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_header_is_no_other_address() {
     let server = NatsServer::start(ServerOptions::default()).await;
-    let weir = WeirConfig::of_servers(&[&server])
-        .admission("[admission.per_source]\nmax_connections = 1")
-        .start()
-        .await;
+    let weir =
+        WeirConfig::of_servers(&[&server]).admission("[admission.per_source]\nmax_connections = 1").start().await;
     let client = RawClient::connect(&weir.address, &Login::nobody()).await;
     for source in 1..5 {
         let header = format!("PROXY TCP4 192.0.2.{source} 198.51.100.1 4000 4222\r\n");
@@ -124,7 +122,11 @@ async fn what_is_hidden_in_a_value_stays_a_value() {
     }
     let mut raw = RawClient::greeted(&weir.address).await.unwrap();
     // A line end inside the JSON ends the line for nats-server; what stands before it is no JSON.
-    raw.send(b"CONNECT {\"user\":\"b\",\"pass\":\"bp\",\"name\":\"x\r\nCONNECT {\"user\":\"o\",\"pass\":\"op\"}\r\nPING\r\n").await.unwrap();
+    raw.send(
+        b"CONNECT {\"user\":\"b\",\"pass\":\"bp\",\"name\":\"x\r\nCONNECT {\"user\":\"o\",\"pass\":\"op\"}\r\nPING\r\n",
+    )
+    .await
+    .unwrap();
     assert!(!raw.rest(PATIENCE).await.0.contains("PONG"));
     assert_eq!(server.account_connections("ORDERS").await, 0);
     weir.assert_nothing_leaked().await;

@@ -339,6 +339,11 @@ const WRONG: &[(&str, &str)] = &[
         "accounts.A.token: there is no such key; the keys here are users, max_connections, rate, burst, weight",
     ),
     ("[accounts]\nA = \"hunter2\"", "accounts.A: it is a string; write [accounts.A] and its keys below"),
+    ("[users.a]", "users.a: it limits nothing; write max_connections or rate"),
+    (
+        "[names.\"a[\"]\nrate = 1",
+        "names.\"a[\": \"a[\" is no glob; write [names.\"…\"] with * and ? for what may be anything",
+    ),
     (
         "[cluster.system]",
         "cluster.system: it names no login; write creds_file, or nkey_seed_file, or user and password",

@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dashmap::DashMap;
 use governor::clock::Clock;
 
-use super::{Quota, rate::Tokens};
+use super::{Quota, counted::Counted, rate::Tokens};
 
 /// Keys that are remembered at most. Whoever comes beyond that is over its rate until a sweep; those known already go on.
 const MOST_KEYS: usize = 262_144;
@@ -25,7 +24,7 @@ struct Entry<C: Clock> {
 #[derive(Debug)]
 pub struct Ledger<K: Hash + Eq, C: Clock> {
     clock: C,
-    map: DashMap<K, Entry<C>>,
+    map: Counted<K, Entry<C>>,
 }
 
 /// One connection of a key, given back on drop.
@@ -55,7 +54,7 @@ pub enum Over {
 impl<K: Hash + Eq + Copy, C: Clock + Clone> Ledger<K, C> {
     /// No key known.
     pub fn new(clock: C) -> Self {
-        Self { clock, map: DashMap::new() }
+        Self { clock, map: Counted::default() }
     }
 
     /// Takes a connection slot, and a token, of a key. Of a quota that only warns both are taken as if there were enough, and
@@ -70,11 +69,17 @@ impl<K: Hash + Eq + Copy, C: Clock + Clone> Ledger<K, C> {
         now: Instant,
         warn: impl Fn(Over),
     ) -> Result<LedgerSlot<K, C>, Over> {
-        let over = |what: Over| if quota.warn_only { Ok(warn(what)) } else { Err(what) };
+        let over = |what: Over| {
+            if !quota.warn_only {
+                return Err(what);
+            }
+            warn(what);
+            Ok(())
+        };
         if self.map.len() >= MOST_KEYS && !self.map.contains_key(&key) {
             return Err(Over::Rate);
         }
-        let mut entry = self.map.entry(key).or_insert_with(|| Entry {
+        let mut entry = self.map.get_or_insert_with(key, || Entry {
             connections: 0,
             tokens: quota.rate.map(|rate| Tokens::new(rate, &self.clock)),
             full_again_at: None,

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod connect_door;
+mod counted;
 pub mod damping;
 pub mod gate;
 pub mod hold;
@@ -259,6 +260,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         let floor = pass.account.account().logged_in(now, took);
         pass.server.server().handshake_finished(now, took, floor);
         self.finished.fetch_add(1, Relaxed);
+    }
+
+    /// A server has ended a session: how long its client may be kept before it is let go, so that the clients of a server
+    /// that has died do not all come back in the same moment.
+    pub fn session_lost(&self, now: Instant, rng: &mut fastrand::Rng) -> Duration {
+        self.servers.session_lost(now, self.pace(now), rng)
     }
 
     /// How often a client has been refused since it last got in, as far as it is remembered.

@@ -122,6 +122,7 @@ impl World {
             reserve: Reserve::Slots(2),
             warn_at: 0.8,
             slow_start: Duration::from_secs(2),
+            close_spread: Duration::from_secs(2),
             wants: upstream::Wants::default(),
             servers: (0..real.len()).map(server).collect(),
         };

@@ -183,6 +183,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>, Option<Sy
     let warn_at = s.value("warn_at", Percent(0.8), within(Percent(0.01)..=Percent(1.0)));
     // A server that has just started is busy with routes, JetStream and caches; ten seconds spread the newcomers.
     let slow_start = s.value("slow_start", 10 * SECOND, within(Duration::ZERO..=HOUR));
+    let close_spread = s.value("close_spread", 2 * SECOND, within(Duration::ZERO..=20 * SECOND));
     // Off: a server that does not expect the header takes it for a broken client.
     let proxy_protocol = s.value("proxy_protocol", false, any);
     // None: a server that trusts no proxy ignores the signature, but then nobody asked for one.
@@ -202,6 +203,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>, Option<Sy
         reserve: reserve.0,
         warn_at: warn_at.0,
         slow_start,
+        close_spread,
         wants: upstream::Wants { proxy_signature: seed_file.is_some(), proxy_protocol },
         servers: servers.unwrap_or_default(),
     };
