@@ -23,7 +23,7 @@ use std::{
 use ipnet::IpNet;
 use tokio::{
     net::TcpStream,
-    sync::{Notify, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 use tracing::debug;
@@ -36,6 +36,7 @@ use crate::{
     flight::Flight,
     greeting::{Face, Greetings, Shape},
     identity::{Claims, ClientKey, Credential, CredentialKey, Directory, Keys},
+    monitor::learn::Question,
     preface::{self, Arrival, Unfinished},
     protocol::{
         OK, PONG,
@@ -63,9 +64,11 @@ pub struct House {
     /// Notified when a client begins to wait for its turn.
     pub arrived: Arc<Notify>,
     /// Whose credentials belong to which account.
-    pub directory: Directory,
+    pub directory: Arc<Directory>,
     /// Makes keys of credentials and clients.
     pub keys: Keys,
+    /// Where accounts are asked for that a server did not name.
+    pub questions: mpsc::Sender<Question>,
     /// The servers' INFO.
     pub greetings: Arc<Greetings>,
     /// Counters.
@@ -503,7 +506,16 @@ fn settle_account(
     credential: CredentialKey,
     accepted: &Accepted,
 ) -> Result<(), Refusal> {
-    let Some(named) = accepted.info.remote_account() else { return Ok(()) };
+    let Some(named) = accepted.info.remote_account() else {
+        if let Some(client_id) = accepted.info.client_id()
+            && !house.directory.has_learned(credential)
+        {
+            let question = Question { server: pass.server.server().index(), client_id, credential };
+            // With too many waiting, its turn comes at the next login.
+            let _ = house.questions.try_send(question);
+        }
+        return Ok(());
+    };
     if **pass.account.account().name() != *named {
         let named = Arc::from(named);
         house.directory.learn(credential, &named);
