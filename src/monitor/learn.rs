@@ -64,6 +64,9 @@ pub async fn answer(
                 Ok(None) => {}
                 Err(err) => debug!(%err, "a client's account is not known"),
             }
+            if questions.is_empty() {
+                ports.clear();
+            }
         }
     };
     tokio::select! {
