@@ -3,7 +3,7 @@
 use std::{future::pending, io, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncReadExt,
     net::TcpStream,
     time::{Instant, timeout_at},
 };
@@ -15,6 +15,7 @@ use crate::{
         info::Info,
     },
     socket,
+    stream::Stream,
     upstream::Server,
 };
 
@@ -44,7 +45,7 @@ pub enum DialError {
 /// A connection to a server whose INFO has been read.
 #[derive(Debug)]
 pub struct Dialled {
-    stream: TcpStream,
+    stream: Stream,
     lines: Lines,
     info: Arc<Info>,
 }
@@ -62,7 +63,7 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Accepted {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// The server's INFO for this client: the one after its first PONG, or before 2.12 the first.
     pub info: Arc<Info>,
     /// What the server sent behind that.
@@ -75,14 +76,15 @@ pub struct Accepted {
 /// Any [`DialError`] but [`DialError::Full`].
 pub async fn dial(server: &Server, header: &[u8], deadline: Instant) -> Result<Dialled, DialError> {
     let resolved = server.resolved();
-    let mut stream = match &resolved[..] {
+    let tcp = match &resolved[..] {
         // Only before the monitor's first look-up: each one takes a thread.
         [] => in_time(deadline, TcpStream::connect(server.address())).await?,
         known => in_time(deadline, TcpStream::connect(known)).await?,
     };
-    socket::tune(&stream)?;
+    socket::tune(&tcp)?;
+    let mut stream = Stream::from(tcp);
     if !header.is_empty() {
-        in_time(deadline, stream.write_all(header)).await?;
+        in_time(deadline, stream.send(header)).await?;
     }
     let mut lines = Lines::default();
     let line = lines.next(&mut stream, deadline).await?;
@@ -98,23 +100,22 @@ impl Dialled {
     }
 
     /// The connection alone.
-    pub fn into_stream(self) -> TcpStream {
+    pub fn into_stream(self) -> Stream {
         self.stream
     }
 
     /// Returns when the server ends the connection although nothing was sent yet; never while it waits.
-    pub async fn lost(&self) -> DialError {
-        let mut seen = [0; ERR_FULL.len()];
-        let seen = match self.lines.buffer.is_empty() {
-            false => &self.lines.buffer[..],
-            // What is only looked at is still there for the handshake.
-            true => match self.stream.peek(&mut seen).await {
+    pub async fn lost(&mut self) -> DialError {
+        // What is read here is there for the handshake all the same.
+        let seen = &mut self.lines.buffer;
+        if seen.is_empty() {
+            match self.stream.read_buf(seen).await {
                 Ok(0) => return DialError::Closed,
-                Ok(n) => &seen[..n],
+                Ok(_) => {}
                 Err(err) => return DialError::Io(err),
-            },
-        };
-        match seen {
+            }
+        }
+        match &seen[..] {
             [b'-', ..] if seen.len() >= ERR_FULL.len() && seen[..ERR_FULL.len()].eq_ignore_ascii_case(ERR_FULL) => {
                 DialError::Full
             }
@@ -136,7 +137,7 @@ impl Dialled {
         mut deadline: Instant,
     ) -> Result<Answer, DialError> {
         // A full server says so and closes without reading; its word is still there to be read when this write fails.
-        let written = in_time(deadline, self.stream.write_all(connect)).await;
+        let written = in_time(deadline, self.stream.send(connect)).await;
         let mut ponged = false;
         loop {
             let line = match self.lines.next(&mut self.stream, deadline).await {
@@ -152,7 +153,7 @@ impl Dialled {
                         break;
                     }
                 }
-                ServerLine::Ping => in_time(deadline, self.stream.write_all(PONG)).await?,
+                ServerLine::Ping => in_time(deadline, self.stream.send(PONG)).await?,
                 // weir sent CONNECT as the client wrote it: a verbose client gets its +OK from the session.
                 ServerLine::Ok => {}
                 ServerLine::Pong if names_account && !ponged => {
@@ -194,7 +195,7 @@ impl Default for Lines {
 }
 
 impl Lines {
-    async fn next(&mut self, stream: &mut TcpStream, deadline: Instant) -> Result<Vec<u8>, DialError> {
+    async fn next(&mut self, stream: &mut Stream, deadline: Instant) -> Result<Vec<u8>, DialError> {
         loop {
             let found = self.scanner.find(&self.buffer).map_err(|_| DialError::NotNats("a line without an end"))?;
             if let Some(end) = found {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::{Instant, timeout_at},
 };
+
+use crate::stream::Stream;
 
 /// How long a client may take to close after it has been told to. Every official client closes within milliseconds.
 const LINGER: Duration = Duration::from_secs(1);
@@ -17,7 +18,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const MOST_DISCARDED: usize = 1024 * 1024;
 
 /// Writes `last_word` (which may be empty), ends the stream with FIN, and waits for the client's end.
-pub async fn say(mut stream: TcpStream, last_word: &[u8]) {
+pub async fn say(mut stream: Stream, last_word: &[u8]) {
     let deadline = Instant::now() + LINGER;
     let spoken = async {
         stream.write_all(last_word).await?;

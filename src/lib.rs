@@ -18,6 +18,7 @@ pub mod upstream;
 pub mod dial;
 pub mod drain;
 pub mod farewell;
+pub mod flight;
 pub mod greeting;
 pub mod listener;
 pub mod monitor;
@@ -28,6 +29,7 @@ pub mod relay;
 pub mod session;
 pub mod sessions;
 pub mod socket;
+pub mod stream;
 pub mod tally;
 pub mod turn;
 

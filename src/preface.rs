@@ -1,17 +1,22 @@
 //! The client's half of the preface: INFO out, CONNECT in, bounded in bytes and in time; and watching a client that waits.
 
-use std::{future::pending, io};
+use std::{future::pending, io, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::{Instant, timeout_at},
+    io::{AsyncReadExt, Interest},
+    time::{Instant, sleep, timeout_at},
 };
 
-use crate::protocol::{
-    connect::Connect,
-    preface::{Preface, PrefaceError},
+use crate::{
+    protocol::{
+        connect::Connect,
+        preface::{Preface, PrefaceError},
+    },
+    stream::Stream,
 };
+
+/// While there are bytes to read the kernel does not wake anybody about the end behind them.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How a preface ends without a CONNECT.
 #[derive(Debug)]
@@ -40,13 +45,13 @@ pub struct Arrival {
 /// # Errors
 /// [`Unfinished`].
 pub async fn exchange(
-    down: &mut TcpStream,
+    down: &mut Stream,
     greeting: &[u8],
     max_control_line: usize,
     deadline: Instant,
 ) -> Result<Arrival, Unfinished> {
     let mut preface = Preface::new(max_control_line);
-    match timeout_at(deadline, down.write_all(greeting)).await {
+    match timeout_at(deadline, down.send(greeting)).await {
         Ok(Ok(())) => {}
         Ok(Err(_)) => return Err(Unfinished::Probe),
         Err(_) => return Err(Unfinished::TimedOut),
@@ -64,7 +69,7 @@ pub async fn exchange(
 }
 
 /// Reads on while a client waits. Returns when there is no more reason to let it wait: it left, or sends more than may wait.
-pub async fn watch(down: &mut TcpStream, preface: &mut Preface) -> Unfinished {
+pub async fn watch(down: &mut Stream, preface: &mut Preface) -> Unfinished {
     loop {
         match advance(down, preface).await {
             Err(_) => return Unfinished::Gone,
@@ -75,19 +80,22 @@ pub async fn watch(down: &mut TcpStream, preface: &mut Preface) -> Unfinished {
 }
 
 /// Returns when a client that has not been greeted yet leaves; never while it is there, or once it has said something.
-pub async fn left_ungreeted(down: &TcpStream) {
+pub async fn left_ungreeted(down: &Stream) {
     let mut one = [0];
     // Only looked at: whatever it is, the exchange reads it.
-    if let Ok(1..) = down.peek(&mut one).await {
-        pending().await
+    if let Ok(1..) = down.tcp().peek(&mut one).await {
+        if let Stream::Plain(_) = down {
+            pending().await
+        }
+        // With TLS the goodbye itself is bytes, and those who say it leave.
+        while matches!(down.tcp().ready(Interest::READABLE).await, Ok(ready) if !ready.is_read_closed()) {
+            sleep(LOOK_AGAIN).await;
+        }
     }
 }
 
 /// One read. The outer error is the end of the stream. Cancel-safe: what has been read is in `preface`.
-async fn advance(
-    down: &mut TcpStream,
-    preface: &mut Preface,
-) -> io::Result<Result<Option<Box<Connect>>, PrefaceError>> {
+async fn advance(down: &mut Stream, preface: &mut Preface) -> io::Result<Result<Option<Box<Connect>>, PrefaceError>> {
     let mut bytes = [0; 1024];
     match down.read(&mut bytes).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),

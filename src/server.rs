@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use crate::{
     admission::{Admission, Gate},
     config::Config,
-    drain,
+    drain, flight,
     greeting::{Greetings, Shape},
     http,
     identity::{Directory, Keys},
@@ -145,6 +145,7 @@ impl Parts {
             keys: Keys::default(),
             greetings: Arc::clone(&greetings),
             tally: Arc::new(Tally::new(servers.len())),
+            flight: flight::Flight::default(),
             sessions: Arc::new(Sessions::default()),
             turned_away: Gate::new(room.turned_away),
             refusal_spread: config.admission.refusal_spread,
@@ -186,6 +187,7 @@ impl Parts {
         }
         background.spawn(turn::give(Arc::clone(&house.doors), Arc::clone(&house.arrived), stop.child_token()));
         background.spawn(every_second(Arc::clone(&house), stop.child_token()));
+        background.spawn(flight::record(Arc::clone(&house), stop.child_token()));
         let monitor_address = monitor_socket.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
         if let Some(socket) = monitor_socket {
             let socket = socket::on_this_runtime(socket)?;

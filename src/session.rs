@@ -22,7 +22,6 @@ use std::{
 
 use ipnet::IpNet;
 use tokio::{
-    io::AsyncWriteExt,
     net::TcpStream,
     sync::{Notify, oneshot},
     time::{Instant, sleep_until},
@@ -30,10 +29,11 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Ticket, Verdict},
+    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Ticket, Verdict, storms::Fate},
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
     farewell,
+    flight::Flight,
     greeting::{Face, Greetings, Shape},
     identity::{Claims, ClientKey, Credential, CredentialKey, Directory, Keys},
     preface::{self, Arrival, Unfinished},
@@ -47,6 +47,7 @@ use crate::{
     proxy_key::ProxyKey,
     relay::{ClientSide, Ended, InfoPolicy, Relay, ServerSide},
     sessions::{Registered, Sessions},
+    stream::Stream,
     tally::{Tally, Totals},
     turn::{AnyPass, Doors, Turn},
     upstream::Servers,
@@ -69,6 +70,8 @@ pub struct House {
     pub greetings: Arc<Greetings>,
     /// Counters.
     pub tally: Arc<Tally>,
+    /// The flight recorder.
+    pub flight: Flight,
     /// The sessions that relay.
     pub sessions: Arc<Sessions>,
     /// Refusals under way at the accept door.
@@ -111,6 +114,8 @@ struct Who {
     name: Option<String>,
     lang: Option<String>,
     server: Option<String>,
+    /// Whether it had to wait for its turn.
+    waited: bool,
 }
 
 /// A client that is in, with what is needed to relay.
@@ -164,10 +169,16 @@ fn tell(house: &House, end: End, totals: Totals, peer: SocketAddr, id: u64, acce
         }
         End::Refused(reason) => {
             house.tally.refuse(reason);
+            if let Some(client) = who.client {
+                house.flight.refused(who.account.as_deref(), who.lang.as_deref(), house.doors.refusals(client));
+            }
             ("refused", Party::Weir.name(), "", reason.name())
         }
         End::Closed(close) => {
             house.tally.close(close);
+            if who.waited && close.phase == Phase::Hold {
+                house.flight.waited(who.account.as_deref(), who.lang.as_deref(), Fate::Left);
+            }
             ("closed", close.party.name(), close.phase.name(), close.cause.name())
         }
     };
@@ -202,7 +213,7 @@ async fn admit(
     if frontage.believes.iter().any(|network| network.contains(&peer.ip())) {
         match proxied::read(&mut down, deadline).await {
             Ok(real) => *peer = real.unwrap_or(*peer),
-            Err(unfinished) => return Err(leave_unfinished(down, unfinished, Phase::Preface).await),
+            Err(unfinished) => return Err(leave_unfinished(down.into(), unfinished, Phase::Preface).await),
         }
     }
     let source = peer.ip().to_canonical();
@@ -216,9 +227,10 @@ async fn admit(
         Ok(_) => None,
         Err(reason) => Some(house.turned_away.enter().ok_or(End::Refused(*reason))?),
     };
+    let mut down = Stream::from(down);
     let mut ahead = match (&entry, house.greetings.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
-        (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted).await?,
+        (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted, who).await?,
         (_, Shape::Unknown) | (Err(_), Shape::DialFirst) => Ahead::Not(Refusal::ServerCapacity),
     };
     let mut greeting = Vec::with_capacity(512);
@@ -266,7 +278,7 @@ async fn admit(
         ahead.let_go().await;
         return Err(turn_away(house, Refusal::SourceRate, &applicant, down, &mut preface).await);
     }
-    let (pass, dialled, mut down) = ahead.enter(house, applicant, &connect, down, &mut preface).await?;
+    let (pass, dialled, mut down) = ahead.enter(house, applicant, &connect, down, &mut preface, who).await?;
 
     // The dial.
     let policy = expect_info(&mut connect);
@@ -317,10 +329,13 @@ async fn admit(
         (policy == InfoPolicy::Rewrite).then_some(welcome)
     };
     let closed = |party, cause| End::Closed(Close { party, phase: Phase::Relay, cause });
-    if down.write_all(&words).await.is_err() {
+    if down.send(&words).await.is_err() {
         return Err(closed(Party::Downstream, Cause::SocketError));
     }
     house.tally.servers[server.index()].admitted.fetch_add(1, Relaxed);
+    if who.waited {
+        house.flight.waited(who.account.as_deref(), who.lang.as_deref(), Fate::Admitted);
+    }
     let from_client = ClientSide::new(server.max_control_line());
     let from_server = ServerSide::new(welcome, policy, Arc::clone(&frontage.face), source, server);
     let Accepted { stream: up, rest, .. } = *accepted_by;
@@ -366,9 +381,10 @@ fn expect_info(connect: &mut Connect) -> InfoPolicy {
 async fn enter(
     house: &House,
     applicant: Applicant,
-    mut down: TcpStream,
+    mut down: Stream,
     preface: &mut Preface,
-) -> Result<(AnyPass, TcpStream), End> {
+    who: &mut Who,
+) -> Result<(AnyPass, Stream), End> {
     let now = Instant::now().into_std();
     let (turn, turn_comes) = oneshot::channel();
     let verdict = house.doors.at_connect(applicant, now, &mut fastrand::Rng::new(), || Turn(turn));
@@ -380,7 +396,7 @@ async fn enter(
             return Err(end);
         }
         Verdict::Hold { ticket, look_again } => {
-            wait(house, ticket, look_again, turn_comes, preface::watch(&mut down, preface)).await
+            wait(house, ticket, look_again, turn_comes, who, preface::watch(&mut down, preface)).await
         }
     };
     match waited {
@@ -396,9 +412,13 @@ async fn wait<L>(
     ticket: Ticket,
     mut look_again: std::time::Instant,
     mut turn_comes: oneshot::Receiver<AnyPass>,
+    who: &mut Who,
     left: impl Future<Output = L>,
 ) -> Waited<L> {
     let began = Instant::now();
+    if !std::mem::replace(&mut who.waited, true) {
+        house.tally.held.fetch_add(1, Relaxed);
+    }
     house.arrived.notify_one();
     let mut left = pin!(left);
     let waited = loop {
@@ -453,7 +473,7 @@ fn settle_account(
 }
 
 /// Refuses at `at`, or earlier when the client leaves.
-async fn refuse_at(mut down: TcpStream, preface: &mut Preface, reason: Refusal, at: Instant) -> End {
+async fn refuse_at(mut down: Stream, preface: &mut Preface, reason: Refusal, at: Instant) -> End {
     tokio::select! {
         () = sleep_until(at) => refuse(down, reason).await,
         left = preface::watch(&mut down, preface) => leave_unfinished(down, left, Phase::Hold).await,
@@ -461,13 +481,7 @@ async fn refuse_at(mut down: TcpStream, preface: &mut Preface, reason: Refusal, 
 }
 
 /// Refuses at a random moment within the client's time.
-async fn turn_away(
-    house: &House,
-    reason: Refusal,
-    applicant: &Applicant,
-    down: TcpStream,
-    preface: &mut Preface,
-) -> End {
+async fn turn_away(house: &House, reason: Refusal, applicant: &Applicant, down: Stream, preface: &mut Preface) -> End {
     let now = Instant::now().into_std();
     let (at, delay) = house.doors.turn_away(reason, applicant, now, &mut fastrand::Rng::new());
     let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
@@ -476,13 +490,13 @@ async fn turn_away(
 }
 
 /// The polite refusal: CONNECT has been read, so the reason can be.
-async fn refuse(down: TcpStream, reason: Refusal) -> End {
+async fn refuse(down: Stream, reason: Refusal) -> End {
     farewell::say(down, refusal::line(reason)).await;
     End::Refused(reason)
 }
 
 /// The end of a client that has not finished its preface.
-async fn leave_unfinished(down: TcpStream, unfinished: Unfinished, phase: Phase) -> End {
+async fn leave_unfinished(down: Stream, unfinished: Unfinished, phase: Phase) -> End {
     match unfinished {
         Unfinished::Probe => End::Probe,
         Unfinished::Gone => End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Eof }),

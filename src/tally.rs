@@ -50,6 +50,8 @@ pub struct Tally {
     closed: [[[AtomicU64; Cause::ALL.len()]; Phase::ALL.len()]; Party::ALL.len()],
     /// Connections that opened and closed without a word.
     pub probes: AtomicU64,
+    /// Clients that had to wait for their turn.
+    pub held: AtomicU64,
     /// How long clients were held, whatever came of it, in seconds.
     pub hold_seconds: Histogram,
     /// By worker, so that no two workers write to the same cache line.
@@ -86,6 +88,7 @@ impl Tally {
             refused: Default::default(),
             closed: Default::default(),
             probes: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             hold_seconds: Histogram::new(BOUNDS),
             relayed: [const { Relayed::new() }; WORKERS],
         }

@@ -118,3 +118,42 @@ async fn a_plan_is_the_same_every_time_and_draws_its_chart() {
         assert_eq!(weir(&wrong).await.status.code(), Some(64), "{wrong:?}");
     }
 }
+
+/// More Go clients at once than the pace lets in within their patience: a storm, and what it was like.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_flight_recorder_tells_of_a_storm() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let pace = "rate = 100\nburst = 10\nmax_hold = \"1500ms\"\nrefusal_spread = \"1500ms\"";
+    let weir_ = WeirConfig::of_servers(&[&server]).admission(pace).log_level("info").start().await;
+    assert_eq!(storms_of(&weir_).await["storms"], serde_json::json!([]));
+    let (code, real) = storm(&["--clients", "300", "--url", &weir_.url()]).await;
+    assert_eq!(code, Some(0), "{real}");
+    let told = eventually(PATIENCE, "the storm is over", async || {
+        let told = storms_of(&weir_).await;
+        if told["running"].is_null() && !told["storms"][0].is_null() { Ok(told) } else { Err(told.to_string()) }
+    })
+    .await;
+    let told = &told["storms"][0];
+    assert_eq!((&told["admitted"], &told["sessions_before"]), (&300.into(), &0.into()), "{told}");
+    assert_eq!((&told["lost"], &told["in_danger"], &told["goes_on"]), (&0.into(), &0.into(), &false.into()), "{told}");
+    assert_eq!(told["arrived"], real["phases"][0]["tries"], "{told}");
+    let refused: u64 = told["refused"].as_array().unwrap().iter().map(|one| one["count"].as_u64().unwrap()).sum();
+    assert_eq!(refused, told["arrived"].as_u64().unwrap() - 300, "{told}");
+    let go = &told["languages"][0];
+    assert_eq!((&go["name"], &go["refused"]), (&"go".into(), &refused.into()), "{told}");
+    // The first of the bucket's burst went straight in.
+    let waited = go["admitted"].as_u64().unwrap();
+    assert!((200..300).contains(&waited), "{told}");
+    let in_points = |field: &str| -> u64 {
+        told["series"]["points"].as_array().unwrap().iter().map(|point| point[field].as_u64().unwrap()).sum()
+    };
+    assert_eq!((in_points("admitted"), in_points("refused")), (300, refused), "{told}");
+    let log = weir_.log();
+    assert_eq!((log.matches("a storm has begun").count(), log.matches("a storm is over").count()), (1, 1), "{log}");
+}
+
+async fn storms_of(weir: &Weir) -> Value {
+    let (status, text) = http::get(&weir.monitor, "/storms").await.expect("GET /storms");
+    assert_eq!(status, 200, "{text}");
+    serde_json::from_str(&text).expect("JSON")
+}

@@ -13,6 +13,7 @@ pub mod served;
 #[cfg(test)]
 mod simulation;
 pub mod sources;
+pub mod storms;
 pub mod turns;
 
 use std::{
@@ -210,6 +211,11 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         let floor = pass.account.account().logged_in(now, took);
         pass.server.server().handshake_finished(now, took, floor);
         self.finished.fetch_add(1, Relaxed);
+    }
+
+    /// How often a client has been refused since it last got in, as far as it is remembered.
+    pub fn refusals(&self, client: crate::identity::ClientKey) -> u32 {
+        self.seniority.refusals(client)
     }
 
     /// Remembers how long a client's session `lived`; those that flap go behind the others.

@@ -58,6 +58,17 @@ impl Patience {
     }
 }
 
+/// How many tries in a row a client with this `lang` makes at its defaults before it gives up for good; `None`: it goes on for
+/// ever, or is unknown. Measured (the table of the libraries in `storm/library.rs` has the sources).
+pub fn tries(lang: &str) -> Option<u32> {
+    match lang {
+        "nats.js" | "nats.ws" => Some(10),
+        "go" | "java" | "C" => Some(60),
+        "python3" => Some(61),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,8 @@ const SHORT_SESSION: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     first_refused: Option<Instant>,
+    /// How often since it last got in.
+    refusals: u16,
     flapped: bool,
     at: Instant,
 }
@@ -49,7 +51,8 @@ impl Seniority {
         if self.map.len() >= MOST_REMEMBERED && !self.map.contains_key(&client) {
             return;
         }
-        let mut seen = self.map.entry(client).or_insert(Seen { first_refused: None, flapped: false, at: now });
+        let mut seen =
+            self.map.entry(client).or_insert(Seen { first_refused: None, refusals: 0, flapped: false, at: now });
         seen.at = now;
         change(&mut seen);
     }
@@ -58,7 +61,13 @@ impl Seniority {
     pub fn refused(&self, client: ClientKey, now: Instant) {
         self.note(client, now, |seen| {
             seen.first_refused.get_or_insert(now);
+            seen.refusals = seen.refusals.saturating_add(1);
         });
+    }
+
+    /// How often it has been refused since it last got in; 0 if it is not remembered.
+    pub fn refusals(&self, client: ClientKey) -> u32 {
+        self.map.get(&client).map_or(0, |seen| u32::from(seen.refusals))
     }
 
     /// The client was admitted: its waiting is over.
@@ -97,6 +106,7 @@ mod tests {
         let mut order = [flapping, new, young, old];
         order.sort_by_key(|&client| memory.standing(client, second(3)));
         assert_eq!(order, [old, young, new, flapping]);
+        assert_eq!(order.map(|client| memory.refusals(client)), [2, 1, 0, 0]);
     }
 
     #[test]

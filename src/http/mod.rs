@@ -1,4 +1,4 @@
-//! The monitor's endpoints: `/metrics` and `/healthz`.
+//! The monitor's endpoints: `/metrics`, `/healthz` and `/storms`.
 
 use std::{sync::Arc, time::Instant};
 
@@ -24,7 +24,11 @@ struct Monitor {
 /// Serves until `stop`.
 pub async fn serve(listener: TcpListener, house: Arc<House>, stop: CancellationToken) {
     let monitor = Arc::new(Monitor { metrics: Metrics::new(Arc::clone(&house)), house });
-    let routes = Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).with_state(monitor);
+    let routes = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/storms", get(storms))
+        .with_state(monitor);
     if let Err(err) = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await {
         warn!(%err, "the monitor has ended");
     }
@@ -50,4 +54,12 @@ async fn healthz(State(monitor): State<Arc<Monitor>>) -> Response {
         (StatusCode::OK, r#"{"status":"ok"}"#)
     };
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// The storm that goes on and the last ones, as JSON.
+async fn storms(State(monitor): State<Arc<Monitor>>) -> Response {
+    match serde_json::to_vec(&monitor.house.flight.report()) {
+        Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }

@@ -17,7 +17,6 @@ use std::{
 
 use tokio::{
     io::AsyncWriteExt,
-    net::TcpStream,
     time::{Instant, timeout_at},
 };
 
@@ -30,6 +29,7 @@ use crate::{
     close::{Cause, Party},
     farewell,
     sessions::Handle,
+    stream::Stream,
     tally::{Tally, Totals},
 };
 
@@ -49,8 +49,8 @@ pub struct Ended {
 /// A session after its preface.
 #[derive(Debug)]
 pub struct Relay {
-    down: TcpStream,
-    up: TcpStream,
+    down: Stream,
+    up: Stream,
     to_server: Pump<ClientSide>,
     to_client: Pump<ServerSide>,
     /// Which direction comes first in the next poll: they take turns, or a busy one would use up the task's budget each time.
@@ -66,10 +66,10 @@ impl Relay {
     /// # Errors
     /// The end, when those bytes already hold a reason for it.
     pub fn new(
-        (down, client, pipelined): (TcpStream, ClientSide, &[u8]),
-        (up, server, rest): (TcpStream, ServerSide, &[u8]),
+        (down, client, pipelined): (Stream, ClientSide, &[u8]),
+        (up, server, rest): (Stream, ServerSide, &[u8]),
         tally: Arc<Tally>,
-    ) -> Result<Self, (TcpStream, Ended)> {
+    ) -> Result<Self, (Stream, Ended)> {
         let (mut to_server, mut to_client) = (Pump::new(client), Pump::new(server));
         if let Err(cause) = to_client.preload(rest) {
             return Err((down, Ended { party: Party::Upstream, cause }));
@@ -164,7 +164,7 @@ impl Relay {
         let totals = self.tell();
         // Both at once, so that the server's slot is free as soon as the server itself has seen the end. A side whose end has
         // been read is closed without further ado.
-        let let_go = async |stream: TcpStream, is_over: bool| {
+        let let_go = async |stream: Stream, is_over: bool| {
             if !is_over {
                 farewell::say(stream, b"").await;
             }

@@ -6,12 +6,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::close::Cause;
+use crate::{close::Cause, stream::Stream};
 
 /// The worker's buffer. 32 KiB measured better than 64 KiB (cache) and than 16 KiB (system calls).
 const BUFFER: usize = 32 * 1024;
@@ -42,7 +39,7 @@ pub(super) enum Pumped {
 /// Where forwarded bytes go: into the socket while it takes them, else behind the bytes that wait.
 pub(super) struct Outlet<'a, 'cx> {
     /// `None` before the relay runs: everything waits then.
-    to: Option<(&'a mut TcpStream, &'a mut Context<'cx>)>,
+    to: Option<(&'a mut Stream, &'a mut Context<'cx>)>,
     waiting: &'a mut Vec<u8>,
     bytes: &'a mut u64,
     failed: bool,
@@ -102,7 +99,7 @@ impl<S: Side> Pump<S> {
     }
 
     /// Writes what waits. Ready when nothing does any more, or the other end is gone.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut TcpStream) -> Poll<bool> {
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<bool> {
         let mut written = 0;
         while written < self.waiting.len() {
             match Pin::new(&mut *to).poll_write(cx, &self.waiting[written..]) {
@@ -116,14 +113,17 @@ impl<S: Side> Pump<S> {
         }
         // An idle session keeps no buffer.
         self.waiting = Vec::new();
+        if to.owes() {
+            return Pin::new(to).poll_flush(cx).map(|flushed| flushed.is_ok());
+        }
         Poll::Ready(true)
     }
 
     /// Moves what can be moved. Ready when this direction is over.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, from: &mut TcpStream, to: &mut TcpStream) -> Poll<Pumped> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<Pumped> {
         WORKER_BUFFER.with_borrow_mut(|buffer| {
             loop {
-                if !self.waiting.is_empty() && !ready!(self.poll_flush(cx, to)) {
+                if (!self.waiting.is_empty() || to.owes()) && !ready!(self.poll_flush(cx, to)) {
                     return Poll::Ready(Pumped::WriteFailed);
                 }
                 if let Some(cause) = self.stopped {

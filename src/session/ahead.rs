@@ -6,14 +6,13 @@
 use std::{net::IpAddr, pin::pin, time::Duration};
 
 use tokio::{
-    net::TcpStream,
     sync::oneshot,
     time::{Instant, sleep_until},
 };
 use tracing::debug;
 
 use super::{
-    End, House, Waited,
+    End, House, Waited, Who,
     answer::{open, place_again},
     turn_away, wait,
 };
@@ -25,6 +24,7 @@ use crate::{
     identity::Credential,
     preface,
     protocol::{connect::Connect, info::Info, preface::Preface},
+    stream::Stream,
     turn::{AnyPass, Turn},
     upstream::Slot,
 };
@@ -70,10 +70,11 @@ impl Opened {
 /// Waits for a turn and dials. The error is the end of a client that has left meanwhile.
 pub(super) async fn dial(
     house: &House,
-    down: &TcpStream,
+    down: &Stream,
     header: &[u8],
     source: IpAddr,
     accepted: Instant,
+    who: &mut Who,
 ) -> Result<Ahead, End> {
     let patience = house.doors.patience();
     let hold_until = patience.before_info(accepted.into_std());
@@ -89,7 +90,7 @@ pub(super) async fn dial(
         Verdict::Admit(pass) => Waited::Turn(pass),
         Verdict::Refuse { reason, .. } => Waited::InVain(reason),
         Verdict::Hold { ticket, look_again } => {
-            wait(house, ticket, look_again, turn_comes, preface::left_ungreeted(down)).await
+            wait(house, ticket, look_again, turn_comes, who, preface::left_ungreeted(down)).await
         }
     };
     let slot = match waited {
@@ -183,9 +184,10 @@ impl Ahead {
         house: &House,
         applicant: Applicant,
         connect: &Connect,
-        down: TcpStream,
+        down: Stream,
         preface: &mut Preface,
-    ) -> Result<(AnyPass, Option<Dialled>, TcpStream), End> {
+        who: &mut Who,
+    ) -> Result<(AnyPass, Option<Dialled>, Stream), End> {
         let now = Instant::now().into_std();
         let refused = match self {
             Self::NotNeeded => None,
@@ -203,7 +205,7 @@ impl Ahead {
             },
         };
         let Some(reason) = refused else {
-            return super::enter(house, applicant, down, preface).await.map(|(pass, down)| (pass, None, down));
+            return super::enter(house, applicant, down, preface, who).await.map(|(pass, down)| (pass, None, down));
         };
         Err(turn_away(house, reason, &applicant, down, preface).await)
     }

@@ -185,3 +185,12 @@ fn names() {
     assert!("cobol".parse::<Like>().unwrap_err().contains("nats.js"));
     assert_eq!(Like::Mix.library(9).lang, "python3");
 }
+
+/// What the doors believe of the libraries is what the libraries do.
+#[test]
+fn the_flight_recorder_knows_when_a_client_is_lost() {
+    for library in ALL {
+        let tries = crate::admission::patience::tries(library.lang);
+        assert_eq!(tries, library.tries.map(u32::from), "{}", library.lang);
+    }
+}
