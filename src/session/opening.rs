@@ -50,8 +50,8 @@ pub(super) async fn ask(
     if believed(peer.ip())
         && let Some(ip) = forwarded::client(&upgrade.forwarded_for, believed)
     {
-        // Whatever port it had, nobody says.
-        *peer = SocketAddr::new(ip, 0);
+        // Its port nobody tells; the proxy's own is at least one that there is.
+        peer.set_ip(ip);
     }
     Ok((down, upgrade))
 }

@@ -112,7 +112,7 @@ impl WebSocket {
         out: &mut [u8],
     ) -> Poll<io::Result<Option<usize>>> {
         let kept = std::mem::take(&mut self.raw);
-        let raw = if !kept.is_empty() || self.decoder.has_more() {
+        let raw = if !self.broken && (!kept.is_empty() || self.decoder.has_more()) {
             &kept[..]
         } else {
             // What is not compressed takes no more room than it takes now.

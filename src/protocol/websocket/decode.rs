@@ -132,7 +132,7 @@ impl Decoder {
                 _ if room.is_empty() => break,
                 _ if self.has_more() => self.inflate(&[], room, tools),
                 _ if rest.is_empty() => break,
-                None => self.begin(rest, tools).map(|taken| Step { taken, given: 0 }),
+                None => self.begin(rest, replies, tools).map(|taken| Step { taken, given: 0 }),
                 Some(_) => self.go_on(rest, room, replies, tools),
             };
             match advanced {
@@ -152,7 +152,7 @@ impl Decoder {
     }
 
     /// Takes bytes of a header.
-    fn begin(&mut self, rest: &[u8], tools: &mut Tools) -> Result<usize, Violation> {
+    fn begin(&mut self, rest: &[u8], replies: &mut Vec<u8>, tools: &mut Tools) -> Result<usize, Violation> {
         let had = usize::from(self.header_has);
         let more = rest.len().min(LONGEST_HEADER - had);
         self.header[had..had + more].copy_from_slice(&rest[..more]);
@@ -176,6 +176,10 @@ impl Decoder {
                 self.data_frame_ended(header.is_final, tools);
                 return Ok(taken);
             }
+        }
+        if let (OpCode::Control(kind), 0) = (header.opcode, length) {
+            self.answer(kind, &[], replies)?;
+            return Ok(taken);
         }
         let mask = header.mask.unwrap_or_default();
         self.frame = Some(Frame { opcode: header.opcode, is_final: header.is_final, left: length, mask });

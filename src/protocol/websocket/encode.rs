@@ -15,10 +15,11 @@ pub const LONGEST_CONTROL: usize = 125;
 
 /// Appends the frames that carry `bytes`, compressed where that was agreed upon and saves something.
 pub fn data(terms: Terms, bytes: &[u8], tools: &mut Tools, out: &mut Vec<u8>) {
-    if terms.deflate && bytes.len() > NOT_WORTH_IT {
-        if let Some(compressed) = tools.compress(bytes) {
-            return message(compressed, true, terms.pieces.longest(true), out);
-        }
+    if terms.deflate
+        && bytes.len() > NOT_WORTH_IT
+        && let Some(compressed) = tools.compress(bytes)
+    {
+        return message(compressed, true, terms.pieces.longest(true), out);
     }
     for piece in bytes.chunks(terms.pieces.longest(false)) {
         message(piece, false, usize::MAX, out);

@@ -107,6 +107,11 @@ fn cut_at_every_byte_it_is_the_same() {
     let whole = hear(DEFLATE, [&stream[..]], 4096);
     let said = [&b"CONNECT {}\r\n"[..], &b"PING\r\n".repeat(30), &[7; 300]].concat();
     assert_eq!((&whole.bytes, whole.closed, whole.broken), (&said, true, None));
+    for kind in [Control::Ping, Control::Close] {
+        let mut empty = Vec::new();
+        control(kind, b"", &mut empty);
+        assert_eq!(hear(DEFLATE, [&empty[..]], 64).replies.len(), 2, "answered at once");
+    }
     let mut replies = Vec::new();
     (0..4).for_each(|_| encode::control(Control::Pong, b"there?", &mut replies));
     encode::control(Control::Close, b"\x03\xe8bye", &mut replies);
