@@ -22,12 +22,14 @@ use tracing::{info, warn};
 
 use crate::{
     admission::{Admission, Gate},
+    close::Refusal,
     config::Config,
     drain, flight,
     greeting::{Greetings, Shape},
     http,
     identity::{Directory, Keys},
-    limits, listener, monitor,
+    limits, listener,
+    monitor::{self, system::System},
     session::{self, Frontage, House, Web},
     sessions::Sessions,
     socket,
@@ -58,6 +60,9 @@ pub enum ServerError {
     /// The operating system refuses a thread, a signal handler or a runtime.
     #[error("cannot start: {0}")]
     Os(#[from] io::Error),
+    /// The login to the system account cannot be used.
+    #[error("cluster.system: {0}")]
+    System(String),
     /// A pattern of an account's `users` is no glob. The configuration checks them, so this is a defect.
     #[error("bad pattern: {0}")]
     Pattern(#[from] globset::Error),
@@ -177,6 +182,7 @@ impl Parts {
         let Self { house, greetings, sockets, monitor: monitor_socket, addresses } = self;
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
+        let system = self::system(config, &house, &background, &stop).await?;
         for server in house.servers.iter() {
             let (interval, warn_at, wants) =
                 (config.upstream.poll_interval, config.upstream.warn_at, config.upstream.wants);
@@ -186,6 +192,7 @@ impl Parts {
                 interval,
                 warn_at,
                 wants,
+                system.clone(),
                 stop.child_token(),
             ));
         }
@@ -197,7 +204,7 @@ impl Parts {
             let socket = socket::on_this_runtime(socket)?;
             background.spawn(http::serve(socket, Arc::clone(&house), stop.child_token()));
         }
-        first_readings(&house).await;
+        first_readings(&house, system.as_ref()).await;
 
         let mut threads = Vec::new();
         for (n, of_worker) in sockets.into_iter().enumerate() {
@@ -226,13 +233,41 @@ impl Parts {
     }
 }
 
-/// Waits, for a while, until every server that has a monitor has been read once, and one has shown its INFO: placement knows
-/// capacities then, and it is known whether clients are asked to sign.
-async fn first_readings(house: &House) {
+/// Opens the connection to the system account before any client takes a slot, and what stands on it.
+async fn system(
+    config: &Config,
+    house: &Arc<House>,
+    background: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Option<System>, ServerError> {
+    let Some(login) = &config.system_login else { return Ok(None) };
+    let addresses: Vec<_> = config.upstream.servers.iter().map(|server| server.address.clone()).collect();
+    let system = System::connect(login, &addresses).await.map_err(|err| ServerError::System(err.to_string()))?;
+    let (servers, doors, interval) = (&house.servers, &house.doors, config.upstream.poll_interval);
+    background.spawn(monitor::hear_lame_ducks(
+        system.clone(),
+        Arc::clone(servers),
+        Arc::clone(&house.greetings),
+        stop.child_token(),
+    ));
+    background.spawn(monitor::accounts::watch(
+        system.clone(),
+        Arc::clone(doors),
+        Arc::clone(servers),
+        interval,
+        stop.child_token(),
+    ));
+    Ok(Some(system))
+}
+
+/// Waits, for a while, until the system account is open, every server that can be read has been read once, and one has shown
+/// its INFO: placement knows capacities then, and it is known whether clients are asked to sign.
+async fn first_readings(house: &House, system: Option<&System>) {
     let deadline = Instant::now() + FIRST_READINGS;
-    let unread = || house.servers.iter().filter(|s| s.monitor().is_some() && s.last_reading().is_none()).count();
+    let unread = || house.servers.iter().filter(|s| s.is_read() && s.last_reading().is_none()).count();
     let unknown = || house.greetings.shape() == Shape::Unknown;
-    while (unread() > 0 || unknown()) && Instant::now() < deadline {
+    let unconnected = || system.is_some_and(|system| !system.is_up());
+    while (unread() > 0 || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }
 }
@@ -268,7 +303,7 @@ fn worker(
 
 /// The once-a-second work: forgetting, and the summary line while clients are refused.
 async fn every_second(house: Arc<House>, stop: CancellationToken) {
-    let mut refused_before = 0;
+    let (mut refused_before, mut warned_before) = (0, [0; Refusal::ALL.len()]);
     let work = async {
         loop {
             sleep(Duration::from_secs(1)).await;
@@ -279,6 +314,13 @@ async fn every_second(house: Arc<House>, stop: CancellationToken) {
                 info!(refused = refused - refused_before, held = house.doors.held(), sessions, "refusing");
             }
             refused_before = refused;
+            let warned = Refusal::ALL.map(|reason| house.doors.warned().of(reason));
+            for (reason, (now, before)) in Refusal::ALL.into_iter().zip(warned.into_iter().zip(warned_before)) {
+                if now > before {
+                    warn!(clients = now - before, reason = reason.name(), "let in over a quota that only warns");
+                }
+            }
+            warned_before = warned;
         }
     };
     tokio::select! {

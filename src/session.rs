@@ -30,7 +30,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Ticket, Verdict, storms::Fate},
+    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Pass, Persona, Ticket, Verdict, storms::Fate},
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
     farewell,
@@ -135,7 +135,7 @@ struct Who {
 struct Admitted {
     relay: Relay,
     /// Held for as long as the session lives.
-    _pass: AnyPass,
+    pass: AnyPass,
     _entry: Entry,
     registered: Registered,
 }
@@ -158,16 +158,27 @@ pub async fn serve(house: Arc<House>, frontage: Arc<Frontage>, down: TcpStream, 
             if let Some(client) = who.client {
                 house.doors.session_ended(client, began.elapsed(), Instant::now().into_std());
             }
-            totals = Box::pin(let_go(admitted, ended)).await;
+            totals = Box::pin(let_go(&house, admitted, ended)).await;
             End::Closed(Close { party: ended.party, phase: Phase::Relay, cause: ended.cause })
         }
     };
     tell(&house, end, totals, peer, id, accepted, &who);
 }
 
-/// Ends a session properly; only then its slots are given back.
-async fn let_go(admitted: Box<Admitted>, ended: Ended) -> Totals {
-    let Admitted { relay, _pass, _entry, registered } = *admitted;
+/// Ends a session properly; only then its slots are given back, but for that of a server which has ended it itself.
+async fn let_go(house: &House, admitted: Box<Admitted>, ended: Ended) -> Totals {
+    let Admitted { mut relay, pass: Pass { server, account: _account }, _entry, registered } = *admitted;
+    let _server = if ended.by_server() {
+        drop(server);
+        let now = Instant::now();
+        let wait = house.doors.session_lost(now.into_std(), &mut fastrand::Rng::new());
+        if !wait.is_zero() {
+            relay.outlive_server(now + wait, registered.handle()).await;
+        }
+        None
+    } else {
+        Some(server)
+    };
     let totals = relay.finish(ended).await;
     drop(registered);
     totals
@@ -224,6 +235,12 @@ async fn admit(
 ) -> Result<Box<Admitted>, End> {
     let deadline = accepted + frontage.handshake_timeout;
     if frontage.believes.iter().any(|network| network.contains(&peer.ip())) {
+        // Whoever sends no header is one of the listener's clients all the same.
+        let slot = frontage.gate.enter();
+        let _counted = match slot.is_some() {
+            true => slot,
+            false => Some(house.turned_away.enter().ok_or(End::Refused(Refusal::ListenerFull))?),
+        };
         match proxied::read(&mut down, deadline).await {
             Ok(real) => *peer = real.unwrap_or(*peer),
             Err(unfinished) => return Err(leave_unfinished(down.into(), unfinished, Phase::Preface).await),
@@ -299,10 +316,18 @@ async fn admit(
     who.client = Some(client);
     who.account = Some(Arc::clone(&account));
     let Deadlines { hold_until, answer_by } = deadlines;
-    let applicant = Applicant { account, client, hold_until, answer_by };
+    let persona = if house.doors.patterns().is_empty() {
+        Persona::default()
+    } else {
+        persona(credential, credential_key, &connect)
+    };
+    let applicant = Applicant { account, client, persona, hold_until, answer_by };
     if house.doors.damping().is_damped_as(source, credential_key, connected.into_std()) {
         ahead.let_go().await;
         return Err(turn_away(house, Refusal::SourceRate, &applicant, down, &mut preface).await);
+    }
+    if matches!(ahead, Ahead::Not(_)) && house.servers.is_system_account(&applicant.account) {
+        house.doors.lane().claimed(source, connected.into_std());
     }
     let (pass, dialled, mut down) = ahead.enter(house, applicant, &connect, down, &mut preface, who).await?;
 
@@ -320,8 +345,11 @@ async fn admit(
             return Err(leave_unfinished(down, Unfinished::Wrong(PrefaceError::TooLong), Phase::Dial).await);
         }
         Err(NotAnswered::ServerSaid(words)) => {
-            if refusal::is_bad_login(&words) {
-                house.doors.damping().failed(source, credential_key, Instant::now().into_std());
+            if let Some(bad) = refusal::bad_login(&words) {
+                house.tally.bad_logins.note(who.account.as_deref().unwrap_or_default(), source, bad);
+                if bad.is_of_credentials() {
+                    house.doors.damping().failed(source, credential_key, Instant::now().into_std());
+                }
             }
             farewell::say(down, &words).await;
             return Err(End::Closed(Close { party: Party::Upstream, phase: Phase::Dial, cause: Cause::ServerError }));
@@ -335,6 +363,10 @@ async fn admit(
     if let Err(reason) = settle_account(house, &mut pass, credential_key, &accepted_by) {
         drop(accepted_by);
         return Err(refuse(down, reason).await);
+    }
+    pass.account.session_began();
+    if server.is_system_account(pass.account.account().name()) {
+        house.doors.lane().verified(source, Instant::now().into_std());
     }
     who.account = Some(Arc::clone(pass.account.account().name()));
 
@@ -373,13 +405,22 @@ async fn admit(
             if house.doors.is_draining() {
                 registered.handle().end();
             }
-            Ok(Box::new(Admitted { relay, _pass: pass, _entry: entry, registered }))
+            Ok(Box::new(Admitted { relay, pass, _entry: entry, registered }))
         }
         Err((down, ended)) => {
             farewell::say(down, b"").await;
             Err(closed(ended.party, ended.cause))
         }
     }
+}
+
+/// Who a client is to quotas by user and name. A token is a secret and names nobody.
+fn persona(credential: Credential<'_>, key: CredentialKey, connect: &Connect) -> Persona {
+    let user = match credential {
+        Credential::User(user) | Credential::Nkey(user) | Credential::Jwt { user, .. } => Some((user.into(), key)),
+        Credential::Token(_) | Credential::Nothing => None,
+    };
+    Persona { user, name: connect.name().map(Arc::from) }
 }
 
 /// What tells a server where this client comes from; empty where servers are not told.
@@ -493,7 +534,7 @@ fn settle_account(
         let named = Arc::from(named);
         house.directory.learn(credential, &named);
         let slot = house.doors.accounts().enter(&named, Instant::now().into_std());
-        pass.account = slot.map_err(|_| Refusal::AccountQuota)?;
+        pass.account.move_to(slot.map_err(|_| Refusal::AccountQuota)?);
     }
     Ok(())
 }

@@ -13,20 +13,32 @@ use std::{
 use dashmap::DashMap;
 use governor::clock::Clock;
 
-use super::{AccountLimits, Quota, rate::Tokens};
+use super::{AccountLimits, patterns::PatternSlots, rate::Tokens, warned::Warned};
+use crate::close::Refusal;
 
-use crate::upstream::pressure::Floor;
+use crate::upstream::{
+    census::{Census, Mark},
+    pressure::Floor,
+};
 
 /// An account nobody uses is forgotten after this, its token bucket with it (any bucket that matters is full by then).
 const FORGET_AFTER: Duration = Duration::from_secs(60);
+
+/// The limit of an account is asked for again after this: it changes when its JWT does.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// One account.
 #[derive(Debug)]
 pub struct Account<C: Clock> {
     name: Arc<str>,
     limits: AccountLimits,
-    connections: AtomicU32,
+    census: Census,
+    /// Its limit by the cluster's own word; `u32::MAX` while there is none.
+    by_cluster: AtomicU32,
+    /// Handshakes under way.
+    handshakes: AtomicU32,
     tokens: Option<Tokens<C>>,
+    warned: Arc<Warned>,
     login: Mutex<Login>,
 }
 
@@ -39,6 +51,24 @@ struct Login {
 }
 
 impl<C: Clock> Account<C> {
+    fn new(name: Arc<str>, limits: AccountLimits, tokens: Option<Tokens<C>>, warned: Arc<Warned>) -> Self {
+        Self {
+            name,
+            limits,
+            census: Census::default(),
+            by_cluster: AtomicU32::new(u32::MAX),
+            handshakes: AtomicU32::new(0),
+            tokens,
+            warned,
+            login: Mutex::default(),
+        }
+    }
+
+    /// The most connections it may have: as configured, else as the cluster says; `u32::MAX` is no limit.
+    fn most(&self) -> u32 {
+        self.limits.quota.max_connections.unwrap_or_else(|| self.by_cluster.load(Relaxed))
+    }
+
     /// Takes in what a login took; returns the least that one takes.
     pub fn logged_in(&self, now: Instant, took: Duration) -> Duration {
         let mut login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,9 +86,25 @@ impl<C: Clock> Account<C> {
         &self.name
     }
 
-    /// Its bucket of new connections, where its rate is limited.
-    pub fn tokens(&self) -> Option<&Tokens<C>> {
-        self.tokens.as_ref()
+    /// Whether it opens connections at a limited rate.
+    pub fn has_rate(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// Begins a handshake, if fewer are under way than it may have.
+    pub(super) fn begin_handshake(&self) -> bool {
+        let most = self.limits.max_handshakes.map_or(u32::MAX, NonZeroU32::get);
+        self.handshakes.fetch_update(Relaxed, Relaxed, |n| (n < most).then(|| n + 1)).is_ok()
+    }
+
+    /// A handshake is over, well or not.
+    pub(super) fn end_handshake(&self) {
+        self.handshakes.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether a handshake could begin.
+    pub(super) fn has_room_for_handshake(&self) -> bool {
+        self.limits.max_handshakes.is_none_or(|most| self.handshakes.load(Relaxed) < most.get())
     }
 
     /// Its share of the pace.
@@ -67,10 +113,33 @@ impl<C: Clock> Account<C> {
     }
 }
 
+impl<C: Clock + Clone> Account<C> {
+    /// Takes a token for a new connection; `false` when there is none, and the rate does more than warn.
+    pub fn take_token(&self) -> bool {
+        let has = self.tokens.as_ref().is_none_or(|tokens| tokens.take().is_ok());
+        if !has && self.limits.quota.warn_only {
+            self.warned.note(Refusal::AccountRate);
+        }
+        has || self.limits.quota.warn_only
+    }
+}
+
 /// One connection of an account, given back on drop.
 #[derive(Debug)]
 pub struct AccountSlot<C: Clock> {
     account: Arc<Account<C>>,
+    stage: Stage,
+    /// What its client holds of other quotas.
+    also: PatternSlots<C>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    /// Between the verdict and the server's word.
+    Handshake,
+    /// Its client has its PONG, so the servers count it.
+    Session,
 }
 
 impl<C: Clock> AccountSlot<C> {
@@ -79,24 +148,62 @@ impl<C: Clock> AccountSlot<C> {
         &self.account
     }
 
+    /// The server has let the client in.
+    pub fn session_began(&mut self) {
+        self.step_back();
+        if std::mem::replace(&mut self.stage, Stage::Session) != Stage::Session {
+            self.account.census.opened();
+        }
+    }
+
+    /// Begins the handshake, if its account may have one more.
+    pub fn begin_handshake(&mut self) -> bool {
+        let begun = self.stage != Stage::Waiting || self.account.begin_handshake();
+        if begun {
+            self.has_begun();
+        }
+        begun
+    }
+
+    /// A handshake was begun for it.
+    pub(super) fn has_begun(&mut self) {
+        if self.stage == Stage::Waiting {
+            self.stage = Stage::Handshake;
+        }
+    }
+
+    /// There is no handshake after all.
+    pub(super) fn step_back(&mut self) {
+        if self.stage == Stage::Handshake {
+            self.stage = Stage::Waiting;
+            self.account.end_handshake();
+        }
+    }
+
+    /// Holds what its client holds of other quotas.
+    pub(super) fn holding(mut self, also: PatternSlots<C>) -> Self {
+        self.also = also;
+        self
+    }
+
+    /// Goes over to another account, with what it holds of other quotas.
+    pub fn move_to(&mut self, other: Self) {
+        let mut before = std::mem::replace(self, other);
+        std::mem::swap(&mut self.also, &mut before.also);
+    }
+
     /// A slot of no account, under a name to queue by: for a client that has not said yet who it is. Nothing is counted.
     pub(super) fn of_nobody(name: Arc<str>) -> Self {
-        let limits = AccountLimits { quota: Quota::default(), weight: NonZeroU32::MIN };
-        Self {
-            account: Arc::new(Account {
-                name,
-                limits,
-                connections: AtomicU32::new(1),
-                tokens: None,
-                login: Mutex::default(),
-            }),
-        }
+        let account = Account::new(name, AccountLimits::default(), None, Arc::default());
+        account.census.reserve(1);
+        Self { account: Arc::new(account), stage: Stage::Waiting, also: PatternSlots::default() }
     }
 }
 
 impl<C: Clock> Drop for AccountSlot<C> {
     fn drop(&mut self) {
-        self.account.connections.fetch_sub(1, Relaxed);
+        self.step_back();
+        self.account.census.release(self.stage == Stage::Session);
     }
 }
 
@@ -108,12 +215,15 @@ pub struct QuotaReached;
 struct Entry<C: Clock> {
     account: Arc<Account<C>>,
     used_at: Instant,
+    /// When its limit was last asked for.
+    asked_at: Option<Instant>,
 }
 
 /// Every account in use.
 #[derive(Debug)]
 pub struct Accounts<C: Clock> {
     clock: C,
+    warned: Arc<Warned>,
     default: AccountLimits,
     configured: HashMap<String, AccountLimits>,
     map: DashMap<Arc<str>, Entry<C>>,
@@ -121,8 +231,13 @@ pub struct Accounts<C: Clock> {
 
 impl<C: Clock + Clone> Accounts<C> {
     /// No account in use.
-    pub fn new(default: AccountLimits, configured: HashMap<String, AccountLimits>, clock: C) -> Self {
-        Self { clock, default, configured, map: DashMap::new() }
+    pub fn new(
+        default: AccountLimits,
+        configured: HashMap<String, AccountLimits>,
+        warned: Arc<Warned>,
+        clock: C,
+    ) -> Self {
+        Self { clock, warned, default, configured, map: DashMap::new() }
     }
 
     /// Takes a connection slot of an account.
@@ -135,33 +250,150 @@ impl<C: Clock + Clone> Accounts<C> {
         let mut entry = self.map.entry(Arc::clone(name)).or_insert_with(|| {
             let limits = self.configured.get(&**name).copied().unwrap_or(self.default);
             let tokens = limits.quota.rate.map(|rate| Tokens::new(rate, &self.clock));
-            let account = Account {
-                name: Arc::clone(name),
-                limits,
-                connections: AtomicU32::new(0),
-                tokens,
-                login: Mutex::default(),
-            };
-            Entry { account: Arc::new(account), used_at: now }
+            Entry {
+                account: Arc::new(Account::new(Arc::clone(name), limits, tokens, Arc::clone(&self.warned))),
+                used_at: now,
+                asked_at: None,
+            }
         });
         entry.used_at = now;
         let account = &entry.account;
-        let most = account.limits.quota.max_connections.unwrap_or(u32::MAX);
-        let below = |n: u32| (n < most).then(|| n + 1);
-        account.connections.fetch_update(Relaxed, Relaxed, below).map_err(|_| QuotaReached)?;
-        Ok(AccountSlot { account: Arc::clone(account) })
+        if !account.census.reserve(account.most()) {
+            if !account.limits.quota.warn_only {
+                return Err(QuotaReached);
+            }
+            account.census.reserve(u32::MAX);
+            self.warned.note(Refusal::AccountQuota);
+        }
+        Ok(AccountSlot { account: Arc::clone(account), stage: Stage::Waiting, also: PatternSlots::default() })
     }
 
     /// Forgets the accounts that nobody uses.
     pub fn sweep(&self, now: Instant) {
         self.map.retain(|_, entry| {
-            entry.account.connections.load(Relaxed) > 0 || now.saturating_duration_since(entry.used_at) < FORGET_AFTER
+            entry.account.census.held() > 0 || now.saturating_duration_since(entry.used_at) < FORGET_AFTER
         });
     }
 
-    /// Connections of every account that has any.
+    /// Connections through weir of every account that has any.
     pub fn connections(&self) -> Vec<(Arc<str>, u32)> {
-        let count = |entry: &Entry<C>| entry.account.connections.load(Relaxed);
+        let count = |entry: &Entry<C>| entry.account.census.held();
         self.map.iter().filter(|one| count(one) > 0).map(|one| (Arc::clone(one.key()), count(&one))).collect()
+    }
+
+    /// Accounts in use, at most so many, whose limit the cluster is to be asked for: the configuration has none, and what was
+    /// last heard is old.
+    pub fn to_ask(&self, now: Instant, most: usize) -> Vec<Arc<str>> {
+        let is_due = |at: Option<Instant>| at.is_none_or(|at| now.saturating_duration_since(at) >= ASK_AGAIN);
+        let due = self.map.iter_mut().filter(|one| {
+            one.account.limits.quota.max_connections.is_none() && one.account.census.held() > 0 && is_due(one.asked_at)
+        });
+        let due = due.take(most).map(|mut one| {
+            one.asked_at = Some(now);
+            Arc::clone(one.key())
+        });
+        due.collect()
+    }
+
+    /// The cluster has said what an account may have; `None` is no limit.
+    pub fn limited_by_cluster(&self, name: &str, most: Option<u32>) {
+        if let Some(entry) = self.map.get(name) {
+            entry.account.by_cluster.store(most.unwrap_or(u32::MAX), Relaxed);
+        }
+    }
+
+    /// Accounts in use that have a limit, at most so many, each with its mark for [`Accounts::counted`].
+    pub fn to_count(&self, most: usize) -> Vec<(Arc<str>, Mark)> {
+        let limited = self.map.iter().filter(|one| one.account.most() != u32::MAX);
+        limited.take(most).map(|one| (Arc::clone(one.key()), one.account.census.mark())).collect()
+    }
+
+    /// The servers counted so many connections of an account since `mark`, weir's among them.
+    pub fn counted(&self, name: &str, mark: Mark, connections: u32) {
+        if let Some(entry) = self.map.get(name) {
+            entry.account.census.reading(mark, connections);
+        }
+    }
+
+    /// The servers count no more: what did not come through weir is not known.
+    pub fn not_counted(&self) {
+        self.map.iter().for_each(|one| one.account.census.forget_others());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+    use crate::admission::Quota;
+
+    fn accounts() -> Accounts<FakeRelativeClock> {
+        let two = Quota { max_connections: Some(2), ..Quota::default() };
+        let two = AccountLimits { quota: two, ..AccountLimits::default() };
+        let own = HashMap::from([("OWN".to_owned(), two)]);
+        Accounts::new(AccountLimits::default(), own, Arc::default(), FakeRelativeClock::default())
+    }
+
+    #[test]
+    fn what_the_cluster_says_holds_where_the_configuration_is_silent() {
+        let (accounts, now) = (accounts(), Instant::now());
+        let [own, other] = ["OWN", "OTHER"].map(Arc::<str>::from);
+        let _held = [&own, &other].map(|name| accounts.enter(name, now).unwrap());
+        assert_eq!(accounts.to_ask(now, 10), [Arc::clone(&other)]);
+        assert!(accounts.to_ask(now, 10).is_empty(), "asked already");
+        assert_eq!(accounts.to_ask(now + ASK_AGAIN, 10).len(), 1);
+        accounts.limited_by_cluster("OTHER", Some(1));
+        accounts.limited_by_cluster("OWN", Some(1));
+        assert!(accounts.enter(&other, now).is_err());
+        let _second = accounts.enter(&own, now).unwrap();
+        accounts.limited_by_cluster("OTHER", None);
+        assert!(accounts.enter(&other, now).is_ok());
+    }
+
+    #[test]
+    fn handshakes_under_way_are_bounded_and_given_back() {
+        let limits = AccountLimits { max_handshakes: NonZeroU32::new(2), ..AccountLimits::default() };
+        let accounts = Accounts::new(limits, HashMap::new(), Arc::default(), FakeRelativeClock::default());
+        let (name, now) = ("A".into(), Instant::now());
+        let [mut a, mut b, mut c] = [(); 3].map(|()| accounts.enter(&name, now).unwrap());
+        assert!(a.begin_handshake() && a.begin_handshake() && b.begin_handshake() && !c.begin_handshake());
+        a.session_began();
+        assert!(c.begin_handshake() && !c.account().has_room_for_handshake());
+        drop((b, c));
+        let other = accounts.enter(&"B".into(), now).unwrap();
+        a.move_to(other);
+        a.session_began();
+        assert_eq!(accounts.connections(), [("B".into(), 1)]);
+        drop(a);
+        accounts.map.iter().for_each(|one| assert_eq!(one.account.handshakes.load(Relaxed), 0));
+    }
+
+    #[test]
+    fn what_only_warns_lets_in_and_counts() {
+        let rate = crate::admission::Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::MIN };
+        let quota = Quota { max_connections: Some(1), rate: Some(rate), warn_only: true };
+        let (warned, limits) = (Arc::<Warned>::default(), AccountLimits { quota, ..AccountLimits::default() });
+        let accounts = Accounts::new(limits, HashMap::new(), Arc::clone(&warned), FakeRelativeClock::default());
+        let slots: Vec<_> = (0..3).map(|_| accounts.enter(&"A".into(), Instant::now()).unwrap()).collect();
+        assert!(slots.iter().all(|slot| slot.account().take_token()));
+        assert_eq!((warned.of(Refusal::AccountQuota), warned.of(Refusal::AccountRate)), (2, 2));
+    }
+
+    #[test]
+    fn connections_that_came_another_way_count_too() {
+        let (accounts, now) = (accounts(), Instant::now());
+        let own: Arc<str> = "OWN".into();
+        let mut first = accounts.enter(&own, now).unwrap();
+        first.session_began();
+        let [(_, mark)] = accounts.to_count(10).try_into().unwrap();
+        accounts.counted("OWN", mark, 1);
+        drop(accounts.enter(&own, now).unwrap());
+        let [(_, mark)] = accounts.to_count(10).try_into().unwrap();
+        accounts.counted("OWN", mark, 2);
+        assert!(accounts.enter(&own, now).is_err(), "one of the two is not weir's");
+        assert_eq!(accounts.connections(), [(Arc::clone(&own), 1)]);
+        accounts.not_counted();
+        assert!(accounts.enter(&own, now).is_ok());
     }
 }

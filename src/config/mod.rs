@@ -13,6 +13,7 @@ mod node;
 mod quota;
 mod raw;
 mod section;
+mod system;
 mod websocket;
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::Path, path::PathBuf, time::Duration};
@@ -24,8 +25,9 @@ pub use effective::Effective;
 pub use error::{ConfigError, Errors, Wrong};
 pub use websocket::WebsocketConfig;
 
-use crate::{admission, proxy_key::ProxyKey, upstream};
+use crate::{admission, monitor::system::Login, proxy_key::ProxyKey, upstream};
 use section::{Section, Sink};
+use system::SystemKeys;
 
 /// One bound address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +133,9 @@ pub struct Config {
     pub proxy_nkey_seed_file: Option<PathBuf>,
     /// That key, once [`Config::read_secrets`] has read it.
     pub proxy_key: Option<ProxyKey>,
+    /// How to log in to the cluster's system account, once [`Config::read_secrets`] has read it; `None` does not.
+    pub system_login: Option<Login>,
+    system: Option<SystemKeys>,
     file: String,
     effective: Effective,
 }
@@ -179,14 +184,23 @@ impl Config {
     /// # Errors
     /// All that is wrong with them, at once.
     pub fn read_secrets(&mut self) -> Result<(), Errors> {
-        let Some(path) = &self.proxy_nkey_seed_file else { return Ok(()) };
-        self.proxy_key = Some(ProxyKey::read(path).map_err(|error| {
-            let what = format!("{}: {error}", path.display());
-            let right = "write the path of a seed file, such as `weir nkey FILE` makes";
-            let key = "cluster.proxy_nkey_seed_file".to_owned();
-            Errors(vec![ConfigError { file: self.file.clone(), key, wrong: Wrong::new(what, right) }])
-        })?);
-        Ok(())
+        let mut errors = Vec::new();
+        if let Some(path) = &self.proxy_nkey_seed_file {
+            match ProxyKey::read(path) {
+                Ok(key) => self.proxy_key = Some(key),
+                Err(error) => {
+                    let what = format!("{}: {error}", path.display());
+                    let right = "write the path of a seed file, such as `weir nkey FILE` makes";
+                    let key = "cluster.proxy_nkey_seed_file".to_owned();
+                    errors.push(ConfigError { file: self.file.clone(), key, wrong: Wrong::new(what, right) });
+                }
+            }
+        }
+        match self.system.as_ref().map(|system| system.read(&self.file)).transpose() {
+            Ok(login) => self.system_login = login,
+            Err(error) => errors.push(error),
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Errors(errors)) }
     }
 
     fn assemble(mut sink: Sink, entries: node::Entries) -> Result<Self, Errors> {
@@ -207,6 +221,8 @@ impl Config {
             ports_file: raw.ports_file,
             proxy_nkey_seed_file: raw.proxy_nkey_seed_file,
             proxy_key: None,
+            system_login: None,
+            system: raw.system,
             file: sink.file,
             effective: Effective { lines: sink.lines },
         })

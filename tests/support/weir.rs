@@ -73,6 +73,16 @@ impl WeirConfig {
         self
     }
 
+    /// Takes the servers' monitoring ports away.
+    pub fn without_monitors(mut self) -> Self {
+        self.servers = self
+            .servers
+            .lines()
+            .filter(|line| !line.starts_with("monitor"))
+            .fold(String::new(), |all, line| all + line + "\n");
+        self
+    }
+
     /// Replaces `[admission]` (default: a pace and a patience that are never felt).
     pub fn admission(mut self, text: &str) -> Self {
         self.admission = format!("{text}\n");
@@ -82,6 +92,12 @@ impl WeirConfig {
     /// Adds an account, e.g. `account("ORDERS", "users = [\"orders-*\"]\nmax_connections = 100")`.
     pub fn account(mut self, name: &str, text: &str) -> Self {
         writeln!(self.accounts, "[accounts.{name}]\n{text}").expect("string");
+        self
+    }
+
+    /// Adds a table with its header, e.g. `[users."batch-*"]`.
+    pub fn table(mut self, text: &str) -> Self {
+        writeln!(self.accounts, "{text}").expect("string");
         self
     }
 
