@@ -5,6 +5,7 @@
 
 mod ahead;
 mod answer;
+mod opening;
 
 use self::{
     ahead::Ahead,
@@ -43,6 +44,7 @@ use crate::{
         connect::Connect,
         preface::{Preface, PrefaceError},
         proxy_header, refusal,
+        websocket::upgrade::Rules,
     },
     proxied,
     proxy_key::ProxyKey,
@@ -99,6 +101,17 @@ pub struct Frontage {
     /// From accept to CONNECT.
     pub handshake_timeout: Duration,
     /// The load balancers whose PROXY headers are believed, and expected.
+    pub believes: Vec<IpNet>,
+    /// It speaks WebSocket.
+    pub websocket: Option<Web>,
+}
+
+/// What the WebSockets of a listener share.
+#[derive(Debug)]
+pub struct Web {
+    /// Who may open one, and what is looked at.
+    pub rules: Rules,
+    /// The HTTP proxies whose `X-Forwarded-For` is believed.
     pub believes: Vec<IpNet>,
 }
 
@@ -224,22 +237,30 @@ async fn admit(
     who: &mut Who,
 ) -> Result<Box<Admitted>, End> {
     let deadline = accepted + frontage.handshake_timeout;
-    if frontage.believes.iter().any(|network| network.contains(&peer.ip())) {
-        // Whoever sends no header is one of the listener's clients all the same.
-        let slot = frontage.gate.enter();
-        let _counted = match slot.is_some() {
-            true => slot,
-            false => Some(house.turned_away.enter().ok_or(End::Refused(Refusal::ListenerFull))?),
-        };
+    let is_proxied = frontage.believes.iter().any(|network| network.contains(&peer.ip()));
+    // Who is asked for something before the accept door is one of the listener's clients all the same.
+    let asked = match is_proxied || frontage.websocket.is_some() {
+        true => Some(
+            frontage.gate.enter().or_else(|| house.turned_away.enter()).ok_or(End::Refused(Refusal::ListenerFull))?,
+        ),
+        false => None,
+    };
+    if is_proxied {
         match proxied::read(&mut down, deadline).await {
             Ok(real) => *peer = real.unwrap_or(*peer),
             Err(unfinished) => return Err(leave_unfinished(down.into(), unfinished, Phase::Preface).await),
         }
     }
+    let mut down = Stream::from(down);
+    let mut upgrade = None;
+    if let Some(web) = &frontage.websocket {
+        (down, upgrade) = opening::ask(down, web, peer, deadline).await.map(|(down, upgrade)| (down, Some(upgrade)))?;
+    }
     let source = peer.ip().to_canonical();
-    let header = proxy_header(house, &down, *peer);
+    let header = proxy_header(house, down.tcp(), *peer);
 
     // The accept door.
+    drop(asked);
     let entry = house.doors.at_accept(&frontage.gate, source, accepted.into_std());
 
     // The preface. Whoever was refused at the accept door goes through it too, or could not read why.
@@ -247,7 +268,12 @@ async fn admit(
         Ok(_) => None,
         Err(reason) => Some(house.turned_away.enter().ok_or(End::Refused(*reason))?),
     };
-    let mut down = Stream::from(down);
+    if let Some(upgrade) = &upgrade {
+        down = match &entry {
+            Ok(_) => opening::open(down, upgrade).await?,
+            Err(reason) => return Err(opening::turn_away(house, down, *reason, deadline).await),
+        };
+    }
     let mut ahead = match (&entry, house.greetings.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
         (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted, who).await?,
@@ -268,6 +294,9 @@ async fn admit(
         }
     };
     let connected = Instant::now();
+    if let Some(upgrade) = upgrade {
+        upgrade.cookies.fill_in(&mut connect);
+    }
     let lang = connect.lang();
     let deadlines = house.doors.patience().deadlines(lang, accepted.into_std(), connected.into_std());
     who.name = connect.name().map(str::to_owned);
