@@ -30,7 +30,7 @@ use crate::{
     identity::{Directory, Keys},
     limits, listener,
     monitor::{self, system::System},
-    session::{self, Frontage, House},
+    session::{self, Frontage, House, Web},
     sessions::Sessions,
     socket,
     tally::Tally,
@@ -166,6 +166,10 @@ impl Parts {
                 gate: Gate::new((f64::from(one.max_clients) * room.share) as u32),
                 handshake_timeout: one.handshake_timeout,
                 believes: one.accept_proxy_protocol_from.clone(),
+                websocket: one.websocket.as_ref().map(|websocket| Web {
+                    rules: websocket.rules.clone(),
+                    believes: websocket.accept_forwarded_from.clone(),
+                }),
             });
             for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {
                 of_worker.push((socket, Arc::clone(&frontage)));

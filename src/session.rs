@@ -5,6 +5,7 @@
 
 mod ahead;
 mod answer;
+mod opening;
 
 use self::{
     ahead::Ahead,
@@ -42,6 +43,7 @@ use crate::{
         connect::Connect,
         preface::{Preface, PrefaceError},
         proxy_header, refusal,
+        websocket::upgrade::Rules,
     },
     proxied,
     proxy_key::ProxyKey,
@@ -96,6 +98,17 @@ pub struct Frontage {
     /// From accept to CONNECT.
     pub handshake_timeout: Duration,
     /// The load balancers whose PROXY headers are believed, and expected.
+    pub believes: Vec<IpNet>,
+    /// It speaks WebSocket.
+    pub websocket: Option<Web>,
+}
+
+/// What the WebSockets of a listener share.
+#[derive(Debug)]
+pub struct Web {
+    /// Who may open one, and what is looked at.
+    pub rules: Rules,
+    /// The HTTP proxies whose `X-Forwarded-For` is believed.
     pub believes: Vec<IpNet>,
 }
 
@@ -233,8 +246,13 @@ async fn admit(
             Err(unfinished) => return Err(leave_unfinished(down.into(), unfinished, Phase::Preface).await),
         }
     }
+    let mut down = Stream::from(down);
+    let mut upgrade = None;
+    if let Some(web) = &frontage.websocket {
+        (down, upgrade) = opening::ask(down, web, peer, deadline).await.map(|(down, upgrade)| (down, Some(upgrade)))?;
+    }
     let source = peer.ip().to_canonical();
-    let header = proxy_header(house, &down, *peer);
+    let header = proxy_header(house, down.tcp(), *peer);
 
     // The accept door.
     let entry = house.doors.at_accept(&frontage.gate, source, accepted.into_std());
@@ -244,7 +262,12 @@ async fn admit(
         Ok(_) => None,
         Err(reason) => Some(house.turned_away.enter().ok_or(End::Refused(*reason))?),
     };
-    let mut down = Stream::from(down);
+    if let Some(upgrade) = &upgrade {
+        down = match &entry {
+            Ok(_) => opening::open(down, upgrade).await?,
+            Err(reason) => return Err(opening::turn_away(house, down, *reason, deadline).await),
+        };
+    }
     let mut ahead = match (&entry, house.greetings.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
         (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted, who).await?,
@@ -265,6 +288,9 @@ async fn admit(
         }
     };
     let connected = Instant::now();
+    if let Some(upgrade) = upgrade {
+        upgrade.cookies.fill_in(&mut connect);
+    }
     let lang = connect.lang();
     let deadlines = house.doors.patience().deadlines(lang, accepted.into_std(), connected.into_std());
     who.name = connect.name().map(str::to_owned);
