@@ -141,7 +141,8 @@ struct Admitted {
     relay: Relay,
     /// Held for as long as the session lives.
     pass: AnyPass,
-    _entry: Entry,
+    /// `None` for one of the system account that the listener had no room for.
+    _entry: Option<Entry>,
     registered: Registered,
 }
 
@@ -278,8 +279,12 @@ async fn admit(
     }
     let mut ahead = match (&entry, house.greetings.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
-        (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted, who).await?,
-        (_, Shape::Unknown) | (Err(_), Shape::DialFirst) => Ahead::Not(Refusal::ServerCapacity),
+        (entry, Shape::DialFirst)
+            if entry.is_ok() || house.doors.lane().is_likely(source, Instant::now().into_std()) =>
+        {
+            ahead::dial(house, &down, &header, source, accepted, who).await?
+        }
+        (_, Shape::Unknown | Shape::DialFirst) => Ahead::Not(Refusal::ServerCapacity),
     };
     let mut greeting = Vec::with_capacity(512);
     match &ahead {
@@ -306,9 +311,16 @@ async fn admit(
     let deadlines = house.doors.patience().deadlines(lang, accepted.into_std(), connected.into_std());
     who.name = connect.name().map(str::to_owned);
     who.lang = lang.map(str::to_owned);
+    let claims = connect.jwt().and_then(Claims::read);
+    let credential = Credential::of(&connect, claims.as_ref());
+    let credential_key = house.keys.credential(credential);
+    let account = house.directory.account(credential, credential_key);
     let entry = match entry {
-        Ok(entry) => entry,
+        Ok(entry) => Some(entry),
+        // The listener is full; what is kept for the system account is the servers'.
+        Err(Refusal::ListenerFull) if house.servers.is_system_account(&account) => None,
         Err(reason) => {
+            ahead.let_go().await;
             let hold_until = Instant::from_std(deadlines.hold_until);
             let spread = match reason {
                 Refusal::Draining => Duration::ZERO,
@@ -319,11 +331,7 @@ async fn admit(
     };
 
     // The connect door.
-    let claims = connect.jwt().and_then(Claims::read);
-    let credential = Credential::of(&connect, claims.as_ref());
-    let credential_key = house.keys.credential(credential);
     let client = house.keys.client(source, credential_key, connect.name());
-    let account = house.directory.account(credential, credential_key);
     who.client = Some(client);
     who.account = Some(Arc::clone(&account));
     let Deadlines { hold_until, answer_by } = deadlines;

@@ -181,3 +181,24 @@ async fn a_claim_is_not_believed() {
     drop((inside, second));
     weir.assert_nothing_leaked().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_in_files_are_as_good() {
+    let operator = Operator::with_accounts([3, -1]);
+    let dir = tempfile::tempdir().unwrap();
+    let config = operator.server_config_with_files(1, dir.path());
+    let server = NatsServer::start(ServerOptions::default().with(&config)).await;
+    let weir = WeirConfig::of_servers(&[&server]).start().await;
+    let account = operator.account(0);
+    let mut clients = Vec::new();
+    for login in [login(&account.user()), login(&account.user_by_signing_key()), bearer(&account.bearer())] {
+        let mut client = RawClient::connect(&weir.address, &login).await;
+        client.round_trip().await.unwrap();
+        clients.push(client);
+    }
+    assert_eq!(server.account_connections(&account.name()).await, 3);
+    let told = RawClient::attempt(&weir.address, &login(&account.user()), PATIENCE).await;
+    assert_eq!(told.refusal(), Some(QUOTA), "{told:?}");
+    drop(clients);
+    weir.assert_nothing_leaked().await;
+}

@@ -78,3 +78,27 @@ async fn by_signature() {
     drop((clients, operators));
     weir.assert_nothing_leaked().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn past_a_full_listener() {
+    let accounts = "
+        system_account: SYS
+        accounts { SYS { users: [{user: admin, password: a}] }, ORDERS { users: [{user: o, password: p}] } }";
+    let server = NatsServer::start(ServerOptions::default().with(accounts)).await;
+    let weir = WeirConfig::of_servers(&[&server])
+        .listener("max_clients = 2")
+        .admission(HASTY)
+        .account("SYS", "users = [\"admin\"]")
+        .start()
+        .await;
+    let orders = Login::user("o", "p");
+    let clients = [RawClient::connect(&weir.address, &orders).await, RawClient::connect(&weir.address, &orders).await];
+    let told = RawClient::attempt(&weir.address, &orders, PATIENCE).await;
+    assert_eq!(told.refusal(), Some(FULL), "{told:?}");
+    let mut operator = RawClient::connect(&weir.address, &Login::user("admin", "a")).await;
+    operator.round_trip().await.unwrap();
+    let wrong = RawClient::attempt(&weir.address, &Login::user("admin", "x"), PATIENCE).await;
+    assert_eq!(wrong.refusal(), Some("Authorization Violation"), "{wrong:?}");
+    drop((clients, operator));
+    weir.assert_nothing_leaked().await;
+}

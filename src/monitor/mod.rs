@@ -82,7 +82,7 @@ pub async fn watch(
     stop: CancellationToken,
 ) {
     let watching = async {
-        let mut poll = Poll { system, http: server.monitor().map(Http::new), way: None };
+        let mut poll = Poll { system, http: server.monitor().map(Http::new), way: None, lost: 0 };
         let mut near_full = false;
         loop {
             resolve(&server).await;
@@ -125,6 +125,8 @@ struct Poll {
     http: Option<Http>,
     /// `None` before the first reading.
     way: Option<Way>,
+    /// Polls in a row that the system account did not answer.
+    lost: u32,
 }
 
 impl Poll {
@@ -175,8 +177,12 @@ impl Poll {
     }
 
     /// Whether the server may have a new `server_id`: the system account is there, and it does not answer under the old one.
-    fn has_lost(&self, server: &Server) -> bool {
-        self.system.as_ref().is_some_and(System::is_up) && server.is_read() && self.way != Some(Way::System)
+    fn has_lost(&mut self, server: &Server) -> bool {
+        let is_lost =
+            self.system.as_ref().is_some_and(System::is_up) && server.is_read() && self.way != Some(Way::System);
+        self.lost = if is_lost { self.lost.saturating_add(1) } else { 0 };
+        // A server of another cluster never answers there: to look takes a connection, so not each time.
+        is_lost && (self.lost.is_power_of_two() || self.lost.is_multiple_of(16))
     }
 }
 

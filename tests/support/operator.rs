@@ -97,6 +97,12 @@ impl Operator {
         format!("operator: \"{operator}\"\nresolver: MEMORY\nresolver_preload {{\n{}\n}}\n", preload.join("\n"))
     }
 
+    /// The same, with its accounts in files (full resolver), one of them the system account.
+    pub fn server_config_with_files(&self, n: usize, dir: &std::path::Path) -> String {
+        let full = format!("resolver: {{ type: full, dir: \"{}\" }}", dir.display());
+        self.server_config_with_system(n).replace("resolver: MEMORY", &full)
+    }
+
     /// The same, with one of its accounts as the system account.
     pub fn server_config_with_system(&self, n: usize) -> String {
         format!("system_account: {}\n{}", self.accounts[n].name(), self.server_config())
