@@ -25,11 +25,13 @@ pub enum Refusal {
     Protocol,
     /// CONNECT did not come within `handshake_timeout`.
     HandshakeTimeout,
+    /// The TLS handshake's turn could not come within the client's deadline: closed before anything was computed for it.
+    TlsBusy,
 }
 
 impl Refusal {
     /// Every reason, in the order of the metric's documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ServerCapacity,
         Self::HoldExpired,
         Self::QueueFull,
@@ -41,6 +43,7 @@ impl Refusal {
         Self::Draining,
         Self::Protocol,
         Self::HandshakeTimeout,
+        Self::TlsBusy,
     ];
 
     /// The name in logs, metrics and endpoints.
@@ -57,6 +60,7 @@ impl Refusal {
             Self::Draining => "draining",
             Self::Protocol => "protocol",
             Self::HandshakeTimeout => "handshake_timeout",
+            Self::TlsBusy => "tls_busy",
         }
     }
 }
@@ -127,14 +131,23 @@ pub enum Cause {
     SecondConnect,
     /// Bytes that follow no NATS framing.
     Protocol,
+    /// No agreement on TLS: a certificate that is not good for one of the two, or no version or suite in common.
+    Tls,
     /// weir is stopping.
     Draining,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 6] =
-        [Self::Eof, Self::SocketError, Self::ServerError, Self::SecondConnect, Self::Protocol, Self::Draining];
+    pub const ALL: [Self; 7] = [
+        Self::Eof,
+        Self::SocketError,
+        Self::ServerError,
+        Self::SecondConnect,
+        Self::Protocol,
+        Self::Tls,
+        Self::Draining,
+    ];
 
     /// The name in logs, metrics and endpoints.
     pub const fn name(self) -> &'static str {
@@ -144,6 +157,7 @@ impl Cause {
             Self::ServerError => "server_error",
             Self::SecondConnect => "second_connect",
             Self::Protocol => "protocol",
+            Self::Tls => "tls",
             Self::Draining => "draining",
         }
     }

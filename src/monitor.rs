@@ -22,6 +22,7 @@ use crate::{
     dial,
     greeting::Greetings,
     protocol::proxy_header,
+    tls::Connector,
     upstream::{Reading, Server, Wants},
 };
 
@@ -89,6 +90,7 @@ enum PollError {
 pub async fn watch(
     server: Arc<Server>,
     greetings: Arc<Greetings>,
+    tls: Option<Arc<Connector>>,
     interval: Duration,
     warn_at: f64,
     wants: Wants,
@@ -101,7 +103,7 @@ pub async fn watch(
             resolve(&server).await;
             let restarted = poll.once(&server, interval, &mut failing).await;
             if restarted || !greetings.knows(server.index()) {
-                learn_info(&server, &greetings, wants).await;
+                learn_info(&server, &greetings, tls.as_deref(), wants).await;
             }
             warn_when_near_full(&server, warn_at, &mut near_full);
             // Jittered, so that several weirs do not poll in step.
@@ -191,10 +193,10 @@ impl Poll {
 }
 
 /// Reads a server's INFO by connecting and leaving. That takes one of its slots for a moment, so a full server is left alone.
-async fn learn_info(server: &Arc<Server>, greetings: &Greetings, wants: Wants) {
+async fn learn_info(server: &Arc<Server>, greetings: &Greetings, tls: Option<&Connector>, wants: Wants) {
     let Some(_slot) = Server::reserve(server, Instant::now().into_std()) else { return };
     let header = if wants.proxy_protocol { proxy_header::LOCAL } else { b"" };
-    match dial::dial(server, header, Instant::now() + INFO_TIMEOUT).await {
+    match dial::dial(server, tls, header, Instant::now() + INFO_TIMEOUT).await {
         Ok(dialled) => {
             greetings.learn(server.index(), dialled.info());
             info!(

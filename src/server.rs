@@ -13,7 +13,7 @@ use std::{
 use governor::clock::DefaultClock;
 use tokio::{
     runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
     time::{Instant, sleep},
 };
@@ -22,9 +22,9 @@ use tracing::{info, warn};
 
 use crate::{
     admission::{Admission, Gate},
-    config::Config,
+    config::{Config, ListenerConfig},
     drain, flight,
-    greeting::{Greetings, Shape},
+    greeting::{Greetings, Security, Shape},
     http,
     identity::{Directory, Keys},
     limits, listener, monitor,
@@ -32,6 +32,7 @@ use crate::{
     sessions::Sessions,
     socket,
     tally::Tally,
+    tls::{BadFile, Connector, ListenerTls, ServersTls, Terminator},
     turn,
     upstream::Servers,
 };
@@ -55,6 +56,17 @@ pub enum ServerError {
         /// Why.
         err: io::Error,
     },
+    /// A certificate or key cannot be used. Reading the configuration checks them, so they have changed since.
+    #[error("TLS of {address}: {bad:?}")]
+    Tls {
+        /// Which listener.
+        address: SocketAddr,
+        /// Which files, and why.
+        bad: Vec<BadFile>,
+    },
+    /// The same, towards the servers.
+    #[error("TLS towards the servers: {0:?}")]
+    ServersTls(Vec<BadFile>),
     /// The operating system refuses a thread, a signal handler or a runtime.
     #[error("cannot start: {0}")]
     Os(#[from] io::Error),
@@ -136,8 +148,15 @@ impl Parts {
             .transpose()?;
         let servers = Arc::new(Servers::new(&config.upstream));
         let addresses: Vec<_> = bound.iter().map(|(address, ..)| *address).collect();
-        let faces = bound.iter().map(|(address, _, one)| (*address, one.advertise.clone()));
+        let face = |address: SocketAddr, one: &ListenerConfig| {
+            let required = |tls: &ListenerTls| Security::Required { verify: tls.clients.is_some() };
+            (address, one.advertise.clone(), one.tls.as_ref().map_or(Security::None, required))
+        };
+        let faces = bound.iter().map(|(address, _, one)| face(*address, one));
         let greetings = Arc::new(Greetings::new(faces, servers.len()));
+        let terminators = terminators(&bound)?;
+        let connector = |tls: &ServersTls| Connector::load(tls.clone()).map(Arc::new);
+        let servers_tls = config.servers_tls.as_ref().map(connector).transpose().map_err(ServerError::ServersTls)?;
         let house = Arc::new(House {
             doors: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), DefaultClock::default())),
             arrived: Arc::new(Notify::new()),
@@ -151,16 +170,19 @@ impl Parts {
             refusal_spread: config.admission.refusal_spread,
             sends_proxy_headers: config.upstream.wants.proxy_protocol,
             proxy_key: config.proxy_key.clone(),
+            terminators: terminators.iter().flatten().cloned().collect(),
+            servers_tls,
             next_id: AtomicU64::new(1),
             servers,
         });
         let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-        for ((_, of_listener, one), face) in bound.into_iter().zip(greetings.faces()) {
+        for (((_, of_listener, one), face), tls) in bound.into_iter().zip(greetings.faces()).zip(terminators) {
             let frontage = Arc::new(Frontage {
                 face: Arc::clone(face),
                 gate: Gate::new((f64::from(one.max_clients) * room.share) as u32),
                 handshake_timeout: one.handshake_timeout,
                 believes: one.accept_proxy_protocol_from.clone(),
+                tls: tls.map(|(_, tls)| tls),
             });
             for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {
                 of_worker.push((socket, Arc::clone(&frontage)));
@@ -179,6 +201,7 @@ impl Parts {
             background.spawn(monitor::watch(
                 Arc::clone(server),
                 Arc::clone(&greetings),
+                house.servers_tls.clone(),
                 interval,
                 warn_at,
                 wants,
@@ -186,6 +209,9 @@ impl Parts {
             ));
         }
         background.spawn(turn::give(Arc::clone(&house.doors), Arc::clone(&house.arrived), stop.child_token()));
+        if !house.terminators.is_empty() || house.servers_tls.is_some() {
+            background.spawn(renew_certificates(Arc::clone(&house), signal(SignalKind::hangup())?, stop.child_token()));
+        }
         background.spawn(every_second(Arc::clone(&house), stop.child_token()));
         background.spawn(flight::record(Arc::clone(&house), stop.child_token()));
         let monitor_address = monitor_socket.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
@@ -220,6 +246,20 @@ impl Parts {
         info!("stopped");
         Ok(())
     }
+}
+
+/// What was bound for a listener.
+type Bound<'a> = (SocketAddr, Vec<std::net::TcpListener>, &'a ListenerConfig);
+
+/// The end of TLS of each listener that has one.
+fn terminators(bound: &[Bound<'_>]) -> Result<Vec<Option<(SocketAddr, Arc<Terminator>)>>, ServerError> {
+    let load = |(address, _, one): &Bound<'_>| {
+        let Some(tls) = &one.tls else { return Ok(None) };
+        let address = *address;
+        let loaded = Terminator::load(tls.clone()).map_err(|bad| ServerError::Tls { address, bad })?;
+        Ok(Some((address, Arc::new(loaded))))
+    };
+    bound.iter().map(load).collect()
 }
 
 /// Waits, for a while, until every server that has a monitor has been read once, and one has shown its INFO: placement knows
@@ -281,6 +321,52 @@ async fn every_second(house: Arc<House>, stop: CancellationToken) {
         () = work => {}
         () = stop.cancelled() => {}
     }
+}
+
+/// How often the files of certificates are looked at without a signal: whatever renews them rarely knows how to send one.
+const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(10);
+/// A certificate that expires within so many days is warned of when it is read.
+const EXPIRES_SOON: f64 = 14.0;
+
+/// Takes over certificates, keys and revocation lists that have changed: on SIGHUP, and every few seconds. Whoever is connected
+/// notices nothing; what cannot be used is complained of once and changes nothing.
+async fn renew_certificates(house: Arc<House>, mut hangup: Signal, stop: CancellationToken) {
+    let warn_of = |tls: &Terminator| {
+        for one in tls.in_use().iter().filter(|one| one.days_left() < EXPIRES_SOON) {
+            warn!(subject = one.subject, days = one.days_left().floor(), "certificate expires soon, or has");
+        }
+    };
+    house.terminators.iter().for_each(|(_, tls)| warn_of(tls));
+    let renewing = async {
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {}
+                () = sleep(LOOK_AT_CERTIFICATES) => {}
+            }
+            for (listener, tls) in &house.terminators {
+                if renewed(&listener.to_string(), tls.reload()) {
+                    warn_of(tls);
+                }
+            }
+            if let Some(tls) = &house.servers_tls {
+                renewed("towards servers", tls.reload());
+            }
+        }
+    };
+    tokio::select! {
+        () = renewing => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Tells of a renewal.
+fn renewed(of: &str, outcome: Result<bool, Vec<BadFile>>) -> bool {
+    match outcome {
+        Ok(false) => {}
+        Ok(true) => info!(of, "certificates renewed"),
+        Err(ref bad) => bad.iter().for_each(|err| warn!(of, %err, "certificates not renewed")),
+    }
+    matches!(outcome, Ok(true))
 }
 
 /// SIGTERM or SIGINT drains; a second one stops at once.

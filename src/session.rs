@@ -5,10 +5,12 @@
 
 mod ahead;
 mod answer;
+mod secure;
 
 use self::{
     ahead::Ahead,
     answer::{NotAnswered, dial_until_answered},
+    secure::Secure,
 };
 use std::{
     net::SocketAddr,
@@ -49,6 +51,7 @@ use crate::{
     sessions::{Registered, Sessions},
     stream::Stream,
     tally::{Tally, Totals},
+    tls::{Connector, Terminator},
     turn::{AnyPass, Doors, Turn},
     upstream::Servers,
 };
@@ -82,6 +85,10 @@ pub struct House {
     pub proxy_key: Option<ProxyKey>,
     /// Whether the servers are told the clients' addresses by PROXY headers.
     pub sends_proxy_headers: bool,
+    /// The ends of TLS, by listener.
+    pub terminators: Vec<(SocketAddr, Arc<Terminator>)>,
+    /// TLS towards the servers.
+    pub servers_tls: Option<Arc<Connector>>,
     /// The next session's id.
     pub next_id: AtomicU64,
 }
@@ -97,6 +104,8 @@ pub struct Frontage {
     pub handshake_timeout: Duration,
     /// The load balancers whose PROXY headers are believed, and expected.
     pub believes: Vec<IpNet>,
+    /// Its TLS, where it speaks TLS.
+    pub tls: Option<Arc<Terminator>>,
 }
 
 /// How a story ends.
@@ -114,6 +123,8 @@ struct Who {
     name: Option<String>,
     lang: Option<String>,
     server: Option<String>,
+    /// Why TLS failed.
+    tls: Option<String>,
     /// Whether it had to wait for its turn.
     waited: bool,
 }
@@ -192,6 +203,7 @@ fn tell(house: &House, end: End, totals: Totals, peer: SocketAddr, id: u64, acce
         name = who.name,
         lang = who.lang,
         server = who.server,
+        tls = who.tls,
         lived = ?accepted.elapsed(),
         bytes_up = totals.bytes_up,
         bytes_down = totals.bytes_down,
@@ -213,7 +225,7 @@ async fn admit(
     if frontage.believes.iter().any(|network| network.contains(&peer.ip())) {
         match proxied::read(&mut down, deadline).await {
             Ok(real) => *peer = real.unwrap_or(*peer),
-            Err(unfinished) => return Err(leave_unfinished(down.into(), unfinished, Phase::Preface).await),
+            Err(unfinished) => return Err(leave_unfinished(Stream::from(down), unfinished, Phase::Preface).await),
         }
     }
     let source = peer.ip().to_canonical();
@@ -227,7 +239,11 @@ async fn admit(
         Ok(_) => None,
         Err(reason) => Some(house.turned_away.enter().ok_or(End::Refused(*reason))?),
     };
-    let mut down = Stream::from(down);
+    let secure = Secure::new(house, frontage, entry.as_ref().err().copied(), accepted, deadline);
+    let down = match secure.first(down).await {
+        Ok(down) => down,
+        Err(lost) => return Err(secure.end(lost, who).await),
+    };
     let mut ahead = match (&entry, house.greetings.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
         (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted, who).await?,
@@ -239,12 +255,12 @@ async fn admit(
         Ahead::Not(_) => frontage.face.greet_with_nonce(id, source, &mut greeting),
         Ahead::NotNeeded => frontage.face.greet(id, source, &mut greeting),
     }
-    let exchange = preface::exchange(&mut down, &greeting, house.servers.max_control_line(), deadline);
-    let Arrival { mut connect, mut preface } = match ahead.lasts_through(house, source, exchange).await {
-        Ok(arrival) => arrival,
-        Err(unfinished) => {
+    let exchange = secure.exchange(down, &greeting);
+    let (down, Arrival { mut connect, mut preface }) = match ahead.lasts_through(house, source, exchange).await {
+        Ok(heard) => heard,
+        Err(lost) => {
             ahead.let_go().await;
-            return Err(leave_unfinished(down, unfinished, Phase::Preface).await);
+            return Err(secure.end(lost, who).await);
         }
     };
     let connected = Instant::now();
@@ -496,21 +512,24 @@ async fn refuse(down: Stream, reason: Refusal) -> End {
 }
 
 /// The end of a client that has not finished its preface.
-async fn leave_unfinished(down: Stream, unfinished: Unfinished, phase: Phase) -> End {
-    match unfinished {
-        Unfinished::Probe => End::Probe,
-        Unfinished::Gone => End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Eof }),
-        Unfinished::TimedOut => refuse(down, Refusal::HandshakeTimeout).await,
-        Unfinished::Wrong(wrong) => {
-            let words = match wrong {
-                PrefaceError::TooLong => refusal::MAX_CONTROL_LINE_LINE,
-                PrefaceError::NotConnect => refusal::UNKNOWN_OP,
-                PrefaceError::BadConnect | PrefaceError::TooMuch => refusal::line(Refusal::Protocol),
-            };
-            farewell::say(down, words).await;
-            End::Refused(Refusal::Protocol)
+async fn leave_unfinished(down: impl Into<Option<Stream>>, unfinished: Unfinished, phase: Phase) -> End {
+    let (words, end) = match unfinished {
+        Unfinished::Probe => return End::Probe,
+        Unfinished::Gone => return End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Eof }),
+        Unfinished::Tls(_) => return End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Tls }),
+        Unfinished::TlsBusy => return End::Refused(Refusal::TlsBusy),
+        Unfinished::TimedOut => (refusal::line(Refusal::HandshakeTimeout), Refusal::HandshakeTimeout),
+        Unfinished::NotTls => (refusal::TLS_REQUIRED_LINE, Refusal::Protocol),
+        Unfinished::Wrong(PrefaceError::TooLong) => (refusal::MAX_CONTROL_LINE_LINE, Refusal::Protocol),
+        Unfinished::Wrong(PrefaceError::NotConnect) => (refusal::UNKNOWN_OP, Refusal::Protocol),
+        Unfinished::Wrong(PrefaceError::BadConnect | PrefaceError::TooMuch) => {
+            (refusal::line(Refusal::Protocol), Refusal::Protocol)
         }
+    };
+    if let Some(down) = down.into() {
+        farewell::say(down, words).await;
     }
+    End::Refused(end)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod node;
 mod quota;
 mod raw;
 mod section;
+mod tls;
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::Path, path::PathBuf, time::Duration};
 
@@ -22,7 +23,12 @@ pub use args::ServerArg;
 pub use effective::Effective;
 pub use error::{ConfigError, Errors, Wrong};
 
-use crate::{admission, proxy_key::ProxyKey, upstream};
+use crate::{
+    admission,
+    proxy_key::ProxyKey,
+    tls::{BadFile, Connector, ListenerTls, ServersTls, Terminator},
+    upstream,
+};
 use section::{Section, Sink};
 
 /// One bound address.
@@ -38,6 +44,8 @@ pub struct ListenerConfig {
     pub max_clients: u32,
     /// From accept to a complete CONNECT, 10 ms to 60 s.
     pub handshake_timeout: Duration,
+    /// TLS towards its clients; `None` speaks plainly.
+    pub tls: Option<ListenerTls>,
 }
 
 /// The form of log lines.
@@ -125,6 +133,8 @@ pub struct Config {
     pub ports_file: Option<PathBuf>,
     /// Where the seed of the trusted proxy's key is.
     pub proxy_nkey_seed_file: Option<PathBuf>,
+    /// TLS towards the servers; `None` speaks plainly.
+    pub servers_tls: Option<ServersTls>,
     /// That key, once [`Config::read_secrets`] has read it.
     pub proxy_key: Option<ProxyKey>,
     file: String,
@@ -175,14 +185,31 @@ impl Config {
     /// # Errors
     /// All that is wrong with them, at once.
     pub fn read_secrets(&mut self) -> Result<(), Errors> {
-        let Some(path) = &self.proxy_nkey_seed_file else { return Ok(()) };
-        self.proxy_key = Some(ProxyKey::read(path).map_err(|error| {
-            let what = format!("{}: {error}", path.display());
-            let right = "write the path of a seed file, such as `weir nkey FILE` makes";
-            let key = "cluster.proxy_nkey_seed_file".to_owned();
-            Errors(vec![ConfigError { file: self.file.clone(), key, wrong: Wrong::new(what, right) }])
-        })?);
-        Ok(())
+        let mut errors = Vec::new();
+        let mut bad = |key: String, wrong: Wrong| errors.push(ConfigError { file: self.file.clone(), key, wrong });
+        match self.proxy_nkey_seed_file.as_deref().map(|path| (path, ProxyKey::read(path))) {
+            None => {}
+            Some((_, Ok(key))) => self.proxy_key = Some(key),
+            Some((path, Err(error))) => {
+                let what = format!("{}: {error}", path.display());
+                let right = "write the path of a seed file, such as `weir nkey FILE` makes";
+                bad("cluster.proxy_nkey_seed_file".to_owned(), Wrong::new(what, right));
+            }
+        }
+        for (i, listener) in self.listeners.iter().enumerate() {
+            // Only tried: they are read again where they are used, and whenever they change.
+            if let Some(Err(files)) = listener.tls.clone().map(Terminator::load) {
+                for BadFile { key, what, right } in files {
+                    bad(format!("listeners[{i}].tls.{key}"), Wrong::new(what, right));
+                }
+            }
+        }
+        if let Some(Err(files)) = self.servers_tls.clone().map(Connector::load) {
+            for BadFile { key, what, right } in files {
+                bad(format!("cluster.tls.{key}"), Wrong::new(what, right));
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Errors(errors)) }
     }
 
     fn assemble(mut sink: Sink, entries: node::Entries) -> Result<Self, Errors> {
@@ -202,6 +229,7 @@ impl Config {
             log: raw.log,
             ports_file: raw.ports_file,
             proxy_nkey_seed_file: raw.proxy_nkey_seed_file,
+            servers_tls: raw.servers_tls,
             proxy_key: None,
             file: sink.file,
             effective: Effective { lines: sink.lines },

@@ -18,8 +18,9 @@ use super::{
     node::Node,
     quota::{self, Accounts},
     section::Section,
+    tls,
 };
-use crate::{admission, upstream};
+use crate::{admission, tls::ServersTls, upstream};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,6 +39,7 @@ pub(super) struct Raw {
     pub(super) lame_duck_duration: Duration,
     pub(super) ports_file: Option<PathBuf>,
     pub(super) proxy_nkey_seed_file: Option<PathBuf>,
+    pub(super) servers_tls: Option<ServersTls>,
     pub(super) listeners: Vec<ListenerConfig>,
     pub(super) monitor: Option<SocketAddr>,
     pub(super) upstream: upstream::Params,
@@ -58,7 +60,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let listeners = s.tables("listeners", "listeners", listener);
     let listeners = listeners.unwrap_or_else(|| vec![default_listener(s)]);
     let monitor = s.optional_table("monitor", "monitor", "absent, no endpoints", monitor);
-    let (upstream, proxy_nkey_seed_file) = s.table("cluster", "cluster", cluster);
+    let (upstream, proxy_nkey_seed_file, servers_tls) = s.table("cluster", "cluster", cluster);
     let mut admission = s.table("admission", "admission", admission);
     let Accounts { default, limits, rules } = quota::accounts(s);
     admission.max_clients = listeners.iter().fold(0, |sum, l| sum.saturating_add(l.max_clients));
@@ -71,6 +73,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         lame_duck_duration,
         ports_file,
         proxy_nkey_seed_file,
+        servers_tls,
         listeners,
         monitor: monitor.map(|listen| listen.unwrap_or(default_monitor())),
         upstream,
@@ -118,6 +121,7 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
         max_clients: s.value("max_clients", 65_536, within(1..=MOST_CLIENTS)),
         // Go, Java and C give up 2 s after they connected; who sent no CONNECT by then never will.
         handshake_timeout: s.value("handshake_timeout", 2 * SECOND, within(10 * MS..=60 * SECOND)),
+        tls: s.optional_table("listeners.tls", "tls", "absent, clients speak plainly", tls::listener),
     }
 }
 
@@ -170,7 +174,7 @@ fn monitor(s: &mut Section<'_>) -> Option<SocketAddr> {
     Some(s.value("listen", default_monitor(), any))
 }
 
-fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>) {
+fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>, Option<ServersTls>) {
     // A reading costs a server 1 to 2 ms of CPU; between readings weir's own counts carry it.
     let poll_interval = s.value("poll_interval", SECOND, within(50 * MS..=HOUR));
     // Room for the operator's own CLI, and for clients that reach the server past weir between two readings.
@@ -182,6 +186,8 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>) {
     let proxy_protocol = s.value("proxy_protocol", false, any);
     // None: a server that trusts no proxy ignores the signature, but then nobody asked for one.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
+    let servers_tls =
+        s.optional_table("cluster.tls", "tls", "absent, weir speaks plainly to the servers", tls::cluster);
     let servers = s.tables("cluster.servers", "servers", server);
     if servers.as_ref().is_none_or(Vec::is_empty) {
         s.wrong(
@@ -197,7 +203,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>) {
         wants: upstream::Wants { proxy_signature: seed_file.is_some(), proxy_protocol },
         servers: servers.unwrap_or_default(),
     };
-    (params, seed_file)
+    (params, seed_file, servers_tls)
 }
 
 #[derive(PartialEq)]

@@ -19,6 +19,9 @@ pub fn is_bad_login(line: &[u8]) -> bool {
     says(b"authorization violation") || says(b"authentication") && !says(b"timeout")
 }
 
+/// What a client reads that speaks plainly where TLS is required. To every client it is an attempt that failed.
+pub const TLS_REQUIRED_LINE: &[u8] = b"-ERR 'Secure Connection - TLS Required'\r\n";
+
 macro_rules! words {
     ($($pattern:pat => $text:literal,)*) => {
         /// The text of the refusal, without quotes.
@@ -44,6 +47,7 @@ words! {
         | Refusal::SourceQuota
         | Refusal::SourceRate
         | Refusal::ListenerFull
+        | Refusal::TlsBusy
         | Refusal::Draining => "maximum connections exceeded",
     Refusal::AccountQuota | Refusal::AccountRate => "maximum account active connections exceeded",
     Refusal::Protocol => "Unknown Protocol Operation",

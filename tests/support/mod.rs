@@ -13,6 +13,7 @@ pub mod nats;
 pub mod operator;
 pub mod ports;
 pub mod process;
+pub mod tls;
 pub mod weir;
 
 use std::fmt::Debug;
