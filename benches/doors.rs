@@ -36,10 +36,12 @@ fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
         max_connections: Some(max_connections),
     };
     Arc::new(Servers::new(&upstream::Params {
+        system: false,
         poll_interval: Duration::from_secs(1),
         reserve: Reserve::Slots(0),
         warn_at: 0.8,
         slow_start: Duration::ZERO,
+        close_spread: Duration::from_secs(2),
         wants: upstream::Wants::default(),
         servers: (0..count).map(one).collect(),
     }))

@@ -29,6 +29,22 @@ fn messages(line: &str, size: usize) -> (Vec<u8>, usize) {
     (one.repeat(count), count)
 }
 
+/// As many messages of about this size as fill a buffer, no two neighbours with the same control line.
+fn mixed_messages(line: &str, size: usize) -> (Vec<u8>, usize) {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let (mut all, mut count) = (Vec::new(), 0);
+    loop {
+        let subject = ["eu.created", "us.created", "eu.paid", "us.cancelled.by.client", "de"][rng.usize(..5)];
+        let size = rng.usize(size / 2..=size + size / 2);
+        let one = [format!("{line}{subject} {size}\r\n").as_bytes(), &vec![b'x'; size], b"\r\n"].concat();
+        if all.len() + one.len() > CHUNK {
+            return (all, count);
+        }
+        all.extend(one);
+        count += 1;
+    }
+}
+
 #[divan::bench(args = [16, 128, 1024])]
 fn publish(bencher: Bencher<'_, '_>, size: usize) {
     let (chunk, count) = messages("PUB orders.eu.created", size);
@@ -61,6 +77,20 @@ fn deliver(bencher: Bencher<'_, '_>, size: usize) {
         .counter(ItemsCount::new(count))
         .counter(BytesCount::of_slice(&chunk[..]))
         .bench_local(|| framing.scan(black_box(&chunk)));
+}
+
+#[divan::bench(args = [16, 128, 1024])]
+fn publish_mixed(bencher: Bencher<'_, '_>, size: usize) {
+    let (chunk, count) = mixed_messages("PUB orders.", size);
+    let mut framing = ClientFraming::new(4096);
+    bencher.counter(ItemsCount::new(count)).bench_local(|| framing.scan(black_box(&chunk)));
+}
+
+#[divan::bench(args = [16, 128, 1024])]
+fn deliver_mixed(bencher: Bencher<'_, '_>, size: usize) {
+    let (chunk, count) = mixed_messages("MSG orders.", size);
+    let mut framing = ServerFraming::new(Capture::InfoOnly);
+    bencher.counter(ItemsCount::new(count)).bench_local(|| framing.scan(black_box(&chunk)));
 }
 
 /// One message for each read, as on a quiet connection.

@@ -101,7 +101,7 @@ pub async fn dial(
     let mut lines = Lines::default();
     let line = lines.next(&mut stream, deadline).await?;
     let ServerLine::Info(json) = server_line(&line) else { return Err(DialError::NotNats("no INFO")) };
-    let info = Info::parse(json).map_err(|_| DialError::NotNats("INFO does not parse"))?;
+    let info = server.parse_info(json, false).map_err(|_| DialError::NotNats("INFO does not parse"))?;
     match (tls, &stream) {
         (None, _) if info.tls_required() => return Err(DialError::NotNats("it requires TLS: write [cluster.tls]")),
         (Some(_), Stream::Plain(_)) if !info.tls_required() && !info.tls_available() => {
@@ -166,6 +166,7 @@ impl Dialled {
     /// Any [`DialError`].
     pub async fn handshake(
         mut self,
+        server: &Server,
         connect: &[u8],
         names_account: bool,
         mut deadline: Instant,
@@ -182,7 +183,8 @@ impl Dialled {
             };
             match server_line(&line) {
                 ServerLine::Info(json) => {
-                    self.info = Arc::new(Info::parse(json).map_err(|_| DialError::NotNats("INFO does not parse"))?);
+                    let info = server.parse_info(json, ponged);
+                    self.info = Arc::new(info.map_err(|_| DialError::NotNats("INFO does not parse"))?);
                     if ponged {
                         break;
                     }

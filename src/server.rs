@@ -13,7 +13,7 @@ use std::{
 use governor::clock::DefaultClock;
 use tokio::{
     runtime,
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
     sync::Notify,
     time::{Instant, sleep},
 };
@@ -27,12 +27,13 @@ use crate::{
     greeting::{Greetings, Security, Shape},
     http,
     identity::{Directory, Keys},
-    limits, listener, monitor,
+    limits, listener,
+    monitor::{self, Reach, system::System},
     session::{self, Frontage, House},
     sessions::Sessions,
     socket,
     tally::Tally,
-    tls::{BadFile, Connector, ListenerTls, ServersTls, Terminator},
+    tls::{self, BadFile, Connector, ListenerTls, ServersTls, Terminator},
     turn,
     upstream::Servers,
 };
@@ -70,6 +71,9 @@ pub enum ServerError {
     /// The operating system refuses a thread, a signal handler or a runtime.
     #[error("cannot start: {0}")]
     Os(#[from] io::Error),
+    /// The login to the system account cannot be used.
+    #[error("cluster.system: {0}")]
+    System(String),
     /// A pattern of an account's `users` is no glob. The configuration checks them, so this is a defect.
     #[error("bad pattern: {0}")]
     Pattern(#[from] globset::Error),
@@ -170,7 +174,12 @@ impl Parts {
             refusal_spread: config.admission.refusal_spread,
             sends_proxy_headers: config.upstream.wants.proxy_protocol,
             proxy_key: config.proxy_key.clone(),
-            terminators: terminators.iter().flatten().cloned().collect(),
+            terminators: addresses
+                .iter()
+                .copied()
+                .zip(&terminators)
+                .filter_map(|(a, tls)| Some((a, tls.clone()?)))
+                .collect(),
             servers_tls,
             next_id: AtomicU64::new(1),
             servers,
@@ -182,7 +191,7 @@ impl Parts {
                 gate: Gate::new((f64::from(one.max_clients) * room.share) as u32),
                 handshake_timeout: one.handshake_timeout,
                 believes: one.accept_proxy_protocol_from.clone(),
-                tls: tls.map(|(_, tls)| tls),
+                tls,
             });
             for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {
                 of_worker.push((socket, Arc::clone(&frontage)));
@@ -195,22 +204,24 @@ impl Parts {
         let Self { house, greetings, sockets, monitor: monitor_socket, addresses } = self;
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
+        let system = self::system(config, &house, &background, &stop).await?;
         for server in house.servers.iter() {
             let (interval, warn_at, wants) =
                 (config.upstream.poll_interval, config.upstream.warn_at, config.upstream.wants);
             background.spawn(monitor::watch(
                 Arc::clone(server),
                 Arc::clone(&greetings),
-                house.servers_tls.clone(),
                 interval,
                 warn_at,
                 wants,
+                Reach { system: system.clone(), tls: house.servers_tls.clone() },
                 stop.child_token(),
             ));
         }
         background.spawn(turn::give(Arc::clone(&house.doors), Arc::clone(&house.arrived), stop.child_token()));
         if !house.terminators.is_empty() || house.servers_tls.is_some() {
-            background.spawn(renew_certificates(Arc::clone(&house), signal(SignalKind::hangup())?, stop.child_token()));
+            let (listeners, servers) = (house.terminators.clone(), house.servers_tls.clone());
+            background.spawn(tls::renew(listeners, servers, signal(SignalKind::hangup())?, stop.child_token()));
         }
         background.spawn(every_second(Arc::clone(&house), stop.child_token()));
         background.spawn(flight::record(Arc::clone(&house), stop.child_token()));
@@ -219,7 +230,7 @@ impl Parts {
             let socket = socket::on_this_runtime(socket)?;
             background.spawn(http::serve(socket, Arc::clone(&house), stop.child_token()));
         }
-        first_readings(&house).await;
+        first_readings(&house, system.as_ref()).await;
 
         let mut threads = Vec::new();
         for (n, of_worker) in sockets.into_iter().enumerate() {
@@ -252,23 +263,53 @@ impl Parts {
 type Bound<'a> = (SocketAddr, Vec<std::net::TcpListener>, &'a ListenerConfig);
 
 /// The end of TLS of each listener that has one.
-fn terminators(bound: &[Bound<'_>]) -> Result<Vec<Option<(SocketAddr, Arc<Terminator>)>>, ServerError> {
+fn terminators(bound: &[Bound<'_>]) -> Result<Vec<Option<Arc<Terminator>>>, ServerError> {
     let load = |(address, _, one): &Bound<'_>| {
         let Some(tls) = &one.tls else { return Ok(None) };
         let address = *address;
         let loaded = Terminator::load(tls.clone()).map_err(|bad| ServerError::Tls { address, bad })?;
-        Ok(Some((address, Arc::new(loaded))))
+        Ok(Some(Arc::new(loaded)))
     };
     bound.iter().map(load).collect()
 }
 
-/// Waits, for a while, until every server that has a monitor has been read once, and one has shown its INFO: placement knows
-/// capacities then, and it is known whether clients are asked to sign.
-async fn first_readings(house: &House) {
+/// Opens the connection to the system account before any client takes a slot, and what stands on it.
+async fn system(
+    config: &Config,
+    house: &Arc<House>,
+    background: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Option<System>, ServerError> {
+    let Some(login) = &config.system_login else { return Ok(None) };
+    let addresses: Vec<_> = config.upstream.servers.iter().map(|server| server.address.clone()).collect();
+    let system = System::connect(login, &addresses, house.servers_tls.as_deref())
+        .await
+        .map_err(|err| ServerError::System(err.to_string()))?;
+    let (servers, doors, interval) = (&house.servers, &house.doors, config.upstream.poll_interval);
+    background.spawn(monitor::hear_lame_ducks(
+        system.clone(),
+        Arc::clone(servers),
+        Arc::clone(&house.greetings),
+        stop.child_token(),
+    ));
+    background.spawn(monitor::accounts::watch(
+        system.clone(),
+        Arc::clone(doors),
+        Arc::clone(servers),
+        interval,
+        stop.child_token(),
+    ));
+    Ok(Some(system))
+}
+
+/// Waits, for a while, until the system account is open, every server that can be read has been read once, and one has shown
+/// its INFO: placement knows capacities then, and it is known whether clients are asked to sign.
+async fn first_readings(house: &House, system: Option<&System>) {
     let deadline = Instant::now() + FIRST_READINGS;
-    let unread = || house.servers.iter().filter(|s| s.monitor().is_some() && s.last_reading().is_none()).count();
+    let unread = || house.servers.iter().filter(|s| s.is_read() && s.last_reading().is_none()).count();
     let unknown = || house.greetings.shape() == Shape::Unknown;
-    while (unread() > 0 || unknown()) && Instant::now() < deadline {
+    let unconnected = || system.is_some_and(|system| !system.is_up());
+    while (unread() > 0 || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }
 }
@@ -321,52 +362,6 @@ async fn every_second(house: Arc<House>, stop: CancellationToken) {
         () = work => {}
         () = stop.cancelled() => {}
     }
-}
-
-/// How often the files of certificates are looked at without a signal: whatever renews them rarely knows how to send one.
-const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(10);
-/// A certificate that expires within so many days is warned of when it is read.
-const EXPIRES_SOON: f64 = 14.0;
-
-/// Takes over certificates, keys and revocation lists that have changed: on SIGHUP, and every few seconds. Whoever is connected
-/// notices nothing; what cannot be used is complained of once and changes nothing.
-async fn renew_certificates(house: Arc<House>, mut hangup: Signal, stop: CancellationToken) {
-    let warn_of = |tls: &Terminator| {
-        for one in tls.in_use().iter().filter(|one| one.days_left() < EXPIRES_SOON) {
-            warn!(subject = one.subject, days = one.days_left().floor(), "certificate expires soon, or has");
-        }
-    };
-    house.terminators.iter().for_each(|(_, tls)| warn_of(tls));
-    let renewing = async {
-        loop {
-            tokio::select! {
-                _ = hangup.recv() => {}
-                () = sleep(LOOK_AT_CERTIFICATES) => {}
-            }
-            for (listener, tls) in &house.terminators {
-                if renewed(&listener.to_string(), tls.reload()) {
-                    warn_of(tls);
-                }
-            }
-            if let Some(tls) = &house.servers_tls {
-                renewed("towards servers", tls.reload());
-            }
-        }
-    };
-    tokio::select! {
-        () = renewing => {}
-        () = stop.cancelled() => {}
-    }
-}
-
-/// Tells of a renewal.
-fn renewed(of: &str, outcome: Result<bool, Vec<BadFile>>) -> bool {
-    match outcome {
-        Ok(false) => {}
-        Ok(true) => info!(of, "certificates renewed"),
-        Err(ref bad) => bad.iter().for_each(|err| warn!(of, %err, "certificates not renewed")),
-    }
-    matches!(outcome, Ok(true))
 }
 
 /// SIGTERM or SIGINT drains; a second one stops at once.

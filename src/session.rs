@@ -31,7 +31,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Ticket, Verdict, storms::Fate},
+    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Pass, Ticket, Verdict, storms::Fate},
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
     farewell,
@@ -133,7 +133,7 @@ struct Who {
 struct Admitted {
     relay: Relay,
     /// Held for as long as the session lives.
-    _pass: AnyPass,
+    pass: AnyPass,
     _entry: Entry,
     registered: Registered,
 }
@@ -156,16 +156,27 @@ pub async fn serve(house: Arc<House>, frontage: Arc<Frontage>, down: TcpStream, 
             if let Some(client) = who.client {
                 house.doors.session_ended(client, began.elapsed(), Instant::now().into_std());
             }
-            totals = Box::pin(let_go(admitted, ended)).await;
+            totals = Box::pin(let_go(&house, admitted, ended)).await;
             End::Closed(Close { party: ended.party, phase: Phase::Relay, cause: ended.cause })
         }
     };
     tell(&house, end, totals, peer, id, accepted, &who);
 }
 
-/// Ends a session properly; only then its slots are given back.
-async fn let_go(admitted: Box<Admitted>, ended: Ended) -> Totals {
-    let Admitted { relay, _pass, _entry, registered } = *admitted;
+/// Ends a session properly; only then its slots are given back, but for that of a server which has ended it itself.
+async fn let_go(house: &House, admitted: Box<Admitted>, ended: Ended) -> Totals {
+    let Admitted { mut relay, pass: Pass { server, account: _account }, _entry, registered } = *admitted;
+    let _server = if ended.by_server() {
+        drop(server);
+        let now = Instant::now();
+        let wait = house.doors.session_lost(now.into_std(), &mut fastrand::Rng::new());
+        if !wait.is_zero() {
+            relay.outlive_server(now + wait, registered.handle()).await;
+        }
+        None
+    } else {
+        Some(server)
+    };
     let totals = relay.finish(ended).await;
     drop(registered);
     totals
@@ -294,6 +305,9 @@ async fn admit(
         ahead.let_go().await;
         return Err(turn_away(house, Refusal::SourceRate, &applicant, down, &mut preface).await);
     }
+    if matches!(ahead, Ahead::Not(_)) && house.servers.is_system_account(&applicant.account) {
+        house.doors.lane().claimed(source, connected.into_std());
+    }
     let (pass, dialled, mut down) = ahead.enter(house, applicant, &connect, down, &mut preface, who).await?;
 
     // The dial.
@@ -325,6 +339,10 @@ async fn admit(
     if let Err(reason) = settle_account(house, &mut pass, credential_key, &accepted_by) {
         drop(accepted_by);
         return Err(refuse(down, reason).await);
+    }
+    pass.account.session_began();
+    if server.is_system_account(pass.account.account().name()) {
+        house.doors.lane().verified(source, Instant::now().into_std());
     }
     who.account = Some(Arc::clone(pass.account.account().name()));
 
@@ -363,7 +381,7 @@ async fn admit(
             if house.doors.is_draining() {
                 registered.handle().end();
             }
-            Ok(Box::new(Admitted { relay, _pass: pass, _entry: entry, registered }))
+            Ok(Box::new(Admitted { relay, pass, _entry: entry, registered }))
         }
         Err((down, ended)) => {
             farewell::say(down, b"").await;

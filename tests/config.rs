@@ -358,6 +358,16 @@ const WRONG: &[(&str, &str)] = &[
         "accounts.A.token: there is no such key; the keys here are users, max_connections, rate, burst, weight",
     ),
     ("[accounts]\nA = \"hunter2\"", "accounts.A: it is a string; write [accounts.A] and its keys below"),
+    (
+        "[cluster.system]",
+        "cluster.system: it names no login; write creds_file, or nkey_seed_file, or user and password",
+    ),
+    (
+        "[cluster.system]\nuser = \"u\"\npassword = \"hunter2\"\ncreds_file = \"c\"",
+        "cluster.system: it names more than one login; write creds_file, or nkey_seed_file, or user and password",
+    ),
+    ("[cluster.system]\nuser = \"u\"", "cluster.system.user: it has no password; write a password beside it"),
+    ("[cluster.system]\npassword = \"hunter2\"", "cluster.system.password: it has no user; write a user beside it"),
 ];
 
 #[test]

@@ -38,6 +38,37 @@ async fn clients_of_a_killed_server_are_back_on_the_others() {
     weir.assert_nothing_leaked().await;
 }
 
+/// Many clients of a server that dies are let go one after another, at the pace of the others; one that publishes
+/// meanwhile is told at once, since what it publishes would be lost; the server's slots are free at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_killed_server_are_not_let_go_in_one_moment() {
+    let mut cluster = Cluster::start(2, |server| server).await;
+    let weir =
+        WeirConfig::of(&cluster).cluster("close_spread = \"20s\"").admission("rate = 1\nburst = 100").start().await;
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        clients.push(RawClient::connect(&weir.address, &Login::nobody()).await);
+    }
+    let on_n1 = cluster.settles_at(60).await[0] as usize;
+    assert!((25..35).contains(&on_n1), "{on_n1}");
+    cluster.servers[0].kill9();
+    weir.until("its slots are free", |metrics| metrics.get("weir_sessions_active{server=\"n1\"}") == Some(0.0)).await;
+
+    // Eight at once, then one a second: most of them are still there.
+    let still = |metrics: &metrics::Metrics| metrics.sum("weir_account_connections") as usize;
+    let metrics = weir.until("some are let go", |metrics| still(metrics) <= 52).await;
+    assert!(still(&metrics) > 60 - on_n1, "all of them at once");
+    for client in &mut clients {
+        let _ = client.send(b"PUB a 0\r\n\r\n").await;
+    }
+    weir.until("whoever speaks is told at once", |metrics| {
+        metrics.sum("weir_account_connections") as usize == 60 - on_n1
+    })
+    .await;
+    drop(clients);
+    weir.assert_nothing_leaked().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_server_is_not_chosen() {
     let mut cluster = Cluster::start(3, |server| server).await;

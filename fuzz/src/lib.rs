@@ -102,13 +102,20 @@ pub fn info(data: &[u8]) {
     }
 }
 
-/// Both framings read a stream the same however it is cut: the first byte says how.
+/// Both framings read a stream the same however it is cut, byte by byte included: the first byte says how. So they do when it
+/// comes several times over, as a busy connection's does.
 pub fn ops(data: &[u8]) {
     let Some((&cut, stream)) = data.split_first() else {
         return;
     };
-    let step = usize::from(cut % 16) + 1;
+    for stream in [stream, &stream.repeat(3)] {
+        for step in [1, usize::from(cut) + 1] {
+            ops_cut(stream, step);
+        }
+    }
+}
 
+fn ops_cut(stream: &[u8], step: usize) {
     let whole = client(stream, stream.len().max(1));
     let parts = client(stream, step);
     match (whole.0, parts.0) {

@@ -107,7 +107,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         let Ok(account) = self.accounts.enter(&applicant.account, now) else {
             return self.refuse_later(Refusal::AccountQuota, &applicant, now, rng);
         };
-        self.ask(account, &applicant, now, rng, waiter)
+        let by_lane = || self.servers.is_system_account(&applicant.account);
+        self.ask(account, &applicant, by_lane, now, rng, waiter)
     }
 
     /// The verdict on a client that has said nothing yet, in front of servers that are dialled before it does. Where it may
@@ -128,7 +129,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
-        self.ask(AccountSlot::of_nobody(lane), &applicant, now, rng, waiter)
+        let by_lane = || self.lane.is_likely(source, now);
+        self.ask(AccountSlot::of_nobody(lane), &applicant, by_lane, now, rng, waiter)
     }
 
     /// The connect door for a client that holds a server's slot already: quota and rate of its account.
@@ -147,11 +149,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         Ok(account)
     }
 
-    /// What both doors do once there is a lane to wait in.
+    /// What both doors do once there is a lane to wait in. `by_lane` is asked only of a client that cannot go in at once.
     fn ask(
         &self,
         account: AccountSlot<C>,
         applicant: &Applicant,
+        by_lane: impl FnOnce() -> bool,
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
@@ -173,6 +176,11 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         } else {
             self.blocked_behind_the_queue(now)
         };
+        if by_lane()
+            && let Some(server) = self.servers.place_in_lane(now, rng)
+        {
+            return Verdict::Admit(Pass { server, account });
+        }
         if now >= hold_until {
             return self.refuse_now(self.reason(&blocked, now), applicant, now);
         }

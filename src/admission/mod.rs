@@ -2,9 +2,11 @@
 
 pub mod accounts;
 pub mod connect_door;
+mod counted;
 pub mod damping;
 pub mod gate;
 pub mod hold;
+pub mod lane;
 pub mod patience;
 pub mod rate;
 pub mod seniority;
@@ -41,6 +43,7 @@ pub use self::{
 use self::{
     damping::Damping,
     hold::Queue,
+    lane::Lane,
     rate::Tokens,
     seniority::Seniority,
     served::Served,
@@ -116,6 +119,7 @@ pub struct Admission<W, C: Clock = DefaultClock> {
     patience: Patience,
     seniority: Seniority,
     damping: Damping,
+    lane: Lane,
     max_held: usize,
     refusal_spread: Duration,
     /// Length of the queue, readable without its lock.
@@ -139,6 +143,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             patience: Patience::new(params.max_hold, params.max_hold_by_lang.clone()),
             seniority: Seniority::default(),
             damping: Damping::default(),
+            lane: Lane::default(),
             max_held: params.max_held,
             refusal_spread: params.refusal_spread,
             held: AtomicUsize::new(0),
@@ -181,6 +186,11 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         &self.damping
     }
 
+    /// Where the system account's clients come from.
+    pub fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
     /// How many wait for their turn.
     pub fn held(&self) -> usize {
         self.held.load(Relaxed)
@@ -213,6 +223,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         self.finished.fetch_add(1, Relaxed);
     }
 
+    /// A server has ended a session: how long its client may be kept before it is let go, so that the clients of a server
+    /// that has died do not all come back in the same moment.
+    pub fn session_lost(&self, now: Instant, rng: &mut fastrand::Rng) -> Duration {
+        self.servers.session_lost(now, self.pace(now), rng)
+    }
+
     /// How often a client has been refused since it last got in, as far as it is remembered.
     pub fn refusals(&self, client: crate::identity::ClientKey) -> u32 {
         self.seniority.refusals(client)
@@ -242,5 +258,6 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         self.accounts.sweep(now);
         self.seniority.sweep(now);
         self.damping.sweep(now);
+        self.lane.sweep(now);
     }
 }

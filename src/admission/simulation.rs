@@ -116,10 +116,12 @@ impl World {
             max_connections: None,
         };
         let cluster = upstream::Params {
+            system: false,
             poll_interval: Duration::from_secs(1),
             reserve: Reserve::Slots(2),
             warn_at: 0.8,
             slow_start: Duration::from_secs(2),
+            close_spread: Duration::from_secs(2),
             wants: upstream::Wants::default(),
             servers: (0..real.len()).map(server).collect(),
         };
@@ -371,6 +373,7 @@ impl World {
             auth_timeout: None,
             start: real.start.to_string(),
             uptime: Duration::from_secs(100),
+            system_account: None,
         };
         self.servers.iter().nth(server).unwrap().read(self.now, mark, reading);
     }

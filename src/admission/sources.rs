@@ -6,10 +6,9 @@ use std::{
     time::Instant,
 };
 
-use dashmap::DashMap;
 use governor::clock::Clock;
 
-use super::{Quota, rate::Tokens};
+use super::{Quota, counted::Counted, rate::Tokens};
 use crate::close::Refusal;
 
 /// Sources that are remembered at most. An attacker with more addresses than this (IPv6: networks) is refused by `source_rate`
@@ -51,7 +50,7 @@ struct Entry<C: Clock> {
 pub struct Sources<C: Clock> {
     clock: C,
     quota: Quota,
-    map: DashMap<Source, Entry<C>>,
+    map: Counted<Source, Entry<C>>,
 }
 
 /// One connection of a source, given back on drop.
@@ -74,7 +73,7 @@ impl<C: Clock> Drop for SourceSlot<C> {
 impl<C: Clock + Clone> Sources<C> {
     /// No source known.
     pub fn new(quota: Quota, clock: C) -> Self {
-        Self { clock, quota, map: DashMap::new() }
+        Self { clock, quota, map: Counted::default() }
     }
 
     /// Takes a connection slot, and a token, of a source.
@@ -89,7 +88,7 @@ impl<C: Clock + Clone> Sources<C> {
         if self.map.len() >= MOST_SOURCES && !self.map.contains_key(&source) {
             return Err(Refusal::SourceRate);
         }
-        let mut entry = self.map.entry(source).or_insert_with(|| Entry {
+        let mut entry = self.map.get_or_insert_with(source, || Entry {
             connections: 0,
             tokens: self.quota.rate.map(|rate| Tokens::new(rate, &self.clock)),
             full_again_at: None,

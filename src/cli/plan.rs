@@ -82,6 +82,9 @@ pub(super) struct PlanArgs {
     /// The clients connect for the first time, all at once, instead of having lost their connections.
     #[arg(long)]
     at_once: bool,
+    /// The clients have lost their connections since their servers died: weir then lets them go one after another.
+    #[arg(long, conflicts_with = "at_once")]
+    servers_died: bool,
     /// The end of virtual time, whatever happens.
     #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     time_limit: Duration,
@@ -155,6 +158,8 @@ impl PlanArgs {
             reserve: config.upstream.reserve,
             round_trip: self.round_trip,
             at_once: self.at_once,
+            servers_died: self.servers_died,
+            close_spread: config.upstream.close_spread,
             bucket: admission.pace.unwrap_or(rate(capacity)),
             admission,
             time_limit: self.time_limit,

@@ -13,6 +13,7 @@ mod node;
 mod quota;
 mod raw;
 mod section;
+mod system;
 mod tls;
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::Path, path::PathBuf, time::Duration};
@@ -25,11 +26,13 @@ pub use error::{ConfigError, Errors, Wrong};
 
 use crate::{
     admission,
+    monitor::system::Login,
     proxy_key::ProxyKey,
     tls::{BadFile, Connector, ListenerTls, ServersTls, Terminator},
     upstream,
 };
 use section::{Section, Sink};
+use system::SystemKeys;
 
 /// One bound address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +140,9 @@ pub struct Config {
     pub servers_tls: Option<ServersTls>,
     /// That key, once [`Config::read_secrets`] has read it.
     pub proxy_key: Option<ProxyKey>,
+    /// How to log in to the cluster's system account, once [`Config::read_secrets`] has read it; `None` does not.
+    pub system_login: Option<Login>,
+    system: Option<SystemKeys>,
     file: String,
     effective: Effective,
 }
@@ -186,7 +192,8 @@ impl Config {
     /// All that is wrong with them, at once.
     pub fn read_secrets(&mut self) -> Result<(), Errors> {
         let mut errors = Vec::new();
-        let mut bad = |key: String, wrong: Wrong| errors.push(ConfigError { file: self.file.clone(), key, wrong });
+        let file = self.file.clone();
+        let mut bad = |key: String, wrong: Wrong| errors.push(ConfigError { file: file.clone(), key, wrong });
         match self.proxy_nkey_seed_file.as_deref().map(|path| (path, ProxyKey::read(path))) {
             None => {}
             Some((_, Ok(key))) => self.proxy_key = Some(key),
@@ -208,6 +215,10 @@ impl Config {
             for BadFile { key, what, right } in files {
                 bad(format!("cluster.tls.{key}"), Wrong::new(what, right));
             }
+        }
+        match self.system.as_ref().map(|system| system.read(&self.file)).transpose() {
+            Ok(login) => self.system_login = login,
+            Err(error) => errors.push(error),
         }
         if errors.is_empty() { Ok(()) } else { Err(Errors(errors)) }
     }
@@ -231,6 +242,8 @@ impl Config {
             proxy_nkey_seed_file: raw.proxy_nkey_seed_file,
             servers_tls: raw.servers_tls,
             proxy_key: None,
+            system_login: None,
+            system: raw.system,
             file: sink.file,
             effective: Effective { lines: sink.lines },
         })

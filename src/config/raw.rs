@@ -18,6 +18,7 @@ use super::{
     node::Node,
     quota::{self, Accounts},
     section::Section,
+    system::SystemKeys,
     tls,
 };
 use crate::{admission, tls::ServersTls, upstream};
@@ -40,6 +41,7 @@ pub(super) struct Raw {
     pub(super) ports_file: Option<PathBuf>,
     pub(super) proxy_nkey_seed_file: Option<PathBuf>,
     pub(super) servers_tls: Option<ServersTls>,
+    pub(super) system: Option<SystemKeys>,
     pub(super) listeners: Vec<ListenerConfig>,
     pub(super) monitor: Option<SocketAddr>,
     pub(super) upstream: upstream::Params,
@@ -60,7 +62,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let listeners = s.tables("listeners", "listeners", listener);
     let listeners = listeners.unwrap_or_else(|| vec![default_listener(s)]);
     let monitor = s.optional_table("monitor", "monitor", "absent, no endpoints", monitor);
-    let (upstream, proxy_nkey_seed_file, servers_tls) = s.table("cluster", "cluster", cluster);
+    let (upstream, ClusterFiles { proxy_nkey_seed_file, servers_tls, system }) = s.table("cluster", "cluster", cluster);
     let mut admission = s.table("admission", "admission", admission);
     let Accounts { default, limits, rules } = quota::accounts(s);
     admission.max_clients = listeners.iter().fold(0, |sum, l| sum.saturating_add(l.max_clients));
@@ -74,6 +76,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         ports_file,
         proxy_nkey_seed_file,
         servers_tls,
+        system,
         listeners,
         monitor: monitor.map(|listen| listen.unwrap_or(default_monitor())),
         upstream,
@@ -174,7 +177,14 @@ fn monitor(s: &mut Section<'_>) -> Option<SocketAddr> {
     Some(s.value("listen", default_monitor(), any))
 }
 
-fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>, Option<ServersTls>) {
+/// What `[cluster]` names beside the servers.
+struct ClusterFiles {
+    proxy_nkey_seed_file: Option<PathBuf>,
+    servers_tls: Option<ServersTls>,
+    system: Option<SystemKeys>,
+}
+
+fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
     // A reading costs a server 1 to 2 ms of CPU; between readings weir's own counts carry it.
     let poll_interval = s.value("poll_interval", SECOND, within(50 * MS..=HOUR));
     // Room for the operator's own CLI, and for clients that reach the server past weir between two readings.
@@ -182,12 +192,15 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>, Option<Se
     let warn_at = s.value("warn_at", Percent(0.8), within(Percent(0.01)..=Percent(1.0)));
     // A server that has just started is busy with routes, JetStream and caches; ten seconds spread the newcomers.
     let slow_start = s.value("slow_start", 10 * SECOND, within(Duration::ZERO..=HOUR));
+    let close_spread = s.value("close_spread", 2 * SECOND, within(Duration::ZERO..=20 * SECOND));
     // Off: a server that does not expect the header takes it for a broken client.
     let proxy_protocol = s.value("proxy_protocol", false, any);
     // None: a server that trusts no proxy ignores the signature, but then nobody asked for one.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
     let servers_tls =
         s.optional_table("cluster.tls", "tls", "absent, weir speaks plainly to the servers", tls::cluster);
+    let absence = "absent, servers are read over their monitoring ports";
+    let system = s.optional_table("cluster.system", "system", absence, super::system::keys).flatten();
     let servers = s.tables("cluster.servers", "servers", server);
     if servers.as_ref().is_none_or(Vec::is_empty) {
         s.wrong(
@@ -197,13 +210,15 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>, Option<Se
     }
     let params = upstream::Params {
         poll_interval,
+        system: system.is_some(),
         reserve: reserve.0,
         warn_at: warn_at.0,
         slow_start,
+        close_spread,
         wants: upstream::Wants { proxy_signature: seed_file.is_some(), proxy_protocol },
         servers: servers.unwrap_or_default(),
     };
-    (params, seed_file, servers_tls)
+    (params, ClusterFiles { proxy_nkey_seed_file: seed_file, servers_tls, system })
 }
 
 #[derive(PartialEq)]

@@ -89,6 +89,11 @@ impl<'s> Section<'s> {
         self.sink.wrong(path, wrong);
     }
 
+    /// Reports an error of the table as a whole.
+    pub(super) fn wrong_table(&mut self, wrong: Wrong) {
+        self.sink.wrong(self.path.clone(), wrong);
+    }
+
     /// Takes the node of a key, and remembers that the key exists.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Node> {
         self.known.push(key);

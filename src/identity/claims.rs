@@ -58,6 +58,11 @@ impl Claims {
     }
 }
 
+/// Whether it looks like the public key of an account.
+pub fn is_account_key(text: &str) -> bool {
+    is_key(text, b'A')
+}
+
 /// Whether it looks like a public key of this kind: anything else would be a label of somebody's own choice.
 fn is_key(text: &str, kind: u8) -> bool {
     let text = text.as_bytes();

@@ -5,7 +5,7 @@ mod directory;
 
 use std::hash::{BuildHasher, RandomState};
 
-pub use claims::Claims;
+pub use claims::{Claims, is_account_key};
 pub use directory::{Directory, UNKNOWN_ACCOUNT};
 
 use crate::protocol::connect::Connect;

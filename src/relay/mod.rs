@@ -17,7 +17,7 @@ use std::{
 
 use tokio::{
     io::AsyncWriteExt,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use self::pump::{Pump, Pumped};
@@ -44,6 +44,13 @@ pub struct Ended {
     pub party: Party,
     /// Why.
     pub cause: Cause,
+}
+
+impl Ended {
+    /// Whether the server has ended it, by dying or on purpose.
+    pub fn by_server(self) -> bool {
+        self.party == Party::Upstream && matches!(self.cause, Cause::Eof | Cause::SocketError)
+    }
 }
 
 /// A session after its preface.
@@ -99,6 +106,30 @@ impl Relay {
             polled
         })
         .await
+    }
+
+    /// Keeps the client until `until` after its server has gone: what the server had said reaches it, and then it notices nothing.
+    /// Returns sooner when the client speaks, since what it says would be lost, when it leaves, and when `handle` is told to end.
+    pub async fn outlive_server(&mut self, until: Instant, handle: &Handle) {
+        if self.to_server.holds_bytes() {
+            return;
+        }
+        let _ = self.up.shutdown().await;
+        let (to_client, down) = (&mut self.to_client, &mut self.down);
+        let quiet = async {
+            if poll_fn(|cx| to_client.poll_flush(cx, down)).await {
+                let _ = down.tcp().peek(&mut [0]).await;
+            }
+        };
+        let told = poll_fn(|cx| {
+            handle.wake(cx.waker());
+            if handle.told_to_end() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        tokio::select! {
+            () = quiet => {}
+            () = told => {}
+            () = sleep_until(until) => {}
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {

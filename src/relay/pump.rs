@@ -90,6 +90,11 @@ impl<S: Side> Pump<S> {
         passed
     }
 
+    /// Whether bytes that were read have not been passed on yet.
+    pub(super) fn holds_bytes(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -192,6 +192,13 @@ impl Ahead {
         let refused = match self {
             Self::NotNeeded => None,
             Self::Not(reason) => connect.signs().then_some(reason),
+            // What is kept for the system account was taken for another.
+            Self::Dialled(opened)
+                if opened.slot.is_in_lane() && !house.servers.is_system_account(&applicant.account) =>
+            {
+                opened.let_go().await;
+                connect.signs().then_some(Refusal::ServerCapacity)
+            }
             Self::Dialled(opened) => match house.doors.enter_account(&applicant, now) {
                 Ok(account) => {
                     let Opened { dialled, slot: mut server, .. } = *opened;

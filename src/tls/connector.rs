@@ -63,6 +63,11 @@ impl Connector {
         Ok(true)
     }
 
+    /// What is in force now, for a client that does its own connecting. It takes names from addresses.
+    pub fn config(&self) -> ClientConfig {
+        (**self.config.load()).clone()
+    }
+
     /// Whether TLS comes before the server's INFO.
     pub fn handshake_first(&self) -> bool {
         self.params.handshake_first

@@ -6,6 +6,7 @@ mod connector;
 mod files;
 mod handshake;
 mod names;
+mod renew;
 mod tickets;
 
 use std::{
@@ -27,6 +28,7 @@ pub use self::{
     connector::{Connector, ServersTls},
     files::{BadFile, Pair},
     handshake::{Failed, accept, speaks_first},
+    renew::renew,
 };
 use self::{files::Watched, names::Says, tickets::Tickets};
 use crate::stream::Stream;

@@ -1,36 +1,25 @@
-//! How many connections a server has now: its own last count, corrected by what weir opened and closed since.
-//!
-//! `projected = others + held`. `held` is exact: every slot weir reserved and has not given back. `others` is what the
-//! server's clients that did not come through weir amount to; a reading bounds it from both sides, since it is unknown
-//! which of weir's own in-flight connections the server had counted when it answered. The estimate moves only as far
-//! as those bounds force it, so a burst through weir never looks like a burst of others.
+//! How many connections a server has now: its own last count, corrected by what weir opened and closed since (see [`Census`]).
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// What weir itself had on a server when it sent a poll; compared with the answer by [`Load::reading`].
-#[derive(Debug, Clone, Copy)]
-pub struct Mark {
-    held: u32,
-    open: u32,
-    reserved_total: u64,
-    released_total: u64,
-}
+use super::census::Census;
+pub use super::census::Mark;
+
+/// Handshakes by the lane of the system account at a time.
+const MOST_IN_LANE: u32 = 4;
 
 /// The counters of one server, shared by all workers.
 #[derive(Debug, Default)]
 pub struct Load {
-    /// Slots taken by weir: being dialled, in handshake, relaying, or closing.
-    held: AtomicU32,
-    /// Of those, the ones the server has surely counted: it has sent its INFO.
-    open: AtomicU32,
+    /// Slots taken by weir: being dialled, in handshake, relaying, or closing. They are surely counted by the server once it
+    /// has sent its INFO.
+    census: Census,
     /// Of those held, the ones between reservation and the server's PONG.
     handshakes: AtomicU32,
+    /// Of those, the ones by the lane of the system account.
+    in_lane: AtomicU32,
     /// Of those held, the ones whose client has its PONG.
     sessions: AtomicU32,
-    reserved_total: AtomicU64,
-    released_total: AtomicU64,
-    /// Connections of the server that are not weir's.
-    others: AtomicU32,
     /// The server's capacity: the lower of its own and the configured `max_connections`.
     capacity: AtomicU32,
     /// Capacity less the reserve: what may be filled.
@@ -57,18 +46,35 @@ impl Load {
         if self.handshakes.fetch_update(Relaxed, Relaxed, below(handshake_limit)).is_err() {
             return false;
         }
-        let room = self.ceiling.load(Relaxed).saturating_sub(self.others.load(Relaxed));
-        if self.held.fetch_update(Relaxed, Relaxed, below(room)).is_err() {
+        if !self.census.reserve(self.ceiling.load(Relaxed)) {
             self.handshakes.fetch_sub(1, Relaxed);
             return false;
         }
-        self.reserved_total.fetch_add(1, Relaxed);
         true
+    }
+
+    /// Takes a slot of those that are kept free, whatever the handshakes under way; few at a time, since a client that says it
+    /// is of the system account need not be.
+    pub fn reserve_in_lane(&self) -> bool {
+        if self.in_lane.fetch_update(Relaxed, Relaxed, |n| (n < MOST_IN_LANE).then(|| n + 1)).is_err() {
+            return false;
+        }
+        if !self.census.reserve(self.capacity.load(Relaxed)) {
+            self.in_lane.fetch_sub(1, Relaxed);
+            return false;
+        }
+        self.handshakes.fetch_add(1, Relaxed);
+        true
+    }
+
+    /// A client that came by the lane is in, or has gone.
+    pub fn left_lane(&self) {
+        self.in_lane.fetch_sub(1, Relaxed);
     }
 
     /// The server has sent its INFO: it counts this connection.
     pub fn opened(&self) {
-        self.open.fetch_add(1, Relaxed);
+        self.census.opened();
     }
 
     /// The handshake is over, well or not.
@@ -93,43 +99,27 @@ impl Load {
 
     /// Gives a slot back; `was_open` says whether [`Load::opened`] had been called for it.
     pub fn release(&self, was_open: bool) {
-        if was_open {
-            self.open.fetch_sub(1, Relaxed);
-        }
-        self.held.fetch_sub(1, Relaxed);
-        self.released_total.fetch_add(1, Relaxed);
+        self.census.release(was_open);
     }
 
     /// To be taken before a poll is sent.
     pub fn mark(&self) -> Mark {
-        Mark {
-            open: self.open.load(Relaxed),
-            held: self.held.load(Relaxed),
-            reserved_total: self.reserved_total.load(Relaxed),
-            released_total: self.released_total.load(Relaxed),
-        }
+        self.census.mark()
     }
 
     /// The server counted `connections` at some moment since `mark`.
     pub fn reading(&self, mark: Mark, connections: u32) {
-        let opened = self.reserved_total.load(Relaxed).wrapping_sub(mark.reserved_total) as u32;
-        let closed = self.released_total.load(Relaxed).wrapping_sub(mark.released_total) as u32;
-        let least_own = mark.open.saturating_sub(closed);
-        let most_own = mark.held.saturating_add(opened);
-        let most_others = connections.saturating_sub(least_own);
-        let least_others = connections.saturating_sub(most_own).min(most_others);
-        let others = self.others.load(Relaxed).clamp(least_others, most_others);
-        self.others.store(others, Relaxed);
+        self.census.reading(mark, connections);
     }
 
     /// Connections the server has now, weir's in-flight ones included.
     pub fn projected(&self) -> u32 {
-        self.others.load(Relaxed).saturating_add(self.held.load(Relaxed))
+        self.census.total()
     }
 
     /// Slots weir holds.
     pub fn held(&self) -> u32 {
-        self.held.load(Relaxed)
+        self.census.held()
     }
 
     /// Handshakes under way.
@@ -217,6 +207,17 @@ mod tests {
         let taken = (0..200).filter(|_| load.reserve(1000)).count();
         assert_eq!(taken, 95 - 60);
         assert_eq!(load.projected(), 95);
+    }
+
+    #[test]
+    fn the_lane_ends_at_the_capacity_and_is_narrow() {
+        let load = with_open(95);
+        assert!(!load.reserve(1000));
+        let taken = (0..10).filter(|_| load.reserve_in_lane()).count();
+        assert_eq!(taken, MOST_IN_LANE as usize);
+        (0..taken).for_each(|_| load.left_lane());
+        assert!(load.reserve_in_lane() && !load.reserve_in_lane(), "100 is the capacity");
+        assert_eq!(load.projected(), 100);
     }
 
     #[test]

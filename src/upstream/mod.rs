@@ -1,5 +1,7 @@
 //! The servers of the cluster: their load, their health, and which one a new client goes to.
 
+pub mod census;
+pub mod deaths;
 pub mod health;
 pub mod load;
 pub mod placement;
@@ -9,7 +11,7 @@ mod slot;
 mod wants;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,7 +21,11 @@ pub use self::{
     wants::Wants,
 };
 use crate::protocol::MAX_CONTROL_LINE;
+use deaths::Deaths;
 use placement::{Choice, Rank, View};
+
+/// Clients a second that a cluster takes of which nothing is known.
+const UNKNOWN_PACE: f64 = 1000.0;
 
 /// Slots of each server that weir never fills.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,14 +63,18 @@ pub struct ServerParams {
 /// The cluster as configured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Params {
-    /// How often each server's `/varz` is read (jittered).
+    /// How often each server is read (jittered).
     pub poll_interval: Duration,
+    /// Whether servers are read over the system account, with or without a monitoring port.
+    pub system: bool,
     /// Slots that are never filled on each server.
     pub reserve: Reserve,
     /// From this share of `max_connections` (0.0 to 1.0) weir warns in its log.
     pub warn_at: f64,
     /// A server younger than this (by its own uptime) gets its share gradually.
     pub slow_start: Duration,
+    /// The closes of a dead server's clients are spread over this at most.
+    pub close_spread: Duration,
     /// What the servers are asked to do beyond the usual.
     pub wants: Wants,
     /// The servers, at least one.
@@ -86,13 +96,14 @@ pub enum Placement {
 #[derive(Debug)]
 pub struct Servers {
     list: Vec<Arc<Server>>,
+    deaths: Mutex<Deaths>,
 }
 
 impl Servers {
     /// The cluster as configured, nothing known about it yet.
     pub fn new(params: &Params) -> Self {
         let list = params.servers.iter().enumerate().map(|(i, one)| Arc::new(Server::new(i, one.clone(), params)));
-        Self { list: list.collect() }
+        Self { list: list.collect(), deaths: Mutex::new(Deaths::new(params.close_spread)) }
     }
 
     /// Every server, in the order of the configuration.
@@ -130,6 +141,33 @@ impl Servers {
             }
         }
         Placement::Busy
+    }
+
+    /// A server has ended a session: how long its client may be kept before it is let go. `pace` is what the cluster takes, in
+    /// clients a second, where that is known.
+    pub fn session_lost(&self, now: Instant, pace: Option<f64>, rng: &mut fastrand::Rng) -> Duration {
+        let pace = pace.or_else(|| self.logins_per_second(now)).unwrap_or(UNKNOWN_PACE);
+        self.deaths.lock().unwrap_or_else(PoisonError::into_inner).lost(now, pace, rng)
+    }
+
+    /// What the usable servers can take at least, by what a login has taken lately; `None` while there was none.
+    fn logins_per_second(&self, now: Instant) -> Option<f64> {
+        let usable = self.list.iter().filter(|server| server.is_up(now));
+        usable.filter_map(|server| server.logins_per_second()).reduce(|sum, one| sum + one)
+    }
+
+    /// Reserves one of the slots that are kept free, for a client of the system account.
+    pub fn place_in_lane(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Slot> {
+        let views = self.list.iter().map(|server| View { ceiling: server.load().capacity(), ..server.view(now) });
+        match placement::choose(views, true, rng) {
+            Choice::Server(index) => Server::reserve_in_lane(&self.list[index]),
+            Choice::Busy | Choice::Full => None,
+        }
+    }
+
+    /// Whether this is the system account's name.
+    pub fn is_system_account(&self, account: &str) -> bool {
+        self.list.iter().any(|server| server.is_system_account(account))
     }
 
     /// The longest argument of a control line that every server takes, in bytes: a client may be placed on any of them.

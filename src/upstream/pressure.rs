@@ -64,6 +64,8 @@ pub struct Pressure {
     /// Most handshakes in flight since the window began.
     peak: u32,
     used_at: Option<Instant>,
+    /// What handshakes have taken lately, smoothed.
+    lately: Option<Duration>,
 }
 
 impl Default for Pressure {
@@ -76,6 +78,7 @@ impl Default for Pressure {
             window_began: None,
             peak: 0,
             used_at: None,
+            lately: None,
         }
     }
 }
@@ -86,8 +89,14 @@ impl Pressure {
         self.limit as u32
     }
 
+    /// Logins a second that the server finishes at least: as if it had never more than [`LEAST`] at a time.
+    pub fn logins_per_second(&self) -> Option<f64> {
+        self.lately.map(|lately| f64::from(LEAST) / lately.as_secs_f64().max(1e-6))
+    }
+
     /// A handshake is over. `floor` is the least that one of its kind takes, `in_flight` how many there were, itself included.
     pub fn finished(&mut self, now: Instant, took: Duration, floor: Duration, in_flight: u32) {
+        self.lately = Some(self.lately.map_or(took, |lately| lately.mul_f64(0.9) + took.mul_f64(0.1)));
         let should = floor.mul_f64(TOLERATED).max(floor + TOLERANCE);
         self.ratios += (should.as_secs_f64() / took.as_secs_f64().max(1e-6)).min(1.0);
         self.samples += 1;

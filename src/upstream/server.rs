@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{
     Params, Reserve, ServerParams, Slot,
@@ -18,6 +18,7 @@ use super::{
     placement::{Rank, View},
     pressure::{self, Pressure},
 };
+use crate::protocol::info::{Info, InfoError};
 
 /// nats-server's own default for `max_connections` (`DEFAULT_MAX_CONNECTIONS`, const.go): assumed until a reading says otherwise.
 const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
@@ -28,7 +29,7 @@ const DEFAULT_AUTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// After `maximum connections exceeded` the server is full by its own word for this long: about the time to the next reading.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
-/// What a poll of `/varz` said.
+/// What a server said of itself (`VARZ`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     /// The name the server gives itself.
@@ -47,6 +48,8 @@ pub struct Reading {
     pub start: String,
     /// For how long it has been running.
     pub uptime: Duration,
+    /// The system account, where it has one.
+    pub system_account: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -67,12 +70,16 @@ pub struct Server {
     reserve: Reserve,
     slow_start: Duration,
     stale_after: Duration,
+    system: bool,
     name: OnceLock<String>,
+    system_account: OnceLock<String>,
     load: Load,
     /// By its last reading; `usize::MAX` while unknown.
     max_control_line: AtomicUsize,
     /// Where its address leads, as last looked up.
     resolved: ArcSwap<Vec<SocketAddr>>,
+    /// Its last INFO of each kind: the next is the same, mostly.
+    infos: [ArcSwapOption<Info>; 2],
     state: Mutex<State>,
 }
 
@@ -85,10 +92,13 @@ impl Server {
             slow_start: cluster.slow_start,
             // Two polls may be lost, or be slow, before a reading counts as old.
             stale_after: cluster.poll_interval * 3 + Duration::from_secs(1),
+            system: cluster.system,
             name: params.name.clone().map(OnceLock::from).unwrap_or_default(),
+            system_account: OnceLock::new(),
             load: Load::new(capacity, cluster.reserve.ceiling(capacity)),
             max_control_line: AtomicUsize::new(usize::MAX),
             resolved: ArcSwap::from_pointee(params.address.parse().into_iter().collect()),
+            infos: Default::default(),
             state: Mutex::default(),
             params,
         }
@@ -131,9 +141,28 @@ impl Server {
         self.max_control_line.load(Relaxed)
     }
 
+    /// Reads an INFO of its: the one that opens a connection, or the one `after_pong`.
+    ///
+    /// # Errors
+    /// It does not parse.
+    pub fn parse_info(&self, json: &[u8], after_pong: bool) -> Result<Info, InfoError> {
+        let known = &self.infos[usize::from(after_pong)];
+        let before = known.load();
+        let info = Info::parse_again(json, before.as_deref())?;
+        if !before.as_ref().is_some_and(|before| info.is_recognised_as(before)) {
+            known.store(Some(Arc::new(info.clone())));
+        }
+        Ok(info)
+    }
+
     /// The monitoring URL, where there is one.
     pub fn monitor(&self) -> Option<&str> {
         self.params.monitor.as_deref()
+    }
+
+    /// Whether readings of it are to be had.
+    pub fn is_read(&self) -> bool {
+        self.system || self.params.monitor.is_some()
     }
 
     /// Its counters.
@@ -160,8 +189,8 @@ impl Server {
     pub fn view(&self, now: Instant) -> View {
         let state = self.state();
         let full = state.full_until.is_some_and(|until| now < until);
-        let fresh = self.params.monitor.is_none()
-            || state.read_at.is_some_and(|at| now.saturating_duration_since(at) <= self.stale_after);
+        let fresh =
+            !self.is_read() || state.read_at.is_some_and(|at| now.saturating_duration_since(at) <= self.stale_after);
         let rank = match state.health.standing(now) {
             _ if full || state.lame_duck => Rank::Never,
             Standing::Ejected => Rank::Ejected,
@@ -198,6 +227,11 @@ impl Server {
         self.state().pressure.finished(now, took, floor, in_flight);
     }
 
+    /// Logins a second that it can take at least, by what one has taken lately; `None` while there was none.
+    pub fn logins_per_second(&self) -> Option<f64> {
+        self.state().pressure.logins_per_second()
+    }
+
     /// A handshake did not end in time.
     pub fn handshake_timed_out(&self) {
         self.state().pressure.timed_out();
@@ -218,6 +252,16 @@ impl Server {
         server.load.reserve(limit).then(|| Slot::new(Arc::clone(server)))
     }
 
+    /// Takes one of the slots that are kept free for the system account.
+    pub(super) fn reserve_in_lane(server: &Arc<Self>) -> Option<Slot> {
+        server.load.reserve_in_lane().then(|| Slot::in_lane(Arc::clone(server)))
+    }
+
+    /// Whether this is the name of its system account, as far as it has said.
+    pub fn is_system_account(&self, account: &str) -> bool {
+        self.system_account.get().is_some_and(|name| name == account)
+    }
+
     /// Takes a reading in; `mark` was taken before the poll was sent. Returns whether the server is another process than before.
     pub fn read(&self, now: Instant, mark: Mark, reading: Reading) -> bool {
         let own = reading.max_connections.unwrap_or(u32::MAX);
@@ -226,6 +270,9 @@ impl Server {
         self.load.reading(mark, reading.connections);
         self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);
         let _ = self.name.set(reading.server_name.clone());
+        if let Some(account) = &reading.system_account {
+            let _ = self.system_account.set(account.clone());
+        }
         let mut state = self.state();
         let restarted = state.last.as_ref().is_some_and(|last| last.start != reading.start);
         if restarted {

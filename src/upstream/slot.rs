@@ -21,11 +21,28 @@ enum Stage {
 pub struct Slot {
     server: Arc<Server>,
     stage: Stage,
+    /// It is one of those kept free, and its client has not shown yet that it may have it.
+    in_lane: bool,
 }
 
 impl Slot {
     pub(super) fn new(server: Arc<Server>) -> Self {
-        Self { server, stage: Stage::Dialling }
+        Self { server, stage: Stage::Dialling, in_lane: false }
+    }
+
+    pub(super) fn in_lane(server: Arc<Server>) -> Self {
+        Self { server, stage: Stage::Dialling, in_lane: true }
+    }
+
+    /// Whether it is one of those kept free for the system account.
+    pub fn is_in_lane(&self) -> bool {
+        self.in_lane
+    }
+
+    fn leave_lane(&mut self) {
+        if std::mem::take(&mut self.in_lane) {
+            self.server.load().left_lane();
+        }
     }
 
     /// Whose it is.
@@ -59,6 +76,7 @@ impl Slot {
 
     /// The server has sent its PONG: the handshake is over and a session begins.
     pub fn session_began(&mut self) {
+        self.leave_lane();
         self.opened();
         if self.stage == Stage::Opened {
             self.stage = Stage::Session;
@@ -70,6 +88,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.leave_lane();
         match self.stage {
             Stage::Session => self.server.load().session_ended(),
             Stage::Waiting => {}

@@ -97,6 +97,11 @@ impl Operator {
         format!("operator: \"{operator}\"\nresolver: MEMORY\nresolver_preload {{\n{}\n}}\n", preload.join("\n"))
     }
 
+    /// The same, with one of its accounts as the system account.
+    pub fn server_config_with_system(&self, n: usize) -> String {
+        format!("system_account: {}\n{}", self.accounts[n].name(), self.server_config())
+    }
+
     fn jwt_of(&self, account: &Account) -> String {
         let limits = json!({
             "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "leaf": -1,

@@ -79,6 +79,16 @@ impl WeirConfig {
         self
     }
 
+    /// Takes the servers' monitoring ports away.
+    pub fn without_monitors(mut self) -> Self {
+        self.servers = self
+            .servers
+            .lines()
+            .filter(|line| !line.starts_with("monitor"))
+            .fold(String::new(), |all, line| all + line + "\n");
+        self
+    }
+
     /// Replaces `[admission]` (default: a pace and a patience that are never felt).
     pub fn admission(mut self, text: &str) -> Self {
         self.admission = format!("{text}\n");

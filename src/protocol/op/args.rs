@@ -1,37 +1,9 @@
 //! The arguments of operations that carry a payload, of which only the sizes at their end matter here.
 
-use memchr::memchr3;
-
 /// Most digits of a size: nats-server's `parseSize` calls longer ones bad, leading zeros or not.
-const MAX_DIGITS: usize = 9;
+pub(super) const MAX_DIGITS: usize = 9;
 
-/// The size that ends `line`, and what stands before its blank. `None` unless the line ends in a blank and 1 to 9 digits:
-/// what is rarer than that is left to [`Args`].
-pub(super) fn split_size(line: &[u8]) -> Option<(&[u8], u32)> {
-    let (mut size, mut unit, mut at) = (0, 1, line.len());
-    loop {
-        at = at.checked_sub(1)?;
-        match line[at] {
-            digit @ b'0'..=b'9' if line.len() - at <= MAX_DIGITS => {
-                size += u32::from(digit - b'0') * unit;
-                unit = unit.wrapping_mul(10);
-            }
-            b' ' if line.len() - at > 1 => return Some((&line[..at], size)),
-            _ => return None,
-        }
-    }
-}
-
-/// Whether `args` is one word, or two with one blank between them. False also for what is merely unusual.
-pub(super) fn is_subject_and_reply(args: &[u8]) -> bool {
-    let odd = |bytes| memchr3(b' ', b'\t', b'\r', bytes);
-    match odd(args) {
-        None => !args.is_empty(),
-        Some(at) => at > 0 && args[at] == b' ' && at + 1 < args.len() && odd(&args[at + 1..]).is_none(),
-    }
-}
-
-/// The same, byte by byte: for lines that are cut by the end of a chunk, or unusual.
+/// Reads them byte by byte: for lines that are cut by the end of a chunk, or unusual.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Args {
     /// How many words have begun; three says "three or more" to nobody, so it saturates far above what any operation has.

@@ -2,7 +2,10 @@
 
 use memchr::memchr;
 
-use super::args::{Args, is_subject_and_reply, split_size};
+use super::{
+    args::Args,
+    whole::{Line, arguments, messages},
+};
 
 /// What [`ClientFraming::scan`] found in a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,20 +188,15 @@ impl ClientFraming {
     /// The fast path: consumes messages from a boundary on, as long as their control lines are whole and usual. The state
     /// is a boundary behind it, or within a payload that goes on behind the chunk.
     fn publications(&mut self, chunk: &[u8]) -> usize {
-        let mut rest = chunk;
-        while let Some((line, size)) = publication(rest, self.max_control_line) {
-            self.messages += 1;
-            let payload = &rest[line..];
-            // The length is below 10^9 and the line was in memory: no overflow.
-            let end = size as usize + 2;
-            if payload.len() < end || payload[end - 2] != b'\r' || payload[end - 1] != b'\n' {
-                self.state = if size == 0 { State::Cr } else { State::Payload(size) };
-                rest = payload;
-                break;
-            }
-            rest = &payload[end..];
+        let max = self.max_control_line;
+        let consumed = messages(chunk, |rest| publication(rest, max));
+        self.messages += consumed.messages;
+        match consumed.payload {
+            Some(0) => self.state = State::Cr,
+            Some(size) => self.state = State::Payload(size),
+            None => {}
         }
-        chunk.len() - rest.len()
+        consumed.bytes
     }
 
     /// Consumes at least one byte of `rest`, which is not empty. An error is about its first byte.
@@ -326,8 +324,9 @@ fn finish(verb: Verb, args: &Args) -> Option<u32> {
     }
 }
 
-/// A whole, usual control line of PUB or HPUB at the start of `rest`: its length, and the size of the payload.
-fn publication(rest: &[u8], max_control_line: usize) -> Option<(usize, u32)> {
+/// A whole, usual control line of PUB or HPUB at the start of `rest`.
+#[inline(always)]
+fn publication(rest: &[u8], max_control_line: usize) -> Option<Line> {
     let &[a, b, c, d, e, ..] = rest else {
         return None;
     };
@@ -340,24 +339,14 @@ fn publication(rest: &[u8], max_control_line: usize) -> Option<(usize, u32)> {
     } else {
         return None;
     };
-    let line = &rest[start..];
-    let lf = memchr(b'\n', line)?;
-    let end = lf - usize::from(lf > 0 && line[lf - 1] == b'\r');
-    let line = &line[..end];
-    if end > max_control_line {
-        return None;
-    }
-    let (args, size) = split_size(line)?;
-    let args = if header {
-        let (args, header) = split_size(args)?;
-        if header > size {
-            return None;
-        }
-        args
-    } else {
-        args
+    let rest = &rest[start..];
+    let args = arguments(rest)?;
+    let size = args.size(rest)?;
+    let usual = match header {
+        false => matches!(args.words, 2 | 3),
+        true => matches!(args.words, 3 | 4) && args.header(rest)? <= size,
     };
-    is_subject_and_reply(args).then_some((start + lf + 1, size))
+    (usual && args.len <= max_control_line).then_some(Line { len: start + args.line, size })
 }
 
 #[cfg(test)]

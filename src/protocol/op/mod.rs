@@ -4,6 +4,7 @@
 mod args;
 mod client;
 mod server;
+mod whole;
 
 pub use client::{ClientFraming, ClientScan};
 pub use server::{Capture, ServerFraming, ServerScan};

@@ -2,7 +2,10 @@
 
 use memchr::memchr;
 
-use super::args::{Args, split_size};
+use super::{
+    args::Args,
+    whole::{Line, arguments, messages},
+};
 
 /// Which lines of the server stop the scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,19 +127,14 @@ impl ServerFraming {
 
     /// The fast path, as in [`super::ClientFraming`]: consumes messages whose control lines are whole and usual.
     fn deliveries(&mut self, chunk: &[u8]) -> usize {
-        let mut rest = chunk;
-        while let Some((line, size)) = delivery(rest) {
-            self.messages += 1;
-            let payload = &rest[line..];
-            let end = size as usize + 2;
-            if payload.len() < end || payload[end - 2] != b'\r' || payload[end - 1] != b'\n' {
-                self.state = if size == 0 { State::Cr } else { State::Payload(size) };
-                rest = payload;
-                break;
-            }
-            rest = &payload[end..];
+        let consumed = messages(chunk, delivery);
+        self.messages += consumed.messages;
+        match consumed.payload {
+            Some(0) => self.state = State::Cr,
+            Some(size) => self.state = State::Payload(size),
+            None => {}
         }
-        chunk.len() - rest.len()
+        consumed.bytes
     }
 
     /// Consumes at least one byte of `rest`, which is not empty. An error is about its first byte.
@@ -209,21 +207,18 @@ impl ServerFraming {
     }
 }
 
-/// A whole, usual control line of MSG or HMSG at the start of `rest`: its length, and the size of the payload.
-fn delivery(rest: &[u8]) -> Option<(usize, u32)> {
+/// A whole, usual control line of MSG or HMSG at the start of `rest`.
+#[inline(always)]
+fn delivery(rest: &[u8]) -> Option<Line> {
     let start = match rest {
         [b'M', b'S', b'G', b' ', ..] => 4,
         [b'H', b'M', b'S', b'G', b' ', ..] => 5,
         _ => return None,
     };
-    let line = &rest[start..];
-    if matches!(line.first(), Some(b' ' | b'\t' | b'\r' | b'\n')) {
-        return None;
-    }
-    let lf = memchr(b'\n', line)?;
-    let end = lf - usize::from(lf > 0 && line[lf - 1] == b'\r');
-    let (_, size) = split_size(&line[..end])?;
-    Some((start + lf + 1, size))
+    let rest = &rest[start..];
+    let args = arguments(rest)?;
+    let size = args.size(rest)?;
+    (args.words > 1).then_some(Line { len: start + args.line, size })
 }
 
 #[cfg(test)]

@@ -57,6 +57,10 @@ pub struct Plan {
     pub round_trip: Duration,
     /// Whether the clients connect for the first time, all at once, instead of having lost their connections.
     pub at_once: bool,
+    /// Whether they have lost them since their servers died; weir then lets them go one after another.
+    pub servers_died: bool,
+    /// Over this, at most.
+    pub close_spread: Duration,
     /// weir's doors.
     pub admission: Params,
     /// The plain token bucket beside it.

@@ -35,7 +35,13 @@ pub struct Forecast {
 impl Forecast {
     pub(super) fn new(plan: &Plan, direct: Outcome, bucket: Outcome, weir: Outcome) -> Self {
         let clients = format!("{} {} clients", grouped(u64::from(plan.clients)), plan.like.name());
-        let storm = if plan.at_once { "connect at once" } else { "lose their connections at once" };
+        let storm = if plan.at_once {
+            "connect at once"
+        } else if plan.servers_died {
+            "lose their servers at once"
+        } else {
+            "lose their connections at once"
+        };
         let servers = match plan.servers {
             1 => "1 server".to_owned(),
             n => format!("{n} servers"),

@@ -23,6 +23,8 @@ fn plan(clients: u32, library: &'static crate::storm::library::Library, handshak
         reserve: config.upstream.reserve,
         round_trip: Duration::from_millis(1),
         at_once: false,
+        servers_died: false,
+        close_spread: config.upstream.close_spread,
         admission: Params { pace: Some(rate), ..config.admission },
         bucket: rate,
         time_limit: Duration::from_secs(600),
@@ -82,6 +84,23 @@ fn a_plain_token_bucket_loses_clients_and_weir_does_not() {
         assert_eq!((weir.lost, weir.over_limit), (0, 0));
         within(weir.seconds_to_100, least * 0.98..least * 1.3 + 2.0);
     }
+}
+
+/// Rust comes back at once, Python too; kept for a moment they come one after another, and need fewer tries.
+#[test]
+fn clients_of_dead_servers_are_let_go_one_after_another() {
+    for library in [&RUST, &PYTHON, &JAVA] {
+        let at_once = plan(8000, library, 1000.0);
+        let spread = Plan { servers_died: true, ..at_once.clone() };
+        let (before, after) = (at_once.weir(), spread.weir());
+        assert_eq!((after.lost, after.back), (0, 8000));
+        assert!(after.tries < before.tries, "{}: {} tries, {} at once", library.lang, after.tries, before.tries);
+        within(after.seconds_to_100, 0.0..before.seconds_to_100.unwrap() + 0.5);
+        assert_eq!(spread.direct().tries, at_once.direct().tries, "without weir they are told by the server itself");
+    }
+    // The cluster takes them faster than they can come: nobody is kept for long.
+    let idle = Plan { servers_died: true, ..plan(100, &RUST, 10_000.0) };
+    within(idle.weir().seconds_to_100, 0.0..0.1);
 }
 
 /// Measured: 50 clients on bcrypt at 10 a second are not in after 170 s; 10 are in after 1.3 s.

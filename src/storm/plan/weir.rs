@@ -123,14 +123,21 @@ impl Weir {
             max_connections: None,
         };
         let cluster = upstream::Params {
+            system: false,
             poll_interval: Duration::from_secs(1),
             reserve: plan.reserve,
             warn_at: 0.8,
             slow_start: Duration::ZERO,
+            close_spread: plan.close_spread,
             wants: upstream::Wants::default(),
             servers: (0..plan.servers).map(server).collect(),
         };
         let (clock, servers) = (Clock::default(), Arc::new(Servers::new(&cluster)));
+        if plan.servers_died {
+            // The clients were in: what a login takes is known.
+            let (now, took) = (Instant::now(), plan.handshake_time());
+            servers.iter().for_each(|server| server.handshake_finished(now, took, took));
+        }
         let most = params.max_clients.max(plan.clients.saturating_mul(2));
         Self {
             doors: Admission::new(params, Arc::clone(&servers), clock.clone()),
@@ -288,6 +295,7 @@ impl Weir {
                 auth_timeout: None,
                 start: String::new(),
                 uptime: Duration::from_secs(24 * 3600),
+                system_account: None,
             };
             server.read(now, mark, reading);
         }
@@ -351,6 +359,10 @@ impl Weir {
 impl Front for Weir {
     fn pool(&self) -> u16 {
         1
+    }
+
+    fn keeps(&mut self, _client: u32) -> Duration {
+        self.doors.session_lost(self.began, &mut self.rng)
     }
 
     fn arrive(&mut self, world: &mut World, client: u32) {

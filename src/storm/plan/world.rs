@@ -33,6 +33,10 @@ pub(super) mod kind {
 pub(super) trait Front {
     /// How many addresses the clients know.
     fn pool(&self) -> u16;
+    /// How long it keeps a client whose server has died at the beginning.
+    fn keeps(&mut self, _client: u32) -> Duration {
+        Duration::ZERO
+    }
     /// A client's CONNECT has arrived.
     fn arrive(&mut self, world: &mut World, client: u32);
     /// A server has finished a handshake that this front began.
@@ -92,7 +96,7 @@ fn nanos(time: Duration) -> Nanos {
 }
 
 impl World {
-    fn new(plan: &Plan, pool: u16) -> Self {
+    fn new(plan: &Plan, front: &mut impl Front) -> Self {
         let mut rng = fastrand::Rng::with_seed(plan.seed);
         let libraries = plan.like.libraries();
         let rtt = plan.round_trip.as_micros() as f64;
@@ -115,13 +119,14 @@ impl World {
             libraries,
             servers: servers.collect(),
             tally: Tally::new(),
-            pool,
+            pool: front.pool(),
             rng,
         };
         // Every connection is lost at the same moment, long after it was made; or has never been.
         for client in 0..plan.clients {
             let wait = match plan.at_once {
                 true => Duration::ZERO,
+                false if plan.servers_died => front.keeps(client) + world.dropped(client),
                 false => world.dropped(client),
             };
             world.tally.first_try = world.tally.first_try.min(nanos(wait));
@@ -300,5 +305,5 @@ impl World {
 
 /// Plays a plan with a front.
 pub(super) fn play(plan: &Plan, mut front: impl Front) -> Outcome {
-    World::new(plan, front.pool()).run(&mut front, nanos(plan.time_limit))
+    World::new(plan, &mut front).run(&mut front, nanos(plan.time_limit))
 }

@@ -97,6 +97,28 @@ proptest! {
         prop_assert_eq!(run(capture, &[&stream]), run(capture, &parts));
     }
 
+    /// The same message again and again with a few bytes changed: what is recognised as a repetition must be one.
+    #[test]
+    fn cuts_change_nothing_in_repetitions(
+        message in prop::sample::select(&[
+            "MSG a 1 1\r\nI\r\n", "MSG a.b.c 1234 8\r\nINFO {}\n\r\n", "HMSG a 1 2 4\r\n\r\nab\r\n", "MSG a 1 0\n\r\n", "MSG a 1 r.r.r.r.r 2\r\nM \r\n",
+        ][..]),
+        times in 1usize..8,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), prop_oneof![prop::sample::select(&b"0123456789 \t\r\nMmHSG"[..]), any::<u8>()]), 0..4),
+        size in 1usize..30,
+        capture in prop::sample::select(&[Capture::InfoOnly, Capture::EveryControlLine][..]),
+    ) {
+        let mut stream = message.repeat(times).into_bytes();
+        for (at, byte) in changes {
+            let at = at.index(stream.len());
+            stream[at] = byte;
+        }
+        let parts: Vec<&[u8]> = stream.chunks(size).collect();
+        let bytes: Vec<&[u8]> = stream.chunks(1).collect();
+        prop_assert_eq!(run(capture, &[&stream]), run(capture, &parts));
+        prop_assert_eq!(run(capture, &[&stream]), run(capture, &bytes));
+    }
+
     #[test]
     fn payloads_are_never_searched(payloads in prop::collection::vec(prop_oneof![Just(b"\r\nINFO {}\r\n".to_vec()), prop::collection::vec(any::<u8>(), 0..30)], 0..8), size in 1usize..40) {
         let mut stream = Vec::new();

@@ -1,0 +1,69 @@
+//! What a server says of itself: `/varz`, or `VARZ` over the system account.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::upstream::Reading;
+
+/// The part that weir reads. Every nats-server since 2.0 has these.
+#[derive(Debug, Deserialize)]
+pub(super) struct Varz {
+    server_name: String,
+    version: String,
+    connections: u32,
+    max_connections: i64,
+    #[serde(default)]
+    max_control_line: usize,
+    /// In seconds, with a fraction.
+    #[serde(default)]
+    auth_timeout: f64,
+    start: String,
+    uptime: String,
+    #[serde(default)]
+    system_account: String,
+}
+
+impl From<Varz> for Reading {
+    fn from(varz: Varz) -> Self {
+        Self {
+            server_name: varz.server_name,
+            version: varz.version,
+            connections: varz.connections,
+            // nats-server takes 0 as no limit, and since 2.11 a negative one as "nobody" (server.go, createClient).
+            max_connections: match varz.max_connections {
+                0 => None,
+                n => Some(u32::try_from(n.max(0)).unwrap_or(u32::MAX)),
+            },
+            max_control_line: Some(varz.max_control_line).filter(|&n| n > 0),
+            auth_timeout: Duration::try_from_secs_f64(varz.auth_timeout).ok().filter(|t| !t.is_zero()),
+            start: varz.start,
+            // "1d2h3m4s", in whole seconds. What does not parse counts as old: slow start is a courtesy.
+            uptime: humantime::parse_duration(&varz.uptime).unwrap_or(Duration::MAX),
+            system_account: Some(varz.system_account).filter(|name| !name.is_empty()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(max: &str, uptime: &str) -> Reading {
+        let json = format!(
+            r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":{max},"start":"x","uptime":"{uptime}","more":1}}"#
+        );
+        serde_json::from_str::<Varz>(&json).unwrap().into()
+    }
+
+    #[test]
+    fn varz_becomes_a_reading() {
+        assert_eq!(reading("100", "3s").max_connections, Some(100));
+        assert_eq!(reading("0", "3s").max_connections, None);
+        assert_eq!(reading("-1", "3s").max_connections, Some(0));
+        for (text, seconds) in [("0s", 0), ("59s", 59), ("1m2s", 62), ("2h3m4s", 7384), ("1d2h3m4s", 93_784)] {
+            assert_eq!(reading("1", text).uptime, Duration::from_secs(seconds), "{text}");
+        }
+        assert_eq!(reading("1", "nonsense").uptime, Duration::MAX);
+    }
+}

@@ -1,0 +1,213 @@
+//! The fast path of both directions: messages whose control line is whole in a chunk and written as everybody writes it.
+//! Whatever is rarer is declined, not judged, and left to the byte-by-byte reading of [`super::client`] and [`super::server`].
+
+/// What [`messages`] consumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Consumed {
+    /// So many bytes of the chunk.
+    pub(super) bytes: usize,
+    /// So many control lines.
+    pub(super) messages: u64,
+    /// The last of them has a payload of this size that is still to be read: it goes on behind the chunk, or does not end in CR LF.
+    pub(super) payload: Option<u32>,
+}
+
+/// A whole control line at the start of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Line {
+    /// Its length, LF included.
+    pub(super) len: usize,
+    /// The size of the payload.
+    pub(super) size: u32,
+}
+
+/// Consumes messages from a boundary on, as long as `read` knows their control lines. What `read` says of a line may
+/// depend on nothing but the bytes up to its first LF: the same line again, which is what a busy connection mostly has, is then
+/// recognised by comparing it and not read anew.
+#[inline(always)]
+pub(super) fn messages(chunk: &[u8], read: impl Fn(&[u8]) -> Option<Line>) -> Consumed {
+    let mut rest = chunk;
+    let mut messages = 0;
+    while let Some(Line { len, size }) = read(rest) {
+        let line = &rest[..len];
+        // The size is below 10^9 and the line was in memory: no overflow.
+        let end = len + size as usize + 2;
+        loop {
+            messages += 1;
+            if rest.get(end - 2..end) != Some(b"\r\n") {
+                let bytes = chunk.len() - rest.len() + len;
+                return Consumed { bytes, messages, payload: Some(size) };
+            }
+            rest = &rest[end..];
+            if !begins_with(rest, line) {
+                break;
+            }
+        }
+    }
+    Consumed { bytes: chunk.len() - rest.len(), messages, payload: None }
+}
+
+/// `starts_with` without a call, for lines of some words' length: by words, the last of which overlaps the one before it.
+#[inline(always)]
+fn begins_with(bytes: &[u8], line: &[u8]) -> bool {
+    let Some(bytes) = bytes.get(..line.len()) else {
+        return false;
+    };
+    let (Some(a), Some(b)) = (bytes.last_chunk::<8>(), line.last_chunk::<8>()) else {
+        return bytes == line;
+    };
+    if a != b {
+        return false;
+    }
+    bytes.as_chunks::<8>().0.iter().zip(line.as_chunks::<8>().0).all(|(a, b)| a == b)
+}
+
+/// The arguments of a control line, which start at `bytes[0]` and have one blank between each two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Arguments {
+    /// Their length, without the line's end.
+    pub(super) len: usize,
+    /// With the line's end.
+    pub(super) line: usize,
+    pub(super) words: u32,
+    /// Where the last word begins, and the one before it (0 when there is none).
+    last: usize,
+    previous: usize,
+}
+
+/// `None` unless the line is whole, ends in LF or CR LF, and has no byte up to the blank in it but single blanks between words.
+#[inline(always)]
+pub(super) fn arguments(bytes: &[u8]) -> Option<Arguments> {
+    let (mut last, mut previous, mut words) = (0, 0, 1);
+    let mut base = 0;
+    loop {
+        let rest = bytes.get(base..)?;
+        let word = rest.first_chunk().copied().or_else(|| filled_up(rest))?;
+        let mut marks = low(u64::from_le_bytes(word));
+        while marks != 0 {
+            let at = base + (marks.trailing_zeros() / 8) as usize;
+            match bytes[at] {
+                b' ' if at > last => {
+                    (previous, last) = (last, at + 1);
+                    words += 1;
+                }
+                b'\r' if at > last && bytes.get(at + 1) == Some(&b'\n') => {
+                    return Some(Arguments { len: at, line: at + 2, words, last, previous });
+                }
+                b'\n' if at > last => return Some(Arguments { len: at, line: at + 1, words, last, previous }),
+                _ => return None,
+            }
+            marks &= marks - 1;
+        }
+        base += 8;
+    }
+}
+
+/// The last bytes of a chunk, filled up with such as end nothing.
+#[cold]
+fn filled_up(rest: &[u8]) -> Option<[u8; 8]> {
+    let mut word = [u8::MAX; 8];
+    word.get_mut(..rest.len())?.copy_from_slice(rest);
+    (!rest.is_empty()).then_some(word)
+}
+
+/// The highest bit of each byte that is a blank or below it.
+#[inline(always)]
+fn low(word: u64) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    // Without the highest bits no sum carries into the next byte.
+    !(((word & (0x7f * EACH)) + 0x5f * EACH) | word) & (0x80 * EACH)
+}
+
+impl Arguments {
+    /// The size that the last word is.
+    #[inline(always)]
+    pub(super) fn size(&self, bytes: &[u8]) -> Option<u32> {
+        number(bytes.get(self.last..self.len)?)
+    }
+
+    /// The size that the word before the last is.
+    #[inline(always)]
+    pub(super) fn header(&self, bytes: &[u8]) -> Option<u32> {
+        number(bytes.get(self.previous..self.last - 1)?)
+    }
+}
+
+/// 1 to 9 digits: nats-server's `parseSize` calls more of them bad, leading zeros or not.
+#[inline(always)]
+fn number(word: &[u8]) -> Option<u32> {
+    if word.is_empty() || word.len() > super::args::MAX_DIGITS {
+        return None;
+    }
+    word.iter().try_fold(0, |number, &byte| byte.is_ascii_digit().then(|| number * 10 + u32::from(byte - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_low_byte_is_marked_and_no_other() {
+        for byte in 0..=u8::MAX {
+            for neighbour in [0, b' ', b'!', 0x7f, 0x80, 0xff] {
+                for at in 0..8 {
+                    let mut word = [neighbour; 8];
+                    word[at] = byte;
+                    let marked = low(u64::from_le_bytes(word)).to_le_bytes();
+                    assert_eq!(marked, word.map(|byte| if byte <= b' ' { 0x80 } else { 0 }), "{word:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_arguments_are() {
+        for (line, words, size) in [
+            ("a 1\r\n", Some(2), Some(1)),
+            ("a 1\n", Some(2), Some(1)),
+            ("a.bcdefghijkl 123456789\r\n", Some(2), Some(123_456_789)),
+            ("a 1234567890\r\n", Some(2), None),
+            ("a b c 12\r\n", Some(4), Some(12)),
+            ("12\r\n", Some(1), Some(12)),
+            ("a 1x\r\n", Some(2), None),
+            ("a  1\r\n", None, None),
+            (" a 1\r\n", None, None),
+            ("a 1 \r\n", None, None),
+            ("a\t1\r\n", None, None),
+            ("a 1\r\r\n", None, None),
+            ("a\r 1\r\n", None, None),
+            ("a 1\r", None, None),
+            ("a 1", None, None),
+            ("\r\n", None, None),
+            ("\n", None, None),
+            ("", None, None),
+        ] {
+            for behind in ["", "x", "0123456789 \r\n"] {
+                let bytes = [line, behind].concat();
+                if !line.ends_with('\n') && !behind.is_empty() {
+                    continue;
+                }
+                let found = arguments(bytes.as_bytes());
+                assert_eq!(found.map(|args| args.words), words, "{bytes:?}");
+                assert_eq!(found.and_then(|args| args.size(bytes.as_bytes())), size, "{bytes:?}");
+                assert!(found.is_none_or(|args| args.line == line.len()), "{bytes:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn begins_with_is_starts_with(line in prop::collection::vec(0u8..2, 0..40), change in prop::option::of(any::<prop::sample::Index>()), more in 0usize..20) {
+            let mut bytes = [&line[..], &[1; 20][..more]].concat();
+            prop_assert!(begins_with(&bytes, &line));
+            if let Some(change) = change && !line.is_empty() {
+                bytes[change.index(line.len())] ^= 1;
+            }
+            prop_assert_eq!(begins_with(&bytes, &line), bytes.starts_with(&line));
+            bytes.truncate(line.len().saturating_sub(1));
+            prop_assert_eq!(begins_with(&bytes, &line), bytes.starts_with(&line));
+        }
+    }
+}
