@@ -33,6 +33,7 @@ pub mod stream;
 pub mod tally;
 pub mod tls;
 pub mod turn;
+pub mod websocket;
 
 pub mod cli;
 pub mod config;

@@ -30,7 +30,7 @@ use crate::{
     identity::{Directory, Keys},
     limits, listener,
     monitor::{self, Reach, system::System},
-    session::{self, Frontage, House},
+    session::{self, Frontage, House, Web},
     sessions::Sessions,
     socket,
     tally::Tally,
@@ -193,6 +193,10 @@ impl Parts {
                 handshake_timeout: one.handshake_timeout,
                 believes: one.accept_proxy_protocol_from.clone(),
                 tls,
+                websocket: one.websocket.as_ref().map(|websocket| Web {
+                    rules: websocket.rules.clone(),
+                    believes: websocket.accept_forwarded_from.clone(),
+                }),
             });
             for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {
                 of_worker.push((socket, Arc::clone(&frontage)));

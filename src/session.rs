@@ -5,11 +5,14 @@
 
 mod ahead;
 mod answer;
+mod leave;
+mod opening;
 mod secure;
 
 use self::{
     ahead::Ahead,
     answer::{NotAnswered, dial_until_answered},
+    leave::{leave_unfinished, refuse, refuse_at, turn_away},
     secure::Secure,
 };
 use std::{
@@ -44,6 +47,7 @@ use crate::{
         connect::Connect,
         preface::{Preface, PrefaceError},
         proxy_header, refusal,
+        websocket::upgrade::Rules,
     },
     proxied,
     proxy_key::ProxyKey,
@@ -106,6 +110,17 @@ pub struct Frontage {
     pub believes: Vec<IpNet>,
     /// Its TLS, where it speaks TLS.
     pub tls: Option<Arc<Terminator>>,
+    /// It speaks WebSocket.
+    pub websocket: Option<Web>,
+}
+
+/// What the WebSockets of a listener share.
+#[derive(Debug)]
+pub struct Web {
+    /// Who may open one, and what is looked at.
+    pub rules: Rules,
+    /// The HTTP proxies whose `X-Forwarded-For` is believed.
+    pub believes: Vec<IpNet>,
 }
 
 /// How a story ends.
@@ -245,8 +260,19 @@ async fn admit(
             Err(unfinished) => return Err(leave_unfinished(Stream::from(down), unfinished, Phase::Preface).await),
         }
     }
+    let mut down = Stream::from(down);
+    let mut upgrade = None;
+    let mut secure = Secure::new(house, frontage, accepted, deadline);
+    if let Some(web) = &frontage.websocket {
+        // Whatever comes over HTTPS comes after TLS; who really asks is told in HTTP.
+        down = match secure.at_once(down).await {
+            Ok(down) => down,
+            Err(lost) => return Err(secure.end(lost, who).await),
+        };
+        (down, upgrade) = opening::ask(down, web, peer, deadline).await.map(|(down, upgrade)| (down, Some(upgrade)))?;
+    }
     let source = peer.ip().to_canonical();
-    let header = proxy_header(house, &down, *peer);
+    let header = proxy_header(house, down.tcp(), *peer);
 
     // The accept door.
     let entry = house.doors.at_accept(&frontage.gate, source, accepted.into_std());
@@ -256,10 +282,14 @@ async fn admit(
         Ok(_) => None,
         Err(reason) => Some(house.turned_away.enter().ok_or(End::Refused(*reason))?),
     };
-    let secure = Secure::new(house, frontage, entry.as_ref().err().copied(), accepted, deadline);
-    let down = match secure.first(down).await {
-        Ok(down) => down,
-        Err(lost) => return Err(secure.end(lost, who).await),
+    secure.refused = entry.as_ref().err().copied();
+    down = match (&upgrade, &entry) {
+        (None, _) => match secure.first(down).await {
+            Ok(down) => down,
+            Err(lost) => return Err(secure.end(lost, who).await),
+        },
+        (Some(upgrade), Ok(_)) => opening::open(down, upgrade).await?,
+        (Some(_), Err(reason)) => return Err(opening::turn_away(house, down, *reason, deadline).await),
     };
     let mut ahead = match (&entry, house.greetings.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
@@ -281,6 +311,9 @@ async fn admit(
         }
     };
     let connected = Instant::now();
+    if let Some(upgrade) = upgrade {
+        upgrade.cookies.fill_in(&mut connect);
+    }
     let lang = connect.lang();
     let deadlines = house.doors.patience().deadlines(lang, accepted.into_std(), connected.into_std());
     who.name = connect.name().map(str::to_owned);
@@ -527,50 +560,6 @@ fn settle_account(
         pass.account.move_to(slot.map_err(|_| Refusal::AccountQuota)?);
     }
     Ok(())
-}
-
-/// Refuses at `at`, or earlier when the client leaves.
-async fn refuse_at(mut down: Stream, preface: &mut Preface, reason: Refusal, at: Instant) -> End {
-    tokio::select! {
-        () = sleep_until(at) => refuse(down, reason).await,
-        left = preface::watch(&mut down, preface) => leave_unfinished(down, left, Phase::Hold).await,
-    }
-}
-
-/// Refuses at a random moment within the client's time.
-async fn turn_away(house: &House, reason: Refusal, applicant: &Applicant, down: Stream, preface: &mut Preface) -> End {
-    let now = Instant::now().into_std();
-    let (at, delay) = house.doors.turn_away(reason, applicant, now, &mut fastrand::Rng::new());
-    let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
-    drop(delay);
-    end
-}
-
-/// The polite refusal: CONNECT has been read, so the reason can be.
-async fn refuse(down: Stream, reason: Refusal) -> End {
-    farewell::say(down, refusal::line(reason)).await;
-    End::Refused(reason)
-}
-
-/// The end of a client that has not finished its preface.
-async fn leave_unfinished(down: impl Into<Option<Stream>>, unfinished: Unfinished, phase: Phase) -> End {
-    let (words, end) = match unfinished {
-        Unfinished::Probe => return End::Probe,
-        Unfinished::Gone => return End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Eof }),
-        Unfinished::Tls(_) => return End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Tls }),
-        Unfinished::TlsBusy => return End::Refused(Refusal::TlsBusy),
-        Unfinished::TimedOut => (refusal::line(Refusal::HandshakeTimeout), Refusal::HandshakeTimeout),
-        Unfinished::NotTls => (refusal::TLS_REQUIRED_LINE, Refusal::Protocol),
-        Unfinished::Wrong(PrefaceError::TooLong) => (refusal::MAX_CONTROL_LINE_LINE, Refusal::Protocol),
-        Unfinished::Wrong(PrefaceError::NotConnect) => (refusal::UNKNOWN_OP, Refusal::Protocol),
-        Unfinished::Wrong(PrefaceError::BadConnect | PrefaceError::TooMuch) => {
-            (refusal::line(Refusal::Protocol), Refusal::Protocol)
-        }
-    };
-    if let Some(down) = down.into() {
-        farewell::say(down, words).await;
-    }
-    End::Refused(end)
 }
 
 #[cfg(test)]

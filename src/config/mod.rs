@@ -15,6 +15,7 @@ mod raw;
 mod section;
 mod system;
 mod tls;
+mod websocket;
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::Path, path::PathBuf, time::Duration};
 
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 pub use args::ServerArg;
 pub use effective::Effective;
 pub use error::{ConfigError, Errors, Wrong};
+pub use websocket::WebsocketConfig;
 
 use crate::{
     admission,
@@ -49,6 +51,8 @@ pub struct ListenerConfig {
     pub handshake_timeout: Duration,
     /// TLS towards its clients; `None` speaks plainly.
     pub tls: Option<ListenerTls>,
+    /// It speaks WebSocket, and so.
+    pub websocket: Option<WebsocketConfig>,
 }
 
 /// The form of log lines.

@@ -19,7 +19,8 @@ const BEGIN_BY: f64 = 0.75;
 pub(super) struct Secure<'a> {
     house: &'a House,
     terminator: Option<&'a Terminator>,
-    refused: Option<Refusal>,
+    /// Why the accept door refuses the client.
+    pub(super) refused: Option<Refusal>,
     begin_by: Instant,
     deadline: Instant,
 }
@@ -37,26 +38,28 @@ impl Lost {
 }
 
 impl<'a> Secure<'a> {
-    /// For a client that was accepted at `accepted`, and `refused` at the accept door or not.
-    pub(super) fn new(
-        house: &'a House,
-        frontage: &'a Frontage,
-        refused: Option<Refusal>,
-        accepted: Instant,
-        deadline: Instant,
-    ) -> Self {
+    /// For a client that was accepted at `accepted`.
+    pub(super) fn new(house: &'a House, frontage: &'a Frontage, accepted: Instant, deadline: Instant) -> Self {
         let before_info = Instant::from_std(house.doors.patience().before_info(accepted.into_std()));
         let begin_by = accepted + before_info.min(deadline).saturating_duration_since(accepted).mul_f64(BEGIN_BY);
-        Self { house, terminator: frontage.tls.as_deref(), refused, begin_by, deadline }
+        Self { house, terminator: frontage.tls.as_deref(), refused: None, begin_by, deadline }
     }
 
     /// TLS before INFO, where the listener and the client do so.
-    pub(super) async fn first(&self, down: TcpStream) -> Result<Stream, Lost> {
-        let Some(terminator) = self.terminator else { return Ok(down.into()) };
+    pub(super) async fn first(&self, down: Stream) -> Result<Stream, Lost> {
+        let Some(terminator) = self.terminator else { return Ok(down) };
         match terminator.handshake_first() {
-            HandshakeFirst::Never => Ok(down.into()),
-            HandshakeFirst::Within(pause) if !tls::speaks_first(&down, pause).await => Ok(down.into()),
-            HandshakeFirst::Within(_) | HandshakeFirst::Always => self.handshake(terminator, down).await,
+            HandshakeFirst::Never => Ok(down),
+            HandshakeFirst::Within(pause) if !tls::speaks_first(down.tcp(), pause).await => Ok(down),
+            HandshakeFirst::Within(_) | HandshakeFirst::Always => self.at_once(down).await,
+        }
+    }
+
+    /// TLS now, where the listener does TLS and it has not been done.
+    pub(super) async fn at_once(&self, down: Stream) -> Result<Stream, Lost> {
+        match (self.terminator, down) {
+            (Some(terminator), Stream::Plain(tcp)) => self.handshake(terminator, tcp).await,
+            (_, down) => Ok(down),
         }
     }
 
@@ -65,10 +68,7 @@ impl<'a> Secure<'a> {
         if let Err(unfinished) = preface::greet(&mut down, greeting, self.deadline).await {
             return Err(Lost::new(down, unfinished));
         }
-        let mut down = match (self.terminator, down) {
-            (Some(terminator), Stream::Plain(tcp)) => self.handshake(terminator, tcp).await?,
-            (_, down) => down,
-        };
+        let mut down = self.at_once(down).await?;
         let longest = self.house.servers.max_control_line();
         match preface::hear(&mut down, longest, self.deadline).await {
             Ok(arrival) => Ok((down, arrival)),

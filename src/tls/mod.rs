@@ -251,7 +251,11 @@ impl ResolvesServerCert for ByName {
 
 /// The names of the certificate that a client has shown, and that was found good; none without one.
 pub fn client_names(down: &Stream) -> Vec<String> {
-    let Stream::Tls(tls) = down else { return Vec::new() };
+    let tls = match down {
+        Stream::Plain(_) => return Vec::new(),
+        Stream::Tls(tls) => tls,
+        Stream::WebSocket(websocket) => return client_names(websocket.below()),
+    };
     let shown = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
     shown.and_then(names::read).map(Says::all).unwrap_or_default()
 }

@@ -15,6 +15,7 @@ pub mod operator;
 pub mod ports;
 pub mod process;
 pub mod tls;
+pub mod websocket;
 pub mod weir;
 
 use std::fmt::Debug;
