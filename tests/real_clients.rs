@@ -1,4 +1,4 @@
-//! nats-py, nats.js and nats.go, as their users install them, through weir to a JetStream cluster.
+//! nats-py, nats.js and nats.go, as their users install them, through weir to a JetStream cluster; over TCP and over WebSocket.
 mod support;
 
 use std::process::Stdio;
@@ -9,10 +9,6 @@ use support::*;
 async fn official_clients_of_other_languages() {
     // Real clients have deadlines of their own (2 s), so weir's are the defaults here.
     all_of_them("nats", "").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_over_websocket() {
     all_of_them("ws", "kind = \"websocket\"\n[listeners.websocket]\ncompression = true").await;
 }
 
