@@ -203,8 +203,16 @@ pub fn websocket(data: &[u8]) {
     let pieces = [Pieces::Whole, Pieces::Small, Pieces::SmallUnlessDeflated][usize::from(agreed >> 2) % 3];
     let terms = Terms { deflate: agreed & 1 != 0, unmasked: agreed & 2 != 0, pieces };
     let whole = hear(terms, stream, stream.len().max(1), 4096);
-    assert_eq!(whole, hear(terms, stream, 1, 1));
-    assert_eq!(whole, hear(terms, stream, usize::from(agreed >> 4) + 2, 100));
+    for (step, room) in [(1, 1), (usize::from(agreed >> 4) + 2, 100)] {
+        let cut = hear(terms, stream, step, room);
+        if whole.2.is_some_and(|broken| broken.0.code == 1007) {
+            // How much still comes out of what does not inflate is up to the room there is.
+            assert_eq!(whole.2, cut.2);
+            assert!(whole.0.starts_with(&cut.0) || cut.0.starts_with(&whole.0));
+        } else {
+            assert_eq!(whole, cut);
+        }
+    }
 
     let terms = Terms { unmasked: true, ..terms };
     let (mut framed, mut tools) = (Vec::new(), Tools::default());
