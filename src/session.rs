@@ -9,6 +9,7 @@ mod answer;
 mod leave;
 mod opening;
 mod secure;
+mod spare;
 
 use self::{
     account::{expect_info, persona, settle_account},
@@ -313,7 +314,10 @@ async fn admit(
     let (down, Arrival { mut connect, mut preface }) = match ahead.lasts_through(house, source, exchange).await {
         Ok(heard) => heard,
         Err(lost) => {
-            ahead.let_go().await;
+            match lost.is_probe() {
+                true => ahead.spare(house).await,
+                false => ahead.let_go().await,
+            }
             return Err(secure.end(lost, who).await);
         }
     };

@@ -35,6 +35,11 @@ impl Lost {
     fn new(down: impl Into<Option<Stream>>, unfinished: Unfinished) -> Self {
         Self { down: down.into(), unfinished }
     }
+
+    /// Whether it has left without a word.
+    pub(super) fn is_probe(&self) -> bool {
+        matches!(self.unfinished, Unfinished::Probe)
+    }
 }
 
 impl<'a> Secure<'a> {
