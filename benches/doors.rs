@@ -83,11 +83,12 @@ impl Waiter for Nobody {
 type Doors = Admission<Nobody, DefaultClock>;
 
 fn no_limit() -> Quota {
-    Quota { max_connections: None, rate: None }
+    Quota::default()
 }
 
 fn doors(per_source: Quota, of_account: Quota, servers: Arc<Servers>) -> Doors {
     let params = admission::Params {
+        patterns: Default::default(),
         pace: None,
         max_held: 100_000,
         max_hold: Duration::from_millis(1500),
@@ -95,7 +96,7 @@ fn doors(per_source: Quota, of_account: Quota, servers: Arc<Servers>) -> Doors {
         refusal_spread: Duration::from_millis(1500),
         max_clients: 65_536,
         per_source,
-        default_account: AccountLimits { quota: of_account, weight: NonZeroU32::MIN },
+        default_account: AccountLimits { quota: of_account, ..AccountLimits::default() },
         accounts: HashMap::new(),
         rules: Vec::new(),
     };
@@ -109,6 +110,7 @@ fn client() -> ClientKey {
 
 fn applicant(account: &Arc<str>, client: ClientKey, now: Instant) -> Applicant {
     Applicant {
+        persona: Default::default(),
         account: Arc::clone(account),
         client,
         hold_until: now + Duration::from_millis(1500),
@@ -125,6 +127,7 @@ fn accept_door_admits(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn accept_door_admits_by_source(bencher: Bencher<'_, '_>) {
     let quota = Quota {
+        warn_only: false,
         max_connections: Some(1000),
         rate: NonZeroU32::new(1_000_000).map(|most| Rate { per_second: most, burst: most }),
     };
@@ -153,7 +156,7 @@ fn connect_door_admits(bencher: Bencher<'_, '_>, count: usize) {
 /// The account has all it may have.
 #[divan::bench]
 fn connect_door_refuses(bencher: Bencher<'_, '_>) {
-    let quota = Quota { max_connections: Some(0), rate: None };
+    let quota = Quota { max_connections: Some(0), ..Quota::default() };
     let doors = doors(no_limit(), quota, servers(3, 10_000));
     let (account, client, now) = (Arc::from("ORDERS"), client(), Instant::now());
     let mut rng = fastrand::Rng::with_seed(1);

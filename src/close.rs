@@ -13,6 +13,14 @@ pub enum Refusal {
     AccountQuota,
     /// The account opens connections faster than its quota.
     AccountRate,
+    /// The user has as many connections as its quota.
+    UserQuota,
+    /// The user opens connections faster than its quota.
+    UserRate,
+    /// Clients of this name have as many connections as their quota.
+    NameQuota,
+    /// Clients of this name open connections faster than their quota.
+    NameRate,
     /// The source has as many connections as its quota.
     SourceQuota,
     /// The source opens connections faster than its quota, or its logins keep failing.
@@ -29,12 +37,16 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every reason, in the order of the metric's documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::ServerCapacity,
         Self::HoldExpired,
         Self::QueueFull,
         Self::AccountQuota,
         Self::AccountRate,
+        Self::UserQuota,
+        Self::UserRate,
+        Self::NameQuota,
+        Self::NameRate,
         Self::SourceQuota,
         Self::SourceRate,
         Self::ListenerFull,
@@ -51,6 +63,10 @@ impl Refusal {
             Self::QueueFull => "queue_full",
             Self::AccountQuota => "account_quota",
             Self::AccountRate => "account_rate",
+            Self::UserQuota => "user_quota",
+            Self::UserRate => "user_rate",
+            Self::NameQuota => "name_quota",
+            Self::NameRate => "name_rate",
             Self::SourceQuota => "source_quota",
             Self::SourceRate => "source_rate",
             Self::ListenerFull => "listener_full",
@@ -58,6 +74,39 @@ impl Refusal {
             Self::Protocol => "protocol",
             Self::HandshakeTimeout => "handshake_timeout",
         }
+    }
+}
+
+/// Why a server refused a login, in its own words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BadLogin {
+    /// `Authorization Violation`: wrong, unknown, revoked, or an auth callout's no.
+    Violation,
+    /// `… Authentication Expired`, of the user or of the account.
+    Expired,
+    /// `User Authentication Revoked`.
+    Revoked,
+    /// `Authentication Timeout`: the server, or what it asks, was too slow, or the client.
+    TimedOut,
+}
+
+impl BadLogin {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Violation, Self::Expired, Self::Revoked, Self::TimedOut];
+
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Violation => "violation",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::TimedOut => "timed_out",
+        }
+    }
+
+    /// Whether it is about the credentials themselves: neither the server nor what it asks was merely too slow.
+    pub const fn is_of_credentials(self) -> bool {
+        !matches!(self, Self::TimedOut)
     }
 }
 

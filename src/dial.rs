@@ -89,7 +89,7 @@ pub async fn dial(server: &Server, header: &[u8], deadline: Instant) -> Result<D
     let mut lines = Lines::default();
     let line = lines.next(&mut stream, deadline).await?;
     let ServerLine::Info(json) = server_line(&line) else { return Err(DialError::NotNats("no INFO")) };
-    let info = Info::parse(json).map_err(|_| DialError::NotNats("INFO does not parse"))?;
+    let info = server.parse_info(json, false).map_err(|_| DialError::NotNats("INFO does not parse"))?;
     Ok(Dialled { stream, lines, info: Arc::new(info) })
 }
 
@@ -132,6 +132,7 @@ impl Dialled {
     /// Any [`DialError`].
     pub async fn handshake(
         mut self,
+        server: &Server,
         connect: &[u8],
         names_account: bool,
         mut deadline: Instant,
@@ -148,7 +149,8 @@ impl Dialled {
             };
             match server_line(&line) {
                 ServerLine::Info(json) => {
-                    self.info = Arc::new(Info::parse(json).map_err(|_| DialError::NotNats("INFO does not parse"))?);
+                    let info = server.parse_info(json, ponged);
+                    self.info = Arc::new(info.map_err(|_| DialError::NotNats("INFO does not parse"))?);
                     if ponged {
                         break;
                     }

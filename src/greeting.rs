@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::protocol::info::{Greeting, Info, Rewrite};
 
@@ -69,7 +69,9 @@ impl Face {
 #[derive(Debug)]
 pub struct Greetings {
     server_id: String,
-    infos: Mutex<Vec<Option<Arc<Info>>>>,
+    infos: Vec<ArcSwapOption<Info>>,
+    /// Whoever changes the faces.
+    changing: Mutex<()>,
     faces: Vec<Arc<Face>>,
     shape: AtomicU8,
 }
@@ -97,7 +99,8 @@ impl Greetings {
         };
         let faces = listeners.into_iter().map(face).collect();
         let shape = AtomicU8::new(Shape::Unknown as u8);
-        Self { infos: Mutex::new(vec![None; servers]), faces, server_id, shape }
+        let infos = std::iter::repeat_with(ArcSwapOption::empty).take(servers).collect();
+        Self { infos, changing: Mutex::new(()), faces, server_id, shape }
     }
 
     /// What the servers ask for.
@@ -116,13 +119,16 @@ impl Greetings {
 
     /// A server has shown its INFO; when it says something new, every face changes.
     pub fn learn(&self, server: usize, info: &Arc<Info>) {
-        let mut infos = self.infos.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = &mut infos[server];
-        if known.as_ref().is_some_and(|known| same_server(known, info)) {
+        let known = &self.infos[server];
+        // Every dial asks: the usual answer takes no lock.
+        let is_known = || known.load().as_ref().is_some_and(|known| same_server(known, info));
+        if is_known() {
             return;
         }
-        *known = Some(Arc::clone(info));
-        let infos: Vec<&Info> = infos.iter().flatten().map(Arc::as_ref).collect();
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        known.store(Some(Arc::clone(info)));
+        let infos: Vec<Arc<Info>> = self.infos.iter().filter_map(ArcSwapOption::load_full).collect();
+        let infos: Vec<&Info> = infos.iter().map(Arc::as_ref).collect();
         let signed = infos.iter().any(|info| info.nonce().is_some());
         let shape = if signed { Shape::DialFirst } else { Shape::ConnectFirst };
         self.shape.store(shape as u8, Relaxed);
@@ -134,13 +140,12 @@ impl Greetings {
 
     /// Whether this server has shown its INFO.
     pub fn knows(&self, server: usize) -> bool {
-        self.server_id(server).is_some()
+        self.infos[server].load().is_some()
     }
 
     /// The `server_id` of a server that has shown its INFO.
     pub fn server_id(&self, server: usize) -> Option<String> {
-        let infos = self.infos.lock().unwrap_or_else(PoisonError::into_inner);
-        infos[server].as_ref().map(|info| info.server_id().to_owned())
+        self.infos[server].load().as_ref().map(|info| info.server_id().to_owned())
     }
 }
 
@@ -150,5 +155,5 @@ fn same_server(a: &Info, b: &Info) -> bool {
         let nonce = info.nonce().is_some();
         (info.max_payload(), info.auth_required(), info.headers(), info.jetstream(), info.api_lvl(), nonce)
     };
-    a.server_id() == b.server_id() && face(a) == face(b)
+    (a.is_recognised_as(b) || a.server_id() == b.server_id()) && face(a) == face(b)
 }

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::{
     admission::{Admission, Gate},
+    close::Refusal,
     config::Config,
     drain, flight,
     greeting::{Greetings, Shape},
@@ -298,7 +299,7 @@ fn worker(
 
 /// The once-a-second work: forgetting, and the summary line while clients are refused.
 async fn every_second(house: Arc<House>, stop: CancellationToken) {
-    let mut refused_before = 0;
+    let (mut refused_before, mut warned_before) = (0, [0; Refusal::ALL.len()]);
     let work = async {
         loop {
             sleep(Duration::from_secs(1)).await;
@@ -309,6 +310,13 @@ async fn every_second(house: Arc<House>, stop: CancellationToken) {
                 info!(refused = refused - refused_before, held = house.doors.held(), sessions, "refusing");
             }
             refused_before = refused;
+            let warned = Refusal::ALL.map(|reason| house.doors.warned().of(reason));
+            for (reason, (now, before)) in Refusal::ALL.into_iter().zip(warned.into_iter().zip(warned_before)) {
+                if now > before {
+                    warn!(clients = now - before, reason = reason.name(), "let in over a quota that only warns");
+                }
+            }
+            warned_before = warned;
         }
     };
     tokio::select! {

@@ -29,7 +29,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Pass, Ticket, Verdict, storms::Fate},
+    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Pass, Persona, Ticket, Verdict, storms::Fate},
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
     farewell,
@@ -222,6 +222,12 @@ async fn admit(
 ) -> Result<Box<Admitted>, End> {
     let deadline = accepted + frontage.handshake_timeout;
     if frontage.believes.iter().any(|network| network.contains(&peer.ip())) {
+        // Whoever sends no header is one of the listener's clients all the same.
+        let slot = frontage.gate.enter();
+        let _counted = match slot.is_some() {
+            true => slot,
+            false => Some(house.turned_away.enter().ok_or(End::Refused(Refusal::ListenerFull))?),
+        };
         match proxied::read(&mut down, deadline).await {
             Ok(real) => *peer = real.unwrap_or(*peer),
             Err(unfinished) => return Err(leave_unfinished(down.into(), unfinished, Phase::Preface).await),
@@ -284,7 +290,12 @@ async fn admit(
     who.client = Some(client);
     who.account = Some(Arc::clone(&account));
     let Deadlines { hold_until, answer_by } = deadlines;
-    let applicant = Applicant { account, client, hold_until, answer_by };
+    let persona = if house.doors.patterns().is_empty() {
+        Persona::default()
+    } else {
+        persona(credential, credential_key, &connect)
+    };
+    let applicant = Applicant { account, client, persona, hold_until, answer_by };
     if house.doors.damping().is_damped_as(source, credential_key, connected.into_std()) {
         ahead.let_go().await;
         return Err(turn_away(house, Refusal::SourceRate, &applicant, down, &mut preface).await);
@@ -308,8 +319,11 @@ async fn admit(
             return Err(leave_unfinished(down, Unfinished::Wrong(PrefaceError::TooLong), Phase::Dial).await);
         }
         Err(NotAnswered::ServerSaid(words)) => {
-            if refusal::is_bad_login(&words) {
-                house.doors.damping().failed(source, credential_key, Instant::now().into_std());
+            if let Some(bad) = refusal::bad_login(&words) {
+                house.tally.bad_logins.note(who.account.as_deref().unwrap_or_default(), source, bad);
+                if bad.is_of_credentials() {
+                    house.doors.damping().failed(source, credential_key, Instant::now().into_std());
+                }
             }
             farewell::say(down, &words).await;
             return Err(End::Closed(Close { party: Party::Upstream, phase: Phase::Dial, cause: Cause::ServerError }));
@@ -372,6 +386,15 @@ async fn admit(
             Err(closed(ended.party, ended.cause))
         }
     }
+}
+
+/// Who a client is to quotas by user and name. A token is a secret and names nobody.
+fn persona(credential: Credential<'_>, key: CredentialKey, connect: &Connect) -> Persona {
+    let user = match credential {
+        Credential::User(user) | Credential::Nkey(user) | Credential::Jwt { user, .. } => Some((user.into(), key)),
+        Credential::Token(_) | Credential::Nothing => None,
+    };
+    Persona { user, name: connect.name().map(Arc::from) }
 }
 
 /// What tells a server where this client comes from; empty where servers are not told.
@@ -485,7 +508,7 @@ fn settle_account(
         let named = Arc::from(named);
         house.directory.learn(credential, &named);
         let slot = house.doors.accounts().enter(&named, Instant::now().into_std());
-        pass.account = slot.map_err(|_| Refusal::AccountQuota)?;
+        pass.account.move_to(slot.map_err(|_| Refusal::AccountQuota)?);
     }
     Ok(())
 }

@@ -1,8 +1,12 @@
 //! What is counted while clients pass. `session.rs` writes here once, at the end; `metrics` reads.
 
+mod bad_logins;
+
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use prometheus_client::metrics::histogram::Histogram;
+
+pub use bad_logins::BadLogins;
 
 use crate::close::{Cause, Close, Party, Phase, Refusal};
 
@@ -48,6 +52,8 @@ pub struct Tally {
     pub servers: Vec<ServerTally>,
     refused: [AtomicU64; Refusal::ALL.len()],
     closed: [[[AtomicU64; Cause::ALL.len()]; Phase::ALL.len()]; Party::ALL.len()],
+    /// Logins that servers refused.
+    pub bad_logins: BadLogins,
     /// Connections that opened and closed without a word.
     pub probes: AtomicU64,
     /// Clients that had to wait for their turn.
@@ -87,6 +93,7 @@ impl Tally {
             servers: std::iter::repeat_with(server).take(servers).collect(),
             refused: Default::default(),
             closed: Default::default(),
+            bad_logins: BadLogins::default(),
             probes: AtomicU64::new(0),
             held: AtomicU64::new(0),
             hold_seconds: Histogram::new(BOUNDS),

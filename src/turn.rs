@@ -8,10 +8,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Admission, Pass, Waiter};
+use crate::admission::{AccountSlot, Admission, Pass, Waiter};
 
 /// The pass of a client that is admitted.
 pub type AnyPass = Pass<governor::clock::DefaultClock>;
+
+/// The slot in its account's quota.
+pub type AnyAccountSlot = AccountSlot<governor::clock::DefaultClock>;
 
 /// The far end of a hold.
 #[derive(Debug)]

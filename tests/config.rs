@@ -179,7 +179,7 @@ fn what_is_written_is_what_holds() {
 const WRONG: &[(&str, &str)] = &[
     (
         "worker = 1",
-        "worker: there is no such key; the keys here are workers, lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, cluster, admission, accounts",
+        "worker: there is no such key; the keys here are workers, lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, cluster, admission, accounts, users, names",
     ),
     ("workers = 0", "workers: 0 is too small; write 1 to 1024"),
     (
@@ -336,9 +336,14 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[accounts.A]\ntoken = \"hunter2\"",
-        "accounts.A.token: there is no such key; the keys here are users, max_connections, rate, burst, weight",
+        "accounts.A.token: there is no such key; the keys here are users, max_connections, rate, burst, warn_only, weight, max_handshakes",
     ),
     ("[accounts]\nA = \"hunter2\"", "accounts.A: it is a string; write [accounts.A] and its keys below"),
+    ("[users.a]", "users.a: it limits nothing; write max_connections or rate"),
+    (
+        "[names.\"a[\"]\nrate = 1",
+        "names.\"a[\": \"a[\" is no glob; write [names.\"…\"] with * and ? for what may be anything",
+    ),
     (
         "[cluster.system]",
         "cluster.system: it names no login; write creds_file, or nkey_seed_file, or user and password",

@@ -125,6 +125,23 @@ async fn what_is_no_header_gets_no_further() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_sends_no_header_is_one_of_the_listeners_clients() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let few = format!("{BELIEVED}\nmax_clients = 2");
+    let weir = WeirConfig::of_servers(&[&server]).listener(&few).start().await;
+    let silent = [(); 2].map(|()| RawClient::dial(&weir.address));
+    let silent = futures::future::join_all(silent).await;
+    eventually(PATIENCE, "the two are counted", async || {
+        let attempt = attempt(&weir, &v2("192.0.2.1"), &Login::nobody()).await;
+        attempt.refusal().map(|_| ()).ok_or("in")
+    })
+    .await;
+    assert!(weir.gauge("weir_refused_total{reason=\"listener_full\"}").await >= 1.0);
+    drop(silent);
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_else_is_believed() {
     let server = NatsServer::start(ServerOptions::default().with("proxy_protocol: true")).await;
     for believed in ["", "accept_proxy_protocol_from = [\"10.0.0.0/8\"]"] {

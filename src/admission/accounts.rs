@@ -13,7 +13,8 @@ use std::{
 use dashmap::DashMap;
 use governor::clock::Clock;
 
-use super::{AccountLimits, Quota, rate::Tokens};
+use super::{AccountLimits, patterns::PatternSlots, rate::Tokens, warned::Warned};
+use crate::close::Refusal;
 
 use crate::upstream::{
     census::{Census, Mark},
@@ -34,7 +35,10 @@ pub struct Account<C: Clock> {
     census: Census,
     /// Its limit by the cluster's own word; `u32::MAX` while there is none.
     by_cluster: AtomicU32,
+    /// Handshakes under way.
+    handshakes: AtomicU32,
     tokens: Option<Tokens<C>>,
+    warned: Arc<Warned>,
     login: Mutex<Login>,
 }
 
@@ -47,9 +51,17 @@ struct Login {
 }
 
 impl<C: Clock> Account<C> {
-    fn new(name: Arc<str>, limits: AccountLimits, tokens: Option<Tokens<C>>) -> Self {
-        let (census, by_cluster) = (Census::default(), AtomicU32::new(u32::MAX));
-        Self { name, limits, census, by_cluster, tokens, login: Mutex::default() }
+    fn new(name: Arc<str>, limits: AccountLimits, tokens: Option<Tokens<C>>, warned: Arc<Warned>) -> Self {
+        Self {
+            name,
+            limits,
+            census: Census::default(),
+            by_cluster: AtomicU32::new(u32::MAX),
+            handshakes: AtomicU32::new(0),
+            tokens,
+            warned,
+            login: Mutex::default(),
+        }
     }
 
     /// The most connections it may have: as configured, else as the cluster says; `u32::MAX` is no limit.
@@ -74,9 +86,25 @@ impl<C: Clock> Account<C> {
         &self.name
     }
 
-    /// Its bucket of new connections, where its rate is limited.
-    pub fn tokens(&self) -> Option<&Tokens<C>> {
-        self.tokens.as_ref()
+    /// Whether it opens connections at a limited rate.
+    pub fn has_rate(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// Begins a handshake, if fewer are under way than it may have.
+    pub(super) fn begin_handshake(&self) -> bool {
+        let most = self.limits.max_handshakes.map_or(u32::MAX, NonZeroU32::get);
+        self.handshakes.fetch_update(Relaxed, Relaxed, |n| (n < most).then(|| n + 1)).is_ok()
+    }
+
+    /// A handshake is over, well or not.
+    pub(super) fn end_handshake(&self) {
+        self.handshakes.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether a handshake could begin.
+    pub(super) fn has_room_for_handshake(&self) -> bool {
+        self.limits.max_handshakes.is_none_or(|most| self.handshakes.load(Relaxed) < most.get())
     }
 
     /// Its share of the pace.
@@ -85,12 +113,33 @@ impl<C: Clock> Account<C> {
     }
 }
 
+impl<C: Clock + Clone> Account<C> {
+    /// Takes a token for a new connection; `false` when there is none, and the rate does more than warn.
+    pub fn take_token(&self) -> bool {
+        let has = self.tokens.as_ref().is_none_or(|tokens| tokens.take().is_ok());
+        if !has && self.limits.quota.warn_only {
+            self.warned.note(Refusal::AccountRate);
+        }
+        has || self.limits.quota.warn_only
+    }
+}
+
 /// One connection of an account, given back on drop.
 #[derive(Debug)]
 pub struct AccountSlot<C: Clock> {
     account: Arc<Account<C>>,
+    stage: Stage,
+    /// What its client holds of other quotas.
+    also: PatternSlots<C>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    /// Between the verdict and the server's word.
+    Handshake,
     /// Its client has its PONG, so the servers count it.
-    is_session: bool,
+    Session,
 }
 
 impl<C: Clock> AccountSlot<C> {
@@ -101,23 +150,60 @@ impl<C: Clock> AccountSlot<C> {
 
     /// The server has let the client in.
     pub fn session_began(&mut self) {
-        if !std::mem::replace(&mut self.is_session, true) {
+        self.step_back();
+        if std::mem::replace(&mut self.stage, Stage::Session) != Stage::Session {
             self.account.census.opened();
         }
     }
 
+    /// Begins the handshake, if its account may have one more.
+    pub fn begin_handshake(&mut self) -> bool {
+        let begun = self.stage != Stage::Waiting || self.account.begin_handshake();
+        if begun {
+            self.has_begun();
+        }
+        begun
+    }
+
+    /// A handshake was begun for it.
+    pub(super) fn has_begun(&mut self) {
+        if self.stage == Stage::Waiting {
+            self.stage = Stage::Handshake;
+        }
+    }
+
+    /// There is no handshake after all.
+    pub(super) fn step_back(&mut self) {
+        if self.stage == Stage::Handshake {
+            self.stage = Stage::Waiting;
+            self.account.end_handshake();
+        }
+    }
+
+    /// Holds what its client holds of other quotas.
+    pub(super) fn holding(mut self, also: PatternSlots<C>) -> Self {
+        self.also = also;
+        self
+    }
+
+    /// Goes over to another account, with what it holds of other quotas.
+    pub fn move_to(&mut self, other: Self) {
+        let mut before = std::mem::replace(self, other);
+        std::mem::swap(&mut self.also, &mut before.also);
+    }
+
     /// A slot of no account, under a name to queue by: for a client that has not said yet who it is. Nothing is counted.
     pub(super) fn of_nobody(name: Arc<str>) -> Self {
-        let limits = AccountLimits { quota: Quota::default(), weight: NonZeroU32::MIN };
-        let account = Account::new(name, limits, None);
+        let account = Account::new(name, AccountLimits::default(), None, Arc::default());
         account.census.reserve(1);
-        Self { account: Arc::new(account), is_session: false }
+        Self { account: Arc::new(account), stage: Stage::Waiting, also: PatternSlots::default() }
     }
 }
 
 impl<C: Clock> Drop for AccountSlot<C> {
     fn drop(&mut self) {
-        self.account.census.release(self.is_session);
+        self.step_back();
+        self.account.census.release(self.stage == Stage::Session);
     }
 }
 
@@ -137,6 +223,7 @@ struct Entry<C: Clock> {
 #[derive(Debug)]
 pub struct Accounts<C: Clock> {
     clock: C,
+    warned: Arc<Warned>,
     default: AccountLimits,
     configured: HashMap<String, AccountLimits>,
     map: DashMap<Arc<str>, Entry<C>>,
@@ -144,8 +231,13 @@ pub struct Accounts<C: Clock> {
 
 impl<C: Clock + Clone> Accounts<C> {
     /// No account in use.
-    pub fn new(default: AccountLimits, configured: HashMap<String, AccountLimits>, clock: C) -> Self {
-        Self { clock, default, configured, map: DashMap::new() }
+    pub fn new(
+        default: AccountLimits,
+        configured: HashMap<String, AccountLimits>,
+        warned: Arc<Warned>,
+        clock: C,
+    ) -> Self {
+        Self { clock, warned, default, configured, map: DashMap::new() }
     }
 
     /// Takes a connection slot of an account.
@@ -158,14 +250,22 @@ impl<C: Clock + Clone> Accounts<C> {
         let mut entry = self.map.entry(Arc::clone(name)).or_insert_with(|| {
             let limits = self.configured.get(&**name).copied().unwrap_or(self.default);
             let tokens = limits.quota.rate.map(|rate| Tokens::new(rate, &self.clock));
-            Entry { account: Arc::new(Account::new(Arc::clone(name), limits, tokens)), used_at: now, asked_at: None }
+            Entry {
+                account: Arc::new(Account::new(Arc::clone(name), limits, tokens, Arc::clone(&self.warned))),
+                used_at: now,
+                asked_at: None,
+            }
         });
         entry.used_at = now;
         let account = &entry.account;
         if !account.census.reserve(account.most()) {
-            return Err(QuotaReached);
+            if !account.limits.quota.warn_only {
+                return Err(QuotaReached);
+            }
+            account.census.reserve(u32::MAX);
+            self.warned.note(Refusal::AccountQuota);
         }
-        Ok(AccountSlot { account: Arc::clone(account), is_session: false })
+        Ok(AccountSlot { account: Arc::clone(account), stage: Stage::Waiting, also: PatternSlots::default() })
     }
 
     /// Forgets the accounts that nobody uses.
@@ -226,13 +326,13 @@ mod tests {
     use governor::clock::FakeRelativeClock;
 
     use super::*;
-
-    const FREE: AccountLimits =
-        AccountLimits { quota: Quota { max_connections: None, rate: None }, weight: NonZeroU32::MIN };
+    use crate::admission::Quota;
 
     fn accounts() -> Accounts<FakeRelativeClock> {
-        let two = AccountLimits { quota: Quota { max_connections: Some(2), rate: None }, ..FREE };
-        Accounts::new(FREE, HashMap::from([("OWN".to_owned(), two)]), FakeRelativeClock::default())
+        let two = Quota { max_connections: Some(2), ..Quota::default() };
+        let two = AccountLimits { quota: two, ..AccountLimits::default() };
+        let own = HashMap::from([("OWN".to_owned(), two)]);
+        Accounts::new(AccountLimits::default(), own, Arc::default(), FakeRelativeClock::default())
     }
 
     #[test]
@@ -249,6 +349,35 @@ mod tests {
         let _second = accounts.enter(&own, now).unwrap();
         accounts.limited_by_cluster("OTHER", None);
         assert!(accounts.enter(&other, now).is_ok());
+    }
+
+    #[test]
+    fn handshakes_under_way_are_bounded_and_given_back() {
+        let limits = AccountLimits { max_handshakes: NonZeroU32::new(2), ..AccountLimits::default() };
+        let accounts = Accounts::new(limits, HashMap::new(), Arc::default(), FakeRelativeClock::default());
+        let (name, now) = ("A".into(), Instant::now());
+        let [mut a, mut b, mut c] = [(); 3].map(|()| accounts.enter(&name, now).unwrap());
+        assert!(a.begin_handshake() && a.begin_handshake() && b.begin_handshake() && !c.begin_handshake());
+        a.session_began();
+        assert!(c.begin_handshake() && !c.account().has_room_for_handshake());
+        drop((b, c));
+        let other = accounts.enter(&"B".into(), now).unwrap();
+        a.move_to(other);
+        a.session_began();
+        assert_eq!(accounts.connections(), [("B".into(), 1)]);
+        drop(a);
+        accounts.map.iter().for_each(|one| assert_eq!(one.account.handshakes.load(Relaxed), 0));
+    }
+
+    #[test]
+    fn what_only_warns_lets_in_and_counts() {
+        let rate = crate::admission::Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::MIN };
+        let quota = Quota { max_connections: Some(1), rate: Some(rate), warn_only: true };
+        let (warned, limits) = (Arc::<Warned>::default(), AccountLimits { quota, ..AccountLimits::default() });
+        let accounts = Accounts::new(limits, HashMap::new(), Arc::clone(&warned), FakeRelativeClock::default());
+        let slots: Vec<_> = (0..3).map(|_| accounts.enter(&"A".into(), Instant::now()).unwrap()).collect();
+        assert!(slots.iter().all(|slot| slot.account().take_token()));
+        assert_eq!((warned.of(Refusal::AccountQuota), warned.of(Refusal::AccountRate)), (2, 2));
     }
 
     #[test]

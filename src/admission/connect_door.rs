@@ -13,7 +13,7 @@ use std::{
 use governor::clock::Clock;
 
 use super::{
-    AccountSlot, Admission,
+    AccountSlot, Admission, Persona,
     hold::{Held, Ticket, Waiter},
     sources::Source,
 };
@@ -32,6 +32,8 @@ pub struct Applicant {
     pub account: Arc<str>,
     /// Who it is across reconnects.
     pub client: ClientKey,
+    /// Who it is to quotas by user and name.
+    pub persona: Persona,
     /// How long it may wait.
     pub hold_until: Instant,
     /// When it must have its PONG.
@@ -104,8 +106,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
-        let Ok(account) = self.accounts.enter(&applicant.account, now) else {
-            return self.refuse_later(Refusal::AccountQuota, &applicant, now, rng);
+        let account = match self.enter_quotas(&applicant, now) {
+            Ok(account) => account,
+            Err(reason) => return self.refuse_later(reason, &applicant, now, rng),
         };
         let by_lane = || self.servers.is_system_account(&applicant.account);
         self.ask(account, &applicant, by_lane, now, rng, waiter)
@@ -125,7 +128,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     ) -> Verdict<C> {
         let lane = Source::from(source).lane();
         // What its login takes is not known before its account is; patience has left time for it.
-        let applicant = Applicant { account: Arc::clone(&lane), client, hold_until, answer_by: hold_until };
+        let (account, persona) = (Arc::clone(&lane), Persona::default());
+        let applicant = Applicant { account, client, persona, hold_until, answer_by: hold_until };
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
@@ -141,18 +145,25 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
-        let account = self.accounts.enter(&applicant.account, now).map_err(|_| Refusal::AccountQuota)?;
-        if let Some(tokens) = account.account().tokens() {
-            tokens.take().map_err(|_| Refusal::AccountRate)?;
+        let account = self.enter_quotas(applicant, now)?;
+        if !account.account().take_token() {
+            return Err(Refusal::AccountRate);
         }
         self.seniority.admitted(applicant.client);
         Ok(account)
     }
 
+    /// Slots in every quota that a client falls under.
+    fn enter_quotas(&self, applicant: &Applicant, now: Instant) -> Result<AccountSlot<C>, Refusal> {
+        let account = self.accounts.enter(&applicant.account, now).map_err(|_| Refusal::AccountQuota)?;
+        let also = self.patterns.enter(&applicant.persona, now, &self.warned)?;
+        Ok(account.holding(also))
+    }
+
     /// What both doors do once there is a lane to wait in. `by_lane` is asked only of a client that cannot go in at once.
     fn ask(
         &self,
-        account: AccountSlot<C>,
+        mut account: AccountSlot<C>,
         applicant: &Applicant,
         by_lane: impl FnOnce() -> bool,
         now: Instant,
@@ -166,7 +177,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         let mut account_paid = false;
         // Whoever waits already goes first; so the direct way is open only while nobody does.
         let blocked = if self.held() == 0 {
-            match self.try_admit(&account, &mut account_paid, now, rng) {
+            match self.try_admit(&mut account, &mut account_paid, now, rng) {
                 Ok(server) => {
                     self.seniority.admitted(applicant.client);
                     return Verdict::Admit(Pass { server, account });
@@ -198,24 +209,28 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     fn try_admit(
         &self,
-        account: &AccountSlot<C>,
+        account: &mut AccountSlot<C>,
         account_paid: &mut bool,
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Result<Slot, Blocked> {
-        if let Some(tokens) = account.account().tokens() {
-            tokens.take().map_err(|_| Blocked::AccountRate)?;
-            *account_paid = true;
+        if !account.account().take_token() {
+            return Err(Blocked::AccountRate);
         }
-        let server = match self.servers.place(now, &[], false, rng) {
-            Placement::Placed(slot) => slot,
-            Placement::Busy => return Err(Blocked::NotYet),
-            Placement::Full => return Err(Blocked::Full),
+        *account_paid = true;
+        if !account.begin_handshake() {
+            return Err(Blocked::NotYet);
+        }
+        let placed = match self.servers.place(now, &[], false, rng) {
+            Placement::Placed(slot) => Ok(slot),
+            Placement::Busy => Err(Blocked::NotYet),
+            Placement::Full => Err(Blocked::Full),
         };
-        if let Some(pace) = &self.pace {
-            pace.take().map_err(|_| Blocked::NotYet)?;
-        }
-        Ok(server)
+        let placed = placed.and_then(|slot| match &self.pace {
+            Some(pace) => pace.take().map(|()| slot).map_err(|_| Blocked::NotYet),
+            None => Ok(slot),
+        });
+        placed.inspect_err(|_| account.step_back())
     }
 
     /// What keeps a client waiting that comes to a queue: no room even for those before it, or only their number.

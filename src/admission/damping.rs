@@ -6,9 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dashmap::DashMap;
-
-use super::sources::Source;
+use super::{counted::Counted, sources::Source};
 use crate::identity::CredentialKey;
 
 /// Failures of one source in short order that are taken for mistakes: a misconfigured fleet behind one address, say.
@@ -39,11 +37,11 @@ impl Failures {
 /// The memory.
 #[derive(Debug, Default)]
 pub struct Damping {
-    failures: DashMap<Source, Failures>,
+    failures: Counted<Source, Failures>,
     /// Who logged in well from where the last time: whoever shares an address with a bad one is not damped with it.
-    known: DashMap<(Source, CredentialKey), ()>,
+    known: Counted<(Source, CredentialKey), ()>,
     /// When a client from there last kept a server waiting.
-    silent: DashMap<Source, Instant>,
+    silent: Counted<Source, Instant>,
 }
 
 impl Damping {
@@ -54,7 +52,7 @@ impl Damping {
         if self.failures.len() >= MOST_SOURCES && !self.failures.contains_key(&source) {
             return;
         }
-        let mut failures = self.failures.entry(source).or_insert(Failures { count: 0.0, at: now });
+        let mut failures = self.failures.get_or_insert_with(source, || Failures { count: 0.0, at: now });
         *failures = Failures { count: failures.at(now) + 1.0, at: now };
     }
 
@@ -77,9 +75,7 @@ impl Damping {
 
     /// Whether a source is to wait, as far as is known before its client has said who it is.
     pub fn is_damped(&self, source: IpAddr, now: Instant) -> bool {
-        // The usual case costs one look at an empty map.
-        !self.failures.is_empty()
-            && self.failures.get(&source.into()).is_some_and(|failures| failures.at(now) >= MISTAKES)
+        self.failures.get(&source.into()).is_some_and(|failures| failures.at(now) >= MISTAKES)
     }
 
     /// The same for a client that has said it.

@@ -173,7 +173,7 @@ mod tests {
     use governor::clock::FakeRelativeClock;
 
     use super::*;
-    use crate::admission::{AccountLimits, Accounts, Quota};
+    use crate::admission::{AccountLimits, Accounts};
 
     struct Stays;
 
@@ -191,9 +191,9 @@ mod tests {
 
     impl Line {
         fn new(weights: &[(&str, u32)]) -> Self {
-            let limits = |weight: u32| AccountLimits { quota: Quota::default(), weight: weight.try_into().unwrap() };
+            let limits = |weight: u32| AccountLimits { weight: weight.try_into().unwrap(), ..AccountLimits::default() };
             let configured: HashMap<_, _> = weights.iter().map(|&(name, w)| (name.to_owned(), limits(w))).collect();
-            let accounts = Accounts::new(limits(1), configured, FakeRelativeClock::default());
+            let accounts = Accounts::new(limits(1), configured, Arc::default(), FakeRelativeClock::default());
             Self { queue: Queue::default(), accounts, start: Instant::now() }
         }
 

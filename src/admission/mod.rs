@@ -2,11 +2,14 @@
 
 pub mod accounts;
 pub mod connect_door;
+mod counted;
 pub mod damping;
 pub mod gate;
 pub mod hold;
 pub mod lane;
+pub mod ledger;
 pub mod patience;
+pub mod patterns;
 pub mod rate;
 pub mod seniority;
 pub mod served;
@@ -16,6 +19,7 @@ mod simulation;
 pub mod sources;
 pub mod storms;
 pub mod turns;
+pub mod warned;
 
 use std::{
     collections::HashMap,
@@ -36,6 +40,7 @@ pub use self::{
     gate::{Gate, GateSlot},
     hold::{Ticket, Waiter},
     patience::{Deadlines, Patience},
+    patterns::Persona,
     rate::Rate,
     turns::Outlook,
 };
@@ -43,10 +48,12 @@ use self::{
     damping::Damping,
     hold::Queue,
     lane::Lane,
+    patterns::{PatternQuotas, Patterns},
     rate::Tokens,
     seniority::Seniority,
     served::Served,
     sources::{SourceSlot, Sources},
+    warned::Warned,
 };
 use crate::{close::Refusal, identity::AccountRule, upstream::Servers};
 
@@ -57,6 +64,8 @@ pub struct Quota {
     pub max_connections: Option<u32>,
     /// The most new connections per second.
     pub rate: Option<Rate>,
+    /// Whoever is over it is let in all the same, and counted as one that would have been refused.
+    pub warn_only: bool,
 }
 
 /// What one account may have.
@@ -66,6 +75,15 @@ pub struct AccountLimits {
     pub quota: Quota,
     /// Its share of the pace while others wait, relative to the others' (default 1).
     pub weight: NonZeroU32,
+    /// Its handshakes with servers under way at once: what asks an auth callout, say, is not to be flooded. `None` leaves that to
+    /// what the servers are seen to do.
+    pub max_handshakes: Option<NonZeroU32>,
+}
+
+impl Default for AccountLimits {
+    fn default() -> Self {
+        Self { quota: Quota::default(), weight: NonZeroU32::MIN, max_handshakes: None }
+    }
 }
 
 /// Everything the doors need to know.
@@ -91,6 +109,8 @@ pub struct Params {
     pub accounts: HashMap<String, AccountLimits>,
     /// Which credentials belong to which account, first match wins.
     pub rules: Vec<AccountRule>,
+    /// Quotas by user and by client name.
+    pub patterns: PatternQuotas,
 }
 
 /// What the accept door hands out; given back on drop.
@@ -112,7 +132,9 @@ struct Waiting<W, C: Clock> {
 #[derive(Debug)]
 pub struct Admission<W, C: Clock = DefaultClock> {
     servers: Arc<Servers>,
-    sources: Arc<Sources<C>>,
+    sources: Sources<C>,
+    patterns: Patterns<C>,
+    warned: Arc<Warned>,
     accounts: Accounts<C>,
     pace: Option<Tokens<C>>,
     patience: Patience,
@@ -134,10 +156,18 @@ pub struct Admission<W, C: Clock = DefaultClock> {
 impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// Doors in front of `servers`.
     pub fn new(params: &Params, servers: Arc<Servers>, clock: C) -> Self {
+        let warned = Arc::<Warned>::default();
         Self {
             servers,
-            sources: Arc::new(Sources::new(params.per_source, clock.clone())),
-            accounts: Accounts::new(params.default_account, params.accounts.clone(), clock.clone()),
+            sources: Sources::new(params.per_source, clock.clone()),
+            accounts: Accounts::new(
+                params.default_account,
+                params.accounts.clone(),
+                Arc::clone(&warned),
+                clock.clone(),
+            ),
+            patterns: Patterns::new(&params.patterns, clock.clone()),
+            warned,
             pace: params.pace.map(|rate| Tokens::new(rate, &clock)),
             patience: Patience::new(params.max_hold, params.max_hold_by_lang.clone()),
             seniority: Seniority::default(),
@@ -165,7 +195,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
-        let source = self.sources.enter(source, now)?;
+        let source = self.sources.enter(source, now, &self.warned)?;
         let client = gate.enter().ok_or(Refusal::ListenerFull)?;
         Ok(Entry { _client: client, _source: source })
     }
@@ -178,6 +208,16 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// Connections by account.
     pub fn accounts(&self) -> &Accounts<C> {
         &self.accounts
+    }
+
+    /// Quotas by user and by client name.
+    pub fn patterns(&self) -> &Patterns<C> {
+        &self.patterns
+    }
+
+    /// What would have been refused.
+    pub fn warned(&self) -> &Warned {
+        &self.warned
     }
 
     /// Who keeps failing to log in.
@@ -255,6 +295,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     pub fn sweep(&self, now: Instant) {
         self.sources.sweep(now);
         self.accounts.sweep(now);
+        self.patterns.sweep(now);
         self.seniority.sweep(now);
         self.damping.sweep(now);
         self.lane.sweep(now);

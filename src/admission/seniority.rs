@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use dashmap::DashMap;
-
+use super::counted::Counted;
 use crate::identity::ClientKey;
 
 /// Clients remembered at most (about 10 MiB). Beyond it newcomers are not remembered; they rank as new.
@@ -34,7 +33,7 @@ pub struct Standing {
 /// The memory.
 #[derive(Debug, Default)]
 pub struct Seniority {
-    map: DashMap<ClientKey, Seen>,
+    map: Counted<ClientKey, Seen>,
 }
 
 impl Seniority {
@@ -51,8 +50,8 @@ impl Seniority {
         if self.map.len() >= MOST_REMEMBERED && !self.map.contains_key(&client) {
             return;
         }
-        let mut seen =
-            self.map.entry(client).or_insert(Seen { first_refused: None, refusals: 0, flapped: false, at: now });
+        let new = || Seen { first_refused: None, refusals: 0, flapped: false, at: now };
+        let mut seen = self.map.get_or_insert_with(client, new);
         seen.at = now;
         change(&mut seen);
     }
@@ -72,9 +71,7 @@ impl Seniority {
 
     /// The client was admitted: its waiting is over.
     pub fn admitted(&self, client: ClientKey) {
-        if !self.map.is_empty() {
-            self.map.remove(&client);
-        }
+        self.map.remove(&client);
     }
 
     /// The client's session ended after it had `lived` so long.

@@ -99,7 +99,8 @@ impl Drop for World {
 fn limits(max: Option<u32>, rate: Option<u32>, weight: u32) -> AccountLimits {
     let one = |n: u32| NonZeroU32::new(n).unwrap();
     let rate = rate.map(|n| Rate { per_second: one(n), burst: one(n.div_ceil(4)) });
-    AccountLimits { quota: Quota { max_connections: max, rate }, weight: one(weight) }
+    let quota = Quota { max_connections: max, rate, ..Quota::default() };
+    AccountLimits { quota, weight: one(weight), ..AccountLimits::default() }
 }
 
 impl World {
@@ -127,13 +128,14 @@ impl World {
         };
         let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });
         let params = Params {
+            patterns: Default::default(),
             pace,
             max_held: MAX_HELD,
             max_hold: Duration::from_millis(1500),
             max_hold_by_lang: HashMap::new(),
             refusal_spread: Duration::from_millis(1500),
             max_clients: MAX_CLIENTS,
-            per_source: Quota { max_connections: Some(PER_SOURCE), rate: None },
+            per_source: Quota { max_connections: Some(PER_SOURCE), ..Quota::default() },
             default_account: limits(None, None, 1),
             accounts: HashMap::from([
                 ("A".to_owned(), limits(Some(10), None, 1)),
@@ -212,7 +214,7 @@ impl World {
         let client = ClientKey::from_raw(self.rng.u64(0..50));
         let left = Arc::<AtomicBool>::default();
         let answer_by = hold_until + Duration::from_millis(400);
-        let applicant = Applicant { account, client, hold_until, answer_by };
+        let applicant = Applicant { account, client, persona: Default::default(), hold_until, answer_by };
         let waiter = || (id, Left(Arc::clone(&left)));
         let headroom = self.servers.has_headroom(self.now);
         match self.doors.at_connect(applicant, self.now, &mut self.rng, waiter) {

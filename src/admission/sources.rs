@@ -6,15 +6,14 @@ use std::{
     time::Instant,
 };
 
-use dashmap::DashMap;
 use governor::clock::Clock;
 
-use super::{Quota, rate::Tokens};
+use super::{
+    Quota,
+    ledger::{Ledger, LedgerSlot, Over},
+    warned::Warned,
+};
 use crate::close::Refusal;
-
-/// Sources that are remembered at most. An attacker with more addresses than this (IPv6: networks) is refused by `source_rate`
-/// until a sweep; sources already known go on.
-const MOST_SOURCES: usize = 262_144;
 
 /// The key a source is counted by: the address, of IPv6 the /64, since one customer has at least that much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,88 +38,50 @@ impl Source {
     }
 }
 
-#[derive(Debug)]
-struct Entry<C: Clock> {
-    connections: u32,
-    tokens: Option<Tokens<C>>,
-    full_again_at: Option<Instant>,
-}
-
-/// Every source with a connection or a bucket that is not full.
+/// Every source that is limited.
 #[derive(Debug)]
 pub struct Sources<C: Clock> {
-    clock: C,
     quota: Quota,
-    map: DashMap<Source, Entry<C>>,
+    ledger: Arc<Ledger<Source, C>>,
 }
 
 /// One connection of a source, given back on drop.
 #[derive(Debug)]
 pub struct SourceSlot<C: Clock> {
     /// `None` where sources are not limited and so not counted.
-    of: Option<(Arc<Sources<C>>, Source)>,
-}
-
-impl<C: Clock> Drop for SourceSlot<C> {
-    fn drop(&mut self) {
-        if let Some((sources, source)) = self.of.take()
-            && let Some(mut entry) = sources.map.get_mut(&source)
-        {
-            entry.connections -= 1;
-        }
-    }
+    _of: Option<LedgerSlot<Source, C>>,
 }
 
 impl<C: Clock + Clone> Sources<C> {
     /// No source known.
     pub fn new(quota: Quota, clock: C) -> Self {
-        Self { clock, quota, map: DashMap::new() }
+        Self { quota, ledger: Arc::new(Ledger::new(clock)) }
     }
 
     /// Takes a connection slot, and a token, of a source.
     ///
     /// # Errors
     /// [`Refusal::SourceQuota`] or [`Refusal::SourceRate`]; nothing is taken then.
-    pub fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<SourceSlot<C>, Refusal> {
+    pub fn enter(&self, address: IpAddr, now: Instant, warned: &Warned) -> Result<SourceSlot<C>, Refusal> {
         if self.quota == Quota::default() {
-            return Ok(SourceSlot { of: None });
+            return Ok(SourceSlot { _of: None });
         }
-        let source = Source::from(address);
-        if self.map.len() >= MOST_SOURCES && !self.map.contains_key(&source) {
-            return Err(Refusal::SourceRate);
-        }
-        let mut entry = self.map.entry(source).or_insert_with(|| Entry {
-            connections: 0,
-            tokens: self.quota.rate.map(|rate| Tokens::new(rate, &self.clock)),
-            full_again_at: None,
-        });
-        if self.quota.max_connections.is_some_and(|most| entry.connections >= most) {
-            return Err(Refusal::SourceQuota);
-        }
-        if let Some(tokens) = &entry.tokens {
-            tokens.take().map_err(|_| Refusal::SourceRate)?;
-            // An upper bound: a bucket that was empty is full again after burst / rate.
-            entry.full_again_at = self.quota.rate.map(|rate| {
-                now + std::time::Duration::from_secs_f64(f64::from(rate.burst.get()) / f64::from(rate.per_second.get()))
-            });
-        }
-        entry.connections += 1;
-        Ok(SourceSlot { of: Some((Arc::clone(self), source)) })
+        let reason = |over| match over {
+            Over::Quota => Refusal::SourceQuota,
+            Over::Rate => Refusal::SourceRate,
+        };
+        let slot = self.ledger.enter(Source::from(address), self.quota, now, |over| warned.note(reason(over)));
+        slot.map(|slot| SourceSlot { _of: Some(slot) }).map_err(reason)
     }
 
-    /// Forgets the sources without a connection whose bucket is full again.
-    pub fn sweep(&self, now: Instant) {
-        self.map.retain(|_, entry| entry.connections > 0 || entry.full_again_at.is_some_and(|at| now < at));
-    }
-
-    /// How many sources are remembered.
-    pub fn len(&self) -> usize {
-        self.map.len()
-    }
-
-    /// Whether none is.
+    /// Whether none is remembered.
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.ledger.is_empty()
+    }
+
+    /// Forgets the sources that are as good as new.
+    pub fn sweep(&self, now: Instant) {
+        self.ledger.sweep(now);
     }
 }
 
@@ -131,10 +92,9 @@ mod tests {
     use super::*;
     use crate::admission::Rate;
 
-    fn sources(max: Option<u32>, rate: Option<(u32, u32)>) -> (Arc<Sources<FakeRelativeClock>>, FakeRelativeClock) {
-        let clock = FakeRelativeClock::default();
+    fn sources(max: Option<u32>, rate: Option<(u32, u32)>) -> Sources<FakeRelativeClock> {
         let rate = rate.map(|(r, b)| Rate { per_second: r.try_into().unwrap(), burst: b.try_into().unwrap() });
-        (Arc::new(Sources::new(Quota { max_connections: max, rate }, clock.clone())), clock)
+        Sources::new(Quota { max_connections: max, rate, warn_only: false }, FakeRelativeClock::default())
     }
 
     #[test]
@@ -148,37 +108,47 @@ mod tests {
 
     #[test]
     fn quota_is_given_back() {
-        let (sources, _) = sources(Some(2), None);
+        let sources = sources(Some(2), None);
         let (ip, now) = ("192.0.2.1".parse().unwrap(), Instant::now());
-        let one = sources.enter(ip, now).unwrap();
-        let _two = sources.enter(ip, now).unwrap();
-        assert_eq!(sources.enter(ip, now).unwrap_err(), Refusal::SourceQuota);
-        assert!(sources.enter("192.0.2.2".parse().unwrap(), now).is_ok());
+        let one = sources.enter(ip, now, &Warned::default()).unwrap();
+        let _two = sources.enter(ip, now, &Warned::default()).unwrap();
+        assert_eq!(sources.enter(ip, now, &Warned::default()).unwrap_err(), Refusal::SourceQuota);
+        assert!(sources.enter("192.0.2.2".parse().unwrap(), now, &Warned::default()).is_ok());
         drop(one);
-        assert!(sources.enter(ip, now).is_ok());
+        assert!(sources.enter(ip, now, &Warned::default()).is_ok());
     }
 
     #[test]
     fn a_refusal_by_quota_takes_no_token() {
-        let (sources, _) = sources(Some(1), Some((1, 2)));
+        let sources = sources(Some(1), Some((1, 2)));
         let (ip, now) = ("192.0.2.1".parse().unwrap(), Instant::now());
-        let one = sources.enter(ip, now).unwrap();
+        let one = sources.enter(ip, now, &Warned::default()).unwrap();
         for _ in 0..9 {
-            assert_eq!(sources.enter(ip, now).unwrap_err(), Refusal::SourceQuota);
+            assert_eq!(sources.enter(ip, now, &Warned::default()).unwrap_err(), Refusal::SourceQuota);
         }
         drop(one);
-        assert!(sources.enter(ip, now).is_ok());
-        assert_eq!(sources.enter(ip, now).unwrap_err(), Refusal::SourceRate);
+        assert!(sources.enter(ip, now, &Warned::default()).is_ok());
+        assert_eq!(sources.enter(ip, now, &Warned::default()).unwrap_err(), Refusal::SourceRate);
     }
 
     #[test]
     fn idle_sources_are_forgotten_once_their_bucket_is_full() {
-        let (sources, _) = sources(None, Some((10, 10)));
+        let sources = sources(None, Some((10, 10)));
         let now = Instant::now();
-        drop(sources.enter("192.0.2.1".parse().unwrap(), now).unwrap());
+        drop(sources.enter("192.0.2.1".parse().unwrap(), now, &Warned::default()).unwrap());
         sources.sweep(now);
-        assert_eq!(sources.len(), 1);
+        assert_eq!(sources.ledger.len(), 1);
         sources.sweep(now + std::time::Duration::from_secs(2));
-        assert!(sources.is_empty());
+        assert!(sources.ledger.is_empty());
+    }
+
+    #[test]
+    fn what_only_warns_refuses_nobody_and_counts_all() {
+        let rate = Rate { per_second: 1.try_into().unwrap(), burst: 3.try_into().unwrap() };
+        let quota = Quota { max_connections: Some(1), rate: Some(rate), warn_only: true };
+        let (sources, warned) = (Sources::new(quota, FakeRelativeClock::default()), Warned::default());
+        let (ip, now) = ("192.0.2.1".parse().unwrap(), Instant::now());
+        let _slots: Vec<_> = (0..5).map(|_| sources.enter(ip, now, &warned).unwrap()).collect();
+        assert_eq!((warned.of(Refusal::SourceQuota), warned.of(Refusal::SourceRate)), (4, 2));
     }
 }

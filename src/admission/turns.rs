@@ -1,7 +1,7 @@
 //! Those who wait: whose turn it is, and for whom there is no hope left.
 
 use std::{
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -76,7 +76,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             held?
         };
         self.seniority.refused(held.client, now);
-        let by_account = !held.account_paid && held.account.account().tokens().is_some();
+        let by_account = !held.account_paid && held.account.account().has_rate();
         let blocked = if by_account { Blocked::AccountRate } else { Blocked::NotYet };
         Some(self.reason(&blocked, now))
     }
@@ -100,14 +100,15 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
                 break Some(at);
             }
             let next = waiting.queue.peek(now, |held| {
-                held.account_paid =
-                    held.account_paid || held.account.account().tokens().is_none_or(|t| t.take().is_ok());
-                held.account_paid
+                let account = held.account.account();
+                held.account_paid = held.account_paid || account.take_token();
+                held.account_paid && account.has_room_for_handshake()
             });
             let Some((ticket, held)) = next else {
                 break (!waiting.queue.is_empty()).then(|| now + LOOK_AGAIN);
             };
             let urgent = held.hold_until.saturating_duration_since(now) < URGENT;
+            let account = Arc::clone(held.account.account());
             let Placement::Placed(server) = self.servers.place(now, &[], urgent, rng) else {
                 break Some(now + LOOK_AGAIN);
             };
@@ -115,7 +116,15 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
                 waiting.pace_ready_at = Some(now + wait);
                 break waiting.pace_ready_at;
             }
-            let Some(held) = waiting.queue.take(&ticket) else { break Some(now + LOOK_AGAIN) };
+            // Another worker may have begun the last one since the look above.
+            if !account.begin_handshake() {
+                break Some(now + LOOK_AGAIN);
+            }
+            let Some(mut held) = waiting.queue.take(&ticket) else {
+                account.end_handshake();
+                break Some(now + LOOK_AGAIN);
+            };
+            held.account.has_begun();
             self.seniority.admitted(held.client);
             turns.push((held.waiter, Pass { server, account: held.account }));
         };

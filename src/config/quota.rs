@@ -4,19 +4,15 @@ use std::{collections::HashMap, num::NonZeroU32};
 
 use super::{
     effective::Line,
-    error::Wrong,
-    leaf::{Leaf, within},
+    error::{Wrong, quote},
+    leaf::{Leaf, any, within},
     node::Node,
     section::{Found, Section},
 };
 use crate::{
-    admission::{AccountLimits, Quota, Rate},
+    admission::{AccountLimits, Quota, Rate, patterns::PatternQuota},
     identity::AccountRule,
 };
-
-/// What an account may have that no table speaks of.
-pub(super) const UNLIMITED: AccountLimits =
-    AccountLimits { quota: Quota { max_connections: None, rate: None }, weight: NonZeroU32::MIN };
 
 /// More than any cluster takes; catches a slipped digit.
 const FASTEST: u32 = 1_000_000;
@@ -109,13 +105,16 @@ pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &str) -> Option<R
     Some(Rate { per_second: NonZeroU32::new(per_second)?, burst: NonZeroU32::new(burst)? })
 }
 
-/// Reads `max_connections`, `rate` and `burst`.
+/// Reads `max_connections`, `rate`, `burst` and `warn_only`.
 pub(super) fn quota(s: &mut Section<'_>) -> Quota {
     let max_connections = s.optional("max_connections", "no limit", |n: &u32| match n {
         0 => Err(Wrong::new("0 admits nobody", "write 1 or more, or leave the key out for no limit")),
         _ => Ok(()),
     });
-    Quota { max_connections, rate: rate::<u32>(s, "no limit") }
+    let rate = rate::<u32>(s, "no limit");
+    // Off: a limit that is written down is meant.
+    let warn_only = s.value("warn_only", false, any);
+    Quota { max_connections, rate, warn_only }
 }
 
 /// All tables under `accounts`.
@@ -152,7 +151,29 @@ fn account_limits(s: &mut Section<'_>) -> AccountLimits {
     let quota = quota(s);
     // 1: every account counts the same until somebody says otherwise.
     let weight = s.value("weight", 1u32, within(1..=1000));
-    AccountLimits { quota, weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN) }
+    // None: the servers' own limit, found out, is for all handshakes, and usually enough.
+    let most = s.optional("max_handshakes", "what the servers are seen to do", within(1..=1_000_000u32));
+    AccountLimits {
+        quota,
+        weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN),
+        max_handshakes: most.and_then(NonZeroU32::new),
+    }
+}
+
+/// Reads `[users.*]` or `[names.*]`: the name of each table is a pattern.
+pub(super) fn patterns(s: &mut Section<'_>, kind: &'static str) -> Vec<PatternQuota> {
+    let named = s.named(kind, kind, |pattern, s| {
+        if pattern.is_empty() || globset::Glob::new(pattern).is_err() {
+            let what = format!("{} is no glob", quote(pattern));
+            s.wrong_table(Wrong::new(what, format!("write [{kind}.\"…\"] with * and ? for what may be anything")));
+        }
+        let quota = quota(s);
+        if quota.max_connections.is_none() && quota.rate.is_none() {
+            s.wrong_table(Wrong::new("it limits nothing", "write max_connections or rate"));
+        }
+        quota
+    });
+    named.into_iter().map(|(pattern, quota)| PatternQuota { pattern, quota }).collect()
 }
 
 /// Reads `users`. They may be tokens, so errors and the printed configuration say how many there are and never what.

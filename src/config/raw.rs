@@ -67,6 +67,8 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     admission.default_account = default;
     admission.accounts = limits;
     admission.rules = rules;
+    admission.patterns.users = quota::patterns(s, "users");
+    admission.patterns.names = quota::patterns(s, "names");
     Raw {
         workers: workers.and_then(NonZeroUsize::new),
         lame_duck_grace_period,
@@ -270,9 +272,10 @@ fn admission(s: &mut Section<'_>) -> admission::Params {
         per_source,
         // These come from other tables; `read` fills them in.
         max_clients: 0,
-        default_account: quota::UNLIMITED,
+        default_account: Default::default(),
         accounts: Default::default(),
         rules: Vec::new(),
+        patterns: Default::default(),
     }
 }
 

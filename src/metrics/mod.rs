@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    close::{Cause, Close, Party, Phase, Refusal},
+    close::{BadLogin, Cause, Close, Party, Phase, Refusal},
     session::House,
 };
 
@@ -174,6 +174,34 @@ impl HouseCollector {
             "refused",
             "Clients refused, by reason",
             Refusal::ALL.map(|r| (vec![("reason", r.name().to_owned())], ConstCounter::new(tally.refused(r)))),
+        )?;
+        families.family(
+            "would_refuse",
+            "Clients let in over a quota that only warns, by the reason they would have been refused for",
+            Refusal::ALL.into_iter().filter_map(|r| {
+                let n = self.house.doors.warned().of(r);
+                (n > 0).then(|| (vec![("reason", r.name().to_owned())], ConstCounter::new(n)))
+            }),
+        )?;
+        families.family(
+            "bad_logins",
+            "Logins that servers refused, by account as claimed and reason; the largest by name",
+            BadLogin::ALL.into_iter().flat_map(|why| {
+                let labels = move |account: Option<String>| {
+                    let account = account.unwrap_or_else(|| "other".to_owned());
+                    vec![("account", account), ("reason", why.name().to_owned())]
+                };
+                let counts = tally.bad_logins.by_account(why).into_iter();
+                counts.map(move |(account, n)| (labels(account), ConstCounter::new(n)))
+            }),
+        )?;
+        families.family(
+            "bad_logins_by_source",
+            "The same by source, the largest by address",
+            tally.bad_logins.by_source().into_iter().map(|(source, n)| {
+                let source = source.map_or_else(|| "other".to_owned(), |source| source.to_string());
+                (vec![("source", source)], ConstCounter::new(n))
+            }),
         )?;
         let mut closed = Vec::new();
         for party in Party::ALL {

@@ -121,10 +121,13 @@ impl Connect {
         let mut key = String::new();
         let mut wrong = None;
         while let Some((raw_key, value)) = reader.member()? {
-            key.clear();
-            json::unquote(raw_key, &mut key);
+            let key = json::plain(raw_key).unwrap_or_else(|| {
+                key.clear();
+                json::unquote(raw_key, &mut key);
+                &key
+            });
             // As in Go, the rest must be JSON before a wrong type is worth a word.
-            if let Err(name) = connect.set(&key, value) {
+            if let Err(name) = connect.set(key, value) {
                 wrong = wrong.or(Some(name));
             }
         }
@@ -138,11 +141,14 @@ impl Connect {
         if let Some((name, text)) = find(&TEXTS, key).map(|at| (TEXTS[at], &mut self.texts[at])) {
             match raw.first() {
                 _ if null => {}
-                Some(b'"') => {
-                    let mut value = String::new();
-                    json::unquote(raw, &mut value);
-                    *text = value.into();
-                }
+                Some(b'"') => match json::plain(raw) {
+                    Some(value) => *text = value.into(),
+                    None => {
+                        let mut value = String::new();
+                        json::unquote(raw, &mut value);
+                        *text = value.into();
+                    }
+                },
                 _ => return Err(name),
             }
         } else if let Some((name, flag)) = find(&FLAGS, key).map(|at| (FLAGS[at], &mut self.flags[at])) {
@@ -297,18 +303,18 @@ impl Connect {
         let mut sep = b'{';
         for (at, (name, &flag)) in FLAGS.iter().zip(&self.flags).enumerate() {
             if flag || at < ALWAYS {
-                push_key(&mut sep, name, out);
+                push_known_key(&mut sep, name, out);
                 out.extend_from_slice(if flag { b"true" } else { b"false" });
             }
         }
         if self.protocol != 0 {
-            push_key(&mut sep, "protocol", out);
+            push_known_key(&mut sep, "protocol", out);
             // Integers are written without a fraction, and into a Vec always.
             let _ = serde_json::to_writer(&mut *out, &self.protocol);
         }
         for (name, text) in TEXTS.iter().zip(&self.texts) {
             if !text.is_empty() {
-                push_key(&mut sep, name, out);
+                push_known_key(&mut sep, name, out);
                 json::push_string(text, out);
             }
         }
@@ -320,14 +326,23 @@ impl Connect {
     }
 }
 
+/// As every client writes it, mostly; if not, as the server reads it.
 fn find(names: &[&str], key: &str) -> Option<usize> {
-    names.iter().position(|name| json::same_key(key, name))
+    let exact = names.iter().position(|name| *name == key);
+    exact.or_else(|| names.iter().position(|name| json::same_key(key, name)))
 }
 
 fn push_key(sep: &mut u8, name: &str, out: &mut Vec<u8>) {
     out.push(std::mem::replace(sep, b','));
     json::push_string(name, out);
     out.push(b':');
+}
+
+/// The same for a name in which nothing is to be escaped.
+fn push_known_key(sep: &mut u8, name: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[std::mem::replace(sep, b','), b'"']);
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
 }
 
 /// Go's `strconv.ParseInt` on a JSON number: no fraction, no exponent.

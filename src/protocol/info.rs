@@ -1,10 +1,13 @@
 //! INFO: what a server says of itself, as weir reads it and as weir passes it on.
 
+mod again;
 mod greeting;
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
+use self::again::{CHANGING, Changing, Hole};
 use super::json::{self, Reader, Syntax};
 
 pub use greeting::Greeting;
@@ -35,16 +38,14 @@ impl From<Syntax> for InfoError {
     }
 }
 
-/// Keys that weir reads as strings; the index is [`Text`].
-const TEXTS: [&str; 5] = ["server_id", "server_name", "version", "nonce", "remote_account"];
+/// Keys that weir reads as strings, beside those of [`CHANGING`]; the index is [`Text`].
+const TEXTS: [&str; 3] = ["server_id", "server_name", "version"];
 
 #[derive(Clone, Copy)]
 enum Text {
     ServerId,
     ServerName,
     Version,
-    Nonce,
-    RemoteAccount,
 }
 
 /// Keys that weir reads as true or false; the index is [`Flag`].
@@ -63,12 +64,11 @@ enum Flag {
 }
 
 /// Keys that weir reads as numbers; the index is [`Number`].
-const NUMBERS: [&str; 3] = ["max_payload", "client_id", "api_lvl"];
+const NUMBERS: [&str; 2] = ["max_payload", "api_lvl"];
 
 #[derive(Clone, Copy)]
 enum Number {
     MaxPayload,
-    ClientId,
     ApiLevel,
 }
 
@@ -91,12 +91,29 @@ const OVERRIDDEN: [&str; 9] = [
 /// A key that comes twice has the place of the first and the value of the last; null is as if absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Info {
+    /// What the server says on every connection.
+    said: Arc<Said>,
+    /// The values of [`CHANGING`] on this one, unescaped, one behind the other; empty where absent.
+    own: String,
+    at: [Range<usize>; CHANGING.len()],
+}
+
+/// The part of an INFO that is the same on every connection to a server.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    /// The argument as it came, and in it the values that are not part of this.
+    line: Box<[u8]>,
+    holes: Vec<Hole>,
     /// Keys, values without blanks, and the unescaped values of [`TEXTS`], one behind the other.
     text: String,
     fields: Vec<(Range<usize>, Range<usize>)>,
     texts: [Range<usize>; TEXTS.len()],
     numbers: [Option<u64>; NUMBERS.len()],
     flags: [bool; FLAGS.len()],
+    /// The members that are passed on to clients, with a comma behind each and without the values that change, which go in
+    /// at these places.
+    passed: Vec<u8>,
+    passed_holes: Vec<(usize, Changing)>,
 }
 
 impl Info {
@@ -113,10 +130,14 @@ impl Info {
         }
         let mut text = Vec::with_capacity(json.len() + 128);
         let mut fields: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(24);
+        let mut places = [None; CHANGING.len()];
         let mut key = String::new();
         while let Some((raw_key, raw)) = reader.member()? {
             key.clear();
             json::unquote(raw_key, &mut key);
+            if let Some(which) = Changing::of(&key) {
+                places[which as usize] = Some((reader.at() - raw.len(), raw));
+            }
             let value = push(&mut text, |text| json::push_compact(raw, text));
             match fields.iter_mut().find(|(name, _)| text[name.clone()] == *key.as_bytes()) {
                 Some(field) => field.1 = value,
@@ -125,64 +146,54 @@ impl Info {
         }
         reader.end()?;
         fields.retain(|(_, value)| text[value.clone()] != *b"null");
-        let text = String::from_utf8(text).map_err(|_| InfoError::Syntax)?;
-        let mut info = Self { text, fields, texts: Default::default(), numbers: [None; 3], flags: [false; 7] };
-        info.read()?;
+        let mut said = Said {
+            line: json.into(),
+            holes: Hole::all(places),
+            text: String::from_utf8(text).map_err(|_| InfoError::Syntax)?,
+            fields,
+            texts: Default::default(),
+            numbers: [None; NUMBERS.len()],
+            flags: [false; FLAGS.len()],
+            passed: Vec::new(),
+            passed_holes: Vec::new(),
+        };
+        said.read()?;
+        said.pass();
+        let mut info = Self { said: Arc::new(said), own: String::new(), at: Default::default() };
+        info.read_own()?;
         Ok(info)
     }
 
-    /// Fills in what the accessors give.
-    fn read(&mut self) -> Result<(), InfoError> {
-        for (at, name) in TEXTS.iter().enumerate() {
-            let Some(value) = self.raw(name) else {
-                continue;
-            };
-            if !self.text[value.clone()].starts_with('"') {
-                return Err(InfoError::WrongType(name));
+    /// Fills in the values that change.
+    fn read_own(&mut self) -> Result<(), InfoError> {
+        for which in Changing::ALL {
+            let Some(value) = self.said.raw(which.key()) else { continue };
+            let raw = &self.said.text[value];
+            let start = self.own.len();
+            match (which, raw.starts_with('"')) {
+                (Changing::ClientId, false) if is_integer(raw) => self.own.push_str(raw),
+                (Changing::ClientId, _) | (_, false) => return Err(InfoError::WrongType(which.key())),
+                (_, true) => json::unquote(raw.as_bytes(), &mut self.own),
             }
-            let start = self.text.len();
-            let raw = self.text[value].to_owned();
-            json::unquote(raw.as_bytes(), &mut self.text);
-            self.texts[at] = start..self.text.len();
-        }
-        for (at, name) in NUMBERS.iter().enumerate() {
-            let Some(value) = self.raw(name) else {
-                continue;
-            };
-            let digits = &self.text[value];
-            self.numbers[at] = digits.parse().ok();
-            // Below zero it is an integer all the same: max_payload -1 is no limit.
-            if self.numbers[at].is_none() && digits.parse::<i64>().is_err() {
-                return Err(InfoError::WrongType(name));
-            }
-        }
-        for (at, name) in FLAGS.iter().enumerate() {
-            let Some(value) = self.raw(name) else {
-                continue;
-            };
-            self.flags[at] = match &self.text[value] {
-                "true" => true,
-                "false" => false,
-                _ => return Err(InfoError::WrongType(name)),
-            };
+            self.at[which as usize] = start..self.own.len();
         }
         Ok(())
     }
 
-    fn raw(&self, key: &str) -> Option<Range<usize>> {
-        self.fields.iter().find(|(name, _)| &self.text[name.clone()] == key).map(|(_, value)| value.clone())
+    fn own(&self, which: Changing) -> &str {
+        &self.own[self.at[which as usize].clone()]
     }
 
     fn text(&self, which: Text) -> &str {
-        &self.text[self.texts[which as usize].clone()]
+        &self.said.text[self.said.texts[which as usize].clone()]
     }
 
     fn flag(&self, which: Flag) -> bool {
-        self.flags[which as usize]
+        self.said.flags[which as usize]
     }
 
     fn number(&self, which: Number) -> Option<u64> {
-        self.numbers[which as usize]
+        self.said.numbers[which as usize]
     }
 
     /// The server's identity, new at each of its starts; empty when absent.
@@ -202,12 +213,12 @@ impl Info {
 
     /// What the client is to sign with its NKey, when the server wants that.
     pub fn nonce(&self) -> Option<&str> {
-        Some(self.text(Text::Nonce)).filter(|nonce| !nonce.is_empty())
+        Some(self.own(Changing::Nonce)).filter(|nonce| !nonce.is_empty())
     }
 
     /// The account of the client, as the server verified it: in the INFO behind the first PONG, from 2.12.
     pub fn remote_account(&self) -> Option<&str> {
-        Some(self.text(Text::RemoteAccount)).filter(|account| !account.is_empty())
+        Some(self.own(Changing::RemoteAccount)).filter(|account| !account.is_empty())
     }
 
     /// Most bytes of a message; `None` when absent or without limit.
@@ -217,7 +228,7 @@ impl Info {
 
     /// The server's number for this connection.
     pub fn client_id(&self) -> Option<u64> {
-        self.number(Number::ClientId)
+        self.own(Changing::ClientId).parse().ok()
     }
 
     /// The level of the JetStream API, from 2.11.
@@ -263,12 +274,22 @@ impl Info {
     /// Appends the line `INFO {…}\r\n` with which this INFO is passed on to a client: every field of the server's except those
     /// of which `r` speaks. The server's URLs are never among them, or clients would leave for them.
     pub fn rewrite(&self, r: &Rewrite<'_>, out: &mut Vec<u8>) {
+        let Said { passed, passed_holes, .. } = &*self.said;
         let mut object = Object::start(out);
-        for (name, value) in &self.fields {
-            let name = &self.text[name.clone()];
-            if !OVERRIDDEN.contains(&name) && (r.keep_nonce || name != "nonce") {
-                object.raw(name, self.text[value.clone()].as_bytes());
+        let mut written = 0;
+        if !passed.is_empty() {
+            object.out.push(b'{');
+            object.sep = b',';
+            for &(at, which) in passed_holes {
+                object.out.extend_from_slice(&passed[written..at]);
+                object.out.extend_from_slice(self.own(which).as_bytes());
+                written = at;
             }
+            // Without the comma behind the last member: the next one brings its own.
+            object.out.extend_from_slice(&passed[written..passed.len() - 1]);
+        }
+        if r.keep_nonce {
+            object.text_unless_empty("nonce", self.own(Changing::Nonce));
         }
         object.string("version", r.version);
         object.place(r.host, r.port, r.advertise);
@@ -277,6 +298,78 @@ impl Info {
         object.text_unless_empty("client_ip", r.client_ip);
         out.extend_from_slice(b"}\r\n");
     }
+}
+
+impl Said {
+    /// Fills in what the accessors give.
+    fn read(&mut self) -> Result<(), InfoError> {
+        for (at, name) in TEXTS.iter().enumerate() {
+            let Some(value) = self.raw(name) else {
+                continue;
+            };
+            if !self.text[value.clone()].starts_with('"') {
+                return Err(InfoError::WrongType(name));
+            }
+            let start = self.text.len();
+            let raw = self.text[value].to_owned();
+            json::unquote(raw.as_bytes(), &mut self.text);
+            self.texts[at] = start..self.text.len();
+        }
+        for (at, name) in NUMBERS.iter().enumerate() {
+            let Some(value) = self.raw(name) else {
+                continue;
+            };
+            let digits = &self.text[value];
+            self.numbers[at] = digits.parse().ok();
+            if !is_integer(digits) {
+                return Err(InfoError::WrongType(name));
+            }
+        }
+        for (at, name) in FLAGS.iter().enumerate() {
+            let Some(value) = self.raw(name) else {
+                continue;
+            };
+            self.flags[at] = match &self.text[value] {
+                "true" => true,
+                "false" => false,
+                _ => return Err(InfoError::WrongType(name)),
+            };
+        }
+        Ok(())
+    }
+
+    fn raw(&self, key: &str) -> Option<Range<usize>> {
+        self.fields.iter().find(|(name, _)| &self.text[name.clone()] == key).map(|(_, value)| value.clone())
+    }
+
+    /// Prepares what is passed on.
+    fn pass(&mut self) {
+        let mut passed = std::mem::take(&mut self.passed);
+        for (name, value) in &self.fields {
+            let name = &self.text[name.clone()];
+            if OVERRIDDEN.contains(&name) || name == Changing::Nonce.key() {
+                continue;
+            }
+            json::push_string(name, &mut passed);
+            passed.push(b':');
+            let value = &self.text.as_bytes()[value.clone()];
+            match Changing::of(name).filter(|&which| self.holes.iter().any(|hole| hole.which == which)) {
+                Some(which) => {
+                    let quotes: &[u8] = if which.is_text() { b"\"\"" } else { b"" };
+                    passed.extend_from_slice(quotes);
+                    self.passed_holes.push((passed.len() - quotes.len() / 2, which));
+                }
+                None => passed.extend_from_slice(value),
+            }
+            passed.push(b',');
+        }
+        self.passed = passed;
+    }
+}
+
+/// Below zero it is an integer all the same: max_payload -1 is no limit.
+fn is_integer(digits: &str) -> bool {
+    digits.parse::<u64>().is_ok() || digits.parse::<i64>().is_ok()
 }
 
 /// Appends to `text` and says where.

@@ -51,6 +51,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// How far it has read.
+    pub(crate) fn at(&self) -> usize {
+        self.pos
+    }
+
     /// Whether nothing but blanks is left.
     pub(crate) fn end(&mut self) -> Result<(), Syntax> {
         self.blanks();
@@ -163,6 +168,8 @@ impl<'a> Reader<'a> {
     /// The rest of a string whose opening quote has been read.
     fn string(&mut self) -> Result<(), Syntax> {
         loop {
+            let rest = self.buf.get(self.pos..).unwrap_or_default();
+            self.pos += rest.iter().take_while(|&&b| b >= 0x20 && b != b'"' && b != b'\\').count();
             match self.next()? {
                 b'"' => return Ok(()),
                 b'\\' => match self.next()? {
@@ -234,6 +241,15 @@ pub(crate) fn elements(raw: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     }))
 }
 
+/// The text of a raw string that stands for itself: no escape, no invalid UTF-8.
+pub(crate) fn plain(raw: &[u8]) -> Option<&str> {
+    let text = raw.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    match memchr::memchr(b'\\', text) {
+        Some(_) => None,
+        None => std::str::from_utf8(text).ok(),
+    }
+}
+
 /// Go's `unquote`: the text of a raw string (with its quotes) that [`Reader`] has checked, appended to `out`.
 pub(crate) fn unquote(raw: &[u8], out: &mut String) {
     let mut rest = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
@@ -293,6 +309,10 @@ fn push_lossy(mut bytes: &[u8], out: &mut String) {
 /// Whether Go takes `key` for the struct field named `name`, which is ASCII in lower case: simple case folding, under
 /// which two characters outside ASCII are letters too (U+017F is an s, U+212A a k).
 pub(crate) fn same_key(key: &str, name: &str) -> bool {
+    // A character folds to one byte; outside ASCII it has two or three.
+    if key.len() < name.len() {
+        return false;
+    }
     let mut folded = key.chars().map(|c| match c {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',

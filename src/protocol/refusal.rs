@@ -1,6 +1,6 @@
 //! The last word to a client that is refused. What the texts do to real clients was measured; see the contract's rules of conduct.
 
-use crate::close::Refusal;
+use crate::close::{BadLogin, Refusal};
 
 /// nats-server's words for a control line beyond `max_control_line` (`ErrMaxControlLine`).
 pub const MAX_CONTROL_LINE_TEXT: &str = "maximum control line exceeded";
@@ -11,12 +11,18 @@ pub const MAX_CONTROL_LINE_LINE: &[u8] = b"-ERR 'maximum control line exceeded'\
 /// nats-server's answer to bytes that are no operation.
 pub const UNKNOWN_OP: &[u8] = b"-ERR 'Unknown Protocol Operation'\r\n";
 
-/// Whether a server's `-ERR` line refuses the credentials themselves. Its "Authentication Timeout" does not: the server was
-/// too slow, or the client.
-pub fn is_bad_login(line: &[u8]) -> bool {
+/// Why a server's `-ERR` line refuses a login; `None` when it says something else.
+pub fn bad_login(line: &[u8]) -> Option<BadLogin> {
     let line = line.to_ascii_lowercase();
     let says = |text: &[u8]| memchr::memmem::find(&line, text).is_some();
-    says(b"authorization violation") || says(b"authentication") && !says(b"timeout")
+    match () {
+        () if says(b"authorization violation") => Some(BadLogin::Violation),
+        () if !says(b"authentication") => None,
+        () if says(b"timeout") => Some(BadLogin::TimedOut),
+        () if says(b"expired") => Some(BadLogin::Expired),
+        () if says(b"revoked") => Some(BadLogin::Revoked),
+        () => Some(BadLogin::Violation),
+    }
 }
 
 macro_rules! words {
@@ -45,7 +51,12 @@ words! {
         | Refusal::SourceRate
         | Refusal::ListenerFull
         | Refusal::Draining => "maximum connections exceeded",
-    Refusal::AccountQuota | Refusal::AccountRate => "maximum account active connections exceeded",
+    Refusal::AccountQuota
+        | Refusal::AccountRate
+        | Refusal::UserQuota
+        | Refusal::UserRate
+        | Refusal::NameQuota
+        | Refusal::NameRate => "maximum account active connections exceeded",
     Refusal::Protocol => "Unknown Protocol Operation",
     Refusal::HandshakeTimeout => "Stale Connection",
 }
@@ -65,10 +76,16 @@ mod tests {
                 assert!(!lower.contains(fatal), "{text}");
             }
         }
-        assert!(!Refusal::ALL.into_iter().any(|refusal| is_bad_login(line(refusal))));
-        assert!(is_bad_login(b"-ERR 'Authorization Violation'\r\n"));
-        assert!(is_bad_login(b"-ERR 'User Authentication Expired'\r\n"));
-        assert!(!is_bad_login(b"-ERR 'Authentication Timeout'\r\n"));
+        assert!(!Refusal::ALL.into_iter().any(|refusal| bad_login(line(refusal)).is_some()));
+        for (line, reason) in [
+            (&b"-ERR 'Authorization Violation'\r\n"[..], BadLogin::Violation),
+            (b"-ERR 'User Authentication Expired'\r\n", BadLogin::Expired),
+            (b"-ERR 'Account Authentication Expired'\r\n", BadLogin::Expired),
+            (b"-ERR 'User Authentication Revoked'\r\n", BadLogin::Revoked),
+            (b"-ERR 'Authentication Timeout'\r\n", BadLogin::TimedOut),
+        ] {
+            assert_eq!(bad_login(line), Some(reason));
+        }
         assert_eq!(line(Refusal::Protocol), UNKNOWN_OP);
         assert_eq!(MAX_CONTROL_LINE_LINE, format!("-ERR '{MAX_CONTROL_LINE_TEXT}'\r\n").as_bytes());
     }

@@ -14,18 +14,18 @@ use tracing::debug;
 use super::{
     End, House, Waited, Who,
     answer::{open, place_again},
-    turn_away, wait,
+    leave_unfinished, turn_away, wait,
 };
 use crate::{
     admission::{Applicant, Pass, Verdict},
-    close::Refusal,
+    close::{Phase, Refusal},
     dial::{DialError, Dialled},
     farewell,
     identity::Credential,
     preface,
     protocol::{connect::Connect, info::Info, preface::Preface},
     stream::Stream,
-    turn::{AnyPass, Turn},
+    turn::{AnyAccountSlot, AnyPass, Turn},
     upstream::Slot,
 };
 
@@ -130,6 +130,20 @@ async fn open_any(house: &House, mut slot: Slot, header: &[u8], deadline: Instan
     }
 }
 
+/// How soon to ask again whether an account may have one more handshake: it has no timer to wait for.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Waits until the account of a client may have one more handshake; `false` when it does not in time.
+async fn begin_handshake(account: &mut AnyAccountSlot, until: Instant) -> bool {
+    while !account.begin_handshake() {
+        if Instant::now() >= until {
+            return false;
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+    true
+}
+
 impl Ahead {
     /// Keeps an eye on the server while the client is greeted and says its CONNECT. A server that is lost, or whose own timer
     /// runs out, is let go; the client is not disturbed, since one that does not sign can have another server.
@@ -184,7 +198,7 @@ impl Ahead {
         house: &House,
         applicant: Applicant,
         connect: &Connect,
-        down: Stream,
+        mut down: Stream,
         preface: &mut Preface,
         who: &mut Who,
     ) -> Result<(AnyPass, Option<Dialled>, Stream), End> {
@@ -200,10 +214,22 @@ impl Ahead {
                 connect.signs().then_some(Refusal::ServerCapacity)
             }
             Self::Dialled(opened) => match house.doors.enter_account(&applicant, now) {
-                Ok(account) => {
-                    let Opened { dialled, slot: mut server, .. } = *opened;
-                    server.goes_on();
-                    return Ok((Pass { server, account }, Some(dialled), down));
+                Ok(mut account) => {
+                    let until = opened.expires.min(Instant::from_std(applicant.hold_until));
+                    let begun = tokio::select! {
+                        begun = begin_handshake(&mut account, until) => begun,
+                        left = preface::watch(&mut down, preface) => {
+                            opened.let_go().await;
+                            return Err(leave_unfinished(down, left, Phase::Hold).await);
+                        }
+                    };
+                    if begun {
+                        let Opened { dialled, slot: mut server, .. } = *opened;
+                        server.goes_on();
+                        return Ok((Pass { server, account }, Some(dialled), down));
+                    }
+                    opened.let_go().await;
+                    Some(Refusal::HoldExpired)
                 }
                 Err(reason) => {
                     opened.let_go().await;

@@ -158,7 +158,7 @@ async fn hand_over(
 ) -> Result<Answer, DialError> {
     let server = Arc::clone(pass.server.server());
     let names_account = Version::parse(dialled.info().version()).is_some_and(|v| v >= Version::new(2, 12, 0));
-    let answer = dialled.handshake(words, names_account, answer_by).await;
+    let answer = dialled.handshake(&server, words, names_account, answer_by).await;
     match &answer {
         Ok(Answer::Pong(_)) => {
             let took = began.elapsed();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{
     Params, Reserve, ServerParams, Slot,
@@ -18,6 +18,7 @@ use super::{
     placement::{Rank, View},
     pressure::{self, Pressure},
 };
+use crate::protocol::info::{Info, InfoError};
 
 /// nats-server's own default for `max_connections` (`DEFAULT_MAX_CONNECTIONS`, const.go): assumed until a reading says otherwise.
 const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
@@ -77,6 +78,8 @@ pub struct Server {
     max_control_line: AtomicUsize,
     /// Where its address leads, as last looked up.
     resolved: ArcSwap<Vec<SocketAddr>>,
+    /// Its last INFO of each kind: the next is the same, mostly.
+    infos: [ArcSwapOption<Info>; 2],
     state: Mutex<State>,
 }
 
@@ -95,6 +98,7 @@ impl Server {
             load: Load::new(capacity, cluster.reserve.ceiling(capacity)),
             max_control_line: AtomicUsize::new(usize::MAX),
             resolved: ArcSwap::from_pointee(params.address.parse().into_iter().collect()),
+            infos: Default::default(),
             state: Mutex::default(),
             params,
         }
@@ -135,6 +139,20 @@ impl Server {
     /// The longest argument of a control line that it takes, in bytes; `usize::MAX` while unknown.
     pub fn max_control_line(&self) -> usize {
         self.max_control_line.load(Relaxed)
+    }
+
+    /// Reads an INFO of its: the one that opens a connection, or the one `after_pong`.
+    ///
+    /// # Errors
+    /// It does not parse.
+    pub fn parse_info(&self, json: &[u8], after_pong: bool) -> Result<Info, InfoError> {
+        let known = &self.infos[usize::from(after_pong)];
+        let before = known.load();
+        let info = Info::parse_again(json, before.as_deref())?;
+        if !before.as_ref().is_some_and(|before| info.is_recognised_as(before)) {
+            known.store(Some(Arc::new(info.clone())));
+        }
+        Ok(info)
     }
 
     /// The monitoring URL, where there is one.

@@ -62,6 +62,11 @@ impl Login {
         self.clone().with("sig", BASE64URL_NOPAD.encode(&sig).into())
     }
 
+    /// What it says in CONNECT beyond the usual.
+    pub fn fields(&self) -> &Map<String, Value> {
+        &self.fields
+    }
+
     /// The client's name.
     pub fn name(self, name: &str) -> Self {
         self.with("name", name.into())

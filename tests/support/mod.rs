@@ -4,6 +4,7 @@
 //! pid) when its value is dropped, and nothing here asserts how fast a machine is.
 #![allow(dead_code, unused_imports, unreachable_pub)] // every test uses a part of it
 
+pub mod callout;
 pub mod client;
 pub mod cluster;
 pub mod fleet;

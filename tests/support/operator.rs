@@ -116,9 +116,14 @@ impl Operator {
 
 /// A JWT of version 2, as github.com/nats-io/jwt makes it.
 fn sign(issuer: &KeyPair, subject: &str, name: &str, nats: Value) -> String {
+    sign_for("", issuer, subject, name, nats)
+}
+
+/// The same, for an audience.
+pub fn sign_for(audience: &str, issuer: &KeyPair, subject: &str, name: &str, nats: Value) -> String {
     let header = json!({ "typ": "JWT", "alg": "ed25519-nkey" });
     let id = BASE32_NOPAD.encode(&fastrand::u128(..).to_be_bytes());
-    let claims = json!({ "jti": id, "iat": 1_700_000_000, "iss": issuer.public_key(), "name": name, "sub": subject, "nats": nats });
+    let claims = json!({ "jti": id, "iat": 1_700_000_000, "iss": issuer.public_key(), "name": name, "sub": subject, "aud": audience, "nats": nats });
     let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
     let signed = format!("{}.{}", part(&header), part(&claims));
     let signature = issuer.sign(signed.as_bytes()).expect("a key that signs");

@@ -95,6 +95,12 @@ impl WeirConfig {
         self
     }
 
+    /// Adds a table with its header, e.g. `[users."batch-*"]`.
+    pub fn table(mut self, text: &str) -> Self {
+        writeln!(self.accounts, "{text}").expect("string");
+        self
+    }
+
     /// How much weir logs (default: debug).
     pub fn log_level(mut self, level: &'static str) -> Self {
         self.log_level = level;

@@ -62,7 +62,7 @@ fn rewriting_puts_weir_in_the_servers_place() {
     };
     let line = rewritten(&info, &full);
     for part in [
-        r#""nonce":"pq\u00e9""#,
+        r#""nonce":"pqé""#,
         r#""connect_urls":["nats.example.com:4222","b:1"]"#,
         r#""tls_required":true,"tls_available":true"#,
     ] {
@@ -109,7 +109,7 @@ fn greeted(greeting: &Greeting) -> Info {
     let json = line.strip_prefix("INFO ").unwrap();
     let info = parse(json);
     assert_eq!(
-        info.fields.len(),
+        info.said.fields.len(),
         serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json).unwrap().len()
     );
     info
@@ -127,12 +127,14 @@ fn greeting_is_what_all_servers_can_keep() {
     let info = greeted(&greeting);
     assert_eq!((info.server_id(), info.server_name(), info.version()), ("W", "weir", "2.9.10"));
     assert_eq!((info.max_payload(), info.api_lvl(), info.nonce()), (Some(65_536), None, None));
-    assert!(info.headers() && info.auth_required() && info.jetstream() && !info.ldm() && info.raw("cluster").is_none());
-    assert_eq!(&info.text[info.raw("connect_urls").unwrap()], "[\"x:1\"]");
+    assert!(
+        info.headers() && info.auth_required() && info.jetstream() && !info.ldm() && info.said.raw("cluster").is_none()
+    );
+    assert_eq!(&info.said.text[info.said.raw("connect_urls").unwrap()], "[\"x:1\"]");
 
     let info = greeted(&Greeting::new("W", "weir", &[&a, &c], "h", 1, &[]));
     assert_eq!((info.version(), info.api_lvl()), ("2.10.0-RC.1", Some(1)));
-    assert!(!info.auth_required() && info.raw("connect_urls").is_none() && !info.tls_required());
+    assert!(!info.auth_required() && info.said.raw("connect_urls").is_none() && !info.tls_required());
 
     let old = parse(r#"{"version":"dev","max_payload":0}"#);
     let info = greeted(&Greeting::new("W", "weir", &[&a, &old], "h", 1, &[]));
@@ -152,4 +154,61 @@ fn greeting_with_a_nonce() {
     Greeting::new("W", "w", &[], "h", 1, &[]).write_with_nonce(1, "192.0.2.1".parse().unwrap(), "abc", &mut out);
     let info = Info::parse(out.strip_prefix(b"INFO ").unwrap()).unwrap();
     assert_eq!(info.nonce(), Some("abc"));
+}
+
+/// What [`Info::parse_again`] makes of `json`, knowing `known`; the same as parsing it, whether recognised or not.
+fn again(known: &str, json: &str) -> bool {
+    let known = parse(known);
+    let info = Info::parse_again(json.as_bytes(), Some(&known)).unwrap_or_else(|error| panic!("{json}: {error}"));
+    let parsed = parse(json);
+    for keep_nonce in [false, true] {
+        let rewrite = Rewrite { keep_nonce, ..PLAIN };
+        assert_eq!(rewritten(&info, &rewrite), rewritten(&parsed, &rewrite));
+    }
+    let own =
+        |info: &Info| (info.client_id(), info.nonce().map(str::to_owned), info.remote_account().map(str::to_owned));
+    assert_eq!(own(&info), own(&parsed));
+    assert_eq!(info.server_name(), parsed.server_name());
+    Arc::ptr_eq(&info.said, &known.said)
+}
+
+#[test]
+fn what_a_server_says_again_is_recognised() {
+    let line = |id: &str, ip: &str, nonce: &str, account: &str, rest: &str| {
+        SERVER
+            .replace("\"client_id\":5", &format!("\"client_id\":{id}"))
+            .replace("127.0.0.1", ip)
+            .replace("pq\\u00e9", nonce)
+            .replace("\"X\"", &format!("\"X\",\"remote_account\":\"{account}\"{rest}"))
+    };
+    let first = line("5", "127.0.0.1", "abc", "A", "");
+    assert!(again(&first, &first));
+    assert!(again(&first, &line("18446744073709551615", "2001:db8::1", "AZaz09-_", "$G", "")));
+    assert!(again(&first, &line("0", "", "", "", "")));
+    for other in [
+        line("6", "127.0.0.1", "abc", "A", ",\"ldm\":true"),
+        line("6", "127.0.0.1", "abc", "A", " "),
+        line("-6", "127.0.0.1", "abc", "A", ""),
+        line("6", "127.0.0.1", "abc", "a\\\"b", ""),
+        line("6", "127.0.0.1", "abc", "\u{e9}", ""),
+        line("6", "127.0.0.1", "abc\",\"nonce\":\"d", "A", ""),
+        first.replace("n1", "n2"),
+    ] {
+        assert!(!again(&first, &other), "{other}");
+    }
+    // Bad as before.
+    let known = parse(&first);
+    for bad in [
+        line("06", "", "", "A", ""),
+        line("6", "", "a\nb", "A", ""),
+        line("6", "", "", "A", "}"),
+        line("", "", "", "A", ""),
+    ] {
+        assert_eq!(Info::parse_again(bad.as_bytes(), Some(&known)), Err(InfoError::Syntax), "{bad}");
+    }
+    // Where a value cannot be told by its bytes, all of it is compared.
+    let escaped = line("5", "127.0.0.1", "pq\\u00e9", "A", "");
+    assert!(again(&escaped, &escaped.replace("\"client_id\":5", "\"client_id\":77")));
+    assert!(!again(&escaped, &escaped.replace("pq", "rs")));
+    assert!(again("{}", "{}") && !again("{}", "{ }"));
 }

@@ -316,6 +316,7 @@ impl Weir {
             world.limit(client);
         }
         let applicant = Applicant {
+            persona: Default::default(),
             account: Arc::clone(&self.account),
             client: ClientKey::from_raw(u64::from(client)),
             hold_until: deadlines.hold_until,

@@ -1,0 +1,161 @@
+//! Quotas by user and by client name: the first pattern that fits counts.
+
+use std::{sync::Arc, time::Instant};
+
+use globset::{Glob, GlobMatcher};
+use governor::clock::Clock;
+
+use super::{
+    Quota,
+    ledger::{Ledger, LedgerSlot, Over},
+    warned::Warned,
+};
+use crate::{close::Refusal, identity::CredentialKey};
+
+/// A quota and whom it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatternQuota {
+    /// A glob: `*` and `?`.
+    pub pattern: String,
+    /// What each user that fits may have, or all clients together whose name fits.
+    pub quota: Quota,
+}
+
+/// The patterns of both kinds, in the order of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PatternQuotas {
+    /// By user: each has the quota for itself.
+    pub users: Vec<PatternQuota>,
+    /// By client name. Clients choose their names, so all whose name fits share one quota.
+    pub names: Vec<PatternQuota>,
+}
+
+/// Who asks, in the words of patterns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Persona {
+    /// A user name, or the public key of an NKey or JWT user, with its key; no token, which is a secret.
+    pub user: Option<(Arc<str>, CredentialKey)>,
+    /// The client's name.
+    pub name: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Rules(Vec<(GlobMatcher, Quota)>);
+
+impl Rules {
+    fn new(quotas: &[PatternQuota]) -> Self {
+        // A pattern that is no glob has been refused with the configuration; it fits nobody.
+        let rule = |one: &PatternQuota| Some((Glob::new(&one.pattern).ok()?.compile_matcher(), one.quota));
+        Self(quotas.iter().filter_map(rule).collect())
+    }
+
+    fn of(&self, text: &str) -> Option<(usize, Quota)> {
+        self.0.iter().position(|(glob, _)| glob.is_match(text)).map(|at| (at, self.0[at].1))
+    }
+}
+
+/// Every user and every pattern of names in use.
+#[derive(Debug)]
+pub struct Patterns<C: Clock> {
+    users: Rules,
+    names: Rules,
+    by_user: Arc<Ledger<CredentialKey, C>>,
+    by_name: Arc<Ledger<usize, C>>,
+}
+
+/// What a client holds of them, given back on drop. Nothing where no pattern fits.
+#[derive(Debug)]
+pub struct PatternSlots<C: Clock> {
+    _both: Option<Box<Both<C>>>,
+}
+
+impl<C: Clock> Default for PatternSlots<C> {
+    fn default() -> Self {
+        Self { _both: None }
+    }
+}
+
+#[derive(Debug)]
+struct Both<C: Clock> {
+    _user: Option<LedgerSlot<CredentialKey, C>>,
+    _name: Option<LedgerSlot<usize, C>>,
+}
+
+impl<C: Clock + Clone> Patterns<C> {
+    /// Nobody there.
+    pub fn new(quotas: &PatternQuotas, clock: C) -> Self {
+        Self {
+            users: Rules::new(&quotas.users),
+            names: Rules::new(&quotas.names),
+            by_user: Arc::new(Ledger::new(clock.clone())),
+            by_name: Arc::new(Ledger::new(clock)),
+        }
+    }
+
+    /// Whether there is any pattern.
+    pub fn is_empty(&self) -> bool {
+        self.users.0.is_empty() && self.names.0.is_empty()
+    }
+
+    /// Takes what a client needs of the patterns that fit it.
+    ///
+    /// # Errors
+    /// The reason to refuse with; nothing is held then, though the user's token is spent when it is the name that has none.
+    pub fn enter(&self, persona: &Persona, now: Instant, warned: &Warned) -> Result<PatternSlots<C>, Refusal> {
+        let user = persona.user.as_ref().and_then(|(text, key)| Some((*key, self.users.of(text)?.1)));
+        let name = persona.name.as_ref().and_then(|name| self.names.of(name));
+        if user.is_none() && name.is_none() {
+            return Ok(PatternSlots::default());
+        }
+        let by_user = |over| if over == Over::Quota { Refusal::UserQuota } else { Refusal::UserRate };
+        let by_name = |over| if over == Over::Quota { Refusal::NameQuota } else { Refusal::NameRate };
+        let user = user.map(|(key, quota)| self.by_user.enter(key, quota, now, |over| warned.note(by_user(over))));
+        let user = user.transpose().map_err(by_user)?;
+        let name = name.map(|(rule, quota)| self.by_name.enter(rule, quota, now, |over| warned.note(by_name(over))));
+        let name = name.transpose().map_err(by_name)?;
+        Ok(PatternSlots { _both: Some(Box::new(Both { _user: user, _name: name })) })
+    }
+
+    /// Forgets those who are as good as new.
+    pub fn sweep(&self, now: Instant) {
+        self.by_user.sweep(now);
+        self.by_name.sweep(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+    use crate::identity::{Credential, Keys};
+
+    #[test]
+    fn each_user_for_itself_and_all_of_a_name_together() {
+        let at_most = |n| Quota { max_connections: Some(n), ..Quota::default() };
+        let quota = |pattern: &str, n| PatternQuota { pattern: pattern.into(), quota: at_most(n) };
+        let quotas =
+            PatternQuotas { users: vec![quota("batch-1", 1), quota("batch-*", 2)], names: vec![quota("report*", 3)] };
+        let (patterns, keys, warned) =
+            (Patterns::new(&quotas, FakeRelativeClock::default()), Keys::default(), Warned::default());
+        let (now, mut held) = (Instant::now(), Vec::new());
+        let mut enter = |user: &str, name: &str| {
+            let key = keys.credential(Credential::User(user));
+            let persona = Persona { user: Some((user.into(), key)), name: Some(name.into()) };
+            patterns.enter(&persona, now, &warned).map(|slots| held.push(slots))
+        };
+        assert_eq!(enter("batch-1", ""), Ok(()));
+        assert_eq!(enter("batch-1", ""), Err(Refusal::UserQuota), "the first that fits");
+        for user in ["batch-2", "batch-3"] {
+            assert_eq!(enter(user, "report a"), Ok(()));
+        }
+        assert_eq!(enter("batch-2", "report b"), Ok(()));
+        assert_eq!(enter("batch-2", ""), Err(Refusal::UserQuota));
+        assert_eq!(enter("x", "report c"), Err(Refusal::NameQuota));
+        assert_eq!(enter("batch-3", "report c"), Err(Refusal::NameQuota));
+        assert_eq!(enter("batch-3", ""), Ok(()), "what the name had no room for took nothing of the user");
+        held.clear();
+        patterns.sweep(now);
+        assert!(patterns.by_user.is_empty() && patterns.by_name.is_empty());
+    }
+}

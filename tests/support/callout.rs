@@ -1,0 +1,108 @@
+//! An auth callout service: it is asked by nats-server who a client is, and answers with a user JWT, or no.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+use std::time::Duration;
+
+use data_encoding::BASE64URL_NOPAD;
+use futures::StreamExt;
+use nkeys::KeyPair;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use super::{NatsServer, operator::sign_for};
+
+/// The service's key, and the server's configuration for it.
+pub struct Callout {
+    issuer: KeyPair,
+}
+
+/// The service while it runs; it ends when this is dropped.
+pub struct Running {
+    seen: Arc<Mutex<Vec<Value>>>,
+    most_at_once: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Running {
+    /// The `nats` part of every request so far.
+    pub fn seen(&self) -> Vec<Value> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// The most requests that waited for their answer at a time.
+    pub fn most_at_once(&self) -> usize {
+        self.most_at_once.load(SeqCst)
+    }
+}
+
+impl Callout {
+    /// A service with a key of its own.
+    pub fn new() -> Self {
+        Self { issuer: KeyPair::new_account() }
+    }
+
+    /// For nats-server: the account AUTH of the service, and APP, where its users go. The NKey user makes servers send a nonce.
+    pub fn server_config(&self) -> String {
+        format!(
+            "accounts {{ AUTH {{ users: [{{user: auth, password: auth}}] }}, APP {{ users: [{{nkey: {}}}] }} }}
+             authorization {{ timeout: 5, auth_callout {{ issuer: {}, auth_users: [auth], account: AUTH }} }}",
+            KeyPair::new_user().public_key(),
+            self.issuer.public_key()
+        )
+    }
+
+    /// Runs it on a server: each answer takes `takes`, and is yes to all users but `nobody`.
+    pub async fn run(&self, server: &NatsServer, takes: Duration) -> Running {
+        let options = async_nats::ConnectOptions::with_user_and_password("auth".into(), "auth".into());
+        let client = options.connect(&server.address).await.expect("the service logs in");
+        let mut requests = client.subscribe("$SYS.REQ.USER.AUTH").await.expect("subscribe");
+        client.flush().await.expect("flush");
+        let (seen, most_at_once, now) =
+            (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let issuer = self.issuer.clone();
+        let (to, most) = (Arc::clone(&seen), Arc::clone(&most_at_once));
+        let task = tokio::spawn(async move {
+            while let Some(message) = requests.next().await {
+                let request = claims(&message.payload);
+                to.lock().unwrap().push(request["nats"].clone());
+                let answer = answer(&issuer, &request["nats"]);
+                most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                let (client, now) = (client.clone(), Arc::clone(&now));
+                tokio::spawn(async move {
+                    tokio::time::sleep(takes).await;
+                    now.fetch_sub(1, SeqCst);
+                    client.publish(message.reply.expect("a reply subject"), answer.into()).await.expect("publish");
+                });
+            }
+        });
+        Running { seen, most_at_once, task }
+    }
+}
+
+fn claims(jwt: &[u8]) -> Value {
+    let payload = jwt.split(|&b| b == b'.').nth(1).expect("a JWT");
+    serde_json::from_slice(&BASE64URL_NOPAD.decode(payload).expect("base64")).expect("JSON")
+}
+
+fn answer(issuer: &KeyPair, request: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (user_key, server) = (text(&request["user_nkey"]), text(&request["server_id"]["id"]));
+    let name = text(&request["connect_opts"]["user"]);
+    let mut nats = json!({ "type": "authorization_response", "version": 2 });
+    if name == "nobody" {
+        nats["error"] = "not known here".into();
+    } else {
+        let user = json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {} });
+        nats["jwt"] = sign_for("APP", issuer, &user_key, &name, user).into();
+    }
+    sign_for(&server, issuer, &user_key, "answer", nats)
+}
