@@ -8,7 +8,7 @@ use std::{
 
 use governor::clock::Clock;
 
-use super::{accounts::AccountSlot, seniority::Standing};
+use super::{accounts::AccountSlot, returns::Return, seniority::Standing};
 use crate::identity::ClientKey;
 
 /// The far end of a hold, as the queue needs to know it.
@@ -30,6 +30,10 @@ pub struct Held<W, C: Clock> {
     pub hold_until: Instant,
     /// Who it is across reconnects.
     pub client: ClientKey,
+    /// What it does when it is refused.
+    pub returns: Return,
+    /// Whether it is to be refused at the next look unless its turn comes in time after all.
+    pub has_appointment: bool,
 }
 
 /// A place in the queue.
@@ -98,6 +102,14 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
         let held = self.lanes.get(&ticket.account)?.waiting.get(&ticket.order)?;
         let gone_since = self.departures - ticket.departures;
         Some((held, usize::try_from(ticket.before.saturating_sub(gone_since)).unwrap_or(usize::MAX)))
+    }
+
+    /// It is known when it is to leave.
+    pub fn set_appointment(&mut self, ticket: &Ticket) {
+        let held = self.lanes.get_mut(&ticket.account).and_then(|lane| lane.waiting.get_mut(&ticket.order));
+        if let Some(held) = held {
+            held.has_appointment = true;
+        }
     }
 
     /// Leaves the queue; `None` when the turn has come already.
@@ -204,6 +216,8 @@ mod tests {
                 account_paid: false,
                 hold_until: self.start + Duration::from_secs(10),
                 client: ClientKey::from_raw(since),
+                returns: Return::Unknown,
+                has_appointment: false,
             };
             self.queue.push(held, Standing { flapping, since: self.start + Duration::from_millis(since) })
         }
