@@ -11,6 +11,10 @@ const SPAN: Duration = Duration::from_millis(100);
 /// How far ahead: the longest return is 5 s, the longest hold 19 s.
 const SPANS: usize = 256;
 
+/// The span in which a client is expected back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appointment(u64);
+
 /// Who is expected back when.
 #[derive(Debug)]
 pub struct Appointments {
@@ -47,7 +51,7 @@ impl Appointments {
     }
 
     /// Makes an appointment for a client that comes back `wait` after it is refused, can be kept for `left`, and whose turn does
-    /// not come before that; the servers take `pace` clients a second. Returns how long to keep it.
+    /// not come before that; the servers take `pace` clients a second. Returns how long to keep it first.
     pub fn make(
         &mut self,
         now: Instant,
@@ -55,7 +59,7 @@ impl Appointments {
         left: Duration,
         pace: f64,
         rng: &mut fastrand::Rng,
-    ) -> Duration {
+    ) -> (Duration, Appointment) {
         self.turn_to(now);
         let room = (pace * SPAN.as_secs_f64()).max(f64::MIN_POSITIVE);
         let last = self.span(now + wait + left).min(self.now + SPANS as u64 - 1);
@@ -64,11 +68,19 @@ impl Appointments {
         let expected = |span: u64| self.expected[(span % SPANS as u64) as usize];
         let free = (first..=last).find(|&span| f64::from(expected(span)) < room);
         // The latest of the least: the longer it is kept, the fewer tries it needs.
-        let Some(span) = free.or_else(|| (first..=last).rev().min_by_key(|&span| expected(span))) else { return left };
+        let span = free.or_else(|| (first..=last).rev().min_by_key(|&span| expected(span))).unwrap_or(last);
         self.expected[(span % SPANS as u64) as usize] += 1;
         let began = self.began.unwrap_or(now);
         let back = began + SPAN.saturating_mul(u32::try_from(span).unwrap_or(u32::MAX)) + SPAN.mul_f64(rng.f64());
-        back.saturating_duration_since(now + wait).min(left)
+        (back.saturating_duration_since(now + wait).min(left), Appointment(span))
+    }
+
+    /// A client is not refused after all.
+    pub fn cancel(&mut self, Appointment(span): Appointment) {
+        if span >= self.now {
+            let expected = &mut self.expected[(span % SPANS as u64) as usize];
+            *expected = expected.saturating_sub(1);
+        }
     }
 }
 
@@ -83,7 +95,7 @@ mod tests {
         let (mut book, now, mut rng) = (Appointments::default(), Instant::now(), fastrand::Rng::with_seed(3));
         let mut halves = vec![0; 16];
         for _ in 0..count {
-            let keep = book.make(now, wait, left, pace, &mut rng);
+            let (keep, _) = book.make(now, wait, left, pace, &mut rng);
             assert!(keep <= left);
             halves[((keep + wait).as_millis() / 500) as usize] += 1;
         }
@@ -110,16 +122,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cancelled_is_free_again() {
+        let (mut book, now, mut rng) = (Appointments::default(), Instant::now(), fastrand::Rng::with_seed(3));
+        for _ in 0..10_000 {
+            let (keep, appointment) = book.make(now, 2000 * MS, 1500 * MS, 100.0, &mut rng);
+            assert!(keep <= 100 * MS, "{keep:?}");
+            book.cancel(appointment);
+        }
+    }
+
+    #[test]
     fn what_is_past_is_forgotten() {
         let (mut book, mut now, mut rng) = (Appointments::default(), Instant::now(), fastrand::Rng::with_seed(3));
         for _ in 0..1000 {
             now += Duration::from_millis(77);
             for _ in 0..5 {
-                let keep = book.make(now, 2000 * MS, 1500 * MS, 1000.0, &mut rng);
+                let (keep, _) = book.make(now, 2000 * MS, 1500 * MS, 1000.0, &mut rng);
                 assert!(keep <= 200 * MS, "all are back as early as can be: {keep:?}");
             }
         }
         now += Duration::from_secs(1000);
-        assert!(book.make(now, 2000 * MS, 1500 * MS, 1.0, &mut rng) <= 200 * MS);
+        assert!(book.make(now, 2000 * MS, 1500 * MS, 1.0, &mut rng).0 <= 200 * MS);
     }
 }

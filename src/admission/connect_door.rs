@@ -204,8 +204,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         let standing = self.seniority.standing(applicant.client, now);
         let returns = applicant.returns;
         let client = applicant.client;
-        let has_appointment = false;
-        let held = Held { waiter: waiter(), account, account_paid, hold_until, client, returns, has_appointment };
+        let held = Held { waiter: waiter(), account, account_paid, hold_until, client, returns, appointment: None };
         let mut waiting = self.waiting();
         let ticket = waiting.queue.push(held, standing);
         self.held.store(waiting.queue.len(), Relaxed);

@@ -78,12 +78,15 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             } else {
                 // Its turn does not come in time: it is refused when it should come back for another try.
                 let keep = match held.returns.after_refusals(self.seniority.refusals(held.client)) {
-                    _ if held.has_appointment => Duration::ZERO,
-                    Return::After(wait) => waiting.appointments.make(now, wait, left, pace, rng),
+                    _ if held.appointment.is_some() => Duration::ZERO,
+                    Return::After(wait) => {
+                        let (keep, appointment) = waiting.appointments.make(now, wait, left, pace, rng);
+                        waiting.queue.set_appointment(ticket, appointment);
+                        keep
+                    }
                     Return::Regardless => left,
                     Return::Unknown | Return::Doubling { .. } => Duration::ZERO,
                 };
-                waiting.queue.set_appointment(ticket);
                 (keep > LAST_LOOK).then_some(now + keep)
             }
         };
@@ -153,6 +156,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             };
             held.account.has_begun();
             self.seniority.admitted(held.client);
+            if let Some(appointment) = held.appointment {
+                waiting.appointments.cancel(appointment);
+            }
             turns.push((held.waiter, Pass { server, account: held.account }));
         };
         if waiting.queue.is_empty() {
