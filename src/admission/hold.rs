@@ -40,7 +40,7 @@ pub struct Held<W, C: Clock> {
 #[derive(Debug, Clone)]
 pub struct Ticket {
     account: Arc<str>,
-    order: (Standing, u64),
+    order: (Rank, u64),
     /// How many waited when it was taken, and how many had gone by then.
     before: u64,
     departures: u64,
@@ -48,17 +48,18 @@ pub struct Ticket {
 
 #[derive(Debug)]
 struct Lane<W, C: Clock> {
-    waiting: BTreeMap<(Standing, u64), Held<W, C>>,
-    /// How many of them have about the same standing.
+    waiting: BTreeMap<(Rank, u64), Held<W, C>>,
+    /// How many of them have the same rank.
     ranks: BTreeMap<Rank, usize>,
     /// Turns this lane has left before the next lane's.
     turns: u32,
 }
 
-/// Standings as far as they are told apart when one who waits asks how many go before it: flapping or not, and since when, in
-/// tenths of a second.
+/// Standings as far as they are told apart: flapping or not, and since when, in steps of four seconds. Those who have been
+/// trying for about as long go in the order of their arrival: so the turn of one who waits is not put off by every one that
+/// comes back meanwhile, and it can be told in time whether it comes.
 type Rank = (bool, u64);
-const RANK_MILLIS: u128 = 100;
+const RANK_MILLIS: u128 = 4000;
 
 /// The queue. Its length is bounded by whoever pushes.
 #[derive(Debug)]
@@ -95,9 +96,9 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
     pub fn push(&mut self, held: Held<W, C>, standing: Standing) -> Ticket {
         let account = Arc::clone(held.account.account().name());
         self.arrivals += 1;
-        let order = (standing, self.arrivals);
         self.began.get_or_insert(standing.since);
         let rank = self.rank(standing);
+        let order = (rank, self.arrivals);
         let lane = self.lanes.entry(Arc::clone(&account)).or_insert_with(|| {
             self.round.push_back(Arc::clone(&account));
             Lane { waiting: BTreeMap::new(), ranks: BTreeMap::new(), turns: 0 }
@@ -114,13 +115,13 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
         (standing.flapping, (since / RANK_MILLIS) as u64)
     }
 
-    /// One who waits, and about how many go before it: those of its lane with a better standing, of about the same standing
-    /// those who were there when it came, less those who have gone since; and as many of each other lane, if there are so many.
+    /// One who waits, and about how many go before it: those of its lane with a better rank; of the same rank those who were
+    /// there when it came, less those who have gone since; and as many of each other lane, if there are so many.
     pub fn find(&self, ticket: &Ticket) -> Option<(&Held<W, C>, usize)> {
         let lane = self.lanes.get(&ticket.account)?;
         let held = lane.waiting.get(&ticket.order)?;
         let came_before = ticket.before.saturating_sub(self.departures - ticket.departures);
-        let rank = self.rank(ticket.order.0);
+        let rank = ticket.order.0;
         let better: usize = lane.ranks.range(..rank).map(|(_, count)| count).sum();
         let as_good = lane.ranks.get(&rank).map_or(0, |count| count - 1);
         let in_lane = better + as_good.min(usize::try_from(came_before).unwrap_or(usize::MAX));
@@ -138,7 +139,7 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
 
     /// Leaves the queue; `None` when the turn has come already.
     pub fn remove(&mut self, ticket: &Ticket) -> Option<Held<W, C>> {
-        let rank = self.rank(ticket.order.0);
+        let rank = ticket.order.0;
         let lane = self.lanes.get_mut(&ticket.account)?;
         let held = lane.waiting.remove(&ticket.order)?;
         if let Some(count) = lane.ranks.get_mut(&rank) {
@@ -250,7 +251,7 @@ mod tests {
                 returns: Return::Unknown,
                 appointment: None,
             };
-            self.queue.push(held, Standing { flapping, since: self.start + Duration::from_millis(since) })
+            self.queue.push(held, Standing { flapping, since: self.start + Duration::from_secs(since) })
         }
 
         fn next(&mut self, may_go: impl Fn(&str) -> bool) -> Option<String> {
@@ -293,10 +294,10 @@ mod tests {
     #[test]
     fn within_an_account_the_longest_refused_go_first_and_the_flapping_last() {
         let mut line = Line::new(&[]);
-        for (since, flapping) in [(5, false), (1, true), (3, false), (4, false)] {
+        for (since, flapping) in [(15, false), (1, true), (3, false), (9, false)] {
             line.push("A", since, flapping);
         }
-        assert_eq!(line.order(), ["A3", "A4", "A5", "A1"]);
+        assert_eq!(line.order(), ["A3", "A9", "A15", "A1"]);
     }
 
     #[test]
@@ -312,14 +313,14 @@ mod tests {
     #[test]
     fn one_who_waits_knows_about_how_many_go_before_it() {
         let mut line = Line::new(&[]);
-        let new: Vec<_> = (0..100).map(|n| line.push("A", 5000 + n / 50, false)).collect();
+        let new: Vec<_> = (0..100).map(|n| line.push("A", 50 + n / 50, false)).collect();
         let ahead = |line: &Line, ticket: &Ticket| line.queue.find(ticket).map(|(_, ahead)| ahead);
         assert_eq!([0, 50, 99].map(|n| ahead(&line, &new[n])), [Some(0), Some(50), Some(99)]);
-        let senior = line.push("A", 4000, false);
+        let senior = line.push("A", 40, false);
         assert_eq!((ahead(&line, &senior), ahead(&line, &new[99])), (Some(0), Some(100)), "it goes before them all");
-        let flapping = line.push("A", 1000, true);
+        let flapping = line.push("A", 10, true);
         assert_eq!(ahead(&line, &flapping), Some(101));
-        let quiet = line.push("B", 6000, false);
+        let quiet = line.push("B", 60, false);
         assert_eq!((ahead(&line, &quiet), ahead(&line, &senior)), (Some(0), Some(0)));
         assert_eq!(ahead(&line, &new[99]), Some(101), "one of the other lane goes before it");
         (0..40).for_each(|_| drop(line.next(|_| true)));

@@ -206,7 +206,10 @@ fn the_doors_know_when_a_refused_client_comes_back() {
                     assert!(matches!(later, Next::TryAfter(longer) if longer > wait + 350 * MS), "{}", library.lang);
                     continue;
                 }
-                (Return::Unknown, _) => panic!("{}", library.lang),
+                (Return::Unknown, _) => {
+                    assert_eq!(library.lang, ".NET");
+                    continue;
+                }
             };
             assert!(wait >= known && wait <= known + 100 * MS, "{}: {wait:?}, not {known:?}", library.lang);
         }
