@@ -32,6 +32,7 @@ pub mod socket;
 pub mod stream;
 pub mod tally;
 pub mod turn;
+pub mod websocket;
 
 pub mod cli;
 pub mod config;

@@ -59,6 +59,9 @@ pub async fn exchange(
     loop {
         match timeout_at(deadline, advance(down, &mut preface)).await {
             Err(_) => return Err(Unfinished::TimedOut),
+            Ok(Err(err)) if err.kind() == io::ErrorKind::InvalidData => {
+                return Err(Unfinished::Wrong(PrefaceError::NotConnect));
+            }
             Ok(Err(_)) if preface.is_untouched() => return Err(Unfinished::Probe),
             Ok(Err(_)) => return Err(Unfinished::Gone),
             Ok(Ok(Err(wrong))) => return Err(Unfinished::Wrong(wrong)),
@@ -72,6 +75,7 @@ pub async fn exchange(
 pub async fn watch(down: &mut Stream, preface: &mut Preface) -> Unfinished {
     loop {
         match advance(down, preface).await {
+            Err(err) if err.kind() == io::ErrorKind::InvalidData => return Unfinished::Wrong(PrefaceError::NotConnect),
             Err(_) => return Unfinished::Gone,
             Ok(Err(wrong)) => return Unfinished::Wrong(wrong),
             Ok(Ok(_)) => {}

@@ -14,7 +14,7 @@ use governor::clock::DefaultClock;
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
-    sync::Notify,
+    sync::{Notify, mpsc},
     time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,8 +29,12 @@ use crate::{
     http,
     identity::{Directory, Keys},
     limits, listener,
-    monitor::{self, system::System},
-    session::{self, Frontage, House},
+    monitor::{
+        self,
+        learn::{MOST_WAITING, Question},
+        system::System,
+    },
+    session::{self, Frontage, House, Web},
     sessions::Sessions,
     socket,
     tally::Tally,
@@ -115,6 +119,7 @@ impl Room {
 /// Everything bound and built, nothing running yet.
 struct Parts {
     house: Arc<House>,
+    questions: mpsc::Receiver<Question>,
     greetings: Arc<Greetings>,
     /// For each worker, its socket of each listener.
     sockets: Vec<Vec<(std::net::TcpListener, Arc<Frontage>)>>,
@@ -143,10 +148,12 @@ impl Parts {
         let addresses: Vec<_> = bound.iter().map(|(address, ..)| *address).collect();
         let faces = bound.iter().map(|(address, _, one)| (*address, one.advertise.clone()));
         let greetings = Arc::new(Greetings::new(faces, servers.len()));
+        let (asking, questions) = mpsc::channel(MOST_WAITING);
         let house = Arc::new(House {
+            questions: asking,
             doors: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), DefaultClock::default())),
             arrived: Arc::new(Notify::new()),
-            directory: Directory::new(&config.admission.rules)?,
+            directory: Arc::new(Directory::new(&config.admission.rules)?),
             keys: Keys::default(),
             greetings: Arc::clone(&greetings),
             tally: Arc::new(Tally::new(servers.len())),
@@ -166,19 +173,31 @@ impl Parts {
                 gate: Gate::new((f64::from(one.max_clients) * room.share) as u32),
                 handshake_timeout: one.handshake_timeout,
                 believes: one.accept_proxy_protocol_from.clone(),
+                websocket: one.websocket.as_ref().map(|websocket| Web {
+                    rules: websocket.rules.clone(),
+                    believes: websocket.accept_forwarded_from.clone(),
+                }),
             });
             for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {
                 of_worker.push((socket, Arc::clone(&frontage)));
             }
         }
-        Ok(Self { house, greetings, sockets, monitor, addresses })
+        Ok(Self { house, questions, greetings, sockets, monitor, addresses })
     }
 
     async fn run(self, config: &Config) -> Result<(), ServerError> {
-        let Self { house, greetings, sockets, monitor: monitor_socket, addresses } = self;
+        let Self { house, questions, greetings, sockets, monitor: monitor_socket, addresses } = self;
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
         let system = self::system(config, &house, &background, &stop).await?;
+        background.spawn(monitor::learn::answer(
+            Arc::clone(&house.servers),
+            Arc::clone(&greetings),
+            Arc::clone(&house.directory),
+            system.clone(),
+            questions,
+            stop.child_token(),
+        ));
         for server in house.servers.iter() {
             let (interval, warn_at, wants) =
                 (config.upstream.poll_interval, config.upstream.warn_at, config.upstream.wants);

@@ -3,10 +3,13 @@
 //! Where the servers send a nonce, the first half of the dial moves before the preface (`session/ahead.rs`): the client signs what the
 //! very server that it gets has sent.
 
+mod account;
 mod ahead;
 mod answer;
+mod opening;
 
 use self::{
+    account::{expect_info, persona, settle_account},
     ahead::Ahead,
     answer::{NotAnswered, dial_until_answered},
 };
@@ -23,7 +26,7 @@ use std::{
 use ipnet::IpNet;
 use tokio::{
     net::TcpStream,
-    sync::{Notify, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 use tracing::debug;
@@ -35,13 +38,14 @@ use crate::{
     farewell,
     flight::Flight,
     greeting::{Face, Greetings, Shape},
-    identity::{Claims, ClientKey, Credential, CredentialKey, Directory, Keys},
+    identity::{Claims, ClientKey, Credential, Directory, Keys},
+    monitor::learn::Question,
     preface::{self, Arrival, Unfinished},
     protocol::{
         OK, PONG,
-        connect::Connect,
         preface::{Preface, PrefaceError},
         proxy_header, refusal,
+        websocket::upgrade::Rules,
     },
     proxied,
     proxy_key::ProxyKey,
@@ -63,9 +67,11 @@ pub struct House {
     /// Notified when a client begins to wait for its turn.
     pub arrived: Arc<Notify>,
     /// Whose credentials belong to which account.
-    pub directory: Directory,
+    pub directory: Arc<Directory>,
     /// Makes keys of credentials and clients.
     pub keys: Keys,
+    /// Where accounts are asked for that a server did not name.
+    pub questions: mpsc::Sender<Question>,
     /// The servers' INFO.
     pub greetings: Arc<Greetings>,
     /// Counters.
@@ -96,6 +102,17 @@ pub struct Frontage {
     /// From accept to CONNECT.
     pub handshake_timeout: Duration,
     /// The load balancers whose PROXY headers are believed, and expected.
+    pub believes: Vec<IpNet>,
+    /// It speaks WebSocket.
+    pub websocket: Option<Web>,
+}
+
+/// What the WebSockets of a listener share.
+#[derive(Debug)]
+pub struct Web {
+    /// Who may open one, and what is looked at.
+    pub rules: Rules,
+    /// The HTTP proxies whose `X-Forwarded-For` is believed.
     pub believes: Vec<IpNet>,
 }
 
@@ -221,22 +238,30 @@ async fn admit(
     who: &mut Who,
 ) -> Result<Box<Admitted>, End> {
     let deadline = accepted + frontage.handshake_timeout;
-    if frontage.believes.iter().any(|network| network.contains(&peer.ip())) {
-        // Whoever sends no header is one of the listener's clients all the same.
-        let slot = frontage.gate.enter();
-        let _counted = match slot.is_some() {
-            true => slot,
-            false => Some(house.turned_away.enter().ok_or(End::Refused(Refusal::ListenerFull))?),
-        };
+    let is_proxied = frontage.believes.iter().any(|network| network.contains(&peer.ip()));
+    // Who is asked for something before the accept door is one of the listener's clients all the same.
+    let asked = match is_proxied || frontage.websocket.is_some() {
+        true => Some(
+            frontage.gate.enter().or_else(|| house.turned_away.enter()).ok_or(End::Refused(Refusal::ListenerFull))?,
+        ),
+        false => None,
+    };
+    if is_proxied {
         match proxied::read(&mut down, deadline).await {
             Ok(real) => *peer = real.unwrap_or(*peer),
             Err(unfinished) => return Err(leave_unfinished(down.into(), unfinished, Phase::Preface).await),
         }
     }
+    let mut down = Stream::from(down);
+    let mut upgrade = None;
+    if let Some(web) = &frontage.websocket {
+        (down, upgrade) = opening::ask(down, web, peer, deadline).await.map(|(down, upgrade)| (down, Some(upgrade)))?;
+    }
     let source = peer.ip().to_canonical();
-    let header = proxy_header(house, &down, *peer);
+    let header = proxy_header(house, down.tcp(), *peer);
 
     // The accept door.
+    drop(asked);
     let entry = house.doors.at_accept(&frontage.gate, source, accepted.into_std());
 
     // The preface. Whoever was refused at the accept door goes through it too, or could not read why.
@@ -244,7 +269,12 @@ async fn admit(
         Ok(_) => None,
         Err(reason) => Some(house.turned_away.enter().ok_or(End::Refused(*reason))?),
     };
-    let mut down = Stream::from(down);
+    if let Some(upgrade) = &upgrade {
+        down = match &entry {
+            Ok(_) => opening::open(down, upgrade).await?,
+            Err(reason) => return Err(opening::turn_away(house, down, *reason, deadline).await),
+        };
+    }
     let mut ahead = match (&entry, house.greetings.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
         (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted, who).await?,
@@ -265,6 +295,9 @@ async fn admit(
         }
     };
     let connected = Instant::now();
+    if let Some(upgrade) = upgrade {
+        upgrade.cookies.fill_in(&mut connect);
+    }
     let lang = connect.lang();
     let deadlines = house.doors.patience().deadlines(lang, accepted.into_std(), connected.into_std());
     who.name = connect.name().map(str::to_owned);
@@ -388,15 +421,6 @@ async fn admit(
     }
 }
 
-/// Who a client is to quotas by user and name. A token is a secret and names nobody.
-fn persona(credential: Credential<'_>, key: CredentialKey, connect: &Connect) -> Persona {
-    let user = match credential {
-        Credential::User(user) | Credential::Nkey(user) | Credential::Jwt { user, .. } => Some((user.into(), key)),
-        Credential::Token(_) | Credential::Nothing => None,
-    };
-    Persona { user, name: connect.name().map(Arc::from) }
-}
-
 /// What tells a server where this client comes from; empty where servers are not told.
 fn proxy_header(house: &House, down: &TcpStream, client: SocketAddr) -> Vec<u8> {
     let mut header = Vec::new();
@@ -406,16 +430,6 @@ fn proxy_header(house: &House, down: &TcpStream, client: SocketAddr) -> Vec<u8> 
         proxy_header::write(client, here, &mut header);
     }
     header
-}
-
-/// Makes sure that the server tells what account the client is in. Servers since 2.12 do so in the INFO after the first PONG,
-/// to clients of protocol 1; one of protocol 0 is presented as such and the INFOs it does not expect are kept from it.
-fn expect_info(connect: &mut Connect) -> InfoPolicy {
-    if connect.protocol() == 0 {
-        connect.set_protocol(1);
-        return InfoPolicy::Drop;
-    }
-    InfoPolicy::Rewrite
 }
 
 /// Passes the connect door, waiting for a turn where need be.
@@ -494,23 +508,6 @@ impl<L> Waited<L> {
     fn of_turn(house: &House, turn: Result<AnyPass, oneshot::error::RecvError>) -> Self {
         turn.map_or_else(|_| Self::InVain(house.doors.why_no_turn(Instant::now().into_std())), Self::Turn)
     }
-}
-
-/// Takes the server's word for the account, and moves the slot when the guess was another.
-fn settle_account(
-    house: &House,
-    pass: &mut AnyPass,
-    credential: CredentialKey,
-    accepted: &Accepted,
-) -> Result<(), Refusal> {
-    let Some(named) = accepted.info.remote_account() else { return Ok(()) };
-    if **pass.account.account().name() != *named {
-        let named = Arc::from(named);
-        house.directory.learn(credential, &named);
-        let slot = house.doors.accounts().enter(&named, Instant::now().into_std());
-        pass.account.move_to(slot.map_err(|_| Refusal::AccountQuota)?);
-    }
-    Ok(())
 }
 
 /// Refuses at `at`, or earlier when the client leaves.

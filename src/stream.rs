@@ -15,6 +15,8 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
+use crate::websocket::WebSocket;
+
 /// A connection that carries NATS in plain bytes, whatever is below them.
 #[derive(Debug)]
 pub enum Stream {
@@ -22,6 +24,8 @@ pub enum Stream {
     Plain(TcpStream),
     /// TLS, either side's.
     Tls(Box<TlsStream<TcpStream>>),
+    /// WebSocket, over one of the others.
+    WebSocket(Box<WebSocket>),
 }
 
 impl Stream {
@@ -30,6 +34,7 @@ impl Stream {
         match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
+            Self::WebSocket(websocket) => websocket.below().tcp(),
         }
     }
 
@@ -47,6 +52,7 @@ impl Stream {
         match self {
             Self::Plain(_) => false,
             Self::Tls(tls) => tls.get_ref().1.wants_write(),
+            Self::WebSocket(websocket) => websocket.owes(),
         }
     }
 }
@@ -54,6 +60,12 @@ impl Stream {
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
         Self::Plain(tcp)
+    }
+}
+
+impl From<WebSocket> for Stream {
+    fn from(websocket: WebSocket) -> Self {
+        Self::WebSocket(Box::new(websocket))
     }
 }
 
@@ -67,6 +79,7 @@ impl AsyncRead for Stream {
                 Poll::Ready(Err(err)) if err.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
                 read => read,
             },
+            Self::WebSocket(websocket) => Pin::new(websocket).poll_read(cx, buf),
         }
     }
 }
@@ -77,6 +90,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            Self::WebSocket(websocket) => Pin::new(websocket).poll_write(cx, bytes),
         }
     }
 
@@ -88,6 +102,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+            Self::WebSocket(websocket) => Pin::new(websocket).poll_write_vectored(cx, slices),
         }
     }
 
@@ -100,6 +115,7 @@ impl AsyncWrite for Stream {
             // Nothing is ever kept back.
             Self::Plain(_) => Poll::Ready(Ok(())),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::WebSocket(websocket) => Pin::new(websocket).poll_flush(cx),
         }
     }
 
@@ -107,6 +123,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::WebSocket(websocket) => Pin::new(websocket).poll_shutdown(cx),
         }
     }
 }

@@ -79,6 +79,35 @@ async fn the_account_is_learned_from_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_tell_is_asked() {
+    let Some(old) = nats::debian() else { return };
+    let system = "system_account: SYS\naccounts { SYS { users: [{user: admin, password: a}] }, A { users: [{user: u, password: p}, {user: v, password: p}] } }";
+    let options = ServerOptions { binary: Some(old), ..ServerOptions::default().with(system) };
+    let server = NatsServer::start(options).await;
+    let over_http = WeirConfig::of_servers(&[&server]).account("A", "max_connections = 2");
+    let login = "[cluster.system]\nuser = \"admin\"\npassword = \"a\"";
+    let over_system = over_http.clone().without_monitors().cluster(login);
+    for (config, user) in [(over_http, "u"), (over_system, "v")] {
+        let weir = config.start().await;
+        let login = Login::user(user, "p");
+        let first = RawClient::connect(&weir.address, &login).await;
+        let mut inside = Vec::new();
+        eventually(PATIENCE, "its account is known", async || {
+            inside.push(RawClient::connect(&weir.address, &login).await);
+            match weir.gauge("weir_account_connections{account=\"A\"}").await {
+                0.0 => Err(inside.pop().is_some()),
+                _ => Ok(()),
+            }
+        })
+        .await;
+        inside.push(RawClient::connect(&weir.address, &login).await);
+        assert_eq!(refusal(&weir, &login).await.as_deref(), Some(QUOTA));
+        drop((first, inside));
+        weir.assert_nothing_leaked().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_guess_of_the_configuration_is_corrected() {
     nats::at_least(2, 12);
     let cluster = cluster().await;

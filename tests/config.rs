@@ -206,8 +206,21 @@ const WRONG: &[(&str, &str)] = &[
         "listeners[0].listen: \":4222\" is not an IP address with a port; write \"0.0.0.0:4222\"",
     ),
     (
-        "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"websocket\"",
-        "listeners[0].kind: \"websocket\" is not in this build; write \"client\"",
+        "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"mqtt\"",
+        "listeners[0].kind: \"mqtt\" is not one of the choices; write \"client\" or \"websocket\"",
+    ),
+    (
+        "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.websocket]\ncompression = true",
+        "listeners[0].websocket: this listener speaks no WebSocket; write kind = \"websocket\", or remove it",
+    ),
+    (
+        "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"websocket\"\n[listeners.websocket]\nallowed_origins = [\"app.example\"]",
+        "listeners[0].websocket.allowed_origins[0]: \"app.example\" is no origin of a web page; \
+         write where the page comes from, such as \"https://app.example.com\"",
+    ),
+    (
+        "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"websocket\"\n[listeners.websocket]\njwt_cookie = \"a b\"",
+        "listeners[0].websocket.jwt_cookie: \"a b\" is no name of a cookie; write the name of a cookie, such as \"nats_jwt\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.tls]\ncert_file = \"a\"",

@@ -14,6 +14,7 @@ mod quota;
 mod raw;
 mod section;
 mod system;
+mod websocket;
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::Path, path::PathBuf, time::Duration};
 
@@ -22,6 +23,7 @@ use ipnet::IpNet;
 pub use args::ServerArg;
 pub use effective::Effective;
 pub use error::{ConfigError, Errors, Wrong};
+pub use websocket::WebsocketConfig;
 
 use crate::{admission, monitor::system::Login, proxy_key::ProxyKey, upstream};
 use section::{Section, Sink};
@@ -40,6 +42,8 @@ pub struct ListenerConfig {
     pub max_clients: u32,
     /// From accept to a complete CONNECT, 10 ms to 60 s.
     pub handshake_timeout: Duration,
+    /// It speaks WebSocket, and so.
+    pub websocket: Option<WebsocketConfig>,
 }
 
 /// The form of log lines.

@@ -19,6 +19,7 @@ use super::{
     quota::{self, Accounts},
     section::Section,
     system::SystemKeys,
+    websocket::websocket,
 };
 use crate::{admission, upstream};
 
@@ -110,42 +111,57 @@ fn listener(s: &mut Section<'_>) -> ListenerConfig {
 }
 
 fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
-    s.value("kind", Kind::Client, any);
+    let kind = s.value("kind", Kind::Client, any);
     // None: a client that knows no other address comes back through this one.
     let advertise = list::<Address>(s, "advertise");
     // None: a header says who the client is, and anybody who is believed could say anything.
     let believed = list::<Network>(s, "accept_proxy_protocol_from");
+    // nats-server's own default for max_connections.
+    let max_clients = s.value("max_clients", 65_536, within(1..=MOST_CLIENTS));
+    // Go, Java and C give up 2 s after they connected; who sent no CONNECT by then never will.
+    let handshake_timeout = s.value("handshake_timeout", 2 * SECOND, within(10 * MS..=60 * SECOND));
+    let websocket = match kind {
+        Kind::Websocket => Some(s.table("listeners.websocket", "websocket", websocket)),
+        Kind::Client => {
+            if s.take("websocket").is_some() {
+                let wrong = Wrong::new("this listener speaks no WebSocket", "write kind = \"websocket\", or remove it");
+                s.wrong("websocket", wrong);
+            }
+            None
+        }
+    };
     ListenerConfig {
         listen,
         advertise: advertise.into_iter().map(|a| a.0).collect(),
         accept_proxy_protocol_from: believed.into_iter().map(|n| n.0).collect(),
-        // nats-server's own default for max_connections.
-        max_clients: s.value("max_clients", 65_536, within(1..=MOST_CLIENTS)),
-        // Go, Java and C give up 2 s after they connected; who sent no CONNECT by then never will.
-        handshake_timeout: s.value("handshake_timeout", 2 * SECOND, within(10 * MS..=60 * SECOND)),
+        max_clients,
+        handshake_timeout,
+        websocket,
     }
 }
 
-/// What a listener speaks; one word today, so that a file that asks for another is refused and not misread.
+/// What a listener speaks.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Client,
+    Websocket,
+}
+
+impl Kind {
+    const ALL: [(&str, Self); 2] = [("client", Self::Client), ("websocket", Self::Websocket)];
 }
 
 impl Leaf for Kind {
     fn read(node: &Node) -> Result<Self, Wrong> {
-        if *node == Node::String("websocket".into()) {
-            return Err(Wrong::new("\"websocket\" is not in this build", "write \"client\""));
-        }
-        word(node, &[("client", Self::Client)])
+        word(node, &Self::ALL)
     }
     fn show(&self) -> String {
-        "\"client\"".into()
+        format!("{:?}", Self::ALL[*self as usize].0)
     }
 }
 
 /// A list whose absence is an empty list.
-fn list<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Vec<T> {
+pub(super) fn list<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Vec<T> {
     let entries = s.list::<T>(key);
     let given = entries.is_some();
     let entries = List(entries.unwrap_or_default().into_iter().map(|(_, entry)| entry).collect());

@@ -200,7 +200,9 @@ impl<'s> Section<'s> {
         let path = self.path(key);
         let given = node.is_some();
         let entries = node.map_or_else(Vec::new, |node| self.entries_of(key, node));
-        self.sink.lines.push(Line::Header { text: format!("[{path}]"), given });
+        // TOML numbers no tables: one under [[listeners]] belongs to the last of them.
+        let text = path.split('.').map(|part| part.split('[').next().unwrap_or(part)).collect::<Vec<_>>().join(".");
+        self.sink.lines.push(Line::Header { text: format!("[{text}]"), given });
         Self::read(self.sink, kind, path, entries, read)
     }
 

@@ -49,6 +49,11 @@ impl Directory {
         Arc::clone(rule.map_or(&self.unknown, |(account, _)| account))
     }
 
+    /// Whether a server has named the account of a credential.
+    pub fn has_learned(&self, key: CredentialKey) -> bool {
+        self.learned.contains_key(&key)
+    }
+
     /// A server has said to which account a credential belongs.
     pub fn learn(&self, key: CredentialKey, account: &Arc<str>) {
         if self.learned.get(&key).is_some_and(|known| *known == *account) {

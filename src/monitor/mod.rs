@@ -2,6 +2,7 @@
 
 pub mod accounts;
 mod http;
+pub mod learn;
 pub mod system;
 mod varz;
 

@@ -288,6 +288,26 @@ impl Connect {
         self.protocol = protocol;
     }
 
+    /// Sets the user name.
+    pub fn set_user(&mut self, user: &str) {
+        self.texts[Text::User as usize] = user.into();
+    }
+
+    /// Sets the password.
+    pub fn set_pass(&mut self, pass: &str) {
+        self.texts[Text::Pass as usize] = pass.into();
+    }
+
+    /// Sets the token.
+    pub fn set_auth_token(&mut self, token: &str) {
+        self.texts[Text::AuthToken as usize] = token.into();
+    }
+
+    /// Sets the user JWT.
+    pub fn set_jwt(&mut self, jwt: &str) {
+        self.texts[Text::Jwt as usize] = jwt.into();
+    }
+
     /// Sets the signature by which the server knows a trusted proxy.
     pub fn set_proxy_sig(&mut self, sig: &str) {
         self.texts[Text::ProxySig as usize] = sig.into();

@@ -12,6 +12,7 @@ pub mod preface;
 pub mod proxy_header;
 pub mod refusal;
 pub mod version;
+pub mod websocket;
 
 /// Most bytes that the argument of a client's control line may have: nats-server's default `max_control_line`
 /// (`MAX_CONTROL_LINE_SIZE` in its const.go). CONNECT is such a line.

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -135,8 +136,11 @@ impl<S: Side> Pump<S> {
                     return Poll::Ready(Pumped::Stopped(cause));
                 }
                 let mut read = ReadBuf::new(buffer);
-                if ready!(Pin::new(&mut *from).poll_read(cx, &mut read)).is_err() {
-                    return Poll::Ready(Pumped::ReadFailed);
+                if let Err(err) = ready!(Pin::new(&mut *from).poll_read(cx, &mut read)) {
+                    return Poll::Ready(match err.kind() {
+                        io::ErrorKind::InvalidData => Pumped::Stopped(Cause::Protocol),
+                        _ => Pumped::ReadFailed,
+                    });
                 }
                 if read.filled().is_empty() {
                     return Poll::Ready(Pumped::Eof);

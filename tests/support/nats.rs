@@ -231,15 +231,41 @@ pub fn binary() -> PathBuf {
         .clone()
 }
 
-/// Panics, saying what to do, when nats-server is older than a test can do with. Debian's package may be.
-pub fn at_least(major: u32, minor: u32) {
+/// Debian's nats-server, an old one; `None`, and a line that says so, where it cannot be had.
+pub fn debian() -> Option<PathBuf> {
+    let into = super::project().join(".nats").join("debian");
+    let binary = into.join("nats-server");
+    if !binary.exists() {
+        let mut install = script("nats-server");
+        let install = install.args(["--via", "debian", "--into"]).arg(&into).stderr(Stdio::inherit()).output();
+        if !install.expect("run scripts/nats-server").status.success() {
+            super::say("nats-server of Debian: MISSING (it cannot be had here)");
+            return None;
+        }
+    }
+    Some(binary)
+}
+
+/// Whether nats-server is this version or later.
+pub fn is_at_least(major: u32, minor: u32) -> bool {
+    version().1 >= (major, minor)
+}
+
+/// Its version in words and in numbers.
+fn version() -> (String, (u32, u32)) {
     let output = Command::new(binary()).arg("--version").output().expect("nats-server --version");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let version = text.trim().rsplit('v').next().unwrap_or_default();
+    let version = text.trim().rsplit('v').next().unwrap_or_default().to_owned();
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    (version, found)
+}
+
+/// Panics, saying what to do, when nats-server is older than a test can do with. Debian's package may be.
+pub fn at_least(major: u32, minor: u32) {
+    let (version, _) = version();
     assert!(
-        found >= (major, minor),
+        is_at_least(major, minor),
         "this test needs nats-server {major}.{minor} or later and {} is {version}; \
          name another with NATS_SERVER=… or get one with scripts/nats-server --via go|pypi --into DIR",
         binary().display()

@@ -1,0 +1,103 @@
+//! Which account a client is in, asked of servers that do not tell (before 2.12): once for each credential.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use serde::Deserialize;
+use tokio::{sync::mpsc, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{PollError, http::Http, system::System};
+use crate::{
+    greeting::Greetings,
+    identity::{CredentialKey, Directory},
+    upstream::Servers,
+};
+
+/// Questions that wait at most; what comes beyond is asked when its credential comes again.
+pub const MOST_WAITING: usize = 256;
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Who wants to know what.
+#[derive(Debug)]
+pub struct Question {
+    /// The server, by its place in the configuration.
+    pub server: usize,
+    /// The client, by the server's number for its connection.
+    pub client_id: u64,
+    /// Whose account it is.
+    pub credential: CredentialKey,
+}
+
+/// `/connz?cid=…&auth=1`: a look at one connection, without a walk over the others.
+#[derive(Debug, Deserialize)]
+struct Connz {
+    #[serde(default)]
+    connections: Vec<Connection>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Connection {
+    account: Option<String>,
+}
+
+/// Answers until `stop`.
+pub async fn answer(
+    servers: Arc<Servers>,
+    greetings: Arc<Greetings>,
+    directory: Arc<Directory>,
+    system: Option<System>,
+    mut questions: mpsc::Receiver<Question>,
+    stop: CancellationToken,
+) {
+    let answering = async {
+        let mut ports = HashMap::new();
+        while let Some(question) = questions.recv().await {
+            if directory.has_learned(question.credential) {
+                continue;
+            }
+            let asked = ask(&servers, &greetings, system.as_ref(), &mut ports, &question);
+            match timeout(PATIENCE, asked).await.unwrap_or(Err(PollError::TimedOut)) {
+                Ok(Some(account)) => directory.learn(question.credential, &account.into()),
+                // The client has left already.
+                Ok(None) => {}
+                Err(err) => debug!(%err, "a client's account is not known"),
+            }
+            if questions.is_empty() {
+                ports.clear();
+            }
+        }
+    };
+    tokio::select! {
+        () = answering => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn ask(
+    servers: &Servers,
+    greetings: &Greetings,
+    system: Option<&System>,
+    ports: &mut HashMap<usize, Http>,
+    question: &Question,
+) -> Result<Option<String>, PollError> {
+    let &Question { server, client_id, .. } = question;
+    let id = greetings.server_id(server);
+    let connz: Connz = match (system.filter(|system| system.is_up()).zip(id), monitor(servers, server)) {
+        (Some((system, id)), _) => {
+            let question = format!(r#"{{"cid":{client_id},"auth":true}}"#);
+            system.ask(format!("$SYS.REQ.SERVER.{id}.CONNZ"), question.into()).await?
+        }
+        (None, Some(url)) => {
+            let port = ports.entry(server).or_insert_with(|| Http::new(url));
+            port.get(&format!("/connz?cid={client_id}&auth=1")).await?
+        }
+        (None, None) => return Err(PollError::NoAnswer),
+    };
+    Ok(connz.connections.into_iter().next().and_then(|one| one.account))
+}
+
+fn monitor(servers: &Servers, index: usize) -> Option<&str> {
+    servers.iter().nth(index)?.monitor()
+}

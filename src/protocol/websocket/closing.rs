@@ -1,0 +1,61 @@
+//! The close frame: with which code and text a WebSocket ends, as nats-server maps them (`wsEnqueueCloseMessage`).
+
+use tungstenite::protocol::frame::coding::Control;
+
+use super::encode;
+
+/// A code and a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closing {
+    /// RFC 6455, section 7.4.1.
+    pub code: u16,
+    /// At most 123 bytes.
+    pub text: &'static str,
+}
+
+impl Closing {
+    /// The server went, or weir lets the client go: it is to come back.
+    pub const GOING_AWAY: Self = Self { code: 1001, text: "Server Shutdown" };
+
+    /// What a client is told when the words before the end were these: the last line of them, where that is an `-ERR` which
+    /// ends a connection.
+    pub fn after(words: &[u8]) -> Option<Self> {
+        let line = words.strip_suffix(b"'\r\n")?;
+        let start = memchr::memrchr(b'\n', line).map_or(0, |end| end + 1);
+        let text = line[start..].strip_prefix(b"-ERR '")?;
+        ENDS.iter().find(|(words, _)| text.eq_ignore_ascii_case(words.as_bytes())).map(|(_, closing)| *closing)
+    }
+
+    /// Appends the frame.
+    pub fn write(self, out: &mut Vec<u8>) {
+        let mut payload = Vec::with_capacity(encode::LONGEST_CONTROL);
+        payload.extend_from_slice(&self.code.to_be_bytes());
+        payload.extend_from_slice(self.text.as_bytes());
+        encode::control(Control::Close, &payload, out);
+    }
+}
+
+const fn closing(code: u16, text: &'static str) -> Closing {
+    Closing { code, text }
+}
+
+/// The texts of `-ERR` after which nats-server closes, the code for its reason, and that reason's name.
+const ENDS: [(&str, Closing); 12] = [
+    ("maximum connections exceeded", closing(1008, "Maximum Connections Exceeded")),
+    ("maximum account active connections exceeded", closing(1008, "Maximum Account Connections Exceeded")),
+    ("Authorization Violation", closing(1008, "Authentication Failure")),
+    ("Authentication Timeout", closing(1008, "Authentication Timeout")),
+    ("User Authentication Expired", closing(1008, "Authentication Expired")),
+    ("Account Authentication Expired", closing(1008, "Authentication Expired")),
+    ("User Authentication Revoked", closing(1008, "Credentials Revoked")),
+    ("maximum control line exceeded", closing(1008, "Maximum Control Line Exceeded")),
+    ("Maximum Payload Violation", closing(1009, "Maximum Message Payload Exceeded")),
+    ("Unknown Protocol Operation", closing(1002, "Protocol Violation")),
+    ("Parser Error", closing(1002, "Protocol Violation")),
+    ("Stale Connection", closing(1001, "Stale Connection")),
+];
+
+/// Whether an endpoint may send this code.
+pub(super) fn is_valid_code(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}

@@ -1,0 +1,325 @@
+//! Frames from a client: what they carry, piece by piece, in the order it came.
+
+use std::io::Cursor;
+
+use tungstenite::protocol::frame::{
+    FrameHeader,
+    coding::{Control, Data, OpCode},
+};
+
+use super::{
+    Terms, Tools,
+    closing::{Closing, is_valid_code},
+    deflate::Inflater,
+    encode::{self, LONGEST_CONTROL},
+    mask::copy_unmasked,
+};
+
+/// The longest header: 2 bytes, 8 of length, 4 of mask.
+const LONGEST_HEADER: usize = 14;
+
+/// The most that one compressed message may become: as much as nats-server collects at most (`wsMaxMsgPayloadLimit`). Nothing is
+/// collected here, so this bounds work, not memory; how much of it a client may have waiting is for others to say.
+const MOST_INFLATED: u64 = 64 * 1024 * 1024;
+
+/// Compressed bytes that are unmasked at a time.
+const STEP: usize = 1024;
+
+/// What a client may not send. The text is nats-server's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.text)]
+pub struct Violation(pub Closing);
+
+const fn violation(code: u16, text: &'static str) -> Violation {
+    Violation(Closing { code, text })
+}
+
+/// A frame whose header has come.
+#[derive(Debug)]
+struct Frame {
+    opcode: OpCode,
+    is_final: bool,
+    /// Bytes of its payload that are still to come.
+    left: u64,
+    /// Turned to the next byte; zeros for a frame without.
+    mask: [u8; 4],
+}
+
+/// The message whose frames are coming.
+#[derive(Debug)]
+enum Message {
+    /// None: the next frame begins one.
+    None,
+    Plain,
+    /// Its decompressor, and how much of the tail it has seen already.
+    Deflated(Inflater, Option<usize>),
+}
+
+/// Why nothing more comes.
+#[derive(Debug, Clone, Copy)]
+enum Over {
+    /// A close frame, which has been answered.
+    Closed,
+    Broken(Violation),
+}
+
+/// Reads what a client sends.
+#[derive(Debug)]
+pub struct Decoder {
+    terms: Terms,
+    header: [u8; LONGEST_HEADER],
+    /// Bytes of a header that has not come whole.
+    header_has: u8,
+    frame: Option<Frame>,
+    message: Message,
+    /// The payload of a control frame that has not come whole.
+    control: Vec<u8>,
+    over: Option<Over>,
+}
+
+/// How far [`Decoder::decode`] came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Bytes of the input that are done with.
+    pub taken: usize,
+    /// Bytes written to the output.
+    pub given: usize,
+}
+
+impl Decoder {
+    /// For a client that agreed to `terms`.
+    pub fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            header: [0; LONGEST_HEADER],
+            header_has: 0,
+            frame: None,
+            message: Message::None,
+            control: Vec::new(),
+            over: None,
+        }
+    }
+
+    /// Whether the client has said that it closes: nothing more comes.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.over, Some(Over::Closed))
+    }
+
+    /// Whether there is something to give without more input.
+    pub fn has_more(&self) -> bool {
+        match &self.message {
+            Message::Deflated(inflater, tail) => inflater.has_more() || tail.is_some(),
+            _ => matches!(self.over, Some(Over::Broken(_))),
+        }
+    }
+
+    /// Takes bytes from the front of `input` and writes what they carry to the front of `out`, until one of them is used up or the client
+    /// has closed. Frames that answer the client's own (pongs, a close) are appended to `replies`.
+    ///
+    /// # Errors
+    /// [`Violation`], once all that came before it has been given.
+    pub fn decode(
+        &mut self,
+        input: &[u8],
+        out: &mut [u8],
+        replies: &mut Vec<u8>,
+        tools: &mut Tools,
+    ) -> Result<Step, Violation> {
+        let mut step = Step { taken: 0, given: 0 };
+        while self.over.is_none() {
+            let (rest, room) = (&input[step.taken..], &mut out[step.given..]);
+            let advanced = match &self.frame {
+                _ if room.is_empty() => break,
+                _ if self.has_more() => self.inflate(&[], room, tools),
+                _ if rest.is_empty() => break,
+                None => self.begin(rest, replies, tools).map(|taken| Step { taken, given: 0 }),
+                Some(_) => self.go_on(rest, room, replies, tools),
+            };
+            match advanced {
+                Ok(Step { taken, given }) => {
+                    step.taken += taken;
+                    step.given += given;
+                }
+                Err(broken) => self.over = Some(Over::Broken(broken)),
+            }
+        }
+        match self.over {
+            Some(Over::Broken(violation)) if step.given == 0 => Err(violation),
+            // What follows a close frame is nobody's.
+            Some(_) => Ok(Step { taken: input.len(), ..step }),
+            None => Ok(step),
+        }
+    }
+
+    /// Takes bytes of a header.
+    fn begin(&mut self, rest: &[u8], replies: &mut Vec<u8>, tools: &mut Tools) -> Result<usize, Violation> {
+        let had = usize::from(self.header_has);
+        let more = rest.len().min(LONGEST_HEADER - had);
+        self.header[had..had + more].copy_from_slice(&rest[..more]);
+        let mut cursor = Cursor::new(&self.header[..had + more]);
+        let unknown = |_| violation(1002, "unknown opcode");
+        let Some((header, length)) = FrameHeader::parse(&mut cursor).map_err(unknown)? else {
+            self.header_has += more as u8;
+            return Ok(more);
+        };
+        let taken = cursor.position() as usize - had;
+        self.header_has = 0;
+        self.check(&header, length)?;
+        if let OpCode::Data(data) = header.opcode {
+            if data != Data::Continue {
+                self.message = match header.rsv1 {
+                    true => Message::Deflated(tools.inflater(), None),
+                    false => Message::Plain,
+                };
+            }
+            if length == 0 {
+                self.data_frame_ended(header.is_final, tools);
+                return Ok(taken);
+            }
+        }
+        if let (OpCode::Control(kind), 0) = (header.opcode, length) {
+            self.answer(kind, &[], replies)?;
+            return Ok(taken);
+        }
+        let mask = header.mask.unwrap_or_default();
+        self.frame = Some(Frame { opcode: header.opcode, is_final: header.is_final, left: length, mask });
+        Ok(taken)
+    }
+
+    fn check(&self, header: &FrameHeader, length: u64) -> Result<(), Violation> {
+        let between_messages = matches!(self.message, Message::None);
+        let wrong = match header.opcode {
+            _ if header.rsv2 || header.rsv3 => "RSV2 and RSV3 must be clear",
+            _ if header.rsv1 && !self.terms.deflate => {
+                "compressed frame received without negotiated permessage-deflate"
+            }
+            _ if header.mask.is_none() && !self.terms.unmasked => "mask bit missing",
+            OpCode::Control(_) if length > LONGEST_CONTROL as u64 => {
+                "control frame length bigger than maximum allowed of 125 bytes"
+            }
+            OpCode::Control(_) if !header.is_final => "control frame does not have final bit set",
+            OpCode::Control(_) if header.rsv1 => "control frame must not be compressed",
+            OpCode::Control(_) => return Ok(()),
+            OpCode::Data(Data::Continue) if between_messages || header.rsv1 => "invalid continuation frame",
+            OpCode::Data(Data::Text | Data::Binary) if !between_messages => {
+                "new message started before final frame for previous message was received"
+            }
+            _ if length > i64::MAX as u64 => "invalid 64-bit payload length",
+            OpCode::Data(_) => return Ok(()),
+        };
+        Err(violation(1002, wrong))
+    }
+
+    /// Takes bytes of a payload.
+    fn go_on(
+        &mut self,
+        rest: &[u8],
+        room: &mut [u8],
+        replies: &mut Vec<u8>,
+        tools: &mut Tools,
+    ) -> Result<Step, Violation> {
+        let Some(frame) = &mut self.frame else { return Ok(Step { taken: 0, given: 0 }) };
+        let here = usize::try_from(frame.left).unwrap_or(usize::MAX).min(rest.len());
+        if let OpCode::Control(kind) = frame.opcode {
+            let had = self.control.len();
+            self.control.resize(had + here, 0);
+            copy_unmasked(&mut frame.mask, &rest[..here], &mut self.control[had..]);
+            frame.left -= here as u64;
+            if frame.left == 0 {
+                self.frame = None;
+                // Empty again, and without memory: most clients never send one.
+                let payload = std::mem::take(&mut self.control);
+                self.answer(kind, &payload, replies)?;
+            }
+            return Ok(Step { taken: here, given: 0 });
+        }
+        let is_final = frame.is_final;
+        let step = match &self.message {
+            Message::Deflated(..) => {
+                let mut bytes = [0; STEP];
+                let bytes = &mut bytes[..here.min(STEP)];
+                let mut mask = frame.mask;
+                copy_unmasked(&mut mask, &rest[..bytes.len()], bytes);
+                self.inflate(bytes, room, tools)?
+            }
+            _ => {
+                let n = here.min(room.len());
+                let mut mask = frame.mask;
+                copy_unmasked(&mut mask, &rest[..n], room);
+                Step { taken: n, given: n }
+            }
+        };
+        if let Some(frame) = &mut self.frame {
+            frame.mask.rotate_left(step.taken % 4);
+            frame.left -= step.taken as u64;
+            if frame.left == 0 {
+                self.frame = None;
+                self.data_frame_ended(is_final, tools);
+            }
+        }
+        Ok(step)
+    }
+
+    fn inflate(&mut self, bytes: &[u8], room: &mut [u8], tools: &mut Tools) -> Result<Step, Violation> {
+        let Message::Deflated(inflater, tail) = &mut self.message else { return Ok(Step { taken: 0, given: 0 }) };
+        // Behind the last frame comes the tail that no frame carries.
+        let input = if let Some(at) = tail { Inflater::tail(*at) } else { bytes };
+        let (taken, given) = inflater.inflate(input, room).map_err(|_| violation(1007, "invalid compressed data"))?;
+        if inflater.given() > MOST_INFLATED {
+            return Err(violation(1009, "Maximum Message Payload Exceeded"));
+        }
+        let Some(at) = tail else {
+            if taken == 0 && given == 0 && !bytes.is_empty() {
+                return Err(violation(1007, "invalid compressed data"));
+            }
+            return Ok(Step { taken, given });
+        };
+        *at += taken;
+        if Inflater::tail(*at).is_empty() && !inflater.has_more() {
+            self.message_ended(tools);
+        } else if taken == 0 && given == 0 {
+            return Err(violation(1007, "invalid compressed data"));
+        }
+        Ok(Step { taken: 0, given })
+    }
+
+    fn data_frame_ended(&mut self, is_final: bool, tools: &mut Tools) {
+        match &mut self.message {
+            _ if !is_final => {}
+            Message::Deflated(_, tail) => *tail = Some(0),
+            _ => self.message_ended(tools),
+        }
+    }
+
+    fn message_ended(&mut self, tools: &mut Tools) {
+        if let Message::Deflated(inflater, _) = std::mem::replace(&mut self.message, Message::None) {
+            tools.give_back(inflater);
+        }
+    }
+
+    /// Answers a control frame.
+    fn answer(&mut self, kind: Control, payload: &[u8], replies: &mut Vec<u8>) -> Result<(), Violation> {
+        match kind {
+            Control::Ping => encode::control(Control::Pong, payload, replies),
+            Control::Close => {
+                let echoed = match payload {
+                    [] => &[],
+                    [_] => return Err(violation(1002, "close frame payload cannot be 1 byte")),
+                    [a, b, text @ ..] => {
+                        if !is_valid_code(u16::from_be_bytes([*a, *b])) {
+                            return Err(violation(1002, "invalid close status code"));
+                        }
+                        if std::str::from_utf8(text).is_err() {
+                            return Err(violation(1007, "invalid utf8 body in close frame"));
+                        }
+                        payload
+                    }
+                };
+                encode::control(Control::Close, echoed, replies);
+                self.over = Some(Over::Closed);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

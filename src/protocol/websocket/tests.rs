@@ -1,0 +1,384 @@
+//! Everything arrives the same wherever it is cut; what may not be sent is told in nats-server's words.
+
+use std::io::Write;
+
+use flate2::{Compression, write::DeflateEncoder};
+use proptest::{collection::vec, prelude::*};
+use tungstenite::protocol::frame::{
+    FrameHeader,
+    coding::{Control, Data, OpCode},
+};
+
+use super::{
+    Pieces, Terms, Tools,
+    closing::Closing,
+    cookies::CookieNames,
+    decode::{Decoder, Violation},
+    encode, forwarded,
+    origin::{Origin, OriginRules},
+    upgrade::{self, LONGEST_REQUEST, Rejection, Rules},
+};
+use crate::protocol::connect::Connect;
+
+const DEFLATE: Terms = Terms { deflate: true, unmasked: false, pieces: Pieces::Whole };
+
+/// A frame as a client sends it.
+fn frame(opcode: OpCode, is_final: bool, rsv1: bool, payload: &[u8], out: &mut Vec<u8>) {
+    let mask = [0x12, 0x34, 0x56, payload.len() as u8];
+    let header = FrameHeader { is_final, rsv1, opcode, mask: Some(mask), ..FrameHeader::default() };
+    header.format(payload.len() as u64, out).unwrap();
+    out.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]));
+}
+
+fn control(kind: Control, payload: &[u8], out: &mut Vec<u8>) {
+    frame(OpCode::Control(kind), true, false, payload, out);
+}
+
+/// A message in so many frames, with a ping between each two of them.
+fn message(payload: &[u8], frames: usize, compressed: bool, out: &mut Vec<u8>) {
+    let payload = if compressed { deflated(payload) } else { payload.to_vec() };
+    let length = payload.len().div_ceil(frames).max(1);
+    let mut left = &payload[..];
+    for n in 0..frames {
+        let data = if n == 0 { Data::Text } else { Data::Continue };
+        let (piece, rest) = left.split_at(if n + 1 == frames { left.len() } else { length.min(left.len()) });
+        frame(OpCode::Data(data), n + 1 == frames, compressed && n == 0, piece, out);
+        if n + 1 < frames {
+            control(Control::Ping, b"there?", out);
+        }
+        left = rest;
+    }
+}
+
+/// As RFC 7692 has it: flushed, without the tail.
+fn deflated(payload: &[u8]) -> Vec<u8> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(payload).unwrap();
+    encoder.flush().unwrap();
+    let compressed = encoder.get_ref().clone();
+    compressed.strip_suffix(&[0, 0, 0xff, 0xff]).unwrap().to_vec()
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Heard {
+    bytes: Vec<u8>,
+    replies: Vec<u8>,
+    broken: Option<Violation>,
+    closed: bool,
+}
+
+/// What a decoder makes of input in chunks, into a buffer of `room` bytes.
+fn hear<'a>(terms: Terms, chunks: impl IntoIterator<Item = &'a [u8]>, room: usize) -> Heard {
+    let (mut decoder, mut tools, mut heard) = (Decoder::new(terms), Tools::default(), Heard::default());
+    let mut out = vec![0; room];
+    for mut chunk in chunks {
+        loop {
+            match decoder.decode(chunk, &mut out, &mut heard.replies, &mut tools) {
+                Err(broken) => {
+                    heard.broken = Some(broken);
+                    return heard;
+                }
+                Ok(step) => {
+                    heard.bytes.extend_from_slice(&out[..step.given]);
+                    chunk = &chunk[step.taken..];
+                    assert!(step.given > 0 || chunk.is_empty(), "it goes on");
+                }
+            }
+            if chunk.is_empty() && !decoder.has_more() {
+                break;
+            }
+        }
+        heard.closed = decoder.is_closed();
+    }
+    heard
+}
+
+#[test]
+fn cut_at_every_byte_it_is_the_same() {
+    let mut stream = Vec::new();
+    message(b"CONNECT {}\r\n", 1, false, &mut stream);
+    message(&b"PING\r\n".repeat(30), 3, true, &mut stream);
+    message(b"", 2, false, &mut stream);
+    message(b"", 1, true, &mut stream);
+    message(&[7; 300], 2, false, &mut stream);
+    control(Control::Pong, b"", &mut stream);
+    control(Control::Close, b"\x03\xe8bye", &mut stream);
+    stream.extend_from_slice(b"and what follows is nobody's");
+    let whole = hear(DEFLATE, [&stream[..]], 4096);
+    let said = [&b"CONNECT {}\r\n"[..], &b"PING\r\n".repeat(30), &[7; 300]].concat();
+    assert_eq!((&whole.bytes, whole.closed, whole.broken), (&said, true, None));
+    for kind in [Control::Ping, Control::Close] {
+        let mut empty = Vec::new();
+        control(kind, b"", &mut empty);
+        assert_eq!(hear(DEFLATE, [&empty[..]], 64).replies.len(), 2, "answered at once");
+    }
+    let mut replies = Vec::new();
+    (0..4).for_each(|_| encode::control(Control::Pong, b"there?", &mut replies));
+    encode::control(Control::Close, b"\x03\xe8bye", &mut replies);
+    assert_eq!(whole.replies, replies);
+    for room in [1, 7, 4096] {
+        assert_eq!(hear(DEFLATE, stream.chunks(1), room), whole);
+        for cut in 0..=stream.len() {
+            let (head, tail) = stream.split_at(cut);
+            assert_eq!(hear(DEFLATE, [head, tail], room), whole, "cut at {cut}, {room} bytes of room");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_framed_for_a_client_is_what_it_reads(
+        chunks in vec(vec(any::<u8>(), 0..9000), 1..4),
+        repeats in 1usize..8,
+        deflate: bool,
+        pieces in prop_oneof![Just(Pieces::Whole), Just(Pieces::Small), Just(Pieces::SmallUnlessDeflated)],
+        cut in 1usize..5000,
+    ) {
+        let terms = Terms { deflate, unmasked: true, pieces };
+        let (mut tools, mut stream, mut said) = (Tools::default(), Vec::new(), Vec::new());
+        for chunk in chunks {
+            let chunk = chunk.repeat(repeats);
+            encode::data(terms, &chunk, &mut tools, &mut stream);
+            said.extend(chunk);
+        }
+        // A server's frames are a client's but for the mask.
+        let heard = hear(terms, stream.chunks(cut), 777);
+        prop_assert_eq!((heard.bytes, heard.broken), (said, None));
+    }
+
+    #[test]
+    fn any_bytes_end_somehow(stream in vec(any::<u8>(), 0..300), step in 1usize..40, deflate: bool, unmasked: bool) {
+        let terms = Terms { deflate, unmasked, pieces: Pieces::Whole };
+        let whole = hear(terms, [&stream[..]], 100);
+        let cut = hear(terms, stream.chunks(step), 9);
+        prop_assert_eq!(whole.bytes, cut.bytes);
+        prop_assert_eq!(whole.broken, cut.broken);
+    }
+}
+
+#[test]
+fn what_a_client_may_not_send() {
+    let says =
+        |terms: Terms, stream: &[u8]| hear(terms, [stream], 64).broken.map(|broken| (broken.0.code, broken.0.text));
+    let one = |opcode, is_final, rsv1, payload: &[u8]| {
+        let mut stream = Vec::new();
+        frame(opcode, is_final, rsv1, payload, &mut stream);
+        stream
+    };
+    let (text, more) = (OpCode::Data(Data::Text), OpCode::Data(Data::Continue));
+    let plain = Terms::default();
+    assert_eq!(says(plain, &[0x82, 0x01, b'x']), Some((1002, "mask bit missing")));
+    assert_eq!(says(Terms { unmasked: true, ..plain }, &[0x82, 0x01, b'x']), None);
+    assert_eq!(says(plain, &[0xa2, 0x80, 0, 0, 0, 0]), Some((1002, "RSV2 and RSV3 must be clear")));
+    assert_eq!(says(plain, &[0x83, 0x80, 0, 0, 0, 0]), Some((1002, "unknown opcode")));
+    let uninvited = Some((1002, "compressed frame received without negotiated permessage-deflate"));
+    assert_eq!(says(plain, &one(text, true, true, b"x")), uninvited);
+    assert_eq!(says(plain, &one(more, true, false, b"x")), Some((1002, "invalid continuation frame")));
+    let both = [one(text, false, false, b"x"), one(text, true, false, b"x")].concat();
+    let early = "new message started before final frame for previous message was received";
+    assert_eq!(says(plain, &both), Some((1002, early)));
+    let long = "control frame length bigger than maximum allowed of 125 bytes";
+    assert_eq!(says(plain, &one(OpCode::Control(Control::Ping), true, false, &[0; 126])), Some((1002, long)));
+    let split = one(OpCode::Control(Control::Ping), false, false, b"");
+    assert_eq!(says(plain, &split), Some((1002, "control frame does not have final bit set")));
+    let endless = [&[0x82, 0xff][..], &u64::MAX.to_be_bytes(), &[0; 4]].concat();
+    assert_eq!(says(plain, &endless), Some((1002, "invalid 64-bit payload length")));
+    let close = |payload: &[u8]| one(OpCode::Control(Control::Close), true, false, payload);
+    assert_eq!(says(plain, &close(b"\x03")), Some((1002, "close frame payload cannot be 1 byte")));
+    for code in [0u16, 999, 1004, 1005, 1006, 1015, 2000, 5000] {
+        assert_eq!(says(plain, &close(&code.to_be_bytes())), Some((1002, "invalid close status code")), "{code}");
+    }
+    assert_eq!(says(plain, &close(b"\x03\xe8\xff")), Some((1007, "invalid utf8 body in close frame")));
+    assert_eq!(says(DEFLATE, &one(text, true, true, &[0xff; 8])), Some((1007, "invalid compressed data")));
+}
+
+#[test]
+fn a_bomb_is_defused() {
+    let mut stream = Vec::new();
+    message(&vec![0; 65 * 1024 * 1024], 1, true, &mut stream);
+    assert!(stream.len() < 100_000);
+    let (mut decoder, mut tools) = (Decoder::new(DEFLATE), Tools::default());
+    let (mut given, mut rest) = (0, &stream[..]);
+    let broken = loop {
+        match decoder.decode(rest, &mut [0; 4096], &mut Vec::new(), &mut tools) {
+            Ok(step) => (given, rest) = (given + step.given, &rest[step.taken..]),
+            Err(broken) => break broken.0,
+        }
+    };
+    assert_eq!((broken.code, broken.text), (1009, "Maximum Message Payload Exceeded"));
+    assert!(given <= 64 * 1024 * 1024);
+}
+
+#[test]
+fn frames_for_browsers_are_small() {
+    let bytes: Vec<u8> = (0..10_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+    let frames = |terms| {
+        let mut out = Vec::new();
+        encode::data(terms, &bytes, &mut Tools::default(), &mut out);
+        let (mut lengths, mut rest) = (Vec::new(), &out[..]);
+        while !rest.is_empty() {
+            let mut cursor = std::io::Cursor::new(rest);
+            let (header, length) = FrameHeader::parse(&mut cursor).unwrap().unwrap();
+            lengths.push((length as usize, header.is_final, header.rsv1));
+            rest = &rest[cursor.position() as usize + length as usize..];
+        }
+        lengths
+    };
+    assert_eq!(frames(Terms::default()), [(40_000, true, false)]);
+    let small = frames(Terms { pieces: Pieces::Small, ..Terms::default() });
+    assert_eq!((small.len(), small[0]), (10, (4096, true, false)));
+    assert_eq!(frames(Terms { pieces: Pieces::SmallUnlessDeflated, ..Terms::default() }), small);
+    // What does not shrink goes as it is.
+    assert_eq!(frames(DEFLATE), [(40_000, true, false)]);
+}
+
+#[test]
+fn how_it_ends_is_told_as_nats_server_tells_it() {
+    let after = |words: &str| Closing::after(words.as_bytes()).map(|closing| closing.code);
+    assert_eq!(after("-ERR 'maximum connections exceeded'\r\n"), Some(1008));
+    assert_eq!(after("PONG\r\n-ERR 'Stale Connection'\r\n"), Some(1001));
+    assert_eq!(after("-ERR 'Unknown Protocol Operation'\r\n"), Some(1002));
+    assert_eq!(after("-ERR 'Maximum Payload Violation'\r\n"), Some(1009));
+    assert_eq!(after("-ERR 'Permissions Violation for Publish to \"x\"'\r\n"), None);
+    assert_eq!(after("MSG a 1 2\r\nhi\r\n"), None);
+    for refusal in crate::close::Refusal::ALL {
+        assert!(Closing::after(crate::protocol::refusal::line(refusal)).is_some(), "{}", refusal.name());
+    }
+    let mut frame = Vec::new();
+    Closing::GOING_AWAY.write(&mut frame);
+    assert_eq!(frame, [&[0x88, 17, 0x03, 0xe9][..], b"Server Shutdown"].concat());
+}
+
+const REQUEST: &str = "GET / HTTP/1.1\r\nHost: weir.example:443\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
+
+fn request(more: &str) -> String {
+    format!("{REQUEST}{more}\r\n")
+}
+
+#[test]
+fn the_request_that_opens_a_websocket() {
+    let rules = Rules { compression: true, ..Rules::default() };
+    let asked =
+        request("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nNats-No-Masking: true\r\n");
+    for end in 0..asked.len() {
+        assert_eq!(rules.read(&asked.as_bytes()[..end]), Ok(None), "cut at {end}");
+    }
+    let upgrade = rules.read(asked.as_bytes()).unwrap().unwrap();
+    assert_eq!(upgrade.terms, Terms { deflate: true, unmasked: true, pieces: Pieces::Whole });
+    let mut answer = Vec::new();
+    upgrade.write(&mut answer);
+    let answer = String::from_utf8(answer).unwrap();
+    // RFC 6455's own example.
+    assert!(
+        answer.starts_with("HTTP/1.1 101 ")
+            && answer.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n")
+    );
+    let agreed = "permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n";
+    assert!(
+        answer.contains(agreed) && answer.contains("\r\nNats-No-Masking: true\r\n") && answer.ends_with("\r\n\r\n")
+    );
+
+    let deflate = |rules: &Rules, offer: &str| {
+        let asked = request(&format!("Sec-WebSocket-Extensions: {offer}\r\n"));
+        rules.read(asked.as_bytes()).unwrap().unwrap().terms.deflate
+    };
+    assert!(deflate(&rules, "x-other, permessage-deflate"));
+    assert!(!deflate(&rules, "permessage-deflate; server_max_window_bits=10"));
+    assert!(deflate(&rules, "permessage-deflate; server_max_window_bits=10, permessage-deflate"));
+    assert!(!deflate(&Rules::default(), "permessage-deflate"));
+    let pieces = |agent: &str| {
+        let asked = request(&format!("User-Agent: {agent}\r\n"));
+        rules.read(asked.as_bytes()).unwrap().unwrap().terms.pieces
+    };
+    assert_eq!(pieces("Python/3.11 aiohttp/3.9"), Pieces::Whole);
+    assert_eq!(pieces("Mozilla/5.0 (X11) AppleWebKit/537.36 Chrome/120.0 Safari/537.36"), Pieces::Small);
+    assert_eq!(pieces("Mozilla/5.0 (Mac) Version/17.0 Safari/605.1.15"), Pieces::SmallUnlessDeflated);
+}
+
+#[test]
+fn a_request_that_is_not_granted() {
+    let rules = Rules::default();
+    let status =
+        |asked: &str| rules.read(asked.as_bytes()).map_err(|rejection| (rejection.status, rejection.why)).unwrap_err();
+    let without = |line: &str| {
+        let kept = REQUEST.split_inclusive("\r\n").filter(|kept| !kept.starts_with(line));
+        status(&format!("{}\r\n", kept.collect::<String>()))
+    };
+    assert_eq!(without("Host"), (400, "'Host' missing in request"));
+    assert_eq!(without("Upgrade"), (400, "invalid value for header 'Upgrade'"));
+    assert_eq!(without("Connection"), (400, "invalid value for header 'Connection'"));
+    assert_eq!(without("Sec-WebSocket-Key"), (400, "key missing"));
+    assert_eq!(without("Sec-WebSocket-Version"), (400, "invalid version"));
+    assert_eq!(status(&request("").replace("dGhl", "")), (400, "invalid websocket key"));
+    assert_eq!(status(&request("").replace("GET", "POST")), (405, "request method must be GET"));
+    assert_eq!(status(&request("").replace("GET /", "GET /a/mqtt?b")), (404, "mqtt websocket endpoint not enabled"));
+    assert_eq!(status(&request("").replace("GET /", "GET /leafnode")).0, 404);
+    assert_eq!(status(&format!("{}early", request(""))), (400, "client sent data before handshake is complete"));
+    assert_eq!(status("CONNECT {\"user\":\"a\"}\r\nPING\r\n").0, 400);
+    assert_eq!(status("\x16\x03\x01\x02\x00\x01\x00").0, 400);
+    assert_eq!(status(&format!("{REQUEST}X: {}", "x".repeat(LONGEST_REQUEST))), (431, Rejection::TOO_LARGE.why));
+    assert_eq!(status(&request(&"X: y\r\n".repeat(100))).0, 431);
+
+    let mut answer = Vec::new();
+    upgrade::unavailable("maximum connections exceeded", 2, &mut answer);
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n") && answer.contains("\r\nRetry-After: 2\r\n"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{answer}");
+}
+
+#[test]
+fn whose_pages_may_come() {
+    let origin = |text: &str| Origin::parse(text).unwrap();
+    assert_eq!(origin("https://Example.com"), origin("HTTPS://example.com:443/path"));
+    assert_eq!(origin("http://[::1]").to_string(), "http://[::1]:80");
+    for none in ["null", "example.com", "http://[::1", "http://::1"] {
+        assert_eq!(Origin::parse(none), None, "{none}");
+    }
+    let same = OriginRules { same_origin: true, allowed: Vec::new() };
+    assert_eq!(same.check(None, "weir.example", true), Ok(()));
+    assert_eq!(same.check(Some("https://weir.example"), "WEIR.example:443", true), Ok(()));
+    assert_eq!(same.check(Some("http://weir.example"), "weir.example", false), Ok(()));
+    for other in ["http://weir.example", "https://weir.example:8443", "https://evil.example", "null"] {
+        assert!(same.check(Some(other), "weir.example", true).is_err(), "{other}");
+    }
+    let listed = OriginRules {
+        same_origin: false,
+        allowed: vec![origin("https://app.example"), origin("http://localhost:3000")],
+    };
+    assert_eq!(listed.check(Some("https://app.example:443"), "weir.example", true), Ok(()));
+    assert_eq!(listed.check(Some("http://localhost:3000"), "weir.example", true), Ok(()));
+    let why = listed.check(Some("https://app.example.evil"), "weir.example", true);
+    assert_eq!(why, Err("origin not allowed: not in the allowed list"));
+    assert_eq!(OriginRules::default().check(Some("null"), "weir.example", true), Ok(()));
+}
+
+#[test]
+fn credentials_in_cookies() {
+    let names =
+        CookieNames { jwt: Some("j".into()), user: Some("u".into()), pass: Some("p".into()), token: Some("t".into()) };
+    let lines = [&b"j=one; u=\"ann\" ; x=y;; p=s3 cret"[..], b"j=two", b"t=a\\b"];
+    let cookies = names.pick(lines);
+    let mut connect = Connect::parse(b"{\"user\":\"bob\",\"verbose\":false}").unwrap();
+    cookies.fill_in(&mut connect);
+    assert_eq!((connect.user(), connect.pass()), (Some("bob"), Some("s3 cret")));
+    assert_eq!((connect.jwt(), connect.auth_token()), (Some("two"), None));
+    assert!(!format!("{cookies:?}").contains("s3"));
+    assert!(CookieNames::default().pick(lines).is_empty());
+}
+
+#[test]
+fn who_is_behind_a_proxy() {
+    let trusted = |ip: std::net::IpAddr| ip.to_string().starts_with("10.");
+    let client = |header: &str| forwarded::client(header.as_bytes(), trusted).map(|ip| ip.to_string());
+    assert_eq!(client("192.0.2.1").as_deref(), Some("192.0.2.1"));
+    // What the client itself wrote is on the left.
+    assert_eq!(client("198.51.100.9, 192.0.2.1, 10.0.0.2").as_deref(), Some("192.0.2.1"));
+    assert_eq!(client("10.0.0.1, 10.0.0.2").as_deref(), Some("10.0.0.1"));
+    assert_eq!(client("192.0.2.1, unknown, 10.0.0.2").as_deref(), Some("10.0.0.2"));
+    assert_eq!(client("[2001:db8::1]:443").as_deref(), Some("2001:db8::1"));
+    assert_eq!(client("192.0.2.1:5555").as_deref(), Some("192.0.2.1"));
+    assert_eq!(client("::ffff:192.0.2.1").as_deref(), Some("192.0.2.1"));
+    assert_eq!((client(""), client("unknown")), (None, None));
+}

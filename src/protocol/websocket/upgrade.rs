@@ -1,0 +1,230 @@
+//! The request that opens a WebSocket, judged as nats-server judges it (`wsUpgrade`), and what it is answered.
+
+use std::io::Write;
+
+use data_encoding::BASE64;
+use httparse::{EMPTY_HEADER, Request, Status};
+use tungstenite::handshake::derive_accept_key;
+
+use super::{
+    Pieces, Terms,
+    cookies::{CookieNames, Cookies},
+    origin::OriginRules,
+};
+
+/// Most bytes of a request: a user JWT in a cookie has a few KiB, and browsers send no cookie beyond 4 KiB.
+pub const LONGEST_REQUEST: usize = 16 * 1024;
+/// Most header lines of a request.
+const MOST_HEADERS: usize = 64;
+
+/// What a listener lets in, and what it looks at.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Whether it compresses for those who can.
+    pub compression: bool,
+    /// Whose pages may come.
+    pub origins: OriginRules,
+    /// The cookies that hold credentials.
+    pub cookies: CookieNames,
+    /// Whether it does TLS.
+    pub secure: bool,
+}
+
+/// A request that is granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// What is agreed upon.
+    pub terms: Terms,
+    /// The credentials in its cookies.
+    pub cookies: Cookies,
+    /// What `X-Forwarded-For` says, all lines of it as one.
+    pub forwarded_for: Vec<u8>,
+    accept: String,
+}
+
+/// A request that is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rejection {
+    /// The HTTP status.
+    pub status: u16,
+    /// Why, in nats-server's words.
+    pub why: &'static str,
+}
+
+const fn rejection(status: u16, why: &'static str) -> Rejection {
+    Rejection { status, why }
+}
+
+impl Rejection {
+    /// What cannot be read as a request, or is longer than it may be.
+    pub const MALFORMED: Self = rejection(400, "malformed HTTP request");
+    /// More than [`LONGEST_REQUEST`] bytes, or too many lines.
+    pub const TOO_LARGE: Self = rejection(431, "request header too large");
+    /// The request did not come whole in time.
+    pub const TOO_LATE: Self = rejection(408, "request not complete in time");
+
+    /// Appends the answer.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        refusal(self.status, self.why, None, out);
+    }
+}
+
+/// Appends the answer to a client for which there is no room: it may come back in so many seconds.
+pub fn unavailable(why: &str, retry_after: u64, out: &mut Vec<u8>) {
+    refusal(503, why, Some(retry_after), out);
+}
+
+fn refusal(status: u16, why: &str, retry_after: Option<u64>, out: &mut Vec<u8>) {
+    let name = match status {
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        431 => "Request Header Fields Too Large",
+        503 => "Service Unavailable",
+        _ => "Bad Request",
+    };
+    let length = name.len() + ": ".len() + why.len() + 1;
+    // Writing into a Vec does not fail.
+    let _ = write!(
+        out,
+        "HTTP/1.1 {status} {name}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
+         Sec-Websocket-Version: 13\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n"
+    );
+    if let Some(seconds) = retry_after {
+        let _ = write!(out, "Retry-After: {seconds}\r\n");
+    }
+    let _ = write!(out, "\r\n{name}: {why}\n");
+}
+
+impl Rules {
+    /// Reads a request; `Ok(None)` when it has not come whole.
+    ///
+    /// # Errors
+    /// [`Rejection`]: it is none, or not for this listener.
+    pub fn read(&self, bytes: &[u8]) -> Result<Option<Upgrade>, Rejection> {
+        let mut headers = [EMPTY_HEADER; MOST_HEADERS];
+        let mut request = Request::new(&mut headers);
+        let length = match request.parse(bytes) {
+            Ok(Status::Complete(length)) => length,
+            Ok(Status::Partial) if bytes.len() < LONGEST_REQUEST => return Ok(None),
+            Ok(Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(Rejection::TOO_LARGE),
+            Err(_) => return Err(Rejection::MALFORMED),
+        };
+        let upgrade = self.judge(&request)?;
+        if length < bytes.len() {
+            return Err(rejection(400, "client sent data before handshake is complete"));
+        }
+        Ok(Some(upgrade))
+    }
+
+    fn judge(&self, request: &Request<'_, '_>) -> Result<Upgrade, Rejection> {
+        let headers = Headers(request.headers);
+        let path = request.path.unwrap_or_default().split(['?', '#']).next().unwrap_or_default();
+        if path.ends_with("/leafnode") {
+            return Err(rejection(
+                404,
+                "leafnode websocket endpoint not enabled: leafnodes go to the servers directly",
+            ));
+        }
+        if path.ends_with("/mqtt") {
+            return Err(rejection(404, "mqtt websocket endpoint not enabled"));
+        }
+        if request.method != Some("GET") {
+            return Err(rejection(405, "request method must be GET"));
+        }
+        let bad = |why| Err(rejection(400, why));
+        let Some(host) = headers.first("Host").filter(|host| !host.is_empty()) else {
+            return bad("'Host' missing in request");
+        };
+        if !headers.has("Upgrade", "websocket") {
+            return bad("invalid value for header 'Upgrade'");
+        }
+        if !headers.has("Connection", "Upgrade") {
+            return bad("invalid value for header 'Connection'");
+        }
+        let Some(key) = headers.first("Sec-WebSocket-Key").filter(|key| !key.is_empty()) else {
+            return bad("key missing");
+        };
+        if !BASE64.decode(key).is_ok_and(|key| key.len() == 16) {
+            return bad("invalid websocket key");
+        }
+        if !headers.has("Sec-WebSocket-Version", "13") {
+            return bad("invalid version");
+        }
+        let text = |bytes| std::str::from_utf8(bytes).unwrap_or("\u{fffd}");
+        let origin = headers.first("Origin").filter(|origin| !origin.is_empty());
+        let origin = origin.or_else(|| headers.first("Sec-WebSocket-Origin")).map(text);
+        let allowed = self.origins.check(origin, text(host), self.secure);
+        allowed.map_err(|why| rejection(403, why))?;
+        let agent = headers.first("User-Agent").unwrap_or_default();
+        let deflate = self.compression && headers.offers_deflate();
+        Ok(Upgrade {
+            terms: Terms {
+                deflate,
+                unmasked: headers.first("Nats-No-Masking") == Some(b"true"),
+                pieces: pieces(agent),
+            },
+            cookies: self.cookies.pick(headers.all("Cookie")),
+            forwarded_for: headers.all("X-Forwarded-For").collect::<Vec<_>>().join(&b','),
+            accept: derive_accept_key(key),
+        })
+    }
+}
+
+impl Upgrade {
+    /// Appends the answer.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
+        let _ = write!(out, "Sec-WebSocket-Accept: {}\r\n", self.accept);
+        if self.terms.deflate {
+            out.extend_from_slice(
+                b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n",
+            );
+        }
+        if self.terms.unmasked {
+            out.extend_from_slice(b"Nats-No-Masking: true\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// By the name that a browser gives itself; Chrome on a Mac says "Safari" too, but not "Version".
+fn pieces(agent: &[u8]) -> Pieces {
+    let says = |word: &[u8]| memchr::memmem::find(agent, word).is_some();
+    match agent.starts_with(b"Mozilla/") {
+        false => Pieces::Whole,
+        true if says(b"Version/") && says(b"Safari/") => Pieces::SmallUnlessDeflated,
+        true => Pieces::Small,
+    }
+}
+
+struct Headers<'h>(&'h [httparse::Header<'h>]);
+
+impl<'h> Headers<'h> {
+    fn all(&self, name: &str) -> impl Iterator<Item = &'h [u8]> {
+        let named = self.0.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+        named.map(|header| header.value.trim_ascii())
+    }
+
+    fn first(&self, name: &str) -> Option<&'h [u8]> {
+        self.all(name).next()
+    }
+
+    /// Whether one of the words of a list is this one, in any case.
+    fn has(&self, name: &str, word: &str) -> bool {
+        let mut words = self.all(name).flat_map(|value| value.split(|&byte| byte == b','));
+        words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+    }
+
+    /// Whether the client offers permessage-deflate on terms that ours are good for: a window smaller than ours is not.
+    fn offers_deflate(&self) -> bool {
+        let mut offers = self.all("Sec-WebSocket-Extensions").flat_map(|value| value.split(|&byte| byte == b','));
+        offers.any(|offer| {
+            let mut words = offer.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+            let named = words.next().is_some_and(|name| name.eq_ignore_ascii_case(b"permessage-deflate"));
+            let window = b"server_max_window_bits";
+            named && !words.any(|word| word.get(..window.len()).is_some_and(|name| name.eq_ignore_ascii_case(window)))
+        })
+    }
+}

@@ -1,0 +1,87 @@
+//! How the story begins for a client over WebSocket: it asks in HTTP, and is answered in HTTP once the accept door has spoken.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::AsyncReadExt,
+    time::{Instant, sleep_until},
+};
+use tracing::debug;
+
+use super::{End, House, Web};
+use crate::{
+    close::{Cause, Close, Party, Phase, Refusal},
+    farewell,
+    protocol::{
+        refusal,
+        websocket::{
+            forwarded,
+            upgrade::{self, Rejection, Upgrade},
+        },
+    },
+    stream::Stream,
+    websocket::{self, Unopened},
+};
+
+/// What a client that finds no room is told to wait, in seconds: what the client libraries wait by themselves.
+const RETRY_AFTER: u64 = 2;
+
+/// Reads what the client asks for. Where a proxy that is believed names another `peer`, that one is the peer.
+pub(super) async fn ask(
+    mut down: Stream,
+    web: &Web,
+    peer: &mut SocketAddr,
+    deadline: Instant,
+) -> Result<(Stream, Upgrade), End> {
+    let upgrade = match websocket::request(&mut down, &web.rules, deadline).await {
+        Ok(upgrade) => upgrade,
+        Err(Unopened::Probe) => return Err(End::Probe),
+        Err(Unopened::Gone) => return Err(gone()),
+        Err(Unopened::Rejected(rejection)) => {
+            debug!(%peer, status = rejection.status, why = rejection.why, "no WebSocket");
+            let mut answer = Vec::new();
+            rejection.write(&mut answer);
+            farewell::say(down, &answer).await;
+            let too_late = rejection == Rejection::TOO_LATE;
+            return Err(End::Refused(if too_late { Refusal::HandshakeTimeout } else { Refusal::Protocol }));
+        }
+    };
+    let believed = |ip| web.believes.iter().any(|network| network.contains(&ip));
+    if believed(peer.ip())
+        && let Some(ip) = forwarded::client(&upgrade.forwarded_for, believed)
+    {
+        // Its port nobody tells; the proxy's own is at least one that there is.
+        peer.set_ip(ip);
+    }
+    Ok((down, upgrade))
+}
+
+/// Says yes.
+pub(super) async fn open(down: Stream, upgrade: &Upgrade) -> Result<Stream, End> {
+    websocket::open(down, upgrade).await.map_err(|_| gone())
+}
+
+/// Says that there is no room, at a random moment: clients that retry in step come back spread out.
+pub(super) async fn turn_away(house: &House, mut down: Stream, reason: Refusal, deadline: Instant) -> End {
+    let now = Instant::now();
+    let spread = match reason {
+        Refusal::Draining => Duration::ZERO,
+        _ => house.refusal_spread.min(deadline.saturating_duration_since(now)),
+    };
+    tokio::select! {
+        () = sleep_until(now + spread.mul_f64(fastrand::f64())) => {}
+        read = down.read_u8() => {
+            if read.is_err() {
+                return gone();
+            }
+        }
+    }
+    let mut answer = Vec::new();
+    upgrade::unavailable(refusal::text(reason), RETRY_AFTER, &mut answer);
+    farewell::say(down, &answer).await;
+    End::Refused(reason)
+}
+
+fn gone() -> End {
+    End::Closed(Close { party: Party::Downstream, phase: Phase::Preface, cause: Cause::Eof })
+}
