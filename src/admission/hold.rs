@@ -238,7 +238,8 @@ mod tests {
             let limits = |weight: u32| AccountLimits { weight: weight.try_into().unwrap(), ..AccountLimits::default() };
             let configured: HashMap<_, _> = weights.iter().map(|&(name, w)| (name.to_owned(), limits(w))).collect();
             let accounts = Accounts::new(limits(1), configured, Arc::default(), FakeRelativeClock::default());
-            Self { queue: Queue::default(), accounts, start: Instant::now() }
+            let start = Instant::now();
+            Self { queue: Queue { began: Some(start), ..Queue::default() }, accounts, start }
         }
 
         fn push(&mut self, account: &str, since: u64, flapping: bool) -> Ticket {
