@@ -7,6 +7,7 @@ mod account;
 mod ahead;
 mod answer;
 mod opening;
+mod spare;
 
 use self::{
     account::{expect_info, persona, settle_account},
@@ -290,7 +291,10 @@ async fn admit(
     let Arrival { mut connect, mut preface } = match ahead.lasts_through(house, source, exchange).await {
         Ok(arrival) => arrival,
         Err(unfinished) => {
-            ahead.let_go().await;
+            match unfinished {
+                Unfinished::Probe => ahead.spare(house).await,
+                _ => ahead.let_go().await,
+            }
             return Err(leave_unfinished(down, unfinished, Phase::Preface).await);
         }
     };

@@ -324,3 +324,29 @@ async fn a_storm_of_those_who_sign_never_goes_over() {
     fleet.end().await;
     weir.assert_nothing_leaked().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_nobody_answered_goes_to_the_next_client() {
+    let key = KeyPair::new_user();
+    let config =
+        format!("accounts {{ A {{ users: [{{nkey: {}}}] }} }}\nauthorization {{ timeout: 60 }}", key.public_key());
+    let server = NatsServer::start(ServerOptions::default().with(&config)).await;
+    let weir = WeirConfig::of_servers(&[&server]).top("workers = 1").start().await;
+    let before = server.total_connections().await;
+    let mut nonces = std::collections::HashSet::new();
+    for probes in 1..=10 {
+        let probe = RawClient::greeted(&weir.address).await.unwrap();
+        nonces.insert(probe.info["nonce"].to_string());
+        drop(probe);
+        weir.until("the probe is counted", |all| all.sum("weir_probes_total") == f64::from(probes)).await;
+    }
+    let mut client = RawClient::connect(&weir.address, &Login::nkey(&key)).await;
+    client.round_trip().await.unwrap();
+    assert!(nonces.contains(&client.info["nonce"].to_string()));
+    assert_eq!((nonces.len(), server.total_connections().await - before), (1, 1));
+    // Its nonce is answered now: the next one is another's.
+    let other = RawClient::connect(&weir.address, &Login::nkey(&key)).await;
+    assert_ne!(other.info["nonce"], client.info["nonce"]);
+    drop((client, other));
+    weir.assert_nothing_leaked().await;
+}

@@ -1,4 +1,4 @@
-//! nats-py, nats.js and nats.go, as their users install them, through weir to a JetStream cluster.
+//! nats-py, nats.js and nats.go, as their users install them, through weir to a JetStream cluster; over TCP and over WebSocket.
 mod support;
 
 use std::process::Stdio;
@@ -7,12 +7,18 @@ use support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn official_clients_of_other_languages() {
-    let cluster = Cluster::start(3, ServerOptions::jetstream).await;
     // Real clients have deadlines of their own (2 s), so weir's are the defaults here.
-    let weir = WeirConfig::of(&cluster).listener("").admission("rate = 1000").start().await;
+    all_of_them("nats", "").await;
+    all_of_them("ws", "kind = \"websocket\"\n[listeners.websocket]\ncompression = true").await;
+}
+
+async fn all_of_them(scheme: &str, listener: &str) {
+    let cluster = Cluster::start(3, ServerOptions::jetstream).await;
+    let weir = WeirConfig::of(&cluster).listener(listener).admission("rate = 1000").start().await;
 
     let mut matrix = tokio::process::Command::from(script("client-matrix"));
-    let output = matrix.arg(weir.url()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).output();
+    matrix.arg(format!("{scheme}://{}", weir.address));
+    let output = matrix.stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).output();
     let output =
         tokio::time::timeout(10 * PATIENCE, output).await.expect("the clients end").expect("run scripts/client-matrix");
     let report = String::from_utf8_lossy(&output.stdout);

@@ -59,8 +59,8 @@ async fn what_a_client_sees() {
     client.send(CLOSE, true, false, b"\x03\xe8bye").await.unwrap();
     assert_eq!(client.rest().await, (String::new(), Some((1000, "bye".into()))));
     server.settles_at(0).await;
-    let metrics = weir.metrics().await;
-    assert_eq!(metrics.get("weir_closed_total{party=\"downstream\",phase=\"relay\",reason=\"eof\"}"), Some(1.0));
+    let closed = "weir_closed_total{party=\"downstream\",phase=\"relay\",reason=\"eof\"}";
+    weir.until("it is counted", |metrics| metrics.get(closed) == Some(1.0)).await;
     weir.assert_nothing_leaked().await;
 }
 

@@ -6,6 +6,8 @@ use weir::protocol::control_line::{ClientLine, LineScanner, TooLong, client_line
 use weir::protocol::info::{Info, Rewrite};
 use weir::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
 use weir::protocol::preface::Preface;
+use weir::protocol::websocket::decode::{Decoder, Violation};
+use weir::protocol::websocket::{Pieces, Terms, Tools, encode, upgrade::Rules};
 
 /// Lines are found the same however they arrive, and are bounded.
 pub fn control_line(data: &[u8]) {
@@ -192,4 +194,67 @@ pub fn preface(data: &[u8]) {
     for cut in 0..data.len().min(64) {
         assert_eq!(whole, play(&mut [&data[..cut], &data[cut..]].into_iter()), "cut at {cut}");
     }
+}
+
+/// Frames carry the same however they are cut and however little room there is; what is framed for a client is what it reads;
+/// a request that opens a WebSocket does so only once it is whole. The first byte says what was agreed upon.
+pub fn websocket(data: &[u8]) {
+    let Some((&agreed, stream)) = data.split_first() else { return };
+    let pieces = [Pieces::Whole, Pieces::Small, Pieces::SmallUnlessDeflated][usize::from(agreed >> 2) % 3];
+    let terms = Terms { deflate: agreed & 1 != 0, unmasked: agreed & 2 != 0, pieces };
+    let whole = hear(terms, stream, stream.len().max(1), 4096);
+    for (step, room) in [(1, 1), (usize::from(agreed >> 4) + 2, 100)] {
+        let cut = hear(terms, stream, step, room);
+        if whole.2.is_some_and(|broken| broken.0.code == 1007) {
+            // How much still comes out of what does not inflate is up to the room there is.
+            assert_eq!(whole.2, cut.2);
+            assert!(whole.0.starts_with(&cut.0) || cut.0.starts_with(&whole.0));
+        } else {
+            assert_eq!(whole, cut);
+        }
+    }
+
+    let terms = Terms { unmasked: true, ..terms };
+    let (mut framed, mut tools) = (Vec::new(), Tools::default());
+    let said = stream.repeat(usize::from(agreed >> 4) + 1);
+    encode::data(terms, &said, &mut tools, &mut framed);
+    let heard = hear(terms, &framed, 1000, 777);
+    assert!(heard == (said, Vec::new(), None));
+
+    let rules = Rules { compression: true, ..Rules::default() };
+    if let Ok(Some(_)) = rules.read(stream) {
+        for cut in 0..stream.len() {
+            assert_eq!(rules.read(&stream[..cut]), Ok(None), "cut at {cut}");
+        }
+    }
+}
+
+/// What came, the answers to control frames, and what was wrong.
+fn hear(terms: Terms, stream: &[u8], step: usize, room: usize) -> (Vec<u8>, Vec<u8>, Option<Violation>) {
+    /// A compressed message can be a thousand times as long as the input.
+    const ENOUGH: usize = 1 << 20;
+    let (mut decoder, mut tools) = (Decoder::new(terms), Tools::default());
+    let (mut heard, mut replies, mut out) = (Vec::new(), Vec::new(), vec![0; room]);
+    for mut chunk in stream.chunks(step) {
+        loop {
+            let step = match decoder.decode(chunk, &mut out, &mut replies, &mut tools) {
+                Ok(step) => step,
+                Err(broken) => return (heard, replies, Some(broken)),
+            };
+            assert!(step.given > 0 || step.taken > 0 || chunk.is_empty(), "it goes on");
+            heard.extend_from_slice(&out[..step.given]);
+            chunk = &chunk[step.taken..];
+            if heard.len() > ENOUGH {
+                heard.truncate(ENOUGH);
+                return (heard, Vec::new(), None);
+            }
+            if decoder.is_closed() || chunk.is_empty() && !decoder.has_more() {
+                break;
+            }
+        }
+        if decoder.is_closed() {
+            break;
+        }
+    }
+    (heard, replies, None)
 }

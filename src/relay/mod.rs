@@ -1,8 +1,8 @@
 //! Moving bytes both ways after the preface, until one side ends.
 //!
 //! One task, no lock between the directions. A worker's sessions share one buffer: bytes are read into it only once they are
-//! there and are written on from it at once; what the other side does not take yet is kept by the session, at most one buffer
-//! full, and nothing more is read until it is gone. An idle session holds no buffer.
+//! there and are written on from it at once; what the other side does not take yet is kept by the session, at most one read, and
+//! nothing more is read until it is gone. An idle session holds no buffer.
 
 mod client_side;
 mod pump;

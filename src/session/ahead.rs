@@ -14,7 +14,7 @@ use tracing::debug;
 use super::{
     End, House, Waited, Who,
     answer::{open, place_again},
-    leave_unfinished, turn_away, wait,
+    leave_unfinished, spare, turn_away, wait,
 };
 use crate::{
     admission::{Applicant, Pass, Verdict},
@@ -48,10 +48,10 @@ pub(super) enum Ahead {
 
 /// A server's connection that waits for a CONNECT.
 pub(super) struct Opened {
-    dialled: Dialled,
-    slot: Slot,
+    pub(super) dialled: Dialled,
+    pub(super) slot: Slot,
     /// CONNECT must have come by then.
-    expires: Instant,
+    pub(super) expires: Instant,
 }
 
 impl Opened {
@@ -61,7 +61,7 @@ impl Opened {
     }
 
     /// Closes the connection. The slot is given back once the server has seen the end.
-    async fn let_go(self) {
+    pub(super) async fn let_go(self) {
         farewell::say(self.dialled.into_stream(), b"").await;
         drop(self.slot);
     }
@@ -83,6 +83,12 @@ pub(super) async fn dial(
     let now = Instant::now().into_std();
     if house.doors.damping().is_damped(source, now) {
         return Ok(Ahead::Not(Refusal::SourceRate));
+    }
+    // Whoever waits goes first, and can use the slot.
+    if house.doors.held() == 0
+        && let Some(spare) = spare::take().await
+    {
+        return Ok(Ahead::Dialled(spare));
     }
     let rng = &mut fastrand::Rng::new();
     let verdict = house.doors.at_accept_turn(source, client, hold_until, now, rng, || Turn(turn));
@@ -106,7 +112,7 @@ pub(super) async fn dial(
     };
     // The server may count the connection by now: the slot stays taken until it has seen the end.
     if let Ok(opened) = opening.await {
-        opened.let_go().await;
+        Ahead::Dialled(Box::new(opened)).spare(house).await;
     }
     Err(left)
 }
@@ -183,6 +189,16 @@ impl Ahead {
         };
         let gone = std::mem::replace(self, Self::Not(why));
         tokio::join!(exchange, gone.let_go()).0
+    }
+
+    /// Leaves the server's connection, if there is one, to the next client: nobody has answered its nonce.
+    pub(super) async fn spare(self, house: &House) {
+        let Self::Dialled(opened) = self else { return };
+        // A server that was told whose connection it is would take the next client for that one.
+        let is_free = !house.sends_proxy_headers && house.doors.held() == 0 && !house.doors.is_draining();
+        if let Some(opened) = if is_free { spare::keep(opened) } else { Some(opened) } {
+            opened.let_go().await;
+        }
     }
 
     /// Closes the server's connection, if there is one.

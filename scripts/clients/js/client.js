@@ -1,7 +1,7 @@
-// nats.js through weir: connect, publish, subscribe, request, JetStream. Usage: node client.js nats://HOST:PORT
+// nats.js through weir: connect, publish, subscribe, request, JetStream. Usage: node client.js nats://HOST:PORT (or ws://HOST:PORT)
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { connect } from "@nats-io/transport-node";
+import { connect as tcp, wsconnect } from "@nats-io/transport-node";
 import { AckPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream";
 
 setTimeout(() => {
@@ -10,6 +10,7 @@ setTimeout(() => {
 }, 120_000).unref();
 
 const servers = process.argv[2].replace("nats://", "");
+const connect = servers.startsWith("ws") ? wsconnect : tcp;
 const ours = await connect({ servers, name: "matrix-js-a" });
 const theirs = await connect({ servers, name: "matrix-js-b" });
 assert.deepEqual(ours.info.connect_urls ?? [], [], "weir must not lead past itself");

@@ -151,8 +151,9 @@ proptest! {
         let terms = Terms { deflate, unmasked, pieces: Pieces::Whole };
         let whole = hear(terms, [&stream[..]], 100);
         let cut = hear(terms, stream.chunks(step), 9);
-        prop_assert_eq!(whole.bytes, cut.bytes);
         prop_assert_eq!(whole.broken, cut.broken);
+        // How much still comes out of what does not inflate is up to the room there is.
+        prop_assert!(whole.bytes == cut.bytes || whole.broken.is_some_and(|broken| broken.0.code == 1007));
     }
 }
 

@@ -1,0 +1,59 @@
+// Serves page.js (bundled) on a port of loopback, opens it in a headless browser and prints what it reports.
+// Usage: node run.js BROWSER ws://HOST:PORT PORT
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { buildSync } from "esbuild";
+
+const [browser, url, port] = process.argv.slice(2);
+const bundle = buildSync({ entryPoints: ["page.js"], bundle: true, format: "esm", write: false });
+const script = bundle.outputFiles[0].contents;
+const profile = mkdtempSync(join(tmpdir(), "weir-browser-"));
+let child;
+
+function end(code) {
+  child?.once("exit", () => {
+    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+    process.exit(code);
+  });
+  child?.kill("SIGKILL");
+}
+
+const server = createServer((request, response) => {
+  if (request.method === "POST") {
+    let line = "";
+    request.setEncoding("utf8").on("data", (text) => (line += text));
+    request.on("end", () => {
+      console.log(line.trim());
+      response.end();
+      if (line.startsWith("done")) end(0);
+      if (line.startsWith("failed")) end(1);
+    });
+  } else if (request.url === "/page.js") {
+    response.setHeader("Content-Type", "text/javascript");
+    response.end(script);
+  } else if (request.url.startsWith("/?")) {
+    response.setHeader("Content-Type", "text/html");
+    response.end('<!doctype html><title>weir</title><body><script type="module" src="/page.js"></script>');
+  } else {
+    response.statusCode = 404;
+    response.end();
+  }
+});
+
+server.listen(Number(port), "127.0.0.1", () => {
+  // prettier-ignore
+  child = spawn(browser, [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", `--user-data-dir=${profile}`,
+    `http://127.0.0.1:${port}/?url=${encodeURIComponent(url)}`,
+  ], { stdio: ["ignore", "ignore", "pipe"] });
+  let log = "";
+  child.stderr.setEncoding("utf8").on("data", (text) => (log = (log + text).slice(-4000)));
+  setTimeout(() => {
+    console.error(`no end within 150 s\n${log}`);
+    end(1);
+  }, 150_000).unref();
+});
