@@ -150,6 +150,7 @@ fn info_parse_and_rewrite(bencher: Bencher<'_, '_>) {
         client_ip: "192.0.2.1",
         tls_required: false,
         tls_available: false,
+        tls_verify: false,
         keep_nonce: false,
     };
     let mut out = Vec::with_capacity(4096);

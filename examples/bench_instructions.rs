@@ -96,6 +96,7 @@ fn info(times: u64) {
         client_ip: "192.0.2.1",
         tls_required: false,
         tls_available: false,
+        tls_verify: false,
         keep_nonce: false,
     };
     let mut out = Vec::with_capacity(4096);

@@ -33,11 +33,13 @@ pub enum Refusal {
     Protocol,
     /// CONNECT did not come within `handshake_timeout`.
     HandshakeTimeout,
+    /// The TLS handshake's turn could not come within the client's deadline: closed before anything was computed for it.
+    TlsBusy,
 }
 
 impl Refusal {
     /// Every reason, in the order of the metric's documentation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ServerCapacity,
         Self::HoldExpired,
         Self::QueueFull,
@@ -53,6 +55,7 @@ impl Refusal {
         Self::Draining,
         Self::Protocol,
         Self::HandshakeTimeout,
+        Self::TlsBusy,
     ];
 
     /// The name in logs, metrics and endpoints.
@@ -73,6 +76,7 @@ impl Refusal {
             Self::Draining => "draining",
             Self::Protocol => "protocol",
             Self::HandshakeTimeout => "handshake_timeout",
+            Self::TlsBusy => "tls_busy",
         }
     }
 }
@@ -176,14 +180,23 @@ pub enum Cause {
     SecondConnect,
     /// Bytes that follow no NATS framing.
     Protocol,
+    /// No agreement on TLS: a certificate that is not good for one of the two, or no version or suite in common.
+    Tls,
     /// weir is stopping.
     Draining,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 6] =
-        [Self::Eof, Self::SocketError, Self::ServerError, Self::SecondConnect, Self::Protocol, Self::Draining];
+    pub const ALL: [Self; 7] = [
+        Self::Eof,
+        Self::SocketError,
+        Self::ServerError,
+        Self::SecondConnect,
+        Self::Protocol,
+        Self::Tls,
+        Self::Draining,
+    ];
 
     /// The name in logs, metrics and endpoints.
     pub const fn name(self) -> &'static str {
@@ -193,6 +206,7 @@ impl Cause {
             Self::ServerError => "server_error",
             Self::SecondConnect => "second_connect",
             Self::Protocol => "protocol",
+            Self::Tls => "tls",
             Self::Draining => "draining",
         }
     }

@@ -16,6 +16,7 @@ use crate::{
     },
     socket,
     stream::Stream,
+    tls::Connector,
     upstream::Server,
 };
 
@@ -28,6 +29,9 @@ pub enum DialError {
     /// Refused, unreachable, reset.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// No agreement on TLS.
+    #[error("TLS: {0}")]
+    Tls(io::Error),
     /// No answer in time.
     #[error("no answer in time")]
     TimedOut,
@@ -70,11 +74,16 @@ pub struct Accepted {
     pub rest: Vec<u8>,
 }
 
-/// Connects to `server`, sends the PROXY `header` unless it is empty, and reads INFO.
+/// Connects to `server`, sends the PROXY `header` unless it is empty, and reads INFO; does TLS before or after that.
 ///
 /// # Errors
 /// Any [`DialError`] but [`DialError::Full`].
-pub async fn dial(server: &Server, header: &[u8], deadline: Instant) -> Result<Dialled, DialError> {
+pub async fn dial(
+    server: &Server,
+    tls: Option<&Connector>,
+    header: &[u8],
+    deadline: Instant,
+) -> Result<Dialled, DialError> {
     let resolved = server.resolved();
     let tcp = match &resolved[..] {
         // Only before the monitor's first look-up: each one takes a thread.
@@ -86,11 +95,36 @@ pub async fn dial(server: &Server, header: &[u8], deadline: Instant) -> Result<D
     if !header.is_empty() {
         in_time(deadline, stream.send(header)).await?;
     }
+    if let Some(tls) = tls.filter(|tls| tls.handshake_first()) {
+        stream = secured(stream, tls, server, deadline).await?;
+    }
     let mut lines = Lines::default();
     let line = lines.next(&mut stream, deadline).await?;
     let ServerLine::Info(json) = server_line(&line) else { return Err(DialError::NotNats("no INFO")) };
     let info = server.parse_info(json, false).map_err(|_| DialError::NotNats("INFO does not parse"))?;
+    match (tls, &stream) {
+        (None, _) if info.tls_required() => return Err(DialError::NotNats("it requires TLS: write [cluster.tls]")),
+        (Some(_), Stream::Plain(_)) if !info.tls_required() && !info.tls_available() => {
+            return Err(DialError::NotNats("it speaks no TLS, which [cluster.tls] asks for"));
+        }
+        // What came in plain words behind INFO would be taken for the server's.
+        (Some(_), Stream::Plain(_)) if !lines.buffer.is_empty() => {
+            return Err(DialError::NotNats("it goes on without TLS"));
+        }
+        (Some(tls), Stream::Plain(_)) => stream = secured(stream, tls, server, deadline).await?,
+        _ => {}
+    }
     Ok(Dialled { stream, lines, info: Arc::new(info) })
+}
+
+async fn secured(stream: Stream, tls: &Connector, server: &Server, deadline: Instant) -> Result<Stream, DialError> {
+    let Stream::Plain(tcp) = stream else { return Ok(stream) };
+    // On the heap for as long as it takes: a dial without TLS does not pay for it.
+    match Box::pin(tls.connect(tcp, server.address(), deadline)).await {
+        Ok(stream) => Ok(stream),
+        Err(err) if err.kind() == io::ErrorKind::TimedOut => Err(DialError::TimedOut),
+        Err(err) => Err(DialError::Tls(err)),
+    }
 }
 
 impl Dialled {

@@ -22,7 +22,35 @@ pub struct Face {
     advertise: Vec<String>,
     host: String,
     port: u16,
+    security: Security,
     greeting: ArcSwap<Greeting>,
+}
+
+/// What a listener's clients are told of TLS (conduct towards clients, rule 10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    /// It speaks plainly.
+    None,
+    /// TLS is required.
+    Required {
+        /// And a certificate of the client's.
+        verify: bool,
+    },
+}
+
+impl Security {
+    /// `tls_required` and `tls_verify`. There is no listener where TLS is only available: Python would stay plain, Java refuse.
+    fn flags(self) -> (bool, bool) {
+        match self {
+            Self::None => (false, false),
+            Self::Required { verify } => (true, verify),
+        }
+    }
+
+    fn onto(self, greeting: Greeting) -> Greeting {
+        let (required, verify) = self.flags();
+        greeting.with_tls(required, false, verify)
+    }
 }
 
 impl Face {
@@ -49,6 +77,7 @@ impl Face {
 
     fn write(&self, info: &Info, client_ip: IpAddr, keep_nonce: bool, out: &mut Vec<u8>) {
         let greeting = self.greeting.load();
+        let (tls_required, tls_verify) = self.security.flags();
         info.rewrite(
             &Rewrite {
                 advertise: &self.advertise,
@@ -56,8 +85,9 @@ impl Face {
                 port: self.port,
                 version: greeting.version(),
                 client_ip: &client_ip.to_string(),
-                tls_required: false,
+                tls_required,
                 tls_available: false,
+                tls_verify,
                 keep_nonce,
             },
             out,
@@ -89,13 +119,14 @@ pub enum Shape {
 }
 
 impl Greetings {
-    /// Faces for listeners (address and `advertise`), before any server is known.
-    pub fn new(listeners: impl IntoIterator<Item = (SocketAddr, Vec<String>)>, servers: usize) -> Self {
+    /// Faces for listeners (address, `advertise` and TLS), before any server is known.
+    pub fn new(listeners: impl IntoIterator<Item = (SocketAddr, Vec<String>, Security)>, servers: usize) -> Self {
         let server_id = nuid::next().to_string();
-        let face = |(address, advertise): (SocketAddr, Vec<String>)| {
+        let face = |(address, advertise, security): (SocketAddr, Vec<String>, Security)| {
             let (host, port) = (address.ip().to_string(), address.port());
             let greeting = Greeting::new(&server_id, "weir", &[], &host, port, &advertise);
-            Arc::new(Face { greeting: ArcSwap::from_pointee(greeting), advertise, host, port })
+            let greeting = ArcSwap::from_pointee(security.onto(greeting));
+            Arc::new(Face { greeting, advertise, host, port, security })
         };
         let faces = listeners.into_iter().map(face).collect();
         let shape = AtomicU8::new(Shape::Unknown as u8);
@@ -134,7 +165,7 @@ impl Greetings {
         self.shape.store(shape as u8, Relaxed);
         for face in &self.faces {
             let greeting = Greeting::new(&self.server_id, "weir", &infos, &face.host, face.port, &face.advertise);
-            face.greeting.store(Arc::new(greeting));
+            face.greeting.store(Arc::new(face.security.onto(greeting)));
         }
     }
 

@@ -31,6 +31,7 @@ pub mod sessions;
 pub mod socket;
 pub mod stream;
 pub mod tally;
+pub mod tls;
 pub mod turn;
 pub mod websocket;
 

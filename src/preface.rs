@@ -29,6 +29,12 @@ pub enum Unfinished {
     TimedOut,
     /// What came is not acceptable.
     Wrong(PrefaceError),
+    /// What came is not TLS, which is required.
+    NotTls,
+    /// TLS failed, and why.
+    Tls(io::Error),
+    /// TLS could not have begun in time.
+    TlsBusy,
 }
 
 /// The client's words so far.
@@ -40,22 +46,24 @@ pub struct Arrival {
     pub preface: Preface,
 }
 
-/// Sends `greeting` in a write of its own and reads until CONNECT is complete.
+/// Sends `greeting` in a write of its own.
 ///
 /// # Errors
 /// [`Unfinished`].
-pub async fn exchange(
-    down: &mut Stream,
-    greeting: &[u8],
-    max_control_line: usize,
-    deadline: Instant,
-) -> Result<Arrival, Unfinished> {
-    let mut preface = Preface::new(max_control_line);
+pub async fn greet(down: &mut Stream, greeting: &[u8], deadline: Instant) -> Result<(), Unfinished> {
     match timeout_at(deadline, down.send(greeting)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(_)) => return Err(Unfinished::Probe),
-        Err(_) => return Err(Unfinished::TimedOut),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Unfinished::Probe),
+        Err(_) => Err(Unfinished::TimedOut),
     }
+}
+
+/// Reads until CONNECT is complete.
+///
+/// # Errors
+/// [`Unfinished`].
+pub async fn hear(down: &mut Stream, max_control_line: usize, deadline: Instant) -> Result<Arrival, Unfinished> {
+    let mut preface = Preface::new(max_control_line);
     loop {
         match timeout_at(deadline, advance(down, &mut preface)).await {
             Err(_) => return Err(Unfinished::TimedOut),

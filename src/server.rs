@@ -23,14 +23,14 @@ use tracing::{info, warn};
 use crate::{
     admission::{Admission, Gate},
     close::Refusal,
-    config::Config,
+    config::{Config, ListenerConfig},
     drain, flight,
-    greeting::{Greetings, Shape},
+    greeting::{Greetings, Security, Shape},
     http,
     identity::{Directory, Keys},
     limits, listener,
     monitor::{
-        self,
+        self, Reach,
         learn::{MOST_WAITING, Question},
         system::System,
     },
@@ -38,6 +38,7 @@ use crate::{
     sessions::Sessions,
     socket,
     tally::Tally,
+    tls::{self, BadFile, Connector, ListenerTls, ServersTls, Terminator},
     turn,
     upstream::Servers,
 };
@@ -61,6 +62,17 @@ pub enum ServerError {
         /// Why.
         err: io::Error,
     },
+    /// A certificate or key cannot be used. Reading the configuration checks them, so they have changed since.
+    #[error("TLS of {address}: {bad:?}")]
+    Tls {
+        /// Which listener.
+        address: SocketAddr,
+        /// Which files, and why.
+        bad: Vec<BadFile>,
+    },
+    /// The same, towards the servers.
+    #[error("TLS towards the servers: {0:?}")]
+    ServersTls(Vec<BadFile>),
     /// The operating system refuses a thread, a signal handler or a runtime.
     #[error("cannot start: {0}")]
     Os(#[from] io::Error),
@@ -146,8 +158,15 @@ impl Parts {
             .transpose()?;
         let servers = Arc::new(Servers::new(&config.upstream));
         let addresses: Vec<_> = bound.iter().map(|(address, ..)| *address).collect();
-        let faces = bound.iter().map(|(address, _, one)| (*address, one.advertise.clone()));
+        let face = |address: SocketAddr, one: &ListenerConfig| {
+            let required = |tls: &ListenerTls| Security::Required { verify: tls.clients.is_some() };
+            (address, one.advertise.clone(), one.tls.as_ref().map_or(Security::None, required))
+        };
+        let faces = bound.iter().map(|(address, _, one)| face(*address, one));
         let greetings = Arc::new(Greetings::new(faces, servers.len()));
+        let terminators = terminators(&bound)?;
+        let connector = |tls: &ServersTls| Connector::load(tls.clone()).map(Arc::new);
+        let servers_tls = config.servers_tls.as_ref().map(connector).transpose().map_err(ServerError::ServersTls)?;
         let (asking, questions) = mpsc::channel(MOST_WAITING);
         let house = Arc::new(House {
             questions: asking,
@@ -163,16 +182,24 @@ impl Parts {
             refusal_spread: config.admission.refusal_spread,
             sends_proxy_headers: config.upstream.wants.proxy_protocol,
             proxy_key: config.proxy_key.clone(),
+            terminators: addresses
+                .iter()
+                .copied()
+                .zip(&terminators)
+                .filter_map(|(a, tls)| Some((a, tls.clone()?)))
+                .collect(),
+            servers_tls,
             next_id: AtomicU64::new(1),
             servers,
         });
         let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-        for ((_, of_listener, one), face) in bound.into_iter().zip(greetings.faces()) {
+        for (((_, of_listener, one), face), tls) in bound.into_iter().zip(greetings.faces()).zip(terminators) {
             let frontage = Arc::new(Frontage {
                 face: Arc::clone(face),
                 gate: Gate::new((f64::from(one.max_clients) * room.share) as u32),
                 handshake_timeout: one.handshake_timeout,
                 believes: one.accept_proxy_protocol_from.clone(),
+                tls,
                 websocket: one.websocket.as_ref().map(|websocket| Web {
                     rules: websocket.rules.clone(),
                     believes: websocket.accept_forwarded_from.clone(),
@@ -194,7 +221,7 @@ impl Parts {
             Arc::clone(&house.servers),
             Arc::clone(&greetings),
             Arc::clone(&house.directory),
-            system.clone(),
+            Reach { system: system.clone(), tls: house.servers_tls.clone() },
             questions,
             stop.child_token(),
         ));
@@ -207,11 +234,15 @@ impl Parts {
                 interval,
                 warn_at,
                 wants,
-                system.clone(),
+                Reach { system: system.clone(), tls: house.servers_tls.clone() },
                 stop.child_token(),
             ));
         }
         background.spawn(turn::give(Arc::clone(&house.doors), Arc::clone(&house.arrived), stop.child_token()));
+        if !house.terminators.is_empty() || house.servers_tls.is_some() {
+            let (listeners, servers) = (house.terminators.clone(), house.servers_tls.clone());
+            background.spawn(tls::renew(listeners, servers, signal(SignalKind::hangup())?, stop.child_token()));
+        }
         background.spawn(every_second(Arc::clone(&house), stop.child_token()));
         background.spawn(flight::record(Arc::clone(&house), stop.child_token()));
         let monitor_address = monitor_socket.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
@@ -248,6 +279,20 @@ impl Parts {
     }
 }
 
+/// What was bound for a listener.
+type Bound<'a> = (SocketAddr, Vec<std::net::TcpListener>, &'a ListenerConfig);
+
+/// The end of TLS of each listener that has one.
+fn terminators(bound: &[Bound<'_>]) -> Result<Vec<Option<Arc<Terminator>>>, ServerError> {
+    let load = |(address, _, one): &Bound<'_>| {
+        let Some(tls) = &one.tls else { return Ok(None) };
+        let address = *address;
+        let loaded = Terminator::load(tls.clone()).map_err(|bad| ServerError::Tls { address, bad })?;
+        Ok(Some(Arc::new(loaded)))
+    };
+    bound.iter().map(load).collect()
+}
+
 /// Opens the connection to the system account before any client takes a slot, and what stands on it.
 async fn system(
     config: &Config,
@@ -257,7 +302,9 @@ async fn system(
 ) -> Result<Option<System>, ServerError> {
     let Some(login) = &config.system_login else { return Ok(None) };
     let addresses: Vec<_> = config.upstream.servers.iter().map(|server| server.address.clone()).collect();
-    let system = System::connect(login, &addresses).await.map_err(|err| ServerError::System(err.to_string()))?;
+    let system = System::connect(login, &addresses, house.servers_tls.as_deref())
+        .await
+        .map_err(|err| ServerError::System(err.to_string()))?;
     let (servers, doors, interval) = (&house.servers, &house.doors, config.upstream.poll_interval);
     background.spawn(monitor::hear_lame_ducks(
         system.clone(),

@@ -6,13 +6,17 @@
 mod account;
 mod ahead;
 mod answer;
+mod leave;
 mod opening;
+mod secure;
 mod spare;
 
 use self::{
     account::{expect_info, persona, settle_account},
     ahead::Ahead,
     answer::{NotAnswered, dial_until_answered},
+    leave::{leave_unfinished, refuse, refuse_at, turn_away},
+    secure::Secure,
 };
 use std::{
     net::SocketAddr,
@@ -54,6 +58,7 @@ use crate::{
     sessions::{Registered, Sessions},
     stream::Stream,
     tally::{Tally, Totals},
+    tls::{Connector, Terminator},
     turn::{AnyPass, Doors, Turn},
     upstream::Servers,
 };
@@ -89,6 +94,10 @@ pub struct House {
     pub proxy_key: Option<ProxyKey>,
     /// Whether the servers are told the clients' addresses by PROXY headers.
     pub sends_proxy_headers: bool,
+    /// The ends of TLS, by listener.
+    pub terminators: Vec<(SocketAddr, Arc<Terminator>)>,
+    /// TLS towards the servers.
+    pub servers_tls: Option<Arc<Connector>>,
     /// The next session's id.
     pub next_id: AtomicU64,
 }
@@ -104,6 +113,8 @@ pub struct Frontage {
     pub handshake_timeout: Duration,
     /// The load balancers whose PROXY headers are believed, and expected.
     pub believes: Vec<IpNet>,
+    /// Its TLS, where it speaks TLS.
+    pub tls: Option<Arc<Terminator>>,
     /// It speaks WebSocket.
     pub websocket: Option<Web>,
 }
@@ -132,6 +143,8 @@ struct Who {
     name: Option<String>,
     lang: Option<String>,
     server: Option<String>,
+    /// Why TLS failed.
+    tls: Option<String>,
     /// Whether it had to wait for its turn.
     waited: bool,
 }
@@ -221,6 +234,7 @@ fn tell(house: &House, end: End, totals: Totals, peer: SocketAddr, id: u64, acce
         name = who.name,
         lang = who.lang,
         server = who.server,
+        tls = who.tls,
         lived = ?accepted.elapsed(),
         bytes_up = totals.bytes_up,
         bytes_down = totals.bytes_down,
@@ -250,12 +264,18 @@ async fn admit(
     if is_proxied {
         match proxied::read(&mut down, deadline).await {
             Ok(real) => *peer = real.unwrap_or(*peer),
-            Err(unfinished) => return Err(leave_unfinished(down.into(), unfinished, Phase::Preface).await),
+            Err(unfinished) => return Err(leave_unfinished(Stream::from(down), unfinished, Phase::Preface).await),
         }
     }
     let mut down = Stream::from(down);
     let mut upgrade = None;
+    let mut secure = Secure::new(house, frontage, accepted, deadline);
     if let Some(web) = &frontage.websocket {
+        // Whatever comes over HTTPS comes after TLS; who really asks is told in HTTP.
+        down = match secure.at_once(down).await {
+            Ok(down) => down,
+            Err(lost) => return Err(secure.end(lost, who).await),
+        };
         (down, upgrade) = opening::ask(down, web, peer, deadline).await.map(|(down, upgrade)| (down, Some(upgrade)))?;
     }
     let source = peer.ip().to_canonical();
@@ -270,12 +290,15 @@ async fn admit(
         Ok(_) => None,
         Err(reason) => Some(house.turned_away.enter().ok_or(End::Refused(*reason))?),
     };
-    if let Some(upgrade) = &upgrade {
-        down = match &entry {
-            Ok(_) => opening::open(down, upgrade).await?,
-            Err(reason) => return Err(opening::turn_away(house, down, *reason, deadline).await),
-        };
-    }
+    secure.refused = entry.as_ref().err().copied();
+    down = match (&upgrade, &entry) {
+        (None, _) => match secure.first(down).await {
+            Ok(down) => down,
+            Err(lost) => return Err(secure.end(lost, who).await),
+        },
+        (Some(upgrade), Ok(_)) => opening::open(down, upgrade).await?,
+        (Some(_), Err(reason)) => return Err(opening::turn_away(house, down, *reason, deadline).await),
+    };
     let mut ahead = match (&entry, house.greetings.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
         (Ok(_), Shape::DialFirst) => ahead::dial(house, &down, &header, source, accepted, who).await?,
@@ -287,15 +310,15 @@ async fn admit(
         Ahead::Not(_) => frontage.face.greet_with_nonce(id, source, &mut greeting),
         Ahead::NotNeeded => frontage.face.greet(id, source, &mut greeting),
     }
-    let exchange = preface::exchange(&mut down, &greeting, house.servers.max_control_line(), deadline);
-    let Arrival { mut connect, mut preface } = match ahead.lasts_through(house, source, exchange).await {
-        Ok(arrival) => arrival,
-        Err(unfinished) => {
-            match unfinished {
-                Unfinished::Probe => ahead.spare(house).await,
-                _ => ahead.let_go().await,
+    let exchange = secure.exchange(down, &greeting);
+    let (down, Arrival { mut connect, mut preface }) = match ahead.lasts_through(house, source, exchange).await {
+        Ok(heard) => heard,
+        Err(lost) => {
+            match lost.is_probe() {
+                true => ahead.spare(house).await,
+                false => ahead.let_go().await,
             }
-            return Err(leave_unfinished(down, unfinished, Phase::Preface).await);
+            return Err(secure.end(lost, who).await);
         }
     };
     let connected = Instant::now();
@@ -511,47 +534,6 @@ impl<L> Waited<L> {
     /// Without a turn it was the queue that sent the client away: a drain, or a deadline that it saw before the session did.
     fn of_turn(house: &House, turn: Result<AnyPass, oneshot::error::RecvError>) -> Self {
         turn.map_or_else(|_| Self::InVain(house.doors.why_no_turn(Instant::now().into_std())), Self::Turn)
-    }
-}
-
-/// Refuses at `at`, or earlier when the client leaves.
-async fn refuse_at(mut down: Stream, preface: &mut Preface, reason: Refusal, at: Instant) -> End {
-    tokio::select! {
-        () = sleep_until(at) => refuse(down, reason).await,
-        left = preface::watch(&mut down, preface) => leave_unfinished(down, left, Phase::Hold).await,
-    }
-}
-
-/// Refuses at a random moment within the client's time.
-async fn turn_away(house: &House, reason: Refusal, applicant: &Applicant, down: Stream, preface: &mut Preface) -> End {
-    let now = Instant::now().into_std();
-    let (at, delay) = house.doors.turn_away(reason, applicant, now, &mut fastrand::Rng::new());
-    let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
-    drop(delay);
-    end
-}
-
-/// The polite refusal: CONNECT has been read, so the reason can be.
-async fn refuse(down: Stream, reason: Refusal) -> End {
-    farewell::say(down, refusal::line(reason)).await;
-    End::Refused(reason)
-}
-
-/// The end of a client that has not finished its preface.
-async fn leave_unfinished(down: Stream, unfinished: Unfinished, phase: Phase) -> End {
-    match unfinished {
-        Unfinished::Probe => End::Probe,
-        Unfinished::Gone => End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Eof }),
-        Unfinished::TimedOut => refuse(down, Refusal::HandshakeTimeout).await,
-        Unfinished::Wrong(wrong) => {
-            let words = match wrong {
-                PrefaceError::TooLong => refusal::MAX_CONTROL_LINE_LINE,
-                PrefaceError::NotConnect => refusal::UNKNOWN_OP,
-                PrefaceError::BadConnect | PrefaceError::TooMuch => refusal::line(Refusal::Protocol),
-            };
-            farewell::say(down, words).await;
-            End::Refused(Refusal::Protocol)
-        }
     }
 }
 

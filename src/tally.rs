@@ -58,6 +58,10 @@ pub struct Tally {
     pub probes: AtomicU64,
     /// Clients that had to wait for their turn.
     pub held: AtomicU64,
+    /// TLS handshakes with clients in which everything was computed.
+    pub tls_full: AtomicU64,
+    /// TLS handshakes with clients that had a ticket.
+    pub tls_resumed: AtomicU64,
     /// How long clients were held, whatever came of it, in seconds.
     pub hold_seconds: Histogram,
     /// By worker, so that no two workers write to the same cache line.
@@ -96,6 +100,8 @@ impl Tally {
             bad_logins: BadLogins::default(),
             probes: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            tls_full: AtomicU64::new(0),
+            tls_resumed: AtomicU64::new(0),
             hold_seconds: Histogram::new(BOUNDS),
             relayed: [const { Relayed::new() }; WORKERS],
         }

@@ -224,7 +224,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.tls]\ncert_file = \"a\"",
-        "listeners[0].tls: TLS towards clients is not in this build; remove the key",
+        "listeners[0].tls.key_file: it is missing; write key_file = \"server.key\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\naccept_proxy_protocol_from = [\"10.0.0.0/33\"]",
@@ -262,7 +262,26 @@ const WRONG: &[(&str, &str)] = &[
         "[cluster]\nproxy_nkey_seed_file = \"\"",
         "cluster.proxy_nkey_seed_file: it is empty; write the path of a file, such as \"weir.ports\"",
     ),
-    ("[cluster]\ntls = {}", "cluster.tls: TLS towards servers is not in this build; remove the key"),
+    (
+        "[cluster]\ntls = { cert_file = \"a\" }",
+        "cluster.tls.cert_file: a certificate and its key go together; write both cert_file and key_file",
+    ),
+    (
+        "[cluster]\ntls = { server_name = \"a b\" }",
+        "cluster.tls.server_name: \"a b\" is no host; write the name that the certificates are for",
+    ),
+    (
+        "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.tls]\ncert_file = \"a\"\nkey_file = \"b\"\nverify = true",
+        "listeners[0].tls.verify: true needs authorities to verify by; write ca_file = \"ca.pem\" beside it",
+    ),
+    (
+        "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.tls]\ncert_file = \"a\"\nkey_file = \"b\"\ncrl_file = \"c\"",
+        "listeners[0].tls.crl_file: it does nothing without verify; write verify = true beside it, or remove it",
+    ),
+    (
+        "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.tls]\ncert_file = \"a\"\nkey_file = \"b\"\nmin_version = \"1.1\"",
+        "listeners[0].tls.min_version: \"1.1\" is not one of the choices; write \"1.2\" or \"1.3\"",
+    ),
     ("[cluster]\npoll_interval = \"0s\"", "cluster.poll_interval: \"0s\" is too small; write \"50ms\" to \"3600s\""),
     (
         "[cluster]\npoll_interval = \"soon\"",

@@ -80,6 +80,7 @@ pub fn info(data: &[u8]) {
         client_ip: "192.0.2.1",
         tls_required: true,
         tls_available: false,
+        tls_verify: false,
         keep_nonce: true,
     };
     let mut line = Vec::new();

@@ -58,7 +58,7 @@ impl Leaf for Address {
     }
 }
 
-/// `http://host:port` of a server's monitoring port, kept without a slash at its end.
+/// `http://host:port` (or `https://`) of a server's monitoring port, kept without a slash at its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MonitorUrl(pub(super) String);
 
@@ -68,11 +68,8 @@ impl Leaf for MonitorUrl {
         let Node::String(text) = node else {
             return Err(misfit(node, RIGHT));
         };
-        if text.starts_with("https://") {
-            let what = format!("{} is HTTPS, which is not in this build", quote(text));
-            return Err(Wrong::new(what, RIGHT));
-        }
-        let Some(rest) = text.strip_prefix("http://") else {
+        let scheme = if text.starts_with("https://") { "https://" } else { "http://" };
+        let Some(rest) = text.strip_prefix(scheme) else {
             let right = match check_host_port(text, 8222) {
                 Ok(()) => format!("write \"http://{text}\""),
                 Err(_) => RIGHT.to_owned(),
@@ -85,17 +82,17 @@ impl Leaf for MonitorUrl {
             && !authority.contains('@')
         {
             let what = format!("{} has a path, and weir asks for /varz itself", quote(text));
-            return Err(Wrong::new(what, format!("write \"http://{host}\"")));
+            return Err(Wrong::new(what, format!("write \"{scheme}{host}\"")));
         }
         check_host_port(authority, 8222).map_err(|wrong| {
             // The cure speaks of host:port; here it needs its scheme.
             let right = match wrong.right.strip_prefix("write \"") {
-                Some(rest) => format!("write \"http://{rest}"),
+                Some(rest) => format!("write \"{scheme}{rest}"),
                 None => wrong.right,
             };
             Wrong::new(wrong.what, right)
         })?;
-        Ok(Self(format!("http://{authority}")))
+        Ok(Self(format!("{scheme}{authority}")))
     }
     fn show(&self) -> String {
         toml_string(&self.0)

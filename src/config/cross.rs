@@ -10,6 +10,7 @@ pub(super) fn check(raw: &Raw, sink: &mut Sink) {
     lame_duck(raw, sink);
     listen_addresses(raw, sink);
     servers(raw, sink);
+    secure_monitors(raw, sink);
 }
 
 fn lame_duck(raw: &Raw, sink: &mut Sink) {
@@ -80,6 +81,17 @@ fn servers(raw: &Raw, sink: &mut Sink) {
                 "write more, or a smaller cluster.reserve",
             );
             sink.wrong(key("max_connections"), wrong);
+        }
+    }
+}
+
+fn secure_monitors(raw: &Raw, sink: &mut Sink) {
+    let https = |monitor: &Option<String>| monitor.as_deref().is_some_and(|url| url.starts_with("https://"));
+    for (i, server) in raw.upstream.servers.iter().enumerate() {
+        if raw.servers_tls.is_none() && https(&server.monitor) {
+            let wrong =
+                Wrong::new("HTTPS needs to know whom to trust", "write [cluster.tls] too, with a ca_file or empty");
+            sink.wrong(format!("cluster.servers[{i}].monitor"), wrong);
         }
     }
 }

@@ -14,6 +14,7 @@ mod quota;
 mod raw;
 mod section;
 mod system;
+mod tls;
 mod websocket;
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::Path, path::PathBuf, time::Duration};
@@ -25,7 +26,13 @@ pub use effective::Effective;
 pub use error::{ConfigError, Errors, Wrong};
 pub use websocket::WebsocketConfig;
 
-use crate::{admission, monitor::system::Login, proxy_key::ProxyKey, upstream};
+use crate::{
+    admission,
+    monitor::system::Login,
+    proxy_key::ProxyKey,
+    tls::{BadFile, Connector, ListenerTls, ServersTls, Terminator},
+    upstream,
+};
 use section::{Section, Sink};
 use system::SystemKeys;
 
@@ -42,6 +49,8 @@ pub struct ListenerConfig {
     pub max_clients: u32,
     /// From accept to a complete CONNECT, 10 ms to 60 s.
     pub handshake_timeout: Duration,
+    /// TLS towards its clients; `None` speaks plainly.
+    pub tls: Option<ListenerTls>,
     /// It speaks WebSocket, and so.
     pub websocket: Option<WebsocketConfig>,
 }
@@ -131,6 +140,8 @@ pub struct Config {
     pub ports_file: Option<PathBuf>,
     /// Where the seed of the trusted proxy's key is.
     pub proxy_nkey_seed_file: Option<PathBuf>,
+    /// TLS towards the servers; `None` speaks plainly.
+    pub servers_tls: Option<ServersTls>,
     /// That key, once [`Config::read_secrets`] has read it.
     pub proxy_key: Option<ProxyKey>,
     /// How to log in to the cluster's system account, once [`Config::read_secrets`] has read it; `None` does not.
@@ -185,15 +196,28 @@ impl Config {
     /// All that is wrong with them, at once.
     pub fn read_secrets(&mut self) -> Result<(), Errors> {
         let mut errors = Vec::new();
-        if let Some(path) = &self.proxy_nkey_seed_file {
-            match ProxyKey::read(path) {
-                Ok(key) => self.proxy_key = Some(key),
-                Err(error) => {
-                    let what = format!("{}: {error}", path.display());
-                    let right = "write the path of a seed file, such as `weir nkey FILE` makes";
-                    let key = "cluster.proxy_nkey_seed_file".to_owned();
-                    errors.push(ConfigError { file: self.file.clone(), key, wrong: Wrong::new(what, right) });
+        let file = self.file.clone();
+        let mut bad = |key: String, wrong: Wrong| errors.push(ConfigError { file: file.clone(), key, wrong });
+        match self.proxy_nkey_seed_file.as_deref().map(|path| (path, ProxyKey::read(path))) {
+            None => {}
+            Some((_, Ok(key))) => self.proxy_key = Some(key),
+            Some((path, Err(error))) => {
+                let what = format!("{}: {error}", path.display());
+                let right = "write the path of a seed file, such as `weir nkey FILE` makes";
+                bad("cluster.proxy_nkey_seed_file".to_owned(), Wrong::new(what, right));
+            }
+        }
+        for (i, listener) in self.listeners.iter().enumerate() {
+            // Only tried: they are read again where they are used, and whenever they change.
+            if let Some(Err(files)) = listener.tls.clone().map(Terminator::load) {
+                for BadFile { key, what, right } in files {
+                    bad(format!("listeners[{i}].tls.{key}"), Wrong::new(what, right));
                 }
+            }
+        }
+        if let Some(Err(files)) = self.servers_tls.clone().map(Connector::load) {
+            for BadFile { key, what, right } in files {
+                bad(format!("cluster.tls.{key}"), Wrong::new(what, right));
             }
         }
         match self.system.as_ref().map(|system| system.read(&self.file)).transpose() {
@@ -220,6 +244,7 @@ impl Config {
             log: raw.log,
             ports_file: raw.ports_file,
             proxy_nkey_seed_file: raw.proxy_nkey_seed_file,
+            servers_tls: raw.servers_tls,
             proxy_key: None,
             system_login: None,
             system: raw.system,

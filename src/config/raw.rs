@@ -19,9 +19,10 @@ use super::{
     quota::{self, Accounts},
     section::Section,
     system::SystemKeys,
+    tls,
     websocket::websocket,
 };
-use crate::{admission, upstream};
+use crate::{admission, tls::ServersTls, upstream};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -40,6 +41,7 @@ pub(super) struct Raw {
     pub(super) lame_duck_duration: Duration,
     pub(super) ports_file: Option<PathBuf>,
     pub(super) proxy_nkey_seed_file: Option<PathBuf>,
+    pub(super) servers_tls: Option<ServersTls>,
     pub(super) system: Option<SystemKeys>,
     pub(super) listeners: Vec<ListenerConfig>,
     pub(super) monitor: Option<SocketAddr>,
@@ -61,7 +63,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let listeners = s.tables("listeners", "listeners", listener);
     let listeners = listeners.unwrap_or_else(|| vec![default_listener(s)]);
     let monitor = s.optional_table("monitor", "monitor", "absent, no endpoints", monitor);
-    let (upstream, proxy_nkey_seed_file, system) = s.table("cluster", "cluster", cluster);
+    let (upstream, ClusterFiles { proxy_nkey_seed_file, servers_tls, system }) = s.table("cluster", "cluster", cluster);
     let mut admission = s.table("admission", "admission", admission);
     let Accounts { default, limits, rules } = quota::accounts(s);
     admission.max_clients = listeners.iter().fold(0, |sum, l| sum.saturating_add(l.max_clients));
@@ -76,6 +78,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         lame_duck_duration,
         ports_file,
         proxy_nkey_seed_file,
+        servers_tls,
         system,
         listeners,
         monitor: monitor.map(|listen| listen.unwrap_or(default_monitor())),
@@ -136,6 +139,7 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
         accept_proxy_protocol_from: believed.into_iter().map(|n| n.0).collect(),
         max_clients,
         handshake_timeout,
+        tls: s.optional_table("listeners.tls", "tls", "absent, clients speak plainly", tls::listener),
         websocket,
     }
 }
@@ -191,7 +195,14 @@ fn monitor(s: &mut Section<'_>) -> Option<SocketAddr> {
     Some(s.value("listen", default_monitor(), any))
 }
 
-fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>, Option<SystemKeys>) {
+/// What `[cluster]` names beside the servers.
+struct ClusterFiles {
+    proxy_nkey_seed_file: Option<PathBuf>,
+    servers_tls: Option<ServersTls>,
+    system: Option<SystemKeys>,
+}
+
+fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
     // A reading costs a server 1 to 2 ms of CPU; between readings weir's own counts carry it.
     let poll_interval = s.value("poll_interval", SECOND, within(50 * MS..=HOUR));
     // Room for the operator's own CLI, and for clients that reach the server past weir between two readings.
@@ -204,6 +215,8 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>, Option<Sy
     let proxy_protocol = s.value("proxy_protocol", false, any);
     // None: a server that trusts no proxy ignores the signature, but then nobody asked for one.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
+    let servers_tls =
+        s.optional_table("cluster.tls", "tls", "absent, weir speaks plainly to the servers", tls::cluster);
     let absence = "absent, servers are read over their monitoring ports";
     let system = s.optional_table("cluster.system", "system", absence, super::system::keys).flatten();
     let servers = s.tables("cluster.servers", "servers", server);
@@ -223,7 +236,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, Option<PathBuf>, Option<Sy
         wants: upstream::Wants { proxy_signature: seed_file.is_some(), proxy_protocol },
         servers: servers.unwrap_or_default(),
     };
-    (params, seed_file, system)
+    (params, ClusterFiles { proxy_nkey_seed_file: seed_file, servers_tls, system })
 }
 
 #[derive(PartialEq)]

@@ -221,6 +221,23 @@ impl HouseCollector {
             }
         }
         families.family("closed", "Connections that ended without a refusal", closed)?;
+        families.family(
+            "tls_handshakes",
+            "TLS handshakes with clients, `full` or `resumed` with a ticket",
+            [("full", &tally.tls_full), ("resumed", &tally.tls_resumed)]
+                .map(|(kind, n)| (vec![("kind", kind.to_owned())], ConstCounter::new(n.load(Relaxed)))),
+        )?;
+        let certificates = self.house.terminators.iter().flat_map(|(listener, tls)| {
+            tls.in_use().into_iter().map(move |one| {
+                let days = ConstGauge::new(one.days_left());
+                (vec![("listener", listener.to_string()), ("subject", one.subject)], days)
+            })
+        });
+        families.family(
+            "tls_certificate_expires_days",
+            "Days until each certificate of a listener expires, below 0 once it has",
+            certificates.collect::<Vec<_>>(),
+        )?;
         families.single(
             "probes",
             "Connections that opened and closed without a word",

@@ -7,7 +7,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{PollError, http::Http, system::System};
+use super::{PollError, Reach, http::Http};
 use crate::{
     greeting::Greetings,
     identity::{CredentialKey, Directory},
@@ -47,7 +47,7 @@ pub async fn answer(
     servers: Arc<Servers>,
     greetings: Arc<Greetings>,
     directory: Arc<Directory>,
-    system: Option<System>,
+    reach: Reach,
     mut questions: mpsc::Receiver<Question>,
     stop: CancellationToken,
 ) {
@@ -57,7 +57,7 @@ pub async fn answer(
             if directory.has_learned(question.credential) {
                 continue;
             }
-            let asked = ask(&servers, &greetings, system.as_ref(), &mut ports, &question);
+            let asked = ask(&servers, &greetings, &reach, &mut ports, &question);
             match timeout(PATIENCE, asked).await.unwrap_or(Err(PollError::TimedOut)) {
                 Ok(Some(account)) => directory.learn(question.credential, &account.into()),
                 // The client has left already.
@@ -78,19 +78,19 @@ pub async fn answer(
 async fn ask(
     servers: &Servers,
     greetings: &Greetings,
-    system: Option<&System>,
+    reach: &Reach,
     ports: &mut HashMap<usize, Http>,
     question: &Question,
 ) -> Result<Option<String>, PollError> {
     let &Question { server, client_id, .. } = question;
     let id = greetings.server_id(server);
-    let connz: Connz = match (system.filter(|system| system.is_up()).zip(id), monitor(servers, server)) {
+    let connz: Connz = match (reach.system.as_ref().filter(|system| system.is_up()).zip(id), monitor(servers, server)) {
         (Some((system, id)), _) => {
             let question = format!(r#"{{"cid":{client_id},"auth":true}}"#);
             system.ask(format!("$SYS.REQ.SERVER.{id}.CONNZ"), question.into()).await?
         }
         (None, Some(url)) => {
-            let port = ports.entry(server).or_insert_with(|| Http::new(url));
+            let port = ports.entry(server).or_insert_with(|| Http::new(url, reach.tls.clone()));
             port.get(&format!("/connz?cid={client_id}&auth=1")).await?
         }
         (None, None) => return Err(PollError::NoAnswer),

@@ -21,6 +21,7 @@ use crate::{
     dial,
     greeting::Greetings,
     protocol::proxy_header,
+    tls::Connector,
     upstream::{Server, Servers, Wants, load::Mark},
 };
 
@@ -71,6 +72,15 @@ pub enum PollError {
     NoAnswer,
 }
 
+/// By what ways the servers are reached, beside their addresses.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    /// The connection to the system account, where there is a login.
+    pub system: Option<System>,
+    /// TLS, where they want it.
+    pub tls: Option<Arc<Connector>>,
+}
+
 /// Watches one server until `stop`: readings where it has a monitor, and its INFO.
 pub async fn watch(
     server: Arc<Server>,
@@ -78,17 +88,17 @@ pub async fn watch(
     interval: Duration,
     warn_at: f64,
     wants: Wants,
-    system: Option<System>,
+    Reach { system, tls }: Reach,
     stop: CancellationToken,
 ) {
     let watching = async {
-        let mut poll = Poll { system, http: server.monitor().map(Http::new), way: None };
+        let mut poll = Poll { system, http: server.monitor().map(|url| Http::new(url, tls.clone())), way: None };
         let mut near_full = false;
         loop {
             resolve(&server).await;
             let restarted = poll.once(&server, &greetings, interval).await;
             if restarted || !greetings.knows(server.index()) || poll.has_lost(&server) {
-                learn_info(&server, &greetings, wants).await;
+                learn_info(&server, &greetings, tls.as_deref(), wants).await;
             }
             warn_when_near_full(&server, warn_at, &mut near_full);
             // Jittered, so that several weirs do not poll in step.
@@ -206,10 +216,10 @@ pub async fn hear_lame_ducks(
 }
 
 /// Reads a server's INFO by connecting and leaving. That takes one of its slots for a moment, so a full server is left alone.
-async fn learn_info(server: &Arc<Server>, greetings: &Greetings, wants: Wants) {
+async fn learn_info(server: &Arc<Server>, greetings: &Greetings, tls: Option<&Connector>, wants: Wants) {
     let Some(_slot) = Server::reserve(server, Instant::now().into_std()) else { return };
     let header = if wants.proxy_protocol { proxy_header::LOCAL } else { b"" };
-    match dial::dial(server, header, Instant::now() + INFO_TIMEOUT).await {
+    match dial::dial(server, tls, header, Instant::now() + INFO_TIMEOUT).await {
         Ok(dialled) => {
             greetings.learn(server.index(), dialled.info());
             info!(

@@ -8,6 +8,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tracing::{info, warn};
 
 use super::PollError;
+use crate::tls::Connector;
 
 /// How weir logs in to the system account.
 #[derive(Clone)]
@@ -56,11 +57,16 @@ impl System {
     ///
     /// # Errors
     /// The login is none that can be used.
-    pub async fn connect(login: &Login, addresses: &[String]) -> Result<Self, PollError> {
+    pub async fn connect(login: &Login, addresses: &[String], tls: Option<&Connector>) -> Result<Self, PollError> {
         let options = match login.clone() {
             Login::Creds(text) => ConnectOptions::with_credentials(&text)?,
             Login::Nkey(seed) => ConnectOptions::with_nkey(seed),
             Login::Password(user, password) => ConnectOptions::with_user_and_password(user, password),
+        };
+        let options = match tls {
+            None => options,
+            Some(tls) if tls.handshake_first() => options.tls_client_config(tls.config()).require_tls(true).tls_first(),
+            Some(tls) => options.tls_client_config(tls.config()).require_tls(true),
         };
         let options = options
             .name("weir")

@@ -73,7 +73,6 @@ enum Number {
 }
 
 /// Keys that say where a server is and how it is reached: weir says that of itself.
-/// `tls_verify` goes too; it tells clients of a certificate that weir's listener may not want.
 const OVERRIDDEN: [&str; 9] = [
     "host",
     "port",
@@ -295,6 +294,7 @@ impl Info {
         object.place(r.host, r.port, r.advertise);
         object.flag("tls_required", r.tls_required);
         object.flag("tls_available", r.tls_available);
+        object.flag("tls_verify", r.tls_verify);
         object.text_unless_empty("client_ip", r.client_ip);
         out.extend_from_slice(b"}\r\n");
     }
@@ -396,6 +396,8 @@ pub struct Rewrite<'a> {
     pub tls_required: bool,
     /// Whether this listener does TLS when asked to.
     pub tls_available: bool,
+    /// Whether this listener wants certificates of its clients.
+    pub tls_verify: bool,
     /// Whether the client is to sign the server's nonce, because its CONNECT will go to this very connection.
     pub keep_nonce: bool,
 }

@@ -3,6 +3,7 @@
 //! Everything here is a function of bytes. The rule that shapes it: weir and the server must never disagree about who a
 //! client is or where an operation begins, so what is not the server's own reading of the same bytes is stricter, never laxer.
 
+pub mod client_hello;
 pub mod connect;
 pub mod control_line;
 pub mod info;

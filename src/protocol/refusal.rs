@@ -25,6 +25,9 @@ pub fn bad_login(line: &[u8]) -> Option<BadLogin> {
     }
 }
 
+/// What a client reads that speaks plainly where TLS is required. To every client it is an attempt that failed.
+pub const TLS_REQUIRED_LINE: &[u8] = b"-ERR 'Secure Connection - TLS Required'\r\n";
+
 macro_rules! words {
     ($($pattern:pat => $text:literal,)*) => {
         /// The text of the refusal, without quotes.
@@ -50,6 +53,7 @@ words! {
         | Refusal::SourceQuota
         | Refusal::SourceRate
         | Refusal::ListenerFull
+        | Refusal::TlsBusy
         | Refusal::Draining => "maximum connections exceeded",
     Refusal::AccountQuota
         | Refusal::AccountRate

@@ -132,7 +132,7 @@ pub(super) async fn open(
     let server = Arc::clone(slot.server());
     // A server that does not even send INFO in half of what is left leaves the other half for another one.
     let info_by = began + deadline.saturating_duration_since(began) / 2;
-    let dialled = match dial::dial(&server, header, info_by).await {
+    let dialled = match dial::dial(&server, house.servers_tls.as_deref(), header, info_by).await {
         Ok(dialled) => dialled,
         Err(err) => {
             if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {

@@ -14,6 +14,7 @@ pub mod nats;
 pub mod operator;
 pub mod ports;
 pub mod process;
+pub mod tls;
 pub mod websocket;
 pub mod weir;
 

@@ -73,6 +73,12 @@ impl WeirConfig {
         self
     }
 
+    /// Writes `[cluster.tls]`.
+    pub fn cluster_tls(mut self, text: &str) -> Self {
+        self.servers = format!("[cluster.tls]\n{text}\n{}", self.servers);
+        self
+    }
+
     /// Takes the servers' monitoring ports away.
     pub fn without_monitors(mut self) -> Self {
         self.servers = self
@@ -172,6 +178,11 @@ impl Weir {
     /// `nats://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
+    }
+
+    /// The port of its listener.
+    pub fn port(&self) -> &str {
+        self.address.rsplit(':').next().expect("a port")
     }
 
     /// One reading of its metrics.

@@ -64,10 +64,11 @@ impl Greeting {
 
     /// The same, saying what this listener does about TLS.
     #[must_use]
-    pub fn with_tls(mut self, required: bool, available: bool) -> Self {
+    pub fn with_tls(mut self, required: bool, available: bool, verify: bool) -> Self {
         let mut object = Object { out: &mut self.head, sep: b',' };
         object.flag("tls_required", required);
         object.flag("tls_available", available);
+        object.flag("tls_verify", verify);
         self
     }
 

@@ -20,6 +20,7 @@ const PLAIN: Rewrite<'static> = Rewrite {
     client_ip: "192.0.2.1",
     tls_required: false,
     tls_available: false,
+    tls_verify: false,
     keep_nonce: false,
 };
 
@@ -56,6 +57,7 @@ fn rewriting_puts_weir_in_the_servers_place() {
         advertise: &advertise,
         tls_required: true,
         tls_available: true,
+        tls_verify: false,
         keep_nonce: true,
         client_ip: "",
         ..PLAIN
@@ -143,7 +145,7 @@ fn greeting_is_what_all_servers_can_keep() {
 
 #[test]
 fn greeting_without_servers_offends_no_client() {
-    let info = greeted(&Greeting::new("W", "a\"b", &[], "h", 1, &[]).with_tls(true, true));
+    let info = greeted(&Greeting::new("W", "a\"b", &[], "h", 1, &[]).with_tls(true, true, false));
     assert_eq!((info.version(), info.max_payload(), info.server_name()), ("2.10.0", Some(1 << 20), "a\"b"));
     assert!(info.headers() && info.auth_required() && info.tls_required() && info.tls_available() && !info.jetstream());
 }

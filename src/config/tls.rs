@@ -1,0 +1,121 @@
+//! The keys of `[listeners.tls]`.
+
+use std::{path::PathBuf, time::Duration};
+
+use rustls::pki_types::ServerName;
+
+use super::{
+    effective::toml_string,
+    error::Wrong,
+    leaf::{Leaf, any, misfit, word},
+    node::Node,
+    section::Section,
+};
+use crate::tls::{ClientCertificates, HandshakeFirst, ListenerTls, MinVersion, Pair, ServersTls};
+
+/// nats-server's own wait for a ClientHello before it sends INFO (`DEFAULT_TLS_HANDSHAKE_FIRST_FALLBACK_DELAY`, const.go).
+const AUTO: Duration = Duration::from_millis(50);
+
+/// Reads `[listeners.tls]`.
+pub(super) fn listener(s: &mut Section<'_>) -> ListenerTls {
+    let mut pairs = vec![pair(s)];
+    // Auto costs a client that waits for INFO 50 ms of its time, and spares one that begins by itself a round trip.
+    let handshake_first = s.value("handshake_first", HandshakeFirst::Never, any);
+    // 1.2: Go, Java and .NET of the last ten years speak it, and rustls leaves out what was bad in it.
+    let min_version = s.value("min_version", MinVersion::Tls12, any);
+    let ticket_keys_file = s.optional("ticket_keys_file", "none, tickets are good for this process", any);
+    let verify = s.value("verify", false, any);
+    let ca_file = s.optional::<PathBuf>("ca_file", "none", any);
+    let crl_file = s.optional::<PathBuf>("crl_file", "none, nothing is revoked", any);
+    if verify && ca_file.is_none() {
+        let wrong = Wrong::new("true needs authorities to verify by", "write ca_file = \"ca.pem\" beside it");
+        s.wrong("verify", wrong);
+    }
+    for (key, file) in [("ca_file", &ca_file), ("crl_file", &crl_file)] {
+        if !verify && file.is_some() {
+            let wrong = Wrong::new("it does nothing without verify", "write verify = true beside it, or remove it");
+            s.wrong(key, wrong);
+        }
+    }
+    pairs.extend(s.tables("listeners.tls.certificates", "certificates", pair).unwrap_or_default());
+    let clients = ca_file.filter(|_| verify).map(|ca_file| ClientCertificates { ca_file, crl_file });
+    ListenerTls { pairs, clients, handshake_first, min_version, ticket_keys_file }
+}
+
+/// Reads `[cluster.tls]`.
+pub(super) fn cluster(s: &mut Section<'_>) -> ServersTls {
+    let ca_file = s.optional("ca_file", "the system's authorities", any);
+    let cert_file = s.optional::<PathBuf>("cert_file", "none, weir shows no certificate", any);
+    let key_file = s.optional::<PathBuf>("key_file", "none", any);
+    for (key, file, other) in [("cert_file", &cert_file, &key_file), ("key_file", &key_file, &cert_file)] {
+        if file.is_some() && other.is_none() {
+            let wrong = Wrong::new("a certificate and its key go together", "write both cert_file and key_file");
+            s.wrong(key, wrong);
+        }
+    }
+    let server_name = s.optional::<String>("server_name", "the host of each server's address", host);
+    let handshake_first = s.value("handshake_first", false, any);
+    let own = cert_file.zip(key_file).map(|(cert_file, key_file)| Pair { cert_file, key_file });
+    ServersTls { ca_file, own, server_name, handshake_first }
+}
+
+fn host(name: &String) -> Result<(), Wrong> {
+    match ServerName::try_from(name.as_str()) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Wrong::new(format!("{name:?} is no host"), "write the name that the certificates are for")),
+    }
+}
+
+impl Leaf for String {
+    fn read(node: &Node) -> Result<Self, Wrong> {
+        match node {
+            Node::String(text) => Ok(text.clone()),
+            other => Err(misfit(other, "write text in quotes")),
+        }
+    }
+    fn show(&self) -> String {
+        toml_string(self)
+    }
+}
+
+fn pair(s: &mut Section<'_>) -> Pair {
+    let cert_file = s.required("cert_file", "write cert_file = \"server.pem\"").unwrap_or_default();
+    let key_file = s.required("key_file", "write key_file = \"server.key\"").unwrap_or_default();
+    Pair { cert_file, key_file }
+}
+
+impl Leaf for HandshakeFirst {
+    fn read(node: &Node) -> Result<Self, Wrong> {
+        const RIGHT: &str = "write true, false, \"auto\", or a duration such as \"50ms\"";
+        match node {
+            Node::Bool(true) => Ok(Self::Always),
+            Node::Bool(false) => Ok(Self::Never),
+            Node::String(text) if text == "auto" => Ok(Self::Within(AUTO)),
+            Node::String(_) => match Duration::read(node) {
+                Ok(pause) if pause <= Duration::from_secs(1) => Ok(Self::Within(pause)),
+                _ => Err(misfit(node, RIGHT)),
+            },
+            other => Err(misfit(other, RIGHT)),
+        }
+    }
+    fn show(&self) -> String {
+        match self {
+            Self::Always => "true".into(),
+            Self::Never => "false".into(),
+            Self::Within(AUTO) => "\"auto\"".into(),
+            Self::Within(pause) => pause.show(),
+        }
+    }
+}
+
+impl Leaf for MinVersion {
+    fn read(node: &Node) -> Result<Self, Wrong> {
+        word(node, &[("1.2", Self::Tls12), ("1.3", Self::Tls13)])
+    }
+    fn show(&self) -> String {
+        match self {
+            Self::Tls12 => "\"1.2\"".into(),
+            Self::Tls13 => "\"1.3\"".into(),
+        }
+    }
+}

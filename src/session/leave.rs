@@ -1,0 +1,65 @@
+//! The ends of clients that are not let in.
+
+use super::{End, House};
+use crate::{
+    admission::Applicant,
+    close::{Cause, Close, Party, Phase, Refusal},
+    farewell,
+    preface::{self, Unfinished},
+    protocol::{
+        preface::{Preface, PrefaceError},
+        refusal,
+    },
+    stream::Stream,
+};
+use tokio::time::{Instant, sleep_until};
+
+/// Refuses at `at`, or earlier when the client leaves.
+pub(super) async fn refuse_at(mut down: Stream, preface: &mut Preface, reason: Refusal, at: Instant) -> End {
+    tokio::select! {
+        () = sleep_until(at) => refuse(down, reason).await,
+        left = preface::watch(&mut down, preface) => leave_unfinished(down, left, Phase::Hold).await,
+    }
+}
+
+/// Refuses at a random moment within the client's time.
+pub(super) async fn turn_away(
+    house: &House,
+    reason: Refusal,
+    applicant: &Applicant,
+    down: Stream,
+    preface: &mut Preface,
+) -> End {
+    let now = Instant::now().into_std();
+    let (at, delay) = house.doors.turn_away(reason, applicant, now, &mut fastrand::Rng::new());
+    let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
+    drop(delay);
+    end
+}
+
+/// The polite refusal: CONNECT has been read, so the reason can be.
+pub(super) async fn refuse(down: Stream, reason: Refusal) -> End {
+    farewell::say(down, refusal::line(reason)).await;
+    End::Refused(reason)
+}
+
+/// The end of a client that has not finished its preface.
+pub(super) async fn leave_unfinished(down: impl Into<Option<Stream>>, unfinished: Unfinished, phase: Phase) -> End {
+    let (words, end) = match unfinished {
+        Unfinished::Probe => return End::Probe,
+        Unfinished::Gone => return End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Eof }),
+        Unfinished::Tls(_) => return End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Tls }),
+        Unfinished::TlsBusy => return End::Refused(Refusal::TlsBusy),
+        Unfinished::TimedOut => (refusal::line(Refusal::HandshakeTimeout), Refusal::HandshakeTimeout),
+        Unfinished::NotTls => (refusal::TLS_REQUIRED_LINE, Refusal::Protocol),
+        Unfinished::Wrong(PrefaceError::TooLong) => (refusal::MAX_CONTROL_LINE_LINE, Refusal::Protocol),
+        Unfinished::Wrong(PrefaceError::NotConnect) => (refusal::UNKNOWN_OP, Refusal::Protocol),
+        Unfinished::Wrong(PrefaceError::BadConnect | PrefaceError::TooMuch) => {
+            (refusal::line(Refusal::Protocol), Refusal::Protocol)
+        }
+    };
+    if let Some(down) = down.into() {
+        farewell::say(down, words).await;
+    }
+    End::Refused(end)
+}

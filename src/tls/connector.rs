@@ -1,0 +1,143 @@
+//! TLS towards servers.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring::default_provider,
+    pki_types::ServerName,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use tokio::{net::TcpStream, time::Instant};
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use super::{
+    BadFile, Pair,
+    files::{self, Watched},
+    handshake::step_by_step,
+};
+use crate::stream::Stream;
+
+/// TLS towards the servers as configured.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServersTls {
+    /// The authorities of their certificates; `None` takes the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate that is shown to them.
+    pub own: Option<Pair>,
+    /// The host that their certificates are for; `None` takes it from each server's address.
+    pub server_name: Option<String>,
+    /// Whether they expect TLS before they send INFO.
+    pub handshake_first: bool,
+}
+
+/// What dials need for TLS. All share one store of tickets, so that most handshakes resume.
+#[derive(Debug)]
+pub struct Connector {
+    params: ServersTls,
+    config: ArcSwap<ClientConfig>,
+    watched: Watched,
+}
+
+impl Connector {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// All files that cannot be used.
+    pub fn load(params: ServersTls) -> Result<Self, Vec<BadFile>> {
+        let watched = Watched::new(params.files());
+        let config = ArcSwap::from_pointee(params.config()?);
+        Ok(Self { params, config, watched })
+    }
+
+    /// Reads the files again if any of them has changed. Returns whether the new ones are in force.
+    ///
+    /// # Errors
+    /// All files that cannot be used; what was in force stays so.
+    pub fn reload(&self) -> Result<bool, Vec<BadFile>> {
+        if !self.watched.changed(self.params.files()) {
+            return Ok(false);
+        }
+        self.config.store(Arc::new(self.params.config()?));
+        Ok(true)
+    }
+
+    /// What is in force now, for a client that does its own connecting. It takes names from addresses.
+    pub fn config(&self) -> ClientConfig {
+        (**self.config.load()).clone()
+    }
+
+    /// Whether TLS comes before the server's INFO.
+    pub fn handshake_first(&self) -> bool {
+        self.params.handshake_first
+    }
+
+    /// The client's part of a handshake with the server at `address`, `host:port`.
+    ///
+    /// # Errors
+    /// The server's certificate is not good, it does not like weir's, or the connection's.
+    pub async fn connect(&self, tcp: TcpStream, address: &str, deadline: Instant) -> io::Result<Stream> {
+        let host = self.params.server_name.as_deref().unwrap_or_else(|| host(address));
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))?;
+        let handshake = TlsConnector::from(self.config.load_full()).connect(name, tcp);
+        let tls = step_by_step(handshake, None, deadline).await?;
+        Ok(Stream::Tls(Box::new(TlsStream::Client(tls))))
+    }
+}
+
+/// The host of `host:port`, an IPv6 address without its brackets.
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+impl ServersTls {
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.ca_file.iter().chain(self.own.iter().flat_map(|own| [&own.cert_file, &own.key_file]))
+    }
+
+    fn config(&self) -> Result<ClientConfig, Vec<BadFile>> {
+        let provider = Arc::new(default_provider());
+        let mut bad = Vec::new();
+        let roots = self.ca_file.as_deref().map_or_else(system_roots, files::roots);
+        let roots = roots.map_err(|err| bad.push(err)).ok();
+        let own = self.own.as_ref().map(|own| files::pair(own, "", &provider)).transpose();
+        let own = own.map_err(|err| bad.push(err)).ok();
+        let (Some(roots), Some(own)) = (roots, own) else { return Err(bad) };
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|err| vec![BadFile::new("ca_file", err.to_string(), "write the path of another file")])?
+            .with_root_certificates(roots);
+        Ok(match own {
+            None => builder.with_no_client_auth(),
+            Some((own, _)) => {
+                let own: CertifiedKey = (*own).clone();
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
+            }
+        })
+    }
+}
+
+fn system_roots() -> Result<RootCertStore, BadFile> {
+    const RIGHT: &str = "write ca_file = \"ca.pem\" with the authorities of the servers' certificates";
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    match roots.is_empty() {
+        false => Ok(roots),
+        true => Err(BadFile::new("ca_file", "this system has no authorities of its own", RIGHT)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_addresses() {
+        for (address, expected) in [("n1:4222", "n1"), ("10.0.0.1:4222", "10.0.0.1"), ("[::1]:4222", "::1")] {
+            assert_eq!(host(address), expected);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Reading certificates, keys, revocation lists and ticket keys. What is wrong is told with the key of the configuration that
+//! names the file, and with what would be right; the content of a file is never told.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use data_encoding::BASE64;
+use rustls::{
+    RootCertStore,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
+
+use super::{
+    names::{self, Says},
+    tickets::{KEY_LENGTH, Secret},
+};
+
+/// A certificate chain and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// PEM, the server's own certificate first.
+    pub cert_file: PathBuf,
+    /// PEM: PKCS#8, PKCS#1 or SEC1.
+    pub key_file: PathBuf,
+}
+
+/// A file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {what}")]
+pub struct BadFile {
+    /// The key of the configuration, below the `tls` table.
+    pub key: String,
+    /// What is wrong.
+    pub what: String,
+    /// What would be right.
+    pub right: &'static str,
+}
+
+impl BadFile {
+    pub(super) fn new(key: impl Into<String>, what: impl Into<String>, right: &'static str) -> Self {
+        Self { key: key.into(), what: what.into(), right }
+    }
+}
+
+const CERTIFICATES: &str = "write the path of a PEM file with the certificate, and the intermediate ones behind it";
+const KEY: &str = "write the path of the PEM file with the key of that certificate";
+const ROOTS: &str = "write the path of a PEM file with the certificates of the authorities";
+const CRL: &str = "write the path of a PEM file with the authorities' revocation lists";
+const TICKETS: &str = "write the path of a file with lines such as `openssl rand -base64 32` prints, the newest first";
+
+fn bytes(key: &str, path: &Path, right: &'static str) -> Result<Vec<u8>, BadFile> {
+    fs::read(path).map_err(|err| BadFile::new(key, format!("{} cannot be read ({err})", path.display()), right))
+}
+
+fn certificates(key: &str, path: &Path, right: &'static str) -> Result<Vec<CertificateDer<'static>>, BadFile> {
+    let bytes = bytes(key, path, right)?;
+    let bad = |why: String| BadFile::new(key, format!("{} {why}", path.display()), right);
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match found {
+        Ok(list) if list.is_empty() => Err(bad("holds no certificate in PEM".into())),
+        Ok(list) => Ok(list),
+        Err(_) => Err(bad("is not PEM".into())),
+    }
+}
+
+/// Reads a pair; `at` is where it is in the configuration, such as `certificates[0].`.
+pub(super) fn pair(pair: &Pair, at: &str, provider: &CryptoProvider) -> Result<(Arc<CertifiedKey>, Says), BadFile> {
+    let (cert_key, key_key) = (format!("{at}cert_file"), format!("{at}key_file"));
+    let chain = certificates(&cert_key, &pair.cert_file, CERTIFICATES)?;
+    let of_cert = |why: &str| BadFile::new(&*cert_key, format!("{} {why}", pair.cert_file.display()), CERTIFICATES);
+    let says = chain.first().and_then(names::read).ok_or_else(|| of_cert("begins with no X.509 certificate"))?;
+    let of_key = |why: &str| BadFile::new(&*key_key, format!("{} {why}", pair.key_file.display()), KEY);
+    let key = PrivateKeyDer::from_pem_slice(&bytes(&key_key, &pair.key_file, KEY)?)
+        .map_err(|_| of_key("holds no private key in PEM"))?;
+    let key = provider.key_provider.load_private_key(key).map_err(|_| of_key("holds a key of an unknown kind"))?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
+            Err(of_key("is not the key of the certificate"))
+        }
+        _ => Ok((Arc::new(certified), says)),
+    }
+}
+
+/// Reads the authorities of a `ca_file`.
+pub(super) fn roots(path: &Path) -> Result<RootCertStore, BadFile> {
+    let mut roots = RootCertStore::empty();
+    let (_, ignored) = roots.add_parsable_certificates(certificates("ca_file", path, ROOTS)?);
+    match ignored {
+        0 => Ok(roots),
+        n => Err(BadFile::new("ca_file", format!("{} holds {n} that are no certificates", path.display()), ROOTS)),
+    }
+}
+
+/// Reads a `crl_file`.
+pub(super) fn revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, BadFile> {
+    let bytes = bytes("crl_file", path, CRL)?;
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
+    lists
+        .ok()
+        .filter(|lists| !lists.is_empty())
+        .ok_or_else(|| BadFile::new("crl_file", format!("{} holds no revocation list in PEM", path.display()), CRL))
+}
+
+/// Reads a `ticket_keys_file`.
+pub(super) fn ticket_keys(path: &Path) -> Result<Vec<Secret>, BadFile> {
+    let bytes = bytes("ticket_keys_file", path, TICKETS)?;
+    let lines = bytes.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+    let secrets: Option<Vec<Secret>> =
+        lines.map(|line| <[u8; KEY_LENGTH]>::try_from(BASE64.decode(line).ok()?).ok().map(Secret)).collect();
+    secrets.filter(|secrets| !secrets.is_empty()).ok_or_else(|| {
+        let what = format!("{} has to hold 32 bytes in base64 on each line", path.display());
+        BadFile::new("ticket_keys_file", what, TICKETS)
+    })
+}
+
+/// Tells whether files have changed since the last look, whatever became of them then.
+#[derive(Debug)]
+pub(super) struct Watched {
+    seen: Mutex<Vec<u8>>,
+}
+
+impl Watched {
+    pub(super) fn new<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Self {
+        Self { seen: Mutex::new(contents(paths)) }
+    }
+
+    pub(super) fn changed<'a>(&self, paths: impl IntoIterator<Item = &'a PathBuf>) -> bool {
+        let now = contents(paths);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *seen != now;
+        *seen = now;
+        changed
+    }
+}
+
+/// The content of some files, for a comparison; what cannot be read counts as empty.
+pub(super) fn contents<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Vec<u8> {
+    let mut all = Vec::new();
+    for path in paths {
+        let bytes = fs::read(path).unwrap_or_default();
+        all.extend_from_slice(&bytes.len().to_be_bytes());
+        all.extend_from_slice(&bytes);
+    }
+    all
+}

@@ -1,0 +1,143 @@
+//! The handshake with a client: seen coming, waited for, and computed step by step within the budget.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
+
+use rustls::HandshakeKind;
+use tokio::{
+    io::ReadBuf,
+    net::TcpStream,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_rustls::{TlsAcceptor, TlsStream};
+
+use super::{
+    Terminator,
+    budget::{self, Kind, Turn},
+};
+use crate::{
+    protocol::client_hello::{FirstBytes, LONGEST_LOOK, look},
+    stream::Stream,
+};
+
+/// How often an incomplete ClientHello is looked at again: while there is something to read the kernel wakes nobody for more.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// How a handshake ends without TLS.
+#[derive(Debug)]
+pub enum Failed {
+    /// The client left before it said anything.
+    Silent,
+    /// The client left in the middle.
+    Gone,
+    /// It did not come to an end in time.
+    TimedOut,
+    /// The worker could not have served it in time; nothing was computed.
+    Busy,
+    /// The client speaks, and it is not TLS.
+    NotTls(TcpStream),
+    /// TLS, but no agreement: a certificate that is not good, a version that is too old.
+    Tls(io::Error),
+}
+
+/// What is there to read, as far as it was looked at; `None` when the client has left.
+async fn first_bytes(down: &TcpStream) -> Option<FirstBytes> {
+    // The buffer is the stack's, not the waiting session's.
+    poll_fn(|cx| {
+        let mut seen = [0; LONGEST_LOOK];
+        let mut seen = ReadBuf::new(&mut seen);
+        down.poll_peek(cx, &mut seen).map(|peeked| match peeked {
+            Ok(n) if n > 0 => Some(look(seen.filled())),
+            _ => None,
+        })
+    })
+    .await
+}
+
+/// Whether the client begins TLS by itself within this time.
+pub async fn speaks_first(down: &TcpStream, within: Duration) -> bool {
+    let mut one = [0];
+    // Whatever comes: with no INFO yet a client has nothing to say but this.
+    matches!(timeout_at(Instant::now() + within, down.peek(&mut one)).await, Ok(Ok(1..)))
+}
+
+/// Does the server's part of a handshake. Its first step is computed `begin_by` then or never, and it has to end by `deadline`;
+/// a client that is `refused` anyway is served only if nobody else needs the worker.
+///
+/// # Errors
+/// [`Failed`].
+pub async fn accept(
+    terminator: &Terminator,
+    down: TcpStream,
+    refused: bool,
+    begin_by: Instant,
+    deadline: Instant,
+) -> Result<(Stream, HandshakeKind), Failed> {
+    let hello = async {
+        loop {
+            match first_bytes(&down).await {
+                Some(FirstBytes::Incomplete) => sleep(LOOK_AGAIN).await,
+                seen => return seen,
+            }
+        }
+    };
+    let kind = match timeout_at(deadline, hello).await {
+        Err(_) => return Err(Failed::TimedOut),
+        Ok(None) => return Err(Failed::Silent),
+        Ok(Some(FirstBytes::ClientHello { .. })) if refused => Kind::Refused,
+        Ok(Some(FirstBytes::ClientHello { resumes: true })) => Kind::Resumes,
+        Ok(Some(FirstBytes::ClientHello { resumes: false })) => Kind::New,
+        Ok(Some(_)) => return Err(Failed::NotTls(down)),
+    };
+    let turn = budget::turn(kind, begin_by).await.ok_or(Failed::Busy)?;
+    let handshake = TlsAcceptor::from(terminator.config()).accept(down);
+    match step_by_step(handshake, Some(turn), deadline).await {
+        Ok(tls) => {
+            let kind = tls.get_ref().1.handshake_kind().unwrap_or(HandshakeKind::Full);
+            Ok((Stream::Tls(Box::new(TlsStream::Server(tls))), kind))
+        }
+        Err(err) => Err(match err.kind() {
+            io::ErrorKind::TimedOut => Failed::TimedOut,
+            io::ErrorKind::InvalidData => Failed::Tls(err),
+            _ => Failed::Gone,
+        }),
+    }
+}
+
+/// Lets a handshake compute in turns, the first of which may be there already.
+///
+/// # Errors
+/// The handshake's, or that it took too long.
+pub(super) async fn step_by_step<T>(
+    handshake: impl Future<Output = io::Result<T>>,
+    mut turn: Option<Turn>,
+    deadline: Instant,
+) -> io::Result<T> {
+    let mut handshake = pin!(handshake);
+    let steps = async {
+        loop {
+            let step = match turn.take() {
+                Some(turn) => turn,
+                None => budget::turn(Kind::Begun, deadline).await.ok_or(io::ErrorKind::TimedOut)?,
+            };
+            let done = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
+            drop(step);
+            match done {
+                Poll::Ready(done) => return done,
+                Poll::Pending => woken().await,
+            }
+        }
+    };
+    timeout_at(deadline, steps).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Returns when the task is woken; the handshake has seen to it that it will be.
+async fn woken() {
+    let mut slept = false;
+    poll_fn(|_| if std::mem::replace(&mut slept, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+}

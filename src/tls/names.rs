@@ -1,0 +1,90 @@
+//! What a certificate says of itself: its names and its end.
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+
+/// The names and the end of one certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Says {
+    /// Its subject, as `CN=…, O=…`.
+    pub(super) subject: String,
+    /// Common names.
+    pub(super) common_names: Vec<String>,
+    /// Host names of its subjectAltName.
+    pub(super) hosts: Vec<String>,
+    /// Mail addresses and URIs of its subjectAltName.
+    pub(super) others: Vec<String>,
+    /// When it ends, in seconds since 1970.
+    pub(super) expires: i64,
+}
+
+/// Reads a certificate; `None` when it is none.
+pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Says> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let (mut hosts, mut others) = (Vec::new(), Vec::new());
+    if let Ok(Some(names)) = parsed.subject_alternative_name() {
+        for name in &names.value.general_names {
+            match name {
+                GeneralName::DNSName(host) => hosts.push((*host).to_owned()),
+                GeneralName::RFC822Name(other) | GeneralName::URI(other) => others.push((*other).to_owned()),
+                _ => {}
+            }
+        }
+    }
+    let subject = parsed.subject();
+    Some(Says {
+        subject: subject.to_string(),
+        common_names: subject.iter_common_name().filter_map(|name| name.as_str().ok().map(str::to_owned)).collect(),
+        hosts,
+        others,
+        expires: parsed.validity().not_after.timestamp(),
+    })
+}
+
+impl Says {
+    /// All names by which a client's certificate may be known: those of its subjectAltName, its common names, its subject.
+    pub(super) fn all(self) -> Vec<String> {
+        let mut all = self.hosts;
+        all.extend(self.others);
+        all.extend(self.common_names);
+        all.push(self.subject);
+        all
+    }
+
+    /// Whether it is for `host`: one of its host names, or one that begins with `*.` and covers its first label.
+    pub(super) fn covers(&self, host: &str) -> bool {
+        self.hosts.iter().any(|name| match name.strip_prefix("*.") {
+            Some(parent) => host.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent)),
+            None => name.eq_ignore_ascii_case(host),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_wildcards_cover_one_label() {
+        let mut params =
+            rcgen::CertificateParams::new(vec!["*.example.com".into(), "nats.example.org".into()]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "orders-7");
+        params.not_after = rcgen::date_time_ymd(2031, 1, 2);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let says = read(params.self_signed(&key).unwrap().der()).unwrap();
+        assert_eq!(says.common_names, ["orders-7"]);
+        assert_eq!(says.expires, 1_925_078_400);
+        for (host, covered) in [
+            ("a.example.com", true),
+            ("A.EXAMPLE.com", true),
+            ("example.com", false),
+            ("a.b.example.com", false),
+            ("nats.example.org", true),
+        ] {
+            assert_eq!(says.covers(host), covered, "{host}");
+        }
+        let all = says.all();
+        assert!(all.contains(&"orders-7".to_owned()) && all.contains(&"CN=orders-7".to_owned()), "{all:?}");
+        assert_eq!(read(&CertificateDer::from(vec![1, 2, 3])), None);
+    }
+}

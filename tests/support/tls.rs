@@ -1,0 +1,182 @@
+//! Certificates of tests, and a client that speaks NATS by hand over TLS.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls::{ClientConfig, RootCertStore};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// An authority, with a folder for what it issues.
+pub struct Authority {
+    dir: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, in files.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// PEM.
+    pub cert: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+}
+
+impl Authority {
+    /// A new one.
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(vec![]).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        let cert = params.self_signed(&key).expect("a certificate");
+        let dir = TempDir::with_prefix("weir-ca-").expect("temporary folder");
+        std::fs::write(dir.path().join("ca.pem"), cert.pem()).expect("write");
+        Self { dir, issuer: Issuer::new(params, key) }
+    }
+
+    /// Its own certificate, in PEM.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// A file in its folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A certificate for these hosts (or IP addresses), of a server or a client; its common name is `name`.
+    pub fn issue(&self, name: &str, hosts: &[&str]) -> Issued {
+        self.issue_with(name, hosts, |_| {})
+    }
+
+    /// The same, changed before it is signed.
+    pub fn issue_with(&self, name: &str, hosts: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, name);
+        change(&mut params);
+        let key = KeyPair::generate().expect("a key");
+        let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let issued = Issued { cert: self.file(&format!("{name}.pem")), key: self.file(&format!("{name}.key")) };
+        std::fs::write(&issued.cert, cert.pem()).expect("write");
+        std::fs::write(&issued.key, key.serialize_pem()).expect("write");
+        issued
+    }
+
+    /// A list that revokes the certificate with this serial number, in a file.
+    pub fn revoke(&self, serial: u64) -> PathBuf {
+        let now = rcgen::date_time_ymd(2020, 1, 1);
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: now,
+            next_update: rcgen::date_time_ymd(2090, 1, 1),
+            crl_number: 1u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![rcgen::RevokedCertParams {
+                serial_number: serial.into(),
+                revocation_time: now,
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let path = self.file("crl.pem");
+        let list = params.signed_by(&self.issuer).expect("a list");
+        std::fs::write(&path, list.pem().expect("PEM")).expect("write");
+        path
+    }
+
+    /// What a client needs that trusts it, perhaps with a certificate of its own.
+    pub fn client(&self, own: Option<&Issued>) -> Arc<ClientConfig> {
+        Arc::new(self.client_config(rustls::ALL_VERSIONS, own))
+    }
+
+    /// The same, for these versions only.
+    pub fn client_config(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        own: Option<&Issued>,
+    ) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(pem_certificate(&self.ca())).expect("a root");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .expect("versions")
+            .with_root_certificates(roots);
+        match own {
+            None => builder.with_no_client_auth(),
+            Some(own) => {
+                let key = PrivateKeyDer::from_pem_file(&own.key).expect("a key");
+                builder.with_client_auth_cert(vec![pem_certificate(&own.cert)], key).expect("a pair")
+            }
+        }
+    }
+}
+
+fn pem_certificate(path: &Path) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(path).expect("a certificate")
+}
+
+/// `cert_file = … key_file = …` of a table.
+pub fn pair(issued: &Issued) -> String {
+    format!("cert_file = {:?}\nkey_file = {:?}\n", issued.cert, issued.key)
+}
+
+/// A client by hand.
+pub struct TlsClient {
+    /// The connection.
+    pub stream: BufReader<TlsStream<TcpStream>>,
+    /// The INFO line it was greeted with.
+    pub info: String,
+}
+
+impl TlsClient {
+    /// Connects, with TLS first or after INFO, and reads INFO.
+    pub async fn connect(address: &str, host: &str, first: bool, config: Arc<ClientConfig>) -> std::io::Result<Self> {
+        let mut tcp = TcpStream::connect(address).await?;
+        let mut info = String::new();
+        if !first {
+            info = read_line(&mut tcp).await?;
+        }
+        let name = ServerName::try_from(host.to_owned()).expect("a name");
+        let mut stream = BufReader::new(TlsConnector::from(config).connect(name, tcp).await?);
+        if first {
+            stream.read_line(&mut info).await?;
+        }
+        Ok(Self { stream, info })
+    }
+
+    /// Says something.
+    pub async fn say(&mut self, words: &str) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(words.as_bytes()).await?;
+        self.stream.get_mut().flush().await
+    }
+
+    /// One line, empty at the end of the stream.
+    pub async fn line(&mut self) -> std::io::Result<String> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).await?;
+        Ok(line)
+    }
+
+    /// CONNECT and PING; returns the server's word.
+    pub async fn enter(&mut self) -> std::io::Result<String> {
+        self.say("CONNECT {\"verbose\":false,\"lang\":\"go\",\"version\":\"1\",\"protocol\":1}\r\nPING\r\n").await?;
+        self.line().await
+    }
+}
+
+/// One line, and nothing behind it.
+async fn read_line(tcp: &mut TcpStream) -> std::io::Result<String> {
+    use tokio::io::AsyncReadExt;
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        line.push(tcp.read_u8().await?);
+    }
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
