@@ -353,7 +353,7 @@ async fn admit(
     let persona = if house.doors.patterns().is_empty() {
         Persona::default()
     } else {
-        persona(credential, credential_key, &connect)
+        persona(&house.keys, credential, credential_key, &connect, &down)
     };
     let applicant = Applicant { account, client, persona, hold_until, answer_by, returns };
     if house.doors.damping().is_damped_as(source, credential_key, connected.into_std()) {

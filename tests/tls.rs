@@ -194,6 +194,29 @@ async fn client_certificates_are_required_judged_and_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_a_user_to_quotas() {
+    let authority = Authority::new("weir tests");
+    let (orders, billing) = (authority.issue("o", &["orders-7.example.com"]), authority.issue("billing", &[]));
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let more = format!("verify = true\nca_file = {:?}", authority.ca());
+    let weir = WeirConfig::of_servers(&[&server])
+        .listener(&listener(&authority, &more))
+        .admission(
+            "rate = 20000\nmax_hold = \"200ms\"\nrefusal_spread = \"1ms\"\n[users.\"orders-*\"]\nmax_connections = 1",
+        )
+        .start()
+        .await;
+    let connect =
+        async |own| TlsClient::connect(&weir.address, "localhost", false, authority.client(Some(own))).await.unwrap();
+    let (mut first, mut second, mut other) = (connect(&orders).await, connect(&orders).await, connect(&billing).await);
+    assert_eq!(first.enter().await.unwrap(), "PONG\r\n");
+    assert_eq!(second.enter().await.unwrap(), "-ERR 'maximum account active connections exceeded'\r\n");
+    assert_eq!(other.enter().await.unwrap(), "PONG\r\n");
+    drop(second);
+    weir.until("the reason is told", |m| m.get("weir_refused_total{reason=\"user_quota\"}") == Some(1.0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_certificates_are_taken_over_without_dropping_anyone() {
     let authority = Authority::new("weir tests");
     let (_server, mut weir) = behind_tls(&authority, "handshake_first = true").await;

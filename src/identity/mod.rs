@@ -36,6 +36,8 @@ pub enum Credential<'a> {
     User(&'a str),
     /// A token.
     Token(&'a str),
+    /// A certificate shown over TLS, by its name.
+    Certificate(&'a str),
     /// Nothing: the server's `no_auth_user`, or a cluster without authentication.
     Nothing,
 }
@@ -58,7 +60,11 @@ impl<'a> Credential<'a> {
 
     fn text(self) -> &'a str {
         match self {
-            Self::Nkey(text) | Self::User(text) | Self::Token(text) | Self::Jwt { user: text, .. } => text,
+            Self::Nkey(text)
+            | Self::User(text)
+            | Self::Token(text)
+            | Self::Certificate(text)
+            | Self::Jwt { user: text, .. } => text,
             Self::Nothing => "",
         }
     }

@@ -9,18 +9,30 @@ use crate::{
     admission::Persona,
     close::Refusal,
     dial::Accepted,
-    identity::{Credential, CredentialKey},
+    identity::{Credential, CredentialKey, Keys},
     monitor::learn::Question,
     protocol::connect::Connect,
     relay::InfoPolicy,
+    stream::Stream,
+    tls,
     turn::AnyPass,
 };
 
-/// Who a client is to quotas by user and name. A token is a secret and names nobody.
-pub(super) fn persona(credential: Credential<'_>, key: CredentialKey, connect: &Connect) -> Persona {
+/// Who a client is to quotas by user and name. A token is a secret and names nobody; who names no user is its certificate,
+/// where it has shown one over TLS.
+pub(super) fn persona(
+    keys: &Keys,
+    credential: Credential<'_>,
+    key: CredentialKey,
+    connect: &Connect,
+    down: &Stream,
+) -> Persona {
     let user = match credential {
         Credential::User(user) | Credential::Nkey(user) | Credential::Jwt { user, .. } => Some((user.into(), key)),
-        Credential::Token(_) | Credential::Nothing => None,
+        Credential::Token(_) | Credential::Certificate(_) | Credential::Nothing => tls::client_name(down).map(|name| {
+            let key = keys.credential(Credential::Certificate(&name));
+            (Arc::from(name), key)
+        }),
     };
     Persona { user, name: connect.name().map(Arc::from) }
 }

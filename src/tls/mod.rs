@@ -249,13 +249,12 @@ impl ResolvesServerCert for ByName {
     }
 }
 
-/// The names of the certificate that a client has shown, and that was found good; none without one.
-pub fn client_names(down: &Stream) -> Vec<String> {
-    let tls = match down {
-        Stream::Plain(_) => return Vec::new(),
-        Stream::Tls(tls) => tls,
-        Stream::WebSocket(websocket) => return client_names(websocket.below()),
-    };
-    let shown = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    shown.and_then(names::read).map(Says::all).unwrap_or_default()
+/// The name of the certificate that a client has shown, and that was found good; `None` without one. It is the first host, else the
+/// first mail address or URI of its subjectAltName, else its common name, else its whole subject.
+pub fn client_name(down: &Stream) -> Option<String> {
+    match down {
+        Stream::Plain(_) => None,
+        Stream::Tls(tls) => names::read(tls.get_ref().1.peer_certificates()?.first()?)?.all().into_iter().next(),
+        Stream::WebSocket(websocket) => client_name(websocket.below()),
+    }
 }
