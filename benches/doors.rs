@@ -13,7 +13,7 @@ use std::{
 use divan::{Bencher, black_box};
 use governor::clock::DefaultClock;
 use weir::{
-    admission::{self, AccountLimits, Admission, Applicant, Gate, Pass, Quota, Rate, Verdict, Waiter},
+    admission::{self, AccountLimits, Admission, Applicant, Gate, Pass, Quota, Rate, Return, Verdict, Waiter},
     identity::{ClientKey, Credential, Keys},
     upstream::{
         self, Placement, Reserve, ServerParams, Servers,
@@ -115,6 +115,7 @@ fn applicant(account: &Arc<str>, client: ClientKey, now: Instant) -> Applicant {
         client,
         hold_until: now + Duration::from_millis(1500),
         answer_by: now + Duration::from_millis(1900),
+        returns: Return::Unknown,
     }
 }
 

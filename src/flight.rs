@@ -12,7 +12,7 @@ use tracing::info;
 
 use crate::{
     admission::{
-        patience,
+        returns,
         storms::{Fate, Parties, Party, Recorder, Sample, Storm, Told},
     },
     close::Refusal,
@@ -45,7 +45,7 @@ impl Flight {
     /// A client was refused, for the `refusals`th time since it last got in.
     pub fn refused(&self, account: Option<&str>, lang: Option<&str>, refusals: u32) {
         self.waited(account, lang, Fate::Refused);
-        if let Some(most) = patience::tries(lang.unwrap_or_default()) {
+        if let Some(most) = returns::tries(lang.unwrap_or_default()) {
             self.parties.used_up(refusals, most);
         }
     }

@@ -34,6 +34,7 @@ use crate::{
         learn::{MOST_WAITING, Question},
         system::System,
     },
+    protocol::websocket::upgrade::Rules,
     session::{self, Frontage, House, Web},
     sessions::Sessions,
     socket,
@@ -201,7 +202,7 @@ impl Parts {
                 believes: one.accept_proxy_protocol_from.clone(),
                 tls,
                 websocket: one.websocket.as_ref().map(|websocket| Web {
-                    rules: websocket.rules.clone(),
+                    rules: Rules { secure: one.tls.is_some(), ..websocket.rules.clone() },
                     believes: websocket.accept_forwarded_from.clone(),
                 }),
             });

@@ -357,13 +357,13 @@ async fn admit(
     let client = house.keys.client(source, credential_key, connect.name());
     who.client = Some(client);
     who.account = Some(Arc::clone(&account));
-    let Deadlines { hold_until, answer_by } = deadlines;
+    let Deadlines { hold_until, answer_by, returns } = deadlines;
     let persona = if house.doors.patterns().is_empty() {
         Persona::default()
     } else {
         persona(&house.keys, credential, credential_key, &connect, &down)
     };
-    let applicant = Applicant { account, client, persona, hold_until, answer_by };
+    let applicant = Applicant { account, client, persona, hold_until, answer_by, returns };
     if house.doors.damping().is_damped_as(source, credential_key, connected.into_std()) {
         ahead.let_go().await;
         return Err(turn_away(house, Refusal::SourceRate, &applicant, down, &mut preface).await);

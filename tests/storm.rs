@@ -141,9 +141,9 @@ async fn the_flight_recorder_tells_of_a_storm() {
     assert_eq!(refused, told["arrived"].as_u64().unwrap() - 300, "{told}");
     let go = &told["languages"][0];
     assert_eq!((&go["name"], &go["refused"]), (&"go".into(), &refused.into()), "{told}");
-    // The first of the bucket's burst went straight in.
+    // The first of the bucket's burst went straight in, and so did those that came back when there was room.
     let waited = go["admitted"].as_u64().unwrap();
-    assert!((200..300).contains(&waited), "{told}");
+    assert!((50..300).contains(&waited), "{told}");
     let in_points = |field: &str| -> u64 {
         told["series"]["points"].as_array().unwrap().iter().map(|point| point[field].as_u64().unwrap()).sum()
     };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 use support::operator::Operator;
+use support::tls::{Authority, pair};
 use support::websocket::*;
 use support::*;
 
@@ -449,4 +450,47 @@ async fn async_nats_over_websocket() {
     for n in 1..=20 {
         assert_eq!(js.publish("s", "x".into()).await.unwrap().await.unwrap().sequence, n);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_over_tls() {
+    let authority = Authority::new("weir tests");
+    let own = authority.issue("weir", &["nats.example", "localhost"]);
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let tables = format!(
+        "kind = \"websocket\"\nhandshake_timeout = \"30s\"\nmax_clients = 2\n[listeners.websocket]\nsame_origin = true\n\
+         compression = true\n[listeners.tls]\n{}",
+        pair(&own)
+    );
+    let weir = WeirConfig::of_servers(&[&server]).top("workers = 1").listener(&tables).start().await;
+    let ask = async |request: String| {
+        let tcp = tokio::net::TcpStream::connect(&weir.address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(authority.client(None));
+        let tls = connector.connect("nats.example".try_into().unwrap(), tcp).await.unwrap();
+        WsClient::ask_over(Box::new(tls), &request).await.unwrap()
+    };
+    let (_, plain) = ask(request("/", "Origin: http://nats.example\r\n")).await;
+    assert_eq!(plain.status, 403, "another scheme is another origin");
+    let (mut client, answer) = ask(request("/", &format!("Origin: https://nats.example\r\n{DEFLATE}"))).await;
+    assert_eq!(answer.status, 101);
+    assert_eq!(client.info().await["tls_required"], true);
+    client.say(format!("{}PING\r\n", Login::nobody().connect_line()).as_bytes()).await;
+    assert_eq!(client.line().await, "PONG");
+    client.line().await;
+    let payload = b"all work and no play ".repeat(40_000);
+    client.say(b"SUB a 1\r\n").await;
+    client.say_deflated(&[format!("PUB a {}\r\n", payload.len()).as_bytes(), &payload, b"\r\n"].concat()).await;
+    client.line().await;
+    assert!(client.exactly(payload.len() + 2).await.starts_with(&payload));
+
+    // The client library over wss, and a listener that is full then.
+    let options = async_nats::ConnectOptions::new().add_root_certificates(authority.ca());
+    let library = options.connect(format!("wss://localhost:{}", weir.port())).await.unwrap();
+    library.flush().await.unwrap();
+    let (_, full) = ask(request("/", "")).await;
+    assert_eq!((full.status, full.header("Retry-After")), (503, Some("2")));
+    client.send(CLOSE, true, false, b"\x03\xe8").await.unwrap();
+    assert_eq!(client.rest().await.1, Some((1000, String::new())));
+    drop((client, library));
+    weir.assert_nothing_leaked().await;
 }

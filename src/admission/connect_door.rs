@@ -13,7 +13,7 @@ use std::{
 use governor::clock::Clock;
 
 use super::{
-    AccountSlot, Admission, Persona,
+    AccountSlot, Admission, Persona, Return,
     hold::{Held, Ticket, Waiter},
     sources::Source,
 };
@@ -38,6 +38,8 @@ pub struct Applicant {
     pub hold_until: Instant,
     /// When it must have its PONG.
     pub answer_by: Instant,
+    /// What it does when it is refused.
+    pub returns: Return,
 }
 
 /// What an admitted client holds; everything is given back on drop.
@@ -129,7 +131,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         let lane = Source::from(source).lane();
         // What its login takes is not known before its account is; patience has left time for it.
         let (account, persona) = (Arc::clone(&lane), Persona::default());
-        let applicant = Applicant { account, client, persona, hold_until, answer_by: hold_until };
+        let applicant =
+            Applicant { account, client, persona, hold_until, answer_by: hold_until, returns: Return::Unknown };
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
@@ -199,12 +202,14 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             return self.refuse_now(Refusal::QueueFull, applicant, now);
         }
         let standing = self.seniority.standing(applicant.client, now);
-        let held = Held { waiter: waiter(), account, account_paid, hold_until, client: applicant.client };
+        let returns = applicant.returns;
+        let client = applicant.client;
+        let held = Held { waiter: waiter(), account, account_paid, hold_until, client, returns, appointment: None };
         let mut waiting = self.waiting();
         let ticket = waiting.queue.push(held, standing);
         self.held.store(waiting.queue.len(), Relaxed);
         drop(waiting);
-        Verdict::Hold { ticket, look_again: self.next_look(&blocked, hold_until, now, rng) }
+        Verdict::Hold { ticket, look_again: self.first_look(&blocked, returns, hold_until, now, rng) }
     }
 
     fn try_admit(

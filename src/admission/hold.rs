@@ -8,7 +8,7 @@ use std::{
 
 use governor::clock::Clock;
 
-use super::{accounts::AccountSlot, seniority::Standing};
+use super::{accounts::AccountSlot, appointments::Appointment, returns::Return, seniority::Standing};
 use crate::identity::ClientKey;
 
 /// The far end of a hold, as the queue needs to know it.
@@ -30,13 +30,17 @@ pub struct Held<W, C: Clock> {
     pub hold_until: Instant,
     /// Who it is across reconnects.
     pub client: ClientKey,
+    /// What it does when it is refused.
+    pub returns: Return,
+    /// It is to be refused at the next look, and expected back then, unless its turn comes in time after all.
+    pub appointment: Option<Appointment>,
 }
 
 /// A place in the queue.
 #[derive(Debug, Clone)]
 pub struct Ticket {
     account: Arc<str>,
-    order: (Standing, u64),
+    order: (Rank, u64),
     /// How many waited when it was taken, and how many had gone by then.
     before: u64,
     departures: u64,
@@ -44,10 +48,18 @@ pub struct Ticket {
 
 #[derive(Debug)]
 struct Lane<W, C: Clock> {
-    waiting: BTreeMap<(Standing, u64), Held<W, C>>,
+    waiting: BTreeMap<(Rank, u64), Held<W, C>>,
+    /// How many of them have the same rank.
+    ranks: BTreeMap<Rank, usize>,
     /// Turns this lane has left before the next lane's.
     turns: u32,
 }
+
+/// Standings as far as they are told apart: flapping or not, and since when, in steps of four seconds. Those who have been
+/// trying for about as long go in the order of their arrival: so the turn of one who waits is not put off by every one that
+/// comes back meanwhile, and it can be told in time whether it comes.
+type Rank = (bool, u64);
+const RANK_MILLIS: u128 = 4000;
 
 /// The queue. Its length is bounded by whoever pushes.
 #[derive(Debug)]
@@ -59,11 +71,13 @@ pub struct Queue<W, C: Clock> {
     arrivals: u64,
     /// Those who have gone, one way or another.
     departures: u64,
+    /// Ranks count from the first arrival.
+    began: Option<Instant>,
 }
 
 impl<W, C: Clock> Default for Queue<W, C> {
     fn default() -> Self {
-        Self { lanes: HashMap::new(), round: VecDeque::new(), len: 0, arrivals: 0, departures: 0 }
+        Self { lanes: HashMap::new(), round: VecDeque::new(), len: 0, arrivals: 0, departures: 0, began: None }
     }
 }
 
@@ -82,28 +96,58 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
     pub fn push(&mut self, held: Held<W, C>, standing: Standing) -> Ticket {
         let account = Arc::clone(held.account.account().name());
         self.arrivals += 1;
-        let order = (standing, self.arrivals);
+        self.began.get_or_insert(standing.since);
+        let rank = self.rank(standing);
+        let order = (rank, self.arrivals);
         let lane = self.lanes.entry(Arc::clone(&account)).or_insert_with(|| {
             self.round.push_back(Arc::clone(&account));
-            Lane { waiting: BTreeMap::new(), turns: 0 }
+            Lane { waiting: BTreeMap::new(), ranks: BTreeMap::new(), turns: 0 }
         });
         lane.waiting.insert(order, held);
+        *lane.ranks.entry(rank).or_default() += 1;
         let before = self.len as u64;
         self.len += 1;
         Ticket { account, order, before, departures: self.departures }
     }
 
-    /// One who waits, and about how many go before it: those who were there when it came, less those who have gone since.
+    fn rank(&self, standing: Standing) -> Rank {
+        let since = self.began.map_or(0, |began| standing.since.saturating_duration_since(began).as_millis());
+        (standing.flapping, (since / RANK_MILLIS) as u64)
+    }
+
+    /// One who waits, and about how many go before it: those of its lane with a better rank; of the same rank those who were
+    /// there when it came, less those who have gone since; and as many of each other lane, if there are so many.
     pub fn find(&self, ticket: &Ticket) -> Option<(&Held<W, C>, usize)> {
-        let held = self.lanes.get(&ticket.account)?.waiting.get(&ticket.order)?;
-        let gone_since = self.departures - ticket.departures;
-        Some((held, usize::try_from(ticket.before.saturating_sub(gone_since)).unwrap_or(usize::MAX)))
+        let lane = self.lanes.get(&ticket.account)?;
+        let held = lane.waiting.get(&ticket.order)?;
+        let came_before = ticket.before.saturating_sub(self.departures - ticket.departures);
+        let rank = ticket.order.0;
+        let better: usize = lane.ranks.range(..rank).map(|(_, count)| count).sum();
+        let as_good = lane.ranks.get(&rank).map_or(0, |count| count - 1);
+        let in_lane = better + as_good.min(usize::try_from(came_before).unwrap_or(usize::MAX));
+        let in_others = self.len - lane.waiting.len();
+        Some((held, in_lane + in_others.min(in_lane.saturating_mul(self.lanes.len() - 1))))
+    }
+
+    /// It is known when it is to leave, and to come back.
+    pub fn set_appointment(&mut self, ticket: &Ticket, appointment: Appointment) {
+        let held = self.lanes.get_mut(&ticket.account).and_then(|lane| lane.waiting.get_mut(&ticket.order));
+        if let Some(held) = held {
+            held.appointment = Some(appointment);
+        }
     }
 
     /// Leaves the queue; `None` when the turn has come already.
     pub fn remove(&mut self, ticket: &Ticket) -> Option<Held<W, C>> {
+        let rank = ticket.order.0;
         let lane = self.lanes.get_mut(&ticket.account)?;
         let held = lane.waiting.remove(&ticket.order)?;
+        if let Some(count) = lane.ranks.get_mut(&rank) {
+            *count -= 1;
+            if *count == 0 {
+                lane.ranks.remove(&rank);
+            }
+        }
         self.len -= 1;
         self.departures += 1;
         if lane.waiting.is_empty() {
@@ -194,7 +238,8 @@ mod tests {
             let limits = |weight: u32| AccountLimits { weight: weight.try_into().unwrap(), ..AccountLimits::default() };
             let configured: HashMap<_, _> = weights.iter().map(|&(name, w)| (name.to_owned(), limits(w))).collect();
             let accounts = Accounts::new(limits(1), configured, Arc::default(), FakeRelativeClock::default());
-            Self { queue: Queue::default(), accounts, start: Instant::now() }
+            let start = Instant::now();
+            Self { queue: Queue { began: Some(start), ..Queue::default() }, accounts, start }
         }
 
         fn push(&mut self, account: &str, since: u64, flapping: bool) -> Ticket {
@@ -204,8 +249,10 @@ mod tests {
                 account_paid: false,
                 hold_until: self.start + Duration::from_secs(10),
                 client: ClientKey::from_raw(since),
+                returns: Return::Unknown,
+                appointment: None,
             };
-            self.queue.push(held, Standing { flapping, since: self.start + Duration::from_millis(since) })
+            self.queue.push(held, Standing { flapping, since: self.start + Duration::from_secs(since) })
         }
 
         fn next(&mut self, may_go: impl Fn(&str) -> bool) -> Option<String> {
@@ -248,10 +295,10 @@ mod tests {
     #[test]
     fn within_an_account_the_longest_refused_go_first_and_the_flapping_last() {
         let mut line = Line::new(&[]);
-        for (since, flapping) in [(5, false), (1, true), (3, false), (4, false)] {
+        for (since, flapping) in [(15, false), (1, true), (3, false), (9, false)] {
             line.push("A", since, flapping);
         }
-        assert_eq!(line.order(), ["A3", "A4", "A5", "A1"]);
+        assert_eq!(line.order(), ["A3", "A9", "A15", "A1"]);
     }
 
     #[test]
@@ -262,6 +309,24 @@ mod tests {
         assert_eq!(line.next(|name| name == "B"), Some("B2".into()));
         assert_eq!(line.next(|name| name == "B"), None);
         assert_eq!(line.queue.len(), 1);
+    }
+
+    #[test]
+    fn one_who_waits_knows_about_how_many_go_before_it() {
+        let mut line = Line::new(&[]);
+        let new: Vec<_> = (0..100).map(|n| line.push("A", 50 + n / 50, false)).collect();
+        let ahead = |line: &Line, ticket: &Ticket| line.queue.find(ticket).map(|(_, ahead)| ahead);
+        assert_eq!([0, 50, 99].map(|n| ahead(&line, &new[n])), [Some(0), Some(50), Some(99)]);
+        let senior = line.push("A", 40, false);
+        assert_eq!((ahead(&line, &senior), ahead(&line, &new[99])), (Some(0), Some(100)), "it goes before them all");
+        let flapping = line.push("A", 10, true);
+        assert_eq!(ahead(&line, &flapping), Some(101));
+        let quiet = line.push("B", 60, false);
+        assert_eq!((ahead(&line, &quiet), ahead(&line, &senior)), (Some(0), Some(0)));
+        assert_eq!(ahead(&line, &new[99]), Some(101), "one of the other lane goes before it");
+        (0..40).for_each(|_| drop(line.next(|_| true)));
+        assert!(ahead(&line, &new[0]).is_none());
+        assert!(ahead(&line, &new[99]).is_some_and(|ahead| (58..=62).contains(&ahead)));
     }
 
     #[test]

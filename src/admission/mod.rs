@@ -1,6 +1,7 @@
 //! Whether and when a client gets in: the accept door, the connect door, the pace and the hold.
 
 pub mod accounts;
+pub mod appointments;
 pub mod connect_door;
 mod counted;
 pub mod damping;
@@ -11,6 +12,7 @@ pub mod ledger;
 pub mod patience;
 pub mod patterns;
 pub mod rate;
+pub mod returns;
 pub mod seniority;
 pub mod served;
 
@@ -36,12 +38,14 @@ use governor::clock::{Clock, DefaultClock};
 
 pub use self::{
     accounts::{AccountSlot, Accounts},
+    appointments::Appointments,
     connect_door::{Applicant, Pass, Verdict},
     gate::{Gate, GateSlot},
     hold::{Ticket, Waiter},
     patience::{Deadlines, Patience},
     patterns::Persona,
     rate::Rate,
+    returns::Return,
     turns::Outlook,
 };
 use self::{
@@ -126,6 +130,7 @@ struct Waiting<W, C: Clock> {
     /// The pace has no token before this.
     pace_ready_at: Option<Instant>,
     served: Served,
+    appointments: Appointments,
 }
 
 /// Both doors, and those who wait at the second. Shared by all workers.
@@ -178,7 +183,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             held: AtomicUsize::new(0),
             delayed: Arc::default(),
             finished: AtomicU64::new(0),
-            waiting: Mutex::new(Waiting { queue: Queue::default(), pace_ready_at: None, served: Served::default() }),
+            waiting: Mutex::new(Waiting {
+                queue: Queue::default(),
+                pace_ready_at: None,
+                served: Served::default(),
+                appointments: Appointments::default(),
+            }),
             draining: AtomicBool::new(false),
         }
     }

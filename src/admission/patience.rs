@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::returns::Return;
+
 /// The deadlines of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
@@ -16,6 +18,8 @@ pub struct Deadlines {
     pub hold_until: Instant,
     /// It must have its answer by then.
     pub answer_by: Instant,
+    /// What it does when it is refused.
+    pub returns: Return,
 }
 
 /// What is known of the clients' patience.
@@ -50,22 +54,11 @@ impl Patience {
         let hold_until = match (self.by_lang.get(lang), lang) {
             (Some(&hold), _) => accepted + hold,
             (None, "rust") => accepted + Duration::from_millis(4500),
-            (None, "nats.js" | "nats.ws") => accepted + Duration::from_secs(17),
+            (None, "nats.js" | "nats.ws") => accepted + Duration::from_secs(19),
             (None, "python3" | ".NET") => (accepted + self.max_hold).max(connected + STEP_HOLD),
             (None, _) => accepted + self.max_hold,
         };
-        Deadlines { hold_until, answer_by: hold_until + HANDSHAKE_MARGIN }
-    }
-}
-
-/// How many tries in a row a client with this `lang` makes at its defaults before it gives up for good; `None`: it goes on for
-/// ever, or is unknown. Measured (the table of the libraries in `storm/library.rs` has the sources).
-pub fn tries(lang: &str) -> Option<u32> {
-    match lang {
-        "nats.js" | "nats.ws" => Some(10),
-        "go" | "java" | "C" => Some(60),
-        "python3" => Some(61),
-        _ => None,
+        Deadlines { hold_until, answer_by: hold_until + HANDSHAKE_MARGIN, returns: Return::of(lang) }
     }
 }
 

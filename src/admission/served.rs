@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_millis(500);
 const LONGEST_WINDOW: Duration = Duration::from_secs(2);
 const ENOUGH: u64 = 4;
+/// So many are measured sooner: those who have to come back should know soon.
+const MANY: u64 = 32;
+const LEAST_WINDOW: Duration = Duration::from_millis(100);
 /// A figure older than this says nothing about the next storm.
 const STALE: Duration = Duration::from_secs(10);
 
@@ -28,7 +31,8 @@ impl Served {
         }
         let (since, before) = *self.window.get_or_insert((now, finished));
         let (took, served) = (now.saturating_duration_since(since), finished.saturating_sub(before));
-        if took < WINDOW || served < ENOUGH && took < LONGEST_WINDOW {
+        let many = served >= MANY && took >= LEAST_WINDOW;
+        if !many && (took < WINDOW || served < ENOUGH && took < LONGEST_WINDOW) {
             return;
         }
         let measured = served as f64 / took.as_secs_f64();

@@ -214,7 +214,8 @@ impl World {
         let client = ClientKey::from_raw(self.rng.u64(0..50));
         let left = Arc::<AtomicBool>::default();
         let answer_by = hold_until + Duration::from_millis(400);
-        let applicant = Applicant { account, client, persona: Default::default(), hold_until, answer_by };
+        let returns = super::Return::of(["go", "rust", "java", "", ".NET"][id as usize % 5]);
+        let applicant = Applicant { account, client, persona: Default::default(), hold_until, answer_by, returns };
         let waiter = || (id, Left(Arc::clone(&left)));
         let headroom = self.servers.has_headroom(self.now);
         match self.doors.at_connect(applicant, self.now, &mut self.rng, waiter) {

@@ -7,7 +7,7 @@ use std::{
 
 use governor::clock::Clock;
 
-use super::{Admission, Pass, Ticket, Waiter, connect_door::Blocked, rate::Tokens};
+use super::{Admission, Pass, Return, Ticket, Waiter, connect_door::Blocked, rate::Tokens};
 use crate::{close::Refusal, upstream::Placement};
 
 /// While a client has less time left than this it takes any server with room.
@@ -16,6 +16,9 @@ const URGENT: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// A client with less time left than this is not made to look at its hopes again.
 const LAST_LOOK: Duration = Duration::from_millis(20);
+
+/// A client of which it is known when it comes back looks at its hopes within this for the first time: the pace is known by then.
+const FIRST_LOOK: Duration = Duration::from_millis(400);
 
 /// What a client that waits is told when it looks again.
 #[derive(Debug)]
@@ -28,40 +31,67 @@ pub enum Outlook {
     Gone,
 }
 
+/// At a random moment of what is left. So those that cannot be served are told at different times, and come back spread out
+/// instead of in step; and each is judged by what is known of the storm at that time, not when it began.
+fn next_look(until: Instant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
+    let left = until.saturating_duration_since(now);
+    if left <= LAST_LOOK { until } else { now + left.mul_f64(rng.f64()) }
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
 impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
-    /// When a client that must wait looks at its hopes for the first time, or again: at a random moment of what is left. So
-    /// those that cannot be served are told at different times, and come back spread out instead of in step; and each is
-    /// judged by what is known of the storm at that time, not when it began.
-    pub(super) fn next_look(
+    /// When a client that must wait looks at its hopes for the first time.
+    pub(super) fn first_look(
         &self,
         blocked: &Blocked,
+        returns: Return,
         hold_until: Instant,
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Instant {
-        let left = hold_until.saturating_duration_since(now);
-        if left <= LAST_LOOK {
-            return hold_until;
+        match (blocked, returns) {
+            (Blocked::Full, _) => next_look(hold_until.min(now + self.refusal_spread), now, rng),
+            // It gains nothing from being told early.
+            (_, Return::Regardless) => hold_until,
+            // The sooner it is known that its turn comes only after it could be back, the sooner it is back.
+            (_, Return::After(_)) => next_look(hold_until.min(now + FIRST_LOOK), now, rng),
+            _ => next_look(hold_until, now, rng),
         }
-        let within = if matches!(blocked, Blocked::Full) { left.min(self.refusal_spread) } else { left };
-        now + within.mul_f64(rng.f64())
     }
 
     /// Whether a client that waits can still hope for its turn.
     pub fn look_again(&self, ticket: &Ticket, now: Instant, rng: &mut fastrand::Rng) -> Outlook {
         let hope = {
-            let waiting = self.waiting();
+            let waiting = &mut *self.waiting();
             let pace = self.pace_seeing(waiting.served.rate(now)).unwrap_or(f64::INFINITY);
             let Some((held, ahead)) = waiting.queue.find(ticket) else { return Outlook::Gone };
             let left = held.hold_until.saturating_duration_since(now);
             // Whoever is next may hope as long as there is time, whatever the pace was.
-            let in_time = ahead == 0 || ahead as f64 / pace < left.as_secs_f64();
-            (in_time && !left.is_zero()).then_some(held.hold_until)
+            let turn_in = if ahead == 0 { Duration::ZERO } else { seconds(ahead as f64 / pace) };
+            if left.is_zero() {
+                None
+            } else if turn_in < left {
+                Some(next_look(held.hold_until, now, rng))
+            } else {
+                // Its turn does not come in time: it is refused when it should come back for another try.
+                let keep = match held.returns.after_refusals(self.seniority.refusals(held.client)) {
+                    _ if held.appointment.is_some() => Duration::ZERO,
+                    Return::After(wait) => {
+                        let (keep, appointment) = waiting.appointments.make(now, wait, left, pace, rng);
+                        waiting.queue.set_appointment(ticket, appointment);
+                        keep
+                    }
+                    Return::Regardless => left,
+                    Return::Unknown | Return::Doubling { .. } => Duration::ZERO,
+                };
+                (keep > LAST_LOOK).then_some(now + keep)
+            }
         };
         match hope {
-            Some(hold_until) if self.servers.has_headroom(now) => {
-                Outlook::Hope(self.next_look(&Blocked::NotYet, hold_until, now, rng))
-            }
+            Some(look) if self.servers.has_headroom(now) => Outlook::Hope(look),
             _ => self.leave(ticket, now).map_or(Outlook::Gone, Outlook::None),
         }
     }
@@ -126,6 +156,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             };
             held.account.has_begun();
             self.seniority.admitted(held.client);
+            if let Some(appointment) = held.appointment {
+                waiting.appointments.cancel(appointment);
+            }
             turns.push((held.waiter, Pass { server, account: held.account }));
         };
         if waiting.queue.is_empty() {

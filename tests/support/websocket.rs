@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flate2::{Compression, Decompress, FlushDecompress, write::DeflateEncoder};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 pub use tungstenite::protocol::frame::FrameHeader;
@@ -63,10 +63,13 @@ impl Frame {
     }
 }
 
+/// What a WebSocket can go over.
+pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
 /// A client over WebSocket.
-#[derive(Debug)]
 pub struct WsClient {
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     read: Vec<u8>,
     /// NATS bytes that came and were not asked for yet.
     pub bytes: Vec<u8>,
@@ -77,8 +80,13 @@ pub struct WsClient {
 impl WsClient {
     /// Sends `request` and reads what it is answered.
     pub async fn ask(address: &str, request: &str) -> io::Result<(Self, Answer)> {
-        let mut stream = TcpStream::connect(address).await?;
+        let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        Self::ask_over(Box::new(stream), request).await
+    }
+
+    /// The same over a connection that is there.
+    pub async fn ask_over(mut stream: Box<dyn Socket>, request: &str) -> io::Result<(Self, Answer)> {
         stream.write_all(request.as_bytes()).await?;
         let mut client = Self { stream, read: Vec::new(), bytes: Vec::new(), masks: true };
         let end = loop {
@@ -112,12 +120,18 @@ impl WsClient {
     /// The same, and reads INFO.
     pub async fn greeted(address: &str, more: &str) -> (Self, Value) {
         let mut client = Self::open(address, more).await;
-        let frame = client.frame().await.expect("INFO");
+        let info = client.info().await;
+        (client, info)
+    }
+
+    /// INFO, which comes first and alone.
+    pub async fn info(&mut self) -> Value {
+        let frame = self.frame().await.expect("INFO");
         assert!(frame.header.is_final && frame.header.opcode == BINARY && frame.header.mask.is_none(), "{frame:?}");
         let line = inflated(&frame);
         let json = line.strip_prefix(b"INFO ").expect("INFO comes first");
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "INFO is alone in its frame");
-        (client, serde_json::from_slice(json).expect("INFO is JSON"))
+        serde_json::from_slice(json).expect("INFO is JSON")
     }
 
     /// The same, and logs in.
@@ -168,7 +182,10 @@ impl WsClient {
                     return None;
                 }
                 Ok(_) => {}
-                Err(err) if err.kind() == io::ErrorKind::ConnectionReset => return None,
+                // An end of TLS without a goodbye is an end too: the close frame was one.
+                Err(err) if matches!(err.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) => {
+                    return None;
+                }
                 Err(err) => panic!("no frame: {err}"),
             }
         }

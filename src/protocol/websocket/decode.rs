@@ -107,9 +107,10 @@ impl Decoder {
 
     /// Whether there is something to give without more input.
     pub fn has_more(&self) -> bool {
-        match &self.message {
-            Message::Deflated(inflater, tail) => inflater.has_more() || tail.is_some(),
-            _ => matches!(self.over, Some(Over::Broken(_))),
+        match (&self.over, &self.message) {
+            (Some(over), _) => matches!(over, Over::Broken(_)),
+            (None, Message::Deflated(inflater, tail)) => inflater.has_more() || tail.is_some(),
+            (None, _) => false,
         }
     }
 

@@ -383,3 +383,14 @@ fn who_is_behind_a_proxy() {
     assert_eq!(client("::ffff:192.0.2.1").as_deref(), Some("192.0.2.1"));
     assert_eq!((client(""), client("unknown")), (None, None));
 }
+
+/// Found by fuzzing: what is wrong behind bytes of the same read is told although no more comes.
+#[test]
+fn a_violation_behind_compressed_bytes_is_told() {
+    let mut stream = Vec::new();
+    let start = deflated(b"PING\r\n");
+    frame(OpCode::Data(Data::Text), false, true, &start, &mut stream);
+    stream.extend_from_slice(&[0xb0, 0x80, 0, 0, 0, 0]);
+    let heard = hear(DEFLATE, [&stream[..]], 64);
+    assert_eq!((&heard.bytes[..], heard.broken.map(|broken| broken.0.code)), (&b"PING\r\n"[..], Some(1002)));
+}

@@ -186,11 +186,41 @@ fn names() {
     assert_eq!(Like::Mix.library(9).lang, "python3");
 }
 
+/// What the doors believe of a client that is refused is what it does.
+#[test]
+fn the_doors_know_when_a_refused_client_comes_back() {
+    use crate::admission::Return;
+    for library in ALL {
+        let (mut memory, mut rng) = (Memory::default(), rng());
+        library.dropped(&mut memory, 1, LONG, &mut rng);
+        for refusals in 0..6 {
+            // Refused a second after it came.
+            let Next::TryAfter(wait) = library.failed(&mut memory, 1, Ending::Refused(0), 1000 * MS, &mut rng) else {
+                panic!("{} gives up", library.lang);
+            };
+            let known = match (Return::of(library.lang), refusals) {
+                (Return::After(wait), _) => wait,
+                (Return::Doubling { first, cap }, n) => (first * 2u32.pow(n)).min(cap),
+                (Return::Regardless, _) => {
+                    let later = library.failed(&mut memory.clone(), 1, Ending::Refused(0), 500 * MS, &mut rng);
+                    assert!(matches!(later, Next::TryAfter(longer) if longer > wait + 350 * MS), "{}", library.lang);
+                    continue;
+                }
+                (Return::Unknown, _) => {
+                    assert_eq!(library.lang, ".NET");
+                    continue;
+                }
+            };
+            assert!(wait >= known && wait <= known + 100 * MS, "{}: {wait:?}, not {known:?}", library.lang);
+        }
+    }
+}
+
 /// What the doors believe of the libraries is what the libraries do.
 #[test]
 fn the_flight_recorder_knows_when_a_client_is_lost() {
     for library in ALL {
-        let tries = crate::admission::patience::tries(library.lang);
+        let tries = crate::admission::returns::tries(library.lang);
         assert_eq!(tries, library.tries.map(u32::from), "{}", library.lang);
     }
 }

@@ -321,6 +321,7 @@ impl Weir {
             client: ClientKey::from_raw(u64::from(client)),
             hold_until: deadlines.hold_until,
             answer_by: deadlines.answer_by,
+            returns: deadlines.returns,
         };
         match self.doors.at_connect(applicant, now, &mut self.rng, || Turn(index)) {
             Verdict::Admit(pass) => self.admit(world, index, pass),
