@@ -43,6 +43,7 @@ fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
         slow_start: Duration::ZERO,
         close_spread: Duration::from_secs(2),
         wants: upstream::Wants::default(),
+        source_addresses: Vec::new(),
         servers: (0..count).map(one).collect(),
     }))
 }

@@ -1,10 +1,10 @@
 //! The server's half of the preface: connect, read its INFO, send CONNECT and PING, wait for its word.
 
-use std::{future::pending, io, sync::Arc, time::Duration};
+use std::{future::pending, io, net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use tokio::{
     io::AsyncReadExt,
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     time::{Instant, timeout_at},
 };
 
@@ -74,33 +74,34 @@ pub struct Accepted {
     pub rest: Vec<u8>,
 }
 
-/// Connects to `server`, sends the PROXY `header` unless it is empty, and reads INFO; does TLS before or after that.
+/// Connects to `server`, sends `words` unless they are empty, and reads INFO; does TLS before or after that. Words are a PROXY
+/// header; or CONNECT and PING, for a server that is known not to ask for anything else first, TLS least of all:
+/// [`Dialled::handshake`] then only listens.
 ///
 /// # Errors
 /// Any [`DialError`] but [`DialError::Full`].
 pub async fn dial(
     server: &Server,
     tls: Option<&Connector>,
-    header: &[u8],
+    words: &[u8],
     deadline: Instant,
 ) -> Result<Dialled, DialError> {
     let resolved = server.resolved();
-    let tcp = match &resolved[..] {
+    let stream = match &resolved[..] {
         // Only before the monitor's first look-up: each one takes a thread.
-        [] => in_time(deadline, TcpStream::connect(server.address())).await?,
-        known => in_time(deadline, TcpStream::connect(known)).await?,
+        [] => {
+            let found = in_time(deadline, lookup_host(server.address())).await?;
+            connect_any(server, found, words, deadline).await?
+        }
+        known => connect_any(server, known.iter().copied(), words, deadline).await?,
     };
-    socket::tune(&tcp)?;
-    let mut stream = Stream::from(tcp);
-    if !header.is_empty() {
-        in_time(deadline, stream.send(header)).await?;
-    }
+    let mut stream = Stream::from(stream);
     if let Some(tls) = tls.filter(|tls| tls.handshake_first()) {
         stream = secured(stream, tls, server, deadline).await?;
     }
     let mut lines = Lines::default();
     let line = lines.next(&mut stream, deadline).await?;
-    let ServerLine::Info(json) = server_line(&line) else { return Err(DialError::NotNats("no INFO")) };
+    let ServerLine::Info(json) = server_line(lines.get(line)) else { return Err(DialError::NotNats("no INFO")) };
     let info = server.parse_info(json, false).map_err(|_| DialError::NotNats("INFO does not parse"))?;
     match (tls, &stream) {
         (None, _) if info.tls_required() => return Err(DialError::NotNats("it requires TLS: write [cluster.tls]")),
@@ -108,13 +109,66 @@ pub async fn dial(
             return Err(DialError::NotNats("it speaks no TLS, which [cluster.tls] asks for"));
         }
         // What came in plain words behind INFO would be taken for the server's.
-        (Some(_), Stream::Plain(_)) if !lines.buffer.is_empty() => {
+        (Some(_), Stream::Plain(_)) if !lines.ahead().is_empty() => {
             return Err(DialError::NotNats("it goes on without TLS"));
         }
         (Some(tls), Stream::Plain(_)) => stream = secured(stream, tls, server, deadline).await?,
         _ => {}
     }
     Ok(Dialled { stream, lines, info: Arc::new(info) })
+}
+
+/// Connects to the first address that answers, and sends `words` there.
+async fn connect_any(
+    server: &Server,
+    addresses: impl Iterator<Item = SocketAddr>,
+    words: &[u8],
+    deadline: Instant,
+) -> Result<TcpStream, DialError> {
+    let mut failed = DialError::Io(io::ErrorKind::NotFound.into());
+    for address in addresses {
+        match in_time(deadline, connect(server, address, words)).await {
+            Ok(stream) => return Ok(stream),
+            Err(DialError::TimedOut) => return Err(DialError::TimedOut),
+            Err(err) => failed = err,
+        }
+    }
+    Err(failed)
+}
+
+/// From the first of its sources that has a port left.
+fn begin(server: &Server, address: SocketAddr, speaks: bool) -> io::Result<std::net::TcpStream> {
+    let mut sources = server.sources(address);
+    let mut source = sources.next();
+    loop {
+        match socket::connect(address, source, speaks) {
+            Err(err) if err.kind() == io::ErrorKind::AddrNotAvailable => {
+                source = Some(sources.next().ok_or(err)?);
+            }
+            begun => return begun,
+        }
+    }
+}
+
+async fn connect(server: &Server, address: SocketAddr, words: &[u8]) -> io::Result<TcpStream> {
+    let stream = begin(server, address, !words.is_empty())?;
+    // On the same machine, and often in the same rack, the connection is there by now.
+    let mut sent = match words {
+        [] => 0,
+        words => socket::send_now(&stream, words)?,
+    };
+    let stream = TcpStream::from_std(stream)?;
+    if words.is_empty() || sent < words.len() {
+        stream.writable().await?;
+        if let Some(err) = stream.take_error()? {
+            return Err(err);
+        }
+    }
+    while sent < words.len() {
+        stream.writable().await?;
+        sent += socket::send_now(&stream, &words[sent..])?;
+    }
+    Ok(stream)
 }
 
 async fn secured(stream: Stream, tls: &Connector, server: &Server, deadline: Instant) -> Result<Stream, DialError> {
@@ -141,16 +195,17 @@ impl Dialled {
     /// Returns when the server ends the connection although nothing was sent yet; never while it waits.
     pub async fn lost(&mut self) -> DialError {
         // What is read here is there for the handshake all the same.
-        let seen = &mut self.lines.buffer;
-        if seen.is_empty() {
-            match self.stream.read_buf(seen).await {
+        if self.lines.ahead().is_empty() {
+            match self.stream.read_buf(&mut self.lines.buffer).await {
                 Ok(0) => return DialError::Closed,
                 Ok(_) => {}
                 Err(err) => return DialError::Io(err),
             }
         }
-        match &seen[..] {
-            [b'-', ..] if seen.len() >= ERR_FULL.len() && seen[..ERR_FULL.len()].eq_ignore_ascii_case(ERR_FULL) => {
+        match self.lines.ahead() {
+            seen @ [b'-', ..]
+                if seen.len() >= ERR_FULL.len() && seen[..ERR_FULL.len()].eq_ignore_ascii_case(ERR_FULL) =>
+            {
                 DialError::Full
             }
             [b'-', ..] => DialError::Closed,
@@ -159,7 +214,7 @@ impl Dialled {
         }
     }
 
-    /// Sends `connect` (a whole CONNECT line and PING) and waits for the server's word. With `names_account` the INFO that a
+    /// Sends `connect` (a whole CONNECT line and PING; nothing if it has been sent) and waits for the server's word. With `names_account` the INFO that a
     /// server since 2.12 sends right behind its first PONG is waited for too: it names the account.
     ///
     /// # Errors
@@ -172,7 +227,10 @@ impl Dialled {
         mut deadline: Instant,
     ) -> Result<Answer, DialError> {
         // A full server says so and closes without reading; its word is still there to be read when this write fails.
-        let written = in_time(deadline, self.stream.send(connect)).await;
+        let written = match connect {
+            [] => Ok(()),
+            connect => in_time(deadline, self.stream.send(connect)).await,
+        };
         let mut ponged = false;
         loop {
             let line = match self.lines.next(&mut self.stream, deadline).await {
@@ -181,7 +239,8 @@ impl Dialled {
                 Err(DialError::TimedOut) if ponged => break,
                 Err(err) => return Err(written.err().unwrap_or(err)),
             };
-            match server_line(&line) {
+            let line = self.lines.get(line);
+            match server_line(line) {
                 ServerLine::Info(json) => {
                     let info = server.parse_info(json, ponged);
                     self.info = Arc::new(info.map_err(|_| DialError::NotNats("INFO does not parse"))?);
@@ -198,7 +257,7 @@ impl Dialled {
                 }
                 ServerLine::Pong => break,
                 ServerLine::Err(text) if is_full(text) => return Err(DialError::Full),
-                ServerLine::Err(_) => return Ok(Answer::Err(line)),
+                ServerLine::Err(_) => return Ok(Answer::Err(line.to_vec())),
                 ServerLine::Other => return Err(DialError::NotNats("an operation before PONG")),
             }
         }
@@ -221,31 +280,49 @@ async fn in_time<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>
 #[derive(Debug)]
 struct Lines {
     buffer: Vec<u8>,
+    /// Where the next line begins.
+    next: usize,
     scanner: LineScanner,
 }
 
 impl Default for Lines {
     fn default() -> Self {
-        Self { buffer: Vec::new(), scanner: LineScanner::new(MAX_INFO_LINE) }
+        Self { buffer: Vec::new(), next: 0, scanner: LineScanner::new(MAX_INFO_LINE) }
     }
 }
 
 impl Lines {
-    async fn next(&mut self, stream: &mut Stream, deadline: Instant) -> Result<Vec<u8>, DialError> {
+    /// Where the next line is.
+    async fn next(&mut self, stream: &mut Stream, deadline: Instant) -> Result<Range<usize>, DialError> {
         loop {
-            let found = self.scanner.find(&self.buffer).map_err(|_| DialError::NotNats("a line without an end"))?;
+            let start = self.next;
+            let found = self
+                .scanner
+                .find(&self.buffer[self.next..])
+                .map_err(|_| DialError::NotNats("a line without an end"))?;
             if let Some(end) = found {
-                return Ok(self.buffer.drain(..end).collect());
+                self.next += end;
+                return Ok(start..self.next);
             }
-            // INFO is 300 to 600 bytes, of a large cluster some KiB.
-            self.buffer.reserve(1024);
+            // INFO is 300 to 600 bytes, of a large cluster some KiB; two of them and PONG are the usual answer.
+            self.buffer.reserve(2048);
             if in_time(deadline, stream.read_buf(&mut self.buffer)).await? == 0 {
                 return Err(DialError::Closed);
             }
         }
     }
 
-    fn into_rest(self) -> Vec<u8> {
+    fn get(&self, line: Range<usize>) -> &[u8] {
+        &self.buffer[line]
+    }
+
+    /// What has been read and is not part of a line yet that was asked for.
+    fn ahead(&self) -> &[u8] {
+        &self.buffer[self.next..]
+    }
+
+    fn into_rest(mut self) -> Vec<u8> {
+        self.buffer.drain(..self.next);
         self.buffer
     }
 }

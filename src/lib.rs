@@ -38,6 +38,7 @@ pub mod websocket;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod kernel;
 pub mod limits;
 pub mod logging;
 pub mod metrics;

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::Path,
     sync::{Arc, atomic::AtomicU64},
@@ -28,7 +28,7 @@ use crate::{
     greeting::{Greetings, Security, Shape},
     http,
     identity::{Directory, Keys},
-    limits, listener,
+    kernel, limits, listener,
     monitor::{
         self, Reach,
         learn::{MOST_WAITING, Question},
@@ -52,6 +52,14 @@ pub enum ServerError {
     Bind {
         /// Which.
         address: SocketAddr,
+        /// Why.
+        err: io::Error,
+    },
+    /// Nothing can come from an address of `cluster.source_addresses`.
+    #[error("cannot connect from {address} (cluster.source_addresses): {err}")]
+    Source {
+        /// Which.
+        address: IpAddr,
         /// Why.
         err: io::Error,
     },
@@ -95,6 +103,7 @@ const FIRST_READINGS: Duration = Duration::from_secs(2);
 pub fn run(config: Config) -> Result<(), ServerError> {
     let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let room = Room::under_the_file_limit(&config, workers);
+    kernel::warn_of_settings(&config);
     let parts = Parts::bind(&config, workers, &room)?;
     let control = runtime::Builder::new_current_thread().enable_all().build()?;
     control.block_on(parts.run(&config))
@@ -142,6 +151,9 @@ struct Parts {
 
 impl Parts {
     fn bind(config: &Config, workers: usize, room: &Room) -> Result<Self, ServerError> {
+        for &address in &config.upstream.source_addresses {
+            socket::can_come_from(address).map_err(|err| ServerError::Source { address, err })?;
+        }
         let mut bound = Vec::new();
         for one in &config.listeners {
             let address = one.listen;

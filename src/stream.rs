@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use crate::websocket::WebSocket;
+use crate::{socket, websocket::WebSocket};
 
 /// A connection that carries NATS in plain bytes, whatever is below them.
 #[derive(Debug)]
@@ -43,7 +43,14 @@ impl Stream {
     /// # Errors
     /// The connection's.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all(bytes).await?;
+        let sent = match self {
+            Self::Plain(tcp) => socket::send_now(&*tcp, bytes)?,
+            _ => 0,
+        };
+        if sent == bytes.len() && !self.owes() {
+            return Ok(());
+        }
+        self.write_all(&bytes[sent..]).await?;
         self.flush().await
     }
 

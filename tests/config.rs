@@ -231,6 +231,10 @@ const WRONG: &[(&str, &str)] = &[
         "listeners[0].accept_proxy_protocol_from[0]: \"10.0.0.0/33\" is no network; write a network such as \"10.0.0.0/8\", or an address",
     ),
     (
+        "[cluster]\nsource_addresses = [\"127.0.0.2\", \"10.0.0.1:4222\"]",
+        "cluster.source_addresses[1]: \"10.0.0.1:4222\" is no address to connect from; write an address of this machine such as \"10.0.0.1\", without a port",
+    ),
+    (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nmax_clients = 0",
         "listeners[0].max_clients: 0 is too small; write 1 to 10000000",
     ),

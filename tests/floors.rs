@@ -40,7 +40,8 @@ fn floor(module: &str) -> u8 {
     match module {
         "protocol" | "close" => 0,
         "identity" | "admission" | "upstream" => 1,
-        "config" | "metrics" | "http" | "server" | "cli" | "limits" | "logging" | "storm" | "main" | "lib" => 3,
+        "config" | "metrics" | "http" | "server" | "cli" | "kernel" | "limits" | "logging" | "storm" | "main"
+        | "lib" => 3,
         _ => 2,
     }
 }

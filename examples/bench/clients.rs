@@ -112,3 +112,88 @@ pub(crate) async fn refuse(address: SocketAddr, count: u64, at_once: u64) -> Out
     let read = many(count, at_once, move || refused(address)).await?;
     Ok(read.iter().filter(|&&read| read).count() as f64 / read.len() as f64)
 }
+
+/// What became of clients.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Churned {
+    pub(crate) admitted: u64,
+    pub(crate) refused: u64,
+    pub(crate) left: u64,
+}
+
+impl std::ops::AddAssign for Churned {
+    fn add_assign(&mut self, other: Self) {
+        self.admitted += other.admitted;
+        self.refused += other.refused;
+        self.left += other.left;
+    }
+}
+
+/// What a candidate has and does at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct State {
+    pub(crate) resident_mib: f64,
+    pub(crate) descriptors: f64,
+    /// Of a handshake with nobody else there, in microseconds.
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+/// For so long clients come and go, `at_once` at a time: most want to be in and stay for a moment, the others leave half-way.
+pub(crate) async fn churn(address: SocketAddr, at_once: u64, lasts: Duration) -> Outcome<Churned> {
+    let until = Instant::now() + lasts;
+    let mut workers = JoinSet::new();
+    for _ in 0..at_once {
+        workers.spawn(async move {
+            let mut counted = Churned::default();
+            while Instant::now() < until {
+                match fastrand::u8(0..10) {
+                    0 => leave(address, false).await,
+                    1 => leave(address, true).await,
+                    _ => match Client::connect(address).await {
+                        Ok(mut client) => {
+                            counted.admitted += 1;
+                            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..50))).await;
+                            let _ = client.say(b"PING\r\n").await;
+                            continue;
+                        }
+                        Err(_) => {
+                            counted.refused += 1;
+                            continue;
+                        }
+                    },
+                }
+                counted.left += 1;
+            }
+            counted
+        });
+    }
+    let mut all = Churned::default();
+    while let Some(counted) = workers.join_next().await {
+        all += counted?;
+    }
+    Ok(all)
+}
+
+/// Connects and goes, before or after it has said CONNECT; what is in the way of that does not matter.
+async fn leave(address: SocketAddr, says_connect: bool) {
+    let Ok(mut stream) = TcpStream::connect(address).await else { return };
+    if says_connect {
+        let mut info = [0; 2048];
+        if stream.read(&mut info).await.is_ok() {
+            let _ = stream.write_all(HELLO).await;
+        }
+    }
+}
+
+/// Median and 99th percentile of handshakes one after another, in microseconds.
+pub(crate) async fn handshake_times(address: SocketAddr, count: usize) -> Outcome<(f64, f64)> {
+    let mut took = Vec::with_capacity(count);
+    for _ in 0..count {
+        let began = Instant::now();
+        drop(Client::connect(address).await?);
+        took.push(began.elapsed().as_secs_f64() * 1e6);
+    }
+    took.sort_by(f64::total_cmp);
+    Ok((took[count / 2], took[count * 99 / 100]))
+}

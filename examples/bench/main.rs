@@ -37,6 +37,8 @@ enum Mode {
     Idle,
     /// Clients before a full server.
     Refuse,
+    /// Clients that come, go, leave half-way and are refused, for `--minutes`. Only when asked for by name.
+    Churn,
 }
 
 const MODES: [Mode; 6] = [Mode::Connect, Mode::Relay, Mode::Paced, Mode::Rtt, Mode::Idle, Mode::Refuse];
@@ -63,6 +65,9 @@ struct Args {
     /// Clients at once in modes connect and refuse, instead of their own numbers.
     #[arg(long)]
     at_once: Option<u64>,
+    /// How long mode churn goes on.
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
     /// Times as many operations: gives a profiler more to look at.
     #[arg(long, default_value_t = 1)]
     times: u64,
@@ -76,6 +81,8 @@ const REFUSALS: (u64, u64) = (30_000, 4_000);
 const IDLE: (u64, u64) = (1_000, 9_000);
 /// Requests of one measurement.
 const REQUESTS: u64 = 2_000;
+/// What the server of mode churn takes, and how many clients come to it at once.
+const CHURN: (u32, u64) = (64, 128);
 /// What the full server takes.
 const FULL: u32 = 8;
 
@@ -150,6 +157,12 @@ impl Bench {
                 match mode {
                     Mode::Relay => self.relay_all().await,
                     Mode::Refuse => self.refuse().await,
+                    Mode::Churn => {
+                        for at in self.shuffled() {
+                            let measured = self.churn(at).await;
+                            self.note(at, "Churn", measured);
+                        }
+                    }
                     _ => {
                         for at in self.shuffled() {
                             let measured = match mode {
@@ -287,6 +300,49 @@ impl Bench {
         self.add(at, &name, Target::Below(2.0), (after - before) / (IDLE.1 - IDLE.0) as f64);
         self.add(at, &format!("idle: RSS with {} sessions, MiB", IDLE.1), Target::None, after / 1024.0);
         Ok(())
+    }
+
+    /// Before a small server of its own: half of those who come find no room. What has grown after an hour is a leak.
+    async fn churn(&mut self, at: usize) -> Outcome<()> {
+        let kind = self.candidates[at].0;
+        let server = Server::start(self.dir.path(), CHURN.0)?;
+        let candidate = server.front(kind, self.dir.path())?;
+        let Some(pid) = candidate.id() else { return Ok(()) };
+        let minutes = self.args.minutes.max(2);
+        let mut left = (minutes - 1) * 60;
+        // The first minute fills caches and pools.
+        let mut counted = clients::churn(candidate.address, CHURN.1, Duration::from_secs(60)).await?;
+        let before = Self::state(pid, candidate.address).await?;
+        while left > 0 {
+            let slice = left.min(300);
+            counted += clients::churn(candidate.address, CHURN.1, Duration::from_secs(slice)).await?;
+            left -= slice;
+            let now = Self::state(pid, candidate.address).await?;
+            eprintln!("  {} minutes left: {counted:?} {now:?}", left / 60);
+        }
+        let after = Self::state(pid, candidate.address).await?;
+        for (name, of) in [
+            ("RSS, MiB", (|s| s.resident_mib) as fn(&clients::State) -> f64),
+            ("descriptors", |s| s.descriptors),
+            ("handshake p50, µs", |s| s.p50),
+            ("handshake p99, µs", |s| s.p99),
+        ] {
+            self.add(at, &format!("churn, after 1 minute: {name}"), Target::Told, of(&before));
+            self.add(at, &format!("churn, after {minutes} minutes: {name}"), Target::Told, of(&after));
+        }
+        self.add(at, "churn: clients that were in", Target::Told, counted.admitted as f64);
+        self.add(at, "churn: clients that were refused", Target::Told, counted.refused as f64);
+        self.add(at, "churn: clients that left half-way", Target::Told, counted.left as f64);
+        Ok(())
+    }
+
+    /// What a candidate has and does while nothing else is going on.
+    async fn state(pid: u32, address: std::net::SocketAddr) -> Outcome<clients::State> {
+        // Farewells, and the server's own memory of those who have gone.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let (resident, descriptors) = (usage::resident_kib(pid)? / 1024.0, usage::descriptors(pid)?);
+        let (p50, p99) = clients::handshake_times(address, 1_000).await?;
+        Ok(clients::State { resident_mib: resident, descriptors, p50, p99 })
     }
 
     /// Before a server of its own that is full.

@@ -34,3 +34,12 @@ pub(crate) fn resident_kib(pid: u32) -> Outcome<f64> {
     }
     Ok(kib as f64)
 }
+
+/// Open descriptors.
+pub(crate) fn descriptors(pid: u32) -> Outcome<f64> {
+    let mut open = 0;
+    for pid in family(pid) {
+        open += fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    }
+    Ok(open as f64)
+}

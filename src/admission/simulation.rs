@@ -124,6 +124,7 @@ impl World {
             slow_start: Duration::from_secs(2),
             close_spread: Duration::from_secs(2),
             wants: upstream::Wants::default(),
+            source_addresses: Vec::new(),
             servers: (0..real.len()).map(server).collect(),
         };
         let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });

@@ -119,6 +119,19 @@ impl Leaf for Network {
     }
 }
 
+/// An address of this machine, without a port.
+impl Leaf for IpAddr {
+    fn read(node: &Node) -> Result<Self, Wrong> {
+        const RIGHT: &str = "write an address of this machine such as \"10.0.0.1\", without a port";
+        let Node::String(text) = node else { return Err(misfit(node, RIGHT)) };
+        let address = text.parse::<Self>().ok().filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
+        address.ok_or_else(|| Wrong::new(format!("{} is no address to connect from", quote(text)), RIGHT))
+    }
+    fn show(&self) -> String {
+        format!("\"{self}\"")
+    }
+}
+
 fn check_host_port(text: &str, usual_port: u16) -> Result<(), Wrong> {
     let general = format!("write \"host:{usual_port}\"");
     if let Some((_, rest)) = text.split_once("://") {

@@ -3,7 +3,7 @@
 //! A key that is not read here is refused, so this is the list of what this build can do.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
     time::Duration,
@@ -213,6 +213,8 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
     let close_spread = s.value("close_spread", 2 * SECOND, within(Duration::ZERO..=20 * SECOND));
     // Off: a server that does not expect the header takes it for a broken client.
     let proxy_protocol = s.value("proxy_protocol", false, any);
+    // None: the kernel chooses, as for everybody; its ports bound the sessions to each server.
+    let source_addresses = list::<IpAddr>(s, "source_addresses");
     // None: a server that trusts no proxy ignores the signature, but then nobody asked for one.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
     let servers_tls =
@@ -234,6 +236,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
         slow_start,
         close_spread,
         wants: upstream::Wants { proxy_signature: seed_file.is_some(), proxy_protocol },
+        source_addresses,
         servers: servers.unwrap_or_default(),
     };
     (params, ClusterFiles { proxy_nkey_seed_file: seed_file, servers_tls, system })

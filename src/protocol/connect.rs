@@ -81,6 +81,49 @@ enum Flag {
     NewAccount,
 }
 
+/// A key that weir knows, and its index.
+#[derive(Debug, PartialEq, Eq)]
+enum Key {
+    Text(usize),
+    Flag(usize),
+    Protocol,
+}
+
+impl Key {
+    /// The same as [`Self::find`] for a key that needs no folding: a match is quicker than going through the tables.
+    fn exact(key: &str) -> Option<Self> {
+        Some(match key {
+            "verbose" => Self::Flag(Flag::Verbose as usize),
+            "pedantic" => Self::Flag(Flag::Pedantic as usize),
+            "echo" => Self::Flag(Flag::Echo as usize),
+            "tls_required" => Self::Flag(Flag::TlsRequired as usize),
+            "headers" => Self::Flag(Flag::Headers as usize),
+            "no_responders" => Self::Flag(Flag::NoResponders as usize),
+            "protocol" => Self::Protocol,
+            "lang" => Self::Text(Text::Lang as usize),
+            "version" => Self::Text(Text::Version as usize),
+            "name" => Self::Text(Text::Name as usize),
+            "user" => Self::Text(Text::User as usize),
+            "pass" => Self::Text(Text::Pass as usize),
+            "auth_token" => Self::Text(Text::AuthToken as usize),
+            "nkey" => Self::Text(Text::Nkey as usize),
+            "jwt" => Self::Text(Text::Jwt as usize),
+            "sig" => Self::Text(Text::Sig as usize),
+            _ => return None,
+        })
+    }
+
+    fn folded(key: &str) -> Option<Self> {
+        Self::find(|name| json::same_key(key, name))
+    }
+
+    fn find(is_it: impl Fn(&str) -> bool) -> Option<Self> {
+        let text = TEXTS.iter().position(|name| is_it(name)).map(Self::Text);
+        let flag = || FLAGS.iter().position(|name| is_it(name)).map(Self::Flag);
+        text.or_else(flag).or_else(|| is_it("protocol").then_some(Self::Protocol))
+    }
+}
+
 /// How many of [`FLAGS`] are written even when false: their default at the server is true.
 const ALWAYS: usize = 3;
 
@@ -138,39 +181,33 @@ impl Connect {
     /// Takes over one member; null changes nothing, as in Go. The error names the key.
     fn set(&mut self, key: &str, raw: &[u8]) -> Result<(), &'static str> {
         let null = raw == b"null";
-        if let Some((name, text)) = find(&TEXTS, key).map(|at| (TEXTS[at], &mut self.texts[at])) {
-            match raw.first() {
+        // As every client writes it, mostly; if not, as the server reads it.
+        match Key::exact(key).or_else(|| Key::folded(key)) {
+            Some(Key::Text(at)) => match raw.first() {
                 _ if null => {}
-                Some(b'"') => match json::plain(raw) {
-                    Some(value) => *text = value.into(),
-                    None => {
-                        let mut value = String::new();
-                        json::unquote(raw, &mut value);
-                        *text = value.into();
-                    }
-                },
-                _ => return Err(name),
-            }
-        } else if let Some((name, flag)) = find(&FLAGS, key).map(|at| (FLAGS[at], &mut self.flags[at])) {
-            match raw {
-                b"true" => *flag = true,
-                b"false" => *flag = false,
-                _ if null => {}
-                _ => return Err(name),
-            }
-        } else if json::same_key(key, "protocol") {
-            if !null {
-                self.protocol = integer(raw).ok_or("protocol")?;
-            }
-        } else {
-            for name in ["import", "export"] {
-                if json::same_key(key, name) && !is_permission(raw) {
-                    return Err(name);
+                Some(b'"') => {
+                    self.texts[at] = json::plain(raw).map_or_else(|| json::unquoted(raw).into(), Box::from);
                 }
+                _ => return Err(TEXTS[at]),
+            },
+            Some(Key::Flag(at)) => match raw {
+                b"true" => self.flags[at] = true,
+                b"false" => self.flags[at] = false,
+                _ if null => {}
+                _ => return Err(FLAGS[at]),
+            },
+            Some(Key::Protocol) if null => {}
+            Some(Key::Protocol) => self.protocol = integer(raw).ok_or("protocol")?,
+            None => {
+                for name in ["import", "export"] {
+                    if json::same_key(key, name) && !is_permission(raw) {
+                        return Err(name);
+                    }
+                }
+                let mut compact = Vec::with_capacity(raw.len());
+                json::push_compact(raw, &mut compact);
+                self.others.push((key.into(), compact.into()));
             }
-            let mut compact = Vec::with_capacity(raw.len());
-            json::push_compact(raw, &mut compact);
-            self.others.push((key.into(), compact.into()));
         }
         Ok(())
     }
@@ -344,12 +381,6 @@ impl Connect {
         }
         out.extend_from_slice(b"}\r\n");
     }
-}
-
-/// As every client writes it, mostly; if not, as the server reads it.
-fn find(names: &[&str], key: &str) -> Option<usize> {
-    let exact = names.iter().position(|name| *name == key);
-    exact.or_else(|| names.iter().position(|name| json::same_key(key, name)))
 }
 
 fn push_key(sep: &mut u8, name: &str, out: &mut Vec<u8>) {

@@ -250,6 +250,13 @@ pub(crate) fn plain(raw: &[u8]) -> Option<&str> {
     }
 }
 
+/// [`unquote`] into a string of its own.
+pub(crate) fn unquoted(raw: &[u8]) -> String {
+    let mut text = String::new();
+    unquote(raw, &mut text);
+    text
+}
+
 /// Go's `unquote`: the text of a raw string (with its quotes) that [`Reader`] has checked, appended to `out`.
 pub(crate) fn unquote(raw: &[u8], out: &mut String) {
     let mut rest = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();

@@ -17,7 +17,7 @@ use std::{
 
 use tokio::{
     io::AsyncWriteExt,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use self::pump::{Pump, Pumped};
@@ -29,6 +29,7 @@ use crate::{
     close::{Cause, Party},
     farewell,
     sessions::Handle,
+    socket,
     stream::Stream,
     tally::{Tally, Totals},
 };
@@ -36,6 +37,9 @@ use crate::{
 /// After one side has ended, how long what is on its way from the other may take. nats-server closes as soon as it sees the
 /// end; so do clients.
 const LAST_BYTES: Duration = Duration::from_secs(2);
+
+/// A session that ends before this goes without keepalive towards its server, whose five system calls would be for nothing.
+const YOUNG: Duration = Duration::from_secs(1);
 
 /// Who ended a relay, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +97,14 @@ impl Relay {
     /// Relays until one side ends or `handle` is told to end; [`Relay::finish`] is to follow.
     pub async fn run(&mut self, handle: &Handle) -> Ended {
         let mut waker_is_known = false;
+        // On the heap: most of a session's life there is none.
+        let mut young = Some(Box::pin(sleep(YOUNG)));
         poll_fn(|cx| {
+            if young.as_mut().is_some_and(|young| young.as_mut().poll(cx).is_ready()) {
+                young = None;
+                // A connection that is gone already is noticed below.
+                let _ = socket::keep_alive(self.up.tcp());
+            }
             if !waker_is_known {
                 handle.wake(cx.waker());
                 waker_is_known = true;

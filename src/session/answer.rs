@@ -16,6 +16,7 @@ use crate::{
     admission::Pass,
     close::Refusal,
     dial::{self, Accepted, Answer, DialError, Dialled},
+    greeting::Shape,
     protocol::{PING, connect::Connect, version::Version},
     turn::AnyPass,
     upstream::{Placement, Slot},
@@ -71,9 +72,14 @@ pub(super) async fn dial_until_answered(
     let mut tried = Vec::new();
     loop {
         let began = Instant::now();
-        let opened = match dialled.take() {
-            Some(dialled) => Ok(dialled),
-            None => open(house, &mut pass.server, header, answer_by).await,
+        let longest = pass.server.server().max_control_line();
+        let (opened, said) = match dialled.take() {
+            Some(dialled) => (Ok(dialled), false),
+            None if may_speak_first(house, header) => {
+                let words = words(house, connect, None, longest)?;
+                (open(house, &mut pass.server, &words, answer_by).await, true)
+            }
+            None => (open(house, &mut pass.server, header, answer_by).await, false),
         };
         let answer = match opened {
             // It has signed another nonce, or none: this server would call it a liar.
@@ -81,8 +87,10 @@ pub(super) async fn dial_until_answered(
                 return Err(NotAnswered::Refused(Refusal::ServerCapacity));
             }
             Ok(dialled) => {
-                let longest = pass.server.server().max_control_line();
-                let words = words(house, connect, dialled.info().nonce(), longest)?;
+                let words = match said {
+                    true => Vec::new(),
+                    false => words(house, connect, dialled.info().nonce(), longest)?,
+                };
                 hand_over(house, &mut pass, dialled, &words, began, answer_by).await
             }
             Err(err) => Err(err),
@@ -106,6 +114,15 @@ pub(super) async fn dial_until_answered(
     }
 }
 
+/// Whether CONNECT may be on its way before the server's INFO has been read: where no server has anything in it that CONNECT
+/// must answer, no signature and no TLS. A server that has changed its mind meanwhile is seen by its INFO, or closes.
+fn may_speak_first(house: &House, header: &[u8]) -> bool {
+    house.greetings.shape() == Shape::ConnectFirst
+        && house.servers_tls.is_none()
+        && house.proxy_key.is_none()
+        && header.is_empty()
+}
+
 /// Finds a server other than those that were `tried`.
 pub(super) async fn place_again(house: &House, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
     loop {
@@ -121,18 +138,18 @@ pub(super) async fn place_again(house: &House, tried: &[usize], deadline: Instan
     }
 }
 
-/// Connects to the server of a slot and reads its INFO; what that says of the server is noted.
+/// Connects to the server of a slot, sends `words` and reads its INFO; what that says of the server is noted.
 pub(super) async fn open(
     house: &House,
     slot: &mut Slot,
-    header: &[u8],
+    words: &[u8],
     deadline: Instant,
 ) -> Result<Dialled, DialError> {
     let began = Instant::now();
     let server = Arc::clone(slot.server());
     // A server that does not even send INFO in half of what is left leaves the other half for another one.
     let info_by = began + deadline.saturating_duration_since(began) / 2;
-    let dialled = match dial::dial(&server, house.servers_tls.as_deref(), header, info_by).await {
+    let dialled = match dial::dial(&server, house.servers_tls.as_deref(), words, info_by).await {
         Ok(dialled) => dialled,
         Err(err) => {
             if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {

@@ -11,6 +11,7 @@ mod slot;
 mod wants;
 
 use std::{
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -77,6 +78,8 @@ pub struct Params {
     pub close_spread: Duration,
     /// What the servers are asked to do beyond the usual.
     pub wants: Wants,
+    /// Addresses of this machine to connect from, in turns; none leaves the choice to the kernel.
+    pub source_addresses: Vec<IpAddr>,
     /// The servers, at least one.
     pub servers: Vec<ServerParams>,
 }

@@ -1,7 +1,7 @@
 //! One nats-server as weir knows it.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -72,6 +72,9 @@ pub struct Server {
     stale_after: Duration,
     system: bool,
     name: OnceLock<String>,
+    /// Where connections to it come from, and whose turn is next.
+    sources: Vec<IpAddr>,
+    next_source: AtomicUsize,
     system_account: OnceLock<String>,
     load: Load,
     /// By its last reading; `usize::MAX` while unknown.
@@ -95,6 +98,8 @@ impl Server {
             system: cluster.system,
             name: params.name.clone().map(OnceLock::from).unwrap_or_default(),
             system_account: OnceLock::new(),
+            sources: cluster.source_addresses.clone(),
+            next_source: AtomicUsize::new(0),
             load: Load::new(capacity, cluster.reserve.ceiling(capacity)),
             max_control_line: AtomicUsize::new(usize::MAX),
             resolved: ArcSwap::from_pointee(params.address.parse().into_iter().collect()),
@@ -134,6 +139,14 @@ impl Server {
         if **self.resolved.load() != addresses {
             self.resolved.store(Arc::new(addresses));
         }
+    }
+
+    /// The addresses from which `to` may be connected, the one whose turn it is first; none where the kernel is to choose.
+    pub fn sources(&self, to: SocketAddr) -> impl Iterator<Item = IpAddr> + use<'_> {
+        let turn =
+            if self.sources.is_empty() { 0 } else { self.next_source.fetch_add(1, Relaxed) % self.sources.len() };
+        let (later, sooner) = self.sources.split_at(turn);
+        sooner.iter().chain(later).copied().filter(move |from| from.is_ipv4() == to.is_ipv4())
     }
 
     /// The longest argument of a control line that it takes, in bytes; `usize::MAX` while unknown.

@@ -261,3 +261,12 @@ fn value() -> impl Strategy<Value = String> {
         any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap_or_default()),
     ]
 }
+
+#[test]
+fn the_quick_way_to_a_key_is_the_tables_way() {
+    for name in TEXTS.into_iter().chain(FLAGS).chain(["protocol", "nonsense"]) {
+        let exact = Key::exact(name);
+        assert!(exact.is_none() || exact == Key::folded(name), "{name}");
+    }
+    assert_eq!(Key::exact("user"), Some(Key::Text(3)));
+}

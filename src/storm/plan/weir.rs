@@ -130,6 +130,7 @@ impl Weir {
             slow_start: Duration::ZERO,
             close_spread: plan.close_spread,
             wants: upstream::Wants::default(),
+            source_addresses: Vec::new(),
             servers: (0..plan.servers).map(server).collect(),
         };
         let (clock, servers) = (Clock::default(), Arc::new(Servers::new(&cluster)));
