@@ -164,7 +164,6 @@ async fn live(address: String, login: Login, habit: Habit, seen: Arc<Seen>, stop
             match RawClient::attempt(&address, &login, habit.timeout).await {
                 Attempt::In(client) => {
                     let end = reside(client, &seen).await;
-                    seen.lost.fetch_add(1, SeqCst);
                     seen.note(format!("established, then {end}"));
                 }
                 Attempt::Refused { text, end: End::Eof, .. } => seen.note(text),
@@ -194,5 +193,7 @@ async fn reside(mut client: RawClient, seen: &Seen) -> String {
     let _here = Here(seen);
     seen.most.fetch_max(now, SeqCst);
     let end = client.stay().await;
+    // Before it counts as gone: who has seen all gone may ask at once how many were lost.
+    seen.lost.fetch_add(1, SeqCst);
     if client.errors.is_empty() { format!("{end:?}") } else { format!("{:?} and {end:?}", client.errors) }
 }
