@@ -56,7 +56,7 @@ pub(super) struct Inflater {
     state: Decompress,
     /// A final block has come; what follows it is filling.
     ended: bool,
-    /// The output had no room left, so there may be more.
+    /// Something came out last time, so there may be more.
     full: bool,
 }
 
@@ -72,7 +72,8 @@ impl Inflater {
         let taken = (self.state.total_in() - total_in) as usize;
         let given = (self.state.total_out() - total_out) as usize;
         self.ended = status == Status::StreamEnd;
-        self.full = !self.ended && given == out.len();
+        // Less than there was room for may be all for now, or all until the window of 32 KiB is full: asked again it tells.
+        self.full = !self.ended && given > 0;
         Ok((taken, given))
     }
 

@@ -394,3 +394,29 @@ fn a_violation_behind_compressed_bytes_is_told() {
     let heard = hear(DEFLATE, [&stream[..]], 64);
     assert_eq!((&heard.bytes[..], heard.broken.map(|broken| broken.0.code)), (&b"PING\r\n"[..], Some(1002)));
 }
+
+/// A decompressor stops where its window of 32 KiB ends, with more to give and no input left.
+#[test]
+fn what_waits_behind_the_window_comes() {
+    for length in [32_767, 32_768, 32_769, 33_000, 33_161, 65_535, 65_537, 100_000] {
+        let payload = vec![b'0'; length];
+        for frames in [1, 3] {
+            let mut stream = Vec::new();
+            message(&payload, frames, true, &mut stream);
+            for (step, room) in [(1, 100), (7, 4096), (stream.len(), 100), (stream.len(), 40_000)] {
+                let heard = hear(DEFLATE, stream.chunks(step), room);
+                assert!(heard.bytes == payload, "{length} in {frames}, {step} at a time: {} came", heard.bytes.len());
+            }
+        }
+    }
+    // Found by fuzzing: also of a message that is not whole yet.
+    let stream: [u8; 55] = [
+        0xc2, 0xcb, 0x12, 0x34, 0x56, 0x78, 0xfe, 0xf5, 0x67, 0x79, 0x12, 0x34, 0x56, 0xba, 0xb2, 0xc1, 0x19, 0x15,
+        0x1f, 0x3b, 0xf6, 0x78, 0x12, 0x34, 0x56, 0x78, 0x12, 0x34, 0x56, 0x78, 0x12, 0x34, 0x56, 0xb4, 0x12, 0x34,
+        0x56, 0x78, 0x12, 0x34, 0x56, 0x78, 0x12, 0x34, 0x56, 0x78, 0x12, 0x2b, 0x56, 0x78, 0x12, 0x34, 0x56, 0x78,
+        0x5a,
+    ];
+    for (step, room) in [(1, 1), (1, 4096), (2, 100), (stream.len(), 100), (stream.len(), 4096)] {
+        assert_eq!(hear(DEFLATE, stream.chunks(step), room).bytes.len(), 33_161, "{step} at a time");
+    }
+}
