@@ -514,7 +514,7 @@ async fn wait<L>(
     let waited = loop {
         tokio::select! {
             biased;
-            turn = &mut turn_comes => break Waited::of_turn(house, turn),
+            turn = &mut turn_comes => break Waited::of_turn(house, &ticket, turn),
             left = &mut left => {
                 let _ = house.doors.leave(&ticket, Instant::now().into_std());
                 break Waited::Left(left);
@@ -524,7 +524,7 @@ async fn wait<L>(
         match house.doors.look_again(&ticket, Instant::now().into_std(), &mut fastrand::Rng::new()) {
             Outlook::Hope(until) => look_again = until,
             Outlook::None(reason) => break Waited::InVain(reason),
-            Outlook::Gone => break Waited::of_turn(house, turn_comes.await),
+            Outlook::Gone => break Waited::of_turn(house, &ticket, turn_comes.await),
         }
     };
     house.tally.hold_seconds.observe(began.elapsed().as_secs_f64());
@@ -540,8 +540,8 @@ enum Waited<L> {
 
 impl<L> Waited<L> {
     /// Without a turn it was the queue that sent the client away: a drain, or a deadline that it saw before the session did.
-    fn of_turn(house: &House, turn: Result<AnyPass, oneshot::error::RecvError>) -> Self {
-        turn.map_or_else(|_| Self::InVain(house.doors.why_no_turn(Instant::now().into_std())), Self::Turn)
+    fn of_turn(house: &House, ticket: &Ticket, turn: Result<AnyPass, oneshot::error::RecvError>) -> Self {
+        turn.map_or_else(|_| Self::InVain(house.doors.why_no_turn(ticket, Instant::now().into_std())), Self::Turn)
     }
 }
 

@@ -36,6 +36,13 @@ pub struct Held<W, C: Clock> {
     pub appointment: Option<Appointment>,
 }
 
+impl<W, C: Clock> Held<W, C> {
+    /// Who waits, and whether it does for its account's rate.
+    fn owes(&self) -> (ClientKey, bool) {
+        (self.client, !self.account_paid && self.account.account().has_rate())
+    }
+}
+
 /// A place in the queue.
 #[derive(Debug, Clone)]
 pub struct Ticket {
@@ -44,6 +51,9 @@ pub struct Ticket {
     /// How many waited when it was taken, and how many had gone by then.
     before: u64,
     departures: u64,
+    pub(super) client: ClientKey,
+    /// It was its account's rate that it waited for when it came.
+    pub(super) unpaid: bool,
 }
 
 #[derive(Debug)]
@@ -99,6 +109,7 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
         self.began.get_or_insert(standing.since);
         let rank = self.rank(standing);
         let order = (rank, self.arrivals);
+        let (client, unpaid) = held.owes();
         let lane = self.lanes.entry(Arc::clone(&account)).or_insert_with(|| {
             self.round.push_back(Arc::clone(&account));
             Lane { waiting: BTreeMap::new(), ranks: BTreeMap::new(), turns: 0 }
@@ -107,7 +118,7 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
         *lane.ranks.entry(rank).or_default() += 1;
         let before = self.len as u64;
         self.len += 1;
-        Ticket { account, order, before, departures: self.departures }
+        Ticket { account, order, before, departures: self.departures, client, unpaid }
     }
 
     fn rank(&self, standing: Standing) -> Rank {
@@ -172,7 +183,8 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
             let account = Arc::clone(self.round.front()?);
             let lane = self.lanes.get_mut(&account)?;
             let (&order, first) = lane.waiting.iter_mut().next()?;
-            let ticket = Ticket { account, order, before: 0, departures: self.departures };
+            let (client, unpaid) = first.owes();
+            let ticket = Ticket { account, order, before: 0, departures: self.departures, client, unpaid };
             if first.waiter.has_left() || now >= first.hold_until {
                 self.remove(&ticket);
             } else if may_go(first) {

@@ -106,14 +106,20 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             held?
         };
         self.seniority.refused(held.client, now);
-        let by_account = !held.account_paid && held.account.account().has_rate();
-        let blocked = if by_account { Blocked::AccountRate } else { Blocked::NotYet };
-        Some(self.reason(&blocked, now))
+        Some(self.why_waited(!held.account_paid && held.account.account().has_rate(), now))
     }
 
-    /// Why a client was dropped from the queue by the queue itself.
-    pub fn why_no_turn(&self, now: Instant) -> Refusal {
-        if self.is_draining() { Refusal::Draining } else { self.reason(&Blocked::NotYet, now) }
+    /// Why a client was dropped from the queue by the queue itself: it is told as one that left in vain.
+    pub fn why_no_turn(&self, ticket: &Ticket, now: Instant) -> Refusal {
+        if self.is_draining() {
+            return Refusal::Draining;
+        }
+        self.seniority.refused(ticket.client, now);
+        self.why_waited(ticket.unpaid, now)
+    }
+
+    fn why_waited(&self, by_account: bool, now: Instant) -> Refusal {
+        self.reason(if by_account { &Blocked::AccountRate } else { &Blocked::NotYet }, now)
     }
 
     /// Gives turns to those who wait, as many as the pace and the servers allow now. Returns when to call again: `None`

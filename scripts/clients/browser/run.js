@@ -15,7 +15,12 @@ let child;
 
 function end(code) {
   child?.once("exit", () => {
-    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+    // The browser's own children may still write there for a moment.
+    try {
+      rmSync(profile, { recursive: true, force: true, maxRetries: 20 });
+    } catch (error) {
+      console.error(`${profile} is left behind: ${error.message}`);
+    }
     process.exit(code);
   });
   child?.kill("SIGKILL");

@@ -452,8 +452,12 @@ impl Front for Weir {
                         self.sessions[who as usize].stage = Stage::Held(ticket);
                         self.later(world, self.nanos(until), LOOK_AGAIN, who);
                     }
-                    // Dropped from the queue or without hope: it is refused.
-                    Outlook::None(_) | Outlook::Gone => self.refuse(world, who),
+                    Outlook::None(_) => self.refuse(world, who),
+                    // Dropped from the queue.
+                    Outlook::Gone => {
+                        self.doors.why_no_turn(&ticket, now);
+                        self.refuse(world, who);
+                    }
                 }
             }
             (REFUSE, Stage::Refused { .. }) | (ANSWER_BY, Stage::Dialling(_) | Stage::Busy(_)) => {
