@@ -15,11 +15,11 @@ use governor::clock::DefaultClock;
 use weir::{
     admission::{self, AccountLimits, Admission, Applicant, Gate, Pass, Quota, Rate, Return, Verdict, Waiter},
     identity::{ClientKey, Credential, Keys},
-    upstream::{
-        self, Placement, Reserve, ServerParams, Servers,
-        placement::{self, Rank, View},
-    },
+    upstream::{self, Placement, Reserve, ServerParams, Servers, placement},
 };
+
+#[path = "samples/views.rs"]
+mod samples;
 
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
@@ -51,14 +51,7 @@ fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
 /// The pure choice, without the servers' own locks and counters.
 #[divan::bench(args = [3, 100])]
 fn choose(bencher: Bencher<'_, '_>, count: u32) {
-    let view = |n: u32| View {
-        rank: Rank::Eligible,
-        projected: (n * 7919) % 1000,
-        ceiling: 10_000,
-        handshakes: n % 5,
-        handshake_limit: 256,
-    };
-    let views: Vec<View> = (0..count).map(view).collect();
+    let views = samples::views(count);
     let mut rng = fastrand::Rng::with_seed(1);
     bencher.bench_local(|| placement::choose(black_box(&views).iter().copied(), false, &mut rng));
 }

@@ -8,12 +8,13 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use weir::protocol::connect::Connect;
 use weir::protocol::control_line::{LineScanner, client_line};
-use weir::protocol::info::{Greeting, Info, Rewrite};
+use weir::protocol::info::{Greeting, Info};
 use weir::protocol::op::{Capture, ClientFraming, ServerFraming};
 
-const CONNECT: &[u8] = br#"{"verbose":false,"pedantic":false,"jwt":null,"nkey":null,"sig":null,"name":"orders","echo":true,"lang":"rust","version":"0.51.0","protocol":1,"tls_required":false,"user":"alice","pass":"wonderland","auth_token":null,"headers":true,"no_responders":true}"#;
+#[path = "samples/words.rs"]
+mod samples;
 
-const INFO: &[u8] = br#"{"server_id":"NBZ7GXNHHT4DHTO5HB6LZ5T2NOBVTYYHB2XVS3DBWBBZ","server_name":"n1","version":"2.15.1","proto":1,"git_commit":"abcdef0","go":"go1.26.8","host":"0.0.0.0","port":4222,"headers":true,"auth_required":true,"max_payload":1048576,"jetstream":true,"client_id":5,"client_ip":"127.0.0.1","cluster":"c1","connect_urls":["10.0.0.1:4222","10.0.0.2:4222"],"api_lvl":3,"xkey":"XAB"}"#;
+use samples::{CONNECT, INFO};
 
 /// A read buffer is this long.
 const CHUNK: usize = 32 * 1024;
@@ -142,17 +143,7 @@ fn connect_parse_and_write(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn info_parse_and_rewrite(bencher: Bencher<'_, '_>) {
-    let rewrite = Rewrite {
-        advertise: &[],
-        host: "weir",
-        port: 4222,
-        version: "2.10.0",
-        client_ip: "192.0.2.1",
-        tls_required: false,
-        tls_available: false,
-        tls_verify: false,
-        keep_nonce: false,
-    };
+    let rewrite = samples::rewrite();
     let mut out = Vec::with_capacity(4096);
     bencher.bench_local(|| {
         out.clear();

@@ -10,14 +10,18 @@ use std::{
 use weir::{
     protocol::{
         connect::Connect,
-        info::{Greeting, Info, Rewrite},
+        info::{Greeting, Info},
         op::{Capture, ClientFraming, ServerFraming},
     },
-    upstream::placement::{Rank, View, choose},
+    upstream::placement::choose,
 };
 
-const CONNECT: &[u8] = br#"{"verbose":false,"pedantic":false,"jwt":null,"nkey":null,"sig":null,"name":"orders","echo":true,"lang":"rust","version":"0.51.0","protocol":1,"tls_required":false,"user":"alice","pass":"wonderland","auth_token":null,"headers":true,"no_responders":true}"#;
-const INFO: &[u8] = br#"{"server_id":"NBZ7GXNHHT4DHTO5HB6LZ5T2NOBVTYYHB2XVS3DBWBBZ","server_name":"n1","version":"2.15.1","proto":1,"git_commit":"abcdef0","go":"go1.26.8","host":"0.0.0.0","port":4222,"headers":true,"auth_required":true,"max_payload":1048576,"jetstream":true,"client_id":5,"client_ip":"127.0.0.1","cluster":"c1","connect_urls":["10.0.0.1:4222","10.0.0.2:4222"],"api_lvl":3,"xkey":"XAB"}"#;
+#[path = "../benches/samples/views.rs"]
+mod views;
+#[path = "../benches/samples/words.rs"]
+mod words;
+
+use words::{CONNECT, INFO};
 
 /// Messages in one chunk, and so operations in one step of the framing paths.
 const MESSAGES: u64 = 100;
@@ -88,17 +92,7 @@ fn connect(times: u64) {
 }
 
 fn info(times: u64) {
-    let rewrite = Rewrite {
-        advertise: &[],
-        host: "weir",
-        port: 4222,
-        version: "2.10.0",
-        client_ip: "192.0.2.1",
-        tls_required: false,
-        tls_available: false,
-        tls_verify: false,
-        keep_nonce: false,
-    };
+    let rewrite = words::rewrite();
     let mut out = Vec::with_capacity(4096);
     for _ in 0..times {
         out.clear();
@@ -122,14 +116,7 @@ fn greeting(times: u64) {
 }
 
 fn place(servers: u32, times: u64) {
-    let view = |n: u32| View {
-        rank: Rank::Eligible,
-        projected: (n * 7919) % 1000,
-        ceiling: 10_000,
-        handshakes: n % 5,
-        handshake_limit: 256,
-    };
-    let views: Vec<View> = (0..servers).map(view).collect();
+    let views = views::views(servers);
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in 0..times {
         black_box(choose(black_box(&views).iter().copied(), false, &mut rng));
