@@ -1,7 +1,7 @@
 //! Dial-first: a server is dialled before the client is greeted, so that the client signs that server's nonce.
 //!
-//! The wait for a turn is before the dial, since the server's own timer for CONNECT starts there. An upstream connection goes
-//! to the client that has seen its nonce, or to nobody.
+//! The wait for a turn is before the dial, since the server's own timer for CONNECT starts there. An upstream connection whose
+//! nonce a client has answered is never another's; one that nobody answered may be the next client's (`spare.rs`).
 
 use std::{net::IpAddr, pin::pin, time::Duration};
 
