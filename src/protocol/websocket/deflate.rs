@@ -72,7 +72,7 @@ impl Inflater {
         let taken = (self.state.total_in() - total_in) as usize;
         let given = (self.state.total_out() - total_out) as usize;
         self.ended = status == Status::StreamEnd;
-        // Less than there was room for may be all for now, or all until the window of 32 KiB is full: asked again it tells.
+        // Less than there was room for may be all there is, or all until the window of 32 KiB is full: asked again it tells.
         self.full = !self.ended && given > 0;
         Ok((taken, given))
     }
