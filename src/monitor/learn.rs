@@ -54,16 +54,16 @@ pub async fn answer(
     let answering = async {
         let mut ports = HashMap::new();
         while let Some(question) = questions.recv().await {
-            if directory.has_learned(question.credential) {
-                continue;
+            if !directory.has_learned(question.credential) {
+                let asked = ask(&servers, &greetings, &reach, &mut ports, &question);
+                match timeout(PATIENCE, asked).await.unwrap_or(Err(PollError::TimedOut)) {
+                    Ok(Some(account)) => directory.learn(question.credential, &account.into()),
+                    // The client has left already.
+                    Ok(None) => {}
+                    Err(err) => debug!(%err, "a client's account is not known"),
+                }
             }
-            let asked = ask(&servers, &greetings, &reach, &mut ports, &question);
-            match timeout(PATIENCE, asked).await.unwrap_or(Err(PollError::TimedOut)) {
-                Ok(Some(account)) => directory.learn(question.credential, &account.into()),
-                // The client has left already.
-                Ok(None) => {}
-                Err(err) => debug!(%err, "a client's account is not known"),
-            }
+            // Also behind a question that needs no asking any more: no connection stays open for nothing.
             if questions.is_empty() {
                 ports.clear();
             }
