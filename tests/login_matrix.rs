@@ -21,6 +21,9 @@ const LANGUAGES: [(&str, &str); 4] = [("py", "nats-py"), ("js", "nats.js"), ("go
 const PASSWORD: &str = "pa55word-of-the-matrix";
 const TOKEN: &str = "t0ken-of-the-matrix";
 
+/// What a client does that is refused is not what this is about.
+const PATIENT: &str = "rate = 1000\nmax_hold = \"19s\"\n[admission.max_hold_by_lang]\nrust = \"19s\"";
+
 /// Servers of one configuration with weir in front, and who logs in there.
 struct Ground {
     servers: Vec<NatsServer>,
@@ -48,7 +51,7 @@ impl Ground {
         }
         let seen = [&servers[first], &servers[then]];
         let config = WeirConfig::of_servers(if n == 1 { &seen[..1] } else { &seen });
-        let weir = config.listener("").admission("rate = 1000").start_before(1).await;
+        let weir = config.listener("").admission(PATIENT).start_before(1).await;
         let cells = cells.into_iter().map(|cell| {
             let Value::Object(mut cell) = cell else { panic!("a cell is an object") };
             let name = format!("{version}-{}", cell["kind"].as_str().unwrap());
@@ -164,7 +167,7 @@ impl Client {
 /// async-nats, in this process.
 async fn rust(cell: Map<String, Value>, ready: Arc<tokio::sync::Barrier>) -> Result<(), String> {
     let text = |key: &str| cell.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let options = async_nats::ConnectOptions::new();
+    let options = async_nats::ConnectOptions::new().connection_timeout(PATIENCE);
     let options = match cell["kind"].as_str().unwrap() {
         "none" => options,
         "token" => options.token(text("token")),
@@ -217,7 +220,7 @@ async fn exchange(client: &async_nats::Client, subject: &str) -> Result<(), Stri
         answering.abort();
         if reply?.payload == "who" { Ok(()) } else { Err("another reply".to_owned()) }
     };
-    tokio::time::timeout(Duration::from_secs(5), asked).await.map_err(|_| "no reply in time".to_owned())?
+    tokio::time::timeout(Duration::from_secs(20), asked).await.map_err(|_| "no reply in time".to_owned())?
 }
 
 fn outcome(said: &[String]) -> Outcome {
@@ -256,7 +259,7 @@ async fn every_client_logs_in_every_way_and_comes_back() {
         .map(|(language, _)| Client::start(language, if language == "java" { &as_text } else { &as_json }))
         .into();
     let connected = futures::future::join_all(clients.iter_mut().map(Client::ready));
-    tokio::time::timeout(15 * PATIENCE, connected).await.expect("the clients are installed and connect");
+    tokio::time::timeout(45 * PATIENCE, connected).await.expect("the clients are installed and connect");
     let ready = Arc::new(tokio::sync::Barrier::new(cells.len() + 1));
     let rust: Vec<_> = cells.iter().map(|cell| tokio::spawn(rust(cell.clone(), Arc::clone(&ready)))).collect();
     ready.wait().await;

@@ -94,7 +94,7 @@ impl NatsServer {
         let (client, monitor) = (ports::free(), ports::free());
 
         let mut config = format!(
-            "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\nhttp: \"127.0.0.1:{monitor}\"\nports_file_dir: \"{path}\"\n"
+            "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\nhttp: \"127.0.0.1:{monitor}\"\nports_file_dir: \"{path}\"\n{PATIENT}\n"
         );
         if let Some(max) = options.max_connections {
             writeln!(config, "max_connections: {max}").expect("string");
@@ -212,6 +212,9 @@ impl NatsServer {
         .await;
     }
 }
+
+/// Its timer for CONNECT, 2 s by default, is not what most tests are about. `authorization` in a test's own text takes its place.
+const PATIENT: &str = "authorization { timeout: 10 }";
 
 fn run(name: &str, binary: &PathBuf, dir: &TempDir) -> Process {
     let mut command = Command::new(binary);

@@ -47,9 +47,9 @@ public class Login {
             if (message.getReplyTo() != null) nc.publish(message.getReplyTo(), message.getData());
         });
         dispatcher.subscribe(subject);
-        nc.flush(Duration.ofSeconds(5));
+        nc.flush(Duration.ofSeconds(20));
         nc.publish(subject, "nobody asks".getBytes());
-        Message reply = nc.request(subject, "who".getBytes(), Duration.ofSeconds(5));
+        Message reply = nc.request(subject, "who".getBytes(), Duration.ofSeconds(20));
         if (reply == null || !"who".equals(new String(reply.getData(), StandardCharsets.UTF_8))) throw new Exception("no reply");
         nc.closeDispatcher(dispatcher);
     }
@@ -59,7 +59,7 @@ public class Login {
         try {
             CountDownLatch again = new CountDownLatch(1);
             Options.Builder options = new Options.Builder().server(cell.get("url")).maxReconnects(60)
-                .connectionTimeout(Duration.ofSeconds(5))
+                .connectionTimeout(Duration.ofSeconds(20))
                 .errorListener(new ErrorListener() { })
                 .connectionListener((nc, event) -> { if (event == ConnectionListener.Events.RECONNECTED) again.countDown(); });
             credentials(cell, options);

@@ -27,7 +27,7 @@ async function use(client, name) {
   const subject = `login.js.${name}`;
   const subscription = client.subscribe(subject, { callback: (_, message) => message.respond(message.data) });
   client.publish(subject, "nobody asks");
-  const reply = await client.request(subject, "who", { timeout: 5000 });
+  const reply = await client.request(subject, "who", { timeout: 20_000 });
   assert.equal(reply.string(), "who");
   subscription.unsubscribe();
 }

@@ -34,7 +34,7 @@ async def use(client, name):
     subscription = await client.subscribe(subject, cb=answer)
     try:
         await client.publish(subject, b"nobody asks")
-        reply = await client.request(subject, b"who", timeout=5)
+        reply = await client.request(subject, b"who", timeout=20)
         assert reply.data == b"who"
     finally:
         await subscription.unsubscribe()
@@ -54,7 +54,7 @@ async def run(cell, ready, go):
             again.set()
 
         client = await nats.connect(
-            cell["url"], reconnected_cb=reconnected, error_cb=quiet, allow_reconnect=True, connect_timeout=5,
+            cell["url"], reconnected_cb=reconnected, error_cb=quiet, allow_reconnect=True, connect_timeout=20,
             max_reconnect_attempts=60, **credentials(cell)
         )
         await use(client, name)

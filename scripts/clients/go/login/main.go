@@ -45,7 +45,7 @@ func (c cell) use(nc *nats.Conn) error {
 	if err := nc.Publish(subject, []byte("nobody asks")); err != nil {
 		return err
 	}
-	reply, err := nc.Request(subject, []byte("who"), 5*time.Second)
+	reply, err := nc.Request(subject, []byte("who"), 20*time.Second)
 	if err == nil && string(reply.Data) != "who" {
 		err = fmt.Errorf("reply %q", reply.Data)
 	}
@@ -61,7 +61,7 @@ func (c cell) run(ready func(), gone <-chan struct{}) error {
 	}
 	again := make(chan struct{}, 1)
 	back := nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} })
-	nc, err := nats.Connect(c.Url, credentials, back, nats.MaxReconnects(60))
+	nc, err := nats.Connect(c.Url, credentials, back, nats.MaxReconnects(60), nats.Timeout(20*time.Second))
 	if err != nil {
 		return err
 	}
