@@ -1,6 +1,7 @@
 //! Reading the servers at an interval, over the cluster's system account or their monitoring ports, and their INFO until it is known.
 
 pub mod accounts;
+mod events;
 mod http;
 pub mod learn;
 pub mod system;
