@@ -234,6 +234,7 @@ impl Parts {
             Arc::clone(&house.servers),
             Arc::clone(&greetings),
             Arc::clone(&house.directory),
+            Arc::clone(&house.doors),
             Reach { system: system.clone(), tls: house.servers_tls.clone() },
             questions,
             stop.child_token(),

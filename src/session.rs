@@ -12,7 +12,7 @@ mod secure;
 mod spare;
 
 use self::{
-    account::{expect_info, persona, settle_account},
+    account::{OfAccount, ask, expect_info, persona, settle_account},
     ahead::Ahead,
     answer::{NotAnswered, dial_until_answered},
     leave::{leave_unfinished, refuse, refuse_at, turn_away},
@@ -60,7 +60,7 @@ use crate::{
     tally::{Tally, Totals},
     tls::{Connector, Terminator},
     turn::{AnyPass, Doors, Turn},
-    upstream::Servers,
+    upstream::{Servers, Slot},
 };
 
 /// What all sessions share.
@@ -152,8 +152,9 @@ struct Who {
 /// A client that is in, with what is needed to relay.
 struct Admitted {
     relay: Relay,
-    /// Held for as long as the session lives.
-    pass: AnyPass,
+    /// Both held for as long as the session lives.
+    server: Slot,
+    account: OfAccount,
     /// `None` for one of the system account that the listener had no room for.
     _entry: Option<Entry>,
     registered: Registered,
@@ -186,7 +187,7 @@ pub async fn serve(house: Arc<House>, frontage: Arc<Frontage>, down: TcpStream, 
 
 /// Ends a session properly; only then its slots are given back, but for that of a server which has ended it itself.
 async fn let_go(house: &House, admitted: Box<Admitted>, ended: Ended) -> Totals {
-    let Admitted { mut relay, pass: Pass { server, account: _account }, _entry, registered } = *admitted;
+    let Admitted { mut relay, server, account: _account, _entry, registered } = *admitted;
     let _server = if ended.by_server() {
         drop(server);
         let now = Instant::now();
@@ -402,10 +403,13 @@ async fn admit(
     who.server = Some(server.name().to_owned());
 
     // The server's own word on the account.
-    if let Err(reason) = settle_account(house, &mut pass, credential_key, &accepted_by) {
-        drop(accepted_by);
-        return Err(refuse(down, reason).await);
-    }
+    let unasked = match settle_account(house, &mut pass, credential_key, &accepted_by) {
+        Ok(unasked) => unasked,
+        Err(reason) => {
+            drop(accepted_by);
+            return Err(refuse(down, reason).await);
+        }
+    };
     pass.account.session_began();
     if server.is_system_account(pass.account.account().name()) {
         house.doors.lane().verified(source, Instant::now().into_std());
@@ -447,7 +451,8 @@ async fn admit(
             if house.doors.is_draining() {
                 registered.handle().end();
             }
-            Ok(Box::new(Admitted { relay, pass, _entry: entry, registered }))
+            let Pass { server, account } = pass;
+            Ok(Box::new(Admitted { relay, server, account: ask(house, account, unasked), _entry: entry, registered }))
         }
         Err((down, ended)) => {
             farewell::say(down, b"").await;
@@ -476,8 +481,21 @@ async fn enter(
     who: &mut Who,
 ) -> Result<(AnyPass, Stream), End> {
     let now = Instant::now().into_std();
-    let (turn, turn_comes) = oneshot::channel();
-    let verdict = house.doors.at_connect(applicant, now, &mut fastrand::Rng::new(), || Turn(turn));
+    let (turn, mut turn_comes) = oneshot::channel();
+    let verdict = match house.doors.at_connect(applicant, now, &mut fastrand::Rng::new(), || Turn(turn)) {
+        Ok(verdict) => verdict,
+        Err(booking) => {
+            tokio::select! {
+                () = sleep_until(Instant::from_std(booking.at)) => {}
+                left = preface::watch(&mut down, preface) => {
+                    return Err(leave_unfinished(down, left, Phase::Hold).await);
+                }
+            }
+            let (turn, now) = (oneshot::channel(), Instant::now().into_std());
+            turn_comes = turn.1;
+            house.doors.at_its_time(*booking, now, &mut fastrand::Rng::new(), || Turn(turn.0))
+        }
+    };
     let waited = match verdict {
         Verdict::Admit(pass) => return Ok((pass, down)),
         Verdict::Refuse { reason, at, delay } => {

@@ -39,7 +39,7 @@ use governor::clock::{Clock, DefaultClock};
 pub use self::{
     accounts::{AccountSlot, Accounts},
     appointments::Appointments,
-    connect_door::{Applicant, Pass, Verdict},
+    connect_door::{Applicant, Booking, Pass, Verdict},
     gate::{Gate, GateSlot},
     hold::{Ticket, Waiter},
     patience::{Deadlines, Patience},
@@ -152,6 +152,8 @@ pub struct Admission<W, C: Clock = DefaultClock> {
     held: AtomicUsize,
     /// Refusals that wait for their random delay.
     delayed: Arc<AtomicUsize>,
+    /// Clients that wait for a token of a rate by user or name.
+    booked: Arc<AtomicUsize>,
     /// Handshakes that ended with PONG, in all.
     finished: AtomicU64,
     waiting: Mutex<Waiting<W, C>>,
@@ -182,6 +184,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             refusal_spread: params.refusal_spread,
             held: AtomicUsize::new(0),
             delayed: Arc::default(),
+            booked: Arc::default(),
             finished: AtomicU64::new(0),
             waiting: Mutex::new(Waiting {
                 queue: Queue::default(),
@@ -243,6 +246,15 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// How many wait for their turn.
     pub fn held(&self) -> usize {
         self.held.load(Relaxed)
+    }
+
+    /// How many wait for a token of a rate by user or name; they join the others then.
+    pub fn booked(&self) -> usize {
+        self.booked.load(Relaxed)
+    }
+
+    fn waiting_in_all(&self) -> usize {
+        self.held() + self.booked() + self.delayed()
     }
 
     /// How many wait for a refusal's delay to pass.

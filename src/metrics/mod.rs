@@ -141,7 +141,7 @@ impl HouseCollector {
 
     fn doors(&self, families: &mut Families<'_, '_>) -> fmt::Result {
         let doors = &self.house.doors;
-        families.gauge("held", "Clients that wait for their turn", doors.held() as f64)?;
+        families.gauge("held", "Clients that wait for their turn", (doors.held() + doors.booked()) as f64)?;
         families.gauge(
             "refusals_delayed",
             "Clients whose refusal waits for its random delay",

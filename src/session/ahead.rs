@@ -249,7 +249,7 @@ impl Ahead {
                 }
                 Err(reason) => {
                     opened.let_go().await;
-                    (connect.signs() || reason != Refusal::AccountRate).then_some(reason)
+                    (connect.signs() || !reason.is_a_rate()).then_some(reason)
                 }
             },
         };

@@ -324,7 +324,9 @@ impl Weir {
             answer_by: deadlines.answer_by,
             returns: deadlines.returns,
         };
-        match self.doors.at_connect(applicant, now, &mut self.rng, || Turn(index)) {
+        // Without rates by user or name there always is one.
+        let Ok(verdict) = self.doors.at_connect(applicant, now, &mut self.rng, || Turn(index)) else { return };
+        match verdict {
             Verdict::Admit(pass) => self.admit(world, index, pass),
             Verdict::Hold { ticket, look_again } => {
                 self.sessions[index as usize].stage = Stage::Held(ticket);
