@@ -108,8 +108,8 @@ pub struct Servers {
 impl Servers {
     /// The cluster as configured, nothing known about it yet.
     pub fn new(params: &Params) -> Self {
-        let epoch = Epoch::now();
-        let server = |(i, one): (usize, &ServerParams)| Arc::new(Server::new(i, one.clone(), params, epoch));
+        let epoch = Epoch::default();
+        let server = |(i, one): (usize, &ServerParams)| Arc::new(Server::new(i, one.clone(), params, epoch.clone()));
         let list = params.servers.iter().enumerate().map(server).collect();
         Self { list, epoch, deaths: Mutex::new(Deaths::new(params.close_spread)) }
     }
@@ -138,9 +138,11 @@ impl Servers {
     /// Reserves a slot on the least loaded server that the client has not `tried`.
     /// An `urgent` client, one whose deadline is near, takes any server with room.
     pub fn place(&self, now: Instant, tried: &[usize], urgent: bool, rng: &mut fastrand::Rng) -> Placement {
-        let views = self.views(now).enumerate().map(|(index, view)| match tried.contains(&index) {
-            true => View { rank: Rank::Never, ..view },
-            false => view,
+        let views = self.views(now).enumerate().map(|(index, mut view)| {
+            if tried.contains(&index) {
+                view.rank = Rank::Never;
+            }
+            view
         });
         // Another worker may take the last slot between the choice and the reservation; each such loss is another's gain.
         for _ in 0..8 {

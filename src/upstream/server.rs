@@ -236,10 +236,10 @@ impl Server {
     }
 
     /// The same, where `moment` is known to be `now`.
+    #[inline]
     pub(super) fn view_at(&self, moment: Moment, now: Instant) -> View {
         let shown = self.sight.look();
-        let handshake_limit =
-            if moment < shown.grown_at { self.handshake_limit(&self.state(), now) } else { shown.handshake_limit };
+        let handshake_limit = if moment < shown.grown_at { self.limit_while_young(now) } else { shown.handshake_limit };
         View {
             rank: shown.rank(moment),
             projected: self.load.projected(),
@@ -247,6 +247,11 @@ impl Server {
             handshakes: self.load.handshakes(),
             handshake_limit,
         }
+    }
+
+    #[cold]
+    fn limit_while_young(&self, now: Instant) -> u32 {
+        self.handshake_limit(&self.state(), now)
     }
 
     /// Slow start: a server that has just come up is warming caches and routes while every new client would go to it, since

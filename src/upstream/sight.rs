@@ -3,8 +3,11 @@
 //! Whatever depends on the time is kept as the moment at which it changes, so that a look is a few comparisons.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    time::Instant,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use super::placement::Rank;
@@ -25,17 +28,17 @@ impl Moment {
     }
 }
 
-/// Where moments are counted from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Epoch(Instant);
+/// What is asked about first may lie ahead, but not this far.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Where moments are counted from: long before the first that is asked about.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Epoch(Arc<OnceLock<Instant>>);
 
 impl Epoch {
-    pub(super) fn now() -> Self {
-        Self(Instant::now())
-    }
-
-    pub(super) fn moment(self, at: Instant) -> Moment {
-        Moment(at.saturating_duration_since(self.0).as_nanos() as u64)
+    pub(super) fn moment(&self, at: Instant) -> Moment {
+        let epoch = *self.0.get_or_init(|| at.checked_sub(LONG).unwrap_or(at));
+        Moment(at.saturating_duration_since(epoch).as_nanos() as u64)
     }
 }
 
@@ -55,6 +58,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
+    #[inline]
     pub(super) fn rank(&self, now: Moment) -> Rank {
         if now < self.barred_until {
             Rank::Never

@@ -68,7 +68,7 @@ proptest! {
             servers: Vec::new(),
         };
         let one = ServerParams { name: None, address: "n1:4222".into(), monitor: None, max_connections: Some(100) };
-        let server = Arc::new(Server::new(0, one, &cluster, Epoch::now()));
+        let server = Arc::new(Server::new(0, one, &cluster, Epoch::default()));
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut now = Instant::now();
         let mut slots = Vec::new();
