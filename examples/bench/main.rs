@@ -80,6 +80,8 @@ const CONNECTS: (u64, u64) = (8_000, 32);
 const REFUSALS: (u64, u64) = (30_000, 4_000);
 /// Idle sessions: from so many to so many.
 const IDLE: (u64, u64) = (1_000, 9_000);
+/// The server's first PING comes after 2 s.
+const IDLE_SETTLES: Duration = Duration::from_secs(4);
 /// For so long they are watched.
 const IDLE_LASTS: Duration = Duration::from_secs(5);
 /// Requests of one measurement.
@@ -298,6 +300,7 @@ impl Bench {
         let rest = clients::stay(fresh.address, IDLE.1 - IDLE.0).await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
         let after = usage::resident_kib(pid)?;
+        tokio::time::sleep(IDLE_SETTLES).await;
         let cpu_before = usage::cpu_seconds(&[pid])?;
         tokio::time::sleep(IDLE_LASTS).await;
         let cpu = usage::cpu_seconds(&[pid])? - cpu_before;
