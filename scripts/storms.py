@@ -296,9 +296,9 @@ def bcrypt11():
             row(name, f"weir, {clients} clients", told(report, int(floor * 3 + 20)), f"≤ {most:.1f} s, 0 given up", good)
 
 
-def floor_of(those, user, clients):
+def floor_of(those, user, clients, share=400):
     """Seconds in which these servers log so many clients in when two at a time come to each, and nobody waits."""
-    share, done = 400, []
+    done = []
     with multiprocessing.Pool(2 * len(those)) as pool:
         began = time.monotonic()
         jobs = [pool.apply_async(in_turn, (server.port, user, 60, share // 2)) for server in those for _ in range(2)]
@@ -459,7 +459,27 @@ def readings():
         row(name, "weir", told(report, 60), "all in, 0 given up", bool(seconds(report)) and report["given_up"] == 0)
 
 
-CASES = {"bcrypt11": bcrypt11, "bcrypt6": bcrypt6, "plain": plain, "accounts": accounts, "latency": latency, "death": death, "readings": readings}
+def agreement():
+    """The same clients in `weir plan`, told what the servers do when two at a time come to each, and on these."""
+    for what, cost, count, clients in (("bcrypt 11", 11, 1, 50), ("bcrypt 11", 11, 1, 200), ("bcrypt 6", 6, 3, 1000), ("plain", None, 3, 3000)):
+        login, user = users(cost) if cost else "", "a" if cost else None
+        name = f"{clients:,} clients at once, {what}, {count} server{'s' if count > 1 else ''}"
+        with place() as (stack, directory):
+            those = [server.start() for server in servers(stack, directory, count, login)]
+            done = in_turn(those[0].port, user, 3, 200)
+            per_second = clients / floor_of(those, user, clients, 30 if cost == 11 else 400)
+        with place() as (stack, directory):
+            those = [server.start() for server in servers(stack, directory, count, login)]
+            real = storm([url(Weir(stack, directory, those).port, user)], clients, 60)
+        plan = [WEIR, "plan", "--json", "--clients", clients, "--servers", count, "--handshakes", f"{per_second:.2f}", "--at-once", "--rate", "none"]
+        plan += ["--handshake-time", f"{1e6 / done:.0f}us", "--for", "60s"]
+        foretold = json.loads(subprocess.run(list(map(str, plan)), capture_output=True, check=True).stdout)["cases"][-1]
+        took, tries = (seconds(real) or 60, foretold["seconds_to_100"] or 60), (real["phases"][0]["tries"], foretold["tries"])
+        row(name, "the servers", f"{per_second:.1f} logins a second, one alone {1e3 / done:.1f} ms")
+        row(name, "storm and plan", f"{took[0]:.2f} and {took[1]:.2f} s, {tries[0]} and {tries[1]} tries", "within 15 %", abs(took[1] / took[0] - 1) <= 0.15)
+
+
+CASES = {"bcrypt11": bcrypt11, "bcrypt6": bcrypt6, "plain": plain, "accounts": accounts, "latency": latency, "death": death, "readings": readings, "agreement": agreement}
 
 
 def main():
