@@ -111,8 +111,7 @@ fn nobody_waits_for_another_accounts_storm() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let weights: Vec<u32> = (0..rng.usize(1..6)).map(|_| rng.u32(1..5)).collect();
         let doors = doors(&weights, rng.usize(1..4));
-        let mut storm =
-            Storm { doors, rng, now: Instant::now(), clients: 0, under_way: Vec::new(), turns: Vec::new() };
+        let mut storm = Storm { doors, rng, now: Instant::now(), clients: 0, under_way: Vec::new(), turns: Vec::new() };
         for _ in 0..STORM {
             (0..weights.len()).for_each(|account| storm.arrives(account));
         }
