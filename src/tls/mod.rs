@@ -18,7 +18,7 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::{
     CipherSuite, ServerConfig, SupportedProtocolVersion,
-    crypto::{CryptoProvider, ring::default_provider},
+    crypto::{CryptoProvider, aws_lc_rs::default_provider},
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
