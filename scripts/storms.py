@@ -554,7 +554,7 @@ def tls(kind):
                 label = f"{who}, {'TLS first' if first else 'INFO first'}"
                 for phase in report["phases"]:
                     row(name, f"{label}: {phase['phase']}, 50 / 90 / 99 / 100 % in",
-                        f"{back(phase)}; {phase['tries']} tries, {phase['most_tries']} at most" + (f"; {json.dumps(phase['errors'])}" if phase["errors"] else ""))
+                        f"{back(phase)}; {phase['tries']} tries, {phase['most_tries']} at most" + "".join(f"; {json.dumps(phase[what])}" for what in ("refused", "errors") if phase[what]))
                     all_in[first, who, phase["phase"]] = phase["seconds_to_100"] or 40
                 spent = " + ".join(f"{1e3 * cpu / done:.2f}" for cpu in took)
                 busy = int(weir.metric('weir_refused_total{reason="tls_busy"')) if weir else 0
