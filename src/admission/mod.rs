@@ -268,6 +268,11 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// A handshake has ended with the server's PONG after it `took` so long: what servers are given next follows from that.
     pub fn handshake_finished(&self, pass: &Pass<C>, took: Duration, now: Instant) {
         let floor = pass.account.account().logged_in(now, took);
+        self.opaque_handshake_finished(pass, took, floor, now);
+    }
+
+    /// The same where the account stays unknown: `floor` is the least that such a handshake takes.
+    pub fn opaque_handshake_finished(&self, pass: &Pass<C>, took: Duration, floor: Duration, now: Instant) {
         pass.server.server().handshake_finished(now, took, floor);
         self.finished.fetch_add(1, Relaxed);
     }

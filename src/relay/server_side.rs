@@ -55,11 +55,6 @@ impl ServerSide {
         Self { framing, line: Vec::new(), collecting: false, welcome, policy, face, client_ip, server }
     }
 
-    /// Messages delivered so far.
-    pub fn messages(&self) -> u64 {
-        self.framing.messages()
-    }
-
     fn take_line(&mut self, out: &mut Outlet<'_, '_>) {
         let line = std::mem::take(&mut self.line);
         match server_line(&line) {
@@ -126,5 +121,9 @@ impl Side for ServerSide {
             }
         }
         Ok(())
+    }
+
+    fn messages(&self) -> u64 {
+        self.framing.messages()
     }
 }
