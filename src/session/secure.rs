@@ -108,7 +108,7 @@ impl<'a> Secure<'a> {
             (Unfinished::TlsBusy, Some(reason)) => End::Refused(reason),
             (unfinished, _) => {
                 if let Unfinished::Tls(err) = &unfinished {
-                    who.tls = Some(err.to_string());
+                    who.tls = Some(err.to_string().into());
                 }
                 leave_unfinished(down, unfinished, Phase::Preface).await
             }

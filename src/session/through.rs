@@ -145,7 +145,7 @@ async fn admit(
         Ok(opened) => opened,
         Err(reason) => return Err(client.turn_away(house, frontage, reason, id, who).await),
     };
-    who.server = Some(pass.server.server().name().to_owned());
+    who.server = Some(Arc::clone(pass.server.server()));
     let Client { mut down, .. } = client;
     if let Some(info) = info {
         let mut greeting = Vec::with_capacity(512);

@@ -95,19 +95,21 @@ pub fn headroom(views: impl Iterator<Item = View> + Clone) -> u32 {
 /// Chooses among `views`. An `urgent` client takes any server with room rather than waiting for the least loaded one.
 pub fn choose(views: impl Iterator<Item = View> + Clone, urgent: bool, rng: &mut fastrand::Rng) -> Choice {
     for &rank in ranks(views.clone()) {
-        let (mut least, mut free) = (Least::default(), Least::default());
+        let (mut lowest, mut free) = (f64::INFINITY, Least::default());
         for (index, view) in views.clone().enumerate().filter(|(_, v)| v.rank == rank && v.has_room()) {
-            least.offer(index, view.share(), rng);
+            let share = view.share();
+            // Unlike `min` it needs no thought of NaN.
+            if share < lowest {
+                lowest = share;
+            }
             if !view.is_busy() {
-                free.offer(index, view.share(), rng);
+                free.offer(index, share, rng);
             }
         }
-        match (least.best, free.best) {
-            (None, _) => {}
-            (Some((_, lowest)), Some((index, share))) if urgent || share <= lowest + EVEN_ENOUGH => {
-                return Choice::Server(index);
-            }
-            _ => return Choice::Busy,
+        match free.best {
+            Some((index, share)) if urgent || share <= lowest + EVEN_ENOUGH => return Choice::Server(index),
+            _ if lowest.is_finite() => return Choice::Busy,
+            _ => {}
         }
     }
     Choice::Full
@@ -115,6 +117,8 @@ pub fn choose(views: impl Iterator<Item = View> + Clone, urgent: bool, rng: &mut
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn view(projected: u32, ceiling: u32) -> View {
@@ -167,6 +171,48 @@ mod tests {
         assert_eq!(pick(&[newcomer, view(50, 100)], false), Choice::Busy);
         assert_eq!(pick(&[newcomer, view(50, 100)], true), Choice::Server(1));
         assert_eq!(pick(&[newcomer, view(1, 100)], false), Choice::Server(1), "even enough");
+    }
+
+    fn any_view() -> impl Strategy<Value = View> {
+        let rank = prop::sample::select(vec![Rank::Eligible, Rank::Stale, Rank::Ejected, Rank::Never]);
+        (rank, 0u32..6, 0u32..6, 0u32..4, 0u32..4).prop_map(
+            |(rank, projected, ceiling, handshakes, handshake_limit)| View {
+                rank,
+                projected,
+                ceiling,
+                handshakes,
+                handshake_limit,
+            },
+        )
+    }
+
+    /// Every choice that is right.
+    fn right(views: &[View], urgent: bool) -> Vec<Choice> {
+        let ranks = match views.iter().all(|v| v.rank >= Rank::Ejected) {
+            true => vec![Rank::Ejected],
+            false => vec![Rank::Eligible, Rank::Stale],
+        };
+        for rank in ranks {
+            let room = || views.iter().enumerate().filter(|(_, v)| v.rank == rank && v.has_room());
+            let least =
+                |views: &mut dyn Iterator<Item = (usize, &View)>| views.map(|(_, v)| v.share()).min_by(f64::total_cmp);
+            let Some(lowest) = least(&mut room()) else { continue };
+            let free = least(&mut room().filter(|(_, v)| !v.is_busy()));
+            let Some(share) = free.filter(|&share| urgent || share <= lowest + EVEN_ENOUGH) else {
+                return vec![Choice::Busy];
+            };
+            let best = room().filter(|(_, v)| !v.is_busy() && v.share() == share);
+            return best.map(|(index, _)| Choice::Server(index)).collect();
+        }
+        vec![Choice::Full]
+    }
+
+    proptest! {
+        #[test]
+        fn the_choice_is_a_right_one(views in prop::collection::vec(any_view(), 0..6), urgent in any::<bool>(), seed in any::<u64>()) {
+            let choice = choose(views.iter().copied(), urgent, &mut fastrand::Rng::with_seed(seed));
+            prop_assert!(right(&views, urgent).contains(&choice), "{choice:?} of {views:?}");
+        }
     }
 
     #[test]
