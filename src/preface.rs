@@ -4,6 +4,7 @@ use std::{future::pending, io, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, Interest},
+    net::TcpStream,
     time::{Instant, sleep, timeout_at},
 };
 
@@ -100,9 +101,14 @@ pub async fn left_ungreeted(down: &Stream) {
             pending().await
         }
         // With TLS the goodbye itself is bytes, and those who say it leave.
-        while matches!(down.tcp().ready(Interest::READABLE).await, Ok(ready) if !ready.is_read_closed()) {
-            sleep(LOOK_AGAIN).await;
-        }
+        left_unheard(down.tcp()).await;
+    }
+}
+
+/// Returns when a client leaves whose words nobody has read yet.
+pub async fn left_unheard(down: &TcpStream) {
+    while matches!(down.ready(Interest::READABLE).await, Ok(ready) if !ready.is_read_closed()) {
+        sleep(LOOK_AGAIN).await;
     }
 }
 

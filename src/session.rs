@@ -10,7 +10,9 @@ mod leave;
 mod opening;
 mod secure;
 mod spare;
+mod through;
 
+pub use self::through::{Through, pass_through};
 use self::{
     account::{OfAccount, ask, expect_info, persona, settle_account},
     ahead::Ahead,
@@ -19,7 +21,7 @@ use self::{
     secure::Secure,
 };
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{
         Arc,
@@ -37,7 +39,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Pass, Persona, Ticket, Verdict, storms::Fate},
+    admission::{Applicant, Deadlines, Entry, Gate, GateSlot, Outlook, Pass, Persona, Ticket, Verdict, storms::Fate},
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
     farewell,
@@ -54,7 +56,7 @@ use crate::{
     },
     proxied,
     proxy_key::ProxyKey,
-    relay::{ClientSide, Ended, InfoPolicy, Relay, ServerSide},
+    relay::{ClientSide, Ended, InfoPolicy, Relay, ServerSide, Side},
     sessions::{Registered, Sessions},
     stream::Stream,
     tally::{Tally, Totals},
@@ -117,6 +119,20 @@ pub struct Frontage {
     pub tls: Option<Arc<Terminator>>,
     /// It speaks WebSocket.
     pub websocket: Option<Web>,
+    /// It passes TLS through.
+    pub through: Option<Through>,
+}
+
+impl Frontage {
+    /// Whether this is a load balancer whose PROXY headers are believed.
+    fn believes(&self, peer: IpAddr) -> bool {
+        self.believes.iter().any(|network| network.contains(&peer))
+    }
+
+    /// Who is asked for something before the accept door is one of the listener's clients all the same.
+    fn asks(&self, house: &House) -> Result<GateSlot, End> {
+        self.gate.enter().or_else(|| house.turned_away.enter()).ok_or(End::Refused(Refusal::ListenerFull))
+    }
 }
 
 /// What the WebSockets of a listener share.
@@ -150,8 +166,8 @@ struct Who {
 }
 
 /// A client that is in, with what is needed to relay.
-struct Admitted {
-    relay: Relay,
+struct Admitted<C = ClientSide, S = ServerSide> {
+    relay: Relay<C, S>,
     /// Both held for as long as the session lives.
     server: Slot,
     account: OfAccount,
@@ -196,7 +212,7 @@ pub fn serve(
 }
 
 /// Ends a session properly; only then its slots are given back, but for that of a server which has ended it itself.
-async fn let_go(house: &House, admitted: Box<Admitted>, ended: Ended) -> Totals {
+async fn let_go<C: Side, S: Side>(house: &House, admitted: Box<Admitted<C, S>>, ended: Ended) -> Totals {
     let Admitted { mut relay, server, account: _account, _entry, registered } = *admitted;
     let _server = if ended.by_server() {
         drop(server);
@@ -265,14 +281,8 @@ async fn admit(
     who: &mut Who,
 ) -> Result<Box<Admitted>, End> {
     let deadline = accepted + frontage.handshake_timeout;
-    let is_proxied = frontage.believes.iter().any(|network| network.contains(&peer.ip()));
-    // Who is asked for something before the accept door is one of the listener's clients all the same.
-    let asked = match is_proxied || frontage.websocket.is_some() {
-        true => Some(
-            frontage.gate.enter().or_else(|| house.turned_away.enter()).ok_or(End::Refused(Refusal::ListenerFull))?,
-        ),
-        false => None,
-    };
+    let is_proxied = frontage.believes(peer.ip());
+    let asked = (is_proxied || frontage.websocket.is_some()).then(|| frontage.asks(house)).transpose()?;
     if is_proxied {
         match proxied::read(&mut down, deadline).await {
             Ok(real) => *peer = real.unwrap_or(*peer),

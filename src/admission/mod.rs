@@ -61,7 +61,11 @@ use self::{
     sources::{SourceSlot, Sources},
     warned::Warned,
 };
-use crate::{close::Refusal, identity::AccountRule, upstream::Servers};
+use crate::{
+    close::Refusal,
+    identity::AccountRule,
+    upstream::{Servers, Slot},
+};
 
 /// A quota: `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -282,7 +286,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// A handshake has ended with the server's PONG after it `took` so long: what servers are given next follows from that.
     pub fn handshake_finished(&self, pass: &Pass<C>, took: Duration, now: Instant) {
         let floor = pass.account.account().logged_in(now, took);
-        pass.server.server().handshake_finished(now, took, floor);
+        self.opaque_handshake_finished(&pass.server, took, floor, now);
+    }
+
+    /// The same where the account stays unknown: `floor` is the least that such a handshake takes.
+    pub fn opaque_handshake_finished(&self, server: &Slot, took: Duration, floor: Duration, now: Instant) {
+        server.server().handshake_finished(now, took, floor);
         self.finished.fetch_add(1, Relaxed);
     }
 
