@@ -10,15 +10,13 @@ mod server_side;
 
 use std::{
     future::poll_fn,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::{
-    io::AsyncWriteExt,
-    time::{Instant, sleep, sleep_until, timeout_at},
-};
+use tokio::{io::AsyncWriteExt, time::Instant};
 
 use self::pump::{Pump, Pumped};
 pub use self::{
@@ -26,6 +24,7 @@ pub use self::{
     server_side::{InfoPolicy, ServerSide},
 };
 use crate::{
+    clock::{sleep_until, timeout_at},
     close::{Cause, Party},
     farewell,
     sessions::Handle,
@@ -97,10 +96,9 @@ impl Relay {
     /// Relays until one side ends or `handle` is told to end; [`Relay::finish`] is to follow.
     pub async fn run(&mut self, handle: &Handle) -> Ended {
         let mut waker_is_known = false;
-        // On the heap: most of a session's life there is none.
-        let mut young = Some(Box::pin(sleep(YOUNG)));
+        let mut young = Some(sleep_until(Instant::now() + YOUNG));
         poll_fn(|cx| {
-            if young.as_mut().is_some_and(|young| young.as_mut().poll(cx).is_ready()) {
+            if young.as_mut().is_some_and(|young| Pin::new(young).poll(cx).is_ready()) {
                 young = None;
                 // A connection that is gone already is noticed below.
                 let _ = socket::keep_alive(self.up.tcp());
@@ -195,7 +193,7 @@ impl Relay {
                     let _ = self.up.shutdown().await;
                     poll_fn(|cx| self.to_client.poll(cx, &mut self.up, &mut self.down)).await
                 };
-                up_is_over = timeout_at(deadline, last_words).await == Ok(Pumped::Eof);
+                up_is_over = timeout_at(deadline, pin!(last_words)).await == Ok(Pumped::Eof);
             }
             (Party::Upstream, _) => {
                 let flushed = timeout_at(deadline, poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.down))).await;
