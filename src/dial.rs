@@ -1,14 +1,15 @@
 //! The server's half of the preface: connect, read its INFO, send CONNECT and PING, wait for its word.
 
-use std::{future::pending, io, net::SocketAddr, ops::Range, sync::Arc, time::Duration};
+use std::{future::pending, io, net::SocketAddr, ops::Range, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::AsyncReadExt,
     net::{TcpStream, lookup_host},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
 use crate::{
+    clock::timeout_at,
     protocol::{
         MAX_INFO_LINE, PONG,
         control_line::{LineScanner, ServerLine, server_line},
@@ -135,7 +136,7 @@ pub async fn connect(server: &Server, words: &[u8], deadline: Instant) -> Result
     match &resolved[..] {
         // Only before the monitor's first look-up: each one takes a thread.
         [] => {
-            let found = in_time(deadline, lookup_host(server.address())).await?;
+            let found = in_time(deadline, pin!(lookup_host(server.address()))).await?;
             connect_any(server, found, words, deadline).await
         }
         known => connect_any(server, known.iter().copied(), words, deadline).await,
@@ -151,7 +152,7 @@ async fn connect_any(
 ) -> Result<TcpStream, DialError> {
     let mut failed = DialError::Io(io::ErrorKind::NotFound.into());
     for address in addresses {
-        match in_time(deadline, connect_to(server, address, words)).await {
+        match in_time(deadline, pin!(connect_to(server, address, words))).await {
             Ok(stream) => return Ok(stream),
             Err(DialError::TimedOut) => return Err(DialError::TimedOut),
             Err(err) => failed = err,
@@ -249,7 +250,7 @@ impl Dialled {
         // A full server says so and closes without reading; its word is still there to be read when this write fails.
         let written = match connect {
             [] => Ok(()),
-            connect => in_time(deadline, self.stream.send(connect)).await,
+            connect => in_time(deadline, pin!(self.stream.send(connect))).await,
         };
         let mut ponged = false;
         loop {
@@ -268,7 +269,7 @@ impl Dialled {
                         break;
                     }
                 }
-                ServerLine::Ping => in_time(deadline, self.stream.send(PONG)).await?,
+                ServerLine::Ping => in_time(deadline, pin!(self.stream.send(PONG))).await?,
                 // weir sent CONNECT as the client wrote it: a verbose client gets its +OK from the session.
                 ServerLine::Ok => {}
                 ServerLine::Pong if names_account && !ponged => {
@@ -297,7 +298,7 @@ fn is_full(text: &[u8]) -> bool {
     text.eq_ignore_ascii_case(b"maximum connections exceeded")
 }
 
-async fn in_time<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>) -> Result<T, DialError> {
+async fn in_time<T>(deadline: Instant, work: impl Future<Output = io::Result<T>> + Unpin) -> Result<T, DialError> {
     timeout_at(deadline, work).await.map_err(|_| DialError::TimedOut)?.map_err(DialError::Io)
 }
 
@@ -330,8 +331,12 @@ impl Lines {
                 return Ok(start..self.next);
             }
             // INFO is 300 to 600 bytes, of a large cluster some KiB; two of them and PONG are the usual answer.
+            if self.next == self.buffer.len() {
+                self.buffer.clear();
+                self.next = 0;
+            }
             self.buffer.reserve(2048);
-            if in_time(deadline, stream.read_buf(&mut self.buffer)).await? == 0 {
+            if in_time(deadline, pin!(stream.read_buf(&mut self.buffer))).await? == 0 {
                 return Err(DialError::Closed);
             }
         }

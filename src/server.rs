@@ -24,7 +24,7 @@ use crate::{
     admission::{Admission, Gate},
     close::Refusal,
     config::{Config, ListenerConfig},
-    drain, flight,
+    drain, farewell, flight,
     greeting::{Greetings, Security, Shape},
     http,
     identity::{Directory, Keys},
@@ -197,7 +197,6 @@ impl Parts {
             flight: flight::Flight::default(),
             sessions: Arc::new(Sessions::default()),
             turned_away: Gate::new(room.turned_away),
-            refusal_spread: config.admission.refusal_spread,
             sends_proxy_headers: config.upstream.wants.proxy_protocol,
             proxy_key: config.proxy_key.clone(),
             terminators: addresses
@@ -396,7 +395,11 @@ fn worker(
             stop.cancelled().await;
             sessions.close();
             // Farewells take a second at most; whoever is in the middle of a preface loses nothing.
-            let _ = tokio::time::timeout(Duration::from_secs(2), sessions.wait()).await;
+            let _ = tokio::time::timeout(Duration::from_secs(2), async {
+                sessions.wait().await;
+                farewell::all_over().await;
+            })
+            .await;
         });
     })
 }

@@ -34,12 +34,13 @@ use ipnet::IpNet;
 use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 use tracing::debug;
 
 use crate::{
     admission::{Applicant, Deadlines, Entry, Gate, GateSlot, Outlook, Pass, Persona, Ticket, Verdict, storms::Fate},
+    clock::sleep_until,
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
     farewell,
@@ -90,8 +91,6 @@ pub struct House {
     pub sessions: Arc<Sessions>,
     /// Refusals under way at the accept door.
     pub turned_away: Arc<Gate>,
-    /// A refusal at the accept door is sent after a random delay up to this.
-    pub refusal_spread: Duration,
     /// The key by which servers know weir as a trusted proxy.
     pub proxy_key: Option<ProxyKey>,
     /// Whether the servers are told the clients' addresses by PROXY headers.
@@ -365,12 +364,9 @@ async fn admit(
         Err(Refusal::ListenerFull) if house.servers.is_system_account(&account) => None,
         Err(reason) => {
             ahead.let_go().await;
-            let hold_until = Instant::from_std(deadlines.hold_until);
-            let spread = match reason {
-                Refusal::Draining => Duration::ZERO,
-                _ => house.refusal_spread.min(hold_until.saturating_duration_since(connected)),
-            };
-            return Err(refuse_at(down, &mut preface, reason, connected + spread.mul_f64(fastrand::f64())).await);
+            let (until, rng) = (deadlines.hold_until, &mut fastrand::Rng::new());
+            let at = house.doors.moment_to_refuse(reason, until, connected.into_std(), rng);
+            return Err(refuse_at(house, down, &mut preface, reason, Instant::from_std(at)).await);
         }
     };
 
@@ -403,7 +399,7 @@ async fn admit(
     };
     let (mut pass, accepted_by) = match dialled {
         Ok(both) => both,
-        Err(NotAnswered::Refused(reason)) => return Err(refuse(down, reason).await),
+        Err(NotAnswered::Refused(reason)) => return Err(refuse(house, down, reason).await),
         Err(NotAnswered::TooLong) => {
             return Err(leave_unfinished(down, Unfinished::Wrong(PrefaceError::TooLong), Phase::Dial).await);
         }
@@ -427,7 +423,7 @@ async fn admit(
         Ok(unasked) => unasked,
         Err(reason) => {
             drop(accepted_by);
-            return Err(refuse(down, reason).await);
+            return Err(refuse(house, down, reason).await);
         }
     };
     pass.account.session_began();
@@ -519,7 +515,7 @@ async fn enter(
     let waited = match verdict {
         Verdict::Admit(pass) => return Ok((pass, down)),
         Verdict::Refuse { reason, at, delay } => {
-            let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
+            let end = refuse_at(house, down, preface, reason, Instant::from_std(at)).await;
             drop(delay);
             return Err(end);
         }
@@ -530,7 +526,7 @@ async fn enter(
     match waited {
         Waited::Turn(pass) => Ok((pass, down)),
         Waited::Left(left) => Err(leave_unfinished(down, left, Phase::Hold).await),
-        Waited::InVain(reason) => Err(refuse(down, reason).await),
+        Waited::InVain(reason) => Err(refuse(house, down, reason).await),
     }
 }
 

@@ -327,7 +327,17 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if reason == Refusal::Draining || self.waiting_in_all() >= self.max_held {
             return (now, None);
         }
-        let left = applicant.hold_until.saturating_duration_since(now).min(self.refusal_spread);
-        (now + left.mul_f64(rng.f64()), Some(Delay::new(&self.delayed)))
+        let at = self.moment_to_refuse(reason, applicant.hold_until, now, rng);
+        (at, Some(Delay::new(&self.delayed)))
+    }
+
+    /// A random moment within `refusal_spread`, and before `until`: clients that retry in step come back spread out. Whoever is
+    /// refused at the accept door is told then too; it counts for nothing else, since a descriptor is all that it takes, of which
+    /// there are only so many for it, and since nobody before it in the queue was the reason.
+    pub fn moment_to_refuse(&self, reason: Refusal, until: Instant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
+        match reason {
+            Refusal::Draining => now,
+            _ => now + until.saturating_duration_since(now).min(self.refusal_spread).mul_f64(rng.f64()),
+        }
     }
 }

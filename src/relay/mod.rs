@@ -12,15 +12,13 @@ mod young;
 
 use std::{
     future::poll_fn,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::{
-    io::AsyncWriteExt,
-    time::{Instant, sleep_until, timeout_at},
-};
+use tokio::{io::AsyncWriteExt, time::Instant};
 
 use self::pump::{Pump, Pumped};
 pub use self::{
@@ -31,6 +29,7 @@ pub use self::{
     young::grow_up,
 };
 use crate::{
+    clock::{sleep_until, timeout_at},
     close::{Cause, Party},
     farewell,
     sessions::Handle,
@@ -211,7 +210,7 @@ impl<C: Side, S: Side> Relay<C, S> {
                     let _ = self.up.shutdown().await;
                     poll_fn(|cx| self.to_client.poll(cx, &mut self.up, &mut self.down)).await
                 };
-                up_is_over = timeout_at(deadline, last_words).await == Ok(Pumped::Eof);
+                up_is_over = timeout_at(deadline, pin!(last_words)).await == Ok(Pumped::Eof);
             }
             (Party::Upstream, _) => {
                 let flushed = timeout_at(deadline, poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.down))).await;

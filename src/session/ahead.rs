@@ -5,10 +5,7 @@
 
 use std::{net::IpAddr, pin::pin, time::Duration};
 
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::oneshot, time::Instant};
 use tracing::debug;
 
 use super::{
@@ -18,6 +15,7 @@ use super::{
 };
 use crate::{
     admission::{Applicant, Pass, Verdict},
+    clock::sleep_until,
     close::{Phase, Refusal},
     dial::{DialError, Dialled},
     farewell,

@@ -5,11 +5,11 @@
 
 mod login;
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, sync::atomic::Ordering::Relaxed};
 
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 pub use self::login::Through;
@@ -21,6 +21,7 @@ use super::{
     leave_unfinished, let_go, proxy_header, tell,
 };
 use crate::{
+    clock::sleep_until,
     close::{Cause, Close, Party, Phase, Refusal},
     dial::{self, DialError, Secured},
     farewell,
@@ -243,13 +244,10 @@ impl Client {
     /// Refuses, at a random moment. Words are of no use to a client that expects TLS, and INFO without TLS would have some send
     /// their credentials in the clear: so weir's INFO asks for TLS as the servers' does, and TLS fails.
     async fn turn_away(mut self, house: &House, frontage: &Frontage, reason: Refusal, id: u64, who: &mut Who) -> End {
-        let now = Instant::now();
-        let spread = match reason {
-            Refusal::Draining => Duration::ZERO,
-            _ => house.refusal_spread.min(dial_until(house, self.accepted).saturating_duration_since(now)),
-        };
+        let (now, until) = (Instant::now().into_std(), dial_until(house, self.accepted).into_std());
+        let at = house.doors.moment_to_refuse(reason, until, now, &mut fastrand::Rng::new());
         tokio::select! {
-            () = sleep_until(now + spread.mul_f64(fastrand::f64())) => {}
+            () = sleep_until(Instant::from_std(at)) => {}
             () = self.left() => return self.gone(Phase::Hold),
         }
         who.client = Some(house.keys.client(self.source, house.keys.credential(Credential::Nothing), None));
