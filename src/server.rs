@@ -264,7 +264,8 @@ impl Parts {
             let (listeners, servers) = (house.terminators.clone(), house.servers_tls.clone());
             background.spawn(tls::renew(listeners, servers, told, stop.child_token()));
         }
-        background.spawn(hear_hangups(signal(SignalKind::hangup())?, renews, stop.child_token()));
+        let (hangup, reopen) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined1())?);
+        background.spawn(hear_signals(hangup, reopen, renews, stop.child_token()));
         background.spawn(every_second(Arc::clone(&house), stop.child_token()));
         background.spawn(flight::record(Arc::clone(&house), stop.child_token()));
         let monitor_address = monitor_socket.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
@@ -432,21 +433,19 @@ async fn every_second(house: Arc<House>, stop: CancellationToken) {
     }
 }
 
-/// SIGHUP is nats-server's signal to reload: whatever there is to reload, it ends nothing.
-async fn hear_hangups(mut hangup: Signal, renews: Option<Arc<Notify>>, stop: CancellationToken) {
-    let hearing = async {
-        while hangup.recv().await.is_some() {
-            match &renews {
+/// SIGHUP is nats-server's signal to reload, SIGUSR1 the one to open its log again: whatever there is to do, they end nothing.
+async fn hear_signals(mut hangup: Signal, mut reopen: Signal, renews: Option<Arc<Notify>>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => match &renews {
                 Some(renews) => renews.notify_one(),
                 None => {
                     info!("SIGHUP: there are no certificates to read again, and a new configuration needs a restart")
                 }
-            }
+            },
+            _ = reopen.recv() => info!("SIGUSR1: there is no log file to open again, since weir logs to standard error"),
+            () = stop.cancelled() => return,
         }
-    };
-    tokio::select! {
-        () = hearing => {}
-        () = stop.cancelled() => {}
     }
 }
 

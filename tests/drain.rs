@@ -86,16 +86,26 @@ async fn without_clients_it_ends_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hangup_ends_nothing() {
+async fn what_nats_server_survives_ends_nothing() {
     let server = NatsServer::start(ServerOptions::default()).await;
     let mut weir = WeirConfig::of_servers(&[&server]).start().await;
     let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
     for n in 1..=2 {
-        weir.signal(Signal::HUP);
-        let told = async || if weir.log().matches("SIGHUP").count() == n { Ok(()) } else { Err(weir.log()) };
-        eventually(PATIENCE, "a line in the log", told).await;
+        // Nothing is said of the first: a write into a pipe that nobody reads is an error like others.
+        weir.signal(Signal::PIPE);
+        for (signal, name) in [(Signal::HUP, "SIGHUP: "), (Signal::USR1, "SIGUSR1: ")] {
+            weir.signal(signal);
+            let told = async || if weir.log().matches(name).count() == n { Ok(()) } else { Err(weir.log()) };
+            eventually(PATIENCE, "a line in the log", told).await;
+        }
     }
     client.round_trip().await.unwrap();
     drop(RawClient::connect(&weir.address, &Login::nobody()).await);
     assert!(weir.exited().is_none());
+    drop(client);
+    weir.assert_nothing_leaked().await;
+
+    // Lame duck mode is what ends it.
+    weir.signal(Signal::USR2);
+    assert!(weir.wait(PATIENCE).await.success(), "exit code 0");
 }
