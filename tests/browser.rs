@@ -3,17 +3,31 @@ mod support;
 
 use std::process::Stdio;
 
+use support::tls::{Authority, Issued, pair};
 use support::*;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_over_websocket() {
+    a_page(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_over_websocket_and_tls() {
+    let authority = Authority::new("weir tests");
+    a_page(Some(&authority.issue("weir", &["127.0.0.1"]))).await;
+}
+
+/// Over TLS the page comes over TLS too: to a browser `wss://` is another site than `http://`, and gets no cookie of it.
+async fn a_page(issued: Option<&Issued>) {
+    let s = if issued.is_some() { "s" } else { "" };
     let users = "accounts { PAGE: { users: [{ user: page, password: s3cret }] } }";
     let mut cluster = Cluster::start(2, |options| options.with(users)).await;
     let page = ports::free();
+    let tls = issued.map_or_else(String::new, |issued| format!("\n[listeners.tls]\n{}", pair(issued)));
     let listener = format!(
         "kind = \"websocket\"\n[listeners.websocket]\ncompression = true\nuser_cookie = \"nats_user\"\n\
-         pass_cookie = \"nats_pass\"\nallowed_origins = [\"http://127.0.0.1:{page}\"]"
+         pass_cookie = \"nats_pass\"\nallowed_origins = [\"http{s}://127.0.0.1:{page}\"]{tls}"
     );
     // The page's account has one connection: its second is refused.
     let weir = WeirConfig::of(&cluster)
@@ -23,7 +37,10 @@ async fn a_page_over_websocket() {
         .await;
 
     let mut browser = tokio::process::Command::from(script("browser-test"));
-    browser.arg(format!("ws://{}", weir.address)).arg(page.to_string());
+    browser.arg(format!("ws{s}://{}", weir.address)).arg(page.to_string());
+    if let Some(issued) = issued {
+        browser.args([&issued.cert, &issued.key]);
+    }
     let mut browser = browser.stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).spawn().expect("runs");
     let mut lines = BufReader::new(browser.stdout.take().expect("piped")).lines();
     let mut steps = Vec::new();

@@ -1,32 +1,50 @@
 // Serves page.js (bundled) on a port of loopback, opens it in a headless browser and prints what it reports.
-// Usage: node run.js BROWSER ws://HOST:PORT PORT
+// Usage: node run.js BROWSER ws[s]://HOST:PORT PORT [CERTIFICATE_FILE KEY_FILE]
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { createHash, X509Certificate } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
+import { createServer as createSecureServer } from "node:https";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { buildSync } from "esbuild";
 
-const [browser, url, port] = process.argv.slice(2);
+const [browser, url, port, ...files] = process.argv.slice(2);
+const [cert, key] = files.map((file) => readFileSync(file));
 const bundle = buildSync({ entryPoints: ["page.js"], bundle: true, format: "esm", write: false });
 const script = bundle.outputFiles[0].contents;
 const profile = mkdtempSync(join(tmpdir(), "weir-browser-"));
 let child;
 
+// The browser knows no authority of ours: it is told which key to believe.
+function trusted() {
+  if (!cert) return [];
+  const spki = new X509Certificate(cert).publicKey.export({ type: "spki", format: "der" });
+  return [`--ignore-certificate-errors-spki-list=${createHash("sha256").update(spki).digest("base64")}`];
+}
+
 function end(code) {
-  child?.once("exit", () => {
-    // The browser's own children may still write there for a moment.
-    try {
-      rmSync(profile, { recursive: true, force: true, maxRetries: 20 });
-    } catch (error) {
-      console.error(`${profile} is left behind: ${error.message}`);
+  child?.once("exit", async () => {
+    // The browser's own children may still write there for a moment; `maxRetries` would not delete what they wrote.
+    for (let tries = 1; ; tries++) {
+      try {
+        rmSync(profile, { recursive: true, force: true });
+        break;
+      } catch (error) {
+        if (tries === 100) {
+          console.error(`${profile} is left behind: ${error.message}`);
+          break;
+        }
+        await sleep(50);
+      }
     }
     process.exit(code);
   });
   child?.kill("SIGKILL");
 }
 
-const server = createServer((request, response) => {
+function serve(request, response) {
   if (request.method === "POST") {
     let line = "";
     request.setEncoding("utf8").on("data", (text) => (line += text));
@@ -46,14 +64,15 @@ const server = createServer((request, response) => {
     response.statusCode = 404;
     response.end();
   }
-});
+}
 
+const server = cert ? createSecureServer({ cert, key }, serve) : createServer(serve);
 server.listen(Number(port), "127.0.0.1", () => {
   // prettier-ignore
   child = spawn(browser, [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", `--user-data-dir=${profile}`,
-    `http://127.0.0.1:${port}/?url=${encodeURIComponent(url)}`,
+    "--disable-component-update", "--disable-sync", `--user-data-dir=${profile}`, ...trusted(),
+    `http${cert ? "s" : ""}://127.0.0.1:${port}/?url=${encodeURIComponent(url)}`,
   ], { stdio: ["ignore", "ignore", "pipe"] });
   let log = "";
   child.stderr.setEncoding("utf8").on("data", (text) => (log = (log + text).slice(-4000)));
