@@ -430,6 +430,43 @@ async fn who_does_not_read_is_no_burden() {
     }
 }
 
+/// nats-server names its WebSocket addresses in `connect_urls` to a WebSocket client, and sends no client `ws_connect_urls`:
+/// that is for other servers. nats.js reads `connect_urls` only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn advertised_addresses_come_as_nats_server_sends_them() {
+    nats::at_least(2, 12); // sends INFO after the first PONG
+    let own = [ports::free(), ports::free()].map(|port| format!("127.0.0.1:{port}"));
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let cluster = Cluster::start(2, |server| {
+        let own = &own[next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)];
+        server.with(&format!("websocket {{ listen: \"{own}\", no_tls: true }}"))
+    })
+    .await;
+    let urls = async |address: &str| {
+        let (mut client, first) = WsClient::greeted(address, "").await;
+        client.say(format!("{}PING\r\n", Login::nobody().connect_line()).as_bytes()).await;
+        assert_eq!(client.line().await, "PONG");
+        let second = client.line().await;
+        let second = serde_json::from_str(second.strip_prefix("INFO ").expect("INFO behind PONG")).unwrap();
+        [first, second].map(|info: Value| {
+            let urls = info["connect_urls"].as_array().into_iter().flatten();
+            let mut urls: Vec<_> = urls.map(|url| url.as_str().expect("text").to_owned()).collect();
+            urls.sort();
+            (urls, info["ws_connect_urls"].clone())
+        })
+    };
+    let mut theirs = own.to_vec();
+    theirs.sort();
+    let theirs = (theirs, Value::Null);
+    assert_eq!(urls(&own[0]).await, [theirs.clone(), theirs], "what nats-server does");
+
+    let listener = "kind = \"websocket\"\nhandshake_timeout = \"30s\"\nadvertise = [\"nats.example.com:443\"]";
+    let weir = WeirConfig::of(&cluster).listener(listener).start().await;
+    let ours = (vec!["nats.example.com:443".to_owned()], Value::Null);
+    assert_eq!(urls(&weir.address).await, [ours.clone(), ours]);
+    weir.assert_nothing_leaked().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn async_nats_over_websocket() {
     use futures::StreamExt;
@@ -495,7 +532,10 @@ async fn the_same_over_tls() {
     let (_, full) = ask(request("/", "")).await;
     assert_eq!((full.status, full.header("Retry-After")), (503, Some("2")));
     client.send(CLOSE, true, false, b"\x03\xe8").await.unwrap();
-    assert_eq!(client.rest().await.1, Some((1000, String::new())));
-    drop((client, library));
+    assert_eq!(client.rest().await.1, Some((1000, String::new())), "and the goodbye of TLS, or reading fails");
+    // Also where the client does not close its end then: it is waited for, but not for long.
+    drop(library);
+    server.settles_at(0).await;
     weir.assert_nothing_leaked().await;
+    drop(client);
 }

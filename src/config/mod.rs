@@ -41,7 +41,7 @@ use system::SystemKeys;
 pub struct ListenerConfig {
     /// Where to listen; port 0 takes any free port.
     pub listen: SocketAddr,
-    /// What clients are told in `connect_urls`, as `host:port`; empty tells them nothing.
+    /// What clients are told in `connect_urls` (those of a WebSocket listener too), as `host:port`; empty tells them nothing.
     pub advertise: Vec<String>,
     /// The load balancers whose PROXY headers are believed, and expected.
     pub accept_proxy_protocol_from: Vec<IpNet>,

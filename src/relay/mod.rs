@@ -199,6 +199,8 @@ impl<C: Side, S: Side> Relay<C, S> {
     pub async fn finish(mut self, ended: Ended) -> Totals {
         let deadline = Instant::now() + LAST_BYTES;
         let (mut down_is_over, mut up_is_over) = match ended.cause {
+            // A WebSocket's end is a frame: the goodbye of TLS and the FIN are still to come, and are this side's to begin.
+            Cause::Eof if matches!(self.down, Stream::WebSocket(_)) => (false, ended.party == Party::Upstream),
             Cause::Eof | Cause::SocketError => (ended.party == Party::Downstream, ended.party == Party::Upstream),
             _ => (false, false),
         };

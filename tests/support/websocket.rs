@@ -182,10 +182,7 @@ impl WsClient {
                     return None;
                 }
                 Ok(_) => {}
-                // An end of TLS without a goodbye is an end too: the close frame was one.
-                Err(err) if matches!(err.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) => {
-                    return None;
-                }
+                Err(err) if err.kind() == io::ErrorKind::ConnectionReset => return None,
                 Err(err) => panic!("no frame: {err}"),
             }
         }
