@@ -153,7 +153,7 @@ async fn a_full_cluster_tells_those_who_sign_and_holds_bearers() {
         clients.push(RawClient::connect(&weir.address, &login(&user)).await);
     };
     late.round_trip().await.unwrap();
-    drop(clients);
+    drop((clients, late));
     weir.assert_nothing_leaked().await;
 }
 
