@@ -267,8 +267,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     /// A handshake has ended with the server's PONG after it `took` so long: what servers are given next follows from that.
     pub fn handshake_finished(&self, pass: &Pass<C>, took: Duration, now: Instant) {
-        let floor = pass.account.account().logged_in(now, took);
-        pass.server.server().handshake_finished(now, took, floor);
+        let server = pass.server.server();
+        let floor = pass.account.account().logged_in(now, took, server.is_undisturbed());
+        server.handshake_finished(now, took, floor);
         self.finished.fetch_add(1, Relaxed);
     }
 

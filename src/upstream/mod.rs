@@ -2,11 +2,14 @@
 
 pub mod census;
 pub mod deaths;
+pub mod floor;
 pub mod health;
 pub mod load;
 pub mod placement;
 pub mod pressure;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod slot;
 mod wants;
 
@@ -23,6 +26,7 @@ pub use self::{
 };
 use crate::protocol::MAX_CONTROL_LINE;
 use deaths::Deaths;
+pub use placement::Haste;
 use placement::{Choice, Rank, View};
 
 /// Clients a second that a cluster takes of which nothing is known.
@@ -125,15 +129,14 @@ impl Servers {
     }
 
     /// Reserves a slot on the least loaded server that the client has not `tried`.
-    /// An `urgent` client, one whose deadline is near, takes any server with room.
-    pub fn place(&self, now: Instant, tried: &[usize], urgent: bool, rng: &mut fastrand::Rng) -> Placement {
+    pub fn place(&self, now: Instant, tried: &[usize], haste: Haste, rng: &mut fastrand::Rng) -> Placement {
         let views = self.list.iter().map(|server| match tried.contains(&server.index()) {
             true => View { rank: Rank::Never, ..server.view(now) },
             false => server.view(now),
         });
         // Another worker may take the last slot between the choice and the reservation; each such loss is another's gain.
         for _ in 0..8 {
-            match placement::choose(views.clone(), urgent, rng) {
+            match placement::choose(views.clone(), haste, rng) {
                 Choice::Busy => return Placement::Busy,
                 Choice::Full => return Placement::Full,
                 Choice::Server(index) => {
@@ -162,7 +165,7 @@ impl Servers {
     /// Reserves one of the slots that are kept free, for a client of the system account.
     pub fn place_in_lane(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Slot> {
         let views = self.list.iter().map(|server| View { ceiling: server.load().capacity(), ..server.view(now) });
-        match placement::choose(views, true, rng) {
+        match placement::choose(views, Haste::Urgent, rng) {
             Choice::Server(index) => Server::reserve_in_lane(&self.list[index]),
             Choice::Busy | Choice::Full => None,
         }

@@ -26,6 +26,17 @@ pub struct View {
     pub handshakes: u32,
     /// How many may be under way at once.
     pub handshake_limit: u32,
+    /// It has finished a handshake a moment ago: if it is busy, it will not be for long.
+    pub is_lively: bool,
+}
+
+/// How urgently a client needs a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Haste {
+    /// Its deadline is near: any server with room will do.
+    Urgent,
+    /// It can wait for the right server, as so many do, itself included.
+    Among(usize),
 }
 
 impl View {
@@ -45,6 +56,16 @@ impl View {
 /// How far above the least loaded server another's share may be and still stand in for it while that one is busy with handshakes.
 const EVEN_ENOUGH: f64 = 0.01;
 
+/// Whether a server of this `share` may stand in for the least loaded one, which is busy: as far as those who wait, on so many
+/// `servers`, can even it out. So no server idles while many wait, and at the end all are even. A server that may be busy for long is
+/// not waited for to the last connection.
+fn stands_in(share: f64, least: &View, waiting: usize, servers: usize) -> bool {
+    let evened_out = (waiting / servers.max(1)) as f64 / f64::from(least.ceiling.max(1));
+    let most = if least.is_lively { evened_out } else { evened_out.max(EVEN_ENOUGH) };
+    // Shares of counts that differ by one are apart by far more than that.
+    share - least.share() <= most + 1e-9
+}
+
 /// What placement says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
@@ -59,15 +80,18 @@ pub enum Choice {
 /// The least loaded of the candidates seen so far, ties decided by reservoir sampling.
 #[derive(Default)]
 struct Least {
-    best: Option<(usize, f64)>,
+    best: Option<(usize, View)>,
+    seen: usize,
     ties: u32,
 }
 
 impl Least {
-    fn offer(&mut self, index: usize, share: f64, rng: &mut fastrand::Rng) {
-        match self.best {
-            Some((_, least)) if share > least => return,
-            Some((_, least)) if share == least => {
+    fn offer(&mut self, index: usize, view: View, rng: &mut fastrand::Rng) {
+        self.seen += 1;
+        let share = view.share();
+        match self.best.map(|(_, least)| least.share()) {
+            Some(least) if share > least => return,
+            Some(least) if share == least => {
                 self.ties += 1;
                 if rng.u32(0..self.ties) != 0 {
                     return;
@@ -75,7 +99,7 @@ impl Least {
             }
             _ => self.ties = 1,
         }
-        self.best = Some((index, share));
+        self.best = Some((index, view));
     }
 }
 
@@ -92,23 +116,24 @@ pub fn headroom(views: impl Iterator<Item = View> + Clone) -> u32 {
     usable.fold(0, |sum, view| sum.saturating_add(view.ceiling.saturating_sub(view.projected)))
 }
 
-/// Chooses among `views`. An `urgent` client takes any server with room rather than waiting for the least loaded one.
-pub fn choose(views: impl Iterator<Item = View> + Clone, urgent: bool, rng: &mut fastrand::Rng) -> Choice {
+/// Chooses among `views`.
+pub fn choose(views: impl Iterator<Item = View> + Clone, haste: Haste, rng: &mut fastrand::Rng) -> Choice {
     for &rank in ranks(views.clone()) {
         let (mut least, mut free) = (Least::default(), Least::default());
         for (index, view) in views.clone().enumerate().filter(|(_, v)| v.rank == rank && v.has_room()) {
-            least.offer(index, view.share(), rng);
+            least.offer(index, view, rng);
             if !view.is_busy() {
-                free.offer(index, view.share(), rng);
+                free.offer(index, view, rng);
             }
         }
-        match (least.best, free.best) {
-            (None, _) => {}
-            (Some((_, lowest)), Some((index, share))) if urgent || share <= lowest + EVEN_ENOUGH => {
-                return Choice::Server(index);
-            }
-            _ => return Choice::Busy,
-        }
+        let Some((_, lowest)) = least.best else { continue };
+        let Some((index, view)) = free.best else { return Choice::Busy };
+        let may = match haste {
+            Haste::Urgent => true,
+            Haste::Among(_) if view.share() == lowest.share() => true,
+            Haste::Among(waiting) => stands_in(view.share(), &lowest, waiting, least.seen),
+        };
+        return if may { Choice::Server(index) } else { Choice::Busy };
     }
     Choice::Full
 }
@@ -118,11 +143,15 @@ mod tests {
     use super::*;
 
     fn view(projected: u32, ceiling: u32) -> View {
-        View { rank: Rank::Eligible, projected, ceiling, handshakes: 0, handshake_limit: 16 }
+        View { rank: Rank::Eligible, projected, ceiling, handshakes: 0, handshake_limit: 16, is_lively: false }
+    }
+
+    fn pick_for(views: &[View], haste: Haste) -> Choice {
+        choose(views.iter().copied(), haste, &mut fastrand::Rng::with_seed(1))
     }
 
     fn pick(views: &[View], urgent: bool) -> Choice {
-        choose(views.iter().copied(), urgent, &mut fastrand::Rng::with_seed(1))
+        pick_for(views, if urgent { Haste::Urgent } else { Haste::Among(1) })
     }
 
     #[test]
@@ -141,7 +170,9 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(3);
         let mut hits = [0u32; 3];
         for _ in 0..3000 {
-            let Choice::Server(i) = choose([view(5, 10); 3].iter().copied(), false, &mut rng) else { panic!() };
+            let Choice::Server(i) = choose([view(5, 10); 3].iter().copied(), Haste::Among(1), &mut rng) else {
+                panic!()
+            };
             hits[i] += 1;
         }
         assert!(hits.iter().all(|&n| n > 850), "{hits:?}");
@@ -167,6 +198,20 @@ mod tests {
         assert_eq!(pick(&[newcomer, view(50, 100)], false), Choice::Busy);
         assert_eq!(pick(&[newcomer, view(50, 100)], true), Choice::Server(1));
         assert_eq!(pick(&[newcomer, view(1, 100)], false), Choice::Server(1), "even enough");
+    }
+
+    #[test]
+    fn a_server_that_is_a_moment_behind_is_waited_for_once_too_few_wait_to_even_it_out() {
+        let behind = View { handshakes: 16, is_lively: true, ..view(100, 4000) };
+        for (ahead_by, waiting, chosen) in
+            [(30, 100, true), (30, 50, false), (400, 1000, true), (1, 2, true), (1, 1, false), (0, 1, true)]
+        {
+            let choice = pick_for(&[behind, view(100 + ahead_by, 4000)], Haste::Among(waiting));
+            assert_eq!(choice == Choice::Server(1), chosen, "ahead by {ahead_by}, {waiting} wait");
+        }
+        let slow = View { is_lively: false, ..behind };
+        assert_eq!(pick(&[slow, view(130, 4000)], false), Choice::Server(1), "it would be waited for too long");
+        assert_eq!(pick(&[slow, view(141, 4000)], false), Choice::Busy);
     }
 
     #[test]

@@ -30,7 +30,7 @@ const DEFAULT_AUTH_TIMEOUT: Duration = Duration::from_secs(2);
 const FULL_FOR: Duration = Duration::from_secs(1);
 
 /// What a server said of itself (`VARZ`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
     /// The name the server gives itself.
     pub server_name: String,
@@ -50,6 +50,10 @@ pub struct Reading {
     pub uptime: Duration,
     /// The system account, where it has one.
     pub system_account: Option<String>,
+    /// CPU that its process used in its last second; 1.0 is one core.
+    pub cpu: f64,
+    /// Cores that it may use; 0 where it does not say.
+    pub cores: u32,
 }
 
 #[derive(Debug, Default)]
@@ -211,6 +215,7 @@ impl Server {
             Standing::Up | Standing::TrialDue => Rank::Eligible,
         };
         let handshake_limit = self.handshake_limit(&state, now);
+        let is_lively = state.pressure.is_lively(now);
         drop(state);
         View {
             rank,
@@ -218,6 +223,7 @@ impl Server {
             ceiling: self.load.ceiling(),
             handshakes: self.load.handshakes(),
             handshake_limit,
+            is_lively,
         }
     }
 
@@ -243,6 +249,11 @@ impl Server {
     /// Logins a second that it can take at least, by what one has taken lately; `None` while there was none.
     pub fn logins_per_second(&self) -> Option<f64> {
         self.state().pressure.logins_per_second()
+    }
+
+    /// Whether so few handshakes are under way that they take what each takes alone.
+    pub fn is_undisturbed(&self) -> bool {
+        self.load.handshakes() <= pressure::LEAST
     }
 
     /// A handshake did not end in time.
@@ -294,6 +305,7 @@ impl Server {
             state.lame_duck = false;
             state.full_until = None;
         }
+        state.pressure.cores(now, reading.cpu, reading.cores);
         state.read_at = Some(now);
         state.last = Some(reading);
         restarted
