@@ -53,7 +53,9 @@ fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
 fn choose(bencher: Bencher<'_, '_>, count: u32) {
     let views = samples::views(count);
     let mut rng = fastrand::Rng::with_seed(1);
-    bencher.bench_local(|| placement::choose(black_box(&views).iter().copied(), false, &mut rng));
+    bencher.bench_local(|| {
+        placement::choose(black_box(&views).iter().copied(), weir::upstream::Haste::Among(1), &mut rng)
+    });
 }
 
 /// A slot taken and given back.
@@ -62,7 +64,9 @@ fn place(bencher: Bencher<'_, '_>, count: usize) {
     let servers = servers(count, 10_000);
     let mut rng = fastrand::Rng::with_seed(1);
     let now = Instant::now();
-    bencher.bench_local(|| matches!(servers.place(black_box(now), &[], false, &mut rng), Placement::Placed(_)));
+    bencher.bench_local(|| {
+        matches!(servers.place(black_box(now), &[], weir::upstream::Haste::Among(1), &mut rng), Placement::Placed(_))
+    });
 }
 
 /// Who waits, where nobody is told.

@@ -119,6 +119,6 @@ fn place(servers: u32, times: u64) {
     let views = views::views(servers);
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in 0..times {
-        black_box(choose(black_box(&views).iter().copied(), false, &mut rng));
+        black_box(choose(black_box(&views).iter().copied(), weir::upstream::Haste::Among(1), &mut rng));
     }
 }

@@ -4,7 +4,10 @@ mod support;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::*;
+use support::{
+    tls::{Authority, pair},
+    *,
+};
 
 async fn weir(args: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_weir"));
@@ -78,6 +81,50 @@ async fn plan_and_storm_agree() {
     for percent in ["seconds_to_50", "seconds_to_90", "seconds_to_100"] {
         let (real, planned) = (real[percent].as_f64().unwrap(), plan[percent].as_f64().unwrap());
         assert!(real > 0.7 * planned && real < planned + 20.0, "{percent}: {real} s, planned {planned} s");
+    }
+}
+
+/// At a server's own TLS, at weir's behind INFO, and at weir's before INFO.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_spoken_and_resumed_by_the_libraries_that_do_so() {
+    let authority = Authority::new("storms");
+    let own = authority.issue("own", &["127.0.0.1"]);
+    let tls = format!("tls {{ {} }}", pair(&own));
+    let secure = NatsServer::start(ServerOptions::default().with(&tls)).await;
+    let plain = NatsServer::start(ServerOptions::default()).await;
+    let listener = |more: &str| format!("[listeners.tls]\n{}{more}\n", pair(&own));
+    let upgrades = WeirConfig::of_servers(&[&plain]).listener(&listener("")).start().await;
+    let first = WeirConfig::of_servers(&[&plain]).listener(&listener("handshake_first = true")).start().await;
+    let ca = authority.ca();
+    let ca = ca.to_str().unwrap();
+    for (url, how) in
+        [(format!("nats://{}", secure.address), "--tls"), (upgrades.url(), "--tls"), (first.url(), "--tls-first")]
+    {
+        let args = ["--clients", "70", "--like", "mix", "--url", &url, "--drop-after", "200ms", how, "--ca", ca];
+        let (code, report) = storm(&args).await;
+        assert_eq!(code, Some(0), "{report}");
+        let tls = &report["tls"];
+        let count = |what: &str| tls[what].as_u64().unwrap();
+        assert!(count("full") + count("resumed") >= 140, "{report}");
+        // Java and .NET, ten clients each, when they come back.
+        assert!((1..=20).contains(&count("resumed")), "{report}");
+        assert!(tls["cpu_seconds"].as_f64().unwrap() > 0.0);
+    }
+
+    let stranger = Authority::new("stranger");
+    let stranger = stranger.ca();
+    let stranger = stranger.to_str().unwrap();
+    let not_tls = format!("nats://{}", plain.address);
+    for (url, more, why) in [
+        (upgrades.url(), &["--ca", stranger][..], "invalid peer certificate"),
+        (upgrades.url(), &[], "the server demands TLS: --tls"),
+        (not_tls, &["--ca", ca], "the server offers no TLS"),
+    ] {
+        let args = ["--clients", "3", "--like", "rust", "--url", &url, "--for", "2s"];
+        let (code, report) = storm(&[&args, more].concat()).await;
+        assert_eq!((code, &report["connected"]), (Some(1), &0.into()), "{report}");
+        let errors = report["phases"][0]["errors"].as_object().unwrap();
+        assert!(!errors.is_empty() && errors.keys().all(|what| what.starts_with(why)), "{report}");
     }
 }
 

@@ -1,13 +1,13 @@
 //! `weir storm`: its arguments, and what it prints.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 
 use super::{BAD_CONFIGURATION, complain};
 use crate::storm::{
     library::Like,
-    live::{Storm, Target},
+    live::{Storm, Target, Tls},
 };
 
 /// Exit code when not every client was connected at the end.
@@ -17,7 +17,7 @@ pub(super) const NOT_ALL_IN: u8 = 1;
 ///
 /// All connect at once; whoever fails comes back as its library does after a lost connection, until all are in or --for has
 /// passed. Nothing is published. Each client takes a file. It goes to the addresses given and no other, and speaks
-/// neither TLS, WebSocket, NKeys nor JWTs. Exit code 0: all were in at the end; 1: not all.
+/// neither WebSocket, NKeys nor JWTs. Exit code 0: all were in at the end; 1: not all.
 #[derive(Debug, Args)]
 pub(super) struct StormArgs {
     /// How many clients.
@@ -38,6 +38,15 @@ pub(super) struct StormArgs {
     /// So long after all are in, drop all connections at once and let the clients come back.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     drop_after: Option<Duration>,
+    /// Speak TLS once INFO has come; tickets are kept and shown where the library does so.
+    #[arg(long)]
+    tls: bool,
+    /// Speak TLS before INFO.
+    #[arg(long)]
+    tls_first: bool,
+    /// The authorities of the servers' certificates, PEM [default: the system's].
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Threads that carry the clients.
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: u16,
@@ -60,6 +69,8 @@ impl StormArgs {
             drop_after: self.drop_after,
             threads: usize::from(self.threads),
             seed: self.seed,
+            tls: (self.tls || self.tls_first || self.ca.is_some())
+                .then_some(Tls { first: self.tls_first, ca_file: self.ca }),
         };
         let report = match storm.play(self.json) {
             Ok(report) => report,

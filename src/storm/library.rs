@@ -1,7 +1,8 @@
 //! How each official client library connects and reconnects at its defaults, as one table.
 //!
 //! The figures were measured with, or read in the source of, the versions that [`Library::source`] names: single URL, plain
-//! TCP. An application that sets other options behaves otherwise.
+//! TCP. What TLS changes ([`OverTls`]) was read in the sources of the libraries and of what they take for TLS. An application
+//! that sets other options behaves otherwise.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 pub enum Deadline {
     /// From TCP connect to PONG, in all.
     Total(Duration),
-    /// For each step: TCP connect, INFO, PONG.
+    /// For each step: TCP connect, INFO, TLS, PONG.
     PerStep(Duration),
 }
 
@@ -126,8 +127,23 @@ pub enum Established {
     ReconnectsOnAuthorization,
 }
 
+/// What is different over TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverTls {
+    /// The rhythm's jitter; `None` leaves it.
+    pub jitter: Option<Duration>,
+    /// A client keeps the server's tickets and shows them when it comes back.
+    pub resumes: bool,
+}
+
+impl OverTls {
+    /// Go, JavaScript, Java and C: 1 s, where it is 100 ms without TLS.
+    const MORE_JITTER: Self = Self { jitter: Some(Duration::from_secs(1)), resumes: false };
+    const SAME: Self = Self { jitter: None, resumes: false };
+}
+
 /// One library.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Library {
     /// `lang` in its CONNECT.
     pub lang: &'static str,
@@ -159,6 +175,8 @@ pub struct Library {
     pub established: Established,
     /// CONNECT and PING are writes of their own.
     pub two_writes: bool,
+    /// What is different over TLS.
+    pub over_tls: OverTls,
 }
 
 use Match::{Anywhere, Prefix};
@@ -193,6 +211,8 @@ pub static GO: Library = Library {
         authorization_is_told: true,
     },
     two_writes: true,
+    // A `tls.Config` has no session cache unless the application gives it one.
+    over_tls: OverTls::MORE_JITTER,
 };
 
 /// async-nats.
@@ -212,6 +232,8 @@ pub static RUST: Library = Library {
     strikes: Strikes::Harmless,
     established: Established::WaitsForEnd,
     two_writes: false,
+    // Each attempt makes a configuration, and so a store of tickets, of its own.
+    over_tls: OverTls::SAME,
 };
 
 /// nats.py.
@@ -232,6 +254,8 @@ pub static PYTHON: Library = Library {
     strikes: Strikes::Harmless,
     established: Established::ClosesUnless { reconnects: &["stale connection"], authorization_is_told: false },
     two_writes: true,
+    // `ssl` resumes only what it is told to.
+    over_tls: OverTls::SAME,
 };
 
 /// nats.js.
@@ -256,6 +280,8 @@ pub static JS: Library = Library {
     strikes: Strikes::AnyInARow,
     established: Established::ReconnectsOnAuthorization,
     two_writes: true,
+    // `tls.connect` resumes only the `session` it is given.
+    over_tls: OverTls::MORE_JITTER,
 };
 
 /// nats.java.
@@ -279,6 +305,8 @@ pub static JAVA: Library = Library {
     strikes: Strikes::SameTwice,
     established: Established::WaitsForEnd,
     two_writes: true,
+    // The `SSLContext` keeps sessions by host and port.
+    over_tls: OverTls { resumes: true, ..OverTls::MORE_JITTER },
 };
 
 /// nats.c.
@@ -298,6 +326,7 @@ pub static C: Library = Library {
     strikes: Strikes::SameTwice,
     established: Established::ClosesUnless { reconnects: &["stale connection"], authorization_is_told: true },
     two_writes: false,
+    over_tls: OverTls::MORE_JITTER,
 };
 
 /// NATS .NET v2.
@@ -326,6 +355,8 @@ pub static DOTNET: Library = Library {
     strikes: Strikes::SameInARow,
     established: Established::WaitsForEnd,
     two_writes: false,
+    // `AllowTlsResume` is the default, and since .NET 7 it works on Linux too.
+    over_tls: OverTls { resumes: true, ..OverTls::SAME },
 };
 
 /// Every library.
@@ -391,6 +422,21 @@ impl std::str::FromStr for Like {
 }
 
 impl Library {
+    /// The same library when it speaks TLS.
+    pub fn with_tls(&self) -> Self {
+        let mut library = self.clone();
+        if let Some(more) = self.over_tls.jitter {
+            match &mut library.rhythm {
+                Rhythm::SleepsBeforeLast { jitter, .. }
+                | Rhythm::SleepsBetweenRounds { jitter, .. }
+                | Rhythm::SinceStart { jitter, .. }
+                | Rhythm::Doubling { jitter, .. } => *jitter = more,
+                Rhythm::SinceEnd { .. } => {}
+            }
+        }
+        library
+    }
+
     /// Which of its authorization errors a text is, from 1; 0 is none.
     pub fn strike(&self, text: &str) -> u8 {
         let text = text.to_ascii_lowercase();

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Haste, Params, Placement, Reading, Reserve, ServerParams, Servers, Slot, Wants, floor::Floor, load::Mark};
+use super::{Haste, Params, Placement, Reading, Reserve, ServerParams, Servers, Slot, Wants, floor::Floor};
 
 /// Time goes on in such steps.
 const TICK: Duration = Duration::from_micros(500);

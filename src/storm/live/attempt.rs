@@ -4,18 +4,22 @@ use std::{
     borrow::Cow,
     io,
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
+use socket2::{SockRef, Socket};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncReadExt,
     net::{TcpSocket, TcpStream},
     time::{Instant, timeout_at},
 };
 
-use crate::storm::{
-    behaviour::Ending,
-    library::{BeforePong, Deadline, Library},
+use super::{security::OwnTls, seen::Seen};
+use crate::{
+    storm::{
+        behaviour::Ending,
+        library::{BeforePong, Deadline, Library},
+    },
+    stream::Stream,
 };
 
 /// A line longer than this is no NATS.
@@ -24,7 +28,7 @@ const LONGEST_LINE: usize = 256 * 1024;
 /// What became of an attempt.
 pub(super) enum Outcome {
     /// PONG came; what followed it.
-    In(TcpStream, Vec<u8>),
+    In(Stream, Vec<u8>),
     /// It failed.
     Failed(Failure),
     /// The library stays in between for ever.
@@ -38,7 +42,7 @@ pub(super) struct Failure {
     /// For the report: the text of a refusal, or what happened.
     pub(super) what: What,
     /// The socket, where the library leaves it open.
-    pub(super) ghost: Option<TcpStream>,
+    pub(super) ghost: Option<Socket>,
 }
 
 /// For the report.
@@ -50,15 +54,20 @@ pub(super) enum What {
 }
 
 impl Failure {
-    fn error(ending: Ending, what: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn error(ending: Ending, what: impl Into<Cow<'static, str>>) -> Self {
         Self { ending, what: What::Error(what.into()), ghost: None }
+    }
+
+    /// Keeps the socket open.
+    pub(super) fn left_open(&mut self, tcp: Option<&TcpStream>) {
+        self.ghost = tcp.and_then(|tcp| SockRef::from(tcp).try_clone().ok());
     }
 }
 
 /// The running deadline of a library.
-struct Clock {
+pub(super) struct Clock {
     kind: Deadline,
-    until: Instant,
+    pub(super) until: Instant,
 }
 
 impl Clock {
@@ -67,31 +76,40 @@ impl Clock {
     }
 
     /// The next step begins.
-    fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         if let Deadline::PerStep(each) = self.kind {
             self.until = Instant::now() + each;
         }
     }
 }
 
-/// Makes an attempt at `address`, from `source` where one is given.
-pub(super) async fn make(library: &Library, address: SocketAddr, source: Option<IpAddr>, connect: &[u8]) -> Outcome {
+/// What an attempt needs of its client.
+pub(super) struct Caller<'a> {
+    pub(super) library: &'a Library,
+    pub(super) source: Option<IpAddr>,
+    pub(super) tls: Option<&'a OwnTls>,
+    pub(super) connect: &'a [u8],
+    pub(super) seen: &'a Seen,
+}
+
+/// Makes an attempt at the `n`th server, at `address`.
+pub(super) async fn make(caller: Caller<'_>, n: usize, address: SocketAddr) -> Outcome {
+    let library = caller.library;
     let mut clock = Clock::start(library.deadline);
-    let stream = match timeout_at(clock.until, dial(address, source)).await {
+    let stream = match timeout_at(clock.until, dial(address, caller.source)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(err)) => return Outcome::Failed(Failure::error(Ending::BeforeInfo, describe("dial", &err))),
         Err(_) => return Outcome::Failed(Failure::error(Ending::TimedOut, "timed out: dial")),
     };
-    let mut line = Lines { stream, bytes: Vec::with_capacity(1024), taken: 0 };
-    match handshake(library, &mut line, &mut clock, connect).await {
-        Ok(true) => {
-            line.bytes.drain(..line.taken);
-            Outcome::In(line.stream, line.bytes)
+    match handshake(&caller, n, stream, &mut clock).await {
+        Ok(Some(mut lines)) => {
+            lines.bytes.drain(..lines.taken);
+            Outcome::In(lines.stream, lines.bytes)
         }
-        Ok(false) => Outcome::Hangs,
+        Ok(None) => Outcome::Hangs,
         Err(mut failure) => {
-            if failure.ending == Ending::TimedOut && library.ghost > Duration::ZERO {
-                failure.ghost = Some(line.stream);
+            if library.ghost.is_zero() {
+                failure.ghost = None;
             }
             Outcome::Failed(failure)
         }
@@ -108,7 +126,7 @@ async fn dial(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStre
     Ok(stream)
 }
 
-fn describe(step: &str, err: &io::Error) -> String {
+pub(super) fn describe(step: &str, err: &io::Error) -> String {
     match err.kind() {
         io::ErrorKind::ConnectionRefused => format!("connection refused: {step}"),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => format!("reset: {step}"),
@@ -116,15 +134,16 @@ fn describe(step: &str, err: &io::Error) -> String {
     }
 }
 
-/// `Ok(true)` is connected, `Ok(false)` hung for ever.
-async fn handshake(library: &Library, lines: &mut Lines, clock: &mut Clock, connect: &[u8]) -> Result<bool, Failure> {
+/// `None` hangs for ever.
+async fn handshake(caller: &Caller<'_>, n: usize, tcp: TcpStream, clock: &mut Clock) -> Result<Option<Lines>, Failure> {
+    let first = match caller.tls {
+        Some(tls) if tls.first => tls.shake(tcp, n, clock, &caller.seen.tls).await?,
+        _ => Stream::from(tcp),
+    };
     clock.step();
-    match lines.next(clock.until, "INFO").await {
-        Ok(Some(line)) if line.starts_with("INFO ") => {
-            if line.contains("\"tls_required\":true") {
-                return Err(Failure::error(Ending::Broken, "the server demands TLS, which is not spoken here"));
-            }
-        }
+    let mut lines = Lines { stream: first, bytes: Vec::with_capacity(1024), taken: 0 };
+    let info = match lines.next(clock.until, "INFO").await {
+        Ok(Some(line)) if line.starts_with("INFO ") => line,
         Ok(Some(line)) => {
             let what = match error_text(&line) {
                 Some(text) => What::Refused(text.into()),
@@ -139,30 +158,57 @@ async fn handshake(library: &Library, lines: &mut Lines, clock: &mut Clock, conn
             }
             return Err(failure);
         }
-    }
-    if library.info_alone && lines.has_more() {
+    };
+    if caller.library.info_alone && lines.has_more() {
         return Err(Failure::error(Ending::Broken, "more than INFO in its read"));
     }
+    let lines = match (caller.tls, lines.stream) {
+        (None, _) if demands_tls(&info) => {
+            return Err(Failure::error(Ending::Broken, "the server demands TLS: --tls"));
+        }
+        (Some(_), Stream::Plain(_)) if !offers_tls(&info) => {
+            return Err(Failure::error(Ending::Broken, "the server offers no TLS"));
+        }
+        (Some(tls), Stream::Plain(tcp)) => {
+            let stream = tls.shake(tcp, n, clock, &caller.seen.tls).await?;
+            Lines { stream, bytes: Vec::with_capacity(1024), taken: 0 }
+        }
+        (_, stream) => Lines { stream, ..lines },
+    };
+    login(caller, lines, clock).await
+}
+
+fn demands_tls(info: &str) -> bool {
+    info.contains("\"tls_required\":true")
+}
+
+fn offers_tls(info: &str) -> bool {
+    demands_tls(info) || info.contains("\"tls_available\":true")
+}
+
+/// From CONNECT on; `None` hangs for ever.
+async fn login(caller: &Caller<'_>, mut lines: Lines, clock: &mut Clock) -> Result<Option<Lines>, Failure> {
+    let (library, connect) = (caller.library, caller.connect);
     clock.step();
     let said = async {
         if library.two_writes {
-            lines.stream.write_all(connect).await?;
-            lines.stream.write_all(b"PING\r\n").await
+            lines.stream.send(connect).await?;
+            lines.stream.send(b"PING\r\n").await
         } else {
-            lines.stream.write_all(&[connect, b"PING\r\n"].concat()).await
+            lines.stream.send(&[connect, b"PING\r\n"].concat()).await
         }
     };
     match timeout_at(clock.until, said).await {
         Ok(Ok(())) => {}
         Ok(Err(err)) => return Err(Failure::error(Ending::Reset, describe("CONNECT", &err))),
-        Err(_) => return Err(Failure::error(Ending::TimedOut, "timed out: CONNECT")),
+        Err(_) => return Err(lines.timed_out("CONNECT")),
     }
     loop {
         let Some(line) = lines.next(clock.until, "PONG").await? else {
             return Err(Failure::error(Ending::Ended, "end of stream: PONG"));
         };
         if line.starts_with("PONG") {
-            return Ok(true);
+            return Ok(Some(lines));
         }
         if let Some(text) = error_text(&line) {
             let ending = Ending::Refused(library.strike(text));
@@ -170,8 +216,8 @@ async fn handshake(library: &Library, lines: &mut Lines, clock: &mut Clock, conn
         }
         match library.before_pong {
             BeforePong::Skips => {}
-            BeforePong::Succeeds => return Ok(true),
-            BeforePong::Hangs => return Ok(false),
+            BeforePong::Succeeds => return Ok(Some(lines)),
+            BeforePong::Hangs => return Ok(None),
             BeforePong::Fails => {
                 let word: String = line.split_whitespace().next().unwrap_or_default().chars().take(20).collect();
                 return Err(Failure::error(Ending::Broken, format!("{word} in place of PONG")));
@@ -187,18 +233,25 @@ pub(super) fn error_text(line: &str) -> Option<&str> {
 
 /// A stream, by lines.
 struct Lines {
-    stream: TcpStream,
+    stream: Stream,
     bytes: Vec<u8>,
     taken: usize,
 }
 
 impl Lines {
+    /// The library's deadline is over.
+    fn timed_out(&self, step: &str) -> Failure {
+        let mut failure = Failure::error(Ending::TimedOut, format!("timed out: {step}"));
+        failure.left_open(Some(self.stream.tcp()));
+        failure
+    }
+
     fn has_more(&self) -> bool {
         self.taken < self.bytes.len()
     }
 
     /// The next line; `None` is the end of the stream.
-    async fn next(&mut self, until: Instant, step: &'static str) -> Result<Option<String>, Failure> {
+    async fn next(&mut self, until: Instant, step: &str) -> Result<Option<String>, Failure> {
         loop {
             if let Some(at) = memchr::memchr(b'\n', &self.bytes[self.taken..]) {
                 let line = &self.bytes[self.taken..self.taken + at];
@@ -213,7 +266,7 @@ impl Lines {
                 Ok(Ok(0)) => return Ok(None),
                 Ok(Ok(_)) => {}
                 Ok(Err(err)) => return Err(Failure::error(Ending::Reset, describe(step, &err))),
-                Err(_) => return Err(Failure::error(Ending::TimedOut, format!("timed out: {step}"))),
+                Err(_) => return Err(self.timed_out(step)),
             }
         }
     }

@@ -1,7 +1,10 @@
 //! The life of one client: it tries, is in or waits, and comes back, as its library does.
 
 use std::{
+    future::poll_fn,
+    io,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{
@@ -12,20 +15,24 @@ use std::{
     time::Duration,
 };
 
+use socket2::Socket;
 use tokio::{
-    io::AsyncWriteExt,
-    net::TcpStream,
+    io::{AsyncRead, ReadBuf},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    attempt::{self, Outcome, What},
+    attempt::{self, Caller, Outcome, What},
+    security::OwnTls,
     seen::Seen,
 };
-use crate::storm::{
-    behaviour::{Memory, Next, Reaction},
-    library::Library,
+use crate::{
+    storm::{
+        behaviour::{Memory, Next, Reaction},
+        library::Library,
+    },
+    stream::Stream,
 };
 
 /// What all clients share.
@@ -42,7 +49,9 @@ pub(super) struct Shared {
 
 /// One client.
 pub(super) struct Client {
-    pub(super) library: &'static Library,
+    pub(super) library: Arc<Library>,
+    /// Where it speaks TLS.
+    pub(super) tls: Option<OwnTls>,
     /// Its CONNECT line for each address.
     pub(super) connect: Vec<Vec<u8>>,
     pub(super) source: Option<IpAddr>,
@@ -80,7 +89,7 @@ impl Drop for Counted<'_> {
 impl Client {
     /// Lives until it gives up for good; else for ever.
     pub(super) async fn live(mut self, shared: Arc<Shared>) {
-        let (library, seen) = (self.library, &shared.seen);
+        let (library, seen) = (&*self.library, &shared.seen);
         let pool = u16::try_from(shared.addresses.len()).unwrap_or(u16::MAX);
         let mut memory = Memory::default();
         let mut turn = self.rng.usize(0..shared.addresses.len());
@@ -92,7 +101,9 @@ impl Client {
             tries += 1;
             let began = Instant::now();
             // What is needed only until the client is in lives on the heap until then.
-            let attempt = attempt::make(library, shared.addresses[turn], self.source, &self.connect[turn]);
+            let caller =
+                Caller { library, source: self.source, tls: self.tls.as_ref(), connect: &self.connect[turn], seen };
+            let attempt = attempt::make(caller, turn, shared.addresses[turn]);
             let outcome = Box::pin(attempt).await;
             turn = (turn + 1) % shared.addresses.len();
             let wait = match outcome {
@@ -113,8 +124,8 @@ impl Client {
                 }
                 Outcome::Failed(failure) => {
                     seen.phase().failed(failure.what);
-                    if let Some(stream) = failure.ghost {
-                        haunt(&shared, stream, library.ghost);
+                    if let Some(socket) = failure.ghost {
+                        haunt(&shared, socket, library.ghost);
                     }
                     match library.failed(&mut memory, pool, failure.ending, began.elapsed(), &mut self.rng) {
                         Next::TryAfter(wait) => wait,
@@ -135,7 +146,7 @@ impl Client {
 }
 
 /// Keeps the socket of an attempt that was given up open, as the library does, if files allow.
-fn haunt(shared: &Arc<Shared>, stream: TcpStream, time: Duration) {
+fn haunt(shared: &Arc<Shared>, socket: Socket, time: Duration) {
     if shared.seen.ghosts.load(Relaxed) >= shared.ghosts_allowed {
         shared.seen.ghosts_closed.fetch_add(1, Relaxed);
         return;
@@ -144,13 +155,13 @@ fn haunt(shared: &Arc<Shared>, stream: TcpStream, time: Duration) {
     tokio::spawn(async move {
         let _one = Counted::new(&shared.seen.ghosts);
         sleep(time).await;
-        drop(stream);
+        drop(socket);
     });
 }
 
 /// Answers PING until the connection ends.
 async fn reside(
-    mut stream: TcpStream,
+    mut stream: Stream,
     mut rest: Vec<u8>,
     library: &Library,
     memory: &mut Memory,
@@ -162,7 +173,7 @@ async fn reside(
         while let Some(at) = memchr::memchr(b'\n', &rest) {
             let line = String::from_utf8_lossy(&rest[..at]).trim_end().to_owned();
             rest.drain(..=at);
-            if line.starts_with("PING") && stream.write_all(b"PONG\r\n").await.is_err() {
+            if line.starts_with("PING") && stream.send(b"PONG\r\n").await.is_err() {
                 return End::Cut;
             }
             match attempt::error_text(&line).map(|text| library.told(memory, text)) {
@@ -175,15 +186,25 @@ async fn reside(
             rest = Vec::new();
         }
         tokio::select! {
-            readable = stream.readable() => {
-                let mut bytes = [0; 1024];
-                match readable.and_then(|()| stream.try_read(&mut bytes)) {
-                    Ok(n) if n > 0 => rest.extend_from_slice(&bytes[..n]),
-                    Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Ok(_) | Err(_) => return End::Cut,
+            read = read_some(&mut stream, &mut rest) => {
+                if !matches!(read, Ok(1..)) {
+                    return End::Cut;
                 }
             }
             () = drop.cancelled(), if !was_dropped => return End::OnPurpose,
         }
     }
+}
+
+/// Reads what there is. The buffer is the stack's, not the idle client's.
+async fn read_some(stream: &mut Stream, rest: &mut Vec<u8>) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let mut bytes = [0; 1024];
+        let mut bytes = ReadBuf::new(&mut bytes);
+        Pin::new(&mut *stream).poll_read(cx, &mut bytes).map_ok(|()| {
+            rest.extend_from_slice(bytes.filled());
+            bytes.filled().len()
+        })
+    })
+    .await
 }

@@ -4,6 +4,7 @@ mod attempt;
 mod client;
 mod progress;
 mod report;
+mod security;
 mod seen;
 mod target;
 
@@ -21,11 +22,13 @@ use std::{
 use tokio::{net::lookup_host, runtime, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::library::Like;
-use crate::limits;
+use super::library::{Library, Like};
+use crate::{limits, tls::BadFile};
 use client::{Client, Shared};
 use progress::Progress;
-pub use report::{PhaseReport, Report};
+pub use report::{PhaseReport, Report, TlsReport};
+use security::Security;
+pub use security::Tls;
 use seen::Seen;
 pub use target::Target;
 
@@ -55,6 +58,8 @@ pub struct Storm {
     pub threads: usize,
     /// For jitter.
     pub seed: u64,
+    /// Whether and how the clients speak TLS.
+    pub tls: Option<Tls>,
 }
 
 /// Why a storm cannot be.
@@ -83,6 +88,9 @@ pub enum StormError {
         /// Why.
         err: io::Error,
     },
+    /// The authorities cannot be read.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Tls(Vec<BadFile>),
     /// The operating system refuses a thread, a signal handler or a runtime.
     #[error("cannot start: {0}")]
     Os(#[from] io::Error),
@@ -99,11 +107,33 @@ impl Storm {
         if needed > limit {
             return Err(StormError::Files { limit, carried: limit.saturating_sub(OTHER_FILES), clients, needed });
         }
+        let security = self.tls.as_ref().map(|tls| self.security(tls)).transpose()?.map(Arc::new);
         let control = runtime::Builder::new_current_thread().enable_all().build()?;
-        control.block_on(self.play_on(limit - needed, quiet))
+        control.block_on(self.play_on(limit - needed, security, quiet))
     }
 
-    async fn play_on(&self, ghosts_allowed: u64, quiet: bool) -> Result<Report, StormError> {
+    fn security(&self, tls: &Tls) -> Result<Security, StormError> {
+        let name = |target: &Target| {
+            let no_name = |err| io::Error::new(io::ErrorKind::InvalidInput, err);
+            let none = |err| StormError::Name { target: target.to_string(), err };
+            target.server_name().map_err(no_name).map_err(none)
+        };
+        let names = self.targets.iter().map(name).collect::<Result<_, _>>()?;
+        Security::new(tls, names).map_err(StormError::Tls)
+    }
+
+    /// What the clients' libraries are like, over TLS where they speak it.
+    fn libraries(&self) -> Vec<Arc<Library>> {
+        let with_tls = |library: &Library| if self.tls.is_some() { library.with_tls() } else { library.clone() };
+        self.like.libraries().into_iter().map(with_tls).map(Arc::new).collect()
+    }
+
+    async fn play_on(
+        &self,
+        ghosts_allowed: u64,
+        security: Option<Arc<Security>>,
+        quiet: bool,
+    ) -> Result<Report, StormError> {
         let mut addresses = Vec::new();
         for target in &self.targets {
             let found = lookup_host(target.place()).await.map(|mut all| all.next());
@@ -115,7 +145,7 @@ impl Storm {
         let stop = CancellationToken::new();
         let (began, cpu_before) = (Instant::now(), report::cpu_time());
         shared.seen.first.begin(began);
-        let threads = (0..self.threads).map(|n| self.carry(n, Arc::clone(&shared), stop.clone()));
+        let threads = (0..self.threads).map(|n| self.carry(n, Arc::clone(&shared), security.clone(), stop.clone()));
         let threads = threads.collect::<io::Result<Vec<_>>>()?;
         self.watch(&shared, began, quiet).await?;
         let report = Report::of(self, &shared, began.elapsed(), report::cpu_time().saturating_sub(cpu_before));
@@ -127,21 +157,35 @@ impl Storm {
     }
 
     /// A thread with its share of the clients.
-    fn carry(&self, thread: usize, shared: Arc<Shared>, stop: CancellationToken) -> io::Result<thread::JoinHandle<()>> {
+    fn carry(
+        &self,
+        thread: usize,
+        shared: Arc<Shared>,
+        security: Option<Arc<Security>>,
+        stop: CancellationToken,
+    ) -> io::Result<thread::JoinHandle<()>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let storm = self.clone();
         thread::Builder::new().name(format!("storm-{thread}")).spawn(move || {
             runtime.block_on(async {
+                let libraries = storm.libraries();
                 for n in (thread..storm.clients).step_by(storm.threads) {
-                    tokio::spawn(storm.client(n, &shared.addresses).live(Arc::clone(&shared)));
+                    let library = &libraries[n % libraries.len()];
+                    let client = storm.client(n, library, security.as_deref(), &shared.addresses);
+                    tokio::spawn(client.live(Arc::clone(&shared)));
                 }
                 stop.cancelled().await;
             });
         })
     }
 
-    fn client(&self, n: usize, addresses: &[SocketAddr]) -> Client {
-        let library = self.like.library(n);
+    fn client(
+        &self,
+        n: usize,
+        library: &Arc<Library>,
+        security: Option<&Security>,
+        addresses: &[SocketAddr],
+    ) -> Client {
         let name = format!("storm-{n}");
         let all_loopback = addresses.iter().all(|address| matches!(address.ip(), IpAddr::V4(ip) if ip.is_loopback()));
         // 127.0.0.2, 127.0.0.3, …: the first of them have the usual address.
@@ -149,8 +193,9 @@ impl Storm {
         let source = (all_loopback && more > 0).then(|| IpAddr::V4(Ipv4Addr::from_bits(0x7f00_0001 + more)));
         let starts_after = self.rate_limit.map_or(0.0, |rate| n as f64 / f64::from(rate));
         Client {
-            library,
-            connect: self.targets.iter().map(|target| target.connect_line(library, &name)).collect(),
+            library: Arc::clone(library),
+            tls: security.map(|security| security.of(library)),
+            connect: self.targets.iter().map(|t| t.connect_line(library, &name, security.is_some())).collect(),
             source,
             rng: fastrand::Rng::with_seed(self.seed.wrapping_add(n as u64)),
             starts_after: Duration::from_secs_f64(starts_after),

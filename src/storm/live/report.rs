@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::atomic::Ordering::Relaxed, time::Duration};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::{
@@ -36,6 +37,40 @@ pub struct PhaseReport {
     pub errors: BTreeMap<String, u64>,
 }
 
+/// TLS handshakes of all phases, as the clients saw them.
+#[derive(Debug, Clone, Serialize)]
+pub struct TlsReport {
+    /// Done in full.
+    pub full: u64,
+    /// Done with a ticket.
+    pub resumed: u64,
+    /// Not done: what happened.
+    pub failed: BTreeMap<String, u64>,
+    /// CPU of the clients' part, in this process; also part of its whole.
+    pub cpu_seconds: f64,
+}
+
+impl TlsReport {
+    fn of(seen: &Seen) -> Self {
+        let mut failed = BTreeMap::new();
+        for (what, n) in seen.first.errors().into_iter().chain(seen.again.errors()) {
+            if let Some(what) = what.strip_suffix(": TLS") {
+                *failed.entry(what.to_owned()).or_default() += n;
+            }
+        }
+        Self {
+            full: seen.tls.full.load(Relaxed),
+            resumed: seen.tls.resumed.load(Relaxed),
+            failed,
+            cpu_seconds: seen.tls.cpu().as_secs_f64(),
+        }
+    }
+
+    fn done(&self) -> u64 {
+        self.full + self.resumed
+    }
+}
+
 /// All of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -61,6 +96,8 @@ pub struct Report {
     pub seconds: f64,
     /// CPU of this process alone.
     pub cpu_seconds: f64,
+    /// TLS, where it was spoken.
+    pub tls: Option<TlsReport>,
     /// Threads that carried the clients.
     pub threads: usize,
     #[serde(skip)]
@@ -69,7 +106,16 @@ pub struct Report {
 
 /// CPU time of this process so far.
 pub(super) fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    clock(ClockId::ProcessCPUTime)
+}
+
+/// CPU time of this thread so far.
+pub(super) fn thread_time() -> Duration {
+    clock(ClockId::ThreadCPUTime)
+}
+
+fn clock(which: ClockId) -> Duration {
+    let time = clock_gettime(which);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
@@ -121,6 +167,7 @@ impl Report {
             ghosts_closed: seen.ghosts_closed.load(Relaxed),
             seconds: elapsed.as_secs_f64(),
             cpu_seconds: cpu.as_secs_f64(),
+            tls: storm.tls.is_some().then(|| TlsReport::of(seen)),
             threads: storm.threads,
         }
     }
@@ -156,7 +203,16 @@ impl fmt::Display for Report {
         also(self.ghosts, "sockets left open by clients that had given up the attempt");
         also(self.ghosts_closed, "more such sockets, closed for want of files");
         writeln!(f, "at the end: {}", end.join(", "))?;
+        if let Some(tls) = &self.tls {
+            let failed: u64 = tls.failed.values().sum();
+            let [full, resumed, failed] = [tls.full, tls.resumed, failed].map(grouped);
+            writeln!(f, "TLS handshakes: {full} full, {resumed} resumed, {failed} failed")?;
+        }
         write!(f, "this process took {:.2} s of CPU in {:.2} s", self.cpu_seconds, self.seconds)?;
+        if let Some(tls) = &self.tls {
+            let each = 1e3 * tls.cpu_seconds / tls.done().max(1) as f64;
+            write!(f, ", {:.2} s of it for its part of the TLS handshakes ({each:.2} ms each)", tls.cpu_seconds)?;
+        }
         if self.is_own_bottleneck() {
             write!(f, ": it was busy itself, so the times are upper bounds")?;
         }

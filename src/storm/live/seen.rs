@@ -93,6 +93,31 @@ impl Phase {
     }
 }
 
+/// TLS handshakes, this side's part of them.
+#[derive(Debug, Default)]
+pub(super) struct SeenTls {
+    pub(super) full: AtomicU64,
+    pub(super) resumed: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl SeenTls {
+    /// One is done.
+    pub(super) fn done(&self, resumed: bool) {
+        if resumed { &self.resumed } else { &self.full }.fetch_add(1, Relaxed);
+    }
+
+    /// A step took this much CPU.
+    pub(super) fn took(&self, cpu: Duration) {
+        self.nanos.fetch_add(u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// What all steps took.
+    pub(super) fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.nanos.load(Relaxed))
+    }
+}
+
 /// All of it.
 #[derive(Debug)]
 pub(super) struct Seen {
@@ -108,6 +133,7 @@ pub(super) struct Seen {
     pub(super) ghosts_closed: AtomicU64,
     /// Established connections that ended without having been dropped on purpose.
     pub(super) cut: AtomicU64,
+    pub(super) tls: SeenTls,
 }
 
 impl Seen {
@@ -121,6 +147,7 @@ impl Seen {
             ghosts: AtomicU64::new(0),
             ghosts_closed: AtomicU64::new(0),
             cut: AtomicU64::new(0),
+            tls: SeenTls::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use serde_json::{Map, Value};
 
 use crate::storm::library::Library;
@@ -24,6 +25,7 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         let rest = match text.split_once("://") {
             Some(("nats", rest)) => rest,
+            Some(("tls", _)) => return Err("write nats://HOST:PORT, and --tls".into()),
             Some((scheme, _)) => return Err(format!("{scheme}:// is not spoken here; write nats://HOST:PORT")),
             None => text,
         };
@@ -72,11 +74,19 @@ impl Target {
         (&self.host, self.port)
     }
 
+    /// The host, as a certificate names it.
+    ///
+    /// # Errors
+    /// It is neither an address nor a name.
+    pub fn server_name(&self) -> Result<ServerName<'static>, InvalidDnsNameError> {
+        ServerName::try_from(self.host.clone())
+    }
+
     /// The CONNECT line of a client of a library.
-    pub fn connect_line(&self, library: &Library, name: &str) -> Vec<u8> {
+    pub fn connect_line(&self, library: &Library, name: &str, tls: bool) -> Vec<u8> {
         let mut all = Map::new();
         let mut put = |key: &str, value: Value| all.insert(key.into(), value);
-        for (key, value) in [("verbose", false), ("pedantic", false), ("tls_required", false), ("echo", true)] {
+        for (key, value) in [("verbose", false), ("pedantic", false), ("tls_required", tls), ("echo", true)] {
             put(key, value.into());
         }
         for key in ["headers", "no_responders"] {
@@ -131,9 +141,13 @@ mod tests {
         assert_eq!(read("localhost").place(), ("localhost", 4222));
         assert_eq!(read("nats://[::1]:4333/").place(), ("::1", 4333));
         assert_eq!(read("nats://[::1]").to_string(), "[::1]:4222");
-        for (text, why) in
-            [("tls://h:1", "not spoken"), ("nats://h:x", "no port"), ("nats://", "no host"), ("a%4@h", "%")]
-        {
+        for (text, why) in [
+            ("ws://h:1", "not spoken"),
+            ("tls://h:1", "--tls"),
+            ("nats://h:x", "no port"),
+            ("nats://", "no host"),
+            ("a%4@h", "%"),
+        ] {
             assert!(text.parse::<Target>().unwrap_err().contains(why), "{text}");
         }
     }
@@ -142,10 +156,10 @@ mod tests {
     fn credentials_are_said_and_not_shown() {
         let target = read("nats://me:p%40ss@h:1");
         assert!(!format!("{target} {target:?}").contains("p@ss"));
-        let line = String::from_utf8(target.connect_line(&GO, "storm-1")).unwrap();
+        let line = String::from_utf8(target.connect_line(&GO, "storm-1", false)).unwrap();
         assert!(line.contains("\"user\":\"me\"") && line.contains("\"pass\":\"p@ss\""), "{line}");
         assert!(line.contains("\"lang\":\"go\"") && line.contains("\"name\":\"storm-1\"") && line.ends_with("}\r\n"));
-        let token = String::from_utf8(read("s3cret@h").connect_line(&GO, "")).unwrap();
+        let token = String::from_utf8(read("s3cret@h").connect_line(&GO, "", false)).unwrap();
         assert!(token.contains("\"auth_token\":\"s3cret\"") && !token.contains("user"));
     }
 }
