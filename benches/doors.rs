@@ -15,37 +15,18 @@ use governor::clock::DefaultClock;
 use weir::{
     admission::{self, AccountLimits, Admission, Applicant, Gate, Pass, Quota, Rate, Return, Verdict, Waiter},
     identity::{ClientKey, Credential, Keys},
-    upstream::{self, Placement, Reserve, ServerParams, Servers, placement},
+    upstream::{Haste, Placement, Servers, placement},
 };
 
-#[path = "samples/views.rs"]
+#[path = "samples/servers.rs"]
 mod samples;
 
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
+use samples::servers;
+
 fn main() {
     divan::main();
-}
-
-/// So many servers that take so many clients each. Without a monitor they need no reading.
-fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
-    let one = |n| ServerParams {
-        name: Some(format!("n{n}")),
-        address: format!("192.0.2.{n}:4222"),
-        monitor: None,
-        max_connections: Some(max_connections),
-    };
-    Arc::new(Servers::new(&upstream::Params {
-        system: false,
-        poll_interval: Duration::from_secs(1),
-        reserve: Reserve::Slots(0),
-        warn_at: 0.8,
-        slow_start: Duration::ZERO,
-        close_spread: Duration::from_secs(2),
-        wants: upstream::Wants::default(),
-        source_addresses: Vec::new(),
-        servers: (0..count).map(one).collect(),
-    }))
 }
 
 /// The pure choice, without the servers' own locks and counters.
@@ -53,9 +34,7 @@ fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
 fn choose(bencher: Bencher<'_, '_>, count: u32) {
     let views = samples::views(count);
     let mut rng = fastrand::Rng::with_seed(1);
-    bencher.bench_local(|| {
-        placement::choose(black_box(&views).iter().copied(), weir::upstream::Haste::Among(1), &mut rng)
-    });
+    bencher.bench_local(|| placement::choose(black_box(&views).iter().copied(), Haste::Among(1), &mut rng));
 }
 
 /// A slot taken and given back.
@@ -64,9 +43,8 @@ fn place(bencher: Bencher<'_, '_>, count: usize) {
     let servers = servers(count, 10_000);
     let mut rng = fastrand::Rng::with_seed(1);
     let now = Instant::now();
-    bencher.bench_local(|| {
-        matches!(servers.place(black_box(now), &[], weir::upstream::Haste::Among(1), &mut rng), Placement::Placed(_))
-    });
+    bencher
+        .bench_local(|| matches!(servers.place(black_box(now), &[], Haste::Among(1), &mut rng), Placement::Placed(_)));
 }
 
 /// Who waits, where nobody is told.

@@ -5,6 +5,7 @@ use std::{
     hint::black_box,
     net::{IpAddr, Ipv4Addr},
     process::ExitCode,
+    time::Instant,
 };
 
 use weir::{
@@ -13,11 +14,11 @@ use weir::{
         info::{Greeting, Info},
         op::{Capture, ClientFraming, ServerFraming},
     },
-    upstream::placement::choose,
+    upstream::{Haste, placement},
 };
 
-#[path = "../benches/samples/views.rs"]
-mod views;
+#[path = "../benches/samples/servers.rs"]
+mod servers;
 #[path = "../benches/samples/words.rs"]
 mod words;
 
@@ -26,7 +27,7 @@ use words::{CONNECT, INFO};
 /// Messages in one chunk, and so operations in one step of the framing paths.
 const MESSAGES: u64 = 100;
 
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 12] = [
     "publish-16",
     "publish-128",
     "publish-alone-16",
@@ -37,6 +38,8 @@ const PATHS: [&str; 10] = [
     "greeting-write",
     "choose-of-3",
     "choose-of-100",
+    "place-of-3",
+    "place-of-100",
 ];
 
 fn messages(line: &str, size: usize) -> Vec<u8> {
@@ -59,8 +62,10 @@ fn main() -> ExitCode {
         "connect-parse-and-write" => connect(count),
         "info-parse-and-rewrite" => info(count),
         "greeting-write" => greeting(count),
-        "choose-of-3" => place(3, count),
-        "choose-of-100" => place(100, count),
+        "choose-of-3" => choose(3, count),
+        "choose-of-100" => choose(100, count),
+        "place-of-3" => place(3, count),
+        "place-of-100" => place(100, count),
         _ => return ExitCode::FAILURE,
     }
     ExitCode::SUCCESS
@@ -115,10 +120,20 @@ fn greeting(times: u64) {
     }
 }
 
-fn place(servers: u32, times: u64) {
-    let views = views::views(servers);
+fn choose(count: u32, times: u64) {
+    let views = servers::views(count);
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in 0..times {
-        black_box(choose(black_box(&views).iter().copied(), weir::upstream::Haste::Among(1), &mut rng));
+        black_box(placement::choose(black_box(&views).iter().copied(), Haste::Among(1), &mut rng));
+    }
+}
+
+/// A slot taken and given back.
+fn place(count: usize, times: u64) {
+    let servers = servers::servers(count, 10_000);
+    let mut rng = fastrand::Rng::with_seed(1);
+    let now = Instant::now();
+    for _ in 0..times {
+        black_box(servers.place(black_box(now), &[], Haste::Among(1), &mut rng));
     }
 }

@@ -35,6 +35,7 @@ use crate::{
         system::System,
     },
     protocol::websocket::upgrade::Rules,
+    relay,
     session::{self, Frontage, House, Web},
     sessions::Sessions,
     socket,
@@ -358,6 +359,7 @@ fn worker(
     thread::Builder::new().name(format!("worker-{n}")).spawn(move || {
         runtime.block_on(async move {
             let sessions = TaskTracker::new();
+            tokio::spawn(relay::grow_up());
             for (socket, frontage) in sockets {
                 let socket = match socket::on_this_runtime(socket) {
                     Ok(socket) => socket,

@@ -60,7 +60,7 @@ use crate::{
     tally::{Tally, Totals},
     tls::{Connector, Terminator},
     turn::{AnyPass, Doors, Turn},
-    upstream::Servers,
+    upstream::{Server, Servers},
 };
 
 /// What all sessions share.
@@ -140,11 +140,11 @@ enum End {
 struct Who {
     account: Option<Arc<str>>,
     client: Option<ClientKey>,
-    name: Option<String>,
-    lang: Option<String>,
-    server: Option<String>,
+    name: Option<Box<str>>,
+    lang: Option<Box<str>>,
+    server: Option<Arc<Server>>,
     /// Why TLS failed.
-    tls: Option<String>,
+    tls: Option<Box<str>>,
     /// Whether it had to wait for its turn.
     waited: bool,
 }
@@ -160,28 +160,38 @@ struct Admitted {
 }
 
 /// One client, from accept to close.
-pub async fn serve(house: Arc<House>, frontage: Arc<Frontage>, down: TcpStream, mut peer: SocketAddr) {
+pub fn serve(
+    house: Arc<House>,
+    frontage: Arc<Frontage>,
+    down: TcpStream,
+    mut peer: SocketAddr,
+) -> impl Future<Output = ()> + Send {
     // An IPv4 client of a socket for both families is an IPv4 client.
     peer.set_ip(peer.ip().to_canonical());
     let id = house.next_id.fetch_add(1, Relaxed);
     let accepted = Instant::now();
-    let mut who = Who::default();
     // What is needed only until the client is in lives on the heap until then: an idle session is small.
-    let admitted = Box::pin(admit(&house, &frontage, down, &mut peer, id, accepted, &mut who)).await;
-    let mut totals = Totals::default();
-    let end = match admitted {
-        Err(end) => end,
-        Ok(mut admitted) => {
-            let began = Instant::now();
-            let ended = admitted.relay.run(admitted.registered.handle()).await;
-            if let Some(client) = who.client {
-                house.doors.session_ended(client, began.elapsed(), Instant::now().into_std());
+    let admitting = Box::pin(async move {
+        let mut who = Who::default();
+        let admitted = admit(&house, &frontage, down, &mut peer, id, accepted, &mut who).await;
+        (admitted, house, peer, who)
+    });
+    async move {
+        let (admitted, house, peer, who) = admitting.await;
+        let (end, totals) = match admitted {
+            Err(end) => (end, Totals::default()),
+            Ok(mut admitted) => {
+                let began = Instant::now();
+                let ended = admitted.relay.run(admitted.registered.handle()).await;
+                if let Some(client) = who.client {
+                    house.doors.session_ended(client, began.elapsed(), Instant::now().into_std());
+                }
+                let totals = Box::pin(let_go(&house, admitted, ended)).await;
+                (End::Closed(Close { party: ended.party, phase: Phase::Relay, cause: ended.cause }), totals)
             }
-            totals = Box::pin(let_go(&house, admitted, ended)).await;
-            End::Closed(Close { party: ended.party, phase: Phase::Relay, cause: ended.cause })
-        }
-    };
-    tell(&house, end, totals, peer, id, accepted, &who);
+        };
+        tell(&house, end, totals, peer, id, accepted, &who);
+    }
 }
 
 /// Ends a session properly; only then its slots are given back, but for that of a server which has ended it itself.
@@ -234,7 +244,7 @@ fn tell(house: &House, end: End, totals: Totals, peer: SocketAddr, id: u64, acce
         account = who.account.as_deref(),
         name = who.name,
         lang = who.lang,
-        server = who.server,
+        server = who.server.as_deref().map(Server::name),
         tls = who.tls,
         lived = ?accepted.elapsed(),
         bytes_up = totals.bytes_up,
@@ -332,8 +342,8 @@ async fn admit(
     }
     let lang = connect.lang();
     let deadlines = house.doors.patience().deadlines(lang, accepted.into_std(), connected.into_std());
-    who.name = connect.name().map(str::to_owned);
-    who.lang = lang.map(str::to_owned);
+    who.name = connect.name().map(Box::from);
+    who.lang = lang.map(Box::from);
     let claims = connect.jwt().and_then(Claims::read);
     let credential = Credential::of(&connect, claims.as_ref());
     let credential_key = house.keys.credential(credential);
@@ -399,7 +409,7 @@ async fn admit(
     };
     house.doors.damping().succeeded(source, credential_key);
     let server = Arc::clone(pass.server.server());
-    who.server = Some(server.name().to_owned());
+    who.server = Some(Arc::clone(&server));
 
     // The server's own word on the account.
     if let Err(reason) = settle_account(house, &mut pass, credential_key, &accepted_by) {
@@ -557,6 +567,6 @@ mod tests {
     #[test]
     fn an_idle_session_is_small() {
         let size = future_size(&serve);
-        assert!(size <= 512, "{size} bytes for every idle session");
+        assert!(size <= 256, "{size} bytes for every idle session");
     }
 }

@@ -14,6 +14,7 @@ use dashmap::DashMap;
 #[derive(Debug, Default)]
 pub struct Handle {
     told_to_end: AtomicBool,
+    grown_up: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -31,7 +32,20 @@ impl Handle {
         self.told_to_end.load(Relaxed)
     }
 
-    /// Who is to be woken when the session is asked to end. Once per session: a task keeps its waker.
+    /// Tells the session that it has lived for a while.
+    pub fn grow_up(&self) {
+        self.grown_up.store(true, Relaxed);
+        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether it has.
+    pub fn is_grown_up(&self) -> bool {
+        self.grown_up.load(Relaxed)
+    }
+
+    /// Who is to be woken when there is something to tell. Once per session: a task keeps its waker.
     pub fn wake(&self, waker: &Waker) {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
     }
@@ -53,7 +67,7 @@ pub struct Registered {
 
 impl Registered {
     /// The session's own handle.
-    pub fn handle(&self) -> &Handle {
+    pub fn handle(&self) -> &Arc<Handle> {
         &self.handle
     }
 }
@@ -61,6 +75,8 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.sessions.map.remove(&self.id);
+        // A waker keeps the memory of its task, and the handle may be held elsewhere for a while.
+        *self.handle.waker.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -85,5 +101,48 @@ impl Sessions {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::AtomicUsize,
+        task::{Wake, Waker},
+    };
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_session_hears_all_that_it_is_told() {
+        let (sessions, woken) = (Arc::<Sessions>::default(), Arc::<Woken>::default());
+        let registered = sessions.register(7);
+        registered.handle().wake(&Waker::from(Arc::clone(&woken)));
+        registered.handle().grow_up();
+        assert_eq!((woken.0.load(Relaxed), registered.handle().is_grown_up()), (1, true));
+        registered.handle().end();
+        assert_eq!((woken.0.load(Relaxed), registered.handle().told_to_end()), (2, true));
+    }
+
+    #[test]
+    fn a_handle_that_outlives_its_session_holds_nothing_of_it() {
+        let (sessions, woken) = (Arc::<Sessions>::default(), Arc::<Woken>::default());
+        let registered = sessions.register(7);
+        registered.handle().wake(&Waker::from(Arc::clone(&woken)));
+        let handle = Arc::clone(registered.handle());
+        drop(registered);
+        assert_eq!((Arc::strong_count(&woken), sessions.len()), (1, 0));
+        handle.grow_up();
+        handle.end();
+        assert_eq!(woken.0.load(Relaxed), 0);
     }
 }

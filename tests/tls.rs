@@ -59,6 +59,30 @@ async fn info_first_handshake_first_and_both_at_one_port() {
     }
 }
 
+/// Whatever a client asks for first it gets the cheapest handshake, but for those who have nothing for AES.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aes_128_is_chosen_unless_chacha20_comes_first() {
+    use rustls::CipherSuite::{
+        TLS13_AES_128_GCM_SHA256 as AES_128, TLS13_AES_256_GCM_SHA384 as AES_256,
+        TLS13_CHACHA20_POLY1305_SHA256 as CHACHA20,
+    };
+    let authority = Authority::new("weir tests");
+    let (_server, weir) = behind_tls(&authority, "").await;
+    for (offered, chosen) in
+        [(&[AES_256, CHACHA20, AES_128][..], AES_128), (&[CHACHA20, AES_256, AES_128], CHACHA20), (&[AES_256], AES_256)]
+    {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        let all = provider.cipher_suites.clone();
+        let suite = |wanted| *all.iter().find(|one| one.suite() == wanted).unwrap();
+        provider.cipher_suites = offered.iter().map(|&wanted| suite(wanted)).collect();
+        let config = authority.client_config_of(provider, &[&rustls::version::TLS13], None);
+        let mut client = TlsClient::connect(&weir.address, "localhost", false, Arc::new(config)).await.unwrap();
+        assert_eq!(client.enter().await.unwrap(), "PONG\r\n");
+        let negotiated = client.stream.get_ref().get_ref().1.negotiated_cipher_suite().unwrap();
+        assert_eq!(negotiated.suite(), chosen, "{offered:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn much_passes_both_ways() {
     let authority = Authority::new("weir tests");

@@ -17,6 +17,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     Outcome,
@@ -58,6 +59,20 @@ pub(crate) async fn connect(address: SocketAddr, count: u64, at_once: u64) -> Ou
 /// Sessions that stay.
 pub(crate) async fn stay(address: SocketAddr, count: u64) -> Outcome<Vec<Client>> {
     many(count, 32, move || Client::connect(address)).await
+}
+
+/// The same over TLS.
+pub(crate) async fn stay_over_tls(
+    address: SocketAddr,
+    tls: &TlsConnector,
+    count: u64,
+) -> Outcome<Vec<Client<TlsStream<TcpStream>>>> {
+    let tls = tls.clone();
+    many(count, 32, move || {
+        let tls = tls.clone();
+        async move { Client::connect_over_tls(address, &tls).await }
+    })
+    .await
 }
 
 /// Sessions that stay, as many as a server takes. What a proxy opened to see whether it is there may still be about to close.
@@ -134,10 +149,21 @@ impl std::ops::AddAssign for Churned {
 pub(crate) struct State {
     pub(crate) resident_mib: f64,
     pub(crate) descriptors: f64,
-    /// Of a handshake with nobody else there, in microseconds.
+    /// Of a handshake with nobody else there.
+    pub(crate) handshake: Times,
+    /// Of one with the server itself, in turns with those: whatever else the machine does hits both.
+    pub(crate) direct: Times,
+}
+
+/// Median and 99th percentile, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
 }
+
+/// How long a client of mode churn stays at most, in milliseconds.
+const CHURN_STAYS: u64 = 200;
 
 /// For so long clients come and go, `at_once` at a time: most want to be in and stay for a moment, the others leave half-way.
 pub(crate) async fn churn(address: SocketAddr, at_once: u64, lasts: Duration) -> Outcome<Churned> {
@@ -153,7 +179,7 @@ pub(crate) async fn churn(address: SocketAddr, at_once: u64, lasts: Duration) ->
                     _ => match Client::connect(address).await {
                         Ok(mut client) => {
                             counted.admitted += 1;
-                            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..50))).await;
+                            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..CHURN_STAYS))).await;
                             let _ = client.say(b"PING\r\n").await;
                             continue;
                         }
@@ -186,14 +212,18 @@ async fn leave(address: SocketAddr, says_connect: bool) {
     }
 }
 
-/// Median and 99th percentile of handshakes one after another, in microseconds.
-pub(crate) async fn handshake_times(address: SocketAddr, count: usize) -> Outcome<(f64, f64)> {
-    let mut took = Vec::with_capacity(count);
+/// Handshakes one after another, with each address in turns.
+pub(crate) async fn handshake_times<const N: usize>(addresses: [SocketAddr; N], count: usize) -> Outcome<[Times; N]> {
+    let mut took = [const { Vec::new() }; N];
     for _ in 0..count {
-        let began = Instant::now();
-        drop(Client::connect(address).await?);
-        took.push(began.elapsed().as_secs_f64() * 1e6);
+        for (address, took) in addresses.into_iter().zip(&mut took) {
+            let began = Instant::now();
+            drop(Client::connect(address).await?);
+            took.push(began.elapsed().as_secs_f64() * 1e6);
+        }
     }
-    took.sort_by(f64::total_cmp);
-    Ok((took[count / 2], took[count * 99 / 100]))
+    Ok(took.map(|mut took| {
+        took.sort_by(f64::total_cmp);
+        Times { p50: took[count / 2], p99: took[count * 99 / 100] }
+    }))
 }

@@ -7,9 +7,10 @@ mod relay;
 mod rtt;
 mod stage;
 mod table;
+mod tls;
 mod usage;
 
-use std::{error::Error, process::ExitCode, time::Duration};
+use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use tempfile::TempDir;
@@ -33,7 +34,7 @@ enum Mode {
     Paced,
     /// Request and reply at a low rate.
     Rtt,
-    /// Memory of sessions that do nothing.
+    /// Memory and CPU of sessions that do nothing, weir's over TLS too.
     Idle,
     /// Clients before a full server.
     Refuse,
@@ -79,6 +80,10 @@ const CONNECTS: (u64, u64) = (8_000, 32);
 const REFUSALS: (u64, u64) = (30_000, 4_000);
 /// Idle sessions: from so many to so many.
 const IDLE: (u64, u64) = (1_000, 9_000);
+/// The server's first PING comes after 2 s.
+const IDLE_SETTLES: Duration = Duration::from_secs(4);
+/// For so long they are watched.
+const IDLE_LASTS: Duration = Duration::from_secs(5);
 /// Requests of one measurement.
 const REQUESTS: u64 = 2_000;
 /// What the server of mode churn takes, and how many clients come to it at once.
@@ -295,10 +300,36 @@ impl Bench {
         let rest = clients::stay(fresh.address, IDLE.1 - IDLE.0).await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
         let after = usage::resident_kib(pid)?;
+        tokio::time::sleep(IDLE_SETTLES).await;
+        let cpu_before = usage::cpu_seconds(&[pid])?;
+        tokio::time::sleep(IDLE_LASTS).await;
+        let cpu = usage::cpu_seconds(&[pid])? - cpu_before;
         drop((first, rest));
         let name = format!("idle, from {} to {} sessions: KiB each", IDLE.0, IDLE.1);
         self.add(at, &name, Target::Below(2.0), (after - before) / (IDLE.1 - IDLE.0) as f64);
         self.add(at, &format!("idle: RSS with {} sessions, MiB", IDLE.1), Target::None, after / 1024.0);
+        let each = cpu * 1e9 / IDLE_LASTS.as_secs_f64() / IDLE.1 as f64;
+        self.add(at, "idle: CPU of each session in a second, ns", Target::None, each);
+        match kind {
+            Kind::Weir => self.idle_over_tls(at).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Only weir's: the peers would speak TLS before INFO, which is another protocol.
+    async fn idle_over_tls(&mut self, at: usize) -> Outcome<()> {
+        let tls = tls::prepare(self.dir.path())?;
+        let fresh = self.server.front_with_tls(self.dir.path())?;
+        let pid = fresh.id().ok_or("no process")?;
+        let first = clients::stay_over_tls(fresh.address, &tls, IDLE.0).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let before = usage::resident_kib(pid)?;
+        let rest = clients::stay_over_tls(fresh.address, &tls, IDLE.1 - IDLE.0).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let after = usage::resident_kib(pid)?;
+        drop((first, rest));
+        let name = format!("idle over TLS, from {} to {} sessions: KiB each", IDLE.0, IDLE.1);
+        self.add(at, &name, Target::Below(20.0), (after - before) / (IDLE.1 - IDLE.0) as f64);
         Ok(())
     }
 
@@ -312,20 +343,22 @@ impl Bench {
         let mut left = (minutes - 1) * 60;
         // The first minute fills caches and pools.
         let mut counted = clients::churn(candidate.address, CHURN.1, Duration::from_secs(60)).await?;
-        let before = Self::state(pid, candidate.address).await?;
+        let before = Self::state(pid, candidate.address, server.address()).await?;
         while left > 0 {
             let slice = left.min(300);
             counted += clients::churn(candidate.address, CHURN.1, Duration::from_secs(slice)).await?;
             left -= slice;
-            let now = Self::state(pid, candidate.address).await?;
+            let now = Self::state(pid, candidate.address, server.address()).await?;
             eprintln!("  {} minutes left: {counted:?} {now:?}", left / 60);
         }
-        let after = Self::state(pid, candidate.address).await?;
+        let after = Self::state(pid, candidate.address, server.address()).await?;
         for (name, of) in [
             ("RSS, MiB", (|s| s.resident_mib) as fn(&clients::State) -> f64),
             ("descriptors", |s| s.descriptors),
-            ("handshake p50, µs", |s| s.p50),
-            ("handshake p99, µs", |s| s.p99),
+            ("handshake p50, µs", |s| s.handshake.p50),
+            ("handshake p99, µs", |s| s.handshake.p99),
+            ("handshake p50 over a direct one's", |s| s.handshake.p50 / s.direct.p50),
+            ("handshake p99 over a direct one's", |s| s.handshake.p99 / s.direct.p99),
         ] {
             self.add(at, &format!("churn, after 1 minute: {name}"), Target::Told, of(&before));
             self.add(at, &format!("churn, after {minutes} minutes: {name}"), Target::Told, of(&after));
@@ -337,12 +370,12 @@ impl Bench {
     }
 
     /// What a candidate has and does while nothing else is going on.
-    async fn state(pid: u32, address: std::net::SocketAddr) -> Outcome<clients::State> {
+    async fn state(pid: u32, address: SocketAddr, direct: SocketAddr) -> Outcome<clients::State> {
         // Farewells, and the server's own memory of those who have gone.
         tokio::time::sleep(Duration::from_secs(5)).await;
         let (resident, descriptors) = (usage::resident_kib(pid)? / 1024.0, usage::descriptors(pid)?);
-        let (p50, p99) = clients::handshake_times(address, 1_000).await?;
-        Ok(clients::State { resident_mib: resident, descriptors, p50, p99 })
+        let [handshake, direct] = clients::handshake_times([address, direct], 1_000).await?;
+        Ok(clients::State { resident_mib: resident, descriptors, handshake, direct })
     }
 
     /// Before a server of its own that is full.

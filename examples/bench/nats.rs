@@ -4,10 +4,11 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use memchr::{memchr, memmem};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// What a Rust client of the official kind sends, in one write.
 pub(crate) const HELLO: &[u8] =
@@ -19,8 +20,8 @@ pub(crate) const PONG: &[u8] = b"PONG\r\n";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A client after its handshake, and what it was sent behind PONG.
-pub(crate) struct Client {
-    pub(crate) stream: TcpStream,
+pub(crate) struct Client<S = TcpStream> {
+    pub(crate) stream: S,
     pub(crate) rest: Vec<u8>,
 }
 
@@ -31,6 +32,13 @@ impl Client {
     }
 
     async fn handshake(address: SocketAddr) -> io::Result<Self> {
+        let mut client = Self::greeted(address).await?;
+        client.hello().await?;
+        Ok(client)
+    }
+
+    /// Connected, and INFO read.
+    async fn greeted(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut client = Self { stream, rest: Vec::with_capacity(2048) };
@@ -41,9 +49,30 @@ impl Client {
             return Err(client.unexpected());
         }
         client.rest.clear();
-        client.stream.write_all(HELLO).await?;
-        client.until_pong().await?;
         Ok(client)
+    }
+
+    /// INFO → TLS → CONNECT, PING → PONG. The certificate is to be that of `localhost`.
+    pub(crate) async fn connect_over_tls(
+        address: SocketAddr,
+        tls: &TlsConnector,
+    ) -> io::Result<Client<TlsStream<TcpStream>>> {
+        let handshake = async {
+            let Self { stream, rest } = Self::greeted(address).await?;
+            let name = "localhost".try_into().map_err(io::Error::other)?;
+            let mut client = Client { stream: tls.connect(name, stream).await?, rest };
+            client.hello().await?;
+            Ok(client)
+        };
+        timeout(PATIENCE, handshake).await.map_err(|_| io::Error::other("no PONG in time"))?
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    async fn hello(&mut self) -> io::Result<()> {
+        self.stream.write_all(HELLO).await?;
+        self.stream.flush().await?;
+        self.until_pong().await
     }
 
     /// Sends words that are answered by PONG, and waits for it.

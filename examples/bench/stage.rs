@@ -170,8 +170,22 @@ impl Server {
         self.process.id()
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Starts a candidate in front of this server.
     pub(crate) fn front(&self, kind: Kind, dir: &Path) -> Outcome<Candidate> {
+        self.front_as(kind, dir, "weir.toml")
+    }
+
+    /// Starts weir in front of this server with TLS towards its clients: `server.pem` and `server.key` are in `dir`.
+    pub(crate) fn front_with_tls(&self, dir: &Path) -> Outcome<Candidate> {
+        self.front_as(Kind::Weir, dir, "weir-tls.toml")
+    }
+
+    fn front_as(&self, kind: Kind, dir: &Path, of_weir: &str) -> Outcome<Candidate> {
+        let certificates = dir.display().to_string();
         if kind == Kind::Direct {
             return Ok(Candidate { process: None, address: self.address });
         }
@@ -186,6 +200,7 @@ impl Server {
             ("UPSTREAM_PORT", &self.address.port().to_string()),
             ("MONITOR", &self.monitor.to_string()),
             ("MODULE", &module),
+            ("CERTIFICATES", &certificates),
             ("DIR", &dir.display().to_string()),
         ];
         let mut command = Command::new(kind.program().ok_or("its program is not set; use scripts/bench")?);
@@ -194,7 +209,7 @@ impl Server {
         }
         let file = |name| configure(&dir, name, &values);
         match kind {
-            Kind::Weir => command.arg("run").arg("-c").arg(file("weir.toml")?),
+            Kind::Weir => command.arg("run").arg("-c").arg(file(of_weir)?),
             Kind::Haproxy => command.args(["-db", "-f"]).arg(file("haproxy.cfg")?),
             Kind::Nginx => command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(file("nginx.conf")?),
             Kind::Envoy => command

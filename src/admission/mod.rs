@@ -17,6 +17,8 @@ pub mod seniority;
 pub mod served;
 
 #[cfg(test)]
+mod fairness;
+#[cfg(test)]
 mod simulation;
 pub mod sources;
 pub mod storms;

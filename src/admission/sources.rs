@@ -48,8 +48,8 @@ pub struct Sources<C: Clock> {
 /// One connection of a source, given back on drop.
 #[derive(Debug)]
 pub struct SourceSlot<C: Clock> {
-    /// `None` where sources are not limited and so not counted.
-    _of: Option<LedgerSlot<Source, C>>,
+    /// `None` where sources are not limited and so not counted: on the heap, as every session has one.
+    _of: Option<Box<LedgerSlot<Source, C>>>,
 }
 
 impl<C: Clock + Clone> Sources<C> {
@@ -71,7 +71,7 @@ impl<C: Clock + Clone> Sources<C> {
             Over::Rate => Refusal::SourceRate,
         };
         let slot = self.ledger.enter(Source::from(address), self.quota, now, |over| warned.note(reason(over)));
-        slot.map(|slot| SourceSlot { _of: Some(slot) }).map_err(reason)
+        slot.map(|slot| SourceSlot { _of: Some(Box::new(slot)) }).map_err(reason)
     }
 
     /// Whether none is remembered.

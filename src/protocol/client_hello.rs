@@ -13,6 +13,8 @@ pub enum FirstBytes {
     ClientHello {
         /// It shows a ticket: the handshake is cheaper if that is good.
         resumes: bool,
+        /// It would rather have ChaCha20 than AES, as those do whose processor has nothing for AES.
+        without_aes: bool,
     },
 }
 
@@ -25,6 +27,8 @@ const HEADER: usize = 5;
 /// Extensions that carry a ticket: session_ticket (RFC 5077), where it is not empty, and pre_shared_key (RFC 8446, 4.2.11).
 const SESSION_TICKET: u16 = 35;
 const PRE_SHARED_KEY: u16 = 41;
+/// The cipher suites with ChaCha20: of TLS 1.3, and of 1.2 with ECDSA and RSA (RFC 8446, B.4; RFC 7905, 2).
+const CHACHA20: [[u8; 2]; 3] = [[0x13, 0x03], [0xcc, 0xa9], [0xcc, 0xa8]];
 
 /// Looks at the first bytes of a connection.
 pub fn look(bytes: &[u8]) -> FirstBytes {
@@ -38,28 +42,43 @@ pub fn look(bytes: &[u8]) -> FirstBytes {
     if body.len() < length && bytes.len() < LONGEST_LOOK {
         return FirstBytes::Incomplete;
     }
-    FirstBytes::ClientHello { resumes: shows_ticket(&body[..length.min(body.len())]).unwrap_or(false) }
+    let mut seen = Seen::default();
+    // What is cut off or makes no sense is the handshake's to complain of.
+    let _ = seen.read(&body[..length.min(body.len())]);
+    FirstBytes::ClientHello { resumes: seen.ticket, without_aes: seen.chacha20_first }
 }
 
-/// Whether a ClientHello shows a ticket; `None` when it is cut off or makes no sense.
-fn shows_ticket(message: &[u8]) -> Option<bool> {
-    // Type 1 and length, version and random.
-    let mut rest = Cursor(message.strip_prefix(&[1])?);
-    rest.take(3 + 2 + 32)?;
-    rest.counted(1)?; // session id
-    rest.counted(2)?; // cipher suites
-    rest.counted(1)?; // compression methods
-    let mut extensions = Cursor(rest.counted(2)?);
-    while !extensions.0.is_empty() {
-        let kind = extensions.take(2)?;
-        let body = extensions.counted(2)?;
-        match u16::from_be_bytes([kind[0], kind[1]]) {
-            PRE_SHARED_KEY => return Some(true),
-            SESSION_TICKET if !body.is_empty() => return Some(true),
-            _ => {}
+/// What is seen of a ClientHello.
+#[derive(Default)]
+struct Seen {
+    ticket: bool,
+    chacha20_first: bool,
+}
+
+impl Seen {
+    /// Reads as far as it makes sense; `None` when that is not to the end.
+    fn read(&mut self, message: &[u8]) -> Option<()> {
+        // Type 1 and length, version and random.
+        let mut rest = Cursor(message.strip_prefix(&[1])?);
+        rest.take(3 + 2 + 32)?;
+        rest.counted(1)?; // session id
+        let suites = rest.counted(2)?;
+        // Some put a value before the first that is no suite (RFC 8701).
+        let first = suites.as_chunks::<2>().0.iter().find(|suite| suite[0] != suite[1]);
+        self.chacha20_first = first.is_some_and(|suite| CHACHA20.contains(suite));
+        rest.counted(1)?; // compression methods
+        let mut extensions = Cursor(rest.counted(2)?);
+        while !extensions.0.is_empty() {
+            let kind = extensions.take(2)?;
+            let body = extensions.counted(2)?;
+            self.ticket |= match u16::from_be_bytes([kind[0], kind[1]]) {
+                PRE_SHARED_KEY => true,
+                SESSION_TICKET => !body.is_empty(),
+                _ => false,
+            };
         }
+        Some(())
     }
-    Some(false)
 }
 
 struct Cursor<'a>(&'a [u8]);
@@ -84,6 +103,11 @@ mod tests {
 
     /// A ClientHello with these extensions.
     fn hello(extensions: &[(u16, &[u8])]) -> Vec<u8> {
+        hello_of(&[0x13, 0x01], extensions)
+    }
+
+    /// The same with these suites.
+    fn hello_of(suites: &[u8], extensions: &[(u16, &[u8])]) -> Vec<u8> {
         let mut ext = Vec::new();
         for (kind, body) in extensions {
             ext.extend_from_slice(&kind.to_be_bytes());
@@ -92,7 +116,9 @@ mod tests {
         }
         let mut message = vec![3, 3];
         message.extend_from_slice(&[7; 32]);
-        message.extend_from_slice(&[0, 0, 2, 0x13, 0x01, 1, 0]);
+        message.extend_from_slice(&[0, 0, suites.len() as u8]);
+        message.extend_from_slice(suites);
+        message.extend_from_slice(&[1, 0]);
         message.extend_from_slice(&(ext.len() as u16).to_be_bytes());
         message.extend_from_slice(&ext);
         let mut record = vec![22, 3, 1];
@@ -105,11 +131,25 @@ mod tests {
 
     #[test]
     fn tickets_are_seen() {
-        let fresh = FirstBytes::ClientHello { resumes: false };
-        let resumed = FirstBytes::ClientHello { resumes: true };
+        let fresh = FirstBytes::ClientHello { resumes: false, without_aes: false };
+        let resumed = FirstBytes::ClientHello { resumes: true, without_aes: false };
         assert_eq!(look(&hello(&[(0, b"name"), (35, b"")])), fresh);
         assert_eq!(look(&hello(&[(0, b"name"), (35, b"ticket")])), resumed);
         assert_eq!(look(&hello(&[(0, b"name"), (41, b"psk")])), resumed);
+    }
+
+    #[test]
+    fn who_has_nothing_for_aes_is_seen() {
+        for (suites, without_aes) in [
+            (&[0x13, 0x01, 0x13, 0x03][..], false),
+            (&[0x13, 0x03, 0x13, 0x01], true),
+            (&[0x1a, 0x1a, 0x13, 0x03], true),
+            (&[0xcc, 0xa8], true),
+            (&[], false),
+        ] {
+            let expected = FirstBytes::ClientHello { resumes: false, without_aes };
+            assert_eq!(look(&hello_of(suites, &[(0, b"name")])), expected, "{suites:x?}");
+        }
     }
 
     #[test]
@@ -137,6 +177,6 @@ mod tests {
     fn what_is_too_long_is_not_waited_for() {
         let mut long = vec![0; LONGEST_LOOK];
         long[..5].copy_from_slice(&[22, 3, 1, 0x3f, 0xff]);
-        assert_eq!(look(&long), FirstBytes::ClientHello { resumes: false });
+        assert_eq!(look(&long), FirstBytes::ClientHello { resumes: false, without_aes: false });
     }
 }

@@ -7,6 +7,7 @@
 mod client_side;
 mod pump;
 mod server_side;
+mod young;
 
 use std::{
     future::poll_fn,
@@ -17,13 +18,14 @@ use std::{
 
 use tokio::{
     io::AsyncWriteExt,
-    time::{Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use self::pump::{Pump, Pumped};
 pub use self::{
     client_side::ClientSide,
     server_side::{InfoPolicy, ServerSide},
+    young::grow_up,
 };
 use crate::{
     close::{Cause, Party},
@@ -37,9 +39,6 @@ use crate::{
 /// After one side has ended, how long what is on its way from the other may take. nats-server closes as soon as it sees the
 /// end; so do clients.
 const LAST_BYTES: Duration = Duration::from_secs(2);
-
-/// A session that ends before this goes without keepalive towards its server, whose five system calls would be for nothing.
-const YOUNG: Duration = Duration::from_secs(1);
 
 /// Who ended a relay, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,19 +94,20 @@ impl Relay {
     }
 
     /// Relays until one side ends or `handle` is told to end; [`Relay::finish`] is to follow.
-    pub async fn run(&mut self, handle: &Handle) -> Ended {
-        let mut waker_is_known = false;
-        // On the heap: most of a session's life there is none.
-        let mut young = Some(Box::pin(sleep(YOUNG)));
-        poll_fn(|cx| {
-            if young.as_mut().is_some_and(|young| young.as_mut().poll(cx).is_ready()) {
-                young = None;
-                // A connection that is gone already is noticed below.
-                let _ = socket::keep_alive(self.up.tcp());
-            }
+    // Not an `async fn`, whose future would hold each argument twice.
+    pub fn run(&mut self, handle: &Arc<Handle>) -> impl Future<Output = Ended> {
+        let (mut waker_is_known, mut is_young) = (false, true);
+        poll_fn(move |cx| {
             if !waker_is_known {
                 handle.wake(cx.waker());
                 waker_is_known = true;
+                young::enter(Arc::clone(handle));
+            }
+            // Sooner, its five system calls would mostly be for nothing: many sessions end soon.
+            if is_young && handle.is_grown_up() {
+                is_young = false;
+                // A connection that is gone already is noticed below.
+                let _ = socket::keep_alive(self.up.tcp());
             }
             if handle.told_to_end() {
                 return Poll::Ready(Ended { party: Party::Weir, cause: Cause::Draining });
@@ -116,7 +116,6 @@ impl Relay {
             self.tell();
             polled
         })
-        .await
     }
 
     /// Keeps the client until `until` after its server has gone: what the server had said reaches it, and then it notices nothing.

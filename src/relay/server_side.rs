@@ -30,16 +30,18 @@ pub enum InfoPolicy {
 #[derive(Debug)]
 pub struct ServerSide {
     framing: ServerFraming,
-    /// The line being collected. Empty but while one is.
-    line: Vec<u8>,
-    collecting: bool,
+    /// The line being collected, while one is. On the heap, since most of a session's life there is none.
+    line: Option<Box<Line>>,
     /// The INFO that follows the client's first PONG, while that has not passed.
-    welcome: Option<Vec<u8>>,
+    welcome: Option<Box<[u8]>>,
     policy: InfoPolicy,
     face: Arc<Face>,
     client_ip: IpAddr,
     server: Arc<Server>,
 }
+
+#[derive(Debug, Default)]
+struct Line(Vec<u8>);
 
 impl ServerSide {
     /// `welcome` is the INFO to put behind the first PONG, where that is still to come.
@@ -52,7 +54,7 @@ impl ServerSide {
     ) -> Self {
         let capture = if welcome.is_some() { Capture::EveryControlLine } else { Capture::InfoOnly };
         let framing = ServerFraming::new(capture);
-        Self { framing, line: Vec::new(), collecting: false, welcome, policy, face, client_ip, server }
+        Self { framing, line: None, welcome: welcome.map(Vec::into), policy, face, client_ip, server }
     }
 
     /// Messages delivered so far.
@@ -60,9 +62,8 @@ impl ServerSide {
         self.framing.messages()
     }
 
-    fn take_line(&mut self, out: &mut Outlet<'_, '_>) {
-        let line = std::mem::take(&mut self.line);
-        match server_line(&line) {
+    fn take_line(&mut self, line: &[u8], out: &mut Outlet<'_, '_>) {
+        match server_line(line) {
             ServerLine::Info(json) => {
                 let Ok(info) = Info::parse(json) else { return };
                 if info.ldm() {
@@ -75,18 +76,18 @@ impl ServerSide {
                 self.face.rewrite(&info, self.client_ip, &mut rewritten);
                 match &mut self.welcome {
                     // Between CONNECT and PONG the client sees nothing but what it asked for.
-                    Some(welcome) => *welcome = rewritten,
+                    Some(welcome) => *welcome = rewritten.into(),
                     None => out.put(&rewritten),
                 }
             }
             ServerLine::Pong => {
-                out.put(&line);
+                out.put(line);
                 if let Some(welcome) = self.welcome.take() {
                     out.put(&welcome);
                     self.framing.set_capture(Capture::InfoOnly);
                 }
             }
-            _ => out.put(&line),
+            _ => out.put(line),
         }
     }
 }
@@ -94,16 +95,17 @@ impl ServerSide {
 impl Side for ServerSide {
     fn pass(&mut self, mut chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
         while !chunk.is_empty() {
-            if self.collecting {
+            if let Some(line) = &mut self.line {
                 let end = memchr(b'\n', chunk).map_or(chunk.len(), |i| i + 1);
-                self.line.extend_from_slice(&chunk[..end]);
-                self.collecting = self.line.last() != Some(&b'\n');
+                line.0.extend_from_slice(&chunk[..end]);
                 chunk = &chunk[end..];
-                if self.line.len() > MAX_INFO_LINE {
+                if line.0.len() > MAX_INFO_LINE {
                     return Err(Cause::Protocol);
                 }
-                if !self.collecting {
-                    self.take_line(out);
+                if line.0.ends_with(b"\n")
+                    && let Some(line) = self.line.take()
+                {
+                    self.take_line(&line.0, out);
                 }
                 continue;
             }
@@ -117,7 +119,7 @@ impl Side for ServerSide {
                         out.put(&chunk[..at]);
                     }
                     chunk = &chunk[at..];
-                    self.collecting = true;
+                    self.line = Some(Box::default());
                 }
                 ServerScan::Violation { at } => {
                     out.put(&chunk[..at]);

@@ -12,16 +12,14 @@ use crate::{
     tls::{self, Failed, HandshakeFirst, Terminator},
 };
 
-/// The part of the time before INFO by which a handshake's first step is computed, or never: what follows takes time too.
-const BEGIN_BY: f64 = 0.75;
-
 /// What a session's TLS depends on.
 pub(super) struct Secure<'a> {
     house: &'a House,
     terminator: Option<&'a Terminator>,
     /// Why the accept door refuses the client.
     pub(super) refused: Option<Refusal>,
-    begin_by: Instant,
+    /// When CONNECT should be there. A client that is ready only then can still be let in, if the pace allows it at once.
+    done_by: Instant,
     deadline: Instant,
 }
 
@@ -45,9 +43,9 @@ impl Lost {
 impl<'a> Secure<'a> {
     /// For a client that was accepted at `accepted`.
     pub(super) fn new(house: &'a House, frontage: &'a Frontage, accepted: Instant, deadline: Instant) -> Self {
-        let before_info = Instant::from_std(house.doors.patience().before_info(accepted.into_std()));
-        let begin_by = accepted + before_info.min(deadline).saturating_duration_since(accepted).mul_f64(BEGIN_BY);
-        Self { house, terminator: frontage.tls.as_deref(), refused: None, begin_by, deadline }
+        let unknown = house.doors.patience().deadlines(None, accepted.into_std(), accepted.into_std());
+        let done_by = Instant::from_std(unknown.hold_until).min(deadline);
+        Self { house, terminator: frontage.tls.as_deref(), refused: None, done_by, deadline }
     }
 
     /// TLS before INFO, where the listener and the client do so.
@@ -83,7 +81,7 @@ impl<'a> Secure<'a> {
 
     async fn handshake(&self, terminator: &Terminator, down: TcpStream) -> Result<Stream, Lost> {
         // On the heap for as long as it takes: most of a preface's own memory would be this.
-        let done = Box::pin(tls::accept(terminator, down, self.refused.is_some(), self.begin_by, self.deadline)).await;
+        let done = Box::pin(tls::accept(terminator, down, self.refused.is_some(), self.done_by, self.deadline)).await;
         Err(match done {
             Ok((down, kind)) => {
                 let resumed = kind == HandshakeKind::Resumed;
@@ -108,7 +106,7 @@ impl<'a> Secure<'a> {
             (Unfinished::TlsBusy, Some(reason)) => End::Refused(reason),
             (unfinished, _) => {
                 if let Unfinished::Tls(err) = &unfinished {
-                    who.tls = Some(err.to_string());
+                    who.tls = Some(err.to_string().into());
                 }
                 leave_unfinished(down, unfinished, Phase::Preface).await
             }

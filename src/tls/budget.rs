@@ -2,8 +2,11 @@
 //!
 //! A step (a signature, a key exchange, a client's certificate) keeps the worker for 0.1 to 1 ms, and an established session
 //! waits behind one of them at most. Who waits is served in order: handshakes that have begun, then those that show a ticket,
-//! then new ones, then those that end in a refusal anyway. Whoever could not be served in time is told so before anything is
-//! computed for it.
+//! then new ones, then those that end in a refusal anyway. A handshake that would come to its end too late, by what others
+//! took of late, is not begun.
+//!
+//! Threads of their own for handshakes were not taken: with one worker per core they would compete with the workers for the same
+//! cores, where the scheduler gives each of them slices of milliseconds; a step on the worker is a tenth of that, and ends.
 
 use std::{
     collections::VecDeque,
@@ -32,6 +35,11 @@ pub(super) enum Kind {
 
 /// So many with a ticket may pass a new one in a row: anybody can show a ticket that is none.
 const PASS_IN_A_ROW: u32 = 8;
+/// How long first steps are counted to know how many of them there are in a second. A worker that has just accepted a thousand clients
+/// serves few of them at first; that says nothing of the next moment.
+const COUNTED_FOR: Duration = Duration::from_millis(50);
+/// A turn that would come after this many times the time there is will not come.
+const BEYOND_HOPE: u32 = 2;
 
 thread_local! {
     /// This worker's.
@@ -50,31 +58,78 @@ struct State {
     taken: bool,
     waiting: [VecDeque<oneshot::Sender<Turn>>; 4],
     passed: u32,
-    /// From turn to turn while some wait, smoothed.
-    pace: Duration,
+    pace: Pace,
+    took: Took,
+}
+
+/// From one handshake's beginning to the next one's, while some wait.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Since when they are counted, and how many there were; `None` while nobody waits.
+    counted: Option<(Instant, u32)>,
+    /// In the last two times, the newer first.
+    each: [Duration; 2],
+}
+
+impl Pace {
+    /// One begins.
+    fn begins(&mut self, now: Instant) {
+        let (since, count) = self.counted.get_or_insert((now, 0));
+        *count += 1;
+        let elapsed = now.saturating_duration_since(*since);
+        if elapsed >= COUNTED_FOR {
+            self.each = [elapsed / *count, self.each[0]];
+            self.counted = Some((now, 0));
+        }
+    }
+
+    /// The better of what is known.
+    fn each(&self) -> Duration {
+        self.each[0].min(self.each[1])
+    }
+}
+
+/// From the first step of a handshake to its end, the client's part and the way to it included: smoothed, and how far it strays.
+#[derive(Debug, Default)]
+struct Took {
+    mean: Duration,
+    strays: Duration,
+}
+
+impl Took {
+    fn note(&mut self, took: Duration) {
+        let off = took.abs_diff(self.mean);
+        self.mean = (self.mean * 7 + took) / 8;
+        self.strays = (self.strays * 3 + off) / 4;
+    }
+
+    /// Hardly any takes longer.
+    fn at_most(&self) -> Duration {
+        self.mean + self.strays * 2
+    }
 }
 
 impl State {
-    /// Whose turn it is.
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+    /// Whose turn it is, and whether a handshake begins with it.
+    fn next(&mut self) -> Option<(oneshot::Sender<Turn>, bool)> {
         let [begun, resumes, new, refused] = &mut self.waiting;
         if let Some(next) = begun.pop_front() {
-            return Some(next);
+            return Some((next, false));
         }
         if (self.passed < PASS_IN_A_ROW || new.is_empty())
             && let Some(next) = resumes.pop_front()
         {
             self.passed += 1;
-            return Some(next);
+            return Some((next, true));
         }
         self.passed = 0;
-        new.pop_front().or_else(|| refused.pop_front())
+        new.pop_front().or_else(|| refused.pop_front()).map(|next| (next, true))
     }
 
     /// How long one of this kind would wait.
     fn wait(&self, kind: Kind) -> Duration {
-        let ahead: usize = self.waiting[..=kind as usize].iter().map(VecDeque::len).sum();
-        self.pace.saturating_mul(u32::try_from(ahead + 1).unwrap_or(u32::MAX))
+        let ahead: usize = self.waiting[Kind::Resumes as usize..=kind as usize].iter().map(VecDeque::len).sum();
+        self.pace.each().saturating_mul(u32::try_from(ahead + 1).unwrap_or(u32::MAX))
     }
 }
 
@@ -82,7 +137,6 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Turn {
     budget: Option<Arc<Budget>>,
-    began: Instant,
 }
 
 impl Budget {
@@ -90,14 +144,15 @@ impl Budget {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters the queue, or takes the turn at once. `None`: it would not come by then.
-    fn enter(self: &Arc<Self>, kind: Kind, by: Instant) -> Option<Result<Turn, oneshot::Receiver<Turn>>> {
+    /// Enters the queue, or takes the turn at once. `None`: it would not come by then, nor by so many times the time until then.
+    fn enter(self: &Arc<Self>, kind: Kind, by: Instant, times: u32) -> Option<Result<Turn, oneshot::Receiver<Turn>>> {
         let mut state = self.state();
         if !state.taken {
             state.taken = true;
-            return Some(Ok(Turn { budget: Some(Arc::clone(self)), began: Instant::now() }));
+            return Some(Ok(Turn { budget: Some(Arc::clone(self)) }));
         }
-        if kind == Kind::Refused || (kind != Kind::Begun && Instant::now() + state.wait(kind) > by) {
+        let left = by.saturating_duration_since(Instant::now());
+        if kind == Kind::Refused || (kind != Kind::Begun && state.wait(kind) > left * times) {
             return None;
         }
         let (turn, comes) = oneshot::channel();
@@ -109,21 +164,21 @@ impl Budget {
 impl Drop for Turn {
     fn drop(&mut self) {
         let Some(budget) = self.budget.take() else { return };
-        let mut began = self.began;
         loop {
             let mut state = budget.state();
-            let Some(next) = state.next() else {
+            let Some((next, begins)) = state.next() else {
                 state.taken = false;
+                state.pace.counted = None;
                 return;
             };
-            let now = Instant::now();
-            // A worker that stood still for a moment says nothing of the next turns.
-            let took = now.saturating_duration_since(began).min(Duration::from_millis(50));
-            state.pace = if state.pace.is_zero() { took } else { (state.pace * 7 + took) / 8 };
             drop(state);
-            began = now;
-            match next.send(Turn { budget: Some(Arc::clone(&budget)), began }) {
-                Ok(()) => return,
+            match next.send(Turn { budget: Some(Arc::clone(&budget)) }) {
+                Ok(()) => {
+                    if begins {
+                        budget.state().pace.begins(Instant::now());
+                    }
+                    return;
+                }
                 // It has left: the turn is passed on here, not by the drop of what was to be sent.
                 Err(mut unclaimed) => unclaimed.budget = None,
             }
@@ -134,13 +189,13 @@ impl Drop for Turn {
 /// Waits for a turn on this worker. `None`: it does not come `by` then.
 pub(super) async fn turn(kind: Kind, by: Instant) -> Option<Turn> {
     let budget = WORKER.with(Arc::clone);
-    let mut entered = budget.enter(kind, by);
+    let mut entered = budget.enter(kind, by, BEYOND_HOPE);
     if entered.is_none() && kind != Kind::Refused {
         // There is no hope now. Those who are sent away leave at random moments, so that they come back spread out; and in
         // the meantime there may be hope again.
         let now = Instant::now();
         sleep_until(now + by.saturating_duration_since(now).mul_f64(fastrand::f64())).await;
-        entered = budget.enter(kind, by);
+        entered = budget.enter(kind, by, 1);
     }
     let turn = match entered? {
         Ok(turn) => turn,
@@ -149,6 +204,18 @@ pub(super) async fn turn(kind: Kind, by: Instant) -> Option<Turn> {
     // A task that yields runs again once everything that was ready has run and the sockets have been asked for more.
     yield_now().await;
     Some(turn)
+}
+
+/// When a handshake has to begin on this worker to be at its end `by` then. What others took is believed up to a third of the time:
+/// a storm that is over says little of the next.
+pub(super) fn begin_by(by: Instant) -> Instant {
+    let took = WORKER.with(|budget| budget.state().took.at_most());
+    by - took.min(by.saturating_duration_since(Instant::now()) / 3)
+}
+
+/// A handshake on this worker took so long, its first step included.
+pub(super) fn took(time: Duration) {
+    WORKER.with(|budget| budget.state().took.note(time));
 }
 
 /// How many wait on this worker.
@@ -231,8 +298,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_hope_nobody_waits_to_the_end() {
         let first = turn(Kind::New, later(9)).await.unwrap();
-        // Turns take a second each.
-        WORKER.with(|budget| budget.state().pace = Duration::from_secs(1));
+        // Turns take two and a half seconds each.
+        WORKER.with(|budget| budget.state().pace.each = [Duration::from_millis(2500); 2]);
         let waits = tokio::spawn(turn(Kind::New, later(9)));
         settle().await;
         let began = Instant::now();
@@ -240,5 +307,35 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(1));
         drop(first);
         assert!(waits.await.unwrap().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_slow_moment_does_not_take_hope() {
+        let mut pace = Pace::default();
+        let begin = |n: u32, pace: &mut Pace| (0..n).for_each(|_| pace.begins(Instant::now()));
+        begin(1, &mut pace);
+        tokio::time::advance(Duration::from_millis(50)).await;
+        begin(1, &mut pace);
+        assert_eq!(pace.each(), Duration::ZERO, "as long as little is known, there is hope");
+        tokio::time::advance(Duration::from_millis(50)).await;
+        begin(1, &mut pace);
+        assert_eq!(pace.each(), Duration::from_millis(25));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        begin(1, &mut pace);
+        assert_eq!(pace.each(), Duration::from_millis(50));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        begin(1, &mut pace);
+        assert_eq!(pace.each(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn handshakes_begin_so_much_earlier_as_others_took() {
+        let by = later(3);
+        assert_eq!(begin_by(by), by);
+        (0..100).for_each(|_| took(Duration::from_millis(800)));
+        let early = by - begin_by(by);
+        assert!((Duration::from_millis(790)..Duration::from_millis(810)).contains(&early), "{early:?}");
+        (0..100).for_each(|_| took(Duration::from_secs(60)));
+        assert_eq!(begin_by(by), by - Duration::from_secs(1));
     }
 }

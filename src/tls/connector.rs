@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, sync::Arc};
 use arc_swap::ArcSwap;
 use rustls::{
     ClientConfig, RootCertStore,
-    crypto::ring::default_provider,
+    crypto::aws_lc_rs::default_provider,
     pki_types::ServerName,
     sign::{CertifiedKey, SingleCertAndKey},
 };

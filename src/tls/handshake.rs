@@ -66,8 +66,8 @@ pub async fn speaks_first(down: &TcpStream, within: Duration) -> bool {
     matches!(timeout_at(Instant::now() + within, down.peek(&mut one)).await, Ok(Ok(1..)))
 }
 
-/// Does the server's part of a handshake. Its first step is computed `begin_by` then or never, and it has to end by `deadline`;
-/// a client that is `refused` anyway is served only if nobody else needs the worker.
+/// Does the server's part of a handshake. It is begun if it comes to its end by `done_by`, as far as one can say, and has to end by
+/// `deadline`; a client that is `refused` anyway is served only if nobody else needs the worker.
 ///
 /// # Errors
 /// [`Failed`].
@@ -75,7 +75,7 @@ pub async fn accept(
     terminator: &Terminator,
     down: TcpStream,
     refused: bool,
-    begin_by: Instant,
+    done_by: Instant,
     deadline: Instant,
 ) -> Result<(Stream, HandshakeKind), Failed> {
     let hello = async {
@@ -86,18 +86,25 @@ pub async fn accept(
             }
         }
     };
-    let kind = match timeout_at(deadline, hello).await {
+    let (kind, config) = match timeout_at(deadline, hello).await {
         Err(_) => return Err(Failed::TimedOut),
         Ok(None) => return Err(Failed::Silent),
-        Ok(Some(FirstBytes::ClientHello { .. })) if refused => Kind::Refused,
-        Ok(Some(FirstBytes::ClientHello { resumes: true })) => Kind::Resumes,
-        Ok(Some(FirstBytes::ClientHello { resumes: false })) => Kind::New,
+        Ok(Some(FirstBytes::ClientHello { resumes, without_aes })) => {
+            let kind = match (refused, resumes) {
+                (true, _) => Kind::Refused,
+                (false, true) => Kind::Resumes,
+                (false, false) => Kind::New,
+            };
+            (kind, terminator.config(without_aes))
+        }
         Ok(Some(_)) => return Err(Failed::NotTls(down)),
     };
-    let turn = budget::turn(kind, begin_by).await.ok_or(Failed::Busy)?;
-    let handshake = TlsAcceptor::from(terminator.config()).accept(down);
+    let turn = budget::turn(kind, budget::begin_by(done_by)).await.ok_or(Failed::Busy)?;
+    let began = Instant::now();
+    let handshake = TlsAcceptor::from(config).accept(down);
     match step_by_step(handshake, Some(turn), deadline).await {
         Ok(tls) => {
+            budget::took(began.elapsed());
             let kind = tls.get_ref().1.handshake_kind().unwrap_or(HandshakeKind::Full);
             Ok((Stream::Tls(Box::new(TlsStream::Server(tls))), kind))
         }

@@ -17,8 +17,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    ServerConfig, SupportedProtocolVersion,
-    crypto::{CryptoProvider, ring::default_provider},
+    CipherSuite, ServerConfig, SupportedProtocolVersion,
+    crypto::{CryptoProvider, aws_lc_rs::default_provider},
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
@@ -115,6 +115,8 @@ pub struct Terminator {
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
+    /// The same for those who have nothing for AES.
+    without_aes: Arc<ServerConfig>,
     tickets: Arc<Tickets>,
     in_use: Vec<InUse>,
 }
@@ -152,8 +154,9 @@ impl Terminator {
         self.now.load().in_use.clone()
     }
 
-    fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.now.load().config)
+    fn config(&self, without_aes: bool) -> Arc<ServerConfig> {
+        let now = self.now.load();
+        Arc::clone(if without_aes { &now.without_aes } else { &now.config })
     }
 }
 
@@ -171,7 +174,11 @@ impl ListenerTls {
 
 impl Loaded {
     fn new(params: &ListenerTls, earlier: Option<&Tickets>) -> Result<Self, Vec<BadFile>> {
-        let provider = Arc::new(default_provider());
+        let mut provider = default_provider();
+        // Of TLS 1.3, AES-128 before AES-256: that comes with SHA-384, for which processors have no instructions as for SHA-256, and
+        // a handshake hashes a lot. Most libraries but Go's ask for the other order.
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let provider = Arc::new(provider);
         let mut bad = Vec::new();
         let by_name = ByName::read(&params.pairs, &provider, &mut bad);
         let verifier = match &params.clients {
@@ -198,7 +205,9 @@ impl Loaded {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         // No NATS client asks for more than one connection with one ticket.
         config.send_tls13_tickets = 1;
-        Ok(Self { config: Arc::new(config), tickets, in_use })
+        let without_aes = Arc::new(config.clone());
+        config.ignore_client_order = true;
+        Ok(Self { config: Arc::new(config), without_aes, tickets, in_use })
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Mutex, sync::PoisonError, time::Duration, time::Instant};
 
-use ring::{
+use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     digest::{SHA256, digest},
     rand::{SecureRandom, SystemRandom},

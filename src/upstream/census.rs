@@ -82,6 +82,7 @@ impl Census {
     }
 
     /// All there are, weir's in-flight ones included.
+    #[inline]
     pub fn total(&self) -> u32 {
         self.others.load(Relaxed).saturating_add(self.held.load(Relaxed))
     }

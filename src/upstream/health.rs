@@ -44,11 +44,19 @@ impl Default for Health {
 impl Health {
     /// What may be done with the server at `now`.
     pub fn standing(&self, now: Instant) -> Standing {
+        match self.ejected_until() {
+            None => Standing::Up,
+            Some(until) if now >= until => Standing::TrialDue,
+            Some(_) => Standing::Ejected,
+        }
+    }
+
+    /// When the next trial is due; `None` while the server is up.
+    pub fn ejected_until(&self) -> Option<Instant> {
         match self.state {
-            State::Up => Standing::Up,
-            State::Ejected { until } if now >= until => Standing::TrialDue,
-            State::Trial { began } if now >= began + TRIAL_TIMEOUT => Standing::TrialDue,
-            State::Ejected { .. } | State::Trial { .. } => Standing::Ejected,
+            State::Up => None,
+            State::Ejected { until } => Some(until),
+            State::Trial { began } => Some(began + TRIAL_TIMEOUT),
         }
     }
 

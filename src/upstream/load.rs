@@ -113,6 +113,7 @@ impl Load {
     }
 
     /// Connections the server has now, weir's in-flight ones included.
+    #[inline]
     pub fn projected(&self) -> u32 {
         self.census.total()
     }
@@ -123,6 +124,7 @@ impl Load {
     }
 
     /// Handshakes under way.
+    #[inline]
     pub fn handshakes(&self) -> u32 {
         self.handshakes.load(Relaxed)
     }
@@ -138,6 +140,7 @@ impl Load {
     }
 
     /// What may be filled of it.
+    #[inline]
     pub fn ceiling(&self) -> u32 {
         self.ceiling.load(Relaxed)
     }

@@ -8,6 +8,7 @@ pub mod load;
 pub mod placement;
 pub mod pressure;
 mod server;
+mod sight;
 #[cfg(test)]
 mod simulation;
 mod slot;
@@ -28,6 +29,7 @@ use crate::protocol::MAX_CONTROL_LINE;
 use deaths::Deaths;
 pub use placement::Haste;
 use placement::{Choice, Rank, View};
+use sight::Epoch;
 
 /// Clients a second that a cluster takes of which nothing is known.
 const UNKNOWN_PACE: f64 = 1000.0;
@@ -103,14 +105,17 @@ pub enum Placement {
 #[derive(Debug)]
 pub struct Servers {
     list: Vec<Arc<Server>>,
+    epoch: Epoch,
     deaths: Mutex<Deaths>,
 }
 
 impl Servers {
     /// The cluster as configured, nothing known about it yet.
     pub fn new(params: &Params) -> Self {
-        let list = params.servers.iter().enumerate().map(|(i, one)| Arc::new(Server::new(i, one.clone(), params)));
-        Self { list: list.collect(), deaths: Mutex::new(Deaths::new(params.close_spread)) }
+        let epoch = Epoch::default();
+        let server = |(i, one): (usize, &ServerParams)| Arc::new(Server::new(i, one.clone(), params, epoch.clone()));
+        let list = params.servers.iter().enumerate().map(server).collect();
+        Self { list, epoch, deaths: Mutex::new(Deaths::new(params.close_spread)) }
     }
 
     /// Every server, in the order of the configuration.
@@ -128,11 +133,19 @@ impl Servers {
         self.list.is_empty()
     }
 
+    /// Every server as placement sees it.
+    fn views(&self, now: Instant) -> impl Iterator<Item = View> + Clone {
+        let moment = self.epoch.moment(now);
+        self.list.iter().map(move |server| server.view_at(moment, now))
+    }
+
     /// Reserves a slot on the least loaded server that the client has not `tried`.
     pub fn place(&self, now: Instant, tried: &[usize], haste: Haste, rng: &mut fastrand::Rng) -> Placement {
-        let views = self.list.iter().map(|server| match tried.contains(&server.index()) {
-            true => View { rank: Rank::Never, ..server.view(now) },
-            false => server.view(now),
+        let views = self.views(now).enumerate().map(|(index, mut view)| {
+            if tried.contains(&index) {
+                view.rank = Rank::Never;
+            }
+            view
         });
         // Another worker may take the last slot between the choice and the reservation; each such loss is another's gain.
         for _ in 0..8 {
@@ -164,7 +177,8 @@ impl Servers {
 
     /// Reserves one of the slots that are kept free, for a client of the system account.
     pub fn place_in_lane(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Slot> {
-        let views = self.list.iter().map(|server| View { ceiling: server.load().capacity(), ..server.view(now) });
+        let views = self.list.iter().zip(self.views(now));
+        let views = views.map(|(server, view)| View { ceiling: server.load().capacity(), ..view });
         match placement::choose(views, Haste::Urgent, rng) {
             Choice::Server(index) => Server::reserve_in_lane(&self.list[index]),
             Choice::Busy | Choice::Full => None,
@@ -184,7 +198,7 @@ impl Servers {
 
     /// How many clients the servers that may be used could take now, busy or not.
     pub fn headroom(&self, now: Instant) -> u32 {
-        placement::headroom(self.list.iter().map(|server| server.view(now)))
+        placement::headroom(self.views(now))
     }
 
     /// Whether any server could take a client now, busy or not.
@@ -194,7 +208,7 @@ impl Servers {
 
     /// Whether any server is up: it answered last time it was dialled, and its reading is fresh.
     pub fn any_usable(&self, now: Instant) -> bool {
-        self.list.iter().any(|server| server.view(now).rank == Rank::Eligible)
+        self.views(now).any(|view| view.rank == Rank::Eligible)
     }
 }
 

@@ -56,16 +56,6 @@ impl View {
 /// How far above the least loaded server another's share may be and still stand in for it while that one is busy with handshakes.
 const EVEN_ENOUGH: f64 = 0.01;
 
-/// Whether a server of this `share` may stand in for the least loaded one, which is busy: as far as those who wait, on so many
-/// `servers`, can even it out. So no server idles while many wait, and at the end all are even. A server that may be busy for long is
-/// not waited for to the last connection.
-fn stands_in(share: f64, least: &View, waiting: usize, servers: usize) -> bool {
-    let evened_out = (waiting / servers.max(1)) as f64 / f64::from(least.ceiling.max(1));
-    let most = if least.is_lively { evened_out } else { evened_out.max(EVEN_ENOUGH) };
-    // Shares of counts that differ by one are apart by far more than that.
-    share - least.share() <= most + 1e-9
-}
-
 /// What placement says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
@@ -80,18 +70,15 @@ pub enum Choice {
 /// The least loaded of the candidates seen so far, ties decided by reservoir sampling.
 #[derive(Default)]
 struct Least {
-    best: Option<(usize, View)>,
-    seen: usize,
+    best: Option<(usize, f64)>,
     ties: u32,
 }
 
 impl Least {
-    fn offer(&mut self, index: usize, view: View, rng: &mut fastrand::Rng) {
-        self.seen += 1;
-        let share = view.share();
-        match self.best.map(|(_, least)| least.share()) {
-            Some(least) if share > least => return,
-            Some(least) if share == least => {
+    fn offer(&mut self, index: usize, share: f64, rng: &mut fastrand::Rng) {
+        match self.best {
+            Some((_, least)) if share > least => return,
+            Some((_, least)) if share == least => {
                 self.ties += 1;
                 if rng.u32(0..self.ties) != 0 {
                     return;
@@ -99,7 +86,7 @@ impl Least {
             }
             _ => self.ties = 1,
         }
-        self.best = Some((index, view));
+        self.best = Some((index, share));
     }
 }
 
@@ -119,27 +106,53 @@ pub fn headroom(views: impl Iterator<Item = View> + Clone) -> u32 {
 /// Chooses among `views`.
 pub fn choose(views: impl Iterator<Item = View> + Clone, haste: Haste, rng: &mut fastrand::Rng) -> Choice {
     for &rank in ranks(views.clone()) {
-        let (mut least, mut free) = (Least::default(), Least::default());
+        let (mut lowest, mut free) = (f64::INFINITY, Least::default());
         for (index, view) in views.clone().enumerate().filter(|(_, v)| v.rank == rank && v.has_room()) {
-            least.offer(index, view, rng);
+            let share = view.share();
+            // Unlike `min` it needs no thought of NaN.
+            if share < lowest {
+                lowest = share;
+            }
             if !view.is_busy() {
-                free.offer(index, view, rng);
+                free.offer(index, share, rng);
             }
         }
-        let Some((_, lowest)) = least.best else { continue };
-        let Some((index, view)) = free.best else { return Choice::Busy };
-        let may = match haste {
-            Haste::Urgent => true,
-            Haste::Among(_) if view.share() == lowest.share() => true,
-            Haste::Among(waiting) => stands_in(view.share(), &lowest, waiting, least.seen),
-        };
-        return if may { Choice::Server(index) } else { Choice::Busy };
+        match (free.best, haste) {
+            _ if lowest.is_infinite() => {}
+            (Some((index, _)), Haste::Urgent) => return Choice::Server(index),
+            (Some((index, share)), Haste::Among(waiting)) => {
+                let usable = views.filter(|view| view.rank == rank && view.has_room());
+                let may = share <= lowest || stands_in(share, waiting, usable);
+                return if may { Choice::Server(index) } else { Choice::Busy };
+            }
+            (None, _) => return Choice::Busy,
+        }
     }
     Choice::Full
 }
 
+/// Whether a server of this `share` may stand in for the least loaded of the `usable` ones, which is busy: as far as those who wait can
+/// even it out. So no server idles while many wait, and at the end all are even. A server that may be busy for long is not waited for
+/// to the last connection.
+fn stands_in(share: f64, waiting: usize, usable: impl Iterator<Item = View>) -> bool {
+    let (mut lowest, mut is_lively, mut ceilings) = (f64::INFINITY, false, 0.0);
+    for view in usable {
+        if view.share() < lowest {
+            (lowest, is_lively) = (view.share(), false);
+        }
+        is_lively |= view.is_lively && view.share() <= lowest;
+        ceilings += f64::from(view.ceiling);
+    }
+    let evened_out = waiting as f64 / ceilings;
+    let most = if is_lively { evened_out } else { evened_out.max(EVEN_ENOUGH) };
+    // Shares of counts that differ by one are apart by far more than that.
+    share - lowest <= most + 1e-9
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn view(projected: u32, ceiling: u32) -> View {
@@ -198,6 +211,72 @@ mod tests {
         assert_eq!(pick(&[newcomer, view(50, 100)], false), Choice::Busy);
         assert_eq!(pick(&[newcomer, view(50, 100)], true), Choice::Server(1));
         assert_eq!(pick(&[newcomer, view(1, 100)], false), Choice::Server(1), "even enough");
+    }
+
+    fn any_view() -> impl Strategy<Value = View> {
+        let rank = prop::sample::select(vec![Rank::Eligible, Rank::Stale, Rank::Ejected, Rank::Never]);
+        let load = prop_oneof![(0u32..6, 0u32..6), (0u32..6, 298u32..302)];
+        (rank, load, 0u32..4, 0u32..4, any::<bool>()).prop_map(
+            |(rank, (projected, ceiling), handshakes, handshake_limit, is_lively)| View {
+                rank,
+                projected,
+                ceiling,
+                handshakes,
+                handshake_limit,
+                is_lively,
+            },
+        )
+    }
+
+    fn any_haste() -> impl Strategy<Value = Haste> {
+        prop_oneof![Just(Haste::Urgent), (0usize..20).prop_map(Haste::Among)]
+    }
+
+    /// Every choice that is right, in whole numbers.
+    fn right(views: &[View], haste: Haste) -> Vec<Choice> {
+        let ranks = match views.iter().all(|v| v.rank >= Rank::Ejected) {
+            true => vec![Rank::Ejected],
+            false => vec![Rank::Eligible, Rank::Stale],
+        };
+        for rank in ranks {
+            let room: Vec<_> = views.iter().enumerate().filter(|(_, v)| v.rank == rank && v.has_room()).collect();
+            let above = |a: &View, b: &View| {
+                i64::from(a.projected) * i64::from(b.ceiling) - i64::from(b.projected) * i64::from(a.ceiling)
+            };
+            let least = |of: &dyn Fn(&View) -> bool| {
+                let those: Vec<_> = room.iter().copied().filter(|(_, v)| of(v)).collect();
+                those
+                    .iter()
+                    .copied()
+                    .filter(|(_, v)| those.iter().all(|(_, other)| above(v, other) <= 0))
+                    .collect::<Vec<_>>()
+            };
+            let (lowest, free) = (least(&|_| true), least(&|v| !v.is_busy()));
+            let Some(&(_, low)) = lowest.first() else { continue };
+            let Some(&(_, stand_in)) = free.first() else { return vec![Choice::Busy] };
+            let ahead = above(stand_in, low);
+            let ceilings: i64 = room.iter().map(|(_, v)| i64::from(v.ceiling)).sum();
+            let unit = i64::from(low.ceiling) * i64::from(stand_in.ceiling);
+            let may = match haste {
+                Haste::Urgent => true,
+                Haste::Among(waiting) if ahead * ceilings <= waiting as i64 * unit => true,
+                Haste::Among(_) if lowest.iter().any(|(_, v)| v.is_lively) => ahead == 0,
+                Haste::Among(_) => ahead * 100 <= unit,
+            };
+            return match may {
+                true => free.iter().map(|&(index, _)| Choice::Server(index)).collect(),
+                false => vec![Choice::Busy],
+            };
+        }
+        vec![Choice::Full]
+    }
+
+    proptest! {
+        #[test]
+        fn the_choice_is_a_right_one(views in prop::collection::vec(any_view(), 0..6), haste in any_haste(), seed in any::<u64>()) {
+            let choice = choose(views.iter().copied(), haste, &mut fastrand::Rng::with_seed(seed));
+            prop_assert!(right(&views, haste).contains(&choice), "{choice:?} of {views:?}");
+        }
     }
 
     #[test]

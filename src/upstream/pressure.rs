@@ -76,9 +76,9 @@ impl Pressure {
         self.lately.map(|lately| f64::from(LEAST) / lately.as_secs_f64().max(1e-6))
     }
 
-    /// Whether it finishes handshakes quickly one after another.
-    pub fn is_lively(&self, now: Instant) -> bool {
-        self.last_finished.is_some_and(|at| now.saturating_duration_since(at) < LIVELY)
+    /// Until when it counts as one that finishes handshakes quickly one after another; `None` while it has finished none.
+    pub fn lively_until(&self) -> Option<Instant> {
+        self.last_finished.map(|at| at + LIVELY)
     }
 
     /// The server says that it uses so much `cpu` (1.0 is one core) of its `cores`. A second signal only: it keeps the limit from

@@ -17,6 +17,7 @@ use super::{
     load::{Load, Mark},
     placement::{Rank, View},
     pressure::{self, Pressure},
+    sight::{Epoch, Moment, Shown, Sight},
 };
 use crate::protocol::info::{Info, InfoError};
 
@@ -87,13 +88,17 @@ pub struct Server {
     resolved: ArcSwap<Vec<SocketAddr>>,
     /// Its last INFO of each kind: the next is the same, mostly.
     infos: [ArcSwapOption<Info>; 2],
+    epoch: Epoch,
+    /// What placement looks at of `state`.
+    sight: Sight,
+    /// Changed by [`Server::change`] only.
     state: Mutex<State>,
 }
 
 impl Server {
-    pub(super) fn new(index: usize, params: ServerParams, cluster: &Params) -> Self {
+    pub(super) fn new(index: usize, params: ServerParams, cluster: &Params, epoch: Epoch) -> Self {
         let capacity = params.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
-        Self {
+        let server = Self {
             index,
             reserve: cluster.reserve,
             slow_start: cluster.slow_start,
@@ -108,14 +113,42 @@ impl Server {
             max_control_line: AtomicUsize::new(usize::MAX),
             resolved: ArcSwap::from_pointee(params.address.parse().into_iter().collect()),
             infos: Default::default(),
+            epoch,
+            sight: Sight::default(),
             state: Mutex::default(),
             params,
-        }
+        };
+        server.change(|_| ());
+        server
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // The state is valid between any two statements, so a panic elsewhere while it was locked spoils nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and shows placement what has come of it.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state();
+        let changed = change(&mut state);
+        self.sight.show(self.shown(&state));
+        changed
+    }
+
+    fn shown(&self, state: &State) -> Shown {
+        let moment = |at: Option<Instant>| at.map_or(Moment::LONG_AGO, |at| self.epoch.moment(at));
+        Shown {
+            barred_until: if state.lame_duck { Moment::NEVER } else { moment(state.full_until) },
+            ejected_until: moment(state.health.ejected_until()),
+            stale_from: match state.read_at {
+                _ if !self.is_read() => Moment::NEVER,
+                None => Moment::LONG_AGO,
+                Some(at) => self.epoch.moment(at + self.stale_after).just_after(),
+            },
+            grown_at: moment(self.grown_at(state)),
+            lively_until: moment(state.pressure.lively_until()),
+            handshake_limit: state.pressure.limit(),
+        }
     }
 
     /// Its place in the configuration.
@@ -204,27 +237,27 @@ impl Server {
 
     /// How placement sees it.
     pub fn view(&self, now: Instant) -> View {
-        let state = self.state();
-        let full = state.full_until.is_some_and(|until| now < until);
-        let fresh =
-            !self.is_read() || state.read_at.is_some_and(|at| now.saturating_duration_since(at) <= self.stale_after);
-        let rank = match state.health.standing(now) {
-            _ if full || state.lame_duck => Rank::Never,
-            Standing::Ejected => Rank::Ejected,
-            _ if !fresh => Rank::Stale,
-            Standing::Up | Standing::TrialDue => Rank::Eligible,
-        };
-        let handshake_limit = self.handshake_limit(&state, now);
-        let is_lively = state.pressure.is_lively(now);
-        drop(state);
+        self.view_at(self.epoch.moment(now), now)
+    }
+
+    /// The same, where `moment` is known to be `now`.
+    #[inline]
+    pub(super) fn view_at(&self, moment: Moment, now: Instant) -> View {
+        let shown = self.sight.look();
+        let handshake_limit = if moment < shown.grown_at { self.limit_while_young(now) } else { shown.handshake_limit };
         View {
-            rank,
+            rank: shown.rank(moment),
             projected: self.load.projected(),
             ceiling: self.load.ceiling(),
             handshakes: self.load.handshakes(),
             handshake_limit,
-            is_lively,
+            is_lively: moment < shown.lively_until,
         }
+    }
+
+    #[cold]
+    fn limit_while_young(&self, now: Instant) -> u32 {
+        self.handshake_limit(&self.state(), now)
     }
 
     /// Slow start: a server that has just come up is warming caches and routes while every new client would go to it, since
@@ -240,10 +273,16 @@ impl Server {
         limit.min(FIRST_HANDSHAKE_LIMIT + (f64::from(pressure::MOST - FIRST_HANDSHAKE_LIMIT) * grown) as u32)
     }
 
+    /// When slow start is over; `None` where it is, or never was.
+    fn grown_at(&self, state: &State) -> Option<Instant> {
+        let (read_at, last) = (state.read_at?, state.last.as_ref()?);
+        Some(read_at + self.slow_start.checked_sub(last.uptime)?)
+    }
+
     /// A handshake ended with the server's PONG. `floor` is the least that one of its kind takes.
     pub fn handshake_finished(&self, now: Instant, took: Duration, floor: Duration) {
         let in_flight = self.load.handshakes();
-        self.state().pressure.finished(now, took, floor, in_flight);
+        self.change(|state| state.pressure.finished(now, took, floor, in_flight));
     }
 
     /// Logins a second that it can take at least, by what one has taken lately; `None` while there was none.
@@ -258,21 +297,19 @@ impl Server {
 
     /// A handshake did not end in time.
     pub fn handshake_timed_out(&self) {
-        self.state().pressure.timed_out();
+        self.change(|state| state.pressure.timed_out());
     }
 
     /// Takes a slot, if one is free and the handshakes in flight allow it.
     pub fn reserve(server: &Arc<Self>, now: Instant) -> Option<Slot> {
-        let mut state = server.state();
-        let limit = match state.health.standing(now) {
+        let limit = server.change(|state| match state.health.standing(now) {
             // A trial is one client's at a time.
             Standing::TrialDue => {
                 state.health.trial_began(now);
                 u32::MAX
             }
-            _ => server.handshake_limit(&state, now),
-        };
-        drop(state);
+            _ => server.handshake_limit(state, now),
+        });
         server.load.reserve(limit).then(|| Slot::new(Arc::clone(server)))
     }
 
@@ -297,37 +334,41 @@ impl Server {
         if let Some(account) = &reading.system_account {
             let _ = self.system_account.set(account.clone());
         }
-        let mut state = self.state();
-        let restarted = state.last.as_ref().is_some_and(|last| last.start != reading.start);
-        if restarted {
-            state.health.restarted(now);
-            state.pressure = Pressure::default();
-            state.lame_duck = false;
-            state.full_until = None;
-        }
-        state.pressure.cores(now, reading.cpu, reading.cores);
-        state.read_at = Some(now);
-        state.last = Some(reading);
-        restarted
+        self.change(|state| {
+            let restarted = state.last.as_ref().is_some_and(|last| last.start != reading.start);
+            if restarted {
+                state.health.restarted(now);
+                state.pressure = Pressure::default();
+                state.lame_duck = false;
+                state.full_until = None;
+            }
+            state.pressure.cores(now, reading.cpu, reading.cores);
+            state.read_at = Some(now);
+            state.last = Some(reading);
+            restarted
+        })
     }
 
     /// The server said `maximum connections exceeded`: others took what looked free.
     pub fn said_full(&self, now: Instant) {
-        self.state().full_until = Some(now + FULL_FOR);
+        self.change(|state| state.full_until = Some(now + FULL_FOR));
     }
 
     /// The server announced lame duck mode on a session's INFO.
     pub fn said_lame_duck(&self) {
-        self.state().lame_duck = true;
+        self.change(|state| state.lame_duck = true);
     }
 
     /// A dial ended with its INFO.
     pub fn answered(&self) {
-        self.state().health.answered();
+        self.change(|state| state.health.answered());
     }
 
     /// A dial failed before INFO. Returns the pause when this ejects the server anew.
     pub fn failed(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
-        self.state().health.failed(now, rng)
+        self.change(|state| state.health.failed(now, rng))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -101,10 +101,19 @@ impl Authority {
         versions: &[&'static rustls::SupportedProtocolVersion],
         own: Option<&Issued>,
     ) -> ClientConfig {
+        self.client_config_of(rustls::crypto::aws_lc_rs::default_provider(), versions, own)
+    }
+
+    /// The same, with these cipher suites in their order.
+    pub fn client_config_of(
+        &self,
+        provider: CryptoProvider,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        own: Option<&Issued>,
+    ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(pem_certificate(&self.ca())).expect("a root");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(versions)
             .expect("versions")
             .with_root_certificates(roots);

@@ -191,10 +191,8 @@ impl ClientFraming {
         let max = self.max_control_line;
         let consumed = messages(chunk, |rest| publication(rest, max));
         self.messages += consumed.messages;
-        match consumed.payload {
-            Some(0) => self.state = State::Cr,
-            Some(size) => self.state = State::Payload(size),
-            None => {}
+        if let Some(state) = consumed.leaves(State::Cr, State::Payload) {
+            self.state = state;
         }
         consumed.bytes
     }

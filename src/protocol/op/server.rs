@@ -129,10 +129,8 @@ impl ServerFraming {
     fn deliveries(&mut self, chunk: &[u8]) -> usize {
         let consumed = messages(chunk, delivery);
         self.messages += consumed.messages;
-        match consumed.payload {
-            Some(0) => self.state = State::Cr,
-            Some(size) => self.state = State::Payload(size),
-            None => {}
+        if let Some(state) = consumed.leaves(State::Cr, State::Payload) {
+            self.state = state;
         }
         consumed.bytes
     }

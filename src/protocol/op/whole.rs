@@ -12,6 +12,14 @@ pub(super) struct Consumed {
     pub(super) payload: Option<u32>,
 }
 
+impl Consumed {
+    /// The state in which the framing is left: none but its boundary, `cr` where only the payload's CR LF is to come, or within it.
+    #[inline(always)]
+    pub(super) fn leaves<S>(&self, cr: S, payload: impl FnOnce(u32) -> S) -> Option<S> {
+        self.payload.map(|size| if size == 0 { cr } else { payload(size) })
+    }
+}
+
 /// A whole control line at the start of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Line {

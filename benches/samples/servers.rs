@@ -1,0 +1,42 @@
+//! Servers to choose from, as `benches/doors.rs` and `examples/bench_instructions.rs` measure it.
+
+use std::{sync::Arc, time::Duration};
+
+use weir::upstream::{
+    self, Reserve, ServerParams, Servers,
+    placement::{Rank, View},
+};
+
+/// So many eligible servers, each with another load.
+pub(crate) fn views(servers: u32) -> Vec<View> {
+    let view = |n: u32| View {
+        rank: Rank::Eligible,
+        projected: (n * 7919) % 1000,
+        ceiling: 10_000,
+        handshakes: n % 5,
+        handshake_limit: 256,
+        is_lively: false,
+    };
+    (0..servers).map(view).collect()
+}
+
+/// So many servers that take so many clients each. Without a monitor they need no reading.
+pub(crate) fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
+    let one = |n| ServerParams {
+        name: Some(format!("n{n}")),
+        address: format!("192.0.2.{n}:4222"),
+        monitor: None,
+        max_connections: Some(max_connections),
+    };
+    Arc::new(Servers::new(&upstream::Params {
+        system: false,
+        poll_interval: Duration::from_secs(1),
+        reserve: Reserve::Slots(0),
+        warn_at: 0.8,
+        slow_start: Duration::ZERO,
+        close_spread: Duration::from_secs(2),
+        wants: upstream::Wants::default(),
+        source_addresses: Vec::new(),
+        servers: (0..count).map(one).collect(),
+    }))
+}

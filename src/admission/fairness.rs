@@ -1,0 +1,143 @@
+//! Seeded storms of some accounts beside clients of a quiet one, who come one at a time: what accounts are promised of each other.
+
+use std::{collections::HashMap, time::Duration};
+
+use governor::clock::FakeRelativeClock;
+
+use super::*;
+use crate::{
+    identity::ClientKey,
+    upstream::{self, Reserve, ServerParams},
+};
+
+const SEEDS: u64 = 100;
+const TURNS: usize = 600;
+/// Of each storming account: enough to wait until the end.
+const STORM: u64 = TURNS as u64;
+const QUIET: usize = usize::MAX;
+
+/// One who waits, by its account.
+struct Waits(usize);
+
+impl Waiter for Waits {
+    fn has_left(&self) -> bool {
+        false
+    }
+}
+
+type Doors = Admission<Waits, FakeRelativeClock>;
+
+fn doors(weights: &[u32], servers: usize) -> Doors {
+    let server = |n| ServerParams { name: None, address: format!("n{n}:4222"), monitor: None, max_connections: None };
+    let cluster = upstream::Params {
+        system: false,
+        poll_interval: Duration::from_secs(1),
+        reserve: Reserve::Slots(0),
+        warn_at: 0.8,
+        slow_start: Duration::ZERO,
+        close_spread: Duration::ZERO,
+        wants: upstream::Wants::default(),
+        source_addresses: Vec::new(),
+        servers: (0..servers).map(server).collect(),
+    };
+    let weighted = |(n, weight): (usize, &u32)| {
+        let weight = NonZeroU32::new(*weight).unwrap();
+        (n.to_string(), AccountLimits { weight, ..AccountLimits::default() })
+    };
+    let params = Params {
+        pace: None,
+        max_held: usize::MAX,
+        max_hold: Duration::from_secs(3600),
+        max_hold_by_lang: HashMap::new(),
+        refusal_spread: Duration::ZERO,
+        max_clients: u32::MAX,
+        per_source: Quota::default(),
+        default_account: AccountLimits::default(),
+        accounts: weights.iter().enumerate().map(weighted).collect(),
+        rules: Vec::new(),
+        patterns: PatternQuotas::default(),
+    };
+    Doors::new(&params, Arc::new(Servers::new(&cluster)), FakeRelativeClock::default())
+}
+
+/// What has happened in a storm.
+struct Storm {
+    doors: Doors,
+    rng: fastrand::Rng,
+    now: Instant,
+    clients: u64,
+    under_way: Vec<Pass<FakeRelativeClock>>,
+    /// Whose turn it was, one after another.
+    turns: Vec<usize>,
+}
+
+impl Storm {
+    fn arrives(&mut self, account: usize) {
+        self.clients += 1;
+        let applicant = Applicant {
+            account: if account == QUIET { "quiet".into() } else { account.to_string().into() },
+            client: ClientKey::from_raw(self.clients),
+            persona: Persona::default(),
+            hold_until: self.now + Duration::from_secs(3600),
+            answer_by: self.now + Duration::from_secs(3601),
+            returns: Return::Unknown,
+        };
+        match self.doors.at_connect(applicant, self.now, &mut self.rng, || Waits(account)) {
+            Verdict::Admit(pass) => self.under_way.push(pass),
+            Verdict::Hold { .. } => {}
+            Verdict::Refuse { reason, .. } => panic!("{reason:?}"),
+        }
+    }
+
+    /// Some handshake is over, and whoever is next begins its own.
+    fn goes_on(&mut self) {
+        self.now += Duration::from_micros(self.rng.u64(100..20_000));
+        let mut over = self.under_way.swap_remove(self.rng.usize(0..self.under_way.len()));
+        let took = Duration::from_millis(self.rng.u64(2..60));
+        self.doors.handshake_finished(&over, took, self.now);
+        over.server.session_began();
+        let mut turns = Vec::new();
+        self.doors.release(self.now, &mut self.rng, &mut turns);
+        for (Waits(account), pass) in turns {
+            self.turns.push(account);
+            self.under_way.push(pass);
+        }
+    }
+}
+
+#[test]
+fn nobody_waits_for_another_accounts_storm() {
+    for seed in 0..SEEDS {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let weights: Vec<u32> = (0..rng.usize(1..6)).map(|_| rng.u32(1..5)).collect();
+        let doors = doors(&weights, rng.usize(1..4));
+        let mut storm = Storm { doors, rng, now: Instant::now(), clients: 0, under_way: Vec::new(), turns: Vec::new() };
+        for _ in 0..STORM {
+            (0..weights.len()).for_each(|account| storm.arrives(account));
+        }
+        // A turn of the quiet account that is still to come: how many others had had theirs when its client came.
+        let mut came = None;
+        while storm.turns.len() < TURNS {
+            if came.is_none() && storm.rng.u32(0..4) == 0 {
+                came = Some(storm.turns.len());
+                storm.arrives(QUIET);
+            }
+            storm.goes_on();
+            if let Some(since) = came {
+                let others = storm.turns[since..].iter().take_while(|&&account| account != QUIET).count();
+                let one_round = weights.iter().sum::<u32>() as usize;
+                assert!(others <= one_round, "seed {seed}: {others} went before it, a round is {one_round}");
+                came = came.filter(|_| since + others == storm.turns.len());
+            }
+        }
+        let rounds = |(account, weight): (usize, &u32)| {
+            let turns = storm.turns.iter().filter(|&&turn| turn == account).count();
+            (turns / *weight as usize, turns.div_ceil(*weight as usize))
+        };
+        let (least, most): (Vec<_>, Vec<_>) = weights.iter().enumerate().map(rounds).unzip();
+        assert!(
+            most.iter().max() <= least.iter().min().map(|n| n + 1).as_ref(),
+            "seed {seed}: rounds of each {least:?} to {most:?}"
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! What placement sees without the lock is what the state says.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::upstream::{Wants, placement::Rank};
+
+/// Something that happens to a server, and after how many milliseconds.
+#[derive(Debug, Clone)]
+enum Event {
+    Read { start: u8, uptime_ms: u32 },
+    SaidFull,
+    SaidLameDuck,
+    Answered,
+    Failed,
+    Reserved,
+    Finished { took_ms: u16 },
+    TimedOut,
+}
+
+fn event() -> impl Strategy<Value = (u16, Event)> {
+    let event = prop_oneof![
+        (0u8..2, 0u32..40_000).prop_map(|(start, uptime_ms)| Event::Read { start, uptime_ms }),
+        Just(Event::SaidFull),
+        Just(Event::SaidLameDuck),
+        Just(Event::Answered),
+        Just(Event::Failed),
+        Just(Event::Reserved),
+        (1u16..500).prop_map(|took_ms| Event::Finished { took_ms }),
+        Just(Event::TimedOut),
+    ];
+    (0u16..3000, event)
+}
+
+/// How placement would see it by its state: what [`Server::view`] is to say, in another way.
+fn by_state(server: &Server, now: Instant) -> (Rank, u32, bool) {
+    let state = server.state();
+    let full = state.full_until.is_some_and(|until| now < until);
+    let fresh =
+        !server.is_read() || state.read_at.is_some_and(|at| now.saturating_duration_since(at) <= server.stale_after);
+    let rank = match state.health.standing(now) {
+        _ if full || state.lame_duck => Rank::Never,
+        Standing::Ejected => Rank::Ejected,
+        _ if !fresh => Rank::Stale,
+        Standing::Up | Standing::TrialDue => Rank::Eligible,
+    };
+    let is_lively = state.pressure.lively_until().is_some_and(|until| now < until);
+    (rank, server.handshake_limit(&state, now), is_lively)
+}
+
+proptest! {
+    #[test]
+    fn a_look_sees_what_the_state_says(
+        is_read in any::<bool>(),
+        slow_start_s in prop::sample::select(vec![0u64, 30]),
+        events in prop::collection::vec(event(), 0..40),
+        looks in prop::collection::vec(0u64..40_000, 1..8),
+        seed in any::<u64>(),
+    ) {
+        let cluster = Params {
+            system: is_read,
+            poll_interval: Duration::from_secs(1),
+            reserve: Reserve::Slots(0),
+            warn_at: 0.8,
+            slow_start: Duration::from_secs(slow_start_s),
+            close_spread: Duration::ZERO,
+            wants: Wants::default(),
+            source_addresses: Vec::new(),
+            servers: Vec::new(),
+        };
+        let one = ServerParams { name: None, address: "n1:4222".into(), monitor: None, max_connections: Some(100) };
+        let server = Arc::new(Server::new(0, one, &cluster, Epoch::default()));
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut now = Instant::now();
+        let mut slots = Vec::new();
+        for (later_ms, event) in events {
+            now += Duration::from_millis(later_ms.into());
+            match event {
+                Event::Read { start, uptime_ms } => {
+                    let reading = Reading {
+                        server_name: "n1".into(),
+                        version: "2.15.1".into(),
+                        connections: 0,
+                        max_connections: Some(100),
+                        max_control_line: None,
+                        auth_timeout: None,
+                        start: start.to_string(),
+                        uptime: Duration::from_millis(uptime_ms.into()),
+                        system_account: None,
+                        cpu: 0.0,
+                        cores: 0,
+                    };
+                    server.read(now, server.load().mark(), reading);
+                }
+                Event::SaidFull => server.said_full(now),
+                Event::SaidLameDuck => server.said_lame_duck(),
+                Event::Answered => server.answered(),
+                Event::Failed => drop(server.failed(now, &mut rng)),
+                Event::Reserved => slots.extend(Server::reserve(&server, now)),
+                Event::Finished { took_ms } => {
+                    server.handshake_finished(now, Duration::from_millis(took_ms.into()), Duration::from_millis(5));
+                }
+                Event::TimedOut => server.handshake_timed_out(),
+            }
+            // The very moments at which something changes, and those beside them, are where a mistake would be.
+            let turning = {
+                let state = server.state();
+                let stale = state.read_at.map(|at| at + server.stale_after);
+                [state.full_until, state.health.ejected_until(), stale, server.grown_at(&state), state.pressure.lively_until()]
+            };
+            let nanosecond = Duration::from_nanos(1);
+            let turning = turning.into_iter().flatten().flat_map(|at| [at - nanosecond, at, at + nanosecond]);
+            let looks = looks.iter().map(|&ms| now + Duration::from_millis(ms));
+            for at in looks.chain(turning).chain([now]) {
+                let view = server.view(at);
+                prop_assert_eq!((view.rank, view.handshake_limit, view.is_lively), by_state(&server, at));
+            }
+        }
+    }
+}
