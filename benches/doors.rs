@@ -126,7 +126,7 @@ fn connect_door_admits(bencher: Bencher<'_, '_>, count: usize) {
     let mut rng = fastrand::Rng::with_seed(1);
     bencher.bench_local(|| {
         let verdict = doors.at_connect(applicant(&account, black_box(client), now), now, &mut rng, || Nobody);
-        matches!(verdict, Verdict::Admit(Pass { .. }))
+        matches!(verdict, Ok(Verdict::Admit(Pass { .. })))
     });
 }
 
@@ -139,7 +139,7 @@ fn connect_door_refuses(bencher: Bencher<'_, '_>) {
     let mut rng = fastrand::Rng::with_seed(1);
     bencher.bench_local(|| {
         let verdict = doors.at_connect(applicant(&account, black_box(client), now), now, &mut rng, || Nobody);
-        matches!(verdict, Verdict::Refuse { .. })
+        matches!(verdict, Ok(Verdict::Refuse { .. }))
     });
 }
 
@@ -152,7 +152,7 @@ fn connect_door_holds_in_vain(bencher: Bencher<'_, '_>, count: usize) {
     bencher.bench_local(|| {
         let verdict = doors.at_connect(applicant(&account, black_box(client), now), now, &mut rng, || Nobody);
         match verdict {
-            Verdict::Hold { ticket, .. } => doors.leave(&ticket, now).is_some(),
+            Ok(Verdict::Hold { ticket, .. }) => doors.leave(&ticket, now).is_some(),
             _ => false,
         }
     });

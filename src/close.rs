@@ -58,6 +58,11 @@ impl Refusal {
         Self::TlsBusy,
     ];
 
+    /// Whether it is for opening connections too fast, so that the client might wait.
+    pub const fn is_a_rate(self) -> bool {
+        matches!(self, Self::AccountRate | Self::UserRate | Self::NameRate | Self::SourceRate)
+    }
+
     /// The name in logs, metrics and endpoints.
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,14 +1,15 @@
 //! The server's half of the preface: connect, read its INFO, send CONNECT and PING, wait for its word.
 
-use std::{future::pending, io, net::SocketAddr, ops::Range, sync::Arc, time::Duration};
+use std::{future::pending, io, net::SocketAddr, ops::Range, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::AsyncReadExt,
     net::{TcpStream, lookup_host},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
 use crate::{
+    clock::timeout_at,
     protocol::{
         MAX_INFO_LINE, PONG,
         control_line::{LineScanner, ServerLine, server_line},
@@ -74,29 +75,34 @@ pub struct Accepted {
     pub rest: Vec<u8>,
 }
 
+/// Whose TLS there is on a connection to a server.
+#[derive(Debug, Clone, Copy)]
+pub enum Secured<'a> {
+    /// Nobody's.
+    Not,
+    /// weir's.
+    By(&'a Connector),
+    /// The client's own, behind INFO: what follows that is none of weir's business.
+    ByClient,
+}
+
+impl<'a> From<Option<&'a Connector>> for Secured<'a> {
+    fn from(tls: Option<&'a Connector>) -> Self {
+        tls.map_or(Self::Not, Self::By)
+    }
+}
+
 /// Connects to `server`, sends `words` unless they are empty, and reads INFO; does TLS before or after that. Words are a PROXY
 /// header; or CONNECT and PING, for a server that is known not to ask for anything else first, TLS least of all:
 /// [`Dialled::handshake`] then only listens.
 ///
 /// # Errors
-/// Any [`DialError`] but [`DialError::Full`].
-pub async fn dial(
-    server: &Server,
-    tls: Option<&Connector>,
-    words: &[u8],
-    deadline: Instant,
-) -> Result<Dialled, DialError> {
-    let resolved = server.resolved();
-    let stream = match &resolved[..] {
-        // Only before the monitor's first look-up: each one takes a thread.
-        [] => {
-            let found = in_time(deadline, lookup_host(server.address())).await?;
-            connect_any(server, found, words, deadline).await?
-        }
-        known => connect_any(server, known.iter().copied(), words, deadline).await?,
-    };
-    let mut stream = Stream::from(stream);
-    if let Some(tls) = tls.filter(|tls| tls.handshake_first()) {
+/// Any [`DialError`]; [`DialError::Full`] only where the client's own TLS is to follow.
+pub async fn dial(server: &Server, tls: Secured<'_>, words: &[u8], deadline: Instant) -> Result<Dialled, DialError> {
+    let mut stream = Stream::from(connect(server, words, deadline).await?);
+    if let Secured::By(tls) = tls
+        && tls.handshake_first()
+    {
         stream = secured(stream, tls, server, deadline).await?;
     }
     let mut lines = Lines::default();
@@ -104,18 +110,37 @@ pub async fn dial(
     let ServerLine::Info(json) = server_line(lines.get(line)) else { return Err(DialError::NotNats("no INFO")) };
     let info = server.parse_info(json, false).map_err(|_| DialError::NotNats("INFO does not parse"))?;
     match (tls, &stream) {
-        (None, _) if info.tls_required() => return Err(DialError::NotNats("it requires TLS: write [cluster.tls]")),
-        (Some(_), Stream::Plain(_)) if !info.tls_required() && !info.tls_available() => {
+        (Secured::Not, _) if info.tls_required() => {
+            return Err(DialError::NotNats("it requires TLS: write [cluster.tls]"));
+        }
+        (Secured::By(_), Stream::Plain(_)) if !info.does_tls() => {
             return Err(DialError::NotNats("it speaks no TLS, which [cluster.tls] asks for"));
         }
+        (Secured::ByClient, _) if lines.says_full() => return Err(DialError::Full),
         // What came in plain words behind INFO would be taken for the server's.
-        (Some(_), Stream::Plain(_)) if !lines.ahead().is_empty() => {
+        (Secured::By(_) | Secured::ByClient, Stream::Plain(_)) if !lines.ahead().is_empty() => {
             return Err(DialError::NotNats("it goes on without TLS"));
         }
-        (Some(tls), Stream::Plain(_)) => stream = secured(stream, tls, server, deadline).await?,
+        (Secured::By(tls), Stream::Plain(_)) => stream = secured(stream, tls, server, deadline).await?,
         _ => {}
     }
     Ok(Dialled { stream, lines, info: Arc::new(info) })
+}
+
+/// Connects to `server` and sends `words`, which may be empty.
+///
+/// # Errors
+/// Those of the connection: [`DialError::Io`] and [`DialError::TimedOut`].
+pub async fn connect(server: &Server, words: &[u8], deadline: Instant) -> Result<TcpStream, DialError> {
+    let resolved = server.resolved();
+    match &resolved[..] {
+        // Only before the monitor's first look-up: each one takes a thread.
+        [] => {
+            let found = in_time(deadline, pin!(lookup_host(server.address()))).await?;
+            connect_any(server, found, words, deadline).await
+        }
+        known => connect_any(server, known.iter().copied(), words, deadline).await,
+    }
 }
 
 /// Connects to the first address that answers, and sends `words` there.
@@ -127,7 +152,7 @@ async fn connect_any(
 ) -> Result<TcpStream, DialError> {
     let mut failed = DialError::Io(io::ErrorKind::NotFound.into());
     for address in addresses {
-        match in_time(deadline, connect(server, address, words)).await {
+        match in_time(deadline, pin!(connect_to(server, address, words))).await {
             Ok(stream) => return Ok(stream),
             Err(DialError::TimedOut) => return Err(DialError::TimedOut),
             Err(err) => failed = err,
@@ -150,7 +175,7 @@ fn begin(server: &Server, address: SocketAddr, speaks: bool) -> io::Result<std::
     }
 }
 
-async fn connect(server: &Server, address: SocketAddr, words: &[u8]) -> io::Result<TcpStream> {
+async fn connect_to(server: &Server, address: SocketAddr, words: &[u8]) -> io::Result<TcpStream> {
     let stream = begin(server, address, !words.is_empty())?;
     // On the same machine, and often in the same rack, the connection is there by now.
     let mut sent = match words {
@@ -203,11 +228,7 @@ impl Dialled {
             }
         }
         match self.lines.ahead() {
-            seen @ [b'-', ..]
-                if seen.len() >= ERR_FULL.len() && seen[..ERR_FULL.len()].eq_ignore_ascii_case(ERR_FULL) =>
-            {
-                DialError::Full
-            }
+            _ if self.lines.says_full() => DialError::Full,
             [b'-', ..] => DialError::Closed,
             // A PING, which the handshake answers. What may follow it is found there.
             _ => pending().await,
@@ -229,7 +250,7 @@ impl Dialled {
         // A full server says so and closes without reading; its word is still there to be read when this write fails.
         let written = match connect {
             [] => Ok(()),
-            connect => in_time(deadline, self.stream.send(connect)).await,
+            connect => in_time(deadline, pin!(self.stream.send(connect))).await,
         };
         let mut ponged = false;
         loop {
@@ -248,7 +269,7 @@ impl Dialled {
                         break;
                     }
                 }
-                ServerLine::Ping => in_time(deadline, self.stream.send(PONG)).await?,
+                ServerLine::Ping => in_time(deadline, pin!(self.stream.send(PONG))).await?,
                 // weir sent CONNECT as the client wrote it: a verbose client gets its +OK from the session.
                 ServerLine::Ok => {}
                 ServerLine::Pong if names_account && !ponged => {
@@ -268,11 +289,16 @@ impl Dialled {
 /// How a full server's word begins.
 const ERR_FULL: &[u8] = b"-ERR 'maximum connections exceeded'";
 
+/// Whether these are a full server's words.
+pub fn says_full(bytes: &[u8]) -> bool {
+    bytes.get(..ERR_FULL.len()).is_some_and(|word| word.eq_ignore_ascii_case(ERR_FULL))
+}
+
 fn is_full(text: &[u8]) -> bool {
     text.eq_ignore_ascii_case(b"maximum connections exceeded")
 }
 
-async fn in_time<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>) -> Result<T, DialError> {
+async fn in_time<T>(deadline: Instant, work: impl Future<Output = io::Result<T>> + Unpin) -> Result<T, DialError> {
     timeout_at(deadline, work).await.map_err(|_| DialError::TimedOut)?.map_err(DialError::Io)
 }
 
@@ -305,8 +331,12 @@ impl Lines {
                 return Ok(start..self.next);
             }
             // INFO is 300 to 600 bytes, of a large cluster some KiB; two of them and PONG are the usual answer.
+            if self.next == self.buffer.len() {
+                self.buffer.clear();
+                self.next = 0;
+            }
             self.buffer.reserve(2048);
-            if in_time(deadline, stream.read_buf(&mut self.buffer)).await? == 0 {
+            if in_time(deadline, pin!(stream.read_buf(&mut self.buffer))).await? == 0 {
                 return Err(DialError::Closed);
             }
         }
@@ -319,6 +349,11 @@ impl Lines {
     /// What has been read and is not part of a line yet that was asked for.
     fn ahead(&self) -> &[u8] {
         &self.buffer[self.next..]
+    }
+
+    /// Whether what is ahead is a full server's word.
+    fn says_full(&self) -> bool {
+        says_full(self.ahead())
     }
 
     fn into_rest(mut self) -> Vec<u8> {

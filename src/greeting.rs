@@ -36,20 +36,32 @@ pub enum Security {
         /// And a certificate of the client's.
         verify: bool,
     },
+    /// It is the servers' own.
+    Servers,
 }
 
 impl Security {
-    /// `tls_required` and `tls_verify`. There is no listener where TLS is only available: Python would stay plain, Java refuse.
-    fn flags(self) -> (bool, bool) {
+    /// `tls_required`, `tls_available` and `tls_verify`, in front of these servers. There is no listener of weir's own where TLS is
+    /// only available: Python would stay plain, Java refuse. And nobody is told by weir that servers do without.
+    fn flags(self, servers: &[&Info]) -> (bool, bool, bool) {
         match self {
-            Self::None => (false, false),
-            Self::Required { verify } => (true, verify),
+            Self::None => (false, false, false),
+            Self::Required { verify } => (true, false, verify),
+            Self::Servers => (true, false, servers.iter().any(|info| info.tls_verify())),
         }
     }
 
-    fn onto(self, greeting: Greeting) -> Greeting {
-        let (required, verify) = self.flags();
-        greeting.with_tls(required, false, verify)
+    /// The same, in the INFO of this server.
+    fn flags_of(self, server: &Info) -> (bool, bool, bool) {
+        match self {
+            Self::Servers => (server.tls_required(), server.tls_available(), server.tls_verify()),
+            _ => self.flags(&[]),
+        }
+    }
+
+    fn onto(self, greeting: Greeting, servers: &[&Info]) -> Greeting {
+        let (required, available, verify) = self.flags(servers);
+        greeting.with_tls(required, available, verify)
     }
 }
 
@@ -77,7 +89,7 @@ impl Face {
 
     fn write(&self, info: &Info, client_ip: IpAddr, keep_nonce: bool, out: &mut Vec<u8>) {
         let greeting = self.greeting.load();
-        let (tls_required, tls_verify) = self.security.flags();
+        let (tls_required, tls_available, tls_verify) = self.security.flags_of(info);
         info.rewrite(
             &Rewrite {
                 advertise: &self.advertise,
@@ -86,7 +98,7 @@ impl Face {
                 version: greeting.version(),
                 client_ip: &client_ip.to_string(),
                 tls_required,
-                tls_available: false,
+                tls_available,
                 tls_verify,
                 keep_nonce,
             },
@@ -125,7 +137,7 @@ impl Greetings {
         let face = |(address, advertise, security): (SocketAddr, Vec<String>, Security)| {
             let (host, port) = (address.ip().to_string(), address.port());
             let greeting = Greeting::new(&server_id, "weir", &[], &host, port, &advertise);
-            let greeting = ArcSwap::from_pointee(security.onto(greeting));
+            let greeting = ArcSwap::from_pointee(security.onto(greeting, &[]));
             Arc::new(Face { greeting, advertise, host, port, security })
         };
         let faces = listeners.into_iter().map(face).collect();
@@ -165,7 +177,7 @@ impl Greetings {
         self.shape.store(shape as u8, Relaxed);
         for face in &self.faces {
             let greeting = Greeting::new(&self.server_id, "weir", &infos, &face.host, face.port, &face.advertise);
-            face.greeting.store(Arc::new(face.security.onto(greeting)));
+            face.greeting.store(Arc::new(face.security.onto(greeting, &infos)));
         }
     }
 

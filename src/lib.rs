@@ -15,6 +15,7 @@ pub mod admission;
 pub mod identity;
 pub mod upstream;
 
+pub mod clock;
 pub mod dial;
 pub mod drain;
 pub mod farewell;

@@ -1,13 +1,15 @@
 //! The client's half of the preface: INFO out, CONNECT in, bounded in bytes and in time; and watching a client that waits.
 
-use std::{future::pending, io, time::Duration};
+use std::{future::pending, io, pin::pin, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, Interest},
-    time::{Instant, sleep, timeout_at},
+    net::TcpStream,
+    time::{Instant, sleep},
 };
 
 use crate::{
+    clock::timeout_at,
     protocol::{
         connect::Connect,
         preface::{Preface, PrefaceError},
@@ -51,7 +53,8 @@ pub struct Arrival {
 /// # Errors
 /// [`Unfinished`].
 pub async fn greet(down: &mut Stream, greeting: &[u8], deadline: Instant) -> Result<(), Unfinished> {
-    match timeout_at(deadline, down.send(greeting)).await {
+    let sent = timeout_at(deadline, pin!(down.send(greeting))).await;
+    match sent {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Unfinished::Probe),
         Err(_) => Err(Unfinished::TimedOut),
@@ -65,7 +68,8 @@ pub async fn greet(down: &mut Stream, greeting: &[u8], deadline: Instant) -> Res
 pub async fn hear(down: &mut Stream, max_control_line: usize, deadline: Instant) -> Result<Arrival, Unfinished> {
     let mut preface = Preface::new(max_control_line);
     loop {
-        match timeout_at(deadline, advance(down, &mut preface)).await {
+        let advanced = timeout_at(deadline, pin!(advance(down, &mut preface))).await;
+        match advanced {
             Err(_) => return Err(Unfinished::TimedOut),
             Ok(Err(err)) if err.kind() == io::ErrorKind::InvalidData => {
                 return Err(Unfinished::Wrong(PrefaceError::NotConnect));
@@ -100,9 +104,14 @@ pub async fn left_ungreeted(down: &Stream) {
             pending().await
         }
         // With TLS the goodbye itself is bytes, and those who say it leave.
-        while matches!(down.tcp().ready(Interest::READABLE).await, Ok(ready) if !ready.is_read_closed()) {
-            sleep(LOOK_AGAIN).await;
-        }
+        left_unheard(down.tcp()).await;
+    }
+}
+
+/// Returns when a client leaves whose words nobody has read yet.
+pub async fn left_unheard(down: &TcpStream) {
+    while matches!(down.ready(Interest::READABLE).await, Ok(ready) if !ready.is_read_closed()) {
+        sleep(LOOK_AGAIN).await;
     }
 }
 

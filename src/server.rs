@@ -13,7 +13,7 @@ use std::{
 use governor::clock::DefaultClock;
 use tokio::{
     runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc},
     time::{Instant, sleep},
 };
@@ -24,23 +24,23 @@ use crate::{
     admission::{Admission, Gate},
     close::Refusal,
     config::{Config, ListenerConfig},
-    drain, flight,
+    drain, farewell, flight,
     greeting::{Greetings, Security, Shape},
     http,
     identity::{Directory, Keys},
     kernel, limits, listener,
     monitor::{
-        self, Reach,
+        self, Greeting, Reach,
         learn::{MOST_WAITING, Question},
         system::System,
     },
     protocol::websocket::upgrade::Rules,
     relay,
-    session::{self, Frontage, House, Web},
+    session::{self, Frontage, House, Through, Web},
     sessions::Sessions,
     socket,
     tally::Tally,
-    tls::{self, BadFile, Connector, ListenerTls, ServersTls, Terminator},
+    tls::{self, BadFile, Connector, HandshakeFirst, ListenerTls, ServersTls, Terminator},
     turn,
     upstream::Servers,
 };
@@ -174,7 +174,11 @@ impl Parts {
         let addresses: Vec<_> = bound.iter().map(|(address, ..)| *address).collect();
         let face = |address: SocketAddr, one: &ListenerConfig| {
             let required = |tls: &ListenerTls| Security::Required { verify: tls.clients.is_some() };
-            (address, one.advertise.clone(), one.tls.as_ref().map_or(Security::None, required))
+            let security = match one.passes_through {
+                Some(_) => Security::Servers,
+                None => one.tls.as_ref().map_or(Security::None, required),
+            };
+            (address, one.advertise.clone(), security)
         };
         let faces = bound.iter().map(|(address, _, one)| face(*address, one));
         let greetings = Arc::new(Greetings::new(faces, servers.len()));
@@ -193,7 +197,6 @@ impl Parts {
             flight: flight::Flight::default(),
             sessions: Arc::new(Sessions::default()),
             turned_away: Gate::new(room.turned_away),
-            refusal_spread: config.admission.refusal_spread,
             sends_proxy_headers: config.upstream.wants.proxy_protocol,
             proxy_key: config.proxy_key.clone(),
             terminators: addresses
@@ -218,6 +221,7 @@ impl Parts {
                     rules: Rules { secure: one.tls.is_some(), ..websocket.rules.clone() },
                     believes: websocket.accept_forwarded_from.clone(),
                 }),
+                through: one.passes_through.map(Through::new),
             });
             for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {
                 of_worker.push((socket, Arc::clone(&frontage)));
@@ -231,11 +235,13 @@ impl Parts {
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
         let system = self::system(config, &house, &background, &stop).await?;
+        let reach = Reach { system: system.clone(), tls: house.servers_tls.clone(), greeting: self::greeting(config) };
         background.spawn(monitor::learn::answer(
             Arc::clone(&house.servers),
             Arc::clone(&greetings),
             Arc::clone(&house.directory),
-            Reach { system: system.clone(), tls: house.servers_tls.clone() },
+            Arc::clone(&house.doors),
+            reach.clone(),
             questions,
             stop.child_token(),
         ));
@@ -248,15 +254,17 @@ impl Parts {
                 interval,
                 warn_at,
                 wants,
-                Reach { system: system.clone(), tls: house.servers_tls.clone() },
+                reach.clone(),
                 stop.child_token(),
             ));
         }
         background.spawn(turn::give(Arc::clone(&house.doors), Arc::clone(&house.arrived), stop.child_token()));
-        if !house.terminators.is_empty() || house.servers_tls.is_some() {
+        let renews = (!house.terminators.is_empty() || house.servers_tls.is_some()).then(Arc::<Notify>::default);
+        if let Some(told) = renews.clone() {
             let (listeners, servers) = (house.terminators.clone(), house.servers_tls.clone());
-            background.spawn(tls::renew(listeners, servers, signal(SignalKind::hangup())?, stop.child_token()));
+            background.spawn(tls::renew(listeners, servers, told, stop.child_token()));
         }
+        background.spawn(hear_hangups(signal(SignalKind::hangup())?, renews, stop.child_token()));
         background.spawn(every_second(Arc::clone(&house), stop.child_token()));
         background.spawn(flight::record(Arc::clone(&house), stop.child_token()));
         let monitor_address = monitor_socket.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
@@ -264,7 +272,7 @@ impl Parts {
             let socket = socket::on_this_runtime(socket)?;
             background.spawn(http::serve(socket, Arc::clone(&house), stop.child_token()));
         }
-        first_readings(&house, system.as_ref()).await;
+        first_readings(&house, &reach).await;
 
         let mut threads = Vec::new();
         for (n, of_worker) in sockets.into_iter().enumerate() {
@@ -307,6 +315,16 @@ fn terminators(bound: &[Bound<'_>]) -> Result<Vec<Option<Arc<Terminator>>>, Serv
     bound.iter().map(load).collect()
 }
 
+/// What the servers say to whoever connects without TLS, as far as the listeners tell.
+fn greeting(config: &Config) -> Greeting {
+    let mut passing = config.listeners.iter().map(|one| one.passes_through);
+    match passing.clone().all(|first| first == Some(HandshakeFirst::Always)) {
+        true => Greeting::None,
+        false if passing.any(|first| first.is_some()) => Greeting::BeforeTls,
+        false => Greeting::Plain,
+    }
+}
+
 /// Opens the connection to the system account before any client takes a slot, and what stands on it.
 async fn system(
     config: &Config,
@@ -338,11 +356,11 @@ async fn system(
 
 /// Waits, for a while, until the system account is open, every server that can be read has been read once, and one has shown
 /// its INFO: placement knows capacities then, and it is known whether clients are asked to sign.
-async fn first_readings(house: &House, system: Option<&System>) {
+async fn first_readings(house: &House, reach: &Reach) {
     let deadline = Instant::now() + FIRST_READINGS;
     let unread = || house.servers.iter().filter(|s| s.is_read() && s.last_reading().is_none()).count();
-    let unknown = || house.greetings.shape() == Shape::Unknown;
-    let unconnected = || system.is_some_and(|system| !system.is_up());
+    let unknown = || house.greetings.shape() == Shape::Unknown && reach.greeting != Greeting::None;
+    let unconnected = || reach.system.as_ref().is_some_and(|system| !system.is_up());
     while (unread() > 0 || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }
@@ -367,13 +385,21 @@ fn worker(
                 };
                 let (house, tracker) = (Arc::clone(&house), sessions.clone());
                 sessions.spawn(listener::accept(socket, stop.child_token(), move |stream, peer| {
-                    tracker.spawn(session::serve(Arc::clone(&house), Arc::clone(&frontage), stream, peer));
+                    let (house, frontage) = (Arc::clone(&house), Arc::clone(&frontage));
+                    match frontage.through {
+                        None => tracker.spawn(session::serve(house, frontage, stream, peer)),
+                        Some(_) => tracker.spawn(session::pass_through(house, frontage, stream, peer)),
+                    };
                 }));
             }
             stop.cancelled().await;
             sessions.close();
             // Farewells take a second at most; whoever is in the middle of a preface loses nothing.
-            let _ = tokio::time::timeout(Duration::from_secs(2), sessions.wait()).await;
+            let _ = tokio::time::timeout(Duration::from_secs(2), async {
+                sessions.wait().await;
+                farewell::all_over().await;
+            })
+            .await;
         });
     })
 }
@@ -406,14 +432,34 @@ async fn every_second(house: Arc<House>, stop: CancellationToken) {
     }
 }
 
-/// SIGTERM or SIGINT drains; a second one stops at once.
+/// SIGHUP is nats-server's signal to reload: whatever there is to reload, it ends nothing.
+async fn hear_hangups(mut hangup: Signal, renews: Option<Arc<Notify>>, stop: CancellationToken) {
+    let hearing = async {
+        while hangup.recv().await.is_some() {
+            match &renews {
+                Some(renews) => renews.notify_one(),
+                None => {
+                    info!("SIGHUP: there are no certificates to read again, and a new configuration needs a restart")
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = hearing => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// SIGTERM or SIGINT drains, and so does SIGUSR2, nats-server's signal for lame duck mode; a second one stops at once.
 async fn stop_when_told(house: &Arc<House>, config: &Config) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut lame_duck = signal(SignalKind::user_defined2())?;
     let mut told = async || {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = lame_duck.recv() => {}
         }
     };
     told().await;

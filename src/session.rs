@@ -10,16 +10,18 @@ mod leave;
 mod opening;
 mod secure;
 mod spare;
+mod through;
 
+pub use self::through::{Through, pass_through};
 use self::{
-    account::{expect_info, persona, settle_account},
+    account::{OfAccount, ask, expect_info, persona, settle_account},
     ahead::Ahead,
     answer::{NotAnswered, dial_until_answered},
     leave::{leave_unfinished, refuse, refuse_at, turn_away},
     secure::Secure,
 };
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{
         Arc,
@@ -32,12 +34,13 @@ use ipnet::IpNet;
 use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Pass, Persona, Ticket, Verdict, storms::Fate},
+    admission::{Applicant, Deadlines, Entry, Gate, GateSlot, Outlook, Pass, Persona, Ticket, Verdict, storms::Fate},
+    clock::sleep_until,
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
     farewell,
@@ -54,13 +57,13 @@ use crate::{
     },
     proxied,
     proxy_key::ProxyKey,
-    relay::{ClientSide, Ended, InfoPolicy, Relay, ServerSide},
+    relay::{ClientSide, Ended, InfoPolicy, Relay, ServerSide, Side},
     sessions::{Registered, Sessions},
     stream::Stream,
     tally::{Tally, Totals},
     tls::{Connector, Terminator},
     turn::{AnyPass, Doors, Turn},
-    upstream::{Server, Servers},
+    upstream::{Server, Servers, Slot},
 };
 
 /// What all sessions share.
@@ -88,8 +91,6 @@ pub struct House {
     pub sessions: Arc<Sessions>,
     /// Refusals under way at the accept door.
     pub turned_away: Arc<Gate>,
-    /// A refusal at the accept door is sent after a random delay up to this.
-    pub refusal_spread: Duration,
     /// The key by which servers know weir as a trusted proxy.
     pub proxy_key: Option<ProxyKey>,
     /// Whether the servers are told the clients' addresses by PROXY headers.
@@ -117,6 +118,20 @@ pub struct Frontage {
     pub tls: Option<Arc<Terminator>>,
     /// It speaks WebSocket.
     pub websocket: Option<Web>,
+    /// It passes TLS through.
+    pub through: Option<Through>,
+}
+
+impl Frontage {
+    /// Whether this is a load balancer whose PROXY headers are believed.
+    fn believes(&self, peer: IpAddr) -> bool {
+        self.believes.iter().any(|network| network.contains(&peer))
+    }
+
+    /// Who is asked for something before the accept door is one of the listener's clients all the same.
+    fn asks(&self, house: &House) -> Result<GateSlot, End> {
+        self.gate.enter().or_else(|| house.turned_away.enter()).ok_or(End::Refused(Refusal::ListenerFull))
+    }
 }
 
 /// What the WebSockets of a listener share.
@@ -150,10 +165,11 @@ struct Who {
 }
 
 /// A client that is in, with what is needed to relay.
-struct Admitted {
-    relay: Relay,
-    /// Held for as long as the session lives.
-    pass: AnyPass,
+struct Admitted<C = ClientSide, S = ServerSide> {
+    relay: Relay<C, S>,
+    /// Both held for as long as the session lives.
+    server: Slot,
+    account: OfAccount,
     /// `None` for one of the system account that the listener had no room for.
     _entry: Option<Entry>,
     registered: Registered,
@@ -195,8 +211,8 @@ pub fn serve(
 }
 
 /// Ends a session properly; only then its slots are given back, but for that of a server which has ended it itself.
-async fn let_go(house: &House, admitted: Box<Admitted>, ended: Ended) -> Totals {
-    let Admitted { mut relay, pass: Pass { server, account: _account }, _entry, registered } = *admitted;
+async fn let_go<C: Side, S: Side>(house: &House, admitted: Box<Admitted<C, S>>, ended: Ended) -> Totals {
+    let Admitted { mut relay, server, account: _account, _entry, registered } = *admitted;
     let _server = if ended.by_server() {
         drop(server);
         let now = Instant::now();
@@ -264,14 +280,8 @@ async fn admit(
     who: &mut Who,
 ) -> Result<Box<Admitted>, End> {
     let deadline = accepted + frontage.handshake_timeout;
-    let is_proxied = frontage.believes.iter().any(|network| network.contains(&peer.ip()));
-    // Who is asked for something before the accept door is one of the listener's clients all the same.
-    let asked = match is_proxied || frontage.websocket.is_some() {
-        true => Some(
-            frontage.gate.enter().or_else(|| house.turned_away.enter()).ok_or(End::Refused(Refusal::ListenerFull))?,
-        ),
-        false => None,
-    };
+    let is_proxied = frontage.believes(peer.ip());
+    let asked = (is_proxied || frontage.websocket.is_some()).then(|| frontage.asks(house)).transpose()?;
     if is_proxied {
         match proxied::read(&mut down, deadline).await {
             Ok(real) => *peer = real.unwrap_or(*peer),
@@ -354,12 +364,9 @@ async fn admit(
         Err(Refusal::ListenerFull) if house.servers.is_system_account(&account) => None,
         Err(reason) => {
             ahead.let_go().await;
-            let hold_until = Instant::from_std(deadlines.hold_until);
-            let spread = match reason {
-                Refusal::Draining => Duration::ZERO,
-                _ => house.refusal_spread.min(hold_until.saturating_duration_since(connected)),
-            };
-            return Err(refuse_at(down, &mut preface, reason, connected + spread.mul_f64(fastrand::f64())).await);
+            let (until, rng) = (deadlines.hold_until, &mut fastrand::Rng::new());
+            let at = house.doors.moment_to_refuse(reason, until, connected.into_std(), rng);
+            return Err(refuse_at(house, down, &mut preface, reason, Instant::from_std(at)).await);
         }
     };
 
@@ -392,7 +399,7 @@ async fn admit(
     };
     let (mut pass, accepted_by) = match dialled {
         Ok(both) => both,
-        Err(NotAnswered::Refused(reason)) => return Err(refuse(down, reason).await),
+        Err(NotAnswered::Refused(reason)) => return Err(refuse(house, down, reason).await),
         Err(NotAnswered::TooLong) => {
             return Err(leave_unfinished(down, Unfinished::Wrong(PrefaceError::TooLong), Phase::Dial).await);
         }
@@ -412,10 +419,13 @@ async fn admit(
     who.server = Some(Arc::clone(&server));
 
     // The server's own word on the account.
-    if let Err(reason) = settle_account(house, &mut pass, credential_key, &accepted_by) {
-        drop(accepted_by);
-        return Err(refuse(down, reason).await);
-    }
+    let unasked = match settle_account(house, &mut pass, credential_key, &accepted_by) {
+        Ok(unasked) => unasked,
+        Err(reason) => {
+            drop(accepted_by);
+            return Err(refuse(house, down, reason).await);
+        }
+    };
     pass.account.session_began();
     if server.is_system_account(pass.account.account().name()) {
         house.doors.lane().verified(source, Instant::now().into_std());
@@ -457,7 +467,8 @@ async fn admit(
             if house.doors.is_draining() {
                 registered.handle().end();
             }
-            Ok(Box::new(Admitted { relay, pass, _entry: entry, registered }))
+            let Pass { server, account } = pass;
+            Ok(Box::new(Admitted { relay, server, account: ask(house, account, unasked), _entry: entry, registered }))
         }
         Err((down, ended)) => {
             farewell::say(down, b"").await;
@@ -486,12 +497,25 @@ async fn enter(
     who: &mut Who,
 ) -> Result<(AnyPass, Stream), End> {
     let now = Instant::now().into_std();
-    let (turn, turn_comes) = oneshot::channel();
-    let verdict = house.doors.at_connect(applicant, now, &mut fastrand::Rng::new(), || Turn(turn));
+    let (turn, mut turn_comes) = oneshot::channel();
+    let verdict = match house.doors.at_connect(applicant, now, &mut fastrand::Rng::new(), || Turn(turn)) {
+        Ok(verdict) => verdict,
+        Err(booking) => {
+            tokio::select! {
+                () = sleep_until(Instant::from_std(booking.at)) => {}
+                left = preface::watch(&mut down, preface) => {
+                    return Err(leave_unfinished(down, left, Phase::Hold).await);
+                }
+            }
+            let (turn, now) = (oneshot::channel(), Instant::now().into_std());
+            turn_comes = turn.1;
+            house.doors.at_its_time(*booking, now, &mut fastrand::Rng::new(), || Turn(turn.0))
+        }
+    };
     let waited = match verdict {
         Verdict::Admit(pass) => return Ok((pass, down)),
         Verdict::Refuse { reason, at, delay } => {
-            let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
+            let end = refuse_at(house, down, preface, reason, Instant::from_std(at)).await;
             drop(delay);
             return Err(end);
         }
@@ -502,7 +526,7 @@ async fn enter(
     match waited {
         Waited::Turn(pass) => Ok((pass, down)),
         Waited::Left(left) => Err(leave_unfinished(down, left, Phase::Hold).await),
-        Waited::InVain(reason) => Err(refuse(down, reason).await),
+        Waited::InVain(reason) => Err(refuse(house, down, reason).await),
     }
 }
 

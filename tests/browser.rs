@@ -27,7 +27,8 @@ async fn a_page_over_websocket() {
     let mut browser = browser.stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).spawn().expect("runs");
     let mut lines = BufReader::new(browser.stdout.take().expect("piped")).lines();
     let mut steps = Vec::new();
-    while let Some(line) = tokio::time::timeout(4 * PATIENCE, lines.next_line()).await.expect("a step").expect("text") {
+    while let Some(line) = tokio::time::timeout(12 * PATIENCE, lines.next_line()).await.expect("a step").expect("text")
+    {
         say(&format!("browser: {line}"));
         if line.starts_with("browser: MISSING") {
             return;

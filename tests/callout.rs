@@ -13,7 +13,12 @@ const APP: &str = "users = [\"*\"]";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_service_is_asked_the_same_as_without_weir() {
     nats::at_least(2, 12); // PROXY headers
-    let callout = Callout::new();
+    for callout in [Callout::new(), Callout::encrypted()] {
+        asked_the_same(callout).await;
+    }
+}
+
+async fn asked_the_same(callout: Callout) {
     let config = ServerOptions::default().with(&callout.server_config()).with("proxy_protocol: true");
     let server = NatsServer::start(config).await;
     let service = callout.run(&server, Duration::ZERO).await;

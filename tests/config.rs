@@ -207,11 +207,23 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"mqtt\"",
-        "listeners[0].kind: \"mqtt\" is not one of the choices; write \"client\" or \"websocket\"",
+        "listeners[0].kind: \"mqtt\" is not one of the choices; write \"client\" or \"websocket\" or \"passthrough\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.websocket]\ncompression = true",
         "listeners[0].websocket: this listener speaks no WebSocket; write kind = \"websocket\", or remove it",
+    ),
+    (
+        "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"passthrough\"\n[listeners.tls]\ncert_file = \"a\"",
+        "listeners[0].tls: TLS ends at the servers here; remove it, or write kind = \"client\"",
+    ),
+    (
+        "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.passthrough]\nhandshake_first = true",
+        "listeners[0].passthrough: this listener does not pass TLS through; write kind = \"passthrough\", or remove it",
+    ),
+    (
+        "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"passthrough\"\n[listeners.passthrough]\nhandshake_first = 1",
+        "listeners[0].passthrough.handshake_first: 1 is a whole number; write true, false, \"auto\", or a duration such as \"50ms\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"websocket\"\n[listeners.websocket]\nallowed_origins = [\"app.example\"]",

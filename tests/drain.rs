@@ -77,10 +77,25 @@ async fn within_the_grace_present_clients_go_on_and_the_last_one_out_ends_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_clients_it_ends_at_once() {
     let server = NatsServer::start(ServerOptions::default()).await;
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::USR2] {
         let top = "workers = 2\nlame_duck_grace_period = \"300s\"\nlame_duck_duration = \"600s\"";
         let mut weir = WeirConfig::of_servers(&[&server]).top(top).start().await;
         weir.signal(signal);
         assert!(weir.wait(PATIENCE).await.success(), "exit code 0 after {signal:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_ends_nothing() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let mut weir = WeirConfig::of_servers(&[&server]).start().await;
+    let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+    for n in 1..=2 {
+        weir.signal(Signal::HUP);
+        let told = async || if weir.log().matches("SIGHUP").count() == n { Ok(()) } else { Err(weir.log()) };
+        eventually(PATIENCE, "a line in the log", told).await;
+    }
+    client.round_trip().await.unwrap();
+    drop(RawClient::connect(&weir.address, &Login::nobody()).await);
+    assert!(weir.exited().is_none());
 }

@@ -43,8 +43,11 @@ async fn clients_of_a_killed_server_are_back_on_the_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_a_killed_server_are_not_let_go_in_one_moment() {
     let mut cluster = Cluster::start(2, |server| server).await;
-    let weir =
-        WeirConfig::of(&cluster).cluster("close_spread = \"20s\"").admission("rate = 1\nburst = 100").start().await;
+    let weir = WeirConfig::of(&cluster)
+        .cluster("close_spread = \"20s\"")
+        .admission("rate = 1\nburst = 100\nmax_hold = \"19s\"")
+        .start()
+        .await;
     let mut clients = Vec::new();
     for _ in 0..60 {
         clients.push(RawClient::connect(&weir.address, &Login::nobody()).await);

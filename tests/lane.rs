@@ -4,7 +4,7 @@ mod support;
 use support::{operator::Operator, *};
 
 const FULL: &str = "maximum connections exceeded";
-const HASTY: &str = "rate = 20000\nburst = 20000\nmax_hold = \"500ms\"\nrefusal_spread = \"5ms\"";
+const HASTY: &str = "rate = 20000\nburst = 20000\nmax_hold = \"2s\"\nrefusal_spread = \"5ms\"";
 
 /// Fills what weir may fill of a server with 6 slots of which 2 are kept.
 async fn fill(weir: &Weir, login: &Login) -> Vec<RawClient> {

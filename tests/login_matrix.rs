@@ -11,15 +11,24 @@ use std::time::Duration;
 
 use nkeys::KeyPair;
 use serde_json::{Map, Value, json};
-use support::{callout::Callout, operator::Operator, *};
+use support::{
+    callout::Callout,
+    operator::Operator,
+    tls::{Authority, Issued},
+    *,
+};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
-const KINDS: [&str; 7] = ["none", "user", "token", "nkey", "creds", "bearer", "callout"];
+const KINDS: [&str; 11] =
+    ["none", "user", "token", "nkey", "creds", "bearer", "callout", "tls", "tls-first", "auto", "auto-first"];
 const LANGUAGES: [(&str, &str); 4] = [("py", "nats-py"), ("js", "nats.js"), ("go", "nats.go"), ("java", "jnats")];
 const PASSWORD: &str = "pa55word-of-the-matrix";
 const TOKEN: &str = "t0ken-of-the-matrix";
+
+/// What a client does that is refused is not what this is about.
+const PATIENT: &str = "rate = 1000\nmax_hold = \"19s\"\n[admission.max_hold_by_lang]\nrust = \"19s\"";
 
 /// Servers of one configuration with weir in front, and who logs in there.
 struct Ground {
@@ -33,7 +42,13 @@ struct Ground {
 }
 
 impl Ground {
-    async fn start(version: &str, binary: &Path, config: &str, cells: Vec<Value>, callout: Option<&Callout>) -> Self {
+    async fn start(
+        version: &str,
+        binary: &Path,
+        (config, listener): (&str, &str),
+        cells: Vec<Value>,
+        callout: Option<&Callout>,
+    ) -> Self {
         let options = |one: ServerOptions| ServerOptions { binary: Some(binary.to_owned()), ..one.with(config) };
         let n = if callout.is_some() { 3 } else { 1 };
         let Cluster { mut servers } = Cluster::start(n, options).await;
@@ -48,12 +63,16 @@ impl Ground {
         }
         let seen = [&servers[first], &servers[then]];
         let config = WeirConfig::of_servers(if n == 1 { &seen[..1] } else { &seen });
-        let weir = config.listener("").admission("rate = 1000").start_before(1).await;
+        let weir = config.listener(listener).admission(PATIENT).start_before(1).await;
         let cells = cells.into_iter().map(|cell| {
             let Value::Object(mut cell) = cell else { panic!("a cell is an object") };
             let name = format!("{version}-{}", cell["kind"].as_str().unwrap());
             cell.insert("name".into(), name.into());
-            cell.insert("url".into(), weir.url().into());
+            let url = match cell.get("ca_file") {
+                Some(_) => format!("tls://localhost:{}", weir.port()),
+                None => weir.url(),
+            };
+            cell.insert("url".into(), url.into());
             cell
         });
         Self { cells: cells.collect(), servers, first, then, weir, _service: service }
@@ -71,6 +90,67 @@ impl Ground {
     }
 }
 
+/// Certificates that are not good, shown by weir and by a nats-server: each client is to say the same of both.
+struct Bad {
+    _weirs: Vec<Weir>,
+    _servers: Vec<NatsServer>,
+    cells: Vec<Map<String, Value>>,
+}
+
+impl Bad {
+    const WHY: [&str; 3] = ["expired", "other-host", "unknown-authority"];
+
+    async fn start(authority: &Authority, stranger: &Authority) -> Self {
+        let expired = |one: &mut rcgen::CertificateParams| one.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        let shown = [
+            authority.issue_with("expired", &["localhost"], expired),
+            authority.issue("other-host", &["elsewhere.example.com"]),
+            stranger.issue("unknown-authority", &["localhost"]),
+        ];
+        let mut servers = vec![NatsServer::start(ServerOptions::default()).await];
+        let (mut weirs, mut cells) = (Vec::new(), Vec::new());
+        for (why, own) in Self::WHY.into_iter().zip(shown) {
+            let weir = WeirConfig::of_servers(&[&servers[0]]).listener(&secure(&own, "false")).start().await;
+            let tls = format!("tls {{ cert_file: {:?}, key_file: {:?}, timeout: 30 }}", own.cert, own.key);
+            let server = NatsServer::start(ServerOptions::default().with(&tls)).await;
+            let direct = server.address.rsplit(':').next().unwrap().to_owned();
+            for (of, port) in [("weir", weir.port()), ("server", &direct)] {
+                let url = format!("tls://localhost:{port}");
+                let cell = json!({ "kind": "none", "name": format!("{why}-{of}"), "url": url, "ca_file": authority.ca(), "bad": "true" });
+                cells.extend(cell.as_object().cloned());
+            }
+            weirs.push(weir);
+            servers.push(server);
+        }
+        Self { _weirs: weirs, _servers: servers, cells }
+    }
+
+    /// Prints what each client said; returns what is not the same.
+    fn compare(&self, table: &BTreeMap<&str, Outcome>) -> Vec<String> {
+        let mut failed = Vec::new();
+        for (client, outcome) in table {
+            for why in Self::WHY {
+                let said = |of: &str| outcome.get(&format!("{why}-{of}")).map(|said| without_numbers(said));
+                match (said("weir"), said("server")) {
+                    (None, None) if outcome.get(*client).is_some_and(|what| what.starts_with("MISSING")) => {
+                        say(&format!("{client:<11}{why:<18} missing"));
+                    }
+                    (Some(weir), Some(server)) if weir == server && weir.starts_with("FAILED") => {
+                        say(&format!("{client:<11}{why:<18} {}", weir.trim_start_matches("FAILED ").trim_end()));
+                    }
+                    both => failed.push(format!("{client} {why}: through weir and of a server it said {both:?}")),
+                }
+            }
+        }
+        failed
+    }
+}
+
+/// Without the numbers: ports differ, and the time.
+fn without_numbers(said: &str) -> String {
+    said.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
 /// Files and texts that must not turn up anywhere.
 struct Secrets {
     dir: tempfile::TempDir,
@@ -86,7 +166,18 @@ impl Secrets {
     }
 }
 
-async fn grounds(version: &'static str, binary: PathBuf, has_callout: bool, secrets: &mut Secrets) -> Vec<Ground> {
+/// `tls { … }` of a listener with this certificate.
+fn secure(own: &Issued, handshake_first: &str) -> String {
+    format!("[listeners.tls]\n{}handshake_first = {handshake_first}\n", tls::pair(own))
+}
+
+async fn grounds(
+    version: &'static str,
+    binary: PathBuf,
+    has_callout: bool,
+    secrets: &mut Secrets,
+    authority: &Authority,
+) -> Vec<Ground> {
     let nkey = KeyPair::new_user();
     let operator = Operator::with_accounts([-1]);
     let (creds, bearer) = (operator.account(0).user(), operator.account(0).bearer());
@@ -98,6 +189,11 @@ async fn grounds(version: &'static str, binary: PathBuf, has_callout: bool, secr
         format!("accounts {{ A {{ users: [{{user: joe, password: {PASSWORD}}}, {{nkey: {}}}] }} }}", nkey.public_key());
     let callout = Callout::new();
     let user = |kind: &str| json!({ "kind": kind, "user": "joe", "password": PASSWORD });
+    let own = authority.issue("weir", &["localhost"]);
+    let over = |kind: &str| json!({ "kind": kind, "ca_file": authority.ca() });
+    let over_first = |kind: &str| json!({ "kind": kind, "ca_file": authority.ca(), "first": "true" });
+    let both = vec![over("auto"), over_first("auto-first")];
+    let secured = [("false", vec![over("tls")]), ("true", vec![over_first("tls-first")]), ("\"900ms\"", both)];
     let plan = [
         (String::new(), vec![json!({ "kind": "none" })], None),
         (users, vec![user("user"), json!({ "kind": "nkey", "seed_file": seed_file })], None),
@@ -110,9 +206,11 @@ async fn grounds(version: &'static str, binary: PathBuf, has_callout: bool, secr
         (callout.server_config(), vec![user("callout")], Some(&callout)),
     ];
     let wanted = plan.into_iter().filter(|(_, _, callout)| has_callout || callout.is_none());
-    let start = wanted.map(|(config, cells, callout)| {
+    let plain = wanted.map(|(config, cells, callout)| (config, String::new(), cells, callout));
+    let secured = secured.into_iter().map(|(first, cells)| (String::new(), secure(&own, first), cells, None));
+    let start = plain.chain(secured).map(|(config, listener, cells, callout)| {
         let binary = binary.clone();
-        async move { Ground::start(version, &binary, &config, cells, callout).await }
+        async move { Ground::start(version, &binary, (&config, &listener), cells, callout).await }
     });
     futures::future::join_all(start).await
 }
@@ -164,7 +262,13 @@ impl Client {
 /// async-nats, in this process.
 async fn rust(cell: Map<String, Value>, ready: Arc<tokio::sync::Barrier>) -> Result<(), String> {
     let text = |key: &str| cell.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let options = async_nats::ConnectOptions::new();
+    let mut options = async_nats::ConnectOptions::new().connection_timeout(PATIENCE);
+    if cell.contains_key("ca_file") {
+        options = options.require_tls(true).add_root_certificates(text("ca_file").into());
+    }
+    if cell.contains_key("first") {
+        options = options.tls_first();
+    }
     let options = match cell["kind"].as_str().unwrap() {
         "none" => options,
         "token" => options.token(text("token")),
@@ -185,7 +289,7 @@ async fn rust(cell: Map<String, Value>, ready: Arc<tokio::sync::Barrier>) -> Res
     });
     let subject = format!("login.rust.{}", text("name"));
     let connected = async {
-        let client = options.connect(text("url")).await.map_err(|err| err.to_string())?;
+        let client = options.connect(text("url")).await.map_err(|err| causes(&err))?;
         exchange(&client, &subject).await.map(|()| client)
     };
     let connected = connected.await;
@@ -198,6 +302,12 @@ async fn rust(cell: Map<String, Value>, ready: Arc<tokio::sync::Barrier>) -> Res
         }
     };
     tokio::time::timeout(PATIENCE, back).await.map_err(|_| "no reconnect".to_owned())
+}
+
+/// An error and what is behind it.
+fn causes(err: &dyn std::error::Error) -> String {
+    let behind = err.source().map(|source| format!(" <- {}", causes(source)));
+    err.to_string() + &behind.unwrap_or_default()
 }
 
 async fn exchange(client: &async_nats::Client, subject: &str) -> Result<(), String> {
@@ -217,7 +327,7 @@ async fn exchange(client: &async_nats::Client, subject: &str) -> Result<(), Stri
         answering.abort();
         if reply?.payload == "who" { Ok(()) } else { Err("another reply".to_owned()) }
     };
-    tokio::time::timeout(Duration::from_secs(5), asked).await.map_err(|_| "no reply in time".to_owned())?
+    tokio::time::timeout(Duration::from_secs(20), asked).await.map_err(|_| "no reply in time".to_owned())?
 }
 
 fn outcome(said: &[String]) -> Outcome {
@@ -236,6 +346,7 @@ fn as_lines(cells: &[Map<String, Value>]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_client_logs_in_every_way_and_comes_back() {
+    let (authority, stranger) = (Authority::new("weir tests"), Authority::new("somebody else"));
     let texts = [PASSWORD, TOKEN].map(str::to_owned).to_vec();
     let mut secrets = Secrets { dir: tempfile::tempdir().unwrap(), texts };
     let mut versions = vec![("new", nats::binary(), nats::is_at_least(2, 10))];
@@ -244,9 +355,11 @@ async fn every_client_logs_in_every_way_and_comes_back() {
     }
     let mut all = Vec::new();
     for (version, binary, has_callout) in &versions {
-        all.extend(grounds(version, binary.clone(), *has_callout, &mut secrets).await);
+        all.extend(grounds(version, binary.clone(), *has_callout, &mut secrets, &authority).await);
     }
-    let cells: Vec<_> = all.iter().flat_map(|ground| ground.cells.clone()).collect();
+    let bad = Bad::start(&authority, &stranger).await;
+    let mut cells: Vec<_> = all.iter().flat_map(|ground| ground.cells.clone()).collect();
+    cells.extend(bad.cells.clone());
     let [as_json, as_text] = ["cells.json", "cells.tsv"].map(|name| secrets.dir.path().join(name));
     std::fs::write(&as_json, serde_json::to_string(&cells).unwrap()).unwrap();
     std::fs::write(&as_text, as_lines(&cells)).unwrap();
@@ -256,7 +369,7 @@ async fn every_client_logs_in_every_way_and_comes_back() {
         .map(|(language, _)| Client::start(language, if language == "java" { &as_text } else { &as_json }))
         .into();
     let connected = futures::future::join_all(clients.iter_mut().map(Client::ready));
-    tokio::time::timeout(15 * PATIENCE, connected).await.expect("the clients are installed and connect");
+    tokio::time::timeout(45 * PATIENCE, connected).await.expect("the clients are installed and connect");
     let ready = Arc::new(tokio::sync::Barrier::new(cells.len() + 1));
     let rust: Vec<_> = cells.iter().map(|cell| tokio::spawn(rust(cell.clone(), Arc::clone(&ready)))).collect();
     ready.wait().await;
@@ -275,7 +388,9 @@ async fn every_client_logs_in_every_way_and_comes_back() {
         of_rust.insert(cell["name"].as_str().unwrap().to_owned(), what);
     }
     table.insert("async-nats", of_rust);
-    let failed = print(&table, &versions.iter().map(|(version, ..)| *version).collect::<Vec<_>>());
+    let mut failed = print(&table, &versions.iter().map(|(version, ..)| *version).collect::<Vec<_>>());
+
+    failed.extend(bad.compare(&table));
 
     // Whatever anybody said: no secret in it.
     for ground in &all {

@@ -29,10 +29,11 @@ fn bill() -> Login {
 /// One server of ten, full of clients that do not sign; weir before it.
 async fn full(key: &KeyPair, admission: &str) -> (NatsServer, Weir, Vec<RawClient>) {
     let server = NatsServer::start(ServerOptions::default().max_connections(10).with(&accounts(key))).await;
-    let weir = WeirConfig::of_servers(&[&server]).cluster("reserve = 0").admission(admission).start().await;
+    let admission = format!("{admission}\n[admission.max_hold_by_lang]\npatient = \"19s\"");
+    let weir = WeirConfig::of_servers(&[&server]).cluster("reserve = 0").admission(&admission).start().await;
     let mut clients = Vec::new();
     for _ in 0..10 {
-        clients.push(RawClient::connect(&weir.address, &bill()).await);
+        clients.push(RawClient::connect(&weir.address, &bill().lang("patient")).await);
     }
     server.settles_at(10).await;
     (server, weir, clients)
@@ -71,7 +72,8 @@ async fn the_official_client_signs_and_comes_back() {
     let key = KeyPair::new_user();
     let mut cluster = cluster(&key).await;
     let weir = WeirConfig::of(&cluster).start().await;
-    let connect = || async_nats::ConnectOptions::with_nkey(key.seed().unwrap()).connect(weir.url());
+    let options = || async_nats::ConnectOptions::with_nkey(key.seed().unwrap()).connection_timeout(PATIENCE);
+    let connect = || options().connect(weir.url());
     let clients = futures::future::try_join_all((0..10).map(|_| connect())).await.unwrap();
     let mut inbox = clients[0].subscribe("a").await.unwrap();
     clients[0].flush().await.unwrap();
@@ -93,7 +95,7 @@ async fn the_official_client_signs_and_comes_back() {
     })
     .await;
     for client in &clients {
-        eventually(PATIENCE, "it is back", async || client.flush().await).await;
+        seen_by_server(client).await; // it is back
     }
     drop((clients, inbox));
     weir.assert_nothing_leaked().await;
@@ -125,11 +127,11 @@ async fn a_wrong_signature_meets_the_servers_own_words() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_turn_those_who_sign_are_told_in_time() {
     let key = KeyPair::new_user();
-    let admission = "rate = 20000\nburst = 20000\nmax_hold = \"1500ms\"\nrefusal_spread = \"1500ms\"";
+    let admission = "rate = 20000\nburst = 20000\nmax_hold = \"8s\"\nrefusal_spread = \"8s\"";
     let (server, weir, clients) = full(&key, admission).await;
     let attempts = at_once(100, |_| {
         let (address, login) = (weir.address.clone(), Login::nkey(&key).lang("go"));
-        async move { RawClient::attempt(&address, &login, Duration::from_millis(1900)).await }
+        async move { RawClient::attempt(&address, &login, PATIENCE / 2).await }
     })
     .await;
     for attempt in attempts {
@@ -144,27 +146,28 @@ async fn without_a_turn_those_who_sign_are_told_in_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_turn_those_who_do_not_sign_wait_on() {
     let key = KeyPair::new_user();
-    let admission = "rate = 20000\nburst = 20000\nmax_hold = \"1s\"\nrefusal_spread = \"19s\"\n[admission.max_hold_by_lang]\nrust = \"19s\"";
+    let admission = "rate = 20000\nburst = 20000\nmax_hold = \"1s\"\nrefusal_spread = \"19s\"";
     let (_server, weir, mut clients) = full(&key, admission).await;
-    // The moment at which one gives up whose turn is not in sight is random: once in fifty it is too early for this test.
-    let mut late = None;
-    while late.is_none() {
-        let (address, login) = (weir.address.clone(), bill().lang("rust"));
-        let waiting = tokio::spawn(async move { RawClient::attempt(&address, &login, PATIENCE).await });
-        // Past the time before INFO (0.8 s) it has said CONNECT, and waits behind the second door.
-        tokio::time::sleep(Duration::from_millis(1200)).await;
-        if waiting.is_finished() {
-            assert_eq!(waiting.await.unwrap().refusal(), Some(FULL));
-            continue;
+    // The moment at which one gives up whose turn is not in sight is random: now and then it is too early for this test.
+    let mut late = loop {
+        // INFO of weir's own comes once the time before INFO is over; then it waits behind the second door.
+        let mut waiting = RawClient::greeted(&weir.address).await.unwrap();
+        assert_eq!(waiting.info["server_name"], "weir", "{}", waiting.info);
+        let connect = bill().lang("patient").connect_line();
+        waiting.send(format!("{connect}PING\r\n").as_bytes()).await.unwrap();
+        match waiting.next_within(Duration::from_millis(400)).await {
+            Err(_) => drop(clients.pop()),
+            Ok(early) => {
+                assert_eq!(early, Some(Op::Err(FULL.into())));
+                continue;
+            }
         }
-        drop(clients.pop());
-        late = waiting.await.unwrap().into_client();
-        if late.is_none() {
-            clients.push(RawClient::connect(&weir.address, &bill()).await);
+        match waiting.next_within(PATIENCE).await.unwrap() {
+            Some(Op::Pong) => break waiting,
+            early => assert_eq!(early, Some(Op::Err(FULL.into()))),
         }
-    }
-    let mut late = late.unwrap();
-    assert_eq!(late.info["server_name"], "weir", "{}", late.info);
+        clients.push(RawClient::connect(&weir.address, &bill().lang("patient")).await);
+    };
     late.round_trip().await.unwrap();
     drop(late);
     drop(clients);
@@ -176,15 +179,32 @@ async fn one_who_signs_waits_for_the_place_that_becomes_free() {
     let key = KeyPair::new_user();
     let (_server, weir, mut clients) =
         full(&key, "rate = 20000\nburst = 20000\nmax_hold = \"19s\"\nrefusal_spread = \"19s\"").await;
-    let (address, login) = (weir.address.clone(), Login::nkey(&key));
-    let waiting = tokio::spawn(async move { RawClient::attempt(&address, &login, PATIENCE).await });
-    weir.until("one client is held", |metrics| metrics.sum("weir_held") == 1.0).await;
-    drop(clients.pop());
-    waiting.await.unwrap().expect_in().round_trip().await.unwrap();
+    // The moment at which one gives up whose turn is not in sight is random: now and then it is too early for this test.
+    let mut late = loop {
+        let refused = "weir_refused_total";
+        let before = weir.metrics().await.sum(refused);
+        let (address, login) = (weir.address.clone(), Login::nkey(&key));
+        let waiting = tokio::spawn(async move { RawClient::attempt(&address, &login, PATIENCE).await });
+        let held = |metrics: &metrics::Metrics| metrics.sum("weir_held") == 1.0 || metrics.sum(refused) > before;
+        weir.until("one client is held", held).await;
+        drop(clients.pop());
+        match waiting.await.unwrap() {
+            Attempt::In(late) => break late,
+            early => assert_eq!(early.refusal(), Some(FULL), "{early:?}"),
+        }
+        clients.push(RawClient::connect(&weir.address, &bill().lang("patient")).await);
+    };
+    late.round_trip().await.unwrap();
+    drop(late);
     // One that leaves while it waits leaves nothing behind.
-    clients.push(RawClient::connect(&weir.address, &bill()).await);
-    let gone = RawClient::dial(&weir.address).await.unwrap();
-    weir.until("one client is held", |metrics| metrics.sum("weir_held") == 1.0).await;
+    clients.push(RawClient::connect(&weir.address, &bill().lang("patient")).await);
+    let held = "weir_held";
+    let gone = eventually(PATIENCE, "one client is held", async || {
+        let gone = RawClient::dial(&weir.address).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if weir.gauge(held).await == 1.0 { Ok(gone) } else { Err("gave up already, at random, or is not there yet") }
+    })
+    .await;
     drop(gone);
     weir.until("nobody is held", |metrics| metrics.sum("weir_held") == 0.0).await;
     drop(clients);
@@ -194,17 +214,17 @@ async fn one_who_signs_waits_for_the_place_that_becomes_free() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silence_costs_no_slot_for_longer_than_the_server_allows() {
     let key = KeyPair::new_user();
-    let server = NatsServer::start(ServerOptions::default().with(&accounts(&key))).await;
+    let patience = "authorization { timeout: 5 }";
+    let server = NatsServer::start(ServerOptions::default().with(&accounts(&key)).with(patience)).await;
     let weir = WeirConfig::of_servers(&[&server]).start().await;
-    // One who signs and one who does not, both slower than the server's auth_timeout of 2 s.
+    // One who signs and one who does not, both slower than the server allows.
+    let before = server.total_connections().await;
     let mut slow = Vec::new();
     for login in [Login::nkey(&key), bill()] {
         slow.push((RawClient::greeted(&weir.address).await.unwrap(), login));
     }
-    server.settles_at(2).await;
-    tokio::time::sleep(Duration::from_millis(1400)).await;
+    assert_eq!(server.total_connections().await - before, 2);
     server.settles_at(0).await;
-    tokio::time::sleep(Duration::from_millis(700)).await;
     for (client, login) in &mut slow {
         let line = login.answering(&client.info).connect_line();
         client.send(format!("{line}PING\r\n").as_bytes()).await.unwrap();

@@ -11,8 +11,10 @@ fn login(user: &str, name: &str) -> Login {
     Login::user(user, "p").name(name)
 }
 
-async fn refused(weir: &Weir, reason: &str) -> f64 {
-    weir.gauge(&format!("weir_refused_total{{reason=\"{reason}\"}}")).await
+/// A refusal is counted at its very end, when the client has gone.
+async fn refused(weir: &Weir, reason: &str, n: f64) {
+    let counted = |metrics: &metrics::Metrics| metrics.sum_where("weir_refused_total", "reason", reason) == n;
+    weir.until(&format!("{n} refusals for {reason}"), counted).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,12 +32,13 @@ async fn by_user_and_by_name() {
         let told = RawClient::attempt(&weir.address, &login(user, ""), PATIENCE).await;
         assert_eq!(told.refusal(), Some(QUOTA), "{told:?}");
     }
-    assert_eq!(refused(&weir, "user_quota").await, 2.0);
+    refused(&weir, "user_quota", 2.0).await;
     for name in ["report a", "report b", "report c"] {
         clients.push(RawClient::connect(&weir.address, &login("web", name)).await);
     }
     let told = RawClient::attempt(&weir.address, &login("web", "report d"), PATIENCE).await;
-    assert_eq!((told.refusal(), refused(&weir, "name_quota").await), (Some(QUOTA), 1.0));
+    assert_eq!(told.refusal(), Some(QUOTA), "{told:?}");
+    refused(&weir, "name_quota", 1.0).await;
     clients.push(RawClient::connect(&weir.address, &login("web", "other")).await);
     drop(clients.remove(0));
     server.settles_at(7).await;
@@ -70,5 +73,42 @@ async fn what_only_warns_lets_in_and_says_so() {
     })
     .await;
     drop(clients);
+    weir.assert_nothing_leaked().await;
+}
+
+/// Whoever comes too fast waits as long as it can wait, and nobody else with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rates_hold_within_the_clients_time() {
+    let server = NatsServer::start(ServerOptions::default().with(USERS)).await;
+    let slow = "rate = 1\nburst = 1";
+    let weir = WeirConfig::of_servers(&[&server])
+        .admission("rate = 20000\nburst = 20000\nmax_hold = \"19s\"\n[admission.max_hold_by_lang]\nhasty = \"20ms\"")
+        .table(&format!("[users.\"batch-*\"]\n{slow}\n[names.\"report *\"]\n{slow}"))
+        .start()
+        .await;
+    for (kind, hasty) in [(login("batch-1", ""), "user_rate"), (login("web", "report a"), "name_rate")] {
+        let clients = at_once(4, |_| {
+            let (address, login) = (weir.address.clone(), kind.clone());
+            async move { RawClient::connect(&address, &login).await }
+        })
+        .await;
+        // The next token is some time off, whoever comes now and cannot wait is told why.
+        let promised = at_once(4, |_| {
+            let (address, login) = (weir.address.clone(), kind.clone());
+            async move { RawClient::attempt(&address, &login, PATIENCE).await }
+        });
+        let told = async {
+            weir.until("some wait", |metrics| metrics.sum("weir_held") >= 1.0).await;
+            let told = RawClient::attempt(&weir.address, &kind.clone().lang("hasty"), PATIENCE).await;
+            let other = RawClient::connect(&weir.address, &login("batch-2", "other")).await;
+            drop(other);
+            told
+        };
+        let (promised, told) = tokio::join!(promised, told);
+        assert_eq!(told.refusal(), Some(QUOTA), "{told:?}");
+        refused(&weir, hasty, 1.0).await;
+        let promised: Vec<_> = promised.into_iter().map(Attempt::expect_in).collect();
+        drop((clients, promised));
+    }
     weir.assert_nothing_leaked().await;
 }

@@ -45,7 +45,7 @@ async fn the_real_address_is_used_everywhere() {
     let server = NatsServer::start(ServerOptions::default()).await;
     let weir = WeirConfig::of_servers(&[&server])
         .listener(BELIEVED)
-        .admission("refusal_spread = \"100ms\"\n[admission.per_source]\nmax_connections = 2")
+        .admission("max_hold = \"19s\"\nrefusal_spread = \"100ms\"\n[admission.per_source]\nmax_connections = 2")
         .start()
         .await;
     let mut clients = Vec::new();
@@ -99,8 +99,7 @@ async fn a_header_may_come_in_pieces_and_with_connect_behind_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_header_gets_no_further() {
     let server = NatsServer::start(ServerOptions::default()).await;
-    let short = BELIEVED.replace("30s", "300ms");
-    let weir = WeirConfig::of_servers(&[&server]).listener(&short).start().await;
+    let weir = WeirConfig::of_servers(&[&server]).listener(BELIEVED).start().await;
     let long = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"[..], &[0; 5000]].concat();
     let endless = [b"PROXY TCP4 ", &[b'1'; 500][..]].concat();
     let connect = format!("{}PING\r\n", Login::nobody().connect_line()).into_bytes();
@@ -110,16 +109,21 @@ async fn what_is_no_header_gets_no_further() {
         let (said, end) = client.rest(PATIENCE).await;
         assert_eq!((said, end), (format!("-ERR '{UNKNOWN}'\r\n"), End::Eof), "{wrong:?}");
     }
-    // Half a header, and none: the clock runs. A probe is nobody's business.
+    drop(RawClient::dial(&weir.address).await.unwrap());
+    let refused = |metrics: &metrics::Metrics, reason| metrics.sum_where("weir_refused_total", "reason", reason);
+    // A probe is nobody's business.
+    let both =
+        |metrics: &metrics::Metrics| metrics.sum("weir_probes_total") == 1.0 && refused(metrics, "protocol") == 5.0;
+    weir.until("they are counted, and the probe", both).await;
+    weir.assert_nothing_leaked().await;
+    // Half a header, and none: the clock runs.
+    let weir = WeirConfig::of_servers(&[&server]).listener(&BELIEVED.replace("30s", "300ms")).start().await;
     for part in [&v2("192.0.2.1")[..20], b""] {
         let mut client = RawClient::dial(&weir.address).await.unwrap();
         client.send(part).await.unwrap();
         assert_eq!(client.rest(PATIENCE).await, ("-ERR 'Stale Connection'\r\n".into(), End::Eof));
     }
-    drop(RawClient::dial(&weir.address).await.unwrap());
-    let all = weir.until("the probe is counted", |metrics| metrics.sum("weir_probes_total") == 1.0).await;
-    assert_eq!(all.sum_where("weir_refused_total", "reason", "protocol"), 5.0);
-    assert_eq!(all.sum_where("weir_refused_total", "reason", "handshake_timeout"), 2.0);
+    weir.until("both are counted", |metrics| refused(metrics, "handshake_timeout") == 2.0).await;
     assert_eq!(server.connections().await, 0);
     weir.assert_nothing_leaked().await;
 }
@@ -135,7 +139,8 @@ async fn whoever_sends_no_header_is_one_of_the_listeners_clients() {
         attempt.refusal().map(|_| silent).ok_or("in")
     })
     .await;
-    assert!(weir.gauge("weir_refused_total{reason=\"listener_full\"}").await >= 1.0);
+    let full = |metrics: &metrics::Metrics| metrics.sum_where("weir_refused_total", "reason", "listener_full") >= 1.0;
+    weir.until("it is counted", full).await;
     drop(silent);
     weir.assert_nothing_leaked().await;
 }

@@ -53,7 +53,7 @@ async fn two_authorization_errors_end_go_and_three_do_not_end_rust() {
     );
     assert_eq!(report["phases"][0]["refused"]["Authorization Violation"], 40, "{report}");
 
-    let (code, report) = storm(&["--clients", "5", "--like", "rust", "--url", &wrong, "--for", "1s"]).await;
+    let (code, report) = storm(&["--clients", "5", "--like", "rust", "--url", &wrong, "--for", "5s"]).await;
     assert_eq!((code, &report["given_up"]), (Some(1), &0.into()), "{report}");
     assert!(report["phases"][0]["tries"].as_u64().unwrap() > 15, "{report}");
 
@@ -131,7 +131,7 @@ async fn tls_is_spoken_and_resumed_by_the_libraries_that_do_so() {
 #[tokio::test]
 async fn nobody_there() {
     let nobody = format!("nats://127.0.0.1:{}", support::ports::free());
-    let (code, report) = storm(&["--clients", "3", "--like", "rust", "--url", &nobody, "--for", "300ms"]).await;
+    let (code, report) = storm(&["--clients", "3", "--like", "rust", "--url", &nobody, "--for", "3s"]).await;
     assert_eq!((code, &report["connected"]), (Some(1), &0.into()));
     let errors = report["phases"][0]["errors"].as_object().unwrap();
     assert_eq!(errors.keys().collect::<Vec<_>>(), ["connection refused: dial"]);

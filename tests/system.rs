@@ -38,6 +38,8 @@ async fn an_accounts_limit_is_its_jwts_and_other_ways_in_count() {
     let by_weir = "weir_refused_total{reason=\"account_quota\"}";
     eventually(PATIENCE, "weir keeps the limit of the JWT", async || {
         match RawClient::attempt(&weir.address, &login, PATIENCE).await {
+            // The servers themselves may let one too many in: each hears of the other's clients a moment later.
+            Attempt::In(one_too_many) if clients.len() == 3 => drop(one_too_many),
             Attempt::In(client) => clients.push(client),
             refused => assert_eq!(refused.refusal(), Some(QUOTA), "{refused:?}"),
         }
@@ -62,31 +64,42 @@ async fn an_accounts_limit_is_its_jwts_and_other_ways_in_count() {
     weir.assert_nothing_leaked().await;
 }
 
+/// With the servers asked all the time, and with only their events to go by.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configured_quota_counts_those_who_came_another_way() {
-    let cluster = Cluster::start(2, |server| server.with(ACCOUNTS)).await;
-    let quota = "users = [\"o\"]\nmax_connections = 4";
-    let weir = WeirConfig::of(&cluster).cluster(ADMIN).account("ORDERS", quota).start().await;
-    let mut inside = vec![RawClient::connect(&weir.address, &orders()).await];
-    let direct = RawClient::connect(&cluster.servers[1].address, &orders()).await;
-    eventually(PATIENCE, "the direct one counts", async || {
-        match RawClient::attempt(&weir.address, &orders(), PATIENCE).await {
-            Attempt::In(client) if inside.len() == 3 => {
-                drop(client); // came before the count
-                Err("in")
-            }
-            Attempt::In(client) => {
-                inside.push(client);
-                Err("in")
-            }
-            _ => Ok(()),
+    for interval in ["200ms", "1h"] {
+        let cluster = Cluster::start(2, |server| server.with(ACCOUNTS)).await;
+        let quota = "users = [\"o\"]\nmax_connections = 4";
+        let config = WeirConfig::of(&cluster).poll_interval(interval).cluster(ADMIN).account("ORDERS", quota);
+        let weir = config.start().await;
+        let mut inside = vec![RawClient::connect(&weir.address, &orders()).await];
+        for _ in 0..2 {
+            let direct = RawClient::connect(&cluster.servers[1].address, &orders()).await;
+            eventually(PATIENCE, "the direct one counts", async || {
+                match RawClient::attempt(&weir.address, &orders(), PATIENCE).await {
+                    Attempt::In(client) if inside.len() == 3 => {
+                        drop(client); // came before the count
+                        Err("in")
+                    }
+                    Attempt::In(client) => {
+                        inside.push(client);
+                        Err("in")
+                    }
+                    _ => Ok(()),
+                }
+            })
+            .await;
+            assert_eq!(inside.len(), 3);
+            drop(direct);
+            let back = eventually(PATIENCE, "its place is free again", async || {
+                RawClient::attempt(&weir.address, &orders(), PATIENCE).await.into_client().ok_or("refused")
+            });
+            drop(back.await);
         }
-    })
-    .await;
-    assert_eq!(inside.len(), 3);
-    assert!(!weir.log().contains("s3cr3t-adm1n"));
-    drop((direct, inside));
-    weir.assert_nothing_leaked().await;
+        assert!(!weir.log().contains("s3cr3t-adm1n"));
+        drop(inside);
+        weir.assert_nothing_leaked().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,7 +26,7 @@ fn listener(authority: &Authority, more: &str) -> String {
 
 /// The official Rust client.
 fn rust_client(authority: &Authority) -> ConnectOptions {
-    ConnectOptions::new().require_tls(true).add_root_certificates(authority.ca())
+    ConnectOptions::new().connection_timeout(PATIENCE).require_tls(true).add_root_certificates(authority.ca())
 }
 
 async fn round_trip(client: async_nats::Client) {
@@ -91,7 +91,7 @@ async fn much_passes_both_ways() {
     let reader = rust_client(&authority).connect(&url).await.unwrap();
     let writer = rust_client(&authority).connect(&url).await.unwrap();
     let mut all = reader.subscribe("much").await.unwrap();
-    reader.flush().await.unwrap();
+    seen_by_server(&reader).await;
     let sent = tokio::spawn(async move {
         for n in 0..300u32 {
             let payload = vec![n as u8; 100_000];
@@ -226,7 +226,7 @@ async fn a_certificate_is_a_user_to_quotas() {
     let weir = WeirConfig::of_servers(&[&server])
         .listener(&listener(&authority, &more))
         .admission(
-            "rate = 20000\nmax_hold = \"200ms\"\nrefusal_spread = \"1ms\"\n[users.\"orders-*\"]\nmax_connections = 1",
+            "rate = 20000\nmax_hold = \"19s\"\nrefusal_spread = \"1ms\"\n[users.\"orders-*\"]\nmax_connections = 1",
         )
         .start()
         .await;
@@ -301,7 +301,7 @@ async fn a_refusal_over_tls_can_be_read() {
         let more = format!("handshake_first = {mode}");
         let weir = WeirConfig::of_servers(&[&server])
             .listener(&format!("max_clients = 1\n{}", listener(&authority, &more)))
-            .admission("rate = 20000\nmax_hold = \"200ms\"\nrefusal_spread = \"1ms\"")
+            .admission("rate = 20000\nmax_hold = \"19s\"\nrefusal_spread = \"1ms\"")
             .start()
             .await;
         let first = mode == "true";

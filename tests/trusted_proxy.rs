@@ -94,11 +94,13 @@ async fn users_come_through_weir_only() {
         }
     }
     // The official client, with both kinds of credentials; and wrong ones, which the server itself refuses.
-    let by_key = async_nats::ConnectOptions::with_nkey(key.seed().unwrap()).connect(weir.url()).await.unwrap();
-    let by_name = async_nats::ConnectOptions::with_user_and_password("a".into(), "p".into());
+    let by_key = async_nats::ConnectOptions::with_nkey(key.seed().unwrap()).connection_timeout(PATIENCE);
+    let by_key = by_key.connect(weir.url()).await.unwrap();
+    let by_name =
+        async_nats::ConnectOptions::with_user_and_password("a".into(), "p".into()).connection_timeout(PATIENCE);
     let by_name = by_name.connect(weir.url()).await.unwrap();
-    by_key.flush().await.unwrap();
-    by_name.flush().await.unwrap();
+    seen_by_server(&by_key).await;
+    seen_by_server(&by_name).await;
     let wrong = RawClient::attempt(&weir.address, &Login::user("a", "wrong"), PATIENCE).await;
     assert_eq!(wrong.refusal(), Some(VIOLATION));
     drop((clients, by_key, by_name));

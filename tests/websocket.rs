@@ -247,8 +247,8 @@ async fn whoever_got_as_far_is_refused_in_nats() {
     let server = NatsServer::start(ServerOptions::default().max_connections(1)).await;
     let config = config(&server, "");
     let weir =
-        config.admission("rate = 20000\nburst = 20000\nmax_hold = \"300ms\"\nrefusal_spread = \"100ms\"").start().await;
-    let first = WsClient::connect(&weir.address, "", &Login::nobody()).await;
+        config.admission("rate = 20000\nburst = 20000\nmax_hold = \"300ms\"\nrefusal_spread = \"100ms\"\n[admission.max_hold_by_lang]\npatient = \"19s\"").start().await;
+    let first = WsClient::connect(&weir.address, "", &Login::nobody().lang("patient")).await;
     let (mut second, _) = WsClient::greeted(&weir.address, "").await;
     second.say(format!("{}PING\r\n", Login::nobody().connect_line()).as_bytes()).await;
     let refused = second.rest().await;
@@ -261,9 +261,9 @@ async fn whoever_got_as_far_is_refused_in_nats() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_did_not_is_refused_in_http() {
     let server = NatsServer::start(ServerOptions::default()).await;
-    let listener = "kind = \"websocket\"\nmax_clients = 1";
+    let listener = "kind = \"websocket\"\nhandshake_timeout = \"30s\"\nmax_clients = 1";
     let mut weir = WeirConfig::of_servers(&[&server])
-        .top("workers = 1\nlame_duck_grace_period = \"2s\"")
+        .top("workers = 1\nlame_duck_grace_period = \"5s\"")
         .listener(listener)
         .start()
         .await;
@@ -304,7 +304,7 @@ async fn a_server_that_goes_is_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_client_and_a_probe() {
     let server = NatsServer::start(ServerOptions::default()).await;
-    let listener = "kind = \"websocket\"\nhandshake_timeout = \"300ms\"";
+    let listener = "kind = \"websocket\"\nhandshake_timeout = \"3s\"";
     let weir = WeirConfig::of_servers(&[&server]).listener(listener).start().await;
     drop(tokio::net::TcpStream::connect(&weir.address).await.unwrap());
     weir.until("a probe is one", |metrics| metrics.get("weir_probes_total") == Some(1.0)).await;
@@ -439,7 +439,7 @@ async fn async_nats_over_websocket() {
         || async_nats::ConnectOptions::new().connection_timeout(PATIENCE).connect(format!("ws://{}", weir.address));
     let (one, two) = (connect().await.unwrap(), connect().await.unwrap());
     let mut subscriber = one.subscribe("a.*").await.unwrap();
-    one.flush().await.unwrap();
+    seen_by_server(&one).await;
     let large = vec![b'x'; 900_000];
     for n in 0..20 {
         two.publish(format!("a.{n}"), large.clone().into()).await.unwrap();
@@ -489,9 +489,9 @@ async fn the_same_over_tls() {
     assert!(client.exactly(payload.len() + 2).await.starts_with(&payload));
 
     // The client library over wss, and a listener that is full then.
-    let options = async_nats::ConnectOptions::new().add_root_certificates(authority.ca());
+    let options = async_nats::ConnectOptions::new().connection_timeout(PATIENCE).add_root_certificates(authority.ca());
     let library = options.connect(format!("wss://localhost:{}", weir.port())).await.unwrap();
-    library.flush().await.unwrap();
+    seen_by_server(&library).await;
     let (_, full) = ask(request("/", "")).await;
     assert_eq!((full.status, full.header("Retry-After")), (503, Some("2")));
     client.send(CLOSE, true, false, b"\x03\xe8").await.unwrap();

@@ -1,7 +1,7 @@
 //! What each account holds and may hold. Exact under concurrency: an account's count changes only by guards.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     num::NonZeroU32,
     sync::{
         Arc, Mutex, PoisonError,
@@ -143,6 +143,11 @@ enum Stage {
 }
 
 impl<C: Clock> AccountSlot<C> {
+    /// For one that its account has counted.
+    fn new(account: &Arc<Account<C>>) -> Self {
+        Self { account: Arc::clone(account), stage: Stage::Waiting, also: PatternSlots::default() }
+    }
+
     /// Whose it is.
     pub fn account(&self) -> &Arc<Account<C>> {
         &self.account
@@ -186,6 +191,11 @@ impl<C: Clock> AccountSlot<C> {
         self
     }
 
+    /// What its client holds of other quotas.
+    pub(super) fn also(&self) -> &PatternSlots<C> {
+        &self.also
+    }
+
     /// Goes over to another account, with what it holds of other quotas.
     pub fn move_to(&mut self, other: Self) {
         let mut before = std::mem::replace(self, other);
@@ -196,7 +206,7 @@ impl<C: Clock> AccountSlot<C> {
     pub(super) fn of_nobody(name: Arc<str>) -> Self {
         let account = Account::new(name, AccountLimits::default(), None, Arc::default());
         account.census.reserve(1);
-        Self { account: Arc::new(account), stage: Stage::Waiting, also: PatternSlots::default() }
+        Self::new(&Arc::new(account))
     }
 }
 
@@ -245,6 +255,28 @@ impl<C: Clock + Clone> Accounts<C> {
     /// # Errors
     /// [`QuotaReached`]; nothing is taken then.
     pub fn enter(&self, name: &Arc<str>, now: Instant) -> Result<AccountSlot<C>, QuotaReached> {
+        self.with(name, now, |account| {
+            if !account.census.reserve(account.most()) {
+                if !account.limits.quota.warn_only {
+                    return Err(QuotaReached);
+                }
+                account.census.reserve(u32::MAX);
+                self.warned.note(Refusal::AccountQuota);
+            }
+            Ok(AccountSlot::new(account))
+        })
+    }
+
+    /// The same for a client that is in already, whatever the account may have.
+    pub fn enter_anyway(&self, name: &Arc<str>, now: Instant) -> AccountSlot<C> {
+        self.with(name, now, |account| {
+            account.census.reserve(u32::MAX);
+            AccountSlot::new(account)
+        })
+    }
+
+    /// Does something with an account, which is not forgotten meanwhile.
+    fn with<T>(&self, name: &Arc<str>, now: Instant, enter: impl FnOnce(&Arc<Account<C>>) -> T) -> T {
         // The slot is taken while the entry is locked, and `sweep` looks at an entry under the same lock: an account is
         // never forgotten between being found and being counted, so no second count of it can come into being.
         let mut entry = self.map.entry(Arc::clone(name)).or_insert_with(|| {
@@ -257,15 +289,7 @@ impl<C: Clock + Clone> Accounts<C> {
             }
         });
         entry.used_at = now;
-        let account = &entry.account;
-        if !account.census.reserve(account.most()) {
-            if !account.limits.quota.warn_only {
-                return Err(QuotaReached);
-            }
-            account.census.reserve(u32::MAX);
-            self.warned.note(Refusal::AccountQuota);
-        }
-        Ok(AccountSlot { account: Arc::clone(account), stage: Stage::Waiting, also: PatternSlots::default() })
+        enter(&entry.account)
     }
 
     /// Forgets the accounts that nobody uses.
@@ -302,10 +326,27 @@ impl<C: Clock + Clone> Accounts<C> {
         }
     }
 
+    /// Whether an account in use has a limit.
+    pub fn is_limited(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(|one| one.account.most() != u32::MAX)
+    }
+
+    /// Whether any has.
+    pub fn any_limited(&self) -> bool {
+        self.map.iter().any(|one| one.account.most() != u32::MAX)
+    }
+
     /// Accounts in use that have a limit, at most so many, each with its mark for [`Accounts::counted`].
     pub fn to_count(&self, most: usize) -> Vec<(Arc<str>, Mark)> {
         let limited = self.map.iter().filter(|one| one.account.most() != u32::MAX);
         limited.take(most).map(|one| (Arc::clone(one.key()), one.account.census.mark())).collect()
+    }
+
+    /// The same of some.
+    pub fn to_count_of(&self, names: &HashSet<String>) -> Vec<(Arc<str>, Mark)> {
+        let limited = names.iter().filter_map(|name| self.map.get(&**name));
+        let limited = limited.filter(|one| one.account.most() != u32::MAX);
+        limited.map(|one| (Arc::clone(one.key()), one.account.census.mark())).collect()
     }
 
     /// The servers counted so many connections of an account since `mark`, weir's among them.

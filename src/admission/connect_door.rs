@@ -74,10 +74,27 @@ pub enum Verdict<C: Clock> {
     },
 }
 
-/// One refusal that waits for its moment, given back on drop.
+/// A client that waits for the token it was promised.
+#[derive(Debug)]
+pub struct Booking<C: Clock> {
+    /// When it comes.
+    pub at: Instant,
+    applicant: Applicant,
+    account: AccountSlot<C>,
+    _counted: Delay,
+}
+
+/// One client that waits for its moment outside the queue, given back on drop.
 #[derive(Debug)]
 pub struct Delay {
     count: Arc<AtomicUsize>,
+}
+
+impl Delay {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self { count: Arc::clone(count) }
+    }
 }
 
 impl Drop for Delay {
@@ -98,20 +115,50 @@ pub(super) enum Blocked {
 
 impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// The verdict on a client whose CONNECT has been read. `waiter` is called only for a hold.
+    ///
+    /// # Errors
+    /// There is no verdict yet: a rate by user or name has a token for it later. [`Admission::at_its_time`] is to be asked then.
     pub fn at_connect(
         &self,
         applicant: Applicant,
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
+    ) -> Result<Verdict<C>, Box<Booking<C>>> {
+        if self.is_draining() {
+            return Ok(Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None });
+        }
+        let account = match self.enter_quotas(&applicant, now, applicant.hold_until) {
+            Ok(account) => account,
+            Err(reason) => return Ok(self.refuse_later(reason, &applicant, now, rng)),
+        };
+        match account.also().ready_at() {
+            None => {}
+            Some(_) if self.waiting_in_all() >= self.max_held => {
+                return Ok(self.refuse_now(Refusal::QueueFull, &applicant, now));
+            }
+            Some(at) => {
+                let _counted = Delay::new(&self.booked);
+                return Err(Box::new(Booking { at, applicant, account, _counted }));
+            }
+        }
+        let by_lane = || self.servers.is_system_account(&applicant.account);
+        Ok(self.ask(account, &applicant, by_lane, now, rng, waiter))
+    }
+
+    /// The verdict on a client that has waited for its token.
+    pub fn at_its_time(
+        &self,
+        booking: Booking<C>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
     ) -> Verdict<C> {
+        let Booking { applicant, account, _counted, .. } = booking;
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
-        let account = match self.enter_quotas(&applicant, now) {
-            Ok(account) => account,
-            Err(reason) => return self.refuse_later(reason, &applicant, now, rng),
-        };
+        account.also().redeem();
         let by_lane = || self.servers.is_system_account(&applicant.account);
         self.ask(account, &applicant, by_lane, now, rng, waiter)
     }
@@ -148,7 +195,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
-        let account = self.enter_quotas(applicant, now)?;
+        let account = self.enter_quotas(applicant, now, now)?;
         if !account.account().take_token() {
             return Err(Refusal::AccountRate);
         }
@@ -156,10 +203,10 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         Ok(account)
     }
 
-    /// Slots in every quota that a client falls under.
-    fn enter_quotas(&self, applicant: &Applicant, now: Instant) -> Result<AccountSlot<C>, Refusal> {
+    /// Slots in every quota that a client falls under; its token of a rate by user or name may come until `latest`.
+    fn enter_quotas(&self, applicant: &Applicant, now: Instant, latest: Instant) -> Result<AccountSlot<C>, Refusal> {
         let account = self.accounts.enter(&applicant.account, now).map_err(|_| Refusal::AccountQuota)?;
-        let also = self.patterns.enter(&applicant.persona, now, &self.warned)?;
+        let also = self.patterns.enter(&applicant.persona, now, latest, &self.warned)?;
         Ok(account.holding(also))
     }
 
@@ -198,7 +245,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if now >= hold_until {
             return self.refuse_now(self.reason(&blocked, now), applicant, now);
         }
-        if self.held() + self.delayed() >= self.max_held {
+        if self.waiting_in_all() >= self.max_held {
             return self.refuse_now(Refusal::QueueFull, applicant, now);
         }
         let standing = self.seniority.standing(applicant.client, now);
@@ -277,11 +324,20 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         rng: &mut fastrand::Rng,
     ) -> (Instant, Option<Delay>) {
         self.seniority.refused(applicant.client, now);
-        if reason == Refusal::Draining || self.held() + self.delayed() >= self.max_held {
+        if reason == Refusal::Draining || self.waiting_in_all() >= self.max_held {
             return (now, None);
         }
-        self.delayed.fetch_add(1, Relaxed);
-        let left = applicant.hold_until.saturating_duration_since(now).min(self.refusal_spread);
-        (now + left.mul_f64(rng.f64()), Some(Delay { count: Arc::clone(&self.delayed) }))
+        let at = self.moment_to_refuse(reason, applicant.hold_until, now, rng);
+        (at, Some(Delay::new(&self.delayed)))
+    }
+
+    /// A random moment within `refusal_spread`, and before `until`: clients that retry in step come back spread out. Whoever is
+    /// refused at the accept door is told then too; it counts for nothing else, since a descriptor is all that it takes, of which
+    /// there are only so many for it, and since nobody before it in the queue was the reason.
+    pub fn moment_to_refuse(&self, reason: Refusal, until: Instant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
+        match reason {
+            Refusal::Draining => now,
+            _ => now + until.saturating_duration_since(now).min(self.refusal_spread).mul_f64(rng.f64()),
+        }
     }
 }

@@ -83,9 +83,10 @@ impl Storm {
             returns: Return::Unknown,
         };
         match self.doors.at_connect(applicant, self.now, &mut self.rng, || Waits(account)) {
-            Verdict::Admit(pass) => self.under_way.push(pass),
-            Verdict::Hold { .. } => {}
-            Verdict::Refuse { reason, .. } => panic!("{reason:?}"),
+            Ok(Verdict::Admit(pass)) => self.under_way.push(pass),
+            Ok(Verdict::Hold { .. }) => {}
+            Ok(Verdict::Refuse { reason, .. }) => panic!("{reason:?}"),
+            Err(_) => panic!("no rate is set"),
         }
     }
 

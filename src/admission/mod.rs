@@ -41,7 +41,7 @@ use governor::clock::{Clock, DefaultClock};
 pub use self::{
     accounts::{AccountSlot, Accounts},
     appointments::Appointments,
-    connect_door::{Applicant, Pass, Verdict},
+    connect_door::{Applicant, Booking, Pass, Verdict},
     gate::{Gate, GateSlot},
     hold::{Ticket, Waiter},
     patience::{Deadlines, Patience},
@@ -61,7 +61,11 @@ use self::{
     sources::{SourceSlot, Sources},
     warned::Warned,
 };
-use crate::{close::Refusal, identity::AccountRule, upstream::Servers};
+use crate::{
+    close::Refusal,
+    identity::AccountRule,
+    upstream::{Servers, Slot},
+};
 
 /// A quota: `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -154,6 +158,8 @@ pub struct Admission<W, C: Clock = DefaultClock> {
     held: AtomicUsize,
     /// Refusals that wait for their random delay.
     delayed: Arc<AtomicUsize>,
+    /// Clients that wait for a token of a rate by user or name.
+    booked: Arc<AtomicUsize>,
     /// Handshakes that ended with PONG, in all.
     finished: AtomicU64,
     waiting: Mutex<Waiting<W, C>>,
@@ -184,6 +190,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             refusal_spread: params.refusal_spread,
             held: AtomicUsize::new(0),
             delayed: Arc::default(),
+            booked: Arc::default(),
             finished: AtomicU64::new(0),
             waiting: Mutex::new(Waiting {
                 queue: Queue::default(),
@@ -247,6 +254,15 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         self.held.load(Relaxed)
     }
 
+    /// How many wait for a token of a rate by user or name; they join the others then.
+    pub fn booked(&self) -> usize {
+        self.booked.load(Relaxed)
+    }
+
+    fn waiting_in_all(&self) -> usize {
+        self.held() + self.booked() + self.delayed()
+    }
+
     /// How many wait for a refusal's delay to pass.
     pub fn delayed(&self) -> usize {
         self.delayed.load(Relaxed)
@@ -269,9 +285,14 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     /// A handshake has ended with the server's PONG after it `took` so long: what servers are given next follows from that.
     pub fn handshake_finished(&self, pass: &Pass<C>, took: Duration, now: Instant) {
-        let server = pass.server.server();
-        let floor = pass.account.account().logged_in(now, took, server.is_undisturbed());
-        server.handshake_finished(now, took, floor);
+        let undisturbed = pass.server.server().is_undisturbed();
+        let floor = pass.account.account().logged_in(now, took, undisturbed);
+        self.opaque_handshake_finished(&pass.server, took, floor, now);
+    }
+
+    /// The same where the account stays unknown: `floor` is the least that such a handshake takes.
+    pub fn opaque_handshake_finished(&self, server: &Slot, took: Duration, floor: Duration, now: Instant) {
+        server.server().handshake_finished(now, took, floor);
         self.finished.fetch_add(1, Relaxed);
     }
 

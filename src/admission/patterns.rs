@@ -66,19 +66,40 @@ pub struct Patterns<C: Clock> {
 /// What a client holds of them, given back on drop. Nothing where no pattern fits.
 #[derive(Debug)]
 pub struct PatternSlots<C: Clock> {
-    _both: Option<Box<Both<C>>>,
+    both: Option<Box<Both<C>>>,
 }
 
 impl<C: Clock> Default for PatternSlots<C> {
     fn default() -> Self {
-        Self { _both: None }
+        Self { both: None }
+    }
+}
+
+impl<C: Clock + Clone> PatternSlots<C> {
+    /// When the tokens are there that were promised; `None` where nothing is to be waited for.
+    pub(super) fn ready_at(&self) -> Option<Instant> {
+        let both = self.both.as_deref()?;
+        let (user, name) = (both.user.as_ref().and_then(|(_, at)| *at), both.name.as_ref().and_then(|(_, at)| *at));
+        user.max(name)
+    }
+
+    /// Takes the tokens that were promised.
+    pub(super) fn redeem(&self) {
+        let Some(both) = &self.both else { return };
+        if let Some((slot, Some(_))) = &both.user {
+            slot.redeem();
+        }
+        if let Some((slot, Some(_))) = &both.name {
+            slot.redeem();
+        }
     }
 }
 
 #[derive(Debug)]
 struct Both<C: Clock> {
-    _user: Option<LedgerSlot<CredentialKey, C>>,
-    _name: Option<LedgerSlot<usize, C>>,
+    /// Each with the time of a token that is still to come.
+    user: Option<(LedgerSlot<CredentialKey, C>, Option<Instant>)>,
+    name: Option<(LedgerSlot<usize, C>, Option<Instant>)>,
 }
 
 impl<C: Clock + Clone> Patterns<C> {
@@ -97,11 +118,17 @@ impl<C: Clock + Clone> Patterns<C> {
         self.users.0.is_empty() && self.names.0.is_empty()
     }
 
-    /// Takes what a client needs of the patterns that fit it.
+    /// Takes what a client needs of the patterns that fit it; a token may be promised for a time until `latest`.
     ///
     /// # Errors
     /// The reason to refuse with; nothing is held then, though the user's token is spent when it is the name that has none.
-    pub fn enter(&self, persona: &Persona, now: Instant, warned: &Warned) -> Result<PatternSlots<C>, Refusal> {
+    pub fn enter(
+        &self,
+        persona: &Persona,
+        now: Instant,
+        latest: Instant,
+        warned: &Warned,
+    ) -> Result<PatternSlots<C>, Refusal> {
         let user = persona.user.as_ref().and_then(|(text, key)| Some((*key, self.users.of(text)?.1)));
         let name = persona.name.as_ref().and_then(|name| self.names.of(name));
         if user.is_none() && name.is_none() {
@@ -109,11 +136,15 @@ impl<C: Clock + Clone> Patterns<C> {
         }
         let by_user = |over| if over == Over::Quota { Refusal::UserQuota } else { Refusal::UserRate };
         let by_name = |over| if over == Over::Quota { Refusal::NameQuota } else { Refusal::NameRate };
-        let user = user.map(|(key, quota)| self.by_user.enter(key, quota, now, |over| warned.note(by_user(over))));
-        let user = user.transpose().map_err(by_user)?;
-        let name = name.map(|(rule, quota)| self.by_name.enter(rule, quota, now, |over| warned.note(by_name(over))));
-        let name = name.transpose().map_err(by_name)?;
-        Ok(PatternSlots { _both: Some(Box::new(Both { _user: user, _name: name })) })
+        let user = user.map(|(key, quota)| {
+            self.by_user.enter_by(key, quota, now, latest, |over| warned.note(by_user(over))).map_err(by_user)
+        });
+        let user = user.transpose()?;
+        let name = name.map(|(rule, quota)| {
+            self.by_name.enter_by(rule, quota, now, latest, |over| warned.note(by_name(over))).map_err(by_name)
+        });
+        let name = name.transpose()?;
+        Ok(PatternSlots { both: Some(Box::new(Both { user, name })) })
     }
 
     /// Forgets those who are as good as new.
@@ -142,7 +173,7 @@ mod tests {
         let mut enter = |user: &str, name: &str| {
             let key = keys.credential(Credential::User(user));
             let persona = Persona { user: Some((user.into(), key)), name: Some(name.into()) };
-            patterns.enter(&persona, now, &warned).map(|slots| held.push(slots))
+            patterns.enter(&persona, now, now, &warned).map(|slots| held.push(slots))
         };
         assert_eq!(enter("batch-1", ""), Ok(()));
         assert_eq!(enter("batch-1", ""), Err(Refusal::UserQuota), "the first that fits");

@@ -219,7 +219,8 @@ impl World {
         let applicant = Applicant { account, client, persona: Default::default(), hold_until, answer_by, returns };
         let waiter = || (id, Left(Arc::clone(&left)));
         let headroom = self.servers.has_headroom(self.now);
-        match self.doors.at_connect(applicant, self.now, &mut self.rng, waiter) {
+        let verdict = self.doors.at_connect(applicant, self.now, &mut self.rng, waiter);
+        match verdict.expect("without rates by user or name there is one at once") {
             Verdict::Admit(pass) => self.admit(id, pass, entry),
             Verdict::Hold { ticket, look_again } => {
                 assert!(look_again <= hold_until, "nobody waits past the deadline");

@@ -30,7 +30,7 @@ use crate::{
     admission,
     monitor::system::Login,
     proxy_key::ProxyKey,
-    tls::{BadFile, Connector, ListenerTls, ServersTls, Terminator},
+    tls::{BadFile, Connector, HandshakeFirst, ListenerTls, ServersTls, Terminator},
     upstream,
 };
 use section::{Section, Sink};
@@ -53,6 +53,8 @@ pub struct ListenerConfig {
     pub tls: Option<ListenerTls>,
     /// It speaks WebSocket, and so.
     pub websocket: Option<WebsocketConfig>,
+    /// It passes TLS through to servers that expect TLS then.
+    pub passes_through: Option<HandshakeFirst>,
 }
 
 /// The form of log lines.

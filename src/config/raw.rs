@@ -123,15 +123,26 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
     let max_clients = s.value("max_clients", 65_536, within(1..=MOST_CLIENTS));
     // Go, Java and C give up 2 s after they connected; who sent no CONNECT by then never will.
     let handshake_timeout = s.value("handshake_timeout", 2 * SECOND, within(10 * MS..=60 * SECOND));
-    let websocket = match kind {
-        Kind::Websocket => Some(s.table("listeners.websocket", "websocket", websocket)),
-        Kind::Client => {
-            if s.take("websocket").is_some() {
-                let wrong = Wrong::new("this listener speaks no WebSocket", "write kind = \"websocket\", or remove it");
-                s.wrong("websocket", wrong);
-            }
-            None
+    let mut table = |of: Kind, key: &'static str, wrong: Wrong| {
+        let is_given = kind != of && s.take(key).is_some();
+        if is_given {
+            s.wrong(key, wrong);
         }
+        kind == of
+    };
+    let right = "write kind = \"websocket\", or remove it";
+    let is_websocket = table(Kind::Websocket, "websocket", Wrong::new("this listener speaks no WebSocket", right));
+    let right = "write kind = \"passthrough\", or remove it";
+    let passes = table(Kind::Passthrough, "passthrough", Wrong::new("this listener does not pass TLS through", right));
+    let websocket = is_websocket.then(|| s.table("listeners.websocket", "websocket", websocket));
+    let passes_through = passes.then(|| s.table("listeners.passthrough", "passthrough", tls::passthrough));
+    if passes && s.take("tls").is_some() {
+        let wrong = Wrong::new("TLS ends at the servers here", "remove it, or write kind = \"client\"");
+        s.wrong("tls", wrong);
+    }
+    let tls = match passes {
+        true => None,
+        false => s.optional_table("listeners.tls", "tls", "absent, clients speak plainly", tls::listener),
     };
     ListenerConfig {
         listen,
@@ -139,8 +150,9 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
         accept_proxy_protocol_from: believed.into_iter().map(|n| n.0).collect(),
         max_clients,
         handshake_timeout,
-        tls: s.optional_table("listeners.tls", "tls", "absent, clients speak plainly", tls::listener),
+        tls,
         websocket,
+        passes_through,
     }
 }
 
@@ -149,10 +161,12 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
 enum Kind {
     Client,
     Websocket,
+    Passthrough,
 }
 
 impl Kind {
-    const ALL: [(&str, Self); 2] = [("client", Self::Client), ("websocket", Self::Websocket)];
+    const ALL: [(&str, Self); 3] =
+        [("client", Self::Client), ("websocket", Self::Websocket), ("passthrough", Self::Passthrough)];
 }
 
 impl Leaf for Kind {

@@ -1,4 +1,4 @@
-//! The keys of `[listeners.tls]`.
+//! The keys of `[listeners.tls]`, `[listeners.passthrough]` and `[cluster.tls]`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -40,6 +40,12 @@ pub(super) fn listener(s: &mut Section<'_>) -> ListenerTls {
     pairs.extend(s.tables("listeners.tls.certificates", "certificates", pair).unwrap_or_default());
     let clients = ca_file.filter(|_| verify).map(|ca_file| ClientCertificates { ca_file, crl_file });
     ListenerTls { pairs, clients, handshake_first, min_version, ticket_keys_file }
+}
+
+/// Reads `[listeners.passthrough]`.
+pub(super) fn passthrough(s: &mut Section<'_>) -> HandshakeFirst {
+    // As nats-server's own default.
+    s.value("handshake_first", HandshakeFirst::Never, any)
 }
 
 /// Reads `[cluster.tls]`.

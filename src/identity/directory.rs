@@ -54,6 +54,11 @@ impl Directory {
         self.learned.contains_key(&key)
     }
 
+    /// The account of a credential, if a server has named it.
+    pub fn learned(&self, key: CredentialKey) -> Option<Arc<str>> {
+        self.learned.get(&key).map(|account| Arc::clone(&account))
+    }
+
     /// A server has said to which account a credential belongs.
     pub fn learn(&self, key: CredentialKey, account: &Arc<str>) {
         if self.learned.get(&key).is_some_and(|known| *known == *account) {

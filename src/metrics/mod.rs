@@ -146,10 +146,10 @@ impl HouseCollector {
 
     fn doors(&self, families: &mut Families<'_, '_>) -> fmt::Result {
         let doors = &self.house.doors;
-        families.gauge("held", "Clients that wait for their turn", doors.held() as f64)?;
+        families.gauge("held", "Clients that wait for their turn", (doors.held() + doors.booked()) as f64)?;
         families.gauge(
             "refusals_delayed",
-            "Clients whose refusal waits for its random delay",
+            "Clients that are being refused: their answer waits for its random delay, or they have not closed yet",
             (doors.delayed() as u32 + self.house.turned_away.inside()).into(),
         )?;
         if let Some(pace) = doors.pace(Instant::now()) {

@@ -9,15 +9,19 @@ use std::{
 
 use futures_util::StreamExt;
 use serde::Deserialize;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
     PollError,
+    events::Events,
     system::{Answer, System},
 };
-use crate::{turn::Doors, upstream::Servers};
+use crate::{
+    turn::Doors,
+    upstream::{Servers, census::Mark},
+};
 
 /// Accounts that are asked for in one round; the others' turn comes with the next.
 const MOST_ASKED: usize = 200;
@@ -73,17 +77,24 @@ pub async fn watch(
     stop: CancellationToken,
 ) {
     let asking = async {
-        let mut counting = false;
+        let (mut counting, mut events) = (false, Events::default());
         loop {
+            let next = Instant::now() + interval.mul_f64(0.9 + 0.2 * fastrand::f64());
             limits(&system, &doors).await;
-            let counted = count(&system, &doors, servers.len()).await;
+            events.begin(&system, &doors).await;
+            let counted = count(&system, &doors, doors.accounts().to_count(MOST_COUNTED), servers.len()).await;
             if let Err(err) = &counted {
                 debug!(%err, "accounts are not counted");
             }
             if std::mem::replace(&mut counting, counted.is_ok()) && counted.is_err() {
                 doors.accounts().not_counted();
             }
-            sleep(interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+            while let Some(changed) = events.changed(&doors, next).await {
+                let changed = doors.accounts().to_count_of(&changed);
+                if let Err(err) = count(&system, &doors, changed, servers.len()).await {
+                    debug!(%err, "accounts that have changed are not counted");
+                }
+            }
         }
     };
     tokio::select! {
@@ -110,13 +121,12 @@ async fn limits(system: &System, doors: &Doors) {
     }
 }
 
-/// Has the servers count the accounts that have a limit.
-async fn count(system: &System, doors: &Doors, servers: usize) -> Result<(), PollError> {
-    let asked: HashMap<_, _> = doors.accounts().to_count(MOST_COUNTED).into_iter().collect();
+/// Has the servers count accounts.
+async fn count(system: &System, doors: &Doors, asked: Vec<(Arc<str>, Mark)>, servers: usize) -> Result<(), PollError> {
     if asked.is_empty() {
         return if system.is_up() { Ok(()) } else { Err(PollError::NoSystem) };
     }
-    let names: Vec<&str> = asked.keys().map(|name| &**name).collect();
+    let names: Vec<&str> = asked.iter().map(|(name, _)| &**name).collect();
     let question = serde_json::json!({ "accounts": names, "include_unused": true }).to_string();
     let mut answers = system.ask_all("$SYS.REQ.ACCOUNT.PING.STATZ", question.into()).await?;
     let mut deadline = Instant::now() + COUNTING;

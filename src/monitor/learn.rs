@@ -1,9 +1,16 @@
 //! Which account a client is in, asked of servers that do not tell (before 2.12): once for each credential.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use serde::Deserialize;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -11,6 +18,7 @@ use super::{PollError, Reach, http::Http};
 use crate::{
     greeting::Greetings,
     identity::{CredentialKey, Directory},
+    turn::{AnyAccountSlot, Doors},
     upstream::Servers,
 };
 
@@ -28,6 +36,8 @@ pub struct Question {
     pub client_id: u64,
     /// Whose account it is.
     pub credential: CredentialKey,
+    /// The slot that the client has taken of the account it was taken for; gone once its session is.
+    pub slot: Weak<Mutex<AnyAccountSlot>>,
 }
 
 /// `/connz?cid=…&auth=1`: a look at one connection, without a walk over the others.
@@ -47,6 +57,7 @@ pub async fn answer(
     servers: Arc<Servers>,
     greetings: Arc<Greetings>,
     directory: Arc<Directory>,
+    doors: Arc<Doors>,
     reach: Reach,
     mut questions: mpsc::Receiver<Question>,
     stop: CancellationToken,
@@ -63,6 +74,11 @@ pub async fn answer(
                     Err(err) => debug!(%err, "a client's account is not known"),
                 }
             }
+            if let Some(slot) = question.slot.upgrade()
+                && let Some(account) = directory.learned(question.credential)
+            {
+                count_for(&doors, &account, &mut slot.lock().unwrap_or_else(PoisonError::into_inner));
+            }
             // Also behind a question that needs no asking any more: no connection stays open for nothing.
             if questions.is_empty() {
                 ports.clear();
@@ -72,6 +88,14 @@ pub async fn answer(
     tokio::select! {
         () = answering => {}
         () = stop.cancelled() => {}
+    }
+}
+
+/// Moves a session to the account that it is in. The server has let it in, so it counts even where the account has no room.
+fn count_for(doors: &Doors, account: &Arc<str>, slot: &mut AnyAccountSlot) {
+    if slot.account().name() != account {
+        slot.move_to(doors.accounts().enter_anyway(account, Instant::now().into_std()));
+        slot.session_began();
     }
 }
 

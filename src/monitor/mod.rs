@@ -1,6 +1,7 @@
 //! Reading the servers at an interval, over the cluster's system account or their monitoring ports, and their INFO until it is known.
 
 pub mod accounts;
+mod events;
 mod http;
 pub mod learn;
 pub mod system;
@@ -18,7 +19,7 @@ use tracing::{info, warn};
 
 use self::{http::Http, system::System, varz::Varz};
 use crate::{
-    dial,
+    dial::{self, Secured},
     greeting::Greetings,
     protocol::proxy_header,
     tls::Connector,
@@ -79,6 +80,31 @@ pub struct Reach {
     pub system: Option<System>,
     /// TLS, where they want it.
     pub tls: Option<Arc<Connector>>,
+    /// What comes of their INFO where weir has no TLS of its own.
+    pub greeting: Greeting,
+}
+
+/// What a server says to whoever connects without TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Greeting {
+    /// INFO, and it must not ask for TLS.
+    Plain,
+    /// INFO; that it asks for TLS is its clients' business.
+    BeforeTls,
+    /// Nothing: it waits for TLS, which only clients speak with it.
+    None,
+}
+
+impl Reach {
+    /// How a server's INFO is read; `None` when it is not.
+    fn secured(&self) -> Option<Secured<'_>> {
+        match (&self.tls, self.greeting) {
+            (Some(tls), _) => Some(Secured::By(tls)),
+            (None, Greeting::Plain) => Some(Secured::Not),
+            (None, Greeting::BeforeTls) => Some(Secured::ByClient),
+            (None, Greeting::None) => None,
+        }
+    }
 }
 
 /// Watches one server until `stop`: readings where it has a monitor, and its INFO.
@@ -88,18 +114,20 @@ pub async fn watch(
     interval: Duration,
     warn_at: f64,
     wants: Wants,
-    Reach { system, tls }: Reach,
+    reach: Reach,
     stop: CancellationToken,
 ) {
     let watching = async {
-        let mut poll =
-            Poll { system, http: server.monitor().map(|url| Http::new(url, tls.clone())), way: None, lost: 0 };
+        let http = server.monitor().map(|url| Http::new(url, reach.tls.clone()));
+        let mut poll = Poll { system: reach.system.clone(), http, way: None, lost: 0 };
         let mut near_full = false;
         loop {
             resolve(&server).await;
             let restarted = poll.once(&server, &greetings, interval).await;
-            if restarted || !greetings.knows(server.index()) || poll.has_lost(&server) {
-                learn_info(&server, &greetings, tls.as_deref(), wants).await;
+            if let Some(tls) = reach.secured()
+                && (restarted || !greetings.knows(server.index()) || poll.has_lost(&server))
+            {
+                learn_info(&server, &greetings, tls, wants).await;
             }
             warn_when_near_full(&server, warn_at, &mut near_full);
             // Jittered, so that several weirs do not poll in step.
@@ -223,7 +251,7 @@ pub async fn hear_lame_ducks(
 }
 
 /// Reads a server's INFO by connecting and leaving. That takes one of its slots for a moment, so a full server is left alone.
-async fn learn_info(server: &Arc<Server>, greetings: &Greetings, tls: Option<&Connector>, wants: Wants) {
+async fn learn_info(server: &Arc<Server>, greetings: &Greetings, tls: Secured<'_>, wants: Wants) {
     let Some(_slot) = Server::reserve(server, Instant::now().into_std()) else { return };
     let header = if wants.proxy_protocol { proxy_header::LOCAL } else { b"" };
     match dial::dial(server, tls, header, Instant::now() + INFO_TIMEOUT).await {

@@ -49,8 +49,8 @@ enum Text {
 }
 
 /// Keys that weir reads as true or false; the index is [`Flag`].
-const FLAGS: [&str; 7] =
-    ["auth_required", "headers", "jetstream", "ldm", "tls_required", "tls_available", "connect_info"];
+const FLAGS: [&str; 8] =
+    ["auth_required", "headers", "jetstream", "ldm", "tls_required", "tls_available", "tls_verify", "connect_info"];
 
 #[derive(Clone, Copy)]
 enum Flag {
@@ -60,6 +60,7 @@ enum Flag {
     LameDuck,
     TlsRequired,
     TlsAvailable,
+    TlsVerify,
     ConnectInfo,
 }
 
@@ -263,6 +264,16 @@ impl Info {
     /// Whether the server does TLS when asked to.
     pub fn tls_available(&self) -> bool {
         self.flag(Flag::TlsAvailable)
+    }
+
+    /// Whether the server does TLS at all.
+    pub fn does_tls(&self) -> bool {
+        self.tls_required() || self.tls_available()
+    }
+
+    /// Whether the server wants certificates of its clients.
+    pub fn tls_verify(&self) -> bool {
+        self.flag(Flag::TlsVerify)
     }
 
     /// Whether this INFO answers CONNECT: it comes behind the first PONG, from 2.12.

@@ -17,11 +17,6 @@ impl ClientSide {
     pub fn new(max_control_line: usize) -> Self {
         Self { framing: ClientFraming::new(max_control_line) }
     }
-
-    /// Messages published so far.
-    pub fn messages(&self) -> u64 {
-        self.framing.messages()
-    }
 }
 
 impl Side for ClientSide {
@@ -41,5 +36,9 @@ impl Side for ClientSide {
                 Err(Cause::Protocol)
             }
         }
+    }
+
+    fn messages(&self) -> u64 {
+        self.framing.messages()
     }
 }

@@ -5,29 +5,31 @@
 //! nothing more is read until it is gone. An idle session holds no buffer.
 
 mod client_side;
+mod opaque;
 mod pump;
 mod server_side;
 mod young;
 
 use std::{
     future::poll_fn,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::{
-    io::AsyncWriteExt,
-    time::{Instant, sleep_until, timeout_at},
-};
+use tokio::{io::AsyncWriteExt, time::Instant};
 
 use self::pump::{Pump, Pumped};
 pub use self::{
     client_side::ClientSide,
+    opaque::Opaque,
+    pump::Side,
     server_side::{InfoPolicy, ServerSide},
     young::grow_up,
 };
 use crate::{
+    clock::{sleep_until, timeout_at},
     close::{Cause, Party},
     farewell,
     sessions::Handle,
@@ -58,11 +60,11 @@ impl Ended {
 
 /// A session after its preface.
 #[derive(Debug)]
-pub struct Relay {
+pub struct Relay<C = ClientSide, S = ServerSide> {
     down: Stream,
     up: Stream,
-    to_server: Pump<ClientSide>,
-    to_client: Pump<ServerSide>,
+    to_server: Pump<C>,
+    to_client: Pump<S>,
     /// Which direction comes first in the next poll: they take turns, or a busy one would use up the task's budget each time.
     client_first: bool,
     tally: Arc<Tally>,
@@ -70,14 +72,14 @@ pub struct Relay {
     told: Totals,
 }
 
-impl Relay {
+impl<C: Side, S: Side> Relay<C, S> {
     /// `pipelined` is what the client sent behind its preface, `rest` what the server did.
     ///
     /// # Errors
     /// The end, when those bytes already hold a reason for it.
     pub fn new(
-        (down, client, pipelined): (Stream, ClientSide, &[u8]),
-        (up, server, rest): (Stream, ServerSide, &[u8]),
+        (down, client, pipelined): (Stream, C, &[u8]),
+        (up, server, rest): (Stream, S, &[u8]),
         tally: Arc<Tally>,
     ) -> Result<Self, (Stream, Ended)> {
         let (mut to_server, mut to_client) = (Pump::new(client), Pump::new(server));
@@ -109,13 +111,27 @@ impl Relay {
                 // A connection that is gone already is noticed below.
                 let _ = socket::keep_alive(self.up.tcp());
             }
-            if handle.told_to_end() {
-                return Poll::Ready(Ended { party: Party::Weir, cause: Cause::Draining });
-            }
-            let polled = self.poll(cx);
-            self.tell();
-            polled
+            self.step(cx, handle)
         })
+    }
+
+    /// The same, but only until `enough` says so of what has passed in all: then it returns `None`. Cancel-safe.
+    pub async fn run_until(&mut self, handle: &Handle, mut enough: impl FnMut(Totals) -> bool) -> Option<Ended> {
+        poll_fn(|cx| {
+            handle.wake(cx.waker());
+            let ended = self.step(cx, handle).map(Some);
+            if ended.is_pending() && enough(self.told) { Poll::Ready(None) } else { ended }
+        })
+        .await
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>, handle: &Handle) -> Poll<Ended> {
+        if handle.told_to_end() {
+            return Poll::Ready(Ended { party: Party::Weir, cause: Cause::Draining });
+        }
+        let polled = self.poll(cx);
+        self.tell();
+        polled
     }
 
     /// Keeps the client until `until` after its server has gone: what the server had said reaches it, and then it notices nothing.
@@ -194,7 +210,7 @@ impl Relay {
                     let _ = self.up.shutdown().await;
                     poll_fn(|cx| self.to_client.poll(cx, &mut self.up, &mut self.down)).await
                 };
-                up_is_over = timeout_at(deadline, last_words).await == Ok(Pumped::Eof);
+                up_is_over = timeout_at(deadline, pin!(last_words)).await == Ok(Pumped::Eof);
             }
             (Party::Upstream, _) => {
                 let flushed = timeout_at(deadline, poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.down))).await;

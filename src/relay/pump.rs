@@ -30,12 +30,15 @@ thread_local! {
 }
 
 /// What a direction does with the bytes that pass.
-pub(super) trait Side {
+pub trait Side {
     /// Looks at `chunk` and hands to `out` what is to be forwarded.
     ///
     /// # Errors
     /// Why nothing after what was handed to `out` may pass.
     fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause>;
+
+    /// Messages that have passed, where that is known.
+    fn messages(&self) -> u64;
 }
 
 /// How a direction ended.
@@ -48,7 +51,8 @@ pub(super) enum Pumped {
 }
 
 /// Where forwarded bytes go: into the socket while it takes them, else behind the bytes that wait.
-pub(super) struct Outlet<'a, 'cx> {
+#[derive(Debug)]
+pub struct Outlet<'a, 'cx> {
     /// `None` before the relay runs: everything waits then.
     to: Option<(&'a mut Stream, &'a mut Context<'cx>)>,
     waiting: &'a mut Vec<u8>,

@@ -57,11 +57,6 @@ impl ServerSide {
         Self { framing, line: None, welcome: welcome.map(Vec::into), policy, face, client_ip, server }
     }
 
-    /// Messages delivered so far.
-    pub fn messages(&self) -> u64 {
-        self.framing.messages()
-    }
-
     fn take_line(&mut self, line: &[u8], out: &mut Outlet<'_, '_>) {
         match server_line(line) {
             ServerLine::Info(json) => {
@@ -128,5 +123,9 @@ impl Side for ServerSide {
             }
         }
         Ok(())
+    }
+
+    fn messages(&self) -> u64 {
+        self.framing.messages()
     }
 }

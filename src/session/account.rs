@@ -1,6 +1,6 @@
 //! Which account, user and name a client counts for, and the server's own word on it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::{
     relay::InfoPolicy,
     stream::Stream,
     tls,
-    turn::AnyPass,
+    turn::{AnyAccountSlot, AnyPass},
 };
 
 /// Who a client is to quotas by user and name. A token is a secret and names nobody; who names no user is its certificate,
@@ -47,22 +47,18 @@ pub(super) fn expect_info(connect: &mut Connect) -> InfoPolicy {
     InfoPolicy::Rewrite
 }
 
-/// Takes the server's word for the account, and moves the slot when the guess was another.
+/// Takes the server's word for the account, and moves the slot when the guess was another. Where the server does not say, the
+/// answer is what to ask it, with [`ask`].
 pub(super) fn settle_account(
     house: &House,
     pass: &mut AnyPass,
     credential: CredentialKey,
     accepted: &Accepted,
-) -> Result<(), Refusal> {
+) -> Result<Option<Unasked>, Refusal> {
     let Some(named) = accepted.info.remote_account() else {
-        if let Some(client_id) = accepted.info.client_id()
-            && !house.directory.has_learned(credential)
-        {
-            let question = Question { server: pass.server.server().index(), client_id, credential };
-            // With too many waiting, its turn comes at the next login.
-            let _ = house.questions.try_send(question);
-        }
-        return Ok(());
+        let client_id = accepted.info.client_id().filter(|_| !house.directory.has_learned(credential));
+        let server = pass.server.server().index();
+        return Ok(client_id.map(|client_id| Unasked { server, client_id, credential }));
     };
     if **pass.account.account().name() != *named {
         let named = Arc::from(named);
@@ -70,5 +66,31 @@ pub(super) fn settle_account(
         let slot = house.doors.accounts().enter(&named, Instant::now().into_std());
         pass.account.move_to(slot.map_err(|_| Refusal::AccountQuota)?);
     }
-    Ok(())
+    Ok(None)
+}
+
+/// Whose account is not known yet.
+pub(super) struct Unasked {
+    server: usize,
+    client_id: u64,
+    credential: CredentialKey,
+}
+
+/// What holds the slot of a session's account, for as long as it lives.
+pub(super) struct OfAccount {
+    _own: Option<AnyAccountSlot>,
+    /// Where its account is asked for: the answer moves it there.
+    _shared: Option<Arc<Mutex<AnyAccountSlot>>>,
+}
+
+/// Asks for the account of a session, if it is not known.
+pub(super) fn ask(house: &House, account: AnyAccountSlot, unasked: Option<Unasked>) -> OfAccount {
+    let Some(Unasked { server, client_id, credential }) = unasked else {
+        return OfAccount { _own: Some(account), _shared: None };
+    };
+    let shared = Arc::new(Mutex::new(account));
+    let question = Question { server, client_id, credential, slot: Arc::downgrade(&shared) };
+    // With too many waiting, its turn comes at the next login.
+    let _ = house.questions.try_send(question);
+    OfAccount { _own: None, _shared: Some(shared) }
 }

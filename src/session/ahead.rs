@@ -5,19 +5,17 @@
 
 use std::{net::IpAddr, pin::pin, time::Duration};
 
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::oneshot, time::Instant};
 use tracing::debug;
 
 use super::{
     End, House, Waited, Who,
-    answer::{open, place_again},
+    answer::{Greeted, open_any},
     leave_unfinished, spare, turn_away, wait,
 };
 use crate::{
     admission::{Applicant, Pass, Verdict},
+    clock::sleep_until,
     close::{Phase, Refusal},
     dial::{DialError, Dialled},
     farewell,
@@ -76,12 +74,7 @@ pub(super) async fn dial(
     accepted: Instant,
     who: &mut Who,
 ) -> Result<Ahead, End> {
-    let patience = house.doors.patience();
-    let hold_until = patience.before_info(accepted.into_std());
-    let client = house.keys.client(source, house.keys.credential(Credential::Nothing), None);
-    let (turn, turn_comes) = oneshot::channel();
-    let now = Instant::now().into_std();
-    if house.doors.damping().is_damped(source, now) {
+    if house.doors.damping().is_damped(source, Instant::now().into_std()) {
         return Ok(Ahead::Not(Refusal::SourceRate));
     }
     // Whoever waits goes first, and can use the slot.
@@ -90,22 +83,12 @@ pub(super) async fn dial(
     {
         return Ok(Ahead::Dialled(spare));
     }
-    let rng = &mut fastrand::Rng::new();
-    let verdict = house.doors.at_accept_turn(source, client, hold_until, now, rng, || Turn(turn));
-    let waited = match verdict {
-        Verdict::Admit(pass) => Waited::Turn(pass),
-        Verdict::Refuse { reason, .. } => Waited::InVain(reason),
-        Verdict::Hold { ticket, look_again } => {
-            wait(house, ticket, look_again, turn_comes, who, preface::left_ungreeted(down)).await
-        }
+    let slot = match turn(house, source, accepted, who, preface::left_ungreeted(down)).await? {
+        Ok(pass) => pass.server,
+        Err(reason) => return Ok(Ahead::Not(reason)),
     };
-    let slot = match waited {
-        Waited::Turn(pass) => pass.server,
-        Waited::Left(()) => return Err(End::Probe),
-        Waited::InVain(reason) => return Ok(Ahead::Not(reason)),
-    };
-    let deadline = Instant::from_std(patience.deadlines(None, accepted.into_std(), accepted.into_std()).hold_until);
-    let mut opening = pin!(open_any(house, slot, header, deadline));
+    let deadline = dial_until(house, accepted);
+    let mut opening = pin!(open_greeted(house, slot, header, deadline));
     let left = tokio::select! {
         opened = &mut opening => return Ok(opened.map_or_else(Ahead::Not, |o| Ahead::Dialled(Box::new(o)))),
         () = preface::left_ungreeted(down) => End::Probe,
@@ -117,23 +100,42 @@ pub(super) async fn dial(
     Err(left)
 }
 
-/// Opens a connection to the server of `slot`, or to another one.
-async fn open_any(house: &House, mut slot: Slot, header: &[u8], deadline: Instant) -> Result<Opened, Refusal> {
-    let mut tried = Vec::new();
-    loop {
-        let began = Instant::now();
-        match open(house, &mut slot, header, deadline).await {
-            Ok(dialled) => {
-                let expires = began + slot.server().auth_timeout().mul_f64(FOR_CONNECT);
-                return Ok(Opened { dialled, slot, expires });
-            }
-            Err(err) => debug!(server = slot.server().name(), %err, "dial failed"),
-        }
-        tried.push(slot.server().index());
-        // The failed server's slot goes back before the next one's is taken.
-        drop(slot);
-        slot = place_again(house, &tried, deadline).await?;
+/// Until when a server may be looked for, for a client of which nothing is known.
+pub(super) fn dial_until(house: &House, accepted: Instant) -> Instant {
+    let accepted = accepted.into_std();
+    Instant::from_std(house.doors.patience().deadlines(None, accepted, accepted).hold_until)
+}
+
+/// Waits for a turn by the client's source: nothing else is known. The error is the end of a client that `left` meanwhile.
+pub(super) async fn turn(
+    house: &House,
+    source: IpAddr,
+    accepted: Instant,
+    who: &mut Who,
+    left: impl Future<Output = ()>,
+) -> Result<Result<AnyPass, Refusal>, End> {
+    let hold_until = house.doors.patience().before_info(accepted.into_std());
+    let client = house.keys.client(source, house.keys.credential(Credential::Nothing), None);
+    let (turn, turn_comes) = oneshot::channel();
+    let (now, rng) = (Instant::now().into_std(), &mut fastrand::Rng::new());
+    let waited = match house.doors.at_accept_turn(source, client, hold_until, now, rng, || Turn(turn)) {
+        Verdict::Admit(pass) => Waited::Turn(pass),
+        Verdict::Refuse { reason, .. } => Waited::InVain(reason),
+        Verdict::Hold { ticket, look_again } => wait(house, ticket, look_again, turn_comes, who, left).await,
+    };
+    match waited {
+        Waited::Turn(pass) => Ok(Ok(pass)),
+        Waited::Left(()) => Err(End::Probe),
+        Waited::InVain(reason) => Ok(Err(reason)),
     }
+}
+
+/// Opens a connection to the server of `slot`, or to another one, and reads its INFO.
+async fn open_greeted(house: &House, slot: Slot, header: &[u8], deadline: Instant) -> Result<Opened, Refusal> {
+    let (dialled, slot, began) = open_any(house, slot, &Greeted::by(house, header), deadline).await?;
+    house.greetings.learn(slot.server().index(), dialled.info());
+    let expires = began + slot.server().auth_timeout().mul_f64(FOR_CONNECT);
+    Ok(Opened { dialled, slot, expires })
 }
 
 /// How soon to ask again whether an account may have one more handshake: it has no timer to wait for.
@@ -249,7 +251,7 @@ impl Ahead {
                 }
                 Err(reason) => {
                     opened.let_go().await;
-                    (connect.signs() || reason != Refusal::AccountRate).then_some(reason)
+                    (connect.signs() || !reason.is_a_rate()).then_some(reason)
                 }
             },
         };

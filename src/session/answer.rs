@@ -15,11 +15,11 @@ use super::House;
 use crate::{
     admission::Pass,
     close::Refusal,
-    dial::{self, Accepted, Answer, DialError, Dialled},
+    dial::{self, Accepted, Answer, DialError, Dialled, Secured},
     greeting::Shape,
     protocol::{PING, connect::Connect, version::Version},
     turn::{self, AnyPass},
-    upstream::{Placement, Slot},
+    upstream::{Placement, Server, Slot},
 };
 
 /// Why no server took the client.
@@ -98,19 +98,16 @@ pub(super) async fn dial_until_answered(
         match answer {
             Ok(Answer::Pong(accepted)) => return Ok((pass, accepted)),
             Ok(Answer::Err(line)) => return Err(NotAnswered::ServerSaid(line)),
-            Err(err) => {
+            Err(err) if bound => {
                 debug!(server = pass.server.server().name(), %err, "dial failed");
-                tried.push(pass.server.server().index());
+                return Err(NotAnswered::Refused(Refusal::ServerCapacity));
+            }
+            Err(err) => {
+                let Pass { server, account } = pass;
+                let placed = place_instead(house, server, &err, &mut tried, answer_by).await;
+                pass = Pass { server: placed.map_err(NotAnswered::Refused)?, account };
             }
         }
-        if bound {
-            return Err(NotAnswered::Refused(Refusal::ServerCapacity));
-        }
-        // The failed server's slot goes back before the next one's is taken.
-        let Pass { server, account } = pass;
-        drop(server);
-        let server = place_again(house, &tried, answer_by).await.map_err(NotAnswered::Refused)?;
-        pass = Pass { server, account };
     }
 }
 
@@ -123,8 +120,40 @@ fn may_speak_first(house: &House, header: &[u8]) -> bool {
         && header.is_empty()
 }
 
+/// Opens a connection to the server of `slot`, or to another one. Returns it with its slot, and when its dial began.
+pub(super) async fn open_any<O: Open>(
+    house: &House,
+    mut slot: Slot,
+    far: &O,
+    deadline: Instant,
+) -> Result<(O::Opened, Slot, Instant), Refusal> {
+    let mut tried = Vec::new();
+    loop {
+        let began = Instant::now();
+        match open_as(&mut slot, deadline, far).await {
+            Ok(opened) => return Ok((opened, slot, began)),
+            Err(err) => slot = place_instead(house, slot, &err, &mut tried, deadline).await?,
+        }
+    }
+}
+
+/// Finds a server in the place of one whose dial went wrong.
+async fn place_instead(
+    house: &House,
+    failed: Slot,
+    err: &DialError,
+    tried: &mut Vec<usize>,
+    deadline: Instant,
+) -> Result<Slot, Refusal> {
+    debug!(server = failed.server().name(), %err, "dial failed");
+    tried.push(failed.server().index());
+    // The failed server's slot goes back before the next one's is taken.
+    drop(failed);
+    place_again(house, tried, deadline).await
+}
+
 /// Finds a server other than those that were `tried`.
-pub(super) async fn place_again(house: &House, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
+async fn place_again(house: &House, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
     loop {
         let now = Instant::now();
         if now >= deadline {
@@ -138,30 +167,65 @@ pub(super) async fn place_again(house: &House, tried: &[usize], deadline: Instan
     }
 }
 
+/// How far a connection to a server is opened.
+pub(super) trait Open {
+    /// What there is then.
+    type Opened;
+
+    /// Opens one to `server`, which has to be done `by` then.
+    async fn open(&self, server: &Server, by: Instant) -> Result<Self::Opened, DialError>;
+}
+
+/// As far as the server's INFO, with weir's own TLS where there is any.
+pub(super) struct Greeted<'a> {
+    tls: Secured<'a>,
+    words: &'a [u8],
+}
+
+impl<'a> Greeted<'a> {
+    /// `words` go first, where there are any.
+    pub(super) fn by(house: &'a House, words: &'a [u8]) -> Self {
+        Self { tls: house.servers_tls.as_deref().into(), words }
+    }
+}
+
+impl Open for Greeted<'_> {
+    type Opened = Dialled;
+
+    async fn open(&self, server: &Server, by: Instant) -> Result<Dialled, DialError> {
+        dial::dial(server, self.tls, self.words, by).await
+    }
+}
+
 /// Connects to the server of a slot, sends `words` and reads its INFO; what that says of the server is noted.
-pub(super) async fn open(
-    house: &House,
-    slot: &mut Slot,
-    words: &[u8],
-    deadline: Instant,
-) -> Result<Dialled, DialError> {
+async fn open(house: &House, slot: &mut Slot, words: &[u8], deadline: Instant) -> Result<Dialled, DialError> {
+    let dialled = open_as(slot, deadline, &Greeted::by(house, words)).await?;
+    house.greetings.learn(slot.server().index(), dialled.info());
+    Ok(dialled)
+}
+
+/// Opens a connection to the server of a slot, and notes what that says of the server.
+async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result<O::Opened, DialError> {
     let began = Instant::now();
     let server = Arc::clone(slot.server());
-    // A server that does not even send INFO in half of what is left leaves the other half for another one.
-    let info_by = began + deadline.saturating_duration_since(began) / 2;
-    let dialled = match dial::dial(&server, house.servers_tls.as_deref(), words, info_by).await {
-        Ok(dialled) => dialled,
+    // A server that does not answer in half of what is left leaves the other half for another one.
+    match far.open(&server, began + deadline.saturating_duration_since(began) / 2).await {
+        Ok(opened) => {
+            server.answered();
+            slot.opened();
+            Ok(opened)
+        }
+        Err(DialError::Full) => {
+            server.said_full(Instant::now().into_std());
+            Err(DialError::Full)
+        }
         Err(err) => {
             if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {
                 tracing::warn!(server = server.name(), %err, ?pause, "server ejected");
             }
-            return Err(err);
+            Err(err)
         }
-    };
-    server.answered();
-    slot.opened();
-    house.greetings.learn(server.index(), dialled.info());
-    Ok(dialled)
+    }
 }
 
 /// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.

@@ -3,6 +3,7 @@
 use super::{End, House};
 use crate::{
     admission::Applicant,
+    clock::sleep_until,
     close::{Cause, Close, Party, Phase, Refusal},
     farewell,
     preface::{self, Unfinished},
@@ -12,12 +13,18 @@ use crate::{
     },
     stream::Stream,
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 /// Refuses at `at`, or earlier when the client leaves.
-pub(super) async fn refuse_at(mut down: Stream, preface: &mut Preface, reason: Refusal, at: Instant) -> End {
+pub(super) async fn refuse_at(
+    house: &House,
+    mut down: Stream,
+    preface: &mut Preface,
+    reason: Refusal,
+    at: Instant,
+) -> End {
     tokio::select! {
-        () = sleep_until(at) => refuse(down, reason).await,
+        () = sleep_until(at) => refuse(house, down, reason).await,
         left = preface::watch(&mut down, preface) => leave_unfinished(down, left, Phase::Hold).await,
     }
 }
@@ -32,14 +39,19 @@ pub(super) async fn turn_away(
 ) -> End {
     let now = Instant::now().into_std();
     let (at, delay) = house.doors.turn_away(reason, applicant, now, &mut fastrand::Rng::new());
-    let end = refuse_at(down, preface, reason, Instant::from_std(at)).await;
+    let end = refuse_at(house, down, preface, reason, Instant::from_std(at)).await;
     drop(delay);
     end
 }
 
 /// The polite refusal: CONNECT has been read, so the reason can be.
-pub(super) async fn refuse(down: Stream, reason: Refusal) -> End {
-    farewell::say(down, refusal::line(reason)).await;
+pub(super) async fn refuse(house: &House, down: Stream, reason: Refusal) -> End {
+    let words = refusal::line(reason);
+    match house.turned_away.enter() {
+        Some(slot) => farewell::part(down, words, slot).await,
+        // It is still the listener's client, or one that was turned away: it has its slot there.
+        None => farewell::say(down, words).await,
+    }
     End::Refused(reason)
 }
 

@@ -1,15 +1,13 @@
 //! How the story begins for a client over WebSocket: it asks in HTTP, and is answered in HTTP once the accept door has spoken.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
-use tokio::{
-    io::AsyncReadExt,
-    time::{Instant, sleep_until},
-};
+use tokio::{io::AsyncReadExt, time::Instant};
 use tracing::debug;
 
 use super::{End, House, Web};
 use crate::{
+    clock::sleep_until,
     close::{Cause, Close, Party, Phase, Refusal},
     farewell,
     protocol::{
@@ -63,13 +61,10 @@ pub(super) async fn open(down: Stream, upgrade: &Upgrade) -> Result<Stream, End>
 
 /// Says that there is no room, at a random moment: clients that retry in step come back spread out.
 pub(super) async fn turn_away(house: &House, mut down: Stream, reason: Refusal, deadline: Instant) -> End {
-    let now = Instant::now();
-    let spread = match reason {
-        Refusal::Draining => Duration::ZERO,
-        _ => house.refusal_spread.min(deadline.saturating_duration_since(now)),
-    };
+    let (now, until) = (Instant::now().into_std(), deadline.into_std());
+    let at = house.doors.moment_to_refuse(reason, until, now, &mut fastrand::Rng::new());
     tokio::select! {
-        () = sleep_until(now + spread.mul_f64(fastrand::f64())) => {}
+        () = sleep_until(Instant::from_std(at)) => {}
         read = down.read_u8() => {
             if read.is_err() {
                 return gone();

@@ -3,12 +3,10 @@
 
 use std::{cell::RefCell, time::Duration};
 
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::ahead::Opened;
+use crate::clock::sleep_until;
 
 /// A connection with less time left than this for its CONNECT is of no use to anybody.
 const LEAST: Duration = Duration::from_millis(500);

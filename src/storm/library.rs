@@ -1,8 +1,8 @@
 //! How each official client library connects and reconnects at its defaults, as one table.
 //!
 //! The figures were measured with, or read in the source of, the versions that [`Library::source`] names: single URL, plain
-//! TCP. What TLS changes ([`OverTls`]) was read in the sources of the libraries and of what they take for TLS. An application
-//! that sets other options behaves otherwise.
+//! TCP. What TLS changes ([`OverTls`]) was read in the source of async-nats; for the others it is what the documentation of the
+//! libraries and of what they take for TLS says, and was measured with none. An application that sets other options behaves otherwise.
 
 use std::time::Duration;
 

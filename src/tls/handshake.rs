@@ -66,6 +66,16 @@ pub async fn speaks_first(down: &TcpStream, within: Duration) -> bool {
     matches!(timeout_at(Instant::now() + within, down.peek(&mut one)).await, Ok(Ok(1..)))
 }
 
+/// What a client begins with, once there is enough of it; `None` when it has left. Nothing is read.
+pub async fn hello(down: &TcpStream) -> Option<FirstBytes> {
+    loop {
+        match first_bytes(down).await {
+            Some(FirstBytes::Incomplete) => sleep(LOOK_AGAIN).await,
+            seen => return seen,
+        }
+    }
+}
+
 /// Does the server's part of a handshake. It is begun if it comes to its end by `done_by`, as far as one can say, and has to end by
 /// `deadline`; a client that is `refused` anyway is served only if nobody else needs the worker.
 ///
@@ -78,15 +88,7 @@ pub async fn accept(
     done_by: Instant,
     deadline: Instant,
 ) -> Result<(Stream, HandshakeKind), Failed> {
-    let hello = async {
-        loop {
-            match first_bytes(&down).await {
-                Some(FirstBytes::Incomplete) => sleep(LOOK_AGAIN).await,
-                seen => return seen,
-            }
-        }
-    };
-    let (kind, config) = match timeout_at(deadline, hello).await {
+    let (kind, config) = match timeout_at(deadline, hello(&down)).await {
         Err(_) => return Err(Failed::TimedOut),
         Ok(None) => return Err(Failed::Silent),
         Ok(Some(FirstBytes::ClientHello { resumes, without_aes })) => {

@@ -27,7 +27,7 @@ use rustls::{
 pub use self::{
     connector::{Connector, ServersTls},
     files::{BadFile, Pair},
-    handshake::{Failed, accept, speaks_first},
+    handshake::{Failed, accept, hello, speaks_first},
     renew::renew,
 };
 use self::{files::Watched, names::Says, tickets::Tickets};

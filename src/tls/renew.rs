@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{signal::unix::Signal, time::sleep};
+use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -13,19 +13,19 @@ const LOOK: Duration = Duration::from_secs(10);
 /// A certificate that expires within so many days is warned of when it is read.
 const EXPIRES_SOON: f64 = 14.0;
 
-/// Takes over what has changed, at each `hangup` and every few seconds, until `stop`. Whoever is connected notices nothing; what
+/// Takes over what has changed, whenever it is `told` to and every few seconds, until `stop`. Whoever is connected notices nothing; what
 /// cannot be used is complained of once and changes nothing.
 pub async fn renew(
     listeners: Vec<(SocketAddr, Arc<Terminator>)>,
     servers: Option<Arc<Connector>>,
-    mut hangup: Signal,
+    told: Arc<Notify>,
     stop: CancellationToken,
 ) {
     listeners.iter().for_each(|(_, tls)| warn_of(tls));
     let renewing = async {
         loop {
             tokio::select! {
-                _ = hangup.recv() => {}
+                () = told.notified() => {}
                 () = sleep(LOOK) => {}
             }
             for (listener, tls) in &listeners {

@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use futures::StreamExt;
-use nkeys::KeyPair;
+use nkeys::{KeyPair, XKey};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::{NatsServer, operator::sign_for};
+use super::{NatsServer, PATIENCE, operator::sign_for, seen_by_server};
 
 /// The service's key, and the server's configuration for it.
 pub struct Callout {
     issuer: KeyPair,
+    /// Its curve key, where requests and answers are encrypted.
+    xkey: Option<XKey>,
 }
 
 /// The service while it runs; it ends when this is dropped.
@@ -47,14 +49,20 @@ impl Running {
 impl Callout {
     /// A service with a key of its own.
     pub fn new() -> Self {
-        Self { issuer: KeyPair::new_account() }
+        Self { issuer: KeyPair::new_account(), xkey: None }
+    }
+
+    /// The same, to whom nobody but the server can listen.
+    pub fn encrypted() -> Self {
+        Self { xkey: Some(XKey::new()), ..Self::new() }
     }
 
     /// For nats-server: the account AUTH of the service, and APP, where its users go. The NKey user makes servers send a nonce.
     pub fn server_config(&self) -> String {
+        let xkey = self.xkey.as_ref().map(|key| format!(", xkey: {}", key.public_key())).unwrap_or_default();
         format!(
             "accounts {{ AUTH {{ users: [{{user: auth, password: auth}}] }}, APP {{ users: [{{nkey: {}}}] }} }}
-             authorization {{ timeout: 5, auth_callout {{ issuer: {}, auth_users: [auth], account: AUTH }} }}",
+             authorization {{ timeout: 30, auth_callout {{ issuer: {}, auth_users: [auth], account: AUTH{xkey} }} }}",
             KeyPair::new_user().public_key(),
             self.issuer.public_key()
         )
@@ -63,18 +71,29 @@ impl Callout {
     /// Runs it on a server: each answer takes `takes`, and is yes to all users but `nobody`.
     pub async fn run(&self, server: &NatsServer, takes: Duration) -> Running {
         let options = async_nats::ConnectOptions::with_user_and_password("auth".into(), "auth".into());
-        let client = options.connect(&server.address).await.expect("the service logs in");
+        let client = options.connection_timeout(PATIENCE).connect(&server.address).await.expect("the service logs in");
         let mut requests = client.subscribe("$SYS.REQ.USER.AUTH").await.expect("subscribe");
-        client.flush().await.expect("flush");
+        seen_by_server(&client).await;
         let (seen, most_at_once, now) =
             (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-        let issuer = self.issuer.clone();
+        let (issuer, xkey) = (self.issuer.clone(), self.xkey.clone());
         let (to, most) = (Arc::clone(&seen), Arc::clone(&most_at_once));
         let task = tokio::spawn(async move {
             while let Some(message) = requests.next().await {
-                let request = claims(&message.payload);
+                let theirs = message.headers.as_ref().and_then(|headers| headers.get("Nats-Server-Xkey"));
+                let theirs = theirs.map(|key| XKey::from_public_key(key.as_str()).expect("a curve key"));
+                let keys = xkey.as_ref().map(|own| (own, theirs.expect("the server says its own")));
+                let request = match &keys {
+                    Some((own, theirs)) => {
+                        claims(&own.open(&message.payload, theirs).expect("encrypted for this service"))
+                    }
+                    None => claims(&message.payload),
+                };
                 to.lock().unwrap().push(request["nats"].clone());
-                let answer = answer(&issuer, &request["nats"]);
+                let mut answer = answer(&issuer, &request["nats"]).into_bytes();
+                if let Some((own, theirs)) = &keys {
+                    answer = own.seal(&answer, theirs).expect("a key to encrypt for");
+                }
                 most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
                 let (client, now) = (client.clone(), Arc::clone(&now));
                 tokio::spawn(async move {

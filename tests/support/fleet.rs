@@ -168,7 +168,8 @@ async fn live(address: String, login: Login, habit: Habit, seen: Arc<Seen>, stop
                 }
                 Attempt::Refused { text, end: End::Eof, .. } => seen.note(text),
                 Attempt::Refused { text, end, .. } => seen.note(format!("{text}, then {end:?}")),
-                Attempt::TimedOut(_) => seen.note("timed out".into()),
+                // The latter: not even the kernel has answered.
+                Attempt::TimedOut(_) | Attempt::Ended(End::StillOpen) => seen.note("timed out".into()),
                 Attempt::Broken(what) => seen.note(format!("broken: {what}")),
                 Attempt::Ended(end) => seen.note(format!("no word, {end:?}")),
             }

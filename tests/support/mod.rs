@@ -7,6 +7,7 @@
 pub mod callout;
 pub mod client;
 pub mod cluster;
+pub mod descriptors;
 pub mod fleet;
 pub mod http;
 pub mod metrics;
@@ -45,6 +46,15 @@ pub async fn eventually<T, E: Debug>(deadline: Duration, what: &str, mut ask: im
         }
         pause = (pause * 2).min(Duration::from_millis(100));
     }
+}
+
+/// Waits until the server has seen all that a client has sent so far, a SUB say: async-nats' `flush` only empties its buffer.
+pub async fn seen_by_server(client: &async_nats::Client) {
+    let inbox = client.new_inbox();
+    let mut back = client.subscribe(inbox.clone()).await.expect("subscribe");
+    client.publish(inbox, "".into()).await.expect("publish");
+    let message = tokio::time::timeout(PATIENCE, futures::StreamExt::next(&mut back)).await;
+    message.expect("a round trip in time").expect("still subscribed");
 }
 
 /// Runs `n` futures at once, each in a task of its own, and returns what they returned, in order.

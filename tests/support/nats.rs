@@ -26,6 +26,8 @@ pub struct ServerOptions {
     pub jetstream: bool,
     /// Cluster name, own route port and the route ports of all members; filled in by [`super::Cluster`].
     pub routes: Option<(String, u16, Vec<u16>)>,
+    /// More of its `cluster { … }`, each key with a comma before it.
+    pub cluster: String,
     /// A binary other than the one of `scripts/nats-server`.
     pub binary: Option<PathBuf>,
 }
@@ -46,6 +48,12 @@ impl ServerOptions {
     pub fn with(mut self, extra: &str) -> Self {
         self.extra.push_str(extra);
         self.extra.push('\n');
+        self
+    }
+
+    /// Tells clients nothing of the other servers' addresses.
+    pub fn no_advertise(mut self) -> Self {
+        self.cluster.push_str(", no_advertise: true");
         self
     }
 
@@ -94,7 +102,7 @@ impl NatsServer {
         let (client, monitor) = (ports::free(), ports::free());
 
         let mut config = format!(
-            "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\nhttp: \"127.0.0.1:{monitor}\"\nports_file_dir: \"{path}\"\n"
+            "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\nhttp: \"127.0.0.1:{monitor}\"\nports_file_dir: \"{path}\"\n{PATIENT}\n"
         );
         if let Some(max) = options.max_connections {
             writeln!(config, "max_connections: {max}").expect("string");
@@ -105,8 +113,12 @@ impl NatsServer {
         }
         if let Some((cluster, own, all)) = &options.routes {
             let urls: Vec<String> = all.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect();
-            writeln!(config, "cluster {{ name: {cluster}, listen: \"127.0.0.1:{own}\", routes: {urls:?} }}")
-                .expect("string");
+            writeln!(
+                config,
+                "cluster {{ name: {cluster}, listen: \"127.0.0.1:{own}\", routes: {urls:?}{} }}",
+                options.cluster
+            )
+            .expect("string");
         }
         config.push_str(&options.extra);
         std::fs::write(dir.path().join("nats.conf"), config).expect("write nats.conf");
@@ -212,6 +224,9 @@ impl NatsServer {
         .await;
     }
 }
+
+/// Its timer for CONNECT, 2 s by default, is not what most tests are about. `authorization` in a test's own text takes its place.
+const PATIENT: &str = "authorization { timeout: 10 }";
 
 fn run(name: &str, binary: &PathBuf, dir: &TempDir) -> Process {
     let mut command = Command::new(binary);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
+use super::descriptors::{self, Descriptor};
 use super::{PATIENCE, eventually, say};
 
 /// Whether children get a process group of their own, so that Ctrl-C in the terminal does not reach them: for a program
@@ -85,10 +86,9 @@ impl Process {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// Its open file descriptors.
-    pub fn fds(&self) -> usize {
-        let dir = format!("/proc/{}/fd", self.pid());
-        std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{dir}: {e}")).count()
+    /// What it has open.
+    pub fn descriptors(&self) -> Vec<Descriptor> {
+        descriptors::of(self.pid())
     }
 
     /// Its resident memory in bytes.

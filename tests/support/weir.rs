@@ -1,6 +1,8 @@
 //! weir itself, as a process in front of servers.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -9,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::descriptors::Descriptor;
 use super::metrics::Metrics;
 use super::process::Process;
 use super::{Cluster, NatsServer, PATIENCE, eventually, http};
@@ -49,7 +52,9 @@ impl WeirConfig {
             cluster: "poll_interval = \"200ms\"\n".into(),
             servers: text,
             count: servers.len(),
-            admission: "rate = 20000\nburst = 20000\nmax_hold = \"19s\"\nrefusal_spread = \"100ms\"\n".into(),
+            admission: "rate = 20000\nburst = 20000\nmax_hold = \"19s\"\nrefusal_spread = \"100ms\"\n\
+                        [admission.max_hold_by_lang]\nrust = \"19s\"\n"
+                .into(),
             accounts: String::new(),
             log_level: "debug",
         }
@@ -70,6 +75,12 @@ impl WeirConfig {
     /// Adds keys to `[cluster]`, e.g. `reserve = 5`.
     pub fn cluster(mut self, text: &str) -> Self {
         writeln!(self.cluster, "{text}").expect("string");
+        self
+    }
+
+    /// How often the servers are read (default: all the time).
+    pub fn poll_interval(mut self, interval: &str) -> Self {
+        self.cluster = self.cluster.replace("\"200ms\"", &format!("{interval:?}"));
         self
     }
 
@@ -122,6 +133,12 @@ impl WeirConfig {
         )
     }
 
+    /// The servers' monitoring ports that weir knows.
+    fn monitors(&self) -> Vec<SocketAddr> {
+        let urls = self.servers.lines().filter_map(|line| line.strip_prefix("monitor = \"http://"));
+        urls.map(|url| url.trim_end_matches('"').parse().expect("an address")).collect()
+    }
+
     /// Starts weir and waits until it has a reading from every server.
     pub async fn start(&self) -> Weir {
         let weir = self.start_before(self.count).await;
@@ -135,7 +152,9 @@ impl WeirConfig {
         let toml = self.toml(&dir.path().join("ports.json").display().to_string());
         let mut weir = Weir::spawn(&toml, dir).await;
         weir.sees(up).await;
-        weir.fds_at_start = weir.quiet_fds().await;
+        weir.monitors = self.monitors();
+        weir.has_system = self.cluster.contains("[cluster.system]");
+        weir.others_at_start = weir.fewest_others().await;
         weir
     }
 }
@@ -147,7 +166,9 @@ pub struct Weir {
     /// `127.0.0.1:PORT` of its endpoints.
     pub monitor: String,
     process: Process,
-    fds_at_start: usize,
+    monitors: Vec<SocketAddr>,
+    has_system: bool,
+    others_at_start: usize,
     dir: TempDir, // after `process`: dropped once that is dead
 }
 
@@ -172,7 +193,7 @@ impl Weir {
         assert_eq!(ports["pid"], process.pid(), "the ports file names weir's pid");
         let text = |value: &Value| value.as_str().expect("an address").to_owned();
         let (address, monitor) = (text(&ports["listeners"][0]), text(&ports["monitor"]));
-        Self { address, monitor, process, fds_at_start: 0, dir }
+        Self { address, monitor, process, monitors: Vec::new(), has_system: false, others_at_start: 0, dir }
     }
 
     /// `nats://127.0.0.1:PORT`.
@@ -237,27 +258,38 @@ impl Weir {
         .await;
     }
 
-    /// After all clients are gone: every gauge is back to 0, the process has the file descriptors it began with, and no
-    /// task of it has panicked on the way.
+    /// After all clients are gone: every gauge is back to 0, no descriptor is left of them, and no task of it has panicked on
+    /// the way.
     pub async fn assert_nothing_leaked(&self) {
         assert!(self.metrics().await.knows("weir_held"), "weir_held is not among the metrics");
         assert!(!self.log().contains("panicked"), "a panic in weir:\n{}", self.log());
         self.until("all gauges are back to 0", |metrics| LOAD.iter().all(|name| metrics.sum(name) == 0.0)).await;
-        eventually(PATIENCE, "as many open files as at the start", async || match self.process.fds() {
-            now if now <= self.fds_at_start => Ok(()),
-            now => Err(format!("{now}, at the start {}", self.fds_at_start)),
-        })
-        .await;
+        eventually(PATIENCE, "no descriptor is left of a client", async || self.left_over()).await;
     }
 
-    /// Takes its descriptors now, less two for each of the `clients` connected, as those it began with.
-    pub async fn count_fds_anew(&mut self, clients: usize) {
-        self.fds_at_start = self.quiet_fds().await - 2 * clients;
-    }
-
-    /// Its open file descriptors, now.
-    pub fn fds(&self) -> usize {
-        self.process.fds()
+    /// What is open beyond what weir has without a client: its listeners, a connection to each server's monitoring port and one
+    /// to the system account, and what it began with. The error names it all.
+    fn left_over(&self) -> Result<(), String> {
+        let all = self.process.descriptors();
+        let own = self.monitor.parse::<SocketAddr>().expect("an address");
+        let (mut monitors, mut sessions, mut others) = (HashMap::<_, usize>::new(), 0, 0);
+        for one in &all {
+            match one {
+                Descriptor::Tcp { peer, .. } if self.monitors.contains(peer) => {
+                    *monitors.entry(*peer).or_default() += 1
+                }
+                // Our own questions come there.
+                Descriptor::Tcp { local, .. } if *local == own => {}
+                Descriptor::Tcp { state: "listening", .. } => {}
+                Descriptor::Tcp { .. } => sessions += 1,
+                Descriptor::Other(_) => others += 1,
+            }
+        }
+        let once = monitors.values().all(|&n| n <= 1);
+        match once && sessions <= usize::from(self.has_system) && others <= self.others_at_start {
+            true => Ok(()),
+            false => Err(format!("{others} that are no TCP sockets ({} at the start); {all:?}", self.others_at_start)),
+        }
     }
 
     /// Its resident memory, in bytes.
@@ -285,12 +317,13 @@ impl Weir {
         self.process.log()
     }
 
-    /// The fewest descriptors over a few looks: a poll of a server, or our own request, holds one for a moment.
-    async fn quiet_fds(&self) -> usize {
+    /// The fewest descriptors that are no TCP sockets the kernel knows, over a few looks: one may be on its way to be one.
+    async fn fewest_others(&self) -> usize {
         let mut fewest = usize::MAX;
-        for _ in 0..25 {
+        for _ in 0..5 {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            fewest = fewest.min(self.process.fds());
+            let others = self.process.descriptors().iter().filter(|one| matches!(one, Descriptor::Other(_))).count();
+            fewest = fewest.min(others);
         }
         fewest
     }

@@ -29,11 +29,14 @@ func expect(ok bool, format string, args ...any) {
 
 func payload(i int) []byte { return bytes.Repeat([]byte(strconv.Itoa(i)), 1+i*50) }
 
+// The default of 2 s is not what this is about, and a busy machine may need longer.
+var patient = nats.Timeout(20 * time.Second)
+
 func main() {
 	time.AfterFunc(2*time.Minute, func() { check("the whole", context.DeadlineExceeded) })
-	ours, err := nats.Connect(os.Args[1], nats.Name("matrix-go-a"))
+	ours, err := nats.Connect(os.Args[1], nats.Name("matrix-go-a"), patient)
 	check("connect", err)
-	theirs, err := nats.Connect(os.Args[1], nats.Name("matrix-go-b"))
+	theirs, err := nats.Connect(os.Args[1], nats.Name("matrix-go-b"), patient)
 	check("connect", err)
 	expect(len(ours.DiscoveredServers()) == 0, "weir must not lead past itself: %v", ours.DiscoveredServers())
 

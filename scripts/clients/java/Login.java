@@ -2,9 +2,13 @@
 import io.nats.client.*;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.*;
+import java.security.KeyStore;
+import java.security.cert.CertificateFactory;
 import java.time.Duration;
 import java.util.*;
 import java.util.concurrent.*;
+import java.util.concurrent.atomic.AtomicReference;
+import javax.net.ssl.*;
 
 public class Login {
     record Cell(Map<String, String> keys) {
@@ -40,6 +44,27 @@ public class Login {
         }
     }
 
+    static void secure(Cell cell, Options.Builder options) throws Exception {
+        if (cell.get("ca_file").isEmpty()) return;
+        KeyStore trusted = KeyStore.getInstance(KeyStore.getDefaultType());
+        trusted.load(null, null);
+        try (var pem = Files.newInputStream(Path.of(cell.get("ca_file")))) {
+            trusted.setCertificateEntry("ca", CertificateFactory.getInstance("X.509").generateCertificate(pem));
+        }
+        TrustManagerFactory judges = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+        judges.init(trusted);
+        SSLContext context = SSLContext.getInstance("TLS");
+        context.init(null, judges.getTrustManagers(), null);
+        options.sslContext(context);
+        if (!cell.get("first").isEmpty()) options.tlsFirst();
+    }
+
+    /** The library's own exception says only that there is no connection. */
+    static Throwable root(Throwable error) {
+        while (error.getCause() != null) error = error.getCause();
+        return error;
+    }
+
     /** A message and a request, each answered by the client itself. */
     static void use(Connection nc, String name) throws Exception {
         String subject = "login.java." + name;
@@ -47,24 +72,29 @@ public class Login {
             if (message.getReplyTo() != null) nc.publish(message.getReplyTo(), message.getData());
         });
         dispatcher.subscribe(subject);
-        nc.flush(Duration.ofSeconds(5));
+        nc.flush(Duration.ofSeconds(20));
         nc.publish(subject, "nobody asks".getBytes());
-        Message reply = nc.request(subject, "who".getBytes(), Duration.ofSeconds(5));
+        Message reply = nc.request(subject, "who".getBytes(), Duration.ofSeconds(20));
         if (reply == null || !"who".equals(new String(reply.getData(), StandardCharsets.UTF_8))) throw new Exception("no reply");
         nc.closeDispatcher(dispatcher);
     }
 
     static void run(Cell cell, CountDownLatch connecting) {
         boolean counted = false;
+        AtomicReference<Throwable> heard = new AtomicReference<>();
         try {
             CountDownLatch again = new CountDownLatch(1);
             Options.Builder options = new Options.Builder().server(cell.get("url")).maxReconnects(60)
-                .connectionTimeout(Duration.ofSeconds(5))
-                .errorListener(new ErrorListener() { })
+                .connectionTimeout(Duration.ofSeconds(20))
+                .errorListener(new ErrorListener() {
+                    public void exceptionOccurred(Connection nc, Exception error) { heard.set(root(error)); }
+                })
                 .connectionListener((nc, event) -> { if (event == ConnectionListener.Events.RECONNECTED) again.countDown(); });
             credentials(cell, options);
+            secure(cell, options);
             try (Connection nc = Nats.connect(options.build())) {
                 use(nc, cell.get("name"));
+                if (!cell.get("bad").isEmpty()) throw new Exception("none: it is in");
                 counted = true;
                 connecting.countDown();
                 if (!again.await(100, TimeUnit.SECONDS)) throw new Exception("no reconnect: " + nc.getLastError());
@@ -72,7 +102,8 @@ public class Login {
             }
             System.out.println(cell.get("name") + ": OK");
         } catch (Throwable error) {
-            System.out.println(cell.get("name") + ": FAILED " + error);
+            Throwable said = cell.get("bad").isEmpty() || heard.get() == null ? error : heard.get();
+            System.out.println(cell.get("name") + ": FAILED " + said);
             if (!counted) connecting.countDown();
         }
     }

@@ -22,12 +22,16 @@ function credentials(cell) {
   }
 }
 
+function security(cell) {
+  return cell.ca_file ? { tls: { caFile: cell.ca_file, handshakeFirst: "first" in cell } } : {};
+}
+
 // A message and a request, each answered by the client itself.
 async function use(client, name) {
   const subject = `login.js.${name}`;
   const subscription = client.subscribe(subject, { callback: (_, message) => message.respond(message.data) });
   client.publish(subject, "nobody asks");
-  const reply = await client.request(subject, "who", { timeout: 5000 });
+  const reply = await client.request(subject, "who", { timeout: 20_000 });
   assert.equal(reply.string(), "who");
   subscription.unsubscribe();
 }
@@ -46,8 +50,8 @@ const ready = () => {
 async function run(cell) {
   let connected = false;
   try {
-    const servers = cell.url.replace("nats://", "");
-    const client = await connect({ servers, maxReconnectAttempts: 60, ...credentials(cell) });
+    const servers = cell.url.replace(/^\w+:\/\//, "");
+    const client = await connect({ servers, maxReconnectAttempts: 60, ...credentials(cell), ...security(cell) });
     let again;
     const back = new Promise((resolve) => (again = resolve));
     (async () => {
@@ -62,7 +66,7 @@ async function run(cell) {
     await client.close();
     console.log(`${cell.name}: OK`);
   } catch (error) {
-    console.log(`${cell.name}: FAILED ${error.name} ${error.message}`);
+    console.log(`${cell.name}: FAILED ${error.name} ${error.message} ${error.cause?.message ?? ""}`);
     if (!connected) ready();
   }
 }

@@ -13,8 +13,8 @@ async def answer(message):
 
 
 async def main(url):
-    ours = await nats.connect(url, name="matrix-py-a", connect_timeout=10)
-    theirs = await nats.connect(url, name="matrix-py-b", connect_timeout=10)
+    ours = await nats.connect(url, name="matrix-py-a", connect_timeout=20)
+    theirs = await nats.connect(url, name="matrix-py-b", connect_timeout=20)
     assert not ours.discovered_servers, f"weir must not lead past itself: {ours.discovered_servers}"
 
     numbers = await ours.subscribe("matrix.py.numbers")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import sys
 
 import nats
@@ -24,6 +25,12 @@ def credentials(cell):
     return {}
 
 
+def security(cell):
+    if "ca_file" not in cell:
+        return {}
+    return {"tls": ssl.create_default_context(cafile=cell["ca_file"]), "tls_handshake_first": "first" in cell}
+
+
 async def use(client, name):
     """A message and a request, each answered by the client itself."""
     subject = f"login.py.{name}"
@@ -34,7 +41,7 @@ async def use(client, name):
     subscription = await client.subscribe(subject, cb=answer)
     try:
         await client.publish(subject, b"nobody asks")
-        reply = await client.request(subject, b"who", timeout=5)
+        reply = await client.request(subject, b"who", timeout=20)
         assert reply.data == b"who"
     finally:
         await subscription.unsubscribe()
@@ -54,8 +61,8 @@ async def run(cell, ready, go):
             again.set()
 
         client = await nats.connect(
-            cell["url"], reconnected_cb=reconnected, error_cb=quiet, allow_reconnect=True, connect_timeout=5,
-            max_reconnect_attempts=60, **credentials(cell)
+            cell["url"], reconnected_cb=reconnected, error_cb=quiet, allow_reconnect="bad" not in cell, connect_timeout=20,
+            max_reconnect_attempts=60, **credentials(cell), **security(cell)
         )
         await use(client, name)
         connected = True
@@ -66,7 +73,9 @@ async def run(cell, ready, go):
         await client.close()
         print(f"{name}: OK", flush=True)
     except Exception as error:
-        print(f"{name}: FAILED {type(error).__name__}", flush=True)
+        # What libraries say of logins may hold secrets.
+        said = getattr(error, "verify_message", "") if "bad" in cell else ""
+        print(f"{name}: FAILED {type(error).__name__} {said}", flush=True)
         if not connected:
             ready()
 

@@ -100,7 +100,6 @@ pub(super) struct Weir {
     doors: Admission<Turn, Clock>,
     gate: Arc<Gate>,
     account: Arc<str>,
-    refusal_spread: Duration,
     sessions: Vec<Session>,
     free: Vec<u32>,
     /// The session of each client, if it has one.
@@ -149,7 +148,6 @@ impl Weir {
             servers,
             gate: Gate::new(most),
             account: UNKNOWN_ACCOUNT.into(),
-            refusal_spread: params.refusal_spread,
             sessions: Vec::new(),
             free: Vec::new(),
             of: vec![NONE; plan.clients as usize],
@@ -326,7 +324,9 @@ impl Weir {
             answer_by: deadlines.answer_by,
             returns: deadlines.returns,
         };
-        match self.doors.at_connect(applicant, now, &mut self.rng, || Turn(index)) {
+        // Without rates by user or name there always is one.
+        let Ok(verdict) = self.doors.at_connect(applicant, now, &mut self.rng, || Turn(index)) else { return };
+        match verdict {
             Verdict::Admit(pass) => self.admit(world, index, pass),
             Verdict::Hold { ticket, look_again } => {
                 self.sessions[index as usize].stage = Stage::Held(ticket);
@@ -351,12 +351,9 @@ impl Weir {
     fn turn_away(&mut self, world: &mut World, client: u32, reason: Refusal, library: &Library) {
         let (now, accepted) = (self.at(world.now), self.at(world.accepted(client)));
         let hold_until = self.doors.patience().deadlines(Some(library.lang), accepted, now).hold_until;
-        let spread = match reason {
-            Refusal::Draining => Duration::ZERO,
-            _ => self.refusal_spread.min(hold_until.saturating_duration_since(now)),
-        };
+        let moment = self.doors.moment_to_refuse(reason, hold_until, now, &mut self.rng);
         let index = self.open(client, None, 0);
-        let at = world.now + spread.mul_f64(self.rng.f64()).as_nanos() as Nanos;
+        let at = world.now + moment.duration_since(now).as_nanos() as Nanos;
         self.refuse_at(world, index, at, None);
     }
 }

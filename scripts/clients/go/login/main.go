@@ -15,6 +15,18 @@ type cell struct {
 	Name, Url, Kind, User, Password, Token, Jwt string
 	SeedFile                                    string `json:"seed_file"`
 	CredsFile                                   string `json:"creds_file"`
+	CaFile                                      string `json:"ca_file"`
+	First                                       string
+}
+
+func (c cell) security() nats.Option {
+	return func(o *nats.Options) error {
+		if c.CaFile == "" {
+			return nil
+		}
+		o.TLSHandshakeFirst = c.First != ""
+		return nats.RootCAs(c.CaFile)(o)
+	}
 }
 
 func (c cell) credentials() (nats.Option, error) {
@@ -45,7 +57,7 @@ func (c cell) use(nc *nats.Conn) error {
 	if err := nc.Publish(subject, []byte("nobody asks")); err != nil {
 		return err
 	}
-	reply, err := nc.Request(subject, []byte("who"), 5*time.Second)
+	reply, err := nc.Request(subject, []byte("who"), 20*time.Second)
 	if err == nil && string(reply.Data) != "who" {
 		err = fmt.Errorf("reply %q", reply.Data)
 	}
@@ -61,7 +73,7 @@ func (c cell) run(ready func(), gone <-chan struct{}) error {
 	}
 	again := make(chan struct{}, 1)
 	back := nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} })
-	nc, err := nats.Connect(c.Url, credentials, back, nats.MaxReconnects(60))
+	nc, err := nats.Connect(c.Url, credentials, c.security(), back, nats.MaxReconnects(60), nats.Timeout(20*time.Second))
 	if err != nil {
 		return err
 	}
