@@ -14,7 +14,7 @@ use weir::{
         info::{Greeting, Info},
         op::{Capture, ClientFraming, ServerFraming},
     },
-    upstream::placement,
+    upstream::{Haste, placement},
 };
 
 #[path = "../benches/samples/servers.rs"]
@@ -124,7 +124,7 @@ fn choose(count: u32, times: u64) {
     let views = servers::views(count);
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in 0..times {
-        black_box(placement::choose(black_box(&views).iter().copied(), false, &mut rng));
+        black_box(placement::choose(black_box(&views).iter().copied(), Haste::Among(1), &mut rng));
     }
 }
 
@@ -134,6 +134,6 @@ fn place(count: usize, times: u64) {
     let mut rng = fastrand::Rng::with_seed(1);
     let now = Instant::now();
     for _ in 0..times {
-        black_box(servers.place(black_box(now), &[], false, &mut rng));
+        black_box(servers.place(black_box(now), &[], Haste::Among(1), &mut rng));
     }
 }

@@ -6,6 +6,8 @@ WEIR, NATS, HAPROXY = os.environ["WEIR_BIN"], os.environ["NATS_SERVER"], os.envi
 LIBRARIES = os.environ.get("BENCH_LIBRARIES")
 SALT = "abcdefghijklmnopqrstuu"
 rows = []
+# What --who and --sizes leave of a case.
+who, sizes = ("direct", "HAProxy", "weir"), (50, 200, 500)
 
 
 def row(case, what, value, target="", met=None):
@@ -124,7 +126,7 @@ def haproxy(stack, directory, those, most=4000, tls=""):
 
 
 def begin_storm(urls, clients, seconds, like="go", more=()):
-    command = [WEIR, "storm", "--json", "--clients", str(clients), "--like", like, "--for", f"{seconds}s", *more]
+    command = [WEIR, "storm", "--json", "--clients", str(clients), "--like", like, "--for", f"{seconds:.0f}s", *more]
     for url in urls:
         command += ["--url", url]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -146,6 +148,18 @@ def told(report, cap):
     phase, all_in = report["phases"][0], seconds(report)
     time_ = f"{all_in:.2f} s" if all_in else f"{phase['came_in']} of {report['clients']} in {cap} s"
     return f"{time_}, {phase['tries']} tries, {phase['most_tries']} at most, {report['given_up']} given up"
+
+
+def pace(name, weir, capacity):
+    """By the flight recorder's seconds: clients let in per second, in the fastest three seconds in a row and in the slowest three
+    while somebody waited, against what the servers can do."""
+    points = weir.storm()["series"]["points"]
+    busy = [p["admitted"] for before, p in zip(points, points[1:]) if before["waiting"] and p["waiting"]]
+    if len(busy) < 3:
+        return
+    runs = [sum(busy[n:n + 3]) / 3 for n in range(len(busy) - 2)]
+    row(name, "let in per second, any three seconds in a row", f"{min(runs):.1f} to {max(runs):.1f}, of {capacity:.1f}",
+        f"≤ {1.3 * capacity:.1f}", max(runs) <= 1.3 * capacity)
 
 
 def in_turn(port, user, limit_seconds, most):
@@ -295,14 +309,17 @@ def bcrypt11():
         one = servers(stack, directory, 1, login)[0].start()
         alone = in_turn(one.port, "a", 6, 40)
         row(name, "fed one after another", f"{alone:.1f} logins a second")
-        report = storm([url(one.port, "a")], 50, 20)
-        row(name, "direct, 50 clients", told(report, 20))
-    if HAPROXY:
+        capacity = 100 / floor_of([one], "a", 100, 40)
+        row(name, "fed two at a time", f"{capacity:.1f} logins a second")
+        if "direct" in who:
+            report = storm([url(one.port, "a")], 50, 20)
+            row(name, "direct, 50 clients", told(report, 20))
+    if HAPROXY and "HAProxy" in who:
         with place() as (stack, directory):
             one = servers(stack, directory, 1, login)[0].start()
             report = storm([url(haproxy(stack, directory, [one])[1], "a")], 50, 20)
             row(name, "HAProxy, 50 clients", told(report, 20))
-    for clients in (50, 200, 500):
+    for clients in sizes if "weir" in who else ():
         with place() as (stack, directory):
             one = servers(stack, directory, 1, login)[0].start()
             weir, floor = Weir(stack, directory, [one]), clients / alone
@@ -310,6 +327,7 @@ def bcrypt11():
             most = 1.15 * floor
             good = bool(seconds(report)) and seconds(report) <= most and report["given_up"] == 0
             row(name, f"weir, {clients} clients", told(report, int(floor * 3 + 20)), f"≤ {most:.1f} s, 0 given up", good)
+            pace(name, weir, capacity)
 
 
 def floor_of(those, user, clients, share=400):
@@ -329,23 +347,27 @@ def bcrypt6():
         those = [server.start() for server in servers(stack, directory, 3, login)]
         floor = floor_of(those, "a", clients)
         row(name, "the servers' floor", f"{floor:.1f} s")
-    with place() as (stack, directory):
-        those = [server.start() for server in servers(stack, directory, 3, login)]
-        started = [begin_storm([url(server.port, "a")], clients // 3, 30) for server in those]
-        reports = [end_storm(process) for process in started]
-        came = sum(report["phases"][0]["came_in"] for report in reports)
-        took = max(seconds(report) or 30 for report in reports)
-        row(name, "direct", f"{came} in {took:.1f} s, {sum(r['phases'][0]['tries'] for r in reports)} tries")
-    if HAPROXY:
+    if "direct" in who:
+        with place() as (stack, directory):
+            those = [server.start() for server in servers(stack, directory, 3, login)]
+            started = [begin_storm([url(server.port, "a")], clients // 3, 30) for server in those]
+            reports = [end_storm(process) for process in started]
+            came = sum(report["phases"][0]["came_in"] for report in reports)
+            took = max(seconds(report) or 30 for report in reports)
+            row(name, "direct", f"{came} in {took:.1f} s, {sum(r['phases'][0]['tries'] for r in reports)} tries")
+    if HAPROXY and "HAProxy" in who:
         with place() as (stack, directory):
             those = [server.start() for server in servers(stack, directory, 3, login)]
             row(name, "HAProxy", told(storm([url(haproxy(stack, directory, those)[1], "a")], clients, 40), 40))
+    if "weir" not in who:
+        return
     with place() as (stack, directory):
         those = [server.start() for server in servers(stack, directory, 3, login)]
         weir = Weir(stack, directory, those)
         report = storm([url(weir.port, "a")], clients, 60)
         good = bool(seconds(report)) and seconds(report) <= 1.25 * floor and report["phases"][0]["most_tries"] <= 3
         row(name, "weir", told(report, 60), f"≤ {1.25 * floor:.1f} s, at most 3 tries", good)
+        pace(name, weir, clients / floor)
 
 
 def difference(those, process, clients):
@@ -363,17 +385,19 @@ def plain(rounds):
     name, clients = "plain, 9,000 at once, 3 servers of 4,000", 9000
     best = {"direct": [], "HAProxy": [], "weir": []}
     for _ in range(rounds):
-        with place() as (stack, directory):
-            those = [server.start() for server in servers(stack, directory, 3)]
-            started = [begin_storm([url(server.port)], clients // 3, 20) for server in those]
-            best["direct"].append(max(seconds(end_storm(process)) or 20 for process in started))
-        if HAPROXY:
+        if "direct" in who:
+            with place() as (stack, directory):
+                those = [server.start() for server in servers(stack, directory, 3)]
+                started = [begin_storm([url(server.port)], clients // 3, 20) for server in those]
+                best["direct"].append(max(seconds(end_storm(process)) or 20 for process in started))
+        if HAPROXY and "HAProxy" in who:
             with place() as (stack, directory):
                 those = [server.start() for server in servers(stack, directory, 3)]
                 best["HAProxy"].append(seconds(storm([url(haproxy(stack, directory, those)[1])], clients, 20)) or 20)
         with place() as (stack, directory):
             those = [server.start() for server in servers(stack, directory, 3)]
             weir = Weir(stack, directory, those)
+            idle = weir.running.cpu()
             # All are in, then for a moment nothing happens: the servers are counted.
             process = begin_storm([url(weir.port)], clients, 20, more=["--drop-after", "1s"])
             counts, deadline = None, time.monotonic() + 15
@@ -382,6 +406,7 @@ def plain(rounds):
                     counts = [server.connections() for server in those]
                     break
                 time.sleep(0.05)
+            cpu = weir.running.cpu() - idle
             process.kill() if counts is None else None
             report = end_storm(process)
             phase = report["phases"][0]
@@ -390,9 +415,10 @@ def plain(rounds):
             row(name, "weir: failed tries, difference between servers, refused by a server",
                 f"{failed}, {max(counts) - min(counts) if counts else None}, {int(full)}",
                 "0, ≤ 2, 0", failed == 0 and bool(counts) and max(counts) - min(counts) <= 2)
-    for who in ("direct", "HAProxy"):
-        if best[who]:
-            row(name, f"{who}, best of {rounds}", f"{min(best[who]):.2f} s")
+            row(name, "weir's CPU", f"{cpu:.2f} s")
+    for peer in ("direct", "HAProxy"):
+        if best[peer]:
+            row(name, f"{peer}, best of {rounds}", f"{min(best[peer]):.2f} s")
     peer = min(best["HAProxy"] or [20])
     row(name, f"weir, best of {rounds}", f"{min(best['weir']):.2f} s", f"≤ {peer:.2f} s, the best peer's", min(best["weir"]) <= peer)
 
@@ -593,10 +619,14 @@ CASES = {"bcrypt11": bcrypt11, "bcrypt6": bcrypt6, "plain": plain, "accounts": a
 
 
 def main():
+    global who, sizes
     parser = argparse.ArgumentParser(prog="scripts/storm-bench")
     parser.add_argument("--only", default=",".join(CASES), help="some of " + ", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=3, help="of the plain storm, which is over in a second")
+    parser.add_argument("--who", default=",".join(who), help="in bcrypt11, bcrypt6 and plain; some of " + ", ".join(who))
+    parser.add_argument("--sizes", default=",".join(map(str, sizes)), help="of bcrypt11's storms")
     args = parser.parse_args()
+    who, sizes = args.who.split(","), [int(size) for size in args.sizes.split(",")]
     for case in args.only.split(","):
         print(f"storm-bench: {case}", file=sys.stderr, flush=True)
         CASES[case](args.rounds) if case == "plain" else CASES[case]()

@@ -32,16 +32,28 @@ pub type Doors = Admission<Turn>;
 /// Turns are given out this long after they come up at most, at random: neighbours in the queue reach the servers apart.
 const JITTER: Duration = Duration::from_millis(4);
 
+/// Hands out the turns that there are now. Whoever makes room for one does so itself while others wait: that saves waking
+/// another thread.
+pub fn give_now(doors: &Doors, rng: &mut fastrand::Rng) {
+    let mut turns = Vec::new();
+    doors.release(Instant::now().into_std(), rng, &mut turns);
+    hand_over(&mut turns);
+}
+
+fn hand_over(turns: &mut Vec<(Turn, AnyPass)>) {
+    for (turn, pass) in turns.drain(..) {
+        // A client that left meanwhile drops its pass, which gives everything back.
+        let _ = turn.0.send(pass);
+    }
+}
+
 /// Hands out turns until `stop`. `arrived` is notified when somebody begins to wait.
 pub async fn give(doors: Arc<Doors>, arrived: Arc<Notify>, stop: CancellationToken) {
     let mut rng = fastrand::Rng::new();
     let mut turns = Vec::new();
     loop {
         let again = doors.release(Instant::now().into_std(), &mut rng, &mut turns);
-        for (turn, pass) in turns.drain(..) {
-            // A client that left meanwhile drops its pass, which gives everything back.
-            let _ = turn.0.send(pass);
-        }
+        hand_over(&mut turns);
         let wait = async {
             match again {
                 Some(at) => sleep_until(Instant::from_std(at) + JITTER.mul_f64(rng.f64())).await,

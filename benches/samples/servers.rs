@@ -15,6 +15,7 @@ pub(crate) fn views(servers: u32) -> Vec<View> {
         ceiling: 10_000,
         handshakes: n % 5,
         handshake_limit: 256,
+        is_lively: false,
     };
     (0..servers).map(view).collect()
 }

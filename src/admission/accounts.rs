@@ -18,7 +18,7 @@ use crate::close::Refusal;
 
 use crate::upstream::{
     census::{Census, Mark},
-    pressure::Floor,
+    floor::Floor,
 };
 
 /// An account nobody uses is forgotten after this, its token bucket with it (any bucket that matters is full by then).
@@ -69,11 +69,11 @@ impl<C: Clock> Account<C> {
         self.limits.quota.max_connections.unwrap_or_else(|| self.by_cluster.load(Relaxed))
     }
 
-    /// Takes in what a login took; returns the least that one takes.
-    pub fn logged_in(&self, now: Instant, took: Duration) -> Duration {
+    /// Takes in what a login took, and whether its server was `undisturbed`; returns the least that one takes.
+    pub fn logged_in(&self, now: Instant, took: Duration, undisturbed: bool) -> Duration {
         let mut login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
         login.lately = if login.lately.is_zero() { took } else { login.lately.mul_f64(0.9) + took.mul_f64(0.1) };
-        login.floor.sample(now, took)
+        login.floor.sample(now, took, undisturbed)
     }
 
     /// What a login has taken lately; zero while unknown.

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     close::Refusal,
     identity::ClientKey,
-    upstream::{Placement, Slot},
+    upstream::{Haste, Placement, Slot},
 };
 
 /// Of what a login takes, so much is kept free before the client's deadline.
@@ -273,7 +273,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if !account.begin_handshake() {
             return Err(Blocked::NotYet);
         }
-        let placed = match self.servers.place(now, &[], false, rng) {
+        let placed = match self.servers.place(now, &[], Haste::Among(1), rng) {
             Placement::Placed(slot) => Ok(slot),
             Placement::Busy => Err(Blocked::NotYet),
             Placement::Full => Err(Blocked::Full),

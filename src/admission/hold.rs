@@ -102,6 +102,11 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
         self.len == 0
     }
 
+    /// How many have joined it in all.
+    pub fn arrivals(&self) -> u64 {
+        self.arrivals
+    }
+
     /// Joins the lane of its account.
     pub fn push(&mut self, held: Held<W, C>, standing: Standing) -> Ticket {
         let account = Arc::clone(held.account.account().name());

@@ -285,7 +285,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     /// A handshake has ended with the server's PONG after it `took` so long: what servers are given next follows from that.
     pub fn handshake_finished(&self, pass: &Pass<C>, took: Duration, now: Instant) {
-        let floor = pass.account.account().logged_in(now, took);
+        let undisturbed = pass.server.server().is_undisturbed();
+        let floor = pass.account.account().logged_in(now, took, undisturbed);
         self.opaque_handshake_finished(&pass.server, took, floor, now);
     }
 

@@ -379,6 +379,8 @@ impl World {
             start: real.start.to_string(),
             uptime: Duration::from_secs(100),
             system_account: None,
+            cpu: 0.0,
+            cores: 0,
         };
         self.servers.iter().nth(server).unwrap().read(self.now, mark, reading);
     }

@@ -8,7 +8,10 @@ use std::{
 use governor::clock::Clock;
 
 use super::{Admission, Pass, Return, Ticket, Waiter, connect_door::Blocked, rate::Tokens};
-use crate::{close::Refusal, upstream::Placement};
+use crate::{
+    close::Refusal,
+    upstream::{Haste, Placement},
+};
 
 /// While a client has less time left than this it takes any server with room.
 const URGENT: Duration = Duration::from_millis(250);
@@ -17,7 +20,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// A client with less time left than this is not made to look at its hopes again.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
-/// A client of which it is known when it comes back looks at its hopes within this for the first time: the pace is known by then.
+/// A client of which it is known when it comes back looks at its hopes within this for the first time: the pace is known by then,
+/// or it looks again as soon.
 const FIRST_LOOK: Duration = Duration::from_millis(400);
 
 /// What a client that waits is told when it looks again.
@@ -66,7 +70,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     pub fn look_again(&self, ticket: &Ticket, now: Instant, rng: &mut fastrand::Rng) -> Outlook {
         let hope = {
             let waiting = &mut *self.waiting();
-            let pace = self.pace_seeing(waiting.served.rate(now)).unwrap_or(f64::INFINITY);
+            let known = self.pace_seeing(waiting.served.rate(now));
+            let pace = known.unwrap_or(f64::INFINITY);
             let Some((held, ahead)) = waiting.queue.find(ticket) else { return Outlook::Gone };
             let left = held.hold_until.saturating_duration_since(now);
             // Whoever is next may hope as long as there is time, whatever the pace was.
@@ -74,7 +79,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             if left.is_zero() {
                 None
             } else if turn_in < left {
-                Some(next_look(held.hold_until, now, rng))
+                let soon = if known.is_none() { now + FIRST_LOOK } else { held.hold_until };
+                Some(next_look(held.hold_until.min(soon), now, rng))
             } else {
                 // Its turn does not come in time: it is refused when it should come back for another try.
                 let keep = match held.returns.after_refusals(self.seniority.refusals(held.client)) {
@@ -130,7 +136,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         }
         let mut waiting = self.waiting();
         let waiting = &mut *waiting;
-        waiting.served.look(now, self.finished.load(Relaxed), true);
+        waiting.served.look(now, self.finished.load(Relaxed), waiting.queue.arrivals());
         let again = loop {
             if let Some(at) = waiting.pace_ready_at.filter(|&at| now < at) {
                 break Some(at);
@@ -143,9 +149,10 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             let Some((ticket, held)) = next else {
                 break (!waiting.queue.is_empty()).then(|| now + LOOK_AGAIN);
             };
-            let urgent = held.hold_until.saturating_duration_since(now) < URGENT;
+            let is_urgent = held.hold_until.saturating_duration_since(now) < URGENT;
             let account = Arc::clone(held.account.account());
-            let Placement::Placed(server) = self.servers.place(now, &[], urgent, rng) else {
+            let haste = if is_urgent { Haste::Urgent } else { Haste::Among(waiting.queue.len()) };
+            let Placement::Placed(server) = self.servers.place(now, &[], haste, rng) else {
                 break Some(now + LOOK_AGAIN);
             };
             if let Some(Err(wait)) = self.pace.as_ref().map(Tokens::take) {
@@ -168,7 +175,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             turns.push((held.waiter, Pass { server, account: held.account }));
         };
         if waiting.queue.is_empty() {
-            waiting.served.look(now, 0, false);
+            waiting.served.rest();
         }
         self.held.store(waiting.queue.len(), Relaxed);
         again
@@ -176,6 +183,6 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     /// Another server for a client whose dial went wrong; `tried` is not tried again. The pace was paid once already.
     pub fn place_again(&self, tried: &[usize], now: Instant, rng: &mut fastrand::Rng) -> Placement {
-        self.servers.place(now, tried, true, rng)
+        self.servers.place(now, tried, Haste::Urgent, rng)
     }
 }

@@ -107,6 +107,11 @@ impl HouseCollector {
             each(&|s| s.load().handshakes().into()),
         )?;
         families.family(
+            "handshake_limit",
+            "Handshakes with each server that may be under way at once, as found so far",
+            each(&|s| s.view(now).handshake_limit.into()),
+        )?;
+        families.family(
             "server_connections",
             "Connections of each server: its last count, corrected by what weir opened and closed since",
             each(&|s| s.load().projected().into()),

@@ -22,6 +22,14 @@ pub(super) struct Varz {
     uptime: String,
     #[serde(default)]
     system_account: String,
+    /// In per cent of one core, over the last second.
+    #[serde(default)]
+    cpu: f64,
+    #[serde(default)]
+    cores: u32,
+    /// What it may use of them, where it says.
+    #[serde(default)]
+    gomaxprocs: u32,
 }
 
 impl From<Varz> for Reading {
@@ -41,6 +49,8 @@ impl From<Varz> for Reading {
             // "1d2h3m4s", in whole seconds. What does not parse counts as old: slow start is a courtesy.
             uptime: humantime::parse_duration(&varz.uptime).unwrap_or(Duration::MAX),
             system_account: Some(varz.system_account).filter(|name| !name.is_empty()),
+            cpu: varz.cpu / 100.0,
+            cores: if varz.gomaxprocs > 0 { varz.gomaxprocs.min(varz.cores) } else { varz.cores },
         }
     }
 }
@@ -54,6 +64,20 @@ mod tests {
             r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":{max},"start":"x","uptime":"{uptime}","more":1}}"#
         );
         serde_json::from_str::<Varz>(&json).unwrap().into()
+    }
+
+    #[test]
+    fn cores_are_those_that_it_may_use() {
+        let cores = |more: &str| {
+            let json = format!(
+                r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":1,"start":"x","uptime":"1s"{more}}}"#
+            );
+            let reading: Reading = serde_json::from_str::<Varz>(&json).unwrap().into();
+            (reading.cpu, reading.cores)
+        };
+        assert_eq!(cores(r#","cpu":150,"cores":8,"gomaxprocs":2"#), (1.5, 2));
+        assert_eq!(cores(r#","cpu":0,"cores":8"#), (0.0, 8));
+        assert_eq!(cores(""), (0.0, 0));
     }
 
     #[test]

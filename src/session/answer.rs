@@ -18,7 +18,7 @@ use crate::{
     dial::{self, Accepted, Answer, DialError, Dialled, Secured},
     greeting::Shape,
     protocol::{PING, connect::Connect, version::Version},
-    turn::AnyPass,
+    turn::{self, AnyPass},
     upstream::{Placement, Server, Slot},
 };
 
@@ -253,7 +253,7 @@ async fn hand_over(
     }
     // Room for the next handshake: whoever waits for that need not wait for a timer.
     if house.doors.held() > 0 {
-        house.arrived.notify_one();
+        turn::give_now(&house.doors, &mut fastrand::Rng::new());
     }
     answer
 }

@@ -2,12 +2,15 @@
 
 pub mod census;
 pub mod deaths;
+pub mod floor;
 pub mod health;
 pub mod load;
 pub mod placement;
 pub mod pressure;
 mod server;
 mod sight;
+#[cfg(test)]
+mod simulation;
 mod slot;
 mod wants;
 
@@ -24,6 +27,7 @@ pub use self::{
 };
 use crate::protocol::MAX_CONTROL_LINE;
 use deaths::Deaths;
+pub use placement::Haste;
 use placement::{Choice, Rank, View};
 use sight::Epoch;
 
@@ -136,8 +140,7 @@ impl Servers {
     }
 
     /// Reserves a slot on the least loaded server that the client has not `tried`.
-    /// An `urgent` client, one whose deadline is near, takes any server with room.
-    pub fn place(&self, now: Instant, tried: &[usize], urgent: bool, rng: &mut fastrand::Rng) -> Placement {
+    pub fn place(&self, now: Instant, tried: &[usize], haste: Haste, rng: &mut fastrand::Rng) -> Placement {
         let views = self.views(now).enumerate().map(|(index, mut view)| {
             if tried.contains(&index) {
                 view.rank = Rank::Never;
@@ -146,7 +149,7 @@ impl Servers {
         });
         // Another worker may take the last slot between the choice and the reservation; each such loss is another's gain.
         for _ in 0..8 {
-            match placement::choose(views.clone(), urgent, rng) {
+            match placement::choose(views.clone(), haste, rng) {
                 Choice::Busy => return Placement::Busy,
                 Choice::Full => return Placement::Full,
                 Choice::Server(index) => {
@@ -176,7 +179,7 @@ impl Servers {
     pub fn place_in_lane(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Slot> {
         let views = self.list.iter().zip(self.views(now));
         let views = views.map(|(server, view)| View { ceiling: server.load().capacity(), ..view });
-        match placement::choose(views, true, rng) {
+        match placement::choose(views, Haste::Urgent, rng) {
             Choice::Server(index) => Server::reserve_in_lane(&self.list[index]),
             Choice::Busy | Choice::Full => None,
         }

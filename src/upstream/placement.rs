@@ -26,6 +26,17 @@ pub struct View {
     pub handshakes: u32,
     /// How many may be under way at once.
     pub handshake_limit: u32,
+    /// It has finished a handshake a moment ago: if it is busy, it will not be for long.
+    pub is_lively: bool,
+}
+
+/// How urgently a client needs a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Haste {
+    /// Its deadline is near: any server with room will do.
+    Urgent,
+    /// It can wait for the right server, as so many do, itself included.
+    Among(usize),
 }
 
 impl View {
@@ -92,8 +103,8 @@ pub fn headroom(views: impl Iterator<Item = View> + Clone) -> u32 {
     usable.fold(0, |sum, view| sum.saturating_add(view.ceiling.saturating_sub(view.projected)))
 }
 
-/// Chooses among `views`. An `urgent` client takes any server with room rather than waiting for the least loaded one.
-pub fn choose(views: impl Iterator<Item = View> + Clone, urgent: bool, rng: &mut fastrand::Rng) -> Choice {
+/// Chooses among `views`.
+pub fn choose(views: impl Iterator<Item = View> + Clone, haste: Haste, rng: &mut fastrand::Rng) -> Choice {
     for &rank in ranks(views.clone()) {
         let (mut lowest, mut free) = (f64::INFINITY, Least::default());
         for (index, view) in views.clone().enumerate().filter(|(_, v)| v.rank == rank && v.has_room()) {
@@ -106,13 +117,36 @@ pub fn choose(views: impl Iterator<Item = View> + Clone, urgent: bool, rng: &mut
                 free.offer(index, share, rng);
             }
         }
-        match free.best {
-            Some((index, share)) if urgent || share <= lowest + EVEN_ENOUGH => return Choice::Server(index),
-            _ if lowest.is_finite() => return Choice::Busy,
-            _ => {}
+        match (free.best, haste) {
+            _ if lowest.is_infinite() => {}
+            (Some((index, _)), Haste::Urgent) => return Choice::Server(index),
+            (Some((index, share)), Haste::Among(waiting)) => {
+                let usable = views.filter(|view| view.rank == rank && view.has_room());
+                let may = share <= lowest || stands_in(share, waiting, usable);
+                return if may { Choice::Server(index) } else { Choice::Busy };
+            }
+            (None, _) => return Choice::Busy,
         }
     }
     Choice::Full
+}
+
+/// Whether a server of this `share` may stand in for the least loaded of the `usable` ones, which is busy: as far as those who wait can
+/// even it out. So no server idles while many wait, and at the end all are even. A server that may be busy for long is not waited for
+/// to the last connection.
+fn stands_in(share: f64, waiting: usize, usable: impl Iterator<Item = View>) -> bool {
+    let (mut lowest, mut is_lively, mut ceilings) = (f64::INFINITY, false, 0.0);
+    for view in usable {
+        if view.share() < lowest {
+            (lowest, is_lively) = (view.share(), false);
+        }
+        is_lively |= view.is_lively && view.share() <= lowest;
+        ceilings += f64::from(view.ceiling);
+    }
+    let evened_out = waiting as f64 / ceilings;
+    let most = if is_lively { evened_out } else { evened_out.max(EVEN_ENOUGH) };
+    // Shares of counts that differ by one are apart by far more than that.
+    share - lowest <= most + 1e-9
 }
 
 #[cfg(test)]
@@ -122,11 +156,15 @@ mod tests {
     use super::*;
 
     fn view(projected: u32, ceiling: u32) -> View {
-        View { rank: Rank::Eligible, projected, ceiling, handshakes: 0, handshake_limit: 16 }
+        View { rank: Rank::Eligible, projected, ceiling, handshakes: 0, handshake_limit: 16, is_lively: false }
+    }
+
+    fn pick_for(views: &[View], haste: Haste) -> Choice {
+        choose(views.iter().copied(), haste, &mut fastrand::Rng::with_seed(1))
     }
 
     fn pick(views: &[View], urgent: bool) -> Choice {
-        choose(views.iter().copied(), urgent, &mut fastrand::Rng::with_seed(1))
+        pick_for(views, if urgent { Haste::Urgent } else { Haste::Among(1) })
     }
 
     #[test]
@@ -145,7 +183,9 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(3);
         let mut hits = [0u32; 3];
         for _ in 0..3000 {
-            let Choice::Server(i) = choose([view(5, 10); 3].iter().copied(), false, &mut rng) else { panic!() };
+            let Choice::Server(i) = choose([view(5, 10); 3].iter().copied(), Haste::Among(1), &mut rng) else {
+                panic!()
+            };
             hits[i] += 1;
         }
         assert!(hits.iter().all(|&n| n > 850), "{hits:?}");
@@ -175,44 +215,82 @@ mod tests {
 
     fn any_view() -> impl Strategy<Value = View> {
         let rank = prop::sample::select(vec![Rank::Eligible, Rank::Stale, Rank::Ejected, Rank::Never]);
-        (rank, 0u32..6, 0u32..6, 0u32..4, 0u32..4).prop_map(
-            |(rank, projected, ceiling, handshakes, handshake_limit)| View {
+        let load = prop_oneof![(0u32..6, 0u32..6), (0u32..6, 298u32..302)];
+        (rank, load, 0u32..4, 0u32..4, any::<bool>()).prop_map(
+            |(rank, (projected, ceiling), handshakes, handshake_limit, is_lively)| View {
                 rank,
                 projected,
                 ceiling,
                 handshakes,
                 handshake_limit,
+                is_lively,
             },
         )
     }
 
-    /// Every choice that is right.
-    fn right(views: &[View], urgent: bool) -> Vec<Choice> {
+    fn any_haste() -> impl Strategy<Value = Haste> {
+        prop_oneof![Just(Haste::Urgent), (0usize..20).prop_map(Haste::Among)]
+    }
+
+    /// Every choice that is right, in whole numbers.
+    fn right(views: &[View], haste: Haste) -> Vec<Choice> {
         let ranks = match views.iter().all(|v| v.rank >= Rank::Ejected) {
             true => vec![Rank::Ejected],
             false => vec![Rank::Eligible, Rank::Stale],
         };
         for rank in ranks {
-            let room = || views.iter().enumerate().filter(|(_, v)| v.rank == rank && v.has_room());
-            let least =
-                |views: &mut dyn Iterator<Item = (usize, &View)>| views.map(|(_, v)| v.share()).min_by(f64::total_cmp);
-            let Some(lowest) = least(&mut room()) else { continue };
-            let free = least(&mut room().filter(|(_, v)| !v.is_busy()));
-            let Some(share) = free.filter(|&share| urgent || share <= lowest + EVEN_ENOUGH) else {
-                return vec![Choice::Busy];
+            let room: Vec<_> = views.iter().enumerate().filter(|(_, v)| v.rank == rank && v.has_room()).collect();
+            let above = |a: &View, b: &View| {
+                i64::from(a.projected) * i64::from(b.ceiling) - i64::from(b.projected) * i64::from(a.ceiling)
             };
-            let best = room().filter(|(_, v)| !v.is_busy() && v.share() == share);
-            return best.map(|(index, _)| Choice::Server(index)).collect();
+            let least = |of: &dyn Fn(&View) -> bool| {
+                let those: Vec<_> = room.iter().copied().filter(|(_, v)| of(v)).collect();
+                those
+                    .iter()
+                    .copied()
+                    .filter(|(_, v)| those.iter().all(|(_, other)| above(v, other) <= 0))
+                    .collect::<Vec<_>>()
+            };
+            let (lowest, free) = (least(&|_| true), least(&|v| !v.is_busy()));
+            let Some(&(_, low)) = lowest.first() else { continue };
+            let Some(&(_, stand_in)) = free.first() else { return vec![Choice::Busy] };
+            let ahead = above(stand_in, low);
+            let ceilings: i64 = room.iter().map(|(_, v)| i64::from(v.ceiling)).sum();
+            let unit = i64::from(low.ceiling) * i64::from(stand_in.ceiling);
+            let may = match haste {
+                Haste::Urgent => true,
+                Haste::Among(waiting) if ahead * ceilings <= waiting as i64 * unit => true,
+                Haste::Among(_) if lowest.iter().any(|(_, v)| v.is_lively) => ahead == 0,
+                Haste::Among(_) => ahead * 100 <= unit,
+            };
+            return match may {
+                true => free.iter().map(|&(index, _)| Choice::Server(index)).collect(),
+                false => vec![Choice::Busy],
+            };
         }
         vec![Choice::Full]
     }
 
     proptest! {
         #[test]
-        fn the_choice_is_a_right_one(views in prop::collection::vec(any_view(), 0..6), urgent in any::<bool>(), seed in any::<u64>()) {
-            let choice = choose(views.iter().copied(), urgent, &mut fastrand::Rng::with_seed(seed));
-            prop_assert!(right(&views, urgent).contains(&choice), "{choice:?} of {views:?}");
+        fn the_choice_is_a_right_one(views in prop::collection::vec(any_view(), 0..6), haste in any_haste(), seed in any::<u64>()) {
+            let choice = choose(views.iter().copied(), haste, &mut fastrand::Rng::with_seed(seed));
+            prop_assert!(right(&views, haste).contains(&choice), "{choice:?} of {views:?}");
         }
+    }
+
+    #[test]
+    fn a_server_that_is_a_moment_behind_is_waited_for_once_too_few_wait_to_even_it_out() {
+        let behind = View { handshakes: 16, is_lively: true, ..view(100, 4000) };
+        for (ahead_by, waiting, chosen) in
+            [(30, 100, true), (30, 50, false), (400, 1000, true), (1, 2, true), (1, 1, false), (0, 1, true)]
+        {
+            let choice = pick_for(&[behind, view(100 + ahead_by, 4000)], Haste::Among(waiting));
+            assert_eq!(choice == Choice::Server(1), chosen, "ahead by {ahead_by}, {waiting} wait");
+        }
+        let slow = View { is_lively: false, ..behind };
+        assert_eq!(pick(&[slow, view(130, 4000)], false), Choice::Server(1), "it would be waited for too long");
+        assert_eq!(pick(&[slow, view(141, 4000)], false), Choice::Busy);
     }
 
     #[test]

@@ -2,54 +2,31 @@
 //!
 //! Nobody tells weir what a login costs: it is a millisecond without a password and 200 ms with bcrypt, on that machine, this
 //! minute. But a server that is given more logins than it has room for makes each take longer. So the limit follows the ratio
-//! of what a handshake should take (from its account's floor, see [`Floor`]) to what it does take: it doubles while there
+//! of what a handshake should take (from its account's floor, see [`Floor`](super::floor::Floor)) to what it does take: it doubles while there
 //! is no sign of waiting, grows by one where there is little, and shrinks by that ratio where there is more. A timeout halves it.
 //! The gradient is that of Netflix' concurrency-limits and Envoy's adaptive concurrency filter, with a floor of its own for each
 //! kind of login, since a slow kind is not a slow server.
 
 use std::time::{Duration, Instant};
 
+use super::floor::tolerated;
+
 /// Where every server starts, and below which no limit falls: few enough to find out what a handshake takes alone.
 pub const LEAST: u32 = 2;
 /// No limit rises above this. At 1 ms to 100 ms a handshake it allows 2,560 to 256,000 logins a second.
 pub const MOST: u32 = 256;
-/// A handshake may take this much more than its floor, whatever the floor: below it there is no telling waiting from noise,
-/// and no harm in it.
-const TOLERANCE: Duration = Duration::from_millis(20);
-/// And this many times its floor.
-const TOLERATED: f64 = 1.5;
 /// Samples that make a decision, at least, and the time after which fewer do.
 const WINDOW: u32 = 8;
 const LONGEST_WINDOW: Duration = Duration::from_millis(500);
+/// A server that has finished a handshake within this is about to finish the next.
+const LIVELY: Duration = Duration::from_millis(50);
+/// From this part of its cores a server is at its limit by its own reading, for as long as a reading lasts.
+const CORES_BUSY: f64 = 0.9;
+const CORES_BUSY_FOR: Duration = Duration::from_secs(3);
+/// With so many handshakes for each of its busy cores, a server is not given more at a time.
+const HANDSHAKES_PER_CORE: u32 = 2;
 /// A limit that has not been used for this long is halved: what the server could do then it need not be able to do now.
 const UNUSED: Duration = Duration::from_secs(5);
-
-/// The least that a handshake of one kind takes, re-measured slowly.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Floor {
-    now: Option<Duration>,
-    /// The least of the period that runs; it replaces `now` at its end, so that a floor can rise again.
-    next: Option<Duration>,
-    since: Option<Instant>,
-}
-
-impl Floor {
-    /// How long a floor holds.
-    const PERIOD: Duration = Duration::from_secs(60);
-
-    /// Takes in what a handshake took; returns the floor.
-    pub fn sample(&mut self, now: Instant, took: Duration) -> Duration {
-        let since = *self.since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= Self::PERIOD {
-            self.now = self.next.take();
-            self.since = Some(now);
-        }
-        self.next = Some(self.next.map_or(took, |least| least.min(took)));
-        let floor = self.now.map_or(took, |least| least.min(took));
-        self.now = Some(floor);
-        floor
-    }
-}
 
 /// The controller of one server.
 #[derive(Debug)]
@@ -66,6 +43,9 @@ pub struct Pressure {
     used_at: Option<Instant>,
     /// What handshakes have taken lately, smoothed.
     lately: Option<Duration>,
+    last_finished: Option<Instant>,
+    /// All its cores were busy then, and how many it has.
+    cores_busy: Option<(Instant, u32)>,
 }
 
 impl Default for Pressure {
@@ -79,6 +59,8 @@ impl Default for Pressure {
             peak: 0,
             used_at: None,
             lately: None,
+            last_finished: None,
+            cores_busy: None,
         }
     }
 }
@@ -94,10 +76,33 @@ impl Pressure {
         self.lately.map(|lately| f64::from(LEAST) / lately.as_secs_f64().max(1e-6))
     }
 
+    /// Until when it counts as one that finishes handshakes quickly one after another; `None` while it has finished none.
+    pub fn lively_until(&self) -> Option<Instant> {
+        self.last_finished.map(|at| at + LIVELY)
+    }
+
+    /// The server says that it uses so much `cpu` (1.0 is one core) of its `cores`. A second signal only: it keeps the limit from
+    /// growing, where the floor is not known and handshakes seem to take what they should. It lowers nothing, since the cores
+    /// may be busy with messages; and a server that shares its cores with others never says so of itself.
+    pub fn cores(&mut self, now: Instant, cpu: f64, cores: u32) {
+        self.cores_busy = (cores > 0 && cpu >= CORES_BUSY * f64::from(cores)).then_some((now, cores));
+    }
+
+    /// The limit may not grow beyond this.
+    fn most(&self, now: Instant) -> f64 {
+        match self.cores_busy {
+            Some((at, cores)) if now.saturating_duration_since(at) < CORES_BUSY_FOR => {
+                self.limit.max(f64::from(cores.saturating_mul(HANDSHAKES_PER_CORE)))
+            }
+            _ => f64::from(MOST),
+        }
+    }
+
     /// A handshake is over. `floor` is the least that one of its kind takes, `in_flight` how many there were, itself included.
     pub fn finished(&mut self, now: Instant, took: Duration, floor: Duration, in_flight: u32) {
         self.lately = Some(self.lately.map_or(took, |lately| lately.mul_f64(0.9) + took.mul_f64(0.1)));
-        let should = floor.mul_f64(TOLERATED).max(floor + TOLERANCE);
+        self.last_finished = Some(now);
+        let should = tolerated(floor);
         self.ratios += (should.as_secs_f64() / took.as_secs_f64().max(1e-6)).min(1.0);
         self.samples += 1;
         self.peak = self.peak.max(in_flight);
@@ -113,7 +118,8 @@ impl Pressure {
             self.set(self.limit * ratio.max(0.5) + 1.0);
         } else if saturated {
             // A limit that nobody reaches says nothing about what the server can do.
-            self.set(if self.doubling { self.limit * 2.0 } else { self.limit + self.limit.sqrt().max(1.0) });
+            let grown = if self.doubling { self.limit * 2.0 } else { self.limit + self.limit.sqrt().max(1.0) };
+            self.set(grown.min(self.most(now)));
         }
         if saturated {
             self.used_at = Some(now);
@@ -142,6 +148,7 @@ impl Pressure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::floor::Floor;
 
     /// A server with `cores` that share the work of all handshakes in flight, each of which takes `work` alone on a core.
     struct Shared {
@@ -162,7 +169,7 @@ mod tests {
             let in_flight = pressure.limit();
             let took = server.takes(in_flight);
             *now += took / in_flight;
-            let floor = floor.sample(*now, took);
+            let floor = floor.sample(*now, took, in_flight <= LEAST);
             pressure.finished(*now, took, floor, in_flight);
             if now.duration_since(start).as_secs_f64() > seconds / 2.0 {
                 seen.push(pressure.limit());
@@ -208,7 +215,7 @@ mod tests {
             let (floor, took) = if n % 2 == 0 { (&mut plain, 1) } else { (&mut callout, 100) };
             let took = Duration::from_millis(took);
             now += took / pressure.limit();
-            let floor = floor.sample(now, took);
+            let floor = floor.sample(now, took, true);
             pressure.finished(now, took, floor, pressure.limit());
         }
         assert_eq!(pressure.limit(), MOST);
@@ -231,16 +238,40 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_halve_it_and_the_floor_can_rise() {
+    fn timeouts_halve_it() {
         let mut pressure = Pressure { limit: 64.0, ..Pressure::default() };
         pressure.timed_out();
         assert_eq!(pressure.limit(), 32);
-        let (mut floor, now) = (Floor::default(), Instant::now());
-        let ms = Duration::from_millis;
-        assert_eq!(floor.sample(now, ms(1)), ms(1));
-        for second in 1..200 {
-            floor.sample(now + Duration::from_secs(second), ms(50));
+    }
+
+    /// Handshakes that take what they should, whatever the limit: says where it ends.
+    fn grows_to(cpu: f64, cores: u32, read_every: Duration) -> u32 {
+        let (mut pressure, mut now, mut read_at) = (Pressure::default(), Instant::now(), None::<Instant>);
+        let took = Duration::from_millis(10);
+        for _ in 0..4000 {
+            if read_at.is_none_or(|at| now.duration_since(at) >= read_every) {
+                pressure.cores(now, cpu, cores);
+                read_at = Some(now);
+            }
+            now += took;
+            pressure.finished(now, took, took, pressure.limit());
         }
-        assert_eq!(floor.sample(now + Duration::from_secs(200), ms(60)), ms(50));
+        pressure.limit()
+    }
+
+    #[test]
+    fn busy_cores_only_end_growth_and_only_while_they_are_known_to_be() {
+        let second = Duration::from_secs(1);
+        assert_eq!(grows_to(3.9, 4, second), 8);
+        assert_eq!(grows_to(3.0, 4, second), MOST);
+        assert_eq!(grows_to(3.9, 0, second), MOST, "it does not say how many it has");
+        assert_eq!(grows_to(3.9, 4, 30 * second), MOST, "an old reading says nothing");
+        let mut grown = Pressure { limit: 100.0, doubling: false, ..Pressure::default() };
+        let (now, took) = (Instant::now(), Duration::from_millis(10));
+        grown.cores(now, 4.0, 4);
+        for _ in 0..1000 {
+            grown.finished(now, took, took, 100);
+        }
+        assert_eq!(grown.limit(), 100, "they may be busy with something else");
     }
 }

@@ -31,7 +31,7 @@ const DEFAULT_AUTH_TIMEOUT: Duration = Duration::from_secs(2);
 const FULL_FOR: Duration = Duration::from_secs(1);
 
 /// What a server said of itself (`VARZ`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
     /// The name the server gives itself.
     pub server_name: String,
@@ -51,6 +51,10 @@ pub struct Reading {
     pub uptime: Duration,
     /// The system account, where it has one.
     pub system_account: Option<String>,
+    /// CPU that its process used in its last second; 1.0 is one core.
+    pub cpu: f64,
+    /// Cores that it may use; 0 where it does not say.
+    pub cores: u32,
 }
 
 #[derive(Debug, Default)]
@@ -142,6 +146,7 @@ impl Server {
                 Some(at) => self.epoch.moment(at + self.stale_after).just_after(),
             },
             grown_at: moment(self.grown_at(state)),
+            lively_until: moment(state.pressure.lively_until()),
             handshake_limit: state.pressure.limit(),
         }
     }
@@ -246,6 +251,7 @@ impl Server {
             ceiling: self.load.ceiling(),
             handshakes: self.load.handshakes(),
             handshake_limit,
+            is_lively: moment < shown.lively_until,
         }
     }
 
@@ -282,6 +288,11 @@ impl Server {
     /// Logins a second that it can take at least, by what one has taken lately; `None` while there was none.
     pub fn logins_per_second(&self) -> Option<f64> {
         self.state().pressure.logins_per_second()
+    }
+
+    /// Whether so few handshakes are under way that they take what each takes alone.
+    pub fn is_undisturbed(&self) -> bool {
+        self.load.handshakes() <= pressure::LEAST
     }
 
     /// A handshake did not end in time.
@@ -331,6 +342,7 @@ impl Server {
                 state.lame_duck = false;
                 state.full_until = None;
             }
+            state.pressure.cores(now, reading.cpu, reading.cores);
             state.read_at = Some(now);
             state.last = Some(reading);
             restarted

@@ -51,6 +51,8 @@ pub(super) struct Shown {
     pub(super) ejected_until: Moment,
     /// Its reading is old from then on.
     pub(super) stale_from: Moment,
+    /// If it is busy before, it will not be for long.
+    pub(super) lively_until: Moment,
     /// Before, how many handshakes it is given depends on its age.
     pub(super) grown_at: Moment,
     /// From then on it is this.
@@ -79,6 +81,7 @@ pub(super) struct Sight {
     barred_until: AtomicU64,
     ejected_until: AtomicU64,
     stale_from: AtomicU64,
+    lively_until: AtomicU64,
     grown_at: AtomicU64,
     handshake_limit: AtomicU32,
 }
@@ -91,6 +94,7 @@ impl Sight {
             barred_until: moment(&self.barred_until),
             ejected_until: moment(&self.ejected_until),
             stale_from: moment(&self.stale_from),
+            lively_until: moment(&self.lively_until),
             grown_at: moment(&self.grown_at),
             handshake_limit: self.handshake_limit.load(Relaxed),
         }
@@ -104,6 +108,7 @@ impl Sight {
         self.barred_until.store(shown.barred_until.0, Relaxed);
         self.ejected_until.store(shown.ejected_until.0, Relaxed);
         self.stale_from.store(shown.stale_from.0, Relaxed);
+        self.lively_until.store(shown.lively_until.0, Relaxed);
         self.grown_at.store(shown.grown_at.0, Relaxed);
         self.handshake_limit.store(shown.handshake_limit, Relaxed);
     }

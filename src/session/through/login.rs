@@ -13,7 +13,8 @@ use crate::{
     relay::{Ended, Opaque},
     tally::Totals,
     tls::HandshakeFirst,
-    upstream::pressure::Floor,
+    turn,
+    upstream::floor::Floor,
 };
 
 /// How a listener passes TLS through.
@@ -110,12 +111,14 @@ pub(super) async fn log_in(
     }
     let (now, said) = (Instant::now(), login.seen.bytes_down);
     if let Some(through) = &frontage.through {
-        let floor = through.floor.lock().unwrap_or_else(PoisonError::into_inner).sample(now.into_std(), login.took);
+        let undisturbed = server.server().is_undisturbed();
+        let mut floor = through.floor.lock().unwrap_or_else(PoisonError::into_inner);
+        let floor = floor.sample(now.into_std(), login.took, undisturbed);
         house.doors.opaque_handshake_finished(server, login.took, floor, now.into_std());
     }
     server.session_began();
     if house.doors.held() > 0 {
-        house.arrived.notify_one();
+        turn::give_now(&house.doors, &mut fastrand::Rng::new());
     }
     let more = relay.run_until(registered.handle(), |totals| totals.bytes_down > said);
     if let Ok(Some(ended)) = timeout_at(now + NO_TAKES, more).await {

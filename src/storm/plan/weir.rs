@@ -295,6 +295,8 @@ impl Weir {
                 start: String::new(),
                 uptime: Duration::from_secs(24 * 3600),
                 system_account: None,
+                cpu: 0.0,
+                cores: 0,
             };
             server.read(now, mark, reading);
         }

@@ -33,7 +33,7 @@ fn event() -> impl Strategy<Value = (u16, Event)> {
 }
 
 /// How placement would see it by its state: what [`Server::view`] is to say, in another way.
-fn by_state(server: &Server, now: Instant) -> (Rank, u32) {
+fn by_state(server: &Server, now: Instant) -> (Rank, u32, bool) {
     let state = server.state();
     let full = state.full_until.is_some_and(|until| now < until);
     let fresh =
@@ -44,7 +44,8 @@ fn by_state(server: &Server, now: Instant) -> (Rank, u32) {
         _ if !fresh => Rank::Stale,
         Standing::Up | Standing::TrialDue => Rank::Eligible,
     };
-    (rank, server.handshake_limit(&state, now))
+    let is_lively = state.pressure.lively_until().is_some_and(|until| now < until);
+    (rank, server.handshake_limit(&state, now), is_lively)
 }
 
 proptest! {
@@ -86,6 +87,8 @@ proptest! {
                         start: start.to_string(),
                         uptime: Duration::from_millis(uptime_ms.into()),
                         system_account: None,
+                        cpu: 0.0,
+                        cores: 0,
                     };
                     server.read(now, server.load().mark(), reading);
                 }
@@ -103,14 +106,14 @@ proptest! {
             let turning = {
                 let state = server.state();
                 let stale = state.read_at.map(|at| at + server.stale_after);
-                [state.full_until, state.health.ejected_until(), stale, server.grown_at(&state)]
+                [state.full_until, state.health.ejected_until(), stale, server.grown_at(&state), state.pressure.lively_until()]
             };
             let nanosecond = Duration::from_nanos(1);
             let turning = turning.into_iter().flatten().flat_map(|at| [at - nanosecond, at, at + nanosecond]);
             let looks = looks.iter().map(|&ms| now + Duration::from_millis(ms));
             for at in looks.chain(turning).chain([now]) {
                 let view = server.view(at);
-                prop_assert_eq!((view.rank, view.handshake_limit), by_state(&server, at));
+                prop_assert_eq!((view.rank, view.handshake_limit, view.is_lively), by_state(&server, at));
             }
         }
     }
