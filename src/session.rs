@@ -6,13 +6,13 @@
 mod account;
 mod ahead;
 mod answer;
+mod frontage;
 mod leave;
 mod opening;
 mod secure;
 mod spare;
 mod through;
 
-pub use self::through::{Through, pass_through};
 use self::{
     account::{OfAccount, ask, expect_info, persona, settle_account},
     ahead::Ahead,
@@ -20,17 +20,19 @@ use self::{
     leave::{leave_unfinished, refuse, refuse_at, turn_away},
     secure::Secure,
 };
+pub use self::{
+    frontage::{Frontage, Web},
+    through::{Through, pass_through},
+};
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
-use ipnet::IpNet;
 use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, oneshot},
@@ -39,13 +41,13 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, GateSlot, Outlook, Pass, Persona, Ticket, Verdict, storms::Fate},
+    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Pass, Persona, Ticket, Verdict, storms::Fate},
     clock::sleep_until,
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
     farewell,
     flight::Flight,
-    greeting::{Face, Greetings, Shape},
+    greeting::{Greetings, Shape},
     identity::{Claims, ClientKey, Credential, Directory, Keys},
     monitor::learn::Question,
     preface::{self, Arrival, Unfinished},
@@ -53,9 +55,7 @@ use crate::{
         OK, PONG,
         preface::{Preface, PrefaceError},
         proxy_header, refusal,
-        websocket::upgrade::Rules,
     },
-    proxied,
     proxy_key::ProxyKey,
     relay::{ClientSide, Ended, InfoPolicy, Relay, ServerSide, Side},
     sessions::{Registered, Sessions},
@@ -101,46 +101,6 @@ pub struct House {
     pub servers_tls: Option<Arc<Connector>>,
     /// The next session's id.
     pub next_id: AtomicU64,
-}
-
-/// What the sessions of one listener share.
-#[derive(Debug)]
-pub struct Frontage {
-    /// What its clients see.
-    pub face: Arc<Face>,
-    /// Its `max_clients`.
-    pub gate: Arc<Gate>,
-    /// From accept to CONNECT.
-    pub handshake_timeout: Duration,
-    /// The load balancers whose PROXY headers are believed, and expected.
-    pub believes: Vec<IpNet>,
-    /// Its TLS, where it speaks TLS.
-    pub tls: Option<Arc<Terminator>>,
-    /// It speaks WebSocket.
-    pub websocket: Option<Web>,
-    /// It passes TLS through.
-    pub through: Option<Through>,
-}
-
-impl Frontage {
-    /// Whether this is a load balancer whose PROXY headers are believed.
-    fn believes(&self, peer: IpAddr) -> bool {
-        self.believes.iter().any(|network| network.contains(&peer))
-    }
-
-    /// Who is asked for something before the accept door is one of the listener's clients all the same.
-    fn asks(&self, house: &House) -> Result<GateSlot, End> {
-        self.gate.enter().or_else(|| house.turned_away.enter()).ok_or(End::Refused(Refusal::ListenerFull))
-    }
-}
-
-/// What the WebSockets of a listener share.
-#[derive(Debug)]
-pub struct Web {
-    /// Who may open one, and what is looked at.
-    pub rules: Rules,
-    /// The HTTP proxies whose `X-Forwarded-For` is believed.
-    pub believes: Vec<IpNet>,
 }
 
 /// How a story ends.
@@ -283,10 +243,7 @@ async fn admit(
     let is_proxied = frontage.believes(peer.ip());
     let asked = (is_proxied || frontage.websocket.is_some()).then(|| frontage.asks(house)).transpose()?;
     if is_proxied {
-        match proxied::read(&mut down, deadline).await {
-            Ok(real) => *peer = real.unwrap_or(*peer),
-            Err(unfinished) => return Err(leave_unfinished(Stream::from(down), unfinished, Phase::Preface).await),
-        }
+        down = frontage.behind_header(down, peer, deadline).await?;
     }
     let mut down = Stream::from(down);
     let mut upgrade = None;

@@ -32,11 +32,14 @@ pub type Doors = Admission<Turn>;
 /// Turns are given out this long after they come up at most, at random: neighbours in the queue reach the servers apart.
 const JITTER: Duration = Duration::from_millis(4);
 
-/// Hands out the turns that there are now. Whoever makes room for one does so itself while others wait: that saves waking
+/// Hands out the turns that there are now. Whoever makes room for one does so itself where others wait: that saves waking
 /// another thread.
-pub fn give_now(doors: &Doors, rng: &mut fastrand::Rng) {
+pub fn give_now(doors: &Doors) {
+    if doors.held() == 0 {
+        return;
+    }
     let mut turns = Vec::new();
-    doors.release(Instant::now().into_std(), rng, &mut turns);
+    doors.release(Instant::now().into_std(), &mut fastrand::Rng::new(), &mut turns);
     hand_over(&mut turns);
 }
 

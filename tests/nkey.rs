@@ -148,26 +148,7 @@ async fn without_a_turn_those_who_do_not_sign_wait_on() {
     let key = KeyPair::new_user();
     let admission = "rate = 20000\nburst = 20000\nmax_hold = \"1s\"\nrefusal_spread = \"19s\"";
     let (_server, weir, mut clients) = full(&key, admission).await;
-    // The moment at which one gives up whose turn is not in sight is random: now and then it is too early for this test.
-    let mut late = loop {
-        // INFO of weir's own comes once the time before INFO is over; then it waits behind the second door.
-        let mut waiting = RawClient::greeted(&weir.address).await.unwrap();
-        assert_eq!(waiting.info["server_name"], "weir", "{}", waiting.info);
-        let connect = bill().lang("patient").connect_line();
-        waiting.send(format!("{connect}PING\r\n").as_bytes()).await.unwrap();
-        match waiting.next_within(Duration::from_millis(400)).await {
-            Err(_) => drop(clients.pop()),
-            Ok(early) => {
-                assert_eq!(early, Some(Op::Err(FULL.into())));
-                continue;
-            }
-        }
-        match waiting.next_within(PATIENCE).await.unwrap() {
-            Some(Op::Pong) => break waiting,
-            early => assert_eq!(early, Some(Op::Err(FULL.into()))),
-        }
-        clients.push(RawClient::connect(&weir.address, &bill().lang("patient")).await);
-    };
+    let mut late = weir.lets_in_late(&mut clients, &bill().lang("patient"), &Login::nkey(&key)).await;
     late.round_trip().await.unwrap();
     drop(late);
     drop(clients);

@@ -149,21 +149,7 @@ async fn a_held_client_gets_the_place_that_becomes_free() {
     for _ in 0..10 {
         clients.push(RawClient::connect(&weir.address, &Login::nobody()).await);
     }
-    // The moment at which one gives up whose turn is not in sight is random: now and then it is too early for this test.
-    let mut late = loop {
-        let refused = "weir_refused_total";
-        let before = weir.metrics().await.sum(refused);
-        let (address, login) = (weir.address.clone(), Login::nobody());
-        let waiting = tokio::spawn(async move { RawClient::attempt(&address, &login, PATIENCE).await });
-        let held = |metrics: &metrics::Metrics| metrics.sum("weir_held") == 1.0 || metrics.sum(refused) > before;
-        weir.until("one client is held", held).await;
-        drop(clients.pop());
-        match waiting.await.unwrap() {
-            Attempt::In(late) => break late,
-            early => assert_eq!(early.refusal(), Some(FULL), "{early:?}"),
-        }
-        clients.push(RawClient::connect(&weir.address, &Login::nobody()).await);
-    };
+    let mut late = weir.lets_in_late(&mut clients, &Login::nobody(), &Login::nobody()).await;
     late.round_trip().await.unwrap();
     assert!(!server.log_contains(FULL));
 

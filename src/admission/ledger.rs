@@ -45,7 +45,7 @@ impl<K: Hash + Eq + Copy, C: Clock> Drop for LedgerSlot<K, C> {
 }
 
 impl<K: Hash + Eq + Copy, C: Clock + Clone> LedgerSlot<K, C> {
-    /// Takes the token that was promised for now.
+    /// Takes the token that was promised, once its time has come.
     pub fn redeem(&self) {
         if let Some(tokens) = self.of.map.get(&self.key).as_ref().and_then(|entry| entry.tokens.as_ref()) {
             // A rounding early or late makes no difference: the promises are a token's time apart.

@@ -252,8 +252,6 @@ async fn hand_over(
         _ => {}
     }
     // Room for the next handshake: whoever waits for that need not wait for a timer.
-    if house.doors.held() > 0 {
-        turn::give_now(&house.doors, &mut fastrand::Rng::new());
-    }
+    turn::give_now(&house.doors);
     answer
 }

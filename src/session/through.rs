@@ -28,7 +28,6 @@ use crate::{
     identity::Credential,
     preface::{self, Unfinished},
     protocol::{client_hello::FirstBytes, info::Info, refusal},
-    proxied,
     relay::{Ended, Opaque, Relay},
     stream::Stream,
     tally::Totals,
@@ -113,10 +112,7 @@ async fn admit(
     let deadline = accepted + frontage.handshake_timeout;
     if frontage.believes(peer.ip()) {
         let _asked = frontage.asks(house)?;
-        match proxied::read(&mut down, deadline).await {
-            Ok(real) => *peer = real.unwrap_or(*peer),
-            Err(unfinished) => return Err(leave_unfinished(Stream::from(down), unfinished, Phase::Preface).await),
-        }
+        down = frontage.behind_header(down, peer, deadline).await?;
     }
     let source = peer.ip().to_canonical();
     let header = proxy_header(house, &down, *peer);

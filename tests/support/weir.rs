@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::descriptors::Descriptor;
 use super::metrics::Metrics;
 use super::process::Process;
-use super::{Cluster, NatsServer, PATIENCE, eventually, http};
+use super::{Attempt, Cluster, Login, NatsServer, PATIENCE, RawClient, eventually, http};
 
 /// weir's configuration, in TOML, with defaults that suit tests: nothing waits or is refused unless the test is about that.
 #[derive(Debug, Clone)]
@@ -289,6 +289,26 @@ impl Weir {
         match once && sessions <= usize::from(self.has_system) && others <= self.others_at_start {
             true => Ok(()),
             false => Err(format!("{others} that are no TCP sockets ({} at the start); {all:?}", self.others_at_start)),
+        }
+    }
+
+    /// With `clients` (who are in with the login `theirs`) it is full: one with the login `late` waits until one of them leaves, and
+    /// is let in.
+    pub async fn lets_in_late(&self, clients: &mut Vec<RawClient>, theirs: &Login, late: &Login) -> RawClient {
+        // The moment at which one gives up whose turn is not in sight is random: now and then it is too early for this.
+        loop {
+            let refused = "weir_refused_total";
+            let before = self.metrics().await.sum(refused);
+            let (address, login) = (self.address.clone(), late.clone());
+            let waiting = tokio::spawn(async move { RawClient::attempt(&address, &login, PATIENCE).await });
+            let held = |metrics: &Metrics| metrics.sum("weir_held") == 1.0 || metrics.sum(refused) > before;
+            self.until("one client is held", held).await;
+            drop(clients.pop());
+            match waiting.await.expect("an attempt") {
+                Attempt::In(late) => return late,
+                early => assert_eq!(early.refusal(), Some("maximum connections exceeded"), "{early:?}"),
+            }
+            clients.push(RawClient::connect(&self.address, theirs).await);
         }
     }
 

@@ -117,9 +117,7 @@ pub(super) async fn log_in(
         house.doors.opaque_handshake_finished(server, login.took, floor, now.into_std());
     }
     server.session_began();
-    if house.doors.held() > 0 {
-        turn::give_now(&house.doors, &mut fastrand::Rng::new());
-    }
+    turn::give_now(&house.doors);
     let more = relay.run_until(registered.handle(), |totals| totals.bytes_down > said);
     if let Ok(Some(ended)) = timeout_at(now + NO_TAKES, more).await {
         return Some(ended);
