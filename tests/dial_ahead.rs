@@ -91,7 +91,7 @@ async fn never_over_and_every_slot_filled() {
 async fn a_server_that_dies_while_they_wait_costs_no_client_anything() {
     let mut cluster = Cluster::start(2, |server| server).await;
     let weir = config(&cluster).start().await;
-    for _ in 0..3 {
+    for _ in 0..2 {
         let there = |now: &Metrics| now.sum_where(AHEAD, "server", "n1") >= 1.0;
         let clients = until(&weir, &Login::nobody(), "one waits for n1's next client", there).await;
         cluster.servers[0].kill9();
