@@ -207,9 +207,11 @@ async fn the_flight_recorder_tells_of_a_storm() {
     let told = &told["storms"][0];
     assert_eq!((&told["admitted"], &told["sessions_before"]), (&300.into(), &0.into()), "{told}");
     assert_eq!((&told["lost"], &told["in_danger"], &told["goes_on"]), (&0.into(), &0.into(), &false.into()), "{told}");
-    assert_eq!(told["arrived"], real["phases"][0]["tries"], "{told}");
+    let tries = real["phases"][0]["tries"].as_u64().unwrap();
+    // Some of the first may have arrived at the end of a second in which nobody had to wait yet.
+    assert!((tries - 300..=tries).contains(&told["arrived"].as_u64().unwrap()), "{tries} tries: {told}");
     let refused: u64 = told["refused"].as_array().unwrap().iter().map(|one| one["count"].as_u64().unwrap()).sum();
-    assert_eq!(refused, told["arrived"].as_u64().unwrap() - 300, "{told}");
+    assert_eq!(refused, tries - 300, "{told}");
     let go = &told["languages"][0];
     assert_eq!((&go["name"], &go["refused"]), (&"go".into(), &refused.into()), "{told}");
     // The first of the bucket's burst went straight in, and so did those that came back when there was room.

@@ -21,6 +21,8 @@ use crate::close::Refusal;
 pub const BEGINS: u64 = 10;
 /// So many calm seconds in a row end it.
 pub const QUIET: u32 = 5;
+/// Those who were refused are back within so many seconds, mostly, and belong to the storm though they need not wait any more.
+const AWAY: u32 = 4;
 /// Storms that are kept.
 pub const KEPT: usize = 16;
 
@@ -123,7 +125,9 @@ struct Running {
     /// Seconds that began and ended with somebody waiting, and clients that got in meanwhile.
     busy: (u32, u64),
     elapsed: u32,
-    /// At the end of the last second that was not calm.
+    /// Those who were refused and have not come back, as far as arrivals tell, and the last second in which one was refused.
+    away: (u64, u32),
+    /// At the end of the last second that was not calm, or in which some of those came back.
     at_last: Sample,
 }
 
@@ -180,7 +184,7 @@ impl Running {
             sessions_least: before.sessions,
             ..Storm::default()
         };
-        let mut running = Self { storm, began: before, calm: 0, busy: (0, 0), elapsed: 0, at_last: now };
+        let mut running = Self { storm, began: before, calm: 0, busy: (0, 0), elapsed: 0, away: (0, 0), at_last: now };
         running.second(&before, &now, true);
         running
     }
@@ -204,12 +208,15 @@ impl Running {
         if before.waiting > 0 && now.waiting > 0 {
             self.busy = (self.busy.0 + 1, self.busy.1 + admitted);
         }
-        if troubled || before.waiting > 0 || now.waiting > 0 {
-            self.calm = 0;
+        let (away, refused_at) = self.away;
+        let comes_back = away > 0 && point.arrived > 0 && self.elapsed - refused_at <= AWAY;
+        let refused_at = if point.refused > 0 { self.elapsed } else { refused_at };
+        self.away = (away.saturating_sub(point.arrived) + point.refused, refused_at);
+        let calm = !troubled && before.waiting == 0 && now.waiting == 0;
+        self.calm = if calm { self.calm + 1 } else { 0 };
+        if !calm || comes_back {
             self.storm.seconds = self.elapsed;
             self.at_last = *now;
-        } else {
-            self.calm += 1;
         }
     }
 
@@ -313,7 +320,7 @@ mod tests {
             weir.second(20, 20, 10, 10, 5);
         }
         let storm = weir.calm(QUIET + 1).expect("over");
-        assert_eq!((storm.seconds, storm.arrived), (100_001, 2_000_001));
+        assert_eq!((storm.seconds, storm.arrived), (100_000 + AWAY, 2_000_000 + u64::from(AWAY)));
         assert!(storm.series.points.len() <= Series::MOST);
         let in_points: u64 = storm.series.points.iter().map(|point| point.arrived).sum();
         assert_eq!(in_points, 2_000_001 + u64::from(QUIET));
