@@ -135,6 +135,15 @@ struct Admitted<C = ClientSide, S = ServerSide> {
     registered: Registered,
 }
 
+impl<C: Side, S: Side> Admitted<C, S> {
+    /// What has passed, when both sides can simply be closed: nothing is on its way, and neither the server nor a quota is so near
+    /// its limit that it matters whether the server has seen the end already.
+    fn ends_at_once(&self, ended: Ended) -> Option<Totals> {
+        let totals = self.relay.owed_nothing(ended)?;
+        (self.server.is_one_of_many() && self.account.is_unlimited()).then_some(totals)
+    }
+}
+
 /// One client, from accept to close.
 pub fn serve(
     house: Arc<House>,
@@ -162,7 +171,13 @@ pub fn serve(
                 if let Some(client) = who.client {
                     house.doors.session_ended(client, began.elapsed(), Instant::now().into_std());
                 }
-                let totals = Box::pin(let_go(&house, admitted, ended)).await;
+                let totals = match admitted.ends_at_once(ended) {
+                    Some(totals) => {
+                        drop(admitted);
+                        totals
+                    }
+                    None => Box::pin(let_go(&house, admitted, ended)).await,
+                };
                 (End::Closed(Close { party: ended.party, phase: Phase::Relay, cause: ended.cause }), totals)
             }
         };
@@ -390,21 +405,21 @@ async fn admit(
     who.account = Some(Arc::clone(pass.account.account().name()));
 
     // The client's PONG, and what follows it.
-    let mut welcome = Vec::new();
-    if policy == InfoPolicy::Rewrite {
-        frontage.face.rewrite(&accepted_by.info, source, &mut welcome);
-    }
-    let mut words = Vec::with_capacity(welcome.len() + 16);
+    let write_welcome = |out: &mut Vec<u8>| frontage.face.rewrite(&accepted_by.info, source, out);
+    let mut words = Vec::with_capacity(1024);
     if connect.verbose() {
         words.extend_from_slice(OK);
     }
-    let welcome = if preface.take_ping() {
-        words.extend_from_slice(PONG);
-        words.extend_from_slice(&welcome);
-        None
-    } else {
-        (policy == InfoPolicy::Rewrite).then_some(welcome)
-    };
+    let mut welcome = None;
+    match (preface.take_ping(), policy) {
+        (true, InfoPolicy::Drop) => words.extend_from_slice(PONG),
+        (true, InfoPolicy::Rewrite) => {
+            words.extend_from_slice(PONG);
+            write_welcome(&mut words);
+        }
+        (false, InfoPolicy::Drop) => {}
+        (false, InfoPolicy::Rewrite) => write_welcome(welcome.insert(Vec::new())),
+    }
     let closed = |party, cause| End::Closed(Close { party, phase: Phase::Relay, cause });
     if down.send(&words).await.is_err() {
         return Err(closed(Party::Downstream, Cause::SocketError));

@@ -17,7 +17,7 @@ use crate::{
     close::Refusal,
     dial::{self, Accepted, Answer, DialError, Dialled, Secured},
     greeting::Shape,
-    protocol::{PING, connect::Connect, version::Version},
+    protocol::{PING, connect::Connect},
     turn::{self, AnyPass},
     upstream::{Placement, Server, Slot},
 };
@@ -238,7 +238,7 @@ async fn hand_over(
     answer_by: Instant,
 ) -> Result<Answer, DialError> {
     let server = Arc::clone(pass.server.server());
-    let names_account = Version::parse(dialled.info().version()).is_some_and(|v| v >= Version::new(2, 12, 0));
+    let names_account = dialled.info().names_account();
     let answer = dialled.handshake(&server, words, names_account, answer_by).await;
     match &answer {
         Ok(Answer::Pong(_)) => {
