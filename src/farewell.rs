@@ -165,7 +165,7 @@ pub async fn all_over() {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net;
+    use tokio::{io::AsyncReadExt, net};
 
     use super::*;
     use crate::admission::Gate;
