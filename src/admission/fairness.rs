@@ -7,7 +7,7 @@ use governor::clock::FakeRelativeClock;
 use super::*;
 use crate::{
     identity::ClientKey,
-    upstream::{self, Reserve, ServerParams},
+    upstream::{self, Reserve, ServerParams, floor::Since},
 };
 
 const SEEDS: u64 = 100;
@@ -38,6 +38,7 @@ fn doors(weights: &[u32], servers: usize) -> Doors {
         close_spread: Duration::ZERO,
         wants: upstream::Wants::default(),
         source_addresses: Vec::new(),
+        dial_ahead: 0,
         servers: (0..servers).map(server).collect(),
     };
     let weighted = |(n, weight): (usize, &u32)| {
@@ -95,7 +96,7 @@ impl Storm {
         self.now += Duration::from_micros(self.rng.u64(100..20_000));
         let mut over = self.under_way.swap_remove(self.rng.usize(0..self.under_way.len()));
         let took = Duration::from_millis(self.rng.u64(2..60));
-        self.doors.handshake_finished(&over, took, self.now);
+        self.doors.handshake_finished(&over, took, Since::Dial, self.now);
         over.server.session_began();
         let mut turns = Vec::new();
         self.doors.release(self.now, &mut self.rng, &mut turns);

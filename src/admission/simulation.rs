@@ -17,7 +17,7 @@ use governor::clock::FakeRelativeClock;
 use super::*;
 use crate::{
     identity::ClientKey,
-    upstream::{self, Placement, Reading, Reserve, ServerParams, load::Mark},
+    upstream::{self, Placement, Reading, Reserve, ServerParams, floor::Since, load::Mark},
 };
 
 const STEPS: u32 = 1500;
@@ -125,6 +125,7 @@ impl World {
             close_spread: Duration::from_secs(2),
             wants: upstream::Wants::default(),
             source_addresses: Vec::new(),
+            dial_ahead: 0,
             servers: (0..real.len()).map(server).collect(),
         };
         let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });
@@ -303,7 +304,7 @@ impl World {
             if inside.counted {
                 inside.answered = true;
                 let took = Duration::from_millis(self.rng.u64(0..300));
-                self.doors.handshake_finished(&inside.pass, took, self.now);
+                self.doors.handshake_finished(&inside.pass, took, Since::Dial, self.now);
                 inside.pass.server.session_began();
             } else {
                 inside.counted = true;

@@ -23,7 +23,7 @@ use crate::{
     close::Refusal,
     identity::{ClientKey, UNKNOWN_ACCOUNT},
     storm::{behaviour::Ending, library::Library},
-    upstream::{self, Placement, Reading, ServerParams, Servers, load::Mark},
+    upstream::{self, Placement, Reading, ServerParams, Servers, floor::Since, load::Mark},
 };
 
 /// A client that waits looks whether there is still hope.
@@ -130,6 +130,7 @@ impl Weir {
             close_spread: plan.close_spread,
             wants: upstream::Wants::default(),
             source_addresses: Vec::new(),
+            dial_ahead: 0,
             servers: (0..plan.servers).map(server).collect(),
         };
         let (clock, servers) = (Clock::default(), Arc::new(Servers::new(&cluster)));
@@ -388,7 +389,7 @@ impl Front for Weir {
         match std::mem::replace(&mut one.stage, Stage::Free) {
             Stage::Dialling(mut pass) if !stale => {
                 let took = Duration::from_nanos(world.now - one.dialled);
-                self.doors.handshake_finished(&pass, took, self.began + Duration::from_nanos(world.now));
+                self.doors.handshake_finished(&pass, took, Since::Dial, self.began + Duration::from_nanos(world.now));
                 pass.server.session_began();
                 one.stage = Stage::In { _pass: pass };
                 match one.is_ghost {
