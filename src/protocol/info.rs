@@ -131,7 +131,7 @@ impl Info {
         let mut text = Vec::with_capacity(json.len() + 128);
         let mut fields: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(24);
         let mut places = [None; CHANGING.len()];
-        let mut key = String::new();
+        let mut key = String::with_capacity(32);
         while let Some((raw_key, raw)) = reader.member()? {
             key.clear();
             json::unquote(raw_key, &mut key);
@@ -154,12 +154,12 @@ impl Info {
             texts: Default::default(),
             numbers: [None; NUMBERS.len()],
             flags: [false; FLAGS.len()],
-            passed: Vec::new(),
+            passed: Vec::with_capacity(json.len()),
             passed_holes: Vec::new(),
         };
         said.read()?;
         said.pass();
-        let mut info = Self { said: Arc::new(said), own: String::new(), at: Default::default() };
+        let mut info = Self { said: Arc::new(said), own: String::with_capacity(128), at: Default::default() };
         info.read_own()?;
         Ok(info)
     }
