@@ -33,6 +33,8 @@ pub struct Served {
     busy_since: Option<Instant>,
     window: Option<Window>,
     rate: Option<(Instant, f64)>,
+    /// So many windows in a row say it.
+    windows: u32,
 }
 
 impl Served {
@@ -59,9 +61,16 @@ impl Served {
         }
         let measured = served as f64 / took.as_secs_f64();
         // Half of the figure is the last window's, so that a cluster that slows down is noticed within seconds.
-        let rate = self.rate(now).map_or(measured, |rate| (rate + measured) / 2.0);
-        self.rate = Some((now, rate));
+        let (rate, windows) = self.rate(now).map_or((measured, 0), |rate| ((rate + measured) / 2.0, self.windows));
+        (self.rate, self.windows) = (Some((now, rate)), windows.saturating_add(1));
         self.window = Some(begun);
+    }
+
+    /// What those who wait may hope for, in clients a second; `None` while unknown. The first windows of a storm are the slowest:
+    /// the servers are given more from one to the next, and who is told too early that there is no hope is away for seconds. So the
+    /// first may be wrong by its double, the second by half, the tenth by a tenth.
+    pub fn hoped(&self, now: Instant) -> Option<f64> {
+        self.rate(now).map(|rate| rate * (1.0 + 1.0 / f64::from(self.windows.max(1))))
     }
 
     /// Clients a second; `None` while unknown.
@@ -94,6 +103,30 @@ mod tests {
         }
         served.rest();
         assert_eq!(served.rate(at(320)), None, "forgotten");
+    }
+
+    #[test]
+    fn the_first_windows_are_not_the_last_word() {
+        let (mut served, start) = (Served::default(), Instant::now());
+        let mut hopes = Vec::new();
+        for tenth in 0..100 {
+            let now = start + Duration::from_millis(tenth * 100);
+            served.look(now, tenth * 200, 3000);
+            hopes.extend(served.hoped(now));
+        }
+        assert_eq!(hopes[..3], [4000.0, 3000.0, 2000.0 * (1.0 + 1.0 / 3.0)]);
+        assert!(hopes.is_sorted_by(|a, b| a >= b) && hopes.last().is_some_and(|&hope| hope < 2050.0), "{hopes:?}");
+        let later = start + Duration::from_secs(60);
+        assert_eq!(served.hoped(later), None);
+        for tenth in 0..2 {
+            served.rest();
+            (0..2).for_each(|n| served.look(later + Duration::from_millis(tenth * 300 + n * 100), 20_000 + n * 100, 0));
+        }
+        assert_eq!(
+            served.hoped(later + Duration::from_millis(400)),
+            Some(1500.0),
+            "one storm, though nobody waited in between"
+        );
     }
 
     #[test]
