@@ -8,7 +8,7 @@ use std::{
 
 use governor::clock::Clock;
 
-use super::{accounts::AccountSlot, appointments::Appointment, returns::Return, seniority::Standing};
+use super::{accounts::AccountSlot, appointments::Appointment, places::Places, returns::Return, seniority::Standing};
 use crate::identity::ClientKey;
 
 /// The far end of a hold, as the queue needs to know it.
@@ -48,9 +48,6 @@ impl<W, C: Clock> Held<W, C> {
 pub struct Ticket {
     account: Arc<str>,
     order: (Rank, u64),
-    /// How many waited when it was taken, and how many had gone by then.
-    before: u64,
-    departures: u64,
     pub(super) client: ClientKey,
     /// It was its account's rate that it waited for when it came.
     pub(super) unpaid: bool,
@@ -58,11 +55,19 @@ pub struct Ticket {
 
 #[derive(Debug)]
 struct Lane<W, C: Clock> {
-    waiting: BTreeMap<(Rank, u64), Held<W, C>>,
-    /// How many of them have the same rank.
-    ranks: BTreeMap<Rank, usize>,
+    /// Each with its place among those of its rank.
+    waiting: BTreeMap<(Rank, u64), (u64, Held<W, C>)>,
+    ranks: BTreeMap<Rank, Crowd>,
     /// Turns this lane has left before the next lane's.
     turns: u32,
+}
+
+/// Those of one rank.
+#[derive(Debug, Default)]
+struct Crowd {
+    waiting: usize,
+    /// Of those who have no appointment: the others leave, and it is not their turns that are waited for.
+    places: Places,
 }
 
 /// Standings as far as they are told apart: flapping or not, and since when, in steps of four seconds. Those who have been
@@ -79,15 +84,13 @@ pub struct Queue<W, C: Clock> {
     round: VecDeque<Arc<str>>,
     len: usize,
     arrivals: u64,
-    /// Those who have gone, one way or another.
-    departures: u64,
     /// Ranks count from the first arrival.
     began: Option<Instant>,
 }
 
 impl<W, C: Clock> Default for Queue<W, C> {
     fn default() -> Self {
-        Self { lanes: HashMap::new(), round: VecDeque::new(), len: 0, arrivals: 0, departures: 0, began: None }
+        Self { lanes: HashMap::new(), round: VecDeque::new(), len: 0, arrivals: 0, began: None }
     }
 }
 
@@ -119,11 +122,16 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
             self.round.push_back(Arc::clone(&account));
             Lane { waiting: BTreeMap::new(), ranks: BTreeMap::new(), turns: 0 }
         });
-        lane.waiting.insert(order, held);
-        *lane.ranks.entry(rank).or_default() += 1;
-        let before = self.len as u64;
+        let crowd = lane.ranks.entry(rank).or_default();
+        crowd.waiting += 1;
+        lane.waiting.insert(order, (crowd.places.take(), held));
+        if crowd.places.are_many()
+            && let Some((_, (first, _))) = lane.waiting.range((rank, 0)..).next()
+        {
+            crowd.places.forget(*first);
+        }
         self.len += 1;
-        Ticket { account, order, before, departures: self.departures, client, unpaid }
+        Ticket { account, order, client, unpaid }
     }
 
     fn rank(&self, standing: Standing) -> Rank {
@@ -131,41 +139,48 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
         (standing.flapping, (since / RANK_MILLIS) as u64)
     }
 
-    /// One who waits, and about how many go before it: those of its lane with a better rank; of the same rank those who were
-    /// there when it came, less those who have gone since; and as many of each other lane, if there are so many.
+    /// One who waits, and about how many go before it: those of its lane with a better rank; of the same rank those who came
+    /// before; and as many of each other lane, if there are so many. Not those who leave before their turn, by appointment.
     pub fn find(&self, ticket: &Ticket) -> Option<(&Held<W, C>, usize)> {
         let lane = self.lanes.get(&ticket.account)?;
-        let held = lane.waiting.get(&ticket.order)?;
-        let came_before = ticket.before.saturating_sub(self.departures - ticket.departures);
+        let (place, held) = lane.waiting.get(&ticket.order)?;
         let rank = ticket.order.0;
-        let better: usize = lane.ranks.range(..rank).map(|(_, count)| count).sum();
-        let as_good = lane.ranks.get(&rank).map_or(0, |count| count - 1);
-        let in_lane = better + as_good.min(usize::try_from(came_before).unwrap_or(usize::MAX));
+        let better: usize = lane.ranks.range(..rank).map(|(_, crowd)| crowd.places.len()).sum();
+        let in_lane = better + lane.ranks.get(&rank).map_or(0, |crowd| crowd.places.before(*place));
         let in_others = self.len - lane.waiting.len();
         Some((held, in_lane + in_others.min(in_lane.saturating_mul(self.lanes.len() - 1))))
     }
 
-    /// It is known when it is to leave, and to come back.
-    pub fn set_appointment(&mut self, ticket: &Ticket, appointment: Appointment) {
-        let held = self.lanes.get_mut(&ticket.account).and_then(|lane| lane.waiting.get_mut(&ticket.order));
-        if let Some(held) = held {
-            held.appointment = Some(appointment);
+    /// It is known when it is to leave, and to come back; or, with none, it stays after all. Returns what was known before.
+    pub fn appoint(&mut self, ticket: &Ticket, appointment: Option<Appointment>) -> Option<Appointment> {
+        let lane = self.lanes.get_mut(&ticket.account)?;
+        let (place, held) = lane.waiting.get_mut(&ticket.order)?;
+        let before = std::mem::replace(&mut held.appointment, appointment);
+        if let Some(crowd) = lane.ranks.get_mut(&ticket.order.0) {
+            match (before, appointment) {
+                (None, Some(_)) => crowd.places.give_back(*place),
+                (Some(_), None) => crowd.places.take_again(*place),
+                _ => {}
+            }
         }
+        before
     }
 
     /// Leaves the queue; `None` when the turn has come already.
     pub fn remove(&mut self, ticket: &Ticket) -> Option<Held<W, C>> {
         let rank = ticket.order.0;
         let lane = self.lanes.get_mut(&ticket.account)?;
-        let held = lane.waiting.remove(&ticket.order)?;
-        if let Some(count) = lane.ranks.get_mut(&rank) {
-            *count -= 1;
-            if *count == 0 {
+        let (place, held) = lane.waiting.remove(&ticket.order)?;
+        if let Some(crowd) = lane.ranks.get_mut(&rank) {
+            crowd.waiting -= 1;
+            if held.appointment.is_none() {
+                crowd.places.give_back(place);
+            }
+            if crowd.waiting == 0 {
                 lane.ranks.remove(&rank);
             }
         }
         self.len -= 1;
-        self.departures += 1;
         if lane.waiting.is_empty() {
             self.lanes.remove(&ticket.account);
             self.round.retain(|name| *name != ticket.account);
@@ -187,9 +202,9 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
             }
             let account = Arc::clone(self.round.front()?);
             let lane = self.lanes.get_mut(&account)?;
-            let (&order, first) = lane.waiting.iter_mut().next()?;
+            let (&order, (_, first)) = lane.waiting.iter_mut().next()?;
             let (client, unpaid) = first.owes();
-            let ticket = Ticket { account, order, before: 0, departures: self.departures, client, unpaid };
+            let ticket = Ticket { account, order, client, unpaid };
             if first.waiter.has_left() || now >= first.hold_until {
                 self.remove(&ticket);
             } else if may_go(first) {
@@ -203,7 +218,7 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
                 passed_over += 1;
             }
         };
-        let held = self.lanes.get(&ticket.account)?.waiting.get(&ticket.order)?;
+        let (_, held) = self.lanes.get(&ticket.account)?.waiting.get(&ticket.order)?;
         Some((ticket, held))
     }
 
@@ -341,9 +356,11 @@ mod tests {
         let quiet = line.push("B", 60, false);
         assert_eq!((ahead(&line, &quiet), ahead(&line, &senior)), (Some(0), Some(0)));
         assert_eq!(ahead(&line, &new[99]), Some(101), "one of the other lane goes before it");
+        (80..99).for_each(|n| drop(line.queue.remove(&new[n])));
+        assert_eq!(ahead(&line, &new[99]), Some(82));
         (0..40).for_each(|_| drop(line.next(|_| true)));
         assert!(ahead(&line, &new[0]).is_none());
-        assert!(ahead(&line, &new[99]).is_some_and(|ahead| (58..=62).contains(&ahead)));
+        assert!(ahead(&line, &new[99]).is_some_and(|ahead| (41..=43).contains(&ahead)));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod lane;
 pub mod ledger;
 pub mod patience;
 pub mod patterns;
+mod places;
 pub mod rate;
 pub mod returns;
 pub mod seniority;

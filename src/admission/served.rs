@@ -33,8 +33,8 @@ pub struct Served {
     busy_since: Option<Instant>,
     window: Option<Window>,
     rate: Option<(Instant, f64)>,
-    /// So many windows in a row say it.
-    windows: u32,
+    /// How much more it may be than that, in parts of it.
+    doubt: f64,
 }
 
 impl Served {
@@ -51,7 +51,8 @@ impl Served {
         let took = now.saturating_duration_since(window.since);
         let served = finished.saturating_sub(window.finished);
         let came = arrived.saturating_sub(window.arrived);
-        if came >= SWARM.max(SWARM_TIMES * served) && now.saturating_duration_since(busy_since) < LONGEST_SWARM {
+        let is_new = now.saturating_duration_since(busy_since) < LONGEST_SWARM;
+        if is_new && came >= SWARM.max(SWARM_TIMES * served) {
             self.window = Some(begun);
             return;
         }
@@ -61,16 +62,22 @@ impl Served {
         }
         let measured = served as f64 / took.as_secs_f64();
         // Half of the figure is the last window's, so that a cluster that slows down is noticed within seconds.
-        let (rate, windows) = self.rate(now).map_or((measured, 0), |rate| ((rate + measured) / 2.0, self.windows));
-        (self.rate, self.windows) = (Some((now, rate)), windows.saturating_add(1));
+        let before = self.rate(now);
+        self.rate = Some((now, before.map_or(measured, |rate| (rate + measured) / 2.0)));
+        let is_doubted = is_new && came > served;
+        self.doubt = match before {
+            None => f64::from(u8::from(is_doubted)),
+            Some(_) if is_doubted => self.doubt,
+            Some(_) => self.doubt / 2.0,
+        };
         self.window = Some(begun);
     }
 
-    /// What those who wait may hope for, in clients a second; `None` while unknown. The first windows of a storm are the slowest:
-    /// the servers are given more from one to the next, and who is told too early that there is no hope is away for seconds. So the
-    /// first may be wrong by its double, the second by half, the tenth by a tenth.
+    /// What those who wait may hope for, in clients a second; `None` while unknown. At the beginning of a storm fewer may come than a
+    /// swarm, but more than are served: then too weir is busy with them, and twice as many may be served once they are there. Who is
+    /// told too early that there is no hope is away for seconds.
     pub fn hoped(&self, now: Instant) -> Option<f64> {
-        self.rate(now).map(|rate| rate * (1.0 + 1.0 / f64::from(self.windows.max(1))))
+        self.rate(now).map(|rate| rate * (1.0 + self.doubt))
     }
 
     /// Clients a second; `None` while unknown.
@@ -106,27 +113,20 @@ mod tests {
     }
 
     #[test]
-    fn the_first_windows_are_not_the_last_word() {
+    fn while_more_come_than_are_served_more_may_be_hoped_for() {
         let (mut served, start) = (Served::default(), Instant::now());
-        let mut hopes = Vec::new();
-        for tenth in 0..100 {
-            let now = start + Duration::from_millis(tenth * 100);
-            served.look(now, tenth * 200, 3000);
-            hopes.extend(served.hoped(now));
-        }
-        assert_eq!(hopes[..3], [4000.0, 3000.0, 2000.0 * (1.0 + 1.0 / 3.0)]);
-        assert!(hopes.is_sorted_by(|a, b| a >= b) && hopes.last().is_some_and(|&hope| hope < 2050.0), "{hopes:?}");
-        let later = start + Duration::from_secs(60);
-        assert_eq!(served.hoped(later), None);
-        for tenth in 0..2 {
-            served.rest();
-            (0..2).for_each(|n| served.look(later + Duration::from_millis(tenth * 300 + n * 100), 20_000 + n * 100, 0));
-        }
-        assert_eq!(
-            served.hoped(later + Duration::from_millis(400)),
-            Some(1500.0),
-            "one storm, though nobody waited in between"
-        );
+        let mut hopes = |ms: std::ops::Range<u64>, each: u64, come: u64| {
+            let mut hopes = Vec::new();
+            for ms in ms.step_by(100) {
+                served.look(start + Duration::from_millis(ms), ms * each, ms * come);
+                hopes.extend(served.hoped(start + Duration::from_millis(ms)));
+            }
+            hopes
+        };
+        assert_eq!(hopes(0..400, 2, 5), [4000.0, 4000.0, 4000.0]);
+        assert_eq!(hopes(400..800, 2, 2)[1..], [2500.0, 2250.0, 2125.0], "all are there");
+        assert!(hopes(800..2000, 2, 1).last().is_some_and(|&hope| hope < 2001.0));
+        assert!(hopes(2000..9000, 2, 3).last().is_some_and(|&hope| hope < 2001.0), "it is no new storm");
     }
 
     #[test]

@@ -20,8 +20,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// A client with less time left than this is not made to look at its hopes again.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
-/// A client of which it is known when it comes back looks at its hopes within this for the first time: the pace is known by then,
-/// or it looks again as soon.
+/// A turn must be foretold for this part of the time that is left: the pace is never known better than that, and who is told too late
+/// that it hoped in vain comes back later by as much.
+const ENOUGH: f64 = 0.97;
+/// With an appointment, for this part: everyone that leaves stands at the edge of hope, since those who leave are not ahead of each
+/// other, and only few of them can stay after all.
+const ENOUGH_TO_STAY: f64 = 0.9;
+/// A client of which it is known when it comes back looks at its hopes at once where the pace is known; else within this, and it is
+/// known by then, or it looks again as soon.
 const FIRST_LOOK: Duration = Duration::from_millis(400);
 
 /// Turns are given out this long after they come up at most, at random: neighbours in the queue reach the servers apart.
@@ -75,6 +81,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             // It gains nothing from being told early.
             (_, Return::Regardless) => hold_until,
             // The sooner it is known that its turn comes only after it could be back, the sooner it is back.
+            (_, Return::After(_)) if self.pace(now).is_some() => now,
             (_, Return::After(_)) => next_look(hold_until.min(now + FIRST_LOOK), now, rng),
             _ => next_look(hold_until, now, rng),
         }
@@ -91,18 +98,23 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             let left = held.hold_until.saturating_duration_since(now);
             // Whoever is next may hope as long as there is time, whatever the pace was.
             let turn_in = if ahead == 0 { Duration::ZERO } else { seconds(ahead as f64 / hoped) };
+            let enough = left.mul_f64(if held.appointment.is_none() { ENOUGH } else { ENOUGH_TO_STAY });
             if left.is_zero() {
                 None
-            } else if turn_in < left {
-                let soon = if known.is_none() { now + FIRST_LOOK } else { held.hold_until };
-                Some(next_look(held.hold_until.min(soon), now, rng))
+            } else if turn_in < enough {
+                let hold_until = held.hold_until;
+                if let Some(appointment) = waiting.queue.appoint(ticket, None) {
+                    waiting.appointments.cancel(appointment);
+                }
+                let soon = if known.is_none() { now + FIRST_LOOK } else { hold_until };
+                Some(next_look(hold_until.min(soon), now, rng))
             } else {
                 // Its turn does not come in time: it is refused when it should come back for another try.
                 let keep = match held.returns.after_refusals(self.seniority.refusals(held.client)) {
                     _ if held.appointment.is_some() => Duration::ZERO,
                     Return::After(wait) => {
                         let (keep, appointment) = waiting.appointments.make(now, wait, left, pace, rng);
-                        waiting.queue.set_appointment(ticket, appointment);
+                        waiting.queue.appoint(ticket, Some(appointment));
                         keep
                     }
                     Return::Regardless => left,
@@ -124,6 +136,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             let mut waiting = self.waiting();
             let held = waiting.queue.remove(ticket);
             self.held.store(waiting.queue.len(), Relaxed);
+            if waiting.queue.is_empty() {
+                waiting.served.rest();
+            }
             held?
         };
         self.seniority.refused(held.client, now);

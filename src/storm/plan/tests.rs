@@ -112,6 +112,19 @@ fn long_handshakes_that_share_a_server_time_out_together() {
     assert!(many.back_at(100.0) < 50 && many.timed_out > 1000, "{many:?}");
 }
 
+/// Go can be held for 1.5 s and comes back 2 s after a refusal, so servers have nothing to do only from 1.5 to 2.1 s: whoever is told at
+/// the right moment is back when its turn comes.
+#[test]
+fn clients_that_are_all_new_are_back_when_the_servers_have_room() {
+    for seed in 1..4 {
+        let at_once =
+            Plan { at_once: true, seed, handshake_time: Some(Duration::from_micros(3600)), ..plan(3000, &GO, 545.0) };
+        let outcome = Plan { admission: Params { pace: None, ..at_once.admission.clone() }, ..at_once }.weir();
+        within(outcome.seconds_to_100, 5.5..6.5);
+        assert!(outcome.most_tries <= 3 && outcome.wasted == 0, "{outcome:?}");
+    }
+}
+
 #[test]
 fn a_full_cluster_takes_no_more_than_it_has() {
     let plan = Plan { max_connections: Some(100), time_limit: Duration::from_secs(20), ..plan(1000, &JAVA, 500.0) };
