@@ -205,6 +205,7 @@ impl Parts {
                 .zip(&terminators)
                 .filter_map(|(a, tls)| Some((a, tls.clone()?)))
                 .collect(),
+            dial_ahead: config.upstream.dial_ahead,
             servers_tls,
             next_id: AtomicU64::new(1),
             servers,
@@ -274,6 +275,9 @@ impl Parts {
             background.spawn(http::serve(socket, Arc::clone(&house), stop.child_token()));
         }
         first_readings(&house, &reach).await;
+        if house.dial_ahead > 0 && house.greetings.shape() == Shape::DialFirst {
+            warn!("cluster.dial_ahead: nothing is dialled ahead while a server sends a nonce");
+        }
 
         let mut threads = Vec::new();
         for (n, of_worker) in sockets.into_iter().enumerate() {
@@ -379,6 +383,7 @@ fn worker(
         runtime.block_on(async move {
             let sessions = TaskTracker::new();
             tokio::spawn(relay::grow_up());
+            tokio::spawn(session::keep_spares(Arc::clone(&house)));
             for (socket, frontage) in sockets {
                 let socket = match socket::on_this_runtime(socket) {
                     Ok(socket) => socket,

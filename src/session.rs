@@ -7,6 +7,7 @@ mod account;
 mod ahead;
 mod answer;
 mod frontage;
+mod keeper;
 mod leave;
 mod opening;
 mod secure;
@@ -22,6 +23,7 @@ use self::{
 };
 pub use self::{
     frontage::{Frontage, Web},
+    keeper::keep_spares,
     through::{Through, pass_through},
 };
 use std::{
@@ -97,6 +99,8 @@ pub struct House {
     pub sends_proxy_headers: bool,
     /// The ends of TLS, by listener.
     pub terminators: Vec<(SocketAddr, Arc<Terminator>)>,
+    /// Connections to each server that each worker dials ahead of its clients, at most.
+    pub dial_ahead: usize,
     /// TLS towards the servers.
     pub servers_tls: Option<Arc<Connector>>,
     /// The next session's id.

@@ -28,6 +28,8 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 enum Mode {
     /// Handshakes: INFO to PONG, then close.
     Connect,
+    /// Handshakes at a low rate, 200 a second.
+    Handshake,
     /// Messages as fast as they go.
     Relay,
     /// 40,000 messages a second over 200 connections.
@@ -42,7 +44,8 @@ enum Mode {
     Churn,
 }
 
-const MODES: [Mode; 6] = [Mode::Connect, Mode::Relay, Mode::Paced, Mode::Rtt, Mode::Idle, Mode::Refuse];
+const MODES: [Mode; 7] =
+    [Mode::Connect, Mode::Handshake, Mode::Relay, Mode::Paced, Mode::Rtt, Mode::Idle, Mode::Refuse];
 
 /// Measures weir and its peers in turns.
 #[derive(Debug, Parser)]
@@ -76,6 +79,8 @@ struct Args {
 
 /// Handshakes of one measurement, and how many of them are under way at once.
 const CONNECTS: (u64, u64) = (8_000, 32);
+/// Handshakes at a low rate, and how long each has.
+const HANDSHAKES: (u64, Duration) = (1_000, Duration::from_millis(5));
 /// Attempts of one measurement, and how many are under way at once: weir's answer waits up to 1.5 s on purpose.
 const REFUSALS: (u64, u64) = (30_000, 4_000);
 /// Idle sessions: from so many to so many.
@@ -163,15 +168,16 @@ impl Bench {
                     Mode::Relay => self.relay_all().await,
                     Mode::Refuse => self.refuse().await,
                     Mode::Churn => {
-                        for at in self.shuffled() {
+                        for at in self.shuffled(mode) {
                             let measured = self.churn(at).await;
                             self.note(at, "Churn", measured);
                         }
                     }
                     _ => {
-                        for at in self.shuffled() {
+                        for at in self.shuffled(mode) {
                             let measured = match mode {
                                 Mode::Connect => self.connect(at).await,
+                                Mode::Handshake => self.handshake(at),
                                 Mode::Paced => self.paced(at).await,
                                 Mode::Rtt => self.rtt(at),
                                 _ => self.idle(at).await,
@@ -184,9 +190,11 @@ impl Bench {
         }
     }
 
-    /// The candidates' places, in another order each time.
-    fn shuffled(&self) -> Vec<usize> {
-        let mut order: Vec<_> = (0..self.candidates.len()).collect();
+    /// The candidates' places, in another order each time. Where nobody connects, what is dialled ahead makes no difference.
+    fn shuffled(&self, mode: Mode) -> Vec<usize> {
+        let connects = matches!(mode, Mode::Connect | Mode::Handshake);
+        let takes_part = |&at: &usize| connects || self.candidates[at].0 != Kind::WeirAhead;
+        let mut order: Vec<_> = (0..self.candidates.len()).filter(takes_part).collect();
         fastrand::shuffle(&mut order);
         order
     }
@@ -232,6 +240,20 @@ impl Bench {
         Ok(())
     }
 
+    fn handshake(&mut self, at: usize) -> Outcome<()> {
+        let address = self.candidates[at].1.address;
+        let (count, every) = (HANDSHAKES.0 * self.args.times, HANDSHAKES.1);
+        let before = self.cpu(at)?;
+        let mut took = tokio::task::block_in_place(|| rtt::handshakes(address, count, every))?;
+        let cpu = self.cpu(at)? - before;
+        took.sort();
+        let at_share = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+        self.add(at, "handshake, 200 a second: p50, µs", Target::None, at_share(0.5));
+        self.add(at, "handshake, 200 a second: p99, µs", Target::None, at_share(0.99));
+        self.add(at, "handshake, 200 a second: CPU, µs", Target::None, self.each(at, cpu, count));
+        Ok(())
+    }
+
     async fn relay_all(&mut self) {
         let (size_only, pairs_only) = (self.args.size, self.args.pairs);
         for pairs in PAIRS.into_iter().filter(|&pairs| pairs_only.is_none_or(|only| only == pairs)) {
@@ -240,7 +262,7 @@ impl Bench {
                     continue;
                 }
                 let load = Load { size, pairs, messages: messages * self.args.times };
-                for at in self.shuffled() {
+                for at in self.shuffled(Mode::Relay) {
                     let measured = self.relay(at, load, target).await;
                     self.note(at, &format!("{load:?}"), measured);
                 }
@@ -380,7 +402,7 @@ impl Bench {
 
     /// Before a server of its own that is full.
     async fn refuse(&mut self) {
-        for at in self.shuffled() {
+        for at in self.shuffled(Mode::Refuse) {
             let measured = self.refuse_at(at).await;
             self.note(at, "Refuse", measured);
         }

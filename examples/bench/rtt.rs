@@ -1,4 +1,4 @@
-//! Request and reply at a low rate, on plain threads and blocking sockets: what is measured is the path, not a runtime.
+//! Request and reply, and handshakes, at a low rate, on plain threads and blocking sockets: what is measured is the path, not a runtime.
 
 use std::{
     io::{self, Read, Write},
@@ -17,16 +17,35 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 const SIZE: usize = 16;
 
+/// Handshakes, one begun `every` so long: how long each took from TCP's connect to PONG.
+pub(crate) fn handshakes(address: SocketAddr, count: u64, every: Duration) -> io::Result<Vec<Duration>> {
+    let mut due = Instant::now();
+    let mut took = Vec::with_capacity(count as usize);
+    for _ in 0..count {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        due += every;
+        let began = Instant::now();
+        let _client = handshake(address)?;
+        took.push(began.elapsed());
+    }
+    Ok(took)
+}
+
 /// A client after its handshake that has subscribed to `subject`.
 fn connect(address: SocketAddr, subject: &str) -> io::Result<TcpStream> {
+    let mut stream = handshake(address)?;
+    // What follows the first PONG is read here too: this PONG comes behind it.
+    stream.write_all(format!("SUB {subject} 1\r\nPING\r\n").as_bytes())?;
+    read_until(&mut stream, PONG)?;
+    Ok(stream)
+}
+
+fn handshake(address: SocketAddr) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     read_until(&mut stream, b"\n")?;
     stream.write_all(HELLO)?;
-    read_until(&mut stream, PONG)?;
-    // What follows the first PONG is read here too: this PONG comes behind it.
-    stream.write_all(format!("SUB {subject} 1\r\nPING\r\n").as_bytes())?;
     read_until(&mut stream, PONG)?;
     Ok(stream)
 }

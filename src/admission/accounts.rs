@@ -18,7 +18,7 @@ use crate::close::Refusal;
 
 use crate::upstream::{
     census::{Census, Mark},
-    floor::Floor,
+    floor::{Floor, Since},
 };
 
 /// An account nobody uses is forgotten after this, its token bucket with it (any bucket that matters is full by then).
@@ -45,7 +45,8 @@ pub struct Account<C: Clock> {
 /// What a login of an account takes.
 #[derive(Debug, Default)]
 struct Login {
-    floor: Floor,
+    /// By what it counts from.
+    floors: [Floor; 2],
     /// Smoothed over the last few.
     lately: Duration,
 }
@@ -69,11 +70,11 @@ impl<C: Clock> Account<C> {
         self.limits.quota.max_connections.unwrap_or_else(|| self.by_cluster.load(Relaxed))
     }
 
-    /// Takes in what a login took, and whether its server was `undisturbed`; returns the least that one takes.
-    pub fn logged_in(&self, now: Instant, took: Duration, undisturbed: bool) -> Duration {
+    /// Takes in what a login took, and whether its server was `undisturbed`; returns the least that one of its kind takes.
+    pub fn logged_in(&self, now: Instant, took: Duration, since: Since, undisturbed: bool) -> Duration {
         let mut login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
         login.lately = if login.lately.is_zero() { took } else { login.lately.mul_f64(0.9) + took.mul_f64(0.1) };
-        login.floor.sample(now, took, undisturbed)
+        login.floors[since as usize].sample(now, took, undisturbed)
     }
 
     /// What a login has taken lately; zero while unknown.
@@ -390,6 +391,17 @@ mod tests {
         let _second = accounts.enter(&own, now).unwrap();
         accounts.limited_by_cluster("OTHER", None);
         assert!(accounts.enter(&other, now).is_ok());
+    }
+
+    #[test]
+    fn a_server_that_was_dialled_before_is_no_measure_for_one_that_was_not() {
+        let account = accounts().enter(&"A".into(), Instant::now()).unwrap();
+        let (now, ms) = (Instant::now(), Duration::from_millis);
+        for n in 0..200 {
+            let at = now + Duration::from_secs(n);
+            assert_eq!(account.account().logged_in(at, ms(300), Since::Dial, true), ms(300));
+            assert_eq!(account.account().logged_in(at, ms(100), Since::Connect, true), ms(100));
+        }
     }
 
     #[test]

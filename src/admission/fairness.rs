@@ -7,7 +7,7 @@ use governor::clock::FakeRelativeClock;
 use super::*;
 use crate::{
     identity::ClientKey,
-    upstream::{self, Reserve, ServerParams},
+    upstream::{self, Reserve, ServerParams, floor::Since},
 };
 
 const SEEDS: u64 = 100;
@@ -39,6 +39,7 @@ pub(super) fn unknown_servers(servers: usize) -> Arc<Servers> {
         close_spread: Duration::ZERO,
         wants: upstream::Wants::default(),
         source_addresses: Vec::new(),
+        dial_ahead: 0,
         servers: (0..servers).map(server).collect(),
     };
     Arc::new(Servers::new(&cluster))
@@ -105,7 +106,7 @@ impl Storm {
         self.now += Duration::from_micros(self.rng.u64(100..20_000));
         let mut over = self.under_way.swap_remove(self.rng.usize(0..self.under_way.len()));
         let took = Duration::from_millis(self.rng.u64(2..60));
-        self.doors.handshake_finished(&mut over, took, self.now);
+        self.doors.handshake_finished(&mut over, took, Since::Dial, self.now);
         let mut turns = Vec::new();
         self.doors.release(self.now, &mut self.rng, &mut turns);
         for (Waits(account), pass) in turns {

@@ -67,7 +67,7 @@ use self::{
 use crate::{
     close::Refusal,
     identity::AccountRule,
-    upstream::{Servers, Slot},
+    upstream::{Servers, Slot, floor::Since},
 };
 
 /// A quota: `None` is no limit.
@@ -286,11 +286,11 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         }
     }
 
-    /// A handshake has ended with the server's PONG after it `took` so long: what servers are given next follows from that. There
-    /// is room for the next one; whoever waits for it is given its turn by [`Admission::release`].
-    pub fn handshake_finished(&self, pass: &mut Pass<C>, took: Duration, now: Instant) {
+    /// A handshake has ended with the server's PONG after it `took` so long `since` then: what servers are given next follows from that.
+    /// There is room for the next one; whoever waits for it is given its turn by [`Admission::release`].
+    pub fn handshake_finished(&self, pass: &mut Pass<C>, took: Duration, since: Since, now: Instant) {
         let undisturbed = pass.server.server().is_undisturbed();
-        let floor = pass.account.account().logged_in(now, took, undisturbed);
+        let floor = pass.account.account().logged_in(now, took, since, undisturbed);
         self.opaque_handshake_finished(&pass.server, took, floor, now);
         pass.account.step_back();
         pass.server.session_began();

@@ -17,7 +17,7 @@ use governor::clock::FakeRelativeClock;
 use super::*;
 use crate::{
     identity::ClientKey,
-    upstream::{self, Reading, Reserve, ServerParams, load::Mark},
+    upstream::{self, Reading, Reserve, ServerParams, floor::Since, load::Mark},
 };
 
 const STEPS: u32 = 1500;
@@ -126,6 +126,7 @@ impl World {
             close_spread: Duration::from_secs(2),
             wants: upstream::Wants::default(),
             source_addresses: Vec::new(),
+            dial_ahead: 0,
             servers: (0..real.len()).map(server).collect(),
         };
         let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });
@@ -304,7 +305,7 @@ impl World {
             if inside.counted {
                 inside.answered = true;
                 let took = Duration::from_millis(self.rng.u64(0..300));
-                self.doors.handshake_finished(&mut inside.pass, took, self.now);
+                self.doors.handshake_finished(&mut inside.pass, took, Since::Dial, self.now);
             } else {
                 inside.counted = true;
                 inside.pass.server.opened();

@@ -16,6 +16,7 @@ use prometheus_client::{
 use crate::{
     close::{BadLogin, Cause, Close, Party, Phase, Refusal},
     session::House,
+    tally::AheadTally,
 };
 
 /// Accounts shown by name; the others' connections are summed up as `other`.
@@ -132,6 +133,24 @@ impl HouseCollector {
             each(&|s| if s.is_up(now) { 1.0 } else { 0.0 }),
         )?;
         let tallies = || house.servers.iter().zip(&house.tally.servers);
+        if house.dial_ahead > 0 {
+            families.family(
+                "ahead",
+                "Connections to each server that were dialled ahead and have no client yet",
+                each(&|s| s.load().ahead().into()),
+            )?;
+            let ends = |t: &AheadTally| {
+                [("used", &t.used), ("unused", &t.unused), ("lost", &t.lost)].map(|(o, n)| (o, n.load(Relaxed)))
+            };
+            families.family(
+                "dialled_ahead",
+                "What became of them: `used` by a client, `unused` until their time was up, `lost` to the server",
+                tallies().flat_map(|(s, t)| {
+                    let labels = |outcome: &str| vec![("server", s.name().to_owned()), ("outcome", outcome.to_owned())];
+                    ends(&t.ahead).map(|(outcome, n)| (labels(outcome), ConstCounter::new(n)))
+                }),
+            )?;
+        }
         families.family(
             "admitted",
             "Clients that got their PONG from each server",
@@ -139,7 +158,7 @@ impl HouseCollector {
         )?;
         families.family(
             "handshake_seconds",
-            "From the start of the dial to the server's PONG",
+            "From the dial, or from CONNECT where it came before, to the server's PONG",
             tallies().map(|(s, t)| (server_label(s.name()), t.handshake_seconds.clone())),
         )
     }

@@ -79,7 +79,7 @@ pub(super) async fn dial(
     }
     // Whoever waits goes first, and can use the slot.
     if house.doors.held() == 0
-        && let Some(spare) = spare::take().await
+        && let Some(spare) = spare::take()
     {
         return Ok(Ahead::Dialled(spare));
     }

@@ -8,7 +8,7 @@ use std::sync::{
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::House;
+use super::{House, spare};
 use crate::{
     admission::{Again, Pass},
     close::Refusal,
@@ -16,7 +16,7 @@ use crate::{
     greeting::Shape,
     protocol::{PING, connect::Connect, version::Version},
     turn::{self, AnyPass},
-    upstream::{Server, Slot},
+    upstream::{Server, Slot, floor::Since},
 };
 
 /// Why no server took the client.
@@ -70,13 +70,18 @@ pub(super) async fn dial_until_answered(
     loop {
         let began = Instant::now();
         let longest = pass.server.server().max_control_line();
-        let (opened, said) = match dialled.take() {
-            Some(dialled) => (Ok(dialled), false),
+        let ahead = match dialled {
+            None if header.is_empty() => spare::take_ahead(house, &mut pass.server),
+            _ => None,
+        };
+        let is_ahead = ahead.is_some();
+        let (opened, since, said) = match dialled.take().or(ahead) {
+            Some(dialled) => (Ok(dialled), Since::Connect, false),
             None if may_speak_first(house, header) => {
                 let words = words(house, connect, None, longest)?;
-                (open(house, &mut pass.server, &words, answer_by).await, true)
+                (open(house, &mut pass.server, &words, answer_by).await, Since::Dial, true)
             }
-            None => (open(house, &mut pass.server, header, answer_by).await, false),
+            None => (open(house, &mut pass.server, header, answer_by).await, Since::Dial, false),
         };
         let answer = match opened {
             // It has signed another nonce, or none: this server would call it a liar.
@@ -88,10 +93,28 @@ pub(super) async fn dial_until_answered(
                     true => Vec::new(),
                     false => words(house, connect, dialled.info().nonce(), longest)?,
                 };
-                hand_over(house, &mut pass, dialled, &words, began, answer_by).await
+                let until = if is_ahead { until_given_up(&pass, began, answer_by) } else { answer_by };
+                hand_over(house, &mut pass, dialled, &words, (began, since), until).await
             }
             Err(err) => Err(err),
         };
+        if is_ahead {
+            let is_lost = match &answer {
+                Err(DialError::Closed | DialError::Io(_)) => true,
+                Ok(Answer::Err(line)) => dial::says_too_late(line),
+                _ => false,
+            };
+            let outcome = if is_lost { spare::Outcome::Lost } else { spare::Outcome::Used };
+            spare::count(house, pass.server.server().index(), outcome);
+            // The server ended it while CONNECT was on its way: neither its fault nor the client's.
+            if is_lost {
+                let Pass { server, account } = pass;
+                drop(server);
+                let placed = place_again(house, &tried, answer_by).await;
+                pass = Pass { server: placed.map_err(NotAnswered::Refused)?, account };
+                continue;
+            }
+        }
         match answer {
             Ok(Answer::Pong(accepted)) => return Ok((pass, accepted)),
             Ok(Answer::Err(line)) => return Err(NotAnswered::ServerSaid(line)),
@@ -192,7 +215,12 @@ impl Open for Greeted<'_> {
 }
 
 /// Connects to the server of a slot, sends `words` and reads its INFO; what that says of the server is noted.
-async fn open(house: &House, slot: &mut Slot, words: &[u8], deadline: Instant) -> Result<Dialled, DialError> {
+pub(super) async fn open(
+    house: &House,
+    slot: &mut Slot,
+    words: &[u8],
+    deadline: Instant,
+) -> Result<Dialled, DialError> {
     let dialled = open_as(slot, deadline, &Greeted::by(house, words)).await?;
     house.greetings.learn(slot.server().index(), dialled.info());
     Ok(dialled)
@@ -222,13 +250,20 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
     }
 }
 
+/// How long a server that was dialled ahead is waited for: one that hangs has not shown it at a dial. Where a login is quick, half of
+/// what is left is kept for another server.
+fn until_given_up(pass: &AnyPass, began: Instant, answer_by: Instant) -> Instant {
+    let half = answer_by.saturating_duration_since(began) / 2;
+    if pass.account.account().login_takes() < half / 4 { began + half } else { answer_by }
+}
+
 /// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.
 async fn hand_over(
     house: &House,
     pass: &mut AnyPass,
     dialled: Dialled,
     words: &[u8],
-    began: Instant,
+    (began, since): (Instant, Since),
     answer_by: Instant,
 ) -> Result<Answer, DialError> {
     let server = Arc::clone(pass.server.server());
@@ -237,7 +272,7 @@ async fn hand_over(
     match &answer {
         Ok(Answer::Pong(_)) => {
             let took = began.elapsed();
-            house.doors.handshake_finished(pass, took, Instant::now().into_std());
+            house.doors.handshake_finished(pass, took, since, Instant::now().into_std());
             house.tally.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
         }
         Err(DialError::Full) => server.said_full(Instant::now().into_std()),

@@ -2,6 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+/// From when on what a handshake takes is counted. A server that has been dialled before its client came is a round trip quicker: a
+/// kind of its own, with its own floor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// The dial; CONNECT goes with it or behind it.
+    Dial,
+    /// CONNECT.
+    Connect,
+}
+
 /// The measurement.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Floor {

@@ -1,5 +1,6 @@
 //! The servers of the cluster: their load, their health, and which one a new client goes to.
 
+pub mod ahead;
 pub mod census;
 pub mod deaths;
 pub mod floor;
@@ -86,6 +87,8 @@ pub struct Params {
     pub wants: Wants,
     /// Addresses of this machine to connect from, in turns; none leaves the choice to the kernel.
     pub source_addresses: Vec<IpAddr>,
+    /// Connections to each server that each worker dials ahead of its clients, at most; 0 is none.
+    pub dial_ahead: usize,
     /// The servers, at least one.
     pub servers: Vec<ServerParams>,
 }

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{
-    Params, Reserve, ServerParams, Slot,
+    Params, Reserve, ServerParams, Slot, ahead,
     health::{Health, Standing},
     load::{Load, Mark},
     placement::{Rank, View},
@@ -311,6 +311,16 @@ impl Server {
             _ => server.handshake_limit(state, now),
         });
         server.load.reserve(limit).then(|| Slot::new(Arc::clone(server)))
+    }
+
+    /// Takes a slot for a client that is yet to come, where those that are there now need it least.
+    pub fn reserve_ahead(server: &Arc<Self>, now: Instant) -> Option<Slot> {
+        let view = server.view(now);
+        // Where no limit is known there is no telling whether there is room.
+        let has_limit = server.is_read() || server.params.max_connections.is_some();
+        let may = has_limit && ahead::may_dial(&view);
+        (may && server.load.reserve_ahead(ahead::left_to_clients(view.ceiling)))
+            .then(|| Slot::ahead(Arc::clone(server)))
     }
 
     /// Takes one of the slots that are kept free for the system account.

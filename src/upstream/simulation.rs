@@ -80,6 +80,7 @@ impl World {
             close_spread: Duration::ZERO,
             wants: Wants::default(),
             source_addresses: Vec::new(),
+            dial_ahead: 0,
             servers: (0..servers).map(server).collect(),
         };
         let now = Instant::now();

@@ -10,7 +10,9 @@ enum Stage {
     Dialling,
     /// The server has sent INFO, so it counts the connection.
     Opened,
-    /// The same, and the server has nothing to do until the client sends its CONNECT.
+    /// Reserved for a client that is yet to come; the server may or may not count it.
+    Ahead,
+    /// The server counts it, and has nothing to do until the client sends its CONNECT.
     Waiting,
     /// The client has its PONG.
     Session,
@@ -23,15 +25,21 @@ pub struct Slot {
     stage: Stage,
     /// It is one of those kept free, and its client has not shown yet that it may have it.
     in_lane: bool,
+    /// It was taken ahead, and no client has it yet.
+    is_ahead: bool,
 }
 
 impl Slot {
     pub(super) fn new(server: Arc<Server>) -> Self {
-        Self { server, stage: Stage::Dialling, in_lane: false }
+        Self { server, stage: Stage::Dialling, in_lane: false, is_ahead: false }
     }
 
     pub(super) fn in_lane(server: Arc<Server>) -> Self {
-        Self { server, stage: Stage::Dialling, in_lane: true }
+        Self { server, stage: Stage::Dialling, in_lane: true, is_ahead: false }
+    }
+
+    pub(super) fn ahead(server: Arc<Server>) -> Self {
+        Self { server, stage: Stage::Ahead, in_lane: false, is_ahead: true }
     }
 
     /// Whether it is one of those kept free for the system account.
@@ -45,6 +53,17 @@ impl Slot {
         }
     }
 
+    /// Whether it was taken ahead of its client.
+    pub fn is_ahead(&self) -> bool {
+        self.is_ahead
+    }
+
+    fn gets_client(&mut self) {
+        if std::mem::take(&mut self.is_ahead) {
+            self.server.load().no_longer_ahead();
+        }
+    }
+
     /// Whose it is.
     pub fn server(&self) -> &Arc<Server> {
         &self.server
@@ -52,10 +71,12 @@ impl Slot {
 
     /// The server has sent its INFO.
     pub fn opened(&mut self) {
-        if self.stage == Stage::Dialling {
-            self.stage = Stage::Opened;
-            self.server.load().opened();
-        }
+        self.stage = match self.stage {
+            Stage::Dialling => Stage::Opened,
+            Stage::Ahead => Stage::Waiting,
+            _ => return,
+        };
+        self.server.load().opened();
     }
 
     /// The client's CONNECT is waited for: that is no load on the server, however long the client takes.
@@ -68,6 +89,7 @@ impl Slot {
 
     /// The client's CONNECT has come: the handshake goes on.
     pub fn goes_on(&mut self) {
+        self.gets_client();
         if self.stage == Stage::Waiting {
             self.stage = Stage::Opened;
             self.server.load().handshake_goes_on();
@@ -89,11 +111,12 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.leave_lane();
+        self.gets_client();
         match self.stage {
             Stage::Session => self.server.load().session_ended(),
-            Stage::Waiting => {}
+            Stage::Ahead | Stage::Waiting => {}
             Stage::Dialling | Stage::Opened => self.server.load().handshake_over(),
         }
-        self.server.load().release(self.stage != Stage::Dialling);
+        self.server.load().release(!matches!(self.stage, Stage::Dialling | Stage::Ahead));
     }
 }

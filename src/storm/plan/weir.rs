@@ -20,7 +20,7 @@ use crate::{
     close::Refusal,
     identity::{ClientKey, UNKNOWN_ACCOUNT},
     storm::{behaviour::Ending, library::Library},
-    upstream::{self, Reading, ServerParams, Servers, load::Mark},
+    upstream::{self, Reading, ServerParams, Servers, floor::Since, load::Mark},
 };
 
 /// The moment has come that a session waits for.
@@ -118,6 +118,7 @@ impl Weir {
             close_spread: plan.close_spread,
             wants: upstream::Wants::default(),
             source_addresses: Vec::new(),
+            dial_ahead: 0,
             servers: (0..plan.servers).map(server).collect(),
         };
         let (clock, servers) = (Clock::default(), Arc::new(Servers::new(&cluster)));
@@ -383,7 +384,12 @@ impl Front for Weir {
         match std::mem::replace(&mut one.stage, Stage::Free) {
             Stage::Dialling(mut pass) if !stale => {
                 let took = Duration::from_nanos(world.now - one.dialled);
-                self.doors.handshake_finished(&mut pass, took, self.began + Duration::from_nanos(world.now));
+                self.doors.handshake_finished(
+                    &mut pass,
+                    took,
+                    Since::Dial,
+                    self.began + Duration::from_nanos(world.now),
+                );
                 pass.account.session_began();
                 one.stage = Stage::In { _pass: pass };
                 match one.is_ghost {

@@ -66,6 +66,7 @@ proptest! {
             close_spread: Duration::ZERO,
             wants: Wants::default(),
             source_addresses: Vec::new(),
+            dial_ahead: 0,
             servers: Vec::new(),
         };
         let one = ServerParams { name: None, address: "n1:4222".into(), monitor: None, max_connections: Some(100) };
