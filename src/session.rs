@@ -43,7 +43,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Pass, Persona, Ticket, Verdict, storms::Fate},
+    admission::{Applicant, Course, Deadlines, Entry, Gate, Pass, Persona, Step, storms::Fate},
     clock::sleep_until,
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
@@ -64,7 +64,7 @@ use crate::{
     stream::Stream,
     tally::{Tally, Totals},
     tls::{Connector, Terminator},
-    turn::{AnyPass, Doors, Turn},
+    turn::{AnyCourse, AnyPass, AnyStep, Doors, Turn},
     upstream::{Server, Servers, Slot},
 };
 
@@ -472,72 +472,54 @@ async fn enter(
     preface: &mut Preface,
     who: &mut Who,
 ) -> Result<(AnyPass, Stream), End> {
-    let now = Instant::now().into_std();
-    let (turn, mut turn_comes) = oneshot::channel();
-    let verdict = match house.doors.at_connect(applicant, now, &mut fastrand::Rng::new(), || Turn(turn)) {
-        Ok(verdict) => verdict,
-        Err(booking) => {
-            tokio::select! {
-                () = sleep_until(Instant::from_std(booking.at)) => {}
-                left = preface::watch(&mut down, preface) => {
-                    return Err(leave_unfinished(down, left, Phase::Hold).await);
-                }
-            }
-            let (turn, now) = (oneshot::channel(), Instant::now().into_std());
-            turn_comes = turn.1;
-            house.doors.at_its_time(*booking, now, &mut fastrand::Rng::new(), || Turn(turn.0))
-        }
-    };
-    let waited = match verdict {
-        Verdict::Admit(pass) => return Ok((pass, down)),
-        Verdict::Refuse { reason, at, delay } => {
-            let end = refuse_at(house, down, preface, reason, Instant::from_std(at)).await;
-            drop(delay);
-            return Err(end);
-        }
-        Verdict::Hold { ticket, look_again } => {
-            wait(house, ticket, look_again, turn_comes, who, preface::watch(&mut down, preface)).await
-        }
-    };
-    match waited {
+    let (turn, turn_comes) = oneshot::channel();
+    let (now, rng) = (Instant::now().into_std(), &mut fastrand::Rng::new());
+    let begun = Course::at_connect(&house.doors, applicant, now, rng, || Turn(turn));
+    match wait(house, begun, turn_comes, who, preface::watch(&mut down, preface)).await {
         Waited::Turn(pass) => Ok((pass, down)),
         Waited::Left(left) => Err(leave_unfinished(down, left, Phase::Hold).await),
         Waited::InVain(reason) => Err(refuse(house, down, reason).await),
     }
 }
 
-/// Waits for a turn as long as there is hope, or until `left` says that the client is not there any more.
+/// Goes a client's course to its end, or until `left` says that the client is not there any more.
 async fn wait<L>(
     house: &House,
-    ticket: Ticket,
-    mut look_again: std::time::Instant,
+    (mut course, mut step): (AnyCourse, AnyStep),
     mut turn_comes: oneshot::Receiver<AnyPass>,
     who: &mut Who,
     left: impl Future<Output = L>,
 ) -> Waited<L> {
-    let began = Instant::now();
-    if !std::mem::replace(&mut who.waited, true) {
-        house.tally.held.fetch_add(1, Relaxed);
-    }
-    house.arrived.notify_one();
+    let mut held_since = None;
     let mut left = pin!(left);
     let waited = loop {
+        if course.is_held() && held_since.is_none() {
+            held_since = Some(Instant::now());
+            if !std::mem::replace(&mut who.waited, true) {
+                house.tally.held.fetch_add(1, Relaxed);
+            }
+            house.arrived.notify_one();
+        }
+        let until = match step {
+            Step::Dial(pass) => break Waited::Turn(pass),
+            Step::Refuse(reason) => break Waited::InVain(reason),
+            Step::Gone => break Waited::of_turn(house, course, turn_comes.await),
+            Step::Wait(until) => Instant::from_std(until),
+        };
         tokio::select! {
             biased;
-            turn = &mut turn_comes => break Waited::of_turn(house, &ticket, turn),
+            turn = &mut turn_comes, if course.is_held() => break Waited::of_turn(house, course, turn),
             left = &mut left => {
-                let _ = house.doors.leave(&ticket, Instant::now().into_std());
+                course.leave(&house.doors, Instant::now().into_std());
                 break Waited::Left(left);
             }
-            () = sleep_until(Instant::from_std(look_again)) => {}
+            () = sleep_until(until) => {}
         }
-        match house.doors.look_again(&ticket, Instant::now().into_std(), &mut fastrand::Rng::new()) {
-            Outlook::Hope(until) => look_again = until,
-            Outlook::None(reason) => break Waited::InVain(reason),
-            Outlook::Gone => break Waited::of_turn(house, &ticket, turn_comes.await),
-        }
+        step = course.go_on(&house.doors, Instant::now().into_std(), &mut fastrand::Rng::new());
     };
-    house.tally.hold_seconds.observe(began.elapsed().as_secs_f64());
+    if let Some(since) = held_since {
+        house.tally.hold_seconds.observe(since.elapsed().as_secs_f64());
+    }
     waited
 }
 
@@ -550,8 +532,8 @@ enum Waited<L> {
 
 impl<L> Waited<L> {
     /// Without a turn it was the queue that sent the client away: a drain, or a deadline that it saw before the session did.
-    fn of_turn(house: &House, ticket: &Ticket, turn: Result<AnyPass, oneshot::error::RecvError>) -> Self {
-        turn.map_or_else(|_| Self::InVain(house.doors.why_no_turn(ticket, Instant::now().into_std())), Self::Turn)
+    fn of_turn(house: &House, course: AnyCourse, turn: Result<AnyPass, oneshot::error::RecvError>) -> Self {
+        turn.map_or_else(|_| Self::InVain(course.dropped(&house.doors, Instant::now().into_std())), Self::Turn)
     }
 }
 

@@ -135,7 +135,7 @@ impl Info {
         let mut text = Vec::with_capacity(json.len() + 128);
         let mut fields: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(24);
         let mut places = [None; CHANGING.len()];
-        let mut key = String::new();
+        let mut key = String::with_capacity(32);
         while let Some((raw_key, raw)) = reader.member()? {
             key.clear();
             json::unquote(raw_key, &mut key);
@@ -159,14 +159,14 @@ impl Info {
             numbers: [None; NUMBERS.len()],
             flags: [false; FLAGS.len()],
             names_account: false,
-            passed: Vec::new(),
+            passed: Vec::with_capacity(json.len()),
             passed_holes: Vec::new(),
         };
         said.read()?;
         said.names_account = Version::parse(&said.text[said.texts[Text::Version as usize].clone()])
             .is_some_and(|version| version >= Version::new(2, 12, 0));
         said.pass();
-        let mut info = Self { said: Arc::new(said), own: String::new(), at: Default::default() };
+        let mut info = Self { said: Arc::new(said), own: String::with_capacity(128), at: Default::default() };
         info.read_own()?;
         Ok(info)
     }

@@ -372,6 +372,10 @@ pub(crate) fn same_key(key: &str, name: &str) -> bool {
 
 /// Appends a checked raw value without the blanks between its tokens.
 pub(crate) fn push_compact(raw: &[u8], out: &mut Vec<u8>) {
+    // Most values have none, which is quicker to see than to write byte by byte.
+    if !raw.iter().any(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')) {
+        return out.extend_from_slice(raw);
+    }
     let (mut quoted, mut escaped) = (false, false);
     for &byte in raw {
         if quoted {
@@ -388,11 +392,12 @@ pub(crate) fn push_compact(raw: &[u8], out: &mut Vec<u8>) {
 
 /// Appends `text` as a JSON string.
 pub(crate) fn push_string(text: &str, out: &mut Vec<u8>) {
+    // What stands for itself, as names and versions do, needs no writer that looks for what does not.
     if !text.bytes().any(is_special) {
+        out.reserve(text.len() + 2);
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
-        out.push(b'"');
-        return;
+        return out.push(b'"');
     }
     // Writing a string into a Vec fails for no text.
     let _ = serde_json::to_writer(out, text);
