@@ -84,6 +84,30 @@ async fn plan_and_storm_agree() {
     }
 }
 
+/// `pass`, bcrypt at cost 7: some 7 ms of a core for each login.
+const PASS: &str = "$2a$07$abcdefghijklmnopqrstuuLHSwAcxUtH7eLuzlkUNR3Gcy.oqAVeO";
+
+/// Nobody tells weir what a login costs. Whoever it has not been able to let in comes back, and the server is given no more than it can finish.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_gets_in_where_logins_cost_something() {
+    let login = format!("authorization {{ timeout: 10, users: [ {{ user: me, password: \"{PASS}\" }} ] }}");
+    let server = NatsServer::start(ServerOptions::default().with(&login)).await;
+    let weir_ = WeirConfig::of_servers(&[&server]).start().await;
+    let url = weir_.url().replace("nats://", "nats://me:pass@");
+    let (code, report) = storm(&["--clients", "100", "--url", &url, "--for", "120s"]).await;
+    assert_eq!((code, &report["connected"], &report["given_up"]), (Some(0), &100.into(), &0.into()), "{report}");
+    let refused = report["phases"][0]["refused"].as_object().unwrap();
+    assert!(refused.keys().all(|text| text.to_lowercase().contains("maximum connections exceeded")), "{report}");
+    assert!(!server.log().to_lowercase().contains("authentication timeout"), "{}", server.log());
+    let metrics = weir_
+        .until("all slots are given back", |metrics| {
+            metrics.sum("weir_sessions_active") + metrics.sum("weir_held") == 0.0
+                && metrics.sum("weir_server_connections") == 0.0
+        })
+        .await;
+    assert!(metrics.knows("weir_sessions_active") && metrics.knows("weir_held"), "{}", metrics.excerpt(&["weir_"]));
+}
+
 /// At a server's own TLS, at weir's behind INFO, and at weir's before INFO.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_is_spoken_and_resumed_by_the_libraries_that_do_so() {
