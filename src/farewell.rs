@@ -6,14 +6,17 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io::{self, Read},
+    mem::MaybeUninit,
     net::{Shutdown, TcpStream},
-    pin::pin,
+    pin::{Pin, pin},
+    task::{Poll, ready},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
     time::Instant,
 };
 
@@ -44,13 +47,22 @@ pub async fn say(mut stream: Stream, last_word: &[u8]) {
         return;
     }
     let mut discarded = 0;
-    let mut rest = [0; 512];
     while discarded < MOST_DISCARDED {
-        match timeout_at(deadline, pin!(stream.read(&mut rest))).await {
+        match timeout_at(deadline, discard(&mut stream)).await {
             Ok(Ok(n)) if n > 0 => discarded += n,
             _ => return,
         }
     }
+}
+
+/// One read of what nobody wants to know. Its buffer is on the stack of the read, not in the future.
+fn discard(stream: &mut Stream) -> impl Future<Output = io::Result<usize>> + Unpin {
+    poll_fn(|cx| {
+        let mut bytes = [MaybeUninit::uninit(); 512];
+        let mut read = ReadBuf::uninit(&mut bytes);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut read))?;
+        Poll::Ready(Ok(read.filled().len()))
+    })
 }
 
 /// The same for a client of whom nothing more is to be known: returns once the words are on their way. The socket, and the
@@ -153,7 +165,7 @@ pub async fn all_over() {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net;
+    use tokio::{io::AsyncReadExt, net};
 
     use super::*;
     use crate::admission::Gate;

@@ -96,7 +96,7 @@ impl Face {
                 host: &self.host,
                 port: self.port,
                 version: greeting.version(),
-                client_ip: &client_ip.to_string(),
+                client_ip: Some(client_ip),
                 tls_required,
                 tls_available,
                 tls_verify,

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// See `Cargo.toml` for the reason.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     weir::cli::main()
 }

@@ -1,9 +1,16 @@
 //! The client's half of the preface: INFO out, CONNECT in, bounded in bytes and in time; and watching a client that waits.
 
-use std::{future::pending, io, pin::pin, time::Duration};
+use std::{
+    future::{pending, poll_fn},
+    io,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use tokio::{
-    io::{AsyncReadExt, Interest},
+    io::{AsyncRead, Interest, ReadBuf},
     net::TcpStream,
     time::{Instant, sleep},
 };
@@ -68,7 +75,7 @@ pub async fn greet(down: &mut Stream, greeting: &[u8], deadline: Instant) -> Res
 pub async fn hear(down: &mut Stream, max_control_line: usize, deadline: Instant) -> Result<Arrival, Unfinished> {
     let mut preface = Preface::new(max_control_line);
     loop {
-        let advanced = timeout_at(deadline, pin!(advance(down, &mut preface))).await;
+        let advanced = timeout_at(deadline, advance(down, &mut preface)).await;
         match advanced {
             Err(_) => return Err(Unfinished::TimedOut),
             Ok(Err(err)) if err.kind() == io::ErrorKind::InvalidData => {
@@ -116,10 +123,18 @@ pub async fn left_unheard(down: &TcpStream) {
 }
 
 /// One read. The outer error is the end of the stream. Cancel-safe: what has been read is in `preface`.
-async fn advance(down: &mut Stream, preface: &mut Preface) -> io::Result<Result<Option<Box<Connect>>, PrefaceError>> {
-    let mut bytes = [0; 1024];
-    match down.read(&mut bytes).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        n => Ok(preface.advance(&bytes[..n])),
-    }
+fn advance(
+    down: &mut Stream,
+    preface: &mut Preface,
+) -> impl Future<Output = io::Result<Result<Option<Box<Connect>>, PrefaceError>>> + Unpin {
+    poll_fn(|cx| {
+        // On the stack of the read, not in the future: a client that waits takes no room for it.
+        let mut bytes = [MaybeUninit::uninit(); 1024];
+        let mut read = ReadBuf::uninit(&mut bytes);
+        ready!(Pin::new(&mut *down).poll_read(cx, &mut read))?;
+        Poll::Ready(match read.filled() {
+            [] => Err(io::ErrorKind::UnexpectedEof.into()),
+            bytes => Ok(preface.advance(bytes)),
+        })
+    })
 }

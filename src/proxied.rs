@@ -1,14 +1,11 @@
 //! The PROXY header in front of a connection that comes through a load balancer.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, pin::pin};
 
-use tokio::{
-    io::AsyncReadExt,
-    net::TcpStream,
-    time::{Instant, timeout_at},
-};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::Instant};
 
 use crate::{
+    clock::timeout_at,
     preface::Unfinished,
     protocol::{
         preface::PrefaceError,
@@ -22,7 +19,8 @@ use crate::{
 /// [`Unfinished`]: no header came, in time or at all.
 pub async fn read(down: &mut TcpStream, deadline: Instant) -> Result<Option<SocketAddr>, Unfinished> {
     let mut read = Vec::new();
-    match timeout_at(deadline, advance(down, &mut read)).await {
+    let advanced = timeout_at(deadline, pin!(advance(down, &mut read))).await;
+    match advanced {
         Err(_) => Err(Unfinished::TimedOut),
         Ok(Ok(source)) => source.map_err(Unfinished::Wrong),
         Ok(Err(_)) if read.is_empty() => Err(Unfinished::Probe),

@@ -43,7 +43,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admission::{Applicant, Deadlines, Entry, Gate, Outlook, Pass, Persona, Ticket, Verdict, storms::Fate},
+    admission::{Applicant, Course, Deadlines, Entry, Gate, Pass, Persona, Step, storms::Fate},
     clock::sleep_until,
     close::{Cause, Close, Party, Phase, Refusal},
     dial::Accepted,
@@ -64,7 +64,7 @@ use crate::{
     stream::Stream,
     tally::{Tally, Totals},
     tls::{Connector, Terminator},
-    turn::{AnyPass, Doors, Turn},
+    turn::{AnyCourse, AnyPass, AnyStep, Doors, Turn},
     upstream::{Server, Servers, Slot},
 };
 
@@ -139,6 +139,15 @@ struct Admitted<C = ClientSide, S = ServerSide> {
     registered: Registered,
 }
 
+impl<C: Side, S: Side> Admitted<C, S> {
+    /// What has passed, when both sides can simply be closed: nothing is on its way, and neither the server nor a quota is so near
+    /// its limit that it matters whether the server has seen the end already.
+    fn ends_at_once(&self, ended: Ended) -> Option<Totals> {
+        let totals = self.relay.owed_nothing(ended)?;
+        (self.server.is_one_of_many() && self.account.is_unlimited()).then_some(totals)
+    }
+}
+
 /// One client, from accept to close.
 pub fn serve(
     house: Arc<House>,
@@ -166,7 +175,13 @@ pub fn serve(
                 if let Some(client) = who.client {
                     house.doors.session_ended(client, began.elapsed(), Instant::now().into_std());
                 }
-                let totals = Box::pin(let_go(&house, admitted, ended)).await;
+                let totals = match admitted.ends_at_once(ended) {
+                    Some(totals) => {
+                        drop(admitted);
+                        totals
+                    }
+                    None => Box::pin(let_go(&house, admitted, ended)).await,
+                };
                 (End::Closed(Close { party: ended.party, phase: Phase::Relay, cause: ended.cause }), totals)
             }
         };
@@ -394,21 +409,21 @@ async fn admit(
     who.account = Some(Arc::clone(pass.account.account().name()));
 
     // The client's PONG, and what follows it.
-    let mut welcome = Vec::new();
-    if policy == InfoPolicy::Rewrite {
-        frontage.face.rewrite(&accepted_by.info, source, &mut welcome);
-    }
-    let mut words = Vec::with_capacity(welcome.len() + 16);
+    let write_welcome = |out: &mut Vec<u8>| frontage.face.rewrite(&accepted_by.info, source, out);
+    let mut words = Vec::with_capacity(1024);
     if connect.verbose() {
         words.extend_from_slice(OK);
     }
-    let welcome = if preface.take_ping() {
-        words.extend_from_slice(PONG);
-        words.extend_from_slice(&welcome);
-        None
-    } else {
-        (policy == InfoPolicy::Rewrite).then_some(welcome)
-    };
+    let mut welcome = None;
+    match (preface.take_ping(), policy) {
+        (true, InfoPolicy::Drop) => words.extend_from_slice(PONG),
+        (true, InfoPolicy::Rewrite) => {
+            words.extend_from_slice(PONG);
+            write_welcome(&mut words);
+        }
+        (false, InfoPolicy::Drop) => {}
+        (false, InfoPolicy::Rewrite) => write_welcome(welcome.insert(Vec::new())),
+    }
     let closed = |party, cause| End::Closed(Close { party, phase: Phase::Relay, cause });
     if down.send(&words).await.is_err() {
         return Err(closed(Party::Downstream, Cause::SocketError));
@@ -457,72 +472,54 @@ async fn enter(
     preface: &mut Preface,
     who: &mut Who,
 ) -> Result<(AnyPass, Stream), End> {
-    let now = Instant::now().into_std();
-    let (turn, mut turn_comes) = oneshot::channel();
-    let verdict = match house.doors.at_connect(applicant, now, &mut fastrand::Rng::new(), || Turn(turn)) {
-        Ok(verdict) => verdict,
-        Err(booking) => {
-            tokio::select! {
-                () = sleep_until(Instant::from_std(booking.at)) => {}
-                left = preface::watch(&mut down, preface) => {
-                    return Err(leave_unfinished(down, left, Phase::Hold).await);
-                }
-            }
-            let (turn, now) = (oneshot::channel(), Instant::now().into_std());
-            turn_comes = turn.1;
-            house.doors.at_its_time(*booking, now, &mut fastrand::Rng::new(), || Turn(turn.0))
-        }
-    };
-    let waited = match verdict {
-        Verdict::Admit(pass) => return Ok((pass, down)),
-        Verdict::Refuse { reason, at, delay } => {
-            let end = refuse_at(house, down, preface, reason, Instant::from_std(at)).await;
-            drop(delay);
-            return Err(end);
-        }
-        Verdict::Hold { ticket, look_again } => {
-            wait(house, ticket, look_again, turn_comes, who, preface::watch(&mut down, preface)).await
-        }
-    };
-    match waited {
+    let (turn, turn_comes) = oneshot::channel();
+    let (now, rng) = (Instant::now().into_std(), &mut fastrand::Rng::new());
+    let begun = Course::at_connect(&house.doors, applicant, now, rng, || Turn(turn));
+    match wait(house, begun, turn_comes, who, preface::watch(&mut down, preface)).await {
         Waited::Turn(pass) => Ok((pass, down)),
         Waited::Left(left) => Err(leave_unfinished(down, left, Phase::Hold).await),
         Waited::InVain(reason) => Err(refuse(house, down, reason).await),
     }
 }
 
-/// Waits for a turn as long as there is hope, or until `left` says that the client is not there any more.
+/// Goes a client's course to its end, or until `left` says that the client is not there any more.
 async fn wait<L>(
     house: &House,
-    ticket: Ticket,
-    mut look_again: std::time::Instant,
+    (mut course, mut step): (AnyCourse, AnyStep),
     mut turn_comes: oneshot::Receiver<AnyPass>,
     who: &mut Who,
     left: impl Future<Output = L>,
 ) -> Waited<L> {
-    let began = Instant::now();
-    if !std::mem::replace(&mut who.waited, true) {
-        house.tally.held.fetch_add(1, Relaxed);
-    }
-    house.arrived.notify_one();
+    let mut held_since = None;
     let mut left = pin!(left);
     let waited = loop {
+        if course.is_held() && held_since.is_none() {
+            held_since = Some(Instant::now());
+            if !std::mem::replace(&mut who.waited, true) {
+                house.tally.held.fetch_add(1, Relaxed);
+            }
+            house.arrived.notify_one();
+        }
+        let until = match step {
+            Step::Dial(pass) => break Waited::Turn(pass),
+            Step::Refuse(reason) => break Waited::InVain(reason),
+            Step::Gone => break Waited::of_turn(house, course, turn_comes.await),
+            Step::Wait(until) => Instant::from_std(until),
+        };
         tokio::select! {
             biased;
-            turn = &mut turn_comes => break Waited::of_turn(house, &ticket, turn),
+            turn = &mut turn_comes, if course.is_held() => break Waited::of_turn(house, course, turn),
             left = &mut left => {
-                let _ = house.doors.leave(&ticket, Instant::now().into_std());
+                course.leave(&house.doors, Instant::now().into_std());
                 break Waited::Left(left);
             }
-            () = sleep_until(Instant::from_std(look_again)) => {}
+            () = sleep_until(until) => {}
         }
-        match house.doors.look_again(&ticket, Instant::now().into_std(), &mut fastrand::Rng::new()) {
-            Outlook::Hope(until) => look_again = until,
-            Outlook::None(reason) => break Waited::InVain(reason),
-            Outlook::Gone => break Waited::of_turn(house, &ticket, turn_comes.await),
-        }
+        step = course.go_on(&house.doors, Instant::now().into_std(), &mut fastrand::Rng::new());
     };
-    house.tally.hold_seconds.observe(began.elapsed().as_secs_f64());
+    if let Some(since) = held_since {
+        house.tally.hold_seconds.observe(since.elapsed().as_secs_f64());
+    }
     waited
 }
 
@@ -535,8 +532,8 @@ enum Waited<L> {
 
 impl<L> Waited<L> {
     /// Without a turn it was the queue that sent the client away: a drain, or a deadline that it saw before the session did.
-    fn of_turn(house: &House, ticket: &Ticket, turn: Result<AnyPass, oneshot::error::RecvError>) -> Self {
-        turn.map_or_else(|_| Self::InVain(house.doors.why_no_turn(ticket, Instant::now().into_std())), Self::Turn)
+    fn of_turn(house: &House, course: AnyCourse, turn: Result<AnyPass, oneshot::error::RecvError>) -> Self {
+        turn.map_or_else(|_| Self::InVain(course.dropped(&house.doors, Instant::now().into_std())), Self::Turn)
     }
 }
 

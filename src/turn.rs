@@ -1,6 +1,6 @@
 //! Giving those who wait their turns.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::{
     sync::{Notify, oneshot},
@@ -8,13 +8,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{AccountSlot, Admission, Pass, Waiter};
+use crate::admission::{AccountSlot, Admission, Course, Pass, Step, Waiter};
 
 /// The pass of a client that is admitted.
 pub type AnyPass = Pass<governor::clock::DefaultClock>;
 
 /// The slot in its account's quota.
 pub type AnyAccountSlot = AccountSlot<governor::clock::DefaultClock>;
+
+/// A client's course, and its next step.
+pub type AnyCourse = Course<Turn, governor::clock::DefaultClock>;
+/// See [`AnyCourse`].
+pub type AnyStep = Step<governor::clock::DefaultClock>;
 
 /// The far end of a hold.
 #[derive(Debug)]
@@ -28,9 +33,6 @@ impl Waiter for Turn {
 
 /// The doors as sessions use them.
 pub type Doors = Admission<Turn>;
-
-/// Turns are given out this long after they come up at most, at random: neighbours in the queue reach the servers apart.
-const JITTER: Duration = Duration::from_millis(4);
 
 /// Hands out the turns that there are now. Whoever makes room for one does so itself where others wait: that saves waking
 /// another thread.
@@ -59,7 +61,7 @@ pub async fn give(doors: Arc<Doors>, arrived: Arc<Notify>, stop: CancellationTok
         hand_over(&mut turns);
         let wait = async {
             match again {
-                Some(at) => sleep_until(Instant::from_std(at) + JITTER.mul_f64(rng.f64())).await,
+                Some(at) => sleep_until(Instant::from_std(at)).await,
                 None => arrived.notified().await,
             }
         };

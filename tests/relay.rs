@@ -75,6 +75,27 @@ async fn the_end_of_one_side_ends_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_without_a_word_ends_plainly() {
+    const CLIENTS: usize = 40;
+    let (server, weir) = through_weir().await;
+    at_once(CLIENTS, |_| {
+        let address = weir.address.clone();
+        async move { drop(RawClient::connect(&address, &Login::nobody().name("brief")).await) }
+    })
+    .await;
+    eventually(PATIENCE, "the server has seen a plain end of each", async || {
+        let closed = server.monitoring("/connz?state=closed").await.unwrap_or_default();
+        let all = closed["connections"].as_array().cloned().unwrap_or_default();
+        let brief = all.iter().filter(|one| one["name"] == "brief");
+        let reasons: Vec<_> = brief.map(|one| one["reason"].as_str().unwrap_or_default().to_owned()).collect();
+        assert!(reasons.iter().all(|reason| reason == "Client Closed"), "{reasons:?}");
+        if reasons.len() == CLIENTS { Ok(()) } else { Err(reasons.len()) }
+    })
+    .await;
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verbose_client_gets_its_oks_and_one_without_ping_gets_on() {
     let (_server, weir) = through_weir().await;
     let mut verbose = RawClient::greeted(&weir.address).await.unwrap();

@@ -15,7 +15,7 @@ pub(crate) fn rewrite() -> Rewrite<'static> {
         host: "weir",
         port: 4222,
         version: "2.10.0",
-        client_ip: "192.0.2.1",
+        client_ip: Some(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1))),
         tls_required: false,
         tls_available: false,
         tls_verify: false,

@@ -23,13 +23,15 @@ pub(crate) enum Kind {
     Haproxy,
     Nginx,
     Envoy,
+    /// What refuses everybody and does nothing else. Only in mode refuse.
+    Rejector,
     /// No proxy: clients connect to nats-server itself.
     Direct,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Weir, Self::WeirAhead, Self::Haproxy, Self::Nginx, Self::Envoy, Self::Direct];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Weir, Self::WeirAhead, Self::Haproxy, Self::Nginx, Self::Envoy, Self::Rejector, Self::Direct];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -38,6 +40,7 @@ impl Kind {
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
             Self::Envoy => "envoy",
+            Self::Rejector => "rejector",
             Self::Direct => "direct",
         }
     }
@@ -53,6 +56,7 @@ impl Kind {
             Self::Haproxy => "BENCH_HAPROXY",
             Self::Nginx => "BENCH_NGINX",
             Self::Envoy => "BENCH_ENVOY",
+            Self::Rejector => "BENCH_REJECTOR",
             Self::Direct => "NATS_SERVER",
         };
         env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
@@ -219,6 +223,7 @@ impl Server {
             Kind::Envoy => command
                 .args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "error", "-c"])
                 .arg(file("envoy.yaml")?),
+            Kind::Rejector => command.arg(listen.to_string()),
             Kind::Direct => &mut command,
         };
         let log = dir.join("output");

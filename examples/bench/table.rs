@@ -17,6 +17,8 @@ pub(crate) enum Target {
     AtLeast(f64),
     /// At most this value, whatever the peers do.
     Below(f64),
+    /// At most this times what the bare rejector takes.
+    OfRejector(f64),
     /// Exactly this value, whatever the peers do.
     Exactly(f64),
 }
@@ -92,7 +94,9 @@ impl Row {
         let ratio_text = ratio.map_or("–".into(), |(ratio, low, high)| format!("{ratio:.2} ({low:.2}–{high:.2})"));
         let (target, met) = match (self.target, ratio, weir) {
             (Target::None | Target::Told, ..) => (String::new(), None),
-            (Target::AtMost(most), ratio, _) => (format!("≤ {most} ×"), ratio.map(|(ratio, ..)| ratio <= most)),
+            (Target::AtMost(most) | Target::OfRejector(most), ratio, _) => {
+                (format!("≤ {most} ×"), ratio.map(|(ratio, ..)| ratio <= most))
+            }
             (Target::AtLeast(least), ratio, _) => (format!("≥ {least} ×"), ratio.map(|(ratio, ..)| ratio >= least)),
             (Target::Below(most), _, weir) => (format!("≤ {most}"), weir.map(|value| value <= most)),
             (Target::Exactly(wanted), _, weir) => (format!("{wanted}"), weir.map(|value| value == wanted)),
@@ -106,9 +110,13 @@ impl Row {
         let higher_is_better = match self.target {
             Target::Told | Target::Exactly(_) => return None,
             Target::AtLeast(_) => true,
-            Target::None | Target::AtMost(_) | Target::Below(_) => false,
+            Target::None | Target::AtMost(_) | Target::OfRejector(_) | Target::Below(_) => false,
         };
-        let medians = self.samples.iter().filter(|(kind, _)| kind.is_peer()).map(|(&kind, all)| (kind, median(all)));
+        let is_peer = |kind: &Kind| match self.target {
+            Target::OfRejector(_) => *kind == Kind::Rejector,
+            _ => kind.is_peer(),
+        };
+        let medians = self.samples.iter().filter(|(kind, _)| is_peer(kind)).map(|(&kind, all)| (kind, median(all)));
         let best = |a: (Kind, f64), b: (Kind, f64)| if (b.1 > a.1) == higher_is_better { b } else { a };
         let (peer, best) = medians.reduce(best)?;
         let peer = self.samples.get(&peer)?;

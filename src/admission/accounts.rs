@@ -154,6 +154,11 @@ impl<C: Clock> AccountSlot<C> {
         &self.account
     }
 
+    /// Whether nothing that it counts for has a limit of connections.
+    pub fn is_unlimited(&self) -> bool {
+        self.account.most() == u32::MAX && self.also.is_empty()
+    }
+
     /// The server has let the client in.
     pub fn session_began(&mut self) {
         self.step_back();

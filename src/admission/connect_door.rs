@@ -76,11 +76,12 @@ pub enum Verdict<C: Clock> {
 
 /// A client that waits for the token it was promised.
 #[derive(Debug)]
-pub struct Booking<C: Clock> {
+pub struct Booking<W, C: Clock> {
     /// When it comes.
     pub at: Instant,
     applicant: Applicant,
     account: AccountSlot<C>,
+    waiter: W,
     _counted: Delay,
 }
 
@@ -114,7 +115,7 @@ pub(super) enum Blocked {
 }
 
 impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
-    /// The verdict on a client whose CONNECT has been read. `waiter` is called only for a hold.
+    /// The verdict on a client whose CONNECT has been read. `waiter` is called only for one that has to wait.
     ///
     /// # Errors
     /// There is no verdict yet: a rate by user or name has a token for it later. [`Admission::at_its_time`] is to be asked then.
@@ -124,7 +125,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> Result<Verdict<C>, Box<Booking<C>>> {
+    ) -> Result<Verdict<C>, Box<Booking<W, C>>> {
         if self.is_draining() {
             return Ok(Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None });
         }
@@ -139,7 +140,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             }
             Some(at) => {
                 let _counted = Delay::new(&self.booked);
-                return Err(Box::new(Booking { at, applicant, account, _counted }));
+                return Err(Box::new(Booking { at, applicant, account, waiter: waiter(), _counted }));
             }
         }
         let by_lane = || self.servers.is_system_account(&applicant.account);
@@ -147,20 +148,14 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     /// The verdict on a client that has waited for its token.
-    pub fn at_its_time(
-        &self,
-        booking: Booking<C>,
-        now: Instant,
-        rng: &mut fastrand::Rng,
-        waiter: impl FnOnce() -> W,
-    ) -> Verdict<C> {
-        let Booking { applicant, account, _counted, .. } = booking;
+    pub fn at_its_time(&self, booking: Booking<W, C>, now: Instant, rng: &mut fastrand::Rng) -> Verdict<C> {
+        let Booking { applicant, account, waiter, _counted, .. } = booking;
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
         account.also().redeem();
         let by_lane = || self.servers.is_system_account(&applicant.account);
-        self.ask(account, &applicant, by_lane, now, rng, waiter)
+        self.ask(account, &applicant, by_lane, now, rng, || waiter)
     }
 
     /// The verdict on a client that has said nothing yet, in front of servers that are dialled before it does. Where it may

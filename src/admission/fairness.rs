@@ -27,7 +27,8 @@ impl Waiter for Waits {
 
 type Doors = Admission<Waits, FakeRelativeClock>;
 
-fn doors(weights: &[u32], servers: usize) -> Doors {
+/// Servers of which nothing is known.
+pub(super) fn unknown_servers(servers: usize) -> Arc<Servers> {
     let server = |n| ServerParams { name: None, address: format!("n{n}:4222"), monitor: None, max_connections: None };
     let cluster = upstream::Params {
         system: false,
@@ -41,11 +42,12 @@ fn doors(weights: &[u32], servers: usize) -> Doors {
         dial_ahead: 0,
         servers: (0..servers).map(server).collect(),
     };
-    let weighted = |(n, weight): (usize, &u32)| {
-        let weight = NonZeroU32::new(*weight).unwrap();
-        (n.to_string(), AccountLimits { weight, ..AccountLimits::default() })
-    };
-    let params = Params {
+    Arc::new(Servers::new(&cluster))
+}
+
+/// Doors that stop nobody.
+pub(super) fn wide_open() -> Params {
+    Params {
         pace: None,
         max_held: usize::MAX,
         max_hold: Duration::from_secs(3600),
@@ -54,11 +56,19 @@ fn doors(weights: &[u32], servers: usize) -> Doors {
         max_clients: u32::MAX,
         per_source: Quota::default(),
         default_account: AccountLimits::default(),
-        accounts: weights.iter().enumerate().map(weighted).collect(),
+        accounts: HashMap::new(),
         rules: Vec::new(),
         patterns: PatternQuotas::default(),
+    }
+}
+
+fn doors(weights: &[u32], servers: usize) -> Doors {
+    let weighted = |(n, weight): (usize, &u32)| {
+        let weight = NonZeroU32::new(*weight).unwrap();
+        (n.to_string(), AccountLimits { weight, ..AccountLimits::default() })
     };
-    Doors::new(&params, Arc::new(Servers::new(&cluster)), FakeRelativeClock::default())
+    let params = Params { accounts: weights.iter().enumerate().map(weighted).collect(), ..wide_open() };
+    Doors::new(&params, unknown_servers(servers), FakeRelativeClock::default())
 }
 
 /// What has happened in a storm.
@@ -96,8 +106,7 @@ impl Storm {
         self.now += Duration::from_micros(self.rng.u64(100..20_000));
         let mut over = self.under_way.swap_remove(self.rng.usize(0..self.under_way.len()));
         let took = Duration::from_millis(self.rng.u64(2..60));
-        self.doors.handshake_finished(&over, took, Since::Dial, self.now);
-        over.server.session_began();
+        self.doors.handshake_finished(&mut over, took, Since::Dial, self.now);
         let mut turns = Vec::new();
         self.doors.release(self.now, &mut self.rng, &mut turns);
         for (Waits(account), pass) in turns {

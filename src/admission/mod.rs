@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod appointments;
 pub mod connect_door;
 mod counted;
+pub mod course;
 pub mod damping;
 pub mod gate;
 pub mod hold;
@@ -43,13 +44,14 @@ pub use self::{
     accounts::{AccountSlot, Accounts},
     appointments::Appointments,
     connect_door::{Applicant, Booking, Pass, Verdict},
+    course::{Course, Step},
     gate::{Gate, GateSlot},
     hold::{Ticket, Waiter},
     patience::{Deadlines, Patience},
     patterns::Persona,
     rate::Rate,
     returns::Return,
-    turns::Outlook,
+    turns::{Again, Outlook},
 };
 use self::{
     damping::Damping,
@@ -285,10 +287,13 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     /// A handshake has ended with the server's PONG after it `took` so long `since` then: what servers are given next follows from that.
-    pub fn handshake_finished(&self, pass: &Pass<C>, took: Duration, since: Since, now: Instant) {
+    /// There is room for the next one; whoever waits for it is given its turn by [`Admission::release`].
+    pub fn handshake_finished(&self, pass: &mut Pass<C>, took: Duration, since: Since, now: Instant) {
         let undisturbed = pass.server.server().is_undisturbed();
         let floor = pass.account.account().logged_in(now, took, since, undisturbed);
         self.opaque_handshake_finished(&pass.server, took, floor, now);
+        pass.account.step_back();
+        pass.server.session_began();
     }
 
     /// The same where the account stays unknown: `floor` is the least that such a handshake takes.

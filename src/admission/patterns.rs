@@ -75,6 +75,13 @@ impl<C: Clock> Default for PatternSlots<C> {
     }
 }
 
+impl<C: Clock> PatternSlots<C> {
+    /// Whether it counts for nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.both.is_none()
+    }
+}
+
 impl<C: Clock + Clone> PatternSlots<C> {
     /// When the tokens are there that were promised; `None` where nothing is to be waited for.
     pub(super) fn ready_at(&self) -> Option<Instant> {

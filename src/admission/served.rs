@@ -33,6 +33,8 @@ pub struct Served {
     busy_since: Option<Instant>,
     window: Option<Window>,
     rate: Option<(Instant, f64)>,
+    /// How much more it may be than that, in parts of it.
+    doubt: f64,
 }
 
 impl Served {
@@ -49,7 +51,8 @@ impl Served {
         let took = now.saturating_duration_since(window.since);
         let served = finished.saturating_sub(window.finished);
         let came = arrived.saturating_sub(window.arrived);
-        if came >= SWARM.max(SWARM_TIMES * served) && now.saturating_duration_since(busy_since) < LONGEST_SWARM {
+        let is_new = now.saturating_duration_since(busy_since) < LONGEST_SWARM;
+        if is_new && came >= SWARM.max(SWARM_TIMES * served) {
             self.window = Some(begun);
             return;
         }
@@ -59,9 +62,22 @@ impl Served {
         }
         let measured = served as f64 / took.as_secs_f64();
         // Half of the figure is the last window's, so that a cluster that slows down is noticed within seconds.
-        let rate = self.rate(now).map_or(measured, |rate| (rate + measured) / 2.0);
-        self.rate = Some((now, rate));
+        let before = self.rate(now);
+        self.rate = Some((now, before.map_or(measured, |rate| (rate + measured) / 2.0)));
+        let is_doubted = is_new && came > served;
+        self.doubt = match before {
+            None => f64::from(u8::from(is_doubted)),
+            Some(_) if is_doubted => self.doubt,
+            Some(_) => self.doubt / 2.0,
+        };
         self.window = Some(begun);
+    }
+
+    /// What those who wait may hope for, in clients a second; `None` while unknown. At the beginning of a storm fewer may come than a
+    /// swarm, but more than are served: then too weir is busy with them, and twice as many may be served once they are there. Who is
+    /// told too early that there is no hope is away for seconds.
+    pub fn hoped(&self, now: Instant) -> Option<f64> {
+        self.rate(now).map(|rate| rate * (1.0 + self.doubt))
     }
 
     /// Clients a second; `None` while unknown.
@@ -94,6 +110,23 @@ mod tests {
         }
         served.rest();
         assert_eq!(served.rate(at(320)), None, "forgotten");
+    }
+
+    #[test]
+    fn while_more_come_than_are_served_more_may_be_hoped_for() {
+        let (mut served, start) = (Served::default(), Instant::now());
+        let mut hopes = |ms: std::ops::Range<u64>, each: u64, come: u64| {
+            let mut hopes = Vec::new();
+            for ms in ms.step_by(100) {
+                served.look(start + Duration::from_millis(ms), ms * each, ms * come);
+                hopes.extend(served.hoped(start + Duration::from_millis(ms)));
+            }
+            hopes
+        };
+        assert_eq!(hopes(0..400, 2, 5), [4000.0, 4000.0, 4000.0]);
+        assert_eq!(hopes(400..800, 2, 2)[1..], [2500.0, 2250.0, 2125.0], "all are there");
+        assert!(hopes(800..2000, 2, 1).last().is_some_and(|&hope| hope < 2001.0));
+        assert!(hopes(2000..9000, 2, 3).last().is_some_and(|&hope| hope < 2001.0), "it is no new storm");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use governor::clock::FakeRelativeClock;
 use super::*;
 use crate::{
     identity::ClientKey,
-    upstream::{self, Placement, Reading, Reserve, ServerParams, floor::Since, load::Mark},
+    upstream::{self, Reading, Reserve, ServerParams, floor::Since, load::Mark},
 };
 
 const STEPS: u32 = 1500;
@@ -27,6 +27,7 @@ const MAX_HELD: usize = 40;
 const MAX_CLIENTS: u32 = 120;
 const PER_SOURCE: u32 = 30;
 
+#[derive(Debug)]
 struct Left(Arc<AtomicBool>);
 
 impl Waiter for Left {
@@ -304,8 +305,7 @@ impl World {
             if inside.counted {
                 inside.answered = true;
                 let took = Duration::from_millis(self.rng.u64(0..300));
-                self.doors.handshake_finished(&inside.pass, took, Since::Dial, self.now);
-                inside.pass.server.session_began();
+                self.doors.handshake_finished(&mut inside.pass, took, Since::Dial, self.now);
             } else {
                 inside.counted = true;
                 inside.pass.server.opened();
@@ -316,13 +316,14 @@ impl World {
             inside.tried.push(server.index());
             let Pass { server, account } = inside.pass;
             drop(server);
-            match self.doors.place_again(&inside.tried, self.now, &mut self.rng) {
-                Placement::Placed(server) => {
+            let answer_by = self.now + Duration::from_millis(self.rng.u64(0..400));
+            match self.doors.place_again(&inside.tried, answer_by, self.now, &mut self.rng) {
+                Again::Placed(server) => {
                     assert!(!inside.tried.contains(&server.server().index()), "the same server again");
                     inside.pass = Pass { server, account };
                     inside.counted = false;
                 }
-                Placement::Busy | Placement::Full => return,
+                Again::Busy(_) | Again::Refuse(_) => return,
             }
         }
         self.inside.insert(id, inside);

@@ -10,7 +10,7 @@ use governor::clock::Clock;
 use super::{Admission, Pass, Return, Ticket, Waiter, connect_door::Blocked, rate::Tokens};
 use crate::{
     close::Refusal,
-    upstream::{Haste, Placement},
+    upstream::{Haste, Placement, Slot},
 };
 
 /// While a client has less time left than this it takes any server with room.
@@ -30,6 +30,9 @@ const ENOUGH_TO_STAY: f64 = 0.9;
 /// known by then, or it looks again as soon.
 const FIRST_LOOK: Duration = Duration::from_millis(400);
 
+/// Turns are given out this long after they come up at most, at random: neighbours in the queue reach the servers apart.
+const JITTER: Duration = Duration::from_millis(4);
+
 /// What a client that waits is told when it looks again.
 #[derive(Debug)]
 pub enum Outlook {
@@ -39,6 +42,17 @@ pub enum Outlook {
     None(Refusal),
     /// It is not in the queue any more: its turn has come, or the queue has dropped it.
     Gone,
+}
+
+/// What becomes of a client whose server has failed it.
+#[derive(Debug)]
+pub enum Again {
+    /// It is dialled again.
+    Placed(Slot),
+    /// There is room, but not this moment: ask again then.
+    Busy(Instant),
+    /// It is refused.
+    Refuse(Refusal),
 }
 
 /// At a random moment of what is left. So those that cannot be served are told at different times, and come back spread out
@@ -79,10 +93,11 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             let waiting = &mut *self.waiting();
             let known = self.pace_seeing(waiting.served.rate(now));
             let pace = known.unwrap_or(f64::INFINITY);
+            let hoped = self.pace_seeing(waiting.served.hoped(now)).unwrap_or(f64::INFINITY);
             let Some((held, ahead)) = waiting.queue.find(ticket) else { return Outlook::Gone };
             let left = held.hold_until.saturating_duration_since(now);
             // Whoever is next may hope as long as there is time, whatever the pace was.
-            let turn_in = if ahead == 0 { Duration::ZERO } else { seconds(ahead as f64 / pace) };
+            let turn_in = if ahead == 0 { Duration::ZERO } else { seconds(ahead as f64 / hoped) };
             let enough = left.mul_f64(if held.appointment.is_none() { ENOUGH } else { ENOUGH_TO_STAY });
             if left.is_zero() {
                 None
@@ -193,11 +208,19 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             waiting.served.rest();
         }
         self.held.store(waiting.queue.len(), Relaxed);
-        again
+        again.map(|at| at + JITTER.mul_f64(rng.f64()))
     }
 
-    /// Another server for a client whose dial went wrong; `tried` is not tried again. The pace was paid once already.
-    pub fn place_again(&self, tried: &[usize], now: Instant, rng: &mut fastrand::Rng) -> Placement {
-        self.servers.place(now, tried, Haste::Urgent, rng)
+    /// Another server for a client whose dial went wrong, and that must have its answer by `answer_by`; `tried` is not tried again.
+    /// The pace was paid once already.
+    pub fn place_again(&self, tried: &[usize], answer_by: Instant, now: Instant, rng: &mut fastrand::Rng) -> Again {
+        if now >= answer_by {
+            return Again::Refuse(Refusal::HoldExpired);
+        }
+        match self.servers.place(now, tried, Haste::Urgent, rng) {
+            Placement::Placed(slot) => Again::Placed(slot),
+            Placement::Busy => Again::Busy(now + LOOK_AGAIN),
+            Placement::Full => Again::Refuse(Refusal::ServerCapacity),
+        }
     }
 }

@@ -91,24 +91,24 @@ enum Key {
 
 impl Key {
     /// The same as [`Self::find`] for a key that needs no folding: a match is quicker than going through the tables.
-    fn exact(key: &str) -> Option<Self> {
+    fn exact(key: &[u8]) -> Option<Self> {
         Some(match key {
-            "verbose" => Self::Flag(Flag::Verbose as usize),
-            "pedantic" => Self::Flag(Flag::Pedantic as usize),
-            "echo" => Self::Flag(Flag::Echo as usize),
-            "tls_required" => Self::Flag(Flag::TlsRequired as usize),
-            "headers" => Self::Flag(Flag::Headers as usize),
-            "no_responders" => Self::Flag(Flag::NoResponders as usize),
-            "protocol" => Self::Protocol,
-            "lang" => Self::Text(Text::Lang as usize),
-            "version" => Self::Text(Text::Version as usize),
-            "name" => Self::Text(Text::Name as usize),
-            "user" => Self::Text(Text::User as usize),
-            "pass" => Self::Text(Text::Pass as usize),
-            "auth_token" => Self::Text(Text::AuthToken as usize),
-            "nkey" => Self::Text(Text::Nkey as usize),
-            "jwt" => Self::Text(Text::Jwt as usize),
-            "sig" => Self::Text(Text::Sig as usize),
+            b"verbose" => Self::Flag(Flag::Verbose as usize),
+            b"pedantic" => Self::Flag(Flag::Pedantic as usize),
+            b"echo" => Self::Flag(Flag::Echo as usize),
+            b"tls_required" => Self::Flag(Flag::TlsRequired as usize),
+            b"headers" => Self::Flag(Flag::Headers as usize),
+            b"no_responders" => Self::Flag(Flag::NoResponders as usize),
+            b"protocol" => Self::Protocol,
+            b"lang" => Self::Text(Text::Lang as usize),
+            b"version" => Self::Text(Text::Version as usize),
+            b"name" => Self::Text(Text::Name as usize),
+            b"user" => Self::Text(Text::User as usize),
+            b"pass" => Self::Text(Text::Pass as usize),
+            b"auth_token" => Self::Text(Text::AuthToken as usize),
+            b"nkey" => Self::Text(Text::Nkey as usize),
+            b"jwt" => Self::Text(Text::Jwt as usize),
+            b"sig" => Self::Text(Text::Sig as usize),
             _ => return None,
         })
     }
@@ -164,13 +164,20 @@ impl Connect {
         let mut key = String::new();
         let mut wrong = None;
         while let Some((raw_key, value)) = reader.member()? {
-            let key = json::plain(raw_key).unwrap_or_else(|| {
-                key.clear();
-                json::unquote(raw_key, &mut key);
-                &key
-            });
+            // As every client writes it, mostly; if not, as the server reads it.
+            let set = match json::unquoted_bytes(raw_key).and_then(Key::exact) {
+                Some(known) => connect.set(known, value),
+                None => {
+                    key.clear();
+                    json::unquote(raw_key, &mut key);
+                    match Key::folded(&key) {
+                        Some(known) => connect.set(known, value),
+                        None => connect.keep(&key, value),
+                    }
+                }
+            };
             // As in Go, the rest must be JSON before a wrong type is worth a word.
-            if let Err(name) = connect.set(key, value) {
+            if let Err(name) = set {
                 wrong = wrong.or(Some(name));
             }
         }
@@ -179,36 +186,38 @@ impl Connect {
     }
 
     /// Takes over one member; null changes nothing, as in Go. The error names the key.
-    fn set(&mut self, key: &str, raw: &[u8]) -> Result<(), &'static str> {
+    fn set(&mut self, key: Key, raw: &[u8]) -> Result<(), &'static str> {
         let null = raw == b"null";
-        // As every client writes it, mostly; if not, as the server reads it.
-        match Key::exact(key).or_else(|| Key::folded(key)) {
-            Some(Key::Text(at)) => match raw.first() {
+        match key {
+            Key::Text(at) => match raw.first() {
                 _ if null => {}
                 Some(b'"') => {
                     self.texts[at] = json::plain(raw).map_or_else(|| json::unquoted(raw).into(), Box::from);
                 }
                 _ => return Err(TEXTS[at]),
             },
-            Some(Key::Flag(at)) => match raw {
+            Key::Flag(at) => match raw {
                 b"true" => self.flags[at] = true,
                 b"false" => self.flags[at] = false,
                 _ if null => {}
                 _ => return Err(FLAGS[at]),
             },
-            Some(Key::Protocol) if null => {}
-            Some(Key::Protocol) => self.protocol = integer(raw).ok_or("protocol")?,
-            None => {
-                for name in ["import", "export"] {
-                    if json::same_key(key, name) && !is_permission(raw) {
-                        return Err(name);
-                    }
-                }
-                let mut compact = Vec::with_capacity(raw.len());
-                json::push_compact(raw, &mut compact);
-                self.others.push((key.into(), compact.into()));
+            Key::Protocol if null => {}
+            Key::Protocol => self.protocol = integer(raw).ok_or("protocol")?,
+        }
+        Ok(())
+    }
+
+    /// Keeps a member that weir has no use for. The error names the key.
+    fn keep(&mut self, key: &str, raw: &[u8]) -> Result<(), &'static str> {
+        for name in ["import", "export"] {
+            if json::same_key(key, name) && !is_permission(raw) {
+                return Err(name);
             }
         }
+        let mut compact = Vec::with_capacity(raw.len());
+        json::push_compact(raw, &mut compact);
+        self.others.push((key.into(), compact.into()));
         Ok(())
     }
 
@@ -360,18 +369,17 @@ impl Connect {
         let mut sep = b'{';
         for (at, (name, &flag)) in FLAGS.iter().zip(&self.flags).enumerate() {
             if flag || at < ALWAYS {
-                push_known_key(&mut sep, name, out);
+                json::push_known_key(&mut sep, name, out);
                 out.extend_from_slice(if flag { b"true" } else { b"false" });
             }
         }
         if self.protocol != 0 {
-            push_known_key(&mut sep, "protocol", out);
-            // Integers are written without a fraction, and into a Vec always.
-            let _ = serde_json::to_writer(&mut *out, &self.protocol);
+            json::push_known_key(&mut sep, "protocol", out);
+            json::push_integer(self.protocol, out);
         }
         for (name, text) in TEXTS.iter().zip(&self.texts) {
             if !text.is_empty() {
-                push_known_key(&mut sep, name, out);
+                json::push_known_key(&mut sep, name, out);
                 json::push_string(text, out);
             }
         }
@@ -387,13 +395,6 @@ fn push_key(sep: &mut u8, name: &str, out: &mut Vec<u8>) {
     out.push(std::mem::replace(sep, b','));
     json::push_string(name, out);
     out.push(b':');
-}
-
-/// The same for a name in which nothing is to be escaped.
-fn push_known_key(sep: &mut u8, name: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(&[std::mem::replace(sep, b','), b'"']);
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
 }
 
 /// Go's `strconv.ParseInt` on a JSON number: no fraction, no exponent.

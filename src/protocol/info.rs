@@ -4,11 +4,13 @@ mod again;
 mod greeting;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
 use self::again::{CHANGING, Changing, Hole};
 use super::json::{self, Reader, Syntax};
+use super::version::Version;
 
 pub use greeting::Greeting;
 
@@ -110,6 +112,8 @@ struct Said {
     texts: [Range<usize>; TEXTS.len()],
     numbers: [Option<u64>; NUMBERS.len()],
     flags: [bool; FLAGS.len()],
+    /// Whether the version is one that names the account.
+    names_account: bool,
     /// The members that are passed on to clients, with a comma behind each and without the values that change, which go in
     /// at these places.
     passed: Vec<u8>,
@@ -131,7 +135,7 @@ impl Info {
         let mut text = Vec::with_capacity(json.len() + 128);
         let mut fields: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(24);
         let mut places = [None; CHANGING.len()];
-        let mut key = String::new();
+        let mut key = String::with_capacity(32);
         while let Some((raw_key, raw)) = reader.member()? {
             key.clear();
             json::unquote(raw_key, &mut key);
@@ -154,12 +158,15 @@ impl Info {
             texts: Default::default(),
             numbers: [None; NUMBERS.len()],
             flags: [false; FLAGS.len()],
-            passed: Vec::new(),
+            names_account: false,
+            passed: Vec::with_capacity(json.len()),
             passed_holes: Vec::new(),
         };
         said.read()?;
+        said.names_account = Version::parse(&said.text[said.texts[Text::Version as usize].clone()])
+            .is_some_and(|version| version >= Version::new(2, 12, 0));
         said.pass();
-        let mut info = Self { said: Arc::new(said), own: String::new(), at: Default::default() };
+        let mut info = Self { said: Arc::new(said), own: String::with_capacity(128), at: Default::default() };
         info.read_own()?;
         Ok(info)
     }
@@ -276,6 +283,11 @@ impl Info {
         self.flag(Flag::TlsVerify)
     }
 
+    /// Whether a server of this version sends an INFO right behind its first PONG that names the account: from 2.12.
+    pub fn names_account(&self) -> bool {
+        self.said.names_account
+    }
+
     /// Whether this INFO answers CONNECT: it comes behind the first PONG, from 2.12.
     pub fn connect_info(&self) -> bool {
         self.flag(Flag::ConnectInfo)
@@ -306,7 +318,9 @@ impl Info {
         object.flag("tls_required", r.tls_required);
         object.flag("tls_available", r.tls_available);
         object.flag("tls_verify", r.tls_verify);
-        object.text_unless_empty("client_ip", r.client_ip);
+        if let Some(ip) = r.client_ip {
+            object.ip("client_ip", ip);
+        }
         out.extend_from_slice(b"}\r\n");
     }
 }
@@ -401,8 +415,8 @@ pub struct Rewrite<'a> {
     pub port: u16,
     /// The lowest version among the servers.
     pub version: &'a str,
-    /// The client's address, as weir sees it; the field is left out when it is empty.
-    pub client_ip: &'a str,
+    /// The client's address, as weir sees it.
+    pub client_ip: Option<IpAddr>,
     /// Whether this listener insists on TLS.
     pub tls_required: bool,
     /// Whether this listener does TLS when asked to.
@@ -426,9 +440,7 @@ impl<'a> Object<'a> {
     }
 
     fn key(&mut self, name: &str) -> &mut Vec<u8> {
-        self.out.push(std::mem::replace(&mut self.sep, b','));
-        json::push_string(name, self.out);
-        self.out.push(b':');
+        json::push_known_key(&mut self.sep, name, self.out);
         self.out
     }
 
@@ -446,9 +458,15 @@ impl<'a> Object<'a> {
         }
     }
 
+    fn ip(&mut self, name: &str, value: IpAddr) {
+        let out = self.key(name);
+        out.push(b'"');
+        json::push_ip(value, out);
+        out.push(b'"');
+    }
+
     fn number(&mut self, name: &str, value: u64) {
-        // Integers are written without a fraction, and into a Vec always.
-        let _ = serde_json::to_writer(self.key(name), &value);
+        json::push_number(value, self.key(name));
     }
 
     fn flag(&mut self, name: &str, value: bool) {

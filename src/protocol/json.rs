@@ -3,6 +3,8 @@
 //! Where it differs from common Rust readers: a lone surrogate escape and every byte of invalid UTF-8 become U+FFFD
 //! instead of an error, and keys match without regard to case ([`same_key`]). Nothing here recurses: depth is bounded as in Go.
 
+use std::net::IpAddr;
+
 /// Go's `maxNestingDepth`.
 const MAX_DEPTH: usize = 10_000;
 
@@ -26,10 +28,12 @@ impl<'a> Reader<'a> {
         Self { buf, pos: 0, first: true }
     }
 
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.buf.get(self.pos).copied()
     }
 
+    #[inline]
     fn next(&mut self) -> Result<u8, Syntax> {
         let byte = self.peek().ok_or(Syntax)?;
         self.pos += 1;
@@ -45,6 +49,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    #[inline]
     fn blanks(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\r' | b'\n')) {
             self.pos += 1;
@@ -87,6 +92,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A key and its colon.
+    #[inline]
     fn key(&mut self) -> Result<&'a [u8], Syntax> {
         self.blanks();
         let start = self.pos;
@@ -102,11 +108,16 @@ impl<'a> Reader<'a> {
     pub(crate) fn value(&mut self) -> Result<&'a [u8], Syntax> {
         self.blanks();
         let start = self.pos;
+        if !matches!(self.peek(), Some(b'{' | b'[')) {
+            self.single()?;
+            return Ok(&self.buf[start..self.pos]);
+        }
         let mut open: Vec<u8> = Vec::new();
         loop {
             self.blanks();
-            match self.next()? {
+            match self.peek().ok_or(Syntax)? {
                 b'{' => {
+                    self.pos += 1;
                     self.push(&mut open, b'}')?;
                     if !self.closes(b'}') {
                         self.key()?;
@@ -115,18 +126,14 @@ impl<'a> Reader<'a> {
                     open.pop();
                 }
                 b'[' => {
+                    self.pos += 1;
                     self.push(&mut open, b']')?;
                     if !self.closes(b']') {
                         continue;
                     }
                     open.pop();
                 }
-                b'"' => self.string()?,
-                b't' => self.expect(b"rue")?,
-                b'f' => self.expect(b"alse")?,
-                b'n' => self.expect(b"ull")?,
-                byte @ (b'-' | b'0'..=b'9') => self.number(byte)?,
-                _ => return Err(Syntax),
+                _ => self.single()?,
             }
             // A value has ended: so may any number of the arrays and objects around it.
             loop {
@@ -146,6 +153,19 @@ impl<'a> Reader<'a> {
                     _ => return Err(Syntax),
                 }
             }
+        }
+    }
+
+    /// A value that is neither an array nor an object.
+    #[inline]
+    fn single(&mut self) -> Result<(), Syntax> {
+        match self.next()? {
+            b'"' => self.string(),
+            b't' => self.expect(b"rue"),
+            b'f' => self.expect(b"alse"),
+            b'n' => self.expect(b"ull"),
+            byte @ (b'-' | b'0'..=b'9') => self.number(byte),
+            _ => Err(Syntax),
         }
     }
 
@@ -169,7 +189,7 @@ impl<'a> Reader<'a> {
     fn string(&mut self) -> Result<(), Syntax> {
         loop {
             let rest = self.buf.get(self.pos..).unwrap_or_default();
-            self.pos += rest.iter().take_while(|&&b| b >= 0x20 && b != b'"' && b != b'\\').count();
+            self.pos += rest.iter().position(|&b| is_special(b)).unwrap_or(rest.len());
             match self.next()? {
                 b'"' => return Ok(()),
                 b'\\' => match self.next()? {
@@ -224,6 +244,23 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Whether a byte of a string does not stand for itself, or ends it.
+#[inline]
+fn is_special(byte: u8) -> bool {
+    const SPECIAL: [bool; 256] = {
+        let mut special = [false; 256];
+        let mut byte = 0;
+        while byte < 0x20 {
+            special[byte] = true;
+            byte += 1;
+        }
+        special[b'"' as usize] = true;
+        special[b'\\' as usize] = true;
+        special
+    };
+    SPECIAL[byte as usize]
+}
+
 /// The raw elements of a checked raw array; `None` when the value is something else.
 pub(crate) fn elements(raw: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     let mut reader = Reader::new(raw);
@@ -243,11 +280,16 @@ pub(crate) fn elements(raw: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
 
 /// The text of a raw string that stands for itself: no escape, no invalid UTF-8.
 pub(crate) fn plain(raw: &[u8]) -> Option<&str> {
-    let text = raw.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let text = unquoted_bytes(raw)?;
     match memchr::memchr(b'\\', text) {
         Some(_) => None,
         None => std::str::from_utf8(text).ok(),
     }
+}
+
+/// What is between the quotes of a raw string, escapes and all.
+pub(crate) fn unquoted_bytes(raw: &[u8]) -> Option<&[u8]> {
+    raw.strip_prefix(b"\"")?.strip_suffix(b"\"")
 }
 
 /// [`unquote`] into a string of its own.
@@ -330,6 +372,10 @@ pub(crate) fn same_key(key: &str, name: &str) -> bool {
 
 /// Appends a checked raw value without the blanks between its tokens.
 pub(crate) fn push_compact(raw: &[u8], out: &mut Vec<u8>) {
+    // Most values have none, which is quicker to see than to write byte by byte.
+    if !raw.iter().any(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')) {
+        return out.extend_from_slice(raw);
+    }
     let (mut quoted, mut escaped) = (false, false);
     for &byte in raw {
         if quoted {
@@ -346,6 +392,58 @@ pub(crate) fn push_compact(raw: &[u8], out: &mut Vec<u8>) {
 
 /// Appends `text` as a JSON string.
 pub(crate) fn push_string(text: &str, out: &mut Vec<u8>) {
+    // What stands for itself, as names and versions do, needs no writer that looks for what does not.
+    if !text.bytes().any(is_special) {
+        out.reserve(text.len() + 2);
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        return out.push(b'"');
+    }
     // Writing a string into a Vec fails for no text.
     let _ = serde_json::to_writer(out, text);
+}
+
+/// Appends a separator, a key in which nothing is to be escaped, and its colon. The next separator is a comma.
+pub(crate) fn push_known_key(sep: &mut u8, name: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[std::mem::replace(sep, b','), b'"']);
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+/// Appends `number` in decimal.
+pub(crate) fn push_integer(number: i64, out: &mut Vec<u8>) {
+    if number < 0 {
+        out.push(b'-');
+    }
+    push_number(number.unsigned_abs(), out);
+}
+
+/// Appends `number` in decimal.
+pub(crate) fn push_number(number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let (mut at, mut rest) = (digits.len(), number);
+    loop {
+        at -= 1;
+        // The remainder of ten is one digit.
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Appends `ip` as it is written everywhere. Most clients' addresses are IPv4, which needs none of the formatter's machinery.
+pub(crate) fn push_ip(ip: IpAddr, out: &mut Vec<u8>) {
+    let IpAddr::V4(ip) = ip else {
+        out.extend_from_slice(ip.to_string().as_bytes());
+        return;
+    };
+    for (at, octet) in ip.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        push_number(octet.into(), out);
+    }
 }

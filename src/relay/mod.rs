@@ -194,6 +194,14 @@ impl<C: Side, S: Side> Relay<C, S> {
         totals
     }
 
+    /// Whether the client has gone and nobody has anything to wait for: all that it said was answered before the relay began, and
+    /// a close on both sides is no more than their FIN. Returns what has passed then.
+    pub fn owed_nothing(&self, ended: Ended) -> Option<Totals> {
+        let has_left = ended.party == Party::Downstream && ended.cause == Cause::Eof;
+        let is_plain = matches!((&self.down, &self.up), (Stream::Plain(_), Stream::Plain(_)));
+        (has_left && is_plain && self.told.bytes_up == 0).then_some(self.told)
+    }
+
     /// Lets the other side go: what is on its way arrives where anybody still reads it, both sides get a plain FIN. When this
     /// returns the server's connection is closed, and seen closed by the server where it answers.
     pub async fn finish(mut self, ended: Ended) -> Totals {

@@ -78,19 +78,26 @@ pub(super) struct Unasked {
 
 /// What holds the slot of a session's account, for as long as it lives.
 pub(super) struct OfAccount {
-    _own: Option<AnyAccountSlot>,
+    own: Option<AnyAccountSlot>,
     /// Where its account is asked for: the answer moves it there.
     _shared: Option<Arc<Mutex<AnyAccountSlot>>>,
+}
+
+impl OfAccount {
+    /// Whether nothing that it counts for has a limit of connections, as far as is known.
+    pub(super) fn is_unlimited(&self) -> bool {
+        self.own.as_ref().is_some_and(AnyAccountSlot::is_unlimited)
+    }
 }
 
 /// Asks for the account of a session, if it is not known.
 pub(super) fn ask(house: &House, account: AnyAccountSlot, unasked: Option<Unasked>) -> OfAccount {
     let Some(Unasked { server, client_id, credential }) = unasked else {
-        return OfAccount { _own: Some(account), _shared: None };
+        return OfAccount { own: Some(account), _shared: None };
     };
     let shared = Arc::new(Mutex::new(account));
     let question = Question { server, client_id, credential, slot: Arc::downgrade(&shared) };
     // With too many waiting, its turn comes at the next login.
     let _ = house.questions.try_send(question);
-    OfAccount { _own: None, _shared: Some(shared) }
+    OfAccount { own: None, _shared: Some(shared) }
 }

@@ -14,7 +14,7 @@ use super::{
     leave_unfinished, spare, turn_away, wait,
 };
 use crate::{
-    admission::{Applicant, Pass, Verdict},
+    admission::{Applicant, Course, Pass},
     clock::sleep_until,
     close::{Phase, Refusal},
     dial::{DialError, Dialled},
@@ -118,12 +118,8 @@ pub(super) async fn turn(
     let client = house.keys.client(source, house.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
     let (now, rng) = (Instant::now().into_std(), &mut fastrand::Rng::new());
-    let waited = match house.doors.at_accept_turn(source, client, hold_until, now, rng, || Turn(turn)) {
-        Verdict::Admit(pass) => Waited::Turn(pass),
-        Verdict::Refuse { reason, .. } => Waited::InVain(reason),
-        Verdict::Hold { ticket, look_again } => wait(house, ticket, look_again, turn_comes, who, left).await,
-    };
-    match waited {
+    let verdict = house.doors.at_accept_turn(source, client, hold_until, now, rng, || Turn(turn));
+    match wait(house, Course::of(verdict, now), turn_comes, who, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),
         Waited::Left(()) => Err(End::Probe),
         Waited::InVain(reason) => Ok(Err(reason)),

@@ -1,11 +1,8 @@
 //! Until a server has said its word: dialling, handing CONNECT over, and placing a client elsewhere without its noticing.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use tokio::time::Instant;
@@ -13,13 +10,13 @@ use tracing::{debug, warn};
 
 use super::{House, spare};
 use crate::{
-    admission::Pass,
+    admission::{Again, Pass},
     close::Refusal,
     dial::{self, Accepted, Answer, DialError, Dialled, Secured},
     greeting::Shape,
-    protocol::{PING, connect::Connect, version::Version},
+    protocol::{PING, connect::Connect},
     turn::{self, AnyPass},
-    upstream::{Placement, Server, Slot, floor::Since},
+    upstream::{Server, Slot, floor::Since},
 };
 
 /// Why no server took the client.
@@ -178,14 +175,11 @@ async fn place_instead(
 /// Finds a server other than those that were `tried`.
 async fn place_again(house: &House, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
     loop {
-        let now = Instant::now();
-        if now >= deadline {
-            return Err(Refusal::HoldExpired);
-        }
-        match house.doors.place_again(tried, now.into_std(), &mut fastrand::Rng::new()) {
-            Placement::Placed(server) => return Ok(server),
-            Placement::Busy => tokio::time::sleep(Duration::from_millis(5)).await,
-            Placement::Full => return Err(Refusal::ServerCapacity),
+        let now = Instant::now().into_std();
+        match house.doors.place_again(tried, deadline.into_std(), now, &mut fastrand::Rng::new()) {
+            Again::Placed(server) => return Ok(server),
+            Again::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
+            Again::Refuse(reason) => return Err(reason),
         }
     }
 }
@@ -273,13 +267,12 @@ async fn hand_over(
     answer_by: Instant,
 ) -> Result<Answer, DialError> {
     let server = Arc::clone(pass.server.server());
-    let names_account = Version::parse(dialled.info().version()).is_some_and(|v| v >= Version::new(2, 12, 0));
+    let names_account = dialled.info().names_account();
     let answer = dialled.handshake(&server, words, names_account, answer_by).await;
     match &answer {
         Ok(Answer::Pong(_)) => {
             let took = began.elapsed();
             house.doors.handshake_finished(pass, took, since, Instant::now().into_std());
-            pass.server.session_began();
             house.tally.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
         }
         Err(DialError::Full) => server.said_full(Instant::now().into_std()),

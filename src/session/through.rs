@@ -7,10 +7,7 @@ mod login;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc, sync::atomic::Ordering::Relaxed};
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout_at},
-};
+use tokio::{net::TcpStream, time::Instant};
 
 pub use self::login::Through;
 use super::{
@@ -21,7 +18,7 @@ use super::{
     leave_unfinished, let_go, proxy_header, tell,
 };
 use crate::{
-    clock::sleep_until,
+    clock::{sleep_until, timeout_at},
     close::{Cause, Close, Party, Phase, Refusal},
     dial::{self, DialError, Secured},
     farewell,
@@ -180,7 +177,7 @@ struct Client {
 impl Client {
     /// Waits for the beginning of TLS, so that whoever opens and says nothing costs no server anything.
     async fn begins_tls(&self) -> Result<(), End> {
-        let unfinished = match timeout_at(self.deadline, tls::hello(self.down.tcp())).await {
+        let unfinished = match timeout_at(self.deadline, pin!(tls::hello(self.down.tcp()))).await {
             Ok(Some(FirstBytes::ClientHello { .. })) => return Ok(()),
             Ok(Some(_)) => return Err(End::Refused(Refusal::Protocol)),
             Ok(None) => Unfinished::Probe,
@@ -254,7 +251,7 @@ impl Client {
             if preface::greet(&mut self.down, &greeting, self.deadline).await.is_err() {
                 return self.gone(Phase::Hold);
             }
-            last = match timeout_at(self.deadline, tls::hello(self.down.tcp())).await {
+            last = match timeout_at(self.deadline, pin!(tls::hello(self.down.tcp()))).await {
                 Ok(Some(FirstBytes::ClientHello { .. })) => ALERT,
                 // It goes on without TLS, so it can read.
                 Ok(Some(_)) => refusal::line(reason),

@@ -12,7 +12,7 @@ use rustls::HandshakeKind;
 use tokio::{
     io::ReadBuf,
     net::TcpStream,
-    time::{Instant, sleep, timeout_at},
+    time::{self, Instant},
 };
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
@@ -21,6 +21,7 @@ use super::{
     budget::{self, Kind, Turn},
 };
 use crate::{
+    clock::{sleep_until, timeout_at},
     protocol::client_hello::{FirstBytes, LONGEST_LOOK, look},
     stream::Stream,
 };
@@ -62,15 +63,15 @@ async fn first_bytes(down: &TcpStream) -> Option<FirstBytes> {
 /// Whether the client begins TLS by itself within this time.
 pub async fn speaks_first(down: &TcpStream, within: Duration) -> bool {
     let mut one = [0];
-    // Whatever comes: with no INFO yet a client has nothing to say but this.
-    matches!(timeout_at(Instant::now() + within, down.peek(&mut one)).await, Ok(Ok(1..)))
+    // Whatever comes: with no INFO yet a client has nothing to say but this. It waits for the time to pass, so a tick is too coarse.
+    matches!(time::timeout(within, down.peek(&mut one)).await, Ok(Ok(1..)))
 }
 
 /// What a client begins with, once there is enough of it; `None` when it has left. Nothing is read.
 pub async fn hello(down: &TcpStream) -> Option<FirstBytes> {
     loop {
         match first_bytes(down).await {
-            Some(FirstBytes::Incomplete) => sleep(LOOK_AGAIN).await,
+            Some(FirstBytes::Incomplete) => sleep_until(Instant::now() + LOOK_AGAIN).await,
             seen => return seen,
         }
     }
@@ -88,7 +89,8 @@ pub async fn accept(
     done_by: Instant,
     deadline: Instant,
 ) -> Result<(Stream, HandshakeKind), Failed> {
-    let (kind, config) = match timeout_at(deadline, hello(&down)).await {
+    let begun = timeout_at(deadline, pin!(hello(&down))).await;
+    let (kind, config) = match begun {
         Err(_) => return Err(Failed::TimedOut),
         Ok(None) => return Err(Failed::Silent),
         Ok(Some(FirstBytes::ClientHello { resumes, without_aes })) => {
@@ -142,7 +144,7 @@ pub(super) async fn step_by_step<T>(
             }
         }
     };
-    timeout_at(deadline, steps).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout_at(deadline, pin!(steps)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Returns when the task is woken; the handshake has seen to it that it will be.

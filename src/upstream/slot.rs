@@ -18,6 +18,10 @@ enum Stage {
     Session,
 }
 
+/// Where so many slots are free, one more or less does not matter: by the time the server is full it has long seen the ends of
+/// connections that are ending now.
+const AMPLE: u32 = 1024;
+
 /// One unit of a server's capacity.
 #[derive(Debug)]
 pub struct Slot {
@@ -45,6 +49,12 @@ impl Slot {
     /// Whether it is one of those kept free for the system account.
     pub fn is_in_lane(&self) -> bool {
         self.in_lane
+    }
+
+    /// Whether it may be given back before the server has seen the end of its connection.
+    pub fn is_one_of_many(&self) -> bool {
+        let load = self.server.load();
+        load.ceiling().saturating_sub(load.projected()) >= AMPLE
     }
 
     fn leave_lane(&mut self) {

@@ -2,13 +2,13 @@
 
 mod stream;
 
-use tokio::{
-    io::AsyncReadExt,
-    time::{Instant, timeout_at},
-};
+use std::pin::pin;
+
+use tokio::{io::AsyncReadExt, time::Instant};
 
 pub use self::stream::WebSocket;
 use crate::{
+    clock::timeout_at,
     protocol::websocket::upgrade::{LONGEST_REQUEST, Rejection, Rules, Upgrade},
     stream::Stream,
 };
@@ -34,7 +34,7 @@ pub async fn request(down: &mut Stream, rules: &Rules, deadline: Instant) -> Res
         let before = read.len();
         // A browser's request has about half a KiB.
         read.reserve(1024);
-        match timeout_at(deadline, down.read_buf(&mut read)).await {
+        match timeout_at(deadline, pin!(down.read_buf(&mut read))).await {
             Err(_) => return Err(Unopened::Rejected(Rejection::TOO_LATE)),
             Ok(Ok(1..)) => {}
             Ok(_) if before == 0 => return Err(Unopened::Probe),

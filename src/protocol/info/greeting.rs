@@ -1,6 +1,5 @@
 //! The INFO that weir shows before it knows which server the client will get.
 
-use std::io::Write;
 use std::net::IpAddr;
 
 use super::{Info, Object};
@@ -81,9 +80,10 @@ impl Greeting {
     /// An empty nonce is left out.
     pub fn write_with_nonce(&self, client_id: u64, client_ip: IpAddr, nonce: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
-        // Writing into a Vec does not fail.
-        let _ = write!(out, ",\"client_id\":{client_id},\"client_ip\":\"{client_ip}\"");
-        Object { out: &mut *out, sep: b',' }.text_unless_empty("nonce", nonce);
+        let mut object = Object { out: &mut *out, sep: b',' };
+        object.number("client_id", client_id);
+        object.ip("client_ip", client_ip);
+        object.text_unless_empty("nonce", nonce);
         out.extend_from_slice(b"}\r\n");
     }
 

@@ -17,7 +17,7 @@ const PLAIN: Rewrite<'static> = Rewrite {
     host: "weir",
     port: 4222,
     version: "2.9.10",
-    client_ip: "192.0.2.1",
+    client_ip: Some(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1))),
     tls_required: false,
     tls_available: false,
     tls_verify: false,
@@ -59,7 +59,7 @@ fn rewriting_puts_weir_in_the_servers_place() {
         tls_available: true,
         tls_verify: false,
         keep_nonce: true,
-        client_ip: "",
+        client_ip: None,
         ..PLAIN
     };
     let line = rewritten(&info, &full);

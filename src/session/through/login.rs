@@ -1,15 +1,17 @@
 //! A login that weir cannot read: who speaks when shows how far it has come, and what it costs the server.
 
 use std::{
+    pin::pin,
     sync::{Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::super::{Admitted, Frontage, House, Who};
 use crate::{
     admission::storms::Fate,
+    clock::timeout_at,
     relay::{Ended, Opaque},
     tally::Totals,
     tls::HandshakeFirst,
@@ -92,7 +94,7 @@ pub(super) async fn log_in(
         let prompt_until = login.prompt_until;
         let turns = relay.run_until(registered.handle(), |totals| login.saw(totals, Instant::now()));
         let turned = match prompt_until {
-            Some(until) => timeout_at(until, turns).await,
+            Some(until) => timeout_at(until, pin!(turns)).await,
             None => Ok(turns.await),
         };
         match turned {
@@ -119,7 +121,7 @@ pub(super) async fn log_in(
     server.session_began();
     turn::give_now(&house.doors);
     let more = relay.run_until(registered.handle(), |totals| totals.bytes_down > said);
-    if let Ok(Some(ended)) = timeout_at(now + NO_TAKES, more).await {
+    if let Ok(Some(ended)) = timeout_at(now + NO_TAKES, pin!(more)).await {
         return Some(ended);
     }
     let tally = &house.tally.servers[server.server().index()];

@@ -1,5 +1,5 @@
-//! weir in virtual time: the doors, the queue and the placement are the ones that sessions use; what is played here is what
-//! a session does with them.
+//! weir in virtual time. The doors, the queue, the placement and a client's course from one to the next are the ones that sessions
+//! use; what is played here is the time that passes, and what the servers answer.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -16,36 +16,25 @@ use super::{
     world::{Front, State, World, kind},
 };
 use crate::{
-    admission::{
-        AccountSlot, Admission, Applicant, Entry, Gate, Outlook, Params, Pass, Ticket, Verdict, Waiter,
-        connect_door::Delay,
-    },
+    admission::{AccountSlot, Admission, Again, Applicant, Course, Entry, Gate, Params, Pass, Step, Waiter},
     close::Refusal,
     identity::{ClientKey, UNKNOWN_ACCOUNT},
     storm::{behaviour::Ending, library::Library},
-    upstream::{self, Placement, Reading, ServerParams, Servers, floor::Since, load::Mark},
+    upstream::{self, Reading, ServerParams, Servers, floor::Since, load::Mark},
 };
 
-/// A client that waits looks whether there is still hope.
-const LOOK_AGAIN: u32 = kind::OWN;
-/// A delayed refusal's moment.
-const REFUSE: u32 = kind::OWN + 1;
+/// The moment has come that a session waits for.
+const MOMENT: u32 = kind::OWN;
 /// A client that was admitted must have its answer.
-const ANSWER_BY: u32 = kind::OWN + 2;
-/// Turns are given out.
-const RELEASE: u32 = kind::OWN + 3;
+const ANSWER_BY: u32 = kind::OWN + 1;
+/// Turns are given out, as the task that does so wakes.
+const RELEASE: u32 = kind::OWN + 2;
 /// The once-a-second work.
-const SECOND: u32 = kind::OWN + 4;
+const SECOND: u32 = kind::OWN + 3;
 /// Servers were busy: place again.
-const PLACE_AGAIN: u32 = kind::OWN + 5;
-
+const PLACE_AGAIN: u32 = kind::OWN + 4;
 /// A client that had given up before it was in closes its socket.
-const GHOST_END: u32 = kind::OWN + 6;
-
-/// As the task that gives turns does it (turn.rs).
-const TURN_JITTER: Duration = Duration::from_millis(4);
-/// As a session waits when all servers are busy (session.rs).
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
+const GHOST_END: u32 = kind::OWN + 5;
 
 type Clock = FakeRelativeClock;
 
@@ -62,11 +51,10 @@ impl Waiter for Turn {
 enum Stage {
     /// Nobody's: may be used again.
     Free,
-    Held(Ticket),
-    /// It holds the doors' count of delayed refusals, if it has to.
-    Refused {
-        _delay: Option<Delay>,
-    },
+    /// Between the connect door and the dial.
+    Waits(Course<Turn, Clock>),
+    /// Refused at the accept door, when it is time.
+    TurnedAway,
     /// The server that has the handshake is in the pass.
     Dialling(Pass<Clock>),
     /// All servers were busy when it was to be placed again.
@@ -105,8 +93,8 @@ pub(super) struct Weir {
     /// The session of each client, if it has one.
     of: Vec<u32>,
     turns: Vec<(Turn, Pass<Clock>)>,
+    /// The task that gives turns sleeps: not until somebody comes to wait, but until it is woken.
     release_is_due: bool,
-    release_number: u32,
     is_running: bool,
     capacity: u32,
 }
@@ -154,7 +142,6 @@ impl Weir {
             of: vec![NONE; plan.clients as usize],
             turns: Vec::new(),
             release_is_due: false,
-            release_number: 0,
             is_running: false,
             capacity: plan.max_connections(),
         }
@@ -243,13 +230,15 @@ impl Weir {
 
     fn place_again(&mut self, world: &mut World, index: u32, account: AccountSlot<Clock>) {
         let now = self.now(world);
-        match self.doors.place_again(&[], now, &mut self.rng) {
-            Placement::Placed(server) => self.dial(world, index, Pass { server, account }),
-            Placement::Busy => {
+        let answer_by = self.at(self.sessions[index as usize].answer_by);
+        // Which one has failed needs not be remembered: it has no room by its own word.
+        match self.doors.place_again(&[], answer_by, now, &mut self.rng) {
+            Again::Placed(server) => self.dial(world, index, Pass { server, account }),
+            Again::Busy(until) => {
                 self.sessions[index as usize].stage = Stage::Busy(account);
-                self.later(world, world.now + BUSY_PAUSE.as_nanos() as Nanos, PLACE_AGAIN, index);
+                self.later(world, self.nanos(until), PLACE_AGAIN, index);
             }
-            Placement::Full => self.refuse(world, index),
+            Again::Refuse(_) => self.refuse(world, index),
         }
     }
 
@@ -259,8 +248,29 @@ impl Weir {
         self.dial(world, index, pass);
     }
 
-    fn release(&mut self, world: &mut World) {
-        self.release_is_due = false;
+    /// Goes on with a client's course.
+    fn step(&mut self, world: &mut World, index: u32, course: Course<Turn, Clock>, step: Step<Clock>) {
+        match step {
+            Step::Dial(pass) => self.admit(world, index, pass),
+            Step::Refuse(_) => self.refuse(world, index),
+            // A turn ends the wait in the moment it is given; so the queue has dropped it.
+            Step::Gone => {
+                let now = self.now(world);
+                course.dropped(&self.doors, now);
+                self.refuse(world, index);
+            }
+            Step::Wait(until) => {
+                if course.is_held() && !self.release_is_due {
+                    self.release_at(world, world.now);
+                }
+                self.sessions[index as usize].stage = Stage::Waits(course);
+                self.later(world, self.nanos(until), MOMENT, index);
+            }
+        }
+    }
+
+    /// Gives the turns that there are now; returns when to look again.
+    fn give_now(&mut self, world: &mut World) -> Option<Instant> {
         let now = self.now(world);
         let mut turns = std::mem::take(&mut self.turns);
         let again = self.doors.release(now, &mut self.rng, &mut turns);
@@ -268,16 +278,20 @@ impl Weir {
             self.admit(world, index, pass);
         }
         self.turns = turns;
-        if let Some(at) = again {
-            let at = self.nanos(at) + TURN_JITTER.mul_f64(self.rng.f64()).as_nanos() as Nanos;
-            self.release_at(world, at);
+        again
+    }
+
+    /// The task that gives turns wakes.
+    fn release(&mut self, world: &mut World) {
+        self.release_is_due = false;
+        if let Some(at) = self.give_now(world) {
+            self.release_at(world, self.nanos(at));
         }
     }
 
     fn release_at(&mut self, world: &mut World, at: Nanos) {
         self.release_is_due = true;
-        self.release_number = self.release_number.wrapping_add(1);
-        world.schedule(at, RELEASE, self.release_number, 0);
+        world.schedule(at, RELEASE, 0, 0);
     }
 
     /// Sweeping, and a reading from each server.
@@ -325,27 +339,8 @@ impl Weir {
             answer_by: deadlines.answer_by,
             returns: deadlines.returns,
         };
-        // Without rates by user or name there always is one.
-        let Ok(verdict) = self.doors.at_connect(applicant, now, &mut self.rng, || Turn(index)) else { return };
-        match verdict {
-            Verdict::Admit(pass) => self.admit(world, index, pass),
-            Verdict::Hold { ticket, look_again } => {
-                self.sessions[index as usize].stage = Stage::Held(ticket);
-                self.later(world, self.nanos(look_again), LOOK_AGAIN, index);
-                if !self.release_is_due {
-                    self.release_at(world, world.now);
-                }
-            }
-            Verdict::Refuse { at, delay, .. } => self.refuse_at(world, index, self.nanos(at), delay),
-        }
-    }
-
-    fn refuse_at(&mut self, world: &mut World, index: u32, at: Nanos, delay: Option<Delay>) {
-        if at <= world.now {
-            return self.refuse(world, index);
-        }
-        self.sessions[index as usize].stage = Stage::Refused { _delay: delay };
-        self.later(world, at, REFUSE, index);
+        let (course, step) = Course::at_connect(&self.doors, applicant, now, &mut self.rng, || Turn(index));
+        self.step(world, index, course, step);
     }
 
     /// Refused at the accept door: after CONNECT all the same, and after a random delay.
@@ -354,8 +349,8 @@ impl Weir {
         let hold_until = self.doors.patience().deadlines(Some(library.lang), accepted, now).hold_until;
         let moment = self.doors.moment_to_refuse(reason, hold_until, now, &mut self.rng);
         let index = self.open(client, None, 0);
-        let at = world.now + moment.duration_since(now).as_nanos() as Nanos;
-        self.refuse_at(world, index, at, None);
+        self.sessions[index as usize].stage = Stage::TurnedAway;
+        self.later(world, self.nanos(moment), MOMENT, index);
     }
 }
 
@@ -389,8 +384,13 @@ impl Front for Weir {
         match std::mem::replace(&mut one.stage, Stage::Free) {
             Stage::Dialling(mut pass) if !stale => {
                 let took = Duration::from_nanos(world.now - one.dialled);
-                self.doors.handshake_finished(&pass, took, Since::Dial, self.began + Duration::from_nanos(world.now));
-                pass.server.session_began();
+                self.doors.handshake_finished(
+                    &mut pass,
+                    took,
+                    Since::Dial,
+                    self.began + Duration::from_nanos(world.now),
+                );
+                pass.account.session_began();
                 one.stage = Stage::In { _pass: pass };
                 match one.is_ghost {
                     // It relays for nobody, until the client's socket is closed.
@@ -410,10 +410,7 @@ impl Front for Weir {
                 world.tally.wasted += 1;
             }
         }
-        // Room for the next handshake.
-        if self.doors.held() > 0 {
-            self.release(world);
-        }
+        self.give_now(world);
     }
 
     fn abandoned(&mut self, world: &mut World, client: u32) {
@@ -426,17 +423,15 @@ impl Front for Weir {
             self.of[client as usize] = NONE;
             return;
         }
-        if let Stage::Held(ticket) = std::mem::replace(&mut self.sessions[index as usize].stage, Stage::Free) {
+        if let Stage::Waits(course) = std::mem::replace(&mut self.sessions[index as usize].stage, Stage::Free) {
             let now = self.now(world);
-            let _ = self.doors.leave(&ticket, now);
+            course.leave(&self.doors, now);
         }
         self.close(index);
     }
 
     fn happen(&mut self, world: &mut World, kind: u32, who: u32, generation: u32) {
         match kind {
-            // Another one, later or sooner, has taken its place.
-            RELEASE if who != self.release_number => return,
             RELEASE => return self.release(world),
             SECOND => return self.every_second(world),
             _ => {}
@@ -445,25 +440,19 @@ impl Front for Weir {
             return;
         }
         match (kind, std::mem::replace(&mut self.sessions[who as usize].stage, Stage::Free)) {
-            (LOOK_AGAIN, Stage::Held(ticket)) => {
+            (MOMENT, Stage::Waits(mut course)) => {
                 let now = self.now(world);
-                match self.doors.look_again(&ticket, now, &mut self.rng) {
-                    Outlook::Hope(until) => {
-                        self.sessions[who as usize].stage = Stage::Held(ticket);
-                        self.later(world, self.nanos(until), LOOK_AGAIN, who);
-                    }
-                    Outlook::None(_) => self.refuse(world, who),
-                    // Dropped from the queue.
-                    Outlook::Gone => {
-                        self.doors.why_no_turn(&ticket, now);
-                        self.refuse(world, who);
-                    }
-                }
+                let step = course.go_on(&self.doors, now, &mut self.rng);
+                self.step(world, who, course, step);
             }
-            (REFUSE, Stage::Refused { .. }) | (ANSWER_BY, Stage::Dialling(_) | Stage::Busy(_)) => {
-                self.refuse(world, who)
-            }
+            (MOMENT, Stage::TurnedAway) | (ANSWER_BY, Stage::Busy(_)) => self.refuse(world, who),
             (PLACE_AGAIN, Stage::Busy(account)) => self.place_again(world, who, account),
+            (ANSWER_BY, Stage::Dialling(pass)) => {
+                pass.server.server().handshake_timed_out();
+                drop(pass);
+                self.refuse(world, who);
+                self.give_now(world);
+            }
             (GHOST_END, Stage::In { _pass: pass }) => {
                 world.servers[pass.server.server().index()].connections -= 1;
                 self.close(who);
