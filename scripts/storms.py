@@ -399,7 +399,7 @@ def plain(rounds):
             weir = Weir(stack, directory, those)
             idle = weir.running.cpu()
             # All are in, then for a moment nothing happens: the servers are counted.
-            process = begin_storm([url(weir.port)], clients, 20, more=["--drop-after", "1s"])
+            process = begin_storm([url(weir.port)], clients, 20, more=["--drop-after", "3s"])
             counts, deadline = None, time.monotonic() + 15
             while time.monotonic() < deadline:
                 if weir.metric("weir_sessions_active") >= clients:

@@ -90,7 +90,7 @@ impl Row {
             let _ = write!(text, " {value} |");
         }
         let weir = self.samples.get(&Kind::Weir).map(median);
-        let ratio = self.ratio(weir);
+        let ratio = self.ratio();
         let ratio_text = ratio.map_or("–".into(), |(ratio, low, high)| format!("{ratio:.2} ({low:.2}–{high:.2})"));
         let (target, met) = match (self.target, ratio, weir) {
             (Target::None | Target::Told, ..) => (String::new(), None),
@@ -105,8 +105,9 @@ impl Row {
         let _ = writeln!(text, " {ratio_text} | {target} | {met} |");
     }
 
-    /// weir's median over the best peer's, and the lowest and highest of the same within one round.
-    fn ratio(&self, weir: Option<f64>) -> Option<(f64, f64, f64)> {
+    /// weir's value over the best peer's in the same round: the median, the lowest and the highest of these. What makes the machine
+    /// slower for some rounds makes it so for both.
+    fn ratio(&self) -> Option<(f64, f64, f64)> {
         let higher_is_better = match self.target {
             Target::Told | Target::Exactly(_) => return None,
             Target::AtLeast(_) => true,
@@ -118,10 +119,14 @@ impl Row {
         };
         let medians = self.samples.iter().filter(|(kind, _)| is_peer(kind)).map(|(&kind, all)| (kind, median(all)));
         let best = |a: (Kind, f64), b: (Kind, f64)| if (b.1 > a.1) == higher_is_better { b } else { a };
-        let (peer, best) = medians.reduce(best)?;
-        let peer = self.samples.get(&peer)?;
-        let rounds = self.samples.get(&Kind::Weir)?.iter().filter_map(|(round, weir)| Some(weir / peer.get(round)?));
-        let (low, high) = rounds.fold((f64::MAX, f64::MIN), |(low, high), r| (low.min(r), high.max(r)));
-        Some((weir? / best, low, high))
+        let peer = self.samples.get(&medians.reduce(best)?.0)?;
+        let rounds = self.samples.get(&Kind::Weir)?.iter();
+        // A peer that took nothing that could be measured leaves nothing to compare with.
+        let ratios: BTreeMap<_, _> = rounds
+            .filter_map(|(&round, weir)| Some((round, weir / peer.get(&round)?)))
+            .filter(|(_, ratio)| ratio.is_finite())
+            .collect();
+        let least = ratios.values().copied().reduce(f64::min)?;
+        Some((median(&ratios), least, ratios.values().copied().fold(least, f64::max)))
     }
 }

@@ -375,7 +375,7 @@ impl Connect {
         }
         if self.protocol != 0 {
             json::push_known_key(&mut sep, "protocol", out);
-            json::push_integer(self.protocol, out);
+            json::push_number(self.protocol, out);
         }
         for (name, text) in TEXTS.iter().zip(&self.texts) {
             if !text.is_empty() {

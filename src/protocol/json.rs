@@ -411,27 +411,8 @@ pub(crate) fn push_known_key(sep: &mut u8, name: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends `number` in decimal.
-pub(crate) fn push_integer(number: i64, out: &mut Vec<u8>) {
-    if number < 0 {
-        out.push(b'-');
-    }
-    push_number(number.unsigned_abs(), out);
-}
-
-/// Appends `number` in decimal.
-pub(crate) fn push_number(number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let (mut at, mut rest) = (digits.len(), number);
-    loop {
-        at -= 1;
-        // The remainder of ten is one digit.
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+pub(crate) fn push_number(number: impl itoa::Integer, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Appends `ip` as it is written everywhere. Most clients' addresses are IPv4, which needs none of the formatter's machinery.
@@ -444,6 +425,6 @@ pub(crate) fn push_ip(ip: IpAddr, out: &mut Vec<u8>) {
         if at > 0 {
             out.push(b'.');
         }
-        push_number(octet.into(), out);
+        push_number(octet, out);
     }
 }
