@@ -1,5 +1,7 @@
 //! What must hold for any bytes; each fuzz target calls one of these functions. None may panic.
 
+use std::net::Ipv4Addr;
+
 use serde::de::IgnoredAny;
 use weir::protocol::connect::{Connect, ConnectError};
 use weir::protocol::control_line::{ClientLine, LineScanner, TooLong, client_line, server_line};
@@ -77,7 +79,7 @@ pub fn info(data: &[u8]) {
         host: "weir",
         port: 4222,
         version: "2.10.0",
-        client_ip: "192.0.2.1",
+        client_ip: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
         tls_required: true,
         tls_available: false,
         tls_verify: false,
