@@ -370,17 +370,6 @@ def bcrypt6():
         pace(name, weir, clients / floor)
 
 
-def difference(those, process, clients):
-    """The servers' connections while all are in."""
-    best = None
-    while process.poll() is None:
-        counts = [server.connections() for server in those]
-        if best is None or sum(counts) >= sum(best):
-            best = counts
-        time.sleep(0.02)
-    return best
-
-
 def plain(rounds):
     name, clients = "plain, 9,000 at once, 3 servers of 4,000", 9000
     best = {"direct": [], "HAProxy": [], "weir": []}
