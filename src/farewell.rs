@@ -6,19 +6,13 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
     io::{self, Read},
-    mem::MaybeUninit,
     net::{Shutdown, TcpStream},
-    pin::{Pin, pin},
-    task::{Poll, ready},
+    pin::pin,
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWriteExt, ReadBuf},
-    time::Instant,
-};
+use tokio::{io::AsyncWriteExt, time::Instant};
 
 use crate::{
     admission::GateSlot,
@@ -48,21 +42,11 @@ pub async fn say(mut stream: Stream, last_word: &[u8]) {
     }
     let mut discarded = 0;
     while discarded < MOST_DISCARDED {
-        match timeout_at(deadline, discard(&mut stream)).await {
+        match timeout_at(deadline, stream.read_once::<512, _>(|bytes| Ok(bytes.len()))).await {
             Ok(Ok(n)) if n > 0 => discarded += n,
             _ => return,
         }
     }
-}
-
-/// One read of what nobody wants to know. Its buffer is on the stack of the read, not in the future.
-fn discard(stream: &mut Stream) -> impl Future<Output = io::Result<usize>> + Unpin {
-    poll_fn(|cx| {
-        let mut bytes = [MaybeUninit::uninit(); 512];
-        let mut read = ReadBuf::uninit(&mut bytes);
-        ready!(Pin::new(&mut *stream).poll_read(cx, &mut read))?;
-        Poll::Ready(Ok(read.filled().len()))
-    })
 }
 
 /// The same for a client of whom nothing more is to be known: returns once the words are on their way. The socket, and the

@@ -1,16 +1,9 @@
 //! The client's half of the preface: INFO out, CONNECT in, bounded in bytes and in time; and watching a client that waits.
 
-use std::{
-    future::{pending, poll_fn},
-    io,
-    mem::MaybeUninit,
-    pin::{Pin, pin},
-    task::{Poll, ready},
-    time::Duration,
-};
+use std::{future::pending, io, pin::pin, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, Interest, ReadBuf},
+    io::Interest,
     net::TcpStream,
     time::{Instant, sleep},
 };
@@ -127,14 +120,8 @@ fn advance(
     down: &mut Stream,
     preface: &mut Preface,
 ) -> impl Future<Output = io::Result<Result<Option<Box<Connect>>, PrefaceError>>> + Unpin {
-    poll_fn(|cx| {
-        // On the stack of the read, not in the future: a client that waits takes no room for it.
-        let mut bytes = [MaybeUninit::uninit(); 1024];
-        let mut read = ReadBuf::uninit(&mut bytes);
-        ready!(Pin::new(&mut *down).poll_read(cx, &mut read))?;
-        Poll::Ready(match read.filled() {
-            [] => Err(io::ErrorKind::UnexpectedEof.into()),
-            bytes => Ok(preface.advance(bytes)),
-        })
+    down.read_once::<1024, _>(|bytes| match bytes {
+        [] => Err(io::ErrorKind::UnexpectedEof.into()),
+        bytes => Ok(preface.advance(bytes)),
     })
 }

@@ -4,9 +4,11 @@
 //! taken the same way. What is not plain lives on the heap, so that an idle plain session pays nothing for it.
 
 use std::{
+    future::poll_fn,
     io,
+    mem::MaybeUninit,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
@@ -52,6 +54,23 @@ impl Stream {
         }
         self.write_all(&bytes[sent..]).await?;
         self.flush().await
+    }
+
+    /// One read of up to `N` bytes, which `take` is shown: none at the end of the stream. They are on the stack of the read, not in the
+    /// future, so a client that waits takes no room for them. Cancel-safe.
+    ///
+    /// # Errors
+    /// The connection's, and those of `take`.
+    pub fn read_once<const N: usize, T>(
+        &mut self,
+        mut take: impl FnMut(&[u8]) -> io::Result<T> + Unpin,
+    ) -> impl Future<Output = io::Result<T>> + Unpin {
+        poll_fn(move |cx| {
+            let mut bytes = [MaybeUninit::uninit(); N];
+            let mut read = ReadBuf::uninit(&mut bytes);
+            ready!(Pin::new(&mut *self).poll_read(cx, &mut read))?;
+            Poll::Ready(take(read.filled()))
+        })
     }
 
     /// Whether bytes that were taken by a write are still here: a flush sends them. Never so on a plain connection.
