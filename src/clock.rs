@@ -5,6 +5,7 @@
 //! timer serves a whole worker, and clients that are to be told something at random moments share a wake.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     pin::Pin,
     sync::{
@@ -22,6 +23,24 @@ pub const TICK: Duration = Duration::from_millis(10);
 
 thread_local! {
     static CLOCK: Arc<Clock> = Arc::default();
+    static LATE: Cell<Duration> = const { Cell::new(LATE_AT_FIRST) };
+}
+
+/// How late a thread is taken to be when it begins to tick: what storms begin with is seen when they have begun.
+const LATE_AT_FIRST: Duration = TICK;
+/// A tick's share in what its thread is taken to be late.
+const SMOOTHING: u32 = 8;
+/// tokio's timers round up to this.
+const ROUNDING: Duration = Duration::from_millis(1);
+
+/// How late whatever this thread waits for is noticed at the moment, smoothed over eight ticks: because it is busy with something else,
+/// or waits for a core itself.
+pub fn late() -> Duration {
+    LATE.get()
+}
+
+fn was_late(late: Duration) {
+    LATE.set((LATE.get() * (SMOOTHING - 1) + late.saturating_sub(ROUNDING)) / SMOOTHING);
 }
 
 /// A thread's.
@@ -128,11 +147,14 @@ impl Drop for Ticking {
 async fn tick(ticking: Ticking) {
     let clock = &ticking.0;
     let mut due = Vec::new();
+    LATE.set(LATE_AT_FIRST);
     loop {
-        tokio::time::sleep(TICK).await;
+        let next = Instant::now() + TICK;
+        tokio::time::sleep_until(next).await;
         {
             let mut waits = clock.waits();
             let now = Instant::now();
+            was_late(now.saturating_duration_since(next));
             while let Some(first) = waits.all.first_entry().filter(|first| first.key().0 <= now) {
                 due.push(first.remove());
             }

@@ -71,10 +71,10 @@ impl<C: Clock> Account<C> {
     }
 
     /// Takes in what a login took, and whether its server was `undisturbed`; returns the least that one of its kind takes.
-    pub fn logged_in(&self, now: Instant, took: Duration, since: Since, undisturbed: bool) -> Duration {
+    pub fn logged_in(&self, now: Instant, took: Duration, since: Since, late: Duration, undisturbed: bool) -> Duration {
         let mut login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
         login.lately = if login.lately.is_zero() { took } else { login.lately.mul_f64(0.9) + took.mul_f64(0.1) };
-        login.floors[since as usize].sample(now, took, undisturbed)
+        login.floors[since as usize].sample(now, took, late, undisturbed)
     }
 
     /// What a login has taken lately; zero while unknown.
@@ -404,8 +404,8 @@ mod tests {
         let (now, ms) = (Instant::now(), Duration::from_millis);
         for n in 0..200 {
             let at = now + Duration::from_secs(n);
-            assert_eq!(account.account().logged_in(at, ms(300), Since::Dial, true), ms(300));
-            assert_eq!(account.account().logged_in(at, ms(100), Since::Connect, true), ms(100));
+            assert_eq!(account.account().logged_in(at, ms(300), Since::Dial, ms(0), true), ms(450));
+            assert_eq!(account.account().logged_in(at, ms(100), Since::Connect, ms(0), true), ms(150));
         }
     }
 

@@ -203,6 +203,7 @@ mod tests {
         let mut door = Door::new(&Params { pace: one_a_second(), ..wide_open() });
         let (_, step) = door.comes();
         assert!(matches!(step, Step::Dial(_)), "{step:?}");
+        drop(step);
         let (mut first, step) = door.comes();
         let (second, _) = door.comes();
         let (third, _) = door.comes();
@@ -227,6 +228,7 @@ mod tests {
         let mut door = Door::new(&Params { patterns: PatternQuotas { users: Vec::new(), names }, ..wide_open() });
         let (_, step) = door.comes();
         assert!(matches!(step, Step::Dial(_)), "{step:?}");
+        drop(step);
         let (mut course, step) = door.comes();
         assert_eq!((course.is_held(), door.doors.booked()), (false, 1));
         door.waits_for(&step);

@@ -106,7 +106,7 @@ impl Storm {
         self.now += Duration::from_micros(self.rng.u64(100..20_000));
         let mut over = self.under_way.swap_remove(self.rng.usize(0..self.under_way.len()));
         let took = Duration::from_millis(self.rng.u64(2..60));
-        self.doors.handshake_finished(&mut over, took, Since::Dial, self.now);
+        self.doors.handshake_finished(&mut over, took, Since::Dial, Duration::ZERO, self.now);
         let mut turns = Vec::new();
         self.doors.release(self.now, &mut self.rng, &mut turns);
         for (Waits(account), pass) in turns {

@@ -286,19 +286,19 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         }
     }
 
-    /// A handshake has ended with the server's PONG after it `took` so long `since` then: what servers are given next follows from that.
-    /// There is room for the next one; whoever waits for it is given its turn by [`Admission::release`].
-    pub fn handshake_finished(&self, pass: &mut Pass<C>, took: Duration, since: Since, now: Instant) {
+    /// A handshake has ended with the server's PONG after it `took` so long `since` then, while weir itself was so `late`: what servers
+    /// are given next follows from that. There is room for the next one; whoever waits for it is given its turn by [`Admission::release`].
+    pub fn handshake_finished(&self, pass: &mut Pass<C>, took: Duration, since: Since, late: Duration, now: Instant) {
         let undisturbed = pass.server.server().is_undisturbed();
-        let floor = pass.account.account().logged_in(now, took, since, undisturbed);
-        self.opaque_handshake_finished(&pass.server, took, floor, now);
+        let should = pass.account.account().logged_in(now, took, since, late, undisturbed);
+        self.opaque_handshake_finished(&pass.server, took, should, now);
         pass.account.step_back();
         pass.server.session_began();
     }
 
-    /// The same where the account stays unknown: `floor` is the least that such a handshake takes.
-    pub fn opaque_handshake_finished(&self, server: &Slot, took: Duration, floor: Duration, now: Instant) {
-        server.server().handshake_finished(now, took, floor);
+    /// The same where the account stays unknown: such a handshake `should` not take longer than that.
+    pub fn opaque_handshake_finished(&self, server: &Slot, took: Duration, should: Duration, now: Instant) {
+        server.server().handshake_finished(now, took, should);
         self.finished.fetch_add(1, Relaxed);
     }
 

@@ -305,7 +305,7 @@ impl World {
             if inside.counted {
                 inside.answered = true;
                 let took = Duration::from_millis(self.rng.u64(0..300));
-                self.doors.handshake_finished(&mut inside.pass, took, Since::Dial, self.now);
+                self.doors.handshake_finished(&mut inside.pass, took, Since::Dial, Duration::ZERO, self.now);
             } else {
                 inside.counted = true;
                 inside.pass.server.opened();

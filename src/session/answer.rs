@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use super::{House, spare};
 use crate::{
     admission::{Again, Pass},
+    clock,
     close::Refusal,
     dial::{self, Accepted, Answer, DialError, Dialled, Secured},
     greeting::Shape,
@@ -272,7 +273,7 @@ async fn hand_over(
     match &answer {
         Ok(Answer::Pong(_)) => {
             let took = began.elapsed();
-            house.doors.handshake_finished(pass, took, since, Instant::now().into_std());
+            house.doors.handshake_finished(pass, took, since, clock::late(), Instant::now().into_std());
             house.tally.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
         }
         Err(DialError::Full) => server.said_full(Instant::now().into_std()),

@@ -2,22 +2,26 @@
 //!
 //! Nobody tells weir what a login costs: it is a millisecond without a password and 200 ms with bcrypt, on that machine, this
 //! minute. But a server that is given more logins than it has room for makes each take longer. So the limit follows the ratio
-//! of what a handshake should take (from its account's floor, see [`Floor`](super::floor::Floor)) to what it does take: it doubles while there
-//! is no sign of waiting, grows by one where there is little, and shrinks by that ratio where there is more. A timeout halves it.
+//! of what a handshake should take (from its account's floor, see [`Floor`](super::floor::Floor)) to what it does take: it shrinks by that
+//! ratio where there is waiting, grows by half its root where there is none, and doubles once there has been none for a while, as at the
+//! beginning. A timeout halves it.
 //! The gradient is that of Netflix' concurrency-limits and Envoy's adaptive concurrency filter, with a floor of its own for each
 //! kind of login, since a slow kind is not a slow server.
 
 use std::time::{Duration, Instant};
 
-use super::floor::tolerated;
-
-/// Where every server starts, and below which no limit falls: few enough to find out what a handshake takes alone.
-pub const LEAST: u32 = 2;
+/// Where every server starts, to find out what a handshake takes alone, and below which no limit falls. Servers that share cores with
+/// others are busy with one each, and whatever they have more makes messages and other logins wait.
+const LEAST: u32 = 1;
 /// No limit rises above this. At 1 ms to 100 ms a handshake it allows 2,560 to 256,000 logins a second.
 pub const MOST: u32 = 256;
-/// Samples that make a decision, at least, and the time after which fewer do.
+/// What a limit that shrinks is given back, so that it does not shrink for ever: half a handshake.
+const SHY: f64 = 0.5;
+/// Samples that make a decision, at least, and the time after which fewer do. While a limit doubles, twice the limit is enough.
 const WINDOW: u32 = 8;
 const LONGEST_WINDOW: Duration = Duration::from_millis(500);
+/// After so many windows without a sign of waiting a limit doubles.
+const CALM: u32 = 4;
 /// A server that has finished a handshake within this is about to finish the next.
 const LIVELY: Duration = Duration::from_millis(50);
 /// From this part of its cores a server is at its limit by its own reading, for as long as a reading lasts.
@@ -32,8 +36,8 @@ const UNUSED: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Pressure {
     limit: f64,
-    /// Whether the limit still doubles: until the first sign of waiting.
-    doubling: bool,
+    /// Windows in a row without a sign of waiting.
+    calm: u32,
     samples: u32,
     /// Of the window's samples: what they should have taken over what they took, summed up.
     ratios: f64,
@@ -52,7 +56,7 @@ impl Default for Pressure {
     fn default() -> Self {
         Self {
             limit: f64::from(LEAST),
-            doubling: true,
+            calm: CALM,
             samples: 0,
             ratios: 0.0,
             window_began: None,
@@ -71,9 +75,9 @@ impl Pressure {
         self.limit as u32
     }
 
-    /// Logins a second that the server finishes at least: as if it had never more than [`LEAST`] at a time.
+    /// Logins a second that the server finishes at least: as if it had never more than two at a time.
     pub fn logins_per_second(&self) -> Option<f64> {
-        self.lately.map(|lately| f64::from(LEAST) / lately.as_secs_f64().max(1e-6))
+        self.lately.map(|lately| 2.0 / lately.as_secs_f64().max(1e-6))
     }
 
     /// Until when it counts as one that finishes handshakes quickly one after another; `None` while it has finished none.
@@ -98,27 +102,28 @@ impl Pressure {
         }
     }
 
-    /// A handshake is over. `floor` is the least that one of its kind takes, `in_flight` how many there were, itself included.
-    pub fn finished(&mut self, now: Instant, took: Duration, floor: Duration, in_flight: u32) {
+    /// A handshake is over that `should` not take longer than that. `in_flight` is how many there were, itself included.
+    pub fn finished(&mut self, now: Instant, took: Duration, should: Duration, in_flight: u32) {
         self.lately = Some(self.lately.map_or(took, |lately| lately.mul_f64(0.9) + took.mul_f64(0.1)));
         self.last_finished = Some(now);
-        let should = tolerated(floor);
         self.ratios += (should.as_secs_f64() / took.as_secs_f64().max(1e-6)).min(1.0);
         self.samples += 1;
         self.peak = self.peak.max(in_flight);
         let began = *self.window_began.get_or_insert(now);
-        let enough = self.samples >= WINDOW.max(self.limit() / 2);
+        let most = if self.calm >= CALM { WINDOW.min(2 * self.limit()) } else { WINDOW };
+        let enough = self.samples >= most.max(self.limit() / 2);
         if !enough && now.saturating_duration_since(began) < LONGEST_WINDOW {
             return;
         }
         let ratio = self.ratios / f64::from(self.samples);
-        let saturated = self.peak >= self.limit() / 2;
+        let saturated = self.peak * 2 >= self.limit();
         if ratio < 0.9 {
-            self.doubling = false;
-            self.set(self.limit * ratio.max(0.5) + 1.0);
+            self.calm = 0;
+            self.set(self.limit * ratio.max(0.5) + SHY);
         } else if saturated {
             // A limit that nobody reaches says nothing about what the server can do.
-            let grown = if self.doubling { self.limit * 2.0 } else { self.limit + self.limit.sqrt().max(1.0) };
+            let grown = if self.calm >= CALM { self.limit * 2.0 } else { self.limit + self.limit.sqrt() / 2.0 };
+            self.calm += 1;
             self.set(grown.min(self.most(now)));
         }
         if saturated {
@@ -126,7 +131,7 @@ impl Pressure {
         } else if now.saturating_duration_since(*self.used_at.get_or_insert(now)) >= UNUSED {
             self.used_at = Some(now);
             self.set(self.limit / 2.0);
-            self.doubling = true;
+            self.calm = CALM;
         }
         self.window_began = None;
         self.samples = 0;
@@ -136,7 +141,7 @@ impl Pressure {
 
     /// A handshake did not end in time.
     pub fn timed_out(&mut self) {
-        self.doubling = false;
+        self.calm = 0;
         self.set(self.limit / 2.0);
     }
 
@@ -150,27 +155,41 @@ mod tests {
     use super::*;
     use crate::upstream::floor::Floor;
 
-    /// A server with `cores` that share the work of all handshakes in flight, each of which takes `work` alone on a core.
+    /// A server with `cores` that share the work of all handshakes in flight, each of which takes `work` alone on a core, and `wire`
+    /// beside it.
     struct Shared {
         work: Duration,
+        wire: Duration,
         cores: f64,
     }
 
     impl Shared {
         fn takes(&self, in_flight: u32) -> Duration {
-            self.work.mul_f64((f64::from(in_flight) / self.cores).max(1.0))
+            self.wire + self.work.mul_f64((f64::from(in_flight) / self.cores).max(1.0))
+        }
+
+        /// With fewer in flight a core would idle between one handshake and the next.
+        fn needs(&self) -> u32 {
+            (self.cores * (self.wire + self.work).as_secs_f64() / self.work.as_secs_f64()).ceil() as u32
         }
     }
 
     /// Keeps the server as busy as the limit allows for so long; returns the limits seen in the second half.
-    fn run(pressure: &mut Pressure, floor: &mut Floor, server: &Shared, now: &mut Instant, seconds: f64) -> (u32, u32) {
+    fn run(
+        pressure: &mut Pressure,
+        floor: &mut Floor,
+        server: &Shared,
+        late: Duration,
+        now: &mut Instant,
+        seconds: f64,
+    ) -> (u32, u32) {
         let (start, mut seen) = (*now, Vec::new());
         while now.duration_since(start).as_secs_f64() < seconds {
             let in_flight = pressure.limit();
-            let took = server.takes(in_flight);
+            let took = server.takes(in_flight) + late;
             *now += took / in_flight;
-            let floor = floor.sample(*now, took, in_flight <= LEAST);
-            pressure.finished(*now, took, floor, in_flight);
+            let should = floor.sample(*now, took, late, in_flight == 1);
+            pressure.finished(*now, took, should, in_flight);
             if now.duration_since(start).as_secs_f64() > seconds / 2.0 {
                 seen.push(pressure.limit());
             }
@@ -178,33 +197,40 @@ mod tests {
         (*seen.iter().min().unwrap(), *seen.iter().max().unwrap())
     }
 
+    const MS: Duration = Duration::from_millis(1);
+
     #[test]
-    fn bcrypt_on_two_cores_is_given_a_few_at_a_time() {
-        let (mut pressure, mut floor, mut now) = (Pressure::default(), Floor::default(), Instant::now());
-        let server = Shared { work: Duration::from_millis(200), cores: 2.0 };
-        let (least, most) = run(&mut pressure, &mut floor, &server, &mut now, 30.0);
-        assert!(least >= 2 && most <= 12, "{least} to {most}");
-        assert!(server.takes(most) < Duration::from_millis(1300), "every login ends within a client's 2 s");
+    fn every_server_is_given_what_it_needs_and_little_more() {
+        for (work, cores) in [(200, 2.0), (200, 16.0), (50, 1.0), (4, 0.7), (4, 1.0), (4, 2.0), (4, 8.0), (2, 64.0)] {
+            let (mut pressure, mut floor, mut now) = (Pressure::default(), Floor::default(), Instant::now());
+            let server = Shared { work: work * MS, wire: Duration::from_micros(300), cores };
+            let (least, most) = run(&mut pressure, &mut floor, &server, Duration::ZERO, &mut now, 30.0);
+            let needs = server.needs();
+            assert!((needs..=2 * needs + 1).contains(&least) && most <= 2 * needs + 2, "{least} to {most} of {needs}");
+        }
     }
 
     #[test]
     fn cheap_logins_are_not_held_up() {
-        let (mut pressure, mut floor, mut now) = (Pressure::default(), Floor::default(), Instant::now());
-        let server = Shared { work: Duration::from_micros(250), cores: 2.0 };
-        let (least, _) = run(&mut pressure, &mut floor, &server, &mut now, 2.0);
-        assert!(least >= 32, "{least}: the server would idle between one handshake and the next");
+        for late in [0, 5] {
+            let (mut pressure, mut floor, mut now) = (Pressure::default(), Floor::default(), Instant::now());
+            let server = Shared { work: MS / 4, wire: MS, cores: 2.0 };
+            let (least, _) = run(&mut pressure, &mut floor, &server, late * MS, &mut now, 2.0);
+            // What weir is late is no waiting of theirs, but the server must not idle meanwhile.
+            let needs = Shared { wire: MS + late * MS, ..server }.needs();
+            assert!(least >= needs, "{least} of {needs}");
+        }
     }
 
     #[test]
     fn it_follows_a_server_that_slows_down_and_recovers() {
         let (mut pressure, mut floor, mut now) = (Pressure::default(), Floor::default(), Instant::now());
-        let fast = Shared { work: Duration::from_millis(2), cores: 2.0 };
-        let (before, _) = run(&mut pressure, &mut floor, &fast, &mut now, 5.0);
-        let slow = Shared { work: Duration::from_millis(40), cores: 2.0 };
-        let (_, during) = run(&mut pressure, &mut floor, &slow, &mut now, 10.0);
-        assert!(during * 2 <= before, "{during} after {before}");
-        let (after, _) = run(&mut pressure, &mut floor, &fast, &mut now, 10.0);
-        assert!(after >= before / 2, "{after} after {before}");
+        for work in [2, 40, 2] {
+            let server = Shared { work: work * MS, wire: MS / 2, cores: 2.0 };
+            let (least, most) = run(&mut pressure, &mut floor, &server, Duration::ZERO, &mut now, 10.0);
+            assert!(least >= 2, "{least} where a login takes {work} ms");
+            assert!(server.takes(most) <= 4 * server.takes(1), "{most} where a login takes {work} ms");
+        }
     }
 
     #[test]
@@ -215,8 +241,8 @@ mod tests {
             let (floor, took) = if n % 2 == 0 { (&mut plain, 1) } else { (&mut callout, 100) };
             let took = Duration::from_millis(took);
             now += took / pressure.limit();
-            let floor = floor.sample(now, took, true);
-            pressure.finished(now, took, floor, pressure.limit());
+            let should = floor.sample(now, took, Duration::ZERO, true);
+            pressure.finished(now, took, should, pressure.limit());
         }
         assert_eq!(pressure.limit(), MOST);
     }
@@ -266,7 +292,7 @@ mod tests {
         assert_eq!(grows_to(3.0, 4, second), MOST);
         assert_eq!(grows_to(3.9, 0, second), MOST, "it does not say how many it has");
         assert_eq!(grows_to(3.9, 4, 30 * second), MOST, "an old reading says nothing");
-        let mut grown = Pressure { limit: 100.0, doubling: false, ..Pressure::default() };
+        let mut grown = Pressure { limit: 100.0, calm: 0, ..Pressure::default() };
         let (now, took) = (Instant::now(), Duration::from_millis(10));
         grown.cores(now, 4.0, 4);
         for _ in 0..1000 {

@@ -279,10 +279,10 @@ impl Server {
         Some(read_at + self.slow_start.checked_sub(last.uptime)?)
     }
 
-    /// A handshake ended with the server's PONG. `floor` is the least that one of its kind takes.
-    pub fn handshake_finished(&self, now: Instant, took: Duration, floor: Duration) {
+    /// A handshake ended with the server's PONG, that `should` not take longer than that.
+    pub fn handshake_finished(&self, now: Instant, took: Duration, should: Duration) {
         let in_flight = self.load.handshakes();
-        self.change(|state| state.pressure.finished(now, took, floor, in_flight));
+        self.change(|state| state.pressure.finished(now, took, should, in_flight));
     }
 
     /// Logins a second that it can take at least, by what one has taken lately; `None` while there was none.
@@ -290,9 +290,9 @@ impl Server {
         self.state().pressure.logins_per_second()
     }
 
-    /// Whether so few handshakes are under way that they take what each takes alone.
+    /// Whether no more than one handshake is under way, so that it takes what it takes alone.
     pub fn is_undisturbed(&self) -> bool {
-        self.load.handshakes() <= pressure::LEAST
+        self.load.handshakes() <= 1
     }
 
     /// A handshake did not end in time.

@@ -179,8 +179,8 @@ impl World {
                 let mut job = real.jobs.swap_remove(i);
                 let took = self.now - job.began + Duration::from_secs_f64(WIRE);
                 let server = &self.servers.list[n];
-                let floor = self.floor.sample(self.now, took, server.is_undisturbed());
-                server.handshake_finished(self.now, took, floor);
+                let should = self.floor.sample(self.now, took, Duration::ZERO, server.is_undisturbed());
+                server.handshake_finished(self.now, took, should);
                 job.slot.session_began();
                 real.sessions.push(job.slot);
             }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::super::{Admitted, Frontage, House, Who};
 use crate::{
     admission::storms::Fate,
-    clock::timeout_at,
+    clock::{self, timeout_at},
     relay::{Ended, Opaque},
     tally::Totals,
     tls::HandshakeFirst,
@@ -115,8 +115,8 @@ pub(super) async fn log_in(
     if let Some(through) = &frontage.through {
         let undisturbed = server.server().is_undisturbed();
         let mut floor = through.floor.lock().unwrap_or_else(PoisonError::into_inner);
-        let floor = floor.sample(now.into_std(), login.took, undisturbed);
-        house.doors.opaque_handshake_finished(server, login.took, floor, now.into_std());
+        let should = floor.sample(now.into_std(), login.took, clock::late(), undisturbed);
+        house.doors.opaque_handshake_finished(server, login.took, should, now.into_std());
     }
     server.session_began();
     turn::give_now(&house.doors);

@@ -388,6 +388,7 @@ impl Front for Weir {
                     &mut pass,
                     took,
                     Since::Dial,
+                    Duration::ZERO,
                     self.began + Duration::from_nanos(world.now),
                 );
                 pass.account.session_began();

@@ -99,7 +99,7 @@ proptest! {
                 Event::Failed => drop(server.failed(now, &mut rng)),
                 Event::Reserved => slots.extend(Server::reserve(&server, now)),
                 Event::Finished { took_ms } => {
-                    server.handshake_finished(now, Duration::from_millis(took_ms.into()), Duration::from_millis(5));
+                    server.handshake_finished(now, Duration::from_millis(took_ms.into()), Duration::from_millis(25));
                 }
                 Event::TimedOut => server.handshake_timed_out(),
             }
