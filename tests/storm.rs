@@ -41,6 +41,22 @@ async fn every_library_gets_in_is_dropped_and_comes_back() {
     assert!(server.total_connections().await >= 280);
 }
 
+/// What a person at a terminal gets: how things stand meanwhile, and a report.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_are_told_how_things_stand() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let url = format!("nats://{}", server.address);
+    let output = weir(&["storm", "--clients", "50", "--like", "rust", "--url", &url, "--drop-after", "2s"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    let [report, progress] = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap());
+    for words in ["50 Rust clients on 127.0.0.1:", "connect: 50 % in ", "reconnect: 50 % in ", "this process took "] {
+        assert!(report.contains(words), "{words}: {report}");
+    }
+    assert!(report.contains("\nat the end: connected 50, given up for good 0"), "{report}");
+    assert!(progress.contains("connected 50 of 50 (100 %), tries "), "{progress}");
+    assert!(progress.contains("dropped, connected 50 of 50"), "{progress}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_authorization_errors_end_go_and_three_do_not_end_rust() {
     let server = NatsServer::start(ServerOptions::default().with("authorization { user: me, password: right }")).await;
@@ -181,7 +197,7 @@ async fn a_plan_is_the_same_every_time_and_draws_its_chart() {
     assert_eq!((first.status.code(), &first.stdout), (Some(0), &again.stdout));
     let said = String::from_utf8(first.stdout).unwrap();
     assert!(said.starts_with("2,000 JavaScript clients lose their connections at once; 3 servers of 65,536"), "{said}");
-    assert!(said.contains("\nweir, rate 200 "), "{said}");
+    assert!(said.contains("\nweir, adaptive "), "{said}");
     assert!(std::fs::read_to_string(svg).unwrap().contains("2,000 JavaScript clients"));
 
     for wrong in [vec!["plan", "--clients", "10"], vec!["plan", "--clients", "10", "--handshakes", "0"], vec!["storm"]]
