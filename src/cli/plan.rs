@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn rates() {
-        assert!(matches!("none".parse(), Ok(Pace::Adaptive)));
+        assert!(matches!("adaptive".parse(), Ok(Pace::Adaptive)));
         assert!(matches!("900".parse(), Ok(Pace::PerSecond(n)) if n.get() == 900));
         assert!("0".parse::<Pace>().is_err() && "none".parse::<Pace>().is_err());
         assert!(positive("0").is_err() && positive("nan").is_err() && positive("inf").is_err());
