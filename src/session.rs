@@ -6,6 +6,8 @@
 mod account;
 mod ahead;
 mod answer;
+#[cfg(test)]
+mod foretold;
 mod frontage;
 mod keeper;
 mod leave;
