@@ -3,6 +3,7 @@ mod support;
 
 use std::process::{Command, Output};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use support::{
     tls::{Authority, pair},
@@ -235,6 +236,9 @@ async fn the_flight_recorder_tells_of_a_storm() {
     assert!((1..=tries - admitted).contains(&refused), "{tries} tries: {told}");
     let go = &told["languages"][0];
     assert_eq!((&go["name"], count(go, "refused")), (&"go".into(), refused), "{told}");
+    // The server names the account at the first login; who was refused before counts for nobody's.
+    let accounts = told["accounts"].as_array().unwrap();
+    assert!(accounts.iter().any(|one| one["name"] == "$G" && count(one, "refused") > 0), "{told}");
     // The first of the bucket's burst went straight in, and so did those that came back when there was room.
     assert!((50..=admitted).contains(&count(go, "admitted")), "{told}");
     // The seconds go on until it is known to be over.
@@ -244,6 +248,29 @@ async fn the_flight_recorder_tells_of_a_storm() {
     assert!(in_points("admitted") >= admitted && in_points("refused") >= refused, "{told}");
     let log = weir_.log();
     assert_eq!(log.matches("a storm has begun").count(), log.matches("a storm is over").count(), "{log}");
+}
+
+/// weir is told to stop while a storm goes on: what it was like so far is not lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_flight_recorder_tells_of_a_storm_that_weir_does_not_see_the_end_of() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let top = "lame_duck_grace_period = \"0s\"\nlame_duck_duration = \"1s\"";
+    let weir_ = WeirConfig::of_servers(&[&server]).top(top).admission("rate = 10\nburst = 10").log_level("info");
+    let mut weir_ = weir_.start().await;
+    let url = weir_.url();
+    let clients = tokio::spawn(async move { storm(&["--clients", "300", "--url", &url, "--for", "30s"]).await });
+    eventually(PATIENCE, "a storm", async || {
+        let told = storms_of(&weir_).await;
+        if told["running"].is_null() { Err(told.to_string()) } else { Ok(()) }
+    })
+    .await;
+    weir_.signal(Signal::TERM);
+    assert!(weir_.wait(PATIENCE).await.success());
+    clients.abort();
+    let log = weir_.log();
+    // On a machine that is slow enough it is over before weir is.
+    let told = log.matches("a storm is over").count() + log.matches("weir stops in a storm").count();
+    assert_eq!((log.matches("a storm has begun").count(), told), (1, 1), "{log}");
 }
 
 async fn storms_of(weir: &Weir) -> Value {

@@ -65,6 +65,16 @@ def url(port, user=None):
     return f"nats://{user}:pass@127.0.0.1:{port}" if user else f"nats://127.0.0.1:{port}"
 
 
+def until(what, is_so, patience=20):
+    """Returns how long it took until it was so."""
+    began = time.monotonic()
+    while not is_so():
+        if time.monotonic() - began > patience:
+            raise SystemExit(f"in vain: {what}")
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
 class Server:
     def __init__(self, stack, directory, name, users, most):
         self.stack, self.directory, self.name = stack, directory, name
@@ -105,6 +115,8 @@ class Weir:
         self.log = f"{directory}/weir.log"
         self.running = Running(stack, [WEIR, "run", "-c", config], self.log)
         wait_for(self.port, self.log)
+        # Its port is open before it serves: first it reads the servers.
+        until("weir serves", lambda: "listening" in open(self.log).read())
 
     def metric(self, prefix):
         return sum(float(line.split()[-1]) for line in get(self.monitor, "/metrics").splitlines() if line.startswith(prefix))

@@ -217,7 +217,7 @@ impl fmt::Display for Report {
             write!(f, "; {:.2} s of CPU for its part of the TLS handshakes ({each:.2} ms each)", tls.cpu_seconds)?;
         }
         if self.is_own_bottleneck() {
-            write!(f, ": so the times are upper bounds")?;
+            write!(f, ", so the times are upper bounds")?;
         }
         writeln!(f)
     }
