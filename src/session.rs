@@ -370,7 +370,7 @@ async fn admit(
         Ok(entered) => entered,
         Err(end) => {
             // While it waited a server may have named the account to another client of this credential.
-            who.account = Some(house.directory.account(credential, credential_key));
+            who.account = house.directory.learned(credential_key).or(who.account.take());
             return Err(end);
         }
     };
