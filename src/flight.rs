@@ -76,6 +76,7 @@ fn sample(house: &House) -> Sample {
         refused,
         waiting: (house.doors.held() + house.doors.delayed()) as u64,
         sessions: house.sessions.len() as u64,
+        pace: house.doors.pace(Instant::now().into_std()),
     }
 }
 
@@ -105,7 +106,7 @@ pub async fn record(house: Arc<House>, stop: CancellationToken) {
 fn tell(storm: &Storm, what: &str) {
     let refused: Vec<_> = storm.refused.iter().map(|one| format!("{} {}", one.reason, one.count)).collect();
     let parties = |all: &[Party]| {
-        let all = all.iter().take(3).map(|one| format!("{} {}", one.name, one.admitted + one.refused + one.left));
+        let all = all.iter().map(|one| format!("{} {}", one.name, one.admitted + one.refused + one.left));
         all.collect::<Vec<_>>().join(", ")
     };
     info!(

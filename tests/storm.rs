@@ -248,6 +248,10 @@ async fn the_flight_recorder_tells_of_a_storm() {
     assert!(in_points("admitted") >= admitted && in_points("refused") >= refused, "{told}");
     let log = weir_.log();
     assert_eq!(log.matches("a storm has begun").count(), log.matches("a storm is over").count(), "{log}");
+    let line = log.lines().find(|line| line.contains("a storm is over")).expect("its line");
+    for words in ["seconds=", "peak_arrivals=", "pace=", "held=", "hold_expired ", "$G ", "languages=\"go ", "lost=0"] {
+        assert!(line.contains(words), "{words}: {line}");
+    }
 }
 
 /// weir is told to stop while a storm goes on: what it was like so far is not lost.
