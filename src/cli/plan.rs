@@ -44,7 +44,8 @@ impl std::str::FromStr for Pace {
 /// Foretell a storm: the clients of `weir storm` against weir's own admission code, in virtual time.
 ///
 /// Three cases are compared: clients that go to the servers directly, a plain token bucket that refuses at once, and weir. The
-/// same seed gives the same storm. Not in the picture: weir's own CPU, the kernel's backlogs, traffic beside the storm.
+/// same seed gives the same storm. Not in the picture: weir's own CPU, the kernel's backlogs, traffic beside the storm,
+/// servers whose nonce clients sign, several accounts.
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
     /// How many clients.
