@@ -113,5 +113,6 @@ def plain(options):
     for peer in ("direct", "HAProxy"):
         if best[peer]:
             row(name, f"{peer}, best of {options.rounds}", f"{min(best[peer]):.2f} s")
-    peer = min(best["HAProxy"] or [20])
-    row(name, f"weir, best of {options.rounds}", f"{min(best['weir']):.2f} s", f"≤ {peer:.2f} s, the best peer's", min(best["weir"]) <= peer)
+    took, peer = min(best["weir"]), min(best["HAProxy"], default=None)
+    target = (f"≤ {peer:.2f} s, the best peer's", took <= peer) if peer else ()
+    row(name, f"weir, best of {options.rounds}", f"{took:.2f} s", *target)
