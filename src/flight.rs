@@ -76,6 +76,7 @@ fn sample(house: &House) -> Sample {
         refused,
         waiting: (house.doors.held() + house.doors.delayed()) as u64,
         sessions: house.sessions.len() as u64,
+        pace: house.doors.pace(Instant::now().into_std()),
     }
 }
 
@@ -86,21 +87,26 @@ pub async fn record(house: Arc<House>, stop: CancellationToken) {
         match house.flight.second(sample(&house)) {
             None => {}
             Some(Told::Began) => info!(held = house.doors.held(), "a storm has begun"),
-            Some(Told::Over(storm)) => tell(&storm),
+            Some(Told::Over(storm)) => tell(&storm, "a storm is over"),
         }
         // A second that began late is not made up for by shorter ones.
         next = (next + Duration::from_secs(1)).max(Instant::now());
         tokio::select! {
             () = sleep_until(next) => {}
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => {
+                if let Some(storm) = house.flight.report().running {
+                    tell(&storm, "weir stops in a storm");
+                }
+                return;
+            }
         }
     }
 }
 
-fn tell(storm: &Storm) {
+fn tell(storm: &Storm, what: &str) {
     let refused: Vec<_> = storm.refused.iter().map(|one| format!("{} {}", one.reason, one.count)).collect();
     let parties = |all: &[Party]| {
-        let all = all.iter().take(3).map(|one| format!("{} {}", one.name, one.admitted + one.refused + one.left));
+        let all = all.iter().map(|one| format!("{} {}", one.name, one.admitted + one.refused + one.left));
         all.collect::<Vec<_>>().join(", ")
     };
     info!(
@@ -117,6 +123,6 @@ fn tell(storm: &Storm) {
         in_danger = storm.in_danger,
         lost = storm.lost,
         sessions = storm.sessions_after,
-        "a storm is over"
+        "{what}"
     );
 }

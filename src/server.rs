@@ -359,14 +359,15 @@ async fn system(
     Ok(Some(system))
 }
 
-/// Waits, for a while, until the system account is open, every server that can be read has been read once, and one has shown
-/// its INFO: placement knows capacities then, and it is known whether clients are asked to sign.
+/// Waits, for a while, until the system account is open, every server that can be read has been read once or asked in vain
+/// (one that is down keeps nobody waiting), and one has shown its INFO: placement knows capacities then, and it is known
+/// whether clients are asked to sign.
 async fn first_readings(house: &House, reach: &Reach) {
     let deadline = Instant::now() + FIRST_READINGS;
-    let unread = || house.servers.iter().filter(|s| s.is_read() && s.last_reading().is_none()).count();
+    let unread = || house.servers.iter().any(|server| server.may_be_read_soon());
     let unknown = || house.greetings.shape() == Shape::Unknown && reach.greeting != Greeting::None;
     let unconnected = || reach.system.as_ref().is_some_and(|system| !system.is_up());
-    while (unread() > 0 || unknown() || unconnected()) && Instant::now() < deadline {
+    while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }
 }

@@ -6,6 +6,8 @@
 mod account;
 mod ahead;
 mod answer;
+#[cfg(test)]
+mod foretold;
 mod frontage;
 mod keeper;
 mod leave;
@@ -364,7 +366,14 @@ async fn admit(
     if matches!(ahead, Ahead::Not(_)) && house.servers.is_system_account(&applicant.account) {
         house.doors.lane().claimed(source, connected.into_std());
     }
-    let (pass, dialled, mut down) = ahead.enter(house, applicant, &connect, down, &mut preface, who).await?;
+    let (pass, dialled, mut down) = match ahead.enter(house, applicant, &connect, down, &mut preface, who).await {
+        Ok(entered) => entered,
+        Err(end) => {
+            // While it waited a server may have named the account to another client of this credential.
+            who.account = house.directory.learned(credential_key).or(who.account.take());
+            return Err(end);
+        }
+    };
 
     // The dial.
     let policy = expect_info(&mut connect);

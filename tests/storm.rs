@@ -3,6 +3,7 @@ mod support;
 
 use std::process::{Command, Output};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use support::{
     tls::{Authority, pair},
@@ -39,6 +40,22 @@ async fn every_library_gets_in_is_dropped_and_comes_back() {
     // Go and C sleep 2 s before their first return.
     assert!(phases[1]["seconds_to_100"].as_f64().unwrap() >= 2.0, "{report}");
     assert!(server.total_connections().await >= 280);
+}
+
+/// What a person at a terminal gets: how things stand meanwhile, and a report.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_are_told_how_things_stand() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let url = format!("nats://{}", server.address);
+    let output = weir(&["storm", "--clients", "50", "--like", "rust", "--url", &url, "--drop-after", "2s"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    let [report, progress] = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap());
+    for words in ["50 Rust clients on 127.0.0.1:", "connect: 50 % in ", "reconnect: 50 % in ", "this process took "] {
+        assert!(report.contains(words), "{words}: {report}");
+    }
+    assert!(report.contains("\nat the end: connected 50, given up for good 0"), "{report}");
+    assert!(progress.contains("connected 50 of 50 (100 %), tries "), "{progress}");
+    assert!(progress.contains("dropped, connected 50 of 50"), "{progress}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,7 +198,7 @@ async fn a_plan_is_the_same_every_time_and_draws_its_chart() {
     assert_eq!((first.status.code(), &first.stdout), (Some(0), &again.stdout));
     let said = String::from_utf8(first.stdout).unwrap();
     assert!(said.starts_with("2,000 JavaScript clients lose their connections at once; 3 servers of 65,536"), "{said}");
-    assert!(said.contains("\nweir, rate 200 "), "{said}");
+    assert!(said.contains("\nweir, adaptive "), "{said}");
     assert!(std::fs::read_to_string(svg).unwrap().contains("2,000 JavaScript clients"));
 
     for wrong in [vec!["plan", "--clients", "10"], vec!["plan", "--clients", "10", "--handshakes", "0"], vec!["storm"]]
@@ -219,6 +236,9 @@ async fn the_flight_recorder_tells_of_a_storm() {
     assert!((1..=tries - admitted).contains(&refused), "{tries} tries: {told}");
     let go = &told["languages"][0];
     assert_eq!((&go["name"], count(go, "refused")), (&"go".into(), refused), "{told}");
+    // The server names the account at the first login; who was refused before counts for nobody's.
+    let accounts = told["accounts"].as_array().unwrap();
+    assert!(accounts.iter().any(|one| one["name"] == "$G" && count(one, "refused") > 0), "{told}");
     // The first of the bucket's burst went straight in, and so did those that came back when there was room.
     assert!((50..=admitted).contains(&count(go, "admitted")), "{told}");
     // The seconds go on until it is known to be over.
@@ -228,6 +248,33 @@ async fn the_flight_recorder_tells_of_a_storm() {
     assert!(in_points("admitted") >= admitted && in_points("refused") >= refused, "{told}");
     let log = weir_.log();
     assert_eq!(log.matches("a storm has begun").count(), log.matches("a storm is over").count(), "{log}");
+    let line = log.lines().find(|line| line.contains("a storm is over")).expect("its line");
+    for words in ["seconds=", "peak_arrivals=", "pace=", "held=", "hold_expired ", "$G ", "languages=\"go ", "lost=0"] {
+        assert!(line.contains(words), "{words}: {line}");
+    }
+}
+
+/// weir is told to stop while a storm goes on: what it was like so far is not lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_flight_recorder_tells_of_a_storm_that_weir_does_not_see_the_end_of() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let top = "lame_duck_grace_period = \"0s\"\nlame_duck_duration = \"1s\"";
+    let weir_ = WeirConfig::of_servers(&[&server]).top(top).admission("rate = 10\nburst = 10").log_level("info");
+    let mut weir_ = weir_.start().await;
+    let url = weir_.url();
+    let clients = tokio::spawn(async move { storm(&["--clients", "300", "--url", &url, "--for", "30s"]).await });
+    eventually(PATIENCE, "a storm", async || {
+        let told = storms_of(&weir_).await;
+        if told["running"].is_null() { Err(told.to_string()) } else { Ok(()) }
+    })
+    .await;
+    weir_.signal(Signal::TERM);
+    assert!(weir_.wait(PATIENCE).await.success());
+    clients.abort();
+    let log = weir_.log();
+    // On a machine that is slow enough it is over before weir is.
+    let told = log.matches("a storm is over").count() + log.matches("weir stops in a storm").count();
+    assert_eq!((log.matches("a storm has begun").count(), told), (1, 1), "{log}");
 }
 
 async fn storms_of(weir: &Weir) -> Value {

@@ -152,3 +152,28 @@ fn nobody_waits_for_another_accounts_storm() {
         );
     }
 }
+
+/// What the reference says of an account that is to go first.
+#[test]
+fn an_account_with_all_the_weight_goes_first() {
+    for seed in 0..SEEDS {
+        let (weights, first, clients) = ([1, 1, 1, 1000], 3, 100);
+        let rng = fastrand::Rng::with_seed(seed);
+        let doors = doors(&weights, 3);
+        let mut storm = Storm { doors, rng, now: Instant::now(), clients: 0, under_way: Vec::new(), turns: Vec::new() };
+        for _ in 0..STORM {
+            (0..first).for_each(|account| storm.arrives(account));
+        }
+        for _ in 0..50 {
+            storm.goes_on();
+        }
+        let since = storm.turns.len();
+        (0..clients).for_each(|_| storm.arrives(first));
+        while storm.turns.len() < since + 2 * clients {
+            storm.goes_on();
+        }
+        let last = storm.turns.iter().rposition(|&turn| turn == first).unwrap();
+        let others = storm.turns[since..last].iter().filter(|&&turn| turn != first).count();
+        assert!(others <= first, "seed {seed}: {others} of others went before its last");
+    }
+}

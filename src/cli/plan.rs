@@ -24,7 +24,7 @@ enum Queue {
 /// What may stand behind `--rate`.
 #[derive(Debug, Clone, Copy)]
 enum Pace {
-    None,
+    Adaptive,
     PerSecond(NonZeroU32),
 }
 
@@ -33,8 +33,10 @@ impl std::str::FromStr for Pace {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "none" => Ok(Self::None),
-            _ => text.parse().map(Self::PerSecond).map_err(|_| "write a number of clients a second, or none".into()),
+            "adaptive" => Ok(Self::Adaptive),
+            _ => {
+                text.parse().map(Self::PerSecond).map_err(|_| "write a number of clients a second, or adaptive".into())
+            }
         }
     }
 }
@@ -42,7 +44,8 @@ impl std::str::FromStr for Pace {
 /// Foretell a storm: the clients of `weir storm` against weir's own admission code, in virtual time.
 ///
 /// Three cases are compared: clients that go to the servers directly, a plain token bucket that refuses at once, and weir. The
-/// same seed gives the same storm. Not in the picture: weir's own CPU, the kernel's backlogs, traffic beside the storm.
+/// same seed gives the same storm. Not in the picture: weir's own CPU, the kernel's backlogs, traffic beside the storm,
+/// servers whose nonce clients sign, several accounts.
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
     /// How many clients.
@@ -67,8 +70,8 @@ pub(super) struct PlanArgs {
     /// Limit of each server [default: 65536, or what the clients need].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
-    /// weir's `rate`: new clients per second, or none [default: that of --config, else --handshakes].
-    #[arg(long, value_name = "N|none")]
+    /// weir's `rate`: new clients per second, or adaptive [default: that of --config, which is adaptive unless it says so].
+    #[arg(long, value_name = "N|adaptive")]
     rate: Option<Pace>,
     /// weir's `burst` [default: a tenth of the rate, at least 10].
     #[arg(long, value_name = "N")]
@@ -139,10 +142,9 @@ impl PlanArgs {
         };
         let mut admission = config.admission.clone();
         admission.pace = match self.rate {
-            Some(Pace::None) => None,
+            Some(Pace::Adaptive) => None,
             Some(Pace::PerSecond(per_second)) => Some(rate(per_second)),
-            None if self.config.is_some() => admission.pace,
-            None => Some(rate(capacity)),
+            None => admission.pace,
         };
         Plan {
             clients: self.clients,
@@ -174,9 +176,9 @@ mod tests {
 
     #[test]
     fn rates() {
-        assert!(matches!("none".parse(), Ok(Pace::None)));
+        assert!(matches!("adaptive".parse(), Ok(Pace::Adaptive)));
         assert!(matches!("900".parse(), Ok(Pace::PerSecond(n)) if n.get() == 900));
-        assert!("0".parse::<Pace>().is_err() && "fast".parse::<Pace>().is_err());
+        assert!("0".parse::<Pace>().is_err() && "none".parse::<Pace>().is_err());
         assert!(positive("0").is_err() && positive("nan").is_err() && positive("inf").is_err());
         assert_eq!(positive("8.5"), Ok(8.5));
     }

@@ -16,8 +16,8 @@ pub(super) const NOT_ALL_IN: u8 = 1;
 /// Play clients with the reconnect behaviour of the official libraries against an address.
 ///
 /// All connect at once; whoever fails comes back as its library does after a lost connection, until all are in or --for has
-/// passed. Nothing is published. Each client takes a file. It goes to the addresses given and no other, and speaks
-/// neither WebSocket, NKeys nor JWTs. Exit code 0: all were in at the end; 1: not all.
+/// passed. Nothing is published. Each client takes a file. It goes to the addresses given and no other, speaks TLS only if
+/// told to (JavaScript and .NET would wherever a server offers it), and neither WebSocket, NKeys nor JWTs. Exit code 0: all were in at the end; 1: not all.
 #[derive(Debug, Args)]
 pub(super) struct StormArgs {
     /// How many clients.

@@ -193,6 +193,9 @@ impl Poll {
                 Err(err) => why = err,
             }
         }
+        if self.system.is_none() {
+            server.gave_no_reading();
+        }
         if server.is_read() && self.way.replace(Way::None) != Some(Way::None) {
             warn!(server = server.name(), %why, "no reading; a server without one is the last resort");
         }

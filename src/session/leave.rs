@@ -14,6 +14,7 @@ use crate::{
     stream::Stream,
 };
 use tokio::time::Instant;
+use tracing::debug;
 
 /// Refuses at `at`, or earlier when the client leaves.
 pub(super) async fn refuse_at(
@@ -57,6 +58,10 @@ pub(super) async fn refuse(house: &House, down: Stream, reason: Refusal) -> End 
 
 /// The end of a client that has not finished its preface.
 pub(super) async fn leave_unfinished(down: impl Into<Option<Stream>>, unfinished: Unfinished, phase: Phase) -> End {
+    let down = down.into();
+    if let Unfinished::Wrong(wrong) = &unfinished {
+        debug!(peer = ?down.as_ref().and_then(|down| down.tcp().peer_addr().ok()), %wrong, "no preface");
+    }
     let (words, end) = match unfinished {
         Unfinished::Probe => return End::Probe,
         Unfinished::Gone => return End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Eof }),
@@ -70,7 +75,7 @@ pub(super) async fn leave_unfinished(down: impl Into<Option<Stream>>, unfinished
             (refusal::line(Refusal::Protocol), Refusal::Protocol)
         }
     };
-    if let Some(down) = down.into() {
+    if let Some(down) = down {
         farewell::say(down, words).await;
     }
     End::Refused(end)

@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -93,6 +93,8 @@ pub struct Server {
     sight: Sight,
     /// Changed by [`Server::change`] only.
     state: Mutex<State>,
+    /// It was asked for a reading, and gave none.
+    gave_none: AtomicBool,
 }
 
 impl Server {
@@ -116,6 +118,7 @@ impl Server {
             epoch,
             sight: Sight::default(),
             state: Mutex::default(),
+            gave_none: AtomicBool::new(false),
             params,
         };
         server.change(|_| ());
@@ -213,6 +216,16 @@ impl Server {
     /// Whether readings of it are to be had.
     pub fn is_read(&self) -> bool {
         self.system || self.params.monitor.is_some()
+    }
+
+    /// Whether its first reading is still to be waited for: there may be one, and it has not been asked in vain.
+    pub fn may_be_read_soon(&self) -> bool {
+        self.is_read() && !self.gave_none.load(Relaxed) && self.state().last.is_none()
+    }
+
+    /// It was asked for a reading, and gave none.
+    pub fn gave_no_reading(&self) {
+        self.gave_none.store(true, Relaxed);
     }
 
     /// Its counters.

@@ -43,6 +43,8 @@ pub struct Sample {
     pub waiting: u64,
     /// Sessions now.
     pub sessions: u64,
+    /// The pace in force now, in clients a second, as far as it is known.
+    pub pace: Option<f64>,
 }
 
 impl Sample {
@@ -87,7 +89,8 @@ pub struct Storm {
     pub most_waiting: u64,
     /// Refusals by reason, none that did not occur.
     pub refused: Vec<Refused>,
-    /// Clients a second that got in while others waited: what the servers can do. Unknown when nobody waited for a whole second.
+    /// Clients a second that got in while others waited: what the servers can do. When nobody waited for a whole second, the pace
+    /// that was in force when somebody did last; unknown when there was none.
     pub pace: Option<f64>,
     /// Sessions when it began.
     pub sessions_before: u64,
@@ -124,6 +127,8 @@ struct Running {
     calm: u32,
     /// Seconds that began and ended with somebody waiting, and clients that got in meanwhile.
     busy: (u32, u64),
+    /// The pace in force when somebody waited last.
+    pace: Option<f64>,
     elapsed: u32,
     /// Those who were refused and have not come back, as far as arrivals tell, and the last second in which one was refused.
     away: (u64, u32),
@@ -184,7 +189,8 @@ impl Running {
             sessions_least: before.sessions,
             ..Storm::default()
         };
-        let mut running = Self { storm, began: before, calm: 0, busy: (0, 0), elapsed: 0, away: (0, 0), at_last: now };
+        let mut running =
+            Self { storm, began: before, calm: 0, busy: (0, 0), pace: None, elapsed: 0, away: (0, 0), at_last: now };
         running.second(&before, &now, true);
         running
     }
@@ -207,6 +213,9 @@ impl Running {
         self.storm.series.push(point);
         if before.waiting > 0 && now.waiting > 0 {
             self.busy = (self.busy.0 + 1, self.busy.1 + admitted);
+        }
+        if before.waiting > 0 || now.waiting > 0 || troubled {
+            self.pace = now.pace.or(self.pace);
         }
         let (away, refused_at) = self.away;
         let comes_back = away > 0 && point.arrived > 0 && self.elapsed - refused_at <= AWAY;
@@ -233,7 +242,7 @@ impl Running {
             admitted: to.admitted - from.admitted,
             held: to.held - from.held,
             refused: reasons.filter(|one| one.count > 0).collect(),
-            pace: (self.busy.0 > 0).then(|| self.busy.1 as f64 / f64::from(self.busy.0)),
+            pace: (self.busy.0 > 0).then(|| self.busy.1 as f64 / f64::from(self.busy.0)).or(self.pace),
             sessions_after: to.sessions,
             lost: danger.lost,
             in_danger: danger.in_danger,
@@ -304,6 +313,18 @@ mod tests {
         assert_eq!(storm.series.points.len() as u32, 9 + QUIET);
         assert!(weir.parties.accounts().is_empty() && weir.recorder.running(&weir.parties).is_none());
         assert_eq!(weir.recorder.over().len(), 1);
+    }
+
+    /// Refused and away again before a second is over: nobody waits for a whole one.
+    #[test]
+    fn the_pace_of_a_storm_of_a_moment_is_the_one_in_force() {
+        let mut weir = Counters::default();
+        weir.second(0, 0, 0, 0, 0);
+        weir.now.pace = Some(120.0);
+        weir.second(300, 290, 60, 230, 0);
+        weir.now.pace = Some(7.0);
+        let storm = weir.calm(QUIET).expect("over");
+        assert_eq!(storm.pace, Some(120.0));
     }
 
     #[test]

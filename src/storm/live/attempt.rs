@@ -130,6 +130,8 @@ pub(super) fn describe(step: &str, err: &io::Error) -> String {
     match err.kind() {
         io::ErrorKind::ConnectionRefused => format!("connection refused: {step}"),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => format!("reset: {step}"),
+        // From one address to another there are only so many, by net.ipv4.ip_local_port_range.
+        io::ErrorKind::AddrNotAvailable => format!("no local port is left: {step}"),
         _ => format!("{err}: {step}"),
     }
 }

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod client;
+mod own;
 mod progress;
 mod report;
 mod security;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::library::{Library, Like};
 use crate::{limits, tls::BadFile};
 use client::{Client, Shared};
+use own::Cpu;
 use progress::Progress;
 pub use report::{PhaseReport, Report, TlsReport};
 use security::Security;
@@ -143,12 +145,12 @@ impl Storm {
         }
         let shared = Arc::new(Shared { seen: Seen::new(), addresses, drop: CancellationToken::new(), ghosts_allowed });
         let stop = CancellationToken::new();
-        let (began, cpu_before) = (Instant::now(), report::cpu_time());
+        let (began, mut own) = (Instant::now(), Cpu::new(self.threads));
         shared.seen.first.begin(began);
         let threads = (0..self.threads).map(|n| self.carry(n, Arc::clone(&shared), security.clone(), stop.clone()));
         let threads = threads.collect::<io::Result<Vec<_>>>()?;
-        self.watch(&shared, began, quiet).await?;
-        let report = Report::of(self, &shared, began.elapsed(), report::cpu_time().saturating_sub(cpu_before));
+        self.watch(&shared, began, &mut own, quiet).await?;
+        let report = Report::of(self, &shared, began.elapsed(), own);
         stop.cancel();
         for thread in threads {
             let _ = thread.join();
@@ -174,7 +176,10 @@ impl Storm {
                     let client = storm.client(n, library, security.as_deref(), &shared.addresses);
                     tokio::spawn(client.live(Arc::clone(&shared)));
                 }
-                stop.cancelled().await;
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = shared.seen.late.watch() => {}
+                }
             });
         })
     }
@@ -203,7 +208,7 @@ impl Storm {
     }
 
     /// Looks on, drops all connections when it is time, and returns when nobody is trying any more, or the time is up.
-    async fn watch(&self, shared: &Shared, began: Instant, quiet: bool) -> io::Result<()> {
+    async fn watch(&self, shared: &Shared, began: Instant, own: &mut Cpu, quiet: bool) -> io::Result<()> {
         let seen = &shared.seen;
         let mut progress = Progress::new(self.clients, quiet);
         let mut interrupted = Box::pin(tokio::signal::ctrl_c());
@@ -217,6 +222,7 @@ impl Storm {
                 }
             }
             progress.show(seen);
+            own.look();
             let given_up = seen.given_up.load(Acquire);
             let decided = seen.phase().is_in() as u64 + given_up >= self.clients as u64
                 && seen.connected.load(Acquire) + given_up >= self.clients as u64;

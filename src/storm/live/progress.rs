@@ -6,7 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::termios::tcgetwinsize;
+
 use super::seen::Seen;
+
+/// A line cannot be repainted once it has gone on to the next: what does not fit is left out. A terminal that does not say how
+/// wide it is has room for all.
+fn fitting(line: &str, columns: u16) -> &str {
+    let room = if columns == 0 { usize::MAX } else { usize::from(columns) - 1 };
+    line.char_indices().nth(room).map_or(line, |(end, _)| &line[..end])
+}
 
 /// The display.
 pub(super) struct Progress {
@@ -44,7 +53,7 @@ impl Progress {
     fn paint(&self, seen: &Seen) {
         let phase = seen.phase();
         let line = format!(
-            "{:7.1} s  {}connected {} of {} ({:.0} %), tries {}, refused {}, errors {}, given up {}",
+            "{:6.1} s  {}connected {} of {} ({:.0} %), tries {}, refused {}, errors {}, given up {}",
             phase.elapsed().as_secs_f64(),
             if seen.dropped.load(Relaxed) { "dropped, " } else { "" },
             seen.connected.load(Relaxed),
@@ -56,6 +65,24 @@ impl Progress {
             seen.given_up.load(Relaxed),
         );
         // A display that nobody reads is no reason to stop.
-        let _ = if self.terminal { write!(stderr(), "\r\x1b[K{line}") } else { writeln!(stderr(), "{line}") };
+        let _ = if self.terminal {
+            let columns = tcgetwinsize(stderr()).map_or(0, |size| size.ws_col);
+            write!(stderr(), "\r\x1b[K{}", fitting(&line, columns))
+        } else {
+            writeln!(stderr(), "{line}")
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_terminal_gets_less() {
+        assert_eq!(
+            [0, 1, 3, 4, 5, 80].map(|columns| fitting("äbcd", columns)),
+            ["äbcd", "", "äb", "äbc", "äbcd", "äbcd"]
+        );
     }
 }

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::{
     Storm,
     client::Shared,
+    own::Cpu,
     seen::{Phase, Seen},
 };
 use crate::storm::text::grouped;
@@ -96,27 +96,16 @@ pub struct Report {
     pub seconds: f64,
     /// CPU of this process alone.
     pub cpu_seconds: f64,
+    /// For so long its threads had hardly a moment left.
+    pub busy_seconds: f64,
+    /// The most that a thread was late with what its clients had to do.
+    pub late_seconds: f64,
     /// TLS, where it was spoken.
     pub tls: Option<TlsReport>,
     /// Threads that carried the clients.
     pub threads: usize,
     #[serde(skip)]
     title: String,
-}
-
-/// CPU time of this process so far.
-pub(super) fn cpu_time() -> Duration {
-    clock(ClockId::ProcessCPUTime)
-}
-
-/// CPU time of this thread so far.
-pub(super) fn thread_time() -> Duration {
-    clock(ClockId::ThreadCPUTime)
-}
-
-fn clock(which: ClockId) -> Duration {
-    let time = clock_gettime(which);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 impl PhaseReport {
@@ -142,7 +131,8 @@ impl PhaseReport {
 }
 
 impl Report {
-    pub(super) fn of(storm: &Storm, shared: &Shared, elapsed: Duration, cpu: Duration) -> Self {
+    pub(super) fn of(storm: &Storm, shared: &Shared, elapsed: Duration, own: Cpu) -> Self {
+        let (cpu, busy) = own.end();
         let seen: &Seen = &shared.seen;
         let mut phases = vec![PhaseReport::of("connect", &seen.first, storm.clients)];
         if seen.dropped.load(Relaxed) {
@@ -167,6 +157,8 @@ impl Report {
             ghosts_closed: seen.ghosts_closed.load(Relaxed),
             seconds: elapsed.as_secs_f64(),
             cpu_seconds: cpu.as_secs_f64(),
+            busy_seconds: busy.as_secs_f64(),
+            late_seconds: seen.late.most().as_secs_f64(),
             tls: storm.tls.is_some().then(|| TlsReport::of(seen)),
             threads: storm.threads,
         }
@@ -177,9 +169,13 @@ impl Report {
         self.connected == self.clients as u64
     }
 
-    /// Whether this process was too busy to measure anything but itself.
+    /// Whether this process was too busy to measure anything but itself: for a good part of what it took until all were in, or so
+    /// late that it shows in that.
     pub fn is_own_bottleneck(&self) -> bool {
-        self.cpu_seconds > 0.8 * self.seconds * self.threads as f64
+        let took = |phase: &PhaseReport| phase.seconds_to_100.unwrap_or(self.seconds);
+        let (all, shortest) =
+            self.phases.iter().map(took).fold((0.0, f64::MAX), |(sum, least), took| (sum + took, took.min(least)));
+        self.busy_seconds > 0.25 * all || self.late_seconds > 0.05 * shortest
     }
 }
 
@@ -208,13 +204,20 @@ impl fmt::Display for Report {
             let [full, resumed, failed] = [tls.full, tls.resumed, failed].map(grouped);
             writeln!(f, "TLS handshakes: {full} full, {resumed} resumed, {failed} failed")?;
         }
-        write!(f, "this process took {:.2} s of CPU in {:.2} s", self.cpu_seconds, self.seconds)?;
+        write!(
+            f,
+            "this process took {:.2} s of CPU in {:.2} s, was busy for {:.1} s of them and at most {:.0} ms late",
+            self.cpu_seconds,
+            self.seconds,
+            self.busy_seconds,
+            1e3 * self.late_seconds
+        )?;
         if let Some(tls) = &self.tls {
             let each = 1e3 * tls.cpu_seconds / tls.done().max(1) as f64;
-            write!(f, ", {:.2} s of it for its part of the TLS handshakes ({each:.2} ms each)", tls.cpu_seconds)?;
+            write!(f, "; {:.2} s of CPU for its part of the TLS handshakes ({each:.2} ms each)", tls.cpu_seconds)?;
         }
         if self.is_own_bottleneck() {
-            write!(f, ": it was busy itself, so the times are upper bounds")?;
+            write!(f, ", so the times are upper bounds")?;
         }
         writeln!(f)
     }

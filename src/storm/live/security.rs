@@ -13,7 +13,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::{
     attempt::{Clock, Failure, describe},
-    report,
+    own,
     seen::SeenTls,
 };
 use crate::{
@@ -84,9 +84,9 @@ impl OwnTls {
         clock.step();
         let mut handshake = TlsConnector::from(Arc::clone(&self.config)).connect(self.names[n].clone(), tcp);
         let steps = poll_fn(|cx| {
-            let before = report::thread_time();
+            let before = own::thread_time();
             let polled = Pin::new(&mut handshake).poll(cx);
-            seen.took(report::thread_time().saturating_sub(before));
+            seen.took(own::thread_time().saturating_sub(before));
             polled
         });
         match timeout_at(clock.until, steps).await {

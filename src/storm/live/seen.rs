@@ -12,7 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::attempt::What;
+use super::{attempt::What, own::Lateness};
+
+/// Texts that are told apart; those beyond are [`OTHER`].
+const MOST_TEXTS: usize = 100;
+const OTHER: &str = "other";
 
 /// One phase: the first connects, or the return after a drop.
 #[derive(Debug)]
@@ -62,7 +66,9 @@ impl Phase {
             What::Refused(text) => (&self.refused, text),
             What::Error(what) => (&self.errors, what.into_owned()),
         };
-        *locked(map).entry(key).or_default() += 1;
+        let mut counts = locked(map);
+        let key = if counts.len() < MOST_TEXTS || counts.contains_key(&key) { key } else { OTHER.into() };
+        *counts.entry(key).or_default() += 1;
     }
 
     pub(super) fn is_in(&self) -> usize {
@@ -134,6 +140,8 @@ pub(super) struct Seen {
     /// Established connections that ended without having been dropped on purpose.
     pub(super) cut: AtomicU64,
     pub(super) tls: SeenTls,
+    /// This process, with all of that.
+    pub(super) late: Lateness,
 }
 
 impl Seen {
@@ -148,6 +156,7 @@ impl Seen {
             ghosts_closed: AtomicU64::new(0),
             cut: AtomicU64::new(0),
             tls: SeenTls::default(),
+            late: Lateness::default(),
         }
     }
 
@@ -159,5 +168,22 @@ impl Seen {
     /// The phase that runs.
     pub(super) fn phase(&self) -> &Phase {
         if self.dropped.load(Relaxed) { &self.again } else { &self.first }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_says_something_else_each_time_fills_no_memory() {
+        let phase = Phase::new();
+        for n in 0..1000 {
+            phase.failed(What::Refused(format!("no {n}")));
+        }
+        phase.failed(What::Refused("no 7".into()));
+        let refused = phase.refused();
+        assert_eq!((refused.len(), refused["no 7"], phase.refused_in_all()), (MOST_TEXTS + 1, 2, 1001));
+        assert_eq!(refused[OTHER], 1000 - MOST_TEXTS as u64);
     }
 }

@@ -48,7 +48,7 @@ impl Forecast {
         };
         let rate = match plan.admission.pace {
             Some(pace) => format!("rate {}", grouped(u64::from(pace.per_second.get()))),
-            None => "no rate".to_owned(),
+            None => "adaptive".to_owned(),
         };
         let case = |name: String, outcome| Case { name, outcome };
         Self {

@@ -101,6 +101,11 @@ pub(super) struct Weir {
 
 const NONE: u32 = u32::MAX;
 
+/// Who a client is to the doors.
+fn key(client: u32) -> ClientKey {
+    ClientKey::from_raw(u64::from(client))
+}
+
 impl Weir {
     pub(super) fn new(plan: &Plan, params: &Params) -> Self {
         let server = |n: u16| ServerParams {
@@ -334,7 +339,7 @@ impl Weir {
         let applicant = Applicant {
             persona: Default::default(),
             account: Arc::clone(&self.account),
-            client: ClientKey::from_raw(u64::from(client)),
+            client: key(client),
             hold_until: deadlines.hold_until,
             answer_by: deadlines.answer_by,
             returns: deadlines.returns,
@@ -456,6 +461,8 @@ impl Front for Weir {
             }
             (GHOST_END, Stage::In { _pass: pass }) => {
                 world.servers[pass.server.server().index()].connections -= 1;
+                let (client, now) = (self.sessions[who as usize].client, self.now(world));
+                self.doors.session_ended(key(client), world.library(client).ghost, now);
                 self.close(who);
             }
             (_, stage) => self.sessions[who as usize].stage = stage,

@@ -32,6 +32,21 @@ fn event() -> impl Strategy<Value = (u16, Event)> {
     (0u16..3000, event)
 }
 
+fn cluster(system: bool, slow_start: Duration) -> Params {
+    Params {
+        system,
+        poll_interval: Duration::from_secs(1),
+        reserve: Reserve::Slots(0),
+        warn_at: 0.8,
+        slow_start,
+        close_spread: Duration::ZERO,
+        wants: Wants::default(),
+        source_addresses: Vec::new(),
+        dial_ahead: 0,
+        servers: Vec::new(),
+    }
+}
+
 /// How placement would see it by its state: what [`Server::view`] is to say, in another way.
 fn by_state(server: &Server, now: Instant) -> (Rank, u32, bool) {
     let state = server.state();
@@ -57,18 +72,7 @@ proptest! {
         looks in prop::collection::vec(0u64..40_000, 1..8),
         seed in any::<u64>(),
     ) {
-        let cluster = Params {
-            system: is_read,
-            poll_interval: Duration::from_secs(1),
-            reserve: Reserve::Slots(0),
-            warn_at: 0.8,
-            slow_start: Duration::from_secs(slow_start_s),
-            close_spread: Duration::ZERO,
-            wants: Wants::default(),
-            source_addresses: Vec::new(),
-            dial_ahead: 0,
-            servers: Vec::new(),
-        };
+        let cluster = cluster(is_read, Duration::from_secs(slow_start_s));
         let one = ServerParams { name: None, address: "n1:4222".into(), monitor: None, max_connections: Some(100) };
         let server = Arc::new(Server::new(0, one, &cluster, Epoch::default()));
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -118,4 +122,18 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_server_is_waited_for_until_it_has_been_asked_once() {
+    let server = |monitor: Option<&str>| {
+        let address = "n1:4222".to_owned();
+        let one = ServerParams { name: None, address, monitor: monitor.map(Into::into), max_connections: None };
+        Server::new(0, one, &cluster(false, Duration::ZERO), Epoch::default())
+    };
+    assert!(!server(None).may_be_read_soon(), "nobody can read it");
+    let server = server(Some("http://n1:8222"));
+    assert!(server.may_be_read_soon());
+    server.gave_no_reading();
+    assert!(!server.may_be_read_soon());
 }

@@ -1,0 +1,168 @@
+"""The processes of a storm: nats-servers, weir and HAProxy, all on loopback, each ended with the block it was started in."""
+
+import contextlib, crypt, json, os, socket, subprocess, tempfile, threading, time, urllib.request
+
+WEIR, NATS, HAPROXY = os.environ["WEIR_BIN"], os.environ["NATS_SERVER"], os.environ.get("BENCH_HAPROXY")
+LIBRARIES = os.environ.get("BENCH_LIBRARIES")
+SALT = "abcdefghijklmnopqrstuu"
+
+
+@contextlib.contextmanager
+def place():
+    with tempfile.TemporaryDirectory(prefix="storm-bench-") as directory, contextlib.ExitStack() as stack:
+        yield stack, directory
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def get(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return answer.read().decode()
+
+
+class Running:
+    """A process, ended with the block it was started in."""
+
+    def __init__(self, stack, command, log, env=None):
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=open(log, "ab"), stderr=subprocess.STDOUT, env=env)
+        stack.callback(self.kill)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def cpu(self):
+        """Seconds so far."""
+        with open(f"/proc/{self.process.pid}/stat") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for(port, log):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.02)
+    with open(log) as file:
+        raise SystemExit(f"nobody listens on {port}: {file.read()}")
+
+
+def bcrypt(cost):
+    return crypt.crypt("pass", f"$2a${cost:02}${SALT}")
+
+
+def users(cost, accounts=("a",)):
+    inside = "\n".join(f'  {name.upper()}: {{ users: [ {{ user: {name}, password: "{bcrypt(cost)}" }} ] }}' for name in accounts)
+    return f"accounts {{\n{inside}\n}}"
+
+
+def url(port, user=None):
+    return f"nats://{user}:pass@127.0.0.1:{port}" if user else f"nats://127.0.0.1:{port}"
+
+
+def until(what, is_so, patience=20):
+    """Returns how long it took until it was so."""
+    began = time.monotonic()
+    while not is_so():
+        if time.monotonic() - began > patience:
+            raise SystemExit(f"in vain: {what}")
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+class Server:
+    def __init__(self, stack, directory, name, users, most):
+        self.stack, self.directory, self.name = stack, directory, name
+        self.port, self.monitor = free_port(), free_port()
+        self.config = f"{directory}/{name}.conf"
+        with open(self.config, "w") as file:
+            file.write(f"server_name: {name}\nlisten: 127.0.0.1:{self.port}\nhttp: 127.0.0.1:{self.monitor}\nmax_connections: {most}\n{users}\n")
+
+    def start(self):
+        self.running = Running(self.stack, [NATS, "-c", self.config], f"{self.directory}/{self.name}.log")
+        wait_for(self.port, f"{self.directory}/{self.name}.log")
+        return self
+
+    def connections(self):
+        return json.loads(get(self.monitor, "/varz"))["connections"]
+
+
+def servers(stack, directory, count, users="", most=4000):
+    return [Server(stack, directory, f"n{n + 1}", users, most) for n in range(count)]
+
+
+class Weir:
+    def __init__(self, stack, directory, those, monitors=None, more="", tls=""):
+        """`tls` is the listener's table; there is then a plain listener too."""
+        self.port, self.monitor, self.plain_port = free_port(), free_port(), free_port()
+        monitors = monitors or [server.monitor for server in those]
+        text = f'workers = 2\n[log]\nlevel = "info"\n[[listeners]]\nlisten = "127.0.0.1:{self.port}"\nmax_clients = 9200\n'
+        if tls:
+            text += f'[listeners.tls]\n{tls}[[listeners]]\nlisten = "127.0.0.1:{self.plain_port}"\nmax_clients = 9200\n'
+        text += f'[monitor]\nlisten = "127.0.0.1:{self.monitor}"\n'
+        # The servers are a moment old when the storm comes; that they fill steadily is another matter.
+        text += '[cluster]\nslow_start = "0s"\n' + more
+        for server, monitor in zip(those, monitors):
+            text += f'[[cluster.servers]]\nname = "{server.name}"\naddress = "127.0.0.1:{server.port}"\nmonitor = "http://127.0.0.1:{monitor}"\n'
+        config = f"{directory}/weir.toml"
+        with open(config, "w") as file:
+            file.write(text)
+        self.log = f"{directory}/weir.log"
+        self.running = Running(stack, [WEIR, "run", "-c", config], self.log)
+        wait_for(self.port, self.log)
+        # Its port is open before it serves: first it reads the servers.
+        until("weir serves", lambda: "listening" in open(self.log).read())
+
+    def metric(self, prefix):
+        return sum(float(line.split()[-1]) for line in get(self.monitor, "/metrics").splitlines() if line.startswith(prefix))
+
+    def storm(self):
+        """What its flight recorder has seen so far."""
+        told = json.loads(get(self.monitor, "/storms"))
+        return told["running"] or (told["storms"] or [None])[0]
+
+
+def haproxy(stack, directory, those, most=4000, tls=""):
+    """Tuned: two threads, spliced, the fewest connections first, each server's limit as its maxconn. Returns it and its port."""
+    port, config = free_port(), f"{directory}/haproxy.cfg"
+    lines = "\n".join(f"    server {s.name} 127.0.0.1:{s.port} maxconn {most}" for s in those)
+    with open(config, "w") as file:
+        file.write(
+            "global\n    nbthread 2\n    tune.bufsize 16384\n    maxconn 9200\n    maxpipes 400\n    log /dev/null local0 emerg\n"
+            "defaults\n    mode tcp\n    option splice-auto\n    timeout connect 5s\n    timeout queue 30s\n    timeout client 1h\n    timeout server 1h\n"
+            f"listen nats\n    bind 127.0.0.1:{port}{tls}\n    balance leastconn\n    maxconn 9200\n    backlog 16384\n{lines}\n"
+        )
+    env = dict(os.environ, LD_LIBRARY_PATH=LIBRARIES) if LIBRARIES else None
+    running = Running(stack, [HAPROXY, "-db", "-f", config], f"{directory}/haproxy.log", env)
+    wait_for(port, f"{directory}/haproxy.log")
+    return running, port
+
+
+class Readings:
+    """Stands before a server's monitoring port, and can be told to be silent."""
+
+    def __init__(self, to):
+        self.to, self.silent, self.listener = to, False, socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            down, _ = self.listener.accept()
+            up = socket.create_connection(("127.0.0.1", self.to))
+            for a, b in ((down, up), (up, down)):
+                threading.Thread(target=self.pump, args=(a, b), daemon=True).start()
+
+    def pump(self, a, b):
+        with contextlib.suppress(OSError):
+            while data := a.recv(65536):
+                while self.silent:
+                    time.sleep(0.05)
+                b.sendall(data)
+        with contextlib.suppress(OSError):
+            b.shutdown(socket.SHUT_WR)
