@@ -15,6 +15,7 @@ use governor::clock::Clock;
 use super::{
     AccountSlot, Admission, Persona, Return,
     hold::{Held, Ticket, Waiter},
+    patience,
     sources::Source,
 };
 use crate::{
@@ -23,8 +24,6 @@ use crate::{
     upstream::{Haste, Placement, Slot},
 };
 
-/// Of what a login takes, so much is kept free before the client's deadline.
-const LOGIN_MARGIN: f64 = 1.3;
 /// Who asks.
 #[derive(Debug)]
 pub struct Applicant {
@@ -172,9 +171,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     ) -> Verdict<C> {
         let lane = Source::from(source).lane();
         // What its login takes is not known before its account is; patience has left time for it.
+        let answer_by = hold_until + patience::UNKNOWN_LOGIN;
         let (account, persona) = (Arc::clone(&lane), Persona::default());
-        let applicant =
-            Applicant { account, client, persona, hold_until, answer_by: hold_until, returns: Return::Unknown };
+        let applicant = Applicant { account, client, persona, hold_until, answer_by, returns: Return::Unknown };
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
@@ -201,7 +200,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// Slots in every quota that a client falls under; its token of a rate by user or name may come until `latest`.
     fn enter_quotas(&self, applicant: &Applicant, now: Instant, latest: Instant) -> Result<AccountSlot<C>, Refusal> {
         let account = self.accounts.enter(&applicant.account, now).map_err(|_| Refusal::AccountQuota)?;
-        let also = self.patterns.enter(&applicant.persona, now, latest, &self.warned)?;
+        let &Applicant { hold_until, answer_by, .. } = applicant;
+        let last_turn = patience::last_turn(hold_until, answer_by, account.account().login_takes());
+        let also = self.patterns.enter(&applicant.persona, now, latest.min(last_turn).max(now), &self.warned)?;
         Ok(account.holding(also))
     }
 
@@ -215,10 +216,6 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
     ) -> Verdict<C> {
-        // A login that takes long, or is made to by others, must end in time too.
-        let login_takes = account.account().login_takes().mul_f64(LOGIN_MARGIN);
-        let hold_until =
-            applicant.answer_by.checked_sub(login_takes).map_or(now, |latest| latest.min(applicant.hold_until));
         let mut account_paid = false;
         // Whoever waits already goes first; so the direct way is open only while nobody does.
         let blocked = if self.held() == 0 {
@@ -237,21 +234,22 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         {
             return Verdict::Admit(Pass { server, account });
         }
-        if now >= hold_until {
+        let &Applicant { client, hold_until, answer_by, returns, .. } = applicant;
+        let last_turn = patience::last_turn(hold_until, answer_by, account.account().login_takes());
+        if now >= last_turn {
             return self.refuse_now(self.reason(&blocked, now), applicant, now);
         }
         if self.waiting_in_all() >= self.max_held {
             return self.refuse_now(Refusal::QueueFull, applicant, now);
         }
         let standing = self.seniority.standing(applicant.client, now);
-        let returns = applicant.returns;
-        let client = applicant.client;
-        let held = Held { waiter: waiter(), account, account_paid, hold_until, client, returns, appointment: None };
+        let waiter = waiter();
+        let held = Held { waiter, account, account_paid, hold_until, answer_by, client, returns, appointment: None };
         let mut waiting = self.waiting();
         let ticket = waiting.queue.push(held, standing);
         self.held.store(waiting.queue.len(), Relaxed);
         drop(waiting);
-        Verdict::Hold { ticket, look_again: self.first_look(&blocked, returns, hold_until, now, rng) }
+        Verdict::Hold { ticket, look_again: self.first_look(&blocked, returns, last_turn, now, rng) }
     }
 
     fn try_admit(

@@ -8,7 +8,10 @@ use std::{
 
 use governor::clock::Clock;
 
-use super::{accounts::AccountSlot, appointments::Appointment, places::Places, returns::Return, seniority::Standing};
+use super::{
+    accounts::AccountSlot, appointments::Appointment, patience::last_turn, places::Places, returns::Return,
+    seniority::Standing,
+};
 use crate::identity::ClientKey;
 
 /// The far end of a hold, as the queue needs to know it.
@@ -28,6 +31,8 @@ pub struct Held<W, C: Clock> {
     pub account_paid: bool,
     /// Nobody is admitted after this.
     pub hold_until: Instant,
+    /// It must have its answer by then.
+    pub answer_by: Instant,
     /// Who it is across reconnects.
     pub client: ClientKey,
     /// What it does when it is refused.
@@ -37,6 +42,11 @@ pub struct Held<W, C: Clock> {
 }
 
 impl<W, C: Clock> Held<W, C> {
+    /// Its last moment for a turn: the login must end in time too, however long logins of its account take by now.
+    pub fn last_turn(&self) -> Instant {
+        last_turn(self.hold_until, self.answer_by, self.account.account().login_takes())
+    }
+
     /// Who waits, and whether it does for its account's rate.
     fn owes(&self) -> (ClientKey, bool) {
         (self.client, !self.account_paid && self.account.account().has_rate())
@@ -205,7 +215,7 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
             let (&order, (_, first)) = lane.waiting.iter_mut().next()?;
             let (client, unpaid) = first.owes();
             let ticket = Ticket { account, order, client, unpaid };
-            if first.waiter.has_left() || now >= first.hold_until {
+            if first.waiter.has_left() || now >= first.last_turn() {
                 self.remove(&ticket);
             } else if may_go(first) {
                 if lane.turns == 0 {
@@ -280,6 +290,7 @@ mod tests {
                 account: self.accounts.enter(&account.into(), self.start).unwrap(),
                 account_paid: false,
                 hold_until: self.start + Duration::from_secs(10),
+                answer_by: self.start + Duration::from_secs(11),
                 client: ClientKey::from_raw(since),
                 returns: Return::Unknown,
                 appointment: None,

@@ -31,8 +31,7 @@ impl Return {
             "go" | "C" | "python3" => Self::After(Duration::from_secs(2)),
             "rust" => Self::Doubling { first: Duration::from_millis(2), cap: Duration::from_secs(4) },
             "java" | "nats.js" | "nats.ws" => Self::Regardless,
-            // .NET waits 2 s, 4 s, then 5 s, and can be held for 1.5 s: no moment in that brings it back when it should, and
-            // random ones spread it best.
+            ".NET" => Self::Doubling { first: Duration::from_secs(2), cap: Duration::from_secs(5) },
             _ => Self::Unknown,
         }
     }
@@ -67,6 +66,7 @@ mod tests {
     fn waits_double_up_to_their_cap() {
         let waits = |lang, refusals| Return::of(lang).after_refusals(refusals);
         assert_eq!([0, 3, 99].map(|n| waits("rust", n)), [2, 16, 4000].map(|ms| Return::After(ms * MS)));
+        assert_eq!([0, 1, 2, 9].map(|n| waits(".NET", n)), [2, 4, 5, 5].map(|s| Return::After(s * 1000 * MS)));
         assert_eq!(waits("go", 5), Return::After(2000 * MS));
     }
 }

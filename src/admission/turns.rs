@@ -81,8 +81,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             // It gains nothing from being told early.
             (_, Return::Regardless) => hold_until,
             // The sooner it is known that its turn comes only after it could be back, the sooner it is back.
-            (_, Return::After(_)) if self.pace(now).is_some() => now,
-            (_, Return::After(_)) => next_look(hold_until.min(now + FIRST_LOOK), now, rng),
+            (_, Return::After(_) | Return::Doubling { .. }) if self.pace(now).is_some() => now,
+            (_, Return::After(_) | Return::Doubling { .. }) => next_look(hold_until.min(now + FIRST_LOOK), now, rng),
             _ => next_look(hold_until, now, rng),
         }
     }
@@ -95,19 +95,19 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             let pace = known.unwrap_or(f64::INFINITY);
             let hoped = self.pace_seeing(waiting.served.hoped(now)).unwrap_or(f64::INFINITY);
             let Some((held, ahead)) = waiting.queue.find(ticket) else { return Outlook::Gone };
-            let left = held.hold_until.saturating_duration_since(now);
+            let last_turn = held.last_turn();
+            let left = last_turn.saturating_duration_since(now);
             // Whoever is next may hope as long as there is time, whatever the pace was.
             let turn_in = if ahead == 0 { Duration::ZERO } else { seconds(ahead as f64 / hoped) };
             let enough = left.mul_f64(if held.appointment.is_none() { ENOUGH } else { ENOUGH_TO_STAY });
             if left.is_zero() {
                 None
             } else if turn_in < enough {
-                let hold_until = held.hold_until;
                 if let Some(appointment) = waiting.queue.appoint(ticket, None) {
                     waiting.appointments.cancel(appointment);
                 }
-                let soon = if known.is_none() { now + FIRST_LOOK } else { hold_until };
-                Some(next_look(hold_until.min(soon), now, rng))
+                let soon = if known.is_none() { now + FIRST_LOOK } else { last_turn };
+                Some(next_look(last_turn.min(soon), now, rng))
             } else {
                 // Its turn does not come in time: it is refused when it should come back for another try.
                 let keep = match held.returns.after_refusals(self.seniority.refusals(held.client)) {
@@ -179,7 +179,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             let Some((ticket, held)) = next else {
                 break (!waiting.queue.is_empty()).then(|| now + LOOK_AGAIN);
             };
-            let is_urgent = held.hold_until.saturating_duration_since(now) < URGENT;
+            let is_urgent = held.last_turn().saturating_duration_since(now) < URGENT;
             let account = Arc::clone(held.account.account());
             let haste = if is_urgent { Haste::Urgent } else { Haste::Among(waiting.queue.len()) };
             let Placement::Placed(server) = self.servers.place(now, &[], haste, rng) else {

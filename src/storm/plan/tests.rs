@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, time::Duration};
 use super::*;
 use crate::{
     config::{Config, ServerArg},
-    storm::library::{ALL, GO, JAVA, JS, PYTHON, RUST},
+    storm::library::{ALL, DOTNET, GO, JAVA, JS, PYTHON, RUST},
 };
 
 fn plan(clients: u32, library: &'static crate::storm::library::Library, handshakes: f64) -> Plan {
@@ -122,6 +122,17 @@ fn clients_that_are_all_new_are_back_when_the_servers_have_room() {
         let outcome = Plan { admission: Params { pace: None, ..at_once.admission.clone() }, ..at_once }.weir();
         within(outcome.seconds_to_100, 5.5..6.5);
         assert!(outcome.most_tries <= 3 && outcome.wasted == 0, "{outcome:?}");
+    }
+}
+
+/// .NET waits longer from refusal to refusal, and Java comes back in step whatever it is told: while all of them are away the servers
+/// have nothing to do. Java is there for 1.9 s at most of every 4 s.
+#[test]
+fn clients_that_stay_away_for_long_leave_the_servers_idle_for_no_longer_than_they_must() {
+    for (library, times) in [(&DOTNET, 1.25), (&JAVA, 2.15)] {
+        let outcome = plan(10_000, library, 1000.0).weir();
+        within(outcome.seconds_to_100, 9.9..10.0 * times);
+        assert_eq!((outcome.lost, outcome.wasted, outcome.timed_out), (0, 0, 0), "{}", library.lang);
     }
 }
 
