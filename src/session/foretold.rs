@@ -145,7 +145,13 @@ async fn client(house: &House, far: &[Far], n: u32, library: &Library) -> (u64, 
             pass.server.opened();
             let finished = sleep_until(far[server.index()].finishes(began));
             if timeout_at(Instant::from_std(answer_by), finished).await.is_ok() {
-                house.doors.handshake_finished(&mut pass, began.elapsed(), Since::Dial, Instant::now().into_std());
+                house.doors.handshake_finished(
+                    &mut pass,
+                    began.elapsed(),
+                    Since::Dial,
+                    Duration::ZERO,
+                    Instant::now().into_std(),
+                );
                 pass.account.session_began();
                 turn::give_now(&house.doors);
                 return (tries, pass);
