@@ -204,6 +204,20 @@ mod tests {
         assert_eq!(waiting(), 0);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn it_knows_how_late_it_is() {
+        sleep_until(Instant::now() + 30 * TICK).await;
+        let on_time = late();
+        assert!(on_time < Duration::from_millis(1), "{on_time:?}");
+        for _ in 0..30 {
+            was_late(Duration::from_millis(26));
+        }
+        assert!(late() > Duration::from_millis(20), "{:?}", late());
+        tokio::time::sleep(2 * TICK).await;
+        sleep_until(Instant::now() + TICK).await;
+        assert!(late() > on_time, "what it was long ago says nothing: it begins anew");
+    }
+
     #[test]
     fn a_clock_whose_runtime_has_stopped_ticks_on_the_next() {
         let wait = |wait: Duration| async move {

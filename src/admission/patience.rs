@@ -72,8 +72,8 @@ impl Patience {
         // The client's clock runs ahead of weir's by half of a round trip, the answer takes the other half, and from accept to CONNECT
         // it has been at least one. On a busy machine that takes longer; so does it until a client is accepted.
         let far = connected.saturating_duration_since(accepted);
-        let latest = if is_usual && self.max_hold == USUAL_HOLD { answer_by - HOLD_MARGIN - far } else { hold_until };
-        let hold_until = hold_until.max(latest);
+        let latest = answer_by.checked_sub(HOLD_MARGIN + far).filter(|_| is_usual && self.max_hold == USUAL_HOLD);
+        let hold_until = latest.map_or(hold_until, |latest| latest.max(hold_until));
         Deadlines { hold_until, answer_by, returns: Return::of(lang) }
     }
 }

@@ -53,9 +53,9 @@ impl Floor {
     /// How long a floor holds.
     const PERIOD: Duration = Duration::from_secs(60);
 
-    /// Takes in what a handshake took while weir was so `late` itself; returns what it may take. Only of one that was `undisturbed`, with hardly another on its server, does
-    /// a floor rise: in a storm that is longer than a period even the least is not what a handshake takes alone, and a floor that
-    /// followed would let more and more of them in at a time.
+    /// Takes in what a handshake took while weir was so `late` itself; returns what it may take. Only of one that was `undisturbed`, the
+    /// only one on its server, does a floor rise: in a storm that is longer than a period even the least is not what a handshake takes
+    /// alone, and a floor that followed would let more and more of them in at a time.
     pub fn sample(&mut self, now: Instant, took: Duration, late: Duration, undisturbed: bool) -> Duration {
         let since = *self.since.get_or_insert(now);
         if now.saturating_duration_since(since) >= Self::PERIOD {
@@ -118,6 +118,21 @@ mod tests {
             assert_eq!(after(&mut floor, now, (90 + n) * MS, true), 10 * MS);
         }
         assert_eq!(after(&mut floor, now, 300 * MS, true), 91 * MS);
+    }
+
+    #[test]
+    fn what_weir_is_late_is_not_the_servers_doing() {
+        let may_take = |floor: u32, late: u32| Floor::default().sample(Instant::now(), floor * MS, late * MS, true);
+        assert_eq!([0, 1, 4, 6, 99].map(|late| may_take(1, late)), [3, 6, 15, 21, 21].map(|ms| ms * MS));
+        assert_eq!([0, 1, 99].map(|late| may_take(100, late)), [150 * MS; 3]);
+        let (mut floor, now) = (Floor::default(), Instant::now());
+        for n in 0..100 {
+            assert_eq!(
+                floor.sample(now, if n == 0 { MS } else { 20 * MS }, 7 * MS, true),
+                21 * MS,
+                "nor does it raise a floor"
+            );
+        }
     }
 
     #[test]

@@ -110,8 +110,8 @@ impl Pressure {
         self.samples += 1;
         self.peak = self.peak.max(in_flight);
         let began = *self.window_began.get_or_insert(now);
-        let most = if self.calm >= CALM { WINDOW.min(2 * self.limit()) } else { WINDOW };
-        let enough = self.samples >= most.max(self.limit() / 2);
+        let window = if self.calm >= CALM { WINDOW.min(2 * self.limit()) } else { WINDOW };
+        let enough = self.samples >= window.max(self.limit() / 2);
         if !enough && now.saturating_duration_since(began) < LONGEST_WINDOW {
             return;
         }
