@@ -70,7 +70,8 @@ impl<C: Clock> Account<C> {
         self.limits.quota.max_connections.unwrap_or_else(|| self.by_cluster.load(Relaxed))
     }
 
-    /// Takes in what a login took, and whether its server was `undisturbed`; returns the least that one of its kind takes.
+    /// Takes in what a login took while weir itself was so `late`, and whether its server was `undisturbed`; returns what one of its
+    /// kind may take.
     pub fn logged_in(&self, now: Instant, took: Duration, since: Since, late: Duration, undisturbed: bool) -> Duration {
         let mut login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
         login.lately = if login.lately.is_zero() { took } else { login.lately.mul_f64(0.9) + took.mul_f64(0.1) };

@@ -41,6 +41,13 @@ pub struct Applicant {
     pub returns: Return,
 }
 
+impl Applicant {
+    /// Its last moment for a turn, by what logins of its account take now.
+    fn last_turn<C: Clock>(&self, account: &AccountSlot<C>) -> Instant {
+        patience::last_turn(self.hold_until, self.answer_by, account.account().login_takes())
+    }
+}
+
 /// What an admitted client holds; everything is given back on drop.
 #[derive(Debug)]
 pub struct Pass<C: Clock> {
@@ -200,9 +207,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// Slots in every quota that a client falls under; its token of a rate by user or name may come until `latest`.
     fn enter_quotas(&self, applicant: &Applicant, now: Instant, latest: Instant) -> Result<AccountSlot<C>, Refusal> {
         let account = self.accounts.enter(&applicant.account, now).map_err(|_| Refusal::AccountQuota)?;
-        let &Applicant { hold_until, answer_by, .. } = applicant;
-        let last_turn = patience::last_turn(hold_until, answer_by, account.account().login_takes());
-        let also = self.patterns.enter(&applicant.persona, now, latest.min(last_turn).max(now), &self.warned)?;
+        let latest = latest.min(applicant.last_turn(&account)).max(now);
+        let also = self.patterns.enter(&applicant.persona, now, latest, &self.warned)?;
         Ok(account.holding(also))
     }
 
@@ -235,7 +241,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             return Verdict::Admit(Pass { server, account });
         }
         let &Applicant { client, hold_until, answer_by, returns, .. } = applicant;
-        let last_turn = patience::last_turn(hold_until, answer_by, account.account().login_takes());
+        let last_turn = applicant.last_turn(&account);
         if now >= last_turn {
             return self.refuse_now(self.reason(&blocked, now), applicant, now);
         }

@@ -72,18 +72,18 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         &self,
         blocked: &Blocked,
         returns: Return,
-        hold_until: Instant,
+        last_turn: Instant,
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Instant {
         match (blocked, returns) {
-            (Blocked::Full, _) => next_look(hold_until.min(now + self.refusal_spread), now, rng),
+            (Blocked::Full, _) => next_look(last_turn.min(now + self.refusal_spread), now, rng),
             // It gains nothing from being told early.
-            (_, Return::Regardless) => hold_until,
+            (_, Return::Regardless) => last_turn,
             // The sooner it is known that its turn comes only after it could be back, the sooner it is back.
             (_, Return::After(_) | Return::Doubling { .. }) if self.pace(now).is_some() => now,
-            (_, Return::After(_) | Return::Doubling { .. }) => next_look(hold_until.min(now + FIRST_LOOK), now, rng),
-            _ => next_look(hold_until, now, rng),
+            (_, Return::After(_) | Return::Doubling { .. }) => next_look(last_turn.min(now + FIRST_LOOK), now, rng),
+            _ => next_look(last_turn, now, rng),
         }
     }
 

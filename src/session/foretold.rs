@@ -16,10 +16,10 @@ use crate::{
     storm::{
         behaviour::{Ending, Memory, Next},
         library::{ALL, Library, Like},
-        plan::{Discipline, Outcome, Plan},
+        plan::{Discipline, Outcome, Plan, reading},
     },
     turn,
-    upstream::{self, Reading, floor::Since},
+    upstream::{self, floor::Since},
 };
 
 const SERVERS: u16 = 3;
@@ -106,20 +106,7 @@ async fn read(house: Arc<House>, far: Arc<Vec<Far>>) {
         let now = Instant::now().into_std();
         house.doors.sweep(now);
         for (server, far) in house.servers.iter().zip(&*far) {
-            let reading = Reading {
-                server_name: String::new(),
-                version: "2.12.0".into(),
-                connections: far.connections.load(Relaxed),
-                max_connections: Some(CLIENTS),
-                max_control_line: None,
-                auth_timeout: None,
-                start: String::new(),
-                uptime: Duration::from_secs(24 * 3600),
-                system_account: None,
-                cpu: 0.0,
-                cores: 0,
-            };
-            server.read(now, server.load().mark(), reading);
+            server.read(now, server.load().mark(), reading(far.connections.load(Relaxed), CLIENTS));
         }
         sleep(Duration::from_secs(1)).await;
     }

@@ -12,6 +12,7 @@ pub enum Since {
     Connect,
 }
 
+/// Handshakes in a row that took longer than they should.
 #[derive(Debug, Clone, Copy)]
 struct Slow {
     least: Duration,

@@ -26,6 +26,8 @@ use crate::{
 };
 use direct::{Bucket, Direct};
 use weir::Weir;
+#[cfg(test)]
+pub(crate) use weir::reading;
 
 /// What a nats-server takes unless told otherwise.
 const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;

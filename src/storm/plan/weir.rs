@@ -101,6 +101,23 @@ pub(super) struct Weir {
 
 const NONE: u32 = u32::MAX;
 
+/// What a server says that has been running for long, and nothing of its CPU.
+pub(crate) fn reading(connections: u32, max_connections: u32) -> Reading {
+    Reading {
+        server_name: String::new(),
+        version: "2.12.0".into(),
+        connections,
+        max_connections: Some(max_connections),
+        max_control_line: None,
+        auth_timeout: None,
+        start: String::new(),
+        uptime: Duration::from_secs(24 * 3600),
+        system_account: None,
+        cpu: 0.0,
+        cores: 0,
+    }
+}
+
 /// Who a client is to the doors.
 fn key(client: u32) -> ClientKey {
     ClientKey::from_raw(u64::from(client))
@@ -305,20 +322,7 @@ impl Weir {
         self.doors.sweep(now);
         for (server, real) in self.servers.iter().zip(&world.servers) {
             let mark: Mark = server.load().mark();
-            let reading = Reading {
-                server_name: String::new(),
-                version: "2.12.0".into(),
-                connections: real.connections,
-                max_connections: Some(self.capacity),
-                max_control_line: None,
-                auth_timeout: None,
-                start: String::new(),
-                uptime: Duration::from_secs(24 * 3600),
-                system_account: None,
-                cpu: 0.0,
-                cores: 0,
-            };
-            server.read(now, mark, reading);
+            server.read(now, mark, reading(real.connections, self.capacity));
         }
         world.schedule(world.now + Duration::from_secs(1).as_nanos() as Nanos, SECOND, 0, 0);
     }
