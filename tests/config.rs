@@ -148,6 +148,7 @@ fn what_is_written_is_what_holds() {
         [accounts.ALPHA]
         users = ["*"]
         weight = 3
+        priority = true
         [accounts.default]
         max_connections = 9
         "#,
@@ -168,6 +169,7 @@ fn what_is_written_is_what_holds() {
     assert_eq!(config.admission.per_source.max_connections, Some(7));
     assert_eq!(config.admission.accounts["ZETA"].quota.rate, rate(5, 6));
     assert_eq!(config.admission.accounts["ALPHA"].weight.get(), 3);
+    assert!(config.admission.accounts["ALPHA"].priority && !config.admission.default_account.priority);
     assert_eq!(config.admission.accounts.len(), 2);
     assert_eq!(config.admission.default_account.quota.max_connections, Some(9));
     // The order of the file, not of the alphabet: the first that fits wins, and "*" fits all.
@@ -389,7 +391,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[accounts.A]\ntoken = \"hunter2\"",
-        "accounts.A.token: there is no such key; the keys here are users, max_connections, rate, burst, warn_only, weight, max_handshakes",
+        "accounts.A.token: there is no such key; the keys here are users, max_connections, rate, burst, warn_only, weight, priority, max_handshakes",
     ),
     ("[accounts]\nA = \"hunter2\"", "accounts.A: it is a string; write [accounts.A] and its keys below"),
     ("[users.a]", "users.a: it limits nothing; write max_connections or rate"),

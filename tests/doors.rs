@@ -95,6 +95,34 @@ async fn an_account_has_its_rate_and_others_do_not_feel_it() {
     weir.assert_nothing_leaked().await;
 }
 
+/// Eleven accounts wait for the pace of one client a second, then one with priority comes: by turns it would be the last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_with_priority_goes_before_all_who_wait() {
+    let waiting = 11;
+    let accounts = (0..=waiting).map(|n| format!("N{n} {{ users: [{{user: u{n}, password: p}}] }}"));
+    let accounts = format!("accounts {{ {} }}", accounts.collect::<Vec<_>>().join(", "));
+    let server = NatsServer::start(ServerOptions::default().with(&accounts)).await;
+    let mut weir = WeirConfig::of_servers(&[&server]).admission("rate = 1\nburst = 1\nmax_hold = \"19s\"\n");
+    for n in 0..=waiting {
+        let priority = n == waiting;
+        weir = weir.account(&format!("N{n}"), &format!("users = [\"u{n}\"]\npriority = {priority}"));
+    }
+    let weir = weir.start().await;
+    let login = |n: usize| Login::user(&format!("u{n}"), "p");
+    let _first = RawClient::connect(&weir.address, &login(0)).await;
+    let mut held = Vec::new();
+    for n in 0..waiting {
+        let mut client = RawClient::greeted(&weir.address).await.unwrap();
+        client.send(format!("{}PING\r\n", login(n).connect_line()).as_bytes()).await.unwrap();
+        held.push(client);
+    }
+    weir.until("they wait", |metrics| metrics.sum("weir_held") >= 6.0).await;
+    let _priority = RawClient::connect(&weir.address, &login(waiting)).await;
+    assert!(weir.gauge("weir_held").await >= 1.0, "it came last and was not let in before the others");
+    drop((_first, _priority, held));
+    weir.assert_nothing_leaked().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_queue_is_bounded_and_says_so() {
     let server = NatsServer::start(ServerOptions::default()).await;

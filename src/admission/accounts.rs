@@ -5,7 +5,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -39,16 +39,10 @@ pub struct Account<C: Clock> {
     handshakes: AtomicU32,
     tokens: Option<Tokens<C>>,
     warned: Arc<Warned>,
-    login: Mutex<Login>,
-}
-
-/// What a login of an account takes.
-#[derive(Debug, Default)]
-struct Login {
-    /// By what it counts from.
-    floors: [Floor; 2],
-    /// Smoothed over the last few.
-    lately: Duration,
+    /// What a login takes at the least, by what it counts from.
+    floors: Mutex<[Floor; 2]>,
+    /// What one takes, smoothed over the last few, in nanoseconds: readable without the lock.
+    login_takes: AtomicU64,
 }
 
 impl<C: Clock> Account<C> {
@@ -61,7 +55,8 @@ impl<C: Clock> Account<C> {
             handshakes: AtomicU32::new(0),
             tokens,
             warned,
-            login: Mutex::default(),
+            floors: Mutex::default(),
+            login_takes: AtomicU64::new(0),
         }
     }
 
@@ -73,14 +68,16 @@ impl<C: Clock> Account<C> {
     /// Takes in what a login took while weir itself was so `late`, and whether its server was `undisturbed`; returns what one of its
     /// kind may take.
     pub fn logged_in(&self, now: Instant, took: Duration, since: Since, late: Duration, undisturbed: bool) -> Duration {
-        let mut login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
-        login.lately = if login.lately.is_zero() { took } else { login.lately.mul_f64(0.9) + took.mul_f64(0.1) };
-        login.floors[since as usize].sample(now, took, late, undisturbed)
+        let mut floors = self.floors.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.login_takes();
+        let takes = if before.is_zero() { took } else { before.mul_f64(0.9) + took.mul_f64(0.1) };
+        self.login_takes.store(u64::try_from(takes.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        floors[since as usize].sample(now, took, late, undisturbed)
     }
 
     /// What a login has taken lately; zero while unknown.
     pub fn login_takes(&self) -> Duration {
-        self.login.lock().unwrap_or_else(PoisonError::into_inner).lately
+        Duration::from_nanos(self.login_takes.load(Relaxed))
     }
 
     /// Its name.
@@ -107,6 +104,11 @@ impl<C: Clock> Account<C> {
     /// Whether a handshake could begin.
     pub(super) fn has_room_for_handshake(&self) -> bool {
         self.limits.max_handshakes.is_none_or(|most| self.handshakes.load(Relaxed) < most.get())
+    }
+
+    /// Whether its clients go before those of other accounts.
+    pub fn has_priority(&self) -> bool {
+        self.limits.priority
     }
 
     /// Its share of the pace.

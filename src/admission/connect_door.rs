@@ -141,7 +141,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         };
         match account.also().ready_at() {
             None => {}
-            Some(_) if self.waiting_in_all() >= self.max_held => {
+            Some(_) if !self.may_wait(account.account().has_priority()) => {
                 return Ok(self.refuse_now(Refusal::QueueFull, &applicant, now));
             }
             Some(at) => {
@@ -245,7 +245,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if now >= last_turn {
             return self.refuse_now(self.reason(&blocked, now), applicant, now);
         }
-        if self.waiting_in_all() >= self.max_held {
+        if !self.may_wait(account.account().has_priority()) {
             return self.refuse_now(Refusal::QueueFull, applicant, now);
         }
         let standing = self.seniority.standing(applicant.client, now);
@@ -323,7 +323,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         rng: &mut fastrand::Rng,
     ) -> (Instant, Option<Delay>) {
         self.seniority.refused(applicant.client, now);
-        if reason == Refusal::Draining || self.waiting_in_all() >= self.max_held {
+        if reason == Refusal::Draining || !self.may_wait(false) {
             return (now, None);
         }
         let at = self.moment_to_refuse(reason, applicant.hold_until, now, rng);

@@ -82,17 +82,26 @@ struct Storm {
     turns: Vec<usize>,
 }
 
+fn applicant(account: &str, client: u64, now: Instant) -> Applicant {
+    Applicant {
+        account: account.into(),
+        client: ClientKey::from_raw(client),
+        persona: Persona::default(),
+        hold_until: now + Duration::from_secs(3600),
+        answer_by: now + Duration::from_secs(3601),
+        returns: Return::Unknown,
+    }
+}
+
 impl Storm {
+    fn new(doors: Doors, rng: fastrand::Rng) -> Self {
+        Self { doors, rng, now: Instant::now(), clients: 0, under_way: Vec::new(), turns: Vec::new() }
+    }
+
     fn arrives(&mut self, account: usize) {
         self.clients += 1;
-        let applicant = Applicant {
-            account: if account == QUIET { "quiet".into() } else { account.to_string().into() },
-            client: ClientKey::from_raw(self.clients),
-            persona: Persona::default(),
-            hold_until: self.now + Duration::from_secs(3600),
-            answer_by: self.now + Duration::from_secs(3601),
-            returns: Return::Unknown,
-        };
+        let name = if account == QUIET { "quiet".to_owned() } else { account.to_string() };
+        let applicant = applicant(&name, self.clients, self.now);
         match self.doors.at_connect(applicant, self.now, &mut self.rng, || Waits(account)) {
             Ok(Verdict::Admit(pass)) => self.under_way.push(pass),
             Ok(Verdict::Hold { .. }) => {}
@@ -122,7 +131,7 @@ fn nobody_waits_for_another_accounts_storm() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let weights: Vec<u32> = (0..rng.usize(1..6)).map(|_| rng.u32(1..5)).collect();
         let doors = doors(&weights, rng.usize(1..4));
-        let mut storm = Storm { doors, rng, now: Instant::now(), clients: 0, under_way: Vec::new(), turns: Vec::new() };
+        let mut storm = Storm::new(doors, rng);
         for _ in 0..STORM {
             (0..weights.len()).for_each(|account| storm.arrives(account));
         }
@@ -153,27 +162,62 @@ fn nobody_waits_for_another_accounts_storm() {
     }
 }
 
-/// What the reference says of an account that is to go first.
-#[test]
-fn an_account_with_all_the_weight_goes_first() {
-    for seed in 0..SEEDS {
-        let (weights, first, clients) = ([1, 1, 1, 1000], 3, 100);
-        let rng = fastrand::Rng::with_seed(seed);
-        let doors = doors(&weights, 3);
-        let mut storm = Storm { doors, rng, now: Instant::now(), clients: 0, under_way: Vec::new(), turns: Vec::new() };
-        for _ in 0..STORM {
-            (0..first).for_each(|account| storm.arrives(account));
-        }
-        for _ in 0..50 {
-            storm.goes_on();
-        }
-        let since = storm.turns.len();
-        (0..clients).for_each(|_| storm.arrives(first));
-        while storm.turns.len() < since + 2 * clients {
-            storm.goes_on();
-        }
-        let last = storm.turns.iter().rposition(|&turn| turn == first).unwrap();
-        let others = storm.turns[since..last].iter().filter(|&&turn| turn != first).count();
-        assert!(others <= first, "seed {seed}: {others} of others went before its last");
+/// A storm of three accounts, and how many of their clients had their turn between the arrival of a fourth's clients and the
+/// turn of the last of these.
+fn went_before_the_last_of(fourth: AccountLimits, seed: u64) -> usize {
+    let (storming, clients) = (3, 100);
+    let params = Params { accounts: HashMap::from([(storming.to_string(), fourth)]), ..wide_open() };
+    let doors = Doors::new(&params, unknown_servers(3), FakeRelativeClock::default());
+    let mut storm = Storm::new(doors, fastrand::Rng::with_seed(seed));
+    for _ in 0..STORM {
+        (0..storming).for_each(|account| storm.arrives(account));
     }
+    for _ in 0..50 {
+        storm.goes_on();
+    }
+    let since = storm.turns.len();
+    (0..clients).for_each(|_| storm.arrives(storming));
+    while storm.turns.len() < since + 2 * clients {
+        storm.goes_on();
+    }
+    let last = storm.turns.iter().rposition(|&turn| turn == storming).unwrap();
+    storm.turns[since..last].iter().filter(|&&turn| turn != storming).count()
+}
+
+/// What the reference says of it.
+#[test]
+fn an_account_with_all_the_weight_goes_almost_first_and_one_with_priority_first() {
+    for seed in 0..SEEDS {
+        let weighty = AccountLimits { weight: NonZeroU32::new(1000).unwrap(), ..AccountLimits::default() };
+        let others = went_before_the_last_of(weighty, seed);
+        assert!(others <= 3, "seed {seed}: {others} of others went before its last");
+        let priority = AccountLimits { priority: true, ..AccountLimits::default() };
+        assert_eq!(went_before_the_last_of(priority, seed), 0, "seed {seed}");
+    }
+}
+
+/// Clients of an account that come until one is refused, when `max_held` is 32.
+fn come_until_refused(doors: &Doors, account: &str) -> (usize, Refusal) {
+    let now = Instant::now();
+    let mut inside = Vec::new();
+    for n in 0.. {
+        let applicant = applicant(account, n, now);
+        match doors.at_connect(applicant, now, &mut fastrand::Rng::with_seed(n), || Waits(0)) {
+            Ok(Verdict::Refuse { reason, .. }) => return (n as usize, reason),
+            Ok(Verdict::Admit(pass)) => inside.push(pass),
+            _ => {}
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_storm_leaves_room_to_wait_for_those_with_priority() {
+    let accounts = HashMap::from([("first".to_owned(), AccountLimits { priority: true, ..AccountLimits::default() })]);
+    let params = Params { max_held: 32, accounts, ..wide_open() };
+    let doors = Doors::new(&params, unknown_servers(1), FakeRelativeClock::default());
+    assert_eq!(come_until_refused(&doors, "storm").1, Refusal::QueueFull);
+    assert_eq!(doors.held(), 30);
+    assert_eq!(come_until_refused(&doors, "first"), (2, Refusal::QueueFull));
+    assert_eq!(doors.held(), 32);
 }

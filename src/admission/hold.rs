@@ -1,15 +1,16 @@
-//! Those who wait for their turn: fair between accounts (deficit round robin by weight), and within an account by standing.
+//! Those who wait for their turn: clients of accounts with priority before all others, and each of these two classes fair between
+//! its accounts.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::Arc,
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use governor::clock::Clock;
 
 use super::{
-    accounts::AccountSlot, appointments::Appointment, patience::last_turn, places::Places, returns::Return,
+    accounts::AccountSlot,
+    appointments::Appointment,
+    patience::last_turn,
+    returns::Return,
+    round::{Rank, Round},
     seniority::Standing,
 };
 use crate::identity::ClientKey;
@@ -47,72 +48,55 @@ impl<W, C: Clock> Held<W, C> {
         last_turn(self.hold_until, self.answer_by, self.account.account().login_takes())
     }
 
-    /// Who waits, and whether it does for its account's rate.
-    fn owes(&self) -> (ClientKey, bool) {
-        (self.client, !self.account_paid && self.account.account().has_rate())
+    /// Its place in the queue.
+    pub(super) fn ticket(&self, order: (Rank, u64)) -> Ticket {
+        let account = self.account.account();
+        Ticket {
+            account: Arc::clone(account.name()),
+            has_priority: account.has_priority(),
+            order,
+            client: self.client,
+            unpaid: !self.account_paid && account.has_rate(),
+        }
     }
 }
 
 /// A place in the queue.
 #[derive(Debug, Clone)]
 pub struct Ticket {
-    account: Arc<str>,
-    order: (Rank, u64),
+    pub(super) account: Arc<str>,
+    has_priority: bool,
+    pub(super) order: (Rank, u64),
     pub(super) client: ClientKey,
     /// It was its account's rate that it waited for when it came.
     pub(super) unpaid: bool,
 }
 
-#[derive(Debug)]
-struct Lane<W, C: Clock> {
-    /// Each with its place among those of its rank.
-    waiting: BTreeMap<(Rank, u64), (u64, Held<W, C>)>,
-    ranks: BTreeMap<Rank, Crowd>,
-    /// Turns this lane has left before the next lane's.
-    turns: u32,
-}
-
-/// Those of one rank.
-#[derive(Debug, Default)]
-struct Crowd {
-    waiting: usize,
-    /// Of those who have no appointment: the others leave, and it is not their turns that are waited for.
-    places: Places,
-}
-
-/// Standings as far as they are told apart: flapping or not, and since when, in steps of four seconds. Those who have been
-/// trying for about as long go in the order of their arrival: so the turn of one who waits is not put off by every one that
-/// comes back meanwhile, and it can be told in time whether it comes.
-type Rank = (bool, u64);
-const RANK_MILLIS: u128 = 4000;
-
 /// The queue. Its length is bounded by whoever pushes.
 #[derive(Debug)]
 pub struct Queue<W, C: Clock> {
-    lanes: HashMap<Arc<str>, Lane<W, C>>,
-    /// Every lane that has somebody waiting, exactly once; the front one is served.
-    round: VecDeque<Arc<str>>,
-    len: usize,
+    with_priority: Round<W, C>,
+    others: Round<W, C>,
     arrivals: u64,
-    /// Ranks count from the first arrival.
+    /// When the first client came.
     began: Option<Instant>,
 }
 
 impl<W, C: Clock> Default for Queue<W, C> {
     fn default() -> Self {
-        Self { lanes: HashMap::new(), round: VecDeque::new(), len: 0, arrivals: 0, began: None }
+        Self { with_priority: Round::default(), others: Round::default(), arrivals: 0, began: None }
     }
 }
 
 impl<W: Waiter, C: Clock> Queue<W, C> {
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.len
+        self.with_priority.len() + self.others.len()
     }
 
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// How many have joined it in all.
@@ -120,135 +104,58 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
         self.arrivals
     }
 
+    fn round(&mut self, has_priority: bool) -> &mut Round<W, C> {
+        if has_priority { &mut self.with_priority } else { &mut self.others }
+    }
+
     /// Joins the lane of its account.
     pub fn push(&mut self, held: Held<W, C>, standing: Standing) -> Ticket {
-        let account = Arc::clone(held.account.account().name());
         self.arrivals += 1;
-        self.began.get_or_insert(standing.since);
-        let rank = self.rank(standing);
-        let order = (rank, self.arrivals);
-        let (client, unpaid) = held.owes();
-        let lane = self.lanes.entry(Arc::clone(&account)).or_insert_with(|| {
-            self.round.push_back(Arc::clone(&account));
-            Lane { waiting: BTreeMap::new(), ranks: BTreeMap::new(), turns: 0 }
-        });
-        let crowd = lane.ranks.entry(rank).or_default();
-        crowd.waiting += 1;
-        lane.waiting.insert(order, (crowd.places.take(), held));
-        if crowd.places.are_many()
-            && let Some((_, (first, _))) = lane.waiting.range((rank, 0)..).next()
-        {
-            crowd.places.forget(*first);
-        }
-        self.len += 1;
-        Ticket { account, order, client, unpaid }
+        let rank = Rank::of(standing, *self.began.get_or_insert(standing.since));
+        let ticket = held.ticket((rank, self.arrivals));
+        self.round(ticket.has_priority).push(ticket.order, held);
+        ticket
     }
 
-    fn rank(&self, standing: Standing) -> Rank {
-        let since = self.began.map_or(0, |began| standing.since.saturating_duration_since(began).as_millis());
-        (standing.flapping, (since / RANK_MILLIS) as u64)
-    }
-
-    /// One who waits, and about how many go before it: those of its lane with a better rank; of the same rank those who came
-    /// before; and as many of each other lane, if there are so many. Not those who leave before their turn, by appointment.
+    /// One who waits, and about how many go before it.
     pub fn find(&self, ticket: &Ticket) -> Option<(&Held<W, C>, usize)> {
-        let lane = self.lanes.get(&ticket.account)?;
-        let (place, held) = lane.waiting.get(&ticket.order)?;
-        let rank = ticket.order.0;
-        let better: usize = lane.ranks.range(..rank).map(|(_, crowd)| crowd.places.len()).sum();
-        let in_lane = better + lane.ranks.get(&rank).map_or(0, |crowd| crowd.places.before(*place));
-        let in_others = self.len - lane.waiting.len();
-        Some((held, in_lane + in_others.min(in_lane.saturating_mul(self.lanes.len() - 1))))
+        if ticket.has_priority {
+            return self.with_priority.find(ticket);
+        }
+        self.others.find(ticket).map(|(held, ahead)| (held, ahead + self.with_priority.len()))
     }
 
     /// It is known when it is to leave, and to come back; or, with none, it stays after all. Returns what was known before.
     pub fn appoint(&mut self, ticket: &Ticket, appointment: Option<Appointment>) -> Option<Appointment> {
-        let lane = self.lanes.get_mut(&ticket.account)?;
-        let (place, held) = lane.waiting.get_mut(&ticket.order)?;
-        let before = std::mem::replace(&mut held.appointment, appointment);
-        if let Some(crowd) = lane.ranks.get_mut(&ticket.order.0) {
-            match (before, appointment) {
-                (None, Some(_)) => crowd.places.give_back(*place),
-                (Some(_), None) => crowd.places.take_again(*place),
-                _ => {}
-            }
-        }
-        before
+        self.round(ticket.has_priority).appoint(ticket, appointment)
     }
 
     /// Leaves the queue; `None` when the turn has come already.
     pub fn remove(&mut self, ticket: &Ticket) -> Option<Held<W, C>> {
-        let rank = ticket.order.0;
-        let lane = self.lanes.get_mut(&ticket.account)?;
-        let (place, held) = lane.waiting.remove(&ticket.order)?;
-        if let Some(crowd) = lane.ranks.get_mut(&rank) {
-            crowd.waiting -= 1;
-            if held.appointment.is_none() {
-                crowd.places.give_back(place);
-            }
-            if crowd.waiting == 0 {
-                lane.ranks.remove(&rank);
-            }
-        }
-        self.len -= 1;
-        if lane.waiting.is_empty() {
-            self.lanes.remove(&ticket.account);
-            self.round.retain(|name| *name != ticket.account);
-        }
-        Some(held)
+        self.round(ticket.has_priority).remove(ticket)
     }
 
-    /// The next to go, still in its place. Lanes for whose first `may_go` is false are passed over; those who left, or whose
+    /// The next to go, still in its place. Accounts for whose first `may_go` is false are passed over; those who left, or whose
     /// time is up, are dropped on the way.
     pub fn peek(
         &mut self,
         now: Instant,
         mut may_go: impl FnMut(&mut Held<W, C>) -> bool,
     ) -> Option<(Ticket, &Held<W, C>)> {
-        let mut passed_over = 0;
-        let ticket = loop {
-            if passed_over >= self.round.len() {
-                return None;
-            }
-            let account = Arc::clone(self.round.front()?);
-            let lane = self.lanes.get_mut(&account)?;
-            let (&order, (_, first)) = lane.waiting.iter_mut().next()?;
-            let (client, unpaid) = first.owes();
-            let ticket = Ticket { account, order, client, unpaid };
-            if first.waiter.has_left() || now >= first.last_turn() {
-                self.remove(&ticket);
-            } else if may_go(first) {
-                if lane.turns == 0 {
-                    lane.turns = first.account.account().weight().get();
-                }
-                break ticket;
-            } else {
-                lane.turns = 0;
-                self.round.rotate_left(1);
-                passed_over += 1;
-            }
-        };
-        let (_, held) = self.lanes.get(&ticket.account)?.waiting.get(&ticket.order)?;
+        let first = self.with_priority.peek(now, &mut may_go);
+        let ticket = first.or_else(|| self.others.peek(now, &mut may_go))?;
+        let held = self.round(ticket.has_priority).get(&ticket)?;
         Some((ticket, held))
     }
 
     /// Takes the one that [`Queue::peek`] named out of the queue and spends a turn of its lane.
     pub fn take(&mut self, next: &Ticket) -> Option<Held<W, C>> {
-        let lane = self.lanes.get_mut(&next.account)?;
-        lane.turns = lane.turns.saturating_sub(1);
-        let round_over = lane.turns == 0;
-        let held = self.remove(next);
-        if round_over && self.round.front() == Some(&next.account) {
-            self.round.rotate_left(1);
-        }
-        held
+        self.round(next.has_priority).take(next)
     }
 
     /// Sends everybody away.
     pub fn clear(&mut self) {
-        self.lanes.clear();
-        self.round.clear();
-        self.len = 0;
+        (self.with_priority, self.others) = (Round::default(), Round::default());
     }
 }
 
@@ -278,7 +185,9 @@ mod tests {
     impl Line {
         fn new(weights: &[(&str, u32)]) -> Self {
             let limits = |weight: u32| AccountLimits { weight: weight.try_into().unwrap(), ..AccountLimits::default() };
-            let configured: HashMap<_, _> = weights.iter().map(|&(name, w)| (name.to_owned(), limits(w))).collect();
+            let configured = weights.iter().map(|&(name, w)| (name.to_owned(), limits(w)));
+            let priority = ["X", "Y"].map(|name| (name.to_owned(), AccountLimits { priority: true, ..limits(1) }));
+            let configured: HashMap<_, _> = configured.chain(priority).collect();
             let accounts = Accounts::new(limits(1), configured, Arc::default(), FakeRelativeClock::default());
             let start = Instant::now();
             Self { queue: Queue { began: Some(start), ..Queue::default() }, accounts, start }
@@ -320,7 +229,35 @@ mod tests {
         }
         let order = line.order().concat();
         assert_eq!(order, "A0B0B1A1B2B3A2B4B5A3A4A5");
-        assert!(line.queue.is_empty() && line.queue.round.is_empty() && line.queue.lanes.is_empty());
+        assert!(line.queue.is_empty());
+    }
+
+    #[test]
+    fn accounts_with_priority_go_first_and_take_turns_among_each_other() {
+        let mut line = Line::new(&[("A", 1000)]);
+        for n in 0..3 {
+            line.push("A", n, false);
+        }
+        let last = line.push("A", 3, false);
+        for n in 0..3 {
+            line.push("X", n, false);
+            line.push("Y", n, n == 0);
+        }
+        assert_eq!(line.queue.find(&last).map(|(_, ahead)| ahead), Some(3 + 6));
+        let first = line.push("Y", 0, false);
+        assert_eq!(line.queue.find(&first).map(|(_, ahead)| ahead), Some(4), "two of its own, and as many of X");
+        assert!(line.queue.remove(&first).is_some() && line.queue.remove(&first).is_none());
+        assert_eq!(line.order().concat(), "X0Y1X1Y2X2Y0A0A1A2A3");
+        assert!(line.queue.is_empty() && line.queue.remove(&last).is_none());
+    }
+
+    #[test]
+    fn an_account_with_priority_that_may_not_go_holds_nobody_up() {
+        let mut line = Line::new(&[]);
+        line.push("X", 0, false);
+        line.push("A", 0, false);
+        assert_eq!(line.next(|name| name == "A"), Some("A0".into()));
+        assert_eq!(line.order(), ["X0"]);
     }
 
     #[test]

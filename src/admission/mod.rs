@@ -15,6 +15,7 @@ pub mod patterns;
 mod places;
 pub mod rate;
 pub mod returns;
+mod round;
 pub mod seniority;
 pub mod served;
 
@@ -88,6 +89,8 @@ pub struct AccountLimits {
     pub quota: Quota,
     /// Its share of the pace while others wait, relative to the others' (default 1).
     pub weight: NonZeroU32,
+    /// Whether its clients take their turns before those of all accounts that have none.
+    pub priority: bool,
     /// Its handshakes with servers under way at once: what asks an auth callout, say, is not to be flooded. `None` leaves that to
     /// what the servers are seen to do.
     pub max_handshakes: Option<NonZeroU32>,
@@ -95,7 +98,7 @@ pub struct AccountLimits {
 
 impl Default for AccountLimits {
     fn default() -> Self {
-        Self { quota: Quota::default(), weight: NonZeroU32::MIN, max_handshakes: None }
+        Self { quota: Quota::default(), weight: NonZeroU32::MIN, priority: false, max_handshakes: None }
     }
 }
 
@@ -104,7 +107,8 @@ impl Default for AccountLimits {
 pub struct Params {
     /// The pace: new clients per second onto the whole cluster; `None` is no limit.
     pub pace: Option<Rate>,
-    /// The most clients that may wait at once, for a turn or for a refusal's delay.
+    /// The most clients that may wait at once, for a turn or for a refusal's delay. Where accounts have priority, a sixteenth of these
+    /// places is theirs alone.
     pub max_held: usize,
     /// How long a client may be held, from accept to PONG, while its kind is unknown.
     pub max_hold: Duration,
@@ -125,6 +129,9 @@ pub struct Params {
     /// Quotas by user and by client name.
     pub patterns: PatternQuotas,
 }
+
+/// Where accounts have priority, this part of the places to wait in is theirs: another account's storm cannot take them.
+const KEPT_FOR_PRIORITY: usize = 16;
 
 /// What the accept door hands out; given back on drop.
 #[derive(Debug)]
@@ -156,6 +163,8 @@ pub struct Admission<W, C: Clock = DefaultClock> {
     damping: Damping,
     lane: Lane,
     max_held: usize,
+    /// Of those, how many only clients with priority may be.
+    kept_for_priority: usize,
     refusal_spread: Duration,
     /// Length of the queue, readable without its lock.
     held: AtomicUsize,
@@ -173,6 +182,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// Doors in front of `servers`.
     pub fn new(params: &Params, servers: Arc<Servers>, clock: C) -> Self {
         let warned = Arc::<Warned>::default();
+        let has_priorities = params.accounts.values().chain([&params.default_account]).any(|limits| limits.priority);
         Self {
             servers,
             sources: Sources::new(params.per_source, clock.clone()),
@@ -190,6 +200,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             damping: Damping::default(),
             lane: Lane::default(),
             max_held: params.max_held,
+            kept_for_priority: if has_priorities { params.max_held.div_ceil(KEPT_FOR_PRIORITY) } else { 0 },
             refusal_spread: params.refusal_spread,
             held: AtomicUsize::new(0),
             delayed: Arc::default(),
@@ -262,8 +273,10 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         self.booked.load(Relaxed)
     }
 
-    fn waiting_in_all(&self) -> usize {
-        self.held() + self.booked() + self.delayed()
+    /// Whether one more client may wait.
+    fn may_wait(&self, has_priority: bool) -> bool {
+        let most = if has_priority { self.max_held } else { self.max_held - self.kept_for_priority };
+        self.held() + self.booked() + self.delayed() < most
     }
 
     /// How many wait for a refusal's delay to pass.

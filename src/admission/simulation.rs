@@ -143,7 +143,7 @@ impl World {
             accounts: HashMap::from([
                 ("A".to_owned(), limits(Some(10), None, 1)),
                 ("B".to_owned(), limits(Some(25), Some(20), 2)),
-                ("C".to_owned(), limits(None, Some(30), 3)),
+                ("C".to_owned(), AccountLimits { priority: rng.bool(), ..limits(None, Some(30), 3) }),
             ]),
             rules: Vec::new(),
         };

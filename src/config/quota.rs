@@ -151,11 +151,14 @@ fn account_limits(s: &mut Section<'_>) -> AccountLimits {
     let quota = quota(s);
     // 1: every account counts the same until somebody says otherwise.
     let weight = s.value("weight", 1u32, within(1..=1000));
+    // No: whoever goes first makes others wait, which is for the operator to say.
+    let priority = s.value("priority", false, any);
     // None: the servers' own limit, found out, is for all handshakes, and usually enough.
     let most = s.optional("max_handshakes", "what the servers are seen to do", within(1..=1_000_000u32));
     AccountLimits {
         quota,
         weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN),
+        priority,
         max_handshakes: most.and_then(NonZeroU32::new),
     }
 }
