@@ -20,15 +20,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// A client with less time left than this is not made to look at its hopes again.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
-/// A turn must be foretold for this part of the time that is left: the pace is never known better than that, and who is told too late
-/// that it hoped in vain comes back later by as much.
-const ENOUGH: f64 = 0.97;
-/// With an appointment, for this part: everyone that leaves stands at the edge of hope, since those who leave are not ahead of each
-/// other, and only few of them can stay after all.
-const ENOUGH_TO_STAY: f64 = 0.9;
+/// A turn must be foretold for this part of the time that is left: the pace is never known better than that, whoever is told too late
+/// that it hoped in vain comes back later by as much, and with an appointment those at the edge of hope are many, since those who leave
+/// are not ahead of each other.
+const ENOUGH: f64 = 0.9;
 /// A client of which it is known when it comes back looks at its hopes at once where the pace is known; else within this, and it is
 /// known by then, or it looks again as soon.
 const FIRST_LOOK: Duration = Duration::from_millis(400);
+/// A client whose turn comes in time only if more are served than so far looks at its hopes again within this.
+const IN_DOUBT: Duration = Duration::from_millis(200);
 
 /// Turns are given out this long after they come up at most, at random: neighbours in the queue reach the servers apart.
 const JITTER: Duration = Duration::from_millis(4);
@@ -98,15 +98,19 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             let last_turn = held.last_turn();
             let left = last_turn.saturating_duration_since(now);
             // Whoever is next may hope as long as there is time, whatever the pace was.
-            let turn_in = if ahead == 0 { Duration::ZERO } else { seconds(ahead as f64 / hoped) };
-            let enough = left.mul_f64(if held.appointment.is_none() { ENOUGH } else { ENOUGH_TO_STAY });
+            let turn_at = |pace: f64| if ahead == 0 { Duration::ZERO } else { seconds(ahead as f64 / pace) };
+            let enough = left.mul_f64(ENOUGH);
             if left.is_zero() {
                 None
-            } else if turn_in < enough {
+            } else if turn_at(hoped) < enough {
                 if let Some(appointment) = waiting.queue.appoint(ticket, None) {
                     waiting.appointments.cancel(appointment);
                 }
-                let soon = if known.is_none() { now + FIRST_LOOK } else { last_turn };
+                let soon = match known {
+                    None => now + FIRST_LOOK,
+                    Some(pace) if turn_at(pace) >= enough => now + IN_DOUBT,
+                    Some(_) => last_turn,
+                };
                 Some(next_look(last_turn.min(soon), now, rng))
             } else {
                 // Its turn does not come in time: it is refused when it should come back for another try.
@@ -222,5 +226,73 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             Placement::Busy => Again::Busy(now + LOOK_AGAIN),
             Placement::Full => Again::Refuse(Refusal::ServerCapacity),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+    use crate::{
+        admission::{
+            Applicant, Persona, Verdict,
+            fairness::{unknown_servers, wide_open},
+        },
+        identity::ClientKey,
+        upstream::floor::Since,
+    };
+
+    #[derive(Debug)]
+    struct Stays;
+
+    impl Waiter for Stays {
+        fn has_left(&self) -> bool {
+            false
+        }
+    }
+
+    /// In the first 0.3 s of a storm 2,400 clients come, every third of them is let in, and how many could be is not known: when the last
+    /// that came looks at its hopes again, if it may wait for so many seconds more.
+    fn second_look(left: f64) -> Duration {
+        let doors = Admission::new(&wide_open(), unknown_servers(1), FakeRelativeClock::default());
+        let (mut rng, mut now) = (fastrand::Rng::with_seed(7), Instant::now());
+        let (mut under_way, mut turns, mut last) = (Vec::new(), Vec::new(), None);
+        for n in 0..2400 {
+            let hold_until = now + seconds(if n == 2399 { left } else { 5.0 });
+            let applicant = Applicant {
+                account: "A".into(),
+                client: ClientKey::from_raw(n),
+                persona: Persona::default(),
+                hold_until,
+                answer_by: hold_until + Duration::from_secs(1),
+                returns: Return::Regardless,
+            };
+            match doors.at_connect(applicant, now, &mut rng, || Stays).expect("no rate is set") {
+                Verdict::Admit(pass) => under_way.push(pass),
+                Verdict::Hold { ticket, .. } => last = Some(ticket),
+                Verdict::Refuse { reason, .. } => panic!("{reason:?}"),
+            }
+            if n % 3 == 0
+                && let Some(mut pass) = under_way.pop()
+            {
+                doors.handshake_finished(&mut pass, Duration::from_millis(1), Since::Dial, Duration::ZERO, now);
+                doors.release(now, &mut rng, &mut turns);
+                under_way.extend(turns.drain(..).map(|(_, pass)| pass));
+            }
+            now += Duration::from_micros(125);
+        }
+        let (held, pace) = (doors.held() as f64, doors.pace(now).expect("it has been seen"));
+        assert!((0.45..0.6).contains(&(held / pace)), "{held} wait, {pace} a second");
+        match doors.look_again(&last.expect("somebody waits"), now, &mut rng) {
+            Outlook::Hope(at) => at - now,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_hopes_for_more_than_was_served_so_far_looks_again_soon() {
+        assert!(second_look(0.45) <= IN_DOUBT);
+        assert!(second_look(2.0) > IN_DOUBT);
     }
 }
