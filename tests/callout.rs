@@ -21,7 +21,7 @@ async fn the_service_is_asked_the_same_as_without_weir() {
 async fn asked_the_same(callout: Callout) {
     let config = ServerOptions::default().with(&callout.server_config()).with("proxy_protocol: true");
     let server = NatsServer::start(config).await;
-    let service = callout.run(&server, Duration::ZERO).await;
+    let service = callout.run(&server.address, Duration::ZERO).await;
     let weir = WeirConfig::of_servers(&[&server])
         .listener("accept_proxy_protocol_from = [\"127.0.0.0/8\"]")
         .cluster("proxy_protocol = true")
@@ -67,7 +67,7 @@ async fn a_slow_service_is_given_as_many_as_it_may_have() {
     nats::at_least(2, 10);
     let callout = Callout::new();
     let server = NatsServer::start(ServerOptions::default().with(&callout.server_config())).await;
-    let service = callout.run(&server, Duration::from_millis(50)).await;
+    let service = callout.run(&server.address, Duration::from_millis(50)).await;
     let weir = WeirConfig::of_servers(&[&server])
         .account("APP", &format!("{APP}\nmax_handshakes = 2"))
         .account("AUTH", "users = [\"auth\"]")
@@ -91,7 +91,7 @@ async fn its_no_passes_and_is_counted_by_account_source_and_reason() {
     nats::at_least(2, 10);
     let callout = Callout::new();
     let server = NatsServer::start(ServerOptions::default().with(&callout.server_config())).await;
-    let _service = callout.run(&server, Duration::ZERO).await;
+    let _service = callout.run(&server.address, Duration::ZERO).await;
     let weir = WeirConfig::of_servers(&[&server]).account("APP", APP).start().await;
     for _ in 0..3 {
         let attempt = RawClient::attempt(&weir.address, &Login::user("nobody", "s3cr3t"), PATIENCE).await;

@@ -53,7 +53,7 @@ impl Ground {
         let n = if callout.is_some() { 3 } else { 1 };
         let Cluster { mut servers } = Cluster::start(n, options).await;
         let service = match callout {
-            Some(callout) => Some(callout.run(&servers[1], Duration::ZERO).await),
+            Some(callout) => Some(callout.run(&servers[1].address, Duration::ZERO).await),
             None => None,
         };
         // The service stays on a server of its own, so that it is there when the clients come back.

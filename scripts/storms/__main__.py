@@ -4,7 +4,7 @@ import argparse, sys
 
 from agreement import agreement
 from at_once import bcrypt6, bcrypt11, plain
-from beside import accounts, latency
+from beside import accounts, callout, latency
 from over_tls import tls, tls_latency
 from table import show
 from trouble import death, readings
@@ -15,6 +15,7 @@ CASES = {
     "plain": plain,
     "accounts": lambda _: accounts(),
     "latency": lambda _: latency(),
+    "callout": lambda _: callout(),
     "death": lambda _: death(),
     "readings": lambda _: readings(),
     "agreement": agreement,

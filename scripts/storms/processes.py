@@ -61,6 +61,25 @@ def users(cost, accounts=("a",)):
     return f"accounts {{\n{inside}\n}}"
 
 
+class Callout:
+    """Logins that a service decides, which takes so long for each and does one at a time for each server: they cost no core here."""
+
+    def __init__(self, stack, milliseconds):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([os.environ["BENCH_CALLOUT"], str(int(1000 * milliseconds))], **pipes)
+        stack.callback(self.kill)
+        self.users = "".join(iter(self.process.stdout.readline, "\n"))
+
+    def serve(self, server):
+        print(f"127.0.0.1:{server.port}", file=self.process.stdin, flush=True)
+        if self.process.stdout.readline() != "ready\n":
+            raise SystemExit("the auth callout has ended")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
 def url(port, user=None):
     return f"nats://{user}:pass@127.0.0.1:{port}" if user else f"nats://127.0.0.1:{port}"
 

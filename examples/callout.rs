@@ -1,0 +1,30 @@
+//! Logins that take their time elsewhere: the auth callout of `scripts/storm-bench`. A server's own logins, bcrypt above all, keep the
+//! cores busy that clients and proxies of a benchmark on one machine need too; these do not.
+//!
+//! `callout MICROSECONDS`: prints what servers need in their configuration, and an empty line; then takes the address of a server per line,
+//! says `ready`, and answers each server's questions one at a time, for as long as its input lasts.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::{process::ExitCode, time::Duration};
+
+use support::callout::Callout;
+use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Some(takes) = std::env::args().nth(1).and_then(|text| text.parse().ok()).map(Duration::from_micros) else {
+        eprintln!("usage: callout MICROSECONDS");
+        return ExitCode::from(2);
+    };
+    let callout = Callout::new().at_a_time(1).account_of(str::to_uppercase);
+    println!("{}\n", callout.server_config_for("A {}, B {}"));
+    let mut running = Vec::new();
+    let mut addresses = BufReader::new(stdin()).lines();
+    while let Ok(Some(address)) = addresses.next_line().await {
+        running.push(callout.run(&address, takes).await);
+        println!("ready");
+    }
+    ExitCode::SUCCESS
+}
