@@ -41,7 +41,7 @@ pub struct Account<C: Clock> {
     warned: Arc<Warned>,
     /// What a login takes at the least, by what it counts from.
     floors: Mutex<[Floor; 2]>,
-    /// What one takes, smoothed over the last few, in nanoseconds: readable without the lock.
+    /// What one takes, in nanoseconds: readable without the lock.
     login_takes: AtomicU64,
 }
 
@@ -69,13 +69,13 @@ impl<C: Clock> Account<C> {
     /// kind may take.
     pub fn logged_in(&self, now: Instant, took: Duration, since: Since, late: Duration, undisturbed: bool) -> Duration {
         let mut floors = self.floors.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.login_takes();
-        let takes = if before.is_zero() { took } else { before.mul_f64(0.9) + took.mul_f64(0.1) };
+        let takes = took.max(self.login_takes().mul_f64(0.95) + took.mul_f64(0.05));
         self.login_takes.store(u64::try_from(takes.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         floors[since as usize].sample(now, took, late, undisturbed)
     }
 
-    /// What a login has taken lately; zero while unknown.
+    /// What a login has taken lately, the longest more than others; zero while unknown. Who is given a turn needs so much time for it:
+    /// a login that is cut off has cost its server as much as one that is not.
     pub fn login_takes(&self) -> Duration {
         Duration::from_nanos(self.login_takes.load(Relaxed))
     }
@@ -410,6 +410,18 @@ mod tests {
             assert_eq!(account.account().logged_in(at, ms(300), Since::Dial, ms(0), true), ms(450));
             assert_eq!(account.account().logged_in(at, ms(100), Since::Connect, ms(0), true), ms(150));
         }
+    }
+
+    #[test]
+    fn a_turn_leaves_time_for_a_login_that_takes_as_long_as_the_longest_of_late() {
+        let account = accounts().enter(&"A".into(), Instant::now()).unwrap();
+        let (now, ms) = (Instant::now(), Duration::from_millis);
+        let takes = |took| {
+            account.account().logged_in(now, took, Since::Dial, ms(0), false);
+            account.account().login_takes()
+        };
+        assert_eq!((takes(ms(100)), takes(ms(300)), takes(ms(100))), (ms(100), ms(300), ms(290)));
+        assert!((0..100).any(|_| takes(ms(100)) < ms(105)), "it is forgotten by and by");
     }
 
     #[test]

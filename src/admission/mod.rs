@@ -315,6 +315,14 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         self.finished.fetch_add(1, Relaxed);
     }
 
+    /// A handshake was cut off by its client's deadline after it `took` so long. That says something of its server only where logins
+    /// are quicker than that.
+    pub fn handshake_cut_off(&self, pass: &Pass<C>, took: Duration) {
+        if took > pass.account.account().login_takes() {
+            pass.server.server().handshake_timed_out();
+        }
+    }
+
     /// A server has ended a session: how long its client may be kept before it is let go, so that the clients of a server
     /// that has died do not all come back in the same moment.
     pub fn session_lost(&self, now: Instant, rng: &mut fastrand::Rng) -> Duration {

@@ -277,7 +277,7 @@ async fn hand_over(
             house.tally.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
         }
         Err(DialError::Full) => server.said_full(Instant::now().into_std()),
-        Err(DialError::TimedOut) => server.handshake_timed_out(),
+        Err(DialError::TimedOut) => house.doors.handshake_cut_off(pass, began.elapsed()),
         _ => {}
     }
     // Room for the next handshake: whoever waits for that need not wait for a timer.

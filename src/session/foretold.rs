@@ -143,7 +143,7 @@ async fn client(house: &House, far: &[Far], n: u32, library: &Library) -> (u64, 
                 turn::give_now(&house.doors);
                 return (tries, pass);
             }
-            server.handshake_timed_out();
+            house.doors.handshake_cut_off(&pass, began.elapsed());
             drop(pass);
             turn::give_now(&house.doors);
         }

@@ -458,7 +458,8 @@ impl Front for Weir {
             (MOMENT, Stage::TurnedAway) | (ANSWER_BY, Stage::Busy(_)) => self.refuse(world, who),
             (PLACE_AGAIN, Stage::Busy(account)) => self.place_again(world, who, account),
             (ANSWER_BY, Stage::Dialling(pass)) => {
-                pass.server.server().handshake_timed_out();
+                let took = Duration::from_nanos(world.now - self.sessions[who as usize].dialled);
+                self.doors.handshake_cut_off(&pass, took);
                 drop(pass);
                 self.refuse(world, who);
                 self.give_now(world);
