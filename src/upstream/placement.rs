@@ -26,7 +26,7 @@ pub struct View {
     pub handshakes: u32,
     /// How many may be under way at once.
     pub handshake_limit: u32,
-    /// It has finished a handshake a moment ago: if it is busy, it will not be for long.
+    /// It has finished a handshake a moment ago, or was idle: if it is busy, it will not be for long.
     pub is_lively: bool,
 }
 

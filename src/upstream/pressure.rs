@@ -22,7 +22,7 @@ const WINDOW: u32 = 8;
 const LONGEST_WINDOW: Duration = Duration::from_millis(500);
 /// After so many windows without a sign of waiting a limit doubles.
 const CALM: u32 = 4;
-/// A server that has finished a handshake within this is about to finish the next.
+/// A server that has finished a handshake within this, or was idle, is about to finish the next.
 const LIVELY: Duration = Duration::from_millis(50);
 /// From this part of its cores a server is at its limit by its own reading, for as long as a reading lasts.
 const CORES_BUSY: f64 = 0.9;
@@ -47,7 +47,8 @@ pub struct Pressure {
     used_at: Option<Instant>,
     /// What handshakes have taken lately, smoothed.
     lately: Option<Duration>,
-    last_finished: Option<Instant>,
+    /// When it last finished a handshake, or was given one while it had none.
+    lively_at: Option<Instant>,
     /// All its cores were busy then, and how many it has.
     cores_busy: Option<(Instant, u32)>,
 }
@@ -63,7 +64,7 @@ impl Default for Pressure {
             peak: 0,
             used_at: None,
             lately: None,
-            last_finished: None,
+            lively_at: None,
             cores_busy: None,
         }
     }
@@ -80,9 +81,15 @@ impl Pressure {
         self.lately.map(|lately| 2.0 / lately.as_secs_f64().max(1e-6))
     }
 
-    /// Until when it counts as one that finishes handshakes quickly one after another; `None` while it has finished none.
+    /// Until when it counts as one that finishes handshakes quickly one after another; `None` while it has been given none.
     pub fn lively_until(&self) -> Option<Instant> {
-        self.last_finished.map(|at| at + LIVELY)
+        self.lively_at.map(|at| at + LIVELY)
+    }
+
+    /// An idle server is given a handshake. Nothing says yet that it is slow: without this the first of a few servers to finish its first
+    /// handshake would be given the next ones as well.
+    pub fn began(&mut self, now: Instant) {
+        self.lively_at = Some(now);
     }
 
     /// The server says that it uses so much `cpu` (1.0 is one core) of its `cores`. A second signal only: it keeps the limit from
@@ -105,7 +112,7 @@ impl Pressure {
     /// A handshake is over that `should` not take longer than that. `in_flight` is how many there were, itself included.
     pub fn finished(&mut self, now: Instant, took: Duration, should: Duration, in_flight: u32) {
         self.lately = Some(self.lately.map_or(took, |lately| lately.mul_f64(0.9) + took.mul_f64(0.1)));
-        self.last_finished = Some(now);
+        self.lively_at = Some(now);
         self.ratios += (should.as_secs_f64() / took.as_secs_f64().max(1e-6)).min(1.0);
         self.samples += 1;
         self.peak = self.peak.max(in_flight);

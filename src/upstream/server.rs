@@ -321,7 +321,12 @@ impl Server {
                 state.health.trial_began(now);
                 u32::MAX
             }
-            _ => server.handshake_limit(state, now),
+            _ => {
+                if server.load.handshakes() == 0 {
+                    state.pressure.began(now);
+                }
+                server.handshake_limit(state, now)
+            }
         });
         server.load.reserve(limit).then(|| Slot::new(Arc::clone(server)))
     }

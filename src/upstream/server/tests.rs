@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::upstream::{Wants, placement::Rank};
+use crate::upstream::{
+    Placement, Servers, Wants,
+    placement::{Haste, Rank},
+};
 
 /// Something that happens to a server, and after how many milliseconds.
 #[derive(Debug, Clone)]
@@ -136,4 +139,30 @@ fn a_server_is_waited_for_until_it_has_been_asked_once() {
     assert!(server.may_be_read_soon());
     server.gave_no_reading();
     assert!(!server.may_be_read_soon());
+}
+
+#[test]
+fn a_server_with_its_first_handshake_is_waited_for_as_one_that_has_finished_some() {
+    let one = ServerParams { name: None, address: "n1:4222".into(), monitor: None, max_connections: None };
+    let servers =
+        Servers::new(&Params { servers: vec![one.clone(), one.clone(), one], ..cluster(false, Duration::ZERO) });
+    let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
+    let mut place = |after| match servers.place(now + after, &[], Haste::Among(1), &mut rng) {
+        Placement::Placed(slot) => Some(slot),
+        _ => None,
+    };
+    let mut first: Vec<_> = (0..3).map_while(|_| place(Duration::ZERO)).collect();
+    assert_eq!(first.len(), 3, "each server takes one");
+    let quick = first[0].server().index();
+    let ends = |slot: &mut Slot| {
+        slot.session_began();
+        slot.server().handshake_finished(now, Duration::from_millis(1), Duration::from_millis(1));
+    };
+    ends(&mut first[0]);
+    let mut second = place(Duration::ZERO).expect("all have one, and one of them is free");
+    assert_eq!(second.server().index(), quick);
+    ends(&mut second);
+    assert!(place(Duration::ZERO).is_none(), "the others have one less, and are about to finish");
+    let third = place(Duration::from_millis(100)).expect("they are slow");
+    assert_eq!(third.server().index(), quick);
 }
