@@ -3,8 +3,8 @@
 //! Nobody tells weir what a login costs: it is a millisecond without a password and 200 ms with bcrypt, on that machine, this
 //! minute. But a server that is given more logins than it has room for makes each take longer. So the limit follows the ratio
 //! of what a handshake should take (from its account's floor, see [`Floor`](super::floor::Floor)) to what it does take: it shrinks by that
-//! ratio where there is waiting, grows by half its root where there is none, and doubles once there has been none for a while, as at the
-//! beginning. A timeout halves it.
+//! ratio where there is waiting, grows by half its root where there is none, and doubles once there has clearly been none for a while, as
+//! at the beginning. A timeout halves it.
 //! The gradient is that of Netflix' concurrency-limits and Envoy's adaptive concurrency filter, with a floor of its own for each
 //! kind of login, since a slow kind is not a slow server.
 
@@ -22,6 +22,10 @@ const WINDOW: u32 = 8;
 const LONGEST_WINDOW: Duration = Duration::from_millis(500);
 /// After so many windows without a sign of waiting a limit doubles.
 const CALM: u32 = 4;
+/// Where handshakes take as long as this, a limit that doubles is wrong for so long that clients give up meanwhile. So there it doubles only
+/// where they could take this many times longer and still take what they should.
+const LONG: Duration = Duration::from_millis(50);
+const CLEARLY: f64 = 1.3;
 /// A server that has finished a handshake within this, or was idle, is about to finish the next.
 const LIVELY: Duration = Duration::from_millis(50);
 /// From this part of its cores a server is at its limit by its own reading, for as long as a reading lasts.
@@ -39,8 +43,10 @@ pub struct Pressure {
     /// Windows in a row without a sign of waiting.
     calm: u32,
     samples: u32,
-    /// Of the window's samples: what they should have taken over what they took, summed up.
+    /// Of the window's samples: what they should have taken over what they took, summed up, each at most 1.
     ratios: f64,
+    /// The same, however quick they were.
+    slack: f64,
     window_began: Option<Instant>,
     /// Most handshakes in flight since the window began.
     peak: u32,
@@ -60,6 +66,7 @@ impl Default for Pressure {
             calm: CALM,
             samples: 0,
             ratios: 0.0,
+            slack: 0.0,
             window_began: None,
             peak: 0,
             used_at: None,
@@ -111,9 +118,12 @@ impl Pressure {
 
     /// A handshake is over that `should` not take longer than that. `in_flight` is how many there were, itself included.
     pub fn finished(&mut self, now: Instant, took: Duration, should: Duration, in_flight: u32) {
-        self.lately = Some(self.lately.map_or(took, |lately| lately.mul_f64(0.9) + took.mul_f64(0.1)));
+        let lately = self.lately.map_or(took, |lately| lately.mul_f64(0.9) + took.mul_f64(0.1));
+        self.lately = Some(lately);
         self.lively_at = Some(now);
-        self.ratios += (should.as_secs_f64() / took.as_secs_f64().max(1e-6)).min(1.0);
+        let ratio = should.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        self.ratios += ratio.min(1.0);
+        self.slack += ratio;
         self.samples += 1;
         self.peak = self.peak.max(in_flight);
         let began = *self.window_began.get_or_insert(now);
@@ -129,7 +139,9 @@ impl Pressure {
             self.set(self.limit * ratio.max(0.5) + SHY);
         } else if saturated {
             // A limit that nobody reaches says nothing about what the server can do.
-            let grown = if self.calm >= CALM { self.limit * 2.0 } else { self.limit + self.limit.sqrt() / 2.0 };
+            let is_clear = lately < LONG || self.slack >= CLEARLY * f64::from(self.samples);
+            let doubles = self.calm >= CALM && is_clear;
+            let grown = if doubles { self.limit * 2.0 } else { self.limit + self.limit.sqrt() / 2.0 };
             self.calm += 1;
             self.set(grown.min(self.most(now)));
         }
@@ -142,7 +154,7 @@ impl Pressure {
         }
         self.window_began = None;
         self.samples = 0;
-        self.ratios = 0.0;
+        (self.ratios, self.slack) = (0.0, 0.0);
         self.peak = 0;
     }
 
@@ -214,6 +226,20 @@ mod tests {
             let (least, most) = run(&mut pressure, &mut floor, &server, Duration::ZERO, &mut now, 30.0);
             let needs = server.needs();
             assert!((needs..=2 * needs + 1).contains(&least) && most <= 2 * needs + 2, "{least} to {most} of {needs}");
+        }
+    }
+
+    #[test]
+    fn slow_logins_never_take_so_long_that_clients_give_up() {
+        for (work, cores) in [(110, 2.0), (220, 2.0), (333, 2.0), (333, 1.0), (333, 8.0), (500, 4.0)] {
+            let (mut pressure, mut floor, mut now) = (Pressure::default(), Floor::default(), Instant::now());
+            let server = Shared { work: work * MS, wire: Duration::from_micros(300), cores };
+            pressure.timed_out();
+            for _ in 0..600 {
+                let most = run(&mut pressure, &mut floor, &server, Duration::ZERO, &mut now, 0.1).1;
+                let takes = server.takes(most);
+                assert!(takes <= 2 * server.takes(1) + MS, "{takes:?} of {work} ms with {most} on {cores} cores");
+            }
         }
     }
 
