@@ -13,7 +13,7 @@ const SPAN: Duration = Duration::from_millis(100);
 const SPANS: usize = 256;
 
 /// So long before its span a client is back. Were it back in it, servers that are a little quicker than foretold would have nobody, and
-/// the last clients would be back later by as much: 5 % of a storm of 6 s. The price is a few tries more, since more wait: 3 % to 6 %.
+/// the last clients would be back later by as much: 5 % of a storm of 6 s.
 const EARLY: Duration = Duration::from_millis(300);
 
 /// The span in which a client's turn is expected.

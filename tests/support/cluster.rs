@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use serde_json::Value;
+
 use super::{NatsServer, PATIENCE, ServerOptions, eventually, ports};
 
 /// A cluster of nats-servers named n1, n2, …; killed on drop.
@@ -57,6 +59,14 @@ impl Cluster {
     /// The client addresses of all servers.
     pub fn addresses(&self) -> Vec<String> {
         self.servers.iter().map(|server| server.address.clone()).collect()
+    }
+
+    /// Of which servers each tells its clients, by their addresses. Not each knows of all: where routes are made from both ends at once,
+    /// nats-server may forget a name with the route that it closes, for good.
+    pub async fn advertised(&self) -> Vec<Vec<String>> {
+        let varz = futures::future::join_all(self.servers.iter().map(NatsServer::varz)).await;
+        let urls = varz.iter().map(|varz| varz["connect_urls"].as_array().cloned().unwrap_or_default());
+        urls.map(|urls| urls.iter().filter_map(Value::as_str).map(Into::into).collect()).collect()
     }
 
     /// Whether any server ever logged `text`.

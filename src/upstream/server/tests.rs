@@ -50,6 +50,10 @@ fn cluster(system: bool, slow_start: Duration) -> Params {
     }
 }
 
+fn n1(monitor: Option<&str>, max_connections: Option<u32>) -> ServerParams {
+    ServerParams { name: None, address: "n1:4222".into(), monitor: monitor.map(Into::into), max_connections }
+}
+
 /// How placement would see it by its state: what [`Server::view`] is to say, in another way.
 fn by_state(server: &Server, now: Instant) -> (Rank, u32, bool) {
     let state = server.state();
@@ -76,8 +80,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let cluster = cluster(is_read, Duration::from_secs(slow_start_s));
-        let one = ServerParams { name: None, address: "n1:4222".into(), monitor: None, max_connections: Some(100) };
-        let server = Arc::new(Server::new(0, one, &cluster, Epoch::default()));
+        let server = Arc::new(Server::new(0, n1(None, Some(100)), &cluster, Epoch::default()));
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut now = Instant::now();
         let mut slots = Vec::new();
@@ -143,9 +146,7 @@ fn a_server_is_waited_for_until_it_has_been_asked_once() {
 
 #[test]
 fn a_server_with_its_first_handshake_is_waited_for_as_one_that_has_finished_some() {
-    let one = ServerParams { name: None, address: "n1:4222".into(), monitor: None, max_connections: None };
-    let servers =
-        Servers::new(&Params { servers: vec![one.clone(), one.clone(), one], ..cluster(false, Duration::ZERO) });
+    let servers = Servers::new(&Params { servers: vec![n1(None, None); 3], ..cluster(false, Duration::ZERO) });
     let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
     let mut place = |after| match servers.place(now + after, &[], Haste::Among(1), &mut rng) {
         Placement::Placed(slot) => Some(slot),
