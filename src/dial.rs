@@ -9,14 +9,12 @@ use tokio::{
 };
 
 use crate::{
-    clock::timeout_at,
+    net::{socket, stream::Stream, timer::timeout_at},
     protocol::{
         MAX_INFO_LINE, PONG,
         control_line::{LineScanner, ServerLine, server_line},
         info::Info,
     },
-    socket,
-    stream::Stream,
     tls::Connector,
     upstream::Server,
 };

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use weir::{
+use weir::internals::{
     admission::Rate,
     config::{Config, ServerArg},
     upstream::Reserve,

@@ -2,8 +2,10 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use super::{error::Wrong, raw::Raw, section::Sink};
-use crate::upstream::Reserve;
+use crate::{
+    config::{error::Wrong, raw::Raw, section::Sink},
+    upstream::Reserve,
+};
 
 /// Reports every contradiction.
 pub(super) fn check(raw: &Raw, sink: &mut Sink) {
@@ -98,7 +100,7 @@ fn secure_monitors(raw: &Raw, sink: &mut Sink) {
 }
 
 fn dial_ahead(raw: &Raw, sink: &mut Sink) {
-    let wants = raw.upstream.wants;
+    let wants = raw.upstream.compatibility;
     let why = match raw.upstream.dial_ahead {
         0 => return,
         _ if wants.proxy_protocol => "with proxy_protocol a server is told who the client is before anything else",

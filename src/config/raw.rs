@@ -9,20 +9,24 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    ListenerConfig, LogConfig, LogFormat, LogLevel,
-    address::{Address, MonitorUrl, Network},
-    effective::Line,
-    error::Wrong,
-    leaf::{Leaf, Name, Percent, any, misfit, within, word},
-    node::Node,
-    quota::{self, Accounts},
-    section::Section,
-    system::SystemKeys,
-    tls,
-    websocket::websocket,
+use crate::{
+    admission,
+    config::{
+        ListenerConfig, LogConfig, LogFormat, LogLevel,
+        address::{Address, MonitorUrl, Network},
+        effective::Line,
+        error::Wrong,
+        leaf::{Leaf, Name, Percent, any, misfit, within, word},
+        node::Node,
+        quota::{self, Accounts},
+        section::Section,
+        system::SystemKeys,
+        tls,
+        websocket::websocket,
+    },
+    tls::ServersTls,
+    upstream,
 };
-use crate::{admission, tls::ServersTls, upstream};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -251,7 +255,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
         warn_at: warn_at.0,
         slow_start,
         close_spread,
-        wants: upstream::Wants { proxy_signature: seed_file.is_some(), proxy_protocol },
+        compatibility: upstream::Compatibility { proxy_signature: seed_file.is_some(), proxy_protocol },
         source_addresses,
         dial_ahead,
         servers: servers.unwrap_or_default(),

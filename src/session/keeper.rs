@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::Instant;
 
-use super::{House, ahead::Opened, answer::open, spare};
 use crate::{
-    clock::sleep_until,
-    upstream::{Server, ahead::life},
+    net::timer::sleep_until,
+    session::{Shared, connect_upstream::open, dial_first::Opened, spare},
+    upstream::{Server, preconnect::life},
 };
 
 /// How soon an end is noticed, at most, while nobody asks for the connection: a drain, a lame duck, a server that fills up.
@@ -24,18 +24,18 @@ impl Drop for Clear {
 }
 
 /// Does so for the worker on which it runs, for ever.
-pub async fn keep_spares(house: Arc<House>) {
+pub async fn keep_spares(shared: Arc<Shared>) {
     let _clear = Clear;
     let changed = spare::changed();
     let mut dials = FuturesUnordered::new();
     loop {
-        for over in spare::sort_out(&house) {
+        for over in spare::sort_out(&shared) {
             tokio::spawn(over.let_go());
         }
-        dials.extend(spare::missing(&house).into_iter().map(|server| dial(&house, server)));
+        dials.extend(spare::missing(&shared).into_iter().map(|server| dial(&shared, server)));
         let look = Instant::now() + LOOK;
         tokio::select! {
-            Some((server, opened)) = dials.next() => spare::dialled_ahead(&house, server, opened),
+            Some((server, opened)) = dials.next() => spare::dialled_ahead(&shared, server, opened),
             () = changed.notified() => {}
             () = sleep_until(look), if !spare::is_quiet() => {}
         }
@@ -43,13 +43,13 @@ pub async fn keep_spares(house: Arc<House>) {
 }
 
 /// Dials one, if there is still room for it.
-async fn dial(house: &House, index: usize) -> (usize, Option<Opened>) {
+async fn dial(shared: &Shared, index: usize) -> (usize, Option<Opened>) {
     let began = Instant::now();
     let opened = async {
-        let server = house.servers.iter().nth(index)?;
+        let server = shared.servers.iter().nth(index)?;
         let mut slot = Server::reserve_ahead(server, began.into_std())?;
         let expires = began + life(server.auth_timeout());
-        let dialled = open(house, &mut slot, b"", expires).await.ok()?;
+        let dialled = open(shared, &mut slot, b"", expires).await.ok()?;
         // It asks for signatures now: those of a client whose it is.
         dialled.info().nonce().is_none().then(|| Opened { dialled, slot, expires })
     };

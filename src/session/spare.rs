@@ -13,14 +13,14 @@ use std::{
 use futures_util::FutureExt;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{House, ahead::Opened};
 use crate::{
+    advertised_info::Shape,
     dial::{DialError, Dialled},
-    greeting::Shape,
+    session::{Shared, dial_first::Opened},
     upstream::{
         Slot,
-        ahead::{Demand, life, may_dial, may_stay},
         placement::Rank,
+        preconnect::{Demand, life, may_dial, may_stay},
     },
 };
 
@@ -89,18 +89,18 @@ pub(super) fn take() -> Option<Box<Opened>> {
 
 /// A connection that was dialled ahead to the server of `slot`, which it replaces. Whoever asks has come to that server: the next
 /// one's may be dialled.
-pub(super) fn take_ahead(house: &House, slot: &mut Slot) -> Option<Dialled> {
-    if house.dial_ahead == 0 || house.greetings.shape() != Shape::ConnectFirst {
+pub(super) fn take_ahead(shared: &Shared, slot: &mut Slot) -> Option<Dialled> {
+    if shared.dial_ahead == 0 || shared.advertised_info.shape() != Shape::ConnectFirst {
         return None;
     }
     ROOM.with_borrow_mut(|room| {
         let (now, index) = (Instant::now(), slot.server().index());
-        room.of(house, index).demand.came(now.into_std());
+        room.of(shared, index).demand.came(now.into_std());
         CHANGED.with(|changed| changed.notify_one());
         while let Some(at) = room.waiting.iter().position(|one| is_ahead_to(one, index) && is_good(one, now)) {
             let mut taken = room.waiting.remove(at);
             if is_lost(&mut taken) {
-                count(house, index, Outcome::Lost);
+                count(shared, index, Outcome::Lost);
                 continue;
             }
             taken.slot.goes_on();
@@ -112,43 +112,43 @@ pub(super) fn take_ahead(house: &House, slot: &mut Slot) -> Option<Dialled> {
 }
 
 /// A connection that was dialled ahead is there, or nothing came of it.
-pub(super) fn dialled_ahead(house: &House, index: usize, opened: Option<Opened>) {
+pub(super) fn dialled_ahead(shared: &Shared, index: usize, opened: Option<Opened>) {
     ROOM.with_borrow_mut(|room| {
-        room.of(house, index).dialling -= 1;
+        room.of(shared, index).dialling -= 1;
         room.waiting.extend(opened);
     });
 }
 
 /// Takes out what is not to wait any longer; what servers have ended meanwhile is gone.
-pub(super) fn sort_out(house: &House) -> Vec<Opened> {
+pub(super) fn sort_out(shared: &Shared) -> Vec<Opened> {
     ROOM.with_borrow_mut(|room| {
         let now = Instant::now();
         room.waiting.retain_mut(|one| {
             let lost = is_lost(one);
             if lost && one.slot.is_ahead() {
-                count(house, one.slot.server().index(), Outcome::Lost);
+                count(shared, one.slot.server().index(), Outcome::Lost);
             }
             !lost
         });
-        let is_closing = house.doors.is_draining();
-        let has_nonces = house.greetings.shape() != Shape::ConnectFirst;
+        let is_closing = shared.admission.is_draining();
+        let has_nonces = shared.advertised_info.shape() != Shape::ConnectFirst;
         let is_over = |one: &mut Opened| is_closing || !is_good(one, now) || (one.slot.is_ahead() && has_nonces);
         let over: Vec<_> = room.waiting.extract_if(.., is_over).collect();
         over.iter().filter(|one| one.slot.is_ahead()).for_each(|one| {
-            count(house, one.slot.server().index(), Outcome::Unused);
+            count(shared, one.slot.server().index(), Outcome::Unused);
         });
         over
     })
 }
 
 /// The servers that are to be dialled ahead, each as often as it lacks one; what is returned counts as being dialled.
-pub(super) fn missing(house: &House) -> Vec<usize> {
+pub(super) fn missing(shared: &Shared) -> Vec<usize> {
     // Those who wait need the slots, and the servers' time.
-    let is_wanted = house.dial_ahead > 0 && house.doors.held() == 0 && !house.doors.is_draining();
+    let is_wanted = shared.dial_ahead > 0 && shared.admission.held() == 0 && !shared.admission.is_draining();
     ROOM.with_borrow_mut(|Room { waiting, to }| {
         let now = Instant::now().into_std();
         let mut missing = Vec::new();
-        for (index, (to, server)) in to.iter_mut().zip(house.servers.iter()).enumerate() {
+        for (index, (to, server)) in to.iter_mut().zip(shared.servers.iter()).enumerate() {
             if to.demand.is_over() {
                 continue;
             }
@@ -185,8 +185,8 @@ pub(super) enum Outcome {
 }
 
 /// Counts an end.
-pub(super) fn count(house: &House, server: usize, outcome: Outcome) {
-    let ended = &house.tally.servers[server].ahead;
+pub(super) fn count(shared: &Shared, server: usize, outcome: Outcome) {
+    let ended = &shared.counters.servers[server].ahead;
     match outcome {
         Outcome::Used => &ended.used,
         Outcome::Unused => &ended.unused,
@@ -216,8 +216,8 @@ fn is_lost(one: &mut Opened) -> bool {
 
 impl Room {
     /// What goes to one server.
-    fn of(&mut self, house: &House, server: usize) -> &mut Towards {
-        let new = || Towards { demand: Demand::new(house.dial_ahead), dialling: 0 };
+    fn of(&mut self, shared: &Shared, server: usize) -> &mut Towards {
+        let new = || Towards { demand: Demand::new(shared.dial_ahead), dialling: 0 };
         self.to.resize_with(self.to.len().max(server + 1), new);
         &mut self.to[server]
     }

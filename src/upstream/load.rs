@@ -1,9 +1,10 @@
-//! How many connections a server has now: its own last count, corrected by what weir opened and closed since (see [`Census`]).
+//! How many connections a server has now: its own last count, corrected by what weir opened and closed since (see [`ReconciledCount`]).
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::census::Census;
-pub use super::census::Mark;
+use crate::upstream::reconciled_count::ReconciledCount;
+
+pub use crate::upstream::reconciled_count::Mark;
 
 /// Handshakes by the lane of the system account at a time.
 const MOST_IN_LANE: u32 = 4;
@@ -13,7 +14,7 @@ const MOST_IN_LANE: u32 = 4;
 pub struct Load {
     /// Slots taken by weir: being dialled, in handshake, relaying, or closing. They are surely counted by the server once it
     /// has sent its INFO.
-    census: Census,
+    census: ReconciledCount,
     /// Of those held, the ones between reservation and the server's PONG.
     handshakes: AtomicU32,
     /// Of those, the ones by the lane of the system account.

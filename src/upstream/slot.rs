@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Server;
+use crate::upstream::Server;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -34,15 +34,15 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(server: Arc<Server>) -> Self {
+    pub fn new(server: Arc<Server>) -> Self {
         Self { server, stage: Stage::Dialling, in_lane: false, is_ahead: false }
     }
 
-    pub(super) fn in_lane(server: Arc<Server>) -> Self {
+    pub fn in_lane(server: Arc<Server>) -> Self {
         Self { server, stage: Stage::Dialling, in_lane: true, is_ahead: false }
     }
 
-    pub(super) fn ahead(server: Arc<Server>) -> Self {
+    pub fn ahead(server: Arc<Server>) -> Self {
         Self { server, stage: Stage::Ahead, in_lane: false, is_ahead: true }
     }
 
