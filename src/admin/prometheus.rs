@@ -150,7 +150,7 @@ impl FromShared {
         families.gauge(
             "refusals_delayed",
             "Clients that are being refused: their answer waits for its random delay, or they have not closed yet",
-            (admission.delayed() as u32 + self.shared.turned_away.inside()).into(),
+            (admission.delayed() as u32 + self.shared.refusing.inside()).into(),
         )?;
         if let Some(pace) = admission.pace(Instant::now()) {
             families.gauge("pace", "New clients per second that weir lets onto the cluster", pace)?;
