@@ -1,0 +1,33 @@
+//! nats-py, nats.js and nats.go, as their users install them, through weir to a JetStream cluster; over TCP and over WebSocket.
+
+use std::process::Stdio;
+
+use weir_testkit::*;
+
+/// What a client does that is refused is not what this is about.
+const PATIENT: &str = "rate = 1000\nmax_hold = \"19s\"";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn official_clients_of_other_languages() {
+    let _alone = installs::one_at_a_time().await;
+    all_of_them("nats", "").await;
+    all_of_them("ws", "kind = \"websocket\"\n[listeners.websocket]\ncompression = true").await;
+}
+
+async fn all_of_them(scheme: &str, listener: &str) {
+    let cluster = Cluster::start(3, ServerOptions::jetstream).await;
+    let weir = WeirConfig::of(&cluster).listener(listener).admission(PATIENT).start().await;
+
+    let mut matrix = tokio::process::Command::from(script("client-matrix"));
+    matrix.arg(format!("{scheme}://{}", weir.address));
+    let output = matrix.stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).output();
+    let output =
+        tokio::time::timeout(35 * PATIENCE, output).await.expect("the clients end").expect("run scripts/client-matrix");
+    let report = String::from_utf8_lossy(&output.stdout);
+    say(report.trim_end());
+    assert!(output.status.success(), "{}", output.status);
+
+    assert_eq!(weir.metrics().await.sum("weir_refused_total"), 0.0);
+    cluster.settles_at(0).await;
+    weir.assert_nothing_leaked().await;
+}

@@ -1,0 +1,43 @@
+//! weir's integration tests, one module for each subject: real nats-servers, a real weir and real clients on loopback.
+//!
+//! They are one binary, so that the harness (`tests/support`) and the crates it stands on are linked once. All tests share
+//! its process. Nothing that belongs to a process may be changed or counted here: neither the environment nor the current
+//! folder, and descriptors and memory only of a child, by its pid.
+
+mod account_quota;
+mod accounts;
+mod admission;
+mod auth_callout;
+mod browser;
+mod cli;
+mod client_libraries;
+mod config;
+mod dial_ahead;
+mod drain;
+mod failed_logins;
+mod failover;
+mod full_server;
+mod harness;
+mod hostile_clients;
+mod identity_spoofing;
+mod jwt;
+mod login_matrix;
+mod max_connections;
+mod nats_server_install;
+mod nkey;
+mod placement;
+mod proxy_protocol;
+mod refusal;
+mod relay;
+mod rust_client;
+mod source_addresses;
+mod storm_and_plan;
+mod system_account;
+mod system_account_reserve;
+mod tls_listeners;
+mod tls_passthrough;
+mod tls_servers;
+mod tls_versions;
+mod trusted_proxy;
+mod user_and_name_quotas;
+mod websocket;

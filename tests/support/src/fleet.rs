@@ -1,0 +1,200 @@
+//! Many clients that live on their own: connect, answer PING, and come back as their library would.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::End;
+use crate::{Attempt, Login, PATIENCE, RawClient, eventually};
+
+/// When a client tries, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Habit {
+    /// From dial to PONG.
+    pub timeout: Duration,
+    /// Before each attempt after the first; `None`: it tries only once.
+    pub retry: Option<Duration>,
+    /// Added to `retry`, evenly spread.
+    pub jitter: Duration,
+}
+
+impl Habit {
+    /// nats.go's defaults: 2 s for the whole handshake, a new attempt every 2 s + 0–100 ms, and it never gives up here.
+    pub const NATS_GO: Self = Self {
+        timeout: Duration::from_secs(2),
+        retry: Some(Duration::from_secs(2)),
+        jitter: Duration::from_millis(100),
+    };
+    /// nats.go's tempo with a patience that a slow machine does not exhaust.
+    pub const PATIENT: Self = Self { timeout: PATIENCE, ..Self::NATS_GO };
+    /// One attempt.
+    pub const ONCE: Self = Self { timeout: PATIENCE, retry: None, jitter: Duration::ZERO };
+
+    async fn pause(&self, retry: Duration) {
+        let jitter = self.jitter.mul_f64(fastrand::f64());
+        tokio::time::sleep(retry + jitter).await;
+    }
+}
+
+/// What the clients of a fleet have seen so far.
+#[derive(Debug, Default)]
+pub struct Seen {
+    connected: AtomicUsize,
+    most: AtomicUsize,
+    attempts: AtomicUsize,
+    lost: AtomicUsize,
+    ends: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Seen {
+    fn note(&self, what: String) {
+        *self.ends.lock().expect("ends").entry(what).or_default() += 1;
+    }
+}
+
+/// A number of clients, each in a task of its own; all end when it is dropped.
+pub struct Fleet {
+    seen: Arc<Seen>,
+    all: CancellationToken,
+    members: Vec<CancellationToken>,
+    tasks: JoinSet<()>,
+}
+
+impl Fleet {
+    /// Starts `n` clients at once, all with the same login.
+    pub fn start(address: &str, n: usize, login: &Login, habit: Habit) -> Self {
+        Self::start_each(address, n, habit, |_| login.clone())
+    }
+
+    /// Starts `n` clients at once, each with a login of its own.
+    pub fn start_each(address: &str, n: usize, habit: Habit, login: impl Fn(usize) -> Login) -> Self {
+        crate::process::raise_file_limit();
+        let seen = Arc::new(Seen::default());
+        let all = CancellationToken::new();
+        let members: Vec<_> = (0..n).map(|_| all.child_token()).collect();
+        let mut tasks = JoinSet::new();
+        for (i, stop) in members.iter().enumerate() {
+            tasks.spawn(live(address.to_owned(), login(i), habit, seen.clone(), stop.clone()));
+        }
+        Self { seen, all, members, tasks }
+    }
+
+    /// How many clients there are.
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    /// How many are connected now.
+    pub fn connected(&self) -> usize {
+        self.seen.connected.load(SeqCst)
+    }
+
+    /// The most that were ever connected at the same time.
+    pub fn most_connected(&self) -> usize {
+        self.seen.most.load(SeqCst)
+    }
+
+    /// How many attempts were made.
+    pub fn attempts(&self) -> usize {
+        self.seen.attempts.load(SeqCst)
+    }
+
+    /// How many established connections were lost.
+    pub fn lost(&self) -> usize {
+        self.seen.lost.load(SeqCst)
+    }
+
+    /// What attempts and connections that did not last ended in: a refusal's text, or what happened instead.
+    pub fn ends(&self) -> BTreeMap<String, u64> {
+        self.seen.ends.lock().expect("ends").clone()
+    }
+
+    /// How often an attempt was refused with `text`.
+    pub fn refused(&self, text: &str) -> u64 {
+        self.ends().get(text).copied().unwrap_or(0)
+    }
+
+    /// Waits until exactly `n` are connected.
+    pub async fn settles_at(&self, n: usize) {
+        let what = format!("{n} clients are connected");
+        eventually(2 * PATIENCE, &what, async || match self.connected() {
+            now if now == n => Ok(()),
+            now => Err((now, self.ends())),
+        })
+        .await;
+    }
+
+    /// Waits until every client has come to its end (with [`Habit::ONCE`]: refused or disconnected) or is connected.
+    pub async fn decided(&self) {
+        eventually(2 * PATIENCE, "every client is decided", async || {
+            let decided = self.connected() as u64 + self.ends().values().sum::<u64>();
+            if decided >= self.members.len() as u64 { Ok(()) } else { Err(decided) }
+        })
+        .await;
+    }
+
+    /// Ends the first `n` clients for good; they do not come back.
+    pub fn end_some(&self, n: usize) {
+        self.members.iter().take(n).for_each(CancellationToken::cancel);
+    }
+
+    /// Ends all clients (their sockets close) and waits until they have.
+    pub async fn end(mut self) {
+        self.all.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.expect("a client panicked");
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.all.cancel();
+    }
+}
+
+async fn live(address: String, login: Login, habit: Habit, seen: Arc<Seen>, stop: CancellationToken) {
+    let life = async {
+        loop {
+            seen.attempts.fetch_add(1, SeqCst);
+            match RawClient::attempt(&address, &login, habit.timeout).await {
+                Attempt::In(client) => {
+                    let end = reside(client, &seen).await;
+                    seen.note(format!("established, then {end}"));
+                }
+                Attempt::Refused { text, end: End::Eof, .. } => seen.note(text),
+                Attempt::Refused { text, end, .. } => seen.note(format!("{text}, then {end:?}")),
+                // The latter: not even the kernel has answered.
+                Attempt::TimedOut(_) | Attempt::Ended(End::StillOpen) => seen.note("timed out".into()),
+                Attempt::Broken(what) => seen.note(format!("broken: {what}")),
+                Attempt::Ended(end) => seen.note(format!("no word, {end:?}")),
+            }
+            match habit.retry {
+                Some(retry) => habit.pause(retry).await,
+                None => return,
+            }
+        }
+    };
+    stop.run_until_cancelled(life).await;
+}
+
+/// Lives connected until the connection ends; says how, with the last words of the other side.
+async fn reside(mut client: RawClient, seen: &Seen) -> String {
+    struct Here<'a>(&'a Seen);
+    impl Drop for Here<'_> {
+        fn drop(&mut self) {
+            self.0.connected.fetch_sub(1, SeqCst);
+        }
+    }
+    let now = seen.connected.fetch_add(1, SeqCst) + 1;
+    let _here = Here(seen);
+    seen.most.fetch_max(now, SeqCst);
+    let end = client.stay().await;
+    // Before it counts as gone: who has seen all gone may ask at once how many were lost.
+    seen.lost.fetch_add(1, SeqCst);
+    if client.errors.is_empty() { format!("{end:?}") } else { format!("{:?} and {end:?}", client.errors) }
+}
