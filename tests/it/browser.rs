@@ -47,8 +47,8 @@ async fn a_page(issued: Option<&Issued>) {
     while let Some(line) = tokio::time::timeout(12 * PATIENCE, lines.next_line()).await.expect("a step").expect("text")
     {
         say(&format!("browser: {line}"));
-        if line.starts_with("browser: MISSING") {
-            return;
+        if let Some(why) = line.strip_prefix("browser: MISSING ") {
+            return skip(&format!("needs a browser: {}", why.trim_matches(['(', ')'])));
         }
         let (step, detail) = line.split_once(':').unwrap_or((&line, ""));
         // Both exchanges are over: now its server goes.

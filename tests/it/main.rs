@@ -34,6 +34,7 @@ mod source_addresses;
 mod storm_and_plan;
 mod system_account;
 mod system_account_reserve;
+mod test_script;
 mod tls_listeners;
 mod tls_passthrough;
 mod tls_servers;

@@ -15,6 +15,7 @@ pub mod nats;
 pub mod operator;
 pub mod ports;
 pub mod process;
+pub mod skip;
 pub mod tls;
 pub mod websocket;
 pub mod weir;
@@ -29,6 +30,7 @@ pub use client::{Attempt, Login, RawClient};
 pub use cluster::Cluster;
 pub use fleet::{Fleet, Habit};
 pub use nats::{NatsServer, ServerOptions};
+pub use skip::{skip, skip_part};
 pub use weir::{Weir, WeirConfig};
 
 /// How long a test waits for something that surely comes, even on a slow and busy machine.
