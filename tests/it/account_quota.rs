@@ -1,4 +1,4 @@
-//! Exact quota: never one too many, and every slot back after any kind of end.
+//! Account quotas are exact: weir never admits one client too many, and every kind of end gives the slot back.
 
 use weir_testkit::client::End;
 use weir_testkit::*;
@@ -14,7 +14,8 @@ fn config(cluster: &Cluster, max: usize) -> WeirConfig {
     WeirConfig::of(cluster).account("ORDERS", &format!("users = [\"orders-*\"]\nmax_connections = {max}"))
 }
 
-/// So many attempts at the same time; returns who is in. All others must be refused politely, for the quota.
+/// Makes `n` attempts at the same time and returns the admitted clients. All others must be refused for the quota, with
+/// INFO, the text and a FIN.
 async fn attempts(weir: &Weir, n: usize) -> Vec<RawClient> {
     let all = at_once(n, |_| {
         let address = weir.address.clone();
@@ -61,7 +62,8 @@ async fn two_thousand_attempts_on_a_quota_of_100() {
     assert_eq!(more.len(), 50, "exactly the slots given back");
     holds(&weir, &cluster, 100).await;
 
-    let other = RawClient::connect(&weir.address, &Login::user("rest", "secret")).await; // another account is not touched
+    // The quota does not touch another account.
+    let other = RawClient::connect(&weir.address, &Login::user("rest", "secret")).await;
     drop((clients, more, other));
     cluster.settles_at(0).await;
     weir.assert_nothing_leaked().await;
@@ -123,7 +125,7 @@ async fn attempts_that_never_get_in_give_the_slot_back() {
             let wrong = RawClient::attempt(&weir.address, &Login::user("orders-1", "wrong"), PATIENCE).await;
             assert_eq!(wrong.refusal(), Some("Authorization Violation"), "{wrong:?}");
             let mut gone = RawClient::greeted(&weir.address).await.unwrap();
-            gone.send(orders().connect_line().as_bytes()).await.unwrap(); // CONNECT without PING: no PONG comes
+            gone.send(orders().connect_line().as_bytes()).await.unwrap(); // no PING after CONNECT, so no PONG comes
             gone.abandon();
         }
         holds(&weir, &cluster, 0).await;
@@ -145,7 +147,7 @@ async fn a_quota_holds_while_clients_come_and_go() {
     here.settles_at(50).await;
     for _ in 0..5 {
         let next = Fleet::start(&weir.address, 120, &orders(), eager);
-        here.end().await; // 50 leave while 120 others press on
+        here.end().await; // 50 clients leave while 120 others try to connect
         next.settles_at(50).await;
         holds(&weir, &cluster, 50).await;
         assert_eq!((next.most_connected(), next.lost()), (50, 0), "never one too many, and nobody thrown out");

@@ -1,4 +1,4 @@
-//! Accounts: from credentials to an account by the configuration, corrected by what the server itself says.
+//! Accounts: the configuration maps credentials to an account, and the server's own word corrects that.
 
 use weir_testkit::*;
 
@@ -54,9 +54,9 @@ async fn users_belong_to_accounts_by_glob() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_account_is_learned_from_the_server() {
-    nats::at_least(2, 12); // tells a client its account after the first PONG
+    nats::at_least(2, 12); // since 2.12 a server names the account in the INFO after the first PONG
     let cluster = cluster().await;
-    // Nothing says who belongs to these two accounts.
+    // The configuration lists no users of these two accounts.
     let weir = WeirConfig::of(&cluster)
         .account("BILLING", "max_connections = 3")
         .account("GUESTS", "max_connections = 2")
@@ -64,7 +64,7 @@ async fn the_account_is_learned_from_the_server() {
         .await;
     for (login, account, max) in [(Login::user("bill", "bp"), "BILLING", 3), (Login::nobody(), "GUESTS", 2)] {
         let mut clients = vec![RawClient::connect(&weir.address, &login).await];
-        counts(&weir, account, 1).await; // the slot has moved to where the client really is
+        counts(&weir, account, 1).await; // weir has moved the slot to the client's real account
         for _ in 1..max {
             clients.push(RawClient::connect(&weir.address, &login).await);
         }
@@ -93,7 +93,7 @@ async fn a_server_that_does_not_tell_is_asked() {
         let weir = config.start().await;
         let login = Login::user(user, "p");
         let first = RawClient::connect(&weir.address, &login).await;
-        counts(&weir, "A", 1).await; // its slot has moved to where it really is
+        counts(&weir, "A", 1).await; // weir has moved the slot to the client's real account
         counts(&weir, "default", 0).await;
         let second = RawClient::connect(&weir.address, &login).await;
         assert_eq!(refusal(&weir, &login).await.as_deref(), Some(QUOTA));
@@ -107,7 +107,7 @@ async fn a_server_that_does_not_tell_is_asked() {
 async fn a_wrong_guess_of_the_configuration_is_corrected() {
     nats::at_least(2, 12);
     let cluster = cluster().await;
-    // The configuration is wrong about orders-2; the server's word counts.
+    // The configuration puts orders-2 into the wrong account. What the server says about the account decides.
     let weir = WeirConfig::of(&cluster)
         .account("BILLING", "users = [\"bill\", \"orders-2\"]\nmax_connections = 1")
         .account("ORDERS", "users = [\"orders-1\"]\nmax_connections = 3")
@@ -116,8 +116,9 @@ async fn a_wrong_guess_of_the_configuration_is_corrected() {
     let misplaced = RawClient::connect(&weir.address, &Login::user("orders-2", "op")).await;
     counts(&weir, "ORDERS", 1).await;
     counts(&weir, "BILLING", 0).await;
-    let bill = RawClient::connect(&weir.address, &Login::user("bill", "bp")).await; // its slot is free again
-    let again = RawClient::connect(&weir.address, &Login::user("orders-2", "op")).await; // learned for this credential
+    let bill = RawClient::connect(&weir.address, &Login::user("bill", "bp")).await; // the slot in BILLING is free again
+    // weir has learned the account of this credential.
+    let again = RawClient::connect(&weir.address, &Login::user("orders-2", "op")).await;
     counts(&weir, "ORDERS", 2).await;
     counts(&weir, "BILLING", 1).await;
     drop((misplaced, bill, again));
@@ -135,7 +136,8 @@ async fn the_servers_own_refusals_pass_unchanged() {
             assert_eq!(refusal(&weir, &wrong).await.as_deref(), Some(VIOLATION));
         }
     }
-    // A limit that only the servers know: one client on each. They check it before they count, so a few at once may slip in.
+    // Only the servers know this limit: one client on each. A server checks its limit before it counts the client, so
+    // it may let in a few that come at once.
     let tight = Login::user("tight", "tp");
     let attempts = at_once(10, |_| {
         let (address, login) = (weir.address.clone(), tight.clone());
@@ -159,7 +161,7 @@ async fn tokens_are_passed_on_and_never_logged() {
     for wrong in [Login::token("wr0ng-t0ken"), Login::user("u", "wr0ng-passw0rd"), Login::nobody()] {
         assert_eq!(refusal(&weir, &wrong).await.as_deref(), Some(VIOLATION));
     }
-    // Refused by weir itself, with a secret in what it could not read.
+    // weir itself refuses this CONNECT. The part that weir cannot parse contains a secret.
     let mut broken = RawClient::greeted(&weir.address).await.unwrap();
     broken.send(b"CONNECT {\"auth_token\":\"s3cr3t-t0ken\",\"user\": br0ken}\r\n").await.unwrap();
     assert_ne!(broken.end(PATIENCE).await, client::End::StillOpen);
@@ -180,7 +182,8 @@ async fn weir_and_the_server_never_disagree_about_who_it_is() {
         .account("BILLING", "users = [\"bill\"]\nmax_connections = 100")
         .start()
         .await;
-    // For nats-server keys have no case (by Unicode folding), may be escaped, and the last of several counts: all are `bill`.
+    // nats-server compares keys without case (by Unicode folding), reads escapes in them, and takes the last of
+    // several. For nats-server each of these is user `bill`.
     let tricks = [
         r#"CONNECT {"verbose":false,"user":"orders-1","pass":"op","User":"bill","PASS":"bp"}"#,
         r#"connect {"verbose":false,"USER":"bill","Pass":"bp"}"#,

@@ -1,4 +1,4 @@
-//! The accept door and the rates, as clients meet them.
+//! Admission as clients see it: limits of listener and source, rates, priority, and the bounded queue.
 
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ async fn attempts(weir: &Weir, n: usize, login: Login) -> Vec<Attempt> {
     .await
 }
 
-/// Splits attempts into those who are in and the number of those who read `text`; nothing else may happen.
+/// Splits attempts into the admitted clients and the number of clients that read `text`. Any other result fails the
+/// test.
 fn divide(attempts: Vec<Attempt>, text: &str) -> (Vec<RawClient>, usize) {
     let (refused, inside): (Vec<_>, Vec<_>) = attempts.into_iter().partition(|a| a.refusal().is_some());
     for one in &refused {
@@ -56,7 +57,8 @@ async fn a_source_has_its_connections_and_its_rate() {
     refused(&weir, "source_quota", 4).await;
     drop(inside);
     weir.until("all gone", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
-    // Five of the burst of twelve are spent; how many the second lets in depends on how long all that took.
+    // Five tokens of the burst of twelve are spent. How many clients get in now depends on how long the steps above
+    // took.
     let (inside, _) = divide(attempts(&weir, 5, Login::nobody()).await, FULL);
     drop(inside);
     weir.until("all gone", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
@@ -94,7 +96,8 @@ async fn an_account_has_its_rate_and_others_do_not_feel_it() {
     weir.assert_nothing_leaked().await;
 }
 
-/// Eleven accounts wait for the pace of one client a second, then one with priority comes: by turns it would be the last.
+/// Eleven accounts wait at a pace of one client per second, and then a client of an account with priority comes. Round
+/// robin without priority would serve it last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_with_priority_goes_before_all_who_wait() {
     let waiting = 11;
@@ -153,6 +156,8 @@ async fn a_held_client_that_leaves_is_not_admitted_for() {
     drop(held);
     weir.until("they have gone", |metrics| metrics.sum("weir_held") == 0.0).await;
     let opened = server.total_connections().await;
+    // Negative check: nothing may happen in this time. At one client per second, a login for a client that has gone would
+    // come within 1.5 s.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(server.total_connections().await, opened, "a slot was spent on a client that had gone");
     drop(first);

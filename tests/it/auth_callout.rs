@@ -1,4 +1,5 @@
-//! Auth callouts: the service sees through weir what it sees without, and is not flooded.
+//! Auth callouts: through weir the callout service gets the same requests as without weir, and no more at a time than
+//! allowed.
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ async fn asked_the_same(callout: Callout) {
     for login in [
         Login::user("alice", "s3cr3t").name("a name").with("version", "9.9.9".into()),
         Login::token("t0ken"),
-        // Signed for the server's nonce with a key that only the service knows.
+        // It signs the server's nonce with a key that only the callout service knows.
         Login::user("alice", "x").with("nkey", key.public_key().into()).signing(&key),
         Login::user("al\u{e9}ce \"q\"", "p\\w"),
     ] {
@@ -50,7 +51,7 @@ async fn asked_the_same(callout: Callout) {
                 assert_eq!(request["client_info"]["nonce"], nonce);
             }
             assert_eq!(request["client_info"]["host"], "192.0.2.7");
-            // What differs from one connection to the next.
+            // These fields differ between any two connections.
             request["client_info"].as_object_mut().unwrap().retain(|key, _| key != "id" && key != "nonce");
             request["connect_opts"].as_object_mut().unwrap().remove("sig");
             request["user_nkey"].take();

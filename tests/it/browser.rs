@@ -1,4 +1,4 @@
-//! nats.js in a real browser, against a page served on loopback, through weir.
+//! nats.js in a real browser, on a page served on loopback, connects through weir.
 
 use std::process::Stdio;
 
@@ -17,7 +17,8 @@ async fn a_page_over_websocket_and_tls() {
     a_page(Some(&authority.issue("weir", &["127.0.0.1"]))).await;
 }
 
-/// Over TLS the page comes over TLS too: to a browser `wss://` is another site than `http://`, and gets no cookie of it.
+/// With TLS the page is served over TLS too: a browser treats `wss://` as another site than `http://` and sends it none
+/// of that site's cookies.
 async fn a_page(issued: Option<&Issued>) {
     let _alone = installs::one_at_a_time().await;
     let s = if issued.is_some() { "s" } else { "" };
@@ -29,7 +30,7 @@ async fn a_page(issued: Option<&Issued>) {
         "kind = \"websocket\"\n[listeners.websocket]\ncompression = true\nuser_cookie = \"nats_user\"\n\
          pass_cookie = \"nats_pass\"\nallowed_origins = [\"http{s}://127.0.0.1:{page}\"]{tls}"
     );
-    // The page's account has one connection: its second is refused.
+    // The page's account may have one connection, so weir refuses its second.
     let weir = WeirConfig::of(&cluster)
         .listener(&listener)
         .account("PAGE", "users = [\"page\"]\nmax_connections = 1")
@@ -51,7 +52,7 @@ async fn a_page(issued: Option<&Issued>) {
             return skip(&format!("needs a browser: {}", why.trim_matches(['(', ')'])));
         }
         let (step, detail) = line.split_once(':').unwrap_or((&line, ""));
-        // Both exchanges are over: now its server goes.
+        // The page has exchanged its messages. Kill the server that it is connected to.
         if step == "exchanged" {
             let on = |(_, server): &(String, String)| server.clone();
             let name = steps.first().map(on).expect("it is connected");

@@ -1,4 +1,4 @@
-//! `weir` from a shell: what it prints, and its exit codes.
+//! The `weir` command in a shell: its output and its exit codes.
 
 use std::{
     fs,

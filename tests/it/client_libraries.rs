@@ -1,10 +1,11 @@
-//! nats-py, nats.js and nats.go, as their users install them, through weir to a JetStream cluster; over TCP and over WebSocket.
+//! nats-py, nats.js and nats.go, installed as their users install them, through weir to a JetStream cluster, over TCP
+//! and over WebSocket.
 
 use std::process::Stdio;
 
 use weir_testkit::*;
 
-/// What a client does that is refused is not what this is about.
+/// Generous, so that weir refuses nobody here.
 const PATIENT: &str = "rate = 1000\nmax_hold = \"19s\"";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -21,7 +22,7 @@ async fn official_clients_of_other_languages() {
     }
 }
 
-/// Returns a line for each client.
+/// Runs every client against one listener; returns one line for each client.
 async fn all_of_them(scheme: &str, listener: &str) -> String {
     let cluster = Cluster::start(3, ServerOptions::jetstream).await;
     let weir = WeirConfig::of(&cluster).listener(listener).admission(PATIENT).start().await;

@@ -1,4 +1,5 @@
-//! Connections dialled ahead of their clients: a gain for those who come, never a loss for anybody.
+//! `cluster.dial_ahead`: clients get in on connections that weir has dialled in advance, and no client loses anything
+//! by it.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -13,12 +14,13 @@ fn ended(metrics: &Metrics, outcome: &str) -> f64 {
     metrics.sum_where("weir_dialled_ahead_total", "outcome", outcome)
 }
 
-/// In front of these servers, on one worker: whoever comes finds what was dialled for the one before.
+/// weir with one worker in front of these servers. With one worker each client can use the connection that weir dialled
+/// when the client before it arrived.
 fn config(cluster: &Cluster) -> WeirConfig {
     WeirConfig::of(cluster).top("workers = 1").cluster("dial_ahead = 4")
 }
 
-/// Clients come one after the other, and stay, until the metrics show something.
+/// Connects clients one after the other, and keeps them, until `shown` accepts the metrics.
 async fn until(weir: &Weir, login: &Login, what: &str, shown: impl Fn(&Metrics) -> bool) -> Vec<RawClient> {
     let mut clients = Vec::new();
     eventually(PATIENCE, what, async || {
@@ -39,7 +41,7 @@ async fn clients_get_in_on_them_and_none_is_left_when_nobody_comes() {
     assert_eq!(weir.gauge(AHEAD).await, 0.0);
     let mut clients = until(&weir, &Login::nobody(), "20 clients used one", |now| ended(now, "used") >= 20.0).await;
 
-    // Each has a connection of its own, of which it is told.
+    // Each client has an upstream connection of its own and is told that connection's `client_id`.
     let mut told = HashSet::new();
     for (n, client) in clients.iter_mut().enumerate() {
         let info = client.info_after_pong().await;
@@ -50,7 +52,7 @@ async fn clients_get_in_on_them_and_none_is_left_when_nobody_comes() {
         assert_eq!(client.next_msg().await, (own, b"hello".to_vec()));
     }
 
-    // Nobody comes any more, so they are let go while the clients stay.
+    // No more clients come, so weir closes the unused connections. The clients stay.
     weir.until("none waits", |now| now.sum("weir_server_connections") == clients.len() as f64).await;
     assert_eq!(cluster.settles_at(clients.len() as u64).await.len(), 2);
     assert_eq!(weir.gauge(AHEAD).await, 0.0);
@@ -71,7 +73,7 @@ async fn never_over_and_every_slot_filled() {
     assert_eq!(cluster.settles_at(285).await, [95, 95, 95]);
     weir.until("none waits", |now| now.sum(AHEAD) == 0.0).await;
 
-    // Who leaves makes room, for exactly as many.
+    // As many waiting clients get in as have left.
     for client in clients.drain(..) {
         drop(client);
     }
@@ -128,7 +130,7 @@ async fn no_client_meets_the_end_of_a_short_auth_timer() {
     let weir = config(&cluster).start().await;
     let login = Login::user("u", "p");
     drop(until(&weir, &login, "some were used", |now| ended(now, "used") >= 3.0).await);
-    // At every age that one can have.
+    // The pauses vary, so that clients use connections of every age.
     let mut last = None;
     for pause in (0..30).map(|n| Duration::from_millis(n * 29 % 400)) {
         last = Some(RawClient::connect(&weir.address, &login).await);

@@ -1,4 +1,5 @@
-//! Drain: on SIGTERM no new clients, present ones get their time, then a plain FIN, spread; exit code 0.
+//! Drain: after SIGTERM weir takes no new clients, leaves present ones their time, then ends them by FIN, spread over
+//! time, and exits with code 0.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +7,7 @@ use rustix::process::Signal;
 use weir_testkit::client::End;
 use weir_testkit::*;
 
-/// A new client must not get in: the listener is closed, or it is refused politely.
+/// A new client must not get in: the listener is closed, or weir refuses the client with INFO, the text and a FIN.
 async fn outside(weir: &Weir) {
     let attempt = RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
     match &attempt {
@@ -16,7 +17,7 @@ async fn outside(weir: &Weir) {
     }
 }
 
-/// Waits until weir has begun to drain; its endpoints say so, or are gone with it.
+/// Waits until weir has begun to drain: `/healthz` says 503, or weir's endpoints are gone already.
 async fn draining(weir: &Weir) {
     eventually(PATIENCE, "/healthz is 503", async || match http::get(&weir.monitor, "/healthz").await {
         Ok((503, _)) | Err(_) => Ok(()),
@@ -90,7 +91,7 @@ async fn what_nats_server_survives_ends_nothing() {
     let mut weir = WeirConfig::of_servers(&[&server]).start().await;
     let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
     for n in 1..=2 {
-        // Nothing is said of the first: a write into a pipe that nobody reads is an error like others.
+        // weir logs nothing for SIGPIPE: a write into a pipe without a reader is an ordinary error.
         weir.signal(Signal::PIPE);
         for (signal, name) in [(Signal::HUP, "SIGHUP: "), (Signal::USR1, "SIGUSR1: ")] {
             weir.signal(signal);
@@ -104,7 +105,7 @@ async fn what_nats_server_survives_ends_nothing() {
     drop(client);
     weir.assert_nothing_leaked().await;
 
-    // Lame duck mode is what ends it.
+    // Lame duck mode (SIGUSR2) ends weir.
     weir.signal(Signal::USR2);
     assert!(weir.wait(PATIENCE).await.success(), "exit code 0");
 }

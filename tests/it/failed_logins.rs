@@ -1,4 +1,4 @@
-//! Bad credentials by the hundred: their source waits, and the account that they claim notices nothing.
+//! Hundreds of failed logins from one source: weir slows that source down, and the account they claim is not affected.
 
 use nkeys::KeyPair;
 use weir_testkit::*;
@@ -21,7 +21,7 @@ async fn bad_logins_hurt_their_source_only(config: &str, good: Login, bad: Login
         .await;
     from("192.0.2.66", &weir, &neighbour).await.expect_in();
     let (mut told, mut damped) = (0, 0);
-    // Many at a time: five a second are forgiven, which must not be all that a slow machine can try.
+    // Twenty at a time: weir forgives five per second, and a slow machine must be able to try more than that.
     for _ in 0..20 {
         let attempts = futures::future::join_all((0..20).map(|_| from("192.0.2.66", &weir, &bad))).await;
         for attempt in attempts {
@@ -35,7 +35,8 @@ async fn bad_logins_hurt_their_source_only(config: &str, good: Login, bad: Login
     assert!(told >= 100 && damped >= 100, "{told} reached the server, {damped} did not");
     let refused = |metrics: &metrics::Metrics| metrics.sum_where("weir_refused_total", "reason", "source_rate");
     weir.until("those are counted", |metrics| refused(metrics) == f64::from(damped)).await;
-    // The account that was claimed, from elsewhere, and somebody else who shares the bad one's address.
+    // Clients of the claimed account from another address get in, and so do others from the address of the failed
+    // logins.
     let mut clients = Vec::new();
     for _ in 0..5 {
         clients.push(from("192.0.2.1", &weir, &good).await.expect_in());

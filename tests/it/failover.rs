@@ -1,4 +1,4 @@
-//! Failover: a server dies, or fills behind weir's back, and clients are on the others.
+//! Failover: a server dies, or fills up with clients that bypass weir, and weir's clients get in on the others.
 
 use weir_testkit::*;
 
@@ -37,8 +37,9 @@ async fn clients_of_a_killed_server_are_back_on_the_others() {
     weir.assert_nothing_leaked().await;
 }
 
-/// Many clients of a server that dies are let go one after another, at the pace of the others; one that publishes
-/// meanwhile is told at once, since what it publishes would be lost; the server's slots are free at once.
+/// When a server with many clients dies, weir closes those clients one after another, at the pace of admission. A
+/// client that publishes meanwhile is closed at once, since its messages would be lost. The server's slots are free at
+/// once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_a_killed_server_are_not_let_go_in_one_moment() {
     let mut cluster = Cluster::start(2, |server| server).await;
@@ -56,7 +57,7 @@ async fn clients_of_a_killed_server_are_not_let_go_in_one_moment() {
     cluster.servers[0].kill9();
     weir.until("its slots are free", |metrics| metrics.get("weir_sessions_active{server=\"n1\"}") == Some(0.0)).await;
 
-    // Eight at once, then one a second: most of them are still there.
+    // weir closes eight at once and then one per second, so most of them are still connected.
     let still = |metrics: &metrics::Metrics| metrics.sum("weir_account_connections") as usize;
     let metrics = weir.until("some are let go", |metrics| still(metrics) <= 52).await;
     assert!(still(&metrics) > 60 - on_n1, "all of them at once");
@@ -77,7 +78,8 @@ async fn a_dead_server_is_not_chosen() {
     let weir = WeirConfig::of(&cluster).cluster("reserve = 0").start().await;
     cluster.servers[0].kill9();
 
-    // At once, before weir can have noticed: a failed dial is followed by another that the client does not see.
+    // These come before weir can have noticed. weir's dial to the dead server fails, and weir dials another server
+    // without the client seeing it.
     let mut clients = Vec::new();
     for _ in 0..50 {
         clients.push(RawClient::connect(&weir.address, &Login::nobody()).await);
@@ -104,7 +106,8 @@ async fn a_server_filled_behind_weirs_back_is_left_unseen() {
     let weir = WeirConfig::of(&cluster).start().await;
     let (n1, n2) = (&cluster.servers[0], &cluster.servers[1]);
 
-    // While weir believes its last reading, others come and go on n1; clients of weir must not be told.
+    // Direct clients come and go on n1 while weir still trusts its last reading. weir's clients must not see n1's
+    // refusals.
     for _ in 0..10 {
         let room =
             |metrics: &metrics::Metrics| metrics.get("weir_server_headroom{server=\"n1\"}").unwrap_or(0.0) > 10.0;
@@ -113,7 +116,7 @@ async fn a_server_filled_behind_weirs_back_is_left_unseen() {
         direct.decided().await;
         let clients = at_once(40, |_| {
             let address = weir.address.clone();
-            async move { RawClient::connect(&address, &Login::nobody()).await } // each must be in
+            async move { RawClient::connect(&address, &Login::nobody()).await } // every client must get in
         })
         .await;
         assert!(n2.connections().await >= 20);

@@ -1,11 +1,11 @@
-//! The black hole: a full server accepts and refuses faster than the others serve. A balancer that counts only its own
-//! connections sends everybody there; weir must not send anybody.
+//! A full server accepts and refuses faster than the others serve. A load balancer that counts only its own connections
+//! therefore sends all clients to the full server. weir must not send any client there.
 
 use weir_testkit::*;
 
 const FULL: &str = "maximum connections exceeded";
 
-/// A takes 20 clients, B 5,000.
+/// Two servers: A (n1) takes 20 clients, B (n2) takes 5,000.
 async fn a_and_b() -> Cluster {
     let max = |server: ServerOptions| if server.name == "n1" { 20 } else { 5000 };
     Cluster::start(2, |server| server.clone().max_connections(max(server))).await
@@ -31,8 +31,8 @@ async fn a_server_full_of_direct_clients_is_not_chosen() {
     a.settles_at(20).await;
 
     let weir = WeirConfig::of(&cluster).start().await;
-    let refused = a.log().matches(FULL).count(); // weir may have had a look for INFO
-    let clients = two_hundred_one_by_one(&weir).await; // each must be in: 0 refused
+    let refused = a.log().matches(FULL).count(); // weir may have connected to read INFO
+    let clients = two_hundred_one_by_one(&weir).await; // every client must get in
     assert_eq!((a.connections().await, b.connections().await), (20, 200));
     assert_eq!(a.log().matches(FULL).count(), refused, "nobody was even sent to the full server");
     assert_eq!(weir.metrics().await.sum("weir_refused_total"), 0.0);
@@ -56,7 +56,7 @@ async fn a_server_filled_through_weir_is_not_chosen() {
 
     cluster.servers[1].restart().await;
     weir.sees(2).await;
-    clients.extend(two_hundred_one_by_one(&weir).await); // each must be in: 0 refused
+    clients.extend(two_hundred_one_by_one(&weir).await); // every client must get in
     assert_eq!(cluster.connections().await, [20, 200]);
     assert!(!cluster.log_contains(FULL));
     assert_eq!(weir.metrics().await.sum("weir_refused_total"), 0.0);

@@ -1,4 +1,4 @@
-//! The test harness itself, against real nats-servers without weir: what the other tests rely on is true.
+//! The test harness itself, against real nats-servers without weir: what the other tests rely on holds.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
-//! Hostile clients: each gets an end with a reason, in bounded time and memory, and nobody else notices.
+//! Hostile clients: weir ends each with a reason, in bounded time and memory, and no other client is affected.
 
 use std::time::Duration;
 
 use weir_testkit::client::End;
 use weir_testkit::*;
 
-/// A server, weir before it, and two ordinary clients that must not notice anything.
+/// A server, weir in front of it, and two ordinary clients that must not be affected.
 struct Scene {
     server: NatsServer,
     weir: Weir,
@@ -26,7 +26,7 @@ impl Scene {
         scene
     }
 
-    /// The two ordinary clients still exchange messages, and new ones still come in.
+    /// Checks that the two ordinary clients still exchange messages and that a new client still gets in.
     async fn others_live(&mut self) {
         self.published += 1;
         let payload = self.published.to_string().into_bytes();
@@ -35,7 +35,7 @@ impl Scene {
         drop(RawClient::connect(&self.weir.address, &Login::nobody()).await);
     }
 
-    /// How many connections weir has opened to the server so far, beside those of `others_live`.
+    /// How many connections weir has opened to the server so far, without those of `others_live`.
     async fn opened(&self) -> u64 {
         self.server.settles_at(2).await;
         self.server.total_connections().await - self.published
@@ -45,7 +45,7 @@ impl Scene {
         self.weir.metrics().await.sum_where("weir_refused_total", "reason", reason)
     }
 
-    /// Waits until exactly so many were refused for this reason; a session is counted at its very end.
+    /// Waits until exactly `n` clients have been refused for this reason. weir counts a session when it has ended.
     async fn refuses(&self, reason: &str, n: f64) {
         let counted = |metrics: &metrics::Metrics| metrics.sum_where("weir_refused_total", "reason", reason) == n;
         self.weir.until(&format!("{n} refusals for {reason}"), counted).await;
@@ -61,7 +61,7 @@ impl Scene {
 
 async fn sends(weir: &Weir, bytes: &[u8]) -> (String, End) {
     let mut client = RawClient::dial(&weir.address).await.unwrap();
-    let _ = client.send(bytes).await; // may fail half-way: weir need not read all of it
+    let _ = client.send(bytes).await; // may fail half-way, since weir need not read everything
     client.rest(PATIENCE).await
 }
 
@@ -111,7 +111,7 @@ async fn half_a_connect_and_silence_end_at_the_deadline() {
     assert!(silent.iter().all(|end| *end != End::StillOpen), "{silent:?}");
     scene.refuses("handshake_timeout", before.1 + 20.0).await;
 
-    // The same, but the client leaves first.
+    // The same, but the client leaves before the deadline.
     for _ in 0..20 {
         let mut client = RawClient::greeted(&scene.weir.address).await.unwrap();
         client.send(b"CONNECT {\"verbose\":false,\"na").await.unwrap();
@@ -127,7 +127,7 @@ async fn one_byte_per_second_does_not_stretch_the_deadline() {
     let mut scene = Scene::with(|config| config.listener("handshake_timeout = \"4s\"")).await;
     let before = scene.refusals("handshake_timeout").await;
     let mut slow = RawClient::greeted(&scene.weir.address).await.unwrap();
-    let line = Login::nobody().connect_line(); // would take minutes
+    let line = Login::nobody().connect_line(); // at one byte per second this takes minutes
     let ended = async {
         for byte in line.bytes() {
             if slow.send(&[byte]).await.is_err() || slow.end(Duration::from_secs(1)).await != End::StillOpen {
@@ -151,7 +151,7 @@ async fn a_megabyte_without_a_newline_costs_no_memory() {
         async move {
             let start: &[u8] = if i % 2 == 0 { b"CONNECT {\"name\":\"" } else { b"" };
             let mut client = RawClient::greeted(&address).await.unwrap();
-            let _ = client.send(&[start, &vec![b'a'; 1 << 20]].concat()).await; // weir need not read all of it
+            let _ = client.send(&[start, &vec![b'a'; 1 << 20]].concat()).await; // weir need not read everything
             client.rest(PATIENCE).await.1
         }
     })
@@ -204,14 +204,15 @@ async fn an_oversized_connect_gets_the_servers_own_words() {
     scene.end().await;
 }
 
-/// One new client a second: who comes behind thirty others is held long enough to do something meanwhile.
+/// One new client per second: a client behind thirty others is held long enough to send something meanwhile.
 fn slow_pace(config: WeirConfig) -> WeirConfig {
     config.admission("rate = 1\nburst = 4\nmax_hold = \"19s\"\nrefusal_spread = \"100ms\"")
 }
 
-/// A client that is held behind thirty others, has sent this much behind its CONNECT and PING, and is then next.
+/// A client that is held behind thirty others and has sent `pipelined` after its CONNECT and PING. The thirty then
+/// leave, so that it is next.
 async fn held_with(scene: &Scene, pipelined: &[u8]) -> RawClient {
-    // A library that is known to gain nothing from an early refusal is held to the end.
+    // weir holds a Java client until its deadline, because jnats gains nothing from an early refusal.
     let greeting = format!("{}PING\r\n", Login::nobody().lang("java").connect_line());
     let mut before_it = Vec::new();
     for _ in 0..30 {
@@ -223,7 +224,7 @@ async fn held_with(scene: &Scene, pipelined: &[u8]) -> RawClient {
     client.send(greeting.as_bytes()).await.unwrap();
     let there = |metrics: &metrics::Metrics| metrics.sum("weir_held") + metrics.sum("weir_sessions_active");
     scene.weir.until("all are held or in", |metrics| there(metrics) >= 2.0 + 31.0).await;
-    let _ = client.send(pipelined).await; // weir need not read all of it
+    let _ = client.send(pipelined).await; // weir need not read everything
     drop(before_it);
     client
 }
@@ -293,11 +294,12 @@ async fn a_payload_that_looks_like_a_connect_passes() {
     scene.publisher.publish("canary", evil).await.unwrap();
     assert_eq!(scene.subscriber.next_msg().await.1, evil);
 
-    // In pieces that put the word at the start of a segment, and behind headers.
+    // CONNECT at the start of a TCP segment, and CONNECT after headers.
     let whole = format!("PUB canary {}\r\n", evil.len()).into_bytes();
     for bytes in [&whole[..], evil, b"\r\n"] {
         scene.publisher.send(bytes).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(20)).await; // most likely a segment of its own
+        // With this pause the bytes most likely get a TCP segment of their own.
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(scene.subscriber.next_msg().await.1, evil);
 

@@ -1,4 +1,4 @@
-//! What a hostile client tries to be somebody else, or to come in past a quota: none of it gets anywhere.
+//! Attempts of a hostile client to be somebody else or to get in past a quota, all of which fail.
 
 use nkeys::KeyPair;
 use weir_testkit::{operator::Operator, *};
@@ -57,7 +57,7 @@ async fn a_forged_header_is_no_other_address() {
         assert!(!said.contains("PONG"), "{said}");
     }
     assert_eq!(server.connections().await, 1);
-    // Nor behind CONNECT, where a server that reads headers might.
+    // A header after CONNECT does not work either, although a server that reads PROXY headers might accept it there.
     drop(client);
     server.settles_at(0).await;
     let server = NatsServer::start(ServerOptions::default()).await;
@@ -77,7 +77,7 @@ async fn a_second_connect_moves_nobody() {
         mover.send(tail.as_bytes()).await.unwrap();
         assert_ne!(mover.end(PATIENCE).await, client::End::StillOpen, "{tail}");
     }
-    // The same in one write with the first.
+    // The same with both CONNECTs in one write.
     let mut mover = RawClient::greeted(&weir.address).await.unwrap();
     let both = format!("{}{again}PING\r\n", Login::user("b", "bp").connect_line());
     mover.send(both.as_bytes()).await.unwrap();
@@ -91,7 +91,7 @@ async fn a_second_connect_moves_nobody() {
 async fn no_spelling_of_a_key_gets_past_the_quota() {
     let (server, weir) = two_accounts().await;
     let inside = RawClient::connect(&weir.address, &Login::user("o", "op")).await;
-    // For nats-server each is user `o`.
+    // For nats-server each of these is user `o`.
     for spelled in [
         r#"{"verbose":false,"user":"b","pass":"bp","User":"o","PASS":"op"}"#,
         r#"{"verbose":false,"USER":"o","Pass":"op"}"#,
@@ -122,7 +122,7 @@ async fn what_is_hidden_in_a_value_stays_a_value() {
         server.settles_at(0).await;
     }
     let mut raw = RawClient::greeted(&weir.address).await.unwrap();
-    // A line end inside the JSON ends the line for nats-server; what stands before it is no JSON.
+    // For nats-server a line end inside the JSON ends the line, and the text before it is not valid JSON.
     raw.send(
         b"CONNECT {\"user\":\"b\",\"pass\":\"bp\",\"name\":\"x\r\nCONNECT {\"user\":\"o\",\"pass\":\"op\"}\r\nPING\r\n",
     )
@@ -151,7 +151,7 @@ async fn a_claim_with_bad_credentials_takes_nothing_from_those_it_claims() {
     let mut forged = user.jwt.clone();
     forged.replace_range(forged.len() - 8.., "AAAAAAAA");
     let (good, bad) = (Login::jwt(&user.jwt, &user.key), Login::jwt(&forged, &user.key));
-    // Many at a time: five a second are forgiven.
+    // Ten at a time: weir forgives five per second.
     for _ in 0..15 {
         let attempts = futures::future::join_all((0..10).map(|_| from("192.0.2.66", &bad))).await;
         assert!(attempts.iter().all(|attempt| attempt.refusal().is_some()));

@@ -1,4 +1,4 @@
-//! Operator mode: users with JWTs, who sign the nonce, and bearers, who need not.
+//! Operator mode: users with JWTs sign the nonce; users with bearer JWTs need not.
 
 use std::time::Duration;
 
@@ -32,12 +32,12 @@ async fn every_kind_of_jwt_user_gets_in() {
         (login(&one.user_by_signing_key()), one),
         (bearer(&one.bearer()), one),
         (login(&two.user()), two),
-        (login(&two.bearer()), two), // a bearer who signs all the same, as client libraries do
+        (login(&two.bearer()), two), // a bearer that signs nevertheless, as client libraries do
     ];
     let mut clients = Vec::new();
     for (login, account) in &kinds {
         let mut client = RawClient::connect(&weir.address, login).await;
-        // Servers since 2.12 name it.
+        // Servers name the account since 2.12.
         let info = client.info_after_pong().await;
         assert!(info.get("remote_account").is_none_or(|named| *named == account.name()), "{info}");
         client.round_trip().await.unwrap();
@@ -47,7 +47,7 @@ async fn every_kind_of_jwt_user_gets_in() {
         let sample = format!("weir_account_connections{{account=\"{}\"}}", account.name());
         assert_eq!(weir.gauge(&sample).await, n);
     }
-    // Not moved there afterwards: known from the JWT, before any server said so.
+    // weir knew the account from the JWT before any server named it, and so never counted these clients in `default`.
     assert_eq!(weir.gauge("weir_account_connections{account=\"default\"}").await, 0.0);
     drop(clients);
     weir.assert_nothing_leaked().await;
@@ -77,7 +77,7 @@ async fn the_official_client_with_creds_comes_back() {
         }
     });
     for client in &clients {
-        // The other server hears of the service a moment later.
+        // The other server learns of the subscription a moment later.
         let asked = async || client.request("service", "?".into()).await;
         assert_eq!(&eventually(PATIENCE, "it is known everywhere", asked).await.payload[..], b"yes");
     }
@@ -133,7 +133,7 @@ async fn a_full_cluster_tells_those_who_sign_and_holds_bearers() {
     }
     let told = RawClient::attempt(&weir.address, &login(&user), PATIENCE).await;
     assert_eq!(told.refusal(), Some(FULL), "{told:?}");
-    // A bearer's CONNECT is good for any server at any time: it waits on behind the second door.
+    // A bearer's CONNECT is valid for any server at any time, so weir holds the client after the connect check.
     let mut late = loop {
         let mut waiting = RawClient::greeted(&weir.address).await.unwrap();
         let connect = bearer(&bare).lang("patient").connect_line();
@@ -141,7 +141,7 @@ async fn a_full_cluster_tells_those_who_sign_and_holds_bearers() {
         match waiting.next_within(Duration::from_millis(400)).await {
             Err(_) => drop(clients.pop()),
             Ok(early) => {
-                assert_eq!(early, Some(client::Op::Err(FULL.into()))); // gave up early, at random
+                assert_eq!(early, Some(client::Op::Err(FULL.into()))); // weir refused it early, at a random moment
                 continue;
             }
         }
@@ -163,7 +163,8 @@ async fn a_claim_is_not_believed() {
     let account = operator.account(0);
     let weir = WeirConfig::of(&cluster).account(&account.name(), "max_connections = 2").start().await;
     let inside = RawClient::connect(&weir.address, &login(&account.user())).await;
-    // Somebody else's operator signed these, or nobody; and one that is good, with another's signature.
+    // A JWT of another operator, a JWT with a forged signature, a valid JWT with another user's nonce signature, and
+    // one without any.
     let (stranger, user) = (Operator::with_accounts([-1]), account.user());
     let mut forged = user.jwt.clone();
     forged.replace_range(forged.len() - 8.., "AAAAAAAA");
@@ -178,7 +179,7 @@ async fn a_claim_is_not_believed() {
             assert_eq!(attempt.refusal(), Some(VIOLATION), "{attempt:?}");
         }
     }
-    // Their claims took nothing from the account.
+    // The failed logins took no slot of the account.
     let second = RawClient::connect(&weir.address, &login(&user)).await;
     drop((inside, second));
     weir.assert_nothing_leaked().await;

@@ -1,5 +1,6 @@
-//! Every way to log in × every official client × a new and an old nats-server: connect, publish, request through weir, and again
-//! after the server was killed. Prints a table; what cannot run here is printed, not hidden.
+//! Every way to log in × every official client × a new and an old nats-server. Each client connects through weir,
+//! publishes and requests, and does so again after its server was killed. The test prints a table, which also shows
+//! what cannot run here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -26,13 +27,14 @@ const LANGUAGES: [(&str, &str); 4] = [("py", "nats-py"), ("js", "nats.js"), ("go
 const PASSWORD: &str = "pa55word-of-the-matrix";
 const TOKEN: &str = "t0ken-of-the-matrix";
 
-/// What a client does that is refused is not what this is about.
+/// Generous, so that weir refuses nobody here.
 const PATIENT: &str = "rate = 1000\nmax_hold = \"19s\"\n[admission.max_hold_by_lang]\nrust = \"19s\"";
 
-/// Servers of one configuration with weir in front, and who logs in there.
+/// Servers of one configuration, weir in front of them, and the clients that log in there.
 struct Ground {
     servers: Vec<NatsServer>,
-    /// Which of them the clients are on first, and which takes their place once that is killed.
+    /// The index of the server that the clients are on first, and of the server that they find after that one was
+    /// killed.
     first: usize,
     then: usize,
     weir: Weir,
@@ -55,7 +57,8 @@ impl Ground {
             Some(callout) => Some(callout.run(&servers[1].address, Duration::ZERO).await),
             None => None,
         };
-        // The service stays on a server of its own, so that it is there when the clients come back.
+        // The callout service is connected to a server that is not killed, so that it answers when the clients come
+        // back.
         let (first, then) = (0, n - 1);
         if then != first {
             servers[then].kill9();
@@ -77,7 +80,7 @@ impl Ground {
         Self { cells: cells.collect(), servers, first, then, weir, _service: service }
     }
 
-    /// The clients' server is killed; it, or another, is there soon after.
+    /// Kills the clients' server, and starts it again or another one in its place.
     async fn kill(&mut self) {
         if self.then != self.first {
             self.servers[self.then].restart().await;
@@ -89,7 +92,7 @@ impl Ground {
     }
 }
 
-/// Certificates that are not good, shown by weir and by a nats-server: each client is to say the same of both.
+/// Invalid certificates, presented by weir and by a nats-server. Each client must report the same error for both.
 struct Bad {
     _weirs: Vec<Weir>,
     _servers: Vec<NatsServer>,
@@ -124,7 +127,7 @@ impl Bad {
         Self { _weirs: weirs, _servers: servers, cells }
     }
 
-    /// Prints what each client said; returns what is not the same.
+    /// Prints each client's error; returns the cases in which the errors differ.
     fn compare(&self, table: &BTreeMap<&str, Outcome>) -> Vec<String> {
         let mut failed = Vec::new();
         for (client, outcome) in table {
@@ -145,12 +148,12 @@ impl Bad {
     }
 }
 
-/// Without the numbers: ports differ, and the time.
+/// Removes the digits, since ports and times differ.
 fn without_numbers(said: &str) -> String {
     said.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
-/// Files and texts that must not turn up anywhere.
+/// Secrets, and the files that hold them. None of them may appear in any output.
 struct Secrets {
     dir: tempfile::TempDir,
     texts: Vec<String>,
@@ -165,7 +168,7 @@ impl Secrets {
     }
 }
 
-/// `tls { … }` of a listener with this certificate.
+/// The `[listeners.tls]` table with this certificate.
 fn secure(own: &Issued, handshake_first: &str) -> String {
     format!("[listeners.tls]\n{}handshake_first = {handshake_first}\n", tls::pair(own))
 }
@@ -214,10 +217,10 @@ async fn grounds(
     futures::future::join_all(start).await
 }
 
-/// What became of each cell.
+/// The result of each cell by the cell's name.
 type Outcome = HashMap<String, String>;
 
-/// A client of another language, in a process of its own.
+/// A client in another language, as a process of its own.
 struct Client {
     child: Child,
     lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
@@ -239,7 +242,7 @@ impl Client {
         Self { child, lines, said: Vec::new() }
     }
 
-    /// Reads until all its cells have connected or failed, or it has ended.
+    /// Reads until all its cells have connected or failed, or the process has ended.
     async fn ready(&mut self) {
         while let Ok(Some(line)) = self.lines.next_line().await {
             if line == "READY" {
@@ -258,7 +261,7 @@ impl Client {
     }
 }
 
-/// async-nats, in this process.
+/// Runs one cell with async-nats, in this process.
 async fn rust(cell: Map<String, Value>, ready: Arc<tokio::sync::Barrier>) -> Result<(), String> {
     let text = |key: &str| cell.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut options = async_nats::ConnectOptions::new().connection_timeout(PATIENCE);
@@ -303,7 +306,7 @@ async fn rust(cell: Map<String, Value>, ready: Arc<tokio::sync::Barrier>) -> Res
     tokio::time::timeout(PATIENCE, back).await.map_err(|_| "no reconnect".to_owned())
 }
 
-/// An error and what is behind it.
+/// An error with its sources.
 fn causes(err: &dyn std::error::Error) -> String {
     let behind = err.source().map(|source| format!(" <- {}", causes(source)));
     err.to_string() + &behind.unwrap_or_default()
@@ -334,7 +337,7 @@ fn outcome(said: &[String]) -> Outcome {
     split.map(|(cell, what)| (cell.to_owned(), what.to_owned())).collect()
 }
 
-/// For the Java client: a line for each cell.
+/// One line for each cell, for the Java client.
 fn as_lines(cells: &[Map<String, Value>]) -> String {
     let line = |cell: &Map<String, Value>| {
         let fields = cell.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap()));
@@ -365,7 +368,7 @@ async fn every_client_logs_in_every_way_and_comes_back() {
     std::fs::write(&as_json, serde_json::to_string(&cells).unwrap()).unwrap();
     std::fs::write(&as_text, as_lines(&cells)).unwrap();
 
-    // All that takes long to install is there before a server is killed.
+    // All clients are installed and connected before a server is killed.
     let mut clients: Vec<_> = LANGUAGES
         .map(|(language, _)| Client::start(language, if language == "java" { &as_text } else { &as_json }))
         .into();
@@ -398,7 +401,7 @@ async fn every_client_logs_in_every_way_and_comes_back() {
 
     failed.extend(bad.compare(&table));
 
-    // Whatever anybody said: no secret in it.
+    // No output of clients, weir or its endpoints may contain a secret.
     for ground in &all {
         output += &ground.weir.log();
         for path in ["/metrics", "/healthz", "/varz", "/connz", "/accountz", "/storms", "/"] {
@@ -412,7 +415,7 @@ async fn every_client_logs_in_every_way_and_comes_back() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// Prints the table; returns what failed.
+/// Prints the table; returns the cells that failed.
 fn print(table: &BTreeMap<&str, Outcome>, versions: &[&str]) -> Vec<String> {
     let mut failed = Vec::new();
     let mut text = format!("{:<16}", "");

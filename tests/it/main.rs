@@ -1,8 +1,8 @@
 //! weir's integration tests, one module for each subject: real nats-servers, a real weir and real clients on loopback.
 //!
-//! They are one binary, so that the harness (`tests/support`) and the crates it stands on are linked once. All tests share
-//! its process. Nothing that belongs to a process may be changed or counted here: neither the environment nor the current
-//! folder, and descriptors and memory only of a child, by its pid.
+//! They are one binary, so that the harness (`tests/support`) and its dependencies are linked once. All tests therefore
+//! share one process. A test must not change what belongs to the process, such as its environment or its current folder,
+//! and must not count what belongs to the process: it reads descriptors and memory of a child process, by its pid.
 
 mod account_quota;
 mod accounts;

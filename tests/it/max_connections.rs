@@ -1,4 +1,5 @@
-//! Never over: however many come at once, no server reaches its `max_connections`, and no slot stays empty.
+//! However many clients come at once, no server reaches its `max_connections`, and no slot that weir may fill stays
+//! empty.
 
 use weir_testkit::*;
 
@@ -15,7 +16,7 @@ async fn a_thousand_at_once_on_285_slots() {
     fleet.settles_at(285).await;
     assert_eq!(cluster.settles_at(285).await, [95, 95, 95], "every slot weir may fill is filled, the reserve is not");
 
-    // The 715 others keep on trying; nothing changes.
+    // The other 715 clients keep trying, which changes nothing.
     let tried = fleet.attempts();
     eventually(PATIENCE, "everyone outside has tried again", async || match fleet.attempts() {
         now if now >= tried + 1500 => Ok(()),
@@ -33,7 +34,7 @@ async fn a_thousand_at_once_on_285_slots() {
         .collect();
     assert!(strange.is_empty(), "only polite refusals: {strange:?}");
 
-    // Who leaves makes room, for exactly as many.
+    // After all have left, the same number gets in again.
     fleet.end_some(1000);
     fleet.end().await;
     cluster.settles_at(0).await;

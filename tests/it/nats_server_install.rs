@@ -1,10 +1,10 @@
-//! `scripts/nats-server`: each way of getting nats-server, tried for real.
+//! `scripts/nats-server`: every way of installing nats-server is really tried.
 
 use std::process::Command;
 
 use weir_testkit::*;
 
-/// Exit code of a way whose tool is missing here or whose source cannot be reached.
+/// The script's exit code where a way's tool is missing or its source cannot be reached.
 const SKIPPED: i32 = 77;
 
 /// The ways that `scripts/nats-server` knows.

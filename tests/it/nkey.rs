@@ -1,4 +1,4 @@
-//! NKeys: the client signs the nonce of the very server that it gets, whatever weir does in between.
+//! NKeys: a client signs the nonce of the server that it is placed on.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use weir_testkit::*;
 const FULL: &str = "maximum connections exceeded";
 const VIOLATION: &str = "Authorization Violation";
 
-/// Users of two kinds: ORDERS signs, BILLING has a password.
+/// Two accounts: the user of ORDERS signs with an NKey, the user of BILLING has a password.
 fn accounts(key: &KeyPair) -> String {
     format!(
         "accounts {{ ORDERS {{ users: [{{nkey: {}}}] }}, BILLING {{ users: [{{user: bill, password: bp}}] }} }}",
@@ -25,7 +25,7 @@ fn bill() -> Login {
     Login::user("bill", "bp")
 }
 
-/// One server of ten, full of clients that do not sign; weir before it.
+/// A server with ten slots, full of clients that do not sign, and weir in front of it.
 async fn full(key: &KeyPair, admission: &str) -> (NatsServer, Weir, Vec<RawClient>) {
     let server = NatsServer::start(ServerOptions::default().max_connections(10).with(&accounts(key))).await;
     let admission = format!("{admission}\n[admission.max_hold_by_lang]\npatient = \"19s\"");
@@ -52,7 +52,8 @@ async fn those_who_sign_and_those_who_do_not() {
         assert!(shown.get("connect_urls").is_none(), "{shown}");
         let info = client.info_after_pong().await;
         let account = if i % 2 == 0 { "ORDERS" } else { "BILLING" };
-        assert!(info.get("remote_account").is_none_or(|named| named == account), "{info}"); // said since 2.12
+        // Servers name the account since 2.12.
+        assert!(info.get("remote_account").is_none_or(|named| named == account), "{info}");
         assert_eq!((&info["server_id"], &info["client_id"]), (&shown["server_id"], &shown["client_id"]));
         assert!(info.get("nonce").is_none(), "{info}");
         client.round_trip().await.unwrap();
@@ -76,7 +77,7 @@ async fn the_official_client_signs_and_comes_back() {
     let clients = futures::future::try_join_all((0..10).map(|_| connect())).await.unwrap();
     let mut inbox = clients[0].subscribe("a").await.unwrap();
     clients[0].flush().await.unwrap();
-    // The other server hears of the subscription a moment after the flush.
+    // The other server learns of the subscription a moment after the flush.
     let message = eventually(PATIENCE, "a message from another server", async || {
         clients[9].publish("a", "hello".into()).await.unwrap();
         tokio::time::timeout(Duration::from_millis(200), futures::StreamExt::next(&mut inbox)).await
@@ -94,7 +95,7 @@ async fn the_official_client_signs_and_comes_back() {
     })
     .await;
     for client in &clients {
-        seen_by_server(client).await; // it is back
+        seen_by_server(client).await; // the client is connected again
     }
     drop((clients, inbox));
     weir.assert_nothing_leaked().await;
@@ -105,7 +106,7 @@ async fn a_wrong_signature_meets_the_servers_own_words() {
     let (key, other) = (KeyPair::new_user(), KeyPair::new_user());
     let cluster = cluster(&key).await;
     let weir = WeirConfig::of(&cluster).start().await;
-    // Another key, somebody else's public key, a signature that was good on another connection.
+    // Another key, another key with the user's public key, and a signature that was valid on another connection.
     let seen = RawClient::greeted(&weir.address).await.unwrap();
     let replayed = Login::default().with("nkey", key.public_key().into()).with(
         "sig",
@@ -117,7 +118,8 @@ async fn a_wrong_signature_meets_the_servers_own_words() {
         let attempt = RawClient::attempt(&weir.address, &wrong, PATIENCE).await;
         assert_eq!(attempt.refusal(), Some(VIOLATION), "{attempt:?}");
     }
-    // Only now: the connection of one that leaves without an answer is the next client's, and so is its nonce.
+    // Dropped only here: weir gives the connection of a client that leaves without an answer to the next client, with
+    // its nonce.
     drop(seen);
     RawClient::connect(&weir.address, &Login::nkey(&key)).await.round_trip().await.unwrap();
     weir.assert_nothing_leaked().await;
@@ -159,7 +161,8 @@ async fn one_who_signs_waits_for_the_place_that_becomes_free() {
     let key = KeyPair::new_user();
     let (_server, weir, mut clients) =
         full(&key, "rate = 20000\nburst = 20000\nmax_hold = \"19s\"\nrefusal_spread = \"19s\"").await;
-    // The moment at which one gives up whose turn is not in sight is random: now and then it is too early for this test.
+    // weir refuses a client that cannot be served in time at a random moment, which is now and then too early for this
+    // test.
     let mut late = loop {
         let refused = "weir_refused_total";
         let before = weir.metrics().await.sum(refused);
@@ -176,11 +179,13 @@ async fn one_who_signs_waits_for_the_place_that_becomes_free() {
     };
     late.round_trip().await.unwrap();
     drop(late);
-    // One that leaves while it waits leaves nothing behind.
+    // A client that leaves while it is held leaves nothing behind.
     clients.push(RawClient::connect(&weir.address, &bill().lang("patient")).await);
     let held = "weir_held";
     let gone = eventually(PATIENCE, "one client is held", async || {
         let gone = RawClient::dial(&weir.address).await.unwrap();
+        // Negative check: after this time weir must not have refused the client. It refuses at a random moment, and then
+        // the next one is tried.
         tokio::time::sleep(Duration::from_millis(50)).await;
         if weir.gauge(held).await == 1.0 { Ok(gone) } else { Err("gave up already, at random, or is not there yet") }
     })
@@ -197,7 +202,7 @@ async fn silence_costs_no_slot_for_longer_than_the_server_allows() {
     let patience = "authorization { timeout: 5 }";
     let server = NatsServer::start(ServerOptions::default().with(&accounts(&key)).with(patience)).await;
     let weir = WeirConfig::of_servers(&[&server]).start().await;
-    // One who signs and one who does not, both slower than the server allows.
+    // A client that signs and a client that does not, both slower than the server's auth timeout.
     let before = server.total_connections().await;
     let mut slow = Vec::new();
     for login in [Login::nkey(&key), bill()] {
@@ -345,7 +350,7 @@ async fn a_connection_that_nobody_answered_goes_to_the_next_client() {
     client.round_trip().await.unwrap();
     assert!(nonces.contains(&client.info["nonce"].to_string()));
     assert_eq!((nonces.len(), server.total_connections().await - before), (1, 1));
-    // Its nonce is answered now: the next one is another's.
+    // This nonce is answered now, so the next client gets another one.
     let other = RawClient::connect(&weir.address, &Login::nkey(&key)).await;
     assert_ne!(other.info["nonce"], client.info["nonce"]);
     drop((client, other));

@@ -1,4 +1,4 @@
-//! Even: clients spread over the servers, and spread again after one was away, without a stampede onto it.
+//! Placement: clients are spread evenly over the servers, and again after one was away, without a stampede onto it.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ async fn three_thousand_on_three_servers_and_one_restarts() {
 
     let away = Instant::now();
     cluster.servers[1].restart().await;
-    // While they come back, the newcomer gets no more than the pace of the whole cluster allows.
+    // While the clients come back, the restarted server gets no more of them than the pace of the whole cluster allows.
     let newcomer = &cluster.servers[1];
     eventually(2 * PATIENCE, "all clients are back", async || {
         let (arrived, allowed) =

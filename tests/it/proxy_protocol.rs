@@ -1,4 +1,4 @@
-//! PROXY headers: read from load balancers that are believed, sent to servers that want them.
+//! PROXY headers: weir reads them from trusted load balancers and sends them to servers that expect them.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn attempt(weir: &Weir, header: &[u8], login: &Login) -> Attempt {
     RawClient::attempt_behind(header, &weir.address, login, PATIENCE).await
 }
 
-/// `ip:port` of each connection, by the server itself.
+/// `ip:port` of each connection, as the server reports it.
 async fn addresses(server: &NatsServer) -> Vec<String> {
     let connz = server.monitoring("/connz").await.unwrap();
     let address = |c: &Value| format!("{}:{}", c["ip"].as_str().unwrap(), c["port"]);
@@ -62,7 +62,7 @@ async fn the_real_address_is_used_everywhere() {
         client.round_trip().await.unwrap();
         clients.push(client);
     }
-    // Two of each source (IPv6: of each /64) are in.
+    // Two clients of each source (IPv6: of each /64) are in.
     for header in [v1("192.0.2.1"), v2("2001:db8::2"), proxy_header::LOCAL.to_vec()] {
         assert_eq!(attempt(&weir, &header, &Login::nobody()).await.refusal(), Some(FULL));
     }
@@ -110,12 +110,12 @@ async fn what_is_no_header_gets_no_further() {
     }
     drop(RawClient::dial(&weir.address).await.unwrap());
     let refused = |metrics: &metrics::Metrics, reason| metrics.sum_where("weir_refused_total", "reason", reason);
-    // A probe is nobody's business.
+    // The connection without a byte counts as a probe, not as a refusal.
     let both =
         |metrics: &metrics::Metrics| metrics.sum("weir_probes_total") == 1.0 && refused(metrics, "protocol") == 5.0;
     weir.until("they are counted, and the probe", both).await;
     weir.assert_nothing_leaked().await;
-    // Half a header, and none: the clock runs.
+    // The deadline also ends a client that has sent half a header, or none.
     let weir = WeirConfig::of_servers(&[&server]).listener(&BELIEVED.replace("30s", "300ms")).start().await;
     for part in [&v2("192.0.2.1")[..20], b""] {
         let mut client = RawClient::dial(&weir.address).await.unwrap();
@@ -160,7 +160,7 @@ async fn nobody_else_is_believed() {
             assert!(matches!(&greeted, Some(Op::Info(info)) if info["client_ip"] == "127.0.0.1"), "{greeted:?}");
             assert_eq!(client.next_within(PATIENCE).await.unwrap(), Some(Op::Err(UNKNOWN.into())));
         }
-        // Behind CONNECT it is no header any more, neither here nor there.
+        // After CONNECT neither weir nor the server reads it as a header.
         let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
         client.info_after_pong().await;
         client.send(&v1("192.0.2.1")).await.unwrap();
@@ -171,7 +171,7 @@ async fn nobody_else_is_believed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_learn_the_real_address() {
-    nats::at_least(2, 13); // 2.12.2, to be exact
+    nats::at_least(2, 13); // the exact version is 2.12.2
     let key = nkeys::KeyPair::new_user();
     let users = format!("accounts {{ A {{ users: [{{nkey: {}}}, {{user: a, password: p}}] }} }}", key.public_key());
     for config in ["accounts { A { users: [{user: a, password: p}] } }", &users] {
@@ -192,7 +192,7 @@ async fn servers_learn_the_real_address() {
         seen.sort();
         seen.dedup();
         assert_eq!(seen, ["192.0.2.1:40000", "2001:db8::1:40000"]);
-        // Without a load balancer in front it is the client's own.
+        // Without a load balancer in front, the server sees the client's own address.
         let weir = WeirConfig::of_servers(&[&server]).cluster("proxy_protocol = true").start().await;
         drop(clients);
         server.settles_at(0).await;

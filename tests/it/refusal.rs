@@ -1,4 +1,5 @@
-//! The refusal: INFO, read CONNECT and PING, `-ERR '…'`, FIN. Never a reset, never before CONNECT.
+//! A refusal: weir sends INFO, reads CONNECT and PING, sends `-ERR '…'` and a FIN. It never resets the connection and
+//! never refuses before CONNECT.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ const FULL: &str = "maximum connections exceeded";
 const QUOTA: &str = "maximum account active connections exceeded";
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A server of ten, full; weir before it.
+/// A full server with ten slots, and weir in front of it.
 async fn full() -> (NatsServer, Weir, Vec<RawClient>) {
     let server = NatsServer::start(ServerOptions::default().max_connections(10)).await;
     let weir = WeirConfig::of_servers(&[&server])
@@ -57,7 +58,8 @@ async fn every_shape_of_handshake_is_refused_politely() {
         let mut client = RawClient::greeted(&weir.address).await.unwrap();
         for part in &shape {
             client.send(part.as_bytes()).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(5)).await; // most likely a segment of its own
+            // With this pause the part most likely gets a TCP segment of its own.
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let (said, end) = client.rest(PATIENCE).await;
         assert_eq!((said.as_str(), end), ("-ERR 'maximum connections exceeded'\r\n", End::Eof), "{shape:?}");
@@ -80,7 +82,7 @@ async fn who_goes_on_talking_can_read_why_too() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 written
             };
-            // Until something is there to be read, and a little longer, as one who has not read it yet.
+            // Writes until there is something to read, and then a little longer, as a client that has not read it yet.
             let answered = async || tokio::time::timeout(Duration::ZERO, reader.get_ref().readable()).await.is_ok();
             while !answered().await {
                 talk().await.expect("weir listens");
@@ -170,7 +172,7 @@ async fn the_greeting_is_one_that_every_client_takes() {
     assert!(ours.get("nonce").is_none() && ours["connect_urls"].as_array().is_none_or(Vec::is_empty), "{ours}");
     assert!(ours["client_ip"].as_str().is_none_or(|ip| ip == "127.0.0.1"), "{ours}");
 
-    // Between CONNECT and PONG nothing but what was asked for: +OK only for `verbose`.
+    // Between CONNECT and PONG a client gets only what it asked for: +OK only with `verbose`.
     client.send(format!("{}PING\r\n", Login::nobody().connect_line()).as_bytes()).await.unwrap();
     assert_eq!(client.next_within(PATIENCE).await.unwrap(), Some(Op::Pong));
     drop(client);
@@ -178,7 +180,7 @@ async fn the_greeting_is_one_that_every_client_takes() {
     verbose.send(b"PUB a 0\r\n\r\n").await.unwrap();
     let answer = loop {
         match verbose.next_within(PATIENCE).await.unwrap() {
-            Some(Op::Info(_)) => {} // the one after the first PONG
+            Some(Op::Info(_)) => {} // the INFO after the first PONG
             other => break other,
         }
     };

@@ -1,4 +1,4 @@
-//! The relay: back-pressure, half-closes, and ends.
+//! The relay: back-pressure, half-close, and how sessions end.
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ async fn a_reader_that_stops_costs_no_memory() {
     let mut writer = RawClient::connect(&weir.address, &Login::nobody()).await;
     let payload = vec![b'x'; 256 * 1024];
     for _ in 0..160 {
-        writer.publish("flood", &payload).await.unwrap(); // 40 MiB that the reader does not read
+        writer.publish("flood", &payload).await.unwrap(); // 40 MiB in all, which the reader does not read
     }
     writer.round_trip().await.unwrap();
     let grown = weir.rss().saturating_sub(before) >> 20;
     assert!(grown < 8, "the reader stopped reading and weir grew by {grown} MiB");
-    // What it has not read is still there for it, in order.
+    // The reader still gets everything, in order.
     for _ in 0..160 {
         let (subject, body) = reader.next_msg().await;
         assert!(subject == "flood" && body.len() == payload.len());
@@ -109,6 +109,7 @@ async fn a_verbose_client_gets_its_oks_and_one_without_ping_gets_on() {
     let mut silent = RawClient::greeted(&weir.address).await.unwrap();
     silent.send(b"CONNECT {\"verbose\":false}\r\nSUB a 1\r\nPUB a 2\r\nho\r\n").await.unwrap();
     assert_eq!(silent.next_msg().await.1, b"ho", "no INFO and no PONG that it did not ask for");
+    // Negative check: in this time nothing else may come.
     assert!(silent.next_within(Duration::from_millis(300)).await.is_err());
     drop((verbose, silent));
     weir.assert_nothing_leaked().await;

@@ -1,4 +1,5 @@
-//! async-nats through weir to a JetStream cluster: everything an application does, and nothing that leads past weir.
+//! async-nats through weir to a JetStream cluster: everything that an application does. Nothing that a client is told
+//! leads it past weir.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
@@ -17,17 +18,18 @@ use weir_testkit::client::Op;
 use weir_testkit::*;
 
 async fn jetstream_cluster() -> Cluster {
-    // So few that a difference of one connection is not even enough for placement, however long a server takes.
+    // With so few slots, placement does not accept a difference of one connection between servers, however slow one of
+    // them is.
     Cluster::start(3, |server| server.jetstream().max_connections(100)).await
 }
 
-/// A cluster that has just begun still ends and makes routes, and what is on its way there is lost, direct or through weir: as
-/// an application does, the tests ask again what brought no answer in time.
+/// A cluster that has just started still closes and opens routes, and messages on such a route are lost, with weir or
+/// without. These tests therefore repeat a request that got no answer in time, as an application does.
 fn jetstream_of(client: &Client) -> jetstream::Context {
     jetstream::ContextBuilder::new().timeout(Duration::from_secs(5)).build(client.clone())
 }
 
-/// Stores message `i`, once, however often it is sent.
+/// Stores message `i` once, however often it is sent.
 async fn stored(js: &jetstream::Context, i: u64) -> u64 {
     eventually(PATIENCE, "an answer to a message that is to be stored", async || {
         let message = PublishMessage::build().payload(i.to_string().into()).message_id(i.to_string());
@@ -51,7 +53,8 @@ async fn next(subscriber: &mut Subscriber) -> async_nats::Message {
     tokio::time::timeout(PATIENCE, subscriber.next()).await.expect("a message in time").expect("still subscribed")
 }
 
-/// Publishes `ready` until the subscriber, maybe on another server, hears it; then nothing that follows can be missed.
+/// Publishes `ready` until the subscriber, perhaps on another server, receives it. From then on the subscriber misses
+/// nothing.
 async fn heard(publisher: &Client, subject: &'static str, subscriber: &mut Subscriber) {
     eventually(PATIENCE, "interest has spread", async || {
         publisher.publish(subject, "ready".into()).await.unwrap();
@@ -81,7 +84,7 @@ async fn publish_subscribe_request_and_queue_groups() {
     while seen < 100 {
         let message = next(&mut all).await;
         if message.payload == "ready" {
-            continue; // one more of those that `heard` sent
+            continue; // `heard` has sent more than one
         }
         assert_eq!(
             (message.subject.as_str(), &message.payload[..]),
@@ -90,7 +93,7 @@ async fn publish_subscribe_request_and_queue_groups() {
         seen += 1;
     }
 
-    // A responder, asked by clients on every server.
+    // A responder gets requests from clients on every server.
     let mut questions = clients[2].subscribe("double").await.unwrap();
     let responder = clients[2].clone();
     let answering = tokio::spawn(async move {
@@ -125,12 +128,13 @@ async fn publish_subscribe_request_and_queue_groups() {
         });
     }
     let sum = || got.iter().map(|one| one.load(SeqCst)).sum::<u64>();
-    // Sent from the server of a member, whose interest is known there since its flush.
+    // The publisher is on the server of a member. That server knows the member's interest since its flush.
     for _ in 0..300 {
         clients[0].publish("jobs", "x".into()).await.unwrap();
     }
     clients[0].flush().await.unwrap();
     eventually(PATIENCE, "all jobs are done", async || if sum() >= 300 { Ok(()) } else { Err(sum()) }).await;
+    // Negative check: in this time no job may be delivered a second time.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(sum(), 300, "each job once");
 
@@ -189,7 +193,7 @@ async fn jetstream_publish_and_consume() {
 
 const MESSAGES: u64 = 100_000;
 
-/// The size of a message: mostly small, some large, a few at the server's limit of 1 MiB.
+/// The size of message `i`: most are small, some are large, a few are at the server's limit of 1 MiB.
 fn size(i: u64) -> usize {
     match i {
         i if i % 5_000 == 4_999 => 1 << 20,
@@ -205,7 +209,7 @@ fn checksum(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Number, checksum of the rest, and noise that contains line ends and words of the protocol.
+/// Message `i`: its number, the checksum of the rest, and noise that contains line ends and protocol operations.
 fn message(i: u64, random: &mut fastrand::Rng) -> Vec<u8> {
     let mut noise = vec![0; size(i) - 16];
     random.fill(&mut noise);
@@ -231,7 +235,7 @@ async fn a_hundred_thousand_messages_arrive_intact_and_in_order() {
         let mut random = fastrand::Rng::with_seed(7);
         for i in 0..MESSAGES {
             publisher.publish("bulk", message(i, &mut random).into()).await.unwrap();
-            // Never so far ahead that a server would call the reader a slow consumer.
+            // The publisher stays close enough that no server treats the reader as a slow consumer.
             while i - progress.load(SeqCst).min(i) > 4_000 {
                 publisher.flush().await.unwrap();
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -243,7 +247,7 @@ async fn a_hundred_thousand_messages_arrive_intact_and_in_order() {
     while expected < MESSAGES {
         let payload = next(&mut subscriber).await.payload;
         if payload == "ready" {
-            continue; // one more of those that `heard` sent
+            continue; // `heard` has sent more than one
         }
         assert_eq!(payload[..8], expected.to_be_bytes(), "in order, none lost, none twice");
         assert_eq!(payload.len(), size(expected));
@@ -255,7 +259,7 @@ async fn a_hundred_thousand_messages_arrive_intact_and_in_order() {
 
     drop((subscriber, reader));
     cluster.settles_at(0).await;
-    // `relayed_*` count sessions that have ended.
+    // The `relayed_*` counters count sessions that have ended.
     let bytes: u64 = (0..MESSAGES).map(|i| size(i) as u64).sum();
     let counted = |metrics: &metrics::Metrics| {
         metrics.sum("weir_relayed_bytes_total") >= 2.0 * bytes as f64
@@ -265,7 +269,7 @@ async fn a_hundred_thousand_messages_arrive_intact_and_in_order() {
     weir.assert_nothing_leaked().await;
 }
 
-/// No INFO may name a server: a client would leave for it, past weir.
+/// No INFO may name a server: a client would connect to it directly, past weir.
 fn names_none(info: &serde_json::Value, cluster: &Cluster) {
     let urls = info["connect_urls"].as_array().cloned().unwrap_or_default();
     let ws = info["ws_connect_urls"].as_array().cloned().unwrap_or_default();
@@ -277,7 +281,7 @@ fn names_none(info: &serde_json::Value, cluster: &Cluster) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_info_ever_names_a_server() {
-    nats::at_least(2, 12); // sends INFO after the first PONG
+    nats::at_least(2, 12); // since 2.12 a server sends INFO after the first PONG
     let mut cluster = Cluster::start(3, |server| server).await;
     let weir = WeirConfig::of(&cluster).start().await;
     let mut clients = Vec::new();
@@ -295,7 +299,7 @@ async fn no_info_ever_names_a_server() {
     let real = client(&weir).await;
     assert!(real.server_info().connect_urls.is_empty(), "{:?}", real.server_info());
 
-    // A server goes: the others tell their clients who is left, if they knew of it.
+    // When a server stops, the others tell their clients which servers are left, if they knew of that server.
     let knowing = eventually(PATIENCE, "another server knows of n3", async || {
         let (advertised, n3) = (cluster.advertised().await, &cluster.servers[2].address);
         let others = cluster.servers[..2].iter().zip(&advertised);

@@ -1,4 +1,4 @@
-//! `weir storm` and `weir plan`: against real servers, and against each other.
+//! `weir storm` against real servers, `weir plan`, and a comparison of the two.
 
 use std::process::{Command, Output};
 
@@ -14,7 +14,7 @@ async fn weir(args: &[&str]) -> Output {
     command.args(args).kill_on_drop(true).output().await.expect("weir starts")
 }
 
-/// A storm's exit code and report.
+/// Runs `weir storm`; returns its exit code and its report.
 async fn storm(args: &[&str]) -> (Option<i32>, Value) {
     let output = weir(&[&["storm", "--json"], args].concat()).await;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -36,12 +36,12 @@ async fn every_library_gets_in_is_dropped_and_comes_back() {
     assert_eq!(phases.len(), 2);
     assert_eq!(phases[0]["came_in"], 140);
     assert_eq!(phases[1]["came_in"], 140);
-    // Go and C sleep 2 s before their first return.
+    // Go and C clients sleep 2 s before they first reconnect.
     assert!(phases[1]["seconds_to_100"].as_f64().unwrap() >= 2.0, "{report}");
     assert!(server.total_connections().await >= 280);
 }
 
-/// What a person at a terminal gets: how things stand meanwhile, and a report.
+/// The output for people: progress while the storm runs, and a report at its end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn people_are_told_how_things_stand() {
     let server = NatsServer::start(ServerOptions::default()).await;
@@ -77,8 +77,8 @@ async fn two_authorization_errors_end_go_and_three_do_not_end_rust() {
     assert_eq!(storm(&["--clients", "20", "--url", &right]).await.0, Some(0));
 }
 
-/// The same storm for real and in virtual time. What a pace allows is not a matter of how fast the machine is, so the real one
-/// cannot be much quicker; it may be slower on a busy machine.
+/// The same storm for real and in virtual time. The pace does not depend on the speed of the machine, so the real storm
+/// cannot be much faster than the plan. On a busy machine it may be slower.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plan_and_storm_agree() {
     let server = NatsServer::start(ServerOptions::default()).await;
@@ -100,10 +100,11 @@ async fn plan_and_storm_agree() {
     }
 }
 
-/// `pass`, bcrypt at cost 7: some 7 ms of a core for each login.
+/// `pass` in bcrypt at cost 7: each login takes about 7 ms of a core.
 const PASS: &str = "$2a$07$abcdefghijklmnopqrstuuLHSwAcxUtH7eLuzlkUNR3Gcy.oqAVeO";
 
-/// Nobody tells weir what a login costs. Whoever it has not been able to let in comes back, and the server is given no more than it can finish.
+/// Nobody tells weir what a login costs. weir gives the server no more logins than it can finish, and the clients that
+/// it could not admit come back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everybody_gets_in_where_logins_cost_something() {
     let login = format!("authorization {{ timeout: 10, users: [ {{ user: me, password: \"{PASS}\" }} ] }}");
@@ -124,7 +125,7 @@ async fn everybody_gets_in_where_logins_cost_something() {
     assert!(metrics.knows("weir_sessions_active") && metrics.knows("weir_held"), "{}", metrics.excerpt(&["weir_"]));
 }
 
-/// At a server's own TLS, at weir's behind INFO, and at weir's before INFO.
+/// Storms at a server's own TLS, at weir's TLS after INFO, and at weir's TLS before INFO.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_is_spoken_and_resumed_by_the_libraries_that_do_so() {
     let authority = Authority::new("storms");
@@ -146,7 +147,7 @@ async fn tls_is_spoken_and_resumed_by_the_libraries_that_do_so() {
         let tls = &report["tls"];
         let count = |what: &str| tls[what].as_u64().unwrap();
         assert!(count("full") + count("resumed") >= 140, "{report}");
-        // Java and .NET, ten clients each, when they come back.
+        // Java and .NET resume their TLS sessions when they come back: ten clients each.
         assert!((1..=20).contains(&count("resumed")), "{report}");
         assert!(tls["cpu_seconds"].as_f64().unwrap() > 0.0);
     }
@@ -206,7 +207,7 @@ async fn a_plan_is_the_same_every_time_and_draws_its_chart() {
     }
 }
 
-/// More Go clients at once than the pace lets in within their patience: a storm, and what it was like.
+/// More Go clients at once than the pace admits within their timeout: weir records the storm.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_flight_recorder_tells_of_a_storm() {
     let server = NatsServer::start(ServerOptions::default()).await;
@@ -224,23 +225,24 @@ async fn the_flight_recorder_tells_of_a_storm() {
     assert_eq!((&told["lost"], &told["in_danger"], &told["goes_on"]), (&0.into(), &0.into(), &false.into()), "{told}");
     let count = |of: &Value, field: &str| of[field].as_u64().unwrap_or_else(|| panic!("{field}: {of}"));
     let tries = count(&real["phases"][0], "tries");
-    // What came in seconds in which hardly anybody had to wait is not part of it: the burst at the least, when a second ends just then.
+    // Seconds in which hardly anybody waits are not part of the storm. That leaves out at least the burst, if a second
+    // ends right after it.
     let (arrived, admitted) = (count(told, "arrived"), count(told, "admitted"));
     assert!((200..=300).contains(&admitted) && (admitted..=tries).contains(&arrived), "{tries} tries: {told}");
     assert!(count(told, "sessions_before") <= 300 - admitted, "{told}");
-    // A client that is itself too slow to say CONNECT has no language.
+    // A client that is too slow to send CONNECT has no language.
     let for_want_of_room = |one: &&Value| one["reason"] == "hold_expired" || one["reason"] == "server_capacity";
     let refused: u64 =
         told["refused"].as_array().unwrap().iter().filter(for_want_of_room).map(|one| count(one, "count")).sum();
     assert!((1..=tries - admitted).contains(&refused), "{tries} tries: {told}");
     let go = &told["languages"][0];
     assert_eq!((&go["name"], count(go, "refused")), (&"go".into(), refused), "{told}");
-    // The server names the account at the first login; who was refused before counts for nobody's.
+    // The server names the account at the first login. Clients refused before that count for no account.
     let accounts = told["accounts"].as_array().unwrap();
     assert!(accounts.iter().any(|one| one["name"] == "$G" && count(one, "refused") > 0), "{told}");
-    // The first of the bucket's burst went straight in, and so did those that came back when there was room.
+    // The burst got in without waiting, and so did clients that came back when there was room.
     assert!((50..=admitted).contains(&count(go, "admitted")), "{told}");
-    // The seconds go on until it is known to be over.
+    // The series goes on until weir knows that the storm is over.
     let in_points = |field: &str| -> u64 {
         told["series"]["points"].as_array().unwrap().iter().map(|point| count(point, field)).sum()
     };
@@ -253,7 +255,7 @@ async fn the_flight_recorder_tells_of_a_storm() {
     }
 }
 
-/// weir is told to stop while a storm goes on: what it was like so far is not lost.
+/// weir is stopped during a storm and still logs what it has recorded so far.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_flight_recorder_tells_of_a_storm_that_weir_does_not_see_the_end_of() {
     let server = NatsServer::start(ServerOptions::default()).await;
@@ -271,7 +273,7 @@ async fn the_flight_recorder_tells_of_a_storm_that_weir_does_not_see_the_end_of(
     assert!(weir_.wait(PATIENCE).await.success());
     clients.abort();
     let log = weir_.log();
-    // On a machine that is slow enough it is over before weir is.
+    // On a slow machine the storm is over before weir has stopped.
     let told = log.matches("a storm is over").count() + log.matches("weir stops in a storm").count();
     assert_eq!((log.matches("a storm has begun").count(), told), (1, 1), "{log}");
 }

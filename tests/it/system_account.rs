@@ -1,4 +1,4 @@
-//! The system account: readings, account limits and counts without a monitoring port.
+//! The system account: weir gets readings, account limits and counts through it, without a monitoring port.
 
 use rustix::process::Signal;
 use weir_testkit::{operator::Operator, *};
@@ -33,11 +33,11 @@ async fn an_accounts_limit_is_its_jwts_and_other_ways_in_count() {
     let login = Login::jwt(&user.jwt, &user.key);
     let direct = RawClient::connect(&cluster.servers[0].address, &login).await;
     let mut clients = vec![RawClient::connect(&weir.address, &login).await];
-    // weir is refusing by itself once it has read the limit and the servers' counts.
+    // weir refuses by itself once it has read the limit and the servers' counts.
     let by_weir = "weir_refused_total{reason=\"account_quota\"}";
     eventually(PATIENCE, "weir keeps the limit of the JWT", async || {
         match RawClient::attempt(&weir.address, &login, PATIENCE).await {
-            // The servers themselves may let one too many in: each hears of the other's clients a moment later.
+            // The servers may let one client too many in, since each learns of the other's clients a moment later.
             Attempt::In(one_too_many) if clients.len() == 3 => drop(one_too_many),
             Attempt::In(client) => clients.push(client),
             refused => assert_eq!(refused.refusal(), Some(QUOTA), "{refused:?}"),
@@ -63,7 +63,7 @@ async fn an_accounts_limit_is_its_jwts_and_other_ways_in_count() {
     weir.assert_nothing_leaked().await;
 }
 
-/// With the servers asked all the time, and with only their events to go by.
+/// Once with frequent readings and once with the servers' events only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configured_quota_counts_those_who_came_another_way() {
     for interval in ["200ms", "1h"] {
@@ -77,7 +77,7 @@ async fn a_configured_quota_counts_those_who_came_another_way() {
             eventually(PATIENCE, "the direct one counts", async || {
                 match RawClient::attempt(&weir.address, &orders(), PATIENCE).await {
                     Attempt::In(client) if inside.len() == 3 => {
-                        drop(client); // came before the count
+                        drop(client); // it came before weir had counted the direct client
                         Err("in")
                     }
                     Attempt::In(client) => {
@@ -125,11 +125,11 @@ async fn it_breaks_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lame_ducks_are_heard_without_a_session_there() {
-    nats::at_least(2, 10); // tells it by this event
+    nats::at_least(2, 10); // since 2.10 a server announces lame duck mode by an event
     let duck = "lame_duck_duration: \"40s\"\nlame_duck_grace_period: \"30s\"";
     let mut cluster = Cluster::start(2, |server| server.with(ACCOUNTS).with(duck)).await;
     let weir = WeirConfig::of(&cluster).cluster(ADMIN).start().await;
-    // weir's own connection is on one of the two: the other has none at all.
+    // weir's system connection is on one of the two servers; the other has no connection at all.
     cluster.servers[1].signal(Signal::USR2);
     weir.sees(1).await;
     for _ in 0..4 {

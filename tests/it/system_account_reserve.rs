@@ -1,11 +1,11 @@
-//! The system account's clients get in when everything is full.
+//! The reserve: clients of the system account get in when everything else is full.
 
 use weir_testkit::{operator::Operator, *};
 
 const FULL: &str = "maximum connections exceeded";
 const HASTY: &str = "rate = 20000\nburst = 20000\nmax_hold = \"2s\"\nrefusal_spread = \"5ms\"";
 
-/// Fills what weir may fill of a server with 6 slots of which 2 are kept.
+/// Fills the four slots that weir may fill of a server with six slots and a reserve of two.
 async fn fill(weir: &Weir, login: &Login) -> Vec<RawClient> {
     let mut clients = Vec::new();
     for _ in 0..4 {
@@ -35,7 +35,7 @@ async fn by_password() {
         operator.round_trip().await.unwrap();
         operators.push(operator);
     }
-    // What is kept is used up now, and the server was never asked for more than it has.
+    // The reserve is used up now, and weir never asked the server for more than it has.
     let third = RawClient::attempt(&weir.address, &Login::user("admin", "a"), PATIENCE).await;
     assert_eq!(third.refusal(), Some(FULL), "{third:?}");
     let wrong = RawClient::attempt(&weir.address, &Login::user("o", "p"), PATIENCE).await;
@@ -58,7 +58,7 @@ async fn by_signature() {
     };
     let (orders, system) = (login(0), login(1));
     let clients = fill(&weir, &orders).await;
-    // It has signed a nonce of weir's own the first time; then its source is known.
+    // The first time it has signed a nonce of weir's own and is refused. After that weir knows its source.
     let first = RawClient::attempt(&weir.address, &system, PATIENCE).await;
     assert_eq!(first.refusal(), Some(FULL), "{first:?}");
     let mut operators = Vec::new();
@@ -67,7 +67,7 @@ async fn by_signature() {
     }
     drop(operators.pop());
     server.settles_at(5).await;
-    // Others from there are let go before their CONNECT reaches the server.
+    // weir refuses other clients of that source before their CONNECT reaches the server.
     for _ in 0..5 {
         let told = RawClient::attempt(&weir.address, &orders, PATIENCE).await;
         assert_eq!(told.refusal(), Some(FULL), "{told:?}");

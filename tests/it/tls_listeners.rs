@@ -1,4 +1,4 @@
-//! TLS towards clients: with INFO first, with the handshake first, and both at one port.
+//! TLS towards clients: INFO first, handshake first, and both on one port.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use weir_testkit::{
     *,
 };
 
-/// weir with TLS in front of one plain server; `more` goes into its `tls` table.
+/// weir with TLS in front of one server without TLS. `more` goes into the `[listeners.tls]` table.
 async fn behind_tls(authority: &Authority, more: &str) -> (NatsServer, Weir) {
     let server = NatsServer::start(ServerOptions::default()).await;
     let weir = WeirConfig::of_servers(&[&server]).listener(&listener(authority, more)).start().await;
@@ -47,7 +47,7 @@ async fn info_first_handshake_first_and_both_at_one_port() {
             assert!(client.info.contains("\"tls_required\":true"), "{}", client.info);
             assert!(!client.info.contains("tls_available") && !client.info.contains("tls_verify"), "{}", client.info);
             assert_eq!(client.enter().await.unwrap(), "PONG\r\n");
-            // What comes after the first PONG says the same.
+            // The INFO after the first PONG says the same.
             let info = client.line().await.unwrap();
             assert!(info.starts_with("INFO ") && info.contains("\"tls_required\":true"), "{info}");
             let options = rust_client(&authority);
@@ -58,7 +58,8 @@ async fn info_first_handshake_first_and_both_at_one_port() {
     }
 }
 
-/// Whatever a client asks for first it gets the cheapest handshake, but for those who have nothing for AES.
+/// Whatever a client prefers, weir chooses the cheapest suite, except for clients that put ChaCha20 first because they
+/// have no AES hardware.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn aes_128_is_chosen_unless_chacha20_comes_first() {
     use rustls::CipherSuite::{
@@ -206,7 +207,7 @@ async fn client_certificates_are_required_judged_and_revoked() {
         (Some(&expired), "CertificateExpired"),
         (Some(&foreign), "UnknownCA"),
     ] {
-        // With TLS 1.3 the client believes itself in until it reads.
+        // With TLS 1.3 the handshake succeeds for the client; it learns of the refusal when it reads.
         let refused =
             async { TlsClient::connect(&weir.address, "localhost", false, authority.client(own)).await?.enter().await };
         let refused = refused.await.err().unwrap_or_else(|| panic!("{said} was let in"));
@@ -273,7 +274,7 @@ async fn new_certificates_are_taken_over_without_dropping_anyone() {
     })
     .await;
     drop((new, still));
-    // Who was in still is, and its ticket is still good.
+    // The connected client still is, and its ticket is still valid.
     before.say("PING\r\n").await.unwrap();
     while before.line().await.unwrap() != "PONG\r\n" {}
     let again = TlsClient::connect(&weir.address, "localhost", true, config).await.unwrap();
@@ -286,7 +287,7 @@ async fn plain_words_where_tls_is_required_get_an_answer() {
     let (_server, weir) = behind_tls(&authority, "handshake_first = \"auto\"").await;
     let attempt = RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
     assert_eq!(attempt.refusal(), Some("Secure Connection - TLS Required"));
-    // Somebody who only looks is a probe, with and without waiting for INFO.
+    // A client that connects and leaves is a probe.
     drop(tokio::net::TcpStream::connect(&weir.address).await.unwrap());
     weir.until("a probe", |metrics| metrics.get("weir_probes_total") == Some(1.0)).await;
     weir.assert_nothing_leaked().await;

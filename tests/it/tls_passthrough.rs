@@ -1,4 +1,5 @@
-//! Listeners that pass TLS through: keys and client certificates stay on the servers, and so does everything behind TLS.
+//! Listeners that pass TLS through: keys and client certificates stay on the servers, and weir reads nothing inside
+//! TLS.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,10 @@ use weir_testkit::{
     *,
 };
 
-/// As impatient as tests need it: who cannot have a turn is told so soon.
+/// A short hold, so that clients that cannot be admitted are refused soon.
 const SOON: &str = "rate = 20000\nburst = 20000\nmax_hold = \"300ms\"\nrefusal_spread = \"1ms\"";
 
-/// Certificates that two users have.
+/// An authority and the certificates of two users.
 struct Users {
     authority: Authority,
     orders: Issued,
@@ -32,7 +33,7 @@ impl Users {
         Self { authority, orders, billing }
     }
 
-    /// Servers that know their users by certificate.
+    /// The configuration of servers that identify users by certificate.
     fn servers(&self, handshake_first: &str) -> String {
         let own = self.authority.issue("server", &["localhost", "127.0.0.1"]);
         format!(
@@ -45,7 +46,7 @@ impl Users {
         )
     }
 
-    /// The official Rust client with the certificate of one of them.
+    /// The official Rust client with the certificate of one user.
     fn rust_client(&self, own: &Issued, tls_first: bool) -> ConnectOptions {
         let options = ConnectOptions::new()
             .require_tls(true)
@@ -65,7 +66,7 @@ fn listener(handshake_first: &str) -> String {
     )
 }
 
-/// Whether a message comes back, and in a second account does not come by.
+/// Publishes a message to itself and waits for it.
 async fn round_trip(client: &async_nats::Client) -> Result<(), String> {
     let mut inbox = client.subscribe("there").await.map_err(|err| err.to_string())?;
     client.publish("there", "and back".into()).await.map_err(|err| err.to_string())?;
@@ -73,7 +74,7 @@ async fn round_trip(client: &async_nats::Client) -> Result<(), String> {
     if message.is_some_and(|message| &message.payload[..] == b"and back") { Ok(()) } else { Err("another".into()) }
 }
 
-/// Accounts of a server's clients, sorted.
+/// The accounts of all clients of the servers, sorted.
 async fn accounts(cluster: &Cluster) -> Vec<String> {
     let mut all = Vec::new();
     for server in &cluster.servers {
@@ -111,12 +112,12 @@ async fn who_has_a_certificate_is_who_it_says_on_every_server() {
         assert_eq!(metrics.sum("weir_handshakes_active"), 0.0);
         assert_eq!(metrics.sum("weir_refused_total"), 0.0);
 
-        // A server dies: its clients come back on the others.
+        // A server dies, and its clients come back on the others.
         cluster.servers[0].kill9();
         for client in &clients {
             eventually(PATIENCE, "they come back", async || round_trip(client).await).await;
         }
-        // All of them through weir.
+        // All of them came back through weir.
         weir.until("12 sessions", |metrics| metrics.sum("weir_sessions_active") == 12.0).await;
         weir.agrees_with_servers(&[&cluster.servers[1], &cluster.servers[2]]).await;
         drop(clients);
@@ -138,11 +139,11 @@ async fn the_servers_info_is_rewritten_and_what_follows_is_not_touched() {
     assert_eq!(info["port"].to_string(), weir.port());
     assert!(["n1", "n2"].contains(&info["server_name"].as_str().unwrap()), "{info}");
     assert_eq!(client.enter().await.unwrap(), "PONG\r\n");
-    // That is what weir cannot do here.
+    // weir cannot rewrite the INFO after the first PONG, which is inside TLS.
     let after = client.line().await.unwrap();
     assert!(after.contains("\"remote_account\":\"ORDERS\"") && !after.contains("nats.example.com"), "{after}");
 
-    // Much passes both ways.
+    // Large messages pass in both directions.
     let payload = "x".repeat(900_000);
     client.say("SUB much 1\r\nPING\r\n").await.unwrap();
     while client.line().await.unwrap() != "PONG\r\n" {}
@@ -167,14 +168,15 @@ async fn a_certificate_that_is_not_good_meets_the_servers_own_answer() {
         for own in [None, Some(&foreign), Some(&expired)] {
             let said = async |address: &str| {
                 let client = users.authority.client(own);
-                // With TLS 1.3 the client believes itself in until it reads. It says nothing: that might meet a reset.
+                // With TLS 1.3 the handshake succeeds for the client; it learns of the refusal when it reads. It sends
+                // nothing, because that could cause a reset.
                 let entered =
                     async { TlsClient::connect(address, "localhost", mode == "true", client).await?.line().await };
                 entered.await.expect_err("it is not good").to_string()
             };
             assert_eq!(said(&weir.address).await, said(&cluster.servers[0].address).await);
         }
-        // Clients' certificates say nothing about a server.
+        // An invalid client certificate says nothing about the server, which stays usable.
         weir.until("they are told apart", |m| m.sum("weir_closed_total") == 3.0).await;
         weir.sees(1).await;
         round_trip_by_hand(&weir, &users, mode == "true").await;
@@ -211,7 +213,7 @@ async fn a_full_cluster_is_never_asked_and_its_clients_come_back() {
             assert!(refused.to_string().contains("InternalError"), "{refused}");
             weir.until("the reason is told", |m| m.get(reason) == Some(before + f64::from(n))).await;
         }
-        // A client that does without TLS can read why; it is shown that it should not.
+        // A client that does not start TLS can read the reason, and its INFO says that TLS is required.
         if !first {
             let attempt = RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
             let Attempt::Refused { text, info: Some(info), .. } = attempt else { panic!("{attempt:?}") };
@@ -269,7 +271,7 @@ async fn a_drain_ends_everybody_by_fin() {
         weir.signal(Signal::TERM);
         for mut client in clients {
             let mut rest = Vec::new();
-            // The end comes without a goodbye of TLS, which only the server could say; and it is no reset.
+            // The end comes without TLS close_notify, which only the server could send, and it is not a reset.
             let end = client.stream.read_to_end(&mut rest).await;
             assert!(end.as_ref().is_err_and(|err| err.kind() == std::io::ErrorKind::UnexpectedEof), "{end:?}");
         }
@@ -282,7 +284,7 @@ async fn a_drain_ends_everybody_by_fin() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_says_nothing_costs_little() {
     let users = Users::new();
-    // The server's INFO comes first, so it is dialled; its connection ends with the client's.
+    // The client needs the server's INFO first, so weir dials at once. The upstream connection ends with the client's.
     let cluster = Cluster::start(1, |server| server.with(&users.servers("false"))).await;
     let weir = WeirConfig::of(&cluster).listener(&listener("false")).start().await;
     let mut looks = RawClient::dial(&weir.address).await.unwrap();
@@ -291,7 +293,7 @@ async fn whoever_says_nothing_costs_little() {
     weir.until("a probe", |metrics| metrics.get("weir_probes_total") == Some(1.0)).await;
     weir.assert_nothing_leaked().await;
 
-    // Here the client speaks first, and until then there is no server.
+    // Here the client speaks first, and weir dials no server before it does.
     let cluster = Cluster::start(1, |server| server.with(&users.servers("true"))).await;
     let before = cluster.servers[0].total_connections().await;
     let told = |reason: &'static str| {

@@ -1,4 +1,4 @@
-//! TLS towards the servers.
+//! TLS between weir and the servers.
 
 use weir_testkit::{
     tls::{Authority, pair},
@@ -11,7 +11,7 @@ fn server_tls(authority: &Authority, hosts: &[&str], more: &str) -> String {
     format!("tls {{ cert_file: {:?}, key_file: {:?}, {more} }}", own.cert, own.key)
 }
 
-/// weir's `[cluster.tls]`; the servers' tables come after it, so it is written last.
+/// weir in front of a server, with this `[cluster.tls]`.
 fn weir_of(server: &NatsServer, tls: &str) -> WeirConfig {
     WeirConfig::of_servers(&[server]).cluster_tls(tls)
 }

@@ -1,5 +1,5 @@
-//! What a scanner would try: old versions, weak suites and compression, by ClientHellos made by hand, so that no library's own good
-//! taste stands in between.
+//! What a TLS scanner tries: old versions, weak suites and compression. The ClientHellos are built by hand, because a
+//! TLS library would not offer these.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -8,11 +8,11 @@ use weir_testkit::{
     *,
 };
 
-/// Suites that are taken, of TLS 1.2 (RFC 5289, RFC 7905; for a certificate with an ECDSA key) and of TLS 1.3 (RFC 8446).
+/// Accepted suites of TLS 1.2 (RFC 5289, RFC 7905; for a certificate with an ECDSA key) and of TLS 1.3 (RFC 8446).
 const GOOD_12: [u16; 3] = [0xc02b, 0xc02c, 0xcca9];
 const GOOD_13: [u16; 3] = [0x1301, 0x1302, 0x1303];
 
-/// Suites that are not, by what is wrong with them.
+/// Rejected suites, grouped by their weakness.
 const WEAK: [(&str, &[u16]); 9] = [
     ("no encryption", &[0x0000, 0x0001, 0x0002, 0x003b, 0xc006, 0xc010]),
     ("nobody is authenticated", &[0x0018, 0x001b, 0x0034, 0x006c, 0xc018, 0xc019]),
@@ -28,17 +28,17 @@ const WEAK: [(&str, &[u16]); 9] = [
 const PROTOCOL_VERSION: u8 = 70;
 const HANDSHAKE_FAILURE: u8 = 40;
 
-/// What is offered.
+/// A ClientHello.
 #[derive(Clone)]
 struct Hello {
     version: u16,
     suites: Vec<u16>,
     compression: Vec<u8>,
-    /// Those of `supported_versions`, where it is there.
+    /// The versions in `supported_versions`; `None` leaves the extension out.
     versions: Option<Vec<u16>>,
 }
 
-/// What comes back.
+/// weir's answer to a ClientHello.
 #[derive(Debug, PartialEq, Eq)]
 enum Reply {
     ServerHello {
@@ -58,7 +58,7 @@ fn tls13(suites: &[u16]) -> Hello {
     Hello { versions: Some(vec![0x0304]), ..tls12(suites) }
 }
 
-/// `body` behind its length, in so many bytes.
+/// `body` after its length, which takes `width` bytes.
 fn counted(width: usize, body: &[u8]) -> Vec<u8> {
     [&body.len().to_be_bytes()[8 - width..], body].concat()
 }
@@ -80,7 +80,7 @@ impl Hello {
         extension(13, counted(2, &words(&[0x0403, 0x0503, 0x0804, 0x0401, 0x0203, 0x0201])));
         if let Some(versions) = &self.versions {
             extension(43, counted(1, &words(versions)));
-            // A share on x25519: its base point is one.
+            // A key share on x25519; the base point is a valid one.
             let mut share = [0; 32];
             share[0] = 9;
             extension(51, counted(2, &[words(&[29]), counted(2, &share)].concat()));
@@ -153,7 +153,7 @@ async fn only_good_versions_and_suites_are_taken() {
         }
     }
     is_refused(tls12(&all_weak), HANDSHAKE_FAILURE, "all that is weak").await;
-    // A suite of one version is none of the other.
+    // A suite of one TLS version is not valid in the other.
     is_refused(tls12(&GOOD_13), HANDSHAKE_FAILURE, "suites of TLS 1.3 in TLS 1.2").await;
     is_refused(tls13(&GOOD_12), HANDSHAKE_FAILURE, "suites of TLS 1.2 in TLS 1.3").await;
     weir.until("each is told apart", |metrics| {
@@ -162,7 +162,7 @@ async fn only_good_versions_and_suites_are_taken() {
     })
     .await;
 
-    // What is good is taken, and chosen from among what is not; without compression in any case.
+    // weir accepts good suites, also among weak ones, and never chooses compression.
     let taken = async |hello: &Hello, version: u16, good: &[u16]| {
         let reply = hello.offer(&weir.address).await;
         let Reply::ServerHello { version: spoken, suite, compression: 0 } = reply else { panic!("{reply:?}") };

@@ -1,4 +1,4 @@
-//! Trusted proxy: servers that let users in only through weir, which signs every connection's nonce.
+//! Trusted proxy: the servers let users in only through weir, and weir signs the nonce of every connection.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ fn weir_nkey(file: &Path) -> Output {
     Command::new(weir_testkit::weir::binary()).arg("nkey").arg(file).output().expect("weir starts")
 }
 
-/// A pair made by `weir nkey`: the file of its seed, and what it printed, which is a server configuration.
+/// A key pair made by `weir nkey`: the file of the seed, and the command's output, which is a server configuration.
 fn pair(dir: &tempfile::TempDir) -> (PathBuf, String) {
     let file = dir.path().join("proxy.nk");
     let output = weir_nkey(&file);
@@ -93,7 +93,7 @@ async fn users_come_through_weir_only() {
             assert_eq!(connection["proxy"]["key"], public, "{connection}");
         }
     }
-    // The official client, with both kinds of credentials; and wrong ones, which the server itself refuses.
+    // The official client with both kinds of credentials, and wrong credentials, which the server refuses.
     let by_key = async_nats::ConnectOptions::with_nkey(key.seed().unwrap()).connection_timeout(PATIENCE);
     let by_key = by_key.connect(weir.url()).await.unwrap();
     let by_name =
@@ -121,7 +121,7 @@ async fn a_key_that_the_servers_do_not_trust() {
     assert_eq!(attempt.refusal(), Some(VIOLATION), "the server's own word");
     weir.assert_nothing_leaked().await;
 
-    // No `proxies` at all: nothing is signed, nobody is kept out, and the log says so.
+    // A server without `proxies`: weir signs nothing, users get in, and the log says so.
     let server = NatsServer::start(ServerOptions::default()).await;
     let weir = WeirConfig::of_servers(&[&server]).cluster(&seed_file(&file)).start().await;
     RawClient::connect(&weir.address, &Login::nobody()).await.round_trip().await.unwrap();

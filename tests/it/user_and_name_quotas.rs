@@ -10,7 +10,7 @@ fn login(user: &str, name: &str) -> Login {
     Login::user(user, "p").name(name)
 }
 
-/// A refusal is counted at its very end, when the client has gone.
+/// Waits for the count, since weir counts a refusal only when the client has gone.
 async fn refused(weir: &Weir, reason: &str, n: f64) {
     let counted = |metrics: &metrics::Metrics| metrics.sum_where("weir_refused_total", "reason", reason) == n;
     weir.until(&format!("{n} refusals for {reason}"), counted).await;
@@ -79,7 +79,7 @@ async fn what_only_warns_lets_in_and_says_so() {
     weir.assert_nothing_leaked().await;
 }
 
-/// Whoever comes too fast waits as long as it can wait, and nobody else with it.
+/// A client over its rate is held as long as its deadline allows, and other clients are not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rates_hold_within_the_clients_time() {
     let server = NatsServer::start(ServerOptions::default().with(USERS)).await;
@@ -95,7 +95,7 @@ async fn rates_hold_within_the_clients_time() {
             async move { RawClient::connect(&address, &login).await }
         })
         .await;
-        // The next token is some time off, whoever comes now and cannot wait is told why.
+        // The next token is some time away. A client that comes now and cannot wait is refused with the reason.
         let promised = at_once(4, |_| {
             let (address, login) = (weir.address.clone(), kind.clone());
             async move { RawClient::attempt(&address, &login, PATIENCE).await }

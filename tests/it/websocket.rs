@@ -1,4 +1,4 @@
-//! WebSocket clients: frames, closes and refusals as nats-server's own listener has them.
+//! WebSocket clients: frames, close codes and refusals are the same as at nats-server's own WebSocket listener.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const SHORT: Duration = Duration::from_millis(200);
 const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 const BROWSER: &str = "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/140.0 Safari/537.36\r\n";
 
-/// weir with a WebSocket listener of these settings in front of a server.
+/// weir in front of a server, with a WebSocket listener with these settings.
 async fn before(server: &NatsServer, websocket: &str) -> Weir {
     config(server, websocket).start().await
 }
@@ -23,7 +23,7 @@ fn config(server: &NatsServer, websocket: &str) -> WeirConfig {
     WeirConfig::of_servers(&[server]).listener(&listener).cluster("reserve = 0")
 }
 
-/// A server with a WebSocket listener of its own, and that listener's address.
+/// A server that has a WebSocket listener itself, and the address of that listener.
 async fn with_websocket(websocket: &str) -> (NatsServer, String) {
     let port = ports::free();
     let own = format!("websocket {{ listen: \"127.0.0.1:{port}\", no_tls: true, {websocket} }}");
@@ -39,7 +39,7 @@ async fn what_a_client_sees() {
     assert_eq!(info["port"].to_string(), weir.address.rsplit(':').next().unwrap(), "the listener's own");
     assert!(client.is_silent(SHORT).await, "nothing behind INFO before CONNECT");
 
-    // Text or binary, whole or in fragments with control frames between them: it is all the same.
+    // weir accepts text and binary messages, whole or in fragments, with control frames between the fragments.
     let connect = Login::nobody().connect_line();
     let (one, two) = connect.as_bytes().split_at(20);
     client.send(TEXT, false, false, one).await.unwrap();
@@ -49,7 +49,7 @@ async fn what_a_client_sees() {
     client.send(CONTINUE, false, false, b"").await.unwrap();
     client.send(CONTINUE, true, false, two).await.unwrap();
     client.say(b"PING\r\n").await;
-    // In one frame, or in two where the server's word was there before the client's PING.
+    // PONG and INFO come in one frame, or in two if the server's PONG came before the client's PING.
     let mut welcome = client.frame().await.unwrap().payload;
     if welcome == b"PONG\r\n" {
         welcome.extend_from_slice(&client.frame().await.unwrap().payload);
@@ -59,7 +59,7 @@ async fn what_a_client_sees() {
     client.say(b"llo\r\nPING\r\n").await;
     assert_eq!(client.exactly(24).await, b"MSG a 1 5\r\nhello\r\nPONG\r\n"[..24]);
 
-    // It closes as it came: its own code comes back, and the end.
+    // The client closes; its own close code comes back, and then the end of the stream.
     client.send(CLOSE, true, false, b"\x03\xe8bye").await.unwrap();
     assert_eq!(client.rest().await, (String::new(), Some((1000, "bye".into()))));
     server.settles_at(0).await;
@@ -68,7 +68,7 @@ async fn what_a_client_sees() {
     weir.assert_nothing_leaked().await;
 }
 
-/// The same messages with every way to frame them, there and back: 1 MiB in one frame, in many, compressed.
+/// The same messages of 1 MiB in both directions, with every framing: in one frame, in many frames, compressed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_messages_pass_in_pieces() {
     let server = NatsServer::start(ServerOptions::default().with("max_payload: 1048576")).await;
@@ -83,7 +83,7 @@ async fn large_messages_pass_in_pieces() {
         };
         let mut client = WsClient::connect(&weir.address, &more, &Login::nobody()).await;
         client.say(b"SUB big 1\r\n").await;
-        client.line().await; // INFO behind PONG
+        client.line().await; // the INFO after PONG
         for payload in [&random, &text] {
             let message = [format!("PUB big {}\r\n", payload.len()).as_bytes(), payload, b"\r\n"].concat();
             if compressed {
@@ -130,7 +130,7 @@ async fn compression_only_where_it_is_agreed_upon() {
     client.say(b"PING\r\n").await;
     assert_eq!(client.message().await, (1, false), "a PONG is not");
 
-    // A bomb is stopped where a NATS client's bytes would be, and costs no memory.
+    // A decompression bomb is refused at the same length as an uncompressed CONNECT, and costs no memory.
     let before = on.rss();
     let mut bomb = WsClient::open(&on.address, DEFLATE).await;
     bomb.say_deflated(&[&b"CONNECT {"[..], &vec![b' '; 32 << 20]].concat()).await;
@@ -155,7 +155,7 @@ async fn frames_need_no_mask_where_the_client_asks_so() {
     assert_eq!(client.line().await, "PONG");
 }
 
-/// Requests, misdeeds and goodbyes: weir answers what nats-server answers.
+/// Requests, protocol violations and closes: weir answers as nats-server answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn weir_says_what_nats_server_says() {
     let (server, own) = with_websocket("compression: true, same_origin: true").await;
@@ -193,7 +193,7 @@ async fn weir_says_what_nats_server_says() {
         }
     }
 
-    // The same for those that are in: what they do wrong, or how they leave.
+    // The same for connected clients: protocol violations and closes.
     let misdeeds: [(&str, Vec<u8>); 11] = [
         ("no mask", vec![0x82, 0x06, b'P', b'I', b'N', b'G', b'\r', b'\n']),
         ("reserved bits", vec![0xa2, 0x80, 1, 2, 3, 4]),
@@ -217,9 +217,9 @@ async fn weir_says_what_nats_server_says() {
             said.push(client.rest().await.1);
         }
         assert!(said[1].is_some(), "{what}");
-        // nats-server may be gone before its words have left.
+        // nats-server may close the connection before its close frame has been sent.
         if let (Some((theirs, words)), Some((code, text))) = (&said[0], &said[1]) {
-            // It also says which status code was a bad one.
+            // nats-server's text also names the invalid status code.
             assert!(code == theirs && words.starts_with(text.as_str()), "{what}: {said:?}");
             compared += 1;
         }
@@ -284,7 +284,7 @@ async fn whoever_did_not_is_refused_in_http() {
     let (_, draining) = WsClient::ask(&weir.address, &request("/", "")).await.unwrap();
     assert_eq!(draining.status, 503);
     let (said, closing) = first.rest().await;
-    // The server may have sent its first PING meanwhile.
+    // The server may have sent its first PING in the meantime.
     assert_eq!(said.replace("PING\r\n", ""), "", "plain, to come back");
     assert_eq!(closing, Some((1001, "Server Shutdown".into())));
 }
@@ -321,7 +321,7 @@ async fn a_silent_client_and_a_probe() {
     weir.assert_nothing_leaked().await;
 }
 
-/// CONNECT counts where it says something, the cookie where it does not: as with nats-server.
+/// Credentials in CONNECT take precedence, and cookies fill in what is missing, as in nats-server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn credentials_come_in_cookies() {
     let outcome = async |address: &str, cookie: &str, login: Login| {
@@ -358,7 +358,7 @@ async fn credentials_come_in_cookies() {
     assert_eq!(outcome(&weir.address, "t=t0ken", Login::nobody()).await, IN);
     assert_eq!(outcome(&weir.address, "t=wrong", Login::nobody()).await, OUT);
 
-    // A bearer's JWT, in front of servers that send a nonce.
+    // A bearer JWT in a cookie, with servers that send a nonce.
     let operator = Operator::with_accounts([-1]);
     let server = NatsServer::start(ServerOptions::default().with(&operator.server_config())).await;
     let weir = before(&server, "jwt_cookie = \"jwt\"").await;
@@ -383,13 +383,13 @@ async fn the_address_behind_a_proxy_that_is_believed() {
         config(&server, "accept_forwarded_from = [\"127.0.0.1\"]").cluster("proxy_protocol = true").start().await;
     assert_eq!(ip(&weir, HEADER).await, "192.0.2.7");
     assert_eq!(ip(&weir, "").await, "127.0.0.1");
-    // The server is told too.
+    // The server learns this address too.
     let _client = WsClient::connect(&weir.address, HEADER, &Login::nobody()).await;
     let connz = server.monitoring("/connz").await.unwrap();
     assert_eq!(connz["connections"][0]["ip"], "192.0.2.7", "{connz}");
 }
 
-/// A client that does not read costs a bounded amount, and one that asks for thousands of pongs too.
+/// A client that does not read costs a bounded amount of memory, even if it sends thousands of pings.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_read_is_no_burden() {
     let server = NatsServer::start(ServerOptions::default()).await;
@@ -412,7 +412,7 @@ async fn who_does_not_read_is_no_burden() {
     while loud.line().await != "PONG" {}
     let grown = weir.rss().saturating_sub(before);
     assert!(grown < 6 << 20, "{grown} bytes");
-    // Once it reads, everything is there, in order.
+    // When the client reads, it gets everything, in order.
     for _ in 0..400 {
         loop {
             let frame = deaf.frame().await.unwrap();
@@ -429,11 +429,11 @@ async fn who_does_not_read_is_no_burden() {
     }
 }
 
-/// nats-server names its WebSocket addresses in `connect_urls` to a WebSocket client, and sends no client `ws_connect_urls`:
-/// that is for other servers. nats.js reads `connect_urls` only.
+/// nats-server sends its WebSocket addresses to a WebSocket client in `connect_urls`. It sends `ws_connect_urls` only
+/// to other servers. nats.js reads only `connect_urls`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn advertised_addresses_come_as_nats_server_sends_them() {
-    nats::at_least(2, 12); // sends INFO after the first PONG
+    nats::at_least(2, 12); // since 2.12 a server sends INFO after the first PONG
     let own = [ports::free(), ports::free()].map(|port| format!("127.0.0.1:{port}"));
     let next = std::sync::atomic::AtomicUsize::new(0);
     let cluster = Cluster::start(2, |server| {
@@ -524,7 +524,7 @@ async fn the_same_over_tls() {
     client.line().await;
     assert!(client.exactly(payload.len() + 2).await.starts_with(&payload));
 
-    // The client library over wss, and a listener that is full then.
+    // A client library over wss. It fills the listener, which then refuses the next client.
     let options = async_nats::ConnectOptions::new().connection_timeout(PATIENCE).add_root_certificates(authority.ca());
     let library = options.connect(format!("wss://localhost:{}", weir.port())).await.unwrap();
     seen_by_server(&library).await;
@@ -532,7 +532,7 @@ async fn the_same_over_tls() {
     assert_eq!((full.status, full.header("Retry-After")), (503, Some("2")));
     client.send(CLOSE, true, false, b"\x03\xe8").await.unwrap();
     assert_eq!(client.rest().await.1, Some((1000, String::new())), "and the goodbye of TLS, or reading fails");
-    // Also where the client does not close its end then: it is waited for, but not for long.
+    // weir also gives up the connection of a client that does not close its end, after a short wait.
     drop(library);
     server.settles_at(0).await;
     weir.assert_nothing_leaked().await;

@@ -1,4 +1,4 @@
-//! An auth callout service: it is asked by nats-server who a client is, and answers with a user JWT, or no.
+//! An auth callout service: nats-server asks it who a client is, and it answers with a user JWT or with an error.
 
 use std::sync::{
     Arc, Mutex,
@@ -14,17 +14,17 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 
 use crate::{PATIENCE, operator::sign_for, seen_by_server};
 
-/// The service's key, and the server's configuration for it.
+/// The service's keys and settings, and the server configuration that goes with them.
 pub struct Callout {
     issuer: KeyPair,
-    /// Its curve key, where requests and answers are encrypted.
+    /// The curve key, if requests and answers are encrypted.
     xkey: Option<XKey>,
-    /// Requests of one server that it works on at a time.
+    /// How many requests of one server the service handles at a time.
     at_a_time: usize,
     account_of: fn(&str) -> String,
 }
 
-/// The service while it runs; it ends when this is dropped.
+/// The running service; it stops when this is dropped.
 pub struct Running {
     seen: Arc<Mutex<Vec<Value>>>,
     most_at_once: Arc<AtomicUsize>,
@@ -43,7 +43,7 @@ impl Running {
         self.seen.lock().unwrap().clone()
     }
 
-    /// The most requests that waited for their answer at a time.
+    /// The most requests that have waited for an answer at the same time.
     pub fn most_at_once(&self) -> usize {
         self.most_at_once.load(SeqCst)
     }
@@ -62,27 +62,28 @@ impl Callout {
         Self::default()
     }
 
-    /// The same, that works on so many requests of one server at a time.
+    /// Limits how many requests of one server the service handles at a time.
     pub fn at_a_time(self, at_a_time: usize) -> Self {
         Self { at_a_time, ..self }
     }
 
-    /// The same, that puts users into these accounts.
+    /// Sets the account that each user is put into, by the user's name.
     pub fn account_of(self, account_of: fn(&str) -> String) -> Self {
         Self { account_of, ..self }
     }
 
-    /// The same, to whom nobody but the server can listen.
+    /// A service whose requests and answers are encrypted.
     pub fn encrypted() -> Self {
         Self { xkey: Some(XKey::new()), ..Self::new() }
     }
 
-    /// For nats-server: the account AUTH of the service, and APP, where its users go. The NKey user makes servers send a nonce.
+    /// The server configuration: account AUTH for the service and account APP for its users. APP has an NKey user, so
+    /// that the server sends a nonce.
     pub fn server_config(&self) -> String {
         self.server_config_for(&format!("APP {{ users: [{{nkey: {}}}] }}", KeyPair::new_user().public_key()))
     }
 
-    /// The same with these accounts beside AUTH.
+    /// The same with `accounts` instead of APP.
     pub fn server_config_for(&self, accounts: &str) -> String {
         let xkey = self.xkey.as_ref().map(|key| format!(", xkey: {}", key.public_key())).unwrap_or_default();
         format!(
@@ -92,7 +93,8 @@ impl Callout {
         )
     }
 
-    /// Runs it on the server at this address: each answer takes `takes`, and is yes to all users but `nobody`.
+    /// Runs the service on the server at this address. Each answer takes `takes`; the service accepts every user but
+    /// `nobody`.
     pub async fn run(&self, address: &str, takes: Duration) -> Running {
         let options = async_nats::ConnectOptions::with_user_and_password("auth".into(), "auth".into());
         let client = options.connection_timeout(PATIENCE).connect(address).await.expect("the service logs in");

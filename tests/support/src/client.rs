@@ -1,4 +1,4 @@
-//! A NATS client made of a socket: it shows what really arrives, and can misbehave.
+//! A NATS client on a bare socket: it shows exactly what arrives, and it can misbehave.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::PATIENCE;
 
-/// What a client says in CONNECT, and how.
+/// The content of a client's CONNECT, and how the client sends it.
 #[derive(Debug, Clone, Default)]
 pub struct Login {
     fields: Map<String, Value>,
@@ -54,7 +54,7 @@ impl Login {
         self
     }
 
-    /// The same, with the signature of the nonce of `info` where it signs.
+    /// The login for a connection with this INFO: if the client signs, with the signature of the nonce.
     pub fn answering(&self, info: &Value) -> Self {
         let Some(key) = &self.key else { return self.clone() };
         let nonce = info["nonce"].as_str().unwrap_or_default();
@@ -62,7 +62,7 @@ impl Login {
         self.clone().with("sig", BASE64URL_NOPAD.encode(&sig).into())
     }
 
-    /// What it says in CONNECT beyond the usual.
+    /// The keys of CONNECT that this login sets beyond the usual ones.
     pub fn fields(&self) -> &Map<String, Value> {
         &self.fields
     }
@@ -72,7 +72,7 @@ impl Login {
         self.with("name", name.into())
     }
 
-    /// The client library's name; `test` unless told, so that no library's own deadline applies.
+    /// The client library's name. The default is `test`, so that weir applies no library's deadline.
     pub fn lang(self, lang: &str) -> Self {
         self.with("lang", lang.into())
     }
@@ -83,7 +83,7 @@ impl Login {
         self
     }
 
-    /// CONNECT and PING in writes of their own, as nats.py and nats.js do.
+    /// Sends CONNECT and PING in separate writes, as nats.py and nats.js do.
     pub fn in_two_writes(mut self) -> Self {
         self.two_writes = true;
         self
@@ -109,27 +109,29 @@ pub enum End {
     Eof,
     /// The connection was reset.
     Reset,
-    /// It was still open at the deadline.
+    /// The connection was still open at the deadline.
     StillOpen,
 }
 
-/// What became of one attempt to connect.
+/// The result of one attempt to connect.
 #[derive(Debug)]
 pub enum Attempt {
     /// PONG came.
     In(RawClient),
-    /// `-ERR 'text'` came in place of PONG (or of INFO: then `info` is `None`), and then this end.
+    /// `-ERR 'text'` came instead of PONG (or instead of INFO, and then `info` is `None`). `end` says how the
+    /// connection ended.
     Refused { text: String, info: Option<Value>, end: End },
-    /// The connection ended without a word of why.
+    /// The connection ended without `-ERR`.
     Ended(End),
-    /// Something came that ends or confuses a real client: INFO, PING or an unasked +OK between CONNECT and PONG, or no INFO first.
+    /// Something came that real clients cannot handle: INFO, PING or an unexpected +OK between CONNECT and PONG, or
+    /// something before INFO.
     Broken(String),
-    /// Nothing came in time. The socket is still open: drop it, or keep it as the ghosts of nats.go do.
+    /// Nothing came in time. The socket is still open. nats.go leaves such sockets open too.
     TimedOut(RawClient),
 }
 
 impl Attempt {
-    /// The refusal's text; `None` when it was not refused.
+    /// The refusal's text; `None` if the attempt was not refused.
     pub fn refusal(&self) -> Option<&str> {
         match self {
             Self::Refused { text, .. } => Some(text),
@@ -137,7 +139,7 @@ impl Attempt {
         }
     }
 
-    /// The client, if it is in.
+    /// The client, if the attempt succeeded.
     pub fn into_client(self) -> Option<RawClient> {
         match self {
             Self::In(client) => Some(client),
@@ -145,7 +147,7 @@ impl Attempt {
         }
     }
 
-    /// The client; panics with what happened instead.
+    /// The client; panics with the result if the attempt did not succeed.
     pub fn expect_in(self) -> RawClient {
         match self {
             Self::In(client) => client,
@@ -154,7 +156,7 @@ impl Attempt {
     }
 }
 
-/// A message or another line from the server.
+/// A message or another operation from the server.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// `INFO {…}`
@@ -179,12 +181,12 @@ pub struct RawClient {
     inbox: VecDeque<Op>,
     /// The first INFO.
     pub info: Value,
-    /// `-ERR` texts that [`Self::stay`] met.
+    /// The `-ERR` texts that [`Self::stay`] has read.
     pub errors: Vec<String>,
 }
 
 impl RawClient {
-    /// Opens the connection and does nothing else.
+    /// Opens the connection.
     pub async fn dial(address: &str) -> io::Result<Self> {
         let stream = timeout(PATIENCE, TcpStream::connect(address)).await??;
         Ok(Self::over(stream))
@@ -211,7 +213,7 @@ impl RawClient {
         Self::attempt_behind(b"", address, login, deadline).await
     }
 
-    /// The same behind a load balancer, which sends `header` first.
+    /// The same through a load balancer that sends `header` first.
     pub async fn attempt_behind(header: &[u8], address: &str, login: &Login, deadline: Duration) -> Attempt {
         let dialled = match timeout(deadline, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => stream,
@@ -280,13 +282,13 @@ impl RawClient {
         self.send(&bytes).await
     }
 
-    /// Subscribes and waits until the server has taken note.
+    /// Subscribes and waits until the server knows the subscription.
     pub async fn subscribe(&mut self, subject: &str, sid: u64) -> io::Result<()> {
         self.send(format!("SUB {subject} {sid}\r\n").as_bytes()).await?;
         self.round_trip().await
     }
 
-    /// PING and wait for its PONG; what arrives before it is kept for [`Self::next`].
+    /// Sends PING and waits for its PONG. Operations that arrive before the PONG are kept for [`Self::next`].
     pub async fn round_trip(&mut self) -> io::Result<()> {
         self.send(b"PING\r\n").await?;
         let mut before = VecDeque::new();
@@ -304,7 +306,7 @@ impl RawClient {
         result
     }
 
-    /// The next thing that arrives; `None` at EOF.
+    /// The next operation; `None` at EOF.
     pub async fn next(&mut self) -> io::Result<Option<Op>> {
         match self.inbox.pop_front() {
             Some(op) => Ok(Some(op)),
@@ -317,7 +319,7 @@ impl RawClient {
         timeout(deadline, self.next()).await?
     }
 
-    /// The next message, answering PING and skipping INFO on the way.
+    /// The next message. Answers PING and skips INFO until it comes.
     pub async fn next_msg(&mut self) -> (String, Vec<u8>) {
         loop {
             match self.next_within(PATIENCE).await {
@@ -337,7 +339,7 @@ impl RawClient {
         }
     }
 
-    /// Answers PING until the connection ends, and says how.
+    /// Answers PING until the connection ends; returns how it ended.
     pub async fn stay(&mut self) -> End {
         loop {
             match self.next().await {
@@ -350,12 +352,12 @@ impl RawClient {
         }
     }
 
-    /// Waits for the end of the connection, throwing away what still arrives.
+    /// Waits for the end of the connection and ignores what still arrives.
     pub async fn end(&mut self, deadline: Duration) -> End {
         timeout(deadline, self.stay()).await.unwrap_or(End::StillOpen)
     }
 
-    /// Everything that arrives until the connection ends, as it is, and how it ended.
+    /// Everything that arrives until the connection ends, unparsed, and how the connection ended.
     pub async fn rest(&mut self, deadline: Duration) -> (String, End) {
         let mut bytes = Vec::new();
         let end = match timeout(deadline, self.stream.read_to_end(&mut bytes)).await {
@@ -366,19 +368,19 @@ impl RawClient {
         (String::from_utf8_lossy(&bytes).into_owned(), end)
     }
 
-    /// What is read, and what is written, each by itself.
+    /// Splits the connection into its reading and its writing half.
     pub fn split(self) -> (BufReader<OwnedReadHalf>, OwnedWriteHalf) {
         assert!(self.stream.buffer().is_empty() && self.inbox.is_empty(), "something has arrived already");
         let (reader, writer) = self.stream.into_inner().into_split();
         (BufReader::new(reader), writer)
     }
 
-    /// Says nothing more but still listens.
+    /// Shuts down the writing half; the client still reads.
     pub async fn shut_writing(&mut self) -> io::Result<()> {
         self.stream.get_mut().shutdown().await
     }
 
-    /// Leaves without goodbye: a reset, as from a killed host that comes back.
+    /// Resets the connection, as a host does that crashed and came back.
     pub fn abandon(self) {
         let stream = self.stream.into_inner();
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
@@ -403,7 +405,7 @@ impl RawClient {
         }
     }
 
-    /// A line without its end. Cancel-safe: a part that was read stays in `partial`.
+    /// A line without its line end. Cancel-safe: the part already read stays in `partial`.
     async fn line(&mut self) -> io::Result<Option<String>> {
         let n = self.stream.read_until(b'\n', &mut self.partial).await?;
         if n == 0 || self.partial.last() != Some(&b'\n') {
@@ -414,7 +416,8 @@ impl RawClient {
     }
 
     async fn message(&mut self, arguments: &str) -> io::Result<Op> {
-        // MSG subject sid [reply] size; HMSG subject sid [reply] header-size size: tests send no headers through here
+        // MSG subject sid [reply] size. HMSG has a header size before the size; tests receive no message with headers
+        // here.
         let parts: Vec<&str> = arguments.split_whitespace().collect();
         let [subject, _sid, middle @ .., size] = parts.as_slice() else {
             return Err(io::Error::other(format!("MSG {arguments}")));

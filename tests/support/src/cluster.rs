@@ -8,12 +8,12 @@ use crate::{NatsServer, PATIENCE, ServerOptions, eventually, ports};
 
 /// A cluster of nats-servers named n1, n2, …; killed on drop.
 pub struct Cluster {
-    /// Its servers.
+    /// Its servers, in the order of their names.
     pub servers: Vec<NatsServer>,
 }
 
 impl Cluster {
-    /// Starts `n` servers, each as `options` says, and waits until all see each other.
+    /// Starts `n` servers with `options` and waits until all see each other.
     pub async fn start(n: usize, options: impl Fn(ServerOptions) -> ServerOptions) -> Self {
         let routes: Vec<u16> = (0..n).map(|_| ports::free()).collect();
         let start = |i: usize| {
@@ -43,12 +43,12 @@ impl Cluster {
         }
     }
 
-    /// How many client connections each server says it has.
+    /// The number of client connections that each server reports.
     pub async fn connections(&self) -> Vec<u64> {
         futures::future::join_all(self.servers.iter().map(NatsServer::connections)).await
     }
 
-    /// How many connections the whole cluster has in an account.
+    /// The number of connections in an account, over the whole cluster.
     pub async fn account_connections(&self, account: &str) -> u64 {
         futures::future::join_all(self.servers.iter().map(|server| server.account_connections(account)))
             .await
@@ -61,20 +61,21 @@ impl Cluster {
         self.servers.iter().map(|server| server.address.clone()).collect()
     }
 
-    /// Of which servers each tells its clients, by their addresses. Not each knows of all: where routes are made from both ends at once,
-    /// nats-server may forget a name with the route that it closes, for good.
+    /// The addresses that each server advertises to its clients. A server may not know all others: if both ends open a
+    /// route at the same time, nats-server closes one of the routes, and may forget the other server's address with it,
+    /// for good.
     pub async fn advertised(&self) -> Vec<Vec<String>> {
         let varz = futures::future::join_all(self.servers.iter().map(NatsServer::varz)).await;
         let urls = varz.iter().map(|varz| varz["connect_urls"].as_array().cloned().unwrap_or_default());
         urls.map(|urls| urls.iter().filter_map(Value::as_str).map(Into::into).collect()).collect()
     }
 
-    /// Whether any server ever logged `text`.
+    /// Whether any server has ever logged `text`.
     pub fn log_contains(&self, text: &str) -> bool {
         self.servers.iter().any(|server| server.log_contains(text))
     }
 
-    /// Waits until the servers together have exactly `n` client connections; returns the share of each.
+    /// Waits until the servers have exactly `n` client connections in all; returns the number of each.
     pub async fn settles_at(&self, n: u64) -> Vec<u64> {
         let what = format!("the cluster has {n} connections");
         eventually(PATIENCE, &what, async || {

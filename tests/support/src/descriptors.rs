@@ -1,4 +1,4 @@
-//! What a process has open: its sockets with both their ends, and the rest.
+//! The open descriptors of a process: TCP sockets with both addresses, and the others.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,15 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// One open descriptor.
 #[derive(Debug, Clone)]
 pub enum Descriptor {
-    /// A TCP socket that the kernel knows: its own end, the other one (port 0 where it listens), and its state.
+    /// A TCP socket in the kernel's table: local address, peer (port 0 for a listening socket), state.
     Tcp { local: SocketAddr, peer: SocketAddr, state: &'static str },
-    /// Anything else, as `/proc` names it.
+    /// Anything else, by its name in `/proc`.
     Other(String),
 }
 
-/// All of a process; those that are closed while this looks are left out.
+/// All descriptors of a process, without those that are closed while this reads them.
 pub fn of(pid: u32) -> Vec<Descriptor> {
-    // The descriptors first: a socket that is accepted meanwhile is in neither list.
+    // Descriptors are read before the table of sockets, so that a socket accepted in between is in neither.
     let dir = format!("/proc/{pid}/fd");
     let entries = std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{dir}: {e}"));
     let names = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
@@ -25,7 +25,7 @@ pub fn of(pid: u32) -> Vec<Descriptor> {
     names.into_iter().map(known).collect()
 }
 
-/// The machine's TCP sockets by inode.
+/// The machine's TCP sockets, by inode.
 fn sockets() -> HashMap<u64, Descriptor> {
     let text = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| std::fs::read_to_string(table).unwrap_or_default());
     text.iter().flat_map(|table| table.lines().skip(1)).filter_map(row).collect()
@@ -43,7 +43,8 @@ fn row(line: &str) -> Option<(u64, Descriptor)> {
     Some((fields.get(9)?.parse().ok()?, Descriptor::Tcp { local: end(fields[1])?, peer: end(fields[2])?, state }))
 }
 
-/// `0100007F:1F90`: words of the address in the machine's own order, the port as it is.
+/// Parses `0100007F:1F90`: the words of the address are in the machine's byte order, the port is a plain hexadecimal
+/// number.
 fn end(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let word = |at: usize| Some(u32::from_str_radix(ip.get(at..at + 8)?, 16).ok()?.to_ne_bytes());

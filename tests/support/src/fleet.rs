@@ -1,4 +1,4 @@
-//! Many clients that live on their own: connect, answer PING, and come back as their library would.
+//! Many clients that connect, answer PING, and reconnect as a client library does.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -11,27 +11,28 @@ use tokio_util::sync::CancellationToken;
 use crate::client::End;
 use crate::{Attempt, Login, PATIENCE, RawClient, eventually};
 
-/// When a client tries, and for how long.
+/// When a client tries to connect, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct Habit {
     /// From dial to PONG.
     pub timeout: Duration,
-    /// Before each attempt after the first; `None`: it tries only once.
+    /// The wait before each attempt after the first; `None` for a single attempt.
     pub retry: Option<Duration>,
-    /// Added to `retry`, evenly spread.
+    /// The most that is added to `retry`, uniformly distributed.
     pub jitter: Duration,
 }
 
 impl Habit {
-    /// nats.go's defaults: 2 s for the whole handshake, a new attempt every 2 s + 0–100 ms, and it never gives up here.
+    /// nats.go's defaults: 2 s for the whole handshake, then a wait of 2 s + 0–100 ms. Unlike nats.go it never gives
+    /// up.
     pub const NATS_GO: Self = Self {
         timeout: Duration::from_secs(2),
         retry: Some(Duration::from_secs(2)),
         jitter: Duration::from_millis(100),
     };
-    /// nats.go's tempo with a patience that a slow machine does not exhaust.
+    /// nats.go's waits, with a timeout that is long enough for a slow machine.
     pub const PATIENT: Self = Self { timeout: PATIENCE, ..Self::NATS_GO };
-    /// One attempt.
+    /// A single attempt.
     pub const ONCE: Self = Self { timeout: PATIENCE, retry: None, jitter: Duration::ZERO };
 
     async fn pause(&self, retry: Duration) {
@@ -40,7 +41,7 @@ impl Habit {
     }
 }
 
-/// What the clients of a fleet have seen so far.
+/// What the clients of a fleet have counted so far.
 #[derive(Debug, Default)]
 pub struct Seen {
     connected: AtomicUsize,
@@ -56,7 +57,7 @@ impl Seen {
     }
 }
 
-/// A number of clients, each in a task of its own; all end when it is dropped.
+/// A number of clients, each in a task of its own. All end when this is dropped.
 pub struct Fleet {
     seen: Arc<Seen>,
     all: CancellationToken,
@@ -88,37 +89,38 @@ impl Fleet {
         self.members.len()
     }
 
-    /// How many are connected now.
+    /// How many clients are connected now.
     pub fn connected(&self) -> usize {
         self.seen.connected.load(SeqCst)
     }
 
-    /// The most that were ever connected at the same time.
+    /// The most clients that have been connected at the same time.
     pub fn most_connected(&self) -> usize {
         self.seen.most.load(SeqCst)
     }
 
-    /// How many attempts were made.
+    /// How many attempts the clients have made.
     pub fn attempts(&self) -> usize {
         self.seen.attempts.load(SeqCst)
     }
 
-    /// How many established connections were lost.
+    /// How many established connections have ended.
     pub fn lost(&self) -> usize {
         self.seen.lost.load(SeqCst)
     }
 
-    /// What attempts and connections that did not last ended in: a refusal's text, or what happened instead.
+    /// How attempts and connections ended, with their numbers: the text of a refusal, or a description of what
+    /// happened.
     pub fn ends(&self) -> BTreeMap<String, u64> {
         self.seen.ends.lock().expect("ends").clone()
     }
 
-    /// How often an attempt was refused with `text`.
+    /// How many attempts were refused with `text`.
     pub fn refused(&self, text: &str) -> u64 {
         self.ends().get(text).copied().unwrap_or(0)
     }
 
-    /// Waits until exactly `n` are connected.
+    /// Waits until exactly `n` clients are connected.
     pub async fn settles_at(&self, n: usize) {
         let what = format!("{n} clients are connected");
         eventually(2 * PATIENCE, &what, async || match self.connected() {
@@ -128,7 +130,8 @@ impl Fleet {
         .await;
     }
 
-    /// Waits until every client has come to its end (with [`Habit::ONCE`]: refused or disconnected) or is connected.
+    /// Waits until every client is connected or has ended. With [`Habit::ONCE`] a client ends when it is refused or
+    /// disconnected.
     pub async fn decided(&self) {
         eventually(2 * PATIENCE, "every client is decided", async || {
             let decided = self.connected() as u64 + self.ends().values().sum::<u64>();
@@ -137,12 +140,12 @@ impl Fleet {
         .await;
     }
 
-    /// Ends the first `n` clients for good; they do not come back.
+    /// Ends the first `n` clients. They do not come back.
     pub fn end_some(&self, n: usize) {
         self.members.iter().take(n).for_each(CancellationToken::cancel);
     }
 
-    /// Ends all clients (their sockets close) and waits until they have.
+    /// Ends all clients, which closes their sockets, and waits until they have ended.
     pub async fn end(mut self) {
         self.all.cancel();
         while let Some(ended) = self.tasks.join_next().await {
@@ -168,7 +171,7 @@ async fn live(address: String, login: Login, habit: Habit, seen: Arc<Seen>, stop
                 }
                 Attempt::Refused { text, end: End::Eof, .. } => seen.note(text),
                 Attempt::Refused { text, end, .. } => seen.note(format!("{text}, then {end:?}")),
-                // The latter: not even the kernel has answered.
+                // `StillOpen`: not even the kernel has answered the dial.
                 Attempt::TimedOut(_) | Attempt::Ended(End::StillOpen) => seen.note("timed out".into()),
                 Attempt::Broken(what) => seen.note(format!("broken: {what}")),
                 Attempt::Ended(end) => seen.note(format!("no word, {end:?}")),
@@ -182,7 +185,7 @@ async fn live(address: String, login: Login, habit: Habit, seen: Arc<Seen>, stop
     stop.run_until_cancelled(life).await;
 }
 
-/// Lives connected until the connection ends; says how, with the last words of the other side.
+/// Stays connected until the connection ends; returns how it ended, with the `-ERR` texts of the other side.
 async fn reside(mut client: RawClient, seen: &Seen) -> String {
     struct Here<'a>(&'a Seen);
     impl Drop for Here<'_> {
@@ -194,7 +197,7 @@ async fn reside(mut client: RawClient, seen: &Seen) -> String {
     let _here = Here(seen);
     seen.most.fetch_max(now, SeqCst);
     let end = client.stay().await;
-    // Before it counts as gone: who has seen all gone may ask at once how many were lost.
+    // Counted before `connected` goes down: a test that sees no client connected may ask at once how many were lost.
     seen.lost.fetch_add(1, SeqCst);
     if client.errors.is_empty() { format!("{end:?}") } else { format!("{:?} and {end:?}", client.errors) }
 }

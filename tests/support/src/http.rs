@@ -1,4 +1,4 @@
-//! A GET, for `/varz`, `/metrics` and the like.
+//! HTTP GET, for endpoints such as `/varz` and `/metrics`.
 
 use std::io;
 use std::time::Duration;

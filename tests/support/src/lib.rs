@@ -1,7 +1,7 @@
-//! What integration tests and the demo stand on: real nats-servers, a real weir, raw clients.
+//! The harness of weir's integration tests and of two examples: real nats-servers, a real weir, raw clients.
 //!
-//! House rules: loopback only, no fixed ports, every wait has a deadline, every child process is killed (by its own
-//! pid) when its value is dropped, and nothing here asserts how fast a machine is.
+//! Rules: loopback only; no fixed ports; every wait has a deadline; every child process is killed, by its own pid, when
+//! its value is dropped; nothing here asserts how fast a machine is.
 
 pub mod callout;
 pub mod client;
@@ -33,10 +33,10 @@ pub use nats::{NatsServer, ServerOptions};
 pub use skip::{skip, skip_part};
 pub use weir::{Weir, WeirConfig};
 
-/// How long a test waits for something that surely comes, even on a slow and busy machine.
+/// How long a test waits for something that must come, even on a slow and busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Asks again and again (with short pauses) until `ask` says `Ok`; panics with its last `Err` after `deadline`.
+/// Calls `ask` again and again, with short pauses, until it returns `Ok`. Panics with its last `Err` after `deadline`.
 pub async fn eventually<T, E: Debug>(deadline: Duration, what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
     let began = Instant::now();
     let mut pause = Duration::from_millis(5);
@@ -50,7 +50,8 @@ pub async fn eventually<T, E: Debug>(deadline: Duration, what: &str, mut ask: im
     }
 }
 
-/// Waits until the server has seen all that a client has sent so far, a SUB say: async-nats' `flush` only empties its buffer.
+/// Waits until the server has processed everything that a client has sent so far, such as a SUB. async-nats' `flush` is
+/// not enough: it only empties the client's buffer.
 pub async fn seen_by_server(client: &async_nats::Client) {
     let inbox = client.new_inbox();
     let mut back = client.subscribe(inbox.clone()).await.expect("subscribe");
@@ -59,7 +60,7 @@ pub async fn seen_by_server(client: &async_nats::Client) {
     message.expect("a round trip in time").expect("still subscribed");
 }
 
-/// Runs `n` futures at once, each in a task of its own, and returns what they returned, in order.
+/// Runs `n` futures at the same time, each in a task of its own, and returns their results in order.
 pub async fn at_once<T, F>(n: usize, mut make: impl FnMut(usize) -> F) -> Vec<T>
 where
     T: Send + 'static,
@@ -78,20 +79,20 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The project's folder.
+/// The root folder of the repository.
 pub fn project() -> PathBuf {
     let harness = Path::new(env!("CARGO_MANIFEST_DIR"));
     harness.ancestors().nth(2).expect("tests/support is two folders below it").to_owned()
 }
 
-/// One of the project's scripts, ready to run with its input closed.
+/// One of the repository's scripts, ready to run, with no input.
 pub fn script(name: &str) -> Command {
     let mut command = Command::new(project().join("scripts").join(name));
     command.stdin(Stdio::null());
     command
 }
 
-/// `max / min` of how many connections each server has; infinite when one has none.
+/// `max / min` of the servers' numbers of connections; infinite if a server has none.
 pub fn unevenness(counts: &[u64]) -> f64 {
     let max = counts.iter().max().copied().unwrap_or(0);
     match counts.iter().min().copied().unwrap_or(0) {

@@ -12,22 +12,23 @@ use tempfile::TempDir;
 use crate::process::Process;
 use crate::{PATIENCE, eventually, http, installs, ports, project, say, script};
 
-/// What a server is to be.
+/// The options of a server.
 #[derive(Debug, Clone, Default)]
 pub struct ServerOptions {
     /// `server_name`; default `n1`.
     pub name: String,
-    /// `max_connections`; default the server's own.
+    /// `max_connections`; the default is nats-server's own.
     pub max_connections: Option<u64>,
-    /// Anything else, in nats-server's own configuration language: accounts, authorization, limits.
+    /// More configuration in nats-server's own language: accounts, authorization, limits.
     pub extra: String,
-    /// JetStream, with its files in the server's temporary folder.
+    /// Whether JetStream is on, with its files in the server's temporary folder.
     pub jetstream: bool,
-    /// Cluster name, own route port and the route ports of all members; filled in by [`crate::Cluster`].
+    /// The cluster's name, the server's own route port and the route ports of all members. [`crate::Cluster`] sets
+    /// them.
     pub routes: Option<(String, u16, Vec<u16>)>,
-    /// More of its `cluster { … }`, each key with a comma before it.
+    /// More keys of the `cluster { … }` block, each after a comma.
     pub cluster: String,
-    /// A binary other than the one of `scripts/nats-server`.
+    /// A binary other than that of `scripts/nats-server`.
     pub binary: Option<PathBuf>,
 }
 
@@ -37,7 +38,7 @@ impl ServerOptions {
         Self { name: name.into(), ..Self::default() }
     }
 
-    /// Limits its connections.
+    /// Sets `max_connections`.
     pub fn max_connections(mut self, max: u64) -> Self {
         self.max_connections = Some(max);
         self
@@ -50,7 +51,7 @@ impl ServerOptions {
         self
     }
 
-    /// Tells clients nothing of the other servers' addresses.
+    /// Keeps the server from advertising the other servers' addresses to clients.
     pub fn no_advertise(mut self) -> Self {
         self.cluster.push_str(", no_advertise: true");
         self
@@ -63,17 +64,17 @@ impl ServerOptions {
     }
 }
 
-/// A nats-server process on loopback; keeps its addresses over restarts; killed on drop.
+/// A nats-server process on loopback. It keeps its addresses when it is restarted, and is killed on drop.
 pub struct NatsServer {
     /// Its `server_name`.
     pub name: String,
     /// `127.0.0.1:PORT` for clients.
     pub address: String,
-    /// `127.0.0.1:PORT` of its monitoring.
+    /// `127.0.0.1:PORT` of its monitoring endpoints.
     pub monitor: String,
     binary: PathBuf,
     process: Process,
-    dir: TempDir, // after `process`: dropped once that is dead
+    dir: TempDir, // after `process`, so that it is removed once the process is dead
 }
 
 impl NatsServer {
@@ -128,7 +129,7 @@ impl NatsServer {
         Self { name, address: address(client), monitor: address(monitor), binary, process, dir }
     }
 
-    /// Waits until it says which ports it has; `false` when it ended instead.
+    /// Waits until the server has written its ports file; `false` if it has ended instead.
     async fn ready(&mut self) -> bool {
         eventually(PATIENCE, "ports file of nats-server", async || {
             if self.process.exited().is_some() {
@@ -140,18 +141,18 @@ impl NatsServer {
         .await
     }
 
-    /// Ends it without a goodbye, as `kill -9`.
+    /// Kills the server with SIGKILL.
     pub fn kill9(&mut self) {
         self.process.kill();
     }
 
-    /// Asks it to stop (SIGTERM) and waits until it has.
+    /// Stops the server with SIGTERM and waits until it has ended.
     pub async fn stop(&mut self) {
         self.process.signal(Signal::TERM);
         self.process.wait(PATIENCE).await;
     }
 
-    /// Starts it again, at the same addresses and with the same files; stops it first if it runs.
+    /// Starts the server again at the same addresses and with the same files. Stops it first if it runs.
     pub async fn restart(&mut self) {
         if self.process.exited().is_none() {
             self.stop().await;
@@ -160,12 +161,12 @@ impl NatsServer {
         assert!(self.ready().await, "{} did not come back:\n{}", self.name, self.process.log_tail(20));
     }
 
-    /// Sends it a signal (SIGUSR2: lame duck).
+    /// Sends the server a signal, such as SIGUSR2 for lame duck mode.
     pub fn signal(&mut self, signal: Signal) {
         self.process.signal(signal);
     }
 
-    /// Whether it runs.
+    /// Whether the server runs.
     pub fn runs(&mut self) -> bool {
         self.process.exited().is_none()
     }
@@ -175,17 +176,17 @@ impl NatsServer {
         format!("nats://{}", self.address)
     }
 
-    /// Everything it has logged, over all its lives.
+    /// Everything that the server has logged, including before restarts.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// Whether it ever logged `text`.
+    /// Whether the server has ever logged `text`.
     pub fn log_contains(&self, text: &str) -> bool {
         self.log().contains(text)
     }
 
-    /// One of its monitoring endpoints; `None` when it does not answer.
+    /// The answer of a monitoring endpoint; `None` if there is none.
     pub async fn monitoring(&self, path: &str) -> Option<Value> {
         let (status, body) = http::get(&self.monitor, path).await.ok()?;
         (status == 200).then(|| serde_json::from_str(&body).expect("monitoring answers JSON"))
@@ -196,24 +197,24 @@ impl NatsServer {
         self.monitoring("/varz").await.unwrap_or_else(|| panic!("{} has no /varz", self.name))
     }
 
-    /// How many client connections it says it has; 0 when it is dead.
+    /// The number of client connections that the server reports; 0 if it is dead.
     pub async fn connections(&self) -> u64 {
         self.monitoring("/varz").await.map_or(0, |varz| varz["connections"].as_u64().expect("connections"))
     }
 
-    /// How many client connections it has ever accepted in this life.
+    /// The number of client connections that the server has accepted since it was last started.
     pub async fn total_connections(&self) -> u64 {
         self.monitoring("/varz").await.map_or(0, |varz| varz["total_connections"].as_u64().expect("total_connections"))
     }
 
-    /// How many connections it has in an account.
+    /// The number of connections that the server has in an account.
     pub async fn account_connections(&self, account: &str) -> u64 {
         let stats = self.monitoring("/accstatz?unused=1").await.unwrap_or_default();
         let all = stats["account_statz"].as_array().cloned().unwrap_or_default();
         all.iter().find(|one| one["acc"] == account).map_or(0, |one| one["conns"].as_u64().expect("conns"))
     }
 
-    /// Waits until it has exactly `n` client connections.
+    /// Waits until the server has exactly `n` client connections.
     pub async fn settles_at(&self, n: u64) {
         let what = format!("{} has {n} connections", self.name);
         eventually(PATIENCE, &what, async || match self.connections().await {
@@ -224,7 +225,8 @@ impl NatsServer {
     }
 }
 
-/// Its timer for CONNECT, 2 s by default, is not what most tests are about. `authorization` in a test's own text takes its place.
+/// A longer auth timeout than nats-server's 2 s, which a slow machine could exceed. A test's own `authorization`
+/// replaces it.
 const PATIENT: &str = "authorization { timeout: 10 }";
 
 fn run(name: &str, binary: &PathBuf, dir: &TempDir) -> Process {
@@ -233,7 +235,7 @@ fn run(name: &str, binary: &PathBuf, dir: &TempDir) -> Process {
     Process::start(&format!("nats-server {name}"), &mut command, &dir.path().join("log"))
 }
 
-/// The nats-server that `scripts/nats-server` resolves to; asked once per process.
+/// The nats-server that `scripts/nats-server` finds or installs. The script runs once per process.
 pub fn binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY
@@ -245,8 +247,8 @@ pub fn binary() -> PathBuf {
         .clone()
 }
 
-/// Debian's nats-server, an old one, or why there is none here. A test must not call it while it holds the guard of
-/// [`installs::one_at_a_time`].
+/// Debian's nats-server, which is an old one, or the reason why it is not available here. A test must not call this
+/// while it holds the guard of [`installs::one_at_a_time`].
 pub async fn debian() -> Result<PathBuf, String> {
     let _alone = installs::one_at_a_time().await;
     let into = project().join(".nats").join("debian");
@@ -269,7 +271,7 @@ pub fn is_at_least(major: u32, minor: u32) -> bool {
     version().1 >= (major, minor)
 }
 
-/// Its version in words and in numbers.
+/// nats-server's version, as text and as numbers.
 fn version() -> (String, (u32, u32)) {
     let output = Command::new(binary()).arg("--version").output().expect("nats-server --version");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -279,7 +281,7 @@ fn version() -> (String, (u32, u32)) {
     (version, found)
 }
 
-/// Panics, saying what to do, when nats-server is older than a test can do with. Debian's package may be.
+/// Panics, with advice, if nats-server is older than the test needs. Debian's package may be too old.
 pub fn at_least(major: u32, minor: u32) {
     let (version, _) = version();
     assert!(

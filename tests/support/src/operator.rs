@@ -1,4 +1,4 @@
-//! Operator mode: the JWTs that `nsc` would make, and a server configuration that trusts them.
+//! Operator mode: JWTs as `nsc` makes them, and a server configuration that trusts them.
 
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
 use nkeys::KeyPair;
@@ -10,14 +10,14 @@ pub struct Operator {
     accounts: Vec<Account>,
 }
 
-/// An account, with a signing key beside its own.
+/// An account with its own key and a signing key.
 pub struct Account {
     key: KeyPair,
     signing: KeyPair,
     limit: i64,
 }
 
-/// A user as its `.creds` file holds it.
+/// A user, with the content of its `.creds` file.
 pub struct User {
     /// Its JWT.
     pub jwt: String,
@@ -26,7 +26,7 @@ pub struct User {
 }
 
 impl User {
-    /// The text of the `.creds` file.
+    /// The text of its `.creds` file.
     pub fn creds(&self) -> String {
         let seed = self.key.seed().expect("a seed");
         format!(
@@ -37,32 +37,32 @@ impl User {
 }
 
 impl Account {
-    /// Its public key, which is its name for servers.
+    /// The account's public key, which servers use as its name.
     pub fn name(&self) -> String {
         self.key.public_key()
     }
 
-    /// A user, signed by the account itself.
+    /// A user whose JWT is signed by the account's own key.
     pub fn user(&self) -> User {
         self.user_with(&self.key, json!({}))
     }
 
-    /// A user, signed by the account's signing key.
+    /// A user whose JWT is signed by the account's signing key.
     pub fn user_by_signing_key(&self) -> User {
         self.user_with(&self.signing, json!({ "issuer_account": self.name() }))
     }
 
-    /// A user who need not sign.
+    /// A user with a bearer JWT, who need not sign the nonce.
     pub fn bearer(&self) -> User {
         self.user_with(&self.key, json!({ "bearer_token": true }))
     }
 
-    /// A user who may come from this network only.
+    /// A user who may connect only from this network.
     pub fn limited_to(&self, network: &str) -> User {
         self.user_with(&self.key, json!({ "src": [network] }))
     }
 
-    /// A user who is to come through a trusted proxy only.
+    /// A user who may connect only through a trusted proxy.
     pub fn proxied(&self) -> User {
         self.user_with(&self.key, json!({ "proxy_required": true }))
     }
@@ -77,18 +77,18 @@ impl Account {
 }
 
 impl Operator {
-    /// An operator with accounts of these connection limits (-1: none).
+    /// An operator with one account for each of these connection limits; -1 is no limit.
     pub fn with_accounts<const N: usize>(limits: [i64; N]) -> Self {
         let account = |limit| Account { key: KeyPair::new_account(), signing: KeyPair::new_account(), limit };
         Self { key: KeyPair::new_operator(), accounts: limits.map(account).into() }
     }
 
-    /// Its accounts.
+    /// The account with this index.
     pub fn account(&self, n: usize) -> &Account {
         &self.accounts[n]
     }
 
-    /// For nats-server: trust this operator, and know its accounts (memory resolver).
+    /// A server configuration that trusts this operator and knows its accounts (memory resolver).
     pub fn server_config(&self) -> String {
         let operator = json!({ "type": "operator", "version": 2 });
         let operator = sign(&self.key, &self.key.public_key(), "operator", operator);
@@ -97,13 +97,13 @@ impl Operator {
         format!("operator: \"{operator}\"\nresolver: MEMORY\nresolver_preload {{\n{}\n}}\n", preload.join("\n"))
     }
 
-    /// The same, with its accounts in files (full resolver), one of them the system account.
+    /// The same with the accounts in files (full resolver) and account `n` as the system account.
     pub fn server_config_with_files(&self, n: usize, dir: &std::path::Path) -> String {
         let full = format!("resolver: {{ type: full, dir: \"{}\" }}", dir.display());
         self.server_config_with_system(n).replace("resolver: MEMORY", &full)
     }
 
-    /// The same, with one of its accounts as the system account.
+    /// The same with account `n` as the system account.
     pub fn server_config_with_system(&self, n: usize) -> String {
         format!("system_account: {}\n{}", self.accounts[n].name(), self.server_config())
     }
@@ -125,7 +125,7 @@ fn sign(issuer: &KeyPair, subject: &str, name: &str, nats: Value) -> String {
     sign_for("", issuer, subject, name, nats)
 }
 
-/// The same, for an audience.
+/// The same with an audience.
 pub fn sign_for(audience: &str, issuer: &KeyPair, subject: &str, name: &str, nats: Value) -> String {
     let header = json!({ "typ": "JWT", "alg": "ed25519-nkey" });
     let id = BASE32_NOPAD.encode(&fastrand::u128(..).to_be_bytes());

@@ -1,7 +1,7 @@
 //! Free ports for servers that must come back at the same address.
 //!
-//! They lie below the range the kernel takes client ports from: while a server is down, no outgoing connection of the
-//! test can end up sitting on its port.
+//! They are below the range that the kernel takes client ports from, so that no outgoing connection of a test can take
+//! the port of a server that is down.
 
 use std::collections::HashSet;
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use std::sync::{LazyLock, Mutex};
 
 static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
 
-/// A port that is free now and that this process has not been given before.
+/// A port that is free now and that this function has not returned before in this process.
 pub fn free() -> u16 {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let low = range.split_whitespace().next().and_then(|s| s.parse().ok()).unwrap_or(32768_u16);

@@ -1,4 +1,4 @@
-//! A child process: its output in a file, signals by its own pid, a look into /proc, killed on drop.
+//! A child process: its output goes into a file, signals go to its own pid, and it is killed on drop.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt as _;
@@ -13,8 +13,9 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, se
 use crate::descriptors::{self, Descriptor};
 use crate::{eventually, say};
 
-/// Whether children get a process group of their own, so that Ctrl-C in the terminal does not reach them: for a program
-/// that ends them itself. In tests it must reach them, since it ends the test without a word.
+/// Whether children get a process group of their own, so that Ctrl-C in the terminal does not reach them. That is for a
+/// program that ends its children itself. In tests Ctrl-C must reach them, because it ends the test process without
+/// running `Drop`.
 pub static OWN_GROUP: AtomicBool = AtomicBool::new(false);
 
 /// A running (or ended) child process.
@@ -33,7 +34,7 @@ impl Process {
         if OWN_GROUP.load(SeqCst) {
             command.process_group(0);
         }
-        command.env("RUST_BACKTRACE", "0"); // the last lines of a log are shown; they should say something
+        command.env("RUST_BACKTRACE", "0"); // a backtrace would fill the last lines of a log, which failed tests print
         let child = command.stdin(Stdio::null()).stdout(open()).stderr(open()).spawn();
         let child = child.unwrap_or_else(|e| panic!("cannot start {name} ({:?}): {e}", command.get_program()));
         Self { name: name.into(), child, log: log.into(), status: None }
@@ -44,7 +45,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends a signal; does nothing once the process has ended.
+    /// Sends a signal. Does nothing if the process has ended.
     pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_none() {
             let pid = Pid::from_child(&self.child);
@@ -52,7 +53,7 @@ impl Process {
         }
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if the process has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
             self.status = self.child.try_wait().expect("wait for a child");
@@ -60,13 +61,13 @@ impl Process {
         self.status
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended.
     pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let what = format!("end of {}", self.name);
         eventually(deadline, &what, async || self.exited().ok_or("still running")).await
     }
 
-    /// Ends it at once (SIGKILL) and collects it.
+    /// Kills the process with SIGKILL and waits for it.
     pub fn kill(&mut self) {
         if self.exited().is_none() {
             let _ = self.child.kill();
@@ -74,24 +75,24 @@ impl Process {
         }
     }
 
-    /// Everything it has printed, over all its lives.
+    /// Everything that the process has printed, and everything in the file before it.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// The last lines it printed.
+    /// The last lines that the process has printed.
     pub fn log_tail(&self, lines: usize) -> String {
         let log = self.log();
         let all: Vec<&str> = log.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// What it has open.
+    /// The open descriptors of the process.
     pub fn descriptors(&self) -> Vec<Descriptor> {
         descriptors::of(self.pid())
     }
 
-    /// Its resident memory in bytes.
+    /// The resident memory of the process, in bytes.
     pub fn rss(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
@@ -108,7 +109,7 @@ impl Drop for Process {
     }
 }
 
-/// Raises the limit of open files to the hard limit, for this process and the children it starts.
+/// Raises the limit of open files to the hard limit, for this process and for children that it starts later.
 pub fn raise_file_limit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,5 +1,6 @@
-//! Tests that cannot run on this machine, wholly or in part. Cargo counts them as passed, since they return; `scripts/test`
-//! reads what is recorded here, names each of them with its reason, and takes the first kind out of the number of passed tests.
+//! Tests that cannot run on this machine, wholly or in part. Cargo counts them as passed, since they return;
+//! `scripts/test` reads what is recorded here, names each of them with its reason, and takes the first kind out of the
+//! number of passed tests.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! Certificates of tests, and a client that speaks NATS by hand over TLS.
+//! Certificates for tests, and a client that speaks NATS over TLS on a bare socket.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// An authority, with a folder for what it issues.
+/// A certificate authority, with a folder for its files.
 pub struct Authority {
     dir: TempDir,
     issuer: Issuer<'static, KeyPair>,
@@ -20,14 +20,14 @@ pub struct Authority {
 /// A certificate and its key, in files.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    /// PEM.
+    /// The certificate, in PEM.
     pub cert: PathBuf,
-    /// PEM.
+    /// The key, in PEM.
     pub key: PathBuf,
 }
 
 impl Authority {
-    /// A new one.
+    /// A new authority with this common name.
     pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(vec![]).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -39,22 +39,22 @@ impl Authority {
         Self { dir, issuer: Issuer::new(params, key) }
     }
 
-    /// Its own certificate, in PEM.
+    /// The file of the authority's own certificate, in PEM.
     pub fn ca(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
 
-    /// A file in its folder.
+    /// The path of a file in the authority's folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// A certificate for these hosts (or IP addresses), of a server or a client; its common name is `name`.
+    /// Issues a certificate with common name `name` for these hosts or IP addresses, for a server or for a client.
     pub fn issue(&self, name: &str, hosts: &[&str]) -> Issued {
         self.issue_with(name, hosts, |_| {})
     }
 
-    /// The same, changed before it is signed.
+    /// The same, with `change` applied to the parameters before signing.
     pub fn issue_with(&self, name: &str, hosts: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
         let mut params = CertificateParams::new(hosts).expect("parameters");
@@ -68,7 +68,7 @@ impl Authority {
         issued
     }
 
-    /// A list that revokes the certificate with this serial number, in a file.
+    /// Writes a revocation list with this serial number; returns its file.
     pub fn revoke(&self, serial: u64) -> PathBuf {
         let now = rcgen::date_time_ymd(2020, 1, 1);
         let params = rcgen::CertificateRevocationListParams {
@@ -90,12 +90,12 @@ impl Authority {
         path
     }
 
-    /// What a client needs that trusts it, perhaps with a certificate of its own.
+    /// The configuration of a client that trusts this authority, with or without a certificate of its own.
     pub fn client(&self, own: Option<&Issued>) -> Arc<ClientConfig> {
         Arc::new(self.client_config(rustls::ALL_VERSIONS, own))
     }
 
-    /// The same, for these versions only.
+    /// The same for these TLS versions only.
     pub fn client_config(
         &self,
         versions: &[&'static rustls::SupportedProtocolVersion],
@@ -104,7 +104,7 @@ impl Authority {
         self.client_config_of(rustls::crypto::aws_lc_rs::default_provider(), versions, own)
     }
 
-    /// The same, with these cipher suites in their order.
+    /// The same with the provider's cipher suites, in their order.
     pub fn client_config_of(
         &self,
         provider: CryptoProvider,
@@ -131,21 +131,21 @@ fn pem_certificate(path: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(path).expect("a certificate")
 }
 
-/// `cert_file = … key_file = …` of a table.
+/// `cert_file = …` and `key_file = …`, for a table of weir's configuration.
 pub fn pair(issued: &Issued) -> String {
     format!("cert_file = {:?}\nkey_file = {:?}\n", issued.cert, issued.key)
 }
 
-/// A client by hand.
+/// A client that speaks NATS over TLS.
 pub struct TlsClient {
     /// The connection.
     pub stream: BufReader<TlsStream<TcpStream>>,
-    /// The INFO line it was greeted with.
+    /// The INFO line that came first.
     pub info: String,
 }
 
 impl TlsClient {
-    /// Connects, with TLS first or after INFO, and reads INFO.
+    /// Connects and reads INFO, with the TLS handshake before INFO (`first`) or after it.
     pub async fn connect(address: &str, host: &str, first: bool, config: Arc<ClientConfig>) -> std::io::Result<Self> {
         let mut tcp = TcpStream::connect(address).await?;
         let mut info = String::new();
@@ -160,27 +160,27 @@ impl TlsClient {
         Ok(Self { stream, info })
     }
 
-    /// Says something.
+    /// Sends text.
     pub async fn say(&mut self, words: &str) -> std::io::Result<()> {
         self.stream.get_mut().write_all(words.as_bytes()).await?;
         self.stream.get_mut().flush().await
     }
 
-    /// One line, empty at the end of the stream.
+    /// The next line; empty at the end of the stream.
     pub async fn line(&mut self) -> std::io::Result<String> {
         let mut line = String::new();
         self.stream.read_line(&mut line).await?;
         Ok(line)
     }
 
-    /// CONNECT and PING; returns the server's word.
+    /// Sends CONNECT and PING; returns the next line.
     pub async fn enter(&mut self) -> std::io::Result<String> {
         self.say("CONNECT {\"verbose\":false,\"lang\":\"go\",\"version\":\"1\",\"protocol\":1}\r\nPING\r\n").await?;
         self.line().await
     }
 }
 
-/// One line, and nothing behind it.
+/// Reads one line and nothing after it.
 async fn read_line(tcp: &mut TcpStream) -> std::io::Result<String> {
     use tokio::io::AsyncReadExt;
     let mut line = Vec::new();

@@ -1,4 +1,4 @@
-//! A WebSocket client made of a socket: it shows every frame as it came, and can misbehave.
+//! A WebSocket client on a bare socket: it shows every frame as it arrived, and it can misbehave.
 
 use std::io::{self, Cursor, Write as _};
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub const CLOSE: OpCode = OpCode::Control(Control::Close);
 pub const PING: OpCode = OpCode::Control(Control::Ping);
 pub const PONG: OpCode = OpCode::Control(Control::Pong);
 
-/// The request that browsers send, with `more` header lines (each with its end).
+/// The upgrade request of a browser, with `more` header lines, each with its line end.
 pub fn request(path: &str, more: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: nats.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -28,7 +28,7 @@ pub fn request(path: &str, more: &str) -> String {
     )
 }
 
-/// An HTTP answer.
+/// An HTTP response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -37,14 +37,14 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A header, in any case.
+    /// The value of a header; the name is compared without case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
         lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 }
 
-/// A frame that came.
+/// A frame that was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     pub header: FrameHeader,
@@ -52,7 +52,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The code and the text of a close frame; 1005 when it has none.
+    /// The code and the text of a close frame; 1005 if the frame has no code.
     pub fn closing(&self) -> (u16, String) {
         assert_eq!(self.header.opcode, CLOSE, "{self:?}");
         match &self.payload[..] {
@@ -63,7 +63,7 @@ impl Frame {
     }
 }
 
-/// What a WebSocket can go over.
+/// A connection that can carry a WebSocket.
 pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
@@ -71,21 +71,21 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 pub struct WsClient {
     stream: Box<dyn Socket>,
     read: Vec<u8>,
-    /// NATS bytes that came and were not asked for yet.
+    /// NATS bytes that were received and not read yet.
     pub bytes: Vec<u8>,
-    /// Whether frames are masked.
+    /// Whether this client masks its frames.
     pub masks: bool,
 }
 
 impl WsClient {
-    /// Sends `request` and reads what it is answered.
+    /// Opens a connection, sends `request` and reads the response.
     pub async fn ask(address: &str, request: &str) -> io::Result<(Self, Answer)> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Self::ask_over(Box::new(stream), request).await
     }
 
-    /// The same over a connection that is there.
+    /// The same over an open connection.
     pub async fn ask_over(mut stream: Box<dyn Socket>, request: &str) -> io::Result<(Self, Answer)> {
         stream.write_all(request.as_bytes()).await?;
         let mut client = Self { stream, read: Vec::new(), bytes: Vec::new(), masks: true };
@@ -102,7 +102,7 @@ impl WsClient {
         let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status");
         let mut answer = Answer { status, head, body: String::new() };
         if status != 101 {
-            // nats-server leaves the connection open.
+            // nats-server leaves the connection open, so the body ends by its length.
             let length = answer.header("Content-Length").map_or(0, |length| length.parse().expect("a number"));
             while client.read.len() < length && client.more().await? > 0 {}
             answer.body = String::from_utf8_lossy(&client.read).into_owned();
@@ -124,7 +124,7 @@ impl WsClient {
         (client, info)
     }
 
-    /// INFO, which comes first and alone.
+    /// Reads INFO, which comes first and alone in its frame.
     pub async fn info(&mut self) -> Value {
         let frame = self.frame().await.expect("INFO");
         assert!(frame.header.is_final && frame.header.opcode == BINARY && frame.header.mask.is_none(), "{frame:?}");
@@ -142,7 +142,7 @@ impl WsClient {
         client
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes without framing.
     pub async fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         timeout(PATIENCE, self.stream.write_all(bytes)).await?
     }
@@ -188,7 +188,7 @@ impl WsClient {
         }
     }
 
-    /// The next NATS line, without its end. Fragments of compressed messages are put together.
+    /// The next NATS line, without its line end. Fragments of compressed messages are joined.
     pub async fn line(&mut self) -> String {
         loop {
             if let Some(end) = self.bytes.windows(2).position(|two| two == b"\r\n") {
@@ -200,7 +200,7 @@ impl WsClient {
         }
     }
 
-    /// So many NATS bytes.
+    /// The next `n` NATS bytes.
     pub async fn exactly(&mut self, n: usize) -> Vec<u8> {
         while self.bytes.len() < n {
             self.message().await;
@@ -208,7 +208,7 @@ impl WsClient {
         self.bytes.drain(..n).collect()
     }
 
-    /// One message more; returns how many frames it had, and whether it was compressed.
+    /// Reads one more message; returns its number of frames and whether it was compressed.
     pub async fn message(&mut self) -> (usize, bool) {
         let mut first = self.frame().await.expect("a frame");
         assert_eq!(first.header.opcode, BINARY, "{first:?}");
@@ -224,7 +224,7 @@ impl WsClient {
         (frames, first.header.rsv1)
     }
 
-    /// Everything up to the end of the connection: NATS bytes, and the close frame if one came.
+    /// Everything until the connection ends: NATS bytes, and the close frame if there was one.
     pub async fn rest(&mut self) -> (String, Option<(u16, String)>) {
         let mut closing = None;
         while let Some(frame) = self.frame().await {
@@ -238,7 +238,7 @@ impl WsClient {
         (String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned(), closing)
     }
 
-    /// Nothing comes for so long.
+    /// Whether nothing arrives for this long.
     pub async fn is_silent(&mut self, long: Duration) -> bool {
         timeout(long, self.frame()).await.is_err()
     }
@@ -248,7 +248,7 @@ impl WsClient {
     }
 }
 
-/// Appends a frame as a client sends it.
+/// Appends a client's frame to `out`.
 pub fn frame(opcode: OpCode, is_final: bool, rsv1: bool, masks: bool, payload: &[u8], out: &mut Vec<u8>) {
     let mask: [u8; 4] = if masks { fastrand::u32(..).to_be_bytes() } else { [0; 4] };
     let header = FrameHeader { is_final, rsv1, opcode, mask: masks.then_some(mask), ..FrameHeader::default() };
@@ -256,7 +256,7 @@ pub fn frame(opcode: OpCode, is_final: bool, rsv1: bool, masks: bool, payload: &
     out.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]));
 }
 
-/// As RFC 7692 has it: flushed, without the tail.
+/// Compresses as RFC 7692 says: flushed, without the tail of the flush.
 pub fn deflated(payload: &[u8]) -> Vec<u8> {
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(payload).expect("a Vec takes it");
@@ -264,7 +264,7 @@ pub fn deflated(payload: &[u8]) -> Vec<u8> {
     encoder.get_ref().strip_suffix(&[0, 0, 0xff, 0xff]).expect("a flushed stream").to_vec()
 }
 
-/// What a message carries.
+/// The payload of a message, decompressed if necessary.
 fn inflated(message: &Frame) -> Vec<u8> {
     if !message.header.rsv1 {
         return message.payload.clone();

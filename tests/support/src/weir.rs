@@ -1,4 +1,4 @@
-//! weir itself, as a process in front of servers.
+//! weir itself, as a child process in front of servers.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::process::Process;
 use crate::{Attempt, Cluster, Login, NatsServer, PATIENCE, RawClient, eventually, http};
 
-/// weir's configuration, in TOML, with defaults that suit tests: nothing waits or is refused unless the test is about that.
+/// weir's configuration in TOML. With its defaults no client has to wait and none is refused.
 #[derive(Debug, Clone)]
 pub struct WeirConfig {
     top: String,
@@ -30,12 +30,12 @@ pub struct WeirConfig {
 }
 
 impl WeirConfig {
-    /// weir in front of a cluster.
+    /// The configuration in front of a cluster.
     pub fn of(cluster: &Cluster) -> Self {
         Self::of_servers(&cluster.servers.iter().collect::<Vec<_>>())
     }
 
-    /// weir in front of some servers.
+    /// The configuration in front of these servers.
     pub fn of_servers(servers: &[&NatsServer]) -> Self {
         let mut text = String::new();
         for server in servers {
@@ -66,7 +66,7 @@ impl WeirConfig {
         self
     }
 
-    /// Replaces the listener's keys other than `listen` (default: a patient handshake).
+    /// Replaces the listener's keys other than `listen` (default: `handshake_timeout = "30s"`).
     pub fn listener(mut self, text: &str) -> Self {
         self.listener = format!("{text}\n");
         self
@@ -78,7 +78,7 @@ impl WeirConfig {
         self
     }
 
-    /// How often the servers are read (default: all the time).
+    /// Sets `poll_interval` (default: 200 ms).
     pub fn poll_interval(mut self, interval: &str) -> Self {
         self.cluster = self.cluster.replace("\"200ms\"", &format!("{interval:?}"));
         self
@@ -90,7 +90,7 @@ impl WeirConfig {
         self
     }
 
-    /// Takes the servers' monitoring ports away.
+    /// Leaves out the servers' monitoring addresses.
     pub fn without_monitors(mut self) -> Self {
         self.servers = self
             .servers
@@ -100,31 +100,31 @@ impl WeirConfig {
         self
     }
 
-    /// Replaces `[admission]` (default: a pace and a patience that are never felt).
+    /// Replaces `[admission]` (default: a rate and a hold that no test reaches).
     pub fn admission(mut self, text: &str) -> Self {
         self.admission = format!("{text}\n");
         self
     }
 
-    /// Adds an account, e.g. `account("ORDERS", "users = [\"orders-*\"]\nmax_connections = 100")`.
+    /// Adds an account, for example `account("ORDERS", "users = [\"orders-*\"]\nmax_connections = 100")`.
     pub fn account(mut self, name: &str, text: &str) -> Self {
         writeln!(self.accounts, "[accounts.{name}]\n{text}").expect("string");
         self
     }
 
-    /// Adds a table with its header, e.g. `[users."batch-*"]`.
+    /// Adds a table with its header, for example `[users."batch-*"]`.
     pub fn table(mut self, text: &str) -> Self {
         writeln!(self.accounts, "{text}").expect("string");
         self
     }
 
-    /// How much weir logs (default: debug).
+    /// Sets weir's log level (default: debug).
     pub fn log_level(mut self, level: &'static str) -> Self {
         self.log_level = level;
         self
     }
 
-    /// The file.
+    /// The text of the configuration file.
     pub fn toml(&self, ports_file: &str) -> String {
         let Self { top, listener, cluster, servers, admission, accounts, log_level, .. } = self;
         format!(
@@ -133,7 +133,7 @@ impl WeirConfig {
         )
     }
 
-    /// The servers' monitoring ports that weir knows.
+    /// The monitoring addresses in the configuration.
     fn monitors(&self) -> Vec<SocketAddr> {
         let urls = self.servers.lines().filter_map(|line| line.strip_prefix("monitor = \"http://"));
         urls.map(|url| url.trim_end_matches('"').parse().expect("an address")).collect()
@@ -146,7 +146,7 @@ impl WeirConfig {
         weir
     }
 
-    /// Starts weir and waits only until `up` servers are seen, e.g. when the others are not running yet.
+    /// Starts weir and waits only until weir sees `up` servers, for example because the others do not run yet.
     pub async fn start_before(&self, up: usize) -> Weir {
         let dir = TempDir::with_prefix("weir-test-").expect("temporary folder");
         let toml = self.toml(&dir.path().join("ports.json").display().to_string());
@@ -159,21 +159,21 @@ impl WeirConfig {
     }
 }
 
-/// A running weir; killed on drop.
+/// A running weir. It is killed on drop.
 pub struct Weir {
     /// `127.0.0.1:PORT` for clients.
     pub address: String,
-    /// `127.0.0.1:PORT` of its endpoints.
+    /// `127.0.0.1:PORT` of its monitor endpoints.
     pub monitor: String,
     process: Process,
     monitors: Vec<SocketAddr>,
     has_system: bool,
     others_at_start: usize,
-    _dir: TempDir, // after `process`: dropped once that is dead
+    _dir: TempDir, // after `process`, so that it is removed once the process is dead
 }
 
 impl Weir {
-    /// Starts weir with a configuration file as it is (which must write its ports to `ports.json` in `dir`).
+    /// Starts weir with this configuration, which must set `ports_file` to `ports.json` in `dir`.
     pub async fn spawn(toml: &str, dir: TempDir) -> Self {
         let file = dir.path().join("weir.toml");
         std::fs::write(&file, toml).expect("write weir.toml");
@@ -213,7 +213,7 @@ impl Weir {
         Metrics::parse(&text)
     }
 
-    /// One sample, e.g. `weir_sessions_active{server="n1"}`; 0 when it is not (yet) there.
+    /// The value of one sample, such as `weir_sessions_active{server="n1"}`; 0 if there is no such sample yet.
     pub async fn gauge(&self, sample: &str) -> f64 {
         self.metrics().await.get(sample).unwrap_or(0.0)
     }
@@ -223,12 +223,12 @@ impl Weir {
         http::get(&self.monitor, "/healthz").await.expect("GET /healthz").0
     }
 
-    /// Waits until exactly `n` servers are usable in its eyes.
+    /// Waits until weir counts exactly `n` servers as up.
     pub async fn sees(&self, n: usize) {
         self.until(&format!("{n} servers are up"), |metrics| metrics.sum("weir_server_up") == n as f64).await;
     }
 
-    /// Waits until its metrics show something.
+    /// Waits until `shown` accepts weir's metrics; returns them.
     pub async fn until(&self, what: &str, mut shown: impl FnMut(&Metrics) -> bool) -> Metrics {
         eventually(PATIENCE, what, async || {
             let now = self.metrics().await;
@@ -237,12 +237,12 @@ impl Weir {
         .await
     }
 
-    /// Waits until its gauges and the servers' own `/varz` say the same: this many sessions on each server.
+    /// Waits until weir's gauges and the servers' `/varz` report the same number of sessions for each server.
     pub async fn agrees_with(&self, cluster: &Cluster) {
         self.agrees_with_servers(&cluster.servers.iter().collect::<Vec<_>>()).await;
     }
 
-    /// The same, for some servers that have no other clients.
+    /// The same for these servers, which must have no other clients.
     pub async fn agrees_with_servers(&self, servers: &[&NatsServer]) {
         eventually(PATIENCE, "weir's gauges and the servers' /varz agree", async || {
             let metrics = self.metrics().await;
@@ -258,8 +258,8 @@ impl Weir {
         .await;
     }
 
-    /// After all clients are gone: every gauge is back to 0, no descriptor is left of them, and no task of it has panicked on
-    /// the way.
+    /// Checks, after all clients are gone, that every gauge is back to 0, that weir has no descriptor of a client left,
+    /// and that no task of weir has panicked. The descriptors are those of weir's process, by its pid.
     pub async fn assert_nothing_leaked(&self) {
         assert!(self.metrics().await.knows("weir_held"), "weir_held is not among the metrics");
         assert!(!self.log().contains("panicked"), "a panic in weir:\n{}", self.log());
@@ -267,8 +267,9 @@ impl Weir {
         eventually(PATIENCE, "no descriptor is left of a client", async || self.left_over()).await;
     }
 
-    /// What is open beyond what weir has without a client: its listeners, a connection to each server's monitoring port and one
-    /// to the system account, and what it began with. The error names it all.
+    /// Checks that weir has nothing open beyond what it has without clients: its listeners, a connection to each
+    /// server's monitoring port, one to the system account, and what it had at the start. The error lists all
+    /// descriptors.
     fn left_over(&self) -> Result<(), String> {
         let all = self.process.descriptors();
         let own = self.monitor.parse::<SocketAddr>().expect("an address");
@@ -278,7 +279,7 @@ impl Weir {
                 Descriptor::Tcp { peer, .. } if self.monitors.contains(peer) => {
                     *monitors.entry(*peer).or_default() += 1
                 }
-                // Our own questions come there.
+                // A connection of this test to weir's endpoints.
                 Descriptor::Tcp { local, .. } if *local == own => {}
                 Descriptor::Tcp { state: "listening", .. } => {}
                 Descriptor::Tcp { .. } => sessions += 1,
@@ -292,10 +293,11 @@ impl Weir {
         }
     }
 
-    /// With `clients` (who are in with the login `theirs`) it is full: one with the login `late` waits until one of them leaves, and
-    /// is let in.
+    /// weir is full with `clients`, whose login is `theirs`. Connects a client with the login `late`, which is held
+    /// until one of `clients` leaves, and then gets in.
     pub async fn lets_in_late(&self, clients: &mut Vec<RawClient>, theirs: &Login, late: &Login) -> RawClient {
-        // The moment at which one gives up whose turn is not in sight is random: now and then it is too early for this.
+        // weir refuses a client that cannot be served in time at a random moment, which is now and then too early for
+        // this.
         loop {
             let refused = "weir_refused_total";
             let before = self.metrics().await.sum(refused);
@@ -312,32 +314,33 @@ impl Weir {
         }
     }
 
-    /// Its resident memory, in bytes.
+    /// weir's resident memory, in bytes.
     pub fn rss(&self) -> u64 {
         self.process.rss()
     }
 
-    /// Sends it a signal.
+    /// Sends weir a signal.
     pub fn signal(&mut self, signal: Signal) {
         self.process.signal(signal);
     }
 
-    /// Its exit, if it has ended.
+    /// weir's exit status, if it has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.process.exited()
     }
 
-    /// Waits for its exit.
+    /// Waits until weir has ended.
     pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
         self.process.wait(deadline).await
     }
 
-    /// What it has printed so far.
+    /// What weir has printed so far.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// The fewest descriptors that are no TCP sockets the kernel knows, over a few looks: one may be on its way to be one.
+    /// The smallest of several counts of descriptors that are not TCP sockets in the kernel's table. A socket may be
+    /// missing there while it is being opened.
     async fn fewest_others(&self) -> usize {
         let mut fewest = usize::MAX;
         for _ in 0..5 {
@@ -349,10 +352,10 @@ impl Weir {
     }
 }
 
-/// Gauges that count sessions and holds: 0 without clients.
+/// Gauges of sessions and holds, which are 0 without clients.
 const LOAD: &[&str] = &["weir_sessions_active", "weir_held", "weir_account_connections"];
 
-/// What a message about a wait that failed should show.
+/// The metrics that the message of a failed wait shows.
 const GAUGES: &[&str] = &[
     "weir_sessions_active",
     "weir_held",
