@@ -1,4 +1,5 @@
-//! Accounts: the configuration maps credentials to an account, and the server's own word corrects that.
+//! Accounts: the configuration maps credentials to an account, and what the server says about the account corrects
+//! that.
 
 use weir_testkit::*;
 

@@ -156,8 +156,8 @@ async fn a_held_client_that_leaves_is_not_admitted_for() {
     drop(held);
     weir.until("they have gone", |metrics| metrics.sum("weir_held") == 0.0).await;
     let opened = server.total_connections().await;
-    // Negative check: nothing may happen in this time. At one client per second, a login for a client that has gone would
-    // come within 1.5 s.
+    // Negative check: nothing may happen in this time. At one client per second, a login for a client that has gone
+    // would come within 1.5 s.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(server.total_connections().await, opened, "a slot was spent on a client that had gone");
     drop(first);

@@ -5,7 +5,7 @@ use weir_testkit::*;
 
 const VIOLATION: &str = "Authorization Violation";
 const FULL: &str = "maximum connections exceeded";
-const BELIEVED: &str = "handshake_timeout = \"30s\"\naccept_proxy_protocol_from = [\"127.0.0.0/8\"]";
+const TRUSTED_PROXIES: &str = "handshake_timeout = \"30s\"\naccept_proxy_protocol_from = [\"127.0.0.0/8\"]";
 
 async fn from(source: &str, weir: &Weir, login: &Login) -> Attempt {
     let header = format!("PROXY TCP4 {source} 198.51.100.1 40000 4222\r\n");
@@ -15,7 +15,7 @@ async fn from(source: &str, weir: &Weir, login: &Login) -> Attempt {
 async fn bad_logins_hurt_their_source_only(config: &str, good: Login, bad: Login, neighbour: Login) {
     let server = NatsServer::start(ServerOptions::default().with(config)).await;
     let weir = WeirConfig::of_servers(&[&server])
-        .listener(BELIEVED)
+        .listener(TRUSTED_PROXIES)
         .admission("rate = 20000\nburst = 20000\nmax_hold = \"19s\"\nrefusal_spread = \"5ms\"")
         .start()
         .await;

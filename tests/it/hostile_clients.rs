@@ -22,12 +22,12 @@ impl Scene {
         let mut subscriber = RawClient::connect(&weir.address, &Login::nobody()).await;
         subscriber.subscribe("canary", 1).await.unwrap();
         let mut scene = Self { server, weir, publisher, subscriber, published: 0 };
-        scene.others_live().await;
+        scene.others_are_served().await;
         scene
     }
 
     /// Checks that the two ordinary clients still exchange messages and that a new client still gets in.
-    async fn others_live(&mut self) {
+    async fn others_are_served(&mut self) {
         self.published += 1;
         let payload = self.published.to_string().into_bytes();
         self.publisher.publish("canary", &payload).await.unwrap();
@@ -35,7 +35,7 @@ impl Scene {
         drop(RawClient::connect(&self.weir.address, &Login::nobody()).await);
     }
 
-    /// How many connections weir has opened to the server so far, without those of `others_live`.
+    /// How many connections weir has opened to the server so far, without those of `others_are_served`.
     async fn opened(&self) -> u64 {
         self.server.settles_at(2).await;
         self.server.total_connections().await - self.published
@@ -52,7 +52,7 @@ impl Scene {
     }
 
     async fn end(mut self) {
-        self.others_live().await;
+        self.others_are_served().await;
         self.server.settles_at(2).await;
         drop((self.publisher, self.subscriber));
         self.weir.assert_nothing_leaked().await;
@@ -89,7 +89,7 @@ async fn garbage_ends_without_an_upstream_connection() {
     }
     assert_eq!(scene.opened().await, before.0, "none of it reached the server");
     scene.refuses("protocol", before.1 + all.len() as f64).await;
-    scene.others_live().await;
+    scene.others_are_served().await;
     scene.end().await;
 }
 
@@ -118,7 +118,7 @@ async fn half_a_connect_and_silence_end_at_the_deadline() {
         client.abandon();
     }
     assert_eq!(scene.opened().await, before.0);
-    scene.others_live().await;
+    scene.others_are_served().await;
     scene.end().await;
 }
 
@@ -138,7 +138,7 @@ async fn one_byte_per_second_does_not_stretch_the_deadline() {
     };
     assert!(tokio::time::timeout(PATIENCE, ended).await.unwrap_or(false), "a slow writer is ended by the deadline");
     scene.refuses("handshake_timeout", before + 1.0).await;
-    scene.others_live().await;
+    scene.others_are_served().await;
     scene.end().await;
 }
 
@@ -160,7 +160,7 @@ async fn a_megabyte_without_a_newline_costs_no_memory() {
     let grown = scene.weir.rss().saturating_sub(before) >> 20;
     assert!(grown < 50, "100 clients sent 1 MiB each; weir grew by {grown} MiB");
     assert_eq!(scene.opened().await, opened);
-    scene.others_live().await;
+    scene.others_are_served().await;
     scene.end().await;
 }
 
@@ -180,7 +180,7 @@ async fn probes_open_nothing_upstream() {
     assert_eq!(scene.opened().await, before.0, "no upstream connection for a probe");
     let refused = |metrics: &weir_testkit::metrics::Metrics| metrics.sum("weir_refused_total");
     assert_eq!(refused(&scene.weir.metrics().await), refused(&before.1), "a probe is not a refusal");
-    scene.others_live().await;
+    scene.others_are_served().await;
     scene.end().await;
 }
 
@@ -200,7 +200,7 @@ async fn an_oversized_connect_gets_the_servers_own_words() {
 
     let fits = Login::nobody().name(&"n".repeat(3500));
     drop(RawClient::connect(&scene.weir.address, &fits).await);
-    scene.others_live().await;
+    scene.others_are_served().await;
     scene.end().await;
 }
 
@@ -257,7 +257,7 @@ async fn a_held_client_that_pipelines_too_much_is_refused() {
     assert_ne!(end, End::StillOpen);
     assert!(!said.contains("PONG"), "{said}");
     scene.refuses("protocol", before + 1.0).await;
-    scene.others_live().await;
+    scene.others_are_served().await;
     scene.end().await;
 }
 
@@ -282,7 +282,7 @@ async fn a_second_connect_ends_the_session() {
         }
         let (said, end) = client.rest(PATIENCE).await;
         assert_ne!(end, End::StillOpen, "after {way:?}: {said}");
-        scene.others_live().await;
+        scene.others_are_served().await;
     }
     scene.end().await;
 }

@@ -31,7 +31,7 @@ const TOKEN: &str = "t0ken-of-the-matrix";
 const PATIENT: &str = "rate = 1000\nmax_hold = \"19s\"\n[admission.max_hold_by_lang]\nrust = \"19s\"";
 
 /// Servers of one configuration, weir in front of them, and the clients that log in there.
-struct Ground {
+struct Setup {
     servers: Vec<NatsServer>,
     /// The index of the server that the clients are on first, and of the server that they find after that one was
     /// killed.
@@ -42,7 +42,7 @@ struct Ground {
     cells: Vec<Map<String, Value>>,
 }
 
-impl Ground {
+impl Setup {
     async fn start(
         version: &str,
         binary: &Path,
@@ -93,13 +93,13 @@ impl Ground {
 }
 
 /// Invalid certificates, presented by weir and by a nats-server. Each client must report the same error for both.
-struct Bad {
+struct BadCertificates {
     _weirs: Vec<Weir>,
     _servers: Vec<NatsServer>,
     cells: Vec<Map<String, Value>>,
 }
 
-impl Bad {
+impl BadCertificates {
     const WHY: [&str; 3] = ["expired", "other-host", "unknown-authority"];
 
     async fn start(authority: &Authority, stranger: &Authority) -> Self {
@@ -173,13 +173,13 @@ fn secure(own: &Issued, handshake_first: &str) -> String {
     format!("[listeners.tls]\n{}handshake_first = {handshake_first}\n", tls::pair(own))
 }
 
-async fn grounds(
+async fn setups(
     version: &'static str,
     binary: PathBuf,
     has_callout: bool,
     secrets: &mut Secrets,
     authority: &Authority,
-) -> Vec<Ground> {
+) -> Vec<Setup> {
     let nkey = KeyPair::new_user();
     let operator = Operator::with_accounts([-1]);
     let (creds, bearer) = (operator.account(0).user(), operator.account(0).bearer());
@@ -212,7 +212,7 @@ async fn grounds(
     let secured = secured.into_iter().map(|(first, cells)| (String::new(), secure(&own, first), cells, None));
     let start = plain.chain(secured).map(|(config, listener, cells, callout)| {
         let binary = binary.clone();
-        async move { Ground::start(version, &binary, (&config, &listener), cells, callout).await }
+        async move { Setup::start(version, &binary, (&config, &listener), cells, callout).await }
     });
     futures::future::join_all(start).await
 }
@@ -359,10 +359,10 @@ async fn every_client_logs_in_every_way_and_comes_back() {
     let _alone = installs::one_at_a_time().await;
     let mut all = Vec::new();
     for (version, binary, has_callout) in &versions {
-        all.extend(grounds(version, binary.clone(), *has_callout, &mut secrets, &authority).await);
+        all.extend(setups(version, binary.clone(), *has_callout, &mut secrets, &authority).await);
     }
-    let bad = Bad::start(&authority, &stranger).await;
-    let mut cells: Vec<_> = all.iter().flat_map(|ground| ground.cells.clone()).collect();
+    let bad = BadCertificates::start(&authority, &stranger).await;
+    let mut cells: Vec<_> = all.iter().flat_map(|setup| setup.cells.clone()).collect();
     cells.extend(bad.cells.clone());
     let [as_json, as_text] = ["cells.json", "cells.tsv"].map(|name| secrets.dir.path().join(name));
     std::fs::write(&as_json, serde_json::to_string(&cells).unwrap()).unwrap();
@@ -377,7 +377,7 @@ async fn every_client_logs_in_every_way_and_comes_back() {
     let ready = Arc::new(tokio::sync::Barrier::new(cells.len() + 1));
     let rust: Vec<_> = cells.iter().map(|cell| tokio::spawn(rust(cell.clone(), Arc::clone(&ready)))).collect();
     ready.wait().await;
-    futures::future::join_all(all.iter_mut().map(Ground::kill)).await;
+    futures::future::join_all(all.iter_mut().map(Setup::kill)).await;
 
     let mut table: BTreeMap<&str, Outcome> = BTreeMap::new();
     let mut output = String::new();
@@ -402,12 +402,12 @@ async fn every_client_logs_in_every_way_and_comes_back() {
     failed.extend(bad.compare(&table));
 
     // No output of clients, weir or its endpoints may contain a secret.
-    for ground in &all {
-        output += &ground.weir.log();
+    for setup in &all {
+        output += &setup.weir.log();
         for path in ["/metrics", "/healthz", "/varz", "/connz", "/accountz", "/storms", "/"] {
-            output += &http::get(&ground.weir.monitor, path).await.map(|(_, body)| body).unwrap_or_default();
+            output += &http::get(&setup.weir.monitor, path).await.map(|(_, body)| body).unwrap_or_default();
         }
-        assert!(!ground.weir.log().contains("panicked"), "{}", ground.weir.log());
+        assert!(!setup.weir.log().contains("panicked"), "{}", setup.weir.log());
     }
     for secret in &secrets.texts {
         assert!(!output.contains(secret.as_str()), "a secret has leaked: {secret}");

@@ -1,8 +1,9 @@
 //! weir's integration tests, one module for each subject: real nats-servers, a real weir and real clients on loopback.
 //!
 //! They are one binary, so that the harness (`tests/support`) and its dependencies are linked once. All tests therefore
-//! share one process. A test must not change what belongs to the process, such as its environment or its current folder,
-//! and must not count what belongs to the process: it reads descriptors and memory of a child process, by its pid.
+//! share one process. A test must not change what belongs to the process, such as its environment or its current
+//! folder, and must not count what belongs to the process: it reads descriptors and memory of a child process, by its
+//! pid.
 
 mod account_quota;
 mod accounts;

@@ -184,8 +184,8 @@ async fn one_who_signs_waits_for_the_place_that_becomes_free() {
     let held = "weir_held";
     let gone = eventually(PATIENCE, "one client is held", async || {
         let gone = RawClient::dial(&weir.address).await.unwrap();
-        // Negative check: after this time weir must not have refused the client. It refuses at a random moment, and then
-        // the next one is tried.
+        // Negative check: after this time weir must not have refused the client. It refuses at a random moment, and
+        // then the next one is tried.
         tokio::time::sleep(Duration::from_millis(50)).await;
         if weir.gauge(held).await == 1.0 { Ok(gone) } else { Err("gave up already, at random, or is not there yet") }
     })

@@ -10,7 +10,7 @@ use weir_testkit::*;
 
 const FULL: &str = "maximum connections exceeded";
 const UNKNOWN: &str = "Unknown Protocol Operation";
-const BELIEVED: &str = "handshake_timeout = \"30s\"\naccept_proxy_protocol_from = [\"127.0.0.0/8\"]";
+const TRUSTED_PROXIES: &str = "handshake_timeout = \"30s\"\naccept_proxy_protocol_from = [\"127.0.0.0/8\"]";
 
 fn v1(source: &str) -> Vec<u8> {
     let family = if source.contains(':') { "TCP6" } else { "TCP4" };
@@ -43,7 +43,7 @@ async fn addresses(server: &NatsServer) -> Vec<String> {
 async fn the_real_address_is_used_everywhere() {
     let server = NatsServer::start(ServerOptions::default()).await;
     let weir = WeirConfig::of_servers(&[&server])
-        .listener(BELIEVED)
+        .listener(TRUSTED_PROXIES)
         .admission("max_hold = \"19s\"\nrefusal_spread = \"100ms\"\n[admission.per_source]\nmax_connections = 2")
         .start()
         .await;
@@ -75,7 +75,7 @@ async fn the_real_address_is_used_everywhere() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_header_may_come_in_pieces_and_with_connect_behind_it() {
     let server = NatsServer::start(ServerOptions::default()).await;
-    let weir = WeirConfig::of_servers(&[&server]).listener(BELIEVED).start().await;
+    let weir = WeirConfig::of_servers(&[&server]).listener(TRUSTED_PROXIES).start().await;
     for header in [v1("192.0.2.7"), v2("192.0.2.7")] {
         let mut client = RawClient::dial(&weir.address).await.unwrap();
         for part in header.chunks(5) {
@@ -98,7 +98,7 @@ async fn a_header_may_come_in_pieces_and_with_connect_behind_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_header_gets_no_further() {
     let server = NatsServer::start(ServerOptions::default()).await;
-    let weir = WeirConfig::of_servers(&[&server]).listener(BELIEVED).start().await;
+    let weir = WeirConfig::of_servers(&[&server]).listener(TRUSTED_PROXIES).start().await;
     let long = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"[..], &[0; 5000]].concat();
     let endless = [b"PROXY TCP4 ", &[b'1'; 500][..]].concat();
     let connect = format!("{}PING\r\n", Login::nobody().connect_line()).into_bytes();
@@ -116,7 +116,7 @@ async fn what_is_no_header_gets_no_further() {
     weir.until("they are counted, and the probe", both).await;
     weir.assert_nothing_leaked().await;
     // The deadline also ends a client that has sent half a header, or none.
-    let weir = WeirConfig::of_servers(&[&server]).listener(&BELIEVED.replace("30s", "300ms")).start().await;
+    let weir = WeirConfig::of_servers(&[&server]).listener(&TRUSTED_PROXIES.replace("30s", "300ms")).start().await;
     for part in [&v2("192.0.2.1")[..20], b""] {
         let mut client = RawClient::dial(&weir.address).await.unwrap();
         client.send(part).await.unwrap();
@@ -130,7 +130,7 @@ async fn what_is_no_header_gets_no_further() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_sends_no_header_is_one_of_the_listeners_clients() {
     let server = NatsServer::start(ServerOptions::default()).await;
-    let few = format!("{BELIEVED}\nmax_clients = 2");
+    let few = format!("{TRUSTED_PROXIES}\nmax_clients = 2");
     let weir = WeirConfig::of_servers(&[&server]).listener(&few).start().await;
     let silent = eventually(PATIENCE, "the silent ones are there first", async || {
         let silent = futures::future::join_all([(); 2].map(|()| RawClient::dial(&weir.address))).await;
@@ -177,7 +177,7 @@ async fn servers_learn_the_real_address() {
     for config in ["accounts { A { users: [{user: a, password: p}] } }", &users] {
         let server = NatsServer::start(ServerOptions::default().with("proxy_protocol: true").with(config)).await;
         let believing =
-            WeirConfig::of_servers(&[&server]).listener(BELIEVED).cluster("proxy_protocol = true").start().await;
+            WeirConfig::of_servers(&[&server]).listener(TRUSTED_PROXIES).cluster("proxy_protocol = true").start().await;
         let mut logins = vec![Login::user("a", "p")];
         logins.extend((config == users).then(|| Login::nkey(&key)));
         let mut clients = Vec::new();
@@ -210,7 +210,8 @@ async fn the_src_limit_of_a_jwt_sees_the_real_address() {
     let operator = Operator::with_accounts([-1]);
     let config = operator.server_config();
     let server = NatsServer::start(ServerOptions::default().with("proxy_protocol: true").with(&config)).await;
-    let weir = WeirConfig::of_servers(&[&server]).listener(BELIEVED).cluster("proxy_protocol = true").start().await;
+    let weir =
+        WeirConfig::of_servers(&[&server]).listener(TRUSTED_PROXIES).cluster("proxy_protocol = true").start().await;
     let user = operator.account(0).limited_to("192.0.2.0/24");
     let login = Login::jwt(&user.jwt, &user.key);
     attempt(&weir, &v2("192.0.2.77"), &login).await.expect_in().round_trip().await.unwrap();

@@ -19,7 +19,7 @@ async fn connections_to_a_server_come_from_each_address_in_turn() {
         *from.entry(connection["ip"].as_str().unwrap().to_owned()).or_insert(0) += 1;
     }
     assert_eq!(from.keys().collect::<Vec<_>>(), ["127.0.0.2", "127.0.0.3"]);
-    // weir's own connection to read the server's INFO takes its turn too.
+    // weir's connection to read the server's INFO also uses one of the two addresses.
     assert!(from.values().all(|&n| (4..=6).contains(&n)), "{from:?}");
     drop(clients);
     weir.assert_nothing_leaked().await;

@@ -124,7 +124,7 @@ impl Callout {
                 most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
                 let (client, now, free) = (client.clone(), Arc::clone(&now), Arc::clone(&free));
                 tokio::spawn(async move {
-                    let _turn = free.acquire().await.expect("it is never closed");
+                    let _permit = free.acquire().await.expect("it is never closed");
                     tokio::time::sleep(takes).await;
                     now.fetch_sub(1, SeqCst);
                     client.publish(message.reply.expect("a reply subject"), answer.into()).await.expect("publish");

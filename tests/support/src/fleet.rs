@@ -79,7 +79,7 @@ impl Fleet {
         let members: Vec<_> = (0..n).map(|_| all.child_token()).collect();
         let mut tasks = JoinSet::new();
         for (i, stop) in members.iter().enumerate() {
-            tasks.spawn(live(address.to_owned(), login(i), habit, seen.clone(), stop.clone()));
+            tasks.spawn(run_client(address.to_owned(), login(i), habit, seen.clone(), stop.clone()));
         }
         Self { seen, all, members, tasks }
     }
@@ -160,13 +160,13 @@ impl Drop for Fleet {
     }
 }
 
-async fn live(address: String, login: Login, habit: Habit, seen: Arc<Seen>, stop: CancellationToken) {
-    let life = async {
+async fn run_client(address: String, login: Login, habit: Habit, seen: Arc<Seen>, stop: CancellationToken) {
+    let attempts = async {
         loop {
             seen.attempts.fetch_add(1, SeqCst);
             match RawClient::attempt(&address, &login, habit.timeout).await {
                 Attempt::In(client) => {
-                    let end = reside(client, &seen).await;
+                    let end = stay_connected(client, &seen).await;
                     seen.note(format!("established, then {end}"));
                 }
                 Attempt::Refused { text, end: End::Eof, .. } => seen.note(text),
@@ -182,11 +182,11 @@ async fn live(address: String, login: Login, habit: Habit, seen: Arc<Seen>, stop
             }
         }
     };
-    stop.run_until_cancelled(life).await;
+    stop.run_until_cancelled(attempts).await;
 }
 
 /// Stays connected until the connection ends; returns how it ended, with the `-ERR` texts of the other side.
-async fn reside(mut client: RawClient, seen: &Seen) -> String {
+async fn stay_connected(mut client: RawClient, seen: &Seen) -> String {
     struct Here<'a>(&'a Seen);
     impl Drop for Here<'_> {
         fn drop(&mut self) {

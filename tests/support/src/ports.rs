@@ -1,7 +1,7 @@
 //! Free ports for servers that must come back at the same address.
 //!
-//! They are below the range that the kernel takes client ports from, so that no outgoing connection of a test can take
-//! the port of a server that is down.
+//! The ports are below the range that the kernel takes client ports from, so that no outgoing connection of a test can
+//! take the port of a server that is down.
 
 use std::collections::HashSet;
 use std::net::TcpListener;
