@@ -4,6 +4,9 @@
 //! share one process. A test must not change what belongs to the process, such as its environment or its current
 //! folder, and must not count what belongs to the process: it reads descriptors and memory of a child process, by its
 //! pid.
+//!
+//! `scripts/test` runs two tests at a time, since one test may have three servers and some thousands of clients. Plain
+//! `cargo test` runs as many at a time as there are cores, unless `RUST_TEST_THREADS` says otherwise.
 
 mod account_quota;
 mod accounts;
