@@ -56,7 +56,7 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arriv
     // HTTPS is HTTP inside TLS.
     let stream = match client_tls::handshake(cx, tcp.into(), None).await {
         Ok(stream) => stream,
-        Err(lost) => return Err(lost.close(cx, None).await),
+        Err(lost) => return Err(lost.close(None).await),
     };
     let (stream, upgrade) = websocket_upgrade::read_request(cx, stream, web).await?;
     Ok(Arrived { stream, upgrade: Some(upgrade) })

@@ -33,17 +33,12 @@ impl Lost {
     }
 
     /// Closes what is left of it. `refused` is the reason of the accept check, if it said no.
-    pub async fn close(self, cx: &mut Context, refused: Option<Refusal>) -> End {
+    pub async fn close(self, refused: Option<Refusal>) -> End {
         let Self { stream, unfinished } = self;
         match (unfinished, refused) {
             // It was to be refused anyway, and there was no time to say so.
             (Unfinished::TlsBusy, Some(reason)) => End::Refused(reason),
-            (unfinished, _) => {
-                if let Unfinished::Tls(err) = &unfinished {
-                    cx.log.tls = Some(err.to_string().into());
-                }
-                close_unfinished(stream, unfinished, Phase::Preface).await
-            }
+            (unfinished, _) => close_unfinished(stream, unfinished, Phase::Preface).await,
         }
     }
 }

@@ -36,8 +36,6 @@ pub(super) struct LogFields {
     pub name: Option<Box<str>>,
     pub lang: Option<Box<str>>,
     pub server: Option<Arc<Server>>,
-    /// Why TLS with the client failed.
-    pub tls: Option<Box<str>>,
     /// Whether the client was held in the queue.
     pub waited: bool,
 }
@@ -51,6 +49,8 @@ pub(super) enum End {
     Refused(Refusal),
     /// One side closed.
     Closed(Close),
+    /// TLS with the client failed, and why.
+    TlsFailed(Phase, Box<str>),
 }
 
 impl End {
@@ -118,6 +118,7 @@ impl Context {
     /// Counts and logs an end, once.
     pub fn finish(&self, end: End, totals: Totals) {
         let Self { shared, log, .. } = self;
+        let mut tls = None;
         let (outcome, party, phase, reason) = match end {
             End::Probe => {
                 shared.counters.probes.fetch_add(1, Relaxed);
@@ -131,12 +132,10 @@ impl Context {
                 }
                 ("refused", Party::Weir.name(), "", reason.name())
             }
-            End::Closed(close) => {
-                shared.counters.close(close);
-                if log.waited && close.phase == Phase::Hold {
-                    self.record_fate(Fate::Left);
-                }
-                ("closed", close.party.name(), close.phase.name(), close.cause.name())
+            End::Closed(close) => self.count_close(close),
+            End::TlsFailed(phase, why) => {
+                tls = Some(why);
+                self.count_close(Close { party: Party::Downstream, phase, cause: Cause::Tls })
             }
         };
         debug!(
@@ -149,11 +148,20 @@ impl Context {
             name = log.name,
             lang = log.lang,
             server = log.server.as_deref().map(Server::name),
-            tls = log.tls,
+            tls,
             lived = ?self.accepted.elapsed(),
             bytes_up = totals.bytes_up,
             bytes_down = totals.bytes_down,
             "{outcome}"
         );
+    }
+
+    /// Counts a close, and says how the log tells of it.
+    fn count_close(&self, close: Close) -> (&'static str, &'static str, &'static str, &'static str) {
+        self.shared.counters.close(close);
+        if self.log.waited && close.phase == Phase::Hold {
+            self.record_fate(Fate::Left);
+        }
+        ("closed", close.party.name(), close.phase.name(), close.cause.name())
     }
 }

@@ -36,20 +36,23 @@ impl<C: Side, S: Side> Established<C, S> {
     }
 
     /// Relays until one side ends, and closes both.
-    pub async fn relay(mut self: Box<Self>, cx: &Context) -> (End, Totals) {
+    // Not an `async fn`, whose future would hold each argument twice.
+    pub fn relay(mut self: Box<Self>, cx: &Context) -> impl Future<Output = (End, Totals)> {
         let began = Instant::now();
-        let ended = self.relay.run(self.registered.handle()).await;
-        if let Some(client) = cx.log.client {
-            cx.shared.admission.session_ended(client, began.elapsed(), now());
-        }
-        let totals = match self.ends_at_once(ended) {
-            Some(totals) => {
-                drop(self);
-                totals
+        async move {
+            let ended = self.relay.run(self.registered.handle()).await;
+            if let Some(client) = cx.log.client {
+                cx.shared.admission.session_ended(client, began.elapsed(), now());
             }
-            None => Box::pin(self.close(cx, ended)).await,
-        };
-        (End::closed(ended.party, Phase::Relay, ended.cause), totals)
+            let totals = match self.ends_at_once(ended) {
+                Some(totals) => {
+                    drop(self);
+                    totals
+                }
+                None => Box::pin(self.close(cx, ended)).await,
+            };
+            (End::closed(ended.party, Phase::Relay, ended.cause), totals)
+        }
     }
 
     /// Closes a session at once, whoever has ended it: its login was not over.

@@ -57,7 +57,7 @@ impl Accepted {
         let stream = match (&upgrade, refused) {
             (None, _) => match client_tls::handshake_first(cx, stream, refused).await {
                 Ok(stream) => stream,
-                Err(lost) => return Err(lost.close(cx, refused).await),
+                Err(lost) => return Err(lost.close(refused).await),
             },
             (Some(upgrade), None) => websocket_upgrade::accept(stream, upgrade).await?,
             (Some(_), Some(reason)) => {
@@ -77,7 +77,7 @@ impl Accepted {
                     true => dial_first.recycle(cx).await,
                     false => dial_first.close().await,
                 }
-                return Err(lost.close(cx, refused).await);
+                return Err(lost.close(refused).await);
             }
         };
         let mut downstream = Downstream { stream, connect, preface, entry: entry.ok(), refusing };

@@ -5,7 +5,7 @@ use tracing::debug;
 
 use crate::{
     net::{linger, stream::Stream, timer::sleep_until},
-    outcome::{Cause, Party, Phase, Refusal},
+    outcome::{Phase, Refusal},
     protocol::{
         client_preface::{Preface, PrefaceError},
         refusal,
@@ -97,7 +97,7 @@ pub(super) async fn close_unfinished(stream: impl Into<Option<Stream>>, unfinish
     let (words, reason) = match unfinished {
         Unfinished::Probe => return End::Probe,
         Unfinished::Gone => return End::left(phase),
-        Unfinished::Tls(_) => return End::closed(Party::Downstream, phase, Cause::Tls),
+        Unfinished::Tls(err) => return End::TlsFailed(phase, err.to_string().into()),
         Unfinished::TlsBusy => return End::Refused(Refusal::TlsBusy),
         Unfinished::TimedOut => (refusal::line(Refusal::HandshakeTimeout), Refusal::HandshakeTimeout),
         Unfinished::NotTls => (refusal::TLS_REQUIRED_LINE, Refusal::Protocol),
