@@ -12,8 +12,8 @@ use std::{
 
 use divan::{Bencher, black_box};
 use governor::clock::DefaultClock;
-use weir::{
-    admission::{self, AccountLimits, Admission, Applicant, Gate, Pass, Quota, Rate, Return, Verdict, Waiter},
+use weir::internals::{
+    admission::{self, AccountLimits, Admission, Client, Limit, Pass, Quota, Rate, Return, Verdict, Waiter},
     identity::{ClientKey, Credential, Keys},
     upstream::{Haste, Placement, Servers, placement},
 };
@@ -84,11 +84,11 @@ fn client() -> ClientKey {
     keys.client(SOURCE, keys.credential(Credential::User("alice")), Some("orders"))
 }
 
-fn applicant(account: &Arc<str>, client: ClientKey, now: Instant) -> Applicant {
-    Applicant {
-        persona: Default::default(),
+fn applicant(account: &Arc<str>, client: ClientKey, now: Instant) -> Client {
+    Client {
+        quota_identity: Default::default(),
         account: Arc::clone(account),
-        client,
+        key: client,
         hold_until: now + Duration::from_millis(1500),
         answer_by: now + Duration::from_millis(1900),
         returns: Return::Unknown,
@@ -97,7 +97,7 @@ fn applicant(account: &Arc<str>, client: ClientKey, now: Instant) -> Applicant {
 
 #[divan::bench]
 fn accept_door_admits(bencher: Bencher<'_, '_>) {
-    let (doors, gate, now) = (doors(no_limit(), no_limit(), servers(3, 10_000)), Gate::new(65_536), Instant::now());
+    let (doors, gate, now) = (doors(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
     bencher.bench_local(|| doors.at_accept(&gate, black_box(SOURCE), now).is_ok());
 }
 
@@ -108,13 +108,13 @@ fn accept_door_admits_by_source(bencher: Bencher<'_, '_>) {
         max_connections: Some(1000),
         rate: NonZeroU32::new(1_000_000).map(|most| Rate { per_second: most, burst: most }),
     };
-    let (doors, gate, now) = (doors(quota, no_limit(), servers(3, 10_000)), Gate::new(65_536), Instant::now());
+    let (doors, gate, now) = (doors(quota, no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
     bencher.bench_local(|| doors.at_accept(&gate, black_box(SOURCE), now).is_ok());
 }
 
 #[divan::bench]
 fn accept_door_refuses(bencher: Bencher<'_, '_>) {
-    let (doors, gate, now) = (doors(no_limit(), no_limit(), servers(3, 10_000)), Gate::new(0), Instant::now());
+    let (doors, gate, now) = (doors(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(0), Instant::now());
     bencher.bench_local(|| doors.at_accept(&gate, black_box(SOURCE), now).is_err());
 }
 

@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use weir::protocol::connect::Connect;
-use weir::protocol::control_line::{LineScanner, client_line};
-use weir::protocol::info::{Greeting, Info};
-use weir::protocol::op::{Capture, ClientFraming, ServerFraming};
+use weir::internals::protocol::connect::Connect;
+use weir::internals::protocol::control_line::{LineScanner, client_line};
+use weir::internals::protocol::info::{Greeting, Info};
+use weir::internals::protocol::op::{Capture, ClientFraming, ServerFraming};
 
 #[path = "samples/words.rs"]
 mod samples;

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use weir::{
+use weir::internals::{
     protocol::{
         connect::Connect,
         info::{Greeting, Info},

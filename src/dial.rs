@@ -9,14 +9,12 @@ use tokio::{
 };
 
 use crate::{
-    clock::timeout_at,
+    net::{socket, stream::Stream, timer::timeout_at},
     protocol::{
         MAX_INFO_LINE, PONG,
         control_line::{LineScanner, ServerLine, server_line},
         info::Info,
     },
-    socket,
-    stream::Stream,
     tls::Connector,
     upstream::Server,
 };
@@ -292,11 +290,6 @@ const ERR_FULL: &[u8] = b"-ERR 'maximum connections exceeded'";
 /// Whether these are a full server's words.
 pub fn says_full(bytes: &[u8]) -> bool {
     bytes.get(..ERR_FULL.len()).is_some_and(|word| word.eq_ignore_ascii_case(ERR_FULL))
-}
-
-/// Whether this is the line of a server that did not get a CONNECT in time.
-pub fn says_too_late(line: &[u8]) -> bool {
-    matches!(server_line(line), ServerLine::Err(text) if text.eq_ignore_ascii_case(b"authentication timeout"))
 }
 
 fn is_full(text: &[u8]) -> bool {

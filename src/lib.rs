@@ -1,47 +1,54 @@
 //! weir: one address in front of a NATS cluster that keeps it alive.
 //!
-//! The path of a client, top to bottom, is [`session`]: accept → door → preface → door → dial → relay → close.
-//! The floors below it, lowest first; a file imports any lower floor and never a higher one (`tests/floors.rs` checks it):
+//! The path of a client, top to bottom, is [`session`]. The floors below it, lowest first; a file imports any lower floor and
+//! never a higher one:
 //!
-//! - F0 words: [`protocol`], [`close`]. Bytes in, values out; no clock, socket, log or lock.
-//! - F1 decisions: [`identity`], [`admission`], [`upstream`]. `now` goes in, a verdict comes out.
-//! - F2 verbs: one file, one thing done with sockets; [`session`] strings them together.
-//! - F3 assembly: [`config`], [`metrics`], [`http`], [`server`], [`cli`], and the tools in [`storm`].
+//! - words: [`protocol`], [`outcome`], [`client_library`]. Bytes and values; no clock, socket, log or lock.
+//! - decisions: [`identity`], [`admission`], [`upstream`]. `now` goes in, a verdict comes out.
+//! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`]. tokio lives here.
+//! - assembly: [`config`], [`telemetry`], [`admin`], [`server`], [`cli`], and the tools in [`storm`].
 
-pub mod close;
-pub mod protocol;
-
-pub mod admission;
-pub mod identity;
-pub mod upstream;
-
-pub mod clock;
-pub mod dial;
-pub mod drain;
-pub mod farewell;
-pub mod flight;
-pub mod greeting;
-pub mod listener;
-pub mod monitor;
-pub mod preface;
-pub mod proxied;
-pub mod proxy_key;
-pub mod relay;
-pub mod session;
-pub mod sessions;
-pub mod socket;
-pub mod stream;
-pub mod tally;
-pub mod tls;
-pub mod turn;
-pub mod websocket;
-
+mod admin;
+mod admission;
+mod advertised_info;
 pub mod cli;
-pub mod config;
-pub mod http;
-pub mod kernel;
-pub mod limits;
-pub mod logging;
-pub mod metrics;
-pub mod server;
-pub mod storm;
+mod client_library;
+mod cluster;
+mod config;
+mod dial;
+mod dispatch;
+mod identity;
+mod net;
+mod outcome;
+mod protocol;
+mod relay;
+mod server;
+mod session;
+mod storm;
+mod telemetry;
+mod tls;
+mod upstream;
+
+/// What the fuzz targets, benchmarks and tests of this repository use. Not an interface: it changes without notice.
+#[doc(hidden)]
+pub mod internals {
+    pub mod admission {
+        pub use crate::admission::{
+            AccountLimits, Admission, Client, Limit, Params, Pass, Quota, QuotaIdentity, Rate, Return, Verdict, Waiter,
+        };
+    }
+    pub mod config {
+        pub use crate::config::{Config, ServerArg};
+    }
+    pub mod identity {
+        pub use crate::identity::{ClientKey, Credential, Keys};
+    }
+    pub mod protocol {
+        pub use crate::protocol::{
+            MAX_PIPELINED, client_preface, connect, control_line, info, op, proxy_header, websocket,
+        };
+    }
+    pub mod upstream {
+        pub use crate::upstream::{Compatibility, Haste, Params, Placement, Reserve, ServerParams, Servers, placement};
+    }
+}

@@ -3,7 +3,7 @@ mod support;
 
 use std::time::Duration;
 
-use ::weir::protocol::proxy_header;
+use ::weir::internals::protocol::proxy_header;
 use serde_json::Value;
 use support::client::{End, Op};
 use support::operator::Operator;

@@ -89,7 +89,7 @@ impl Scene {
              [[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 100\n[listeners.tls]\n{tls}\
              [[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 1\n\
              [monitor]\nlisten = \"127.0.0.1:0\"\n\
-             [cluster]\npoll_interval = \"200ms\"\ndial_ahead = 1\n\
+             [cluster]\npoll_interval = \"200ms\"\n\
              [[cluster.servers]]\nname = \"n1\"\naddress = {:?}\nmonitor = \"http://{}\"\n\
              [admission]\nrate = 1000\nrefusal_spread = \"0s\"\n\
              [admission.per_source]\nmax_connections = 1\nwarn_only = true\n\
@@ -385,4 +385,32 @@ fn links_lead_somewhere_and_every_page_is_listed() {
     let missing: Vec<_> =
         pages.filter(|page| page != "SUMMARY.md" && !summary.contains(&format!("({page})"))).collect();
     assert!(missing.is_empty(), "not in docs/SUMMARY.md: {missing:?}");
+}
+
+/// Files and folders of the source are named as they are; in ARCHITECTURE.md also below `src`. What is dated stays as it was.
+#[test]
+fn paths_that_documents_name_exist() {
+    let (mut wrong, mut looked_at) = (Vec::new(), 0);
+    let is_dated = |path: &Path| ["measurements", "decisions", "CHANGELOG"].iter().any(|part| holds(path, part));
+    for document in documents().into_iter().filter(|path| !is_dated(path)) {
+        let text = fs::read_to_string(&document).expect("a document");
+        for code in text.split('`').skip(1).step_by(2) {
+            let of_source = ["src/", "tests/", "scripts/", "examples/", "fuzz/"].iter().any(|at| code.starts_with(at));
+            let below_src = holds(&document, "ARCHITECTURE") && (code.ends_with(".rs") || code.ends_with('/'));
+            let is_path = code.chars().all(|c| c.is_ascii_alphanumeric() || "/_.-".contains(c));
+            if !is_path || !(of_source || below_src) {
+                continue;
+            }
+            looked_at += 1;
+            if ![project(), project().join("src")].iter().any(|root| root.join(code).exists()) {
+                wrong.push(format!("{}: {code}", document.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "paths that are not there:\n{}", wrong.join("\n"));
+    assert!(looked_at > 30, "looked at {looked_at} paths only");
+}
+
+fn holds(path: &Path, part: &str) -> bool {
+    path.strip_prefix(project()).is_ok_and(|inside| inside.to_string_lossy().contains(part))
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use weir::upstream::{
+use weir::internals::upstream::{
     self, Reserve, ServerParams, Servers,
     placement::{Rank, View},
 };
@@ -35,9 +35,8 @@ pub(crate) fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
         warn_at: 0.8,
         slow_start: Duration::ZERO,
         close_spread: Duration::from_secs(2),
-        wants: upstream::Wants::default(),
+        compatibility: upstream::Compatibility::default(),
         source_addresses: Vec::new(),
-        dial_ahead: 0,
         servers: (0..count).map(one).collect(),
     }))
 }

@@ -1,6 +1,6 @@
 //! What clients and servers say, as `benches/protocol.rs` and `examples/bench_instructions.rs` measure it.
 
-use weir::protocol::info::Rewrite;
+use weir::internals::protocol::info::Rewrite;
 
 /// A client library's CONNECT.
 pub(crate) const CONNECT: &[u8] = br#"{"verbose":false,"pedantic":false,"jwt":null,"nkey":null,"sig":null,"name":"orders","echo":true,"lang":"rust","version":"0.51.0","protocol":1,"tls_required":false,"user":"alice","pass":"wonderland","auth_token":null,"headers":true,"no_responders":true}"#;

@@ -3,13 +3,13 @@
 use std::net::Ipv4Addr;
 
 use serde::de::IgnoredAny;
-use weir::protocol::connect::{Connect, ConnectError};
-use weir::protocol::control_line::{ClientLine, LineScanner, TooLong, client_line, server_line};
-use weir::protocol::info::{Info, Rewrite};
-use weir::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
-use weir::protocol::preface::Preface;
-use weir::protocol::websocket::decode::{Decoder, Violation};
-use weir::protocol::websocket::{Pieces, Terms, Tools, encode, upgrade::Rules};
+use weir::internals::protocol::connect::{Connect, ConnectError};
+use weir::internals::protocol::control_line::{ClientLine, LineScanner, TooLong, client_line, server_line};
+use weir::internals::protocol::info::{Info, Rewrite};
+use weir::internals::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
+use weir::internals::protocol::client_preface::Preface;
+use weir::internals::protocol::websocket::decode::{Decoder, Violation};
+use weir::internals::protocol::websocket::{Pieces, Terms, Tools, encode, upgrade::Rules};
 
 /// Lines are found the same however they arrive, and are bounded.
 pub fn control_line(data: &[u8]) {
@@ -189,7 +189,7 @@ pub fn preface(data: &[u8]) {
         }
         let ping = connect.is_some() && preface.take_ping();
         let rest = preface.into_pipelined();
-        assert!(rest.len() <= weir::protocol::MAX_PIPELINED);
+        assert!(rest.len() <= weir::internals::protocol::MAX_PIPELINED);
         Ok((connect, ping, rest))
     };
     let whole = play(&mut std::iter::once(data));

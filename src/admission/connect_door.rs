@@ -12,27 +12,26 @@ use std::{
 
 use governor::clock::Clock;
 
-use super::{
-    AccountSlot, Admission, Persona, Return,
-    hold::{Held, Ticket, Waiter},
-    patience,
-    sources::Source,
-};
 use crate::{
-    close::Refusal,
+    admission::{
+        AccountSlot, Admission, QuotaIdentity, Return, deadlines,
+        queue::{Held, Ticket, Waiter},
+        quota::sources::Source,
+    },
     identity::ClientKey,
+    outcome::Refusal,
     upstream::{Haste, Placement, Slot},
 };
 
 /// Who asks.
 #[derive(Debug)]
-pub struct Applicant {
+pub struct Client {
     /// The account it belongs to, as far as known.
     pub account: Arc<str>,
     /// Who it is across reconnects.
-    pub client: ClientKey,
+    pub key: ClientKey,
     /// Who it is to quotas by user and name.
-    pub persona: Persona,
+    pub quota_identity: QuotaIdentity,
     /// How long it may wait.
     pub hold_until: Instant,
     /// When it must have its PONG.
@@ -41,10 +40,10 @@ pub struct Applicant {
     pub returns: Return,
 }
 
-impl Applicant {
+impl Client {
     /// Its last moment for a turn, by what logins of its account take now.
     fn last_turn<C: Clock>(&self, account: &AccountSlot<C>) -> Instant {
-        patience::last_turn(self.hold_until, self.answer_by, account.account().login_takes())
+        deadlines::last_turn(self.hold_until, self.answer_by, account.account().login_takes())
     }
 }
 
@@ -85,7 +84,7 @@ pub enum Verdict<C: Clock> {
 pub struct Booking<W, C: Clock> {
     /// When it comes.
     pub at: Instant,
-    applicant: Applicant,
+    client: Client,
     account: AccountSlot<C>,
     waiter: W,
     _counted: Delay,
@@ -111,7 +110,7 @@ impl Drop for Delay {
 }
 
 /// Why a client cannot go in this moment.
-pub(super) enum Blocked {
+pub enum Blocked {
     /// Its account opens connections too fast.
     AccountRate,
     /// There is room, but the pace, a busy server or those who came before do not allow it yet.
@@ -127,7 +126,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// There is no verdict yet: a rate by user or name has a token for it later. [`Admission::at_its_time`] is to be asked then.
     pub fn at_connect(
         &self,
-        applicant: Applicant,
+        client: Client,
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
@@ -135,33 +134,33 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if self.is_draining() {
             return Ok(Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None });
         }
-        let account = match self.enter_quotas(&applicant, now, applicant.hold_until) {
+        let account = match self.enter_quotas(&client, now, client.hold_until) {
             Ok(account) => account,
-            Err(reason) => return Ok(self.refuse_later(reason, &applicant, now, rng)),
+            Err(reason) => return Ok(self.refuse_later(reason, &client, now, rng)),
         };
         match account.also().ready_at() {
             None => {}
             Some(_) if !self.may_wait(account.account().has_priority()) => {
-                return Ok(self.refuse_now(Refusal::QueueFull, &applicant, now));
+                return Ok(self.refuse_now(Refusal::QueueFull, &client, now));
             }
             Some(at) => {
                 let _counted = Delay::new(&self.booked);
-                return Err(Box::new(Booking { at, applicant, account, waiter: waiter(), _counted }));
+                return Err(Box::new(Booking { at, client, account, waiter: waiter(), _counted }));
             }
         }
-        let by_lane = || self.servers.is_system_account(&applicant.account);
-        Ok(self.ask(account, &applicant, by_lane, now, rng, waiter))
+        let by_lane = || self.servers.is_system_account(&client.account);
+        Ok(self.ask(account, &client, by_lane, now, rng, waiter))
     }
 
     /// The verdict on a client that has waited for its token.
     pub fn at_its_time(&self, booking: Booking<W, C>, now: Instant, rng: &mut fastrand::Rng) -> Verdict<C> {
-        let Booking { applicant, account, waiter, _counted, .. } = booking;
+        let Booking { client, account, waiter, _counted, .. } = booking;
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
         account.also().redeem();
-        let by_lane = || self.servers.is_system_account(&applicant.account);
-        self.ask(account, &applicant, by_lane, now, rng, || waiter)
+        let by_lane = || self.servers.is_system_account(&client.account);
+        self.ask(account, &client, by_lane, now, rng, || waiter)
     }
 
     /// The verdict on a client that has said nothing yet, in front of servers that are dialled before it does. Where it may
@@ -178,37 +177,37 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     ) -> Verdict<C> {
         let lane = Source::from(source).lane();
         // What its login takes is not known before its account is; patience has left time for it.
-        let answer_by = hold_until + patience::UNKNOWN_LOGIN;
-        let (account, persona) = (Arc::clone(&lane), Persona::default());
-        let applicant = Applicant { account, client, persona, hold_until, answer_by, returns: Return::Unknown };
+        let answer_by = hold_until + deadlines::UNKNOWN_LOGIN;
+        let (account, quota_identity) = (Arc::clone(&lane), QuotaIdentity::default());
+        let client = Client { account, key: client, quota_identity, hold_until, answer_by, returns: Return::Unknown };
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
         let by_lane = || self.lane.is_likely(source, now);
-        self.ask(AccountSlot::of_nobody(lane), &applicant, by_lane, now, rng, waiter)
+        self.ask(AccountSlot::of_nobody(lane), &client, by_lane, now, rng, waiter)
     }
 
     /// The connect door for a client that holds a server's slot already: quota and rate of its account.
     ///
     /// # Errors
     /// The reason to refuse with; nothing is taken then.
-    pub fn enter_account(&self, applicant: &Applicant, now: Instant) -> Result<AccountSlot<C>, Refusal> {
+    pub fn enter_account(&self, client: &Client, now: Instant) -> Result<AccountSlot<C>, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
-        let account = self.enter_quotas(applicant, now, now)?;
+        let account = self.enter_quotas(client, now, now)?;
         if !account.account().take_token() {
             return Err(Refusal::AccountRate);
         }
-        self.seniority.admitted(applicant.client);
+        self.client_history.admitted(client.key);
         Ok(account)
     }
 
     /// Slots in every quota that a client falls under; its token of a rate by user or name may come until `latest`.
-    fn enter_quotas(&self, applicant: &Applicant, now: Instant, latest: Instant) -> Result<AccountSlot<C>, Refusal> {
-        let account = self.accounts.enter(&applicant.account, now).map_err(|_| Refusal::AccountQuota)?;
-        let latest = latest.min(applicant.last_turn(&account)).max(now);
-        let also = self.patterns.enter(&applicant.persona, now, latest, &self.warned)?;
+    fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot<C>, Refusal> {
+        let account = self.accounts.enter(&client.account, now).map_err(|_| Refusal::AccountQuota)?;
+        let latest = latest.min(client.last_turn(&account)).max(now);
+        let also = self.patterns.enter(&client.quota_identity, now, latest, &self.warned)?;
         Ok(account.holding(also))
     }
 
@@ -216,7 +215,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     fn ask(
         &self,
         mut account: AccountSlot<C>,
-        applicant: &Applicant,
+        client: &Client,
         by_lane: impl FnOnce() -> bool,
         now: Instant,
         rng: &mut fastrand::Rng,
@@ -227,7 +226,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         let blocked = if self.held() == 0 {
             match self.try_admit(&mut account, &mut account_paid, now, rng) {
                 Ok(server) => {
-                    self.seniority.admitted(applicant.client);
+                    self.client_history.admitted(client.key);
                     return Verdict::Admit(Pass { server, account });
                 }
                 Err(blocked) => blocked,
@@ -240,22 +239,23 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         {
             return Verdict::Admit(Pass { server, account });
         }
-        let &Applicant { client, hold_until, answer_by, returns, .. } = applicant;
-        let last_turn = applicant.last_turn(&account);
+        let last_turn = client.last_turn(&account);
         if now >= last_turn {
-            return self.refuse_now(self.reason(&blocked, now), applicant, now);
+            return self.refuse_now(self.reason(&blocked, now), client, now);
         }
         if !self.may_wait(account.account().has_priority()) {
-            return self.refuse_now(Refusal::QueueFull, applicant, now);
+            return self.refuse_now(Refusal::QueueFull, client, now);
         }
-        let standing = self.seniority.standing(applicant.client, now);
+        let standing = self.client_history.standing(client.key, now);
         let waiter = waiter();
-        let held = Held { waiter, account, account_paid, hold_until, answer_by, client, returns, appointment: None };
+        let &Client { key, hold_until, answer_by, returns, .. } = client;
+        let held =
+            Held { waiter, account, account_paid, hold_until, answer_by, client: key, returns, appointment: None };
         let mut waiting = self.waiting();
         let ticket = waiting.queue.push(held, standing);
         self.held.store(waiting.queue.len(), Relaxed);
         drop(waiting);
-        Verdict::Hold { ticket, look_again: self.first_look(&blocked, returns, last_turn, now, rng) }
+        Verdict::Hold { ticket, look_again: self.first_look(&blocked, client.returns, last_turn, now, rng) }
     }
 
     fn try_admit(
@@ -289,7 +289,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if self.held() >= self.servers.headroom(now) as usize { Blocked::Full } else { Blocked::NotYet }
     }
 
-    pub(super) fn reason(&self, blocked: &Blocked, now: Instant) -> Refusal {
+    /// The reason that a client is told when `blocked` keeps it out.
+    pub fn reason(&self, blocked: &Blocked, now: Instant) -> Refusal {
         match blocked {
             Blocked::AccountRate => Refusal::AccountRate,
             _ if !self.servers.has_headroom(now) => Refusal::ServerCapacity,
@@ -298,19 +299,13 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         }
     }
 
-    fn refuse_now(&self, reason: Refusal, applicant: &Applicant, now: Instant) -> Verdict<C> {
-        self.seniority.refused(applicant.client, now);
+    fn refuse_now(&self, reason: Refusal, client: &Client, now: Instant) -> Verdict<C> {
+        self.client_history.refused(client.key, now);
         Verdict::Refuse { reason, at: now, delay: None }
     }
 
-    fn refuse_later(
-        &self,
-        reason: Refusal,
-        applicant: &Applicant,
-        now: Instant,
-        rng: &mut fastrand::Rng,
-    ) -> Verdict<C> {
-        let (at, delay) = self.turn_away(reason, applicant, now, rng);
+    fn refuse_later(&self, reason: Refusal, client: &Client, now: Instant, rng: &mut fastrand::Rng) -> Verdict<C> {
+        let (at, delay) = self.turn_away(reason, client, now, rng);
         Verdict::Refuse { reason, at, delay }
     }
 
@@ -318,15 +313,15 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     pub fn turn_away(
         &self,
         reason: Refusal,
-        applicant: &Applicant,
+        client: &Client,
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> (Instant, Option<Delay>) {
-        self.seniority.refused(applicant.client, now);
+        self.client_history.refused(client.key, now);
         if reason == Refusal::Draining || !self.may_wait(false) {
             return (now, None);
         }
-        let at = self.moment_to_refuse(reason, applicant.hold_until, now, rng);
+        let at = self.moment_to_refuse(reason, client.hold_until, now, rng);
         (at, Some(Delay::new(&self.delayed)))
     }
 

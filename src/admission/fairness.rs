@@ -4,12 +4,12 @@ use std::{collections::HashMap, time::Duration};
 
 use governor::clock::FakeRelativeClock;
 
-use super::*;
 use crate::{
     identity::ClientKey,
-    upstream::{self, Reserve, ServerParams, floor::Since},
+    upstream::{self, Reserve, ServerParams, concurrency::baseline::Since},
 };
 
+use super::*;
 const SEEDS: u64 = 100;
 const TURNS: usize = 600;
 /// Of each storming account: enough to wait until the end.
@@ -25,10 +25,10 @@ impl Waiter for Waits {
     }
 }
 
-type Doors = Admission<Waits, FakeRelativeClock>;
+type AnyAdmission = Admission<Waits, FakeRelativeClock>;
 
 /// Servers of which nothing is known.
-pub(super) fn unknown_servers(servers: usize) -> Arc<Servers> {
+pub fn unknown_servers(servers: usize) -> Arc<Servers> {
     let server = |n| ServerParams { name: None, address: format!("n{n}:4222"), monitor: None, max_connections: None };
     let cluster = upstream::Params {
         system: false,
@@ -37,16 +37,15 @@ pub(super) fn unknown_servers(servers: usize) -> Arc<Servers> {
         warn_at: 0.8,
         slow_start: Duration::ZERO,
         close_spread: Duration::ZERO,
-        wants: upstream::Wants::default(),
+        compatibility: upstream::Compatibility::default(),
         source_addresses: Vec::new(),
-        dial_ahead: 0,
         servers: (0..servers).map(server).collect(),
     };
     Arc::new(Servers::new(&cluster))
 }
 
-/// Doors that stop nobody.
-pub(super) fn wide_open() -> Params {
+/// AnyAdmission that stop nobody.
+pub fn wide_open() -> Params {
     Params {
         pace: None,
         max_held: usize::MAX,
@@ -62,18 +61,18 @@ pub(super) fn wide_open() -> Params {
     }
 }
 
-fn doors(weights: &[u32], servers: usize) -> Doors {
+fn admission(weights: &[u32], servers: usize) -> AnyAdmission {
     let weighted = |(n, weight): (usize, &u32)| {
         let weight = NonZeroU32::new(*weight).unwrap();
         (n.to_string(), AccountLimits { weight, ..AccountLimits::default() })
     };
     let params = Params { accounts: weights.iter().enumerate().map(weighted).collect(), ..wide_open() };
-    Doors::new(&params, unknown_servers(servers), FakeRelativeClock::default())
+    AnyAdmission::new(&params, unknown_servers(servers), FakeRelativeClock::default())
 }
 
 /// What has happened in a storm.
 struct Storm {
-    doors: Doors,
+    admission: AnyAdmission,
     rng: fastrand::Rng,
     now: Instant,
     clients: u64,
@@ -82,11 +81,11 @@ struct Storm {
     turns: Vec<usize>,
 }
 
-fn applicant(account: &str, client: u64, now: Instant) -> Applicant {
-    Applicant {
+fn client(account: &str, client: u64, now: Instant) -> Client {
+    Client {
         account: account.into(),
-        client: ClientKey::from_raw(client),
-        persona: Persona::default(),
+        key: ClientKey::from_raw(client),
+        quota_identity: QuotaIdentity::default(),
         hold_until: now + Duration::from_secs(3600),
         answer_by: now + Duration::from_secs(3601),
         returns: Return::Unknown,
@@ -94,15 +93,15 @@ fn applicant(account: &str, client: u64, now: Instant) -> Applicant {
 }
 
 impl Storm {
-    fn new(doors: Doors, rng: fastrand::Rng) -> Self {
-        Self { doors, rng, now: Instant::now(), clients: 0, under_way: Vec::new(), turns: Vec::new() }
+    fn new(admission: AnyAdmission, rng: fastrand::Rng) -> Self {
+        Self { admission, rng, now: Instant::now(), clients: 0, under_way: Vec::new(), turns: Vec::new() }
     }
 
     fn arrives(&mut self, account: usize) {
         self.clients += 1;
         let name = if account == QUIET { "quiet".to_owned() } else { account.to_string() };
-        let applicant = applicant(&name, self.clients, self.now);
-        match self.doors.at_connect(applicant, self.now, &mut self.rng, || Waits(account)) {
+        let client = client(&name, self.clients, self.now);
+        match self.admission.at_connect(client, self.now, &mut self.rng, || Waits(account)) {
             Ok(Verdict::Admit(pass)) => self.under_way.push(pass),
             Ok(Verdict::Hold { .. }) => {}
             Ok(Verdict::Refuse { reason, .. }) => panic!("{reason:?}"),
@@ -115,9 +114,9 @@ impl Storm {
         self.now += Duration::from_micros(self.rng.u64(100..20_000));
         let mut over = self.under_way.swap_remove(self.rng.usize(0..self.under_way.len()));
         let took = Duration::from_millis(self.rng.u64(2..60));
-        self.doors.handshake_finished(&mut over, took, Since::Dial, Duration::ZERO, self.now);
+        self.admission.handshake_finished(&mut over, took, Since::Dial, Duration::ZERO, self.now);
         let mut turns = Vec::new();
-        self.doors.release(self.now, &mut self.rng, &mut turns);
+        self.admission.release(self.now, &mut self.rng, &mut turns);
         for (Waits(account), pass) in turns {
             self.turns.push(account);
             self.under_way.push(pass);
@@ -130,8 +129,8 @@ fn nobody_waits_for_another_accounts_storm() {
     for seed in 0..SEEDS {
         let mut rng = fastrand::Rng::with_seed(seed);
         let weights: Vec<u32> = (0..rng.usize(1..6)).map(|_| rng.u32(1..5)).collect();
-        let doors = doors(&weights, rng.usize(1..4));
-        let mut storm = Storm::new(doors, rng);
+        let admission = admission(&weights, rng.usize(1..4));
+        let mut storm = Storm::new(admission, rng);
         for _ in 0..STORM {
             (0..weights.len()).for_each(|account| storm.arrives(account));
         }
@@ -167,8 +166,8 @@ fn nobody_waits_for_another_accounts_storm() {
 fn went_before_the_last_of(fourth: AccountLimits, seed: u64) -> usize {
     let (storming, clients) = (3, 100);
     let params = Params { accounts: HashMap::from([(storming.to_string(), fourth)]), ..wide_open() };
-    let doors = Doors::new(&params, unknown_servers(3), FakeRelativeClock::default());
-    let mut storm = Storm::new(doors, fastrand::Rng::with_seed(seed));
+    let admission = AnyAdmission::new(&params, unknown_servers(3), FakeRelativeClock::default());
+    let mut storm = Storm::new(admission, fastrand::Rng::with_seed(seed));
     for _ in 0..STORM {
         (0..storming).for_each(|account| storm.arrives(account));
     }
@@ -197,12 +196,12 @@ fn an_account_with_all_the_weight_goes_almost_first_and_one_with_priority_first(
 }
 
 /// Clients of an account that come until one is refused, when `max_held` is 32.
-fn come_until_refused(doors: &Doors, account: &str) -> (usize, Refusal) {
+fn come_until_refused(admission: &AnyAdmission, account: &str) -> (usize, Refusal) {
     let now = Instant::now();
     let mut inside = Vec::new();
     for n in 0.. {
-        let applicant = applicant(account, n, now);
-        match doors.at_connect(applicant, now, &mut fastrand::Rng::with_seed(n), || Waits(0)) {
+        let client = client(account, n, now);
+        match admission.at_connect(client, now, &mut fastrand::Rng::with_seed(n), || Waits(0)) {
             Ok(Verdict::Refuse { reason, .. }) => return (n as usize, reason),
             Ok(Verdict::Admit(pass)) => inside.push(pass),
             _ => {}
@@ -215,9 +214,9 @@ fn come_until_refused(doors: &Doors, account: &str) -> (usize, Refusal) {
 fn a_storm_leaves_room_to_wait_for_those_with_priority() {
     let accounts = HashMap::from([("first".to_owned(), AccountLimits { priority: true, ..AccountLimits::default() })]);
     let params = Params { max_held: 32, accounts, ..wide_open() };
-    let doors = Doors::new(&params, unknown_servers(1), FakeRelativeClock::default());
-    assert_eq!(come_until_refused(&doors, "storm").1, Refusal::QueueFull);
-    assert_eq!(doors.held(), 30);
-    assert_eq!(come_until_refused(&doors, "first"), (2, Refusal::QueueFull));
-    assert_eq!(doors.held(), 32);
+    let admission = AnyAdmission::new(&params, unknown_servers(1), FakeRelativeClock::default());
+    assert_eq!(come_until_refused(&admission, "storm").1, Refusal::QueueFull);
+    assert_eq!(admission.held(), 30);
+    assert_eq!(come_until_refused(&admission, "first"), (2, Refusal::QueueFull));
+    assert_eq!(admission.held(), 32);
 }

@@ -1,32 +1,17 @@
 //! Whether and when a client gets in: the accept door, the connect door, the pace and the hold.
 
-pub mod accounts;
-pub mod appointments;
 pub mod connect_door;
-mod counted;
-pub mod course;
-pub mod damping;
-pub mod gate;
-pub mod hold;
-pub mod lane;
-pub mod ledger;
-pub mod patience;
-pub mod patterns;
-mod places;
-pub mod rate;
-pub mod returns;
-mod round;
-pub mod seniority;
-pub mod served;
-
+pub mod deadlines;
 #[cfg(test)]
 mod fairness;
+pub mod queue;
+pub mod quota;
+pub mod reputation;
+pub mod retry_schedule;
 #[cfg(test)]
 mod simulation;
-pub mod sources;
-pub mod storms;
-pub mod turns;
-pub mod warned;
+pub mod throughput;
+pub mod wait;
 
 use std::{
     collections::HashMap,
@@ -41,36 +26,42 @@ use std::{
 
 use governor::clock::{Clock, DefaultClock};
 
-pub use self::{
-    accounts::{AccountSlot, Accounts},
-    appointments::Appointments,
-    connect_door::{Applicant, Booking, Pass, Verdict},
-    course::{Course, Step},
-    gate::{Gate, GateSlot},
-    hold::{Ticket, Waiter},
-    patience::{Deadlines, Patience},
-    patterns::Persona,
-    rate::Rate,
-    returns::Return,
-    turns::{Again, Outlook},
-};
-use self::{
-    damping::Damping,
-    hold::Queue,
-    lane::Lane,
-    patterns::{PatternQuotas, Patterns},
-    rate::Tokens,
-    seniority::Seniority,
-    served::Served,
-    sources::{SourceSlot, Sources},
-    warned::Warned,
-};
 use crate::{
-    close::Refusal,
+    admission::{
+        queue::Queue,
+        quota::{
+            rate::Tokens,
+            sources::{SourceSlot, Sources},
+            users_and_names::{PatternQuotas, UserAndNameQuotas},
+            warned::Warned,
+        },
+        reputation::{clients::ClientHistory, operators::Lane, sources::SourceReputation},
+        throughput::Throughput,
+    },
     identity::AccountRule,
-    upstream::{Servers, Slot, floor::Since},
+    outcome::Refusal,
+    upstream::{Servers, Slot, concurrency::baseline::Since},
 };
 
+pub use self::connect_door::{Booking, Client, Pass, Verdict};
+pub use crate::{
+    admission::{
+        deadlines::{DeadlinePolicy, Deadlines},
+        queue::{
+            Ticket, Waiter,
+            release::{Again, Outlook},
+        },
+        quota::{
+            accounts::{AccountSlot, Accounts},
+            limit::{Limit, Permit},
+            rate::Rate,
+            users_and_names::QuotaIdentity,
+        },
+        retry_schedule::RetrySchedule,
+        wait::{Step, Wait},
+    },
+    client_library::returns::Return,
+};
 /// A quota: `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quota {
@@ -112,7 +103,7 @@ pub struct Params {
     pub max_held: usize,
     /// How long a client may be held, from accept to PONG, while its kind is unknown.
     pub max_hold: Duration,
-    /// The same by the `lang` of CONNECT, over the defaults of [`Patience`].
+    /// The same by the `lang` of CONNECT, over the defaults of [`DeadlinePolicy`].
     pub max_hold_by_lang: HashMap<String, Duration>,
     /// A refusal is sent after a random delay up to this, inside the client's deadline.
     pub refusal_spread: Duration,
@@ -136,7 +127,7 @@ const KEPT_FOR_PRIORITY: usize = 16;
 /// What the accept door hands out; given back on drop.
 #[derive(Debug)]
 pub struct Entry<C: Clock = DefaultClock> {
-    _client: GateSlot,
+    _client: Permit,
     _source: SourceSlot<C>,
 }
 
@@ -145,8 +136,8 @@ struct Waiting<W, C: Clock> {
     queue: Queue<W, C>,
     /// The pace has no token before this.
     pace_ready_at: Option<Instant>,
-    served: Served,
-    appointments: Appointments,
+    throughput: Throughput,
+    retry_schedule: RetrySchedule,
 }
 
 /// Both doors, and those who wait at the second. Shared by all workers.
@@ -154,13 +145,13 @@ struct Waiting<W, C: Clock> {
 pub struct Admission<W, C: Clock = DefaultClock> {
     servers: Arc<Servers>,
     sources: Sources<C>,
-    patterns: Patterns<C>,
+    patterns: UserAndNameQuotas<C>,
     warned: Arc<Warned>,
     accounts: Accounts<C>,
     pace: Option<Tokens<C>>,
-    patience: Patience,
-    seniority: Seniority,
-    damping: Damping,
+    patience: DeadlinePolicy,
+    client_history: ClientHistory,
+    source_reputation: SourceReputation,
     lane: Lane,
     max_held: usize,
     /// Of those, how many only clients with priority may be.
@@ -179,7 +170,7 @@ pub struct Admission<W, C: Clock = DefaultClock> {
 }
 
 impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
-    /// Doors in front of `servers`.
+    /// AnyAdmission in front of `servers`.
     pub fn new(params: &Params, servers: Arc<Servers>, clock: C) -> Self {
         let warned = Arc::<Warned>::default();
         let has_priorities = params.accounts.values().chain([&params.default_account]).any(|limits| limits.priority);
@@ -192,12 +183,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
                 Arc::clone(&warned),
                 clock.clone(),
             ),
-            patterns: Patterns::new(&params.patterns, clock.clone()),
+            patterns: UserAndNameQuotas::new(&params.patterns, clock.clone()),
             warned,
             pace: params.pace.map(|rate| Tokens::new(rate, &clock)),
-            patience: Patience::new(params.max_hold, params.max_hold_by_lang.clone()),
-            seniority: Seniority::default(),
-            damping: Damping::default(),
+            patience: DeadlinePolicy::new(params.max_hold, params.max_hold_by_lang.clone()),
+            client_history: ClientHistory::default(),
+            source_reputation: SourceReputation::default(),
             lane: Lane::default(),
             max_held: params.max_held,
             kept_for_priority: if has_priorities { params.max_held.div_ceil(KEPT_FOR_PRIORITY) } else { 0 },
@@ -209,8 +200,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             waiting: Mutex::new(Waiting {
                 queue: Queue::default(),
                 pace_ready_at: None,
-                served: Served::default(),
-                appointments: Appointments::default(),
+                throughput: Throughput::default(),
+                retry_schedule: RetrySchedule::default(),
             }),
             draining: AtomicBool::new(false),
         }
@@ -224,7 +215,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     ///
     /// # Errors
     /// The reason to refuse with; nothing is taken then.
-    pub fn at_accept(&self, gate: &Arc<Gate>, source: IpAddr, now: Instant) -> Result<Entry<C>, Refusal> {
+    pub fn at_accept(&self, gate: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<Entry<C>, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
@@ -234,7 +225,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     /// How long clients wait.
-    pub fn patience(&self) -> &Patience {
+    pub fn patience(&self) -> &DeadlinePolicy {
         &self.patience
     }
 
@@ -244,7 +235,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     /// Quotas by user and by client name.
-    pub fn patterns(&self) -> &Patterns<C> {
+    pub fn patterns(&self) -> &UserAndNameQuotas<C> {
         &self.patterns
     }
 
@@ -254,8 +245,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     /// Who keeps failing to log in.
-    pub fn damping(&self) -> &Damping {
-        &self.damping
+    pub fn source_reputation(&self) -> &SourceReputation {
+        &self.source_reputation
     }
 
     /// Where the system account's clients come from.
@@ -287,7 +278,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// The pace in force, in new clients per second: the configured one, or what the servers have been seen to do while
     /// clients wait, whichever is lower; `None` while neither is known.
     pub fn pace(&self, now: Instant) -> Option<f64> {
-        let seen = self.waiting().served.rate(now);
+        let seen = self.waiting().throughput.rate(now);
         self.pace_seeing(seen)
     }
 
@@ -331,12 +322,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     /// How often a client has been refused since it last got in, as far as it is remembered.
     pub fn refusals(&self, client: crate::identity::ClientKey) -> u32 {
-        self.seniority.refusals(client)
+        self.client_history.refusals(client)
     }
 
     /// Remembers how long a client's session `lived`; those that flap go behind the others.
     pub fn session_ended(&self, client: crate::identity::ClientKey, lived: Duration, now: Instant) {
-        self.seniority.session_ended(client, lived, now);
+        self.client_history.session_ended(client, lived, now);
     }
 
     /// No new clients from now on; those who wait are sent away.
@@ -357,8 +348,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         self.sources.sweep(now);
         self.accounts.sweep(now);
         self.patterns.sweep(now);
-        self.seniority.sweep(now);
-        self.damping.sweep(now);
+        self.client_history.sweep(now);
+        self.source_reputation.sweep(now);
         self.lane.sweep(now);
     }
 }

@@ -14,12 +14,12 @@ use std::{
 
 use governor::clock::FakeRelativeClock;
 
-use super::*;
 use crate::{
     identity::ClientKey,
-    upstream::{self, Reading, Reserve, ServerParams, floor::Since, load::Mark},
+    upstream::{self, Reading, Reserve, ServerParams, concurrency::baseline::Since, load::Mark},
 };
 
+use super::*;
 const STEPS: u32 = 1500;
 const SEEDS: u64 = 200;
 const ACCOUNTS: [&str; 4] = ["A", "B", "C", "default"];
@@ -36,7 +36,7 @@ impl Waiter for Left {
     }
 }
 
-type Doors = Admission<(u64, Left), FakeRelativeClock>;
+type AnyAdmission = Admission<(u64, Left), FakeRelativeClock>;
 
 impl Waiter for (u64, Left) {
     fn has_left(&self) -> bool {
@@ -78,8 +78,8 @@ struct World {
     pace: Option<Rate>,
     clock: FakeRelativeClock,
     servers: Arc<Servers>,
-    doors: Doors,
-    gate: Arc<Gate>,
+    admission: AnyAdmission,
+    gate: Arc<Limit>,
     real: Vec<Real>,
     waiting: HashMap<u64, Waiting>,
     inside: HashMap<u64, Inside>,
@@ -124,9 +124,8 @@ impl World {
             warn_at: 0.8,
             slow_start: Duration::from_secs(2),
             close_spread: Duration::from_secs(2),
-            wants: upstream::Wants::default(),
+            compatibility: upstream::Compatibility::default(),
             source_addresses: Vec::new(),
-            dial_ahead: 0,
             servers: (0..real.len()).map(server).collect(),
         };
         let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });
@@ -148,7 +147,7 @@ impl World {
             rules: Vec::new(),
         };
         let servers = Arc::new(Servers::new(&cluster));
-        let doors = Doors::new(&params, Arc::clone(&servers), clock.clone());
+        let admission = AnyAdmission::new(&params, Arc::clone(&servers), clock.clone());
         let began = Instant::now();
         let mut world = Self {
             seed,
@@ -159,8 +158,8 @@ impl World {
             pace,
             clock,
             servers,
-            doors,
-            gate: Gate::new(MAX_CLIENTS),
+            admission,
+            gate: Limit::new(MAX_CLIENTS),
             real,
             waiting: HashMap::new(),
             inside: HashMap::new(),
@@ -203,7 +202,7 @@ impl World {
 
     fn arrive(&mut self) {
         let source = IpAddr::from([192, 0, 2, self.rng.u8(0..6)]);
-        let entry = match self.doors.at_accept(&self.gate, source, self.now) {
+        let entry = match self.admission.at_accept(&self.gate, source, self.now) {
             Ok(entry) => entry,
             Err(reason) => {
                 assert!(matches!(reason, Refusal::SourceQuota | Refusal::ListenerFull));
@@ -218,10 +217,11 @@ impl World {
         let left = Arc::<AtomicBool>::default();
         let answer_by = hold_until + Duration::from_millis(400);
         let returns = super::Return::of(["go", "rust", "java", "", ".NET"][id as usize % 5]);
-        let applicant = Applicant { account, client, persona: Default::default(), hold_until, answer_by, returns };
+        let client =
+            Client { account, key: client, quota_identity: Default::default(), hold_until, answer_by, returns };
         let waiter = || (id, Left(Arc::clone(&left)));
         let headroom = self.servers.has_headroom(self.now);
-        let verdict = self.doors.at_connect(applicant, self.now, &mut self.rng, waiter);
+        let verdict = self.admission.at_connect(client, self.now, &mut self.rng, waiter);
         match verdict.expect("without rates by user or name there is one at once") {
             Verdict::Admit(pass) => self.admit(id, pass, entry),
             Verdict::Hold { ticket, look_again } => {
@@ -256,7 +256,7 @@ impl World {
         self.clock.advance(by);
         let now = self.now;
         let mut turns = std::mem::take(&mut self.turns);
-        let again = self.doors.release(now, &mut self.rng, &mut turns);
+        let again = self.admission.release(now, &mut self.rng, &mut turns);
         assert!(again.is_none_or(|at| at > now), "release asks to be called in the past");
         for ((id, _), pass) in turns.drain(..) {
             let waiting = self.waiting.remove(&id).expect("a turn for one who waits");
@@ -271,7 +271,7 @@ impl World {
         for id in looking {
             let headroom = self.servers.has_headroom(now);
             let waiting = self.waiting.get_mut(&id).unwrap();
-            match self.doors.look_again(&waiting.ticket, now, &mut self.rng) {
+            match self.admission.look_again(&waiting.ticket, now, &mut self.rng) {
                 Outlook::Hope(until) => {
                     assert!(until <= waiting.hold_until && now < waiting.hold_until, "hope past the deadline");
                     waiting.look_again = until;
@@ -286,7 +286,7 @@ impl World {
         }
         self.delays.retain(|(at, _)| *at > now);
         if self.rng.u8(0..10) == 0 {
-            self.doors.sweep(now);
+            self.admission.sweep(now);
         }
     }
 
@@ -305,7 +305,7 @@ impl World {
             if inside.counted {
                 inside.answered = true;
                 let took = Duration::from_millis(self.rng.u64(0..300));
-                self.doors.handshake_finished(&mut inside.pass, took, Since::Dial, Duration::ZERO, self.now);
+                self.admission.handshake_finished(&mut inside.pass, took, Since::Dial, Duration::ZERO, self.now);
             } else {
                 inside.counted = true;
                 inside.pass.server.opened();
@@ -317,7 +317,7 @@ impl World {
             let Pass { server, account } = inside.pass;
             drop(server);
             let answer_by = self.now + Duration::from_millis(self.rng.u64(0..400));
-            match self.doors.place_again(&inside.tried, answer_by, self.now, &mut self.rng) {
+            match self.admission.place_again(&inside.tried, answer_by, self.now, &mut self.rng) {
                 Again::Placed(server) => {
                     assert!(!inside.tried.contains(&server.server().index()), "the same server again");
                     inside.pass = Pass { server, account };
@@ -332,7 +332,7 @@ impl World {
     fn end_one(&mut self) {
         if let Some(id) = self.some_inside() {
             self.inside.remove(&id);
-            self.doors.session_ended(ClientKey::from_raw(id % 50), Duration::from_secs(id % 10), self.now);
+            self.admission.session_ended(ClientKey::from_raw(id % 50), Duration::from_secs(id % 10), self.now);
         }
     }
 
@@ -344,7 +344,7 @@ impl World {
         waiting.left.store(true, Relaxed);
         // The session says so at once, or the queue finds out by itself.
         if self.rng.bool() {
-            let _ = self.doors.leave(&waiting.ticket, self.now);
+            let _ = self.admission.leave(&waiting.ticket, self.now);
         }
     }
 
@@ -397,14 +397,15 @@ impl World {
             assert_eq!(server.load().handshakes(), held - sessions, "handshakes of a server");
             assert!(held <= self.real[n].max, "more from weir alone than the server takes");
         }
-        let queued = self.doors.waiting().queue.len();
-        assert_eq!(queued, self.doors.held());
-        assert!(queued + self.doors.delayed() <= MAX_HELD, "the queue is bounded");
+        let queued = self.admission.waiting().queue.len();
+        assert_eq!(queued, self.admission.held());
+        assert!(queued + self.admission.delayed() <= MAX_HELD, "the queue is bounded");
         let alive = self.waiting.len();
         assert!(queued >= alive, "someone waits who is not in the queue: {queued} < {alive}");
-        assert_eq!(self.doors.delayed(), self.delays.len());
-        let in_account =
-            |name: &str| self.doors.accounts().connections().iter().find(|(n, _)| **n == *name).map_or(0, |(_, n)| *n);
+        assert_eq!(self.admission.delayed(), self.delays.len());
+        let in_account = |name: &str| {
+            self.admission.accounts().connections().iter().find(|(n, _)| **n == *name).map_or(0, |(_, n)| *n)
+        };
         for (name, quota) in [("A", 10), ("B", 25)] {
             assert!(in_account(name) <= quota, "{name} is over its quota");
         }
@@ -418,15 +419,15 @@ impl World {
 fn ends_clean(mut world: World) {
     world.inside.clear();
     for (_, waiting) in world.waiting.drain() {
-        let _ = world.doors.leave(&waiting.ticket, world.now);
+        let _ = world.admission.leave(&waiting.ticket, world.now);
     }
     world.delays.clear();
     world.pass_time(Duration::from_secs(100));
-    world.doors.sweep(world.now);
+    world.admission.sweep(world.now);
     world.check();
-    assert_eq!(world.doors.held() + world.doors.delayed(), 0);
-    assert!(world.doors.sources.is_empty());
-    assert!(world.doors.accounts().connections().is_empty());
+    assert_eq!(world.admission.held() + world.admission.delayed(), 0);
+    assert!(world.admission.sources.is_empty());
+    assert!(world.admission.accounts().connections().is_empty());
 }
 
 #[test]

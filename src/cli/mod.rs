@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{Config, Errors, ServerArg},
-    logging, server,
+    server::{self, logging},
 };
 
 /// Exit code of a bad configuration or command line (`EX_USAGE` of sysexits.h); nothing has been bound by then.

@@ -10,8 +10,10 @@ use std::{
 
 use clap::Args;
 
-use super::{RUN_FAILED, complain};
-use crate::proxy_key::ProxyKey;
+use crate::{
+    cli::{RUN_FAILED, complain},
+    identity::trusted_proxy::ProxyKey,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Nkey {

@@ -4,14 +4,12 @@ use std::{fs, io::Write, num::NonZeroU32, path::PathBuf, process::ExitCode, time
 
 use clap::Args;
 
-use super::{RUN_FAILED, complain, refuse};
 use crate::{
     admission::Rate,
+    cli::{RUN_FAILED, complain, refuse},
+    client_library::table::Like,
     config::{Config, ServerArg},
-    storm::{
-        library::Like,
-        plan::{Discipline, Plan},
-    },
+    storm::plan::{Discipline, Plan},
 };
 
 /// What may stand behind `--queue`.

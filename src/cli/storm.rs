@@ -4,10 +4,10 @@ use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 
-use super::{BAD_CONFIGURATION, complain};
-use crate::storm::{
-    library::Like,
-    live::{Storm, Target, Tls},
+use crate::{
+    cli::{BAD_CONFIGURATION, complain},
+    client_library::table::Like,
+    storm::live::{Storm, Target, Tls},
 };
 
 /// Exit code when not every client was connected at the end.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::{
+use crate::config::{
     effective::toml_string,
     error::{Wrong, quote},
     leaf::{Leaf, misfit},

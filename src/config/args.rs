@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, str::FromStr};
 
-use super::{
+use crate::config::{
     error::{ConfigError, Wrong, quote},
     node::{Entries, Node},
 };

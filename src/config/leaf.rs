@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use super::{
+use crate::config::{
     effective::toml_string,
     error::{Wrong, quote},
     node::Node,

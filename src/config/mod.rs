@@ -17,24 +17,32 @@ mod system;
 mod tls;
 mod websocket;
 
-use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::Path, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipnet::IpNet;
+
+use crate::{
+    admission,
+    cluster::system_account::Login,
+    config::{
+        section::{Section, Sink},
+        system::SystemKeys,
+    },
+    identity::trusted_proxy::ProxyKey,
+    tls::{BadFile, Connector, HandshakeFirst, ListenerTls, ServersTls, Terminator},
+    upstream,
+};
 
 pub use args::ServerArg;
 pub use effective::Effective;
 pub use error::{ConfigError, Errors, Wrong};
 pub use websocket::WebsocketConfig;
-
-use crate::{
-    admission,
-    monitor::system::Login,
-    proxy_key::ProxyKey,
-    tls::{BadFile, Connector, HandshakeFirst, ListenerTls, ServersTls, Terminator},
-    upstream,
-};
-use section::{Section, Sink};
-use system::SystemKeys;
 
 /// One bound address.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::error::{ConfigError, Wrong};
+use crate::config::error::{ConfigError, Wrong};
 
 /// The keys of a table, in the order of the file.
 pub(super) type Entries = Vec<(String, Node)>;

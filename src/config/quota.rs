@@ -2,15 +2,15 @@
 
 use std::{collections::HashMap, num::NonZeroU32};
 
-use super::{
-    effective::Line,
-    error::{Wrong, quote},
-    leaf::{Leaf, any, within},
-    node::Node,
-    section::{Found, Section},
-};
 use crate::{
-    admission::{AccountLimits, Quota, Rate, patterns::PatternQuota},
+    admission::{AccountLimits, Quota, Rate, quota::users_and_names::PatternQuota},
+    config::{
+        effective::Line,
+        error::{Wrong, quote},
+        leaf::{Leaf, any, within},
+        node::Node,
+        section::{Found, Section},
+    },
     identity::AccountRule,
 };
 

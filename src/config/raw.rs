@@ -9,20 +9,24 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    ListenerConfig, LogConfig, LogFormat, LogLevel,
-    address::{Address, MonitorUrl, Network},
-    effective::Line,
-    error::Wrong,
-    leaf::{Leaf, Name, Percent, any, misfit, within, word},
-    node::Node,
-    quota::{self, Accounts},
-    section::Section,
-    system::SystemKeys,
-    tls,
-    websocket::websocket,
+use crate::{
+    admission,
+    config::{
+        ListenerConfig, LogConfig, LogFormat, LogLevel,
+        address::{Address, MonitorUrl, Network},
+        effective::Line,
+        error::Wrong,
+        leaf::{Leaf, Name, Percent, any, misfit, within, word},
+        node::Node,
+        quota::{self, Accounts},
+        section::Section,
+        system::SystemKeys,
+        tls,
+        websocket::websocket,
+    },
+    tls::ServersTls,
+    upstream,
 };
-use crate::{admission, tls::ServersTls, upstream};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -230,7 +234,6 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
     // None: the kernel chooses, as for everybody; its ports bound the sessions to each server.
     let source_addresses = list::<IpAddr>(s, "source_addresses");
     // 0: what it saves a client is a few tenths of a millisecond in the same rack, and it costs the servers a few idle connections.
-    let dial_ahead = s.value("dial_ahead", 0usize, within(0..=64));
     // None: a server that trusts no proxy ignores the signature, but then nobody asked for one.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
     let servers_tls =
@@ -251,9 +254,8 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
         warn_at: warn_at.0,
         slow_start,
         close_spread,
-        wants: upstream::Wants { proxy_signature: seed_file.is_some(), proxy_protocol },
+        compatibility: upstream::Compatibility { proxy_signature: seed_file.is_some(), proxy_protocol },
         source_addresses,
-        dial_ahead,
         servers: servers.unwrap_or_default(),
     };
     (params, ClusterFiles { proxy_nkey_seed_file: seed_file, servers_tls, system })

@@ -1,7 +1,7 @@
 //! Reading a table key by key. Each read says what is expected and what holds when the key is absent; what is wrong is
 //! collected, never thrown, so one pass finds all errors. The same pass records what is in force for `weir check`.
 
-use super::{
+use crate::config::{
     effective::Line,
     error::{ConfigError, Wrong},
     leaf::Leaf,

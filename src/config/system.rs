@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
-use super::{
-    error::{ConfigError, Wrong},
-    leaf::{Leaf, Name, any, misfit},
-    node::Node,
-    section::{Found, Section},
+use crate::{
+    cluster::system_account::Login,
+    config::{
+        error::{ConfigError, Wrong},
+        leaf::{Leaf, Name, any, misfit},
+        node::Node,
+        section::{Found, Section},
+    },
+    identity::trusted_proxy::ProxyKey,
 };
-use crate::{monitor::system::Login, proxy_key::ProxyKey};
 
 /// The keys as given.
 #[derive(Clone)]

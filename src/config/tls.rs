@@ -4,14 +4,16 @@ use std::{path::PathBuf, time::Duration};
 
 use rustls::pki_types::ServerName;
 
-use super::{
-    effective::toml_string,
-    error::Wrong,
-    leaf::{Leaf, any, misfit, word},
-    node::Node,
-    section::Section,
+use crate::{
+    config::{
+        effective::toml_string,
+        error::Wrong,
+        leaf::{Leaf, any, misfit, word},
+        node::Node,
+        section::Section,
+    },
+    tls::{ClientCertificates, HandshakeFirst, ListenerTls, MinVersion, Pair, ServersTls},
 };
-use crate::tls::{ClientCertificates, HandshakeFirst, ListenerTls, MinVersion, Pair, ServersTls};
 
 /// nats-server's own wait for a ClientHello before it sends INFO (`DEFAULT_TLS_HANDSHAKE_FIRST_FALLBACK_DELAY`, const.go).
 const AUTO: Duration = Duration::from_millis(50);

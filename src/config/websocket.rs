@@ -2,19 +2,21 @@
 
 use ipnet::IpNet;
 
-use super::{
-    address::Network,
-    effective::toml_string,
-    error::{Wrong, quote},
-    leaf::{Leaf, any, misfit},
-    node::Node,
-    raw::list,
-    section::Section,
-};
-use crate::protocol::websocket::{
-    cookies::CookieNames,
-    origin::{Origin, OriginRules},
-    upgrade::Rules,
+use crate::{
+    config::{
+        address::Network,
+        effective::toml_string,
+        error::{Wrong, quote},
+        leaf::{Leaf, any, misfit},
+        node::Node,
+        raw::list,
+        section::Section,
+    },
+    protocol::websocket::{
+        cookies::CookieNames,
+        origin::{Origin, OriginRules},
+        upgrade::Rules,
+    },
 };
 
 /// What a listener for WebSockets does.

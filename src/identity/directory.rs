@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::{AccountRule, Credential, CredentialKey};
+use crate::identity::{AccountRule, Credential, CredentialKey};
 
 /// The account of a credential that neither the configuration nor a server has named yet.
 pub const UNKNOWN_ACCOUNT: &str = "default";

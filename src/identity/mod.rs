@@ -2,13 +2,14 @@
 
 mod claims;
 mod directory;
+pub mod trusted_proxy;
 
 use std::hash::{BuildHasher, RandomState};
 
+use crate::protocol::connect::Connect;
+
 pub use claims::{Claims, is_account_key};
 pub use directory::{Directory, UNKNOWN_ACCOUNT};
-
-use crate::protocol::connect::Connect;
 
 /// Which accounts the operator named, and whose credentials belong to them.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::json::{self, Reader, Syntax};
+use crate::protocol::json::{self, Reader, Syntax};
 
 /// Why a CONNECT is none. The server closes on each of these without a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,15 +2,16 @@
 
 mod again;
 mod greeting;
+#[cfg(test)]
+mod tests;
 
-use std::fmt;
-use std::net::IpAddr;
-use std::ops::Range;
-use std::sync::Arc;
+use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
 
-use self::again::{CHANGING, Changing, Hole};
-use super::json::{self, Reader, Syntax};
-use super::version::Version;
+use crate::protocol::{
+    info::again::{CHANGING, Changing, Hole},
+    json::{self, Reader, Syntax},
+    version::Version,
+};
 
 pub use greeting::Greeting;
 
@@ -483,6 +484,3 @@ impl<'a> Object<'a> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -4,12 +4,12 @@
 //! client is or where an operation begins, so what is not the server's own reading of the same bytes is stricter, never laxer.
 
 pub mod client_hello;
+pub mod client_preface;
 pub mod connect;
 pub mod control_line;
 pub mod info;
 mod json;
 pub mod op;
-pub mod preface;
 pub mod proxy_header;
 pub mod refusal;
 pub mod version;

@@ -1,11 +1,8 @@
 //! The last word to a client that is refused. What the texts do to real clients was measured; see the contract's rules of conduct.
 
-use crate::close::{BadLogin, Refusal};
+use crate::outcome::{BadLogin, Refusal};
 
-/// nats-server's words for a control line beyond `max_control_line` (`ErrMaxControlLine`).
-pub const MAX_CONTROL_LINE_TEXT: &str = "maximum control line exceeded";
-
-/// [`MAX_CONTROL_LINE_TEXT`] as a line.
+/// nats-server's answer to a control line beyond `max_control_line` (`ErrMaxControlLine`).
 pub const MAX_CONTROL_LINE_LINE: &[u8] = b"-ERR 'maximum control line exceeded'\r\n";
 
 /// nats-server's answer to bytes that are no operation.
@@ -91,6 +88,5 @@ mod tests {
             assert_eq!(bad_login(line), Some(reason));
         }
         assert_eq!(line(Refusal::Protocol), UNKNOWN_OP);
-        assert_eq!(MAX_CONTROL_LINE_LINE, format!("-ERR '{MAX_CONTROL_LINE_TEXT}'\r\n").as_bytes());
     }
 }

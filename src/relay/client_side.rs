@@ -1,9 +1,9 @@
 //! Client to server: everything passes but a second CONNECT, which would move the session to another account behind our back.
 
-use super::pump::{Outlet, Side};
 use crate::{
-    close::Cause,
+    outcome::Cause,
     protocol::op::{ClientFraming, ClientScan},
+    relay::direction::{Outlet, Side},
 };
 
 /// Follows the framing of what the client sends.

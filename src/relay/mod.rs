@@ -5,10 +5,11 @@
 //! nothing more is read until it is gone. An idle session holds no buffer.
 
 mod client_side;
-mod opaque;
-mod pump;
+mod direction;
+mod late_keepalive;
+mod passthrough;
+pub mod registry;
 mod server_side;
-mod young;
 
 use std::{
     future::poll_fn,
@@ -20,24 +21,25 @@ use std::{
 
 use tokio::{io::AsyncWriteExt, time::Instant};
 
-use self::pump::{Pump, Pumped};
-pub use self::{
-    client_side::ClientSide,
-    opaque::Opaque,
-    pump::Side,
-    server_side::{InfoPolicy, ServerSide},
-    young::grow_up,
-};
 use crate::{
-    clock::{sleep_until, timeout_at},
-    close::{Cause, Party},
-    farewell,
-    sessions::Handle,
-    socket,
-    stream::Stream,
-    tally::{Tally, Totals},
+    net::{
+        linger, socket,
+        stream::Stream,
+        timer::{sleep_until, timeout_at},
+    },
+    outcome::{Cause, Party},
+    relay::{
+        direction::{Pump, Pumped},
+        registry::Handle,
+    },
+    telemetry::counters::{Counters, Totals},
 };
 
+pub use self::{
+    client_side::ClientSide,
+    server_side::{InfoPolicy, ServerSide},
+};
+pub use crate::relay::{direction::Side, late_keepalive::grow_up, passthrough::Opaque};
 /// After one side has ended, how long what is on its way from the other may take. nats-server closes as soon as it sees the
 /// end; so do clients.
 const LAST_BYTES: Duration = Duration::from_secs(2);
@@ -67,7 +69,7 @@ pub struct Relay<C = ClientSide, S = ServerSide> {
     to_client: Pump<S>,
     /// Which direction comes first in the next poll: they take turns, or a busy one would use up the task's budget each time.
     client_first: bool,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
     /// What `tally` knows of already.
     told: Totals,
 }
@@ -80,7 +82,7 @@ impl<C: Side, S: Side> Relay<C, S> {
     pub fn new(
         (down, client, pipelined): (Stream, C, &[u8]),
         (up, server, rest): (Stream, S, &[u8]),
-        tally: Arc<Tally>,
+        counters: Arc<Counters>,
     ) -> Result<Self, (Stream, Ended)> {
         let (mut to_server, mut to_client) = (Pump::new(client), Pump::new(server));
         if let Err(cause) = to_client.preload(rest) {
@@ -89,7 +91,7 @@ impl<C: Side, S: Side> Relay<C, S> {
         match to_server.preload(pipelined) {
             // The offending bytes are on their way, so that the server says its own words about them.
             Ok(()) | Err(Cause::Protocol) => {
-                Ok(Self { down, up, to_server, to_client, client_first: true, tally, told: Totals::default() })
+                Ok(Self { down, up, to_server, to_client, client_first: true, counters, told: Totals::default() })
             }
             Err(cause) => Err((down, Ended { party: Party::Downstream, cause })),
         }
@@ -103,7 +105,7 @@ impl<C: Side, S: Side> Relay<C, S> {
             if !waker_is_known {
                 handle.wake(cx.waker());
                 waker_is_known = true;
-                young::enter(Arc::clone(handle));
+                late_keepalive::enter(Arc::clone(handle));
             }
             // Sooner, its five system calls would mostly be for nothing: many sessions end soon.
             if is_young && handle.is_grown_up() {
@@ -189,7 +191,7 @@ impl<C: Side, S: Side> Relay<C, S> {
             messages_up: self.to_server.side().messages(),
             messages_down: self.to_client.side().messages(),
         };
-        self.tally.relayed(totals - self.told);
+        self.counters.relayed(totals - self.told);
         self.told = totals;
         totals
     }
@@ -233,7 +235,7 @@ impl<C: Side, S: Side> Relay<C, S> {
         // been read is closed without further ado.
         let let_go = async |stream: Stream, is_over: bool| {
             if !is_over {
-                farewell::say(stream, b"").await;
+                linger::close_with(stream, b"").await;
             }
         };
         tokio::join!(let_go(self.up, up_is_over), let_go(self.down, down_is_over));

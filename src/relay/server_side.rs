@@ -4,16 +4,16 @@ use std::{net::IpAddr, sync::Arc};
 
 use memchr::memchr;
 
-use super::pump::{Outlet, Side};
 use crate::{
-    close::Cause,
-    greeting::Face,
+    advertised_info::ListenerInfo,
+    outcome::Cause,
     protocol::{
         MAX_INFO_LINE,
         control_line::{ServerLine, server_line},
         info::Info,
         op::{Capture, ServerFraming, ServerScan},
     },
+    relay::direction::{Outlet, Side},
     upstream::Server,
 };
 
@@ -35,7 +35,7 @@ pub struct ServerSide {
     /// The INFO that follows the client's first PONG, while that has not passed.
     welcome: Option<Box<[u8]>>,
     policy: InfoPolicy,
-    face: Arc<Face>,
+    face: Arc<ListenerInfo>,
     client_ip: IpAddr,
     server: Arc<Server>,
 }
@@ -48,7 +48,7 @@ impl ServerSide {
     pub fn new(
         welcome: Option<Vec<u8>>,
         policy: InfoPolicy,
-        face: Arc<Face>,
+        face: Arc<ListenerInfo>,
         client_ip: IpAddr,
         server: Arc<Server>,
     ) -> Self {

@@ -4,29 +4,29 @@ use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
-use super::House;
 use crate::{
-    admission::Persona,
-    close::Refusal,
+    admission::QuotaIdentity,
+    cluster::account_lookup::Question,
     dial::Accepted,
+    dispatch::{AnyAccountSlot, AnyPass},
     identity::{Credential, CredentialKey, Keys},
-    monitor::learn::Question,
+    net::stream::Stream,
+    outcome::Refusal,
     protocol::connect::Connect,
     relay::InfoPolicy,
-    stream::Stream,
+    session::Shared,
     tls,
-    turn::{AnyAccountSlot, AnyPass},
 };
 
 /// Who a client is to quotas by user and name. A token is a secret and names nobody; who names no user is its certificate,
 /// where it has shown one over TLS.
-pub(super) fn persona(
+pub(super) fn quota_identity(
     keys: &Keys,
     credential: Credential<'_>,
     key: CredentialKey,
     connect: &Connect,
     down: &Stream,
-) -> Persona {
+) -> QuotaIdentity {
     let user = match credential {
         Credential::User(user) | Credential::Nkey(user) | Credential::Jwt { user, .. } => Some((user.into(), key)),
         Credential::Token(_) | Credential::Certificate(_) | Credential::Nothing => tls::client_name(down).map(|name| {
@@ -34,7 +34,7 @@ pub(super) fn persona(
             (Arc::from(name), key)
         }),
     };
-    Persona { user, name: connect.name().map(Arc::from) }
+    QuotaIdentity { user, name: connect.name().map(Arc::from) }
 }
 
 /// Makes sure that the server tells what account the client is in. Servers since 2.12 do so in the INFO after the first PONG,
@@ -50,20 +50,20 @@ pub(super) fn expect_info(connect: &mut Connect) -> InfoPolicy {
 /// Takes the server's word for the account, and moves the slot when the guess was another. Where the server does not say, the
 /// answer is what to ask it, with [`ask`].
 pub(super) fn settle_account(
-    house: &House,
+    shared: &Shared,
     pass: &mut AnyPass,
     credential: CredentialKey,
     accepted: &Accepted,
 ) -> Result<Option<Unasked>, Refusal> {
     let Some(named) = accepted.info.remote_account() else {
-        let client_id = accepted.info.client_id().filter(|_| !house.directory.has_learned(credential));
+        let client_id = accepted.info.client_id().filter(|_| !shared.directory.has_learned(credential));
         let server = pass.server.server().index();
         return Ok(client_id.map(|client_id| Unasked { server, client_id, credential }));
     };
     if **pass.account.account().name() != *named {
         let named = Arc::from(named);
-        house.directory.learn(credential, &named);
-        let slot = house.doors.accounts().enter(&named, Instant::now().into_std());
+        shared.directory.learn(credential, &named);
+        let slot = shared.admission.accounts().enter(&named, Instant::now().into_std());
         pass.account.move_to(slot.map_err(|_| Refusal::AccountQuota)?);
     }
     Ok(None)
@@ -91,13 +91,13 @@ impl OfAccount {
 }
 
 /// Asks for the account of a session, if it is not known.
-pub(super) fn ask(house: &House, account: AnyAccountSlot, unasked: Option<Unasked>) -> OfAccount {
+pub(super) fn ask(shared: &Shared, account: AnyAccountSlot, unasked: Option<Unasked>) -> OfAccount {
     let Some(Unasked { server, client_id, credential }) = unasked else {
         return OfAccount { own: Some(account), _shared: None };
     };
-    let shared = Arc::new(Mutex::new(account));
-    let question = Question { server, client_id, credential, slot: Arc::downgrade(&shared) };
+    let slot = Arc::new(Mutex::new(account));
+    let question = Question { server, client_id, credential, slot: Arc::downgrade(&slot) };
     // With too many waiting, its turn comes at the next login.
-    let _ = house.questions.try_send(question);
-    OfAccount { own: None, _shared: Some(shared) }
+    let _ = shared.questions.try_send(question);
+    OfAccount { own: None, _shared: Some(slot) }
 }

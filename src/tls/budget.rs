@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{sync::oneshot, task::yield_now, time::Instant};
 
-use crate::clock::{sleep_until, timeout_at};
+use crate::net::timer::{sleep_until, timeout_at};
 
 /// In the order of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -302,7 +302,7 @@ mod tests {
         settle().await;
         let began = Instant::now();
         assert!(turn(Kind::New, later(1)).await.is_none());
-        assert!(began.elapsed() < Duration::from_secs(1) + 2 * crate::clock::TICK);
+        assert!(began.elapsed() < Duration::from_secs(1) + 2 * crate::net::timer::TICK);
         drop(first);
         assert!(waits.await.unwrap().is_some());
     }

@@ -12,12 +12,14 @@ use rustls::{
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::{TlsConnector, TlsStream};
 
-use super::{
-    BadFile, Pair,
-    files::{self, Watched},
-    handshake::step_by_step,
+use crate::{
+    net::stream::Stream,
+    tls::{
+        BadFile, Pair,
+        files::{self, Watched},
+        handshake::step_by_step,
+    },
 };
-use crate::stream::Stream;
 
 /// TLS towards the servers as configured.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -15,8 +15,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::{
-    names::{self, Says},
+use crate::tls::{
+    names::{self, CertificateNames},
     tickets::{KEY_LENGTH, Secret},
 };
 
@@ -69,7 +69,11 @@ fn certificates(key: &str, path: &Path, right: &'static str) -> Result<Vec<Certi
 }
 
 /// Reads a pair; `at` is where it is in the configuration, such as `certificates[0].`.
-pub(super) fn pair(pair: &Pair, at: &str, provider: &CryptoProvider) -> Result<(Arc<CertifiedKey>, Says), BadFile> {
+pub(super) fn pair(
+    pair: &Pair,
+    at: &str,
+    provider: &CryptoProvider,
+) -> Result<(Arc<CertifiedKey>, CertificateNames), BadFile> {
     let (cert_key, key_key) = (format!("{at}cert_file"), format!("{at}key_file"));
     let chain = certificates(&cert_key, &pair.cert_file, CERTIFICATES)?;
     let of_cert = |why: &str| BadFile::new(&*cert_key, format!("{} {why}", pair.cert_file.display()), CERTIFICATES);

@@ -16,14 +16,16 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use super::{
-    Terminator,
-    budget::{self, Kind, Turn},
-};
 use crate::{
-    clock::{sleep_until, timeout_at},
+    net::{
+        stream::Stream,
+        timer::{sleep_until, timeout_at},
+    },
     protocol::client_hello::{FirstBytes, LONGEST_LOOK, look},
-    stream::Stream,
+    tls::{
+        Terminator,
+        budget::{self, Kind, Turn},
+    },
 };
 
 /// How often an incomplete ClientHello is looked at again: while there is something to read the kernel wakes nobody for more.

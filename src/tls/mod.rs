@@ -24,15 +24,17 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
+use crate::{
+    net::stream::Stream,
+    tls::{files::Watched, names::CertificateNames, tickets::Tickets},
+};
+
 pub use self::{
     connector::{Connector, ServersTls},
     files::{BadFile, Pair},
     handshake::{Failed, accept, hello, speaks_first},
     renew::renew,
 };
-use self::{files::Watched, names::Says, tickets::Tickets};
-use crate::stream::Stream;
-
 /// When clients of a listener are expected to begin TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandshakeFirst {
@@ -229,7 +231,7 @@ impl ClientCertificates {
 /// Certificates by the host that a client names.
 #[derive(Debug)]
 struct ByName {
-    pairs: Vec<(Arc<CertifiedKey>, Says)>,
+    pairs: Vec<(Arc<CertifiedKey>, CertificateNames)>,
 }
 
 impl ByName {
@@ -250,9 +252,11 @@ impl ByName {
 impl ResolvesServerCert for ByName {
     /// The first that covers the host and signs in a way that the client knows; else the first that the client can verify.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let can = |pair: &&(Arc<CertifiedKey>, Says)| pair.0.key.choose_scheme(hello.signature_schemes()).is_some();
+        let can = |pair: &&(Arc<CertifiedKey>, CertificateNames)| {
+            pair.0.key.choose_scheme(hello.signature_schemes()).is_some()
+        };
         let host = hello.server_name();
-        let fits = |pair: &&(Arc<CertifiedKey>, Says)| host.is_some_and(|host| pair.1.covers(host));
+        let fits = |pair: &&(Arc<CertifiedKey>, CertificateNames)| host.is_some_and(|host| pair.1.covers(host));
         let chosen = self.pairs.iter().filter(fits).find(can).or_else(|| self.pairs.iter().find(can));
         chosen.or_else(|| self.pairs.first()).map(|(key, _)| Arc::clone(key))
     }

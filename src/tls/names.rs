@@ -5,7 +5,7 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 
 /// The names and the end of one certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Says {
+pub(super) struct CertificateNames {
     /// Its subject, as `CN=…, O=…`.
     pub(super) subject: String,
     /// Common names.
@@ -19,7 +19,7 @@ pub(super) struct Says {
 }
 
 /// Reads a certificate; `None` when it is none.
-pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Says> {
+pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<CertificateNames> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let (mut hosts, mut others) = (Vec::new(), Vec::new());
     if let Ok(Some(names)) = parsed.subject_alternative_name() {
@@ -32,7 +32,7 @@ pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Says> {
         }
     }
     let subject = parsed.subject();
-    Some(Says {
+    Some(CertificateNames {
         subject: subject.to_string(),
         common_names: subject.iter_common_name().filter_map(|name| name.as_str().ok().map(str::to_owned)).collect(),
         hosts,
@@ -41,7 +41,7 @@ pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Says> {
     })
 }
 
-impl Says {
+impl CertificateNames {
     /// All names by which a client's certificate may be known: those of its subjectAltName, its common names, its subject.
     pub(super) fn all(self) -> Vec<String> {
         let mut all = self.hosts;

@@ -6,7 +6,7 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{BadFile, Connector, Terminator};
+use crate::tls::{BadFile, Connector, Terminator};
 
 /// How often the files are looked at without a signal: whatever renews them rarely knows how to send one.
 const LOOK: Duration = Duration::from_secs(10);

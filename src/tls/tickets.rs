@@ -3,7 +3,11 @@
 //! A ticket is bound to what client certificates are judged by: with another CA or CRL it opens no more, or a revoked client
 //! would come back with it.
 
-use std::{fmt, sync::Mutex, sync::PoisonError, time::Duration, time::Instant};
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},

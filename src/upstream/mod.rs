@@ -1,19 +1,17 @@
 //! The servers of the cluster: their load, their health, and which one a new client goes to.
 
-pub mod ahead;
-pub mod census;
-pub mod deaths;
-pub mod floor;
+mod compatibility;
+pub mod concurrency;
 pub mod health;
 pub mod load;
 pub mod placement;
-pub mod pressure;
+pub mod reconciled_count;
 mod server;
-mod sight;
 #[cfg(test)]
 mod simulation;
 mod slot;
-mod wants;
+mod snapshot;
+pub mod staggered_close;
 
 use std::{
     net::IpAddr,
@@ -21,17 +19,21 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{
+    protocol::MAX_CONTROL_LINE,
+    upstream::{
+        placement::{Choice, Rank, View},
+        snapshot::Epoch,
+        staggered_close::StaggeredClose,
+    },
+};
+
 pub use self::{
     server::{Reading, Server},
     slot::Slot,
-    wants::Wants,
 };
-use crate::protocol::MAX_CONTROL_LINE;
-use deaths::Deaths;
+pub use crate::upstream::compatibility::Compatibility;
 pub use placement::Haste;
-use placement::{Choice, Rank, View};
-use sight::Epoch;
-
 /// Clients a second that a cluster takes of which nothing is known.
 const UNKNOWN_PACE: f64 = 1000.0;
 
@@ -84,11 +86,9 @@ pub struct Params {
     /// The closes of a dead server's clients are spread over this at most.
     pub close_spread: Duration,
     /// What the servers are asked to do beyond the usual.
-    pub wants: Wants,
+    pub compatibility: Compatibility,
     /// Addresses of this machine to connect from, in turns; none leaves the choice to the kernel.
     pub source_addresses: Vec<IpAddr>,
-    /// Connections to each server that each worker dials ahead of its clients, at most; 0 is none.
-    pub dial_ahead: usize,
     /// The servers, at least one.
     pub servers: Vec<ServerParams>,
 }
@@ -109,7 +109,7 @@ pub enum Placement {
 pub struct Servers {
     list: Vec<Arc<Server>>,
     epoch: Epoch,
-    deaths: Mutex<Deaths>,
+    staggered_close: Mutex<StaggeredClose>,
 }
 
 impl Servers {
@@ -118,7 +118,7 @@ impl Servers {
         let epoch = Epoch::default();
         let server = |(i, one): (usize, &ServerParams)| Arc::new(Server::new(i, one.clone(), params, epoch.clone()));
         let list = params.servers.iter().enumerate().map(server).collect();
-        Self { list, epoch, deaths: Mutex::new(Deaths::new(params.close_spread)) }
+        Self { list, epoch, staggered_close: Mutex::new(StaggeredClose::new(params.close_spread)) }
     }
 
     /// Every server, in the order of the configuration.
@@ -169,7 +169,7 @@ impl Servers {
     /// clients a second, where that is known.
     pub fn session_lost(&self, now: Instant, pace: Option<f64>, rng: &mut fastrand::Rng) -> Duration {
         let pace = pace.or_else(|| self.logins_per_second(now)).unwrap_or(UNKNOWN_PACE);
-        self.deaths.lock().unwrap_or_else(PoisonError::into_inner).lost(now, pace, rng)
+        self.staggered_close.lock().unwrap_or_else(PoisonError::into_inner).lost(now, pace, rng)
     }
 
     /// What the usable servers can take at least, by what a login has taken lately; `None` while there was none.

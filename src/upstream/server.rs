@@ -11,15 +11,17 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::{
-    Params, Reserve, ServerParams, Slot, ahead,
-    health::{Health, Standing},
-    load::{Load, Mark},
-    placement::{Rank, View},
-    pressure::{self, Pressure},
-    sight::{Epoch, Moment, Shown, Sight},
+use crate::{
+    protocol::info::{Info, InfoError},
+    upstream::{
+        Params, Reserve, ServerParams, Slot,
+        concurrency::limit::{self, ConcurrencyLimit},
+        health::{Health, Standing},
+        load::{Load, Mark},
+        placement::{Rank, View},
+        snapshot::{Epoch, Moment, Shown, Sight},
+    },
 };
-use crate::protocol::info::{Info, InfoError};
 
 /// nats-server's own default for `max_connections` (`DEFAULT_MAX_CONNECTIONS`, const.go): assumed until a reading says otherwise.
 const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
@@ -64,7 +66,7 @@ struct State {
     last: Option<Reading>,
     full_until: Option<Instant>,
     lame_duck: bool,
-    pressure: Pressure,
+    concurrency_limit: ConcurrencyLimit,
 }
 
 /// A server: its configuration, its counters, what is known of it.
@@ -98,7 +100,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub(super) fn new(index: usize, params: ServerParams, cluster: &Params, epoch: Epoch) -> Self {
+    pub fn new(index: usize, params: ServerParams, cluster: &Params, epoch: Epoch) -> Self {
         let capacity = params.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
         let server = Self {
             index,
@@ -149,8 +151,8 @@ impl Server {
                 Some(at) => self.epoch.moment(at + self.stale_after).just_after(),
             },
             grown_at: moment(self.grown_at(state)),
-            lively_until: moment(state.pressure.lively_until()),
-            handshake_limit: state.pressure.limit(),
+            lively_until: moment(state.concurrency_limit.lively_until()),
+            handshake_limit: state.concurrency_limit.limit(),
         }
     }
 
@@ -255,7 +257,7 @@ impl Server {
 
     /// The same, where `moment` is known to be `now`.
     #[inline]
-    pub(super) fn view_at(&self, moment: Moment, now: Instant) -> View {
+    pub fn view_at(&self, moment: Moment, now: Instant) -> View {
         let shown = self.sight.look();
         let handshake_limit = if moment < shown.grown_at { self.limit_while_young(now) } else { shown.handshake_limit };
         View {
@@ -276,14 +278,14 @@ impl Server {
     /// Slow start: a server that has just come up is warming caches and routes while every new client would go to it, since
     /// it is the emptiest. Its handshakes in flight are limited until it is `slow_start` old, so that it fills steadily.
     fn handshake_limit(&self, state: &State, now: Instant) -> u32 {
-        let limit = state.pressure.limit();
+        let limit = state.concurrency_limit.limit();
         let (Some(read_at), Some(last)) = (state.read_at, &state.last) else { return limit };
         let age = last.uptime.saturating_add(now.saturating_duration_since(read_at));
         if age >= self.slow_start {
             return limit;
         }
         let grown = age.as_secs_f64() / self.slow_start.as_secs_f64();
-        limit.min(FIRST_HANDSHAKE_LIMIT + (f64::from(pressure::MOST - FIRST_HANDSHAKE_LIMIT) * grown) as u32)
+        limit.min(FIRST_HANDSHAKE_LIMIT + (f64::from(limit::MOST - FIRST_HANDSHAKE_LIMIT) * grown) as u32)
     }
 
     /// When slow start is over; `None` where it is, or never was.
@@ -295,12 +297,12 @@ impl Server {
     /// A handshake ended with the server's PONG, that `should` not take longer than that.
     pub fn handshake_finished(&self, now: Instant, took: Duration, should: Duration) {
         let in_flight = self.load.handshakes();
-        self.change(|state| state.pressure.finished(now, took, should, in_flight));
+        self.change(|state| state.concurrency_limit.finished(now, took, should, in_flight));
     }
 
     /// Logins a second that it can take at least, by what one has taken lately; `None` while there was none.
     pub fn logins_per_second(&self) -> Option<f64> {
-        self.state().pressure.logins_per_second()
+        self.state().concurrency_limit.logins_per_second()
     }
 
     /// Whether no more than one handshake is under way, so that it takes what it takes alone.
@@ -310,7 +312,7 @@ impl Server {
 
     /// A handshake did not end in time.
     pub fn handshake_timed_out(&self) {
-        self.change(|state| state.pressure.timed_out());
+        self.change(|state| state.concurrency_limit.timed_out());
     }
 
     /// Takes a slot, if one is free and the handshakes in flight allow it.
@@ -323,7 +325,7 @@ impl Server {
             }
             _ => {
                 if server.load.handshakes() == 0 {
-                    state.pressure.began(now);
+                    state.concurrency_limit.began(now);
                 }
                 server.handshake_limit(state, now)
             }
@@ -331,18 +333,8 @@ impl Server {
         server.load.reserve(limit).then(|| Slot::new(Arc::clone(server)))
     }
 
-    /// Takes a slot for a client that is yet to come, where those that are there now need it least.
-    pub fn reserve_ahead(server: &Arc<Self>, now: Instant) -> Option<Slot> {
-        let view = server.view(now);
-        // Where no limit is known there is no telling whether there is room.
-        let has_limit = server.is_read() || server.params.max_connections.is_some();
-        let may = has_limit && ahead::may_dial(&view);
-        (may && server.load.reserve_ahead(ahead::left_to_clients(view.ceiling)))
-            .then(|| Slot::ahead(Arc::clone(server)))
-    }
-
     /// Takes one of the slots that are kept free for the system account.
-    pub(super) fn reserve_in_lane(server: &Arc<Self>) -> Option<Slot> {
+    pub fn reserve_in_lane(server: &Arc<Self>) -> Option<Slot> {
         server.load.reserve_in_lane().then(|| Slot::in_lane(Arc::clone(server)))
     }
 
@@ -366,11 +358,11 @@ impl Server {
             let restarted = state.last.as_ref().is_some_and(|last| last.start != reading.start);
             if restarted {
                 state.health.restarted(now);
-                state.pressure = Pressure::default();
+                state.concurrency_limit = ConcurrencyLimit::default();
                 state.lame_duck = false;
                 state.full_until = None;
             }
-            state.pressure.cores(now, reading.cpu, reading.cores);
+            state.concurrency_limit.cores(now, reading.cpu, reading.cores);
             state.read_at = Some(now);
             state.last = Some(reading);
             restarted

@@ -3,7 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Haste, Params, Placement, Reading, Reserve, ServerParams, Servers, Slot, Wants, floor::Floor};
+use crate::upstream::{
+    Compatibility, Haste, Params, Placement, Reading, Reserve, ServerParams, Servers, Slot,
+    concurrency::baseline::BaselineLatency,
+};
 
 /// Time goes on in such steps.
 const TICK: Duration = Duration::from_micros(500);
@@ -47,7 +50,7 @@ struct World {
     began: Instant,
     now: Instant,
     servers: Servers,
-    floor: Floor,
+    floor: BaselineLatency,
     real: Vec<Real>,
     readings_come: bool,
     says_cores: bool,
@@ -78,9 +81,8 @@ impl World {
             warn_at: 1.0,
             slow_start: Duration::from_secs(10),
             close_spread: Duration::ZERO,
-            wants: Wants::default(),
+            compatibility: Compatibility::default(),
             source_addresses: Vec::new(),
-            dial_ahead: 0,
             servers: (0..servers).map(server).collect(),
         };
         let now = Instant::now();
@@ -102,7 +104,7 @@ impl World {
             began: now,
             now,
             servers: Servers::new(&params),
-            floor: Floor::default(),
+            floor: BaselineLatency::default(),
             real: (0..servers).map(real).collect(),
             readings_come: true,
             says_cores: true,

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use memchr::memchr;
 
-use super::{Info, InfoError};
+use crate::protocol::info::{Info, InfoError};
 
 /// Keys whose values differ from connection to connection; the index is [`Changing`].
 pub(super) const CHANGING: [&str; 4] = ["client_id", "client_ip", "nonce", "remote_account"];

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{Info, Object};
-use crate::protocol::version::Version;
+use crate::protocol::{
+    info::{Info, Object},
+    version::Version,
+};
 
 /// The version shown while no server's is known: every current client speaks to it, and it has headers.
 const DEFAULT_VERSION: &str = "2.10.0";

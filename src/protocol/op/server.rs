@@ -2,7 +2,7 @@
 
 use memchr::memchr;
 
-use super::{
+use crate::protocol::op::{
     args::Args,
     whole::{Line, arguments, messages},
 };

@@ -2,7 +2,7 @@
 
 use tungstenite::protocol::frame::coding::Control;
 
-use super::encode;
+use crate::protocol::websocket::encode;
 
 /// A code and a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -63,7 +63,7 @@ impl Cookies {
         *self == Self::default()
     }
 
-    /// Says what the cookies hold where CONNECT says nothing, each by itself, as nats-server does.
+    /// CertificateNames what the cookies hold where CONNECT says nothing, each by itself, as nats-server does.
     pub fn fill_in(&self, connect: &mut Connect) {
         if connect.jwt().is_none() {
             connect.set_jwt(&self.jwt);

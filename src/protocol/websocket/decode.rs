@@ -7,7 +7,7 @@ use tungstenite::protocol::frame::{
     coding::{Control, Data, OpCode},
 };
 
-use super::{
+use crate::protocol::websocket::{
     Terms, Tools,
     closing::{Closing, is_valid_code},
     deflate::Inflater,

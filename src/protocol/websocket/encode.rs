@@ -5,7 +5,7 @@ use tungstenite::protocol::frame::{
     coding::{Control, Data, OpCode},
 };
 
-use super::{Terms, Tools};
+use crate::protocol::websocket::{Terms, Tools};
 
 /// So few bytes are not worth compressing (nats-server's `wsCompressThreshold`).
 const NOT_WORTH_IT: usize = 64;

@@ -11,6 +11,8 @@ pub mod encode;
 pub mod forwarded;
 mod mask;
 pub mod origin;
+#[cfg(test)]
+mod tests;
 pub mod upgrade;
 
 pub use self::deflate::Tools;
@@ -49,6 +51,3 @@ impl Pieces {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

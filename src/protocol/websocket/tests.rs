@@ -3,23 +3,25 @@
 use std::io::Write;
 
 use flate2::{Compression, write::DeflateEncoder};
-use proptest::{collection::vec, prelude::*};
 use tungstenite::protocol::frame::{
     FrameHeader,
     coding::{Control, Data, OpCode},
 };
 
-use super::{
-    Pieces, Terms, Tools,
-    closing::Closing,
-    cookies::CookieNames,
-    decode::{Decoder, Violation},
-    encode, forwarded,
-    origin::{Origin, OriginRules},
-    upgrade::{self, LONGEST_REQUEST, Rejection, Rules},
+use crate::protocol::{
+    connect::Connect,
+    websocket::{
+        Pieces, Terms, Tools,
+        closing::Closing,
+        cookies::CookieNames,
+        decode::{Decoder, Violation},
+        encode, forwarded,
+        origin::{Origin, OriginRules},
+        upgrade::{self, LONGEST_REQUEST, Rejection, Rules},
+    },
 };
-use crate::protocol::connect::Connect;
 
+use proptest::{collection::vec, prelude::*};
 const DEFLATE: Terms = Terms { deflate: true, unmasked: false, pieces: Pieces::Whole };
 
 /// A frame as a client sends it.
@@ -242,7 +244,7 @@ fn how_it_ends_is_told_as_nats_server_tells_it() {
     assert_eq!(after("-ERR 'Maximum Payload Violation'\r\n"), Some(1009));
     assert_eq!(after("-ERR 'Permissions Violation for Publish to \"x\"'\r\n"), None);
     assert_eq!(after("MSG a 1 2\r\nhi\r\n"), None);
-    for refusal in crate::close::Refusal::ALL {
+    for refusal in crate::outcome::Refusal::ALL {
         assert!(Closing::after(crate::protocol::refusal::line(refusal)).is_some(), "{}", refusal.name());
     }
     let mut frame = Vec::new();

@@ -6,7 +6,7 @@ use data_encoding::BASE64;
 use httparse::{EMPTY_HEADER, Request, Status};
 use tungstenite::handshake::derive_accept_key;
 
-use super::{
+use crate::protocol::websocket::{
     Pieces, Terms,
     cookies::{CookieNames, Cookies},
     origin::OriginRules,

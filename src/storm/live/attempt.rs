@@ -13,13 +13,13 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{security::OwnTls, seen::Seen};
 use crate::{
-    storm::{
+    client_library::{
         behaviour::Ending,
-        library::{BeforePong, Deadline, Library},
+        table::{BeforePong, Deadline, Library},
     },
-    stream::Stream,
+    net::stream::Stream,
+    storm::live::{security::OwnTls, seen::Seen},
 };
 
 /// A line longer than this is no NATS.

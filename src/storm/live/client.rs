@@ -22,17 +22,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    attempt::{self, Caller, Outcome, What},
-    security::OwnTls,
-    seen::Seen,
-};
 use crate::{
-    storm::{
+    client_library::{
         behaviour::{Memory, Next, Reaction},
-        library::Library,
+        table::Library,
     },
-    stream::Stream,
+    net::stream::Stream,
+    storm::live::{
+        attempt::{self, Caller, Outcome, What},
+        security::OwnTls,
+        seen::Seen,
+    },
 };
 
 /// What all clients share.

@@ -23,15 +23,21 @@ use std::{
 use tokio::{net::lookup_host, runtime, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::library::{Library, Like};
-use crate::{limits, tls::BadFile};
-use client::{Client, Shared};
-use own::Cpu;
-use progress::Progress;
-pub use report::{PhaseReport, Report, TlsReport};
-use security::Security;
+use crate::{
+    client_library::table::{Library, Like},
+    server::file_limit,
+    storm::live::{
+        client::{Client, Shared},
+        own::Cpu,
+        progress::Progress,
+        security::Security,
+        seen::Seen,
+    },
+    tls::BadFile,
+};
+
+pub use report::Report;
 pub use security::Tls;
-use seen::Seen;
 pub use target::Target;
 
 /// Descriptors of everything but clients: standard streams, epoll, a name being resolved.
@@ -104,7 +110,7 @@ impl Storm {
     /// # Errors
     /// What keeps it from starting.
     pub fn play(&self, quiet: bool) -> Result<Report, StormError> {
-        let (limit, clients) = (limits::raise().soft, self.clients as u64);
+        let (limit, clients) = (file_limit::raise().soft, self.clients as u64);
         let needed = clients + OTHER_FILES;
         if needed > limit {
             return Err(StormError::Files { limit, carried: limit.saturating_sub(OTHER_FILES), clients, needed });

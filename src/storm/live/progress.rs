@@ -8,7 +8,7 @@ use std::{
 
 use rustix::termios::tcgetwinsize;
 
-use super::seen::Seen;
+use crate::storm::live::seen::Seen;
 
 /// A line cannot be repainted once it has gone on to the next: what does not fit is left out. A terminal that does not say how
 /// wide it is has room for all.

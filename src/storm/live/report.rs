@@ -4,13 +4,15 @@ use std::{collections::BTreeMap, fmt, sync::atomic::Ordering::Relaxed, time::Dur
 
 use serde::Serialize;
 
-use super::{
-    Storm,
-    client::Shared,
-    own::Cpu,
-    seen::{Phase, Seen},
+use crate::storm::{
+    live::{
+        Storm,
+        client::Shared,
+        own::Cpu,
+        seen::{Phase, Seen},
+    },
+    text::grouped,
 };
-use crate::storm::text::grouped;
 
 /// One phase: the first connects, or the return after a drop.
 #[derive(Debug, Clone, Serialize)]

@@ -11,14 +11,14 @@ use rustls::{ClientConfig, HandshakeKind, client::Resumption, pki_types::ServerN
 use tokio::{net::TcpStream, time::timeout_at};
 use tokio_rustls::{TlsConnector, TlsStream};
 
-use super::{
-    attempt::{Clock, Failure, describe},
-    own,
-    seen::SeenTls,
-};
 use crate::{
-    storm::{behaviour::Ending, library::Library},
-    stream::Stream,
+    client_library::{behaviour::Ending, table::Library},
+    net::stream::Stream,
+    storm::live::{
+        attempt::{Clock, Failure, describe},
+        own,
+        seen::SeenTls,
+    },
     tls::{BadFile, Connector, ServersTls},
 };
 

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{attempt::What, own::Lateness};
+use crate::storm::live::{attempt::What, own::Lateness};
 
 /// Texts that are told apart; those beyond are [`OTHER`].
 const MOST_TEXTS: usize = 100;

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use serde_json::{Map, Value};
 
-use crate::storm::library::Library;
+use crate::client_library::table::Library;
 
 /// NATS's own port.
 const DEFAULT_PORT: u16 = 4222;
@@ -129,7 +129,7 @@ impl fmt::Debug for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storm::library::GO;
+    use crate::client_library::table::GO;
 
     fn read(text: &str) -> Target {
         text.parse().unwrap()

@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Forecast;
-use crate::storm::text::grouped;
+use crate::storm::{plan::Forecast, text::grouped};
 
 const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 460.0;

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use super::{
-    Plan,
-    calendar::Nanos,
-    server::Job,
-    world::{Front, State, World},
+use crate::{
+    admission::Rate,
+    client_library::behaviour::Ending,
+    storm::plan::{
+        Plan,
+        calendar::Nanos,
+        server::Job,
+        world::{Front, State, World},
+    },
 };
-use crate::{admission::Rate, storm::behaviour::Ending};
 
 /// Whether an attempt is still the one that a handshake was begun for.
 fn waits(world: &World, job: Job) -> bool {

@@ -1,5 +1,5 @@
 //! `weir plan`: what a storm will do to a described cluster, by discrete-event simulation. The clients are those of
-//! [`crate::storm::library`]; weir's doors are the real ones; the same seed gives the same storm.
+//! [`crate::client_library::table`]; weir's doors are the real ones; the same seed gives the same storm.
 //!
 //! What is left out: the time that weir itself and the network's queues take (kernel backlogs, lost SYNs), traffic beside
 //! the storm, and the differences between one handshake and another.
@@ -10,22 +10,27 @@ mod direct;
 mod outcome;
 mod server;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod weir;
 mod world;
 
 use std::{thread, time::Duration};
 
+use crate::{
+    admission::{Params, Rate},
+    client_library::table::Like,
+    storm::plan::{
+        direct::{Bucket, Direct},
+        weir::Weir,
+    },
+    upstream::Reserve,
+};
+
 pub use outcome::Outcome;
 pub use server::Discipline;
 pub use summary::{Case, Forecast};
 
-use super::library::Like;
-use crate::{
-    admission::{Params, Rate},
-    upstream::Reserve,
-};
-use direct::{Bucket, Direct};
-use weir::Weir;
 #[cfg(test)]
 pub(crate) use weir::reading;
 
@@ -108,20 +113,20 @@ impl Plan {
     }
 
     /// Plays weir alone.
+    #[cfg(test)]
     pub fn weir(&self) -> Outcome {
         world::play(self, Weir::new(self, &self.admission))
     }
 
     /// Plays clients that go to the servers themselves.
+    #[cfg(test)]
     pub fn direct(&self) -> Outcome {
         world::play(self, Direct::new(self))
     }
 
     /// Plays the plain token bucket.
+    #[cfg(test)]
     pub fn token_bucket(&self) -> Outcome {
         world::play(self, Bucket::new(self.bucket))
     }
 }
-
-#[cfg(test)]
-mod tests;

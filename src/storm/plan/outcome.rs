@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::calendar::Nanos;
-use crate::storm::behaviour::Ending;
+use crate::{client_library::behaviour::Ending, storm::plan::calendar::Nanos};
 
 /// Counts while a plan runs.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::calendar::Nanos;
+use crate::storm::plan::calendar::Nanos;
 
 const NANOS: f64 = 1e9;
 

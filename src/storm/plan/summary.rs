@@ -4,8 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Discipline, Outcome, Plan, chart};
-use crate::storm::text::grouped;
+use crate::storm::{
+    plan::{Discipline, Outcome, Plan, chart},
+    text::grouped,
+};
 
 /// One way of standing in front of the servers.
 #[derive(Debug, Clone, Serialize)]

@@ -2,13 +2,13 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::*;
 use crate::{
+    client_library::table::{ALL, DOTNET, GO, JAVA, JS, PYTHON, RUST},
     config::{Config, ServerArg},
-    storm::library::{ALL, DOTNET, GO, JAVA, JS, PYTHON, RUST},
 };
 
-fn plan(clients: u32, library: &'static crate::storm::library::Library, handshakes: f64) -> Plan {
+use super::*;
+fn plan(clients: u32, library: &'static crate::client_library::table::Library, handshakes: f64) -> Plan {
     let config = Config::from_servers(&[ServerArg("n1:4222".into())]).unwrap();
     let per_second = NonZeroU32::new(handshakes as u32).unwrap();
     let rate = Rate { per_second, burst: NonZeroU32::new((handshakes as u32 / 10).max(10)).unwrap() };

@@ -9,18 +9,18 @@ use std::{
 
 use governor::clock::FakeRelativeClock;
 
-use super::{
-    Plan,
-    calendar::Nanos,
-    server::Job,
-    world::{Front, State, World, kind},
-};
 use crate::{
-    admission::{AccountSlot, Admission, Again, Applicant, Course, Entry, Gate, Params, Pass, Step, Waiter},
-    close::Refusal,
+    admission::{AccountSlot, Admission, Again, Client, Entry, Limit, Params, Pass, Step, Wait, Waiter},
+    client_library::{behaviour::Ending, table::Library},
     identity::{ClientKey, UNKNOWN_ACCOUNT},
-    storm::{behaviour::Ending, library::Library},
-    upstream::{self, Reading, ServerParams, Servers, floor::Since, load::Mark},
+    outcome::Refusal,
+    storm::plan::{
+        Plan,
+        calendar::Nanos,
+        server::Job,
+        world::{Front, State, World, kind},
+    },
+    upstream::{self, Reading, ServerParams, Servers, concurrency::baseline::Since, load::Mark},
 };
 
 /// The moment has come that a session waits for.
@@ -52,7 +52,7 @@ enum Stage {
     /// Nobody's: may be used again.
     Free,
     /// Between the connect door and the dial.
-    Waits(Course<Turn, Clock>),
+    Waits(Wait<Turn, Clock>),
     /// Refused at the accept door, when it is time.
     TurnedAway,
     /// The server that has the handshake is in the pass.
@@ -85,8 +85,8 @@ pub(super) struct Weir {
     clock_at: Nanos,
     rng: fastrand::Rng,
     servers: Arc<Servers>,
-    doors: Admission<Turn, Clock>,
-    gate: Arc<Gate>,
+    admission: Admission<Turn, Clock>,
+    gate: Arc<Limit>,
     account: Arc<str>,
     sessions: Vec<Session>,
     free: Vec<u32>,
@@ -138,9 +138,8 @@ impl Weir {
             warn_at: 0.8,
             slow_start: Duration::ZERO,
             close_spread: plan.close_spread,
-            wants: upstream::Wants::default(),
+            compatibility: upstream::Compatibility::default(),
             source_addresses: Vec::new(),
-            dial_ahead: 0,
             servers: (0..plan.servers).map(server).collect(),
         };
         let (clock, servers) = (Clock::default(), Arc::new(Servers::new(&cluster)));
@@ -151,13 +150,13 @@ impl Weir {
         }
         let most = params.max_clients.max(plan.clients.saturating_mul(2));
         Self {
-            doors: Admission::new(params, Arc::clone(&servers), clock.clone()),
+            admission: Admission::new(params, Arc::clone(&servers), clock.clone()),
             clock,
             began: Instant::now(),
             clock_at: 0,
             rng: fastrand::Rng::with_seed(plan.seed),
             servers,
-            gate: Gate::new(most),
+            gate: Limit::new(most),
             account: UNKNOWN_ACCOUNT.into(),
             sessions: Vec::new(),
             free: Vec::new(),
@@ -254,7 +253,7 @@ impl Weir {
         let now = self.now(world);
         let answer_by = self.at(self.sessions[index as usize].answer_by);
         // Which one has failed needs not be remembered: it has no room by its own word.
-        match self.doors.place_again(&[], answer_by, now, &mut self.rng) {
+        match self.admission.place_again(&[], answer_by, now, &mut self.rng) {
             Again::Placed(server) => self.dial(world, index, Pass { server, account }),
             Again::Busy(until) => {
                 self.sessions[index as usize].stage = Stage::Busy(account);
@@ -271,14 +270,14 @@ impl Weir {
     }
 
     /// Goes on with a client's course.
-    fn step(&mut self, world: &mut World, index: u32, course: Course<Turn, Clock>, step: Step<Clock>) {
+    fn step(&mut self, world: &mut World, index: u32, course: Wait<Turn, Clock>, step: Step<Clock>) {
         match step {
             Step::Dial(pass) => self.admit(world, index, pass),
             Step::Refuse(_) => self.refuse(world, index),
             // A turn ends the wait in the moment it is given; so the queue has dropped it.
             Step::Gone => {
                 let now = self.now(world);
-                course.dropped(&self.doors, now);
+                course.dropped(&self.admission, now);
                 self.refuse(world, index);
             }
             Step::Wait(until) => {
@@ -295,7 +294,7 @@ impl Weir {
     fn give_now(&mut self, world: &mut World) -> Option<Instant> {
         let now = self.now(world);
         let mut turns = std::mem::take(&mut self.turns);
-        let again = self.doors.release(now, &mut self.rng, &mut turns);
+        let again = self.admission.release(now, &mut self.rng, &mut turns);
         for (Turn(index), pass) in turns.drain(..) {
             self.admit(world, index, pass);
         }
@@ -319,7 +318,7 @@ impl Weir {
     /// Sweeping, and a reading from each server.
     fn every_second(&mut self, world: &mut World) {
         let now = self.now(world);
-        self.doors.sweep(now);
+        self.admission.sweep(now);
         for (server, real) in self.servers.iter().zip(&world.servers) {
             let mark: Mark = server.load().mark();
             server.read(now, mark, reading(real.connections, self.capacity));
@@ -335,28 +334,28 @@ impl Weir {
     fn ask(&mut self, world: &mut World, client: u32, entry: Entry<Clock>, library: &Library) {
         let now = self.now(world);
         let accepted = self.at(world.accepted(client));
-        let deadlines = self.doors.patience().deadlines(Some(library.lang), accepted, now);
+        let deadlines = self.admission.patience().deadlines(Some(library.lang), accepted, now);
         let index = self.open(client, Some(entry), self.nanos(deadlines.answer_by));
         if self.nanos(deadlines.answer_by) >= world.patience(client) {
             world.limit(client);
         }
-        let applicant = Applicant {
-            persona: Default::default(),
+        let client = Client {
+            quota_identity: Default::default(),
             account: Arc::clone(&self.account),
-            client: key(client),
+            key: key(client),
             hold_until: deadlines.hold_until,
             answer_by: deadlines.answer_by,
             returns: deadlines.returns,
         };
-        let (course, step) = Course::at_connect(&self.doors, applicant, now, &mut self.rng, || Turn(index));
+        let (course, step) = Wait::at_connect(&self.admission, client, now, &mut self.rng, || Turn(index));
         self.step(world, index, course, step);
     }
 
     /// Refused at the accept door: after CONNECT all the same, and after a random delay.
     fn turn_away(&mut self, world: &mut World, client: u32, reason: Refusal, library: &Library) {
         let (now, accepted) = (self.at(world.now), self.at(world.accepted(client)));
-        let hold_until = self.doors.patience().deadlines(Some(library.lang), accepted, now).hold_until;
-        let moment = self.doors.moment_to_refuse(reason, hold_until, now, &mut self.rng);
+        let hold_until = self.admission.patience().deadlines(Some(library.lang), accepted, now).hold_until;
+        let moment = self.admission.moment_to_refuse(reason, hold_until, now, &mut self.rng);
         let index = self.open(client, None, 0);
         self.sessions[index as usize].stage = Stage::TurnedAway;
         self.later(world, self.nanos(moment), MOMENT, index);
@@ -369,7 +368,7 @@ impl Front for Weir {
     }
 
     fn keeps(&mut self, _client: u32) -> Duration {
-        self.doors.session_lost(self.began, &mut self.rng)
+        self.admission.session_lost(self.began, &mut self.rng)
     }
 
     fn arrive(&mut self, world: &mut World, client: u32) {
@@ -381,7 +380,7 @@ impl Front for Weir {
         let library = world.library(client);
         // An address for each: 10.0.0.0/8 has enough.
         let source = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + client));
-        match self.doors.at_accept(&self.gate, source, now) {
+        match self.admission.at_accept(&self.gate, source, now) {
             Ok(entry) => self.ask(world, client, entry, library),
             Err(reason) => self.turn_away(world, client, reason, library),
         }
@@ -393,7 +392,7 @@ impl Front for Weir {
         match std::mem::replace(&mut one.stage, Stage::Free) {
             Stage::Dialling(mut pass) if !stale => {
                 let took = Duration::from_nanos(world.now - one.dialled);
-                self.doors.handshake_finished(
+                self.admission.handshake_finished(
                     &mut pass,
                     took,
                     Since::Dial,
@@ -435,7 +434,7 @@ impl Front for Weir {
         }
         if let Stage::Waits(course) = std::mem::replace(&mut self.sessions[index as usize].stage, Stage::Free) {
             let now = self.now(world);
-            course.leave(&self.doors, now);
+            course.leave(&self.admission, now);
         }
         self.close(index);
     }
@@ -452,14 +451,14 @@ impl Front for Weir {
         match (kind, std::mem::replace(&mut self.sessions[who as usize].stage, Stage::Free)) {
             (MOMENT, Stage::Waits(mut course)) => {
                 let now = self.now(world);
-                let step = course.go_on(&self.doors, now, &mut self.rng);
+                let step = course.go_on(&self.admission, now, &mut self.rng);
                 self.step(world, who, course, step);
             }
             (MOMENT, Stage::TurnedAway) | (ANSWER_BY, Stage::Busy(_)) => self.refuse(world, who),
             (PLACE_AGAIN, Stage::Busy(account)) => self.place_again(world, who, account),
             (ANSWER_BY, Stage::Dialling(pass)) => {
                 let took = Duration::from_nanos(world.now - self.sessions[who as usize].dialled);
-                self.doors.handshake_cut_off(&pass, took);
+                self.admission.handshake_cut_off(&pass, took);
                 drop(pass);
                 self.refuse(world, who);
                 self.give_now(world);
@@ -467,7 +466,7 @@ impl Front for Weir {
             (GHOST_END, Stage::In { _pass: pass }) => {
                 world.servers[pass.server.server().index()].connections -= 1;
                 let (client, now) = (self.sessions[who as usize].client, self.now(world));
-                self.doors.session_ended(key(client), world.library(client).ghost, now);
+                self.admission.session_ended(key(client), world.library(client).ghost, now);
                 self.close(who);
             }
             (_, stage) => self.sessions[who as usize].stage = stage,

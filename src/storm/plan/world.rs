@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use super::{
-    Plan,
-    calendar::{Calendar, Event, Nanos},
-    outcome::{Outcome, Tally},
-    server::{Job, Server},
-};
-use crate::storm::{
-    behaviour::{Ending, Memory, Next},
-    library::{Deadline, Library},
+use crate::{
+    client_library::{
+        behaviour::{Ending, Memory, Next},
+        table::{Deadline, Library},
+    },
+    storm::plan::{
+        Plan,
+        calendar::{Calendar, Event, Nanos},
+        outcome::{Outcome, Tally},
+        server::{Job, Server},
+    },
 };
 
 /// Kinds of events; the front's own come after these.

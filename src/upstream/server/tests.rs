@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::upstream::{
-    Placement, Servers, Wants,
+    Compatibility, Placement, Servers,
     placement::{Haste, Rank},
 };
 
@@ -43,9 +43,8 @@ fn cluster(system: bool, slow_start: Duration) -> Params {
         warn_at: 0.8,
         slow_start,
         close_spread: Duration::ZERO,
-        wants: Wants::default(),
+        compatibility: Compatibility::default(),
         source_addresses: Vec::new(),
-        dial_ahead: 0,
         servers: Vec::new(),
     }
 }
@@ -66,7 +65,7 @@ fn by_state(server: &Server, now: Instant) -> (Rank, u32, bool) {
         _ if !fresh => Rank::Stale,
         Standing::Up | Standing::TrialDue => Rank::Eligible,
     };
-    let is_lively = state.pressure.lively_until().is_some_and(|until| now < until);
+    let is_lively = state.concurrency_limit.lively_until().is_some_and(|until| now < until);
     (rank, server.handshake_limit(&state, now), is_lively)
 }
 
@@ -117,7 +116,7 @@ proptest! {
             let turning = {
                 let state = server.state();
                 let stale = state.read_at.map(|at| at + server.stale_after);
-                [state.full_until, state.health.ejected_until(), stale, server.grown_at(&state), state.pressure.lively_until()]
+                [state.full_until, state.health.ejected_until(), stale, server.grown_at(&state), state.concurrency_limit.lively_until()]
             };
             let nanosecond = Duration::from_nanos(1);
             let turning = turning.into_iter().flatten().flat_map(|at| [at - nanosecond, at, at + nanosecond]);

@@ -3,7 +3,7 @@ mod reference;
 use proptest::prelude::*;
 
 use super::*;
-use reference::{Found, Reference};
+use crate::protocol::op::client::tests::reference::{Found, Reference};
 
 const MAX: usize = 64;
 

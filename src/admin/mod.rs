@@ -1,0 +1,68 @@
+//! The monitor's endpoints: `/metrics`, `/healthz` and `/storms`.
+
+pub mod prometheus;
+pub mod storm_sampler;
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{admin::prometheus::Metrics, session::Shared};
+
+#[derive(Debug)]
+struct Monitor {
+    shared: Arc<Shared>,
+    metrics: Metrics,
+}
+
+/// Serves until `stop`.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
+    let monitor = Arc::new(Monitor { metrics: Metrics::new(Arc::clone(&shared)), shared });
+    let routes = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/storms", get(storms))
+        .with_state(monitor);
+    if let Err(err) = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await {
+        warn!(%err, "the monitor has ended");
+    }
+}
+
+async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
+    match monitor.metrics.text() {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// 200 while new clients are welcome, 503 while weir drains or no server is usable; the words are nats-server's own.
+async fn healthz(State(monitor): State<Arc<Monitor>>) -> Response {
+    let (status, body) = if monitor.shared.admission.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"unavailable","error":"draining"}"#)
+    } else if !monitor.shared.servers.any_usable(Instant::now()) {
+        (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"unavailable","error":"no usable server"}"#)
+    } else {
+        (StatusCode::OK, r#"{"status":"ok"}"#)
+    };
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// The storm that goes on and the last ones, as JSON.
+async fn storms(State(monitor): State<Arc<Monitor>>) -> Response {
+    match serde_json::to_vec(&monitor.shared.flight.report()) {
+        Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

@@ -1,0 +1,214 @@
+//! Connections and buckets by key: sources, users, names. Entries come and go; each is exact while it is there.
+
+use std::{
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use governor::clock::Clock;
+
+use crate::admission::{
+    Quota,
+    quota::{counted_map::Counted, rate::Tokens},
+};
+
+/// Keys that are remembered at most. Whoever comes beyond that is over its rate until a sweep; those known already go on.
+const MOST_KEYS: usize = 262_144;
+
+#[derive(Debug)]
+struct Entry<C: Clock> {
+    connections: u32,
+    tokens: Option<Tokens<C>>,
+    /// Tokens that are still to come are promised until then.
+    promised_until: Option<Instant>,
+    full_again_at: Option<Instant>,
+}
+
+/// Every key with a connection or a bucket that is not full.
+#[derive(Debug)]
+pub struct QuotaByKey<K: Hash + Eq, C: Clock> {
+    clock: C,
+    map: Counted<K, Entry<C>>,
+}
+
+/// One connection of a key, given back on drop.
+#[derive(Debug)]
+pub struct KeySlot<K: Hash + Eq + Copy, C: Clock> {
+    of: Arc<QuotaByKey<K, C>>,
+    key: K,
+}
+
+impl<K: Hash + Eq + Copy, C: Clock> Drop for KeySlot<K, C> {
+    fn drop(&mut self) {
+        if let Some(mut entry) = self.of.map.get_mut(&self.key) {
+            entry.connections -= 1;
+        }
+    }
+}
+
+impl<K: Hash + Eq + Copy, C: Clock + Clone> KeySlot<K, C> {
+    /// Takes the token that was promised, once its time has come.
+    pub fn redeem(&self) {
+        if let Some(tokens) = self.of.map.get(&self.key).as_ref().and_then(|entry| entry.tokens.as_ref()) {
+            // A rounding early or late makes no difference: the promises are a token's time apart.
+            let _ = tokens.take();
+        }
+    }
+}
+
+/// What a key has too many of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Connections.
+    Quota,
+    /// New connections per second.
+    Rate,
+}
+
+impl<K: Hash + Eq + Copy, C: Clock + Clone> QuotaByKey<K, C> {
+    /// No key known.
+    pub fn new(clock: C) -> Self {
+        Self { clock, map: Counted::default() }
+    }
+
+    /// Takes a connection slot, and a token, of a key. Of a quota that only warns both are taken as if there were enough, and
+    /// `warn` is told what there was not.
+    ///
+    /// # Errors
+    /// [`Over`]; nothing is taken then.
+    pub fn enter(
+        self: &Arc<Self>,
+        key: K,
+        quota: Quota,
+        now: Instant,
+        warn: impl Fn(Over),
+    ) -> Result<KeySlot<K, C>, Over> {
+        self.enter_by(key, quota, now, now, warn).map(|(slot, _)| slot)
+    }
+
+    /// The same for one that can wait until `latest`: where the token comes only later it is promised, first come, first
+    /// served, and the answer is when it comes; [`KeySlot::redeem`] takes it then.
+    ///
+    /// # Errors
+    /// [`Over`]; nothing is taken or promised then.
+    pub fn enter_by(
+        self: &Arc<Self>,
+        key: K,
+        quota: Quota,
+        now: Instant,
+        latest: Instant,
+        warn: impl Fn(Over),
+    ) -> Result<(KeySlot<K, C>, Option<Instant>), Over> {
+        let over = |what: Over| {
+            if !quota.warn_only {
+                return Err(what);
+            }
+            warn(what);
+            Ok(())
+        };
+        if self.map.len() >= MOST_KEYS && !self.map.contains_key(&key) {
+            return Err(Over::Rate);
+        }
+        let mut entry = self.map.get_or_insert_with(key, || Entry {
+            connections: 0,
+            tokens: quota.rate.map(|rate| Tokens::new(rate, &self.clock)),
+            promised_until: None,
+            full_again_at: None,
+        });
+        if quota.max_connections.is_some_and(|most| entry.connections >= most) {
+            over(Over::Quota)?;
+        }
+        let mut promised = None;
+        if let Some(tokens) = &entry.tokens {
+            let apart = Duration::from_secs(1) / tokens.per_second().get();
+            // Whoever was promised one before goes first.
+            let comes = match entry.promised_until.filter(|&until| now < until) {
+                Some(until) => Some(until + apart),
+                None => tokens.take().err().map(|wait| now + wait),
+            };
+            match comes {
+                Some(at) if quota.warn_only || at > latest => over(Over::Rate)?,
+                comes => promised = comes,
+            }
+            entry.promised_until = promised.or(entry.promised_until);
+            // An upper bound: a bucket that was empty is full again after burst / rate.
+            entry.full_again_at = quota.rate.map(|rate| {
+                let from = promised.unwrap_or(now);
+                from + Duration::from_secs_f64(f64::from(rate.burst.get()) / f64::from(rate.per_second.get()))
+            });
+        }
+        entry.connections += 1;
+        Ok((KeySlot { of: Arc::clone(self), key }, promised))
+    }
+
+    /// Forgets the keys without a connection whose bucket is full again.
+    pub fn sweep(&self, now: Instant) {
+        self.map.retain(|_, entry| entry.connections > 0 || entry.full_again_at.is_some_and(|at| now < at));
+    }
+
+    /// How many keys are remembered.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Whether none is.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+    use crate::admission::Rate;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn rate(per_second: u32, burst: u32) -> Quota {
+        let rate = Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() };
+        Quota { rate: Some(rate), ..Quota::default() }
+    }
+
+    #[test]
+    fn tokens_to_come_are_promised_in_order_and_kept() {
+        let clock = FakeRelativeClock::default();
+        let (ledger, began) = (Arc::new(QuotaByKey::new(clock.clone())), Instant::now());
+        let quota = rate(2, 1);
+        let enter = |now: Instant, patience: Duration| {
+            let entered = ledger.enter_by(7, quota, now, now + patience, |_| {});
+            entered.map(|(slot, at)| (slot, at.map(|at| (at - began).as_millis())))
+        };
+        let (_first, at) = enter(began, SECOND).unwrap();
+        assert_eq!(at, None);
+        let (second, at) = enter(began, SECOND).unwrap();
+        assert_eq!(at, Some(500));
+        let (_third, at) = enter(began, SECOND).unwrap();
+        assert_eq!(at, Some(1000));
+        assert_eq!(enter(began, SECOND).unwrap_err(), Over::Rate, "its token would come too late");
+        // Half a second later the second's token is there, and is no newcomer's.
+        clock.advance(SECOND / 2);
+        let (_fourth, at) = enter(began + SECOND / 2, SECOND).unwrap();
+        assert_eq!(at, Some(1500));
+        second.redeem();
+        // Once the promises are kept, who comes finds what there is.
+        clock.advance(2 * SECOND);
+        let (_fifth, at) = enter(began + 5 * SECOND / 2, SECOND).unwrap();
+        assert_eq!(at, None);
+    }
+
+    #[test]
+    fn a_rate_that_only_warns_makes_nobody_wait() {
+        let ledger = Arc::new(QuotaByKey::new(FakeRelativeClock::default()));
+        let (quota, now, warned) = (Quota { warn_only: true, ..rate(1, 1) }, Instant::now(), std::cell::Cell::new(0));
+        let slots: Vec<_> = (0..5)
+            .map(|_| ledger.enter_by(1, quota, now, now + SECOND, |_| warned.set(warned.get() + 1)).unwrap())
+            .collect();
+        assert!(slots.iter().all(|(_, at)| at.is_none()));
+        assert_eq!(warned.get(), 4);
+    }
+}

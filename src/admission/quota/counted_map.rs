@@ -1,0 +1,111 @@
+//! A sharded map that knows how many it holds. `DashMap::len` and `is_empty` lock every shard, four for each core, one after
+//! the other: too much to ask at every connect.
+
+use std::{
+    hash::Hash,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use dashmap::{
+    DashMap, Entry,
+    mapref::one::{Ref, RefMut},
+};
+
+/// The map. What is counted follows what is stored at once, but not in the same instant.
+#[derive(Debug)]
+pub struct Counted<K: Eq + Hash, V> {
+    map: DashMap<K, V>,
+    len: AtomicUsize,
+}
+
+impl<K: Eq + Hash, V> Default for Counted<K, V> {
+    fn default() -> Self {
+        Self { map: DashMap::new(), len: AtomicUsize::new(0) }
+    }
+}
+
+impl<K: Eq + Hash, V> Counted<K, V> {
+    pub fn len(&self) -> usize {
+        self.len.load(Relaxed)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn contains_key(&self, key: &K) -> bool {
+        !self.is_empty() && self.map.contains_key(key)
+    }
+
+    pub fn get(&self, key: &K) -> Option<Ref<'_, K, V>> {
+        if self.is_empty() { None } else { self.map.get(key) }
+    }
+
+    pub fn get_mut(&self, key: &K) -> Option<RefMut<'_, K, V>> {
+        self.map.get_mut(key)
+    }
+
+    /// The value of `key`, made where there is none; its shard is locked as long as the answer lives.
+    pub fn get_or_insert_with(&self, key: K, make: impl FnOnce() -> V) -> RefMut<'_, K, V> {
+        match self.map.entry(key) {
+            Entry::Occupied(there) => there.into_ref(),
+            Entry::Vacant(free) => {
+                self.len.fetch_add(1, Relaxed);
+                free.insert(make())
+            }
+        }
+    }
+
+    pub fn insert(&self, key: K, value: V) {
+        match self.map.entry(key) {
+            Entry::Occupied(mut there) => drop(there.insert(value)),
+            // Counted while the shard is locked: nobody can take out, and count, what is not counted yet.
+            Entry::Vacant(free) => {
+                self.len.fetch_add(1, Relaxed);
+                free.insert(value);
+            }
+        }
+    }
+
+    pub fn remove(&self, key: &K) {
+        if !self.is_empty() && self.map.remove(key).is_some() {
+            self.len.fetch_sub(1, Relaxed);
+        }
+    }
+
+    pub fn retain(&self, mut keep: impl FnMut(&K, &mut V) -> bool) {
+        if self.is_empty() {
+            return;
+        }
+        let mut gone = 0;
+        self.map.retain(|key, value| {
+            let keeps = keep(key, value);
+            gone += usize::from(!keeps);
+            keeps
+        });
+        self.len.fetch_sub(gone, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_is_that_of_the_map() {
+        let counted = Counted::default();
+        for n in [1, 2, 3, 2, 1] {
+            counted.insert(n, n);
+        }
+        *counted.get_or_insert_with(4, || 4) += 1;
+        *counted.get_or_insert_with(4, || 4) += 1;
+        assert_eq!((counted.len(), counted.get(&4).map(|n| *n)), (4, Some(6)));
+        counted.remove(&1);
+        counted.remove(&1);
+        counted.retain(|n, _| *n != 2);
+        assert_eq!((counted.len(), counted.map.len()), (2, 2));
+        assert!(!counted.contains_key(&2) && counted.contains_key(&3));
+        counted.retain(|_, _| false);
+        assert!(counted.is_empty() && counted.map.is_empty());
+    }
+}

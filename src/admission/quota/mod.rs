@@ -1,0 +1,10 @@
+//! Limits of connections and of new connections per second: by account, source address, user and client name.
+
+pub mod accounts;
+pub mod by_key;
+pub mod counted_map;
+pub mod limit;
+pub mod rate;
+pub mod sources;
+pub mod users_and_names;
+pub mod warned;

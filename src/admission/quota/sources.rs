@@ -1,0 +1,159 @@
+//! What each source address holds and may hold.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Instant,
+};
+
+use governor::clock::Clock;
+
+use crate::{
+    admission::{
+        Quota,
+        quota::{
+            by_key::{KeySlot, Over, QuotaByKey},
+            warned::Warned,
+        },
+    },
+    outcome::Refusal,
+};
+
+/// The key a source is counted by: the address, of IPv6 the /64, since one customer has at least that much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Source(IpAddr);
+
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, ..] = v6.segments();
+                Self(IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)))
+            }
+            v4 => Self(v4),
+        }
+    }
+}
+
+impl Source {
+    /// The lane in which its clients wait while they have not said who they are. No account has a name with a blank.
+    pub fn lane(self) -> Arc<str> {
+        format!("source {}", self.0).into()
+    }
+}
+
+/// Every source that is limited.
+#[derive(Debug)]
+pub struct Sources<C: Clock> {
+    quota: Quota,
+    ledger: Arc<QuotaByKey<Source, C>>,
+}
+
+/// One connection of a source, given back on drop.
+#[derive(Debug)]
+pub struct SourceSlot<C: Clock> {
+    /// `None` where sources are not limited and so not counted: on the heap, as every session has one.
+    _of: Option<Box<KeySlot<Source, C>>>,
+}
+
+impl<C: Clock + Clone> Sources<C> {
+    /// No source known.
+    pub fn new(quota: Quota, clock: C) -> Self {
+        Self { quota, ledger: Arc::new(QuotaByKey::new(clock)) }
+    }
+
+    /// Takes a connection slot, and a token, of a source.
+    ///
+    /// # Errors
+    /// [`Refusal::SourceQuota`] or [`Refusal::SourceRate`]; nothing is taken then.
+    pub fn enter(&self, address: IpAddr, now: Instant, warned: &Warned) -> Result<SourceSlot<C>, Refusal> {
+        if self.quota == Quota::default() {
+            return Ok(SourceSlot { _of: None });
+        }
+        let reason = |over| match over {
+            Over::Quota => Refusal::SourceQuota,
+            Over::Rate => Refusal::SourceRate,
+        };
+        let slot = self.ledger.enter(Source::from(address), self.quota, now, |over| warned.note(reason(over)));
+        slot.map(|slot| SourceSlot { _of: Some(Box::new(slot)) }).map_err(reason)
+    }
+
+    /// Whether no source is remembered.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.ledger.is_empty()
+    }
+
+    /// Forgets the sources that are as good as new.
+    pub fn sweep(&self, now: Instant) {
+        self.ledger.sweep(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+    use crate::admission::Rate;
+
+    fn sources(max: Option<u32>, rate: Option<(u32, u32)>) -> Sources<FakeRelativeClock> {
+        let rate = rate.map(|(r, b)| Rate { per_second: r.try_into().unwrap(), burst: b.try_into().unwrap() });
+        Sources::new(Quota { max_connections: max, rate, warn_only: false }, FakeRelativeClock::default())
+    }
+
+    #[test]
+    fn ipv6_counts_by_network_and_mapped_ipv4_as_ipv4() {
+        let source = |text: &str| Source::from(text.parse::<IpAddr>().unwrap());
+        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:1"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+    }
+
+    #[test]
+    fn quota_is_given_back() {
+        let sources = sources(Some(2), None);
+        let (ip, now) = ("192.0.2.1".parse().unwrap(), Instant::now());
+        let one = sources.enter(ip, now, &Warned::default()).unwrap();
+        let _two = sources.enter(ip, now, &Warned::default()).unwrap();
+        assert_eq!(sources.enter(ip, now, &Warned::default()).unwrap_err(), Refusal::SourceQuota);
+        assert!(sources.enter("192.0.2.2".parse().unwrap(), now, &Warned::default()).is_ok());
+        drop(one);
+        assert!(sources.enter(ip, now, &Warned::default()).is_ok());
+    }
+
+    #[test]
+    fn a_refusal_by_quota_takes_no_token() {
+        let sources = sources(Some(1), Some((1, 2)));
+        let (ip, now) = ("192.0.2.1".parse().unwrap(), Instant::now());
+        let one = sources.enter(ip, now, &Warned::default()).unwrap();
+        for _ in 0..9 {
+            assert_eq!(sources.enter(ip, now, &Warned::default()).unwrap_err(), Refusal::SourceQuota);
+        }
+        drop(one);
+        assert!(sources.enter(ip, now, &Warned::default()).is_ok());
+        assert_eq!(sources.enter(ip, now, &Warned::default()).unwrap_err(), Refusal::SourceRate);
+    }
+
+    #[test]
+    fn idle_sources_are_forgotten_once_their_bucket_is_full() {
+        let sources = sources(None, Some((10, 10)));
+        let now = Instant::now();
+        drop(sources.enter("192.0.2.1".parse().unwrap(), now, &Warned::default()).unwrap());
+        sources.sweep(now);
+        assert_eq!(sources.ledger.len(), 1);
+        sources.sweep(now + std::time::Duration::from_secs(2));
+        assert!(sources.ledger.is_empty());
+    }
+
+    #[test]
+    fn what_only_warns_refuses_nobody_and_counts_all() {
+        let rate = Rate { per_second: 1.try_into().unwrap(), burst: 3.try_into().unwrap() };
+        let quota = Quota { max_connections: Some(1), rate: Some(rate), warn_only: true };
+        let (sources, warned) = (Sources::new(quota, FakeRelativeClock::default()), Warned::default());
+        let (ip, now) = ("192.0.2.1".parse().unwrap(), Instant::now());
+        let _slots: Vec<_> = (0..5).map(|_| sources.enter(ip, now, &warned).unwrap()).collect();
+        assert_eq!((warned.of(Refusal::SourceQuota), warned.of(Refusal::SourceRate)), (4, 2));
+    }
+}

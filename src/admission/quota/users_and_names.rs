@@ -1,0 +1,204 @@
+//! Quotas by user and by client name: the first pattern that fits counts.
+
+use std::{sync::Arc, time::Instant};
+
+use globset::{Glob, GlobMatcher};
+use governor::clock::Clock;
+
+use crate::{
+    admission::{
+        Quota,
+        quota::{
+            by_key::{KeySlot, Over, QuotaByKey},
+            warned::Warned,
+        },
+    },
+    identity::CredentialKey,
+    outcome::Refusal,
+};
+
+/// A quota and whom it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatternQuota {
+    /// A glob: `*` and `?`.
+    pub pattern: String,
+    /// What each user that fits may have, or all clients together whose name fits.
+    pub quota: Quota,
+}
+
+/// The patterns of both kinds, in the order of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PatternQuotas {
+    /// By user: each has the quota for itself.
+    pub users: Vec<PatternQuota>,
+    /// By client name. Clients choose their names, so all whose name fits share one quota.
+    pub names: Vec<PatternQuota>,
+}
+
+/// Who asks, in the words of patterns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QuotaIdentity {
+    /// A user name, or the public key of an NKey or JWT user, with its key; no token, which is a secret.
+    pub user: Option<(Arc<str>, CredentialKey)>,
+    /// The client's name.
+    pub name: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Rules(Vec<(GlobMatcher, Quota)>);
+
+impl Rules {
+    fn new(quotas: &[PatternQuota]) -> Self {
+        // A pattern that is no glob has been refused with the configuration; it fits nobody.
+        let rule = |one: &PatternQuota| Some((Glob::new(&one.pattern).ok()?.compile_matcher(), one.quota));
+        Self(quotas.iter().filter_map(rule).collect())
+    }
+
+    fn of(&self, text: &str) -> Option<(usize, Quota)> {
+        self.0.iter().position(|(glob, _)| glob.is_match(text)).map(|at| (at, self.0[at].1))
+    }
+}
+
+/// Every user and every pattern of names in use.
+#[derive(Debug)]
+pub struct UserAndNameQuotas<C: Clock> {
+    users: Rules,
+    names: Rules,
+    by_user: Arc<QuotaByKey<CredentialKey, C>>,
+    by_name: Arc<QuotaByKey<usize, C>>,
+}
+
+/// What a client holds of them, given back on drop. Nothing where no pattern fits.
+#[derive(Debug)]
+pub struct PatternSlots<C: Clock> {
+    both: Option<Box<Both<C>>>,
+}
+
+impl<C: Clock> Default for PatternSlots<C> {
+    fn default() -> Self {
+        Self { both: None }
+    }
+}
+
+impl<C: Clock> PatternSlots<C> {
+    /// Whether it counts for nothing.
+    pub fn is_empty(&self) -> bool {
+        self.both.is_none()
+    }
+}
+
+impl<C: Clock + Clone> PatternSlots<C> {
+    /// When the tokens are there that were promised; `None` where nothing is to be waited for.
+    pub fn ready_at(&self) -> Option<Instant> {
+        let both = self.both.as_deref()?;
+        let (user, name) = (both.user.as_ref().and_then(|(_, at)| *at), both.name.as_ref().and_then(|(_, at)| *at));
+        user.max(name)
+    }
+
+    /// Takes the tokens that were promised.
+    pub fn redeem(&self) {
+        let Some(both) = &self.both else { return };
+        if let Some((slot, Some(_))) = &both.user {
+            slot.redeem();
+        }
+        if let Some((slot, Some(_))) = &both.name {
+            slot.redeem();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Both<C: Clock> {
+    /// Each with the time of a token that is still to come.
+    user: Option<(KeySlot<CredentialKey, C>, Option<Instant>)>,
+    name: Option<(KeySlot<usize, C>, Option<Instant>)>,
+}
+
+impl<C: Clock + Clone> UserAndNameQuotas<C> {
+    /// Nobody there.
+    pub fn new(quotas: &PatternQuotas, clock: C) -> Self {
+        Self {
+            users: Rules::new(&quotas.users),
+            names: Rules::new(&quotas.names),
+            by_user: Arc::new(QuotaByKey::new(clock.clone())),
+            by_name: Arc::new(QuotaByKey::new(clock)),
+        }
+    }
+
+    /// Whether there is any pattern.
+    pub fn is_empty(&self) -> bool {
+        self.users.0.is_empty() && self.names.0.is_empty()
+    }
+
+    /// Takes what a client needs of the patterns that fit it; a token may be promised for a time until `latest`.
+    ///
+    /// # Errors
+    /// The reason to refuse with; nothing is held then, though the user's token is spent when it is the name that has none.
+    pub fn enter(
+        &self,
+        quota_identity: &QuotaIdentity,
+        now: Instant,
+        latest: Instant,
+        warned: &Warned,
+    ) -> Result<PatternSlots<C>, Refusal> {
+        let user = quota_identity.user.as_ref().and_then(|(text, key)| Some((*key, self.users.of(text)?.1)));
+        let name = quota_identity.name.as_ref().and_then(|name| self.names.of(name));
+        if user.is_none() && name.is_none() {
+            return Ok(PatternSlots::default());
+        }
+        let by_user = |over| if over == Over::Quota { Refusal::UserQuota } else { Refusal::UserRate };
+        let by_name = |over| if over == Over::Quota { Refusal::NameQuota } else { Refusal::NameRate };
+        let user = user.map(|(key, quota)| {
+            self.by_user.enter_by(key, quota, now, latest, |over| warned.note(by_user(over))).map_err(by_user)
+        });
+        let user = user.transpose()?;
+        let name = name.map(|(rule, quota)| {
+            self.by_name.enter_by(rule, quota, now, latest, |over| warned.note(by_name(over))).map_err(by_name)
+        });
+        let name = name.transpose()?;
+        Ok(PatternSlots { both: Some(Box::new(Both { user, name })) })
+    }
+
+    /// Forgets those who are as good as new.
+    pub fn sweep(&self, now: Instant) {
+        self.by_user.sweep(now);
+        self.by_name.sweep(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+    use crate::identity::{Credential, Keys};
+
+    #[test]
+    fn each_user_for_itself_and_all_of_a_name_together() {
+        let at_most = |n| Quota { max_connections: Some(n), ..Quota::default() };
+        let quota = |pattern: &str, n| PatternQuota { pattern: pattern.into(), quota: at_most(n) };
+        let quotas =
+            PatternQuotas { users: vec![quota("batch-1", 1), quota("batch-*", 2)], names: vec![quota("report*", 3)] };
+        let (patterns, keys, warned) =
+            (UserAndNameQuotas::new(&quotas, FakeRelativeClock::default()), Keys::default(), Warned::default());
+        let (now, mut held) = (Instant::now(), Vec::new());
+        let mut enter = |user: &str, name: &str| {
+            let key = keys.credential(Credential::User(user));
+            let quota_identity = QuotaIdentity { user: Some((user.into(), key)), name: Some(name.into()) };
+            patterns.enter(&quota_identity, now, now, &warned).map(|slots| held.push(slots))
+        };
+        assert_eq!(enter("batch-1", ""), Ok(()));
+        assert_eq!(enter("batch-1", ""), Err(Refusal::UserQuota), "the first that fits");
+        for user in ["batch-2", "batch-3"] {
+            assert_eq!(enter(user, "report a"), Ok(()));
+        }
+        assert_eq!(enter("batch-2", "report b"), Ok(()));
+        assert_eq!(enter("batch-2", ""), Err(Refusal::UserQuota));
+        assert_eq!(enter("x", "report c"), Err(Refusal::NameQuota));
+        assert_eq!(enter("batch-3", "report c"), Err(Refusal::NameQuota));
+        assert_eq!(enter("batch-3", ""), Ok(()), "what the name had no room for took nothing of the user");
+        held.clear();
+        patterns.sweep(now);
+        assert!(patterns.by_user.is_empty() && patterns.by_name.is_empty());
+    }
+}

@@ -1,0 +1,23 @@
+//! What would have been refused by quotas that only warn.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::outcome::Refusal;
+
+/// How often, by reason.
+#[derive(Debug, Default)]
+pub struct Warned {
+    by_reason: [AtomicU64; Refusal::ALL.len()],
+}
+
+impl Warned {
+    /// A client was let in that would have been refused.
+    pub fn note(&self, reason: Refusal) {
+        self.by_reason[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How many were, for this reason.
+    pub fn of(&self, reason: Refusal) -> u64 {
+        self.by_reason[reason as usize].load(Relaxed)
+    }
+}

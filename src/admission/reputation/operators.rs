@@ -1,0 +1,79 @@
+//! The lane of the system account: an operator's tools get in when everything is full, by the slots that are kept free.
+//!
+//! Where clients sign a server's nonce, the server is dialled before a client has said who it is; then its source decides. One
+//! from where the system account was claimed may try again by the lane for a while, one from where it has logged in for long.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use dashmap::DashMap;
+
+use crate::admission::quota::sources::Source;
+
+/// After a claim that could not be heard, the next try goes by the lane for so long.
+const CLAIMED_FOR: Duration = Duration::from_secs(60);
+/// An operator's machine is remembered for so long after its last login.
+const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Sources that are remembered at most; those beyond come twice.
+const MOST_SOURCES: usize = 1024;
+
+/// The memory.
+#[derive(Debug, Default)]
+pub struct Lane {
+    until: DashMap<Source, Instant>,
+}
+
+impl Lane {
+    fn note(&self, source: IpAddr, until: Instant) {
+        let source = Source::from(source);
+        if self.until.len() < MOST_SOURCES || self.until.contains_key(&source) {
+            let mut known = self.until.entry(source).or_insert(until);
+            *known = until.max(*known);
+        }
+    }
+
+    /// A client from there says that it belongs to the system account.
+    pub fn claimed(&self, source: IpAddr, now: Instant) {
+        self.note(source, now + CLAIMED_FOR);
+    }
+
+    /// A server has let it into the system account.
+    pub fn verified(&self, source: IpAddr, now: Instant) {
+        self.note(source, now + KNOWN_FOR);
+    }
+
+    /// Whether a client from there, of which nothing is known yet, may be one of the system account.
+    pub fn is_likely(&self, source: IpAddr, now: Instant) -> bool {
+        !self.until.is_empty() && self.until.get(&source.into()).is_some_and(|until| now < *until)
+    }
+
+    /// Forgets the sources whose time is over.
+    pub fn sweep(&self, now: Instant) {
+        self.until.retain(|_, until| now < *until);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_opens_it_for_a_moment_and_a_login_for_long() {
+        let (lane, now) = (Lane::default(), Instant::now());
+        let [claims, logs_in, other] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        lane.claimed(claims, now);
+        lane.verified(logs_in, now);
+        lane.claimed(logs_in, now);
+        let likely = |at| [claims, logs_in, other].map(|source| lane.is_likely(source, at));
+        assert_eq!(likely(now), [true, true, false]);
+        assert_eq!(likely(now + CLAIMED_FOR), [false, true, false]);
+        lane.sweep(now + KNOWN_FOR);
+        assert!(lane.until.is_empty());
+        for n in 0..5000u32 {
+            lane.claimed(IpAddr::from(n.to_be_bytes()), now);
+        }
+        assert!(lane.until.len() <= MOST_SOURCES);
+    }
+}

@@ -1,0 +1,256 @@
+//! What happens next to a client at the connect door: the one order of steps, whatever brings the time. Sessions go through it by
+//! the clock, `weir plan` in virtual time.
+
+use std::time::Instant;
+
+use governor::clock::Clock;
+
+use crate::{
+    admission::{Admission, Booking, Client, Outlook, Pass, Ticket, Verdict, Waiter, connect_door::Delay},
+    outcome::Refusal,
+};
+
+/// What a client is to do now.
+#[derive(Debug)]
+pub enum Step<C: Clock> {
+    /// Dial.
+    Dial(Pass<C>),
+    /// Wait until then, and ask [`Wait::go_on`]. Where it [is held](Wait::is_held) its turn may come before.
+    Wait(Instant),
+    /// It is not in the queue any more: its turn has come, or the queue has dropped it, and [`Wait::dropped`] says why.
+    Gone,
+    /// Be refused, now.
+    Refuse(Refusal),
+}
+
+/// How far a client has come. It holds what counts it among those who wait.
+#[derive(Debug)]
+pub struct Wait<W, C: Clock>(Stage<W, C>);
+
+#[derive(Debug)]
+enum Stage<W, C: Clock> {
+    /// Promised a token of a rate by user or name.
+    Booked(Box<Booking<W, C>>),
+    /// In the queue.
+    Held(Ticket),
+    /// To be refused, when it is time.
+    InVain { reason: Refusal, _counted: Option<Delay> },
+    /// There is nothing left to ask.
+    Over,
+}
+
+impl<W: Waiter, C: Clock + Clone> Wait<W, C> {
+    /// Begins at the connect door, with a client whose CONNECT has been read. `waiter` is told of its turn if it has to wait.
+    pub fn at_connect(
+        admission: &Admission<W, C>,
+        client: Client,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
+    ) -> (Self, Step<C>) {
+        match admission.at_connect(client, now, rng, waiter) {
+            Ok(verdict) => Self::of(verdict, now),
+            Err(booking) => {
+                let at = booking.at;
+                (Self(Stage::Booked(booking)), Step::Wait(at))
+            }
+        }
+    }
+
+    /// Begins with a verdict that was given `now`.
+    pub fn of(verdict: Verdict<C>, now: Instant) -> (Self, Step<C>) {
+        match verdict {
+            Verdict::Admit(pass) => (Self(Stage::Over), Step::Dial(pass)),
+            Verdict::Hold { ticket, look_again } => (Self(Stage::Held(ticket)), Step::Wait(look_again)),
+            Verdict::Refuse { reason, at, .. } if at <= now => (Self(Stage::Over), Step::Refuse(reason)),
+            Verdict::Refuse { reason, at, delay } => (Self(Stage::InVain { reason, _counted: delay }), Step::Wait(at)),
+        }
+    }
+
+    /// Whether it waits for its turn.
+    pub fn is_held(&self) -> bool {
+        matches!(self.0, Stage::Held(_))
+    }
+
+    /// The moment has come that it was to wait for.
+    pub fn go_on(&mut self, admission: &Admission<W, C>, now: Instant, rng: &mut fastrand::Rng) -> Step<C> {
+        match std::mem::replace(&mut self.0, Stage::Over) {
+            Stage::Booked(booking) => {
+                let (course, step) = Self::of(admission.at_its_time(*booking, now, rng), now);
+                *self = course;
+                step
+            }
+            Stage::Held(ticket) => match admission.look_again(&ticket, now, rng) {
+                Outlook::Hope(until) => {
+                    self.0 = Stage::Held(ticket);
+                    Step::Wait(until)
+                }
+                Outlook::None(reason) => Step::Refuse(reason),
+                Outlook::Gone => {
+                    self.0 = Stage::Held(ticket);
+                    Step::Gone
+                }
+            },
+            Stage::InVain { reason, .. } => Step::Refuse(reason),
+            Stage::Over => Step::Gone,
+        }
+    }
+
+    /// The queue has dropped it, at a drain or since its time was up: why it is to be refused.
+    pub fn dropped(self, admission: &Admission<W, C>, now: Instant) -> Refusal {
+        match self.0 {
+            Stage::Held(ticket) => admission.why_no_turn(&ticket, now),
+            Stage::Booked(_) | Stage::InVain { .. } | Stage::Over => Refusal::HoldExpired,
+        }
+    }
+
+    /// The client has left.
+    pub fn leave(self, admission: &Admission<W, C>, now: Instant) {
+        if let Stage::Held(ticket) = self.0 {
+            let _ = admission.leave(&ticket, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroU32, time::Duration};
+
+    use governor::clock::FakeRelativeClock;
+
+    use super::{
+        super::{
+            Params, Quota, QuotaIdentity, Rate, Return,
+            fairness::{unknown_servers, wide_open},
+        },
+        *,
+    };
+    use crate::admission::quota::users_and_names::{PatternQuota, PatternQuotas};
+    use crate::identity::ClientKey;
+
+    #[derive(Debug)]
+    struct Stays;
+
+    impl Waiter for Stays {
+        fn has_left(&self) -> bool {
+            false
+        }
+    }
+
+    struct Door {
+        admission: Admission<Stays, FakeRelativeClock>,
+        clock: FakeRelativeClock,
+        rng: fastrand::Rng,
+        now: Instant,
+        clients: u64,
+    }
+
+    type Begun = (Wait<Stays, FakeRelativeClock>, Step<FakeRelativeClock>);
+
+    impl Door {
+        fn new(params: &Params) -> Self {
+            let clock = FakeRelativeClock::default();
+            let admission = Admission::new(params, unknown_servers(1), clock.clone());
+            Self { admission, clock, rng: fastrand::Rng::with_seed(7), now: Instant::now(), clients: 0 }
+        }
+
+        fn comes(&mut self) -> Begun {
+            self.clients += 1;
+            let hold_until = self.now + Duration::from_secs(10);
+            let client = Client {
+                account: "A".into(),
+                key: ClientKey::from_raw(self.clients),
+                quota_identity: QuotaIdentity { user: None, name: Some("report".into()) },
+                hold_until,
+                answer_by: hold_until + Duration::from_secs(1),
+                returns: Return::Regardless,
+            };
+            Wait::at_connect(&self.admission, client, self.now, &mut self.rng, || Stays)
+        }
+
+        /// Lets the time come that a step is to wait for.
+        fn waits_for(&mut self, step: &Step<FakeRelativeClock>) {
+            let &Step::Wait(until) = step else { panic!("{step:?}") };
+            assert!(until > self.now && until <= self.now + Duration::from_secs(10));
+            self.clock.advance(until - self.now);
+            self.now = until;
+        }
+
+        fn go_on(&mut self, course: &mut Wait<Stays, FakeRelativeClock>) -> Step<FakeRelativeClock> {
+            course.go_on(&self.admission, self.now, &mut self.rng)
+        }
+    }
+
+    fn one_a_second() -> Option<Rate> {
+        Some(Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::MIN })
+    }
+
+    #[test]
+    fn who_is_refused_counts_as_one_that_waits_until_it_is_told() {
+        let mut params = Params { refusal_spread: Duration::from_secs(1), ..wide_open() };
+        params.default_account.quota = Quota { max_connections: Some(1), ..Quota::default() };
+        let mut door = Door::new(&params);
+        let (_, step) = door.comes();
+        let Step::Dial(_pass) = step else { panic!("{step:?}") };
+        let (mut course, step) = door.comes();
+        assert_eq!((course.is_held(), door.admission.delayed()), (false, 1));
+        door.waits_for(&step);
+        let told = door.go_on(&mut course);
+        assert!(matches!(told, Step::Refuse(Refusal::AccountQuota)), "{told:?}");
+        assert_eq!(door.admission.delayed(), 0);
+    }
+
+    #[test]
+    fn who_is_held_goes_on_to_its_turn_or_is_dropped() {
+        let mut door = Door::new(&Params { pace: one_a_second(), ..wide_open() });
+        let (_, step) = door.comes();
+        assert!(matches!(step, Step::Dial(_)), "{step:?}");
+        drop(step);
+        let (mut first, step) = door.comes();
+        let (second, _) = door.comes();
+        let (third, _) = door.comes();
+        assert!(first.is_held() && second.is_held() && door.admission.held() == 3);
+        third.leave(&door.admission, door.now);
+        assert_eq!(door.admission.held(), 2);
+        let mut turns = Vec::new();
+        door.clock.advance(Duration::from_secs(1));
+        door.admission.release(door.now + Duration::from_secs(1), &mut door.rng, &mut turns);
+        assert_eq!(turns.len(), 1);
+        door.waits_for(&step);
+        let told = door.go_on(&mut first);
+        assert!(matches!(told, Step::Gone), "its turn has come: {told:?}");
+        door.admission.begin_drain();
+        assert_eq!(second.dropped(&door.admission, door.now), Refusal::Draining);
+    }
+
+    #[test]
+    fn a_promised_token_is_waited_for_once() {
+        let quota = Quota { rate: one_a_second(), ..Quota::default() };
+        let names = vec![PatternQuota { pattern: "report".into(), quota }];
+        let mut door = Door::new(&Params { patterns: PatternQuotas { users: Vec::new(), names }, ..wide_open() });
+        let (_, step) = door.comes();
+        assert!(matches!(step, Step::Dial(_)), "{step:?}");
+        drop(step);
+        let (mut course, step) = door.comes();
+        assert_eq!((course.is_held(), door.admission.booked()), (false, 1));
+        door.waits_for(&step);
+        let told = door.go_on(&mut course);
+        assert!(matches!(told, Step::Dial(_)), "{told:?}");
+        assert_eq!(door.admission.booked(), 0);
+    }
+
+    #[test]
+    fn nobody_is_placed_again_once_its_time_is_up() {
+        use crate::admission::Again;
+        let mut door = Door::new(&wide_open());
+        let second = Duration::from_secs(1);
+        let mut again = |tried: &[usize], by| door.admission.place_again(tried, door.now + by, door.now, &mut door.rng);
+        assert!(matches!(again(&[], second), Again::Placed(_)));
+        assert!(matches!(again(&[0], second), Again::Refuse(Refusal::ServerCapacity)), "there is no other");
+        assert!(matches!(again(&[], Duration::ZERO), Again::Refuse(Refusal::HoldExpired)));
+        let slots: Vec<_> =
+            (0..100).map_while(|_| Some(again(&[], second)).filter(|a| matches!(a, Again::Placed(_)))).collect();
+        let busy = again(&[], second);
+        assert!(matches!(busy, Again::Busy(until) if until > door.now), "{busy:?} after {}", slots.len());
+    }
+}

@@ -1,0 +1,73 @@
+//! Giving those who wait their turns.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::{AccountSlot, Admission, Pass, Step, Wait, Waiter};
+
+/// The pass of a client that is admitted.
+pub type AnyPass = Pass<governor::clock::DefaultClock>;
+
+/// The slot in its account's quota.
+pub type AnyAccountSlot = AccountSlot<governor::clock::DefaultClock>;
+
+/// A client's course, and its next step.
+pub type AnyWait = Wait<Turn, governor::clock::DefaultClock>;
+/// See [`AnyWait`].
+pub type AnyStep = Step<governor::clock::DefaultClock>;
+
+/// The far end of a hold.
+#[derive(Debug)]
+pub struct Turn(pub oneshot::Sender<AnyPass>);
+
+impl Waiter for Turn {
+    fn has_left(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+/// The doors as sessions use them.
+pub type AnyAdmission = Admission<Turn>;
+
+/// Hands out the turns that there are now. Whoever makes room for one does so itself where others wait: that saves waking
+/// another thread.
+pub fn give_now(admission: &AnyAdmission) {
+    if admission.held() == 0 {
+        return;
+    }
+    let mut turns = Vec::new();
+    admission.release(Instant::now().into_std(), &mut fastrand::Rng::new(), &mut turns);
+    hand_over(&mut turns);
+}
+
+fn hand_over(turns: &mut Vec<(Turn, AnyPass)>) {
+    for (turn, pass) in turns.drain(..) {
+        // A client that left meanwhile drops its pass, which gives everything back.
+        let _ = turn.0.send(pass);
+    }
+}
+
+/// Hands out turns until `stop`. `arrived` is notified when somebody begins to wait.
+pub async fn give(admission: Arc<AnyAdmission>, arrived: Arc<Notify>, stop: CancellationToken) {
+    let mut rng = fastrand::Rng::new();
+    let mut turns = Vec::new();
+    loop {
+        let again = admission.release(Instant::now().into_std(), &mut rng, &mut turns);
+        hand_over(&mut turns);
+        let wait = async {
+            match again {
+                Some(at) => sleep_until(Instant::from_std(at)).await,
+                None => arrived.notified().await,
+            }
+        };
+        tokio::select! {
+            () = wait => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}

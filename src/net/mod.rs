@@ -1,0 +1,8 @@
+//! Sockets and time: accepting, connecting, streams over TLS and WebSocket, lingering closes, and the coarse timer.
+
+pub mod accept;
+pub mod linger;
+pub mod socket;
+pub mod stream;
+pub mod timer;
+pub mod websocket;

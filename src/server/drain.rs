@@ -1,0 +1,33 @@
+//! Stopping: no new clients, a grace for the present ones, then their FINs spread over time.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
+use tracing::info;
+
+use crate::session::Shared;
+
+/// Drains: refuses whoever comes, lets present sessions be for `grace`, then ends them evenly until `duration` is over.
+/// Returns when none is left. To be raced against a second signal.
+pub async fn drain(shared: &Arc<Shared>, grace: Duration, duration: Duration) {
+    let began = Instant::now();
+    shared.admission.begin_drain();
+    info!(sessions = shared.sessions.len(), ?grace, ?duration, "draining: no new clients");
+    while !shared.sessions.is_empty() && began.elapsed() < grace {
+        sleep_until(Instant::now() + Duration::from_millis(50)).await;
+    }
+    let mut handles = shared.sessions.handles();
+    fastrand::shuffle(&mut handles);
+    let (first, spread) = (Instant::now(), duration.saturating_sub(grace));
+    let count = handles.len().max(1) as f64;
+    for (n, handle) in handles.into_iter().enumerate() {
+        sleep_until(first + spread.mul_f64(n as f64 / count)).await;
+        handle.end();
+    }
+    while !shared.sessions.is_empty() {
+        // A session that began in the moment of the drain.
+        shared.sessions.handles().iter().for_each(|handle| handle.end());
+        sleep_until(Instant::now() + Duration::from_millis(10)).await;
+    }
+    info!(took = ?began.elapsed(), "drained");
+}

@@ -1,0 +1,160 @@
+//! A login that weir cannot read: who speaks when shows how far it has come, and what it costs the server.
+
+use std::{
+    pin::pin,
+    sync::{Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    dispatch,
+    net::timer::{self, timeout_at},
+    relay::{Ended, Opaque},
+    session::{Admitted, Listener, Shared, Who},
+    telemetry::{counters::Totals, storms::Fate},
+    tls::HandshakeFirst,
+    upstream::concurrency::baseline::BaselineLatency,
+};
+
+/// How a listener passes TLS through.
+#[derive(Debug)]
+pub struct Through {
+    /// When the servers expect TLS to begin.
+    pub handshake_first: HandshakeFirst,
+    /// The least that a login takes.
+    floor: Mutex<BaselineLatency>,
+}
+
+impl Through {
+    /// For servers that expect TLS then.
+    pub fn new(handshake_first: HandshakeFirst) -> Self {
+        Self { handshake_first, floor: Mutex::default() }
+    }
+}
+
+/// With its second answer a server has computed what TLS asks of it, in every version. What may be left is the answer to CONNECT.
+const ANSWERS: u32 = 2;
+
+/// While a client takes no longer than this for its next word, its handshake is one of those under way on the server.
+const PROMPT: Duration = Duration::from_millis(250);
+
+/// An answer may be a no, after which the server closes. What comes behind it, or so long a silence, says that it was none.
+const NO_TAKES: Duration = Duration::from_millis(250);
+
+/// How far a login has come.
+#[derive(Debug)]
+struct Login {
+    seen: Totals,
+    /// The client has spoken then, and the server has not answered.
+    asked: Option<Instant>,
+    answers: u32,
+    /// What the server took for its answers.
+    took: Duration,
+    /// Until then a client that has to speak keeps a handshake's place.
+    prompt_until: Option<Instant>,
+}
+
+impl Login {
+    fn new(now: Instant) -> Self {
+        let (seen, took) = (Totals::default(), Duration::ZERO);
+        Self { seen, asked: None, answers: 0, took, prompt_until: Some(now + PROMPT) }
+    }
+
+    /// Takes in what has passed in all. Returns whether it is another's turn to speak.
+    fn saw(&mut self, totals: Totals, now: Instant) -> bool {
+        let (answered, asked) = (totals.bytes_down > self.seen.bytes_down, totals.bytes_up > self.seen.bytes_up);
+        self.seen = totals;
+        let waited = self.asked.is_some();
+        if answered && let Some(asked) = self.asked.take() {
+            self.answers += 1;
+            self.took += now.saturating_duration_since(asked);
+            self.prompt_until = Some(now + PROMPT);
+        }
+        if asked {
+            self.asked = Some(now);
+            self.prompt_until = None;
+        }
+        waited != self.asked.is_some() || answered && waited
+    }
+}
+
+/// Relays until the login is over, as far as that shows; or until its end, which is returned.
+pub(super) async fn log_in(
+    shared: &Shared,
+    listener: &Listener,
+    admitted: &mut Admitted<Opaque, Opaque>,
+    who: &Who,
+) -> Option<Ended> {
+    let Admitted { relay, server, registered, .. } = admitted;
+    let mut login = Login::new(Instant::now());
+    while login.answers < ANSWERS {
+        let prompt_until = login.prompt_until;
+        let turns = relay.run_until(registered.handle(), |totals| login.saw(totals, Instant::now()));
+        let turned = match prompt_until {
+            Some(until) => timeout_at(until, pin!(turns)).await,
+            None => Ok(turns.await),
+        };
+        match turned {
+            Err(_) => {
+                server.waits();
+                login.prompt_until = None;
+            }
+            Ok(None) => server.goes_on(),
+            Ok(Some(ended)) => {
+                if login.asked.is_some_and(|asked| !ended.by_server() && asked.elapsed() > PROMPT) {
+                    server.server().handshake_timed_out();
+                }
+                return Some(ended);
+            }
+        }
+    }
+    let (now, said) = (Instant::now(), login.seen.bytes_down);
+    if let Some(through) = &listener.through {
+        let undisturbed = server.server().is_undisturbed();
+        let mut floor = through.floor.lock().unwrap_or_else(PoisonError::into_inner);
+        let should = floor.sample(now.into_std(), login.took, timer::late(), undisturbed);
+        shared.admission.opaque_handshake_finished(server, login.took, should, now.into_std());
+    }
+    server.session_began();
+    dispatch::give_now(&shared.admission);
+    let more = relay.run_until(registered.handle(), |totals| totals.bytes_down > said);
+    if let Ok(Some(ended)) = timeout_at(now + NO_TAKES, pin!(more)).await {
+        return Some(ended);
+    }
+    let counters = &shared.counters.servers[server.server().index()];
+    counters.handshake_seconds.observe(login.took.as_secs_f64());
+    counters.admitted.fetch_add(1, Relaxed);
+    if who.waited {
+        shared.flight.waited(None, None, Fate::Admitted);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn totals(bytes_up: u64, bytes_down: u64) -> Totals {
+        Totals { bytes_up, bytes_down, ..Totals::default() }
+    }
+
+    #[test]
+    fn only_the_servers_time_counts() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let mut login = Login::new(began);
+        assert!(!login.saw(totals(0, 0), at(10)), "nobody has spoken");
+        assert!(login.saw(totals(300, 0), at(100)), "ClientHello");
+        assert!(!login.saw(totals(350, 0), at(101)), "its rest");
+        assert!(login.saw(totals(350, 1000), at(105)), "the server's part");
+        assert!(!login.saw(totals(350, 2000), at(106)), "its rest");
+        assert_eq!((login.answers, login.prompt_until), (1, Some(at(105) + PROMPT)));
+        // The answer to what came before, and the next word, in one look.
+        assert!(login.saw(totals(500, 2000), at(300)));
+        assert!(login.saw(totals(600, 2100), at(303)));
+        assert_eq!((login.answers, login.took), (2, Duration::from_millis(7)));
+        assert_eq!(login.asked, Some(at(303)));
+    }
+}

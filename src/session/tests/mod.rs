@@ -1,0 +1,16 @@
+//! What a session is beside the others: its size while idle, and that it decides as `weir plan` does.
+
+mod plan_agreement;
+
+use super::*;
+
+/// The size of the future that a function makes.
+fn future_size<A, B, C, D, F: Future>(_: &impl Fn(A, B, C, D) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn an_idle_session_is_small() {
+    let size = future_size(&serve);
+    assert!(size <= 256, "{size} bytes for every idle session");
+}

@@ -1,0 +1,214 @@
+//! The same storm twice, both in virtual time: by what sessions wait with (`wait`, the tasks and the timers that give turns),
+//! and by `weir plan`. Both go through the same doors; what is held against each other is how they turn a step into waiting. Not
+//! with a configured rate: the token buckets of sessions run by the real clock.
+
+use std::{future::pending, net::SocketAddr, sync::atomic::AtomicU32};
+
+use tokio::time::{Duration, sleep, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission::Admission,
+    client_library::{
+        behaviour::{Ending, Memory, Next},
+        table::{ALL, Library, Like},
+    },
+    config::{Config, ServerArg},
+    dispatch,
+    identity::UNKNOWN_ACCOUNT,
+    net::timer::TICK,
+    storm::plan::{Discipline, Outcome, Plan, reading},
+    upstream::{self, concurrency::baseline::Since},
+};
+
+use crate::session::*;
+const SERVERS: u16 = 3;
+const CLIENTS: u32 = 1500;
+const LOGINS: f64 = 400.0;
+/// One login on a server that has no other.
+const ALONE: Duration = Duration::from_millis(5);
+const SEEDS: u64 = 5;
+
+/// All at once, and no time passes on the way.
+fn plan(library: &'static Library, seed: u64) -> Plan {
+    let config = config();
+    Plan {
+        clients: CLIENTS,
+        like: Like::One(library),
+        servers: SERVERS,
+        handshakes: LOGINS,
+        handshake_time: Some(ALONE),
+        discipline: Some(Discipline::Fifo),
+        max_connections: Some(CLIENTS),
+        reserve: config.upstream.reserve,
+        round_trip: Duration::ZERO,
+        at_once: true,
+        servers_died: false,
+        close_spread: config.upstream.close_spread,
+        admission: config.admission,
+        bucket: crate::admission::Rate { per_second: 1.try_into().unwrap(), burst: 1.try_into().unwrap() },
+        time_limit: Duration::from_secs(600),
+        seed,
+    }
+}
+
+fn config() -> Config {
+    let server = |n| ServerArg(format!("n{n}:4222,monitor=http://n{n}:8222"));
+    Config::from_servers(&(0..SERVERS).map(server).collect::<Vec<_>>()).unwrap()
+}
+
+fn shared(config: &Config) -> Arc<Shared> {
+    let cluster = upstream::Params { slow_start: Duration::ZERO, ..config.upstream.clone() };
+    let servers = Arc::new(Servers::new(&cluster));
+    let nowhere: [(SocketAddr, Vec<String>, crate::advertised_info::Security); 0] = [];
+    Arc::new(Shared {
+        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), Default::default())),
+        arrived: Arc::default(),
+        directory: Arc::new(Directory::new(&[]).unwrap()),
+        keys: Keys::default(),
+        questions: mpsc::channel(1).0,
+        advertised_info: Arc::new(AdvertisedInfo::new(nowhere, servers.len())),
+        counters: Arc::new(Counters::new(servers.len())),
+        flight: Flight::default(),
+        sessions: Arc::default(),
+        turned_away: Limit::new(0),
+        proxy_key: None,
+        sends_proxy_headers: false,
+        terminators: Vec::new(),
+        servers_tls: None,
+        next_id: AtomicU64::new(1),
+        servers,
+    })
+}
+
+/// The other end of the dials: works off one login after another.
+#[derive(Default)]
+struct Far {
+    connections: AtomicU32,
+    last_finished_at: std::sync::Mutex<Option<Instant>>,
+}
+
+impl Far {
+    /// When a login is over that begins now.
+    fn finishes(&self, now: Instant) -> Instant {
+        self.connections.fetch_add(1, Relaxed);
+        let mut last = self.last_finished_at.lock().unwrap();
+        let each = Duration::from_secs_f64(f64::from(SERVERS) / LOGINS);
+        let at = (now + ALONE).max(last.map_or(now, |last| last + each));
+        *last.insert(at)
+    }
+}
+
+/// A reading of each server each second, and sweeping.
+async fn read(shared: Arc<Shared>, far: Arc<Vec<Far>>) {
+    loop {
+        let now = Instant::now().into_std();
+        shared.admission.sweep(now);
+        for (server, far) in shared.servers.iter().zip(&*far) {
+            server.read(now, server.load().mark(), reading(far.connections.load(Relaxed), CLIENTS));
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// One client until it is in; returns its tries.
+async fn client(shared: &Shared, far: &[Far], n: u32, library: &Library) -> (u64, AnyPass) {
+    let (mut memory, mut rng) = (Memory::default(), fastrand::Rng::new());
+    for tries in 1.. {
+        let accepted = Instant::now();
+        let now = accepted.into_std();
+        let Deadlines { hold_until, answer_by, returns } =
+            shared.admission.patience().deadlines(Some(library.lang), now, now);
+        let client = ClientKey::from_raw(u64::from(n));
+        let quota_identity = QuotaIdentity::default();
+        let client =
+            Client { account: UNKNOWN_ACCOUNT.into(), key: client, quota_identity, hold_until, answer_by, returns };
+        let (turn, turn_comes) = oneshot::channel();
+        let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || Turn(turn));
+        let mut who = Who::default();
+        if let Waited::Turn(mut pass) = wait(shared, begun, turn_comes, &mut who, pending::<()>()).await {
+            let (began, server) = (Instant::now(), Arc::clone(pass.server.server()));
+            server.answered();
+            pass.server.opened();
+            let finished = sleep_until(far[server.index()].finishes(began));
+            if timeout_at(Instant::from_std(answer_by), finished).await.is_ok() {
+                shared.admission.handshake_finished(
+                    &mut pass,
+                    began.elapsed(),
+                    Since::Dial,
+                    Duration::ZERO,
+                    Instant::now().into_std(),
+                );
+                pass.account.session_began();
+                dispatch::give_now(&shared.admission);
+                return (tries, pass);
+            }
+            shared.admission.handshake_cut_off(&pass, began.elapsed());
+            drop(pass);
+            dispatch::give_now(&shared.admission);
+        }
+        match library.failed(&mut memory, 1, Ending::Refused(0), accepted.elapsed(), &mut rng) {
+            Next::TryAfter(wait) => sleep(wait).await,
+            Next::GivesUpAfter(_) => panic!("{n} gives up"),
+        }
+    }
+    unreachable!()
+}
+
+/// Seconds until half, nine tenths and all are in, and tries.
+type Result = [f64; 4];
+
+/// By the sessions' own means.
+fn for_real(library: &'static Library, seed: u64) -> Result {
+    fastrand::seed(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let (shared, began) = (shared(&config()), Instant::now());
+        let far: Arc<Vec<Far>> = Arc::new((0..SERVERS).map(|_| Far::default()).collect());
+        tokio::spawn(read(Arc::clone(&shared), Arc::clone(&far)));
+        tokio::task::yield_now().await;
+        let (admission, arrived) = (Arc::clone(&shared.admission), Arc::clone(&shared.arrived));
+        tokio::spawn(dispatch::give(admission, arrived, CancellationToken::new()));
+        let clients = (0..CLIENTS).map(|n| {
+            let (shared, far) = (Arc::clone(&shared), Arc::clone(&far));
+            tokio::spawn(async move {
+                let (tries, pass) = client(&shared, &far, n, library).await;
+                (began.elapsed().as_secs_f64(), tries, pass)
+            })
+        });
+        let (mut times, mut all_tries, mut passes) = (Vec::new(), 0, Vec::new());
+        for client in clients.collect::<Vec<_>>() {
+            let (at, tries, pass) = client.await.unwrap();
+            times.push(at);
+            all_tries += tries;
+            passes.push(pass);
+        }
+        times.sort_by(f64::total_cmp);
+        let until = |percent: usize| times[(times.len() * percent).div_ceil(100) - 1];
+        [until(50), until(90), until(100), all_tries as f64]
+    })
+}
+
+fn foretold(library: &'static Library, seed: u64) -> Result {
+    let Outcome { seconds_to_50, seconds_to_90, seconds_to_100, tries, .. } = plan(library, seed).weir();
+    [seconds_to_50.unwrap(), seconds_to_90.unwrap(), seconds_to_100.unwrap(), tries as f64]
+}
+
+fn medians(of: impl Fn(u64) -> Result) -> Result {
+    let all: Vec<Result> = (1..=SEEDS).map(of).collect();
+    std::array::from_fn(|n| {
+        let mut one: Vec<f64> = all.iter().map(|result| result[n]).collect();
+        one.sort_by(f64::total_cmp);
+        one[one.len() / 2]
+    })
+}
+
+/// Within 3 %, and twice what the sessions' clock may be late.
+#[test]
+fn sessions_wait_as_plans_say() {
+    for library in ALL {
+        let (real, plan) = (medians(|seed| for_real(library, seed)), medians(|seed| foretold(library, seed)));
+        let far_apart = |(a, b): (&f64, &f64)| (a - b).abs() > 0.03 * b + 2.0 * TICK.as_secs_f64();
+        assert!(!real.iter().zip(&plan).any(far_apart), "{}: {real:.3?}, plan {plan:.3?}", library.lang);
+    }
+}

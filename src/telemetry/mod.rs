@@ -1,0 +1,5 @@
+//! What weir counts and records about itself.
+
+pub mod bad_logins;
+pub mod counters;
+pub mod storms;

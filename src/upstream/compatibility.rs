@@ -1,0 +1,74 @@
+//! What weir's configuration asks of the servers, and which of it a server cannot do.
+
+use crate::protocol::{info::Info, version::Version};
+
+/// What the servers are to do beyond the usual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Compatibility {
+    /// Take weir's signature as that of a trusted proxy.
+    pub proxy_signature: bool,
+    /// Read a PROXY header in front of each connection.
+    pub proxy_protocol: bool,
+}
+
+impl Compatibility {
+    /// What the server that says `info` of itself cannot do of it, in words for the log.
+    pub fn missing(self, info: &Info) -> Vec<&'static str> {
+        let version = Version::parse(info.version());
+        let before = |version: Option<Version>, than: Version| version.is_some_and(|v| v < than);
+        let mut missing = Vec::new();
+        if self.proxy_signature && info.nonce().is_none() {
+            missing.push(match before(version, Version::new(2, 12, 0)) {
+                true => "it knows no trusted proxies, which came with nats-server 2.12: proxy_sig is not sent",
+                false => "it sends no nonce to sign, so it trusts no proxy: has it a `proxies` block with weir's key?",
+            });
+        }
+        if self.proxy_protocol {
+            if before(version, Version::new(2, 12, 2)) {
+                missing.push(
+                    "it knows no PROXY protocol, which came with nats-server 2.12.2: it will refuse every client",
+                );
+            } else if (info.tls_required() || info.tls_available())
+                && (before(version, Version::new(2, 12, 9))
+                    || before(version, Version::new(2, 14, 1)) && !before(version, Version::new(2, 13, 0)))
+            {
+                missing.push("its PROXY protocol does not work with TLS before nats-server 2.12.9 and 2.14.1");
+            }
+        }
+        missing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(compatibility: Compatibility, version: &str, more: &str) -> usize {
+        let info = format!(r#"{{"server_id":"x","version":"{version}"{more}}}"#);
+        compatibility.missing(&Info::parse(info.as_bytes()).unwrap()).len()
+    }
+
+    #[test]
+    fn old_servers_and_wrong_configurations_are_told_apart() {
+        let signs = Compatibility { proxy_signature: true, ..Compatibility::default() };
+        assert_eq!(missing(signs, "2.15.1", r#","nonce":"abc""#), 0);
+        assert_eq!(missing(signs, "2.15.1", ""), 1);
+        assert_eq!(missing(signs, "2.9.10", ""), 1);
+        let header = Compatibility { proxy_protocol: true, ..Compatibility::default() };
+        for (version, tls, n) in [
+            ("2.12.1", false, 1),
+            ("2.12.2", false, 0),
+            ("2.12.2", true, 1),
+            ("2.12.9", true, 0),
+            ("2.14.0", true, 1),
+            ("2.14.0", false, 0),
+            ("2.14.1", true, 0),
+            ("2.15.1", true, 0),
+            ("nonsense", false, 0),
+        ] {
+            let tls = if tls { r#","tls_required":true"# } else { "" };
+            assert_eq!(missing(header, version, tls), n, "{version}{tls}");
+        }
+        assert_eq!(missing(Compatibility::default(), "2.1.0", ""), 0);
+    }
+}

@@ -1,0 +1,4 @@
+//! How many logins a server is given at a time.
+
+pub mod baseline;
+pub mod limit;
