@@ -12,8 +12,11 @@ use std::{
 };
 
 use serde_json::Value;
-use support::tls::{Authority, TlsClient, pair};
-use support::*;
+use support::{
+    tls::{Authority, TlsClient, pair},
+    weir::binary,
+    *,
+};
 use tempfile::TempDir;
 
 type Names = BTreeSet<String>;
@@ -294,7 +297,7 @@ fn check(toml: &str) -> String {
 
 /// Exit code and output of a weir that ends by itself.
 fn weir(args: &[&str]) -> (i32, String) {
-    let output = Command::new(support::weir::binary()).args(args).output().expect("weir runs");
+    let output = Command::new(binary()).args(args).output().expect("weir runs");
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().expect("a code"), text(&output.stdout) + &text(&output.stderr))
 }
