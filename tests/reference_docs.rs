@@ -1,5 +1,6 @@
-//! The reference in `docs/reference/` beside the running program: a metric, reason, field, key, option, signal or exit code that
-//! only one of the two has fails. The program is asked, by its endpoints, its errors and its help; no name stands here twice.
+//! Compares `docs/reference/` with the running program. A metric, reason, field, key, command, option, signal or exit
+//! code that stands in only one of the two fails a test. The program is asked by its endpoints, its errors, its help
+//! and its signal mask, so no name is written down a second time here.
 mod support;
 
 use std::{
@@ -257,7 +258,8 @@ fn keys_of_the_configuration() {
         same(&format!("keys of [{name}] beside config/reference.toml"), &of(&documented), &of(&shipped));
     }
 
-    // What the program itself takes: it names all keys of a table in which one is wrong. Any language is a key of max_hold_by_lang.
+    // What the program itself takes: it names all keys of a table in which one is wrong. In max_hold_by_lang any
+    // language is a key.
     for (name, keys) in documented.iter().filter(|(name, _)| *name != "admission.max_hold_by_lang") {
         let (header, kind) = match &**name {
             "" => (String::new(), ""),
@@ -390,7 +392,8 @@ fn links_lead_somewhere_and_every_page_is_listed() {
     assert!(missing.is_empty(), "not in docs/SUMMARY.md: {missing:?}");
 }
 
-/// Files and folders of the source are named as they are; in ARCHITECTURE.md also below `src`. What is dated stays as it was.
+/// Files and folders of the source are named as they are; in ARCHITECTURE.md also below `src`. A dated page keeps the
+/// names of its day.
 #[test]
 fn paths_that_documents_name_exist() {
     let (mut wrong, mut looked_at) = (Vec::new(), 0);
