@@ -289,12 +289,35 @@ fn keys_of_the_configuration() {
 
 /// What `weir check` says to a configuration that is wrong.
 fn check(toml: &str) -> String {
+    let (code, said) = check_any(toml);
+    assert_eq!(code, 64, "{toml}");
+    said
+}
+
+/// Exit code and output of `weir check`.
+fn check_any(toml: &str) -> (i32, String) {
     let dir = TempDir::with_prefix("weir-test-").expect("temporary folder");
     let file = dir.path().join("weir.toml");
     fs::write(&file, toml).expect("write");
-    let output = weir(&["check", "-c", file.to_str().expect("a path")]);
-    assert_eq!(output.0, 64, "{toml}");
-    output.1
+    weir(&["check", "-c", file.to_str().expect("a path")])
+}
+
+/// The files that an example names need not be there; everything else in it has to be right.
+#[test]
+fn configurations_in_documents_are_right() {
+    let mut looked_at = 0;
+    for document in documents() {
+        let text = fs::read_to_string(&document).expect("a document");
+        for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            let servers = "[[cluster.servers]]\naddress = \"n1:4222\"\n";
+            let servers = if block.contains("[[cluster.servers]]") { "" } else { servers };
+            let (code, said) = check_any(&format!("{block}\n{servers}"));
+            let is_right = code == 0 || said.lines().all(|line| line.contains("No such file"));
+            assert!(is_right, "{}:\n{block}\n{said}", document.display());
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at > 10, "looked at {looked_at} examples only");
 }
 
 /// Exit code and output of a weir that ends by itself.
