@@ -30,6 +30,7 @@ mod nats_server_install;
 mod nkey;
 mod placement;
 mod proxy_protocol;
+mod reference_docs;
 mod refusal;
 mod relay;
 mod rust_client;

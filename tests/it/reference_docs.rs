@@ -1,7 +1,6 @@
 //! Compares `docs/reference/` with the running program. A metric, reason, field, key, command, option, signal or exit
 //! code that stands in only one of the two fails a test. The program is asked by its endpoints, its errors, its help
 //! and its signal mask, so no name is written down a second time here.
-mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,12 +12,12 @@ use std::{
 };
 
 use serde_json::Value;
-use support::{
+use tempfile::TempDir;
+use weir_testkit::{
     tls::{Authority, TlsClient, pair},
     weir::binary,
     *,
 };
-use tempfile::TempDir;
 
 type Names = BTreeSet<String>;
 
