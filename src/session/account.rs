@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use crate::{
     admission::QuotaIdentity,
-    cluster::account_lookup::Question,
-    dial::Accepted,
+    cluster::account_lookup::AccountLookup,
+    dial::LoggedIn,
     dispatch::{AnyAccountSlot, AnyPass},
     identity::{Credential, CredentialKey, Keys},
     net::stream::Stream,
@@ -53,7 +53,7 @@ pub(super) fn settle_account(
     shared: &Shared,
     pass: &mut AnyPass,
     credential: CredentialKey,
-    accepted: &Accepted,
+    accepted: &LoggedIn,
 ) -> Result<Option<Unasked>, Refusal> {
     let Some(named) = accepted.info.remote_account() else {
         let client_id = accepted.info.client_id().filter(|_| !shared.directory.has_learned(credential));
@@ -96,8 +96,8 @@ pub(super) fn ask(shared: &Shared, account: AnyAccountSlot, unasked: Option<Unas
         return OfAccount { own: Some(account), _shared: None };
     };
     let slot = Arc::new(Mutex::new(account));
-    let question = Question { server, client_id, credential, slot: Arc::downgrade(&slot) };
+    let lookup = AccountLookup { server, client_id, credential, slot: Arc::downgrade(&slot) };
     // With too many waiting, its turn comes at the next login.
-    let _ = shared.questions.try_send(question);
+    let _ = shared.account_lookups.try_send(lookup);
     OfAccount { own: None, _shared: Some(slot) }
 }

@@ -11,13 +11,13 @@ use tracing::{debug, warn};
 use crate::{
     admission::{Again, Pass},
     advertised_info::Shape,
-    dial::{self, Accepted, Answer, DialError, Dialled, Secured},
+    dial::{self, DialError, LoggedIn, LoginReply, ServerConnection, ServerTls},
     dispatch::{self, AnyPass},
     net::timer,
     outcome::Refusal,
     protocol::{PING, connect::Connect},
     session::Shared,
-    upstream::{Server, Slot, concurrency::baseline::Since},
+    upstream::{Server, Slot, concurrency::baseline::MeasuredFrom},
 };
 
 /// Why no server took the client.
@@ -61,23 +61,23 @@ fn words(shared: &Shared, connect: &Connect, nonce: Option<&str>, longest: usize
 pub(super) async fn dial_until_answered(
     shared: &Shared,
     mut pass: AnyPass,
-    mut dialled: Option<Dialled>,
+    mut dialled: Option<ServerConnection>,
     connect: &Connect,
     header: &[u8],
     answer_by: Instant,
-) -> Result<(AnyPass, Box<Accepted>), NotAnswered> {
+) -> Result<(AnyPass, Box<LoggedIn>), NotAnswered> {
     let bound = dialled.is_some() && connect.signs();
     let mut tried = Vec::new();
     loop {
         let began = Instant::now();
         let longest = pass.server.server().max_control_line();
         let (opened, since, said) = match dialled.take() {
-            Some(dialled) => (Ok(dialled), Since::Connect, false),
+            Some(dialled) => (Ok(dialled), MeasuredFrom::Connect, false),
             None if may_speak_first(shared, header) => {
                 let words = words(shared, connect, None, longest)?;
-                (open(shared, &mut pass.server, &words, answer_by).await, Since::Dial, true)
+                (open(shared, &mut pass.server, &words, answer_by).await, MeasuredFrom::Dial, true)
             }
-            None => (open(shared, &mut pass.server, header, answer_by).await, Since::Dial, false),
+            None => (open(shared, &mut pass.server, header, answer_by).await, MeasuredFrom::Dial, false),
         };
         let answer = match opened {
             // It has signed another nonce, or none: this server would call it a liar.
@@ -94,8 +94,8 @@ pub(super) async fn dial_until_answered(
             Err(err) => Err(err),
         };
         match answer {
-            Ok(Answer::Pong(accepted)) => return Ok((pass, accepted)),
-            Ok(Answer::Err(line)) => return Err(NotAnswered::ServerSaid(line)),
+            Ok(LoginReply::Pong(accepted)) => return Ok((pass, accepted)),
+            Ok(LoginReply::Err(line)) => return Err(NotAnswered::ServerSaid(line)),
             Err(err) if bound => {
                 debug!(server = pass.server.server().name(), %err, "dial failed");
                 return Err(NotAnswered::Refused(Refusal::ServerCapacity));
@@ -173,7 +173,7 @@ pub(super) trait Open {
 
 /// As far as the server's INFO, with weir's own TLS where there is any.
 pub(super) struct Greeted<'a> {
-    tls: Secured<'a>,
+    tls: ServerTls<'a>,
     words: &'a [u8],
 }
 
@@ -185,9 +185,9 @@ impl<'a> Greeted<'a> {
 }
 
 impl Open for Greeted<'_> {
-    type Opened = Dialled;
+    type Opened = ServerConnection;
 
-    async fn open(&self, server: &Server, by: Instant) -> Result<Dialled, DialError> {
+    async fn open(&self, server: &Server, by: Instant) -> Result<ServerConnection, DialError> {
         dial::dial(server, self.tls, self.words, by).await
     }
 }
@@ -198,7 +198,7 @@ pub(super) async fn open(
     slot: &mut Slot,
     words: &[u8],
     deadline: Instant,
-) -> Result<Dialled, DialError> {
+) -> Result<ServerConnection, DialError> {
     let dialled = open_as(slot, deadline, &Greeted::by(shared, words)).await?;
     shared.advertised_info.learn(slot.server().index(), dialled.info());
     Ok(dialled)
@@ -232,16 +232,16 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
 async fn hand_over(
     shared: &Shared,
     pass: &mut AnyPass,
-    dialled: Dialled,
+    dialled: ServerConnection,
     words: &[u8],
-    (began, since): (Instant, Since),
+    (began, since): (Instant, MeasuredFrom),
     answer_by: Instant,
-) -> Result<Answer, DialError> {
+) -> Result<LoginReply, DialError> {
     let server = Arc::clone(pass.server.server());
     let names_account = dialled.info().names_account();
     let answer = dialled.handshake(&server, words, names_account, answer_by).await;
     match &answer {
-        Ok(Answer::Pong(_)) => {
+        Ok(LoginReply::Pong(_)) => {
             let took = began.elapsed();
             shared.admission.handshake_finished(pass, took, since, timer::late(), Instant::now().into_std());
             shared.counters.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());

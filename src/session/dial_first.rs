@@ -10,7 +10,7 @@ use tracing::debug;
 
 use crate::{
     admission::{Client, Pass, Wait},
-    dial::{DialError, Dialled},
+    dial::{DialError, ServerConnection},
     dispatch::{AnyAccountSlot, AnyPass, Turn},
     identity::Credential,
     net::{linger, stream::Stream, timer::sleep_until},
@@ -43,7 +43,7 @@ pub(super) enum Ahead {
 
 /// A server's connection that waits for a CONNECT.
 pub(super) struct Opened {
-    pub(super) dialled: Dialled,
+    pub(super) dialled: ServerConnection,
     pub(super) slot: Slot,
     /// CONNECT must have come by then.
     pub(super) expires: Instant,
@@ -159,14 +159,14 @@ impl Ahead {
         let mut exchange = pin!(exchange);
         let mut prompt_until = Some(now + PROMPT);
         if !source_reputation.is_prompt(source, now.into_std()) {
-            opened.slot.waits();
+            opened.slot.await_connect();
             prompt_until = None;
         }
         let why = loop {
             tokio::select! {
                 biased;
                 done = &mut exchange => return done,
-                lost = opened.dialled.lost() => {
+                lost = opened.dialled.closed() => {
                     let server = opened.slot.server();
                     debug!(server = server.name(), %lost, "lost before CONNECT");
                     if matches!(lost, DialError::Full) {
@@ -179,7 +179,7 @@ impl Ahead {
             if prompt_until.take().is_none() {
                 break Refusal::HoldExpired;
             }
-            opened.slot.waits();
+            opened.slot.await_connect();
             source_reputation.kept_silent(source, Instant::now().into_std());
         };
         let gone = std::mem::replace(self, Self::Not(why));
@@ -212,13 +212,15 @@ impl Ahead {
         mut down: Stream,
         preface: &mut Preface,
         who: &mut Who,
-    ) -> Result<(AnyPass, Option<Dialled>, Stream), End> {
+    ) -> Result<(AnyPass, Option<ServerConnection>, Stream), End> {
         let now = Instant::now().into_std();
         let refused = match self {
             Self::NotNeeded => None,
             Self::Not(reason) => connect.signs().then_some(reason),
             // What is kept for the system account was taken for another.
-            Self::Dialled(opened) if opened.slot.is_in_lane() && !shared.servers.is_system_account(&client.account) => {
+            Self::Dialled(opened)
+                if opened.slot.is_from_reserve() && !shared.servers.is_system_account(&client.account) =>
+            {
                 opened.let_go().await;
                 connect.signs().then_some(Refusal::ServerCapacity)
             }
@@ -234,7 +236,7 @@ impl Ahead {
                     };
                     if begun {
                         let Opened { dialled, slot: mut server, .. } = *opened;
-                        server.goes_on();
+                        server.resume_handshake();
                         return Ok((Pass { server, account }, Some(dialled), down));
                     }
                     opened.let_go().await;

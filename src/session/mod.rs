@@ -37,8 +37,8 @@ use crate::{
     admin::storm_sampler::Flight,
     admission::{Client, Deadlines, Entry, Limit, Pass, QuotaIdentity, Step, Wait},
     advertised_info::{AdvertisedInfo, Shape},
-    cluster::account_lookup::Question,
-    dial::Accepted,
+    cluster::account_lookup::AccountLookup,
+    dial::LoggedIn,
     dispatch::{AnyAdmission, AnyPass, AnyStep, AnyWait, Turn},
     identity::{Claims, ClientKey, Credential, Directory, Keys, trusted_proxy::ProxyKey},
     net::{linger, stream::Stream, timer::sleep_until},
@@ -86,7 +86,7 @@ pub struct Shared {
     /// Makes keys of credentials and clients.
     pub keys: Keys,
     /// Where accounts are asked for that a server did not name.
-    pub questions: mpsc::Sender<Question>,
+    pub account_lookups: mpsc::Sender<AccountLookup>,
     /// The servers' INFO.
     pub advertised_info: Arc<AdvertisedInfo>,
     /// Counters.
@@ -444,7 +444,7 @@ async fn admit(
     }
     let from_client = ClientSide::new(server.max_control_line());
     let from_server = ServerSide::new(welcome, policy, Arc::clone(&listener.face), source, server);
-    let Accepted { stream: up, rest, .. } = *accepted_by;
+    let LoggedIn { stream: up, rest, .. } = *accepted_by;
     let counters = Arc::clone(&shared.counters);
     match Relay::new((down, from_client, &preface.into_pipelined()), (up, from_server, &rest), counters) {
         Ok(relay) => {

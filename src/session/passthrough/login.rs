@@ -98,10 +98,10 @@ pub(super) async fn log_in(
         };
         match turned {
             Err(_) => {
-                server.waits();
+                server.await_connect();
                 login.prompt_until = None;
             }
-            Ok(None) => server.goes_on(),
+            Ok(None) => server.resume_handshake(),
             Ok(Some(ended)) => {
                 if login.asked.is_some_and(|asked| !ended.by_server() && asked.elapsed() > PROMPT) {
                     server.server().handshake_timed_out();
@@ -112,9 +112,9 @@ pub(super) async fn log_in(
     }
     let (now, said) = (Instant::now(), login.seen.bytes_down);
     if let Some(through) = &listener.through {
-        let undisturbed = server.server().is_undisturbed();
+        let uncontended = server.server().is_uncontended();
         let mut floor = through.floor.lock().unwrap_or_else(PoisonError::into_inner);
-        let should = floor.sample(now.into_std(), login.took, timer::late(), undisturbed);
+        let should = floor.record(now.into_std(), login.took, timer::late(), uncontended);
         shared.admission.opaque_handshake_finished(server, login.took, should, now.into_std());
     }
     server.session_began();

@@ -14,7 +14,7 @@ use std::{
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
-    dial::{self, DialError, Secured},
+    dial::{self, DialError, ServerTls},
     dispatch::AnyPass,
     identity::Credential,
     net::{
@@ -66,7 +66,7 @@ impl Open for Bare<'_> {
         if self.spoke {
             return Ok((dial::connect(server, self.header, by).await?.into(), None));
         }
-        let dialled = dial::dial(server, Secured::ByClient, self.header, by).await?;
+        let dialled = dial::dial(server, ServerTls::Client, self.header, by).await?;
         if !dialled.info().does_tls() {
             return Err(DialError::NotNats("it speaks no TLS: there is nothing to pass through"));
         }

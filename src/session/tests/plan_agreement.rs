@@ -18,7 +18,7 @@ use crate::{
     identity::UNKNOWN_ACCOUNT,
     net::timer::TICK,
     storm::plan::{Discipline, Outcome, Plan, reading},
-    upstream::{self, concurrency::baseline::Since},
+    upstream::{self, concurrency::baseline::MeasuredFrom},
 };
 
 use crate::session::*;
@@ -66,7 +66,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         arrived: Arc::default(),
         directory: Arc::new(Directory::new(&[]).unwrap()),
         keys: Keys::default(),
-        questions: mpsc::channel(1).0,
+        account_lookups: mpsc::channel(1).0,
         advertised_info: Arc::new(AdvertisedInfo::new(nowhere, servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
         flight: Flight::default(),
@@ -105,7 +105,7 @@ async fn read(shared: Arc<Shared>, far: Arc<Vec<Far>>) {
         let now = Instant::now().into_std();
         shared.admission.sweep(now);
         for (server, far) in shared.servers.iter().zip(&*far) {
-            server.read(now, server.load().mark(), reading(far.connections.load(Relaxed), CLIENTS));
+            server.read(now, server.load().begin_reading(), reading(far.connections.load(Relaxed), CLIENTS));
         }
         sleep(Duration::from_secs(1)).await;
     }
@@ -135,7 +135,7 @@ async fn client(shared: &Shared, far: &[Far], n: u32, library: &Library) -> (u64
                 shared.admission.handshake_finished(
                     &mut pass,
                     began.elapsed(),
-                    Since::Dial,
+                    MeasuredFrom::Dial,
                     Duration::ZERO,
                     Instant::now().into_std(),
                 );
