@@ -15,7 +15,7 @@ use governor::clock::DefaultClock;
 use weir::internals::{
     admission::{self, AccountLimits, Admission, Client, Limit, Pass, Quota, Rate, Return, Verdict, Waiter},
     identity::{ClientKey, Credential, Keys},
-    upstream::{Haste, Placement, Servers, placement},
+    upstream::{Placement, Servers, Urgency, placement},
 };
 
 #[path = "samples/servers.rs"]
@@ -34,7 +34,7 @@ fn main() {
 fn choose(bencher: Bencher<'_, '_>, count: u32) {
     let views = samples::views(count);
     let mut rng = fastrand::Rng::with_seed(1);
-    bencher.bench_local(|| placement::choose(black_box(&views).iter().copied(), Haste::Among(1), &mut rng));
+    bencher.bench_local(|| placement::choose(black_box(&views).iter().copied(), Urgency::CanWait(1), &mut rng));
 }
 
 /// A slot taken and given back.
@@ -43,8 +43,9 @@ fn place(bencher: Bencher<'_, '_>, count: usize) {
     let servers = servers(count, 10_000);
     let mut rng = fastrand::Rng::with_seed(1);
     let now = Instant::now();
-    bencher
-        .bench_local(|| matches!(servers.place(black_box(now), &[], Haste::Among(1), &mut rng), Placement::Placed(_)));
+    bencher.bench_local(|| {
+        matches!(servers.place(black_box(now), &[], Urgency::CanWait(1), &mut rng), Placement::Placed(_))
+    });
 }
 
 /// Who waits, where nobody is told.

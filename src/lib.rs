@@ -50,6 +50,8 @@ pub mod internals {
         };
     }
     pub mod upstream {
-        pub use crate::upstream::{Compatibility, Haste, Params, Placement, Reserve, ServerParams, Servers, placement};
+        pub use crate::upstream::{
+            Compatibility, Params, Placement, Reserve, ServerParams, Servers, Urgency, placement,
+        };
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     },
     identity::ClientKey,
     outcome::Refusal,
-    upstream::{Haste, Placement, Slot},
+    upstream::{Placement, Slot, Urgency},
 };
 
 /// Who asks.
@@ -235,7 +235,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             self.blocked_behind_the_queue(now)
         };
         if by_lane()
-            && let Some(server) = self.servers.place_in_lane(now, rng)
+            && let Some(server) = self.servers.place_in_reserve(now, rng)
         {
             return Verdict::Admit(Pass { server, account });
         }
@@ -272,7 +272,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if !account.begin_handshake() {
             return Err(Blocked::NotYet);
         }
-        let placed = match self.servers.place(now, &[], Haste::Among(1), rng) {
+        let placed = match self.servers.place(now, &[], Urgency::CanWait(1), rng) {
             Placement::Placed(slot) => Ok(slot),
             Placement::Busy => Err(Blocked::NotYet),
             Placement::Full => Err(Blocked::Full),

@@ -40,7 +40,7 @@ use crate::{
     },
     identity::AccountRule,
     outcome::Refusal,
-    upstream::{Servers, Slot, concurrency::baseline::Since},
+    upstream::{Servers, Slot, concurrency::baseline::MeasuredFrom},
 };
 
 pub use self::connect_door::{Booking, Client, Pass, Verdict};
@@ -292,9 +292,16 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     /// A handshake has ended with the server's PONG after it `took` so long `since` then, while weir itself was so `late`: what servers
     /// are given next follows from that. There is room for the next one; whoever waits for it is given its turn by [`Admission::release`].
-    pub fn handshake_finished(&self, pass: &mut Pass<C>, took: Duration, since: Since, late: Duration, now: Instant) {
-        let undisturbed = pass.server.server().is_undisturbed();
-        let should = pass.account.account().logged_in(now, took, since, late, undisturbed);
+    pub fn handshake_finished(
+        &self,
+        pass: &mut Pass<C>,
+        took: Duration,
+        since: MeasuredFrom,
+        late: Duration,
+        now: Instant,
+    ) {
+        let uncontended = pass.server.server().is_uncontended();
+        let should = pass.account.account().logged_in(now, took, since, late, uncontended);
         self.opaque_handshake_finished(&pass.server, took, should, now);
         pass.account.step_back();
         pass.server.session_began();
@@ -317,7 +324,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// A server has ended a session: how long its client may be kept before it is let go, so that the clients of a server
     /// that has died do not all come back in the same moment.
     pub fn session_lost(&self, now: Instant, rng: &mut fastrand::Rng) -> Duration {
-        self.servers.session_lost(now, self.pace(now), rng)
+        self.servers.close_delay(now, self.pace(now), rng)
     }
 
     /// How often a client has been refused since it last got in, as far as it is remembered.

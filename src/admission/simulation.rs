@@ -16,7 +16,9 @@ use governor::clock::FakeRelativeClock;
 
 use crate::{
     identity::ClientKey,
-    upstream::{self, Reading, Reserve, ServerParams, concurrency::baseline::Since, load::Mark},
+    upstream::{
+        self, Reading, Reserve, ServerParams, concurrency::baseline::MeasuredFrom, reconciled_count::ReadingEpoch,
+    },
 };
 
 use super::*;
@@ -66,7 +68,7 @@ struct Real {
     others: u32,
     max: u32,
     start: u32,
-    poll: Option<(Mark, u32)>,
+    poll: Option<(ReadingEpoch, u32)>,
 }
 
 struct World {
@@ -305,7 +307,7 @@ impl World {
             if inside.counted {
                 inside.answered = true;
                 let took = Duration::from_millis(self.rng.u64(0..300));
-                self.admission.handshake_finished(&mut inside.pass, took, Since::Dial, Duration::ZERO, self.now);
+                self.admission.handshake_finished(&mut inside.pass, took, MeasuredFrom::Dial, Duration::ZERO, self.now);
             } else {
                 inside.counted = true;
                 inside.pass.server.opened();
@@ -361,7 +363,7 @@ impl World {
     }
 
     fn poll_sent(&mut self, server: usize) {
-        let mark = self.servers.iter().nth(server).unwrap().load().mark();
+        let mark = self.servers.iter().nth(server).unwrap().load().begin_reading();
         self.real[server].poll = Some((mark, self.really_on(server)));
     }
 

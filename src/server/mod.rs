@@ -30,9 +30,9 @@ use crate::{
     admission::{Admission, Limit},
     advertised_info::{AdvertisedInfo, Security, Shape},
     cluster::{
-        self, Greeting, Reach,
-        account_lookup::{MOST_WAITING, Question},
-        system_account::System,
+        self, ClusterAccess, PlainInfo,
+        account_lookup::{AccountLookup, MAX_QUEUED},
+        system_account::SystemAccount,
     },
     config::{Config, ListenerConfig},
     dispatch,
@@ -144,7 +144,7 @@ impl Room {
 /// Everything bound and built, nothing running yet.
 struct Parts {
     shared: Arc<Shared>,
-    questions: mpsc::Receiver<Question>,
+    questions: mpsc::Receiver<AccountLookup>,
     advertised_info: Arc<AdvertisedInfo>,
     /// For each worker, its socket of each listener.
     sockets: Vec<Vec<(std::net::TcpListener, Arc<Listener>)>>,
@@ -187,9 +187,9 @@ impl Parts {
         let terminators = terminators(&bound)?;
         let connector = |tls: &ServersTls| Connector::load(tls.clone()).map(Arc::new);
         let servers_tls = config.servers_tls.as_ref().map(connector).transpose().map_err(ServerError::ServersTls)?;
-        let (asking, questions) = mpsc::channel(MOST_WAITING);
+        let (asking, questions) = mpsc::channel(MAX_QUEUED);
         let shared = Arc::new(Shared {
-            questions: asking,
+            account_lookups: asking,
             admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), DefaultClock::default())),
             arrived: Arc::new(Notify::new()),
             directory: Arc::new(Directory::new(&config.admission.rules)?),
@@ -239,13 +239,14 @@ impl Parts {
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
         let system = self::system(config, &shared, &background, &stop).await?;
-        let reach = Reach { system: system.clone(), tls: shared.servers_tls.clone(), greeting: self::greeting(config) };
-        background.spawn(cluster::account_lookup::answer(
+        let access =
+            ClusterAccess { system: system.clone(), tls: shared.servers_tls.clone(), greeting: self::greeting(config) };
+        background.spawn(cluster::account_lookup::run(
             Arc::clone(&shared.servers),
             Arc::clone(&advertised_info),
             Arc::clone(&shared.directory),
             Arc::clone(&shared.admission),
-            reach.clone(),
+            access.clone(),
             questions,
             stop.child_token(),
         ));
@@ -258,7 +259,7 @@ impl Parts {
                 interval,
                 warn_at,
                 wants,
-                reach.clone(),
+                access.clone(),
                 stop.child_token(),
             ));
         }
@@ -281,7 +282,7 @@ impl Parts {
             let socket = socket::on_this_runtime(socket)?;
             background.spawn(admin::serve(socket, Arc::clone(&shared), stop.child_token()));
         }
-        first_readings(&shared, &reach).await;
+        first_readings(&shared, &access).await;
 
         let mut threads = Vec::new();
         for (n, of_worker) in sockets.into_iter().enumerate() {
@@ -325,12 +326,12 @@ fn terminators(bound: &[Bound<'_>]) -> Result<Vec<Option<Arc<Terminator>>>, Serv
 }
 
 /// What the servers say to whoever connects without TLS, as far as the listeners tell.
-fn greeting(config: &Config) -> Greeting {
+fn greeting(config: &Config) -> PlainInfo {
     let mut passing = config.listeners.iter().map(|one| one.passes_through);
     match passing.clone().all(|first| first == Some(HandshakeFirst::Always)) {
-        true => Greeting::None,
-        false if passing.any(|first| first.is_some()) => Greeting::BeforeTls,
-        false => Greeting::Plain,
+        true => PlainInfo::NotSent,
+        false if passing.any(|first| first.is_some()) => PlainInfo::ThenClientTls,
+        false => PlainInfo::NoTls,
     }
 }
 
@@ -340,14 +341,14 @@ async fn system(
     shared: &Arc<Shared>,
     background: &TaskTracker,
     stop: &CancellationToken,
-) -> Result<Option<System>, ServerError> {
+) -> Result<Option<SystemAccount>, ServerError> {
     let Some(login) = &config.system_login else { return Ok(None) };
     let addresses: Vec<_> = config.upstream.servers.iter().map(|server| server.address.clone()).collect();
-    let system = System::connect(login, &addresses, shared.servers_tls.as_deref())
+    let system = SystemAccount::connect(login, &addresses, shared.servers_tls.as_deref())
         .await
         .map_err(|err| ServerError::System(err.to_string()))?;
     let (servers, admission, interval) = (&shared.servers, &shared.admission, config.upstream.poll_interval);
-    background.spawn(cluster::hear_lame_ducks(
+    background.spawn(cluster::watch_lame_ducks(
         system.clone(),
         Arc::clone(servers),
         Arc::clone(&shared.advertised_info),
@@ -366,11 +367,11 @@ async fn system(
 /// Waits, for a while, until the system account is open, every server that can be read has been read once or asked in vain
 /// (one that is down keeps nobody waiting), and one has shown its INFO: placement knows capacities then, and it is known
 /// whether clients are asked to sign.
-async fn first_readings(shared: &Shared, reach: &Reach) {
+async fn first_readings(shared: &Shared, access: &ClusterAccess) {
     let deadline = Instant::now() + FIRST_READINGS;
     let unread = || shared.servers.iter().any(|server| server.may_be_read_soon());
-    let unknown = || shared.advertised_info.shape() == Shape::Unknown && reach.greeting != Greeting::None;
-    let unconnected = || reach.system.as_ref().is_some_and(|system| !system.is_up());
+    let unknown = || shared.advertised_info.shape() == Shape::Unknown && access.greeting != PlainInfo::NotSent;
+    let unconnected = || access.system.as_ref().is_some_and(|system| !system.is_up());
     while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }

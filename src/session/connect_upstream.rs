@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use crate::{
     admission::{Again, Pass},
     advertised_info::Shape,
-    dial::{self, Accepted, Answer, DialError, Dialled, Secured},
+    dial::{self, DialError, LoggedIn, LoginReply, ServerConnection, ServerTls},
     dispatch::{self, AnyPass},
     identity::CredentialKey,
     net::{linger, timer},
@@ -25,7 +25,7 @@ use crate::{
         refuse::{close_unfinished, refuse_now},
         wait::Admitted,
     },
-    upstream::{Server, Slot, concurrency::baseline::Since},
+    upstream::{Server, Slot, concurrency::baseline::MeasuredFrom},
 };
 
 /// A client that a server has let in.
@@ -34,7 +34,7 @@ pub(super) struct Connected {
     pub pass: AnyPass,
     pub credential: CredentialKey,
     /// The server's side.
-    pub upstream: Box<Accepted>,
+    pub upstream: Box<LoggedIn>,
     /// What happens to the server's INFOs on their way to the client.
     pub info_policy: InfoPolicy,
 }
@@ -133,23 +133,23 @@ fn login(shared: &Shared, connect: &Connect, nonce: Option<&str>, longest: usize
 async fn connect_with_failover(
     shared: &Shared,
     mut pass: AnyPass,
-    mut dialled: Option<Box<Dialled>>,
+    mut dialled: Option<Box<ServerConnection>>,
     connect: &Connect,
     header: &[u8],
     answer_by: Instant,
-) -> Result<(AnyPass, Box<Accepted>), NotAnswered> {
+) -> Result<(AnyPass, Box<LoggedIn>), NotAnswered> {
     let bound = dialled.is_some() && connect.signs();
     let mut tried = Vec::new();
     loop {
         let began = Instant::now();
         let longest = pass.server.server().max_control_line();
         let (opened, since, said) = match dialled.take() {
-            Some(dialled) => (Ok(*dialled), Since::Connect, false),
+            Some(dialled) => (Ok(*dialled), MeasuredFrom::Connect, false),
             None if may_speak_first(shared, header) => {
                 let words = login(shared, connect, None, longest)?;
-                (open(shared, &mut pass.server, &words, answer_by).await, Since::Dial, true)
+                (open(shared, &mut pass.server, &words, answer_by).await, MeasuredFrom::Dial, true)
             }
-            None => (open(shared, &mut pass.server, header, answer_by).await, Since::Dial, false),
+            None => (open(shared, &mut pass.server, header, answer_by).await, MeasuredFrom::Dial, false),
         };
         let answer = match opened {
             // It has signed another nonce, or none: this server would call it a liar.
@@ -166,8 +166,8 @@ async fn connect_with_failover(
             Err(err) => Err(err),
         };
         match answer {
-            Ok(Answer::Pong(accepted)) => return Ok((pass, accepted)),
-            Ok(Answer::Err(line)) => return Err(NotAnswered::ServerError(line)),
+            Ok(LoginReply::Pong(accepted)) => return Ok((pass, accepted)),
+            Ok(LoginReply::Err(line)) => return Err(NotAnswered::ServerError(line)),
             Err(err) if bound => {
                 debug!(server = pass.server.server().name(), %err, "dial failed");
                 return Err(NotAnswered::Refused(Refusal::ServerCapacity));
@@ -244,7 +244,7 @@ pub(super) trait Open {
 
 /// As far as the server's INFO, with weir's own TLS where there is any.
 pub(super) struct UntilInfo<'a> {
-    tls: Secured<'a>,
+    tls: ServerTls<'a>,
     words: &'a [u8],
 }
 
@@ -256,9 +256,9 @@ impl<'a> UntilInfo<'a> {
 }
 
 impl Open for UntilInfo<'_> {
-    type Opened = Dialled;
+    type Opened = ServerConnection;
 
-    async fn open(&self, server: &Server, by: Instant) -> Result<Dialled, DialError> {
+    async fn open(&self, server: &Server, by: Instant) -> Result<ServerConnection, DialError> {
         dial::dial(server, self.tls, self.words, by).await
     }
 }
@@ -269,7 +269,7 @@ pub(super) async fn open(
     slot: &mut Slot,
     words: &[u8],
     deadline: Instant,
-) -> Result<Dialled, DialError> {
+) -> Result<ServerConnection, DialError> {
     let dialled = open_as(slot, deadline, &UntilInfo::new(shared, words)).await?;
     shared.advertised_info.learn(slot.server().index(), dialled.info());
     Ok(dialled)
@@ -303,16 +303,16 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
 async fn hand_over(
     shared: &Shared,
     pass: &mut AnyPass,
-    dialled: Dialled,
+    dialled: ServerConnection,
     words: &[u8],
-    (began, since): (Instant, Since),
+    (began, since): (Instant, MeasuredFrom),
     answer_by: Instant,
-) -> Result<Answer, DialError> {
+) -> Result<LoginReply, DialError> {
     let server = Arc::clone(pass.server.server());
     let names_account = dialled.info().names_account();
     let answer = dialled.handshake(&server, words, names_account, answer_by).await;
     match &answer {
-        Ok(Answer::Pong(_)) => {
+        Ok(LoginReply::Pong(_)) => {
             let took = began.elapsed();
             shared.admission.handshake_finished(pass, took, since, timer::late(), now());
             shared.counters.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());

@@ -12,7 +12,7 @@ use tracing::debug;
 use crate::{
     admission::{Client, Pass, Wait},
     advertised_info::Shape,
-    dial::{DialError, Dialled},
+    dial::{DialError, ServerConnection},
     dispatch::{AnyAccountSlot, AnyPass, Turn},
     identity::Credential,
     net::{linger, stream::Stream, timer::sleep_until},
@@ -50,7 +50,7 @@ pub(super) enum DialFirst {
 
 /// A connection to a server that waits for a CONNECT.
 pub(super) struct DialledServer {
-    pub dialled: Dialled,
+    pub dialled: ServerConnection,
     pub slot: Slot,
     /// CONNECT must have come by then.
     pub expires: Instant,
@@ -71,7 +71,7 @@ impl DialledServer {
 /// What the connect check of a client begins with.
 pub(super) enum Begin {
     /// The client has its server already, which has sent the nonce that it signed.
-    Dialled(AnyPass, Box<Dialled>),
+    Dialled(AnyPass, Box<ServerConnection>),
     /// It takes part in the queue.
     Queue,
     /// It is refused.
@@ -141,14 +141,14 @@ impl DialFirst {
         let began = Instant::now();
         let mut prompt_until = Some(began + PROMPT);
         if !source_reputation.is_prompt(cx.source(), began.into_std()) {
-            server.slot.waits();
+            server.slot.await_connect();
             prompt_until = None;
         }
         let why = loop {
             tokio::select! {
                 biased;
                 done = &mut exchange => return done,
-                lost = server.dialled.lost() => {
+                lost = server.dialled.closed() => {
                     let server = server.slot.server();
                     debug!(server = server.name(), %lost, "lost before CONNECT");
                     if matches!(lost, DialError::Full) {
@@ -161,7 +161,7 @@ impl DialFirst {
             if prompt_until.take().is_none() {
                 break Refusal::HoldExpired;
             }
-            server.slot.waits();
+            server.slot.await_connect();
             source_reputation.kept_silent(cx.source(), now());
         };
         let gone = std::mem::replace(self, Self::NoServer(why));
@@ -196,7 +196,7 @@ impl DialFirst {
             Self::Dialled(server) => server,
         };
         // A slot that is kept for the system account was taken for a client of another.
-        if server.slot.is_in_lane() && !cx.shared.servers.is_system_account(&client.account) {
+        if server.slot.is_from_reserve() && !cx.shared.servers.is_system_account(&client.account) {
             server.close().await;
             return if signs { Begin::Refused(Refusal::ServerCapacity) } else { Begin::Queue };
         }
@@ -221,7 +221,7 @@ impl DialFirst {
             return Begin::Refused(Refusal::HoldExpired);
         }
         let DialledServer { dialled, slot: mut server, .. } = *server;
-        server.goes_on();
+        server.resume_handshake();
         Begin::Dialled(Pass { server, account }, Box::new(dialled))
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     admin::storm_sampler::Flight,
     admission::Limit,
     advertised_info::AdvertisedInfo,
-    cluster::account_lookup::Question,
+    cluster::account_lookup::AccountLookup,
     dispatch::AnyAdmission,
     identity::{Directory, Keys, trusted_proxy::ProxyKey},
     relay::registry::Sessions,
@@ -34,7 +34,7 @@ pub struct Shared {
     /// Makes keys of credentials and clients.
     pub keys: Keys,
     /// Where accounts are asked for that a server did not name.
-    pub questions: mpsc::Sender<Question>,
+    pub account_lookups: mpsc::Sender<AccountLookup>,
     /// The servers' INFO.
     pub advertised_info: Arc<AdvertisedInfo>,
     /// Counters.

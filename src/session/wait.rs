@@ -6,7 +6,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     admission::{Step, Wait},
-    dial::Dialled,
+    dial::ServerConnection,
     dispatch::{AnyPass, AnyStep, AnyWait, Turn},
     identity::CredentialKey,
     net::timer::sleep_until,
@@ -25,7 +25,7 @@ pub(super) struct Admitted {
     pub downstream: Downstream,
     pub pass: AnyPass,
     /// The connection to the server, where it was dialled before CONNECT.
-    pub dialled: Option<Box<Dialled>>,
+    pub dialled: Option<Box<ServerConnection>>,
     pub proxy_header: Vec<u8>,
     pub credential: CredentialKey,
     /// The server must have answered by then.

@@ -10,7 +10,7 @@ use governor::clock::Clock;
 use crate::{
     admission::{Admission, Pass, Return, Ticket, Waiter, connect_door::Blocked, quota::rate::Tokens},
     outcome::Refusal,
-    upstream::{Haste, Placement, Slot},
+    upstream::{Placement, Slot, Urgency},
 };
 
 /// While a client has less time left than this it takes any server with room.
@@ -185,8 +185,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             };
             let is_urgent = held.last_turn().saturating_duration_since(now) < URGENT;
             let account = Arc::clone(held.account.account());
-            let haste = if is_urgent { Haste::Urgent } else { Haste::Among(waiting.queue.len()) };
-            let Placement::Placed(server) = self.servers.place(now, &[], haste, rng) else {
+            let urgency = if is_urgent { Urgency::Urgent } else { Urgency::CanWait(waiting.queue.len()) };
+            let Placement::Placed(server) = self.servers.place(now, &[], urgency, rng) else {
                 break Some(now + LOOK_AGAIN);
             };
             if let Some(Err(wait)) = self.pace.as_ref().map(Tokens::take) {
@@ -221,7 +221,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if now >= answer_by {
             return Again::Refuse(Refusal::HoldExpired);
         }
-        match self.servers.place(now, tried, Haste::Urgent, rng) {
+        match self.servers.place(now, tried, Urgency::Urgent, rng) {
             Placement::Placed(slot) => Again::Placed(slot),
             Placement::Busy => Again::Busy(now + LOOK_AGAIN),
             Placement::Full => Again::Refuse(Refusal::ServerCapacity),
@@ -240,7 +240,7 @@ mod tests {
             fairness::{unknown_servers, wide_open},
         },
         identity::ClientKey,
-        upstream::concurrency::baseline::Since,
+        upstream::concurrency::baseline::MeasuredFrom,
     };
 
     #[derive(Debug)]
@@ -276,7 +276,13 @@ mod tests {
             if n % 3 == 0
                 && let Some(mut pass) = under_way.pop()
             {
-                admission.handshake_finished(&mut pass, Duration::from_millis(1), Since::Dial, Duration::ZERO, now);
+                admission.handshake_finished(
+                    &mut pass,
+                    Duration::from_millis(1),
+                    MeasuredFrom::Dial,
+                    Duration::ZERO,
+                    now,
+                );
                 admission.release(now, &mut rng, &mut turns);
                 under_way.extend(turns.drain(..).map(|(_, pass)| pass));
             }

@@ -20,8 +20,8 @@ use crate::{
     },
     outcome::Refusal,
     upstream::{
-        concurrency::baseline::{BaselineLatency, Since},
-        reconciled_count::{Mark, ReconciledCount},
+        concurrency::baseline::{BaselineLatency, MeasuredFrom},
+        reconciled_count::{ReadingEpoch, ReconciledCount},
     },
 };
 
@@ -69,13 +69,20 @@ impl<C: Clock> Account<C> {
         self.limits.quota.max_connections.unwrap_or_else(|| self.by_cluster.load(Relaxed))
     }
 
-    /// Takes in what a login took while weir itself was so `late`, and whether its server was `undisturbed`; returns what one of its
+    /// Takes in what a login took while weir itself was so `late`, and whether its server was `uncontended`; returns what one of its
     /// kind may take.
-    pub fn logged_in(&self, now: Instant, took: Duration, since: Since, late: Duration, undisturbed: bool) -> Duration {
+    pub fn logged_in(
+        &self,
+        now: Instant,
+        took: Duration,
+        since: MeasuredFrom,
+        late: Duration,
+        uncontended: bool,
+    ) -> Duration {
         let mut floors = self.floors.lock().unwrap_or_else(PoisonError::into_inner);
         let takes = took.max(self.login_takes().mul_f64(0.95) + took.mul_f64(0.05));
         self.login_takes.store(u64::try_from(takes.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        floors[since as usize].sample(now, took, late, undisturbed)
+        floors[since as usize].record(now, took, late, uncontended)
     }
 
     /// What a login has taken lately, the longest more than others; zero while unknown. Who is given a turn needs so much time for it:
@@ -350,22 +357,22 @@ impl<C: Clock + Clone> Accounts<C> {
     }
 
     /// Accounts in use that have a limit, at most so many, each with its mark for [`Accounts::counted`].
-    pub fn to_count(&self, most: usize) -> Vec<(Arc<str>, Mark)> {
+    pub fn to_count(&self, most: usize) -> Vec<(Arc<str>, ReadingEpoch)> {
         let limited = self.map.iter().filter(|one| one.account.most() != u32::MAX);
-        limited.take(most).map(|one| (Arc::clone(one.key()), one.account.census.mark())).collect()
+        limited.take(most).map(|one| (Arc::clone(one.key()), one.account.census.begin_reading())).collect()
     }
 
     /// The same of some.
-    pub fn to_count_of(&self, names: &HashSet<String>) -> Vec<(Arc<str>, Mark)> {
+    pub fn to_count_of(&self, names: &HashSet<String>) -> Vec<(Arc<str>, ReadingEpoch)> {
         let limited = names.iter().filter_map(|name| self.map.get(&**name));
         let limited = limited.filter(|one| one.account.most() != u32::MAX);
-        limited.map(|one| (Arc::clone(one.key()), one.account.census.mark())).collect()
+        limited.map(|one| (Arc::clone(one.key()), one.account.census.begin_reading())).collect()
     }
 
     /// The servers counted so many connections of an account since `mark`, weir's among them.
-    pub fn counted(&self, name: &str, mark: Mark, connections: u32) {
+    pub fn counted(&self, name: &str, mark: ReadingEpoch, connections: u32) {
         if let Some(entry) = self.map.get(name) {
-            entry.account.census.reading(mark, connections);
+            entry.account.census.reconcile(mark, connections);
         }
     }
 
@@ -411,8 +418,8 @@ mod tests {
         let (now, ms) = (Instant::now(), Duration::from_millis);
         for n in 0..200 {
             let at = now + Duration::from_secs(n);
-            assert_eq!(account.account().logged_in(at, ms(300), Since::Dial, ms(0), true), ms(450));
-            assert_eq!(account.account().logged_in(at, ms(100), Since::Connect, ms(0), true), ms(150));
+            assert_eq!(account.account().logged_in(at, ms(300), MeasuredFrom::Dial, ms(0), true), ms(450));
+            assert_eq!(account.account().logged_in(at, ms(100), MeasuredFrom::Connect, ms(0), true), ms(150));
         }
     }
 
@@ -421,7 +428,7 @@ mod tests {
         let account = accounts().enter(&"A".into(), Instant::now()).unwrap();
         let (now, ms) = (Instant::now(), Duration::from_millis);
         let takes = |took| {
-            account.account().logged_in(now, took, Since::Dial, ms(0), false);
+            account.account().logged_in(now, took, MeasuredFrom::Dial, ms(0), false);
             account.account().login_takes()
         };
         assert_eq!((takes(ms(100)), takes(ms(300)), takes(ms(100))), (ms(100), ms(300), ms(290)));

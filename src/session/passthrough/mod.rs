@@ -10,7 +10,7 @@ use std::{net::SocketAddr, pin::pin, sync::Arc};
 use tokio::net::TcpStream;
 
 use crate::{
-    dial::{self, DialError, Secured},
+    dial::{self, DialError, ServerTls},
     dispatch::AnyPass,
     identity::Credential,
     net::{linger, stream::Stream, timer::timeout_at},
@@ -123,7 +123,7 @@ impl Open for UntilTls<'_> {
         if self.tls_first {
             return Ok((dial::connect(server, self.proxy_header, by).await?.into(), None));
         }
-        let dialled = dial::dial(server, Secured::ByClient, self.proxy_header, by).await?;
+        let dialled = dial::dial(server, ServerTls::Client, self.proxy_header, by).await?;
         if !dialled.info().does_tls() {
             return Err(DialError::NotNats("it speaks no TLS: there is nothing to pass through"));
         }

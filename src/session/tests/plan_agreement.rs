@@ -35,7 +35,7 @@ use crate::{
     },
     storm::plan::{Discipline, Outcome, Plan, reading},
     telemetry::counters::Counters,
-    upstream::{self, Servers, concurrency::baseline::Since},
+    upstream::{self, Servers, concurrency::baseline::MeasuredFrom},
 };
 
 /// Where the clients come from, and what they come to.
@@ -85,7 +85,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         arrived: Arc::default(),
         directory: Arc::new(Directory::new(&[]).unwrap()),
         keys: Keys::default(),
-        questions: mpsc::channel(1).0,
+        account_lookups: mpsc::channel(1).0,
         advertised_info: Arc::new(AdvertisedInfo::new(listener, servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
         flight: Default::default(),
@@ -136,7 +136,7 @@ async fn read(shared: Arc<Shared>, far: Arc<Vec<Far>>) {
         let now = Instant::now().into_std();
         shared.admission.sweep(now);
         for (server, far) in shared.servers.iter().zip(&*far) {
-            server.read(now, server.load().mark(), reading(far.connections.load(Relaxed), CLIENTS));
+            server.read(now, server.load().begin_reading(), reading(far.connections.load(Relaxed), CLIENTS));
         }
         sleep(Duration::from_secs(1)).await;
     }
@@ -172,7 +172,7 @@ async fn client(
                 shared.admission.handshake_finished(
                     &mut pass,
                     began.elapsed(),
-                    Since::Dial,
+                    MeasuredFrom::Dial,
                     Duration::ZERO,
                     Instant::now().into_std(),
                 );
