@@ -5,7 +5,7 @@
 //!
 //! - words: [`protocol`], [`outcome`], [`client_library`]. Bytes and values; no clock, socket, log or lock.
 //! - decisions: [`identity`], [`admission`], [`upstream`]. `now` goes in, a verdict comes out.
-//! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`]. tokio lives here.
+//! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`], [`worker`]. tokio lives here.
 //! - assembly: [`config`], [`telemetry`], [`admin`], [`server`], [`cli`], and the tools in [`storm`].
 
 mod admin;
@@ -28,6 +28,7 @@ mod storm;
 mod telemetry;
 mod tls;
 mod upstream;
+mod worker;
 
 /// What the fuzz targets, benchmarks and tests of this repository use. Not an interface: it changes without notice.
 #[doc(hidden)]

@@ -13,6 +13,7 @@ use tracing::info;
 use crate::{
     client_library::returns,
     identity::UNKNOWN_ACCOUNT,
+    net::timer,
     outcome::Refusal,
     session::Shared,
     telemetry::storms::{Fate, Parties, Party, Recorder, Sample, Storm, Told},
@@ -74,7 +75,7 @@ fn sample(shared: &Shared) -> Sample {
         refused,
         waiting: (shared.admission.held() + shared.admission.delayed()) as u64,
         sessions: shared.sessions.len() as u64,
-        pace: shared.admission.pace(Instant::now().into_std()),
+        pace: shared.admission.pace(timer::now()),
     }
 }
 

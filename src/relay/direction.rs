@@ -1,7 +1,6 @@
 //! One direction of a relay: read what is there, look at it, write it on.
 
 use std::{
-    cell::RefCell,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -9,7 +8,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{net::stream::Stream, outcome::Cause};
+use crate::{net::stream::Stream, outcome::Cause, worker};
 
 /// The worker's buffer: the most that is read at once, from where there is much.
 const BUFFER: usize = 256 * 1024;
@@ -24,9 +23,14 @@ const FEW: usize = 8 * 1024;
 /// After so many bytes in one go the other sessions of the worker get their turn.
 const TURN: usize = 1024 * 1024;
 
-thread_local! {
-    /// A session lives on one worker, and a poll uses the buffer only while it runs: one buffer serves them all.
-    static WORKER_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
+/// The buffer of a worker. A poll uses it only while it runs, so one buffer serves all sessions of the worker.
+#[derive(Debug)]
+pub struct Buffer(Box<[u8]>);
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self(vec![0; BUFFER].into_boxed_slice())
+    }
 }
 
 /// What a direction does with the bytes that pass.
@@ -143,40 +147,49 @@ impl<S: Side> Pump<S> {
 
     /// Moves what can be moved. Ready when this direction is over.
     pub fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<Pumped> {
+        worker::with(|local| local.relay_buffer.with(|Buffer(buffer)| self.poll_with(buffer, cx, from, to)))
+    }
+
+    #[inline]
+    fn poll_with(
+        &mut self,
+        buffer: &mut [u8],
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+    ) -> Poll<Pumped> {
         let mut moved = 0;
-        WORKER_BUFFER.with_borrow_mut(|buffer| {
-            loop {
-                if (!self.waiting.is_empty() || to.owes()) && !ready!(self.poll_flush(cx, to)) {
-                    return Poll::Ready(Pumped::WriteFailed);
-                }
-                if let Some(cause) = self.stopped {
-                    return Poll::Ready(Pumped::Stopped(cause));
-                }
-                if moved >= TURN {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                let most = if self.flowing { BUFFER } else { CAUTIOUS };
-                let mut read = ReadBuf::new(&mut buffer[..most]);
-                if let Err(err) = ready!(Pin::new(&mut *from).poll_read(cx, &mut read)) {
-                    return Poll::Ready(match err.kind() {
-                        io::ErrorKind::InvalidData => Pumped::Stopped(Cause::Protocol),
-                        _ => Pumped::ReadFailed,
-                    });
-                }
-                if read.filled().is_empty() {
-                    return Poll::Ready(Pumped::Eof);
-                }
-                let mut out =
-                    Outlet { to: Some((to, cx)), waiting: &mut self.waiting, bytes: &mut self.bytes, failed: false };
-                self.stopped = self.side.pass(read.filled(), &mut out).err();
-                if out.failed {
-                    return Poll::Ready(Pumped::WriteFailed);
-                }
-                moved += read.filled().len();
-                let much = if self.flowing { read.filled().len() > FEW } else { read.remaining() == 0 };
-                self.flowing = much && self.waiting.is_empty();
+        loop {
+            if (!self.waiting.is_empty() || to.owes()) && !ready!(self.poll_flush(cx, to)) {
+                return Poll::Ready(Pumped::WriteFailed);
             }
-        })
+            if let Some(cause) = self.stopped {
+                return Poll::Ready(Pumped::Stopped(cause));
+            }
+            if moved >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let most = if self.flowing { BUFFER } else { CAUTIOUS };
+            let mut read = ReadBuf::new(&mut buffer[..most]);
+            if let Err(err) = ready!(Pin::new(&mut *from).poll_read(cx, &mut read)) {
+                return Poll::Ready(match err.kind() {
+                    io::ErrorKind::InvalidData => Pumped::Stopped(Cause::Protocol),
+                    _ => Pumped::ReadFailed,
+                });
+            }
+            if read.filled().is_empty() {
+                return Poll::Ready(Pumped::Eof);
+            }
+            let mut out =
+                Outlet { to: Some((to, cx)), waiting: &mut self.waiting, bytes: &mut self.bytes, failed: false };
+            self.stopped = self.side.pass(read.filled(), &mut out).err();
+            if out.failed {
+                return Poll::Ready(Pumped::WriteFailed);
+            }
+            moved += read.filled().len();
+            let much = if self.flowing { read.filled().len() > FEW } else { read.remaining() == 0 };
+            self.flowing = much && self.waiting.is_empty();
+        }
     }
 }

@@ -33,13 +33,18 @@ use crate::{
         registry::Handle,
     },
     telemetry::counters::{Counters, Totals},
+    worker,
 };
 
 pub use self::{
     client_side::ClientSide,
     server_side::{InfoPolicy, ServerSide},
 };
-pub use crate::relay::{direction::Side, late_keepalive::grow_up, passthrough::Opaque};
+pub use crate::relay::{
+    direction::{Buffer, Side},
+    late_keepalive::{LateKeepalive, mark_established},
+    passthrough::Opaque,
+};
 /// After one side has ended, how long what is on its way from the other may take. nats-server closes as soon as it sees the
 /// end; so do clients.
 const LAST_BYTES: Duration = Duration::from_secs(2);
@@ -100,16 +105,16 @@ impl<C: Side, S: Side> Relay<C, S> {
     /// Relays until one side ends or `handle` is told to end; [`Relay::finish`] is to follow.
     // Not an `async fn`, whose future would hold each argument twice.
     pub fn run(&mut self, handle: &Arc<Handle>) -> impl Future<Output = Ended> {
-        let (mut waker_is_known, mut is_young) = (false, true);
+        let (mut waker_is_known, mut has_keepalive) = (false, false);
         poll_fn(move |cx| {
             if !waker_is_known {
                 handle.wake(cx.waker());
                 waker_is_known = true;
-                late_keepalive::enter(Arc::clone(handle));
+                worker::with(|local| local.late_keepalive.register(Arc::clone(handle)));
             }
             // Sooner, its five system calls would mostly be for nothing: many sessions end soon.
-            if is_young && handle.is_grown_up() {
-                is_young = false;
+            if !has_keepalive && handle.is_established() {
+                has_keepalive = true;
                 // A connection that is gone already is noticed below.
                 let _ = socket::keep_alive(self.up.tcp());
             }

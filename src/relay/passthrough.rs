@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use crate::{
     dial,
+    net::timer,
     outcome::Cause,
     relay::direction::{Outlet, Side},
     upstream::Server,
@@ -30,7 +29,7 @@ impl Side for Opaque {
         if let Some(server) = self.of.take()
             && dial::says_full(chunk)
         {
-            server.said_full(Instant::now().into_std());
+            server.said_full(timer::now());
         }
         out.put(chunk);
         Ok(())

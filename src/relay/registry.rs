@@ -14,7 +14,7 @@ use dashmap::DashMap;
 #[derive(Debug, Default)]
 pub struct Handle {
     told_to_end: AtomicBool,
-    grown_up: AtomicBool,
+    established: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -32,17 +32,17 @@ impl Handle {
         self.told_to_end.load(Relaxed)
     }
 
-    /// Tells the session that it has lived for a while.
-    pub fn grow_up(&self) {
-        self.grown_up.store(true, Relaxed);
+    /// Tells the session that it has lived long enough for keepalive.
+    pub fn mark_established(&self) {
+        self.established.store(true, Relaxed);
         if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake_by_ref();
         }
     }
 
-    /// Whether it has.
-    pub fn is_grown_up(&self) -> bool {
-        self.grown_up.load(Relaxed)
+    /// Whether the session was told so.
+    pub fn is_established(&self) -> bool {
+        self.established.load(Relaxed)
     }
 
     /// Who is to be woken when there is something to tell. Once per session: a task keeps its waker.
@@ -127,8 +127,8 @@ mod tests {
         let (sessions, woken) = (Arc::<Sessions>::default(), Arc::<Woken>::default());
         let registered = sessions.register(7);
         registered.handle().wake(&Waker::from(Arc::clone(&woken)));
-        registered.handle().grow_up();
-        assert_eq!((woken.0.load(Relaxed), registered.handle().is_grown_up()), (1, true));
+        registered.handle().mark_established();
+        assert_eq!((woken.0.load(Relaxed), registered.handle().is_established()), (1, true));
         registered.handle().end();
         assert_eq!((woken.0.load(Relaxed), registered.handle().told_to_end()), (2, true));
     }
@@ -141,7 +141,7 @@ mod tests {
         let handle = Arc::clone(registered.handle());
         drop(registered);
         assert_eq!((Arc::strong_count(&woken), sessions.len()), (1, 0));
-        handle.grow_up();
+        handle.mark_established();
         handle.end();
         assert_eq!(woken.0.load(Relaxed), 0);
     }

@@ -37,7 +37,7 @@ use crate::{
     config::{Config, ListenerConfig},
     dispatch,
     identity::{Directory, Keys},
-    net::{accept, linger, socket},
+    net::{accept, linger, socket, timer},
     outcome::Refusal,
     protocol::websocket::upgrade::Rules,
     relay::{self, registry::Sessions},
@@ -387,7 +387,7 @@ fn worker(
     thread::Builder::new().name(format!("worker-{n}")).spawn(move || {
         runtime.block_on(async move {
             let sessions = TaskTracker::new();
-            tokio::spawn(relay::grow_up());
+            tokio::spawn(relay::mark_established());
             tokio::spawn(session::upstream_pool::maintain(Arc::clone(&shared)));
             for (socket, listener) in sockets {
                 let socket = match socket::on_this_runtime(socket) {
@@ -408,7 +408,7 @@ fn worker(
             // Farewells take a second at most; whoever is in the middle of a preface loses nothing.
             let _ = tokio::time::timeout(Duration::from_secs(2), async {
                 sessions.wait().await;
-                linger::all_over().await;
+                linger::all_closed().await;
             })
             .await;
         });
@@ -421,7 +421,7 @@ async fn every_second(shared: Arc<Shared>, stop: CancellationToken) {
     let work = async {
         loop {
             sleep(Duration::from_secs(1)).await;
-            shared.admission.sweep(Instant::now().into_std());
+            shared.admission.sweep(timer::now());
             let refused = shared.counters.refused_in_all();
             if refused > refused_before {
                 let sessions = shared.sessions.len();

@@ -13,11 +13,11 @@ use crate::{
     advertised_info::Shape,
     dial::{self, Accepted, Answer, DialError, Dialled, Secured},
     dispatch::{self, AnyPass},
-    net::timer,
     outcome::Refusal,
     protocol::{PING, connect::Connect},
     session::Shared,
     upstream::{Server, Slot, concurrency::baseline::Since},
+    worker,
 };
 
 /// Why no server took the client.
@@ -243,7 +243,7 @@ async fn hand_over(
     match &answer {
         Ok(Answer::Pong(_)) => {
             let took = began.elapsed();
-            shared.admission.handshake_finished(pass, took, since, timer::late(), Instant::now().into_std());
+            shared.admission.handshake_finished(pass, took, since, worker::lag(), Instant::now().into_std());
             shared.counters.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
         }
         Err(DialError::Full) => server.said_full(Instant::now().into_std()),

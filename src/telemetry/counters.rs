@@ -1,10 +1,13 @@
 //! What is counted while clients pass. `session.rs` writes here once, at the end; `metrics` reads.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::outcome::{Cause, Close, Party, Phase, Refusal};
+use crate::{
+    outcome::{Cause, Close, Party, Phase, Refusal},
+    worker,
+};
 
 pub use crate::telemetry::bad_logins::BadLogins;
 
@@ -78,12 +81,6 @@ struct Relayed {
     messages_down: AtomicU64,
 }
 
-thread_local! {
-    /// This worker's place in [`Counters::relayed`].
-    static WORKER: usize = NEXT_WORKER.fetch_add(1, Relaxed) % WORKERS;
-}
-static NEXT_WORKER: AtomicUsize = AtomicUsize::new(0);
-
 /// Upper bounds in seconds, 1 ms to 20 s: the longest patience of any official client.
 const BOUNDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0];
 
@@ -132,7 +129,7 @@ impl Counters {
 
     /// Adds what was relayed since the last time, on this worker.
     pub fn relayed(&self, since: Totals) {
-        let mine = WORKER.with(|&n| &self.relayed[n]);
+        let mine = &self.relayed[worker::number() % WORKERS];
         let add = |counter: &AtomicU64, n: u64| {
             if n > 0 {
                 counter.fetch_add(n, Relaxed);

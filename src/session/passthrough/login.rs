@@ -10,12 +10,13 @@ use tokio::time::Instant;
 
 use crate::{
     dispatch,
-    net::timer::{self, timeout_at},
+    net::timer::timeout_at,
     relay::{Ended, Opaque},
     session::{Admitted, Listener, Shared, Who},
     telemetry::{counters::Totals, storms::Fate},
     tls::HandshakeFirst,
     upstream::concurrency::baseline::BaselineLatency,
+    worker,
 };
 
 /// How a listener passes TLS through.
@@ -114,7 +115,7 @@ pub(super) async fn log_in(
     if let Some(through) = &listener.through {
         let undisturbed = server.server().is_undisturbed();
         let mut floor = through.floor.lock().unwrap_or_else(PoisonError::into_inner);
-        let should = floor.sample(now.into_std(), login.took, timer::late(), undisturbed);
+        let should = floor.sample(now.into_std(), login.took, worker::lag(), undisturbed);
         shared.admission.opaque_handshake_finished(server, login.took, should, now.into_std());
     }
     server.session_began();

@@ -19,6 +19,7 @@ use crate::{
     net::timer::TICK,
     storm::plan::{Discipline, Outcome, Plan, reading},
     upstream::{self, concurrency::baseline::Since},
+    worker,
 };
 
 use crate::session::*;
@@ -160,7 +161,7 @@ type Result = [f64; 4];
 
 /// By the sessions' own means.
 fn for_real(library: &'static Library, seed: u64) -> Result {
-    fastrand::seed(seed);
+    worker::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let (shared, began) = (shared(&config()), Instant::now());
