@@ -34,7 +34,6 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    admin::storm_sampler::Flight,
     admission::{Client, Deadlines, Entry, Limit, Pass, QuotaIdentity, Step, Wait},
     advertised_info::{AdvertisedInfo, Shape},
     cluster::account_lookup::Question,
@@ -62,7 +61,7 @@ use crate::{
     },
     telemetry::{
         counters::{Counters, Totals},
-        storms::Fate,
+        storms::{Fate, Flight},
     },
     tls::{Connector, Terminator},
     upstream::{Server, Servers, Slot},
