@@ -1,8 +1,8 @@
 //! Closing a connection so that the client can read the last words sent to it (nginx's `lingering_close`).
 //!
-//! When a socket is closed with unread bytes in it, the kernel sends RST, which may destroy what was sent just before. So weir
-//! writes the last words, shuts down the write side, reads until the client closes or a short timeout passes, and closes. The
-//! last words and the FIN behind them are one packet.
+//! When a socket is closed with unread bytes in it, the kernel sends RST, which may destroy what was sent just before.
+//! So weir writes the last words, shuts down the write side, reads until the client closes or a short timeout passes,
+//! and closes. The last words and the FIN behind them are one packet.
 
 use std::{
     cell::RefCell,
@@ -52,11 +52,11 @@ pub async fn close_with(mut stream: Stream, last_words: &[u8]) {
     }
 }
 
-/// Like [`close_with`], but returns as soon as the last words are on their way, for a session that has nothing left to do. The
-/// socket, and its `slot` under the limit of open files, are kept until the client closes.
+/// Like [`close_with`], but returns as soon as the last words are on their way, for a session that has nothing left to
+/// do. The socket, and its `slot` under the limit of open files, are kept until the client closes.
 ///
-/// This takes neither a task nor a wake for each client: the runtime does not watch the socket any more, and one task of the
-/// worker reads from all such sockets when they are likely to be over.
+/// This takes neither a task nor a wake for each client: the runtime does not watch the socket any more, and one task
+/// of the worker reads from all such sockets when they are likely to be over.
 pub async fn close_detached(stream: Stream, last_words: &[u8], slot: Permit) {
     let Stream::Plain(tcp) = stream else { return close_with(stream, last_words).await };
     match socket::send_before_the_end(&tcp, last_words) {

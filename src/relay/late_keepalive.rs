@@ -1,11 +1,11 @@
-//! Finds the sessions that have lived for a second or more: only those get keepalive towards their server, since that takes five
-//! system calls and many sessions end sooner. One look a second per worker replaces a timer per session.
+//! Finds the sessions that have lived for a second or more: only those get keepalive towards their server, since that
+//! takes five system calls and many sessions end sooner. One look a second per worker replaces a timer per session.
 
 use std::{cell::RefCell, mem, sync::Arc, time::Duration};
 
 use tokio::{task::yield_now, time::sleep};
 
-use crate::{relay::registry::Handle, worker};
+use crate::{relay::registry::SessionHandle, worker};
 
 /// The time between two looks. A session is established after at least this, and at most twice as long.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -19,17 +19,17 @@ pub struct LateKeepalive(RefCell<NotEstablished>);
 
 #[derive(Debug, Default)]
 struct NotEstablished {
-    since_last_look: Vec<Arc<Handle>>,
-    before_last_look: Vec<Arc<Handle>>,
+    since_last_look: Vec<Arc<SessionHandle>>,
+    before_last_look: Vec<Arc<SessionHandle>>,
 }
 
 impl LateKeepalive {
-    pub fn register(&self, handle: Arc<Handle>) {
+    pub fn register(&self, handle: Arc<SessionHandle>) {
         self.0.borrow_mut().since_last_look.push(handle);
     }
 
     /// The sessions that were there at the last look already. They are not kept here any longer.
-    fn look(&self) -> Vec<Arc<Handle>> {
+    fn look(&self) -> Vec<Arc<SessionHandle>> {
         let NotEstablished { since_last_look, before_last_look } = &mut *self.0.borrow_mut();
         mem::replace(before_last_look, mem::take(since_last_look))
     }
@@ -52,12 +52,12 @@ mod tests {
 
     #[test]
     fn a_session_is_established_at_the_second_look() {
-        let (late_keepalive, handle) = (LateKeepalive::default(), Arc::<Handle>::default());
+        let (late_keepalive, handle) = (LateKeepalive::default(), Arc::<SessionHandle>::default());
         late_keepalive.register(Arc::clone(&handle));
         assert!(late_keepalive.look().is_empty(), "it may have come a moment ago");
         let [established] = &late_keepalive.look()[..] else { panic!("one was there") };
         established.mark_established();
-        assert!(handle.is_established() && !handle.told_to_end());
+        assert!(handle.is_established() && !handle.end_requested());
         assert!(late_keepalive.look().is_empty());
     }
 }

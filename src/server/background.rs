@@ -139,9 +139,9 @@ fn greeting(config: &Config) -> Greeting {
     }
 }
 
-/// Waits for up to [`FIRST_READINGS`] until the system account is open, every server has been read once or has failed to answer (a
-/// server that is down keeps nobody waiting), and one server has shown its INFO. From then on placement knows the capacities,
-/// and weir knows whether clients are asked to sign a nonce.
+/// Waits for up to [`FIRST_READINGS`] until the system account is open, every server has been read once or has failed
+/// to answer (a server that is down keeps nobody waiting), and one server has shown its INFO. From then on placement
+/// knows the capacities, and weir knows whether clients are asked to sign a nonce.
 pub async fn first_readings(shared: &Shared, reach: &Reach) {
     let deadline = Instant::now() + FIRST_READINGS;
     let unread = || shared.servers.iter().any(|server| server.may_be_read_soon());

@@ -28,8 +28,8 @@ pub struct FileLimit {
     pub hard: u64,
 }
 
-/// Raises the soft limit to the hard limit, and returns the limits in force afterwards. Where the system refuses, `soft` stays below
-/// `hard`; [`carries`] tells whether that matters.
+/// Raises the soft limit to the hard limit, and returns the limits in force afterwards. Where the system refuses,
+/// `soft` stays below `hard`; [`carries`] tells whether that matters.
 pub fn raise() -> FileLimit {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -41,7 +41,8 @@ pub fn raise() -> FileLimit {
     FileLimit { soft: limit.current.unwrap_or(u64::MAX), hard: limit.maximum.unwrap_or(u64::MAX) }
 }
 
-/// A limit of open files that is too low for the configured clients. Displays as one sentence for the log, with what to set.
+/// A limit of open files that is too low for the configured clients. Displays as one sentence for the log, with what to
+/// set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortfall {
     /// The limit in force, in descriptors.
@@ -68,8 +69,8 @@ impl fmt::Display for Shortfall {
 
 impl std::error::Error for Shortfall {}
 
-/// Checks whether a limit (`FileLimit::soft`) is enough for `max_clients` clients: two descriptors each, and a few dozen for the
-/// rest. Returns how many descriptors are left over.
+/// Checks whether a limit (`FileLimit::soft`) is enough for `max_clients` clients: two descriptors each, and a few
+/// dozen for the rest. Returns how many descriptors are left over.
 ///
 /// # Errors
 /// The limit is too low; weir then serves fewer clients and refuses the others.
@@ -90,8 +91,8 @@ pub fn carries(limit: u64, max_clients: u32, servers: usize, workers: usize) -> 
     })
 }
 
-/// How many clients the limit of open files has room for. Without descriptors `accept` would stop, and clients would wait unseen in
-/// the kernel's queue; refusing a client so that it can read why takes one descriptor.
+/// How many clients the limit of open files has room for. Without descriptors `accept` would stop, and clients would
+/// wait unseen in the kernel's queue; refusing a client so that it can read why takes one descriptor.
 #[derive(Debug)]
 pub struct ClientBudget {
     /// The part of each listener's `max_clients` that is served.

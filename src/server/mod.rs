@@ -33,7 +33,7 @@ use crate::{
     config::Config,
     identity::{Directory, Keys},
     net::socket,
-    relay::registry::Sessions,
+    relay::registry::SessionRegistry,
     server::{
         background::{Background, first_readings},
         file_limit::ClientBudget,
@@ -54,7 +54,8 @@ pub enum ServerError {
     Source { address: IpAddr, err: io::Error },
     #[error("cannot write {path}: {err}")]
     PortsFile { path: String, err: io::Error },
-    /// A certificate or key of a listener cannot be used. Reading the configuration checks the files, so they have changed since.
+    /// A certificate or key of a listener cannot be used. Reading the configuration checks the files, so they have
+    /// changed since.
     #[error("TLS of {address}: {bad:?}")]
     Tls { address: SocketAddr, bad: Vec<BadFile> },
     /// A file of `[cluster.tls]` cannot be used; it too has changed since the configuration was read.
@@ -167,7 +168,7 @@ fn shared(
         advertised_info: Arc::new(AdvertisedInfo::new(bound.iter().map(BoundListener::info), servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
         flight: Flight::default(),
-        sessions: Arc::new(Sessions::default()),
+        sessions: Arc::new(SessionRegistry::default()),
         turned_away: Limit::new(budget.refusals),
         sends_proxy_headers: config.upstream.compatibility.proxy_protocol,
         proxy_key: config.proxy_key.clone(),

@@ -18,8 +18,8 @@ use crate::{
     session::{self, Listener, Shared},
 };
 
-/// How long the sessions of a worker may take to end after `stop`. Lingering closes take a second at most, and a client that is
-/// cut off before it was admitted loses nothing.
+/// How long the sessions of a worker may take to end after `stop`. Lingering closes take a second at most, and a client
+/// that is cut off before it was admitted loses nothing.
 const LAST_SESSIONS: Duration = Duration::from_secs(2);
 
 /// Starts worker `n`, which accepts clients on `sockets` until `stop`.

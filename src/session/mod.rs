@@ -49,7 +49,7 @@ use crate::{
     },
     relay::{
         ClientSide, Ended, InfoPolicy, Relay, ServerSide, Side,
-        registry::{Registered, Sessions},
+        registry::{Registration, SessionRegistry},
     },
     session::{
         account::{OfAccount, ask, expect_info, quota_identity, settle_account},
@@ -93,7 +93,7 @@ pub struct Shared {
     /// The flight recorder.
     pub flight: Flight,
     /// The sessions that relay.
-    pub sessions: Arc<Sessions>,
+    pub sessions: Arc<SessionRegistry>,
     /// Refusals under way at the accept door.
     pub turned_away: Arc<Limit>,
     /// The key by which servers know weir as a trusted proxy.
@@ -137,7 +137,7 @@ struct Admitted<C = ClientSide, S = ServerSide> {
     account: OfAccount,
     /// `None` for one of the system account that the listener had no room for.
     _entry: Option<Entry>,
-    registered: Registered,
+    registered: Registration,
 }
 
 impl<C: Side, S: Side> Admitted<C, S> {

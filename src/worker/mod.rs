@@ -1,8 +1,8 @@
 //! What the sessions of one worker share without a lock: one [`Local`] per thread.
 //!
-//! A worker is one thread with one current-thread runtime, and a session lives and ends on the worker that accepted it. The
-//! `Local` of a worker is built at its first use and dropped when its thread ends, after the runtime and all its tasks. Any
-//! other thread that uses one, such as the thread of a test, gets its own.
+//! A worker is one thread with one current-thread runtime, and a session lives and ends on the worker that accepted it.
+//! The `Local` of a worker is built at its first use and dropped when its thread ends, after the runtime and all its
+//! tasks. Any other thread that uses one, such as the thread of a test, gets its own.
 
 mod lag;
 mod one_task;

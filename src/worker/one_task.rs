@@ -9,8 +9,8 @@ use tokio::task::AbortHandle;
 pub struct OneTask(RefCell<Option<AbortHandle>>);
 
 impl OneTask {
-    /// Starts `task` unless one is running. A task whose runtime has stopped is finished, so a thread's next runtime starts
-    /// another.
+    /// Starts `task` unless one is running. A task whose runtime has stopped is finished, so a thread's next runtime
+    /// starts another.
     pub fn ensure_running<F>(&self, task: impl FnOnce() -> F)
     where
         F: Future<Output = ()> + Send + 'static,

@@ -12,8 +12,8 @@ impl<T> Default for Scratch<T> {
 }
 
 impl<T: Default> Scratch<T> {
-    /// Lends the value to `work`. It is taken out meanwhile: should `work` come back here it gets another value, where a
-    /// `RefCell` would panic.
+    /// Lends the value to `work`. It is taken out meanwhile: should `work` come back here it gets another value, where
+    /// a `RefCell` would panic.
     #[inline]
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         let mut value = self.0.take().unwrap_or_default();

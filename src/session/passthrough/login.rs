@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::{
     dispatch,
     net::timer::timeout_at,
-    relay::{Ended, Opaque},
+    relay::{Ended, Passthrough},
     session::{Admitted, Listener, Shared, Who},
     telemetry::{counters::Totals, storms::Fate},
     tls::HandshakeFirst,
@@ -85,7 +85,7 @@ impl Login {
 pub(super) async fn log_in(
     shared: &Shared,
     listener: &Listener,
-    admitted: &mut Admitted<Opaque, Opaque>,
+    admitted: &mut Admitted<Passthrough, Passthrough>,
     who: &Who,
 ) -> Option<Ended> {
     let Admitted { relay, server, registered, .. } = admitted;

@@ -24,7 +24,7 @@ use crate::{
     },
     outcome::{Cause, Close, Party, Phase, Refusal},
     protocol::{client_hello::FirstBytes, info::Info, refusal},
-    relay::{Ended, Opaque, Relay},
+    relay::{Ended, Passthrough, Relay},
     session::{
         Admitted, End, Listener, Shared, Who,
         account::ask,
@@ -112,7 +112,7 @@ async fn admit(
     id: u64,
     accepted: Instant,
     who: &mut Who,
-) -> Result<Box<Admitted<Opaque, Opaque>>, End> {
+) -> Result<Box<Admitted<Passthrough, Passthrough>>, End> {
     let deadline = accepted + listener.handshake_timeout;
     if listener.believes(peer.ip()) {
         let _asked = listener.asks(shared)?;
@@ -157,9 +157,9 @@ async fn admit(
             return Err(leave_unfinished(down, unfinished, Phase::Preface).await);
         }
     }
-    let from_server = Opaque::of(Arc::clone(pass.server.server()));
+    let from_server = Passthrough::from_server(Arc::clone(pass.server.server()));
     let counters = Arc::clone(&shared.counters);
-    let relay = Relay::new((down, Opaque::default(), b""), (stream, from_server, b""), counters);
+    let relay = Relay::new((down, Passthrough::from_client(), b""), (stream, from_server, b""), counters);
     // Nothing has come yet that could be a reason against it.
     let relay = relay.map_err(|(_, Ended { party, cause })| End::Closed(Close { party, phase: Phase::Dial, cause }))?;
     let registered = shared.sessions.register(id);
