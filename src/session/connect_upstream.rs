@@ -14,18 +14,19 @@ use crate::{
     dial::{self, DialError, LoggedIn, LoginReply, ServerConnection, ServerTls},
     dispatch::{self, AnyPass},
     identity::CredentialKey,
-    net::{linger, timer},
+    net::{linger, timer::now},
     outcome::{Cause, Party, Phase, Refusal},
     protocol::{PING, client_preface::PrefaceError, connect::Connect, refusal},
     relay::InfoPolicy,
     session::{
         Shared,
-        context::{Context, End, now, rng},
+        context::{Context, End},
         preface::{self, Downstream, Unfinished},
         refuse::{close_unfinished, refuse_now},
         wait::Admitted,
     },
     upstream::{Server, Slot, concurrency::baseline::MeasuredFrom},
+    worker::{self, with_rng},
 };
 
 /// A client that a server has let in.
@@ -225,7 +226,7 @@ async fn place_instead(
 /// Finds a server other than those that were `tried`.
 async fn place_again(shared: &Shared, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
     loop {
-        match shared.admission.place_again(tried, deadline.into_std(), now(), &mut rng()) {
+        match with_rng(|rng| shared.admission.place_again(tried, deadline.into_std(), now(), rng)) {
             Again::Placed(server) => return Ok(server),
             Again::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
             Again::Refuse(reason) => return Err(reason),
@@ -291,7 +292,7 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
             Err(DialError::Full)
         }
         Err(err) => {
-            if let Some(pause) = server.failed(now(), &mut rng()) {
+            if let Some(pause) = with_rng(|rng| server.failed(now(), rng)) {
                 tracing::warn!(server = server.name(), %err, ?pause, "server ejected");
             }
             Err(err)
@@ -314,7 +315,7 @@ async fn hand_over(
     match &answer {
         Ok(LoginReply::Pong(_)) => {
             let took = began.elapsed();
-            shared.admission.handshake_finished(pass, took, since, timer::late(), now());
+            shared.admission.handshake_finished(pass, took, since, worker::lag(), now());
             shared.counters.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
         }
         Err(DialError::Full) => server.said_full(now()),

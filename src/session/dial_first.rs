@@ -15,17 +15,22 @@ use crate::{
     dial::{DialError, ServerConnection},
     dispatch::{AnyAccountSlot, AnyPass, Turn},
     identity::Credential,
-    net::{linger, stream::Stream, timer::sleep_until},
+    net::{
+        linger,
+        stream::Stream,
+        timer::{now, sleep_until},
+    },
     outcome::Refusal,
     protocol::info::Info,
     session::{
         connect_upstream::{UntilInfo, open_any},
-        context::{Context, End, now, rng},
+        context::{Context, End},
         preface::{self, Downstream, Unfinished},
         upstream_pool,
         wait::{Waited, wait},
     },
     upstream::Slot,
+    worker::with_rng,
 };
 
 /// The part of a server's `auth_timeout` in which CONNECT must come from the client; the rest is for the way to the server.
@@ -236,7 +241,8 @@ pub(super) async fn turn_by_source(
     let client = shared.keys.client(cx.source(), shared.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
     let now = now();
-    let verdict = shared.admission.at_accept_turn(cx.source(), client, hold_until, now, &mut rng(), || Turn(turn));
+    let verdict =
+        with_rng(|rng| shared.admission.at_accept_turn(cx.source(), client, hold_until, now, rng, || Turn(turn)));
     match wait(cx, Wait::of(verdict, now), turn_comes, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),
         Waited::Left(()) => Err(End::Probe),

@@ -9,12 +9,13 @@ use crate::{
     identity::{Claims, Credential, CredentialKey},
     outcome::Refusal,
     session::{
-        context::{Context, End, rng},
+        context::{Context, End},
         dial_first::DialFirst,
         preface::{Downstream, Greeted},
         refuse::{Refusable, refuse},
     },
     tls,
+    worker::with_rng,
 };
 
 /// A client that admission can judge.
@@ -45,7 +46,7 @@ impl Greeted {
         let may_pass = |reason| reason == Refusal::ListenerFull && cx.shared.servers.is_system_account(&account);
         if let Some(reason) = refused.filter(|reason| !may_pass(*reason)) {
             let until = deadlines.hold_until;
-            let at = cx.shared.admission.moment_to_refuse(reason, until, connected.into_std(), &mut rng());
+            let at = with_rng(|rng| cx.shared.admission.moment_to_refuse(reason, until, connected.into_std(), rng));
             dial_first.close().await;
             let Downstream { stream, preface, refusing: _refusing, .. } = downstream;
             return Err(refuse(cx, Refusable::Nats(stream, preface), reason, Instant::from_std(at)).await);

@@ -8,14 +8,13 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
-    admin::storm_sampler::Flight,
     admission::Limit,
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::AccountLookup,
     dispatch::AnyAdmission,
     identity::{Directory, Keys, trusted_proxy::ProxyKey},
-    relay::registry::Sessions,
-    telemetry::counters::Counters,
+    relay::registry::SessionRegistry,
+    telemetry::{counters::Counters, storms::Flight},
     tls::{Connector, Terminator},
     upstream::Servers,
 };
@@ -42,7 +41,7 @@ pub struct Shared {
     /// The record of storms.
     pub flight: Flight,
     /// The sessions that relay.
-    pub sessions: Arc<Sessions>,
+    pub sessions: Arc<SessionRegistry>,
     /// Clients that are being refused.
     pub refusing: Arc<Limit>,
     /// The key by which servers know weir as a trusted proxy.

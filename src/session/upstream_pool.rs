@@ -10,7 +10,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     dial::DialError,
-    net::timer::sleep_until,
+    net::timer::{now, sleep_until},
     session::{Shared, dial_first::DialledServer},
     upstream::placement::Tier,
 };
@@ -116,7 +116,7 @@ fn is_usable(one: &DialledServer, now: Instant) -> bool {
 fn is_lost(one: &mut DialledServer) -> bool {
     let Some(lost) = one.dialled.closed().now_or_never() else { return false };
     if matches!(lost, DialError::Full) {
-        one.slot.server().said_full(Instant::now().into_std());
+        one.slot.server().said_full(now());
     }
     true
 }

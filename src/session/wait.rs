@@ -9,15 +9,16 @@ use crate::{
     dial::ServerConnection,
     dispatch::{AnyPass, AnyStep, AnyWait, Turn},
     identity::CredentialKey,
-    net::timer::sleep_until,
+    net::timer::{now, sleep_until},
     outcome::{Phase, Refusal},
     session::{
-        context::{Context, End, now, rng},
+        context::{Context, End},
         dial_first::{Begin, DialFirst},
         identify::Identified,
         preface::{self, Downstream},
         refuse::{Refusable, close_unfinished, refuse, refuse_now},
     },
+    worker::with_rng,
 };
 
 /// A client that has its turn: a slot on a server, and one in its account.
@@ -68,7 +69,7 @@ impl Identified {
             Begin::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await),
             Begin::Queue => {
                 let (turn, turn_comes) = oneshot::channel();
-                let begun = Wait::at_connect(&cx.shared.admission, client, now(), &mut rng(), || Turn(turn));
+                let begun = with_rng(|rng| Wait::at_connect(&cx.shared.admission, client, now(), rng, || Turn(turn)));
                 let Downstream { stream, preface, .. } = &mut downstream;
                 match wait(cx, begun, turn_comes, preface::watch(stream, preface)).await {
                     Waited::Turn(pass) => (pass, None),
@@ -92,7 +93,7 @@ async fn refuse_at_its_moment(
     reason: Refusal,
 ) -> End {
     let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
-    let (at, _delay) = cx.shared.admission.turn_away(reason, client, now(), &mut rng());
+    let (at, _delay) = with_rng(|rng| cx.shared.admission.turn_away(reason, client, now(), rng));
     refuse(cx, Refusable::Nats(stream, preface), reason, Instant::from_std(at)).await
 }
 
@@ -129,7 +130,7 @@ pub(super) async fn wait<L>(
             }
             () = sleep_until(until) => {}
         }
-        step = wait.go_on(&shared.admission, now(), &mut rng());
+        step = with_rng(|rng| wait.go_on(&shared.admission, now(), rng));
     };
     if let Some(since) = held_since {
         cx.shared.counters.hold_seconds.observe(since.elapsed().as_secs_f64());

@@ -10,12 +10,13 @@ use tokio::time::Instant;
 
 use crate::{
     dispatch,
-    net::timer::{self, timeout_at},
+    net::timer::timeout_at,
     relay::Ended,
     session::{context::Context, passthrough::Unread},
     telemetry::{counters::Totals, storms::Fate},
     tls::HandshakeFirst,
     upstream::concurrency::baseline::BaselineLatency,
+    worker,
 };
 
 /// How a listener passes TLS through.
@@ -135,7 +136,7 @@ fn finish(cx: &Context, session: &mut Unread, login: &Login, finished: Instant) 
     if let Some(passthrough) = &cx.listener.passthrough {
         let undisturbed = server.server().is_uncontended();
         let mut baseline = passthrough.baseline.lock().unwrap_or_else(PoisonError::into_inner);
-        let should = baseline.record(finished.into_std(), login.took, timer::late(), undisturbed);
+        let should = baseline.record(finished.into_std(), login.took, worker::lag(), undisturbed);
         cx.shared.admission.opaque_handshake_finished(server, login.took, should, finished.into_std());
     }
     server.session_began();

@@ -13,15 +13,19 @@ use crate::{
     dial::{self, DialError, ServerTls},
     dispatch::AnyPass,
     identity::Credential,
-    net::{linger, stream::Stream, timer::timeout_at},
+    net::{
+        linger,
+        stream::Stream,
+        timer::{now, timeout_at},
+    },
     outcome::{Party, Phase, Refusal},
     protocol::{client_hello::FirstBytes, info::Info, refusal},
-    relay::{Ended, Opaque, Relay},
+    relay::{Ended, Passthrough, Relay},
     session::{
         Listener, Shared,
         arrive::{Accepted, arrive},
         connect_upstream::{Open, open_any},
-        context::{Context, End, now, rng},
+        context::{Context, End},
         dial_first::turn_by_source,
         established::Established,
         preface::{self, Unfinished},
@@ -31,6 +35,7 @@ use crate::{
     telemetry::counters::Totals,
     tls::{self, HandshakeFirst},
     upstream::Server,
+    worker::with_rng,
 };
 
 pub use self::login::PassthroughListener;
@@ -40,7 +45,7 @@ pub use self::login::PassthroughListener;
 const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 80];
 
 /// A session of which weir reads nothing.
-type Unread = Established<Opaque, Opaque>;
+type Unread = Established<Passthrough, Passthrough>;
 
 /// Serves one client whose TLS ends at its server, from accept to close.
 pub async fn serve_passthrough(shared: Arc<Shared>, listener: Arc<Listener>, client: TcpStream, peer: SocketAddr) {
@@ -70,7 +75,7 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
         Ok(opened) => opened,
         Err(reason) => {
             let until = cx.unknown_hold_until().into_std();
-            let at = cx.shared.admission.moment_to_refuse(reason, until, now(), &mut rng());
+            let at = with_rng(|rng| cx.shared.admission.moment_to_refuse(reason, until, now(), rng));
             return Err(refuse(cx, Refusable::Passthrough(client), reason, at.into()).await);
         }
     };
@@ -84,9 +89,9 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
             return Err(close_unfinished(stream, unfinished, Phase::Preface).await);
         }
     }
-    let from_server = Opaque::of(Arc::clone(pass.server.server()));
+    let from_server = Passthrough::from_server(Arc::clone(pass.server.server()));
     let counters = Arc::clone(&cx.shared.counters);
-    let relay = Relay::new((stream, Opaque::default(), b""), (to_server, from_server, b""), counters);
+    let relay = Relay::new((stream, Passthrough::from_client(), b""), (to_server, from_server, b""), counters);
     // Nothing has been read yet that could be a reason to end.
     let relay = relay.map_err(|(_, ended)| End::closed(ended.party, Phase::Dial, ended.cause))?;
     let AnyPass { server, account } = pass;

@@ -27,7 +27,7 @@ use crate::{
     config::{Config, ServerArg},
     dispatch::{self, AnyPass, Turn},
     identity::{ClientKey, Directory, Keys, UNKNOWN_ACCOUNT},
-    net::timer::TICK,
+    net::timer::{self, TICK},
     session::{
         Listener, Shared,
         context::Context,
@@ -133,7 +133,7 @@ impl Far {
 /// A reading of each server each second, and sweeping.
 async fn read(shared: Arc<Shared>, far: Arc<Vec<Far>>) {
     loop {
-        let now = Instant::now().into_std();
+        let now = timer::now();
         shared.admission.sweep(now);
         for (server, far) in shared.servers.iter().zip(&*far) {
             server.read(now, server.load().begin_reading(), reading(far.connections.load(Relaxed), CLIENTS));
@@ -174,7 +174,7 @@ async fn client(
                     began.elapsed(),
                     MeasuredFrom::Dial,
                     Duration::ZERO,
-                    Instant::now().into_std(),
+                    timer::now(),
                 );
                 pass.account.session_began();
                 dispatch::give_now(&shared.admission);
