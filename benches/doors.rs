@@ -11,7 +11,6 @@ use std::{
 };
 
 use divan::{Bencher, black_box};
-use governor::clock::DefaultClock;
 use weir::internals::{
     admission::{self, AccountLimits, Admission, Client, Limit, Pass, Quota, Rate, Return, Verdict, Waiter},
     identity::{ClientKey, Credential, Keys},
@@ -56,7 +55,7 @@ impl Waiter for Nobody {
     }
 }
 
-type Doors = Admission<Nobody, DefaultClock>;
+type Doors = Admission<Nobody>;
 
 fn no_limit() -> Quota {
     Quota::default()
@@ -76,7 +75,7 @@ fn doors(per_source: Quota, of_account: Quota, servers: Arc<Servers>) -> Doors {
         accounts: HashMap::new(),
         rules: Vec::new(),
     };
-    Admission::new(&params, servers, DefaultClock::default())
+    Admission::new(&params, servers)
 }
 
 fn client() -> ClientKey {

@@ -8,22 +8,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{AccountSlot, Admission, Pass, Step, Wait, Waiter};
+use crate::admission::{Admission, Pass, Wait, Waiter};
 
-/// The pass of a client that is admitted.
-pub type AnyPass = Pass<governor::clock::DefaultClock>;
-
-/// The slot in its account's quota.
-pub type AnyAccountSlot = AccountSlot<governor::clock::DefaultClock>;
-
-/// A client's course, and its next step.
-pub type AnyWait = Wait<Turn, governor::clock::DefaultClock>;
-/// See [`AnyWait`].
-pub type AnyStep = Step<governor::clock::DefaultClock>;
+/// A client's wait, and its next step.
+pub type AnyWait = Wait<Turn>;
 
 /// The far end of a hold.
 #[derive(Debug)]
-pub struct Turn(pub oneshot::Sender<AnyPass>);
+pub struct Turn(pub oneshot::Sender<Pass>);
 
 impl Waiter for Turn {
     fn has_left(&self) -> bool {
@@ -45,7 +37,7 @@ pub fn give_now(admission: &AnyAdmission) {
     hand_over(&mut turns);
 }
 
-fn hand_over(turns: &mut Vec<(Turn, AnyPass)>) {
+fn hand_over(turns: &mut Vec<(Turn, Pass)>) {
     for (turn, pass) in turns.drain(..) {
         // A client that left meanwhile drops its pass, which gives everything back.
         let _ = turn.0.send(pass);

@@ -10,8 +10,6 @@ use std::{
     time::Instant,
 };
 
-use governor::clock::Clock;
-
 use crate::{
     admission::{
         AccountSlot, Admission, QuotaIdentity, Return, deadlines,
@@ -42,25 +40,25 @@ pub struct Client {
 
 impl Client {
     /// Its last moment for a turn, by what logins of its account take now.
-    fn last_turn<C: Clock>(&self, account: &AccountSlot<C>) -> Instant {
+    fn last_turn(&self, account: &AccountSlot) -> Instant {
         deadlines::last_turn(self.hold_until, self.answer_by, account.account().login_takes())
     }
 }
 
 /// What an admitted client holds; everything is given back on drop.
 #[derive(Debug)]
-pub struct Pass<C: Clock> {
+pub struct Pass {
     /// A slot on the server to dial.
     pub server: Slot,
     /// A slot in its account's quota.
-    pub account: AccountSlot<C>,
+    pub account: AccountSlot,
 }
 
 /// The verdict.
 #[derive(Debug)]
-pub enum Verdict<C: Clock> {
+pub enum Verdict {
     /// Dial.
-    Admit(Pass<C>),
+    Admit(Pass),
     /// Wait: the waiter is told when the turn comes.
     Hold {
         /// The place in the queue.
@@ -81,11 +79,11 @@ pub enum Verdict<C: Clock> {
 
 /// A client that waits for the token it was promised.
 #[derive(Debug)]
-pub struct Booking<W, C: Clock> {
+pub struct Booking<W> {
     /// When it comes.
     pub at: Instant,
     client: Client,
-    account: AccountSlot<C>,
+    account: AccountSlot,
     waiter: W,
     _counted: Delay,
 }
@@ -119,7 +117,7 @@ pub enum Blocked {
     Full,
 }
 
-impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
+impl<W: Waiter> Admission<W> {
     /// The verdict on a client whose CONNECT has been read. `waiter` is called only for one that has to wait.
     ///
     /// # Errors
@@ -130,7 +128,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> Result<Verdict<C>, Box<Booking<W, C>>> {
+    ) -> Result<Verdict, Box<Booking<W>>> {
         if self.is_draining() {
             return Ok(Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None });
         }
@@ -153,12 +151,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     /// The verdict on a client that has waited for its token.
-    pub fn at_its_time(&self, booking: Booking<W, C>, now: Instant, rng: &mut fastrand::Rng) -> Verdict<C> {
+    pub fn at_its_time(&self, booking: Booking<W>, now: Instant, rng: &mut fastrand::Rng) -> Verdict {
         let Booking { client, account, waiter, _counted, .. } = booking;
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
-        account.also().redeem();
+        account.also().redeem(now);
         let by_lane = || self.servers.is_system_account(&client.account);
         self.ask(account, &client, by_lane, now, rng, || waiter)
     }
@@ -174,7 +172,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> Verdict<C> {
+    ) -> Verdict {
         let lane = Source::from(source).lane();
         // What its login takes is not known before its account is; patience has left time for it.
         let answer_by = hold_until + deadlines::UNKNOWN_LOGIN;
@@ -191,12 +189,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     ///
     /// # Errors
     /// The reason to refuse with; nothing is taken then.
-    pub fn enter_account(&self, client: &Client, now: Instant) -> Result<AccountSlot<C>, Refusal> {
+    pub fn enter_account(&self, client: &Client, now: Instant) -> Result<AccountSlot, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
         let account = self.enter_quotas(client, now, now)?;
-        if !account.account().take_token() {
+        if !account.account().take_token(now) {
             return Err(Refusal::AccountRate);
         }
         self.client_history.admitted(client.key);
@@ -204,7 +202,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     /// Slots in every quota that a client falls under; its token of a rate by user or name may come until `latest`.
-    fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot<C>, Refusal> {
+    fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
         let account = self.accounts.enter(&client.account, now).map_err(|_| Refusal::AccountQuota)?;
         let latest = latest.min(client.last_turn(&account)).max(now);
         let also = self.patterns.enter(&client.quota_identity, now, latest, &self.warned)?;
@@ -214,13 +212,13 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     /// What both doors do once there is a lane to wait in. `by_lane` is asked only of a client that cannot go in at once.
     fn ask(
         &self,
-        mut account: AccountSlot<C>,
+        mut account: AccountSlot,
         client: &Client,
         by_lane: impl FnOnce() -> bool,
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> Verdict<C> {
+    ) -> Verdict {
         let mut account_paid = false;
         // Whoever waits already goes first; so the direct way is open only while nobody does.
         let blocked = if self.held() == 0 {
@@ -260,12 +258,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     fn try_admit(
         &self,
-        account: &mut AccountSlot<C>,
+        account: &mut AccountSlot,
         account_paid: &mut bool,
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Result<Slot, Blocked> {
-        if !account.account().take_token() {
+        if !account.account().take_token(now) {
             return Err(Blocked::AccountRate);
         }
         *account_paid = true;
@@ -278,7 +276,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             Placement::Full => Err(Blocked::Full),
         };
         let placed = placed.and_then(|slot| match &self.pace {
-            Some(pace) => pace.take().map(|()| slot).map_err(|_| Blocked::NotYet),
+            Some(pace) => pace.take(now).map(|()| slot).map_err(|_| Blocked::NotYet),
             None => Ok(slot),
         });
         placed.inspect_err(|_| account.step_back())
@@ -299,12 +297,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         }
     }
 
-    fn refuse_now(&self, reason: Refusal, client: &Client, now: Instant) -> Verdict<C> {
+    fn refuse_now(&self, reason: Refusal, client: &Client, now: Instant) -> Verdict {
         self.client_history.refused(client.key, now);
         Verdict::Refuse { reason, at: now, delay: None }
     }
 
-    fn refuse_later(&self, reason: Refusal, client: &Client, now: Instant, rng: &mut fastrand::Rng) -> Verdict<C> {
+    fn refuse_later(&self, reason: Refusal, client: &Client, now: Instant, rng: &mut fastrand::Rng) -> Verdict {
         let (at, delay) = self.turn_away(reason, client, now, rng);
         Verdict::Refuse { reason, at, delay }
     }

@@ -2,8 +2,6 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use governor::clock::FakeRelativeClock;
-
 use crate::{
     identity::ClientKey,
     upstream::{self, Reserve, ServerParams, concurrency::baseline::Since},
@@ -25,7 +23,7 @@ impl Waiter for Waits {
     }
 }
 
-type AnyAdmission = Admission<Waits, FakeRelativeClock>;
+type AnyAdmission = Admission<Waits>;
 
 /// Servers of which nothing is known.
 pub fn unknown_servers(servers: usize) -> Arc<Servers> {
@@ -67,7 +65,7 @@ fn admission(weights: &[u32], servers: usize) -> AnyAdmission {
         (n.to_string(), AccountLimits { weight, ..AccountLimits::default() })
     };
     let params = Params { accounts: weights.iter().enumerate().map(weighted).collect(), ..wide_open() };
-    AnyAdmission::new(&params, unknown_servers(servers), FakeRelativeClock::default())
+    AnyAdmission::new(&params, unknown_servers(servers))
 }
 
 /// What has happened in a storm.
@@ -76,7 +74,7 @@ struct Storm {
     rng: fastrand::Rng,
     now: Instant,
     clients: u64,
-    under_way: Vec<Pass<FakeRelativeClock>>,
+    under_way: Vec<Pass>,
     /// Whose turn it was, one after another.
     turns: Vec<usize>,
 }
@@ -166,7 +164,7 @@ fn nobody_waits_for_another_accounts_storm() {
 fn went_before_the_last_of(fourth: AccountLimits, seed: u64) -> usize {
     let (storming, clients) = (3, 100);
     let params = Params { accounts: HashMap::from([(storming.to_string(), fourth)]), ..wide_open() };
-    let admission = AnyAdmission::new(&params, unknown_servers(3), FakeRelativeClock::default());
+    let admission = AnyAdmission::new(&params, unknown_servers(3));
     let mut storm = Storm::new(admission, fastrand::Rng::with_seed(seed));
     for _ in 0..STORM {
         (0..storming).for_each(|account| storm.arrives(account));
@@ -214,7 +212,7 @@ fn come_until_refused(admission: &AnyAdmission, account: &str) -> (usize, Refusa
 fn a_storm_leaves_room_to_wait_for_those_with_priority() {
     let accounts = HashMap::from([("first".to_owned(), AccountLimits { priority: true, ..AccountLimits::default() })]);
     let params = Params { max_held: 32, accounts, ..wide_open() };
-    let admission = AnyAdmission::new(&params, unknown_servers(1), FakeRelativeClock::default());
+    let admission = AnyAdmission::new(&params, unknown_servers(1));
     assert_eq!(come_until_refused(&admission, "storm").1, Refusal::QueueFull);
     assert_eq!(admission.held(), 30);
     assert_eq!(come_until_refused(&admission, "first"), (2, Refusal::QueueFull));

@@ -24,13 +24,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::clock::{Clock, DefaultClock};
-
 use crate::{
     admission::{
         queue::Queue,
         quota::{
-            rate::Tokens,
+            rate::TokenBucket,
             sources::{SourceSlot, Sources},
             users_and_names::{PatternQuotas, UserAndNameQuotas},
             warned::Warned,
@@ -126,14 +124,14 @@ const KEPT_FOR_PRIORITY: usize = 16;
 
 /// What the accept door hands out; given back on drop.
 #[derive(Debug)]
-pub struct Entry<C: Clock = DefaultClock> {
+pub struct Entry {
     _client: Permit,
-    _source: SourceSlot<C>,
+    _source: SourceSlot,
 }
 
 #[derive(Debug)]
-struct Waiting<W, C: Clock> {
-    queue: Queue<W, C>,
+struct Waiting<W> {
+    queue: Queue<W>,
     /// The pace has no token before this.
     pace_ready_at: Option<Instant>,
     throughput: Throughput,
@@ -142,13 +140,13 @@ struct Waiting<W, C: Clock> {
 
 /// Both doors, and those who wait at the second. Shared by all workers.
 #[derive(Debug)]
-pub struct Admission<W, C: Clock = DefaultClock> {
+pub struct Admission<W> {
     servers: Arc<Servers>,
-    sources: Sources<C>,
-    patterns: UserAndNameQuotas<C>,
+    sources: Sources,
+    patterns: UserAndNameQuotas,
     warned: Arc<Warned>,
-    accounts: Accounts<C>,
-    pace: Option<Tokens<C>>,
+    accounts: Accounts,
+    pace: Option<TokenBucket>,
     patience: DeadlinePolicy,
     client_history: ClientHistory,
     source_reputation: SourceReputation,
@@ -165,27 +163,22 @@ pub struct Admission<W, C: Clock = DefaultClock> {
     booked: Arc<AtomicUsize>,
     /// Handshakes that ended with PONG, in all.
     finished: AtomicU64,
-    waiting: Mutex<Waiting<W, C>>,
+    waiting: Mutex<Waiting<W>>,
     draining: AtomicBool,
 }
 
-impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
+impl<W: Waiter> Admission<W> {
     /// AnyAdmission in front of `servers`.
-    pub fn new(params: &Params, servers: Arc<Servers>, clock: C) -> Self {
+    pub fn new(params: &Params, servers: Arc<Servers>) -> Self {
         let warned = Arc::<Warned>::default();
         let has_priorities = params.accounts.values().chain([&params.default_account]).any(|limits| limits.priority);
         Self {
             servers,
-            sources: Sources::new(params.per_source, clock.clone()),
-            accounts: Accounts::new(
-                params.default_account,
-                params.accounts.clone(),
-                Arc::clone(&warned),
-                clock.clone(),
-            ),
-            patterns: UserAndNameQuotas::new(&params.patterns, clock.clone()),
+            sources: Sources::new(params.per_source),
+            accounts: Accounts::new(params.default_account, params.accounts.clone(), Arc::clone(&warned)),
+            patterns: UserAndNameQuotas::new(&params.patterns),
             warned,
-            pace: params.pace.map(|rate| Tokens::new(rate, &clock)),
+            pace: params.pace.map(TokenBucket::new),
             patience: DeadlinePolicy::new(params.max_hold, params.max_hold_by_lang.clone()),
             client_history: ClientHistory::default(),
             source_reputation: SourceReputation::default(),
@@ -207,7 +200,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting<W, C>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting<W>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -215,7 +208,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     ///
     /// # Errors
     /// The reason to refuse with; nothing is taken then.
-    pub fn at_accept(&self, gate: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<Entry<C>, Refusal> {
+    pub fn at_accept(&self, gate: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<Entry, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
@@ -230,12 +223,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     /// Connections by account.
-    pub fn accounts(&self) -> &Accounts<C> {
+    pub fn accounts(&self) -> &Accounts {
         &self.accounts
     }
 
     /// Quotas by user and by client name.
-    pub fn patterns(&self) -> &UserAndNameQuotas<C> {
+    pub fn patterns(&self) -> &UserAndNameQuotas {
         &self.patterns
     }
 
@@ -292,7 +285,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     /// A handshake has ended with the server's PONG after it `took` so long `since` then, while weir itself was so `late`: what servers
     /// are given next follows from that. There is room for the next one; whoever waits for it is given its turn by [`Admission::release`].
-    pub fn handshake_finished(&self, pass: &mut Pass<C>, took: Duration, since: Since, late: Duration, now: Instant) {
+    pub fn handshake_finished(&self, pass: &mut Pass, took: Duration, since: Since, late: Duration, now: Instant) {
         let undisturbed = pass.server.server().is_undisturbed();
         let should = pass.account.account().logged_in(now, took, since, late, undisturbed);
         self.opaque_handshake_finished(&pass.server, took, should, now);
@@ -308,7 +301,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     /// A handshake was cut off by its client's deadline after it `took` so long. That says something of its server only where logins
     /// are quicker than that.
-    pub fn handshake_cut_off(&self, pass: &Pass<C>, took: Duration) {
+    pub fn handshake_cut_off(&self, pass: &Pass, took: Duration) {
         if took > pass.account.account().login_takes() {
             pass.server.server().handshake_timed_out();
         }

@@ -12,8 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::clock::FakeRelativeClock;
-
 use crate::{
     identity::ClientKey,
     upstream::{self, Reading, Reserve, ServerParams, concurrency::baseline::Since, load::Mark},
@@ -36,7 +34,7 @@ impl Waiter for Left {
     }
 }
 
-type AnyAdmission = Admission<(u64, Left), FakeRelativeClock>;
+type AnyAdmission = Admission<(u64, Left)>;
 
 impl Waiter for (u64, Left) {
     fn has_left(&self) -> bool {
@@ -49,15 +47,15 @@ struct Waiting {
     look_again: Instant,
     hold_until: Instant,
     left: Arc<AtomicBool>,
-    entry: Entry<FakeRelativeClock>,
+    entry: Entry,
 }
 
 struct Inside {
-    pass: Pass<FakeRelativeClock>,
+    pass: Pass,
     tried: Vec<usize>,
     counted: bool,
     answered: bool,
-    _entry: Entry<FakeRelativeClock>,
+    _entry: Entry,
 }
 
 /// A server as it really is.
@@ -76,7 +74,6 @@ struct World {
     began: Instant,
     now: Instant,
     pace: Option<Rate>,
-    clock: FakeRelativeClock,
     servers: Arc<Servers>,
     admission: AnyAdmission,
     gate: Arc<Limit>,
@@ -86,7 +83,7 @@ struct World {
     delays: Vec<(Instant, Option<connect_door::Delay>)>,
     next: u64,
     admitted: u64,
-    turns: Vec<((u64, Left), Pass<FakeRelativeClock>)>,
+    turns: Vec<((u64, Left), Pass)>,
 }
 
 impl Drop for World {
@@ -107,7 +104,6 @@ fn limits(max: Option<u32>, rate: Option<u32>, weight: u32) -> AccountLimits {
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let clock = FakeRelativeClock::default();
         let real: Vec<_> = (0..rng.usize(1..5))
             .map(|_| Real { up: true, others: rng.u32(0..10), max: rng.u32(12..60), start: 0, poll: None })
             .collect();
@@ -147,7 +143,7 @@ impl World {
             rules: Vec::new(),
         };
         let servers = Arc::new(Servers::new(&cluster));
-        let admission = AnyAdmission::new(&params, Arc::clone(&servers), clock.clone());
+        let admission = AnyAdmission::new(&params, Arc::clone(&servers));
         let began = Instant::now();
         let mut world = Self {
             seed,
@@ -156,7 +152,6 @@ impl World {
             began,
             now: began,
             pace,
-            clock,
             servers,
             admission,
             gate: Limit::new(MAX_CLIENTS),
@@ -238,7 +233,7 @@ impl World {
         }
     }
 
-    fn admit(&mut self, id: u64, pass: Pass<FakeRelativeClock>, entry: Entry<FakeRelativeClock>) {
+    fn admit(&mut self, id: u64, pass: Pass, entry: Entry) {
         self.admitted += 1;
         let load = pass.server.server().load();
         assert!(load.projected() <= load.ceiling(), "the reserve is never filled");
@@ -253,7 +248,6 @@ impl World {
 
     fn pass_time(&mut self, by: Duration) {
         self.now += by;
-        self.clock.advance(by);
         let now = self.now;
         let mut turns = std::mem::take(&mut self.turns);
         let again = self.admission.release(now, &mut self.rng, &mut turns);

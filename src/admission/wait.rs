@@ -3,8 +3,6 @@
 
 use std::time::Instant;
 
-use governor::clock::Clock;
-
 use crate::{
     admission::{Admission, Booking, Client, Outlook, Pass, Ticket, Verdict, Waiter, connect_door::Delay},
     outcome::Refusal,
@@ -12,9 +10,9 @@ use crate::{
 
 /// What a client is to do now.
 #[derive(Debug)]
-pub enum Step<C: Clock> {
+pub enum Step {
     /// Dial.
-    Dial(Pass<C>),
+    Dial(Pass),
     /// Wait until then, and ask [`Wait::go_on`]. Where it [is held](Wait::is_held) its turn may come before.
     Wait(Instant),
     /// It is not in the queue any more: its turn has come, or the queue has dropped it, and [`Wait::dropped`] says why.
@@ -25,12 +23,12 @@ pub enum Step<C: Clock> {
 
 /// How far a client has come. It holds what counts it among those who wait.
 #[derive(Debug)]
-pub struct Wait<W, C: Clock>(Stage<W, C>);
+pub struct Wait<W>(Stage<W>);
 
 #[derive(Debug)]
-enum Stage<W, C: Clock> {
+enum Stage<W> {
     /// Promised a token of a rate by user or name.
-    Booked(Box<Booking<W, C>>),
+    Booked(Box<Booking<W>>),
     /// In the queue.
     Held(Ticket),
     /// To be refused, when it is time.
@@ -39,15 +37,15 @@ enum Stage<W, C: Clock> {
     Over,
 }
 
-impl<W: Waiter, C: Clock + Clone> Wait<W, C> {
+impl<W: Waiter> Wait<W> {
     /// Begins at the connect door, with a client whose CONNECT has been read. `waiter` is told of its turn if it has to wait.
     pub fn at_connect(
-        admission: &Admission<W, C>,
+        admission: &Admission<W>,
         client: Client,
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> (Self, Step<C>) {
+    ) -> (Self, Step) {
         match admission.at_connect(client, now, rng, waiter) {
             Ok(verdict) => Self::of(verdict, now),
             Err(booking) => {
@@ -58,7 +56,7 @@ impl<W: Waiter, C: Clock + Clone> Wait<W, C> {
     }
 
     /// Begins with a verdict that was given `now`.
-    pub fn of(verdict: Verdict<C>, now: Instant) -> (Self, Step<C>) {
+    pub fn of(verdict: Verdict, now: Instant) -> (Self, Step) {
         match verdict {
             Verdict::Admit(pass) => (Self(Stage::Over), Step::Dial(pass)),
             Verdict::Hold { ticket, look_again } => (Self(Stage::Held(ticket)), Step::Wait(look_again)),
@@ -73,7 +71,7 @@ impl<W: Waiter, C: Clock + Clone> Wait<W, C> {
     }
 
     /// The moment has come that it was to wait for.
-    pub fn go_on(&mut self, admission: &Admission<W, C>, now: Instant, rng: &mut fastrand::Rng) -> Step<C> {
+    pub fn go_on(&mut self, admission: &Admission<W>, now: Instant, rng: &mut fastrand::Rng) -> Step {
         match std::mem::replace(&mut self.0, Stage::Over) {
             Stage::Booked(booking) => {
                 let (course, step) = Self::of(admission.at_its_time(*booking, now, rng), now);
@@ -97,7 +95,7 @@ impl<W: Waiter, C: Clock + Clone> Wait<W, C> {
     }
 
     /// The queue has dropped it, at a drain or since its time was up: why it is to be refused.
-    pub fn dropped(self, admission: &Admission<W, C>, now: Instant) -> Refusal {
+    pub fn dropped(self, admission: &Admission<W>, now: Instant) -> Refusal {
         match self.0 {
             Stage::Held(ticket) => admission.why_no_turn(&ticket, now),
             Stage::Booked(_) | Stage::InVain { .. } | Stage::Over => Refusal::HoldExpired,
@@ -105,7 +103,7 @@ impl<W: Waiter, C: Clock + Clone> Wait<W, C> {
     }
 
     /// The client has left.
-    pub fn leave(self, admission: &Admission<W, C>, now: Instant) {
+    pub fn leave(self, admission: &Admission<W>, now: Instant) {
         if let Stage::Held(ticket) = self.0 {
             let _ = admission.leave(&ticket, now);
         }
@@ -115,8 +113,6 @@ impl<W: Waiter, C: Clock + Clone> Wait<W, C> {
 #[cfg(test)]
 mod tests {
     use std::{num::NonZeroU32, time::Duration};
-
-    use governor::clock::FakeRelativeClock;
 
     use super::{
         super::{
@@ -138,20 +134,18 @@ mod tests {
     }
 
     struct Door {
-        admission: Admission<Stays, FakeRelativeClock>,
-        clock: FakeRelativeClock,
+        admission: Admission<Stays>,
         rng: fastrand::Rng,
         now: Instant,
         clients: u64,
     }
 
-    type Begun = (Wait<Stays, FakeRelativeClock>, Step<FakeRelativeClock>);
+    type Begun = (Wait<Stays>, Step);
 
     impl Door {
         fn new(params: &Params) -> Self {
-            let clock = FakeRelativeClock::default();
-            let admission = Admission::new(params, unknown_servers(1), clock.clone());
-            Self { admission, clock, rng: fastrand::Rng::with_seed(7), now: Instant::now(), clients: 0 }
+            let admission = Admission::new(params, unknown_servers(1));
+            Self { admission, rng: fastrand::Rng::with_seed(7), now: Instant::now(), clients: 0 }
         }
 
         fn comes(&mut self) -> Begun {
@@ -169,14 +163,13 @@ mod tests {
         }
 
         /// Lets the time come that a step is to wait for.
-        fn waits_for(&mut self, step: &Step<FakeRelativeClock>) {
+        fn waits_for(&mut self, step: &Step) {
             let &Step::Wait(until) = step else { panic!("{step:?}") };
             assert!(until > self.now && until <= self.now + Duration::from_secs(10));
-            self.clock.advance(until - self.now);
             self.now = until;
         }
 
-        fn go_on(&mut self, course: &mut Wait<Stays, FakeRelativeClock>) -> Step<FakeRelativeClock> {
+        fn go_on(&mut self, course: &mut Wait<Stays>) -> Step {
             course.go_on(&self.admission, self.now, &mut self.rng)
         }
     }
@@ -213,7 +206,6 @@ mod tests {
         third.leave(&door.admission, door.now);
         assert_eq!(door.admission.held(), 2);
         let mut turns = Vec::new();
-        door.clock.advance(Duration::from_secs(1));
         door.admission.release(door.now + Duration::from_secs(1), &mut door.rng, &mut turns);
         assert_eq!(turns.len(), 1);
         door.waits_for(&step);

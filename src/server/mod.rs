@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use governor::clock::DefaultClock;
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -190,7 +189,7 @@ impl Parts {
         let (asking, questions) = mpsc::channel(MOST_WAITING);
         let shared = Arc::new(Shared {
             questions: asking,
-            admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), DefaultClock::default())),
+            admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
             arrived: Arc::new(Notify::new()),
             directory: Arc::new(Directory::new(&config.admission.rules)?),
             keys: Keys::default(),

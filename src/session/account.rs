@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
 
 use crate::{
-    admission::QuotaIdentity,
+    admission::{AccountSlot, Pass, QuotaIdentity},
     cluster::account_lookup::Question,
     dial::Accepted,
-    dispatch::{AnyAccountSlot, AnyPass},
     identity::{Credential, CredentialKey, Keys},
     net::stream::Stream,
     outcome::Refusal,
@@ -51,7 +50,7 @@ pub(super) fn expect_info(connect: &mut Connect) -> InfoPolicy {
 /// answer is what to ask it, with [`ask`].
 pub(super) fn settle_account(
     shared: &Shared,
-    pass: &mut AnyPass,
+    pass: &mut Pass,
     credential: CredentialKey,
     accepted: &Accepted,
 ) -> Result<Option<Unasked>, Refusal> {
@@ -78,20 +77,20 @@ pub(super) struct Unasked {
 
 /// What holds the slot of a session's account, for as long as it lives.
 pub(super) struct OfAccount {
-    own: Option<AnyAccountSlot>,
+    own: Option<AccountSlot>,
     /// Where its account is asked for: the answer moves it there.
-    _shared: Option<Arc<Mutex<AnyAccountSlot>>>,
+    _shared: Option<Arc<Mutex<AccountSlot>>>,
 }
 
 impl OfAccount {
     /// Whether nothing that it counts for has a limit of connections, as far as is known.
     pub(super) fn is_unlimited(&self) -> bool {
-        self.own.as_ref().is_some_and(AnyAccountSlot::is_unlimited)
+        self.own.as_ref().is_some_and(AccountSlot::is_unlimited)
     }
 }
 
 /// Asks for the account of a session, if it is not known.
-pub(super) fn ask(shared: &Shared, account: AnyAccountSlot, unasked: Option<Unasked>) -> OfAccount {
+pub(super) fn ask(shared: &Shared, account: AccountSlot, unasked: Option<Unasked>) -> OfAccount {
     let Some(Unasked { server, client_id, credential }) = unasked else {
         return OfAccount { own: Some(account), _shared: None };
     };

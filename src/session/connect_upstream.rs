@@ -12,7 +12,7 @@ use crate::{
     admission::{Again, Pass},
     advertised_info::Shape,
     dial::{self, Accepted, Answer, DialError, Dialled, Secured},
-    dispatch::{self, AnyPass},
+    dispatch,
     net::timer,
     outcome::Refusal,
     protocol::{PING, connect::Connect},
@@ -60,12 +60,12 @@ fn words(shared: &Shared, connect: &Connect, nonce: Option<&str>, longest: usize
 /// Not so one that has signed the nonce of the first, which is `dialled` already: it has to come back.
 pub(super) async fn dial_until_answered(
     shared: &Shared,
-    mut pass: AnyPass,
+    mut pass: Pass,
     mut dialled: Option<Dialled>,
     connect: &Connect,
     header: &[u8],
     answer_by: Instant,
-) -> Result<(AnyPass, Box<Accepted>), NotAnswered> {
+) -> Result<(Pass, Box<Accepted>), NotAnswered> {
     let bound = dialled.is_some() && connect.signs();
     let mut tried = Vec::new();
     loop {
@@ -231,7 +231,7 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
 /// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.
 async fn hand_over(
     shared: &Shared,
-    pass: &mut AnyPass,
+    pass: &mut Pass,
     dialled: Dialled,
     words: &[u8],
     (began, since): (Instant, Since),

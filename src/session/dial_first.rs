@@ -9,9 +9,9 @@ use tokio::{sync::oneshot, time::Instant};
 use tracing::debug;
 
 use crate::{
-    admission::{Client, Pass, Wait},
+    admission::{AccountSlot, Client, Pass, Wait},
     dial::{DialError, Dialled},
-    dispatch::{AnyAccountSlot, AnyPass, Turn},
+    dispatch::Turn,
     identity::Credential,
     net::{linger, stream::Stream, timer::sleep_until},
     outcome::{Phase, Refusal},
@@ -110,7 +110,7 @@ pub(super) async fn turn(
     accepted: Instant,
     who: &mut Who,
     left: impl Future<Output = ()>,
-) -> Result<Result<AnyPass, Refusal>, End> {
+) -> Result<Result<Pass, Refusal>, End> {
     let hold_until = shared.admission.patience().before_info(accepted.into_std());
     let client = shared.keys.client(source, shared.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
@@ -135,7 +135,7 @@ async fn open_greeted(shared: &Shared, slot: Slot, header: &[u8], deadline: Inst
 const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Waits until the account of a client may have one more handshake; `false` when it does not in time.
-async fn begin_handshake(account: &mut AnyAccountSlot, until: Instant) -> bool {
+async fn begin_handshake(account: &mut AccountSlot, until: Instant) -> bool {
     while !account.begin_handshake() {
         if Instant::now() >= until {
             return false;
@@ -212,7 +212,7 @@ impl Ahead {
         mut down: Stream,
         preface: &mut Preface,
         who: &mut Who,
-    ) -> Result<(AnyPass, Option<Dialled>, Stream), End> {
+    ) -> Result<(Pass, Option<Dialled>, Stream), End> {
         let now = Instant::now().into_std();
         let refused = match self {
             Self::NotNeeded => None,

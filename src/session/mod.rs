@@ -39,7 +39,7 @@ use crate::{
     advertised_info::{AdvertisedInfo, Shape},
     cluster::account_lookup::Question,
     dial::Accepted,
-    dispatch::{AnyAdmission, AnyPass, AnyStep, AnyWait, Turn},
+    dispatch::{AnyAdmission, AnyWait, Turn},
     identity::{Claims, ClientKey, Credential, Directory, Keys, trusted_proxy::ProxyKey},
     net::{linger, stream::Stream, timer::sleep_until},
     outcome::{Cause, Close, Party, Phase, Refusal},
@@ -283,7 +283,7 @@ async fn admit(
 
     // The accept door.
     drop(asked);
-    let entry = shared.admission.at_accept(&listener.gate, source, accepted.into_std());
+    let entry = shared.admission.at_accept(&listener.gate, source, Instant::now().into_std());
 
     // The preface. Whoever was refused at the accept door goes through it too, or could not read why.
     let _turned_away = match &entry {
@@ -481,7 +481,7 @@ async fn enter(
     mut down: Stream,
     preface: &mut Preface,
     who: &mut Who,
-) -> Result<(AnyPass, Stream), End> {
+) -> Result<(Pass, Stream), End> {
     let (turn, turn_comes) = oneshot::channel();
     let (now, rng) = (Instant::now().into_std(), &mut fastrand::Rng::new());
     let begun = Wait::at_connect(&shared.admission, client, now, rng, || Turn(turn));
@@ -495,8 +495,8 @@ async fn enter(
 /// Goes a client's course to its end, or until `left` says that the client is not there any more.
 async fn wait<L>(
     shared: &Shared,
-    (mut course, mut step): (AnyWait, AnyStep),
-    mut turn_comes: oneshot::Receiver<AnyPass>,
+    (mut course, mut step): (AnyWait, Step),
+    mut turn_comes: oneshot::Receiver<Pass>,
     who: &mut Who,
     left: impl Future<Output = L>,
 ) -> Waited<L> {
@@ -535,14 +535,14 @@ async fn wait<L>(
 
 /// How a wait ends.
 enum Waited<L> {
-    Turn(AnyPass),
+    Turn(Pass),
     Left(L),
     InVain(Refusal),
 }
 
 impl<L> Waited<L> {
     /// Without a turn it was the queue that sent the client away: a drain, or a deadline that it saw before the session did.
-    fn of_turn(shared: &Shared, course: AnyWait, turn: Result<AnyPass, oneshot::error::RecvError>) -> Self {
+    fn of_turn(shared: &Shared, course: AnyWait, turn: Result<Pass, oneshot::error::RecvError>) -> Self {
         turn.map_or_else(|_| Self::InVain(course.dropped(&shared.admission, Instant::now().into_std())), Self::Turn)
     }
 }

@@ -6,8 +6,6 @@ use std::{
     time::Instant,
 };
 
-use governor::clock::Clock;
-
 use crate::admission::{
     queue::{Held, Ticket, Waiter, position::Positions},
     reputation::clients::Standing,
@@ -32,9 +30,9 @@ impl Rank {
 
 /// Those of one account.
 #[derive(Debug)]
-struct Lane<W, C: Clock> {
+struct Lane<W> {
     /// Each with its place among those of its rank.
-    waiting: BTreeMap<(Rank, u64), (u64, Held<W, C>)>,
+    waiting: BTreeMap<(Rank, u64), (u64, Held<W>)>,
     ranks: BTreeMap<Rank, Crowd>,
     /// Turns this lane has left before the next lane's.
     turns: u32,
@@ -50,27 +48,27 @@ struct Crowd {
 
 /// The accounts.
 #[derive(Debug)]
-pub struct FairLanes<W, C: Clock> {
-    lanes: HashMap<Arc<str>, Lane<W, C>>,
+pub struct FairLanes<W> {
+    lanes: HashMap<Arc<str>, Lane<W>>,
     /// Every lane that has somebody waiting, exactly once; the front one is served.
     sequence: VecDeque<Arc<str>>,
     waiting: usize,
 }
 
-impl<W, C: Clock> Default for FairLanes<W, C> {
+impl<W> Default for FairLanes<W> {
     fn default() -> Self {
         Self { lanes: HashMap::new(), sequence: VecDeque::new(), waiting: 0 }
     }
 }
 
-impl<W: Waiter, C: Clock> FairLanes<W, C> {
+impl<W: Waiter> FairLanes<W> {
     /// How many wait.
     pub fn len(&self) -> usize {
         self.waiting
     }
 
     /// Joins the lane of its account, in this order.
-    pub fn push(&mut self, order: (Rank, u64), held: Held<W, C>) {
+    pub fn push(&mut self, order: (Rank, u64), held: Held<W>) {
         let rank = order.0;
         let account = held.account.account().name();
         let lane = match self.lanes.get_mut(account) {
@@ -93,14 +91,14 @@ impl<W: Waiter, C: Clock> FairLanes<W, C> {
     }
 
     /// One who waits.
-    pub fn get(&self, ticket: &Ticket) -> Option<&Held<W, C>> {
+    pub fn get(&self, ticket: &Ticket) -> Option<&Held<W>> {
         Some(&self.lanes.get(&ticket.account)?.waiting.get(&ticket.order)?.1)
     }
 
     /// One who waits, and about how many of these accounts go before it: those of its lane with a better rank; of the same rank
     /// those who came before; and as many of each other lane, if there are so many. Not those who leave before their turn, by
     /// appointment.
-    pub fn find(&self, ticket: &Ticket) -> Option<(&Held<W, C>, usize)> {
+    pub fn find(&self, ticket: &Ticket) -> Option<(&Held<W>, usize)> {
         let lane = self.lanes.get(&ticket.account)?;
         let (place, held) = lane.waiting.get(&ticket.order)?;
         let rank = ticket.order.0;
@@ -126,7 +124,7 @@ impl<W: Waiter, C: Clock> FairLanes<W, C> {
     }
 
     /// Leaves its lane; `None` when its turn has come already.
-    pub fn remove(&mut self, ticket: &Ticket) -> Option<Held<W, C>> {
+    pub fn remove(&mut self, ticket: &Ticket) -> Option<Held<W>> {
         let rank = ticket.order.0;
         let lane = self.lanes.get_mut(&ticket.account)?;
         let (place, held) = lane.waiting.remove(&ticket.order)?;
@@ -149,7 +147,7 @@ impl<W: Waiter, C: Clock> FairLanes<W, C> {
 
     /// The next to go, still in its place. Lanes for whose first `may_go` is false are passed over; those who left, or whose
     /// time is up, are dropped on the way.
-    pub fn peek(&mut self, now: Instant, mut may_go: impl FnMut(&mut Held<W, C>) -> bool) -> Option<Ticket> {
+    pub fn peek(&mut self, now: Instant, mut may_go: impl FnMut(&mut Held<W>) -> bool) -> Option<Ticket> {
         let mut passed_over = 0;
         loop {
             if passed_over >= self.sequence.len() {
@@ -175,7 +173,7 @@ impl<W: Waiter, C: Clock> FairLanes<W, C> {
     }
 
     /// Takes the one that [`FairLanes::peek`] named out of its lane, and spends a turn of the lane.
-    pub fn take(&mut self, next: &Ticket) -> Option<Held<W, C>> {
+    pub fn take(&mut self, next: &Ticket) -> Option<Held<W>> {
         let lane = self.lanes.get_mut(&next.account)?;
         lane.turns = lane.turns.saturating_sub(1);
         let round_over = lane.turns == 0;

@@ -7,8 +7,6 @@ pub mod release;
 
 use std::{sync::Arc, time::Instant};
 
-use governor::clock::Clock;
-
 use crate::{
     admission::{
         deadlines::last_turn,
@@ -29,11 +27,11 @@ pub trait Waiter {
 
 /// One who waits.
 #[derive(Debug)]
-pub struct Held<W, C: Clock> {
+pub struct Held<W> {
     /// Who is told.
     pub waiter: W,
     /// Its slot in its account's quota, taken at the connect door.
-    pub account: AccountSlot<C>,
+    pub account: AccountSlot,
     /// Whether it has its account's token already.
     pub account_paid: bool,
     /// Nobody is admitted after this.
@@ -48,7 +46,7 @@ pub struct Held<W, C: Clock> {
     pub appointment: Option<Appointment>,
 }
 
-impl<W, C: Clock> Held<W, C> {
+impl<W> Held<W> {
     /// Its last moment for a turn: the login must end in time too, however long logins of its account take by now.
     pub fn last_turn(&self) -> Instant {
         last_turn(self.hold_until, self.answer_by, self.account.account().login_takes())
@@ -80,21 +78,21 @@ pub struct Ticket {
 
 /// The queue. Its length is bounded by whoever pushes.
 #[derive(Debug)]
-pub struct Queue<W, C: Clock> {
-    with_priority: FairLanes<W, C>,
-    others: FairLanes<W, C>,
+pub struct Queue<W> {
+    with_priority: FairLanes<W>,
+    others: FairLanes<W>,
     arrivals: u64,
     /// When the first client came.
     began: Option<Instant>,
 }
 
-impl<W, C: Clock> Default for Queue<W, C> {
+impl<W> Default for Queue<W> {
     fn default() -> Self {
         Self { with_priority: FairLanes::default(), others: FairLanes::default(), arrivals: 0, began: None }
     }
 }
 
-impl<W: Waiter, C: Clock> Queue<W, C> {
+impl<W: Waiter> Queue<W> {
     /// How many wait.
     pub fn len(&self) -> usize {
         self.with_priority.len() + self.others.len()
@@ -110,12 +108,12 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
         self.arrivals
     }
 
-    fn fair_lanes(&mut self, has_priority: bool) -> &mut FairLanes<W, C> {
+    fn fair_lanes(&mut self, has_priority: bool) -> &mut FairLanes<W> {
         if has_priority { &mut self.with_priority } else { &mut self.others }
     }
 
     /// Joins the lane of its account.
-    pub fn push(&mut self, held: Held<W, C>, standing: Standing) -> Ticket {
+    pub fn push(&mut self, held: Held<W>, standing: Standing) -> Ticket {
         self.arrivals += 1;
         let rank = Rank::of(standing, *self.began.get_or_insert(standing.since));
         let ticket = held.ticket((rank, self.arrivals));
@@ -124,7 +122,7 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
     }
 
     /// One who waits, and about how many go before it.
-    pub fn find(&self, ticket: &Ticket) -> Option<(&Held<W, C>, usize)> {
+    pub fn find(&self, ticket: &Ticket) -> Option<(&Held<W>, usize)> {
         if ticket.has_priority {
             return self.with_priority.find(ticket);
         }
@@ -137,17 +135,13 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
     }
 
     /// Leaves the queue; `None` when the turn has come already.
-    pub fn remove(&mut self, ticket: &Ticket) -> Option<Held<W, C>> {
+    pub fn remove(&mut self, ticket: &Ticket) -> Option<Held<W>> {
         self.fair_lanes(ticket.has_priority).remove(ticket)
     }
 
     /// The next to go, still in its place. Accounts for whose first `may_go` is false are passed over; those who left, or whose
     /// time is up, are dropped on the way.
-    pub fn peek(
-        &mut self,
-        now: Instant,
-        mut may_go: impl FnMut(&mut Held<W, C>) -> bool,
-    ) -> Option<(Ticket, &Held<W, C>)> {
+    pub fn peek(&mut self, now: Instant, mut may_go: impl FnMut(&mut Held<W>) -> bool) -> Option<(Ticket, &Held<W>)> {
         let first = self.with_priority.peek(now, &mut may_go);
         let ticket = first.or_else(|| self.others.peek(now, &mut may_go))?;
         let held = self.fair_lanes(ticket.has_priority).get(&ticket)?;
@@ -155,7 +149,7 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
     }
 
     /// Takes the one that [`Queue::peek`] named out of the queue and spends a turn of its lane.
-    pub fn take(&mut self, next: &Ticket) -> Option<Held<W, C>> {
+    pub fn take(&mut self, next: &Ticket) -> Option<Held<W>> {
         self.fair_lanes(next.has_priority).take(next)
     }
 
@@ -169,8 +163,6 @@ impl<W: Waiter, C: Clock> Queue<W, C> {
 mod tests {
     use std::{collections::HashMap, time::Duration};
 
-    use governor::clock::FakeRelativeClock;
-
     use super::*;
     use crate::admission::{AccountLimits, Accounts};
 
@@ -183,8 +175,8 @@ mod tests {
     }
 
     struct Line {
-        queue: Queue<Stays, FakeRelativeClock>,
-        accounts: Accounts<FakeRelativeClock>,
+        queue: Queue<Stays>,
+        accounts: Accounts,
         start: Instant,
     }
 
@@ -194,7 +186,7 @@ mod tests {
             let configured = weights.iter().map(|&(name, w)| (name.to_owned(), limits(w)));
             let priority = ["X", "Y"].map(|name| (name.to_owned(), AccountLimits { priority: true, ..limits(1) }));
             let configured: HashMap<_, _> = configured.chain(priority).collect();
-            let accounts = Accounts::new(limits(1), configured, Arc::default(), FakeRelativeClock::default());
+            let accounts = Accounts::new(limits(1), configured, Arc::default());
             let start = Instant::now();
             Self { queue: Queue { began: Some(start), ..Queue::default() }, accounts, start }
         }

@@ -5,10 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::clock::Clock;
-
 use crate::{
-    admission::{Admission, Pass, Return, Ticket, Waiter, connect_door::Blocked, quota::rate::Tokens},
+    admission::{Admission, Pass, Return, Ticket, Waiter, connect_door::Blocked},
     outcome::Refusal,
     upstream::{Haste, Placement, Slot},
 };
@@ -66,7 +64,7 @@ fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
-impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
+impl<W: Waiter> Admission<W> {
     /// When a client that must wait looks at its hopes for the first time.
     pub fn first_look(
         &self,
@@ -164,7 +162,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     /// Gives turns to those who wait, as many as the pace and the servers allow now. Returns when to call again: `None`
     /// while nobody waits.
-    pub fn release(&self, now: Instant, rng: &mut fastrand::Rng, turns: &mut Vec<(W, Pass<C>)>) -> Option<Instant> {
+    pub fn release(&self, now: Instant, rng: &mut fastrand::Rng, turns: &mut Vec<(W, Pass)>) -> Option<Instant> {
         if self.held() == 0 {
             return None;
         }
@@ -177,7 +175,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             }
             let next = waiting.queue.peek(now, |held| {
                 let account = held.account.account();
-                held.account_paid = held.account_paid || account.take_token();
+                held.account_paid = held.account_paid || account.take_token(now);
                 held.account_paid && account.has_room_for_handshake()
             });
             let Some((ticket, held)) = next else {
@@ -189,7 +187,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             let Placement::Placed(server) = self.servers.place(now, &[], haste, rng) else {
                 break Some(now + LOOK_AGAIN);
             };
-            if let Some(Err(wait)) = self.pace.as_ref().map(Tokens::take) {
+            if let Some(Err(wait)) = self.pace.as_ref().map(|pace| pace.take(now)) {
                 waiting.pace_ready_at = Some(now + wait);
                 break waiting.pace_ready_at;
             }
@@ -231,7 +229,6 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
 
     use super::*;
     use crate::{
@@ -255,7 +252,7 @@ mod tests {
     /// In the first 0.3 s of a storm 2,400 clients come, every third of them is let in, and how many could be is not known: when the last
     /// that came looks at its hopes again, if it may wait for so many seconds more.
     fn second_look(left: f64) -> Duration {
-        let admission = Admission::new(&wide_open(), unknown_servers(1), FakeRelativeClock::default());
+        let admission = Admission::new(&wide_open(), unknown_servers(1));
         let (mut rng, mut now) = (fastrand::Rng::with_seed(7), Instant::now());
         let (mut under_way, mut turns, mut last) = (Vec::new(), Vec::new(), None);
         for n in 0..2400 {

@@ -11,12 +11,11 @@ use std::{
 };
 
 use dashmap::DashMap;
-use governor::clock::Clock;
 
 use crate::{
     admission::{
         AccountLimits,
-        quota::{rate::Tokens, users_and_names::PatternSlots, warned::Warned},
+        quota::{rate::TokenBucket, users_and_names::PatternSlots, warned::Warned},
     },
     outcome::Refusal,
     upstream::{
@@ -33,7 +32,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// One account.
 #[derive(Debug)]
-pub struct Account<C: Clock> {
+pub struct Account {
     name: Arc<str>,
     limits: AccountLimits,
     census: ReconciledCount,
@@ -41,7 +40,7 @@ pub struct Account<C: Clock> {
     by_cluster: AtomicU32,
     /// Handshakes under way.
     handshakes: AtomicU32,
-    tokens: Option<Tokens<C>>,
+    tokens: Option<TokenBucket>,
     warned: Arc<Warned>,
     /// What a login takes at the least, by what it counts from.
     floors: Mutex<[BaselineLatency; 2]>,
@@ -49,8 +48,8 @@ pub struct Account<C: Clock> {
     login_takes: AtomicU64,
 }
 
-impl<C: Clock> Account<C> {
-    fn new(name: Arc<str>, limits: AccountLimits, tokens: Option<Tokens<C>>, warned: Arc<Warned>) -> Self {
+impl Account {
+    fn new(name: Arc<str>, limits: AccountLimits, tokens: Option<TokenBucket>, warned: Arc<Warned>) -> Self {
         Self {
             name,
             limits,
@@ -121,10 +120,10 @@ impl<C: Clock> Account<C> {
     }
 }
 
-impl<C: Clock + Clone> Account<C> {
+impl Account {
     /// Takes a token for a new connection; `false` when there is none, and the rate does more than warn.
-    pub fn take_token(&self) -> bool {
-        let has = self.tokens.as_ref().is_none_or(|tokens| tokens.take().is_ok());
+    pub fn take_token(&self, now: Instant) -> bool {
+        let has = self.tokens.as_ref().is_none_or(|tokens| tokens.take(now).is_ok());
         if !has && self.limits.quota.warn_only {
             self.warned.note(Refusal::AccountRate);
         }
@@ -134,11 +133,11 @@ impl<C: Clock + Clone> Account<C> {
 
 /// One connection of an account, given back on drop.
 #[derive(Debug)]
-pub struct AccountSlot<C: Clock> {
-    account: Arc<Account<C>>,
+pub struct AccountSlot {
+    account: Arc<Account>,
     stage: Stage,
     /// What its client holds of other quotas.
-    also: PatternSlots<C>,
+    also: PatternSlots,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,14 +149,14 @@ enum Stage {
     Session,
 }
 
-impl<C: Clock> AccountSlot<C> {
+impl AccountSlot {
     /// For one that its account has counted.
-    fn new(account: &Arc<Account<C>>) -> Self {
+    fn new(account: &Arc<Account>) -> Self {
         Self { account: Arc::clone(account), stage: Stage::Waiting, also: PatternSlots::default() }
     }
 
     /// Whose it is.
-    pub fn account(&self) -> &Arc<Account<C>> {
+    pub fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
@@ -199,13 +198,13 @@ impl<C: Clock> AccountSlot<C> {
     }
 
     /// Holds what its client holds of other quotas.
-    pub fn holding(mut self, also: PatternSlots<C>) -> Self {
+    pub fn holding(mut self, also: PatternSlots) -> Self {
         self.also = also;
         self
     }
 
     /// What its client holds of other quotas.
-    pub fn also(&self) -> &PatternSlots<C> {
+    pub fn also(&self) -> &PatternSlots {
         &self.also
     }
 
@@ -223,7 +222,7 @@ impl<C: Clock> AccountSlot<C> {
     }
 }
 
-impl<C: Clock> Drop for AccountSlot<C> {
+impl Drop for AccountSlot {
     fn drop(&mut self) {
         self.step_back();
         self.account.census.release(self.stage == Stage::Session);
@@ -235,8 +234,8 @@ impl<C: Clock> Drop for AccountSlot<C> {
 pub struct QuotaReached;
 
 #[derive(Debug)]
-struct Entry<C: Clock> {
-    account: Arc<Account<C>>,
+struct Entry {
+    account: Arc<Account>,
     used_at: Instant,
     /// When its limit was last asked for.
     asked_at: Option<Instant>,
@@ -244,30 +243,24 @@ struct Entry<C: Clock> {
 
 /// Every account in use.
 #[derive(Debug)]
-pub struct Accounts<C: Clock> {
-    clock: C,
+pub struct Accounts {
     warned: Arc<Warned>,
     default: AccountLimits,
     configured: HashMap<String, AccountLimits>,
-    map: DashMap<Arc<str>, Entry<C>>,
+    map: DashMap<Arc<str>, Entry>,
 }
 
-impl<C: Clock + Clone> Accounts<C> {
+impl Accounts {
     /// No account in use.
-    pub fn new(
-        default: AccountLimits,
-        configured: HashMap<String, AccountLimits>,
-        warned: Arc<Warned>,
-        clock: C,
-    ) -> Self {
-        Self { clock, warned, default, configured, map: DashMap::new() }
+    pub fn new(default: AccountLimits, configured: HashMap<String, AccountLimits>, warned: Arc<Warned>) -> Self {
+        Self { warned, default, configured, map: DashMap::new() }
     }
 
     /// Takes a connection slot of an account.
     ///
     /// # Errors
     /// [`QuotaReached`]; nothing is taken then.
-    pub fn enter(&self, name: &Arc<str>, now: Instant) -> Result<AccountSlot<C>, QuotaReached> {
+    pub fn enter(&self, name: &Arc<str>, now: Instant) -> Result<AccountSlot, QuotaReached> {
         self.with(name, now, |account| {
             if !account.census.reserve(account.most()) {
                 if !account.limits.quota.warn_only {
@@ -281,7 +274,7 @@ impl<C: Clock + Clone> Accounts<C> {
     }
 
     /// The same for a client that is in already, whatever the account may have.
-    pub fn enter_anyway(&self, name: &Arc<str>, now: Instant) -> AccountSlot<C> {
+    pub fn enter_anyway(&self, name: &Arc<str>, now: Instant) -> AccountSlot {
         self.with(name, now, |account| {
             account.census.reserve(u32::MAX);
             AccountSlot::new(account)
@@ -289,12 +282,12 @@ impl<C: Clock + Clone> Accounts<C> {
     }
 
     /// Does something with an account, which is not forgotten meanwhile.
-    fn with<T>(&self, name: &Arc<str>, now: Instant, enter: impl FnOnce(&Arc<Account<C>>) -> T) -> T {
+    fn with<T>(&self, name: &Arc<str>, now: Instant, enter: impl FnOnce(&Arc<Account>) -> T) -> T {
         // The slot is taken while the entry is locked, and `sweep` looks at an entry under the same lock: an account is
         // never forgotten between being found and being counted, so no second count of it can come into being.
         let mut entry = self.map.entry(Arc::clone(name)).or_insert_with(|| {
             let limits = self.configured.get(&**name).copied().unwrap_or(self.default);
-            let tokens = limits.quota.rate.map(|rate| Tokens::new(rate, &self.clock));
+            let tokens = limits.quota.rate.map(TokenBucket::new);
             Entry {
                 account: Arc::new(Account::new(Arc::clone(name), limits, tokens, Arc::clone(&self.warned))),
                 used_at: now,
@@ -314,7 +307,7 @@ impl<C: Clock + Clone> Accounts<C> {
 
     /// Connections through weir of every account that has any.
     pub fn connections(&self) -> Vec<(Arc<str>, u32)> {
-        let count = |entry: &Entry<C>| entry.account.census.held();
+        let count = |entry: &Entry| entry.account.census.held();
         self.map.iter().filter(|one| count(one) > 0).map(|one| (Arc::clone(one.key()), count(&one))).collect()
     }
 
@@ -377,16 +370,15 @@ impl<C: Clock + Clone> Accounts<C> {
 
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
 
     use super::*;
     use crate::admission::Quota;
 
-    fn accounts() -> Accounts<FakeRelativeClock> {
+    fn accounts() -> Accounts {
         let two = Quota { max_connections: Some(2), ..Quota::default() };
         let two = AccountLimits { quota: two, ..AccountLimits::default() };
         let own = HashMap::from([("OWN".to_owned(), two)]);
-        Accounts::new(AccountLimits::default(), own, Arc::default(), FakeRelativeClock::default())
+        Accounts::new(AccountLimits::default(), own, Arc::default())
     }
 
     #[test]
@@ -431,7 +423,7 @@ mod tests {
     #[test]
     fn handshakes_under_way_are_bounded_and_given_back() {
         let limits = AccountLimits { max_handshakes: NonZeroU32::new(2), ..AccountLimits::default() };
-        let accounts = Accounts::new(limits, HashMap::new(), Arc::default(), FakeRelativeClock::default());
+        let accounts = Accounts::new(limits, HashMap::new(), Arc::default());
         let (name, now) = ("A".into(), Instant::now());
         let [mut a, mut b, mut c] = [(); 3].map(|()| accounts.enter(&name, now).unwrap());
         assert!(a.begin_handshake() && a.begin_handshake() && b.begin_handshake() && !c.begin_handshake());
@@ -451,9 +443,9 @@ mod tests {
         let rate = crate::admission::Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::MIN };
         let quota = Quota { max_connections: Some(1), rate: Some(rate), warn_only: true };
         let (warned, limits) = (Arc::<Warned>::default(), AccountLimits { quota, ..AccountLimits::default() });
-        let accounts = Accounts::new(limits, HashMap::new(), Arc::clone(&warned), FakeRelativeClock::default());
+        let accounts = Accounts::new(limits, HashMap::new(), Arc::clone(&warned));
         let slots: Vec<_> = (0..3).map(|_| accounts.enter(&"A".into(), Instant::now()).unwrap()).collect();
-        assert!(slots.iter().all(|slot| slot.account().take_token()));
+        assert!(slots.iter().all(|slot| slot.account().take_token(Instant::now())));
         assert_eq!((warned.of(Refusal::AccountQuota), warned.of(Refusal::AccountRate)), (2, 2));
     }
 

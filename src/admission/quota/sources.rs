@@ -6,8 +6,6 @@ use std::{
     time::Instant,
 };
 
-use governor::clock::Clock;
-
 use crate::{
     admission::{
         Quota,
@@ -44,29 +42,29 @@ impl Source {
 
 /// Every source that is limited.
 #[derive(Debug)]
-pub struct Sources<C: Clock> {
+pub struct Sources {
     quota: Quota,
-    ledger: Arc<QuotaByKey<Source, C>>,
+    ledger: Arc<QuotaByKey<Source>>,
 }
 
 /// One connection of a source, given back on drop.
 #[derive(Debug)]
-pub struct SourceSlot<C: Clock> {
+pub struct SourceSlot {
     /// `None` where sources are not limited and so not counted: on the heap, as every session has one.
-    _of: Option<Box<KeySlot<Source, C>>>,
+    _of: Option<Box<KeySlot<Source>>>,
 }
 
-impl<C: Clock + Clone> Sources<C> {
+impl Sources {
     /// No source known.
-    pub fn new(quota: Quota, clock: C) -> Self {
-        Self { quota, ledger: Arc::new(QuotaByKey::new(clock)) }
+    pub fn new(quota: Quota) -> Self {
+        Self { quota, ledger: Arc::new(QuotaByKey::default()) }
     }
 
     /// Takes a connection slot, and a token, of a source.
     ///
     /// # Errors
     /// [`Refusal::SourceQuota`] or [`Refusal::SourceRate`]; nothing is taken then.
-    pub fn enter(&self, address: IpAddr, now: Instant, warned: &Warned) -> Result<SourceSlot<C>, Refusal> {
+    pub fn enter(&self, address: IpAddr, now: Instant, warned: &Warned) -> Result<SourceSlot, Refusal> {
         if self.quota == Quota::default() {
             return Ok(SourceSlot { _of: None });
         }
@@ -92,14 +90,13 @@ impl<C: Clock + Clone> Sources<C> {
 
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
 
     use super::*;
     use crate::admission::Rate;
 
-    fn sources(max: Option<u32>, rate: Option<(u32, u32)>) -> Sources<FakeRelativeClock> {
+    fn sources(max: Option<u32>, rate: Option<(u32, u32)>) -> Sources {
         let rate = rate.map(|(r, b)| Rate { per_second: r.try_into().unwrap(), burst: b.try_into().unwrap() });
-        Sources::new(Quota { max_connections: max, rate, warn_only: false }, FakeRelativeClock::default())
+        Sources::new(Quota { max_connections: max, rate, warn_only: false })
     }
 
     #[test]
@@ -151,7 +148,7 @@ mod tests {
     fn what_only_warns_refuses_nobody_and_counts_all() {
         let rate = Rate { per_second: 1.try_into().unwrap(), burst: 3.try_into().unwrap() };
         let quota = Quota { max_connections: Some(1), rate: Some(rate), warn_only: true };
-        let (sources, warned) = (Sources::new(quota, FakeRelativeClock::default()), Warned::default());
+        let (sources, warned) = (Sources::new(quota), Warned::default());
         let (ip, now) = ("192.0.2.1".parse().unwrap(), Instant::now());
         let _slots: Vec<_> = (0..5).map(|_| sources.enter(ip, now, &warned).unwrap()).collect();
         assert_eq!((warned.of(Refusal::SourceQuota), warned.of(Refusal::SourceRate)), (4, 2));

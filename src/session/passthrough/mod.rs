@@ -14,8 +14,8 @@ use std::{
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
+    admission::Pass,
     dial::{self, DialError, Secured},
-    dispatch::AnyPass,
     identity::Credential,
     net::{
         linger,
@@ -49,7 +49,7 @@ struct Opened {
     stream: Stream,
     /// What the client is to see of its INFO; `None` where TLS comes first.
     info: Option<Arc<Info>>,
-    pass: AnyPass,
+    pass: Pass,
 }
 
 /// As far as the client's own TLS goes on from.
@@ -122,7 +122,7 @@ async fn admit(
     let header = proxy_header(shared, &down, *peer);
 
     // The accept door, the only one.
-    let entry = shared.admission.at_accept(&listener.gate, source, accepted.into_std());
+    let entry = shared.admission.at_accept(&listener.gate, source, Instant::now().into_std());
     let _turned_away = match &entry {
         Ok(_) => None,
         Err(reason) => Some(shared.turned_away.enter().ok_or(End::Refused(*reason))?),
@@ -167,7 +167,7 @@ async fn admit(
     if shared.admission.is_draining() {
         registered.handle().end();
     }
-    let AnyPass { server, account } = pass;
+    let Pass { server, account } = pass;
     Ok(Box::new(Admitted { relay, server, account: ask(shared, account, None), _entry: entry.ok(), registered }))
 }
 
@@ -206,7 +206,7 @@ impl Client {
         if shared.admission.source_reputation().is_damped(self.source, Instant::now().into_std()) {
             return Ok(Err(Refusal::SourceRate));
         }
-        let AnyPass { server, account } = match turn(shared, self.source, self.accepted, who, self.left()).await? {
+        let Pass { server, account } = match turn(shared, self.source, self.accepted, who, self.left()).await? {
             Ok(pass) => pass,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -231,7 +231,7 @@ impl Client {
         if let Some(info) = &info {
             shared.advertised_info.learn(server.server().index(), info);
         }
-        Ok(Ok(Opened { stream, info, pass: AnyPass { server, account } }))
+        Ok(Ok(Opened { stream, info, pass: Pass { server, account } }))
     }
 
     fn gone(&self, phase: Phase) -> End {

@@ -1,6 +1,6 @@
 //! The same storm twice, both in virtual time: by what sessions wait with (`wait`, the tasks and the timers that give turns),
 //! and by `weir plan`. Both go through the same doors; what is held against each other is how they turn a step into waiting. Not
-//! with a configured rate: the token buckets of sessions run by the real clock.
+//! with a configured rate.
 
 use std::{future::pending, net::SocketAddr, sync::atomic::AtomicU32};
 
@@ -62,7 +62,7 @@ fn shared(config: &Config) -> Arc<Shared> {
     let servers = Arc::new(Servers::new(&cluster));
     let nowhere: [(SocketAddr, Vec<String>, crate::advertised_info::Security); 0] = [];
     Arc::new(Shared {
-        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), Default::default())),
+        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::default(),
         directory: Arc::new(Directory::new(&[]).unwrap()),
         keys: Keys::default(),
@@ -112,7 +112,7 @@ async fn read(shared: Arc<Shared>, far: Arc<Vec<Far>>) {
 }
 
 /// One client until it is in; returns its tries.
-async fn client(shared: &Shared, far: &[Far], n: u32, library: &Library) -> (u64, AnyPass) {
+async fn client(shared: &Shared, far: &[Far], n: u32, library: &Library) -> (u64, Pass) {
     let (mut memory, mut rng) = (Memory::default(), fastrand::Rng::new());
     for tries in 1.. {
         let accepted = Instant::now();

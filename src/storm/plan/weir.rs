@@ -7,8 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::clock::FakeRelativeClock;
-
 use crate::{
     admission::{AccountSlot, Admission, Again, Client, Entry, Limit, Params, Pass, Step, Wait, Waiter},
     client_library::{behaviour::Ending, table::Library},
@@ -36,8 +34,6 @@ const PLACE_AGAIN: u32 = kind::OWN + 4;
 /// A client that had given up before it was in closes its socket.
 const GHOST_END: u32 = kind::OWN + 5;
 
-type Clock = FakeRelativeClock;
-
 /// The far end of a hold: the index of a session.
 struct Turn(u32);
 
@@ -52,15 +48,15 @@ enum Stage {
     /// Nobody's: may be used again.
     Free,
     /// Between the connect door and the dial.
-    Waits(Wait<Turn, Clock>),
+    Waits(Wait<Turn>),
     /// Refused at the accept door, when it is time.
     TurnedAway,
     /// The server that has the handshake is in the pass.
-    Dialling(Pass<Clock>),
+    Dialling(Pass),
     /// All servers were busy when it was to be placed again.
-    Busy(AccountSlot<Clock>),
+    Busy(AccountSlot),
     In {
-        _pass: Pass<Clock>,
+        _pass: Pass,
     },
 }
 
@@ -75,24 +71,22 @@ struct Session {
     /// When its handshake began.
     dialled: Nanos,
     stage: Stage,
-    entry: Option<Entry<Clock>>,
+    entry: Option<Entry>,
 }
 
 /// weir.
 pub(super) struct Weir {
-    clock: Clock,
     began: Instant,
-    clock_at: Nanos,
     rng: fastrand::Rng,
     servers: Arc<Servers>,
-    admission: Admission<Turn, Clock>,
+    admission: Admission<Turn>,
     gate: Arc<Limit>,
     account: Arc<str>,
     sessions: Vec<Session>,
     free: Vec<u32>,
     /// The session of each client, if it has one.
     of: Vec<u32>,
-    turns: Vec<(Turn, Pass<Clock>)>,
+    turns: Vec<(Turn, Pass)>,
     /// The task that gives turns sleeps: not until somebody comes to wait, but until it is woken.
     release_is_due: bool,
     is_running: bool,
@@ -142,7 +136,7 @@ impl Weir {
             source_addresses: Vec::new(),
             servers: (0..plan.servers).map(server).collect(),
         };
-        let (clock, servers) = (Clock::default(), Arc::new(Servers::new(&cluster)));
+        let servers = Arc::new(Servers::new(&cluster));
         if plan.servers_died {
             // The clients were in: what a login takes is known.
             let (now, took) = (Instant::now(), plan.handshake_time());
@@ -150,10 +144,8 @@ impl Weir {
         }
         let most = params.max_clients.max(plan.clients.saturating_mul(2));
         Self {
-            admission: Admission::new(params, Arc::clone(&servers), clock.clone()),
-            clock,
+            admission: Admission::new(params, Arc::clone(&servers)),
             began: Instant::now(),
-            clock_at: 0,
             rng: fastrand::Rng::with_seed(plan.seed),
             servers,
             gate: Limit::new(most),
@@ -176,14 +168,11 @@ impl Weir {
         at.saturating_duration_since(self.began).as_nanos() as Nanos
     }
 
-    /// Brings the doors' clock to the world's, and says the time.
-    fn now(&mut self, world: &World) -> Instant {
-        self.clock.advance(Duration::from_nanos(world.now - self.clock_at));
-        self.clock_at = world.now;
+    fn now(&self, world: &World) -> Instant {
         self.at(world.now)
     }
 
-    fn open(&mut self, client: u32, entry: Option<Entry<Clock>>, answer_by: Nanos) -> u32 {
+    fn open(&mut self, client: u32, entry: Option<Entry>, answer_by: Nanos) -> u32 {
         let session = |generation| Session {
             client,
             is_ghost: false,
@@ -233,7 +222,7 @@ impl Weir {
         }
     }
 
-    fn dial(&mut self, world: &mut World, index: u32, mut pass: Pass<Clock>) {
+    fn dial(&mut self, world: &mut World, index: u32, mut pass: Pass) {
         let server = pass.server.server().index();
         if world.servers[server].is_full() {
             // Cannot be while weir is alone with the servers, but for what ghosts left there.
@@ -249,7 +238,7 @@ impl Weir {
         self.sessions[index as usize].stage = Stage::Dialling(pass);
     }
 
-    fn place_again(&mut self, world: &mut World, index: u32, account: AccountSlot<Clock>) {
+    fn place_again(&mut self, world: &mut World, index: u32, account: AccountSlot) {
         let now = self.now(world);
         let answer_by = self.at(self.sessions[index as usize].answer_by);
         // Which one has failed needs not be remembered: it has no room by its own word.
@@ -263,14 +252,14 @@ impl Weir {
         }
     }
 
-    fn admit(&mut self, world: &mut World, index: u32, pass: Pass<Clock>) {
+    fn admit(&mut self, world: &mut World, index: u32, pass: Pass) {
         self.sessions[index as usize].dialled = world.now;
         self.later(world, self.sessions[index as usize].answer_by, ANSWER_BY, index);
         self.dial(world, index, pass);
     }
 
     /// Goes on with a client's course.
-    fn step(&mut self, world: &mut World, index: u32, course: Wait<Turn, Clock>, step: Step<Clock>) {
+    fn step(&mut self, world: &mut World, index: u32, course: Wait<Turn>, step: Step) {
         match step {
             Step::Dial(pass) => self.admit(world, index, pass),
             Step::Refuse(_) => self.refuse(world, index),
@@ -331,7 +320,7 @@ impl Weir {
     }
 
     /// The connect door.
-    fn ask(&mut self, world: &mut World, client: u32, entry: Entry<Clock>, library: &Library) {
+    fn ask(&mut self, world: &mut World, client: u32, entry: Entry, library: &Library) {
         let now = self.now(world);
         let accepted = self.at(world.accepted(client));
         let deadlines = self.admission.patience().deadlines(Some(library.lang), accepted, now);
