@@ -96,8 +96,8 @@ fn applicant(account: &Arc<str>, client: ClientKey, now: Instant) -> Client {
 
 #[divan::bench]
 fn accept_door_admits(bencher: Bencher<'_, '_>) {
-    let (doors, gate, now) = (doors(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
-    bencher.bench_local(|| doors.at_accept(&gate, black_box(SOURCE), now).is_ok());
+    let (doors, limit, now) = (doors(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
+    bencher.bench_local(|| doors.at_accept(&limit, black_box(SOURCE), now).is_ok());
 }
 
 #[divan::bench]
@@ -107,14 +107,14 @@ fn accept_door_admits_by_source(bencher: Bencher<'_, '_>) {
         max_connections: Some(1000),
         rate: NonZeroU32::new(1_000_000).map(|most| Rate { per_second: most, burst: most }),
     };
-    let (doors, gate, now) = (doors(quota, no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
-    bencher.bench_local(|| doors.at_accept(&gate, black_box(SOURCE), now).is_ok());
+    let (doors, limit, now) = (doors(quota, no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
+    bencher.bench_local(|| doors.at_accept(&limit, black_box(SOURCE), now).is_ok());
 }
 
 #[divan::bench]
 fn accept_door_refuses(bencher: Bencher<'_, '_>) {
-    let (doors, gate, now) = (doors(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(0), Instant::now());
-    bencher.bench_local(|| doors.at_accept(&gate, black_box(SOURCE), now).is_err());
+    let (doors, limit, now) = (doors(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(0), Instant::now());
+    bencher.bench_local(|| doors.at_accept(&limit, black_box(SOURCE), now).is_err());
 }
 
 /// A pass taken and given back.

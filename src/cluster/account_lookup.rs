@@ -18,7 +18,7 @@ use crate::{
     admission::AccountSlot,
     advertised_info::AdvertisedInfo,
     cluster::{PollError, Reach, http_client::Http},
-    dispatch::AnyAdmission,
+    dispatch::SessionAdmission,
     identity::{CredentialKey, Directory},
     upstream::Servers,
 };
@@ -58,7 +58,7 @@ pub async fn answer(
     servers: Arc<Servers>,
     advertised_info: Arc<AdvertisedInfo>,
     directory: Arc<Directory>,
-    admission: Arc<AnyAdmission>,
+    admission: Arc<SessionAdmission>,
     reach: Reach,
     mut questions: mpsc::Receiver<Question>,
     stop: CancellationToken,
@@ -93,7 +93,7 @@ pub async fn answer(
 }
 
 /// Moves a session to the account that it is in. The server has let it in, so it counts even where the account has no room.
-fn count_for(admission: &AnyAdmission, account: &Arc<str>, slot: &mut AccountSlot) {
+fn count_for(admission: &SessionAdmission, account: &Arc<str>, slot: &mut AccountSlot) {
     if slot.account().name() != account {
         slot.move_to(admission.accounts().enter_anyway(account, Instant::now().into_std()));
         slot.session_began();

@@ -261,11 +261,7 @@ impl Parts {
                 stop.child_token(),
             ));
         }
-        background.spawn(dispatch::give(
-            Arc::clone(&shared.admission),
-            Arc::clone(&shared.arrived),
-            stop.child_token(),
-        ));
+        background.spawn(dispatch::run(Arc::clone(&shared.admission), Arc::clone(&shared.arrived), stop.child_token()));
         let renews = (!shared.terminators.is_empty() || shared.servers_tls.is_some()).then(Arc::<Notify>::default);
         if let Some(told) = renews.clone() {
             let (listeners, servers) = (shared.terminators.clone(), shared.servers_tls.clone());
@@ -424,7 +420,7 @@ async fn every_second(shared: Arc<Shared>, stop: CancellationToken) {
             let refused = shared.counters.refused_in_all();
             if refused > refused_before {
                 let sessions = shared.sessions.len();
-                info!(refused = refused - refused_before, held = shared.admission.held(), sessions, "refusing");
+                info!(refused = refused - refused_before, held = shared.admission.queued(), sessions, "refusing");
             }
             refused_before = refused;
             let warned = Refusal::ALL.map(|reason| shared.admission.warned().of(reason));

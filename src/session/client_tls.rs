@@ -46,7 +46,7 @@ impl Lost {
 impl<'a> Secure<'a> {
     /// For a client that was accepted at `accepted`.
     pub(super) fn new(shared: &'a Shared, listener: &'a Listener, accepted: Instant, deadline: Instant) -> Self {
-        let unknown = shared.admission.patience().deadlines(None, accepted.into_std(), accepted.into_std());
+        let unknown = shared.admission.deadline_policy().deadlines(None, accepted.into_std(), accepted.into_std());
         let done_by = Instant::from_std(unknown.hold_until).min(deadline);
         Self { shared, terminator: listener.tls.as_deref(), refused: None, done_by, deadline }
     }

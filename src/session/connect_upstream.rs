@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
-    admission::{Again, Pass},
+    admission::{Failover, Pass},
     advertised_info::Shape,
     dial::{self, Accepted, Answer, DialError, Dialled, Secured},
     dispatch,
@@ -155,9 +155,9 @@ async fn place_again(shared: &Shared, tried: &[usize], deadline: Instant) -> Res
     loop {
         let now = Instant::now().into_std();
         match shared.admission.place_again(tried, deadline.into_std(), now, &mut fastrand::Rng::new()) {
-            Again::Placed(server) => return Ok(server),
-            Again::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
-            Again::Refuse(reason) => return Err(reason),
+            Failover::Placed(server) => return Ok(server),
+            Failover::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
+            Failover::Refuse(reason) => return Err(reason),
         }
     }
 }
@@ -251,6 +251,6 @@ async fn hand_over(
         _ => {}
     }
     // Room for the next handshake: whoever waits for that need not wait for a timer.
-    dispatch::give_now(&shared.admission);
+    dispatch::run_now(&shared.admission);
     answer
 }

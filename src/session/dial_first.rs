@@ -11,7 +11,7 @@ use tracing::debug;
 use crate::{
     admission::{AccountSlot, Client, Pass, Wait},
     dial::{DialError, Dialled},
-    dispatch::Turn,
+    dispatch::TurnSender,
     identity::Credential,
     net::{linger, stream::Stream, timer::sleep_until},
     outcome::{Phase, Refusal},
@@ -75,7 +75,7 @@ pub(super) async fn dial(
         return Ok(Ahead::Not(Refusal::SourceRate));
     }
     // Whoever waits goes first, and can use the slot.
-    if shared.admission.held() == 0
+    if shared.admission.queued() == 0
         && let Some(spare) = upstream_pool::take()
     {
         return Ok(Ahead::Dialled(spare));
@@ -100,7 +100,7 @@ pub(super) async fn dial(
 /// Until when a server may be looked for, for a client of which nothing is known.
 pub(super) fn dial_until(shared: &Shared, accepted: Instant) -> Instant {
     let accepted = accepted.into_std();
-    Instant::from_std(shared.admission.patience().deadlines(None, accepted, accepted).hold_until)
+    Instant::from_std(shared.admission.deadline_policy().deadlines(None, accepted, accepted).hold_until)
 }
 
 /// Waits for a turn by the client's source: nothing else is known. The error is the end of a client that `left` meanwhile.
@@ -111,11 +111,11 @@ pub(super) async fn turn(
     who: &mut Who,
     left: impl Future<Output = ()>,
 ) -> Result<Result<Pass, Refusal>, End> {
-    let hold_until = shared.admission.patience().before_info(accepted.into_std());
+    let hold_until = shared.admission.deadline_policy().before_info(accepted.into_std());
     let client = shared.keys.client(source, shared.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
     let (now, rng) = (Instant::now().into_std(), &mut fastrand::Rng::new());
-    let verdict = shared.admission.at_accept_turn(source, client, hold_until, now, rng, || Turn(turn));
+    let verdict = shared.admission.at_accept_turn(source, client, hold_until, now, rng, || TurnSender(turn));
     match wait(shared, Wait::of(verdict, now), turn_comes, who, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),
         Waited::Left(()) => Err(End::Probe),
@@ -190,7 +190,7 @@ impl Ahead {
     pub(super) async fn spare(self, shared: &Shared) {
         let Self::Dialled(opened) = self else { return };
         // A server that was told whose connection it is would take the next client for that one.
-        let is_free = !shared.sends_proxy_headers && shared.admission.held() == 0 && !shared.admission.is_draining();
+        let is_free = !shared.sends_proxy_headers && shared.admission.queued() == 0 && !shared.admission.is_draining();
         if let Some(opened) = if is_free { upstream_pool::put(opened) } else { Some(opened) } {
             opened.let_go().await;
         }

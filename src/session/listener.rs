@@ -46,7 +46,7 @@ impl Listener {
 
     /// Who is asked for something before the accept door is one of the listener's clients all the same.
     pub(super) fn asks(&self, shared: &Shared) -> Result<Permit, End> {
-        self.gate.enter().or_else(|| shared.turned_away.enter()).ok_or(End::Refused(Refusal::ListenerFull))
+        self.gate.try_acquire().or_else(|| shared.turned_away.try_acquire()).ok_or(End::Refused(Refusal::ListenerFull))
     }
 
     /// Reads the PROXY header of a connection that comes through such a load balancer: from then on `peer` is who it names.

@@ -35,11 +35,11 @@ use tracing::debug;
 
 use crate::{
     admin::storm_sampler::Flight,
-    admission::{Client, Deadlines, Entry, Limit, Pass, QuotaIdentity, Step, Wait},
+    admission::{AcceptPermit, Client, Deadlines, Limit, Pass, QuotaIdentity, Step, Wait},
     advertised_info::{AdvertisedInfo, Shape},
     cluster::account_lookup::Question,
     dial::Accepted,
-    dispatch::{AnyAdmission, AnyWait, Turn},
+    dispatch::{SessionAdmission, SessionWait, TurnSender},
     identity::{Claims, ClientKey, Credential, Directory, Keys, trusted_proxy::ProxyKey},
     net::{linger, stream::Stream, timer::sleep_until},
     outcome::{Cause, Close, Party, Phase, Refusal},
@@ -78,7 +78,7 @@ pub struct Shared {
     /// The servers.
     pub servers: Arc<Servers>,
     /// Both doors.
-    pub admission: Arc<AnyAdmission>,
+    pub admission: Arc<SessionAdmission>,
     /// Notified when a client begins to wait for its turn.
     pub arrived: Arc<Notify>,
     /// Whose credentials belong to which account.
@@ -137,7 +137,7 @@ struct Admitted<C = ClientSide, S = ServerSide> {
     server: Slot,
     account: OfAccount,
     /// `None` for one of the system account that the listener had no room for.
-    _entry: Option<Entry>,
+    _entry: Option<AcceptPermit>,
     registered: Registered,
 }
 
@@ -288,7 +288,7 @@ async fn admit(
     // The preface. Whoever was refused at the accept door goes through it too, or could not read why.
     let _turned_away = match &entry {
         Ok(_) => None,
-        Err(reason) => Some(shared.turned_away.enter().ok_or(End::Refused(*reason))?),
+        Err(reason) => Some(shared.turned_away.try_acquire().ok_or(End::Refused(*reason))?),
     };
     secure.refused = entry.as_ref().err().copied();
     down = match (&upgrade, &entry) {
@@ -302,7 +302,7 @@ async fn admit(
     let mut ahead = match (&entry, shared.advertised_info.shape()) {
         (_, Shape::ConnectFirst) => Ahead::NotNeeded,
         (entry, Shape::DialFirst)
-            if entry.is_ok() || shared.admission.lane().is_likely(source, Instant::now().into_std()) =>
+            if entry.is_ok() || shared.admission.operators().is_likely(source, Instant::now().into_std()) =>
         {
             dial_first::dial(shared, &down, &header, source, accepted, who).await?
         }
@@ -330,7 +330,7 @@ async fn admit(
         upgrade.cookies.fill_in(&mut connect);
     }
     let lang = connect.lang();
-    let deadlines = shared.admission.patience().deadlines(lang, accepted.into_std(), connected.into_std());
+    let deadlines = shared.admission.deadline_policy().deadlines(lang, accepted.into_std(), connected.into_std());
     who.name = connect.name().map(Box::from);
     who.lang = lang.map(Box::from);
     let claims = connect.jwt().and_then(Claims::read);
@@ -354,7 +354,7 @@ async fn admit(
     who.client = Some(client);
     who.account = Some(Arc::clone(&account));
     let Deadlines { hold_until, answer_by, returns } = deadlines;
-    let quota_identity = if shared.admission.patterns().is_empty() {
+    let quota_identity = if shared.admission.users_and_names().is_empty() {
         QuotaIdentity::default()
     } else {
         quota_identity(&shared.keys, credential, credential_key, &connect, &down)
@@ -365,7 +365,7 @@ async fn admit(
         return Err(turn_away(shared, Refusal::SourceRate, &client, down, &mut preface).await);
     }
     if matches!(ahead, Ahead::Not(_)) && shared.servers.is_system_account(&client.account) {
-        shared.admission.lane().claimed(source, connected.into_std());
+        shared.admission.operators().claimed(source, connected.into_std());
     }
     let (pass, dialled, mut down) = match ahead.enter(shared, client, &connect, down, &mut preface, who).await {
         Ok(entered) => entered,
@@ -414,7 +414,7 @@ async fn admit(
     };
     pass.account.session_began();
     if server.is_system_account(pass.account.account().name()) {
-        shared.admission.lane().verified(source, Instant::now().into_std());
+        shared.admission.operators().verified(source, Instant::now().into_std());
     }
     who.account = Some(Arc::clone(pass.account.account().name()));
 
@@ -484,7 +484,7 @@ async fn enter(
 ) -> Result<(Pass, Stream), End> {
     let (turn, turn_comes) = oneshot::channel();
     let (now, rng) = (Instant::now().into_std(), &mut fastrand::Rng::new());
-    let begun = Wait::at_connect(&shared.admission, client, now, rng, || Turn(turn));
+    let begun = Wait::at_connect(&shared.admission, client, now, rng, || TurnSender(turn));
     match wait(shared, begun, turn_comes, who, preface::watch(&mut down, preface)).await {
         Waited::Turn(pass) => Ok((pass, down)),
         Waited::Left(left) => Err(leave_unfinished(down, left, Phase::Hold).await),
@@ -492,10 +492,10 @@ async fn enter(
     }
 }
 
-/// Goes a client's course to its end, or until `left` says that the client is not there any more.
+/// Takes a client's wait to its end, or until `left` says that the client is not there any more.
 async fn wait<L>(
     shared: &Shared,
-    (mut course, mut step): (AnyWait, Step),
+    (mut client_wait, mut step): (SessionWait, Step),
     mut turn_comes: oneshot::Receiver<Pass>,
     who: &mut Who,
     left: impl Future<Output = L>,
@@ -503,7 +503,7 @@ async fn wait<L>(
     let mut held_since = None;
     let mut left = pin!(left);
     let waited = loop {
-        if course.is_held() && held_since.is_none() {
+        if client_wait.is_queued() && held_since.is_none() {
             held_since = Some(Instant::now());
             if !std::mem::replace(&mut who.waited, true) {
                 shared.counters.held.fetch_add(1, Relaxed);
@@ -513,19 +513,19 @@ async fn wait<L>(
         let until = match step {
             Step::Dial(pass) => break Waited::Turn(pass),
             Step::Refuse(reason) => break Waited::InVain(reason),
-            Step::Gone => break Waited::of_turn(shared, course, turn_comes.await),
+            Step::Gone => break Waited::of_turn(shared, client_wait, turn_comes.await),
             Step::Wait(until) => Instant::from_std(until),
         };
         tokio::select! {
             biased;
-            turn = &mut turn_comes, if course.is_held() => break Waited::of_turn(shared, course, turn),
+            turn = &mut turn_comes, if client_wait.is_queued() => break Waited::of_turn(shared, client_wait, turn),
             left = &mut left => {
-                course.leave(&shared.admission, Instant::now().into_std());
+                client_wait.leave(&shared.admission, Instant::now().into_std());
                 break Waited::Left(left);
             }
             () = sleep_until(until) => {}
         }
-        step = course.go_on(&shared.admission, Instant::now().into_std(), &mut fastrand::Rng::new());
+        step = client_wait.go_on(&shared.admission, Instant::now().into_std(), &mut fastrand::Rng::new());
     };
     if let Some(since) = held_since {
         shared.counters.hold_seconds.observe(since.elapsed().as_secs_f64());
@@ -542,7 +542,10 @@ enum Waited<L> {
 
 impl<L> Waited<L> {
     /// Without a turn it was the queue that sent the client away: a drain, or a deadline that it saw before the session did.
-    fn of_turn(shared: &Shared, course: AnyWait, turn: Result<Pass, oneshot::error::RecvError>) -> Self {
-        turn.map_or_else(|_| Self::InVain(course.dropped(&shared.admission, Instant::now().into_std())), Self::Turn)
+    fn of_turn(shared: &Shared, client_wait: SessionWait, turn: Result<Pass, oneshot::error::RecvError>) -> Self {
+        turn.map_or_else(
+            |_| Self::InVain(client_wait.dropped(&shared.admission, Instant::now().into_std())),
+            Self::Turn,
+        )
     }
 }

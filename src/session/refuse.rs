@@ -49,7 +49,7 @@ pub(super) async fn turn_away(
 /// The polite refusal: CONNECT has been read, so the reason can be.
 pub(super) async fn refuse(shared: &Shared, down: Stream, reason: Refusal) -> End {
     let words = refusal::line(reason);
-    match shared.turned_away.enter() {
+    match shared.turned_away.try_acquire() {
         Some(slot) => linger::close_detached(down, words, slot).await,
         // It is still the listener's client, or one that was turned away: it has its slot there.
         None => linger::close_with(down, words).await,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    admission::{Admission, Pass, Return, Ticket, Waiter, connect_door::Blocked},
+    admission::{Admission, Pass, Return, Ticket, Waiter, connect_check::Blocked},
     outcome::Refusal,
     upstream::{Haste, Placement, Slot},
 };
@@ -19,7 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
 /// A turn must be foretold for this part of the time that is left: the pace is never known better than that, whoever is told too late
-/// that it hoped in vain comes back later by as much, and with an appointment those at the edge of hope are many, since those who leave
+/// that it upper_rate in vain comes back later by as much, and with an scheduled_retry those at the edge of hope are many, since those who leave
 /// are not ahead of each other.
 const ENOUGH: f64 = 0.9;
 /// A client of which it is known when it comes back looks at its hopes at once where the pace is known; else within this, and it is
@@ -33,7 +33,7 @@ const JITTER: Duration = Duration::from_millis(4);
 
 /// What a client that waits is told when it looks again.
 #[derive(Debug)]
-pub enum Outlook {
+pub enum WaitEstimate {
     /// Wait on, and look again then.
     Hope(Instant),
     /// No: refuse, for this reason.
@@ -44,7 +44,7 @@ pub enum Outlook {
 
 /// What becomes of a client whose server has failed it.
 #[derive(Debug)]
-pub enum Again {
+pub enum Failover {
     /// It is dialled again.
     Placed(Slot),
     /// There is room, but not this moment: ask again then.
@@ -86,13 +86,13 @@ impl<W: Waiter> Admission<W> {
     }
 
     /// Whether a client that waits can still hope for its turn.
-    pub fn look_again(&self, ticket: &Ticket, now: Instant, rng: &mut fastrand::Rng) -> Outlook {
+    pub fn look_again(&self, ticket: &Ticket, now: Instant, rng: &mut fastrand::Rng) -> WaitEstimate {
         let hope = {
             let waiting = &mut *self.waiting();
             let known = self.pace_seeing(waiting.throughput.rate(now));
             let pace = known.unwrap_or(f64::INFINITY);
-            let hoped = self.pace_seeing(waiting.throughput.hoped(now)).unwrap_or(f64::INFINITY);
-            let Some((held, ahead)) = waiting.queue.find(ticket) else { return Outlook::Gone };
+            let upper_rate = self.pace_seeing(waiting.throughput.upper_rate(now)).unwrap_or(f64::INFINITY);
+            let Some((held, ahead)) = waiting.queue.find(ticket) else { return WaitEstimate::Gone };
             let last_turn = held.last_turn();
             let left = last_turn.saturating_duration_since(now);
             // Whoever is next may hope as long as there is time, whatever the pace was.
@@ -100,9 +100,9 @@ impl<W: Waiter> Admission<W> {
             let enough = left.mul_f64(ENOUGH);
             if left.is_zero() {
                 None
-            } else if turn_at(hoped) < enough {
-                if let Some(appointment) = waiting.queue.appoint(ticket, None) {
-                    waiting.retry_schedule.cancel(appointment);
+            } else if turn_at(upper_rate) < enough {
+                if let Some(scheduled_retry) = waiting.queue.set_scheduled_retry(ticket, None) {
+                    waiting.retry_schedule.cancel(scheduled_retry);
                 }
                 let soon = match known {
                     None => now + FIRST_LOOK,
@@ -113,10 +113,10 @@ impl<W: Waiter> Admission<W> {
             } else {
                 // Its turn does not come in time: it is refused when it should come back for another try.
                 let keep = match held.returns.after_refusals(self.client_history.refusals(held.client)) {
-                    _ if held.appointment.is_some() => Duration::ZERO,
+                    _ if held.scheduled_retry.is_some() => Duration::ZERO,
                     Return::After(wait) => {
-                        let (keep, appointment) = waiting.retry_schedule.make(now, wait, left, pace, rng);
-                        waiting.queue.appoint(ticket, Some(appointment));
+                        let (keep, scheduled_retry) = waiting.retry_schedule.schedule(now, wait, left, pace, rng);
+                        waiting.queue.set_scheduled_retry(ticket, Some(scheduled_retry));
                         keep
                     }
                     Return::Regardless => left,
@@ -126,8 +126,8 @@ impl<W: Waiter> Admission<W> {
             }
         };
         match hope {
-            Some(look) if self.servers.has_headroom(now) => Outlook::Hope(look),
-            _ => self.leave(ticket, now).map_or(Outlook::Gone, Outlook::None),
+            Some(look) if self.servers.has_headroom(now) => WaitEstimate::Hope(look),
+            _ => self.leave(ticket, now).map_or(WaitEstimate::Gone, WaitEstimate::None),
         }
     }
 
@@ -137,7 +137,7 @@ impl<W: Waiter> Admission<W> {
         let held = {
             let mut waiting = self.waiting();
             let held = waiting.queue.remove(ticket);
-            self.held.store(waiting.queue.len(), Relaxed);
+            self.queued.store(waiting.queue.len(), Relaxed);
             if waiting.queue.is_empty() {
                 waiting.throughput.rest();
             }
@@ -162,8 +162,8 @@ impl<W: Waiter> Admission<W> {
 
     /// Gives turns to those who wait, as many as the pace and the servers allow now. Returns when to call again: `None`
     /// while nobody waits.
-    pub fn release(&self, now: Instant, rng: &mut fastrand::Rng, turns: &mut Vec<(W, Pass)>) -> Option<Instant> {
-        if self.held() == 0 {
+    pub fn next_turns(&self, now: Instant, rng: &mut fastrand::Rng, turns: &mut Vec<(W, Pass)>) -> Option<Instant> {
+        if self.queued() == 0 {
             return None;
         }
         let mut waiting = self.waiting();
@@ -199,30 +199,30 @@ impl<W: Waiter> Admission<W> {
                 account.end_handshake();
                 break Some(now + LOOK_AGAIN);
             };
-            held.account.has_begun();
+            held.account.handshake_begun();
             self.client_history.admitted(held.client);
-            if let Some(appointment) = held.appointment {
-                waiting.retry_schedule.cancel(appointment);
+            if let Some(scheduled_retry) = held.scheduled_retry {
+                waiting.retry_schedule.cancel(scheduled_retry);
             }
             turns.push((held.waiter, Pass { server, account: held.account }));
         };
         if waiting.queue.is_empty() {
             waiting.throughput.rest();
         }
-        self.held.store(waiting.queue.len(), Relaxed);
+        self.queued.store(waiting.queue.len(), Relaxed);
         again.map(|at| at + JITTER.mul_f64(rng.f64()))
     }
 
     /// Another server for a client whose dial went wrong, and that must have its answer by `answer_by`; `tried` is not tried again.
     /// The pace was paid once already.
-    pub fn place_again(&self, tried: &[usize], answer_by: Instant, now: Instant, rng: &mut fastrand::Rng) -> Again {
+    pub fn place_again(&self, tried: &[usize], answer_by: Instant, now: Instant, rng: &mut fastrand::Rng) -> Failover {
         if now >= answer_by {
-            return Again::Refuse(Refusal::HoldExpired);
+            return Failover::Refuse(Refusal::HoldExpired);
         }
         match self.servers.place(now, tried, Haste::Urgent, rng) {
-            Placement::Placed(slot) => Again::Placed(slot),
-            Placement::Busy => Again::Busy(now + LOOK_AGAIN),
-            Placement::Full => Again::Refuse(Refusal::ServerCapacity),
+            Placement::Placed(slot) => Failover::Placed(slot),
+            Placement::Busy => Failover::Busy(now + LOOK_AGAIN),
+            Placement::Full => Failover::Refuse(Refusal::ServerCapacity),
         }
     }
 }
@@ -241,9 +241,9 @@ mod tests {
     };
 
     #[derive(Debug)]
-    struct Stays;
+    struct StayingClient;
 
-    impl Waiter for Stays {
+    impl Waiter for StayingClient {
         fn has_left(&self) -> bool {
             false
         }
@@ -265,7 +265,7 @@ mod tests {
                 answer_by: hold_until + Duration::from_secs(1),
                 returns: Return::Regardless,
             };
-            match admission.at_connect(client, now, &mut rng, || Stays).expect("no rate is set") {
+            match admission.at_connect(client, now, &mut rng, || StayingClient).expect("no rate is set") {
                 Verdict::Admit(pass) => under_way.push(pass),
                 Verdict::Hold { ticket, .. } => last = Some(ticket),
                 Verdict::Refuse { reason, .. } => panic!("{reason:?}"),
@@ -274,15 +274,15 @@ mod tests {
                 && let Some(mut pass) = under_way.pop()
             {
                 admission.handshake_finished(&mut pass, Duration::from_millis(1), Since::Dial, Duration::ZERO, now);
-                admission.release(now, &mut rng, &mut turns);
+                admission.next_turns(now, &mut rng, &mut turns);
                 under_way.extend(turns.drain(..).map(|(_, pass)| pass));
             }
             now += Duration::from_micros(125);
         }
-        let (held, pace) = (admission.held() as f64, admission.pace(now).expect("it has been seen"));
+        let (held, pace) = (admission.queued() as f64, admission.pace(now).expect("it has been seen"));
         assert!((0.45..0.6).contains(&(held / pace)), "{held} wait, {pace} a second");
         match admission.look_again(&last.expect("somebody waits"), now, &mut rng) {
-            Outlook::Hope(at) => at - now,
+            WaitEstimate::Hope(at) => at - now,
             other => panic!("{other:?}"),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::admission::{
     Quota,
-    quota::{counted_map::Counted, rate::TokenBucket},
+    quota::{counted_map::CountedMap, rate::TokenBucket},
 };
 
 /// Keys that are remembered at most. Whoever comes beyond that is over its rate until a sweep; those known already go on.
@@ -26,12 +26,12 @@ struct Entry {
 /// Every key with a connection or a bucket that is not full.
 #[derive(Debug)]
 pub struct QuotaByKey<K: Hash + Eq> {
-    map: Counted<K, Entry>,
+    map: CountedMap<K, Entry>,
 }
 
 impl<K: Hash + Eq> Default for QuotaByKey<K> {
     fn default() -> Self {
-        Self { map: Counted::default() }
+        Self { map: CountedMap::default() }
     }
 }
 
@@ -62,7 +62,7 @@ impl<K: Hash + Eq + Copy> KeySlot<K> {
 
 /// What a key has too many of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum Exceeded {
     /// Connections.
     Quota,
     /// New connections per second.
@@ -74,14 +74,14 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
     /// `warn` is told what there was not.
     ///
     /// # Errors
-    /// [`Over`]; nothing is taken then.
+    /// [`Exceeded`]; nothing is taken then.
     pub fn enter(
         self: &Arc<Self>,
         key: K,
         quota: Quota,
         now: Instant,
-        warn: impl Fn(Over),
-    ) -> Result<KeySlot<K>, Over> {
+        warn: impl Fn(Exceeded),
+    ) -> Result<KeySlot<K>, Exceeded> {
         self.enter_by(key, quota, now, now, warn).map(|(slot, _)| slot)
     }
 
@@ -89,16 +89,16 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
     /// served, and the answer is when it comes; [`KeySlot::redeem`] takes it then.
     ///
     /// # Errors
-    /// [`Over`]; nothing is taken or promised then.
+    /// [`Exceeded`]; nothing is taken or promised then.
     pub fn enter_by(
         self: &Arc<Self>,
         key: K,
         quota: Quota,
         now: Instant,
         latest: Instant,
-        warn: impl Fn(Over),
-    ) -> Result<(KeySlot<K>, Option<Instant>), Over> {
-        let over = |what: Over| {
+        warn: impl Fn(Exceeded),
+    ) -> Result<(KeySlot<K>, Option<Instant>), Exceeded> {
+        let over = |what: Exceeded| {
             if !quota.warn_only {
                 return Err(what);
             }
@@ -106,7 +106,7 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
             Ok(())
         };
         if self.map.len() >= MOST_KEYS && !self.map.contains_key(&key) {
-            return Err(Over::Rate);
+            return Err(Exceeded::Rate);
         }
         let mut entry = self.map.get_or_insert_with(key, || Entry {
             connections: 0,
@@ -115,7 +115,7 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
             full_again_at: None,
         });
         if quota.max_connections.is_some_and(|most| entry.connections >= most) {
-            over(Over::Quota)?;
+            over(Exceeded::Quota)?;
         }
         let mut promised = None;
         if let Some(tokens) = &entry.tokens {
@@ -126,7 +126,7 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
                 None => tokens.take(now).err().map(|wait| now + wait),
             };
             match comes {
-                Some(at) if quota.warn_only || at > latest => over(Over::Rate)?,
+                Some(at) if quota.warn_only || at > latest => over(Exceeded::Rate)?,
                 comes => promised = comes,
             }
             entry.promised_until = promised.or(entry.promised_until);
@@ -173,10 +173,10 @@ mod tests {
 
     #[test]
     fn tokens_to_come_are_promised_in_order_and_kept() {
-        let (ledger, began) = (Arc::new(QuotaByKey::default()), Instant::now());
+        let (by_key, began) = (Arc::new(QuotaByKey::default()), Instant::now());
         let quota = rate(2, 1);
         let enter = |now: Instant, patience: Duration| {
-            let entered = ledger.enter_by(7, quota, now, now + patience, |_| {});
+            let entered = by_key.enter_by(7, quota, now, now + patience, |_| {});
             entered.map(|(slot, at)| (slot, at.map(|at| (at - began).as_millis())))
         };
         let (_first, at) = enter(began, SECOND).unwrap();
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(at, Some(500));
         let (_third, at) = enter(began, SECOND).unwrap();
         assert_eq!(at, Some(1000));
-        assert_eq!(enter(began, SECOND).unwrap_err(), Over::Rate, "its token would come too late");
+        assert_eq!(enter(began, SECOND).unwrap_err(), Exceeded::Rate, "its token would come too late");
         // Half a second later the second's token is there, and is no newcomer's.
         let (_fourth, at) = enter(began + SECOND / 2, SECOND).unwrap();
         assert_eq!(at, Some(1500));
@@ -197,10 +197,10 @@ mod tests {
 
     #[test]
     fn a_rate_that_only_warns_makes_nobody_wait() {
-        let ledger = Arc::new(QuotaByKey::default());
+        let by_key = Arc::new(QuotaByKey::default());
         let (quota, now, warned) = (Quota { warn_only: true, ..rate(1, 1) }, Instant::now(), std::cell::Cell::new(0));
         let slots: Vec<_> = (0..5)
-            .map(|_| ledger.enter_by(1, quota, now, now + SECOND, |_| warned.set(warned.get() + 1)).unwrap())
+            .map(|_| by_key.enter_by(1, quota, now, now + SECOND, |_| warned.set(warned.get() + 1)).unwrap())
             .collect();
         assert!(slots.iter().all(|(_, at)| at.is_none()));
         assert_eq!(warned.get(), 4);

@@ -10,7 +10,7 @@ use crate::{
     admission::{
         Quota,
         quota::{
-            by_key::{KeySlot, Over, QuotaByKey},
+            by_key::{Exceeded, KeySlot, QuotaByKey},
             warned::Warned,
         },
     },
@@ -35,7 +35,7 @@ impl From<IpAddr> for Source {
 
 impl Source {
     /// The lane in which its clients wait while they have not said who they are. No account has a name with a blank.
-    pub fn lane(self) -> Arc<str> {
+    pub fn lane_name(self) -> Arc<str> {
         format!("source {}", self.0).into()
     }
 }
@@ -44,7 +44,7 @@ impl Source {
 #[derive(Debug)]
 pub struct Sources {
     quota: Quota,
-    ledger: Arc<QuotaByKey<Source>>,
+    by_key: Arc<QuotaByKey<Source>>,
 }
 
 /// One connection of a source, given back on drop.
@@ -57,7 +57,7 @@ pub struct SourceSlot {
 impl Sources {
     /// No source known.
     pub fn new(quota: Quota) -> Self {
-        Self { quota, ledger: Arc::new(QuotaByKey::default()) }
+        Self { quota, by_key: Arc::new(QuotaByKey::default()) }
     }
 
     /// Takes a connection slot, and a token, of a source.
@@ -69,22 +69,22 @@ impl Sources {
             return Ok(SourceSlot { _of: None });
         }
         let reason = |over| match over {
-            Over::Quota => Refusal::SourceQuota,
-            Over::Rate => Refusal::SourceRate,
+            Exceeded::Quota => Refusal::SourceQuota,
+            Exceeded::Rate => Refusal::SourceRate,
         };
-        let slot = self.ledger.enter(Source::from(address), self.quota, now, |over| warned.note(reason(over)));
+        let slot = self.by_key.enter(Source::from(address), self.quota, now, |over| warned.note(reason(over)));
         slot.map(|slot| SourceSlot { _of: Some(Box::new(slot)) }).map_err(reason)
     }
 
     /// Whether no source is remembered.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.ledger.is_empty()
+        self.by_key.is_empty()
     }
 
     /// Forgets the sources that are as good as new.
     pub fn sweep(&self, now: Instant) {
-        self.ledger.sweep(now);
+        self.by_key.sweep(now);
     }
 }
 
@@ -139,9 +139,9 @@ mod tests {
         let now = Instant::now();
         drop(sources.enter("192.0.2.1".parse().unwrap(), now, &Warned::default()).unwrap());
         sources.sweep(now);
-        assert_eq!(sources.ledger.len(), 1);
+        assert_eq!(sources.by_key.len(), 1);
         sources.sweep(now + std::time::Duration::from_secs(2));
-        assert!(sources.ledger.is_empty());
+        assert!(sources.by_key.is_empty());
     }
 
     #[test]

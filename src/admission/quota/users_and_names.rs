@@ -8,7 +8,7 @@ use crate::{
     admission::{
         Quota,
         quota::{
-            by_key::{KeySlot, Over, QuotaByKey},
+            by_key::{Exceeded, KeySlot, QuotaByKey},
             warned::Warned,
         },
     },
@@ -69,24 +69,24 @@ pub struct UserAndNameQuotas {
 
 /// What a client holds of them, given back on drop. Nothing where no pattern fits.
 #[derive(Debug)]
-pub struct PatternSlots {
+pub struct UserAndNameSlots {
     both: Option<Box<Both>>,
 }
 
-impl Default for PatternSlots {
+impl Default for UserAndNameSlots {
     fn default() -> Self {
         Self { both: None }
     }
 }
 
-impl PatternSlots {
+impl UserAndNameSlots {
     /// Whether it counts for nothing.
     pub fn is_empty(&self) -> bool {
         self.both.is_none()
     }
 }
 
-impl PatternSlots {
+impl UserAndNameSlots {
     /// When the tokens are there that were promised; `None` where nothing is to be waited for.
     pub fn ready_at(&self) -> Option<Instant> {
         let both = self.both.as_deref()?;
@@ -139,14 +139,14 @@ impl UserAndNameQuotas {
         now: Instant,
         latest: Instant,
         warned: &Warned,
-    ) -> Result<PatternSlots, Refusal> {
+    ) -> Result<UserAndNameSlots, Refusal> {
         let user = quota_identity.user.as_ref().and_then(|(text, key)| Some((*key, self.users.of(text)?.1)));
         let name = quota_identity.name.as_ref().and_then(|name| self.names.of(name));
         if user.is_none() && name.is_none() {
-            return Ok(PatternSlots::default());
+            return Ok(UserAndNameSlots::default());
         }
-        let by_user = |over| if over == Over::Quota { Refusal::UserQuota } else { Refusal::UserRate };
-        let by_name = |over| if over == Over::Quota { Refusal::NameQuota } else { Refusal::NameRate };
+        let by_user = |over| if over == Exceeded::Quota { Refusal::UserQuota } else { Refusal::UserRate };
+        let by_name = |over| if over == Exceeded::Quota { Refusal::NameQuota } else { Refusal::NameRate };
         let user = user.map(|(key, quota)| {
             self.by_user.enter_by(key, quota, now, latest, |over| warned.note(by_user(over))).map_err(by_user)
         });
@@ -155,7 +155,7 @@ impl UserAndNameQuotas {
             self.by_name.enter_by(rule, quota, now, latest, |over| warned.note(by_name(over))).map_err(by_name)
         });
         let name = name.transpose()?;
-        Ok(PatternSlots { both: Some(Box::new(Both { user, name })) })
+        Ok(UserAndNameSlots { both: Some(Box::new(Both { user, name })) })
     }
 
     /// Forgets those who are as good as new.

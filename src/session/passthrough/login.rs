@@ -115,10 +115,10 @@ pub(super) async fn log_in(
         let undisturbed = server.server().is_undisturbed();
         let mut floor = through.floor.lock().unwrap_or_else(PoisonError::into_inner);
         let should = floor.sample(now.into_std(), login.took, timer::late(), undisturbed);
-        shared.admission.opaque_handshake_finished(server, login.took, should, now.into_std());
+        shared.admission.passthrough_handshake_finished(server, login.took, should, now.into_std());
     }
     server.session_began();
-    dispatch::give_now(&shared.admission);
+    dispatch::run_now(&shared.admission);
     let more = relay.run_until(registered.handle(), |totals| totals.bytes_down > said);
     if let Ok(Some(ended)) = timeout_at(now + NO_TAKES, pin!(more)).await {
         return Some(ended);

@@ -125,7 +125,7 @@ async fn admit(
     let entry = shared.admission.at_accept(&listener.gate, source, Instant::now().into_std());
     let _turned_away = match &entry {
         Ok(_) => None,
-        Err(reason) => Some(shared.turned_away.enter().ok_or(End::Refused(*reason))?),
+        Err(reason) => Some(shared.turned_away.try_acquire().ok_or(End::Refused(*reason))?),
     };
     let down = Stream::from(down);
     let spoke = match listener.through.as_ref().map(|through| through.handshake_first) {

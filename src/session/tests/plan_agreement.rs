@@ -118,13 +118,13 @@ async fn client(shared: &Shared, far: &[Far], n: u32, library: &Library) -> (u64
         let accepted = Instant::now();
         let now = accepted.into_std();
         let Deadlines { hold_until, answer_by, returns } =
-            shared.admission.patience().deadlines(Some(library.lang), now, now);
+            shared.admission.deadline_policy().deadlines(Some(library.lang), now, now);
         let client = ClientKey::from_raw(u64::from(n));
         let quota_identity = QuotaIdentity::default();
         let client =
             Client { account: UNKNOWN_ACCOUNT.into(), key: client, quota_identity, hold_until, answer_by, returns };
         let (turn, turn_comes) = oneshot::channel();
-        let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || Turn(turn));
+        let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || TurnSender(turn));
         let mut who = Who::default();
         if let Waited::Turn(mut pass) = wait(shared, begun, turn_comes, &mut who, pending::<()>()).await {
             let (began, server) = (Instant::now(), Arc::clone(pass.server.server()));
@@ -140,12 +140,12 @@ async fn client(shared: &Shared, far: &[Far], n: u32, library: &Library) -> (u64
                     Instant::now().into_std(),
                 );
                 pass.account.session_began();
-                dispatch::give_now(&shared.admission);
+                dispatch::run_now(&shared.admission);
                 return (tries, pass);
             }
             shared.admission.handshake_cut_off(&pass, began.elapsed());
             drop(pass);
-            dispatch::give_now(&shared.admission);
+            dispatch::run_now(&shared.admission);
         }
         match library.failed(&mut memory, 1, Ending::Refused(0), accepted.elapsed(), &mut rng) {
             Next::TryAfter(wait) => sleep(wait).await,
@@ -168,7 +168,7 @@ fn for_real(library: &'static Library, seed: u64) -> Result {
         tokio::spawn(read(Arc::clone(&shared), Arc::clone(&far)));
         tokio::task::yield_now().await;
         let (admission, arrived) = (Arc::clone(&shared.admission), Arc::clone(&shared.arrived));
-        tokio::spawn(dispatch::give(admission, arrived, CancellationToken::new()));
+        tokio::spawn(dispatch::run(admission, arrived, CancellationToken::new()));
         let clients = (0..CLIENTS).map(|n| {
             let (shared, far) = (Arc::clone(&shared), Arc::clone(&far));
             tokio::spawn(async move {

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     admission::{
         AccountSlot, Admission, QuotaIdentity, Return, deadlines,
-        queue::{Held, Ticket, Waiter},
+        queue::{Ticket, Waiter, WaitingClient},
         quota::sources::Source,
     },
     identity::ClientKey,
@@ -41,7 +41,7 @@ pub struct Client {
 impl Client {
     /// Its last moment for a turn, by what logins of its account take now.
     fn last_turn(&self, account: &AccountSlot) -> Instant {
-        deadlines::last_turn(self.hold_until, self.answer_by, account.account().login_takes())
+        deadlines::last_turn(self.hold_until, self.answer_by, account.account().login_time())
     }
 }
 
@@ -79,7 +79,7 @@ pub enum Verdict {
 
 /// A client that waits for the token it was promised.
 #[derive(Debug)]
-pub struct Booking<W> {
+pub struct Reservation<W> {
     /// When it comes.
     pub at: Instant,
     client: Client,
@@ -128,7 +128,7 @@ impl<W: Waiter> Admission<W> {
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> Result<Verdict, Box<Booking<W>>> {
+    ) -> Result<Verdict, Box<Reservation<W>>> {
         if self.is_draining() {
             return Ok(Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None });
         }
@@ -136,29 +136,29 @@ impl<W: Waiter> Admission<W> {
             Ok(account) => account,
             Err(reason) => return Ok(self.refuse_later(reason, &client, now, rng)),
         };
-        match account.also().ready_at() {
+        match account.other_quotas().ready_at() {
             None => {}
             Some(_) if !self.may_wait(account.account().has_priority()) => {
                 return Ok(self.refuse_now(Refusal::QueueFull, &client, now));
             }
             Some(at) => {
-                let _counted = Delay::new(&self.booked);
-                return Err(Box::new(Booking { at, client, account, waiter: waiter(), _counted }));
+                let _counted = Delay::new(&self.reserved);
+                return Err(Box::new(Reservation { at, client, account, waiter: waiter(), _counted }));
             }
         }
-        let by_lane = || self.servers.is_system_account(&client.account);
-        Ok(self.ask(account, &client, by_lane, now, rng, waiter))
+        let may_use_reserve = || self.servers.is_system_account(&client.account);
+        Ok(self.ask(account, &client, may_use_reserve, now, rng, waiter))
     }
 
     /// The verdict on a client that has waited for its token.
-    pub fn at_its_time(&self, booking: Booking<W>, now: Instant, rng: &mut fastrand::Rng) -> Verdict {
-        let Booking { client, account, waiter, _counted, .. } = booking;
+    pub fn at_its_time(&self, reservation: Reservation<W>, now: Instant, rng: &mut fastrand::Rng) -> Verdict {
+        let Reservation { client, account, waiter, _counted, .. } = reservation;
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
-        account.also().redeem(now);
-        let by_lane = || self.servers.is_system_account(&client.account);
-        self.ask(account, &client, by_lane, now, rng, || waiter)
+        account.other_quotas().redeem(now);
+        let may_use_reserve = || self.servers.is_system_account(&client.account);
+        self.ask(account, &client, may_use_reserve, now, rng, || waiter)
     }
 
     /// The verdict on a client that has said nothing yet, in front of servers that are dialled before it does. Where it may
@@ -173,7 +173,7 @@ impl<W: Waiter> Admission<W> {
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
     ) -> Verdict {
-        let lane = Source::from(source).lane();
+        let lane = Source::from(source).lane_name();
         // What its login takes is not known before its account is; patience has left time for it.
         let answer_by = hold_until + deadlines::UNKNOWN_LOGIN;
         let (account, quota_identity) = (Arc::clone(&lane), QuotaIdentity::default());
@@ -181,8 +181,8 @@ impl<W: Waiter> Admission<W> {
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
-        let by_lane = || self.lane.is_likely(source, now);
-        self.ask(AccountSlot::of_nobody(lane), &client, by_lane, now, rng, waiter)
+        let may_use_reserve = || self.operators.is_likely(source, now);
+        self.ask(AccountSlot::of_nobody(lane), &client, may_use_reserve, now, rng, waiter)
     }
 
     /// The connect door for a client that holds a server's slot already: quota and rate of its account.
@@ -205,23 +205,23 @@ impl<W: Waiter> Admission<W> {
     fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
         let account = self.accounts.enter(&client.account, now).map_err(|_| Refusal::AccountQuota)?;
         let latest = latest.min(client.last_turn(&account)).max(now);
-        let also = self.patterns.enter(&client.quota_identity, now, latest, &self.warned)?;
-        Ok(account.holding(also))
+        let other_quotas = self.users_and_names.enter(&client.quota_identity, now, latest, &self.warned)?;
+        Ok(account.with_other_quotas(other_quotas))
     }
 
-    /// What both doors do once there is a lane to wait in. `by_lane` is asked only of a client that cannot go in at once.
+    /// What both doors do once there is a lane to wait in. `may_use_reserve` is asked only of a client that cannot go in at once.
     fn ask(
         &self,
         mut account: AccountSlot,
         client: &Client,
-        by_lane: impl FnOnce() -> bool,
+        may_use_reserve: impl FnOnce() -> bool,
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
     ) -> Verdict {
         let mut account_paid = false;
         // Whoever waits already goes first; so the direct way is open only while nobody does.
-        let blocked = if self.held() == 0 {
+        let blocked = if self.queued() == 0 {
             match self.try_admit(&mut account, &mut account_paid, now, rng) {
                 Ok(server) => {
                     self.client_history.admitted(client.key);
@@ -232,7 +232,7 @@ impl<W: Waiter> Admission<W> {
         } else {
             self.blocked_behind_the_queue(now)
         };
-        if by_lane()
+        if may_use_reserve()
             && let Some(server) = self.servers.place_in_lane(now, rng)
         {
             return Verdict::Admit(Pass { server, account });
@@ -244,14 +244,22 @@ impl<W: Waiter> Admission<W> {
         if !self.may_wait(account.account().has_priority()) {
             return self.refuse_now(Refusal::QueueFull, client, now);
         }
-        let standing = self.client_history.standing(client.key, now);
+        let seniority = self.client_history.seniority(client.key, now);
         let waiter = waiter();
         let &Client { key, hold_until, answer_by, returns, .. } = client;
-        let held =
-            Held { waiter, account, account_paid, hold_until, answer_by, client: key, returns, appointment: None };
+        let held = WaitingClient {
+            waiter,
+            account,
+            account_paid,
+            hold_until,
+            answer_by,
+            client: key,
+            returns,
+            scheduled_retry: None,
+        };
         let mut waiting = self.waiting();
-        let ticket = waiting.queue.push(held, standing);
-        self.held.store(waiting.queue.len(), Relaxed);
+        let ticket = waiting.queue.push(held, seniority);
+        self.queued.store(waiting.queue.len(), Relaxed);
         drop(waiting);
         Verdict::Hold { ticket, look_again: self.first_look(&blocked, client.returns, last_turn, now, rng) }
     }
@@ -279,12 +287,12 @@ impl<W: Waiter> Admission<W> {
             Some(pace) => pace.take(now).map(|()| slot).map_err(|_| Blocked::NotYet),
             None => Ok(slot),
         });
-        placed.inspect_err(|_| account.step_back())
+        placed.inspect_err(|_| account.end_handshake())
     }
 
     /// What keeps a client waiting that comes to a queue: no room even for those before it, or only their number.
     fn blocked_behind_the_queue(&self, now: Instant) -> Blocked {
-        if self.held() >= self.servers.headroom(now) as usize { Blocked::Full } else { Blocked::NotYet }
+        if self.queued() >= self.servers.headroom(now) as usize { Blocked::Full } else { Blocked::NotYet }
     }
 
     /// The reason that a client is told when `blocked` keeps it out.
@@ -320,7 +328,7 @@ impl<W: Waiter> Admission<W> {
             return (now, None);
         }
         let at = self.moment_to_refuse(reason, client.hold_until, now, rng);
-        (at, Some(Delay::new(&self.delayed)))
+        (at, Some(Delay::new(&self.answered_later)))
     }
 
     /// A random moment within `refusal_spread`, and before `until`: clients that retry in step come back spread out. Whoever is
