@@ -29,7 +29,7 @@ fn sample(shared: &Shared) -> Sample {
         admitted: counters.servers.iter().map(|server| server.admitted.load(Relaxed)).sum(),
         held: counters.held.load(Relaxed),
         refused,
-        waiting: (shared.admission.held() + shared.admission.delayed()) as u64,
+        waiting: (shared.admission.queued() + shared.admission.answered_later()) as u64,
         sessions: shared.sessions.len() as u64,
         pace: shared.admission.pace(timer::now()),
     }
@@ -41,7 +41,7 @@ pub async fn record(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         match shared.flight.second(sample(&shared)) {
             None => {}
-            Some(Told::Began) => info!(held = shared.admission.held(), "a storm has begun"),
+            Some(Told::Began) => info!(held = shared.admission.queued(), "a storm has begun"),
             Some(Told::Over(storm)) => log(&storm, "a storm is over"),
         }
         // After a late sample the next second is a whole one: a shorter one would hold fewer clients.

@@ -1,6 +1,6 @@
 //! Whether and when a client gets in: the accept door, the connect door, the pace and the hold.
 
-pub mod connect_door;
+pub mod connect_check;
 pub mod deadlines;
 #[cfg(test)]
 mod fairness;
@@ -24,18 +24,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::clock::{Clock, DefaultClock};
-
 use crate::{
     admission::{
         queue::Queue,
         quota::{
-            rate::Tokens,
+            rate::TokenBucket,
             sources::{SourceSlot, Sources},
             users_and_names::{PatternQuotas, UserAndNameQuotas},
             warned::Warned,
         },
-        reputation::{clients::ClientHistory, operators::Lane, sources::SourceReputation},
+        reputation::{clients::ClientHistory, operators::Operators, sources::SourceReputation},
         throughput::Throughput,
     },
     identity::AccountRule,
@@ -43,13 +41,13 @@ use crate::{
     upstream::{Servers, Slot, concurrency::baseline::MeasuredFrom},
 };
 
-pub use self::connect_door::{Booking, Client, Pass, Verdict};
+pub use self::connect_check::{Client, Pass, Reservation, Verdict};
 pub use crate::{
     admission::{
         deadlines::{DeadlinePolicy, Deadlines},
         queue::{
             Ticket, Waiter,
-            release::{Again, Outlook},
+            release::{Failover, WaitEstimate},
         },
         quota::{
             accounts::{AccountSlot, Accounts},
@@ -126,14 +124,14 @@ const KEPT_FOR_PRIORITY: usize = 16;
 
 /// What the accept door hands out; given back on drop.
 #[derive(Debug)]
-pub struct Entry<C: Clock = DefaultClock> {
+pub struct AcceptPermit {
     _client: Permit,
-    _source: SourceSlot<C>,
+    _source: SourceSlot,
 }
 
 #[derive(Debug)]
-struct Waiting<W, C: Clock> {
-    queue: Queue<W, C>,
+struct QueueState<W> {
+    queue: Queue<W>,
     /// The pace has no token before this.
     pace_ready_at: Option<Instant>,
     throughput: Throughput,
@@ -142,62 +140,57 @@ struct Waiting<W, C: Clock> {
 
 /// Both doors, and those who wait at the second. Shared by all workers.
 #[derive(Debug)]
-pub struct Admission<W, C: Clock = DefaultClock> {
+pub struct Admission<W> {
     servers: Arc<Servers>,
-    sources: Sources<C>,
-    patterns: UserAndNameQuotas<C>,
+    sources: Sources,
+    users_and_names: UserAndNameQuotas,
     warned: Arc<Warned>,
-    accounts: Accounts<C>,
-    pace: Option<Tokens<C>>,
-    patience: DeadlinePolicy,
+    accounts: Accounts,
+    pace: Option<TokenBucket>,
+    deadline_policy: DeadlinePolicy,
     client_history: ClientHistory,
     source_reputation: SourceReputation,
-    lane: Lane,
+    operators: Operators,
     max_held: usize,
     /// Of those, how many only clients with priority may be.
     kept_for_priority: usize,
     refusal_spread: Duration,
     /// Length of the queue, readable without its lock.
-    held: AtomicUsize,
+    queued: AtomicUsize,
     /// Refusals that wait for their random delay.
-    delayed: Arc<AtomicUsize>,
+    answered_later: Arc<AtomicUsize>,
     /// Clients that wait for a token of a rate by user or name.
-    booked: Arc<AtomicUsize>,
+    reserved: Arc<AtomicUsize>,
     /// Handshakes that ended with PONG, in all.
     finished: AtomicU64,
-    waiting: Mutex<Waiting<W, C>>,
+    waiting: Mutex<QueueState<W>>,
     draining: AtomicBool,
 }
 
-impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
-    /// AnyAdmission in front of `servers`.
-    pub fn new(params: &Params, servers: Arc<Servers>, clock: C) -> Self {
+impl<W: Waiter> Admission<W> {
+    /// In front of `servers`.
+    pub fn new(params: &Params, servers: Arc<Servers>) -> Self {
         let warned = Arc::<Warned>::default();
         let has_priorities = params.accounts.values().chain([&params.default_account]).any(|limits| limits.priority);
         Self {
             servers,
-            sources: Sources::new(params.per_source, clock.clone()),
-            accounts: Accounts::new(
-                params.default_account,
-                params.accounts.clone(),
-                Arc::clone(&warned),
-                clock.clone(),
-            ),
-            patterns: UserAndNameQuotas::new(&params.patterns, clock.clone()),
+            sources: Sources::new(params.per_source),
+            accounts: Accounts::new(params.default_account, params.accounts.clone(), Arc::clone(&warned)),
+            users_and_names: UserAndNameQuotas::new(&params.patterns),
             warned,
-            pace: params.pace.map(|rate| Tokens::new(rate, &clock)),
-            patience: DeadlinePolicy::new(params.max_hold, params.max_hold_by_lang.clone()),
+            pace: params.pace.map(TokenBucket::new),
+            deadline_policy: DeadlinePolicy::new(params.max_hold, params.max_hold_by_lang.clone()),
             client_history: ClientHistory::default(),
             source_reputation: SourceReputation::default(),
-            lane: Lane::default(),
+            operators: Operators::default(),
             max_held: params.max_held,
             kept_for_priority: if has_priorities { params.max_held.div_ceil(KEPT_FOR_PRIORITY) } else { 0 },
             refusal_spread: params.refusal_spread,
-            held: AtomicUsize::new(0),
-            delayed: Arc::default(),
-            booked: Arc::default(),
+            queued: AtomicUsize::new(0),
+            answered_later: Arc::default(),
+            reserved: Arc::default(),
             finished: AtomicU64::new(0),
-            waiting: Mutex::new(Waiting {
+            waiting: Mutex::new(QueueState {
                 queue: Queue::default(),
                 pace_ready_at: None,
                 throughput: Throughput::default(),
@@ -207,7 +200,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting<W, C>> {
+    fn waiting(&self) -> MutexGuard<'_, QueueState<W>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -215,28 +208,28 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     ///
     /// # Errors
     /// The reason to refuse with; nothing is taken then.
-    pub fn at_accept(&self, gate: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<Entry<C>, Refusal> {
+    pub fn at_accept(&self, limit: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
         let source = self.sources.enter(source, now, &self.warned)?;
-        let client = gate.enter().ok_or(Refusal::ListenerFull)?;
-        Ok(Entry { _client: client, _source: source })
+        let client = limit.try_acquire().ok_or(Refusal::ListenerFull)?;
+        Ok(AcceptPermit { _client: client, _source: source })
     }
 
     /// How long clients wait.
-    pub fn patience(&self) -> &DeadlinePolicy {
-        &self.patience
+    pub fn deadline_policy(&self) -> &DeadlinePolicy {
+        &self.deadline_policy
     }
 
     /// Connections by account.
-    pub fn accounts(&self) -> &Accounts<C> {
+    pub fn accounts(&self) -> &Accounts {
         &self.accounts
     }
 
     /// Quotas by user and by client name.
-    pub fn patterns(&self) -> &UserAndNameQuotas<C> {
-        &self.patterns
+    pub fn users_and_names(&self) -> &UserAndNameQuotas {
+        &self.users_and_names
     }
 
     /// What would have been refused.
@@ -250,29 +243,29 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     /// Where the system account's clients come from.
-    pub fn lane(&self) -> &Lane {
-        &self.lane
+    pub fn operators(&self) -> &Operators {
+        &self.operators
     }
 
     /// How many wait for their turn.
-    pub fn held(&self) -> usize {
-        self.held.load(Relaxed)
+    pub fn queued(&self) -> usize {
+        self.queued.load(Relaxed)
     }
 
     /// How many wait for a token of a rate by user or name; they join the others then.
-    pub fn booked(&self) -> usize {
-        self.booked.load(Relaxed)
+    pub fn reserved(&self) -> usize {
+        self.reserved.load(Relaxed)
     }
 
     /// Whether one more client may wait.
     fn may_wait(&self, has_priority: bool) -> bool {
         let most = if has_priority { self.max_held } else { self.max_held - self.kept_for_priority };
-        self.held() + self.booked() + self.delayed() < most
+        self.queued() + self.reserved() + self.answered_later() < most
     }
 
     /// How many wait for a refusal's delay to pass.
-    pub fn delayed(&self) -> usize {
-        self.delayed.load(Relaxed)
+    pub fn answered_later(&self) -> usize {
+        self.answered_later.load(Relaxed)
     }
 
     /// The pace in force, in new clients per second: the configured one, or what the servers have been seen to do while
@@ -291,32 +284,32 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     /// A handshake has ended with the server's PONG after it `took` so long `since` then, while weir itself was so `late`: what servers
-    /// are given next follows from that. There is room for the next one; whoever waits for it is given its turn by [`Admission::release`].
+    /// are given next follows from that. There is room for the next one; whoever waits for it is given its turn by [`Admission::next_turns`].
     pub fn handshake_finished(
         &self,
-        pass: &mut Pass<C>,
+        pass: &mut Pass,
         took: Duration,
         since: MeasuredFrom,
         late: Duration,
         now: Instant,
     ) {
-        let uncontended = pass.server.server().is_uncontended();
-        let should = pass.account.account().logged_in(now, took, since, late, uncontended);
-        self.opaque_handshake_finished(&pass.server, took, should, now);
-        pass.account.step_back();
+        let undisturbed = pass.server.server().is_uncontended();
+        let should = pass.account.account().logged_in(now, took, since, late, undisturbed);
+        self.passthrough_handshake_finished(&pass.server, took, should, now);
+        pass.account.end_handshake();
         pass.server.session_began();
     }
 
     /// The same where the account stays unknown: such a handshake `should` not take longer than that.
-    pub fn opaque_handshake_finished(&self, server: &Slot, took: Duration, should: Duration, now: Instant) {
+    pub fn passthrough_handshake_finished(&self, server: &Slot, took: Duration, should: Duration, now: Instant) {
         server.server().handshake_finished(now, took, should);
         self.finished.fetch_add(1, Relaxed);
     }
 
     /// A handshake was cut off by its client's deadline after it `took` so long. That says something of its server only where logins
     /// are quicker than that.
-    pub fn handshake_cut_off(&self, pass: &Pass<C>, took: Duration) {
-        if took > pass.account.account().login_takes() {
+    pub fn handshake_cut_off(&self, pass: &Pass, took: Duration) {
+        if took > pass.account.account().login_time() {
             pass.server.server().handshake_timed_out();
         }
     }
@@ -342,7 +335,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         self.draining.store(true, Relaxed);
         let mut waiting = self.waiting();
         waiting.queue.clear();
-        self.held.store(0, Relaxed);
+        self.queued.store(0, Relaxed);
     }
 
     /// Whether weir is stopping.
@@ -354,9 +347,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     pub fn sweep(&self, now: Instant) {
         self.sources.sweep(now);
         self.accounts.sweep(now);
-        self.patterns.sweep(now);
+        self.users_and_names.sweep(now);
         self.client_history.sweep(now);
         self.source_reputation.sweep(now);
-        self.lane.sweep(now);
+        self.operators.sweep(now);
     }
 }

@@ -1,7 +1,7 @@
 //! When clients that cannot be served in time are refused: so that they come back spread over the time to come as the servers
 //! can take them, neither in step nor while others fill the queue.
 //!
-//! Most libraries come back a known time after a refusal ([`super::returns`]). So the moment of the refusal is an appointment:
+//! Most libraries come back a known time after a refusal ([`super::returns`]). So the moment of the refusal is an scheduled_retry:
 //! the earliest one that is not taken, among those that the client's own patience allows; when all are, the least taken. It comes back a
 //! moment before, so that the servers always have somebody who waits.
 
@@ -18,7 +18,7 @@ const EARLY: Duration = Duration::from_millis(300);
 
 /// The span in which a client's turn is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Appointment(u64);
+pub struct ScheduledRetry(u64);
 
 /// Whose turn is expected when.
 #[derive(Debug)]
@@ -55,16 +55,16 @@ impl RetrySchedule {
         }
     }
 
-    /// Makes an appointment for a client that comes back `wait` after it is refused, can be kept for `left`, and whose turn does
+    /// Makes an scheduled_retry for a client that comes back `wait` after it is refused, can be kept for `left`, and whose turn does
     /// not come before that; the servers take `pace` clients a second. Returns how long to keep it first.
-    pub fn make(
+    pub fn schedule(
         &mut self,
         now: Instant,
         wait: Duration,
         left: Duration,
         pace: f64,
         rng: &mut fastrand::Rng,
-    ) -> (Duration, Appointment) {
+    ) -> (Duration, ScheduledRetry) {
         self.turn_to(now);
         let room = (pace * SPAN.as_secs_f64()).max(f64::MIN_POSITIVE);
         let last = self.span(now + wait + left + EARLY).min(self.now + SPANS as u64 - 1);
@@ -78,11 +78,11 @@ impl RetrySchedule {
         self.expected[(span % SPANS as u64) as usize] += 1;
         let began = self.began.unwrap_or(now);
         let back = began + SPAN.saturating_mul(u32::try_from(span).unwrap_or(u32::MAX)) + SPAN.mul_f64(rng.f64());
-        (back.saturating_duration_since(now + wait + EARLY).min(left), Appointment(span))
+        (back.saturating_duration_since(now + wait + EARLY).min(left), ScheduledRetry(span))
     }
 
     /// A client is not refused after all.
-    pub fn cancel(&mut self, Appointment(span): Appointment) {
+    pub fn cancel(&mut self, ScheduledRetry(span): ScheduledRetry) {
         if span >= self.now {
             let expected = &mut self.expected[(span % SPANS as u64) as usize];
             *expected = expected.saturating_sub(1);
@@ -101,7 +101,7 @@ mod tests {
         let (mut book, now, mut rng) = (RetrySchedule::default(), Instant::now(), fastrand::Rng::with_seed(3));
         let mut halves = vec![0; 16];
         for _ in 0..count {
-            let (keep, _) = book.make(now, wait, left, pace, &mut rng);
+            let (keep, _) = book.schedule(now, wait, left, pace, &mut rng);
             assert!(keep <= left);
             halves[((keep + wait).as_millis() / 500) as usize] += 1;
         }
@@ -132,9 +132,9 @@ mod tests {
     fn what_is_cancelled_is_free_again() {
         let (mut book, now, mut rng) = (RetrySchedule::default(), Instant::now(), fastrand::Rng::with_seed(3));
         for _ in 0..10_000 {
-            let (keep, appointment) = book.make(now, 2000 * MS, 1500 * MS, 100.0, &mut rng);
+            let (keep, scheduled_retry) = book.schedule(now, 2000 * MS, 1500 * MS, 100.0, &mut rng);
             assert!(keep <= 100 * MS, "{keep:?}");
-            book.cancel(appointment);
+            book.cancel(scheduled_retry);
         }
     }
 
@@ -144,11 +144,11 @@ mod tests {
         for _ in 0..1000 {
             now += Duration::from_millis(77);
             for _ in 0..5 {
-                let (keep, _) = book.make(now, 2000 * MS, 1500 * MS, 1000.0, &mut rng);
+                let (keep, _) = book.schedule(now, 2000 * MS, 1500 * MS, 1000.0, &mut rng);
                 assert!(keep <= 200 * MS, "all are back as early as can be: {keep:?}");
             }
         }
         now += Duration::from_secs(1000);
-        assert!(book.make(now, 2000 * MS, 1500 * MS, 1.0, &mut rng).0 <= 200 * MS);
+        assert!(book.schedule(now, 2000 * MS, 1500 * MS, 1.0, &mut rng).0 <= 200 * MS);
     }
 }

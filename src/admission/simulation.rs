@@ -12,8 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::clock::FakeRelativeClock;
-
 use crate::{
     identity::ClientKey,
     upstream::{
@@ -38,7 +36,7 @@ impl Waiter for Left {
     }
 }
 
-type AnyAdmission = Admission<(u64, Left), FakeRelativeClock>;
+type TestAdmission = Admission<(u64, Left)>;
 
 impl Waiter for (u64, Left) {
     fn has_left(&self) -> bool {
@@ -51,15 +49,15 @@ struct Waiting {
     look_again: Instant,
     hold_until: Instant,
     left: Arc<AtomicBool>,
-    entry: Entry<FakeRelativeClock>,
+    entry: AcceptPermit,
 }
 
 struct Inside {
-    pass: Pass<FakeRelativeClock>,
+    pass: Pass,
     tried: Vec<usize>,
     counted: bool,
     answered: bool,
-    _entry: Entry<FakeRelativeClock>,
+    _entry: AcceptPermit,
 }
 
 /// A server as it really is.
@@ -78,17 +76,16 @@ struct World {
     began: Instant,
     now: Instant,
     pace: Option<Rate>,
-    clock: FakeRelativeClock,
     servers: Arc<Servers>,
-    admission: AnyAdmission,
-    gate: Arc<Limit>,
+    admission: TestAdmission,
+    limit: Arc<Limit>,
     real: Vec<Real>,
     waiting: HashMap<u64, Waiting>,
     inside: HashMap<u64, Inside>,
-    delays: Vec<(Instant, Option<connect_door::Delay>)>,
+    delays: Vec<(Instant, Option<connect_check::Delay>)>,
     next: u64,
     admitted: u64,
-    turns: Vec<((u64, Left), Pass<FakeRelativeClock>)>,
+    turns: Vec<((u64, Left), Pass)>,
 }
 
 impl Drop for World {
@@ -109,7 +106,6 @@ fn limits(max: Option<u32>, rate: Option<u32>, weight: u32) -> AccountLimits {
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let clock = FakeRelativeClock::default();
         let real: Vec<_> = (0..rng.usize(1..5))
             .map(|_| Real { up: true, others: rng.u32(0..10), max: rng.u32(12..60), start: 0, poll: None })
             .collect();
@@ -149,7 +145,7 @@ impl World {
             rules: Vec::new(),
         };
         let servers = Arc::new(Servers::new(&cluster));
-        let admission = AnyAdmission::new(&params, Arc::clone(&servers), clock.clone());
+        let admission = TestAdmission::new(&params, Arc::clone(&servers));
         let began = Instant::now();
         let mut world = Self {
             seed,
@@ -158,10 +154,9 @@ impl World {
             began,
             now: began,
             pace,
-            clock,
             servers,
             admission,
-            gate: Limit::new(MAX_CLIENTS),
+            limit: Limit::new(MAX_CLIENTS),
             real,
             waiting: HashMap::new(),
             inside: HashMap::new(),
@@ -204,7 +199,7 @@ impl World {
 
     fn arrive(&mut self) {
         let source = IpAddr::from([192, 0, 2, self.rng.u8(0..6)]);
-        let entry = match self.admission.at_accept(&self.gate, source, self.now) {
+        let entry = match self.admission.at_accept(&self.limit, source, self.now) {
             Ok(entry) => entry,
             Err(reason) => {
                 assert!(matches!(reason, Refusal::SourceQuota | Refusal::ListenerFull));
@@ -240,7 +235,7 @@ impl World {
         }
     }
 
-    fn admit(&mut self, id: u64, pass: Pass<FakeRelativeClock>, entry: Entry<FakeRelativeClock>) {
+    fn admit(&mut self, id: u64, pass: Pass, entry: AcceptPermit) {
         self.admitted += 1;
         let load = pass.server.server().load();
         assert!(load.projected() <= load.ceiling(), "the reserve is never filled");
@@ -255,10 +250,9 @@ impl World {
 
     fn pass_time(&mut self, by: Duration) {
         self.now += by;
-        self.clock.advance(by);
         let now = self.now;
         let mut turns = std::mem::take(&mut self.turns);
-        let again = self.admission.release(now, &mut self.rng, &mut turns);
+        let again = self.admission.next_turns(now, &mut self.rng, &mut turns);
         assert!(again.is_none_or(|at| at > now), "release asks to be called in the past");
         for ((id, _), pass) in turns.drain(..) {
             let waiting = self.waiting.remove(&id).expect("a turn for one who waits");
@@ -274,15 +268,15 @@ impl World {
             let headroom = self.servers.has_headroom(now);
             let waiting = self.waiting.get_mut(&id).unwrap();
             match self.admission.look_again(&waiting.ticket, now, &mut self.rng) {
-                Outlook::Hope(until) => {
+                WaitEstimate::Hope(until) => {
                     assert!(until <= waiting.hold_until && now < waiting.hold_until, "hope past the deadline");
                     waiting.look_again = until;
                     continue;
                 }
-                Outlook::None(reason) => {
+                WaitEstimate::None(reason) => {
                     assert!(reason != Refusal::ServerCapacity || !headroom, "refused while a server has headroom");
                 }
-                Outlook::Gone => {}
+                WaitEstimate::Gone => {}
             }
             self.waiting.remove(&id);
         }
@@ -320,12 +314,12 @@ impl World {
             drop(server);
             let answer_by = self.now + Duration::from_millis(self.rng.u64(0..400));
             match self.admission.place_again(&inside.tried, answer_by, self.now, &mut self.rng) {
-                Again::Placed(server) => {
+                Failover::Placed(server) => {
                     assert!(!inside.tried.contains(&server.server().index()), "the same server again");
                     inside.pass = Pass { server, account };
                     inside.counted = false;
                 }
-                Again::Busy(_) | Again::Refuse(_) => return,
+                Failover::Busy(_) | Failover::Refuse(_) => return,
             }
         }
         self.inside.insert(id, inside);
@@ -400,11 +394,11 @@ impl World {
             assert!(held <= self.real[n].max, "more from weir alone than the server takes");
         }
         let queued = self.admission.waiting().queue.len();
-        assert_eq!(queued, self.admission.held());
-        assert!(queued + self.admission.delayed() <= MAX_HELD, "the queue is bounded");
+        assert_eq!(queued, self.admission.queued());
+        assert!(queued + self.admission.answered_later() <= MAX_HELD, "the queue is bounded");
         let alive = self.waiting.len();
         assert!(queued >= alive, "someone waits who is not in the queue: {queued} < {alive}");
-        assert_eq!(self.admission.delayed(), self.delays.len());
+        assert_eq!(self.admission.answered_later(), self.delays.len());
         let in_account = |name: &str| {
             self.admission.accounts().connections().iter().find(|(n, _)| **n == *name).map_or(0, |(_, n)| *n)
         };
@@ -413,7 +407,7 @@ impl World {
         }
         let counted: u32 = ACCOUNTS.iter().map(|name| in_account(name)).sum();
         assert_eq!(counted as usize, self.inside.len() + queued, "slots of accounts");
-        assert_eq!(self.gate.inside() as usize, self.inside.len() + alive, "clients of the listener");
+        assert_eq!(self.limit.in_use() as usize, self.inside.len() + alive, "clients of the listener");
     }
 }
 
@@ -427,7 +421,7 @@ fn ends_clean(mut world: World) {
     world.pass_time(Duration::from_secs(100));
     world.admission.sweep(world.now);
     world.check();
-    assert_eq!(world.admission.held() + world.admission.delayed(), 0);
+    assert_eq!(world.admission.queued() + world.admission.answered_later(), 0);
     assert!(world.admission.sources.is_empty());
     assert!(world.admission.accounts().connections().is_empty());
 }

@@ -29,12 +29,12 @@ struct Window {
 /// The measurement.
 #[derive(Debug, Default)]
 pub struct Throughput {
-    /// Since when, without a break, somebody has waited.
+    /// MeasuredFrom when, without a break, somebody has waited.
     busy_since: Option<Instant>,
     window: Option<Window>,
     rate: Option<(Instant, f64)>,
     /// How much more it may be than that, in parts of it.
-    doubt: f64,
+    uncertainty: f64,
 }
 
 impl Throughput {
@@ -65,10 +65,10 @@ impl Throughput {
         let before = self.rate(now);
         self.rate = Some((now, before.map_or(measured, |rate| (rate + measured) / 2.0)));
         let is_doubted = is_new && came > throughput;
-        self.doubt = match before {
+        self.uncertainty = match before {
             None => f64::from(u8::from(is_doubted)),
-            Some(_) if is_doubted => self.doubt,
-            Some(_) => self.doubt / 2.0,
+            Some(_) if is_doubted => self.uncertainty,
+            Some(_) => self.uncertainty / 2.0,
         };
         self.window = Some(begun);
     }
@@ -76,8 +76,8 @@ impl Throughput {
     /// What those who wait may hope for, in clients a second; `None` while unknown. At the beginning of a storm fewer may come than a
     /// swarm, but more than are served: then too weir is busy with them, and twice as many may be served once they are there. Who is
     /// told too early that there is no hope is away for seconds.
-    pub fn hoped(&self, now: Instant) -> Option<f64> {
-        self.rate(now).map(|rate| rate * (1.0 + self.doubt))
+    pub fn upper_rate(&self, now: Instant) -> Option<f64> {
+        self.rate(now).map(|rate| rate * (1.0 + self.uncertainty))
     }
 
     /// Clients a second; `None` while unknown.
@@ -119,7 +119,7 @@ mod tests {
             let mut hopes = Vec::new();
             for ms in ms.step_by(100) {
                 throughput.look(start + Duration::from_millis(ms), ms * each, ms * come);
-                hopes.extend(throughput.hoped(start + Duration::from_millis(ms)));
+                hopes.extend(throughput.upper_rate(start + Duration::from_millis(ms)));
             }
             hopes
         };

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
+    admission::AccountSlot,
     advertised_info::AdvertisedInfo,
     cluster::{ClusterAccess, PollError, http_client::Http},
-    dispatch::{AnyAccountSlot, AnyAdmission},
+    dispatch::SessionAdmission,
     identity::{CredentialKey, Directory},
     upstream::Servers,
 };
@@ -37,7 +38,7 @@ pub struct AccountLookup {
     /// Whose account it is.
     pub credential: CredentialKey,
     /// The slot that the client has taken of the account it was taken for; gone once its session is.
-    pub slot: Weak<Mutex<AnyAccountSlot>>,
+    pub slot: Weak<Mutex<AccountSlot>>,
 }
 
 /// `/connz?cid=…&auth=1`: a look at one connection, without a walk over the others.
@@ -57,7 +58,7 @@ pub async fn run(
     servers: Arc<Servers>,
     advertised_info: Arc<AdvertisedInfo>,
     directory: Arc<Directory>,
-    admission: Arc<AnyAdmission>,
+    admission: Arc<SessionAdmission>,
     access: ClusterAccess,
     mut questions: mpsc::Receiver<AccountLookup>,
     stop: CancellationToken,
@@ -92,7 +93,7 @@ pub async fn run(
 }
 
 /// Moves a session to the account that it is in. The server has let it in, so it counts even where the account has no room.
-fn count_for(admission: &AnyAdmission, account: &Arc<str>, slot: &mut AnyAccountSlot) {
+fn count_for(admission: &SessionAdmission, account: &Arc<str>, slot: &mut AccountSlot) {
     if slot.account().name() != account {
         slot.move_to(admission.accounts().enter_anyway(account, Instant::now().into_std()));
         slot.session_began();

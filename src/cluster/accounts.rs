@@ -19,7 +19,7 @@ use crate::{
         account_events::Events,
         system_account::{Response, SystemAccount},
     },
-    dispatch::AnyAdmission,
+    dispatch::SessionAdmission,
     upstream::{Servers, reconciled_count::ReadingEpoch},
 };
 
@@ -71,7 +71,7 @@ struct Stat {
 /// Asks until `stop`.
 pub async fn watch(
     system: SystemAccount,
-    admission: Arc<AnyAdmission>,
+    admission: Arc<SessionAdmission>,
     servers: Arc<Servers>,
     interval: Duration,
     stop: CancellationToken,
@@ -104,7 +104,7 @@ pub async fn watch(
 }
 
 /// Takes over the connection limits of the accounts' JWTs.
-async fn limits(system: &SystemAccount, admission: &AnyAdmission) {
+async fn limits(system: &SystemAccount, admission: &SessionAdmission) {
     for name in admission.accounts().to_ask(Instant::now().into_std(), MOST_ASKED) {
         // Only accounts with a JWT have a limit to tell, and only a key makes a subject as it is.
         if !crate::identity::is_account_key(&name) {
@@ -124,7 +124,7 @@ async fn limits(system: &SystemAccount, admission: &AnyAdmission) {
 /// Has the servers count accounts.
 async fn count(
     system: &SystemAccount,
-    admission: &AnyAdmission,
+    admission: &SessionAdmission,
     asked: Vec<(Arc<str>, ReadingEpoch)>,
     servers: usize,
 ) -> Result<(), PollError> {

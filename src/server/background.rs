@@ -102,7 +102,7 @@ impl Background {
     /// Starts handing out turns, renewing certificates, answering signals, and the work of every second.
     pub fn start_housekeeping(&self) -> io::Result<()> {
         let shared = &self.shared;
-        self.tasks.spawn(dispatch::give(Arc::clone(&shared.admission), Arc::clone(&shared.arrived), self.stop()));
+        self.tasks.spawn(dispatch::run(Arc::clone(&shared.admission), Arc::clone(&shared.arrived), self.stop()));
         let has_certificates = !shared.terminators.is_empty() || shared.servers_tls.is_some();
         let reload = has_certificates.then(Arc::<Notify>::default);
         if let Some(reload) = reload.clone() {
@@ -162,7 +162,7 @@ async fn every_second(shared: Arc<Shared>, stop: CancellationToken) {
             let refused = shared.counters.refused_in_all();
             if refused > refused_before {
                 let sessions = shared.sessions.len();
-                info!(refused = refused - refused_before, held = shared.admission.held(), sessions, "refusing");
+                info!(refused = refused - refused_before, held = shared.admission.queued(), sessions, "refusing");
             }
             refused_before = refused;
             let warned = Refusal::ALL.map(|reason| shared.admission.warned().of(reason));

@@ -18,7 +18,6 @@ use std::{
     thread,
 };
 
-use governor::clock::DefaultClock;
 use tokio::{
     runtime,
     sync::{Notify, mpsc},
@@ -161,7 +160,7 @@ fn shared(
     let terminators = bound.iter().filter_map(|one| Some((one.address, one.tls.clone()?)));
     Ok(Shared {
         account_lookups,
-        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), DefaultClock::default())),
+        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::new(Notify::new()),
         directory: Arc::new(Directory::new(&config.admission.rules)?),
         keys: Keys::default(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use crate::{
-    admission::{Entry, Permit},
+    admission::{AcceptPermit, Permit},
     net::stream::Stream,
     outcome::{Phase, Refusal},
     protocol::websocket::upgrade::Upgrade,
@@ -30,7 +30,7 @@ pub(super) struct Accepted {
     pub stream: Stream,
     pub upgrade: Option<Upgrade>,
     /// The client's place in the limits of its listener and source, or why there is none.
-    pub entry: Result<Entry, Refusal>,
+    pub entry: Result<AcceptPermit, Refusal>,
     /// Counts a refused client until it has been told.
     pub refusing: Option<Permit>,
     /// Goes to the server in front of everything else; empty where servers are not told of clients' addresses.
@@ -70,7 +70,7 @@ impl Arrived {
         let entry = cx.shared.admission.at_accept(&cx.listener.max_clients, cx.source(), cx.accepted.into_std());
         let refusing = match &entry {
             Ok(_) => None,
-            Err(reason) => Some(cx.shared.refusing.enter().ok_or(End::Refused(*reason))?),
+            Err(reason) => Some(cx.shared.refusing.try_acquire().ok_or(End::Refused(*reason))?),
         };
         Ok(Accepted { stream, upgrade, entry, refusing, proxy_header })
     }

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
-    admission::{Again, Pass},
+    admission::{Failover, Pass},
     advertised_info::Shape,
     dial::{self, DialError, LoggedIn, LoginReply, ServerConnection, ServerTls},
-    dispatch::{self, AnyPass},
+    dispatch,
     identity::CredentialKey,
     net::{linger, timer::now},
     outcome::{Cause, Party, Phase, Refusal},
@@ -32,7 +32,7 @@ use crate::{
 /// A client that a server has let in.
 pub(super) struct Connected {
     pub downstream: Downstream,
-    pub pass: AnyPass,
+    pub pass: Pass,
     pub credential: CredentialKey,
     /// The server's side.
     pub upstream: Box<LoggedIn>,
@@ -133,12 +133,12 @@ fn login(shared: &Shared, connect: &Connect, nonce: Option<&str>, longest: usize
 /// A client that has signed the nonce of the first, which is `dialled` already, cannot be placed elsewhere: it has to come back.
 async fn connect_with_failover(
     shared: &Shared,
-    mut pass: AnyPass,
+    mut pass: Pass,
     mut dialled: Option<Box<ServerConnection>>,
     connect: &Connect,
     header: &[u8],
     answer_by: Instant,
-) -> Result<(AnyPass, Box<LoggedIn>), NotAnswered> {
+) -> Result<(Pass, Box<LoggedIn>), NotAnswered> {
     let bound = dialled.is_some() && connect.signs();
     let mut tried = Vec::new();
     loop {
@@ -227,9 +227,9 @@ async fn place_instead(
 async fn place_again(shared: &Shared, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
     loop {
         match with_rng(|rng| shared.admission.place_again(tried, deadline.into_std(), now(), rng)) {
-            Again::Placed(server) => return Ok(server),
-            Again::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
-            Again::Refuse(reason) => return Err(reason),
+            Failover::Placed(server) => return Ok(server),
+            Failover::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
+            Failover::Refuse(reason) => return Err(reason),
         }
     }
 }
@@ -303,7 +303,7 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
 /// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.
 async fn hand_over(
     shared: &Shared,
-    pass: &mut AnyPass,
+    pass: &mut Pass,
     dialled: ServerConnection,
     words: &[u8],
     (began, since): (Instant, MeasuredFrom),
@@ -323,6 +323,6 @@ async fn hand_over(
         _ => {}
     }
     // Room for the next handshake: whoever waits for that need not wait for a timer.
-    dispatch::give_now(&shared.admission);
+    dispatch::run_now(&shared.admission);
     answer
 }

@@ -86,7 +86,7 @@ impl Context {
     /// Until when weir looks for a server for a client of which it knows nothing but its source.
     pub fn unknown_hold_until(&self) -> Instant {
         let accepted = self.accepted.into_std();
-        Instant::from_std(self.shared.admission.patience().deadlines(None, accepted, accepted).hold_until)
+        Instant::from_std(self.shared.admission.deadline_policy().deadlines(None, accepted, accepted).hold_until)
     }
 
     /// The PROXY header that tells a server where this client comes from; empty where servers are not told.

@@ -10,10 +10,10 @@ use tokio::{sync::oneshot, time::Instant};
 use tracing::debug;
 
 use crate::{
-    admission::{Client, Pass, Wait},
+    admission::{AccountSlot, Client, Pass, Wait},
     advertised_info::Shape,
     dial::{DialError, ServerConnection},
-    dispatch::{AnyAccountSlot, AnyPass, Turn},
+    dispatch::TurnSender,
     identity::Credential,
     net::{
         linger,
@@ -76,7 +76,7 @@ impl DialledServer {
 /// What the connect check of a client begins with.
 pub(super) enum Begin {
     /// The client has its server already, which has sent the nonce that it signed.
-    Dialled(AnyPass, Box<ServerConnection>),
+    Dialled(Pass, Box<ServerConnection>),
     /// It takes part in the queue.
     Queue,
     /// It is refused.
@@ -93,7 +93,7 @@ impl DialFirst {
         proxy_header: &[u8],
         refused: Option<Refusal>,
     ) -> Result<Self, End> {
-        let is_wanted = refused.is_none() || cx.shared.admission.lane().is_likely(cx.source(), now());
+        let is_wanted = refused.is_none() || cx.shared.admission.operators().is_likely(cx.source(), now());
         match cx.shared.advertised_info.shape() {
             Shape::ConnectFirst => Ok(Self::NotNeeded),
             Shape::DialFirst if is_wanted => Self::dial(cx, stream, proxy_header).await,
@@ -106,7 +106,7 @@ impl DialFirst {
             return Ok(Self::NoServer(Refusal::SourceRate));
         }
         // Clients in the queue go first, and can use the slot.
-        if cx.shared.admission.held() == 0
+        if cx.shared.admission.queued() == 0
             && let Some(pooled) = upstream_pool::take()
         {
             return Ok(Self::Dialled(pooled));
@@ -178,7 +178,7 @@ impl DialFirst {
         let Self::Dialled(server) = self else { return };
         // A server that was told by a PROXY header whose connection it is would take the next client for that one.
         let admission = &cx.shared.admission;
-        let is_free = !cx.shared.sends_proxy_headers && admission.held() == 0 && !admission.is_draining();
+        let is_free = !cx.shared.sends_proxy_headers && admission.queued() == 0 && !admission.is_draining();
         if let Some(server) = if is_free { upstream_pool::put(server) } else { Some(server) } {
             server.close().await;
         }
@@ -235,14 +235,14 @@ impl DialFirst {
 pub(super) async fn turn_by_source(
     cx: &mut Context,
     left: impl Future<Output = ()>,
-) -> Result<Result<AnyPass, Refusal>, End> {
+) -> Result<Result<Pass, Refusal>, End> {
     let shared = &cx.shared;
-    let hold_until = shared.admission.patience().before_info(cx.accepted.into_std());
+    let hold_until = shared.admission.deadline_policy().before_info(cx.accepted.into_std());
     let client = shared.keys.client(cx.source(), shared.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
     let now = now();
     let verdict =
-        with_rng(|rng| shared.admission.at_accept_turn(cx.source(), client, hold_until, now, rng, || Turn(turn)));
+        with_rng(|rng| shared.admission.at_accept_turn(cx.source(), client, hold_until, now, rng, || TurnSender(turn)));
     match wait(cx, Wait::of(verdict, now), turn_comes, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),
         Waited::Left(()) => Err(End::Probe),
@@ -261,7 +261,7 @@ async fn open(cx: &Context, slot: Slot, proxy_header: &[u8]) -> Result<DialledSe
 }
 
 /// Waits until the account of a client may have one more handshake; `false` when it does not in time.
-async fn begin_handshake(account: &mut AnyAccountSlot, until: Instant) -> bool {
+async fn begin_handshake(account: &mut AccountSlot, until: Instant) -> bool {
     while !account.begin_handshake() {
         if Instant::now() >= until {
             return false;

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use crate::{
-    admission::Entry,
+    admission::AcceptPermit,
     net::timer::now,
     outcome::Phase,
     relay::{ClientSide, Ended, Relay, ServerSide, Side, registry::Registration},
@@ -22,13 +22,19 @@ pub(super) struct Established<C = ClientSide, S = ServerSide> {
     pub server: Slot,
     account: AccountPlace,
     /// `None` for a client of the system account that the listener had no room for.
-    _entry: Option<Entry>,
+    _entry: Option<AcceptPermit>,
     pub registered: Registration,
 }
 
 impl<C: Side, S: Side> Established<C, S> {
     /// Registers a session, so that a drain ends it.
-    pub fn new(cx: &Context, relay: Relay<C, S>, server: Slot, account: AccountPlace, entry: Option<Entry>) -> Self {
+    pub fn new(
+        cx: &Context,
+        relay: Relay<C, S>,
+        server: Slot,
+        account: AccountPlace,
+        entry: Option<AcceptPermit>,
+    ) -> Self {
         let registered = cx.shared.sessions.register(cx.id);
         // A drain that began after this client's turn has not seen the session.
         if cx.shared.admission.is_draining() {

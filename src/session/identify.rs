@@ -34,7 +34,7 @@ impl Greeted {
     pub async fn identify(self, cx: &mut Context) -> Result<Identified, End> {
         let Self { downstream, refused, dial_first, proxy_header, connected } = self;
         let connect = &downstream.connect;
-        let policy = cx.shared.admission.patience();
+        let policy = cx.shared.admission.deadline_policy();
         let deadlines = policy.deadlines(connect.lang(), cx.accepted.into_std(), connected.into_std());
         let claims = connect.jwt().and_then(Claims::read);
         let credential = Credential::of(connect, claims.as_ref());
@@ -70,7 +70,7 @@ fn quota_identity(
     downstream: &Downstream,
 ) -> QuotaIdentity {
     let shared = &cx.shared;
-    if shared.admission.patterns().is_empty() {
+    if shared.admission.users_and_names().is_empty() {
         return QuotaIdentity::default();
     }
     let user = match credential {

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    admission::{Entry, Permit},
+    admission::{AcceptPermit, Permit},
     net::{
         stream::Stream,
         timer::{now, timeout_at},
@@ -37,7 +37,7 @@ pub(super) struct Downstream {
     /// What the client sent behind CONNECT.
     pub preface: Preface,
     /// `None` for a client of the system account that the listener has no room for.
-    pub entry: Option<Entry>,
+    pub entry: Option<AcceptPermit>,
     /// Counts a client that the accept check refused.
     pub refusing: Option<Permit>,
 }

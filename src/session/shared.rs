@@ -11,7 +11,7 @@ use crate::{
     admission::Limit,
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::AccountLookup,
-    dispatch::AnyAdmission,
+    dispatch::SessionAdmission,
     identity::{Directory, Keys, trusted_proxy::ProxyKey},
     relay::registry::SessionRegistry,
     telemetry::{counters::Counters, storms::Flight},
@@ -25,7 +25,7 @@ pub struct Shared {
     /// The servers.
     pub servers: Arc<Servers>,
     /// Who gets in, and when.
-    pub admission: Arc<AnyAdmission>,
+    pub admission: Arc<SessionAdmission>,
     /// Notified when a client begins to wait for its turn.
     pub arrived: Arc<Notify>,
     /// Whose credentials belong to which account.

@@ -5,9 +5,9 @@ use std::pin::pin;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    admission::{Step, Wait},
+    admission::{Pass, Step, Wait},
     dial::ServerConnection,
-    dispatch::{AnyPass, AnyStep, AnyWait, Turn},
+    dispatch::{SessionWait, TurnSender},
     identity::CredentialKey,
     net::timer::{now, sleep_until},
     outcome::{Phase, Refusal},
@@ -24,7 +24,7 @@ use crate::{
 /// A client that has its turn: a slot on a server, and one in its account.
 pub(super) struct Admitted {
     pub downstream: Downstream,
-    pub pass: AnyPass,
+    pub pass: Pass,
     /// The connection to the server, where it was dialled before CONNECT.
     pub dialled: Option<Box<ServerConnection>>,
     pub proxy_header: Vec<u8>,
@@ -35,7 +35,7 @@ pub(super) struct Admitted {
 
 /// How a wait ends.
 pub(super) enum Waited<L> {
-    Turn(AnyPass),
+    Turn(Pass),
     Left(L),
     Refused(Refusal),
 }
@@ -61,7 +61,7 @@ impl Identified {
             return Err(refuse_at_its_moment(cx, downstream, &client, Refusal::SourceRate).await);
         }
         if matches!(dial_first, DialFirst::NoServer(_)) && cx.shared.servers.is_system_account(&client.account) {
-            cx.shared.admission.lane().claimed(source, connected);
+            cx.shared.admission.operators().claimed(source, connected);
         }
         let (pass, dialled) = match dial_first.begin_check(cx, &client, &mut downstream).await {
             Begin::Dialled(pass, dialled) => (pass, Some(dialled)),
@@ -69,7 +69,8 @@ impl Identified {
             Begin::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await),
             Begin::Queue => {
                 let (turn, turn_comes) = oneshot::channel();
-                let begun = with_rng(|rng| Wait::at_connect(&cx.shared.admission, client, now(), rng, || Turn(turn)));
+                let begun =
+                    with_rng(|rng| Wait::at_connect(&cx.shared.admission, client, now(), rng, || TurnSender(turn)));
                 let Downstream { stream, preface, .. } = &mut downstream;
                 match wait(cx, begun, turn_comes, preface::watch(stream, preface)).await {
                     Waited::Turn(pass) => (pass, None),
@@ -100,15 +101,15 @@ async fn refuse_at_its_moment(
 /// Follows the steps of a wait to its end, or until `left` says that the client is not there any more.
 pub(super) async fn wait<L>(
     cx: &mut Context,
-    (mut wait, mut step): (AnyWait, AnyStep),
-    mut turn_comes: oneshot::Receiver<AnyPass>,
+    (mut wait, mut step): (SessionWait, Step),
+    mut turn_comes: oneshot::Receiver<Pass>,
     left: impl Future<Output = L>,
 ) -> Waited<L> {
     let shared = &cx.shared;
     let mut held_since = None;
     let mut left = pin!(left);
     let waited = loop {
-        if wait.is_held() && held_since.is_none() {
+        if wait.is_queued() && held_since.is_none() {
             held_since = Some(Instant::now());
             if !std::mem::replace(&mut cx.log.waited, true) {
                 shared.counters.held.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -123,7 +124,7 @@ pub(super) async fn wait<L>(
         };
         tokio::select! {
             biased;
-            turn = &mut turn_comes, if wait.is_held() => break of_turn(cx, wait, turn),
+            turn = &mut turn_comes, if wait.is_queued() => break of_turn(cx, wait, turn),
             left = &mut left => {
                 wait.leave(&shared.admission, now());
                 break Waited::Left(left);
@@ -139,7 +140,7 @@ pub(super) async fn wait<L>(
 }
 
 /// The turn itself, or why there is none any more.
-fn of_turn<L>(cx: &Context, wait: AnyWait, turn: Result<AnyPass, oneshot::error::RecvError>) -> Waited<L> {
+fn of_turn<L>(cx: &Context, wait: SessionWait, turn: Result<Pass, oneshot::error::RecvError>) -> Waited<L> {
     match turn {
         Ok(pass) => Waited::Turn(pass),
         Err(_) => Waited::Refused(wait.dropped(&cx.shared.admission, now())),

@@ -3,10 +3,9 @@
 use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use crate::{
-    admission::Pass,
+    admission::{AccountSlot, Pass},
     cluster::account_lookup::AccountLookup,
     dial::LoggedIn,
-    dispatch::{AnyAccountSlot, AnyPass},
     identity::CredentialKey,
     net::{linger, timer::now},
     outcome::{Cause, Party, Phase, Refusal},
@@ -46,7 +45,7 @@ impl Connected {
         let server = Arc::clone(pass.server.server());
         pass.account.session_began();
         if server.is_system_account(pass.account.account().name()) {
-            cx.shared.admission.lane().verified(cx.source(), now());
+            cx.shared.admission.operators().verified(cx.source(), now());
         }
         cx.log.account = Some(Arc::clone(pass.account.account().name()));
 
@@ -116,7 +115,7 @@ struct UnknownAccount {
 /// where the server does not say.
 fn settle_account(
     shared: &Shared,
-    pass: &mut AnyPass,
+    pass: &mut Pass,
     credential: CredentialKey,
     upstream: &LoggedIn,
 ) -> Result<Option<UnknownAccount>, Refusal> {
@@ -136,19 +135,19 @@ fn settle_account(
 
 /// The place of a session in its account, for as long as it lives.
 pub(super) struct AccountPlace {
-    own: Option<AnyAccountSlot>,
+    own: Option<AccountSlot>,
     /// Where the account is asked for: the answer moves the place there.
-    _asked: Option<Arc<Mutex<AnyAccountSlot>>>,
+    _asked: Option<Arc<Mutex<AccountSlot>>>,
 }
 
 impl AccountPlace {
     /// In an account that is known.
-    pub fn known(account: AnyAccountSlot) -> Self {
+    pub fn known(account: AccountSlot) -> Self {
         Self { own: Some(account), _asked: None }
     }
 
     /// Asks for the account where it is unknown.
-    fn new(shared: &Shared, account: AnyAccountSlot, unknown: Option<UnknownAccount>) -> Self {
+    fn new(shared: &Shared, account: AccountSlot, unknown: Option<UnknownAccount>) -> Self {
         let Some(UnknownAccount { server, client_id, credential }) = unknown else { return Self::known(account) };
         let asked = Arc::new(Mutex::new(account));
         let question = AccountLookup { server, client_id, credential, slot: Arc::downgrade(&asked) };
@@ -159,6 +158,6 @@ impl AccountPlace {
 
     /// Whether nothing that it counts for has a limit of connections, as far as weir knows.
     pub fn is_unlimited(&self) -> bool {
-        self.own.as_ref().is_some_and(AnyAccountSlot::is_unlimited)
+        self.own.as_ref().is_some_and(AccountSlot::is_unlimited)
     }
 }

@@ -1,4 +1,4 @@
-//! Accounts that take turns: deficit round robin by weight, and within an account by standing.
+//! Accounts that take turns: deficit round robin by weight, and within an account by seniority.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -6,71 +6,69 @@ use std::{
     time::Instant,
 };
 
-use governor::clock::Clock;
-
 use crate::admission::{
-    queue::{Held, Ticket, Waiter, position::Positions},
-    reputation::clients::Standing,
-    retry_schedule::Appointment,
+    queue::{Ticket, Waiter, WaitingClient, position::Positions},
+    reputation::clients::Seniority,
+    retry_schedule::ScheduledRetry,
 };
 
 /// Standings as far as they are told apart: flapping or not, and since when, in steps of four seconds. Those who have been
 /// trying for about as long go in the order of their arrival: so the turn of one who waits is not put off by every one that
 /// comes back meanwhile, and it can be told in time whether it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rank(bool, u64);
+pub struct QueueRank(bool, u64);
 
-const RANK_MILLIS: u128 = 4000;
+const RANK_STEP_MILLIS: u128 = 4000;
 
-impl Rank {
+impl QueueRank {
     /// Ranks count from when the first client came.
-    pub fn of(standing: Standing, began: Instant) -> Self {
-        let since = standing.since.saturating_duration_since(began).as_millis();
-        Self(standing.flapping, (since / RANK_MILLIS) as u64)
+    pub fn of(seniority: Seniority, began: Instant) -> Self {
+        let since = seniority.since.saturating_duration_since(began).as_millis();
+        Self(seniority.flapping, (since / RANK_STEP_MILLIS) as u64)
     }
 }
 
 /// Those of one account.
 #[derive(Debug)]
-struct Lane<W, C: Clock> {
+struct Lane<W> {
     /// Each with its place among those of its rank.
-    waiting: BTreeMap<(Rank, u64), (u64, Held<W, C>)>,
-    ranks: BTreeMap<Rank, Crowd>,
+    waiting: BTreeMap<(QueueRank, u64), (u64, WaitingClient<W>)>,
+    ranks: BTreeMap<QueueRank, SameRank>,
     /// Turns this lane has left before the next lane's.
     turns: u32,
 }
 
 /// Those of one rank.
 #[derive(Debug, Default)]
-struct Crowd {
+struct SameRank {
     waiting: usize,
-    /// Of those who have no appointment: the others leave, and it is not their turns that are waited for.
+    /// Of those who have no scheduled_retry: the others leave, and it is not their turns that are waited for.
     positions: Positions,
 }
 
 /// The accounts.
 #[derive(Debug)]
-pub struct FairLanes<W, C: Clock> {
-    lanes: HashMap<Arc<str>, Lane<W, C>>,
+pub struct FairLanes<W> {
+    lanes: HashMap<Arc<str>, Lane<W>>,
     /// Every lane that has somebody waiting, exactly once; the front one is served.
     sequence: VecDeque<Arc<str>>,
     waiting: usize,
 }
 
-impl<W, C: Clock> Default for FairLanes<W, C> {
+impl<W> Default for FairLanes<W> {
     fn default() -> Self {
         Self { lanes: HashMap::new(), sequence: VecDeque::new(), waiting: 0 }
     }
 }
 
-impl<W: Waiter, C: Clock> FairLanes<W, C> {
+impl<W: Waiter> FairLanes<W> {
     /// How many wait.
     pub fn len(&self) -> usize {
         self.waiting
     }
 
     /// Joins the lane of its account, in this order.
-    pub fn push(&mut self, order: (Rank, u64), held: Held<W, C>) {
+    pub fn push(&mut self, order: (QueueRank, u64), held: WaitingClient<W>) {
         let rank = order.0;
         let account = held.account.account().name();
         let lane = match self.lanes.get_mut(account) {
@@ -81,44 +79,48 @@ impl<W: Waiter, C: Clock> FairLanes<W, C> {
                 self.lanes.entry(Arc::clone(account)).or_insert(lane)
             }
         };
-        let crowd = lane.ranks.entry(rank).or_default();
-        crowd.waiting += 1;
-        lane.waiting.insert(order, (crowd.positions.take(), held));
-        if crowd.positions.are_many()
+        let same_rank = lane.ranks.entry(rank).or_default();
+        same_rank.waiting += 1;
+        lane.waiting.insert(order, (same_rank.positions.take(), held));
+        if same_rank.positions.are_many()
             && let Some((_, (first, _))) = lane.waiting.range((rank, 0)..).next()
         {
-            crowd.positions.forget(*first);
+            same_rank.positions.forget(*first);
         }
         self.waiting += 1;
     }
 
     /// One who waits.
-    pub fn get(&self, ticket: &Ticket) -> Option<&Held<W, C>> {
+    pub fn get(&self, ticket: &Ticket) -> Option<&WaitingClient<W>> {
         Some(&self.lanes.get(&ticket.account)?.waiting.get(&ticket.order)?.1)
     }
 
     /// One who waits, and about how many of these accounts go before it: those of its lane with a better rank; of the same rank
     /// those who came before; and as many of each other lane, if there are so many. Not those who leave before their turn, by
-    /// appointment.
-    pub fn find(&self, ticket: &Ticket) -> Option<(&Held<W, C>, usize)> {
+    /// scheduled_retry.
+    pub fn find(&self, ticket: &Ticket) -> Option<(&WaitingClient<W>, usize)> {
         let lane = self.lanes.get(&ticket.account)?;
         let (place, held) = lane.waiting.get(&ticket.order)?;
         let rank = ticket.order.0;
-        let better: usize = lane.ranks.range(..rank).map(|(_, crowd)| crowd.positions.len()).sum();
-        let in_lane = better + lane.ranks.get(&rank).map_or(0, |crowd| crowd.positions.before(*place));
+        let better: usize = lane.ranks.range(..rank).map(|(_, same_rank)| same_rank.positions.len()).sum();
+        let in_lane = better + lane.ranks.get(&rank).map_or(0, |same_rank| same_rank.positions.before(*place));
         let in_others = self.waiting - lane.waiting.len();
         Some((held, in_lane + in_others.min(in_lane.saturating_mul(self.lanes.len() - 1))))
     }
 
     /// It is known when it is to leave, and to come back; or, with none, it stays after all. Returns what was known before.
-    pub fn appoint(&mut self, ticket: &Ticket, appointment: Option<Appointment>) -> Option<Appointment> {
+    pub fn set_scheduled_retry(
+        &mut self,
+        ticket: &Ticket,
+        scheduled_retry: Option<ScheduledRetry>,
+    ) -> Option<ScheduledRetry> {
         let lane = self.lanes.get_mut(&ticket.account)?;
         let (place, held) = lane.waiting.get_mut(&ticket.order)?;
-        let before = std::mem::replace(&mut held.appointment, appointment);
-        if let Some(crowd) = lane.ranks.get_mut(&ticket.order.0) {
-            match (before, appointment) {
-                (None, Some(_)) => crowd.positions.give_back(*place),
-                (Some(_), None) => crowd.positions.take_again(*place),
+        let before = std::mem::replace(&mut held.scheduled_retry, scheduled_retry);
+        if let Some(same_rank) = lane.ranks.get_mut(&ticket.order.0) {
+            match (before, scheduled_retry) {
+                (None, Some(_)) => same_rank.positions.give_back(*place),
+                (Some(_), None) => same_rank.positions.take_again(*place),
                 _ => {}
             }
         }
@@ -126,16 +128,16 @@ impl<W: Waiter, C: Clock> FairLanes<W, C> {
     }
 
     /// Leaves its lane; `None` when its turn has come already.
-    pub fn remove(&mut self, ticket: &Ticket) -> Option<Held<W, C>> {
+    pub fn remove(&mut self, ticket: &Ticket) -> Option<WaitingClient<W>> {
         let rank = ticket.order.0;
         let lane = self.lanes.get_mut(&ticket.account)?;
         let (place, held) = lane.waiting.remove(&ticket.order)?;
-        if let Some(crowd) = lane.ranks.get_mut(&rank) {
-            crowd.waiting -= 1;
-            if held.appointment.is_none() {
-                crowd.positions.give_back(place);
+        if let Some(same_rank) = lane.ranks.get_mut(&rank) {
+            same_rank.waiting -= 1;
+            if held.scheduled_retry.is_none() {
+                same_rank.positions.give_back(place);
             }
-            if crowd.waiting == 0 {
+            if same_rank.waiting == 0 {
                 lane.ranks.remove(&rank);
             }
         }
@@ -149,7 +151,7 @@ impl<W: Waiter, C: Clock> FairLanes<W, C> {
 
     /// The next to go, still in its place. Lanes for whose first `may_go` is false are passed over; those who left, or whose
     /// time is up, are dropped on the way.
-    pub fn peek(&mut self, now: Instant, mut may_go: impl FnMut(&mut Held<W, C>) -> bool) -> Option<Ticket> {
+    pub fn peek(&mut self, now: Instant, mut may_go: impl FnMut(&mut WaitingClient<W>) -> bool) -> Option<Ticket> {
         let mut passed_over = 0;
         loop {
             if passed_over >= self.sequence.len() {
@@ -175,7 +177,7 @@ impl<W: Waiter, C: Clock> FairLanes<W, C> {
     }
 
     /// Takes the one that [`FairLanes::peek`] named out of its lane, and spends a turn of the lane.
-    pub fn take(&mut self, next: &Ticket) -> Option<Held<W, C>> {
+    pub fn take(&mut self, next: &Ticket) -> Option<WaitingClient<W>> {
         let lane = self.lanes.get_mut(&next.account)?;
         lane.turns = lane.turns.saturating_sub(1);
         let round_over = lane.turns == 0;

@@ -5,10 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::clock::Clock;
-
 use crate::{
-    admission::{Admission, Pass, Return, Ticket, Waiter, connect_door::Blocked, quota::rate::Tokens},
+    admission::{Admission, Pass, Return, Ticket, Waiter, connect_check::Blocked},
     outcome::Refusal,
     upstream::{Placement, Slot, Urgency},
 };
@@ -21,7 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
 /// A turn must be foretold for this part of the time that is left: the pace is never known better than that, whoever is told too late
-/// that it hoped in vain comes back later by as much, and with an appointment those at the edge of hope are many, since those who leave
+/// that it upper_rate in vain comes back later by as much, and with an scheduled_retry those at the edge of hope are many, since those who leave
 /// are not ahead of each other.
 const ENOUGH: f64 = 0.9;
 /// A client of which it is known when it comes back looks at its hopes at once where the pace is known; else within this, and it is
@@ -35,7 +33,7 @@ const JITTER: Duration = Duration::from_millis(4);
 
 /// What a client that waits is told when it looks again.
 #[derive(Debug)]
-pub enum Outlook {
+pub enum WaitEstimate {
     /// Wait on, and look again then.
     Hope(Instant),
     /// No: refuse, for this reason.
@@ -46,7 +44,7 @@ pub enum Outlook {
 
 /// What becomes of a client whose server has failed it.
 #[derive(Debug)]
-pub enum Again {
+pub enum Failover {
     /// It is dialled again.
     Placed(Slot),
     /// There is room, but not this moment: ask again then.
@@ -66,7 +64,7 @@ fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
-impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
+impl<W: Waiter> Admission<W> {
     /// When a client that must wait looks at its hopes for the first time.
     pub fn first_look(
         &self,
@@ -88,13 +86,13 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     /// Whether a client that waits can still hope for its turn.
-    pub fn look_again(&self, ticket: &Ticket, now: Instant, rng: &mut fastrand::Rng) -> Outlook {
+    pub fn look_again(&self, ticket: &Ticket, now: Instant, rng: &mut fastrand::Rng) -> WaitEstimate {
         let hope = {
             let waiting = &mut *self.waiting();
             let known = self.pace_seeing(waiting.throughput.rate(now));
             let pace = known.unwrap_or(f64::INFINITY);
-            let hoped = self.pace_seeing(waiting.throughput.hoped(now)).unwrap_or(f64::INFINITY);
-            let Some((held, ahead)) = waiting.queue.find(ticket) else { return Outlook::Gone };
+            let upper_rate = self.pace_seeing(waiting.throughput.upper_rate(now)).unwrap_or(f64::INFINITY);
+            let Some((held, ahead)) = waiting.queue.find(ticket) else { return WaitEstimate::Gone };
             let last_turn = held.last_turn();
             let left = last_turn.saturating_duration_since(now);
             // Whoever is next may hope as long as there is time, whatever the pace was.
@@ -102,9 +100,9 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             let enough = left.mul_f64(ENOUGH);
             if left.is_zero() {
                 None
-            } else if turn_at(hoped) < enough {
-                if let Some(appointment) = waiting.queue.appoint(ticket, None) {
-                    waiting.retry_schedule.cancel(appointment);
+            } else if turn_at(upper_rate) < enough {
+                if let Some(scheduled_retry) = waiting.queue.set_scheduled_retry(ticket, None) {
+                    waiting.retry_schedule.cancel(scheduled_retry);
                 }
                 let soon = match known {
                     None => now + FIRST_LOOK,
@@ -115,10 +113,10 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             } else {
                 // Its turn does not come in time: it is refused when it should come back for another try.
                 let keep = match held.returns.after_refusals(self.client_history.refusals(held.client)) {
-                    _ if held.appointment.is_some() => Duration::ZERO,
+                    _ if held.scheduled_retry.is_some() => Duration::ZERO,
                     Return::After(wait) => {
-                        let (keep, appointment) = waiting.retry_schedule.make(now, wait, left, pace, rng);
-                        waiting.queue.appoint(ticket, Some(appointment));
+                        let (keep, scheduled_retry) = waiting.retry_schedule.schedule(now, wait, left, pace, rng);
+                        waiting.queue.set_scheduled_retry(ticket, Some(scheduled_retry));
                         keep
                     }
                     Return::Regardless => left,
@@ -128,8 +126,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             }
         };
         match hope {
-            Some(look) if self.servers.has_headroom(now) => Outlook::Hope(look),
-            _ => self.leave(ticket, now).map_or(Outlook::Gone, Outlook::None),
+            Some(look) if self.servers.has_headroom(now) => WaitEstimate::Hope(look),
+            _ => self.leave(ticket, now).map_or(WaitEstimate::Gone, WaitEstimate::None),
         }
     }
 
@@ -139,7 +137,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         let held = {
             let mut waiting = self.waiting();
             let held = waiting.queue.remove(ticket);
-            self.held.store(waiting.queue.len(), Relaxed);
+            self.queued.store(waiting.queue.len(), Relaxed);
             if waiting.queue.is_empty() {
                 waiting.throughput.rest();
             }
@@ -164,8 +162,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
 
     /// Gives turns to those who wait, as many as the pace and the servers allow now. Returns when to call again: `None`
     /// while nobody waits.
-    pub fn release(&self, now: Instant, rng: &mut fastrand::Rng, turns: &mut Vec<(W, Pass<C>)>) -> Option<Instant> {
-        if self.held() == 0 {
+    pub fn next_turns(&self, now: Instant, rng: &mut fastrand::Rng, turns: &mut Vec<(W, Pass)>) -> Option<Instant> {
+        if self.queued() == 0 {
             return None;
         }
         let mut waiting = self.waiting();
@@ -177,7 +175,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             }
             let next = waiting.queue.peek(now, |held| {
                 let account = held.account.account();
-                held.account_paid = held.account_paid || account.take_token();
+                held.account_paid = held.account_paid || account.take_token(now);
                 held.account_paid && account.has_room_for_handshake()
             });
             let Some((ticket, held)) = next else {
@@ -185,11 +183,11 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             };
             let is_urgent = held.last_turn().saturating_duration_since(now) < URGENT;
             let account = Arc::clone(held.account.account());
-            let urgency = if is_urgent { Urgency::Urgent } else { Urgency::CanWait(waiting.queue.len()) };
-            let Placement::Placed(server) = self.servers.place(now, &[], urgency, rng) else {
+            let haste = if is_urgent { Urgency::Urgent } else { Urgency::CanWait(waiting.queue.len()) };
+            let Placement::Placed(server) = self.servers.place(now, &[], haste, rng) else {
                 break Some(now + LOOK_AGAIN);
             };
-            if let Some(Err(wait)) = self.pace.as_ref().map(Tokens::take) {
+            if let Some(Err(wait)) = self.pace.as_ref().map(|pace| pace.take(now)) {
                 waiting.pace_ready_at = Some(now + wait);
                 break waiting.pace_ready_at;
             }
@@ -201,37 +199,36 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
                 account.end_handshake();
                 break Some(now + LOOK_AGAIN);
             };
-            held.account.has_begun();
+            held.account.handshake_begun();
             self.client_history.admitted(held.client);
-            if let Some(appointment) = held.appointment {
-                waiting.retry_schedule.cancel(appointment);
+            if let Some(scheduled_retry) = held.scheduled_retry {
+                waiting.retry_schedule.cancel(scheduled_retry);
             }
             turns.push((held.waiter, Pass { server, account: held.account }));
         };
         if waiting.queue.is_empty() {
             waiting.throughput.rest();
         }
-        self.held.store(waiting.queue.len(), Relaxed);
+        self.queued.store(waiting.queue.len(), Relaxed);
         again.map(|at| at + JITTER.mul_f64(rng.f64()))
     }
 
     /// Another server for a client whose dial went wrong, and that must have its answer by `answer_by`; `tried` is not tried again.
     /// The pace was paid once already.
-    pub fn place_again(&self, tried: &[usize], answer_by: Instant, now: Instant, rng: &mut fastrand::Rng) -> Again {
+    pub fn place_again(&self, tried: &[usize], answer_by: Instant, now: Instant, rng: &mut fastrand::Rng) -> Failover {
         if now >= answer_by {
-            return Again::Refuse(Refusal::HoldExpired);
+            return Failover::Refuse(Refusal::HoldExpired);
         }
         match self.servers.place(now, tried, Urgency::Urgent, rng) {
-            Placement::Placed(slot) => Again::Placed(slot),
-            Placement::Busy => Again::Busy(now + LOOK_AGAIN),
-            Placement::Full => Again::Refuse(Refusal::ServerCapacity),
+            Placement::Placed(slot) => Failover::Placed(slot),
+            Placement::Busy => Failover::Busy(now + LOOK_AGAIN),
+            Placement::Full => Failover::Refuse(Refusal::ServerCapacity),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
 
     use super::*;
     use crate::{
@@ -244,9 +241,9 @@ mod tests {
     };
 
     #[derive(Debug)]
-    struct Stays;
+    struct StayingClient;
 
-    impl Waiter for Stays {
+    impl Waiter for StayingClient {
         fn has_left(&self) -> bool {
             false
         }
@@ -255,7 +252,7 @@ mod tests {
     /// In the first 0.3 s of a storm 2,400 clients come, every third of them is let in, and how many could be is not known: when the last
     /// that came looks at its hopes again, if it may wait for so many seconds more.
     fn second_look(left: f64) -> Duration {
-        let admission = Admission::new(&wide_open(), unknown_servers(1), FakeRelativeClock::default());
+        let admission = Admission::new(&wide_open(), unknown_servers(1));
         let (mut rng, mut now) = (fastrand::Rng::with_seed(7), Instant::now());
         let (mut under_way, mut turns, mut last) = (Vec::new(), Vec::new(), None);
         for n in 0..2400 {
@@ -268,7 +265,7 @@ mod tests {
                 answer_by: hold_until + Duration::from_secs(1),
                 returns: Return::Regardless,
             };
-            match admission.at_connect(client, now, &mut rng, || Stays).expect("no rate is set") {
+            match admission.at_connect(client, now, &mut rng, || StayingClient).expect("no rate is set") {
                 Verdict::Admit(pass) => under_way.push(pass),
                 Verdict::Hold { ticket, .. } => last = Some(ticket),
                 Verdict::Refuse { reason, .. } => panic!("{reason:?}"),
@@ -283,15 +280,15 @@ mod tests {
                     Duration::ZERO,
                     now,
                 );
-                admission.release(now, &mut rng, &mut turns);
+                admission.next_turns(now, &mut rng, &mut turns);
                 under_way.extend(turns.drain(..).map(|(_, pass)| pass));
             }
             now += Duration::from_micros(125);
         }
-        let (held, pace) = (admission.held() as f64, admission.pace(now).expect("it has been seen"));
+        let (held, pace) = (admission.queued() as f64, admission.pace(now).expect("it has been seen"));
         assert!((0.45..0.6).contains(&(held / pace)), "{held} wait, {pace} a second");
         match admission.look_again(&last.expect("somebody waits"), now, &mut rng) {
-            Outlook::Hope(at) => at - now,
+            WaitEstimate::Hope(at) => at - now,
             other => panic!("{other:?}"),
         }
     }

@@ -137,10 +137,10 @@ fn finish(cx: &Context, session: &mut Unread, login: &Login, finished: Instant) 
         let undisturbed = server.server().is_uncontended();
         let mut baseline = passthrough.baseline.lock().unwrap_or_else(PoisonError::into_inner);
         let should = baseline.record(finished.into_std(), login.took, worker::lag(), undisturbed);
-        cx.shared.admission.opaque_handshake_finished(server, login.took, should, finished.into_std());
+        cx.shared.admission.passthrough_handshake_finished(server, login.took, should, finished.into_std());
     }
     server.session_began();
-    dispatch::give_now(&cx.shared.admission);
+    dispatch::run_now(&cx.shared.admission);
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::{net::SocketAddr, pin::pin, sync::Arc};
 use tokio::net::TcpStream;
 
 use crate::{
+    admission::Pass,
     dial::{self, DialError, ServerTls},
-    dispatch::AnyPass,
     identity::Credential,
     net::{
         linger,
@@ -94,7 +94,7 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
     let relay = Relay::new((stream, Passthrough::from_client(), b""), (to_server, from_server, b""), counters);
     // Nothing has been read yet that could be a reason to end.
     let relay = relay.map_err(|(_, ended)| End::closed(ended.party, Phase::Dial, ended.cause))?;
-    let AnyPass { server, account } = pass;
+    let Pass { server, account } = pass;
     Ok(Box::new(Established::new(cx, relay, server, AccountPlace::known(account), entry.ok())))
 }
 
@@ -111,7 +111,7 @@ struct Opened {
     stream: Stream,
     /// The server's INFO; `None` where TLS comes first.
     info: Option<Arc<Info>>,
-    pass: AnyPass,
+    pass: Pass,
 }
 
 /// Opens a server's connection as far as the client's own TLS goes on from.
@@ -183,7 +183,7 @@ impl PassthroughClient {
         if cx.shared.admission.source_reputation().is_damped(cx.source(), now()) {
             return Ok(Err(Refusal::SourceRate));
         }
-        let AnyPass { server, account } = match turn_by_source(cx, self.left()).await? {
+        let Pass { server, account } = match turn_by_source(cx, self.left()).await? {
             Ok(pass) => pass,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -207,7 +207,7 @@ impl PassthroughClient {
         if let Some(info) = &info {
             cx.shared.advertised_info.learn(server.server().index(), info);
         }
-        Ok(Ok(Opened { stream, info, pass: AnyPass { server, account } }))
+        Ok(Ok(Opened { stream, info, pass: Pass { server, account } }))
     }
 
     /// Refuses the client. Words are of no use to a client that expects TLS, and INFO without TLS would have some send their

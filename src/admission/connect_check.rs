@@ -10,12 +10,10 @@ use std::{
     time::Instant,
 };
 
-use governor::clock::Clock;
-
 use crate::{
     admission::{
         AccountSlot, Admission, QuotaIdentity, Return, deadlines,
-        queue::{Held, Ticket, Waiter},
+        queue::{Ticket, Waiter, WaitingClient},
         quota::sources::Source,
     },
     identity::ClientKey,
@@ -42,25 +40,25 @@ pub struct Client {
 
 impl Client {
     /// Its last moment for a turn, by what logins of its account take now.
-    fn last_turn<C: Clock>(&self, account: &AccountSlot<C>) -> Instant {
-        deadlines::last_turn(self.hold_until, self.answer_by, account.account().login_takes())
+    fn last_turn(&self, account: &AccountSlot) -> Instant {
+        deadlines::last_turn(self.hold_until, self.answer_by, account.account().login_time())
     }
 }
 
 /// What an admitted client holds; everything is given back on drop.
 #[derive(Debug)]
-pub struct Pass<C: Clock> {
+pub struct Pass {
     /// A slot on the server to dial.
     pub server: Slot,
     /// A slot in its account's quota.
-    pub account: AccountSlot<C>,
+    pub account: AccountSlot,
 }
 
 /// The verdict.
 #[derive(Debug)]
-pub enum Verdict<C: Clock> {
+pub enum Verdict {
     /// Dial.
-    Admit(Pass<C>),
+    Admit(Pass),
     /// Wait: the waiter is told when the turn comes.
     Hold {
         /// The place in the queue.
@@ -81,11 +79,11 @@ pub enum Verdict<C: Clock> {
 
 /// A client that waits for the token it was promised.
 #[derive(Debug)]
-pub struct Booking<W, C: Clock> {
+pub struct Reservation<W> {
     /// When it comes.
     pub at: Instant,
     client: Client,
-    account: AccountSlot<C>,
+    account: AccountSlot,
     waiter: W,
     _counted: Delay,
 }
@@ -119,7 +117,7 @@ pub enum Blocked {
     Full,
 }
 
-impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
+impl<W: Waiter> Admission<W> {
     /// The verdict on a client whose CONNECT has been read. `waiter` is called only for one that has to wait.
     ///
     /// # Errors
@@ -130,7 +128,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> Result<Verdict<C>, Box<Booking<W, C>>> {
+    ) -> Result<Verdict, Box<Reservation<W>>> {
         if self.is_draining() {
             return Ok(Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None });
         }
@@ -138,29 +136,29 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             Ok(account) => account,
             Err(reason) => return Ok(self.refuse_later(reason, &client, now, rng)),
         };
-        match account.also().ready_at() {
+        match account.other_quotas().ready_at() {
             None => {}
             Some(_) if !self.may_wait(account.account().has_priority()) => {
                 return Ok(self.refuse_now(Refusal::QueueFull, &client, now));
             }
             Some(at) => {
-                let _counted = Delay::new(&self.booked);
-                return Err(Box::new(Booking { at, client, account, waiter: waiter(), _counted }));
+                let _counted = Delay::new(&self.reserved);
+                return Err(Box::new(Reservation { at, client, account, waiter: waiter(), _counted }));
             }
         }
-        let by_lane = || self.servers.is_system_account(&client.account);
-        Ok(self.ask(account, &client, by_lane, now, rng, waiter))
+        let may_use_reserve = || self.servers.is_system_account(&client.account);
+        Ok(self.ask(account, &client, may_use_reserve, now, rng, waiter))
     }
 
     /// The verdict on a client that has waited for its token.
-    pub fn at_its_time(&self, booking: Booking<W, C>, now: Instant, rng: &mut fastrand::Rng) -> Verdict<C> {
-        let Booking { client, account, waiter, _counted, .. } = booking;
+    pub fn at_its_time(&self, reservation: Reservation<W>, now: Instant, rng: &mut fastrand::Rng) -> Verdict {
+        let Reservation { client, account, waiter, _counted, .. } = reservation;
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
-        account.also().redeem();
-        let by_lane = || self.servers.is_system_account(&client.account);
-        self.ask(account, &client, by_lane, now, rng, || waiter)
+        account.other_quotas().redeem(now);
+        let may_use_reserve = || self.servers.is_system_account(&client.account);
+        self.ask(account, &client, may_use_reserve, now, rng, || waiter)
     }
 
     /// The verdict on a client that has said nothing yet, in front of servers that are dialled before it does. Where it may
@@ -174,8 +172,8 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> Verdict<C> {
-        let lane = Source::from(source).lane();
+    ) -> Verdict {
+        let lane = Source::from(source).lane_name();
         // What its login takes is not known before its account is; patience has left time for it.
         let answer_by = hold_until + deadlines::UNKNOWN_LOGIN;
         let (account, quota_identity) = (Arc::clone(&lane), QuotaIdentity::default());
@@ -183,20 +181,20 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
         }
-        let by_lane = || self.lane.is_likely(source, now);
-        self.ask(AccountSlot::of_nobody(lane), &client, by_lane, now, rng, waiter)
+        let may_use_reserve = || self.operators.is_likely(source, now);
+        self.ask(AccountSlot::of_nobody(lane), &client, may_use_reserve, now, rng, waiter)
     }
 
     /// The connect door for a client that holds a server's slot already: quota and rate of its account.
     ///
     /// # Errors
     /// The reason to refuse with; nothing is taken then.
-    pub fn enter_account(&self, client: &Client, now: Instant) -> Result<AccountSlot<C>, Refusal> {
+    pub fn enter_account(&self, client: &Client, now: Instant) -> Result<AccountSlot, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
         let account = self.enter_quotas(client, now, now)?;
-        if !account.account().take_token() {
+        if !account.account().take_token(now) {
             return Err(Refusal::AccountRate);
         }
         self.client_history.admitted(client.key);
@@ -204,26 +202,26 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     /// Slots in every quota that a client falls under; its token of a rate by user or name may come until `latest`.
-    fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot<C>, Refusal> {
+    fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
         let account = self.accounts.enter(&client.account, now).map_err(|_| Refusal::AccountQuota)?;
         let latest = latest.min(client.last_turn(&account)).max(now);
-        let also = self.patterns.enter(&client.quota_identity, now, latest, &self.warned)?;
-        Ok(account.holding(also))
+        let other_quotas = self.users_and_names.enter(&client.quota_identity, now, latest, &self.warned)?;
+        Ok(account.with_other_quotas(other_quotas))
     }
 
-    /// What both doors do once there is a lane to wait in. `by_lane` is asked only of a client that cannot go in at once.
+    /// What both doors do once there is a lane to wait in. `may_use_reserve` is asked only of a client that cannot go in at once.
     fn ask(
         &self,
-        mut account: AccountSlot<C>,
+        mut account: AccountSlot,
         client: &Client,
-        by_lane: impl FnOnce() -> bool,
+        may_use_reserve: impl FnOnce() -> bool,
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> Verdict<C> {
+    ) -> Verdict {
         let mut account_paid = false;
         // Whoever waits already goes first; so the direct way is open only while nobody does.
-        let blocked = if self.held() == 0 {
+        let blocked = if self.queued() == 0 {
             match self.try_admit(&mut account, &mut account_paid, now, rng) {
                 Ok(server) => {
                     self.client_history.admitted(client.key);
@@ -234,7 +232,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         } else {
             self.blocked_behind_the_queue(now)
         };
-        if by_lane()
+        if may_use_reserve()
             && let Some(server) = self.servers.place_in_reserve(now, rng)
         {
             return Verdict::Admit(Pass { server, account });
@@ -246,26 +244,34 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         if !self.may_wait(account.account().has_priority()) {
             return self.refuse_now(Refusal::QueueFull, client, now);
         }
-        let standing = self.client_history.standing(client.key, now);
+        let seniority = self.client_history.seniority(client.key, now);
         let waiter = waiter();
         let &Client { key, hold_until, answer_by, returns, .. } = client;
-        let held =
-            Held { waiter, account, account_paid, hold_until, answer_by, client: key, returns, appointment: None };
+        let held = WaitingClient {
+            waiter,
+            account,
+            account_paid,
+            hold_until,
+            answer_by,
+            client: key,
+            returns,
+            scheduled_retry: None,
+        };
         let mut waiting = self.waiting();
-        let ticket = waiting.queue.push(held, standing);
-        self.held.store(waiting.queue.len(), Relaxed);
+        let ticket = waiting.queue.push(held, seniority);
+        self.queued.store(waiting.queue.len(), Relaxed);
         drop(waiting);
         Verdict::Hold { ticket, look_again: self.first_look(&blocked, client.returns, last_turn, now, rng) }
     }
 
     fn try_admit(
         &self,
-        account: &mut AccountSlot<C>,
+        account: &mut AccountSlot,
         account_paid: &mut bool,
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Result<Slot, Blocked> {
-        if !account.account().take_token() {
+        if !account.account().take_token(now) {
             return Err(Blocked::AccountRate);
         }
         *account_paid = true;
@@ -278,15 +284,15 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             Placement::Full => Err(Blocked::Full),
         };
         let placed = placed.and_then(|slot| match &self.pace {
-            Some(pace) => pace.take().map(|()| slot).map_err(|_| Blocked::NotYet),
+            Some(pace) => pace.take(now).map(|()| slot).map_err(|_| Blocked::NotYet),
             None => Ok(slot),
         });
-        placed.inspect_err(|_| account.step_back())
+        placed.inspect_err(|_| account.end_handshake())
     }
 
     /// What keeps a client waiting that comes to a queue: no room even for those before it, or only their number.
     fn blocked_behind_the_queue(&self, now: Instant) -> Blocked {
-        if self.held() >= self.servers.headroom(now) as usize { Blocked::Full } else { Blocked::NotYet }
+        if self.queued() >= self.servers.headroom(now) as usize { Blocked::Full } else { Blocked::NotYet }
     }
 
     /// The reason that a client is told when `blocked` keeps it out.
@@ -299,12 +305,12 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
         }
     }
 
-    fn refuse_now(&self, reason: Refusal, client: &Client, now: Instant) -> Verdict<C> {
+    fn refuse_now(&self, reason: Refusal, client: &Client, now: Instant) -> Verdict {
         self.client_history.refused(client.key, now);
         Verdict::Refuse { reason, at: now, delay: None }
     }
 
-    fn refuse_later(&self, reason: Refusal, client: &Client, now: Instant, rng: &mut fastrand::Rng) -> Verdict<C> {
+    fn refuse_later(&self, reason: Refusal, client: &Client, now: Instant, rng: &mut fastrand::Rng) -> Verdict {
         let (at, delay) = self.turn_away(reason, client, now, rng);
         Verdict::Refuse { reason, at, delay }
     }
@@ -322,7 +328,7 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
             return (now, None);
         }
         let at = self.moment_to_refuse(reason, client.hold_until, now, rng);
-        (at, Some(Delay::new(&self.delayed)))
+        (at, Some(Delay::new(&self.answered_later)))
     }
 
     /// A random moment within `refusal_spread`, and before `until`: clients that retry in step come back spread out. Whoever is
