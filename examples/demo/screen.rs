@@ -113,7 +113,10 @@ impl Screen {
             line += &format!(" | held {} | refused {refusals}", now.held);
         }
         if line != self.last_line {
-            println!("  {} {line}", self.clock());
+            let whole = format!("  {} {line}", self.clock());
+            // In a file or a pipe a reading stays on one line, for grep.
+            let columns = if stdout().is_terminal() { self.columns() } else { usize::MAX };
+            wrap(&whole, columns).iter().for_each(|line| println!("{line}"));
             self.last_line = line;
         }
     }
@@ -156,10 +159,10 @@ impl Screen {
     }
 
     fn columns(&self) -> usize {
-        let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-        let told = || tcgetwinsize(stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
-        // Of a terminal its own word: COLUMNS may be from before it was resized.
-        if self.live { told().or(asked) } else { asked }.unwrap_or(80).max(30)
+        let size = tcgetwinsize(stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
+        let variable = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        // The terminal's own size comes first: COLUMNS may be from before a resize.
+        size.or_else(variable).unwrap_or(80).max(30)
     }
 
     /// Takes the live view off the terminal.
@@ -226,10 +229,11 @@ fn bar(connections: u64, width: usize, reserve: u64, [used, free, kept]: [&str; 
     (0..width).map(cell).collect()
 }
 
+/// Breaks a text between words, but not at a no-break space, which then becomes a plain one.
 fn wrap(text: &str, columns: usize) -> Vec<String> {
     let indent = " ".repeat(text.len() - text.trim_start().len());
     let mut lines = vec![indent.clone()];
-    for word in text.split_whitespace() {
+    for word in text.split_ascii_whitespace() {
         let line = lines.last_mut().expect("a line");
         let empty = line.len() == indent.len();
         if !empty && line.chars().count() + 1 + word.chars().count() > columns {
@@ -239,7 +243,7 @@ fn wrap(text: &str, columns: usize) -> Vec<String> {
             line.push_str(word);
         }
     }
-    lines
+    lines.iter().map(|line| line.replace('\u{a0}', " ")).collect()
 }
 
 /// Keys of the terminal, one by one and unseen; the terminal is set back when this is dropped.

@@ -42,7 +42,8 @@ pub(crate) async fn tell(screen: &mut Screen, once: bool) -> Result<(), Failed> 
 
     let kept = format!(
         "200 more clients of SHOP come, but three servers for {MAX} connections each, of which weir keeps {RESERVE} free, \
-         have room for {room}. A server that is full closes connections unread; weir says why before it closes them."
+         have room for {room}. A full server closes a connection at once, and most client libraries never read its reason. \
+         weir refuses after the client's CONNECT, where the libraries do read it."
     );
     screen.act("4 of 6: more clients than places", &kept);
     side.read_on(screen).await?;
@@ -78,7 +79,8 @@ pub(crate) async fn tell(screen: &mut Screen, once: bool) -> Result<(), Failed> 
     let all_back = |now: &crate::side::Now| now.connected == 180 && now.servers[1].is_none() && now.agrees();
     let took = side.until(screen, "the clients of n2 are connected again", all_back).await?;
     let spread = side.now.spread();
-    let back = format!("all {lost} clients of n2 were connected again after {:.1} s: {spread}.", took.as_secs_f64());
+    let back =
+        format!("all {lost} clients of n2 were connected again after {:.1}\u{a0}s: {spread}.", took.as_secs_f64());
     screen.seen(&back);
     side.read_on(screen).await?;
 
@@ -134,14 +136,16 @@ async fn storms(screen: &mut Screen) -> Result<(Side, Vec<String>), Failed> {
     screen.act(
         "1 of 6: a reconnect storm without weir",
         &format!(
-            "{clients} clients connect straight to the servers, all at the same moment. Each gives up an attempt after 2 s \
-             and tries again 2 s later, as the Go library of NATS does. The servers share the CPU among all of them, and \
-             also work on logins whose client has given up. They count a connection from its start, logged in or not. Watched for {watched} s at most."
+            "{clients} clients connect straight to the servers, all at the same moment. Each gives up an attempt after 2\u{a0}s \
+             and tries again 2\u{a0}s later, as the Go library of NATS does. The servers share the CPU among all of them, and \
+             also work on logins whose client has given up. They count a connection from its start, logged in or not. Watched for {watched}\u{a0}s at most."
         ),
     );
     direct.read_on(screen).await?;
     let without = storm::run(&mut direct, screen, clients).await?;
-    let time = without.all_in.map_or_else(|| format!("after {watched} s"), |time| format!("after {time:.1?}"));
+    let time = without
+        .all_in
+        .map_or_else(|| format!("after {watched}\u{a0}s"), |time| format!("after {:.1}\u{a0}s", time.as_secs_f64()));
     screen.seen(&format!(
         "{time}, {} of {clients} clients were connected. Of their {} attempts {}.",
         without.connected,
@@ -165,7 +169,7 @@ async fn storms(screen: &mut Screen) -> Result<(Side, Vec<String>), Failed> {
     side.read_on(screen).await?;
     let with = storm::run(&mut side, screen, clients).await?;
     screen.seen(&format!(
-        "after {:.1} s all {clients} clients were connected. Of their {} attempts {}.",
+        "after {:.1}\u{a0}s all {clients} clients were connected. Of their {} attempts {}.",
         with.all_in.unwrap_or_default().as_secs_f64(),
         with.attempts,
         with.failed()
