@@ -1,6 +1,7 @@
 //! The terminal: sentences that stay, and below them a live view that is painted over in place.
 //!
-//! Where the output is no terminal, or one that cannot move its cursor (`TERM=dumb`), the live view is a line for each change.
+//! Where the output is no terminal, or one that cannot move its cursor (`TERM=dumb`), the live view is a line for
+//! each change.
 
 use std::fmt;
 use std::io::{IsTerminal, Write as _, stdin, stdout};

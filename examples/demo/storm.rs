@@ -15,8 +15,9 @@ const WORK: f64 = 6.0;
 /// What a client is told that finds no place, or whose turn does not come in time.
 const REFUSED: &str = "maximum connections exceeded";
 
-/// bcrypt hashes of the password `demo`. A login at cost 11 (what the NATS tools make) takes about 0.1 s of one core; each
-/// step doubles it. On machines with more cores a login costs more here, so that a few hundred clients are a storm there too.
+/// bcrypt hashes of the password `demo`. A login at cost 11 (what the NATS tools make) takes about 0.1 s of one core;
+/// each step doubles it. On machines with more cores a login costs more here, so that a few hundred clients are a storm
+/// there too.
 const PASSWORDS: [&str; 4] = [
     "$2a$11$abcdefghijklmnopqrstuujwMkwxFQ9SwYTadCvYORCI1D/wjstIG",
     "$2a$12$abcdefghijklmnopqrstuuPZMSJg2LUPgP73PQ9tCr.AZ2Qkj/kWa",
@@ -88,7 +89,8 @@ impl Outcome {
     }
 }
 
-/// Lets `clients` connect at the same moment, and watches until all are connected; without weir for [`WATCHED`] at most.
+/// Lets `clients` connect at the same moment, and watches until all are connected; without weir for [`WATCHED`] at
+/// most.
 pub(crate) async fn run(side: &mut Side, screen: &mut Screen, clients: usize) -> Result<Outcome, Failed> {
     let began = Instant::now();
     side.fleet(screen, "storm", clients, &login());

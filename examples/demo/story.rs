@@ -9,9 +9,9 @@ use crate::support::Login;
 /// Tells the whole story; without `once` it does not end.
 pub(crate) async fn tell(screen: &mut Screen, once: bool) -> Result<(), Failed> {
     screen.say(
-        "Programs that use NATS (\"clients\") each keep one connection to a nats-server. When many come at the same moment, \
-         say because a server or the network was gone, that is a reconnect storm. weir is a proxy in front of the servers: \
-         it decides when each client is let in, and onto which server.",
+        "Programs that use NATS (\"clients\") each keep one connection to a nats-server. When many come at the same \
+         moment, say because a server or the network was gone, that is a reconnect storm. weir is a proxy in front \
+         of the servers: it decides when each client is let in, and onto which server.",
     );
     let (mut side, table) = storms(screen).await?;
     let shop = Login::user("shop", "demo").lang("go");
@@ -41,9 +41,9 @@ pub(crate) async fn tell(screen: &mut Screen, once: bool) -> Result<(), Failed> 
     side.read_on(screen).await?;
 
     let kept = format!(
-        "200 more clients of SHOP come, but three servers for {MAX} connections each, of which weir keeps {RESERVE} free, \
-         have room for {room}. A full server closes a connection at once, and most client libraries never read its reason. \
-         weir refuses after the client's CONNECT, where the libraries do read it."
+        "200 more clients of SHOP come, but three servers for {MAX} connections each, of which weir keeps {RESERVE} \
+         free, have room for {room}. A full server closes a connection at once, and most client libraries never \
+         read its reason. weir refuses after the client's CONNECT, where the libraries do read it."
     );
     screen.act("4 of 6: more clients than places", &kept);
     side.read_on(screen).await?;
@@ -57,8 +57,8 @@ pub(crate) async fn tell(screen: &mut Screen, once: bool) -> Result<(), Failed> 
         return Err(Failed("a server had to refuse a client by itself".into()));
     }
     screen.seen(&format!(
-        "{} clients are connected ({}), and no server had to refuse one by itself (their logs). weir refused {} attempts \
-         with 'maximum connections exceeded'.",
+        "{} clients are connected ({}), and no server had to refuse one by itself (their logs). weir refused {} \
+         attempts with 'maximum connections exceeded'.",
         side.now.connected,
         side.now.spread(),
         side.now.refused_for_room() - before
@@ -67,8 +67,8 @@ pub(crate) async fn tell(screen: &mut Screen, once: bool) -> Result<(), Failed> 
 
     screen.act(
         "5 of 6: a server dies",
-        "The crowd and BATCH's clients leave, SHOP's 180 stay. Then the server n2 is killed (kill -9): its clients must find \
-         a place on the other two, without a moment in which all of them come at once.",
+        "The crowd and BATCH's clients leave, SHOP's 180 stay. Then the server n2 is killed (kill -9): its clients \
+         must find a place on the other two, without a moment in which all of them come at once.",
     );
     side.leaves("crowd").await;
     side.leaves("batch").await;
@@ -86,8 +86,8 @@ pub(crate) async fn tell(screen: &mut Screen, once: bool) -> Result<(), Failed> 
 
     screen.act(
         "6 of 6: the server comes back",
-        "n2 starts again and 60 new clients come. weir sends new clients where most places are free, and moves no client \
-         that is connected.",
+        "n2 starts again and 60 new clients come. weir sends new clients where most places are free, and moves no \
+         client that is connected.",
     );
     side.read_on(screen).await?;
     side.cluster.servers[1].restart().await;
@@ -128,17 +128,18 @@ async fn storms(screen: &mut Screen) -> Result<(Side, Vec<String>), Failed> {
     let rate = storm::logins_a_second(&direct, screen).await;
     let clients = storm::size(rate);
     screen.say(&format!(
-        "Passwords are stored as bcrypt hashes (cost {cost}), as is usual: the three servers together finish {rate:.0} logins \
-         a second on this machine."
+        "Passwords are stored as bcrypt hashes (cost {cost}), as is usual: the three servers together finish \
+         {rate:.0} logins a second on this machine."
     ));
 
     let watched = storm::WATCHED.as_secs();
     screen.act(
         "1 of 6: a reconnect storm without weir",
         &format!(
-            "{clients} clients connect straight to the servers, all at the same moment. Each gives up an attempt after 2\u{a0}s \
-             and tries again 2\u{a0}s later, as the Go library of NATS does. The servers share the CPU among all of them, and \
-             also work on logins whose client has given up. They count a connection from its start, logged in or not. Watched for {watched}\u{a0}s at most."
+            "{clients} clients connect straight to the servers, all at the same moment. Each gives up an attempt \
+             after 2\u{a0}s and tries again 2\u{a0}s later, as the Go library of NATS does. The servers share the \
+             CPU among all of them, and also work on logins whose client has given up. They count a connection from \
+             its start, logged in or not. Watched for {watched}\u{a0}s at most."
         ),
     );
     direct.read_on(screen).await?;
@@ -159,8 +160,9 @@ async fn storms(screen: &mut Screen) -> Result<(Side, Vec<String>), Failed> {
     screen.act(
         "2 of 6: the same storm with weir",
         &format!(
-            "An identical cluster, and weir in front of it. The same {clients} clients connect to weir at the same moment. \
-             weir holds them and lets in as many at a time as the servers finish before the client gives up."
+            "An identical cluster, and weir in front of it. The same {clients} clients connect to weir at the same \
+             moment. weir holds them and lets in as many at a time as the servers finish before the client gives \
+             up."
         ),
     );
     screen.started.servers += 3;
