@@ -1,7 +1,7 @@
 //! What `scripts/demo` runs: the same reconnect storm at two identical clusters, one with weir in front and one
-//! without, and then what weir does at quotas, at full servers and when a server dies. Every figure on the screen is measured
-//! while it runs: by the servers' own `/varz`, by weir's `/metrics` and by the clients. An act that does not end as
-//! announced ends the demo with exit code 1.
+//! without, and then what weir does at quotas, at full servers and when a server dies. Every figure on the screen is
+//! measured while it runs: by the servers' own `/varz`, by weir's `/metrics` and by the clients. An act that does not
+//! end as announced ends the demo with exit code 1.
 //!
 //! `demo` keeps its cluster running after the last act until Ctrl-C; `demo --once` ends after the last act.
 
