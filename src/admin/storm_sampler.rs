@@ -65,6 +65,7 @@ fn sample(shared: &Shared) -> Sample {
     for reason in Refusal::ALL {
         refused[reason as usize] = counters.refused(reason);
     }
+    let waiting = shared.admission.waiting();
     Sample {
         unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
         // Ids begin with 1.
@@ -72,7 +73,7 @@ fn sample(shared: &Shared) -> Sample {
         admitted: counters.servers.iter().map(|server| server.admitted.load(Relaxed)).sum(),
         held: counters.held.load(Relaxed),
         refused,
-        waiting: (shared.admission.queued() + shared.admission.answered_later()) as u64,
+        waiting: (waiting.queued + waiting.answered_later) as u64,
         sessions: shared.sessions.len() as u64,
         pace: shared.admission.pace(Instant::now().into_std()),
     }

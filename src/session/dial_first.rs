@@ -115,8 +115,8 @@ pub(super) async fn turn(
     let client = shared.keys.client(source, shared.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
     let (now, rng) = (Instant::now().into_std(), &mut fastrand::Rng::new());
-    let verdict = shared.admission.at_accept_turn(source, client, hold_until, now, rng, || TurnSender(turn));
-    match wait(shared, Wait::of(verdict, now), turn_comes, who, left).await {
+    let begun = Wait::before_connect(&shared.admission, source, client, hold_until, now, rng, || TurnSender(turn));
+    match wait(shared, begun, turn_comes, who, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),
         Waited::Left(()) => Err(End::Probe),
         Waited::InVain(reason) => Ok(Err(reason)),

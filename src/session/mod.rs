@@ -58,7 +58,7 @@ use crate::{
         connect_upstream::{NotAnswered, dial_until_answered},
         dial_first::Ahead,
         preface::{Arrival, Unfinished},
-        refuse::{leave_unfinished, refuse, refuse_at, turn_away},
+        refuse::{leave_unfinished, refuse, refuse_later, turn_away},
     },
     telemetry::{
         counters::{Counters, Totals},
@@ -343,9 +343,9 @@ async fn admit(
         Err(Refusal::ListenerFull) if shared.servers.is_system_account(&account) => None,
         Err(reason) => {
             ahead.let_go().await;
-            let (until, rng) = (deadlines.hold_until, &mut fastrand::Rng::new());
-            let at = shared.admission.moment_to_refuse(reason, until, connected.into_std(), rng);
-            return Err(refuse_at(shared, down, &mut preface, reason, Instant::from_std(at)).await);
+            let (now, rng) = (connected.into_std(), &mut fastrand::Rng::new());
+            let refused = Wait::refused_at_accept(&shared.admission, reason, deadlines.hold_until, now, rng);
+            return Err(refuse_later(shared, down, &mut preface, reason, refused).await);
         }
     };
 
@@ -354,7 +354,7 @@ async fn admit(
     who.client = Some(client);
     who.account = Some(Arc::clone(&account));
     let Deadlines { hold_until, answer_by, returns } = deadlines;
-    let quota_identity = if shared.admission.users_and_names().is_empty() {
+    let quota_identity = if !shared.admission.has_user_or_name_quotas() {
         QuotaIdentity::default()
     } else {
         quota_identity(&shared.keys, credential, credential_key, &connect, &down)

@@ -4,7 +4,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    admission::Client,
+    admission::{Client, Step, Wait},
+    dispatch::SessionWait,
     net::{linger, stream::Stream, timer::sleep_until},
     outcome::{Cause, Close, Party, Phase, Refusal},
     protocol::{
@@ -17,16 +18,17 @@ use crate::{
     },
 };
 
-/// Refuses at `at`, or earlier when the client leaves.
-pub(super) async fn refuse_at(
+/// Refuses a client at its moment, or ends with it when it leaves before that.
+pub(super) async fn refuse_later(
     shared: &Shared,
     mut down: Stream,
     preface: &mut Preface,
     reason: Refusal,
-    at: Instant,
+    (_counted, step): (SessionWait, Step),
 ) -> End {
+    let Step::Wait(at) = step else { return refuse(shared, down, reason).await };
     tokio::select! {
-        () = sleep_until(at) => refuse(shared, down, reason).await,
+        () = sleep_until(Instant::from_std(at)) => refuse(shared, down, reason).await,
         left = preface::watch(&mut down, preface) => leave_unfinished(down, left, Phase::Hold).await,
     }
 }
@@ -39,11 +41,9 @@ pub(super) async fn turn_away(
     down: Stream,
     preface: &mut Preface,
 ) -> End {
-    let now = Instant::now().into_std();
-    let (at, delay) = shared.admission.turn_away(reason, client, now, &mut fastrand::Rng::new());
-    let end = refuse_at(shared, down, preface, reason, Instant::from_std(at)).await;
-    drop(delay);
-    end
+    let (now, rng) = (Instant::now().into_std(), &mut fastrand::Rng::new());
+    let refused = Wait::refused(&shared.admission, reason, client, now, rng);
+    refuse_later(shared, down, preface, reason, refused).await
 }
 
 /// The polite refusal: CONNECT has been read, so the reason can be.

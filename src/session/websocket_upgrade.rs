@@ -6,6 +6,7 @@ use tokio::{io::AsyncReadExt, time::Instant};
 use tracing::debug;
 
 use crate::{
+    admission::{Step, Wait},
     net::{
         linger,
         stream::Stream,
@@ -64,12 +65,14 @@ pub(super) async fn open(down: Stream, upgrade: &Upgrade) -> Result<Stream, End>
 /// CertificateNames that there is no room, at a random moment: clients that retry in step come back spread out.
 pub(super) async fn turn_away(shared: &Shared, mut down: Stream, reason: Refusal, deadline: Instant) -> End {
     let (now, until) = (Instant::now().into_std(), deadline.into_std());
-    let at = shared.admission.moment_to_refuse(reason, until, now, &mut fastrand::Rng::new());
-    tokio::select! {
-        () = sleep_until(Instant::from_std(at)) => {}
-        read = down.read_u8() => {
-            if read.is_err() {
-                return gone();
+    let refused = Wait::refused_at_accept(&shared.admission, reason, until, now, &mut fastrand::Rng::new());
+    if let (_, Step::Wait(at)) = refused {
+        tokio::select! {
+            () = sleep_until(Instant::from_std(at)) => {}
+            read = down.read_u8() => {
+                if read.is_err() {
+                    return gone();
+                }
             }
         }
     }

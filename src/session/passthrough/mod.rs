@@ -14,7 +14,7 @@ use std::{
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
-    admission::Pass,
+    admission::{Pass, Step, Wait},
     dial::{self, DialError, Secured},
     identity::Credential,
     net::{
@@ -245,10 +245,12 @@ impl Client {
     /// their credentials in the clear: so weir's INFO asks for TLS as the servers' does, and TLS fails.
     async fn turn_away(mut self, shared: &Shared, listener: &Listener, reason: Refusal, id: u64, who: &mut Who) -> End {
         let (now, until) = (Instant::now().into_std(), dial_until(shared, self.accepted).into_std());
-        let at = shared.admission.moment_to_refuse(reason, until, now, &mut fastrand::Rng::new());
-        tokio::select! {
-            () = sleep_until(Instant::from_std(at)) => {}
-            () = self.left() => return self.gone(Phase::Hold),
+        let refused = Wait::refused_at_accept(&shared.admission, reason, until, now, &mut fastrand::Rng::new());
+        if let (_, Step::Wait(at)) = refused {
+            tokio::select! {
+                () = sleep_until(Instant::from_std(at)) => {}
+                () = self.left() => return self.gone(Phase::Hold),
+            }
         }
         who.client = Some(shared.keys.client(self.source, shared.keys.credential(Credential::Nothing), None));
         let mut last = ALERT;
