@@ -151,7 +151,7 @@ impl FromShared {
         families.gauge(
             "refusals_delayed",
             "Clients that are being refused: their answer waits for its random delay, or they have not closed yet",
-            (waiting.answered_later as u32 + self.shared.turned_away.in_use()).into(),
+            (waiting.answered_later as u32 + self.shared.refusing.in_use()).into(),
         )?;
         if let Some(pace) = admission.pace(Instant::now()) {
             families.gauge("pace", "New clients per second that weir lets onto the cluster", pace)?;

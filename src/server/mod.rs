@@ -40,7 +40,7 @@ use crate::{
     outcome::Refusal,
     protocol::websocket::upgrade::Rules,
     relay::{self, registry::Sessions},
-    session::{self, Listener, Shared, Through, Web},
+    session::{self, Listener, PassthroughListener, Shared, WebSocketListener},
     telemetry::counters::Counters,
     tls::{self, BadFile, Connector, HandshakeFirst, ListenerTls, ServersTls, Terminator},
     upstream::Servers,
@@ -197,7 +197,7 @@ impl Parts {
             counters: Arc::new(Counters::new(servers.len())),
             flight: storm_sampler::Flight::default(),
             sessions: Arc::new(Sessions::default()),
-            turned_away: Limit::new(room.turned_away),
+            refusing: Limit::new(room.turned_away),
             sends_proxy_headers: config.upstream.compatibility.proxy_protocol,
             proxy_key: config.proxy_key.clone(),
             terminators: addresses
@@ -215,16 +215,16 @@ impl Parts {
             bound.into_iter().zip(advertised_info.listener_infos()).zip(terminators)
         {
             let listener = Arc::new(Listener {
-                face: Arc::clone(face),
-                gate: Limit::new((f64::from(one.max_clients) * room.share) as u32),
+                info: Arc::clone(face),
+                max_clients: Limit::new((f64::from(one.max_clients) * room.share) as u32),
                 handshake_timeout: one.handshake_timeout,
-                believes: one.accept_proxy_protocol_from.clone(),
+                trusted_proxies: one.accept_proxy_protocol_from.clone(),
                 tls,
-                websocket: one.websocket.as_ref().map(|websocket| Web {
+                websocket: one.websocket.as_ref().map(|websocket| WebSocketListener {
                     rules: Rules { secure: one.tls.is_some(), ..websocket.rules.clone() },
-                    believes: websocket.accept_forwarded_from.clone(),
+                    trusted_proxies: websocket.accept_forwarded_from.clone(),
                 }),
-                through: one.passes_through.map(Through::new),
+                passthrough: one.passes_through.map(PassthroughListener::new),
             });
             for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {
                 of_worker.push((socket, Arc::clone(&listener)));
@@ -392,9 +392,9 @@ fn worker(
                 let (shared, tracker) = (Arc::clone(&shared), sessions.clone());
                 sessions.spawn(accept::accept(socket, stop.child_token(), move |stream, peer| {
                     let (shared, listener) = (Arc::clone(&shared), Arc::clone(&listener));
-                    match listener.through {
+                    match listener.passthrough {
                         None => tracker.spawn(session::serve(shared, listener, stream, peer)),
-                        Some(_) => tracker.spawn(session::pass_through(shared, listener, stream, peer)),
+                        Some(_) => tracker.spawn(session::serve_passthrough(shared, listener, stream, peer)),
                     };
                 }));
             }
