@@ -1,4 +1,4 @@
-//! Servers to choose from, as `benches/doors.rs` and `examples/bench_instructions.rs` measure it.
+//! Servers to choose from, as `benches/admission.rs` and `examples/bench_instructions.rs` measure it.
 
 use std::{sync::Arc, time::Duration};
 

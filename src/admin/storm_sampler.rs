@@ -22,6 +22,7 @@ fn sample(shared: &Shared) -> Sample {
     for reason in Refusal::ALL {
         refused[reason as usize] = counters.refused(reason);
     }
+    let waiting = shared.admission.waiting();
     Sample {
         unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
         // The first session has id 1.
@@ -29,7 +30,7 @@ fn sample(shared: &Shared) -> Sample {
         admitted: counters.servers.iter().map(|server| server.admitted.load(Relaxed)).sum(),
         held: counters.held.load(Relaxed),
         refused,
-        waiting: (shared.admission.queued() + shared.admission.answered_later()) as u64,
+        waiting: (waiting.queued + waiting.answered_later) as u64,
         sessions: shared.sessions.len() as u64,
         pace: shared.admission.pace(timer::now()),
     }

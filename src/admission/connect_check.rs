@@ -1,170 +1,111 @@
-//! The connect door: it is known who asks. Account quota, account rate, a server's slot, the pace: narrowest first, the
-//! shared budget last, so that a refusal never spends what belongs to others.
+//! The connect check. It knows who asks: account quota, account rate, a server's slot, the pace. The narrowest limit comes first and
+//! the shared one last, so that a refusal never spends what belongs to others.
+//!
+//! Sessions and `weir plan` come here by [`Wait`](super::Wait) only, so that both ask the same in the same order.
 
 use std::{
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
 };
 
 use crate::{
     admission::{
-        AccountSlot, Admission, QuotaIdentity, Return, deadlines,
-        queue::{Ticket, Waiter, WaitingClient},
-        quota::sources::Source,
+        client::{Client, Pass},
+        controller::Admission,
+        deadlines,
+        queue::waiting::{Ticket, Waiter, WaitingClient},
+        quota::{accounts::AccountSlot, limit::Permit, sources::Source, users_and_names::QuotaIdentity},
+        retry_schedule::{Situation, answer_at},
     },
+    client_library::returns::Return,
     identity::ClientKey,
     outcome::Refusal,
     upstream::{Placement, Slot, Urgency},
 };
 
-/// Who asks.
+/// What becomes of a client at the connect check.
 #[derive(Debug)]
-pub struct Client {
-    /// The account it belongs to, as far as known.
-    pub account: Arc<str>,
-    /// Who it is across reconnects.
-    pub key: ClientKey,
-    /// Who it is to quotas by user and name.
-    pub quota_identity: QuotaIdentity,
-    /// How long it may wait.
-    pub hold_until: Instant,
-    /// When it must have its PONG.
-    pub answer_by: Instant,
-    /// What it does when it is refused.
-    pub returns: Return,
-}
-
-impl Client {
-    /// Its last moment for a turn, by what logins of its account take now.
-    fn last_turn(&self, account: &AccountSlot) -> Instant {
-        deadlines::last_turn(self.hold_until, self.answer_by, account.account().login_time())
-    }
-}
-
-/// What an admitted client holds; everything is given back on drop.
-#[derive(Debug)]
-pub struct Pass {
-    /// A slot on the server to dial.
-    pub server: Slot,
-    /// A slot in its account's quota.
-    pub account: AccountSlot,
-}
-
-/// The verdict.
-#[derive(Debug)]
-pub enum Verdict {
-    /// Dial.
+pub(super) enum Verdict<W> {
+    /// It is dialled.
     Admit(Pass),
-    /// Wait: the waiter is told when the turn comes.
-    Hold {
-        /// The place in the queue.
-        ticket: Ticket,
-        /// When to ask [`Admission::look_again`] whether there is still hope.
-        look_again: Instant,
-    },
-    /// Say no, at the time given.
-    Refuse {
-        /// Why.
-        reason: Refusal,
-        /// When: refusals are spread, so that clients that retry in step come back spread out.
-        at: Instant,
-        /// Counts the client among those who wait; `None` when it is refused at once.
-        delay: Option<Delay>,
-    },
+    /// It waits for a token that it was promised, and is checked [again](Admission::at_reserved_time) then.
+    Reserve(Box<Reservation<W>>),
+    /// It waits in the queue; its turn is [estimated](Admission::estimate_turn) at `check_at`.
+    Hold { ticket: Ticket, check_at: Instant },
+    /// It is refused at `at`. The permit counts it among the clients that wait; `None` where it is told at once.
+    Refuse { reason: Refusal, at: Instant, permit: Option<Permit> },
 }
 
-/// A client that waits for the token it was promised.
+/// A client that waits for a token of a rate by user or name.
 #[derive(Debug)]
-pub struct Reservation<W> {
-    /// When it comes.
-    pub at: Instant,
+pub(super) struct Reservation<W> {
+    /// When the token comes.
+    pub(super) at: Instant,
     client: Client,
     account: AccountSlot,
     waiter: W,
-    _counted: Delay,
+    _permit: Option<Permit>,
 }
 
-/// One client that waits for its moment outside the queue, given back on drop.
-#[derive(Debug)]
-pub struct Delay {
-    count: Arc<AtomicUsize>,
-}
-
-impl Delay {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self { count: Arc::clone(count) }
-    }
-}
-
-impl Drop for Delay {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Why a client cannot go in this moment.
-pub enum Blocked {
+/// Why a client cannot be admitted this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blocked {
     /// Its account opens connections too fast.
     AccountRate,
-    /// There is room, but the pace, a busy server or those who came before do not allow it yet.
+    /// There is room, but the pace, a busy server or the clients before it do not allow it yet.
     NotYet,
-    /// There is no room, or none but for those who came before.
+    /// There is no room, or none but for the clients before it.
     Full,
 }
 
 impl<W: Waiter> Admission<W> {
-    /// The verdict on a client whose CONNECT has been read. `waiter` is called only for one that has to wait.
-    ///
-    /// # Errors
-    /// There is no verdict yet: a rate by user or name has a token for it later. [`Admission::at_its_time`] is to be asked then.
-    pub fn at_connect(
+    /// The verdict on a client whose CONNECT has been read. `waiter` is called only for a client that has to wait.
+    pub(super) fn at_connect(
         &self,
         client: Client,
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> Result<Verdict, Box<Reservation<W>>> {
+    ) -> Verdict<W> {
         if self.is_draining() {
-            return Ok(Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None });
+            return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
         }
         let account = match self.enter_quotas(&client, now, client.hold_until) {
             Ok(account) => account,
-            Err(reason) => return Ok(self.refuse_later(reason, &client, now, rng)),
+            Err(reason) => return self.refuse_later(reason, &client, now, rng),
         };
-        match account.other_quotas().ready_at() {
-            None => {}
-            Some(_) if !self.may_wait(account.account().has_priority()) => {
-                return Ok(self.refuse_now(Refusal::QueueFull, &client, now));
+        if let Some(at) = account.other_quotas().ready_at() {
+            if !self.may_wait(account.account().has_priority()) {
+                return self.refuse_now(Refusal::QueueFull, &client, now);
             }
-            Some(at) => {
-                let _counted = Delay::new(&self.reserved);
-                return Err(Box::new(Reservation { at, client, account, waiter: waiter(), _counted }));
-            }
+            let _permit = self.reserved.try_acquire();
+            return Verdict::Reserve(Box::new(Reservation { at, client, account, waiter: waiter(), _permit }));
         }
         let may_use_reserve = || self.servers.is_system_account(&client.account);
-        Ok(self.ask(account, &client, may_use_reserve, now, rng, waiter))
+        self.admit_or_queue(account, &client, may_use_reserve, now, rng, waiter)
     }
 
     /// The verdict on a client that has waited for its token.
-    pub fn at_its_time(&self, reservation: Reservation<W>, now: Instant, rng: &mut fastrand::Rng) -> Verdict {
-        let Reservation { client, account, waiter, _counted, .. } = reservation;
+    pub(super) fn at_reserved_time(
+        &self,
+        reservation: Reservation<W>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Verdict<W> {
+        let Reservation { client, account, waiter, _permit, .. } = reservation;
         if self.is_draining() {
-            return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
+            return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
         }
         account.other_quotas().redeem(now);
         let may_use_reserve = || self.servers.is_system_account(&client.account);
-        self.ask(account, &client, may_use_reserve, now, rng, || waiter)
+        self.admit_or_queue(account, &client, may_use_reserve, now, rng, || waiter)
     }
 
-    /// The verdict on a client that has said nothing yet, in front of servers that are dialled before it does. Where it may
-    /// wait until `hold_until`, it waits in the lane of its source. The account of its pass is nobody's: what its account
-    /// allows is asked by [`Admission::enter_account`] once that is known.
-    pub fn at_accept_turn(
+    /// The verdict on a client that has said nothing yet, in front of servers that are dialled before CONNECT. Where it has to wait it
+    /// may do so until `hold_until`, in the lane of its source. The account of its pass is nobody's: the limits of its account apply in
+    /// [`Admission::enter_account`], once the account is known.
+    pub(super) fn before_connect(
         &self,
         source: IpAddr,
         client: ClientKey,
@@ -172,20 +113,20 @@ impl<W: Waiter> Admission<W> {
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> Verdict {
+    ) -> Verdict<W> {
+        if self.is_draining() {
+            return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
+        }
         let lane = Source::from(source).lane_name();
-        // What its login takes is not known before its account is; patience has left time for it.
+        // What its login takes is not known before its account is; the deadlines have left time for it.
         let answer_by = hold_until + deadlines::UNKNOWN_LOGIN;
         let (account, quota_identity) = (Arc::clone(&lane), QuotaIdentity::default());
         let client = Client { account, key: client, quota_identity, hold_until, answer_by, returns: Return::Unknown };
-        if self.is_draining() {
-            return Verdict::Refuse { reason: Refusal::Draining, at: now, delay: None };
-        }
         let may_use_reserve = || self.operators.is_likely(source, now);
-        self.ask(AccountSlot::of_nobody(lane), &client, may_use_reserve, now, rng, waiter)
+        self.admit_or_queue(AccountSlot::of_nobody(lane), &client, may_use_reserve, now, rng, waiter)
     }
 
-    /// The connect door for a client that holds a server's slot already: quota and rate of its account.
+    /// The quotas and the rate of the account of a client that holds a server's slot already.
     ///
     /// # Errors
     /// The reason to refuse with; nothing is taken then.
@@ -201,7 +142,7 @@ impl<W: Waiter> Admission<W> {
         Ok(account)
     }
 
-    /// Slots in every quota that a client falls under; its token of a rate by user or name may come until `latest`.
+    /// Takes a slot in every quota that a client falls under; its token of a rate by user or name may come until `latest`.
     fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
         let account = self.accounts.enter(&client.account, now).map_err(|_| Refusal::AccountQuota)?;
         let latest = latest.min(client.last_turn(&account)).max(now);
@@ -209,8 +150,9 @@ impl<W: Waiter> Admission<W> {
         Ok(account.with_other_quotas(other_quotas))
     }
 
-    /// What both doors do once there is a lane to wait in. `may_use_reserve` is asked only of a client that cannot go in at once.
-    fn ask(
+    /// Admits a client that is within its quotas, or puts it into the queue. `may_use_reserve` is asked only of a client that cannot be
+    /// admitted at once.
+    fn admit_or_queue(
         &self,
         mut account: AccountSlot,
         client: &Client,
@@ -218,9 +160,9 @@ impl<W: Waiter> Admission<W> {
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> Verdict {
+    ) -> Verdict<W> {
         let mut account_paid = false;
-        // Whoever waits already goes first; so the direct way is open only while nobody does.
+        // Clients in the queue go first: nobody is admitted directly while there are any.
         let blocked = if self.queued() == 0 {
             match self.try_admit(&mut account, &mut account_paid, now, rng) {
                 Ok(server) => {
@@ -239,16 +181,15 @@ impl<W: Waiter> Admission<W> {
         }
         let last_turn = client.last_turn(&account);
         if now >= last_turn {
-            return self.refuse_now(self.reason(&blocked, now), client, now);
+            return self.refuse_now(self.reason(blocked, now), client, now);
         }
         if !self.may_wait(account.account().has_priority()) {
             return self.refuse_now(Refusal::QueueFull, client, now);
         }
         let seniority = self.client_history.seniority(client.key, now);
-        let waiter = waiter();
         let &Client { key, hold_until, answer_by, returns, .. } = client;
-        let held = WaitingClient {
-            waiter,
+        let waiting = WaitingClient {
+            waiter: waiter(),
             account,
             account_paid,
             hold_until,
@@ -257,13 +198,20 @@ impl<W: Waiter> Admission<W> {
             returns,
             scheduled_retry: None,
         };
-        let mut waiting = self.waiting();
-        let ticket = waiting.queue.push(held, seniority);
-        self.queued.store(waiting.queue.len(), Relaxed);
-        drop(waiting);
-        Verdict::Hold { ticket, look_again: self.first_look(&blocked, client.returns, last_turn, now, rng) }
+        let mut state = self.queue_state();
+        let ticket = state.queue.push(waiting, seniority);
+        self.queued.store(state.queue.len(), Relaxed);
+        let rate_is_known = self.pace_with(state.throughput.rate(now)).is_some();
+        drop(state);
+        let situation = match blocked {
+            Blocked::Full => Situation::QueuedWithoutRoom,
+            Blocked::AccountRate | Blocked::NotYet => Situation::Queued { rate_is_known },
+        };
+        let (check_at, _) = answer_at(situation, returns, last_turn, self.refusal_spread, now, rng);
+        Verdict::Hold { ticket, check_at }
     }
 
+    /// Takes what an admission needs: a token of the account's rate, a handshake of the account, a server's slot, a token of the pace.
     fn try_admit(
         &self,
         account: &mut AccountSlot,
@@ -290,54 +238,55 @@ impl<W: Waiter> Admission<W> {
         placed.inspect_err(|_| account.end_handshake())
     }
 
-    /// What keeps a client waiting that comes to a queue: no room even for those before it, or only their number.
+    /// What keeps a client waiting that comes to a queue: no room even for the clients before it, or only their number.
     fn blocked_behind_the_queue(&self, now: Instant) -> Blocked {
         if self.queued() >= self.servers.headroom(now) as usize { Blocked::Full } else { Blocked::NotYet }
     }
 
     /// The reason that a client is told when `blocked` keeps it out.
-    pub fn reason(&self, blocked: &Blocked, now: Instant) -> Refusal {
+    pub(super) fn reason(&self, blocked: Blocked, now: Instant) -> Refusal {
         match blocked {
             Blocked::AccountRate => Refusal::AccountRate,
             _ if !self.servers.has_headroom(now) => Refusal::ServerCapacity,
-            // There is room, but those who came before take it, or the pace does not allow it in time.
+            // There is room, but the clients before it take it, or the pace does not allow it in time.
             Blocked::Full | Blocked::NotYet => Refusal::HoldExpired,
         }
     }
 
-    fn refuse_now(&self, reason: Refusal, client: &Client, now: Instant) -> Verdict {
+    fn refuse_now(&self, reason: Refusal, client: &Client, now: Instant) -> Verdict<W> {
         self.client_history.refused(client.key, now);
-        Verdict::Refuse { reason, at: now, delay: None }
+        Verdict::Refuse { reason, at: now, permit: None }
     }
 
-    fn refuse_later(&self, reason: Refusal, client: &Client, now: Instant, rng: &mut fastrand::Rng) -> Verdict {
-        let (at, delay) = self.turn_away(reason, client, now, rng);
-        Verdict::Refuse { reason, at, delay }
-    }
-
-    /// When to tell a client that it is refused: at a random moment where there is room to wait, else at once.
-    pub fn turn_away(
+    /// Refuses a client that has said who it is: at its moment where there is room to wait, else at once.
+    pub(super) fn refuse_later(
         &self,
         reason: Refusal,
         client: &Client,
         now: Instant,
         rng: &mut fastrand::Rng,
-    ) -> (Instant, Option<Delay>) {
-        self.client_history.refused(client.key, now);
+    ) -> Verdict<W> {
         if reason == Refusal::Draining || !self.may_wait(false) {
-            return (now, None);
+            return self.refuse_now(reason, client, now);
         }
-        let at = self.moment_to_refuse(reason, client.hold_until, now, rng);
-        (at, Some(Delay::new(&self.answered_later)))
+        self.client_history.refused(client.key, now);
+        let permit = self.answered_later.try_acquire();
+        Verdict::Refuse { reason, at: self.refusal_at(reason, client.hold_until, now, rng), permit }
     }
 
-    /// A random moment within `refusal_spread`, and before `until`: clients that retry in step come back spread out. Whoever is
-    /// refused at the accept door is told then too; it counts for nothing else, since a descriptor is all that it takes, of which
-    /// there are only so many for it, and since nobody before it in the queue was the reason.
-    pub fn moment_to_refuse(&self, reason: Refusal, until: Instant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
-        match reason {
-            Refusal::Draining => now,
-            _ => now + until.saturating_duration_since(now).min(self.refusal_spread).mul_f64(rng.f64()),
-        }
+    /// Refuses a connection at the accept check. It counts for nothing while it waits: all that it takes is a descriptor, of which there
+    /// is a limited number for such connections, and no client in the queue was the reason.
+    pub(super) fn refuse_at_accept(
+        &self,
+        reason: Refusal,
+        until: Instant,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Verdict<W> {
+        Verdict::Refuse { reason, at: self.refusal_at(reason, until, now, rng), permit: None }
+    }
+
+    fn refusal_at(&self, reason: Refusal, until: Instant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
+        answer_at(Situation::Refused(reason), Return::Unknown, until, self.refusal_spread, now, rng).0
     }
 }

@@ -1,13 +1,19 @@
 //! Seeded storms of some accounts beside clients of a quiet one, who come one at a time: what accounts are promised of each other.
 
-use std::{collections::HashMap, time::Duration};
-
-use crate::{
-    identity::ClientKey,
-    upstream::{self, Reserve, ServerParams, concurrency::baseline::MeasuredFrom},
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use super::*;
+use crate::{
+    admission::{connect_check::Verdict, params::PatternQuotas, *},
+    identity::ClientKey,
+    outcome::Refusal,
+    upstream::{self, Reserve, ServerParams, Servers, concurrency::baseline::MeasuredFrom},
+};
+
 const SEEDS: u64 = 100;
 const TURNS: usize = 600;
 /// Of each storming account: enough to wait until the end.
@@ -100,10 +106,10 @@ impl Storm {
         let name = if account == QUIET { "quiet".to_owned() } else { account.to_string() };
         let client = client(&name, self.clients, self.now);
         match self.admission.at_connect(client, self.now, &mut self.rng, || Waits(account)) {
-            Ok(Verdict::Admit(pass)) => self.under_way.push(pass),
-            Ok(Verdict::Hold { .. }) => {}
-            Ok(Verdict::Refuse { reason, .. }) => panic!("{reason:?}"),
-            Err(_) => panic!("no rate is set"),
+            Verdict::Admit(pass) => self.under_way.push(pass),
+            Verdict::Hold { .. } => {}
+            Verdict::Refuse { reason, .. } => panic!("{reason:?}"),
+            Verdict::Reserve(_) => panic!("no rate is set"),
         }
     }
 
@@ -200,8 +206,8 @@ fn come_until_refused(admission: &TestAdmission, account: &str) -> (usize, Refus
     for n in 0.. {
         let client = client(account, n, now);
         match admission.at_connect(client, now, &mut fastrand::Rng::with_seed(n), || Waits(0)) {
-            Ok(Verdict::Refuse { reason, .. }) => return (n as usize, reason),
-            Ok(Verdict::Admit(pass)) => inside.push(pass),
+            Verdict::Refuse { reason, .. } => return (n as usize, reason),
+            Verdict::Admit(pass) => inside.push(pass),
             _ => {}
         }
     }

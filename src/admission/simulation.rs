@@ -13,13 +13,19 @@ use std::{
 };
 
 use crate::{
+    admission::{
+        connect_check::Verdict,
+        queue::{release::WaitEstimate, waiting::Ticket},
+        *,
+    },
     identity::ClientKey,
+    outcome::Refusal,
     upstream::{
-        self, Reading, Reserve, ServerParams, concurrency::baseline::MeasuredFrom, reconciled_count::ReadingEpoch,
+        self, Reading, Reserve, ServerParams, Servers, concurrency::baseline::MeasuredFrom,
+        reconciled_count::ReadingEpoch,
     },
 };
 
-use super::*;
 const STEPS: u32 = 1500;
 const SEEDS: u64 = 200;
 const ACCOUNTS: [&str; 4] = ["A", "B", "C", "default"];
@@ -46,7 +52,7 @@ impl Waiter for (u64, Left) {
 
 struct Waiting {
     ticket: Ticket,
-    look_again: Instant,
+    check_at: Instant,
     hold_until: Instant,
     left: Arc<AtomicBool>,
     entry: AcceptPermit,
@@ -82,7 +88,7 @@ struct World {
     real: Vec<Real>,
     waiting: HashMap<u64, Waiting>,
     inside: HashMap<u64, Inside>,
-    delays: Vec<(Instant, Option<connect_check::Delay>)>,
+    delays: Vec<(Instant, Option<Permit>)>,
     next: u64,
     admitted: u64,
     turns: Vec<((u64, Left), Pass)>,
@@ -213,25 +219,26 @@ impl World {
         let client = ClientKey::from_raw(self.rng.u64(0..50));
         let left = Arc::<AtomicBool>::default();
         let answer_by = hold_until + Duration::from_millis(400);
-        let returns = super::Return::of(["go", "rust", "java", "", ".NET"][id as usize % 5]);
+        let returns = Return::of(["go", "rust", "java", "", ".NET"][id as usize % 5]);
         let client =
             Client { account, key: client, quota_identity: Default::default(), hold_until, answer_by, returns };
         let waiter = || (id, Left(Arc::clone(&left)));
         let headroom = self.servers.has_headroom(self.now);
         let verdict = self.admission.at_connect(client, self.now, &mut self.rng, waiter);
-        match verdict.expect("without rates by user or name there is one at once") {
+        match verdict {
             Verdict::Admit(pass) => self.admit(id, pass, entry),
-            Verdict::Hold { ticket, look_again } => {
-                assert!(look_again <= hold_until, "nobody waits past the deadline");
-                self.waiting.insert(id, Waiting { ticket, look_again, hold_until, left, entry });
+            Verdict::Hold { ticket, check_at } => {
+                assert!(check_at <= hold_until, "nobody waits past the deadline");
+                self.waiting.insert(id, Waiting { ticket, check_at, hold_until, left, entry });
             }
-            Verdict::Refuse { reason, at, delay } => {
+            Verdict::Refuse { reason, at, permit } => {
                 assert!(at <= hold_until.max(self.now), "a refusal arrives in time");
                 assert!(reason != Refusal::ServerCapacity || !headroom, "refused while a server has headroom");
-                if delay.is_some() {
-                    self.delays.push((at, delay));
+                if permit.is_some() {
+                    self.delays.push((at, permit));
                 }
             }
+            Verdict::Reserve(_) => panic!("there are no rates by user or name"),
         }
     }
 
@@ -261,19 +268,18 @@ impl World {
             self.admit(id, pass, waiting.entry);
         }
         self.turns = turns;
-        let mut looking: Vec<u64> =
-            self.waiting.iter().filter(|(_, w)| w.look_again <= now).map(|(&id, _)| id).collect();
+        let mut looking: Vec<u64> = self.waiting.iter().filter(|(_, w)| w.check_at <= now).map(|(&id, _)| id).collect();
         looking.sort_unstable();
         for id in looking {
             let headroom = self.servers.has_headroom(now);
             let waiting = self.waiting.get_mut(&id).unwrap();
-            match self.admission.look_again(&waiting.ticket, now, &mut self.rng) {
-                WaitEstimate::Hope(until) => {
-                    assert!(until <= waiting.hold_until && now < waiting.hold_until, "hope past the deadline");
-                    waiting.look_again = until;
+            match self.admission.estimate_turn(&waiting.ticket, now, &mut self.rng) {
+                WaitEstimate::CheckAt(until) => {
+                    assert!(until <= waiting.hold_until && now < waiting.hold_until, "a check past the deadline");
+                    waiting.check_at = until;
                     continue;
                 }
-                WaitEstimate::None(reason) => {
+                WaitEstimate::TooLate(reason) => {
                     assert!(reason != Refusal::ServerCapacity || !headroom, "refused while a server has headroom");
                 }
                 WaitEstimate::Gone => {}
@@ -340,7 +346,7 @@ impl World {
         waiting.left.store(true, Relaxed);
         // The session says so at once, or the queue finds out by itself.
         if self.rng.bool() {
-            let _ = self.admission.leave(&waiting.ticket, self.now);
+            let _ = self.admission.leave_queue(&waiting.ticket, self.now);
         }
     }
 
@@ -393,12 +399,12 @@ impl World {
             assert_eq!(server.load().handshakes(), held - sessions, "handshakes of a server");
             assert!(held <= self.real[n].max, "more from weir alone than the server takes");
         }
-        let queued = self.admission.waiting().queue.len();
+        let queued = self.admission.queue_state().queue.len();
         assert_eq!(queued, self.admission.queued());
-        assert!(queued + self.admission.answered_later() <= MAX_HELD, "the queue is bounded");
+        assert!(queued + self.admission.waiting().answered_later <= MAX_HELD, "the queue is bounded");
         let alive = self.waiting.len();
         assert!(queued >= alive, "someone waits who is not in the queue: {queued} < {alive}");
-        assert_eq!(self.admission.answered_later(), self.delays.len());
+        assert_eq!(self.admission.waiting().answered_later, self.delays.len());
         let in_account = |name: &str| {
             self.admission.accounts().connections().iter().find(|(n, _)| **n == *name).map_or(0, |(_, n)| *n)
         };
@@ -415,13 +421,13 @@ impl World {
 fn ends_clean(mut world: World) {
     world.inside.clear();
     for (_, waiting) in world.waiting.drain() {
-        let _ = world.admission.leave(&waiting.ticket, world.now);
+        let _ = world.admission.leave_queue(&waiting.ticket, world.now);
     }
     world.delays.clear();
     world.pass_time(Duration::from_secs(100));
     world.admission.sweep(world.now);
     world.check();
-    assert_eq!(world.admission.queued() + world.admission.answered_later(), 0);
+    assert_eq!(world.admission.waiting().all(), 0);
     assert!(world.admission.sources.is_empty());
     assert!(world.admission.accounts().connections().is_empty());
 }

@@ -44,7 +44,7 @@ impl Throughput {
     }
 
     /// Somebody waits. `finished` handshakes have ended in all, and so many have `arrived` to wait.
-    pub fn look(&mut self, now: Instant, finished: u64, arrived: u64) {
+    pub fn update(&mut self, now: Instant, finished: u64, arrived: u64) {
         let busy_since = *self.busy_since.get_or_insert(now);
         let begun = Window { since: now, finished, arrived };
         let window = *self.window.get_or_insert(begun);
@@ -95,17 +95,17 @@ mod tests {
         let (mut throughput, start) = (Throughput::default(), Instant::now());
         let at = |tenths: u64| start + Duration::from_millis(tenths * 100);
         for tenth in 0..20 {
-            throughput.look(at(tenth), tenth, 0);
+            throughput.update(at(tenth), tenth, 0);
             throughput.rest();
         }
         assert_eq!(throughput.rate(at(20)), None, "ten a second came, and more could have");
         for tenth in 20..60 {
-            throughput.look(at(tenth), tenth * 80, 0);
+            throughput.update(at(tenth), tenth * 80, 0);
         }
         let rate = throughput.rate(at(60)).unwrap();
         assert!((790.0..810.0).contains(&rate), "{rate}");
         for tenth in 60..200 {
-            throughput.look(at(tenth), 60 * 80 + tenth / 5, 0);
+            throughput.update(at(tenth), 60 * 80 + tenth / 5, 0);
             assert!(throughput.rate(at(tenth)).is_some_and(|rate| rate > 1.0), "two a second are not none");
         }
         throughput.rest();
@@ -118,7 +118,7 @@ mod tests {
         let mut hopes = |ms: std::ops::Range<u64>, each: u64, come: u64| {
             let mut hopes = Vec::new();
             for ms in ms.step_by(100) {
-                throughput.look(start + Duration::from_millis(ms), ms * each, ms * come);
+                throughput.update(start + Duration::from_millis(ms), ms * each, ms * come);
                 hopes.extend(throughput.upper_rate(start + Duration::from_millis(ms)));
             }
             hopes
@@ -134,16 +134,16 @@ mod tests {
         let (mut throughput, start) = (Throughput::default(), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
         for ms in 0..600 {
-            throughput.look(at(ms), ms, ms * 15);
+            throughput.update(at(ms), ms, ms * 15);
         }
         assert_eq!(throughput.rate(at(600)), None);
         for ms in 600..800 {
-            throughput.look(at(ms), 600 + (ms - 600) * 9, 9000);
+            throughput.update(at(ms), 600 + (ms - 600) * 9, 9000);
         }
         assert!(throughput.rate(at(800)).is_some_and(|rate| (8500.0..9500.0).contains(&rate)), "{throughput:?}");
         let mut endless = Throughput::default();
         for ms in 0..1200 {
-            endless.look(at(ms), ms, ms * 15);
+            endless.update(at(ms), ms, ms * 15);
         }
         assert!(endless.rate(at(1200)).is_some(), "some swarms do not end");
     }

@@ -1,10 +1,31 @@
-//! What happens next to a client at the connect check: the one order of steps, whatever brings the time. Sessions go through it by
-//! the clock, `weir plan` in virtual time.
+//! The state machine of a client that is not admitted yet. It is the only way to the connect check and the queue: sessions drive it by
+//! the clock, `weir plan` in virtual time, and both take the same steps in the same order.
+//!
+//! ```text
+//! at_connect ──────┬─ Reserved ──┐      a token of a rate by user or name is promised
+//! before_connect ──┤             ▼
+//!                  ├─ Queued ◄───┤      in the queue: a turn may end the wait; go_on estimates it again
+//!                  │     │       │
+//! refused ─────────┴─ Refused ◄──┘      refused, and told at its moment
+//! refused_at_accept      │
+//!                        ▼
+//!                      Over ──► Step::Dial, or Step::Refuse
+//! ```
 
-use std::time::Instant;
+use std::{net::IpAddr, time::Instant};
 
 use crate::{
-    admission::{Admission, Client, Pass, Reservation, Ticket, Verdict, WaitEstimate, Waiter, connect_check::Delay},
+    admission::{
+        client::{Client, Pass},
+        connect_check::{Reservation, Verdict},
+        controller::Admission,
+        queue::{
+            release::WaitEstimate,
+            waiting::{Ticket, Waiter},
+        },
+        quota::limit::Permit,
+    },
+    identity::ClientKey,
     outcome::Refusal,
 };
 
@@ -13,32 +34,32 @@ use crate::{
 pub enum Step {
     /// Dial.
     Dial(Pass),
-    /// Wait until then, and ask [`Wait::go_on`]. Where it [is held](Wait::is_queued) its turn may come before.
+    /// Wait until then, and call [`Wait::go_on`]. Where it [is queued](Wait::is_queued) its turn may come before.
     Wait(Instant),
-    /// It is not in the queue any more: its turn has come, or the queue has dropped it, and [`Wait::dropped`] says why.
+    /// The client is not in the queue any more: its turn has come, or the queue has dropped it and [`Wait::dropped`] says why.
     Gone,
     /// Be refused, now.
     Refuse(Refusal),
 }
 
-/// How far a client has come. It holds what counts it among those who wait.
+/// How far a client has come. It holds what counts the client among those that wait.
 #[derive(Debug)]
-pub struct Wait<W>(Stage<W>);
+pub struct Wait<W>(State<W>);
 
 #[derive(Debug)]
-enum Stage<W> {
-    /// Promised a token of a rate by user or name.
+enum State<W> {
+    /// Waits for a token of a rate by user or name.
     Reserved(Box<Reservation<W>>),
     /// In the queue.
     Queued(Ticket),
-    /// To be refused, when it is time.
-    Refused { reason: Refusal, _counted: Option<Delay> },
+    /// To be refused, at its moment.
+    Refused { reason: Refusal, _permit: Option<Permit> },
     /// There is nothing left to ask.
     Over,
 }
 
 impl<W: Waiter> Wait<W> {
-    /// Begins at the connect check, with a client whose CONNECT has been read. `waiter` is told of its turn if it has to wait.
+    /// Begins at the connect check, with a client whose CONNECT has been read. `waiter` gets the pass if the client has to wait for it.
     pub fn at_connect(
         admission: &Admission<W>,
         client: Client,
@@ -46,66 +67,101 @@ impl<W: Waiter> Wait<W> {
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
     ) -> (Self, Step) {
-        match admission.at_connect(client, now, rng, waiter) {
-            Ok(verdict) => Self::of(verdict, now),
-            Err(reservation) => {
+        Self::begin(admission.at_connect(client, now, rng, waiter), now)
+    }
+
+    /// Begins before CONNECT, in front of servers that are dialled first: it waits in the lane of its source, until `hold_until`. Once
+    /// it is known who the client is, [`Admission::enter_account`] is to be asked.
+    pub fn before_connect(
+        admission: &Admission<W>,
+        source: IpAddr,
+        client: ClientKey,
+        hold_until: Instant,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
+    ) -> (Self, Step) {
+        Self::begin(admission.before_connect(source, client, hold_until, now, rng, waiter), now)
+    }
+
+    /// Begins with a client that is refused for this reason, whatever the connect check would say.
+    pub fn refused(
+        admission: &Admission<W>,
+        reason: Refusal,
+        client: &Client,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> (Self, Step) {
+        Self::begin(admission.refuse_later(reason, client, now, rng), now)
+    }
+
+    /// Begins with a client that the accept check has refused, and that can be kept until `until`.
+    pub fn refused_at_accept(
+        admission: &Admission<W>,
+        reason: Refusal,
+        until: Instant,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> (Self, Step) {
+        Self::begin(admission.refuse_at_accept(reason, until, now, rng), now)
+    }
+
+    fn begin(verdict: Verdict<W>, now: Instant) -> (Self, Step) {
+        match verdict {
+            Verdict::Admit(pass) => (Self(State::Over), Step::Dial(pass)),
+            Verdict::Reserve(reservation) => {
                 let at = reservation.at;
-                (Self(Stage::Reserved(reservation)), Step::Wait(at))
+                (Self(State::Reserved(reservation)), Step::Wait(at))
+            }
+            Verdict::Hold { ticket, check_at } => (Self(State::Queued(ticket)), Step::Wait(check_at)),
+            Verdict::Refuse { reason, at, .. } if at <= now => (Self(State::Over), Step::Refuse(reason)),
+            Verdict::Refuse { reason, at, permit } => {
+                (Self(State::Refused { reason, _permit: permit }), Step::Wait(at))
             }
         }
     }
 
-    /// Begins with a verdict that was given `now`.
-    pub fn of(verdict: Verdict, now: Instant) -> (Self, Step) {
-        match verdict {
-            Verdict::Admit(pass) => (Self(Stage::Over), Step::Dial(pass)),
-            Verdict::Hold { ticket, look_again } => (Self(Stage::Queued(ticket)), Step::Wait(look_again)),
-            Verdict::Refuse { reason, at, .. } if at <= now => (Self(Stage::Over), Step::Refuse(reason)),
-            Verdict::Refuse { reason, at, delay } => (Self(Stage::Refused { reason, _counted: delay }), Step::Wait(at)),
-        }
-    }
-
-    /// Whether it waits for its turn.
+    /// Whether it is in the queue, so that its turn may come.
     pub fn is_queued(&self) -> bool {
-        matches!(self.0, Stage::Queued(_))
+        matches!(self.0, State::Queued(_))
     }
 
-    /// The moment has come that it was to wait for.
+    /// The moment has come that [`Step::Wait`] named.
     pub fn go_on(&mut self, admission: &Admission<W>, now: Instant, rng: &mut fastrand::Rng) -> Step {
-        match std::mem::replace(&mut self.0, Stage::Over) {
-            Stage::Reserved(reservation) => {
-                let (wait, step) = Self::of(admission.at_its_time(*reservation, now, rng), now);
+        match std::mem::replace(&mut self.0, State::Over) {
+            State::Reserved(reservation) => {
+                let (wait, step) = Self::begin(admission.at_reserved_time(*reservation, now, rng), now);
                 *self = wait;
                 step
             }
-            Stage::Queued(ticket) => match admission.look_again(&ticket, now, rng) {
-                WaitEstimate::Hope(until) => {
-                    self.0 = Stage::Queued(ticket);
-                    Step::Wait(until)
+            State::Queued(ticket) => match admission.estimate_turn(&ticket, now, rng) {
+                WaitEstimate::CheckAt(at) => {
+                    self.0 = State::Queued(ticket);
+                    Step::Wait(at)
                 }
-                WaitEstimate::None(reason) => Step::Refuse(reason),
+                WaitEstimate::TooLate(reason) => Step::Refuse(reason),
                 WaitEstimate::Gone => {
-                    self.0 = Stage::Queued(ticket);
+                    self.0 = State::Queued(ticket);
                     Step::Gone
                 }
             },
-            Stage::Refused { reason, .. } => Step::Refuse(reason),
-            Stage::Over => Step::Gone,
+            State::Refused { reason, .. } => Step::Refuse(reason),
+            State::Over => Step::Gone,
         }
     }
 
-    /// The queue has dropped it, at a drain or since its time was up: why it is to be refused.
+    /// The queue has dropped the client, at a drain or since its time was up: why it is to be refused.
     pub fn dropped(self, admission: &Admission<W>, now: Instant) -> Refusal {
         match self.0 {
-            Stage::Queued(ticket) => admission.why_no_turn(&ticket, now),
-            Stage::Reserved(_) | Stage::Refused { .. } | Stage::Over => Refusal::HoldExpired,
+            State::Queued(ticket) => admission.why_dropped(&ticket, now),
+            State::Reserved(_) | State::Refused { .. } | State::Over => Refusal::HoldExpired,
         }
     }
 
     /// The client has left.
     pub fn leave(self, admission: &Admission<W>, now: Instant) {
-        if let Stage::Queued(ticket) = self.0 {
-            let _ = admission.leave(&ticket, now);
+        if let State::Queued(ticket) = self.0 {
+            let _ = admission.leave_queue(&ticket, now);
         }
     }
 }
@@ -116,13 +172,12 @@ mod tests {
 
     use super::{
         super::{
-            Params, Quota, QuotaIdentity, Rate, Return,
+            Params, PatternQuota, Quota, QuotaIdentity, Rate, Return,
             fairness::{unknown_servers, wide_open},
+            params::PatternQuotas,
         },
         *,
     };
-    use crate::admission::quota::users_and_names::{PatternQuota, PatternQuotas};
-    use crate::identity::ClientKey;
 
     #[derive(Debug)]
     struct StayingClient;
@@ -186,11 +241,11 @@ mod tests {
         let (_, step) = test.comes();
         let Step::Dial(_pass) = step else { panic!("{step:?}") };
         let (mut wait, step) = test.comes();
-        assert_eq!((wait.is_queued(), test.admission.answered_later()), (false, 1));
+        assert_eq!((wait.is_queued(), test.admission.waiting().answered_later), (false, 1));
         test.waits_for(&step);
         let told = test.go_on(&mut wait);
         assert!(matches!(told, Step::Refuse(Refusal::AccountQuota)), "{told:?}");
-        assert_eq!(test.admission.answered_later(), 0);
+        assert_eq!(test.admission.waiting().answered_later, 0);
     }
 
     #[test]
@@ -224,11 +279,11 @@ mod tests {
         assert!(matches!(step, Step::Dial(_)), "{step:?}");
         drop(step);
         let (mut wait, step) = test.comes();
-        assert_eq!((wait.is_queued(), test.admission.reserved()), (false, 1));
+        assert_eq!((wait.is_queued(), test.admission.waiting().reserved), (false, 1));
         test.waits_for(&step);
         let told = test.go_on(&mut wait);
         assert!(matches!(told, Step::Dial(_)), "{told:?}");
-        assert_eq!(test.admission.reserved(), 0);
+        assert_eq!(test.admission.waiting().reserved, 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     admission::{AcceptPermit, Permit},
-    net::stream::Stream,
+    net::{stream::Stream, timer::now},
     outcome::{Phase, Refusal},
     protocol::websocket::upgrade::Upgrade,
     session::{
@@ -67,7 +67,7 @@ impl Arrived {
     pub fn accept_check(self, cx: &Context) -> Result<Accepted, End> {
         let Self { stream, upgrade } = self;
         let proxy_header = cx.proxy_header(stream.tcp());
-        let entry = cx.shared.admission.at_accept(&cx.listener.max_clients, cx.source(), cx.accepted.into_std());
+        let entry = cx.shared.admission.at_accept(&cx.listener.max_clients, cx.source(), now());
         let refusing = match &entry {
             Ok(_) => None,
             Err(reason) => Some(cx.shared.refusing.try_acquire().ok_or(End::Refused(*reason))?),

@@ -240,10 +240,10 @@ pub(super) async fn turn_by_source(
     let hold_until = shared.admission.deadline_policy().before_info(cx.accepted.into_std());
     let client = shared.keys.client(cx.source(), shared.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
-    let now = now();
-    let verdict =
-        with_rng(|rng| shared.admission.at_accept_turn(cx.source(), client, hold_until, now, rng, || TurnSender(turn)));
-    match wait(cx, Wait::of(verdict, now), turn_comes, left).await {
+    let waiter = || TurnSender(turn);
+    let begun =
+        with_rng(|rng| Wait::before_connect(&shared.admission, cx.source(), client, hold_until, now(), rng, waiter));
+    match wait(cx, begun, turn_comes, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),
         Waited::Left(()) => Err(End::Probe),
         Waited::Refused(reason) => Ok(Err(reason)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::{
-    admission::{Client, Deadlines, QuotaIdentity},
+    admission::{Client, Deadlines, QuotaIdentity, Wait},
     identity::{Claims, Credential, CredentialKey},
     outcome::Refusal,
     session::{
@@ -46,10 +46,11 @@ impl Greeted {
         let may_pass = |reason| reason == Refusal::ListenerFull && cx.shared.servers.is_system_account(&account);
         if let Some(reason) = refused.filter(|reason| !may_pass(*reason)) {
             let until = deadlines.hold_until;
-            let at = with_rng(|rng| cx.shared.admission.moment_to_refuse(reason, until, connected.into_std(), rng));
+            let refused =
+                with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, connected.into_std(), rng));
             dial_first.close().await;
             let Downstream { stream, preface, refusing: _refusing, .. } = downstream;
-            return Err(refuse(cx, Refusable::Nats(stream, preface), reason, Instant::from_std(at)).await);
+            return Err(refuse(cx, Refusable::Nats(stream, preface), reason, refused).await);
         }
         let key = cx.shared.keys.client(cx.source(), credential_key, connect.name());
         cx.log.client = Some(key);
@@ -70,7 +71,7 @@ fn quota_identity(
     downstream: &Downstream,
 ) -> QuotaIdentity {
     let shared = &cx.shared;
-    if shared.admission.users_and_names().is_empty() {
+    if !shared.admission.has_user_or_name_quotas() {
         return QuotaIdentity::default();
     }
     let user = match credential {

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    admission::{AcceptPermit, Permit},
+    admission::{AcceptPermit, Permit, Wait},
     net::{
         stream::Stream,
         timer::{now, timeout_at},
@@ -66,8 +66,8 @@ impl Accepted {
             (Some(upgrade), None) => websocket_upgrade::accept(stream, upgrade).await?,
             (Some(_), Some(reason)) => {
                 let until = cx.connect_by().into_std();
-                let at = with_rng(|rng| cx.shared.admission.moment_to_refuse(reason, until, now(), rng));
-                return Err(refuse(cx, Refusable::Http(stream), reason, Instant::from_std(at)).await);
+                let refused = with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, now(), rng));
+                return Err(refuse(cx, Refusable::Http(stream), reason, refused).await);
             }
         };
         let mut dial_first = DialFirst::begin(cx, &stream, &proxy_header, refused).await?;

@@ -5,7 +5,7 @@ use std::pin::pin;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    admission::{Pass, Step, Wait},
+    admission::{Client, Pass, Step, Wait},
     dial::ServerConnection,
     dispatch::{SessionWait, TurnSender},
     identity::CredentialKey,
@@ -87,15 +87,10 @@ impl Identified {
 }
 
 /// Refuses a client without a turn, at the moment that admission chooses: clients that retry in step come back spread out.
-async fn refuse_at_its_moment(
-    cx: &mut Context,
-    downstream: Downstream,
-    client: &crate::admission::Client,
-    reason: Refusal,
-) -> End {
+async fn refuse_at_its_moment(cx: &mut Context, downstream: Downstream, client: &Client, reason: Refusal) -> End {
     let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
-    let (at, _delay) = with_rng(|rng| cx.shared.admission.turn_away(reason, client, now(), rng));
-    refuse(cx, Refusable::Nats(stream, preface), reason, Instant::from_std(at)).await
+    let refused = with_rng(|rng| Wait::refused(&cx.shared.admission, reason, client, now(), rng));
+    refuse(cx, Refusable::Nats(stream, preface), reason, refused).await
 }
 
 /// Follows the steps of a wait to its end, or until `left` says that the client is not there any more.

@@ -1,82 +1,23 @@
-//! Those who wait for their turn: clients of accounts with priority before all others, and each of these two classes fair between
-//! its accounts.
+//! The queue of clients that wait for their turn: those of accounts with priority before all others, and each of these two classes
+//! fair between its accounts.
 
 pub mod fair_lanes;
 pub mod position;
 pub mod release;
+pub mod waiting;
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
-use crate::{
-    admission::{
-        deadlines::last_turn,
-        queue::fair_lanes::{FairLanes, QueueRank},
-        quota::accounts::AccountSlot,
-        reputation::clients::Seniority,
-        retry_schedule::ScheduledRetry,
+use crate::admission::{
+    queue::{
+        fair_lanes::FairLanes,
+        waiting::{QueueRank, Ticket, Waiter, WaitingClient},
     },
-    client_library::returns::Return,
-    identity::ClientKey,
+    reputation::clients::Seniority,
+    retry_schedule::ScheduledRetry,
 };
 
-/// The far end of a hold, as the queue needs to know it.
-pub trait Waiter {
-    /// Whether the client has gone: a turn would be wasted on it.
-    fn has_left(&self) -> bool;
-}
-
-/// One who waits.
-#[derive(Debug)]
-pub struct WaitingClient<W> {
-    /// Who is told.
-    pub waiter: W,
-    /// Its slot in its account's quota, taken at the connect door.
-    pub account: AccountSlot,
-    /// Whether it has its account's token already.
-    pub account_paid: bool,
-    /// Nobody is admitted after this.
-    pub hold_until: Instant,
-    /// It must have its answer by then.
-    pub answer_by: Instant,
-    /// Who it is across reconnects.
-    pub client: ClientKey,
-    /// What it does when it is refused.
-    pub returns: Return,
-    /// It is to be refused at the next look, and expected back then, unless its turn comes in time after all.
-    pub scheduled_retry: Option<ScheduledRetry>,
-}
-
-impl<W> WaitingClient<W> {
-    /// Its last moment for a turn: the login must end in time too, however long logins of its account take by now.
-    pub fn last_turn(&self) -> Instant {
-        last_turn(self.hold_until, self.answer_by, self.account.account().login_time())
-    }
-
-    /// Its place in the queue.
-    pub fn ticket(&self, order: (QueueRank, u64)) -> Ticket {
-        let account = self.account.account();
-        Ticket {
-            account: Arc::clone(account.name()),
-            has_priority: account.has_priority(),
-            order,
-            client: self.client,
-            unpaid: !self.account_paid && account.has_rate(),
-        }
-    }
-}
-
-/// A place in the queue.
-#[derive(Debug, Clone)]
-pub struct Ticket {
-    pub account: Arc<str>,
-    has_priority: bool,
-    pub order: (QueueRank, u64),
-    pub client: ClientKey,
-    /// It was its account's rate that it waited for when it came.
-    pub unpaid: bool,
-}
-
-/// The queue. Its length is bounded by whoever pushes.
+/// The queue. Its length is bounded by [`Admission::may_wait`](super::Admission::may_wait).
 #[derive(Debug)]
 pub struct Queue<W> {
     with_priority: FairLanes<W>,
@@ -93,17 +34,15 @@ impl<W> Default for Queue<W> {
 }
 
 impl<W: Waiter> Queue<W> {
-    /// How many wait.
     pub fn len(&self) -> usize {
         self.with_priority.len() + self.others.len()
     }
 
-    /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many have joined it in all.
+    /// How many clients have joined it in all.
     pub fn arrivals(&self) -> u64 {
         self.arrivals
     }
@@ -112,39 +51,36 @@ impl<W: Waiter> Queue<W> {
         if has_priority { &mut self.with_priority } else { &mut self.others }
     }
 
-    /// Joins the lane of its account.
-    pub fn push(&mut self, held: WaitingClient<W>, seniority: Seniority) -> Ticket {
+    /// A client joins the lane of its account.
+    pub fn push(&mut self, client: WaitingClient<W>, seniority: Seniority) -> Ticket {
         self.arrivals += 1;
         let rank = QueueRank::of(seniority, *self.began.get_or_insert(seniority.since));
-        let ticket = held.ticket((rank, self.arrivals));
-        self.fair_lanes(ticket.has_priority).push(ticket.order, held);
+        let ticket = client.ticket((rank, self.arrivals));
+        self.fair_lanes(ticket.has_priority).push(ticket.order, client);
         ticket
     }
 
-    /// One who waits, and about how many go before it.
+    /// A client, and about how many go before it.
     pub fn find(&self, ticket: &Ticket) -> Option<(&WaitingClient<W>, usize)> {
         if ticket.has_priority {
             return self.with_priority.find(ticket);
         }
-        self.others.find(ticket).map(|(held, ahead)| (held, ahead + self.with_priority.len()))
+        self.others.find(ticket).map(|(client, ahead)| (client, ahead + self.with_priority.len()))
     }
 
-    /// It is known when it is to leave, and to come back; or, with none, it stays after all. Returns what was known before.
-    pub fn set_scheduled_retry(
-        &mut self,
-        ticket: &Ticket,
-        scheduled_retry: Option<ScheduledRetry>,
-    ) -> Option<ScheduledRetry> {
-        self.fair_lanes(ticket.has_priority).set_scheduled_retry(ticket, scheduled_retry)
+    /// Sets or clears the scheduled retry of a client. Clients with one do not count as being ahead of others. Returns the previous
+    /// value.
+    pub fn set_scheduled_retry(&mut self, ticket: &Ticket, retry: Option<ScheduledRetry>) -> Option<ScheduledRetry> {
+        self.fair_lanes(ticket.has_priority).set_scheduled_retry(ticket, retry)
     }
 
-    /// Leaves the queue; `None` when the turn has come already.
+    /// A client leaves the queue; `None` when it has left before: its turn has come, or the queue has dropped it.
     pub fn remove(&mut self, ticket: &Ticket) -> Option<WaitingClient<W>> {
         self.fair_lanes(ticket.has_priority).remove(ticket)
     }
 
-    /// The next to go, still in its place. Accounts for whose first `may_go` is false are passed over; those who left, or whose
-    /// time is up, are dropped on the way.
+    /// The next client to go, still in its place. Accounts for whose first client `may_go` is false are passed over; clients that have
+    /// gone, or whose time is up, are dropped on the way.
     pub fn peek(
         &mut self,
         now: Instant,
@@ -152,16 +88,16 @@ impl<W: Waiter> Queue<W> {
     ) -> Option<(Ticket, &WaitingClient<W>)> {
         let first = self.with_priority.peek(now, &mut may_go);
         let ticket = first.or_else(|| self.others.peek(now, &mut may_go))?;
-        let held = self.fair_lanes(ticket.has_priority).get(&ticket)?;
-        Some((ticket, held))
+        let client = self.fair_lanes(ticket.has_priority).get(&ticket)?;
+        Some((ticket, client))
     }
 
-    /// Takes the one that [`Queue::peek`] named out of the queue and spends a turn of its lane.
+    /// Takes the client that [`Queue::peek`] named out of the queue.
     pub fn take(&mut self, next: &Ticket) -> Option<WaitingClient<W>> {
         self.fair_lanes(next.has_priority).take(next)
     }
 
-    /// Sends everybody away.
+    /// Drops all clients.
     pub fn clear(&mut self) {
         (self.with_priority, self.others) = (FairLanes::default(), FairLanes::default());
     }
@@ -169,10 +105,14 @@ impl<W: Waiter> Queue<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, time::Duration};
+    use std::{collections::HashMap, sync::Arc, time::Duration};
 
     use super::*;
-    use crate::admission::{AccountLimits, Accounts};
+    use crate::{
+        admission::{AccountLimits, quota::accounts::Accounts},
+        client_library::returns::Return,
+        identity::ClientKey,
+    };
 
     struct StayingClient;
 

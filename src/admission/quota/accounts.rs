@@ -14,7 +14,7 @@ use dashmap::DashMap;
 
 use crate::{
     admission::{
-        AccountLimits,
+        params::AccountLimits,
         quota::{rate::TokenBucket, users_and_names::UserAndNameSlots, warned::Warned},
     },
     outcome::Refusal,

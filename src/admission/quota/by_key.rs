@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::admission::{
-    Quota,
+    params::Quota,
     quota::{counted_map::CountedMap, rate::TokenBucket},
 };
 

@@ -1,37 +1,42 @@
-//! A bounded count: how many clients a listener serves, how many refusals are on their way.
+//! A count with a limit: the clients of a listener, the refusals under way, the clients that wait outside the queue.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-/// At most so many at once.
+/// At most so many permits at once.
 #[derive(Debug)]
 pub struct Limit {
     most: u32,
     in_use: AtomicU32,
 }
 
-/// One of them, given back on drop.
+/// One permit of a [`Limit`], given back on drop.
 #[derive(Debug)]
 pub struct Permit {
     limit: Arc<Limit>,
 }
 
 impl Limit {
-    /// Nobody inside.
+    /// With no permit taken.
     pub fn new(most: u32) -> Arc<Self> {
         Arc::new(Self { most, in_use: AtomicU32::new(0) })
     }
 
-    /// Goes in, if there is room.
+    /// A count without a limit.
+    pub fn none() -> Arc<Self> {
+        Self::new(u32::MAX)
+    }
+
+    /// Takes a permit, if there is one.
     pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         let below = |n: u32| (n < self.most).then(|| n + 1);
         self.in_use.fetch_update(Relaxed, Relaxed, below).ok()?;
         Some(Permit { limit: Arc::clone(self) })
     }
 
-    /// How many are taken.
+    /// How many permits are taken.
     pub fn in_use(&self) -> u32 {
         self.in_use.load(Relaxed)
     }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     admission::{
-        Quota,
+        params::Quota,
         quota::{
             by_key::{Exceeded, KeySlot, QuotaByKey},
             warned::Warned,
@@ -47,33 +47,32 @@ pub struct Sources {
     by_key: Arc<QuotaByKey<Source>>,
 }
 
-/// One connection of a source, given back on drop.
-#[derive(Debug)]
-pub struct SourceSlot {
-    /// `None` where sources are not limited and so not counted: on the heap, as every session has one.
-    _of: Option<Box<KeySlot<Source>>>,
-}
-
 impl Sources {
     /// No source known.
     pub fn new(quota: Quota) -> Self {
         Self { quota, by_key: Arc::new(QuotaByKey::default()) }
     }
 
-    /// Takes a connection slot, and a token, of a source.
+    /// Takes a connection slot and a token of a source. There is no slot where sources are not limited, and so not counted; else it is on
+    /// the heap, since every session has one.
     ///
     /// # Errors
     /// [`Refusal::SourceQuota`] or [`Refusal::SourceRate`]; nothing is taken then.
-    pub fn enter(&self, address: IpAddr, now: Instant, warned: &Warned) -> Result<SourceSlot, Refusal> {
+    pub fn enter(
+        &self,
+        address: IpAddr,
+        now: Instant,
+        warned: &Warned,
+    ) -> Result<Option<Box<KeySlot<Source>>>, Refusal> {
         if self.quota == Quota::default() {
-            return Ok(SourceSlot { _of: None });
+            return Ok(None);
         }
         let reason = |over| match over {
             Exceeded::Quota => Refusal::SourceQuota,
             Exceeded::Rate => Refusal::SourceRate,
         };
         let slot = self.by_key.enter(Source::from(address), self.quota, now, |over| warned.note(reason(over)));
-        slot.map(|slot| SourceSlot { _of: Some(Box::new(slot)) }).map_err(reason)
+        slot.map(|slot| Some(Box::new(slot))).map_err(reason)
     }
 
     /// Whether no source is remembered.

@@ -6,7 +6,7 @@ use globset::{Glob, GlobMatcher};
 
 use crate::{
     admission::{
-        Quota,
+        params::{PatternQuota, PatternQuotas, Quota},
         quota::{
             by_key::{Exceeded, KeySlot, QuotaByKey},
             warned::Warned,
@@ -15,24 +15,6 @@ use crate::{
     identity::CredentialKey,
     outcome::Refusal,
 };
-
-/// A quota and whom it is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PatternQuota {
-    /// A glob: `*` and `?`.
-    pub pattern: String,
-    /// What each user that fits may have, or all clients together whose name fits.
-    pub quota: Quota,
-}
-
-/// The patterns of both kinds, in the order of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PatternQuotas {
-    /// By user: each has the quota for itself.
-    pub users: Vec<PatternQuota>,
-    /// By client name. Clients choose their names, so all whose name fits share one quota.
-    pub names: Vec<PatternQuota>,
-}
 
 /// Who asks, in the words of patterns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

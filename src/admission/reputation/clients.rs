@@ -25,7 +25,7 @@ struct Seen {
 pub struct Seniority {
     /// Flapping clients go behind all others.
     pub flapping: bool,
-    /// Since when it has been trying.
+    /// MeasuredFrom when it has been trying.
     pub since: Instant,
 }
 

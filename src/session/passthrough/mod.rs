@@ -10,7 +10,7 @@ use std::{net::SocketAddr, pin::pin, sync::Arc};
 use tokio::net::TcpStream;
 
 use crate::{
-    admission::Pass,
+    admission::{Pass, Wait},
     dial::{self, DialError, ServerTls},
     identity::Credential,
     net::{
@@ -75,8 +75,8 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
         Ok(opened) => opened,
         Err(reason) => {
             let until = cx.unknown_hold_until().into_std();
-            let at = with_rng(|rng| cx.shared.admission.moment_to_refuse(reason, until, now(), rng));
-            return Err(refuse(cx, Refusable::Passthrough(client), reason, at.into()).await);
+            let refused = with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, now(), rng));
+            return Err(refuse(cx, Refusable::Passthrough(client), reason, refused).await);
         }
     };
     cx.log.server = Some(Arc::clone(pass.server.server()));

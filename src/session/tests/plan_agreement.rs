@@ -1,6 +1,6 @@
 //! The same storm twice, both in virtual time: by what sessions wait with (`wait`, the tasks and the timers that give turns),
 //! and by `weir plan`. Both go through the same doors; what is held against each other is how they turn a step into waiting. Not
-//! with a configured rate: the token buckets of sessions run by the real clock.
+//! with a configured rate.
 
 use std::{
     future::pending,

@@ -51,8 +51,6 @@ enum Stage {
     Free,
     /// Between the connect door and the dial.
     Waits(Wait<SessionIndex>),
-    /// Refused at the accept door, when it is time.
-    TurnedAway,
     /// The server that has the handshake is in the pass.
     Dialling(Pass),
     /// All servers were busy when it was to be placed again.
@@ -261,21 +259,21 @@ impl Weir {
     }
 
     /// Goes on with a client's wait.
-    fn step(&mut self, world: &mut World, index: u32, client_wait: Wait<SessionIndex>, step: Step) {
+    fn step(&mut self, world: &mut World, index: u32, wait: Wait<SessionIndex>, step: Step) {
         match step {
             Step::Dial(pass) => self.admit(world, index, pass),
             Step::Refuse(_) => self.refuse(world, index),
             // A turn ends the wait in the moment it is given; so the queue has dropped it.
             Step::Gone => {
                 let now = self.now(world);
-                client_wait.dropped(&self.admission, now);
+                wait.dropped(&self.admission, now);
                 self.refuse(world, index);
             }
             Step::Wait(until) => {
-                if client_wait.is_queued() && !self.release_is_due {
+                if wait.is_queued() && !self.release_is_due {
                     self.release_at(world, world.now);
                 }
-                self.sessions[index as usize].stage = Stage::Waits(client_wait);
+                self.sessions[index as usize].stage = Stage::Waits(wait);
                 self.later(world, self.nanos(until), MOMENT, index);
             }
         }
@@ -338,18 +336,17 @@ impl Weir {
             answer_by: deadlines.answer_by,
             returns: deadlines.returns,
         };
-        let (client_wait, step) = Wait::at_connect(&self.admission, client, now, &mut self.rng, || SessionIndex(index));
-        self.step(world, index, client_wait, step);
+        let (wait, step) = Wait::at_connect(&self.admission, client, now, &mut self.rng, || SessionIndex(index));
+        self.step(world, index, wait, step);
     }
 
-    /// Refused at the accept door: after CONNECT all the same, and after a random delay.
-    fn turn_away(&mut self, world: &mut World, client: u32, reason: Refusal, library: &Library) {
+    /// Refuses at the accept check: after CONNECT all the same, and after a random delay.
+    fn refuse_at_accept(&mut self, world: &mut World, client: u32, reason: Refusal, library: &Library) {
         let (now, accepted) = (self.at(world.now), self.at(world.accepted(client)));
         let hold_until = self.admission.deadline_policy().deadlines(Some(library.lang), accepted, now).hold_until;
-        let moment = self.admission.moment_to_refuse(reason, hold_until, now, &mut self.rng);
+        let (wait, step) = Wait::refused_at_accept(&self.admission, reason, hold_until, now, &mut self.rng);
         let index = self.open(client, None, 0);
-        self.sessions[index as usize].stage = Stage::TurnedAway;
-        self.later(world, self.nanos(moment), MOMENT, index);
+        self.step(world, index, wait, step);
     }
 }
 
@@ -373,7 +370,7 @@ impl Front for Weir {
         let source = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + client));
         match self.admission.at_accept(&self.limit, source, now) {
             Ok(entry) => self.ask(world, client, entry, library),
-            Err(reason) => self.turn_away(world, client, reason, library),
+            Err(reason) => self.refuse_at_accept(world, client, reason, library),
         }
     }
 
@@ -423,9 +420,9 @@ impl Front for Weir {
             self.of[client as usize] = NONE;
             return;
         }
-        if let Stage::Waits(client_wait) = std::mem::replace(&mut self.sessions[index as usize].stage, Stage::Free) {
+        if let Stage::Waits(wait) = std::mem::replace(&mut self.sessions[index as usize].stage, Stage::Free) {
             let now = self.now(world);
-            client_wait.leave(&self.admission, now);
+            wait.leave(&self.admission, now);
         }
         self.close(index);
     }
@@ -440,12 +437,12 @@ impl Front for Weir {
             return;
         }
         match (kind, std::mem::replace(&mut self.sessions[who as usize].stage, Stage::Free)) {
-            (MOMENT, Stage::Waits(mut client_wait)) => {
+            (MOMENT, Stage::Waits(mut wait)) => {
                 let now = self.now(world);
-                let step = client_wait.go_on(&self.admission, now, &mut self.rng);
-                self.step(world, who, client_wait, step);
+                let step = wait.go_on(&self.admission, now, &mut self.rng);
+                self.step(world, who, wait, step);
             }
-            (MOMENT, Stage::TurnedAway) | (ANSWER_BY, Stage::Busy(_)) => self.refuse(world, who),
+            (ANSWER_BY, Stage::Busy(_)) => self.refuse(world, who),
             (PLACE_AGAIN, Stage::Busy(account)) => self.place_again(world, who, account),
             (ANSWER_BY, Stage::Dialling(pass)) => {
                 let took = Duration::from_nanos(world.now - self.sessions[who as usize].dialled);

@@ -1,6 +1,6 @@
-//! What the decisions cost: placement over few and many servers, the accept door, the connect door.
+//! What the decisions cost: placement over few and many servers, the accept check, the connect check.
 //!
-//! `cargo bench --bench doors`
+//! `cargo bench --bench admission`
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
 
 use divan::{Bencher, black_box};
 use weir::internals::{
-    admission::{self, AccountLimits, Admission, Client, Limit, Pass, Quota, Rate, Return, Verdict, Waiter},
+    admission::{self, AccountLimits, Admission, Client, Limit, Quota, Rate, Return, Step, Wait, Waiter},
     identity::{ClientKey, Credential, Keys},
     upstream::{Placement, Servers, Urgency, placement},
 };
@@ -56,13 +56,13 @@ impl Waiter for Nobody {
     }
 }
 
-type Doors = Admission<Nobody>;
+type TestAdmission = Admission<Nobody>;
 
 fn no_limit() -> Quota {
     Quota::default()
 }
 
-fn doors(per_source: Quota, of_account: Quota, servers: Arc<Servers>) -> Doors {
+fn admission(per_source: Quota, of_account: Quota, servers: Arc<Servers>) -> TestAdmission {
     let params = admission::Params {
         patterns: Default::default(),
         pace: None,
@@ -79,16 +79,16 @@ fn doors(per_source: Quota, of_account: Quota, servers: Arc<Servers>) -> Doors {
     Admission::new(&params, servers)
 }
 
-fn client() -> ClientKey {
+fn client_key() -> ClientKey {
     let keys = Keys::default();
     keys.client(SOURCE, keys.credential(Credential::User("alice")), Some("orders"))
 }
 
-fn applicant(account: &Arc<str>, client: ClientKey, now: Instant) -> Client {
+fn client_of(account: &Arc<str>, key: ClientKey, now: Instant) -> Client {
     Client {
         quota_identity: Default::default(),
         account: Arc::clone(account),
-        key: client,
+        key,
         hold_until: now + Duration::from_millis(1500),
         answer_by: now + Duration::from_millis(1900),
         returns: Return::Unknown,
@@ -96,64 +96,68 @@ fn applicant(account: &Arc<str>, client: ClientKey, now: Instant) -> Client {
 }
 
 #[divan::bench]
-fn accept_door_admits(bencher: Bencher<'_, '_>) {
-    let (doors, limit, now) = (doors(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
-    bencher.bench_local(|| doors.at_accept(&limit, black_box(SOURCE), now).is_ok());
+fn accept_check_admits(bencher: Bencher<'_, '_>) {
+    let (admission, limit, now) =
+        (admission(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
+    bencher.bench_local(|| admission.at_accept(&limit, black_box(SOURCE), now).is_ok());
 }
 
 #[divan::bench]
-fn accept_door_admits_by_source(bencher: Bencher<'_, '_>) {
+fn accept_check_admits_by_source(bencher: Bencher<'_, '_>) {
     let quota = Quota {
         warn_only: false,
         max_connections: Some(1000),
         rate: NonZeroU32::new(1_000_000).map(|most| Rate { per_second: most, burst: most }),
     };
-    let (doors, limit, now) = (doors(quota, no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
-    bencher.bench_local(|| doors.at_accept(&limit, black_box(SOURCE), now).is_ok());
+    let (admission, limit, now) =
+        (admission(quota, no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
+    bencher.bench_local(|| admission.at_accept(&limit, black_box(SOURCE), now).is_ok());
 }
 
 #[divan::bench]
-fn accept_door_refuses(bencher: Bencher<'_, '_>) {
-    let (doors, limit, now) = (doors(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(0), Instant::now());
-    bencher.bench_local(|| doors.at_accept(&limit, black_box(SOURCE), now).is_err());
+fn accept_check_refuses(bencher: Bencher<'_, '_>) {
+    let (admission, limit, now) =
+        (admission(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(0), Instant::now());
+    bencher.bench_local(|| admission.at_accept(&limit, black_box(SOURCE), now).is_err());
 }
 
 /// A pass taken and given back.
 #[divan::bench(args = [3, 100])]
-fn connect_door_admits(bencher: Bencher<'_, '_>, count: usize) {
-    let doors = doors(no_limit(), no_limit(), servers(count, 10_000));
-    let (account, client, now) = (Arc::from("ORDERS"), client(), Instant::now());
+fn connect_check_admits(bencher: Bencher<'_, '_>, count: usize) {
+    let admission = admission(no_limit(), no_limit(), servers(count, 10_000));
+    let (account, key, now) = (Arc::from("ORDERS"), client_key(), Instant::now());
     let mut rng = fastrand::Rng::with_seed(1);
     bencher.bench_local(|| {
-        let verdict = doors.at_connect(applicant(&account, black_box(client), now), now, &mut rng, || Nobody);
-        matches!(verdict, Ok(Verdict::Admit(Pass { .. })))
+        let client = client_of(&account, black_box(key), now);
+        let (_, step) = Wait::at_connect(&admission, client, now, &mut rng, || Nobody);
+        matches!(step, Step::Dial(_))
     });
 }
 
 /// The account has all it may have.
 #[divan::bench]
-fn connect_door_refuses(bencher: Bencher<'_, '_>) {
+fn connect_check_refuses(bencher: Bencher<'_, '_>) {
     let quota = Quota { max_connections: Some(0), ..Quota::default() };
-    let doors = doors(no_limit(), quota, servers(3, 10_000));
-    let (account, client, now) = (Arc::from("ORDERS"), client(), Instant::now());
+    let admission = admission(no_limit(), quota, servers(3, 10_000));
+    let (account, key, now) = (Arc::from("ORDERS"), client_key(), Instant::now());
     let mut rng = fastrand::Rng::with_seed(1);
     bencher.bench_local(|| {
-        let verdict = doors.at_connect(applicant(&account, black_box(client), now), now, &mut rng, || Nobody);
-        matches!(verdict, Ok(Verdict::Refuse { .. }))
+        let client = client_of(&account, black_box(key), now);
+        let (_, step) = Wait::at_connect(&admission, client, now, &mut rng, || Nobody);
+        matches!(step, Step::Refuse(_) | Step::Wait(_))
     });
 }
 
 /// Every server is full: into the queue, and out of it again unserved.
 #[divan::bench(args = [3, 100])]
-fn connect_door_holds_in_vain(bencher: Bencher<'_, '_>, count: usize) {
-    let doors = doors(no_limit(), no_limit(), servers(count, 0));
-    let (account, client, now) = (Arc::from("ORDERS"), client(), Instant::now());
+fn connect_check_holds_and_gives_up(bencher: Bencher<'_, '_>, count: usize) {
+    let admission = admission(no_limit(), no_limit(), servers(count, 0));
+    let (account, key, now) = (Arc::from("ORDERS"), client_key(), Instant::now());
     let mut rng = fastrand::Rng::with_seed(1);
     bencher.bench_local(|| {
-        let verdict = doors.at_connect(applicant(&account, black_box(client), now), now, &mut rng, || Nobody);
-        match verdict {
-            Ok(Verdict::Hold { ticket, .. }) => doors.leave(&ticket, now).is_some(),
-            _ => false,
-        }
+        let client = client_of(&account, black_box(key), now);
+        let (wait, step) = Wait::at_connect(&admission, client, now, &mut rng, || Nobody);
+        wait.leave(&admission, now);
+        matches!(step, Step::Wait(_))
     });
 }
