@@ -292,11 +292,6 @@ pub fn says_full(bytes: &[u8]) -> bool {
     bytes.get(..ERR_FULL.len()).is_some_and(|word| word.eq_ignore_ascii_case(ERR_FULL))
 }
 
-/// Whether this is the line of a server that did not get a CONNECT in time.
-pub fn says_too_late(line: &[u8]) -> bool {
-    matches!(server_line(line), ServerLine::Err(text) if text.eq_ignore_ascii_case(b"authentication timeout"))
-}
-
 fn is_full(text: &[u8]) -> bool {
     text.eq_ignore_ascii_case(b"maximum connections exceeded")
 }

@@ -280,7 +280,6 @@ const WRONG: &[(&str, &str)] = &[
         "[cluster]\nproxy_protocol = true\ndial_ahead = 2",
         "3: cluster.dial_ahead: with proxy_protocol a server is told who the client is before anything else; remove it, or write 0",
     ),
-    ("[cluster]\ndial_ahead = 65", "2: cluster.dial_ahead: 65 is too large; write 0 to 64"),
     (
         "[cluster]\nproxy_nkey_seed_file = \"\"",
         "2: cluster.proxy_nkey_seed_file: it is empty; write the path of a file, such as \"weir.ports\"",

@@ -37,7 +37,6 @@ pub(crate) fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
         close_spread: Duration::from_secs(2),
         compatibility: upstream::Compatibility::default(),
         source_addresses: Vec::new(),
-        dial_ahead: 0,
         servers: (0..count).map(one).collect(),
     }))
 }

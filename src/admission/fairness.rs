@@ -39,7 +39,6 @@ pub fn unknown_servers(servers: usize) -> Arc<Servers> {
         close_spread: Duration::ZERO,
         compatibility: upstream::Compatibility::default(),
         source_addresses: Vec::new(),
-        dial_ahead: 0,
         servers: (0..servers).map(server).collect(),
     };
     Arc::new(Servers::new(&cluster))

@@ -126,7 +126,6 @@ impl World {
             close_spread: Duration::from_secs(2),
             compatibility: upstream::Compatibility::default(),
             source_addresses: Vec::new(),
-            dial_ahead: 0,
             servers: (0..real.len()).map(server).collect(),
         };
         let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });

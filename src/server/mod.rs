@@ -207,7 +207,6 @@ impl Parts {
                 .zip(&terminators)
                 .filter_map(|(a, tls)| Some((a, tls.clone()?)))
                 .collect(),
-            dial_ahead: config.upstream.dial_ahead,
             servers_tls,
             next_id: AtomicU64::new(1),
             servers,
@@ -283,9 +282,6 @@ impl Parts {
             background.spawn(admin::serve(socket, Arc::clone(&shared), stop.child_token()));
         }
         first_readings(&shared, &reach).await;
-        if shared.dial_ahead > 0 && shared.advertised_info.shape() == Shape::DialFirst {
-            warn!("cluster.dial_ahead: nothing is dialled ahead while a server sends a nonce");
-        }
 
         let mut threads = Vec::new();
         for (n, of_worker) in sockets.into_iter().enumerate() {
@@ -392,7 +388,7 @@ fn worker(
         runtime.block_on(async move {
             let sessions = TaskTracker::new();
             tokio::spawn(relay::grow_up());
-            tokio::spawn(session::keep_spares(Arc::clone(&shared)));
+            tokio::spawn(session::upstream_pool::maintain(Arc::clone(&shared)));
             for (socket, listener) in sockets {
                 let socket = match socket::on_this_runtime(socket) {
                     Ok(socket) => socket,

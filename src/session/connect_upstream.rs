@@ -16,7 +16,7 @@ use crate::{
     net::timer,
     outcome::Refusal,
     protocol::{PING, connect::Connect},
-    session::{Shared, spare},
+    session::Shared,
     upstream::{Server, Slot, concurrency::baseline::Since},
 };
 
@@ -71,12 +71,7 @@ pub(super) async fn dial_until_answered(
     loop {
         let began = Instant::now();
         let longest = pass.server.server().max_control_line();
-        let ahead = match dialled {
-            None if header.is_empty() => spare::take_ahead(shared, &mut pass.server),
-            _ => None,
-        };
-        let is_ahead = ahead.is_some();
-        let (opened, since, said) = match dialled.take().or(ahead) {
+        let (opened, since, said) = match dialled.take() {
             Some(dialled) => (Ok(dialled), Since::Connect, false),
             None if may_speak_first(shared, header) => {
                 let words = words(shared, connect, None, longest)?;
@@ -94,28 +89,10 @@ pub(super) async fn dial_until_answered(
                     true => Vec::new(),
                     false => words(shared, connect, dialled.info().nonce(), longest)?,
                 };
-                let until = if is_ahead { until_given_up(&pass, began, answer_by) } else { answer_by };
-                hand_over(shared, &mut pass, dialled, &words, (began, since), until).await
+                hand_over(shared, &mut pass, dialled, &words, (began, since), answer_by).await
             }
             Err(err) => Err(err),
         };
-        if is_ahead {
-            let is_lost = match &answer {
-                Err(DialError::Closed | DialError::Io(_)) => true,
-                Ok(Answer::Err(line)) => dial::says_too_late(line),
-                _ => false,
-            };
-            let outcome = if is_lost { spare::Outcome::Lost } else { spare::Outcome::Used };
-            spare::count(shared, pass.server.server().index(), outcome);
-            // The server ended it while CONNECT was on its way: neither its fault nor the client's.
-            if is_lost {
-                let Pass { server, account } = pass;
-                drop(server);
-                let placed = place_again(shared, &tried, answer_by).await;
-                pass = Pass { server: placed.map_err(NotAnswered::Refused)?, account };
-                continue;
-            }
-        }
         match answer {
             Ok(Answer::Pong(accepted)) => return Ok((pass, accepted)),
             Ok(Answer::Err(line)) => return Err(NotAnswered::ServerSaid(line)),
@@ -249,13 +226,6 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
             Err(err)
         }
     }
-}
-
-/// How long a server that was dialled ahead is waited for: one that hangs has not shown it at a dial. Where a login is quick, half of
-/// what is left is kept for another server.
-fn until_given_up(pass: &AnyPass, began: Instant, answer_by: Instant) -> Instant {
-    let half = answer_by.saturating_duration_since(began) / 2;
-    if pass.account.account().login_takes() < half / 4 { began + half } else { answer_by }
 }
 
 /// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.

@@ -1,7 +1,7 @@
 //! Dial-first: a server is dialled before the client is greeted, so that the client signs that server's nonce.
 //!
 //! The wait for a turn is before the dial, since the server's own timer for CONNECT starts there. An upstream connection whose
-//! nonce a client has answered is never another's; one that nobody answered may be the next client's (`spare.rs`).
+//! nonce a client has answered is never another's; one that nobody answered may be the next client's (`upstream_pool.rs`).
 
 use std::{net::IpAddr, pin::pin, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     session::{
         End, Shared, Waited, Who,
         connect_upstream::{Greeted, open_any},
-        leave_unfinished, preface, spare, turn_away, wait,
+        leave_unfinished, preface, turn_away, upstream_pool, wait,
     },
     upstream::Slot,
 };
@@ -76,7 +76,7 @@ pub(super) async fn dial(
     }
     // Whoever waits goes first, and can use the slot.
     if shared.admission.held() == 0
-        && let Some(spare) = spare::take()
+        && let Some(spare) = upstream_pool::take()
     {
         return Ok(Ahead::Dialled(spare));
     }
@@ -191,7 +191,7 @@ impl Ahead {
         let Self::Dialled(opened) = self else { return };
         // A server that was told whose connection it is would take the next client for that one.
         let is_free = !shared.sends_proxy_headers && shared.admission.held() == 0 && !shared.admission.is_draining();
-        if let Some(opened) = if is_free { spare::keep(opened) } else { Some(opened) } {
+        if let Some(opened) = if is_free { upstream_pool::put(opened) } else { Some(opened) } {
             opened.let_go().await;
         }
     }

@@ -7,15 +7,14 @@ mod account;
 mod client_tls;
 mod connect_upstream;
 mod dial_first;
-mod keeper;
 mod listener;
 mod passthrough;
 pub mod preface;
 pub mod proxy_header;
 mod refuse;
-mod spare;
 #[cfg(test)]
 mod tests;
+pub mod upstream_pool;
 mod websocket_upgrade;
 
 use std::{
@@ -69,7 +68,6 @@ use crate::{
     upstream::{Server, Servers, Slot},
 };
 
-pub use self::keeper::keep_spares;
 pub use crate::session::{
     listener::{Listener, Web},
     passthrough::{Through, pass_through},
@@ -105,8 +103,6 @@ pub struct Shared {
     pub sends_proxy_headers: bool,
     /// The ends of TLS, by listener.
     pub terminators: Vec<(SocketAddr, Arc<Terminator>)>,
-    /// Connections to each server that each worker dials ahead of its clients, at most.
-    pub dial_ahead: usize,
     /// TLS towards the servers.
     pub servers_tls: Option<Arc<Connector>>,
     /// The next session's id.

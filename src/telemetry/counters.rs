@@ -28,19 +28,6 @@ pub struct ServerCounters {
     pub admitted: AtomicU64,
     /// From the start of the dial, or from CONNECT where the server was dialled before, to the server's PONG, in seconds.
     pub handshake_seconds: Histogram,
-    /// What became of the connections that were dialled ahead.
-    pub ahead: AheadTally,
-}
-
-/// Connections to a server that were dialled ahead of their clients.
-#[derive(Debug, Default)]
-pub struct AheadTally {
-    /// Given to a client that the server answered on it.
-    pub used: AtomicU64,
-    /// Closed by weir: their time was up, or their slots were needed.
-    pub unused: AtomicU64,
-    /// Ended by the server.
-    pub lost: AtomicU64,
 }
 
 impl std::ops::Sub for Totals {
@@ -103,11 +90,7 @@ const BOUNDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5,
 impl Counters {
     /// Zeros, for so many servers.
     pub fn new(servers: usize) -> Self {
-        let server = || ServerCounters {
-            admitted: AtomicU64::new(0),
-            handshake_seconds: Histogram::new(BOUNDS),
-            ahead: AheadTally::default(),
-        };
+        let server = || ServerCounters { admitted: AtomicU64::new(0), handshake_seconds: Histogram::new(BOUNDS) };
         Self {
             servers: std::iter::repeat_with(server).take(servers).collect(),
             refused: Default::default(),

@@ -19,8 +19,6 @@ pub struct Load {
     handshakes: AtomicU32,
     /// Of those, the ones by the lane of the system account.
     in_lane: AtomicU32,
-    /// Of those held, the ones that no client has yet.
-    ahead: AtomicU32,
     /// Of those held, the ones whose client has its PONG.
     sessions: AtomicU32,
     /// The server's capacity: the lower of its own and the configured `max_connections`.
@@ -73,20 +71,6 @@ impl Load {
     /// A client that came by the lane is in, or has gone.
     pub fn left_lane(&self) {
         self.in_lane.fetch_sub(1, Relaxed);
-    }
-
-    /// Takes a slot for a client that is yet to come, if more than `left` are free.
-    pub fn reserve_ahead(&self, left: u32) -> bool {
-        let taken = self.census.reserve(self.ceiling.load(Relaxed).saturating_sub(left));
-        if taken {
-            self.ahead.fetch_add(1, Relaxed);
-        }
-        taken
-    }
-
-    /// A slot that was taken ahead has got its client, or is given back.
-    pub fn no_longer_ahead(&self) {
-        self.ahead.fetch_sub(1, Relaxed);
     }
 
     /// The server has sent its INFO: it counts this connection.
@@ -144,11 +128,6 @@ impl Load {
     #[inline]
     pub fn handshakes(&self) -> u32 {
         self.handshakes.load(Relaxed)
-    }
-
-    /// Connections dialled ahead, or being dialled, that no client has yet.
-    pub fn ahead(&self) -> u32 {
-        self.ahead.load(Relaxed)
     }
 
     /// Sessions that have their PONG.

@@ -5,7 +5,6 @@ pub mod concurrency;
 pub mod health;
 pub mod load;
 pub mod placement;
-pub mod preconnect;
 pub mod reconciled_count;
 mod server;
 #[cfg(test)]
@@ -90,8 +89,6 @@ pub struct Params {
     pub compatibility: Compatibility,
     /// Addresses of this machine to connect from, in turns; none leaves the choice to the kernel.
     pub source_addresses: Vec<IpAddr>,
-    /// Connections to each server that each worker dials ahead of its clients, at most; 0 is none.
-    pub dial_ahead: usize,
     /// The servers, at least one.
     pub servers: Vec<ServerParams>,
 }

@@ -19,7 +19,6 @@ use crate::{
         health::{Health, Standing},
         load::{Load, Mark},
         placement::{Rank, View},
-        preconnect,
         snapshot::{Epoch, Moment, Shown, Sight},
     },
 };
@@ -332,16 +331,6 @@ impl Server {
             }
         });
         server.load.reserve(limit).then(|| Slot::new(Arc::clone(server)))
-    }
-
-    /// Takes a slot for a client that is yet to come, where those that are there now need it least.
-    pub fn reserve_ahead(server: &Arc<Self>, now: Instant) -> Option<Slot> {
-        let view = server.view(now);
-        // Where no limit is known there is no telling whether there is room.
-        let has_limit = server.is_read() || server.params.max_connections.is_some();
-        let may = has_limit && preconnect::may_dial(&view);
-        (may && server.load.reserve_ahead(preconnect::left_to_clients(view.ceiling)))
-            .then(|| Slot::ahead(Arc::clone(server)))
     }
 
     /// Takes one of the slots that are kept free for the system account.

@@ -83,7 +83,6 @@ impl World {
             close_spread: Duration::ZERO,
             compatibility: Compatibility::default(),
             source_addresses: Vec::new(),
-            dial_ahead: 0,
             servers: (0..servers).map(server).collect(),
         };
         let now = Instant::now();

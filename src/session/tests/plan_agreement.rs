@@ -75,7 +75,6 @@ fn shared(config: &Config) -> Arc<Shared> {
         proxy_key: None,
         sends_proxy_headers: false,
         terminators: Vec::new(),
-        dial_ahead: 0,
         servers_tls: None,
         next_id: AtomicU64::new(1),
         servers,

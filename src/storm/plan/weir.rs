@@ -140,7 +140,6 @@ impl Weir {
             close_spread: plan.close_spread,
             compatibility: upstream::Compatibility::default(),
             source_addresses: Vec::new(),
-            dial_ahead: 0,
             servers: (0..plan.servers).map(server).collect(),
         };
         let (clock, servers) = (Clock::default(), Arc::new(Servers::new(&cluster)));

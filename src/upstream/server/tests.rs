@@ -45,7 +45,6 @@ fn cluster(system: bool, slow_start: Duration) -> Params {
         close_spread: Duration::ZERO,
         compatibility: Compatibility::default(),
         source_addresses: Vec::new(),
-        dial_ahead: 0,
         servers: Vec::new(),
     }
 }
