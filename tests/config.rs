@@ -277,10 +277,6 @@ const WRONG: &[(&str, &str)] = &[
         "2: cluster.proxy_protocol: \"yes\" is a string; write true or false, without quotes",
     ),
     (
-        "[cluster]\nproxy_protocol = true\ndial_ahead = 2",
-        "3: cluster.dial_ahead: with proxy_protocol a server is told who the client is before anything else; remove it, or write 0",
-    ),
-    (
         "[cluster]\nproxy_nkey_seed_file = \"\"",
         "2: cluster.proxy_nkey_seed_file: it is empty; write the path of a file, such as \"weir.ports\"",
     ),
@@ -365,7 +361,10 @@ const WRONG: &[(&str, &str)] = &[
         "[admission]\nmax_held = -1",
         "2: admission.max_held: -1 is out of range; write a whole number from 0 to 18446744073709551615, without quotes",
     ),
-    ("[admission.max_hold_by_lang]\ngo = 2", "2: admission.max_hold_by_lang.go: 2 has no unit; write \"2s\" or \"2ms\""),
+    (
+        "[admission.max_hold_by_lang]\ngo = 2",
+        "2: admission.max_hold_by_lang.go: 2 has no unit; write \"2s\" or \"2ms\"",
+    ),
     (
         "[admission.per_source]\nmax_connections = 0",
         "2: admission.per_source.max_connections: 0 admits nobody; write 1 or more, or leave the key out for no limit",

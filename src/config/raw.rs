@@ -236,8 +236,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
     // 0: what it saves a client is a few tenths of a millisecond in the same rack, and it costs the servers a few idle connections.
     // None: a server that trusts no proxy ignores the signature, but then nobody asked for one.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
-    let servers_tls =
-        s.optional_table("tls", "absent, weir speaks plainly to the servers", tls::cluster);
+    let servers_tls = s.optional_table("tls", "absent, weir speaks plainly to the servers", tls::cluster);
     let absence = "absent, servers are read over their monitoring ports";
     let system = s.optional_table("system", absence, super::system::keys).flatten();
     let servers = s.tables("servers", server);

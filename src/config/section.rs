@@ -180,11 +180,7 @@ impl<'s> Section<'s> {
     }
 
     /// A table whose absence is an empty table.
-    pub(super) fn table<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&mut Section<'_>) -> T,
-    ) -> T {
+    pub(super) fn table<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
         let node = self.take(key);
         let path = self.path(key);
         let given = node.is_some();

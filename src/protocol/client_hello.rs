@@ -19,7 +19,7 @@ pub enum FirstBytes {
 }
 
 /// A ClientHello that is longer than this is not waited for: those of clients have 200 to 2000 bytes.
-pub const LONGEST_LOOK: usize = 4096;
+pub const MAX_CLIENT_HELLO: usize = 4096;
 
 /// The record header of a handshake record (RFC 8446, 5.1): type 22, version 3.x, length.
 const HANDSHAKE: u8 = 22;
@@ -31,7 +31,7 @@ const PRE_SHARED_KEY: u16 = 41;
 const CHACHA20: [[u8; 2]; 3] = [[0x13, 0x03], [0xcc, 0xa9], [0xcc, 0xa8]];
 
 /// Looks at the first bytes of a connection.
-pub fn look(bytes: &[u8]) -> FirstBytes {
+pub fn classify(bytes: &[u8]) -> FirstBytes {
     match *bytes {
         [] | [HANDSHAKE] => return FirstBytes::Incomplete,
         [HANDSHAKE, 3, ..] => {}
@@ -39,23 +39,23 @@ pub fn look(bytes: &[u8]) -> FirstBytes {
     }
     let Some((header, body)) = bytes.split_at_checked(HEADER) else { return FirstBytes::Incomplete };
     let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
-    if body.len() < length && bytes.len() < LONGEST_LOOK {
+    if body.len() < length && bytes.len() < MAX_CLIENT_HELLO {
         return FirstBytes::Incomplete;
     }
-    let mut seen = Seen::default();
+    let mut fields = HelloFields::default();
     // What is cut off or makes no sense is the handshake's to complain of.
-    let _ = seen.read(&body[..length.min(body.len())]);
-    FirstBytes::ClientHello { resumes: seen.ticket, without_aes: seen.chacha20_first }
+    let _ = fields.read(&body[..length.min(body.len())]);
+    FirstBytes::ClientHello { resumes: fields.ticket, without_aes: fields.chacha20_first }
 }
 
 /// What is seen of a ClientHello.
 #[derive(Default)]
-struct Seen {
+struct HelloFields {
     ticket: bool,
     chacha20_first: bool,
 }
 
-impl Seen {
+impl HelloFields {
     /// Reads as far as it makes sense; `None` when that is not to the end.
     fn read(&mut self, message: &[u8]) -> Option<()> {
         // Type 1 and length, version and random.
@@ -133,9 +133,9 @@ mod tests {
     fn tickets_are_seen() {
         let fresh = FirstBytes::ClientHello { resumes: false, without_aes: false };
         let resumed = FirstBytes::ClientHello { resumes: true, without_aes: false };
-        assert_eq!(look(&hello(&[(0, b"name"), (35, b"")])), fresh);
-        assert_eq!(look(&hello(&[(0, b"name"), (35, b"ticket")])), resumed);
-        assert_eq!(look(&hello(&[(0, b"name"), (41, b"psk")])), resumed);
+        assert_eq!(classify(&hello(&[(0, b"name"), (35, b"")])), fresh);
+        assert_eq!(classify(&hello(&[(0, b"name"), (35, b"ticket")])), resumed);
+        assert_eq!(classify(&hello(&[(0, b"name"), (41, b"psk")])), resumed);
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
             (&[], false),
         ] {
             let expected = FirstBytes::ClientHello { resumes: false, without_aes };
-            assert_eq!(look(&hello_of(suites, &[(0, b"name")])), expected, "{suites:x?}");
+            assert_eq!(classify(&hello_of(suites, &[(0, b"name")])), expected, "{suites:x?}");
         }
     }
 
@@ -156,27 +156,27 @@ mod tests {
     fn every_beginning_is_incomplete_and_none_panics() {
         let whole = hello(&[(0, b"name"), (41, b"psk")]);
         for n in 0..whole.len() {
-            assert_eq!(look(&whole[..n]), FirstBytes::Incomplete, "{n} bytes");
+            assert_eq!(classify(&whole[..n]), FirstBytes::Incomplete, "{n} bytes");
         }
         let mut rng = fastrand::Rng::with_seed(7);
         for _ in 0..20_000 {
             let mut spoilt = whole.clone();
             spoilt[rng.usize(..whole.len())] = rng.u8(..);
-            let _ = look(&spoilt);
+            let _ = classify(&spoilt);
         }
     }
 
     #[test]
     fn nats_is_no_tls() {
-        assert_eq!(look(b"CONNECT {}\r\n"), FirstBytes::Other);
-        assert_eq!(look(b"PING"), FirstBytes::Other);
-        assert_eq!(look(&[22, 9]), FirstBytes::Other);
+        assert_eq!(classify(b"CONNECT {}\r\n"), FirstBytes::Other);
+        assert_eq!(classify(b"PING"), FirstBytes::Other);
+        assert_eq!(classify(&[22, 9]), FirstBytes::Other);
     }
 
     #[test]
     fn what_is_too_long_is_not_waited_for() {
-        let mut long = vec![0; LONGEST_LOOK];
+        let mut long = vec![0; MAX_CLIENT_HELLO];
         long[..5].copy_from_slice(&[22, 3, 1, 0x3f, 0xff]);
-        assert_eq!(look(&long), FirstBytes::ClientHello { resumes: false, without_aes: false });
+        assert_eq!(classify(&long), FirstBytes::ClientHello { resumes: false, without_aes: false });
     }
 }

@@ -1,19 +1,18 @@
 //! INFO: what a server says of itself, as weir reads it and as weir passes it on.
 
-mod again;
-mod greeting;
+mod own_info;
+mod reparse;
 #[cfg(test)]
 mod tests;
 
 use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
 
 use crate::protocol::{
-    info::again::{CHANGING, Changing, Hole},
+    info::reparse::{PER_CONNECTION, PerConnection, Placeholder},
     json::{self, Reader, Syntax},
-    version::Version,
 };
 
-pub use greeting::Greeting;
+pub use own_info::OwnInfo;
 
 /// Why an INFO cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +40,7 @@ impl From<Syntax> for InfoError {
     }
 }
 
-/// Keys that weir reads as strings, beside those of [`CHANGING`]; the index is [`Text`].
+/// Keys that weir reads as strings, beside those of [`PER_CONNECTION`]; the index is [`Text`].
 const TEXTS: [&str; 3] = ["server_id", "server_name", "version"];
 
 #[derive(Clone, Copy)]
@@ -95,18 +94,18 @@ const OVERRIDDEN: [&str; 9] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Info {
     /// What the server says on every connection.
-    said: Arc<Said>,
-    /// The values of [`CHANGING`] on this one, unescaped, one behind the other; empty where absent.
-    own: String,
-    at: [Range<usize>; CHANGING.len()],
+    template: Arc<Template>,
+    /// The values of [`PER_CONNECTION`] on this one, unescaped, one behind the other; empty where absent.
+    values: String,
+    ranges: [Range<usize>; PER_CONNECTION.len()],
 }
 
 /// The part of an INFO that is the same on every connection to a server.
 #[derive(Debug, PartialEq, Eq)]
-struct Said {
+struct Template {
     /// The argument as it came, and in it the values that are not part of this.
     line: Box<[u8]>,
-    holes: Vec<Hole>,
+    placeholders: Vec<Placeholder>,
     /// Keys, values without blanks, and the unescaped values of [`TEXTS`], one behind the other.
     text: String,
     fields: Vec<(Range<usize>, Range<usize>)>,
@@ -115,10 +114,10 @@ struct Said {
     flags: [bool; FLAGS.len()],
     /// Whether the version is one that names the account.
     names_account: bool,
-    /// The members that are passed on to clients, with a comma behind each and without the values that change, which go in
+    /// The members that are forwarded on to clients, with a comma behind each and without the values that change, which go in
     /// at these places.
-    passed: Vec<u8>,
-    passed_holes: Vec<(usize, Changing)>,
+    forwarded: Vec<u8>,
+    forwarded_placeholders: Vec<(usize, PerConnection)>,
 }
 
 impl Info {
@@ -135,12 +134,12 @@ impl Info {
         }
         let mut text = Vec::with_capacity(json.len() + 128);
         let mut fields: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(24);
-        let mut places = [None; CHANGING.len()];
+        let mut places = [None; PER_CONNECTION.len()];
         let mut key = String::with_capacity(32);
         while let Some((raw_key, raw)) = reader.member()? {
             key.clear();
             json::unquote(raw_key, &mut key);
-            if let Some(which) = Changing::of(&key) {
+            if let Some(which) = PerConnection::of(&key) {
                 places[which as usize] = Some((reader.at() - raw.len(), raw));
             }
             let value = push(&mut text, |text| json::push_compact(raw, text));
@@ -151,57 +150,58 @@ impl Info {
         }
         reader.end()?;
         fields.retain(|(_, value)| text[value.clone()] != *b"null");
-        let mut said = Said {
+        let mut template = Template {
             line: json.into(),
-            holes: Hole::all(places),
+            placeholders: Placeholder::all(places),
             text: String::from_utf8(text).map_err(|_| InfoError::Syntax)?,
             fields,
             texts: Default::default(),
             numbers: [None; NUMBERS.len()],
             flags: [false; FLAGS.len()],
             names_account: false,
-            passed: Vec::with_capacity(json.len()),
-            passed_holes: Vec::new(),
+            forwarded: Vec::with_capacity(json.len()),
+            forwarded_placeholders: Vec::new(),
         };
-        said.read()?;
-        said.names_account = Version::parse(&said.text[said.texts[Text::Version as usize].clone()])
-            .is_some_and(|version| version >= Version::new(2, 12, 0));
-        said.pass();
-        let mut info = Self { said: Arc::new(said), own: String::with_capacity(128), at: Default::default() };
-        info.read_own()?;
+        template.read()?;
+        let version = parse_version(&template.text[template.texts[Text::Version as usize].clone()]);
+        template.names_account = version.is_some_and(|version| version >= semver::Version::new(2, 12, 0));
+        template.prepare_forwarding();
+        let mut info =
+            Self { template: Arc::new(template), values: String::with_capacity(128), ranges: Default::default() };
+        info.read_values()?;
         Ok(info)
     }
 
     /// Fills in the values that change.
-    fn read_own(&mut self) -> Result<(), InfoError> {
-        for which in Changing::ALL {
-            let Some(value) = self.said.raw(which.key()) else { continue };
-            let raw = &self.said.text[value];
-            let start = self.own.len();
+    fn read_values(&mut self) -> Result<(), InfoError> {
+        for which in PerConnection::ALL {
+            let Some(value) = self.template.raw(which.key()) else { continue };
+            let raw = &self.template.text[value];
+            let start = self.values.len();
             match (which, raw.starts_with('"')) {
-                (Changing::ClientId, false) if is_integer(raw) => self.own.push_str(raw),
-                (Changing::ClientId, _) | (_, false) => return Err(InfoError::WrongType(which.key())),
-                (_, true) => json::unquote(raw.as_bytes(), &mut self.own),
+                (PerConnection::ClientId, false) if is_integer(raw) => self.values.push_str(raw),
+                (PerConnection::ClientId, _) | (_, false) => return Err(InfoError::WrongType(which.key())),
+                (_, true) => json::unquote(raw.as_bytes(), &mut self.values),
             }
-            self.at[which as usize] = start..self.own.len();
+            self.ranges[which as usize] = start..self.values.len();
         }
         Ok(())
     }
 
-    fn own(&self, which: Changing) -> &str {
-        &self.own[self.at[which as usize].clone()]
+    fn value_of(&self, which: PerConnection) -> &str {
+        &self.values[self.ranges[which as usize].clone()]
     }
 
     fn text(&self, which: Text) -> &str {
-        &self.said.text[self.said.texts[which as usize].clone()]
+        &self.template.text[self.template.texts[which as usize].clone()]
     }
 
     fn flag(&self, which: Flag) -> bool {
-        self.said.flags[which as usize]
+        self.template.flags[which as usize]
     }
 
     fn number(&self, which: Number) -> Option<u64> {
-        self.said.numbers[which as usize]
+        self.template.numbers[which as usize]
     }
 
     /// The server's identity, new at each of its starts; empty when absent.
@@ -219,14 +219,19 @@ impl Info {
         self.text(Text::Version)
     }
 
+    /// The server's version; `None` when it is not one, as with a build of nats-server from its sources.
+    pub fn semver(&self) -> Option<semver::Version> {
+        parse_version(self.version())
+    }
+
     /// What the client is to sign with its NKey, when the server wants that.
     pub fn nonce(&self) -> Option<&str> {
-        Some(self.own(Changing::Nonce)).filter(|nonce| !nonce.is_empty())
+        Some(self.value_of(PerConnection::Nonce)).filter(|nonce| !nonce.is_empty())
     }
 
     /// The account of the client, as the server verified it: in the INFO behind the first PONG, from 2.12.
     pub fn remote_account(&self) -> Option<&str> {
-        Some(self.own(Changing::RemoteAccount)).filter(|account| !account.is_empty())
+        Some(self.value_of(PerConnection::RemoteAccount)).filter(|account| !account.is_empty())
     }
 
     /// Most bytes of a message; `None` when absent or without limit.
@@ -236,7 +241,7 @@ impl Info {
 
     /// The server's number for this connection.
     pub fn client_id(&self) -> Option<u64> {
-        self.own(Changing::ClientId).parse().ok()
+        self.value_of(PerConnection::ClientId).parse().ok()
     }
 
     /// The level of the JetStream API, from 2.11.
@@ -286,7 +291,7 @@ impl Info {
 
     /// Whether a server of this version sends an INFO right behind its first PONG that names the account: from 2.12.
     pub fn names_account(&self) -> bool {
-        self.said.names_account
+        self.template.names_account
     }
 
     /// Whether this INFO answers CONNECT: it comes behind the first PONG, from 2.12.
@@ -294,25 +299,25 @@ impl Info {
         self.flag(Flag::ConnectInfo)
     }
 
-    /// Appends the line `INFO {…}\r\n` with which this INFO is passed on to a client: every field of the server's except those
+    /// Appends the line `INFO {…}\r\n` with which this INFO is forwarded on to a client: every field of the server's except those
     /// of which `r` speaks. The server's URLs are never among them, or clients would leave for them.
     pub fn rewrite(&self, r: &Rewrite<'_>, out: &mut Vec<u8>) {
-        let Said { passed, passed_holes, .. } = &*self.said;
-        let mut object = Object::start(out);
+        let Template { forwarded, forwarded_placeholders, .. } = &*self.template;
+        let mut object = ObjectWriter::start(out);
         let mut written = 0;
-        if !passed.is_empty() {
+        if !forwarded.is_empty() {
             object.out.push(b'{');
             object.sep = b',';
-            for &(at, which) in passed_holes {
-                object.out.extend_from_slice(&passed[written..at]);
-                object.out.extend_from_slice(self.own(which).as_bytes());
+            for &(at, which) in forwarded_placeholders {
+                object.out.extend_from_slice(&forwarded[written..at]);
+                object.out.extend_from_slice(self.value_of(which).as_bytes());
                 written = at;
             }
             // Without the comma behind the last member: the next one brings its own.
-            object.out.extend_from_slice(&passed[written..passed.len() - 1]);
+            object.out.extend_from_slice(&forwarded[written..forwarded.len() - 1]);
         }
         if r.keep_nonce {
-            object.text_unless_empty("nonce", self.own(Changing::Nonce));
+            object.text_unless_empty("nonce", self.value_of(PerConnection::Nonce));
         }
         object.string("version", r.version);
         object.place(r.host, r.port, r.advertise);
@@ -326,7 +331,7 @@ impl Info {
     }
 }
 
-impl Said {
+impl Template {
     /// Fills in what the accessors give.
     fn read(&mut self) -> Result<(), InfoError> {
         for (at, name) in TEXTS.iter().enumerate() {
@@ -368,29 +373,39 @@ impl Said {
         self.fields.iter().find(|(name, _)| &self.text[name.clone()] == key).map(|(_, value)| value.clone())
     }
 
-    /// Prepares what is passed on.
-    fn pass(&mut self) {
-        let mut passed = std::mem::take(&mut self.passed);
+    /// Prepares what is forwarded on.
+    fn prepare_forwarding(&mut self) {
+        let mut forwarded = std::mem::take(&mut self.forwarded);
         for (name, value) in &self.fields {
             let name = &self.text[name.clone()];
-            if OVERRIDDEN.contains(&name) || name == Changing::Nonce.key() {
+            if OVERRIDDEN.contains(&name) || name == PerConnection::Nonce.key() {
                 continue;
             }
-            json::push_string(name, &mut passed);
-            passed.push(b':');
+            json::push_string(name, &mut forwarded);
+            forwarded.push(b':');
             let value = &self.text.as_bytes()[value.clone()];
-            match Changing::of(name).filter(|&which| self.holes.iter().any(|hole| hole.which == which)) {
+            match PerConnection::of(name)
+                .filter(|&which| self.placeholders.iter().any(|placeholder| placeholder.which == which))
+            {
                 Some(which) => {
                     let quotes: &[u8] = if which.is_text() { b"\"\"" } else { b"" };
-                    passed.extend_from_slice(quotes);
-                    self.passed_holes.push((passed.len() - quotes.len() / 2, which));
+                    forwarded.extend_from_slice(quotes);
+                    self.forwarded_placeholders.push((forwarded.len() - quotes.len() / 2, which));
                 }
-                None => passed.extend_from_slice(value),
+                None => forwarded.extend_from_slice(value),
             }
-            passed.push(b',');
+            forwarded.push(b',');
         }
-        self.passed = passed;
+        self.forwarded = forwarded;
     }
+}
+
+/// A semantic version, with or without a `v` in front. Build metadata has no part in precedence (<https://semver.org>,
+/// rule 10) and is left out: the crate's order counts it.
+fn parse_version(text: &str) -> Option<semver::Version> {
+    let mut version = semver::Version::parse(text.strip_prefix('v').unwrap_or(text)).ok()?;
+    version.build = semver::BuildMetadata::EMPTY;
+    Some(version)
 }
 
 /// Below zero it is an integer all the same: max_payload -1 is no limit.
@@ -429,12 +444,12 @@ pub struct Rewrite<'a> {
 }
 
 /// Writes the members of an INFO; what is false or empty is left out as the server does, who omits it.
-struct Object<'a> {
+struct ObjectWriter<'a> {
     out: &'a mut Vec<u8>,
     sep: u8,
 }
 
-impl<'a> Object<'a> {
+impl<'a> ObjectWriter<'a> {
     fn start(out: &'a mut Vec<u8>) -> Self {
         out.extend_from_slice(b"INFO ");
         Self { out, sep: b'{' }

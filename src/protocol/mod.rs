@@ -12,7 +12,6 @@ mod json;
 pub mod op;
 pub mod proxy_header;
 pub mod refusal;
-pub mod version;
 pub mod websocket;
 
 /// Most bytes that the argument of a client's control line may have: nats-server's default `max_control_line`

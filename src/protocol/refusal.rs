@@ -3,7 +3,7 @@
 use crate::outcome::{BadLogin, Refusal};
 
 /// nats-server's answer to a control line beyond `max_control_line` (`ErrMaxControlLine`).
-pub const MAX_CONTROL_LINE_LINE: &[u8] = b"-ERR 'maximum control line exceeded'\r\n";
+pub const CONTROL_LINE_TOO_LONG: &[u8] = b"-ERR 'maximum control line exceeded'\r\n";
 
 /// nats-server's answer to bytes that are no operation.
 pub const UNKNOWN_OP: &[u8] = b"-ERR 'Unknown Protocol Operation'\r\n";
@@ -23,7 +23,7 @@ pub fn bad_login(line: &[u8]) -> Option<BadLogin> {
 }
 
 /// What a client reads that speaks plainly where TLS is required. To every client it is an attempt that failed.
-pub const TLS_REQUIRED_LINE: &[u8] = b"-ERR 'Secure Connection - TLS Required'\r\n";
+pub const TLS_REQUIRED: &[u8] = b"-ERR 'Secure Connection - TLS Required'\r\n";
 
 macro_rules! words {
     ($($pattern:pat => $text:literal,)*) => {

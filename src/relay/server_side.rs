@@ -68,7 +68,7 @@ impl ServerSide {
                     return;
                 }
                 let mut rewritten = Vec::new();
-                self.face.rewrite(&info, self.client_ip, &mut rewritten);
+                self.face.write_server_info(&info, self.client_ip, &mut rewritten);
                 match &mut self.welcome {
                     // Between CONNECT and PONG the client sees nothing but what it asked for.
                     Some(welcome) => *welcome = rewritten.into(),

@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use crate::{
     admin::{self, storm_sampler},
     admission::{Admission, Limit},
-    advertised_info::{AdvertisedInfo, Security, Shape},
+    advertised_info::{AdvertisedInfo, AdvertisedTls, PrefaceShape},
     cluster::{
         self, Greeting, Reach,
         account_lookup::{MOST_WAITING, Question},
@@ -175,10 +175,10 @@ impl Parts {
         let servers = Arc::new(Servers::new(&config.upstream));
         let addresses: Vec<_> = bound.iter().map(|(address, ..)| *address).collect();
         let face = |address: SocketAddr, one: &ListenerConfig| {
-            let required = |tls: &ListenerTls| Security::Required { verify: tls.clients.is_some() };
+            let required = |tls: &ListenerTls| AdvertisedTls::Required { verify: tls.clients.is_some() };
             let security = match one.passes_through {
-                Some(_) => Security::Servers,
-                None => one.tls.as_ref().map_or(Security::None, required),
+                Some(_) => AdvertisedTls::Servers,
+                None => one.tls.as_ref().map_or(AdvertisedTls::None, required),
             };
             (address, one.advertise.clone(), security)
         };
@@ -369,7 +369,7 @@ async fn system(
 async fn first_readings(shared: &Shared, reach: &Reach) {
     let deadline = Instant::now() + FIRST_READINGS;
     let unread = || shared.servers.iter().any(|server| server.may_be_read_soon());
-    let unknown = || shared.advertised_info.shape() == Shape::Unknown && reach.greeting != Greeting::None;
+    let unknown = || shared.advertised_info.shape() == PrefaceShape::Unknown && reach.greeting != Greeting::None;
     let unconnected = || reach.system.as_ref().is_some_and(|system| !system.is_up());
     while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;

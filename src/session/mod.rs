@@ -36,7 +36,7 @@ use tracing::debug;
 use crate::{
     admin::storm_sampler::Flight,
     admission::{Client, Deadlines, Entry, Limit, Pass, QuotaIdentity, Step, Wait},
-    advertised_info::{AdvertisedInfo, Shape},
+    advertised_info::{AdvertisedInfo, PrefaceShape},
     cluster::account_lookup::Question,
     dial::Accepted,
     dispatch::{AnyAdmission, AnyPass, AnyStep, AnyWait, Turn},
@@ -300,19 +300,19 @@ async fn admit(
         (Some(_), Err(reason)) => return Err(websocket_upgrade::turn_away(shared, down, *reason, deadline).await),
     };
     let mut ahead = match (&entry, shared.advertised_info.shape()) {
-        (_, Shape::ConnectFirst) => Ahead::NotNeeded,
-        (entry, Shape::DialFirst)
+        (_, PrefaceShape::ConnectFirst) => Ahead::NotNeeded,
+        (entry, PrefaceShape::DialFirst)
             if entry.is_ok() || shared.admission.lane().is_likely(source, Instant::now().into_std()) =>
         {
             dial_first::dial(shared, &down, &header, source, accepted, who).await?
         }
-        (_, Shape::Unknown | Shape::DialFirst) => Ahead::Not(Refusal::ServerCapacity),
+        (_, PrefaceShape::Unknown | PrefaceShape::DialFirst) => Ahead::Not(Refusal::ServerCapacity),
     };
     let mut greeting = Vec::with_capacity(512);
     match &ahead {
-        Ahead::Dialled(dialled) => listener.face.introduce(dialled.info(), source, &mut greeting),
-        Ahead::Not(_) => listener.face.greet_with_nonce(id, source, &mut greeting),
-        Ahead::NotNeeded => listener.face.greet(id, source, &mut greeting),
+        Ahead::Dialled(dialled) => listener.face.write_dialled_info(dialled.info(), source, &mut greeting),
+        Ahead::Not(_) => listener.face.write_own_info_with_nonce(id, source, &mut greeting),
+        Ahead::NotNeeded => listener.face.write_own_info(id, source, &mut greeting),
     }
     let exchange = secure.exchange(down, &greeting);
     let (down, Arrival { mut connect, mut preface }) = match ahead.lasts_through(shared, source, exchange).await {
@@ -419,7 +419,7 @@ async fn admit(
     who.account = Some(Arc::clone(pass.account.account().name()));
 
     // The client's PONG, and what follows it.
-    let write_welcome = |out: &mut Vec<u8>| listener.face.rewrite(&accepted_by.info, source, out);
+    let write_welcome = |out: &mut Vec<u8>| listener.face.write_server_info(&accepted_by.info, source, out);
     let mut words = Vec::with_capacity(1024);
     if connect.verbose() {
         words.extend_from_slice(OK);

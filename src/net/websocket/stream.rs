@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     net::stream::Stream,
-    protocol::websocket::{Terms, Tools, closing::Closing, decode::Decoder, encode},
+    protocol::websocket::{DeflatePool, Negotiated, closing::Closing, decode::Decoder, encode},
 };
 
 /// As much as the relay reads at a time.
@@ -32,14 +32,14 @@ struct Workshop {
     raw: Box<[u8]>,
     /// Frames to be written.
     frames: Vec<u8>,
-    tools: Tools,
+    tools: DeflatePool,
 }
 
 thread_local! {
     static WORKSHOP: RefCell<Workshop> = RefCell::new(Workshop {
         raw: vec![0; BUFFER].into_boxed_slice(),
         frames: Vec::new(),
-        tools: Tools::default(),
+        tools: DeflatePool::default(),
     });
 }
 
@@ -47,7 +47,7 @@ thread_local! {
 #[derive(Debug)]
 pub struct WebSocket {
     below: Stream,
-    terms: Terms,
+    terms: Negotiated,
     decoder: Decoder,
     /// Bytes that came and have not been decoded.
     raw: Vec<u8>,
@@ -63,7 +63,7 @@ pub struct WebSocket {
 
 impl WebSocket {
     /// What was opened on `below`.
-    pub fn over(below: Stream, terms: Terms) -> Self {
+    pub fn over(below: Stream, terms: Negotiated) -> Self {
         Self {
             below,
             terms,

@@ -2,10 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::protocol::{
-    info::{Info, Object},
-    version::Version,
-};
+use crate::protocol::info::{Info, ObjectWriter};
 
 /// The version shown while no server's is known: every current client speaks to it, and it has headers.
 const DEFAULT_VERSION: &str = "2.10.0";
@@ -17,13 +14,13 @@ const DEFAULT_MAX_PAYLOAD: u64 = 1024 * 1024;
 ///
 /// Rendered once; for each client only `client_id`, `client_ip` and perhaps a nonce are put in, without allocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Greeting {
+pub struct OwnInfo {
     /// The line up to where `client_id` goes, from its `INFO {` on.
     head: Vec<u8>,
     version: String,
 }
 
-impl Greeting {
+impl OwnInfo {
     /// The common denominator: lowest version, smallest `max_payload`, lowest `api_lvl`, headers if all have them,
     /// `auth_required` and `jetstream` if any has it, `proto` 1; no cluster, no nonce, no `ldm`, no URL but `advertise`.
     ///
@@ -39,13 +36,13 @@ impl Greeting {
         port: u16,
         advertise: &[String],
     ) -> Self {
-        let versions = infos.iter().filter_map(|info| Some((Version::parse(info.version())?, info.version())));
+        let versions = infos.iter().filter_map(|info| Some((info.semver()?, info.version())));
         let version = versions.min().map_or(DEFAULT_VERSION, |(_, text)| text);
         let payloads = infos.iter().filter_map(|info| info.max_payload().filter(|&bytes| bytes > 0));
         let any = |has: fn(&Info) -> bool| infos.iter().any(|info| has(info));
 
         let mut head = Vec::with_capacity(512);
-        let mut object = Object::start(&mut head);
+        let mut object = ObjectWriter::start(&mut head);
         object.string("server_id", server_id);
         object.string("server_name", server_name);
         object.string("version", version);
@@ -66,7 +63,7 @@ impl Greeting {
     /// The same, saying what this listener does about TLS.
     #[must_use]
     pub fn with_tls(mut self, required: bool, available: bool, verify: bool) -> Self {
-        let mut object = Object { out: &mut self.head, sep: b',' };
+        let mut object = ObjectWriter { out: &mut self.head, sep: b',' };
         object.flag("tls_required", required);
         object.flag("tls_available", available);
         object.flag("tls_verify", verify);
@@ -82,7 +79,7 @@ impl Greeting {
     /// An empty nonce is left out.
     pub fn write_with_nonce(&self, client_id: u64, client_ip: IpAddr, nonce: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
-        let mut object = Object { out: &mut *out, sep: b',' };
+        let mut object = ObjectWriter { out: &mut *out, sep: b',' };
         object.number("client_id", client_id);
         object.ip("client_ip", client_ip);
         object.text_unless_empty("nonce", nonce);

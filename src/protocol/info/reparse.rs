@@ -6,22 +6,23 @@ use memchr::memchr;
 
 use crate::protocol::info::{Info, InfoError};
 
-/// Keys whose values differ from connection to connection; the index is [`Changing`].
-pub(super) const CHANGING: [&str; 4] = ["client_id", "client_ip", "nonce", "remote_account"];
+/// Keys whose values differ from connection to connection; the index is [`PerConnection`].
+pub(super) const PER_CONNECTION: [&str; 4] = ["client_id", "client_ip", "nonce", "remote_account"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Changing {
+pub(super) enum PerConnection {
     ClientId,
     ClientIp,
     Nonce,
     RemoteAccount,
 }
 
-impl Changing {
-    pub(super) const ALL: [Self; CHANGING.len()] = [Self::ClientId, Self::ClientIp, Self::Nonce, Self::RemoteAccount];
+impl PerConnection {
+    pub(super) const ALL: [Self; PER_CONNECTION.len()] =
+        [Self::ClientId, Self::ClientIp, Self::Nonce, Self::RemoteAccount];
 
     pub(super) fn key(self) -> &'static str {
-        CHANGING[self as usize]
+        PER_CONNECTION[self as usize]
     }
 
     pub(super) fn of(key: &str) -> Option<Self> {
@@ -50,62 +51,66 @@ impl Changing {
 
 /// A place in an INFO line where such a value stands, its quotes not included.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Hole {
-    pub(super) which: Changing,
+pub(super) struct Placeholder {
+    pub(super) which: PerConnection,
     at: Range<usize>,
 }
 
-impl Hole {
-    /// The holes of a line, in its order; `places` are where the raw values begin, with the values, by [`Changing`].
-    pub(super) fn all(places: [Option<(usize, &[u8])>; CHANGING.len()]) -> Vec<Self> {
-        let hole = |which: Changing| {
+impl Placeholder {
+    /// The placeholders of a line, in its order; `places` are where the raw values begin, with the values, by [`PerConnection`].
+    pub(super) fn all(places: [Option<(usize, &[u8])>; PER_CONNECTION.len()]) -> Vec<Self> {
+        let placeholder = |which: PerConnection| {
             let (start, raw) = places[which as usize]?;
             let value = which.value(raw)?;
             let quote = usize::from(which.is_text());
             (value.len() + 2 * quote == raw.len())
                 .then(|| Self { which, at: start + quote..start + quote + value.len() })
         };
-        let mut holes: Vec<_> = Changing::ALL.into_iter().filter_map(hole).collect();
-        holes.sort_unstable_by_key(|hole| hole.at.start);
-        holes
+        let mut placeholders: Vec<_> = PerConnection::ALL.into_iter().filter_map(placeholder).collect();
+        placeholders.sort_unstable_by_key(|placeholder| placeholder.at.start);
+        placeholders
     }
 }
 
 impl Info {
-    /// The same as [`Info::parse`], quicker when the server has said so much as `known` before.
+    /// The same as [`Info::parse`], quicker when the server has template so much as `known` before.
     ///
     /// # Errors
     /// As [`Info::parse`].
-    pub fn parse_again(json: &[u8], known: Option<&Self>) -> Result<Self, InfoError> {
-        known.and_then(|known| known.recognise(json)).map_or_else(|| Self::parse(json), Ok)
+    pub fn reparse(json: &[u8], known: Option<&Self>) -> Result<Self, InfoError> {
+        known.and_then(|known| known.match_template(json)).map_or_else(|| Self::parse(json), Ok)
     }
 
     /// Whether one of the two was recognised as the other but for what changes from connection to connection.
-    pub fn is_recognised_as(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.said, &other.said)
+    pub fn shares_template_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.template, &other.template)
     }
 
-    fn recognise(&self, json: &[u8]) -> Option<Self> {
+    fn match_template(&self, json: &[u8]) -> Option<Self> {
         let (mut known, mut rest) = (0, json);
-        let mut found = [""; CHANGING.len()];
-        for Hole { which, at } in &self.said.holes {
+        let mut found = [""; PER_CONNECTION.len()];
+        for Placeholder { which, at } in &self.template.placeholders {
             // A string's own quote is looked at with it.
             let start = at.start - usize::from(which.is_text());
-            rest = rest.strip_prefix(&self.said.line[known..start])?;
+            rest = rest.strip_prefix(&self.template.line[known..start])?;
             let value = which.value(rest)?;
             found[*which as usize] = value;
             rest = &rest[value.len() + at.start - start..];
             known = at.end;
         }
-        if rest != &self.said.line[known..] {
+        if rest != &self.template.line[known..] {
             return None;
         }
-        let mut info = Self { said: Arc::clone(&self.said), own: String::with_capacity(128), at: Default::default() };
-        for which in Changing::ALL {
-            let is_hole = self.said.holes.iter().any(|hole| hole.which == which);
-            let start = info.own.len();
-            info.own.push_str(if is_hole { found[which as usize] } else { self.own(which) });
-            info.at[which as usize] = start..info.own.len();
+        let mut info = Self {
+            template: Arc::clone(&self.template),
+            values: String::with_capacity(128),
+            ranges: Default::default(),
+        };
+        for which in PerConnection::ALL {
+            let is_placeholder = self.template.placeholders.iter().any(|placeholder| placeholder.which == which);
+            let start = info.values.len();
+            info.values.push_str(if is_placeholder { found[which as usize] } else { self.value_of(which) });
+            info.ranges[which as usize] = start..info.values.len();
         }
         Some(info)
     }

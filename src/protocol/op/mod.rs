@@ -3,8 +3,8 @@
 
 mod args;
 mod client;
+mod fast_path;
 mod server;
-mod whole;
 
 pub use client::{ClientFraming, ClientScan};
 pub use server::{Capture, ServerFraming, ServerScan};

@@ -4,7 +4,7 @@ use memchr::memchr;
 
 use crate::protocol::op::{
     args::Args,
-    whole::{Line, arguments, messages},
+    fast_path::{Line, arguments, messages},
 };
 
 /// Which lines of the server stop the scan.

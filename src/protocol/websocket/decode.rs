@@ -8,7 +8,7 @@ use tungstenite::protocol::frame::{
 };
 
 use crate::protocol::websocket::{
-    Terms, Tools,
+    DeflatePool, Negotiated,
     closing::{Closing, is_valid_code},
     deflate::Inflater,
     encode::{self, LONGEST_CONTROL},
@@ -66,7 +66,7 @@ enum Over {
 /// Reads what a client sends.
 #[derive(Debug)]
 pub struct Decoder {
-    terms: Terms,
+    negotiated: Negotiated,
     header: [u8; LONGEST_HEADER],
     /// Bytes of a header that has not come whole.
     header_has: u8,
@@ -87,10 +87,10 @@ pub struct Step {
 }
 
 impl Decoder {
-    /// For a client that agreed to `terms`.
-    pub fn new(terms: Terms) -> Self {
+    /// For a client that agreed to `negotiated`.
+    pub fn new(negotiated: Negotiated) -> Self {
         Self {
-            terms,
+            negotiated,
             header: [0; LONGEST_HEADER],
             header_has: 0,
             frame: None,
@@ -124,17 +124,17 @@ impl Decoder {
         input: &[u8],
         out: &mut [u8],
         replies: &mut Vec<u8>,
-        tools: &mut Tools,
+        pool: &mut DeflatePool,
     ) -> Result<Step, Violation> {
         let mut step = Step { taken: 0, given: 0 };
         while self.over.is_none() {
             let (rest, room) = (&input[step.taken..], &mut out[step.given..]);
             let advanced = match &self.frame {
                 _ if room.is_empty() => break,
-                _ if self.has_more() => self.inflate(&[], room, tools),
+                _ if self.has_more() => self.inflate(&[], room, pool),
                 _ if rest.is_empty() => break,
-                None => self.begin(rest, replies, tools).map(|taken| Step { taken, given: 0 }),
-                Some(_) => self.go_on(rest, room, replies, tools),
+                None => self.begin(rest, replies, pool).map(|taken| Step { taken, given: 0 }),
+                Some(_) => self.go_on(rest, room, replies, pool),
             };
             match advanced {
                 Ok(Step { taken, given }) => {
@@ -153,7 +153,7 @@ impl Decoder {
     }
 
     /// Takes bytes of a header.
-    fn begin(&mut self, rest: &[u8], replies: &mut Vec<u8>, tools: &mut Tools) -> Result<usize, Violation> {
+    fn begin(&mut self, rest: &[u8], replies: &mut Vec<u8>, pool: &mut DeflatePool) -> Result<usize, Violation> {
         let had = usize::from(self.header_has);
         let more = rest.len().min(LONGEST_HEADER - had);
         self.header[had..had + more].copy_from_slice(&rest[..more]);
@@ -169,12 +169,12 @@ impl Decoder {
         if let OpCode::Data(data) = header.opcode {
             if data != Data::Continue {
                 self.message = match header.rsv1 {
-                    true => Message::Deflated(tools.inflater(), None),
+                    true => Message::Deflated(pool.inflater(), None),
                     false => Message::Plain,
                 };
             }
             if length == 0 {
-                self.data_frame_ended(header.is_final, tools);
+                self.data_frame_ended(header.is_final, pool);
                 return Ok(taken);
             }
         }
@@ -191,10 +191,10 @@ impl Decoder {
         let between_messages = matches!(self.message, Message::None);
         let wrong = match header.opcode {
             _ if header.rsv2 || header.rsv3 => "RSV2 and RSV3 must be clear",
-            _ if header.rsv1 && !self.terms.deflate => {
+            _ if header.rsv1 && !self.negotiated.deflate => {
                 "compressed frame received without negotiated permessage-deflate"
             }
-            _ if header.mask.is_none() && !self.terms.unmasked => "mask bit missing",
+            _ if header.mask.is_none() && !self.negotiated.unmasked => "mask bit missing",
             OpCode::Control(_) if length > LONGEST_CONTROL as u64 => {
                 "control frame length bigger than maximum allowed of 125 bytes"
             }
@@ -217,7 +217,7 @@ impl Decoder {
         rest: &[u8],
         room: &mut [u8],
         replies: &mut Vec<u8>,
-        tools: &mut Tools,
+        pool: &mut DeflatePool,
     ) -> Result<Step, Violation> {
         let Some(frame) = &mut self.frame else { return Ok(Step { taken: 0, given: 0 }) };
         let here = usize::try_from(frame.left).unwrap_or(usize::MAX).min(rest.len());
@@ -241,7 +241,7 @@ impl Decoder {
                 let bytes = &mut bytes[..here.min(STEP)];
                 let mut mask = frame.mask;
                 copy_unmasked(&mut mask, &rest[..bytes.len()], bytes);
-                self.inflate(bytes, room, tools)?
+                self.inflate(bytes, room, pool)?
             }
             _ => {
                 let n = here.min(room.len());
@@ -255,13 +255,13 @@ impl Decoder {
             frame.left -= step.taken as u64;
             if frame.left == 0 {
                 self.frame = None;
-                self.data_frame_ended(is_final, tools);
+                self.data_frame_ended(is_final, pool);
             }
         }
         Ok(step)
     }
 
-    fn inflate(&mut self, bytes: &[u8], room: &mut [u8], tools: &mut Tools) -> Result<Step, Violation> {
+    fn inflate(&mut self, bytes: &[u8], room: &mut [u8], pool: &mut DeflatePool) -> Result<Step, Violation> {
         let Message::Deflated(inflater, tail) = &mut self.message else { return Ok(Step { taken: 0, given: 0 }) };
         // Behind the last frame comes the tail that no frame carries.
         let input = if let Some(at) = tail { Inflater::tail(*at) } else { bytes };
@@ -277,24 +277,24 @@ impl Decoder {
         };
         *at += taken;
         if Inflater::tail(*at).is_empty() && !inflater.has_more() {
-            self.message_ended(tools);
+            self.message_ended(pool);
         } else if taken == 0 && given == 0 {
             return Err(violation(1007, "invalid compressed data"));
         }
         Ok(Step { taken: 0, given })
     }
 
-    fn data_frame_ended(&mut self, is_final: bool, tools: &mut Tools) {
+    fn data_frame_ended(&mut self, is_final: bool, pool: &mut DeflatePool) {
         match &mut self.message {
             _ if !is_final => {}
             Message::Deflated(_, tail) => *tail = Some(0),
-            _ => self.message_ended(tools),
+            _ => self.message_ended(pool),
         }
     }
 
-    fn message_ended(&mut self, tools: &mut Tools) {
+    fn message_ended(&mut self, pool: &mut DeflatePool) {
         if let Message::Deflated(inflater, _) = std::mem::replace(&mut self.message, Message::None) {
-            tools.give_back(inflater);
+            pool.give_back(inflater);
         }
     }
 

@@ -10,14 +10,14 @@ const MOST_SPARE: usize = 4;
 
 /// What the WebSockets of a worker share, since each needs it only while it has a message under way.
 #[derive(Debug, Default)]
-pub struct Tools {
+pub struct DeflatePool {
     compress: Option<Compress>,
     /// The last message that was compressed.
     compressed: Vec<u8>,
     spare: Vec<Decompress>,
 }
 
-impl Tools {
+impl DeflatePool {
     /// `message` compressed; `None` when that saves nothing.
     pub(super) fn compress(&mut self, message: &[u8]) -> Option<&[u8]> {
         let compress = self.compress.get_or_insert_with(|| Compress::new(Compression::fast(), false));

@@ -5,7 +5,7 @@ use tungstenite::protocol::frame::{
     coding::{Control, Data, OpCode},
 };
 
-use crate::protocol::websocket::{Terms, Tools};
+use crate::protocol::websocket::{DeflatePool, Negotiated};
 
 /// So few bytes are not worth compressing (nats-server's `wsCompressThreshold`).
 const NOT_WORTH_IT: usize = 64;
@@ -14,14 +14,14 @@ const NOT_WORTH_IT: usize = 64;
 pub const LONGEST_CONTROL: usize = 125;
 
 /// Appends the frames that carry `bytes`, compressed where that was agreed upon and saves something.
-pub fn data(terms: Terms, bytes: &[u8], tools: &mut Tools, out: &mut Vec<u8>) {
-    if terms.deflate
+pub fn data(negotiated: Negotiated, bytes: &[u8], pool: &mut DeflatePool, out: &mut Vec<u8>) {
+    if negotiated.deflate
         && bytes.len() > NOT_WORTH_IT
-        && let Some(compressed) = tools.compress(bytes)
+        && let Some(compressed) = pool.compress(bytes)
     {
-        return message(compressed, true, terms.pieces.longest(true), out);
+        return message(compressed, true, negotiated.frame_size.max_payload(true), out);
     }
-    for piece in bytes.chunks(terms.pieces.longest(false)) {
+    for piece in bytes.chunks(negotiated.frame_size.max_payload(false)) {
         message(piece, false, usize::MAX, out);
     }
 }

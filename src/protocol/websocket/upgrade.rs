@@ -7,7 +7,7 @@ use httparse::{EMPTY_HEADER, Request, Status};
 use tungstenite::handshake::derive_accept_key;
 
 use crate::protocol::websocket::{
-    Pieces, Terms,
+    FrameSize, Negotiated,
     cookies::{CookieNames, Cookies},
     origin::OriginRules,
 };
@@ -34,7 +34,7 @@ pub struct Rules {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upgrade {
     /// What is agreed upon.
-    pub terms: Terms,
+    pub negotiated: Negotiated,
     /// The credentials in its cookies.
     pub cookies: Cookies,
     /// What `X-Forwarded-For` says, all lines of it as one.
@@ -160,10 +160,10 @@ impl Rules {
         let agent = headers.first("User-Agent").unwrap_or_default();
         let deflate = self.compression && headers.offers_deflate();
         Ok(Upgrade {
-            terms: Terms {
+            negotiated: Negotiated {
                 deflate,
                 unmasked: headers.first("Nats-No-Masking") == Some(b"true"),
-                pieces: pieces(agent),
+                frame_size: frame_size(agent),
             },
             cookies: self.cookies.pick(headers.all("Cookie")),
             forwarded_for: headers.all("X-Forwarded-For").collect::<Vec<_>>().join(&b','),
@@ -177,12 +177,12 @@ impl Upgrade {
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
         let _ = write!(out, "Sec-WebSocket-Accept: {}\r\n", self.accept);
-        if self.terms.deflate {
+        if self.negotiated.deflate {
             out.extend_from_slice(
                 b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n",
             );
         }
-        if self.terms.unmasked {
+        if self.negotiated.unmasked {
             out.extend_from_slice(b"Nats-No-Masking: true\r\n");
         }
         out.extend_from_slice(b"\r\n");
@@ -190,12 +190,12 @@ impl Upgrade {
 }
 
 /// By the name that a browser gives itself; Chrome on a Mac says "Safari" too, but not "Version".
-fn pieces(agent: &[u8]) -> Pieces {
+fn frame_size(agent: &[u8]) -> FrameSize {
     let says = |word: &[u8]| memchr::memmem::find(agent, word).is_some();
     match agent.starts_with(b"Mozilla/") {
-        false => Pieces::Whole,
-        true if says(b"Version/") && says(b"Safari/") => Pieces::SmallUnlessDeflated,
-        true => Pieces::Small,
+        false => FrameSize::Unlimited,
+        true if says(b"Version/") && says(b"Safari/") => FrameSize::SmallUnlessDeflated,
+        true => FrameSize::Small,
     }
 }
 
@@ -217,7 +217,7 @@ impl<'h> Headers<'h> {
         words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
     }
 
-    /// Whether the client offers permessage-deflate on terms that ours are good for: a window smaller than ours is not.
+    /// Whether the client offers permessage-deflate on negotiated that ours are good for: a window smaller than ours is not.
     fn offers_deflate(&self) -> bool {
         let mut offers = self.all("Sec-WebSocket-Extensions").flat_map(|value| value.split(|&byte| byte == b','));
         offers.any(|offer| {

@@ -151,7 +151,7 @@ async fn admit(
     let Client { mut down, .. } = client;
     if let Some(info) = info {
         let mut greeting = Vec::with_capacity(512);
-        listener.face.introduce(&info, source, &mut greeting);
+        listener.face.write_dialled_info(&info, source, &mut greeting);
         if let Err(unfinished) = preface::greet(&mut down, &greeting, deadline).await {
             linger::close_with(stream, b"").await;
             return Err(leave_unfinished(down, unfinished, Phase::Preface).await);
@@ -254,7 +254,7 @@ impl Client {
         let mut last = ALERT;
         if !self.spoke {
             let mut greeting = Vec::with_capacity(512);
-            listener.face.greet(id, self.source, &mut greeting);
+            listener.face.write_own_info(id, self.source, &mut greeting);
             if preface::greet(&mut self.down, &greeting, self.deadline).await.is_err() {
                 return self.gone(Phase::Hold);
             }

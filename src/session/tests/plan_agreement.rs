@@ -60,7 +60,7 @@ fn config() -> Config {
 fn shared(config: &Config) -> Arc<Shared> {
     let cluster = upstream::Params { slow_start: Duration::ZERO, ..config.upstream.clone() };
     let servers = Arc::new(Servers::new(&cluster));
-    let nowhere: [(SocketAddr, Vec<String>, crate::advertised_info::Security); 0] = [];
+    let nowhere: [(SocketAddr, Vec<String>, crate::advertised_info::AdvertisedTls); 0] = [];
     Arc::new(Shared {
         admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), Default::default())),
         arrived: Arc::default(),
