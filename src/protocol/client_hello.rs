@@ -1,24 +1,25 @@
-//! A look at the first bytes of a connection: is it TLS, has the whole ClientHello come, and does it resume a session?
+//! The first bytes of a connection: are they TLS, has the whole ClientHello arrived, and does it resume a session?
 //!
-//! No more is read than that; the handshake itself reads everything again and believes nothing of this.
+//! weir uses this only to estimate what a handshake will cost. rustls reads the same bytes again and relies on nothing
+//! that is found here.
 
-/// What the first bytes are.
+/// What the first bytes of a connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstBytes {
-    /// Too few to say.
+    /// Too few bytes to tell.
     Incomplete,
     /// Not TLS.
     Other,
-    /// A ClientHello, whole as far as weir looks.
+    /// A whole ClientHello, or [`MAX_CLIENT_HELLO`] bytes of one.
     ClientHello {
-        /// It shows a ticket: the handshake is cheaper if that is good.
+        /// It carries a ticket. The handshake is cheaper if the ticket is valid.
         resumes: bool,
-        /// It would rather have ChaCha20 than AES, as those do whose processor has nothing for AES.
+        /// It prefers ChaCha20 to AES, as clients do whose processor has no AES instructions.
         without_aes: bool,
     },
 }
 
-/// A ClientHello that is longer than this is not waited for: those of clients have 200 to 2000 bytes.
+/// weir does not wait for more of a ClientHello than this many bytes. Those of real clients have 200 to 2000.
 pub const MAX_CLIENT_HELLO: usize = 4096;
 
 /// The record header of a handshake record (RFC 8446, 5.1): type 22, version 3.x, length.
@@ -30,25 +31,27 @@ const PRE_SHARED_KEY: u16 = 41;
 /// The cipher suites with ChaCha20: of TLS 1.3, and of 1.2 with ECDSA and RSA (RFC 8446, B.4; RFC 7905, 2).
 const CHACHA20: [[u8; 2]; 3] = [[0x13, 0x03], [0xcc, 0xa9], [0xcc, 0xa8]];
 
-/// Looks at the first bytes of a connection.
+/// Tells what the first bytes of a connection are.
 pub fn classify(bytes: &[u8]) -> FirstBytes {
     match *bytes {
         [] | [HANDSHAKE] => return FirstBytes::Incomplete,
         [HANDSHAKE, 3, ..] => {}
         _ => return FirstBytes::Other,
     }
-    let Some((header, body)) = bytes.split_at_checked(HEADER) else { return FirstBytes::Incomplete };
-    let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+    let Some((&[_, _, _, high, low], body)) = bytes.split_first_chunk::<HEADER>() else {
+        return FirstBytes::Incomplete;
+    };
+    let length = usize::from(u16::from_be_bytes([high, low]));
     if body.len() < length && bytes.len() < MAX_CLIENT_HELLO {
         return FirstBytes::Incomplete;
     }
     let mut fields = HelloFields::default();
-    // What is cut off or makes no sense is the handshake's to complain of.
-    let _ = fields.read(&body[..length.min(body.len())]);
+    // A ClientHello that is cut off or malformed is for rustls to report.
+    let _ = fields.read(body.get(..length).unwrap_or(body));
     FirstBytes::ClientHello { resumes: fields.ticket, without_aes: fields.chacha20_first }
 }
 
-/// What is seen of a ClientHello.
+/// The fields of a ClientHello that weir needs.
 #[derive(Default)]
 struct HelloFields {
     ticket: bool,
@@ -56,22 +59,22 @@ struct HelloFields {
 }
 
 impl HelloFields {
-    /// Reads as far as it makes sense; `None` when that is not to the end.
+    /// Reads until the end, or until something is malformed; `None` in that case.
     fn read(&mut self, message: &[u8]) -> Option<()> {
         // Type 1 and length, version and random.
         let mut rest = Cursor(message.strip_prefix(&[1])?);
         rest.take(3 + 2 + 32)?;
         rest.counted(1)?; // session id
         let suites = rest.counted(2)?;
-        // Some put a value before the first that is no suite (RFC 8701).
+        // Some clients put a reserved value, which is not a suite, in front (GREASE, RFC 8701).
         let first = suites.as_chunks::<2>().0.iter().find(|suite| suite[0] != suite[1]);
         self.chacha20_first = first.is_some_and(|suite| CHACHA20.contains(suite));
         rest.counted(1)?; // compression methods
         let mut extensions = Cursor(rest.counted(2)?);
         while !extensions.0.is_empty() {
-            let kind = extensions.take(2)?;
+            let &[high, low] = extensions.take(2)? else { return None };
             let body = extensions.counted(2)?;
-            self.ticket |= match u16::from_be_bytes([kind[0], kind[1]]) {
+            self.ticket |= match u16::from_be_bytes([high, low]) {
                 PRE_SHARED_KEY => true,
                 SESSION_TICKET => !body.is_empty(),
                 _ => false,
@@ -90,7 +93,7 @@ impl<'a> Cursor<'a> {
         Some(taken)
     }
 
-    /// What follows a length of so many bytes.
+    /// A vector: its length in `width` bytes, then its content.
     fn counted(&mut self, width: usize) -> Option<&'a [u8]> {
         let n = self.take(width)?.iter().fold(0, |n, &byte| n << 8 | usize::from(byte));
         self.take(n)
@@ -106,7 +109,7 @@ mod tests {
         hello_of(&[0x13, 0x01], extensions)
     }
 
-    /// The same with these suites.
+    /// A ClientHello with these suites and extensions.
     fn hello_of(suites: &[u8], extensions: &[(u16, &[u8])]) -> Vec<u8> {
         let mut ext = Vec::new();
         for (kind, body) in extensions {

@@ -1,4 +1,5 @@
-//! Recognising an INFO: from one connection to the next a server changes a few values, and the rest need not be parsed again.
+//! A faster way to parse an INFO of a server that weir knows: from one connection to the next a server changes a few values,
+//! and only those are parsed again.
 
 use std::{ops::Range, sync::Arc};
 
@@ -6,7 +7,7 @@ use memchr::memchr;
 
 use crate::protocol::info::{Info, InfoError};
 
-/// Keys whose values differ from connection to connection; the index is [`PerConnection`].
+/// Keys whose values differ from connection to connection; [`PerConnection`] is the index.
 pub(super) const PER_CONNECTION: [&str; 4] = ["client_id", "client_ip", "nonce", "remote_account"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,7 @@ impl PerConnection {
     pub(super) const ALL: [Self; PER_CONNECTION.len()] =
         [Self::ClientId, Self::ClientIp, Self::Nonce, Self::RemoteAccount];
 
+    #[expect(clippy::indexing_slicing, reason = "each PerConnection is an index of PER_CONNECTION")]
     pub(super) fn key(self) -> &'static str {
         PER_CONNECTION[self as usize]
     }
@@ -29,27 +31,27 @@ impl PerConnection {
         Self::ALL.into_iter().find(|which| which.key() == key)
     }
 
-    /// Whether its value is a string, not a number.
+    /// Whether its value is a string, and not a number.
     pub(super) fn is_text(self) -> bool {
         self != Self::ClientId
     }
 
-    /// The value that `bytes` start with, if it is one that stands for itself: a string without escapes (what is between its
-    /// quotes), a number without a sign.
+    /// The value at the start of `bytes`, if it needs no decoding: the text between the quotes of a string without escapes, or
+    /// a number without a sign.
     fn value(self, bytes: &[u8]) -> Option<&str> {
         if self.is_text() {
             let rest = bytes.strip_prefix(b"\"")?;
-            let text = &rest[..memchr(b'"', rest)?];
+            let text = rest.get(..memchr(b'"', rest)?)?;
             let plain = text.iter().all(|&b| (0x20..0x7f).contains(&b) && b != b'\\');
             return std::str::from_utf8(text).ok().filter(|_| plain);
         }
         let digits = bytes.iter().take_while(|b| b.is_ascii_digit()).count();
-        let number = std::str::from_utf8(&bytes[..digits]).ok()?;
+        let number = std::str::from_utf8(bytes.get(..digits)?).ok()?;
         (number.parse::<u64>().is_ok() && (digits == 1 || !number.starts_with('0'))).then_some(number)
     }
 }
 
-/// A place in an INFO line where such a value stands, its quotes not included.
+/// Where in the line of a template such a value stands; the quotes of a string belong to the line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Placeholder {
     pub(super) which: PerConnection,
@@ -57,23 +59,25 @@ pub(super) struct Placeholder {
 }
 
 impl Placeholder {
-    /// The placeholders of a line, in its order; `places` are where the raw values begin, with the values, by [`PerConnection`].
+    /// The placeholders of a line, in its order. `places` are where the raw values begin, with the values, by
+    /// [`PerConnection`].
     pub(super) fn all(places: [Option<(usize, &[u8])>; PER_CONNECTION.len()]) -> Vec<Self> {
-        let placeholder = |which: PerConnection| {
-            let (start, raw) = places[which as usize]?;
+        let placeholder = |(which, place): (PerConnection, Option<(usize, &[u8])>)| {
+            let (start, raw) = place?;
             let value = which.value(raw)?;
-            let quote = usize::from(which.is_text());
-            (value.len() + 2 * quote == raw.len())
-                .then(|| Self { which, at: start + quote..start + quote + value.len() })
+            let (start, quotes) = if which.is_text() { (start.checked_add(1)?, 2) } else { (start, 0) };
+            let at = start..start.checked_add(value.len())?;
+            // The value is all that there is, and not the beginning of a number like `1e3`.
+            (raw.len().checked_sub(value.len())? == quotes).then_some(Self { which, at })
         };
-        let mut placeholders: Vec<_> = PerConnection::ALL.into_iter().filter_map(placeholder).collect();
+        let mut placeholders: Vec<_> = PerConnection::ALL.into_iter().zip(places).filter_map(placeholder).collect();
         placeholders.sort_unstable_by_key(|placeholder| placeholder.at.start);
         placeholders
     }
 }
 
 impl Info {
-    /// The same as [`Info::parse`], quicker when the server has template so much as `known` before.
+    /// Parses an INFO as [`Info::parse`] does, but faster if it has the same template as `known`.
     ///
     /// # Errors
     /// As [`Info::parse`].
@@ -81,24 +85,26 @@ impl Info {
         known.and_then(|known| known.match_template(json)).map_or_else(|| Self::parse(json), Ok)
     }
 
-    /// Whether one of the two was recognised as the other but for what changes from connection to connection.
+    /// Whether the two are the same but for the values of one connection, and one was found to be so by [`Self::reparse`].
     pub fn shares_template_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.template, &other.template)
     }
 
     fn match_template(&self, json: &[u8]) -> Option<Self> {
-        let (mut known, mut rest) = (0, json);
-        let mut found = [""; PER_CONNECTION.len()];
+        let line = &*self.template.line;
+        let (mut compared, mut rest) = (0, json);
+        let mut found: [Option<&str>; PER_CONNECTION.len()] = [None; PER_CONNECTION.len()];
         for Placeholder { which, at } in &self.template.placeholders {
-            // A string's own quote is looked at with it.
-            let start = at.start - usize::from(which.is_text());
-            rest = rest.strip_prefix(&self.template.line[known..start])?;
-            let value = which.value(rest)?;
-            found[*which as usize] = value;
-            rest = &rest[value.len() + at.start - start..];
-            known = at.end;
+            rest = rest.strip_prefix(line.get(compared..at.start)?)?;
+            // A string is read from its opening quote on, which belongs to the line and has just been compared.
+            let from_quote =
+                json.get(json.len().checked_sub(rest.len())?.checked_sub(usize::from(which.is_text()))?..)?;
+            let value = which.value(from_quote)?;
+            *found.get_mut(*which as usize)? = Some(value);
+            rest = rest.get(value.len()..)?;
+            compared = at.end;
         }
-        if rest != &self.template.line[known..] {
+        if rest != line.get(compared..)? {
             return None;
         }
         let mut info = Self {
@@ -106,11 +112,10 @@ impl Info {
             values: String::with_capacity(128),
             ranges: Default::default(),
         };
-        for which in PerConnection::ALL {
-            let is_placeholder = self.template.placeholders.iter().any(|placeholder| placeholder.which == which);
+        for ((which, found), range) in PerConnection::ALL.into_iter().zip(found).zip(&mut info.ranges) {
             let start = info.values.len();
-            info.values.push_str(if is_placeholder { found[which as usize] } else { self.value_of(which) });
-            info.ranges[which as usize] = start..info.values.len();
+            info.values.push_str(found.unwrap_or_else(|| self.value_of(which)));
+            *range = start..info.values.len();
         }
         Some(info)
     }

@@ -101,9 +101,9 @@ fn not_an_info() {
     }
 }
 
-fn greeted(greeting: &OwnInfo) -> Info {
+fn written(own_info: &OwnInfo) -> Info {
     let mut out = Vec::new();
-    greeting.write(7, "2001:db8::1".parse().unwrap(), &mut out);
+    own_info.write(7, "2001:db8::1".parse().unwrap(), &mut out);
     let line = String::from_utf8(out).unwrap();
     assert!(line.contains("\"client_id\":7,\"client_ip\":\"2001:db8::1\"") && line.contains("\"proto\":1"), "{line}");
     // One line, no duplicate keys, no null: what async-nats needs.
@@ -118,15 +118,15 @@ fn greeted(greeting: &OwnInfo) -> Info {
 }
 
 #[test]
-fn greeting_is_what_all_servers_can_keep() {
+fn own_info_promises_what_all_servers_can_keep() {
     let a = parse(r#"{"version":"2.15.1","max_payload":1048576,"headers":true,"jetstream":true,"api_lvl":3}"#);
     let b = parse(
         r#"{"version":"2.9.10","max_payload":65536,"headers":true,"auth_required":true,"nonce":"x","ldm":true,"connect_urls":["b"]}"#,
     );
     let c = parse(r#"{"version":"2.10.0-RC.1","max_payload":-1,"headers":true,"api_lvl":1,"cluster":"c"}"#);
-    let greeting = OwnInfo::new("W", "weir", &[&a, &b, &c], "h", 1, &["x:1".to_owned()]);
-    assert_eq!(greeting.version(), "2.9.10");
-    let info = greeted(&greeting);
+    let own_info = OwnInfo::new("W", "weir", &[&a, &b, &c], "h", 1, &["x:1".to_owned()]);
+    assert_eq!(own_info.version(), "2.9.10");
+    let info = written(&own_info);
     assert_eq!((info.server_id(), info.server_name(), info.version()), ("W", "weir", "2.9.10"));
     assert_eq!((info.max_payload(), info.api_lvl(), info.nonce()), (Some(65_536), None, None));
     assert!(
@@ -136,26 +136,26 @@ fn greeting_is_what_all_servers_can_keep() {
             && !info.ldm()
             && info.template.raw("cluster").is_none()
     );
-    assert_eq!(&info.template.text[info.template.raw("connect_urls").unwrap()], "[\"x:1\"]");
+    assert_eq!(info.template.raw("connect_urls").unwrap(), "[\"x:1\"]");
 
-    let info = greeted(&OwnInfo::new("W", "weir", &[&a, &c], "h", 1, &[]));
+    let info = written(&OwnInfo::new("W", "weir", &[&a, &c], "h", 1, &[]));
     assert_eq!((info.version(), info.api_lvl()), ("2.10.0-RC.1", Some(1)));
     assert!(!info.auth_required() && info.template.raw("connect_urls").is_none() && !info.tls_required());
 
     let old = parse(r#"{"version":"dev","max_payload":0}"#);
-    let info = greeted(&OwnInfo::new("W", "weir", &[&a, &old], "h", 1, &[]));
+    let info = written(&OwnInfo::new("W", "weir", &[&a, &old], "h", 1, &[]));
     assert_eq!((info.version(), info.max_payload(), info.headers()), ("2.15.1", Some(1_048_576), false));
 }
 
 #[test]
-fn greeting_without_servers_offends_no_client() {
-    let info = greeted(&OwnInfo::new("W", "a\"b", &[], "h", 1, &[]).with_tls(true, true, false));
+fn own_info_without_servers_suits_every_client() {
+    let info = written(&OwnInfo::new("W", "a\"b", &[], "h", 1, &[]).with_tls(true, true, false));
     assert_eq!((info.version(), info.max_payload(), info.server_name()), ("2.10.0", Some(1 << 20), "a\"b"));
     assert!(info.headers() && info.auth_required() && info.tls_required() && info.tls_available() && !info.jetstream());
 }
 
 #[test]
-fn greeting_with_a_nonce() {
+fn own_info_with_a_nonce() {
     let mut out = Vec::new();
     OwnInfo::new("W", "w", &[], "h", 1, &[]).write_with_nonce(1, "192.0.2.1".parse().unwrap(), "abc", &mut out);
     let info = Info::parse(out.strip_prefix(b"INFO ").unwrap()).unwrap();
