@@ -46,7 +46,7 @@ fn place(bencher: Bencher<'_, '_>, count: usize) {
         .bench_local(|| matches!(servers.place(black_box(now), &[], Haste::Among(1), &mut rng), Placement::Placed(_)));
 }
 
-/// Who waits, where nobody is told.
+/// A client in the queue that is never told of its turn.
 struct Nobody;
 
 impl Waiter for Nobody {

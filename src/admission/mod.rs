@@ -1,4 +1,53 @@
 //! Whether and when a client gets in.
+//!
+//! ```text
+//! accept ──► accept check ──► [INFO, CONNECT] ──► connect check ──► turn ──► dial ──► PONG
+//!            at_accept                            Wait::at_connect     next_turns      handshake_finished
+//!
+//!   accept check, by the source:            each limit refuses        reason
+//!     max_connections, rate of the source   quota::sources            source_quota, source_rate
+//!     max_clients of the listener           quota::limit              listener_full
+//!
+//!   connect check, by who asks:
+//!     max_connections of the account        quota::account            account_quota     refused at a random moment
+//!     quotas by user, by client name        quota::users_and_names    user_…, name_…    the same; or a token is promised: Reserved
+//!     rate of the account                   quota::account            account_rate      waits in the queue
+//!     max_handshakes of the account         quota::account                              waits in the queue
+//!     headroom of the servers               upstream::load            server_capacity   waits in the queue
+//!     handshakes under way on a server      upstream::concurrency                       waits in the queue
+//!     pace: `rate`, `burst`                 quota::rate               hold_expired      waits in the queue
+//!
+//!   in the queue (max_held):
+//!     who is next         priority, then the accounts by weight, then seniority         queue::fair_lanes, reputation::clients
+//!     who goes now        the limits above, for the first client that is within them    queue::release
+//!     how long at most    hold_until, answer_by and the account's login time            deadlines
+//!     how long it takes   clients ahead ÷ the lower of pace and service rate            queue::position, throughput
+//!     when it is told     a client whose turn comes too late: when it is back in time   retry_schedule
+//! ```
+//!
+//! In front of servers that send a nonce the server is dialled before CONNECT. The client waits for its turn by its
+//! source then ([`Wait::before_connect`]), and the limits of its account apply once it has said who it is
+//! ([`Admission::enter_account`]).
+//!
+//! # What is public
+//!
+//! - [`Admission::at_accept`], the accept check.
+//! - [`Wait`], the only way to the connect check, the queue and the moment of a refusal. Sessions and `weir plan` both
+//!   go through it.
+//! - [`Admission::next_turns`], called by the task that hands out turns (`dispatch`), and [`Admission::place_again`],
+//!   for a client whose server has failed it.
+//! - Reports: `handshake_finished`, `passthrough_handshake_finished`, `handshake_cut_off`, `session_lost`,
+//!   `session_ended`, and [`Admission::source_reputation`], [`Admission::operators`] and [`Admission::accounts`] for
+//!   what servers say of logins and accounts.
+//! - `begin_drain`, `is_draining`, `sweep`; and what is only shown: `queued`, `waiting`, `pace`, `refusals`, `warned`.
+//!
+//! # What is counted, and by what
+//!
+//! Everything counted is a guard that gives back what it holds on drop. [`Permit`] counts where there is nothing but a
+//! number: clients of a listener, refusals under way, clients that wait outside the queue. A slot knows more than that:
+//! the slot of a source, user or name (`KeySlot`) finds its entry in a table again and redeems promised tokens; an
+//! [`AccountSlot`] also counts handshakes, tells sessions from connections that no server counts yet, and can move to
+//! another account; a server's `Slot` does the same for a server's load.
 
 mod accept_check;
 mod client;
@@ -25,7 +74,7 @@ pub use self::{
     params::{AccountLimits, Params, PatternQuota, Quota},
     queue::{release::Failover, waiting::Waiter},
     quota::{
-        accounts::AccountSlot,
+        account::AccountSlot,
         limit::{Limit, Permit},
         rate::Rate,
         users_and_names::QuotaIdentity,

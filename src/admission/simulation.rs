@@ -1,5 +1,5 @@
-//! Seeded histories of arrivals, departures, deaths of servers and lost readings, on virtual time, with the promises of the
-//! doors checked after every step. `WEIR_SIM_SEED=n` replays one history.
+//! Seeded histories of arrivals, departures, deaths of servers and lost readings, in virtual time. The invariants of
+//! admission are checked after every step. `WEIR_SIM_SEED=n` replays one history.
 
 use std::{
     collections::HashMap,
@@ -259,7 +259,7 @@ impl World {
         let again = self.admission.next_turns(now, &mut self.rng, &mut turns);
         assert!(again.is_none_or(|at| at > now), "release asks to be called in the past");
         for ((id, _), pass) in turns.drain(..) {
-            let waiting = self.waiting.remove(&id).expect("a turn for one who waits");
+            let waiting = self.waiting.remove(&id).expect("a turn for a client that waits");
             assert!(now < waiting.hold_until, "a turn after the deadline");
             assert!(!waiting.left.load(Relaxed), "a turn for one who left");
             self.admit(id, pass, waiting.entry);
@@ -400,7 +400,7 @@ impl World {
         assert_eq!(queued, self.admission.queued());
         assert!(queued + self.admission.waiting().answered_later <= MAX_HELD, "the queue is bounded");
         let alive = self.waiting.len();
-        assert!(queued >= alive, "someone waits who is not in the queue: {queued} < {alive}");
+        assert!(queued >= alive, "a client waits that is not in the queue: {queued} < {alive}");
         assert_eq!(self.admission.waiting().answered_later, self.delays.len());
         let in_account = |name: &str| {
             self.admission.accounts().connections().iter().find(|(n, _)| **n == *name).map_or(0, |(_, n)| *n)
@@ -414,7 +414,7 @@ impl World {
     }
 }
 
-/// With nobody left, everything has been given back, and forgotten in time.
+/// Once all clients are gone, everything has been given back and is forgotten in time.
 fn ends_clean(mut world: World) {
     world.inside.clear();
     for (_, waiting) in world.waiting.drain() {
