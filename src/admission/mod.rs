@@ -4,25 +4,27 @@
 //! accept ──► accept check ──► [INFO, CONNECT] ──► connect check ──► turn ──► dial ──► PONG
 //!            at_accept                            Wait::at_connect     next_turns      handshake_finished
 //!
-//!   accept check, by the source:            each limit refuses        reason
-//!     max_connections, rate of the source   quota::sources            source_quota, source_rate
-//!     max_clients of the listener           quota::limit              listener_full
+//!   accept check, by the source            counted in               a client beyond it is told
+//!     max_connections, rate of the source  quota::sources           source_quota, source_rate
+//!     max_clients of the listener          quota::limit             listener_full
 //!
-//!   connect check, by who asks:
-//!     max_connections of the account        quota::account            account_quota     refused at a random moment
-//!     quotas by user, by client name        quota::users_and_names    user_…, name_…    the same; or a token is promised: Reserved
-//!     rate of the account                   quota::account            account_rate      waits in the queue
-//!     max_handshakes of the account         quota::account                              waits in the queue
-//!     headroom of the servers               upstream::load            server_capacity   waits in the queue
-//!     handshakes under way on a server      upstream::concurrency                       waits in the queue
-//!     pace: `rate`, `burst`                 quota::rate               hold_expired      waits in the queue
+//!   connect check, by who asks             counted in               a client beyond it
+//!     max_connections of the account       quota::account           is refused: account_quota
+//!     quotas by user and by client name    quota::users_and_names   is refused: user_quota, name_quota
+//!     rates by user and by client name     quota::users_and_names   waits for a promised token, or user_rate, name_rate
+//!     rate of the account                  quota::account           waits in the queue, or account_rate
+//!     max_handshakes of the account        quota::account           waits in the queue, or hold_expired
+//!     headroom of the servers              upstream::load           waits in the queue, or server_capacity
+//!     handshakes under way on a server     upstream::concurrency    waits in the queue, or hold_expired
+//!     pace: rate, burst                    quota::rate              waits in the queue, or hold_expired
+//!     places to wait: max_held             controller               is refused: queue_full
 //!
-//!   in the queue (max_held):
-//!     who is next         priority, then the accounts by weight, then seniority         queue::fair_lanes, reputation::clients
-//!     who goes now        the limits above, for the first client that is within them    queue::release
-//!     how long at most    hold_until, answer_by and the account's login time            deadlines
-//!     how long it takes   clients ahead ÷ the lower of pace and service rate            queue::position, throughput
-//!     when it is told     a client whose turn comes too late: when it is back in time   retry_schedule
+//!   in the queue                           decided by
+//!     who is next                          queue::fair_lanes: priority, the accounts' weights, seniority
+//!     who goes now                         queue::release: the first client within the limits above
+//!     how long it may wait                 deadlines: its library, its account's login time
+//!     how long it has to wait              queue::position and throughput: clients ahead ÷ service rate or pace
+//!     when it is told that it is too long  retry_schedule: by when its library comes back
 //! ```
 //!
 //! In front of servers that send a nonce the server is dialled before CONNECT. The client waits for its turn by its

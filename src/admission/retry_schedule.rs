@@ -64,10 +64,12 @@ pub enum Estimate {
 /// | refused | random within `spread` | the same | the same |
 /// | refused by a drain | now | now | now |
 /// | queued, no room | random within `spread` | the same | the same |
-/// | queued, rate known | now | at the end of its time | random within its time |
-/// | queued, rate unknown | random within 0.4 s | at the end of its time | random within its time |
-/// | in time | random within its time; 0.4 s while the rate is unknown, 0.2 s by its upper bound | the same | the same |
-/// | too late | so that it is back at its turn | at the end of its time | now |
+/// | queued, rate known | now | at `until` | random until then |
+/// | queued, rate unknown | random within 0.4 s | at `until` | random until then |
+/// | in time | random until then | the same | the same |
+/// | in time, rate unknown | random within 0.4 s | the same | the same |
+/// | in time at the upper bound of the rate | random within 0.2 s | the same | the same |
+/// | too late | so that it is back at its turn | at `until` | now |
 pub fn answer_at(
     situation: Situation<'_>,
     returns: Return,

@@ -106,47 +106,54 @@ fn limits(max: Option<u32>, rate: Option<u32>, weight: u32) -> AccountLimits {
     AccountLimits { quota, weight: one(weight), ..AccountLimits::default() }
 }
 
+fn cluster(servers: usize) -> upstream::Params {
+    let server = |n: usize| ServerParams {
+        name: Some(format!("n{n}")),
+        address: format!("n{n}:4222"),
+        monitor: Some("http://n:8222".into()),
+        max_connections: None,
+    };
+    upstream::Params {
+        system: false,
+        poll_interval: Duration::from_secs(1),
+        reserve: Reserve::Slots(2),
+        warn_at: 0.8,
+        slow_start: Duration::from_secs(2),
+        close_spread: Duration::from_secs(2),
+        compatibility: upstream::Compatibility::default(),
+        source_addresses: Vec::new(),
+        servers: (0..servers).map(server).collect(),
+    }
+}
+
+fn params(rng: &mut fastrand::Rng) -> Params {
+    let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });
+    Params {
+        patterns: Default::default(),
+        pace,
+        max_held: MAX_HELD,
+        max_hold: Duration::from_millis(1500),
+        max_hold_by_lang: HashMap::new(),
+        refusal_spread: Duration::from_millis(1500),
+        max_clients: MAX_CLIENTS,
+        per_source: Quota { max_connections: Some(PER_SOURCE), ..Quota::default() },
+        default_account: limits(None, None, 1),
+        accounts: HashMap::from([
+            ("A".to_owned(), limits(Some(10), None, 1)),
+            ("B".to_owned(), limits(Some(25), Some(20), 2)),
+            ("C".to_owned(), AccountLimits { priority: rng.bool(), ..limits(None, Some(30), 3) }),
+        ]),
+        rules: Vec::new(),
+    }
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let real: Vec<_> = (0..rng.usize(1..5))
             .map(|_| Real { up: true, others: rng.u32(0..10), max: rng.u32(12..60), start: 0, poll: None })
             .collect();
-        let server = |n: usize| ServerParams {
-            name: Some(format!("n{n}")),
-            address: format!("n{n}:4222"),
-            monitor: Some("http://n:8222".into()),
-            max_connections: None,
-        };
-        let cluster = upstream::Params {
-            system: false,
-            poll_interval: Duration::from_secs(1),
-            reserve: Reserve::Slots(2),
-            warn_at: 0.8,
-            slow_start: Duration::from_secs(2),
-            close_spread: Duration::from_secs(2),
-            compatibility: upstream::Compatibility::default(),
-            source_addresses: Vec::new(),
-            servers: (0..real.len()).map(server).collect(),
-        };
-        let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });
-        let params = Params {
-            patterns: Default::default(),
-            pace,
-            max_held: MAX_HELD,
-            max_hold: Duration::from_millis(1500),
-            max_hold_by_lang: HashMap::new(),
-            refusal_spread: Duration::from_millis(1500),
-            max_clients: MAX_CLIENTS,
-            per_source: Quota { max_connections: Some(PER_SOURCE), ..Quota::default() },
-            default_account: limits(None, None, 1),
-            accounts: HashMap::from([
-                ("A".to_owned(), limits(Some(10), None, 1)),
-                ("B".to_owned(), limits(Some(25), Some(20), 2)),
-                ("C".to_owned(), AccountLimits { priority: rng.bool(), ..limits(None, Some(30), 3) }),
-            ]),
-            rules: Vec::new(),
-        };
+        let (cluster, params) = (cluster(real.len()), params(&mut rng));
         let servers = Arc::new(Servers::new(&cluster));
         let admission = TestAdmission::new(&params, Arc::clone(&servers));
         let began = Instant::now();
@@ -156,7 +163,7 @@ impl World {
             rng,
             began,
             now: began,
-            pace,
+            pace: params.pace,
             servers,
             admission,
             limit: Limit::new(MAX_CLIENTS),

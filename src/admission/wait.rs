@@ -1,16 +1,12 @@
 //! The state machine of a client that is not admitted yet. It is the only way to the connect check and the queue:
 //! sessions drive it by the clock, `weir plan` in virtual time, and both take the same steps in the same order.
 //!
-//! ```text
-//! at_connect ──────┬─ Reserved ──┐      a token of a rate by user or name is promised
-//! before_connect ──┤             ▼
-//!                  ├─ Queued ◄───┤      in the queue: a turn may end the wait; go_on estimates it again
-//!                  │     │       │
-//! refused ─────────┴─ Refused ◄──┘      refused, and told at its moment
-//! refused_at_accept      │
-//!                        ▼
-//!                      Over ──► Step::Dial, or Step::Refuse
-//! ```
+//! | state | entered by | left |
+//! |---|---|---|
+//! | `Reserved`: waits for a promised token of a rate by user or name | `at_connect` | at the token's time, by the connect check |
+//! | `Queued`: waits for its turn | `at_connect`, `before_connect`, `Reserved` | by its turn, or refused where it comes too late |
+//! | `Refused`: waits for the moment of its refusal | all four beginnings, `Reserved` | at that moment, by [`Step::Refuse`] |
+//! | `Over` | all | |
 
 use std::{net::IpAddr, time::Instant};
 

@@ -50,15 +50,9 @@ pub struct UserAndNameQuotas {
 }
 
 /// The slots of one client, given back on drop. There are none where no pattern fits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct UserAndNameSlots {
     both: Option<Box<Both>>,
-}
-
-impl Default for UserAndNameSlots {
-    fn default() -> Self {
-        Self { both: None }
-    }
 }
 
 impl UserAndNameSlots {

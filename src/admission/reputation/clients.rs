@@ -10,7 +10,7 @@ const MOST_REMEMBERED: usize = 131_072;
 /// A client that has not come for this long is forgotten. The slowest library at its defaults (JavaScript) comes back
 /// every 20 s.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
-/// A session shorter than this makes its client flapping (docs/contract.md, conduct towards clients, rule 7).
+/// A session shorter than this makes its client flapping (docs/contract.md, towards clients 7).
 const SHORT_SESSION: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy)]
