@@ -14,7 +14,7 @@ use divan::{Bencher, black_box};
 use weir::internals::{
     admission::{self, AccountLimits, Admission, Client, Limit, Quota, Rate, Return, Step, Wait, Waiter},
     identity::{ClientKey, Credential, Keys},
-    upstream::{Haste, Placement, Servers, placement},
+    upstream::{Placement, Servers, Urgency, placement},
 };
 
 #[path = "samples/servers.rs"]
@@ -33,7 +33,7 @@ fn main() {
 fn choose(bencher: Bencher<'_, '_>, count: u32) {
     let views = samples::views(count);
     let mut rng = fastrand::Rng::with_seed(1);
-    bencher.bench_local(|| placement::choose(black_box(&views).iter().copied(), Haste::Among(1), &mut rng));
+    bencher.bench_local(|| placement::choose(black_box(&views).iter().copied(), Urgency::CanWait(1), &mut rng));
 }
 
 /// A slot taken and given back.
@@ -42,8 +42,9 @@ fn place(bencher: Bencher<'_, '_>, count: usize) {
     let servers = servers(count, 10_000);
     let mut rng = fastrand::Rng::with_seed(1);
     let now = Instant::now();
-    bencher
-        .bench_local(|| matches!(servers.place(black_box(now), &[], Haste::Among(1), &mut rng), Placement::Placed(_)));
+    bencher.bench_local(|| {
+        matches!(servers.place(black_box(now), &[], Urgency::CanWait(1), &mut rng), Placement::Placed(_))
+    });
 }
 
 /// A client in the queue that is never told of its turn.

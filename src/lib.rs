@@ -5,8 +5,8 @@
 //!
 //! - words: [`protocol`], [`outcome`], [`client_library`]. Bytes and values; no clock, socket, log or lock.
 //! - decisions: [`identity`], [`admission`], [`upstream`]. `now` goes in, a verdict comes out.
-//! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`], [`telemetry`]. tokio lives
-//!   here.
+//! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`], [`telemetry`],
+//!   [`worker`]. tokio lives here.
 //! - assembly: [`config`], [`admin`], [`server`], [`cli`], and the tools in [`storm`].
 
 mod admin;
@@ -29,6 +29,7 @@ mod storm;
 mod telemetry;
 mod tls;
 mod upstream;
+mod worker;
 
 /// What the fuzz targets, benchmarks and tests of this repository use. Not an interface: it changes without notice.
 #[doc(hidden)]
@@ -50,6 +51,8 @@ pub mod internals {
         };
     }
     pub mod upstream {
-        pub use crate::upstream::{Compatibility, Haste, Params, Placement, Reserve, ServerParams, Servers, placement};
+        pub use crate::upstream::{
+            Compatibility, Params, Placement, Reserve, ServerParams, Servers, Urgency, placement,
+        };
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     client_library::returns::Return,
     identity::ClientKey,
     outcome::Refusal,
-    upstream::{Haste, Placement, Slot},
+    upstream::{Placement, Slot, Urgency},
 };
 
 /// What becomes of a client at the connect check.
@@ -176,7 +176,7 @@ impl<W: Waiter> Admission<W> {
             self.blocked_behind_the_queue(now)
         };
         if may_use_reserve()
-            && let Some(server) = self.servers.place_in_lane(now, rng)
+            && let Some(server) = self.servers.place_in_reserve(now, rng)
         {
             return Verdict::Admit(Pass { server, account });
         }
@@ -228,7 +228,7 @@ impl<W: Waiter> Admission<W> {
         if !account.begin_handshake() {
             return Err(Blocked::NotYet);
         }
-        let placed = match self.servers.place(now, &[], Haste::Among(1), rng) {
+        let placed = match self.servers.place(now, &[], Urgency::CanWait(1), rng) {
             Placement::Placed(slot) => Ok(slot),
             Placement::Busy => Err(Blocked::NotYet),
             Placement::Full => Err(Blocked::Full),

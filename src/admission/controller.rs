@@ -23,7 +23,7 @@ use crate::{
         throughput::Throughput,
     },
     identity::ClientKey,
-    upstream::{Servers, Slot, concurrency::baseline::Since},
+    upstream::{Servers, Slot, concurrency::baseline::MeasuredFrom},
 };
 
 /// Where accounts have priority, this part of the places to wait in is theirs: another account's storm cannot take
@@ -197,8 +197,15 @@ impl<W: Waiter> Admission<W> {
     /// A handshake has ended with the server's PONG, after it `took` so long `since` then; weir's own tasks ran `late`
     /// by so much meanwhile. The account's login time and the server's concurrency limit follow from that. There is
     /// room for the next handshake: [`Admission::next_turns`] says whose.
-    pub fn handshake_finished(&self, pass: &mut Pass, took: Duration, since: Since, late: Duration, now: Instant) {
-        let undisturbed = pass.server.server().is_undisturbed();
+    pub fn handshake_finished(
+        &self,
+        pass: &mut Pass,
+        took: Duration,
+        since: MeasuredFrom,
+        late: Duration,
+        now: Instant,
+    ) {
+        let undisturbed = pass.server.server().is_uncontended();
         let should_take = pass.account.account().logged_in(now, took, since, late, undisturbed);
         self.passthrough_handshake_finished(&pass.server, took, should_take, now);
         pass.account.end_handshake();
@@ -223,7 +230,7 @@ impl<W: Waiter> Admission<W> {
     /// A server has ended a session: how long its client is kept before it is let go too, so that the clients of a
     /// server that has died do not all come back in the same moment.
     pub fn session_lost(&self, now: Instant, rng: &mut fastrand::Rng) -> Duration {
-        self.servers.session_lost(now, self.pace(now), rng)
+        self.servers.close_delay(now, self.pace(now), rng)
     }
 
     /// A session that `lived` so long has ended: clients whose sessions are short go behind the others.

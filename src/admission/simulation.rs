@@ -20,7 +20,10 @@ use crate::{
     },
     identity::ClientKey,
     outcome::Refusal,
-    upstream::{self, Reading, Reserve, ServerParams, Servers, concurrency::baseline::Since, load::Mark},
+    upstream::{
+        self, Reading, Reserve, ServerParams, Servers, concurrency::baseline::MeasuredFrom,
+        reconciled_count::ReadingEpoch,
+    },
 };
 
 const STEPS: u32 = 1500;
@@ -69,7 +72,7 @@ struct Real {
     others: u32,
     max: u32,
     start: u32,
-    poll: Option<(Mark, u32)>,
+    poll: Option<(ReadingEpoch, u32)>,
 }
 
 struct World {
@@ -311,7 +314,7 @@ impl World {
             if inside.counted {
                 inside.answered = true;
                 let took = Duration::from_millis(self.rng.u64(0..300));
-                self.admission.handshake_finished(&mut inside.pass, took, Since::Dial, Duration::ZERO, self.now);
+                self.admission.handshake_finished(&mut inside.pass, took, MeasuredFrom::Dial, Duration::ZERO, self.now);
             } else {
                 inside.counted = true;
                 inside.pass.server.opened();
@@ -367,7 +370,7 @@ impl World {
     }
 
     fn poll_sent(&mut self, server: usize) {
-        let mark = self.servers.iter().nth(server).unwrap().load().mark();
+        let mark = self.servers.iter().nth(server).unwrap().load().begin_reading();
         self.real[server].poll = Some((mark, self.really_on(server)));
     }
 

@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
-use crate::{cluster::system_account::System, dispatch::SessionAdmission};
+use crate::{cluster::system_account::SystemAccount, dispatch::SessionAdmission};
 
 const SUBJECT: &str = "$SYS.ACCOUNT.*.SERVER.CONNS";
 
@@ -33,7 +33,7 @@ pub(super) struct Events {
 
 impl Events {
     /// To be called before the accounts are counted: what changes afterwards is heard then.
-    pub(super) async fn begin(&mut self, system: &System, admission: &SessionAdmission) {
+    pub(super) async fn begin(&mut self, system: &SystemAccount, admission: &SessionAdmission) {
         self.idle = !admission.accounts().any_limited();
         if self.heard.is_none() && system.is_up() && !self.idle {
             self.heard = system.listen(SUBJECT).await.inspect_err(|err| debug!(%err, "no events of accounts")).ok();

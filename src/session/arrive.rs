@@ -6,12 +6,12 @@ use tokio::net::TcpStream;
 
 use crate::{
     admission::{AcceptPermit, Permit},
-    net::stream::Stream,
+    net::{stream::Stream, timer::now},
     outcome::{Phase, Refusal},
     protocol::websocket::upgrade::Upgrade,
     session::{
         client_tls,
-        context::{Context, End, now},
+        context::{Context, End},
         proxy_header,
         refuse::close_unfinished,
         websocket_upgrade,

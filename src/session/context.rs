@@ -64,16 +64,6 @@ impl End {
     }
 }
 
-/// The time as admission takes it.
-pub(super) fn now() -> std::time::Instant {
-    Instant::now().into_std()
-}
-
-/// A generator of random numbers for one decision, drawn from the one of this worker.
-pub(super) fn rng() -> fastrand::Rng {
-    fastrand::Rng::new()
-}
-
 impl Context {
     /// For a connection that was accepted just now.
     pub fn new(shared: Arc<Shared>, listener: Arc<Listener>, mut peer: SocketAddr) -> Self {

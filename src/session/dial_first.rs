@@ -12,20 +12,25 @@ use tracing::debug;
 use crate::{
     admission::{AccountSlot, Client, Pass, Wait},
     advertised_info::Shape,
-    dial::{DialError, Dialled},
+    dial::{DialError, ServerConnection},
     dispatch::TurnSender,
     identity::Credential,
-    net::{linger, stream::Stream, timer::sleep_until},
+    net::{
+        linger,
+        stream::Stream,
+        timer::{now, sleep_until},
+    },
     outcome::Refusal,
     protocol::info::Info,
     session::{
         connect_upstream::{UntilInfo, open_any},
-        context::{Context, End, now, rng},
+        context::{Context, End},
         preface::{self, Downstream, Unfinished},
         upstream_pool,
         wait::{Waited, wait},
     },
     upstream::Slot,
+    worker::with_rng,
 };
 
 /// The part of a server's `auth_timeout` in which CONNECT must come from the client; the rest is for the way to the server.
@@ -50,7 +55,7 @@ pub(super) enum DialFirst {
 
 /// A connection to a server that waits for a CONNECT.
 pub(super) struct DialledServer {
-    pub dialled: Dialled,
+    pub dialled: ServerConnection,
     pub slot: Slot,
     /// CONNECT must have come by then.
     pub expires: Instant,
@@ -71,7 +76,7 @@ impl DialledServer {
 /// What the connect check of a client begins with.
 pub(super) enum Begin {
     /// The client has its server already, which has sent the nonce that it signed.
-    Dialled(Pass, Box<Dialled>),
+    Dialled(Pass, Box<ServerConnection>),
     /// It takes part in the queue.
     Queue,
     /// It is refused.
@@ -141,14 +146,14 @@ impl DialFirst {
         let began = Instant::now();
         let mut prompt_until = Some(began + PROMPT);
         if !source_reputation.is_prompt(cx.source(), began.into_std()) {
-            server.slot.waits();
+            server.slot.await_connect();
             prompt_until = None;
         }
         let why = loop {
             tokio::select! {
                 biased;
                 done = &mut exchange => return done,
-                lost = server.dialled.lost() => {
+                lost = server.dialled.closed() => {
                     let server = server.slot.server();
                     debug!(server = server.name(), %lost, "lost before CONNECT");
                     if matches!(lost, DialError::Full) {
@@ -161,7 +166,7 @@ impl DialFirst {
             if prompt_until.take().is_none() {
                 break Refusal::HoldExpired;
             }
-            server.slot.waits();
+            server.slot.await_connect();
             source_reputation.kept_silent(cx.source(), now());
         };
         let gone = std::mem::replace(self, Self::NoServer(why));
@@ -196,7 +201,7 @@ impl DialFirst {
             Self::Dialled(server) => server,
         };
         // A slot that is kept for the system account was taken for a client of another.
-        if server.slot.is_in_lane() && !cx.shared.servers.is_system_account(&client.account) {
+        if server.slot.is_from_reserve() && !cx.shared.servers.is_system_account(&client.account) {
             server.close().await;
             return if signs { Begin::Refused(Refusal::ServerCapacity) } else { Begin::Queue };
         }
@@ -221,7 +226,7 @@ impl DialFirst {
             return Begin::Refused(Refusal::HoldExpired);
         }
         let DialledServer { dialled, slot: mut server, .. } = *server;
-        server.goes_on();
+        server.resume_handshake();
         Begin::Dialled(Pass { server, account }, Box::new(dialled))
     }
 }
@@ -236,7 +241,8 @@ pub(super) async fn turn_by_source(
     let client = shared.keys.client(cx.source(), shared.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
     let waiter = || TurnSender(turn);
-    let begun = Wait::before_connect(&shared.admission, cx.source(), client, hold_until, now(), &mut rng(), waiter);
+    let begun =
+        with_rng(|rng| Wait::before_connect(&shared.admission, cx.source(), client, hold_until, now(), rng, waiter));
     match wait(cx, begun, turn_comes, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),
         Waited::Left(()) => Err(End::Probe),

@@ -4,14 +4,16 @@ use tokio::time::Instant;
 
 use crate::{
     admission::AcceptPermit,
+    net::timer::now,
     outcome::Phase,
-    relay::{ClientSide, Ended, Relay, ServerSide, Side, registry::Registered},
+    relay::{ClientSide, Ended, Relay, ServerSide, Side, registry::Registration},
     session::{
-        context::{Context, End, now, rng},
+        context::{Context, End},
         welcome::AccountPlace,
     },
     telemetry::counters::Totals,
     upstream::Slot,
+    worker::with_rng,
 };
 
 /// A session, with all the places that it holds for as long as it lives.
@@ -21,7 +23,7 @@ pub(super) struct Established<C = ClientSide, S = ServerSide> {
     account: AccountPlace,
     /// `None` for a client of the system account that the listener had no room for.
     _entry: Option<AcceptPermit>,
-    pub registered: Registered,
+    pub registered: Registration,
 }
 
 impl<C: Side, S: Side> Established<C, S> {
@@ -81,7 +83,7 @@ impl<C: Side, S: Side> Established<C, S> {
         let _server = if ended.by_server() {
             drop(server);
             let now = Instant::now();
-            let wait = cx.shared.admission.session_lost(now.into_std(), &mut rng());
+            let wait = with_rng(|rng| cx.shared.admission.session_lost(now.into_std(), rng));
             if !wait.is_zero() {
                 relay.outlive_server(now + wait, registered.handle()).await;
             }

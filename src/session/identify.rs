@@ -9,12 +9,13 @@ use crate::{
     identity::{Claims, Credential, CredentialKey},
     outcome::Refusal,
     session::{
-        context::{Context, End, rng},
+        context::{Context, End},
         dial_first::DialFirst,
         preface::{Downstream, Greeted},
         refuse::{Refusable, refuse},
     },
     tls,
+    worker::with_rng,
 };
 
 /// A client that admission can judge.
@@ -46,7 +47,7 @@ impl Greeted {
         if let Some(reason) = refused.filter(|reason| !may_pass(*reason)) {
             let until = deadlines.hold_until;
             let refused =
-                Wait::refused_at_accept(&cx.shared.admission, reason, until, connected.into_std(), &mut rng());
+                with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, connected.into_std(), rng));
             dial_first.close().await;
             let Downstream { stream, preface, refusing: _refusing, .. } = downstream;
             return Err(refuse(cx, Refusable::Nats(stream, preface), reason, refused).await);

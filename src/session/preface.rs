@@ -10,7 +10,10 @@ use tokio::{
 
 use crate::{
     admission::{AcceptPermit, Permit, Wait},
-    net::{stream::Stream, timer::timeout_at},
+    net::{
+        stream::Stream,
+        timer::{now, timeout_at},
+    },
     outcome::Refusal,
     protocol::{
         client_preface::{Preface, PrefaceError},
@@ -19,11 +22,12 @@ use crate::{
     session::{
         arrive::Accepted,
         client_tls::{self, Lost},
-        context::{Context, End, now, rng},
+        context::{Context, End},
         dial_first::DialFirst,
         refuse::{Refusable, refuse},
         websocket_upgrade,
     },
+    worker::with_rng,
 };
 
 /// The client's side of a session that is on its way: what it has said, and the places that it has taken.
@@ -62,7 +66,7 @@ impl Accepted {
             (Some(upgrade), None) => websocket_upgrade::accept(stream, upgrade).await?,
             (Some(_), Some(reason)) => {
                 let until = cx.connect_by().into_std();
-                let refused = Wait::refused_at_accept(&cx.shared.admission, reason, until, now(), &mut rng());
+                let refused = with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, now(), rng));
                 return Err(refuse(cx, Refusable::Http(stream), reason, refused).await);
             }
         };

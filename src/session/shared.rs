@@ -8,14 +8,13 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
-    admin::storm_sampler::Flight,
     admission::Limit,
     advertised_info::AdvertisedInfo,
-    cluster::account_lookup::Question,
+    cluster::account_lookup::AccountLookup,
     dispatch::SessionAdmission,
     identity::{Directory, Keys, trusted_proxy::ProxyKey},
-    relay::registry::Sessions,
-    telemetry::counters::Counters,
+    relay::registry::SessionRegistry,
+    telemetry::{counters::Counters, storms::Flight},
     tls::{Connector, Terminator},
     upstream::Servers,
 };
@@ -34,7 +33,7 @@ pub struct Shared {
     /// Makes keys of credentials and clients.
     pub keys: Keys,
     /// Where accounts are asked for that a server did not name.
-    pub questions: mpsc::Sender<Question>,
+    pub account_lookups: mpsc::Sender<AccountLookup>,
     /// The servers' INFO.
     pub advertised_info: Arc<AdvertisedInfo>,
     /// Counters.
@@ -42,7 +41,7 @@ pub struct Shared {
     /// The record of storms.
     pub flight: Flight,
     /// The sessions that relay.
-    pub sessions: Arc<Sessions>,
+    pub sessions: Arc<SessionRegistry>,
     /// Clients that are being refused.
     pub refusing: Arc<Limit>,
     /// The key by which servers know weir as a trusted proxy.

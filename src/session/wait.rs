@@ -6,18 +6,19 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     admission::{Client, Pass, Step, Wait},
-    dial::Dialled,
+    dial::ServerConnection,
     dispatch::{SessionWait, TurnSender},
     identity::CredentialKey,
-    net::timer::sleep_until,
+    net::timer::{now, sleep_until},
     outcome::{Phase, Refusal},
     session::{
-        context::{Context, End, now, rng},
+        context::{Context, End},
         dial_first::{Begin, DialFirst},
         identify::Identified,
         preface::{self, Downstream},
         refuse::{Refusable, close_unfinished, refuse, refuse_now},
     },
+    worker::with_rng,
 };
 
 /// A client that has its turn: a slot on a server, and one in its account.
@@ -25,7 +26,7 @@ pub(super) struct Admitted {
     pub downstream: Downstream,
     pub pass: Pass,
     /// The connection to the server, where it was dialled before CONNECT.
-    pub dialled: Option<Box<Dialled>>,
+    pub dialled: Option<Box<ServerConnection>>,
     pub proxy_header: Vec<u8>,
     pub credential: CredentialKey,
     /// The server must have answered by then.
@@ -68,7 +69,8 @@ impl Identified {
             Begin::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await),
             Begin::Queue => {
                 let (turn, turn_comes) = oneshot::channel();
-                let begun = Wait::at_connect(&cx.shared.admission, client, now(), &mut rng(), || TurnSender(turn));
+                let begun =
+                    with_rng(|rng| Wait::at_connect(&cx.shared.admission, client, now(), rng, || TurnSender(turn)));
                 let Downstream { stream, preface, .. } = &mut downstream;
                 match wait(cx, begun, turn_comes, preface::watch(stream, preface)).await {
                     Waited::Turn(pass) => (pass, None),
@@ -87,7 +89,7 @@ impl Identified {
 /// Refuses a client without a turn, at the moment that admission chooses: clients that retry in step come back spread out.
 async fn refuse_at_its_moment(cx: &mut Context, downstream: Downstream, client: &Client, reason: Refusal) -> End {
     let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
-    let refused = Wait::refused(&cx.shared.admission, reason, client, now(), &mut rng());
+    let refused = with_rng(|rng| Wait::refused(&cx.shared.admission, reason, client, now(), rng));
     refuse(cx, Refusable::Nats(stream, preface), reason, refused).await
 }
 
@@ -124,7 +126,7 @@ pub(super) async fn wait<L>(
             }
             () = sleep_until(until) => {}
         }
-        step = wait.go_on(&shared.admission, now(), &mut rng());
+        step = with_rng(|rng| wait.go_on(&shared.admission, now(), rng));
     };
     if let Some(since) = held_since {
         cx.shared.counters.hold_seconds.observe(since.elapsed().as_secs_f64());

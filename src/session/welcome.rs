@@ -4,17 +4,17 @@ use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use crate::{
     admission::{AccountSlot, Pass},
-    cluster::account_lookup::Question,
-    dial::Accepted,
+    cluster::account_lookup::AccountLookup,
+    dial::LoggedIn,
     identity::CredentialKey,
-    net::linger,
+    net::{linger, timer::now},
     outcome::{Cause, Party, Phase, Refusal},
     protocol::{OK, PONG, client_preface::Preface, connect::Connect},
     relay::{ClientSide, InfoPolicy, Relay, ServerSide},
     session::{
         Shared,
         connect_upstream::Connected,
-        context::{Context, End, now},
+        context::{Context, End},
         established::Established,
         preface::Downstream,
         refuse::refuse_now,
@@ -58,7 +58,7 @@ impl Connected {
             cx.record_fate(Fate::Admitted);
         }
         let Downstream { stream, preface, entry, .. } = downstream;
-        let Accepted { stream: to_server, rest, .. } = *upstream;
+        let LoggedIn { stream: to_server, rest, .. } = *upstream;
         let from_client = ClientSide::new(server.max_control_line());
         let info = Arc::clone(&cx.listener.info);
         let from_server = ServerSide::new(welcome.behind_pong, info_policy, info, cx.source(), server);
@@ -82,7 +82,7 @@ impl Welcome {
         cx: &Context,
         connect: &Connect,
         preface: &mut Preface,
-        upstream: &Accepted,
+        upstream: &LoggedIn,
         info_policy: InfoPolicy,
     ) -> Self {
         let write_info = |out: &mut Vec<u8>| cx.listener.info.rewrite(&upstream.info, cx.source(), out);
@@ -117,7 +117,7 @@ fn settle_account(
     shared: &Shared,
     pass: &mut Pass,
     credential: CredentialKey,
-    upstream: &Accepted,
+    upstream: &LoggedIn,
 ) -> Result<Option<UnknownAccount>, Refusal> {
     let Some(named) = upstream.info.remote_account() else {
         let client_id = upstream.info.client_id().filter(|_| !shared.directory.has_learned(credential));
@@ -150,9 +150,9 @@ impl AccountPlace {
     fn new(shared: &Shared, account: AccountSlot, unknown: Option<UnknownAccount>) -> Self {
         let Some(UnknownAccount { server, client_id, credential }) = unknown else { return Self::known(account) };
         let asked = Arc::new(Mutex::new(account));
-        let question = Question { server, client_id, credential, slot: Arc::downgrade(&asked) };
+        let question = AccountLookup { server, client_id, credential, slot: Arc::downgrade(&asked) };
         // When too many questions wait, this one is asked at the credential's next login.
-        let _ = shared.questions.try_send(question);
+        let _ = shared.account_lookups.try_send(question);
         Self { own: None, _asked: Some(asked) }
     }
 

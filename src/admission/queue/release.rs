@@ -14,7 +14,7 @@ use crate::{
         retry_schedule::{Estimate, Situation, answer_at},
     },
     outcome::Refusal,
-    upstream::{Haste, Placement, Slot},
+    upstream::{Placement, Slot, Urgency},
 };
 
 /// A client with less time left than this is placed on any server with room.
@@ -161,7 +161,7 @@ impl<W: Waiter> Admission<W> {
             };
             let is_urgent = client.last_turn().saturating_duration_since(now) < URGENT;
             let account = Arc::clone(client.account.account());
-            let haste = if is_urgent { Haste::Urgent } else { Haste::Among(state.queue.len()) };
+            let haste = if is_urgent { Urgency::Urgent } else { Urgency::CanWait(state.queue.len()) };
             let Placement::Placed(server) = self.servers.place(now, &[], haste, rng) else {
                 break Some(now + RETRY);
             };
@@ -197,7 +197,7 @@ impl<W: Waiter> Admission<W> {
         if now >= answer_by {
             return Failover::Refuse(Refusal::HoldExpired);
         }
-        match self.servers.place(now, tried, Haste::Urgent, rng) {
+        match self.servers.place(now, tried, Urgency::Urgent, rng) {
             Placement::Placed(slot) => Failover::Placed(slot),
             Placement::Busy => Failover::Busy(now + RETRY),
             Placement::Full => Failover::Refuse(Refusal::ServerCapacity),
@@ -216,7 +216,7 @@ mod tests {
             fairness::{unknown_servers, wide_open},
         },
         identity::ClientKey,
-        upstream::concurrency::baseline::Since,
+        upstream::concurrency::baseline::MeasuredFrom,
     };
 
     #[derive(Debug)]
@@ -252,7 +252,13 @@ mod tests {
             if n % 3 == 0
                 && let Some(mut pass) = under_way.pop()
             {
-                admission.handshake_finished(&mut pass, Duration::from_millis(1), Since::Dial, Duration::ZERO, now);
+                admission.handshake_finished(
+                    &mut pass,
+                    Duration::from_millis(1),
+                    MeasuredFrom::Dial,
+                    Duration::ZERO,
+                    now,
+                );
                 admission.next_turns(now, &mut rng, &mut turns);
                 under_way.extend(turns.drain(..).map(|(_, pass)| pass));
             }

@@ -17,7 +17,7 @@ use crate::{
     },
     outcome::Refusal,
     upstream::{
-        concurrency::baseline::{BaselineLatency, Since},
+        concurrency::baseline::{BaselineLatency, MeasuredFrom},
         reconciled_count::ReconciledCount,
     },
 };
@@ -67,11 +67,18 @@ impl Account {
 
     /// A login has ended after it `took` so long; weir's own tasks ran `late` by so much meanwhile. `undisturbed` says
     /// whether no other handshake was under way on its server. Returns how long such a login should take.
-    pub fn logged_in(&self, now: Instant, took: Duration, since: Since, late: Duration, undisturbed: bool) -> Duration {
+    pub fn logged_in(
+        &self,
+        now: Instant,
+        took: Duration,
+        since: MeasuredFrom,
+        late: Duration,
+        undisturbed: bool,
+    ) -> Duration {
         let mut baselines = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
         let takes = took.max(self.login_time().mul_f64(0.95) + took.mul_f64(0.05));
         self.login_time.store(u64::try_from(takes.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        baselines[since as usize].sample(now, took, late, undisturbed)
+        baselines[since as usize].record(now, took, late, undisturbed)
     }
 
     /// What a login of the account takes: the longest of late, forgotten by 5 % with each shorter one; zero while

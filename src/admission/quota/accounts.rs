@@ -16,7 +16,7 @@ use crate::{
         },
     },
     outcome::Refusal,
-    upstream::reconciled_count::Mark,
+    upstream::reconciled_count::ReadingEpoch,
 };
 
 /// An account that nobody uses is forgotten after this, and its token bucket with it; a bucket that matters is full
@@ -140,22 +140,22 @@ impl Accounts {
     }
 
     /// At most `most` accounts in use that are limited, each with its mark for [`Accounts::counted`].
-    pub fn to_count(&self, most: usize) -> Vec<(Arc<str>, Mark)> {
+    pub fn to_count(&self, most: usize) -> Vec<(Arc<str>, ReadingEpoch)> {
         let limited = self.map.iter().filter(|one| one.account.is_limited());
-        limited.take(most).map(|one| (Arc::clone(one.key()), one.account.connections.mark())).collect()
+        limited.take(most).map(|one| (Arc::clone(one.key()), one.account.connections.begin_reading())).collect()
     }
 
     /// Like [`Accounts::to_count`], restricted to `names`.
-    pub fn to_count_of(&self, names: &HashSet<String>) -> Vec<(Arc<str>, Mark)> {
+    pub fn to_count_of(&self, names: &HashSet<String>) -> Vec<(Arc<str>, ReadingEpoch)> {
         let limited = names.iter().filter_map(|name| self.map.get(&**name));
         let limited = limited.filter(|one| one.account.is_limited());
-        limited.map(|one| (Arc::clone(one.key()), one.account.connections.mark())).collect()
+        limited.map(|one| (Arc::clone(one.key()), one.account.connections.begin_reading())).collect()
     }
 
     /// The servers have counted so many connections of an account since `mark`, weir's among them.
-    pub fn counted(&self, name: &str, mark: Mark, connections: u32) {
+    pub fn counted(&self, name: &str, mark: ReadingEpoch, connections: u32) {
         if let Some(entry) = self.map.get(name) {
-            entry.account.connections.reading(mark, connections);
+            entry.account.connections.reconcile(mark, connections);
         }
     }
 
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
     use crate::{
         admission::{Quota, Rate},
-        upstream::concurrency::baseline::Since,
+        upstream::concurrency::baseline::MeasuredFrom,
     };
 
     fn accounts() -> Accounts {
@@ -205,8 +205,8 @@ mod tests {
         let (now, ms) = (Instant::now(), Duration::from_millis);
         for n in 0..200 {
             let at = now + Duration::from_secs(n);
-            assert_eq!(account.account().logged_in(at, ms(300), Since::Dial, ms(0), true), ms(450));
-            assert_eq!(account.account().logged_in(at, ms(100), Since::Connect, ms(0), true), ms(150));
+            assert_eq!(account.account().logged_in(at, ms(300), MeasuredFrom::Dial, ms(0), true), ms(450));
+            assert_eq!(account.account().logged_in(at, ms(100), MeasuredFrom::Connect, ms(0), true), ms(150));
         }
     }
 
@@ -215,7 +215,7 @@ mod tests {
         let account = accounts().enter(&"A".into(), Instant::now()).unwrap();
         let (now, ms) = (Instant::now(), Duration::from_millis);
         let takes = |took| {
-            account.account().logged_in(now, took, Since::Dial, ms(0), false);
+            account.account().logged_in(now, took, MeasuredFrom::Dial, ms(0), false);
             account.account().login_time()
         };
         assert_eq!((takes(ms(100)), takes(ms(300)), takes(ms(100))), (ms(100), ms(300), ms(290)));

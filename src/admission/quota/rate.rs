@@ -10,8 +10,11 @@ use std::{
 };
 
 use governor::{
-    Quota as GovernorQuota, RateLimiter, clock::Clock, middleware::NoOpMiddleware, nanos::Nanos, state::InMemoryState,
-    state::NotKeyed,
+    Quota as GovernorQuota, RateLimiter,
+    clock::Clock,
+    middleware::NoOpMiddleware,
+    nanos::Nanos,
+    state::{InMemoryState, NotKeyed},
 };
 
 /// New connections per second, with the burst that may come at once.

@@ -11,17 +11,21 @@ use tokio::net::TcpStream;
 
 use crate::{
     admission::{Pass, Wait},
-    dial::{self, DialError, Secured},
+    dial::{self, DialError, ServerTls},
     identity::Credential,
-    net::{linger, stream::Stream, timer::timeout_at},
+    net::{
+        linger,
+        stream::Stream,
+        timer::{now, timeout_at},
+    },
     outcome::{Party, Phase, Refusal},
     protocol::{client_hello::FirstBytes, info::Info, refusal},
-    relay::{Ended, Opaque, Relay},
+    relay::{Ended, Passthrough, Relay},
     session::{
         Listener, Shared,
         arrive::{Accepted, arrive},
         connect_upstream::{Open, open_any},
-        context::{Context, End, now, rng},
+        context::{Context, End},
         dial_first::turn_by_source,
         established::Established,
         preface::{self, Unfinished},
@@ -31,6 +35,7 @@ use crate::{
     telemetry::counters::Totals,
     tls::{self, HandshakeFirst},
     upstream::Server,
+    worker::with_rng,
 };
 
 pub use self::login::PassthroughListener;
@@ -40,7 +45,7 @@ pub use self::login::PassthroughListener;
 const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 80];
 
 /// A session of which weir reads nothing.
-type Unread = Established<Opaque, Opaque>;
+type Unread = Established<Passthrough, Passthrough>;
 
 /// Serves one client whose TLS ends at its server, from accept to close.
 pub async fn serve_passthrough(shared: Arc<Shared>, listener: Arc<Listener>, client: TcpStream, peer: SocketAddr) {
@@ -70,7 +75,7 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
         Ok(opened) => opened,
         Err(reason) => {
             let until = cx.unknown_hold_until().into_std();
-            let refused = Wait::refused_at_accept(&cx.shared.admission, reason, until, now(), &mut rng());
+            let refused = with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, now(), rng));
             return Err(refuse(cx, Refusable::Passthrough(client), reason, refused).await);
         }
     };
@@ -84,9 +89,9 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
             return Err(close_unfinished(stream, unfinished, Phase::Preface).await);
         }
     }
-    let from_server = Opaque::of(Arc::clone(pass.server.server()));
+    let from_server = Passthrough::from_server(Arc::clone(pass.server.server()));
     let counters = Arc::clone(&cx.shared.counters);
-    let relay = Relay::new((stream, Opaque::default(), b""), (to_server, from_server, b""), counters);
+    let relay = Relay::new((stream, Passthrough::from_client(), b""), (to_server, from_server, b""), counters);
     // Nothing has been read yet that could be a reason to end.
     let relay = relay.map_err(|(_, ended)| End::closed(ended.party, Phase::Dial, ended.cause))?;
     let Pass { server, account } = pass;
@@ -123,7 +128,7 @@ impl Open for UntilTls<'_> {
         if self.tls_first {
             return Ok((dial::connect(server, self.proxy_header, by).await?.into(), None));
         }
-        let dialled = dial::dial(server, Secured::ByClient, self.proxy_header, by).await?;
+        let dialled = dial::dial(server, ServerTls::Client, self.proxy_header, by).await?;
         if !dialled.info().does_tls() {
             return Err(DialError::NotNats("it speaks no TLS: there is nothing to pass through"));
         }

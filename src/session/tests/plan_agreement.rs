@@ -27,7 +27,7 @@ use crate::{
     config::{Config, ServerArg},
     dispatch::{self, TurnSender},
     identity::{ClientKey, Directory, Keys, UNKNOWN_ACCOUNT},
-    net::timer::TICK,
+    net::timer::{self, TICK},
     session::{
         Listener, Shared,
         context::Context,
@@ -35,7 +35,7 @@ use crate::{
     },
     storm::plan::{Discipline, Outcome, Plan, reading},
     telemetry::counters::Counters,
-    upstream::{self, Servers, concurrency::baseline::Since},
+    upstream::{self, Servers, concurrency::baseline::MeasuredFrom},
 };
 
 /// Where the clients come from, and what they come to.
@@ -85,7 +85,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         arrived: Arc::default(),
         directory: Arc::new(Directory::new(&[]).unwrap()),
         keys: Keys::default(),
-        questions: mpsc::channel(1).0,
+        account_lookups: mpsc::channel(1).0,
         advertised_info: Arc::new(AdvertisedInfo::new(listener, servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
         flight: Default::default(),
@@ -133,10 +133,10 @@ impl Far {
 /// A reading of each server each second, and sweeping.
 async fn read(shared: Arc<Shared>, far: Arc<Vec<Far>>) {
     loop {
-        let now = Instant::now().into_std();
+        let now = timer::now();
         shared.admission.sweep(now);
         for (server, far) in shared.servers.iter().zip(&*far) {
-            server.read(now, server.load().mark(), reading(far.connections.load(Relaxed), CLIENTS));
+            server.read(now, server.load().begin_reading(), reading(far.connections.load(Relaxed), CLIENTS));
         }
         sleep(Duration::from_secs(1)).await;
     }
@@ -166,9 +166,9 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
                 shared.admission.handshake_finished(
                     &mut pass,
                     began.elapsed(),
-                    Since::Dial,
+                    MeasuredFrom::Dial,
                     Duration::ZERO,
-                    Instant::now().into_std(),
+                    timer::now(),
                 );
                 pass.account.session_began();
                 dispatch::run_now(&shared.admission);

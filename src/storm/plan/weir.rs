@@ -18,7 +18,9 @@ use crate::{
         server::Job,
         world::{Front, State, World, kind},
     },
-    upstream::{self, Reading, ServerParams, Servers, concurrency::baseline::Since, load::Mark},
+    upstream::{
+        self, Reading, ServerParams, Servers, concurrency::baseline::MeasuredFrom, reconciled_count::ReadingEpoch,
+    },
 };
 
 /// The moment has come that a waiting client's step named.
@@ -307,7 +309,7 @@ impl Weir {
         let now = self.now(world);
         self.admission.sweep(now);
         for (server, real) in self.servers.iter().zip(&world.servers) {
-            let mark: Mark = server.load().mark();
+            let mark: ReadingEpoch = server.load().begin_reading();
             server.read(now, mark, reading(real.connections, self.capacity));
         }
         world.schedule(world.now + Duration::from_secs(1).as_nanos() as Nanos, SECOND, 0, 0);
@@ -381,7 +383,7 @@ impl Front for Weir {
                 self.admission.handshake_finished(
                     &mut pass,
                     took,
-                    Since::Dial,
+                    MeasuredFrom::Dial,
                     Duration::ZERO,
                     self.began + Duration::from_nanos(world.now),
                 );
