@@ -27,6 +27,8 @@
 //!     when it is told that it is too long  retry_schedule: by when its library comes back
 //! ```
 //!
+//! docs/explanation/admission.md tells the same to operators.
+//!
 //! In front of servers that send a nonce the server is dialled before CONNECT. The client waits for its turn by its
 //! source then ([`Wait::before_connect`]), and the limits of its account apply once it has said who it is
 //! ([`Admission::enter_account`]).
