@@ -3,6 +3,7 @@
 mod compatibility;
 pub mod concurrency;
 pub mod health;
+pub mod leaky_bucket;
 pub mod load;
 pub mod placement;
 pub mod reconciled_count;
