@@ -70,8 +70,7 @@ impl ServerSide {
                 let mut rewritten = Vec::new();
                 self.listener_info.rewrite(&info, self.client_ip, &mut rewritten);
                 match &mut self.welcome {
-                    // Before its PONG the client sees nothing it did not ask for (docs/contract.md, towards clients,
-                    // 4).
+                    // Before its PONG the client sees only what it asked for (docs/contract.md, towards clients, 4).
                     Some(welcome) => *welcome = rewritten.into(),
                     None => out.put(&rewritten),
                 }

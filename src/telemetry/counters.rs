@@ -1,4 +1,5 @@
-//! All counters. A session writes here once, at its end; `admin/prometheus.rs` reads when it is scraped.
+//! All counters. A session counts its end here once, and its bytes while they pass; `admin/prometheus.rs` reads the
+//! counters at each scrape.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -135,7 +136,7 @@ impl Counters {
         add(&mine.messages_down, since.messages_down);
     }
 
-    /// What all sessions relayed, of now and before.
+    /// What all sessions have relayed, present and past.
     pub fn totals(&self) -> Totals {
         let mut all = Totals::default();
         for one in &self.relayed {
