@@ -4,9 +4,6 @@
 //!
 //! `demo` runs the show and then goes on for your own clients until Ctrl-C; `demo --once` ends after the show.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
@@ -14,9 +11,9 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use support::process::OWN_GROUP;
-use support::*;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use weir_testkit::process::OWN_GROUP;
+use weir_testkit::*;
 
 const MAX: u64 = 120;
 const RESERVE: u64 = 5;

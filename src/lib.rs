@@ -5,8 +5,9 @@
 //!
 //! - words: [`protocol`], [`outcome`], [`client_library`]. Bytes and values; no clock, socket, log or lock.
 //! - decisions: [`identity`], [`admission`], [`upstream`]. `now` goes in, a verdict comes out.
-//! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`], [`worker`]. tokio lives here.
-//! - assembly: [`config`], [`telemetry`], [`admin`], [`server`], [`cli`], and the tools in [`storm`].
+//! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`], [`telemetry`],
+//!   [`worker`]. tokio lives here.
+//! - assembly: [`config`], [`admin`], [`server`], [`cli`], and the tools in [`storm`].
 
 mod admin;
 mod admission;

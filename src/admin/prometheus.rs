@@ -88,6 +88,7 @@ impl Collector for SharedCollector {
         self.refusals(&mut families)?;
         self.closes(&mut families)?;
         self.tls(&mut families)?;
+        self.probes(&mut families)?;
         self.relayed(&mut families)
     }
 }
@@ -157,7 +158,7 @@ impl SharedCollector {
         families.gauge(
             "refusals_delayed",
             "Clients that are being refused now: their refusal is delayed, or they have not closed the connection yet",
-            (admission.delayed() as u32 + self.shared.turned_away.inside()).into(),
+            (admission.delayed() as u32 + self.shared.refusing.inside()).into(),
         )?;
         if let Some(pace) = admission.pace(Instant::now()) {
             families.gauge("pace", "New clients per second that weir sends to the cluster", pace)?;
@@ -243,7 +244,7 @@ impl SharedCollector {
         )?;
         families.single(
             "probes",
-            "Connections that opened and closed without a CONNECT",
+            "Connections that opened and closed without sending anything",
             ConstCounter::new(counters.probes.load(Relaxed)),
         )
     }
@@ -267,6 +268,11 @@ impl SharedCollector {
             "Days until each certificate of a listener expires, negative once it has",
             certificates.collect::<Vec<_>>(),
         )
+    }
+
+    fn probes(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+        let probes = ConstCounter::new(self.shared.counters.probes.load(Relaxed));
+        families.single("probes", "Connections that opened and closed without sending anything", probes)
     }
 
     fn relayed(&self, families: &mut Families<'_, '_>) -> fmt::Result {

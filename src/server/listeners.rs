@@ -12,7 +12,7 @@ use crate::{
     net::socket,
     protocol::websocket::upgrade::Rules,
     server::{ServerError, file_limit::ClientBudget},
-    session::{Listener, Through, Web},
+    session::{Listener, PassthroughListener, WebSocketListener},
     tls::{ListenerTls, Terminator},
 };
 
@@ -72,16 +72,16 @@ impl BoundListener<'_> {
     fn into_listener(self, info: &Arc<ListenerInfo>, budget: &ClientBudget) -> (Vec<TcpListener>, Arc<Listener>) {
         let Self { tls, sockets, config, .. } = self;
         let listener = Listener {
-            face: Arc::clone(info),
-            gate: Limit::new((f64::from(config.max_clients) * budget.share) as u32),
+            info: Arc::clone(info),
+            max_clients: Limit::new((f64::from(config.max_clients) * budget.share) as u32),
             handshake_timeout: config.handshake_timeout,
-            believes: config.accept_proxy_protocol_from.clone(),
+            trusted_proxies: config.accept_proxy_protocol_from.clone(),
             tls,
-            websocket: config.websocket.as_ref().map(|websocket| Web {
+            websocket: config.websocket.as_ref().map(|websocket| WebSocketListener {
                 rules: Rules { secure: config.tls.is_some(), ..websocket.rules.clone() },
-                believes: websocket.accept_forwarded_from.clone(),
+                trusted_proxies: websocket.accept_forwarded_from.clone(),
             }),
-            through: config.passes_through.map(Through::new),
+            passthrough: config.passes_through.map(PassthroughListener::new),
         };
         (sockets, Arc::new(listener))
     }

@@ -169,7 +169,7 @@ fn shared(
         counters: Arc::new(Counters::new(servers.len())),
         flight: Flight::default(),
         sessions: Arc::new(SessionRegistry::default()),
-        turned_away: Limit::new(budget.refusals),
+        refusing: Limit::new(budget.refusals),
         sends_proxy_headers: config.upstream.compatibility.proxy_protocol,
         proxy_key: config.proxy_key.clone(),
         terminators: terminators.collect(),

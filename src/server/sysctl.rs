@@ -1,4 +1,4 @@
-//! Checks at the start the kernel settings that limit how many clients there can be; `docs/kernel.md` explains them.
+//! Checks at the start the kernel settings that limit how many clients there can be; `docs/how-to/kernel.md` explains them.
 
 use std::{fs, str::FromStr};
 

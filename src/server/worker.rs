@@ -35,7 +35,7 @@ pub fn start(
 
 async fn work(sockets: Vec<(TcpListener, Arc<Listener>)>, shared: Arc<Shared>, stop: CancellationToken) {
     let sessions = TaskTracker::new();
-    tokio::spawn(relay::mark_established());
+    tokio::spawn(relay::request_keepalive());
     tokio::spawn(session::upstream_pool::maintain(Arc::clone(&shared)));
     for (socket, listener) in sockets {
         let socket = match socket::on_this_runtime(socket) {
@@ -45,9 +45,9 @@ async fn work(sockets: Vec<(TcpListener, Arc<Listener>)>, shared: Arc<Shared>, s
         let (shared, tracker) = (Arc::clone(&shared), sessions.clone());
         sessions.spawn(accept::accept(socket, stop.child_token(), move |stream, peer| {
             let (shared, listener) = (Arc::clone(&shared), Arc::clone(&listener));
-            match listener.through {
+            match listener.passthrough {
                 None => tracker.spawn(session::serve(shared, listener, stream, peer)),
-                Some(_) => tracker.spawn(session::pass_through(shared, listener, stream, peer)),
+                Some(_) => tracker.spawn(session::serve_passthrough(shared, listener, stream, peer)),
             };
         }));
     }

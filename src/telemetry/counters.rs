@@ -54,7 +54,7 @@ pub struct Counters {
     refused: [AtomicU64; Refusal::ALL.len()],
     closed: [[[AtomicU64; Cause::ALL.len()]; Phase::ALL.len()]; Party::ALL.len()],
     pub bad_logins: BadLogins,
-    /// Connections that opened and closed without a CONNECT.
+    /// Connections that opened and closed without sending anything.
     pub probes: AtomicU64,
     /// Clients that had to wait for their turn.
     pub held: AtomicU64,
