@@ -36,7 +36,7 @@ mod worker;
 pub mod internals {
     pub mod admission {
         pub use crate::admission::{
-            AccountLimits, Admission, Client, Limit, Params, Pass, Quota, QuotaIdentity, Rate, Return, Verdict, Waiter,
+            AccountLimits, Admission, Client, Limit, Params, Quota, QuotaIdentity, Rate, Return, Step, Wait, Waiter,
         };
     }
     pub mod config {
@@ -51,6 +51,8 @@ pub mod internals {
         };
     }
     pub mod upstream {
-        pub use crate::upstream::{Compatibility, Haste, Params, Placement, Reserve, ServerParams, Servers, placement};
+        pub use crate::upstream::{
+            Compatibility, Params, Placement, Reserve, ServerParams, Servers, Urgency, placement,
+        };
     }
 }

@@ -150,15 +150,11 @@ impl SharedCollector {
 
     fn admission(&self, families: &mut Families<'_, '_>) -> fmt::Result {
         let admission = &self.shared.admission;
-        families.gauge(
-            "held",
-            "Clients that wait for their turn now",
-            (admission.held() + admission.booked()) as f64,
-        )?;
+        families.gauge("held", "Clients that wait for their turn now", admission.waiting().held() as f64)?;
         families.gauge(
             "refusals_delayed",
             "Clients that are being refused now: their refusal is delayed, or they have not closed the connection yet",
-            (admission.delayed() as u32 + self.shared.refusing.inside()).into(),
+            (admission.waiting().answered_later as u32 + self.shared.refusing.in_use()).into(),
         )?;
         if let Some(pace) = admission.pace(Instant::now()) {
             families.gauge("pace", "New clients per second that weir sends to the cluster", pace)?;

@@ -22,6 +22,7 @@ fn sample(shared: &Shared) -> Sample {
     for reason in Refusal::ALL {
         refused[reason as usize] = counters.refused(reason);
     }
+    let waiting = shared.admission.waiting();
     Sample {
         unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
         // The first session has id 1.
@@ -29,7 +30,7 @@ fn sample(shared: &Shared) -> Sample {
         admitted: counters.servers.iter().map(|server| server.admitted.load(Relaxed)).sum(),
         held: counters.held.load(Relaxed),
         refused,
-        waiting: (shared.admission.held() + shared.admission.delayed()) as u64,
+        waiting: (waiting.queued + waiting.answered_later) as u64,
         sessions: shared.sessions.len() as u64,
         pace: shared.admission.pace(timer::now()),
     }
@@ -41,7 +42,7 @@ pub async fn record(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         match shared.flight.second(sample(&shared)) {
             None => {}
-            Some(Change::Began) => info!(held = shared.admission.held(), "a storm has begun"),
+            Some(Change::Began) => info!(held = shared.admission.queued(), "a storm has begun"),
             Some(Change::Over(storm)) => log(&storm, "a storm is over"),
         }
         // After a late sample the next second is a whole one: a shorter one would hold fewer clients.

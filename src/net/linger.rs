@@ -158,10 +158,10 @@ mod tests {
             let (accepted, _) = listener.accept().await.unwrap();
             // Without lingering, these unread bytes would make the close a reset.
             client.write_all(b"PING\r\n").await.unwrap();
-            close_detached(accepted.into(), b"-ERR 'no'\r\n", limit.enter().unwrap()).await;
+            close_detached(accepted.into(), b"-ERR 'no'\r\n", limit.try_acquire().unwrap()).await;
             clients.push(client);
         }
-        assert_eq!((count(), limit.inside()), (2, 2));
+        assert_eq!((count(), limit.in_use()), (2, 2));
         for mut client in clients {
             client.write_all(b"PING\r\n").await.unwrap();
             let mut read = Vec::new();
@@ -169,6 +169,6 @@ mod tests {
             assert_eq!(read, b"-ERR 'no'\r\n");
         }
         all_closed().await;
-        assert_eq!(limit.inside(), 0);
+        assert_eq!(limit.in_use(), 0);
     }
 }

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::{
     admin::{self, storm_sampler},
     advertised_info::Shape,
-    cluster::{self, Greeting, Reach, account_lookup::Question, system_account::System},
+    cluster::{self, ClusterAccess, PlainInfo, account_lookup::AccountLookup, system_account::SystemAccount},
     config::Config,
     dispatch,
     net::{socket, timer},
@@ -46,18 +46,18 @@ impl Background {
     pub async fn watch_cluster(
         &self,
         config: &Config,
-        questions: mpsc::Receiver<Question>,
-    ) -> Result<Reach, ServerError> {
+        account_lookups: mpsc::Receiver<AccountLookup>,
+    ) -> Result<ClusterAccess, ServerError> {
         let shared = &self.shared;
         let system = self.open_system_account(config).await?;
-        let reach = Reach { system, tls: shared.servers_tls.clone(), greeting: greeting(config) };
-        self.tasks.spawn(cluster::account_lookup::answer(
+        let access = ClusterAccess { system, tls: shared.servers_tls.clone(), greeting: greeting(config) };
+        self.tasks.spawn(cluster::account_lookup::run(
             Arc::clone(&shared.servers),
             Arc::clone(&shared.advertised_info),
             Arc::clone(&shared.directory),
             Arc::clone(&shared.admission),
-            reach.clone(),
-            questions,
+            access.clone(),
+            account_lookups,
             self.stop(),
         ));
         let upstream = &config.upstream;
@@ -68,22 +68,22 @@ impl Background {
                 upstream.poll_interval,
                 upstream.warn_at,
                 upstream.compatibility,
-                reach.clone(),
+                access.clone(),
                 self.stop(),
             ));
         }
-        Ok(reach)
+        Ok(access)
     }
 
     /// Opens the connection to the system account, where there is a login for it, and starts what depends on it.
-    async fn open_system_account(&self, config: &Config) -> Result<Option<System>, ServerError> {
+    async fn open_system_account(&self, config: &Config) -> Result<Option<SystemAccount>, ServerError> {
         let Some(login) = &config.system_login else { return Ok(None) };
         let shared = &self.shared;
         let addresses: Vec<_> = config.upstream.servers.iter().map(|server| server.address.clone()).collect();
-        let system = System::connect(login, &addresses, shared.servers_tls.as_deref())
+        let system = SystemAccount::connect(login, &addresses, shared.servers_tls.as_deref())
             .await
             .map_err(|err| ServerError::System(err.to_string()))?;
-        self.tasks.spawn(cluster::hear_lame_ducks(
+        self.tasks.spawn(cluster::watch_lame_ducks(
             system.clone(),
             Arc::clone(&shared.servers),
             Arc::clone(&shared.advertised_info),
@@ -102,7 +102,7 @@ impl Background {
     /// Starts handing out turns, renewing certificates, answering signals, and the work of every second.
     pub fn start_housekeeping(&self) -> io::Result<()> {
         let shared = &self.shared;
-        self.tasks.spawn(dispatch::give(Arc::clone(&shared.admission), Arc::clone(&shared.arrived), self.stop()));
+        self.tasks.spawn(dispatch::run(Arc::clone(&shared.admission), Arc::clone(&shared.arrived), self.stop()));
         let has_certificates = !shared.terminators.is_empty() || shared.servers_tls.is_some();
         let reload = has_certificates.then(Arc::<Notify>::default);
         if let Some(reload) = reload.clone() {
@@ -130,23 +130,23 @@ impl Background {
 }
 
 /// What servers send to a connection without TLS, as far as the listeners' `handshake_first` tells.
-fn greeting(config: &Config) -> Greeting {
+fn greeting(config: &Config) -> PlainInfo {
     let mut passing = config.listeners.iter().map(|one| one.passes_through);
     match passing.clone().all(|first| first == Some(HandshakeFirst::Always)) {
-        true => Greeting::None,
-        false if passing.any(|first| first.is_some()) => Greeting::BeforeTls,
-        false => Greeting::Plain,
+        true => PlainInfo::NotSent,
+        false if passing.any(|first| first.is_some()) => PlainInfo::ThenClientTls,
+        false => PlainInfo::NoTls,
     }
 }
 
 /// Waits for up to [`FIRST_READINGS`] until the system account is open, every server has been read once or has failed
 /// to answer (a server that is down keeps nobody waiting), and one server has shown its INFO. From then on placement
 /// knows the capacities, and weir knows whether clients are asked to sign a nonce.
-pub async fn first_readings(shared: &Shared, reach: &Reach) {
+pub async fn first_readings(shared: &Shared, access: &ClusterAccess) {
     let deadline = Instant::now() + FIRST_READINGS;
     let unread = || shared.servers.iter().any(|server| server.may_be_read_soon());
-    let unknown = || shared.advertised_info.shape() == Shape::Unknown && reach.greeting != Greeting::None;
-    let unconnected = || reach.system.as_ref().is_some_and(|system| !system.is_up());
+    let unknown = || shared.advertised_info.shape() == Shape::Unknown && access.greeting != PlainInfo::NotSent;
+    let unconnected = || access.system.as_ref().is_some_and(|system| !system.is_up());
     while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }
@@ -162,7 +162,7 @@ async fn every_second(shared: Arc<Shared>, stop: CancellationToken) {
             let refused = shared.counters.refused_in_all();
             if refused > refused_before {
                 let sessions = shared.sessions.len();
-                info!(refused = refused - refused_before, held = shared.admission.held(), sessions, "refusing");
+                info!(refused = refused - refused_before, held = shared.admission.queued(), sessions, "refusing");
             }
             refused_before = refused;
             let warned = Refusal::ALL.map(|reason| shared.admission.warned().of(reason));

@@ -18,7 +18,6 @@ use std::{
     thread,
 };
 
-use governor::clock::DefaultClock;
 use tokio::{
     runtime,
     sync::{Notify, mpsc},
@@ -29,7 +28,7 @@ use tracing::info;
 use crate::{
     admission::{Admission, Limit},
     advertised_info::AdvertisedInfo,
-    cluster::account_lookup::{MOST_WAITING, Question},
+    cluster::account_lookup::{AccountLookup, MAX_QUEUED},
     config::Config,
     identity::{Directory, Keys},
     net::socket,
@@ -88,7 +87,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
 /// Everything bound and built, nothing running yet.
 struct Assembly {
     shared: Arc<Shared>,
-    questions: mpsc::Receiver<Question>,
+    account_lookups: mpsc::Receiver<AccountLookup>,
     sockets: Vec<WorkerSockets>,
     admin: Option<TcpListener>,
     addresses: Vec<SocketAddr>,
@@ -102,25 +101,25 @@ impl Assembly {
         let mut bound = listeners::bind(config, workers)?;
         let admin = config.monitor.map(listeners::bind_admin).transpose()?;
         listeners::load_tls(&mut bound)?;
-        let (asking, questions) = mpsc::channel(MOST_WAITING);
+        let (asking, account_lookups) = mpsc::channel(MAX_QUEUED);
         let shared = Arc::new(shared(config, &bound, budget, asking)?);
         let addresses = bound.iter().map(|one| one.address).collect();
         let infos = shared.advertised_info.listener_infos();
         let sockets = listeners::by_worker(bound, infos, workers, budget);
-        Ok(Self { shared, questions, sockets, admin, addresses })
+        Ok(Self { shared, account_lookups, sockets, admin, addresses })
     }
 
     async fn run(self, config: &Config) -> Result<(), ServerError> {
-        let Self { shared, questions, sockets, admin, addresses } = self;
+        let Self { shared, account_lookups, sockets, admin, addresses } = self;
         let stop = CancellationToken::new();
         let background = Background::new(Arc::clone(&shared), stop.clone());
-        let reach = background.watch_cluster(config, questions).await?;
+        let access = background.watch_cluster(config, account_lookups).await?;
         background.start_housekeeping()?;
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
         if let Some(socket) = admin {
             background.start_admin(socket)?;
         }
-        first_readings(&shared, &reach).await;
+        first_readings(&shared, &access).await;
 
         let mut threads = Vec::new();
         for (n, sockets) in sockets.into_iter().enumerate() {
@@ -153,15 +152,15 @@ fn shared(
     config: &Config,
     bound: &[BoundListener<'_>],
     budget: &ClientBudget,
-    questions: mpsc::Sender<Question>,
+    account_lookups: mpsc::Sender<AccountLookup>,
 ) -> Result<Shared, ServerError> {
     let servers = Arc::new(Servers::new(&config.upstream));
     let connector = |tls: &ServersTls| Connector::load(tls.clone()).map(Arc::new);
     let servers_tls = config.servers_tls.as_ref().map(connector).transpose().map_err(ServerError::ServersTls)?;
     let terminators = bound.iter().filter_map(|one| Some((one.address, one.tls.clone()?)));
     Ok(Shared {
-        questions,
-        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), DefaultClock::default())),
+        account_lookups,
+        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::new(Notify::new()),
         directory: Arc::new(Directory::new(&config.admission.rules)?),
         keys: Keys::default(),

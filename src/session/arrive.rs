@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use crate::{
-    admission::{Entry, Permit},
-    net::stream::Stream,
+    admission::{AcceptPermit, Permit},
+    net::{stream::Stream, timer::now},
     outcome::{Phase, Refusal},
     protocol::websocket::upgrade::Upgrade,
     session::{
@@ -30,7 +30,7 @@ pub(super) struct Accepted {
     pub stream: Stream,
     pub upgrade: Option<Upgrade>,
     /// The client's place in the limits of its listener and source, or why there is none.
-    pub entry: Result<Entry, Refusal>,
+    pub entry: Result<AcceptPermit, Refusal>,
     /// Counts a refused client until it has been told.
     pub refusing: Option<Permit>,
     /// Goes to the server in front of everything else; empty where servers are not told of clients' addresses.
@@ -67,10 +67,10 @@ impl Arrived {
     pub fn accept_check(self, cx: &Context) -> Result<Accepted, End> {
         let Self { stream, upgrade } = self;
         let proxy_header = cx.proxy_header(stream.tcp());
-        let entry = cx.shared.admission.at_accept(&cx.listener.max_clients, cx.source(), cx.accepted.into_std());
+        let entry = cx.shared.admission.at_accept(&cx.listener.max_clients, cx.source(), now());
         let refusing = match &entry {
             Ok(_) => None,
-            Err(reason) => Some(cx.shared.refusing.enter().ok_or(End::Refused(*reason))?),
+            Err(reason) => Some(cx.shared.refusing.try_acquire().ok_or(End::Refused(*reason))?),
         };
         Ok(Accepted { stream, upgrade, entry, refusing, proxy_header })
     }

@@ -9,33 +9,33 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
-    admission::{Again, Pass},
+    admission::{Failover, Pass},
     advertised_info::Shape,
-    dial::{self, Accepted, Answer, DialError, Dialled, Secured},
-    dispatch::{self, AnyPass},
+    dial::{self, DialError, LoggedIn, LoginReply, ServerConnection, ServerTls},
+    dispatch,
     identity::CredentialKey,
-    net::linger,
+    net::{linger, timer::now},
     outcome::{Cause, Party, Phase, Refusal},
     protocol::{PING, client_preface::PrefaceError, connect::Connect, refusal},
     relay::InfoPolicy,
     session::{
         Shared,
-        context::{Context, End, now, rng},
+        context::{Context, End},
         preface::{self, Downstream, Unfinished},
         refuse::{close_unfinished, refuse_now},
         wait::Admitted,
     },
-    upstream::{Server, Slot, concurrency::baseline::Since},
-    worker,
+    upstream::{Server, Slot, concurrency::baseline::MeasuredFrom},
+    worker::{self, with_rng},
 };
 
 /// A client that a server has let in.
 pub(super) struct Connected {
     pub downstream: Downstream,
-    pub pass: AnyPass,
+    pub pass: Pass,
     pub credential: CredentialKey,
     /// The server's side.
-    pub upstream: Box<Accepted>,
+    pub upstream: Box<LoggedIn>,
     /// What happens to the server's INFOs on their way to the client.
     pub info_policy: InfoPolicy,
 }
@@ -133,24 +133,24 @@ fn login(shared: &Shared, connect: &Connect, nonce: Option<&str>, longest: usize
 /// A client that has signed the nonce of the first, which is `dialled` already, cannot be placed elsewhere: it has to come back.
 async fn connect_with_failover(
     shared: &Shared,
-    mut pass: AnyPass,
-    mut dialled: Option<Box<Dialled>>,
+    mut pass: Pass,
+    mut dialled: Option<Box<ServerConnection>>,
     connect: &Connect,
     header: &[u8],
     answer_by: Instant,
-) -> Result<(AnyPass, Box<Accepted>), NotAnswered> {
+) -> Result<(Pass, Box<LoggedIn>), NotAnswered> {
     let bound = dialled.is_some() && connect.signs();
     let mut tried = Vec::new();
     loop {
         let began = Instant::now();
         let longest = pass.server.server().max_control_line();
         let (opened, since, said) = match dialled.take() {
-            Some(dialled) => (Ok(*dialled), Since::Connect, false),
+            Some(dialled) => (Ok(*dialled), MeasuredFrom::Connect, false),
             None if may_speak_first(shared, header) => {
                 let words = login(shared, connect, None, longest)?;
-                (open(shared, &mut pass.server, &words, answer_by).await, Since::Dial, true)
+                (open(shared, &mut pass.server, &words, answer_by).await, MeasuredFrom::Dial, true)
             }
-            None => (open(shared, &mut pass.server, header, answer_by).await, Since::Dial, false),
+            None => (open(shared, &mut pass.server, header, answer_by).await, MeasuredFrom::Dial, false),
         };
         let answer = match opened {
             // It has signed another nonce, or none: this server would call it a liar.
@@ -167,8 +167,8 @@ async fn connect_with_failover(
             Err(err) => Err(err),
         };
         match answer {
-            Ok(Answer::Pong(accepted)) => return Ok((pass, accepted)),
-            Ok(Answer::Err(line)) => return Err(NotAnswered::ServerError(line)),
+            Ok(LoginReply::Pong(accepted)) => return Ok((pass, accepted)),
+            Ok(LoginReply::Err(line)) => return Err(NotAnswered::ServerError(line)),
             Err(err) if bound => {
                 debug!(server = pass.server.server().name(), %err, "dial failed");
                 return Err(NotAnswered::Refused(Refusal::ServerCapacity));
@@ -226,10 +226,10 @@ async fn place_instead(
 /// Finds a server other than those that were `tried`.
 async fn place_again(shared: &Shared, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
     loop {
-        match shared.admission.place_again(tried, deadline.into_std(), now(), &mut rng()) {
-            Again::Placed(server) => return Ok(server),
-            Again::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
-            Again::Refuse(reason) => return Err(reason),
+        match with_rng(|rng| shared.admission.place_again(tried, deadline.into_std(), now(), rng)) {
+            Failover::Placed(server) => return Ok(server),
+            Failover::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
+            Failover::Refuse(reason) => return Err(reason),
         }
     }
 }
@@ -245,7 +245,7 @@ pub(super) trait Open {
 
 /// As far as the server's INFO, with weir's own TLS where there is any.
 pub(super) struct UntilInfo<'a> {
-    tls: Secured<'a>,
+    tls: ServerTls<'a>,
     words: &'a [u8],
 }
 
@@ -257,9 +257,9 @@ impl<'a> UntilInfo<'a> {
 }
 
 impl Open for UntilInfo<'_> {
-    type Opened = Dialled;
+    type Opened = ServerConnection;
 
-    async fn open(&self, server: &Server, by: Instant) -> Result<Dialled, DialError> {
+    async fn open(&self, server: &Server, by: Instant) -> Result<ServerConnection, DialError> {
         dial::dial(server, self.tls, self.words, by).await
     }
 }
@@ -270,7 +270,7 @@ pub(super) async fn open(
     slot: &mut Slot,
     words: &[u8],
     deadline: Instant,
-) -> Result<Dialled, DialError> {
+) -> Result<ServerConnection, DialError> {
     let dialled = open_as(slot, deadline, &UntilInfo::new(shared, words)).await?;
     shared.advertised_info.learn(slot.server().index(), dialled.info());
     Ok(dialled)
@@ -292,7 +292,7 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
             Err(DialError::Full)
         }
         Err(err) => {
-            if let Some(pause) = server.failed(now(), &mut rng()) {
+            if let Some(pause) = with_rng(|rng| server.failed(now(), rng)) {
                 tracing::warn!(server = server.name(), %err, ?pause, "server ejected");
             }
             Err(err)
@@ -303,17 +303,17 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
 /// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.
 async fn hand_over(
     shared: &Shared,
-    pass: &mut AnyPass,
-    dialled: Dialled,
+    pass: &mut Pass,
+    dialled: ServerConnection,
     words: &[u8],
-    (began, since): (Instant, Since),
+    (began, since): (Instant, MeasuredFrom),
     answer_by: Instant,
-) -> Result<Answer, DialError> {
+) -> Result<LoginReply, DialError> {
     let server = Arc::clone(pass.server.server());
     let names_account = dialled.info().names_account();
     let answer = dialled.handshake(&server, words, names_account, answer_by).await;
     match &answer {
-        Ok(Answer::Pong(_)) => {
+        Ok(LoginReply::Pong(_)) => {
             let took = began.elapsed();
             shared.admission.handshake_finished(pass, took, since, worker::lag(), now());
             shared.counters.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
@@ -323,6 +323,6 @@ async fn hand_over(
         _ => {}
     }
     // Room for the next handshake: whoever waits for that need not wait for a timer.
-    dispatch::give_now(&shared.admission);
+    dispatch::run_now(&shared.admission);
     answer
 }

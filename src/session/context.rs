@@ -10,13 +10,11 @@ use tracing::debug;
 
 use crate::{
     identity::ClientKey,
-    net::timer,
     outcome::{Cause, Close, Party, Phase, Refusal},
     protocol::proxy_header,
     session::{Listener, Shared},
     telemetry::{counters::Totals, storms::Fate},
     upstream::Server,
-    worker,
 };
 
 /// What every stage needs: what the client shares with others, and what is known of it alone.
@@ -66,16 +64,6 @@ impl End {
     }
 }
 
-/// The time as admission takes it.
-pub(super) fn now() -> std::time::Instant {
-    timer::now()
-}
-
-/// A generator of random numbers for one decision, drawn from the one of this worker.
-pub(super) fn rng() -> fastrand::Rng {
-    worker::with_rng(fastrand::Rng::fork)
-}
-
 impl Context {
     /// For a connection that was accepted just now.
     pub fn new(shared: Arc<Shared>, listener: Arc<Listener>, mut peer: SocketAddr) -> Self {
@@ -98,7 +86,7 @@ impl Context {
     /// Until when weir looks for a server for a client of which it knows nothing but its source.
     pub fn unknown_hold_until(&self) -> Instant {
         let accepted = self.accepted.into_std();
-        Instant::from_std(self.shared.admission.patience().deadlines(None, accepted, accepted).hold_until)
+        Instant::from_std(self.shared.admission.deadline_policy().deadlines(None, accepted, accepted).hold_until)
     }
 
     /// The PROXY header that tells a server where this client comes from; empty where servers are not told.

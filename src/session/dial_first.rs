@@ -10,22 +10,27 @@ use tokio::{sync::oneshot, time::Instant};
 use tracing::debug;
 
 use crate::{
-    admission::{Client, Pass, Wait},
+    admission::{AccountSlot, Client, Pass, Wait},
     advertised_info::Shape,
-    dial::{DialError, Dialled},
-    dispatch::{AnyAccountSlot, AnyPass, Turn},
+    dial::{DialError, ServerConnection},
+    dispatch::TurnSender,
     identity::Credential,
-    net::{linger, stream::Stream, timer::sleep_until},
+    net::{
+        linger,
+        stream::Stream,
+        timer::{now, sleep_until},
+    },
     outcome::Refusal,
     protocol::info::Info,
     session::{
         connect_upstream::{UntilInfo, open_any},
-        context::{Context, End, now, rng},
+        context::{Context, End},
         preface::{self, Downstream, Unfinished},
         upstream_pool,
         wait::{Waited, wait},
     },
     upstream::Slot,
+    worker::with_rng,
 };
 
 /// The part of a server's `auth_timeout` in which CONNECT must come from the client; the rest is for the way to the server.
@@ -50,7 +55,7 @@ pub(super) enum DialFirst {
 
 /// A connection to a server that waits for a CONNECT.
 pub(super) struct DialledServer {
-    pub dialled: Dialled,
+    pub dialled: ServerConnection,
     pub slot: Slot,
     /// CONNECT must have come by then.
     pub expires: Instant,
@@ -71,7 +76,7 @@ impl DialledServer {
 /// What the connect check of a client begins with.
 pub(super) enum Begin {
     /// The client has its server already, which has sent the nonce that it signed.
-    Dialled(AnyPass, Box<Dialled>),
+    Dialled(Pass, Box<ServerConnection>),
     /// It takes part in the queue.
     Queue,
     /// It is refused.
@@ -88,7 +93,7 @@ impl DialFirst {
         proxy_header: &[u8],
         refused: Option<Refusal>,
     ) -> Result<Self, End> {
-        let is_wanted = refused.is_none() || cx.shared.admission.lane().is_likely(cx.source(), now());
+        let is_wanted = refused.is_none() || cx.shared.admission.operators().is_likely(cx.source(), now());
         match cx.shared.advertised_info.shape() {
             Shape::ConnectFirst => Ok(Self::NotNeeded),
             Shape::DialFirst if is_wanted => Self::dial(cx, stream, proxy_header).await,
@@ -101,7 +106,7 @@ impl DialFirst {
             return Ok(Self::NoServer(Refusal::SourceRate));
         }
         // Clients in the queue go first, and can use the slot.
-        if cx.shared.admission.held() == 0
+        if cx.shared.admission.queued() == 0
             && let Some(pooled) = upstream_pool::take()
         {
             return Ok(Self::Dialled(pooled));
@@ -141,14 +146,14 @@ impl DialFirst {
         let began = Instant::now();
         let mut prompt_until = Some(began + PROMPT);
         if !source_reputation.is_prompt(cx.source(), began.into_std()) {
-            server.slot.waits();
+            server.slot.await_connect();
             prompt_until = None;
         }
         let why = loop {
             tokio::select! {
                 biased;
                 done = &mut exchange => return done,
-                lost = server.dialled.lost() => {
+                lost = server.dialled.closed() => {
                     let server = server.slot.server();
                     debug!(server = server.name(), %lost, "lost before CONNECT");
                     if matches!(lost, DialError::Full) {
@@ -161,7 +166,7 @@ impl DialFirst {
             if prompt_until.take().is_none() {
                 break Refusal::HoldExpired;
             }
-            server.slot.waits();
+            server.slot.await_connect();
             source_reputation.kept_silent(cx.source(), now());
         };
         let gone = std::mem::replace(self, Self::NoServer(why));
@@ -173,7 +178,7 @@ impl DialFirst {
         let Self::Dialled(server) = self else { return };
         // A server that was told by a PROXY header whose connection it is would take the next client for that one.
         let admission = &cx.shared.admission;
-        let is_free = !cx.shared.sends_proxy_headers && admission.held() == 0 && !admission.is_draining();
+        let is_free = !cx.shared.sends_proxy_headers && admission.queued() == 0 && !admission.is_draining();
         if let Some(server) = if is_free { upstream_pool::put(server) } else { Some(server) } {
             server.close().await;
         }
@@ -196,7 +201,7 @@ impl DialFirst {
             Self::Dialled(server) => server,
         };
         // A slot that is kept for the system account was taken for a client of another.
-        if server.slot.is_in_lane() && !cx.shared.servers.is_system_account(&client.account) {
+        if server.slot.is_from_reserve() && !cx.shared.servers.is_system_account(&client.account) {
             server.close().await;
             return if signs { Begin::Refused(Refusal::ServerCapacity) } else { Begin::Queue };
         }
@@ -221,7 +226,7 @@ impl DialFirst {
             return Begin::Refused(Refusal::HoldExpired);
         }
         let DialledServer { dialled, slot: mut server, .. } = *server;
-        server.goes_on();
+        server.resume_handshake();
         Begin::Dialled(Pass { server, account }, Box::new(dialled))
     }
 }
@@ -230,14 +235,15 @@ impl DialFirst {
 pub(super) async fn turn_by_source(
     cx: &mut Context,
     left: impl Future<Output = ()>,
-) -> Result<Result<AnyPass, Refusal>, End> {
+) -> Result<Result<Pass, Refusal>, End> {
     let shared = &cx.shared;
-    let hold_until = shared.admission.patience().before_info(cx.accepted.into_std());
+    let hold_until = shared.admission.deadline_policy().before_info(cx.accepted.into_std());
     let client = shared.keys.client(cx.source(), shared.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
-    let now = now();
-    let verdict = shared.admission.at_accept_turn(cx.source(), client, hold_until, now, &mut rng(), || Turn(turn));
-    match wait(cx, Wait::of(verdict, now), turn_comes, left).await {
+    let waiter = || TurnSender(turn);
+    let begun =
+        with_rng(|rng| Wait::before_connect(&shared.admission, cx.source(), client, hold_until, now(), rng, waiter));
+    match wait(cx, begun, turn_comes, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),
         Waited::Left(()) => Err(End::Probe),
         Waited::Refused(reason) => Ok(Err(reason)),
@@ -255,7 +261,7 @@ async fn open(cx: &Context, slot: Slot, proxy_header: &[u8]) -> Result<DialledSe
 }
 
 /// Waits until the account of a client may have one more handshake; `false` when it does not in time.
-async fn begin_handshake(account: &mut AnyAccountSlot, until: Instant) -> bool {
+async fn begin_handshake(account: &mut AccountSlot, until: Instant) -> bool {
     while !account.begin_handshake() {
         if Instant::now() >= until {
             return false;

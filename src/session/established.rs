@@ -3,15 +3,17 @@
 use tokio::time::Instant;
 
 use crate::{
-    admission::Entry,
+    admission::AcceptPermit,
+    net::timer::now,
     outcome::Phase,
     relay::{ClientSide, Ended, Relay, ServerSide, Side, registry::Registration},
     session::{
-        context::{Context, End, now, rng},
+        context::{Context, End},
         welcome::AccountPlace,
     },
     telemetry::counters::Totals,
     upstream::Slot,
+    worker::with_rng,
 };
 
 /// A session, with all the places that it holds for as long as it lives.
@@ -20,13 +22,19 @@ pub(super) struct Established<C = ClientSide, S = ServerSide> {
     pub server: Slot,
     account: AccountPlace,
     /// `None` for a client of the system account that the listener had no room for.
-    _entry: Option<Entry>,
+    _entry: Option<AcceptPermit>,
     pub registered: Registration,
 }
 
 impl<C: Side, S: Side> Established<C, S> {
     /// Registers a session, so that a drain ends it.
-    pub fn new(cx: &Context, relay: Relay<C, S>, server: Slot, account: AccountPlace, entry: Option<Entry>) -> Self {
+    pub fn new(
+        cx: &Context,
+        relay: Relay<C, S>,
+        server: Slot,
+        account: AccountPlace,
+        entry: Option<AcceptPermit>,
+    ) -> Self {
         let registered = cx.shared.sessions.register(cx.id);
         // A drain that began after this client's turn has not seen the session.
         if cx.shared.admission.is_draining() {
@@ -75,7 +83,7 @@ impl<C: Side, S: Side> Established<C, S> {
         let _server = if ended.by_server() {
             drop(server);
             let now = Instant::now();
-            let wait = cx.shared.admission.session_lost(now.into_std(), &mut rng());
+            let wait = with_rng(|rng| cx.shared.admission.session_lost(now.into_std(), rng));
             if !wait.is_zero() {
                 relay.outlive_server(now + wait, registered.handle()).await;
             }

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::{
-    admission::{Client, Deadlines, QuotaIdentity},
+    admission::{Client, Deadlines, QuotaIdentity, Wait},
     identity::{Claims, Credential, CredentialKey},
     outcome::Refusal,
     session::{
-        context::{Context, End, rng},
+        context::{Context, End},
         dial_first::DialFirst,
         preface::{Downstream, Greeted},
         refuse::{Refusable, refuse},
     },
     tls,
+    worker::with_rng,
 };
 
 /// A client that admission can judge.
@@ -33,7 +34,7 @@ impl Greeted {
     pub async fn identify(self, cx: &mut Context) -> Result<Identified, End> {
         let Self { downstream, refused, dial_first, proxy_header, connected } = self;
         let connect = &downstream.connect;
-        let policy = cx.shared.admission.patience();
+        let policy = cx.shared.admission.deadline_policy();
         let deadlines = policy.deadlines(connect.lang(), cx.accepted.into_std(), connected.into_std());
         let claims = connect.jwt().and_then(Claims::read);
         let credential = Credential::of(connect, claims.as_ref());
@@ -45,10 +46,11 @@ impl Greeted {
         let may_pass = |reason| reason == Refusal::ListenerFull && cx.shared.servers.is_system_account(&account);
         if let Some(reason) = refused.filter(|reason| !may_pass(*reason)) {
             let until = deadlines.hold_until;
-            let at = cx.shared.admission.moment_to_refuse(reason, until, connected.into_std(), &mut rng());
+            let refused =
+                with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, connected.into_std(), rng));
             dial_first.close().await;
             let Downstream { stream, preface, refusing: _refusing, .. } = downstream;
-            return Err(refuse(cx, Refusable::Nats(stream, preface), reason, Instant::from_std(at)).await);
+            return Err(refuse(cx, Refusable::Nats(stream, preface), reason, refused).await);
         }
         let key = cx.shared.keys.client(cx.source(), credential_key, connect.name());
         cx.log.client = Some(key);
@@ -69,7 +71,7 @@ fn quota_identity(
     downstream: &Downstream,
 ) -> QuotaIdentity {
     let shared = &cx.shared;
-    if shared.admission.patterns().is_empty() {
+    if !shared.admission.has_user_or_name_quotas() {
         return QuotaIdentity::default();
     }
     let user = match credential {

@@ -40,7 +40,10 @@ impl Listener {
 
     /// Counts a connection of which something is read before the accept check.
     pub(super) fn count_before_check(&self, shared: &Shared) -> Result<Permit, End> {
-        self.max_clients.enter().or_else(|| shared.refusing.enter()).ok_or(End::Refused(Refusal::ListenerFull))
+        self.max_clients
+            .try_acquire()
+            .or_else(|| shared.refusing.try_acquire())
+            .ok_or(End::Refused(Refusal::ListenerFull))
     }
 }
 

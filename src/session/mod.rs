@@ -34,12 +34,14 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpStream;
 
-use self::{
-    arrive::arrive,
-    context::{Context, End},
-    established::Established,
+use crate::{
+    session::{
+        arrive::arrive,
+        context::{Context, End},
+        established::Established,
+    },
+    telemetry::counters::Totals,
 };
-use crate::telemetry::counters::Totals;
 
 pub use self::{
     listener::{Listener, WebSocketListener},

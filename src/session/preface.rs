@@ -9,8 +9,11 @@ use tokio::{
 };
 
 use crate::{
-    admission::{Entry, Permit},
-    net::{stream::Stream, timer::timeout_at},
+    admission::{AcceptPermit, Permit, Wait},
+    net::{
+        stream::Stream,
+        timer::{now, timeout_at},
+    },
     outcome::Refusal,
     protocol::{
         client_preface::{Preface, PrefaceError},
@@ -19,11 +22,12 @@ use crate::{
     session::{
         arrive::Accepted,
         client_tls::{self, Lost},
-        context::{Context, End, now, rng},
+        context::{Context, End},
         dial_first::DialFirst,
         refuse::{Refusable, refuse},
         websocket_upgrade,
     },
+    worker::with_rng,
 };
 
 /// The client's side of a session that is on its way: what it has said, and the places that it has taken.
@@ -33,7 +37,7 @@ pub(super) struct Downstream {
     /// What the client sent behind CONNECT.
     pub preface: Preface,
     /// `None` for a client of the system account that the listener has no room for.
-    pub entry: Option<Entry>,
+    pub entry: Option<AcceptPermit>,
     /// Counts a client that the accept check refused.
     pub refusing: Option<Permit>,
 }
@@ -62,8 +66,8 @@ impl Accepted {
             (Some(upgrade), None) => websocket_upgrade::accept(stream, upgrade).await?,
             (Some(_), Some(reason)) => {
                 let until = cx.connect_by().into_std();
-                let at = cx.shared.admission.moment_to_refuse(reason, until, now(), &mut rng());
-                return Err(refuse(cx, Refusable::Http(stream), reason, Instant::from_std(at)).await);
+                let refused = with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, now(), rng));
+                return Err(refuse(cx, Refusable::Http(stream), reason, refused).await);
             }
         };
         let mut dial_first = DialFirst::begin(cx, &stream, &proxy_header, refused).await?;

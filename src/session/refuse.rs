@@ -4,6 +4,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
+    admission::Step,
+    dispatch::SessionWait,
     net::{linger, stream::Stream, timer::sleep_until},
     outcome::{Phase, Refusal},
     protocol::{
@@ -38,8 +40,17 @@ enum Early {
     Speaks,
 }
 
-/// Refuses a client at `at`, or notices that it leaves before.
-pub(super) async fn refuse(cx: &mut Context, mut client: Refusable, reason: Refusal, at: Instant) -> End {
+/// Refuses a client at the moment that admission has chosen, or notices that it leaves before. It counts as waiting until then.
+pub(super) async fn refuse(
+    cx: &mut Context,
+    mut client: Refusable,
+    reason: Refusal,
+    (_counted, step): (SessionWait, Step),
+) -> End {
+    let at = match step {
+        Step::Wait(at) => Instant::from_std(at),
+        Step::Refuse(_) | Step::Dial(_) | Step::Gone => Instant::now(),
+    };
     let early = tokio::select! {
         biased;
         () = sleep_until(at) => None,
@@ -76,7 +87,7 @@ impl Refusable {
 
     async fn tell(self, cx: &mut Context, reason: Refusal) -> End {
         match self {
-            Self::Nats(stream, _) => match cx.shared.refusing.enter() {
+            Self::Nats(stream, _) => match cx.shared.refusing.try_acquire() {
                 Some(permit) => linger::close_detached(stream, refusal::line(reason), permit).await,
                 // The client still has its place in the limit of its listener, or among those who are refused.
                 None => linger::close_with(stream, refusal::line(reason)).await,

@@ -10,8 +10,8 @@ use tokio::sync::{Notify, mpsc};
 use crate::{
     admission::Limit,
     advertised_info::AdvertisedInfo,
-    cluster::account_lookup::Question,
-    dispatch::AnyAdmission,
+    cluster::account_lookup::AccountLookup,
+    dispatch::SessionAdmission,
     identity::{Directory, Keys, trusted_proxy::ProxyKey},
     relay::registry::SessionRegistry,
     telemetry::{counters::Counters, storms::Flight},
@@ -25,7 +25,7 @@ pub struct Shared {
     /// The servers.
     pub servers: Arc<Servers>,
     /// Who gets in, and when.
-    pub admission: Arc<AnyAdmission>,
+    pub admission: Arc<SessionAdmission>,
     /// Notified when a client begins to wait for its turn.
     pub arrived: Arc<Notify>,
     /// Whose credentials belong to which account.
@@ -33,7 +33,7 @@ pub struct Shared {
     /// Makes keys of credentials and clients.
     pub keys: Keys,
     /// Where accounts are asked for that a server did not name.
-    pub questions: mpsc::Sender<Question>,
+    pub account_lookups: mpsc::Sender<AccountLookup>,
     /// The servers' INFO.
     pub advertised_info: Arc<AdvertisedInfo>,
     /// Counters.

@@ -10,9 +10,9 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     dial::DialError,
-    net::timer::{self, sleep_until},
+    net::timer::{now, sleep_until},
     session::{Shared, dial_first::DialledServer},
-    upstream::placement::Rank,
+    upstream::placement::Tier,
     worker,
 };
 
@@ -38,7 +38,7 @@ fn with_pool<T>(work: impl FnOnce(&Pool) -> T) -> T {
 
 /// Keeps a connection until a client takes it, its server ends it, or its time is up. Returns it when it is not worth keeping.
 pub(super) fn put(mut server: Box<DialledServer>) -> Option<Box<DialledServer>> {
-    if server.slot.is_in_lane() || server.expires < Instant::now() + 2 * LEAST_TIME_LEFT {
+    if server.slot.is_from_reserve() || server.expires < Instant::now() + 2 * LEAST_TIME_LEFT {
         return Some(server);
     }
     with_pool(|pool| {
@@ -46,7 +46,7 @@ pub(super) fn put(mut server: Box<DialledServer>) -> Option<Box<DialledServer>> 
         if idle.len() >= MOST_POOLED {
             return Some(server);
         }
-        server.slot.waits();
+        server.slot.await_connect();
         server.expires -= LEAST_TIME_LEFT;
         idle.push(*server);
         pool.grown.notify_one();
@@ -63,7 +63,7 @@ pub(super) fn take() -> Option<Box<DialledServer>> {
             let mut taken = idle.remove(at);
             if !is_lost(&mut taken) {
                 taken.expires += LEAST_TIME_LEFT;
-                taken.slot.goes_on();
+                taken.slot.resume_handshake();
                 return Some(Box::new(taken));
             }
         }
@@ -109,14 +109,14 @@ impl Drop for ClearOnDrop {
 }
 
 fn is_usable(one: &DialledServer, now: Instant) -> bool {
-    now < one.expires && one.slot.server().view(now.into_std()).rank == Rank::Eligible
+    now < one.expires && one.slot.server().view(now.into_std()).tier == Tier::Eligible
 }
 
 /// Whether the server has ended the connection, as far as weir has read.
 fn is_lost(one: &mut DialledServer) -> bool {
-    let Some(lost) = one.dialled.lost().now_or_never() else { return false };
+    let Some(lost) = one.dialled.closed().now_or_never() else { return false };
     if matches!(lost, DialError::Full) {
-        one.slot.server().said_full(timer::now());
+        one.slot.server().said_full(now());
     }
     true
 }

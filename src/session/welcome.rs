@@ -3,19 +3,18 @@
 use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use crate::{
-    admission::Pass,
-    cluster::account_lookup::Question,
-    dial::Accepted,
-    dispatch::{AnyAccountSlot, AnyPass},
+    admission::{AccountSlot, Pass},
+    cluster::account_lookup::AccountLookup,
+    dial::LoggedIn,
     identity::CredentialKey,
-    net::linger,
+    net::{linger, timer::now},
     outcome::{Cause, Party, Phase, Refusal},
     protocol::{OK, PONG, client_preface::Preface, connect::Connect},
     relay::{ClientSide, InfoPolicy, Relay, ServerSide},
     session::{
         Shared,
         connect_upstream::Connected,
-        context::{Context, End, now},
+        context::{Context, End},
         established::Established,
         preface::Downstream,
         refuse::refuse_now,
@@ -46,7 +45,7 @@ impl Connected {
         let server = Arc::clone(pass.server.server());
         pass.account.session_began();
         if server.is_system_account(pass.account.account().name()) {
-            cx.shared.admission.lane().verified(cx.source(), now());
+            cx.shared.admission.operators().verified(cx.source(), now());
         }
         cx.log.account = Some(Arc::clone(pass.account.account().name()));
 
@@ -59,7 +58,7 @@ impl Connected {
             cx.record_fate(Fate::Admitted);
         }
         let Downstream { stream, preface, entry, .. } = downstream;
-        let Accepted { stream: to_server, rest, .. } = *upstream;
+        let LoggedIn { stream: to_server, rest, .. } = *upstream;
         let from_client = ClientSide::new(server.max_control_line());
         let info = Arc::clone(&cx.listener.info);
         let from_server = ServerSide::new(welcome.behind_pong, info_policy, info, cx.source(), server);
@@ -83,7 +82,7 @@ impl Welcome {
         cx: &Context,
         connect: &Connect,
         preface: &mut Preface,
-        upstream: &Accepted,
+        upstream: &LoggedIn,
         info_policy: InfoPolicy,
     ) -> Self {
         let write_info = |out: &mut Vec<u8>| cx.listener.info.rewrite(&upstream.info, cx.source(), out);
@@ -116,9 +115,9 @@ struct UnknownAccount {
 /// where the server does not say.
 fn settle_account(
     shared: &Shared,
-    pass: &mut AnyPass,
+    pass: &mut Pass,
     credential: CredentialKey,
-    upstream: &Accepted,
+    upstream: &LoggedIn,
 ) -> Result<Option<UnknownAccount>, Refusal> {
     let Some(named) = upstream.info.remote_account() else {
         let client_id = upstream.info.client_id().filter(|_| !shared.directory.has_learned(credential));
@@ -136,29 +135,29 @@ fn settle_account(
 
 /// The place of a session in its account, for as long as it lives.
 pub(super) struct AccountPlace {
-    own: Option<AnyAccountSlot>,
+    own: Option<AccountSlot>,
     /// Where the account is asked for: the answer moves the place there.
-    _asked: Option<Arc<Mutex<AnyAccountSlot>>>,
+    _asked: Option<Arc<Mutex<AccountSlot>>>,
 }
 
 impl AccountPlace {
     /// In an account that is known.
-    pub fn known(account: AnyAccountSlot) -> Self {
+    pub fn known(account: AccountSlot) -> Self {
         Self { own: Some(account), _asked: None }
     }
 
     /// Asks for the account where it is unknown.
-    fn new(shared: &Shared, account: AnyAccountSlot, unknown: Option<UnknownAccount>) -> Self {
+    fn new(shared: &Shared, account: AccountSlot, unknown: Option<UnknownAccount>) -> Self {
         let Some(UnknownAccount { server, client_id, credential }) = unknown else { return Self::known(account) };
         let asked = Arc::new(Mutex::new(account));
-        let question = Question { server, client_id, credential, slot: Arc::downgrade(&asked) };
+        let question = AccountLookup { server, client_id, credential, slot: Arc::downgrade(&asked) };
         // When too many questions wait, this one is asked at the credential's next login.
-        let _ = shared.questions.try_send(question);
+        let _ = shared.account_lookups.try_send(question);
         Self { own: None, _asked: Some(asked) }
     }
 
     /// Whether nothing that it counts for has a limit of connections, as far as weir knows.
     pub fn is_unlimited(&self) -> bool {
-        self.own.as_ref().is_some_and(AnyAccountSlot::is_unlimited)
+        self.own.as_ref().is_some_and(AccountSlot::is_unlimited)
     }
 }

@@ -17,8 +17,8 @@ use crate::{
         Params, Reserve, ServerParams, Slot,
         concurrency::limit::{self, ConcurrencyLimit},
         health::{Health, Standing},
-        load::{Load, Mark},
-        placement::{Rank, View},
+        load::{Load, ReadingEpoch},
+        placement::{Tier, View},
         snapshot::{Epoch, Moment, Shown, Sight},
     },
 };
@@ -247,7 +247,7 @@ impl Server {
 
     /// Whether a client may be sent there now.
     pub fn is_up(&self, now: Instant) -> bool {
-        self.view(now).rank == Rank::Eligible
+        self.view(now).tier == Tier::Eligible
     }
 
     /// How placement sees it.
@@ -261,12 +261,12 @@ impl Server {
         let shown = self.sight.look();
         let handshake_limit = if moment < shown.grown_at { self.limit_while_young(now) } else { shown.handshake_limit };
         View {
-            rank: shown.rank(moment),
+            tier: shown.tier(moment),
             projected: self.load.projected(),
             ceiling: self.load.ceiling(),
             handshakes: self.load.handshakes(),
             handshake_limit,
-            is_lively: moment < shown.lively_until,
+            frees_up_soon: moment < shown.lively_until,
         }
     }
 
@@ -306,7 +306,7 @@ impl Server {
     }
 
     /// Whether no more than one handshake is under way, so that it takes what it takes alone.
-    pub fn is_undisturbed(&self) -> bool {
+    pub fn is_uncontended(&self) -> bool {
         self.load.handshakes() <= 1
     }
 
@@ -334,8 +334,8 @@ impl Server {
     }
 
     /// Takes one of the slots that are kept free for the system account.
-    pub fn reserve_in_lane(server: &Arc<Self>) -> Option<Slot> {
-        server.load.reserve_in_lane().then(|| Slot::in_lane(Arc::clone(server)))
+    pub fn take_from_reserve(server: &Arc<Self>) -> Option<Slot> {
+        server.load.take_from_reserve().then(|| Slot::in_lane(Arc::clone(server)))
     }
 
     /// Whether this is the name of its system account, as far as it has said.
@@ -344,11 +344,11 @@ impl Server {
     }
 
     /// Takes a reading in; `mark` was taken before the poll was sent. Returns whether the server is another process than before.
-    pub fn read(&self, now: Instant, mark: Mark, reading: Reading) -> bool {
+    pub fn read(&self, now: Instant, mark: ReadingEpoch, reading: Reading) -> bool {
         let own = reading.max_connections.unwrap_or(u32::MAX);
         let capacity = self.params.max_connections.map_or(own, |cap| cap.min(own));
         self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
-        self.load.reading(mark, reading.connections);
+        self.load.reconcile(mark, reading.connections);
         self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);
         let _ = self.name.set(reading.server_name.clone());
         if let Some(account) = &reading.system_account {

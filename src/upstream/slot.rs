@@ -39,7 +39,7 @@ impl Slot {
     }
 
     /// Whether it is one of those kept free for the system account.
-    pub fn is_in_lane(&self) -> bool {
+    pub fn is_from_reserve(&self) -> bool {
         self.in_lane
     }
 
@@ -70,7 +70,7 @@ impl Slot {
     }
 
     /// The client's CONNECT is waited for: that is no load on the server, however long the client takes.
-    pub fn waits(&mut self) {
+    pub fn await_connect(&mut self) {
         if self.stage == Stage::Opened {
             self.stage = Stage::Waiting;
             self.server.load().handshake_over();
@@ -78,7 +78,7 @@ impl Slot {
     }
 
     /// The client's CONNECT has come: the handshake goes on.
-    pub fn goes_on(&mut self) {
+    pub fn resume_handshake(&mut self) {
         if self.stage == Stage::Waiting {
             self.stage = Stage::Opened;
             self.server.load().handshake_goes_on();

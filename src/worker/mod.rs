@@ -18,7 +18,6 @@ use std::{
 
 use fastrand::Rng;
 
-pub use self::{lag::Lag, one_task::OneTask, scratch::Scratch};
 use crate::{
     net::{linger::Lingering, timer::Timer, websocket::Buffers},
     relay::{Buffer, LateKeepalive},
@@ -26,6 +25,7 @@ use crate::{
     tls::Budget,
 };
 
+pub use self::{lag::Lag, one_task::OneTask, scratch::Scratch};
 /// The state of one worker. Everything in it is used by closures that do not wait, so no borrow outlives a poll.
 #[derive(Default)]
 pub struct Local {

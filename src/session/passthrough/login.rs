@@ -115,10 +115,10 @@ async fn follow(session: &mut Unread, login: &mut Login) -> Option<Ended> {
         };
         match turned {
             Err(_) => {
-                server.waits();
+                server.await_connect();
                 login.prompt_until = None;
             }
-            Ok(None) => server.goes_on(),
+            Ok(None) => server.resume_handshake(),
             Ok(Some(ended)) => {
                 if login.asked.is_some_and(|asked| !ended.by_server() && asked.elapsed() > PROMPT) {
                     server.server().handshake_timed_out();
@@ -134,13 +134,13 @@ async fn follow(session: &mut Unread, login: &mut Login) -> Option<Ended> {
 fn finish(cx: &Context, session: &mut Unread, login: &Login, finished: Instant) {
     let server = &mut session.server;
     if let Some(passthrough) = &cx.listener.passthrough {
-        let undisturbed = server.server().is_undisturbed();
+        let undisturbed = server.server().is_uncontended();
         let mut baseline = passthrough.baseline.lock().unwrap_or_else(PoisonError::into_inner);
-        let should = baseline.sample(finished.into_std(), login.took, worker::lag(), undisturbed);
-        cx.shared.admission.opaque_handshake_finished(server, login.took, should, finished.into_std());
+        let should = baseline.record(finished.into_std(), login.took, worker::lag(), undisturbed);
+        cx.shared.admission.passthrough_handshake_finished(server, login.took, should, finished.into_std());
     }
     server.session_began();
-    dispatch::give_now(&cx.shared.admission);
+    dispatch::run_now(&cx.shared.admission);
 }
 
 #[cfg(test)]

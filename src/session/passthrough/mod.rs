@@ -10,10 +10,14 @@ use std::{net::SocketAddr, pin::pin, sync::Arc};
 use tokio::net::TcpStream;
 
 use crate::{
-    dial::{self, DialError, Secured},
-    dispatch::AnyPass,
+    admission::{Pass, Wait},
+    dial::{self, DialError, ServerTls},
     identity::Credential,
-    net::{linger, stream::Stream, timer::timeout_at},
+    net::{
+        linger,
+        stream::Stream,
+        timer::{now, timeout_at},
+    },
     outcome::{Party, Phase, Refusal},
     protocol::{client_hello::FirstBytes, info::Info, refusal},
     relay::{Ended, Passthrough, Relay},
@@ -21,7 +25,7 @@ use crate::{
         Listener, Shared,
         arrive::{Accepted, arrive},
         connect_upstream::{Open, open_any},
-        context::{Context, End, now, rng},
+        context::{Context, End},
         dial_first::turn_by_source,
         established::Established,
         preface::{self, Unfinished},
@@ -31,6 +35,7 @@ use crate::{
     telemetry::counters::Totals,
     tls::{self, HandshakeFirst},
     upstream::Server,
+    worker::with_rng,
 };
 
 pub use self::login::PassthroughListener;
@@ -70,8 +75,8 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
         Ok(opened) => opened,
         Err(reason) => {
             let until = cx.unknown_hold_until().into_std();
-            let at = cx.shared.admission.moment_to_refuse(reason, until, now(), &mut rng());
-            return Err(refuse(cx, Refusable::Passthrough(client), reason, at.into()).await);
+            let refused = with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, now(), rng));
+            return Err(refuse(cx, Refusable::Passthrough(client), reason, refused).await);
         }
     };
     cx.log.server = Some(Arc::clone(pass.server.server()));
@@ -89,7 +94,7 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
     let relay = Relay::new((stream, Passthrough::from_client(), b""), (to_server, from_server, b""), counters);
     // Nothing has been read yet that could be a reason to end.
     let relay = relay.map_err(|(_, ended)| End::closed(ended.party, Phase::Dial, ended.cause))?;
-    let AnyPass { server, account } = pass;
+    let Pass { server, account } = pass;
     Ok(Box::new(Established::new(cx, relay, server, AccountPlace::known(account), entry.ok())))
 }
 
@@ -106,7 +111,7 @@ struct Opened {
     stream: Stream,
     /// The server's INFO; `None` where TLS comes first.
     info: Option<Arc<Info>>,
-    pass: AnyPass,
+    pass: Pass,
 }
 
 /// Opens a server's connection as far as the client's own TLS goes on from.
@@ -123,7 +128,7 @@ impl Open for UntilTls<'_> {
         if self.tls_first {
             return Ok((dial::connect(server, self.proxy_header, by).await?.into(), None));
         }
-        let dialled = dial::dial(server, Secured::ByClient, self.proxy_header, by).await?;
+        let dialled = dial::dial(server, ServerTls::Client, self.proxy_header, by).await?;
         if !dialled.info().does_tls() {
             return Err(DialError::NotNats("it speaks no TLS: there is nothing to pass through"));
         }
@@ -178,7 +183,7 @@ impl PassthroughClient {
         if cx.shared.admission.source_reputation().is_damped(cx.source(), now()) {
             return Ok(Err(Refusal::SourceRate));
         }
-        let AnyPass { server, account } = match turn_by_source(cx, self.left()).await? {
+        let Pass { server, account } = match turn_by_source(cx, self.left()).await? {
             Ok(pass) => pass,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -202,7 +207,7 @@ impl PassthroughClient {
         if let Some(info) = &info {
             cx.shared.advertised_info.learn(server.server().index(), info);
         }
-        Ok(Ok(Opened { stream, info, pass: AnyPass { server, account } }))
+        Ok(Ok(Opened { stream, info, pass: Pass { server, account } }))
     }
 
     /// Refuses the client. Words are of no use to a client that expects TLS, and INFO without TLS would have some send their

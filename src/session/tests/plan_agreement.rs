@@ -1,6 +1,6 @@
 //! The same storm twice, both in virtual time: by what sessions wait with (`wait`, the tasks and the timers that give turns),
 //! and by `weir plan`. Both go through the same doors; what is held against each other is how they turn a step into waiting. Not
-//! with a configured rate: the token buckets of sessions run by the real clock.
+//! with a configured rate.
 
 use std::{
     future::pending,
@@ -18,16 +18,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::{Admission, Client, Deadlines, Limit, QuotaIdentity, Wait},
+    admission::{Admission, Client, Deadlines, Limit, Pass, QuotaIdentity, Wait},
     advertised_info::{AdvertisedInfo, Security},
     client_library::{
         behaviour::{Ending, Memory, Next},
         table::{ALL, Library, Like},
     },
     config::{Config, ServerArg},
-    dispatch::{self, AnyPass, Turn},
+    dispatch::{self, TurnSender},
     identity::{ClientKey, Directory, Keys, UNKNOWN_ACCOUNT},
-    net::timer::TICK,
+    net::timer::{self, TICK},
     session::{
         Listener, Shared,
         context::Context,
@@ -35,8 +35,7 @@ use crate::{
     },
     storm::plan::{Discipline, Outcome, Plan, reading},
     telemetry::counters::Counters,
-    upstream::{self, Servers, concurrency::baseline::Since},
-    worker,
+    upstream::{self, Servers, concurrency::baseline::MeasuredFrom},
 };
 
 /// Where the clients come from, and what they come to.
@@ -82,11 +81,11 @@ fn shared(config: &Config) -> Arc<Shared> {
     let servers = Arc::new(Servers::new(&cluster));
     let listener = [(NOWHERE, Vec::new(), Security::None)];
     Arc::new(Shared {
-        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), Default::default())),
+        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::default(),
         directory: Arc::new(Directory::new(&[]).unwrap()),
         keys: Keys::default(),
-        questions: mpsc::channel(1).0,
+        account_lookups: mpsc::channel(1).0,
         advertised_info: Arc::new(AdvertisedInfo::new(listener, servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
         flight: Default::default(),
@@ -134,35 +133,29 @@ impl Far {
 /// A reading of each server each second, and sweeping.
 async fn read(shared: Arc<Shared>, far: Arc<Vec<Far>>) {
     loop {
-        let now = Instant::now().into_std();
+        let now = timer::now();
         shared.admission.sweep(now);
         for (server, far) in shared.servers.iter().zip(&*far) {
-            server.read(now, server.load().mark(), reading(far.connections.load(Relaxed), CLIENTS));
+            server.read(now, server.load().begin_reading(), reading(far.connections.load(Relaxed), CLIENTS));
         }
         sleep(Duration::from_secs(1)).await;
     }
 }
 
 /// One client until it is in; returns its tries.
-async fn client(
-    shared: &Arc<Shared>,
-    listener: &Arc<Listener>,
-    far: &[Far],
-    n: u32,
-    library: &Library,
-) -> (u64, AnyPass) {
+async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: u32, library: &Library) -> (u64, Pass) {
     let (mut memory, mut rng) = (Memory::default(), fastrand::Rng::new());
     for tries in 1.. {
         let accepted = Instant::now();
         let now = accepted.into_std();
         let Deadlines { hold_until, answer_by, returns } =
-            shared.admission.patience().deadlines(Some(library.lang), now, now);
+            shared.admission.deadline_policy().deadlines(Some(library.lang), now, now);
         let client = ClientKey::from_raw(u64::from(n));
         let quota_identity = QuotaIdentity::default();
         let client =
             Client { account: UNKNOWN_ACCOUNT.into(), key: client, quota_identity, hold_until, answer_by, returns };
         let (turn, turn_comes) = oneshot::channel();
-        let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || Turn(turn));
+        let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || TurnSender(turn));
         let mut cx = Context::new(Arc::clone(shared), Arc::clone(listener), NOWHERE);
         if let Waited::Turn(mut pass) = wait(&mut cx, begun, turn_comes, pending::<()>()).await {
             let (began, server) = (Instant::now(), Arc::clone(pass.server.server()));
@@ -173,17 +166,17 @@ async fn client(
                 shared.admission.handshake_finished(
                     &mut pass,
                     began.elapsed(),
-                    Since::Dial,
+                    MeasuredFrom::Dial,
                     Duration::ZERO,
-                    Instant::now().into_std(),
+                    timer::now(),
                 );
                 pass.account.session_began();
-                dispatch::give_now(&shared.admission);
+                dispatch::run_now(&shared.admission);
                 return (tries, pass);
             }
             shared.admission.handshake_cut_off(&pass, began.elapsed());
             drop(pass);
-            dispatch::give_now(&shared.admission);
+            dispatch::run_now(&shared.admission);
         }
         match library.failed(&mut memory, 1, Ending::Refused(0), accepted.elapsed(), &mut rng) {
             Next::TryAfter(wait) => sleep(wait).await,
@@ -198,7 +191,7 @@ type Result = [f64; 4];
 
 /// By the sessions' own means.
 fn for_real(library: &'static Library, seed: u64) -> Result {
-    worker::seed(seed);
+    fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let (shared, began) = (shared(&config()), Instant::now());
@@ -206,7 +199,7 @@ fn for_real(library: &'static Library, seed: u64) -> Result {
         tokio::spawn(read(Arc::clone(&shared), Arc::clone(&far)));
         tokio::task::yield_now().await;
         let (admission, arrived) = (Arc::clone(&shared.admission), Arc::clone(&shared.arrived));
-        tokio::spawn(dispatch::give(admission, arrived, CancellationToken::new()));
+        tokio::spawn(dispatch::run(admission, arrived, CancellationToken::new()));
         let listener = listener(&shared);
         let clients = (0..CLIENTS).map(|n| {
             let (shared, listener, far) = (Arc::clone(&shared), Arc::clone(&listener), Arc::clone(&far));
