@@ -369,7 +369,7 @@ async fn system(
 /// whether clients are asked to sign.
 async fn first_readings(shared: &Shared, access: &ClusterAccess) {
     let deadline = Instant::now() + FIRST_READINGS;
-    let unread = || shared.servers.iter().any(|server| server.may_be_read_soon());
+    let unread = || shared.servers.iter().any(|server| server.awaits_first_reading());
     let unknown = || shared.advertised_info.shape() == Shape::Unknown && access.greeting != PlainInfo::NotSent;
     let unconnected = || access.system.as_ref().is_some_and(|system| !system.is_up());
     while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
