@@ -12,7 +12,7 @@ pub struct ClusterAccess {
     /// weir's own TLS towards the servers, if they want it.
     pub tls: Option<Arc<Connector>>,
     /// What the servers' INFO means where weir has no TLS of its own.
-    pub greeting: PlainInfo,
+    pub plain_info: PlainInfo,
 }
 
 /// What a server sends to a connection without TLS.
@@ -29,7 +29,7 @@ pub enum PlainInfo {
 impl ClusterAccess {
     /// How a server is dialled to read its INFO; `None` if weir cannot read it.
     pub(super) fn server_tls(&self) -> Option<ServerTls<'_>> {
-        match (&self.tls, self.greeting) {
+        match (&self.tls, self.plain_info) {
             (Some(tls), _) => Some(ServerTls::Weir(tls)),
             (None, PlainInfo::NoTls) => Some(ServerTls::None),
             (None, PlainInfo::ThenClientTls) => Some(ServerTls::Client),

@@ -239,8 +239,11 @@ impl Parts {
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
         let system = self::system(config, &shared, &background, &stop).await?;
-        let access =
-            ClusterAccess { system: system.clone(), tls: shared.servers_tls.clone(), greeting: self::greeting(config) };
+        let access = ClusterAccess {
+            system: system.clone(),
+            tls: shared.servers_tls.clone(),
+            plain_info: self::plain_info(config),
+        };
         background.spawn(cluster::account_lookup::run(
             Arc::clone(&shared.servers),
             Arc::clone(&advertised_info),
@@ -251,14 +254,14 @@ impl Parts {
             stop.child_token(),
         ));
         for server in shared.servers.iter() {
-            let (interval, warn_at, wants) =
+            let (interval, warn_at, compatibility) =
                 (config.upstream.poll_interval, config.upstream.warn_at, config.upstream.compatibility);
             background.spawn(cluster::watch(
                 Arc::clone(server),
                 Arc::clone(&advertised_info),
                 interval,
                 warn_at,
-                wants,
+                compatibility,
                 access.clone(),
                 stop.child_token(),
             ));
@@ -325,8 +328,8 @@ fn terminators(bound: &[Bound<'_>]) -> Result<Vec<Option<Arc<Terminator>>>, Serv
     bound.iter().map(load).collect()
 }
 
-/// What the servers say to whoever connects without TLS, as far as the listeners tell.
-fn greeting(config: &Config) -> PlainInfo {
+/// What the servers send to a connection without TLS, as far as the listeners tell.
+fn plain_info(config: &Config) -> PlainInfo {
     let mut passing = config.listeners.iter().map(|one| one.passes_through);
     match passing.clone().all(|first| first == Some(HandshakeFirst::Always)) {
         true => PlainInfo::NotSent,
@@ -370,7 +373,7 @@ async fn system(
 async fn first_readings(shared: &Shared, access: &ClusterAccess) {
     let deadline = Instant::now() + FIRST_READINGS;
     let unread = || shared.servers.iter().any(|server| server.awaits_first_reading());
-    let unknown = || shared.advertised_info.shape() == Shape::Unknown && access.greeting != PlainInfo::NotSent;
+    let unknown = || shared.advertised_info.shape() == Shape::Unknown && access.plain_info != PlainInfo::NotSent;
     let unconnected = || access.system.as_ref().is_some_and(|system| !system.is_up());
     while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;

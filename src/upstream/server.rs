@@ -231,7 +231,7 @@ impl Server {
         self.system_account.get().is_some_and(|name| name == account)
     }
 
-    /// It said `maximum connections exceeded`: others took what looked free.
+    /// It said `maximum connections exceeded`: others took what looked free (docs/contract.md, towards servers 2).
     pub fn said_full(&self, now: Instant) {
         self.change(|state| state.full_until = Some(now + FULL_FOR));
     }
