@@ -5,13 +5,10 @@
 //! `callout MICROSECONDS` prints the configuration that servers need, and an empty line. Then it reads one server's
 //! address per line, prints `ready`, and answers each server's requests one at a time, for as long as its input lasts.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::{process::ExitCode, time::Duration};
 
-use support::callout::Callout;
 use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
+use weir_testkit::callout::Callout;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

@@ -1,4 +1,4 @@
-//! Servers for `benches/doors.rs` and `examples/bench_instructions.rs` to choose from.
+//! Servers for `benches/admission.rs` and `examples/bench_instructions.rs` to choose from.
 
 use std::{sync::Arc, time::Duration};
 

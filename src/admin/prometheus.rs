@@ -146,11 +146,11 @@ impl FromShared {
 
     fn admission(&self, families: &mut Families<'_, '_>) -> fmt::Result {
         let admission = &self.shared.admission;
-        families.gauge("held", "Clients that wait for their turn", (admission.held() + admission.booked()) as f64)?;
+        families.gauge("held", "Clients that wait for their turn", admission.waiting().held() as f64)?;
         families.gauge(
             "refusals_delayed",
             "Clients that are being refused: their answer waits for its random delay, or they have not closed yet",
-            (admission.delayed() as u32 + self.shared.turned_away.inside()).into(),
+            (admission.waiting().answered_later as u32 + self.shared.refusing.in_use()).into(),
         )?;
         if let Some(pace) = admission.pace(Instant::now()) {
             families.gauge("pace", "New clients per second that weir lets onto the cluster", pace)?;

@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
-use crate::{cluster::system_account::SystemAccount, dispatch::AnyAdmission};
+use crate::{cluster::system_account::SystemAccount, dispatch::SessionAdmission};
 
 const SUBJECT: &str = "$SYS.ACCOUNT.*.SERVER.CONNS";
 
@@ -35,7 +35,7 @@ pub(super) struct AccountEvents {
 
 impl AccountEvents {
     /// To be called before the accounts are counted, so that no later change is missed.
-    pub(super) async fn begin(&mut self, system: &SystemAccount, admission: &AnyAdmission) {
+    pub(super) async fn begin(&mut self, system: &SystemAccount, admission: &SessionAdmission) {
         self.idle = !admission.accounts().any_limited();
         if self.subscription.is_none() && system.is_up() && !self.idle {
             self.subscription = system
@@ -48,7 +48,7 @@ impl AccountEvents {
 
     /// Waits until accounts with a limit have changed, and returns their names. Returns `None` when it is time to count
     /// all accounts, at `until` at the latest.
-    pub(super) async fn changed(&mut self, admission: &AnyAdmission, until: Instant) -> Option<HashSet<String>> {
+    pub(super) async fn changed(&mut self, admission: &SessionAdmission, until: Instant) -> Option<HashSet<String>> {
         let Some(subscription) = &mut self.subscription else {
             while Instant::now() < until && !(self.idle && admission.accounts().any_limited()) {
                 sleep_until(until.min(Instant::now() + COLLECT_FOR)).await;

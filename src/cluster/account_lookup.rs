@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
+    admission::AccountSlot,
     advertised_info::AdvertisedInfo,
     cluster::{access::ClusterAccess, error::PollError, http_client::MonitorClient},
-    dispatch::{AnyAccountSlot, AnyAdmission},
+    dispatch::SessionAdmission,
     identity::{CredentialKey, Directory},
     upstream::Servers,
 };
@@ -38,7 +39,7 @@ pub struct AccountLookup {
     /// What the client logged in with; the answer is remembered for it.
     pub credential: CredentialKey,
     /// The slot that the session holds of the account that weir took the client for; gone once the session has ended.
-    pub slot: Weak<Mutex<AnyAccountSlot>>,
+    pub slot: Weak<Mutex<AccountSlot>>,
 }
 
 /// `/connz?cid=…&auth=1`: the server looks up one connection, without a walk over the others.
@@ -58,7 +59,7 @@ pub async fn run(
     servers: Arc<Servers>,
     advertised_info: Arc<AdvertisedInfo>,
     directory: Arc<Directory>,
-    admission: Arc<AnyAdmission>,
+    admission: Arc<SessionAdmission>,
     access: ClusterAccess,
     mut lookups: mpsc::Receiver<AccountLookup>,
     stop: CancellationToken,
@@ -94,7 +95,7 @@ pub async fn run(
 
 /// Moves a session to the account that it is in. The server has let the client in, so the session counts even if the
 /// account has no room.
-fn count_for(admission: &AnyAdmission, account: &Arc<str>, slot: &mut AnyAccountSlot) {
+fn count_for(admission: &SessionAdmission, account: &Arc<str>, slot: &mut AccountSlot) {
     if slot.account().name() != account {
         slot.move_to(admission.accounts().enter_anyway(account, Instant::now().into_std()));
         slot.session_began();

@@ -19,7 +19,7 @@ use crate::{
         error::PollError,
         system_account::{Response, SystemAccount},
     },
-    dispatch::AnyAdmission,
+    dispatch::SessionAdmission,
     upstream::{Servers, reconciled_count::ReadingEpoch},
 };
 
@@ -71,7 +71,7 @@ struct Stat {
 /// Keeps the limits and counts of the accounts up to date, until `stop`.
 pub async fn watch(
     system: SystemAccount,
-    admission: Arc<AnyAdmission>,
+    admission: Arc<SessionAdmission>,
     servers: Arc<Servers>,
     interval: Duration,
     stop: CancellationToken,
@@ -104,7 +104,7 @@ pub async fn watch(
 }
 
 /// Asks for the connection limits in the accounts' JWTs.
-async fn read_limits(system: &SystemAccount, admission: &AnyAdmission) {
+async fn read_limits(system: &SystemAccount, admission: &SessionAdmission) {
     for name in admission.accounts().to_ask(Instant::now().into_std(), MAX_LIMITS_ASKED) {
         // Only accounts with a JWT have a limit there. Their names are keys, which can stand in a subject as they are.
         if !crate::identity::is_account_key(&name) {
@@ -124,7 +124,7 @@ async fn read_limits(system: &SystemAccount, admission: &AnyAdmission) {
 /// Asks the servers to count the connections of accounts.
 async fn count(
     system: &SystemAccount,
-    admission: &AnyAdmission,
+    admission: &SessionAdmission,
     asked: Vec<(Arc<str>, ReadingEpoch)>,
     servers: usize,
 ) -> Result<(), PollError> {

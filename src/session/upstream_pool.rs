@@ -10,8 +10,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     dial::DialError,
-    net::timer::sleep_until,
-    session::{Shared, dial_first::Opened},
+    net::timer::{now, sleep_until},
+    session::{Shared, dial_first::DialledServer},
     upstream::placement::Tier,
 };
 
@@ -26,7 +26,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 #[derive(Default)]
 struct Pool {
     /// The oldest first.
-    idle: RefCell<Vec<Opened>>,
+    idle: RefCell<Vec<DialledServer>>,
     /// Notified when a connection comes in, so that `maintain` looks after it.
     grown: Arc<Notify>,
 }
@@ -36,25 +36,25 @@ thread_local! {
 }
 
 /// Keeps a connection until a client takes it, its server ends it, or its time is up. Returns it when it is not worth keeping.
-pub(super) fn put(mut opened: Box<Opened>) -> Option<Box<Opened>> {
-    if opened.slot.is_from_reserve() || opened.expires < Instant::now() + 2 * LEAST_TIME_LEFT {
-        return Some(opened);
+pub(super) fn put(mut server: Box<DialledServer>) -> Option<Box<DialledServer>> {
+    if server.slot.is_from_reserve() || server.expires < Instant::now() + 2 * LEAST_TIME_LEFT {
+        return Some(server);
     }
     POOL.with(|pool| {
         let mut idle = pool.idle.borrow_mut();
         if idle.len() >= MOST_POOLED {
-            return Some(opened);
+            return Some(server);
         }
-        opened.slot.await_connect();
-        opened.expires -= LEAST_TIME_LEFT;
-        idle.push(*opened);
+        server.slot.await_connect();
+        server.expires -= LEAST_TIME_LEFT;
+        idle.push(*server);
         pool.grown.notify_one();
         None
     })
 }
 
 /// Takes the connection with the most time left.
-pub(super) fn take() -> Option<Box<Opened>> {
+pub(super) fn take() -> Option<Box<DialledServer>> {
     POOL.with(|pool| {
         let mut idle = pool.idle.borrow_mut();
         let now = Instant::now();
@@ -76,7 +76,7 @@ pub async fn maintain(shared: Arc<Shared>) {
     let grown = POOL.with(|pool| Arc::clone(&pool.grown));
     loop {
         for over in take_unusable(&shared) {
-            tokio::task::spawn(over.let_go());
+            tokio::spawn(over.close());
         }
         let is_empty = POOL.with(|pool| pool.idle.borrow().is_empty());
         let next_check = Instant::now() + CHECK_INTERVAL;
@@ -88,7 +88,7 @@ pub async fn maintain(shared: Arc<Shared>) {
 }
 
 /// Takes out what may not wait any longer. Connections that their servers have ended are dropped.
-fn take_unusable(shared: &Shared) -> Vec<Opened> {
+fn take_unusable(shared: &Shared) -> Vec<DialledServer> {
     POOL.with(|pool| {
         let mut idle = pool.idle.borrow_mut();
         let now = Instant::now();
@@ -108,15 +108,15 @@ impl Drop for ClearOnDrop {
     }
 }
 
-fn is_usable(one: &Opened, now: Instant) -> bool {
+fn is_usable(one: &DialledServer, now: Instant) -> bool {
     now < one.expires && one.slot.server().view(now.into_std()).tier == Tier::Eligible
 }
 
 /// Whether the server has ended the connection, as far as weir has read.
-fn is_lost(one: &mut Opened) -> bool {
+fn is_lost(one: &mut DialledServer) -> bool {
     let Some(lost) = one.dialled.closed().now_or_never() else { return false };
     if matches!(lost, DialError::Full) {
-        one.slot.server().said_full(Instant::now().into_std());
+        one.slot.server().said_full(now());
     }
     true
 }
