@@ -13,6 +13,7 @@ mod node;
 mod quota;
 mod raw;
 mod section;
+mod seed_file;
 mod system;
 mod tls;
 mod websocket;
@@ -31,6 +32,7 @@ use crate::{
     admission,
     cluster::system_account::Login,
     config::{
+        error::Wrong,
         node::Source,
         section::{Section, Sink},
         system::SystemKeys,
@@ -43,7 +45,6 @@ use crate::{
 pub use args::ServerArg;
 pub use effective::Effective;
 pub use error::Errors;
-use error::Wrong;
 pub use websocket::WebsocketConfig;
 
 /// One bound address.
@@ -207,7 +208,7 @@ impl Config {
     pub fn read_secrets(&mut self) -> Result<(), Errors> {
         let mut errors = Vec::new();
         let mut bad = |key: String, wrong: Wrong| errors.push(self.source.error(key, wrong));
-        match self.proxy_nkey_seed_file.as_deref().map(|path| (path, ProxyKey::read(path))) {
+        match self.proxy_nkey_seed_file.as_deref().map(|path| (path, seed_file::read(path))) {
             None => {}
             Some((_, Ok(key))) => self.proxy_key = Some(key),
             Some((path, Err(error))) => {

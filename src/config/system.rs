@@ -9,8 +9,8 @@ use crate::{
         leaf::{Leaf, Name, any, misfit},
         node::Node,
         section::{Found, Section},
+        seed_file,
     },
-    identity::trusted_proxy::ProxyKey,
 };
 
 /// The keys as given.
@@ -83,7 +83,7 @@ impl SystemKeys {
             }
             Self::Nkey(path) => {
                 let right = "write the path of a seed file, such as `nk -gen user` makes";
-                let key = ProxyKey::read(path).map_err(|err| wrong("nkey_seed_file", path, err.to_string(), right))?;
+                let key = seed_file::read(path).map_err(|err| wrong("nkey_seed_file", path, err.to_string(), right))?;
                 let seed = key.seed().ok_or_else(|| wrong("nkey_seed_file", path, "it holds no seed".into(), right))?;
                 Ok(Login::Nkey(seed))
             }

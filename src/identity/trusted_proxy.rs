@@ -1,23 +1,9 @@
 //! The key by which servers know weir as a trusted proxy: it signs the nonce of every connection to them.
 
-use std::{fmt, fs, io, path::Path};
+use std::fmt;
 
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
-
-/// A seed file is one short line; `nk` and `nsc` put a few more around it.
-const LONGEST_FILE: u64 = 4096;
-
-/// Why a seed file cannot be used. Never holds a part of the seed.
-#[derive(Debug, thiserror::Error)]
-pub enum SeedError {
-    /// The file cannot be read.
-    #[error("it cannot be read ({0})")]
-    Io(#[from] io::Error),
-    /// The file holds no seed.
-    #[error("it holds no NKey seed")]
-    NoSeed,
-}
 
 /// The pair. It prints as its public key; the seed leaves it only by [`ProxyKey::seed`].
 #[derive(Clone)]
@@ -31,17 +17,10 @@ impl ProxyKey {
         Self { pair: KeyPair::new_user() }
     }
 
-    /// Reads the seed from a file: the first word that is one.
-    ///
-    /// # Errors
-    /// [`SeedError`].
-    pub fn read(path: &Path) -> Result<Self, SeedError> {
-        if fs::metadata(path)?.len() > LONGEST_FILE {
-            return Err(SeedError::NoSeed);
-        }
-        let text = fs::read_to_string(path)?;
+    /// The pair of the first seed among the words of `text`.
+    pub fn from_text(text: &str) -> Option<Self> {
         let pair = text.split_whitespace().find_map(|word| KeyPair::from_seed(word).ok());
-        pair.map(|pair| Self { pair }).ok_or(SeedError::NoSeed)
+        pair.map(|pair| Self { pair })
     }
 
     /// The public key, for the servers' configuration.
@@ -63,30 +42,5 @@ impl ProxyKey {
 impl fmt::Debug for ProxyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.public_key())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seed_is_found_among_what_tools_write_around_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("proxy.nk");
-        let key = ProxyKey::generate();
-        let (seed, public) = (key.seed().unwrap(), key.public_key());
-        for text in [seed.clone(), format!("{seed}\n{public}\n"), format!("---BEGIN SEED---\n {seed}\r\n---END---\n")] {
-            fs::write(&path, text).unwrap();
-            let read = ProxyKey::read(&path).unwrap();
-            assert_eq!(read.public_key(), public);
-            let sig = BASE64URL_NOPAD.decode(read.sign("nonce").unwrap().as_bytes()).unwrap();
-            KeyPair::from_public_key(&public).unwrap().verify(b"nonce", &sig).unwrap();
-            assert!(!format!("{read:?}").contains(&seed));
-        }
-        for text in [public, String::new(), seed[..57].to_owned(), " ".repeat(5000) + &seed] {
-            fs::write(&path, text).unwrap();
-            assert_eq!(ProxyKey::read(&path).unwrap_err().to_string(), "it holds no NKey seed");
-        }
     }
 }
