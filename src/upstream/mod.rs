@@ -8,6 +8,7 @@ mod compatibility;
 pub mod concurrency;
 mod endpoint;
 mod health;
+pub mod leaky_bucket;
 mod load;
 mod params;
 pub mod placement;
