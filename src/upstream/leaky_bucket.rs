@@ -1,4 +1,5 @@
-//! A leaky bucket that takes the time as an argument. As in GCRA, its whole state is the time at which it will be empty.
+//! A leaky bucket that takes the time as an argument. As in GCRA, its whole state is the time at which it will be
+//! empty.
 
 use std::time::{Duration, Instant};
 
