@@ -1,8 +1,9 @@
-//! A leaky bucket with the time as an argument. As in GCRA all of its state is the moment at which it is empty again.
+//! A leaky bucket that takes the time as an argument. As in GCRA, its whole state is the time at which it will be
+//! empty.
 
 use std::time::{Duration, Instant};
 
-/// How much is in the bucket, told as the time that it takes to leak out. Empty by default.
+/// The content of the bucket, expressed as the time that it takes to leak out. Empty by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LeakyBucket {
     empty_at: Option<Instant>,
@@ -14,17 +15,17 @@ impl LeakyBucket {
         Self { empty_at: Some(at) }
     }
 
-    /// When it is empty again; `None` where it is empty now.
+    /// When it will be empty; `None` if it is empty now.
     pub fn empty_at(self, now: Instant) -> Option<Instant> {
         self.empty_at.filter(|&at| now < at)
     }
 
-    /// How long it takes until it is empty again.
+    /// How long it takes until it is empty.
     pub fn level(self, now: Instant) -> Duration {
         self.empty_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
     }
 
-    /// The bucket with so much more in it.
+    /// The bucket with `more` added at `now`.
     #[must_use]
     pub fn add(self, now: Instant, more: Duration) -> Self {
         Self::until(self.empty_at(now).unwrap_or(now) + more)

@@ -1,6 +1,6 @@
-//! Storms on servers of every speed, seeded and on virtual time: how many logins [`Servers`] gives them, compared with how
-//! many they can do. Somebody always waits, so the logins given are the pace that weir has found. `WEIR_SIM_SEED=n` replays
-//! one history.
+//! Storms on servers of every speed, seeded and on virtual time: how many logins [`Servers`] gives them, compared with
+//! how many they can do. Somebody always waits, so the logins given are the pace that weir has found. `WEIR_SIM_SEED=n`
+//! replays one history.
 
 use std::time::{Duration, Instant};
 
@@ -321,9 +321,9 @@ fn readings_that_stop_change_nothing() {
     });
 }
 
-/// weir starts while a crowd logs in past it, so the first time that it takes for the baseline is many times the true one,
-/// and handshakes seem to take no longer than expected until half as many again are let in. Returns the limits at the end of
-/// the crowd.
+/// weir starts while a crowd logs in past it, so the first time that it takes for the baseline is many times the true
+/// one, and handshakes seem to take no longer than expected until half as many again are let in. Returns the limits at
+/// the end of the crowd.
 fn beside_a_crowd(cores: f64, work: f64, says_cores: bool) -> Vec<u32> {
     let mut world = World::new(1, 1, cores, work);
     world.real[0].crowd = 20 * cores as usize;

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::upstream::leaky_bucket::LeakyBucket;
+
 /// This many closes may come at once, however slow the cluster is.
 const BURST: f64 = 8.0;
 
@@ -11,13 +13,13 @@ const BURST: f64 = 8.0;
 pub struct StaggeredClose {
     /// The longest delay of a close.
     spread: Duration,
-    /// When the next close would be due if closes came at exactly the pace (a token bucket as GCRA keeps it).
-    due: Option<Instant>,
+    /// Closes whose clients the cluster, at its pace, has not taken back yet.
+    recent: LeakyBucket,
 }
 
 impl StaggeredClose {
     pub fn new(spread: Duration) -> Self {
-        Self { spread, due: None }
+        Self { spread, recent: LeakyBucket::default() }
     }
 
     /// How long to wait before the client of a session that its server has ended is closed. `pace` is how many clients
@@ -25,10 +27,10 @@ impl StaggeredClose {
     /// the spread comes at a random time within it.
     pub fn delay(&mut self, now: Instant, pace: f64, rng: &mut fastrand::Rng) -> Duration {
         let each = Duration::from_secs_f64(1.0 / pace.clamp(1.0, 1e6));
-        let due = self.due.map_or(now, |due| due.max(now)) + each;
-        let delay = due.saturating_duration_since(now).saturating_sub(each.mul_f64(BURST));
+        let recent = self.recent.add(now, each);
+        let delay = recent.level(now).saturating_sub(each.mul_f64(BURST));
         if delay <= self.spread {
-            self.due = Some(due);
+            self.recent = recent;
             delay
         } else {
             self.spread.mul_f64(rng.f64())

@@ -1,9 +1,9 @@
 //! The baseline: how long a handshake of one kind takes when the server has nothing else to do.
 //!
-//! The baseline falls at once to a quicker handshake. It rises in two ways only, and only by uncontended handshakes, those
-//! with no other under way on their server: to the least of the last period of 60 s, or at once to the least of a streak of
-//! slow ones. In a storm that lasts longer than a period, even the quickest contended handshake takes longer than one alone;
-//! a baseline that followed would let more and more of them in at a time.
+//! The baseline falls at once to a quicker handshake. It rises in two ways only, and only by uncontended handshakes,
+//! those with no other under way on their server: to the least of the last period of 60 s, or at once to the least of a
+//! streak of slow ones. In a storm that lasts longer than a period, even the quickest contended handshake takes longer
+//! than one alone; a baseline that followed would let more and more of them in at a time.
 
 use std::time::{Duration, Instant};
 
