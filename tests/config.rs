@@ -1,4 +1,5 @@
-//! The configuration as an operator meets it: the files in `config/`, the exact words of every error, what is printed.
+//! The configuration as operators see it: the files in `config/`, the exact text of every error, the output of `weir
+//! check`.
 
 use std::{
     fs,
@@ -13,7 +14,7 @@ use weir::internals::{
     upstream::Reserve,
 };
 
-/// A server, so that a table can show what is wrong with something else.
+/// A valid server, so that the text in front of it has the only error.
 const SERVER: &str = "[[cluster.servers]]\naddress = \"n1:4222\"\n";
 
 fn shipped(name: &str) -> PathBuf {
@@ -48,7 +49,7 @@ fn the_reference_explains_every_key() {
     let config = parse(&text);
     let mut looked_at = 0;
     for (table, key) in config.effective().keys() {
-        // Keys of a table that repeats are explained where it stands first.
+        // If a table occurs twice, its keys are explained in the first one.
         let lines: Vec<&str> = if table.is_empty() {
             text.lines().take_while(|l| !l.starts_with('[')).collect()
         } else {
@@ -69,7 +70,7 @@ fn the_reference_explains_every_key() {
     assert!(looked_at > 30, "looked at {looked_at} keys only");
 }
 
-/// A default that the reference claims must be the one in force: what is not marked as an example is compared.
+/// The defaults in the reference are those in force. Values marked as examples are not compared.
 #[test]
 fn the_reference_tells_the_true_defaults() {
     let text = fs::read_to_string(shipped("reference.toml")).unwrap();
@@ -172,7 +173,7 @@ fn what_is_written_is_what_holds() {
     assert!(config.admission.accounts["ALPHA"].priority && !config.admission.default_account.priority);
     assert_eq!(config.admission.accounts.len(), 2);
     assert_eq!(config.admission.default_account.quota.max_connections, Some(9));
-    // The order of the file, not of the alphabet: the first that fits wins, and "*" fits all.
+    // In the order of the file, not of the alphabet: the first match wins, and "*" matches everything.
     let order: Vec<&str> = config.admission.rules.iter().map(|r| r.account.as_str()).collect();
     assert_eq!(order, ["ZETA", "ALPHA"]);
 }
@@ -499,7 +500,7 @@ fn what_check_prints_loads_to_the_same() {
     for name in ["minimal.toml", "reference.toml"] {
         let first = Config::load(&shipped(name)).unwrap().effective().to_string();
         let again = parse(&first).effective().to_string();
-        // The second time nothing is a default any more, and users are not there: they are never printed.
+        // The second time no value is a default, and users are missing since they are never printed.
         let plain = |text: &str| -> Vec<String> {
             let lines = text.lines().filter(|l| !l.starts_with("# users"));
             lines.map(|l| l.split("  # default").next().unwrap().to_owned()).collect()
@@ -516,7 +517,7 @@ fn users_are_counted_and_never_shown() {
     assert!(!shown.contains("hunter"), "{shown}");
 }
 
-/// The fenced blocks of one language in the README.
+/// The fenced code blocks of one language in the README.
 fn readme(language: &str) -> Vec<String> {
     let text = fs::read_to_string(shipped("../README.md")).unwrap();
     let fence = format!("```{language}\n");
