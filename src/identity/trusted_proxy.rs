@@ -1,40 +1,35 @@
-//! The key by which servers know weir as a trusted proxy: it signs the nonce of every connection to them.
+//! The NKey by which servers recognise weir as a trusted proxy. It signs the nonce of every connection to them.
 
 use std::{fmt, fs, io, path::Path};
 
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 
-/// A seed file is one short line; `nk` and `nsc` put a few more around it.
+/// A seed is one short line, around which `nk` and `nsc` write a few more.
 const LONGEST_FILE: u64 = 4096;
 
-/// Why a seed file cannot be used. Never holds a part of the seed.
+/// Why a seed file cannot be used. It never contains a part of the seed.
 #[derive(Debug, thiserror::Error)]
 pub enum SeedError {
-    /// The file cannot be read.
     #[error("it cannot be read ({0})")]
     Io(#[from] io::Error),
-    /// The file holds no seed.
     #[error("it holds no NKey seed")]
     NoSeed,
 }
 
-/// The pair. It prints as its public key; the seed leaves it only by [`ProxyKey::seed`].
+/// A key pair. Its `Debug` shows the public key; only [`ProxyKey::seed`] returns the seed.
 #[derive(Clone)]
 pub struct ProxyKey {
     pair: KeyPair,
 }
 
 impl ProxyKey {
-    /// A new pair, of the kind that nats-server's own documentation takes: a user's.
+    /// A new user key pair, the kind that nats-server's documentation uses.
     pub fn generate() -> Self {
         Self { pair: KeyPair::new_user() }
     }
 
-    /// Reads the seed from a file: the first word that is one.
-    ///
-    /// # Errors
-    /// [`SeedError`].
+    /// Reads a file and uses its first word that is a seed.
     pub fn read(path: &Path) -> Result<Self, SeedError> {
         if fs::metadata(path)?.len() > LONGEST_FILE {
             return Err(SeedError::NoSeed);
@@ -54,7 +49,7 @@ impl ProxyKey {
         self.pair.seed().ok()
     }
 
-    /// `proxy_sig` for a connection with this nonce.
+    /// The `proxy_sig` for a connection with this nonce.
     pub fn sign(&self, nonce: &str) -> Option<String> {
         self.pair.sign(nonce.as_bytes()).ok().map(|sig| BASE64URL_NOPAD.encode(&sig))
     }
