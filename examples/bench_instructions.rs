@@ -1,4 +1,5 @@
-//! One path, so many times, for `scripts/bench-instructions` to count instructions of. Without arguments it lists the paths.
+//! Runs one path a given number of times, so that `scripts/bench-instructions` can count its instructions. Without
+//! arguments it lists the paths.
 
 use std::{
     env,
@@ -14,7 +15,7 @@ use weir::internals::{
         info::{Info, OwnInfo},
         op::{Capture, ClientFraming, ServerFraming},
     },
-    upstream::{Haste, placement},
+    upstream::{Urgency, placement},
 };
 
 #[path = "../benches/samples/servers.rs"]
@@ -98,7 +99,8 @@ fn connect(times: u64) {
     }
 }
 
-/// As at the first connection to a server, or as at every other one, which has the first one's INFO to compare with.
+/// As at the first connection to a server; or, with `known`, as at every later one, which compares with the first one's
+/// INFO.
 fn info(times: u64, known: Option<&Info>) {
     let rewrite = words::rewrite();
     let mut out = Vec::with_capacity(4096);
@@ -127,16 +129,16 @@ fn choose(count: u32, times: u64) {
     let views = servers::views(count);
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in 0..times {
-        black_box(placement::choose(black_box(&views).iter().copied(), Haste::Among(1), &mut rng));
+        black_box(placement::choose(black_box(&views).iter().copied(), Urgency::CanWait(1), &mut rng));
     }
 }
 
-/// A slot taken and given back.
+/// Takes a slot and gives it back.
 fn place(count: usize, times: u64) {
     let servers = servers::servers(count, 10_000);
     let mut rng = fastrand::Rng::with_seed(1);
     let now = Instant::now();
     for _ in 0..times {
-        black_box(servers.place(black_box(now), &[], Haste::Among(1), &mut rng));
+        black_box(servers.place(black_box(now), &[], Urgency::CanWait(1), &mut rng));
     }
 }

@@ -1,26 +1,26 @@
-//! Servers to choose from, as `benches/doors.rs` and `examples/bench_instructions.rs` measure it.
+//! Servers for `benches/admission.rs` and `examples/bench_instructions.rs` to choose from.
 
 use std::{sync::Arc, time::Duration};
 
 use weir::internals::upstream::{
     self, Reserve, ServerParams, Servers,
-    placement::{Rank, View},
+    placement::{Tier, View},
 };
 
-/// So many eligible servers, each with another load.
+/// `servers` eligible servers with different loads.
 pub(crate) fn views(servers: u32) -> Vec<View> {
     let view = |n: u32| View {
-        rank: Rank::Eligible,
+        tier: Tier::Eligible,
         projected: (n * 7919) % 1000,
         ceiling: 10_000,
         handshakes: n % 5,
         handshake_limit: 256,
-        is_lively: false,
+        frees_up_soon: false,
     };
     (0..servers).map(view).collect()
 }
 
-/// So many servers that take so many clients each. Without a monitor they need no reading.
+/// `count` servers that take `max_connections` clients each. Without a monitor they need no reading.
 pub(crate) fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
     let one = |n| ServerParams {
         name: Some(format!("n{n}")),

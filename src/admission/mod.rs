@@ -1,355 +1,88 @@
-//! Whether and when a client gets in: the accept door, the connect door, the pace and the hold.
+//! Whether and when a client gets in.
+//!
+//! ```text
+//! accept ──► accept check ──► [INFO, CONNECT] ──► connect check ──► turn ──► dial ──► PONG
+//!            at_accept                            Wait::at_connect     next_turns      handshake_finished
+//!
+//!   accept check, by the source            counted in               a client beyond it is told
+//!     max_connections, rate of the source  quota::sources           source_quota, source_rate
+//!     max_clients of the listener          quota::limit             listener_full
+//!
+//!   connect check, by who asks             counted in               a client beyond it
+//!     max_connections of the account       quota::account           is refused: account_quota
+//!     quotas by user and by client name    quota::users_and_names   is refused: user_quota, name_quota
+//!     rates by user and by client name     quota::users_and_names   waits for a promised token, or user_rate, name_rate
+//!     rate of the account                  quota::account           waits in the queue, or account_rate
+//!     max_handshakes of the account        quota::account           waits in the queue, or hold_expired
+//!     headroom of the servers              upstream::load           waits in the queue, or server_capacity
+//!     handshakes under way on a server     upstream::concurrency    waits in the queue, or hold_expired
+//!     pace: rate, burst                    quota::rate              waits in the queue, or hold_expired
+//!     places to wait: max_held             controller               is refused: queue_full
+//!
+//!   in the queue                           decided by
+//!     who is next                          queue::fair_lanes: priority, the accounts' weights, seniority
+//!     who goes now                         queue::release: the first client within the limits above
+//!     how long it may wait                 deadlines: its library, its account's login time
+//!     how long it has to wait              queue::position and throughput: clients ahead ÷ service rate or pace
+//!     when it is told that it is too long  retry_schedule: by when its library comes back
+//! ```
+//!
+//! docs/explanation/admission.md tells the same to operators.
+//!
+//! In front of servers that send a nonce the server is dialled before CONNECT. The client waits for its turn by its
+//! source then ([`Wait::before_connect`]), and the limits of its account apply once it has said who it is
+//! ([`Admission::enter_account`]).
+//!
+//! # What is public
+//!
+//! - [`Admission::at_accept`], the accept check.
+//! - [`Wait`], the only way to the connect check, the queue and the moment of a refusal. Sessions and `weir plan` both
+//!   go through it.
+//! - [`Admission::next_turns`], called by the task that hands out turns (`dispatch`), and [`Admission::place_again`],
+//!   for a client whose server has failed it.
+//! - Reports: `handshake_finished`, `passthrough_handshake_finished`, `handshake_cut_off`, `session_lost`,
+//!   `session_ended`, and [`Admission::source_reputation`], [`Admission::operators`] and [`Admission::accounts`] for
+//!   what servers say of logins and accounts.
+//! - `begin_drain`, `is_draining`, `sweep`; and what is only shown: `queued`, `waiting`, `pace`, `refusals`, `warned`.
+//!
+//! # What is counted, and by what
+//!
+//! Everything counted is a guard that gives back what it holds on drop. [`Permit`] counts where there is nothing but a
+//! number: clients of a listener, refusals under way, clients that wait outside the queue. A slot knows more than that:
+//! the slot of a source, user or name (`KeySlot`) finds its entry in a table again and redeems promised tokens; an
+//! [`AccountSlot`] also counts handshakes, tells sessions from connections that no server counts yet, and can move to
+//! another account; a server's `Slot` does the same for a server's load.
 
-pub mod connect_door;
-pub mod deadlines;
+mod accept_check;
+mod client;
+mod connect_check;
+mod controller;
+mod deadlines;
 #[cfg(test)]
 mod fairness;
-pub mod queue;
-pub mod quota;
-pub mod reputation;
-pub mod retry_schedule;
+mod params;
+mod queue;
+mod quota;
+mod reputation;
+mod retry_schedule;
 #[cfg(test)]
 mod simulation;
-pub mod throughput;
-pub mod wait;
+mod throughput;
+mod wait;
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    num::NonZeroU32,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+pub use self::{
+    accept_check::AcceptPermit,
+    client::{Client, Pass},
+    controller::Admission,
+    deadlines::Deadlines,
+    params::{AccountLimits, Params, PatternQuota, Quota},
+    queue::{release::Failover, waiting::Waiter},
+    quota::{
+        account::AccountSlot,
+        limit::{Limit, Permit},
+        rate::Rate,
+        users_and_names::QuotaIdentity,
     },
-    time::{Duration, Instant},
+    wait::{Step, Wait},
 };
-
-use governor::clock::{Clock, DefaultClock};
-
-use crate::{
-    admission::{
-        queue::Queue,
-        quota::{
-            rate::Tokens,
-            sources::{SourceSlot, Sources},
-            users_and_names::{PatternQuotas, UserAndNameQuotas},
-            warned::Warned,
-        },
-        reputation::{clients::ClientHistory, operators::Lane, sources::SourceReputation},
-        throughput::Throughput,
-    },
-    identity::AccountRule,
-    outcome::Refusal,
-    upstream::{Servers, Slot, concurrency::baseline::Since},
-};
-
-pub use self::connect_door::{Booking, Client, Pass, Verdict};
-pub use crate::{
-    admission::{
-        deadlines::{DeadlinePolicy, Deadlines},
-        queue::{
-            Ticket, Waiter,
-            release::{Again, Outlook},
-        },
-        quota::{
-            accounts::{AccountSlot, Accounts},
-            limit::{Limit, Permit},
-            rate::Rate,
-            users_and_names::QuotaIdentity,
-        },
-        retry_schedule::RetrySchedule,
-        wait::{Step, Wait},
-    },
-    client_library::returns::Return,
-};
-/// A quota: `None` is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Quota {
-    /// The most connections at once.
-    pub max_connections: Option<u32>,
-    /// The most new connections per second.
-    pub rate: Option<Rate>,
-    /// Whoever is over it is let in all the same, and counted as one that would have been refused.
-    pub warn_only: bool,
-}
-
-/// What one account may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AccountLimits {
-    /// Connections and new connections per second.
-    pub quota: Quota,
-    /// Its share of the pace while others wait, relative to the others' (default 1).
-    pub weight: NonZeroU32,
-    /// Whether its clients take their turns before those of all accounts that have none.
-    pub priority: bool,
-    /// Its handshakes with servers under way at once: what asks an auth callout, say, is not to be flooded. `None` leaves that to
-    /// what the servers are seen to do.
-    pub max_handshakes: Option<NonZeroU32>,
-}
-
-impl Default for AccountLimits {
-    fn default() -> Self {
-        Self { quota: Quota::default(), weight: NonZeroU32::MIN, priority: false, max_handshakes: None }
-    }
-}
-
-/// Everything the doors need to know.
-#[derive(Debug, Clone)]
-pub struct Params {
-    /// The pace: new clients per second onto the whole cluster; `None` is no limit.
-    pub pace: Option<Rate>,
-    /// The most clients that may wait at once, for a turn or for a refusal's delay. Where accounts have priority, a sixteenth of these
-    /// places is theirs alone.
-    pub max_held: usize,
-    /// How long a client may be held, from accept to PONG, while its kind is unknown.
-    pub max_hold: Duration,
-    /// The same by the `lang` of CONNECT, over the defaults of [`DeadlinePolicy`].
-    pub max_hold_by_lang: HashMap<String, Duration>,
-    /// A refusal is sent after a random delay up to this, inside the client's deadline.
-    pub refusal_spread: Duration,
-    /// The most clients of all listeners together.
-    pub max_clients: u32,
-    /// Quota of each source address (IPv6: /64).
-    pub per_source: Quota,
-    /// Limits of any account without an entry of its own.
-    pub default_account: AccountLimits,
-    /// Limits by account name.
-    pub accounts: HashMap<String, AccountLimits>,
-    /// Which credentials belong to which account, first match wins.
-    pub rules: Vec<AccountRule>,
-    /// Quotas by user and by client name.
-    pub patterns: PatternQuotas,
-}
-
-/// Where accounts have priority, this part of the places to wait in is theirs: another account's storm cannot take them.
-const KEPT_FOR_PRIORITY: usize = 16;
-
-/// What the accept door hands out; given back on drop.
-#[derive(Debug)]
-pub struct Entry<C: Clock = DefaultClock> {
-    _client: Permit,
-    _source: SourceSlot<C>,
-}
-
-#[derive(Debug)]
-struct Waiting<W, C: Clock> {
-    queue: Queue<W, C>,
-    /// The pace has no token before this.
-    pace_ready_at: Option<Instant>,
-    throughput: Throughput,
-    retry_schedule: RetrySchedule,
-}
-
-/// Both doors, and those who wait at the second. Shared by all workers.
-#[derive(Debug)]
-pub struct Admission<W, C: Clock = DefaultClock> {
-    servers: Arc<Servers>,
-    sources: Sources<C>,
-    patterns: UserAndNameQuotas<C>,
-    warned: Arc<Warned>,
-    accounts: Accounts<C>,
-    pace: Option<Tokens<C>>,
-    patience: DeadlinePolicy,
-    client_history: ClientHistory,
-    source_reputation: SourceReputation,
-    lane: Lane,
-    max_held: usize,
-    /// Of those, how many only clients with priority may be.
-    kept_for_priority: usize,
-    refusal_spread: Duration,
-    /// Length of the queue, readable without its lock.
-    held: AtomicUsize,
-    /// Refusals that wait for their random delay.
-    delayed: Arc<AtomicUsize>,
-    /// Clients that wait for a token of a rate by user or name.
-    booked: Arc<AtomicUsize>,
-    /// Handshakes that ended with PONG, in all.
-    finished: AtomicU64,
-    waiting: Mutex<Waiting<W, C>>,
-    draining: AtomicBool,
-}
-
-impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
-    /// AnyAdmission in front of `servers`.
-    pub fn new(params: &Params, servers: Arc<Servers>, clock: C) -> Self {
-        let warned = Arc::<Warned>::default();
-        let has_priorities = params.accounts.values().chain([&params.default_account]).any(|limits| limits.priority);
-        Self {
-            servers,
-            sources: Sources::new(params.per_source, clock.clone()),
-            accounts: Accounts::new(
-                params.default_account,
-                params.accounts.clone(),
-                Arc::clone(&warned),
-                clock.clone(),
-            ),
-            patterns: UserAndNameQuotas::new(&params.patterns, clock.clone()),
-            warned,
-            pace: params.pace.map(|rate| Tokens::new(rate, &clock)),
-            patience: DeadlinePolicy::new(params.max_hold, params.max_hold_by_lang.clone()),
-            client_history: ClientHistory::default(),
-            source_reputation: SourceReputation::default(),
-            lane: Lane::default(),
-            max_held: params.max_held,
-            kept_for_priority: if has_priorities { params.max_held.div_ceil(KEPT_FOR_PRIORITY) } else { 0 },
-            refusal_spread: params.refusal_spread,
-            held: AtomicUsize::new(0),
-            delayed: Arc::default(),
-            booked: Arc::default(),
-            finished: AtomicU64::new(0),
-            waiting: Mutex::new(Waiting {
-                queue: Queue::default(),
-                pace_ready_at: None,
-                throughput: Throughput::default(),
-                retry_schedule: RetrySchedule::default(),
-            }),
-            draining: AtomicBool::new(false),
-        }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting<W, C>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The accept door: only the source is known, and nothing has been read yet. Narrowest limit first.
-    ///
-    /// # Errors
-    /// The reason to refuse with; nothing is taken then.
-    pub fn at_accept(&self, gate: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<Entry<C>, Refusal> {
-        if self.is_draining() {
-            return Err(Refusal::Draining);
-        }
-        let source = self.sources.enter(source, now, &self.warned)?;
-        let client = gate.enter().ok_or(Refusal::ListenerFull)?;
-        Ok(Entry { _client: client, _source: source })
-    }
-
-    /// How long clients wait.
-    pub fn patience(&self) -> &DeadlinePolicy {
-        &self.patience
-    }
-
-    /// Connections by account.
-    pub fn accounts(&self) -> &Accounts<C> {
-        &self.accounts
-    }
-
-    /// Quotas by user and by client name.
-    pub fn patterns(&self) -> &UserAndNameQuotas<C> {
-        &self.patterns
-    }
-
-    /// What would have been refused.
-    pub fn warned(&self) -> &Warned {
-        &self.warned
-    }
-
-    /// Who keeps failing to log in.
-    pub fn source_reputation(&self) -> &SourceReputation {
-        &self.source_reputation
-    }
-
-    /// Where the system account's clients come from.
-    pub fn lane(&self) -> &Lane {
-        &self.lane
-    }
-
-    /// How many wait for their turn.
-    pub fn held(&self) -> usize {
-        self.held.load(Relaxed)
-    }
-
-    /// How many wait for a token of a rate by user or name; they join the others then.
-    pub fn booked(&self) -> usize {
-        self.booked.load(Relaxed)
-    }
-
-    /// Whether one more client may wait.
-    fn may_wait(&self, has_priority: bool) -> bool {
-        let most = if has_priority { self.max_held } else { self.max_held - self.kept_for_priority };
-        self.held() + self.booked() + self.delayed() < most
-    }
-
-    /// How many wait for a refusal's delay to pass.
-    pub fn delayed(&self) -> usize {
-        self.delayed.load(Relaxed)
-    }
-
-    /// The pace in force, in new clients per second: the configured one, or what the servers have been seen to do while
-    /// clients wait, whichever is lower; `None` while neither is known.
-    pub fn pace(&self, now: Instant) -> Option<f64> {
-        let seen = self.waiting().throughput.rate(now);
-        self.pace_seeing(seen)
-    }
-
-    fn pace_seeing(&self, seen: Option<f64>) -> Option<f64> {
-        let configured = self.pace.as_ref().map(|tokens| f64::from(tokens.per_second().get()));
-        match (configured, seen) {
-            (Some(configured), Some(seen)) => Some(configured.min(seen)),
-            (one, other) => one.or(other),
-        }
-    }
-
-    /// A handshake has ended with the server's PONG after it `took` so long `since` then, while weir itself was so `late`: what servers
-    /// are given next follows from that. There is room for the next one; whoever waits for it is given its turn by [`Admission::release`].
-    pub fn handshake_finished(&self, pass: &mut Pass<C>, took: Duration, since: Since, late: Duration, now: Instant) {
-        let undisturbed = pass.server.server().is_undisturbed();
-        let should = pass.account.account().logged_in(now, took, since, late, undisturbed);
-        self.opaque_handshake_finished(&pass.server, took, should, now);
-        pass.account.step_back();
-        pass.server.session_began();
-    }
-
-    /// The same where the account stays unknown: such a handshake `should` not take longer than that.
-    pub fn opaque_handshake_finished(&self, server: &Slot, took: Duration, should: Duration, now: Instant) {
-        server.server().handshake_finished(now, took, should);
-        self.finished.fetch_add(1, Relaxed);
-    }
-
-    /// A handshake was cut off by its client's deadline after it `took` so long. That says something of its server only where logins
-    /// are quicker than that.
-    pub fn handshake_cut_off(&self, pass: &Pass<C>, took: Duration) {
-        if took > pass.account.account().login_takes() {
-            pass.server.server().handshake_timed_out();
-        }
-    }
-
-    /// A server has ended a session: how long its client may be kept before it is let go, so that the clients of a server
-    /// that has died do not all come back in the same moment.
-    pub fn session_lost(&self, now: Instant, rng: &mut fastrand::Rng) -> Duration {
-        self.servers.session_lost(now, self.pace(now), rng)
-    }
-
-    /// How often a client has been refused since it last got in, as far as it is remembered.
-    pub fn refusals(&self, client: crate::identity::ClientKey) -> u32 {
-        self.client_history.refusals(client)
-    }
-
-    /// Remembers how long a client's session `lived`; those that flap go behind the others.
-    pub fn session_ended(&self, client: crate::identity::ClientKey, lived: Duration, now: Instant) {
-        self.client_history.session_ended(client, lived, now);
-    }
-
-    /// No new clients from now on; those who wait are sent away.
-    pub fn begin_drain(&self) {
-        self.draining.store(true, Relaxed);
-        let mut waiting = self.waiting();
-        waiting.queue.clear();
-        self.held.store(0, Relaxed);
-    }
-
-    /// Whether weir is stopping.
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Relaxed)
-    }
-
-    /// Forgets what is no longer needed. Once a second is often enough.
-    pub fn sweep(&self, now: Instant) {
-        self.sources.sweep(now);
-        self.accounts.sweep(now);
-        self.patterns.sweep(now);
-        self.client_history.sweep(now);
-        self.source_reputation.sweep(now);
-        self.lane.sweep(now);
-    }
-}
+pub use crate::client_library::returns::Return;

@@ -10,9 +10,10 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     dial::DialError,
-    net::timer::sleep_until,
-    session::{Shared, dial_first::Opened},
-    upstream::placement::Rank,
+    net::timer::{now, sleep_until},
+    session::{Shared, dial_first::DialledServer},
+    upstream::placement::Tier,
+    worker,
 };
 
 /// A connection is useful only if a client that has yet to be greeted has at least this long to send its CONNECT.
@@ -24,45 +25,45 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The pool of one worker.
 #[derive(Default)]
-struct Pool {
+pub struct Pool {
     /// The oldest first.
-    idle: RefCell<Vec<Opened>>,
+    idle: RefCell<Vec<DialledServer>>,
     /// Notified when a connection comes in, so that `maintain` looks after it.
     grown: Arc<Notify>,
 }
 
-thread_local! {
-    static POOL: Pool = Pool::default();
+fn with_pool<T>(work: impl FnOnce(&Pool) -> T) -> T {
+    worker::with(|local| work(&local.upstream_pool))
 }
 
 /// Keeps a connection until a client takes it, its server ends it, or its time is up. Returns it when it is not worth keeping.
-pub(super) fn put(mut opened: Box<Opened>) -> Option<Box<Opened>> {
-    if opened.slot.is_in_lane() || opened.expires < Instant::now() + 2 * LEAST_TIME_LEFT {
-        return Some(opened);
+pub(super) fn put(mut server: Box<DialledServer>) -> Option<Box<DialledServer>> {
+    if server.slot.is_from_reserve() || server.expires < Instant::now() + 2 * LEAST_TIME_LEFT {
+        return Some(server);
     }
-    POOL.with(|pool| {
+    with_pool(|pool| {
         let mut idle = pool.idle.borrow_mut();
         if idle.len() >= MOST_POOLED {
-            return Some(opened);
+            return Some(server);
         }
-        opened.slot.waits();
-        opened.expires -= LEAST_TIME_LEFT;
-        idle.push(*opened);
+        server.slot.await_connect();
+        server.expires -= LEAST_TIME_LEFT;
+        idle.push(*server);
         pool.grown.notify_one();
         None
     })
 }
 
 /// Takes the connection with the most time left.
-pub(super) fn take() -> Option<Box<Opened>> {
-    POOL.with(|pool| {
+pub(super) fn take() -> Option<Box<DialledServer>> {
+    with_pool(|pool| {
         let mut idle = pool.idle.borrow_mut();
         let now = Instant::now();
         while let Some(at) = idle.iter().rposition(|one| is_usable(one, now)) {
             let mut taken = idle.remove(at);
             if !is_lost(&mut taken) {
                 taken.expires += LEAST_TIME_LEFT;
-                taken.slot.goes_on();
+                taken.slot.resume_handshake();
                 return Some(Box::new(taken));
             }
         }
@@ -73,12 +74,12 @@ pub(super) fn take() -> Option<Box<Opened>> {
 /// Looks after the pool of the worker on which it runs: closes the connections that may not wait any longer. Never returns.
 pub async fn maintain(shared: Arc<Shared>) {
     let _clear = ClearOnDrop;
-    let grown = POOL.with(|pool| Arc::clone(&pool.grown));
+    let grown = with_pool(|pool| Arc::clone(&pool.grown));
     loop {
         for over in take_unusable(&shared) {
-            tokio::task::spawn(over.let_go());
+            tokio::spawn(over.close());
         }
-        let is_empty = POOL.with(|pool| pool.idle.borrow().is_empty());
+        let is_empty = with_pool(|pool| pool.idle.borrow().is_empty());
         let next_check = Instant::now() + CHECK_INTERVAL;
         tokio::select! {
             () = grown.notified() => {}
@@ -88,8 +89,8 @@ pub async fn maintain(shared: Arc<Shared>) {
 }
 
 /// Takes out what may not wait any longer. Connections that their servers have ended are dropped.
-fn take_unusable(shared: &Shared) -> Vec<Opened> {
-    POOL.with(|pool| {
+fn take_unusable(shared: &Shared) -> Vec<DialledServer> {
+    with_pool(|pool| {
         let mut idle = pool.idle.borrow_mut();
         let now = Instant::now();
         idle.retain_mut(|one| !is_lost(one));
@@ -103,20 +104,19 @@ struct ClearOnDrop;
 
 impl Drop for ClearOnDrop {
     fn drop(&mut self) {
-        // Where the thread itself ends, its pool has gone already.
-        let _ = POOL.try_with(|pool| pool.idle.take());
+        with_pool(|pool| pool.idle.take());
     }
 }
 
-fn is_usable(one: &Opened, now: Instant) -> bool {
-    now < one.expires && one.slot.server().view(now.into_std()).rank == Rank::Eligible
+fn is_usable(one: &DialledServer, now: Instant) -> bool {
+    now < one.expires && one.slot.server().view(now.into_std()).tier == Tier::Eligible
 }
 
 /// Whether the server has ended the connection, as far as weir has read.
-fn is_lost(one: &mut Opened) -> bool {
-    let Some(lost) = one.dialled.lost().now_or_never() else { return false };
+fn is_lost(one: &mut DialledServer) -> bool {
+    let Some(lost) = one.dialled.closed().now_or_never() else { return false };
     if matches!(lost, DialError::Full) {
-        one.slot.server().said_full(Instant::now().into_std());
+        one.slot.server().said_full(now());
     }
     true
 }

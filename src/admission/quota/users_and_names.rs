@@ -1,15 +1,14 @@
-//! Quotas by user and by client name: the first pattern that fits counts.
+//! Quotas by user and by client name. The first pattern that fits counts.
 
 use std::{sync::Arc, time::Instant};
 
 use globset::{Glob, GlobMatcher};
-use governor::clock::Clock;
 
 use crate::{
     admission::{
-        Quota,
+        params::{PatternQuota, PatternQuotas, Quota},
         quota::{
-            by_key::{KeySlot, Over, QuotaByKey},
+            by_key::{Exceeded, KeySlot, QuotaByKey},
             warned::Warned,
         },
     },
@@ -17,30 +16,12 @@ use crate::{
     outcome::Refusal,
 };
 
-/// A quota and whom it is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PatternQuota {
-    /// A glob: `*` and `?`.
-    pub pattern: String,
-    /// What each user that fits may have, or all clients together whose name fits.
-    pub quota: Quota,
-}
-
-/// The patterns of both kinds, in the order of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PatternQuotas {
-    /// By user: each has the quota for itself.
-    pub users: Vec<PatternQuota>,
-    /// By client name. Clients choose their names, so all whose name fits share one quota.
-    pub names: Vec<PatternQuota>,
-}
-
-/// Who asks, in the words of patterns.
+/// A client as the patterns see it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QuotaIdentity {
-    /// A user name, or the public key of an NKey or JWT user, with its key; no token, which is a secret.
+    /// A user name, or the public key of an NKey or JWT user, each with its key. Never a token, which is a secret.
     pub user: Option<(Arc<str>, CredentialKey)>,
-    /// The client's name.
+    /// The name that the client gives itself.
     pub name: Option<Arc<str>>,
 }
 
@@ -49,7 +30,7 @@ struct Rules(Vec<(GlobMatcher, Quota)>);
 
 impl Rules {
     fn new(quotas: &[PatternQuota]) -> Self {
-        // A pattern that is no glob has been refused with the configuration; it fits nobody.
+        // A pattern that is no glob was refused with the configuration; here it would fit no client.
         let rule = |one: &PatternQuota| Some((Glob::new(&one.pattern).ok()?.compile_matcher(), one.quota));
         Self(quotas.iter().filter_map(rule).collect())
     }
@@ -59,69 +40,62 @@ impl Rules {
     }
 }
 
-/// Every user and every pattern of names in use.
+/// Every user in use, and every pattern of names.
 #[derive(Debug)]
-pub struct UserAndNameQuotas<C: Clock> {
+pub struct UserAndNameQuotas {
     users: Rules,
     names: Rules,
-    by_user: Arc<QuotaByKey<CredentialKey, C>>,
-    by_name: Arc<QuotaByKey<usize, C>>,
+    by_user: Arc<QuotaByKey<CredentialKey>>,
+    by_name: Arc<QuotaByKey<usize>>,
 }
 
-/// What a client holds of them, given back on drop. Nothing where no pattern fits.
-#[derive(Debug)]
-pub struct PatternSlots<C: Clock> {
-    both: Option<Box<Both<C>>>,
+/// The slots of one client, given back on drop. There are none where no pattern fits.
+#[derive(Debug, Default)]
+pub struct UserAndNameSlots {
+    both: Option<Box<Both>>,
 }
 
-impl<C: Clock> Default for PatternSlots<C> {
-    fn default() -> Self {
-        Self { both: None }
-    }
-}
-
-impl<C: Clock> PatternSlots<C> {
-    /// Whether it counts for nothing.
+impl UserAndNameSlots {
+    /// Whether no pattern fits.
     pub fn is_empty(&self) -> bool {
         self.both.is_none()
     }
 }
 
-impl<C: Clock + Clone> PatternSlots<C> {
-    /// When the tokens are there that were promised; `None` where nothing is to be waited for.
+impl UserAndNameSlots {
+    /// When the promised tokens are there; `None` where there is nothing to wait for.
     pub fn ready_at(&self) -> Option<Instant> {
         let both = self.both.as_deref()?;
         let (user, name) = (both.user.as_ref().and_then(|(_, at)| *at), both.name.as_ref().and_then(|(_, at)| *at));
         user.max(name)
     }
 
-    /// Takes the tokens that were promised.
-    pub fn redeem(&self) {
+    /// Takes the promised tokens.
+    pub fn redeem(&self, now: Instant) {
         let Some(both) = &self.both else { return };
         if let Some((slot, Some(_))) = &both.user {
-            slot.redeem();
+            slot.redeem(now);
         }
         if let Some((slot, Some(_))) = &both.name {
-            slot.redeem();
+            slot.redeem(now);
         }
     }
 }
 
 #[derive(Debug)]
-struct Both<C: Clock> {
-    /// Each with the time of a token that is still to come.
-    user: Option<(KeySlot<CredentialKey, C>, Option<Instant>)>,
-    name: Option<(KeySlot<usize, C>, Option<Instant>)>,
+struct Both {
+    /// Each slot with the time of a token that is still to come.
+    user: Option<(KeySlot<CredentialKey>, Option<Instant>)>,
+    name: Option<(KeySlot<usize>, Option<Instant>)>,
 }
 
-impl<C: Clock + Clone> UserAndNameQuotas<C> {
-    /// Nobody there.
-    pub fn new(quotas: &PatternQuotas, clock: C) -> Self {
+impl UserAndNameQuotas {
+    pub fn new(quotas: &PatternQuotas) -> Self {
         Self {
             users: Rules::new(&quotas.users),
             names: Rules::new(&quotas.names),
-            by_user: Arc::new(QuotaByKey::new(clock.clone())),
-            by_name: Arc::new(QuotaByKey::new(clock)),
+            by_user: Arc::new(QuotaByKey::default()),
+            by_name: Arc::new(QuotaByKey::default()),
         }
     }
 
@@ -130,24 +104,25 @@ impl<C: Clock + Clone> UserAndNameQuotas<C> {
         self.users.0.is_empty() && self.names.0.is_empty()
     }
 
-    /// Takes what a client needs of the patterns that fit it; a token may be promised for a time until `latest`.
+    /// Takes a slot and a token of each pattern that fits; a token may be promised, to come until `latest`.
     ///
     /// # Errors
-    /// The reason to refuse with; nothing is held then, though the user's token is spent when it is the name that has none.
+    /// The reason to refuse with. No slot is held then, but the user's token is spent when it is the name that has
+    /// none.
     pub fn enter(
         &self,
         quota_identity: &QuotaIdentity,
         now: Instant,
         latest: Instant,
         warned: &Warned,
-    ) -> Result<PatternSlots<C>, Refusal> {
+    ) -> Result<UserAndNameSlots, Refusal> {
         let user = quota_identity.user.as_ref().and_then(|(text, key)| Some((*key, self.users.of(text)?.1)));
         let name = quota_identity.name.as_ref().and_then(|name| self.names.of(name));
         if user.is_none() && name.is_none() {
-            return Ok(PatternSlots::default());
+            return Ok(UserAndNameSlots::default());
         }
-        let by_user = |over| if over == Over::Quota { Refusal::UserQuota } else { Refusal::UserRate };
-        let by_name = |over| if over == Over::Quota { Refusal::NameQuota } else { Refusal::NameRate };
+        let by_user = |over| if over == Exceeded::Quota { Refusal::UserQuota } else { Refusal::UserRate };
+        let by_name = |over| if over == Exceeded::Quota { Refusal::NameQuota } else { Refusal::NameRate };
         let user = user.map(|(key, quota)| {
             self.by_user.enter_by(key, quota, now, latest, |over| warned.note(by_user(over))).map_err(by_user)
         });
@@ -156,10 +131,10 @@ impl<C: Clock + Clone> UserAndNameQuotas<C> {
             self.by_name.enter_by(rule, quota, now, latest, |over| warned.note(by_name(over))).map_err(by_name)
         });
         let name = name.transpose()?;
-        Ok(PatternSlots { both: Some(Box::new(Both { user, name })) })
+        Ok(UserAndNameSlots { both: Some(Box::new(Both { user, name })) })
     }
 
-    /// Forgets those who are as good as new.
+    /// Forgets the users and names that are as good as new.
     pub fn sweep(&self, now: Instant) {
         self.by_user.sweep(now);
         self.by_name.sweep(now);
@@ -168,7 +143,6 @@ impl<C: Clock + Clone> UserAndNameQuotas<C> {
 
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
 
     use super::*;
     use crate::identity::{Credential, Keys};
@@ -179,8 +153,7 @@ mod tests {
         let quota = |pattern: &str, n| PatternQuota { pattern: pattern.into(), quota: at_most(n) };
         let quotas =
             PatternQuotas { users: vec![quota("batch-1", 1), quota("batch-*", 2)], names: vec![quota("report*", 3)] };
-        let (patterns, keys, warned) =
-            (UserAndNameQuotas::new(&quotas, FakeRelativeClock::default()), Keys::default(), Warned::default());
+        let (patterns, keys, warned) = (UserAndNameQuotas::new(&quotas), Keys::default(), Warned::default());
         let (now, mut held) = (Instant::now(), Vec::new());
         let mut enter = |user: &str, name: &str| {
             let key = keys.credential(Credential::User(user));

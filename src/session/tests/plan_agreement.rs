@@ -1,27 +1,45 @@
-//! The same storm twice, both in virtual time: by what sessions wait with (`wait`, the tasks and the timers that give turns),
-//! and by `weir plan`. Both go through the same doors; what is held against each other is how they turn a step into waiting. Not
-//! with a configured rate: the token buckets of sessions run by the real clock.
+//! The same storm twice, both in virtual time: by what sessions wait with (`wait`, the tasks and the timers that hand out
+//! turns), and by `weir plan`. Both take the steps of [`Wait`]. What is compared is how they turn a step into waiting.
 
-use std::{future::pending, net::SocketAddr, sync::atomic::AtomicU32};
+use std::{
+    future::pending,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
 
-use tokio::time::{Duration, sleep, sleep_until, timeout_at};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Duration, Instant, sleep, sleep_until, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, Client, Deadlines, Limit, Pass, QuotaIdentity, Rate, Wait},
+    advertised_info::{AdvertisedInfo, AdvertisedTls},
     client_library::{
         behaviour::{Ending, Memory, Next},
         table::{ALL, Library, Like},
     },
     config::{Config, ServerArg},
-    dispatch,
-    identity::UNKNOWN_ACCOUNT,
-    net::timer::TICK,
+    dispatch::{self, TurnSender},
+    identity::{ClientKey, Directory, Keys, UNKNOWN_ACCOUNT},
+    net::timer::{self, TICK},
+    session::{
+        Listener, Shared,
+        context::Context,
+        wait::{Waited, wait},
+    },
     storm::plan::{Discipline, Outcome, Plan, reading},
-    upstream::{self, concurrency::baseline::Since},
+    telemetry::counters::Counters,
+    upstream::{self, Servers, concurrency::baseline::MeasuredFrom},
 };
 
-use crate::session::*;
+/// Where the clients come from, and what they come to.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
 const SERVERS: u16 = 3;
 const CLIENTS: u32 = 1500;
 const LOGINS: f64 = 400.0;
@@ -30,8 +48,8 @@ const ALONE: Duration = Duration::from_millis(5);
 const SEEDS: u64 = 5;
 
 /// All at once, and no time passes on the way.
-fn plan(library: &'static Library, seed: u64) -> Plan {
-    let config = config();
+fn plan(library: &'static Library, rate: Option<Rate>, seed: u64) -> Plan {
+    let config = config(rate);
     Plan {
         clients: CLIENTS,
         like: Like::One(library),
@@ -46,38 +64,56 @@ fn plan(library: &'static Library, seed: u64) -> Plan {
         servers_died: false,
         close_spread: config.upstream.close_spread,
         admission: config.admission,
-        bucket: crate::admission::Rate { per_second: 1.try_into().unwrap(), burst: 1.try_into().unwrap() },
+        bucket: self::rate(1, 1),
         time_limit: Duration::from_secs(600),
         seed,
     }
 }
 
-fn config() -> Config {
+fn rate(per_second: u32, burst: u32) -> Rate {
+    Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() }
+}
+
+fn config(rate: Option<Rate>) -> Config {
     let server = |n| ServerArg(format!("n{n}:4222,monitor=http://n{n}:8222"));
-    Config::from_servers(&(0..SERVERS).map(server).collect::<Vec<_>>()).unwrap()
+    let mut config = Config::from_servers(&(0..SERVERS).map(server).collect::<Vec<_>>()).unwrap();
+    config.admission.pace = rate;
+    config
 }
 
 fn shared(config: &Config) -> Arc<Shared> {
     let cluster = upstream::Params { slow_start: Duration::ZERO, ..config.upstream.clone() };
     let servers = Arc::new(Servers::new(&cluster));
-    let nowhere: [(SocketAddr, Vec<String>, crate::advertised_info::AdvertisedTls); 0] = [];
+    let listener = [(NOWHERE, Vec::new(), AdvertisedTls::None)];
     Arc::new(Shared {
-        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), Default::default())),
+        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::default(),
         directory: Arc::new(Directory::new(&[]).unwrap()),
         keys: Keys::default(),
-        questions: mpsc::channel(1).0,
-        advertised_info: Arc::new(AdvertisedInfo::new(nowhere, servers.len())),
+        account_lookups: mpsc::channel(1).0,
+        advertised_info: Arc::new(AdvertisedInfo::new(listener, servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
-        flight: Flight::default(),
+        flight: Default::default(),
         sessions: Arc::default(),
-        turned_away: Limit::new(0),
+        refusing: Limit::new(0),
         proxy_key: None,
         sends_proxy_headers: false,
         terminators: Vec::new(),
         servers_tls: None,
         next_id: AtomicU64::new(1),
         servers,
+    })
+}
+
+fn listener(shared: &Shared) -> Arc<Listener> {
+    Arc::new(Listener {
+        info: Arc::clone(&shared.advertised_info.listener_infos()[0]),
+        max_clients: Limit::new(CLIENTS),
+        handshake_timeout: Duration::from_secs(2),
+        trusted_proxies: Vec::new(),
+        tls: None,
+        websocket: None,
+        passthrough: None,
     })
 }
 
@@ -102,31 +138,31 @@ impl Far {
 /// A reading of each server each second, and sweeping.
 async fn read(shared: Arc<Shared>, far: Arc<Vec<Far>>) {
     loop {
-        let now = Instant::now().into_std();
+        let now = timer::now();
         shared.admission.sweep(now);
         for (server, far) in shared.servers.iter().zip(&*far) {
-            server.read(now, server.load().mark(), reading(far.connections.load(Relaxed), CLIENTS));
+            server.read(now, server.load().begin_reading(), reading(far.connections.load(Relaxed), CLIENTS));
         }
         sleep(Duration::from_secs(1)).await;
     }
 }
 
 /// One client until it is in; returns its tries.
-async fn client(shared: &Shared, far: &[Far], n: u32, library: &Library) -> (u64, AnyPass) {
+async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: u32, library: &Library) -> (u64, Pass) {
     let (mut memory, mut rng) = (Memory::default(), fastrand::Rng::new());
     for tries in 1.. {
         let accepted = Instant::now();
         let now = accepted.into_std();
         let Deadlines { hold_until, answer_by, returns } =
-            shared.admission.patience().deadlines(Some(library.lang), now, now);
+            shared.admission.deadline_policy().deadlines(Some(library.lang), now, now);
         let client = ClientKey::from_raw(u64::from(n));
         let quota_identity = QuotaIdentity::default();
         let client =
             Client { account: UNKNOWN_ACCOUNT.into(), key: client, quota_identity, hold_until, answer_by, returns };
         let (turn, turn_comes) = oneshot::channel();
-        let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || Turn(turn));
-        let mut who = Who::default();
-        if let Waited::Turn(mut pass) = wait(shared, begun, turn_comes, &mut who, pending::<()>()).await {
+        let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || TurnSender(turn));
+        let mut cx = Context::new(Arc::clone(shared), Arc::clone(listener), NOWHERE);
+        if let Waited::Turn(mut pass) = wait(&mut cx, begun, turn_comes, pending::<()>()).await {
             let (began, server) = (Instant::now(), Arc::clone(pass.server.server()));
             server.answered();
             pass.server.opened();
@@ -135,17 +171,17 @@ async fn client(shared: &Shared, far: &[Far], n: u32, library: &Library) -> (u64
                 shared.admission.handshake_finished(
                     &mut pass,
                     began.elapsed(),
-                    Since::Dial,
+                    MeasuredFrom::Dial,
                     Duration::ZERO,
-                    Instant::now().into_std(),
+                    timer::now(),
                 );
                 pass.account.session_began();
-                dispatch::give_now(&shared.admission);
+                dispatch::run_now(&shared.admission);
                 return (tries, pass);
             }
             shared.admission.handshake_cut_off(&pass, began.elapsed());
             drop(pass);
-            dispatch::give_now(&shared.admission);
+            dispatch::run_now(&shared.admission);
         }
         match library.failed(&mut memory, 1, Ending::Refused(0), accepted.elapsed(), &mut rng) {
             Next::TryAfter(wait) => sleep(wait).await,
@@ -159,20 +195,21 @@ async fn client(shared: &Shared, far: &[Far], n: u32, library: &Library) -> (u64
 type Result = [f64; 4];
 
 /// By the sessions' own means.
-fn for_real(library: &'static Library, seed: u64) -> Result {
+fn for_real(library: &'static Library, rate: Option<Rate>, seed: u64) -> Result {
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let (shared, began) = (shared(&config()), Instant::now());
+        let (shared, began) = (shared(&config(rate)), Instant::now());
         let far: Arc<Vec<Far>> = Arc::new((0..SERVERS).map(|_| Far::default()).collect());
         tokio::spawn(read(Arc::clone(&shared), Arc::clone(&far)));
         tokio::task::yield_now().await;
         let (admission, arrived) = (Arc::clone(&shared.admission), Arc::clone(&shared.arrived));
-        tokio::spawn(dispatch::give(admission, arrived, CancellationToken::new()));
+        tokio::spawn(dispatch::run(admission, arrived, CancellationToken::new()));
+        let listener = listener(&shared);
         let clients = (0..CLIENTS).map(|n| {
-            let (shared, far) = (Arc::clone(&shared), Arc::clone(&far));
+            let (shared, listener, far) = (Arc::clone(&shared), Arc::clone(&listener), Arc::clone(&far));
             tokio::spawn(async move {
-                let (tries, pass) = client(&shared, &far, n, library).await;
+                let (tries, pass) = client(&shared, &listener, &far, n, library).await;
                 (began.elapsed().as_secs_f64(), tries, pass)
             })
         });
@@ -189,8 +226,8 @@ fn for_real(library: &'static Library, seed: u64) -> Result {
     })
 }
 
-fn foretold(library: &'static Library, seed: u64) -> Result {
-    let Outcome { seconds_to_50, seconds_to_90, seconds_to_100, tries, .. } = plan(library, seed).weir();
+fn foretold(library: &'static Library, rate: Option<Rate>, seed: u64) -> Result {
+    let Outcome { seconds_to_50, seconds_to_90, seconds_to_100, tries, .. } = plan(library, rate, seed).weir();
     [seconds_to_50.unwrap(), seconds_to_90.unwrap(), seconds_to_100.unwrap(), tries as f64]
 }
 
@@ -204,11 +241,22 @@ fn medians(of: impl Fn(u64) -> Result) -> Result {
 }
 
 /// Within 3 %, and twice what the sessions' clock may be late.
+fn agree(library: &'static Library, rate: Option<Rate>) {
+    let real = medians(|seed| for_real(library, rate, seed));
+    let plan = medians(|seed| foretold(library, rate, seed));
+    let far_apart = |(a, b): (&f64, &f64)| (a - b).abs() > 0.03 * b + 2.0 * TICK.as_secs_f64();
+    assert!(!real.iter().zip(&plan).any(far_apart), "{}: {real:.3?}, plan {plan:.3?}", library.lang);
+}
+
 #[test]
 fn sessions_wait_as_plans_say() {
-    for library in ALL {
-        let (real, plan) = (medians(|seed| for_real(library, seed)), medians(|seed| foretold(library, seed)));
-        let far_apart = |(a, b): (&f64, &f64)| (a - b).abs() > 0.03 * b + 2.0 * TICK.as_secs_f64();
-        assert!(!real.iter().zip(&plan).any(far_apart), "{}: {real:.3?}, plan {plan:.3?}", library.lang);
+    ALL.iter().for_each(|library| agree(library, None));
+}
+
+#[test]
+fn sessions_wait_as_plans_say_at_a_configured_rate() {
+    for lang in ["go", "rust", "java"] {
+        let library = ALL.iter().find(|library| library.lang == lang).unwrap();
+        agree(library, Some(rate(250, 25)));
     }
 }

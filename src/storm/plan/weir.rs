@@ -1,5 +1,5 @@
-//! weir in virtual time. The doors, the queue, the placement and a client's course from one to the next are the ones that sessions
-//! use; what is played here is the time that passes, and what the servers answer.
+//! weir in virtual time. The checks, the queue, the placement and the state machine of a waiting client are those that
+//! sessions use. What is played here is the time that passes, and what the servers answer.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -7,10 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::clock::FakeRelativeClock;
-
 use crate::{
-    admission::{AccountSlot, Admission, Again, Client, Entry, Limit, Params, Pass, Step, Wait, Waiter},
+    admission::{AcceptPermit, AccountSlot, Admission, Client, Failover, Limit, Params, Pass, Step, Wait, Waiter},
     client_library::{behaviour::Ending, table::Library},
     identity::{ClientKey, UNKNOWN_ACCOUNT},
     outcome::Refusal,
@@ -20,28 +18,28 @@ use crate::{
         server::Job,
         world::{Front, State, World, kind},
     },
-    upstream::{self, Reading, ServerParams, Servers, concurrency::baseline::Since, load::Mark},
+    upstream::{
+        self, Reading, ServerParams, Servers, concurrency::baseline::MeasuredFrom, reconciled_count::ReadingEpoch,
+    },
 };
 
-/// The moment has come that a session waits for.
+/// The moment has come that a waiting client's step named.
 const MOMENT: u32 = kind::OWN;
-/// A client that was admitted must have its answer.
+/// An admitted client must have its answer by now.
 const ANSWER_BY: u32 = kind::OWN + 1;
-/// Turns are given out, as the task that does so wakes.
+/// The task that hands out turns wakes.
 const RELEASE: u32 = kind::OWN + 2;
-/// The once-a-second work.
+/// The work of once a second.
 const SECOND: u32 = kind::OWN + 3;
-/// Servers were busy: place again.
+/// All servers were busy: place again.
 const PLACE_AGAIN: u32 = kind::OWN + 4;
-/// A client that had given up before it was in closes its socket.
-const GHOST_END: u32 = kind::OWN + 5;
+/// A client that gave up before it was admitted closes its socket.
+const ABANDONED_END: u32 = kind::OWN + 5;
 
-type Clock = FakeRelativeClock;
+/// The far end of a client in the queue: the index of its session.
+struct SessionIndex(u32);
 
-/// The far end of a hold: the index of a session.
-struct Turn(u32);
-
-impl Waiter for Turn {
+impl Waiter for SessionIndex {
     /// A session that ends leaves the queue at once.
     fn has_left(&self) -> bool {
         false
@@ -49,51 +47,47 @@ impl Waiter for Turn {
 }
 
 enum Stage {
-    /// Nobody's: may be used again.
+    /// The place in the list is free.
     Free,
-    /// Between the connect door and the dial.
-    Waits(Wait<Turn, Clock>),
-    /// Refused at the accept door, when it is time.
-    TurnedAway,
-    /// The server that has the handshake is in the pass.
-    Dialling(Pass<Clock>),
-    /// All servers were busy when it was to be placed again.
-    Busy(AccountSlot<Clock>),
+    /// Waits for its turn, or for the moment of its refusal.
+    Waits(Wait<SessionIndex>),
+    /// The server of the pass works on the handshake.
+    Dialling(Pass),
+    /// All servers were busy when another was looked for.
+    Busy(AccountSlot),
     In {
-        _pass: Pass<Clock>,
+        _pass: Pass,
     },
 }
 
 /// A downstream connection.
 struct Session {
     client: u32,
-    /// Whether its client has given up and left the socket open: nobody can tell.
-    is_ghost: bool,
-    /// Of this place in the list; events of earlier ones are stale.
+    /// Whether its client has given up and left the socket open, which weir cannot see.
+    is_abandoned: bool,
+    /// How often this place in the list was used before; events of earlier sessions are stale.
     generation: u32,
     answer_by: Nanos,
     /// When its handshake began.
     dialled: Nanos,
     stage: Stage,
-    entry: Option<Entry<Clock>>,
+    entry: Option<AcceptPermit>,
 }
 
 /// weir.
 pub(super) struct Weir {
-    clock: Clock,
     began: Instant,
-    clock_at: Nanos,
     rng: fastrand::Rng,
     servers: Arc<Servers>,
-    admission: Admission<Turn, Clock>,
-    gate: Arc<Limit>,
+    admission: Admission<SessionIndex>,
+    limit: Arc<Limit>,
     account: Arc<str>,
     sessions: Vec<Session>,
     free: Vec<u32>,
-    /// The session of each client, if it has one.
+    /// The session of each client; [`NONE`] where it has none.
     of: Vec<u32>,
-    turns: Vec<(Turn, Pass<Clock>)>,
-    /// The task that gives turns sleeps: not until somebody comes to wait, but until it is woken.
+    turns: Vec<(SessionIndex, Pass)>,
+    /// Whether the task that hands out turns has a moment at which it wakes by itself.
     release_is_due: bool,
     is_running: bool,
     capacity: u32,
@@ -101,7 +95,7 @@ pub(super) struct Weir {
 
 const NONE: u32 = u32::MAX;
 
-/// What a server says that has been running for long, and nothing of its CPU.
+/// The reading of a server that has been running for a day and tells nothing of its CPU.
 pub(crate) fn reading(connections: u32, max_connections: u32) -> Reading {
     Reading {
         server_name: String::new(),
@@ -118,7 +112,7 @@ pub(crate) fn reading(connections: u32, max_connections: u32) -> Reading {
     }
 }
 
-/// Who a client is to the doors.
+/// The key by which admission knows a client.
 fn key(client: u32) -> ClientKey {
     ClientKey::from_raw(u64::from(client))
 }
@@ -142,7 +136,7 @@ impl Weir {
             source_addresses: Vec::new(),
             servers: (0..plan.servers).map(server).collect(),
         };
-        let (clock, servers) = (Clock::default(), Arc::new(Servers::new(&cluster)));
+        let servers = Arc::new(Servers::new(&cluster));
         if plan.servers_died {
             // The clients were in: what a login takes is known.
             let (now, took) = (Instant::now(), plan.handshake_time());
@@ -150,13 +144,11 @@ impl Weir {
         }
         let most = params.max_clients.max(plan.clients.saturating_mul(2));
         Self {
-            admission: Admission::new(params, Arc::clone(&servers), clock.clone()),
-            clock,
+            admission: Admission::new(params, Arc::clone(&servers)),
             began: Instant::now(),
-            clock_at: 0,
             rng: fastrand::Rng::with_seed(plan.seed),
             servers,
-            gate: Limit::new(most),
+            limit: Limit::new(most),
             account: UNKNOWN_ACCOUNT.into(),
             sessions: Vec::new(),
             free: Vec::new(),
@@ -176,17 +168,14 @@ impl Weir {
         at.saturating_duration_since(self.began).as_nanos() as Nanos
     }
 
-    /// Brings the doors' clock to the world's, and says the time.
-    fn now(&mut self, world: &World) -> Instant {
-        self.clock.advance(Duration::from_nanos(world.now - self.clock_at));
-        self.clock_at = world.now;
+    fn now(&self, world: &World) -> Instant {
         self.at(world.now)
     }
 
-    fn open(&mut self, client: u32, entry: Option<Entry<Clock>>, answer_by: Nanos) -> u32 {
+    fn open(&mut self, client: u32, entry: Option<AcceptPermit>, answer_by: Nanos) -> u32 {
         let session = |generation| Session {
             client,
-            is_ghost: false,
+            is_abandoned: false,
             generation,
             answer_by,
             dialled: 0,
@@ -208,13 +197,13 @@ impl Weir {
         index
     }
 
-    /// Ends a session: all it held goes back.
+    /// Ends a session and gives back all that it holds.
     fn close(&mut self, index: u32) {
         let one = &mut self.sessions[index as usize];
         one.stage = Stage::Free;
         one.entry = None;
         one.generation += 1;
-        if !one.is_ghost {
+        if !one.is_abandoned {
             self.of[one.client as usize] = NONE;
         }
         self.free.push(index);
@@ -224,19 +213,19 @@ impl Weir {
         world.schedule(at, kind, index, self.sessions[index as usize].generation);
     }
 
-    /// The polite refusal.
+    /// Tells a client that it is refused.
     fn refuse(&mut self, world: &mut World, index: u32) {
-        let Session { client, is_ghost, .. } = self.sessions[index as usize];
+        let Session { client, is_abandoned, .. } = self.sessions[index as usize];
         self.close(index);
-        if !is_ghost {
+        if !is_abandoned {
             world.fails(client, Ending::Refused(0));
         }
     }
 
-    fn dial(&mut self, world: &mut World, index: u32, mut pass: Pass<Clock>) {
+    fn dial(&mut self, world: &mut World, index: u32, mut pass: Pass) {
         let server = pass.server.server().index();
         if world.servers[server].is_full() {
-            // Cannot be while weir is alone with the servers, but for what ghosts left there.
+            // weir is alone with the servers: this happens only while they still hold connections of abandoned sockets.
             let Pass { server, account } = pass;
             server.server().said_full(self.at(world.now));
             world.tally.over_limit += 1;
@@ -249,63 +238,63 @@ impl Weir {
         self.sessions[index as usize].stage = Stage::Dialling(pass);
     }
 
-    fn place_again(&mut self, world: &mut World, index: u32, account: AccountSlot<Clock>) {
+    fn place_again(&mut self, world: &mut World, index: u32, account: AccountSlot) {
         let now = self.now(world);
         let answer_by = self.at(self.sessions[index as usize].answer_by);
-        // Which one has failed needs not be remembered: it has no room by its own word.
+        // The server that failed need not be passed over: it has said itself that it has no room.
         match self.admission.place_again(&[], answer_by, now, &mut self.rng) {
-            Again::Placed(server) => self.dial(world, index, Pass { server, account }),
-            Again::Busy(until) => {
+            Failover::Placed(server) => self.dial(world, index, Pass { server, account }),
+            Failover::Busy(until) => {
                 self.sessions[index as usize].stage = Stage::Busy(account);
                 self.later(world, self.nanos(until), PLACE_AGAIN, index);
             }
-            Again::Refuse(_) => self.refuse(world, index),
+            Failover::Refuse(_) => self.refuse(world, index),
         }
     }
 
-    fn admit(&mut self, world: &mut World, index: u32, pass: Pass<Clock>) {
+    fn admit(&mut self, world: &mut World, index: u32, pass: Pass) {
         self.sessions[index as usize].dialled = world.now;
         self.later(world, self.sessions[index as usize].answer_by, ANSWER_BY, index);
         self.dial(world, index, pass);
     }
 
-    /// Goes on with a client's course.
-    fn step(&mut self, world: &mut World, index: u32, course: Wait<Turn, Clock>, step: Step<Clock>) {
+    /// Takes the next step of a waiting client.
+    fn step(&mut self, world: &mut World, index: u32, wait: Wait<SessionIndex>, step: Step) {
         match step {
             Step::Dial(pass) => self.admit(world, index, pass),
             Step::Refuse(_) => self.refuse(world, index),
-            // A turn ends the wait in the moment it is given; so the queue has dropped it.
+            // A turn ends the wait at once; so the queue has dropped the client.
             Step::Gone => {
                 let now = self.now(world);
-                course.dropped(&self.admission, now);
+                wait.dropped(&self.admission, now);
                 self.refuse(world, index);
             }
             Step::Wait(until) => {
-                if course.is_held() && !self.release_is_due {
+                if wait.is_queued() && !self.release_is_due {
                     self.release_at(world, world.now);
                 }
-                self.sessions[index as usize].stage = Stage::Waits(course);
+                self.sessions[index as usize].stage = Stage::Waits(wait);
                 self.later(world, self.nanos(until), MOMENT, index);
             }
         }
     }
 
-    /// Gives the turns that there are now; returns when to look again.
-    fn give_now(&mut self, world: &mut World) -> Option<Instant> {
+    /// Hands out the turns that there are now; returns when to call again.
+    fn run_now(&mut self, world: &mut World) -> Option<Instant> {
         let now = self.now(world);
         let mut turns = std::mem::take(&mut self.turns);
-        let again = self.admission.release(now, &mut self.rng, &mut turns);
-        for (Turn(index), pass) in turns.drain(..) {
+        let again = self.admission.next_turns(now, &mut self.rng, &mut turns);
+        for (SessionIndex(index), pass) in turns.drain(..) {
             self.admit(world, index, pass);
         }
         self.turns = turns;
         again
     }
 
-    /// The task that gives turns wakes.
+    /// The task that hands out turns wakes.
     fn release(&mut self, world: &mut World) {
         self.release_is_due = false;
-        if let Some(at) = self.give_now(world) {
+        if let Some(at) = self.run_now(world) {
             self.release_at(world, self.nanos(at));
         }
     }
@@ -315,12 +304,12 @@ impl Weir {
         world.schedule(at, RELEASE, 0, 0);
     }
 
-    /// Sweeping, and a reading from each server.
+    /// Sweeps, and takes a reading from each server.
     fn every_second(&mut self, world: &mut World) {
         let now = self.now(world);
         self.admission.sweep(now);
         for (server, real) in self.servers.iter().zip(&world.servers) {
-            let mark: Mark = server.load().mark();
+            let mark: ReadingEpoch = server.load().begin_reading();
             server.read(now, mark, reading(real.connections, self.capacity));
         }
         world.schedule(world.now + Duration::from_secs(1).as_nanos() as Nanos, SECOND, 0, 0);
@@ -330,11 +319,11 @@ impl Weir {
         self.sessions[index as usize].generation == generation
     }
 
-    /// The connect door.
-    fn ask(&mut self, world: &mut World, client: u32, entry: Entry<Clock>, library: &Library) {
+    /// The connect check.
+    fn ask(&mut self, world: &mut World, client: u32, entry: AcceptPermit, library: &Library) {
         let now = self.now(world);
         let accepted = self.at(world.accepted(client));
-        let deadlines = self.admission.patience().deadlines(Some(library.lang), accepted, now);
+        let deadlines = self.admission.deadline_policy().deadlines(Some(library.lang), accepted, now);
         let index = self.open(client, Some(entry), self.nanos(deadlines.answer_by));
         if self.nanos(deadlines.answer_by) >= world.patience(client) {
             world.limit(client);
@@ -347,18 +336,17 @@ impl Weir {
             answer_by: deadlines.answer_by,
             returns: deadlines.returns,
         };
-        let (course, step) = Wait::at_connect(&self.admission, client, now, &mut self.rng, || Turn(index));
-        self.step(world, index, course, step);
+        let (wait, step) = Wait::at_connect(&self.admission, client, now, &mut self.rng, || SessionIndex(index));
+        self.step(world, index, wait, step);
     }
 
-    /// Refused at the accept door: after CONNECT all the same, and after a random delay.
-    fn turn_away(&mut self, world: &mut World, client: u32, reason: Refusal, library: &Library) {
+    /// Refuses a client of the accept check, after CONNECT and at a random moment as well.
+    fn refuse_at_accept(&mut self, world: &mut World, client: u32, reason: Refusal, library: &Library) {
         let (now, accepted) = (self.at(world.now), self.at(world.accepted(client)));
-        let hold_until = self.admission.patience().deadlines(Some(library.lang), accepted, now).hold_until;
-        let moment = self.admission.moment_to_refuse(reason, hold_until, now, &mut self.rng);
+        let hold_until = self.admission.deadline_policy().deadlines(Some(library.lang), accepted, now).hold_until;
+        let (wait, step) = Wait::refused_at_accept(&self.admission, reason, hold_until, now, &mut self.rng);
         let index = self.open(client, None, 0);
-        self.sessions[index as usize].stage = Stage::TurnedAway;
-        self.later(world, self.nanos(moment), MOMENT, index);
+        self.step(world, index, wait, step);
     }
 }
 
@@ -380,9 +368,9 @@ impl Front for Weir {
         let library = world.library(client);
         // An address for each: 10.0.0.0/8 has enough.
         let source = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + client));
-        match self.admission.at_accept(&self.gate, source, now) {
+        match self.admission.at_accept(&self.limit, source, now) {
             Ok(entry) => self.ask(world, client, entry, library),
-            Err(reason) => self.turn_away(world, client, reason, library),
+            Err(reason) => self.refuse_at_accept(world, client, reason, library),
         }
     }
 
@@ -395,18 +383,18 @@ impl Front for Weir {
                 self.admission.handshake_finished(
                     &mut pass,
                     took,
-                    Since::Dial,
+                    MeasuredFrom::Dial,
                     Duration::ZERO,
                     self.began + Duration::from_nanos(world.now),
                 );
                 pass.account.session_began();
                 one.stage = Stage::In { _pass: pass };
-                match one.is_ghost {
-                    // It relays for nobody, until the client's socket is closed.
+                match one.is_abandoned {
+                    // It relays for no client, until the socket is closed.
                     true => {
                         world.tally.wasted += 1;
                         let ghost = world.library(one.client).ghost.as_nanos() as Nanos;
-                        self.later(world, world.now + ghost, GHOST_END, job.who);
+                        self.later(world, world.now + ghost, ABANDONED_END, job.who);
                     }
                     false if world.clients[one.client as usize].state == State::Trying => world.comes_in(one.client),
                     false => {}
@@ -419,7 +407,7 @@ impl Front for Weir {
                 world.tally.wasted += 1;
             }
         }
-        self.give_now(world);
+        self.run_now(world);
     }
 
     fn abandoned(&mut self, world: &mut World, client: u32) {
@@ -428,13 +416,13 @@ impl Front for Weir {
             return;
         }
         if world.library(client).ghost > Duration::ZERO {
-            self.sessions[index as usize].is_ghost = true;
+            self.sessions[index as usize].is_abandoned = true;
             self.of[client as usize] = NONE;
             return;
         }
-        if let Stage::Waits(course) = std::mem::replace(&mut self.sessions[index as usize].stage, Stage::Free) {
+        if let Stage::Waits(wait) = std::mem::replace(&mut self.sessions[index as usize].stage, Stage::Free) {
             let now = self.now(world);
-            course.leave(&self.admission, now);
+            wait.leave(&self.admission, now);
         }
         self.close(index);
     }
@@ -449,21 +437,21 @@ impl Front for Weir {
             return;
         }
         match (kind, std::mem::replace(&mut self.sessions[who as usize].stage, Stage::Free)) {
-            (MOMENT, Stage::Waits(mut course)) => {
+            (MOMENT, Stage::Waits(mut wait)) => {
                 let now = self.now(world);
-                let step = course.go_on(&self.admission, now, &mut self.rng);
-                self.step(world, who, course, step);
+                let step = wait.go_on(&self.admission, now, &mut self.rng);
+                self.step(world, who, wait, step);
             }
-            (MOMENT, Stage::TurnedAway) | (ANSWER_BY, Stage::Busy(_)) => self.refuse(world, who),
+            (ANSWER_BY, Stage::Busy(_)) => self.refuse(world, who),
             (PLACE_AGAIN, Stage::Busy(account)) => self.place_again(world, who, account),
             (ANSWER_BY, Stage::Dialling(pass)) => {
                 let took = Duration::from_nanos(world.now - self.sessions[who as usize].dialled);
                 self.admission.handshake_cut_off(&pass, took);
                 drop(pass);
                 self.refuse(world, who);
-                self.give_now(world);
+                self.run_now(world);
             }
-            (GHOST_END, Stage::In { _pass: pass }) => {
+            (ABANDONED_END, Stage::In { _pass: pass }) => {
                 world.servers[pass.server.server().index()].connections -= 1;
                 let (client, now) = (self.sessions[who as usize].client, self.now(world));
                 self.admission.session_ended(key(client), world.library(client).ghost, now);
