@@ -16,21 +16,21 @@ mod samples;
 
 use samples::{CONNECT, INFO};
 
-/// A read buffer is this long.
+/// The size of a read buffer.
 const CHUNK: usize = 32 * 1024;
 
 fn main() {
     divan::main();
 }
 
-/// As many messages as fill a buffer, and how many they are.
+/// A buffer full of the same message, and the number of messages.
 fn messages(line: &str, size: usize) -> (Vec<u8>, usize) {
     let one = [format!("{line} {size}\r\n").as_bytes(), &vec![b'x'; size], b"\r\n"].concat();
     let count = CHUNK / one.len();
     (one.repeat(count), count)
 }
 
-/// As many messages of about this size as fill a buffer, no two neighbours with the same control line.
+/// A buffer full of messages of about this size, of which no two neighbours have the same control line.
 fn mixed_messages(line: &str, size: usize) -> (Vec<u8>, usize) {
     let mut rng = fastrand::Rng::with_seed(1);
     let (mut all, mut count) = (Vec::new(), 0);
@@ -94,7 +94,7 @@ fn deliver_mixed(bencher: Bencher<'_, '_>, size: usize) {
     bencher.counter(ItemsCount::new(count)).bench_local(|| framing.scan(black_box(&chunk)));
 }
 
-/// One message for each read, as on a quiet connection.
+/// One message per read, as on a quiet connection.
 #[divan::bench]
 fn publish_alone(bencher: Bencher<'_, '_>) {
     let message = b"PUB orders.eu.created 16\r\n0123456789abcdef\r\n";
@@ -102,7 +102,7 @@ fn publish_alone(bencher: Bencher<'_, '_>) {
     bencher.counter(ItemsCount::new(1usize)).bench_local(|| framing.scan(black_box(message)));
 }
 
-/// The slow path: every control line is cut by the end of a chunk.
+/// The slow path: the end of a chunk cuts every control line.
 #[divan::bench]
 fn publish_cut(bencher: Bencher<'_, '_>) {
     let parts: [&[u8]; 2] = [b"PUB orders.eu.cre", b"ated 16\r\n0123456789abcdef\r\n"];

@@ -1,4 +1,5 @@
-//! The INFO that a client sees before weir knows which server it will get: made from the servers' own.
+//! The INFO lines that a listener sends to its clients: weir's own, made from what the servers have in common, and the
+//! servers' with weir's address and TLS in place of theirs (docs/contract.md, towards clients 10).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -12,37 +13,37 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::protocol::info::{Info, OwnInfo, Rewrite};
 
-/// As long as a nats-server's own nonce.
+/// The length of a nats-server's nonce.
 const NONCE_LENGTH: usize = 15;
 
-/// The face of one listener.
+/// What one listener tells its clients.
 #[derive(Debug)]
 pub struct ListenerInfo {
-    /// What goes into `connect_urls`.
+    /// The `connect_urls`.
     advertise: Vec<String>,
     host: String,
     port: u16,
     tls: AdvertisedTls,
-    greeting: ArcSwap<OwnInfo>,
+    own_info: ArcSwap<OwnInfo>,
 }
 
-/// What a listener's clients are told of TLS (conduct towards clients, rule 10).
+/// What a listener tells its clients about TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdvertisedTls {
-    /// It speaks plainly.
     None,
-    /// TLS is required.
     Required {
-        /// And a certificate of the client's.
+        /// Whether clients must present a certificate.
         verify: bool,
     },
-    /// It is the servers' own.
+    /// What the servers tell: TLS is passed through.
     Servers,
 }
 
 impl AdvertisedTls {
-    /// `tls_required`, `tls_available` and `tls_verify`, in front of these servers. There is no listener of weir's own where TLS is
-    /// only available: Python would stay plain, Java refuse. And nobody is told by weir that servers do without.
+    /// `tls_required`, `tls_available` and `tls_verify` of weir's own INFO, in front of these servers.
+    ///
+    /// No listener of weir's offers TLS without requiring it: Python would then not use TLS, and Java would refuse to
+    /// connect. Where TLS is passed through it is always required, even if the servers only offer it.
     fn flags(self, servers: &[&Info]) -> (bool, bool, bool) {
         match self {
             Self::None => (false, false, false),
@@ -51,7 +52,7 @@ impl AdvertisedTls {
         }
     }
 
-    /// The same, in the INFO of this server.
+    /// The same flags in the INFO of this server.
     fn flags_of(self, server: &Info) -> (bool, bool, bool) {
         match self {
             Self::Servers => (server.tls_required(), server.tls_available(), server.tls_verify()),
@@ -59,43 +60,43 @@ impl AdvertisedTls {
         }
     }
 
-    fn onto(self, greeting: OwnInfo, servers: &[&Info]) -> OwnInfo {
+    fn onto(self, own_info: OwnInfo, servers: &[&Info]) -> OwnInfo {
         let (required, available, verify) = self.flags(servers);
-        greeting.with_tls(required, available, verify)
+        own_info.with_tls(required, available, verify)
     }
 }
 
 impl ListenerInfo {
-    /// Writes the greeting for one client.
+    /// Writes weir's own INFO for one client.
     pub fn write_own_info(&self, client_id: u64, client_ip: IpAddr, out: &mut Vec<u8>) {
-        self.greeting.load().write(client_id, client_ip, out);
+        self.own_info.load().write(client_id, client_ip, out);
     }
 
-    /// Writes the greeting for one client, with a nonce of weir's own: no server will take what is signed for it.
+    /// Writes weir's own INFO for one client with a random nonce. No server accepts a signature of it.
     pub fn write_own_info_with_nonce(&self, client_id: u64, client_ip: IpAddr, out: &mut Vec<u8>) {
         let nonce: String = (0..NONCE_LENGTH).map(|_| fastrand::alphanumeric()).collect();
-        self.greeting.load().write_with_nonce(client_id, client_ip, &nonce, out);
+        self.own_info.load().write_with_nonce(client_id, client_ip, &nonce, out);
     }
 
-    /// Writes a server's own INFO as this listener's clients are to see it after their PONG.
+    /// Writes a server's INFO, as a client sees it after its first PONG: without the nonce.
     pub fn write_server_info(&self, info: &Info, client_ip: IpAddr, out: &mut Vec<u8>) {
         self.write(info, client_ip, false, out);
     }
 
-    /// Writes the INFO of the server that was dialled for this client, its nonce untouched.
+    /// Writes the INFO of the server that was dialled for this client, with the server's nonce.
     pub fn write_dialled_info(&self, info: &Info, client_ip: IpAddr, out: &mut Vec<u8>) {
         self.write(info, client_ip, true, out);
     }
 
     fn write(&self, info: &Info, client_ip: IpAddr, keep_nonce: bool, out: &mut Vec<u8>) {
-        let greeting = self.greeting.load();
+        let own_info = self.own_info.load();
         let (tls_required, tls_available, tls_verify) = self.tls.flags_of(info);
         info.rewrite(
             &Rewrite {
                 advertise: &self.advertise,
                 host: &self.host,
                 port: self.port,
-                version: greeting.version(),
+                version: own_info.version(),
                 client_ip: Some(client_ip),
                 tls_required,
                 tls_available,
@@ -107,46 +108,46 @@ impl ListenerInfo {
     }
 }
 
-/// What is known of the servers' INFO, and the listeners' faces made from it.
+/// The servers' latest INFOs, and what each listener tells its clients as a result.
 #[derive(Debug)]
 pub struct AdvertisedInfo {
     server_id: String,
     infos: Vec<ArcSwapOption<Info>>,
-    /// Whoever changes the faces.
+    /// Held while the listeners are updated.
     update: Mutex<()>,
     listener_infos: Vec<Arc<ListenerInfo>>,
     shape: AtomicU8,
 }
 
-/// The two shapes of a preface, and what precedes the choice (design: conduct towards servers, rule 6).
+/// The order of dial and CONNECT in a preface (docs/contract.md, towards servers 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum PrefaceShape {
-    /// No server is known yet. Clients see a nonce of weir's own, so that those who sign say so and can be told to come back.
+    /// No server is known yet. Clients get weir's own INFO with a nonce: a client that signs it is refused and retries.
     Unknown,
-    /// No server sends a nonce: the greeting is weir's, the dial comes after CONNECT.
+    /// No server sends a nonce. Clients get weir's own INFO, and weir dials after CONNECT.
     ConnectFirst,
-    /// A server sends a nonce, which the client is to sign: the dial comes first, the greeting is the server's.
+    /// A server sends a nonce, which the client must sign. weir dials first, and the client gets the server's INFO.
     DialFirst,
 }
 
 impl AdvertisedInfo {
-    /// Faces for listeners (address, `advertise` and TLS), before any server is known.
+    /// For listeners with this address, `advertise` and TLS, before any server is known.
     pub fn new(listeners: impl IntoIterator<Item = (SocketAddr, Vec<String>, AdvertisedTls)>, servers: usize) -> Self {
         let server_id = nuid::next().to_string();
-        let face = |(address, advertise, tls): (SocketAddr, Vec<String>, AdvertisedTls)| {
+        let listener_info = |(address, advertise, tls): (SocketAddr, Vec<String>, AdvertisedTls)| {
             let (host, port) = (address.ip().to_string(), address.port());
-            let greeting = OwnInfo::new(&server_id, "weir", &[], &host, port, &advertise);
-            let greeting = ArcSwap::from_pointee(tls.onto(greeting, &[]));
-            Arc::new(ListenerInfo { greeting, advertise, host, port, tls })
+            let own_info = OwnInfo::new(&server_id, "weir", &[], &host, port, &advertise);
+            let own_info = ArcSwap::from_pointee(tls.onto(own_info, &[]));
+            Arc::new(ListenerInfo { own_info, advertise, host, port, tls })
         };
-        let listener_infos = listeners.into_iter().map(face).collect();
+        let listener_infos = listeners.into_iter().map(listener_info).collect();
         let shape = AtomicU8::new(PrefaceShape::Unknown as u8);
         let infos = std::iter::repeat_with(ArcSwapOption::empty).take(servers).collect();
         Self { infos, update: Mutex::new(()), listener_infos, server_id, shape }
     }
 
-    /// What the servers ask for.
+    /// What the known servers require.
     pub fn shape(&self) -> PrefaceShape {
         match self.shape.load(Relaxed) {
             known if known == PrefaceShape::ConnectFirst as u8 => PrefaceShape::ConnectFirst,
@@ -155,15 +156,15 @@ impl AdvertisedInfo {
         }
     }
 
-    /// The faces, in the order of the listeners.
+    /// In the order of the listeners.
     pub fn listener_infos(&self) -> &[Arc<ListenerInfo>] {
         &self.listener_infos
     }
 
-    /// A server has shown its INFO; when it says something new, every face changes.
+    /// Takes the INFO of a server. If it differs from the last one, every listener is updated.
     pub fn learn(&self, server: usize, info: &Arc<Info>) {
         let known = &self.infos[server];
-        // Every dial asks: the usual answer takes no lock.
+        // Each dial calls this. Usually nothing has changed, and no lock is taken.
         let is_known = || known.load().as_ref().is_some_and(|known| same_server(known, info));
         if is_known() {
             return;
@@ -175,28 +176,29 @@ impl AdvertisedInfo {
         let signed = infos.iter().any(|info| info.nonce().is_some());
         let shape = if signed { PrefaceShape::DialFirst } else { PrefaceShape::ConnectFirst };
         self.shape.store(shape as u8, Relaxed);
-        for face in &self.listener_infos {
-            let greeting = OwnInfo::new(&self.server_id, "weir", &infos, &face.host, face.port, &face.advertise);
-            face.greeting.store(Arc::new(face.tls.onto(greeting, &infos)));
+        for listener in &self.listener_infos {
+            let own_info =
+                OwnInfo::new(&self.server_id, "weir", &infos, &listener.host, listener.port, &listener.advertise);
+            listener.own_info.store(Arc::new(listener.tls.onto(own_info, &infos)));
         }
     }
 
-    /// Whether this server has shown its INFO.
+    /// Whether this server's INFO is known.
     pub fn knows(&self, server: usize) -> bool {
         self.infos[server].load().is_some()
     }
 
-    /// The `server_id` of a server that has shown its INFO.
+    /// The `server_id` of this server, if its INFO is known.
     pub fn server_id(&self, server: usize) -> Option<String> {
         self.infos[server].load().as_ref().map(|info| info.server_id().to_owned())
     }
 }
 
-/// Whether two INFOs come from the same process with the same settings, as far as a greeting is concerned.
+/// Whether two INFOs come from the same process and lead to the same [`OwnInfo`].
 fn same_server(a: &Info, b: &Info) -> bool {
-    let face = |info: &Info| {
+    let settings = |info: &Info| {
         let nonce = info.nonce().is_some();
         (info.max_payload(), info.auth_required(), info.headers(), info.jetstream(), info.api_lvl(), nonce)
     };
-    (a.shares_template_with(b) || a.server_id() == b.server_id()) && face(a) == face(b)
+    (a.shares_template_with(b) || a.server_id() == b.server_id()) && settings(a) == settings(b)
 }

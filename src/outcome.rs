@@ -129,7 +129,8 @@ pub enum Cause {
     Eof,
     /// A reset, a keepalive or user timeout, or another socket error.
     SocketError,
-    /// The server sent an `-ERR` during the login, for example because of bad credentials. It was passed on to the client.
+    /// The server sent an `-ERR` during the login, for example because of bad credentials. It was passed on to the
+    /// client.
     ServerError,
     /// A second CONNECT on a live session, which would have moved it to another account.
     SecondConnect,

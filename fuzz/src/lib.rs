@@ -1,4 +1,4 @@
-//! What must hold for any bytes; each fuzz target calls one of these functions. None may panic.
+//! Properties that hold for any bytes. Each fuzz target calls one of these functions, and none of them may panic.
 
 use std::net::Ipv4Addr;
 
@@ -11,7 +11,7 @@ use weir::internals::protocol::client_preface::Preface;
 use weir::internals::protocol::websocket::decode::{Decoder, Violation};
 use weir::internals::protocol::websocket::{FrameSize, Negotiated, DeflatePool, encode, upgrade::Rules};
 
-/// Lines are found the same however they arrive, and are bounded.
+/// The same lines are found however the bytes arrive, and no more of a line is buffered than the limit allows.
 pub fn control_line(data: &[u8]) {
     const LIMIT: usize = 128;
     let lines = |step: usize| {
@@ -48,7 +48,8 @@ pub fn control_line(data: &[u8]) {
     }
 }
 
-/// What is written says the same as what was read, and what counts as JSON is JSON to others.
+/// The CONNECT that weir writes means the same as the one that it read, and weir accepts as JSON what serde_json
+/// accepts.
 pub fn connect(data: &[u8]) {
     let json = serde_json::from_slice::<IgnoredAny>(data).is_ok();
     match Connect::parse(data) {
@@ -70,7 +71,8 @@ pub fn connect(data: &[u8]) {
     }
 }
 
-/// A rewritten INFO is one object without duplicates, nulls or the server's URLs, and what it says stays the same.
+/// A rewritten INFO is one object without duplicates, nulls or the server's URLs, and keeps the meaning of the
+/// server's.
 pub fn info(data: &[u8]) {
     let Ok(info) = Info::parse(data) else { return };
     let advertise = ["weir:4222".to_owned()];
@@ -106,8 +108,8 @@ pub fn info(data: &[u8]) {
     }
 }
 
-/// Both framings read a stream the same however it is cut, byte by byte included: the first byte says how. So they do when it
-/// comes several times over, as a busy connection's does.
+/// Both framings find the same in a stream however it is cut, and also if it is cut into single bytes. The first byte
+/// of `data` chooses the cut. The same holds for a stream that repeats, as on a busy connection.
 pub fn ops(data: &[u8]) {
     let Some((&cut, stream)) = data.split_first() else {
         return;
@@ -123,7 +125,7 @@ fn ops_cut(stream: &[u8], step: usize) {
     let whole = client(stream, stream.len().max(1));
     let parts = client(stream, step);
     match (whole.0, parts.0) {
-        // A CONNECT whose verb is cut is reported where the chunk begins.
+        // A CONNECT whose verb is cut is reported at the start of a chunk.
         (ClientScan::Connect { at: a }, ClientScan::Connect { at: b }) => {
             assert!((a..a + 7).contains(&b))
         }
@@ -147,7 +149,7 @@ fn client(stream: &[u8], step: usize) -> (ClientScan, u64, bool) {
     (ClientScan::Pass, framing.messages(), framing.at_boundary())
 }
 
-/// Captured lines, the violation, the messages.
+/// Returns the captured lines, the index of the violation, and the number of messages.
 fn server(stream: &[u8], step: usize, capture: Capture) -> (Vec<u8>, Option<usize>, u64) {
     let mut framing = ServerFraming::new(capture);
     let (mut lines, mut open) = (Vec::new(), false);
@@ -173,7 +175,7 @@ fn server(stream: &[u8], step: usize, capture: Capture) -> (Vec<u8>, Option<usiz
     (lines, None, framing.messages())
 }
 
-/// A preface ends the same wherever it is cut, and never keeps more than it may.
+/// A preface has the same result wherever it is cut, and never keeps more bytes than allowed.
 pub fn preface(data: &[u8]) {
     let play = |pieces: &mut dyn Iterator<Item = &[u8]>| {
         let mut preface = Preface::new(256);
@@ -199,17 +201,18 @@ pub fn preface(data: &[u8]) {
     }
 }
 
-/// Frames carry the same however they are cut and however little room there is; what is framed for a client is what it reads;
-/// a request that opens a WebSocket does so only once it is whole. The first byte says what was agreed upon.
+/// Frames decode to the same bytes however they are cut and however small the output buffer is. A client decodes what
+/// weir encodes for it. A request opens a WebSocket only once it is complete. The first byte chooses what was
+/// negotiated.
 pub fn websocket(data: &[u8]) {
     let Some((&agreed, stream)) = data.split_first() else { return };
     let frame_size = [FrameSize::Unlimited, FrameSize::Small, FrameSize::SmallUnlessDeflated][usize::from(agreed >> 2) % 3];
     let negotiated = Negotiated { deflate: agreed & 1 != 0, unmasked: agreed & 2 != 0, frame_size };
-    let whole = hear(negotiated, stream, stream.len().max(1), 4096);
+    let whole = decode(negotiated, stream, stream.len().max(1), 4096);
     for (step, room) in [(1, 1), (usize::from(agreed >> 4) + 2, 100)] {
-        let cut = hear(negotiated, stream, step, room);
+        let cut = decode(negotiated, stream, step, room);
         if whole.2.is_some_and(|broken| broken.0.code == 1007) {
-            // How much still comes out of what does not inflate is up to the room there is.
+            // How much is decompressed before the error depends on the size of the output buffer.
             assert_eq!(whole.2, cut.2);
             assert!(whole.0.starts_with(&cut.0) || cut.0.starts_with(&whole.0));
         } else {
@@ -219,10 +222,10 @@ pub fn websocket(data: &[u8]) {
 
     let negotiated = Negotiated { unmasked: true, ..negotiated };
     let (mut framed, mut pool) = (Vec::new(), DeflatePool::default());
-    let said = stream.repeat(usize::from(agreed >> 4) + 1);
-    encode::data(negotiated, &said, &mut pool, &mut framed);
-    let heard = hear(negotiated, &framed, 1000, 777);
-    assert!(heard == (said, Vec::new(), None));
+    let sent = stream.repeat(usize::from(agreed >> 4) + 1);
+    encode::data(negotiated, &sent, &mut pool, &mut framed);
+    let decoded = decode(negotiated, &framed, 1000, 777);
+    assert!(decoded == (sent, Vec::new(), None));
 
     let rules = Rules { compression: true, ..Rules::default() };
     if let Ok(Some(_)) = rules.read(stream) {
@@ -232,24 +235,24 @@ pub fn websocket(data: &[u8]) {
     }
 }
 
-/// What came, the answers to control frames, and what was wrong.
-fn hear(negotiated: Negotiated, stream: &[u8], step: usize, room: usize) -> (Vec<u8>, Vec<u8>, Option<Violation>) {
+/// Returns the decoded bytes, the answers to control frames, and the violation.
+fn decode(negotiated: Negotiated, stream: &[u8], step: usize, room: usize) -> (Vec<u8>, Vec<u8>, Option<Violation>) {
     /// A compressed message can be a thousand times as long as the input.
     const ENOUGH: usize = 1 << 20;
     let (mut decoder, mut pool) = (Decoder::new(negotiated), DeflatePool::default());
-    let (mut heard, mut replies, mut out) = (Vec::new(), Vec::new(), vec![0; room]);
+    let (mut decoded, mut replies, mut out) = (Vec::new(), Vec::new(), vec![0; room]);
     for mut chunk in stream.chunks(step) {
         loop {
             let step = match decoder.decode(chunk, &mut out, &mut replies, &mut pool) {
                 Ok(step) => step,
-                Err(broken) => return (heard, replies, Some(broken)),
+                Err(broken) => return (decoded, replies, Some(broken)),
             };
             assert!(step.given > 0 || step.taken > 0 || chunk.is_empty(), "it goes on");
-            heard.extend_from_slice(&out[..step.given]);
+            decoded.extend_from_slice(&out[..step.given]);
             chunk = &chunk[step.taken..];
-            if heard.len() > ENOUGH {
-                heard.truncate(ENOUGH);
-                return (heard, Vec::new(), None);
+            if decoded.len() > ENOUGH {
+                decoded.truncate(ENOUGH);
+                return (decoded, Vec::new(), None);
             }
             if decoder.is_closed() || chunk.is_empty() && !decoder.has_more() {
                 break;
@@ -259,5 +262,5 @@ fn hear(negotiated: Negotiated, stream: &[u8], step: usize, room: usize) -> (Vec
             break;
         }
     }
-    (heard, replies, None)
+    (decoded, replies, None)
 }

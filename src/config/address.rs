@@ -1,4 +1,4 @@
-//! Addresses: to listen on, to dial, to advertise, to poll.
+//! Addresses to listen on, to dial, to advertise and to poll.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -6,21 +6,22 @@ use ipnet::IpNet;
 
 use crate::config::{
     effective::toml_string,
-    error::{Wrong, quote},
-    leaf::{Leaf, misfit},
+    error::{Problem, quote},
+    leaf::{Leaf, wrong_type},
     node::Node,
 };
 
-/// An address to bind: a literal IP address, so that a name that resolves differently tomorrow cannot open another port.
+/// An address to bind. It is a literal IP address: a name might resolve to another interface tomorrow.
 impl Leaf for SocketAddr {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        const RIGHT: &str = "write an IP address with a port, such as \"0.0.0.0:4222\"";
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write an IP address with a port, such as \"0.0.0.0:4222\"";
         let Node::String(text) = node else {
-            return Err(misfit(node, RIGHT));
+            return Err(wrong_type(node, REMEDY));
         };
         text.parse().map_err(|_| {
-            let right = suggest_listen(text).map_or_else(|| RIGHT.to_owned(), |address| format!("write \"{address}\""));
-            Wrong::new(format!("{} is not an IP address with a port", quote(text)), right)
+            let remedy =
+                suggest_listen(text).map_or_else(|| REMEDY.to_owned(), |address| format!("write \"{address}\""));
+            Problem::new(format!("{} is not an IP address with a port", quote(text)), remedy)
         })
     }
     fn show(&self) -> String {
@@ -28,7 +29,7 @@ impl Leaf for SocketAddr {
     }
 }
 
-/// What was probably meant: `:4222`, `4222`, `*:4222`, `localhost:4222`, `10.0.0.1`.
+/// The address that was probably meant by `:4222`, `4222`, `*:4222`, `localhost:4222` or `10.0.0.1`.
 fn suggest_listen(text: &str) -> Option<String> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Some(SocketAddr::new(ip, 4222).to_string());
@@ -42,14 +43,14 @@ fn suggest_listen(text: &str) -> Option<String> {
     }
 }
 
-/// `host:port` to dial or to tell clients: an IP address (IPv6 in brackets) or a DNS name, and a port that is not 0.
+/// `host:port` to dial or to advertise: an IP address (IPv6 in brackets) or a DNS name, and a port that is not 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address(pub(super) String);
 
 impl Leaf for Address {
-    fn read(node: &Node) -> Result<Self, Wrong> {
+    fn read(node: &Node) -> Result<Self, Problem> {
         let Node::String(text) = node else {
-            return Err(misfit(node, "write host and port, such as \"10.0.0.1:4222\""));
+            return Err(wrong_type(node, "write host and port, such as \"10.0.0.1:4222\""));
         };
         check_host_port(text, 4222).map(|()| Self(text.clone()))
     }
@@ -58,39 +59,39 @@ impl Leaf for Address {
     }
 }
 
-/// `http://host:port` (or `https://`) of a server's monitoring port, kept without a slash at its end.
+/// `http://host:port` or `https://host:port` of a server's monitoring port, stored without a slash at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MonitorUrl(pub(super) String);
 
 impl Leaf for MonitorUrl {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        const RIGHT: &str = "write \"http://host:port\", such as \"http://10.0.0.1:8222\"";
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write \"http://host:port\", such as \"http://10.0.0.1:8222\"";
         let Node::String(text) = node else {
-            return Err(misfit(node, RIGHT));
+            return Err(wrong_type(node, REMEDY));
         };
         let scheme = if text.starts_with("https://") { "https://" } else { "http://" };
         let Some(rest) = text.strip_prefix(scheme) else {
-            let right = match check_host_port(text, 8222) {
+            let remedy = match check_host_port(text, 8222) {
                 Ok(()) => format!("write \"http://{text}\""),
-                Err(_) => RIGHT.to_owned(),
+                Err(_) => REMEDY.to_owned(),
             };
             let what = format!("{} does not begin with http://", quote(text));
-            return Err(Wrong::new(what, right));
+            return Err(Problem::new(what, remedy));
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if let Some((host, _)) = authority.split_once(['/', '?', '#'])
             && !authority.contains('@')
         {
             let what = format!("{} has a path, and weir asks for /varz itself", quote(text));
-            return Err(Wrong::new(what, format!("write \"{scheme}{host}\"")));
+            return Err(Problem::new(what, format!("write \"{scheme}{host}\"")));
         }
-        check_host_port(authority, 8222).map_err(|wrong| {
-            // The cure speaks of host:port; here it needs its scheme.
-            let right = match wrong.right.strip_prefix("write \"") {
+        check_host_port(authority, 8222).map_err(|problem| {
+            // That remedy shows host:port; here a scheme stands in front.
+            let remedy = match problem.remedy.strip_prefix("write \"") {
                 Some(rest) => format!("write \"{scheme}{rest}"),
-                None => wrong.right,
+                None => problem.remedy,
             };
-            Wrong::new(wrong.what, right)
+            Problem::new(problem.what, remedy)
         })?;
         Ok(Self(format!("{scheme}{authority}")))
     }
@@ -104,64 +105,67 @@ impl Leaf for MonitorUrl {
 pub(super) struct Network(pub(super) IpNet);
 
 impl Leaf for Network {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        const RIGHT: &str = "write a network such as \"10.0.0.0/8\", or an address";
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write a network such as \"10.0.0.0/8\", or an address";
         let Node::String(text) = node else {
-            return Err(misfit(node, RIGHT));
+            return Err(wrong_type(node, REMEDY));
         };
         let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         network
             .map(|network| Self(network.trunc()))
-            .map_err(|_| Wrong::new(format!("{} is no network", quote(text)), RIGHT))
+            .map_err(|_| Problem::new(format!("{} is no network", quote(text)), REMEDY))
     }
     fn show(&self) -> String {
         format!("\"{}\"", self.0)
     }
 }
 
-/// An address of this machine, without a port.
+/// An address of this machine without a port.
 impl Leaf for IpAddr {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        const RIGHT: &str = "write an address of this machine such as \"10.0.0.1\", without a port";
-        let Node::String(text) = node else { return Err(misfit(node, RIGHT)) };
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write an address of this machine such as \"10.0.0.1\", without a port";
+        let Node::String(text) = node else { return Err(wrong_type(node, REMEDY)) };
         let address = text.parse::<Self>().ok().filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
-        address.ok_or_else(|| Wrong::new(format!("{} is no address to connect from", quote(text)), RIGHT))
+        address.ok_or_else(|| Problem::new(format!("{} is no address to connect from", quote(text)), REMEDY))
     }
     fn show(&self) -> String {
         format!("\"{self}\"")
     }
 }
 
-fn check_host_port(text: &str, usual_port: u16) -> Result<(), Wrong> {
+fn check_host_port(text: &str, usual_port: u16) -> Result<(), Problem> {
     let general = format!("write \"host:{usual_port}\"");
     if let Some((_, rest)) = text.split_once("://") {
         let bare = rest.trim_end_matches('/');
-        let right = match check_host_port(bare, usual_port) {
+        let remedy = match check_host_port(bare, usual_port) {
             Ok(()) => format!("write \"{bare}\""),
             Err(_) => general,
         };
-        return Err(Wrong::new(format!("{} is a URL, not host:port", quote(text)), right));
+        return Err(Problem::new(format!("{} is a URL, not host:port", quote(text)), remedy));
     }
     if text.contains('@') {
-        return Err(Wrong::new(format!("{} holds credentials, which clients bring themselves", quote(text)), general));
+        return Err(Problem::new(
+            format!("{} holds credentials, which clients bring themselves", quote(text)),
+            general,
+        ));
     }
     if text.parse::<Ipv6Addr>().is_ok() {
-        return Err(Wrong::new(format!("{} has no port", quote(text)), format!("write \"[{text}]:{usual_port}\"")));
+        return Err(Problem::new(format!("{} has no port", quote(text)), format!("write \"[{text}]:{usual_port}\"")));
     }
     let bracketed_without_port = text.starts_with('[') && text.ends_with(']');
     let Some((host, port)) = text.rsplit_once(':').filter(|_| !bracketed_without_port) else {
         return Err(if text.is_empty() {
-            Wrong::new("it is empty", general)
+            Problem::new("it is empty", general)
         } else {
-            Wrong::new(format!("{} has no port", quote(text)), format!("write \"{text}:{usual_port}\""))
+            Problem::new(format!("{} has no port", quote(text)), format!("write \"{text}:{usual_port}\""))
         });
     };
     if !is_host(host) {
-        return Err(Wrong::new(format!("{} does not begin with a host", quote(text)), general));
+        return Err(Problem::new(format!("{} does not begin with a host", quote(text)), general));
     }
     match port.parse::<u16>() {
         Ok(port) if port > 0 => Ok(()),
-        _ => Err(Wrong::new(
+        _ => Err(Problem::new(
             format!("{} has no port from 1 to 65535", quote(text)),
             format!("write \"{host}:{usual_port}\""),
         )),
@@ -180,9 +184,9 @@ fn is_host(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn wrong<T: Leaf + std::fmt::Debug>(text: &str) -> String {
-        let wrong = T::read(&Node::String(text.into())).unwrap_err();
-        format!("{}; {}", wrong.what, wrong.right)
+    fn problem<T: Leaf + std::fmt::Debug>(text: &str) -> String {
+        let problem = T::read(&Node::String(text.into())).unwrap_err();
+        format!("{}; {}", problem.what, problem.remedy)
     }
 
     #[test]
@@ -194,7 +198,7 @@ mod tests {
             ("10.0.0.1", "10.0.0.1:4222"),
             ("::1", "[::1]:4222"),
         ] {
-            let said = wrong::<SocketAddr>(text);
+            let said = problem::<SocketAddr>(text);
             assert!(said.ends_with(&format!("; write \"{meant}\"")), "{said}");
         }
         for (text, said) in [
@@ -205,7 +209,7 @@ mod tests {
             ("nats://n1:4222", "\"nats://n1:4222\" is a URL, not host:port; write \"n1:4222\""),
             ("", "it is empty; write \"host:4222\""),
         ] {
-            assert_eq!(wrong::<Address>(text), said);
+            assert_eq!(problem::<Address>(text), said);
         }
     }
 
@@ -222,7 +226,7 @@ mod tests {
                 "\"http://n1:8222/varz\" has a path, and weir asks for /varz itself; write \"http://n1:8222\"",
             ),
         ] {
-            assert_eq!(wrong::<MonitorUrl>(text), said);
+            assert_eq!(problem::<MonitorUrl>(text), said);
         }
         for text in [
             "http://joe:hunter2@n1:8222/",
@@ -230,7 +234,7 @@ mod tests {
             "joe:hunter2@n1:8222",
             "http://a/joe:hunter2@n1:8",
         ] {
-            let said = wrong::<MonitorUrl>(text);
+            let said = problem::<MonitorUrl>(text);
             assert!(!said.contains("hunter2"), "{said}");
         }
     }

@@ -3,13 +3,13 @@
 use std::{convert::Infallible, str::FromStr};
 
 use crate::config::{
-    error::{Wrong, quote},
+    error::{Problem, quote},
     node::{Entries, Node},
     section::Sink,
 };
 
-/// One `--server` argument as it was written. Reading it is [`super::Config::from_servers`]'s work, so that all of them
-/// are checked at once, by the same rules as a file.
+/// One `--server` argument as it was written. [`super::Config::from_servers`] reads all of them at once, by the same
+/// rules as a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerArg(pub String);
 
@@ -21,7 +21,7 @@ impl FromStr for ServerArg {
     }
 }
 
-/// The same as a document.
+/// The arguments as a document.
 pub(super) fn document(args: &[ServerArg], sink: &mut Sink) -> Entries {
     let servers = args.iter().enumerate().map(|(i, arg)| Node::Table(server(i, &arg.0, sink))).collect();
     let cluster = vec![("servers".to_owned(), Node::List(servers))];
@@ -29,14 +29,15 @@ pub(super) fn document(args: &[ServerArg], sink: &mut Sink) -> Entries {
 }
 
 fn server(i: usize, text: &str, sink: &mut Sink) -> Entries {
-    let mut wrong = |what: String, right: &str| sink.wrong(format!("cluster.servers[{i}]"), Wrong::new(what, right));
+    let mut report =
+        |what: String, remedy: &str| sink.report(format!("cluster.servers[{i}]"), Problem::new(what, remedy));
     let mut parts = text.split(',');
     let address = parts.next().unwrap_or_default();
     let mut entries = vec![("address".to_owned(), Node::String(address.to_owned()))];
     for part in parts {
         let known = part.split_once('=').and_then(|(key, value)| match key {
             "monitor" | "name" => Some((key, Node::String(value.to_owned()))),
-            // What is no number stays text, and the key's own rule says what is wrong with it.
+            // If it is not a number it stays text, and the rule for the key reports that.
             "max_connections" => {
                 Some((key, value.parse().map_or_else(|_| Node::String(value.to_owned()), Node::Integer)))
             }
@@ -44,10 +45,10 @@ fn server(i: usize, text: &str, sink: &mut Sink) -> Entries {
         });
         match known {
             Some((key, _)) if entries.iter().any(|(name, _)| name == key) => {
-                wrong(format!("{key} is given twice"), "write it once")
+                report(format!("{key} is given twice"), "write it once")
             }
             Some((key, node)) => entries.push((key.to_owned(), node)),
-            None => wrong(
+            None => report(
                 format!("{} is not understood", quote(part)),
                 "write HOST:PORT, then any of ,monitor=URL ,name=NAME ,max_connections=NUMBER",
             ),

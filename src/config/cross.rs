@@ -1,13 +1,12 @@
-//! What must hold between keys: no two of a kind the same, nothing that contradicts another.
+//! What must hold between keys: no duplicates, and no two keys that contradict each other.
 
 use std::{collections::HashMap, net::SocketAddr};
 
 use crate::{
-    config::{error::Wrong, raw::Raw, section::Sink},
+    config::{error::Problem, raw::Raw, section::Sink},
     upstream::Reserve,
 };
 
-/// Reports every contradiction.
 pub(super) fn check(raw: &Raw, sink: &mut Sink) {
     lame_duck(raw, sink);
     listen_addresses(raw, sink);
@@ -17,16 +16,16 @@ pub(super) fn check(raw: &Raw, sink: &mut Sink) {
 
 fn lame_duck(raw: &Raw, sink: &mut Sink) {
     if raw.lame_duck_grace_period > raw.lame_duck_duration {
-        let wrong = Wrong::new(
+        let problem = Problem::new(
             "it is longer than lame_duck_duration, which includes it",
             "write a shorter one, or a longer lame_duck_duration",
         );
-        sink.wrong("lame_duck_grace_period", wrong);
+        sink.report("lame_duck_grace_period", problem);
     }
 }
 
 fn listen_addresses(raw: &Raw, sink: &mut Sink) {
-    // Port 0 is "any free port": two of them are two ports.
+    // Port 0 means any free port, so two of them are not the same.
     let mut seen: HashMap<SocketAddr, String> = HashMap::new();
     let listeners = raw.listeners.iter().enumerate();
     let all = listeners
@@ -34,8 +33,9 @@ fn listen_addresses(raw: &Raw, sink: &mut Sink) {
         .chain(raw.monitor.map(|m| ("monitor.listen".to_owned(), m)));
     for (key, address) in all.filter(|(_, address)| address.port() != 0) {
         if let Some(first) = seen.get(&address) {
-            let wrong = Wrong::new(format!("\"{address}\" is {first} already"), "write another port, or remove one");
-            sink.wrong(key, wrong);
+            let problem =
+                Problem::new(format!("\"{address}\" is {first} already"), "write another port, or remove one");
+            sink.report(key, problem);
         } else {
             seen.insert(address, key);
         }
@@ -48,41 +48,41 @@ fn servers(raw: &Raw, sink: &mut Sink) {
     for (i, server) in raw.upstream.servers.iter().enumerate() {
         let key = |key: &str| format!("cluster.servers[{i}].{key}");
         if !server.address.is_empty() {
-            // Host names are the same in any case.
+            // The case of a host name does not matter.
             let same = addresses.entry(server.address.to_ascii_lowercase()).or_insert(i);
             if *same != i {
-                let wrong = Wrong::new(
+                let problem = Problem::new(
                     format!("{:?} is the address of cluster.servers[{same}] already", server.address),
                     "write each server once",
                 );
-                sink.wrong(key("address"), wrong);
+                sink.report(key("address"), problem);
             }
         }
         if let Some(name) = &server.name {
             let same = names.entry(name).or_insert(i);
             if *same != i {
-                let wrong = Wrong::new(
+                let problem = Problem::new(
                     format!("{name:?} is the name of cluster.servers[{same}] already"),
                     "write a name of its own, or leave it out for the server's own",
                 );
-                sink.wrong(key("name"), wrong);
+                sink.report(key("name"), problem);
             }
         }
         if raw.listeners.iter().any(|l| reaches(&server.address, l.listen)) {
-            let wrong = Wrong::new(
+            let problem = Problem::new(
                 format!("{:?} is where weir itself listens", server.address),
                 "write the address of the nats-server, or another listen address",
             );
-            sink.wrong(key("address"), wrong);
+            sink.report(key("address"), problem);
         }
         if let (Reserve::Slots(reserve), Some(max)) = (raw.upstream.reserve, server.max_connections)
             && reserve >= max
         {
-            let wrong = Wrong::new(
+            let problem = Problem::new(
                 format!("{max} is not more than the reserve of {reserve} slots"),
                 "write more, or a smaller cluster.reserve",
             );
-            sink.wrong(key("max_connections"), wrong);
+            sink.report(key("max_connections"), problem);
         }
     }
 }
@@ -91,9 +91,9 @@ fn secure_monitors(raw: &Raw, sink: &mut Sink) {
     let https = |monitor: &Option<String>| monitor.as_deref().is_some_and(|url| url.starts_with("https://"));
     for (i, server) in raw.upstream.servers.iter().enumerate() {
         if raw.servers_tls.is_none() && https(&server.monitor) {
-            let wrong =
-                Wrong::new("HTTPS needs to know whom to trust", "write [cluster.tls] too, with a ca_file or empty");
-            sink.wrong(format!("cluster.servers[{i}].monitor"), wrong);
+            let problem =
+                Problem::new("HTTPS needs to know whom to trust", "write [cluster.tls] too, with a ca_file or empty");
+            sink.report(format!("cluster.servers[{i}].monitor"), problem);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The configuration in force, as TOML: what `weir check` prints. Recorded while reading, so it cannot miss a key.
+//! The configuration in force, as TOML: the output of `weir check`. It is recorded while the file is read, so that it
+//! cannot miss a key.
 
 use std::fmt;
 
@@ -7,23 +8,24 @@ use std::fmt;
 pub(super) enum Line {
     /// `[cluster]` or `[[listeners]]`.
     Header { text: String, given: bool },
-    /// A table that is absent, with what that means.
+    /// A table that is absent, and what that means.
     Absent { text: String },
     /// `key = literal`.
     Value { key: String, literal: String, given: bool },
-    /// A key without a value that may be shown: absent, or secret.
+    /// A key that is absent, or whose value must not be shown.
     Note { key: String, text: String, given: bool },
 }
 
-/// The configuration in force; displays as TOML that loads to the same (but for `users`, which stay unsaid), each
-/// default marked `# default`.
+/// The configuration in force. It displays as TOML, with `# default` behind each default; loading that yields the same
+/// configuration, except for `users`, which are not shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Effective {
     pub(super) lines: Vec<Line>,
 }
 
 impl Effective {
-    /// Every key that was read, with the table it stands in: `("[cluster]", "reserve")`; top-level keys stand in `""`.
+    /// Every key that was read, with the header of its table: `("[cluster]", "reserve")`. At the top level that is
+    /// `""`.
     pub fn keys(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut table = "";
         self.lines.iter().filter_map(move |line| match line {

@@ -8,7 +8,7 @@ pub struct ConfigError {
     pub(super) place: Place,
     /// The path of the key, such as `cluster.servers[1].address`; empty where the whole file is meant.
     pub(super) key: String,
-    pub(super) wrong: Wrong,
+    pub(super) problem: Problem,
 }
 
 /// Where an error is: `weir.toml:12`, `weir.toml:12:5` or `--server`.
@@ -38,22 +38,22 @@ impl fmt::Display for ConfigError {
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
-        write!(f, "{}; {}", self.wrong.what, self.wrong.right)
+        write!(f, "{}; {}", self.problem.what, self.problem.remedy)
     }
 }
 
 /// What is wrong with a value, and what would be right: the two halves of an error line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wrong {
+pub(super) struct Problem {
     /// Such as `"10.0.0.2" has no port`.
     pub(super) what: String,
     /// Such as `write "10.0.0.2:4222"`.
-    pub(super) right: String,
+    pub(super) remedy: String,
 }
 
-impl Wrong {
-    pub(super) fn new(what: impl Into<String>, right: impl Into<String>) -> Self {
-        Self { what: what.into(), right: right.into() }
+impl Problem {
+    pub(super) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what: what.into(), remedy: remedy.into() }
     }
 }
 
@@ -81,8 +81,8 @@ impl fmt::Display for Errors {
 
 impl std::error::Error for Errors {}
 
-/// A value as an error may show it: quoted, control characters escaped, at most 80 characters, and without the part
-/// before `@`, which is where people put passwords.
+/// A value as an error shows it: quoted, with control characters escaped, cut at 80 characters, and without the part
+/// before `@`, where passwords stand in addresses.
 pub(super) fn quote(text: &str) -> String {
     let shown = match (text.find("://"), text.rfind('@')) {
         (Some(scheme), Some(at)) if scheme + 3 <= at => {

@@ -1,41 +1,44 @@
-//! Single values: how each kind is read, what is said when it cannot be, and how it is printed back.
+//! Kinds of single values: how each is read, the error if it cannot be, and how it is printed.
 
 use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, time::Duration};
 
+use strum::VariantArray;
+
 use crate::config::{
     effective::toml_string,
-    error::{Wrong, quote},
+    error::{Problem, quote},
     node::Node,
 };
 
-/// A value that one key can hold.
+/// The value of one key.
 pub(super) trait Leaf: Sized + PartialEq {
-    /// Reads it, or says what is wrong and what would be right.
-    fn read(node: &Node) -> Result<Self, Wrong>;
+    /// Reads the value.
+    fn read(node: &Node) -> Result<Self, Problem>;
 
-    /// The TOML literal.
+    /// The value as a TOML literal.
     fn show(&self) -> String;
 }
 
-/// A check that passes everything.
-pub(super) fn any<T>(_: &T) -> Result<(), Wrong> {
+/// A check that accepts every value.
+pub(super) fn any<T>(_: &T) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A check for a range, both ends included.
-pub(super) fn within<T: Leaf + PartialOrd>(range: RangeInclusive<T>) -> impl Fn(&T) -> Result<(), Wrong> {
+/// A check that accepts a range, both ends included.
+pub(super) fn within<T: Leaf + PartialOrd>(range: RangeInclusive<T>) -> impl Fn(&T) -> Result<(), Problem> {
     move |value| {
         if range.contains(value) {
             return Ok(());
         }
         let (low, high) = (range.start(), range.end());
         let size = if value < low { "small" } else { "large" };
-        Err(Wrong::new(format!("{} is too {size}", value.show()), format!("write {} to {}", low.show(), high.show())))
+        Err(Problem::new(format!("{} is too {size}", value.show()), format!("write {} to {}", low.show(), high.show())))
     }
 }
 
-/// `"x" is a string`, with the value where it is short and tells something.
-pub(super) fn misfit(node: &Node, right: impl Into<String>) -> Wrong {
+/// The problem of a value that has the wrong type, such as `"x" is a string`. It shows the value, unless that is a
+/// list, a table or a date.
+pub(super) fn wrong_type(node: &Node, remedy: impl Into<String>) -> Problem {
     let what = match node {
         Node::String(text) => format!("{} is a string", quote(text)),
         Node::Integer(n) => format!("{n} is a whole number"),
@@ -43,19 +46,19 @@ pub(super) fn misfit(node: &Node, right: impl Into<String>) -> Wrong {
         Node::Bool(b) => format!("{b} is not text or a number"),
         Node::Date | Node::List(_) | Node::Table(_) => format!("it is {}", node.kind()),
     };
-    Wrong::new(what, right)
+    Problem::new(what, remedy)
 }
 
-fn whole<T: TryFrom<i128> + Display>(node: &Node, max: T) -> Result<T, Wrong> {
-    let right = format!("write a whole number from 0 to {max}, without quotes");
+fn whole<T: TryFrom<i128> + Display>(node: &Node, max: T) -> Result<T, Problem> {
+    let remedy = format!("write a whole number from 0 to {max}, without quotes");
     let Node::Integer(n) = node else {
-        return Err(misfit(node, right));
+        return Err(wrong_type(node, remedy));
     };
-    T::try_from(*n).map_err(|_| Wrong::new(format!("{n} is out of range"), right))
+    T::try_from(*n).map_err(|_| Problem::new(format!("{n} is out of range"), remedy))
 }
 
 impl Leaf for u32 {
-    fn read(node: &Node) -> Result<Self, Wrong> {
+    fn read(node: &Node) -> Result<Self, Problem> {
         whole(node, Self::MAX)
     }
     fn show(&self) -> String {
@@ -64,7 +67,7 @@ impl Leaf for u32 {
 }
 
 impl Leaf for usize {
-    fn read(node: &Node) -> Result<Self, Wrong> {
+    fn read(node: &Node) -> Result<Self, Problem> {
         whole(node, Self::MAX)
     }
     fn show(&self) -> String {
@@ -73,10 +76,10 @@ impl Leaf for usize {
 }
 
 impl Leaf for bool {
-    fn read(node: &Node) -> Result<Self, Wrong> {
+    fn read(node: &Node) -> Result<Self, Problem> {
         match node {
             Node::Bool(value) => Ok(*value),
-            other => Err(misfit(other, "write true or false, without quotes")),
+            other => Err(wrong_type(other, "write true or false, without quotes")),
         }
     }
     fn show(&self) -> String {
@@ -85,13 +88,13 @@ impl Leaf for bool {
 }
 
 impl Leaf for Duration {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        const RIGHT: &str = "write a number with its unit, such as \"1500ms\" or \"2s\"";
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write a number with its unit, such as \"1500ms\" or \"2s\"";
         match node {
             Node::String(text) => humantime::parse_duration(text)
-                .map_err(|_| Wrong::new(format!("{} is not a duration", quote(text)), RIGHT)),
-            Node::Integer(n) => Err(Wrong::new(format!("{n} has no unit"), format!("write \"{n}s\" or \"{n}ms\""))),
-            other => Err(misfit(other, RIGHT)),
+                .map_err(|_| Problem::new(format!("{} is not a duration", quote(text)), REMEDY)),
+            Node::Integer(n) => Err(Problem::new(format!("{n} has no unit"), format!("write \"{n}s\" or \"{n}ms\""))),
+            other => Err(wrong_type(other, REMEDY)),
         }
     }
     fn show(&self) -> String {
@@ -106,12 +109,12 @@ impl Leaf for Duration {
 }
 
 impl Leaf for PathBuf {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        const RIGHT: &str = "write the path of a file, such as \"weir.ports\"";
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write the path of a file, such as \"weir.ports\"";
         match node {
-            Node::String(text) if text.is_empty() => Err(Wrong::new("it is empty", RIGHT)),
+            Node::String(text) if text.is_empty() => Err(Problem::new("it is empty", REMEDY)),
             Node::String(text) => Ok(Self::from(text)),
-            other => Err(misfit(other, RIGHT)),
+            other => Err(wrong_type(other, REMEDY)),
         }
     }
     fn show(&self) -> String {
@@ -119,7 +122,7 @@ impl Leaf for PathBuf {
     }
 }
 
-/// A part of a whole, 0.0 to 1.0, written `"80%"`.
+/// A share from 0.0 to 1.0, written `"80%"`.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub(super) struct Percent(pub(super) f64);
 
@@ -131,13 +134,13 @@ impl Percent {
 }
 
 impl Leaf for Percent {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        const RIGHT: &str = "write a percentage from \"0%\" to \"100%\"";
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write a percentage from \"0%\" to \"100%\"";
         match node {
             Node::String(text) => {
-                Self::parse(text).ok_or_else(|| Wrong::new(format!("{} is no percentage", quote(text)), RIGHT))
+                Self::parse(text).ok_or_else(|| Problem::new(format!("{} is no percentage", quote(text)), REMEDY))
             }
-            other => Err(misfit(other, RIGHT)),
+            other => Err(wrong_type(other, REMEDY)),
         }
     }
     fn show(&self) -> String {
@@ -146,21 +149,22 @@ impl Leaf for Percent {
     }
 }
 
-/// A name of a server: printable, without blanks, since it becomes a metric's label and a word in log lines.
+/// The name of a server. It is printable and has no blanks, since it becomes a label of metrics and a word in log
+/// lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Name(pub(super) String);
 
 impl Leaf for Name {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        const RIGHT: &str = "write 1 to 64 printable characters without blanks or quotes";
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write 1 to 64 printable characters without blanks or quotes";
         let Node::String(text) = node else {
-            return Err(misfit(node, RIGHT));
+            return Err(wrong_type(node, REMEDY));
         };
         let fits = |c: char| !c.is_whitespace() && !c.is_control() && c != '"';
         if (1..=64).contains(&text.chars().count()) && text.chars().all(fits) {
             Ok(Self(text.clone()))
         } else {
-            Err(Wrong::new(format!("{} is no usable name", quote(text)), RIGHT))
+            Err(Problem::new(format!("{} is no usable name", quote(text)), REMEDY))
         }
     }
     fn show(&self) -> String {
@@ -168,18 +172,29 @@ impl Leaf for Name {
     }
 }
 
+/// Reads one of the names of an enum.
+pub(super) fn variant<T: VariantArray + Copy + Into<&'static str>>(node: &Node) -> Result<T, Problem> {
+    let words: Vec<(&str, T)> = T::VARIANTS.iter().map(|&variant| (variant.into(), variant)).collect();
+    word(node, &words)
+}
+
+/// The literal of a variant of an enum.
+pub(super) fn show_variant(variant: impl Into<&'static str>) -> String {
+    toml_string(variant.into())
+}
+
 /// Reads one of a few words.
-pub(super) fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, Wrong> {
+pub(super) fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, Problem> {
     let choices: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-    let right = format!("write {}", choices.join(" or "));
+    let remedy = format!("write {}", choices.join(" or "));
     let Node::String(text) = node else {
-        return Err(misfit(node, right));
+        return Err(wrong_type(node, remedy));
     };
     words
         .iter()
         .find(|(word, _)| word == text)
         .map(|(_, value)| *value)
-        .ok_or_else(|| Wrong::new(format!("{} is not one of the choices", quote(text)), right))
+        .ok_or_else(|| Problem::new(format!("{} is not one of the choices", quote(text)), remedy))
 }
 
 #[cfg(test)]
@@ -201,9 +216,9 @@ mod tests {
 
     #[test]
     fn a_duration_needs_a_unit() {
-        let wrong = Duration::read(&Node::Integer(5)).unwrap_err();
-        assert_eq!(wrong.what, "5 has no unit");
-        assert_eq!(wrong.right, "write \"5s\" or \"5ms\"");
+        let problem = Duration::read(&Node::Integer(5)).unwrap_err();
+        assert_eq!(problem.what, "5 has no unit");
+        assert_eq!(problem.remedy, "write \"5s\" or \"5ms\"");
     }
 
     #[test]
@@ -211,6 +226,6 @@ mod tests {
         let check = within(1u32..=9);
         assert!(check(&9).is_ok());
         assert_eq!(check(&0).unwrap_err().what, "0 is too small");
-        assert_eq!(check(&10).unwrap_err().right, "write 1 to 9");
+        assert_eq!(check(&10).unwrap_err().remedy, "write 1 to 9");
     }
 }

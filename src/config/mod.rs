@@ -1,7 +1,13 @@
-//! From a file, or from `--server` arguments, to a [`Config`] that cannot be wrong: every value in range, no two
-//! addresses the same, at least one server. What is wrong is reported all at once, before any port is bound.
+//! Reads a file, or `--server` arguments, into a [`Config`] that cannot be wrong: every value is in range, no two
+//! addresses are the same, and there is at least one server. All errors are reported at once, before any port is bound
+//! (docs/contract.md, towards operators 3).
 //!
-//! It owns no meaning: each module below says in its `Params` what it needs to know, and this module fills them in.
+//! It gives the values no meaning: each module says in its `Params` what it needs, and this one fills them in.
+//!
+//! - [`node`]: TOML as a tree in the order of the file, with the line of each key.
+//! - [`section`]: reads one table key by key; collects errors, and what `weir check` prints ([`effective`]).
+//! - [`leaf`], [`address`]: kinds of values. [`raw`]: the tables and keys, with [`quota`], [`tls`], [`websocket`] and
+//!   [`system`]. [`cross`]: what must hold between keys. [`args`]: `--server`.
 
 mod address;
 mod args;
@@ -27,6 +33,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::{
     admission,
@@ -45,59 +52,47 @@ use crate::{
 pub use args::ServerArg;
 pub use effective::Effective;
 pub use error::Errors;
+use error::Problem;
 pub use websocket::WebsocketConfig;
 
 /// One bound address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerConfig {
-    /// Where to listen; port 0 takes any free port.
+    /// The address to bind; port 0 takes any free port.
     pub listen: SocketAddr,
-    /// What clients are told in `connect_urls` (those of a WebSocket listener too), as `host:port`; empty tells them nothing.
+    /// The `connect_urls` that clients are told (also those of a WebSocket listener), each `host:port`.
     pub advertise: Vec<String>,
-    /// The load balancers whose PROXY headers are believed, and expected.
+    /// The load balancers that send PROXY headers, which weir requires and believes.
     pub accept_proxy_protocol_from: Vec<IpNet>,
     /// The most clients at once, 1 to 10 million.
     pub max_clients: u32,
     /// From accept to a complete CONNECT, 10 ms to 60 s.
     pub handshake_timeout: Duration,
-    /// TLS towards its clients; `None` speaks plainly.
+    /// TLS towards clients.
     pub tls: Option<ListenerTls>,
-    /// It speaks WebSocket, and so.
+    /// WebSocket towards clients.
     pub websocket: Option<WebsocketConfig>,
-    /// It passes TLS through to servers that expect TLS then.
+    /// Passes TLS through to the servers, which expect it at this time.
     pub passes_through: Option<HandshakeFirst>,
 }
 
-/// The form of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The form of log lines: plain text, or one JSON object per line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum LogFormat {
-    /// For people.
     Text,
-    /// One JSON object per line.
     Json,
 }
 
-impl LogFormat {
-    /// Every format.
-    pub const ALL: [Self; 2] = [Self::Text, Self::Json];
-
-    /// The word in the configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        }
-    }
-}
-
-/// The least severe line that is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// The least severe line that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum LogLevel {
-    /// weir failed its duty.
+    /// weir failed to do its work.
     Error,
-    /// Degraded, still serving.
+    /// weir still serves, but not as configured.
     Warn,
-    /// Start, stop, drain, ejected servers, a summary per second while refusing.
+    /// Start, stop, drain, ejected servers, and one summary per second while clients are refused.
     Info,
     /// One line per session.
     Debug,
@@ -106,58 +101,46 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    /// Every level, most severe first.
-    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
-
-    /// The word in the configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
 /// How to log; always to stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogConfig {
-    /// The form of a line.
     pub format: LogFormat,
-    /// The least severe line that is written.
     pub level: LogLevel,
 }
 
-/// Everything weir was told, checked.
+/// A checked configuration.
 #[derive(Clone)]
 pub struct Config {
-    /// The addresses for clients, at least one, no two the same (but for port 0).
+    /// The addresses for clients: at least one, and no two the same, except for port 0.
     pub listeners: Vec<ListenerConfig>,
-    /// Where `/metrics` and the other endpoints are served; `None` serves none.
+    /// The address of `/metrics` and the other endpoints.
     pub monitor: Option<SocketAddr>,
-    /// The servers, at least one.
+    /// At least one server.
     pub upstream: upstream::Params,
-    /// The doors; its `max_clients` is the sum of the listeners'.
+    /// Its `max_clients` is the sum of the listeners'.
     pub admission: admission::Params,
     /// Worker threads, 1 to 1024; `None` is one per core.
     pub workers: Option<NonZeroUsize>,
-    /// From the signal to the first close while draining.
+    /// From the signal to the first close of a drain.
     pub lame_duck_grace_period: Duration,
-    /// From the signal to the last close while draining; at least the grace period.
+    /// From the signal to the last close of a drain; at least the grace period.
     pub lame_duck_duration: Duration,
     /// How to log.
     pub log: LogConfig,
-    /// A file for the addresses that were bound, once they are.
+    /// The file into which weir writes the addresses that it has bound.
     pub ports_file: Option<PathBuf>,
-    /// Where the seed of the trusted proxy's key is.
+    /// The file with the seed of the trusted proxy's key.
     pub proxy_nkey_seed_file: Option<PathBuf>,
-    /// TLS towards the servers; `None` speaks plainly.
+    /// TLS towards the servers.
     pub servers_tls: Option<ServersTls>,
-    /// That key, once [`Config::read_secrets`] has read it.
+    /// The trusted proxy's key, once [`Config::read_secrets`] has read it.
     pub proxy_key: Option<ProxyKey>,
-    /// How to log in to the cluster's system account, once [`Config::read_secrets`] has read it; `None` does not.
+    /// The login to the cluster's system account, once [`Config::read_secrets`] has read it.
     pub system_login: Option<Login>,
     system: Option<SystemKeys>,
     source: Source,
@@ -168,16 +151,15 @@ impl Config {
     /// Reads a TOML file.
     ///
     /// # Errors
-    /// All that is wrong with it, at once: the file cannot be read, is not TOML, or holds keys and values that are not
-    /// right.
+    /// All errors at once: the file cannot be read, is not TOML, or has keys or values that weir does not accept.
     pub fn load(path: &Path) -> Result<Self, Errors> {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            let wrong = Wrong::new(
+            let problem = Problem::new(
                 format!("it cannot be read ({error})"),
                 "name a configuration with -c, or servers with --server",
             );
-            Errors(vec![Source::without_lines(&file).error(String::new(), wrong)])
+            Errors(vec![Source::without_lines(&file).error(String::new(), problem)])
         })?;
         Self::parse(&file, &text)
     }
@@ -194,7 +176,7 @@ impl Config {
     /// The configuration of `weir run --server …`: these servers, and defaults for the rest.
     ///
     /// # Errors
-    /// All that is wrong with the arguments, at once; no server at all is wrong too.
+    /// All errors in the arguments at once; having no server is one.
     pub fn from_servers(servers: &[ServerArg]) -> Result<Self, Errors> {
         let mut sink = Sink::new(Source::without_lines("--server"));
         let entries = args::document(servers, &mut sink);
@@ -204,35 +186,35 @@ impl Config {
     /// Reads the files that the configuration names.
     ///
     /// # Errors
-    /// All that is wrong with them, at once.
+    /// All errors in these files at once.
     pub fn read_secrets(&mut self) -> Result<(), Errors> {
         let mut errors = Vec::new();
-        let mut bad = |key: String, wrong: Wrong| errors.push(self.source.error(key, wrong));
+        let mut bad = |key: String, problem: Problem| errors.push(self.source.error(key, problem));
         match self.proxy_nkey_seed_file.as_deref().map(|path| (path, seed_file::read(path))) {
             None => {}
             Some((_, Ok(key))) => self.proxy_key = Some(key),
             Some((path, Err(error))) => {
                 let what = format!("{}: {error}", path.display());
-                let right = "write the path of a seed file, such as `weir nkey FILE` makes";
-                bad("cluster.proxy_nkey_seed_file".to_owned(), Wrong::new(what, right));
+                let remedy = "write the path of a seed file, such as `weir nkey FILE` makes";
+                bad("cluster.proxy_nkey_seed_file".to_owned(), Problem::new(what, remedy));
             }
         }
         for (i, listener) in self.listeners.iter().enumerate() {
-            // Only tried: they are read again where they are used, and whenever they change.
+            // The result is dropped: the listener reads the files again, now and whenever they change.
             if let Some(Err(files)) = listener.tls.clone().map(Terminator::load) {
                 for BadFile { key, what, right } in files {
-                    bad(format!("listeners[{i}].tls.{key}"), Wrong::new(what, right));
+                    bad(format!("listeners[{i}].tls.{key}"), Problem::new(what, right));
                 }
             }
         }
         if let Some(Err(files)) = self.servers_tls.clone().map(Connector::load) {
             for BadFile { key, what, right } in files {
-                bad(format!("cluster.tls.{key}"), Wrong::new(what, right));
+                bad(format!("cluster.tls.{key}"), Problem::new(what, right));
             }
         }
         match self.system.as_ref().map(SystemKeys::read).transpose() {
             Ok(login) => self.system_login = login,
-            Err((key, wrong)) => bad(key, wrong),
+            Err((key, problem)) => bad(key, problem),
         }
         if errors.is_empty() { Ok(()) } else { Err(Errors(errors)) }
     }
@@ -263,13 +245,13 @@ impl Config {
         })
     }
 
-    /// The configuration in force, as TOML with `# default` marks.
+    /// The configuration in force, as TOML in which defaults are marked.
     pub fn effective(&self) -> &Effective {
         &self.effective
     }
 }
 
-/// Without `users`, which may hold tokens: a stray `{:?}` must not write them to a log.
+/// Shows no `users`, since they may be tokens: a stray `{:?}` must not write them to a log.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Config {{ {} }}", self.effective)

@@ -13,7 +13,7 @@ use toml::{
 
 use crate::config::{
     effective::toml_key,
-    error::{ConfigError, Place, Wrong},
+    error::{ConfigError, Place, Problem},
 };
 
 /// The keys of a table, in the order of the file.
@@ -32,7 +32,7 @@ pub(super) enum Node {
 }
 
 impl Node {
-    /// What it is, for `… is a string`. Never the value itself.
+    /// The type in words, for `it is a string`. Never shows the value.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::String(_) => "a string",
@@ -56,16 +56,16 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Of something that has no lines.
+    /// For what is not a file that was read.
     pub(super) fn without_lines(file: &str) -> Self {
         Self { file: file.to_owned(), lines: HashMap::new() }
     }
 
     /// An error at the key of this path. A key that is missing has the line of the table in which it is missing.
-    pub(super) fn error(&self, key: String, wrong: Wrong) -> ConfigError {
+    pub(super) fn error(&self, key: String, problem: Problem) -> ConfigError {
         let around = std::iter::successors(Some(&*key), |path| enclosing(path));
         let line = around.into_iter().find_map(|path| self.lines.get(path).copied());
-        ConfigError { place: Place { file: self.file.clone(), line, column: None }, key, wrong }
+        ConfigError { place: Place { file: self.file.clone(), line, column: None }, key, problem }
     }
 }
 
@@ -102,7 +102,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<(Entries, Source), Vec<Con
             place: Place { file: file.to_owned(), line: Some(line), column: Some(column) },
             key: String::new(),
             // Only the parser's message: its full form repeats the line, and the line may hold a token.
-            wrong: Wrong::new(format!("this is not TOML: {}", error.message()), "mend this line"),
+            problem: Problem::new(format!("this is not TOML: {}", error.message()), "mend this line"),
         }
     });
     Err(errors.collect())
@@ -147,7 +147,7 @@ impl Reading {
         entries.collect()
     }
 
-    /// A value begins on the line of its key; a table, on the line of its `[header]`.
+    /// In TOML a value begins on the line of its key. The span of a table is that of its `[header]`.
     fn node(&mut self, path: String, value: Spanned<DeValue<'_>>) -> Node {
         let line = self.starts.line(value.span().start);
         let node = match value.into_inner() {
@@ -210,7 +210,7 @@ mod tests {
         let text = "workers = 1\n\n[[cluster.servers]]\naddress = \"a:1\"\n[[cluster.servers]]\n[cluster.system]\n\
                     [cluster]\nlist = [\n  1,\n  2,\n]\n[\"a.b\".\"c[0]\"]\n\"d\\\"]\" = { e = 1 }\n";
         let (_, source) = parse("f", text).unwrap();
-        let wrong = Wrong::new("w", "r");
+        let problem = Problem::new("w", "r");
         for (key, line) in [
             ("workers", Some(1)),
             ("cluster.servers", Some(3)),
@@ -226,10 +226,10 @@ mod tests {
             ("admission.rate", None),
             ("", None),
         ] {
-            let error = source.error(key.to_owned(), wrong.clone());
+            let error = source.error(key.to_owned(), problem.clone());
             assert_eq!(error.place.line, line, "{key}");
         }
-        let error = Source::without_lines("--server").error("cluster.servers[0]".to_owned(), wrong);
+        let error = Source::without_lines("--server").error("cluster.servers[0]".to_owned(), problem);
         assert_eq!(error.to_string(), "--server: cluster.servers[0]: w; r");
     }
 }

@@ -1,4 +1,4 @@
-//! Rates and quotas: of the cluster, of a source, of an account.
+//! Rates and quotas: of the cluster, of sources, of accounts, of users and names.
 
 use std::{collections::HashMap, num::NonZeroU32};
 
@@ -6,7 +6,7 @@ use crate::{
     admission::{AccountLimits, PatternQuota, Quota, Rate},
     config::{
         effective::Line,
-        error::{Wrong, quote},
+        error::{Problem, quote},
         leaf::{Leaf, any, within},
         node::Node,
         section::{Found, Section},
@@ -14,12 +14,12 @@ use crate::{
     identity::AccountRule,
 };
 
-/// More than any cluster takes; catches a slipped digit.
+/// More than any cluster can take. Catches an extra digit.
 const FASTEST: u32 = 1_000_000;
 
-/// New connections per second.
+/// A rate of new connections per second.
 pub(super) trait PerSecond: Leaf {
-    /// The number; `None` is none that is written down.
+    /// `None` if weir is to find the rate itself.
     fn number(&self) -> Option<u32>;
 }
 
@@ -29,19 +29,19 @@ impl PerSecond for u32 {
     }
 }
 
-/// The rate of the whole cluster, which weir also finds by itself.
+/// The rate of the whole cluster.
 #[derive(PartialEq)]
 pub(super) enum Pace {
-    /// What the servers finish is what they are given.
+    /// As many as the servers finish.
     Adaptive,
-    /// No more than this.
+    /// At most this many.
     Number(u32),
 }
 
 const ADAPTIVE: &str = "adaptive";
 
 impl Leaf for Pace {
-    fn read(node: &Node) -> Result<Self, Wrong> {
+    fn read(node: &Node) -> Result<Self, Problem> {
         if *node == Node::String(ADAPTIVE.into()) { Ok(Self::Adaptive) } else { u32::read(node).map(Self::Number) }
     }
     fn show(&self) -> String {
@@ -64,21 +64,21 @@ impl PerSecond for Pace {
 /// Reads `rate` and `burst`; without a rate there is no limit, and a burst means nothing.
 pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &str) -> Option<Rate> {
     let rate = s.leaf::<T>("rate", |rate| match rate.number().unwrap_or(1) {
-        0 => Err(Wrong::new("0 admits nobody", "write 1 or more, or leave the key out for no limit")),
+        0 => Err(Problem::new("0 admits nobody", "write 1 or more, or leave the key out for no limit")),
         1..=FASTEST => Ok(()),
-        n => Err(Wrong::new(
+        n => Err(Problem::new(
             format!("{n} is too large"),
             format!("write 1 to {FASTEST}, or leave the key out for no limit"),
         )),
     });
     let burst = s.leaf::<u32>("burst", within(1..=FASTEST));
     let rate = match rate {
-        Found::Good(rate) => rate,
-        Found::Wrong => return None,
+        Found::Valid(rate) => rate,
+        Found::Invalid => return None,
         Found::Absent => {
             if burst != Found::Absent {
-                let wrong = Wrong::new("it does nothing without a rate", "write a rate beside it");
-                s.wrong("burst", wrong);
+                let problem = Problem::new("it does nothing without a rate", "write a rate beside it");
+                s.report("burst", problem);
             }
             s.note("rate", absence, false);
             s.note("burst", "a tenth of the rate, at least 10", false);
@@ -88,18 +88,18 @@ pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &str) -> Option<R
     s.in_force("rate", &rate, true);
     let Some(per_second) = rate.number() else {
         if burst != Found::Absent {
-            s.wrong(
+            s.report(
                 "burst",
-                Wrong::new("it does nothing without a number as rate", "leave it out, or write a number as rate"),
+                Problem::new("it does nothing without a number as rate", "leave it out, or write a number as rate"),
             );
         }
         return None;
     };
-    // A tenth of a second's worth smooths the jitter of arrivals; ten, so that small fleets start at once.
+    // A tenth of a second's worth absorbs the jitter of arrivals. At least ten, so that small fleets start at once.
     let default_burst = (per_second / 10).max(10);
     let (burst, given) = match burst {
-        Found::Good(burst) => (burst, true),
-        Found::Absent | Found::Wrong => (default_burst, false),
+        Found::Valid(burst) => (burst, true),
+        Found::Absent | Found::Invalid => (default_burst, false),
     };
     s.in_force("burst", &burst, given);
     Some(Rate { per_second: NonZeroU32::new(per_second)?, burst: NonZeroU32::new(burst)? })
@@ -108,11 +108,11 @@ pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &str) -> Option<R
 /// Reads `max_connections`, `rate`, `burst` and `warn_only`.
 pub(super) fn quota(s: &mut Section<'_>) -> Quota {
     let max_connections = s.optional("max_connections", "no limit", |n: &u32| match n {
-        0 => Err(Wrong::new("0 admits nobody", "write 1 or more, or leave the key out for no limit")),
+        0 => Err(Problem::new("0 admits nobody", "write 1 or more, or leave the key out for no limit")),
         _ => Ok(()),
     });
     let rate = rate::<u32>(s, "no limit");
-    // Off: a limit that is written down is meant.
+    // Off: a limit that is configured is enforced.
     let warn_only = s.value("warn_only", false, any);
     Quota { max_connections, rate, warn_only }
 }
@@ -121,7 +121,7 @@ pub(super) fn quota(s: &mut Section<'_>) -> Quota {
 pub(super) struct Accounts {
     pub(super) default: AccountLimits,
     pub(super) limits: HashMap<String, AccountLimits>,
-    /// In the order of the file: the first that fits wins.
+    /// In the order of the file: the first that matches wins.
     pub(super) rules: Vec<AccountRule>,
 }
 
@@ -144,16 +144,17 @@ pub(super) fn accounts(s: &mut Section<'_>) -> Accounts {
     Accounts { default, limits, rules }
 }
 
-/// The entry for any account without one of its own.
+/// The table for accounts without one of their own.
 const DEFAULT: &str = "default";
 
 fn account_limits(s: &mut Section<'_>) -> AccountLimits {
     let quota = quota(s);
-    // 1: every account counts the same until somebody says otherwise.
+    // 1: all accounts have the same share by default.
     let weight = s.value("weight", 1u32, within(1..=1000));
-    // No: whoever goes first makes others wait, which is for the operator to say.
+    // No: an account that goes first makes others wait, which only the operator can decide.
     let priority = s.value("priority", false, any);
-    // None: the servers' own limit, found out, is for all handshakes, and usually enough.
+    // None: weir measures how many handshakes the servers can take, for all accounts together, and that is usually
+    // enough.
     let most = s.optional("max_handshakes", "what the servers are seen to do", within(1..=1_000_000u32));
     AccountLimits {
         quota,
@@ -168,31 +169,31 @@ pub(super) fn patterns(s: &mut Section<'_>, key: &'static str) -> Vec<PatternQuo
     let named = s.named(key, |pattern, s| {
         if pattern.is_empty() || globset::Glob::new(pattern).is_err() {
             let what = format!("{} is no glob", quote(pattern));
-            s.wrong_table(Wrong::new(what, format!("write [{key}.\"…\"] with * and ? for what may be anything")));
+            s.report_table(Problem::new(what, format!("write [{key}.\"…\"] with * and ? for what may be anything")));
         }
         let quota = quota(s);
         if quota.max_connections.is_none() && quota.rate.is_none() {
-            s.wrong_table(Wrong::new("it limits nothing", "write max_connections or rate"));
+            s.report_table(Problem::new("it limits nothing", "write max_connections or rate"));
         }
         quota
     });
     named.into_iter().map(|(pattern, quota)| PatternQuota { pattern, quota }).collect()
 }
 
-/// Reads `users`. They may be tokens, so errors and the printed configuration say how many there are and never what.
+/// Reads `users`. They may be tokens, so errors and the printed configuration show only how many there are.
 fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<String> {
     if account == DEFAULT {
         if s.take("users").is_some() {
-            let wrong = Wrong::new(
+            let problem = Problem::new(
                 "default has no users: it is for all whom no other account names",
                 "remove the key, or move it to the account it belongs to",
             );
-            s.wrong("users", wrong);
+            s.report("users", problem);
         }
         return Vec::new();
     }
     if account.is_empty() {
-        s.wrong("users", Wrong::new("the account has no name", "write [accounts.NAME]"));
+        s.report("users", Problem::new("the account has no name", "write [accounts.NAME]"));
     }
     let users = s.list::<User>("users");
     let given = users.is_some();
@@ -201,11 +202,11 @@ fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<Str
         let owner = earlier.iter().find(|rule| rule.users.contains(&user));
         if let Some(rule) = owner {
             let what = format!("account {:?} has the same entry", rule.account);
-            let wrong = Wrong::new(what, "leave it in one of the two");
-            s.wrong_entry("users", i, wrong);
+            let problem = Problem::new(what, "leave it in one of the two");
+            s.report_entry("users", i, problem);
         } else if kept.contains(&user) {
-            let wrong = Wrong::new("the same entry is in this list before", "remove one");
-            s.wrong_entry("users", i, wrong);
+            let problem = Problem::new("the same entry is in this list before", "remove one");
+            s.report_entry("users", i, problem);
         }
         kept.push(user);
     }
@@ -218,21 +219,21 @@ fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<Str
     kept
 }
 
-/// A user, an nkey or a token, or a glob of such. Has no printable form: it may be a secret.
+/// A user, an nkey or a token, or a glob of them. It is never shown, since it may be a secret.
 #[derive(PartialEq)]
 struct User(String);
 
 impl Leaf for User {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        const RIGHT: &str = "write a user, nkey or token in quotes; * and ? are globs";
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write a user, nkey or token in quotes; * and ? are globs";
         match node {
-            Node::String(text) if text.is_empty() => Err(Wrong::new("it is empty", RIGHT)),
-            Node::String(text) if globset::Glob::new(text).is_err() => Err(Wrong::new(
+            Node::String(text) if text.is_empty() => Err(Problem::new("it is empty", REMEDY)),
+            Node::String(text) if globset::Glob::new(text).is_err() => Err(Problem::new(
                 "this entry (not shown) is no glob: a [ or { is not closed, or it ends in \\",
                 "put such a character in brackets, as in [[]",
             )),
             Node::String(text) => Ok(Self(text.clone())),
-            other => Err(Wrong::new(format!("it is {}", other.kind()), RIGHT)),
+            other => Err(Problem::new(format!("it is {}", other.kind()), REMEDY)),
         }
     }
     fn show(&self) -> String {

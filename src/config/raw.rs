@@ -1,6 +1,6 @@
 //! The keys of the file, table by table, each with its range, its default and the reason for the default.
 //!
-//! A key that is not read here is refused, so this is the list of what this build can do.
+//! A key that is not read here is an error.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -9,14 +9,16 @@ use std::{
     time::Duration,
 };
 
+use strum::{IntoStaticStr, VariantArray};
+
 use crate::{
     admission,
     config::{
         ListenerConfig, LogConfig, LogFormat, LogLevel,
         address::{Address, MonitorUrl, Network},
         effective::Line,
-        error::Wrong,
-        leaf::{Leaf, Name, Percent, any, misfit, within, word},
+        error::Problem,
+        leaf::{Leaf, Name, Percent, any, show_variant, variant, within, wrong_type},
         node::Node,
         quota::{self, Accounts},
         section::Section,
@@ -32,13 +34,14 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The longest that any client waits for its connection: JavaScript, 20 s. Holding for longer admits only ghosts.
+/// No client waits for its connection longer than JavaScript's, which waits for 20 s. A client that is held longer has
+/// given up.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(20);
 
-/// More clients than one process can have; catches a slipped digit.
+/// More clients than one process can have. Catches an extra digit.
 const MOST_CLIENTS: u32 = 10_000_000;
 
-/// The whole file as read; each value good by itself, not yet compared with the others.
+/// The whole file, with each value checked but not yet compared with others.
 pub(super) struct Raw {
     pub(super) workers: Option<NonZeroUsize>,
     pub(super) lame_duck_grace_period: Duration,
@@ -54,13 +57,13 @@ pub(super) struct Raw {
     pub(super) log: LogConfig,
 }
 
-/// Reads the top of the file and everything under it.
+/// Reads the top level of the file and every table below it.
 pub(super) fn read(s: &mut Section<'_>) -> Raw {
     // One worker per core: sessions never move between cores, so each core needs one.
     let workers = s.optional("workers", "one per core", within(1usize..=1024));
-    // nats-server waits 10 s before its first close; half of that, since Kubernetes kills after 30 s in all.
+    // Half of nats-server's 10 s, since Kubernetes kills a process 30 s after the signal.
     let lame_duck_grace_period = s.value("lame_duck_grace_period", 5 * SECOND, within(Duration::ZERO..=HOUR));
-    // Grace included. nats-server takes 2 min; 25 s ends inside the 30 s that Kubernetes gives by default.
+    // It includes the grace period. nats-server takes 2 min, but Kubernetes allows 30 s by default.
     let lame_duck_duration = s.value("lame_duck_duration", 25 * SECOND, within(MS..=24 * HOUR));
     let ports_file = s.optional("ports_file", "not written", any);
     let log = s.table("log", log);
@@ -95,12 +98,13 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
 fn log(s: &mut Section<'_>) -> LogConfig {
     LogConfig {
         format: s.value("format", LogFormat::Text, any),
-        // One line per start, stop, drain, ejected server and second of refusing; sessions are at debug.
+        // Info: start, stop, drain, ejected servers, and one line per second while clients are refused. Sessions are
+        // debug.
         level: s.value("level", LogLevel::Info, any),
     }
 }
 
-/// NATS's own port on every interface: what a client expects of an address that stands in for a nats-server.
+/// NATS's own port on every interface: where clients expect a nats-server.
 fn default_listener(s: &mut Section<'_>) -> ListenerConfig {
     s.sink.lines.push(Line::Header { text: "[[listeners]]".into(), given: false });
     let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4222));
@@ -113,36 +117,37 @@ fn default_listener(s: &mut Section<'_>) -> ListenerConfig {
 
 fn listener(s: &mut Section<'_>) -> ListenerConfig {
     let listen = s.required("listen", "write listen = \"0.0.0.0:4222\"");
-    // A stand-in while errors are collected; it cannot collide with an address that was given.
+    // A placeholder while errors are collected: port 0 is never a duplicate.
     listener_at(s, listen.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
 }
 
 fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
     let kind = s.value("kind", Kind::Client, any);
-    // None: a client that knows no other address comes back through this one.
+    // None: a client that knows no other address reconnects to this one.
     let advertise = list::<Address>(s, "advertise");
-    // None: a header says who the client is, and anybody who is believed could say anything.
+    // None: whoever may send a header may claim any source address.
     let believed = list::<Network>(s, "accept_proxy_protocol_from");
     // nats-server's own default for max_connections.
     let max_clients = s.value("max_clients", 65_536, within(1..=MOST_CLIENTS));
-    // Go, Java and C give up 2 s after they connected; who sent no CONNECT by then never will.
+    // Go, Java and C give up 2 s after they connected, so no CONNECT comes later.
     let handshake_timeout = s.value("handshake_timeout", 2 * SECOND, within(10 * MS..=60 * SECOND));
-    let mut table = |of: Kind, key: &'static str, wrong: Wrong| {
+    let mut table = |of: Kind, key: &'static str, problem: Problem| {
         let is_given = kind != of && s.take(key).is_some();
         if is_given {
-            s.wrong(key, wrong);
+            s.report(key, problem);
         }
         kind == of
     };
-    let right = "write kind = \"websocket\", or remove it";
-    let is_websocket = table(Kind::Websocket, "websocket", Wrong::new("this listener speaks no WebSocket", right));
-    let right = "write kind = \"passthrough\", or remove it";
-    let passes = table(Kind::Passthrough, "passthrough", Wrong::new("this listener does not pass TLS through", right));
+    let remedy = "write kind = \"websocket\", or remove it";
+    let is_websocket = table(Kind::Websocket, "websocket", Problem::new("this listener speaks no WebSocket", remedy));
+    let remedy = "write kind = \"passthrough\", or remove it";
+    let passes =
+        table(Kind::Passthrough, "passthrough", Problem::new("this listener does not pass TLS through", remedy));
     let websocket = is_websocket.then(|| s.table("websocket", websocket));
     let passes_through = passes.then(|| s.table("passthrough", tls::passthrough));
     if passes && s.take("tls").is_some() {
-        let wrong = Wrong::new("TLS ends at the servers here", "remove it, or write kind = \"client\"");
-        s.wrong("tls", wrong);
+        let problem = Problem::new("TLS ends at the servers here", "remove it, or write kind = \"client\"");
+        s.report("tls", problem);
     }
     let tls = match passes {
         true => None,
@@ -160,25 +165,21 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
     }
 }
 
-/// What a listener speaks.
-#[derive(Clone, Copy, PartialEq)]
+/// The protocol of a listener.
+#[derive(Clone, Copy, PartialEq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 enum Kind {
     Client,
     Websocket,
     Passthrough,
 }
 
-impl Kind {
-    const ALL: [(&str, Self); 3] =
-        [("client", Self::Client), ("websocket", Self::Websocket), ("passthrough", Self::Passthrough)];
-}
-
 impl Leaf for Kind {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        word(node, &Self::ALL)
+    fn read(node: &Node) -> Result<Self, Problem> {
+        variant(node)
     }
     fn show(&self) -> String {
-        format!("{:?}", Self::ALL[*self as usize].0)
+        show_variant(*self)
     }
 }
 
@@ -195,8 +196,8 @@ pub(super) fn list<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Vec<T> {
 struct List<T>(Vec<T>);
 
 impl<T: Leaf> Leaf for List<T> {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        Err(misfit(node, "write a list"))
+    fn read(node: &Node) -> Result<Self, Problem> {
+        Err(wrong_type(node, "write a list"))
     }
     fn show(&self) -> String {
         let shown: Vec<String> = self.0.iter().map(Leaf::show).collect();
@@ -204,7 +205,7 @@ impl<T: Leaf> Leaf for List<T> {
     }
 }
 
-/// nats-server's monitoring port, on loopback only: counts and account names are nobody else's business by default.
+/// nats-server's monitoring port, but on loopback only: by default nobody else sees counts and names of accounts.
 fn default_monitor() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 8222))
 }
@@ -213,7 +214,7 @@ fn monitor(s: &mut Section<'_>) -> Option<SocketAddr> {
     Some(s.value("listen", default_monitor(), any))
 }
 
-/// What `[cluster]` names beside the servers.
+/// The files and logins of `[cluster]`.
 struct ClusterFiles {
     proxy_nkey_seed_file: Option<PathBuf>,
     servers_tls: Option<ServersTls>,
@@ -221,29 +222,28 @@ struct ClusterFiles {
 }
 
 fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
-    // A reading costs a server 1 to 2 ms of CPU; between readings weir's own counts carry it.
+    // A reading costs a server 1 to 2 ms of CPU. Between readings weir adds what it opened and closed itself.
     let poll_interval = s.value("poll_interval", SECOND, within(50 * MS..=HOUR));
-    // Room for the operator's own CLI, and for clients that reach the server past weir between two readings.
+    // For the operator's own tools, and for clients that connect past weir between two readings.
     let reserve = s.value("reserve", Reserve(upstream::Reserve::Share(0.02)), any);
     let warn_at = s.value("warn_at", Percent(0.8), within(Percent(0.01)..=Percent(1.0)));
-    // A server that has just started is busy with routes, JetStream and caches; ten seconds spread the newcomers.
+    // A server that has just started is busy with routes, JetStream and caches. Clients reach it over ten seconds.
     let slow_start = s.value("slow_start", 10 * SECOND, within(Duration::ZERO..=HOUR));
     let close_spread = s.value("close_spread", 2 * SECOND, within(Duration::ZERO..=20 * SECOND));
-    // Off: a server that does not expect the header takes it for a broken client.
+    // Off: a server that does not expect the header refuses the client.
     let proxy_protocol = s.value("proxy_protocol", false, any);
-    // None: the kernel chooses, as for everybody; its ports bound the sessions to each server.
+    // None: the kernel chooses the address, whose ports limit the sessions to each server.
     let source_addresses = list::<IpAddr>(s, "source_addresses");
-    // 0: what it saves a client is a few tenths of a millisecond in the same rack, and it costs the servers a few idle connections.
-    // None: a server that trusts no proxy ignores the signature, but then nobody asked for one.
+    // None: a server that trusts no proxy ignores the signature.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
     let servers_tls = s.optional_table("tls", "absent, weir speaks plainly to the servers", tls::cluster);
     let absence = "absent, servers are read over their monitoring ports";
     let system = s.optional_table("system", absence, super::system::keys).flatten();
     let servers = s.tables("servers", server);
     if servers.as_ref().is_none_or(Vec::is_empty) {
-        s.wrong(
+        s.report(
             "servers",
-            Wrong::new("there is no server", "write [[cluster.servers]] with address = \"host:4222\" for each"),
+            Problem::new("there is no server", "write [[cluster.servers]] with address = \"host:4222\" for each"),
         );
     }
     let params = upstream::Params {
@@ -264,19 +264,19 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
 struct Reserve(upstream::Reserve);
 
 impl Leaf for Reserve {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        const RIGHT: &str = "write a percentage below \"100%\", or a number of slots";
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write a percentage below \"100%\", or a number of slots";
         match node {
             Node::Integer(_) => u32::read(node).map(|n| Self(upstream::Reserve::Slots(n))),
             Node::String(text) => match Percent::parse(text) {
                 Some(Percent(share)) if share < 1.0 => Ok(Self(upstream::Reserve::Share(share))),
-                Some(_) => Err(Wrong::new(
+                Some(_) => Err(Problem::new(
                     "\"100%\" leaves no slot for anybody",
                     "write a percentage below it, such as \"2%\"",
                 )),
-                None => Err(misfit(node, RIGHT)),
+                None => Err(wrong_type(node, REMEDY)),
             },
-            other => Err(misfit(other, RIGHT)),
+            other => Err(wrong_type(other, REMEDY)),
         }
     }
     fn show(&self) -> String {
@@ -302,16 +302,17 @@ fn server(s: &mut Section<'_>) -> upstream::ServerParams {
 
 fn admission(s: &mut Section<'_>) -> admission::Params {
     let patience = || within(Duration::ZERO..=LONGEST_PATIENCE);
-    // No limit: a number set too high fails like none, and one set too low refuses who could be served.
+    // Adaptive: a number that is too high does not protect the servers, and one that is too low refuses clients
+    // needlessly.
     let pace = quota::rate::<quota::Pace>(s, "\"adaptive\"");
-    // Go, Java and C wait 2 s in all; half a second is left for the dial, the login and the way back.
+    // Go, Java and C wait 2 s in all, of which half a second remains for the dial and the login.
     let max_hold = s.value("max_hold", 1500 * MS, patience());
-    // One hold costs a few KiB; 100,000 are a few hundred MiB, and more than a cluster can take in 20 s.
+    // A held client costs a few KiB. 100,000 cost a few hundred MiB, and are more than a cluster can admit in 20 s.
     let max_held = s.value("max_held", 100_000usize, within(0..=10_000_000));
-    // As long as max_hold, so that a refused client's next try falls anywhere in the window and not in step.
+    // As long as max_hold, so that the next tries of refused clients are spread over the whole window.
     let refusal_spread = s.value("refusal_spread", 1500 * MS, patience());
     let by_lang = s.table("max_hold_by_lang", |s| s.rest(patience()));
-    // Off: offices, clusters and carriers put thousands of honest clients behind one address.
+    // Off: offices, clusters and mobile carriers have thousands of clients behind one address.
     let per_source = s.table("per_source", quota::quota);
     admission::Params {
         pace,
@@ -320,7 +321,7 @@ fn admission(s: &mut Section<'_>) -> admission::Params {
         max_hold_by_lang: by_lang.into_iter().collect(),
         refusal_spread,
         per_source,
-        // These come from other tables; `read` fills them in.
+        // `read` fills these in from other tables.
         max_clients: 0,
         default_account: Default::default(),
         accounts: Default::default(),
@@ -330,19 +331,19 @@ fn admission(s: &mut Section<'_>) -> admission::Params {
 }
 
 impl Leaf for LogFormat {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        word(node, &Self::ALL.map(|format| (format.name(), format)))
+    fn read(node: &Node) -> Result<Self, Problem> {
+        variant(node)
     }
     fn show(&self) -> String {
-        format!("\"{}\"", self.name())
+        show_variant(*self)
     }
 }
 
 impl Leaf for LogLevel {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        word(node, &Self::ALL.map(|level| (level.name(), level)))
+    fn read(node: &Node) -> Result<Self, Problem> {
+        variant(node)
     }
     fn show(&self) -> String {
-        format!("\"{}\"", self.name())
+        show_variant(*self)
     }
 }

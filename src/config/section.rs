@@ -1,14 +1,14 @@
-//! Reading a table key by key. Each read says what is expected and what holds when the key is absent; what is wrong is
-//! collected, never thrown, so one pass finds all errors. The same pass records what is in force for `weir check`.
+//! Reads a table key by key. Each call says what the key accepts and what holds if it is absent. Errors are collected
+//! and not returned, so that one pass finds all of them; the same pass records for `weir check` what is in force.
 
 use crate::config::{
     effective::Line,
-    error::{ConfigError, Wrong},
+    error::{ConfigError, Problem},
     leaf::Leaf,
     node::{Entries, Node, Source, key_path},
 };
 
-/// What a reading leaves behind: what is wrong, and what is in force.
+/// What reading a configuration yields beside its values: the errors, and what is in force.
 #[derive(Debug)]
 pub(super) struct Sink {
     pub(super) source: Source,
@@ -21,30 +21,30 @@ impl Sink {
         Self { source, errors: Vec::new(), lines: Vec::new() }
     }
 
-    pub(super) fn wrong(&mut self, key: impl Into<String>, wrong: Wrong) {
-        self.errors.push(self.source.error(key.into(), wrong));
+    pub(super) fn report(&mut self, key: impl Into<String>, problem: Problem) {
+        self.errors.push(self.source.error(key.into(), problem));
     }
 }
 
-/// A value as read: absent and wrong are different things, since the wrong one has already been reported.
+/// A value as it was found. An invalid one has been reported already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found<T> {
     Absent,
-    Wrong,
-    Good(T),
+    Invalid,
+    Valid(T),
 }
 
 /// One table being read.
 pub(super) struct Section<'s> {
     pub(super) sink: &'s mut Sink,
-    /// Such as `cluster.servers[1]`; empty at the top.
+    /// Such as `cluster.servers[1]`; empty at the top level.
     path: String,
     entries: Entries,
     known: Vec<&'static str>,
 }
 
 impl<'s> Section<'s> {
-    /// Reads a whole table with `read`, then reports the keys that nobody asked for.
+    /// Reads a whole table with `read`, then reports the keys that `read` did not take.
     pub(super) fn read<T>(
         sink: &mut Sink,
         path: String,
@@ -59,9 +59,9 @@ impl<'s> Section<'s> {
 
     fn report_unknown(&mut self) {
         for (key, _) in std::mem::take(&mut self.entries) {
-            let right = format!("the keys here are {}", self.known.join(", "));
-            let wrong = Wrong::new("there is no such key", right);
-            self.wrong(&key, wrong);
+            let remedy = format!("the keys here are {}", self.known.join(", "));
+            let problem = Problem::new("there is no such key", remedy);
+            self.report(&key, problem);
         }
     }
 
@@ -71,68 +71,72 @@ impl<'s> Section<'s> {
     }
 
     /// Reports an error at a key of this table.
-    pub(super) fn wrong(&mut self, key: &str, wrong: Wrong) {
-        self.sink.wrong(self.path(key), wrong);
+    pub(super) fn report(&mut self, key: &str, problem: Problem) {
+        self.sink.report(self.path(key), problem);
     }
 
     /// Reports an error at entry `i` of a list of this table.
-    pub(super) fn wrong_entry(&mut self, key: &str, i: usize, wrong: Wrong) {
-        self.sink.wrong(format!("{}[{i}]", self.path(key)), wrong);
+    pub(super) fn report_entry(&mut self, key: &str, i: usize, problem: Problem) {
+        self.sink.report(format!("{}[{i}]", self.path(key)), problem);
     }
 
-    /// Reports an error of the table as a whole.
-    pub(super) fn wrong_table(&mut self, wrong: Wrong) {
-        self.sink.wrong(self.path.clone(), wrong);
+    /// Reports an error in the table as a whole.
+    pub(super) fn report_table(&mut self, problem: Problem) {
+        self.sink.report(self.path.clone(), problem);
     }
 
-    /// Takes the node of a key, and remembers that the key exists.
+    /// Takes the node of a key, which counts as known from now on.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Node> {
         self.known.push(key);
         let at = self.entries.iter().position(|(name, _)| name == key)?;
         Some(self.entries.remove(at).1)
     }
 
-    /// A single value, checked; what is in force is not recorded yet.
-    pub(super) fn leaf<T: Leaf>(&mut self, key: &'static str, check: impl FnOnce(&T) -> Result<(), Wrong>) -> Found<T> {
+    /// Reads and checks a value, but does not record what is in force.
+    pub(super) fn leaf<T: Leaf>(
+        &mut self,
+        key: &'static str,
+        check: impl FnOnce(&T) -> Result<(), Problem>,
+    ) -> Found<T> {
         let Some(node) = self.take(key) else {
             return Found::Absent;
         };
         let read = T::read(&node).and_then(|value| check(&value).map(|()| value));
         match read {
-            Ok(value) => Found::Good(value),
-            Err(wrong) => {
-                self.wrong(key, wrong);
-                Found::Wrong
+            Ok(value) => Found::Valid(value),
+            Err(problem) => {
+                self.report(key, problem);
+                Found::Invalid
             }
         }
     }
 
-    /// A value with a default.
+    /// Reads a value that has a default.
     pub(super) fn value<T: Leaf>(
         &mut self,
         key: &'static str,
         default: T,
-        check: impl FnOnce(&T) -> Result<(), Wrong>,
+        check: impl FnOnce(&T) -> Result<(), Problem>,
     ) -> T {
         let found = self.leaf(key, check);
         let given = found != Found::Absent;
         let value = match found {
-            Found::Good(value) => value,
-            Found::Absent | Found::Wrong => default,
+            Found::Valid(value) => value,
+            Found::Absent | Found::Invalid => default,
         };
         self.in_force(key, &value, given);
         value
     }
 
-    /// A value that may be absent; `absence` says what then holds.
+    /// Reads a value that may be absent; `absence` says what holds in that case.
     pub(super) fn optional<T: Leaf>(
         &mut self,
         key: &'static str,
         absence: &str,
-        check: impl FnOnce(&T) -> Result<(), Wrong>,
+        check: impl FnOnce(&T) -> Result<(), Problem>,
     ) -> Option<T> {
         match self.leaf(key, check) {
-            Found::Good(value) => {
+            Found::Valid(value) => {
                 self.in_force(key, &value, true);
                 Some(value)
             }
@@ -140,32 +144,32 @@ impl<'s> Section<'s> {
                 self.note(key, absence, false);
                 None
             }
-            Found::Wrong => None,
+            Found::Invalid => None,
         }
     }
 
-    /// A value that must be there; `right` says what to write when it is not.
-    pub(super) fn required<T: Leaf>(&mut self, key: &'static str, right: &str) -> Option<T> {
+    /// Reads a value that must be present; `remedy` says what to write if it is not.
+    pub(super) fn required<T: Leaf>(&mut self, key: &'static str, remedy: &str) -> Option<T> {
         match self.leaf(key, |_| Ok(())) {
-            Found::Good(value) => {
+            Found::Valid(value) => {
                 self.in_force(key, &value, true);
                 Some(value)
             }
             Found::Absent => {
-                self.wrong(key, Wrong::new("it is missing", right));
+                self.report(key, Problem::new("it is missing", remedy));
                 None
             }
-            Found::Wrong => None,
+            Found::Invalid => None,
         }
     }
 
-    /// A list of values with their places, without recording what is in force; each entry that is wrong is reported.
+    /// Reads a list of values with their indices, but does not record what is in force. Reports each invalid entry.
     pub(super) fn list<T: Leaf>(&mut self, key: &'static str) -> Option<Vec<(usize, T)>> {
         let items = match self.take(key)? {
             Node::List(items) => items,
             other => {
                 let what = format!("it is {}", other.kind());
-                self.wrong(key, Wrong::new(what, "write a list, in [ ]"));
+                self.report(key, Problem::new(what, "write a list, in [ ]"));
                 return None;
             }
         };
@@ -173,25 +177,25 @@ impl<'s> Section<'s> {
         for (i, item) in items.iter().enumerate() {
             match T::read(item) {
                 Ok(value) => values.push((i, value)),
-                Err(wrong) => self.wrong_entry(key, i, wrong),
+                Err(problem) => self.report_entry(key, i, problem),
             }
         }
         Some(values)
     }
 
-    /// A table whose absence is an empty table.
+    /// Reads a table; an absent one is read as an empty one.
     pub(super) fn table<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
         let node = self.take(key);
         let path = self.path(key);
         let given = node.is_some();
         let entries = node.map_or_else(Vec::new, |node| self.entries_of(&path, node));
-        // TOML numbers no tables: one under [[listeners]] belongs to the last of them.
+        // Headers in TOML have no indices: a table below [[listeners]] belongs to the last listener.
         let text = path.split('.').map(|part| part.split('[').next().unwrap_or(part)).collect::<Vec<_>>().join(".");
         self.sink.lines.push(Line::Header { text: format!("[{text}]"), given });
         Self::read(self.sink, path, entries, read)
     }
 
-    /// A table whose absence means something of its own; `absence` says what.
+    /// Reads a table that may be absent; `absence` says what holds in that case.
     pub(super) fn optional_table<T>(
         &mut self,
         key: &'static str,
@@ -206,7 +210,7 @@ impl<'s> Section<'s> {
         None
     }
 
-    /// A list of tables, `[[key]]`; `None` when the key is absent.
+    /// Reads a list of tables, `[[key]]`; `None` if the key is absent.
     pub(super) fn tables<T>(
         &mut self,
         key: &'static str,
@@ -216,8 +220,8 @@ impl<'s> Section<'s> {
             Node::List(items) => items,
             other => {
                 let path = self.path(key);
-                let wrong = Wrong::new(format!("it is {}", other.kind()), format!("write [[{path}]] over each"));
-                self.wrong(key, wrong);
+                let problem = Problem::new(format!("it is {}", other.kind()), format!("write [[{path}]] over each"));
+                self.report(key, problem);
                 return Some(Vec::new());
             }
         };
@@ -232,7 +236,7 @@ impl<'s> Section<'s> {
         Some(values)
     }
 
-    /// Tables under names the operator chose, `[key.NAME]`, in the order of the file.
+    /// Reads tables with names of the operator's choice, `[key.NAME]`, in the order of the file.
     pub(super) fn named<T>(
         &mut self,
         key: &'static str,
@@ -246,8 +250,9 @@ impl<'s> Section<'s> {
         for (name, node) in self.entries_of(&under, node) {
             let path = key_path(&under, &name);
             let Node::Table(entries) = node else {
-                let wrong = Wrong::new(format!("it is {}", node.kind()), format!("write [{path}] and its keys below"));
-                self.sink.wrong(path, wrong);
+                let problem =
+                    Problem::new(format!("it is {}", node.kind()), format!("write [{path}] and its keys below"));
+                self.sink.report(path, problem);
                 continue;
             };
             self.sink.lines.push(Line::Header { text: format!("[{path}]"), given: true });
@@ -257,8 +262,8 @@ impl<'s> Section<'s> {
         values
     }
 
-    /// What is left of a table whose keys the operator chose: all of them, each read as a value.
-    pub(super) fn rest<T: Leaf>(&mut self, check: impl Fn(&T) -> Result<(), Wrong>) -> Vec<(String, T)> {
+    /// Reads the remaining keys of a table whose keys are of the operator's choice.
+    pub(super) fn rest<T: Leaf>(&mut self, check: impl Fn(&T) -> Result<(), Problem>) -> Vec<(String, T)> {
         let mut values = Vec::new();
         for (key, node) in std::mem::take(&mut self.entries) {
             match T::read(&node).and_then(|value| check(&value).map(|()| value)) {
@@ -266,7 +271,7 @@ impl<'s> Section<'s> {
                     self.in_force(&key, &value, true);
                     values.push((key, value));
                 }
-                Err(wrong) => self.wrong(&key, wrong),
+                Err(problem) => self.report(&key, problem),
             }
         }
         values
@@ -277,7 +282,7 @@ impl<'s> Section<'s> {
         self.sink.lines.push(Line::Value { key: key.to_owned(), literal: value.show(), given });
     }
 
-    /// Records what holds for a key without a value that may be shown.
+    /// Records what holds for a key that is absent, or whose value must not be shown.
     pub(super) fn note(&mut self, key: &str, text: &str, given: bool) {
         self.sink.lines.push(Line::Note { key: key.to_owned(), text: text.to_owned(), given });
     }
@@ -286,9 +291,9 @@ impl<'s> Section<'s> {
         match node {
             Node::Table(entries) => entries,
             other => {
-                let wrong =
-                    Wrong::new(format!("it is {}", other.kind()), "write a table: a [header] with its keys below");
-                self.sink.wrong(path, wrong);
+                let problem =
+                    Problem::new(format!("it is {}", other.kind()), "write a table: a [header] with its keys below");
+                self.sink.report(path, problem);
                 Vec::new()
             }
         }

@@ -1,19 +1,19 @@
-//! How weir logs in to the cluster's system account: one of three ways, none of which is ever shown.
+//! `[cluster.system]`: the login to the cluster's system account, in one of three forms. None of them is ever shown.
 
 use std::path::PathBuf;
 
 use crate::{
     cluster::system_account::Login,
     config::{
-        error::Wrong,
-        leaf::{Leaf, Name, any, misfit},
+        error::Problem,
+        leaf::{Leaf, Name, any, wrong_type},
         node::Node,
         section::{Found, Section},
         seed_file,
     },
 };
 
-/// The keys as given.
+/// The login as it was configured.
 #[derive(Clone)]
 pub(super) enum SystemKeys {
     Creds(PathBuf),
@@ -21,7 +21,7 @@ pub(super) enum SystemKeys {
     Password(String, String),
 }
 
-/// A `.creds` file is some 2 KiB.
+/// A `.creds` file has some 2 KiB.
 const LONGEST_FILE: u64 = 64 * 1024;
 
 /// Reads `[cluster.system]`.
@@ -34,13 +34,13 @@ pub(super) fn keys(s: &mut Section<'_>) -> Option<SystemKeys> {
         s.note("password", "given, not shown", true);
     }
     let password = match (user, password) {
-        (Some(user), Found::Good(Secret(password))) => Some(SystemKeys::Password(user, password)),
+        (Some(user), Found::Valid(Secret(password))) => Some(SystemKeys::Password(user, password)),
         (Some(_), Found::Absent) => {
-            s.wrong("user", Wrong::new("it has no password", "write a password beside it"));
+            s.report("user", Problem::new("it has no password", "write a password beside it"));
             return None;
         }
-        (None, Found::Good(_)) => {
-            s.wrong("password", Wrong::new("it has no user", "write a user beside it"));
+        (None, Found::Valid(_)) => {
+            s.report("password", Problem::new("it has no user", "write a user beside it"));
             return None;
         }
         _ => None,
@@ -49,42 +49,44 @@ pub(super) fn keys(s: &mut Section<'_>) -> Option<SystemKeys> {
     let way = ways.next();
     if way.is_none() || ways.next().is_some() {
         let what = if way.is_none() { "it names no login" } else { "it names more than one login" };
-        let wrong = Wrong::new(what, "write creds_file, or nkey_seed_file, or user and password");
-        s.wrong_table(wrong);
+        let problem = Problem::new(what, "write creds_file, or nkey_seed_file, or user and password");
+        s.report_table(problem);
     }
     way
 }
 
-/// A key of which nothing is said while it is absent: only one way is to be written.
+/// A key that `weir check` does not mention if it is absent, since only one form of login may be present.
 fn given<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Option<T> {
-    let Found::Good(value) = s.leaf::<T>(key, any) else { return None };
+    let Found::Valid(value) = s.leaf::<T>(key, any) else { return None };
     s.in_force(key, &value, true);
     Some(value)
 }
 
 impl SystemKeys {
-    /// Reads the file that is named, or says which key names a bad one.
-    pub(super) fn read(&self) -> Result<Login, (String, Wrong)> {
-        let wrong = |key: &str, path: &PathBuf, what: String, right: &str| {
-            (format!("cluster.system.{key}"), Wrong::new(format!("{}: {what}", path.display()), right))
+    /// Reads the file that the configuration names. The error has the path of the key.
+    pub(super) fn read(&self) -> Result<Login, (String, Problem)> {
+        let problem = |key: &str, path: &PathBuf, what: String, remedy: &str| {
+            (format!("cluster.system.{key}"), Problem::new(format!("{}: {what}", path.display()), remedy))
         };
         match self {
             Self::Creds(path) => {
-                let wrong =
-                    |what| wrong("creds_file", path, what, "write the path of a .creds file, such as nsc makes");
+                let problem =
+                    |what| problem("creds_file", path, what, "write the path of a .creds file, such as nsc makes");
                 let long = std::fs::metadata(path).is_ok_and(|data| data.len() > LONGEST_FILE);
                 let text = if long { Ok(String::new()) } else { std::fs::read_to_string(path) };
-                let text = text.map_err(|err| wrong(format!("it cannot be read ({err})")))?;
-                // What the client library says of it may quote it.
+                let text = text.map_err(|err| problem(format!("it cannot be read ({err})")))?;
+                // The error of the client library is dropped, since it may quote the file.
                 if async_nats::ConnectOptions::with_credentials(&text).is_err() {
-                    return Err(wrong("it holds no JWT with its seed".to_owned()));
+                    return Err(problem("it holds no JWT with its seed".to_owned()));
                 }
                 Ok(Login::Creds(text))
             }
             Self::Nkey(path) => {
-                let right = "write the path of a seed file, such as `nk -gen user` makes";
-                let key = seed_file::read(path).map_err(|err| wrong("nkey_seed_file", path, err.to_string(), right))?;
-                let seed = key.seed().ok_or_else(|| wrong("nkey_seed_file", path, "it holds no seed".into(), right))?;
+                let remedy = "write the path of a seed file, such as `nk -gen user` makes";
+                let key =
+                    seed_file::read(path).map_err(|err| problem("nkey_seed_file", path, err.to_string(), remedy))?;
+                let seed =
+                    key.seed().ok_or_else(|| problem("nkey_seed_file", path, "it holds no seed".into(), remedy))?;
                 Ok(Login::Nkey(seed))
             }
             Self::Password(user, password) => Ok(Login::Password(user.clone(), password.clone())),
@@ -92,18 +94,18 @@ impl SystemKeys {
     }
 }
 
-/// Has no printable form.
+/// A password, which is never shown.
 #[derive(PartialEq)]
 struct Secret(String);
 
 impl Leaf for Secret {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        const RIGHT: &str = "write it in quotes";
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write it in quotes";
         match node {
-            Node::String(text) if text.is_empty() => Err(Wrong::new("it is empty", RIGHT)),
+            Node::String(text) if text.is_empty() => Err(Problem::new("it is empty", REMEDY)),
             Node::String(text) => Ok(Self(text.clone())),
-            // A number may be the password itself.
-            _ => Err(misfit(&Node::Table(Vec::new()), RIGHT)),
+            // The error must not show a number, since it may be the password.
+            _ => Err(wrong_type(&Node::Table(Vec::new()), REMEDY)),
         }
     }
     fn show(&self) -> String {

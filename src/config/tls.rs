@@ -7,36 +7,37 @@ use rustls::pki_types::ServerName;
 use crate::{
     config::{
         effective::toml_string,
-        error::Wrong,
-        leaf::{Leaf, any, misfit, word},
+        error::Problem,
+        leaf::{Leaf, any, word, wrong_type},
         node::Node,
         section::Section,
     },
     tls::{ClientCertificates, HandshakeFirst, ListenerTls, MinVersion, Pair, ServersTls},
 };
 
-/// nats-server's own wait for a ClientHello before it sends INFO (`DEFAULT_TLS_HANDSHAKE_FIRST_FALLBACK_DELAY`, const.go).
+/// nats-server's own wait for a ClientHello before it sends INFO (`DEFAULT_TLS_HANDSHAKE_FIRST_FALLBACK_DELAY`,
+/// const.go).
 const AUTO: Duration = Duration::from_millis(50);
 
 /// Reads `[listeners.tls]`.
 pub(super) fn listener(s: &mut Section<'_>) -> ListenerTls {
     let mut pairs = vec![pair(s)];
-    // Auto costs a client that waits for INFO 50 ms of its time, and spares one that begins by itself a round trip.
+    // Never: "auto" delays clients that wait for INFO by 50 ms, and saves a round trip for clients that begin with TLS.
     let handshake_first = s.value("handshake_first", HandshakeFirst::Never, any);
-    // 1.2: Go, Java and .NET of the last ten years speak it, and rustls leaves out what was bad in it.
+    // 1.2: Go, Java and .NET have had it for ten years, and rustls leaves out its weak parts.
     let min_version = s.value("min_version", MinVersion::Tls12, any);
     let ticket_keys_file = s.optional("ticket_keys_file", "none, tickets are good for this process", any);
     let verify = s.value("verify", false, any);
     let ca_file = s.optional::<PathBuf>("ca_file", "none", any);
     let crl_file = s.optional::<PathBuf>("crl_file", "none, nothing is revoked", any);
     if verify && ca_file.is_none() {
-        let wrong = Wrong::new("true needs authorities to verify by", "write ca_file = \"ca.pem\" beside it");
-        s.wrong("verify", wrong);
+        let problem = Problem::new("true needs authorities to verify by", "write ca_file = \"ca.pem\" beside it");
+        s.report("verify", problem);
     }
     for (key, file) in [("ca_file", &ca_file), ("crl_file", &crl_file)] {
         if !verify && file.is_some() {
-            let wrong = Wrong::new("it does nothing without verify", "write verify = true beside it, or remove it");
-            s.wrong(key, wrong);
+            let problem = Problem::new("it does nothing without verify", "write verify = true beside it, or remove it");
+            s.report(key, problem);
         }
     }
     pairs.extend(s.tables("certificates", pair).unwrap_or_default());
@@ -57,8 +58,8 @@ pub(super) fn cluster(s: &mut Section<'_>) -> ServersTls {
     let key_file = s.optional::<PathBuf>("key_file", "none", any);
     for (key, file, other) in [("cert_file", &cert_file, &key_file), ("key_file", &key_file, &cert_file)] {
         if file.is_some() && other.is_none() {
-            let wrong = Wrong::new("a certificate and its key go together", "write both cert_file and key_file");
-            s.wrong(key, wrong);
+            let problem = Problem::new("a certificate and its key go together", "write both cert_file and key_file");
+            s.report(key, problem);
         }
     }
     let server_name = s.optional::<String>("server_name", "the host of each server's address", host);
@@ -67,18 +68,18 @@ pub(super) fn cluster(s: &mut Section<'_>) -> ServersTls {
     ServersTls { ca_file, own, server_name, handshake_first }
 }
 
-fn host(name: &String) -> Result<(), Wrong> {
+fn host(name: &String) -> Result<(), Problem> {
     match ServerName::try_from(name.as_str()) {
         Ok(_) => Ok(()),
-        Err(_) => Err(Wrong::new(format!("{name:?} is no host"), "write the name that the certificates are for")),
+        Err(_) => Err(Problem::new(format!("{name:?} is no host"), "write the name that the certificates are for")),
     }
 }
 
 impl Leaf for String {
-    fn read(node: &Node) -> Result<Self, Wrong> {
+    fn read(node: &Node) -> Result<Self, Problem> {
         match node {
             Node::String(text) => Ok(text.clone()),
-            other => Err(misfit(other, "write text in quotes")),
+            other => Err(wrong_type(other, "write text in quotes")),
         }
     }
     fn show(&self) -> String {
@@ -93,17 +94,17 @@ fn pair(s: &mut Section<'_>) -> Pair {
 }
 
 impl Leaf for HandshakeFirst {
-    fn read(node: &Node) -> Result<Self, Wrong> {
-        const RIGHT: &str = "write true, false, \"auto\", or a duration such as \"50ms\"";
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write true, false, \"auto\", or a duration such as \"50ms\"";
         match node {
             Node::Bool(true) => Ok(Self::Always),
             Node::Bool(false) => Ok(Self::Never),
             Node::String(text) if text == "auto" => Ok(Self::Within(AUTO)),
             Node::String(_) => match Duration::read(node) {
                 Ok(pause) if pause <= Duration::from_secs(1) => Ok(Self::Within(pause)),
-                _ => Err(misfit(node, RIGHT)),
+                _ => Err(wrong_type(node, REMEDY)),
             },
-            other => Err(misfit(other, RIGHT)),
+            other => Err(wrong_type(other, REMEDY)),
         }
     }
     fn show(&self) -> String {
@@ -117,7 +118,7 @@ impl Leaf for HandshakeFirst {
 }
 
 impl Leaf for MinVersion {
-    fn read(node: &Node) -> Result<Self, Wrong> {
+    fn read(node: &Node) -> Result<Self, Problem> {
         word(node, &[("1.2", Self::Tls12), ("1.3", Self::Tls13)])
     }
     fn show(&self) -> String {

@@ -1,14 +1,15 @@
-//! What a user JWT says of its bearer: decoded, never verified. The server verifies; until it has, this is a claim.
+//! The claims of a user JWT. weir decodes a JWT but does not verify it: that is the server's work, and until the server
+//! has done it the claims give no privilege (docs/contract.md, towards everybody 1).
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 
-/// Longer JWTs are not decoded. A user JWT is some 500 to 2000 bytes; CONNECT, which holds it, is 4096 by default.
+/// Longer JWTs are not decoded. A user JWT has some 500 to 2000 bytes, and a CONNECT at most 4096 by default.
 const LONGEST: usize = 64 * 1024;
 /// The length of a public NKey.
 const KEY_LENGTH: usize = 56;
 
-/// Who a JWT says its bearer is. Public keys, so neither is a secret.
+/// The account and the user of a JWT, as public keys. Neither is a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     account: String,
@@ -25,13 +26,13 @@ struct Payload {
 
 #[derive(Deserialize, Default)]
 struct Nats {
-    /// Set when the JWT was signed by one of the account's signing keys, which is then `iss`.
+    /// The account, if one of the account's signing keys signed the JWT; `iss` is that signing key then.
     #[serde(default)]
     issuer_account: String,
 }
 
 impl Claims {
-    /// Reads a JWT; `None` for what is no NATS user JWT.
+    /// Reads a JWT; `None` if it is not a NATS user JWT.
     pub fn read(jwt: &str) -> Option<Self> {
         if jwt.len() > LONGEST {
             return None;
@@ -47,7 +48,7 @@ impl Claims {
         (is_key(&account, b'A') && is_key(&sub, b'U')).then_some(Self { account, user: sub })
     }
 
-    /// The account's public key, by which servers name it.
+    /// The account's public key, which is its name for the servers.
     pub fn account(&self) -> &str {
         &self.account
     }
@@ -58,12 +59,13 @@ impl Claims {
     }
 }
 
-/// Whether it looks like the public key of an account.
+/// Whether the text has the form of an account's public key.
 pub fn is_account_key(text: &str) -> bool {
     is_key(text, b'A')
 }
 
-/// Whether it looks like a public key of this kind: anything else would be a label of somebody's own choice.
+/// Whether the text has the form of a public key of this kind. Clients could otherwise choose the text of metric
+/// labels.
 fn is_key(text: &str, kind: u8) -> bool {
     let text = text.as_bytes();
     text.len() == KEY_LENGTH

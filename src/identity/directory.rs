@@ -1,4 +1,4 @@
-//! Which account a credential belongs to: what the servers themselves said, else what the operator configured.
+//! The account of each credential: as a server named it, else as the operator configured it.
 
 use std::sync::Arc;
 
@@ -7,13 +7,14 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::identity::{AccountRule, Credential, CredentialKey};
 
-/// The account of a credential that neither the configuration nor a server has named yet.
+/// The account of a credential that neither a server nor the configuration has assigned to one.
 pub const UNKNOWN_ACCOUNT: &str = "default";
 
-/// Learned credentials at most; beyond it an arbitrary part is forgotten, and is learned again at its next connect.
+/// The most credentials that are remembered. Beyond it half of them are forgotten, and learned again at their next
+/// login.
 const MOST_LEARNED: usize = 100_000;
 
-/// From credential to account.
+/// A map from credential to account.
 #[derive(Debug)]
 pub struct Directory {
     rules: Vec<(Arc<str>, GlobSet)>,
@@ -25,7 +26,7 @@ impl Directory {
     /// A directory of the configured accounts.
     ///
     /// # Errors
-    /// The pattern that is no glob.
+    /// A pattern is not a valid glob.
     pub fn new(rules: &[AccountRule]) -> Result<Self, globset::Error> {
         let rules = rules.iter().map(|rule| {
             let mut set = GlobSetBuilder::new();
@@ -37,7 +38,7 @@ impl Directory {
         Ok(Self { rules: rules.collect::<Result<_, _>>()?, learned: DashMap::new(), unknown: UNKNOWN_ACCOUNT.into() })
     }
 
-    /// The account a credential belongs to, as far as known. A server's own word counts more than the configuration.
+    /// The account of a credential. What a server named counts more than the configuration.
     pub fn account(&self, credential: Credential<'_>, key: CredentialKey) -> Arc<str> {
         if let Some(learned) = self.learned.get(&key) {
             return Arc::clone(&learned);
@@ -59,13 +60,13 @@ impl Directory {
         self.learned.get(&key).map(|account| Arc::clone(&account))
     }
 
-    /// A server has said to which account a credential belongs.
+    /// Remembers the account that a server named for a credential.
     pub fn learn(&self, key: CredentialKey, account: &Arc<str>) {
         if self.learned.get(&key).is_some_and(|known| *known == *account) {
             return;
         }
         if self.learned.len() >= MOST_LEARNED {
-            // Half go, without order: cheap, rare, and what is still in use comes back with its next connect.
+            // Every other one is dropped, in no order. That is cheap and rare.
             let mut keep = false;
             self.learned.retain(|_, _| {
                 keep = !keep;

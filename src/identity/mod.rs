@@ -1,4 +1,4 @@
-//! From CONNECT to who is asking: the credential it shows, and the account that credential belongs to.
+//! Who a client is: the credential in its CONNECT, and the account to which that credential belongs.
 
 mod claims;
 mod directory;
@@ -11,40 +11,40 @@ use crate::protocol::connect::Connect;
 pub use claims::{Claims, is_account_key};
 pub use directory::{Directory, UNKNOWN_ACCOUNT};
 
-/// Which accounts the operator named, and whose credentials belong to them.
+/// An account of the configuration, and the credentials that belong to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountRule {
-    /// The account's name, as the server itself names it.
+    /// The name that the servers have for the account.
     pub account: String,
-    /// Users, nkeys and tokens of this account; `*` and `?` are globs.
+    /// Users, nkeys and tokens of this account, in which `*` and `?` match anything.
     pub users: Vec<String>,
 }
 
-/// What a client shows to say who it is, in the order in which nats-server looks for it (auth.go, `processClientOrLeafAuthentication`).
-/// No `Debug`: a token is a secret.
+/// What a client presents to the server as its identity, in the order in which nats-server looks for it (auth.go,
+/// `processClientOrLeafAuthentication`). It has no `Debug`, since a token is a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Credential<'a> {
     /// A user JWT.
     Jwt {
-        /// The account that it claims.
+        /// The public key of the account that the JWT claims.
         account: &'a str,
         /// The user's public key.
         user: &'a str,
     },
     /// The public key of an NKey user.
     Nkey(&'a str),
-    /// A user name; its password is the server's business.
+    /// A user name. Only the server checks its password.
     User(&'a str),
     /// A token.
     Token(&'a str),
-    /// A certificate shown over TLS, by its name.
+    /// The name in a client certificate.
     Certificate(&'a str),
-    /// Nothing: the server's `no_auth_user`, or a cluster without authentication.
+    /// None: the server's `no_auth_user`, or a cluster without authentication.
     Nothing,
 }
 
 impl<'a> Credential<'a> {
-    /// The credential of a CONNECT; `claims` is what its JWT says, where it has one.
+    /// The credential of a CONNECT. `claims` are those of its JWT, if it has one.
     pub fn of(connect: &'a Connect, claims: Option<&'a Claims>) -> Self {
         if let Some(claims) = claims {
             Self::Jwt { account: claims.account(), user: claims.user() }
@@ -71,15 +71,15 @@ impl<'a> Credential<'a> {
     }
 }
 
-/// A credential without its secret: a keyed hash, good for this process only.
+/// A keyed hash of a credential. It reveals no secret, and is valid only in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CredentialKey(u64);
 
-/// One client across its reconnects, as far as weir can tell: source, credential and client name, hashed.
+/// A keyed hash of source, credential and client name, by which weir recognises a client that reconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientKey(u64);
 
-/// Makes keys. The hash is seeded at random, so that nobody can choose credentials that collide.
+/// Makes keys. The seed of the hash is random, so that nobody can choose credentials that collide.
 #[derive(Debug, Default, Clone)]
 pub struct Keys {
     seed: RandomState,
@@ -103,7 +103,7 @@ impl ClientKey {
         Self(raw)
     }
 
-    /// Its value.
+    /// The value of the hash.
     pub fn raw(self) -> u64 {
         self.0
     }

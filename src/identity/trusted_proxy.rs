@@ -1,23 +1,23 @@
-//! The key by which servers know weir as a trusted proxy: it signs the nonce of every connection to them.
+//! The NKey by which servers recognise weir as a trusted proxy. It signs the nonce of every connection to them.
 
 use std::fmt;
 
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 
-/// The pair. It prints as its public key; the seed leaves it only by [`ProxyKey::seed`].
+/// A key pair. Its `Debug` shows the public key; only [`ProxyKey::seed`] returns the seed.
 #[derive(Clone)]
 pub struct ProxyKey {
     pair: KeyPair,
 }
 
 impl ProxyKey {
-    /// A new pair, of the kind that nats-server's own documentation takes: a user's.
+    /// A new user key pair, the kind that nats-server's documentation uses.
     pub fn generate() -> Self {
         Self { pair: KeyPair::new_user() }
     }
 
-    /// The pair of the first seed among the words of `text`.
+    /// The key pair of the first seed among the words of `text`.
     pub fn from_text(text: &str) -> Option<Self> {
         let pair = text.split_whitespace().find_map(|word| KeyPair::from_seed(word).ok());
         pair.map(|pair| Self { pair })
@@ -33,7 +33,7 @@ impl ProxyKey {
         self.pair.seed().ok()
     }
 
-    /// `proxy_sig` for a connection with this nonce.
+    /// The `proxy_sig` for a connection with this nonce.
     pub fn sign(&self, nonce: &str) -> Option<String> {
         self.pair.sign(nonce.as_bytes()).ok().map(|sig| BASE64URL_NOPAD.encode(&sig))
     }

@@ -25,7 +25,8 @@ pub const MAX_CLIENT_HELLO: usize = 4096;
 /// The record header of a handshake record (RFC 8446, 5.1): type 22, version 3.x, length.
 const HANDSHAKE: u8 = 22;
 const HEADER: usize = 5;
-/// Extensions that carry a ticket: session_ticket (RFC 5077), where it is not empty, and pre_shared_key (RFC 8446, 4.2.11).
+/// Extensions that carry a ticket: session_ticket (RFC 5077), where it is not empty, and pre_shared_key (RFC 8446,
+/// 4.2.11).
 const SESSION_TICKET: u16 = 35;
 const PRE_SHARED_KEY: u16 = 41;
 /// The cipher suites with ChaCha20: of TLS 1.3, and of 1.2 with ECDSA and RSA (RFC 8446, B.4; RFC 7905, 2).

@@ -1,8 +1,8 @@
 //! CONNECT: who a client says it is.
 //!
 //! weir parses it as nats-server does (`processConnect`: Go's `json.Unmarshal` into `ClientOpts`), so that
-//! `{"uſer":"a","USER":"b"}` is user b to both. weir then writes a new line with one copy of each key, which no server can
-//! read differently (docs/contract.md, towards servers 4).
+//! `{"uſer":"a","USER":"b"}` is user b to both. weir then writes a new line with one copy of each key, which no server
+//! can read differently (docs/contract.md, towards servers 4).
 
 use std::fmt;
 
@@ -91,7 +91,8 @@ enum Key {
 }
 
 impl Key {
-    /// Finds a key as clients usually write it. A `match` is faster than the comparison of [`Self::folded`] with each entry.
+    /// Finds a key as clients usually write it. A `match` is faster than the comparison of [`Self::folded`] with each
+    /// entry.
     fn exact(key: &[u8]) -> Option<Self> {
         Some(match key {
             b"verbose" => Self::Flag(Flag::Verbose as usize),
@@ -131,15 +132,15 @@ const ALWAYS: usize = 3;
 
 /// A parsed CONNECT.
 ///
-/// Like the server, weir does not distinguish an absent string from an empty one. `account` and `new_account` make every
-/// server refuse the client; weir passes them on so that the server does.
+/// Like the server, weir does not distinguish an absent string from an empty one. `account` and `new_account` make
+/// every server refuse the client; weir passes them on so that the server does.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Connect {
     texts: [Box<str>; TEXTS.len()],
     flags: [bool; FLAGS.len()],
     protocol: i64,
-    /// Keys that weir does not know, each with its raw value without blanks, in the client's order. The values are bytes,
-    /// since Go accepts invalid UTF-8.
+    /// Keys that weir does not know, each with its raw value without blanks, in the client's order. The values are
+    /// bytes, since Go accepts invalid UTF-8.
     others: Vec<(Box<str>, Box<[u8]>)>,
 }
 
@@ -148,8 +149,9 @@ impl Connect {
     ///
     /// # Errors
     ///
-    /// Exactly when nats-server's `json.Unmarshal` fails: on text that is not one JSON value, on a value of the wrong type
-    /// for a known key (even if a later copy of the key has the right type), and on a `protocol` that is not a 64-bit integer.
+    /// Exactly when nats-server's `json.Unmarshal` fails: on text that is not one JSON value, on a value of the wrong
+    /// type for a known key (even if a later copy of the key has the right type), and on a `protocol` that is not a
+    /// 64-bit integer.
     pub fn parse(json: &[u8]) -> Result<Self, ConnectError> {
         let mut connect = Self {
             texts: Default::default(),
@@ -373,11 +375,11 @@ impl Connect {
         self.set_text(Text::ProxySig, sig);
     }
 
-    /// Appends the canonical line `CONNECT {…}\r\n`: each known key once and in a fixed order, unless it has its default
-    /// value, and then the unknown keys as the client sent them.
+    /// Appends the canonical line `CONNECT {…}\r\n`: each known key once and in a fixed order, unless it has its
+    /// default value, and then the unknown keys as the client sent them.
     ///
-    /// The line can be longer than the client's: by about 60 bytes for keys that are now explicit, and by 3 bytes for each
-    /// byte of invalid UTF-8. If that exceeds the server's `max_control_line`, the server refuses the client.
+    /// The line can be longer than the client's: by about 60 bytes for keys that are now explicit, and by 3 bytes for
+    /// each byte of invalid UTF-8. If that exceeds the server's `max_control_line`, the server refuses the client.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"CONNECT ");
         let mut sep = b'{';
@@ -416,8 +418,8 @@ fn integer(raw: &[u8]) -> Option<i64> {
     std::str::from_utf8(raw).ok()?.parse().ok()
 }
 
-/// Whether Go can decode the value into a `*SubjectPermission`, `{"allow":[…],"deny":[…]}`. Only leaf nodes use that key,
-/// but a client's CONNECT fails too if the value has another type.
+/// Whether Go can decode the value into a `*SubjectPermission`, `{"allow":[…],"deny":[…]}`. Only leaf nodes use that
+/// key, but a client's CONNECT fails too if the value has another type.
 fn is_permission(raw: &[u8]) -> bool {
     let mut reader = Reader::new(raw);
     if !reader.enter_object() {
@@ -440,8 +442,8 @@ fn is_string_array(raw: &[u8]) -> bool {
 }
 
 impl fmt::Debug for Connect {
-    /// Shows no secret: of pass, auth_token, nkey, jwt, sig and proxy_sig only that they are set, and of unknown keys only
-    /// their names.
+    /// Shows no secret: of pass, auth_token, nkey, jwt, sig and proxy_sig only that they are set, and of unknown keys
+    /// only their names.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Connect");
         for (at, (name, text)) in TEXTS.iter().zip(&self.texts).enumerate() {

@@ -23,8 +23,8 @@ const MAX_VERB: usize = 8;
 
 /// A resumable search for the end of the line that starts at `buf[0]`. It never searches a byte twice.
 ///
-/// The limit is that of nats-server's `overMaxControlLineLimit`: it applies to the *argument*, from the first byte after
-/// the verb and its blanks to the end of the line, without the CR before the LF.
+/// The limit is that of nats-server's `overMaxControlLineLimit`: it applies to the *argument*, from the first byte
+/// after the verb and its blanks to the end of the line, without the CR before the LF.
 #[derive(Debug, Clone)]
 pub struct LineScanner {
     limit: usize,
@@ -38,8 +38,8 @@ impl LineScanner {
         Self { limit, searched: 0 }
     }
 
-    /// The index behind the line's `\n`, or `None` if more bytes are needed. In that case call again with the same bytes
-    /// and more behind them. After the end of a line has been found the scanner is ready for the next line.
+    /// The index behind the line's `\n`, or `None` if more bytes are needed. In that case call again with the same
+    /// bytes and more behind them. After the end of a line has been found the scanner is ready for the next line.
     ///
     /// # Errors
     ///
@@ -97,9 +97,9 @@ pub enum ClientLine<'a> {
 
 /// Classifies a line, which includes its newline.
 ///
-/// It follows nats-server's parser.go: a verb may have any case; blanks, tabs or nothing stand before an argument; the line
-/// ends in CR LF or LF; PING and PONG may be followed by anything. A CONNECT without an argument, whose line the server
-/// would not end at this LF, is [`ClientLine::Other`].
+/// It follows nats-server's parser.go: a verb may have any case; blanks, tabs or nothing stand before an argument; the
+/// line ends in CR LF or LF; PING and PONG may be followed by anything. A CONNECT without an argument, whose line the
+/// server would not end at this LF, is [`ClientLine::Other`].
 pub fn client_line(line: &[u8]) -> ClientLine<'_> {
     let Some(line) = line.strip_suffix(b"\n") else {
         return ClientLine::Other;

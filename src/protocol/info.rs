@@ -79,8 +79,8 @@ enum Number {
 
 /// A parsed INFO: the values that weir needs, and every field as the server sent it, in the server's order.
 ///
-/// A key that occurs twice has the place of the first and the value of the last. A key whose value is null is treated as
-/// absent.
+/// A key that occurs twice has the place of the first and the value of the last. A key whose value is null is treated
+/// as absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Info {
     template: Arc<Template>,
@@ -95,15 +95,16 @@ struct Template {
     /// The argument as it was received, and the places in it where the values of one connection stand.
     line: Box<[u8]>,
     placeholders: Vec<Placeholder>,
-    /// Keys, values without blanks, and the decoded values of [`TEXTS`], one behind the other. The ranges below are of it.
+    /// Keys, values without blanks, and the decoded values of [`TEXTS`], one behind the other. The ranges below are of
+    /// it.
     text: String,
     fields: Vec<(Range<usize>, Range<usize>)>,
     texts: [Range<usize>; TEXTS.len()],
     numbers: [Option<u64>; NUMBERS.len()],
     flags: [bool; FLAGS.len()],
     names_account: bool,
-    /// The members that are passed on to clients, with a comma behind each. The values of one connection are left out; they
-    /// go in at the places that `forwarded_placeholders` lists.
+    /// The members that are passed on to clients, with a comma behind each. The values of one connection are left out;
+    /// they go in at the places that `forwarded_placeholders` lists.
     forwarded: Vec<u8>,
     forwarded_placeholders: Vec<(usize, PerConnection)>,
 }
@@ -113,7 +114,9 @@ impl Info {
     ///
     /// # Errors
     ///
-    /// [`InfoError`]: it is not a JSON object in UTF-8, or a value that weir reads has another type than nats-server gives it.
+    /// [`InfoError`]: it is not a JSON object in UTF-8, or a value that weir reads has another type than nats-server
+    /// gives it.
+    #[expect(clippy::indexing_slicing, reason = "the ranges in `fields` were made from `text`")]
     pub fn parse(json: &[u8]) -> Result<Self, InfoError> {
         std::str::from_utf8(json).map_err(|_| InfoError::Syntax)?;
         let mut reader = Reader::new(json);
@@ -131,7 +134,7 @@ impl Info {
                 *place = Some((reader.at().saturating_sub(raw.len()), raw));
             }
             let value = push(&mut text, |text| json::push_compact(raw, text));
-            match fields.iter_mut().find(|(name, _)| text.get(name.clone()) == Some(key.as_bytes())) {
+            match fields.iter_mut().find(|(name, _)| text[name.clone()] == *key.as_bytes()) {
                 Some(field) => field.1 = value,
                 None => fields.push((push(&mut text, |text| text.extend_from_slice(key.as_bytes())), value)),
             }
@@ -278,7 +281,8 @@ impl Info {
         self.flag(Flag::TlsVerify)
     }
 
-    /// Whether a server of this version names the account in an INFO right after the first PONG: since nats-server 2.12.
+    /// Whether a server of this version names the account in an INFO right after the first PONG: since nats-server
+    /// 2.12.
     pub fn names_account(&self) -> bool {
         self.template.names_account
     }

@@ -1,7 +1,8 @@
 //! JSON as Go's `encoding/json` reads it.
 //!
 //! Why not serde_json: on the server's side Go's reader decides who a client is, and wherever weir read a CONNECT
-//! differently, one client could be two users (docs/contract.md, towards servers 4). Go differs from serde_json in four ways:
+//! differently, one client could be two users (docs/contract.md, towards servers 4). Go differs from serde_json in four
+//! ways:
 //! - keys match without regard to case, with Unicode folding: `uſer` is `user` ([`same_key`]);
 //! - of a key that occurs twice the last value counts, and a wrong type in the first is an error all the same;
 //! - a lone surrogate escape, and each byte of invalid UTF-8, becomes U+FFFD and is not an error;
@@ -69,6 +70,7 @@ impl<'a> Reader<'a> {
         Ok(byte)
     }
 
+    #[inline]
     fn expect(&mut self, text: &[u8]) -> Result<(), Syntax> {
         if !self.rest().starts_with(text) {
             return Err(Syntax);
@@ -85,17 +87,20 @@ impl<'a> Reader<'a> {
     }
 
     /// The number of bytes that have been read.
+    #[inline]
     pub(crate) fn at(&self) -> usize {
         self.pos
     }
 
     /// Checks that only blanks are left.
+    #[inline]
     pub(crate) fn end(&mut self) -> Result<(), Syntax> {
         self.blanks();
         if self.peek().is_none() { Ok(()) } else { Err(Syntax) }
     }
 
     /// Steps into an object. If the next value is something else, returns false and consumes nothing.
+    #[inline]
     pub(crate) fn enter_object(&mut self) -> bool {
         self.blanks();
         let object = self.peek() == Some(b'{');
@@ -104,6 +109,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next member of the object that [`Self::enter_object`] opened; `None` after its `}`.
+    #[inline]
     pub(crate) fn member(&mut self) -> Result<Option<Member<'a>>, Syntax> {
         self.blanks();
         match (self.peek(), std::mem::take(&mut self.first)) {
@@ -133,6 +139,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The raw bytes of the next value, without blanks around it.
+    #[inline]
     pub(crate) fn value(&mut self) -> Result<&'a [u8], Syntax> {
         self.blanks();
         let start = self.pos;
@@ -206,6 +213,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    #[inline]
     fn closes(&mut self, close: u8) -> bool {
         self.blanks();
         let closes = self.peek() == Some(close);
@@ -214,6 +222,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The rest of a string whose opening quote has been read.
+    #[inline]
     fn string(&mut self) -> Result<(), Syntax> {
         loop {
             let rest = self.rest();
@@ -238,6 +247,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The rest of a number whose first byte has been read.
+    #[inline]
     fn number(&mut self, first: u8) -> Result<(), Syntax> {
         let lead = if first == b'-' { self.next()? } else { first };
         match lead {
@@ -259,12 +269,14 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    #[inline]
     fn digits(&mut self) {
         while matches!(self.peek(), Some(b'0'..=b'9')) {
             self.advance(1);
         }
     }
 
+    #[inline]
     fn some_digits(&mut self) -> Result<(), Syntax> {
         let start = self.pos;
         self.digits();
@@ -308,6 +320,7 @@ pub(crate) fn elements(raw: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
 }
 
 /// The text of a raw string that needs no decoding: it has no escape and is valid UTF-8.
+#[inline]
 pub(crate) fn plain(raw: &[u8]) -> Option<&str> {
     let text = unquoted_bytes(raw)?;
     match memchr::memchr(b'\\', text) {
@@ -317,6 +330,7 @@ pub(crate) fn plain(raw: &[u8]) -> Option<&str> {
 }
 
 /// The bytes between the quotes of a raw string, not decoded.
+#[inline]
 pub(crate) fn unquoted_bytes(raw: &[u8]) -> Option<&[u8]> {
     raw.strip_prefix(b"\"")?.strip_suffix(b"\"")
 }
@@ -366,7 +380,8 @@ fn hex4(bytes: &[u8]) -> Option<u16> {
     u16::from_str_radix(digits, 16).ok()
 }
 
-/// Replaces each invalid byte with U+FFFD, as Go does; `String::from_utf8_lossy` replaces some sequences with a single one.
+/// Replaces each invalid byte with U+FFFD, as Go does; `String::from_utf8_lossy` replaces some sequences with a single
+/// one.
 fn push_lossy(mut bytes: &[u8], out: &mut String) {
     loop {
         match std::str::from_utf8(bytes) {
@@ -383,6 +398,7 @@ fn push_lossy(mut bytes: &[u8], out: &mut String) {
 
 /// Whether Go takes `key` for the struct field `name`, which is ASCII in lower case. Go uses simple case folding, under
 /// which U+017F is an s and U+212A is a k.
+#[inline]
 pub(crate) fn same_key(key: &str, name: &str) -> bool {
     // Each character folds to one byte, so a key with fewer bytes than the name cannot match.
     if key.len() < name.len() {

@@ -1,8 +1,8 @@
 //! The bytes of NATS: lines, CONNECT, INFO, `-ERR`, and where one operation ends and the next begins.
 //!
-//! Everything here is a function of bytes. One rule shapes it: weir and the server must never disagree about who a client
-//! is or where an operation begins (docs/contract.md, towards servers 4 and 5). Where weir does not read the same bytes
-//! exactly as nats-server does, it is stricter, never more lenient.
+//! Everything here is a function of bytes. One rule shapes it: weir and the server must never disagree about who a
+//! client is or where an operation begins (docs/contract.md, towards servers 4 and 5). Where weir does not read the
+//! same bytes exactly as nats-server does, it is stricter, never more lenient.
 //!
 //! These bytes come from strangers, so the lints below ask for a reason wherever an index, a cast or a sum could fail.
 

@@ -30,9 +30,9 @@ macro_rules! words {
     ($($pattern:pat => $text:literal,)*) => {
         /// The text of the refusal, without quotes.
         ///
-        /// Every text is one of nats-server's. After the first two every client reconnects. For a handshake that took too
-        /// long weir uses the server's text for a silent client: some clients count the server's own "Authentication
-        /// Timeout" as an authorization error, and two of those in a row end such a client for ever.
+        /// Every text is one of nats-server's. After the first two every client reconnects. For a handshake that took
+        /// too long weir uses the server's text for a silent client: some clients count the server's own
+        /// "Authentication Timeout" as an authorization error, and two of those in a row end such a client for ever.
         pub fn text(refusal: Refusal) -> &'static str {
             match refusal { $($pattern => $text,)* }
         }

@@ -12,7 +12,7 @@ fn written(connect: &Connect) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Texts and the `user` that Go 1.26's `json.Unmarshal` into nats-server's `ClientOpts` finds in them.
+/// JSON texts, and the `user` that Go 1.26's `json.Unmarshal` into nats-server's `ClientOpts` finds in each.
 #[test]
 fn users_as_go_reads_them() {
     for (json, user) in [
@@ -51,7 +51,7 @@ fn users_as_go_reads_them() {
     }
 }
 
-/// And numbers, where only integers of 64 bits will do.
+/// The same for `protocol`, which must be a 64-bit integer.
 #[test]
 fn protocols_as_go_reads_them() {
     for (number, protocol) in [

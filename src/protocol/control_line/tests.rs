@@ -63,7 +63,7 @@ fn lines_are_found_at_every_cut() {
     }
 }
 
-/// As nats-server: with `max_control_line` 4096, an argument of 4096 bytes passes and one of 4097 does not.
+/// As for nats-server with `max_control_line` 4096: an argument of 4096 bytes is accepted, and one of 4097 is not.
 #[test]
 fn the_limit_is_the_arguments() {
     for (verb, end) in
@@ -74,10 +74,10 @@ fn the_limit_is_the_arguments() {
             let found = LineScanner::new(100).find(line.as_bytes());
             assert_eq!(found.is_ok(), fits, "{line:?}");
             assert!(!fits || found == Ok(Some(line.len())));
-            // Byte by byte, no sooner and no later.
+            // If it arrives byte by byte, the result comes neither sooner nor later.
             let mut scanner = LineScanner::new(100);
             let first = (0..=line.len()).find(|&end| scanner.find(&line.as_bytes()[..end]).is_err());
-            // It is certain with the first byte too many.
+            // The error is certain with the first byte that is too many.
             assert_eq!(first, (!fits).then_some(verb.len() + 101), "{line:?}");
         }
     }
@@ -109,6 +109,6 @@ fn a_failed_scanner_starts_anew() {
     assert_eq!(scanner.find(b"PING\r\n"), Ok(Some(6)));
     assert_eq!(scanner.find(b""), Ok(None));
     assert_eq!(scanner.find(b"PI"), Ok(None));
-    // A shorter buffer than before is no reason to panic.
+    // A buffer that is shorter than before must not cause a panic.
     assert_eq!(scanner.find(b"P"), Ok(None));
 }

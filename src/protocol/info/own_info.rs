@@ -12,7 +12,8 @@ const DEFAULT_MAX_PAYLOAD: u64 = 1024 * 1024;
 
 /// weir's own INFO: it promises only what every server can keep, since any of them may serve the client.
 ///
-/// It is rendered once. For each client only `client_id`, `client_ip` and, if needed, a nonce are added, without allocating.
+/// It is rendered once. For each client only `client_id`, `client_ip` and, if needed, a nonce are added, without
+/// allocating.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnInfo {
     /// The line up to where `client_id` goes, from its `INFO {` on.
@@ -21,15 +22,15 @@ pub struct OwnInfo {
 }
 
 impl OwnInfo {
-    /// The common denominator of `infos`: the lowest version, the smallest `max_payload`, the lowest `api_lvl`, headers if all
-    /// servers support them, `auth_required` and `jetstream` if any server has it, and `proto` 1. It has no cluster, no nonce,
-    /// no `ldm`, and no URL but those of `advertise`.
+    /// The common denominator of `infos`: the lowest version, the smallest `max_payload`, the lowest `api_lvl`, headers
+    /// if all servers support them, `auth_required` and `jetstream` if any server has it, and `proto` 1. It has no
+    /// cluster, no nonce, no `ldm`, and no URL but those of `advertise`.
     ///
-    /// While no server is known: version 2.10.0, 1 MiB, headers, no JetStream, and `auth_required`. Java and Python send their
-    /// credentials only if `auth_required` is set, and a client without credentials connects in either case.
+    /// While no server is known: version 2.10.0, 1 MiB, headers, no JetStream, and `auth_required`. Java and Python
+    /// send their credentials only if `auth_required` is set, and a client without credentials connects in either case.
     ///
-    /// A string that is not a version is ignored, since JavaScript fails on it. So is a `max_payload` of 0, with which Go and
-    /// Rust refuse to publish.
+    /// A string that is not a version is ignored, since JavaScript fails on it. So is a `max_payload` of 0, with which
+    /// Go and Rust refuse to publish.
     pub fn new(
         server_id: &str,
         server_name: &str,
@@ -77,8 +78,8 @@ impl OwnInfo {
         self.write_with_nonce(client_id, client_ip, "", out);
     }
 
-    /// As [`Self::write`], with a nonce of weir's, for a client that may want to sign but gets no server yet. An empty nonce is
-    /// left out.
+    /// As [`Self::write`], with a nonce of weir's, for a client that may want to sign but gets no server yet. An empty
+    /// nonce is left out.
     pub fn write_with_nonce(&self, client_id: u64, client_ip: IpAddr, nonce: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
         let mut object = ObjectWriter { out: &mut *out, sep: b',' };

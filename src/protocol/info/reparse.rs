@@ -1,5 +1,5 @@
-//! A faster way to parse an INFO of a server that weir knows: from one connection to the next a server changes a few values,
-//! and only those are parsed again.
+//! A faster way to parse an INFO of a server that weir knows: from one connection to the next a server changes a few
+//! values, and only those are parsed again.
 
 use std::{ops::Range, sync::Arc};
 
@@ -36,8 +36,8 @@ impl PerConnection {
         self != Self::ClientId
     }
 
-    /// The value at the start of `bytes`, if it needs no decoding: the text between the quotes of a string without escapes, or
-    /// a number without a sign.
+    /// The value at the start of `bytes`, if it needs no decoding: the text between the quotes of a string without
+    /// escapes, or a number without a sign.
     fn value(self, bytes: &[u8]) -> Option<&str> {
         if self.is_text() {
             let rest = bytes.strip_prefix(b"\"")?;
@@ -85,7 +85,8 @@ impl Info {
         known.and_then(|known| known.match_template(json)).map_or_else(|| Self::parse(json), Ok)
     }
 
-    /// Whether the two are the same but for the values of one connection, and one was found to be so by [`Self::reparse`].
+    /// Whether the two are the same but for the values of one connection, and one was found to be so by
+    /// [`Self::reparse`].
     pub fn shares_template_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.template, &other.template)
     }

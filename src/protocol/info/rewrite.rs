@@ -7,7 +7,8 @@ use crate::protocol::{
     json,
 };
 
-/// Keys that tell clients how to reach the server. weir replaces them with its own (docs/contract.md, towards clients 10).
+/// Keys that tell clients how to reach the server. weir replaces them with its own (docs/contract.md, towards clients
+/// 10).
 const OVERRIDDEN: [&str; 9] = [
     "host",
     "port",
@@ -44,8 +45,8 @@ pub struct Rewrite<'a> {
 }
 
 impl Info {
-    /// Appends the line `INFO {…}\r\n` for a client: every field of the server's except those that `r` replaces. The server's
-    /// URLs are never passed on, or clients would leave for them.
+    /// Appends the line `INFO {…}\r\n` for a client: every field of the server's except those that `r` replaces. The
+    /// server's URLs are never passed on, or clients would leave for them.
     #[expect(
         clippy::arithmetic_side_effects,
         clippy::indexing_slicing,
@@ -99,7 +100,7 @@ impl Template {
                     forwarded.push(b'"');
                 }
                 Some(which) => self.forwarded_placeholders.push((forwarded.len(), which)),
-                None => forwarded.extend_from_slice(self.slice(value).as_bytes()),
+                None => forwarded.extend_from_slice(self.text.as_bytes().get(value.clone()).unwrap_or_default()),
             }
             forwarded.push(b',');
         }
@@ -115,30 +116,36 @@ pub(super) struct ObjectWriter<'a> {
 }
 
 impl<'a> ObjectWriter<'a> {
+    #[inline]
     pub(super) fn start(out: &'a mut Vec<u8>) -> Self {
         out.extend_from_slice(b"INFO ");
         Self { out, sep: b'{' }
     }
 
+    #[inline]
     pub(super) fn key(&mut self, name: &str) -> &mut Vec<u8> {
         json::push_known_key(&mut self.sep, name, self.out);
         self.out
     }
 
+    #[inline]
     pub(super) fn raw(&mut self, name: &str, value: &[u8]) {
         self.key(name).extend_from_slice(value);
     }
 
+    #[inline]
     pub(super) fn string(&mut self, name: &str, value: &str) {
         json::push_string(value, self.key(name));
     }
 
+    #[inline]
     pub(super) fn text_unless_empty(&mut self, name: &str, value: &str) {
         if !value.is_empty() {
             self.string(name, value);
         }
     }
 
+    #[inline]
     pub(super) fn ip(&mut self, name: &str, value: IpAddr) {
         let out = self.key(name);
         out.push(b'"');
@@ -146,16 +153,19 @@ impl<'a> ObjectWriter<'a> {
         out.push(b'"');
     }
 
+    #[inline]
     pub(super) fn number(&mut self, name: &str, value: u64) {
         json::push_number(value, self.key(name));
     }
 
+    #[inline]
     pub(super) fn flag(&mut self, name: &str, value: bool) {
         if value {
             self.raw(name, b"true");
         }
     }
 
+    #[inline]
     pub(super) fn place(&mut self, host: &str, port: u16, advertise: &[String]) {
         self.text_unless_empty("host", host);
         self.number("port", port.into());

@@ -106,7 +106,7 @@ fn written(own_info: &OwnInfo) -> Info {
     own_info.write(7, "2001:db8::1".parse().unwrap(), &mut out);
     let line = String::from_utf8(out).unwrap();
     assert!(line.contains("\"client_id\":7,\"client_ip\":\"2001:db8::1\"") && line.contains("\"proto\":1"), "{line}");
-    // One line, no duplicate keys, no null: what async-nats needs.
+    // async-nats needs one line, no duplicate keys and no null.
     assert!(line.ends_with("}\r\n") && line.matches(['\r', '\n']).count() == 2 && !line.contains("null"));
     let json = line.strip_prefix("INFO ").unwrap();
     let info = parse(json);
@@ -162,7 +162,8 @@ fn own_info_with_a_nonce() {
     assert_eq!(info.nonce(), Some("abc"));
 }
 
-/// What [`Info::reparse`] makes of `json`, knowing `known`; the same as parsing it, whether recognised or not.
+/// Whether [`Info::reparse`] recognises `json` as `known` with other values. In both cases it must yield what parsing
+/// yields.
 fn is_recognised(known: &str, json: &str) -> bool {
     let known = parse(known);
     let info = Info::reparse(json.as_bytes(), Some(&known)).unwrap_or_else(|error| panic!("{json}: {error}"));
@@ -202,7 +203,7 @@ fn what_a_server_says_again_is_recognised() {
     ] {
         assert!(!is_recognised(&first, &other), "{other}");
     }
-    // Bad as before.
+    // Errors are those of parsing.
     let known = parse(&first);
     for bad in [
         line("06", "", "", "A", ""),
@@ -212,7 +213,7 @@ fn what_a_server_says_again_is_recognised() {
     ] {
         assert_eq!(Info::reparse(bad.as_bytes(), Some(&known)), Err(InfoError::Syntax), "{bad}");
     }
-    // Where a value cannot be told by its bytes, all of it is compared.
+    // A value that needs decoding is no placeholder, and is compared with the rest of the line.
     let escaped = line("5", "127.0.0.1", "pq\\u00e9", "A", "");
     assert!(is_recognised(&escaped, &escaped.replace("\"client_id\":5", "\"client_id\":77")));
     assert!(!is_recognised(&escaped, &escaped.replace("pq", "rs")));

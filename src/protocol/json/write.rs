@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::protocol::json::is_special;
 
 /// Appends a checked raw value without the blanks between its tokens.
+#[inline]
 pub(crate) fn push_compact(raw: &[u8], out: &mut Vec<u8>) {
     // Most values have no blanks, and are then copied at once.
     if !raw.iter().any(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')) {
@@ -25,6 +26,7 @@ pub(crate) fn push_compact(raw: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends `text` as a JSON string.
+#[inline]
 pub(crate) fn push_string(text: &str, out: &mut Vec<u8>) {
     // Names and versions need no escapes, and are copied at once.
     if !text.bytes().any(is_special) {
@@ -38,6 +40,7 @@ pub(crate) fn push_string(text: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends a separator, a key that needs no escapes, and its colon. The next separator is a comma.
+#[inline]
 pub(crate) fn push_known_key(sep: &mut u8, name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&[std::mem::replace(sep, b','), b'"']);
     out.extend_from_slice(name.as_bytes());
@@ -45,11 +48,13 @@ pub(crate) fn push_known_key(sep: &mut u8, name: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends `number` in decimal.
+#[inline]
 pub(crate) fn push_number(number: impl itoa::Integer, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Appends an address without quotes. Most are IPv4, and are written without the standard formatter.
+#[inline]
 pub(crate) fn push_ip(ip: IpAddr, out: &mut Vec<u8>) {
     let IpAddr::V4(ip) = ip else {
         out.extend_from_slice(ip.to_string().as_bytes());

@@ -12,14 +12,14 @@ use crate::protocol::op::{
 pub enum ClientScan {
     /// The whole chunk may be forwarded.
     Pass,
-    /// A CONNECT was found, by its verb. The bytes before `at` may be forwarded. If the verb began in an earlier chunk, its
-    /// first letters were forwarded with that chunk, but never its newline. The scan is over.
+    /// A CONNECT was found, by its verb. The bytes before `at` may be forwarded. If the verb began in an earlier chunk,
+    /// its first letters were forwarded with that chunk, but never its newline. The scan is over.
     Connect {
         /// The index in the chunk at which the operation begins; 0 if it began in an earlier one.
         at: usize,
     },
-    /// A parser error for the server, or bytes that the server's parser would treat differently from read to read. To let
-    /// the server answer, forward up to and including `at` and nothing after it. The scan is over.
+    /// A parser error for the server, or bytes that the server's parser would treat differently from read to read. To
+    /// let the server answer, forward up to and including `at` and nothing after it. The scan is over.
     Violation {
         /// The index of the offending byte.
         at: usize,
@@ -28,16 +28,16 @@ pub enum ClientScan {
 
 /// Follows the stream from a client behind its first CONNECT.
 ///
-/// An operation begins and ends where it does for nats-server (parser.go with `processPub` and `processHeaderPub`, 2.15).
-/// In three cases weir is stricter, because the server's behaviour depends on how its reads cut the stream, or is an
-/// accident:
+/// An operation begins and ends where it does for nats-server (parser.go with `processPub` and `processHeaderPub`,
+/// 2.15). In three cases weir is stricter, because the server's behaviour depends on how its reads cut the stream, or
+/// is an accident:
 /// - a CR in the arguments of PUB or HPUB that is not followed by LF;
-/// - a LF as the first byte of an argument: the server makes it a part of the argument, which then continues on the next
-///   line;
+/// - a LF as the first byte of an argument: the server makes it a part of the argument, which then continues on the
+///   next line;
 /// - HMSG: the server accepts it from a client, with the size of an earlier message.
 ///
-/// weir passes on what the server refuses for other reasons than framing (subjects, permissions, `max_payload`, the JSON of
-/// INFO). The server then closes.
+/// weir passes on what the server refuses for other reasons than framing (subjects, permissions, `max_payload`, the
+/// JSON of INFO). The server then closes.
 #[derive(Debug, Clone)]
 pub struct ClientFraming {
     state: State,
@@ -128,16 +128,28 @@ impl Verb {
         }
     }
 
-    /// The verb and the number of its letters read once `letter` has been read; `None` if no verb goes on so.
+    /// The state behind the next letter of a verb of which `read` letters have been read.
     #[expect(clippy::arithmetic_side_effects, reason = "no verb has more than 7 letters")]
-    fn read_letter(self, read: u8, letter: u8) -> Option<(Self, u8)> {
+    fn read_letter(self, read: u8, letter: u8) -> Result<State, End> {
         // Three verbs begin with a P.
         let verb = match (self, read, letter) {
             (Self::Pub, 1, b'i') => Self::Ping,
             (Self::Pub, 1, b'o') => Self::Pong,
             _ => self,
         };
-        (verb.letters().get(usize::from(read)) == Some(&letter)).then_some((verb, read + 1))
+        match verb.letters().get(usize::from(read)..) {
+            Some([expected]) if *expected == letter => verb.finished().ok_or(End(Ended::Connect)),
+            Some([expected, ..]) if *expected == letter => Ok(State::Verb { verb, read: read + 1 }),
+            _ => Err(VIOLATION),
+        }
+    }
+
+    /// The state at the first byte of an argument.
+    fn argument(self) -> State {
+        match self {
+            Self::Pub | Self::Hpub => State::Sizes { verb: self, args: Args::default(), len: 0, cr: false },
+            _ => State::Arg(0),
+        }
     }
 
     /// The state behind the last letter; `None` for CONNECT.
@@ -151,20 +163,24 @@ impl Verb {
     }
 }
 
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
 /// A byte at which the scan ends.
 struct End(Ended);
 
 const VIOLATION: End = End(Ended::Violation);
 
 impl ClientFraming {
-    /// Starts between two operations. `max_control_line` is the longest argument in bytes, as the server counts them. INFO
-    /// does not tell the server's limit: where it is unknown, `usize::MAX` leaves the check to the server.
+    /// Starts between two operations. `max_control_line` is the longest argument in bytes, as the server counts them.
+    /// INFO does not tell the server's limit: where it is unknown, `usize::MAX` leaves the check to the server.
     pub const fn new(max_control_line: usize) -> Self {
         Self { state: State::Start, max_control_line, messages: 0 }
     }
 
-    /// Follows the next bytes of the stream. After any result but [`ClientScan::Pass`] nothing more may be forwarded, and
-    /// every further scan returns the same result, with `at` 0.
+    /// Follows the next bytes of the stream. After any result but [`ClientScan::Pass`] nothing more may be forwarded,
+    /// and every further scan returns the same result, with `at` 0.
     #[expect(
         clippy::arithmetic_side_effects,
         clippy::indexing_slicing,
@@ -204,9 +220,10 @@ impl ClientFraming {
         self.state == State::Start
     }
 
-    /// The fast path: consumes messages from the start of one, as long as their control lines are whole and have the usual form.
-    /// Afterwards the state is between two operations, or in a payload that continues behind the chunk.
+    /// The fast path: consumes messages from the start of one, as long as their control lines are whole and have the
+    /// usual form. Afterwards the state is between two operations, or in a payload that continues behind the chunk.
     #[expect(clippy::arithmetic_side_effects, reason = "2^64 messages take centuries")]
+    #[inline(never)] // with `scan` around it, the loop would have too few registers
     fn publications(&mut self, chunk: &[u8]) -> usize {
         let max = self.max_control_line;
         let consumed = messages(chunk, |rest| publication(rest, max));
@@ -225,6 +242,7 @@ impl ClientFraming {
         reason = "`rest` is not empty, memchr finds indices in it, counts are at most the length of a line, and a size has nine \
                   digits, so that the cast to u32 loses nothing"
     )]
+    #[inline(never)] // keeps `scan`, which mostly needs only the fast path, small
     fn step(&mut self, rest: &[u8]) -> Result<usize, End> {
         let byte = rest[0];
         match &mut self.state {
@@ -232,37 +250,19 @@ impl ClientFraming {
                 let verb = Verb::starting_with(byte.to_ascii_lowercase()).ok_or(VIOLATION)?;
                 self.state = State::Verb { verb, read: 1 };
             }
-            State::Verb { verb, read } => {
-                let (verb, read) = verb.read_letter(*read, byte.to_ascii_lowercase()).ok_or(VIOLATION)?;
-                self.state = match usize::from(read) == verb.letters().len() {
-                    true => verb.finished().ok_or(End(Ended::Connect))?,
-                    false => State::Verb { verb, read },
-                };
+            State::Verb { verb, read } => self.state = verb.read_letter(*read, byte.to_ascii_lowercase())?,
+            State::NeedBlank(verb) if is_blank(byte) => self.state = State::Blanks(*verb),
+            State::Blanks(_) if is_blank(byte) => {}
+            State::Blanks(verb) if byte != b'\n' => {
+                self.state = verb.argument();
+                // The byte is the first of the argument.
+                return self.step(rest);
             }
-            State::NeedBlank(verb) => match byte {
-                b' ' | b'\t' => self.state = State::Blanks(*verb),
-                _ => return Err(VIOLATION),
-            },
-            State::Blanks(verb) => match byte {
-                b' ' | b'\t' => {}
-                b'\n' => return Err(VIOLATION),
-                _ => {
-                    let verb = *verb;
-                    self.state = match verb {
-                        Verb::Pub | Verb::Hpub => State::Sizes { verb, args: Args::default(), len: 0, cr: false },
-                        _ => State::Arg(0),
-                    };
-                    // The byte is the first of the argument.
-                    return self.step(rest);
-                }
-            },
-            State::Tail => match memchr(b'\n', rest) {
-                Some(end) => {
-                    self.state = State::Start;
-                    return Ok(end + 1);
-                }
-                None => return Ok(rest.len()),
-            },
+            State::Tail => {
+                let Some(end) = memchr(b'\n', rest) else { return Ok(rest.len()) };
+                self.state = State::Start;
+                return Ok(end + 1);
+            }
             State::Arg(_) if byte == b'\n' => self.state = State::Start,
             State::Arg(len) => {
                 let (read, is_whole) = argument(rest, len, self.max_control_line).ok_or(VIOLATION)?;
@@ -271,19 +271,16 @@ impl ClientFraming {
                 }
                 return Ok(read);
             }
-            State::Sizes { verb, args, len, cr } => {
-                if byte == b'\n' {
-                    let size = finish(*verb, args).ok_or(VIOLATION)?;
-                    self.messages += 1;
-                    self.state = if size == 0 { State::Cr } else { State::Payload(size) };
-                } else if *cr || over_limit(byte, *len, self.max_control_line) {
-                    return Err(VIOLATION);
-                } else {
-                    *cr = byte == b'\r';
-                    *len += 1;
-                    if !*cr {
-                        args.push(byte);
-                    }
+            State::Sizes { verb, args, .. } if byte == b'\n' => {
+                let size = finish(*verb, args).ok_or(VIOLATION)?;
+                self.messages += 1;
+                self.state = if size == 0 { State::Cr } else { State::Payload(size) };
+            }
+            State::Sizes { args, len, cr: cr @ false, .. } if !over_limit(byte, *len, self.max_control_line) => {
+                *len += 1;
+                match byte {
+                    b'\r' => *cr = true,
+                    _ => args.push(byte),
                 }
             }
             State::Payload(left) => {
@@ -294,22 +291,19 @@ impl ClientFraming {
                 }
                 return Ok(read);
             }
-            State::Cr => match byte {
-                b'\r' => self.state = State::Lf,
-                _ => return Err(VIOLATION),
-            },
-            State::Lf => match byte {
-                b'\n' => self.state = State::Start,
-                _ => return Err(VIOLATION),
-            },
+            State::Cr if byte == b'\r' => self.state = State::Lf,
+            State::Lf if byte == b'\n' => self.state = State::Start,
+            State::NeedBlank(_) | State::Blanks(_) | State::Sizes { .. } | State::Cr | State::Lf => {
+                return Err(VIOLATION);
+            }
             State::Over(ended) => return Err(End(*ended)),
         }
         Ok(1)
     }
 }
 
-/// Reads what is there of an argument of which `len` bytes have been read. Returns how many bytes to consume and whether the
-/// line ends with them; `None` if the argument is too long.
+/// Reads what is there of an argument of which `len` bytes have been read. Returns how many bytes to consume and
+/// whether the line ends with them; `None` if the argument is too long.
 #[expect(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -332,7 +326,8 @@ fn argument(rest: &[u8], len: &mut usize, max: usize) -> Option<(usize, bool)> {
     Some(end.map_or((here, false), |end| (end + 1, true)))
 }
 
-/// Whether a byte at index `len` of an argument makes the argument longer than `max`; the byte is not the LF of the line.
+/// Whether a byte at index `len` of an argument makes the argument longer than `max`; the byte is not the LF of the
+/// line.
 fn over_limit(byte: u8, len: usize, max: usize) -> bool {
     if byte == b'\r' { len > max } else { len >= max }
 }
@@ -357,7 +352,8 @@ fn publication(rest: &[u8], max_control_line: usize) -> Option<Line> {
     let &[a, b, c, d, e, ..] = rest else {
         return None;
     };
-    // Clearing this bit turns a lower-case letter into its upper-case one; no other byte turns into one of these letters.
+    // Clearing this bit turns a lower-case letter into its upper-case one; no other byte turns into one of these
+    // letters.
     let word = u32::from_be_bytes([a, b, c, d]) & 0xdfdf_dfdf;
     let (start, header) = if word & 0xffff_ff00 == u32::from_be_bytes(*b"PUB\0") && d == b' ' {
         (4, false)

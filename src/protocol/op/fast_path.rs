@@ -8,14 +8,14 @@ pub(super) struct Consumed {
     pub(super) bytes: usize,
     /// Control lines.
     pub(super) messages: u64,
-    /// The size of the last message's payload, if only its control line was consumed: the payload continues behind the chunk
-    /// or is not followed by CR LF.
+    /// The size of the last message's payload, if only its control line was consumed: the payload continues behind the
+    /// chunk or is not followed by CR LF.
     pub(super) payload: Option<u32>,
 }
 
 impl Consumed {
-    /// The state that the framing enters: `cr` before the CR LF of an empty payload, `payload` within a payload, or `None` if it
-    /// stays between two messages.
+    /// The state that the framing enters: `cr` before the CR LF of an empty payload, `payload` within a payload, or
+    /// `None` if it stays between two messages.
     #[inline(always)]
     pub(super) fn next_state<S>(&self, cr: S, payload: impl FnOnce(u32) -> S) -> Option<S> {
         self.payload.map(|size| if size == 0 { cr } else { payload(size) })
@@ -31,9 +31,9 @@ pub(super) struct Line {
     pub(super) size: u32,
 }
 
-/// Consumes messages from the start of one, as long as `read` accepts their control lines. The result of `read` may depend
-/// only on the bytes up to the first LF: on a busy connection most control lines repeat the one before them, and a repeated
-/// line is compared instead of read again.
+/// Consumes messages from the start of one, as long as `read` accepts their control lines. The result of `read` may
+/// depend only on the bytes up to the first LF: on a busy connection most control lines repeat the one before them, and
+/// a repeated line is compared instead of read again.
 #[inline(always)]
 #[expect(
     clippy::arithmetic_side_effects,
@@ -62,8 +62,8 @@ pub(super) fn messages(chunk: &[u8], read: impl Fn(&[u8]) -> Option<Line>) -> Co
     Consumed { bytes: chunk.len() - rest.len(), messages, payload: None }
 }
 
-/// `starts_with` without a call to `memcmp`, for lines that are a few words long: it compares 8 bytes at a time, and the
-/// last 8 may overlap those before them.
+/// `starts_with` without a call to `memcmp`, for lines that are a few words long: it compares 8 bytes at a time, and
+/// the last 8 may overlap those before them.
 #[inline(always)]
 fn begins_with(bytes: &[u8], line: &[u8]) -> bool {
     let Some(bytes) = bytes.get(..line.len()) else {
@@ -91,8 +91,8 @@ pub(super) struct Arguments {
     previous: usize,
 }
 
-/// Finds the arguments. `None` unless the line is whole, ends in LF or CR LF, and contains no byte below `!` except single
-/// blanks between words.
+/// Finds the arguments. `None` unless the line is whole, ends in LF or CR LF, and contains no byte below `!` except
+/// single blanks between words.
 #[inline(always)]
 #[expect(
     clippy::arithmetic_side_effects,

@@ -21,8 +21,8 @@ pub enum Capture {
 pub enum ServerScan {
     /// The whole chunk may be forwarded.
     Pass,
-    /// A line to capture begins at `chunk[at]`, as its first byte tells; the bytes before it may be forwarded. The framing
-    /// stays at the start of the line: the caller collects the line and continues the scan behind its LF.
+    /// A line to capture begins at `chunk[at]`, as its first byte tells; the bytes before it may be forwarded. The
+    /// framing stays at the start of the line: the caller collects the line and continues the scan behind its LF.
     Line {
         /// The index in the chunk at which the line begins.
         at: usize,
@@ -54,7 +54,8 @@ enum State {
     },
     /// Blanks before the arguments.
     Blanks,
-    /// In the arguments of MSG and HMSG. `cr`: the last byte was a CR, which belongs to the arguments unless LF follows.
+    /// In the arguments of MSG and HMSG. `cr`: the last byte was a CR, which belongs to the arguments unless LF
+    /// follows.
     Args {
         args: Args,
         cr: bool,
@@ -130,8 +131,10 @@ impl ServerFraming {
         }
     }
 
-    /// The fast path, as in [`super::ClientFraming`]: consumes messages whose control lines are whole and have the usual form.
+    /// The fast path, as in [`super::ClientFraming`]: consumes messages whose control lines are whole and have the
+    /// usual form.
     #[expect(clippy::arithmetic_side_effects, reason = "2^64 messages take centuries")]
+    #[inline(never)] // with `scan` around it, the loop would have too few registers
     fn deliveries(&mut self, chunk: &[u8]) -> usize {
         let consumed = messages(chunk, delivery);
         self.messages += consumed.messages;
@@ -149,6 +152,7 @@ impl ServerFraming {
         reason = "`rest` is not empty, memchr finds indices in it, and a size has nine digits, so that the cast to u32 \
                   loses nothing"
     )]
+    #[inline(never)] // keeps `scan`, which mostly needs only the fast path, small
     fn step(&mut self, rest: &[u8]) -> Result<usize, Violation> {
         let byte = rest[0];
         match &mut self.state {
@@ -167,8 +171,8 @@ impl ServerFraming {
             },
             State::Blanks => {
                 if !matches!(byte, b' ' | b'\t') {
-                    // As in the clients' own parsers, any byte begins the argument. It may be LF: nats-server 2.15 accepts a
-                    // subject that begins with one from a publisher.
+                    // As in the clients' own parsers, any byte begins the argument. It may be LF: nats-server 2.15
+                    // accepts a subject that begins with one from a publisher.
                     let mut args = Args::default();
                     args.push(byte);
                     self.state = State::Args { args, cr: false };
@@ -189,13 +193,11 @@ impl ServerFraming {
                     }
                 }
             }
-            State::Tail => match memchr(b'\n', rest) {
-                Some(end) => {
-                    self.state = State::Start;
-                    return Ok(end + 1);
-                }
-                None => return Ok(rest.len()),
-            },
+            State::Tail => {
+                let Some(end) = memchr(b'\n', rest) else { return Ok(rest.len()) };
+                self.state = State::Start;
+                return Ok(end + 1);
+            }
             State::Payload(left) => {
                 let read = rest.len().min(*left as usize);
                 *left -= read as u32;
@@ -204,15 +206,9 @@ impl ServerFraming {
                 }
                 return Ok(read);
             }
-            State::Cr => match byte {
-                b'\r' => self.state = State::Lf,
-                _ => return Err(Violation),
-            },
-            State::Lf => match byte {
-                b'\n' => self.state = State::Start,
-                _ => return Err(Violation),
-            },
-            State::Broken => return Err(Violation),
+            State::Cr if byte == b'\r' => self.state = State::Lf,
+            State::Lf if byte == b'\n' => self.state = State::Start,
+            State::Cr | State::Lf | State::Broken => return Err(Violation),
         }
         Ok(1)
     }

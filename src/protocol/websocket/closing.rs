@@ -17,8 +17,8 @@ impl Closing {
     /// The server has gone, or weir is draining. The client reconnects.
     pub const GOING_AWAY: Self = Self { code: 1001, text: "Server Shutdown" };
 
-    /// The close frame for a connection whose last bytes to the client were `words`; `None` unless they end in an `-ERR` after
-    /// which nats-server closes.
+    /// The close frame for a connection whose last bytes to the client were `words`; `None` unless they end in an
+    /// `-ERR` after which nats-server closes.
     pub fn after(words: &[u8]) -> Option<Self> {
         let line = words.strip_suffix(b"'\r\n")?;
         let line = line.rsplit(|&byte| byte == b'\n').next().unwrap_or(line);

@@ -27,8 +27,8 @@ pub struct Cookies {
 }
 
 impl CookieNames {
-    /// Takes the values of these cookies from `Cookie` header lines, which it reads as Go's `net/http` does. Of two cookies
-    /// with the same name the last counts.
+    /// Takes the values of these cookies from `Cookie` header lines, which it reads as Go's `net/http` does. Of two
+    /// cookies with the same name the last counts.
     pub fn pick<'a>(&self, lines: impl IntoIterator<Item = &'a [u8]>) -> Cookies {
         let mut cookies = Cookies::default();
         for part in lines.into_iter().flat_map(|line| line.split(|&byte| byte == b';')) {

@@ -114,8 +114,8 @@ impl Decoder {
         }
     }
 
-    /// Decodes bytes from the front of `input` to the front of `out`, until one of them is used up or the client has closed.
-    /// Answers to the client's control frames (pongs, a close) are appended to `replies`.
+    /// Decodes bytes from the front of `input` to the front of `out`, until one of them is used up or the client has
+    /// closed. Answers to the client's control frames (pongs, a close) are appended to `replies`.
     ///
     /// # Errors
     /// [`Violation`], once everything before it has been written to `out`.

@@ -5,10 +5,12 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 /// The end of every compressed message, which is not sent in its frames.
 const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
 
-/// The most idle decompressors that a worker keeps, of some 43 KiB each. While more messages are in progress there are more.
+/// The most idle decompressors that a worker keeps, of some 43 KiB each. While more messages are in progress there are
+/// more.
 const MOST_SPARE: usize = 4;
 
-/// The compressor and the decompressors of a worker's WebSockets. A WebSocket needs one only while a message is in progress.
+/// The compressor and the decompressors of a worker's WebSockets. A WebSocket needs one only while a message is in
+/// progress.
 #[derive(Debug, Default)]
 pub struct DeflatePool {
     compress: Option<Compress>,
@@ -83,7 +85,8 @@ impl Inflater {
         let taken = (self.state.total_in() - total_in) as usize;
         let given = (self.state.total_out() - total_out) as usize;
         self.ended = status == Status::StreamEnd;
-        // Output that leaves space may be everything, or everything until the window of 32 KiB wraps: the next call tells.
+        // Output that leaves space may be everything, or everything until the window of 32 KiB wraps: the next call
+        // tells.
         self.full = !self.ended && given > 0;
         Ok((taken, given))
     }

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The client's address in a header from a trusted proxy: the last address that is not a trusted proxy's own, since only
-/// trusted proxies wrote what stands behind it. `None` if the header has no address in that place.
+/// The client's address in a header from a trusted proxy: the last address that is not a trusted proxy's own, since
+/// only trusted proxies wrote what stands behind it. `None` if the header has no address in that place.
 pub fn client(header: &[u8], is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let mut client = None;
     for entry in header.rsplit(|&byte| byte == b',') {

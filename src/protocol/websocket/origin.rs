@@ -11,7 +11,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Reads `scheme://host[:port]` and ignores what follows. `None` if it is not an origin: a sandboxed page sends `null`.
+    /// Reads `scheme://host[:port]` and ignores what follows. `None` if it is not an origin: a sandboxed page sends
+    /// `null`.
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
         let authority = rest.split(['/', '?', '#']).next()?;
@@ -66,8 +67,8 @@ pub struct OriginRules {
 }
 
 impl OriginRules {
-    /// Checks the `origin` of a request. Only browsers send one, so a request without one is allowed. `host` is the request's
-    /// `Host`; `secure` says whether it came over TLS.
+    /// Checks the `origin` of a request. Only browsers send one, so a request without one is allowed. `host` is the
+    /// request's `Host`; `secure` says whether it came over TLS.
     ///
     /// # Errors
     /// Why it is not allowed, in nats-server's words.

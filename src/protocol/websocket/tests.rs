@@ -1,4 +1,4 @@
-//! Everything arrives the same wherever it is cut; what may not be sent is told in nats-server's words.
+//! Frames decode to the same bytes wherever they are cut, and violations are answered with nats-server's texts.
 
 use std::io::Write;
 
@@ -36,7 +36,7 @@ fn control(kind: Control, payload: &[u8], out: &mut Vec<u8>) {
     frame(OpCode::Control(kind), true, false, payload, out);
 }
 
-/// A message in so many frames, with a ping between each two of them.
+/// A message in this many frames, with a ping between each two.
 fn message(payload: &[u8], frames: usize, compressed: bool, out: &mut Vec<u8>) {
     let payload = if compressed { deflated(payload) } else { payload.to_vec() };
     let length = payload.len().div_ceil(frames).max(1);
@@ -52,7 +52,7 @@ fn message(payload: &[u8], frames: usize, compressed: bool, out: &mut Vec<u8>) {
     }
 }
 
-/// As RFC 7692 has it: flushed, without the tail.
+/// Compresses as in RFC 7692: flushed, without the tail.
 fn deflated(payload: &[u8]) -> Vec<u8> {
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(payload).unwrap();
@@ -69,7 +69,7 @@ struct Heard {
     closed: bool,
 }
 
-/// What a decoder makes of input in chunks, into a buffer of `room` bytes.
+/// Decodes input in chunks into a buffer of `room` bytes.
 fn hear<'a>(negotiated: Negotiated, chunks: impl IntoIterator<Item = &'a [u8]>, room: usize) -> Heard {
     let (mut decoder, mut pool, mut heard) = (Decoder::new(negotiated), DeflatePool::default(), Heard::default());
     let mut out = vec![0; room];
@@ -143,7 +143,7 @@ proptest! {
             encode::data(negotiated, &chunk, &mut pool, &mut stream);
             said.extend(chunk);
         }
-        // A server's frames are a client's but for the mask.
+        // Frames of a server differ from those of a client only by the mask.
         let heard = hear(negotiated, stream.chunks(cut), 777);
         prop_assert_eq!((heard.bytes, heard.broken), (said, None));
     }
@@ -154,7 +154,7 @@ proptest! {
         let whole = hear(negotiated, [&stream[..]], 100);
         let cut = hear(negotiated, stream.chunks(step), 9);
         prop_assert_eq!(whole.broken, cut.broken);
-        // How much still comes out of what does not inflate is up to the room there is.
+        // How much is decompressed before the error depends on the size of the output buffer.
         prop_assert!(whole.bytes == cut.bytes || whole.broken.is_some_and(|broken| broken.0.code == 1007));
     }
 }
@@ -232,7 +232,7 @@ fn frames_for_browsers_are_small() {
     let small = frames(Negotiated { frame_size: FrameSize::Small, ..Negotiated::default() });
     assert_eq!((small.len(), small[0]), (10, (4096, true, false)));
     assert_eq!(frames(Negotiated { frame_size: FrameSize::SmallUnlessDeflated, ..Negotiated::default() }), small);
-    // What does not shrink goes as it is.
+    // Data that compression does not shorten is sent uncompressed.
     assert_eq!(frames(DEFLATE), [(40_000, true, false)]);
 }
 
@@ -273,7 +273,7 @@ fn the_request_that_opens_a_websocket() {
     let mut answer = Vec::new();
     upgrade.write(&mut answer);
     let answer = String::from_utf8(answer).unwrap();
-    // RFC 6455's own example.
+    // The example of RFC 6455.
     assert!(
         answer.starts_with("HTTP/1.1 101 ")
             && answer.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n")
@@ -377,7 +377,7 @@ fn who_is_behind_a_proxy() {
     let trusted = |ip: std::net::IpAddr| ip.to_string().starts_with("10.");
     let client = |header: &str| forwarded::client(header.as_bytes(), trusted).map(|ip| ip.to_string());
     assert_eq!(client("192.0.2.1").as_deref(), Some("192.0.2.1"));
-    // What the client itself wrote is on the left.
+    // Entries that the client itself wrote are on the left.
     assert_eq!(client("198.51.100.9, 192.0.2.1, 10.0.0.2").as_deref(), Some("192.0.2.1"));
     assert_eq!(client("10.0.0.1, 10.0.0.2").as_deref(), Some("10.0.0.1"));
     assert_eq!(client("192.0.2.1, unknown, 10.0.0.2").as_deref(), Some("10.0.0.2"));
@@ -387,7 +387,7 @@ fn who_is_behind_a_proxy() {
     assert_eq!((client(""), client("unknown")), (None, None));
 }
 
-/// Found by fuzzing: what is wrong behind bytes of the same read is told although no more comes.
+/// Found by fuzzing: a violation behind valid bytes of the same read is reported even if no more bytes arrive.
 #[test]
 fn a_violation_behind_compressed_bytes_is_told() {
     let mut stream = Vec::new();
@@ -398,7 +398,7 @@ fn a_violation_behind_compressed_bytes_is_told() {
     assert_eq!((&heard.bytes[..], heard.broken.map(|broken| broken.0.code)), (&b"PING\r\n"[..], Some(1002)));
 }
 
-/// A decompressor stops where its window of 32 KiB ends, with more to give and no input left.
+/// A decompressor stops when its window of 32 KiB wraps, with more output to come and no input left.
 #[test]
 fn what_waits_behind_the_window_comes() {
     for length in [32_767, 32_768, 32_769, 33_000, 33_161, 65_535, 65_537, 100_000] {
@@ -412,7 +412,7 @@ fn what_waits_behind_the_window_comes() {
             }
         }
     }
-    // Found by fuzzing: also of a message that is not whole yet.
+    // Found by fuzzing: the same holds for a message that is not complete.
     let stream: [u8; 55] = [
         0xc2, 0xcb, 0x12, 0x34, 0x56, 0x78, 0xfe, 0xf5, 0x67, 0x79, 0x12, 0x34, 0x56, 0xba, 0xb2, 0xc1, 0x19, 0x15,
         0x1f, 0x3b, 0xf6, 0x78, 0x12, 0x34, 0x56, 0x78, 0x12, 0x34, 0x56, 0x78, 0x12, 0x34, 0x56, 0xb4, 0x12, 0x34,

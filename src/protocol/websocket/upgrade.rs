@@ -218,8 +218,8 @@ impl<'h> Headers<'h> {
         words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
     }
 
-    /// Whether the client offers permessage-deflate with parameters that weir can meet. weir's window is always the largest,
-    /// so an offer that limits it is not.
+    /// Whether the client offers permessage-deflate with parameters that weir can meet. weir's window is always the
+    /// largest, so an offer that limits it is not.
     fn offers_deflate(&self) -> bool {
         let mut offers = self.all("Sec-WebSocket-Extensions").flat_map(|value| value.split(|&byte| byte == b','));
         offers.any(|offer| {

@@ -11,7 +11,7 @@ fn whole(stream: &[u8]) -> (ClientScan, u64, bool) {
     chunks(&[stream])
 }
 
-/// Scans the chunks one after the other; positions are those of the whole stream.
+/// Scans the chunks one after the other. The index in the result is that in the whole stream.
 fn chunks(parts: &[&[u8]]) -> (ClientScan, u64, bool) {
     let mut framing = ClientFraming::new(MAX);
     let mut base = 0;
@@ -55,7 +55,7 @@ fn accepted() {
 
 #[test]
 fn refused_where_the_server_does_or_earlier() {
-    // The bar stands before the offending byte.
+    // The bar stands in front of the offending byte.
     for marked in [
         "|\r\n",
         "| PING\r\n",
@@ -123,7 +123,7 @@ fn an_argument_has_at_most_the_limit() {
             }
         }
     }
-    // Blanks, and what follows a PING, have no limit at the server.
+    // The server limits neither blanks nor what follows a PING.
     let blanks = format!("SUB {}x 1\r\nPING{}\r\n", " ".repeat(10 * MAX), "x".repeat(10 * MAX));
     assert_eq!(whole(blanks.as_bytes()).0, ClientScan::Pass);
 }
@@ -146,7 +146,7 @@ fn connect_is_found_before_its_newline() {
     assert_eq!(framing.scan(b"PING\r\n"), ClientScan::Connect { at: 0 });
 }
 
-/// A stream of operations as a client could send them, and where each begins.
+/// A stream of operations that a client could send, and the index of each.
 fn operations() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let payload = prop_oneof![
         Just(b"CONNECT {\"user\":\"b\"}\r\n".to_vec()),
@@ -187,7 +187,7 @@ fn operations() -> impl Strategy<Value = Vec<Vec<u8>>> {
     prop::collection::vec(prop_oneof![publish, other], 0..12)
 }
 
-/// Bytes that come close to being operations.
+/// Bytes that are almost operations.
 fn nearly() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         8 => prop::sample::select(
@@ -201,7 +201,8 @@ fn nearly() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
 }
 
-/// The same message again and again, as a busy client sends it, with a few bytes changed: what is recognised as a repetition must be one.
+/// A message that repeats, as a busy client sends it, with a few bytes changed: only a true repetition may be
+/// recognised as one.
 fn repeated() -> impl Strategy<Value = Vec<u8>> {
     let line = prop::sample::select(
         &[
@@ -265,10 +266,10 @@ fn a_line_that_only_resembles_the_one_before() {
             }
         }
     }
-    // The header is longer than all of it, though the line before it had the same length.
+    // The header size exceeds the total size, although the line is as long as the one before.
     let stream = "HPUB a 2 12\r\n0123456789ab\r\nHPUB a 2 12\r\n0123456789ab\r\nHPUB a 13 2\r\n";
     assert_eq!(whole(stream.as_bytes()).0, ClientScan::Violation { at: stream.len() - 1 });
-    // A CONNECT is found behind any number of repetitions, and nothing in a payload is one.
+    // A CONNECT is found behind any number of repetitions, and never in a payload.
     let stream = "PUB a 9\r\nCONNECT {\r\n".repeat(9) + "CONNECT {}\r\n";
     assert_eq!(whole(stream.as_bytes()), (ClientScan::Connect { at: stream.len() - 12 }, 9, false));
 }
@@ -280,7 +281,7 @@ fn cut<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     at.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect()
 }
 
-/// Where a CONNECT that was begun in an earlier chunk is reported depends on the cut; the rest must not.
+/// Only the index of a CONNECT whose verb is cut may depend on the cut.
 fn same(whole: (ClientScan, u64, bool), parts: (ClientScan, u64, bool)) -> bool {
     match (whole.0, parts.0) {
         (ClientScan::Connect { at: a }, ClientScan::Connect { at: b }) => (a..a + 7).contains(&b) && whole.1 == parts.1,
@@ -318,7 +319,7 @@ proptest! {
         prop_assert!((head.len()..head.len() + 7).contains(&at));
     }
 
-    /// Against the server's parser: never laxer, and stricter only where documented.
+    /// Compared with the server's parser, weir is never more lenient, and stricter only where documented.
     #[test]
     fn as_the_server_does(stream in prop_oneof![nearly(), repeated()], cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8)) {
         let ours = whole(&stream);
@@ -345,11 +346,12 @@ proptest! {
     }
 }
 
-/// Whether the violation is one of those that the server does not see, or sees only by chance.
+/// Whether the server does not detect this violation, or only by chance.
 fn strict(stream: &[u8], at: usize) -> bool {
     let before = &stream[..at];
     let line = before.rsplit(|&b| b == b'\n').next().unwrap_or_default();
-    // It looks at the length of an argument only at the ends of lines and buffers, and does not always count a CR.
+    // The server checks the length of an argument only at the ends of lines and buffers, and does not always count a
+    // CR.
     let long = line.len() >= MAX;
     stream[at] == b'\n' || before.ends_with(b"\r") || long || matches!(line.split_last(), Some((b'h' | b'H', _)))
 }

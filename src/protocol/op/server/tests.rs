@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Scans as a session does: what is captured is collected up to its LF. Gives the captured lines, the violation and the count.
+/// Scans as a session does, which collects each captured line up to its LF. Returns the captured lines, the violation
+/// and the number of messages.
 fn run(capture: Capture, parts: &[&[u8]]) -> (Vec<Vec<u8>>, Option<usize>, u64, bool) {
     let mut framing = ServerFraming::new(capture);
     let (mut lines, mut open, mut base) = (Vec::new(), None::<Vec<u8>>, 0);
@@ -57,7 +58,7 @@ fn a_line_is_told_by_its_first_byte() {
     assert_eq!(framing.scan(b"PING\r\nMSG a 1 2\r\nhi\r\nI"), ServerScan::Line { at: 21 });
     assert_eq!(framing.scan(b"PING\r\n+"), ServerScan::Pass);
     framing.set_capture(Capture::EveryControlLine);
-    // The line that had begun is not captured any more.
+    // The line that has begun is not captured.
     assert_eq!(framing.scan(b"OK\r\n+OK\r\n"), ServerScan::Line { at: 4 });
 }
 
@@ -97,7 +98,7 @@ proptest! {
         prop_assert_eq!(run(capture, &[&stream]), run(capture, &parts));
     }
 
-    /// The same message again and again with a few bytes changed: what is recognised as a repetition must be one.
+    /// A message that repeats, with a few bytes changed: only a true repetition may be recognised as one.
     #[test]
     fn cuts_change_nothing_in_repetitions(
         message in prop::sample::select(&[

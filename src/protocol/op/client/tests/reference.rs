@@ -1,24 +1,24 @@
-//! nats-server's parser.go (2.15) for a client, transcribed as plainly as possible: one byte at a time, arguments and
-//! split buffers handled as there, so that its reading of a stream that is cut can be compared. Only HMSG is left out, of which
-//! the server makes no sense either.
+//! nats-server's parser.go (2.15) for a client, transcribed as plainly as possible: it reads one byte at a time and
+//! treats arguments and split buffers as the server does, so that weir's framing can be compared with it at every cut.
+//! HMSG is left out: the server does not handle it properly from a client.
 
-/// What the parser came to.
+/// The result of parsing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// All was read.
+    /// The whole stream was read.
     Nothing,
-    /// A CONNECT begins here in the stream.
+    /// A CONNECT begins at this index of the stream.
     Connect(usize),
-    /// It gives up at this byte of the stream.
+    /// The parser fails at this byte of the stream.
     Error(usize),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     OpStart,
-    /// Letters of the verb so far.
+    /// The letters of the verb read so far.
     Op(Vec<u8>),
-    /// Behind a verb that a blank must follow.
+    /// Behind a verb that must be followed by a blank.
     Blank(&'static str),
     /// In the blanks before an argument.
     Spc(&'static str),
@@ -32,12 +32,12 @@ enum State {
 pub(super) struct Reference {
     state: State,
     max: usize,
-    /// c.as, within the present buffer.
+    /// c.as, an index in the current buffer.
     start: usize,
     drop: usize,
     arg: Option<Vec<u8>>,
     size: usize,
-    /// len(c.msgBuf), when the message is split.
+    /// len(c.msgBuf) if the message is split.
     message: Option<usize>,
     pub(super) messages: u64,
 }
@@ -65,7 +65,7 @@ impl Reference {
     }
 
     fn buffer(&mut self, buf: &[u8], base: usize, op: &mut usize) -> Found {
-        // A buffer begun within an argument goes on in argBuf, and within a message in msgBuf.
+        // If a buffer begins in an argument, the argument continues in argBuf; a message continues in msgBuf.
         let mut i: isize = 0;
         while (i as usize) < buf.len() {
             let at = i as usize;
