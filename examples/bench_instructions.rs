@@ -11,7 +11,7 @@ use std::{
 use weir::internals::{
     protocol::{
         connect::Connect,
-        info::{Greeting, Info},
+        info::{Info, OwnInfo},
         op::{Capture, ClientFraming, ServerFraming},
     },
     upstream::{Urgency, placement},
@@ -104,7 +104,7 @@ fn info(times: u64, known: Option<&Info>) {
     let mut out = Vec::with_capacity(4096);
     for _ in 0..times {
         out.clear();
-        if let Ok(info) = Info::parse_again(black_box(INFO), known) {
+        if let Ok(info) = Info::reparse(black_box(INFO), known) {
             info.rewrite(&rewrite, &mut out);
         }
         black_box(&out);
@@ -114,11 +114,11 @@ fn info(times: u64, known: Option<&Info>) {
 fn greeting(times: u64) {
     let infos: Vec<Info> = Info::parse(INFO).into_iter().collect();
     let infos: Vec<&Info> = infos.iter().collect();
-    let greeting = Greeting::new("NWEIR", "weir", &infos, "weir", 4222, &[]);
+    let own_info = OwnInfo::new("NWEIR", "weir", &infos, "weir", 4222, &[]);
     let mut out = Vec::with_capacity(4096);
     for _ in 0..times {
         out.clear();
-        greeting.write(black_box(12345), IpAddr::V4(Ipv4Addr::LOCALHOST), &mut out);
+        own_info.write(black_box(12345), IpAddr::V4(Ipv4Addr::LOCALHOST), &mut out);
         black_box(&out);
     }
 }

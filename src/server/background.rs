@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::{
     admin::{self, storm_sampler},
-    advertised_info::Shape,
+    advertised_info::PrefaceShape,
     cluster::{self, ClusterAccess, PlainInfo, account_lookup::AccountLookup, system_account::SystemAccount},
     config::Config,
     dispatch,
@@ -145,7 +145,7 @@ fn greeting(config: &Config) -> PlainInfo {
 pub async fn first_readings(shared: &Shared, reach: &ClusterAccess) {
     let deadline = Instant::now() + FIRST_READINGS;
     let unread = || shared.servers.iter().any(|server| server.may_be_read_soon());
-    let unknown = || shared.advertised_info.shape() == Shape::Unknown && reach.greeting != PlainInfo::NotSent;
+    let unknown = || shared.advertised_info.shape() == PrefaceShape::Unknown && reach.greeting != PlainInfo::NotSent;
     let unconnected = || reach.system.as_ref().is_some_and(|system| !system.is_up());
     while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;

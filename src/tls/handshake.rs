@@ -21,7 +21,7 @@ use crate::{
         stream::Stream,
         timer::{sleep_until, timeout_at},
     },
-    protocol::client_hello::{FirstBytes, LONGEST_LOOK, look},
+    protocol::client_hello::{FirstBytes, MAX_CLIENT_HELLO, classify},
     tls::{
         Terminator,
         budget::{self, Kind, Turn},
@@ -52,10 +52,10 @@ pub enum Failed {
 async fn first_bytes(down: &TcpStream) -> Option<FirstBytes> {
     // The buffer is the stack's, not the waiting session's.
     poll_fn(|cx| {
-        let mut seen = [0; LONGEST_LOOK];
+        let mut seen = [0; MAX_CLIENT_HELLO];
         let mut seen = ReadBuf::new(&mut seen);
         down.poll_peek(cx, &mut seen).map(|peeked| match peeked {
-            Ok(n) if n > 0 => Some(look(seen.filled())),
+            Ok(n) if n > 0 => Some(classify(seen.filled())),
             _ => None,
         })
     })

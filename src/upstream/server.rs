@@ -203,8 +203,8 @@ impl Server {
     pub fn parse_info(&self, json: &[u8], after_pong: bool) -> Result<Info, InfoError> {
         let known = &self.infos[usize::from(after_pong)];
         let before = known.load();
-        let info = Info::parse_again(json, before.as_deref())?;
-        if !before.as_ref().is_some_and(|before| info.is_recognised_as(before)) {
+        let info = Info::reparse(json, before.as_deref())?;
+        if !before.as_ref().is_some_and(|before| info.shares_template_with(before)) {
             known.store(Some(Arc::new(info.clone())));
         }
         Ok(info)

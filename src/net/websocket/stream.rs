@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     net::stream::Stream,
-    protocol::websocket::{Terms, Tools, closing::Closing, decode::Decoder, encode},
+    protocol::websocket::{DeflatePool, Negotiated, closing::Closing, decode::Decoder, encode},
     worker,
 };
 
@@ -36,12 +36,12 @@ struct Shared {
     raw: Box<[u8]>,
     /// Frames that are about to be written.
     frames: Vec<u8>,
-    tools: Tools,
+    tools: DeflatePool,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
-        let (raw, frames, tools) = (vec![0; BUFFER].into_boxed_slice(), Vec::new(), Tools::default());
+        let (raw, frames, tools) = (vec![0; BUFFER].into_boxed_slice(), Vec::new(), DeflatePool::default());
         Self(Box::new(Shared { raw, frames, tools }))
     }
 }
@@ -50,7 +50,7 @@ impl Default for Buffers {
 #[derive(Debug)]
 pub struct WebSocket {
     below: Stream,
-    terms: Terms,
+    terms: Negotiated,
     decoder: Decoder,
     /// Bytes that came and have not been decoded.
     raw: Vec<u8>,
@@ -66,7 +66,7 @@ pub struct WebSocket {
 
 impl WebSocket {
     /// What was opened on `below`.
-    pub fn over(below: Stream, terms: Terms) -> Self {
+    pub fn over(below: Stream, terms: Negotiated) -> Self {
         Self {
             below,
             terms,

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::{Admission, Client, Deadlines, Limit, Pass, QuotaIdentity, Rate, Wait},
-    advertised_info::{AdvertisedInfo, Security},
+    advertised_info::{AdvertisedInfo, AdvertisedTls},
     client_library::{
         behaviour::{Ending, Memory, Next},
         table::{ALL, Library, Like},
@@ -84,7 +84,7 @@ fn config(rate: Option<Rate>) -> Config {
 fn shared(config: &Config) -> Arc<Shared> {
     let cluster = upstream::Params { slow_start: Duration::ZERO, ..config.upstream.clone() };
     let servers = Arc::new(Servers::new(&cluster));
-    let listener = [(NOWHERE, Vec::new(), Security::None)];
+    let listener = [(NOWHERE, Vec::new(), AdvertisedTls::None)];
     Arc::new(Shared {
         admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::default(),
