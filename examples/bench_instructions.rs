@@ -1,4 +1,5 @@
-//! One path, so many times, for `scripts/bench-instructions` to count instructions of. Without arguments it lists the paths.
+//! Runs one path a given number of times, so that `scripts/bench-instructions` can count its instructions. Without
+//! arguments it lists the paths.
 
 use std::{
     env,
@@ -98,7 +99,8 @@ fn connect(times: u64) {
     }
 }
 
-/// As at the first connection to a server, or as at every other one, which has the first one's INFO to compare with.
+/// As at the first connection to a server; or, with `known`, as at every later one, which compares with the first one's
+/// INFO.
 fn info(times: u64, known: Option<&Info>) {
     let rewrite = words::rewrite();
     let mut out = Vec::with_capacity(4096);
@@ -131,7 +133,7 @@ fn choose(count: u32, times: u64) {
     }
 }
 
-/// A slot taken and given back.
+/// Takes a slot and gives it back.
 fn place(count: usize, times: u64) {
     let servers = servers::servers(count, 10_000);
     let mut rng = fastrand::Rng::with_seed(1);

@@ -28,7 +28,7 @@ pub struct BoundListener<'a> {
 /// The sockets of one worker, one per listener.
 pub type WorkerSockets = Vec<(TcpListener, Arc<Listener>)>;
 
-/// Binds all listeners, and then reads their certificates.
+/// Binds all listeners.
 pub fn bind(config: &Config, workers: usize) -> Result<Vec<BoundListener<'_>>, ServerError> {
     let mut bound = Vec::new();
     for config in &config.listeners {
