@@ -38,10 +38,9 @@ const NOT_IN_WORDS: &[&str] = &["Mutex", "RwLock", "dashmap", "arc_swap", "gover
 /// The floor of a module of the crate, by its first name. What nobody lists is a verb: F2.
 fn floor(module: &str) -> u8 {
     match module {
-        "protocol" | "close" => 0,
+        "protocol" | "outcome" | "client_library" => 0,
         "identity" | "admission" | "upstream" => 1,
-        "config" | "metrics" | "http" | "server" | "cli" | "kernel" | "limits" | "logging" | "storm" | "main"
-        | "lib" => 3,
+        "config" | "admin" | "server" | "cli" | "storm" | "main" | "lib" => 3,
         _ => 2,
     }
 }

@@ -27,7 +27,7 @@ const TOO_SHORT: Duration = Duration::from_millis(20);
 /// not known yet: the rate is known by then, or the client is looked at again as soon.
 const RATE_UNKNOWN_CHECK: Duration = Duration::from_millis(400);
 /// A client whose turn comes in time only at the upper bound of the service rate is looked at again within this.
-const RATE_UNCERTAIN_CHECK: Duration = Duration::from_millis(200);
+pub(super) const RATE_UNCERTAIN_CHECK: Duration = Duration::from_millis(200);
 
 /// What is known of a client's turn when it is decided when to answer it.
 #[derive(Debug)]

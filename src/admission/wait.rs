@@ -1,12 +1,12 @@
 //! The state machine of a client that is not admitted yet. It is the only way to the connect check and the queue:
 //! sessions drive it by the clock, `weir plan` in virtual time, and both take the same steps in the same order.
 //!
-//! | state | entered by | left |
-//! |---|---|---|
-//! | `Reserved`: waits for a promised token of a rate by user or name | `at_connect` | at the token's time, by the connect check |
-//! | `Queued`: waits for its turn | `at_connect`, `before_connect`, `Reserved` | by its turn, or refused where it comes too late |
-//! | `Refused`: waits for the moment of its refusal | all four beginnings, `Reserved` | at that moment, by [`Step::Refuse`] |
-//! | `Over` | all | |
+//! | state | what it waits for | entered by | what ends it |
+//! |---|---|---|---|
+//! | `Reserved` | a promised token of a rate by user or name | `at_connect` | its time: the check goes on |
+//! | `Queued` | its turn | `at_connect`, `before_connect`, `Reserved` | its turn, or a turn that comes too late |
+//! | `Refused` | the moment of its refusal | `at_connect`, `refused`, `refused_at_accept` | that moment |
+//! | `Over` | nothing: it is admitted or told | all | |
 
 use std::{net::IpAddr, time::Instant};
 

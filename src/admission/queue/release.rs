@@ -214,6 +214,7 @@ mod tests {
             Client, QuotaIdentity, Return,
             connect_check::Verdict,
             fairness::{unknown_servers, wide_open},
+            retry_schedule::RATE_UNCERTAIN_CHECK,
         },
         identity::ClientKey,
         upstream::concurrency::baseline::MeasuredFrom,
@@ -274,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_turn_that_comes_only_at_the_upper_bound_of_the_rate_is_estimated_again_soon() {
-        assert!(second_check(0.45) <= Duration::from_millis(200));
-        assert!(second_check(2.0) > Duration::from_millis(200));
+        assert!(second_check(0.45) <= RATE_UNCERTAIN_CHECK);
+        assert!(second_check(2.0) > RATE_UNCERTAIN_CHECK);
     }
 }

@@ -60,9 +60,7 @@ impl UserAndNameSlots {
     pub fn is_empty(&self) -> bool {
         self.both.is_none()
     }
-}
 
-impl UserAndNameSlots {
     /// When the promised tokens are there; `None` where there is nothing to wait for.
     pub fn ready_at(&self) -> Option<Instant> {
         let both = self.both.as_deref()?;

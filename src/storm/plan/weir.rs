@@ -28,7 +28,7 @@ const MOMENT: u32 = kind::OWN;
 /// An admitted client must have its answer by now.
 const ANSWER_BY: u32 = kind::OWN + 1;
 /// The task that hands out turns wakes.
-const RELEASE: u32 = kind::OWN + 2;
+const DISPATCH: u32 = kind::OWN + 2;
 /// The work of once a second.
 const SECOND: u32 = kind::OWN + 3;
 /// All servers were busy: place again.
@@ -46,7 +46,7 @@ impl Waiter for SessionIndex {
     }
 }
 
-enum Stage {
+enum SessionState {
     /// The place in the list is free.
     Free,
     /// Waits for its turn, or for the moment of its refusal.
@@ -70,7 +70,7 @@ struct Session {
     answer_by: Nanos,
     /// When its handshake began.
     dialled: Nanos,
-    stage: Stage,
+    state: SessionState,
     entry: Option<AcceptPermit>,
 }
 
@@ -88,7 +88,7 @@ pub(super) struct Weir {
     of: Vec<u32>,
     turns: Vec<(SessionIndex, Pass)>,
     /// Whether the task that hands out turns has a moment at which it wakes by itself.
-    release_is_due: bool,
+    dispatch_is_due: bool,
     is_running: bool,
     capacity: u32,
 }
@@ -154,7 +154,7 @@ impl Weir {
             free: Vec::new(),
             of: vec![NONE; plan.clients as usize],
             turns: Vec::new(),
-            release_is_due: false,
+            dispatch_is_due: false,
             is_running: false,
             capacity: plan.max_connections(),
         }
@@ -179,7 +179,7 @@ impl Weir {
             generation,
             answer_by,
             dialled: 0,
-            stage: Stage::Free,
+            state: SessionState::Free,
             entry,
         };
         let index = match self.free.pop() {
@@ -200,7 +200,7 @@ impl Weir {
     /// Ends a session and gives back all that it holds.
     fn close(&mut self, index: u32) {
         let one = &mut self.sessions[index as usize];
-        one.stage = Stage::Free;
+        one.state = SessionState::Free;
         one.entry = None;
         one.generation += 1;
         if !one.is_abandoned {
@@ -235,7 +235,7 @@ impl Weir {
         pass.server.opened();
         pass.server.server().answered();
         world.begin(server, index, self.sessions[index as usize].generation);
-        self.sessions[index as usize].stage = Stage::Dialling(pass);
+        self.sessions[index as usize].state = SessionState::Dialling(pass);
     }
 
     fn place_again(&mut self, world: &mut World, index: u32, account: AccountSlot) {
@@ -245,7 +245,7 @@ impl Weir {
         match self.admission.place_again(&[], answer_by, now, &mut self.rng) {
             Failover::Placed(server) => self.dial(world, index, Pass { server, account }),
             Failover::Busy(until) => {
-                self.sessions[index as usize].stage = Stage::Busy(account);
+                self.sessions[index as usize].state = SessionState::Busy(account);
                 self.later(world, self.nanos(until), PLACE_AGAIN, index);
             }
             Failover::Refuse(_) => self.refuse(world, index),
@@ -270,17 +270,17 @@ impl Weir {
                 self.refuse(world, index);
             }
             Step::Wait(until) => {
-                if wait.is_queued() && !self.release_is_due {
-                    self.release_at(world, world.now);
+                if wait.is_queued() && !self.dispatch_is_due {
+                    self.dispatch_at(world, world.now);
                 }
-                self.sessions[index as usize].stage = Stage::Waits(wait);
+                self.sessions[index as usize].state = SessionState::Waits(wait);
                 self.later(world, self.nanos(until), MOMENT, index);
             }
         }
     }
 
     /// Hands out the turns that there are now; returns when to call again.
-    fn run_now(&mut self, world: &mut World) -> Option<Instant> {
+    fn dispatch_now(&mut self, world: &mut World) -> Option<Instant> {
         let now = self.now(world);
         let mut turns = std::mem::take(&mut self.turns);
         let again = self.admission.next_turns(now, &mut self.rng, &mut turns);
@@ -292,16 +292,16 @@ impl Weir {
     }
 
     /// The task that hands out turns wakes.
-    fn release(&mut self, world: &mut World) {
-        self.release_is_due = false;
-        if let Some(at) = self.run_now(world) {
-            self.release_at(world, self.nanos(at));
+    fn dispatch(&mut self, world: &mut World) {
+        self.dispatch_is_due = false;
+        if let Some(at) = self.dispatch_now(world) {
+            self.dispatch_at(world, self.nanos(at));
         }
     }
 
-    fn release_at(&mut self, world: &mut World, at: Nanos) {
-        self.release_is_due = true;
-        world.schedule(at, RELEASE, 0, 0);
+    fn dispatch_at(&mut self, world: &mut World, at: Nanos) {
+        self.dispatch_is_due = true;
+        world.schedule(at, DISPATCH, 0, 0);
     }
 
     /// Sweeps, and takes a reading from each server.
@@ -377,8 +377,8 @@ impl Front for Weir {
     fn finished(&mut self, world: &mut World, server: usize, job: Job) {
         let stale = !self.live(job.who, job.generation);
         let one = &mut self.sessions[job.who as usize];
-        match std::mem::replace(&mut one.stage, Stage::Free) {
-            Stage::Dialling(mut pass) if !stale => {
+        match std::mem::replace(&mut one.state, SessionState::Free) {
+            SessionState::Dialling(mut pass) if !stale => {
                 let took = Duration::from_nanos(world.now - one.dialled);
                 self.admission.handshake_finished(
                     &mut pass,
@@ -388,7 +388,7 @@ impl Front for Weir {
                     self.began + Duration::from_nanos(world.now),
                 );
                 pass.account.session_began();
-                one.stage = Stage::In { _pass: pass };
+                one.state = SessionState::In { _pass: pass };
                 match one.is_abandoned {
                     // It relays for no client, until the socket is closed.
                     true => {
@@ -400,14 +400,14 @@ impl Front for Weir {
                     false => {}
                 }
             }
-            stage => {
+            state => {
                 // weir has closed this connection; the server notices now.
-                one.stage = stage;
+                one.state = state;
                 world.servers[server].connections -= 1;
                 world.tally.wasted += 1;
             }
         }
-        self.run_now(world);
+        self.dispatch_now(world);
     }
 
     fn abandoned(&mut self, world: &mut World, client: u32) {
@@ -420,7 +420,9 @@ impl Front for Weir {
             self.of[client as usize] = NONE;
             return;
         }
-        if let Stage::Waits(wait) = std::mem::replace(&mut self.sessions[index as usize].stage, Stage::Free) {
+        if let SessionState::Waits(wait) =
+            std::mem::replace(&mut self.sessions[index as usize].state, SessionState::Free)
+        {
             let now = self.now(world);
             wait.leave(&self.admission, now);
         }
@@ -429,35 +431,35 @@ impl Front for Weir {
 
     fn happen(&mut self, world: &mut World, kind: u32, who: u32, generation: u32) {
         match kind {
-            RELEASE => return self.release(world),
+            DISPATCH => return self.dispatch(world),
             SECOND => return self.every_second(world),
             _ => {}
         }
         if !self.live(who, generation) {
             return;
         }
-        match (kind, std::mem::replace(&mut self.sessions[who as usize].stage, Stage::Free)) {
-            (MOMENT, Stage::Waits(mut wait)) => {
+        match (kind, std::mem::replace(&mut self.sessions[who as usize].state, SessionState::Free)) {
+            (MOMENT, SessionState::Waits(mut wait)) => {
                 let now = self.now(world);
                 let step = wait.go_on(&self.admission, now, &mut self.rng);
                 self.step(world, who, wait, step);
             }
-            (ANSWER_BY, Stage::Busy(_)) => self.refuse(world, who),
-            (PLACE_AGAIN, Stage::Busy(account)) => self.place_again(world, who, account),
-            (ANSWER_BY, Stage::Dialling(pass)) => {
+            (ANSWER_BY, SessionState::Busy(_)) => self.refuse(world, who),
+            (PLACE_AGAIN, SessionState::Busy(account)) => self.place_again(world, who, account),
+            (ANSWER_BY, SessionState::Dialling(pass)) => {
                 let took = Duration::from_nanos(world.now - self.sessions[who as usize].dialled);
                 self.admission.handshake_cut_off(&pass, took);
                 drop(pass);
                 self.refuse(world, who);
-                self.run_now(world);
+                self.dispatch_now(world);
             }
-            (ABANDONED_END, Stage::In { _pass: pass }) => {
+            (ABANDONED_END, SessionState::In { _pass: pass }) => {
                 world.servers[pass.server.server().index()].connections -= 1;
                 let (client, now) = (self.sessions[who as usize].client, self.now(world));
                 self.admission.session_ended(key(client), world.library(client).ghost, now);
                 self.close(who);
             }
-            (_, stage) => self.sessions[who as usize].stage = stage,
+            (_, state) => self.sessions[who as usize].state = state,
         }
     }
 }
