@@ -50,7 +50,7 @@ impl Background {
     ) -> Result<ClusterAccess, ServerError> {
         let shared = &self.shared;
         let system = self.open_system_account(config).await?;
-        let access = ClusterAccess { system, tls: shared.servers_tls.clone(), greeting: greeting(config) };
+        let access = ClusterAccess { system, tls: shared.servers_tls.clone(), greeting: plain_info(config) };
         self.tasks.spawn(cluster::account_lookup::run(
             Arc::clone(&shared.servers),
             Arc::clone(&shared.advertised_info),
@@ -130,7 +130,7 @@ impl Background {
 }
 
 /// What servers send to a connection without TLS, as far as the listeners' `handshake_first` tells.
-fn greeting(config: &Config) -> PlainInfo {
+fn plain_info(config: &Config) -> PlainInfo {
     let mut passing = config.listeners.iter().map(|one| one.passes_through);
     match passing.clone().all(|first| first == Some(HandshakeFirst::Always)) {
         true => PlainInfo::NotSent,
