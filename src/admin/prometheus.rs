@@ -233,16 +233,7 @@ impl SharedCollector {
                 }
             }
         }
-        families.family(
-            "closed",
-            "Connections that ended without a refusal, by who ended them, when and why",
-            closed,
-        )?;
-        families.single(
-            "probes",
-            "Connections that opened and closed without sending anything",
-            ConstCounter::new(counters.probes.load(Relaxed)),
-        )
+        families.family("closed", "Connections that ended without a refusal, by who ended them, when and why", closed)
     }
 
     fn tls(&self, families: &mut Families<'_, '_>) -> fmt::Result {
