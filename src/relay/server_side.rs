@@ -68,7 +68,7 @@ impl ServerSide {
                     return;
                 }
                 let mut rewritten = Vec::new();
-                self.listener_info.rewrite(&info, self.client_ip, &mut rewritten);
+                self.listener_info.write_server_info(&info, self.client_ip, &mut rewritten);
                 match &mut self.welcome {
                     // Before its PONG the client sees only what it asked for (docs/contract.md, towards clients 4).
                     Some(welcome) => *welcome = rewritten.into(),

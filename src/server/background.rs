@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::{
     admin::{self, storm_sampler},
-    advertised_info::Shape,
+    advertised_info::PrefaceShape,
     cluster::{self, ClusterAccess, PlainInfo, account_lookup::AccountLookup, system_account::SystemAccount},
     config::Config,
     dispatch,
@@ -50,7 +50,7 @@ impl Background {
     ) -> Result<ClusterAccess, ServerError> {
         let shared = &self.shared;
         let system = self.open_system_account(config).await?;
-        let access = ClusterAccess { system, tls: shared.servers_tls.clone(), greeting: plain_info(config) };
+        let access = ClusterAccess { system, tls: shared.servers_tls.clone(), plain_info: plain_info(config) };
         self.tasks.spawn(cluster::account_lookup::run(
             Arc::clone(&shared.servers),
             Arc::clone(&shared.advertised_info),
@@ -144,8 +144,8 @@ fn plain_info(config: &Config) -> PlainInfo {
 /// knows the capacities, and weir knows whether clients are asked to sign a nonce.
 pub async fn first_readings(shared: &Shared, access: &ClusterAccess) {
     let deadline = Instant::now() + FIRST_READINGS;
-    let unread = || shared.servers.iter().any(|server| server.may_be_read_soon());
-    let unknown = || shared.advertised_info.shape() == Shape::Unknown && access.greeting != PlainInfo::NotSent;
+    let unread = || shared.servers.iter().any(|server| server.awaits_first_reading());
+    let unknown = || shared.advertised_info.shape() == PrefaceShape::Unknown && access.plain_info != PlainInfo::NotSent;
     let unconnected = || access.system.as_ref().is_some_and(|system| !system.is_up());
     while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;

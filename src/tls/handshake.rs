@@ -21,7 +21,7 @@ use crate::{
         stream::Stream,
         timer::{sleep_until, timeout_at},
     },
-    protocol::client_hello::{FirstBytes, LONGEST_LOOK, look},
+    protocol::client_hello::{FirstBytes, MAX_CLIENT_HELLO, classify},
     tls::{
         Terminator,
         budget::{self, Priority, StepPermit},
@@ -52,10 +52,10 @@ pub enum Failed {
 async fn first_bytes(down: &TcpStream) -> Option<FirstBytes> {
     // The buffer is on the stack of one poll, so a waiting session takes no memory for it.
     poll_fn(|cx| {
-        let mut bytes = [0; LONGEST_LOOK];
+        let mut bytes = [0; MAX_CLIENT_HELLO];
         let mut bytes = ReadBuf::new(&mut bytes);
         down.poll_peek(cx, &mut bytes).map(|peeked| match peeked {
-            Ok(n) if n > 0 => Some(look(bytes.filled())),
+            Ok(n) if n > 0 => Some(classify(bytes.filled())),
             _ => None,
         })
     })

@@ -159,7 +159,8 @@ async fn metrics_reasons_endpoints_and_signals() {
         let first = metrics.of(&sample).next().unwrap_or_else(|| panic!("{sample} has no sample")).0.to_owned();
         let labels = first.split_once('{').map_or("", |(_, labels)| labels.trim_end_matches('}'));
         let labels: Vec<_> = labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0)).collect();
-        program.insert(format!("{name}{suffix}"), (kind.to_owned(), labels.join(",")));
+        let shown_before = program.insert(format!("{name}{suffix}"), (kind.to_owned(), labels.join(",")));
+        assert!(shown_before.is_none(), "{name} is shown twice");
     }
     let mut documented = BTreeMap::new();
     // What to alert on is a table of conditions.

@@ -59,5 +59,5 @@ pub async fn open(mut down: Stream, upgrade: &Upgrade) -> std::io::Result<Stream
     let mut answer = Vec::with_capacity(256);
     upgrade.write(&mut answer);
     down.send(&answer).await?;
-    Ok(WebSocket::over(down, upgrade.terms).into())
+    Ok(WebSocket::over(down, upgrade.negotiated).into())
 }

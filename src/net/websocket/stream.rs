@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     net::stream::Stream,
-    protocol::websocket::{Terms, Tools, closing::Closing, decode::Decoder, encode},
+    protocol::websocket::{DeflatePool, Negotiated, closing::Closing, decode::Decoder, encode},
     worker,
 };
 
@@ -36,20 +36,20 @@ struct Inner {
     raw: Box<[u8]>,
     /// Frames that are about to be written.
     frames: Vec<u8>,
-    tools: Tools,
+    deflate: DeflatePool,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
-        let (raw, frames, tools) = (vec![0; BUFFER].into_boxed_slice(), Vec::new(), Tools::default());
-        Self(Box::new(Inner { raw, frames, tools }))
+        let (raw, frames, deflate) = (vec![0; BUFFER].into_boxed_slice(), Vec::new(), DeflatePool::default());
+        Self(Box::new(Inner { raw, frames, deflate }))
     }
 }
 
 #[derive(Debug)]
 pub struct WebSocket {
     below: Stream,
-    terms: Terms,
+    terms: Negotiated,
     decoder: Decoder,
     /// Bytes that were read and have not been decoded.
     raw: Vec<u8>,
@@ -65,7 +65,7 @@ pub struct WebSocket {
 
 impl WebSocket {
     /// A WebSocket that was opened on `below`.
-    pub fn over(below: Stream, terms: Terms) -> Self {
+    pub fn over(below: Stream, terms: Negotiated) -> Self {
         Self {
             below,
             terms,
@@ -130,7 +130,7 @@ impl WebSocket {
             return Poll::Ready(Ok(Some(0)));
         }
         let before = self.pending.len();
-        let decoded = self.decoder.decode(raw, out, &mut self.pending, &mut buffers.tools);
+        let decoded = self.decoder.decode(raw, out, &mut self.pending, &mut buffers.deflate);
         if self.closed || (before > MOST_PENDING && !self.decoder.is_closed()) {
             self.pending.truncate(before);
         }
@@ -158,7 +158,7 @@ impl WebSocket {
     fn write_frames(&mut self, cx: &mut Context<'_>, buffers: &mut Inner, bytes: &[u8]) -> io::Result<()> {
         let frames = &mut buffers.frames;
         frames.clear();
-        encode::data(self.terms, bytes, &mut buffers.tools, frames);
+        encode::data(self.terms, bytes, &mut buffers.deflate, frames);
         let written = match Pin::new(&mut self.below).poll_write(cx, frames) {
             Poll::Ready(written) => written?,
             Poll::Pending => 0,
