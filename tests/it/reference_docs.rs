@@ -140,8 +140,10 @@ impl Scene {
 async fn metrics_reasons_endpoints_and_signals() {
     let mut scene = Scene::set().await;
     scene.play().await;
-    // Accounts are shown while they have a client.
-    let _stays = RawClient::connect(&scene.addresses[0], &Login::user("a", "a")).await;
+    // Accounts are shown while they have a client. The second client is over the quota that only warns.
+    let good = Login::user("a", "a");
+    let _first = RawClient::connect(&scene.addresses[0], &good).await;
+    let _second = RawClient::connect(&scene.addresses[0], &good).await;
     let (weir, text) = (&scene.weir, page("metrics.md"));
 
     // Families, their kinds and their labels.
