@@ -132,7 +132,7 @@ impl SharedCollector {
         )?;
         families.family(
             "server_up",
-            "1 if weir sends new clients to the server: it answers, its reading is fresh and it is not in lame duck mode; else 0",
+            "1 if the server gets new clients: it answers, its reading is fresh and it is no lame duck; else 0",
             each(&|s| if s.is_up(now) { 1.0 } else { 0.0 }),
         )?;
         let counters = || shared.servers.iter().zip(&shared.counters.servers);
@@ -194,7 +194,7 @@ impl SharedCollector {
         )?;
         families.family(
             "bad_logins",
-            "Logins that servers refused, by reason and claimed account; the largest accounts by name, the rest as `other`",
+            "Logins that servers refused, by reason and claimed account; the 50 largest by name, the rest as `other`",
             BadLogin::ALL.into_iter().flat_map(|why| {
                 let labels = move |account: Option<String>| {
                     let account = account.unwrap_or_else(|| "other".to_owned());
@@ -206,7 +206,7 @@ impl SharedCollector {
         )?;
         families.family(
             "bad_logins_by_source",
-            "Logins that servers refused, by source address; the largest by address, the rest as `other`",
+            "Logins that servers refused, by source address; the 50 largest by name, the rest as `other`",
             counters.bad_logins.by_source().into_iter().map(|(source, n)| {
                 let source = source.map_or_else(|| "other".to_owned(), |source| source.to_string());
                 (vec![("source", source)], ConstCounter::new(n))
@@ -233,16 +233,7 @@ impl SharedCollector {
                 }
             }
         }
-        families.family(
-            "closed",
-            "Connections that ended without a refusal, by who ended them, when and why",
-            closed,
-        )?;
-        families.single(
-            "probes",
-            "Connections that opened and closed without sending anything",
-            ConstCounter::new(counters.probes.load(Relaxed)),
-        )
+        families.family("closed", "Connections that ended without a refusal, by who ended them, when and why", closed)
     }
 
     fn tls(&self, families: &mut Families<'_, '_>) -> fmt::Result {

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 
-/// Keepalive notices a peer that has vanished after about 60 + 3 × 15 s; nats-server does after two missed pings, 4 min.
+/// Keepalive notices a vanished peer after about 60 + 3 × 15 s; nats-server does after two missed pings, 4 min.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(3);
 /// The connection ends when bytes are not acknowledged for this long, which is as long as keepalive takes on an idle

@@ -1,4 +1,4 @@
-//! Checks at the start the kernel settings that limit how many clients there can be; `docs/how-to/kernel.md` explains them.
+//! Checks, at the start, the kernel settings that limit the number of clients. `docs/how-to/kernel.md` explains them.
 
 use std::{fs, str::FromStr};
 
@@ -54,8 +54,9 @@ impl Settings {
         {
             let addresses = each.div_ceil(ports.max(1));
             found.push(format!(
-                "net.ipv4.ip_local_port_range has {ports} ports for sessions from one address to one server, and {each} of {clients} \
-                 clients come to each of {servers}: set it to \"1024 65535\", or give cluster.source_addresses {addresses} addresses"
+                "net.ipv4.ip_local_port_range has {ports} ports for sessions from one address to one server, and {each} of \
+                 {clients} clients come to each of {servers}: set it to \"1024 65535\", or give cluster.source_addresses \
+                 {addresses} addresses"
             ));
         }
         let at_once = clients.min(AT_ONCE);
@@ -72,8 +73,8 @@ impl Settings {
         let tracked = clients * 3;
         if let Some(most) = self.conntrack_max.filter(|&most| most < tracked) {
             found.push(format!(
-                "net.netfilter.nf_conntrack_max = {most} is too low for {clients} clients, beyond it packets are dropped: set it \
-                 to {tracked}, or do not track these connections"
+                "net.netfilter.nf_conntrack_max = {most} is too low for {clients} clients, beyond it packets are dropped: set \
+                 it to {tracked}, or do not track these connections"
             ));
         }
         found

@@ -138,7 +138,7 @@ impl Terminator {
     /// Reads the files again if any of them has changed. Returns whether new ones are in use.
     ///
     /// # Errors
-    /// All files that cannot be used. The old ones stay in use, and there is no second error until a file changes again.
+    /// All files that cannot be used. The old ones stay in use, and there is no further error until a file changes.
     pub fn reload(&self) -> Result<bool, Vec<BadFile>> {
         if !self.watched.changed(self.params.files()) {
             return Ok(false);

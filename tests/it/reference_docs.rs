@@ -140,8 +140,10 @@ impl Scene {
 async fn metrics_reasons_endpoints_and_signals() {
     let mut scene = Scene::set().await;
     scene.play().await;
-    // Accounts are shown while they have a client.
-    let _stays = RawClient::connect(&scene.addresses[0], &Login::user("a", "a")).await;
+    // Accounts are shown while they have a client. The second client is over the quota that only warns.
+    let good = Login::user("a", "a");
+    let _first = RawClient::connect(&scene.addresses[0], &good).await;
+    let _second = RawClient::connect(&scene.addresses[0], &good).await;
     let (weir, text) = (&scene.weir, page("metrics.md"));
 
     // Families, their kinds and their labels.
@@ -159,7 +161,8 @@ async fn metrics_reasons_endpoints_and_signals() {
         let first = metrics.of(&sample).next().unwrap_or_else(|| panic!("{sample} has no sample")).0.to_owned();
         let labels = first.split_once('{').map_or("", |(_, labels)| labels.trim_end_matches('}'));
         let labels: Vec<_> = labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0)).collect();
-        program.insert(format!("{name}{suffix}"), (kind.to_owned(), labels.join(",")));
+        let shown_before = program.insert(format!("{name}{suffix}"), (kind.to_owned(), labels.join(",")));
+        assert!(shown_before.is_none(), "{name} is shown twice");
     }
     let mut documented = BTreeMap::new();
     // What to alert on is a table of conditions.

@@ -19,7 +19,7 @@ use crate::{
 
 /// The most bytes of frames that are read at a time.
 const BUFFER: usize = 32 * 1024;
-/// The most compressed bytes that are read at a time. They are few, since the session keeps what the reader cannot take.
+/// The most compressed bytes that are read at a time. They are few: the session keeps what the reader cannot take.
 const COMPRESSED: usize = 4 * 1024;
 /// The most bytes that go into frames at a time.
 const MOST_WRITTEN: usize = 64 * 1024;
@@ -28,21 +28,21 @@ const MOST_PENDING: usize = 4 * 1024;
 
 /// What the WebSockets of one worker share.
 #[derive(Debug)]
-pub struct Buffers(Box<Shared>);
+pub struct Buffers(Box<Inner>);
 
 #[derive(Debug)]
-struct Shared {
+struct Inner {
     /// Bytes as they were read.
     raw: Box<[u8]>,
     /// Frames that are about to be written.
     frames: Vec<u8>,
-    tools: DeflatePool,
+    deflate: DeflatePool,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
-        let (raw, frames, tools) = (vec![0; BUFFER].into_boxed_slice(), Vec::new(), DeflatePool::default());
-        Self(Box::new(Shared { raw, frames, tools }))
+        let (raw, frames, deflate) = (vec![0; BUFFER].into_boxed_slice(), Vec::new(), DeflatePool::default());
+        Self(Box::new(Inner { raw, frames, deflate }))
     }
 }
 
@@ -109,7 +109,7 @@ impl WebSocket {
     fn poll_decode(
         &mut self,
         cx: &mut Context<'_>,
-        buffers: &mut Shared,
+        buffers: &mut Inner,
         out: &mut [u8],
     ) -> Poll<io::Result<Option<usize>>> {
         let kept = std::mem::take(&mut self.raw);
@@ -130,7 +130,7 @@ impl WebSocket {
             return Poll::Ready(Ok(Some(0)));
         }
         let before = self.pending.len();
-        let decoded = self.decoder.decode(raw, out, &mut self.pending, &mut buffers.tools);
+        let decoded = self.decoder.decode(raw, out, &mut self.pending, &mut buffers.deflate);
         if self.closed || (before > MOST_PENDING && !self.decoder.is_closed()) {
             self.pending.truncate(before);
         }
@@ -155,10 +155,10 @@ impl WebSocket {
 
 impl WebSocket {
     /// Writes `bytes` in frames, and keeps the frames that the client does not take now.
-    fn write_frames(&mut self, cx: &mut Context<'_>, buffers: &mut Shared, bytes: &[u8]) -> io::Result<()> {
+    fn write_frames(&mut self, cx: &mut Context<'_>, buffers: &mut Inner, bytes: &[u8]) -> io::Result<()> {
         let frames = &mut buffers.frames;
         frames.clear();
-        encode::data(self.terms, bytes, &mut buffers.tools, frames);
+        encode::data(self.terms, bytes, &mut buffers.deflate, frames);
         let written = match Pin::new(&mut self.below).poll_write(cx, frames) {
             Poll::Ready(written) => written?,
             Poll::Pending => 0,
@@ -177,8 +177,9 @@ impl AsyncRead for WebSocket {
                 return Poll::Ready(Ok(()));
             }
             let out = buf.initialize_unfilled();
-            let given =
-                worker::with(|local| local.websocket_buffers.with(|Buffers(shared)| this.poll_decode(cx, shared, out)));
+            let given = worker::with(|local| {
+                local.websocket_buffers.with(|Buffers(buffers)| this.poll_decode(cx, buffers, out))
+            });
             let Some(given) = ready!(given)? else { return Poll::Ready(Ok(())) };
             buf.advance(given);
             // Pongs, and the answer to a close. Frames that cannot be written now are written by the next flush.
@@ -206,7 +207,7 @@ impl AsyncWrite for WebSocket {
         }
         let bytes = &bytes[..bytes.len().min(MOST_WRITTEN)];
         this.closing = Closing::after(bytes).unwrap_or(this.closing);
-        worker::with(|local| local.websocket_buffers.with(|Buffers(shared)| this.write_frames(cx, shared, bytes)))?;
+        worker::with(|local| local.websocket_buffers.with(|Buffers(buffers)| this.write_frames(cx, buffers, bytes)))?;
         Poll::Ready(Ok(bytes.len()))
     }
 
