@@ -362,6 +362,21 @@ pub static DOTNET: Library = Library {
 /// Every library.
 pub static ALL: [&Library; 7] = [&GO, &RUST, &PYTHON, &JS, &JAVA, &C, &DOTNET];
 
+/// The library of clients whose CONNECT says this `lang`, if its behaviour is known.
+pub fn by_lang(lang: &str) -> Option<&'static Library> {
+    match lang {
+        "go" => Some(&GO),
+        "rust" => Some(&RUST),
+        "python3" => Some(&PYTHON),
+        // nats.ws is nats.js in a browser: the same core over WebSocket.
+        "nats.js" | "nats.ws" => Some(&JS),
+        "java" => Some(&JAVA),
+        "C" => Some(&C),
+        ".NET" => Some(&DOTNET),
+        _ => None,
+    }
+}
+
 /// Which libraries a storm's clients are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Like {

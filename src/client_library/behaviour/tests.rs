@@ -184,10 +184,10 @@ fn names() {
     assert_eq!(Like::Mix.library(9).lang, "python3");
 }
 
-/// What the doors believe of a client that is refused is what it does.
+/// The schedule that admission relies on is what the modelled client does.
 #[test]
-fn the_doors_know_when_a_refused_client_comes_back() {
-    use crate::admission::Return;
+fn a_refused_client_comes_back_as_its_schedule_says() {
+    use crate::client_library::returns::Return;
     for library in ALL {
         let (mut memory, mut rng) = (Memory::default(), rng());
         library.dropped(&mut memory, 1, LONG, &mut rng);
@@ -196,7 +196,7 @@ fn the_doors_know_when_a_refused_client_comes_back() {
             let Next::TryAfter(wait) = library.failed(&mut memory, 1, Ending::Refused(0), 1000 * MS, &mut rng) else {
                 panic!("{} gives up", library.lang);
             };
-            let known = match (Return::of(library.lang), refusals) {
+            let known = match (library.returns(), refusals) {
                 (Return::After(wait), _) => wait,
                 (Return::Doubling { first, cap }, n) => (first * 2u32.pow(n)).min(cap),
                 (Return::Regardless, _) => {
@@ -204,21 +204,17 @@ fn the_doors_know_when_a_refused_client_comes_back() {
                     assert!(matches!(later, Next::TryAfter(longer) if longer > wait + 350 * MS), "{}", library.lang);
                     continue;
                 }
-                (Return::Unknown, _) => {
-                    assert_eq!(library.lang, ".NET");
-                    continue;
-                }
+                (Return::Unknown, _) => panic!("{} has no schedule", library.lang),
             };
             assert!(wait >= known && wait <= known + 100 * MS, "{}: {wait:?}, not {known:?}", library.lang);
         }
     }
 }
 
-/// What the doors believe of the libraries is what the libraries do.
 #[test]
-fn the_flight_recorder_knows_when_a_client_is_lost() {
-    for library in ALL {
-        let tries = crate::client_library::returns::tries(library.lang);
-        assert_eq!(tries, library.tries.map(u32::from), "{}", library.lang);
-    }
+fn every_library_is_found_by_its_lang() {
+    use crate::client_library::table::by_lang;
+    assert!(ALL.iter().all(|library| by_lang(library.lang) == Some(*library)));
+    assert_eq!(by_lang("nats.ws"), Some(&JS));
+    assert!(["", "GO", "c", "dotnet", "newlang"].iter().all(|lang| by_lang(lang).is_none()));
 }
