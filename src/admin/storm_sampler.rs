@@ -43,7 +43,7 @@ impl Flight {
     /// A client was refused, for the `refusals`th time since it last got in.
     pub fn refused(&self, account: Option<&str>, lang: Option<&str>, refusals: u32) {
         self.waited(account, lang, Fate::Refused);
-        if let Some(most) = returns::tries(lang.unwrap_or_default()) {
+        if let Some(most) = returns::max_attempts(lang.unwrap_or_default()) {
             self.parties.used_up(refusals, most);
         }
     }

@@ -10,10 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::client_library::{
-    returns::Return,
-    table::{Deadline, by_lang},
-};
+use crate::client_library::{library::Deadline, returns::Return, table::by_lang};
 
 /// The deadlines of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

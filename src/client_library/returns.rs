@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use crate::client_library::table::{Library, Rhythm, Stall, by_lang};
+use crate::client_library::{
+    library::{Library, NoticesRefusal, ReconnectWait},
+    table::by_lang,
+};
 
-/// What a client does after a refusal: `-ERR` in place of PONG, for another reason than its credentials.
+/// What a client does after a refusal: `-ERR` in place of PONG, not with an authorization error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Return {
     /// Its library is not in the table.
@@ -25,7 +28,7 @@ pub enum Return {
 }
 
 impl Return {
-    /// The schedule of the client whose CONNECT says this `lang`.
+    /// The schedule of a client whose CONNECT says this `lang`.
     pub fn of(lang: &str) -> Self {
         by_lang(lang).map_or(Self::Unknown, Library::returns)
     }
@@ -40,26 +43,26 @@ impl Return {
 }
 
 impl Library {
-    /// When a client of this library comes back, with one address in its list and after its first attempt.
+    /// When a refused client of this library comes back, if its list has one address.
     pub const fn returns(&self) -> Return {
         // A library that notices a refusal only at its own deadline cannot be told earlier.
-        if !matches!(self.stalls, Stall::Never) {
+        if !matches!(self.notices_refusal, NoticesRefusal::Immediately) {
             return Return::Regardless;
         }
-        match self.rhythm {
-            Rhythm::SleepsBeforeLast { wait, .. }
-            | Rhythm::SleepsBetweenRounds { wait, .. }
-            | Rhythm::SinceEnd { wait } => Return::After(wait),
-            Rhythm::SinceStart { .. } => Return::Regardless,
-            Rhythm::Doubling { first, cap, .. } => Return::Doubling { first, cap },
+        match self.reconnect_wait {
+            ReconnectWait::BeforeLastServer { wait, .. }
+            | ReconnectWait::BetweenRounds { wait, .. }
+            | ReconnectWait::SinceAttemptEnded { wait } => Return::After(wait),
+            ReconnectWait::SinceAttemptBegan { .. } => Return::Regardless,
+            ReconnectWait::Exponential { first, cap, .. } => Return::Doubling { first, cap },
         }
     }
 }
 
-/// How many attempts in a row a client with this `lang` makes before it gives up for good; `None`: it never does, or its
-/// library is not in the table.
-pub fn tries(lang: &str) -> Option<u32> {
-    by_lang(lang)?.tries.map(u32::from)
+/// How many failed attempts in a row a client with this `lang` makes before it gives up for good; `None`: it never
+/// does, or its library is not in the table.
+pub fn max_attempts(lang: &str) -> Option<u32> {
+    by_lang(lang)?.max_attempts.map(u32::from)
 }
 
 #[cfg(test)]
@@ -78,8 +81,8 @@ mod tests {
 
     #[test]
     fn every_library_returns_and_gives_up_as_measured() {
-        let s = |seconds| Duration::from_secs(seconds);
-        for (lang, returns, most) in [
+        let s = Duration::from_secs;
+        for (lang, schedule, most) in [
             ("go", Return::After(s(2)), Some(60)),
             ("C", Return::After(s(2)), Some(60)),
             ("python3", Return::After(s(2)), Some(61)),
@@ -91,7 +94,7 @@ mod tests {
             ("newlang", Return::Unknown, None),
             ("", Return::Unknown, None),
         ] {
-            assert_eq!((Return::of(lang), tries(lang)), (returns, most), "{lang}");
+            assert_eq!((Return::of(lang), max_attempts(lang)), (schedule, most), "{lang}");
         }
     }
 }

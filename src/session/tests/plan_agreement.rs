@@ -11,13 +11,17 @@ use crate::{
     admission::Admission,
     client_library::{
         behaviour::{Ending, Memory, Next},
-        table::{ALL, Library, Like},
+        library::Library,
+        table::ALL,
     },
     config::{Config, ServerArg},
     dispatch,
     identity::UNKNOWN_ACCOUNT,
     net::timer::TICK,
-    storm::plan::{Discipline, Outcome, Plan, reading},
+    storm::{
+        client_mix::ClientMix,
+        plan::{Discipline, Outcome, Plan, reading},
+    },
     upstream::{self, concurrency::baseline::Since},
 };
 
@@ -34,7 +38,7 @@ fn plan(library: &'static Library, seed: u64) -> Plan {
     let config = config();
     Plan {
         clients: CLIENTS,
-        like: Like::One(library),
+        mix: ClientMix::One(library),
         servers: SERVERS,
         handshakes: LOGINS,
         handshake_time: Some(ALONE),
@@ -148,7 +152,7 @@ async fn client(shared: &Shared, far: &[Far], n: u32, library: &Library) -> (u64
             drop(pass);
             dispatch::give_now(&shared.admission);
         }
-        match library.failed(&mut memory, 1, Ending::Refused(0), accepted.elapsed(), &mut rng) {
+        match library.failed(&mut memory, 1, Ending::Refused, accepted.elapsed(), &mut rng) {
             Next::TryAfter(wait) => sleep(wait).await,
             Next::GivesUpAfter(_) => panic!("{n} gives up"),
         }
