@@ -14,7 +14,7 @@ use weir::internals::{
         info::{Greeting, Info},
         op::{Capture, ClientFraming, ServerFraming},
     },
-    upstream::{Haste, placement},
+    upstream::{Urgency, placement},
 };
 
 #[path = "../benches/samples/servers.rs"]
@@ -127,7 +127,7 @@ fn choose(count: u32, times: u64) {
     let views = servers::views(count);
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in 0..times {
-        black_box(placement::choose(black_box(&views).iter().copied(), Haste::Among(1), &mut rng));
+        black_box(placement::choose(black_box(&views).iter().copied(), Urgency::CanWait(1), &mut rng));
     }
 }
 
@@ -137,6 +137,6 @@ fn place(count: usize, times: u64) {
     let mut rng = fastrand::Rng::with_seed(1);
     let now = Instant::now();
     for _ in 0..times {
-        black_box(servers.place(black_box(now), &[], Haste::Among(1), &mut rng));
+        black_box(servers.place(black_box(now), &[], Urgency::CanWait(1), &mut rng));
     }
 }

@@ -4,13 +4,10 @@
 //! `callout MICROSECONDS`: prints what servers need in their configuration, and an empty line; then takes the address of a server per line,
 //! says `ready`, and answers each server's questions one at a time, for as long as its input lasts.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::{process::ExitCode, time::Duration};
 
-use support::callout::Callout;
 use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
+use weir_testkit::callout::Callout;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

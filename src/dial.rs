@@ -47,7 +47,7 @@ pub enum DialError {
 
 /// A connection to a server whose INFO has been read.
 #[derive(Debug)]
-pub struct Dialled {
+pub struct ServerConnection {
     stream: Stream,
     lines: Lines,
     info: Arc<Info>,
@@ -55,16 +55,16 @@ pub struct Dialled {
 
 /// What the server said to CONNECT.
 #[derive(Debug)]
-pub enum Answer {
+pub enum LoginReply {
     /// PONG: the client is in.
-    Pong(Box<Accepted>),
+    Pong(Box<LoggedIn>),
     /// `-ERR`: its own words, to be passed on as they are.
     Err(Vec<u8>),
 }
 
 /// A connection the server has accepted the client on.
 #[derive(Debug)]
-pub struct Accepted {
+pub struct LoggedIn {
     /// The connection.
     pub stream: Stream,
     /// The server's INFO for this client: the one after its first PONG, or before 2.12 the first.
@@ -75,30 +75,35 @@ pub struct Accepted {
 
 /// Whose TLS there is on a connection to a server.
 #[derive(Debug, Clone, Copy)]
-pub enum Secured<'a> {
+pub enum ServerTls<'a> {
     /// Nobody's.
-    Not,
+    None,
     /// weir's.
-    By(&'a Connector),
+    Weir(&'a Connector),
     /// The client's own, behind INFO: what follows that is none of weir's business.
-    ByClient,
+    Client,
 }
 
-impl<'a> From<Option<&'a Connector>> for Secured<'a> {
+impl<'a> From<Option<&'a Connector>> for ServerTls<'a> {
     fn from(tls: Option<&'a Connector>) -> Self {
-        tls.map_or(Self::Not, Self::By)
+        tls.map_or(Self::None, Self::Weir)
     }
 }
 
 /// Connects to `server`, sends `words` unless they are empty, and reads INFO; does TLS before or after that. Words are a PROXY
 /// header; or CONNECT and PING, for a server that is known not to ask for anything else first, TLS least of all:
-/// [`Dialled::handshake`] then only listens.
+/// [`ServerConnection::handshake`] then only listens.
 ///
 /// # Errors
 /// Any [`DialError`]; [`DialError::Full`] only where the client's own TLS is to follow.
-pub async fn dial(server: &Server, tls: Secured<'_>, words: &[u8], deadline: Instant) -> Result<Dialled, DialError> {
+pub async fn dial(
+    server: &Server,
+    tls: ServerTls<'_>,
+    words: &[u8],
+    deadline: Instant,
+) -> Result<ServerConnection, DialError> {
     let mut stream = Stream::from(connect(server, words, deadline).await?);
-    if let Secured::By(tls) = tls
+    if let ServerTls::Weir(tls) = tls
         && tls.handshake_first()
     {
         stream = secured(stream, tls, server, deadline).await?;
@@ -108,21 +113,21 @@ pub async fn dial(server: &Server, tls: Secured<'_>, words: &[u8], deadline: Ins
     let ServerLine::Info(json) = server_line(lines.get(line)) else { return Err(DialError::NotNats("no INFO")) };
     let info = server.parse_info(json, false).map_err(|_| DialError::NotNats("INFO does not parse"))?;
     match (tls, &stream) {
-        (Secured::Not, _) if info.tls_required() => {
+        (ServerTls::None, _) if info.tls_required() => {
             return Err(DialError::NotNats("it requires TLS: write [cluster.tls]"));
         }
-        (Secured::By(_), Stream::Plain(_)) if !info.does_tls() => {
+        (ServerTls::Weir(_), Stream::Plain(_)) if !info.does_tls() => {
             return Err(DialError::NotNats("it speaks no TLS, which [cluster.tls] asks for"));
         }
-        (Secured::ByClient, _) if lines.says_full() => return Err(DialError::Full),
+        (ServerTls::Client, _) if lines.says_full() => return Err(DialError::Full),
         // What came in plain words behind INFO would be taken for the server's.
-        (Secured::By(_) | Secured::ByClient, Stream::Plain(_)) if !lines.ahead().is_empty() => {
+        (ServerTls::Weir(_) | ServerTls::Client, Stream::Plain(_)) if !lines.ahead().is_empty() => {
             return Err(DialError::NotNats("it goes on without TLS"));
         }
-        (Secured::By(tls), Stream::Plain(_)) => stream = secured(stream, tls, server, deadline).await?,
+        (ServerTls::Weir(tls), Stream::Plain(_)) => stream = secured(stream, tls, server, deadline).await?,
         _ => {}
     }
-    Ok(Dialled { stream, lines, info: Arc::new(info) })
+    Ok(ServerConnection { stream, lines, info: Arc::new(info) })
 }
 
 /// Connects to `server` and sends `words`, which may be empty.
@@ -204,7 +209,7 @@ async fn secured(stream: Stream, tls: &Connector, server: &Server, deadline: Ins
     }
 }
 
-impl Dialled {
+impl ServerConnection {
     /// The server's INFO.
     pub fn info(&self) -> &Arc<Info> {
         &self.info
@@ -216,7 +221,7 @@ impl Dialled {
     }
 
     /// Returns when the server ends the connection although nothing was sent yet; never while it waits.
-    pub async fn lost(&mut self) -> DialError {
+    pub async fn closed(&mut self) -> DialError {
         // What is read here is there for the handshake all the same.
         if self.lines.ahead().is_empty() {
             match self.stream.read_buf(&mut self.lines.buffer).await {
@@ -244,7 +249,7 @@ impl Dialled {
         connect: &[u8],
         names_account: bool,
         mut deadline: Instant,
-    ) -> Result<Answer, DialError> {
+    ) -> Result<LoginReply, DialError> {
         // A full server says so and closes without reading; its word is still there to be read when this write fails.
         let written = match connect {
             [] => Ok(()),
@@ -276,11 +281,11 @@ impl Dialled {
                 }
                 ServerLine::Pong => break,
                 ServerLine::Err(text) if is_full(text) => return Err(DialError::Full),
-                ServerLine::Err(_) => return Ok(Answer::Err(line.to_vec())),
+                ServerLine::Err(_) => return Ok(LoginReply::Err(line.to_vec())),
                 ServerLine::Other => return Err(DialError::NotNats("an operation before PONG")),
             }
         }
-        Ok(Answer::Pong(Box::new(Accepted { stream: self.stream, info: self.info, rest: self.lines.into_rest() })))
+        Ok(LoginReply::Pong(Box::new(LoggedIn { stream: self.stream, info: self.info, rest: self.lines.into_rest() })))
     }
 }
 
@@ -290,11 +295,6 @@ const ERR_FULL: &[u8] = b"-ERR 'maximum connections exceeded'";
 /// Whether these are a full server's words.
 pub fn says_full(bytes: &[u8]) -> bool {
     bytes.get(..ERR_FULL.len()).is_some_and(|word| word.eq_ignore_ascii_case(ERR_FULL))
-}
-
-/// Whether this is the line of a server that did not get a CONNECT in time.
-pub fn says_too_late(line: &[u8]) -> bool {
-    matches!(server_line(line), ServerLine::Err(text) if text.eq_ignore_ascii_case(b"authentication timeout"))
 }
 
 fn is_full(text: &[u8]) -> bool {

@@ -8,44 +8,36 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{AccountSlot, Admission, Pass, Step, Wait, Waiter};
+use crate::admission::{Admission, Pass, Wait, Waiter};
 
-/// The pass of a client that is admitted.
-pub type AnyPass = Pass<governor::clock::DefaultClock>;
-
-/// The slot in its account's quota.
-pub type AnyAccountSlot = AccountSlot<governor::clock::DefaultClock>;
-
-/// A client's course, and its next step.
-pub type AnyWait = Wait<Turn, governor::clock::DefaultClock>;
-/// See [`AnyWait`].
-pub type AnyStep = Step<governor::clock::DefaultClock>;
+/// A client's wait, and its next step.
+pub type SessionWait = Wait<TurnSender>;
 
 /// The far end of a hold.
 #[derive(Debug)]
-pub struct Turn(pub oneshot::Sender<AnyPass>);
+pub struct TurnSender(pub oneshot::Sender<Pass>);
 
-impl Waiter for Turn {
+impl Waiter for TurnSender {
     fn has_left(&self) -> bool {
         self.0.is_closed()
     }
 }
 
 /// The doors as sessions use them.
-pub type AnyAdmission = Admission<Turn>;
+pub type SessionAdmission = Admission<TurnSender>;
 
 /// Hands out the turns that there are now. Whoever makes room for one does so itself where others wait: that saves waking
 /// another thread.
-pub fn give_now(admission: &AnyAdmission) {
-    if admission.held() == 0 {
+pub fn run_now(admission: &SessionAdmission) {
+    if admission.queued() == 0 {
         return;
     }
     let mut turns = Vec::new();
-    admission.release(Instant::now().into_std(), &mut fastrand::Rng::new(), &mut turns);
+    admission.next_turns(Instant::now().into_std(), &mut fastrand::Rng::new(), &mut turns);
     hand_over(&mut turns);
 }
 
-fn hand_over(turns: &mut Vec<(Turn, AnyPass)>) {
+fn hand_over(turns: &mut Vec<(TurnSender, Pass)>) {
     for (turn, pass) in turns.drain(..) {
         // A client that left meanwhile drops its pass, which gives everything back.
         let _ = turn.0.send(pass);
@@ -53,11 +45,11 @@ fn hand_over(turns: &mut Vec<(Turn, AnyPass)>) {
 }
 
 /// Hands out turns until `stop`. `arrived` is notified when somebody begins to wait.
-pub async fn give(admission: Arc<AnyAdmission>, arrived: Arc<Notify>, stop: CancellationToken) {
+pub async fn run(admission: Arc<SessionAdmission>, arrived: Arc<Notify>, stop: CancellationToken) {
     let mut rng = fastrand::Rng::new();
     let mut turns = Vec::new();
     loop {
-        let again = admission.release(Instant::now().into_std(), &mut rng, &mut turns);
+        let again = admission.next_turns(Instant::now().into_std(), &mut rng, &mut turns);
         hand_over(&mut turns);
         let wait = async {
             match again {

@@ -5,8 +5,9 @@
 //!
 //! - words: [`protocol`], [`outcome`], [`client_library`]. Bytes and values; no clock, socket, log or lock.
 //! - decisions: [`identity`], [`admission`], [`upstream`]. `now` goes in, a verdict comes out.
-//! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`]. tokio lives here.
-//! - assembly: [`config`], [`telemetry`], [`admin`], [`server`], [`cli`], and the tools in [`storm`].
+//! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`], [`telemetry`],
+//!   [`worker`]. tokio lives here.
+//! - assembly: [`config`], [`admin`], [`server`], [`cli`], and the tools in [`storm`].
 
 mod admin;
 mod admission;
@@ -28,13 +29,14 @@ mod storm;
 mod telemetry;
 mod tls;
 mod upstream;
+mod worker;
 
 /// What the fuzz targets, benchmarks and tests of this repository use. Not an interface: it changes without notice.
 #[doc(hidden)]
 pub mod internals {
     pub mod admission {
         pub use crate::admission::{
-            AccountLimits, Admission, Client, Limit, Params, Pass, Quota, QuotaIdentity, Rate, Return, Verdict, Waiter,
+            AccountLimits, Admission, Client, Limit, Params, Quota, QuotaIdentity, Rate, Return, Step, Wait, Waiter,
         };
     }
     pub mod config {
@@ -49,6 +51,8 @@ pub mod internals {
         };
     }
     pub mod upstream {
-        pub use crate::upstream::{Compatibility, Haste, Params, Placement, Reserve, ServerParams, Servers, placement};
+        pub use crate::upstream::{
+            Compatibility, Params, Placement, Reserve, ServerParams, Servers, Urgency, placement,
+        };
     }
 }

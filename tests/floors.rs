@@ -296,48 +296,6 @@ fn no_unsafe_code_and_every_module_says_what_it_is() {
     report("house rules", &wrong);
 }
 
-/// What sessions ask of the doors and `weir plan` does not, since there is none of it in a plan.
-const NOT_IN_PLANS: &[&str] = &[
-    // Servers that send a nonce, and TLS that is passed through.
-    "at_accept_turn",
-    "of",
-    "enter_account",
-    "opaque_handshake_finished",
-    // Logins that fail, accounts that a server knows better, the system account, quotas by user and name.
-    "damping",
-    "accounts",
-    "lane",
-    "patterns",
-    // Drains.
-    "is_draining",
-    // What is only told, and how many wait: there the queue is asked anyway.
-    "refusals",
-    "held",
-];
-
-/// `weir plan` plays sessions with the real doors: what a session asks of them the plan has to ask too, or it foretells another weir.
-#[test]
-fn plans_ask_the_doors_what_sessions_ask() {
-    let sources = sources();
-    let code_of = |chosen: &dyn Fn(&File) -> bool| -> String {
-        let code = sources.iter().filter(|file| chosen(file)).flat_map(|file| file.code().map(|(_, line)| line));
-        code.collect::<Vec<_>>().join("\n")
-    };
-    let doors =
-        ["mod", "connect_door", "turns", "course"].map(|name| PathBuf::from(format!("src/admission/{name}.rs")));
-    let doors = code_of(&|file| doors.contains(&file.path));
-    let names = doors.split("pub fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
-    let sessions = code_of(&|file| matches!(&*file.module(), "session" | "turn"));
-    let plans = code_of(&|file| file.path.starts_with("src/storm/plan"));
-    let asks = |code: &str, name: &str| [".", "::"].iter().any(|by| code.contains(&format!("{by}{name}(")));
-    let asked: BTreeSet<&str> = names.filter(|name| *name != "new" && asks(&sessions, name)).collect();
-    assert!(asked.len() > 15, "{asked:?}");
-    let missing: Vec<_> = asked.iter().filter(|name| !asks(&plans, name) && !NOT_IN_PLANS.contains(name)).collect();
-    assert!(missing.is_empty(), "sessions ask this of the doors, and plans do not: {missing:?}");
-    let needless: Vec<_> = NOT_IN_PLANS.iter().filter(|name| !asked.contains(*name) || asks(&plans, name)).collect();
-    assert!(needless.is_empty(), "plans ask this, or nobody does: {needless:?}");
-}
-
 /// What is tracked must mean the same on every machine.
 #[test]
 fn no_tracked_file_names_a_place_on_one_machine() {

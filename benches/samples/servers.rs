@@ -1,21 +1,21 @@
-//! Servers to choose from, as `benches/doors.rs` and `examples/bench_instructions.rs` measure it.
+//! Servers to choose from, as `benches/admission.rs` and `examples/bench_instructions.rs` measure it.
 
 use std::{sync::Arc, time::Duration};
 
 use weir::internals::upstream::{
     self, Reserve, ServerParams, Servers,
-    placement::{Rank, View},
+    placement::{Tier, View},
 };
 
 /// So many eligible servers, each with another load.
 pub(crate) fn views(servers: u32) -> Vec<View> {
     let view = |n: u32| View {
-        rank: Rank::Eligible,
+        tier: Tier::Eligible,
         projected: (n * 7919) % 1000,
         ceiling: 10_000,
         handshakes: n % 5,
         handshake_limit: 256,
-        is_lively: false,
+        frees_up_soon: false,
     };
     (0..servers).map(view).collect()
 }
@@ -37,7 +37,6 @@ pub(crate) fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
         close_spread: Duration::from_secs(2),
         compatibility: upstream::Compatibility::default(),
         source_addresses: Vec::new(),
-        dial_ahead: 0,
         servers: (0..count).map(one).collect(),
     }))
 }

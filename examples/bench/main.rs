@@ -190,11 +190,10 @@ impl Bench {
         }
     }
 
-    /// The places of those who take part, in another order each time. Where nobody connects, what is dialled ahead makes no
-    /// difference; the rejector only refuses.
+    /// The places of those who take part, in another order each time. The rejector takes part only
+    /// where clients are refused.
     fn shuffled(&self, mode: Mode) -> Vec<usize> {
         let takes_part = |&at: &usize| match self.candidates[at].0 {
-            Kind::WeirAhead => matches!(mode, Mode::Connect | Mode::Handshake),
             Kind::Rejector => mode == Mode::Refuse,
             _ => true,
         };

@@ -18,8 +18,6 @@ use crate::Outcome;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Kind {
     Weir,
-    /// With `dial_ahead`.
-    WeirAhead,
     Haproxy,
     Nginx,
     Envoy,
@@ -30,13 +28,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Weir, Self::WeirAhead, Self::Haproxy, Self::Nginx, Self::Envoy, Self::Rejector, Self::Direct];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Weir, Self::Haproxy, Self::Nginx, Self::Envoy, Self::Rejector, Self::Direct];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Weir => "weir",
-            Self::WeirAhead => "weir-ahead",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
             Self::Envoy => "envoy",
@@ -52,7 +49,7 @@ impl Kind {
     /// Where its program is, as `scripts/bench` says.
     fn program(self) -> Option<PathBuf> {
         let variable = match self {
-            Self::Weir | Self::WeirAhead => "WEIR_BIN",
+            Self::Weir => "WEIR_BIN",
             Self::Haproxy => "BENCH_HAPROXY",
             Self::Nginx => "BENCH_NGINX",
             Self::Envoy => "BENCH_ENVOY",
@@ -184,7 +181,7 @@ impl Server {
 
     /// Starts a candidate in front of this server.
     pub(crate) fn front(&self, kind: Kind, dir: &Path) -> Outcome<Candidate> {
-        self.front_as(kind, dir, if kind == Kind::WeirAhead { "weir-ahead.toml" } else { "weir.toml" })
+        self.front_as(kind, dir, "weir.toml")
     }
 
     /// Starts weir in front of this server with TLS towards its clients: `server.pem` and `server.key` are in `dir`.
@@ -217,7 +214,7 @@ impl Server {
         }
         let file = |name| configure(&dir, name, &values);
         match kind {
-            Kind::Weir | Kind::WeirAhead => command.arg("run").arg("-c").arg(file(of_weir)?),
+            Kind::Weir => command.arg("run").arg("-c").arg(file(of_weir)?),
             Kind::Haproxy => command.args(["-db", "-f"]).arg(file("haproxy.cfg")?),
             Kind::Nginx => command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(file("nginx.conf")?),
             Kind::Envoy => command

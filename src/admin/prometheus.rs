@@ -16,7 +16,6 @@ use prometheus_client::{
 use crate::{
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
     session::Shared,
-    telemetry::counters::AheadTally,
 };
 
 /// Accounts shown by name; the others' connections are summed up as `other`.
@@ -133,24 +132,6 @@ impl FromShared {
             each(&|s| if s.is_up(now) { 1.0 } else { 0.0 }),
         )?;
         let tallies = || shared.servers.iter().zip(&shared.counters.servers);
-        if shared.dial_ahead > 0 {
-            families.family(
-                "ahead",
-                "Connections to each server that were dialled ahead and have no client yet",
-                each(&|s| s.load().ahead().into()),
-            )?;
-            let ends = |t: &AheadTally| {
-                [("used", &t.used), ("unused", &t.unused), ("lost", &t.lost)].map(|(o, n)| (o, n.load(Relaxed)))
-            };
-            families.family(
-                "dialled_ahead",
-                "What became of them: `used` by a client, `unused` until their time was up, `lost` to the server",
-                tallies().flat_map(|(s, t)| {
-                    let labels = |outcome: &str| vec![("server", s.name().to_owned()), ("outcome", outcome.to_owned())];
-                    ends(&t.ahead).map(|(outcome, n)| (labels(outcome), ConstCounter::new(n)))
-                }),
-            )?;
-        }
         families.family(
             "admitted",
             "Clients that got their PONG from each server",
@@ -165,11 +146,11 @@ impl FromShared {
 
     fn admission(&self, families: &mut Families<'_, '_>) -> fmt::Result {
         let admission = &self.shared.admission;
-        families.gauge("held", "Clients that wait for their turn", (admission.held() + admission.booked()) as f64)?;
+        families.gauge("held", "Clients that wait for their turn", admission.waiting().held() as f64)?;
         families.gauge(
             "refusals_delayed",
             "Clients that are being refused: their answer waits for its random delay, or they have not closed yet",
-            (admission.delayed() as u32 + self.shared.turned_away.inside()).into(),
+            (admission.waiting().answered_later as u32 + self.shared.refusing.in_use()).into(),
         )?;
         if let Some(pace) = admission.pace(Instant::now()) {
             families.gauge("pace", "New clients per second that weir lets onto the cluster", pace)?;

@@ -1,63 +1,20 @@
-//! The flight recorder at work: a sample of all counters each second, and a line in the log when a storm begins and when it is over.
+//! Samples all counters once a second for the flight recorder, and logs when a storm begins and when it is over.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    client_library::returns,
-    identity::UNKNOWN_ACCOUNT,
+    net::timer,
     outcome::Refusal,
     session::Shared,
-    telemetry::storms::{Fate, Parties, Party, Recorder, Sample, Storm, Told},
+    telemetry::storms::{Party, Sample, Storm, Told},
 };
-
-/// What is known of storms.
-#[derive(Debug, Default)]
-pub struct Flight {
-    parties: Parties,
-    recorder: Mutex<Recorder>,
-}
-
-/// The storm that goes on, and the last ones.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    /// So far; `None` in calm weather.
-    pub running: Option<Storm>,
-    /// The latest first.
-    pub storms: Vec<Storm>,
-}
-
-impl Flight {
-    /// A client that had to wait has got in, or has left.
-    pub fn waited(&self, account: Option<&str>, lang: Option<&str>, fate: Fate) {
-        self.parties.note(account.unwrap_or(UNKNOWN_ACCOUNT), lang.unwrap_or("unknown"), fate);
-    }
-
-    /// A client was refused, for the `refusals`th time since it last got in.
-    pub fn refused(&self, account: Option<&str>, lang: Option<&str>, refusals: u32) {
-        self.waited(account, lang, Fate::Refused);
-        if let Some(most) = returns::max_attempts(lang.unwrap_or_default()) {
-            self.parties.used_up(refusals, most);
-        }
-    }
-
-    /// For the endpoint.
-    pub fn report(&self) -> Report {
-        let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        Report { running: recorder.running(&self.parties), storms: recorder.over() }
-    }
-
-    fn second(&self, sample: Sample) -> Option<Told> {
-        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).second(sample, &self.parties)
-    }
-}
 
 fn sample(shared: &Shared) -> Sample {
     let counters = &shared.counters;
@@ -65,16 +22,17 @@ fn sample(shared: &Shared) -> Sample {
     for reason in Refusal::ALL {
         refused[reason as usize] = counters.refused(reason);
     }
+    let waiting = shared.admission.waiting();
     Sample {
         unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
-        // Ids begin with 1.
+        // The first session has id 1.
         arrived: shared.next_id.load(Relaxed) - 1,
         admitted: counters.servers.iter().map(|server| server.admitted.load(Relaxed)).sum(),
         held: counters.held.load(Relaxed),
         refused,
-        waiting: (shared.admission.held() + shared.admission.delayed()) as u64,
+        waiting: (waiting.queued + waiting.answered_later) as u64,
         sessions: shared.sessions.len() as u64,
-        pace: shared.admission.pace(Instant::now().into_std()),
+        pace: shared.admission.pace(timer::now()),
     }
 }
 
@@ -84,16 +42,16 @@ pub async fn record(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         match shared.flight.second(sample(&shared)) {
             None => {}
-            Some(Told::Began) => info!(held = shared.admission.held(), "a storm has begun"),
-            Some(Told::Over(storm)) => tell(&storm, "a storm is over"),
+            Some(Told::Began) => info!(held = shared.admission.queued(), "a storm has begun"),
+            Some(Told::Over(storm)) => log(&storm, "a storm is over"),
         }
-        // A second that began late is not made up for by shorter ones.
+        // After a late sample the next second is a whole one: a shorter one would hold fewer clients.
         next = (next + Duration::from_secs(1)).max(Instant::now());
         tokio::select! {
             () = sleep_until(next) => {}
             () = stop.cancelled() => {
                 if let Some(storm) = shared.flight.report().running {
-                    tell(&storm, "weir stops in a storm");
+                    log(&storm, "weir stops in a storm");
                 }
                 return;
             }
@@ -101,7 +59,7 @@ pub async fn record(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-fn tell(storm: &Storm, what: &str) {
+fn log(storm: &Storm, what: &str) {
     let refused: Vec<_> = storm.refused.iter().map(|one| format!("{} {}", one.reason, one.count)).collect();
     let parties = |all: &[Party]| {
         let all = all.iter().map(|one| format!("{} {}", one.name, one.admitted + one.refused + one.left));

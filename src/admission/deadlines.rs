@@ -93,8 +93,8 @@ impl DeadlinePolicy {
 
 /// The last moment for the turn of a client that may be held until `hold_until` and must have its answer by `answer_by`, where logins
 /// like its own have taken that long lately; zero while nobody knows.
-pub fn last_turn(hold_until: Instant, answer_by: Instant, login_takes: Duration) -> Instant {
-    let takes = if login_takes.is_zero() { UNKNOWN_LOGIN } else { login_takes.mul_f64(LOGIN_MARGIN) };
+pub fn last_turn(hold_until: Instant, answer_by: Instant, login_time: Duration) -> Instant {
+    let takes = if login_time.is_zero() { UNKNOWN_LOGIN } else { login_time.mul_f64(LOGIN_MARGIN) };
     answer_by.checked_sub(takes).map_or(hold_until, |latest| latest.min(hold_until))
 }
 

@@ -1,15 +1,19 @@
 //! Seeded storms of some accounts beside clients of a quiet one, who come one at a time: what accounts are promised of each other.
 
-use std::{collections::HashMap, time::Duration};
-
-use governor::clock::FakeRelativeClock;
-
-use crate::{
-    identity::ClientKey,
-    upstream::{self, Reserve, ServerParams, concurrency::baseline::Since},
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use super::*;
+use crate::{
+    admission::{connect_check::Verdict, params::PatternQuotas, *},
+    identity::ClientKey,
+    outcome::Refusal,
+    upstream::{self, Reserve, ServerParams, Servers, concurrency::baseline::MeasuredFrom},
+};
+
 const SEEDS: u64 = 100;
 const TURNS: usize = 600;
 /// Of each storming account: enough to wait until the end.
@@ -25,7 +29,7 @@ impl Waiter for Waits {
     }
 }
 
-type AnyAdmission = Admission<Waits, FakeRelativeClock>;
+type TestAdmission = Admission<Waits>;
 
 /// Servers of which nothing is known.
 pub fn unknown_servers(servers: usize) -> Arc<Servers> {
@@ -39,13 +43,12 @@ pub fn unknown_servers(servers: usize) -> Arc<Servers> {
         close_spread: Duration::ZERO,
         compatibility: upstream::Compatibility::default(),
         source_addresses: Vec::new(),
-        dial_ahead: 0,
         servers: (0..servers).map(server).collect(),
     };
     Arc::new(Servers::new(&cluster))
 }
 
-/// AnyAdmission that stop nobody.
+/// Limits that stop nobody.
 pub fn wide_open() -> Params {
     Params {
         pace: None,
@@ -62,22 +65,22 @@ pub fn wide_open() -> Params {
     }
 }
 
-fn admission(weights: &[u32], servers: usize) -> AnyAdmission {
+fn admission(weights: &[u32], servers: usize) -> TestAdmission {
     let weighted = |(n, weight): (usize, &u32)| {
         let weight = NonZeroU32::new(*weight).unwrap();
         (n.to_string(), AccountLimits { weight, ..AccountLimits::default() })
     };
     let params = Params { accounts: weights.iter().enumerate().map(weighted).collect(), ..wide_open() };
-    AnyAdmission::new(&params, unknown_servers(servers), FakeRelativeClock::default())
+    TestAdmission::new(&params, unknown_servers(servers))
 }
 
 /// What has happened in a storm.
 struct Storm {
-    admission: AnyAdmission,
+    admission: TestAdmission,
     rng: fastrand::Rng,
     now: Instant,
     clients: u64,
-    under_way: Vec<Pass<FakeRelativeClock>>,
+    under_way: Vec<Pass>,
     /// Whose turn it was, one after another.
     turns: Vec<usize>,
 }
@@ -94,7 +97,7 @@ fn client(account: &str, client: u64, now: Instant) -> Client {
 }
 
 impl Storm {
-    fn new(admission: AnyAdmission, rng: fastrand::Rng) -> Self {
+    fn new(admission: TestAdmission, rng: fastrand::Rng) -> Self {
         Self { admission, rng, now: Instant::now(), clients: 0, under_way: Vec::new(), turns: Vec::new() }
     }
 
@@ -103,10 +106,10 @@ impl Storm {
         let name = if account == QUIET { "quiet".to_owned() } else { account.to_string() };
         let client = client(&name, self.clients, self.now);
         match self.admission.at_connect(client, self.now, &mut self.rng, || Waits(account)) {
-            Ok(Verdict::Admit(pass)) => self.under_way.push(pass),
-            Ok(Verdict::Hold { .. }) => {}
-            Ok(Verdict::Refuse { reason, .. }) => panic!("{reason:?}"),
-            Err(_) => panic!("no rate is set"),
+            Verdict::Admit(pass) => self.under_way.push(pass),
+            Verdict::Hold { .. } => {}
+            Verdict::Refuse { reason, .. } => panic!("{reason:?}"),
+            Verdict::Reserve(_) => panic!("no rate is set"),
         }
     }
 
@@ -115,9 +118,9 @@ impl Storm {
         self.now += Duration::from_micros(self.rng.u64(100..20_000));
         let mut over = self.under_way.swap_remove(self.rng.usize(0..self.under_way.len()));
         let took = Duration::from_millis(self.rng.u64(2..60));
-        self.admission.handshake_finished(&mut over, took, Since::Dial, Duration::ZERO, self.now);
+        self.admission.handshake_finished(&mut over, took, MeasuredFrom::Dial, Duration::ZERO, self.now);
         let mut turns = Vec::new();
-        self.admission.release(self.now, &mut self.rng, &mut turns);
+        self.admission.next_turns(self.now, &mut self.rng, &mut turns);
         for (Waits(account), pass) in turns {
             self.turns.push(account);
             self.under_way.push(pass);
@@ -167,7 +170,7 @@ fn nobody_waits_for_another_accounts_storm() {
 fn went_before_the_last_of(fourth: AccountLimits, seed: u64) -> usize {
     let (storming, clients) = (3, 100);
     let params = Params { accounts: HashMap::from([(storming.to_string(), fourth)]), ..wide_open() };
-    let admission = AnyAdmission::new(&params, unknown_servers(3), FakeRelativeClock::default());
+    let admission = TestAdmission::new(&params, unknown_servers(3));
     let mut storm = Storm::new(admission, fastrand::Rng::with_seed(seed));
     for _ in 0..STORM {
         (0..storming).for_each(|account| storm.arrives(account));
@@ -197,14 +200,14 @@ fn an_account_with_all_the_weight_goes_almost_first_and_one_with_priority_first(
 }
 
 /// Clients of an account that come until one is refused, when `max_held` is 32.
-fn come_until_refused(admission: &AnyAdmission, account: &str) -> (usize, Refusal) {
+fn come_until_refused(admission: &TestAdmission, account: &str) -> (usize, Refusal) {
     let now = Instant::now();
     let mut inside = Vec::new();
     for n in 0.. {
         let client = client(account, n, now);
         match admission.at_connect(client, now, &mut fastrand::Rng::with_seed(n), || Waits(0)) {
-            Ok(Verdict::Refuse { reason, .. }) => return (n as usize, reason),
-            Ok(Verdict::Admit(pass)) => inside.push(pass),
+            Verdict::Refuse { reason, .. } => return (n as usize, reason),
+            Verdict::Admit(pass) => inside.push(pass),
             _ => {}
         }
     }
@@ -215,9 +218,9 @@ fn come_until_refused(admission: &AnyAdmission, account: &str) -> (usize, Refusa
 fn a_storm_leaves_room_to_wait_for_those_with_priority() {
     let accounts = HashMap::from([("first".to_owned(), AccountLimits { priority: true, ..AccountLimits::default() })]);
     let params = Params { max_held: 32, accounts, ..wide_open() };
-    let admission = AnyAdmission::new(&params, unknown_servers(1), FakeRelativeClock::default());
+    let admission = TestAdmission::new(&params, unknown_servers(1));
     assert_eq!(come_until_refused(&admission, "storm").1, Refusal::QueueFull);
-    assert_eq!(admission.held(), 30);
+    assert_eq!(admission.queued(), 30);
     assert_eq!(come_until_refused(&admission, "first"), (2, Refusal::QueueFull));
-    assert_eq!(admission.held(), 32);
+    assert_eq!(admission.queued(), 32);
 }

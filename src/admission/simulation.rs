@@ -12,14 +12,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::clock::FakeRelativeClock;
-
 use crate::{
+    admission::{
+        connect_check::Verdict,
+        queue::{release::WaitEstimate, waiting::Ticket},
+        *,
+    },
     identity::ClientKey,
-    upstream::{self, Reading, Reserve, ServerParams, concurrency::baseline::Since, load::Mark},
+    outcome::Refusal,
+    upstream::{
+        self, Reading, Reserve, ServerParams, Servers, concurrency::baseline::MeasuredFrom,
+        reconciled_count::ReadingEpoch,
+    },
 };
 
-use super::*;
 const STEPS: u32 = 1500;
 const SEEDS: u64 = 200;
 const ACCOUNTS: [&str; 4] = ["A", "B", "C", "default"];
@@ -36,7 +42,7 @@ impl Waiter for Left {
     }
 }
 
-type AnyAdmission = Admission<(u64, Left), FakeRelativeClock>;
+type TestAdmission = Admission<(u64, Left)>;
 
 impl Waiter for (u64, Left) {
     fn has_left(&self) -> bool {
@@ -46,18 +52,18 @@ impl Waiter for (u64, Left) {
 
 struct Waiting {
     ticket: Ticket,
-    look_again: Instant,
+    check_at: Instant,
     hold_until: Instant,
     left: Arc<AtomicBool>,
-    entry: Entry<FakeRelativeClock>,
+    entry: AcceptPermit,
 }
 
 struct Inside {
-    pass: Pass<FakeRelativeClock>,
+    pass: Pass,
     tried: Vec<usize>,
     counted: bool,
     answered: bool,
-    _entry: Entry<FakeRelativeClock>,
+    _entry: AcceptPermit,
 }
 
 /// A server as it really is.
@@ -66,7 +72,7 @@ struct Real {
     others: u32,
     max: u32,
     start: u32,
-    poll: Option<(Mark, u32)>,
+    poll: Option<(ReadingEpoch, u32)>,
 }
 
 struct World {
@@ -76,17 +82,16 @@ struct World {
     began: Instant,
     now: Instant,
     pace: Option<Rate>,
-    clock: FakeRelativeClock,
     servers: Arc<Servers>,
-    admission: AnyAdmission,
-    gate: Arc<Limit>,
+    admission: TestAdmission,
+    limit: Arc<Limit>,
     real: Vec<Real>,
     waiting: HashMap<u64, Waiting>,
     inside: HashMap<u64, Inside>,
-    delays: Vec<(Instant, Option<connect_door::Delay>)>,
+    delays: Vec<(Instant, Option<Permit>)>,
     next: u64,
     admitted: u64,
-    turns: Vec<((u64, Left), Pass<FakeRelativeClock>)>,
+    turns: Vec<((u64, Left), Pass)>,
 }
 
 impl Drop for World {
@@ -107,7 +112,6 @@ fn limits(max: Option<u32>, rate: Option<u32>, weight: u32) -> AccountLimits {
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let clock = FakeRelativeClock::default();
         let real: Vec<_> = (0..rng.usize(1..5))
             .map(|_| Real { up: true, others: rng.u32(0..10), max: rng.u32(12..60), start: 0, poll: None })
             .collect();
@@ -126,7 +130,6 @@ impl World {
             close_spread: Duration::from_secs(2),
             compatibility: upstream::Compatibility::default(),
             source_addresses: Vec::new(),
-            dial_ahead: 0,
             servers: (0..real.len()).map(server).collect(),
         };
         let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });
@@ -148,7 +151,7 @@ impl World {
             rules: Vec::new(),
         };
         let servers = Arc::new(Servers::new(&cluster));
-        let admission = AnyAdmission::new(&params, Arc::clone(&servers), clock.clone());
+        let admission = TestAdmission::new(&params, Arc::clone(&servers));
         let began = Instant::now();
         let mut world = Self {
             seed,
@@ -157,10 +160,9 @@ impl World {
             began,
             now: began,
             pace,
-            clock,
             servers,
             admission,
-            gate: Limit::new(MAX_CLIENTS),
+            limit: Limit::new(MAX_CLIENTS),
             real,
             waiting: HashMap::new(),
             inside: HashMap::new(),
@@ -203,7 +205,7 @@ impl World {
 
     fn arrive(&mut self) {
         let source = IpAddr::from([192, 0, 2, self.rng.u8(0..6)]);
-        let entry = match self.admission.at_accept(&self.gate, source, self.now) {
+        let entry = match self.admission.at_accept(&self.limit, source, self.now) {
             Ok(entry) => entry,
             Err(reason) => {
                 assert!(matches!(reason, Refusal::SourceQuota | Refusal::ListenerFull));
@@ -217,29 +219,30 @@ impl World {
         let client = ClientKey::from_raw(self.rng.u64(0..50));
         let left = Arc::<AtomicBool>::default();
         let answer_by = hold_until + Duration::from_millis(400);
-        let returns = super::Return::of(["go", "rust", "java", "", ".NET"][id as usize % 5]);
+        let returns = Return::of(["go", "rust", "java", "", ".NET"][id as usize % 5]);
         let client =
             Client { account, key: client, quota_identity: Default::default(), hold_until, answer_by, returns };
         let waiter = || (id, Left(Arc::clone(&left)));
         let headroom = self.servers.has_headroom(self.now);
         let verdict = self.admission.at_connect(client, self.now, &mut self.rng, waiter);
-        match verdict.expect("without rates by user or name there is one at once") {
+        match verdict {
             Verdict::Admit(pass) => self.admit(id, pass, entry),
-            Verdict::Hold { ticket, look_again } => {
-                assert!(look_again <= hold_until, "nobody waits past the deadline");
-                self.waiting.insert(id, Waiting { ticket, look_again, hold_until, left, entry });
+            Verdict::Hold { ticket, check_at } => {
+                assert!(check_at <= hold_until, "nobody waits past the deadline");
+                self.waiting.insert(id, Waiting { ticket, check_at, hold_until, left, entry });
             }
-            Verdict::Refuse { reason, at, delay } => {
+            Verdict::Refuse { reason, at, permit } => {
                 assert!(at <= hold_until.max(self.now), "a refusal arrives in time");
                 assert!(reason != Refusal::ServerCapacity || !headroom, "refused while a server has headroom");
-                if delay.is_some() {
-                    self.delays.push((at, delay));
+                if permit.is_some() {
+                    self.delays.push((at, permit));
                 }
             }
+            Verdict::Reserve(_) => panic!("there are no rates by user or name"),
         }
     }
 
-    fn admit(&mut self, id: u64, pass: Pass<FakeRelativeClock>, entry: Entry<FakeRelativeClock>) {
+    fn admit(&mut self, id: u64, pass: Pass, entry: AcceptPermit) {
         self.admitted += 1;
         let load = pass.server.server().load();
         assert!(load.projected() <= load.ceiling(), "the reserve is never filled");
@@ -254,10 +257,9 @@ impl World {
 
     fn pass_time(&mut self, by: Duration) {
         self.now += by;
-        self.clock.advance(by);
         let now = self.now;
         let mut turns = std::mem::take(&mut self.turns);
-        let again = self.admission.release(now, &mut self.rng, &mut turns);
+        let again = self.admission.next_turns(now, &mut self.rng, &mut turns);
         assert!(again.is_none_or(|at| at > now), "release asks to be called in the past");
         for ((id, _), pass) in turns.drain(..) {
             let waiting = self.waiting.remove(&id).expect("a turn for one who waits");
@@ -266,22 +268,21 @@ impl World {
             self.admit(id, pass, waiting.entry);
         }
         self.turns = turns;
-        let mut looking: Vec<u64> =
-            self.waiting.iter().filter(|(_, w)| w.look_again <= now).map(|(&id, _)| id).collect();
+        let mut looking: Vec<u64> = self.waiting.iter().filter(|(_, w)| w.check_at <= now).map(|(&id, _)| id).collect();
         looking.sort_unstable();
         for id in looking {
             let headroom = self.servers.has_headroom(now);
             let waiting = self.waiting.get_mut(&id).unwrap();
-            match self.admission.look_again(&waiting.ticket, now, &mut self.rng) {
-                Outlook::Hope(until) => {
-                    assert!(until <= waiting.hold_until && now < waiting.hold_until, "hope past the deadline");
-                    waiting.look_again = until;
+            match self.admission.estimate_turn(&waiting.ticket, now, &mut self.rng) {
+                WaitEstimate::CheckAt(until) => {
+                    assert!(until <= waiting.hold_until && now < waiting.hold_until, "a check past the deadline");
+                    waiting.check_at = until;
                     continue;
                 }
-                Outlook::None(reason) => {
+                WaitEstimate::TooLate(reason) => {
                     assert!(reason != Refusal::ServerCapacity || !headroom, "refused while a server has headroom");
                 }
-                Outlook::Gone => {}
+                WaitEstimate::Gone => {}
             }
             self.waiting.remove(&id);
         }
@@ -306,7 +307,7 @@ impl World {
             if inside.counted {
                 inside.answered = true;
                 let took = Duration::from_millis(self.rng.u64(0..300));
-                self.admission.handshake_finished(&mut inside.pass, took, Since::Dial, Duration::ZERO, self.now);
+                self.admission.handshake_finished(&mut inside.pass, took, MeasuredFrom::Dial, Duration::ZERO, self.now);
             } else {
                 inside.counted = true;
                 inside.pass.server.opened();
@@ -319,12 +320,12 @@ impl World {
             drop(server);
             let answer_by = self.now + Duration::from_millis(self.rng.u64(0..400));
             match self.admission.place_again(&inside.tried, answer_by, self.now, &mut self.rng) {
-                Again::Placed(server) => {
+                Failover::Placed(server) => {
                     assert!(!inside.tried.contains(&server.server().index()), "the same server again");
                     inside.pass = Pass { server, account };
                     inside.counted = false;
                 }
-                Again::Busy(_) | Again::Refuse(_) => return,
+                Failover::Busy(_) | Failover::Refuse(_) => return,
             }
         }
         self.inside.insert(id, inside);
@@ -345,7 +346,7 @@ impl World {
         waiting.left.store(true, Relaxed);
         // The session says so at once, or the queue finds out by itself.
         if self.rng.bool() {
-            let _ = self.admission.leave(&waiting.ticket, self.now);
+            let _ = self.admission.leave_queue(&waiting.ticket, self.now);
         }
     }
 
@@ -362,7 +363,7 @@ impl World {
     }
 
     fn poll_sent(&mut self, server: usize) {
-        let mark = self.servers.iter().nth(server).unwrap().load().mark();
+        let mark = self.servers.iter().nth(server).unwrap().load().begin_reading();
         self.real[server].poll = Some((mark, self.really_on(server)));
     }
 
@@ -398,12 +399,12 @@ impl World {
             assert_eq!(server.load().handshakes(), held - sessions, "handshakes of a server");
             assert!(held <= self.real[n].max, "more from weir alone than the server takes");
         }
-        let queued = self.admission.waiting().queue.len();
-        assert_eq!(queued, self.admission.held());
-        assert!(queued + self.admission.delayed() <= MAX_HELD, "the queue is bounded");
+        let queued = self.admission.queue_state().queue.len();
+        assert_eq!(queued, self.admission.queued());
+        assert!(queued + self.admission.waiting().answered_later <= MAX_HELD, "the queue is bounded");
         let alive = self.waiting.len();
         assert!(queued >= alive, "someone waits who is not in the queue: {queued} < {alive}");
-        assert_eq!(self.admission.delayed(), self.delays.len());
+        assert_eq!(self.admission.waiting().answered_later, self.delays.len());
         let in_account = |name: &str| {
             self.admission.accounts().connections().iter().find(|(n, _)| **n == *name).map_or(0, |(_, n)| *n)
         };
@@ -412,7 +413,7 @@ impl World {
         }
         let counted: u32 = ACCOUNTS.iter().map(|name| in_account(name)).sum();
         assert_eq!(counted as usize, self.inside.len() + queued, "slots of accounts");
-        assert_eq!(self.gate.inside() as usize, self.inside.len() + alive, "clients of the listener");
+        assert_eq!(self.limit.in_use() as usize, self.inside.len() + alive, "clients of the listener");
     }
 }
 
@@ -420,13 +421,13 @@ impl World {
 fn ends_clean(mut world: World) {
     world.inside.clear();
     for (_, waiting) in world.waiting.drain() {
-        let _ = world.admission.leave(&waiting.ticket, world.now);
+        let _ = world.admission.leave_queue(&waiting.ticket, world.now);
     }
     world.delays.clear();
     world.pass_time(Duration::from_secs(100));
     world.admission.sweep(world.now);
     world.check();
-    assert_eq!(world.admission.held() + world.admission.delayed(), 0);
+    assert_eq!(world.admission.waiting().all(), 0);
     assert!(world.admission.sources.is_empty());
     assert!(world.admission.accounts().connections().is_empty());
 }

@@ -29,12 +29,12 @@ struct Window {
 /// The measurement.
 #[derive(Debug, Default)]
 pub struct Throughput {
-    /// Since when, without a break, somebody has waited.
+    /// MeasuredFrom when, without a break, somebody has waited.
     busy_since: Option<Instant>,
     window: Option<Window>,
     rate: Option<(Instant, f64)>,
     /// How much more it may be than that, in parts of it.
-    doubt: f64,
+    uncertainty: f64,
 }
 
 impl Throughput {
@@ -44,7 +44,7 @@ impl Throughput {
     }
 
     /// Somebody waits. `finished` handshakes have ended in all, and so many have `arrived` to wait.
-    pub fn look(&mut self, now: Instant, finished: u64, arrived: u64) {
+    pub fn update(&mut self, now: Instant, finished: u64, arrived: u64) {
         let busy_since = *self.busy_since.get_or_insert(now);
         let begun = Window { since: now, finished, arrived };
         let window = *self.window.get_or_insert(begun);
@@ -65,10 +65,10 @@ impl Throughput {
         let before = self.rate(now);
         self.rate = Some((now, before.map_or(measured, |rate| (rate + measured) / 2.0)));
         let is_doubted = is_new && came > throughput;
-        self.doubt = match before {
+        self.uncertainty = match before {
             None => f64::from(u8::from(is_doubted)),
-            Some(_) if is_doubted => self.doubt,
-            Some(_) => self.doubt / 2.0,
+            Some(_) if is_doubted => self.uncertainty,
+            Some(_) => self.uncertainty / 2.0,
         };
         self.window = Some(begun);
     }
@@ -76,8 +76,8 @@ impl Throughput {
     /// What those who wait may hope for, in clients a second; `None` while unknown. At the beginning of a storm fewer may come than a
     /// swarm, but more than are served: then too weir is busy with them, and twice as many may be served once they are there. Who is
     /// told too early that there is no hope is away for seconds.
-    pub fn hoped(&self, now: Instant) -> Option<f64> {
-        self.rate(now).map(|rate| rate * (1.0 + self.doubt))
+    pub fn upper_rate(&self, now: Instant) -> Option<f64> {
+        self.rate(now).map(|rate| rate * (1.0 + self.uncertainty))
     }
 
     /// Clients a second; `None` while unknown.
@@ -95,17 +95,17 @@ mod tests {
         let (mut throughput, start) = (Throughput::default(), Instant::now());
         let at = |tenths: u64| start + Duration::from_millis(tenths * 100);
         for tenth in 0..20 {
-            throughput.look(at(tenth), tenth, 0);
+            throughput.update(at(tenth), tenth, 0);
             throughput.rest();
         }
         assert_eq!(throughput.rate(at(20)), None, "ten a second came, and more could have");
         for tenth in 20..60 {
-            throughput.look(at(tenth), tenth * 80, 0);
+            throughput.update(at(tenth), tenth * 80, 0);
         }
         let rate = throughput.rate(at(60)).unwrap();
         assert!((790.0..810.0).contains(&rate), "{rate}");
         for tenth in 60..200 {
-            throughput.look(at(tenth), 60 * 80 + tenth / 5, 0);
+            throughput.update(at(tenth), 60 * 80 + tenth / 5, 0);
             assert!(throughput.rate(at(tenth)).is_some_and(|rate| rate > 1.0), "two a second are not none");
         }
         throughput.rest();
@@ -118,8 +118,8 @@ mod tests {
         let mut hopes = |ms: std::ops::Range<u64>, each: u64, come: u64| {
             let mut hopes = Vec::new();
             for ms in ms.step_by(100) {
-                throughput.look(start + Duration::from_millis(ms), ms * each, ms * come);
-                hopes.extend(throughput.hoped(start + Duration::from_millis(ms)));
+                throughput.update(start + Duration::from_millis(ms), ms * each, ms * come);
+                hopes.extend(throughput.upper_rate(start + Duration::from_millis(ms)));
             }
             hopes
         };
@@ -134,16 +134,16 @@ mod tests {
         let (mut throughput, start) = (Throughput::default(), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
         for ms in 0..600 {
-            throughput.look(at(ms), ms, ms * 15);
+            throughput.update(at(ms), ms, ms * 15);
         }
         assert_eq!(throughput.rate(at(600)), None);
         for ms in 600..800 {
-            throughput.look(at(ms), 600 + (ms - 600) * 9, 9000);
+            throughput.update(at(ms), 600 + (ms - 600) * 9, 9000);
         }
         assert!(throughput.rate(at(800)).is_some_and(|rate| (8500.0..9500.0).contains(&rate)), "{throughput:?}");
         let mut endless = Throughput::default();
         for ms in 0..1200 {
-            endless.look(at(ms), ms, ms * 15);
+            endless.update(at(ms), ms, ms * 15);
         }
         assert!(endless.rate(at(1200)).is_some(), "some swarms do not end");
     }

@@ -1,113 +1,167 @@
-//! What happens next to a client at the connect door: the one order of steps, whatever brings the time. Sessions go through it by
-//! the clock, `weir plan` in virtual time.
+//! The state machine of a client that is not admitted yet. It is the only way to the connect check and the queue: sessions drive it by
+//! the clock, `weir plan` in virtual time, and both take the same steps in the same order.
+//!
+//! ```text
+//! at_connect ──────┬─ Reserved ──┐      a token of a rate by user or name is promised
+//! before_connect ──┤             ▼
+//!                  ├─ Queued ◄───┤      in the queue: a turn may end the wait; go_on estimates it again
+//!                  │     │       │
+//! refused ─────────┴─ Refused ◄──┘      refused, and told at its moment
+//! refused_at_accept      │
+//!                        ▼
+//!                      Over ──► Step::Dial, or Step::Refuse
+//! ```
 
-use std::time::Instant;
-
-use governor::clock::Clock;
+use std::{net::IpAddr, time::Instant};
 
 use crate::{
-    admission::{Admission, Booking, Client, Outlook, Pass, Ticket, Verdict, Waiter, connect_door::Delay},
+    admission::{
+        client::{Client, Pass},
+        connect_check::{Reservation, Verdict},
+        controller::Admission,
+        queue::{
+            release::WaitEstimate,
+            waiting::{Ticket, Waiter},
+        },
+        quota::limit::Permit,
+    },
+    identity::ClientKey,
     outcome::Refusal,
 };
 
 /// What a client is to do now.
 #[derive(Debug)]
-pub enum Step<C: Clock> {
+pub enum Step {
     /// Dial.
-    Dial(Pass<C>),
-    /// Wait until then, and ask [`Wait::go_on`]. Where it [is held](Wait::is_held) its turn may come before.
+    Dial(Pass),
+    /// Wait until then, and call [`Wait::go_on`]. Where it [is queued](Wait::is_queued) its turn may come before.
     Wait(Instant),
-    /// It is not in the queue any more: its turn has come, or the queue has dropped it, and [`Wait::dropped`] says why.
+    /// The client is not in the queue any more: its turn has come, or the queue has dropped it and [`Wait::dropped`] says why.
     Gone,
     /// Be refused, now.
     Refuse(Refusal),
 }
 
-/// How far a client has come. It holds what counts it among those who wait.
+/// How far a client has come. It holds what counts the client among those that wait.
 #[derive(Debug)]
-pub struct Wait<W, C: Clock>(Stage<W, C>);
+pub struct Wait<W>(State<W>);
 
 #[derive(Debug)]
-enum Stage<W, C: Clock> {
-    /// Promised a token of a rate by user or name.
-    Booked(Box<Booking<W, C>>),
+enum State<W> {
+    /// Waits for a token of a rate by user or name.
+    Reserved(Box<Reservation<W>>),
     /// In the queue.
-    Held(Ticket),
-    /// To be refused, when it is time.
-    InVain { reason: Refusal, _counted: Option<Delay> },
+    Queued(Ticket),
+    /// To be refused, at its moment.
+    Refused { reason: Refusal, _permit: Option<Permit> },
     /// There is nothing left to ask.
     Over,
 }
 
-impl<W: Waiter, C: Clock + Clone> Wait<W, C> {
-    /// Begins at the connect door, with a client whose CONNECT has been read. `waiter` is told of its turn if it has to wait.
+impl<W: Waiter> Wait<W> {
+    /// Begins at the connect check, with a client whose CONNECT has been read. `waiter` gets the pass if the client has to wait for it.
     pub fn at_connect(
-        admission: &Admission<W, C>,
+        admission: &Admission<W>,
         client: Client,
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
-    ) -> (Self, Step<C>) {
-        match admission.at_connect(client, now, rng, waiter) {
-            Ok(verdict) => Self::of(verdict, now),
-            Err(booking) => {
-                let at = booking.at;
-                (Self(Stage::Booked(booking)), Step::Wait(at))
+    ) -> (Self, Step) {
+        Self::begin(admission.at_connect(client, now, rng, waiter), now)
+    }
+
+    /// Begins before CONNECT, in front of servers that are dialled first: it waits in the lane of its source, until `hold_until`. Once
+    /// it is known who the client is, [`Admission::enter_account`] is to be asked.
+    pub fn before_connect(
+        admission: &Admission<W>,
+        source: IpAddr,
+        client: ClientKey,
+        hold_until: Instant,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
+    ) -> (Self, Step) {
+        Self::begin(admission.before_connect(source, client, hold_until, now, rng, waiter), now)
+    }
+
+    /// Begins with a client that is refused for this reason, whatever the connect check would say.
+    pub fn refused(
+        admission: &Admission<W>,
+        reason: Refusal,
+        client: &Client,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> (Self, Step) {
+        Self::begin(admission.refuse_later(reason, client, now, rng), now)
+    }
+
+    /// Begins with a client that the accept check has refused, and that can be kept until `until`.
+    pub fn refused_at_accept(
+        admission: &Admission<W>,
+        reason: Refusal,
+        until: Instant,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> (Self, Step) {
+        Self::begin(admission.refuse_at_accept(reason, until, now, rng), now)
+    }
+
+    fn begin(verdict: Verdict<W>, now: Instant) -> (Self, Step) {
+        match verdict {
+            Verdict::Admit(pass) => (Self(State::Over), Step::Dial(pass)),
+            Verdict::Reserve(reservation) => {
+                let at = reservation.at;
+                (Self(State::Reserved(reservation)), Step::Wait(at))
+            }
+            Verdict::Hold { ticket, check_at } => (Self(State::Queued(ticket)), Step::Wait(check_at)),
+            Verdict::Refuse { reason, at, .. } if at <= now => (Self(State::Over), Step::Refuse(reason)),
+            Verdict::Refuse { reason, at, permit } => {
+                (Self(State::Refused { reason, _permit: permit }), Step::Wait(at))
             }
         }
     }
 
-    /// Begins with a verdict that was given `now`.
-    pub fn of(verdict: Verdict<C>, now: Instant) -> (Self, Step<C>) {
-        match verdict {
-            Verdict::Admit(pass) => (Self(Stage::Over), Step::Dial(pass)),
-            Verdict::Hold { ticket, look_again } => (Self(Stage::Held(ticket)), Step::Wait(look_again)),
-            Verdict::Refuse { reason, at, .. } if at <= now => (Self(Stage::Over), Step::Refuse(reason)),
-            Verdict::Refuse { reason, at, delay } => (Self(Stage::InVain { reason, _counted: delay }), Step::Wait(at)),
-        }
+    /// Whether it is in the queue, so that its turn may come.
+    pub fn is_queued(&self) -> bool {
+        matches!(self.0, State::Queued(_))
     }
 
-    /// Whether it waits for its turn.
-    pub fn is_held(&self) -> bool {
-        matches!(self.0, Stage::Held(_))
-    }
-
-    /// The moment has come that it was to wait for.
-    pub fn go_on(&mut self, admission: &Admission<W, C>, now: Instant, rng: &mut fastrand::Rng) -> Step<C> {
-        match std::mem::replace(&mut self.0, Stage::Over) {
-            Stage::Booked(booking) => {
-                let (course, step) = Self::of(admission.at_its_time(*booking, now, rng), now);
-                *self = course;
+    /// The moment has come that [`Step::Wait`] named.
+    pub fn go_on(&mut self, admission: &Admission<W>, now: Instant, rng: &mut fastrand::Rng) -> Step {
+        match std::mem::replace(&mut self.0, State::Over) {
+            State::Reserved(reservation) => {
+                let (wait, step) = Self::begin(admission.at_reserved_time(*reservation, now, rng), now);
+                *self = wait;
                 step
             }
-            Stage::Held(ticket) => match admission.look_again(&ticket, now, rng) {
-                Outlook::Hope(until) => {
-                    self.0 = Stage::Held(ticket);
-                    Step::Wait(until)
+            State::Queued(ticket) => match admission.estimate_turn(&ticket, now, rng) {
+                WaitEstimate::CheckAt(at) => {
+                    self.0 = State::Queued(ticket);
+                    Step::Wait(at)
                 }
-                Outlook::None(reason) => Step::Refuse(reason),
-                Outlook::Gone => {
-                    self.0 = Stage::Held(ticket);
+                WaitEstimate::TooLate(reason) => Step::Refuse(reason),
+                WaitEstimate::Gone => {
+                    self.0 = State::Queued(ticket);
                     Step::Gone
                 }
             },
-            Stage::InVain { reason, .. } => Step::Refuse(reason),
-            Stage::Over => Step::Gone,
+            State::Refused { reason, .. } => Step::Refuse(reason),
+            State::Over => Step::Gone,
         }
     }
 
-    /// The queue has dropped it, at a drain or since its time was up: why it is to be refused.
-    pub fn dropped(self, admission: &Admission<W, C>, now: Instant) -> Refusal {
+    /// The queue has dropped the client, at a drain or since its time was up: why it is to be refused.
+    pub fn dropped(self, admission: &Admission<W>, now: Instant) -> Refusal {
         match self.0 {
-            Stage::Held(ticket) => admission.why_no_turn(&ticket, now),
-            Stage::Booked(_) | Stage::InVain { .. } | Stage::Over => Refusal::HoldExpired,
+            State::Queued(ticket) => admission.why_dropped(&ticket, now),
+            State::Reserved(_) | State::Refused { .. } | State::Over => Refusal::HoldExpired,
         }
     }
 
     /// The client has left.
-    pub fn leave(self, admission: &Admission<W, C>, now: Instant) {
-        if let Stage::Held(ticket) = self.0 {
-            let _ = admission.leave(&ticket, now);
+    pub fn leave(self, admission: &Admission<W>, now: Instant) {
+        if let State::Queued(ticket) = self.0 {
+            let _ = admission.leave_queue(&ticket, now);
         }
     }
 }
@@ -116,42 +170,37 @@ impl<W: Waiter, C: Clock + Clone> Wait<W, C> {
 mod tests {
     use std::{num::NonZeroU32, time::Duration};
 
-    use governor::clock::FakeRelativeClock;
-
     use super::{
         super::{
-            Params, Quota, QuotaIdentity, Rate, Return,
+            Params, PatternQuota, Quota, QuotaIdentity, Rate, Return,
             fairness::{unknown_servers, wide_open},
+            params::PatternQuotas,
         },
         *,
     };
-    use crate::admission::quota::users_and_names::{PatternQuota, PatternQuotas};
-    use crate::identity::ClientKey;
 
     #[derive(Debug)]
-    struct Stays;
+    struct StayingClient;
 
-    impl Waiter for Stays {
+    impl Waiter for StayingClient {
         fn has_left(&self) -> bool {
             false
         }
     }
 
-    struct Door {
-        admission: Admission<Stays, FakeRelativeClock>,
-        clock: FakeRelativeClock,
+    struct Test {
+        admission: Admission<StayingClient>,
         rng: fastrand::Rng,
         now: Instant,
         clients: u64,
     }
 
-    type Begun = (Wait<Stays, FakeRelativeClock>, Step<FakeRelativeClock>);
+    type Begun = (Wait<StayingClient>, Step);
 
-    impl Door {
+    impl Test {
         fn new(params: &Params) -> Self {
-            let clock = FakeRelativeClock::default();
-            let admission = Admission::new(params, unknown_servers(1), clock.clone());
-            Self { admission, clock, rng: fastrand::Rng::with_seed(7), now: Instant::now(), clients: 0 }
+            let admission = Admission::new(params, unknown_servers(1));
+            Self { admission, rng: fastrand::Rng::with_seed(7), now: Instant::now(), clients: 0 }
         }
 
         fn comes(&mut self) -> Begun {
@@ -165,19 +214,18 @@ mod tests {
                 answer_by: hold_until + Duration::from_secs(1),
                 returns: Return::Regardless,
             };
-            Wait::at_connect(&self.admission, client, self.now, &mut self.rng, || Stays)
+            Wait::at_connect(&self.admission, client, self.now, &mut self.rng, || StayingClient)
         }
 
         /// Lets the time come that a step is to wait for.
-        fn waits_for(&mut self, step: &Step<FakeRelativeClock>) {
+        fn waits_for(&mut self, step: &Step) {
             let &Step::Wait(until) = step else { panic!("{step:?}") };
             assert!(until > self.now && until <= self.now + Duration::from_secs(10));
-            self.clock.advance(until - self.now);
             self.now = until;
         }
 
-        fn go_on(&mut self, course: &mut Wait<Stays, FakeRelativeClock>) -> Step<FakeRelativeClock> {
-            course.go_on(&self.admission, self.now, &mut self.rng)
+        fn go_on(&mut self, wait: &mut Wait<StayingClient>) -> Step {
+            wait.go_on(&self.admission, self.now, &mut self.rng)
         }
     }
 
@@ -189,68 +237,67 @@ mod tests {
     fn who_is_refused_counts_as_one_that_waits_until_it_is_told() {
         let mut params = Params { refusal_spread: Duration::from_secs(1), ..wide_open() };
         params.default_account.quota = Quota { max_connections: Some(1), ..Quota::default() };
-        let mut door = Door::new(&params);
-        let (_, step) = door.comes();
+        let mut test = Test::new(&params);
+        let (_, step) = test.comes();
         let Step::Dial(_pass) = step else { panic!("{step:?}") };
-        let (mut course, step) = door.comes();
-        assert_eq!((course.is_held(), door.admission.delayed()), (false, 1));
-        door.waits_for(&step);
-        let told = door.go_on(&mut course);
+        let (mut wait, step) = test.comes();
+        assert_eq!((wait.is_queued(), test.admission.waiting().answered_later), (false, 1));
+        test.waits_for(&step);
+        let told = test.go_on(&mut wait);
         assert!(matches!(told, Step::Refuse(Refusal::AccountQuota)), "{told:?}");
-        assert_eq!(door.admission.delayed(), 0);
+        assert_eq!(test.admission.waiting().answered_later, 0);
     }
 
     #[test]
-    fn who_is_held_goes_on_to_its_turn_or_is_dropped() {
-        let mut door = Door::new(&Params { pace: one_a_second(), ..wide_open() });
-        let (_, step) = door.comes();
+    fn who_is_queued_goes_on_to_its_turn_or_is_dropped() {
+        let mut test = Test::new(&Params { pace: one_a_second(), ..wide_open() });
+        let (_, step) = test.comes();
         assert!(matches!(step, Step::Dial(_)), "{step:?}");
         drop(step);
-        let (mut first, step) = door.comes();
-        let (second, _) = door.comes();
-        let (third, _) = door.comes();
-        assert!(first.is_held() && second.is_held() && door.admission.held() == 3);
-        third.leave(&door.admission, door.now);
-        assert_eq!(door.admission.held(), 2);
+        let (mut first, step) = test.comes();
+        let (second, _) = test.comes();
+        let (third, _) = test.comes();
+        assert!(first.is_queued() && second.is_queued() && test.admission.queued() == 3);
+        third.leave(&test.admission, test.now);
+        assert_eq!(test.admission.queued(), 2);
         let mut turns = Vec::new();
-        door.clock.advance(Duration::from_secs(1));
-        door.admission.release(door.now + Duration::from_secs(1), &mut door.rng, &mut turns);
+        test.admission.next_turns(test.now + Duration::from_secs(1), &mut test.rng, &mut turns);
         assert_eq!(turns.len(), 1);
-        door.waits_for(&step);
-        let told = door.go_on(&mut first);
+        test.waits_for(&step);
+        let told = test.go_on(&mut first);
         assert!(matches!(told, Step::Gone), "its turn has come: {told:?}");
-        door.admission.begin_drain();
-        assert_eq!(second.dropped(&door.admission, door.now), Refusal::Draining);
+        test.admission.begin_drain();
+        assert_eq!(second.dropped(&test.admission, test.now), Refusal::Draining);
     }
 
     #[test]
     fn a_promised_token_is_waited_for_once() {
         let quota = Quota { rate: one_a_second(), ..Quota::default() };
         let names = vec![PatternQuota { pattern: "report".into(), quota }];
-        let mut door = Door::new(&Params { patterns: PatternQuotas { users: Vec::new(), names }, ..wide_open() });
-        let (_, step) = door.comes();
+        let mut test = Test::new(&Params { patterns: PatternQuotas { users: Vec::new(), names }, ..wide_open() });
+        let (_, step) = test.comes();
         assert!(matches!(step, Step::Dial(_)), "{step:?}");
         drop(step);
-        let (mut course, step) = door.comes();
-        assert_eq!((course.is_held(), door.admission.booked()), (false, 1));
-        door.waits_for(&step);
-        let told = door.go_on(&mut course);
+        let (mut wait, step) = test.comes();
+        assert_eq!((wait.is_queued(), test.admission.waiting().reserved), (false, 1));
+        test.waits_for(&step);
+        let told = test.go_on(&mut wait);
         assert!(matches!(told, Step::Dial(_)), "{told:?}");
-        assert_eq!(door.admission.booked(), 0);
+        assert_eq!(test.admission.waiting().reserved, 0);
     }
 
     #[test]
     fn nobody_is_placed_again_once_its_time_is_up() {
-        use crate::admission::Again;
-        let mut door = Door::new(&wide_open());
+        use crate::admission::Failover;
+        let mut test = Test::new(&wide_open());
         let second = Duration::from_secs(1);
-        let mut again = |tried: &[usize], by| door.admission.place_again(tried, door.now + by, door.now, &mut door.rng);
-        assert!(matches!(again(&[], second), Again::Placed(_)));
-        assert!(matches!(again(&[0], second), Again::Refuse(Refusal::ServerCapacity)), "there is no other");
-        assert!(matches!(again(&[], Duration::ZERO), Again::Refuse(Refusal::HoldExpired)));
+        let mut again = |tried: &[usize], by| test.admission.place_again(tried, test.now + by, test.now, &mut test.rng);
+        assert!(matches!(again(&[], second), Failover::Placed(_)));
+        assert!(matches!(again(&[0], second), Failover::Refuse(Refusal::ServerCapacity)), "there is no other");
+        assert!(matches!(again(&[], Duration::ZERO), Failover::Refuse(Refusal::HoldExpired)));
         let slots: Vec<_> =
-            (0..100).map_while(|_| Some(again(&[], second)).filter(|a| matches!(a, Again::Placed(_)))).collect();
+            (0..100).map_while(|_| Some(again(&[], second)).filter(|a| matches!(a, Failover::Placed(_)))).collect();
         let busy = again(&[], second);
-        assert!(matches!(busy, Again::Busy(until) if until > door.now), "{busy:?} after {}", slots.len());
+        assert!(matches!(busy, Failover::Busy(until) if until > test.now), "{busy:?} after {}", slots.len());
     }
 }

@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
-use crate::{cluster::system_account::System, dispatch::AnyAdmission};
+use crate::{cluster::system_account::SystemAccount, dispatch::SessionAdmission};
 
 const SUBJECT: &str = "$SYS.ACCOUNT.*.SERVER.CONNS";
 
@@ -33,7 +33,7 @@ pub(super) struct Events {
 
 impl Events {
     /// To be called before the accounts are counted: what changes afterwards is heard then.
-    pub(super) async fn begin(&mut self, system: &System, admission: &AnyAdmission) {
+    pub(super) async fn begin(&mut self, system: &SystemAccount, admission: &SessionAdmission) {
         self.idle = !admission.accounts().any_limited();
         if self.heard.is_none() && system.is_up() && !self.idle {
             self.heard = system.listen(SUBJECT).await.inspect_err(|err| debug!(%err, "no events of accounts")).ok();
@@ -42,7 +42,7 @@ impl Events {
 
     /// Waits until servers say that accounts with a limit have changed, and returns these; `None` when it is time for a poll of
     /// all, by `until` at the latest.
-    pub(super) async fn changed(&mut self, admission: &AnyAdmission, until: Instant) -> Option<HashSet<String>> {
+    pub(super) async fn changed(&mut self, admission: &SessionAdmission, until: Instant) -> Option<HashSet<String>> {
         let Some(heard) = &mut self.heard else {
             while Instant::now() < until && !(self.idle && admission.accounts().any_limited()) {
                 sleep_until(until.min(Instant::now() + APART)).await;

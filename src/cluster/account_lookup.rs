@@ -15,21 +15,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
+    admission::AccountSlot,
     advertised_info::AdvertisedInfo,
-    cluster::{PollError, Reach, http_client::Http},
-    dispatch::{AnyAccountSlot, AnyAdmission},
+    cluster::{ClusterAccess, PollError, http_client::Http},
+    dispatch::SessionAdmission,
     identity::{CredentialKey, Directory},
     upstream::Servers,
 };
 
 /// Questions that wait at most; what comes beyond is asked when its credential comes again.
-pub const MOST_WAITING: usize = 256;
+pub const MAX_QUEUED: usize = 256;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Who wants to know what.
 #[derive(Debug)]
-pub struct Question {
+pub struct AccountLookup {
     /// The server, by its place in the configuration.
     pub server: usize,
     /// The client, by the server's number for its connection.
@@ -37,7 +38,7 @@ pub struct Question {
     /// Whose account it is.
     pub credential: CredentialKey,
     /// The slot that the client has taken of the account it was taken for; gone once its session is.
-    pub slot: Weak<Mutex<AnyAccountSlot>>,
+    pub slot: Weak<Mutex<AccountSlot>>,
 }
 
 /// `/connz?cid=…&auth=1`: a look at one connection, without a walk over the others.
@@ -53,20 +54,20 @@ struct Connection {
 }
 
 /// Answers until `stop`.
-pub async fn answer(
+pub async fn run(
     servers: Arc<Servers>,
     advertised_info: Arc<AdvertisedInfo>,
     directory: Arc<Directory>,
-    admission: Arc<AnyAdmission>,
-    reach: Reach,
-    mut questions: mpsc::Receiver<Question>,
+    admission: Arc<SessionAdmission>,
+    access: ClusterAccess,
+    mut questions: mpsc::Receiver<AccountLookup>,
     stop: CancellationToken,
 ) {
     let answering = async {
         let mut ports = HashMap::new();
         while let Some(question) = questions.recv().await {
             if !directory.has_learned(question.credential) {
-                let asked = ask(&servers, &advertised_info, &reach, &mut ports, &question);
+                let asked = ask(&servers, &advertised_info, &access, &mut ports, &question);
                 match timeout(PATIENCE, asked).await.unwrap_or(Err(PollError::TimedOut)) {
                     Ok(Some(account)) => directory.learn(question.credential, &account.into()),
                     // The client has left already.
@@ -92,7 +93,7 @@ pub async fn answer(
 }
 
 /// Moves a session to the account that it is in. The server has let it in, so it counts even where the account has no room.
-fn count_for(admission: &AnyAdmission, account: &Arc<str>, slot: &mut AnyAccountSlot) {
+fn count_for(admission: &SessionAdmission, account: &Arc<str>, slot: &mut AccountSlot) {
     if slot.account().name() != account {
         slot.move_to(admission.accounts().enter_anyway(account, Instant::now().into_std()));
         slot.session_began();
@@ -102,19 +103,20 @@ fn count_for(admission: &AnyAdmission, account: &Arc<str>, slot: &mut AnyAccount
 async fn ask(
     servers: &Servers,
     advertised_info: &AdvertisedInfo,
-    reach: &Reach,
+    access: &ClusterAccess,
     ports: &mut HashMap<usize, Http>,
-    question: &Question,
+    question: &AccountLookup,
 ) -> Result<Option<String>, PollError> {
-    let &Question { server, client_id, .. } = question;
+    let &AccountLookup { server, client_id, .. } = question;
     let id = advertised_info.server_id(server);
-    let connz: Connz = match (reach.system.as_ref().filter(|system| system.is_up()).zip(id), monitor(servers, server)) {
+    let connz: Connz = match (access.system.as_ref().filter(|system| system.is_up()).zip(id), monitor(servers, server))
+    {
         (Some((system, id)), _) => {
             let question = format!(r#"{{"cid":{client_id},"auth":true}}"#);
             system.ask(format!("$SYS.REQ.SERVER.{id}.CONNZ"), question.into()).await?
         }
         (None, Some(url)) => {
-            let port = ports.entry(server).or_insert_with(|| Http::new(url, reach.tls.clone()));
+            let port = ports.entry(server).or_insert_with(|| Http::new(url, access.tls.clone()));
             port.get(&format!("/connz?cid={client_id}&auth=1")).await?
         }
         (None, None) => return Err(PollError::NoAnswer),

@@ -17,10 +17,10 @@ use crate::{
     cluster::{
         PollError,
         account_events::Events,
-        system_account::{Answer, System},
+        system_account::{Response, SystemAccount},
     },
-    dispatch::AnyAdmission,
-    upstream::{Servers, reconciled_count::Mark},
+    dispatch::SessionAdmission,
+    upstream::{Servers, reconciled_count::ReadingEpoch},
 };
 
 /// Accounts that are asked for in one round; the others' turn comes with the next.
@@ -70,8 +70,8 @@ struct Stat {
 
 /// Asks until `stop`.
 pub async fn watch(
-    system: System,
-    admission: Arc<AnyAdmission>,
+    system: SystemAccount,
+    admission: Arc<SessionAdmission>,
     servers: Arc<Servers>,
     interval: Duration,
     stop: CancellationToken,
@@ -104,7 +104,7 @@ pub async fn watch(
 }
 
 /// Takes over the connection limits of the accounts' JWTs.
-async fn limits(system: &System, admission: &AnyAdmission) {
+async fn limits(system: &SystemAccount, admission: &SessionAdmission) {
     for name in admission.accounts().to_ask(Instant::now().into_std(), MOST_ASKED) {
         // Only accounts with a JWT have a limit to tell, and only a key makes a subject as it is.
         if !crate::identity::is_account_key(&name) {
@@ -123,9 +123,9 @@ async fn limits(system: &System, admission: &AnyAdmission) {
 
 /// Has the servers count accounts.
 async fn count(
-    system: &System,
-    admission: &AnyAdmission,
-    asked: Vec<(Arc<str>, Mark)>,
+    system: &SystemAccount,
+    admission: &SessionAdmission,
+    asked: Vec<(Arc<str>, ReadingEpoch)>,
     servers: usize,
 ) -> Result<(), PollError> {
     if asked.is_empty() {
@@ -137,7 +137,7 @@ async fn count(
     let mut deadline = Instant::now() + COUNTING;
     let (mut counts, mut answered) = (HashMap::<String, u32>::new(), HashSet::new());
     while let Ok(Some(answer)) = timeout_at(deadline, answers.next()).await {
-        let answer: Answer<Statz> = serde_json::from_slice(&answer.payload)?;
+        let answer: Response<Statz> = serde_json::from_slice(&answer.payload)?;
         if let Some(statz) = answer.data
             && answered.insert(answer.server.id)
         {

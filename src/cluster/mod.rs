@@ -19,11 +19,11 @@ use tracing::{info, warn};
 
 use crate::{
     advertised_info::AdvertisedInfo,
-    cluster::{http_client::Http, system_account::System, varz::Varz},
-    dial::{self, Secured},
+    cluster::{http_client::Http, system_account::SystemAccount, varz::Varz},
+    dial::{self, ServerTls},
     protocol::proxy_header,
     tls::Connector,
-    upstream::{Compatibility, Server, Servers, load::Mark},
+    upstream::{Compatibility, Server, Servers, reconciled_count::ReadingEpoch},
 };
 
 /// How long the INFO of a server may take.
@@ -75,34 +75,34 @@ pub enum PollError {
 
 /// By what ways the servers are reached, beside their addresses.
 #[derive(Debug, Clone)]
-pub struct Reach {
+pub struct ClusterAccess {
     /// The connection to the system account, where there is a login.
-    pub system: Option<System>,
+    pub system: Option<SystemAccount>,
     /// TLS, where they want it.
     pub tls: Option<Arc<Connector>>,
     /// What comes of their INFO where weir has no TLS of its own.
-    pub greeting: Greeting,
+    pub greeting: PlainInfo,
 }
 
 /// What a server says to whoever connects without TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Greeting {
+pub enum PlainInfo {
     /// INFO, and it must not ask for TLS.
-    Plain,
+    NoTls,
     /// INFO; that it asks for TLS is its clients' business.
-    BeforeTls,
+    ThenClientTls,
     /// Nothing: it waits for TLS, which only clients speak with it.
-    None,
+    NotSent,
 }
 
-impl Reach {
+impl ClusterAccess {
     /// How a server's INFO is read; `None` when it is not.
-    fn secured(&self) -> Option<Secured<'_>> {
+    fn secured(&self) -> Option<ServerTls<'_>> {
         match (&self.tls, self.greeting) {
-            (Some(tls), _) => Some(Secured::By(tls)),
-            (None, Greeting::Plain) => Some(Secured::Not),
-            (None, Greeting::BeforeTls) => Some(Secured::ByClient),
-            (None, Greeting::None) => None,
+            (Some(tls), _) => Some(ServerTls::Weir(tls)),
+            (None, PlainInfo::NoTls) => Some(ServerTls::None),
+            (None, PlainInfo::ThenClientTls) => Some(ServerTls::Client),
+            (None, PlainInfo::NotSent) => None,
         }
     }
 }
@@ -114,17 +114,17 @@ pub async fn watch(
     interval: Duration,
     warn_at: f64,
     compatibility: Compatibility,
-    reach: Reach,
+    access: ClusterAccess,
     stop: CancellationToken,
 ) {
     let watching = async {
-        let http = server.monitor().map(|url| Http::new(url, reach.tls.clone()));
-        let mut poll = Poll { system: reach.system.clone(), http, way: None, lost: 0 };
+        let http = server.monitor().map(|url| Http::new(url, access.tls.clone()));
+        let mut poll = Poll { system: access.system.clone(), http, way: None, lost: 0 };
         let mut near_full = false;
         loop {
             resolve(&server).await;
             let restarted = poll.once(&server, &advertised_info, interval).await;
-            if let Some(tls) = reach.secured()
+            if let Some(tls) = access.secured()
                 && (restarted || !advertised_info.knows(server.index()) || poll.has_lost(&server))
             {
                 learn_info(&server, &advertised_info, tls, compatibility).await;
@@ -160,7 +160,7 @@ enum Way {
 }
 
 struct Poll {
-    system: Option<System>,
+    system: Option<SystemAccount>,
     http: Option<Http>,
     /// `None` before the first reading.
     way: Option<Way>,
@@ -175,7 +175,7 @@ impl Poll {
         let patience = interval.max(Duration::from_millis(500));
         let mut why = PollError::NoSystem;
         if let (Some(system), Some(id)) = (&self.system, advertised_info.server_id(server.index())) {
-            let mark = server.load().mark();
+            let mark = server.load().begin_reading();
             let subject = format!("$SYS.REQ.SERVER.{id}.VARZ");
             let varz = timeout(patience, system.ask(subject, "".into())).await.unwrap_or(Err(PollError::TimedOut));
             match varz {
@@ -187,7 +187,7 @@ impl Poll {
             }
         }
         if let Some(http) = &mut self.http {
-            let mark = server.load().mark();
+            let mark = server.load().begin_reading();
             match timeout(patience, http.get("/varz")).await.unwrap_or(Err(PollError::TimedOut)) {
                 Ok(varz) => return self.take(server, Way::Http, mark, varz),
                 Err(err) => why = err,
@@ -202,7 +202,7 @@ impl Poll {
         false
     }
 
-    fn take(&mut self, server: &Server, way: Way, mark: Mark, varz: Varz) -> bool {
+    fn take(&mut self, server: &Server, way: Way, mark: ReadingEpoch, varz: Varz) -> bool {
         match (self.way.replace(way), way) {
             (Some(Way::None), _) => info!(server = server.name(), "readings are back"),
             (Some(Way::System), Way::Http) => {
@@ -221,7 +221,7 @@ impl Poll {
     /// Whether the server may have a new `server_id`: the system account is there, and it does not answer under the old one.
     fn has_lost(&mut self, server: &Server) -> bool {
         let is_lost =
-            self.system.as_ref().is_some_and(System::is_up) && server.is_read() && self.way != Some(Way::System);
+            self.system.as_ref().is_some_and(SystemAccount::is_up) && server.is_read() && self.way != Some(Way::System);
         self.lost = if is_lost { self.lost.saturating_add(1) } else { 0 };
         // A server of another cluster never answers there: to look takes a connection, so not each time.
         is_lost && (self.lost.is_power_of_two() || self.lost.is_multiple_of(16))
@@ -229,8 +229,8 @@ impl Poll {
 }
 
 /// Listens for servers that go into lame duck mode, until `stop`: those without a session of weir's would not tell it.
-pub async fn hear_lame_ducks(
-    system: System,
+pub async fn watch_lame_ducks(
+    system: SystemAccount,
     servers: Arc<Servers>,
     advertised_info: Arc<AdvertisedInfo>,
     stop: CancellationToken,
@@ -257,7 +257,7 @@ pub async fn hear_lame_ducks(
 async fn learn_info(
     server: &Arc<Server>,
     advertised_info: &AdvertisedInfo,
-    tls: Secured<'_>,
+    tls: ServerTls<'_>,
     compatibility: Compatibility,
 ) {
     let Some(_slot) = Server::reserve(server, Instant::now().into_std()) else { return };

@@ -34,13 +34,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The connection. It comes back by itself.
 #[derive(Debug, Clone)]
-pub struct System {
+pub struct SystemAccount {
     client: Client,
 }
 
 /// Every answer of a server: who it is, and what it says.
 #[derive(Debug, Deserialize)]
-pub(super) struct Answer<T> {
+pub(super) struct Response<T> {
     pub(super) server: Named,
     pub(super) data: Option<T>,
 }
@@ -51,7 +51,7 @@ pub(super) struct Named {
     pub(super) id: String,
 }
 
-impl System {
+impl SystemAccount {
     /// Connects to the first of `addresses` (`host:port`) that answers, in the background.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl System {
             return Err(PollError::NoSystem);
         }
         let answer = self.client.request(subject, question).await?;
-        let answer: Answer<T> = serde_json::from_slice(&answer.payload)?;
+        let answer: Response<T> = serde_json::from_slice(&answer.payload)?;
         answer.data.ok_or(PollError::NoAnswer)
     }
 

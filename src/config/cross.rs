@@ -13,7 +13,6 @@ pub(super) fn check(raw: &Raw, sink: &mut Sink) {
     listen_addresses(raw, sink);
     servers(raw, sink);
     secure_monitors(raw, sink);
-    dial_ahead(raw, sink);
 }
 
 fn lame_duck(raw: &Raw, sink: &mut Sink) {
@@ -97,17 +96,6 @@ fn secure_monitors(raw: &Raw, sink: &mut Sink) {
             sink.wrong(format!("cluster.servers[{i}].monitor"), wrong);
         }
     }
-}
-
-fn dial_ahead(raw: &Raw, sink: &mut Sink) {
-    let wants = raw.upstream.compatibility;
-    let why = match raw.upstream.dial_ahead {
-        0 => return,
-        _ if wants.proxy_protocol => "with proxy_protocol a server is told who the client is before anything else",
-        _ if wants.proxy_signature => "servers that trust a proxy send a nonce, which is dialled for one client",
-        _ => return,
-    };
-    sink.wrong("cluster.dial_ahead", Wrong::new(why, "remove it, or write 0"));
 }
 
 /// Whether dialling `address` on this machine reaches what is bound at `listen`. Names are not resolved.

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, num::NonZeroU32};
 
 use crate::{
-    admission::{AccountLimits, Quota, Rate, quota::users_and_names::PatternQuota},
+    admission::{AccountLimits, PatternQuota, Quota, Rate},
     config::{
         effective::Line,
         error::{Wrong, quote},

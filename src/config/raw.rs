@@ -234,7 +234,6 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
     // None: the kernel chooses, as for everybody; its ports bound the sessions to each server.
     let source_addresses = list::<IpAddr>(s, "source_addresses");
     // 0: what it saves a client is a few tenths of a millisecond in the same rack, and it costs the servers a few idle connections.
-    let dial_ahead = s.value("dial_ahead", 0usize, within(0..=64));
     // None: a server that trusts no proxy ignores the signature, but then nobody asked for one.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
     let servers_tls =
@@ -257,7 +256,6 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
         close_spread,
         compatibility: upstream::Compatibility { proxy_signature: seed_file.is_some(), proxy_protocol },
         source_addresses,
-        dial_ahead,
         servers: servers.unwrap_or_default(),
     };
     (params, ClusterFiles { proxy_nkey_seed_file: seed_file, servers_tls, system })

@@ -1,11 +1,11 @@
-//! The last word to a client, and closing so that it can be read.
+//! Closing a connection so that the client can read the last words sent to it (nginx's `lingering_close`).
 //!
-//! Closing a socket with unread bytes in it makes the kernel send RST, which may destroy what was sent just before. So:
-//! write, shut down the write side, read until the client's own end or a short timeout, close. The words and the FIN behind
-//! them are one packet.
+//! When a socket is closed with unread bytes in it, the kernel sends RST, which may destroy what was sent just before.
+//! So weir writes the last words, shuts down the write side, reads until the client closes or a short timeout passes,
+//! and closes. The last words and the FIN behind them are one packet.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     io::{self, Read},
     net::{Shutdown, TcpStream},
     pin::pin,
@@ -21,29 +21,30 @@ use crate::{
         stream::Stream,
         timer::{TICK, sleep_until, timeout_at},
     },
+    worker::{self, OneTask},
 };
 
-/// How long a client may take to close after it has been told to. Every official client closes within milliseconds.
+/// How long a client may take to close after the last words. Every official client closes within milliseconds.
 const LINGER: Duration = Duration::from_secs(1);
-/// Bytes that are read and thrown away meanwhile, at most.
-const MOST_DISCARDED: usize = 1024 * 1024;
+/// The most bytes that are read and discarded meanwhile.
+const MAX_DISCARDED: usize = 1024 * 1024;
 
-/// Writes `last_word` (which may be empty), ends the stream with FIN, and waits for the client's end.
-pub async fn close_with(mut stream: Stream, last_word: &[u8]) {
+/// Writes `last_words` (which may be empty), sends FIN, and waits until the client closes.
+pub async fn close_with(mut stream: Stream, last_words: &[u8]) {
     let deadline = Instant::now() + LINGER;
-    let spoken = async {
+    let written = async {
         let sent = match &stream {
-            Stream::Plain(tcp) if !last_word.is_empty() => socket::send_before_the_end(tcp, last_word)?,
+            Stream::Plain(tcp) if !last_words.is_empty() => socket::send_before_the_end(tcp, last_words)?,
             _ => 0,
         };
-        stream.write_all(&last_word[sent..]).await?;
+        stream.write_all(&last_words[sent..]).await?;
         stream.shutdown().await
     };
-    if !matches!(timeout_at(deadline, pin!(spoken)).await, Ok(Ok(()))) {
+    if !matches!(timeout_at(deadline, pin!(written)).await, Ok(Ok(()))) {
         return;
     }
     let mut discarded = 0;
-    while discarded < MOST_DISCARDED {
+    while discarded < MAX_DISCARDED {
         match timeout_at(deadline, stream.read_once::<512, _>(|bytes| Ok(bytes.len()))).await {
             Ok(Ok(n)) if n > 0 => discarded += n,
             _ => return,
@@ -51,51 +52,65 @@ pub async fn close_with(mut stream: Stream, last_word: &[u8]) {
     }
 }
 
-/// The same for a client of whom nothing more is to be known: returns once the words are on their way. The socket, and the
-/// `slot` that it has under the limit of open files, are kept until the client's end.
+/// Like [`close_with`], but returns as soon as the last words are on their way, for a session that has nothing left to
+/// do. The socket, and its `slot` under the limit of open files, are kept until the client closes.
 ///
-/// No wake for that end, and no task: the socket is not watched any more but looked at, among others, when it should be over.
-pub async fn close_detached(stream: Stream, last_word: &[u8], slot: Permit) {
-    let Stream::Plain(tcp) = stream else { return close_with(stream, last_word).await };
-    match socket::send_before_the_end(&tcp, last_word) {
-        Ok(sent) if sent < last_word.len() => close_with(tcp.into(), &last_word[sent..]).await,
+/// This takes neither a task nor a wake for each client: the runtime does not watch the socket any more, and one task
+/// of the worker reads from all such sockets when they are likely to be over.
+pub async fn close_detached(stream: Stream, last_words: &[u8], slot: Permit) {
+    let Stream::Plain(tcp) = stream else { return close_with(stream, last_words).await };
+    match socket::send_before_the_end(&tcp, last_words) {
+        Ok(sent) if sent < last_words.len() => close_with(tcp.into(), &last_words[sent..]).await,
         Ok(_) => {
             if let Ok(socket) = tcp.into_std()
                 && socket.shutdown(Shutdown::Write).is_ok()
             {
                 let now = Instant::now();
-                linger(Parted { socket, look: now + TICK, wait: TICK, until: now + LINGER, discarded: 0, _slot: slot });
+                let (next_look, until) = (now + TICK, now + LINGER);
+                let one = LingeringSocket { socket, next_look, wait: TICK, until, discarded: 0, _slot: slot };
+                worker::with(|local| {
+                    local.lingering.sockets.borrow_mut().push(one);
+                    local.lingering.watcher.ensure_running(watch);
+                });
             }
         }
-        // It has left.
+        // The client has left.
         Err(_) => {}
     }
 }
 
-/// A client that has been told, and has not closed yet.
-struct Parted {
+/// The sockets of one worker that wait for their clients to close.
+#[derive(Debug, Default)]
+pub struct Lingering {
+    sockets: RefCell<Vec<LingeringSocket>>,
+    watcher: OneTask,
+}
+
+/// The socket of a client that has been told everything, and has not closed yet.
+#[derive(Debug)]
+struct LingeringSocket {
     socket: TcpStream,
-    /// When to look at it, and how long after that again.
-    look: Instant,
+    /// When to read from it next, and how long after that again.
+    next_look: Instant,
     wait: Duration,
     until: Instant,
     discarded: usize,
     _slot: Permit,
 }
 
-impl Parted {
-    /// Whether there is nothing more to wait for.
+impl LingeringSocket {
+    /// Whether the client has closed, or has had its time.
     fn is_over(&mut self, now: Instant) -> bool {
-        if now < self.look {
+        if now < self.next_look {
             return false;
         }
         let mut rest = [0; 512];
-        while self.discarded < MOST_DISCARDED {
+        while self.discarded < MAX_DISCARDED {
             match self.socket.read(&mut rest) {
                 Ok(n) if n > 0 => self.discarded += n,
                 Err(err) if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                     self.wait *= 2;
-                    self.look = self.until.min(now + self.wait);
+                    self.next_look = self.until.min(now + self.wait);
                     return now >= self.until;
                 }
                 _ => return true,
@@ -105,46 +120,23 @@ impl Parted {
     }
 }
 
-thread_local! {
-    /// This worker's.
-    static PARTED: RefCell<Vec<Parted>> = const { RefCell::new(Vec::new()) };
-    /// Whether a task looks at them.
-    static LOOKED_AFTER: Cell<bool> = const { Cell::new(false) };
-}
-
-fn linger(one: Parted) {
-    PARTED.with_borrow_mut(|parted| parted.push(one));
-    if !LOOKED_AFTER.replace(true) {
-        tokio::spawn(look_after(Looking));
-    }
-}
-
-/// A runtime that stops drops the task that has it, and closes what is left.
-struct Looking;
-
-impl Drop for Looking {
-    fn drop(&mut self) {
-        let _ = PARTED.try_with(RefCell::take);
-        let _ = LOOKED_AFTER.try_with(|looked_after| looked_after.set(false));
-    }
-}
-
-async fn look_after(_looking: Looking) {
-    while parted() > 0 {
+/// Looks at the lingering sockets of this worker until there are none.
+async fn watch() {
+    while count() > 0 {
         let now = Instant::now();
-        PARTED.with_borrow_mut(|parted| parted.retain_mut(|one| !one.is_over(now)));
+        worker::with(|local| local.lingering.sockets.borrow_mut().retain_mut(|one| !one.is_over(now)));
         sleep_until(now + TICK).await;
     }
 }
 
-/// How many clients of this worker have been told and have not closed yet.
-pub fn parted() -> usize {
-    PARTED.with_borrow(Vec::len)
+/// How many sockets of this worker linger.
+pub fn count() -> usize {
+    worker::with(|local| local.lingering.sockets.borrow().len())
 }
 
-/// Waits until there is none.
-pub async fn all_over() {
-    while parted() > 0 {
+/// Waits until no socket of this worker lingers.
+pub async fn all_closed() {
+    while count() > 0 {
         sleep_until(Instant::now() + TICK).await;
     }
 }
@@ -157,26 +149,26 @@ mod tests {
     use crate::admission::Limit;
 
     #[tokio::test]
-    async fn who_is_told_can_read_it_and_keeps_its_slot_until_it_has_closed() {
+    async fn a_refused_client_can_read_why_and_keeps_its_slot_until_it_closes() {
         let listener = net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let gate = Limit::new(2);
+        let limit = Limit::new(2);
         let mut clients = Vec::new();
         for _ in 0..2 {
             let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (told, _) = listener.accept().await.unwrap();
-            // Unread words at the time of a close would make it a reset.
+            let (accepted, _) = listener.accept().await.unwrap();
+            // Without lingering, these unread bytes would make the close a reset.
             client.write_all(b"PING\r\n").await.unwrap();
-            close_detached(told.into(), b"-ERR 'no'\r\n", gate.enter().unwrap()).await;
+            close_detached(accepted.into(), b"-ERR 'no'\r\n", limit.try_acquire().unwrap()).await;
             clients.push(client);
         }
-        assert_eq!((parted(), gate.inside()), (2, 2));
+        assert_eq!((count(), limit.in_use()), (2, 2));
         for mut client in clients {
             client.write_all(b"PING\r\n").await.unwrap();
             let mut read = Vec::new();
             client.read_to_end(&mut read).await.unwrap();
             assert_eq!(read, b"-ERR 'no'\r\n");
         }
-        all_over().await;
-        assert_eq!(gate.inside(), 0);
+        all_closed().await;
+        assert_eq!(limit.in_use(), 0);
     }
 }

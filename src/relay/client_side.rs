@@ -1,4 +1,5 @@
-//! Client to server: everything passes but a second CONNECT, which would move the session to another account behind our back.
+//! Client to server: everything passes except a second CONNECT, which would move the session to another account
+//! unnoticed (docs/contract.md, towards servers, 5).
 
 use crate::{
     outcome::Cause,
@@ -6,20 +7,21 @@ use crate::{
     relay::direction::{Outlet, Side},
 };
 
-/// Follows the framing of what the client sends.
+/// Follows the protocol framing of what the client sends.
 #[derive(Debug)]
 pub struct ClientSide {
     framing: ClientFraming,
 }
 
 impl ClientSide {
-    /// `max_control_line`: as the servers are configured, in bytes.
+    /// `max_control_line` is the servers' own, in bytes.
     pub fn new(max_control_line: usize) -> Self {
         Self { framing: ClientFraming::new(max_control_line) }
     }
 }
 
 impl Side for ClientSide {
+    #[expect(clippy::indexing_slicing, reason = "`at` is the index of a byte of `chunk`")]
     fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
         match self.framing.scan(chunk) {
             ClientScan::Pass => {
@@ -30,7 +32,7 @@ impl Side for ClientSide {
                 out.put(&chunk[..at]);
                 Err(Cause::SecondConnect)
             }
-            // The server gets to see the offence and says its own words about it, which go to the client.
+            // The offending byte goes to the server, whose own error text then goes to the client.
             ClientScan::Violation { at } => {
                 out.put(&chunk[..=at]);
                 Err(Cause::Protocol)

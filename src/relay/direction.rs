@@ -1,7 +1,6 @@
-//! One direction of a relay: read what is there, look at it, write it on.
+//! One direction of a relay: reads what has come, inspects it, and writes it to the other side.
 
 use std::{
-    cell::RefCell,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -9,51 +8,58 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{net::stream::Stream, outcome::Cause};
+use crate::{net::stream::Stream, outcome::Cause, worker};
 
-/// The worker's buffer: the most that is read at once, from where there is much.
+/// The size of the worker's buffer in bytes, and so the largest read.
 const BUFFER: usize = 256 * 1024;
 
-/// What is read at once at first, and from a side whose bytes the other does not take as fast as they come: what waits is kept by
-/// the session.
-const CAUTIOUS: usize = 32 * 1024;
+/// The size of a read in bytes, until the bytes flow: reads fill up and the other side takes all of them. What the
+/// other side does not take is kept by the session, so a slow side is not read from in large pieces.
+const SMALL_READ: usize = 32 * 1024;
 
-/// A read that finds no more ends the large ones.
-const FEW: usize = 8 * 1024;
+/// A large read that finds no more bytes than this ends the large reads.
+const TRICKLE: usize = 8 * 1024;
 
-/// After so many bytes in one go the other sessions of the worker get their turn.
-const TURN: usize = 1024 * 1024;
+/// After this many bytes in one poll the other sessions of the worker may run.
+const MOST_PER_POLL: usize = 1024 * 1024;
 
-thread_local! {
-    /// A session lives on one worker, and a poll uses the buffer only while it runs: one buffer serves them all.
-    static WORKER_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
+/// The buffer of a worker. A poll uses it only while it runs, so one buffer serves all sessions of the worker.
+#[derive(Debug)]
+pub struct Buffer(Box<[u8]>);
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self(vec![0; BUFFER].into_boxed_slice())
+    }
 }
 
-/// What a direction does with the bytes that pass.
+/// What one direction does with the bytes that its side sends.
 pub trait Side {
-    /// Looks at `chunk` and hands to `out` what is to be forwarded.
+    /// Inspects `chunk` and puts into `out` what is to be forwarded.
     ///
     /// # Errors
-    /// Why nothing after what was handed to `out` may pass.
+    /// The cause for which nothing may be forwarded after that.
     fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause>;
 
-    /// Messages that have passed, where that is known.
+    /// Messages that have passed; 0 where nobody looks.
     fn messages(&self) -> u64;
 }
 
 /// How a direction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pumped {
+pub enum DirectionEnd {
     Eof,
+    /// The [`Side`] allows no more bytes.
     Stopped(Cause),
     ReadFailed,
     WriteFailed,
 }
 
-/// Where forwarded bytes go: into the socket while it takes them, else behind the bytes that wait.
+/// Where a [`Side`] puts the bytes to forward: they go into the socket while it takes them, else behind the bytes that
+/// wait.
 #[derive(Debug)]
 pub struct Outlet<'a, 'cx> {
-    /// `None` before the relay runs: everything waits then.
+    /// `None` before the relay runs, when all bytes wait.
     to: Option<(&'a mut Stream, &'a mut Context<'cx>)>,
     waiting: &'a mut Vec<u8>,
     bytes: &'a mut u64,
@@ -61,9 +67,9 @@ pub struct Outlet<'a, 'cx> {
 }
 
 impl Outlet<'_, '_> {
-    /// Forwards `bytes`.
+    #[expect(clippy::indexing_slicing, reason = "a write takes at most the bytes it is given")]
     pub fn put(&mut self, mut bytes: &[u8]) {
-        *self.bytes += bytes.len() as u64;
+        *self.bytes = self.bytes.saturating_add(bytes.len() as u64);
         if let Some((to, cx)) = &mut self.to
             && self.waiting.is_empty()
         {
@@ -81,25 +87,24 @@ impl Outlet<'_, '_> {
     }
 }
 
-/// One direction.
 #[derive(Debug)]
-pub struct Pump<S> {
+pub struct Direction<S> {
     side: S,
-    /// Forwarded bytes that the other end has not taken yet. At most one read, and what `side` adds.
+    /// Forwarded bytes that the other side has not taken yet: at most those of one read, and what `side` adds to them.
     waiting: Vec<u8>,
-    /// The last reads found much, and all of it was taken: the next may be of a whole buffer.
+    /// The last reads found many bytes and the other side took all of them: the next read may fill the whole buffer.
     flowing: bool,
-    /// The reason that ends this direction once `waiting` is gone.
+    /// The cause that ends this direction once `waiting` is empty.
     stopped: Option<Cause>,
     bytes: u64,
 }
 
-impl<S: Side> Pump<S> {
+impl<S: Side> Direction<S> {
     pub fn new(side: S) -> Self {
         Self { side, waiting: Vec::new(), flowing: false, stopped: None, bytes: 0 }
     }
 
-    /// Passes bytes that were read before the relay began.
+    /// Takes in bytes that were read before the relay began.
     pub fn preload(&mut self, bytes: &[u8]) -> Result<(), Cause> {
         let mut out = Outlet { to: None, waiting: &mut self.waiting, bytes: &mut self.bytes, failed: false };
         let passed = if bytes.is_empty() { Ok(()) } else { self.side.pass(bytes, &mut out) };
@@ -107,7 +112,7 @@ impl<S: Side> Pump<S> {
         passed
     }
 
-    /// Whether bytes that were read have not been passed on yet.
+    /// Whether bytes that were read have not been forwarded yet.
     pub fn holds_bytes(&self) -> bool {
         !self.waiting.is_empty()
     }
@@ -120,7 +125,12 @@ impl<S: Side> Pump<S> {
         &self.side
     }
 
-    /// Writes what waits. Ready when nothing does any more, or the other end is gone.
+    /// Writes the bytes that wait. Ready with `true` when none are left, and with `false` when the other side is gone.
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "a write takes at most the bytes it is given, so `written` stays within `waiting`"
+    )]
     pub fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<bool> {
         let mut written = 0;
         while written < self.waiting.len() {
@@ -141,42 +151,56 @@ impl<S: Side> Pump<S> {
         Poll::Ready(true)
     }
 
-    /// Moves what can be moved. Ready when this direction is over.
-    pub fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<Pumped> {
+    /// Moves the bytes that can be moved now. Ready when this direction has ended.
+    pub fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<DirectionEnd> {
+        worker::with(|local| local.relay_buffer.with(|Buffer(buffer)| self.poll_with(buffer, cx, from, to)))
+    }
+
+    #[inline]
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "reads fit into the buffer, and `moved` is at most MOST_PER_POLL and one read"
+    )]
+    fn poll_with(
+        &mut self,
+        buffer: &mut [u8],
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+    ) -> Poll<DirectionEnd> {
         let mut moved = 0;
-        WORKER_BUFFER.with_borrow_mut(|buffer| {
-            loop {
-                if (!self.waiting.is_empty() || to.owes()) && !ready!(self.poll_flush(cx, to)) {
-                    return Poll::Ready(Pumped::WriteFailed);
-                }
-                if let Some(cause) = self.stopped {
-                    return Poll::Ready(Pumped::Stopped(cause));
-                }
-                if moved >= TURN {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                let most = if self.flowing { BUFFER } else { CAUTIOUS };
-                let mut read = ReadBuf::new(&mut buffer[..most]);
-                if let Err(err) = ready!(Pin::new(&mut *from).poll_read(cx, &mut read)) {
-                    return Poll::Ready(match err.kind() {
-                        io::ErrorKind::InvalidData => Pumped::Stopped(Cause::Protocol),
-                        _ => Pumped::ReadFailed,
-                    });
-                }
-                if read.filled().is_empty() {
-                    return Poll::Ready(Pumped::Eof);
-                }
-                let mut out =
-                    Outlet { to: Some((to, cx)), waiting: &mut self.waiting, bytes: &mut self.bytes, failed: false };
-                self.stopped = self.side.pass(read.filled(), &mut out).err();
-                if out.failed {
-                    return Poll::Ready(Pumped::WriteFailed);
-                }
-                moved += read.filled().len();
-                let much = if self.flowing { read.filled().len() > FEW } else { read.remaining() == 0 };
-                self.flowing = much && self.waiting.is_empty();
+        loop {
+            if (!self.waiting.is_empty() || to.owes()) && !ready!(self.poll_flush(cx, to)) {
+                return Poll::Ready(DirectionEnd::WriteFailed);
             }
-        })
+            if let Some(cause) = self.stopped {
+                return Poll::Ready(DirectionEnd::Stopped(cause));
+            }
+            if moved >= MOST_PER_POLL {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let most = if self.flowing { BUFFER } else { SMALL_READ };
+            let mut read = ReadBuf::new(&mut buffer[..most]);
+            if let Err(err) = ready!(Pin::new(&mut *from).poll_read(cx, &mut read)) {
+                return Poll::Ready(match err.kind() {
+                    io::ErrorKind::InvalidData => DirectionEnd::Stopped(Cause::Protocol),
+                    _ => DirectionEnd::ReadFailed,
+                });
+            }
+            if read.filled().is_empty() {
+                return Poll::Ready(DirectionEnd::Eof);
+            }
+            let mut out =
+                Outlet { to: Some((to, cx)), waiting: &mut self.waiting, bytes: &mut self.bytes, failed: false };
+            self.stopped = self.side.pass(read.filled(), &mut out).err();
+            if out.failed {
+                return Poll::Ready(DirectionEnd::WriteFailed);
+            }
+            moved += read.filled().len();
+            let much = if self.flowing { read.filled().len() > TRICKLE } else { read.remaining() == 0 };
+            self.flowing = much && self.waiting.is_empty();
+        }
     }
 }

@@ -1,38 +1,46 @@
-//! Sessions that have not lived for long, by worker: one look a second instead of a timer for each of them.
+//! Finds the sessions that have lived for a second or more: only those get keepalive towards their server, since that
+//! takes five system calls and many sessions end sooner. One look a second per worker replaces a timer per session.
 
 use std::{cell::RefCell, mem, sync::Arc, time::Duration};
 
 use tokio::{task::yield_now, time::sleep};
 
-use crate::relay::registry::Handle;
+use crate::{relay::registry::SessionHandle, worker};
 
-/// A session is grown up after at least this, and at most twice as long.
-const LOOK: Duration = Duration::from_secs(1);
+/// The time between two looks. A session is established after at least this, and at most twice as long.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// After so many the worker does something else.
+/// Sessions that are woken before the worker's other tasks run.
 const AT_ONCE: usize = 64;
 
-thread_local! {
-    /// Those that have come since the last look, and those that were there then.
-    static YOUNG: RefCell<[Vec<Arc<Handle>>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+/// The sessions of one worker that are not established yet.
+#[derive(Debug, Default)]
+pub struct LateKeepalive(RefCell<NotEstablished>);
+
+#[derive(Debug, Default)]
+struct NotEstablished {
+    since_last_look: Vec<Arc<SessionHandle>>,
+    before_last_look: Vec<Arc<SessionHandle>>,
 }
 
-/// Takes in a session of this worker.
-pub fn enter(handle: Arc<Handle>) {
-    YOUNG.with_borrow_mut(|[newest, _]| newest.push(handle));
+impl LateKeepalive {
+    pub fn register(&self, handle: Arc<SessionHandle>) {
+        self.0.borrow_mut().since_last_look.push(handle);
+    }
+
+    /// The sessions that were there at the last look already. They are not kept here any longer.
+    fn look(&self) -> Vec<Arc<SessionHandle>> {
+        let NotEstablished { since_last_look, before_last_look } = &mut *self.0.borrow_mut();
+        mem::replace(before_last_look, mem::take(since_last_look))
+    }
 }
 
-/// Those that were there at the last look already.
-fn look() -> Vec<Arc<Handle>> {
-    YOUNG.with_borrow_mut(|[newest, older]| mem::replace(older, mem::take(newest)))
-}
-
-/// Tells the sessions of this worker when they have grown up, for as long as it runs.
-pub async fn grow_up() {
+/// Marks the sessions of this worker as established, each at its time. Runs as long as the worker.
+pub async fn mark_established() {
     loop {
-        sleep(LOOK).await;
-        for some in look().chunks(AT_ONCE) {
-            some.iter().for_each(|handle| handle.grow_up());
+        sleep(LOOK_INTERVAL).await;
+        for some in worker::with(|local| local.late_keepalive.look()).chunks(AT_ONCE) {
+            some.iter().for_each(|handle| handle.mark_established());
             yield_now().await;
         }
     }
@@ -43,13 +51,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grown_up_at_the_second_look() {
-        let handle = Arc::<Handle>::default();
-        enter(Arc::clone(&handle));
-        assert!(look().is_empty(), "it may have come a moment ago");
-        let [grown] = &look()[..] else { panic!("one was there") };
-        grown.grow_up();
-        assert!(handle.is_grown_up() && !handle.told_to_end());
-        assert!(look().is_empty());
+    fn a_session_is_established_at_the_second_look() {
+        let (late_keepalive, handle) = (LateKeepalive::default(), Arc::<SessionHandle>::default());
+        late_keepalive.register(Arc::clone(&handle));
+        assert!(late_keepalive.look().is_empty(), "it may have come a moment ago");
+        let [established] = &late_keepalive.look()[..] else { panic!("one was there") };
+        established.mark_established();
+        assert!(handle.is_established() && !handle.end_requested());
+        assert!(late_keepalive.look().is_empty());
     }
 }

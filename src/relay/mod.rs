@@ -1,8 +1,11 @@
-//! Moving bytes both ways after the preface, until one side ends.
+//! Moves bytes both ways after the preface, until one side ends.
 //!
-//! One task, no lock between the directions. A worker's sessions share one buffer: bytes are read into it only once they are
-//! there and are written on from it at once; what the other side does not take yet is kept by the session, at most one read, and
-//! nothing more is read until it is gone. An idle session holds no buffer.
+//! One task serves both directions, so there is no lock between them. All sessions of a worker share one buffer: bytes
+//! are read into it once they have come, and written from it to the other side at once. Bytes that the other side does
+//! not take yet are kept by the session, those of one read at most, and nothing more is read until they are gone. An
+//! idle session holds no buffer.
+
+#![warn(clippy::cast_possible_truncation, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod client_side;
 mod direction;
@@ -29,32 +32,35 @@ use crate::{
     },
     outcome::{Cause, Party},
     relay::{
-        direction::{Pump, Pumped},
-        registry::Handle,
+        direction::{Direction, DirectionEnd},
+        registry::SessionHandle,
     },
     telemetry::counters::{Counters, Totals},
+    worker,
 };
 
 pub use self::{
     client_side::ClientSide,
     server_side::{InfoPolicy, ServerSide},
 };
-pub use crate::relay::{direction::Side, late_keepalive::grow_up, passthrough::Opaque};
-/// After one side has ended, how long what is on its way from the other may take. nats-server closes as soon as it sees the
-/// end; so do clients.
+pub use crate::relay::{
+    direction::{Buffer, Side},
+    late_keepalive::{LateKeepalive, mark_established},
+    passthrough::Passthrough,
+};
+/// How long, after one side has ended, the bytes on their way from the other side may take. nats-server and the clients
+/// close as soon as they see the end.
 const LAST_BYTES: Duration = Duration::from_secs(2);
 
 /// Who ended a relay, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
-    /// Who.
     pub party: Party,
-    /// Why.
     pub cause: Cause,
 }
 
 impl Ended {
-    /// Whether the server has ended it, by dying or on purpose.
+    /// Whether the server closed the connection, or died.
     pub fn by_server(self) -> bool {
         self.party == Party::Upstream && matches!(self.cause, Cause::Eof | Cause::SocketError)
     }
@@ -65,80 +71,83 @@ impl Ended {
 pub struct Relay<C = ClientSide, S = ServerSide> {
     down: Stream,
     up: Stream,
-    to_server: Pump<C>,
-    to_client: Pump<S>,
-    /// Which direction comes first in the next poll: they take turns, or a busy one would use up the task's budget each time.
+    to_server: Direction<C>,
+    to_client: Direction<S>,
+    /// Which direction comes first in the next poll. They alternate, or a busy one would use up tokio's budget for the
+    /// task each time.
     client_first: bool,
     counters: Arc<Counters>,
-    /// What `tally` knows of already.
-    told: Totals,
+    /// What has been added to `counters` already.
+    counted: Totals,
 }
 
 impl<C: Side, S: Side> Relay<C, S> {
-    /// `pipelined` is what the client sent behind its preface, `rest` what the server did.
+    /// `pipelined` are the bytes that the client sent behind its preface, `rest` those that the server sent behind its
+    /// own.
     ///
     /// # Errors
-    /// The end, when those bytes already hold a reason for it.
+    /// The end of the relay, when those bytes already hold a cause for it.
     pub fn new(
         (down, client, pipelined): (Stream, C, &[u8]),
         (up, server, rest): (Stream, S, &[u8]),
         counters: Arc<Counters>,
     ) -> Result<Self, (Stream, Ended)> {
-        let (mut to_server, mut to_client) = (Pump::new(client), Pump::new(server));
+        let (mut to_server, mut to_client) = (Direction::new(client), Direction::new(server));
         if let Err(cause) = to_client.preload(rest) {
             return Err((down, Ended { party: Party::Upstream, cause }));
         }
         match to_server.preload(pipelined) {
-            // The offending bytes are on their way, so that the server says its own words about them.
+            // The violation goes to the server, whose own error text then goes to the client.
             Ok(()) | Err(Cause::Protocol) => {
-                Ok(Self { down, up, to_server, to_client, client_first: true, counters, told: Totals::default() })
+                Ok(Self { down, up, to_server, to_client, client_first: true, counters, counted: Totals::default() })
             }
             Err(cause) => Err((down, Ended { party: Party::Downstream, cause })),
         }
     }
 
-    /// Relays until one side ends or `handle` is told to end; [`Relay::finish`] is to follow.
-    // Not an `async fn`, whose future would hold each argument twice.
-    pub fn run(&mut self, handle: &Arc<Handle>) -> impl Future<Output = Ended> {
-        let (mut waker_is_known, mut is_young) = (false, true);
+    /// Relays until one side ends or the end is requested by `handle`. Call [`Relay::finish`] afterwards.
+    // Not an `async fn`: its future would hold each argument twice.
+    pub fn run(&mut self, handle: &Arc<SessionHandle>) -> impl Future<Output = Ended> {
+        let (mut waker_is_known, mut has_keepalive) = (false, false);
         poll_fn(move |cx| {
             if !waker_is_known {
-                handle.wake(cx.waker());
+                handle.set_waker(cx.waker());
                 waker_is_known = true;
-                late_keepalive::enter(Arc::clone(handle));
+                worker::with(|local| local.late_keepalive.register(Arc::clone(handle)));
             }
-            // Sooner, its five system calls would mostly be for nothing: many sessions end soon.
-            if is_young && handle.is_grown_up() {
-                is_young = false;
-                // A connection that is gone already is noticed below.
+            // Not before: keepalive takes five system calls, and many sessions end within their first second.
+            if !has_keepalive && handle.is_established() {
+                has_keepalive = true;
+                // An error means that the connection is gone, which the relay is about to notice.
                 let _ = socket::keep_alive(self.up.tcp());
             }
             self.step(cx, handle)
         })
     }
 
-    /// The same, but only until `enough` says so of what has passed in all: then it returns `None`. Cancel-safe.
-    pub async fn run_until(&mut self, handle: &Handle, mut enough: impl FnMut(Totals) -> bool) -> Option<Ended> {
+    /// Like [`Relay::run`], but returns `None` once `enough` is true of the totals so far. Cancel-safe.
+    pub async fn run_until(&mut self, handle: &SessionHandle, mut enough: impl FnMut(Totals) -> bool) -> Option<Ended> {
         poll_fn(|cx| {
-            handle.wake(cx.waker());
+            handle.set_waker(cx.waker());
             let ended = self.step(cx, handle).map(Some);
-            if ended.is_pending() && enough(self.told) { Poll::Ready(None) } else { ended }
+            if ended.is_pending() && enough(self.counted) { Poll::Ready(None) } else { ended }
         })
         .await
     }
 
-    fn step(&mut self, cx: &mut Context<'_>, handle: &Handle) -> Poll<Ended> {
-        if handle.told_to_end() {
+    fn step(&mut self, cx: &mut Context<'_>, handle: &SessionHandle) -> Poll<Ended> {
+        if handle.end_requested() {
             return Poll::Ready(Ended { party: Party::Weir, cause: Cause::Draining });
         }
         let polled = self.poll(cx);
-        self.tell();
+        self.count();
         polled
     }
 
-    /// Keeps the client until `until` after its server has gone: what the server had said reaches it, and then it notices nothing.
-    /// Returns sooner when the client speaks, since what it says would be lost, when it leaves, and when `handle` is told to end.
-    pub async fn outlive_server(&mut self, until: Instant, handle: &Handle) {
+    /// Keeps the client connected until `until` after its server has gone. The server's last bytes reach the client,
+    /// which notices nothing else. Returns sooner when the client sends anything, since that would be lost, when it
+    /// leaves, and when `handle` requests the end.
+    pub async fn outlive_server(&mut self, until: Instant, handle: &SessionHandle) {
         if self.to_server.holds_bytes() {
             return;
         }
@@ -149,23 +158,23 @@ impl<C: Side, S: Side> Relay<C, S> {
                 let _ = down.tcp().peek(&mut [0]).await;
             }
         };
-        let told = poll_fn(|cx| {
-            handle.wake(cx.waker());
-            if handle.told_to_end() { Poll::Ready(()) } else { Poll::Pending }
+        let end_requested = poll_fn(|cx| {
+            handle.set_waker(cx.waker());
+            if handle.end_requested() { Poll::Ready(()) } else { Poll::Pending }
         });
         tokio::select! {
             () = quiet => {}
-            () = told => {}
+            () = end_requested => {}
             () = sleep_until(until) => {}
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let ended = |party, pumped| match pumped {
-            Pumped::Eof => Ended { party, cause: Cause::Eof },
-            Pumped::Stopped(cause) => Ended { party, cause },
-            Pumped::ReadFailed => Ended { party, cause: Cause::SocketError },
-            Pumped::WriteFailed => Ended {
+        let ended = |party, direction_end| match direction_end {
+            DirectionEnd::Eof => Ended { party, cause: Cause::Eof },
+            DirectionEnd::Stopped(cause) => Ended { party, cause },
+            DirectionEnd::ReadFailed => Ended { party, cause: Cause::SocketError },
+            DirectionEnd::WriteFailed => Ended {
                 party: if party == Party::Downstream { Party::Upstream } else { Party::Downstream },
                 cause: Cause::SocketError,
             },
@@ -176,53 +185,57 @@ impl<C: Side, S: Side> Relay<C, S> {
                 true => (Party::Downstream, self.to_server.poll(cx, &mut self.down, &mut self.up)),
                 false => (Party::Upstream, self.to_client.poll(cx, &mut self.up, &mut self.down)),
             };
-            if let Poll::Ready(pumped) = polled {
-                return Poll::Ready(ended(party, pumped));
+            if let Poll::Ready(direction_end) = polled {
+                return Poll::Ready(ended(party, direction_end));
             }
         }
         Poll::Pending
     }
 
-    /// Adds what has passed since the last time to the tally; returns what has passed in all.
-    fn tell(&mut self) -> Totals {
+    /// Adds what has passed since the last call to the counters; returns the totals of this session.
+    fn count(&mut self) -> Totals {
         let totals = Totals {
             bytes_up: self.to_server.bytes(),
             bytes_down: self.to_client.bytes(),
             messages_up: self.to_server.side().messages(),
             messages_down: self.to_client.side().messages(),
         };
-        self.counters.relayed(totals - self.told);
-        self.told = totals;
+        self.counters.relayed(totals.since(self.counted));
+        self.counted = totals;
         totals
     }
 
-    /// Whether the client has gone and nobody has anything to wait for: all that it said was answered before the relay began, and
-    /// a close on both sides is no more than their FIN. Returns what has passed then.
+    /// Returns the totals if the client has left and there is nothing to wait for, so both connections can be closed at
+    /// once: the client sent nothing to the server since the relay began, and without TLS or WebSocket a close is no
+    /// more than a FIN.
     pub fn owed_nothing(&self, ended: Ended) -> Option<Totals> {
         let has_left = ended.party == Party::Downstream && ended.cause == Cause::Eof;
         let is_plain = matches!((&self.down, &self.up), (Stream::Plain(_), Stream::Plain(_)));
-        (has_left && is_plain && self.told.bytes_up == 0).then_some(self.told)
+        (has_left && is_plain && self.counted.bytes_up == 0).then_some(self.counted)
     }
 
-    /// Lets the other side go: what is on its way arrives where anybody still reads it, both sides get a plain FIN. When this
-    /// returns the server's connection is closed, and seen closed by the server where it answers.
+    /// Closes both connections with a plain FIN, after the bytes on their way have arrived where somebody still reads
+    /// them. When this returns, the connection to the server is closed, and a server that answers has seen it closed.
+    #[expect(clippy::arithmetic_side_effects, reason = "a time two seconds from now is a time")]
     pub async fn finish(mut self, ended: Ended) -> Totals {
         let deadline = Instant::now() + LAST_BYTES;
         let (mut down_is_over, mut up_is_over) = match ended.cause {
-            // A WebSocket's end is a frame: the goodbye of TLS and the FIN are still to come, and are this side's to begin.
+            // A WebSocket ends with a frame. The close_notify of TLS and the FIN are still to come, and this side sends
+            // them first.
             Cause::Eof if matches!(self.down, Stream::WebSocket(_)) => (false, ended.party == Party::Upstream),
             Cause::Eof | Cause::SocketError => (ended.party == Party::Downstream, ended.party == Party::Upstream),
             _ => (false, false),
         };
         match (ended.party, ended.cause) {
             (Party::Downstream, Cause::Eof | Cause::Protocol) => {
-                // The client's last bytes reach the server, then its end; the server's last words reach the client.
+                // The client's last bytes reach the server, then the FIN does, and the server's last bytes reach the
+                // client.
                 let last_words = async {
                     poll_fn(|cx| self.to_server.poll_flush(cx, &mut self.up)).await;
                     let _ = self.up.shutdown().await;
                     poll_fn(|cx| self.to_client.poll(cx, &mut self.up, &mut self.down)).await
                 };
-                up_is_over = timeout_at(deadline, pin!(last_words)).await == Ok(Pumped::Eof);
+                up_is_over = timeout_at(deadline, pin!(last_words)).await == Ok(DirectionEnd::Eof);
             }
             (Party::Upstream, _) => {
                 let flushed = timeout_at(deadline, poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.down))).await;
@@ -230,15 +243,15 @@ impl<C: Side, S: Side> Relay<C, S> {
             }
             _ => {}
         }
-        let totals = self.tell();
-        // Both at once, so that the server's slot is free as soon as the server itself has seen the end. A side whose end has
-        // been read is closed without further ado.
-        let let_go = async |stream: Stream, is_over: bool| {
+        let totals = self.count();
+        // Both at once, so that the slot is free as soon as the server has seen the end. A side whose end has been read
+        // needs no lingering close.
+        let close = async |stream: Stream, is_over: bool| {
             if !is_over {
                 linger::close_with(stream, b"").await;
             }
         };
-        tokio::join!(let_go(self.up, up_is_over), let_go(self.down, down_is_over));
+        tokio::join!(close(self.up, up_is_over), close(self.down, down_is_over));
         totals
     }
 }

@@ -1,11 +1,10 @@
-//! What is not looked into: TLS between a client and its server.
+//! Relays TLS between a client and its server without reading it.
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use crate::{
     dial,
+    net::timer,
     outcome::Cause,
     relay::direction::{Outlet, Side},
     upstream::Server,
@@ -13,24 +12,29 @@ use crate::{
 
 /// Passes everything.
 #[derive(Debug, Default)]
-pub struct Opaque {
-    /// Whose words these are, before the first of them.
-    of: Option<Arc<Server>>,
+pub struct Passthrough {
+    /// The server that sends these bytes, until it has sent the first: they may be its plain-text `maximum connections
+    /// exceeded`.
+    silent_server: Option<Arc<Server>>,
 }
 
-impl Opaque {
-    /// What this server says. A full one says so in plain words where TLS should be.
-    pub fn of(server: Arc<Server>) -> Self {
-        Self { of: Some(server) }
+impl Passthrough {
+    pub fn from_client() -> Self {
+        Self::default()
+    }
+
+    /// A server that is full says so in plain text, where TLS should begin.
+    pub fn from_server(server: Arc<Server>) -> Self {
+        Self { silent_server: Some(server) }
     }
 }
 
-impl Side for Opaque {
+impl Side for Passthrough {
     fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
-        if let Some(server) = self.of.take()
+        if let Some(server) = self.silent_server.take()
             && dial::says_full(chunk)
         {
-            server.said_full(Instant::now().into_std());
+            server.said_full(timer::now());
         }
         out.put(chunk);
         Ok(())

@@ -1,4 +1,4 @@
-//! The sessions that are relaying now, so that one can be told to end.
+//! The sessions that are relaying now, so that a drain can end each of them.
 
 use std::{
     sync::{
@@ -10,95 +10,90 @@ use std::{
 
 use dashmap::DashMap;
 
-/// The far end of one session.
+/// How others reach one session.
 #[derive(Debug, Default)]
-pub struct Handle {
-    told_to_end: AtomicBool,
-    grown_up: AtomicBool,
+pub struct SessionHandle {
+    end_requested: AtomicBool,
+    established: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
-impl Handle {
+impl SessionHandle {
     /// Asks the session to end with a plain FIN.
     pub fn end(&self) {
-        self.told_to_end.store(true, Relaxed);
+        self.end_requested.store(true, Relaxed);
         if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take() {
             waker.wake();
         }
     }
 
-    /// Whether the session was asked to end. One relaxed load: cheap enough for every poll of a relay.
-    pub fn told_to_end(&self) -> bool {
-        self.told_to_end.load(Relaxed)
+    /// One relaxed load: cheap enough for every poll of a relay.
+    pub fn end_requested(&self) -> bool {
+        self.end_requested.load(Relaxed)
     }
 
-    /// Tells the session that it has lived for a while.
-    pub fn grow_up(&self) {
-        self.grown_up.store(true, Relaxed);
+    /// Tells the session that it has lived long enough to be worth keepalive.
+    pub fn mark_established(&self) {
+        self.established.store(true, Relaxed);
         if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake_by_ref();
         }
     }
 
-    /// Whether it has.
-    pub fn is_grown_up(&self) -> bool {
-        self.grown_up.load(Relaxed)
+    pub fn is_established(&self) -> bool {
+        self.established.load(Relaxed)
     }
 
-    /// Who is to be woken when there is something to tell. Once per session: a task keeps its waker.
-    pub fn wake(&self, waker: &Waker) {
+    /// Sets what to wake when there is something to tell. Once per session: a task keeps its waker.
+    pub fn set_waker(&self, waker: &Waker) {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
     }
 }
 
 /// All sessions, by id.
 #[derive(Debug, Default)]
-pub struct Sessions {
-    map: DashMap<u64, Arc<Handle>>,
+pub struct SessionRegistry {
+    map: DashMap<u64, Arc<SessionHandle>>,
 }
 
-/// A session's entry, taken out on drop.
+/// A session's entry in the registry, which ends when this is dropped.
 #[derive(Debug)]
-pub struct Registered {
-    sessions: Arc<Sessions>,
+pub struct Registration {
+    sessions: Arc<SessionRegistry>,
     id: u64,
-    handle: Arc<Handle>,
+    handle: Arc<SessionHandle>,
 }
 
-impl Registered {
-    /// The session's own handle.
-    pub fn handle(&self) -> &Arc<Handle> {
+impl Registration {
+    pub fn handle(&self) -> &Arc<SessionHandle> {
         &self.handle
     }
 }
 
-impl Drop for Registered {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.sessions.map.remove(&self.id);
-        // A waker keeps the memory of its task, and the handle may be held elsewhere for a while.
+        // A waker keeps the memory of its task allocated, and others may hold the handle for a while.
         *self.handle.waker.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
-impl Sessions {
-    /// Enters a session.
-    pub fn register(self: &Arc<Self>, id: u64) -> Registered {
-        let handle = Arc::<Handle>::default();
+impl SessionRegistry {
+    pub fn register(self: &Arc<Self>, id: u64) -> Registration {
+        let handle = Arc::<SessionHandle>::default();
         self.map.insert(id, Arc::clone(&handle));
-        Registered { sessions: Arc::clone(self), id, handle }
+        Registration { sessions: Arc::clone(self), id, handle }
     }
 
-    /// Every session there is at this moment.
-    pub fn handles(&self) -> Vec<Arc<Handle>> {
+    /// The handles of all sessions there are at this moment.
+    pub fn handles(&self) -> Vec<Arc<SessionHandle>> {
         self.map.iter().map(|entry| Arc::clone(entry.value())).collect()
     }
 
-    /// How many there are.
     pub fn len(&self) -> usize {
         self.map.len()
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
     }
@@ -114,35 +109,35 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Woken(AtomicUsize);
+    struct CountingWaker(AtomicUsize);
 
-    impl Wake for Woken {
+    impl Wake for CountingWaker {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Relaxed);
         }
     }
 
     #[test]
-    fn a_session_hears_all_that_it_is_told() {
-        let (sessions, woken) = (Arc::<Sessions>::default(), Arc::<Woken>::default());
+    fn a_session_is_woken_by_everything_it_is_told() {
+        let (sessions, wakes) = (Arc::<SessionRegistry>::default(), Arc::<CountingWaker>::default());
         let registered = sessions.register(7);
-        registered.handle().wake(&Waker::from(Arc::clone(&woken)));
-        registered.handle().grow_up();
-        assert_eq!((woken.0.load(Relaxed), registered.handle().is_grown_up()), (1, true));
+        registered.handle().set_waker(&Waker::from(Arc::clone(&wakes)));
+        registered.handle().mark_established();
+        assert_eq!((wakes.0.load(Relaxed), registered.handle().is_established()), (1, true));
         registered.handle().end();
-        assert_eq!((woken.0.load(Relaxed), registered.handle().told_to_end()), (2, true));
+        assert_eq!((wakes.0.load(Relaxed), registered.handle().end_requested()), (2, true));
     }
 
     #[test]
     fn a_handle_that_outlives_its_session_holds_nothing_of_it() {
-        let (sessions, woken) = (Arc::<Sessions>::default(), Arc::<Woken>::default());
+        let (sessions, wakes) = (Arc::<SessionRegistry>::default(), Arc::<CountingWaker>::default());
         let registered = sessions.register(7);
-        registered.handle().wake(&Waker::from(Arc::clone(&woken)));
+        registered.handle().set_waker(&Waker::from(Arc::clone(&wakes)));
         let handle = Arc::clone(registered.handle());
         drop(registered);
-        assert_eq!((Arc::strong_count(&woken), sessions.len()), (1, 0));
-        handle.grow_up();
+        assert_eq!((Arc::strong_count(&wakes), sessions.len()), (1, 0));
+        handle.mark_established();
         handle.end();
-        assert_eq!(woken.0.load(Relaxed), 0);
+        assert_eq!(wakes.0.load(Relaxed), 0);
     }
 }

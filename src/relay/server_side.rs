@@ -1,4 +1,5 @@
-//! Server to client: every INFO is rewritten, since `connect_urls` would lead the client past weir; the rest passes.
+//! Server to client: every INFO is rewritten, since its `connect_urls` would lead the client past weir
+//! (docs/contract.md, towards clients, 10). The rest passes.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -17,25 +18,24 @@ use crate::{
     upstream::Server,
 };
 
-/// What becomes of a server's INFO.
+/// What a server's INFO becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InfoPolicy {
-    /// Rewritten and passed on.
     Rewrite,
-    /// Dropped: the client's `protocol` is 0, it does not expect any INFO after the first.
+    /// The client's `protocol` is 0: it does not expect any INFO after the first.
     Drop,
 }
 
-/// Follows the framing of what the server sends.
+/// Follows the protocol framing of what the server sends.
 #[derive(Debug)]
 pub struct ServerSide {
     framing: ServerFraming,
-    /// The line being collected, while one is. On the heap, since most of a session's life there is none.
+    /// The line that is being collected. On the heap, since a session rarely has one.
     line: Option<Box<Line>>,
-    /// The INFO that follows the client's first PONG, while that has not passed.
+    /// The INFO that goes behind the client's first PONG, until then.
     welcome: Option<Box<[u8]>>,
     policy: InfoPolicy,
-    face: Arc<ListenerInfo>,
+    listener_info: Arc<ListenerInfo>,
     client_ip: IpAddr,
     server: Arc<Server>,
 }
@@ -44,17 +44,17 @@ pub struct ServerSide {
 struct Line(Vec<u8>);
 
 impl ServerSide {
-    /// `welcome` is the INFO to put behind the first PONG, where that is still to come.
+    /// `welcome` is the INFO to put behind the first PONG, where that PONG is still to come.
     pub fn new(
         welcome: Option<Vec<u8>>,
         policy: InfoPolicy,
-        face: Arc<ListenerInfo>,
+        listener_info: Arc<ListenerInfo>,
         client_ip: IpAddr,
         server: Arc<Server>,
     ) -> Self {
         let capture = if welcome.is_some() { Capture::EveryControlLine } else { Capture::InfoOnly };
         let framing = ServerFraming::new(capture);
-        Self { framing, line: None, welcome: welcome.map(Vec::into), policy, face, client_ip, server }
+        Self { framing, line: None, welcome: welcome.map(Vec::into), policy, listener_info, client_ip, server }
     }
 
     fn take_line(&mut self, line: &[u8], out: &mut Outlet<'_, '_>) {
@@ -68,9 +68,10 @@ impl ServerSide {
                     return;
                 }
                 let mut rewritten = Vec::new();
-                self.face.rewrite(&info, self.client_ip, &mut rewritten);
+                self.listener_info.rewrite(&info, self.client_ip, &mut rewritten);
                 match &mut self.welcome {
-                    // Between CONNECT and PONG the client sees nothing but what it asked for.
+                    // Before its PONG the client sees nothing it did not ask for (docs/contract.md, towards clients,
+                    // 4).
                     Some(welcome) => *welcome = rewritten.into(),
                     None => out.put(&rewritten),
                 }
@@ -88,6 +89,11 @@ impl ServerSide {
 }
 
 impl Side for ServerSide {
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "`at` and `i` are indices of bytes of `chunk`"
+    )]
     fn pass(&mut self, mut chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
         while !chunk.is_empty() {
             if let Some(line) = &mut self.line {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
-use crate::session::Shared;
+use crate::{session::Shared, worker};
 
 /// Drains: refuses whoever comes, lets present sessions be for `grace`, then ends them evenly until `duration` is over.
 /// Returns when none is left. To be raced against a second signal.
@@ -17,7 +17,7 @@ pub async fn drain(shared: &Arc<Shared>, grace: Duration, duration: Duration) {
         sleep_until(Instant::now() + Duration::from_millis(50)).await;
     }
     let mut handles = shared.sessions.handles();
-    fastrand::shuffle(&mut handles);
+    worker::with_rng(|rng| rng.shuffle(&mut handles));
     let (first, spread) = (Instant::now(), duration.saturating_sub(grace));
     let count = handles.len().max(1) as f64;
     for (n, handle) in handles.into_iter().enumerate() {

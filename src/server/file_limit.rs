@@ -1,54 +1,57 @@
-//! The process's limit of open files: every client takes two, so this is the first ceiling that a large fleet meets.
+//! The process's limit of open files. Every client takes two, so a large fleet reaches this limit before any other.
 
 use std::fmt;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::warn;
 
-/// Descriptors of one client: its own socket, and the one to its server.
+use crate::config::Config;
+
+/// Descriptors of one client: its own socket, and the socket to its server.
 const PER_CLIENT: u64 = 2;
 
-/// Descriptors of one server beside its clients': a connection for readings, and one more while that is replaced.
+/// Descriptors of one server apart from its clients: a connection for readings, and one more while that is replaced.
 const PER_SERVER: u64 = 2;
 
 /// Descriptors of one worker: epoll, its waker, the signal pipe, a listening socket for each of a few listeners.
 const PER_WORKER: u64 = 8;
 
-/// Descriptors of the process: standard streams, the monitor's socket and its scrapers, a name being resolved.
+/// Descriptors of the process: standard streams, the admin socket and its scrapers, a name being resolved.
 const BASE: u64 = 48;
 
 /// The limit of open files of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileLimit {
-    /// What holds now; `u64::MAX` is no limit.
+    /// The limit in force; `u64::MAX` is no limit.
     pub soft: u64,
-    /// What the process may raise it to; `u64::MAX` is no limit.
+    /// The most that the process may raise the soft limit to; `u64::MAX` is no limit.
     pub hard: u64,
 }
 
-/// Raises the soft limit to the hard limit, and reports what holds afterwards. A system that refuses leaves
-/// `soft < hard`; whether that matters is for [`carries`] to say.
+/// Raises the soft limit to the hard limit, and returns the limits in force afterwards. Where the system refuses,
+/// `soft` stays below `hard`; [`carries`] tells whether that matters.
 pub fn raise() -> FileLimit {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        // macOS refuses "no limit" here; the old limit then stands, and the report below says so.
+        // macOS refuses "no limit" here. The old limit then stays in force, and is what the return value says.
         let _ = setrlimit(Resource::Nofile, raised);
     }
     let limit = getrlimit(Resource::Nofile);
     FileLimit { soft: limit.current.unwrap_or(u64::MAX), hard: limit.maximum.unwrap_or(u64::MAX) }
 }
 
-/// A limit of open files that cannot carry the configured clients. Displays as one sentence for the log, with what to
+/// A limit of open files that is too low for the configured clients. Displays as one sentence for the log, with what to
 /// set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortfall {
     /// The limit in force, in descriptors.
     pub limit: u64,
-    /// What `max_clients` takes, in descriptors.
+    /// What `max_clients` clients take, in descriptors.
     pub needed: u64,
-    /// The clients that were configured.
+    /// As configured.
     pub max_clients: u32,
-    /// The clients that the limit carries.
+    /// The clients that the limit is enough for.
     pub carried: u32,
 }
 
@@ -66,11 +69,11 @@ impl fmt::Display for Shortfall {
 
 impl std::error::Error for Shortfall {}
 
-/// Whether a limit (`FileLimit::soft`) carries so many clients: two descriptors each, and a few dozen for the rest. Returns
-/// how many descriptors are left over.
+/// Checks whether a limit (`FileLimit::soft`) is enough for `max_clients` clients: two descriptors each, and a few
+/// dozen for the rest. Returns how many descriptors are left over.
 ///
 /// # Errors
-/// When it does not; weir then serves fewer and refuses the others.
+/// The limit is too low; weir then serves fewer clients and refuses the others.
 pub fn carries(limit: u64, max_clients: u32, servers: usize, workers: usize) -> Result<u64, Shortfall> {
     let of = |each: u64, count: usize| each.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
     let rest = BASE.saturating_add(of(PER_SERVER, servers)).saturating_add(of(PER_WORKER, workers));
@@ -83,9 +86,40 @@ pub fn carries(limit: u64, max_clients: u32, servers: usize, workers: usize) -> 
         limit,
         needed,
         max_clients,
-        // Fewer than max_clients, or there were no shortfall; so it fits.
+        // It fits: a shortfall means fewer than max_clients.
         carried: u32::try_from(carried).unwrap_or(max_clients),
     })
+}
+
+/// How many clients the limit of open files has room for. Without descriptors `accept` would stop, and clients would
+/// wait unseen in the kernel's queue; refusing a client so that it can read why takes one descriptor.
+#[derive(Debug)]
+pub struct ClientBudget {
+    /// The part of each listener's `max_clients` that is served.
+    pub share: f64,
+    /// The most clients that may be in the middle of being refused at once.
+    pub refusals: u32,
+}
+
+impl ClientBudget {
+    /// The part of a limit that is too low which is kept for refusing the clients beyond it.
+    const KEPT: f64 = 0.1;
+
+    /// Raises the limit as far as it goes, and warns where that is too low for the configuration.
+    pub fn of(config: &Config, workers: usize) -> Self {
+        let limit = raise();
+        let (max_clients, servers) = (config.admission.max_clients, config.upstream.servers.len());
+        let refusals = |descriptors: u64| u32::try_from(descriptors).unwrap_or(u32::MAX);
+        match carries(limit.soft, max_clients, servers, workers) {
+            Ok(spare) => Self { share: 1.0, refusals: refusals(spare) },
+            Err(shortfall) => {
+                let served = f64::from(shortfall.carried) * (1.0 - Self::KEPT);
+                warn!("{shortfall}; until then {} are served and the others refused", served as u32);
+                let kept = f64::from(shortfall.carried) * Self::KEPT * 2.0;
+                Self { share: served / f64::from(max_clients), refusals: refusals(kept as u64) }
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Settings of the kernel that bound how many clients there can be, looked at once at the start. `docs/kernel.md` explains them.
+//! Settings of the kernel that bound how many clients there can be, looked at once at the start. `docs/how-to/kernel.md`
+//! explains them.
 
 use std::{fs, str::FromStr};
 

@@ -1,4 +1,4 @@
-//! TLS with a client, before its preface or in the middle of it.
+//! TLS with a client: before INFO, or behind it.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,110 +9,80 @@ use crate::{
     net::stream::Stream,
     outcome::{Phase, Refusal},
     session::{
-        End, Listener, Shared, Who, leave_unfinished,
-        preface::{self, Arrival, Unfinished},
+        context::{Context, End},
+        preface::Unfinished,
+        refuse::close_unfinished,
     },
     tls::{self, Failed, HandshakeFirst, Terminator},
 };
 
-/// What a session's TLS depends on.
-pub(super) struct Secure<'a> {
-    shared: &'a Shared,
-    terminator: Option<&'a Terminator>,
-    /// Why the accept door refuses the client.
-    pub(super) refused: Option<Refusal>,
-    /// When CONNECT should be there. A client that is ready only then can still be let in, if the pace allows it at once.
-    done_by: Instant,
-    deadline: Instant,
-}
-
-/// A client that was lost before its CONNECT was complete; without a connection there is nobody to say anything to.
+/// A client that was lost before its CONNECT was complete. Without a stream there is nobody to say anything to.
 pub(super) struct Lost {
-    down: Option<Stream>,
+    stream: Option<Stream>,
     unfinished: Unfinished,
 }
 
 impl Lost {
-    fn new(down: impl Into<Option<Stream>>, unfinished: Unfinished) -> Self {
-        Self { down: down.into(), unfinished }
+    pub fn new(stream: impl Into<Option<Stream>>, unfinished: Unfinished) -> Self {
+        Self { stream: stream.into(), unfinished }
     }
 
-    /// Whether it has left without a word.
-    pub(super) fn is_probe(&self) -> bool {
+    /// Whether the client left without a word.
+    pub fn is_probe(&self) -> bool {
         matches!(self.unfinished, Unfinished::Probe)
+    }
+
+    /// Closes what is left of it. `refused` is the reason of the accept check, if it said no.
+    pub async fn close(self, refused: Option<Refusal>) -> End {
+        let Self { stream, unfinished } = self;
+        match (unfinished, refused) {
+            // It was to be refused anyway, and there was no time to say so.
+            (Unfinished::TlsBusy, Some(reason)) => End::Refused(reason),
+            (unfinished, _) => close_unfinished(stream, unfinished, Phase::Preface).await,
+        }
     }
 }
 
-impl<'a> Secure<'a> {
-    /// For a client that was accepted at `accepted`.
-    pub(super) fn new(shared: &'a Shared, listener: &'a Listener, accepted: Instant, deadline: Instant) -> Self {
-        let unknown = shared.admission.patience().deadlines(None, accepted.into_std(), accepted.into_std());
-        let done_by = Instant::from_std(unknown.hold_until).min(deadline);
-        Self { shared, terminator: listener.tls.as_deref(), refused: None, done_by, deadline }
+/// Does TLS before INFO, where the listener and the client do so.
+pub(super) async fn handshake_first(cx: &Context, stream: Stream, refused: Option<Refusal>) -> Result<Stream, Lost> {
+    let Some(terminator) = &cx.listener.tls else { return Ok(stream) };
+    match terminator.handshake_first() {
+        HandshakeFirst::Never => Ok(stream),
+        HandshakeFirst::Within(pause) if !tls::speaks_first(stream.tcp(), pause).await => Ok(stream),
+        HandshakeFirst::Within(_) | HandshakeFirst::Always => handshake(cx, stream, refused).await,
     }
+}
 
-    /// TLS before INFO, where the listener and the client do so.
-    pub(super) async fn first(&self, down: Stream) -> Result<Stream, Lost> {
-        let Some(terminator) = self.terminator else { return Ok(down) };
-        match terminator.handshake_first() {
-            HandshakeFirst::Never => Ok(down),
-            HandshakeFirst::Within(pause) if !tls::speaks_first(down.tcp(), pause).await => Ok(down),
-            HandshakeFirst::Within(_) | HandshakeFirst::Always => self.at_once(down).await,
-        }
+/// Does TLS now, where the listener does TLS and it has not been done.
+pub(super) async fn handshake(cx: &Context, stream: Stream, refused: Option<Refusal>) -> Result<Stream, Lost> {
+    match (&cx.listener.tls, stream) {
+        (Some(terminator), Stream::Plain(tcp)) => accept(cx, terminator, tcp, refused).await,
+        (_, stream) => Ok(stream),
     }
+}
 
-    /// TLS now, where the listener does TLS and it has not been done.
-    pub(super) async fn at_once(&self, down: Stream) -> Result<Stream, Lost> {
-        match (self.terminator, down) {
-            (Some(terminator), Stream::Plain(tcp)) => self.handshake(terminator, tcp).await,
-            (_, down) => Ok(down),
+async fn accept(
+    cx: &Context,
+    terminator: &Terminator,
+    tcp: TcpStream,
+    refused: Option<Refusal>,
+) -> Result<Stream, Lost> {
+    // When CONNECT should be there. A client that is ready only then can still be let in, if its turn comes at once.
+    let done_by: Instant = cx.unknown_hold_until().min(cx.connect_by());
+    // On the heap while it lasts: it is larger than all else that a preface keeps.
+    let done = Box::pin(tls::accept(terminator, tcp, refused.is_some(), done_by, cx.connect_by())).await;
+    Err(match done {
+        Ok((stream, kind)) => {
+            let counters = &cx.shared.counters;
+            let resumed = kind == HandshakeKind::Resumed;
+            if resumed { &counters.tls_resumed } else { &counters.tls_full }.fetch_add(1, Relaxed);
+            return Ok(stream);
         }
-    }
-
-    /// Sends `greeting`, does TLS where that is still to come, and reads CONNECT.
-    pub(super) async fn exchange(&self, mut down: Stream, greeting: &[u8]) -> Result<(Stream, Arrival), Lost> {
-        if let Err(unfinished) = preface::greet(&mut down, greeting, self.deadline).await {
-            return Err(Lost::new(down, unfinished));
-        }
-        let mut down = self.at_once(down).await?;
-        let longest = self.shared.servers.max_control_line();
-        match preface::hear(&mut down, longest, self.deadline).await {
-            Ok(arrival) => Ok((down, arrival)),
-            Err(unfinished) => Err(Lost::new(down, unfinished)),
-        }
-    }
-
-    async fn handshake(&self, terminator: &Terminator, down: TcpStream) -> Result<Stream, Lost> {
-        // On the heap for as long as it takes: most of a preface's own memory would be this.
-        let done = Box::pin(tls::accept(terminator, down, self.refused.is_some(), self.done_by, self.deadline)).await;
-        Err(match done {
-            Ok((down, kind)) => {
-                let resumed = kind == HandshakeKind::Resumed;
-                let counters = &self.shared.counters;
-                if resumed { &counters.tls_resumed } else { &counters.tls_full }.fetch_add(1, Relaxed);
-                return Ok(down);
-            }
-            Err(Failed::Silent) => Lost::new(None, Unfinished::Probe),
-            Err(Failed::Gone) => Lost::new(None, Unfinished::Gone),
-            Err(Failed::TimedOut) => Lost::new(None, Unfinished::TimedOut),
-            Err(Failed::Busy) => Lost::new(None, Unfinished::TlsBusy),
-            Err(Failed::NotTls(down)) => Lost::new(Stream::from(down), Unfinished::NotTls),
-            Err(Failed::Tls(err)) => Lost::new(None, Unfinished::Tls(err)),
-        })
-    }
-
-    /// The end of a client that was lost.
-    pub(super) async fn end(&self, lost: Lost, who: &mut Who) -> End {
-        let Lost { down, unfinished } = lost;
-        match (unfinished, self.refused) {
-            // It was to be refused anyway, and there was no time to say so.
-            (Unfinished::TlsBusy, Some(reason)) => End::Refused(reason),
-            (unfinished, _) => {
-                if let Unfinished::Tls(err) = &unfinished {
-                    who.tls = Some(err.to_string().into());
-                }
-                leave_unfinished(down, unfinished, Phase::Preface).await
-            }
-        }
-    }
+        Err(Failed::Silent) => Lost::new(None, Unfinished::Probe),
+        Err(Failed::Gone) => Lost::new(None, Unfinished::Gone),
+        Err(Failed::TimedOut) => Lost::new(None, Unfinished::TimedOut),
+        Err(Failed::Busy) => Lost::new(None, Unfinished::TlsBusy),
+        Err(Failed::NotTls(tcp)) => Lost::new(Stream::from(tcp), Unfinished::NotTls),
+        Err(Failed::Tls(err)) => Lost::new(None, Unfinished::Tls(err)),
+    })
 }

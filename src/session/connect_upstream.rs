@@ -1,4 +1,4 @@
-//! Until a server has said its word: dialling, handing CONNECT over, and placing a client elsewhere without its noticing.
+//! The dial: a client is connected to its server, and placed on another one when that fails, without noticing.
 
 use std::sync::{
     Arc,
@@ -9,28 +9,101 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
-    admission::{Again, Pass},
+    admission::{Failover, Pass},
     advertised_info::Shape,
-    dial::{self, Accepted, Answer, DialError, Dialled, Secured},
-    dispatch::{self, AnyPass},
-    net::timer,
-    outcome::Refusal,
-    protocol::{PING, connect::Connect},
-    session::{Shared, spare},
-    upstream::{Server, Slot, concurrency::baseline::Since},
+    dial::{self, DialError, LoggedIn, LoginReply, ServerConnection, ServerTls},
+    dispatch,
+    identity::CredentialKey,
+    net::{linger, timer::now},
+    outcome::{Cause, Party, Phase, Refusal},
+    protocol::{PING, client_preface::PrefaceError, connect::Connect, refusal},
+    relay::InfoPolicy,
+    session::{
+        Shared,
+        context::{Context, End},
+        preface::{self, Downstream, Unfinished},
+        refuse::{close_unfinished, refuse_now},
+        wait::Admitted,
+    },
+    upstream::{Server, Slot, concurrency::baseline::MeasuredFrom},
+    worker::{self, with_rng},
 };
 
+/// A client that a server has let in.
+pub(super) struct Connected {
+    pub downstream: Downstream,
+    pub pass: Pass,
+    pub credential: CredentialKey,
+    /// The server's side.
+    pub upstream: Box<LoggedIn>,
+    /// What happens to the server's INFOs on their way to the client.
+    pub info_policy: InfoPolicy,
+}
+
 /// Why no server took the client.
-pub(super) enum NotAnswered {
+enum NotAnswered {
     Refused(Refusal),
     /// `-ERR`, as the server wrote it.
-    ServerSaid(Vec<u8>),
+    ServerError(Vec<u8>),
     /// With weir's own signature CONNECT is longer than the servers take.
     TooLong,
 }
 
+impl Admitted {
+    /// Connects the client to its server, or to another one.
+    pub async fn connect_upstream(self, cx: &mut Context) -> Result<Connected, End> {
+        let Self { mut downstream, pass, dialled, proxy_header, credential, answer_by } = self;
+        let info_policy = ask_for_account(&mut downstream.connect);
+        let Downstream { stream, preface, connect, .. } = &mut downstream;
+        let connecting = connect_with_failover(&cx.shared, pass, dialled, connect, &proxy_header, answer_by);
+        let answered = tokio::select! {
+            answered = connecting => answered,
+            left = preface::watch(stream, preface) => {
+                return Err(close_unfinished(downstream.stream, left, Phase::Dial).await);
+            }
+        };
+        let (pass, upstream) = match answered {
+            Ok(both) => both,
+            Err(not) => return Err(not_answered(cx, downstream, credential, not).await),
+        };
+        cx.shared.admission.source_reputation().succeeded(cx.source(), credential);
+        cx.log.server = Some(Arc::clone(pass.server.server()));
+        Ok(Connected { downstream, pass, credential, upstream, info_policy })
+    }
+}
+
+/// Makes sure that the server tells what account the client is in. Servers since 2.12 do so in the INFO after the first PONG,
+/// to clients of protocol 1. A client of protocol 0 is presented as one of 1, and the INFOs it does not expect are kept from it.
+fn ask_for_account(connect: &mut Connect) -> InfoPolicy {
+    if connect.protocol() == 0 {
+        connect.set_protocol(1);
+        return InfoPolicy::Drop;
+    }
+    InfoPolicy::Rewrite
+}
+
+/// Ends a client that no server has let in.
+async fn not_answered(cx: &mut Context, down: Downstream, credential: CredentialKey, why: NotAnswered) -> End {
+    let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = down;
+    match why {
+        NotAnswered::Refused(reason) => refuse_now(cx, stream, preface, reason).await,
+        NotAnswered::TooLong => close_unfinished(stream, Unfinished::Wrong(PrefaceError::TooLong), Phase::Dial).await,
+        NotAnswered::ServerError(line) => {
+            if let Some(bad) = refusal::bad_login(&line) {
+                let account = cx.log.account.as_deref().unwrap_or_default();
+                cx.shared.counters.bad_logins.note(account, cx.source(), bad);
+                if bad.is_of_credentials() {
+                    cx.shared.admission.source_reputation().failed(cx.source(), credential, now());
+                }
+            }
+            linger::close_with(stream, &line).await;
+            End::closed(Party::Upstream, Phase::Dial, Cause::ServerError)
+        }
+    }
+}
+
 /// What the server is sent: the canonical CONNECT, with weir's signature where weir is a trusted proxy, and PING.
-fn words(shared: &Shared, connect: &Connect, nonce: Option<&str>, longest: usize) -> Result<Vec<u8>, NotAnswered> {
+fn login(shared: &Shared, connect: &Connect, nonce: Option<&str>, longest: usize) -> Result<Vec<u8>, NotAnswered> {
     let mut words = Vec::with_capacity(512);
     match shared.proxy_key.as_ref().zip(nonce).and_then(|(key, nonce)| key.sign(nonce)) {
         None => connect.write(&mut words),
@@ -56,33 +129,28 @@ fn words(shared: &Shared, connect: &Connect, nonce: Option<&str>, longest: usize
     Ok(words)
 }
 
-/// Dials until a server has said its word; whatever goes wrong with one, the client is placed on the next without noticing.
-/// Not so one that has signed the nonce of the first, which is `dialled` already: it has to come back.
-pub(super) async fn dial_until_answered(
+/// Dials until a server has answered CONNECT. Whatever goes wrong with one server, the client is placed on the next.
+/// A client that has signed the nonce of the first, which is `dialled` already, cannot be placed elsewhere: it has to come back.
+async fn connect_with_failover(
     shared: &Shared,
-    mut pass: AnyPass,
-    mut dialled: Option<Dialled>,
+    mut pass: Pass,
+    mut dialled: Option<Box<ServerConnection>>,
     connect: &Connect,
     header: &[u8],
     answer_by: Instant,
-) -> Result<(AnyPass, Box<Accepted>), NotAnswered> {
+) -> Result<(Pass, Box<LoggedIn>), NotAnswered> {
     let bound = dialled.is_some() && connect.signs();
     let mut tried = Vec::new();
     loop {
         let began = Instant::now();
         let longest = pass.server.server().max_control_line();
-        let ahead = match dialled {
-            None if header.is_empty() => spare::take_ahead(shared, &mut pass.server),
-            _ => None,
-        };
-        let is_ahead = ahead.is_some();
-        let (opened, since, said) = match dialled.take().or(ahead) {
-            Some(dialled) => (Ok(dialled), Since::Connect, false),
+        let (opened, since, said) = match dialled.take() {
+            Some(dialled) => (Ok(*dialled), MeasuredFrom::Connect, false),
             None if may_speak_first(shared, header) => {
-                let words = words(shared, connect, None, longest)?;
-                (open(shared, &mut pass.server, &words, answer_by).await, Since::Dial, true)
+                let words = login(shared, connect, None, longest)?;
+                (open(shared, &mut pass.server, &words, answer_by).await, MeasuredFrom::Dial, true)
             }
-            None => (open(shared, &mut pass.server, header, answer_by).await, Since::Dial, false),
+            None => (open(shared, &mut pass.server, header, answer_by).await, MeasuredFrom::Dial, false),
         };
         let answer = match opened {
             // It has signed another nonce, or none: this server would call it a liar.
@@ -92,33 +160,15 @@ pub(super) async fn dial_until_answered(
             Ok(dialled) => {
                 let words = match said {
                     true => Vec::new(),
-                    false => words(shared, connect, dialled.info().nonce(), longest)?,
+                    false => login(shared, connect, dialled.info().nonce(), longest)?,
                 };
-                let until = if is_ahead { until_given_up(&pass, began, answer_by) } else { answer_by };
-                hand_over(shared, &mut pass, dialled, &words, (began, since), until).await
+                hand_over(shared, &mut pass, dialled, &words, (began, since), answer_by).await
             }
             Err(err) => Err(err),
         };
-        if is_ahead {
-            let is_lost = match &answer {
-                Err(DialError::Closed | DialError::Io(_)) => true,
-                Ok(Answer::Err(line)) => dial::says_too_late(line),
-                _ => false,
-            };
-            let outcome = if is_lost { spare::Outcome::Lost } else { spare::Outcome::Used };
-            spare::count(shared, pass.server.server().index(), outcome);
-            // The server ended it while CONNECT was on its way: neither its fault nor the client's.
-            if is_lost {
-                let Pass { server, account } = pass;
-                drop(server);
-                let placed = place_again(shared, &tried, answer_by).await;
-                pass = Pass { server: placed.map_err(NotAnswered::Refused)?, account };
-                continue;
-            }
-        }
         match answer {
-            Ok(Answer::Pong(accepted)) => return Ok((pass, accepted)),
-            Ok(Answer::Err(line)) => return Err(NotAnswered::ServerSaid(line)),
+            Ok(LoginReply::Pong(accepted)) => return Ok((pass, accepted)),
+            Ok(LoginReply::Err(line)) => return Err(NotAnswered::ServerError(line)),
             Err(err) if bound => {
                 debug!(server = pass.server.server().name(), %err, "dial failed");
                 return Err(NotAnswered::Refused(Refusal::ServerCapacity));
@@ -176,11 +226,10 @@ async fn place_instead(
 /// Finds a server other than those that were `tried`.
 async fn place_again(shared: &Shared, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
     loop {
-        let now = Instant::now().into_std();
-        match shared.admission.place_again(tried, deadline.into_std(), now, &mut fastrand::Rng::new()) {
-            Again::Placed(server) => return Ok(server),
-            Again::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
-            Again::Refuse(reason) => return Err(reason),
+        match with_rng(|rng| shared.admission.place_again(tried, deadline.into_std(), now(), rng)) {
+            Failover::Placed(server) => return Ok(server),
+            Failover::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
+            Failover::Refuse(reason) => return Err(reason),
         }
     }
 }
@@ -195,22 +244,22 @@ pub(super) trait Open {
 }
 
 /// As far as the server's INFO, with weir's own TLS where there is any.
-pub(super) struct Greeted<'a> {
-    tls: Secured<'a>,
+pub(super) struct UntilInfo<'a> {
+    tls: ServerTls<'a>,
     words: &'a [u8],
 }
 
-impl<'a> Greeted<'a> {
+impl<'a> UntilInfo<'a> {
     /// `words` go first, where there are any.
-    pub(super) fn by(shared: &'a Shared, words: &'a [u8]) -> Self {
+    pub(super) fn new(shared: &'a Shared, words: &'a [u8]) -> Self {
         Self { tls: shared.servers_tls.as_deref().into(), words }
     }
 }
 
-impl Open for Greeted<'_> {
-    type Opened = Dialled;
+impl Open for UntilInfo<'_> {
+    type Opened = ServerConnection;
 
-    async fn open(&self, server: &Server, by: Instant) -> Result<Dialled, DialError> {
+    async fn open(&self, server: &Server, by: Instant) -> Result<ServerConnection, DialError> {
         dial::dial(server, self.tls, self.words, by).await
     }
 }
@@ -221,8 +270,8 @@ pub(super) async fn open(
     slot: &mut Slot,
     words: &[u8],
     deadline: Instant,
-) -> Result<Dialled, DialError> {
-    let dialled = open_as(slot, deadline, &Greeted::by(shared, words)).await?;
+) -> Result<ServerConnection, DialError> {
+    let dialled = open_as(slot, deadline, &UntilInfo::new(shared, words)).await?;
     shared.advertised_info.learn(slot.server().index(), dialled.info());
     Ok(dialled)
 }
@@ -239,11 +288,11 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
             Ok(opened)
         }
         Err(DialError::Full) => {
-            server.said_full(Instant::now().into_std());
+            server.said_full(now());
             Err(DialError::Full)
         }
         Err(err) => {
-            if let Some(pause) = server.failed(Instant::now().into_std(), &mut fastrand::Rng::new()) {
+            if let Some(pause) = with_rng(|rng| server.failed(now(), rng)) {
                 tracing::warn!(server = server.name(), %err, ?pause, "server ejected");
             }
             Err(err)
@@ -251,36 +300,29 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
     }
 }
 
-/// How long a server that was dialled ahead is waited for: one that hangs has not shown it at a dial. Where a login is quick, half of
-/// what is left is kept for another server.
-fn until_given_up(pass: &AnyPass, began: Instant, answer_by: Instant) -> Instant {
-    let half = answer_by.saturating_duration_since(began) / 2;
-    if pass.account.account().login_takes() < half / 4 { began + half } else { answer_by }
-}
-
 /// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.
 async fn hand_over(
     shared: &Shared,
-    pass: &mut AnyPass,
-    dialled: Dialled,
+    pass: &mut Pass,
+    dialled: ServerConnection,
     words: &[u8],
-    (began, since): (Instant, Since),
+    (began, since): (Instant, MeasuredFrom),
     answer_by: Instant,
-) -> Result<Answer, DialError> {
+) -> Result<LoginReply, DialError> {
     let server = Arc::clone(pass.server.server());
     let names_account = dialled.info().names_account();
     let answer = dialled.handshake(&server, words, names_account, answer_by).await;
     match &answer {
-        Ok(Answer::Pong(_)) => {
+        Ok(LoginReply::Pong(_)) => {
             let took = began.elapsed();
-            shared.admission.handshake_finished(pass, took, since, timer::late(), Instant::now().into_std());
+            shared.admission.handshake_finished(pass, took, since, worker::lag(), now());
             shared.counters.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
         }
-        Err(DialError::Full) => server.said_full(Instant::now().into_std()),
+        Err(DialError::Full) => server.said_full(now()),
         Err(DialError::TimedOut) => shared.admission.handshake_cut_off(pass, began.elapsed()),
         _ => {}
     }
     // Room for the next handshake: whoever waits for that need not wait for a timer.
-    dispatch::give_now(&shared.admission);
+    dispatch::run_now(&shared.admission);
     answer
 }

@@ -1,141 +1,267 @@
-//! Dial-first: a server is dialled before the client is greeted, so that the client signs that server's nonce.
+//! Dial-first: a server is dialled before the client sees INFO, so that the client signs the nonce of that very server.
 //!
-//! The wait for a turn is before the dial, since the server's own timer for CONNECT starts there. An upstream connection whose
-//! nonce a client has answered is never another's; one that nobody answered may be the next client's (`spare.rs`).
+//! The client waits for its turn before the dial, since the server's own timer for CONNECT starts at the dial. An upstream
+//! connection whose nonce a client has answered is never given to another client. One that nobody answered may be the next
+//! client's (`upstream_pool.rs`).
 
-use std::{net::IpAddr, pin::pin, time::Duration};
+use std::{pin::pin, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 use tracing::debug;
 
 use crate::{
-    admission::{Client, Pass, Wait},
-    dial::{DialError, Dialled},
-    dispatch::{AnyAccountSlot, AnyPass, Turn},
+    admission::{AccountSlot, Client, Pass, Wait},
+    advertised_info::Shape,
+    dial::{DialError, ServerConnection},
+    dispatch::TurnSender,
     identity::Credential,
-    net::{linger, stream::Stream, timer::sleep_until},
-    outcome::{Phase, Refusal},
-    protocol::{client_preface::Preface, connect::Connect, info::Info},
+    net::{
+        linger,
+        stream::Stream,
+        timer::{now, sleep_until},
+    },
+    outcome::Refusal,
+    protocol::info::Info,
     session::{
-        End, Shared, Waited, Who,
-        connect_upstream::{Greeted, open_any},
-        leave_unfinished, preface, spare, turn_away, wait,
+        connect_upstream::{UntilInfo, open_any},
+        context::{Context, End},
+        preface::{self, Downstream, Unfinished},
+        upstream_pool,
+        wait::{Waited, wait},
     },
     upstream::Slot,
+    worker::with_rng,
 };
 
 /// The part of a server's `auth_timeout` in which CONNECT must come from the client; the rest is for the way to the server.
 const FOR_CONNECT: f64 = 0.75;
 
 /// While a client takes no longer than this for its CONNECT, its handshake is one of those under way on the server, so that no
-/// more logins come to the server at once than it can take. One that is slower, or silent, is not to keep others waiting.
+/// more logins come to the server at once than it can take. A slower client does not keep others waiting.
 const PROMPT: Duration = Duration::from_millis(250);
 
-/// What there is of a server when the client is greeted.
-pub(super) enum Ahead {
+/// How soon to ask again whether an account may have one more handshake: it has no timer to wait for.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
+
+/// The server that a client has before it sees INFO.
+pub(super) enum DialFirst {
     /// The servers send no nonce: the dial comes after CONNECT.
     NotNeeded,
-    /// No server, and why: the client is greeted by weir. If it signs it is refused, if not it waits for its turn as usual.
-    Not(Refusal),
+    /// There is none, and why: the client sees weir's INFO. If it signs it is refused, if not it waits for its turn as usual.
+    NoServer(Refusal),
     /// A server of its own.
-    Dialled(Box<Opened>),
+    Dialled(Box<DialledServer>),
 }
 
-/// A server's connection that waits for a CONNECT.
-pub(super) struct Opened {
-    pub(super) dialled: Dialled,
-    pub(super) slot: Slot,
+/// A connection to a server that waits for a CONNECT.
+pub(super) struct DialledServer {
+    pub dialled: ServerConnection,
+    pub slot: Slot,
     /// CONNECT must have come by then.
-    pub(super) expires: Instant,
+    pub expires: Instant,
 }
 
-impl Opened {
-    /// What the server says of itself.
-    pub(super) fn info(&self) -> &Info {
+impl DialledServer {
+    fn info(&self) -> &Info {
         self.dialled.info()
     }
 
     /// Closes the connection. The slot is given back once the server has seen the end.
-    pub(super) async fn let_go(self) {
+    pub async fn close(self) {
         linger::close_with(self.dialled.into_stream(), b"").await;
         drop(self.slot);
     }
 }
 
-/// Waits for a turn and dials. The error is the end of a client that has left meanwhile.
-pub(super) async fn dial(
-    shared: &Shared,
-    down: &Stream,
-    header: &[u8],
-    source: IpAddr,
-    accepted: Instant,
-    who: &mut Who,
-) -> Result<Ahead, End> {
-    if shared.admission.source_reputation().is_damped(source, Instant::now().into_std()) {
-        return Ok(Ahead::Not(Refusal::SourceRate));
-    }
-    // Whoever waits goes first, and can use the slot.
-    if shared.admission.held() == 0
-        && let Some(spare) = spare::take()
-    {
-        return Ok(Ahead::Dialled(spare));
-    }
-    let slot = match turn(shared, source, accepted, who, preface::left_ungreeted(down)).await? {
-        Ok(pass) => pass.server,
-        Err(reason) => return Ok(Ahead::Not(reason)),
-    };
-    let deadline = dial_until(shared, accepted);
-    let mut opening = pin!(open_greeted(shared, slot, header, deadline));
-    let left = tokio::select! {
-        opened = &mut opening => return Ok(opened.map_or_else(Ahead::Not, |o| Ahead::Dialled(Box::new(o)))),
-        () = preface::left_ungreeted(down) => End::Probe,
-    };
-    // The server may count the connection by now: the slot stays taken until it has seen the end.
-    if let Ok(opened) = opening.await {
-        Ahead::Dialled(Box::new(opened)).spare(shared).await;
-    }
-    Err(left)
+/// What the connect check of a client begins with.
+pub(super) enum Begin {
+    /// The client has its server already, which has sent the nonce that it signed.
+    Dialled(Pass, Box<ServerConnection>),
+    /// It takes part in the queue.
+    Queue,
+    /// It is refused.
+    Refused(Refusal),
+    /// It left meanwhile.
+    Left(Unfinished),
 }
 
-/// Until when a server may be looked for, for a client of which nothing is known.
-pub(super) fn dial_until(shared: &Shared, accepted: Instant) -> Instant {
-    let accepted = accepted.into_std();
-    Instant::from_std(shared.admission.patience().deadlines(None, accepted, accepted).hold_until)
+impl DialFirst {
+    /// Dials a server where clients sign, once the client has its turn. The error is the end of a client that left meanwhile.
+    pub async fn begin(
+        cx: &mut Context,
+        stream: &Stream,
+        proxy_header: &[u8],
+        refused: Option<Refusal>,
+    ) -> Result<Self, End> {
+        let is_wanted = refused.is_none() || cx.shared.admission.operators().is_likely(cx.source(), now());
+        match cx.shared.advertised_info.shape() {
+            Shape::ConnectFirst => Ok(Self::NotNeeded),
+            Shape::DialFirst if is_wanted => Self::dial(cx, stream, proxy_header).await,
+            Shape::Unknown | Shape::DialFirst => Ok(Self::NoServer(Refusal::ServerCapacity)),
+        }
+    }
+
+    async fn dial(cx: &mut Context, stream: &Stream, proxy_header: &[u8]) -> Result<Self, End> {
+        if cx.shared.admission.source_reputation().is_damped(cx.source(), now()) {
+            return Ok(Self::NoServer(Refusal::SourceRate));
+        }
+        // Clients in the queue go first, and can use the slot.
+        if cx.shared.admission.queued() == 0
+            && let Some(pooled) = upstream_pool::take()
+        {
+            return Ok(Self::Dialled(pooled));
+        }
+        let slot = match turn_by_source(cx, preface::left_before_info(stream)).await? {
+            Ok(pass) => pass.server,
+            Err(reason) => return Ok(Self::NoServer(reason)),
+        };
+        let mut opening = pin!(open(cx, slot, proxy_header));
+        tokio::select! {
+            opened = &mut opening => return Ok(opened.map_or_else(Self::NoServer, |o| Self::Dialled(Box::new(o)))),
+            () = preface::left_before_info(stream) => {}
+        }
+        // The server may count the connection by now: the slot stays taken until the server has seen the end.
+        if let Ok(opened) = opening.await {
+            Self::Dialled(Box::new(opened)).recycle(cx).await;
+        }
+        Err(End::Probe)
+    }
+
+    /// Writes the INFO that the client is to see: of its server, or weir's own.
+    pub fn write_info(&self, cx: &Context, out: &mut Vec<u8>) {
+        let info = &cx.listener.info;
+        match self {
+            Self::Dialled(server) => info.introduce(server.info(), cx.source(), out),
+            Self::NoServer(_) => info.greet_with_nonce(cx.id, cx.source(), out),
+            Self::NotNeeded => info.greet(cx.id, cx.source(), out),
+        }
+    }
+
+    /// Watches the server while the client reads INFO and sends its CONNECT. A server that is lost, or whose own timer runs out,
+    /// is closed. The client is not disturbed, since one that does not sign can have another server.
+    pub async fn lasts_through<T>(&mut self, cx: &Context, exchange: impl Future<Output = T>) -> T {
+        let Self::Dialled(server) = self else { return exchange.await };
+        let mut exchange = pin!(exchange);
+        let source_reputation = cx.shared.admission.source_reputation();
+        let began = Instant::now();
+        let mut prompt_until = Some(began + PROMPT);
+        if !source_reputation.is_prompt(cx.source(), began.into_std()) {
+            server.slot.await_connect();
+            prompt_until = None;
+        }
+        let why = loop {
+            tokio::select! {
+                biased;
+                done = &mut exchange => return done,
+                lost = server.dialled.closed() => {
+                    let server = server.slot.server();
+                    debug!(server = server.name(), %lost, "lost before CONNECT");
+                    if matches!(lost, DialError::Full) {
+                        server.said_full(now());
+                    }
+                    break Refusal::ServerCapacity;
+                }
+                () = sleep_until(prompt_until.unwrap_or(server.expires)) => {}
+            }
+            if prompt_until.take().is_none() {
+                break Refusal::HoldExpired;
+            }
+            server.slot.await_connect();
+            source_reputation.kept_silent(cx.source(), now());
+        };
+        let gone = std::mem::replace(self, Self::NoServer(why));
+        tokio::join!(exchange, gone.close()).0
+    }
+
+    /// Leaves the server's connection, if there is one, to the next client: nobody has answered its nonce.
+    pub async fn recycle(self, cx: &Context) {
+        let Self::Dialled(server) = self else { return };
+        // A server that was told by a PROXY header whose connection it is would take the next client for that one.
+        let admission = &cx.shared.admission;
+        let is_free = !cx.shared.sends_proxy_headers && admission.queued() == 0 && !admission.is_draining();
+        if let Some(server) = if is_free { upstream_pool::put(server) } else { Some(server) } {
+            server.close().await;
+        }
+    }
+
+    /// Closes the server's connection, if there is one.
+    pub async fn close(self) {
+        if let Self::Dialled(server) = self {
+            server.close().await;
+        }
+    }
+
+    /// Begins the connect check with the server at hand, if there is one.
+    pub async fn begin_check(self, cx: &Context, client: &Client, downstream: &mut Downstream) -> Begin {
+        let signs = downstream.connect.signs();
+        let server = match self {
+            Self::NotNeeded => return Begin::Queue,
+            Self::NoServer(reason) if signs => return Begin::Refused(reason),
+            Self::NoServer(_) => return Begin::Queue,
+            Self::Dialled(server) => server,
+        };
+        // A slot that is kept for the system account was taken for a client of another.
+        if server.slot.is_from_reserve() && !cx.shared.servers.is_system_account(&client.account) {
+            server.close().await;
+            return if signs { Begin::Refused(Refusal::ServerCapacity) } else { Begin::Queue };
+        }
+        let mut account = match cx.shared.admission.enter_account(client, now()) {
+            Ok(account) => account,
+            Err(reason) => {
+                server.close().await;
+                return if signs || !reason.is_a_rate() { Begin::Refused(reason) } else { Begin::Queue };
+            }
+        };
+        let until = server.expires.min(Instant::from_std(client.hold_until));
+        let Downstream { stream, preface, .. } = downstream;
+        let has_begun = tokio::select! {
+            has_begun = begin_handshake(&mut account, until) => has_begun,
+            left = preface::watch(stream, preface) => {
+                server.close().await;
+                return Begin::Left(left);
+            }
+        };
+        if !has_begun {
+            server.close().await;
+            return Begin::Refused(Refusal::HoldExpired);
+        }
+        let DialledServer { dialled, slot: mut server, .. } = *server;
+        server.resume_handshake();
+        Begin::Dialled(Pass { server, account }, Box::new(dialled))
+    }
 }
 
-/// Waits for a turn by the client's source: nothing else is known. The error is the end of a client that `left` meanwhile.
-pub(super) async fn turn(
-    shared: &Shared,
-    source: IpAddr,
-    accepted: Instant,
-    who: &mut Who,
+/// Waits for a turn by the client's source: nothing else is known. The outer error is the end of a client that `left` meanwhile.
+pub(super) async fn turn_by_source(
+    cx: &mut Context,
     left: impl Future<Output = ()>,
-) -> Result<Result<AnyPass, Refusal>, End> {
-    let hold_until = shared.admission.patience().before_info(accepted.into_std());
-    let client = shared.keys.client(source, shared.keys.credential(Credential::Nothing), None);
+) -> Result<Result<Pass, Refusal>, End> {
+    let shared = &cx.shared;
+    let hold_until = shared.admission.deadline_policy().before_info(cx.accepted.into_std());
+    let client = shared.keys.client(cx.source(), shared.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
-    let (now, rng) = (Instant::now().into_std(), &mut fastrand::Rng::new());
-    let verdict = shared.admission.at_accept_turn(source, client, hold_until, now, rng, || Turn(turn));
-    match wait(shared, Wait::of(verdict, now), turn_comes, who, left).await {
+    let waiter = || TurnSender(turn);
+    let begun =
+        with_rng(|rng| Wait::before_connect(&shared.admission, cx.source(), client, hold_until, now(), rng, waiter));
+    match wait(cx, begun, turn_comes, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),
         Waited::Left(()) => Err(End::Probe),
-        Waited::InVain(reason) => Ok(Err(reason)),
+        Waited::Refused(reason) => Ok(Err(reason)),
     }
 }
 
 /// Opens a connection to the server of `slot`, or to another one, and reads its INFO.
-async fn open_greeted(shared: &Shared, slot: Slot, header: &[u8], deadline: Instant) -> Result<Opened, Refusal> {
-    let (dialled, slot, began) = open_any(shared, slot, &Greeted::by(shared, header), deadline).await?;
+async fn open(cx: &Context, slot: Slot, proxy_header: &[u8]) -> Result<DialledServer, Refusal> {
+    let shared = &cx.shared;
+    let until_info = UntilInfo::new(shared, proxy_header);
+    let (dialled, slot, began) = open_any(shared, slot, &until_info, cx.unknown_hold_until()).await?;
     shared.advertised_info.learn(slot.server().index(), dialled.info());
     let expires = began + slot.server().auth_timeout().mul_f64(FOR_CONNECT);
-    Ok(Opened { dialled, slot, expires })
+    Ok(DialledServer { dialled, slot, expires })
 }
 
-/// How soon to ask again whether an account may have one more handshake: it has no timer to wait for.
-const ASK_AGAIN: Duration = Duration::from_millis(5);
-
 /// Waits until the account of a client may have one more handshake; `false` when it does not in time.
-async fn begin_handshake(account: &mut AnyAccountSlot, until: Instant) -> bool {
+async fn begin_handshake(account: &mut AccountSlot, until: Instant) -> bool {
     while !account.begin_handshake() {
         if Instant::now() >= until {
             return false;
@@ -143,114 +269,4 @@ async fn begin_handshake(account: &mut AnyAccountSlot, until: Instant) -> bool {
         tokio::time::sleep(ASK_AGAIN).await;
     }
     true
-}
-
-impl Ahead {
-    /// Keeps an eye on the server while the client is greeted and says its CONNECT. A server that is lost, or whose own timer
-    /// runs out, is let go; the client is not disturbed, since one that does not sign can have another server.
-    pub(super) async fn lasts_through<T>(
-        &mut self,
-        shared: &Shared,
-        source: IpAddr,
-        exchange: impl Future<Output = T>,
-    ) -> T {
-        let Self::Dialled(opened) = self else { return exchange.await };
-        let (source_reputation, now) = (shared.admission.source_reputation(), Instant::now());
-        let mut exchange = pin!(exchange);
-        let mut prompt_until = Some(now + PROMPT);
-        if !source_reputation.is_prompt(source, now.into_std()) {
-            opened.slot.waits();
-            prompt_until = None;
-        }
-        let why = loop {
-            tokio::select! {
-                biased;
-                done = &mut exchange => return done,
-                lost = opened.dialled.lost() => {
-                    let server = opened.slot.server();
-                    debug!(server = server.name(), %lost, "lost before CONNECT");
-                    if matches!(lost, DialError::Full) {
-                        server.said_full(Instant::now().into_std());
-                    }
-                    break Refusal::ServerCapacity;
-                }
-                () = sleep_until(prompt_until.unwrap_or(opened.expires)) => {}
-            }
-            if prompt_until.take().is_none() {
-                break Refusal::HoldExpired;
-            }
-            opened.slot.waits();
-            source_reputation.kept_silent(source, Instant::now().into_std());
-        };
-        let gone = std::mem::replace(self, Self::Not(why));
-        tokio::join!(exchange, gone.let_go()).0
-    }
-
-    /// Leaves the server's connection, if there is one, to the next client: nobody has answered its nonce.
-    pub(super) async fn spare(self, shared: &Shared) {
-        let Self::Dialled(opened) = self else { return };
-        // A server that was told whose connection it is would take the next client for that one.
-        let is_free = !shared.sends_proxy_headers && shared.admission.held() == 0 && !shared.admission.is_draining();
-        if let Some(opened) = if is_free { spare::keep(opened) } else { Some(opened) } {
-            opened.let_go().await;
-        }
-    }
-
-    /// Closes the server's connection, if there is one.
-    pub(super) async fn let_go(self) {
-        if let Self::Dialled(opened) = self {
-            opened.let_go().await;
-        }
-    }
-
-    /// The connect door, with or without a server at hand; without one a client that does not sign waits for its turn.
-    pub(super) async fn enter(
-        self,
-        shared: &Shared,
-        client: Client,
-        connect: &Connect,
-        mut down: Stream,
-        preface: &mut Preface,
-        who: &mut Who,
-    ) -> Result<(AnyPass, Option<Dialled>, Stream), End> {
-        let now = Instant::now().into_std();
-        let refused = match self {
-            Self::NotNeeded => None,
-            Self::Not(reason) => connect.signs().then_some(reason),
-            // What is kept for the system account was taken for another.
-            Self::Dialled(opened) if opened.slot.is_in_lane() && !shared.servers.is_system_account(&client.account) => {
-                opened.let_go().await;
-                connect.signs().then_some(Refusal::ServerCapacity)
-            }
-            Self::Dialled(opened) => match shared.admission.enter_account(&client, now) {
-                Ok(mut account) => {
-                    let until = opened.expires.min(Instant::from_std(client.hold_until));
-                    let begun = tokio::select! {
-                        begun = begin_handshake(&mut account, until) => begun,
-                        left = preface::watch(&mut down, preface) => {
-                            opened.let_go().await;
-                            return Err(leave_unfinished(down, left, Phase::Hold).await);
-                        }
-                    };
-                    if begun {
-                        let Opened { dialled, slot: mut server, .. } = *opened;
-                        server.goes_on();
-                        return Ok((Pass { server, account }, Some(dialled), down));
-                    }
-                    opened.let_go().await;
-                    Some(Refusal::HoldExpired)
-                }
-                Err(reason) => {
-                    opened.let_go().await;
-                    (connect.signs() || !reason.is_a_rate()).then_some(reason)
-                }
-            },
-        };
-        let Some(reason) = refused else {
-            return crate::session::enter(shared, client, down, preface, who)
-                .await
-                .map(|(pass, down)| (pass, None, down));
-        };
-        Err(turn_away(shared, reason, &client, down, preface).await)
-    }
 }

@@ -1,76 +1,57 @@
-//! What a listener is to its sessions.
+//! Per-listener state that its sessions share: the INFO they show, the connection limit, timeouts, TLS and WebSocket rules.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     admission::{Limit, Permit},
     advertised_info::ListenerInfo,
-    net::stream::Stream,
-    outcome::{Phase, Refusal},
+    outcome::Refusal,
     protocol::websocket::upgrade::Rules,
-    session::{End, Shared, Through, leave_unfinished, proxy_header},
+    session::{PassthroughListener, Shared, context::End},
     tls::Terminator,
 };
 
 /// What the sessions of one listener share.
 #[derive(Debug)]
 pub struct Listener {
-    /// What its clients see.
-    pub face: Arc<ListenerInfo>,
-    /// Its `max_clients`.
-    pub gate: Arc<Limit>,
+    /// The INFO that its clients see.
+    pub info: Arc<ListenerInfo>,
+    /// Its clients, at most `max_clients`.
+    pub max_clients: Arc<Limit>,
     /// From accept to CONNECT.
     pub handshake_timeout: Duration,
-    /// The load balancers whose PROXY headers are believed, and expected.
-    pub believes: Vec<IpNet>,
-    /// Its TLS, where it speaks TLS.
+    /// Load balancers whose PROXY header is expected and believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where weir ends TLS itself.
     pub tls: Option<Arc<Terminator>>,
-    /// It speaks WebSocket.
-    pub websocket: Option<Web>,
-    /// It passes TLS through.
-    pub through: Option<Through>,
+    /// Where clients speak WebSocket.
+    pub websocket: Option<WebSocketListener>,
+    /// Where TLS ends at the servers.
+    pub passthrough: Option<PassthroughListener>,
 }
 
 impl Listener {
-    /// Whether this is a load balancer whose PROXY headers are believed.
-    pub(super) fn believes(&self, peer: IpAddr) -> bool {
-        self.believes.iter().any(|network| network.contains(&peer))
+    /// Whether `peer` is a load balancer whose PROXY header is expected and believed.
+    pub(super) fn trusts_proxy(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&peer))
     }
 
-    /// Who is asked for something before the accept door is one of the listener's clients all the same.
-    pub(super) fn asks(&self, shared: &Shared) -> Result<Permit, End> {
-        self.gate.enter().or_else(|| shared.turned_away.enter()).ok_or(End::Refused(Refusal::ListenerFull))
-    }
-
-    /// Reads the PROXY header of a connection that comes through such a load balancer: from then on `peer` is who it names.
-    pub(super) async fn behind_header(
-        &self,
-        mut down: TcpStream,
-        peer: &mut SocketAddr,
-        deadline: Instant,
-    ) -> Result<TcpStream, End> {
-        match proxy_header::read(&mut down, deadline).await {
-            Ok(real) => {
-                *peer = real.unwrap_or(*peer);
-                Ok(down)
-            }
-            Err(unfinished) => Err(leave_unfinished(Stream::from(down), unfinished, Phase::Preface).await),
-        }
+    /// Counts a connection of which something is read before the accept check.
+    pub(super) fn count_before_check(&self, shared: &Shared) -> Result<Permit, End> {
+        self.max_clients
+            .try_acquire()
+            .or_else(|| shared.refusing.try_acquire())
+            .ok_or(End::Refused(Refusal::ListenerFull))
     }
 }
 
-/// What the WebSockets of a listener share.
+/// What the WebSocket clients of a listener share.
 #[derive(Debug)]
-pub struct Web {
-    /// Who may open one, and what is looked at.
+pub struct WebSocketListener {
+    /// Which requests may open a WebSocket, and which of their headers and cookies weir looks at.
     pub rules: Rules,
-    /// The HTTP proxies whose `X-Forwarded-For` is believed.
-    pub believes: Vec<IpNet>,
+    /// HTTP proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
 }

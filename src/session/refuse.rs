@@ -1,72 +1,114 @@
-//! The ends of clients that are not let in.
+//! The only way to say no: each client is told in what it can read, at its moment, and is closed so that it can read it.
 
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    admission::Client,
+    admission::Step,
+    dispatch::SessionWait,
     net::{linger, stream::Stream, timer::sleep_until},
-    outcome::{Cause, Close, Party, Phase, Refusal},
+    outcome::{Phase, Refusal},
     protocol::{
         client_preface::{Preface, PrefaceError},
         refusal,
     },
     session::{
-        End, Shared,
+        context::{Context, End},
+        passthrough::PassthroughClient,
         preface::{self, Unfinished},
+        websocket_upgrade,
     },
 };
 
-/// Refuses at `at`, or earlier when the client leaves.
-pub(super) async fn refuse_at(
-    shared: &Shared,
-    mut down: Stream,
-    preface: &mut Preface,
+/// A client that is to be refused, by what it can read.
+pub(super) enum Refusable {
+    /// CONNECT has come: it reads `-ERR`.
+    Nats(Stream, Preface),
+    /// Its request for a WebSocket has come: it reads an HTTP status.
+    Http(Stream),
+    /// Its TLS ends at a server: it reads a TLS alert, behind INFO where the servers begin with INFO.
+    Passthrough(PassthroughClient),
+}
+
+/// What happens to a client before its moment has come.
+enum Early {
+    /// It has left, or does what it may not.
+    Ends(Unfinished),
+    /// It has left without a word that could be answered.
+    Left(End),
+    /// It waits no longer: it is told now.
+    Speaks,
+}
+
+/// Refuses a client at the moment that admission has chosen, or notices that it leaves before. It counts as waiting until then.
+pub(super) async fn refuse(
+    cx: &mut Context,
+    mut client: Refusable,
     reason: Refusal,
-    at: Instant,
+    (_counted, step): (SessionWait, Step),
 ) -> End {
-    tokio::select! {
-        () = sleep_until(at) => refuse(shared, down, reason).await,
-        left = preface::watch(&mut down, preface) => leave_unfinished(down, left, Phase::Hold).await,
+    let at = match step {
+        Step::Wait(at) => Instant::from_std(at),
+        Step::Refuse(_) | Step::Dial(_) | Step::Gone => Instant::now(),
+    };
+    let early = tokio::select! {
+        biased;
+        () = sleep_until(at) => None,
+        early = client.early() => Some(early),
+    };
+    match (early, client) {
+        (Some(Early::Left(end)), _) => end,
+        (Some(Early::Ends(unfinished)), Refusable::Nats(stream, _)) => {
+            close_unfinished(stream, unfinished, Phase::Hold).await
+        }
+        (_, client) => client.tell(cx, reason).await,
     }
 }
 
-/// Refuses at a random moment within the client's time.
-pub(super) async fn turn_away(
-    shared: &Shared,
-    reason: Refusal,
-    client: &Client,
-    down: Stream,
-    preface: &mut Preface,
-) -> End {
-    let now = Instant::now().into_std();
-    let (at, delay) = shared.admission.turn_away(reason, client, now, &mut fastrand::Rng::new());
-    let end = refuse_at(shared, down, preface, reason, Instant::from_std(at)).await;
-    drop(delay);
-    end
+/// Refuses a client that has sent its CONNECT, now.
+pub(super) async fn refuse_now(cx: &mut Context, stream: Stream, preface: Preface, reason: Refusal) -> End {
+    Refusable::Nats(stream, preface).tell(cx, reason).await
 }
 
-/// The polite refusal: CONNECT has been read, so the reason can be.
-pub(super) async fn refuse(shared: &Shared, down: Stream, reason: Refusal) -> End {
-    let words = refusal::line(reason);
-    match shared.turned_away.enter() {
-        Some(slot) => linger::close_detached(down, words, slot).await,
-        // It is still the listener's client, or one that was turned away: it has its slot there.
-        None => linger::close_with(down, words).await,
+impl Refusable {
+    async fn early(&mut self) -> Early {
+        match self {
+            Self::Nats(stream, preface) => Early::Ends(preface::watch(stream, preface).await),
+            Self::Http(stream) => match websocket_upgrade::speaks(stream).await {
+                true => Early::Speaks,
+                false => Early::Left(End::left(Phase::Preface)),
+            },
+            Self::Passthrough(client) => {
+                client.left().await;
+                Early::Left(client.end_of_left(Phase::Hold))
+            }
+        }
     }
-    End::Refused(reason)
+
+    async fn tell(self, cx: &mut Context, reason: Refusal) -> End {
+        match self {
+            Self::Nats(stream, _) => match cx.shared.refusing.try_acquire() {
+                Some(permit) => linger::close_detached(stream, refusal::line(reason), permit).await,
+                // The client still has its place in the limit of its listener, or among those who are refused.
+                None => linger::close_with(stream, refusal::line(reason)).await,
+            },
+            Self::Http(stream) => websocket_upgrade::refuse(stream, reason).await,
+            Self::Passthrough(client) => return client.tell(cx, reason).await,
+        }
+        End::Refused(reason)
+    }
 }
 
-/// The end of a client that has not finished its preface.
-pub(super) async fn leave_unfinished(down: impl Into<Option<Stream>>, unfinished: Unfinished, phase: Phase) -> End {
-    let down = down.into();
+/// Ends a client that has not finished its preface, with the words that nats-server has for what it did.
+pub(super) async fn close_unfinished(stream: impl Into<Option<Stream>>, unfinished: Unfinished, phase: Phase) -> End {
+    let stream = stream.into();
     if let Unfinished::Wrong(wrong) = &unfinished {
-        debug!(peer = ?down.as_ref().and_then(|down| down.tcp().peer_addr().ok()), %wrong, "no preface");
+        debug!(peer = ?stream.as_ref().and_then(|stream| stream.tcp().peer_addr().ok()), %wrong, "no preface");
     }
-    let (words, end) = match unfinished {
+    let (words, reason) = match unfinished {
         Unfinished::Probe => return End::Probe,
-        Unfinished::Gone => return End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Eof }),
-        Unfinished::Tls(_) => return End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Tls }),
+        Unfinished::Gone => return End::left(phase),
+        Unfinished::Tls(err) => return End::TlsFailed(phase, err.to_string().into()),
         Unfinished::TlsBusy => return End::Refused(Refusal::TlsBusy),
         Unfinished::TimedOut => (refusal::line(Refusal::HandshakeTimeout), Refusal::HandshakeTimeout),
         Unfinished::NotTls => (refusal::TLS_REQUIRED_LINE, Refusal::Protocol),
@@ -76,8 +118,8 @@ pub(super) async fn leave_unfinished(down: impl Into<Option<Stream>>, unfinished
             (refusal::line(Refusal::Protocol), Refusal::Protocol)
         }
     };
-    if let Some(down) = down {
-        linger::close_with(down, words).await;
+    if let Some(stream) = stream {
+        linger::close_with(stream, words).await;
     }
-    End::Refused(end)
+    End::Refused(reason)
 }

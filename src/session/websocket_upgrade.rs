@@ -1,18 +1,16 @@
-//! How the story begins for a client over WebSocket: it asks in HTTP, and is answered in HTTP once the accept door has spoken.
+//! The HTTP request that opens a WebSocket. It is read before the accept check, since a proxy may say in it who asks, and
+//! answered after that.
 
-use std::net::SocketAddr;
-
-use tokio::{io::AsyncReadExt, time::Instant};
+use tokio::io::AsyncReadExt;
 use tracing::debug;
 
 use crate::{
     net::{
         linger,
         stream::Stream,
-        timer::sleep_until,
         websocket::{self, Unopened},
     },
-    outcome::{Cause, Close, Party, Phase, Refusal},
+    outcome::{Phase, Refusal},
     protocol::{
         refusal,
         websocket::{
@@ -20,65 +18,60 @@ use crate::{
             upgrade::{self, Rejection, Upgrade},
         },
     },
-    session::{End, Shared, Web},
+    session::{
+        WebSocketListener,
+        context::{Context, End},
+    },
 };
 
-/// What a client that finds no room is told to wait, in seconds: what the client libraries wait by themselves.
+/// `Retry-After` of a refused client, in seconds: what the client libraries wait by themselves.
 const RETRY_AFTER: u64 = 2;
 
-/// Reads what the client asks for. Where a proxy that is believed names another `peer`, that one is the peer.
-pub(super) async fn ask(
-    mut down: Stream,
-    web: &Web,
-    peer: &mut SocketAddr,
-    deadline: Instant,
+/// Reads the request. Where a trusted proxy names the client, that is the peer from then on.
+pub(super) async fn read_request(
+    cx: &mut Context,
+    mut stream: Stream,
+    web: &WebSocketListener,
 ) -> Result<(Stream, Upgrade), End> {
-    let upgrade = match websocket::request(&mut down, &web.rules, deadline).await {
+    let upgrade = match websocket::request(&mut stream, &web.rules, cx.connect_by()).await {
         Ok(upgrade) => upgrade,
         Err(Unopened::Probe) => return Err(End::Probe),
-        Err(Unopened::Gone) => return Err(gone()),
-        Err(Unopened::Rejected(rejection)) => {
-            debug!(%peer, status = rejection.status, why = rejection.why, "no WebSocket");
-            let mut answer = Vec::new();
-            rejection.write(&mut answer);
-            linger::close_with(down, &answer).await;
-            let too_late = rejection == Rejection::TOO_LATE;
-            return Err(End::Refused(if too_late { Refusal::HandshakeTimeout } else { Refusal::Protocol }));
-        }
+        Err(Unopened::Gone) => return Err(End::left(Phase::Preface)),
+        Err(Unopened::Rejected(rejection)) => return Err(reject(cx, stream, rejection).await),
     };
-    let believed = |ip| web.believes.iter().any(|network| network.contains(&ip));
-    if believed(peer.ip())
-        && let Some(ip) = forwarded::client(&upgrade.forwarded_for, believed)
+    let trusted = |ip| web.trusted_proxies.iter().any(|network| network.contains(&ip));
+    if trusted(cx.peer.ip())
+        && let Some(ip) = forwarded::client(&upgrade.forwarded_for, trusted)
     {
-        // Its port nobody tells; the proxy's own is at least one that there is.
-        peer.set_ip(ip);
+        // The header names no port. The proxy's own is at least one that exists.
+        cx.peer.set_ip(ip);
     }
-    Ok((down, upgrade))
+    Ok((stream, upgrade))
 }
 
-/// CertificateNames yes.
-pub(super) async fn open(down: Stream, upgrade: &Upgrade) -> Result<Stream, End> {
-    websocket::open(down, upgrade).await.map_err(|_| gone())
+/// Answers a request that opens no WebSocket.
+async fn reject(cx: &Context, stream: Stream, rejection: Rejection) -> End {
+    debug!(peer = %cx.peer, status = rejection.status, why = rejection.why, "no WebSocket");
+    let mut answer = Vec::new();
+    rejection.write(&mut answer);
+    linger::close_with(stream, &answer).await;
+    let too_late = rejection == Rejection::TOO_LATE;
+    End::Refused(if too_late { Refusal::HandshakeTimeout } else { Refusal::Protocol })
 }
 
-/// CertificateNames that there is no room, at a random moment: clients that retry in step come back spread out.
-pub(super) async fn turn_away(shared: &Shared, mut down: Stream, reason: Refusal, deadline: Instant) -> End {
-    let (now, until) = (Instant::now().into_std(), deadline.into_std());
-    let at = shared.admission.moment_to_refuse(reason, until, now, &mut fastrand::Rng::new());
-    tokio::select! {
-        () = sleep_until(Instant::from_std(at)) => {}
-        read = down.read_u8() => {
-            if read.is_err() {
-                return gone();
-            }
-        }
-    }
+/// Answers `101 Switching Protocols`.
+pub(super) async fn accept(stream: Stream, upgrade: &Upgrade) -> Result<Stream, End> {
+    websocket::open(stream, upgrade).await.map_err(|_| End::left(Phase::Preface))
+}
+
+/// Waits for a client that leaves before it is answered, or that speaks and need not wait longer. Returns whether it is there.
+pub(super) async fn speaks(stream: &mut Stream) -> bool {
+    stream.read_u8().await.is_ok()
+}
+
+/// Answers `503 Service Unavailable`.
+pub(super) async fn refuse(stream: Stream, reason: Refusal) {
     let mut answer = Vec::new();
     upgrade::unavailable(refusal::text(reason), RETRY_AFTER, &mut answer);
-    linger::close_with(down, &answer).await;
-    End::Refused(reason)
-}
-
-fn gone() -> End {
-    End::Closed(Close { party: Party::Downstream, phase: Phase::Preface, cause: Cause::Eof })
+    linger::close_with(stream, &answer).await;
 }

@@ -1,4 +1,5 @@
-//! Logins that servers refused: by account and reason, and by source. Accounts are as claimed, so both are bounded.
+//! Counts logins that servers refused, by account and reason, and by source. Clients choose both, so both tables are
+//! bounded.
 
 use std::{
     collections::HashMap,
@@ -9,11 +10,11 @@ use std::{
 
 use crate::outcome::BadLogin;
 
-/// Accounts, and sources, that are counted by name. What comes beyond takes the place of the one with the fewest, whose count
-/// goes to the others'.
+/// The most accounts, and sources, that are counted by name. The next one takes the place of the one with the fewest
+/// logins, whose count is added to that of all others.
 const MOST_NAMED: usize = 50;
 
-/// Counts by key, the largest by name.
+/// Counts by key, the largest of them by name.
 #[derive(Debug)]
 struct Top<K> {
     named: HashMap<K, u64>,
@@ -40,13 +41,12 @@ impl<K: Hash + Eq + Clone> Top<K> {
         self.named.insert(key, 1);
     }
 
-    /// By key, and the sum of all others.
+    /// The counts by key, and the sum of all others.
     fn counts(&self) -> (impl Iterator<Item = (&K, u64)>, u64) {
         (self.named.iter().map(|(key, count)| (key, *count)), self.others)
     }
 }
 
-/// All of them.
 #[derive(Debug, Default)]
 pub struct BadLogins {
     by_account: Mutex<[Top<String>; BadLogin::ALL.len()]>,
@@ -54,20 +54,20 @@ pub struct BadLogins {
 }
 
 impl BadLogins {
-    /// A server has refused a login of an account, from there.
+    /// Counts a login that a server refused, under the account that the client claimed.
     pub fn note(&self, account: &str, source: IpAddr, why: BadLogin) {
         self.by_account.lock().unwrap_or_else(PoisonError::into_inner)[why as usize].note(account.to_owned());
         self.by_source.lock().unwrap_or_else(PoisonError::into_inner).note(source);
     }
 
-    /// For one reason, by account; `None` is all others.
+    /// The counts for one reason, by account; `None` is all others.
     pub fn by_account(&self, why: BadLogin) -> Vec<(Option<String>, u64)> {
         let all = self.by_account.lock().unwrap_or_else(PoisonError::into_inner);
         let (named, others) = all[why as usize].counts();
         named.map(|(name, n)| (Some(name.clone()), n)).chain((others > 0).then_some((None, others))).collect()
     }
 
-    /// By source; `None` is all others.
+    /// The counts by source; `None` is all others.
     pub fn by_source(&self) -> Vec<(Option<IpAddr>, u64)> {
         let all = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
         let (named, others) = all.counts();

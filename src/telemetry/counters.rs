@@ -1,10 +1,13 @@
-//! What is counted while clients pass. `session.rs` writes here once, at the end; `metrics` reads.
+//! All counters. A session writes here once, at its end; `admin/prometheus.rs` reads when it is scraped.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::outcome::{Cause, Close, Party, Phase, Refusal};
+use crate::{
+    outcome::{Cause, Close, Party, Phase, Refusal},
+    worker,
+};
 
 pub use crate::telemetry::bad_logins::BadLogins;
 
@@ -21,37 +24,23 @@ pub struct Totals {
     pub messages_down: u64,
 }
 
-/// What is counted for each server, by its index.
+/// The counters of one server.
 #[derive(Debug)]
 pub struct ServerCounters {
-    /// Clients admitted there, with PONG.
+    /// Clients that got their PONG.
     pub admitted: AtomicU64,
-    /// From the start of the dial, or from CONNECT where the server was dialled before, to the server's PONG, in seconds.
+    /// Seconds from the start of the dial, or from CONNECT where the server was dialled before, to the server's PONG.
     pub handshake_seconds: Histogram,
-    /// What became of the connections that were dialled ahead.
-    pub ahead: AheadTally,
 }
 
-/// Connections to a server that were dialled ahead of their clients.
-#[derive(Debug, Default)]
-pub struct AheadTally {
-    /// Given to a client that the server answered on it.
-    pub used: AtomicU64,
-    /// Closed by weir: their time was up, or their slots were needed.
-    pub unused: AtomicU64,
-    /// Ended by the server.
-    pub lost: AtomicU64,
-}
-
-impl std::ops::Sub for Totals {
-    type Output = Self;
-
-    fn sub(self, before: Self) -> Self {
+impl Totals {
+    /// What has come on top of `earlier` totals of the same session.
+    pub fn since(self, earlier: Self) -> Self {
         Self {
-            bytes_up: self.bytes_up - before.bytes_up,
-            bytes_down: self.bytes_down - before.bytes_down,
-            messages_up: self.messages_up - before.messages_up,
-            messages_down: self.messages_down - before.messages_down,
+            bytes_up: self.bytes_up - earlier.bytes_up,
+            bytes_down: self.bytes_down - earlier.bytes_down,
+            messages_up: self.messages_up - earlier.messages_up,
+            messages_down: self.messages_down - earlier.messages_down,
         }
     }
 }
@@ -63,23 +52,22 @@ pub struct Counters {
     pub servers: Vec<ServerCounters>,
     refused: [AtomicU64; Refusal::ALL.len()],
     closed: [[[AtomicU64; Cause::ALL.len()]; Phase::ALL.len()]; Party::ALL.len()],
-    /// Logins that servers refused.
     pub bad_logins: BadLogins,
-    /// Connections that opened and closed without a word.
+    /// Connections that opened and closed without a CONNECT.
     pub probes: AtomicU64,
     /// Clients that had to wait for their turn.
     pub held: AtomicU64,
-    /// TLS handshakes with clients in which everything was computed.
+    /// Full TLS handshakes with clients.
     pub tls_full: AtomicU64,
-    /// TLS handshakes with clients that had a ticket.
+    /// TLS handshakes with clients that were resumed with a ticket.
     pub tls_resumed: AtomicU64,
-    /// How long clients were held, whatever came of it, in seconds.
+    /// Seconds that clients were held, whether they were admitted in the end or not.
     pub hold_seconds: Histogram,
-    /// By worker, so that no two workers write to the same cache line.
+    /// One per worker, so that no two workers write to the same cache line.
     relayed: [Relayed; WORKERS],
 }
 
-/// Workers that count apart; with more of them some share.
+/// Workers that have counters of their own. With more workers than this, some share.
 const WORKERS: usize = 64;
 
 #[derive(Debug)]
@@ -91,23 +79,13 @@ struct Relayed {
     messages_down: AtomicU64,
 }
 
-thread_local! {
-    /// This worker's place in [`Counters::relayed`].
-    static WORKER: usize = NEXT_WORKER.fetch_add(1, Relaxed) % WORKERS;
-}
-static NEXT_WORKER: AtomicUsize = AtomicUsize::new(0);
-
-/// Upper bounds in seconds, 1 ms to 20 s: the longest patience of any official client.
+/// Upper bounds of the histograms in seconds. The longest, 20 s, is the longest time that any official client waits for
+/// its login.
 const BOUNDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0];
 
 impl Counters {
-    /// Zeros, for so many servers.
     pub fn new(servers: usize) -> Self {
-        let server = || ServerCounters {
-            admitted: AtomicU64::new(0),
-            handshake_seconds: Histogram::new(BOUNDS),
-            ahead: AheadTally::default(),
-        };
+        let server = || ServerCounters { admitted: AtomicU64::new(0), handshake_seconds: Histogram::new(BOUNDS) };
         Self {
             servers: std::iter::repeat_with(server).take(servers).collect(),
             refused: Default::default(),
@@ -122,34 +100,30 @@ impl Counters {
         }
     }
 
-    /// A client was refused.
     pub fn refuse(&self, reason: Refusal) {
         self.refused[reason as usize].fetch_add(1, Relaxed);
     }
 
-    /// How many were, for this reason.
     pub fn refused(&self, reason: Refusal) -> u64 {
         self.refused[reason as usize].load(Relaxed)
     }
 
-    /// How many were, for any reason.
     pub fn refused_in_all(&self) -> u64 {
         self.refused.iter().map(|n| n.load(Relaxed)).sum()
     }
 
-    /// A connection ended that was not refused.
+    /// Counts the end of a connection that was not refused.
     pub fn close(&self, close: Close) {
         self.closed[close.party as usize][close.phase as usize][close.cause as usize].fetch_add(1, Relaxed);
     }
 
-    /// How many ended so.
     pub fn closed(&self, close: Close) -> u64 {
         self.closed[close.party as usize][close.phase as usize][close.cause as usize].load(Relaxed)
     }
 
-    /// Adds what was relayed since the last time, on this worker.
+    /// Adds what a session of this worker relayed since its last call.
     pub fn relayed(&self, since: Totals) {
-        let mine = WORKER.with(|&n| &self.relayed[n]);
+        let mine = &self.relayed[worker::number() % WORKERS];
         let add = |counter: &AtomicU64, n: u64| {
             if n > 0 {
                 counter.fetch_add(n, Relaxed);
@@ -161,7 +135,7 @@ impl Counters {
         add(&mine.messages_down, since.messages_down);
     }
 
-    /// What was relayed by all sessions.
+    /// What all sessions relayed, of now and before.
     pub fn totals(&self) -> Totals {
         let mut all = Totals::default();
         for one in &self.relayed {

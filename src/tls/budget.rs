@@ -16,7 +16,10 @@ use std::{
 
 use tokio::{sync::oneshot, task::yield_now, time::Instant};
 
-use crate::net::timer::{sleep_until, timeout_at};
+use crate::{
+    net::timer::{sleep_until, timeout_at},
+    worker,
+};
 
 /// In the order of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +42,9 @@ const COUNTED_FOR: Duration = Duration::from_millis(50);
 /// A turn that would come after this many times the time there is will not come.
 const BEYOND_HOPE: u32 = 2;
 
-thread_local! {
-    /// This worker's.
-    static WORKER: Arc<Budget> = Arc::default();
-}
-
 /// The turns of one worker.
 #[derive(Debug, Default)]
-struct Budget {
+pub struct Budget {
     state: Mutex<State>,
 }
 
@@ -186,13 +184,13 @@ impl Drop for Turn {
 
 /// Waits for a turn on this worker. `None`: it does not come `by` then.
 pub(super) async fn turn(kind: Kind, by: Instant) -> Option<Turn> {
-    let budget = WORKER.with(Arc::clone);
+    let budget = worker::with(|local| Arc::clone(&local.tls_budget));
     let mut entered = budget.enter(kind, by, BEYOND_HOPE);
     if entered.is_none() && kind != Kind::Refused {
         // There is no hope now. Those who are sent away leave at random moments, so that they come back spread out; and in
         // the meantime there may be hope again.
         let now = Instant::now();
-        sleep_until(now + by.saturating_duration_since(now).mul_f64(fastrand::f64())).await;
+        sleep_until(now + by.saturating_duration_since(now).mul_f64(worker::with_rng(fastrand::Rng::f64))).await;
         entered = budget.enter(kind, by, 1);
     }
     let turn = match entered? {
@@ -207,19 +205,19 @@ pub(super) async fn turn(kind: Kind, by: Instant) -> Option<Turn> {
 /// When a handshake has to begin on this worker to be at its end `by` then. What others took is believed up to a third of the time:
 /// a storm that is over says little of the next.
 pub(super) fn begin_by(by: Instant) -> Instant {
-    let took = WORKER.with(|budget| budget.state().took.at_most());
+    let took = worker::with(|local| local.tls_budget.state().took.at_most());
     by - took.min(by.saturating_duration_since(Instant::now()) / 3)
 }
 
 /// A handshake on this worker took so long, its first step included.
 pub(super) fn took(time: Duration) {
-    WORKER.with(|budget| budget.state().took.note(time));
+    worker::with(|local| local.tls_budget.state().took.note(time));
 }
 
 /// How many wait on this worker.
 #[cfg(test)]
 fn waiting() -> usize {
-    WORKER.with(|budget| budget.state().waiting.iter().map(VecDeque::len).sum())
+    worker::with(|local| local.tls_budget.state().waiting.iter().map(VecDeque::len).sum())
 }
 
 #[cfg(test)]
@@ -297,7 +295,7 @@ mod tests {
     async fn without_hope_nobody_waits_to_the_end() {
         let first = turn(Kind::New, later(9)).await.unwrap();
         // Turns take two and a half seconds each.
-        WORKER.with(|budget| budget.state().pace.each = [Duration::from_millis(2500); 2]);
+        worker::with(|local| local.tls_budget.state().pace.each = [Duration::from_millis(2500); 2]);
         let waits = tokio::spawn(turn(Kind::New, later(9)));
         settle().await;
         let began = Instant::now();

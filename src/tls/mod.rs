@@ -30,6 +30,7 @@ use crate::{
 };
 
 pub use self::{
+    budget::Budget,
     connector::{Connector, ServersTls},
     files::{BadFile, Pair},
     handshake::{Failed, accept, hello, speaks_first},

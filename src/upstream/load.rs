@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::upstream::reconciled_count::ReconciledCount;
 
-pub use crate::upstream::reconciled_count::Mark;
+pub use crate::upstream::reconciled_count::ReadingEpoch;
 
 /// Handshakes by the lane of the system account at a time.
 const MOST_IN_LANE: u32 = 4;
@@ -19,8 +19,6 @@ pub struct Load {
     handshakes: AtomicU32,
     /// Of those, the ones by the lane of the system account.
     in_lane: AtomicU32,
-    /// Of those held, the ones that no client has yet.
-    ahead: AtomicU32,
     /// Of those held, the ones whose client has its PONG.
     sessions: AtomicU32,
     /// The server's capacity: the lower of its own and the configured `max_connections`.
@@ -58,7 +56,7 @@ impl Load {
 
     /// Takes a slot of those that are kept free, whatever the handshakes under way; few at a time, since a client that says it
     /// is of the system account need not be.
-    pub fn reserve_in_lane(&self) -> bool {
+    pub fn take_from_reserve(&self) -> bool {
         if self.in_lane.fetch_update(Relaxed, Relaxed, |n| (n < MOST_IN_LANE).then(|| n + 1)).is_err() {
             return false;
         }
@@ -73,20 +71,6 @@ impl Load {
     /// A client that came by the lane is in, or has gone.
     pub fn left_lane(&self) {
         self.in_lane.fetch_sub(1, Relaxed);
-    }
-
-    /// Takes a slot for a client that is yet to come, if more than `left` are free.
-    pub fn reserve_ahead(&self, left: u32) -> bool {
-        let taken = self.census.reserve(self.ceiling.load(Relaxed).saturating_sub(left));
-        if taken {
-            self.ahead.fetch_add(1, Relaxed);
-        }
-        taken
-    }
-
-    /// A slot that was taken ahead has got its client, or is given back.
-    pub fn no_longer_ahead(&self) {
-        self.ahead.fetch_sub(1, Relaxed);
     }
 
     /// The server has sent its INFO: it counts this connection.
@@ -120,13 +104,13 @@ impl Load {
     }
 
     /// To be taken before a poll is sent.
-    pub fn mark(&self) -> Mark {
-        self.census.mark()
+    pub fn begin_reading(&self) -> ReadingEpoch {
+        self.census.begin_reading()
     }
 
     /// The server counted `connections` at some moment since `mark`.
-    pub fn reading(&self, mark: Mark, connections: u32) {
-        self.census.reading(mark, connections);
+    pub fn reconcile(&self, mark: ReadingEpoch, connections: u32) {
+        self.census.reconcile(mark, connections);
     }
 
     /// Connections the server has now, weir's in-flight ones included.
@@ -144,11 +128,6 @@ impl Load {
     #[inline]
     pub fn handshakes(&self) -> u32 {
         self.handshakes.load(Relaxed)
-    }
-
-    /// Connections dialled ahead, or being dialled, that no client has yet.
-    pub fn ahead(&self) -> u32 {
-        self.ahead.load(Relaxed)
     }
 
     /// Sessions that have their PONG.
@@ -185,42 +164,42 @@ mod tests {
     #[test]
     fn quiet_reading_is_exact() {
         let load = with_open(10);
-        let mark = load.mark();
-        load.reading(mark, 30);
+        let mark = load.begin_reading();
+        load.reconcile(mark, 30);
         assert_eq!(load.projected(), 30);
     }
 
     #[test]
     fn own_connections_in_flight_during_the_poll_are_not_others() {
         let load = with_open(10);
-        load.reading(load.mark(), 10);
+        load.reconcile(load.begin_reading(), 10);
         for _ in 0..5 {
             assert!(load.reserve(1000));
         }
-        let mark = load.mark();
+        let mark = load.begin_reading();
         for _ in 0..5 {
             assert!(load.reserve(1000));
         }
         // The server may have counted anything from 10 to 20 of them.
         for counted in 10..=20 {
-            load.reading(mark, counted);
+            load.reconcile(mark, counted);
             assert_eq!(load.projected(), 20, "counted {counted}");
         }
         // More than 20 cannot all be weir's.
-        load.reading(mark, 23);
+        load.reconcile(mark, 23);
         assert_eq!(load.projected(), 23);
     }
 
     #[test]
     fn own_connections_closed_during_the_poll_are_not_missing_others() {
         let load = with_open(10);
-        load.reading(load.mark(), 15);
-        let mark = load.mark();
+        load.reconcile(load.begin_reading(), 15);
+        let mark = load.begin_reading();
         for _ in 0..4 {
             load.release(true);
         }
         for counted in 11..=15 {
-            load.reading(mark, counted);
+            load.reconcile(mark, counted);
             assert_eq!(load.projected(), 11, "counted {counted}");
         }
     }
@@ -228,7 +207,7 @@ mod tests {
     #[test]
     fn the_ceiling_is_never_passed() {
         let load = with_open(10);
-        load.reading(load.mark(), 60);
+        load.reconcile(load.begin_reading(), 60);
         let taken = (0..200).filter(|_| load.reserve(1000)).count();
         assert_eq!(taken, 95 - 60);
         assert_eq!(load.projected(), 95);
@@ -238,10 +217,10 @@ mod tests {
     fn the_lane_ends_at_the_capacity_and_is_narrow() {
         let load = with_open(95);
         assert!(!load.reserve(1000));
-        let taken = (0..10).filter(|_| load.reserve_in_lane()).count();
+        let taken = (0..10).filter(|_| load.take_from_reserve()).count();
         assert_eq!(taken, MOST_IN_LANE as usize);
         (0..taken).for_each(|_| load.left_lane());
-        assert!(load.reserve_in_lane() && !load.reserve_in_lane(), "100 is the capacity");
+        assert!(load.take_from_reserve() && !load.take_from_reserve(), "100 is the capacity");
         assert_eq!(load.projected(), 100);
     }
 

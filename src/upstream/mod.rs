@@ -5,7 +5,6 @@ pub mod concurrency;
 pub mod health;
 pub mod load;
 pub mod placement;
-pub mod preconnect;
 pub mod reconciled_count;
 mod server;
 #[cfg(test)]
@@ -23,7 +22,7 @@ use std::{
 use crate::{
     protocol::MAX_CONTROL_LINE,
     upstream::{
-        placement::{Choice, Rank, View},
+        placement::{Choice, Tier, View},
         snapshot::Epoch,
         staggered_close::StaggeredClose,
     },
@@ -34,7 +33,7 @@ pub use self::{
     slot::Slot,
 };
 pub use crate::upstream::compatibility::Compatibility;
-pub use placement::Haste;
+pub use placement::Urgency;
 /// Clients a second that a cluster takes of which nothing is known.
 const UNKNOWN_PACE: f64 = 1000.0;
 
@@ -90,8 +89,6 @@ pub struct Params {
     pub compatibility: Compatibility,
     /// Addresses of this machine to connect from, in turns; none leaves the choice to the kernel.
     pub source_addresses: Vec<IpAddr>,
-    /// Connections to each server that each worker dials ahead of its clients, at most; 0 is none.
-    pub dial_ahead: usize,
     /// The servers, at least one.
     pub servers: Vec<ServerParams>,
 }
@@ -146,16 +143,16 @@ impl Servers {
     }
 
     /// Reserves a slot on the least loaded server that the client has not `tried`.
-    pub fn place(&self, now: Instant, tried: &[usize], haste: Haste, rng: &mut fastrand::Rng) -> Placement {
+    pub fn place(&self, now: Instant, tried: &[usize], urgency: Urgency, rng: &mut fastrand::Rng) -> Placement {
         let views = self.views(now).enumerate().map(|(index, mut view)| {
             if tried.contains(&index) {
-                view.rank = Rank::Never;
+                view.tier = Tier::Excluded;
             }
             view
         });
         // Another worker may take the last slot between the choice and the reservation; each such loss is another's gain.
         for _ in 0..8 {
-            match placement::choose(views.clone(), haste, rng) {
+            match placement::choose(views.clone(), urgency, rng) {
                 Choice::Busy => return Placement::Busy,
                 Choice::Full => return Placement::Full,
                 Choice::Server(index) => {
@@ -170,7 +167,7 @@ impl Servers {
 
     /// A server has ended a session: how long its client may be kept before it is let go. `pace` is what the cluster takes, in
     /// clients a second, where that is known.
-    pub fn session_lost(&self, now: Instant, pace: Option<f64>, rng: &mut fastrand::Rng) -> Duration {
+    pub fn close_delay(&self, now: Instant, pace: Option<f64>, rng: &mut fastrand::Rng) -> Duration {
         let pace = pace.or_else(|| self.logins_per_second(now)).unwrap_or(UNKNOWN_PACE);
         self.staggered_close.lock().unwrap_or_else(PoisonError::into_inner).lost(now, pace, rng)
     }
@@ -182,11 +179,11 @@ impl Servers {
     }
 
     /// Reserves one of the slots that are kept free, for a client of the system account.
-    pub fn place_in_lane(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Slot> {
+    pub fn place_in_reserve(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Slot> {
         let views = self.list.iter().zip(self.views(now));
         let views = views.map(|(server, view)| View { ceiling: server.load().capacity(), ..view });
-        match placement::choose(views, Haste::Urgent, rng) {
-            Choice::Server(index) => Server::reserve_in_lane(&self.list[index]),
+        match placement::choose(views, Urgency::Urgent, rng) {
+            Choice::Server(index) => Server::take_from_reserve(&self.list[index]),
             Choice::Busy | Choice::Full => None,
         }
     }
@@ -214,7 +211,7 @@ impl Servers {
 
     /// Whether any server is up: it answered last time it was dialled, and its reading is fresh.
     pub fn any_usable(&self, now: Instant) -> bool {
-        self.views(now).any(|view| view.rank == Rank::Eligible)
+        self.views(now).any(|view| view.tier == Tier::Eligible)
     }
 }
 

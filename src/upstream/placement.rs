@@ -1,8 +1,8 @@
 //! Which server a new client goes to: the one with the lowest projected share of its ceiling, ties at random.
 
-/// How willingly a server is used; a lower rank is used only when no higher one has room.
+/// How willingly a server is used; a lower tier is used only when no higher one has room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rank {
+pub enum Tier {
     /// Up, with a fresh reading (or weir's own counts where there is no monitor).
     Eligible,
     /// Its last reading is old: the last resort.
@@ -10,14 +10,14 @@ pub enum Rank {
     /// Ejected: used only when every server is, since then there is nothing to lose.
     Ejected,
     /// Lame duck, full by its own word, or tried by this client already: never.
-    Never,
+    Excluded,
 }
 
 /// One server as placement sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct View {
     /// How willingly.
-    pub rank: Rank,
+    pub tier: Tier,
     /// Connections it has now.
     pub projected: u32,
     /// How many it may have.
@@ -27,16 +27,16 @@ pub struct View {
     /// How many may be under way at once.
     pub handshake_limit: u32,
     /// It has finished a handshake a moment ago, or was idle: if it is busy, it will not be for long.
-    pub is_lively: bool,
+    pub frees_up_soon: bool,
 }
 
 /// How urgently a client needs a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Haste {
+pub enum Urgency {
     /// Its deadline is near: any server with room will do.
     Urgent,
     /// It can wait for the right server, as so many do, itself included.
-    Among(usize),
+    CanWait(usize),
 }
 
 impl View {
@@ -90,24 +90,24 @@ impl Least {
     }
 }
 
-/// The ranks that may be used, best first. Ejected servers are worth a try only when there is no other at all: a full cluster
+/// The tiers that may be used, best first. Ejected servers are worth a try only when there is no other at all: a full cluster
 /// is not mended by dialling a dead server.
-fn ranks(mut views: impl Iterator<Item = View>) -> &'static [Rank] {
-    if views.all(|view| view.rank >= Rank::Ejected) { &[Rank::Ejected] } else { &[Rank::Eligible, Rank::Stale] }
+fn tiers(mut views: impl Iterator<Item = View>) -> &'static [Tier] {
+    if views.all(|view| view.tier >= Tier::Ejected) { &[Tier::Ejected] } else { &[Tier::Eligible, Tier::Stale] }
 }
 
 /// How many clients those servers could take that may be used.
 pub fn headroom(views: impl Iterator<Item = View> + Clone) -> u32 {
-    let ranks = ranks(views.clone());
-    let usable = views.filter(|view| ranks.contains(&view.rank));
+    let tiers = tiers(views.clone());
+    let usable = views.filter(|view| tiers.contains(&view.tier));
     usable.fold(0, |sum, view| sum.saturating_add(view.ceiling.saturating_sub(view.projected)))
 }
 
 /// Chooses among `views`.
-pub fn choose(views: impl Iterator<Item = View> + Clone, haste: Haste, rng: &mut fastrand::Rng) -> Choice {
-    for &rank in ranks(views.clone()) {
+pub fn choose(views: impl Iterator<Item = View> + Clone, urgency: Urgency, rng: &mut fastrand::Rng) -> Choice {
+    for &tier in tiers(views.clone()) {
         let (mut lowest, mut free) = (f64::INFINITY, Least::default());
-        for (index, view) in views.clone().enumerate().filter(|(_, v)| v.rank == rank && v.has_room()) {
+        for (index, view) in views.clone().enumerate().filter(|(_, v)| v.tier == tier && v.has_room()) {
             let share = view.share();
             // Unlike `min` it needs no thought of NaN.
             if share < lowest {
@@ -117,11 +117,11 @@ pub fn choose(views: impl Iterator<Item = View> + Clone, haste: Haste, rng: &mut
                 free.offer(index, share, rng);
             }
         }
-        match (free.best, haste) {
+        match (free.best, urgency) {
             _ if lowest.is_infinite() => {}
-            (Some((index, _)), Haste::Urgent) => return Choice::Server(index),
-            (Some((index, share)), Haste::Among(waiting)) => {
-                let usable = views.filter(|view| view.rank == rank && view.has_room());
+            (Some((index, _)), Urgency::Urgent) => return Choice::Server(index),
+            (Some((index, share)), Urgency::CanWait(waiting)) => {
+                let usable = views.filter(|view| view.tier == tier && view.has_room());
                 let may = share <= lowest || stands_in(share, waiting, usable);
                 return if may { Choice::Server(index) } else { Choice::Busy };
             }
@@ -135,16 +135,16 @@ pub fn choose(views: impl Iterator<Item = View> + Clone, haste: Haste, rng: &mut
 /// even it out. So no server idles while many wait, and at the end all are even. A server that may be busy for long is not waited for
 /// to the last connection.
 fn stands_in(share: f64, waiting: usize, usable: impl Iterator<Item = View>) -> bool {
-    let (mut lowest, mut is_lively, mut ceilings) = (f64::INFINITY, false, 0.0);
+    let (mut lowest, mut frees_up_soon, mut ceilings) = (f64::INFINITY, false, 0.0);
     for view in usable {
         if view.share() < lowest {
-            (lowest, is_lively) = (view.share(), false);
+            (lowest, frees_up_soon) = (view.share(), false);
         }
-        is_lively |= view.is_lively && view.share() <= lowest;
+        frees_up_soon |= view.frees_up_soon && view.share() <= lowest;
         ceilings += f64::from(view.ceiling);
     }
     let evened_out = waiting as f64 / ceilings;
-    let most = if is_lively { evened_out } else { evened_out.max(EVEN_ENOUGH) };
+    let most = if frees_up_soon { evened_out } else { evened_out.max(EVEN_ENOUGH) };
     // Shares of counts that differ by one are apart by far more than that.
     share - lowest <= most + 1e-9
 }
@@ -156,15 +156,15 @@ mod tests {
     use super::*;
 
     fn view(projected: u32, ceiling: u32) -> View {
-        View { rank: Rank::Eligible, projected, ceiling, handshakes: 0, handshake_limit: 16, is_lively: false }
+        View { tier: Tier::Eligible, projected, ceiling, handshakes: 0, handshake_limit: 16, frees_up_soon: false }
     }
 
-    fn pick_for(views: &[View], haste: Haste) -> Choice {
-        choose(views.iter().copied(), haste, &mut fastrand::Rng::with_seed(1))
+    fn pick_for(views: &[View], urgency: Urgency) -> Choice {
+        choose(views.iter().copied(), urgency, &mut fastrand::Rng::with_seed(1))
     }
 
     fn pick(views: &[View], urgent: bool) -> Choice {
-        pick_for(views, if urgent { Haste::Urgent } else { Haste::Among(1) })
+        pick_for(views, if urgent { Urgency::Urgent } else { Urgency::CanWait(1) })
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(3);
         let mut hits = [0u32; 3];
         for _ in 0..3000 {
-            let Choice::Server(i) = choose([view(5, 10); 3].iter().copied(), Haste::Among(1), &mut rng) else {
+            let Choice::Server(i) = choose([view(5, 10); 3].iter().copied(), Urgency::CanWait(1), &mut rng) else {
                 panic!()
             };
             hits[i] += 1;
@@ -193,16 +193,16 @@ mod tests {
 
     #[test]
     fn stale_only_when_no_other_has_room() {
-        let stale = View { rank: Rank::Stale, ..view(0, 100) };
+        let stale = View { tier: Tier::Stale, ..view(0, 100) };
         assert_eq!(pick(&[stale, view(99, 100)], false), Choice::Server(1));
         assert_eq!(pick(&[stale, view(100, 100)], false), Choice::Server(0));
     }
 
     #[test]
     fn ejected_only_when_all_are() {
-        let out = View { rank: Rank::Ejected, ..view(0, 100) };
+        let out = View { tier: Tier::Ejected, ..view(0, 100) };
         assert_eq!(pick(&[out, view(100, 100)], false), Choice::Full);
-        assert_eq!(pick(&[out, View { rank: Rank::Never, ..view(0, 100) }], false), Choice::Server(0));
+        assert_eq!(pick(&[out, View { tier: Tier::Excluded, ..view(0, 100) }], false), Choice::Server(0));
     }
 
     #[test]
@@ -214,32 +214,32 @@ mod tests {
     }
 
     fn any_view() -> impl Strategy<Value = View> {
-        let rank = prop::sample::select(vec![Rank::Eligible, Rank::Stale, Rank::Ejected, Rank::Never]);
+        let tier = prop::sample::select(vec![Tier::Eligible, Tier::Stale, Tier::Ejected, Tier::Excluded]);
         let load = prop_oneof![(0u32..6, 0u32..6), (0u32..6, 298u32..302)];
-        (rank, load, 0u32..4, 0u32..4, any::<bool>()).prop_map(
-            |(rank, (projected, ceiling), handshakes, handshake_limit, is_lively)| View {
-                rank,
+        (tier, load, 0u32..4, 0u32..4, any::<bool>()).prop_map(
+            |(tier, (projected, ceiling), handshakes, handshake_limit, frees_up_soon)| View {
+                tier,
                 projected,
                 ceiling,
                 handshakes,
                 handshake_limit,
-                is_lively,
+                frees_up_soon,
             },
         )
     }
 
-    fn any_haste() -> impl Strategy<Value = Haste> {
-        prop_oneof![Just(Haste::Urgent), (0usize..20).prop_map(Haste::Among)]
+    fn any_haste() -> impl Strategy<Value = Urgency> {
+        prop_oneof![Just(Urgency::Urgent), (0usize..20).prop_map(Urgency::CanWait)]
     }
 
     /// Every choice that is right, in whole numbers.
-    fn right(views: &[View], haste: Haste) -> Vec<Choice> {
-        let ranks = match views.iter().all(|v| v.rank >= Rank::Ejected) {
-            true => vec![Rank::Ejected],
-            false => vec![Rank::Eligible, Rank::Stale],
+    fn right(views: &[View], urgency: Urgency) -> Vec<Choice> {
+        let tiers = match views.iter().all(|v| v.tier >= Tier::Ejected) {
+            true => vec![Tier::Ejected],
+            false => vec![Tier::Eligible, Tier::Stale],
         };
-        for rank in ranks {
-            let room: Vec<_> = views.iter().enumerate().filter(|(_, v)| v.rank == rank && v.has_room()).collect();
+        for tier in tiers {
+            let room: Vec<_> = views.iter().enumerate().filter(|(_, v)| v.tier == tier && v.has_room()).collect();
             let above = |a: &View, b: &View| {
                 i64::from(a.projected) * i64::from(b.ceiling) - i64::from(b.projected) * i64::from(a.ceiling)
             };
@@ -257,11 +257,11 @@ mod tests {
             let ahead = above(stand_in, low);
             let ceilings: i64 = room.iter().map(|(_, v)| i64::from(v.ceiling)).sum();
             let unit = i64::from(low.ceiling) * i64::from(stand_in.ceiling);
-            let may = match haste {
-                Haste::Urgent => true,
-                Haste::Among(waiting) if ahead * ceilings <= waiting as i64 * unit => true,
-                Haste::Among(_) if lowest.iter().any(|(_, v)| v.is_lively) => ahead == 0,
-                Haste::Among(_) => ahead * 100 <= unit,
+            let may = match urgency {
+                Urgency::Urgent => true,
+                Urgency::CanWait(waiting) if ahead * ceilings <= waiting as i64 * unit => true,
+                Urgency::CanWait(_) if lowest.iter().any(|(_, v)| v.frees_up_soon) => ahead == 0,
+                Urgency::CanWait(_) => ahead * 100 <= unit,
             };
             return match may {
                 true => free.iter().map(|&(index, _)| Choice::Server(index)).collect(),
@@ -273,22 +273,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_choice_is_a_right_one(views in prop::collection::vec(any_view(), 0..6), haste in any_haste(), seed in any::<u64>()) {
-            let choice = choose(views.iter().copied(), haste, &mut fastrand::Rng::with_seed(seed));
-            prop_assert!(right(&views, haste).contains(&choice), "{choice:?} of {views:?}");
+        fn the_choice_is_a_right_one(views in prop::collection::vec(any_view(), 0..6), urgency in any_haste(), seed in any::<u64>()) {
+            let choice = choose(views.iter().copied(), urgency, &mut fastrand::Rng::with_seed(seed));
+            prop_assert!(right(&views, urgency).contains(&choice), "{choice:?} of {views:?}");
         }
     }
 
     #[test]
     fn a_server_that_is_a_moment_behind_is_waited_for_once_too_few_wait_to_even_it_out() {
-        let behind = View { handshakes: 16, is_lively: true, ..view(100, 4000) };
+        let behind = View { handshakes: 16, frees_up_soon: true, ..view(100, 4000) };
         for (ahead_by, waiting, chosen) in
             [(30, 100, true), (30, 50, false), (400, 1000, true), (1, 2, true), (1, 1, false), (0, 1, true)]
         {
-            let choice = pick_for(&[behind, view(100 + ahead_by, 4000)], Haste::Among(waiting));
+            let choice = pick_for(&[behind, view(100 + ahead_by, 4000)], Urgency::CanWait(waiting));
             assert_eq!(choice == Choice::Server(1), chosen, "ahead by {ahead_by}, {waiting} wait");
         }
-        let slow = View { is_lively: false, ..behind };
+        let slow = View { frees_up_soon: false, ..behind };
         assert_eq!(pick(&[slow, view(130, 4000)], false), Choice::Server(1), "it would be waited for too long");
         assert_eq!(pick(&[slow, view(141, 4000)], false), Choice::Busy);
     }
@@ -296,6 +296,6 @@ mod tests {
     #[test]
     fn nothing_to_choose_from() {
         assert_eq!(pick(&[], false), Choice::Full);
-        assert_eq!(pick(&[View { rank: Rank::Never, ..view(0, 9) }], true), Choice::Full);
+        assert_eq!(pick(&[View { tier: Tier::Excluded, ..view(0, 9) }], true), Choice::Full);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// What weir itself had when it asked for a reading; compared with the answer by [`ReconciledCount::reading`].
 #[derive(Debug, Clone, Copy)]
-pub struct Mark {
+pub struct ReadingEpoch {
     held: u32,
     open: u32,
     reserved_total: u64,
@@ -55,8 +55,8 @@ impl ReconciledCount {
     }
 
     /// To be taken before a reading is asked for.
-    pub fn mark(&self) -> Mark {
-        Mark {
+    pub fn begin_reading(&self) -> ReadingEpoch {
+        ReadingEpoch {
             open: self.open.load(Relaxed),
             held: self.held.load(Relaxed),
             reserved_total: self.reserved_total.load(Relaxed),
@@ -65,7 +65,7 @@ impl ReconciledCount {
     }
 
     /// There were `counted` at some moment since `mark`.
-    pub fn reading(&self, mark: Mark, counted: u32) {
+    pub fn reconcile(&self, mark: ReadingEpoch, counted: u32) {
         let opened = self.reserved_total.load(Relaxed).wrapping_sub(mark.reserved_total) as u32;
         let closed = self.released_total.load(Relaxed).wrapping_sub(mark.released_total) as u32;
         let least_own = mark.open.saturating_sub(closed);

@@ -17,9 +17,8 @@ use crate::{
         Params, Reserve, ServerParams, Slot,
         concurrency::limit::{self, ConcurrencyLimit},
         health::{Health, Standing},
-        load::{Load, Mark},
-        placement::{Rank, View},
-        preconnect,
+        load::{Load, ReadingEpoch},
+        placement::{Tier, View},
         snapshot::{Epoch, Moment, Shown, Sight},
     },
 };
@@ -248,7 +247,7 @@ impl Server {
 
     /// Whether a client may be sent there now.
     pub fn is_up(&self, now: Instant) -> bool {
-        self.view(now).rank == Rank::Eligible
+        self.view(now).tier == Tier::Eligible
     }
 
     /// How placement sees it.
@@ -262,12 +261,12 @@ impl Server {
         let shown = self.sight.look();
         let handshake_limit = if moment < shown.grown_at { self.limit_while_young(now) } else { shown.handshake_limit };
         View {
-            rank: shown.rank(moment),
+            tier: shown.tier(moment),
             projected: self.load.projected(),
             ceiling: self.load.ceiling(),
             handshakes: self.load.handshakes(),
             handshake_limit,
-            is_lively: moment < shown.lively_until,
+            frees_up_soon: moment < shown.lively_until,
         }
     }
 
@@ -307,7 +306,7 @@ impl Server {
     }
 
     /// Whether no more than one handshake is under way, so that it takes what it takes alone.
-    pub fn is_undisturbed(&self) -> bool {
+    pub fn is_uncontended(&self) -> bool {
         self.load.handshakes() <= 1
     }
 
@@ -334,19 +333,9 @@ impl Server {
         server.load.reserve(limit).then(|| Slot::new(Arc::clone(server)))
     }
 
-    /// Takes a slot for a client that is yet to come, where those that are there now need it least.
-    pub fn reserve_ahead(server: &Arc<Self>, now: Instant) -> Option<Slot> {
-        let view = server.view(now);
-        // Where no limit is known there is no telling whether there is room.
-        let has_limit = server.is_read() || server.params.max_connections.is_some();
-        let may = has_limit && preconnect::may_dial(&view);
-        (may && server.load.reserve_ahead(preconnect::left_to_clients(view.ceiling)))
-            .then(|| Slot::ahead(Arc::clone(server)))
-    }
-
     /// Takes one of the slots that are kept free for the system account.
-    pub fn reserve_in_lane(server: &Arc<Self>) -> Option<Slot> {
-        server.load.reserve_in_lane().then(|| Slot::in_lane(Arc::clone(server)))
+    pub fn take_from_reserve(server: &Arc<Self>) -> Option<Slot> {
+        server.load.take_from_reserve().then(|| Slot::in_lane(Arc::clone(server)))
     }
 
     /// Whether this is the name of its system account, as far as it has said.
@@ -355,11 +344,11 @@ impl Server {
     }
 
     /// Takes a reading in; `mark` was taken before the poll was sent. Returns whether the server is another process than before.
-    pub fn read(&self, now: Instant, mark: Mark, reading: Reading) -> bool {
+    pub fn read(&self, now: Instant, mark: ReadingEpoch, reading: Reading) -> bool {
         let own = reading.max_connections.unwrap_or(u32::MAX);
         let capacity = self.params.max_connections.map_or(own, |cap| cap.min(own));
         self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
-        self.load.reading(mark, reading.connections);
+        self.load.reconcile(mark, reading.connections);
         self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);
         let _ = self.name.set(reading.server_name.clone());
         if let Some(account) = &reading.system_account {

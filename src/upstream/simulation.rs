@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::upstream::{
-    Compatibility, Haste, Params, Placement, Reading, Reserve, ServerParams, Servers, Slot,
+    Compatibility, Params, Placement, Reading, Reserve, ServerParams, Servers, Slot, Urgency,
     concurrency::baseline::BaselineLatency,
 };
 
@@ -83,7 +83,6 @@ impl World {
             close_spread: Duration::ZERO,
             compatibility: Compatibility::default(),
             source_addresses: Vec::new(),
-            dial_ahead: 0,
             servers: (0..servers).map(server).collect(),
         };
         let now = Instant::now();
@@ -122,7 +121,7 @@ impl World {
     fn read(&mut self, n: usize) {
         let (server, real) = (&self.servers.list[n], &mut self.real[n]);
         let since = self.now.saturating_duration_since(real.read_at).as_secs_f64();
-        let mark = server.load().mark();
+        let mark = server.load().begin_reading();
         let reading = Reading {
             server_name: String::new(),
             version: "2.15.1".into(),
@@ -142,7 +141,8 @@ impl World {
 
     fn give_turns(&mut self) -> u32 {
         let mut given = 0;
-        while let Placement::Placed(mut slot) = self.servers.place(self.now, &[], Haste::Among(100_000), &mut self.rng)
+        while let Placement::Placed(mut slot) =
+            self.servers.place(self.now, &[], Urgency::CanWait(100_000), &mut self.rng)
         {
             let server = std::sync::Arc::clone(slot.server());
             let real = &mut self.real[server.index()];
@@ -182,7 +182,7 @@ impl World {
                 let mut job = real.jobs.swap_remove(i);
                 let took = self.now - job.began + Duration::from_secs_f64(WIRE);
                 let server = &self.servers.list[n];
-                let should = self.floor.sample(self.now, took, Duration::ZERO, server.is_undisturbed());
+                let should = self.floor.record(self.now, took, Duration::ZERO, server.is_uncontended());
                 server.handshake_finished(self.now, took, should);
                 job.slot.session_began();
                 real.sessions.push(job.slot);

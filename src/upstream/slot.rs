@@ -10,8 +10,6 @@ enum Stage {
     Dialling,
     /// The server has sent INFO, so it counts the connection.
     Opened,
-    /// Reserved for a client that is yet to come; the server may or may not count it.
-    Ahead,
     /// The server counts it, and has nothing to do until the client sends its CONNECT.
     Waiting,
     /// The client has its PONG.
@@ -29,25 +27,19 @@ pub struct Slot {
     stage: Stage,
     /// It is one of those kept free, and its client has not shown yet that it may have it.
     in_lane: bool,
-    /// It was taken ahead, and no client has it yet.
-    is_ahead: bool,
 }
 
 impl Slot {
     pub fn new(server: Arc<Server>) -> Self {
-        Self { server, stage: Stage::Dialling, in_lane: false, is_ahead: false }
+        Self { server, stage: Stage::Dialling, in_lane: false }
     }
 
     pub fn in_lane(server: Arc<Server>) -> Self {
-        Self { server, stage: Stage::Dialling, in_lane: true, is_ahead: false }
-    }
-
-    pub fn ahead(server: Arc<Server>) -> Self {
-        Self { server, stage: Stage::Ahead, in_lane: false, is_ahead: true }
+        Self { server, stage: Stage::Dialling, in_lane: true }
     }
 
     /// Whether it is one of those kept free for the system account.
-    pub fn is_in_lane(&self) -> bool {
+    pub fn is_from_reserve(&self) -> bool {
         self.in_lane
     }
 
@@ -63,17 +55,6 @@ impl Slot {
         }
     }
 
-    /// Whether it was taken ahead of its client.
-    pub fn is_ahead(&self) -> bool {
-        self.is_ahead
-    }
-
-    fn gets_client(&mut self) {
-        if std::mem::take(&mut self.is_ahead) {
-            self.server.load().no_longer_ahead();
-        }
-    }
-
     /// Whose it is.
     pub fn server(&self) -> &Arc<Server> {
         &self.server
@@ -83,14 +64,13 @@ impl Slot {
     pub fn opened(&mut self) {
         self.stage = match self.stage {
             Stage::Dialling => Stage::Opened,
-            Stage::Ahead => Stage::Waiting,
             _ => return,
         };
         self.server.load().opened();
     }
 
     /// The client's CONNECT is waited for: that is no load on the server, however long the client takes.
-    pub fn waits(&mut self) {
+    pub fn await_connect(&mut self) {
         if self.stage == Stage::Opened {
             self.stage = Stage::Waiting;
             self.server.load().handshake_over();
@@ -98,8 +78,7 @@ impl Slot {
     }
 
     /// The client's CONNECT has come: the handshake goes on.
-    pub fn goes_on(&mut self) {
-        self.gets_client();
+    pub fn resume_handshake(&mut self) {
         if self.stage == Stage::Waiting {
             self.stage = Stage::Opened;
             self.server.load().handshake_goes_on();
@@ -121,12 +100,11 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.leave_lane();
-        self.gets_client();
         match self.stage {
             Stage::Session => self.server.load().session_ended(),
-            Stage::Ahead | Stage::Waiting => {}
+            Stage::Waiting => {}
             Stage::Dialling | Stage::Opened => self.server.load().handshake_over(),
         }
-        self.server.load().release(!matches!(self.stage, Stage::Dialling | Stage::Ahead));
+        self.server.load().release(self.stage != Stage::Dialling);
     }
 }

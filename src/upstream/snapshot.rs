@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::upstream::placement::Rank;
+use crate::upstream::placement::Tier;
 
 /// A moment, in nanoseconds since the [`Epoch`]; all before that are one. 2^64 of them are 584 years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,15 +61,15 @@ pub struct Shown {
 
 impl Shown {
     #[inline]
-    pub fn rank(&self, now: Moment) -> Rank {
+    pub fn tier(&self, now: Moment) -> Tier {
         if now < self.barred_until {
-            Rank::Never
+            Tier::Excluded
         } else if now < self.ejected_until {
-            Rank::Ejected
+            Tier::Ejected
         } else if now >= self.stale_from {
-            Rank::Stale
+            Tier::Stale
         } else {
-            Rank::Eligible
+            Tier::Eligible
         }
     }
 }

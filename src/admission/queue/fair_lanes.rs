@@ -1,4 +1,5 @@
-//! Accounts that take turns: deficit round robin by weight, and within an account by standing.
+//! A lane for each account, served by deficit round robin: each lane in its turn sends as many clients as its weight. Within a lane
+//! clients go by rank, then by arrival.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -6,136 +7,120 @@ use std::{
     time::Instant,
 };
 
-use governor::clock::Clock;
-
 use crate::admission::{
-    queue::{Held, Ticket, Waiter, position::Positions},
-    reputation::clients::Standing,
-    retry_schedule::Appointment,
+    queue::{
+        position::Positions,
+        waiting::{QueueOrder, QueueRank, Ticket, Waiter, WaitingClient},
+    },
+    retry_schedule::ScheduledRetry,
 };
 
-/// Standings as far as they are told apart: flapping or not, and since when, in steps of four seconds. Those who have been
-/// trying for about as long go in the order of their arrival: so the turn of one who waits is not put off by every one that
-/// comes back meanwhile, and it can be told in time whether it comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rank(bool, u64);
-
-const RANK_MILLIS: u128 = 4000;
-
-impl Rank {
-    /// Ranks count from when the first client came.
-    pub fn of(standing: Standing, began: Instant) -> Self {
-        let since = standing.since.saturating_duration_since(began).as_millis();
-        Self(standing.flapping, (since / RANK_MILLIS) as u64)
-    }
-}
-
-/// Those of one account.
+/// The clients of one account.
 #[derive(Debug)]
-struct Lane<W, C: Clock> {
-    /// Each with its place among those of its rank.
-    waiting: BTreeMap<(Rank, u64), (u64, Held<W, C>)>,
-    ranks: BTreeMap<Rank, Crowd>,
-    /// Turns this lane has left before the next lane's.
-    turns: u32,
+struct Lane<W> {
+    /// Each with its position among the clients of its rank.
+    waiting: BTreeMap<QueueOrder, (u64, WaitingClient<W>)>,
+    ranks: BTreeMap<QueueRank, SameRank>,
+    /// How many clients this lane may still send before the next lane's turn.
+    deficit: u32,
 }
 
-/// Those of one rank.
+/// The clients of one rank in a lane.
 #[derive(Debug, Default)]
-struct Crowd {
+struct SameRank {
     waiting: usize,
-    /// Of those who have no appointment: the others leave, and it is not their turns that are waited for.
+    /// The positions of clients without a scheduled retry. The others leave before their turn, so nobody waits for theirs.
     positions: Positions,
 }
 
-/// The accounts.
+/// The lanes of all accounts that have a client waiting.
 #[derive(Debug)]
-pub struct FairLanes<W, C: Clock> {
-    lanes: HashMap<Arc<str>, Lane<W, C>>,
-    /// Every lane that has somebody waiting, exactly once; the front one is served.
+pub struct FairLanes<W> {
+    lanes: HashMap<Arc<str>, Lane<W>>,
+    /// Every lane exactly once; the front one is served.
     sequence: VecDeque<Arc<str>>,
     waiting: usize,
 }
 
-impl<W, C: Clock> Default for FairLanes<W, C> {
+impl<W> Default for FairLanes<W> {
     fn default() -> Self {
         Self { lanes: HashMap::new(), sequence: VecDeque::new(), waiting: 0 }
     }
 }
 
-impl<W: Waiter, C: Clock> FairLanes<W, C> {
-    /// How many wait.
+impl<W: Waiter> FairLanes<W> {
+    /// How many clients wait.
     pub fn len(&self) -> usize {
         self.waiting
     }
 
-    /// Joins the lane of its account, in this order.
-    pub fn push(&mut self, order: (Rank, u64), held: Held<W, C>) {
+    /// A client joins the lane of its account, in this order.
+    pub fn push(&mut self, order: QueueOrder, client: WaitingClient<W>) {
         let rank = order.0;
-        let account = held.account.account().name();
+        let account = client.account.account().name();
         let lane = match self.lanes.get_mut(account) {
             Some(lane) => lane,
             None => {
                 self.sequence.push_back(Arc::clone(account));
-                let lane = Lane { waiting: BTreeMap::new(), ranks: BTreeMap::new(), turns: 0 };
+                let lane = Lane { waiting: BTreeMap::new(), ranks: BTreeMap::new(), deficit: 0 };
                 self.lanes.entry(Arc::clone(account)).or_insert(lane)
             }
         };
-        let crowd = lane.ranks.entry(rank).or_default();
-        crowd.waiting += 1;
-        lane.waiting.insert(order, (crowd.positions.take(), held));
-        if crowd.positions.are_many()
+        let same_rank = lane.ranks.entry(rank).or_default();
+        same_rank.waiting += 1;
+        lane.waiting.insert(order, (same_rank.positions.take(), client));
+        if same_rank.positions.are_many()
             && let Some((_, (first, _))) = lane.waiting.range((rank, 0)..).next()
         {
-            crowd.positions.forget(*first);
+            same_rank.positions.forget(*first);
         }
         self.waiting += 1;
     }
 
-    /// One who waits.
-    pub fn get(&self, ticket: &Ticket) -> Option<&Held<W, C>> {
+    pub fn get(&self, ticket: &Ticket) -> Option<&WaitingClient<W>> {
         Some(&self.lanes.get(&ticket.account)?.waiting.get(&ticket.order)?.1)
     }
 
-    /// One who waits, and about how many of these accounts go before it: those of its lane with a better rank; of the same rank
-    /// those who came before; and as many of each other lane, if there are so many. Not those who leave before their turn, by
-    /// appointment.
-    pub fn find(&self, ticket: &Ticket) -> Option<(&Held<W, C>, usize)> {
+    /// A client, and about how many clients of these lanes go before it: those of its lane with a better rank, those of its rank that
+    /// came before it, and as many of each other lane, if there are so many. Clients with a scheduled retry do not count: they leave
+    /// before their turn.
+    pub fn find(&self, ticket: &Ticket) -> Option<(&WaitingClient<W>, usize)> {
         let lane = self.lanes.get(&ticket.account)?;
-        let (place, held) = lane.waiting.get(&ticket.order)?;
+        let (position, client) = lane.waiting.get(&ticket.order)?;
         let rank = ticket.order.0;
-        let better: usize = lane.ranks.range(..rank).map(|(_, crowd)| crowd.positions.len()).sum();
-        let in_lane = better + lane.ranks.get(&rank).map_or(0, |crowd| crowd.positions.before(*place));
+        let better: usize = lane.ranks.range(..rank).map(|(_, same_rank)| same_rank.positions.len()).sum();
+        let in_lane = better + lane.ranks.get(&rank).map_or(0, |same_rank| same_rank.positions.before(*position));
         let in_others = self.waiting - lane.waiting.len();
-        Some((held, in_lane + in_others.min(in_lane.saturating_mul(self.lanes.len() - 1))))
+        Some((client, in_lane + in_others.min(in_lane.saturating_mul(self.lanes.len() - 1))))
     }
 
-    /// It is known when it is to leave, and to come back; or, with none, it stays after all. Returns what was known before.
-    pub fn appoint(&mut self, ticket: &Ticket, appointment: Option<Appointment>) -> Option<Appointment> {
+    /// Sets or clears the scheduled retry of a client. Clients with one do not count as being ahead of others. Returns the previous
+    /// value.
+    pub fn set_scheduled_retry(&mut self, ticket: &Ticket, retry: Option<ScheduledRetry>) -> Option<ScheduledRetry> {
         let lane = self.lanes.get_mut(&ticket.account)?;
-        let (place, held) = lane.waiting.get_mut(&ticket.order)?;
-        let before = std::mem::replace(&mut held.appointment, appointment);
-        if let Some(crowd) = lane.ranks.get_mut(&ticket.order.0) {
-            match (before, appointment) {
-                (None, Some(_)) => crowd.positions.give_back(*place),
-                (Some(_), None) => crowd.positions.take_again(*place),
+        let (position, client) = lane.waiting.get_mut(&ticket.order)?;
+        let before = std::mem::replace(&mut client.scheduled_retry, retry);
+        if let Some(same_rank) = lane.ranks.get_mut(&ticket.order.0) {
+            match (before, retry) {
+                (None, Some(_)) => same_rank.positions.give_back(*position),
+                (Some(_), None) => same_rank.positions.take_again(*position),
                 _ => {}
             }
         }
         before
     }
 
-    /// Leaves its lane; `None` when its turn has come already.
-    pub fn remove(&mut self, ticket: &Ticket) -> Option<Held<W, C>> {
+    /// A client leaves its lane; `None` when it has left before.
+    pub fn remove(&mut self, ticket: &Ticket) -> Option<WaitingClient<W>> {
         let rank = ticket.order.0;
         let lane = self.lanes.get_mut(&ticket.account)?;
-        let (place, held) = lane.waiting.remove(&ticket.order)?;
-        if let Some(crowd) = lane.ranks.get_mut(&rank) {
-            crowd.waiting -= 1;
-            if held.appointment.is_none() {
-                crowd.positions.give_back(place);
+        let (position, client) = lane.waiting.remove(&ticket.order)?;
+        if let Some(same_rank) = lane.ranks.get_mut(&rank) {
+            same_rank.waiting -= 1;
+            if client.scheduled_retry.is_none() {
+                same_rank.positions.give_back(position);
             }
-            if crowd.waiting == 0 {
+            if same_rank.waiting == 0 {
                 lane.ranks.remove(&rank);
             }
         }
@@ -144,12 +129,12 @@ impl<W: Waiter, C: Clock> FairLanes<W, C> {
             self.lanes.remove(&ticket.account);
             self.sequence.retain(|name| *name != ticket.account);
         }
-        Some(held)
+        Some(client)
     }
 
-    /// The next to go, still in its place. Lanes for whose first `may_go` is false are passed over; those who left, or whose
-    /// time is up, are dropped on the way.
-    pub fn peek(&mut self, now: Instant, mut may_go: impl FnMut(&mut Held<W, C>) -> bool) -> Option<Ticket> {
+    /// The next client to go, still in its place. Lanes for whose first client `may_go` is false are passed over; clients that have gone,
+    /// or whose time is up, are dropped on the way.
+    pub fn peek(&mut self, now: Instant, mut may_go: impl FnMut(&mut WaitingClient<W>) -> bool) -> Option<Ticket> {
         let mut passed_over = 0;
         loop {
             if passed_over >= self.sequence.len() {
@@ -162,27 +147,27 @@ impl<W: Waiter, C: Clock> FairLanes<W, C> {
                 let ticket = first.ticket(order);
                 self.remove(&ticket);
             } else if may_go(first) {
-                if lane.turns == 0 {
-                    lane.turns = first.account.account().weight().get();
+                if lane.deficit == 0 {
+                    lane.deficit = first.account.account().weight().get();
                 }
                 return Some(first.ticket(order));
             } else {
-                lane.turns = 0;
+                lane.deficit = 0;
                 self.sequence.rotate_left(1);
                 passed_over += 1;
             }
         }
     }
 
-    /// Takes the one that [`FairLanes::peek`] named out of its lane, and spends a turn of the lane.
-    pub fn take(&mut self, next: &Ticket) -> Option<Held<W, C>> {
+    /// Takes the client that [`FairLanes::peek`] named out of its lane, and counts it against the lane's deficit.
+    pub fn take(&mut self, next: &Ticket) -> Option<WaitingClient<W>> {
         let lane = self.lanes.get_mut(&next.account)?;
-        lane.turns = lane.turns.saturating_sub(1);
-        let round_over = lane.turns == 0;
-        let held = self.remove(next);
+        lane.deficit = lane.deficit.saturating_sub(1);
+        let round_over = lane.deficit == 0;
+        let client = self.remove(next);
         if round_over && self.sequence.front() == Some(&next.account) {
             self.sequence.rotate_left(1);
         }
-        held
+        client
     }
 }

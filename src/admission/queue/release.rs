@@ -1,156 +1,130 @@
-//! Those who wait: whose turn it is, and for whom there is no hope left.
+//! Whose turn is next, and for which clients in the queue it comes too late.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use governor::clock::Clock;
-
 use crate::{
-    admission::{Admission, Pass, Return, Ticket, Waiter, connect_door::Blocked, quota::rate::Tokens},
+    admission::{
+        client::Pass,
+        connect_check::Blocked,
+        controller::Admission,
+        queue::waiting::{Ticket, Waiter},
+        retry_schedule::{Estimate, Situation, answer_at},
+    },
     outcome::Refusal,
-    upstream::{Haste, Placement, Slot},
+    upstream::{Placement, Slot, Urgency},
 };
 
-/// While a client has less time left than this it takes any server with room.
+/// A client with less time left than this is placed on any server with room.
 const URGENT: Duration = Duration::from_millis(250);
-/// How soon to look again when servers are busy or full: they have no timer to wait for.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-/// A client with less time left than this is not made to look at its hopes again.
-const LAST_LOOK: Duration = Duration::from_millis(20);
+/// How soon to try again when servers are busy or full: nothing tells when they no longer are.
+const RETRY: Duration = Duration::from_millis(5);
 
-/// A turn must be foretold for this part of the time that is left: the pace is never known better than that, whoever is told too late
-/// that it hoped in vain comes back later by as much, and with an appointment those at the edge of hope are many, since those who leave
-/// are not ahead of each other.
-const ENOUGH: f64 = 0.9;
-/// A client of which it is known when it comes back looks at its hopes at once where the pace is known; else within this, and it is
-/// known by then, or it looks again as soon.
-const FIRST_LOOK: Duration = Duration::from_millis(400);
-/// A client whose turn comes in time only if more are served than so far looks at its hopes again within this.
-const IN_DOUBT: Duration = Duration::from_millis(200);
+/// Safety factor on the wait estimate. A client stays queued only if its estimated wait is below 90 % of the time it has left. The
+/// service rate is not known more precisely than that, and a client that is told too late loses a whole retry interval (2 s for Go).
+/// With scheduled retries many clients are near that limit, since clients that are to leave do not count as being ahead of each other.
+const SAFETY_FACTOR: f64 = 0.9;
 
-/// Turns are given out this long after they come up at most, at random: neighbours in the queue reach the servers apart.
+/// A turn is given at a random moment up to this long after it comes up, so that neighbours in the queue reach the servers apart.
 const JITTER: Duration = Duration::from_millis(4);
 
-/// What a client that waits is told when it looks again.
+/// What is known of a queued client's turn.
 #[derive(Debug)]
-pub enum Outlook {
-    /// Wait on, and look again then.
-    Hope(Instant),
-    /// No: refuse, for this reason.
-    None(Refusal),
-    /// It is not in the queue any more: its turn has come, or the queue has dropped it.
+pub(in crate::admission) enum WaitEstimate {
+    /// It may come in time; it is to be estimated again then.
+    CheckAt(Instant),
+    /// It does not come in time: the client has left the queue, and is to be refused for this reason.
+    TooLate(Refusal),
+    /// The client is not in the queue any more: its turn has come, or the queue has dropped it.
     Gone,
 }
 
 /// What becomes of a client whose server has failed it.
 #[derive(Debug)]
-pub enum Again {
-    /// It is dialled again.
+pub enum Failover {
+    /// It is dialled again, on this server.
     Placed(Slot),
-    /// There is room, but not this moment: ask again then.
+    /// There is room, but every server with room is busy this moment: ask again then.
     Busy(Instant),
     /// It is refused.
     Refuse(Refusal),
-}
-
-/// At a random moment of what is left. So those that cannot be served are told at different times, and come back spread out
-/// instead of in step; and each is judged by what is known of the storm at that time, not when it began.
-fn next_look(until: Instant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
-    let left = until.saturating_duration_since(now);
-    if left <= LAST_LOOK { until } else { now + left.mul_f64(rng.f64()) }
 }
 
 fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
-impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
-    /// When a client that must wait looks at its hopes for the first time.
-    pub fn first_look(
+impl<W: Waiter> Admission<W> {
+    /// Whether the turn of a queued client is expected in time. A client whose turn is not leaves the queue, at the moment that suits
+    /// its retry.
+    pub(in crate::admission) fn estimate_turn(
         &self,
-        blocked: &Blocked,
-        returns: Return,
-        last_turn: Instant,
+        ticket: &Ticket,
         now: Instant,
         rng: &mut fastrand::Rng,
-    ) -> Instant {
-        match (blocked, returns) {
-            (Blocked::Full, _) => next_look(last_turn.min(now + self.refusal_spread), now, rng),
-            // It gains nothing from being told early.
-            (_, Return::Regardless) => last_turn,
-            // The sooner it is known that its turn comes only after it could be back, the sooner it is back.
-            (_, Return::After(_) | Return::Doubling { .. }) if self.pace(now).is_some() => now,
-            (_, Return::After(_) | Return::Doubling { .. }) => next_look(last_turn.min(now + FIRST_LOOK), now, rng),
-            _ => next_look(last_turn, now, rng),
-        }
-    }
-
-    /// Whether a client that waits can still hope for its turn.
-    pub fn look_again(&self, ticket: &Ticket, now: Instant, rng: &mut fastrand::Rng) -> Outlook {
-        let hope = {
-            let waiting = &mut *self.waiting();
-            let known = self.pace_seeing(waiting.throughput.rate(now));
-            let pace = known.unwrap_or(f64::INFINITY);
-            let hoped = self.pace_seeing(waiting.throughput.hoped(now)).unwrap_or(f64::INFINITY);
-            let Some((held, ahead)) = waiting.queue.find(ticket) else { return Outlook::Gone };
-            let last_turn = held.last_turn();
+    ) -> WaitEstimate {
+        let check_at = {
+            let state = &mut *self.queue_state();
+            let rate = self.pace_with(state.throughput.rate(now));
+            let upper_rate = self.pace_with(state.throughput.upper_rate(now)).unwrap_or(f64::INFINITY);
+            let Some((client, ahead)) = state.queue.find(ticket) else { return WaitEstimate::Gone };
+            let (last_turn, returns, scheduled_retry) = (client.last_turn(), client.returns, client.scheduled_retry);
             let left = last_turn.saturating_duration_since(now);
-            // Whoever is next may hope as long as there is time, whatever the pace was.
-            let turn_at = |pace: f64| if ahead == 0 { Duration::ZERO } else { seconds(ahead as f64 / pace) };
-            let enough = left.mul_f64(ENOUGH);
+            // The next client stays as long as there is time, whatever the rate was.
+            let turn_after = |rate: f64| if ahead == 0 { Duration::ZERO } else { seconds(ahead as f64 / rate) };
+            let longest = left.mul_f64(SAFETY_FACTOR);
             if left.is_zero() {
                 None
-            } else if turn_at(hoped) < enough {
-                if let Some(appointment) = waiting.queue.appoint(ticket, None) {
-                    waiting.retry_schedule.cancel(appointment);
+            } else if turn_after(upper_rate) < longest {
+                if let Some(retry) = state.queue.set_scheduled_retry(ticket, None) {
+                    state.retry_schedule.cancel(retry);
                 }
-                let soon = match known {
-                    None => now + FIRST_LOOK,
-                    Some(pace) if turn_at(pace) >= enough => now + IN_DOUBT,
-                    Some(_) => last_turn,
+                let estimate = match rate {
+                    None => Estimate::Unknown,
+                    Some(rate) if turn_after(rate) >= longest => Estimate::UpperBound,
+                    Some(_) => Estimate::Rate,
                 };
-                Some(next_look(last_turn.min(soon), now, rng))
+                let situation = Situation::InTime(estimate);
+                Some(answer_at(situation, returns, last_turn, self.refusal_spread, now, rng).0)
+            } else if scheduled_retry.is_some() {
+                None
             } else {
-                // Its turn does not come in time: it is refused when it should come back for another try.
-                let keep = match held.returns.after_refusals(self.client_history.refusals(held.client)) {
-                    _ if held.appointment.is_some() => Duration::ZERO,
-                    Return::After(wait) => {
-                        let (keep, appointment) = waiting.retry_schedule.make(now, wait, left, pace, rng);
-                        waiting.queue.appoint(ticket, Some(appointment));
-                        keep
-                    }
-                    Return::Regardless => left,
-                    Return::Unknown | Return::Doubling { .. } => Duration::ZERO,
-                };
-                (keep > LAST_LOOK).then_some(now + keep)
+                let returns = returns.after_refusals(self.client_history.refusals(ticket.client));
+                let rate = rate.unwrap_or(f64::INFINITY);
+                let situation = Situation::TooLate { schedule: &mut state.retry_schedule, rate };
+                let (at, retry) = answer_at(situation, returns, last_turn, self.refusal_spread, now, rng);
+                if retry.is_some() {
+                    state.queue.set_scheduled_retry(ticket, retry);
+                }
+                (at > now).then_some(at)
             }
         };
-        match hope {
-            Some(look) if self.servers.has_headroom(now) => Outlook::Hope(look),
-            _ => self.leave(ticket, now).map_or(Outlook::Gone, Outlook::None),
+        match check_at {
+            Some(at) if self.servers.has_headroom(now) => WaitEstimate::CheckAt(at),
+            _ => self.leave_queue(ticket, now).map_or(WaitEstimate::Gone, WaitEstimate::TooLate),
         }
     }
 
-    /// Gives up a place in the queue. Returns the reason to refuse with; `None` when the client is not in the queue any more:
-    /// its turn has come, or the queue has dropped it.
-    pub fn leave(&self, ticket: &Ticket, now: Instant) -> Option<Refusal> {
-        let held = {
-            let mut waiting = self.waiting();
-            let held = waiting.queue.remove(ticket);
-            self.held.store(waiting.queue.len(), Relaxed);
-            if waiting.queue.is_empty() {
-                waiting.throughput.rest();
+    /// Gives up a place in the queue. Returns the reason to refuse with; `None` when the client is not in the queue any more: its turn
+    /// has come, or the queue has dropped it.
+    pub(in crate::admission) fn leave_queue(&self, ticket: &Ticket, now: Instant) -> Option<Refusal> {
+        let client = {
+            let mut state = self.queue_state();
+            let client = state.queue.remove(ticket);
+            self.queued.store(state.queue.len(), Relaxed);
+            if state.queue.is_empty() {
+                state.throughput.rest();
             }
-            held?
+            client?
         };
-        self.client_history.refused(held.client, now);
-        Some(self.why_waited(!held.account_paid && held.account.account().has_rate(), now))
+        self.client_history.refused(client.client, now);
+        Some(self.why_waited(!client.account_paid && client.account.account().has_rate(), now))
     }
 
-    /// Why a client was dropped from the queue by the queue itself: it is told as one that left in vain.
-    pub fn why_no_turn(&self, ticket: &Ticket, now: Instant) -> Refusal {
+    /// The reason to refuse a client with that the queue itself has dropped.
+    pub(in crate::admission) fn why_dropped(&self, ticket: &Ticket, now: Instant) -> Refusal {
         if self.is_draining() {
             return Refusal::Draining;
         }
@@ -159,103 +133,103 @@ impl<W: Waiter, C: Clock + Clone> Admission<W, C> {
     }
 
     fn why_waited(&self, by_account: bool, now: Instant) -> Refusal {
-        self.reason(if by_account { &Blocked::AccountRate } else { &Blocked::NotYet }, now)
+        self.reason(if by_account { Blocked::AccountRate } else { Blocked::NotYet }, now)
     }
 
-    /// Gives turns to those who wait, as many as the pace and the servers allow now. Returns when to call again: `None`
-    /// while nobody waits.
-    pub fn release(&self, now: Instant, rng: &mut fastrand::Rng, turns: &mut Vec<(W, Pass<C>)>) -> Option<Instant> {
-        if self.held() == 0 {
+    /// Takes the clients out of the queue whose turn it is: as many as the pace and the servers allow now. They are appended to `turns`.
+    /// Returns when to call again; `None` while nobody waits.
+    pub fn next_turns(&self, now: Instant, rng: &mut fastrand::Rng, turns: &mut Vec<(W, Pass)>) -> Option<Instant> {
+        if self.queued() == 0 {
             return None;
         }
-        let mut waiting = self.waiting();
-        let waiting = &mut *waiting;
-        waiting.throughput.look(now, self.finished.load(Relaxed), waiting.queue.arrivals());
+        let mut state = self.queue_state();
+        let state = &mut *state;
+        state.throughput.update(now, self.finished.load(Relaxed), state.queue.arrivals());
         let again = loop {
-            if let Some(at) = waiting.pace_ready_at.filter(|&at| now < at) {
+            if let Some(at) = state.pace_ready_at.filter(|&at| now < at) {
                 break Some(at);
             }
-            let next = waiting.queue.peek(now, |held| {
-                let account = held.account.account();
-                held.account_paid = held.account_paid || account.take_token();
-                held.account_paid && account.has_room_for_handshake()
+            let next = state.queue.peek(now, |client| {
+                let account = client.account.account();
+                client.account_paid = client.account_paid || account.take_token(now);
+                client.account_paid && account.has_room_for_handshake()
             });
-            let Some((ticket, held)) = next else {
-                break (!waiting.queue.is_empty()).then(|| now + LOOK_AGAIN);
+            let Some((ticket, client)) = next else {
+                break (!state.queue.is_empty()).then(|| now + RETRY);
             };
-            let is_urgent = held.last_turn().saturating_duration_since(now) < URGENT;
-            let account = Arc::clone(held.account.account());
-            let haste = if is_urgent { Haste::Urgent } else { Haste::Among(waiting.queue.len()) };
+            let is_urgent = client.last_turn().saturating_duration_since(now) < URGENT;
+            let account = Arc::clone(client.account.account());
+            let haste = if is_urgent { Urgency::Urgent } else { Urgency::CanWait(state.queue.len()) };
             let Placement::Placed(server) = self.servers.place(now, &[], haste, rng) else {
-                break Some(now + LOOK_AGAIN);
+                break Some(now + RETRY);
             };
-            if let Some(Err(wait)) = self.pace.as_ref().map(Tokens::take) {
-                waiting.pace_ready_at = Some(now + wait);
-                break waiting.pace_ready_at;
+            if let Some(Err(wait)) = self.pace.as_ref().map(|pace| pace.take(now)) {
+                state.pace_ready_at = Some(now + wait);
+                break state.pace_ready_at;
             }
-            // Another worker may have begun the last one since the look above.
+            // Another worker may have begun the last one since `peek`.
             if !account.begin_handshake() {
-                break Some(now + LOOK_AGAIN);
+                break Some(now + RETRY);
             }
-            let Some(mut held) = waiting.queue.take(&ticket) else {
+            let Some(mut client) = state.queue.take(&ticket) else {
                 account.end_handshake();
-                break Some(now + LOOK_AGAIN);
+                break Some(now + RETRY);
             };
-            held.account.has_begun();
-            self.client_history.admitted(held.client);
-            if let Some(appointment) = held.appointment {
-                waiting.retry_schedule.cancel(appointment);
+            client.account.handshake_begun();
+            self.client_history.admitted(client.client);
+            if let Some(retry) = client.scheduled_retry {
+                state.retry_schedule.cancel(retry);
             }
-            turns.push((held.waiter, Pass { server, account: held.account }));
+            turns.push((client.waiter, Pass { server, account: client.account }));
         };
-        if waiting.queue.is_empty() {
-            waiting.throughput.rest();
+        if state.queue.is_empty() {
+            state.throughput.rest();
         }
-        self.held.store(waiting.queue.len(), Relaxed);
+        self.queued.store(state.queue.len(), Relaxed);
         again.map(|at| at + JITTER.mul_f64(rng.f64()))
     }
 
-    /// Another server for a client whose dial went wrong, and that must have its answer by `answer_by`; `tried` is not tried again.
-    /// The pace was paid once already.
-    pub fn place_again(&self, tried: &[usize], answer_by: Instant, now: Instant, rng: &mut fastrand::Rng) -> Again {
+    /// Another server for a client whose dial has failed, and that must have its answer by `answer_by`; servers in `tried` are passed
+    /// over. The client has paid for the pace already.
+    pub fn place_again(&self, tried: &[usize], answer_by: Instant, now: Instant, rng: &mut fastrand::Rng) -> Failover {
         if now >= answer_by {
-            return Again::Refuse(Refusal::HoldExpired);
+            return Failover::Refuse(Refusal::HoldExpired);
         }
-        match self.servers.place(now, tried, Haste::Urgent, rng) {
-            Placement::Placed(slot) => Again::Placed(slot),
-            Placement::Busy => Again::Busy(now + LOOK_AGAIN),
-            Placement::Full => Again::Refuse(Refusal::ServerCapacity),
+        match self.servers.place(now, tried, Urgency::Urgent, rng) {
+            Placement::Placed(slot) => Failover::Placed(slot),
+            Placement::Busy => Failover::Busy(now + RETRY),
+            Placement::Full => Failover::Refuse(Refusal::ServerCapacity),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
 
     use super::*;
     use crate::{
         admission::{
-            Client, QuotaIdentity, Verdict,
+            Client, QuotaIdentity, Return,
+            connect_check::Verdict,
             fairness::{unknown_servers, wide_open},
         },
         identity::ClientKey,
-        upstream::concurrency::baseline::Since,
+        upstream::concurrency::baseline::MeasuredFrom,
     };
 
     #[derive(Debug)]
-    struct Stays;
+    struct StayingClient;
 
-    impl Waiter for Stays {
+    impl Waiter for StayingClient {
         fn has_left(&self) -> bool {
             false
         }
     }
 
-    /// In the first 0.3 s of a storm 2,400 clients come, every third of them is let in, and how many could be is not known: when the last
-    /// that came looks at its hopes again, if it may wait for so many seconds more.
-    fn second_look(left: f64) -> Duration {
-        let admission = Admission::new(&wide_open(), unknown_servers(1), FakeRelativeClock::default());
+    /// In the first 0.3 s of a storm 2,400 clients come and every third of them is admitted; how many could be is not known. How soon the
+    /// turn of the last client is estimated again, if it may wait for so many seconds more.
+    fn second_check(left: f64) -> Duration {
+        let admission = Admission::new(&wide_open(), unknown_servers(1));
         let (mut rng, mut now) = (fastrand::Rng::with_seed(7), Instant::now());
         let (mut under_way, mut turns, mut last) = (Vec::new(), Vec::new(), None);
         for n in 0..2400 {
@@ -268,31 +242,37 @@ mod tests {
                 answer_by: hold_until + Duration::from_secs(1),
                 returns: Return::Regardless,
             };
-            match admission.at_connect(client, now, &mut rng, || Stays).expect("no rate is set") {
+            match admission.at_connect(client, now, &mut rng, || StayingClient) {
                 Verdict::Admit(pass) => under_way.push(pass),
                 Verdict::Hold { ticket, .. } => last = Some(ticket),
-                Verdict::Refuse { reason, .. } => panic!("{reason:?}"),
+                other => panic!("{other:?}"),
             }
             if n % 3 == 0
                 && let Some(mut pass) = under_way.pop()
             {
-                admission.handshake_finished(&mut pass, Duration::from_millis(1), Since::Dial, Duration::ZERO, now);
-                admission.release(now, &mut rng, &mut turns);
+                admission.handshake_finished(
+                    &mut pass,
+                    Duration::from_millis(1),
+                    MeasuredFrom::Dial,
+                    Duration::ZERO,
+                    now,
+                );
+                admission.next_turns(now, &mut rng, &mut turns);
                 under_way.extend(turns.drain(..).map(|(_, pass)| pass));
             }
             now += Duration::from_micros(125);
         }
-        let (held, pace) = (admission.held() as f64, admission.pace(now).expect("it has been seen"));
+        let (held, pace) = (admission.queued() as f64, admission.pace(now).expect("it has been seen"));
         assert!((0.45..0.6).contains(&(held / pace)), "{held} wait, {pace} a second");
-        match admission.look_again(&last.expect("somebody waits"), now, &mut rng) {
-            Outlook::Hope(at) => at - now,
+        match admission.estimate_turn(&last.expect("somebody waits"), now, &mut rng) {
+            WaitEstimate::CheckAt(at) => at - now,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn who_hopes_for_more_than_was_served_so_far_looks_again_soon() {
-        assert!(second_look(0.45) <= IN_DOUBT);
-        assert!(second_look(2.0) > IN_DOUBT);
+    fn a_turn_that_comes_only_at_the_upper_bound_of_the_rate_is_estimated_again_soon() {
+        assert!(second_check(0.45) <= Duration::from_millis(200));
+        assert!(second_check(2.0) > Duration::from_millis(200));
     }
 }

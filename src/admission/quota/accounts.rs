@@ -11,17 +11,16 @@ use std::{
 };
 
 use dashmap::DashMap;
-use governor::clock::Clock;
 
 use crate::{
     admission::{
-        AccountLimits,
-        quota::{rate::Tokens, users_and_names::PatternSlots, warned::Warned},
+        params::AccountLimits,
+        quota::{rate::TokenBucket, users_and_names::UserAndNameSlots, warned::Warned},
     },
     outcome::Refusal,
     upstream::{
-        concurrency::baseline::{BaselineLatency, Since},
-        reconciled_count::{Mark, ReconciledCount},
+        concurrency::baseline::{BaselineLatency, MeasuredFrom},
+        reconciled_count::{ReadingEpoch, ReconciledCount},
     },
 };
 
@@ -33,55 +32,62 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// One account.
 #[derive(Debug)]
-pub struct Account<C: Clock> {
+pub struct Account {
     name: Arc<str>,
     limits: AccountLimits,
-    census: ReconciledCount,
+    connections: ReconciledCount,
     /// Its limit by the cluster's own word; `u32::MAX` while there is none.
     by_cluster: AtomicU32,
     /// Handshakes under way.
     handshakes: AtomicU32,
-    tokens: Option<Tokens<C>>,
+    tokens: Option<TokenBucket>,
     warned: Arc<Warned>,
     /// What a login takes at the least, by what it counts from.
-    floors: Mutex<[BaselineLatency; 2]>,
+    baselines: Mutex<[BaselineLatency; 2]>,
     /// What one takes, in nanoseconds: readable without the lock.
-    login_takes: AtomicU64,
+    login_time: AtomicU64,
 }
 
-impl<C: Clock> Account<C> {
-    fn new(name: Arc<str>, limits: AccountLimits, tokens: Option<Tokens<C>>, warned: Arc<Warned>) -> Self {
+impl Account {
+    fn new(name: Arc<str>, limits: AccountLimits, tokens: Option<TokenBucket>, warned: Arc<Warned>) -> Self {
         Self {
             name,
             limits,
-            census: ReconciledCount::default(),
+            connections: ReconciledCount::default(),
             by_cluster: AtomicU32::new(u32::MAX),
             handshakes: AtomicU32::new(0),
             tokens,
             warned,
-            floors: Mutex::default(),
-            login_takes: AtomicU64::new(0),
+            baselines: Mutex::default(),
+            login_time: AtomicU64::new(0),
         }
     }
 
     /// The most connections it may have: as configured, else as the cluster says; `u32::MAX` is no limit.
-    fn most(&self) -> u32 {
+    fn max_connections(&self) -> u32 {
         self.limits.quota.max_connections.unwrap_or_else(|| self.by_cluster.load(Relaxed))
     }
 
     /// Takes in what a login took while weir itself was so `late`, and whether its server was `undisturbed`; returns what one of its
     /// kind may take.
-    pub fn logged_in(&self, now: Instant, took: Duration, since: Since, late: Duration, undisturbed: bool) -> Duration {
-        let mut floors = self.floors.lock().unwrap_or_else(PoisonError::into_inner);
-        let takes = took.max(self.login_takes().mul_f64(0.95) + took.mul_f64(0.05));
-        self.login_takes.store(u64::try_from(takes.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        floors[since as usize].sample(now, took, late, undisturbed)
+    pub fn logged_in(
+        &self,
+        now: Instant,
+        took: Duration,
+        since: MeasuredFrom,
+        late: Duration,
+        undisturbed: bool,
+    ) -> Duration {
+        let mut baselines = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
+        let takes = took.max(self.login_time().mul_f64(0.95) + took.mul_f64(0.05));
+        self.login_time.store(u64::try_from(takes.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        baselines[since as usize].record(now, took, late, undisturbed)
     }
 
     /// What a login has taken lately, the longest more than others; zero while unknown. Who is given a turn needs so much time for it:
     /// a login that is cut off has cost its server as much as one that is not.
-    pub fn login_takes(&self) -> Duration {
-        Duration::from_nanos(self.login_takes.load(Relaxed))
+    pub fn login_time(&self) -> Duration {
+        Duration::from_nanos(self.login_time.load(Relaxed))
     }
 
     /// Its name.
@@ -121,10 +127,10 @@ impl<C: Clock> Account<C> {
     }
 }
 
-impl<C: Clock + Clone> Account<C> {
+impl Account {
     /// Takes a token for a new connection; `false` when there is none, and the rate does more than warn.
-    pub fn take_token(&self) -> bool {
-        let has = self.tokens.as_ref().is_none_or(|tokens| tokens.take().is_ok());
+    pub fn take_token(&self, now: Instant) -> bool {
+        let has = self.tokens.as_ref().is_none_or(|tokens| tokens.take(now).is_ok());
         if !has && self.limits.quota.warn_only {
             self.warned.note(Refusal::AccountRate);
         }
@@ -134,15 +140,15 @@ impl<C: Clock + Clone> Account<C> {
 
 /// One connection of an account, given back on drop.
 #[derive(Debug)]
-pub struct AccountSlot<C: Clock> {
-    account: Arc<Account<C>>,
-    stage: Stage,
+pub struct AccountSlot {
+    account: Arc<Account>,
+    state: SlotState,
     /// What its client holds of other quotas.
-    also: PatternSlots<C>,
+    other_quotas: UserAndNameSlots,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum SlotState {
     Waiting,
     /// Between the verdict and the server's word.
     Handshake,
@@ -150,83 +156,83 @@ enum Stage {
     Session,
 }
 
-impl<C: Clock> AccountSlot<C> {
+impl AccountSlot {
     /// For one that its account has counted.
-    fn new(account: &Arc<Account<C>>) -> Self {
-        Self { account: Arc::clone(account), stage: Stage::Waiting, also: PatternSlots::default() }
+    fn new(account: &Arc<Account>) -> Self {
+        Self { account: Arc::clone(account), state: SlotState::Waiting, other_quotas: UserAndNameSlots::default() }
     }
 
     /// Whose it is.
-    pub fn account(&self) -> &Arc<Account<C>> {
+    pub fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
     /// Whether nothing that it counts for has a limit of connections.
     pub fn is_unlimited(&self) -> bool {
-        self.account.most() == u32::MAX && self.also.is_empty()
+        self.account.max_connections() == u32::MAX && self.other_quotas.is_empty()
     }
 
     /// The server has let the client in.
     pub fn session_began(&mut self) {
-        self.step_back();
-        if std::mem::replace(&mut self.stage, Stage::Session) != Stage::Session {
-            self.account.census.opened();
+        self.end_handshake();
+        if std::mem::replace(&mut self.state, SlotState::Session) != SlotState::Session {
+            self.account.connections.opened();
         }
     }
 
     /// Begins the handshake, if its account may have one more.
     pub fn begin_handshake(&mut self) -> bool {
-        let begun = self.stage != Stage::Waiting || self.account.begin_handshake();
+        let begun = self.state != SlotState::Waiting || self.account.begin_handshake();
         if begun {
-            self.has_begun();
+            self.handshake_begun();
         }
         begun
     }
 
     /// A handshake was begun for it.
-    pub fn has_begun(&mut self) {
-        if self.stage == Stage::Waiting {
-            self.stage = Stage::Handshake;
+    pub fn handshake_begun(&mut self) {
+        if self.state == SlotState::Waiting {
+            self.state = SlotState::Handshake;
         }
     }
 
     /// There is no handshake after all.
-    pub fn step_back(&mut self) {
-        if self.stage == Stage::Handshake {
-            self.stage = Stage::Waiting;
+    pub fn end_handshake(&mut self) {
+        if self.state == SlotState::Handshake {
+            self.state = SlotState::Waiting;
             self.account.end_handshake();
         }
     }
 
     /// Holds what its client holds of other quotas.
-    pub fn holding(mut self, also: PatternSlots<C>) -> Self {
-        self.also = also;
+    pub fn with_other_quotas(mut self, other_quotas: UserAndNameSlots) -> Self {
+        self.other_quotas = other_quotas;
         self
     }
 
     /// What its client holds of other quotas.
-    pub fn also(&self) -> &PatternSlots<C> {
-        &self.also
+    pub fn other_quotas(&self) -> &UserAndNameSlots {
+        &self.other_quotas
     }
 
     /// Goes over to another account, with what it holds of other quotas.
     pub fn move_to(&mut self, other: Self) {
         let mut before = std::mem::replace(self, other);
-        std::mem::swap(&mut self.also, &mut before.also);
+        std::mem::swap(&mut self.other_quotas, &mut before.other_quotas);
     }
 
     /// A slot of no account, under a name to queue by: for a client that has not said yet who it is. Nothing is counted.
     pub fn of_nobody(name: Arc<str>) -> Self {
         let account = Account::new(name, AccountLimits::default(), None, Arc::default());
-        account.census.reserve(1);
+        account.connections.reserve(1);
         Self::new(&Arc::new(account))
     }
 }
 
-impl<C: Clock> Drop for AccountSlot<C> {
+impl Drop for AccountSlot {
     fn drop(&mut self) {
-        self.step_back();
-        self.account.census.release(self.stage == Stage::Session);
+        self.end_handshake();
+        self.account.connections.release(self.state == SlotState::Session);
     }
 }
 
@@ -235,8 +241,8 @@ impl<C: Clock> Drop for AccountSlot<C> {
 pub struct QuotaReached;
 
 #[derive(Debug)]
-struct Entry<C: Clock> {
-    account: Arc<Account<C>>,
+struct Entry {
+    account: Arc<Account>,
     used_at: Instant,
     /// When its limit was last asked for.
     asked_at: Option<Instant>,
@@ -244,36 +250,30 @@ struct Entry<C: Clock> {
 
 /// Every account in use.
 #[derive(Debug)]
-pub struct Accounts<C: Clock> {
-    clock: C,
+pub struct Accounts {
     warned: Arc<Warned>,
     default: AccountLimits,
     configured: HashMap<String, AccountLimits>,
-    map: DashMap<Arc<str>, Entry<C>>,
+    map: DashMap<Arc<str>, Entry>,
 }
 
-impl<C: Clock + Clone> Accounts<C> {
+impl Accounts {
     /// No account in use.
-    pub fn new(
-        default: AccountLimits,
-        configured: HashMap<String, AccountLimits>,
-        warned: Arc<Warned>,
-        clock: C,
-    ) -> Self {
-        Self { clock, warned, default, configured, map: DashMap::new() }
+    pub fn new(default: AccountLimits, configured: HashMap<String, AccountLimits>, warned: Arc<Warned>) -> Self {
+        Self { warned, default, configured, map: DashMap::new() }
     }
 
     /// Takes a connection slot of an account.
     ///
     /// # Errors
     /// [`QuotaReached`]; nothing is taken then.
-    pub fn enter(&self, name: &Arc<str>, now: Instant) -> Result<AccountSlot<C>, QuotaReached> {
+    pub fn enter(&self, name: &Arc<str>, now: Instant) -> Result<AccountSlot, QuotaReached> {
         self.with(name, now, |account| {
-            if !account.census.reserve(account.most()) {
+            if !account.connections.reserve(account.max_connections()) {
                 if !account.limits.quota.warn_only {
                     return Err(QuotaReached);
                 }
-                account.census.reserve(u32::MAX);
+                account.connections.reserve(u32::MAX);
                 self.warned.note(Refusal::AccountQuota);
             }
             Ok(AccountSlot::new(account))
@@ -281,20 +281,20 @@ impl<C: Clock + Clone> Accounts<C> {
     }
 
     /// The same for a client that is in already, whatever the account may have.
-    pub fn enter_anyway(&self, name: &Arc<str>, now: Instant) -> AccountSlot<C> {
+    pub fn enter_anyway(&self, name: &Arc<str>, now: Instant) -> AccountSlot {
         self.with(name, now, |account| {
-            account.census.reserve(u32::MAX);
+            account.connections.reserve(u32::MAX);
             AccountSlot::new(account)
         })
     }
 
     /// Does something with an account, which is not forgotten meanwhile.
-    fn with<T>(&self, name: &Arc<str>, now: Instant, enter: impl FnOnce(&Arc<Account<C>>) -> T) -> T {
+    fn with<T>(&self, name: &Arc<str>, now: Instant, enter: impl FnOnce(&Arc<Account>) -> T) -> T {
         // The slot is taken while the entry is locked, and `sweep` looks at an entry under the same lock: an account is
         // never forgotten between being found and being counted, so no second count of it can come into being.
         let mut entry = self.map.entry(Arc::clone(name)).or_insert_with(|| {
             let limits = self.configured.get(&**name).copied().unwrap_or(self.default);
-            let tokens = limits.quota.rate.map(|rate| Tokens::new(rate, &self.clock));
+            let tokens = limits.quota.rate.map(TokenBucket::new);
             Entry {
                 account: Arc::new(Account::new(Arc::clone(name), limits, tokens, Arc::clone(&self.warned))),
                 used_at: now,
@@ -308,13 +308,13 @@ impl<C: Clock + Clone> Accounts<C> {
     /// Forgets the accounts that nobody uses.
     pub fn sweep(&self, now: Instant) {
         self.map.retain(|_, entry| {
-            entry.account.census.held() > 0 || now.saturating_duration_since(entry.used_at) < FORGET_AFTER
+            entry.account.connections.held() > 0 || now.saturating_duration_since(entry.used_at) < FORGET_AFTER
         });
     }
 
     /// Connections through weir of every account that has any.
     pub fn connections(&self) -> Vec<(Arc<str>, u32)> {
-        let count = |entry: &Entry<C>| entry.account.census.held();
+        let count = |entry: &Entry| entry.account.connections.held();
         self.map.iter().filter(|one| count(one) > 0).map(|one| (Arc::clone(one.key()), count(&one))).collect()
     }
 
@@ -323,7 +323,9 @@ impl<C: Clock + Clone> Accounts<C> {
     pub fn to_ask(&self, now: Instant, most: usize) -> Vec<Arc<str>> {
         let is_due = |at: Option<Instant>| at.is_none_or(|at| now.saturating_duration_since(at) >= ASK_AGAIN);
         let due = self.map.iter_mut().filter(|one| {
-            one.account.limits.quota.max_connections.is_none() && one.account.census.held() > 0 && is_due(one.asked_at)
+            one.account.limits.quota.max_connections.is_none()
+                && one.account.connections.held() > 0
+                && is_due(one.asked_at)
         });
         let due = due.take(most).map(|mut one| {
             one.asked_at = Some(now);
@@ -341,52 +343,51 @@ impl<C: Clock + Clone> Accounts<C> {
 
     /// Whether an account in use has a limit.
     pub fn is_limited(&self, name: &str) -> bool {
-        self.map.get(name).is_some_and(|one| one.account.most() != u32::MAX)
+        self.map.get(name).is_some_and(|one| one.account.max_connections() != u32::MAX)
     }
 
     /// Whether any has.
     pub fn any_limited(&self) -> bool {
-        self.map.iter().any(|one| one.account.most() != u32::MAX)
+        self.map.iter().any(|one| one.account.max_connections() != u32::MAX)
     }
 
     /// Accounts in use that have a limit, at most so many, each with its mark for [`Accounts::counted`].
-    pub fn to_count(&self, most: usize) -> Vec<(Arc<str>, Mark)> {
-        let limited = self.map.iter().filter(|one| one.account.most() != u32::MAX);
-        limited.take(most).map(|one| (Arc::clone(one.key()), one.account.census.mark())).collect()
+    pub fn to_count(&self, most: usize) -> Vec<(Arc<str>, ReadingEpoch)> {
+        let limited = self.map.iter().filter(|one| one.account.max_connections() != u32::MAX);
+        limited.take(most).map(|one| (Arc::clone(one.key()), one.account.connections.begin_reading())).collect()
     }
 
     /// The same of some.
-    pub fn to_count_of(&self, names: &HashSet<String>) -> Vec<(Arc<str>, Mark)> {
+    pub fn to_count_of(&self, names: &HashSet<String>) -> Vec<(Arc<str>, ReadingEpoch)> {
         let limited = names.iter().filter_map(|name| self.map.get(&**name));
-        let limited = limited.filter(|one| one.account.most() != u32::MAX);
-        limited.map(|one| (Arc::clone(one.key()), one.account.census.mark())).collect()
+        let limited = limited.filter(|one| one.account.max_connections() != u32::MAX);
+        limited.map(|one| (Arc::clone(one.key()), one.account.connections.begin_reading())).collect()
     }
 
     /// The servers counted so many connections of an account since `mark`, weir's among them.
-    pub fn counted(&self, name: &str, mark: Mark, connections: u32) {
+    pub fn counted(&self, name: &str, mark: ReadingEpoch, connections: u32) {
         if let Some(entry) = self.map.get(name) {
-            entry.account.census.reading(mark, connections);
+            entry.account.connections.reconcile(mark, connections);
         }
     }
 
     /// The servers count no more: what did not come through weir is not known.
     pub fn not_counted(&self) {
-        self.map.iter().for_each(|one| one.account.census.forget_others());
+        self.map.iter().for_each(|one| one.account.connections.forget_others());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
 
     use super::*;
     use crate::admission::Quota;
 
-    fn accounts() -> Accounts<FakeRelativeClock> {
+    fn accounts() -> Accounts {
         let two = Quota { max_connections: Some(2), ..Quota::default() };
         let two = AccountLimits { quota: two, ..AccountLimits::default() };
         let own = HashMap::from([("OWN".to_owned(), two)]);
-        Accounts::new(AccountLimits::default(), own, Arc::default(), FakeRelativeClock::default())
+        Accounts::new(AccountLimits::default(), own, Arc::default())
     }
 
     #[test]
@@ -411,8 +412,8 @@ mod tests {
         let (now, ms) = (Instant::now(), Duration::from_millis);
         for n in 0..200 {
             let at = now + Duration::from_secs(n);
-            assert_eq!(account.account().logged_in(at, ms(300), Since::Dial, ms(0), true), ms(450));
-            assert_eq!(account.account().logged_in(at, ms(100), Since::Connect, ms(0), true), ms(150));
+            assert_eq!(account.account().logged_in(at, ms(300), MeasuredFrom::Dial, ms(0), true), ms(450));
+            assert_eq!(account.account().logged_in(at, ms(100), MeasuredFrom::Connect, ms(0), true), ms(150));
         }
     }
 
@@ -421,8 +422,8 @@ mod tests {
         let account = accounts().enter(&"A".into(), Instant::now()).unwrap();
         let (now, ms) = (Instant::now(), Duration::from_millis);
         let takes = |took| {
-            account.account().logged_in(now, took, Since::Dial, ms(0), false);
-            account.account().login_takes()
+            account.account().logged_in(now, took, MeasuredFrom::Dial, ms(0), false);
+            account.account().login_time()
         };
         assert_eq!((takes(ms(100)), takes(ms(300)), takes(ms(100))), (ms(100), ms(300), ms(290)));
         assert!((0..100).any(|_| takes(ms(100)) < ms(105)), "it is forgotten by and by");
@@ -431,7 +432,7 @@ mod tests {
     #[test]
     fn handshakes_under_way_are_bounded_and_given_back() {
         let limits = AccountLimits { max_handshakes: NonZeroU32::new(2), ..AccountLimits::default() };
-        let accounts = Accounts::new(limits, HashMap::new(), Arc::default(), FakeRelativeClock::default());
+        let accounts = Accounts::new(limits, HashMap::new(), Arc::default());
         let (name, now) = ("A".into(), Instant::now());
         let [mut a, mut b, mut c] = [(); 3].map(|()| accounts.enter(&name, now).unwrap());
         assert!(a.begin_handshake() && a.begin_handshake() && b.begin_handshake() && !c.begin_handshake());
@@ -451,9 +452,9 @@ mod tests {
         let rate = crate::admission::Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::MIN };
         let quota = Quota { max_connections: Some(1), rate: Some(rate), warn_only: true };
         let (warned, limits) = (Arc::<Warned>::default(), AccountLimits { quota, ..AccountLimits::default() });
-        let accounts = Accounts::new(limits, HashMap::new(), Arc::clone(&warned), FakeRelativeClock::default());
+        let accounts = Accounts::new(limits, HashMap::new(), Arc::clone(&warned));
         let slots: Vec<_> = (0..3).map(|_| accounts.enter(&"A".into(), Instant::now()).unwrap()).collect();
-        assert!(slots.iter().all(|slot| slot.account().take_token()));
+        assert!(slots.iter().all(|slot| slot.account().take_token(Instant::now())));
         assert_eq!((warned.of(Refusal::AccountQuota), warned.of(Refusal::AccountRate)), (2, 2));
     }
 

@@ -6,20 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::clock::Clock;
-
 use crate::admission::{
-    Quota,
-    quota::{counted_map::Counted, rate::Tokens},
+    params::Quota,
+    quota::{counted_map::CountedMap, rate::TokenBucket},
 };
 
 /// Keys that are remembered at most. Whoever comes beyond that is over its rate until a sweep; those known already go on.
 const MOST_KEYS: usize = 262_144;
 
 #[derive(Debug)]
-struct Entry<C: Clock> {
+struct Entry {
     connections: u32,
-    tokens: Option<Tokens<C>>,
+    tokens: Option<TokenBucket>,
     /// Tokens that are still to come are promised until then.
     promised_until: Option<Instant>,
     full_again_at: Option<Instant>,
@@ -27,19 +25,24 @@ struct Entry<C: Clock> {
 
 /// Every key with a connection or a bucket that is not full.
 #[derive(Debug)]
-pub struct QuotaByKey<K: Hash + Eq, C: Clock> {
-    clock: C,
-    map: Counted<K, Entry<C>>,
+pub struct QuotaByKey<K: Hash + Eq> {
+    map: CountedMap<K, Entry>,
+}
+
+impl<K: Hash + Eq> Default for QuotaByKey<K> {
+    fn default() -> Self {
+        Self { map: CountedMap::default() }
+    }
 }
 
 /// One connection of a key, given back on drop.
 #[derive(Debug)]
-pub struct KeySlot<K: Hash + Eq + Copy, C: Clock> {
-    of: Arc<QuotaByKey<K, C>>,
+pub struct KeySlot<K: Hash + Eq + Copy> {
+    of: Arc<QuotaByKey<K>>,
     key: K,
 }
 
-impl<K: Hash + Eq + Copy, C: Clock> Drop for KeySlot<K, C> {
+impl<K: Hash + Eq + Copy> Drop for KeySlot<K> {
     fn drop(&mut self) {
         if let Some(mut entry) = self.of.map.get_mut(&self.key) {
             entry.connections -= 1;
@@ -47,43 +50,38 @@ impl<K: Hash + Eq + Copy, C: Clock> Drop for KeySlot<K, C> {
     }
 }
 
-impl<K: Hash + Eq + Copy, C: Clock + Clone> KeySlot<K, C> {
+impl<K: Hash + Eq + Copy> KeySlot<K> {
     /// Takes the token that was promised, once its time has come.
-    pub fn redeem(&self) {
+    pub fn redeem(&self, now: Instant) {
         if let Some(tokens) = self.of.map.get(&self.key).as_ref().and_then(|entry| entry.tokens.as_ref()) {
             // A rounding early or late makes no difference: the promises are a token's time apart.
-            let _ = tokens.take();
+            let _ = tokens.take(now);
         }
     }
 }
 
 /// What a key has too many of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum Exceeded {
     /// Connections.
     Quota,
     /// New connections per second.
     Rate,
 }
 
-impl<K: Hash + Eq + Copy, C: Clock + Clone> QuotaByKey<K, C> {
-    /// No key known.
-    pub fn new(clock: C) -> Self {
-        Self { clock, map: Counted::default() }
-    }
-
+impl<K: Hash + Eq + Copy> QuotaByKey<K> {
     /// Takes a connection slot, and a token, of a key. Of a quota that only warns both are taken as if there were enough, and
     /// `warn` is told what there was not.
     ///
     /// # Errors
-    /// [`Over`]; nothing is taken then.
+    /// [`Exceeded`]; nothing is taken then.
     pub fn enter(
         self: &Arc<Self>,
         key: K,
         quota: Quota,
         now: Instant,
-        warn: impl Fn(Over),
-    ) -> Result<KeySlot<K, C>, Over> {
+        warn: impl Fn(Exceeded),
+    ) -> Result<KeySlot<K>, Exceeded> {
         self.enter_by(key, quota, now, now, warn).map(|(slot, _)| slot)
     }
 
@@ -91,16 +89,16 @@ impl<K: Hash + Eq + Copy, C: Clock + Clone> QuotaByKey<K, C> {
     /// served, and the answer is when it comes; [`KeySlot::redeem`] takes it then.
     ///
     /// # Errors
-    /// [`Over`]; nothing is taken or promised then.
+    /// [`Exceeded`]; nothing is taken or promised then.
     pub fn enter_by(
         self: &Arc<Self>,
         key: K,
         quota: Quota,
         now: Instant,
         latest: Instant,
-        warn: impl Fn(Over),
-    ) -> Result<(KeySlot<K, C>, Option<Instant>), Over> {
-        let over = |what: Over| {
+        warn: impl Fn(Exceeded),
+    ) -> Result<(KeySlot<K>, Option<Instant>), Exceeded> {
+        let over = |what: Exceeded| {
             if !quota.warn_only {
                 return Err(what);
             }
@@ -108,16 +106,16 @@ impl<K: Hash + Eq + Copy, C: Clock + Clone> QuotaByKey<K, C> {
             Ok(())
         };
         if self.map.len() >= MOST_KEYS && !self.map.contains_key(&key) {
-            return Err(Over::Rate);
+            return Err(Exceeded::Rate);
         }
         let mut entry = self.map.get_or_insert_with(key, || Entry {
             connections: 0,
-            tokens: quota.rate.map(|rate| Tokens::new(rate, &self.clock)),
+            tokens: quota.rate.map(TokenBucket::new),
             promised_until: None,
             full_again_at: None,
         });
         if quota.max_connections.is_some_and(|most| entry.connections >= most) {
-            over(Over::Quota)?;
+            over(Exceeded::Quota)?;
         }
         let mut promised = None;
         if let Some(tokens) = &entry.tokens {
@@ -125,10 +123,10 @@ impl<K: Hash + Eq + Copy, C: Clock + Clone> QuotaByKey<K, C> {
             // Whoever was promised one before goes first.
             let comes = match entry.promised_until.filter(|&until| now < until) {
                 Some(until) => Some(until + apart),
-                None => tokens.take().err().map(|wait| now + wait),
+                None => tokens.take(now).err().map(|wait| now + wait),
             };
             match comes {
-                Some(at) if quota.warn_only || at > latest => over(Over::Rate)?,
+                Some(at) if quota.warn_only || at > latest => over(Exceeded::Rate)?,
                 comes => promised = comes,
             }
             entry.promised_until = promised.or(entry.promised_until);
@@ -162,7 +160,6 @@ impl<K: Hash + Eq + Copy, C: Clock + Clone> QuotaByKey<K, C> {
 
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
 
     use super::*;
     use crate::admission::Rate;
@@ -176,11 +173,10 @@ mod tests {
 
     #[test]
     fn tokens_to_come_are_promised_in_order_and_kept() {
-        let clock = FakeRelativeClock::default();
-        let (ledger, began) = (Arc::new(QuotaByKey::new(clock.clone())), Instant::now());
+        let (by_key, began) = (Arc::new(QuotaByKey::default()), Instant::now());
         let quota = rate(2, 1);
         let enter = |now: Instant, patience: Duration| {
-            let entered = ledger.enter_by(7, quota, now, now + patience, |_| {});
+            let entered = by_key.enter_by(7, quota, now, now + patience, |_| {});
             entered.map(|(slot, at)| (slot, at.map(|at| (at - began).as_millis())))
         };
         let (_first, at) = enter(began, SECOND).unwrap();
@@ -189,24 +185,22 @@ mod tests {
         assert_eq!(at, Some(500));
         let (_third, at) = enter(began, SECOND).unwrap();
         assert_eq!(at, Some(1000));
-        assert_eq!(enter(began, SECOND).unwrap_err(), Over::Rate, "its token would come too late");
+        assert_eq!(enter(began, SECOND).unwrap_err(), Exceeded::Rate, "its token would come too late");
         // Half a second later the second's token is there, and is no newcomer's.
-        clock.advance(SECOND / 2);
         let (_fourth, at) = enter(began + SECOND / 2, SECOND).unwrap();
         assert_eq!(at, Some(1500));
-        second.redeem();
+        second.redeem(began + SECOND / 2);
         // Once the promises are kept, who comes finds what there is.
-        clock.advance(2 * SECOND);
         let (_fifth, at) = enter(began + 5 * SECOND / 2, SECOND).unwrap();
         assert_eq!(at, None);
     }
 
     #[test]
     fn a_rate_that_only_warns_makes_nobody_wait() {
-        let ledger = Arc::new(QuotaByKey::new(FakeRelativeClock::default()));
+        let by_key = Arc::new(QuotaByKey::default());
         let (quota, now, warned) = (Quota { warn_only: true, ..rate(1, 1) }, Instant::now(), std::cell::Cell::new(0));
         let slots: Vec<_> = (0..5)
-            .map(|_| ledger.enter_by(1, quota, now, now + SECOND, |_| warned.set(warned.get() + 1)).unwrap())
+            .map(|_| by_key.enter_by(1, quota, now, now + SECOND, |_| warned.set(warned.get() + 1)).unwrap())
             .collect();
         assert!(slots.iter().all(|(_, at)| at.is_none()));
         assert_eq!(warned.get(), 4);

@@ -13,18 +13,18 @@ use dashmap::{
 
 /// The map. What is counted follows what is stored at once, but not in the same instant.
 #[derive(Debug)]
-pub struct Counted<K: Eq + Hash, V> {
+pub struct CountedMap<K: Eq + Hash, V> {
     map: DashMap<K, V>,
     len: AtomicUsize,
 }
 
-impl<K: Eq + Hash, V> Default for Counted<K, V> {
+impl<K: Eq + Hash, V> Default for CountedMap<K, V> {
     fn default() -> Self {
         Self { map: DashMap::new(), len: AtomicUsize::new(0) }
     }
 }
 
-impl<K: Eq + Hash, V> Counted<K, V> {
+impl<K: Eq + Hash, V> CountedMap<K, V> {
     pub fn len(&self) -> usize {
         self.len.load(Relaxed)
     }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_count_is_that_of_the_map() {
-        let counted = Counted::default();
+        let counted = CountedMap::default();
         for n in [1, 2, 3, 2, 1] {
             counted.insert(n, n);
         }

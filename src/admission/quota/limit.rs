@@ -1,44 +1,49 @@
-//! A bounded count: how many clients a listener serves, how many refusals are on their way.
+//! A count with a limit: the clients of a listener, the refusals under way, the clients that wait outside the queue.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-/// At most so many at once.
+/// At most so many permits at once.
 #[derive(Debug)]
 pub struct Limit {
     most: u32,
-    inside: AtomicU32,
+    in_use: AtomicU32,
 }
 
-/// One of them, given back on drop.
+/// One permit of a [`Limit`], given back on drop.
 #[derive(Debug)]
 pub struct Permit {
-    gate: Arc<Limit>,
+    limit: Arc<Limit>,
 }
 
 impl Limit {
-    /// Nobody inside.
+    /// With no permit taken.
     pub fn new(most: u32) -> Arc<Self> {
-        Arc::new(Self { most, inside: AtomicU32::new(0) })
+        Arc::new(Self { most, in_use: AtomicU32::new(0) })
     }
 
-    /// Goes in, if there is room.
-    pub fn enter(self: &Arc<Self>) -> Option<Permit> {
+    /// A count without a limit.
+    pub fn none() -> Arc<Self> {
+        Self::new(u32::MAX)
+    }
+
+    /// Takes a permit, if there is one.
+    pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         let below = |n: u32| (n < self.most).then(|| n + 1);
-        self.inside.fetch_update(Relaxed, Relaxed, below).ok()?;
-        Some(Permit { gate: Arc::clone(self) })
+        self.in_use.fetch_update(Relaxed, Relaxed, below).ok()?;
+        Some(Permit { limit: Arc::clone(self) })
     }
 
-    /// How many are inside.
-    pub fn inside(&self) -> u32 {
-        self.inside.load(Relaxed)
+    /// How many permits are taken.
+    pub fn in_use(&self) -> u32 {
+        self.in_use.load(Relaxed)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.inside.fetch_sub(1, Relaxed);
+        self.limit.in_use.fetch_sub(1, Relaxed);
     }
 }

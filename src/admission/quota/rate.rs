@@ -1,11 +1,19 @@
-//! Token buckets (governor's GCRA), generic over their clock so that simulations own the time.
+//! Token buckets: governor's GCRA, with the time as an argument.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use governor::{
-    Quota as Bucket, RateLimiter,
-    clock::{Clock, Reference},
+    Quota as GovernorQuota, RateLimiter,
+    clock::Clock,
     middleware::NoOpMiddleware,
+    nanos::Nanos,
     state::{InMemoryState, NotKeyed},
 };
 
@@ -18,30 +26,53 @@ pub struct Rate {
     pub burst: NonZeroU32,
 }
 
-/// One bucket.
-pub struct Tokens<C: Clock> {
-    limiter: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
-    clock: C,
+/// The clock of one bucket: it shows the latest time that [`TokenBucket::take`] was called with. So governor needs no clock of its
+/// own, and a simulation owns the time.
+#[derive(Debug, Default)]
+struct ArgumentClock {
+    /// What 0 ns stands for.
+    began: OnceLock<Instant>,
+    nanos: AtomicU64,
+}
+
+impl ArgumentClock {
+    /// Threads that read the time one after another may come here in another order: the clock never goes back.
+    fn advance_to(&self, now: Instant) {
+        let began = *self.began.get_or_init(|| now);
+        let nanos = now.saturating_duration_since(began).as_nanos();
+        self.nanos.fetch_max(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
+    }
+}
+
+impl Clock for ArgumentClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::new(self.nanos.load(Relaxed))
+    }
+}
+
+/// One token bucket.
+#[derive(Debug)]
+pub struct TokenBucket {
+    limiter: RateLimiter<NotKeyed, InMemoryState, ArgumentClock, NoOpMiddleware<Nanos>>,
     per_second: NonZeroU32,
 }
 
-impl<C: Clock + Clone> Tokens<C> {
+impl TokenBucket {
     /// A full bucket.
-    pub fn new(rate: Rate, clock: &C) -> Self {
-        let bucket = Bucket::per_second(rate.per_second).allow_burst(rate.burst);
-        Self {
-            limiter: RateLimiter::direct_with_clock(bucket, clock.clone()),
-            clock: clock.clone(),
-            per_second: rate.per_second,
-        }
+    pub fn new(rate: Rate) -> Self {
+        let quota = GovernorQuota::per_second(rate.per_second).allow_burst(rate.burst);
+        Self { limiter: RateLimiter::direct_with_clock(quota, ArgumentClock::default()), per_second: rate.per_second }
     }
 
     /// Takes a token.
     ///
     /// # Errors
     /// How long until there is one; nothing is taken then.
-    pub fn take(&self) -> Result<(), Duration> {
-        self.limiter.check().map_err(|until| until.earliest_possible().duration_since(self.clock.now()).into())
+    pub fn take(&self, now: Instant) -> Result<(), Duration> {
+        self.limiter.clock().advance_to(now);
+        self.limiter.check().map_err(|until| until.wait_time_from(self.limiter.clock().now()))
     }
 
     /// Tokens per second.
@@ -50,28 +81,21 @@ impl<C: Clock + Clone> Tokens<C> {
     }
 }
 
-impl<C: Clock> std::fmt::Debug for Tokens<C> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokens").field("per_second", &self.per_second).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
-
     use super::*;
 
     #[test]
     fn burst_then_pace() {
-        let clock = FakeRelativeClock::default();
+        let mut now = Instant::now();
         let rate = Rate { per_second: 10.try_into().unwrap(), burst: 3.try_into().unwrap() };
-        let tokens = Tokens::new(rate, &clock);
-        assert_eq!((0..9).filter(|_| tokens.take().is_ok()).count(), 3);
-        let wait = tokens.take().unwrap_err();
+        let tokens = TokenBucket::new(rate);
+        assert_eq!((0..9).filter(|_| tokens.take(now).is_ok()).count(), 3);
+        let wait = tokens.take(now).unwrap_err();
         assert!(wait > Duration::ZERO && wait <= Duration::from_millis(100), "{wait:?}");
-        clock.advance(wait);
-        assert!(tokens.take().is_ok());
-        assert!(tokens.take().is_err(), "a refusal takes nothing, and the next token is not there yet");
+        now += wait;
+        assert!(tokens.take(now).is_ok());
+        assert!(tokens.take(now).is_err(), "a refusal takes nothing, and the next token is not there yet");
+        assert!(tokens.take(now - wait).is_err(), "a thread that read the time earlier finds no more than the others");
     }
 }

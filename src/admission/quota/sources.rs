@@ -6,13 +6,11 @@ use std::{
     time::Instant,
 };
 
-use governor::clock::Clock;
-
 use crate::{
     admission::{
-        Quota,
+        params::Quota,
         quota::{
-            by_key::{KeySlot, Over, QuotaByKey},
+            by_key::{Exceeded, KeySlot, QuotaByKey},
             warned::Warned,
         },
     },
@@ -37,69 +35,67 @@ impl From<IpAddr> for Source {
 
 impl Source {
     /// The lane in which its clients wait while they have not said who they are. No account has a name with a blank.
-    pub fn lane(self) -> Arc<str> {
+    pub fn lane_name(self) -> Arc<str> {
         format!("source {}", self.0).into()
     }
 }
 
 /// Every source that is limited.
 #[derive(Debug)]
-pub struct Sources<C: Clock> {
+pub struct Sources {
     quota: Quota,
-    ledger: Arc<QuotaByKey<Source, C>>,
+    by_key: Arc<QuotaByKey<Source>>,
 }
 
-/// One connection of a source, given back on drop.
-#[derive(Debug)]
-pub struct SourceSlot<C: Clock> {
-    /// `None` where sources are not limited and so not counted: on the heap, as every session has one.
-    _of: Option<Box<KeySlot<Source, C>>>,
-}
-
-impl<C: Clock + Clone> Sources<C> {
+impl Sources {
     /// No source known.
-    pub fn new(quota: Quota, clock: C) -> Self {
-        Self { quota, ledger: Arc::new(QuotaByKey::new(clock)) }
+    pub fn new(quota: Quota) -> Self {
+        Self { quota, by_key: Arc::new(QuotaByKey::default()) }
     }
 
-    /// Takes a connection slot, and a token, of a source.
+    /// Takes a connection slot and a token of a source. There is no slot where sources are not limited, and so not counted; else it is on
+    /// the heap, since every session has one.
     ///
     /// # Errors
     /// [`Refusal::SourceQuota`] or [`Refusal::SourceRate`]; nothing is taken then.
-    pub fn enter(&self, address: IpAddr, now: Instant, warned: &Warned) -> Result<SourceSlot<C>, Refusal> {
+    pub fn enter(
+        &self,
+        address: IpAddr,
+        now: Instant,
+        warned: &Warned,
+    ) -> Result<Option<Box<KeySlot<Source>>>, Refusal> {
         if self.quota == Quota::default() {
-            return Ok(SourceSlot { _of: None });
+            return Ok(None);
         }
         let reason = |over| match over {
-            Over::Quota => Refusal::SourceQuota,
-            Over::Rate => Refusal::SourceRate,
+            Exceeded::Quota => Refusal::SourceQuota,
+            Exceeded::Rate => Refusal::SourceRate,
         };
-        let slot = self.ledger.enter(Source::from(address), self.quota, now, |over| warned.note(reason(over)));
-        slot.map(|slot| SourceSlot { _of: Some(Box::new(slot)) }).map_err(reason)
+        let slot = self.by_key.enter(Source::from(address), self.quota, now, |over| warned.note(reason(over)));
+        slot.map(|slot| Some(Box::new(slot))).map_err(reason)
     }
 
     /// Whether no source is remembered.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.ledger.is_empty()
+        self.by_key.is_empty()
     }
 
     /// Forgets the sources that are as good as new.
     pub fn sweep(&self, now: Instant) {
-        self.ledger.sweep(now);
+        self.by_key.sweep(now);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
 
     use super::*;
     use crate::admission::Rate;
 
-    fn sources(max: Option<u32>, rate: Option<(u32, u32)>) -> Sources<FakeRelativeClock> {
+    fn sources(max: Option<u32>, rate: Option<(u32, u32)>) -> Sources {
         let rate = rate.map(|(r, b)| Rate { per_second: r.try_into().unwrap(), burst: b.try_into().unwrap() });
-        Sources::new(Quota { max_connections: max, rate, warn_only: false }, FakeRelativeClock::default())
+        Sources::new(Quota { max_connections: max, rate, warn_only: false })
     }
 
     #[test]
@@ -142,16 +138,16 @@ mod tests {
         let now = Instant::now();
         drop(sources.enter("192.0.2.1".parse().unwrap(), now, &Warned::default()).unwrap());
         sources.sweep(now);
-        assert_eq!(sources.ledger.len(), 1);
+        assert_eq!(sources.by_key.len(), 1);
         sources.sweep(now + std::time::Duration::from_secs(2));
-        assert!(sources.ledger.is_empty());
+        assert!(sources.by_key.is_empty());
     }
 
     #[test]
     fn what_only_warns_refuses_nobody_and_counts_all() {
         let rate = Rate { per_second: 1.try_into().unwrap(), burst: 3.try_into().unwrap() };
         let quota = Quota { max_connections: Some(1), rate: Some(rate), warn_only: true };
-        let (sources, warned) = (Sources::new(quota, FakeRelativeClock::default()), Warned::default());
+        let (sources, warned) = (Sources::new(quota), Warned::default());
         let (ip, now) = ("192.0.2.1".parse().unwrap(), Instant::now());
         let _slots: Vec<_> = (0..5).map(|_| sources.enter(ip, now, &warned).unwrap()).collect();
         assert_eq!((warned.of(Refusal::SourceQuota), warned.of(Refusal::SourceRate)), (4, 2));

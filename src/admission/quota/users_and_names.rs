@@ -3,37 +3,18 @@
 use std::{sync::Arc, time::Instant};
 
 use globset::{Glob, GlobMatcher};
-use governor::clock::Clock;
 
 use crate::{
     admission::{
-        Quota,
+        params::{PatternQuota, PatternQuotas, Quota},
         quota::{
-            by_key::{KeySlot, Over, QuotaByKey},
+            by_key::{Exceeded, KeySlot, QuotaByKey},
             warned::Warned,
         },
     },
     identity::CredentialKey,
     outcome::Refusal,
 };
-
-/// A quota and whom it is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PatternQuota {
-    /// A glob: `*` and `?`.
-    pub pattern: String,
-    /// What each user that fits may have, or all clients together whose name fits.
-    pub quota: Quota,
-}
-
-/// The patterns of both kinds, in the order of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PatternQuotas {
-    /// By user: each has the quota for itself.
-    pub users: Vec<PatternQuota>,
-    /// By client name. Clients choose their names, so all whose name fits share one quota.
-    pub names: Vec<PatternQuota>,
-}
 
 /// Who asks, in the words of patterns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,33 +42,27 @@ impl Rules {
 
 /// Every user and every pattern of names in use.
 #[derive(Debug)]
-pub struct UserAndNameQuotas<C: Clock> {
+pub struct UserAndNameQuotas {
     users: Rules,
     names: Rules,
-    by_user: Arc<QuotaByKey<CredentialKey, C>>,
-    by_name: Arc<QuotaByKey<usize, C>>,
+    by_user: Arc<QuotaByKey<CredentialKey>>,
+    by_name: Arc<QuotaByKey<usize>>,
 }
 
 /// What a client holds of them, given back on drop. Nothing where no pattern fits.
-#[derive(Debug)]
-pub struct PatternSlots<C: Clock> {
-    both: Option<Box<Both<C>>>,
+#[derive(Debug, Default)]
+pub struct UserAndNameSlots {
+    both: Option<Box<Both>>,
 }
 
-impl<C: Clock> Default for PatternSlots<C> {
-    fn default() -> Self {
-        Self { both: None }
-    }
-}
-
-impl<C: Clock> PatternSlots<C> {
+impl UserAndNameSlots {
     /// Whether it counts for nothing.
     pub fn is_empty(&self) -> bool {
         self.both.is_none()
     }
 }
 
-impl<C: Clock + Clone> PatternSlots<C> {
+impl UserAndNameSlots {
     /// When the tokens are there that were promised; `None` where nothing is to be waited for.
     pub fn ready_at(&self) -> Option<Instant> {
         let both = self.both.as_deref()?;
@@ -96,32 +71,32 @@ impl<C: Clock + Clone> PatternSlots<C> {
     }
 
     /// Takes the tokens that were promised.
-    pub fn redeem(&self) {
+    pub fn redeem(&self, now: Instant) {
         let Some(both) = &self.both else { return };
         if let Some((slot, Some(_))) = &both.user {
-            slot.redeem();
+            slot.redeem(now);
         }
         if let Some((slot, Some(_))) = &both.name {
-            slot.redeem();
+            slot.redeem(now);
         }
     }
 }
 
 #[derive(Debug)]
-struct Both<C: Clock> {
+struct Both {
     /// Each with the time of a token that is still to come.
-    user: Option<(KeySlot<CredentialKey, C>, Option<Instant>)>,
-    name: Option<(KeySlot<usize, C>, Option<Instant>)>,
+    user: Option<(KeySlot<CredentialKey>, Option<Instant>)>,
+    name: Option<(KeySlot<usize>, Option<Instant>)>,
 }
 
-impl<C: Clock + Clone> UserAndNameQuotas<C> {
+impl UserAndNameQuotas {
     /// Nobody there.
-    pub fn new(quotas: &PatternQuotas, clock: C) -> Self {
+    pub fn new(quotas: &PatternQuotas) -> Self {
         Self {
             users: Rules::new(&quotas.users),
             names: Rules::new(&quotas.names),
-            by_user: Arc::new(QuotaByKey::new(clock.clone())),
-            by_name: Arc::new(QuotaByKey::new(clock)),
+            by_user: Arc::new(QuotaByKey::default()),
+            by_name: Arc::new(QuotaByKey::default()),
         }
     }
 
@@ -140,14 +115,14 @@ impl<C: Clock + Clone> UserAndNameQuotas<C> {
         now: Instant,
         latest: Instant,
         warned: &Warned,
-    ) -> Result<PatternSlots<C>, Refusal> {
+    ) -> Result<UserAndNameSlots, Refusal> {
         let user = quota_identity.user.as_ref().and_then(|(text, key)| Some((*key, self.users.of(text)?.1)));
         let name = quota_identity.name.as_ref().and_then(|name| self.names.of(name));
         if user.is_none() && name.is_none() {
-            return Ok(PatternSlots::default());
+            return Ok(UserAndNameSlots::default());
         }
-        let by_user = |over| if over == Over::Quota { Refusal::UserQuota } else { Refusal::UserRate };
-        let by_name = |over| if over == Over::Quota { Refusal::NameQuota } else { Refusal::NameRate };
+        let by_user = |over| if over == Exceeded::Quota { Refusal::UserQuota } else { Refusal::UserRate };
+        let by_name = |over| if over == Exceeded::Quota { Refusal::NameQuota } else { Refusal::NameRate };
         let user = user.map(|(key, quota)| {
             self.by_user.enter_by(key, quota, now, latest, |over| warned.note(by_user(over))).map_err(by_user)
         });
@@ -156,7 +131,7 @@ impl<C: Clock + Clone> UserAndNameQuotas<C> {
             self.by_name.enter_by(rule, quota, now, latest, |over| warned.note(by_name(over))).map_err(by_name)
         });
         let name = name.transpose()?;
-        Ok(PatternSlots { both: Some(Box::new(Both { user, name })) })
+        Ok(UserAndNameSlots { both: Some(Box::new(Both { user, name })) })
     }
 
     /// Forgets those who are as good as new.
@@ -168,7 +143,6 @@ impl<C: Clock + Clone> UserAndNameQuotas<C> {
 
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
 
     use super::*;
     use crate::identity::{Credential, Keys};
@@ -179,8 +153,7 @@ mod tests {
         let quota = |pattern: &str, n| PatternQuota { pattern: pattern.into(), quota: at_most(n) };
         let quotas =
             PatternQuotas { users: vec![quota("batch-1", 1), quota("batch-*", 2)], names: vec![quota("report*", 3)] };
-        let (patterns, keys, warned) =
-            (UserAndNameQuotas::new(&quotas, FakeRelativeClock::default()), Keys::default(), Warned::default());
+        let (patterns, keys, warned) = (UserAndNameQuotas::new(&quotas), Keys::default(), Warned::default());
         let (now, mut held) = (Instant::now(), Vec::new());
         let mut enter = |user: &str, name: &str| {
             let key = keys.credential(Credential::User(user));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{admission::quota::counted_map::Counted, identity::ClientKey};
+use crate::{admission::quota::counted_map::CountedMap, identity::ClientKey};
 
 /// Clients remembered at most (about 10 MiB). Beyond it newcomers are not remembered; they rank as new.
 const MOST_REMEMBERED: usize = 131_072;
@@ -22,24 +22,24 @@ struct Seen {
 
 /// A client's place among those who wait: earlier is sooner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Standing {
+pub struct Seniority {
     /// Flapping clients go behind all others.
     pub flapping: bool,
-    /// Since when it has been trying.
+    /// MeasuredFrom when it has been trying.
     pub since: Instant,
 }
 
 /// The memory.
 #[derive(Debug, Default)]
 pub struct ClientHistory {
-    map: Counted<ClientKey, Seen>,
+    map: CountedMap<ClientKey, Seen>,
 }
 
 impl ClientHistory {
-    /// The standing of a client that asks at `now`.
-    pub fn standing(&self, client: ClientKey, now: Instant) -> Standing {
+    /// The seniority of a client that asks at `now`.
+    pub fn seniority(&self, client: ClientKey, now: Instant) -> Seniority {
         let seen = self.map.get(&client).map(|seen| *seen);
-        Standing {
+        Seniority {
             flapping: seen.is_some_and(|seen| seen.flapped),
             since: seen.and_then(|seen| seen.first_refused).unwrap_or(now),
         }
@@ -100,7 +100,7 @@ mod tests {
         memory.refused(old, second(2));
         memory.session_ended(flapping, Duration::from_secs(4), second(0));
         let mut order = [flapping, new, young, old];
-        order.sort_by_key(|&client| memory.standing(client, second(3)));
+        order.sort_by_key(|&client| memory.seniority(client, second(3)));
         assert_eq!(order, [old, young, new, flapping]);
         assert_eq!(order.map(|client| memory.refusals(client)), [2, 1, 0, 0]);
     }

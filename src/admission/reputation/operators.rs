@@ -1,7 +1,7 @@
-//! The lane of the system account: an operator's tools get in when everything is full, by the slots that are kept free.
+//! The operators of the system account: an operator's tools get in when everything is full, by the slots that are kept free.
 //!
 //! Where clients sign a server's nonce, the server is dialled before a client has said who it is; then its source decides. One
-//! from where the system account was claimed may try again by the lane for a while, one from where it has logged in for long.
+//! from where the system account was claimed may try again by the operators for a while, one from where it has logged in for long.
 
 use std::{
     net::IpAddr,
@@ -12,7 +12,7 @@ use dashmap::DashMap;
 
 use crate::admission::quota::sources::Source;
 
-/// After a claim that could not be heard, the next try goes by the lane for so long.
+/// After a claim that could not be heard, the next try goes by the operators for so long.
 const CLAIMED_FOR: Duration = Duration::from_secs(60);
 /// An operator's machine is remembered for so long after its last login.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -21,11 +21,11 @@ const MOST_SOURCES: usize = 1024;
 
 /// The memory.
 #[derive(Debug, Default)]
-pub struct Lane {
+pub struct Operators {
     until: DashMap<Source, Instant>,
 }
 
-impl Lane {
+impl Operators {
     fn note(&self, source: IpAddr, until: Instant) {
         let source = Source::from(source);
         if self.until.len() < MOST_SOURCES || self.until.contains_key(&source) {
@@ -61,19 +61,19 @@ mod tests {
 
     #[test]
     fn a_claim_opens_it_for_a_moment_and_a_login_for_long() {
-        let (lane, now) = (Lane::default(), Instant::now());
+        let (operators, now) = (Operators::default(), Instant::now());
         let [claims, logs_in, other] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|ip| ip.parse::<IpAddr>().unwrap());
-        lane.claimed(claims, now);
-        lane.verified(logs_in, now);
-        lane.claimed(logs_in, now);
-        let likely = |at| [claims, logs_in, other].map(|source| lane.is_likely(source, at));
+        operators.claimed(claims, now);
+        operators.verified(logs_in, now);
+        operators.claimed(logs_in, now);
+        let likely = |at| [claims, logs_in, other].map(|source| operators.is_likely(source, at));
         assert_eq!(likely(now), [true, true, false]);
         assert_eq!(likely(now + CLAIMED_FOR), [false, true, false]);
-        lane.sweep(now + KNOWN_FOR);
-        assert!(lane.until.is_empty());
+        operators.sweep(now + KNOWN_FOR);
+        assert!(operators.until.is_empty());
         for n in 0..5000u32 {
-            lane.claimed(IpAddr::from(n.to_be_bytes()), now);
+            operators.claimed(IpAddr::from(n.to_be_bytes()), now);
         }
-        assert!(lane.until.len() <= MOST_SOURCES);
+        assert!(operators.until.len() <= MOST_SOURCES);
     }
 }

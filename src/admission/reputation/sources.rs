@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    admission::quota::{counted_map::Counted, sources::Source},
+    admission::quota::{counted_map::CountedMap, sources::Source},
     identity::CredentialKey,
 };
 
@@ -39,11 +39,11 @@ impl Failures {
 /// The memory.
 #[derive(Debug, Default)]
 pub struct SourceReputation {
-    failures: Counted<Source, Failures>,
+    failures: CountedMap<Source, Failures>,
     /// Who logged in well from where the last time: whoever shares an address with a bad one is not damped with it.
-    known: Counted<(Source, CredentialKey), ()>,
+    known: CountedMap<(Source, CredentialKey), ()>,
     /// When a client from there last kept a server waiting.
-    silent: Counted<Source, Instant>,
+    silent: CountedMap<Source, Instant>,
 }
 
 impl SourceReputation {

@@ -11,7 +11,7 @@ use crate::{
     protocol::websocket::upgrade::{LONGEST_REQUEST, Rejection, Rules, Upgrade},
 };
 
-pub use self::stream::WebSocket;
+pub use self::stream::{Buffers, WebSocket};
 /// How the opening of a WebSocket ends without one.
 #[derive(Debug)]
 pub enum Unopened {

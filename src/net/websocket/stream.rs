@@ -4,7 +4,6 @@
 //! message holds more than there is room for; an idle one has none.
 
 use std::{
-    cell::RefCell,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -15,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::{
     net::stream::Stream,
     protocol::websocket::{Terms, Tools, closing::Closing, decode::Decoder, encode},
+    worker,
 };
 
 /// As much as the relay reads at a time.
@@ -26,21 +26,24 @@ const MOST_WRITTEN: usize = 64 * 1024;
 /// Answers to pings are left out while so many bytes wait for a client that does not read.
 const MOST_OWED: usize = 4 * 1024;
 
-/// What the WebSockets of a worker share.
-struct Workshop {
-    /// Bytes as they came.
+/// What the WebSockets of one worker share.
+#[derive(Debug)]
+pub struct Buffers(Box<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Bytes as they were read.
     raw: Box<[u8]>,
-    /// Frames to be written.
+    /// Frames that are about to be written.
     frames: Vec<u8>,
     tools: Tools,
 }
 
-thread_local! {
-    static WORKSHOP: RefCell<Workshop> = RefCell::new(Workshop {
-        raw: vec![0; BUFFER].into_boxed_slice(),
-        frames: Vec::new(),
-        tools: Tools::default(),
-    });
+impl Default for Buffers {
+    fn default() -> Self {
+        let (raw, frames, tools) = (vec![0; BUFFER].into_boxed_slice(), Vec::new(), Tools::default());
+        Self(Box::new(Shared { raw, frames, tools }))
+    }
 }
 
 /// An open WebSocket.
@@ -108,7 +111,7 @@ impl WebSocket {
     fn poll_decode(
         &mut self,
         cx: &mut Context<'_>,
-        workshop: &mut Workshop,
+        buffers: &mut Shared,
         out: &mut [u8],
     ) -> Poll<io::Result<Option<usize>>> {
         let kept = std::mem::take(&mut self.raw);
@@ -117,19 +120,19 @@ impl WebSocket {
         } else {
             // What is not compressed takes no more room than it takes now.
             let most = if self.terms.deflate { COMPRESSED } else { out.len().min(BUFFER) };
-            let mut read = ReadBuf::new(&mut workshop.raw[..most]);
+            let mut read = ReadBuf::new(&mut buffers.raw[..most]);
             ready!(Pin::new(&mut self.below).poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(None));
             }
             let n = read.filled().len();
-            &workshop.raw[..n]
+            &buffers.raw[..n]
         };
         if self.broken {
             return Poll::Ready(Ok(Some(0)));
         }
         let owed = self.owed.len();
-        let decoded = self.decoder.decode(raw, out, &mut self.owed, &mut workshop.tools);
+        let decoded = self.decoder.decode(raw, out, &mut self.owed, &mut buffers.tools);
         if self.closed || (owed > MOST_OWED && !self.decoder.is_closed()) {
             self.owed.truncate(owed);
         }
@@ -152,6 +155,21 @@ impl WebSocket {
     }
 }
 
+impl WebSocket {
+    /// Writes frames with `bytes`, and keeps what the client does not take now.
+    fn write_frames(&mut self, cx: &mut Context<'_>, buffers: &mut Shared, bytes: &[u8]) -> io::Result<()> {
+        let frames = &mut buffers.frames;
+        frames.clear();
+        encode::data(self.terms, bytes, &mut buffers.tools, frames);
+        let written = match Pin::new(&mut self.below).poll_write(cx, frames) {
+            Poll::Ready(written) => written?,
+            Poll::Pending => 0,
+        };
+        self.owed = frames[written..].to_vec();
+        Ok(())
+    }
+}
+
 impl AsyncRead for WebSocket {
     /// Violations of the framing are [`io::ErrorKind::InvalidData`]; after one, reading throws away until the end.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -161,7 +179,8 @@ impl AsyncRead for WebSocket {
                 return Poll::Ready(Ok(()));
             }
             let out = buf.initialize_unfilled();
-            let given = WORKSHOP.with_borrow_mut(|workshop| this.poll_decode(cx, workshop, out));
+            let given =
+                worker::with(|local| local.websocket_buffers.with(|Buffers(shared)| this.poll_decode(cx, shared, out)));
             let Some(given) = ready!(given)? else { return Poll::Ready(Ok(())) };
             buf.advance(given);
             // Pongs and the answer to a close; what cannot leave now leaves with the next flush.
@@ -189,17 +208,8 @@ impl AsyncWrite for WebSocket {
         }
         let bytes = &bytes[..bytes.len().min(MOST_WRITTEN)];
         this.closing = Closing::after(bytes).unwrap_or(this.closing);
-        WORKSHOP.with_borrow_mut(|workshop| {
-            let frames = &mut workshop.frames;
-            frames.clear();
-            encode::data(this.terms, bytes, &mut workshop.tools, frames);
-            let written = match Pin::new(&mut this.below).poll_write(cx, frames) {
-                Poll::Ready(written) => written?,
-                Poll::Pending => 0,
-            };
-            this.owed = frames[written..].to_vec();
-            Poll::Ready(Ok(bytes.len()))
-        })
+        worker::with(|local| local.websocket_buffers.with(|Buffers(shared)| this.write_frames(cx, shared, bytes)))?;
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -10,27 +10,28 @@ use tokio::time::Instant;
 
 use crate::{
     dispatch,
-    net::timer::{self, timeout_at},
-    relay::{Ended, Opaque},
-    session::{Admitted, Listener, Shared, Who},
+    net::timer::timeout_at,
+    relay::Ended,
+    session::{context::Context, passthrough::Unread},
     telemetry::{counters::Totals, storms::Fate},
     tls::HandshakeFirst,
     upstream::concurrency::baseline::BaselineLatency,
+    worker,
 };
 
 /// How a listener passes TLS through.
 #[derive(Debug)]
-pub struct Through {
+pub struct PassthroughListener {
     /// When the servers expect TLS to begin.
     pub handshake_first: HandshakeFirst,
-    /// The least that a login takes.
-    floor: Mutex<BaselineLatency>,
+    /// What a login takes on a server that has no other.
+    baseline: Mutex<BaselineLatency>,
 }
 
-impl Through {
+impl PassthroughListener {
     /// For servers that expect TLS then.
     pub fn new(handshake_first: HandshakeFirst) -> Self {
-        Self { handshake_first, floor: Mutex::default() }
+        Self { handshake_first, baseline: Mutex::default() }
     }
 }
 
@@ -80,15 +81,31 @@ impl Login {
     }
 }
 
-/// Relays until the login is over, as far as that shows; or until its end, which is returned.
-pub(super) async fn log_in(
-    shared: &Shared,
-    listener: &Listener,
-    admitted: &mut Admitted<Opaque, Opaque>,
-    who: &Who,
-) -> Option<Ended> {
-    let Admitted { relay, server, registered, .. } = admitted;
+/// Relays until the login is over, as far as weir can see. Returns the end of the session, if it ends before that.
+pub(super) async fn log_in(cx: &Context, session: &mut Unread) -> Option<Ended> {
     let mut login = Login::new(Instant::now());
+    if let Some(ended) = follow(session, &mut login).await {
+        return Some(ended);
+    }
+    let finished = Instant::now();
+    finish(cx, session, &login, finished);
+    let answered = login.seen.bytes_down;
+    let more = session.relay.run_until(session.registered.handle(), |totals| totals.bytes_down > answered);
+    if let Ok(Some(ended)) = timeout_at(finished + NO_TAKES, pin!(more)).await {
+        return Some(ended);
+    }
+    let counters = &cx.shared.counters.servers[session.server.server().index()];
+    counters.handshake_seconds.observe(login.took.as_secs_f64());
+    counters.admitted.fetch_add(1, Relaxed);
+    if cx.log.waited {
+        cx.shared.flight.waited(None, None, Fate::Admitted);
+    }
+    None
+}
+
+/// Relays until the server has given its last answer to a login.
+async fn follow(session: &mut Unread, login: &mut Login) -> Option<Ended> {
+    let Unread { relay, server, registered, .. } = session;
     while login.answers < ANSWERS {
         let prompt_until = login.prompt_until;
         let turns = relay.run_until(registered.handle(), |totals| login.saw(totals, Instant::now()));
@@ -98,10 +115,10 @@ pub(super) async fn log_in(
         };
         match turned {
             Err(_) => {
-                server.waits();
+                server.await_connect();
                 login.prompt_until = None;
             }
-            Ok(None) => server.goes_on(),
+            Ok(None) => server.resume_handshake(),
             Ok(Some(ended)) => {
                 if login.asked.is_some_and(|asked| !ended.by_server() && asked.elapsed() > PROMPT) {
                     server.server().handshake_timed_out();
@@ -110,26 +127,20 @@ pub(super) async fn log_in(
             }
         }
     }
-    let (now, said) = (Instant::now(), login.seen.bytes_down);
-    if let Some(through) = &listener.through {
-        let undisturbed = server.server().is_undisturbed();
-        let mut floor = through.floor.lock().unwrap_or_else(PoisonError::into_inner);
-        let should = floor.sample(now.into_std(), login.took, timer::late(), undisturbed);
-        shared.admission.opaque_handshake_finished(server, login.took, should, now.into_std());
+    None
+}
+
+/// Tells admission what the login has taken, and that the server has room for the next one.
+fn finish(cx: &Context, session: &mut Unread, login: &Login, finished: Instant) {
+    let server = &mut session.server;
+    if let Some(passthrough) = &cx.listener.passthrough {
+        let undisturbed = server.server().is_uncontended();
+        let mut baseline = passthrough.baseline.lock().unwrap_or_else(PoisonError::into_inner);
+        let should = baseline.record(finished.into_std(), login.took, worker::lag(), undisturbed);
+        cx.shared.admission.passthrough_handshake_finished(server, login.took, should, finished.into_std());
     }
     server.session_began();
-    dispatch::give_now(&shared.admission);
-    let more = relay.run_until(registered.handle(), |totals| totals.bytes_down > said);
-    if let Ok(Some(ended)) = timeout_at(now + NO_TAKES, pin!(more)).await {
-        return Some(ended);
-    }
-    let counters = &shared.counters.servers[server.server().index()];
-    counters.handshake_seconds.observe(login.took.as_secs_f64());
-    counters.admitted.fetch_add(1, Relaxed);
-    if who.waited {
-        shared.flight.waited(None, None, Fate::Admitted);
-    }
-    None
+    dispatch::run_now(&cx.shared.admission);
 }
 
 #[cfg(test)]

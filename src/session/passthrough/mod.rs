@@ -1,72 +1,134 @@
-//! The story of a client whose TLS ends at its server: accept → door → dial → relay → close.
+//! The path of a client whose TLS ends at its server: arrive → accept check → wait and dial → relay → close.
 //!
-//! weir sees where it comes from, and who speaks when. Who it is, and what it asks for, is between it and its server: there is no
-//! connect door here, and its account is nobody's as far as weir knows.
+//! weir sees where the client comes from, and who speaks when. Who it is and what it asks for is between it and its server: there
+//! is no connect check here, and the client counts for no account.
 
 mod login;
 
-use std::{
-    net::SocketAddr,
-    pin::pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::{net::SocketAddr, pin::pin, sync::Arc};
 
-use tokio::{net::TcpStream, time::Instant};
+use tokio::net::TcpStream;
 
 use crate::{
-    dial::{self, DialError, Secured},
-    dispatch::AnyPass,
+    admission::{Pass, Wait},
+    dial::{self, DialError, ServerTls},
     identity::Credential,
     net::{
         linger,
         stream::Stream,
-        timer::{sleep_until, timeout_at},
+        timer::{now, timeout_at},
     },
-    outcome::{Cause, Close, Party, Phase, Refusal},
+    outcome::{Party, Phase, Refusal},
     protocol::{client_hello::FirstBytes, info::Info, refusal},
-    relay::{Ended, Opaque, Relay},
+    relay::{Ended, Passthrough, Relay},
     session::{
-        Admitted, End, Listener, Shared, Who,
-        account::ask,
+        Listener, Shared,
+        arrive::{Accepted, arrive},
         connect_upstream::{Open, open_any},
-        dial_first::{dial_until, turn},
-        leave_unfinished, let_go,
+        context::{Context, End},
+        dial_first::turn_by_source,
+        established::Established,
         preface::{self, Unfinished},
-        proxy_header, tell,
+        refuse::{Refusable, close_unfinished, refuse},
+        welcome::AccountPlace,
     },
     telemetry::counters::Totals,
     tls::{self, HandshakeFirst},
     upstream::Server,
+    worker::with_rng,
 };
 
-pub use self::login::Through;
-/// What can be said to somebody who waits for a ServerHello (RFC 8446, 6.2): fatal, internal_error. Every client library takes it
+pub use self::login::PassthroughListener;
+
+/// What a client that waits for a ServerHello can be told (RFC 8446, 6.2): fatal, internal_error. Every client library takes it
 /// for a failed attempt like any other.
 const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 80];
+
+/// A session of which weir reads nothing.
+type Unread = Established<Passthrough, Passthrough>;
+
+/// Serves one client whose TLS ends at its server, from accept to close.
+pub async fn serve_passthrough(shared: Arc<Shared>, listener: Arc<Listener>, client: TcpStream, peer: SocketAddr) {
+    let mut cx = Context::new(shared, listener, peer);
+    let established = Box::pin(establish(&mut cx, client)).await;
+    let (end, totals) = match established {
+        Err(end) => (end, Totals::default()),
+        Ok(mut session) => match Box::pin(login::log_in(&cx, &mut session)).await {
+            Some(ended) => end_of_login(session, ended).await,
+            None => session.relay(&cx).await,
+        },
+    };
+    cx.finish(end, totals);
+}
+
+/// Everything up to the relay.
+async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, End> {
+    let arrived = arrive(cx, client).await?;
+    let accepted = arrived.accept_check(cx)?;
+    let Accepted { stream, entry, refusing: _refusing, proxy_header, .. } = accepted;
+    let client = PassthroughClient::begin(cx, stream).await?;
+    let opened = match &entry {
+        Ok(_) => client.dial(cx, &proxy_header).await?,
+        Err(reason) => Err(*reason),
+    };
+    let Opened { stream: to_server, info, pass } = match opened {
+        Ok(opened) => opened,
+        Err(reason) => {
+            let until = cx.unknown_hold_until().into_std();
+            let refused = with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, now(), rng));
+            return Err(refuse(cx, Refusable::Passthrough(client), reason, refused).await);
+        }
+    };
+    cx.log.server = Some(Arc::clone(pass.server.server()));
+    let mut stream = client.stream;
+    if let Some(info) = info {
+        let mut line = Vec::with_capacity(512);
+        cx.listener.info.introduce(&info, cx.source(), &mut line);
+        if let Err(unfinished) = preface::send_info(&mut stream, &line, cx.connect_by()).await {
+            linger::close_with(to_server, b"").await;
+            return Err(close_unfinished(stream, unfinished, Phase::Preface).await);
+        }
+    }
+    let from_server = Passthrough::from_server(Arc::clone(pass.server.server()));
+    let counters = Arc::clone(&cx.shared.counters);
+    let relay = Relay::new((stream, Passthrough::from_client(), b""), (to_server, from_server, b""), counters);
+    // Nothing has been read yet that could be a reason to end.
+    let relay = relay.map_err(|(_, ended)| End::closed(ended.party, Phase::Dial, ended.cause))?;
+    let Pass { server, account } = pass;
+    Ok(Box::new(Established::new(cx, relay, server, AccountPlace::known(account), entry.ok())))
+}
+
+/// Ends a session whose login was not over: neither a death of the server nor a session yet, so the end is passed on at once.
+async fn end_of_login(session: Box<Unread>, ended: Ended) -> (End, Totals) {
+    let Ended { party, cause } = ended;
+    let totals = Box::pin(session.close_in_login(ended)).await;
+    let silent = party == Party::Downstream && totals.bytes_up == 0;
+    (if silent { End::Probe } else { End::closed(party, Phase::Dial, cause) }, totals)
+}
 
 /// A server's connection for one client.
 struct Opened {
     stream: Stream,
-    /// What the client is to see of its INFO; `None` where TLS comes first.
+    /// The server's INFO; `None` where TLS comes first.
     info: Option<Arc<Info>>,
-    pass: AnyPass,
+    pass: Pass,
 }
 
-/// As far as the client's own TLS goes on from.
-struct Bare<'a> {
-    header: &'a [u8],
+/// Opens a server's connection as far as the client's own TLS goes on from.
+struct UntilTls<'a> {
+    proxy_header: &'a [u8],
     /// TLS comes before the server's INFO.
-    spoke: bool,
+    tls_first: bool,
 }
 
-impl Open for Bare<'_> {
+impl Open for UntilTls<'_> {
     type Opened = (Stream, Option<Arc<Info>>);
 
-    async fn open(&self, server: &Server, by: Instant) -> Result<Self::Opened, DialError> {
-        if self.spoke {
-            return Ok((dial::connect(server, self.header, by).await?.into(), None));
+    async fn open(&self, server: &Server, by: tokio::time::Instant) -> Result<Self::Opened, DialError> {
+        if self.tls_first {
+            return Ok((dial::connect(server, self.proxy_header, by).await?.into(), None));
         }
-        let dialled = dial::dial(server, Secured::ByClient, self.header, by).await?;
+        let dialled = dial::dial(server, ServerTls::Client, self.proxy_header, by).await?;
         if !dialled.info().does_tls() {
             return Err(DialError::NotNats("it speaks no TLS: there is nothing to pass through"));
         }
@@ -75,197 +137,99 @@ impl Open for Bare<'_> {
     }
 }
 
-/// One client, from accept to close.
-pub async fn pass_through(shared: Arc<Shared>, listener: Arc<Listener>, down: TcpStream, mut peer: SocketAddr) {
-    peer.set_ip(peer.ip().to_canonical());
-    let id = shared.next_id.fetch_add(1, Relaxed);
-    let accepted = Instant::now();
-    let mut who = Who::default();
-    let admitted = Box::pin(admit(&shared, &listener, down, &mut peer, id, accepted, &mut who)).await;
-    let mut totals = Totals::default();
-    let end = match admitted {
-        Err(end) => end,
-        Ok(mut admitted) => match Box::pin(login::log_in(&shared, &listener, &mut admitted, &who)).await {
-            Some(ended) => {
-                // Neither a death of the server's nor a session yet: whatever it was, it is passed on at once.
-                totals = Box::pin(admitted.relay.finish(ended)).await;
-                let close = Close { party: ended.party, phase: Phase::Dial, cause: ended.cause };
-                let silent = ended.party == Party::Downstream && totals.bytes_up == 0;
-                if silent { End::Probe } else { End::Closed(close) }
-            }
-            None => {
-                let ended = admitted.relay.run(admitted.registered.handle()).await;
-                totals = Box::pin(let_go(&shared, admitted, ended)).await;
-                End::Closed(Close { party: ended.party, phase: Phase::Relay, cause: ended.cause })
-            }
-        },
-    };
-    tell(&shared, end, totals, peer, id, accepted, &who);
-}
-
-/// Everything up to the relay.
-async fn admit(
-    shared: &Shared,
-    listener: &Listener,
-    mut down: TcpStream,
-    peer: &mut SocketAddr,
-    id: u64,
-    accepted: Instant,
-    who: &mut Who,
-) -> Result<Box<Admitted<Opaque, Opaque>>, End> {
-    let deadline = accepted + listener.handshake_timeout;
-    if listener.believes(peer.ip()) {
-        let _asked = listener.asks(shared)?;
-        down = listener.behind_header(down, peer, deadline).await?;
-    }
-    let source = peer.ip().to_canonical();
-    let header = proxy_header(shared, &down, *peer);
-
-    // The accept door, the only one.
-    let entry = shared.admission.at_accept(&listener.gate, source, accepted.into_std());
-    let _turned_away = match &entry {
-        Ok(_) => None,
-        Err(reason) => Some(shared.turned_away.enter().ok_or(End::Refused(*reason))?),
-    };
-    let down = Stream::from(down);
-    let spoke = match listener.through.as_ref().map(|through| through.handshake_first) {
-        None | Some(HandshakeFirst::Never) => false,
-        Some(HandshakeFirst::Always) => true,
-        Some(HandshakeFirst::Within(pause)) => tls::speaks_first(down.tcp(), pause).await,
-    };
-    let client = Client { down, spoke, source, accepted, deadline };
-    if spoke {
-        client.begins_tls().await?;
-    }
-
-    // The dial.
-    let opened = match &entry {
-        Ok(_) => client.dial(shared, &header, who).await?,
-        Err(reason) => Err(*reason),
-    };
-    let Opened { stream, info, pass } = match opened {
-        Ok(opened) => opened,
-        Err(reason) => return Err(client.turn_away(shared, listener, reason, id, who).await),
-    };
-    who.server = Some(Arc::clone(pass.server.server()));
-    let Client { mut down, .. } = client;
-    if let Some(info) = info {
-        let mut greeting = Vec::with_capacity(512);
-        listener.face.introduce(&info, source, &mut greeting);
-        if let Err(unfinished) = preface::greet(&mut down, &greeting, deadline).await {
-            linger::close_with(stream, b"").await;
-            return Err(leave_unfinished(down, unfinished, Phase::Preface).await);
-        }
-    }
-    let from_server = Opaque::of(Arc::clone(pass.server.server()));
-    let counters = Arc::clone(&shared.counters);
-    let relay = Relay::new((down, Opaque::default(), b""), (stream, from_server, b""), counters);
-    // Nothing has come yet that could be a reason against it.
-    let relay = relay.map_err(|(_, Ended { party, cause })| End::Closed(Close { party, phase: Phase::Dial, cause }))?;
-    let registered = shared.sessions.register(id);
-    // A drain that began after this client's turn would not see it otherwise.
-    if shared.admission.is_draining() {
-        registered.handle().end();
-    }
-    let AnyPass { server, account } = pass;
-    Ok(Box::new(Admitted { relay, server, account: ask(shared, account, None), _entry: entry.ok(), registered }))
-}
-
 /// A client before its relay.
-struct Client {
-    down: Stream,
-    /// It has begun TLS: what it has said is there to be read.
-    spoke: bool,
-    source: std::net::IpAddr,
-    accepted: Instant,
-    deadline: Instant,
+pub(super) struct PassthroughClient {
+    stream: Stream,
+    /// It has begun TLS: its ClientHello is there to be read.
+    tls_first: bool,
 }
 
-impl Client {
-    /// Waits for the beginning of TLS, so that whoever opens and says nothing costs no server anything.
-    async fn begins_tls(&self) -> Result<(), End> {
-        let unfinished = match timeout_at(self.deadline, pin!(tls::hello(self.down.tcp()))).await {
-            Ok(Some(FirstBytes::ClientHello { .. })) => return Ok(()),
-            Ok(Some(_)) => return Err(End::Refused(Refusal::Protocol)),
-            Ok(None) => Unfinished::Probe,
-            Err(_) => Unfinished::TimedOut,
+impl PassthroughClient {
+    /// Finds out whether the client begins TLS before INFO. A client that opens and says nothing costs no server anything.
+    async fn begin(cx: &Context, stream: Stream) -> Result<Self, End> {
+        let tls_first = match cx.listener.passthrough.as_ref().map(|passthrough| passthrough.handshake_first) {
+            None | Some(HandshakeFirst::Never) => false,
+            Some(HandshakeFirst::Always) => true,
+            Some(HandshakeFirst::Within(pause)) => tls::speaks_first(stream.tcp(), pause).await,
         };
-        Err(leave_unfinished(None, unfinished, Phase::Preface).await)
+        if tls_first {
+            let hello = timeout_at(cx.connect_by(), pin!(tls::hello(stream.tcp()))).await;
+            let unfinished = match hello {
+                Ok(Some(FirstBytes::ClientHello { .. })) => return Ok(Self { stream, tls_first }),
+                Ok(Some(_)) => return Err(End::Refused(Refusal::Protocol)),
+                Ok(None) => Unfinished::Probe,
+                Err(_) => Unfinished::TimedOut,
+            };
+            return Err(close_unfinished(None, unfinished, Phase::Preface).await);
+        }
+        Ok(Self { stream, tls_first })
     }
 
-    /// Returns when it leaves.
-    async fn left(&self) {
-        match self.spoke {
-            true => preface::left_unheard(self.down.tcp()).await,
-            false => preface::left_ungreeted(&self.down).await,
+    /// Returns when the client leaves.
+    pub async fn left(&self) {
+        match self.tls_first {
+            true => preface::left_unread(self.stream.tcp()).await,
+            false => preface::left_before_info(&self.stream).await,
         }
+    }
+
+    /// The end of a client that has left.
+    pub fn end_of_left(&self, phase: Phase) -> End {
+        if self.tls_first { End::left(phase) } else { End::Probe }
     }
 
     /// Waits for a turn and dials. The outer error is the end of a client that has left meanwhile.
-    async fn dial(&self, shared: &Shared, header: &[u8], who: &mut Who) -> Result<Result<Opened, Refusal>, End> {
-        if shared.admission.source_reputation().is_damped(self.source, Instant::now().into_std()) {
+    async fn dial(&self, cx: &mut Context, proxy_header: &[u8]) -> Result<Result<Opened, Refusal>, End> {
+        if cx.shared.admission.source_reputation().is_damped(cx.source(), now()) {
             return Ok(Err(Refusal::SourceRate));
         }
-        let AnyPass { server, account } = match turn(shared, self.source, self.accepted, who, self.left()).await? {
+        let Pass { server, account } = match turn_by_source(cx, self.left()).await? {
             Ok(pass) => pass,
             Err(reason) => return Ok(Err(reason)),
         };
-        let deadline = dial_until(shared, self.accepted);
-        let far = Bare { header, spoke: self.spoke };
-        let mut opening = pin!(open_any(shared, server, &far, deadline));
+        let until_tls = UntilTls { proxy_header, tls_first: self.tls_first };
+        let mut opening = pin!(open_any(&cx.shared, server, &until_tls, cx.unknown_hold_until()));
         let (opened, left) = tokio::select! {
             opened = &mut opening => (opened, false),
             () = self.left() => (opening.await, true),
         };
         let ((stream, info), server, _) = match opened {
             Ok(opened) => opened,
-            Err(_) if left => return Err(self.gone(Phase::Dial)),
+            Err(_) if left => return Err(self.end_of_left(Phase::Dial)),
             Err(reason) => return Ok(Err(reason)),
         };
         if left {
             // The slot stays taken until the server has seen the end.
             linger::close_with(stream, b"").await;
             drop(server);
-            return Err(self.gone(Phase::Dial));
+            return Err(self.end_of_left(Phase::Dial));
         }
         if let Some(info) = &info {
-            shared.advertised_info.learn(server.server().index(), info);
+            cx.shared.advertised_info.learn(server.server().index(), info);
         }
-        Ok(Ok(Opened { stream, info, pass: AnyPass { server, account } }))
+        Ok(Ok(Opened { stream, info, pass: Pass { server, account } }))
     }
 
-    fn gone(&self, phase: Phase) -> End {
-        match self.spoke {
-            true => End::Closed(Close { party: Party::Downstream, phase, cause: Cause::Eof }),
-            false => End::Probe,
-        }
-    }
-
-    /// Refuses, at a random moment. Words are of no use to a client that expects TLS, and INFO without TLS would have some send
-    /// their credentials in the clear: so weir's INFO asks for TLS as the servers' does, and TLS fails.
-    async fn turn_away(mut self, shared: &Shared, listener: &Listener, reason: Refusal, id: u64, who: &mut Who) -> End {
-        let (now, until) = (Instant::now().into_std(), dial_until(shared, self.accepted).into_std());
-        let at = shared.admission.moment_to_refuse(reason, until, now, &mut fastrand::Rng::new());
-        tokio::select! {
-            () = sleep_until(Instant::from_std(at)) => {}
-            () = self.left() => return self.gone(Phase::Hold),
-        }
-        who.client = Some(shared.keys.client(self.source, shared.keys.credential(Credential::Nothing), None));
+    /// Refuses the client. Words are of no use to a client that expects TLS, and INFO without TLS would have some send their
+    /// credentials in the clear: so weir's INFO asks for TLS as the servers' does, and TLS fails.
+    pub async fn tell(mut self, cx: &mut Context, reason: Refusal) -> End {
+        let nobody = cx.shared.keys.credential(Credential::Nothing);
+        cx.log.client = Some(cx.shared.keys.client(cx.source(), nobody, None));
         let mut last = ALERT;
-        if !self.spoke {
-            let mut greeting = Vec::with_capacity(512);
-            listener.face.greet(id, self.source, &mut greeting);
-            if preface::greet(&mut self.down, &greeting, self.deadline).await.is_err() {
-                return self.gone(Phase::Hold);
+        if !self.tls_first {
+            let mut info = Vec::with_capacity(512);
+            cx.listener.info.greet(cx.id, cx.source(), &mut info);
+            if preface::send_info(&mut self.stream, &info, cx.connect_by()).await.is_err() {
+                return self.end_of_left(Phase::Hold);
             }
-            last = match timeout_at(self.deadline, pin!(tls::hello(self.down.tcp()))).await {
+            last = match timeout_at(cx.connect_by(), pin!(tls::hello(self.stream.tcp()))).await {
                 Ok(Some(FirstBytes::ClientHello { .. })) => ALERT,
                 // It goes on without TLS, so it can read.
                 Ok(Some(_)) => refusal::line(reason),
                 _ => b"",
             };
         }
-        linger::close_with(self.down, last).await;
+        linger::close_with(self.stream, last).await;
         End::Refused(reason)
     }
 }

@@ -1,31 +1,50 @@
 //! The same storm twice, both in virtual time: by what sessions wait with (`wait`, the tasks and the timers that give turns),
 //! and by `weir plan`. Both go through the same doors; what is held against each other is how they turn a step into waiting. Not
-//! with a configured rate: the token buckets of sessions run by the real clock.
+//! with a configured rate.
 
-use std::{future::pending, net::SocketAddr, sync::atomic::AtomicU32};
+use std::{
+    future::pending,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
 
-use tokio::time::{Duration, sleep, sleep_until, timeout_at};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Duration, Instant, sleep, sleep_until, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, Client, Deadlines, Limit, Pass, QuotaIdentity, Wait},
+    advertised_info::{AdvertisedInfo, Security},
     client_library::{
         behaviour::{Ending, Memory, Next},
         library::Library,
         table::ALL,
     },
     config::{Config, ServerArg},
-    dispatch,
-    identity::UNKNOWN_ACCOUNT,
-    net::timer::TICK,
+    dispatch::{self, TurnSender},
+    identity::{ClientKey, Directory, Keys, UNKNOWN_ACCOUNT},
+    net::timer::{self, TICK},
+    session::{
+        Listener, Shared,
+        context::Context,
+        wait::{Waited, wait},
+    },
     storm::{
         client_mix::ClientMix,
         plan::{Discipline, Outcome, Plan, reading},
     },
-    upstream::{self, concurrency::baseline::Since},
+    telemetry::counters::Counters,
+    upstream::{self, Servers, concurrency::baseline::MeasuredFrom},
 };
 
-use crate::session::*;
+/// Where the clients come from, and what they come to.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
 const SERVERS: u16 = 3;
 const CLIENTS: u32 = 1500;
 const LOGINS: f64 = 400.0;
@@ -64,25 +83,36 @@ fn config() -> Config {
 fn shared(config: &Config) -> Arc<Shared> {
     let cluster = upstream::Params { slow_start: Duration::ZERO, ..config.upstream.clone() };
     let servers = Arc::new(Servers::new(&cluster));
-    let nowhere: [(SocketAddr, Vec<String>, crate::advertised_info::Security); 0] = [];
+    let listener = [(NOWHERE, Vec::new(), Security::None)];
     Arc::new(Shared {
-        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers), Default::default())),
+        admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::default(),
         directory: Arc::new(Directory::new(&[]).unwrap()),
         keys: Keys::default(),
-        questions: mpsc::channel(1).0,
-        advertised_info: Arc::new(AdvertisedInfo::new(nowhere, servers.len())),
+        account_lookups: mpsc::channel(1).0,
+        advertised_info: Arc::new(AdvertisedInfo::new(listener, servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
-        flight: Flight::default(),
+        flight: Default::default(),
         sessions: Arc::default(),
-        turned_away: Limit::new(0),
+        refusing: Limit::new(0),
         proxy_key: None,
         sends_proxy_headers: false,
         terminators: Vec::new(),
-        dial_ahead: 0,
         servers_tls: None,
         next_id: AtomicU64::new(1),
         servers,
+    })
+}
+
+fn listener(shared: &Shared) -> Arc<Listener> {
+    Arc::new(Listener {
+        info: Arc::clone(&shared.advertised_info.listener_infos()[0]),
+        max_clients: Limit::new(CLIENTS),
+        handshake_timeout: Duration::from_secs(2),
+        trusted_proxies: Vec::new(),
+        tls: None,
+        websocket: None,
+        passthrough: None,
     })
 }
 
@@ -107,31 +137,31 @@ impl Far {
 /// A reading of each server each second, and sweeping.
 async fn read(shared: Arc<Shared>, far: Arc<Vec<Far>>) {
     loop {
-        let now = Instant::now().into_std();
+        let now = timer::now();
         shared.admission.sweep(now);
         for (server, far) in shared.servers.iter().zip(&*far) {
-            server.read(now, server.load().mark(), reading(far.connections.load(Relaxed), CLIENTS));
+            server.read(now, server.load().begin_reading(), reading(far.connections.load(Relaxed), CLIENTS));
         }
         sleep(Duration::from_secs(1)).await;
     }
 }
 
 /// One client until it is in; returns its tries.
-async fn client(shared: &Shared, far: &[Far], n: u32, library: &Library) -> (u64, AnyPass) {
+async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: u32, library: &Library) -> (u64, Pass) {
     let (mut memory, mut rng) = (Memory::default(), fastrand::Rng::new());
     for tries in 1.. {
         let accepted = Instant::now();
         let now = accepted.into_std();
         let Deadlines { hold_until, answer_by, returns } =
-            shared.admission.patience().deadlines(Some(library.lang), now, now);
+            shared.admission.deadline_policy().deadlines(Some(library.lang), now, now);
         let client = ClientKey::from_raw(u64::from(n));
         let quota_identity = QuotaIdentity::default();
         let client =
             Client { account: UNKNOWN_ACCOUNT.into(), key: client, quota_identity, hold_until, answer_by, returns };
         let (turn, turn_comes) = oneshot::channel();
-        let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || Turn(turn));
-        let mut who = Who::default();
-        if let Waited::Turn(mut pass) = wait(shared, begun, turn_comes, &mut who, pending::<()>()).await {
+        let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || TurnSender(turn));
+        let mut cx = Context::new(Arc::clone(shared), Arc::clone(listener), NOWHERE);
+        if let Waited::Turn(mut pass) = wait(&mut cx, begun, turn_comes, pending::<()>()).await {
             let (began, server) = (Instant::now(), Arc::clone(pass.server.server()));
             server.answered();
             pass.server.opened();
@@ -140,17 +170,17 @@ async fn client(shared: &Shared, far: &[Far], n: u32, library: &Library) -> (u64
                 shared.admission.handshake_finished(
                     &mut pass,
                     began.elapsed(),
-                    Since::Dial,
+                    MeasuredFrom::Dial,
                     Duration::ZERO,
-                    Instant::now().into_std(),
+                    timer::now(),
                 );
                 pass.account.session_began();
-                dispatch::give_now(&shared.admission);
+                dispatch::run_now(&shared.admission);
                 return (tries, pass);
             }
             shared.admission.handshake_cut_off(&pass, began.elapsed());
             drop(pass);
-            dispatch::give_now(&shared.admission);
+            dispatch::run_now(&shared.admission);
         }
         match library.failed(&mut memory, 1, Ending::Refused, accepted.elapsed(), &mut rng) {
             Next::TryAfter(wait) => sleep(wait).await,
@@ -173,11 +203,12 @@ fn for_real(library: &'static Library, seed: u64) -> Result {
         tokio::spawn(read(Arc::clone(&shared), Arc::clone(&far)));
         tokio::task::yield_now().await;
         let (admission, arrived) = (Arc::clone(&shared.admission), Arc::clone(&shared.arrived));
-        tokio::spawn(dispatch::give(admission, arrived, CancellationToken::new()));
+        tokio::spawn(dispatch::run(admission, arrived, CancellationToken::new()));
+        let listener = listener(&shared);
         let clients = (0..CLIENTS).map(|n| {
-            let (shared, far) = (Arc::clone(&shared), Arc::clone(&far));
+            let (shared, listener, far) = (Arc::clone(&shared), Arc::clone(&listener), Arc::clone(&far));
             tokio::spawn(async move {
-                let (tries, pass) = client(&shared, &far, n, library).await;
+                let (tries, pass) = client(&shared, &listener, &far, n, library).await;
                 (began.elapsed().as_secs_f64(), tries, pass)
             })
         });

@@ -1,4 +1,4 @@
-//! weir in virtual time. The doors, the queue, the placement and a client's course from one to the next are the ones that sessions
+//! weir in virtual time. The doors, the queue, the placement and a client's wait are the ones that sessions
 //! use; what is played here is the time that passes, and what the servers answer.
 
 use std::{
@@ -7,10 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::clock::FakeRelativeClock;
-
 use crate::{
-    admission::{AccountSlot, Admission, Again, Client, Entry, Limit, Params, Pass, Step, Wait, Waiter},
+    admission::{AcceptPermit, AccountSlot, Admission, Client, Failover, Limit, Params, Pass, Step, Wait, Waiter},
     client_library::{behaviour::Ending, library::Library},
     identity::{ClientKey, UNKNOWN_ACCOUNT},
     outcome::Refusal,
@@ -20,7 +18,9 @@ use crate::{
         server::Job,
         world::{ClientState, Ingress, World, kind},
     },
-    upstream::{self, Reading, ServerParams, Servers, concurrency::baseline::Since, load::Mark},
+    upstream::{
+        self, Reading, ServerParams, Servers, concurrency::baseline::MeasuredFrom, reconciled_count::ReadingEpoch,
+    },
 };
 
 /// The moment has come that a session waits for.
@@ -36,12 +36,10 @@ const PLACE_AGAIN: u32 = kind::OWN + 4;
 /// A client that had given up before it was in closes its socket.
 const GHOST_END: u32 = kind::OWN + 5;
 
-type Clock = FakeRelativeClock;
-
 /// The far end of a hold: the index of a session.
-struct Turn(u32);
+struct SessionIndex(u32);
 
-impl Waiter for Turn {
+impl Waiter for SessionIndex {
     /// A session that ends leaves the queue at once.
     fn has_left(&self) -> bool {
         false
@@ -52,15 +50,13 @@ enum Stage {
     /// Nobody's: may be used again.
     Free,
     /// Between the connect door and the dial.
-    Waits(Wait<Turn, Clock>),
-    /// Refused at the accept door, when it is time.
-    TurnedAway,
+    Waits(Wait<SessionIndex>),
     /// The server that has the handshake is in the pass.
-    Dialling(Pass<Clock>),
+    Dialling(Pass),
     /// All servers were busy when it was to be placed again.
-    Busy(AccountSlot<Clock>),
+    Busy(AccountSlot),
     In {
-        _pass: Pass<Clock>,
+        _pass: Pass,
     },
 }
 
@@ -75,24 +71,22 @@ struct Session {
     /// When its handshake began.
     dialled: Nanos,
     stage: Stage,
-    entry: Option<Entry<Clock>>,
+    entry: Option<AcceptPermit>,
 }
 
 /// weir.
 pub(super) struct Weir {
-    clock: Clock,
     began: Instant,
-    clock_at: Nanos,
     rng: fastrand::Rng,
     servers: Arc<Servers>,
-    admission: Admission<Turn, Clock>,
-    gate: Arc<Limit>,
+    admission: Admission<SessionIndex>,
+    limit: Arc<Limit>,
     account: Arc<str>,
     sessions: Vec<Session>,
     free: Vec<u32>,
     /// The session of each client, if it has one.
     of: Vec<u32>,
-    turns: Vec<(Turn, Pass<Clock>)>,
+    turns: Vec<(SessionIndex, Pass)>,
     /// The task that gives turns sleeps: not until somebody comes to wait, but until it is woken.
     release_is_due: bool,
     is_running: bool,
@@ -140,10 +134,9 @@ impl Weir {
             close_spread: plan.close_spread,
             compatibility: upstream::Compatibility::default(),
             source_addresses: Vec::new(),
-            dial_ahead: 0,
             servers: (0..plan.servers).map(server).collect(),
         };
-        let (clock, servers) = (Clock::default(), Arc::new(Servers::new(&cluster)));
+        let servers = Arc::new(Servers::new(&cluster));
         if plan.servers_died {
             // The clients were in: what a login takes is known.
             let (now, took) = (Instant::now(), plan.handshake_time());
@@ -151,13 +144,11 @@ impl Weir {
         }
         let most = params.max_clients.max(plan.clients.saturating_mul(2));
         Self {
-            admission: Admission::new(params, Arc::clone(&servers), clock.clone()),
-            clock,
+            admission: Admission::new(params, Arc::clone(&servers)),
             began: Instant::now(),
-            clock_at: 0,
             rng: fastrand::Rng::with_seed(plan.seed),
             servers,
-            gate: Limit::new(most),
+            limit: Limit::new(most),
             account: UNKNOWN_ACCOUNT.into(),
             sessions: Vec::new(),
             free: Vec::new(),
@@ -177,14 +168,11 @@ impl Weir {
         at.saturating_duration_since(self.began).as_nanos() as Nanos
     }
 
-    /// Brings the doors' clock to the world's, and says the time.
-    fn now(&mut self, world: &World) -> Instant {
-        self.clock.advance(Duration::from_nanos(world.now - self.clock_at));
-        self.clock_at = world.now;
+    fn now(&self, world: &World) -> Instant {
         self.at(world.now)
     }
 
-    fn open(&mut self, client: u32, entry: Option<Entry<Clock>>, answer_by: Nanos) -> u32 {
+    fn open(&mut self, client: u32, entry: Option<AcceptPermit>, answer_by: Nanos) -> u32 {
         let session = |generation| Session {
             client,
             is_ghost: false,
@@ -234,7 +222,7 @@ impl Weir {
         }
     }
 
-    fn dial(&mut self, world: &mut World, index: u32, mut pass: Pass<Clock>) {
+    fn dial(&mut self, world: &mut World, index: u32, mut pass: Pass) {
         let server = pass.server.server().index();
         if world.servers[server].is_full() {
             // Cannot be while weir is alone with the servers, but for what ghosts left there.
@@ -250,53 +238,53 @@ impl Weir {
         self.sessions[index as usize].stage = Stage::Dialling(pass);
     }
 
-    fn place_again(&mut self, world: &mut World, index: u32, account: AccountSlot<Clock>) {
+    fn place_again(&mut self, world: &mut World, index: u32, account: AccountSlot) {
         let now = self.now(world);
         let answer_by = self.at(self.sessions[index as usize].answer_by);
         // Which one has failed needs not be remembered: it has no room by its own word.
         match self.admission.place_again(&[], answer_by, now, &mut self.rng) {
-            Again::Placed(server) => self.dial(world, index, Pass { server, account }),
-            Again::Busy(until) => {
+            Failover::Placed(server) => self.dial(world, index, Pass { server, account }),
+            Failover::Busy(until) => {
                 self.sessions[index as usize].stage = Stage::Busy(account);
                 self.later(world, self.nanos(until), PLACE_AGAIN, index);
             }
-            Again::Refuse(_) => self.refuse(world, index),
+            Failover::Refuse(_) => self.refuse(world, index),
         }
     }
 
-    fn admit(&mut self, world: &mut World, index: u32, pass: Pass<Clock>) {
+    fn admit(&mut self, world: &mut World, index: u32, pass: Pass) {
         self.sessions[index as usize].dialled = world.now;
         self.later(world, self.sessions[index as usize].answer_by, ANSWER_BY, index);
         self.dial(world, index, pass);
     }
 
-    /// Goes on with a client's course.
-    fn step(&mut self, world: &mut World, index: u32, course: Wait<Turn, Clock>, step: Step<Clock>) {
+    /// Goes on with a client's wait.
+    fn step(&mut self, world: &mut World, index: u32, wait: Wait<SessionIndex>, step: Step) {
         match step {
             Step::Dial(pass) => self.admit(world, index, pass),
             Step::Refuse(_) => self.refuse(world, index),
             // A turn ends the wait in the moment it is given; so the queue has dropped it.
             Step::Gone => {
                 let now = self.now(world);
-                course.dropped(&self.admission, now);
+                wait.dropped(&self.admission, now);
                 self.refuse(world, index);
             }
             Step::Wait(until) => {
-                if course.is_held() && !self.release_is_due {
+                if wait.is_queued() && !self.release_is_due {
                     self.release_at(world, world.now);
                 }
-                self.sessions[index as usize].stage = Stage::Waits(course);
+                self.sessions[index as usize].stage = Stage::Waits(wait);
                 self.later(world, self.nanos(until), MOMENT, index);
             }
         }
     }
 
     /// Gives the turns that there are now; returns when to look again.
-    fn give_now(&mut self, world: &mut World) -> Option<Instant> {
+    fn run_now(&mut self, world: &mut World) -> Option<Instant> {
         let now = self.now(world);
         let mut turns = std::mem::take(&mut self.turns);
-        let again = self.admission.release(now, &mut self.rng, &mut turns);
-        for (Turn(index), pass) in turns.drain(..) {
+        let again = self.admission.next_turns(now, &mut self.rng, &mut turns);
+        for (SessionIndex(index), pass) in turns.drain(..) {
             self.admit(world, index, pass);
         }
         self.turns = turns;
@@ -306,7 +294,7 @@ impl Weir {
     /// The task that gives turns wakes.
     fn release(&mut self, world: &mut World) {
         self.release_is_due = false;
-        if let Some(at) = self.give_now(world) {
+        if let Some(at) = self.run_now(world) {
             self.release_at(world, self.nanos(at));
         }
     }
@@ -321,7 +309,7 @@ impl Weir {
         let now = self.now(world);
         self.admission.sweep(now);
         for (server, real) in self.servers.iter().zip(&world.servers) {
-            let mark: Mark = server.load().mark();
+            let mark: ReadingEpoch = server.load().begin_reading();
             server.read(now, mark, reading(real.connections, self.capacity));
         }
         world.schedule(world.now + Duration::from_secs(1).as_nanos() as Nanos, SECOND, 0, 0);
@@ -332,10 +320,10 @@ impl Weir {
     }
 
     /// The connect door.
-    fn ask(&mut self, world: &mut World, client: u32, entry: Entry<Clock>, library: &Library) {
+    fn ask(&mut self, world: &mut World, client: u32, entry: AcceptPermit, library: &Library) {
         let now = self.now(world);
         let accepted = self.at(world.accepted(client));
-        let deadlines = self.admission.patience().deadlines(Some(library.lang), accepted, now);
+        let deadlines = self.admission.deadline_policy().deadlines(Some(library.lang), accepted, now);
         let index = self.open(client, Some(entry), self.nanos(deadlines.answer_by));
         if self.nanos(deadlines.answer_by) >= world.deadline(client) {
             world.schedule_deadline(client);
@@ -348,18 +336,17 @@ impl Weir {
             answer_by: deadlines.answer_by,
             returns: deadlines.returns,
         };
-        let (course, step) = Wait::at_connect(&self.admission, client, now, &mut self.rng, || Turn(index));
-        self.step(world, index, course, step);
+        let (wait, step) = Wait::at_connect(&self.admission, client, now, &mut self.rng, || SessionIndex(index));
+        self.step(world, index, wait, step);
     }
 
-    /// Refused at the accept door: after CONNECT all the same, and after a random delay.
-    fn turn_away(&mut self, world: &mut World, client: u32, reason: Refusal, library: &Library) {
+    /// Refuses at the accept check: after CONNECT all the same, and after a random delay.
+    fn refuse_at_accept(&mut self, world: &mut World, client: u32, reason: Refusal, library: &Library) {
         let (now, accepted) = (self.at(world.now), self.at(world.accepted(client)));
-        let hold_until = self.admission.patience().deadlines(Some(library.lang), accepted, now).hold_until;
-        let moment = self.admission.moment_to_refuse(reason, hold_until, now, &mut self.rng);
+        let hold_until = self.admission.deadline_policy().deadlines(Some(library.lang), accepted, now).hold_until;
+        let (wait, step) = Wait::refused_at_accept(&self.admission, reason, hold_until, now, &mut self.rng);
         let index = self.open(client, None, 0);
-        self.sessions[index as usize].stage = Stage::TurnedAway;
-        self.later(world, self.nanos(moment), MOMENT, index);
+        self.step(world, index, wait, step);
     }
 }
 
@@ -381,9 +368,9 @@ impl Ingress for Weir {
         let library = world.library(client);
         // An address for each: 10.0.0.0/8 has enough.
         let source = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + client));
-        match self.admission.at_accept(&self.gate, source, now) {
+        match self.admission.at_accept(&self.limit, source, now) {
             Ok(entry) => self.ask(world, client, entry, library),
-            Err(reason) => self.turn_away(world, client, reason, library),
+            Err(reason) => self.refuse_at_accept(world, client, reason, library),
         }
     }
 
@@ -396,7 +383,7 @@ impl Ingress for Weir {
                 self.admission.handshake_finished(
                     &mut pass,
                     took,
-                    Since::Dial,
+                    MeasuredFrom::Dial,
                     Duration::ZERO,
                     self.began + Duration::from_nanos(world.now),
                 );
@@ -422,7 +409,7 @@ impl Ingress for Weir {
                 world.outcome.wasted += 1;
             }
         }
-        self.give_now(world);
+        self.run_now(world);
     }
 
     fn abandoned(&mut self, world: &mut World, client: u32) {
@@ -435,9 +422,9 @@ impl Ingress for Weir {
             self.of[client as usize] = NONE;
             return;
         }
-        if let Stage::Waits(course) = std::mem::replace(&mut self.sessions[index as usize].stage, Stage::Free) {
+        if let Stage::Waits(wait) = std::mem::replace(&mut self.sessions[index as usize].stage, Stage::Free) {
             let now = self.now(world);
-            course.leave(&self.admission, now);
+            wait.leave(&self.admission, now);
         }
         self.close(index);
     }
@@ -452,19 +439,19 @@ impl Ingress for Weir {
             return;
         }
         match (kind, std::mem::replace(&mut self.sessions[who as usize].stage, Stage::Free)) {
-            (MOMENT, Stage::Waits(mut course)) => {
+            (MOMENT, Stage::Waits(mut wait)) => {
                 let now = self.now(world);
-                let step = course.go_on(&self.admission, now, &mut self.rng);
-                self.step(world, who, course, step);
+                let step = wait.go_on(&self.admission, now, &mut self.rng);
+                self.step(world, who, wait, step);
             }
-            (MOMENT, Stage::TurnedAway) | (ANSWER_BY, Stage::Busy(_)) => self.refuse(world, who),
+            (ANSWER_BY, Stage::Busy(_)) => self.refuse(world, who),
             (PLACE_AGAIN, Stage::Busy(account)) => self.place_again(world, who, account),
             (ANSWER_BY, Stage::Dialling(pass)) => {
                 let took = Duration::from_nanos(world.now - self.sessions[who as usize].dialled);
                 self.admission.handshake_cut_off(&pass, took);
                 drop(pass);
                 self.refuse(world, who);
-                self.give_now(world);
+                self.run_now(world);
             }
             (GHOST_END, Stage::In { _pass: pass }) => {
                 world.servers[pass.server.server().index()].connections -= 1;

@@ -4,6 +4,7 @@
 //! room. It is over after [`QUIET`] calm seconds in a row: fewer of those, and nobody who waits then. So clients that
 //! were refused, most of which come back within 4 s, belong to the storm that refused them; JavaScript after its 20 s may not.
 
+mod flight;
 mod parties;
 mod series;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 use crate::outcome::Refusal;
 
 pub use self::{
+    flight::Flight,
     parties::{Fate, Parties, Party},
     series::{Point, Series},
 };

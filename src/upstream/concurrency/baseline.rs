@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// From when on what a handshake takes is counted. A server that has been dialled before its client came is a round trip quicker: a
 /// kind of its own, with its own floor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Since {
+pub enum MeasuredFrom {
     /// The dial; CONNECT goes with it or behind it.
     Dial,
     /// CONNECT.
@@ -28,7 +28,7 @@ pub struct BaselineLatency {
     /// The least of the period that runs; it replaces `now` at its end, so that a floor can rise again.
     next: Option<Duration>,
     since: Option<Instant>,
-    /// The undisturbed ones since the last that took what it should.
+    /// The uncontended ones since the last that took what it should.
     slow: Option<Slow>,
 }
 
@@ -40,7 +40,7 @@ const LEAST_TOLERANCE: Duration = Duration::from_millis(2);
 /// longer, up to the most.
 const STEPS: u32 = 3;
 const MOST_TOLERANCE: Duration = Duration::from_millis(20);
-/// So many undisturbed ones in a row that take longer are no accident: the server has become slower. Or so few over that time: what takes
+/// So many uncontended ones in a row that take longer are no accident: the server has become slower. Or so few over that time: what takes
 /// long varies less.
 const NO_ACCIDENT: u32 = 8;
 const NO_ACCIDENT_FOR: (u32, Duration) = (3, Duration::from_secs(1));
@@ -54,21 +54,21 @@ impl BaselineLatency {
     /// How long a floor holds.
     const PERIOD: Duration = Duration::from_secs(60);
 
-    /// Takes in what a handshake took while weir was so `late` itself; returns what it may take. Only of one that was `undisturbed`, the
+    /// Takes in what a handshake took while weir was so `late` itself; returns what it may take. Only of one that was `uncontended`, the
     /// only one on its server, does a floor rise: in a storm that is longer than a period even the least is not what a handshake takes
     /// alone, and a floor that followed would let more and more of them in at a time.
-    pub fn sample(&mut self, now: Instant, took: Duration, late: Duration, undisturbed: bool) -> Duration {
+    pub fn record(&mut self, now: Instant, took: Duration, late: Duration, uncontended: bool) -> Duration {
         let since = *self.since.get_or_insert(now);
         if now.saturating_duration_since(since) >= Self::PERIOD {
             self.now = self.next.take().or(self.now);
             self.since = Some(now);
         }
-        if undisturbed {
+        if uncontended {
             self.next = Some(self.next.map_or(took, |least| least.min(took)));
         }
         if took <= self.now.map_or(took, |floor| tolerated(floor, late)) {
             self.slow = None;
-        } else if undisturbed {
+        } else if uncontended {
             let slow = self.slow.get_or_insert(Slow { least: took, count: 0, since: now });
             (slow.least, slow.count) = (slow.least.min(took), slow.count + 1);
             let (few, time) = NO_ACCIDENT_FOR;
@@ -89,8 +89,8 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     /// The floor after one more, while weir is not late.
-    fn after(floor: &mut BaselineLatency, now: Instant, took: Duration, undisturbed: bool) -> Duration {
-        floor.sample(now, took, Duration::ZERO, undisturbed);
+    fn after(floor: &mut BaselineLatency, now: Instant, took: Duration, uncontended: bool) -> Duration {
+        floor.record(now, took, Duration::ZERO, uncontended);
         floor.now.unwrap()
     }
 
@@ -124,13 +124,13 @@ mod tests {
     #[test]
     fn what_weir_is_late_is_not_the_servers_doing() {
         let may_take =
-            |floor: u32, late: u32| BaselineLatency::default().sample(Instant::now(), floor * MS, late * MS, true);
+            |floor: u32, late: u32| BaselineLatency::default().record(Instant::now(), floor * MS, late * MS, true);
         assert_eq!([0, 1, 4, 6, 99].map(|late| may_take(1, late)), [3, 6, 15, 21, 21].map(|ms| ms * MS));
         assert_eq!([0, 1, 99].map(|late| may_take(100, late)), [150 * MS; 3]);
         let (mut floor, now) = (BaselineLatency::default(), Instant::now());
         for n in 0..100 {
             assert_eq!(
-                floor.sample(now, if n == 0 { MS } else { 20 * MS }, 7 * MS, true),
+                floor.record(now, if n == 0 { MS } else { 20 * MS }, 7 * MS, true),
                 21 * MS,
                 "nor does it raise a floor"
             );

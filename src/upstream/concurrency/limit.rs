@@ -207,7 +207,7 @@ mod tests {
             let in_flight = concurrency_limit.limit();
             let took = server.takes(in_flight) + late;
             *now += took / in_flight;
-            let should = floor.sample(*now, took, late, in_flight == 1);
+            let should = floor.record(*now, took, late, in_flight == 1);
             concurrency_limit.finished(*now, took, should, in_flight);
             if now.duration_since(start).as_secs_f64() > seconds / 2.0 {
                 seen.push(concurrency_limit.limit());
@@ -278,7 +278,7 @@ mod tests {
             let (floor, took) = if n % 2 == 0 { (&mut plain, 1) } else { (&mut callout, 100) };
             let took = Duration::from_millis(took);
             now += took / concurrency_limit.limit();
-            let should = floor.sample(now, took, Duration::ZERO, true);
+            let should = floor.record(now, took, Duration::ZERO, true);
             concurrency_limit.finished(now, took, should, concurrency_limit.limit());
         }
         assert_eq!(concurrency_limit.limit(), MOST);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::upstream::{
     Compatibility, Placement, Servers,
-    placement::{Haste, Rank},
+    placement::{Tier, Urgency},
 };
 
 /// Something that happens to a server, and after how many milliseconds.
@@ -45,7 +45,6 @@ fn cluster(system: bool, slow_start: Duration) -> Params {
         close_spread: Duration::ZERO,
         compatibility: Compatibility::default(),
         source_addresses: Vec::new(),
-        dial_ahead: 0,
         servers: Vec::new(),
     }
 }
@@ -55,19 +54,19 @@ fn n1(monitor: Option<&str>, max_connections: Option<u32>) -> ServerParams {
 }
 
 /// How placement would see it by its state: what [`Server::view`] is to say, in another way.
-fn by_state(server: &Server, now: Instant) -> (Rank, u32, bool) {
+fn by_state(server: &Server, now: Instant) -> (Tier, u32, bool) {
     let state = server.state();
     let full = state.full_until.is_some_and(|until| now < until);
     let fresh =
         !server.is_read() || state.read_at.is_some_and(|at| now.saturating_duration_since(at) <= server.stale_after);
-    let rank = match state.health.standing(now) {
-        _ if full || state.lame_duck => Rank::Never,
-        Standing::Ejected => Rank::Ejected,
-        _ if !fresh => Rank::Stale,
-        Standing::Up | Standing::TrialDue => Rank::Eligible,
+    let tier = match state.health.standing(now) {
+        _ if full || state.lame_duck => Tier::Excluded,
+        Standing::Ejected => Tier::Ejected,
+        _ if !fresh => Tier::Stale,
+        Standing::Up | Standing::TrialDue => Tier::Eligible,
     };
-    let is_lively = state.concurrency_limit.lively_until().is_some_and(|until| now < until);
-    (rank, server.handshake_limit(&state, now), is_lively)
+    let frees_up_soon = state.concurrency_limit.lively_until().is_some_and(|until| now < until);
+    (tier, server.handshake_limit(&state, now), frees_up_soon)
 }
 
 proptest! {
@@ -101,7 +100,7 @@ proptest! {
                         cpu: 0.0,
                         cores: 0,
                     };
-                    server.read(now, server.load().mark(), reading);
+                    server.read(now, server.load().begin_reading(), reading);
                 }
                 Event::SaidFull => server.said_full(now),
                 Event::SaidLameDuck => server.said_lame_duck(),
@@ -124,7 +123,7 @@ proptest! {
             let looks = looks.iter().map(|&ms| now + Duration::from_millis(ms));
             for at in looks.chain(turning).chain([now]) {
                 let view = server.view(at);
-                prop_assert_eq!((view.rank, view.handshake_limit, view.is_lively), by_state(&server, at));
+                prop_assert_eq!((view.tier, view.handshake_limit, view.frees_up_soon), by_state(&server, at));
             }
         }
     }
@@ -148,7 +147,7 @@ fn a_server_is_waited_for_until_it_has_been_asked_once() {
 fn a_server_with_its_first_handshake_is_waited_for_as_one_that_has_finished_some() {
     let servers = Servers::new(&Params { servers: vec![n1(None, None); 3], ..cluster(false, Duration::ZERO) });
     let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
-    let mut place = |after| match servers.place(now + after, &[], Haste::Among(1), &mut rng) {
+    let mut place = |after| match servers.place(now + after, &[], Urgency::CanWait(1), &mut rng) {
         Placement::Placed(slot) => Some(slot),
         _ => None,
     };

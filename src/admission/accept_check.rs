@@ -1,0 +1,39 @@
+//! The accept check. It knows the source of a connection only: nothing that the client has said of itself counts.
+
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+use crate::{
+    admission::{
+        controller::Admission,
+        queue::waiting::Waiter,
+        quota::{
+            by_key::KeySlot,
+            limit::{Limit, Permit},
+            sources::Source,
+        },
+    },
+    outcome::Refusal,
+};
+
+/// What a connection holds from the accept check on; given back on drop.
+#[derive(Debug)]
+pub struct AcceptPermit {
+    _client: Permit,
+    /// `None` where sources are not limited, and so not counted. On the heap, since every session has one.
+    _source: Option<Box<KeySlot<Source>>>,
+}
+
+impl<W: Waiter> Admission<W> {
+    /// Takes a connection slot and a token of the source, then a permit of the `limit` of clients: the narrowest first.
+    ///
+    /// # Errors
+    /// The reason to refuse with; nothing is taken then.
+    pub fn at_accept(&self, limit: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {
+        if self.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        let source = self.sources.enter(source, now, &self.warned)?;
+        let client = limit.try_acquire().ok_or(Refusal::ListenerFull)?;
+        Ok(AcceptPermit { _client: client, _source: source })
+    }
+}

@@ -1,0 +1,292 @@
+//! The connect check. It knows who asks: account quota, account rate, a server's slot, the pace. The narrowest limit comes first and
+//! the shared one last, so that a refusal never spends what belongs to others.
+//!
+//! Sessions and `weir plan` come here by [`Wait`](super::Wait) only, so that both ask the same in the same order.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
+
+use crate::{
+    admission::{
+        client::{Client, Pass},
+        controller::Admission,
+        deadlines,
+        queue::waiting::{Ticket, Waiter, WaitingClient},
+        quota::{accounts::AccountSlot, limit::Permit, sources::Source, users_and_names::QuotaIdentity},
+        retry_schedule::{Situation, answer_at},
+    },
+    client_library::returns::Return,
+    identity::ClientKey,
+    outcome::Refusal,
+    upstream::{Placement, Slot, Urgency},
+};
+
+/// What becomes of a client at the connect check.
+#[derive(Debug)]
+pub(super) enum Verdict<W> {
+    /// It is dialled.
+    Admit(Pass),
+    /// It waits for a token that it was promised, and is checked [again](Admission::at_reserved_time) then.
+    Reserve(Box<Reservation<W>>),
+    /// It waits in the queue; its turn is [estimated](Admission::estimate_turn) at `check_at`.
+    Hold { ticket: Ticket, check_at: Instant },
+    /// It is refused at `at`. The permit counts it among the clients that wait; `None` where it is told at once.
+    Refuse { reason: Refusal, at: Instant, permit: Option<Permit> },
+}
+
+/// A client that waits for a token of a rate by user or name.
+#[derive(Debug)]
+pub(super) struct Reservation<W> {
+    /// When the token comes.
+    pub(super) at: Instant,
+    client: Client,
+    account: AccountSlot,
+    waiter: W,
+    _permit: Option<Permit>,
+}
+
+/// Why a client cannot be admitted this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blocked {
+    /// Its account opens connections too fast.
+    AccountRate,
+    /// There is room, but the pace, a busy server or the clients before it do not allow it yet.
+    NotYet,
+    /// There is no room, or none but for the clients before it.
+    Full,
+}
+
+impl<W: Waiter> Admission<W> {
+    /// The verdict on a client whose CONNECT has been read. `waiter` is called only for a client that has to wait.
+    pub(super) fn at_connect(
+        &self,
+        client: Client,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
+    ) -> Verdict<W> {
+        if self.is_draining() {
+            return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
+        }
+        let account = match self.enter_quotas(&client, now, client.hold_until) {
+            Ok(account) => account,
+            Err(reason) => return self.refuse_later(reason, &client, now, rng),
+        };
+        if let Some(at) = account.other_quotas().ready_at() {
+            if !self.may_wait(account.account().has_priority()) {
+                return self.refuse_now(Refusal::QueueFull, &client, now);
+            }
+            let _permit = self.reserved.try_acquire();
+            return Verdict::Reserve(Box::new(Reservation { at, client, account, waiter: waiter(), _permit }));
+        }
+        let may_use_reserve = || self.servers.is_system_account(&client.account);
+        self.admit_or_queue(account, &client, may_use_reserve, now, rng, waiter)
+    }
+
+    /// The verdict on a client that has waited for its token.
+    pub(super) fn at_reserved_time(
+        &self,
+        reservation: Reservation<W>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Verdict<W> {
+        let Reservation { client, account, waiter, _permit, .. } = reservation;
+        if self.is_draining() {
+            return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
+        }
+        account.other_quotas().redeem(now);
+        let may_use_reserve = || self.servers.is_system_account(&client.account);
+        self.admit_or_queue(account, &client, may_use_reserve, now, rng, || waiter)
+    }
+
+    /// The verdict on a client that has said nothing yet, in front of servers that are dialled before CONNECT. Where it has to wait it
+    /// may do so until `hold_until`, in the lane of its source. The account of its pass is nobody's: the limits of its account apply in
+    /// [`Admission::enter_account`], once the account is known.
+    pub(super) fn before_connect(
+        &self,
+        source: IpAddr,
+        client: ClientKey,
+        hold_until: Instant,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
+    ) -> Verdict<W> {
+        if self.is_draining() {
+            return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
+        }
+        let lane = Source::from(source).lane_name();
+        // What its login takes is not known before its account is; the deadlines have left time for it.
+        let answer_by = hold_until + deadlines::UNKNOWN_LOGIN;
+        let (account, quota_identity) = (Arc::clone(&lane), QuotaIdentity::default());
+        let client = Client { account, key: client, quota_identity, hold_until, answer_by, returns: Return::Unknown };
+        let may_use_reserve = || self.operators.is_likely(source, now);
+        self.admit_or_queue(AccountSlot::of_nobody(lane), &client, may_use_reserve, now, rng, waiter)
+    }
+
+    /// The quotas and the rate of the account of a client that holds a server's slot already.
+    ///
+    /// # Errors
+    /// The reason to refuse with; nothing is taken then.
+    pub fn enter_account(&self, client: &Client, now: Instant) -> Result<AccountSlot, Refusal> {
+        if self.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        let account = self.enter_quotas(client, now, now)?;
+        if !account.account().take_token(now) {
+            return Err(Refusal::AccountRate);
+        }
+        self.client_history.admitted(client.key);
+        Ok(account)
+    }
+
+    /// Takes a slot in every quota that a client falls under; its token of a rate by user or name may come until `latest`.
+    fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
+        let account = self.accounts.enter(&client.account, now).map_err(|_| Refusal::AccountQuota)?;
+        let latest = latest.min(client.last_turn(&account)).max(now);
+        let other_quotas = self.users_and_names.enter(&client.quota_identity, now, latest, &self.warned)?;
+        Ok(account.with_other_quotas(other_quotas))
+    }
+
+    /// Admits a client that is within its quotas, or puts it into the queue. `may_use_reserve` is asked only of a client that cannot be
+    /// admitted at once.
+    fn admit_or_queue(
+        &self,
+        mut account: AccountSlot,
+        client: &Client,
+        may_use_reserve: impl FnOnce() -> bool,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
+    ) -> Verdict<W> {
+        let mut account_paid = false;
+        // Clients in the queue go first: nobody is admitted directly while there are any.
+        let blocked = if self.queued() == 0 {
+            match self.try_admit(&mut account, &mut account_paid, now, rng) {
+                Ok(server) => {
+                    self.client_history.admitted(client.key);
+                    return Verdict::Admit(Pass { server, account });
+                }
+                Err(blocked) => blocked,
+            }
+        } else {
+            self.blocked_behind_the_queue(now)
+        };
+        if may_use_reserve()
+            && let Some(server) = self.servers.place_in_reserve(now, rng)
+        {
+            return Verdict::Admit(Pass { server, account });
+        }
+        let last_turn = client.last_turn(&account);
+        if now >= last_turn {
+            return self.refuse_now(self.reason(blocked, now), client, now);
+        }
+        if !self.may_wait(account.account().has_priority()) {
+            return self.refuse_now(Refusal::QueueFull, client, now);
+        }
+        let seniority = self.client_history.seniority(client.key, now);
+        let &Client { key, hold_until, answer_by, returns, .. } = client;
+        let waiting = WaitingClient {
+            waiter: waiter(),
+            account,
+            account_paid,
+            hold_until,
+            answer_by,
+            client: key,
+            returns,
+            scheduled_retry: None,
+        };
+        let mut state = self.queue_state();
+        let ticket = state.queue.push(waiting, seniority);
+        self.queued.store(state.queue.len(), Relaxed);
+        let rate_is_known = self.pace_with(state.throughput.rate(now)).is_some();
+        drop(state);
+        let situation = match blocked {
+            Blocked::Full => Situation::QueuedWithoutRoom,
+            Blocked::AccountRate | Blocked::NotYet => Situation::Queued { rate_is_known },
+        };
+        let (check_at, _) = answer_at(situation, returns, last_turn, self.refusal_spread, now, rng);
+        Verdict::Hold { ticket, check_at }
+    }
+
+    /// Takes what an admission needs: a token of the account's rate, a handshake of the account, a server's slot, a token of the pace.
+    fn try_admit(
+        &self,
+        account: &mut AccountSlot,
+        account_paid: &mut bool,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Result<Slot, Blocked> {
+        if !account.account().take_token(now) {
+            return Err(Blocked::AccountRate);
+        }
+        *account_paid = true;
+        if !account.begin_handshake() {
+            return Err(Blocked::NotYet);
+        }
+        let placed = match self.servers.place(now, &[], Urgency::CanWait(1), rng) {
+            Placement::Placed(slot) => Ok(slot),
+            Placement::Busy => Err(Blocked::NotYet),
+            Placement::Full => Err(Blocked::Full),
+        };
+        let placed = placed.and_then(|slot| match &self.pace {
+            Some(pace) => pace.take(now).map(|()| slot).map_err(|_| Blocked::NotYet),
+            None => Ok(slot),
+        });
+        placed.inspect_err(|_| account.end_handshake())
+    }
+
+    /// What keeps a client waiting that comes to a queue: no room even for the clients before it, or only their number.
+    fn blocked_behind_the_queue(&self, now: Instant) -> Blocked {
+        if self.queued() >= self.servers.headroom(now) as usize { Blocked::Full } else { Blocked::NotYet }
+    }
+
+    /// The reason that a client is told when `blocked` keeps it out.
+    pub(super) fn reason(&self, blocked: Blocked, now: Instant) -> Refusal {
+        match blocked {
+            Blocked::AccountRate => Refusal::AccountRate,
+            _ if !self.servers.has_headroom(now) => Refusal::ServerCapacity,
+            // There is room, but the clients before it take it, or the pace does not allow it in time.
+            Blocked::Full | Blocked::NotYet => Refusal::HoldExpired,
+        }
+    }
+
+    fn refuse_now(&self, reason: Refusal, client: &Client, now: Instant) -> Verdict<W> {
+        self.client_history.refused(client.key, now);
+        Verdict::Refuse { reason, at: now, permit: None }
+    }
+
+    /// Refuses a client that has said who it is: at its moment where there is room to wait, else at once.
+    pub(super) fn refuse_later(
+        &self,
+        reason: Refusal,
+        client: &Client,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Verdict<W> {
+        if reason == Refusal::Draining || !self.may_wait(false) {
+            return self.refuse_now(reason, client, now);
+        }
+        self.client_history.refused(client.key, now);
+        let permit = self.answered_later.try_acquire();
+        Verdict::Refuse { reason, at: self.refusal_at(reason, client.hold_until, now, rng), permit }
+    }
+
+    /// Refuses a connection at the accept check. It counts for nothing while it waits: all that it takes is a descriptor, of which there
+    /// is a limited number for such connections, and no client in the queue was the reason.
+    pub(super) fn refuse_at_accept(
+        &self,
+        reason: Refusal,
+        until: Instant,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Verdict<W> {
+        Verdict::Refuse { reason, at: self.refusal_at(reason, until, now, rng), permit: None }
+    }
+
+    fn refusal_at(&self, reason: Refusal, until: Instant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
+        answer_at(Situation::Refused(reason), Return::Unknown, until, self.refusal_spread, now, rng).0
+    }
+}

@@ -1,0 +1,266 @@
+//! The state of admission, shared by all workers, and what servers and sessions report to it.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::{
+    admission::{
+        client::Pass,
+        deadlines::DeadlinePolicy,
+        params::Params,
+        queue::{Queue, waiting::Waiter},
+        quota::{
+            accounts::Accounts, limit::Limit, rate::TokenBucket, sources::Sources, users_and_names::UserAndNameQuotas,
+            warned::Warned,
+        },
+        reputation::{clients::ClientHistory, operators::Operators, sources::SourceReputation},
+        retry_schedule::RetrySchedule,
+        throughput::Throughput,
+    },
+    identity::ClientKey,
+    upstream::{Servers, Slot, concurrency::baseline::MeasuredFrom},
+};
+
+/// Where accounts have priority, this part of the places to wait in is theirs: another account's storm cannot take them.
+const KEPT_FOR_PRIORITY: usize = 16;
+
+/// The queue and what is known of how fast it moves, under one lock.
+#[derive(Debug)]
+pub(super) struct QueueState<W> {
+    pub(super) queue: Queue<W>,
+    /// The configured pace has no token before this.
+    pub(super) pace_ready_at: Option<Instant>,
+    pub(super) throughput: Throughput,
+    pub(super) retry_schedule: RetrySchedule,
+}
+
+/// How many clients wait, by what they wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitingClients {
+    /// In the queue, for a turn.
+    pub queued: usize,
+    /// For the token of a rate by user or name that was promised to them; they join the queue then.
+    pub reserved: usize,
+    /// Refused, and not told yet.
+    pub answered_later: usize,
+}
+
+impl WaitingClients {
+    /// Those that may still be admitted.
+    pub fn held(self) -> usize {
+        self.queued + self.reserved
+    }
+
+    /// All of them: what `max_held` bounds.
+    pub fn all(self) -> usize {
+        self.held() + self.answered_later
+    }
+}
+
+/// Both checks, and the clients that wait for their turn. `W` is the far end of such a client.
+#[derive(Debug)]
+pub struct Admission<W> {
+    pub(super) servers: Arc<Servers>,
+    pub(super) sources: Sources,
+    pub(super) users_and_names: UserAndNameQuotas,
+    pub(super) warned: Arc<Warned>,
+    pub(super) accounts: Accounts,
+    /// The configured pace.
+    pub(super) pace: Option<TokenBucket>,
+    deadline_policy: DeadlinePolicy,
+    pub(super) client_history: ClientHistory,
+    source_reputation: SourceReputation,
+    pub(super) operators: Operators,
+    max_held: usize,
+    /// Of `max_held`, the places that only clients with priority may have.
+    kept_for_priority: usize,
+    pub(super) refusal_spread: Duration,
+    /// The length of the queue, readable without its lock.
+    pub(super) queued: AtomicUsize,
+    pub(super) reserved: Arc<Limit>,
+    pub(super) answered_later: Arc<Limit>,
+    /// Handshakes that ended with PONG, in all.
+    pub(super) finished: AtomicU64,
+    queue_state: Mutex<QueueState<W>>,
+    draining: AtomicBool,
+}
+
+impl<W: Waiter> Admission<W> {
+    /// Admission to `servers`.
+    pub fn new(params: &Params, servers: Arc<Servers>) -> Self {
+        let warned = Arc::<Warned>::default();
+        let has_priorities = params.accounts.values().chain([&params.default_account]).any(|limits| limits.priority);
+        Self {
+            servers,
+            sources: Sources::new(params.per_source),
+            accounts: Accounts::new(params.default_account, params.accounts.clone(), Arc::clone(&warned)),
+            users_and_names: UserAndNameQuotas::new(&params.patterns),
+            warned,
+            pace: params.pace.map(TokenBucket::new),
+            deadline_policy: DeadlinePolicy::new(params.max_hold, params.max_hold_by_lang.clone()),
+            client_history: ClientHistory::default(),
+            source_reputation: SourceReputation::default(),
+            operators: Operators::default(),
+            max_held: params.max_held,
+            kept_for_priority: if has_priorities { params.max_held.div_ceil(KEPT_FOR_PRIORITY) } else { 0 },
+            refusal_spread: params.refusal_spread,
+            queued: AtomicUsize::new(0),
+            reserved: Limit::none(),
+            answered_later: Limit::none(),
+            finished: AtomicU64::new(0),
+            queue_state: Mutex::new(QueueState {
+                queue: Queue::default(),
+                pace_ready_at: None,
+                throughput: Throughput::default(),
+                retry_schedule: RetrySchedule::default(),
+            }),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn queue_state(&self) -> MutexGuard<'_, QueueState<W>> {
+        self.queue_state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long clients wait.
+    pub fn deadline_policy(&self) -> &DeadlinePolicy {
+        &self.deadline_policy
+    }
+
+    /// Connections and limits by account.
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// Whether any quota is by user or by client name.
+    pub fn has_user_or_name_quotas(&self) -> bool {
+        !self.users_and_names.is_empty()
+    }
+
+    /// The clients that quotas which only warn would have refused.
+    pub fn warned(&self) -> &Warned {
+        &self.warned
+    }
+
+    /// The sources whose logins keep failing, or that keep servers waiting.
+    pub fn source_reputation(&self) -> &SourceReputation {
+        &self.source_reputation
+    }
+
+    /// The sources that clients of the system account come from.
+    pub fn operators(&self) -> &Operators {
+        &self.operators
+    }
+
+    /// The length of the queue.
+    pub fn queued(&self) -> usize {
+        self.queued.load(Relaxed)
+    }
+
+    /// How many clients wait.
+    pub fn waiting(&self) -> WaitingClients {
+        WaitingClients {
+            queued: self.queued(),
+            reserved: self.reserved.in_use() as usize,
+            answered_later: self.answered_later.in_use() as usize,
+        }
+    }
+
+    /// Whether one more client may wait.
+    pub(super) fn may_wait(&self, has_priority: bool) -> bool {
+        let most = if has_priority { self.max_held } else { self.max_held - self.kept_for_priority };
+        self.waiting().all() < most
+    }
+
+    /// The pace in force, in new clients per second: the configured one, or the rate at which the servers have been seen to take
+    /// clients while others wait, whichever is lower; `None` while neither is known.
+    pub fn pace(&self, now: Instant) -> Option<f64> {
+        let seen = self.queue_state().throughput.rate(now);
+        self.pace_with(seen)
+    }
+
+    /// The configured pace or this service rate, whichever is lower.
+    pub(super) fn pace_with(&self, service_rate: Option<f64>) -> Option<f64> {
+        let configured = self.pace.as_ref().map(|tokens| f64::from(tokens.per_second().get()));
+        match (configured, service_rate) {
+            (Some(configured), Some(seen)) => Some(configured.min(seen)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// A handshake has ended with the server's PONG, after it `took` so long `since` then; weir's own tasks ran `late` by so much
+    /// meanwhile. The account's login time and the server's concurrency limit follow from that. There is room for the next
+    /// handshake: [`Admission::next_turns`] says whose.
+    pub fn handshake_finished(
+        &self,
+        pass: &mut Pass,
+        took: Duration,
+        since: MeasuredFrom,
+        late: Duration,
+        now: Instant,
+    ) {
+        let undisturbed = pass.server.server().is_uncontended();
+        let should_take = pass.account.account().logged_in(now, took, since, late, undisturbed);
+        self.passthrough_handshake_finished(&pass.server, took, should_take, now);
+        pass.account.end_handshake();
+        pass.server.session_began();
+    }
+
+    /// The same where the account stays unknown, since TLS is passed through. Such a handshake should take no longer than `should_take`.
+    pub fn passthrough_handshake_finished(&self, server: &Slot, took: Duration, should_take: Duration, now: Instant) {
+        server.server().handshake_finished(now, took, should_take);
+        self.finished.fetch_add(1, Relaxed);
+    }
+
+    /// The deadline of its client has cut a handshake off after it `took` so long. That is evidence about the server only where logins
+    /// of the account are quicker than that.
+    pub fn handshake_cut_off(&self, pass: &Pass, took: Duration) {
+        if took > pass.account.account().login_time() {
+            pass.server.server().handshake_timed_out();
+        }
+    }
+
+    /// A server has ended a session: how long its client is kept before it is let go too, so that the clients of a server that has died
+    /// do not all come back in the same moment.
+    pub fn session_lost(&self, now: Instant, rng: &mut fastrand::Rng) -> Duration {
+        self.servers.close_delay(now, self.pace(now), rng)
+    }
+
+    /// A session that `lived` so long has ended: clients whose sessions are short go behind the others.
+    pub fn session_ended(&self, client: ClientKey, lived: Duration, now: Instant) {
+        self.client_history.session_ended(client, lived, now);
+    }
+
+    /// How often a client has been refused since it was last admitted; 0 if it is not remembered.
+    pub fn refusals(&self, client: ClientKey) -> u32 {
+        self.client_history.refusals(client)
+    }
+
+    /// Admits no new clients from now on, and empties the queue.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Relaxed);
+        let mut state = self.queue_state();
+        state.queue.clear();
+        self.queued.store(0, Relaxed);
+    }
+
+    /// Whether [`Admission::begin_drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Forgets what is no longer needed. Once a second is often enough.
+    pub fn sweep(&self, now: Instant) {
+        self.sources.sweep(now);
+        self.accounts.sweep(now);
+        self.users_and_names.sweep(now);
+        self.client_history.sweep(now);
+        self.source_reputation.sweep(now);
+        self.operators.sweep(now);
+    }
+}

@@ -1,0 +1,82 @@
+//! What the configuration says about admission: rates, quotas, holds.
+
+use std::{collections::HashMap, num::NonZeroU32, time::Duration};
+
+use crate::{admission::quota::rate::Rate, identity::AccountRule};
+
+/// A quota of connections and of new connections per second; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quota {
+    /// The most connections at once.
+    pub max_connections: Option<u32>,
+    /// New connections per second, and at once.
+    pub rate: Option<Rate>,
+    /// A client over the quota is let in all the same, and counted as one that would have been refused.
+    pub warn_only: bool,
+}
+
+/// The limits of one account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccountLimits {
+    /// Of connections and of new connections per second.
+    pub quota: Quota,
+    /// Its share of the pace while others wait, relative to the other accounts' (default 1).
+    pub weight: NonZeroU32,
+    /// Its clients go before those of all accounts without priority.
+    pub priority: bool,
+    /// The most handshakes with servers under way at once; an auth callout, say, is asked once for each. `None` leaves that to the
+    /// concurrency limit of each server.
+    pub max_handshakes: Option<NonZeroU32>,
+}
+
+impl Default for AccountLimits {
+    fn default() -> Self {
+        Self { quota: Quota::default(), weight: NonZeroU32::MIN, priority: false, max_handshakes: None }
+    }
+}
+
+/// A quota and the users or client names that it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatternQuota {
+    /// A glob: `*` and `?`.
+    pub pattern: String,
+    /// What each user that fits may have, or all clients together whose name fits.
+    pub quota: Quota,
+}
+
+/// The patterns of both kinds, in the order of the configuration; the first that fits counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PatternQuotas {
+    /// By user: each user has the quota for itself.
+    pub users: Vec<PatternQuota>,
+    /// By client name. Clients choose their names, so all clients whose name fits share one quota.
+    pub names: Vec<PatternQuota>,
+}
+
+/// Everything that admission needs to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct Params {
+    /// The configured pace: new clients per second onto the whole cluster; `None` is no limit.
+    pub pace: Option<Rate>,
+    /// The most clients that may wait at once: for a turn, for a promised token, or for the moment of their refusal. Where accounts
+    /// have priority, a sixteenth of these places is theirs alone.
+    pub max_held: usize,
+    /// How long a client of unknown kind may be held, from accept to PONG.
+    pub max_hold: Duration,
+    /// The same by the `lang` of CONNECT, over the defaults of [`DeadlinePolicy`](super::deadlines::DeadlinePolicy).
+    pub max_hold_by_lang: HashMap<String, Duration>,
+    /// A refusal is sent after a random delay up to this, inside the client's deadline.
+    pub refusal_spread: Duration,
+    /// The most clients of all listeners together.
+    pub max_clients: u32,
+    /// Quota of each source address (IPv6: /64).
+    pub per_source: Quota,
+    /// Limits of any account without an entry of its own.
+    pub default_account: AccountLimits,
+    /// Limits by account name.
+    pub accounts: HashMap<String, AccountLimits>,
+    /// Which credentials belong to which account; the first match wins.
+    pub rules: Vec<AccountRule>,
+    /// Quotas by user and by client name.
+    pub patterns: PatternQuotas,
+}

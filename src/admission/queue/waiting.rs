@@ -1,0 +1,87 @@
+//! A client in the queue, and its place there.
+
+use std::{sync::Arc, time::Instant};
+
+use crate::{
+    admission::{
+        deadlines::last_turn, quota::accounts::AccountSlot, reputation::clients::Seniority,
+        retry_schedule::ScheduledRetry,
+    },
+    client_library::returns::Return,
+    identity::ClientKey,
+};
+
+/// The far end of a client in the queue: a session, or its like in a simulation.
+pub trait Waiter {
+    /// Whether the client has gone: a turn would be wasted on it.
+    fn has_left(&self) -> bool;
+}
+
+/// A client in the queue.
+#[derive(Debug)]
+pub struct WaitingClient<W> {
+    /// Gets the pass when its turn comes.
+    pub waiter: W,
+    /// Its slot in its account's quota, taken at the connect check.
+    pub account: AccountSlot,
+    /// Whether it has taken its token of the account's rate.
+    pub account_paid: bool,
+    /// It is admitted no later than this.
+    pub hold_until: Instant,
+    /// It must have its PONG by then.
+    pub answer_by: Instant,
+    pub client: ClientKey,
+    /// When it comes back once it is refused.
+    pub returns: Return,
+    /// Where it is to be refused at its next check, unless its turn comes in time after all: when its retry is expected.
+    pub scheduled_retry: Option<ScheduledRetry>,
+}
+
+impl<W> WaitingClient<W> {
+    /// The last moment at which a turn is of use to it: the login must end in time too, however long logins of its account take by now.
+    pub fn last_turn(&self) -> Instant {
+        last_turn(self.hold_until, self.answer_by, self.account.account().login_time())
+    }
+
+    /// The ticket of its place.
+    pub fn ticket(&self, order: QueueOrder) -> Ticket {
+        let account = self.account.account();
+        Ticket {
+            account: Arc::clone(account.name()),
+            has_priority: account.has_priority(),
+            order,
+            client: self.client,
+            unpaid: !self.account_paid && account.has_rate(),
+        }
+    }
+}
+
+/// A client's place in its account's lane: by rank, then by arrival.
+pub type QueueOrder = (QueueRank, u64);
+
+/// [`Seniority`] in the queue: non-flapping clients first, then by how long they have been retrying, in steps of 4 s. Clients of one
+/// step go in the order of their arrival. So a waiting client is not displaced by each one that comes back meanwhile, and its turn can
+/// be estimated in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QueueRank(bool, u64);
+
+const RANK_STEP_MILLIS: u128 = 4000;
+
+impl QueueRank {
+    /// Steps count from when the first client came.
+    pub fn of(seniority: Seniority, began: Instant) -> Self {
+        let since = seniority.since.saturating_duration_since(began).as_millis();
+        Self(seniority.flapping, (since / RANK_STEP_MILLIS) as u64)
+    }
+}
+
+/// Names a place in the queue.
+#[derive(Debug, Clone)]
+pub struct Ticket {
+    pub account: Arc<str>,
+    pub has_priority: bool,
+    pub order: QueueOrder,
+    pub client: ClientKey,
+    /// It waited for a token of its account's rate when it came.
+    pub unpaid: bool,
+}

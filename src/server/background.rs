@@ -1,0 +1,181 @@
+//! The tasks that run beside the workers, on the control thread: reading servers, handing out turns, signals, the admin
+//! endpoints, and the work of every second.
+
+use std::{io, net::TcpListener, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    admin::{self, storm_sampler},
+    advertised_info::Shape,
+    cluster::{self, ClusterAccess, PlainInfo, account_lookup::AccountLookup, system_account::SystemAccount},
+    config::Config,
+    dispatch,
+    net::{socket, timer},
+    outcome::Refusal,
+    server::{ServerError, signals},
+    session::Shared,
+    tls::{self, HandshakeFirst},
+};
+
+/// How long the first readings may take before weir serves without them.
+const FIRST_READINGS: Duration = Duration::from_secs(2);
+
+/// The running tasks.
+pub struct Background {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    shared: Arc<Shared>,
+}
+
+impl Background {
+    pub fn new(shared: Arc<Shared>, stop: CancellationToken) -> Self {
+        Self { tasks: TaskTracker::new(), stop, shared }
+    }
+
+    fn stop(&self) -> CancellationToken {
+        self.stop.child_token()
+    }
+
+    /// Starts everything that asks the servers, the system account first, before any client takes a slot.
+    pub async fn watch_cluster(
+        &self,
+        config: &Config,
+        account_lookups: mpsc::Receiver<AccountLookup>,
+    ) -> Result<ClusterAccess, ServerError> {
+        let shared = &self.shared;
+        let system = self.open_system_account(config).await?;
+        let reach = ClusterAccess { system, tls: shared.servers_tls.clone(), greeting: greeting(config) };
+        self.tasks.spawn(cluster::account_lookup::run(
+            Arc::clone(&shared.servers),
+            Arc::clone(&shared.advertised_info),
+            Arc::clone(&shared.directory),
+            Arc::clone(&shared.admission),
+            reach.clone(),
+            account_lookups,
+            self.stop(),
+        ));
+        let upstream = &config.upstream;
+        for server in shared.servers.iter() {
+            self.tasks.spawn(cluster::watch(
+                Arc::clone(server),
+                Arc::clone(&shared.advertised_info),
+                upstream.poll_interval,
+                upstream.warn_at,
+                upstream.compatibility,
+                reach.clone(),
+                self.stop(),
+            ));
+        }
+        Ok(reach)
+    }
+
+    /// Opens the connection to the system account, where there is a login for it, and starts what depends on it.
+    async fn open_system_account(&self, config: &Config) -> Result<Option<SystemAccount>, ServerError> {
+        let Some(login) = &config.system_login else { return Ok(None) };
+        let shared = &self.shared;
+        let addresses: Vec<_> = config.upstream.servers.iter().map(|server| server.address.clone()).collect();
+        let system = SystemAccount::connect(login, &addresses, shared.servers_tls.as_deref())
+            .await
+            .map_err(|err| ServerError::System(err.to_string()))?;
+        self.tasks.spawn(cluster::watch_lame_ducks(
+            system.clone(),
+            Arc::clone(&shared.servers),
+            Arc::clone(&shared.advertised_info),
+            self.stop(),
+        ));
+        self.tasks.spawn(cluster::accounts::watch(
+            system.clone(),
+            Arc::clone(&shared.admission),
+            Arc::clone(&shared.servers),
+            config.upstream.poll_interval,
+            self.stop(),
+        ));
+        Ok(Some(system))
+    }
+
+    /// Starts handing out turns, renewing certificates, answering signals, and the work of every second.
+    pub fn start_housekeeping(&self) -> io::Result<()> {
+        let shared = &self.shared;
+        self.tasks.spawn(dispatch::run(Arc::clone(&shared.admission), Arc::clone(&shared.arrived), self.stop()));
+        let has_certificates = !shared.terminators.is_empty() || shared.servers_tls.is_some();
+        let reload = has_certificates.then(Arc::<Notify>::default);
+        if let Some(reload) = reload.clone() {
+            let (listeners, servers) = (shared.terminators.clone(), shared.servers_tls.clone());
+            self.tasks.spawn(tls::renew(listeners, servers, reload, self.stop()));
+        }
+        self.tasks.spawn(signals::Maintenance::register()?.handle(reload, self.stop()));
+        self.tasks.spawn(every_second(Arc::clone(shared), self.stop()));
+        self.tasks.spawn(storm_sampler::record(Arc::clone(shared), self.stop()));
+        Ok(())
+    }
+
+    /// Starts the admin endpoints on a bound socket.
+    pub fn start_admin(&self, socket: TcpListener) -> io::Result<()> {
+        let socket = socket::on_this_runtime(socket)?;
+        self.tasks.spawn(admin::serve(socket, Arc::clone(&self.shared), self.stop()));
+        Ok(())
+    }
+
+    /// Waits until all tasks have ended. They do so once they are told to stop.
+    pub async fn ended(self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// What servers send to a connection without TLS, as far as the listeners' `handshake_first` tells.
+fn greeting(config: &Config) -> PlainInfo {
+    let mut passing = config.listeners.iter().map(|one| one.passes_through);
+    match passing.clone().all(|first| first == Some(HandshakeFirst::Always)) {
+        true => PlainInfo::NotSent,
+        false if passing.any(|first| first.is_some()) => PlainInfo::ThenClientTls,
+        false => PlainInfo::NoTls,
+    }
+}
+
+/// Waits for up to [`FIRST_READINGS`] until the system account is open, every server has been read once or has failed
+/// to answer (a server that is down keeps nobody waiting), and one server has shown its INFO. From then on placement
+/// knows the capacities, and weir knows whether clients are asked to sign a nonce.
+pub async fn first_readings(shared: &Shared, reach: &ClusterAccess) {
+    let deadline = Instant::now() + FIRST_READINGS;
+    let unread = || shared.servers.iter().any(|server| server.may_be_read_soon());
+    let unknown = || shared.advertised_info.shape() == Shape::Unknown && reach.greeting != PlainInfo::NotSent;
+    let unconnected = || reach.system.as_ref().is_some_and(|system| !system.is_up());
+    while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Once a second: admission forgets what has expired, and one log line sums up the refusals of the second.
+async fn every_second(shared: Arc<Shared>, stop: CancellationToken) {
+    let (mut refused_before, mut warned_before) = (0, [0; Refusal::ALL.len()]);
+    let work = async {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            shared.admission.sweep(timer::now());
+            let refused = shared.counters.refused_in_all();
+            if refused > refused_before {
+                let sessions = shared.sessions.len();
+                info!(refused = refused - refused_before, held = shared.admission.queued(), sessions, "refusing");
+            }
+            refused_before = refused;
+            let warned = Refusal::ALL.map(|reason| shared.admission.warned().of(reason));
+            for (reason, (now, before)) in Refusal::ALL.into_iter().zip(warned.into_iter().zip(warned_before)) {
+                if now > before {
+                    warn!(clients = now - before, reason = reason.name(), "let in over a quota that only warns");
+                }
+            }
+            warned_before = warned;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = stop.cancelled() => {}
+    }
+}

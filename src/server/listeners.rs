@@ -1,0 +1,105 @@
+//! Binding: the sockets of all listeners and of the admin endpoints, and what the sessions of each listener share.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+};
+
+use crate::{
+    admission::Limit,
+    advertised_info::{ListenerInfo, Security},
+    config::{Config, ListenerConfig},
+    net::socket,
+    protocol::websocket::upgrade::Rules,
+    server::{ServerError, file_limit::ClientBudget},
+    session::{Listener, PassthroughListener, WebSocketListener},
+    tls::{ListenerTls, Terminator},
+};
+
+/// A listener's sockets, one per worker, and its TLS.
+pub struct BoundListener<'a> {
+    /// With the port that was chosen, where the configuration says 0.
+    pub address: SocketAddr,
+    pub tls: Option<Arc<Terminator>>,
+    sockets: Vec<TcpListener>,
+    config: &'a ListenerConfig,
+}
+
+/// The sockets of one worker, one per listener.
+pub type WorkerSockets = Vec<(TcpListener, Arc<Listener>)>;
+
+/// Binds all listeners, and then reads their certificates.
+pub fn bind(config: &Config, workers: usize) -> Result<Vec<BoundListener<'_>>, ServerError> {
+    let mut bound = Vec::new();
+    for config in &config.listeners {
+        let address = config.listen;
+        let sockets = socket::listeners(address, workers).map_err(|err| ServerError::Bind { address, err })?;
+        bound.push(BoundListener { address: sockets[0].local_addr()?, tls: None, sockets, config });
+    }
+    Ok(bound)
+}
+
+/// Reads the certificates of the listeners that end TLS themselves.
+pub fn load_tls(bound: &mut [BoundListener<'_>]) -> Result<(), ServerError> {
+    for one in bound {
+        if let Some(tls) = &one.config.tls {
+            let address = one.address;
+            let loaded = Terminator::load(tls.clone()).map_err(|bad| ServerError::Tls { address, bad })?;
+            one.tls = Some(Arc::new(loaded));
+        }
+    }
+    Ok(())
+}
+
+/// Binds the socket of the admin endpoints.
+pub fn bind_admin(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    let listener = TcpListener::bind(address).map_err(|err| ServerError::Bind { address, err })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+impl BoundListener<'_> {
+    /// What its clients are told: the addresses to advertise, and whether TLS is required.
+    pub fn info(&self) -> (SocketAddr, Vec<String>, Security) {
+        let required = |tls: &ListenerTls| Security::Required { verify: tls.clients.is_some() };
+        let security = match self.config.passes_through {
+            Some(_) => Security::Servers,
+            None => self.config.tls.as_ref().map_or(Security::None, required),
+        };
+        (self.address, self.config.advertise.clone(), security)
+    }
+
+    fn into_listener(self, info: &Arc<ListenerInfo>, budget: &ClientBudget) -> (Vec<TcpListener>, Arc<Listener>) {
+        let Self { tls, sockets, config, .. } = self;
+        let listener = Listener {
+            info: Arc::clone(info),
+            max_clients: Limit::new((f64::from(config.max_clients) * budget.share) as u32),
+            handshake_timeout: config.handshake_timeout,
+            trusted_proxies: config.accept_proxy_protocol_from.clone(),
+            tls,
+            websocket: config.websocket.as_ref().map(|websocket| WebSocketListener {
+                rules: Rules { secure: config.tls.is_some(), ..websocket.rules.clone() },
+                trusted_proxies: websocket.accept_forwarded_from.clone(),
+            }),
+            passthrough: config.passes_through.map(PassthroughListener::new),
+        };
+        (sockets, Arc::new(listener))
+    }
+}
+
+/// Gives each worker one socket of each listener. `infos` are in the order of `bound`.
+pub fn by_worker(
+    bound: Vec<BoundListener<'_>>,
+    infos: &[Arc<ListenerInfo>],
+    workers: usize,
+    budget: &ClientBudget,
+) -> Vec<WorkerSockets> {
+    let mut by_worker: Vec<_> = (0..workers).map(|_| WorkerSockets::new()).collect();
+    for (one, info) in bound.into_iter().zip(infos) {
+        let (sockets, listener) = one.into_listener(info, budget);
+        for (worker, socket) in by_worker.iter_mut().zip(sockets) {
+            worker.push((socket, Arc::clone(&listener)));
+        }
+    }
+    by_worker
+}

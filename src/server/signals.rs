@@ -1,0 +1,65 @@
+//! Signals, with the meanings that nats-server gives them.
+
+use std::{io, sync::Arc};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// The signals that end nothing.
+pub struct Maintenance {
+    hangup: Signal,
+    user1: Signal,
+}
+
+impl Maintenance {
+    /// Registers the handlers: from now on these signals do not end the process.
+    pub fn register() -> io::Result<Self> {
+        Ok(Self { hangup: signal(SignalKind::hangup())?, user1: signal(SignalKind::user_defined1())? })
+    }
+
+    /// Answers SIGHUP, which reads certificates again by way of `reload`, and SIGUSR1, by which nats-server reopens its
+    /// log.
+    pub async fn handle(mut self, reload: Option<Arc<Notify>>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => match &reload {
+                    Some(reload) => reload.notify_one(),
+                    None => info!("SIGHUP: no certificates to reload; a new configuration needs a restart"),
+                },
+                _ = self.user1.recv() => info!("SIGUSR1: no log file to reopen; weir logs to standard error"),
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// The signals that stop weir: SIGTERM, SIGINT, and SIGUSR2, which starts lame duck mode in nats-server.
+pub struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+    lame_duck: Signal,
+}
+
+impl Stop {
+    /// Registers the handlers: from now on these signals do not end the process by themselves.
+    pub fn register() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            lame_duck: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.lame_duck.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Whose connection is it? A trusted proxy says so before the client speaks; then the accept check, by source alone.
+
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use crate::{
+    admission::{AcceptPermit, Permit},
+    net::{stream::Stream, timer::now},
+    outcome::{Phase, Refusal},
+    protocol::websocket::upgrade::Upgrade,
+    session::{
+        client_tls,
+        context::{Context, End},
+        proxy_header,
+        refuse::close_unfinished,
+        websocket_upgrade,
+    },
+};
+
+/// A client whose real address is known.
+pub(super) struct Arrived {
+    stream: Stream,
+    /// The HTTP request of a WebSocket, which is not answered yet.
+    upgrade: Option<Upgrade>,
+}
+
+/// A client that has been through the accept check.
+pub(super) struct Accepted {
+    pub stream: Stream,
+    pub upgrade: Option<Upgrade>,
+    /// The client's place in the limits of its listener and source, or why there is none.
+    pub entry: Result<AcceptPermit, Refusal>,
+    /// Counts a refused client until it has been told.
+    pub refusing: Option<Permit>,
+    /// Goes to the server in front of everything else; empty where servers are not told of clients' addresses.
+    pub proxy_header: Vec<u8>,
+}
+
+/// Reads what a trusted proxy says before the client itself speaks: a PROXY header, or the HTTP request of a WebSocket.
+pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arrived, End> {
+    let is_proxied = cx.listener.trusts_proxy(cx.peer.ip());
+    if !is_proxied && cx.listener.websocket.is_none() {
+        return Ok(Arrived { stream: tcp.into(), upgrade: None });
+    }
+    // What is read before the accept check takes a descriptor like any client, so it counts like one meanwhile.
+    let _permit = cx.listener.count_before_check(&cx.shared)?;
+    if is_proxied {
+        match proxy_header::read(&mut tcp, cx.connect_by()).await {
+            Ok(client) => cx.peer = client.unwrap_or(cx.peer),
+            Err(unfinished) => return Err(close_unfinished(Stream::from(tcp), unfinished, Phase::Preface).await),
+        }
+    }
+    let listener = Arc::clone(&cx.listener);
+    let Some(web) = &listener.websocket else { return Ok(Arrived { stream: tcp.into(), upgrade: None }) };
+    // HTTPS is HTTP inside TLS.
+    let stream = match client_tls::handshake(cx, tcp.into(), None).await {
+        Ok(stream) => stream,
+        Err(lost) => return Err(lost.close(None).await),
+    };
+    let (stream, upgrade) = websocket_upgrade::read_request(cx, stream, web).await?;
+    Ok(Arrived { stream, upgrade: Some(upgrade) })
+}
+
+impl Arrived {
+    /// The accept check. A refused client goes on to the preface as well, since only then can it read why.
+    pub fn accept_check(self, cx: &Context) -> Result<Accepted, End> {
+        let Self { stream, upgrade } = self;
+        let proxy_header = cx.proxy_header(stream.tcp());
+        let entry = cx.shared.admission.at_accept(&cx.listener.max_clients, cx.source(), now());
+        let refusing = match &entry {
+            Ok(_) => None,
+            Err(reason) => Some(cx.shared.refusing.try_acquire().ok_or(End::Refused(*reason))?),
+        };
+        Ok(Accepted { stream, upgrade, entry, refusing, proxy_header })
+    }
+}

@@ -1,0 +1,86 @@
+//! Who the client says it is: its credential, its account, and what it counts for in quotas by user and name.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::{
+    admission::{Client, Deadlines, QuotaIdentity, Wait},
+    identity::{Claims, Credential, CredentialKey},
+    outcome::Refusal,
+    session::{
+        context::{Context, End},
+        dial_first::DialFirst,
+        preface::{Downstream, Greeted},
+        refuse::{Refusable, refuse},
+    },
+    tls,
+    worker::with_rng,
+};
+
+/// A client that admission can judge.
+pub(super) struct Identified {
+    pub downstream: Downstream,
+    pub dial_first: DialFirst,
+    pub proxy_header: Vec<u8>,
+    pub client: Client,
+    pub credential: CredentialKey,
+    /// When CONNECT was complete.
+    pub connected: Instant,
+}
+
+impl Greeted {
+    /// Reads who the client is from its CONNECT. A client that the accept check refused is told so here, since now it can read it.
+    pub async fn identify(self, cx: &mut Context) -> Result<Identified, End> {
+        let Self { downstream, refused, dial_first, proxy_header, connected } = self;
+        let connect = &downstream.connect;
+        let policy = cx.shared.admission.deadline_policy();
+        let deadlines = policy.deadlines(connect.lang(), cx.accepted.into_std(), connected.into_std());
+        let claims = connect.jwt().and_then(Claims::read);
+        let credential = Credential::of(connect, claims.as_ref());
+        let credential_key = cx.shared.keys.credential(credential);
+        let account = cx.shared.directory.account(credential, credential_key);
+        cx.log.name = connect.name().map(Box::from);
+        cx.log.lang = connect.lang().map(Box::from);
+        // What the listener has no room for may still be let in by the slots that the servers keep for the system account.
+        let may_pass = |reason| reason == Refusal::ListenerFull && cx.shared.servers.is_system_account(&account);
+        if let Some(reason) = refused.filter(|reason| !may_pass(*reason)) {
+            let until = deadlines.hold_until;
+            let refused =
+                with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, connected.into_std(), rng));
+            dial_first.close().await;
+            let Downstream { stream, preface, refusing: _refusing, .. } = downstream;
+            return Err(refuse(cx, Refusable::Nats(stream, preface), reason, refused).await);
+        }
+        let key = cx.shared.keys.client(cx.source(), credential_key, connect.name());
+        cx.log.client = Some(key);
+        cx.log.account = Some(Arc::clone(&account));
+        let quota_identity = quota_identity(cx, credential, credential_key, &downstream);
+        let Deadlines { hold_until, answer_by, returns } = deadlines;
+        let client = Client { account, key, quota_identity, hold_until, answer_by, returns };
+        Ok(Identified { downstream, dial_first, proxy_header, client, credential: credential_key, connected })
+    }
+}
+
+/// Who a client is to quotas by user and name. A token is a secret and names nobody. A client that names no user is its
+/// certificate, where it has shown one over TLS.
+fn quota_identity(
+    cx: &Context,
+    credential: Credential<'_>,
+    key: CredentialKey,
+    downstream: &Downstream,
+) -> QuotaIdentity {
+    let shared = &cx.shared;
+    if !shared.admission.has_user_or_name_quotas() {
+        return QuotaIdentity::default();
+    }
+    let user = match credential {
+        Credential::User(user) | Credential::Nkey(user) | Credential::Jwt { user, .. } => Some((user.into(), key)),
+        Credential::Token(_) | Credential::Certificate(_) | Credential::Nothing => tls::client_name(&downstream.stream)
+            .map(|name| {
+                let key = shared.keys.credential(Credential::Certificate(&name));
+                (Arc::from(name), key)
+            }),
+    };
+    QuotaIdentity { user, name: downstream.connect.name().map(Arc::from) }
+}

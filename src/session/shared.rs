@@ -1,0 +1,57 @@
+//! What all sessions share.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use tokio::sync::{Notify, mpsc};
+
+use crate::{
+    admission::Limit,
+    advertised_info::AdvertisedInfo,
+    cluster::account_lookup::AccountLookup,
+    dispatch::SessionAdmission,
+    identity::{Directory, Keys, trusted_proxy::ProxyKey},
+    relay::registry::SessionRegistry,
+    telemetry::{counters::Counters, storms::Flight},
+    tls::{Connector, Terminator},
+    upstream::Servers,
+};
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The servers.
+    pub servers: Arc<Servers>,
+    /// Who gets in, and when.
+    pub admission: Arc<SessionAdmission>,
+    /// Notified when a client begins to wait for its turn.
+    pub arrived: Arc<Notify>,
+    /// Whose credentials belong to which account.
+    pub directory: Arc<Directory>,
+    /// Makes keys of credentials and clients.
+    pub keys: Keys,
+    /// Where accounts are asked for that a server did not name.
+    pub account_lookups: mpsc::Sender<AccountLookup>,
+    /// The servers' INFO.
+    pub advertised_info: Arc<AdvertisedInfo>,
+    /// Counters.
+    pub counters: Arc<Counters>,
+    /// The record of storms.
+    pub flight: Flight,
+    /// The sessions that relay.
+    pub sessions: Arc<SessionRegistry>,
+    /// Clients that are being refused.
+    pub refusing: Arc<Limit>,
+    /// The key by which servers know weir as a trusted proxy.
+    pub proxy_key: Option<ProxyKey>,
+    /// Whether the servers are told the clients' addresses by PROXY headers.
+    pub sends_proxy_headers: bool,
+    /// The ends of TLS, by listener.
+    pub terminators: Vec<(SocketAddr, Arc<Terminator>)>,
+    /// TLS towards the servers.
+    pub servers_tls: Option<Arc<Connector>>,
+    /// The next session's id.
+    pub next_id: AtomicU64,
+}

@@ -1,0 +1,143 @@
+//! The connect check: a client is held until its turn has come, or refused at its moment.
+
+use std::pin::pin;
+
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    admission::{Client, Pass, Step, Wait},
+    dial::ServerConnection,
+    dispatch::{SessionWait, TurnSender},
+    identity::CredentialKey,
+    net::timer::{now, sleep_until},
+    outcome::{Phase, Refusal},
+    session::{
+        context::{Context, End},
+        dial_first::{Begin, DialFirst},
+        identify::Identified,
+        preface::{self, Downstream},
+        refuse::{Refusable, close_unfinished, refuse, refuse_now},
+    },
+    worker::with_rng,
+};
+
+/// A client that has its turn: a slot on a server, and one in its account.
+pub(super) struct Admitted {
+    pub downstream: Downstream,
+    pub pass: Pass,
+    /// The connection to the server, where it was dialled before CONNECT.
+    pub dialled: Option<Box<ServerConnection>>,
+    pub proxy_header: Vec<u8>,
+    pub credential: CredentialKey,
+    /// The server must have answered by then.
+    pub answer_by: Instant,
+}
+
+/// How a wait ends.
+pub(super) enum Waited<L> {
+    Turn(Pass),
+    Left(L),
+    Refused(Refusal),
+}
+
+impl Identified {
+    /// Waits for the client's turn.
+    pub async fn wait_for_turn(self, cx: &mut Context) -> Result<Admitted, End> {
+        let credential = self.credential;
+        let admitted = self.check(cx).await;
+        if admitted.is_err() {
+            // While it waited a server may have named the account to another client of this credential.
+            cx.log.account = cx.shared.directory.learned(credential).or(cx.log.account.take());
+        }
+        admitted
+    }
+
+    async fn check(self, cx: &mut Context) -> Result<Admitted, End> {
+        let Self { mut downstream, dial_first, proxy_header, client, credential, connected } = self;
+        let (source, connected) = (cx.source(), connected.into_std());
+        let answer_by = Instant::from_std(client.answer_by);
+        if cx.shared.admission.source_reputation().is_damped_as(source, credential, connected) {
+            dial_first.close().await;
+            return Err(refuse_at_its_moment(cx, downstream, &client, Refusal::SourceRate).await);
+        }
+        if matches!(dial_first, DialFirst::NoServer(_)) && cx.shared.servers.is_system_account(&client.account) {
+            cx.shared.admission.operators().claimed(source, connected);
+        }
+        let (pass, dialled) = match dial_first.begin_check(cx, &client, &mut downstream).await {
+            Begin::Dialled(pass, dialled) => (pass, Some(dialled)),
+            Begin::Refused(reason) => return Err(refuse_at_its_moment(cx, downstream, &client, reason).await),
+            Begin::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await),
+            Begin::Queue => {
+                let (turn, turn_comes) = oneshot::channel();
+                let begun =
+                    with_rng(|rng| Wait::at_connect(&cx.shared.admission, client, now(), rng, || TurnSender(turn)));
+                let Downstream { stream, preface, .. } = &mut downstream;
+                match wait(cx, begun, turn_comes, preface::watch(stream, preface)).await {
+                    Waited::Turn(pass) => (pass, None),
+                    Waited::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await),
+                    Waited::Refused(reason) => {
+                        let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
+                        return Err(refuse_now(cx, stream, preface, reason).await);
+                    }
+                }
+            }
+        };
+        Ok(Admitted { downstream, pass, dialled, proxy_header, credential, answer_by })
+    }
+}
+
+/// Refuses a client without a turn, at the moment that admission chooses: clients that retry in step come back spread out.
+async fn refuse_at_its_moment(cx: &mut Context, downstream: Downstream, client: &Client, reason: Refusal) -> End {
+    let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
+    let refused = with_rng(|rng| Wait::refused(&cx.shared.admission, reason, client, now(), rng));
+    refuse(cx, Refusable::Nats(stream, preface), reason, refused).await
+}
+
+/// Follows the steps of a wait to its end, or until `left` says that the client is not there any more.
+pub(super) async fn wait<L>(
+    cx: &mut Context,
+    (mut wait, mut step): (SessionWait, Step),
+    mut turn_comes: oneshot::Receiver<Pass>,
+    left: impl Future<Output = L>,
+) -> Waited<L> {
+    let shared = &cx.shared;
+    let mut held_since = None;
+    let mut left = pin!(left);
+    let waited = loop {
+        if wait.is_queued() && held_since.is_none() {
+            held_since = Some(Instant::now());
+            if !std::mem::replace(&mut cx.log.waited, true) {
+                shared.counters.held.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            shared.arrived.notify_one();
+        }
+        let until = match step {
+            Step::Dial(pass) => break Waited::Turn(pass),
+            Step::Refuse(reason) => break Waited::Refused(reason),
+            Step::Gone => break of_turn(cx, wait, turn_comes.await),
+            Step::Wait(until) => Instant::from_std(until),
+        };
+        tokio::select! {
+            biased;
+            turn = &mut turn_comes, if wait.is_queued() => break of_turn(cx, wait, turn),
+            left = &mut left => {
+                wait.leave(&shared.admission, now());
+                break Waited::Left(left);
+            }
+            () = sleep_until(until) => {}
+        }
+        step = with_rng(|rng| wait.go_on(&shared.admission, now(), rng));
+    };
+    if let Some(since) = held_since {
+        cx.shared.counters.hold_seconds.observe(since.elapsed().as_secs_f64());
+    }
+    waited
+}
+
+/// The turn itself, or why there is none any more.
+fn of_turn<L>(cx: &Context, wait: SessionWait, turn: Result<Pass, oneshot::error::RecvError>) -> Waited<L> {
+    match turn {
+        Ok(pass) => Waited::Turn(pass),
+        Err(_) => Waited::Refused(wait.dropped(&cx.shared.admission, now())),
+    }
+}

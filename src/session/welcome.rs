@@ -1,0 +1,163 @@
+//! The server has let the client in: its account is settled, the client reads PONG and INFO, and the relay begins.
+
+use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
+
+use crate::{
+    admission::{AccountSlot, Pass},
+    cluster::account_lookup::AccountLookup,
+    dial::LoggedIn,
+    identity::CredentialKey,
+    net::{linger, timer::now},
+    outcome::{Cause, Party, Phase, Refusal},
+    protocol::{OK, PONG, client_preface::Preface, connect::Connect},
+    relay::{ClientSide, InfoPolicy, Relay, ServerSide},
+    session::{
+        Shared,
+        connect_upstream::Connected,
+        context::{Context, End},
+        established::Established,
+        preface::Downstream,
+        refuse::refuse_now,
+    },
+    telemetry::storms::Fate,
+};
+
+/// What the client reads at its welcome.
+struct Welcome {
+    /// Written at once: `+OK` where the client is verbose, PONG where it has sent its PING.
+    now: Vec<u8>,
+    /// Goes behind the server's PONG, where the client's PING is still to come.
+    behind_pong: Option<Vec<u8>>,
+}
+
+impl Connected {
+    /// Lets the client in.
+    pub async fn welcome(self, cx: &mut Context) -> Result<Box<Established>, End> {
+        let Self { mut downstream, mut pass, credential, upstream, info_policy } = self;
+        let unknown = match settle_account(&cx.shared, &mut pass, credential, &upstream) {
+            Ok(unknown) => unknown,
+            Err(reason) => {
+                drop(upstream);
+                let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
+                return Err(refuse_now(cx, stream, preface, reason).await);
+            }
+        };
+        let server = Arc::clone(pass.server.server());
+        pass.account.session_began();
+        if server.is_system_account(pass.account.account().name()) {
+            cx.shared.admission.operators().verified(cx.source(), now());
+        }
+        cx.log.account = Some(Arc::clone(pass.account.account().name()));
+
+        let welcome = Welcome::new(cx, &downstream.connect, &mut downstream.preface, &upstream, info_policy);
+        if downstream.stream.send(&welcome.now).await.is_err() {
+            return Err(End::closed(Party::Downstream, Phase::Relay, Cause::SocketError));
+        }
+        cx.shared.counters.servers[server.index()].admitted.fetch_add(1, Relaxed);
+        if cx.log.waited {
+            cx.record_fate(Fate::Admitted);
+        }
+        let Downstream { stream, preface, entry, .. } = downstream;
+        let LoggedIn { stream: to_server, rest, .. } = *upstream;
+        let from_client = ClientSide::new(server.max_control_line());
+        let info = Arc::clone(&cx.listener.info);
+        let from_server = ServerSide::new(welcome.behind_pong, info_policy, info, cx.source(), server);
+        let (client, server) = ((stream, from_client, &*preface.into_pipelined()), (to_server, from_server, &*rest));
+        match Relay::new(client, server, Arc::clone(&cx.shared.counters)) {
+            Ok(relay) => {
+                let Pass { server, account } = pass;
+                let account = AccountPlace::new(&cx.shared, account, unknown);
+                Ok(Box::new(Established::new(cx, relay, server, account, entry)))
+            }
+            Err((stream, ended)) => {
+                linger::close_with(stream, b"").await;
+                Err(End::closed(ended.party, Phase::Relay, ended.cause))
+            }
+        }
+    }
+}
+
+impl Welcome {
+    fn new(
+        cx: &Context,
+        connect: &Connect,
+        preface: &mut Preface,
+        upstream: &LoggedIn,
+        info_policy: InfoPolicy,
+    ) -> Self {
+        let write_info = |out: &mut Vec<u8>| cx.listener.info.rewrite(&upstream.info, cx.source(), out);
+        let mut now = Vec::with_capacity(1024);
+        if connect.verbose() {
+            now.extend_from_slice(OK);
+        }
+        let mut behind_pong = None;
+        match (preface.take_ping(), info_policy) {
+            (true, InfoPolicy::Drop) => now.extend_from_slice(PONG),
+            (true, InfoPolicy::Rewrite) => {
+                now.extend_from_slice(PONG);
+                write_info(&mut now);
+            }
+            (false, InfoPolicy::Drop) => {}
+            (false, InfoPolicy::Rewrite) => write_info(behind_pong.insert(Vec::new())),
+        }
+        Self { now, behind_pong }
+    }
+}
+
+/// A session whose server does not name its account, which has to be asked for.
+struct UnknownAccount {
+    server: usize,
+    client_id: u64,
+    credential: CredentialKey,
+}
+
+/// Takes the server's word for the account, and moves the client's place when weir had guessed another. Returns what to ask
+/// where the server does not say.
+fn settle_account(
+    shared: &Shared,
+    pass: &mut Pass,
+    credential: CredentialKey,
+    upstream: &LoggedIn,
+) -> Result<Option<UnknownAccount>, Refusal> {
+    let Some(named) = upstream.info.remote_account() else {
+        let client_id = upstream.info.client_id().filter(|_| !shared.directory.has_learned(credential));
+        let server = pass.server.server().index();
+        return Ok(client_id.map(|client_id| UnknownAccount { server, client_id, credential }));
+    };
+    if **pass.account.account().name() != *named {
+        let named = Arc::from(named);
+        shared.directory.learn(credential, &named);
+        let slot = shared.admission.accounts().enter(&named, now());
+        pass.account.move_to(slot.map_err(|_| Refusal::AccountQuota)?);
+    }
+    Ok(None)
+}
+
+/// The place of a session in its account, for as long as it lives.
+pub(super) struct AccountPlace {
+    own: Option<AccountSlot>,
+    /// Where the account is asked for: the answer moves the place there.
+    _asked: Option<Arc<Mutex<AccountSlot>>>,
+}
+
+impl AccountPlace {
+    /// In an account that is known.
+    pub fn known(account: AccountSlot) -> Self {
+        Self { own: Some(account), _asked: None }
+    }
+
+    /// Asks for the account where it is unknown.
+    fn new(shared: &Shared, account: AccountSlot, unknown: Option<UnknownAccount>) -> Self {
+        let Some(UnknownAccount { server, client_id, credential }) = unknown else { return Self::known(account) };
+        let asked = Arc::new(Mutex::new(account));
+        let question = AccountLookup { server, client_id, credential, slot: Arc::downgrade(&asked) };
+        // When too many questions wait, this one is asked at the credential's next login.
+        let _ = shared.account_lookups.try_send(question);
+        Self { own: None, _asked: Some(asked) }
+    }
+
+    /// Whether nothing that it counts for has a limit of connections, as far as weir knows.
+    pub fn is_unlimited(&self) -> bool {
+        self.own.as_ref().is_some_and(AccountSlot::is_unlimited)
+    }
+}

@@ -1,0 +1,208 @@
+//! Accounts: the configuration maps credentials to an account, and what the server says about the account corrects
+//! that.
+
+use weir_testkit::*;
+
+const QUOTA: &str = "maximum account active connections exceeded";
+const VIOLATION: &str = "Authorization Violation";
+const ACCOUNTS: &str = "
+    accounts {
+        ORDERS { users: [{user: orders-1, password: op}, {user: orders-2, password: op}] }
+        BILLING { users: [{user: bill, password: bp}] }
+        GUESTS { users: [{user: guest, password: gp}] }
+        TIGHT { users: [{user: tight, password: tp}], limits { max_connections: 1 } }
+    }
+    no_auth_user: guest";
+
+async fn cluster() -> Cluster {
+    Cluster::start(2, |server| server.with(ACCOUNTS)).await
+}
+
+async fn refusal(weir: &Weir, login: &Login) -> Option<String> {
+    RawClient::attempt(&weir.address, login, PATIENCE).await.refusal().map(str::to_owned)
+}
+
+async fn counts(weir: &Weir, account: &str, n: usize) {
+    let sample = format!("weir_account_connections{{account=\"{account}\"}}");
+    let counted = |metrics: &metrics::Metrics| metrics.get(&sample).unwrap_or(0.0) == n as f64;
+    weir.until(&format!("{n} in {account}"), counted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_belong_to_accounts_by_glob() {
+    let cluster = cluster().await;
+    let weir = WeirConfig::of(&cluster)
+        .account("ORDERS", "users = [\"orders-*\"]\nmax_connections = 5")
+        .account("BILLING", "users = [\"bill\"]\nmax_connections = 2")
+        .start()
+        .await;
+    let logins = ["orders-1", "orders-2", "orders-1", "orders-2", "orders-1"].map(|user| Login::user(user, "op"));
+    let mut clients = Vec::new();
+    for login in &logins {
+        clients.push(RawClient::connect(&weir.address, login).await);
+    }
+    for login in &logins {
+        assert_eq!(refusal(&weir, login).await.as_deref(), Some(QUOTA));
+    }
+    counts(&weir, "ORDERS", 5).await;
+    assert_eq!(cluster.account_connections("ORDERS").await, 5);
+
+    let bill = RawClient::connect(&weir.address, &Login::user("bill", "bp")).await;
+    counts(&weir, "BILLING", 1).await;
+    drop((clients, bill));
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_account_is_learned_from_the_server() {
+    nats::at_least(2, 12); // since 2.12 a server names the account in the INFO after the first PONG
+    let cluster = cluster().await;
+    // The configuration lists no users of these two accounts.
+    let weir = WeirConfig::of(&cluster)
+        .account("BILLING", "max_connections = 3")
+        .account("GUESTS", "max_connections = 2")
+        .start()
+        .await;
+    for (login, account, max) in [(Login::user("bill", "bp"), "BILLING", 3), (Login::nobody(), "GUESTS", 2)] {
+        let mut clients = vec![RawClient::connect(&weir.address, &login).await];
+        counts(&weir, account, 1).await; // weir has moved the slot to the client's real account
+        for _ in 1..max {
+            clients.push(RawClient::connect(&weir.address, &login).await);
+        }
+        assert_eq!(refusal(&weir, &login).await.as_deref(), Some(QUOTA), "{account} is known now, and full");
+        counts(&weir, account, max).await;
+        assert_eq!(cluster.account_connections(account).await, max as u64);
+        drop(clients);
+        counts(&weir, account, 0).await;
+    }
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_tell_is_asked() {
+    let old = match nats::debian().await {
+        Ok(old) => old,
+        Err(why) => return skip(&why),
+    };
+    let system = "system_account: SYS\naccounts { SYS { users: [{user: admin, password: a}] }, A { users: [{user: u, password: p}, {user: v, password: p}] } }";
+    let options = ServerOptions { binary: Some(old), ..ServerOptions::default().with(system) };
+    let server = NatsServer::start(options).await;
+    let over_http = WeirConfig::of_servers(&[&server]).account("A", "max_connections = 2");
+    let login = "[cluster.system]\nuser = \"admin\"\npassword = \"a\"";
+    let over_system = over_http.clone().without_monitors().cluster(login);
+    for (config, user) in [(over_http, "u"), (over_system, "v")] {
+        let weir = config.start().await;
+        let login = Login::user(user, "p");
+        let first = RawClient::connect(&weir.address, &login).await;
+        counts(&weir, "A", 1).await; // weir has moved the slot to the client's real account
+        counts(&weir, "default", 0).await;
+        let second = RawClient::connect(&weir.address, &login).await;
+        assert_eq!(refusal(&weir, &login).await.as_deref(), Some(QUOTA));
+        drop((first, second));
+        counts(&weir, "A", 0).await;
+        weir.assert_nothing_leaked().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_guess_of_the_configuration_is_corrected() {
+    nats::at_least(2, 12);
+    let cluster = cluster().await;
+    // The configuration puts orders-2 into the wrong account. What the server says about the account decides.
+    let weir = WeirConfig::of(&cluster)
+        .account("BILLING", "users = [\"bill\", \"orders-2\"]\nmax_connections = 1")
+        .account("ORDERS", "users = [\"orders-1\"]\nmax_connections = 3")
+        .start()
+        .await;
+    let misplaced = RawClient::connect(&weir.address, &Login::user("orders-2", "op")).await;
+    counts(&weir, "ORDERS", 1).await;
+    counts(&weir, "BILLING", 0).await;
+    let bill = RawClient::connect(&weir.address, &Login::user("bill", "bp")).await; // the slot in BILLING is free again
+    // weir has learned the account of this credential.
+    let again = RawClient::connect(&weir.address, &Login::user("orders-2", "op")).await;
+    counts(&weir, "ORDERS", 2).await;
+    counts(&weir, "BILLING", 1).await;
+    drop((misplaced, bill, again));
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_servers_own_refusals_pass_unchanged() {
+    let cluster = cluster().await;
+    let weir = WeirConfig::of(&cluster).account("ORDERS", "users = [\"orders-*\"]\nmax_connections = 50").start().await;
+    for wrong in [Login::user("orders-1", "wrong"), Login::user("nobody", "op"), Login::token("no token here")] {
+        let direct = RawClient::attempt(&cluster.servers[0].address, &wrong, PATIENCE).await;
+        assert_eq!(direct.refusal(), Some(VIOLATION));
+        for _ in 0..10 {
+            assert_eq!(refusal(&weir, &wrong).await.as_deref(), Some(VIOLATION));
+        }
+    }
+    // Only the servers know this limit: one client on each. A server checks its limit before it counts the client, so
+    // it may let in a few that come at once.
+    let tight = Login::user("tight", "tp");
+    let attempts = at_once(10, |_| {
+        let (address, login) = (weir.address.clone(), tight.clone());
+        async move { RawClient::attempt(&address, &login, PATIENCE).await }
+    })
+    .await;
+    let inside = attempts.iter().filter(|attempt| matches!(attempt, Attempt::In(_))).count();
+    let told = attempts.iter().filter(|attempt| attempt.refusal() == Some(QUOTA)).count();
+    assert!(inside >= 1 && told >= 1 && inside + told == 10, "{attempts:?}");
+    drop(attempts);
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_passed_on_and_never_logged() {
+    let server = NatsServer::start(ServerOptions::default().with("authorization { token: \"s3cr3t-t0ken\" }")).await;
+    let weir = WeirConfig::of_servers(&[&server]).start().await;
+    let right = Login::token("s3cr3t-t0ken");
+    let mut client = RawClient::connect(&weir.address, &right).await;
+    client.round_trip().await.unwrap();
+    for wrong in [Login::token("wr0ng-t0ken"), Login::user("u", "wr0ng-passw0rd"), Login::nobody()] {
+        assert_eq!(refusal(&weir, &wrong).await.as_deref(), Some(VIOLATION));
+    }
+    // weir itself refuses this CONNECT. The part that weir cannot parse contains a secret.
+    let mut broken = RawClient::greeted(&weir.address).await.unwrap();
+    broken.send(b"CONNECT {\"auth_token\":\"s3cr3t-t0ken\",\"user\": br0ken}\r\n").await.unwrap();
+    assert_ne!(broken.end(PATIENCE).await, client::End::StillOpen);
+
+    drop(client);
+    weir.assert_nothing_leaked().await;
+    let (_, metrics) = http::get(&weir.monitor, "/metrics").await.unwrap();
+    for secret in ["s3cr3t-t0ken", "wr0ng-t0ken", "wr0ng-passw0rd", "br0ken"] {
+        assert!(!weir.log().contains(secret) && !metrics.contains(secret), "{secret} has leaked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weir_and_the_server_never_disagree_about_who_it_is() {
+    let cluster = cluster().await;
+    let weir = WeirConfig::of(&cluster)
+        .account("ORDERS", "users = [\"orders-*\"]\nmax_connections = 100")
+        .account("BILLING", "users = [\"bill\"]\nmax_connections = 100")
+        .start()
+        .await;
+    // nats-server compares keys without case (by Unicode folding), reads escapes in them, and takes the last of
+    // several. For nats-server each of these is user `bill`.
+    let tricks = [
+        r#"CONNECT {"verbose":false,"user":"orders-1","pass":"op","User":"bill","PASS":"bp"}"#,
+        r#"connect {"verbose":false,"USER":"bill","Pass":"bp"}"#,
+        "CONNECT\t{\"verbose\":false,\"user\":\"orders-1\",\"pass\":\"op\",\"u\u{17f}er\":\"bill\",\"pa\u{17f}s\":\"bp\"}",
+        r#"CONNECT   {"verbose":false,"\u0075ser":"bill","p\u0061ss":"bp"}  "#,
+        r#"cOnNeCt {"VERBOSE":false,"user":null,"user":"bill","pass":"x","pass":"bp","unknown":{"user":"orders-1"}}"#,
+    ];
+    for (i, trick) in tricks.iter().enumerate() {
+        let mut client = RawClient::greeted(&weir.address).await.unwrap();
+        client.send(format!("{trick}\r\nPING\r\n").as_bytes()).await.unwrap();
+        let answer = client.next_within(PATIENCE).await.unwrap();
+        assert_eq!(answer, Some(client::Op::Pong), "{trick}");
+        counts(&weir, "BILLING", 1).await;
+        let theirs = (cluster.account_connections("BILLING").await, cluster.account_connections("ORDERS").await);
+        assert_eq!(theirs, (1, 0), "trick {i}: {trick}");
+        drop(client);
+        counts(&weir, "BILLING", 0).await;
+        cluster.settles_at(0).await;
+    }
+    weir.assert_nothing_leaked().await;
+}

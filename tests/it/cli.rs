@@ -1,0 +1,71 @@
+//! The `weir` command in a shell: its output and its exit codes.
+
+use std::{
+    fs,
+    process::{Command, Output},
+};
+
+const MINIMAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/minimal.toml");
+
+fn weir(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_weir")).args(args).output().expect("weir starts")
+}
+
+#[test]
+fn check_prints_and_exits_0_or_64() {
+    let good = weir(&["check", "-c", MINIMAL]);
+    assert_eq!(good.status.code(), Some(0));
+    assert!(good.stderr.is_empty());
+    let shown = String::from_utf8(good.stdout).unwrap();
+    assert!(shown.contains("reserve = \"2%\"  # default\n"), "{shown}");
+    assert!(shown.contains("address = \"10.0.0.1:4222\"\n"), "{shown}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bad.toml");
+    fs::write(&file, "[admission]\nrate = 0\n").unwrap();
+    let file = file.to_str().unwrap();
+    for command in ["check", "run"] {
+        let bad = weir(&[command, "-c", file]);
+        assert_eq!(bad.status.code(), Some(64), "{command}");
+        assert!(bad.stdout.is_empty());
+        let said = String::from_utf8(bad.stderr).unwrap();
+        assert_eq!(said.lines().count(), 2, "{said}");
+        assert!(said.contains("bad.toml: cluster.servers: there is no server"), "{said}");
+        assert!(said.contains("bad.toml: admission.rate: 0 admits nobody"), "{said}");
+    }
+}
+
+#[test]
+fn bad_command_lines_exit_64_and_help_exits_0() {
+    for args in [
+        vec!["check", "-c", "no-such-file.toml"],
+        vec!["run", "--server", "n1"],
+        vec!["run", "--server", "n1:1", "-c", "x"],
+        vec!["paddle"],
+        vec!["run", "--paddle"],
+    ] {
+        let output = weir(&args);
+        assert_eq!(output.status.code(), Some(64), "{args:?}");
+        assert!(!output.stderr.is_empty(), "{args:?}");
+    }
+    let missing = weir(&["check", "-c", "no-such-file.toml"]);
+    let said = String::from_utf8(missing.stderr).unwrap();
+    assert!(said.starts_with("no-such-file.toml: it cannot be read (No such file"), "{said}");
+    for args in [["--version"], ["--help"]] {
+        assert_eq!(weir(&args).status.code(), Some(0));
+    }
+    let version = String::from_utf8(weir(&["--version"]).stdout).unwrap();
+    assert_eq!(version, format!("weir {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_bad_log_filter_is_bad_configuration() {
+    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["run", "-c", MINIMAL])
+        .env("WEIR_LOG", "weir=loud")
+        .output()
+        .expect("weir starts");
+    assert_eq!(output.status.code(), Some(64));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("WEIR_LOG: "), "{said}");
+}

@@ -1,0 +1,111 @@
+//! Drain: after SIGTERM weir takes no new clients, leaves present ones their time, then ends them by FIN, spread over
+//! time, and exits with code 0.
+
+use std::collections::BTreeSet;
+
+use rustix::process::Signal;
+use weir_testkit::client::End;
+use weir_testkit::*;
+
+/// A new client must not get in: the listener is closed, or weir refuses the client with INFO, the text and a FIN.
+async fn outside(weir: &Weir) {
+    let attempt = RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
+    match &attempt {
+        Attempt::Ended(_) => {}
+        Attempt::Refused { text, info: Some(_), end: End::Eof } if text == "maximum connections exceeded" => {}
+        _ => panic!("while draining: {attempt:?}"),
+    }
+}
+
+/// Waits until weir has begun to drain: `/healthz` says 503, or weir's endpoints are gone already.
+async fn draining(weir: &Weir) {
+    eventually(PATIENCE, "/healthz is 503", async || match http::get(&weir.monitor, "/healthz").await {
+        Ok((503, _)) | Err(_) => Ok(()),
+        Ok((other, _)) => Err(other),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn present_clients_end_by_fin_one_after_the_other() {
+    let cluster = Cluster::start(3, |server| server).await;
+    let top = "workers = 2\nlame_duck_grace_period = \"1s\"\nlame_duck_duration = \"7s\"";
+    let mut weir = WeirConfig::of(&cluster).top(top).start().await;
+    let fleet = Fleet::start(&weir.address, 100, &Login::nobody(), Habit::ONCE);
+    fleet.settles_at(100).await;
+
+    weir.signal(Signal::TERM);
+    draining(&weir).await;
+    outside(&weir).await;
+    let mut levels = BTreeSet::new();
+    eventually(PATIENCE, "all are sent away", async || match fleet.connected() {
+        0 => Ok(()),
+        now => {
+            levels.insert(now);
+            Err(now)
+        }
+    })
+    .await;
+    assert!(levels.len() >= 3, "spread over time, not all at once: {levels:?}");
+    assert!(weir.wait(PATIENCE).await.success(), "exit code 0");
+    let ends = fleet.ends();
+    assert_eq!(ends.get("established, then Eof"), Some(&100), "a plain FIN, no -ERR, no reset: {ends:?}");
+    cluster.settles_at(0).await;
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn within_the_grace_present_clients_go_on_and_the_last_one_out_ends_it() {
+    let cluster = Cluster::start(1, |server| server).await;
+    let top = "workers = 2\nlame_duck_grace_period = \"300s\"\nlame_duck_duration = \"600s\"";
+    let mut weir = WeirConfig::of(&cluster).top(top).start().await;
+    let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+    client.subscribe("here", 1).await.unwrap();
+
+    weir.signal(Signal::TERM);
+    draining(&weir).await;
+    outside(&weir).await;
+    client.publish("here", b"still").await.unwrap();
+    assert_eq!(client.next_msg().await.1, b"still");
+    assert!(weir.exited().is_none());
+
+    drop(client);
+    assert!(weir.wait(PATIENCE).await.success(), "exit code 0, long before the grace is over");
+    cluster.settles_at(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_clients_it_ends_at_once() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    for signal in [Signal::TERM, Signal::INT, Signal::USR2] {
+        let top = "workers = 2\nlame_duck_grace_period = \"300s\"\nlame_duck_duration = \"600s\"";
+        let mut weir = WeirConfig::of_servers(&[&server]).top(top).start().await;
+        weir.signal(signal);
+        assert!(weir.wait(PATIENCE).await.success(), "exit code 0 after {signal:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nats_server_survives_ends_nothing() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let mut weir = WeirConfig::of_servers(&[&server]).start().await;
+    let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+    for n in 1..=2 {
+        // weir logs nothing for SIGPIPE: a write into a pipe without a reader is an ordinary error.
+        weir.signal(Signal::PIPE);
+        for (signal, name) in [(Signal::HUP, "SIGHUP: "), (Signal::USR1, "SIGUSR1: ")] {
+            weir.signal(signal);
+            let told = async || if weir.log().matches(name).count() == n { Ok(()) } else { Err(weir.log()) };
+            eventually(PATIENCE, "a line in the log", told).await;
+        }
+    }
+    client.round_trip().await.unwrap();
+    drop(RawClient::connect(&weir.address, &Login::nobody()).await);
+    assert!(weir.exited().is_none());
+    drop(client);
+    weir.assert_nothing_leaked().await;
+
+    // Lame duck mode (SIGUSR2) ends weir.
+    weir.signal(Signal::USR2);
+    assert!(weir.wait(PATIENCE).await.success(), "exit code 0");
+}

@@ -1,0 +1,48 @@
+//! weir's integration tests, one module for each subject: real nats-servers, a real weir and real clients on loopback.
+//!
+//! They are one binary, so that the harness (`tests/support`) and its dependencies are linked once. All tests therefore
+//! share one process. A test must not change what belongs to the process, such as its environment or its current
+//! folder, and must not count what belongs to the process: it reads descriptors and memory of a child process, by its
+//! pid.
+//!
+//! `scripts/test` runs two tests at a time, since one test may have three servers and some thousands of clients. Plain
+//! `cargo test` runs as many at a time as there are cores, unless `RUST_TEST_THREADS` says otherwise.
+
+mod account_quota;
+mod accounts;
+mod admission;
+mod auth_callout;
+mod browser;
+mod cli;
+mod client_libraries;
+mod config;
+mod drain;
+mod failed_logins;
+mod failover;
+mod full_server;
+mod harness;
+mod hostile_clients;
+mod identity_spoofing;
+mod jwt;
+mod login_matrix;
+mod max_connections;
+mod nats_server_install;
+mod nkey;
+mod placement;
+mod proxy_protocol;
+mod reference_docs;
+mod refusal;
+mod relay;
+mod rust_client;
+mod source_addresses;
+mod storm_and_plan;
+mod system_account;
+mod system_account_reserve;
+mod test_script;
+mod tls_listeners;
+mod tls_passthrough;
+mod tls_servers;
+mod tls_versions;
+mod trusted_proxy;
+mod user_and_name_quotas;
+mod websocket;

@@ -1,0 +1,221 @@
+//! PROXY headers: weir reads them from trusted load balancers and sends them to servers that expect them.
+
+use std::time::Duration;
+
+use ::weir::internals::protocol::proxy_header;
+use serde_json::Value;
+use weir_testkit::client::{End, Op};
+use weir_testkit::operator::Operator;
+use weir_testkit::*;
+
+const FULL: &str = "maximum connections exceeded";
+const UNKNOWN: &str = "Unknown Protocol Operation";
+const TRUSTED_PROXIES: &str = "handshake_timeout = \"30s\"\naccept_proxy_protocol_from = [\"127.0.0.0/8\"]";
+
+fn v1(source: &str) -> Vec<u8> {
+    let family = if source.contains(':') { "TCP6" } else { "TCP4" };
+    let here = if source.contains(':') { "2001:db8::ffff" } else { "198.51.100.1" };
+    format!("PROXY {family} {source} {here} 40000 4222\r\n").into_bytes()
+}
+
+fn v2(source: &str) -> Vec<u8> {
+    let mut header = Vec::new();
+    proxy_header::write(
+        std::net::SocketAddr::new(source.parse().unwrap(), 40000),
+        "198.51.100.1:4222".parse().unwrap(),
+        &mut header,
+    );
+    header
+}
+
+async fn attempt(weir: &Weir, header: &[u8], login: &Login) -> Attempt {
+    RawClient::attempt_behind(header, &weir.address, login, PATIENCE).await
+}
+
+/// `ip:port` of each connection, as the server reports it.
+async fn addresses(server: &NatsServer) -> Vec<String> {
+    let connz = server.monitoring("/connz").await.unwrap();
+    let address = |c: &Value| format!("{}:{}", c["ip"].as_str().unwrap(), c["port"]);
+    connz["connections"].as_array().unwrap().iter().map(address).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_real_address_is_used_everywhere() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let weir = WeirConfig::of_servers(&[&server])
+        .listener(TRUSTED_PROXIES)
+        .admission("max_hold = \"19s\"\nrefusal_spread = \"100ms\"\n[admission.per_source]\nmax_connections = 2")
+        .start()
+        .await;
+    let mut clients = Vec::new();
+    for (header, ip) in [
+        (v1("192.0.2.1"), "192.0.2.1"),
+        (v2("192.0.2.1"), "192.0.2.1"),
+        (v1("2001:db8::1"), "2001:db8::1"),
+        (v2("2001:db8:0:0:9::1"), "2001:db8::9:0:0:1"),
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
+        (proxy_header::LOCAL.to_vec(), "127.0.0.1"),
+    ] {
+        let mut client = attempt(&weir, &header, &Login::nobody()).await.expect_in();
+        assert_eq!(client.info["client_ip"], ip);
+        assert_eq!(client.info_after_pong().await["client_ip"], ip);
+        client.round_trip().await.unwrap();
+        clients.push(client);
+    }
+    // Two clients of each source (IPv6: of each /64) are in.
+    for header in [v1("192.0.2.1"), v2("2001:db8::2"), proxy_header::LOCAL.to_vec()] {
+        assert_eq!(attempt(&weir, &header, &Login::nobody()).await.refusal(), Some(FULL));
+    }
+    clients.push(attempt(&weir, &v2("192.0.2.2"), &Login::nobody()).await.expect_in());
+    drop(clients);
+    weir.until("the log knows who it was", |_| weir.log().contains("peer=192.0.2.2:40000")).await;
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_may_come_in_pieces_and_with_connect_behind_it() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let weir = WeirConfig::of_servers(&[&server]).listener(TRUSTED_PROXIES).start().await;
+    for header in [v1("192.0.2.7"), v2("192.0.2.7")] {
+        let mut client = RawClient::dial(&weir.address).await.unwrap();
+        for part in header.chunks(5) {
+            client.send(part).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        assert!(
+            matches!(client.next_within(PATIENCE).await.unwrap(), Some(Op::Info(info)) if info["client_ip"] == "192.0.2.7")
+        );
+
+        let mut client = RawClient::dial(&weir.address).await.unwrap();
+        let all = [&header[..], Login::nobody().connect_line().as_bytes(), b"PING\r\n"].concat();
+        client.send(&all).await.unwrap();
+        assert!(matches!(client.next_within(PATIENCE).await.unwrap(), Some(Op::Info(_))));
+        assert_eq!(client.next_within(PATIENCE).await.unwrap(), Some(Op::Pong));
+    }
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_header_gets_no_further() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let weir = WeirConfig::of_servers(&[&server]).listener(TRUSTED_PROXIES).start().await;
+    let long = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"[..], &[0; 5000]].concat();
+    let endless = [b"PROXY TCP4 ", &[b'1'; 500][..]].concat();
+    let connect = format!("{}PING\r\n", Login::nobody().connect_line()).into_bytes();
+    for wrong in [&b"PROXY FOO\r\n"[..], b"\x16\x03\x01", &long, &endless, &connect] {
+        let mut client = RawClient::dial(&weir.address).await.unwrap();
+        client.send(wrong).await.unwrap();
+        let (said, end) = client.rest(PATIENCE).await;
+        assert_eq!((said, end), (format!("-ERR '{UNKNOWN}'\r\n"), End::Eof), "{wrong:?}");
+    }
+    drop(RawClient::dial(&weir.address).await.unwrap());
+    let refused = |metrics: &metrics::Metrics, reason| metrics.sum_where("weir_refused_total", "reason", reason);
+    // The connection without a byte counts as a probe, not as a refusal.
+    let both =
+        |metrics: &metrics::Metrics| metrics.sum("weir_probes_total") == 1.0 && refused(metrics, "protocol") == 5.0;
+    weir.until("they are counted, and the probe", both).await;
+    weir.assert_nothing_leaked().await;
+    // The deadline also ends a client that has sent half a header, or none.
+    let weir = WeirConfig::of_servers(&[&server]).listener(&TRUSTED_PROXIES.replace("30s", "300ms")).start().await;
+    for part in [&v2("192.0.2.1")[..20], b""] {
+        let mut client = RawClient::dial(&weir.address).await.unwrap();
+        client.send(part).await.unwrap();
+        assert_eq!(client.rest(PATIENCE).await, ("-ERR 'Stale Connection'\r\n".into(), End::Eof));
+    }
+    weir.until("both are counted", |metrics| refused(metrics, "handshake_timeout") == 2.0).await;
+    assert_eq!(server.connections().await, 0);
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_sends_no_header_is_one_of_the_listeners_clients() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let few = format!("{TRUSTED_PROXIES}\nmax_clients = 2");
+    let weir = WeirConfig::of_servers(&[&server]).listener(&few).start().await;
+    let silent = eventually(PATIENCE, "the silent ones are there first", async || {
+        let silent = futures::future::join_all([(); 2].map(|()| RawClient::dial(&weir.address))).await;
+        let attempt = attempt(&weir, &v2("192.0.2.1"), &Login::nobody()).await;
+        attempt.refusal().map(|_| silent).ok_or("in")
+    })
+    .await;
+    let full = |metrics: &metrics::Metrics| metrics.sum_where("weir_refused_total", "reason", "listener_full") >= 1.0;
+    weir.until("it is counted", full).await;
+    drop(silent);
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_else_is_believed() {
+    let server = NatsServer::start(ServerOptions::default().with("proxy_protocol: true")).await;
+    for believed in ["", "accept_proxy_protocol_from = [\"10.0.0.0/8\"]"] {
+        let weir = WeirConfig::of_servers(&[&server])
+            .listener(&format!("handshake_timeout = \"30s\"\n{believed}"))
+            .cluster("proxy_protocol = true")
+            .start()
+            .await;
+        for header in [v1("192.0.2.1"), v2("192.0.2.1"), proxy_header::LOCAL.to_vec()] {
+            let mut client = RawClient::dial(&weir.address).await.unwrap();
+            client.send(&header).await.unwrap();
+            let greeted = client.next_within(PATIENCE).await.unwrap();
+            assert!(matches!(&greeted, Some(Op::Info(info)) if info["client_ip"] == "127.0.0.1"), "{greeted:?}");
+            assert_eq!(client.next_within(PATIENCE).await.unwrap(), Some(Op::Err(UNKNOWN.into())));
+        }
+        // After CONNECT neither weir nor the server reads it as a header.
+        let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+        client.info_after_pong().await;
+        client.send(&v1("192.0.2.1")).await.unwrap();
+        assert_ne!(client.end(PATIENCE).await, End::StillOpen);
+        weir.assert_nothing_leaked().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_learn_the_real_address() {
+    nats::at_least(2, 13); // the exact version is 2.12.2
+    let key = nkeys::KeyPair::new_user();
+    let users = format!("accounts {{ A {{ users: [{{nkey: {}}}, {{user: a, password: p}}] }} }}", key.public_key());
+    for config in ["accounts { A { users: [{user: a, password: p}] } }", &users] {
+        let server = NatsServer::start(ServerOptions::default().with("proxy_protocol: true").with(config)).await;
+        let believing =
+            WeirConfig::of_servers(&[&server]).listener(TRUSTED_PROXIES).cluster("proxy_protocol = true").start().await;
+        let mut logins = vec![Login::user("a", "p")];
+        logins.extend((config == users).then(|| Login::nkey(&key)));
+        let mut clients = Vec::new();
+        for login in &logins {
+            for header in [v1("192.0.2.1"), v2("2001:db8::1")] {
+                let mut client = attempt(&believing, &header, login).await.expect_in();
+                client.round_trip().await.unwrap();
+                clients.push(client);
+            }
+        }
+        let mut seen = addresses(&server).await;
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen, ["192.0.2.1:40000", "2001:db8::1:40000"]);
+        // Without a load balancer in front, the server sees the client's own address.
+        let weir = WeirConfig::of_servers(&[&server]).cluster("proxy_protocol = true").start().await;
+        drop(clients);
+        server.settles_at(0).await;
+        let client = RawClient::connect(&weir.address, &logins[0]).await;
+        assert!(addresses(&server).await[0].starts_with("127.0.0.1:"));
+        drop(client);
+        weir.assert_nothing_leaked().await;
+        believing.assert_nothing_leaked().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_src_limit_of_a_jwt_sees_the_real_address() {
+    nats::at_least(2, 13);
+    let operator = Operator::with_accounts([-1]);
+    let config = operator.server_config();
+    let server = NatsServer::start(ServerOptions::default().with("proxy_protocol: true").with(&config)).await;
+    let weir =
+        WeirConfig::of_servers(&[&server]).listener(TRUSTED_PROXIES).cluster("proxy_protocol = true").start().await;
+    let user = operator.account(0).limited_to("192.0.2.0/24");
+    let login = Login::jwt(&user.jwt, &user.key);
+    attempt(&weir, &v2("192.0.2.77"), &login).await.expect_in().round_trip().await.unwrap();
+    let outside = attempt(&weir, &v2("192.0.3.77"), &login).await;
+    assert_eq!(outside.refusal(), Some("Authorization Violation"), "{outside:?}");
+    weir.assert_nothing_leaked().await;
+}

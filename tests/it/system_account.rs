@@ -1,0 +1,138 @@
+//! The system account: weir gets readings, account limits and counts through it, without a monitoring port.
+
+use rustix::process::Signal;
+use weir_testkit::{operator::Operator, *};
+
+const QUOTA: &str = "maximum account active connections exceeded";
+const ACCOUNTS: &str = "
+    system_account: SYS
+    accounts {
+        SYS { users: [{user: admin, password: s3cr3t-adm1n}] }
+        ORDERS { users: [{user: o, password: p}] }
+    }";
+const ADMIN: &str = "[cluster.system]\nuser = \"admin\"\npassword = \"s3cr3t-adm1n\"";
+
+fn orders() -> Login {
+    Login::user("o", "p")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_accounts_limit_is_its_jwts_and_other_ways_in_count() {
+    let operator = Operator::with_accounts([4, -1]);
+    let cluster = Cluster::start(2, |server| server.with(&operator.server_config_with_system(1))).await;
+    let (account, system) = (operator.account(0), operator.account(1));
+    let dir = tempfile::tempdir().unwrap();
+    let creds = dir.path().join("weir.creds");
+    std::fs::write(&creds, system.user().creds()).unwrap();
+    let weir = WeirConfig::of(&cluster)
+        .without_monitors()
+        .cluster(&format!("[cluster.system]\ncreds_file = \"{}\"", creds.display()))
+        .start()
+        .await;
+    let user = account.user();
+    let login = Login::jwt(&user.jwt, &user.key);
+    let direct = RawClient::connect(&cluster.servers[0].address, &login).await;
+    let mut clients = vec![RawClient::connect(&weir.address, &login).await];
+    // weir refuses by itself once it has read the limit and the servers' counts.
+    let by_weir = "weir_refused_total{reason=\"account_quota\"}";
+    eventually(PATIENCE, "weir keeps the limit of the JWT", async || {
+        match RawClient::attempt(&weir.address, &login, PATIENCE).await {
+            // The servers may let one client too many in, since each learns of the other's clients a moment later.
+            Attempt::In(one_too_many) if clients.len() == 3 => drop(one_too_many),
+            Attempt::In(client) => clients.push(client),
+            refused => assert_eq!(refused.refusal(), Some(QUOTA), "{refused:?}"),
+        }
+        if weir.gauge(by_weir).await > 0.0 { Ok(()) } else { Err(clients.len()) }
+    })
+    .await;
+    assert_eq!(clients.len(), 3, "the fourth does not come through weir");
+    drop(direct);
+    eventually(PATIENCE, "its place is free again", async || {
+        match RawClient::attempt(&weir.address, &login, PATIENCE).await {
+            Attempt::In(client) => {
+                clients.push(client);
+                Ok(())
+            }
+            refused => Err(refused.refusal().map(str::to_owned)),
+        }
+    })
+    .await;
+    assert_eq!(clients.len(), 4);
+    assert!(!weir.log().contains(&system.user().jwt));
+    drop(clients);
+    weir.assert_nothing_leaked().await;
+}
+
+/// Once with frequent readings and once with the servers' events only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configured_quota_counts_those_who_came_another_way() {
+    for interval in ["200ms", "1h"] {
+        let cluster = Cluster::start(2, |server| server.with(ACCOUNTS)).await;
+        let quota = "users = [\"o\"]\nmax_connections = 4";
+        let config = WeirConfig::of(&cluster).poll_interval(interval).cluster(ADMIN).account("ORDERS", quota);
+        let weir = config.start().await;
+        let mut inside = vec![RawClient::connect(&weir.address, &orders()).await];
+        for _ in 0..2 {
+            let direct = RawClient::connect(&cluster.servers[1].address, &orders()).await;
+            eventually(PATIENCE, "the direct one counts", async || {
+                match RawClient::attempt(&weir.address, &orders(), PATIENCE).await {
+                    Attempt::In(client) if inside.len() == 3 => {
+                        drop(client); // it came before weir had counted the direct client
+                        Err("in")
+                    }
+                    Attempt::In(client) => {
+                        inside.push(client);
+                        Err("in")
+                    }
+                    _ => Ok(()),
+                }
+            })
+            .await;
+            assert_eq!(inside.len(), 3);
+            drop(direct);
+            let back = eventually(PATIENCE, "its place is free again", async || {
+                RawClient::attempt(&weir.address, &orders(), PATIENCE).await.into_client().ok_or("refused")
+            });
+            drop(back.await);
+        }
+        assert!(!weir.log().contains("s3cr3t-adm1n"));
+        drop(inside);
+        weir.assert_nothing_leaked().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readings_go_on_over_http_where_the_system_account_is_closed() {
+    let server = NatsServer::start(ServerOptions::default().with(ACCOUNTS)).await;
+    let wrong = ADMIN.replace("s3cr3t", "wr0ng");
+    let weir = WeirConfig::of_servers(&[&server]).cluster(&wrong).start().await;
+    RawClient::connect(&weir.address, &orders()).await.round_trip().await.unwrap();
+    assert!(!weir.log().contains("wr0ng"), "{}", weir.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_breaks_and_comes_back() {
+    let mut server = NatsServer::start(ServerOptions::default().with(ACCOUNTS)).await;
+    let weir = WeirConfig::of_servers(&[&server]).without_monitors().cluster(ADMIN).start().await;
+    for _ in 0..2 {
+        server.kill9();
+        weir.sees(0).await;
+        server.restart().await;
+        weir.sees(1).await;
+        RawClient::connect(&weir.address, &orders()).await.round_trip().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lame_ducks_are_heard_without_a_session_there() {
+    nats::at_least(2, 10); // since 2.10 a server announces lame duck mode by an event
+    let duck = "lame_duck_duration: \"40s\"\nlame_duck_grace_period: \"30s\"";
+    let mut cluster = Cluster::start(2, |server| server.with(ACCOUNTS).with(duck)).await;
+    let weir = WeirConfig::of(&cluster).cluster(ADMIN).start().await;
+    // weir's system connection is on one of the two servers; the other has no connection at all.
+    cluster.servers[1].signal(Signal::USR2);
+    weir.sees(1).await;
+    for _ in 0..4 {
+        RawClient::connect(&weir.address, &orders()).await.round_trip().await.unwrap();
+    }
+}

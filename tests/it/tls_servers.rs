@@ -1,0 +1,88 @@
+//! TLS between weir and the servers.
+
+use weir_testkit::{
+    tls::{Authority, pair},
+    *,
+};
+
+/// `tls { … }` of a nats-server.
+fn server_tls(authority: &Authority, hosts: &[&str], more: &str) -> String {
+    let own = authority.issue("n1", hosts);
+    format!("tls {{ cert_file: {:?}, key_file: {:?}, {more} }}", own.cert, own.key)
+}
+
+/// weir in front of a server, with this `[cluster.tls]`.
+fn weir_of(server: &NatsServer, tls: &str) -> WeirConfig {
+    WeirConfig::of_servers(&[server]).cluster_tls(tls)
+}
+
+async fn round_trip(weir: &Weir, login: &Login) {
+    let mut client = RawClient::connect(&weir.address, login).await;
+    client.subscribe("there", 1).await.unwrap();
+    client.publish("there", &[7; 200_000]).await.unwrap();
+    let (subject, payload) = client.next_msg().await;
+    assert!(subject == "there" && payload == [7; 200_000]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_info_and_before_it_with_and_without_certificates_of_its_own() {
+    let authority = Authority::new("weir tests");
+    let own = authority.issue("weir", &["weir.example.com"]);
+    let ca = format!("ca_file = {:?}", authority.ca());
+    for (first, verify) in [(false, false), (true, false), (false, true)] {
+        let more = format!("handshake_first: {first}, verify: {verify}, ca_file: {:?}, timeout: 30", authority.ca());
+        let server =
+            NatsServer::start(ServerOptions::default().with(&server_tls(&authority, &["127.0.0.1"], &more))).await;
+        let mut tls = format!("{ca}\nhandshake_first = {first}\n");
+        if verify {
+            tls.push_str(&pair(&own));
+        }
+        let weir = weir_of(&server, &tls).start().await;
+        round_trip(&weir, &Login::nobody()).await;
+        let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+        client.round_trip().await.unwrap();
+        drop(client);
+        weir.assert_nothing_leaked().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nonce_is_signed_and_a_refusal_passed_on() {
+    let authority = Authority::new("weir tests");
+    let user = nkeys::KeyPair::new_user();
+    let tls = server_tls(&authority, &["nats.example.com"], "timeout: 30");
+    let users = format!("authorization {{ users = [ {{ nkey: {} }} ] }}", user.public_key());
+    let server = NatsServer::start(ServerOptions::default().with(&tls).with(&users)).await;
+    let weir =
+        weir_of(&server, &format!("ca_file = {:?}\nserver_name = \"nats.example.com\"", authority.ca())).start().await;
+    round_trip(&weir, &Login::nkey(&user)).await;
+    let stranger = Login::nkey(&nkeys::KeyPair::new_user());
+    let attempt = RawClient::attempt(&weir.address, &stranger, PATIENCE).await;
+    assert_eq!(attempt.refusal(), Some("Authorization Violation"));
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_is_told_apart() {
+    let (authority, stranger) = (Authority::new("weir tests"), Authority::new("somebody else"));
+    let tls = server_tls(&authority, &["127.0.0.1"], "timeout: 30");
+    let secure = NatsServer::start(ServerOptions::default().with(&tls)).await;
+    let plain = NatsServer::start(ServerOptions::default()).await;
+    let trusted = format!("ca_file = {:?}", authority.ca());
+    for (server, tls, said) in [
+        (&secure, format!("ca_file = {:?}", stranger.ca()), "UnknownIssuer"),
+        (&secure, format!("{trusted}\nserver_name = \"elsewhere.example.com\""), "not valid for name"),
+        (&plain, trusted.clone(), "it speaks no TLS"),
+    ] {
+        let weir = weir_of(server, &tls)
+            .admission("rate = 20000\nmax_hold = \"200ms\"\nrefusal_spread = \"1ms\"")
+            .start()
+            .await;
+        let attempt = RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
+        assert_eq!(attempt.refusal(), Some("maximum connections exceeded"), "{said}");
+        eventually(PATIENCE, said, async || if weir.log().contains(said) { Ok(()) } else { Err(()) }).await;
+    }
+    let weir = WeirConfig::of_servers(&[&secure]).admission("max_hold = \"200ms\"").start().await;
+    RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
+    eventually(PATIENCE, "a hint", async || if weir.log().contains("[cluster.tls]") { Ok(()) } else { Err(()) }).await;
+}

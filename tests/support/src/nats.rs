@@ -1,0 +1,293 @@
+//! One real nats-server.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::{PATIENCE, eventually, http, installs, ports, project, say, script};
+
+/// The options of a server.
+#[derive(Debug, Clone, Default)]
+pub struct ServerOptions {
+    /// `server_name`; default `n1`.
+    pub name: String,
+    /// `max_connections`; the default is nats-server's own.
+    pub max_connections: Option<u64>,
+    /// More configuration in nats-server's own language: accounts, authorization, limits.
+    pub extra: String,
+    /// Whether JetStream is on, with its files in the server's temporary folder.
+    pub jetstream: bool,
+    /// The cluster's name, the server's own route port and the route ports of all members. [`crate::Cluster`] sets
+    /// them.
+    pub routes: Option<(String, u16, Vec<u16>)>,
+    /// More keys of the `cluster { … }` block, each after a comma.
+    pub cluster: String,
+    /// A binary other than that of `scripts/nats-server`.
+    pub binary: Option<PathBuf>,
+}
+
+impl ServerOptions {
+    /// A server of this name.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// Sets `max_connections`.
+    pub fn max_connections(mut self, max: u64) -> Self {
+        self.max_connections = Some(max);
+        self
+    }
+
+    /// Adds configuration text.
+    pub fn with(mut self, extra: &str) -> Self {
+        self.extra.push_str(extra);
+        self.extra.push('\n');
+        self
+    }
+
+    /// Keeps the server from advertising the other servers' addresses to clients.
+    pub fn no_advertise(mut self) -> Self {
+        self.cluster.push_str(", no_advertise: true");
+        self
+    }
+
+    /// Switches JetStream on.
+    pub fn jetstream(mut self) -> Self {
+        self.jetstream = true;
+        self
+    }
+}
+
+/// A nats-server process on loopback. It keeps its addresses when it is restarted, and is killed on drop.
+pub struct NatsServer {
+    /// Its `server_name`.
+    pub name: String,
+    /// `127.0.0.1:PORT` for clients.
+    pub address: String,
+    /// `127.0.0.1:PORT` of its monitoring endpoints.
+    pub monitor: String,
+    binary: PathBuf,
+    process: Process,
+    dir: TempDir, // after `process`, so that it is removed once the process is dead
+}
+
+impl NatsServer {
+    /// Starts a server and waits until it is ready for clients.
+    pub async fn start(options: ServerOptions) -> Self {
+        for _ in 0..5 {
+            let mut server = Self::spawn(&options);
+            if server.ready().await {
+                return server;
+            }
+            assert!(
+                server.log().contains("address already in use"),
+                "nats-server ended:\n{}",
+                server.process.log_tail(20)
+            );
+            assert!(options.routes.is_none(), "a route port was taken by another process");
+        }
+        panic!("five times in a row, a port of nats-server was taken by another process");
+    }
+
+    fn spawn(options: &ServerOptions) -> Self {
+        let dir = TempDir::with_prefix("weir-nats-").expect("temporary folder");
+        let path = dir.path().display();
+        let name = if options.name.is_empty() { "n1" } else { &options.name }.to_owned();
+        let (client, monitor) = (ports::free(), ports::free());
+
+        let mut config = format!(
+            "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\nhttp: \"127.0.0.1:{monitor}\"\nports_file_dir: \"{path}\"\n{PATIENT}\n"
+        );
+        if let Some(max) = options.max_connections {
+            writeln!(config, "max_connections: {max}").expect("string");
+        }
+        if options.jetstream {
+            writeln!(config, "jetstream {{ store_dir: \"{path}/js\", max_mem: 256MB, max_file: 2GB }}")
+                .expect("string");
+        }
+        if let Some((cluster, own, all)) = &options.routes {
+            let urls: Vec<String> = all.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect();
+            writeln!(
+                config,
+                "cluster {{ name: {cluster}, listen: \"127.0.0.1:{own}\", routes: {urls:?}{} }}",
+                options.cluster
+            )
+            .expect("string");
+        }
+        config.push_str(&options.extra);
+        std::fs::write(dir.path().join("nats.conf"), config).expect("write nats.conf");
+
+        let binary = options.binary.clone().unwrap_or_else(binary);
+        let process = run(&name, &binary, &dir);
+        let address = |port| format!("127.0.0.1:{port}");
+        Self { name, address: address(client), monitor: address(monitor), binary, process, dir }
+    }
+
+    /// Waits until the server has written its ports file; `false` if it has ended instead.
+    async fn ready(&mut self) -> bool {
+        eventually(PATIENCE, "ports file of nats-server", async || {
+            if self.process.exited().is_some() {
+                return Ok(false);
+            }
+            let file = format!("nats-server_{}.ports", self.process.pid());
+            if self.dir.path().join(file).exists() { Ok(true) } else { Err("none") }
+        })
+        .await
+    }
+
+    /// Kills the server with SIGKILL.
+    pub fn kill9(&mut self) {
+        self.process.kill();
+    }
+
+    /// Stops the server with SIGTERM and waits until it has ended.
+    pub async fn stop(&mut self) {
+        self.process.signal(Signal::TERM);
+        self.process.wait(PATIENCE).await;
+    }
+
+    /// Starts the server again at the same addresses and with the same files. Stops it first if it runs.
+    pub async fn restart(&mut self) {
+        if self.process.exited().is_none() {
+            self.stop().await;
+        }
+        self.process = run(&self.name, &self.binary, &self.dir);
+        assert!(self.ready().await, "{} did not come back:\n{}", self.name, self.process.log_tail(20));
+    }
+
+    /// Sends the server a signal, such as SIGUSR2 for lame duck mode.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Whether the server runs.
+    pub fn runs(&mut self) -> bool {
+        self.process.exited().is_none()
+    }
+
+    /// `nats://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.address)
+    }
+
+    /// Everything that the server has logged, including before restarts.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Whether the server has ever logged `text`.
+    pub fn log_contains(&self, text: &str) -> bool {
+        self.log().contains(text)
+    }
+
+    /// The answer of a monitoring endpoint; `None` if there is none.
+    pub async fn monitoring(&self, path: &str) -> Option<Value> {
+        let (status, body) = http::get(&self.monitor, path).await.ok()?;
+        (status == 200).then(|| serde_json::from_str(&body).expect("monitoring answers JSON"))
+    }
+
+    /// Its `/varz`.
+    pub async fn varz(&self) -> Value {
+        self.monitoring("/varz").await.unwrap_or_else(|| panic!("{} has no /varz", self.name))
+    }
+
+    /// The number of client connections that the server reports; 0 if it is dead.
+    pub async fn connections(&self) -> u64 {
+        self.monitoring("/varz").await.map_or(0, |varz| varz["connections"].as_u64().expect("connections"))
+    }
+
+    /// The number of client connections that the server has accepted since it was last started.
+    pub async fn total_connections(&self) -> u64 {
+        self.monitoring("/varz").await.map_or(0, |varz| varz["total_connections"].as_u64().expect("total_connections"))
+    }
+
+    /// The number of connections that the server has in an account.
+    pub async fn account_connections(&self, account: &str) -> u64 {
+        let stats = self.monitoring("/accstatz?unused=1").await.unwrap_or_default();
+        let all = stats["account_statz"].as_array().cloned().unwrap_or_default();
+        all.iter().find(|one| one["acc"] == account).map_or(0, |one| one["conns"].as_u64().expect("conns"))
+    }
+
+    /// Waits until the server has exactly `n` client connections.
+    pub async fn settles_at(&self, n: u64) {
+        let what = format!("{} has {n} connections", self.name);
+        eventually(PATIENCE, &what, async || match self.connections().await {
+            now if now == n => Ok(()),
+            now => Err(now),
+        })
+        .await;
+    }
+}
+
+/// A longer auth timeout than nats-server's 2 s, which a slow machine could exceed. A test's own `authorization`
+/// replaces it.
+const PATIENT: &str = "authorization { timeout: 10 }";
+
+fn run(name: &str, binary: &PathBuf, dir: &TempDir) -> Process {
+    let mut command = Command::new(binary);
+    command.arg("-c").arg(dir.path().join("nats.conf"));
+    Process::start(&format!("nats-server {name}"), &mut command, &dir.path().join("log"))
+}
+
+/// The nats-server that `scripts/nats-server` finds or installs. The script runs once per process.
+pub fn binary() -> PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY
+        .get_or_init(|| {
+            let output = script("nats-server").stderr(Stdio::inherit()).output().expect("run scripts/nats-server");
+            assert!(output.status.success(), "scripts/nats-server failed: {}", output.status);
+            PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
+        })
+        .clone()
+}
+
+/// Debian's nats-server, which is an old one, or the reason why it is not available here. A test must not call this
+/// while it holds the guard of [`installs::one_at_a_time`].
+pub async fn debian() -> Result<PathBuf, String> {
+    let _alone = installs::one_at_a_time().await;
+    let into = project().join(".nats").join("debian");
+    let binary = into.join("nats-server");
+    if !binary.exists() {
+        let mut install = script("nats-server");
+        let install = install.args(["--via", "debian", "--into"]).arg(&into).output().expect("run scripts/nats-server");
+        if !install.status.success() {
+            let said = String::from_utf8_lossy(&install.stderr);
+            say(said.trim_end());
+            let last = said.lines().last().unwrap_or_default();
+            return Err(format!("needs Debian's nats-server, which cannot be installed: {last}"));
+        }
+    }
+    Ok(binary)
+}
+
+/// Whether nats-server is this version or later.
+pub fn is_at_least(major: u32, minor: u32) -> bool {
+    version().1 >= (major, minor)
+}
+
+/// nats-server's version, as text and as numbers.
+fn version() -> (String, (u32, u32)) {
+    let output = Command::new(binary()).arg("--version").output().expect("nats-server --version");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.trim().rsplit('v').next().unwrap_or_default().to_owned();
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    (version, found)
+}
+
+/// Panics, with advice, if nats-server is older than the test needs. Debian's package may be too old.
+pub fn at_least(major: u32, minor: u32) {
+    let (version, _) = version();
+    assert!(
+        is_at_least(major, minor),
+        "this test needs nats-server {major}.{minor} or later and {} is {version}; \
+         name another with NATS_SERVER=… or get one with scripts/nats-server --via go|pypi --into DIR",
+        binary().display()
+    );
+}

@@ -1,0 +1,373 @@
+//! weir itself, as a child process in front of servers.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::descriptors::Descriptor;
+use crate::metrics::Metrics;
+use crate::process::Process;
+use crate::{Attempt, Cluster, Login, NatsServer, PATIENCE, RawClient, eventually, http};
+
+/// weir's configuration in TOML. With its defaults no client has to wait and none is refused.
+#[derive(Debug, Clone)]
+pub struct WeirConfig {
+    top: String,
+    listener: String,
+    cluster: String,
+    servers: String,
+    count: usize,
+    admission: String,
+    accounts: String,
+    log_level: &'static str,
+}
+
+impl WeirConfig {
+    /// The configuration in front of a cluster.
+    pub fn of(cluster: &Cluster) -> Self {
+        Self::of_servers(&cluster.servers.iter().collect::<Vec<_>>())
+    }
+
+    /// The configuration in front of these servers.
+    pub fn of_servers(servers: &[&NatsServer]) -> Self {
+        let mut text = String::new();
+        for server in servers {
+            writeln!(
+                text,
+                "[[cluster.servers]]\nname = \"{}\"\naddress = \"{}\"\nmonitor = \"http://{}\"",
+                server.name, server.address, server.monitor
+            )
+            .expect("string");
+        }
+        Self {
+            top: "workers = 2\n".into(),
+            listener: "handshake_timeout = \"30s\"\n".into(),
+            cluster: "poll_interval = \"200ms\"\n".into(),
+            servers: text,
+            count: servers.len(),
+            admission: "rate = 20000\nburst = 20000\nmax_hold = \"19s\"\nrefusal_spread = \"100ms\"\n\
+                        [admission.max_hold_by_lang]\nrust = \"19s\"\n"
+                .into(),
+            accounts: String::new(),
+            log_level: "debug",
+        }
+    }
+
+    /// Replaces the top-level keys (default: two workers).
+    pub fn top(mut self, text: &str) -> Self {
+        self.top = format!("{text}\n");
+        self
+    }
+
+    /// Replaces the listener's keys other than `listen` (default: `handshake_timeout = "30s"`).
+    pub fn listener(mut self, text: &str) -> Self {
+        self.listener = format!("{text}\n");
+        self
+    }
+
+    /// Adds keys to `[cluster]`, e.g. `reserve = 5`.
+    pub fn cluster(mut self, text: &str) -> Self {
+        writeln!(self.cluster, "{text}").expect("string");
+        self
+    }
+
+    /// Sets `poll_interval` (default: 200 ms).
+    pub fn poll_interval(mut self, interval: &str) -> Self {
+        self.cluster = self.cluster.replace("\"200ms\"", &format!("{interval:?}"));
+        self
+    }
+
+    /// Writes `[cluster.tls]`.
+    pub fn cluster_tls(mut self, text: &str) -> Self {
+        self.servers = format!("[cluster.tls]\n{text}\n{}", self.servers);
+        self
+    }
+
+    /// Leaves out the servers' monitoring addresses.
+    pub fn without_monitors(mut self) -> Self {
+        self.servers = self
+            .servers
+            .lines()
+            .filter(|line| !line.starts_with("monitor"))
+            .fold(String::new(), |all, line| all + line + "\n");
+        self
+    }
+
+    /// Replaces `[admission]` (default: a rate and a hold that no test reaches).
+    pub fn admission(mut self, text: &str) -> Self {
+        self.admission = format!("{text}\n");
+        self
+    }
+
+    /// Adds an account, for example `account("ORDERS", "users = [\"orders-*\"]\nmax_connections = 100")`.
+    pub fn account(mut self, name: &str, text: &str) -> Self {
+        writeln!(self.accounts, "[accounts.{name}]\n{text}").expect("string");
+        self
+    }
+
+    /// Adds a table with its header, for example `[users."batch-*"]`.
+    pub fn table(mut self, text: &str) -> Self {
+        writeln!(self.accounts, "{text}").expect("string");
+        self
+    }
+
+    /// Sets weir's log level (default: debug).
+    pub fn log_level(mut self, level: &'static str) -> Self {
+        self.log_level = level;
+        self
+    }
+
+    /// The text of the configuration file.
+    pub fn toml(&self, ports_file: &str) -> String {
+        let Self { top, listener, cluster, servers, admission, accounts, log_level, .. } = self;
+        format!(
+            "ports_file = \"{ports_file}\"\n{top}\n[log]\nlevel = \"{log_level}\"\n\n[[listeners]]\nlisten = \"127.0.0.1:0\"\n{listener}\n\
+             [monitor]\nlisten = \"127.0.0.1:0\"\n\n[cluster]\n{cluster}{servers}\n[admission]\n{admission}\n{accounts}"
+        )
+    }
+
+    /// The monitoring addresses in the configuration.
+    fn monitors(&self) -> Vec<SocketAddr> {
+        let urls = self.servers.lines().filter_map(|line| line.strip_prefix("monitor = \"http://"));
+        urls.map(|url| url.trim_end_matches('"').parse().expect("an address")).collect()
+    }
+
+    /// Starts weir and waits until it has a reading from every server.
+    pub async fn start(&self) -> Weir {
+        let weir = self.start_before(self.count).await;
+        weir.sees(self.count).await;
+        weir
+    }
+
+    /// Starts weir and waits only until weir sees `up` servers, for example because the others do not run yet.
+    pub async fn start_before(&self, up: usize) -> Weir {
+        let dir = TempDir::with_prefix("weir-test-").expect("temporary folder");
+        let toml = self.toml(&dir.path().join("ports.json").display().to_string());
+        let mut weir = Weir::spawn(&toml, dir).await;
+        weir.sees(up).await;
+        weir.monitors = self.monitors();
+        weir.has_system = self.cluster.contains("[cluster.system]");
+        weir.others_at_start = weir.fewest_others().await;
+        weir
+    }
+}
+
+/// A running weir. It is killed on drop.
+pub struct Weir {
+    /// `127.0.0.1:PORT` for clients.
+    pub address: String,
+    /// `127.0.0.1:PORT` of its monitor endpoints.
+    pub monitor: String,
+    process: Process,
+    monitors: Vec<SocketAddr>,
+    has_system: bool,
+    others_at_start: usize,
+    _dir: TempDir, // after `process`, so that it is removed once the process is dead
+}
+
+impl Weir {
+    /// Starts weir with this configuration, which must set `ports_file` to `ports.json` in `dir`.
+    pub async fn spawn(toml: &str, dir: TempDir) -> Self {
+        let file = dir.path().join("weir.toml");
+        std::fs::write(&file, toml).expect("write weir.toml");
+        let mut command = Command::new(binary());
+        command.arg("run").arg("-c").arg(&file);
+        let mut process = Process::start("weir", &mut command, &dir.path().join("log"));
+
+        let ports = dir.path().join("ports.json");
+        let ports = eventually(PATIENCE, "ports file of weir", async || {
+            if let Some(status) = process.exited() {
+                panic!("weir ended ({status}) instead of starting:\n{}\nwith:\n{toml}", process.log_tail(20));
+            }
+            std::fs::read(&ports)
+        })
+        .await;
+        let ports: Value = serde_json::from_slice(&ports).expect("the ports file is JSON, written whole");
+        assert_eq!(ports["pid"], process.pid(), "the ports file names weir's pid");
+        let text = |value: &Value| value.as_str().expect("an address").to_owned();
+        let (address, monitor) = (text(&ports["listeners"][0]), text(&ports["monitor"]));
+        Self { address, monitor, process, monitors: Vec::new(), has_system: false, others_at_start: 0, _dir: dir }
+    }
+
+    /// `nats://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.address)
+    }
+
+    /// The port of its listener.
+    pub fn port(&self) -> &str {
+        self.address.rsplit(':').next().expect("a port")
+    }
+
+    /// One reading of its metrics.
+    pub async fn metrics(&self) -> Metrics {
+        let (status, text) = http::get(&self.monitor, "/metrics").await.expect("GET /metrics");
+        assert_eq!(status, 200, "/metrics: {text}");
+        Metrics::parse(&text)
+    }
+
+    /// The value of one sample, such as `weir_sessions_active{server="n1"}`; 0 if there is no such sample yet.
+    pub async fn gauge(&self, sample: &str) -> f64 {
+        self.metrics().await.get(sample).unwrap_or(0.0)
+    }
+
+    /// The status of `/healthz`.
+    pub async fn health(&self) -> u16 {
+        http::get(&self.monitor, "/healthz").await.expect("GET /healthz").0
+    }
+
+    /// Waits until weir counts exactly `n` servers as up.
+    pub async fn sees(&self, n: usize) {
+        self.until(&format!("{n} servers are up"), |metrics| metrics.sum("weir_server_up") == n as f64).await;
+    }
+
+    /// Waits until `shown` accepts weir's metrics; returns them.
+    pub async fn until(&self, what: &str, mut shown: impl FnMut(&Metrics) -> bool) -> Metrics {
+        eventually(PATIENCE, what, async || {
+            let now = self.metrics().await;
+            if shown(&now) { Ok(now) } else { Err(now.excerpt(GAUGES)) }
+        })
+        .await
+    }
+
+    /// Waits until weir's gauges and the servers' `/varz` report the same number of sessions for each server.
+    pub async fn agrees_with(&self, cluster: &Cluster) {
+        self.agrees_with_servers(&cluster.servers.iter().collect::<Vec<_>>()).await;
+    }
+
+    /// The same for these servers, which must have no other clients.
+    pub async fn agrees_with_servers(&self, servers: &[&NatsServer]) {
+        eventually(PATIENCE, "weir's gauges and the servers' /varz agree", async || {
+            let metrics = self.metrics().await;
+            for server in servers {
+                let sample = format!("weir_sessions_active{{server=\"{}\"}}", server.name);
+                let (ours, theirs) = (metrics.get(&sample).unwrap_or(0.0), server.connections().await);
+                if ours != theirs as f64 {
+                    return Err(format!("{sample} {ours}, the server has {theirs}"));
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Checks, after all clients are gone, that every gauge is back to 0, that weir has no descriptor of a client left,
+    /// and that no task of weir has panicked. The descriptors are those of weir's process, by its pid.
+    pub async fn assert_nothing_leaked(&self) {
+        assert!(self.metrics().await.knows("weir_held"), "weir_held is not among the metrics");
+        assert!(!self.log().contains("panicked"), "a panic in weir:\n{}", self.log());
+        self.until("all gauges are back to 0", |metrics| LOAD.iter().all(|name| metrics.sum(name) == 0.0)).await;
+        eventually(PATIENCE, "no descriptor is left of a client", async || self.left_over()).await;
+    }
+
+    /// Checks that weir has nothing open beyond what it has without clients: its listeners, a connection to each
+    /// server's monitoring port, one to the system account, and what it had at the start. The error lists all
+    /// descriptors.
+    fn left_over(&self) -> Result<(), String> {
+        let all = self.process.descriptors();
+        let own = self.monitor.parse::<SocketAddr>().expect("an address");
+        let (mut monitors, mut sessions, mut others) = (HashMap::<_, usize>::new(), 0, 0);
+        for one in &all {
+            match one {
+                Descriptor::Tcp { peer, .. } if self.monitors.contains(peer) => {
+                    *monitors.entry(*peer).or_default() += 1
+                }
+                // A connection of this test to weir's endpoints.
+                Descriptor::Tcp { local, .. } if *local == own => {}
+                Descriptor::Tcp { state: "listening", .. } => {}
+                Descriptor::Tcp { .. } => sessions += 1,
+                Descriptor::Other(_) => others += 1,
+            }
+        }
+        let once = monitors.values().all(|&n| n <= 1);
+        match once && sessions <= usize::from(self.has_system) && others <= self.others_at_start {
+            true => Ok(()),
+            false => Err(format!("{others} that are no TCP sockets ({} at the start); {all:?}", self.others_at_start)),
+        }
+    }
+
+    /// weir is full with `clients`, whose login is `theirs`. Connects a client with the login `late`, which is held
+    /// until one of `clients` leaves, and then gets in.
+    pub async fn lets_in_late(&self, clients: &mut Vec<RawClient>, theirs: &Login, late: &Login) -> RawClient {
+        // weir refuses a client that cannot be served in time at a random moment, which is now and then too early for
+        // this.
+        loop {
+            let refused = "weir_refused_total";
+            let before = self.metrics().await.sum(refused);
+            let (address, login) = (self.address.clone(), late.clone());
+            let waiting = tokio::spawn(async move { RawClient::attempt(&address, &login, PATIENCE).await });
+            let held = |metrics: &Metrics| metrics.sum("weir_held") == 1.0 || metrics.sum(refused) > before;
+            self.until("one client is held", held).await;
+            drop(clients.pop());
+            match waiting.await.expect("an attempt") {
+                Attempt::In(late) => return late,
+                early => assert_eq!(early.refusal(), Some("maximum connections exceeded"), "{early:?}"),
+            }
+            clients.push(RawClient::connect(&self.address, theirs).await);
+        }
+    }
+
+    /// weir's resident memory, in bytes.
+    pub fn rss(&self) -> u64 {
+        self.process.rss()
+    }
+
+    /// Sends weir a signal.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// weir's exit status, if it has ended.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.process.exited()
+    }
+
+    /// Waits until weir has ended.
+    pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        self.process.wait(deadline).await
+    }
+
+    /// What weir has printed so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// The smallest of several counts of descriptors that are not TCP sockets in the kernel's table. A socket may be
+    /// missing there while it is being opened.
+    async fn fewest_others(&self) -> usize {
+        let mut fewest = usize::MAX;
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let others = self.process.descriptors().iter().filter(|one| matches!(one, Descriptor::Other(_))).count();
+            fewest = fewest.min(others);
+        }
+        fewest
+    }
+}
+
+/// Gauges of sessions and holds, which are 0 without clients.
+const LOAD: &[&str] = &["weir_sessions_active", "weir_held", "weir_account_connections"];
+
+/// The metrics that the message of a failed wait shows.
+const GAUGES: &[&str] = &[
+    "weir_sessions_active",
+    "weir_held",
+    "weir_account_connections",
+    "weir_server_up",
+    "weir_server_headroom",
+    "weir_refused_total",
+];
+
+/// The weir under test. Cargo names it in `CARGO_BIN_EXE_weir` to the tests that it runs; anything else, such as an
+/// example, names it in `WEIR_BIN`.
+pub fn binary() -> PathBuf {
+    let named = ["CARGO_BIN_EXE_weir", "WEIR_BIN"].into_iter().find_map(std::env::var_os);
+    named.map(PathBuf::from).expect("WEIR_BIN names weir's binary")
+}
