@@ -183,9 +183,9 @@ impl fmt::Display for LoadReport {
                 end.push(format!("{} {what}", grouped(n)))
             }
         };
-        also(self.cut, "cut by the other side");
-        also(self.ghosts, "sockets left open by clients that had given up the attempt");
-        also(self.ghosts_closed, "more such sockets, closed for want of files");
+        also(self.cut, "connections ended by the other side");
+        also(self.ghosts, "sockets still open although their client has given up the attempt");
+        also(self.ghosts_closed, "more such sockets, closed because of the limit of open files");
         writeln!(f, "at the end: {}", end.join(", "))?;
         if let Some(tls) = &self.tls {
             let failed: u64 = tls.failed.values().sum();
@@ -194,7 +194,7 @@ impl fmt::Display for LoadReport {
         }
         write!(
             f,
-            "this process took {:.2} s of CPU in {:.2} s, was busy for {:.1} s of them and at most {:.0} ms late",
+            "this process took {:.2} s of CPU time in {:.2} s; it was busy for {:.1} s and at most {:.0} ms late",
             self.cpu_seconds,
             self.seconds,
             self.busy_seconds,
@@ -202,10 +202,14 @@ impl fmt::Display for LoadReport {
         )?;
         if let Some(tls) = &self.tls {
             let each = 1e3 * tls.cpu_seconds / tls.done().max(1) as f64;
-            write!(f, "; {:.2} s of CPU for its part of the TLS handshakes ({each:.2} ms each)", tls.cpu_seconds)?;
+            write!(
+                f,
+                "; its part of the TLS handshakes took {:.2} s of CPU time ({each:.2} ms each)",
+                tls.cpu_seconds
+            )?;
         }
         if self.is_own_bottleneck() {
-            write!(f, ", so the times are upper bounds")?;
+            write!(f, "; the times are upper bounds, because this process was too busy")?;
         }
         writeln!(f)
     }
@@ -213,17 +217,17 @@ impl fmt::Display for LoadReport {
 
 impl fmt::Display for PhaseReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = |seconds: Option<f64>| seconds.map_or("not".to_owned(), |s| format!("{s:.2} s"));
+        let time = |seconds: Option<f64>| seconds.map_or("never".to_owned(), |s| format!("in {s:.2} s"));
         writeln!(
             f,
-            "{}: 50 % in {}, 90 % in {}, 99 % in {}, all in {}",
+            "{}: 50 % {}, 90 % {}, 99 % {}, all {}",
             self.phase,
             time(self.seconds_to_50),
             time(self.seconds_to_90),
             time(self.seconds_to_99),
             time(self.seconds_to_100)
         )?;
-        writeln!(f, "  {} tries, {} at most by a client that got in", grouped(self.tries), self.most_tries)?;
+        writeln!(f, "  {} tries, at most {} by one client that connected", grouped(self.tries), self.most_tries)?;
         for (text, n) in &self.refused {
             writeln!(f, "  refused {} times: {text}", grouped(*n))?;
         }
