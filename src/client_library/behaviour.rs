@@ -12,13 +12,13 @@ use crate::client_library::library::{AuthError, AuthErrorLimit, Library, Notices
 pub enum Ending {
     /// Before INFO: the connection was refused or closed, or `-ERR` came first.
     BeforeInfo,
-    /// `-ERR` behind INFO, with a text that the library does not take for an authorization error.
+    /// `-ERR` after INFO, with a text that the library does not take for an authorization error.
     Refused,
-    /// `-ERR` behind INFO, with an authorization error.
+    /// `-ERR` after INFO, with an authorization error.
     AuthError(AuthError),
-    /// A plain end of stream behind INFO and CONNECT, without `-ERR`.
+    /// A plain end of stream after INFO and CONNECT, without `-ERR`.
     Eof,
-    /// A reset behind INFO.
+    /// A reset after INFO.
     Reset,
     /// Bytes that the library cannot make sense of.
     Malformed,

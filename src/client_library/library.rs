@@ -46,7 +46,7 @@ pub enum ErrorText {
     Contains(&'static str),
 }
 
-/// When a library notices an `-ERR` or an end of stream that comes behind INFO, in place of PONG.
+/// When a library notices an `-ERR` or an end of stream that comes after INFO, in place of PONG.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoticesRefusal {
     Immediately,
@@ -107,7 +107,6 @@ impl OverTls {
     pub const SAME: Self = Self { jitter: None, resumes: false };
 }
 
-/// One library.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Library {
     /// `lang` in its CONNECT.

@@ -54,7 +54,6 @@ impl RunState {
     }
 }
 
-/// One client.
 pub(super) struct Client {
     pub(super) library: Arc<Library>,
     /// `None`: it speaks no TLS.

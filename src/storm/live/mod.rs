@@ -53,7 +53,6 @@ const TICK: Duration = Duration::from_millis(10);
 /// What `weir storm` runs.
 #[derive(Debug, Clone)]
 pub struct LoadRun {
-    /// The number of clients.
     pub clients: usize,
     pub mix: ClientMix,
     /// The servers in each client's list.

@@ -87,7 +87,6 @@ pub struct LoadReport {
     pub ghosts: u64,
     /// Such sockets that were closed because of the limit of open files.
     pub ghosts_closed: u64,
-    /// The duration of the run.
     pub seconds: f64,
     /// The CPU time of this process.
     pub cpu_seconds: f64,

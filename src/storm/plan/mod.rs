@@ -46,10 +46,8 @@ const PREEMPTED_AFTER: Duration = Duration::from_millis(10);
 /// A cluster, and the clients that connect to it.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The number of clients.
     pub clients: u32,
     pub mix: ClientMix,
-    /// The number of servers.
     pub servers: u16,
     /// Handshakes that all servers together finish in one second.
     pub handshakes: f64,
