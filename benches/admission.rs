@@ -47,7 +47,7 @@ fn place(bencher: Bencher<'_, '_>, count: usize) {
     });
 }
 
-/// Who waits, where nobody is told.
+/// A client in the queue that is never told of its turn.
 struct Nobody;
 
 impl Waiter for Nobody {

@@ -1,4 +1,5 @@
-//! One path, so many times, for `scripts/bench-instructions` to count instructions of. Without arguments it lists the paths.
+//! Runs one path a given number of times, so that `scripts/bench-instructions` can count its instructions. Without
+//! arguments it lists the paths.
 
 use std::{
     env,
@@ -11,7 +12,7 @@ use std::{
 use weir::internals::{
     protocol::{
         connect::Connect,
-        info::{Greeting, Info},
+        info::{Info, OwnInfo},
         op::{Capture, ClientFraming, ServerFraming},
     },
     upstream::{Urgency, placement},
@@ -98,13 +99,14 @@ fn connect(times: u64) {
     }
 }
 
-/// As at the first connection to a server, or as at every other one, which has the first one's INFO to compare with.
+/// As at the first connection to a server; or, with `known`, as at every later one, which compares with the first one's
+/// INFO.
 fn info(times: u64, known: Option<&Info>) {
     let rewrite = words::rewrite();
     let mut out = Vec::with_capacity(4096);
     for _ in 0..times {
         out.clear();
-        if let Ok(info) = Info::parse_again(black_box(INFO), known) {
+        if let Ok(info) = Info::reparse(black_box(INFO), known) {
             info.rewrite(&rewrite, &mut out);
         }
         black_box(&out);
@@ -114,11 +116,11 @@ fn info(times: u64, known: Option<&Info>) {
 fn greeting(times: u64) {
     let infos: Vec<Info> = Info::parse(INFO).into_iter().collect();
     let infos: Vec<&Info> = infos.iter().collect();
-    let greeting = Greeting::new("NWEIR", "weir", &infos, "weir", 4222, &[]);
+    let own_info = OwnInfo::new("NWEIR", "weir", &infos, "weir", 4222, &[]);
     let mut out = Vec::with_capacity(4096);
     for _ in 0..times {
         out.clear();
-        greeting.write(black_box(12345), IpAddr::V4(Ipv4Addr::LOCALHOST), &mut out);
+        own_info.write(black_box(12345), IpAddr::V4(Ipv4Addr::LOCALHOST), &mut out);
         black_box(&out);
     }
 }
@@ -131,7 +133,7 @@ fn choose(count: u32, times: u64) {
     }
 }
 
-/// A slot taken and given back.
+/// Takes a slot and gives it back.
 fn place(count: usize, times: u64) {
     let servers = servers::servers(count, 10_000);
     let mut rng = fastrand::Rng::with_seed(1);

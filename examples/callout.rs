@@ -1,8 +1,9 @@
-//! Logins that take their time elsewhere: the auth callout of `scripts/storm-bench`. A server's own logins, bcrypt above all, keep the
-//! cores busy that clients and proxies of a benchmark on one machine need too; these do not.
+//! An auth callout for `scripts/storm-bench`: logins whose time passes outside of the servers. A server's own logins,
+//! bcrypt above all, keep the cores busy that the clients and proxies of a benchmark on one machine need too. These
+//! logins do not.
 //!
-//! `callout MICROSECONDS`: prints what servers need in their configuration, and an empty line; then takes the address of a server per line,
-//! says `ready`, and answers each server's questions one at a time, for as long as its input lasts.
+//! `callout MICROSECONDS` prints the configuration that servers need, and an empty line. Then it reads one server's
+//! address per line, prints `ready`, and answers each server's requests one at a time, for as long as its input lasts.
 
 use std::{process::ExitCode, time::Duration};
 

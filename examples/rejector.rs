@@ -1,5 +1,5 @@
-//! The least that a polite refusal takes: INFO, the client's CONNECT, `-ERR`, the end of both sides. Nothing is looked at, nobody
-//! waits. `scripts/bench` measures weir's refusals beside it.
+//! The cheapest program that refuses correctly: INFO, the client's CONNECT, `-ERR`, the end of both sides. It parses
+//! nothing and delays nobody. `scripts/bench` compares weir's refusals with it.
 //!
 //! `rejector HOST:PORT`
 
@@ -77,7 +77,7 @@ fn reject(mut listener: TcpListener) -> io::Result<()> {
             }
             let client = &mut clients[event.token().0];
             if client.as_mut().is_some_and(|client| client.is_over()) {
-                // Closing it takes it out of the poll, too.
+                // Dropping the stream also removes it from the poll.
                 *client = None;
                 free.push(event.token().0);
             }
@@ -86,7 +86,7 @@ fn reject(mut listener: TcpListener) -> io::Result<()> {
 }
 
 impl Client {
-    /// Takes in what there is, answers CONNECT; whether the client has gone.
+    /// Reads what has come, and answers CONNECT. Returns whether the client has gone.
     fn is_over(&mut self) -> bool {
         let mut bytes = [0; 1024];
         loop {

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use crate::protocol::info::{Greeting, Info, Rewrite};
+use crate::protocol::info::{Info, OwnInfo, Rewrite};
 
 /// As long as a nats-server's own nonce.
 const NONCE_LENGTH: usize = 15;
@@ -22,13 +22,13 @@ pub struct ListenerInfo {
     advertise: Vec<String>,
     host: String,
     port: u16,
-    security: Security,
-    greeting: ArcSwap<Greeting>,
+    tls: AdvertisedTls,
+    greeting: ArcSwap<OwnInfo>,
 }
 
 /// What a listener's clients are told of TLS (conduct towards clients, rule 10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Security {
+pub enum AdvertisedTls {
     /// It speaks plainly.
     None,
     /// TLS is required.
@@ -40,7 +40,7 @@ pub enum Security {
     Servers,
 }
 
-impl Security {
+impl AdvertisedTls {
     /// `tls_required`, `tls_available` and `tls_verify`, in front of these servers. There is no listener of weir's own where TLS is
     /// only available: Python would stay plain, Java refuse. And nobody is told by weir that servers do without.
     fn flags(self, servers: &[&Info]) -> (bool, bool, bool) {
@@ -59,7 +59,7 @@ impl Security {
         }
     }
 
-    fn onto(self, greeting: Greeting, servers: &[&Info]) -> Greeting {
+    fn onto(self, greeting: OwnInfo, servers: &[&Info]) -> OwnInfo {
         let (required, available, verify) = self.flags(servers);
         greeting.with_tls(required, available, verify)
     }
@@ -67,29 +67,29 @@ impl Security {
 
 impl ListenerInfo {
     /// Writes the greeting for one client.
-    pub fn greet(&self, client_id: u64, client_ip: IpAddr, out: &mut Vec<u8>) {
+    pub fn write_own_info(&self, client_id: u64, client_ip: IpAddr, out: &mut Vec<u8>) {
         self.greeting.load().write(client_id, client_ip, out);
     }
 
     /// Writes the greeting for one client, with a nonce of weir's own: no server will take what is signed for it.
-    pub fn greet_with_nonce(&self, client_id: u64, client_ip: IpAddr, out: &mut Vec<u8>) {
+    pub fn write_own_info_with_nonce(&self, client_id: u64, client_ip: IpAddr, out: &mut Vec<u8>) {
         let nonce: String = (0..NONCE_LENGTH).map(|_| fastrand::alphanumeric()).collect();
         self.greeting.load().write_with_nonce(client_id, client_ip, &nonce, out);
     }
 
     /// Writes a server's own INFO as this listener's clients are to see it after their PONG.
-    pub fn rewrite(&self, info: &Info, client_ip: IpAddr, out: &mut Vec<u8>) {
+    pub fn write_server_info(&self, info: &Info, client_ip: IpAddr, out: &mut Vec<u8>) {
         self.write(info, client_ip, false, out);
     }
 
     /// Writes the INFO of the server that was dialled for this client, its nonce untouched.
-    pub fn introduce(&self, info: &Info, client_ip: IpAddr, out: &mut Vec<u8>) {
+    pub fn write_dialled_info(&self, info: &Info, client_ip: IpAddr, out: &mut Vec<u8>) {
         self.write(info, client_ip, true, out);
     }
 
     fn write(&self, info: &Info, client_ip: IpAddr, keep_nonce: bool, out: &mut Vec<u8>) {
         let greeting = self.greeting.load();
-        let (tls_required, tls_available, tls_verify) = self.security.flags_of(info);
+        let (tls_required, tls_available, tls_verify) = self.tls.flags_of(info);
         info.rewrite(
             &Rewrite {
                 advertise: &self.advertise,
@@ -113,7 +113,7 @@ pub struct AdvertisedInfo {
     server_id: String,
     infos: Vec<ArcSwapOption<Info>>,
     /// Whoever changes the faces.
-    changing: Mutex<()>,
+    update: Mutex<()>,
     listener_infos: Vec<Arc<ListenerInfo>>,
     shape: AtomicU8,
 }
@@ -121,7 +121,7 @@ pub struct AdvertisedInfo {
 /// The two shapes of a preface, and what precedes the choice (design: conduct towards servers, rule 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Shape {
+pub enum PrefaceShape {
     /// No server is known yet. Clients see a nonce of weir's own, so that those who sign say so and can be told to come back.
     Unknown,
     /// No server sends a nonce: the greeting is weir's, the dial comes after CONNECT.
@@ -132,26 +132,26 @@ pub enum Shape {
 
 impl AdvertisedInfo {
     /// Faces for listeners (address, `advertise` and TLS), before any server is known.
-    pub fn new(listeners: impl IntoIterator<Item = (SocketAddr, Vec<String>, Security)>, servers: usize) -> Self {
+    pub fn new(listeners: impl IntoIterator<Item = (SocketAddr, Vec<String>, AdvertisedTls)>, servers: usize) -> Self {
         let server_id = nuid::next().to_string();
-        let face = |(address, advertise, security): (SocketAddr, Vec<String>, Security)| {
+        let face = |(address, advertise, tls): (SocketAddr, Vec<String>, AdvertisedTls)| {
             let (host, port) = (address.ip().to_string(), address.port());
-            let greeting = Greeting::new(&server_id, "weir", &[], &host, port, &advertise);
-            let greeting = ArcSwap::from_pointee(security.onto(greeting, &[]));
-            Arc::new(ListenerInfo { greeting, advertise, host, port, security })
+            let greeting = OwnInfo::new(&server_id, "weir", &[], &host, port, &advertise);
+            let greeting = ArcSwap::from_pointee(tls.onto(greeting, &[]));
+            Arc::new(ListenerInfo { greeting, advertise, host, port, tls })
         };
         let listener_infos = listeners.into_iter().map(face).collect();
-        let shape = AtomicU8::new(Shape::Unknown as u8);
+        let shape = AtomicU8::new(PrefaceShape::Unknown as u8);
         let infos = std::iter::repeat_with(ArcSwapOption::empty).take(servers).collect();
-        Self { infos, changing: Mutex::new(()), listener_infos, server_id, shape }
+        Self { infos, update: Mutex::new(()), listener_infos, server_id, shape }
     }
 
     /// What the servers ask for.
-    pub fn shape(&self) -> Shape {
+    pub fn shape(&self) -> PrefaceShape {
         match self.shape.load(Relaxed) {
-            known if known == Shape::ConnectFirst as u8 => Shape::ConnectFirst,
-            known if known == Shape::DialFirst as u8 => Shape::DialFirst,
-            _ => Shape::Unknown,
+            known if known == PrefaceShape::ConnectFirst as u8 => PrefaceShape::ConnectFirst,
+            known if known == PrefaceShape::DialFirst as u8 => PrefaceShape::DialFirst,
+            _ => PrefaceShape::Unknown,
         }
     }
 
@@ -168,16 +168,16 @@ impl AdvertisedInfo {
         if is_known() {
             return;
         }
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
         known.store(Some(Arc::clone(info)));
         let infos: Vec<Arc<Info>> = self.infos.iter().filter_map(ArcSwapOption::load_full).collect();
         let infos: Vec<&Info> = infos.iter().map(Arc::as_ref).collect();
         let signed = infos.iter().any(|info| info.nonce().is_some());
-        let shape = if signed { Shape::DialFirst } else { Shape::ConnectFirst };
+        let shape = if signed { PrefaceShape::DialFirst } else { PrefaceShape::ConnectFirst };
         self.shape.store(shape as u8, Relaxed);
         for face in &self.listener_infos {
-            let greeting = Greeting::new(&self.server_id, "weir", &infos, &face.host, face.port, &face.advertise);
-            face.greeting.store(Arc::new(face.security.onto(greeting, &infos)));
+            let greeting = OwnInfo::new(&self.server_id, "weir", &infos, &face.host, face.port, &face.advertise);
+            face.greeting.store(Arc::new(face.tls.onto(greeting, &infos)));
         }
     }
 
@@ -198,5 +198,5 @@ fn same_server(a: &Info, b: &Info) -> bool {
         let nonce = info.nonce().is_some();
         (info.max_payload(), info.auth_required(), info.headers(), info.jetstream(), info.api_lvl(), nonce)
     };
-    (a.is_recognised_as(b) || a.server_id() == b.server_id()) && face(a) == face(b)
+    (a.shares_template_with(b) || a.server_id() == b.server_id()) && face(a) == face(b)
 }

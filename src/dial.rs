@@ -1,4 +1,4 @@
-//! The server's half of the preface: connect, read its INFO, send CONNECT and PING, wait for its word.
+//! The server's half of the preface: connect, read INFO, send CONNECT and PING, wait for PONG or `-ERR`.
 
 use std::{future::pending, io, net::SocketAddr, ops::Range, pin::pin, sync::Arc, time::Duration};
 
@@ -19,10 +19,11 @@ use crate::{
     upstream::Server,
 };
 
-/// The INFO that names the account is written together with PONG; a server that does not send it is not waited for longer.
+/// How long weir waits after PONG for the INFO that names the account. The server writes both together, so one that has
+/// not sent the INFO by then does not send it.
 const ACCOUNT_NAME_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Why a server could not be used. None of these is the client's fault, so it is placed elsewhere.
+/// Why a server could not be used. None of these is the client's fault, so weir places the client elsewhere.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// Refused, unreachable, reset.
@@ -31,16 +32,15 @@ pub enum DialError {
     /// No agreement on TLS.
     #[error("TLS: {0}")]
     Tls(io::Error),
-    /// No answer in time.
     #[error("no answer in time")]
     TimedOut,
-    /// The stream ended before the server's word.
+    /// The stream ended before PONG or `-ERR`.
     #[error("the server closed the connection")]
     Closed,
-    /// What came is not what a nats-server sends.
+    /// The server sent what a nats-server does not send.
     #[error("not a nats-server: {0}")]
     NotNats(&'static str),
-    /// `maximum connections exceeded`: others took the slot.
+    /// The server said `maximum connections exceeded`: others took the slot.
     #[error("the server is full")]
     Full,
 }
@@ -53,34 +53,33 @@ pub struct ServerConnection {
     info: Arc<Info>,
 }
 
-/// What the server said to CONNECT.
+/// What the server replied to CONNECT.
 #[derive(Debug)]
 pub enum LoginReply {
-    /// PONG: the client is in.
+    /// PONG: the client is logged in.
     Pong(Box<LoggedIn>),
-    /// `-ERR`: its own words, to be passed on as they are.
+    /// The whole `-ERR` line, to be passed on unchanged.
     Err(Vec<u8>),
 }
 
-/// A connection the server has accepted the client on.
+/// A connection on which the server has logged the client in.
 #[derive(Debug)]
 pub struct LoggedIn {
-    /// The connection.
     pub stream: Stream,
     /// The server's INFO for this client: the one after its first PONG, or before 2.12 the first.
     pub info: Arc<Info>,
-    /// What the server sent behind that.
+    /// What the server has sent after that.
     pub rest: Vec<u8>,
 }
 
-/// Whose TLS there is on a connection to a server.
+/// Who does TLS with the server on a connection.
 #[derive(Debug, Clone, Copy)]
 pub enum ServerTls<'a> {
-    /// Nobody's.
+    /// Nobody.
     None,
-    /// weir's.
+    /// weir.
     Weir(&'a Connector),
-    /// The client's own, behind INFO: what follows that is none of weir's business.
+    /// The client, after INFO (passthrough). weir reads nothing of what follows INFO, except a full server's `-ERR`.
     Client,
 }
 
@@ -90,23 +89,23 @@ impl<'a> From<Option<&'a Connector>> for ServerTls<'a> {
     }
 }
 
-/// Connects to `server`, sends `words` unless they are empty, and reads INFO; does TLS before or after that. Words are a PROXY
-/// header; or CONNECT and PING, for a server that is known not to ask for anything else first, TLS least of all:
-/// [`ServerConnection::handshake`] then only listens.
+/// Connects to `server`, sends `first_bytes` (which may be empty), and reads INFO; weir's TLS, if any, comes before or
+/// after INFO. The first bytes are a PROXY header; or CONNECT and PING, for a server that is known to need nothing else
+/// first, above all no TLS: then [`ServerConnection::handshake`] only waits for the reply.
 ///
 /// # Errors
 /// Any [`DialError`]; [`DialError::Full`] only where the client's own TLS is to follow.
 pub async fn dial(
     server: &Server,
     tls: ServerTls<'_>,
-    words: &[u8],
+    first_bytes: &[u8],
     deadline: Instant,
 ) -> Result<ServerConnection, DialError> {
-    let mut stream = Stream::from(connect(server, words, deadline).await?);
+    let mut stream = Stream::from(connect(server, first_bytes, deadline).await?);
     if let ServerTls::Weir(tls) = tls
         && tls.handshake_first()
     {
-        stream = secured(stream, tls, server, deadline).await?;
+        stream = with_tls(stream, tls, server, deadline).await?;
     }
     let mut lines = Lines::default();
     let line = lines.next(&mut stream, deadline).await?;
@@ -120,42 +119,42 @@ pub async fn dial(
             return Err(DialError::NotNats("it speaks no TLS, which [cluster.tls] asks for"));
         }
         (ServerTls::Client, _) if lines.says_full() => return Err(DialError::Full),
-        // What came in plain words behind INFO would be taken for the server's.
-        (ServerTls::Weir(_) | ServerTls::Client, Stream::Plain(_)) if !lines.ahead().is_empty() => {
+        // Bytes that follow INFO without TLS may be anybody's; weir would take them for the server's.
+        (ServerTls::Weir(_) | ServerTls::Client, Stream::Plain(_)) if !lines.unread().is_empty() => {
             return Err(DialError::NotNats("it goes on without TLS"));
         }
-        (ServerTls::Weir(tls), Stream::Plain(_)) => stream = secured(stream, tls, server, deadline).await?,
+        (ServerTls::Weir(tls), Stream::Plain(_)) => stream = with_tls(stream, tls, server, deadline).await?,
         _ => {}
     }
     Ok(ServerConnection { stream, lines, info: Arc::new(info) })
 }
 
-/// Connects to `server` and sends `words`, which may be empty.
+/// Connects to `server` and sends `first_bytes`, which may be empty.
 ///
 /// # Errors
-/// Those of the connection: [`DialError::Io`] and [`DialError::TimedOut`].
-pub async fn connect(server: &Server, words: &[u8], deadline: Instant) -> Result<TcpStream, DialError> {
-    let resolved = server.resolved();
+/// [`DialError::Io`] and [`DialError::TimedOut`].
+pub async fn connect(server: &Server, first_bytes: &[u8], deadline: Instant) -> Result<TcpStream, DialError> {
+    let resolved = server.endpoint().resolved();
     match &resolved[..] {
-        // Only before the monitor's first look-up: each one takes a thread.
+        // Only until the server's name has been resolved for the first time (see `cluster`): a look-up takes a thread.
         [] => {
             let found = in_time(deadline, pin!(lookup_host(server.address()))).await?;
-            connect_any(server, found, words, deadline).await
+            connect_any(server, found, first_bytes, deadline).await
         }
-        known => connect_any(server, known.iter().copied(), words, deadline).await,
+        known => connect_any(server, known.iter().copied(), first_bytes, deadline).await,
     }
 }
 
-/// Connects to the first address that answers, and sends `words` there.
+/// Connects to the first address that answers, and sends `first_bytes` there.
 async fn connect_any(
     server: &Server,
     addresses: impl Iterator<Item = SocketAddr>,
-    words: &[u8],
+    first_bytes: &[u8],
     deadline: Instant,
 ) -> Result<TcpStream, DialError> {
     let mut failed = DialError::Io(io::ErrorKind::NotFound.into());
     for address in addresses {
-        match in_time(deadline, pin!(connect_to(server, address, words))).await {
+        match in_time(deadline, pin!(connect_to(server, address, first_bytes))).await {
             Ok(stream) => return Ok(stream),
             Err(DialError::TimedOut) => return Err(DialError::TimedOut),
             Err(err) => failed = err,
@@ -164,9 +163,9 @@ async fn connect_any(
     Err(failed)
 }
 
-/// From the first of its sources that has a port left.
-fn begin(server: &Server, address: SocketAddr, speaks: bool) -> io::Result<std::net::TcpStream> {
-    let mut sources = server.sources(address);
+/// Begins to connect, from the first of weir's own addresses that has a free port.
+fn begin_connect(server: &Server, address: SocketAddr, speaks: bool) -> io::Result<std::net::TcpStream> {
+    let mut sources = server.endpoint().sources(address);
     let mut source = sources.next();
     loop {
         match socket::connect(address, source, speaks) {
@@ -178,30 +177,30 @@ fn begin(server: &Server, address: SocketAddr, speaks: bool) -> io::Result<std::
     }
 }
 
-async fn connect_to(server: &Server, address: SocketAddr, words: &[u8]) -> io::Result<TcpStream> {
-    let stream = begin(server, address, !words.is_empty())?;
-    // On the same machine, and often in the same rack, the connection is there by now.
-    let mut sent = match words {
+async fn connect_to(server: &Server, address: SocketAddr, first_bytes: &[u8]) -> io::Result<TcpStream> {
+    let stream = begin_connect(server, address, !first_bytes.is_empty())?;
+    // On the same machine, and often in the same rack, the connection is established by now.
+    let mut sent = match first_bytes {
         [] => 0,
-        words => socket::send_now(&stream, words)?,
+        first_bytes => socket::send_now(&stream, first_bytes)?,
     };
     let stream = TcpStream::from_std(stream)?;
-    if words.is_empty() || sent < words.len() {
+    if first_bytes.is_empty() || sent < first_bytes.len() {
         stream.writable().await?;
         if let Some(err) = stream.take_error()? {
             return Err(err);
         }
     }
-    while sent < words.len() {
+    while sent < first_bytes.len() {
         stream.writable().await?;
-        sent += socket::send_now(&stream, &words[sent..])?;
+        sent += socket::send_now(&stream, &first_bytes[sent..])?;
     }
     Ok(stream)
 }
 
-async fn secured(stream: Stream, tls: &Connector, server: &Server, deadline: Instant) -> Result<Stream, DialError> {
+async fn with_tls(stream: Stream, tls: &Connector, server: &Server, deadline: Instant) -> Result<Stream, DialError> {
     let Stream::Plain(tcp) = stream else { return Ok(stream) };
-    // On the heap for as long as it takes: a dial without TLS does not pay for it.
+    // Boxed, so that the future of a dial without TLS stays small.
     match Box::pin(tls.connect(tcp, server.address(), deadline)).await {
         Ok(stream) => Ok(stream),
         Err(err) if err.kind() == io::ErrorKind::TimedOut => Err(DialError::TimedOut),
@@ -215,31 +214,32 @@ impl ServerConnection {
         &self.info
     }
 
-    /// The connection alone.
     pub fn into_stream(self) -> Stream {
         self.stream
     }
 
-    /// Returns when the server ends the connection although nothing was sent yet; never while it waits.
+    /// Waits until the server ends the connection, before weir has sent CONNECT on it. Never returns while the server
+    /// waits.
     pub async fn closed(&mut self) -> DialError {
-        // What is read here is there for the handshake all the same.
-        if self.lines.ahead().is_empty() {
+        // The handshake finds what is read here in the same buffer.
+        if self.lines.unread().is_empty() {
             match self.stream.read_buf(&mut self.lines.buffer).await {
                 Ok(0) => return DialError::Closed,
                 Ok(_) => {}
                 Err(err) => return DialError::Io(err),
             }
         }
-        match self.lines.ahead() {
+        match self.lines.unread() {
             _ if self.lines.says_full() => DialError::Full,
             [b'-', ..] => DialError::Closed,
-            // A PING, which the handshake answers. What may follow it is found there.
+            // A PING. The handshake answers it, and finds what may follow.
             _ => pending().await,
         }
     }
 
-    /// Sends `connect` (a whole CONNECT line and PING; nothing if it has been sent) and waits for the server's word. With `names_account` the INFO that a
-    /// server since 2.12 sends right behind its first PONG is waited for too: it names the account.
+    /// Sends `connect` (a whole CONNECT line and PING; empty if they have been sent) and waits for the server's reply.
+    /// With `names_account`, waits also for the INFO that a server since 2.12 sends right behind its first PONG: it
+    /// names the account.
     ///
     /// # Errors
     /// Any [`DialError`].
@@ -250,7 +250,7 @@ impl ServerConnection {
         names_account: bool,
         mut deadline: Instant,
     ) -> Result<LoginReply, DialError> {
-        // A full server says so and closes without reading; its word is still there to be read when this write fails.
+        // A full server sends `-ERR` and closes without reading. That line can still be read when this write fails.
         let written = match connect {
             [] => Ok(()),
             connect => in_time(deadline, pin!(self.stream.send(connect))).await,
@@ -259,7 +259,7 @@ impl ServerConnection {
         loop {
             let line = match self.lines.next(&mut self.stream, deadline).await {
                 Ok(line) => line,
-                // The account's name is welcome, but the client is in already.
+                // The client is logged in; only the account's name is missing.
                 Err(DialError::TimedOut) if ponged => break,
                 Err(err) => return Err(written.err().unwrap_or(err)),
             };
@@ -273,7 +273,7 @@ impl ServerConnection {
                     }
                 }
                 ServerLine::Ping => in_time(deadline, pin!(self.stream.send(PONG))).await?,
-                // weir sent CONNECT as the client wrote it: a verbose client gets its +OK from the session.
+                // CONNECT went out with the client's own `verbose`; the session sends a verbose client its +OK.
                 ServerLine::Ok => {}
                 ServerLine::Pong if names_account && !ponged => {
                     ponged = true;
@@ -289,12 +289,12 @@ impl ServerConnection {
     }
 }
 
-/// How a full server's word begins.
+/// How a full server's last line begins.
 const ERR_FULL: &[u8] = b"-ERR 'maximum connections exceeded'";
 
-/// Whether these are a full server's words.
+/// Whether these bytes are a full server's last line.
 pub fn says_full(bytes: &[u8]) -> bool {
-    bytes.get(..ERR_FULL.len()).is_some_and(|word| word.eq_ignore_ascii_case(ERR_FULL))
+    bytes.get(..ERR_FULL.len()).is_some_and(|start| start.eq_ignore_ascii_case(ERR_FULL))
 }
 
 fn is_full(text: &[u8]) -> bool {
@@ -305,7 +305,7 @@ async fn in_time<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>
     timeout_at(deadline, work).await.map_err(|_| DialError::TimedOut)?.map_err(DialError::Io)
 }
 
-/// Reads control lines, and nothing past them.
+/// Reads control lines from a server, one after another.
 #[derive(Debug)]
 struct Lines {
     buffer: Vec<u8>,
@@ -321,7 +321,7 @@ impl Default for Lines {
 }
 
 impl Lines {
-    /// Where the next line is.
+    /// Reads the next line, and returns where in the buffer it is.
     async fn next(&mut self, stream: &mut Stream, deadline: Instant) -> Result<Range<usize>, DialError> {
         loop {
             let start = self.next;
@@ -333,7 +333,7 @@ impl Lines {
                 self.next += end;
                 return Ok(start..self.next);
             }
-            // INFO is 300 to 600 bytes, of a large cluster some KiB; two of them and PONG are the usual answer.
+            // INFO is 300 to 600 bytes, in a large cluster some KiB. Two of them and PONG are the usual reply.
             if self.next == self.buffer.len() {
                 self.buffer.clear();
                 self.next = 0;
@@ -349,14 +349,14 @@ impl Lines {
         &self.buffer[line]
     }
 
-    /// What has been read and is not part of a line yet that was asked for.
-    fn ahead(&self) -> &[u8] {
+    /// What has been read after the last line that [`Lines::next`] returned.
+    fn unread(&self) -> &[u8] {
         &self.buffer[self.next..]
     }
 
-    /// Whether what is ahead is a full server's word.
+    /// Whether the unread bytes are a full server's last line.
     fn says_full(&self) -> bool {
-        says_full(self.ahead())
+        says_full(self.unread())
     }
 
     fn into_rest(mut self) -> Vec<u8> {

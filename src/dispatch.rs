@@ -1,4 +1,4 @@
-//! Giving those who wait their turns.
+//! Hands out turns to the sessions that wait for them.
 
 use std::sync::Arc;
 
@@ -10,10 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Admission, Pass, Wait, Waiter};
 
-/// A client's wait, and its next step.
+/// Admission as sessions use it.
+pub type SessionAdmission = Admission<TurnSender>;
+
+/// The wait of a session's client.
 pub type SessionWait = Wait<TurnSender>;
 
-/// The far end of a hold.
+/// The far end of a client in the queue: its session gets the pass when the client's turn comes.
 #[derive(Debug)]
 pub struct TurnSender(pub oneshot::Sender<Pass>);
 
@@ -23,10 +26,7 @@ impl Waiter for TurnSender {
     }
 }
 
-/// The doors as sessions use them.
-pub type SessionAdmission = Admission<TurnSender>;
-
-/// Hands out the turns that there are now. Whoever makes room for one does so itself where others wait: that saves waking
+/// Hands out the turns that there are now. A session that makes room for a turn calls this itself: that saves waking
 /// another thread.
 pub fn run_now(admission: &SessionAdmission) {
     if admission.queued() == 0 {
@@ -34,23 +34,23 @@ pub fn run_now(admission: &SessionAdmission) {
     }
     let mut turns = Vec::new();
     admission.next_turns(Instant::now().into_std(), &mut fastrand::Rng::new(), &mut turns);
-    hand_over(&mut turns);
+    send(&mut turns);
 }
 
-fn hand_over(turns: &mut Vec<(TurnSender, Pass)>) {
+fn send(turns: &mut Vec<(TurnSender, Pass)>) {
     for (turn, pass) in turns.drain(..) {
         // A client that left meanwhile drops its pass, which gives everything back.
         let _ = turn.0.send(pass);
     }
 }
 
-/// Hands out turns until `stop`. `arrived` is notified when somebody begins to wait.
+/// Hands out turns until `stop`. `arrived` is notified when a client joins the queue.
 pub async fn run(admission: Arc<SessionAdmission>, arrived: Arc<Notify>, stop: CancellationToken) {
     let mut rng = fastrand::Rng::new();
     let mut turns = Vec::new();
     loop {
         let again = admission.next_turns(Instant::now().into_std(), &mut rng, &mut turns);
-        hand_over(&mut turns);
+        send(&mut turns);
         let wait = async {
             match again {
                 Some(at) => sleep_until(Instant::from_std(at)).await,

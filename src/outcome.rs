@@ -1,13 +1,17 @@
-//! How a connection ended: who ended it, in which phase, why. One set of names for the log, the metrics and the endpoints.
+//! How a connection ended: who ended it, in which phase, and why. The log, the metrics and the endpoints share these
+//! names, and operators build alerts on them: a test below lists every one.
 
-/// Why a client was refused: the last word it was told is in [`crate::protocol::refusal`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+use strum::{EnumCount, IntoStaticStr, VariantArray};
+
+/// Why a client was refused. The `-ERR` that it reads is in [`crate::protocol::refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Refusal {
     /// No eligible server has headroom.
     ServerCapacity,
     /// The client's turn did not come within its own deadline.
     HoldExpired,
-    /// More clients wait than `max_held` allows.
+    /// `max_held` clients are waiting already.
     QueueFull,
     /// The account has as many connections as its quota.
     AccountQuota,
@@ -27,129 +31,81 @@ pub enum Refusal {
     SourceRate,
     /// The listener serves `max_clients` already.
     ListenerFull,
-    /// weir is stopping.
     Draining,
-    /// What the client sent is not NATS, or more than the preface may hold.
+    /// The client sent something that is not NATS, or more than a preface may hold.
     Protocol,
     /// CONNECT did not come within `handshake_timeout`.
     HandshakeTimeout,
-    /// The TLS handshake's turn could not come within the client's deadline: closed before anything was computed for it.
+    /// The TLS handshake could not begin before the client's deadline, so weir closed before computing anything for it.
     TlsBusy,
 }
 
 impl Refusal {
-    /// Every reason, in the order of the metric's documentation.
-    pub const ALL: [Self; 16] = [
-        Self::ServerCapacity,
-        Self::HoldExpired,
-        Self::QueueFull,
-        Self::AccountQuota,
-        Self::AccountRate,
-        Self::UserQuota,
-        Self::UserRate,
-        Self::NameQuota,
-        Self::NameRate,
-        Self::SourceQuota,
-        Self::SourceRate,
-        Self::ListenerFull,
-        Self::Draining,
-        Self::Protocol,
-        Self::HandshakeTimeout,
-        Self::TlsBusy,
-    ];
+    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
 
-    /// Whether it is for opening connections too fast, so that the client might wait.
+    /// Whether the client opens connections too fast, so that it may be let in after a wait.
     pub const fn is_a_rate(self) -> bool {
         matches!(self, Self::AccountRate | Self::UserRate | Self::NameRate | Self::SourceRate)
     }
 
-    /// The name in logs, metrics and endpoints.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ServerCapacity => "server_capacity",
-            Self::HoldExpired => "hold_expired",
-            Self::QueueFull => "queue_full",
-            Self::AccountQuota => "account_quota",
-            Self::AccountRate => "account_rate",
-            Self::UserQuota => "user_quota",
-            Self::UserRate => "user_rate",
-            Self::NameQuota => "name_quota",
-            Self::NameRate => "name_rate",
-            Self::SourceQuota => "source_quota",
-            Self::SourceRate => "source_rate",
-            Self::ListenerFull => "listener_full",
-            Self::Draining => "draining",
-            Self::Protocol => "protocol",
-            Self::HandshakeTimeout => "handshake_timeout",
-            Self::TlsBusy => "tls_busy",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
-/// Why a server refused a login, in its own words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Why a server refused a login, as its `-ERR` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum BadLogin {
-    /// `Authorization Violation`: wrong, unknown, revoked, or an auth callout's no.
+    /// `Authorization Violation`: the credentials are wrong, unknown or revoked, or an auth callout rejected them.
     Violation,
-    /// `… Authentication Expired`, of the user or of the account.
+    /// `User Authentication Expired` or `Account Authentication Expired`.
     Expired,
     /// `User Authentication Revoked`.
     Revoked,
-    /// `Authentication Timeout`: the server, or what it asks, was too slow, or the client.
+    /// `Authentication Timeout`: the client, the server, or the service that the server asked was too slow.
     TimedOut,
 }
 
 impl BadLogin {
-    /// Every reason.
-    pub const ALL: [Self; 4] = [Self::Violation, Self::Expired, Self::Revoked, Self::TimedOut];
+    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
 
-    /// The name in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Violation => "violation",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-            Self::TimedOut => "timed_out",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
-    /// Whether it is about the credentials themselves: neither the server nor what it asks was merely too slow.
+    /// Whether the credentials themselves were rejected. After a timeout they may still be good.
     pub const fn is_of_credentials(self) -> bool {
         !matches!(self, Self::TimedOut)
     }
 }
 
 /// Who ended a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Party {
     /// The client.
     Downstream,
     /// The nats-server.
     Upstream,
-    /// weir itself.
     Weir,
 }
 
 impl Party {
-    /// Every party.
-    pub const ALL: [Self; 3] = [Self::Downstream, Self::Upstream, Self::Weir];
+    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
 
-    /// The name in logs, metrics and endpoints.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Downstream => "downstream",
-            Self::Upstream => "upstream",
-            Self::Weir => "weir",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
 /// How far a connection had come when it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Phase {
-    /// INFO sent, CONNECT not complete.
+    /// Before CONNECT was complete.
     Preface,
-    /// Waiting for its turn.
+    /// In the queue.
     Hold,
     /// From the dial to the server's PONG.
     Dial,
@@ -158,72 +114,97 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Every phase, in order.
-    pub const ALL: [Self; 4] = [Self::Preface, Self::Hold, Self::Dial, Self::Relay];
+    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
 
-    /// The name in logs, metrics and endpoints.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Preface => "preface",
-            Self::Hold => "hold",
-            Self::Dial => "dial",
-            Self::Relay => "relay",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
 /// Why a connection that was not refused ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Cause {
-    /// A plain end of stream.
+    /// An end of stream.
     Eof,
     /// A reset, a keepalive or user timeout, or another socket error.
     SocketError,
-    /// The server said `-ERR` during the handshake (bad credentials, say); its words went to the client.
+    /// The server sent an `-ERR` during the login, for example because of bad credentials. It was passed on to the client.
     ServerError,
     /// A second CONNECT on a live session, which would have moved it to another account.
     SecondConnect,
-    /// Bytes that follow no NATS framing.
+    /// Bytes that do not follow NATS framing.
     Protocol,
-    /// No agreement on TLS: a certificate that is not good for one of the two, or no version or suite in common.
+    /// The TLS handshake failed: a certificate was not accepted, or the two sides share no version or cipher suite.
     Tls,
-    /// weir is stopping.
     Draining,
 }
 
 impl Cause {
-    /// Every cause.
-    pub const ALL: [Self; 7] = [
-        Self::Eof,
-        Self::SocketError,
-        Self::ServerError,
-        Self::SecondConnect,
-        Self::Protocol,
-        Self::Tls,
-        Self::Draining,
-    ];
+    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
 
-    /// The name in logs, metrics and endpoints.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Eof => "eof",
-            Self::SocketError => "socket_error",
-            Self::ServerError => "server_error",
-            Self::SecondConnect => "second_connect",
-            Self::Protocol => "protocol",
-            Self::Tls => "tls",
-            Self::Draining => "draining",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
-/// The whole name of an end: party × phase × cause.
+/// The full name of an end: party × phase × cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Close {
-    /// Who ended it.
     pub party: Party,
-    /// How far it had come.
     pub phase: Phase,
-    /// Why.
     pub cause: Cause,
+}
+
+/// The variants of an enum as an array: counters have one entry for each, by `variant as usize`.
+const fn array<T: Copy, const N: usize>(variants: &[T]) -> [T; N] {
+    match variants.first_chunk() {
+        Some(all) => *all,
+        None => panic!("COUNT and VARIANTS come from the same derive"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Dashboards, alerts and log searches hold these names: renaming a variant must not rename one of them.
+    #[test]
+    fn names_are_what_operators_search_for() {
+        assert_eq!(
+            Refusal::ALL.map(Refusal::name),
+            [
+                "server_capacity",
+                "hold_expired",
+                "queue_full",
+                "account_quota",
+                "account_rate",
+                "user_quota",
+                "user_rate",
+                "name_quota",
+                "name_rate",
+                "source_quota",
+                "source_rate",
+                "listener_full",
+                "draining",
+                "protocol",
+                "handshake_timeout",
+                "tls_busy",
+            ]
+        );
+        assert_eq!(BadLogin::ALL.map(BadLogin::name), ["violation", "expired", "revoked", "timed_out"]);
+        assert_eq!(Party::ALL.map(Party::name), ["downstream", "upstream", "weir"]);
+        assert_eq!(Phase::ALL.map(Phase::name), ["preface", "hold", "dial", "relay"]);
+        assert_eq!(
+            Cause::ALL.map(Cause::name),
+            ["eof", "socket_error", "server_error", "second_connect", "protocol", "tls", "draining"]
+        );
+    }
+
+    #[test]
+    fn the_index_of_a_variant_is_its_number() {
+        for (n, refusal) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(refusal as usize, n);
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Servers to choose from, as `benches/admission.rs` and `examples/bench_instructions.rs` measure it.
+//! Servers for `benches/admission.rs` and `examples/bench_instructions.rs` to choose from.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use weir::internals::upstream::{
     placement::{Tier, View},
 };
 
-/// So many eligible servers, each with another load.
+/// `servers` eligible servers with different loads.
 pub(crate) fn views(servers: u32) -> Vec<View> {
     let view = |n: u32| View {
         tier: Tier::Eligible,
@@ -20,7 +20,7 @@ pub(crate) fn views(servers: u32) -> Vec<View> {
     (0..servers).map(view).collect()
 }
 
-/// So many servers that take so many clients each. Without a monitor they need no reading.
+/// `count` servers that take `max_connections` clients each. Without a monitor they need no reading.
 pub(crate) fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
     let one = |n| ServerParams {
         name: Some(format!("n{n}")),

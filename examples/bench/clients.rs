@@ -1,4 +1,4 @@
-//! Many clients at once: connecting and leaving, staying idle, being refused.
+//! Many clients at once that connect and leave, stay idle, or are refused.
 
 use std::{
     io,
@@ -24,7 +24,7 @@ use crate::{
     nats::{Client, HELLO},
 };
 
-/// Runs `work` `count` times, `at_once` at a time, and returns what each brought.
+/// Runs `work` `count` times, `at_once` at a time, and returns all results.
 async fn many<T, F>(count: u64, at_once: u64, work: impl Fn() -> F + Clone + Send + 'static) -> Outcome<Vec<T>>
 where
     T: Send + 'static,
@@ -49,19 +49,19 @@ where
     Ok(all)
 }
 
-/// Handshakes, each closed as soon as its PONG is there. Returns how long all of them took.
+/// Makes `count` handshakes and closes each connection as soon as PONG is there. Returns how long all of them took.
 pub(crate) async fn connect(address: SocketAddr, count: u64, at_once: u64) -> Outcome<Duration> {
     let began = Instant::now();
     many(count, at_once, move || async move { Client::connect(address).await.map(drop) }).await?;
     Ok(began.elapsed())
 }
 
-/// Sessions that stay.
+/// Opens sessions that stay.
 pub(crate) async fn stay(address: SocketAddr, count: u64) -> Outcome<Vec<Client>> {
     many(count, 32, move || Client::connect(address)).await
 }
 
-/// The same over TLS.
+/// Opens sessions over TLS that stay.
 pub(crate) async fn stay_over_tls(
     address: SocketAddr,
     tls: &TlsConnector,
@@ -75,7 +75,8 @@ pub(crate) async fn stay_over_tls(
     .await
 }
 
-/// Sessions that stay, as many as a server takes. What a proxy opened to see whether it is there may still be about to close.
+/// Opens sessions that stay, as many as the server takes. A connection with which a proxy has checked the server may
+/// still be closing, so it tries repeatedly.
 pub(crate) async fn fill(address: SocketAddr, count: u32) -> Outcome<Vec<Client>> {
     let mut inside = Vec::new();
     for _ in 0..100 {
@@ -88,7 +89,8 @@ pub(crate) async fn fill(address: SocketAddr, count: u32) -> Outcome<Vec<Client>
     Err(format!("the server took {} clients instead of {count}", inside.len()).into())
 }
 
-/// Whether a refused client was told why after its CONNECT: what comes before, most official clients do not see.
+/// Makes an attempt that is refused. Returns whether the reason came after CONNECT: most official clients do not see
+/// one that comes before.
 async fn refused(address: SocketAddr) -> io::Result<bool> {
     const PATIENCE: Duration = Duration::from_secs(10);
     const REASON: &[u8] = b"-ERR 'maximum connections exceeded'";
@@ -99,7 +101,8 @@ async fn refused(address: SocketAddr) -> io::Result<bool> {
     let read = async {
         loop {
             match stream.read_buf(&mut words).await {
-                // As a client does: nothing is said before the server's first line, and a broken connection is just that.
+                // Like a client library: it sends nothing before the server's first line, and takes a broken connection
+                // as an end.
                 Ok(n) if n > 0 && !greeted && words.starts_with(b"INFO ") && words.contains(&b'\n') => {
                     greeted = true;
                     too_early = memmem::find(&words, b"-ERR").is_some();
@@ -122,13 +125,13 @@ async fn refused(address: SocketAddr) -> io::Result<bool> {
     Ok(greeted && !too_early && memmem::find(&words, REASON).is_some())
 }
 
-/// Attempts that are all refused. Returns the share of them that read the reason when they could.
+/// Makes attempts that are all refused. Returns the share of them to which the reason came after CONNECT.
 pub(crate) async fn refuse(address: SocketAddr, count: u64, at_once: u64) -> Outcome<f64> {
     let read = many(count, at_once, move || refused(address)).await?;
     Ok(read.iter().filter(|&&read| read).count() as f64 / read.len() as f64)
 }
 
-/// What became of clients.
+/// How many clients got in, were refused, or left half-way.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Churned {
     pub(crate) admitted: u64,
@@ -144,14 +147,14 @@ impl std::ops::AddAssign for Churned {
     }
 }
 
-/// What a candidate has and does at one moment.
+/// What a candidate uses, and how fast it is, at one time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct State {
     pub(crate) resident_mib: f64,
     pub(crate) descriptors: f64,
-    /// Of a handshake with nobody else there.
+    /// Of handshakes while nothing else is going on.
     pub(crate) handshake: Times,
-    /// Of one with the server itself, in turns with those: whatever else the machine does hits both.
+    /// Of handshakes with the server itself, alternating with those: whatever else the machine does hits both.
     pub(crate) direct: Times,
 }
 
@@ -162,10 +165,11 @@ pub(crate) struct Times {
     pub(crate) p99: f64,
 }
 
-/// How long a client of mode churn stays at most, in milliseconds.
+/// The longest stay of a client of mode churn, in milliseconds.
 const CHURN_STAYS: u64 = 200;
 
-/// For so long clients come and go, `at_once` at a time: most want to be in and stay for a moment, the others leave half-way.
+/// Lets clients come and go for this time, `at_once` at a time: most of them log in and stay for a moment, the others
+/// leave half-way.
 pub(crate) async fn churn(address: SocketAddr, at_once: u64, lasts: Duration) -> Outcome<Churned> {
     let until = Instant::now() + lasts;
     let mut workers = JoinSet::new();
@@ -201,7 +205,7 @@ pub(crate) async fn churn(address: SocketAddr, at_once: u64, lasts: Duration) ->
     Ok(all)
 }
 
-/// Connects and goes, before or after it has said CONNECT; what is in the way of that does not matter.
+/// Connects and leaves, before or after it has sent CONNECT. Errors do not matter.
 async fn leave(address: SocketAddr, says_connect: bool) {
     let Ok(mut stream) = TcpStream::connect(address).await else { return };
     if says_connect {
@@ -212,7 +216,7 @@ async fn leave(address: SocketAddr, says_connect: bool) {
     }
 }
 
-/// Handshakes one after another, with each address in turns.
+/// Makes handshakes one after another, alternating between the addresses.
 pub(crate) async fn handshake_times<const N: usize>(addresses: [SocketAddr; N], count: usize) -> Outcome<[Times; N]> {
     let mut took = [const { Vec::new() }; N];
     for _ in 0..count {

@@ -1,5 +1,5 @@
-//! weir and its peers before the same nats-server, measured in turns. `scripts/bench` gets what this needs and runs it;
-//! `benches/README.md` says what is measured.
+//! Measures weir and its peers in front of the same nats-server, one after the other. `scripts/bench` gets the programs
+//! that this needs and runs it; `benches/README.md` says what is measured.
 
 mod clients;
 mod nats;
@@ -23,7 +23,7 @@ use self::{
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// What can be measured.
+/// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
     /// Handshakes: INFO to PONG, then close.
@@ -40,21 +40,21 @@ enum Mode {
     Idle,
     /// Clients before a full server.
     Refuse,
-    /// Clients that come, go, leave half-way and are refused, for `--minutes`. Only when asked for by name.
+    /// Clients that come, go, leave half-way and are refused, for `--minutes`. Runs only if it is named.
     Churn,
 }
 
 const MODES: [Mode; 7] =
     [Mode::Connect, Mode::Handshake, Mode::Relay, Mode::Paced, Mode::Rtt, Mode::Idle, Mode::Refuse];
 
-/// Measures weir and its peers in turns.
+/// Measures weir and its peers, one after the other.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench")]
 struct Args {
-    /// Rounds; fewer than five are noise.
+    /// Rounds; the result of fewer than five is noise.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
-    /// Only these.
+    /// Only these modes.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = MODES)]
     only: Vec<Mode>,
     /// Only these candidates.
@@ -72,31 +72,31 @@ struct Args {
     /// How long mode churn goes on.
     #[arg(long, default_value_t = 60)]
     minutes: u64,
-    /// Times as many operations: gives a profiler more to look at.
+    /// Multiplies the number of operations, to give a profiler more to see.
     #[arg(long, default_value_t = 1)]
     times: u64,
 }
 
 /// Handshakes of one measurement, and how many of them are under way at once.
 const CONNECTS: (u64, u64) = (8_000, 32);
-/// Handshakes at a low rate, and how long each has.
+/// Handshakes at a low rate, and the time between two of them.
 const HANDSHAKES: (u64, Duration) = (1_000, Duration::from_millis(5));
-/// Attempts of one measurement, and how many are under way at once: weir's answer waits up to 1.5 s on purpose.
+/// Attempts of one measurement, and how many are under way at once: weir delays a refusal by up to 1.5 s on purpose.
 const REFUSALS: (u64, u64) = (30_000, 4_000);
-/// Idle sessions: from so many to so many.
+/// Idle sessions at the first and at the second measurement of memory.
 const IDLE: (u64, u64) = (1_000, 9_000);
-/// The server's first PING comes after 2 s.
+/// The time before CPU is measured: the server's first PING comes after 2 s.
 const IDLE_SETTLES: Duration = Duration::from_secs(4);
-/// For so long they are watched.
+/// How long the CPU of idle sessions is measured.
 const IDLE_LASTS: Duration = Duration::from_secs(5);
 /// Requests of one measurement.
 const REQUESTS: u64 = 2_000;
-/// What the server of mode churn takes, and how many clients come to it at once.
+/// `max_connections` of the server of mode churn, and how many clients come to it at once.
 const CHURN: (u32, u64) = (64, 128);
-/// What the full server takes.
+/// `max_connections` of the full server.
 const FULL: u32 = 8;
 
-/// Size, messages in all, and what weir's CPU per message is to be at most, times the best peer's.
+/// Size, messages in all, and the target for weir's CPU per message over the best peer's.
 const SIZES: [(usize, u64, Target); 5] = [
     (16, 6_000_000, Target::AtMost(1.1)),
     (128, 4_000_000, Target::AtMost(0.95)),
@@ -153,7 +153,7 @@ fn run(mut args: Args) -> Outcome<bool> {
 
 impl Bench {
     async fn rounds(&mut self) {
-        // What a process does only once is not measured.
+        // A warm-up: what a process does only once is not to be measured.
         for at in self.shuffled(Mode::Connect) {
             let (kind, address) = (self.candidates[at].0, self.candidates[at].1.address);
             if let Err(error) = clients::connect(address, 500, 8).await {
@@ -190,8 +190,8 @@ impl Bench {
         }
     }
 
-    /// The places of those who take part, in another order each time. The rejector takes part only
-    /// where clients are refused.
+    /// The indexes of the candidates that take part, in another order each time. The rejector takes part only where
+    /// clients are refused.
     fn shuffled(&self, mode: Mode) -> Vec<usize> {
         let takes_part = |&at: &usize| match self.candidates[at].0 {
             Kind::Rejector => mode == Mode::Refuse,
@@ -210,7 +210,7 @@ impl Bench {
         }
     }
 
-    /// Adds a value to a row; without one the row is only to have its place in the table.
+    /// Adds a value to a row. Without a value it only declares the row.
     fn add(&mut self, at: usize, name: &str, target: Target, value: impl Into<Option<f64>>) {
         let kind = self.candidates[at].0;
         self.table.declare(name, target);
@@ -220,12 +220,12 @@ impl Bench {
         }
     }
 
-    /// CPU of one of `count` operations, in microseconds; nothing where there is no proxy.
+    /// CPU per operation of `count`, in microseconds; `None` if there is no proxy.
     fn each(&self, at: usize, cpu: f64, count: u64) -> Option<f64> {
         (self.candidates[at].0 != Kind::Direct).then(|| cpu * 1e6 / count as f64)
     }
 
-    /// CPU seconds so far; of the server itself where there is no proxy.
+    /// CPU seconds that the candidate has used so far; the server itself if there is no proxy.
     fn cpu(&self, at: usize) -> Outcome<f64> {
         usage::cpu_seconds(&[self.candidates[at].1.id().unwrap_or(self.server.id())])
     }
@@ -235,7 +235,7 @@ impl Bench {
         let before = self.cpu(at)?;
         let took =
             clients::connect(self.candidates[at].1.address, count, self.args.at_once.unwrap_or(CONNECTS.1)).await?;
-        // The last of them are closed by the proxy a moment after the client has gone.
+        // The proxy closes the last connections a moment after the clients have gone.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let cpu = self.cpu(at)? - before;
         self.add(at, "connect: CPU, µs", Target::AtMost(0.9), self.each(at, cpu, count));
@@ -314,7 +314,7 @@ impl Bench {
         Ok(())
     }
 
-    /// In a process of its own: memory that an earlier measurement left behind would hide what a session takes.
+    /// Measures a fresh process: memory that an earlier measurement left behind would hide what a session takes.
     async fn idle(&mut self, at: usize) -> Outcome<()> {
         let kind = self.candidates[at].0;
         let fresh = self.server.front(kind, self.dir.path())?;
@@ -341,7 +341,7 @@ impl Bench {
         }
     }
 
-    /// Only weir's: the peers would speak TLS before INFO, which is another protocol.
+    /// Only for weir: the peers would do TLS before INFO, which is another protocol.
     async fn idle_over_tls(&mut self, at: usize) -> Outcome<()> {
         let tls = tls::prepare(self.dir.path())?;
         let fresh = self.server.front_with_tls(self.dir.path())?;
@@ -358,7 +358,8 @@ impl Bench {
         Ok(())
     }
 
-    /// Before a small server of its own: half of those who come find no room. What has grown after an hour is a leak.
+    /// Uses a small server of its own, so that half of the clients find no room. What has grown after an hour is a
+    /// leak.
     async fn churn(&mut self, at: usize) -> Outcome<()> {
         let kind = self.candidates[at].0;
         let server = Server::start(self.dir.path(), CHURN.0)?;
@@ -394,16 +395,16 @@ impl Bench {
         Ok(())
     }
 
-    /// What a candidate has and does while nothing else is going on.
+    /// Measures a candidate while nothing else is going on.
     async fn state(pid: u32, address: SocketAddr, direct: SocketAddr) -> Outcome<clients::State> {
-        // Farewells, and the server's own memory of those who have gone.
+        // Until lingering connections have closed, and the server has forgotten the clients that have gone.
         tokio::time::sleep(Duration::from_secs(5)).await;
         let (resident, descriptors) = (usage::resident_kib(pid)? / 1024.0, usage::descriptors(pid)?);
         let [handshake, direct] = clients::handshake_times([address, direct], 1_000).await?;
         Ok(clients::State { resident_mib: resident, descriptors, handshake, direct })
     }
 
-    /// Before a server of its own that is full.
+    /// Uses a server of its own, which is full.
     async fn refuse(&mut self) {
         for at in self.shuffled(Mode::Refuse) {
             let measured = self.refuse_at(at).await;
@@ -428,7 +429,7 @@ impl Bench {
         let each = cpu * 1e6 / count as f64;
         self.add(at, name, Target::Below(20.0), each);
         if matches!(kind, Kind::Weir | Kind::Rejector) {
-            // 20 µs, where such a rejector took 15.5.
+            // A target of 20 µs was set when this rejector took 15.5 µs.
             self.add(at, "refusal: the same, beside the rejector's", Target::OfRejector(1.29), each);
         }
         let name = "refusal: told why after CONNECT, % of clients";

@@ -1,4 +1,4 @@
-//! As much of a NATS client as a load generator needs: the handshake, and counting messages without looking at them.
+//! The part of a NATS client that a load generator needs: the handshake, and counting messages without parsing them.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// What a Rust client of the official kind sends, in one write.
+/// What the official Rust client sends, in one write.
 pub(crate) const HELLO: &[u8] =
     b"CONNECT {\"verbose\":false,\"pedantic\":false,\"jwt\":null,\"nkey\":null,\"sig\":null,\
     \"name\":\"bench\",\"echo\":true,\"lang\":\"rust\",\"version\":\"0.51.0\",\"protocol\":1,\"tls_required\":false,\
@@ -19,7 +19,7 @@ pub(crate) const PONG: &[u8] = b"PONG\r\n";
 /// No handshake takes this long unless something is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A client after its handshake, and what it was sent behind PONG.
+/// A client after its handshake, and what the server has sent after PONG.
 pub(crate) struct Client<S = TcpStream> {
     pub(crate) stream: S,
     pub(crate) rest: Vec<u8>,
@@ -37,7 +37,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Connected, and INFO read.
+    /// Connects and reads INFO.
     async fn greeted(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -52,7 +52,7 @@ impl Client {
         Ok(client)
     }
 
-    /// INFO → TLS → CONNECT, PING → PONG. The certificate is to be that of `localhost`.
+    /// INFO → TLS → CONNECT, PING → PONG. The certificate has to be that of `localhost`.
     pub(crate) async fn connect_over_tls(
         address: SocketAddr,
         tls: &TlsConnector,
@@ -75,13 +75,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.until_pong().await
     }
 
-    /// Sends words that are answered by PONG, and waits for it.
+    /// Sends operations that end with a PING, and waits for its PONG.
     pub(crate) async fn say(&mut self, words: &[u8]) -> io::Result<()> {
         self.stream.write_all(words).await?;
         timeout(PATIENCE, self.until_pong()).await.map_err(|_| io::Error::other("no PONG in time"))?
     }
 
-    /// Reads until PONG and drops it and what was before it.
+    /// Reads until PONG, and drops everything up to and including it.
     async fn until_pong(&mut self) -> io::Result<()> {
         loop {
             if let Some(at) = memmem::find(&self.rest, PONG) {
@@ -107,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 }
 
-/// Counts messages that are all of one length, by the first byte of each, and passes over other lines.
+/// Counts messages that all have the same length. It looks only at the first byte of each, and skips other lines.
 pub(crate) struct Counter {
     message: usize,
     skip: usize,
@@ -115,7 +115,7 @@ pub(crate) struct Counter {
 }
 
 impl Counter {
-    /// Expects messages of `size` on `subject`, subscribed with the number 1.
+    /// Expects messages of `size` bytes on `subject`, with the subscription id 1.
     pub(crate) fn new(subject: &str, size: usize) -> Self {
         Self { message: format!("MSG {subject} 1 {size}\r\n").len() + size + 2, skip: 0, in_line: false }
     }
@@ -148,7 +148,7 @@ impl Counter {
     }
 }
 
-/// The words that publish one message of `size`.
+/// The bytes that publish one message of `size` bytes.
 pub(crate) fn publish(subject: &str, reply: &str, size: usize) -> Vec<u8> {
     let space = if reply.is_empty() { "" } else { " " };
     [format!("PUB {subject}{space}{reply} {size}\r\n").as_bytes(), &vec![b'x'; size], b"\r\n"].concat()

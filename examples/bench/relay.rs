@@ -1,4 +1,5 @@
-//! Messages through: as fast as they go, and paced. Publisher → nats-server → subscriber, both through the candidate.
+//! Messages from a publisher over nats-server to a subscriber, both connected through the candidate: as fast as
+//! possible, or at a fixed rate.
 
 use std::{
     cell::RefCell,
@@ -21,7 +22,7 @@ use crate::{
     nats::{Client, Counter, publish},
 };
 
-/// Nothing here takes this long unless something is broken.
+/// No run takes this long unless something is broken.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 thread_local! {
@@ -54,7 +55,7 @@ async fn pairs(address: SocketAddr, count: usize, size: usize) -> Outcome<Vec<Pa
     Ok(all)
 }
 
-/// Reads until `expected` messages are there; one permit is given back for each `per_permit` of them.
+/// Reads until `expected` messages have come, and gives one permit back for each `per_permit` of them.
 async fn receive(
     client: Client,
     mut counter: Counter,
@@ -83,26 +84,26 @@ async fn receive(
     Ok(client.stream)
 }
 
-/// What a run is made of.
+/// The load of one run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) size: usize,
     pub(crate) pairs: usize,
-    /// Messages in all; rounded up to whole writes.
+    /// Messages in all, rounded up to whole writes.
     pub(crate) messages: u64,
 }
 
-/// Everything open and ready to go.
+/// A run whose connections are open.
 pub(crate) struct Ready {
     pairs: Vec<Pair>,
     load: Load,
 }
 
-/// How many messages went through, and how long that took.
+/// The result of a run: how many messages went through, and how long that took.
 pub(crate) struct Ran {
     pub(crate) messages: u64,
     pub(crate) took: Duration,
-    /// Closed once the candidate's CPU time has been read: closing is not relaying.
+    /// Kept open until the candidate's CPU time has been read: closing is not relaying.
     _connections: Vec<TcpStream>,
 }
 
@@ -111,9 +112,10 @@ impl Ready {
         Ok(Self { pairs: pairs(address, load.pairs, load.size).await?, load })
     }
 
-    /// Each publisher writes whole chunks, and never has more than a window of them on the way.
+    /// Runs as fast as possible. Each publisher writes whole chunks, and has at most a window of them on the way.
     pub(crate) async fn run(self) -> Outcome<Ran> {
-        // What a client library gathers into one write; less where there are so many that none of them is that busy.
+        // As much as a client library gathers into one write; less for many publishers, none of which would be that
+        // busy.
         let (chunk, window) = if self.load.pairs > 100 { (4 * 1024, 8) } else { (32 * 1024, 32) };
         let began = Instant::now();
         let mut messages = 0;
@@ -140,7 +142,8 @@ impl Ready {
         Ok(Ran { messages, took: began.elapsed(), _connections })
     }
 
-    /// `per_second` messages in all, the publishers taking turns, one message to a write, for about `duration`.
+    /// Runs at a fixed rate of `per_second` messages in all for about `duration`: one message per write, from one
+    /// publisher after the other.
     pub(crate) async fn run_paced(self, per_second: u64, duration: Duration) -> Outcome<Ran> {
         let ticks = duration.as_millis() as u64;
         let per_tick = (per_second / 1000) as usize;

@@ -1,4 +1,5 @@
-//! Request and reply, and handshakes, at a low rate, on plain threads and blocking sockets: what is measured is the path, not a runtime.
+//! Request and reply, and handshakes, at a low rate. They run on plain threads and blocking sockets, so that they
+//! measure the path and not a runtime.
 
 use std::{
     io::{self, Read, Write},
@@ -17,7 +18,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 const SIZE: usize = 16;
 
-/// Handshakes, one begun `every` so long: how long each took from TCP's connect to PONG.
+/// Begins a handshake in every interval of `every`, and returns how long each took, from TCP's connect to PONG.
 pub(crate) fn handshakes(address: SocketAddr, count: u64, every: Duration) -> io::Result<Vec<Duration>> {
     let mut due = Instant::now();
     let mut took = Vec::with_capacity(count as usize);
@@ -31,10 +32,10 @@ pub(crate) fn handshakes(address: SocketAddr, count: u64, every: Duration) -> io
     Ok(took)
 }
 
-/// A client after its handshake that has subscribed to `subject`.
+/// Logs a client in and subscribes it to `subject`.
 fn connect(address: SocketAddr, subject: &str) -> io::Result<TcpStream> {
     let mut stream = handshake(address)?;
-    // What follows the first PONG is read here too: this PONG comes behind it.
+    // This PONG comes behind what follows the first PONG, so that is read here too.
     stream.write_all(format!("SUB {subject} 1\r\nPING\r\n").as_bytes())?;
     read_until(&mut stream, PONG)?;
     Ok(stream)
@@ -62,7 +63,8 @@ fn read_until(stream: &mut TcpStream, end: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The time each of `count` requests took, one every millisecond or as soon as the one before is answered.
+/// Sends `count` requests, one every millisecond or as soon as the one before is answered, and returns how long each
+/// took.
 pub(crate) fn run(address: SocketAddr, count: u64) -> Outcome<Vec<Duration>> {
     const EVERY: Duration = Duration::from_millis(1);
     let (service, inbox) = ("bench.service", "_INBOX.bench");

@@ -1,4 +1,4 @@
-//! The processes: nats-server, weir and its peers, each on a port of its own that was free a moment ago.
+//! Starts the processes: nats-server, weir and its peers, each on a port that was free a moment before.
 
 use std::{
     env,
@@ -14,14 +14,14 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Outcome;
 
-/// Who is measured.
+/// The candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Kind {
     Weir,
     Haproxy,
     Nginx,
     Envoy,
-    /// What refuses everybody and does nothing else. Only in mode refuse.
+    /// A program that refuses every client and does nothing else. Only in mode refuse.
     Rejector,
     /// No proxy: clients connect to nats-server itself.
     Direct,
@@ -84,7 +84,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // TERM first: nginx's master has to take its workers along. Whoever drains instead is killed a moment later.
+        // TERM first, since nginx's master has to end its workers. A process that drains instead is killed a moment
+        // later.
         if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
             let _ = kill_process(pid, Signal::TERM);
         }
@@ -99,7 +100,7 @@ impl Drop for Process {
     }
 }
 
-/// nats-server, and where it is.
+/// A running nats-server.
 pub(crate) struct Server {
     process: Process,
     address: SocketAddr,
@@ -123,7 +124,7 @@ fn free_address() -> Outcome<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// Fills in a configuration of `benches/peers` and puts it into `dir`.
+/// Fills in a configuration from `benches/peers` and writes it into `dir`.
 fn configure(dir: &Path, name: &str, values: &[(&str, &str)]) -> Outcome<PathBuf> {
     let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers").join(name);
     let mut text = fs::read_to_string(&template).map_err(|err| format!("{}: {err}", template.display()))?;
@@ -135,7 +136,7 @@ fn configure(dir: &Path, name: &str, values: &[(&str, &str)]) -> Outcome<PathBuf
     Ok(path)
 }
 
-/// Waits until somebody listens.
+/// Waits until the process listens.
 fn up(process: &mut Process, address: SocketAddr, log: &Path) -> Outcome<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while TcpStream::connect(address).is_err() {

@@ -1,15 +1,15 @@
-//! What was measured, and the table of it: medians, weir against the best peer, targets.
+//! The table of what was measured: medians, weir compared with the best peer, targets.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::stage::Kind;
 
-/// What weir is to reach.
+/// The target that weir has to reach.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Target {
-    /// Nothing is asked; lower is better.
+    /// No target; lower is better.
     None,
-    /// Nothing is asked, nor compared.
+    /// No target, and no comparison.
     Told,
     /// At most this times the best peer's value, which is the lowest.
     AtMost(f64),
@@ -17,7 +17,7 @@ pub(crate) enum Target {
     AtLeast(f64),
     /// At most this value, whatever the peers do.
     Below(f64),
-    /// At most this times what the bare rejector takes.
+    /// At most this times the rejector's value.
     OfRejector(f64),
     /// Exactly this value, whatever the peers do.
     Exactly(f64),
@@ -30,7 +30,7 @@ struct Row {
     samples: BTreeMap<Kind, BTreeMap<u32, f64>>,
 }
 
-/// All rows, in the order in which they first came.
+/// All rows, in the order in which they were declared.
 #[derive(Default)]
 pub(crate) struct Table {
     rows: Vec<Row>,
@@ -54,21 +54,21 @@ fn short(value: f64) -> String {
 }
 
 impl Table {
-    /// A row to come. Rows are printed in the order in which they were declared.
+    /// Declares a row. Rows are printed in the order of their declaration.
     pub(crate) fn declare(&mut self, name: &str, target: Target) {
         if !self.rows.iter().any(|row| row.name == name) {
             self.rows.push(Row { name: name.into(), target, samples: BTreeMap::new() });
         }
     }
 
-    /// What was measured, for a row that has been declared.
+    /// Adds a measured value to a declared row.
     pub(crate) fn add(&mut self, name: &str, kind: Kind, round: u32, value: f64) {
         if let Some(row) = self.rows.iter_mut().find(|row| row.name == name) {
             row.samples.entry(kind).or_default().insert(round, value);
         }
     }
 
-    /// As Markdown.
+    /// The table as Markdown.
     pub(crate) fn print(&self, kinds: &[Kind]) -> String {
         let mut text = String::from("| measured |");
         kinds.iter().for_each(|kind| _ = write!(text, " {} |", kind.name()));
@@ -105,8 +105,8 @@ impl Row {
         let _ = writeln!(text, " {ratio_text} | {target} | {met} |");
     }
 
-    /// weir's value over the best peer's in the same round: the median, the lowest and the highest of these. What makes the machine
-    /// slower for some rounds makes it so for both.
+    /// weir's value divided by the best peer's in the same round: the median, the lowest and the highest. A machine
+    /// that is slower in some rounds is slower for both.
     fn ratio(&self) -> Option<(f64, f64, f64)> {
         let higher_is_better = match self.target {
             Target::Told | Target::Exactly(_) => return None,
@@ -121,7 +121,7 @@ impl Row {
         let best = |a: (Kind, f64), b: (Kind, f64)| if (b.1 > a.1) == higher_is_better { b } else { a };
         let peer = self.samples.get(&medians.reduce(best)?.0)?;
         let rounds = self.samples.get(&Kind::Weir)?.iter();
-        // A peer that took nothing that could be measured leaves nothing to compare with.
+        // A peer with a value of 0 leaves nothing to compare with.
         let ratios: BTreeMap<_, _> = rounds
             .filter_map(|(&round, weir)| Some((round, weir / peer.get(&round)?)))
             .filter(|(_, ratio)| ratio.is_finite())

@@ -7,7 +7,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::Outcome;
 
-/// Puts `server.pem` and `server.key`, of `localhost`, into `dir`.
+/// Writes `server.pem` and `server.key`, for `localhost`, into `dir`, and returns a connector that trusts them.
 pub(crate) fn prepare(dir: &Path) -> Outcome<TlsConnector> {
     let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     fs::write(dir.join("server.pem"), issued.cert.pem())?;

@@ -1,4 +1,4 @@
-//! What a process has used: CPU time and memory, its children's included (nginx does its work in them).
+//! CPU time, memory and descriptors of a process and its children (nginx works in its children).
 
 use std::fs;
 
@@ -10,8 +10,8 @@ fn family(pid: u32) -> Vec<u32> {
     std::iter::once(pid).chain(children.split_whitespace().filter_map(|pid| pid.parse().ok())).collect()
 }
 
-/// User and system time of all threads, in seconds: the sum of which `/proc/PID/stat` shows in steps of 10 ms.
-/// None of the candidates ends a thread while it is measured.
+/// User and system time of all threads, in seconds: the sum that `/proc/PID/stat` shows only in steps of 10 ms. It
+/// misses threads that have ended; no candidate ends one while it is measured.
 pub(crate) fn cpu_seconds(pids: &[u32]) -> Outcome<f64> {
     let mut nanoseconds = 0;
     for pid in pids.iter().flat_map(|&pid| family(pid)) {
@@ -35,7 +35,7 @@ pub(crate) fn resident_kib(pid: u32) -> Outcome<f64> {
     Ok(kib as f64)
 }
 
-/// Open descriptors.
+/// How many descriptors are open.
 pub(crate) fn descriptors(pid: u32) -> Outcome<f64> {
     let mut open = 0;
     for pid in family(pid) {

@@ -9,7 +9,7 @@ use weir::internals::protocol::info::{Info, Rewrite};
 use weir::internals::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
 use weir::internals::protocol::client_preface::Preface;
 use weir::internals::protocol::websocket::decode::{Decoder, Violation};
-use weir::internals::protocol::websocket::{Pieces, Terms, Tools, encode, upgrade::Rules};
+use weir::internals::protocol::websocket::{FrameSize, Negotiated, DeflatePool, encode, upgrade::Rules};
 
 /// Lines are found the same however they arrive, and are bounded.
 pub fn control_line(data: &[u8]) {
@@ -203,11 +203,11 @@ pub fn preface(data: &[u8]) {
 /// a request that opens a WebSocket does so only once it is whole. The first byte says what was agreed upon.
 pub fn websocket(data: &[u8]) {
     let Some((&agreed, stream)) = data.split_first() else { return };
-    let pieces = [Pieces::Whole, Pieces::Small, Pieces::SmallUnlessDeflated][usize::from(agreed >> 2) % 3];
-    let terms = Terms { deflate: agreed & 1 != 0, unmasked: agreed & 2 != 0, pieces };
-    let whole = hear(terms, stream, stream.len().max(1), 4096);
+    let frame_size = [FrameSize::Unlimited, FrameSize::Small, FrameSize::SmallUnlessDeflated][usize::from(agreed >> 2) % 3];
+    let negotiated = Negotiated { deflate: agreed & 1 != 0, unmasked: agreed & 2 != 0, frame_size };
+    let whole = hear(negotiated, stream, stream.len().max(1), 4096);
     for (step, room) in [(1, 1), (usize::from(agreed >> 4) + 2, 100)] {
-        let cut = hear(terms, stream, step, room);
+        let cut = hear(negotiated, stream, step, room);
         if whole.2.is_some_and(|broken| broken.0.code == 1007) {
             // How much still comes out of what does not inflate is up to the room there is.
             assert_eq!(whole.2, cut.2);
@@ -217,11 +217,11 @@ pub fn websocket(data: &[u8]) {
         }
     }
 
-    let terms = Terms { unmasked: true, ..terms };
-    let (mut framed, mut tools) = (Vec::new(), Tools::default());
+    let negotiated = Negotiated { unmasked: true, ..negotiated };
+    let (mut framed, mut pool) = (Vec::new(), DeflatePool::default());
     let said = stream.repeat(usize::from(agreed >> 4) + 1);
-    encode::data(terms, &said, &mut tools, &mut framed);
-    let heard = hear(terms, &framed, 1000, 777);
+    encode::data(negotiated, &said, &mut pool, &mut framed);
+    let heard = hear(negotiated, &framed, 1000, 777);
     assert!(heard == (said, Vec::new(), None));
 
     let rules = Rules { compression: true, ..Rules::default() };
@@ -233,14 +233,14 @@ pub fn websocket(data: &[u8]) {
 }
 
 /// What came, the answers to control frames, and what was wrong.
-fn hear(terms: Terms, stream: &[u8], step: usize, room: usize) -> (Vec<u8>, Vec<u8>, Option<Violation>) {
+fn hear(negotiated: Negotiated, stream: &[u8], step: usize, room: usize) -> (Vec<u8>, Vec<u8>, Option<Violation>) {
     /// A compressed message can be a thousand times as long as the input.
     const ENOUGH: usize = 1 << 20;
-    let (mut decoder, mut tools) = (Decoder::new(terms), Tools::default());
+    let (mut decoder, mut pool) = (Decoder::new(negotiated), DeflatePool::default());
     let (mut heard, mut replies, mut out) = (Vec::new(), Vec::new(), vec![0; room]);
     for mut chunk in stream.chunks(step) {
         loop {
-            let step = match decoder.decode(chunk, &mut out, &mut replies, &mut tools) {
+            let step = match decoder.decode(chunk, &mut out, &mut replies, &mut pool) {
                 Ok(step) => step,
                 Err(broken) => return (heard, replies, Some(broken)),
             };

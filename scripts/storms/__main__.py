@@ -1,4 +1,4 @@
-"""The storms of scripts/storm-bench: every process on loopback, every figure from one run."""
+"""The storms of scripts/storm-bench. All processes run on loopback; every figure is from one run."""
 
 import argparse, sys
 

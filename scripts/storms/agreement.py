@@ -1,14 +1,15 @@
-"""The same storms for real and in `weir plan`. One storm is one draw: a client more or less that has to come back once more is 2 s.
-So each is played several times, the plan with as many seeds for each of them, and the medians are compared."""
+"""Compares real storms with `weir plan`. A single storm is a single draw: one client that has to come back once more
+adds 2 s. So each storm runs several times, with several seeds of the plan for each run, and the medians are
+compared."""
 
 import json, statistics, subprocess
 
-from logins import floor_of, in_turn
+from logins import least_time, in_turn
 from processes import WEIR, Weir, place, servers, url, users
 from storm import seconds, storm
 from table import row
 
-# What, bcrypt's cost, servers, clients, times, and logins of each that measures what the servers can do.
+# Name, bcrypt's cost, servers, clients, times, and how many logins measure what the servers can do.
 STORMS = (
     ("bcrypt 11", 11, 1, 50, 3, 30),
     ("bcrypt 11", 11, 1, 200, 3, 30),
@@ -20,11 +21,11 @@ CAP = 60
 
 
 def speed(login, user, count, clients, share):
-    """What servers do when two at a time come to each, and what a login takes alone, in seconds."""
+    """Logins per second of the servers with two at a time on each, and the seconds that one login takes alone."""
     with place() as (stack, directory):
         those = [server.start() for server in servers(stack, directory, count, login)]
         alone = in_turn(those[0].port, user, 1, 100)
-        return clients / floor_of(those, user, clients, share), 1 / alone
+        return clients / least_time(those, user, clients, share), 1 / alone
 
 
 def for_real(login, user, count, clients):
@@ -35,7 +36,7 @@ def for_real(login, user, count, clients):
 
 
 def foretold(count, clients, per_second, alone, seed):
-    """By the plan, which is told nothing but what the servers can do."""
+    """The plan's result. All that the plan is given is what the servers can do."""
     plan = [WEIR, "plan", "--json", "--clients", clients, "--servers", count, "--handshakes", f"{per_second:.2f}", "--at-once"]
     plan += ["--handshake-time", f"{1e6 * alone:.0f}us", "--for", f"{CAP}s", "--seed", seed]
     weir = json.loads(subprocess.run(list(map(str, plan)), capture_output=True, check=True).stdout)["cases"][-1]
@@ -52,7 +53,7 @@ def agreement(_):
         name = f"{clients:,} clients at once, {what}, {count} server{'s' if count > 1 else ''}, {times} times"
         speeds, real, plan = [], [], []
         for round_ in range(times):
-            # Each time anew: the machine's speed is not the same all the time.
+            # Measured anew for each run: the machine's speed changes.
             per_second, alone = speed(login, user, count, clients, share)
             speeds.append(per_second)
             real.append(for_real(login, user, count, clients))

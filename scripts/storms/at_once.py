@@ -1,16 +1,16 @@
-"""Clients that come all at once: direct, behind HAProxy, behind weir."""
+"""Clients that connect all at once: directly, through HAProxy, through weir."""
 
 import time
 
-from logins import floor_of, in_turn
+from logins import least_time, in_turn
 from processes import HAPROXY, Weir, haproxy, place, servers, url, users
 from storm import begin_storm, end_storm, seconds, storm, told
 from table import row
 
 
 def pace(name, weir, capacity):
-    """By the flight recorder's seconds: clients let in per second, in the fastest three seconds in a row and in the slowest three
-    while somebody waited, against what the servers can do."""
+    """Compares, by weir's record of the storm, the clients let in per second with what the servers can do: in the
+    fastest and in the slowest three seconds in a row in which somebody waited."""
     points = weir.storm()["series"]["points"]
     busy = [p["admitted"] for before, p in zip(points, points[1:]) if before["waiting"] and p["waiting"]]
     if len(busy) < 3:
@@ -26,7 +26,7 @@ def bcrypt11(options):
         one = servers(stack, directory, 1, login)[0].start()
         alone = in_turn(one.port, "a", 6, 40)
         row(name, "fed one after another", f"{alone:.1f} logins a second")
-        capacity = 100 / floor_of([one], "a", 100, 40)
+        capacity = 100 / least_time([one], "a", 100, 40)
         row(name, "fed two at a time", f"{capacity:.1f} logins a second")
         if "direct" in options.who:
             report = storm([url(one.port, "a")], 50, 20)
@@ -39,11 +39,11 @@ def bcrypt11(options):
     for clients in options.sizes if "weir" in options.who else ():
         with place() as (stack, directory):
             one = servers(stack, directory, 1, login)[0].start()
-            weir, floor = Weir(stack, directory, [one]), clients / alone
-            report = storm([url(weir.port, "a")], clients, floor * 3 + 20)
-            most = 1.15 * floor
+            weir, least = Weir(stack, directory, [one]), clients / alone
+            report = storm([url(weir.port, "a")], clients, least * 3 + 20)
+            most = 1.15 * least
             good = bool(seconds(report)) and seconds(report) <= most and report["given_up"] == 0
-            row(name, f"weir, {clients} clients", told(report, int(floor * 3 + 20)), f"≤ {most:.1f} s, 0 given up", good)
+            row(name, f"weir, {clients} clients", told(report, int(least * 3 + 20)), f"≤ {most:.1f} s, 0 given up", good)
             pace(name, weir, capacity)
 
 
@@ -51,8 +51,8 @@ def bcrypt6(options):
     name, login, clients = "bcrypt cost 6, 3,000 at once, 3 servers of 4,000", users(6), 3000
     with place() as (stack, directory):
         those = [server.start() for server in servers(stack, directory, 3, login)]
-        floor = floor_of(those, "a", clients)
-        row(name, "the servers' floor", f"{floor:.1f} s")
+        least = least_time(those, "a", clients)
+        row(name, "the servers' least possible time", f"{least:.1f} s")
     if "direct" in options.who:
         with place() as (stack, directory):
             those = [server.start() for server in servers(stack, directory, 3, login)]
@@ -71,9 +71,9 @@ def bcrypt6(options):
         those = [server.start() for server in servers(stack, directory, 3, login)]
         weir = Weir(stack, directory, those)
         report = storm([url(weir.port, "a")], clients, 60)
-        good = bool(seconds(report)) and seconds(report) <= 1.25 * floor and report["phases"][0]["most_tries"] <= 3
-        row(name, "weir", told(report, 60), f"≤ {1.25 * floor:.1f} s, at most 3 tries", good)
-        pace(name, weir, clients / floor)
+        good = bool(seconds(report)) and seconds(report) <= 1.25 * least and report["phases"][0]["most_tries"] <= 3
+        row(name, "weir", told(report, 60), f"≤ {1.25 * least:.1f} s, at most 3 tries", good)
+        pace(name, weir, clients / least)
 
 
 def plain(options):
@@ -93,7 +93,7 @@ def plain(options):
             those = [server.start() for server in servers(stack, directory, 3)]
             weir = Weir(stack, directory, those)
             idle = weir.running.cpu()
-            # All are in, then for a moment nothing happens: the servers are counted.
+            # Once all are in, nothing happens for a moment; then the connections of the servers are counted.
             process = begin_storm([url(weir.port)], clients, 20, more=["--drop-after", "3s"])
             counts, deadline = None, time.monotonic() + 15
             while time.monotonic() < deadline:

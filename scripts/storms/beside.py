@@ -1,4 +1,4 @@
-"""What others feel: those of another account, and those who are in already."""
+"""What a storm costs clients that are not part of it: those of another account, and established sessions."""
 
 import time
 
@@ -9,8 +9,9 @@ from table import row
 
 
 def beside(name, what, work, user, per_second, callout_takes=None):
-    """Something quiet beside a storm of another account; and the same on a server that has no part in it: the rest is the machine's.
-    Logins are bcrypt of cost 6, or those of a callout that takes so many milliseconds."""
+    """Measures quiet traffic beside a storm of another account, and the same traffic on a server without a storm, which
+    shows the machine's part of the effect. Logins are bcrypt of cost 6, or those of a callout that takes
+    `callout_takes` milliseconds."""
     for who in ("direct", "HAProxy", "weir"):
         if who == "HAProxy" and not HAPROXY:
             continue
@@ -25,19 +26,19 @@ def beside(name, what, work, user, per_second, callout_takes=None):
             aside, alone = Aside(work, ports[0], user, per_second), Aside(work, bystander.port, user, per_second)
             time.sleep(8)
             began, share = time.monotonic(), 5000 // len(ports)
-            # Without weir it takes too long: what is to be seen is seen by then.
+            # Without weir the storm takes too long; 12 s show the effect.
             cap = 60 if front else 12
             reports = [end_storm(one) for one in [begin_storm([url(port, "a")], share, cap) for port in ports]]
             ended = began + max(seconds(report) or cap for report in reports)
             for found, of in ((aside.end(), ""), (alone.end(), ", on a server without a storm")):
-                # Of each step of it, as far as there are several.
+                # For each measured step, if there are several.
                 steps = [[(at, took) for at, took in zip(column[0], one)] for column in [list(zip(*found))] for one in column[1:]]
                 calm, stormy = ([[percentile(during(step, *span), at) * 1e3 for at in (0.5, 0.99)] for step in steps]
                                 for span in ((began - 7, began), (began, ended)))
                 text = "; ".join(
                     f"{step}calm {a[0]:.1f} and {a[1]:.1f} ms, in the storm {b[0]:.1f} and {b[1]:.1f} ms" for step, a, b in zip(("", "to INFO "), calm, stormy)
                 )
-                # All come in its first moments, and keep the cores busy with nothing but that.
+                # In the first half second all clients connect, which alone keeps the cores busy.
                 settled = [percentile(during(steps[0], began + 0.5, ended), at) * 1e3 for at in (0.5, 0.99)]
                 text += f"; after its first half second {settled[0]:.1f} and {settled[1]:.1f} ms"
                 good = stormy[0][1] <= 2 * calm[0][1]

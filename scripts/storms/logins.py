@@ -1,4 +1,4 @@
-"""Logins one by one: what a server can do when nobody waits, and what others feel while a storm goes on."""
+"""Single logins: what a server can do when nobody waits, and what a storm costs clients that are not part of it."""
 
 import contextlib, multiprocessing, os, socket, ssl, threading, time
 
@@ -27,7 +27,7 @@ def connect(port, user=None, patience=10, ca=None, greeted=lambda: None):
 
 
 def in_turn(port, user, limit_seconds, most):
-    """Logs in again and again, one after another; returns how many a second."""
+    """Logs in again and again, one login after the other; returns the logins per second."""
     began, done = time.monotonic(), 0
     while done < most and time.monotonic() - began < limit_seconds:
         connect(port, user).close()
@@ -35,8 +35,9 @@ def in_turn(port, user, limit_seconds, most):
     return done / (time.monotonic() - began)
 
 
-def floor_of(those, user, clients, share=400):
-    """Seconds in which these servers log so many clients in when two at a time come to each, and nobody waits."""
+def least_time(those, user, clients, share=400):
+    """The least possible time: the seconds that these servers take to log `clients` in, with two at a time on each and
+    nobody waiting."""
     done = []
     with multiprocessing.Pool(2 * len(those)) as pool:
         began = time.monotonic()
@@ -47,7 +48,7 @@ def floor_of(those, user, clients, share=400):
 
 
 class Aside(multiprocessing.Process):
-    """Measures something every so often in a process of its own, until it is told to stop; gives (when, how long)."""
+    """Measures repeatedly in a process of its own, until `end`, which returns a list of (when, how long)."""
 
     def __init__(self, work, *args):
         super().__init__(daemon=True)
@@ -66,11 +67,11 @@ class Aside(multiprocessing.Process):
 
 
 def connects(stop, port, user, per_second):
-    """Connects so many times a second, and closes a second later, as a client that comes and goes."""
+    """Connects `per_second` times a second, and closes each connection 6 s later."""
     found, lock = [], threading.Lock()
 
     def one(due):
-        # From when it was due: waiting for a thread is nobody's merit.
+        # Measured from when the connect was due, so that waiting for a thread counts.
         greeted = []
         with contextlib.suppress(OSError):
             stream = connect(port, user, 5, greeted=lambda: greeted.append(time.monotonic() - due))
@@ -91,10 +92,10 @@ def connects(stop, port, user, per_second):
 
 
 def messages(stop, port, user, per_second, ca=None):
-    """Publishes to itself so many times a second, over one connection."""
+    """Publishes to itself `per_second` times a second, over one connection."""
     stream, found = connect(port, user, ca=ca), []
     with contextlib.suppress(OSError):
-        # What is measured is the path, not how long this process waits for a core; where that is not allowed, both.
+        # To measure the path and not how long this process waits for a core. If nice is not allowed, it measures both.
         os.nice(-10)
     subject = f"me-{os.getpid()}".encode()
     stream.sendall(b"SUB " + subject + b" 1\r\nPING\r\n")

@@ -1,4 +1,4 @@
-"""Clients that come over TLS, all at once: at the server itself, behind weir, behind HAProxy."""
+"""Clients that connect over TLS all at once: to the server itself, through weir, through HAProxy."""
 
 import contextlib, json, subprocess, time
 
@@ -9,7 +9,8 @@ from table import row
 
 
 def certificate(directory, kind):
-    """An authority, and a certificate of its for 127.0.0.1; returns the authority's file, the certificate's and the key's."""
+    """Creates an authority and its certificate for 127.0.0.1; returns the files of the authority, the certificate and
+    the key."""
     key = {"ecdsa": ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"], "rsa": ["-newkey", "rsa:2048"]}[kind]
     ca, cert, name = f"{directory}/ca.pem", f"{directory}/own.pem", f"{directory}/own.key"
 
@@ -26,8 +27,8 @@ def certificate(directory, kind):
 
 @contextlib.contextmanager
 def behind_tls(kind, who, first):
-    """One server, and who does TLS for it: gives the authority's file, the port, a port for plain clients, the weir if it is one, and
-    the processes whose CPU counts."""
+    """Starts one server, and `who` does TLS for it. Yields the authority's file, the port, a port for plain clients,
+    the weir if it is one, and the processes whose CPU counts."""
     with place() as (stack, directory):
         ca, cert, key = certificate(directory, kind)
         own = f'tls {{ cert_file: "{cert}", key_file: "{key}", timeout: 2, handshake_first: {str(first).lower()} }}'
@@ -73,7 +74,7 @@ def tls(kind):
 
 
 def tls_latency():
-    """Established sessions, one plain and one with TLS, while others come over TLS."""
+    """Measures two established sessions, one plain and one with TLS, while other clients connect over TLS."""
     name, clients, found = "established sessions in a storm of 2,000 over TLS", 2000, {}
     for who in ("direct", "weir"):
         with behind_tls("ecdsa", who, False) as (ca, port, plain_port, *_):

@@ -1,4 +1,5 @@
-"""The processes of a storm: nats-servers, weir and HAProxy, all on loopback, each ended with the block it was started in."""
+"""The processes of a storm: nats-servers, weir and HAProxy, all on loopback. Each ends with the block that started
+it."""
 
 import contextlib, crypt, json, os, socket, subprocess, tempfile, threading, time, urllib.request
 
@@ -25,7 +26,7 @@ def get(port, path):
 
 
 class Running:
-    """A process, ended with the block it was started in."""
+    """A process that ends with the block that started it."""
 
     def __init__(self, stack, command, log, env=None):
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=open(log, "ab"), stderr=subprocess.STDOUT, env=env)
@@ -36,7 +37,7 @@ class Running:
         self.process.wait()
 
     def cpu(self):
-        """Seconds so far."""
+        """CPU seconds so far."""
         with open(f"/proc/{self.process.pid}/stat") as file:
             fields = file.read().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -62,7 +63,8 @@ def users(cost, accounts=("a",)):
 
 
 class Callout:
-    """Logins that a service decides, which takes so long for each and does one at a time for each server: they cost no core here."""
+    """An auth callout that takes `milliseconds` for each login, one at a time for each server. Its logins keep no core
+    busy."""
 
     def __init__(self, stack, milliseconds):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -85,11 +87,11 @@ def url(port, user=None):
 
 
 def until(what, is_so, patience=20):
-    """Returns how long it took until it was so."""
+    """Waits until `is_so()`; returns the seconds that took."""
     began = time.monotonic()
     while not is_so():
         if time.monotonic() - began > patience:
-            raise SystemExit(f"in vain: {what}")
+            raise SystemExit(f"waited in vain until {what}")
         time.sleep(0.02)
     return time.monotonic() - began
 
@@ -117,14 +119,14 @@ def servers(stack, directory, count, users="", most=4000):
 
 class Weir:
     def __init__(self, stack, directory, those, monitors=None, more="", tls=""):
-        """`tls` is the listener's table; there is then a plain listener too."""
+        """`tls` is the listener's TLS table; with one there is a plain listener too."""
         self.port, self.monitor, self.plain_port = free_port(), free_port(), free_port()
         monitors = monitors or [server.monitor for server in those]
         text = f'workers = 2\n[log]\nlevel = "info"\n[[listeners]]\nlisten = "127.0.0.1:{self.port}"\nmax_clients = 9200\n'
         if tls:
             text += f'[listeners.tls]\n{tls}[[listeners]]\nlisten = "127.0.0.1:{self.plain_port}"\nmax_clients = 9200\n'
         text += f'[monitor]\nlisten = "127.0.0.1:{self.monitor}"\n'
-        # The servers are a moment old when the storm comes; that they fill steadily is another matter.
+        # No slow start: the servers have just started when the storm comes, and slow start is not what is measured.
         text += '[cluster]\nslow_start = "0s"\n' + more
         for server, monitor in zip(those, monitors):
             text += f'[[cluster.servers]]\nname = "{server.name}"\naddress = "127.0.0.1:{server.port}"\nmonitor = "http://127.0.0.1:{monitor}"\n'
@@ -134,20 +136,21 @@ class Weir:
         self.log = f"{directory}/weir.log"
         self.running = Running(stack, [WEIR, "run", "-c", config], self.log)
         wait_for(self.port, self.log)
-        # Its port is open before it serves: first it reads the servers.
+        # weir reads the servers before it serves, but its port is open by then.
         until("weir serves", lambda: "listening" in open(self.log).read())
 
     def metric(self, prefix):
         return sum(float(line.split()[-1]) for line in get(self.monitor, "/metrics").splitlines() if line.startswith(prefix))
 
     def storm(self):
-        """What its flight recorder has seen so far."""
+        """Its record of the running or else the last storm."""
         told = json.loads(get(self.monitor, "/storms"))
         return told["running"] or (told["storms"] or [None])[0]
 
 
 def haproxy(stack, directory, those, most=4000, tls=""):
-    """Tuned: two threads, spliced, the fewest connections first, each server's limit as its maxconn. Returns it and its port."""
+    """Starts a tuned HAProxy: two threads, splicing, leastconn, each server's limit as its maxconn. Returns it and its
+    port."""
     port, config = free_port(), f"{directory}/haproxy.cfg"
     lines = "\n".join(f"    server {s.name} 127.0.0.1:{s.port} maxconn {most}" for s in those)
     with open(config, "w") as file:
@@ -163,7 +166,7 @@ def haproxy(stack, directory, those, most=4000, tls=""):
 
 
 class Readings:
-    """Stands before a server's monitoring port, and can be told to be silent."""
+    """A relay in front of a server's monitoring port that can be made silent."""
 
     def __init__(self, to):
         self.to, self.silent, self.listener = to, False, socket.create_server(("127.0.0.1", 0), backlog=64)

@@ -1,4 +1,4 @@
-"""`weir storm`, and what its report says."""
+"""Runs `weir storm` and reads its report."""
 
 import json, subprocess
 
@@ -9,7 +9,7 @@ def begin_storm(urls, clients, seconds, like="go", more=()):
     command = [WEIR, "storm", "--json", "--clients", str(clients), "--like", like, "--for", f"{seconds:.0f}s", *more]
     for url in urls:
         command += ["--url", url]
-    # With --json it shows no progress: what it says else is why it cannot be.
+    # With --json it shows no progress; its stderr holds only errors.
     return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 

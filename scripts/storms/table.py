@@ -1,4 +1,4 @@
-"""The table: what was measured, what was wanted, and whether that was met."""
+"""The table: what was measured, the target, and whether it was met."""
 
 import sys
 
@@ -12,7 +12,7 @@ def row(case, what, value, target="", met=None):
 
 
 def show():
-    """Prints all of it; returns whether nothing was missed."""
+    """Prints the table; returns whether all targets were met."""
     print("| case | what | measured | target | met |\n|---|---|---|---|---|")
     for case, what, value, target, met in rows:
         print(f"| {case} | {what} | {value} | {target} | {'' if met is None else 'yes' if met else '**no**'} |")

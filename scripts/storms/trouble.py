@@ -1,4 +1,4 @@
-"""Storms in which something goes wrong: a server dies and another joins, readings stop."""
+"""Storms during which a server dies and another joins, or readings stop."""
 
 import time
 
@@ -20,7 +20,7 @@ def death():
         those[0].running.kill()
         time.sleep(2)
         those[2].start()
-        # The storm's tool ends when all are in at once, those included who had lost the first server.
+        # `weir storm` ends when all clients are in at the same time, including those that had lost the first server.
         report = end_storm(process)
         took = time.monotonic() - began
         row(name, "weir", f"all in after {took:.1f} s, {report['cut']} of {had:.0f} on it were told of its end, {report['given_up']} given up, {report['phases'][0]['most_tries']} tries at most",

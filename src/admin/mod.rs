@@ -1,4 +1,4 @@
-//! The monitor's endpoints: `/metrics`, `/healthz` and `/storms`.
+//! The endpoints at `[monitor] listen`: `/metrics`, `/healthz` and `/storms`.
 
 pub mod prometheus;
 pub mod storm_sampler;
@@ -19,26 +19,26 @@ use tracing::warn;
 use crate::{admin::prometheus::Metrics, session::Shared};
 
 #[derive(Debug)]
-struct Monitor {
+struct Endpoints {
     shared: Arc<Shared>,
     metrics: Metrics,
 }
 
 /// Serves until `stop`.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
-    let monitor = Arc::new(Monitor { metrics: Metrics::new(Arc::clone(&shared)), shared });
+    let endpoints = Arc::new(Endpoints { metrics: Metrics::new(Arc::clone(&shared)), shared });
     let routes = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/storms", get(storms))
-        .with_state(monitor);
+        .with_state(endpoints);
     if let Err(err) = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await {
-        warn!(%err, "the monitor has ended");
+        warn!(%err, "the admin endpoints have ended");
     }
 }
 
-async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
-    match monitor.metrics.text() {
+async fn metrics(State(endpoints): State<Arc<Endpoints>>) -> Response {
+    match endpoints.metrics.text() {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -47,11 +47,11 @@ async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
     }
 }
 
-/// 200 while new clients are welcome, 503 while weir drains or no server is usable; the words are nats-server's own.
-async fn healthz(State(monitor): State<Arc<Monitor>>) -> Response {
-    let (status, body) = if monitor.shared.admission.is_draining() {
+/// 200 while weir admits new clients, 503 while it drains or no server is usable. The bodies are those of nats-server.
+async fn healthz(State(endpoints): State<Arc<Endpoints>>) -> Response {
+    let (status, body) = if endpoints.shared.admission.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"unavailable","error":"draining"}"#)
-    } else if !monitor.shared.servers.any_usable(Instant::now()) {
+    } else if !endpoints.shared.servers.any_usable(Instant::now()) {
         (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"unavailable","error":"no usable server"}"#)
     } else {
         (StatusCode::OK, r#"{"status":"ok"}"#)
@@ -60,8 +60,8 @@ async fn healthz(State(monitor): State<Arc<Monitor>>) -> Response {
 }
 
 /// The storm that goes on and the last ones, as JSON.
-async fn storms(State(monitor): State<Arc<Monitor>>) -> Response {
-    match serde_json::to_vec(&monitor.shared.flight.report()) {
+async fn storms(State(endpoints): State<Arc<Endpoints>>) -> Response {
+    match serde_json::to_vec(&endpoints.shared.flight.report()) {
         Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

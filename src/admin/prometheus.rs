@@ -1,4 +1,5 @@
-//! `/metrics`: every family in one place. What sessions counted is read when asked for, so counting costs an atomic add.
+//! `/metrics`: all metric families. Counters and gauges are read at each scrape, so sessions only pay for an atomic
+//! add.
 
 use std::{
     fmt,
@@ -16,22 +17,21 @@ use prometheus_client::{
 use crate::{
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
     session::Shared,
+    upstream::Server,
 };
 
-/// Accounts shown by name; the others' connections are summed up as `other`.
+/// The accounts that are shown by name. The connections of all others are summed up as `other`.
 const TOP_ACCOUNTS: usize = 50;
 
-/// What can be asked for.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
 }
 
 impl Metrics {
-    /// The metrics of a house.
     pub fn new(shared: Arc<Shared>) -> Self {
         let mut registry = Registry::with_prefix("weir");
-        registry.register_collector(Box::new(FromShared { shared }));
+        registry.register_collector(Box::new(SharedCollector { shared }));
         Self { registry }
     }
 
@@ -47,7 +47,7 @@ impl Metrics {
 }
 
 #[derive(Debug)]
-struct FromShared {
+struct SharedCollector {
     shared: Arc<Shared>,
 }
 
@@ -80,45 +80,49 @@ impl Families<'_, '_> {
     }
 }
 
-impl Collector for FromShared {
+impl Collector for SharedCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families(&mut encoder);
         self.servers(&mut families)?;
         self.admission(&mut families)?;
-        self.ends(&mut families)
+        self.refusals(&mut families)?;
+        self.closes(&mut families)?;
+        self.tls(&mut families)?;
+        self.probes(&mut families)?;
+        self.relayed(&mut families)
     }
 }
 
-impl FromShared {
+impl SharedCollector {
     fn servers(&self, families: &mut Families<'_, '_>) -> fmt::Result {
         let (shared, now) = (&self.shared, Instant::now());
-        let each = |value: &dyn Fn(&crate::upstream::Server) -> f64| {
-            let sample = |s: &Arc<crate::upstream::Server>| (server_label(s.name()), ConstGauge::new(value(s)));
+        let each = |value: &dyn Fn(&Server) -> f64| {
+            let sample = |s: &Arc<Server>| (server_label(s.name()), ConstGauge::new(value(s)));
             shared.servers.iter().map(sample).collect::<Vec<_>>()
         };
         families.family(
             "sessions_active",
-            "Sessions on each server that weir relays",
+            "Sessions that weir relays to each server now",
             each(&|s| s.load().sessions().into()),
         )?;
         families.family(
             "handshakes_active",
-            "Handshakes with each server that are under way",
+            "Logins of clients at each server that are under way now",
             each(&|s| s.load().handshakes().into()),
         )?;
         families.family(
             "handshake_limit",
-            "Handshakes with each server that may be under way at once, as found so far",
+            "The most logins at each server that weir allows to be under way at once, as measured so far",
             each(&|s| s.view(now).handshake_limit.into()),
         )?;
         families.family(
             "server_connections",
-            "Connections of each server: its last count, corrected by what weir opened and closed since",
+            "Connections of each server: its own last count, corrected by what weir has opened and closed since",
             each(&|s| s.load().projected().into()),
         )?;
         families.family(
             "server_max_connections",
-            "The most connections of each server, by its own limit or the configured one",
+            "The most connections of each server, by its own limit or by the configured one",
             each(&|s| s.load().capacity().into()),
         )?;
         families.family(
@@ -128,36 +132,36 @@ impl FromShared {
         )?;
         families.family(
             "server_up",
-            "Whether each server is used for new clients: it answers, its reading is fresh, it is not leaving",
+            "1 if weir sends new clients to the server: it answers, its reading is fresh and it is not in lame duck mode; else 0",
             each(&|s| if s.is_up(now) { 1.0 } else { 0.0 }),
         )?;
-        let tallies = || shared.servers.iter().zip(&shared.counters.servers);
+        let counters = || shared.servers.iter().zip(&shared.counters.servers);
         families.family(
             "admitted",
-            "Clients that got their PONG from each server",
-            tallies().map(|(s, t)| (server_label(s.name()), ConstCounter::new(t.admitted.load(Relaxed)))),
+            "Clients admitted to each server: those that got their PONG",
+            counters().map(|(s, c)| (server_label(s.name()), ConstCounter::new(c.admitted.load(Relaxed)))),
         )?;
         families.family(
             "handshake_seconds",
-            "From the dial, or from CONNECT where it came before, to the server's PONG",
-            tallies().map(|(s, t)| (server_label(s.name()), t.handshake_seconds.clone())),
+            "Seconds from the dial, or from CONNECT where the server was dialled before, to the PONG of each server",
+            counters().map(|(s, c)| (server_label(s.name()), c.handshake_seconds.clone())),
         )
     }
 
     fn admission(&self, families: &mut Families<'_, '_>) -> fmt::Result {
         let admission = &self.shared.admission;
-        families.gauge("held", "Clients that wait for their turn", admission.waiting().held() as f64)?;
+        families.gauge("held", "Clients that wait for their turn now", admission.waiting().held() as f64)?;
         families.gauge(
             "refusals_delayed",
-            "Clients that are being refused: their answer waits for its random delay, or they have not closed yet",
+            "Clients that are being refused now: their refusal is delayed, or they have not closed the connection yet",
             (admission.waiting().answered_later as u32 + self.shared.refusing.in_use()).into(),
         )?;
         if let Some(pace) = admission.pace(Instant::now()) {
-            families.gauge("pace", "New clients per second that weir lets onto the cluster", pace)?;
+            families.gauge("pace", "New clients per second that weir sends to the cluster", pace)?;
         }
         families.single(
             "hold_seconds",
-            "How long held clients waited, whatever came of it",
+            "Seconds that clients waited for their turn, whether they were admitted in the end or not",
             self.shared.counters.hold_seconds.clone(),
         )?;
         let mut accounts = admission.accounts().connections();
@@ -166,14 +170,14 @@ impl FromShared {
         let named = accounts.into_iter().take(TOP_ACCOUNTS).map(|(name, n)| (name.to_string(), n));
         families.family(
             "account_connections",
-            "Connections of each account, the largest by name and the rest as `other`",
+            "Connections of each account now: the 50 accounts with the most by name, the sum of the rest as `other`",
             named
                 .chain((others > 0).then(|| ("other".to_owned(), others)))
                 .map(|(name, n)| (vec![("account", name)], ConstGauge::new(f64::from(n)))),
         )
     }
 
-    fn ends(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+    fn refusals(&self, families: &mut Families<'_, '_>) -> fmt::Result {
         let counters = &self.shared.counters;
         families.family(
             "refused",
@@ -182,7 +186,7 @@ impl FromShared {
         )?;
         families.family(
             "would_refuse",
-            "Clients let in over a quota that only warns, by the reason they would have been refused for",
+            "Clients admitted over a quota that only warns, by the reason for which they would have been refused",
             Refusal::ALL.into_iter().filter_map(|r| {
                 let n = self.shared.admission.warned().of(r);
                 (n > 0).then(|| (vec![("reason", r.name().to_owned())], ConstCounter::new(n)))
@@ -190,7 +194,7 @@ impl FromShared {
         )?;
         families.family(
             "bad_logins",
-            "Logins that servers refused, by account as claimed and reason; the largest by name",
+            "Logins that servers refused, by reason and claimed account; the largest accounts by name, the rest as `other`",
             BadLogin::ALL.into_iter().flat_map(|why| {
                 let labels = move |account: Option<String>| {
                     let account = account.unwrap_or_else(|| "other".to_owned());
@@ -202,12 +206,16 @@ impl FromShared {
         )?;
         families.family(
             "bad_logins_by_source",
-            "The same by source, the largest by address",
+            "Logins that servers refused, by source address; the largest by address, the rest as `other`",
             counters.bad_logins.by_source().into_iter().map(|(source, n)| {
                 let source = source.map_or_else(|| "other".to_owned(), |source| source.to_string());
                 (vec![("source", source)], ConstCounter::new(n))
             }),
-        )?;
+        )
+    }
+
+    fn closes(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+        let counters = &self.shared.counters;
         let mut closed = Vec::new();
         for party in Party::ALL {
             for phase in Phase::ALL {
@@ -218,14 +226,27 @@ impl FromShared {
                         ("phase", phase.name().to_owned()),
                         ("reason", cause.name().to_owned()),
                     ];
-                    // 72 combinations, most of which never happen: shown from their first time on.
+                    // Most combinations never occur, so each is shown from its first time on.
                     if n > 0 {
                         closed.push((labels, ConstCounter::new(n)));
                     }
                 }
             }
         }
-        families.family("closed", "Connections that ended without a refusal", closed)?;
+        families.family(
+            "closed",
+            "Connections that ended without a refusal, by who ended them, when and why",
+            closed,
+        )?;
+        families.single(
+            "probes",
+            "Connections that opened and closed without sending anything",
+            ConstCounter::new(counters.probes.load(Relaxed)),
+        )
+    }
+
+    fn tls(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+        let counters = &self.shared.counters;
         families.family(
             "tls_handshakes",
             "TLS handshakes with clients, `full` or `resumed` with a ticket",
@@ -240,26 +261,29 @@ impl FromShared {
         });
         families.family(
             "tls_certificate_expires_days",
-            "Days until each certificate of a listener expires, below 0 once it has",
+            "Days until each certificate of a listener expires, negative once it has",
             certificates.collect::<Vec<_>>(),
-        )?;
-        families.single(
-            "probes",
-            "Connections that opened and closed without a word",
-            ConstCounter::new(counters.probes.load(Relaxed)),
-        )?;
-        let totals = counters.totals();
+        )
+    }
+
+    fn probes(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+        let probes = ConstCounter::new(self.shared.counters.probes.load(Relaxed));
+        families.single("probes", "Connections that opened and closed without sending anything", probes)
+    }
+
+    fn relayed(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+        let totals = self.shared.counters.totals();
         let directions = |up: u64, down: u64| {
             [("up", up), ("down", down)].map(|(d, n)| (vec![("direction", d.to_owned())], ConstCounter::new(n)))
         };
         families.family(
             "relayed_bytes",
-            "Bytes relayed: `up` from clients to servers, `down` from servers to clients",
+            "Bytes relayed, `up` from clients to servers and `down` from servers to clients",
             directions(totals.bytes_up, totals.bytes_down),
         )?;
         families.family(
             "relayed_messages",
-            "Messages relayed, counted like the bytes",
+            "Messages relayed, `up` from clients to servers and `down` from servers to clients",
             directions(totals.messages_up, totals.messages_down),
         )
     }

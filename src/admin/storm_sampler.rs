@@ -13,7 +13,7 @@ use crate::{
     net::timer,
     outcome::Refusal,
     session::Shared,
-    telemetry::storms::{Party, Sample, Storm, Told},
+    telemetry::storms::{Change, Group, Sample, Storm},
 };
 
 fn sample(shared: &Shared) -> Sample {
@@ -42,8 +42,8 @@ pub async fn record(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         match shared.flight.second(sample(&shared)) {
             None => {}
-            Some(Told::Began) => info!(held = shared.admission.queued(), "a storm has begun"),
-            Some(Told::Over(storm)) => log(&storm, "a storm is over"),
+            Some(Change::Began) => info!(held = shared.admission.queued(), "a storm has begun"),
+            Some(Change::Over(storm)) => log(&storm, "a storm is over"),
         }
         // After a late sample the next second is a whole one: a shorter one would hold fewer clients.
         next = (next + Duration::from_secs(1)).max(Instant::now());
@@ -61,7 +61,7 @@ pub async fn record(shared: Arc<Shared>, stop: CancellationToken) {
 
 fn log(storm: &Storm, what: &str) {
     let refused: Vec<_> = storm.refused.iter().map(|one| format!("{} {}", one.reason, one.count)).collect();
-    let parties = |all: &[Party]| {
+    let groups = |all: &[Group]| {
         let all = all.iter().map(|one| format!("{} {}", one.name, one.admitted + one.refused + one.left));
         all.collect::<Vec<_>>().join(", ")
     };
@@ -74,8 +74,8 @@ fn log(storm: &Storm, what: &str) {
         held = storm.held,
         most_waiting = storm.most_waiting,
         refused = refused.join(", "),
-        accounts = parties(&storm.accounts),
-        languages = parties(&storm.languages),
+        accounts = groups(&storm.accounts),
+        languages = groups(&storm.languages),
         in_danger = storm.in_danger,
         lost = storm.lost,
         sessions = storm.sessions_after,

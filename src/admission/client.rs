@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use crate::{
     admission::{
         deadlines,
-        quota::{accounts::AccountSlot, users_and_names::QuotaIdentity},
+        quota::{account::AccountSlot, users_and_names::QuotaIdentity},
     },
     client_library::returns::Return,
     identity::ClientKey,

@@ -1,5 +1,5 @@
-//! The connect check. It knows who asks: account quota, account rate, a server's slot, the pace. The narrowest limit comes first and
-//! the shared one last, so that a refusal never spends what belongs to others.
+//! The connect check. It knows who asks: account quota, account rate, a server's slot, the pace. The narrowest limit
+//! comes first and the shared one last, so that a refusal never spends what belongs to others.
 //!
 //! Sessions and `weir plan` come here by [`Wait`](super::Wait) only, so that both ask the same in the same order.
 
@@ -15,7 +15,7 @@ use crate::{
         controller::Admission,
         deadlines,
         queue::waiting::{Ticket, Waiter, WaitingClient},
-        quota::{accounts::AccountSlot, limit::Permit, sources::Source, users_and_names::QuotaIdentity},
+        quota::{account::AccountSlot, limit::Permit, sources::Source, users_and_names::QuotaIdentity},
         retry_schedule::{Situation, answer_at},
     },
     client_library::returns::Return,
@@ -102,9 +102,9 @@ impl<W: Waiter> Admission<W> {
         self.admit_or_queue(account, &client, may_use_reserve, now, rng, || waiter)
     }
 
-    /// The verdict on a client that has said nothing yet, in front of servers that are dialled before CONNECT. Where it has to wait it
-    /// may do so until `hold_until`, in the lane of its source. The account of its pass is nobody's: the limits of its account apply in
-    /// [`Admission::enter_account`], once the account is known.
+    /// The verdict on a client that has said nothing yet, in front of servers that are dialled before CONNECT. Where it
+    /// has to wait it may do so until `hold_until`, in the lane of its source. The account of its pass is nobody's: the
+    /// limits of its account apply in [`Admission::enter_account`], once the account is known.
     pub(super) fn before_connect(
         &self,
         source: IpAddr,
@@ -142,7 +142,8 @@ impl<W: Waiter> Admission<W> {
         Ok(account)
     }
 
-    /// Takes a slot in every quota that a client falls under; its token of a rate by user or name may come until `latest`.
+    /// Takes a slot in every quota that a client falls under; its token of a rate by user or name may come until
+    /// `latest`.
     fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
         let account = self.accounts.enter(&client.account, now).map_err(|_| Refusal::AccountQuota)?;
         let latest = latest.min(client.last_turn(&account)).max(now);
@@ -150,8 +151,8 @@ impl<W: Waiter> Admission<W> {
         Ok(account.with_other_quotas(other_quotas))
     }
 
-    /// Admits a client that is within its quotas, or puts it into the queue. `may_use_reserve` is asked only of a client that cannot be
-    /// admitted at once.
+    /// Admits a client that is within its quotas, or puts it into the queue. `may_use_reserve` is asked only of a
+    /// client that cannot be admitted at once.
     fn admit_or_queue(
         &self,
         mut account: AccountSlot,
@@ -211,7 +212,8 @@ impl<W: Waiter> Admission<W> {
         Verdict::Hold { ticket, check_at }
     }
 
-    /// Takes what an admission needs: a token of the account's rate, a handshake of the account, a server's slot, a token of the pace.
+    /// Takes what an admission needs: a token of the account's rate, a handshake of the account, a server's slot, a
+    /// token of the pace.
     fn try_admit(
         &self,
         account: &mut AccountSlot,
@@ -274,8 +276,8 @@ impl<W: Waiter> Admission<W> {
         Verdict::Refuse { reason, at: self.refusal_at(reason, client.hold_until, now, rng), permit }
     }
 
-    /// Refuses a connection at the accept check. It counts for nothing while it waits: all that it takes is a descriptor, of which there
-    /// is a limited number for such connections, and no client in the queue was the reason.
+    /// Refuses a connection at the accept check. It counts for nothing while it waits: all that it takes is a
+    /// descriptor, of which there is a limited number for such connections, and no client in the queue was the reason.
     pub(super) fn refuse_at_accept(
         &self,
         reason: Refusal,

@@ -26,7 +26,8 @@ use crate::{
     upstream::{Servers, Slot, concurrency::baseline::MeasuredFrom},
 };
 
-/// Where accounts have priority, this part of the places to wait in is theirs: another account's storm cannot take them.
+/// Where accounts have priority, this part of the places to wait in is theirs: another account's storm cannot take
+/// them.
 const KEPT_FOR_PRIORITY: usize = 16;
 
 /// The queue and what is known of how fast it moves, under one lock.
@@ -177,8 +178,8 @@ impl<W: Waiter> Admission<W> {
         self.waiting().all() < most
     }
 
-    /// The pace in force, in new clients per second: the configured one, or the rate at which the servers have been seen to take
-    /// clients while others wait, whichever is lower; `None` while neither is known.
+    /// The pace in force, in new clients per second: the configured one, or the rate at which the servers have been
+    /// seen to take clients while others wait, whichever is lower; `None` while neither is known.
     pub fn pace(&self, now: Instant) -> Option<f64> {
         let seen = self.queue_state().throughput.rate(now);
         self.pace_with(seen)
@@ -193,9 +194,9 @@ impl<W: Waiter> Admission<W> {
         }
     }
 
-    /// A handshake has ended with the server's PONG, after it `took` so long `since` then; weir's own tasks ran `late` by so much
-    /// meanwhile. The account's login time and the server's concurrency limit follow from that. There is room for the next
-    /// handshake: [`Admission::next_turns`] says whose.
+    /// A handshake has ended with the server's PONG, after it `took` so long `since` then; weir's own tasks ran `late`
+    /// by so much meanwhile. The account's login time and the server's concurrency limit follow from that. There is
+    /// room for the next handshake: [`Admission::next_turns`] says whose.
     pub fn handshake_finished(
         &self,
         pass: &mut Pass,
@@ -211,22 +212,23 @@ impl<W: Waiter> Admission<W> {
         pass.server.session_began();
     }
 
-    /// The same where the account stays unknown, since TLS is passed through. Such a handshake should take no longer than `should_take`.
+    /// The same where the account stays unknown, since TLS is passed through. Such a handshake should take no longer
+    /// than `should_take`.
     pub fn passthrough_handshake_finished(&self, server: &Slot, took: Duration, should_take: Duration, now: Instant) {
         server.server().handshake_finished(now, took, should_take);
         self.finished.fetch_add(1, Relaxed);
     }
 
-    /// The deadline of its client has cut a handshake off after it `took` so long. That is evidence about the server only where logins
-    /// of the account are quicker than that.
+    /// The deadline of its client has cut a handshake off after it `took` so long. That is evidence about the server
+    /// only where logins of the account are quicker than that.
     pub fn handshake_cut_off(&self, pass: &Pass, took: Duration) {
         if took > pass.account.account().login_time() {
             pass.server.server().handshake_timed_out();
         }
     }
 
-    /// A server has ended a session: how long its client is kept before it is let go too, so that the clients of a server that has died
-    /// do not all come back in the same moment.
+    /// A server has ended a session: how long its client is kept before it is let go too, so that the clients of a
+    /// server that has died do not all come back in the same moment.
     pub fn session_lost(&self, now: Instant, rng: &mut fastrand::Rng) -> Duration {
         self.servers.close_delay(now, self.pace(now), rng)
     }

@@ -1,9 +1,10 @@
-//! How long a client waits before it gives up, by the `lang` of its CONNECT, and how much of that weir may use.
+//! How long weir may hold a client, by the `lang` of its CONNECT.
 //!
-//! Measured with the official libraries at their defaults: Go, Java and C allow 2 s from TCP connect to PONG, Python and
-//! .NET 2 s for each step, Rust 5 s, JavaScript 20 s. A client that has given up often leaves its socket open, and whoever
-//! is admitted after that wastes a server's slot; so holding ends well before, and the handshake with the server too. How well
-//! before depends on what is known: of the client how far away it is, and of its account what a login takes.
+//! Measured with the official libraries at their defaults: Go, Java and C allow 2 s from TCP connect to PONG, Python
+//! and .NET 2 s for each step, Rust 5 s, JavaScript 20 s. A client that has given up often leaves its socket open, and
+//! admitting it then wastes a server's slot. So the hold ends well before the client gives up, and so does the
+//! handshake with the server. How long before depends on what is known: how far away the client is, and what a login of
+//! its account takes.
 
 use std::{
     collections::HashMap,
@@ -15,36 +16,36 @@ use crate::client_library::{library::Deadline, returns::Return, table::by_lang};
 /// The deadlines of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
-    /// It may wait for its turn until then, where its login takes no longer than from then to [`Deadlines::answer_by`]; see
-    /// [`last_turn`].
+    /// It may wait for its turn until then, where its login takes no longer than from then to [`Deadlines::answer_by`];
+    /// see [`last_turn`].
     pub hold_until: Instant,
-    /// It must have its answer by then.
+    /// It must have its PONG by then.
     pub answer_by: Instant,
-    /// What it does when it is refused.
+    /// When it comes back once it is refused.
     pub returns: Return,
 }
 
-/// What is known of the clients' patience.
+/// How long clients of each library may be held.
 #[derive(Debug, Clone)]
 pub struct DeadlinePolicy {
     max_hold: Duration,
     by_lang: HashMap<String, Duration>,
 }
 
-/// Between the end of holding and the answer at least, while nobody knows what a login takes.
+/// The least time between the end of the hold and the answer, while it is not known what a login takes.
 pub const UNKNOWN_LOGIN: Duration = Duration::from_millis(400);
-/// Of what a login is known to take, so much.
+/// Where it is known what a login takes, this many times that is left for it.
 const LOGIN_MARGIN: f64 = 1.3;
-/// So much at least, whatever is known.
+/// So much is left at least between the last turn and the client's own deadline.
 const HOLD_MARGIN: Duration = Duration::from_millis(50);
-/// The default of `max_hold`: what [`hold_within`] leaves of the 2 s that Go, Java and C allow. Another value is the choice of
-/// an operator who knows the clients, and is used as it is.
+/// The default of `max_hold`: what [`hold_within`] leaves of the 2 s that Go, Java and C allow in all. Any other value
+/// is taken as it is: it comes from an operator who knows the clients.
 const USUAL_HOLD: Duration = hold_within(Duration::from_secs(2));
 /// The part of `max_hold` that may pass before a client has seen INFO: 1.2 s of the default 1.5 s.
 const BEFORE_INFO: f64 = 0.8;
 
-/// How long weir holds a client whose library allows this much. The difference is for the login, [`UNKNOWN_LOGIN`] and 100 ms; or it
-/// is a twentieth, where a library allows more than 10 s.
+/// How long weir may hold a client whose library allows this much. The rest is [`UNKNOWN_LOGIN`] for the login, and 100
+/// ms; where a library allows more than 10 s, the rest is a twentieth.
 const fn hold_within(allowed: Duration) -> Duration {
     let (least, twentieth) = (UNKNOWN_LOGIN.saturating_add(Duration::from_millis(100)), allowed.checked_div(20));
     match twentieth {
@@ -59,13 +60,14 @@ impl DeadlinePolicy {
         Self { max_hold, by_lang }
     }
 
-    /// Until when a client that was accepted at `accepted` may wait before it has seen INFO. What is left of the time of a
-    /// client of unknown kind is for INFO, CONNECT and either an answer or a polite refusal.
+    /// Until when a client that was accepted at `accepted` may wait before it has seen INFO. What is left of the hold
+    /// of a client of unknown kind is for INFO, for CONNECT, and for the answer or a refusal that it can read.
     pub fn before_info(&self, accepted: Instant) -> Instant {
         accepted + self.max_hold.mul_f64(BEFORE_INFO)
     }
 
-    /// The deadlines of a client that was accepted at `accepted` and whose CONNECT, with this `lang`, came at `connected`.
+    /// The deadlines of a client that was accepted at `accepted` and whose CONNECT, with this `lang`, came at
+    /// `connected`.
     pub fn deadlines(&self, lang: Option<&str>, accepted: Instant, connected: Instant) -> Deadlines {
         let lang = lang.unwrap_or_default();
         let allowed = by_lang(lang).map(|library| library.deadline);
@@ -76,14 +78,15 @@ impl DeadlinePolicy {
                 (accepted + hold_within(allowed), false)
             }
             (None, Some(Deadline::Total(_))) => (accepted + self.max_hold, true),
-            // The library's clock starts anew when it sends CONNECT.
+            // The library's deadline starts anew when it sends CONNECT.
             (None, Some(Deadline::PerStep(allowed))) => {
                 ((accepted + self.max_hold).max(connected + hold_within(allowed)), true)
             }
         };
         let answer_by = hold_until + UNKNOWN_LOGIN;
-        // The client's clock runs ahead of weir's by half of a round trip, the answer takes the other half, and from accept to CONNECT
-        // it has been at least one. On a busy machine that takes longer; so does it until a client is accepted.
+        // The client began to count half a round trip before weir, and the answer takes the other half. From accept to
+        // CONNECT it took at least one round trip: longer on a busy machine, but there it took longer too until the
+        // client was accepted.
         let far = connected.saturating_duration_since(accepted);
         let latest = answer_by.checked_sub(HOLD_MARGIN + far).filter(|_| is_usual && self.max_hold == USUAL_HOLD);
         let hold_until = latest.map_or(hold_until, |latest| latest.max(hold_until));
@@ -91,8 +94,8 @@ impl DeadlinePolicy {
     }
 }
 
-/// The last moment for the turn of a client that may be held until `hold_until` and must have its answer by `answer_by`, where logins
-/// like its own have taken that long lately; zero while nobody knows.
+/// The last moment at which a turn is of use to a client that may be held until `hold_until` and must have its answer
+/// by `answer_by`. `login_time` is what logins of its account take, zero while that is unknown.
 pub fn last_turn(hold_until: Instant, answer_by: Instant, login_time: Duration) -> Instant {
     let takes = if login_time.is_zero() { UNKNOWN_LOGIN } else { login_time.mul_f64(LOGIN_MARGIN) };
     answer_by.checked_sub(takes).map_or(hold_until, |latest| latest.min(hold_until))
@@ -106,19 +109,19 @@ mod tests {
 
     #[test]
     fn every_kind_is_answered_before_it_gives_up() {
-        let patience = DeadlinePolicy::new(Duration::from_millis(1500), HashMap::new());
+        let policy = DeadlinePolicy::new(Duration::from_millis(1500), HashMap::new());
         let accepted = Instant::now();
         let connected = accepted + Duration::from_millis(700);
         let total =
             [("go", 2.0), ("java", 2.0), ("C", 2.0), ("", 2.0), ("newlang", 2.0), ("rust", 5.0), ("nats.js", 20.0)];
         for (lang, seconds) in total {
-            let deadlines = patience.deadlines(Some(lang), accepted, connected);
+            let deadlines = policy.deadlines(Some(lang), accepted, connected);
             assert!(deadlines.answer_by < accepted + Duration::from_secs_f64(seconds), "{lang}");
             assert!(deadlines.hold_until < deadlines.answer_by);
         }
         for lang in ["go", "java", "C", "python3", ".NET"] {
             // What a session must see to: the login begins in time to end in time.
-            let Deadlines { hold_until, answer_by, .. } = patience.deadlines(Some(lang), accepted, accepted);
+            let Deadlines { hold_until, answer_by, .. } = policy.deadlines(Some(lang), accepted, accepted);
             assert_eq!(
                 last_turn(hold_until, answer_by, Duration::ZERO),
                 accepted + Duration::from_millis(1500),
@@ -128,7 +131,7 @@ mod tests {
             assert_eq!(last_turn(hold_until, answer_by, 200 * MS), accepted + Duration::from_millis(1640), "{lang}");
         }
         for lang in ["python3", ".NET"] {
-            let deadlines = patience.deadlines(Some(lang), accepted, connected);
+            let deadlines = policy.deadlines(Some(lang), accepted, connected);
             assert!(deadlines.answer_by < connected + Duration::from_secs(2), "{lang}");
             assert!(
                 deadlines.hold_until > accepted + Duration::from_millis(1500),
@@ -160,13 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn who_is_far_away_is_answered_sooner() {
-        let patience = DeadlinePolicy::new(1500 * MS, HashMap::new());
+    fn a_client_that_is_far_away_is_answered_sooner() {
+        let policy = DeadlinePolicy::new(1500 * MS, HashMap::new());
         let accepted = Instant::now();
         for far in [10, 100, 300, 1000] {
-            let hold = patience.deadlines(Some("go"), accepted, accepted + far * MS).hold_until - accepted;
+            let hold = policy.deadlines(Some("go"), accepted, accepted + far * MS).hold_until - accepted;
             assert_eq!(hold, (1850 * MS - far * MS).max(1500 * MS));
-            let step = patience.deadlines(Some(".NET"), accepted, accepted + far * MS).hold_until - accepted;
+            let step = policy.deadlines(Some(".NET"), accepted, accepted + far * MS).hold_until - accepted;
             assert_eq!(step, (1850 * MS).max(1500 * MS + far * MS));
         }
     }
@@ -185,8 +188,8 @@ mod tests {
     #[test]
     fn the_operator_knows_better() {
         let by_lang = HashMap::from([("go".to_owned(), Duration::from_secs(9))]);
-        let patience = DeadlinePolicy::new(Duration::from_millis(1500), by_lang);
+        let policy = DeadlinePolicy::new(Duration::from_millis(1500), by_lang);
         let now = Instant::now();
-        assert_eq!(patience.deadlines(Some("go"), now, now).hold_until, now + Duration::from_secs(9));
+        assert_eq!(policy.deadlines(Some("go"), now, now).hold_until, now + Duration::from_secs(9));
     }
 }

@@ -1,4 +1,5 @@
-//! Seeded storms of some accounts beside clients of a quiet one, who come one at a time: what accounts are promised of each other.
+//! Seeded storms of some accounts, beside a quiet account whose clients come one at a time: how far one account can
+//! delay another.
 
 use std::{
     collections::HashMap,
@@ -16,11 +17,11 @@ use crate::{
 
 const SEEDS: u64 = 100;
 const TURNS: usize = 600;
-/// Of each storming account: enough to wait until the end.
+/// Clients of each storming account: enough that some wait until the end.
 const STORM: u64 = TURNS as u64;
 const QUIET: usize = usize::MAX;
 
-/// One who waits, by its account.
+/// A client that waits, by its account.
 struct Waits(usize);
 
 impl Waiter for Waits {
@@ -31,7 +32,7 @@ impl Waiter for Waits {
 
 type TestAdmission = Admission<Waits>;
 
-/// Servers of which nothing is known.
+/// Servers without a reading.
 pub fn unknown_servers(servers: usize) -> Arc<Servers> {
     let server = |n| ServerParams { name: None, address: format!("n{n}:4222"), monitor: None, max_connections: None };
     let cluster = upstream::Params {
@@ -48,7 +49,7 @@ pub fn unknown_servers(servers: usize) -> Arc<Servers> {
     Arc::new(Servers::new(&cluster))
 }
 
-/// Limits that stop nobody.
+/// Limits that refuse no client.
 pub fn wide_open() -> Params {
     Params {
         pace: None,
@@ -81,7 +82,7 @@ struct Storm {
     now: Instant,
     clients: u64,
     under_way: Vec<Pass>,
-    /// Whose turn it was, one after another.
+    /// The accounts of the turns, in their order.
     turns: Vec<usize>,
 }
 
@@ -113,7 +114,7 @@ impl Storm {
         }
     }
 
-    /// Some handshake is over, and whoever is next begins its own.
+    /// Some handshake is over, and the next client begins its own.
     fn goes_on(&mut self) {
         self.now += Duration::from_micros(self.rng.u64(100..20_000));
         let mut over = self.under_way.swap_remove(self.rng.usize(0..self.under_way.len()));
@@ -138,7 +139,7 @@ fn nobody_waits_for_another_accounts_storm() {
         for _ in 0..STORM {
             (0..weights.len()).for_each(|account| storm.arrives(account));
         }
-        // A turn of the quiet account that is still to come: how many others had had theirs when its client came.
+        // Where a client of the quiet account waits: how many turns there had been when it came.
         let mut came = None;
         while storm.turns.len() < TURNS {
             if came.is_none() && storm.rng.u32(0..4) == 0 {
@@ -165,8 +166,8 @@ fn nobody_waits_for_another_accounts_storm() {
     }
 }
 
-/// A storm of three accounts, and how many of their clients had their turn between the arrival of a fourth's clients and the
-/// turn of the last of these.
+/// In a storm of three accounts, clients of a fourth arrive: how many clients of the others had their turn from then to
+/// the turn of the fourth's last.
 fn went_before_the_last_of(fourth: AccountLimits, seed: u64) -> usize {
     let (storming, clients) = (3, 100);
     let params = Params { accounts: HashMap::from([(storming.to_string(), fourth)]), ..wide_open() };
@@ -187,7 +188,7 @@ fn went_before_the_last_of(fourth: AccountLimits, seed: u64) -> usize {
     storm.turns[since..last].iter().filter(|&&turn| turn != storming).count()
 }
 
-/// What the reference says of it.
+/// As `config/reference.toml` says.
 #[test]
 fn an_account_with_all_the_weight_goes_almost_first_and_one_with_priority_first() {
     for seed in 0..SEEDS {
@@ -199,7 +200,7 @@ fn an_account_with_all_the_weight_goes_almost_first_and_one_with_priority_first(
     }
 }
 
-/// Clients of an account that come until one is refused, when `max_held` is 32.
+/// Sends clients of an account until one is refused: how many came before it, and why it was.
 fn come_until_refused(admission: &TestAdmission, account: &str) -> (usize, Refusal) {
     let now = Instant::now();
     let mut inside = Vec::new();

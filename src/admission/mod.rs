@@ -1,4 +1,57 @@
 //! Whether and when a client gets in.
+//!
+//! ```text
+//! accept ──► accept check ──► [INFO, CONNECT] ──► connect check ──► turn ──► dial ──► PONG
+//!            at_accept                            Wait::at_connect     next_turns      handshake_finished
+//!
+//!   accept check, by the source            counted in               a client beyond it is told
+//!     max_connections, rate of the source  quota::sources           source_quota, source_rate
+//!     max_clients of the listener          quota::limit             listener_full
+//!
+//!   connect check, by who asks             counted in               a client beyond it
+//!     max_connections of the account       quota::account           is refused: account_quota
+//!     quotas by user and by client name    quota::users_and_names   is refused: user_quota, name_quota
+//!     rates by user and by client name     quota::users_and_names   waits for a promised token, or user_rate, name_rate
+//!     rate of the account                  quota::account           waits in the queue, or account_rate
+//!     max_handshakes of the account        quota::account           waits in the queue, or hold_expired
+//!     headroom of the servers              upstream::load           waits in the queue, or server_capacity
+//!     handshakes under way on a server     upstream::concurrency    waits in the queue, or hold_expired
+//!     pace: rate, burst                    quota::rate              waits in the queue, or hold_expired
+//!     places to wait: max_held             controller               is refused: queue_full
+//!
+//!   in the queue                           decided by
+//!     who is next                          queue::fair_lanes: priority, the accounts' weights, seniority
+//!     who goes now                         queue::release: the first client within the limits above
+//!     how long it may wait                 deadlines: its library, its account's login time
+//!     how long it has to wait              queue::position and throughput: clients ahead ÷ service rate or pace
+//!     when it is told that it is too long  retry_schedule: by when its library comes back
+//! ```
+//!
+//! docs/explanation/admission.md tells the same to operators.
+//!
+//! In front of servers that send a nonce the server is dialled before CONNECT. The client waits for its turn by its
+//! source then ([`Wait::before_connect`]), and the limits of its account apply once it has said who it is
+//! ([`Admission::enter_account`]).
+//!
+//! # What is public
+//!
+//! - [`Admission::at_accept`], the accept check.
+//! - [`Wait`], the only way to the connect check, the queue and the moment of a refusal. Sessions and `weir plan` both
+//!   go through it.
+//! - [`Admission::next_turns`], called by the task that hands out turns (`dispatch`), and [`Admission::place_again`],
+//!   for a client whose server has failed it.
+//! - Reports: `handshake_finished`, `passthrough_handshake_finished`, `handshake_cut_off`, `session_lost`,
+//!   `session_ended`, and [`Admission::source_reputation`], [`Admission::operators`] and [`Admission::accounts`] for
+//!   what servers say of logins and accounts.
+//! - `begin_drain`, `is_draining`, `sweep`; and what is only shown: `queued`, `waiting`, `pace`, `refusals`, `warned`.
+//!
+//! # What is counted, and by what
+//!
+//! Everything counted is a guard that gives back what it holds on drop. [`Permit`] counts where there is nothing but a
+//! number: clients of a listener, refusals under way, clients that wait outside the queue. A slot knows more than that:
+//! the slot of a source, user or name (`KeySlot`) finds its entry in a table again and redeems promised tokens; an
+//! [`AccountSlot`] also counts handshakes, tells sessions from connections that no server counts yet, and can move to
+//! another account; a server's `Slot` does the same for a server's load.
 
 mod accept_check;
 mod client;
@@ -25,7 +78,7 @@ pub use self::{
     params::{AccountLimits, Params, PatternQuota, Quota},
     queue::{release::Failover, waiting::Waiter},
     quota::{
-        accounts::AccountSlot,
+        account::AccountSlot,
         limit::{Limit, Permit},
         rate::Rate,
         users_and_names::QuotaIdentity,

@@ -24,8 +24,8 @@ pub struct AccountLimits {
     pub weight: NonZeroU32,
     /// Its clients go before those of all accounts without priority.
     pub priority: bool,
-    /// The most handshakes with servers under way at once; an auth callout, say, is asked once for each. `None` leaves that to the
-    /// concurrency limit of each server.
+    /// The most handshakes with servers under way at once; an auth callout, say, is asked once for each. `None` leaves
+    /// that to the concurrency limit of each server.
     pub max_handshakes: Option<NonZeroU32>,
 }
 
@@ -58,8 +58,8 @@ pub struct PatternQuotas {
 pub struct Params {
     /// The configured pace: new clients per second onto the whole cluster; `None` is no limit.
     pub pace: Option<Rate>,
-    /// The most clients that may wait at once: for a turn, for a promised token, or for the moment of their refusal. Where accounts
-    /// have priority, a sixteenth of these places is theirs alone.
+    /// The most clients that may wait at once: for a turn, for a promised token, or for the moment of their refusal.
+    /// Where accounts have priority, a sixteenth of these places is theirs alone.
     pub max_held: usize,
     /// How long a client of unknown kind may be held, from accept to PONG.
     pub max_hold: Duration,

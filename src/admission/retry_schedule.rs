@@ -1,10 +1,11 @@
-//! Decides when a client that cannot be served at once is answered, or looked at again: [`answer_at`], by what is known of its turn
-//! and by when its library comes back.
+//! Decides when a client that cannot be served at once is answered, or looked at again: [`answer_at`], by what is known
+//! of its turn and by when its library comes back.
 //!
-//! Most libraries come back a known time after a refusal ([`Return`]). So the moment of a refusal chooses the moment of the retry.
-//! [`RetrySchedule`] gives out these moments so that retries arrive at the rate at which the servers take clients: the earliest
-//! moment that is not taken among those that the client's own deadline allows, and the least taken one when all are. A client is
-//! back a little before its turn, so that the servers always have a client that waits.
+//! Most libraries come back a known time after a refusal ([`Return`]). So the moment of a refusal chooses the moment of
+//! the retry. [`RetrySchedule`] gives out these moments so that retries arrive at the rate at which the servers take
+//! clients: the earliest moment that is not taken among those that the client's own deadline allows, and the least
+//! taken one when all are. A client is back a little before its turn, so that the servers always have a client that
+//! waits.
 
 use std::time::{Duration, Instant};
 
@@ -15,14 +16,15 @@ const SPAN: Duration = Duration::from_millis(100);
 /// How many spans ahead it counts: the longest return is 5 s, the longest hold 19 s.
 const SPANS: usize = 256;
 
-/// A client is to be back so long before the span of its turn. Were it back within the span, servers that are a little quicker than
-/// estimated would have no client for a moment, and the last clients of the storm would be in later by as much: 5 % of a storm of 6 s.
+/// A client is to be back so long before the span of its turn. Were it back within the span, servers that are a little
+/// quicker than estimated would have no client for a moment, and the last clients of the storm would be in later by as
+/// much: 5 % of a storm of 6 s.
 const RETURN_LEAD: Duration = Duration::from_millis(300);
 
 /// A client with less time left than this is not looked at again before its time is up, nor kept before it is refused.
 const TOO_SHORT: Duration = Duration::from_millis(20);
-/// A client whose library comes back a known time after a refusal is looked at within this while the service rate is not known yet:
-/// the rate is known by then, or the client is looked at again as soon.
+/// A client whose library comes back a known time after a refusal is looked at within this while the service rate is
+/// not known yet: the rate is known by then, or the client is looked at again as soon.
 const RATE_UNKNOWN_CHECK: Duration = Duration::from_millis(400);
 /// A client whose turn comes in time only at the upper bound of the service rate is looked at again within this.
 const RATE_UNCERTAIN_CHECK: Duration = Duration::from_millis(200);
@@ -53,19 +55,21 @@ pub enum Estimate {
     Rate,
 }
 
-/// When to answer a client, or to look at its turn again. It can be kept until `until`, a refusal is put off by `spread` at most, and
-/// its library does `returns` after a refusal. A client that is [too late](Situation::TooLate) is to be refused at that moment; its
-/// retry is returned too, where it is scheduled.
+/// When to answer a client, or to look at its turn again. It can be kept until `until`, a refusal is put off by
+/// `spread` at most, and its library does `returns` after a refusal. A client that is [too late](Situation::TooLate) is
+/// to be refused at that moment; its retry is returned too, where it is scheduled.
 ///
 /// | | a known time after a refusal (Go, C, Python, Rust, .NET) | whatever it is told (Java, JavaScript) | unknown |
 /// |---|---|---|---|
 /// | refused | random within `spread` | the same | the same |
 /// | refused by a drain | now | now | now |
 /// | queued, no room | random within `spread` | the same | the same |
-/// | queued, rate known | now | at the end of its time | random within its time |
-/// | queued, rate unknown | random within 0.4 s | at the end of its time | random within its time |
-/// | in time | random within its time; 0.4 s while the rate is unknown, 0.2 s by its upper bound | the same | the same |
-/// | too late | so that it is back at its turn | at the end of its time | now |
+/// | queued, rate known | now | at `until` | random until then |
+/// | queued, rate unknown | random within 0.4 s | at `until` | random until then |
+/// | in time | random until then | the same | the same |
+/// | in time, rate unknown | random within 0.4 s | the same | the same |
+/// | in time at the upper bound of the rate | random within 0.2 s | the same | the same |
+/// | too late | so that it is back at its turn | at `until` | now |
 pub fn answer_at(
     situation: Situation<'_>,
     returns: Return,
@@ -105,8 +109,8 @@ pub fn answer_at(
     (at, None)
 }
 
-/// A random moment before `until`. So clients that cannot be served are told at different times and come back spread out instead of
-/// in step, and each is judged by what is known of the storm at that time, not when it began.
+/// A random moment before `until`. So clients that cannot be served are told at different times and come back spread
+/// out instead of in step, and each is judged by what is known of the storm at that time, not when it began.
 fn random_within(until: Instant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
     let left = until.saturating_duration_since(now);
     if left <= TOO_SHORT { until } else { now + left.mul_f64(rng.f64()) }
@@ -151,8 +155,9 @@ impl RetrySchedule {
         }
     }
 
-    /// Schedules the retry of a client that comes back `wait` after it is refused, that can be kept for `left`, and whose turn does not
-    /// come before that; the servers take `rate` clients a second. Returns how long to keep the client before it is refused.
+    /// Schedules the retry of a client that comes back `wait` after it is refused, that can be kept for `left`, and
+    /// whose turn does not come before that; the servers take `rate` clients a second. Returns how long to keep the
+    /// client before it is refused.
     fn schedule(
         &mut self,
         now: Instant,
@@ -169,8 +174,8 @@ impl RetrySchedule {
         let (first, first_with_lead) = (self.span(first).min(last), self.span(first + RETURN_LEAD).min(last));
         let expected = |span: u64| self.expected[(span % SPANS as u64) as usize];
         let free = (first..=last).find(|&span| f64::from(expected(span)) < room);
-        // The latest of the least taken: a client that is kept for longer needs fewer tries. Clients of the spans before the lead would
-        // all be back at once.
+        // The latest of the least taken: a client that is kept for longer needs fewer tries. Clients of the spans
+        // before the lead would all be back at once.
         let least_taken = || (first_with_lead..=last).rev().min_by_key(|&span| expected(span));
         let span = free.or_else(least_taken).unwrap_or(last);
         self.expected[(span % SPANS as u64) as usize] += 1;
@@ -196,8 +201,8 @@ mod tests {
 
     type Situate = fn(&mut RetrySchedule) -> Situation<'_>;
 
-    /// The earliest and the latest answer in 2,000 draws, in milliseconds from now, to a client of this library that can be kept for
-    /// `left` ms. A refusal is put off by 700 ms at most.
+    /// The earliest and the latest answer in 2,000 draws, in milliseconds from now, to a client of this library that
+    /// can be kept for `left` ms. A refusal is put off by 700 ms at most.
     fn answers(situate: Situate, lang: &str, left: u32) -> [u128; 2] {
         let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(5));
         let answers = (0..2000).map(|_| {

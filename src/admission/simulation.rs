@@ -1,5 +1,5 @@
-//! Seeded histories of arrivals, departures, deaths of servers and lost readings, on virtual time, with the promises of the
-//! doors checked after every step. `WEIR_SIM_SEED=n` replays one history.
+//! Seeded histories of arrivals, departures, deaths of servers and lost readings, in virtual time. The invariants of
+//! admission are checked after every step. `WEIR_SIM_SEED=n` replays one history.
 
 use std::{
     collections::HashMap,
@@ -109,47 +109,54 @@ fn limits(max: Option<u32>, rate: Option<u32>, weight: u32) -> AccountLimits {
     AccountLimits { quota, weight: one(weight), ..AccountLimits::default() }
 }
 
+fn cluster(servers: usize) -> upstream::Params {
+    let server = |n: usize| ServerParams {
+        name: Some(format!("n{n}")),
+        address: format!("n{n}:4222"),
+        monitor: Some("http://n:8222".into()),
+        max_connections: None,
+    };
+    upstream::Params {
+        system: false,
+        poll_interval: Duration::from_secs(1),
+        reserve: Reserve::Slots(2),
+        warn_at: 0.8,
+        slow_start: Duration::from_secs(2),
+        close_spread: Duration::from_secs(2),
+        compatibility: upstream::Compatibility::default(),
+        source_addresses: Vec::new(),
+        servers: (0..servers).map(server).collect(),
+    }
+}
+
+fn params(rng: &mut fastrand::Rng) -> Params {
+    let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });
+    Params {
+        patterns: Default::default(),
+        pace,
+        max_held: MAX_HELD,
+        max_hold: Duration::from_millis(1500),
+        max_hold_by_lang: HashMap::new(),
+        refusal_spread: Duration::from_millis(1500),
+        max_clients: MAX_CLIENTS,
+        per_source: Quota { max_connections: Some(PER_SOURCE), ..Quota::default() },
+        default_account: limits(None, None, 1),
+        accounts: HashMap::from([
+            ("A".to_owned(), limits(Some(10), None, 1)),
+            ("B".to_owned(), limits(Some(25), Some(20), 2)),
+            ("C".to_owned(), AccountLimits { priority: rng.bool(), ..limits(None, Some(30), 3) }),
+        ]),
+        rules: Vec::new(),
+    }
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let real: Vec<_> = (0..rng.usize(1..5))
             .map(|_| Real { up: true, others: rng.u32(0..10), max: rng.u32(12..60), start: 0, poll: None })
             .collect();
-        let server = |n: usize| ServerParams {
-            name: Some(format!("n{n}")),
-            address: format!("n{n}:4222"),
-            monitor: Some("http://n:8222".into()),
-            max_connections: None,
-        };
-        let cluster = upstream::Params {
-            system: false,
-            poll_interval: Duration::from_secs(1),
-            reserve: Reserve::Slots(2),
-            warn_at: 0.8,
-            slow_start: Duration::from_secs(2),
-            close_spread: Duration::from_secs(2),
-            compatibility: upstream::Compatibility::default(),
-            source_addresses: Vec::new(),
-            servers: (0..real.len()).map(server).collect(),
-        };
-        let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });
-        let params = Params {
-            patterns: Default::default(),
-            pace,
-            max_held: MAX_HELD,
-            max_hold: Duration::from_millis(1500),
-            max_hold_by_lang: HashMap::new(),
-            refusal_spread: Duration::from_millis(1500),
-            max_clients: MAX_CLIENTS,
-            per_source: Quota { max_connections: Some(PER_SOURCE), ..Quota::default() },
-            default_account: limits(None, None, 1),
-            accounts: HashMap::from([
-                ("A".to_owned(), limits(Some(10), None, 1)),
-                ("B".to_owned(), limits(Some(25), Some(20), 2)),
-                ("C".to_owned(), AccountLimits { priority: rng.bool(), ..limits(None, Some(30), 3) }),
-            ]),
-            rules: Vec::new(),
-        };
+        let (cluster, params) = (cluster(real.len()), params(&mut rng));
         let servers = Arc::new(Servers::new(&cluster));
         let admission = TestAdmission::new(&params, Arc::clone(&servers));
         let began = Instant::now();
@@ -159,7 +166,7 @@ impl World {
             rng,
             began,
             now: began,
-            pace,
+            pace: params.pace,
             servers,
             admission,
             limit: Limit::new(MAX_CLIENTS),
@@ -262,7 +269,7 @@ impl World {
         let again = self.admission.next_turns(now, &mut self.rng, &mut turns);
         assert!(again.is_none_or(|at| at > now), "release asks to be called in the past");
         for ((id, _), pass) in turns.drain(..) {
-            let waiting = self.waiting.remove(&id).expect("a turn for one who waits");
+            let waiting = self.waiting.remove(&id).expect("a turn for a client that waits");
             assert!(now < waiting.hold_until, "a turn after the deadline");
             assert!(!waiting.left.load(Relaxed), "a turn for one who left");
             self.admit(id, pass, waiting.entry);
@@ -403,7 +410,7 @@ impl World {
         assert_eq!(queued, self.admission.queued());
         assert!(queued + self.admission.waiting().answered_later <= MAX_HELD, "the queue is bounded");
         let alive = self.waiting.len();
-        assert!(queued >= alive, "someone waits who is not in the queue: {queued} < {alive}");
+        assert!(queued >= alive, "a client waits that is not in the queue: {queued} < {alive}");
         assert_eq!(self.admission.waiting().answered_later, self.delays.len());
         let in_account = |name: &str| {
             self.admission.accounts().connections().iter().find(|(n, _)| **n == *name).map_or(0, |(_, n)| *n)
@@ -417,7 +424,7 @@ impl World {
     }
 }
 
-/// With nobody left, everything has been given back, and forgotten in time.
+/// Once all clients are gone, everything has been given back and is forgotten in time.
 fn ends_clean(mut world: World) {
     world.inside.clear();
     for (_, waiting) in world.waiting.drain() {

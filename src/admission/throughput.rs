@@ -1,24 +1,29 @@
-//! How many clients a second are served while others wait: what the cluster can do, as far as it has been seen.
+//! The service rate: how many clients a second the cluster takes while others wait. It is measured in windows, and only
+//! while clients wait: what is done while nobody waits is less than what could be done.
 
 use std::time::{Duration, Instant};
 
-/// How long one measurement takes at least, and how long it goes on while fewer than [`ENOUGH`] were served: what comes one
-/// by one is not measured in half a second.
+/// A window is open for this long at least.
 const WINDOW: Duration = Duration::from_millis(500);
+/// A window with fewer completions than [`MIN_COMPLETIONS`] stays open until then: clients that come one by one are not
+/// measured in half a second.
 const LONGEST_WINDOW: Duration = Duration::from_secs(2);
-const ENOUGH: u64 = 4;
-/// So many are measured sooner: those who have to come back should know soon.
-const MANY: u64 = 32;
-const LEAST_WINDOW: Duration = Duration::from_millis(100);
-/// Where far more come than are served, weir is busy with those who come, and so are the cores that it shares with others: what is
-/// served meanwhile is less than what can be. So many at least, so many times those who are served, and for no longer than that.
-const SWARM: u64 = 64;
-const SWARM_TIMES: u64 = 4;
-const LONGEST_SWARM: Duration = Duration::from_secs(1);
-/// A figure older than this says nothing about the next storm.
+const MIN_COMPLETIONS: u64 = 4;
+/// With at least [`MANY_COMPLETIONS`] a window may close after this instead of [`WINDOW`]: clients that have to come
+/// back should be told soon.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(100);
+const MANY_COMPLETIONS: u64 = 32;
+/// In a flood far more clients arrive than are served. weir is busy with the arrivals, and so are the cores that it
+/// shares with others: what is served meanwhile is less than what can be. A flood has at least [`FLOOD`] arrivals in a
+/// window, [`FLOOD_TIMES`] as many as completions, and counts as one for [`LONGEST_FLOOD`] after the first client has
+/// begun to wait.
+const FLOOD: u64 = 64;
+const FLOOD_TIMES: u64 = 4;
+const LONGEST_FLOOD: Duration = Duration::from_secs(1);
+/// A rate that was measured longer ago says nothing about the next storm.
 const STALE: Duration = Duration::from_secs(10);
 
-/// One measurement, and what had been counted by its beginning.
+/// A window, with the counts at its beginning.
 #[derive(Debug, Clone, Copy)]
 struct Window {
     since: Instant,
@@ -26,61 +31,63 @@ struct Window {
     arrived: u64,
 }
 
-/// The measurement.
+/// Measures the service rate.
 #[derive(Debug, Default)]
 pub struct Throughput {
-    /// MeasuredFrom when, without a break, somebody has waited.
+    /// Since when clients have waited without a break.
     busy_since: Option<Instant>,
     window: Option<Window>,
+    /// When it was measured, and clients a second.
     rate: Option<(Instant, f64)>,
-    /// How much more it may be than that, in parts of it.
+    /// Upper bound of the rate's error, as a fraction: the true rate may be `rate × (1 + uncertainty)`.
     uncertainty: f64,
 }
 
 impl Throughput {
-    /// Nobody waits: what is done now is less than what could be done.
+    /// Nobody waits: the window is given up.
     pub fn rest(&mut self) {
         (self.busy_since, self.window) = (None, None);
     }
 
-    /// Somebody waits. `finished` handshakes have ended in all, and so many have `arrived` to wait.
+    /// Clients wait. `finished` handshakes have ended in all, and `arrived` clients have joined the queue in all.
     pub fn update(&mut self, now: Instant, finished: u64, arrived: u64) {
         let busy_since = *self.busy_since.get_or_insert(now);
         let begun = Window { since: now, finished, arrived };
         let window = *self.window.get_or_insert(begun);
         let took = now.saturating_duration_since(window.since);
-        let throughput = finished.saturating_sub(window.finished);
-        let came = arrived.saturating_sub(window.arrived);
-        let is_new = now.saturating_duration_since(busy_since) < LONGEST_SWARM;
-        if is_new && came >= SWARM.max(SWARM_TIMES * throughput) {
+        let completions = finished.saturating_sub(window.finished);
+        let arrivals = arrived.saturating_sub(window.arrived);
+        let is_new = now.saturating_duration_since(busy_since) < LONGEST_FLOOD;
+        if is_new && arrivals >= FLOOD.max(FLOOD_TIMES * completions) {
             self.window = Some(begun);
             return;
         }
-        let many = throughput >= MANY && took >= LEAST_WINDOW;
-        if !many && (took < WINDOW || throughput < ENOUGH && took < LONGEST_WINDOW) {
+        let many = completions >= MANY_COMPLETIONS && took >= SHORTEST_WINDOW;
+        if !many && (took < WINDOW || completions < MIN_COMPLETIONS && took < LONGEST_WINDOW) {
             return;
         }
-        let measured = throughput as f64 / took.as_secs_f64();
-        // Half of the figure is the last window's, so that a cluster that slows down is noticed within seconds.
+        let measured = completions as f64 / took.as_secs_f64();
+        // The last window makes half of the rate, so that a cluster that slows down is noticed within seconds.
         let before = self.rate(now);
         self.rate = Some((now, before.map_or(measured, |rate| (rate + measured) / 2.0)));
-        let is_doubted = is_new && came > throughput;
+        let is_uncertain = is_new && arrivals > completions;
         self.uncertainty = match before {
-            None => f64::from(u8::from(is_doubted)),
-            Some(_) if is_doubted => self.uncertainty,
+            None => f64::from(u8::from(is_uncertain)),
+            Some(_) if is_uncertain => self.uncertainty,
             Some(_) => self.uncertainty / 2.0,
         };
         self.window = Some(begun);
     }
 
-    /// What those who wait may hope for, in clients a second; `None` while unknown. At the beginning of a storm fewer may come than a
-    /// swarm, but more than are served: then too weir is busy with them, and twice as many may be served once they are there. Who is
-    /// told too early that there is no hope is away for seconds.
+    /// Upper bound of the service rate, in clients a second; `None` while it is unknown. At the beginning of a storm
+    /// more clients may come than are served, though fewer than in a flood: then too weir is busy with them, and twice
+    /// as many may be served once they are there. A client that is told too early that its turn comes too late is away
+    /// for seconds.
     pub fn upper_rate(&self, now: Instant) -> Option<f64> {
         self.rate(now).map(|rate| rate * (1.0 + self.uncertainty))
     }
 
-    /// Clients a second; `None` while unknown.
+    /// The service rate, in clients a second; `None` while it is unknown.
     pub fn rate(&self, now: Instant) -> Option<f64> {
         self.rate.filter(|(at, _)| now.saturating_duration_since(*at) < STALE).map(|(_, rate)| rate)
     }
@@ -113,24 +120,24 @@ mod tests {
     }
 
     #[test]
-    fn while_more_come_than_are_served_more_may_be_hoped_for() {
+    fn while_more_come_than_are_served_the_rate_may_be_higher() {
         let (mut throughput, start) = (Throughput::default(), Instant::now());
-        let mut hopes = |ms: std::ops::Range<u64>, each: u64, come: u64| {
-            let mut hopes = Vec::new();
+        let mut upper_rates = |ms: std::ops::Range<u64>, each: u64, come: u64| {
+            let mut rates = Vec::new();
             for ms in ms.step_by(100) {
                 throughput.update(start + Duration::from_millis(ms), ms * each, ms * come);
-                hopes.extend(throughput.upper_rate(start + Duration::from_millis(ms)));
+                rates.extend(throughput.upper_rate(start + Duration::from_millis(ms)));
             }
-            hopes
+            rates
         };
-        assert_eq!(hopes(0..400, 2, 5), [4000.0, 4000.0, 4000.0]);
-        assert_eq!(hopes(400..800, 2, 2)[1..], [2500.0, 2250.0, 2125.0], "all are there");
-        assert!(hopes(800..2000, 2, 1).last().is_some_and(|&hope| hope < 2001.0));
-        assert!(hopes(2000..9000, 2, 3).last().is_some_and(|&hope| hope < 2001.0), "it is no new storm");
+        assert_eq!(upper_rates(0..400, 2, 5), [4000.0, 4000.0, 4000.0]);
+        assert_eq!(upper_rates(400..800, 2, 2)[1..], [2500.0, 2250.0, 2125.0], "all are there");
+        assert!(upper_rates(800..2000, 2, 1).last().is_some_and(|&rate| rate < 2001.0));
+        assert!(upper_rates(2000..9000, 2, 3).last().is_some_and(|&rate| rate < 2001.0), "it is no new storm");
     }
 
     #[test]
-    fn while_a_swarm_arrives_what_is_served_says_little() {
+    fn what_is_served_during_a_flood_says_little() {
         let (mut throughput, start) = (Throughput::default(), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
         for ms in 0..600 {
@@ -145,6 +152,6 @@ mod tests {
         for ms in 0..1200 {
             endless.update(at(ms), ms, ms * 15);
         }
-        assert!(endless.rate(at(1200)).is_some(), "some swarms do not end");
+        assert!(endless.rate(at(1200)).is_some(), "some floods do not end");
     }
 }

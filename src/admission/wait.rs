@@ -1,16 +1,12 @@
-//! The state machine of a client that is not admitted yet. It is the only way to the connect check and the queue: sessions drive it by
-//! the clock, `weir plan` in virtual time, and both take the same steps in the same order.
+//! The state machine of a client that is not admitted yet. It is the only way to the connect check and the queue:
+//! sessions drive it by the clock, `weir plan` in virtual time, and both take the same steps in the same order.
 //!
-//! ```text
-//! at_connect ──────┬─ Reserved ──┐      a token of a rate by user or name is promised
-//! before_connect ──┤             ▼
-//!                  ├─ Queued ◄───┤      in the queue: a turn may end the wait; go_on estimates it again
-//!                  │     │       │
-//! refused ─────────┴─ Refused ◄──┘      refused, and told at its moment
-//! refused_at_accept      │
-//!                        ▼
-//!                      Over ──► Step::Dial, or Step::Refuse
-//! ```
+//! | state | entered by | left |
+//! |---|---|---|
+//! | `Reserved`: waits for a promised token of a rate by user or name | `at_connect` | at the token's time, by the connect check |
+//! | `Queued`: waits for its turn | `at_connect`, `before_connect`, `Reserved` | by its turn, or refused where it comes too late |
+//! | `Refused`: waits for the moment of its refusal | all four beginnings, `Reserved` | at that moment, by [`Step::Refuse`] |
+//! | `Over` | all | |
 
 use std::{net::IpAddr, time::Instant};
 
@@ -36,7 +32,8 @@ pub enum Step {
     Dial(Pass),
     /// Wait until then, and call [`Wait::go_on`]. Where it [is queued](Wait::is_queued) its turn may come before.
     Wait(Instant),
-    /// The client is not in the queue any more: its turn has come, or the queue has dropped it and [`Wait::dropped`] says why.
+    /// The client is not in the queue any more: its turn has come, or the queue has dropped it and [`Wait::dropped`]
+    /// says why.
     Gone,
     /// Be refused, now.
     Refuse(Refusal),
@@ -59,7 +56,8 @@ enum State<W> {
 }
 
 impl<W: Waiter> Wait<W> {
-    /// Begins at the connect check, with a client whose CONNECT has been read. `waiter` gets the pass if the client has to wait for it.
+    /// Begins at the connect check, with a client whose CONNECT has been read. `waiter` gets the pass if the client has
+    /// to wait for it.
     pub fn at_connect(
         admission: &Admission<W>,
         client: Client,
@@ -70,8 +68,8 @@ impl<W: Waiter> Wait<W> {
         Self::begin(admission.at_connect(client, now, rng, waiter), now)
     }
 
-    /// Begins before CONNECT, in front of servers that are dialled first: it waits in the lane of its source, until `hold_until`. Once
-    /// it is known who the client is, [`Admission::enter_account`] is to be asked.
+    /// Begins before CONNECT, in front of servers that are dialled first: it waits in the lane of its source, until
+    /// `hold_until`. Once it is known who the client is, [`Admission::enter_account`] is to be asked.
     pub fn before_connect(
         admission: &Admission<W>,
         source: IpAddr,

@@ -1,9 +1,11 @@
-//! Which accounts change between two polls: a server tells when a connection of an account comes or goes.
+//! Learns between two polls which accounts change: a server publishes an event when a connection of an account comes or
+//! goes.
 //!
-//! nats-server sends `$SYS.ACCOUNT.<name>.SERVER.CONNS`, 0.8 KB, for every connection that comes or goes, those through weir too
-//! (and `CONNECT` or `DISCONNECT`, which say who it was: nothing that weir needs). How many a server had is of little use without
-//! what weir itself had in that moment; so an event only says of which account to ask again. In a storm they are thousands
-//! a second, and all about weir's own clients, whose number is known: beyond some hundreds weir stops listening for a while.
+//! nats-server publishes `$SYS.ACCOUNT.<name>.SERVER.CONNS`, 0.8 KB, for every connection that comes or goes, also for
+//! those through weir. (It publishes `CONNECT` and `DISCONNECT` too, with the name of the client; weir needs neither.)
+//! The count in an event is of little use without weir's own count at that time, so an event only tells weir which
+//! account to count again. In a storm there are thousands of events a second, all about weir's own clients, whose
+//! number weir knows: beyond 500 in 250 ms weir stops listening for a while.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -16,66 +18,70 @@ use crate::{cluster::system_account::SystemAccount, dispatch::SessionAdmission};
 
 const SUBJECT: &str = "$SYS.ACCOUNT.*.SERVER.CONNS";
 
-/// The servers are asked again so long after the last time at the earliest.
-const APART: Duration = Duration::from_millis(250);
-/// So many events in that time are a storm.
-const STORM: usize = 500;
-/// For so long nothing is heard of it then.
-const REST: Duration = Duration::from_secs(1);
+/// Accounts that change are counted this long after the event, all together, so that one count serves many events.
+const COLLECT_FOR: Duration = Duration::from_millis(250);
+/// This many events within [`COLLECT_FOR`] are a storm.
+const STORM_EVENTS: usize = 500;
+/// How long weir does not listen once a storm has begun.
+const STORM_PAUSE: Duration = Duration::from_secs(1);
 
-/// The events as far as they are heard.
+/// The subscription to the events, while there is one.
 #[derive(Debug, Default)]
-pub(super) struct Events {
-    heard: Option<Subscriber>,
-    /// There was nothing to hear at the last poll: no account had a limit.
+pub(super) struct AccountEvents {
+    subscription: Option<Subscriber>,
+    /// At the last poll no account had a limit, so there was nothing to listen for.
     idle: bool,
 }
 
-impl Events {
-    /// To be called before the accounts are counted: what changes afterwards is heard then.
+impl AccountEvents {
+    /// To be called before the accounts are counted, so that no later change is missed.
     pub(super) async fn begin(&mut self, system: &SystemAccount, admission: &SessionAdmission) {
         self.idle = !admission.accounts().any_limited();
-        if self.heard.is_none() && system.is_up() && !self.idle {
-            self.heard = system.listen(SUBJECT).await.inspect_err(|err| debug!(%err, "no events of accounts")).ok();
+        if self.subscription.is_none() && system.is_up() && !self.idle {
+            self.subscription = system
+                .subscribe(SUBJECT)
+                .await
+                .inspect_err(|err| debug!(%err, "cannot listen to the events of accounts"))
+                .ok();
         }
     }
 
-    /// Waits until servers say that accounts with a limit have changed, and returns these; `None` when it is time for a poll of
-    /// all, by `until` at the latest.
+    /// Waits until accounts with a limit have changed, and returns their names. Returns `None` when it is time to count
+    /// all accounts, at `until` at the latest.
     pub(super) async fn changed(&mut self, admission: &SessionAdmission, until: Instant) -> Option<HashSet<String>> {
-        let Some(heard) = &mut self.heard else {
+        let Some(subscription) = &mut self.subscription else {
             while Instant::now() < until && !(self.idle && admission.accounts().any_limited()) {
-                sleep_until(until.min(Instant::now() + APART)).await;
+                sleep_until(until.min(Instant::now() + COLLECT_FOR)).await;
             }
             return None;
         };
         let (mut changed, mut ask_at) = (HashSet::new(), until);
         let (mut events, mut since) = (0, Instant::now());
-        while events < STORM {
-            let event = match timeout_at(ask_at, heard.next()).await {
+        while events < STORM_EVENTS {
+            let event = match timeout_at(ask_at, subscription.next()).await {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
                 Err(_) => return (ask_at < until).then_some(changed),
             };
-            if since.elapsed() > APART {
+            if since.elapsed() > COLLECT_FOR {
                 (events, since) = (0, Instant::now());
             }
             events += 1;
-            if let Some(name) = name(&event.subject)
+            if let Some(name) = account(&event.subject)
                 && admission.accounts().is_limited(name)
                 && changed.insert(name.to_owned())
             {
-                ask_at = ask_at.min(Instant::now() + APART);
+                ask_at = ask_at.min(Instant::now() + COLLECT_FOR);
             }
         }
-        self.heard = None;
-        sleep_until(until.min(Instant::now() + REST)).await;
+        self.subscription = None;
+        sleep_until(until.min(Instant::now() + STORM_PAUSE)).await;
         None
     }
 }
 
-/// The account of a subject.
-fn name(subject: &str) -> Option<&str> {
+/// The account that the subject of an event names.
+fn account(subject: &str) -> Option<&str> {
     subject.strip_prefix("$SYS.ACCOUNT.")?.strip_suffix(".SERVER.CONNS")
 }
 
@@ -83,7 +89,7 @@ fn name(subject: &str) -> Option<&str> {
 mod tests {
     #[test]
     fn subjects() {
-        assert_eq!(super::name("$SYS.ACCOUNT.ORDERS.SERVER.CONNS"), Some("ORDERS"));
-        assert_eq!(super::name("$SYS.ACCOUNT.ORDERS.CONNECT"), None);
+        assert_eq!(super::account("$SYS.ACCOUNT.ORDERS.SERVER.CONNS"), Some("ORDERS"));
+        assert_eq!(super::account("$SYS.ACCOUNT.ORDERS.CONNECT"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Which account a client is in, asked of servers that do not tell (before 2.12): once for each credential.
+//! Finds out which account a client is in by asking the server, once for each credential. Servers since 2.12 tell it
+//! themselves in INFO; older ones have to be asked.
 
 use std::{
     collections::HashMap,
@@ -17,31 +18,31 @@ use tracing::debug;
 use crate::{
     admission::AccountSlot,
     advertised_info::AdvertisedInfo,
-    cluster::{ClusterAccess, PollError, http_client::Http},
+    cluster::{access::ClusterAccess, error::PollError, http_client::MonitorClient},
     dispatch::SessionAdmission,
     identity::{CredentialKey, Directory},
     upstream::Servers,
 };
 
-/// Questions that wait at most; what comes beyond is asked when its credential comes again.
+/// The most lookups that wait. One beyond them is dropped, and made when its credential comes again.
 pub const MAX_QUEUED: usize = 256;
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Who wants to know what.
+/// A client whose account is to be looked up.
 #[derive(Debug)]
 pub struct AccountLookup {
-    /// The server, by its place in the configuration.
+    /// The server, by its position in the configuration.
     pub server: usize,
-    /// The client, by the server's number for its connection.
+    /// The client, by the number that the server has given its connection.
     pub client_id: u64,
-    /// Whose account it is.
+    /// What the client logged in with; the answer is remembered for it.
     pub credential: CredentialKey,
-    /// The slot that the client has taken of the account it was taken for; gone once its session is.
+    /// The slot that the session holds of the account that weir took the client for; gone once the session has ended.
     pub slot: Weak<Mutex<AccountSlot>>,
 }
 
-/// `/connz?cid=…&auth=1`: a look at one connection, without a walk over the others.
+/// `/connz?cid=…&auth=1`: the server looks up one connection, without a walk over the others.
 #[derive(Debug, Deserialize)]
 struct Connz {
     #[serde(default)]
@@ -53,46 +54,47 @@ struct Connection {
     account: Option<String>,
 }
 
-/// Answers until `stop`.
+/// Serves lookups until `stop`.
 pub async fn run(
     servers: Arc<Servers>,
     advertised_info: Arc<AdvertisedInfo>,
     directory: Arc<Directory>,
     admission: Arc<SessionAdmission>,
     access: ClusterAccess,
-    mut questions: mpsc::Receiver<AccountLookup>,
+    mut lookups: mpsc::Receiver<AccountLookup>,
     stop: CancellationToken,
 ) {
-    let answering = async {
+    let serving = async {
         let mut ports = HashMap::new();
-        while let Some(question) = questions.recv().await {
-            if !directory.has_learned(question.credential) {
-                let asked = ask(&servers, &advertised_info, &access, &mut ports, &question);
-                match timeout(PATIENCE, asked).await.unwrap_or(Err(PollError::TimedOut)) {
-                    Ok(Some(account)) => directory.learn(question.credential, &account.into()),
+        while let Some(lookup) = lookups.recv().await {
+            if !directory.has_learned(lookup.credential) {
+                let asked = ask(&servers, &advertised_info, &access, &mut ports, &lookup);
+                match timeout(ANSWER_TIMEOUT, asked).await.unwrap_or(Err(PollError::TimedOut)) {
+                    Ok(Some(account)) => directory.learn(lookup.credential, &account.into()),
                     // The client has left already.
                     Ok(None) => {}
                     Err(err) => debug!(%err, "a client's account is not known"),
                 }
             }
-            if let Some(slot) = question.slot.upgrade()
-                && let Some(account) = directory.learned(question.credential)
+            if let Some(slot) = lookup.slot.upgrade()
+                && let Some(account) = directory.learned(lookup.credential)
             {
                 count_for(&admission, &account, &mut slot.lock().unwrap_or_else(PoisonError::into_inner));
             }
-            // Also behind a question that needs no asking any more: no connection stays open for nothing.
-            if questions.is_empty() {
+            // Also after a lookup that needed no asking any more, so that no connection stays open for nothing.
+            if lookups.is_empty() {
                 ports.clear();
             }
         }
     };
     tokio::select! {
-        () = answering => {}
+        () = serving => {}
         () = stop.cancelled() => {}
     }
 }
 
-/// Moves a session to the account that it is in. The server has let it in, so it counts even where the account has no room.
+/// Moves a session to the account that it is in. The server has let the client in, so the session counts even if the
+/// account has no room.
 fn count_for(admission: &SessionAdmission, account: &Arc<str>, slot: &mut AccountSlot) {
     if slot.account().name() != account {
         slot.move_to(admission.accounts().enter_anyway(account, Instant::now().into_std()));
@@ -104,19 +106,19 @@ async fn ask(
     servers: &Servers,
     advertised_info: &AdvertisedInfo,
     access: &ClusterAccess,
-    ports: &mut HashMap<usize, Http>,
-    question: &AccountLookup,
+    ports: &mut HashMap<usize, MonitorClient>,
+    lookup: &AccountLookup,
 ) -> Result<Option<String>, PollError> {
-    let &AccountLookup { server, client_id, .. } = question;
+    let &AccountLookup { server, client_id, .. } = lookup;
     let id = advertised_info.server_id(server);
     let connz: Connz = match (access.system.as_ref().filter(|system| system.is_up()).zip(id), monitor(servers, server))
     {
         (Some((system, id)), _) => {
-            let question = format!(r#"{{"cid":{client_id},"auth":true}}"#);
-            system.ask(format!("$SYS.REQ.SERVER.{id}.CONNZ"), question.into()).await?
+            let request = format!(r#"{{"cid":{client_id},"auth":true}}"#);
+            system.ask(format!("$SYS.REQ.SERVER.{id}.CONNZ"), request.into()).await?
         }
         (None, Some(url)) => {
-            let port = ports.entry(server).or_insert_with(|| Http::new(url, access.tls.clone()));
+            let port = ports.entry(server).or_insert_with(|| MonitorClient::new(url, access.tls.clone()));
             port.get(&format!("/connz?cid={client_id}&auth=1")).await?
         }
         (None, None) => return Err(PollError::NoAnswer),

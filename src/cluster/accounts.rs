@@ -1,5 +1,5 @@
-//! The accounts over the system account: what their JWTs allow, and how many connections the servers count, those included
-//! that did not come through weir.
+//! What weir learns about accounts over the system account: the connection limits in their JWTs, and how many
+//! connections the servers count, including those that did not come through weir.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,22 +15,22 @@ use tracing::debug;
 
 use crate::{
     cluster::{
-        PollError,
-        account_events::Events,
+        account_events::AccountEvents,
+        error::PollError,
         system_account::{Response, SystemAccount},
     },
     dispatch::SessionAdmission,
     upstream::{Servers, reconciled_count::ReadingEpoch},
 };
 
-/// Accounts that are asked for in one round; the others' turn comes with the next.
-const MOST_ASKED: usize = 200;
-/// Accounts that are counted: their names make a question of some 300 KiB.
-const MOST_COUNTED: usize = 5000;
-/// How long the servers' counts may take to come in.
-const COUNTING: Duration = Duration::from_millis(500);
-/// And how long once every server that weir knows has answered.
-const THE_OTHERS: Duration = Duration::from_millis(50);
+/// The most accounts whose limit weir asks for in one round; the others follow in the next rounds.
+const MAX_LIMITS_ASKED: usize = 200;
+/// The most accounts that weir has counted: their names make a request of about 300 KiB.
+const MAX_COUNTED: usize = 5000;
+/// How long weir waits for the servers' counts.
+const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long weir waits for other servers once as many have answered as it knows.
+const OTHERS_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// `$SYS.REQ.ACCOUNT.<name>.INFO`.
 #[derive(Debug, Deserialize)]
@@ -51,7 +51,7 @@ struct JwtNats {
 
 #[derive(Debug, Deserialize, Default)]
 struct Limits {
-    /// -1 is no limit, and so is none at all.
+    /// -1 or absent is no limit.
     conn: Option<i64>,
 }
 
@@ -68,7 +68,7 @@ struct Stat {
     conns: u32,
 }
 
-/// Asks until `stop`.
+/// Keeps the limits and counts of the accounts up to date, until `stop`.
 pub async fn watch(
     system: SystemAccount,
     admission: Arc<SessionAdmission>,
@@ -76,13 +76,13 @@ pub async fn watch(
     interval: Duration,
     stop: CancellationToken,
 ) {
-    let asking = async {
-        let (mut counting, mut events) = (false, Events::default());
+    let watching = async {
+        let (mut counting, mut events) = (false, AccountEvents::default());
         loop {
             let next = Instant::now() + interval.mul_f64(0.9 + 0.2 * fastrand::f64());
-            limits(&system, &admission).await;
+            read_limits(&system, &admission).await;
             events.begin(&system, &admission).await;
-            let counted = count(&system, &admission, admission.accounts().to_count(MOST_COUNTED), servers.len()).await;
+            let counted = count(&system, &admission, admission.accounts().to_count(MAX_COUNTED), servers.len()).await;
             if let Err(err) = &counted {
                 debug!(%err, "accounts are not counted");
             }
@@ -98,15 +98,15 @@ pub async fn watch(
         }
     };
     tokio::select! {
-        () = asking => {}
+        () = watching => {}
         () = stop.cancelled() => {}
     }
 }
 
-/// Takes over the connection limits of the accounts' JWTs.
-async fn limits(system: &SystemAccount, admission: &SessionAdmission) {
-    for name in admission.accounts().to_ask(Instant::now().into_std(), MOST_ASKED) {
-        // Only accounts with a JWT have a limit to tell, and only a key makes a subject as it is.
+/// Asks for the connection limits in the accounts' JWTs.
+async fn read_limits(system: &SystemAccount, admission: &SessionAdmission) {
+    for name in admission.accounts().to_ask(Instant::now().into_std(), MAX_LIMITS_ASKED) {
+        // Only accounts with a JWT have a limit there. Their names are keys, which can stand in a subject as they are.
         if !crate::identity::is_account_key(&name) {
             continue;
         }
@@ -115,13 +115,13 @@ async fn limits(system: &SystemAccount, admission: &SessionAdmission) {
                 let limit = account.decoded_jwt.and_then(|jwt| jwt.nats.limits.conn);
                 admission.accounts().limited_by_cluster(&name, limit.and_then(|n| u32::try_from(n).ok()));
             }
-            // A claimed account need not exist.
-            Err(err) => debug!(account = &*name, %err, "its limit is not known"),
+            // Clients may claim an account that does not exist.
+            Err(err) => debug!(account = &*name, %err, "the limit of the account is not known"),
         }
     }
 }
 
-/// Has the servers count accounts.
+/// Asks the servers to count the connections of accounts.
 async fn count(
     system: &SystemAccount,
     admission: &SessionAdmission,
@@ -132,9 +132,9 @@ async fn count(
         return if system.is_up() { Ok(()) } else { Err(PollError::NoSystem) };
     }
     let names: Vec<&str> = asked.iter().map(|(name, _)| &**name).collect();
-    let question = serde_json::json!({ "accounts": names, "include_unused": true }).to_string();
-    let mut answers = system.ask_all("$SYS.REQ.ACCOUNT.PING.STATZ", question.into()).await?;
-    let mut deadline = Instant::now() + COUNTING;
+    let request = serde_json::json!({ "accounts": names, "include_unused": true }).to_string();
+    let mut answers = system.ask_all("$SYS.REQ.ACCOUNT.PING.STATZ", request.into()).await?;
+    let mut deadline = Instant::now() + COUNT_TIMEOUT;
     let (mut counts, mut answered) = (HashMap::<String, u32>::new(), HashSet::new());
     while let Ok(Some(answer)) = timeout_at(deadline, answers.next()).await {
         let answer: Response<Statz> = serde_json::from_slice(&answer.payload)?;
@@ -147,14 +147,14 @@ async fn count(
         }
         // A cluster may have more servers than weir knows.
         if answered.len() >= servers {
-            deadline = deadline.min(Instant::now() + THE_OTHERS);
+            deadline = deadline.min(Instant::now() + OTHERS_TIMEOUT);
         }
     }
     if answered.is_empty() {
         return Err(PollError::NoAnswer);
     }
-    for (name, mark) in asked {
-        admission.accounts().counted(&name, mark, counts.get(&*name).copied().unwrap_or(0));
+    for (name, epoch) in asked {
+        admission.accounts().counted(&name, epoch, counts.get(&*name).copied().unwrap_or(0));
     }
     Ok(())
 }

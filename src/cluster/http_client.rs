@@ -1,4 +1,4 @@
-//! A server's monitoring port: one connection that is kept, one answer at a time.
+//! Asks a server's monitoring port over HTTP, one request at a time, on a connection that is kept.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,38 +13,38 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::{net::TcpStream, time::Instant};
 
-use crate::{cluster::PollError, net::stream::Stream, tls::Connector};
+use crate::{cluster::error::PollError, net::stream::Stream, tls::Connector};
 
-/// A `/varz` answer is about 2 KiB; with many JWT operators it grows, so the bound is generous.
-const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// The largest answer. `/varz` is about 2 KiB and grows with the number of JWT operators, so the bound is generous.
+const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 
 /// How long TLS with a monitoring port may take.
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A monitoring port.
+/// A client of one monitoring port.
 #[derive(Debug)]
-pub(super) struct Http {
+pub(super) struct MonitorClient {
+    /// `host:port`.
     authority: String,
-    /// For `https`.
+    /// Set if the URL is `https`.
     tls: Option<Arc<Connector>>,
     connection: Option<SendRequest<Empty<Bytes>>>,
 }
 
-impl Http {
-    /// That of a URL.
+impl MonitorClient {
     pub(super) fn new(url: &str, tls: Option<Arc<Connector>>) -> Self {
         Self { authority: authority(url), tls: tls.filter(|_| url.starts_with("https://")), connection: None }
     }
 
-    /// Keeps no connection while it is not needed.
-    pub(super) fn rest(&mut self) {
+    /// Closes the connection; the next request opens one.
+    pub(super) fn disconnect(&mut self) {
         self.connection = None;
     }
 
-    /// What the server says at `path`.
+    /// Requests `path` and parses the answer, which is JSON.
     ///
     /// # Errors
-    /// [`PollError`]; the connection is not kept then, nor when the future is dropped.
+    /// [`PollError`]. After an error, and when the future is dropped, the connection is not kept.
     pub(super) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, PollError> {
         let mut connection = match self.connection.take().filter(|kept| !kept.is_closed()) {
             Some(kept) => kept,
@@ -66,7 +66,7 @@ impl Http {
         if !answer.status().is_success() {
             return Err(PollError::Status(answer.status()));
         }
-        let body = Limited::new(answer.into_body(), MOST_BYTES).collect().await.map_err(PollError::Body)?;
+        let body = Limited::new(answer.into_body(), MAX_BODY_BYTES).collect().await.map_err(PollError::Body)?;
         self.connection = Some(connection);
         Ok(serde_json::from_slice(&body.to_bytes())?)
     }

@@ -1,4 +1,4 @@
-//! What a server says of itself: `/varz`, or `VARZ` over the system account.
+//! `VARZ`, what a server says of itself: `/varz` at its monitoring port, or over the system account.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::upstream::Reading;
 
-/// The part that weir reads. Every nats-server since 2.0 has these.
+/// The part that weir reads. Every nats-server since 2.0 sends the fields without a default.
 #[derive(Debug, Deserialize)]
 pub(super) struct Varz {
     server_name: String,
@@ -22,12 +22,12 @@ pub(super) struct Varz {
     uptime: String,
     #[serde(default)]
     system_account: String,
-    /// In per cent of one core, over the last second.
+    /// Per cent of one core, over the last second.
     #[serde(default)]
     cpu: f64,
     #[serde(default)]
     cores: u32,
-    /// What it may use of them, where it says.
+    /// How many of the cores it may use; 0 where it does not say.
     #[serde(default)]
     gomaxprocs: u32,
 }
@@ -38,7 +38,7 @@ impl From<Varz> for Reading {
             server_name: varz.server_name,
             version: varz.version,
             connections: varz.connections,
-            // nats-server takes 0 as no limit, and since 2.11 a negative one as "nobody" (server.go, createClient).
+            // 0 is no limit; since 2.11 a negative value lets nobody in (nats-server: server.go, createClient).
             max_connections: match varz.max_connections {
                 0 => None,
                 n => Some(u32::try_from(n.max(0)).unwrap_or(u32::MAX)),
@@ -46,7 +46,7 @@ impl From<Varz> for Reading {
             max_control_line: Some(varz.max_control_line).filter(|&n| n > 0),
             auth_timeout: Duration::try_from_secs_f64(varz.auth_timeout).ok().filter(|t| !t.is_zero()),
             start: varz.start,
-            // "1d2h3m4s", in whole seconds. What does not parse counts as old: slow start is a courtesy.
+            // "1d2h3m4s", in whole seconds. A value that does not parse counts as a long time: no slow start.
             uptime: humantime::parse_duration(&varz.uptime).unwrap_or(Duration::MAX),
             system_account: Some(varz.system_account).filter(|name| !name.is_empty()),
             cpu: varz.cpu / 100.0,

@@ -3,8 +3,9 @@
 use std::{convert::Infallible, str::FromStr};
 
 use crate::config::{
-    error::{ConfigError, Wrong, quote},
+    error::{Wrong, quote},
     node::{Entries, Node},
+    section::Sink,
 };
 
 /// One `--server` argument as it was written. Reading it is [`super::Config::from_servers`]'s work, so that all of them
@@ -21,14 +22,14 @@ impl FromStr for ServerArg {
 }
 
 /// The same as a document.
-pub(super) fn document(args: &[ServerArg]) -> (Entries, Vec<ConfigError>) {
-    let mut errors = Vec::new();
-    let servers = args.iter().enumerate().map(|(i, arg)| Node::Table(server(i, &arg.0, &mut errors))).collect();
+pub(super) fn document(args: &[ServerArg], sink: &mut Sink) -> Entries {
+    let servers = args.iter().enumerate().map(|(i, arg)| Node::Table(server(i, &arg.0, sink))).collect();
     let cluster = vec![("servers".to_owned(), Node::List(servers))];
-    (vec![("cluster".to_owned(), Node::Table(cluster))], errors)
+    vec![("cluster".to_owned(), Node::Table(cluster))]
 }
 
-fn server(i: usize, text: &str, errors: &mut Vec<ConfigError>) -> Entries {
+fn server(i: usize, text: &str, sink: &mut Sink) -> Entries {
+    let mut wrong = |what: String, right: &str| sink.wrong(format!("cluster.servers[{i}]"), Wrong::new(what, right));
     let mut parts = text.split(',');
     let address = parts.next().unwrap_or_default();
     let mut entries = vec![("address".to_owned(), Node::String(address.to_owned()))];
@@ -43,19 +44,14 @@ fn server(i: usize, text: &str, errors: &mut Vec<ConfigError>) -> Entries {
         });
         match known {
             Some((key, _)) if entries.iter().any(|(name, _)| name == key) => {
-                errors.push(wrong(i, format!("{key} is given twice"), "write it once"))
+                wrong(format!("{key} is given twice"), "write it once")
             }
             Some((key, node)) => entries.push((key.to_owned(), node)),
-            None => errors.push(wrong(
-                i,
+            None => wrong(
                 format!("{} is not understood", quote(part)),
                 "write HOST:PORT, then any of ,monitor=URL ,name=NAME ,max_connections=NUMBER",
-            )),
+            ),
         }
     }
     entries
-}
-
-fn wrong(i: usize, what: String, right: &str) -> ConfigError {
-    ConfigError { file: "--server".to_owned(), key: format!("cluster.servers[{i}]"), wrong: Wrong::new(what, right) }
 }

@@ -1,21 +1,40 @@
-//! What is wrong with a configuration: every error at once, each with file, key, and what would be right.
+//! Configuration errors: all of them at once, each with file, line, key, and what would be right.
 
 use std::fmt;
 
-/// One thing wrong. Values appear as they were written, except secrets and credentials inside addresses.
+/// One error. Values appear as they were written, except secrets and credentials inside addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file's name as it was given, or `--server`; with `:line:column` behind it where the TOML itself cannot be read.
-    pub file: String,
+    pub(super) place: Place,
     /// The path of the key, such as `cluster.servers[1].address`; empty where the whole file is meant.
-    pub key: String,
-    /// What is wrong, and what would be right.
-    pub wrong: Wrong,
+    pub(super) key: String,
+    pub(super) wrong: Wrong,
+}
+
+/// Where an error is: `weir.toml:12`, `weir.toml:12:5` or `--server`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The file's name as it was given, or `--server`.
+    pub(super) file: String,
+    /// Counted from 1. `None` for an argument of the command line, and for a table that the file does not have.
+    pub(super) line: Option<usize>,
+    /// In characters, counted from 1. Only syntax errors have one: everything else is named by its key.
+    pub(super) column: Option<usize>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        for number in [self.line, self.column].into_iter().flatten() {
+            write!(f, ":{number}")?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.file)?;
+        write!(f, "{}: ", self.place)?;
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
@@ -23,13 +42,13 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// A fault and its cure, in the words of the error line.
+/// What is wrong with a value, and what would be right: the two halves of an error line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wrong {
-    /// What is wrong: `"10.0.0.2" has no port`.
-    pub what: String,
-    /// What would be right: `write "10.0.0.2:4222"`.
-    pub right: String,
+pub(super) struct Wrong {
+    /// Such as `"10.0.0.2" has no port`.
+    pub(super) what: String,
+    /// Such as `write "10.0.0.2:4222"`.
+    pub(super) right: String,
 }
 
 impl Wrong {
@@ -38,12 +57,11 @@ impl Wrong {
     }
 }
 
-/// All that is wrong with a configuration, in the order of reading; never empty. Displays one error per line.
+/// All errors of a configuration, in the order of reading; never empty. Displays one error per line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Errors(pub(super) Vec<ConfigError>);
 
 impl Errors {
-    /// Each error, in the order of reading.
     pub fn iter(&self) -> std::slice::Iter<'_, ConfigError> {
         self.0.iter()
     }

@@ -31,6 +31,7 @@ use crate::{
     admission,
     cluster::system_account::Login,
     config::{
+        node::Source,
         section::{Section, Sink},
         system::SystemKeys,
     },
@@ -41,7 +42,8 @@ use crate::{
 
 pub use args::ServerArg;
 pub use effective::Effective;
-pub use error::{ConfigError, Errors, Wrong};
+pub use error::Errors;
+use error::Wrong;
 pub use websocket::WebsocketConfig;
 
 /// One bound address.
@@ -157,7 +159,7 @@ pub struct Config {
     /// How to log in to the cluster's system account, once [`Config::read_secrets`] has read it; `None` does not.
     pub system_login: Option<Login>,
     system: Option<SystemKeys>,
-    file: String,
+    source: Source,
     effective: Effective,
 }
 
@@ -174,8 +176,7 @@ impl Config {
                 format!("it cannot be read ({error})"),
                 "name a configuration with -c, or servers with --server",
             );
-            let key = String::new();
-            Errors(vec![ConfigError { file: file.clone(), key, wrong }])
+            Errors(vec![Source::without_lines(&file).error(String::new(), wrong)])
         })?;
         Self::parse(&file, &text)
     }
@@ -185,8 +186,8 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(file: &str, text: &str) -> Result<Self, Errors> {
-        let entries = node::parse(file, text).map_err(Errors)?;
-        Self::assemble(Sink::new(file), entries)
+        let (entries, source) = node::parse(file, text).map_err(Errors)?;
+        Self::assemble(Sink::new(source), entries)
     }
 
     /// The configuration of `weir run --server …`: these servers, and defaults for the rest.
@@ -194,9 +195,8 @@ impl Config {
     /// # Errors
     /// All that is wrong with the arguments, at once; no server at all is wrong too.
     pub fn from_servers(servers: &[ServerArg]) -> Result<Self, Errors> {
-        let (entries, errors) = args::document(servers);
-        let mut sink = Sink::new("--server");
-        sink.errors = errors;
+        let mut sink = Sink::new(Source::without_lines("--server"));
+        let entries = args::document(servers, &mut sink);
         Self::assemble(sink, entries)
     }
 
@@ -206,8 +206,7 @@ impl Config {
     /// All that is wrong with them, at once.
     pub fn read_secrets(&mut self) -> Result<(), Errors> {
         let mut errors = Vec::new();
-        let file = self.file.clone();
-        let mut bad = |key: String, wrong: Wrong| errors.push(ConfigError { file: file.clone(), key, wrong });
+        let mut bad = |key: String, wrong: Wrong| errors.push(self.source.error(key, wrong));
         match self.proxy_nkey_seed_file.as_deref().map(|path| (path, ProxyKey::read(path))) {
             None => {}
             Some((_, Ok(key))) => self.proxy_key = Some(key),
@@ -230,15 +229,15 @@ impl Config {
                 bad(format!("cluster.tls.{key}"), Wrong::new(what, right));
             }
         }
-        match self.system.as_ref().map(|system| system.read(&self.file)).transpose() {
+        match self.system.as_ref().map(SystemKeys::read).transpose() {
             Ok(login) => self.system_login = login,
-            Err(error) => errors.push(error),
+            Err((key, wrong)) => bad(key, wrong),
         }
         if errors.is_empty() { Ok(()) } else { Err(Errors(errors)) }
     }
 
     fn assemble(mut sink: Sink, entries: node::Entries) -> Result<Self, Errors> {
-        let raw = Section::read(&mut sink, "", String::new(), entries, raw::read);
+        let raw = Section::read(&mut sink, String::new(), entries, raw::read);
         cross::check(&raw, &mut sink);
         if !sink.errors.is_empty() {
             return Err(Errors(sink.errors));
@@ -258,7 +257,7 @@ impl Config {
             proxy_key: None,
             system_login: None,
             system: raw.system,
-            file: sink.file,
+            source: sink.source,
             effective: Effective { lines: sink.lines },
         })
     }

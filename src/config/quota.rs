@@ -128,7 +128,7 @@ pub(super) struct Accounts {
 /// Reads `[accounts.*]`.
 pub(super) fn accounts(s: &mut Section<'_>) -> Accounts {
     let mut rules: Vec<AccountRule> = Vec::new();
-    let named = s.named("accounts", "accounts", |name, s| {
+    let named = s.named("accounts", |name, s| {
         let users = users(s, name, &rules);
         if !users.is_empty() {
             rules.push(AccountRule { account: name.to_owned(), users });
@@ -139,7 +139,7 @@ pub(super) fn accounts(s: &mut Section<'_>) -> Accounts {
     let default = limits.remove(DEFAULT).unwrap_or_else(|| {
         s.sink.lines.push(Line::Header { text: format!("[accounts.{DEFAULT}]"), given: false });
         let path = format!("accounts.{DEFAULT}");
-        Section::read(s.sink, "accounts", path, Vec::new(), account_limits)
+        Section::read(s.sink, path, Vec::new(), account_limits)
     });
     Accounts { default, limits, rules }
 }
@@ -164,11 +164,11 @@ fn account_limits(s: &mut Section<'_>) -> AccountLimits {
 }
 
 /// Reads `[users.*]` or `[names.*]`: the name of each table is a pattern.
-pub(super) fn patterns(s: &mut Section<'_>, kind: &'static str) -> Vec<PatternQuota> {
-    let named = s.named(kind, kind, |pattern, s| {
+pub(super) fn patterns(s: &mut Section<'_>, key: &'static str) -> Vec<PatternQuota> {
+    let named = s.named(key, |pattern, s| {
         if pattern.is_empty() || globset::Glob::new(pattern).is_err() {
             let what = format!("{} is no glob", quote(pattern));
-            s.wrong_table(Wrong::new(what, format!("write [{kind}.\"…\"] with * and ? for what may be anything")));
+            s.wrong_table(Wrong::new(what, format!("write [{key}.\"…\"] with * and ? for what may be anything")));
         }
         let quota = quota(s);
         if quota.max_connections.is_none() && quota.rate.is_none() {
@@ -202,10 +202,10 @@ fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<Str
         if let Some(rule) = owner {
             let what = format!("account {:?} has the same entry", rule.account);
             let wrong = Wrong::new(what, "leave it in one of the two");
-            s.wrong(&format!("users[{i}]"), wrong);
+            s.wrong_entry("users", i, wrong);
         } else if kept.contains(&user) {
             let wrong = Wrong::new("the same entry is in this list before", "remove one");
-            s.wrong(&format!("users[{i}]"), wrong);
+            s.wrong_entry("users", i, wrong);
         }
         kept.push(user);
     }

@@ -63,12 +63,12 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     // Grace included. nats-server takes 2 min; 25 s ends inside the 30 s that Kubernetes gives by default.
     let lame_duck_duration = s.value("lame_duck_duration", 25 * SECOND, within(MS..=24 * HOUR));
     let ports_file = s.optional("ports_file", "not written", any);
-    let log = s.table("log", "log", log);
-    let listeners = s.tables("listeners", "listeners", listener);
+    let log = s.table("log", log);
+    let listeners = s.tables("listeners", listener);
     let listeners = listeners.unwrap_or_else(|| vec![default_listener(s)]);
-    let monitor = s.optional_table("monitor", "monitor", "absent, no endpoints", monitor);
-    let (upstream, ClusterFiles { proxy_nkey_seed_file, servers_tls, system }) = s.table("cluster", "cluster", cluster);
-    let mut admission = s.table("admission", "admission", admission);
+    let monitor = s.optional_table("monitor", "absent, no endpoints", monitor);
+    let (upstream, ClusterFiles { proxy_nkey_seed_file, servers_tls, system }) = s.table("cluster", cluster);
+    let mut admission = s.table("admission", admission);
     let Accounts { default, limits, rules } = quota::accounts(s);
     admission.max_clients = listeners.iter().fold(0, |sum, l| sum.saturating_add(l.max_clients));
     admission.default_account = default;
@@ -105,7 +105,7 @@ fn default_listener(s: &mut Section<'_>) -> ListenerConfig {
     s.sink.lines.push(Line::Header { text: "[[listeners]]".into(), given: false });
     let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4222));
     let path = "listeners[0]".to_owned();
-    Section::read(s.sink, "listeners", path, Vec::new(), |s| {
+    Section::read(s.sink, path, Vec::new(), |s| {
         s.in_force("listen", &listen, false);
         listener_at(s, listen)
     })
@@ -138,15 +138,15 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
     let is_websocket = table(Kind::Websocket, "websocket", Wrong::new("this listener speaks no WebSocket", right));
     let right = "write kind = \"passthrough\", or remove it";
     let passes = table(Kind::Passthrough, "passthrough", Wrong::new("this listener does not pass TLS through", right));
-    let websocket = is_websocket.then(|| s.table("listeners.websocket", "websocket", websocket));
-    let passes_through = passes.then(|| s.table("listeners.passthrough", "passthrough", tls::passthrough));
+    let websocket = is_websocket.then(|| s.table("websocket", websocket));
+    let passes_through = passes.then(|| s.table("passthrough", tls::passthrough));
     if passes && s.take("tls").is_some() {
         let wrong = Wrong::new("TLS ends at the servers here", "remove it, or write kind = \"client\"");
         s.wrong("tls", wrong);
     }
     let tls = match passes {
         true => None,
-        false => s.optional_table("listeners.tls", "tls", "absent, clients speak plainly", tls::listener),
+        false => s.optional_table("tls", "absent, clients speak plainly", tls::listener),
     };
     ListenerConfig {
         listen,
@@ -236,11 +236,10 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
     // 0: what it saves a client is a few tenths of a millisecond in the same rack, and it costs the servers a few idle connections.
     // None: a server that trusts no proxy ignores the signature, but then nobody asked for one.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
-    let servers_tls =
-        s.optional_table("cluster.tls", "tls", "absent, weir speaks plainly to the servers", tls::cluster);
+    let servers_tls = s.optional_table("tls", "absent, weir speaks plainly to the servers", tls::cluster);
     let absence = "absent, servers are read over their monitoring ports";
-    let system = s.optional_table("cluster.system", "system", absence, super::system::keys).flatten();
-    let servers = s.tables("cluster.servers", "servers", server);
+    let system = s.optional_table("system", absence, super::system::keys).flatten();
+    let servers = s.tables("servers", server);
     if servers.as_ref().is_none_or(Vec::is_empty) {
         s.wrong(
             "servers",
@@ -311,9 +310,9 @@ fn admission(s: &mut Section<'_>) -> admission::Params {
     let max_held = s.value("max_held", 100_000usize, within(0..=10_000_000));
     // As long as max_hold, so that a refused client's next try falls anywhere in the window and not in step.
     let refusal_spread = s.value("refusal_spread", 1500 * MS, patience());
-    let by_lang = s.table("admission.max_hold_by_lang", "max_hold_by_lang", |s| s.rest(patience()));
+    let by_lang = s.table("max_hold_by_lang", |s| s.rest(patience()));
     // Off: offices, clusters and carriers put thousands of honest clients behind one address.
-    let per_source = s.table("admission.per_source", "per_source", quota::quota);
+    let per_source = s.table("per_source", quota::quota);
     admission::Params {
         pace,
         max_held,

@@ -5,27 +5,24 @@ use crate::config::{
     effective::Line,
     error::{ConfigError, Wrong},
     leaf::Leaf,
-    node::{Entries, Node},
+    node::{Entries, Node, Source, key_path},
 };
-
-/// Keys that the design has and this build has not: (kind of table, key, what it would do). None now.
-const LATER: &[(&str, &str, &str)] = &[];
 
 /// What a reading leaves behind: what is wrong, and what is in force.
 #[derive(Debug)]
 pub(super) struct Sink {
-    pub(super) file: String,
+    pub(super) source: Source,
     pub(super) errors: Vec<ConfigError>,
     pub(super) lines: Vec<Line>,
 }
 
 impl Sink {
-    pub(super) fn new(file: &str) -> Self {
-        Self { file: file.to_owned(), errors: Vec::new(), lines: Vec::new() }
+    pub(super) fn new(source: Source) -> Self {
+        Self { source, errors: Vec::new(), lines: Vec::new() }
     }
 
     pub(super) fn wrong(&mut self, key: impl Into<String>, wrong: Wrong) {
-        self.errors.push(ConfigError { file: self.file.clone(), key: key.into(), wrong });
+        self.errors.push(self.source.error(key.into(), wrong));
     }
 }
 
@@ -40,8 +37,6 @@ pub(super) enum Found<T> {
 /// One table being read.
 pub(super) struct Section<'s> {
     pub(super) sink: &'s mut Sink,
-    /// Such as `cluster.servers`; tells which keys come with a later build.
-    kind: &'static str,
     /// Such as `cluster.servers[1]`; empty at the top.
     path: String,
     entries: Entries,
@@ -52,12 +47,11 @@ impl<'s> Section<'s> {
     /// Reads a whole table with `read`, then reports the keys that nobody asked for.
     pub(super) fn read<T>(
         sink: &mut Sink,
-        kind: &'static str,
         path: String,
         entries: Entries,
         read: impl FnOnce(&mut Section<'_>) -> T,
     ) -> T {
-        let mut section = Section { sink, kind, path, entries, known: Vec::new() };
+        let mut section = Section { sink, path, entries, known: Vec::new() };
         let value = read(&mut section);
         section.report_unknown();
         value
@@ -65,28 +59,25 @@ impl<'s> Section<'s> {
 
     fn report_unknown(&mut self) {
         for (key, _) in std::mem::take(&mut self.entries) {
-            let later = LATER.iter().find(|(kind, name, _)| *kind == self.kind && *name == key);
-            let wrong = match later {
-                Some((_, _, what)) => Wrong::new(format!("{what} is not in this build"), "remove the key"),
-                None => Wrong::new("there is no such key", format!("the keys here are {}", self.known.join(", "))),
-            };
+            let right = format!("the keys here are {}", self.known.join(", "));
+            let wrong = Wrong::new("there is no such key", right);
             self.wrong(&key, wrong);
         }
     }
 
     /// The full path of a key of this table.
     pub(super) fn path(&self, key: &str) -> String {
-        let key = super::effective::toml_key(key);
-        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
+        key_path(&self.path, key)
     }
 
-    /// Reports an error at a key of this table (`users[2]` is fine too).
+    /// Reports an error at a key of this table.
     pub(super) fn wrong(&mut self, key: &str, wrong: Wrong) {
-        let path = match key.split_once('[') {
-            Some((name, index)) if index.ends_with(']') => format!("{}[{index}", self.path(name)),
-            _ => self.path(key),
-        };
-        self.sink.wrong(path, wrong);
+        self.sink.wrong(self.path(key), wrong);
+    }
+
+    /// Reports an error at entry `i` of a list of this table.
+    pub(super) fn wrong_entry(&mut self, key: &str, i: usize, wrong: Wrong) {
+        self.sink.wrong(format!("{}[{i}]", self.path(key)), wrong);
     }
 
     /// Reports an error of the table as a whole.
@@ -182,39 +173,33 @@ impl<'s> Section<'s> {
         for (i, item) in items.iter().enumerate() {
             match T::read(item) {
                 Ok(value) => values.push((i, value)),
-                Err(wrong) => self.wrong(&format!("{key}[{i}]"), wrong),
+                Err(wrong) => self.wrong_entry(key, i, wrong),
             }
         }
         Some(values)
     }
 
     /// A table whose absence is an empty table.
-    pub(super) fn table<T>(
-        &mut self,
-        kind: &'static str,
-        key: &'static str,
-        read: impl FnOnce(&mut Section<'_>) -> T,
-    ) -> T {
+    pub(super) fn table<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
         let node = self.take(key);
         let path = self.path(key);
         let given = node.is_some();
-        let entries = node.map_or_else(Vec::new, |node| self.entries_of(key, node));
+        let entries = node.map_or_else(Vec::new, |node| self.entries_of(&path, node));
         // TOML numbers no tables: one under [[listeners]] belongs to the last of them.
         let text = path.split('.').map(|part| part.split('[').next().unwrap_or(part)).collect::<Vec<_>>().join(".");
         self.sink.lines.push(Line::Header { text: format!("[{text}]"), given });
-        Self::read(self.sink, kind, path, entries, read)
+        Self::read(self.sink, path, entries, read)
     }
 
     /// A table whose absence means something of its own; `absence` says what.
     pub(super) fn optional_table<T>(
         &mut self,
-        kind: &'static str,
         key: &'static str,
         absence: &str,
         read: impl FnOnce(&mut Section<'_>) -> T,
     ) -> Option<T> {
         if self.entries.iter().any(|(name, _)| name == key) {
-            return Some(self.table(kind, key, read));
+            return Some(self.table(key, read));
         }
         self.known.push(key);
         self.sink.lines.push(Line::Absent { text: format!("[{}]: {absence}", self.path(key)) });
@@ -224,7 +209,6 @@ impl<'s> Section<'s> {
     /// A list of tables, `[[key]]`; `None` when the key is absent.
     pub(super) fn tables<T>(
         &mut self,
-        kind: &'static str,
         key: &'static str,
         mut read: impl FnMut(&mut Section<'_>) -> T,
     ) -> Option<Vec<T>> {
@@ -239,11 +223,11 @@ impl<'s> Section<'s> {
         };
         let mut values = Vec::new();
         for (i, item) in items.into_iter().enumerate() {
-            let entries = self.entries_of(&format!("{key}[{i}]"), item);
-            let path = self.path(key);
-            self.sink.lines.push(Line::Header { text: format!("[[{path}]]"), given: true });
-            let path = format!("{path}[{i}]");
-            values.push(Self::read(self.sink, kind, path, entries, &mut read));
+            let header = self.path(key);
+            let path = format!("{header}[{i}]");
+            let entries = self.entries_of(&path, item);
+            self.sink.lines.push(Line::Header { text: format!("[[{header}]]"), given: true });
+            values.push(Self::read(self.sink, path, entries, &mut read));
         }
         Some(values)
     }
@@ -251,7 +235,6 @@ impl<'s> Section<'s> {
     /// Tables under names the operator chose, `[key.NAME]`, in the order of the file.
     pub(super) fn named<T>(
         &mut self,
-        kind: &'static str,
         key: &'static str,
         mut read: impl FnMut(&str, &mut Section<'_>) -> T,
     ) -> Vec<(String, T)> {
@@ -260,15 +243,15 @@ impl<'s> Section<'s> {
         };
         let under = self.path(key);
         let mut values = Vec::new();
-        for (name, node) in self.entries_of(key, node) {
-            let path = format!("{under}.{}", super::effective::toml_key(&name));
+        for (name, node) in self.entries_of(&under, node) {
+            let path = key_path(&under, &name);
             let Node::Table(entries) = node else {
                 let wrong = Wrong::new(format!("it is {}", node.kind()), format!("write [{path}] and its keys below"));
                 self.sink.wrong(path, wrong);
                 continue;
             };
             self.sink.lines.push(Line::Header { text: format!("[{path}]"), given: true });
-            let value = Self::read(self.sink, kind, path, entries, |s| read(&name, s));
+            let value = Self::read(self.sink, path, entries, |s| read(&name, s));
             values.push((name, value));
         }
         values
@@ -299,13 +282,13 @@ impl<'s> Section<'s> {
         self.sink.lines.push(Line::Note { key: key.to_owned(), text: text.to_owned(), given });
     }
 
-    fn entries_of(&mut self, key: &str, node: Node) -> Entries {
+    fn entries_of(&mut self, path: &str, node: Node) -> Entries {
         match node {
             Node::Table(entries) => entries,
             other => {
                 let wrong =
                     Wrong::new(format!("it is {}", other.kind()), "write a table: a [header] with its keys below");
-                self.wrong(key, wrong);
+                self.sink.wrong(path, wrong);
                 Vec::new()
             }
         }

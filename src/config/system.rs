@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::{
     cluster::system_account::Login,
     config::{
-        error::{ConfigError, Wrong},
+        error::Wrong,
         leaf::{Leaf, Name, any, misfit},
         node::Node,
         section::{Found, Section},
@@ -63,12 +63,10 @@ fn given<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Option<T> {
 }
 
 impl SystemKeys {
-    /// Reads the file that is named.
-    pub(super) fn read(&self, file: &str) -> Result<Login, ConfigError> {
-        let wrong = |key: &str, path: &PathBuf, what: String, right: &str| ConfigError {
-            file: file.to_owned(),
-            key: format!("cluster.system.{key}"),
-            wrong: Wrong::new(format!("{}: {what}", path.display()), right),
+    /// Reads the file that is named, or says which key names a bad one.
+    pub(super) fn read(&self) -> Result<Login, (String, Wrong)> {
+        let wrong = |key: &str, path: &PathBuf, what: String, right: &str| {
+            (format!("cluster.system.{key}"), Wrong::new(format!("{}: {what}", path.display()), right))
         };
         match self {
             Self::Creds(path) => {

@@ -39,7 +39,7 @@ pub(super) fn listener(s: &mut Section<'_>) -> ListenerTls {
             s.wrong(key, wrong);
         }
     }
-    pairs.extend(s.tables("listeners.tls.certificates", "certificates", pair).unwrap_or_default());
+    pairs.extend(s.tables("certificates", pair).unwrap_or_default());
     let clients = ca_file.filter(|_| verify).map(|ca_file| ClientCertificates { ca_file, crl_file });
     ListenerTls { pairs, clients, handshake_first, min_version, ticket_keys_file }
 }

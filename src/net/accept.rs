@@ -1,4 +1,4 @@
-//! Accepting. Nothing else: whatever takes time happens in the session's own task.
+//! The accept loop. It does nothing else: everything that takes time happens in the task of the session.
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
@@ -9,12 +9,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// After an accept error (no descriptors left, mostly) the loop waits, longer each time, as nats-server does
-/// (`ACCEPT_MIN_SLEEP` and `ACCEPT_MAX_SLEEP`, const.go).
+/// After an accept error, mostly because no descriptors are left, the loop waits, twice as long each time, as
+/// nats-server does (`ACCEPT_MIN_SLEEP` and `ACCEPT_MAX_SLEEP`, const.go).
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Accepts until `stop`, and hands each connection to `serve`, which must not wait.
+/// Accepts until `stop`, and passes each connection to `serve`, which must not block.
 pub async fn accept(listener: TcpListener, stop: CancellationToken, mut serve: impl FnMut(TcpStream, SocketAddr)) {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -44,7 +44,7 @@ async fn until<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Op
     }
 }
 
-/// Whether an accept error is about a connection that vanished in the backlog (accept(2)), not about the listener.
+/// Whether an accept error concerns one connection that ended in the backlog (accept(2)), and not the listener.
 fn concerns_one_connection(err: &io::Error) -> bool {
     matches!(
         err.kind(),

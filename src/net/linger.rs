@@ -34,7 +34,7 @@ pub async fn close_with(mut stream: Stream, last_words: &[u8]) {
     let deadline = Instant::now() + LINGER;
     let written = async {
         let sent = match &stream {
-            Stream::Plain(tcp) if !last_words.is_empty() => socket::send_before_the_end(tcp, last_words)?,
+            Stream::Plain(tcp) if !last_words.is_empty() => socket::send_before_fin(tcp, last_words)?,
             _ => 0,
         };
         stream.write_all(&last_words[sent..]).await?;
@@ -59,7 +59,7 @@ pub async fn close_with(mut stream: Stream, last_words: &[u8]) {
 /// of the worker reads from all such sockets when they are likely to be over.
 pub async fn close_detached(stream: Stream, last_words: &[u8], slot: Permit) {
     let Stream::Plain(tcp) = stream else { return close_with(stream, last_words).await };
-    match socket::send_before_the_end(&tcp, last_words) {
+    match socket::send_before_fin(&tcp, last_words) {
         Ok(sent) if sent < last_words.len() => close_with(tcp.into(), &last_words[sent..]).await,
         Ok(_) => {
             if let Ok(socket) = tcp.into_std()

@@ -1,4 +1,4 @@
-//! Socket options, the same on both sides of a session.
+//! Socket options, which are the same on both sides of a session, and the system calls that tokio has no name for.
 
 use std::{
     io,
@@ -17,59 +17,58 @@ use tokio::net::TcpListener;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 
-/// Keepalive: a peer that vanished without a word is noticed after about 60 + 3 × 15 s, well under the two missed NATS
-/// pings (4 min) that it takes a server.
+/// Keepalive notices a peer that has vanished after about 60 + 3 × 15 s; nats-server does after two missed pings, 4 min.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(3);
-/// Unacknowledged bytes for this long end the connection: as long as keepalive takes on an idle one.
+/// The connection ends when bytes are not acknowledged for this long, which is as long as keepalive takes on an idle
+/// connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(105);
-/// Connections that may wait for `accept`. The kernel caps it at `net.core.somaxconn`.
+/// The most connections that wait for `accept`. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 
-/// Sets what a connection of weir has that lives: keepalive and user timeout. Those that are accepted inherit it from their
-/// listener (tcp(7)); those to servers get it once they have lived for a moment ([`crate::relay`]), since it takes five system
-/// calls.
+/// Sets keepalive and user timeout. Accepted connections inherit both from their listener (tcp(7)). Connections to
+/// servers get them once they have lived for a second or more ([`crate::relay`]), since this takes five system calls.
 ///
 /// # Errors
-/// The kernel's; a connection that is gone already, mostly.
+/// Those of the kernel, mostly because the connection is gone already.
 pub fn keep_alive<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<()> {
     let socket = socket.into();
     socket.set_tcp_keepalive(&KEEPALIVE)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
-/// Whether connections can come from `source`: it is an address of this machine.
+/// Checks that weir can connect from `source`, which has to be an address of this machine.
 ///
 /// # Errors
-/// Why not.
+/// Those of `bind`.
 pub fn can_come_from(source: IpAddr) -> io::Result<()> {
     let address = SocketAddr::new(source, 0);
     Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?.bind(&address.into())
 }
 
-/// Binds to an address and leaves the port to `connect`, which needs one that is free towards that one peer only: else the ports
-/// would have to last for all servers together.
+/// Binds to an address and leaves the choice of the port to `connect`, which needs a port that is free towards one
+/// server only. Otherwise the ports of one address would have to last for all servers together.
 fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     setsockopt(socket, IpBindAddressNoPort, &true)?;
     socket.bind(&SocketAddr::new(source, 0).into())
 }
 
-/// Begins to connect; whether that goes well is seen when the connection is used.
+/// Begins to connect. A failure to do so shows when the connection is used.
 ///
-/// With `speaks` something is sent as soon as the connection is there: the last packet of TCP's handshake then waits for it,
-/// and the two are one.
+/// With `sends_first`, weir sends bytes as soon as the connection is established: the last packet of the TCP handshake
+/// then waits for them, and the two are one packet.
 ///
 /// # Errors
-/// No route, no port (`AddrNotAvailable`), no descriptor left.
-pub fn connect(address: SocketAddr, source: Option<IpAddr>, speaks: bool) -> io::Result<std::net::TcpStream> {
+/// No route, no port (`AddrNotAvailable`), or no descriptor left.
+pub fn connect(address: SocketAddr, source: Option<IpAddr>, sends_first: bool) -> io::Result<std::net::TcpStream> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     if let Some(source) = source {
         bind_source(&socket, source)?;
     }
     socket.set_tcp_nodelay(true)?;
-    if speaks {
+    if sends_first {
         socket.set_tcp_quickack(false)?;
     }
     match socket.connect(&address.into()) {
@@ -78,21 +77,21 @@ pub fn connect(address: SocketAddr, source: Option<IpAddr>, speaks: bool) -> io:
     }
 }
 
-/// Writes as much of `bytes` as the socket takes at once, which may be nothing. There is room in a new connection: asking the
-/// runtime first whether there is would take one turn of its loop.
+/// Writes as many of `bytes` as the socket takes at once, which may be none. It does not ask the runtime first whether
+/// the socket is writable: a new connection is, and asking would take one turn of the event loop.
 ///
 /// # Errors
-/// The connection's.
+/// Those of the connection.
 pub fn send_now(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     send_with(socket, bytes, SendFlags::empty())
 }
 
-/// The same for the last words of a connection whose end follows at once: they wait in the kernel for it, for 200 ms at most
-/// (tcp(7), `TCP_CORK`).
+/// Like [`send_now`], for the last bytes before a FIN that follows at once: the kernel keeps them back so that both are
+/// one packet, for 200 ms at most (tcp(7), `TCP_CORK`).
 ///
 /// # Errors
-/// The connection's.
-pub fn send_before_the_end(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+/// Those of the connection.
+pub fn send_before_fin(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     send_with(socket, bytes, SendFlags::MORE)
 }
 
@@ -103,33 +102,33 @@ fn send_with(socket: impl AsFd, bytes: &[u8], flags: SendFlags) -> io::Result<us
     }
 }
 
-fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // "[::]" serves both families, as nats-server's own listener does.
+        // "[::]" serves IPv4 and IPv6, as nats-server's own listener does.
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
+    socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
 
-/// One listening socket per worker on the same address; the kernel spreads connections over them. Port 0 takes a free port,
-/// the same for all.
+/// Opens one listening socket per worker on the same address; the kernel spreads connections over them. With port 0 all
+/// get the same free port.
 ///
 /// # Errors
-/// The address is in use by another process, not of this machine, or not allowed.
+/// The address is in use by another process, is not of this machine, or is not allowed.
 pub fn listeners(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    // SO_REUSEPORT would silently share the port with another weir of the same user. A bind without it says so.
+    // With SO_REUSEPORT, weir would silently share the port with another weir of the same user. Without it, bind fails.
     if address.port() != 0 {
-        drop(bound(address, false)?);
+        drop(bind(address, false)?);
     }
     let mut all: Vec<std::net::TcpListener> = Vec::with_capacity(workers);
     for _ in 0..workers {
         let address = all.first().map_or(Ok(address), std::net::TcpListener::local_addr)?;
-        let socket = bound(address, true)?;
+        let socket = bind(address, true)?;
         socket.set_tcp_nodelay(true)?;
         keep_alive(&socket)?;
         socket.listen(BACKLOG)?;
@@ -138,10 +137,10 @@ pub fn listeners(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net
     Ok(all)
 }
 
-/// Hands a bound socket to this thread's runtime.
+/// Registers a bound socket with the runtime of this thread.
 ///
 /// # Errors
-/// The runtime cannot watch it.
+/// The runtime cannot watch the socket.
 pub fn on_this_runtime(listener: std::net::TcpListener) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
@@ -160,7 +159,7 @@ mod tests {
         let clients: Vec<_> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
         let mut seen = 0;
         for listener in &all {
-            // Accept is nonblocking: what the kernel gave to the other worker's socket is not here.
+            // Accept does not block: the other connections are on the other worker's socket.
             while let Ok((accepted, _)) = listener.accept() {
                 let socket = SockRef::from(&accepted);
                 assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
@@ -181,7 +180,7 @@ mod tests {
             let _client = connect(address, Some(source), false).unwrap();
             assert_eq!(listener.accept().unwrap().1.ip(), source);
         }
-        // TEST-NET-1 is nobody's.
+        // TEST-NET-1 is no address of any machine.
         assert_eq!(can_come_from([192, 0, 2, 1].into()).unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
     }
 

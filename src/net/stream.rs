@@ -1,7 +1,8 @@
-//! One side of a session: a TCP connection, as it is or with something on top that turns it into bytes of NATS.
+//! One side of a session: a TCP connection, with or without TLS or WebSocket on top.
 //!
-//! An enum and not a generic: the sides' kinds are chosen per connection, and the plain one costs a branch that is always
-//! taken the same way. What is not plain lives on the heap, so that an idle plain session pays nothing for it.
+//! `Stream` is an enum and not a generic, since the kind is chosen per connection; for a plain connection it costs one
+//! branch that the processor predicts. TLS and WebSocket state is on the heap, so that an idle plain session takes no
+//! memory for it.
 
 use std::{
     future::poll_fn,
@@ -19,19 +20,18 @@ use tokio_rustls::TlsStream;
 
 use crate::net::{socket, websocket::WebSocket};
 
-/// A connection that carries NATS in plain bytes, whatever is below them.
+/// A connection that is read and written as plain bytes of the NATS protocol.
 #[derive(Debug)]
 pub enum Stream {
-    /// As it is.
     Plain(TcpStream),
-    /// TLS, either side's.
+    /// As a TLS server towards clients, or as a TLS client towards servers.
     Tls(Box<TlsStream<TcpStream>>),
-    /// WebSocket, over one of the others.
+    /// Over one of the others.
     WebSocket(Box<WebSocket>),
 }
 
 impl Stream {
-    /// The connection below.
+    /// The TCP connection below.
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
@@ -40,27 +40,27 @@ impl Stream {
         }
     }
 
-    /// Writes all of `bytes`, and sees to it that they leave.
+    /// Writes and flushes all of `bytes`.
     ///
     /// # Errors
-    /// The connection's.
+    /// Those of the connection.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let sent = match self {
             Self::Plain(tcp) => socket::send_now(&*tcp, bytes)?,
             _ => 0,
         };
-        if sent == bytes.len() && !self.owes() {
+        if sent == bytes.len() && !self.needs_flush() {
             return Ok(());
         }
         self.write_all(&bytes[sent..]).await?;
         self.flush().await
     }
 
-    /// One read of up to `N` bytes, which `take` is shown: none at the end of the stream. They are on the stack of the read, not in the
-    /// future, so a client that waits takes no room for them. Cancel-safe.
+    /// Reads up to `N` bytes once and passes them to `take`: an empty slice at the end of the stream. The bytes are on
+    /// the stack during the read and not in the future, so a waiting client takes no memory for them. Cancel-safe.
     ///
     /// # Errors
-    /// The connection's, and those of `take`.
+    /// Those of the connection and of `take`.
     pub fn read_once<const N: usize, T>(
         &mut self,
         mut take: impl FnMut(&[u8]) -> io::Result<T> + Unpin,
@@ -73,12 +73,12 @@ impl Stream {
         })
     }
 
-    /// Whether bytes that were taken by a write are still here: a flush sends them. Never so on a plain connection.
-    pub fn owes(&self) -> bool {
+    /// Whether bytes of an earlier write have not been sent yet and need a flush. Never so on a plain connection.
+    pub fn needs_flush(&self) -> bool {
         match self {
             Self::Plain(_) => false,
             Self::Tls(tls) => tls.get_ref().1.wants_write(),
-            Self::WebSocket(websocket) => websocket.owes(),
+            Self::WebSocket(websocket) => websocket.needs_flush(),
         }
     }
 }
@@ -101,7 +101,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Tls(tls) => match Pin::new(tls).poll_read(cx, buf) {
-                // An end without close_notify is an end: NATS's own framing tells whether anything is missing.
+                // An end without close_notify is taken as an end: the NATS framing tells whether bytes are missing.
                 Poll::Ready(Err(err)) if err.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
                 read => read,
             },
@@ -138,7 +138,7 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            // Nothing is ever kept back.
+            // A plain connection buffers nothing.
             Self::Plain(_) => Poll::Ready(Ok(())),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
             Self::WebSocket(websocket) => Pin::new(websocket).poll_flush(cx),

@@ -1,5 +1,4 @@
-//! The timer that sessions wait by: it ticks every 10 ms while anybody waits, and one tick wakes all whose time has
-//! come.
+//! The timer that sessions wait by. It ticks every 10 ms while a session waits; a tick wakes all whose time has come.
 //!
 //! tokio's own timer costs more here. When a new deadline is the earliest of all, tokio writes to the thread's own
 //! eventfd, and that ends the thread's next sleep at once: with deadlines of seconds and random delays, it did so for
@@ -46,8 +45,7 @@ pub struct Sleep {
     key: Option<Key>,
 }
 
-/// Waits until `until`, and up to a tick longer. Nothing is allocated before the first poll that finds it in the
-/// future.
+/// Waits until `until`, and up to a tick longer. Allocates nothing before the first poll that finds it in the future.
 pub fn sleep_until(until: Instant) -> Sleep {
     Sleep { until, key: None }
 }

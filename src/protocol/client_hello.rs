@@ -1,25 +1,26 @@
-//! A look at the first bytes of a connection: is it TLS, has the whole ClientHello come, and does it resume a session?
+//! The first bytes of a connection: are they TLS, has the whole ClientHello arrived, and does it resume a session?
 //!
-//! No more is read than that; the handshake itself reads everything again and believes nothing of this.
+//! weir uses this only to estimate what a handshake will cost. rustls reads the same bytes again and relies on nothing
+//! that is found here.
 
-/// What the first bytes are.
+/// What the first bytes of a connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstBytes {
-    /// Too few to say.
+    /// Too few bytes to tell.
     Incomplete,
     /// Not TLS.
     Other,
-    /// A ClientHello, whole as far as weir looks.
+    /// A whole ClientHello, or [`MAX_CLIENT_HELLO`] bytes of one.
     ClientHello {
-        /// It shows a ticket: the handshake is cheaper if that is good.
+        /// It carries a ticket. The handshake is cheaper if the ticket is valid.
         resumes: bool,
-        /// It would rather have ChaCha20 than AES, as those do whose processor has nothing for AES.
+        /// It prefers ChaCha20 to AES, as clients do whose processor has no AES instructions.
         without_aes: bool,
     },
 }
 
-/// A ClientHello that is longer than this is not waited for: those of clients have 200 to 2000 bytes.
-pub const LONGEST_LOOK: usize = 4096;
+/// weir does not wait for more of a ClientHello than this many bytes. Those of real clients have 200 to 2000.
+pub const MAX_CLIENT_HELLO: usize = 4096;
 
 /// The record header of a handshake record (RFC 8446, 5.1): type 22, version 3.x, length.
 const HANDSHAKE: u8 = 22;
@@ -30,48 +31,50 @@ const PRE_SHARED_KEY: u16 = 41;
 /// The cipher suites with ChaCha20: of TLS 1.3, and of 1.2 with ECDSA and RSA (RFC 8446, B.4; RFC 7905, 2).
 const CHACHA20: [[u8; 2]; 3] = [[0x13, 0x03], [0xcc, 0xa9], [0xcc, 0xa8]];
 
-/// Looks at the first bytes of a connection.
-pub fn look(bytes: &[u8]) -> FirstBytes {
+/// Tells what the first bytes of a connection are.
+pub fn classify(bytes: &[u8]) -> FirstBytes {
     match *bytes {
         [] | [HANDSHAKE] => return FirstBytes::Incomplete,
         [HANDSHAKE, 3, ..] => {}
         _ => return FirstBytes::Other,
     }
-    let Some((header, body)) = bytes.split_at_checked(HEADER) else { return FirstBytes::Incomplete };
-    let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
-    if body.len() < length && bytes.len() < LONGEST_LOOK {
+    let Some((&[_, _, _, high, low], body)) = bytes.split_first_chunk::<HEADER>() else {
+        return FirstBytes::Incomplete;
+    };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if body.len() < length && bytes.len() < MAX_CLIENT_HELLO {
         return FirstBytes::Incomplete;
     }
-    let mut seen = Seen::default();
-    // What is cut off or makes no sense is the handshake's to complain of.
-    let _ = seen.read(&body[..length.min(body.len())]);
-    FirstBytes::ClientHello { resumes: seen.ticket, without_aes: seen.chacha20_first }
+    let mut fields = HelloFields::default();
+    // A ClientHello that is cut off or malformed is for rustls to report.
+    let _ = fields.read(body.get(..length).unwrap_or(body));
+    FirstBytes::ClientHello { resumes: fields.ticket, without_aes: fields.chacha20_first }
 }
 
-/// What is seen of a ClientHello.
+/// The fields of a ClientHello that weir needs.
 #[derive(Default)]
-struct Seen {
+struct HelloFields {
     ticket: bool,
     chacha20_first: bool,
 }
 
-impl Seen {
-    /// Reads as far as it makes sense; `None` when that is not to the end.
+impl HelloFields {
+    /// Reads until the end, or until something is malformed; `None` in that case.
     fn read(&mut self, message: &[u8]) -> Option<()> {
         // Type 1 and length, version and random.
         let mut rest = Cursor(message.strip_prefix(&[1])?);
         rest.take(3 + 2 + 32)?;
         rest.counted(1)?; // session id
         let suites = rest.counted(2)?;
-        // Some put a value before the first that is no suite (RFC 8701).
+        // Some clients put a reserved value, which is not a suite, in front (GREASE, RFC 8701).
         let first = suites.as_chunks::<2>().0.iter().find(|suite| suite[0] != suite[1]);
         self.chacha20_first = first.is_some_and(|suite| CHACHA20.contains(suite));
         rest.counted(1)?; // compression methods
         let mut extensions = Cursor(rest.counted(2)?);
         while !extensions.0.is_empty() {
-            let kind = extensions.take(2)?;
+            let &[high, low] = extensions.take(2)? else { return None };
             let body = extensions.counted(2)?;
-            self.ticket |= match u16::from_be_bytes([kind[0], kind[1]]) {
+            self.ticket |= match u16::from_be_bytes([high, low]) {
                 PRE_SHARED_KEY => true,
                 SESSION_TICKET => !body.is_empty(),
                 _ => false,
@@ -90,7 +93,7 @@ impl<'a> Cursor<'a> {
         Some(taken)
     }
 
-    /// What follows a length of so many bytes.
+    /// A vector: its length in `width` bytes, then its content.
     fn counted(&mut self, width: usize) -> Option<&'a [u8]> {
         let n = self.take(width)?.iter().fold(0, |n, &byte| n << 8 | usize::from(byte));
         self.take(n)
@@ -106,7 +109,7 @@ mod tests {
         hello_of(&[0x13, 0x01], extensions)
     }
 
-    /// The same with these suites.
+    /// A ClientHello with these suites and extensions.
     fn hello_of(suites: &[u8], extensions: &[(u16, &[u8])]) -> Vec<u8> {
         let mut ext = Vec::new();
         for (kind, body) in extensions {
@@ -133,9 +136,9 @@ mod tests {
     fn tickets_are_seen() {
         let fresh = FirstBytes::ClientHello { resumes: false, without_aes: false };
         let resumed = FirstBytes::ClientHello { resumes: true, without_aes: false };
-        assert_eq!(look(&hello(&[(0, b"name"), (35, b"")])), fresh);
-        assert_eq!(look(&hello(&[(0, b"name"), (35, b"ticket")])), resumed);
-        assert_eq!(look(&hello(&[(0, b"name"), (41, b"psk")])), resumed);
+        assert_eq!(classify(&hello(&[(0, b"name"), (35, b"")])), fresh);
+        assert_eq!(classify(&hello(&[(0, b"name"), (35, b"ticket")])), resumed);
+        assert_eq!(classify(&hello(&[(0, b"name"), (41, b"psk")])), resumed);
     }
 
     #[test]
@@ -148,7 +151,7 @@ mod tests {
             (&[], false),
         ] {
             let expected = FirstBytes::ClientHello { resumes: false, without_aes };
-            assert_eq!(look(&hello_of(suites, &[(0, b"name")])), expected, "{suites:x?}");
+            assert_eq!(classify(&hello_of(suites, &[(0, b"name")])), expected, "{suites:x?}");
         }
     }
 
@@ -156,27 +159,27 @@ mod tests {
     fn every_beginning_is_incomplete_and_none_panics() {
         let whole = hello(&[(0, b"name"), (41, b"psk")]);
         for n in 0..whole.len() {
-            assert_eq!(look(&whole[..n]), FirstBytes::Incomplete, "{n} bytes");
+            assert_eq!(classify(&whole[..n]), FirstBytes::Incomplete, "{n} bytes");
         }
         let mut rng = fastrand::Rng::with_seed(7);
         for _ in 0..20_000 {
             let mut spoilt = whole.clone();
             spoilt[rng.usize(..whole.len())] = rng.u8(..);
-            let _ = look(&spoilt);
+            let _ = classify(&spoilt);
         }
     }
 
     #[test]
     fn nats_is_no_tls() {
-        assert_eq!(look(b"CONNECT {}\r\n"), FirstBytes::Other);
-        assert_eq!(look(b"PING"), FirstBytes::Other);
-        assert_eq!(look(&[22, 9]), FirstBytes::Other);
+        assert_eq!(classify(b"CONNECT {}\r\n"), FirstBytes::Other);
+        assert_eq!(classify(b"PING"), FirstBytes::Other);
+        assert_eq!(classify(&[22, 9]), FirstBytes::Other);
     }
 
     #[test]
     fn what_is_too_long_is_not_waited_for() {
-        let mut long = vec![0; LONGEST_LOOK];
+        let mut long = vec![0; MAX_CLIENT_HELLO];
         long[..5].copy_from_slice(&[22, 3, 1, 0x3f, 0xff]);
-        assert_eq!(look(&long), FirstBytes::ClientHello { resumes: false, without_aes: false });
+        assert_eq!(classify(&long), FirstBytes::ClientHello { resumes: false, without_aes: false });
     }
 }

@@ -1,4 +1,4 @@
-//! What a client sends before it is admitted, as a state machine over bytes: one CONNECT, then whatever it pipelines.
+//! The client's half of the preface as a state machine over bytes: one CONNECT, then whatever the client pipelines.
 
 use crate::protocol::{
     MAX_PIPELINED,
@@ -6,42 +6,42 @@ use crate::protocol::{
     control_line::{ClientLine, LineScanner, client_line},
 };
 
-/// Why the preface went wrong.
+/// Why a client's preface is not acceptable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PrefaceError {
-    /// The server would say `maximum control line exceeded`.
+    /// A nats-server answers `maximum control line exceeded`.
     #[error("CONNECT is longer than max_control_line")]
     TooLong,
-    /// Anything before CONNECT, or bytes that are no NATS.
+    /// Another operation than CONNECT, or bytes that are not NATS.
     #[error("the first line is not CONNECT")]
     NotConnect,
-    /// CONNECT's argument is not what nats-server accepts.
+    /// nats-server would not accept the argument of CONNECT.
     #[error("CONNECT does not parse")]
     BadConnect,
-    /// More behind CONNECT than may wait.
+    /// The client pipelined more than weir keeps.
     #[error("more than {MAX_PIPELINED} bytes behind CONNECT")]
     TooMuch,
 }
 
-/// Collects bytes until CONNECT is complete, and then what follows it, bounded.
+/// Collects bytes until CONNECT is complete, and then up to [`MAX_PIPELINED`] bytes that follow it.
 #[derive(Debug)]
 pub struct Preface {
-    /// Before CONNECT: the line so far. After it: what is pipelined behind.
+    /// Before CONNECT is complete, the line so far; afterwards, the bytes behind it.
     buffer: Vec<u8>,
     lines: LineScanner,
     connected: bool,
 }
 
 impl Preface {
-    /// `max_control_line`: the longest argument of CONNECT, in bytes, as the servers are configured.
+    /// `max_control_line` is the longest argument of CONNECT that the servers accept, in bytes.
     pub fn new(max_control_line: usize) -> Self {
         Self { buffer: Vec::new(), lines: LineScanner::new(max_control_line), connected: false }
     }
 
-    /// Takes in what was read. Returns CONNECT once, when it is complete.
+    /// Takes the next bytes of the stream. Returns CONNECT once, when it is complete.
     ///
     /// # Errors
-    /// [`PrefaceError`]; the client is to be refused then.
+    /// [`PrefaceError`]: the client must be refused.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<Option<Box<Connect>>, PrefaceError> {
         self.buffer.extend_from_slice(bytes);
         let mut connect = None;
@@ -50,7 +50,7 @@ impl Preface {
                 return Err(PrefaceError::NotConnect);
             }
             let Some(end) = self.lines.find(&self.buffer).map_err(|_| PrefaceError::TooLong)? else { return Ok(None) };
-            let ClientLine::Connect(argument) = client_line(&self.buffer[..end]) else {
+            let ClientLine::Connect(argument) = client_line(self.buffer.get(..end).unwrap_or_default()) else {
                 return Err(PrefaceError::NotConnect);
             };
             connect = Some(Box::new(Connect::parse(argument).map_err(|_| PrefaceError::BadConnect)?));
@@ -63,32 +63,30 @@ impl Preface {
         Ok(connect)
     }
 
-    /// Whether anything has come at all.
+    /// Whether the client has sent nothing yet.
     pub fn is_untouched(&self) -> bool {
         self.buffer.is_empty() && !self.connected
     }
 
-    /// Takes a PING from the front of what is pipelined behind CONNECT, if that is what comes first.
+    /// Removes a PING from the front of the pipelined bytes, if one is there.
     pub fn take_ping(&mut self) -> bool {
-        let Some(end) = memchr::memchr(b'\n', &self.buffer).map(|i| i + 1) else { return false };
-        let is_ping = matches!(client_line(&self.buffer[..end]), ClientLine::Ping);
+        let Some(end) = memchr::memchr(b'\n', &self.buffer) else { return false };
+        let is_ping = self.buffer.get(..=end).is_some_and(|line| client_line(line) == ClientLine::Ping);
         if is_ping {
-            self.buffer.drain(..end);
+            self.buffer.drain(..=end);
         }
         is_ping
     }
 
-    /// What is pipelined behind CONNECT, in order.
+    /// The bytes that the client sent behind CONNECT.
     pub fn into_pipelined(self) -> Vec<u8> {
         self.buffer
     }
 }
 
-/// Whether the start of the stream can still become CONNECT; a port scanner's first bytes are seen at once.
+/// Whether the stream may begin with CONNECT. A port scanner is refused at the first byte that says otherwise.
 fn could_be_connect(bytes: &[u8]) -> bool {
-    let verb = b"CONNECT";
-    let n = bytes.len().min(verb.len());
-    bytes[..n].eq_ignore_ascii_case(&verb[..n])
+    bytes.iter().zip(b"CONNECT").all(|(byte, letter)| byte.eq_ignore_ascii_case(letter))
 }
 
 #[cfg(test)]

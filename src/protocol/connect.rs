@@ -1,20 +1,21 @@
 //! CONNECT: who a client says it is.
 //!
-//! Parsed as nats-server does it (`processConnect`: Go's `json.Unmarshal` into `ClientOpts`), so that `{"uſer":"a","USER":"b"}`
-//! is b here and there. What weir sends on is written anew, one copy of each key, so that nothing is left to read differently.
+//! weir parses it as nats-server does (`processConnect`: Go's `json.Unmarshal` into `ClientOpts`), so that
+//! `{"uſer":"a","USER":"b"}` is user b to both. weir then writes a new line with one copy of each key, which no server can
+//! read differently (docs/contract.md, towards servers 4).
 
 use std::fmt;
 
 use crate::protocol::json::{self, Reader, Syntax};
 
-/// Why a CONNECT is none. The server closes on each of these without a word.
+/// Why a CONNECT does not parse. A nats-server closes without an `-ERR` on each of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectError {
     /// The argument is not one JSON value.
     Syntax,
-    /// It is JSON, but neither an object nor null.
+    /// The argument is JSON, but neither an object nor null.
     NotAnObject,
-    /// The value of this key is of another type than the server's.
+    /// The value of this key has another type than the server's field.
     WrongType(&'static str),
 }
 
@@ -36,7 +37,7 @@ impl From<Syntax> for ConnectError {
     }
 }
 
-/// Keys whose values are strings, in canonical order; the index is [`Text`].
+/// Keys whose values are strings, in the order in which weir writes them; [`Text`] is the index.
 const TEXTS: [&str; 12] = [
     "lang",
     "version",
@@ -67,7 +68,7 @@ enum Text {
     ProxySig = 11,
 }
 
-/// Keys whose values are true or false, in canonical order; the index is [`Flag`].
+/// Keys whose values are true or false, in the order in which weir writes them; [`Flag`] is the index.
 const FLAGS: [&str; 7] = ["verbose", "pedantic", "echo", "tls_required", "headers", "no_responders", "new_account"];
 
 #[derive(Clone, Copy)]
@@ -81,7 +82,7 @@ enum Flag {
     NewAccount,
 }
 
-/// A key that weir knows, and its index.
+/// A key that weir knows, by its index in [`TEXTS`] or [`FLAGS`].
 #[derive(Debug, PartialEq, Eq)]
 enum Key {
     Text(usize),
@@ -90,7 +91,7 @@ enum Key {
 }
 
 impl Key {
-    /// The same as [`Self::find`] for a key that needs no folding: a match is quicker than going through the tables.
+    /// Finds a key as clients usually write it. A `match` is faster than the comparison of [`Self::folded`] with each entry.
     fn exact(key: &[u8]) -> Option<Self> {
         Some(match key {
             b"verbose" => Self::Flag(Flag::Verbose as usize),
@@ -113,6 +114,7 @@ impl Key {
         })
     }
 
+    /// Finds a key as Go does, without regard to case.
     fn folded(key: &str) -> Option<Self> {
         Self::find(|name| json::same_key(key, name))
     }
@@ -124,19 +126,20 @@ impl Key {
     }
 }
 
-/// How many of [`FLAGS`] are written even when false: their default at the server is true.
+/// The first three [`FLAGS`] are written even when false, since their default at the server is true.
 const ALWAYS: usize = 3;
 
 /// A parsed CONNECT.
 ///
-/// An absent string and an empty one are the same to the server, and here. `account` and `new_account` make every server
-/// refuse the client; they are kept so that it does.
+/// Like the server, weir does not distinguish an absent string from an empty one. `account` and `new_account` make every
+/// server refuse the client; weir passes them on so that the server does.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Connect {
     texts: [Box<str>; TEXTS.len()],
     flags: [bool; FLAGS.len()],
     protocol: i64,
-    /// Keys that weir has no use for, each with its raw value without blanks, in the client's order. Bytes, as Go lets invalid UTF-8 pass.
+    /// Keys that weir does not know, each with its raw value without blanks, in the client's order. The values are bytes,
+    /// since Go accepts invalid UTF-8.
     others: Vec<(Box<str>, Box<[u8]>)>,
 }
 
@@ -145,12 +148,12 @@ impl Connect {
     ///
     /// # Errors
     ///
-    /// Exactly when nats-server's `json.Unmarshal` fails: text that is not one JSON value, a value of the wrong type for a known
-    /// key (also when a later copy of the key is right), a `protocol` that is not an integer of 64 bits.
+    /// Exactly when nats-server's `json.Unmarshal` fails: on text that is not one JSON value, on a value of the wrong type
+    /// for a known key (even if a later copy of the key has the right type), and on a `protocol` that is not a 64-bit integer.
     pub fn parse(json: &[u8]) -> Result<Self, ConnectError> {
         let mut connect = Self {
             texts: Default::default(),
-            // nats-server's defaultOpts: verbose, pedantic and echo are on unless switched off.
+            // As in nats-server's defaultOpts, verbose, pedantic and echo are true by default.
             flags: [true, true, true, false, false, false, false],
             protocol: 0,
             others: Vec::new(),
@@ -164,7 +167,7 @@ impl Connect {
         let mut key = String::new();
         let mut wrong = None;
         while let Some((raw_key, value)) = reader.member()? {
-            // As every client writes it, mostly; if not, as the server reads it.
+            // The exact spelling first: nearly every client uses it.
             let set = match json::unquoted_bytes(raw_key).and_then(Key::exact) {
                 Some(known) => connect.set(known, value),
                 None => {
@@ -176,7 +179,7 @@ impl Connect {
                     }
                 }
             };
-            // As in Go, the rest must be JSON before a wrong type is worth a word.
+            // As in Go, a syntax error further on counts more than a wrong type.
             if let Err(name) = set {
                 wrong = wrong.or(Some(name));
             }
@@ -185,7 +188,11 @@ impl Connect {
         wrong.map_or(Ok(connect), |name| Err(ConnectError::WrongType(name)))
     }
 
-    /// Takes over one member; null changes nothing, as in Go. The error names the key.
+    /// Stores the value of a known key; null changes nothing, as in Go. The error is the key.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a Key is made from an index of TEXTS or FLAGS, whose lengths these have"
+    )]
     fn set(&mut self, key: Key, raw: &[u8]) -> Result<(), &'static str> {
         let null = raw == b"null";
         match key {
@@ -208,7 +215,7 @@ impl Connect {
         Ok(())
     }
 
-    /// Keeps a member that weir has no use for. The error names the key.
+    /// Stores a member whose key weir does not know. The error is the key.
     fn keep(&mut self, key: &str, raw: &[u8]) -> Result<(), &'static str> {
         for name in ["import", "export"] {
             if json::same_key(key, name) && !is_permission(raw) {
@@ -221,10 +228,17 @@ impl Connect {
         Ok(())
     }
 
+    #[expect(clippy::indexing_slicing, reason = "each Text is an index of TEXTS, whose length this has")]
     fn text(&self, which: Text) -> Option<&str> {
         Some(&*self.texts[which as usize]).filter(|text| !text.is_empty())
     }
 
+    #[expect(clippy::indexing_slicing, reason = "each Text is an index of TEXTS, whose length this has")]
+    fn set_text(&mut self, which: Text, text: &str) {
+        self.texts[which as usize] = text.into();
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "each Flag is an index of FLAGS, whose length this has")]
     fn flag(&self, which: Flag) -> bool {
         self.flags[which as usize]
     }
@@ -249,7 +263,7 @@ impl Connect {
         self.text(Text::Nkey)
     }
 
-    /// The user JWT: to be treated as a secret, since a bearer JWT is one.
+    /// The user JWT: a secret, since a bearer JWT is one.
     pub fn jwt(&self) -> Option<&str> {
         self.text(Text::Jwt)
     }
@@ -259,7 +273,7 @@ impl Connect {
         self.text(Text::Sig)
     }
 
-    /// Whether the client answers a nonce: its CONNECT is good for the connection that sent that nonce and for no other.
+    /// Whether the client signs a nonce, so that its CONNECT is valid only on the connection that sent the nonce.
     pub fn signs(&self) -> bool {
         self.sig().is_some() || self.nkey().is_some()
     }
@@ -279,32 +293,32 @@ impl Connect {
         self.text(Text::Version)
     }
 
-    /// The account that the client wants to choose; servers refuse it.
+    /// The account that the client asks for. Servers refuse such a client.
     pub fn account(&self) -> Option<&str> {
         self.text(Text::Account)
     }
 
-    /// Whether the client wants its account to be made; servers refuse it.
+    /// Whether the client asks for a new account. Servers refuse such a client.
     pub fn new_account(&self) -> bool {
         self.flag(Flag::NewAccount)
     }
 
-    /// The signature of the nonce by a trusted proxy.
+    /// A trusted proxy's signature of the nonce.
     pub fn proxy_sig(&self) -> Option<&str> {
         self.text(Text::ProxySig)
     }
 
-    /// Whether the server confirms every operation with `+OK`. True when absent.
+    /// Whether the server answers every operation with `+OK`; the default is true.
     pub fn verbose(&self) -> bool {
         self.flag(Flag::Verbose)
     }
 
-    /// Whether the server checks subjects. True when absent.
+    /// Whether the server checks subjects; the default is true.
     pub fn pedantic(&self) -> bool {
         self.flag(Flag::Pedantic)
     }
 
-    /// Whether the client receives what it publishes itself. True when absent.
+    /// Whether the client receives the messages that it publishes itself; the default is true.
     pub fn echo(&self) -> bool {
         self.flag(Flag::Echo)
     }
@@ -324,46 +338,46 @@ impl Connect {
         self.flag(Flag::TlsRequired)
     }
 
-    /// The protocol level: 1 for clients that take an INFO at any time; servers refuse all but 0 and 1.
+    /// The protocol level: 1 if the client accepts an INFO at any time, else 0. Servers refuse other values.
     pub fn protocol(&self) -> i64 {
         self.protocol
     }
 
-    /// Sets the protocol level that the server is told.
+    /// Sets the protocol level.
     pub fn set_protocol(&mut self, protocol: i64) {
         self.protocol = protocol;
     }
 
     /// Sets the user name.
     pub fn set_user(&mut self, user: &str) {
-        self.texts[Text::User as usize] = user.into();
+        self.set_text(Text::User, user);
     }
 
     /// Sets the password.
     pub fn set_pass(&mut self, pass: &str) {
-        self.texts[Text::Pass as usize] = pass.into();
+        self.set_text(Text::Pass, pass);
     }
 
     /// Sets the token.
     pub fn set_auth_token(&mut self, token: &str) {
-        self.texts[Text::AuthToken as usize] = token.into();
+        self.set_text(Text::AuthToken, token);
     }
 
     /// Sets the user JWT.
     pub fn set_jwt(&mut self, jwt: &str) {
-        self.texts[Text::Jwt as usize] = jwt.into();
+        self.set_text(Text::Jwt, jwt);
     }
 
-    /// Sets the signature by which the server knows a trusted proxy.
+    /// Sets the signature by which the server recognises a trusted proxy.
     pub fn set_proxy_sig(&mut self, sig: &str) {
-        self.texts[Text::ProxySig as usize] = sig.into();
+        self.set_text(Text::ProxySig, sig);
     }
 
-    /// Appends the canonical line `CONNECT {…}\r\n`: one copy of each known key in a fixed order, without those that are empty
-    /// or false where that is the default, and after them the unknown keys as they came.
+    /// Appends the canonical line `CONNECT {…}\r\n`: each known key once and in a fixed order, unless it has its default
+    /// value, and then the unknown keys as the client sent them.
     ///
-    /// It can be longer than what the client sent (up to about 60 bytes for keys now explicit, and 3 bytes for each byte of
-    /// invalid UTF-8), and so pass the server's `max_control_line` by as much; the server then says so.
+    /// The line can be longer than the client's: by about 60 bytes for keys that are now explicit, and by 3 bytes for each
+    /// byte of invalid UTF-8. If that exceeds the server's `max_control_line`, the server refuses the client.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"CONNECT ");
         let mut sep = b'{';
@@ -397,13 +411,13 @@ fn push_key(sep: &mut u8, name: &str, out: &mut Vec<u8>) {
     out.push(b':');
 }
 
-/// Go's `strconv.ParseInt` on a JSON number: no fraction, no exponent.
+/// Go's `strconv.ParseInt` on a JSON number: it accepts neither a fraction nor an exponent.
 fn integer(raw: &[u8]) -> Option<i64> {
     std::str::from_utf8(raw).ok()?.parse().ok()
 }
 
-/// Whether Go decodes the value into a `*SubjectPermission`, `{"allow":[…],"deny":[…]}`. Only leaf nodes use it, but a
-/// client's CONNECT fails on it all the same.
+/// Whether Go can decode the value into a `*SubjectPermission`, `{"allow":[…],"deny":[…]}`. Only leaf nodes use that key,
+/// but a client's CONNECT fails too if the value has another type.
 fn is_permission(raw: &[u8]) -> bool {
     let mut reader = Reader::new(raw);
     if !reader.enter_object() {
@@ -426,7 +440,8 @@ fn is_string_array(raw: &[u8]) -> bool {
 }
 
 impl fmt::Debug for Connect {
-    /// Without secrets: of pass, auth_token, nkey, jwt, sig and proxy_sig only that they are there, of unknown keys only their names.
+    /// Shows no secret: of pass, auth_token, nkey, jwt, sig and proxy_sig only that they are set, and of unknown keys only
+    /// their names.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Connect");
         for (at, (name, text)) in TEXTS.iter().zip(&self.texts).enumerate() {

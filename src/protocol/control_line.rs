@@ -1,8 +1,8 @@
-//! Lines of the preface: where one ends, and which one it is.
+//! The lines of the preface: where a line ends, and which operation it is.
 
 use memchr::memchr;
 
-/// The line is longer than the limit allows, or already would be.
+/// The line is longer than the limit, or will be when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLong;
 
@@ -14,17 +14,17 @@ impl std::fmt::Display for TooLong {
 
 impl std::error::Error for TooLong {}
 
-/// Most bytes of verb and blanks that are not held against the limit; a line is thus bounded, which the server's is not:
-/// it lets any number of blanks stand before an argument.
+/// The most bytes of a verb and the blanks behind it that do not count against the limit. This bounds the line; a
+/// nats-server accepts any number of blanks before an argument.
 const MAX_OVERHEAD: usize = 64;
 
-/// Longer than any verb.
+/// No verb is longer.
 const MAX_VERB: usize = 8;
 
-/// Resumable search for the end of the line that starts at `buf[0]`; it never searches a byte twice.
+/// A resumable search for the end of the line that starts at `buf[0]`. It never searches a byte twice.
 ///
-/// The limit is that of nats-server's `overMaxControlLineLimit`: it is the *argument* that must not exceed it, counted
-/// from the first byte after the verb and its blanks to the line's end, without the CR before the LF.
+/// The limit is that of nats-server's `overMaxControlLineLimit`: it applies to the *argument*, from the first byte after
+/// the verb and its blanks to the end of the line, without the CR before the LF.
 #[derive(Debug, Clone)]
 pub struct LineScanner {
     limit: usize,
@@ -32,24 +32,29 @@ pub struct LineScanner {
 }
 
 impl LineScanner {
-    /// A scanner for lines whose argument has at most `limit` bytes; a limit below 8 is one of 8.
+    /// A scanner for lines whose argument has at most `limit` bytes, or 8 if `limit` is lower.
     pub const fn new(limit: usize) -> Self {
         let limit = if limit < MAX_VERB { MAX_VERB } else { limit };
         Self { limit, searched: 0 }
     }
 
-    /// The index just past the line's `\n`, or `None` when more bytes are needed: then call again with the same bytes and
-    /// more behind them. After a find the scanner is ready for the next line.
+    /// The index behind the line's `\n`, or `None` if more bytes are needed. In that case call again with the same bytes
+    /// and more behind them. After the end of a line has been found the scanner is ready for the next line.
     ///
     /// # Errors
     ///
-    /// [`TooLong`] as soon as it is certain, so a buffer never needs to hold more than the limit and 66 bytes.
+    /// [`TooLong`] as soon as that is certain, so that a buffer never needs to hold more than the limit and 66 bytes.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "memchr found `end` in `buf`, and the overhead of a line is a part of it"
+    )]
     pub fn find(&mut self, buf: &[u8]) -> Result<Option<usize>, TooLong> {
         let unsearched = buf.get(self.searched..).unwrap_or_default();
         let end = memchr(b'\n', unsearched).map(|at| self.searched + at);
         let line = &buf[..end.unwrap_or(buf.len())];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        // Only a line near the limit is worth looking at.
+        // The overhead matters only for a line that exceeds the limit with it.
         if line.len() > self.limit && line.len() - overhead(line) > self.limit {
             self.searched = 0;
             return Err(TooLong);
@@ -59,12 +64,17 @@ impl LineScanner {
     }
 }
 
-/// Bytes before the argument.
+/// The number of bytes before the argument.
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "the argument is a part of the line, and `verb` is the index of one of its bytes or 0"
+)]
 fn overhead(line: &[u8]) -> usize {
     let start = match argument(line, b"CONNECT").or_else(|| argument(line, b"INFO")) {
         Some(argument) => line.len() - argument.len(),
         None => {
-            // Where the verb ends must not depend on how much of the line is there.
+            // The end of the verb must not depend on how much of the line has arrived.
             let verb = line.iter().take(MAX_VERB).position(|&b| is_blank(b)).unwrap_or(0);
             line.len() - trim_start(&line[verb..]).len()
         }
@@ -75,7 +85,7 @@ fn overhead(line: &[u8]) -> usize {
 /// A line from a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientLine<'a> {
-    /// CONNECT with its argument, which may have blanks behind it and need not be JSON.
+    /// CONNECT with its argument, which may end in blanks and need not be JSON.
     Connect(&'a [u8]),
     /// PING.
     Ping,
@@ -85,11 +95,11 @@ pub enum ClientLine<'a> {
     Other,
 }
 
-/// Which line this is; `line` includes its newline.
+/// Classifies a line, which includes its newline.
 ///
-/// As nats-server's parser.go: verbs in any case; before an argument blanks, tabs or nothing; the line ends in CR LF or a
-/// bare LF; PING and PONG may have anything behind them. The one line that the server would not end here, a CONNECT without
-/// any argument byte before the LF, is [`ClientLine::Other`].
+/// It follows nats-server's parser.go: a verb may have any case; blanks, tabs or nothing stand before an argument; the line
+/// ends in CR LF or LF; PING and PONG may be followed by anything. A CONNECT without an argument, whose line the server
+/// would not end at this LF, is [`ClientLine::Other`].
 pub fn client_line(line: &[u8]) -> ClientLine<'_> {
     let Some(line) = line.strip_suffix(b"\n") else {
         return ClientLine::Other;
@@ -97,7 +107,7 @@ pub fn client_line(line: &[u8]) -> ClientLine<'_> {
     if let Some(arg) = argument(line, b"CONNECT") {
         return match arg {
             [] => ClientLine::Other,
-            // A CR as first byte counts as argument at the server; it makes no JSON either way.
+            // The server counts a CR in front as a part of the argument. The argument is not JSON in either case.
             _ => ClientLine::Connect(arg.strip_suffix(b"\r").unwrap_or(arg)),
         };
     }
@@ -119,13 +129,13 @@ pub enum ServerLine<'a> {
     Pong,
     /// `+OK`.
     Ok,
-    /// `-ERR` with its text, without the quotes. The text may contain what some client sent, so it need not be UTF-8.
+    /// `-ERR` with its text, without the quotes. The text may contain bytes that a client sent, so it may not be UTF-8.
     Err(&'a [u8]),
     /// Anything else.
     Other,
 }
 
-/// Which line this is; `line` includes its newline. Read as leniently as [`client_line`].
+/// Classifies a line, which includes its newline, as leniently as [`client_line`].
 pub fn server_line(line: &[u8]) -> ServerLine<'_> {
     let Some(line) = line.strip_suffix(b"\n") else {
         return ServerLine::Other;
@@ -147,7 +157,7 @@ pub fn server_line(line: &[u8]) -> ServerLine<'_> {
     }
 }
 
-/// What follows the verb and its blanks, if the line has this verb.
+/// The bytes behind the verb and its blanks, if the line has this verb.
 fn argument<'a>(line: &'a [u8], verb: &[u8]) -> Option<&'a [u8]> {
     let (head, rest) = line.split_at_checked(verb.len())?;
     head.eq_ignore_ascii_case(verb).then(|| trim_start(rest))

@@ -1,26 +1,27 @@
-//! INFO: what a server says of itself, as weir reads it and as weir passes it on.
+//! INFO: how a server introduces itself. weir reads it, and passes a rewritten one on to clients.
 
-mod again;
-mod greeting;
+mod own_info;
+mod reparse;
+mod rewrite;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use crate::protocol::{
-    info::again::{CHANGING, Changing, Hole},
+    info::reparse::{PER_CONNECTION, PerConnection, Placeholder},
     json::{self, Reader, Syntax},
-    version::Version,
 };
 
-pub use greeting::Greeting;
+pub use own_info::OwnInfo;
+pub use rewrite::Rewrite;
 
-/// Why an INFO cannot be used.
+/// Why an INFO does not parse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InfoError {
     /// The argument is not one JSON object in UTF-8.
     Syntax,
-    /// The value of this key is of another type than nats-server's.
+    /// The value of this key has another type than nats-server gives it.
     WrongType(&'static str),
 }
 
@@ -41,7 +42,7 @@ impl From<Syntax> for InfoError {
     }
 }
 
-/// Keys that weir reads as strings, beside those of [`CHANGING`]; the index is [`Text`].
+/// Keys whose values weir reads as strings, beside those of [`PER_CONNECTION`]; [`Text`] is the index.
 const TEXTS: [&str; 3] = ["server_id", "server_name", "version"];
 
 #[derive(Clone, Copy)]
@@ -51,7 +52,7 @@ enum Text {
     Version,
 }
 
-/// Keys that weir reads as true or false; the index is [`Flag`].
+/// Keys whose values weir reads as true or false; [`Flag`] is the index.
 const FLAGS: [&str; 8] =
     ["auth_required", "headers", "jetstream", "ldm", "tls_required", "tls_available", "tls_verify", "connect_info"];
 
@@ -67,7 +68,7 @@ enum Flag {
     ConnectInfo,
 }
 
-/// Keys that weir reads as numbers; the index is [`Number`].
+/// Keys whose values weir reads as numbers; [`Number`] is the index.
 const NUMBERS: [&str; 2] = ["max_payload", "api_lvl"];
 
 #[derive(Clone, Copy)]
@@ -76,49 +77,35 @@ enum Number {
     ApiLevel,
 }
 
-/// Keys that say where a server is and how it is reached: weir says that of itself.
-const OVERRIDDEN: [&str; 9] = [
-    "host",
-    "port",
-    "version",
-    "client_ip",
-    "tls_required",
-    "tls_available",
-    "tls_verify",
-    "connect_urls",
-    "ws_connect_urls",
-];
-
-/// A parsed INFO: what weir needs to know, and every field as it came, in the server's order.
+/// A parsed INFO: the values that weir needs, and every field as the server sent it, in the server's order.
 ///
-/// A key that comes twice has the place of the first and the value of the last; null is as if absent.
+/// A key that occurs twice has the place of the first and the value of the last. A key whose value is null is treated as
+/// absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Info {
-    /// What the server says on every connection.
-    said: Arc<Said>,
-    /// The values of [`CHANGING`] on this one, unescaped, one behind the other; empty where absent.
-    own: String,
-    at: [Range<usize>; CHANGING.len()],
+    template: Arc<Template>,
+    /// The values of [`PER_CONNECTION`], decoded, one behind the other; an absent one is empty.
+    values: String,
+    ranges: [Range<usize>; PER_CONNECTION.len()],
 }
 
-/// The part of an INFO that is the same on every connection to a server.
+/// The part of an INFO that a server repeats on every connection.
 #[derive(Debug, PartialEq, Eq)]
-struct Said {
-    /// The argument as it came, and in it the values that are not part of this.
+struct Template {
+    /// The argument as it was received, and the places in it where the values of one connection stand.
     line: Box<[u8]>,
-    holes: Vec<Hole>,
-    /// Keys, values without blanks, and the unescaped values of [`TEXTS`], one behind the other.
+    placeholders: Vec<Placeholder>,
+    /// Keys, values without blanks, and the decoded values of [`TEXTS`], one behind the other. The ranges below are of it.
     text: String,
     fields: Vec<(Range<usize>, Range<usize>)>,
     texts: [Range<usize>; TEXTS.len()],
     numbers: [Option<u64>; NUMBERS.len()],
     flags: [bool; FLAGS.len()],
-    /// Whether the version is one that names the account.
     names_account: bool,
-    /// The members that are passed on to clients, with a comma behind each and without the values that change, which go in
-    /// at these places.
-    passed: Vec<u8>,
-    passed_holes: Vec<(usize, Changing)>,
+    /// The members that are passed on to clients, with a comma behind each. The values of one connection are left out; they
+    /// go in at the places that `forwarded_placeholders` lists.
+    forwarded: Vec<u8>,
+    forwarded_placeholders: Vec<(usize, PerConnection)>,
 }
 
 impl Info {
@@ -126,130 +113,137 @@ impl Info {
     ///
     /// # Errors
     ///
-    /// When it is not a JSON object in UTF-8, or one of the values that weir reads has another type than nats-server gives it.
+    /// [`InfoError`]: it is not a JSON object in UTF-8, or a value that weir reads has another type than nats-server gives it.
     pub fn parse(json: &[u8]) -> Result<Self, InfoError> {
         std::str::from_utf8(json).map_err(|_| InfoError::Syntax)?;
         let mut reader = Reader::new(json);
         if !reader.enter_object() {
             return Err(InfoError::Syntax);
         }
-        let mut text = Vec::with_capacity(json.len() + 128);
+        let mut text = Vec::with_capacity(json.len().saturating_add(128));
         let mut fields: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(24);
-        let mut places = [None; CHANGING.len()];
+        let mut places = [None; PER_CONNECTION.len()];
         let mut key = String::with_capacity(32);
         while let Some((raw_key, raw)) = reader.member()? {
             key.clear();
             json::unquote(raw_key, &mut key);
-            if let Some(which) = Changing::of(&key) {
-                places[which as usize] = Some((reader.at() - raw.len(), raw));
+            if let Some(place) = PerConnection::of(&key).and_then(|which| places.get_mut(which as usize)) {
+                *place = Some((reader.at().saturating_sub(raw.len()), raw));
             }
             let value = push(&mut text, |text| json::push_compact(raw, text));
-            match fields.iter_mut().find(|(name, _)| text[name.clone()] == *key.as_bytes()) {
+            match fields.iter_mut().find(|(name, _)| text.get(name.clone()) == Some(key.as_bytes())) {
                 Some(field) => field.1 = value,
                 None => fields.push((push(&mut text, |text| text.extend_from_slice(key.as_bytes())), value)),
             }
         }
         reader.end()?;
-        fields.retain(|(_, value)| text[value.clone()] != *b"null");
-        let mut said = Said {
+        fields.retain(|(_, value)| text.get(value.clone()) != Some(b"null"));
+        let mut template = Template {
             line: json.into(),
-            holes: Hole::all(places),
+            placeholders: Placeholder::all(places),
             text: String::from_utf8(text).map_err(|_| InfoError::Syntax)?,
             fields,
             texts: Default::default(),
             numbers: [None; NUMBERS.len()],
             flags: [false; FLAGS.len()],
             names_account: false,
-            passed: Vec::with_capacity(json.len()),
-            passed_holes: Vec::new(),
+            forwarded: Vec::with_capacity(json.len()),
+            forwarded_placeholders: Vec::new(),
         };
-        said.read()?;
-        said.names_account = Version::parse(&said.text[said.texts[Text::Version as usize].clone()])
-            .is_some_and(|version| version >= Version::new(2, 12, 0));
-        said.pass();
-        let mut info = Self { said: Arc::new(said), own: String::with_capacity(128), at: Default::default() };
-        info.read_own()?;
+        template.read()?;
+        let version = parse_version(template.text(Text::Version));
+        template.names_account = version.is_some_and(|version| version >= semver::Version::new(2, 12, 0));
+        template.prepare_forwarding();
+        let mut info =
+            Self { template: Arc::new(template), values: String::with_capacity(128), ranges: Default::default() };
+        info.read_values()?;
         Ok(info)
     }
 
-    /// Fills in the values that change.
-    fn read_own(&mut self) -> Result<(), InfoError> {
-        for which in Changing::ALL {
-            let Some(value) = self.said.raw(which.key()) else { continue };
-            let raw = &self.said.text[value];
-            let start = self.own.len();
+    /// Decodes the values of this connection.
+    fn read_values(&mut self) -> Result<(), InfoError> {
+        for (which, range) in PerConnection::ALL.into_iter().zip(&mut self.ranges) {
+            let Some(raw) = self.template.raw(which.key()) else { continue };
+            let start = self.values.len();
             match (which, raw.starts_with('"')) {
-                (Changing::ClientId, false) if is_integer(raw) => self.own.push_str(raw),
-                (Changing::ClientId, _) | (_, false) => return Err(InfoError::WrongType(which.key())),
-                (_, true) => json::unquote(raw.as_bytes(), &mut self.own),
+                (PerConnection::ClientId, false) if is_integer(raw) => self.values.push_str(raw),
+                (PerConnection::ClientId, _) | (_, false) => return Err(InfoError::WrongType(which.key())),
+                (_, true) => json::unquote(raw.as_bytes(), &mut self.values),
             }
-            self.at[which as usize] = start..self.own.len();
+            *range = start..self.values.len();
         }
         Ok(())
     }
 
-    fn own(&self, which: Changing) -> &str {
-        &self.own[self.at[which as usize].clone()]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "there is a range for each PerConnection, and it was made from `values`"
+    )]
+    fn value_of(&self, which: PerConnection) -> &str {
+        &self.values[self.ranges[which as usize].clone()]
     }
 
-    fn text(&self, which: Text) -> &str {
-        &self.said.text[self.said.texts[which as usize].clone()]
-    }
-
+    #[expect(clippy::indexing_slicing, reason = "each Flag is an index of FLAGS, whose length this has")]
     fn flag(&self, which: Flag) -> bool {
-        self.said.flags[which as usize]
+        self.template.flags[which as usize]
     }
 
+    #[expect(clippy::indexing_slicing, reason = "each Number is an index of NUMBERS, whose length this has")]
     fn number(&self, which: Number) -> Option<u64> {
-        self.said.numbers[which as usize]
+        self.template.numbers[which as usize]
     }
 
-    /// The server's identity, new at each of its starts; empty when absent.
+    /// The server's identity, which is new after each start of the server; empty if absent.
     pub fn server_id(&self) -> &str {
-        self.text(Text::ServerId)
+        self.template.text(Text::ServerId)
     }
 
-    /// The server's name; empty when absent.
+    /// The server's name; empty if absent.
     pub fn server_name(&self) -> &str {
-        self.text(Text::ServerName)
+        self.template.text(Text::ServerName)
     }
 
-    /// The server's version; empty when absent.
+    /// The server's version; empty if absent.
     pub fn version(&self) -> &str {
-        self.text(Text::Version)
+        self.template.text(Text::Version)
     }
 
-    /// What the client is to sign with its NKey, when the server wants that.
+    /// The server's version; `None` if it is not a semantic version.
+    pub fn semver(&self) -> Option<semver::Version> {
+        parse_version(self.version())
+    }
+
+    /// The nonce that the client must sign with its NKey, if the server asks for that.
     pub fn nonce(&self) -> Option<&str> {
-        Some(self.own(Changing::Nonce)).filter(|nonce| !nonce.is_empty())
+        Some(self.value_of(PerConnection::Nonce)).filter(|nonce| !nonce.is_empty())
     }
 
-    /// The account of the client, as the server verified it: in the INFO behind the first PONG, from 2.12.
+    /// The client's account as the server verified it: in the INFO after the first PONG, since nats-server 2.12.
     pub fn remote_account(&self) -> Option<&str> {
-        Some(self.own(Changing::RemoteAccount)).filter(|account| !account.is_empty())
+        Some(self.value_of(PerConnection::RemoteAccount)).filter(|account| !account.is_empty())
     }
 
-    /// Most bytes of a message; `None` when absent or without limit.
+    /// The most bytes of a message; `None` if absent or without limit.
     pub fn max_payload(&self) -> Option<u64> {
         self.number(Number::MaxPayload)
     }
 
     /// The server's number for this connection.
     pub fn client_id(&self) -> Option<u64> {
-        self.own(Changing::ClientId).parse().ok()
+        self.value_of(PerConnection::ClientId).parse().ok()
     }
 
-    /// The level of the JetStream API, from 2.11.
+    /// The level of the JetStream API, since nats-server 2.11.
     pub fn api_lvl(&self) -> Option<u64> {
         self.number(Number::ApiLevel)
     }
 
-    /// Whether the server wants credentials.
+    /// Whether the server requires credentials.
     pub fn auth_required(&self) -> bool {
         self.flag(Flag::AuthRequired)
     }
 
-    /// Whether the server knows headers.
+    /// Whether the server supports headers.
     pub fn headers(&self) -> bool {
         self.flag(Flag::Headers)
     }
@@ -264,223 +258,104 @@ impl Info {
         self.flag(Flag::LameDuck)
     }
 
-    /// Whether the server insists on TLS.
+    /// Whether the server requires TLS.
     pub fn tls_required(&self) -> bool {
         self.flag(Flag::TlsRequired)
     }
 
-    /// Whether the server does TLS when asked to.
+    /// Whether the server offers TLS.
     pub fn tls_available(&self) -> bool {
         self.flag(Flag::TlsAvailable)
     }
 
-    /// Whether the server does TLS at all.
+    /// Whether the server requires or offers TLS.
     pub fn does_tls(&self) -> bool {
         self.tls_required() || self.tls_available()
     }
 
-    /// Whether the server wants certificates of its clients.
+    /// Whether the server requires client certificates.
     pub fn tls_verify(&self) -> bool {
         self.flag(Flag::TlsVerify)
     }
 
-    /// Whether a server of this version sends an INFO right behind its first PONG that names the account: from 2.12.
+    /// Whether a server of this version names the account in an INFO right after the first PONG: since nats-server 2.12.
     pub fn names_account(&self) -> bool {
-        self.said.names_account
+        self.template.names_account
     }
 
-    /// Whether this INFO answers CONNECT: it comes behind the first PONG, from 2.12.
+    /// Whether this INFO answers CONNECT: the server sends it after the first PONG, since nats-server 2.12.
     pub fn connect_info(&self) -> bool {
         self.flag(Flag::ConnectInfo)
     }
-
-    /// Appends the line `INFO {…}\r\n` with which this INFO is passed on to a client: every field of the server's except those
-    /// of which `r` speaks. The server's URLs are never among them, or clients would leave for them.
-    pub fn rewrite(&self, r: &Rewrite<'_>, out: &mut Vec<u8>) {
-        let Said { passed, passed_holes, .. } = &*self.said;
-        let mut object = Object::start(out);
-        let mut written = 0;
-        if !passed.is_empty() {
-            object.out.push(b'{');
-            object.sep = b',';
-            for &(at, which) in passed_holes {
-                object.out.extend_from_slice(&passed[written..at]);
-                object.out.extend_from_slice(self.own(which).as_bytes());
-                written = at;
-            }
-            // Without the comma behind the last member: the next one brings its own.
-            object.out.extend_from_slice(&passed[written..passed.len() - 1]);
-        }
-        if r.keep_nonce {
-            object.text_unless_empty("nonce", self.own(Changing::Nonce));
-        }
-        object.string("version", r.version);
-        object.place(r.host, r.port, r.advertise);
-        object.flag("tls_required", r.tls_required);
-        object.flag("tls_available", r.tls_available);
-        object.flag("tls_verify", r.tls_verify);
-        if let Some(ip) = r.client_ip {
-            object.ip("client_ip", ip);
-        }
-        out.extend_from_slice(b"}\r\n");
-    }
 }
 
-impl Said {
-    /// Fills in what the accessors give.
+impl Template {
+    /// Decodes the values that the accessors return.
     fn read(&mut self) -> Result<(), InfoError> {
         for (at, name) in TEXTS.iter().enumerate() {
-            let Some(value) = self.raw(name) else {
-                continue;
-            };
-            if !self.text[value.clone()].starts_with('"') {
+            let Some(raw) = self.raw(name) else { continue };
+            if !raw.starts_with('"') {
                 return Err(InfoError::WrongType(name));
             }
-            let start = self.text.len();
-            let raw = self.text[value].to_owned();
+            let (raw, start) = (raw.to_owned(), self.text.len());
             json::unquote(raw.as_bytes(), &mut self.text);
-            self.texts[at] = start..self.text.len();
+            if let Some(range) = self.texts.get_mut(at) {
+                *range = start..self.text.len();
+            }
         }
-        for (at, name) in NUMBERS.iter().enumerate() {
-            let Some(value) = self.raw(name) else {
-                continue;
-            };
-            let digits = &self.text[value];
-            self.numbers[at] = digits.parse().ok();
+        let (mut numbers, mut flags) = (self.numbers, self.flags);
+        for (number, name) in numbers.iter_mut().zip(NUMBERS) {
+            let Some(digits) = self.raw(name) else { continue };
+            *number = digits.parse().ok();
             if !is_integer(digits) {
                 return Err(InfoError::WrongType(name));
             }
         }
-        for (at, name) in FLAGS.iter().enumerate() {
-            let Some(value) = self.raw(name) else {
-                continue;
-            };
-            self.flags[at] = match &self.text[value] {
+        for (flag, name) in flags.iter_mut().zip(FLAGS) {
+            let Some(value) = self.raw(name) else { continue };
+            *flag = match value {
                 "true" => true,
                 "false" => false,
                 _ => return Err(InfoError::WrongType(name)),
             };
         }
+        (self.numbers, self.flags) = (numbers, flags);
         Ok(())
     }
 
-    fn raw(&self, key: &str) -> Option<Range<usize>> {
-        self.fields.iter().find(|(name, _)| &self.text[name.clone()] == key).map(|(_, value)| value.clone())
+    /// A part of the text; every range of a Template was made from it.
+    fn slice(&self, range: &Range<usize>) -> &str {
+        &self.text[range.clone()]
     }
 
-    /// Prepares what is passed on.
-    fn pass(&mut self) {
-        let mut passed = std::mem::take(&mut self.passed);
-        for (name, value) in &self.fields {
-            let name = &self.text[name.clone()];
-            if OVERRIDDEN.contains(&name) || name == Changing::Nonce.key() {
-                continue;
-            }
-            json::push_string(name, &mut passed);
-            passed.push(b':');
-            let value = &self.text.as_bytes()[value.clone()];
-            match Changing::of(name).filter(|&which| self.holes.iter().any(|hole| hole.which == which)) {
-                Some(which) => {
-                    let quotes: &[u8] = if which.is_text() { b"\"\"" } else { b"" };
-                    passed.extend_from_slice(quotes);
-                    self.passed_holes.push((passed.len() - quotes.len() / 2, which));
-                }
-                None => passed.extend_from_slice(value),
-            }
-            passed.push(b',');
-        }
-        self.passed = passed;
+    #[expect(clippy::indexing_slicing, reason = "each Text is an index of TEXTS, whose length this has")]
+    fn text(&self, which: Text) -> &str {
+        self.slice(&self.texts[which as usize])
+    }
+
+    /// The value of a key as it was received, without blanks.
+    fn raw(&self, key: &str) -> Option<&str> {
+        let field = self.fields.iter().find(|(name, _)| self.slice(name) == key);
+        field.map(|(_, value)| self.slice(value))
     }
 }
 
-/// Below zero it is an integer all the same: max_payload -1 is no limit.
+/// A semantic version, with or without a `v` in front. Build metadata has no part in precedence (<https://semver.org>,
+/// rule 10) and is left out: the crate's order counts it.
+fn parse_version(text: &str) -> Option<semver::Version> {
+    let mut version = semver::Version::parse(text.strip_prefix('v').unwrap_or(text)).ok()?;
+    version.build = semver::BuildMetadata::EMPTY;
+    Some(version)
+}
+
+/// Whether it is an integer. It may be negative: a `max_payload` of -1 means no limit.
 fn is_integer(digits: &str) -> bool {
     digits.parse::<u64>().is_ok() || digits.parse::<i64>().is_ok()
 }
 
-/// Appends to `text` and says where.
+/// Appends to `text`; returns the range of what was appended.
 fn push(text: &mut Vec<u8>, append: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
     let start = text.len();
     append(text);
     start..text.len()
-}
-
-/// What weir puts over a server's own INFO: where the client is, and what this listener does.
-#[derive(Debug, Clone, Copy)]
-pub struct Rewrite<'a> {
-    /// `connect_urls`, each `host:port`; the field is left out when there are none.
-    pub advertise: &'a [String],
-    /// The listener's address.
-    pub host: &'a str,
-    /// The listener's port.
-    pub port: u16,
-    /// The lowest version among the servers.
-    pub version: &'a str,
-    /// The client's address, as weir sees it.
-    pub client_ip: Option<IpAddr>,
-    /// Whether this listener insists on TLS.
-    pub tls_required: bool,
-    /// Whether this listener does TLS when asked to.
-    pub tls_available: bool,
-    /// Whether this listener wants certificates of its clients.
-    pub tls_verify: bool,
-    /// Whether the client is to sign the server's nonce, because its CONNECT will go to this very connection.
-    pub keep_nonce: bool,
-}
-
-/// Writes the members of an INFO; what is false or empty is left out as the server does, who omits it.
-struct Object<'a> {
-    out: &'a mut Vec<u8>,
-    sep: u8,
-}
-
-impl<'a> Object<'a> {
-    fn start(out: &'a mut Vec<u8>) -> Self {
-        out.extend_from_slice(b"INFO ");
-        Self { out, sep: b'{' }
-    }
-
-    fn key(&mut self, name: &str) -> &mut Vec<u8> {
-        json::push_known_key(&mut self.sep, name, self.out);
-        self.out
-    }
-
-    fn raw(&mut self, name: &str, value: &[u8]) {
-        self.key(name).extend_from_slice(value);
-    }
-
-    fn string(&mut self, name: &str, value: &str) {
-        json::push_string(value, self.key(name));
-    }
-
-    fn text_unless_empty(&mut self, name: &str, value: &str) {
-        if !value.is_empty() {
-            self.string(name, value);
-        }
-    }
-
-    fn ip(&mut self, name: &str, value: IpAddr) {
-        let out = self.key(name);
-        out.push(b'"');
-        json::push_ip(value, out);
-        out.push(b'"');
-    }
-
-    fn number(&mut self, name: &str, value: u64) {
-        json::push_number(value, self.key(name));
-    }
-
-    fn flag(&mut self, name: &str, value: bool) {
-        if value {
-            self.raw(name, b"true");
-        }
-    }
-
-    fn place(&mut self, host: &str, port: u16, advertise: &[String]) {
-        self.text_unless_empty("host", host);
-        self.number("port", port.into());
-        if !advertise.is_empty() {
-            let _ = serde_json::to_writer(self.key("connect_urls"), advertise);
-        }
-    }
 }

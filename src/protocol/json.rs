@@ -1,9 +1,17 @@
-//! JSON as Go's `encoding/json` reads it, since that is what decides on the server's side who a client is.
+//! JSON as Go's `encoding/json` reads it.
 //!
-//! Where it differs from common Rust readers: a lone surrogate escape and every byte of invalid UTF-8 become U+FFFD
-//! instead of an error, and keys match without regard to case ([`same_key`]). Nothing here recurses: depth is bounded as in Go.
+//! Why not serde_json: on the server's side Go's reader decides who a client is, and wherever weir read a CONNECT
+//! differently, one client could be two users (docs/contract.md, towards servers 4). Go differs from serde_json in four ways:
+//! - keys match without regard to case, with Unicode folding: `uſer` is `user` ([`same_key`]);
+//! - of a key that occurs twice the last value counts, and a wrong type in the first is an error all the same;
+//! - a lone surrogate escape, and each byte of invalid UTF-8, becomes U+FFFD and is not an error;
+//! - nesting is bounded at 10,000 levels. Nothing here recurses, so depth costs no stack.
+//!
+//! The fuzz target `connect` compares what this reader accepts with serde_json.
 
-use std::net::IpAddr;
+mod write;
+
+pub(crate) use write::{push_compact, push_ip, push_known_key, push_number, push_string};
 
 /// Go's `maxNestingDepth`.
 const MAX_DEPTH: usize = 10_000;
@@ -12,12 +20,13 @@ const MAX_DEPTH: usize = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Syntax;
 
-/// A raw key with its quotes, and its raw value.
+/// A raw key with its quotes, and a raw value.
 pub(crate) type Member<'a> = (&'a [u8], &'a [u8]);
 
-/// Reads one text from its start; every value it hands out has been checked to its last byte.
+/// Reads one JSON text. Every value that it returns has been checked to its last byte.
 pub(crate) struct Reader<'a> {
     buf: &'a [u8],
+    /// At most the length of `buf`.
     pos: usize,
     /// No member of the entered object has been read yet.
     first: bool,
@@ -33,58 +42,77 @@ impl<'a> Reader<'a> {
         self.buf.get(self.pos).copied()
     }
 
+    /// Moves past bytes that are in the buffer.
+    #[inline]
+    #[expect(clippy::arithmetic_side_effects, reason = "the sum is at most the length of a buffer")]
+    fn advance(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.rest().len());
+        self.pos += bytes;
+    }
+
+    #[inline]
+    fn rest(&self) -> &'a [u8] {
+        self.buf.get(self.pos..).unwrap_or_default()
+    }
+
+    /// The bytes from an earlier position up to this one.
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "the position only grows, and is at most the length of the buffer")]
+    fn since(&self, start: usize) -> &'a [u8] {
+        &self.buf[start..self.pos]
+    }
+
     #[inline]
     fn next(&mut self) -> Result<u8, Syntax> {
         let byte = self.peek().ok_or(Syntax)?;
-        self.pos += 1;
+        self.advance(1);
         Ok(byte)
     }
 
     fn expect(&mut self, text: &[u8]) -> Result<(), Syntax> {
-        let rest = self.buf.get(self.pos..).unwrap_or_default();
-        if !rest.starts_with(text) {
+        if !self.rest().starts_with(text) {
             return Err(Syntax);
         }
-        self.pos += text.len();
+        self.advance(text.len());
         Ok(())
     }
 
     #[inline]
     fn blanks(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\r' | b'\n')) {
-            self.pos += 1;
+            self.advance(1);
         }
     }
 
-    /// How far it has read.
+    /// The number of bytes that have been read.
     pub(crate) fn at(&self) -> usize {
         self.pos
     }
 
-    /// Whether nothing but blanks is left.
+    /// Checks that only blanks are left.
     pub(crate) fn end(&mut self) -> Result<(), Syntax> {
         self.blanks();
         if self.peek().is_none() { Ok(()) } else { Err(Syntax) }
     }
 
-    /// Steps into an object. False when the next value is something else; nothing is consumed then.
+    /// Steps into an object. If the next value is something else, returns false and consumes nothing.
     pub(crate) fn enter_object(&mut self) -> bool {
         self.blanks();
         let object = self.peek() == Some(b'{');
-        self.pos += usize::from(object);
+        self.advance(usize::from(object));
         object
     }
 
-    /// The next member of the object that [`Self::enter_object`] opened: `None` after its `}`.
+    /// The next member of the object that [`Self::enter_object`] opened; `None` after its `}`.
     pub(crate) fn member(&mut self) -> Result<Option<Member<'a>>, Syntax> {
         self.blanks();
         match (self.peek(), std::mem::take(&mut self.first)) {
             (Some(b'}'), _) => {
-                self.pos += 1;
+                self.advance(1);
                 return Ok(None);
             }
             (_, true) => {}
-            (Some(b','), false) => self.pos += 1,
+            (Some(b','), false) => self.advance(1),
             _ => return Err(Syntax),
         }
         let key = self.key()?;
@@ -98,7 +126,7 @@ impl<'a> Reader<'a> {
         let start = self.pos;
         self.expect(b"\"")?;
         self.string()?;
-        let key = &self.buf[start..self.pos];
+        let key = self.since(start);
         self.blanks();
         self.expect(b":")?;
         Ok(key)
@@ -110,14 +138,14 @@ impl<'a> Reader<'a> {
         let start = self.pos;
         if !matches!(self.peek(), Some(b'{' | b'[')) {
             self.single()?;
-            return Ok(&self.buf[start..self.pos]);
+            return Ok(self.since(start));
         }
         let mut open: Vec<u8> = Vec::new();
         loop {
             self.blanks();
             match self.peek().ok_or(Syntax)? {
                 b'{' => {
-                    self.pos += 1;
+                    self.advance(1);
                     self.push(&mut open, b'}')?;
                     if !self.closes(b'}') {
                         self.key()?;
@@ -126,7 +154,7 @@ impl<'a> Reader<'a> {
                     open.pop();
                 }
                 b'[' => {
-                    self.pos += 1;
+                    self.advance(1);
                     self.push(&mut open, b']')?;
                     if !self.closes(b']') {
                         continue;
@@ -135,10 +163,10 @@ impl<'a> Reader<'a> {
                 }
                 _ => self.single()?,
             }
-            // A value has ended: so may any number of the arrays and objects around it.
+            // A value has ended. Any number of the arrays and objects around it may end here too.
             loop {
                 let Some(&close) = open.last() else {
-                    return Ok(&self.buf[start..self.pos]);
+                    return Ok(self.since(start));
                 };
                 self.blanks();
                 match self.next()? {
@@ -170,8 +198,8 @@ impl<'a> Reader<'a> {
     }
 
     fn push(&self, open: &mut Vec<u8>, close: u8) -> Result<(), Syntax> {
-        // One level is the object around the value.
-        if open.len() + 1 >= MAX_DEPTH {
+        // The object around the value is one more level.
+        if open.len() >= MAX_DEPTH - 1 {
             return Err(Syntax);
         }
         open.push(close);
@@ -181,15 +209,15 @@ impl<'a> Reader<'a> {
     fn closes(&mut self, close: u8) -> bool {
         self.blanks();
         let closes = self.peek() == Some(close);
-        self.pos += usize::from(closes);
+        self.advance(usize::from(closes));
         closes
     }
 
     /// The rest of a string whose opening quote has been read.
     fn string(&mut self) -> Result<(), Syntax> {
         loop {
-            let rest = self.buf.get(self.pos..).unwrap_or_default();
-            self.pos += rest.iter().position(|&b| is_special(b)).unwrap_or(rest.len());
+            let rest = self.rest();
+            self.advance(rest.iter().position(|&b| is_special(b)).unwrap_or(rest.len()));
             match self.next()? {
                 b'"' => return Ok(()),
                 b'\\' => match self.next()? {
@@ -218,13 +246,13 @@ impl<'a> Reader<'a> {
             _ => return Err(Syntax),
         }
         if self.peek() == Some(b'.') {
-            self.pos += 1;
+            self.advance(1);
             self.some_digits()?;
         }
         if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.pos += 1;
+            self.advance(1);
             if matches!(self.peek(), Some(b'+' | b'-')) {
-                self.pos += 1;
+                self.advance(1);
             }
             self.some_digits()?;
         }
@@ -233,7 +261,7 @@ impl<'a> Reader<'a> {
 
     fn digits(&mut self) {
         while matches!(self.peek(), Some(b'0'..=b'9')) {
-            self.pos += 1;
+            self.advance(1);
         }
     }
 
@@ -244,8 +272,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether a byte of a string does not stand for itself, or ends it.
+/// Whether a byte ends a string, begins an escape, or is not allowed in a string.
 #[inline]
+#[expect(clippy::indexing_slicing, reason = "every byte is an index of 256 entries")]
 fn is_special(byte: u8) -> bool {
     const SPECIAL: [bool; 256] = {
         let mut special = [false; 256];
@@ -261,7 +290,7 @@ fn is_special(byte: u8) -> bool {
     SPECIAL[byte as usize]
 }
 
-/// The raw elements of a checked raw array; `None` when the value is something else.
+/// The raw elements of a checked raw array; `None` if the value is something else.
 pub(crate) fn elements(raw: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     let mut reader = Reader::new(raw);
     reader.expect(b"[").ok()?;
@@ -270,7 +299,7 @@ pub(crate) fn elements(raw: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
         reader.blanks();
         match reader.peek()? {
             b']' => return None,
-            b',' if !first => reader.pos += 1,
+            b',' if !first => reader.advance(1),
             _ => {}
         }
         first = false;
@@ -278,7 +307,7 @@ pub(crate) fn elements(raw: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     }))
 }
 
-/// The text of a raw string that stands for itself: no escape, no invalid UTF-8.
+/// The text of a raw string that needs no decoding: it has no escape and is valid UTF-8.
 pub(crate) fn plain(raw: &[u8]) -> Option<&str> {
     let text = unquoted_bytes(raw)?;
     match memchr::memchr(b'\\', text) {
@@ -287,12 +316,12 @@ pub(crate) fn plain(raw: &[u8]) -> Option<&str> {
     }
 }
 
-/// What is between the quotes of a raw string, escapes and all.
+/// The bytes between the quotes of a raw string, not decoded.
 pub(crate) fn unquoted_bytes(raw: &[u8]) -> Option<&[u8]> {
     raw.strip_prefix(b"\"")?.strip_suffix(b"\"")
 }
 
-/// [`unquote`] into a string of its own.
+/// The text of a raw string, as [`unquote`] decodes it.
 pub(crate) fn unquoted(raw: &[u8]) -> String {
     let mut text = String::new();
     unquote(raw, &mut text);
@@ -302,14 +331,12 @@ pub(crate) fn unquoted(raw: &[u8]) -> String {
 /// Go's `unquote`: the text of a raw string (with its quotes) that [`Reader`] has checked, appended to `out`.
 pub(crate) fn unquote(raw: &[u8], out: &mut String) {
     let mut rest = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
-    while let Some(at) = memchr::memchr(b'\\', rest) {
-        push_lossy(&rest[..at], out);
-        rest = &rest[at + 1..];
-        let Some((&escape, after)) = rest.split_first() else {
-            return;
-        };
+    while let Some((before, [_backslash, escape, after @ ..])) =
+        memchr::memchr(b'\\', rest).and_then(|at| rest.split_at_checked(at))
+    {
+        push_lossy(before, out);
         rest = after;
-        out.push(match escape {
+        out.push(match *escape {
             b'b' => '\u{8}',
             b'f' => '\u{c}',
             b'n' => '\n',
@@ -322,11 +349,10 @@ pub(crate) fn unquote(raw: &[u8], out: &mut String) {
                 match (unit, low) {
                     (0xd800..=0xdbff, Some(low @ 0xdc00..=0xdfff)) => {
                         rest = rest.get(6..).unwrap_or_default();
-                        let point = 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
-                        char::from_u32(point).unwrap_or('\u{fffd}')
+                        char::decode_utf16([unit, low]).next().and_then(Result::ok).unwrap_or('\u{fffd}')
                     }
-                    // A surrogate without its partner; what follows it stands for itself.
-                    _ => char::from_u32(unit).unwrap_or('\u{fffd}'),
+                    // A surrogate without its partner becomes U+FFFD, and the next escape is decoded by itself.
+                    _ => char::from_u32(unit.into()).unwrap_or('\u{fffd}'),
                 }
             }
             other => char::from(other),
@@ -335,12 +361,12 @@ pub(crate) fn unquote(raw: &[u8], out: &mut String) {
     push_lossy(rest, out);
 }
 
-fn hex4(bytes: &[u8]) -> Option<u32> {
-    let digits = bytes.get(..4)?;
-    digits.iter().try_fold(0, |value, &digit| Some(value * 16 + char::from(digit).to_digit(16)?))
+fn hex4(bytes: &[u8]) -> Option<u16> {
+    let digits = std::str::from_utf8(bytes.get(..4)?).ok()?;
+    u16::from_str_radix(digits, 16).ok()
 }
 
-/// Go replaces every bad byte on its own; `String::from_utf8_lossy` replaces some sequences of them as one.
+/// Replaces each invalid byte with U+FFFD, as Go does; `String::from_utf8_lossy` replaces some sequences with a single one.
 fn push_lossy(mut bytes: &[u8], out: &mut String) {
     loop {
         match std::str::from_utf8(bytes) {
@@ -355,10 +381,10 @@ fn push_lossy(mut bytes: &[u8], out: &mut String) {
     }
 }
 
-/// Whether Go takes `key` for the struct field named `name`, which is ASCII in lower case: simple case folding, under
-/// which two characters outside ASCII are letters too (U+017F is an s, U+212A a k).
+/// Whether Go takes `key` for the struct field `name`, which is ASCII in lower case. Go uses simple case folding, under
+/// which U+017F is an s and U+212A is a k.
 pub(crate) fn same_key(key: &str, name: &str) -> bool {
-    // A character folds to one byte; outside ASCII it has two or three.
+    // Each character folds to one byte, so a key with fewer bytes than the name cannot match.
     if key.len() < name.len() {
         return false;
     }
@@ -368,63 +394,4 @@ pub(crate) fn same_key(key: &str, name: &str) -> bool {
         c => c.to_ascii_lowercase(),
     });
     name.chars().all(|c| folded.next() == Some(c)) && folded.next().is_none()
-}
-
-/// Appends a checked raw value without the blanks between its tokens.
-pub(crate) fn push_compact(raw: &[u8], out: &mut Vec<u8>) {
-    // Most values have none, which is quicker to see than to write byte by byte.
-    if !raw.iter().any(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')) {
-        return out.extend_from_slice(raw);
-    }
-    let (mut quoted, mut escaped) = (false, false);
-    for &byte in raw {
-        if quoted {
-            quoted = escaped || byte != b'"';
-            escaped = !escaped && byte == b'\\';
-        } else if matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
-            continue;
-        } else {
-            quoted = byte == b'"';
-        }
-        out.push(byte);
-    }
-}
-
-/// Appends `text` as a JSON string.
-pub(crate) fn push_string(text: &str, out: &mut Vec<u8>) {
-    // What stands for itself, as names and versions do, needs no writer that looks for what does not.
-    if !text.bytes().any(is_special) {
-        out.reserve(text.len() + 2);
-        out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
-        return out.push(b'"');
-    }
-    // Writing a string into a Vec fails for no text.
-    let _ = serde_json::to_writer(out, text);
-}
-
-/// Appends a separator, a key in which nothing is to be escaped, and its colon. The next separator is a comma.
-pub(crate) fn push_known_key(sep: &mut u8, name: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(&[std::mem::replace(sep, b','), b'"']);
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
-}
-
-/// Appends `number` in decimal.
-pub(crate) fn push_number(number: impl itoa::Integer, out: &mut Vec<u8>) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
-/// Appends `ip` as it is written everywhere. Most clients' addresses are IPv4, which needs none of the formatter's machinery.
-pub(crate) fn push_ip(ip: IpAddr, out: &mut Vec<u8>) {
-    let IpAddr::V4(ip) = ip else {
-        out.extend_from_slice(ip.to_string().as_bytes());
-        return;
-    };
-    for (at, octet) in ip.octets().into_iter().enumerate() {
-        if at > 0 {
-            out.push(b'.');
-        }
-        push_number(octet, out);
-    }
 }

@@ -1,22 +1,22 @@
-//! The PROXY protocol (<https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>): who a connection that comes through
-//! another proxy really comes from. Versions 1 and 2 are read, version 2 is written.
+//! The PROXY protocol (<https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>): the real source address of a
+//! connection that arrives through another proxy. weir reads versions 1 and 2, and writes version 2.
 
 use std::net::{IpAddr, SocketAddr};
 
 use memchr::memchr;
 use ppp::{v1, v2};
 
-/// A header of version 1 is never longer (its specification, section 2.1).
+/// The longest header of version 1 (specification, section 2.1).
 const LONGEST_V1: usize = 107;
-/// Bytes of a header that are read at most; version 2 may carry more, but what load balancers add to it is some 100.
+/// The longest header that weir reads. Version 2 allows more, but load balancers add only some 100 bytes to it.
 pub const LONGEST: usize = 2048;
 
 const V1_START: &[u8] = b"PROXY ";
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Signature, version and command, family, length.
+/// The fixed part of version 2: signature, version and command, family, length.
 const V2_FIXED: usize = 16;
 
-/// What was read is no PROXY header, or one that is too long.
+/// The bytes are not a PROXY header, or one that is longer than [`LONGEST`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a PROXY header")]
 pub struct NoHeader;
@@ -24,55 +24,59 @@ pub struct NoHeader;
 /// A whole header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// How many bytes it takes.
+    /// In bytes.
     pub length: usize,
-    /// Where the connection comes from; `None` when it is the proxy's own (LOCAL, UNKNOWN).
+    /// `None` for a connection of the proxy itself, such as a health check (LOCAL, UNKNOWN).
     pub source: Option<SocketAddr>,
 }
 
-/// Looks for a header at the start of `bytes`; `None` while more bytes are needed to tell.
+/// Reads the header at the start of `bytes`; `None` if more bytes are needed.
 ///
 /// # Errors
-/// [`NoHeader`], at the first byte that says so.
+/// [`NoHeader`], at the first byte that no header has in its place.
 pub fn scan(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
-    let begins = |start: &[u8]| {
-        let n = bytes.len().min(start.len());
-        bytes[..n] == start[..n]
-    };
-    if begins(V2_START) {
-        let Some(fixed) = bytes.get(..V2_FIXED) else { return Ok(None) };
-        let length = V2_FIXED + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
-        if length > LONGEST {
-            return Err(NoHeader);
-        }
-        let Some(header) = bytes.get(..length) else { return Ok(None) };
-        let header = v2::Header::try_from(header).map_err(|_| NoHeader)?;
-        let source = match (header.command, header.addresses) {
-            (v2::Command::Proxy, v2::Addresses::IPv4(a)) => Some((a.source_address, a.source_port).into()),
-            (v2::Command::Proxy, v2::Addresses::IPv6(a)) => Some((a.source_address, a.source_port).into()),
-            _ => None,
-        };
-        return Ok(Some(Header { length, source }));
+    let may_begin_with = |start: &[u8]| bytes.iter().zip(start).all(|(byte, expected)| byte == expected);
+    match () {
+        () if may_begin_with(V2_START) => scan_v2(bytes),
+        () if may_begin_with(V1_START) => scan_v1(bytes),
+        () => Err(NoHeader),
     }
-    if begins(V1_START) {
-        let Some(end) = memchr(b'\n', bytes) else {
-            return if bytes.len() < LONGEST_V1 { Ok(None) } else { Err(NoHeader) };
-        };
-        if end >= LONGEST_V1 {
-            return Err(NoHeader);
-        }
-        let header = v1::Header::try_from(&bytes[..=end]).map_err(|_| NoHeader)?;
-        let source = match header.addresses {
-            v1::Addresses::Tcp4(a) => Some((a.source_address, a.source_port).into()),
-            v1::Addresses::Tcp6(a) => Some((a.source_address, a.source_port).into()),
-            v1::Addresses::Unknown => None,
-        };
-        return Ok(Some(Header { length: end + 1, source }));
-    }
-    Err(NoHeader)
 }
 
-/// Appends a header of version 2 for a connection from `source`, which came in at `destination`.
+fn scan_v2(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
+    let Some([.., high, low]) = bytes.first_chunk::<V2_FIXED>() else { return Ok(None) };
+    let length = usize::from(u16::from_be_bytes([*high, *low])).saturating_add(V2_FIXED);
+    if length > LONGEST {
+        return Err(NoHeader);
+    }
+    let Some(header) = bytes.get(..length) else { return Ok(None) };
+    let header = v2::Header::try_from(header).map_err(|_| NoHeader)?;
+    let source = match (header.command, header.addresses) {
+        (v2::Command::Proxy, v2::Addresses::IPv4(a)) => Some((a.source_address, a.source_port).into()),
+        (v2::Command::Proxy, v2::Addresses::IPv6(a)) => Some((a.source_address, a.source_port).into()),
+        _ => None,
+    };
+    Ok(Some(Header { length, source }))
+}
+
+fn scan_v1(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
+    let Some(header) = memchr(b'\n', bytes).and_then(|end| bytes.get(..=end)) else {
+        return if bytes.len() < LONGEST_V1 { Ok(None) } else { Err(NoHeader) };
+    };
+    if header.len() > LONGEST_V1 {
+        return Err(NoHeader);
+    }
+    let length = header.len();
+    let header = v1::Header::try_from(header).map_err(|_| NoHeader)?;
+    let source = match header.addresses {
+        v1::Addresses::Tcp4(a) => Some((a.source_address, a.source_port).into()),
+        v1::Addresses::Tcp6(a) => Some((a.source_address, a.source_port).into()),
+        v1::Addresses::Unknown => None,
+    };
+    Ok(Some(Header { length, source }))
+}
+
+/// Appends a header of version 2 for a connection from `source` that weir accepted at `destination`.
 pub fn write(source: SocketAddr, destination: SocketAddr, out: &mut Vec<u8>) {
     out.extend_from_slice(V2_START);
     match (source.ip().to_canonical(), destination.ip().to_canonical()) {
@@ -95,7 +99,7 @@ pub fn write(source: SocketAddr, destination: SocketAddr, out: &mut Vec<u8>) {
     out.extend_from_slice(&destination.port().to_be_bytes());
 }
 
-/// The header of version 2 for a connection of the proxy's own: the server takes the proxy's address.
+/// The header of version 2 for a connection of weir itself: the server uses the address of the socket.
 pub const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 #[cfg(test)]

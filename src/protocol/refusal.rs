@@ -1,14 +1,15 @@
-//! The last word to a client that is refused. What the texts do to real clients was measured; see the contract's rules of conduct.
+//! The `-ERR` lines that weir sends to clients it refuses. What each text does to real clients was measured
+//! (docs/contract.md, towards clients 2 and 3).
 
 use crate::outcome::{BadLogin, Refusal};
 
-/// nats-server's answer to a control line beyond `max_control_line` (`ErrMaxControlLine`).
-pub const MAX_CONTROL_LINE_LINE: &[u8] = b"-ERR 'maximum control line exceeded'\r\n";
+/// nats-server's answer to a control line longer than `max_control_line` (`ErrMaxControlLine`).
+pub const CONTROL_LINE_TOO_LONG: &[u8] = b"-ERR 'maximum control line exceeded'\r\n";
 
-/// nats-server's answer to bytes that are no operation.
+/// nats-server's answer to bytes that are not an operation.
 pub const UNKNOWN_OP: &[u8] = b"-ERR 'Unknown Protocol Operation'\r\n";
 
-/// Why a server's `-ERR` line refuses a login; `None` when it says something else.
+/// Why a server refused a login, from its `-ERR` line; `None` if the line is about something else.
 pub fn bad_login(line: &[u8]) -> Option<BadLogin> {
     let line = line.to_ascii_lowercase();
     let says = |text: &[u8]| memchr::memmem::find(&line, text).is_some();
@@ -22,21 +23,21 @@ pub fn bad_login(line: &[u8]) -> Option<BadLogin> {
     }
 }
 
-/// What a client reads that speaks plainly where TLS is required. To every client it is an attempt that failed.
-pub const TLS_REQUIRED_LINE: &[u8] = b"-ERR 'Secure Connection - TLS Required'\r\n";
+/// nats-server's answer to a client without TLS where TLS is required. Every client takes it for one failed attempt.
+pub const TLS_REQUIRED: &[u8] = b"-ERR 'Secure Connection - TLS Required'\r\n";
 
 macro_rules! words {
     ($($pattern:pat => $text:literal,)*) => {
         /// The text of the refusal, without quotes.
         ///
-        /// The first two are the server's own, and every client comes back after them. The text for a handshake that took
-        /// too long is the server's for a silent client: its "Authentication Timeout" would count as an authorization
-        /// error in some clients, and two of those in a row end them for ever.
+        /// Every text is one of nats-server's. After the first two every client reconnects. For a handshake that took too
+        /// long weir uses the server's text for a silent client: some clients count the server's own "Authentication
+        /// Timeout" as an authorization error, and two of those in a row end such a client for ever.
         pub fn text(refusal: Refusal) -> &'static str {
             match refusal { $($pattern => $text,)* }
         }
 
-        /// The whole line, `-ERR '…'\r\n`.
+        /// The line `-ERR '…'\r\n`.
         pub fn line(refusal: Refusal) -> &'static [u8] {
             match refusal { $($pattern => concat!("-ERR '", $text, "'\r\n").as_bytes(),)* }
         }

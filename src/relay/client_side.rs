@@ -1,5 +1,5 @@
 //! Client to server: everything passes except a second CONNECT, which would move the session to another account
-//! unnoticed (docs/contract.md, towards servers, 5).
+//! unnoticed (docs/contract.md, towards servers 5).
 
 use crate::{
     outcome::Cause,

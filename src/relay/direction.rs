@@ -55,8 +55,7 @@ pub enum DirectionEnd {
     WriteFailed,
 }
 
-/// Where a [`Side`] puts the bytes to forward: they go into the socket while it takes them, else behind the bytes that
-/// wait.
+/// Takes the bytes that a [`Side`] forwards: into the socket while that takes them, else behind the bytes that wait.
 #[derive(Debug)]
 pub struct Outlet<'a, 'cx> {
     /// `None` before the relay runs, when all bytes wait.
@@ -145,7 +144,7 @@ impl<S: Side> Direction<S> {
         }
         // An idle session keeps no buffer.
         self.waiting = Vec::new();
-        if to.owes() {
+        if to.needs_flush() {
             return Pin::new(to).poll_flush(cx).map(|flushed| flushed.is_ok());
         }
         Poll::Ready(true)
@@ -171,7 +170,7 @@ impl<S: Side> Direction<S> {
     ) -> Poll<DirectionEnd> {
         let mut moved = 0;
         loop {
-            if (!self.waiting.is_empty() || to.owes()) && !ready!(self.poll_flush(cx, to)) {
+            if (!self.waiting.is_empty() || to.needs_flush()) && !ready!(self.poll_flush(cx, to)) {
                 return Poll::Ready(DirectionEnd::WriteFailed);
             }
             if let Some(cause) = self.stopped {

@@ -7,18 +7,18 @@ use tokio::{task::yield_now, time::sleep};
 
 use crate::{relay::registry::SessionHandle, worker};
 
-/// The time between two looks. A session is established after at least this, and at most twice as long.
+/// The time between two looks. A session gets keepalive after at least this, and at most twice as long.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sessions that are woken before the worker's other tasks run.
 const AT_ONCE: usize = 64;
 
-/// The sessions of one worker that are not established yet.
+/// The sessions of one worker that do not have keepalive yet.
 #[derive(Debug, Default)]
-pub struct LateKeepalive(RefCell<NotEstablished>);
+pub struct LateKeepalive(RefCell<Waiting>);
 
 #[derive(Debug, Default)]
-struct NotEstablished {
+struct Waiting {
     since_last_look: Vec<Arc<SessionHandle>>,
     before_last_look: Vec<Arc<SessionHandle>>,
 }
@@ -30,17 +30,17 @@ impl LateKeepalive {
 
     /// The sessions that were there at the last look already. They are not kept here any longer.
     fn look(&self) -> Vec<Arc<SessionHandle>> {
-        let NotEstablished { since_last_look, before_last_look } = &mut *self.0.borrow_mut();
+        let Waiting { since_last_look, before_last_look } = &mut *self.0.borrow_mut();
         mem::replace(before_last_look, mem::take(since_last_look))
     }
 }
 
-/// Marks the sessions of this worker as established, each at its time. Runs as long as the worker.
-pub async fn mark_established() {
+/// Asks the sessions of this worker for keepalive, each at its time. Runs as long as the worker.
+pub async fn request_keepalive() {
     loop {
         sleep(LOOK_INTERVAL).await;
         for some in worker::with(|local| local.late_keepalive.look()).chunks(AT_ONCE) {
-            some.iter().for_each(|handle| handle.mark_established());
+            some.iter().for_each(|handle| handle.request_keepalive());
             yield_now().await;
         }
     }
@@ -51,13 +51,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_is_established_at_the_second_look() {
+    fn a_session_gets_keepalive_at_the_second_look() {
         let (late_keepalive, handle) = (LateKeepalive::default(), Arc::<SessionHandle>::default());
         late_keepalive.register(Arc::clone(&handle));
         assert!(late_keepalive.look().is_empty(), "it may have come a moment ago");
-        let [established] = &late_keepalive.look()[..] else { panic!("one was there") };
-        established.mark_established();
-        assert!(handle.is_established() && !handle.end_requested());
+        let [due] = &late_keepalive.look()[..] else { panic!("one was there") };
+        due.request_keepalive();
+        assert!(handle.keepalive_requested() && !handle.end_requested());
         assert!(late_keepalive.look().is_empty());
     }
 }

@@ -45,7 +45,7 @@ pub use self::{
 };
 pub use crate::relay::{
     direction::{Buffer, Side},
-    late_keepalive::{LateKeepalive, mark_established},
+    late_keepalive::{LateKeepalive, request_keepalive},
     passthrough::Passthrough,
 };
 /// How long, after one side has ended, the bytes on their way from the other side may take. nats-server and the clients
@@ -116,7 +116,7 @@ impl<C: Side, S: Side> Relay<C, S> {
                 worker::with(|local| local.late_keepalive.register(Arc::clone(handle)));
             }
             // Not before: keepalive takes five system calls, and many sessions end within their first second.
-            if !has_keepalive && handle.is_established() {
+            if !has_keepalive && handle.keepalive_requested() {
                 has_keepalive = true;
                 // An error means that the connection is gone, which the relay is about to notice.
                 let _ = socket::keep_alive(self.up.tcp());

@@ -14,7 +14,7 @@ use dashmap::DashMap;
 #[derive(Debug, Default)]
 pub struct SessionHandle {
     end_requested: AtomicBool,
-    established: AtomicBool,
+    keepalive_requested: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -32,16 +32,16 @@ impl SessionHandle {
         self.end_requested.load(Relaxed)
     }
 
-    /// Tells the session that it has lived long enough to be worth keepalive.
-    pub fn mark_established(&self) {
-        self.established.store(true, Relaxed);
+    /// Asks the session to set keepalive on its connection to the server.
+    pub fn request_keepalive(&self) {
+        self.keepalive_requested.store(true, Relaxed);
         if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake_by_ref();
         }
     }
 
-    pub fn is_established(&self) -> bool {
-        self.established.load(Relaxed)
+    pub fn keepalive_requested(&self) -> bool {
+        self.keepalive_requested.load(Relaxed)
     }
 
     /// Sets what to wake when there is something to tell. Once per session: a task keeps its waker.
@@ -122,8 +122,8 @@ mod tests {
         let (sessions, wakes) = (Arc::<SessionRegistry>::default(), Arc::<CountingWaker>::default());
         let registered = sessions.register(7);
         registered.handle().set_waker(&Waker::from(Arc::clone(&wakes)));
-        registered.handle().mark_established();
-        assert_eq!((wakes.0.load(Relaxed), registered.handle().is_established()), (1, true));
+        registered.handle().request_keepalive();
+        assert_eq!((wakes.0.load(Relaxed), registered.handle().keepalive_requested()), (1, true));
         registered.handle().end();
         assert_eq!((wakes.0.load(Relaxed), registered.handle().end_requested()), (2, true));
     }
@@ -136,7 +136,7 @@ mod tests {
         let handle = Arc::clone(registered.handle());
         drop(registered);
         assert_eq!((Arc::strong_count(&wakes), sessions.len()), (1, 0));
-        handle.mark_established();
+        handle.request_keepalive();
         handle.end();
         assert_eq!(wakes.0.load(Relaxed), 0);
     }

@@ -1,5 +1,5 @@
 //! Server to client: every INFO is rewritten, since its `connect_urls` would lead the client past weir
-//! (docs/contract.md, towards clients, 10). The rest passes.
+//! (docs/contract.md, towards clients 10). The rest passes.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -68,10 +68,9 @@ impl ServerSide {
                     return;
                 }
                 let mut rewritten = Vec::new();
-                self.listener_info.rewrite(&info, self.client_ip, &mut rewritten);
+                self.listener_info.write_server_info(&info, self.client_ip, &mut rewritten);
                 match &mut self.welcome {
-                    // Before its PONG the client sees nothing it did not ask for (docs/contract.md, towards clients,
-                    // 4).
+                    // Before its PONG the client sees only what it asked for (docs/contract.md, towards clients 4).
                     Some(welcome) => *welcome = rewritten.into(),
                     None => out.put(&rewritten),
                 }

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::{
     admin::{self, storm_sampler},
-    advertised_info::Shape,
+    advertised_info::PrefaceShape,
     cluster::{self, ClusterAccess, PlainInfo, account_lookup::AccountLookup, system_account::SystemAccount},
     config::Config,
     dispatch,
@@ -50,13 +50,13 @@ impl Background {
     ) -> Result<ClusterAccess, ServerError> {
         let shared = &self.shared;
         let system = self.open_system_account(config).await?;
-        let reach = ClusterAccess { system, tls: shared.servers_tls.clone(), greeting: greeting(config) };
+        let access = ClusterAccess { system, tls: shared.servers_tls.clone(), plain_info: plain_info(config) };
         self.tasks.spawn(cluster::account_lookup::run(
             Arc::clone(&shared.servers),
             Arc::clone(&shared.advertised_info),
             Arc::clone(&shared.directory),
             Arc::clone(&shared.admission),
-            reach.clone(),
+            access.clone(),
             account_lookups,
             self.stop(),
         ));
@@ -68,11 +68,11 @@ impl Background {
                 upstream.poll_interval,
                 upstream.warn_at,
                 upstream.compatibility,
-                reach.clone(),
+                access.clone(),
                 self.stop(),
             ));
         }
-        Ok(reach)
+        Ok(access)
     }
 
     /// Opens the connection to the system account, where there is a login for it, and starts what depends on it.
@@ -130,7 +130,7 @@ impl Background {
 }
 
 /// What servers send to a connection without TLS, as far as the listeners' `handshake_first` tells.
-fn greeting(config: &Config) -> PlainInfo {
+fn plain_info(config: &Config) -> PlainInfo {
     let mut passing = config.listeners.iter().map(|one| one.passes_through);
     match passing.clone().all(|first| first == Some(HandshakeFirst::Always)) {
         true => PlainInfo::NotSent,
@@ -142,11 +142,11 @@ fn greeting(config: &Config) -> PlainInfo {
 /// Waits for up to [`FIRST_READINGS`] until the system account is open, every server has been read once or has failed
 /// to answer (a server that is down keeps nobody waiting), and one server has shown its INFO. From then on placement
 /// knows the capacities, and weir knows whether clients are asked to sign a nonce.
-pub async fn first_readings(shared: &Shared, reach: &ClusterAccess) {
+pub async fn first_readings(shared: &Shared, access: &ClusterAccess) {
     let deadline = Instant::now() + FIRST_READINGS;
-    let unread = || shared.servers.iter().any(|server| server.may_be_read_soon());
-    let unknown = || shared.advertised_info.shape() == Shape::Unknown && reach.greeting != PlainInfo::NotSent;
-    let unconnected = || reach.system.as_ref().is_some_and(|system| !system.is_up());
+    let unread = || shared.servers.iter().any(|server| server.awaits_first_reading());
+    let unknown = || shared.advertised_info.shape() == PrefaceShape::Unknown && access.plain_info != PlainInfo::NotSent;
+    let unconnected = || access.system.as_ref().is_some_and(|system| !system.is_up());
     while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }

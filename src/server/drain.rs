@@ -1,4 +1,4 @@
-//! Stopping: no new clients, a grace for the present ones, then their FINs spread over time.
+//! Draining: weir refuses new clients, gives the present sessions a grace period, and then ends them spread over time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,8 +7,8 @@ use tracing::info;
 
 use crate::{session::Shared, worker};
 
-/// Drains: refuses whoever comes, lets present sessions be for `grace`, then ends them evenly until `duration` is over.
-/// Returns when none is left. To be raced against a second signal.
+/// Refuses new clients, leaves the present sessions alone for `grace`, then ends them evenly until `duration` is over.
+/// Returns when no session is left. The caller drops this on a second signal.
 pub async fn drain(shared: &Arc<Shared>, grace: Duration, duration: Duration) {
     let began = Instant::now();
     shared.admission.begin_drain();
@@ -25,7 +25,7 @@ pub async fn drain(shared: &Arc<Shared>, grace: Duration, duration: Duration) {
         handle.end();
     }
     while !shared.sessions.is_empty() {
-        // A session that began in the moment of the drain.
+        // A session that began just as the drain did is not among the handles.
         shared.sessions.handles().iter().for_each(|handle| handle.end());
         sleep_until(Instant::now() + Duration::from_millis(10)).await;
     }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     admission::Limit,
-    advertised_info::{ListenerInfo, Security},
+    advertised_info::{AdvertisedTls, ListenerInfo},
     config::{Config, ListenerConfig},
     net::socket,
     protocol::websocket::upgrade::Rules,
@@ -28,7 +28,7 @@ pub struct BoundListener<'a> {
 /// The sockets of one worker, one per listener.
 pub type WorkerSockets = Vec<(TcpListener, Arc<Listener>)>;
 
-/// Binds all listeners, and then reads their certificates.
+/// Binds all listeners.
 pub fn bind(config: &Config, workers: usize) -> Result<Vec<BoundListener<'_>>, ServerError> {
     let mut bound = Vec::new();
     for config in &config.listeners {
@@ -60,11 +60,11 @@ pub fn bind_admin(address: SocketAddr) -> Result<TcpListener, ServerError> {
 
 impl BoundListener<'_> {
     /// What its clients are told: the addresses to advertise, and whether TLS is required.
-    pub fn info(&self) -> (SocketAddr, Vec<String>, Security) {
-        let required = |tls: &ListenerTls| Security::Required { verify: tls.clients.is_some() };
+    pub fn info(&self) -> (SocketAddr, Vec<String>, AdvertisedTls) {
+        let required = |tls: &ListenerTls| AdvertisedTls::Required { verify: tls.clients.is_some() };
         let security = match self.config.passes_through {
-            Some(_) => Security::Servers,
-            None => self.config.tls.as_ref().map_or(Security::None, required),
+            Some(_) => AdvertisedTls::Servers,
+            None => self.config.tls.as_ref().map_or(AdvertisedTls::None, required),
         };
         (self.address, self.config.advertise.clone(), security)
     }

@@ -1,4 +1,4 @@
-//! Log lines to stderr, as text or as one JSON object per line.
+//! Logs to standard error, as text or as one JSON object per line.
 
 use std::io::IsTerminal;
 
@@ -6,25 +6,24 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
-/// The environment variable that overrides the configured level, in the form of `RUST_LOG`: `debug`, or
+/// The environment variable that overrides the configured level. Its syntax is that of `RUST_LOG`: `debug`, or
 /// `weir=debug,hyper=info`.
 pub const LEVEL_VARIABLE: &str = "WEIR_LOG";
 
 /// Why logging could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
-    /// The environment variable cannot be read as a filter.
+    /// The value of the environment variable is no filter.
     #[error("{LEVEL_VARIABLE}: {0}; write a level, such as \"debug\", or \"weir=debug,warn\"")]
     Filter(String),
-    /// Something else logs in this process already.
     #[error("logging is set up already in this process")]
     Twice,
 }
 
-/// Starts logging for the whole process; once.
+/// Starts logging for the whole process.
 ///
 /// # Errors
-/// When [`LEVEL_VARIABLE`] is set and is no filter, or when logging has been started before.
+/// [`LEVEL_VARIABLE`] is set and is no filter, or logging has been started before.
 pub fn init(config: LogConfig) -> Result<(), LoggingError> {
     let filter = match std::env::var(LEVEL_VARIABLE) {
         Ok(text) if !text.is_empty() => {
@@ -40,8 +39,8 @@ pub fn init(config: LogConfig) -> Result<(), LoggingError> {
     done.map_err(|_| LoggingError::Twice)
 }
 
-/// The level is weir's own; libraries speak only when something is wrong, or a debug line per session would drown in
-/// theirs.
+/// The filter for a configured level. The level is for weir itself. Libraries log warnings and errors only, or weir's
+/// one debug line per session would drown in theirs.
 fn directives(level: LogLevel) -> String {
     let libraries = level.min(LogLevel::Warn).name();
     format!("{libraries},weir={}", level.name())

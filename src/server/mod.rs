@@ -113,13 +113,13 @@ impl Assembly {
         let Self { shared, account_lookups, sockets, admin, addresses } = self;
         let stop = CancellationToken::new();
         let background = Background::new(Arc::clone(&shared), stop.clone());
-        let reach = background.watch_cluster(config, account_lookups).await?;
+        let access = background.watch_cluster(config, account_lookups).await?;
         background.start_housekeeping()?;
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
         if let Some(socket) = admin {
             background.start_admin(socket)?;
         }
-        first_readings(&shared, &reach).await;
+        first_readings(&shared, &access).await;
 
         let mut threads = Vec::new();
         for (n, sockets) in sockets.into_iter().enumerate() {

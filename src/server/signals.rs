@@ -21,8 +21,8 @@ impl Maintenance {
         Ok(Self { hangup: signal(SignalKind::hangup())?, user1: signal(SignalKind::user_defined1())? })
     }
 
-    /// Answers SIGHUP, which reads certificates again by way of `reload`, and SIGUSR1, by which nats-server reopens its
-    /// log.
+    /// Notifies `reload` at each SIGHUP, so that certificates are read again. SIGUSR1, at which nats-server reopens its
+    /// log, only writes a log line that says that there is no file.
     pub async fn handle(mut self, reload: Option<Arc<Notify>>, stop: CancellationToken) {
         loop {
             tokio::select! {

@@ -1,5 +1,4 @@
-//! Settings of the kernel that bound how many clients there can be, looked at once at the start. `docs/how-to/kernel.md`
-//! explains them.
+//! Checks at the start the kernel settings that limit how many clients there can be; `docs/how-to/kernel.md` explains them.
 
 use std::{fs, str::FromStr};
 
@@ -7,19 +6,19 @@ use tracing::warn;
 
 use crate::config::Config;
 
-/// As many clients may come at once, after an outage, as wait for `accept`; those beyond it try again after a second.
+/// The most clients that wait for `accept` when all come at once, after an outage. The others retry after a second.
 const AT_ONCE: u64 = 4096;
 
-/// What the kernel allows; `None` where it does not say.
+/// Kernel settings; `None` where the kernel does not show one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// `net.ipv4.ip_local_port_range`: how many ports it has.
+    /// The number of ports in `net.ipv4.ip_local_port_range`.
     pub local_ports: Option<u64>,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u64>,
     /// `net.ipv4.tcp_max_syn_backlog`.
     pub max_syn_backlog: Option<u64>,
-    /// `net.netfilter.nf_conntrack_max`, where connections are tracked at all.
+    /// `net.netfilter.nf_conntrack_max`, where connections are tracked.
     pub conntrack_max: Option<u64>,
 }
 
@@ -28,14 +27,14 @@ pub struct Settings {
 pub struct Needs {
     /// `max_clients` of all listeners together.
     pub clients: u64,
-    /// Servers they are spread over.
+    /// The servers that share the clients.
     pub servers: u64,
-    /// Addresses to connect from; at least one.
+    /// The addresses to connect from, at least one.
     pub sources: u64,
 }
 
 impl Settings {
-    /// As they are now. Where there is no `/proc` nothing is known.
+    /// Reads the settings in force. Without `/proc` all of them are `None`.
     pub fn read() -> Self {
         Self {
             local_ports: text("net/ipv4/ip_local_port_range").and_then(|range| ports(&range)),
@@ -45,7 +44,7 @@ impl Settings {
         }
     }
 
-    /// What is too low, each in a sentence that says what would be right.
+    /// Describes each setting that is too low in a sentence that says what would be right.
     pub fn shortfalls(&self, needs: Needs) -> Vec<String> {
         let Needs { clients, servers, sources } = needs;
         let mut found = Vec::new();
@@ -69,7 +68,7 @@ impl Settings {
                 ));
             }
         }
-        // Each client is two connections, and those that have ended are tracked for two more minutes.
+        // Each client has two connections, and a connection that has ended is tracked for two more minutes.
         let tracked = clients * 3;
         if let Some(most) = self.conntrack_max.filter(|&most| most < tracked) {
             found.push(format!(
@@ -81,7 +80,7 @@ impl Settings {
     }
 }
 
-/// Logs what is too low for this configuration.
+/// Logs each setting that is too low for this configuration.
 pub fn warn_of_settings(config: &Config) {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let needs = Needs {
@@ -102,7 +101,7 @@ fn number(name: &str) -> Option<u64> {
     u64::from_str(text(name)?.trim()).ok()
 }
 
-/// Ports of a range such as `32768\t60999`.
+/// The number of ports in a range such as `32768\t60999`.
 fn ports(range: &str) -> Option<u64> {
     let mut ends = range.split_whitespace().map(u64::from_str);
     let (first, last) = (ends.next()?.ok()?, ends.next()?.ok()?);

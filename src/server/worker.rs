@@ -35,7 +35,7 @@ pub fn start(
 
 async fn work(sockets: Vec<(TcpListener, Arc<Listener>)>, shared: Arc<Shared>, stop: CancellationToken) {
     let sessions = TaskTracker::new();
-    tokio::spawn(relay::mark_established());
+    tokio::spawn(relay::request_keepalive());
     tokio::spawn(session::upstream_pool::maintain(Arc::clone(&shared)));
     for (socket, listener) in sockets {
         let socket = match socket::on_this_runtime(socket) {

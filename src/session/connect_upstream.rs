@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use crate::{
     admission::{Failover, Pass},
-    advertised_info::Shape,
+    advertised_info::PrefaceShape,
     dial::{self, DialError, LoggedIn, LoginReply, ServerConnection, ServerTls},
     dispatch,
     identity::CredentialKey,
@@ -185,7 +185,7 @@ async fn connect_with_failover(
 /// Whether CONNECT may be on its way before the server's INFO has been read: where no server has anything in it that CONNECT
 /// must answer, no signature and no TLS. A server that has changed its mind meanwhile is seen by its INFO, or closes.
 fn may_speak_first(shared: &Shared, header: &[u8]) -> bool {
-    shared.advertised_info.shape() == Shape::ConnectFirst
+    shared.advertised_info.shape() == PrefaceShape::ConnectFirst
         && shared.servers_tls.is_none()
         && shared.proxy_key.is_none()
         && header.is_empty()

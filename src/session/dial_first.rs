@@ -11,7 +11,7 @@ use tracing::debug;
 
 use crate::{
     admission::{AccountSlot, Client, Pass, Wait},
-    advertised_info::Shape,
+    advertised_info::PrefaceShape,
     dial::{DialError, ServerConnection},
     dispatch::TurnSender,
     identity::Credential,
@@ -95,9 +95,9 @@ impl DialFirst {
     ) -> Result<Self, End> {
         let is_wanted = refused.is_none() || cx.shared.admission.operators().is_likely(cx.source(), now());
         match cx.shared.advertised_info.shape() {
-            Shape::ConnectFirst => Ok(Self::NotNeeded),
-            Shape::DialFirst if is_wanted => Self::dial(cx, stream, proxy_header).await,
-            Shape::Unknown | Shape::DialFirst => Ok(Self::NoServer(Refusal::ServerCapacity)),
+            PrefaceShape::ConnectFirst => Ok(Self::NotNeeded),
+            PrefaceShape::DialFirst if is_wanted => Self::dial(cx, stream, proxy_header).await,
+            PrefaceShape::Unknown | PrefaceShape::DialFirst => Ok(Self::NoServer(Refusal::ServerCapacity)),
         }
     }
 
@@ -131,9 +131,9 @@ impl DialFirst {
     pub fn write_info(&self, cx: &Context, out: &mut Vec<u8>) {
         let info = &cx.listener.info;
         match self {
-            Self::Dialled(server) => info.introduce(server.info(), cx.source(), out),
-            Self::NoServer(_) => info.greet_with_nonce(cx.id, cx.source(), out),
-            Self::NotNeeded => info.greet(cx.id, cx.source(), out),
+            Self::Dialled(server) => info.write_dialled_info(server.info(), cx.source(), out),
+            Self::NoServer(_) => info.write_own_info_with_nonce(cx.id, cx.source(), out),
+            Self::NotNeeded => info.write_own_info(cx.id, cx.source(), out),
         }
     }
 

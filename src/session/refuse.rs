@@ -111,8 +111,8 @@ pub(super) async fn close_unfinished(stream: impl Into<Option<Stream>>, unfinish
         Unfinished::Tls(err) => return End::TlsFailed(phase, err.to_string().into()),
         Unfinished::TlsBusy => return End::Refused(Refusal::TlsBusy),
         Unfinished::TimedOut => (refusal::line(Refusal::HandshakeTimeout), Refusal::HandshakeTimeout),
-        Unfinished::NotTls => (refusal::TLS_REQUIRED_LINE, Refusal::Protocol),
-        Unfinished::Wrong(PrefaceError::TooLong) => (refusal::MAX_CONTROL_LINE_LINE, Refusal::Protocol),
+        Unfinished::NotTls => (refusal::TLS_REQUIRED, Refusal::Protocol),
+        Unfinished::Wrong(PrefaceError::TooLong) => (refusal::CONTROL_LINE_TOO_LONG, Refusal::Protocol),
         Unfinished::Wrong(PrefaceError::NotConnect) => (refusal::UNKNOWN_OP, Refusal::Protocol),
         Unfinished::Wrong(PrefaceError::BadConnect | PrefaceError::TooMuch) => {
             (refusal::line(Refusal::Protocol), Refusal::Protocol)

@@ -13,6 +13,7 @@ use crate::{
     net::timer::{now, sleep_until},
     session::{Shared, dial_first::DialledServer},
     upstream::placement::Tier,
+    worker,
 };
 
 /// A connection is useful only if a client that has yet to be greeted has at least this long to send its CONNECT.
@@ -24,15 +25,15 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The pool of one worker.
 #[derive(Default)]
-struct Pool {
+pub struct Pool {
     /// The oldest first.
     idle: RefCell<Vec<DialledServer>>,
     /// Notified when a connection comes in, so that `maintain` looks after it.
     grown: Arc<Notify>,
 }
 
-thread_local! {
-    static POOL: Pool = Pool::default();
+fn with_pool<T>(work: impl FnOnce(&Pool) -> T) -> T {
+    worker::with(|local| work(&local.upstream_pool))
 }
 
 /// Keeps a connection until a client takes it, its server ends it, or its time is up. Returns it when it is not worth keeping.
@@ -40,7 +41,7 @@ pub(super) fn put(mut server: Box<DialledServer>) -> Option<Box<DialledServer>> 
     if server.slot.is_from_reserve() || server.expires < Instant::now() + 2 * LEAST_TIME_LEFT {
         return Some(server);
     }
-    POOL.with(|pool| {
+    with_pool(|pool| {
         let mut idle = pool.idle.borrow_mut();
         if idle.len() >= MOST_POOLED {
             return Some(server);
@@ -55,7 +56,7 @@ pub(super) fn put(mut server: Box<DialledServer>) -> Option<Box<DialledServer>> 
 
 /// Takes the connection with the most time left.
 pub(super) fn take() -> Option<Box<DialledServer>> {
-    POOL.with(|pool| {
+    with_pool(|pool| {
         let mut idle = pool.idle.borrow_mut();
         let now = Instant::now();
         while let Some(at) = idle.iter().rposition(|one| is_usable(one, now)) {
@@ -73,12 +74,12 @@ pub(super) fn take() -> Option<Box<DialledServer>> {
 /// Looks after the pool of the worker on which it runs: closes the connections that may not wait any longer. Never returns.
 pub async fn maintain(shared: Arc<Shared>) {
     let _clear = ClearOnDrop;
-    let grown = POOL.with(|pool| Arc::clone(&pool.grown));
+    let grown = with_pool(|pool| Arc::clone(&pool.grown));
     loop {
         for over in take_unusable(&shared) {
             tokio::spawn(over.close());
         }
-        let is_empty = POOL.with(|pool| pool.idle.borrow().is_empty());
+        let is_empty = with_pool(|pool| pool.idle.borrow().is_empty());
         let next_check = Instant::now() + CHECK_INTERVAL;
         tokio::select! {
             () = grown.notified() => {}
@@ -89,7 +90,7 @@ pub async fn maintain(shared: Arc<Shared>) {
 
 /// Takes out what may not wait any longer. Connections that their servers have ended are dropped.
 fn take_unusable(shared: &Shared) -> Vec<DialledServer> {
-    POOL.with(|pool| {
+    with_pool(|pool| {
         let mut idle = pool.idle.borrow_mut();
         let now = Instant::now();
         idle.retain_mut(|one| !is_lost(one));
@@ -103,8 +104,7 @@ struct ClearOnDrop;
 
 impl Drop for ClearOnDrop {
     fn drop(&mut self) {
-        // Where the thread itself ends, its pool has gone already.
-        let _ = POOL.try_with(|pool| pool.idle.take());
+        with_pool(|pool| pool.idle.take());
     }
 }
 

@@ -85,7 +85,7 @@ impl Welcome {
         upstream: &LoggedIn,
         info_policy: InfoPolicy,
     ) -> Self {
-        let write_info = |out: &mut Vec<u8>| cx.listener.info.rewrite(&upstream.info, cx.source(), out);
+        let write_info = |out: &mut Vec<u8>| cx.listener.info.write_server_info(&upstream.info, cx.source(), out);
         let mut now = Vec::with_capacity(1024);
         if connect.verbose() {
             now.extend_from_slice(OK);

@@ -1,5 +1,5 @@
-//! Counts logins that servers refused, by account and reason, and by source. Clients choose both, so both tables are
-//! bounded.
+//! Counts logins that servers refused, by account and reason, and by source. An account is what the client claims, and an
+//! attacker may have many addresses, so both tables are bounded.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,5 @@
-//! All counters. A session writes here once, at its end; `admin/prometheus.rs` reads when it is scraped.
+//! All counters. A session counts its end here once, and its bytes while they pass; `admin/prometheus.rs` reads the
+//! counters at each scrape.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -53,7 +54,7 @@ pub struct Counters {
     refused: [AtomicU64; Refusal::ALL.len()],
     closed: [[[AtomicU64; Cause::ALL.len()]; Phase::ALL.len()]; Party::ALL.len()],
     pub bad_logins: BadLogins,
-    /// Connections that opened and closed without a CONNECT.
+    /// Connections that opened and closed without sending anything.
     pub probes: AtomicU64,
     /// Clients that had to wait for their turn.
     pub held: AtomicU64,
@@ -135,7 +136,7 @@ impl Counters {
         add(&mine.messages_down, since.messages_down);
     }
 
-    /// What all sessions relayed, of now and before.
+    /// What all sessions have relayed, present and past.
     pub fn totals(&self) -> Totals {
         let mut all = Totals::default();
         for one in &self.relayed {

@@ -1,12 +1,14 @@
-//! What handshakes may take of a worker: one step of one handshake at a time, and only when nothing else is ready to run.
+//! Limits what TLS handshakes take of a worker: one step of one handshake at a time, and only when no other task is
+//! ready to run.
 //!
-//! A step (a signature, a key exchange, a client's certificate) keeps the worker for 0.1 to 1 ms, and an established session
-//! waits behind one of them at most. Who waits is served in order: handshakes that have begun, then those that show a ticket,
-//! then new ones, then those that end in a refusal anyway. A handshake that would come to its end too late, by what others
-//! took of late, is not begun.
+//! A step (a signature, a key exchange, the check of a client's certificate) keeps the worker busy for 0.1 to 1 ms, and
+//! an established session waits for one step at most. Waiting handshakes are served in this order: those that have
+//! begun, those that show a ticket, new ones, and those of clients that will be refused anyway. A handshake that would
+//! probably end too late, judged by how long others took, is not begun.
 //!
-//! Threads of their own for handshakes were not taken: with one worker per core they would compete with the workers for the same
-//! cores, where the scheduler gives each of them slices of milliseconds; a step on the worker is a tenth of that, and ends.
+//! Handshakes do not have threads of their own. With one worker per core those would compete with the workers for the
+//! same cores, where the scheduler gives each thread slices of milliseconds; a step on the worker takes a tenth of
+//! that, and ends.
 
 use std::{
     collections::VecDeque,
@@ -21,28 +23,28 @@ use crate::{
     worker,
 };
 
-/// In the order of service.
+/// Which handshake is served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Begun already: what was spent on it is not to be lost.
+pub(super) enum Priority {
+    /// It has begun, so the steps it has taken would be wasted.
     Begun,
-    /// Shows a ticket.
+    /// It shows a ticket, and so takes little.
     Resumes,
-    /// Has to compute everything.
     New,
-    /// Will be refused: served only while nobody else waits.
+    /// Its client will be refused: served only while no other handshake waits.
     Refused,
 }
 
-/// So many with a ticket may pass a new one in a row: anybody can show a ticket that is none.
+/// The most handshakes with a ticket that pass a waiting new one in a row. A client can show a ticket that is not
+/// valid.
 const PASS_IN_A_ROW: u32 = 8;
-/// How long first steps are counted to know how many of them there are in a second. A worker that has just accepted a thousand clients
-/// serves few of them at first; that says nothing of the next moment.
-const COUNTED_FOR: Duration = Duration::from_millis(50);
-/// A turn that would come after this many times the time there is will not come.
-const BEYOND_HOPE: u32 = 2;
+/// How long the handshakes that begin are counted to measure the time from one to the next. A worker that has just
+/// accepted a thousand clients begins few handshakes at first, which says nothing of the next moment.
+const WINDOW: Duration = Duration::from_millis(50);
+/// A handshake does not queue if it would wait this many times as long as it may.
+const HOPELESS: u32 = 2;
 
-/// The turns of one worker.
+/// The permits of one worker.
 #[derive(Debug, Default)]
 pub struct Budget {
     state: Mutex<State>,
@@ -50,64 +52,66 @@ pub struct Budget {
 
 #[derive(Debug, Default)]
 struct State {
-    /// A step is under way.
-    taken: bool,
-    waiting: [VecDeque<oneshot::Sender<Turn>>; 4],
+    /// A step is being computed.
+    in_use: bool,
+    waiting: [VecDeque<oneshot::Sender<StepPermit>>; 4],
+    /// Handshakes with a ticket in a row that passed a new one.
     passed: u32,
-    pace: Pace,
-    took: Took,
+    interval: BeginInterval,
+    handshake_time: HandshakeTime,
 }
 
-/// From one handshake's beginning to the next one's, while some wait.
+/// The time from the beginning of one handshake to that of the next, while some wait.
 #[derive(Debug, Default)]
-struct Pace {
-    /// Since when they are counted, and how many there were; `None` while nobody waits.
-    counted: Option<(Instant, u32)>,
-    /// In the last two times, the newer first.
-    each: [Duration; 2],
+struct BeginInterval {
+    /// When the window began, and how many handshakes have begun since; `None` while none wait.
+    window: Option<(Instant, u32)>,
+    /// The average of each of the last two windows, the newer first.
+    averages: [Duration; 2],
 }
 
-impl Pace {
-    /// One begins.
-    fn begins(&mut self, now: Instant) {
-        let (since, count) = self.counted.get_or_insert((now, 0));
+impl BeginInterval {
+    /// A handshake begins.
+    fn note(&mut self, now: Instant) {
+        let (since, count) = self.window.get_or_insert((now, 0));
         *count += 1;
         let elapsed = now.saturating_duration_since(*since);
-        if elapsed >= COUNTED_FOR {
-            self.each = [elapsed / *count, self.each[0]];
-            self.counted = Some((now, 0));
+        if elapsed >= WINDOW {
+            self.averages = [elapsed / *count, self.averages[0]];
+            self.window = Some((now, 0));
         }
     }
 
-    /// The better of what is known.
-    fn each(&self) -> Duration {
-        self.each[0].min(self.each[1])
+    /// The shorter of the two averages: one slow window is no reason to send clients away.
+    fn get(&self) -> Duration {
+        self.averages[0].min(self.averages[1])
     }
 }
 
-/// From the first step of a handshake to its end, the client's part and the way to it included: smoothed, and how far it strays.
+/// The time from the first step of a handshake to its end, network and client included: average and deviation, smoothed
+/// as TCP smooths round trips.
 #[derive(Debug, Default)]
-struct Took {
+struct HandshakeTime {
     mean: Duration,
-    strays: Duration,
+    deviation: Duration,
 }
 
-impl Took {
+impl HandshakeTime {
     fn note(&mut self, took: Duration) {
         let off = took.abs_diff(self.mean);
         self.mean = (self.mean * 7 + took) / 8;
-        self.strays = (self.strays * 3 + off) / 4;
+        self.deviation = (self.deviation * 3 + off) / 4;
     }
 
-    /// Hardly any takes longer.
-    fn at_most(&self) -> Duration {
-        self.mean + self.strays * 2
+    /// A time that few handshakes exceed.
+    fn upper_bound(&self) -> Duration {
+        self.mean + self.deviation * 2
     }
 }
 
 impl State {
-    /// Whose turn it is, and whether a handshake begins with it.
-    fn next(&mut self) -> Option<(oneshot::Sender<Turn>, bool)> {
+    /// Takes the next handshake out of the queue, and tells whether it begins with this step.
+    fn next(&mut self) -> Option<(oneshot::Sender<StepPermit>, bool)> {
         let [begun, resumes, new, refused] = &mut self.waiting;
         if let Some(next) = begun.pop_front() {
             return Some((next, false));
@@ -122,16 +126,17 @@ impl State {
         new.pop_front().or_else(|| refused.pop_front()).map(|next| (next, true))
     }
 
-    /// How long one of this kind would wait.
-    fn wait(&self, kind: Kind) -> Duration {
-        let ahead: usize = self.waiting[Kind::Resumes as usize..=kind as usize].iter().map(VecDeque::len).sum();
-        self.pace.each().saturating_mul(u32::try_from(ahead + 1).unwrap_or(u32::MAX))
+    /// How long a handshake of this priority would probably wait.
+    fn wait(&self, priority: Priority) -> Duration {
+        let ahead = &self.waiting[Priority::Resumes as usize..=priority as usize];
+        let ahead: usize = ahead.iter().map(VecDeque::len).sum();
+        self.interval.get().saturating_mul(u32::try_from(ahead + 1).unwrap_or(u32::MAX))
     }
 }
 
-/// The right to compute one step; the next one's turn comes when it is dropped.
+/// The right to compute one step. Its drop passes it on to the next handshake.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct StepPermit {
     budget: Option<Arc<Budget>>,
 }
 
@@ -140,81 +145,88 @@ impl Budget {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters the queue, or takes the turn at once. `None`: it would not come by then, nor by so many times the time until then.
-    fn enter(self: &Arc<Self>, kind: Kind, by: Instant, times: u32) -> Option<Result<Turn, oneshot::Receiver<Turn>>> {
+    /// Takes the permit at once if it is free, else joins the queue. `None`: the probable wait is longer than `times`
+    /// the time until `by`.
+    fn enter(
+        self: &Arc<Self>,
+        priority: Priority,
+        by: Instant,
+        times: u32,
+    ) -> Option<Result<StepPermit, oneshot::Receiver<StepPermit>>> {
         let mut state = self.state();
-        if !state.taken {
-            state.taken = true;
-            return Some(Ok(Turn { budget: Some(Arc::clone(self)) }));
+        if !state.in_use {
+            state.in_use = true;
+            return Some(Ok(StepPermit { budget: Some(Arc::clone(self)) }));
         }
         let left = by.saturating_duration_since(Instant::now());
-        if kind == Kind::Refused || (kind != Kind::Begun && state.wait(kind) > left * times) {
+        let may_be_refused = priority != Priority::Begun;
+        if priority == Priority::Refused || (may_be_refused && state.wait(priority) > left * times) {
             return None;
         }
-        let (turn, comes) = oneshot::channel();
-        state.waiting[kind as usize].push_back(turn);
-        Some(Err(comes))
+        let (permit, permitted) = oneshot::channel();
+        state.waiting[priority as usize].push_back(permit);
+        Some(Err(permitted))
     }
 }
 
-impl Drop for Turn {
+impl Drop for StepPermit {
     fn drop(&mut self) {
         let Some(budget) = self.budget.take() else { return };
         loop {
             let mut state = budget.state();
             let Some((next, begins)) = state.next() else {
-                state.taken = false;
-                state.pace.counted = None;
+                state.in_use = false;
+                state.interval.window = None;
                 return;
             };
             drop(state);
-            match next.send(Turn { budget: Some(Arc::clone(&budget)) }) {
+            match next.send(StepPermit { budget: Some(Arc::clone(&budget)) }) {
                 Ok(()) => {
                     if begins {
-                        budget.state().pace.begins(Instant::now());
+                        budget.state().interval.note(Instant::now());
                     }
                     return;
                 }
-                // It has left: the turn is passed on here, not by the drop of what was to be sent.
+                // Its task is gone. The loop passes the permit on, so the drop of the unclaimed one must not.
                 Err(mut unclaimed) => unclaimed.budget = None,
             }
         }
     }
 }
 
-/// Waits for a turn on this worker. `None`: it does not come `by` then.
-pub(super) async fn turn(kind: Kind, by: Instant) -> Option<Turn> {
+/// Waits for the permit of this worker. `None`: it does not come by `by`.
+pub(super) async fn permit(priority: Priority, by: Instant) -> Option<StepPermit> {
     let budget = worker::with(|local| Arc::clone(&local.tls_budget));
-    let mut entered = budget.enter(kind, by, BEYOND_HOPE);
-    if entered.is_none() && kind != Kind::Refused {
-        // There is no hope now. Those who are sent away leave at random moments, so that they come back spread out; and in
-        // the meantime there may be hope again.
+    let mut entered = budget.enter(priority, by, HOPELESS);
+    if entered.is_none() && priority != Priority::Refused {
+        // The queue is too long now. Clients that are sent away leave after random times, so that they come back spread
+        // out, and the queue may be shorter when this one's time has come.
         let now = Instant::now();
         sleep_until(now + by.saturating_duration_since(now).mul_f64(worker::with_rng(fastrand::Rng::f64))).await;
-        entered = budget.enter(kind, by, 1);
+        entered = budget.enter(priority, by, 1);
     }
-    let turn = match entered? {
-        Ok(turn) => turn,
-        Err(comes) => timeout_at(by, comes).await.ok()?.ok()?,
+    let permit = match entered? {
+        Ok(permit) => permit,
+        Err(permitted) => timeout_at(by, permitted).await.ok()?.ok()?,
     };
-    // A task that yields runs again once everything that was ready has run and the sockets have been asked for more.
+    // A task that yields runs again after all tasks that were ready have run and the runtime has polled the sockets.
     yield_now().await;
-    Some(turn)
+    Some(permit)
 }
 
-/// When a handshake has to begin on this worker to be at its end `by` then. What others took is believed up to a third of the time:
-/// a storm that is over says little of the next.
-pub(super) fn begin_by(by: Instant) -> Instant {
-    let took = worker::with(|local| local.tls_budget.state().took.at_most());
+/// When a handshake has to begin on this worker to end by `by`. What others took counts up to a third of the time left:
+/// the handshake times of an earlier storm say little about the next.
+pub(super) fn latest_begin(by: Instant) -> Instant {
+    let took = worker::with(|local| local.tls_budget.state().handshake_time.upper_bound());
     by - took.min(by.saturating_duration_since(Instant::now()) / 3)
 }
 
-/// A handshake on this worker took so long, its first step included.
-pub(super) fn took(time: Duration) {
-    worker::with(|local| local.tls_budget.state().took.note(time));
+/// Records how long a handshake on this worker took, its first step included.
+pub(super) fn note_handshake(took: Duration) {
+    worker::with(|local| local.tls_budget.state().handshake_time.note(took));
 }
 
-/// How many wait on this worker.
+/// How many handshakes wait on this worker.
 #[cfg(test)]
 fn waiting() -> usize {
     worker::with(|local| local.tls_budget.state().waiting.iter().map(VecDeque::len).sum())
@@ -228,7 +240,7 @@ mod tests {
         Instant::now() + Duration::from_secs(seconds)
     }
 
-    /// Lets everybody run who is ready.
+    /// Lets every ready task run.
     async fn settle() {
         for _ in 0..20 {
             yield_now().await;
@@ -237,33 +249,33 @@ mod tests {
 
     #[tokio::test]
     async fn one_at_a_time_and_tickets_first() {
-        let first = turn(Kind::New, later(9)).await.unwrap();
+        let first = permit(Priority::New, later(9)).await.unwrap();
         let order = Arc::new(Mutex::new(Vec::new()));
-        for (name, kind) in [("new", Kind::New), ("ticket", Kind::Resumes), ("begun", Kind::Begun)] {
+        for (name, priority) in [("new", Priority::New), ("ticket", Priority::Resumes), ("begun", Priority::Begun)] {
             let order = Arc::clone(&order);
             tokio::spawn(async move {
-                let _turn = turn(kind, later(9)).await.unwrap();
+                let _permit = permit(priority, later(9)).await.unwrap();
                 order.lock().unwrap().push(name);
             });
             settle().await;
         }
         assert!(order.lock().unwrap().is_empty());
-        assert!(turn(Kind::Refused, later(9)).await.is_none());
+        assert!(permit(Priority::Refused, later(9)).await.is_none());
         drop(first);
         settle().await;
         assert_eq!(*order.lock().unwrap(), ["begun", "ticket", "new"]);
-        assert!(turn(Kind::Refused, later(9)).await.is_some());
+        assert!(permit(Priority::Refused, later(9)).await.is_some());
     }
 
     #[tokio::test]
-    async fn new_ones_are_not_passed_for_ever() {
-        let first = turn(Kind::New, later(9)).await.unwrap();
+    async fn new_handshakes_are_not_passed_for_ever() {
+        let first = permit(Priority::New, later(9)).await.unwrap();
         let order = Arc::new(Mutex::new(Vec::new()));
         for n in 0..30 {
             let order = Arc::clone(&order);
             tokio::spawn(async move {
-                let kind = if n == 0 { Kind::New } else { Kind::Resumes };
-                let _turn = turn(kind, later(9)).await.unwrap();
+                let priority = if n == 0 { Priority::New } else { Priority::Resumes };
+                let _permit = permit(priority, later(9)).await.unwrap();
                 order.lock().unwrap().push(n);
             });
         }
@@ -276,62 +288,62 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_leaves_or_is_too_late_costs_nobody_his_turn() {
-        let first = turn(Kind::New, later(9)).await.unwrap();
-        let left = tokio::spawn(turn(Kind::New, later(9)));
+    async fn a_client_that_leaves_or_is_too_late_costs_no_other_its_permit() {
+        let first = permit(Priority::New, later(9)).await.unwrap();
+        let left = tokio::spawn(permit(Priority::New, later(9)));
         settle().await;
         left.abort();
-        assert!(turn(Kind::New, later(1)).await.is_none(), "the turn was never free");
-        let last = tokio::spawn(turn(Kind::New, later(9)));
+        assert!(permit(Priority::New, later(1)).await.is_none(), "the permit was never free");
+        let last = tokio::spawn(permit(Priority::New, later(9)));
         settle().await;
         drop(first);
         assert!(last.await.unwrap().is_some());
         settle().await;
         assert_eq!(waiting(), 0);
-        assert!(turn(Kind::Refused, later(9)).await.is_some());
+        assert!(permit(Priority::Refused, later(9)).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_hope_nobody_waits_to_the_end() {
-        let first = turn(Kind::New, later(9)).await.unwrap();
-        // Turns take two and a half seconds each.
-        worker::with(|local| local.tls_budget.state().pace.each = [Duration::from_millis(2500); 2]);
-        let waits = tokio::spawn(turn(Kind::New, later(9)));
+    async fn with_a_hopeless_queue_nobody_waits_to_the_end() {
+        let first = permit(Priority::New, later(9)).await.unwrap();
+        // Handshakes begin every two and a half seconds.
+        worker::with(|local| local.tls_budget.state().interval.averages = [Duration::from_millis(2500); 2]);
+        let waits = tokio::spawn(permit(Priority::New, later(9)));
         settle().await;
         let began = Instant::now();
-        assert!(turn(Kind::New, later(1)).await.is_none());
+        assert!(permit(Priority::New, later(1)).await.is_none());
         assert!(began.elapsed() < Duration::from_secs(1) + 2 * crate::net::timer::TICK);
         drop(first);
         assert!(waits.await.unwrap().is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_slow_moment_does_not_take_hope() {
-        let mut pace = Pace::default();
-        let begin = |n: u32, pace: &mut Pace| (0..n).for_each(|_| pace.begins(Instant::now()));
-        begin(1, &mut pace);
+    async fn one_slow_window_sends_nobody_away() {
+        let mut interval = BeginInterval::default();
+        let begin = |n: u32, interval: &mut BeginInterval| (0..n).for_each(|_| interval.note(Instant::now()));
+        begin(1, &mut interval);
         tokio::time::advance(Duration::from_millis(50)).await;
-        begin(1, &mut pace);
-        assert_eq!(pace.each(), Duration::ZERO, "as long as little is known, there is hope");
+        begin(1, &mut interval);
+        assert_eq!(interval.get(), Duration::ZERO, "before two windows are over, no wait is foretold");
         tokio::time::advance(Duration::from_millis(50)).await;
-        begin(1, &mut pace);
-        assert_eq!(pace.each(), Duration::from_millis(25));
+        begin(1, &mut interval);
+        assert_eq!(interval.get(), Duration::from_millis(25));
         tokio::time::advance(Duration::from_secs(2)).await;
-        begin(1, &mut pace);
-        assert_eq!(pace.each(), Duration::from_millis(50));
+        begin(1, &mut interval);
+        assert_eq!(interval.get(), Duration::from_millis(50));
         tokio::time::advance(Duration::from_secs(2)).await;
-        begin(1, &mut pace);
-        assert_eq!(pace.each(), Duration::from_secs(2));
+        begin(1, &mut interval);
+        assert_eq!(interval.get(), Duration::from_secs(2));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn handshakes_begin_so_much_earlier_as_others_took() {
+    async fn handshakes_begin_earlier_by_the_time_that_others_took() {
         let by = later(3);
-        assert_eq!(begin_by(by), by);
-        (0..100).for_each(|_| took(Duration::from_millis(800)));
-        let early = by - begin_by(by);
+        assert_eq!(latest_begin(by), by);
+        (0..100).for_each(|_| note_handshake(Duration::from_millis(800)));
+        let early = by - latest_begin(by);
         assert!((Duration::from_millis(790)..Duration::from_millis(810)).contains(&early), "{early:?}");
-        (0..100).for_each(|_| took(Duration::from_secs(60)));
-        assert_eq!(begin_by(by), by - Duration::from_secs(1));
+        (0..100).for_each(|_| note_handshake(Duration::from_secs(60)));
+        assert_eq!(latest_begin(by), by - Duration::from_secs(1));
     }
 }

@@ -24,17 +24,17 @@ use crate::{
 /// TLS towards the servers as configured.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServersTls {
-    /// The authorities of their certificates; `None` takes the system's.
+    /// The authorities of the servers' certificates; `None` takes the system's.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that is shown to them.
+    /// The client certificate that weir shows to the servers.
     pub own: Option<Pair>,
-    /// The host that their certificates are for; `None` takes it from each server's address.
+    /// The host that the servers' certificates are for; `None` takes the host of each server's address.
     pub server_name: Option<String>,
-    /// Whether they expect TLS before they send INFO.
+    /// Whether the servers expect TLS before they send INFO.
     pub handshake_first: bool,
 }
 
-/// What dials need for TLS. All share one store of tickets, so that most handshakes resume.
+/// The client side of TLS towards the servers. All dials share one store of tickets, so most handshakes are resumed.
 #[derive(Debug)]
 pub struct Connector {
     params: ServersTls,
@@ -53,10 +53,10 @@ impl Connector {
         Ok(Self { params, config, watched })
     }
 
-    /// Reads the files again if any of them has changed. Returns whether the new ones are in force.
+    /// Reads the files again if any of them has changed. Returns whether new ones are in use.
     ///
     /// # Errors
-    /// All files that cannot be used; what was in force stays so.
+    /// All files that cannot be used; the old ones stay in use.
     pub fn reload(&self) -> Result<bool, Vec<BadFile>> {
         if !self.watched.changed(self.params.files()) {
             return Ok(false);
@@ -65,20 +65,19 @@ impl Connector {
         Ok(true)
     }
 
-    /// What is in force now, for a client that does its own connecting. It takes names from addresses.
+    /// The configuration in use, for a client that connects by itself. That client takes host names from addresses.
     pub fn config(&self) -> ClientConfig {
         (**self.config.load()).clone()
     }
 
-    /// Whether TLS comes before the server's INFO.
     pub fn handshake_first(&self) -> bool {
         self.params.handshake_first
     }
 
-    /// The client's part of a handshake with the server at `address`, `host:port`.
+    /// Does the client's part of a handshake with the server at `address`, `host:port`.
     ///
     /// # Errors
-    /// The server's certificate is not good, it does not like weir's, or the connection's.
+    /// The server's certificate is not valid, the server rejects weir's, or the connection fails.
     pub async fn connect(&self, tcp: TcpStream, address: &str, deadline: Instant) -> io::Result<Stream> {
         let host = self.params.server_name.as_deref().unwrap_or_else(|| host(address));
         let name =

@@ -1,5 +1,5 @@
-//! Reading certificates, keys, revocation lists and ticket keys. What is wrong is told with the key of the configuration that
-//! names the file, and with what would be right; the content of a file is never told.
+//! Reads certificates, keys, revocation lists and ticket keys. An error names the key of the configuration that names
+//! the file, says what would be right, and never shows the content of a file.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use crate::tls::{
 /// A certificate chain and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// PEM, the server's own certificate first.
+    /// PEM, the certificate itself first, then the intermediate ones.
     pub cert_file: PathBuf,
     /// PEM: PKCS#8, PKCS#1 or SEC1.
     pub key_file: PathBuf,
@@ -68,7 +68,7 @@ fn certificates(key: &str, path: &Path, right: &'static str) -> Result<Vec<Certi
     }
 }
 
-/// Reads a pair; `at` is where it is in the configuration, such as `certificates[0].`.
+/// Reads a pair. `at` is its place in the configuration, such as `certificates[0].`.
 pub(super) fn pair(
     pair: &Pair,
     at: &str,
@@ -77,7 +77,7 @@ pub(super) fn pair(
     let (cert_key, key_key) = (format!("{at}cert_file"), format!("{at}key_file"));
     let chain = certificates(&cert_key, &pair.cert_file, CERTIFICATES)?;
     let of_cert = |why: &str| BadFile::new(&*cert_key, format!("{} {why}", pair.cert_file.display()), CERTIFICATES);
-    let says = chain.first().and_then(names::read).ok_or_else(|| of_cert("begins with no X.509 certificate"))?;
+    let names = chain.first().and_then(names::read).ok_or_else(|| of_cert("begins with no X.509 certificate"))?;
     let of_key = |why: &str| BadFile::new(&*key_key, format!("{} {why}", pair.key_file.display()), KEY);
     let key = PrivateKeyDer::from_pem_slice(&bytes(&key_key, &pair.key_file, KEY)?)
         .map_err(|_| of_key("holds no private key in PEM"))?;
@@ -87,7 +87,7 @@ pub(super) fn pair(
         Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
             Err(of_key("is not the key of the certificate"))
         }
-        _ => Ok((Arc::new(certified), says)),
+        _ => Ok((Arc::new(certified), names)),
     }
 }
 
@@ -123,7 +123,7 @@ pub(super) fn ticket_keys(path: &Path) -> Result<Vec<Secret>, BadFile> {
     })
 }
 
-/// Tells whether files have changed since the last look, whatever became of them then.
+/// Finds out whether files have changed since the last look, whether they could be used then or not.
 #[derive(Debug)]
 pub(super) struct Watched {
     seen: Mutex<Vec<u8>>,
@@ -143,7 +143,7 @@ impl Watched {
     }
 }
 
-/// The content of some files, for a comparison; what cannot be read counts as empty.
+/// The content of files, for a comparison. A file that cannot be read counts as empty.
 pub(super) fn contents<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Vec<u8> {
     let mut all = Vec::new();
     for path in paths {

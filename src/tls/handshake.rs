@@ -1,4 +1,4 @@
-//! The handshake with a client: seen coming, waited for, and computed step by step within the budget.
+//! TLS handshakes with clients: waits for the ClientHello, then computes step by step within the budget of the worker.
 
 use std::{
     future::{Future, poll_fn},
@@ -21,66 +21,67 @@ use crate::{
         stream::Stream,
         timer::{sleep_until, timeout_at},
     },
-    protocol::client_hello::{FirstBytes, LONGEST_LOOK, look},
+    protocol::client_hello::{FirstBytes, MAX_CLIENT_HELLO, classify},
     tls::{
         Terminator,
-        budget::{self, Kind, Turn},
+        budget::{self, Priority, StepPermit},
     },
 };
 
-/// How often an incomplete ClientHello is looked at again: while there is something to read the kernel wakes nobody for more.
+/// How often an incomplete ClientHello is looked at again. As long as bytes are left unread, the kernel does not report
+/// more of them.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// How a handshake ends without TLS.
+/// Why a handshake failed.
 #[derive(Debug)]
 pub enum Failed {
-    /// The client left before it said anything.
+    /// The client left before it sent anything.
     Silent,
-    /// The client left in the middle.
+    /// The client left during the handshake.
     Gone,
-    /// It did not come to an end in time.
     TimedOut,
-    /// The worker could not have served it in time; nothing was computed.
+    /// The worker could not have finished it in time, and has computed nothing.
     Busy,
-    /// The client speaks, and it is not TLS.
+    /// The client sent something else than TLS.
     NotTls(TcpStream),
-    /// TLS, but no agreement: a certificate that is not good, a version that is too old.
+    /// The two sides did not agree, because of a bad certificate or an old version, for example.
     Tls(io::Error),
 }
 
-/// What is there to read, as far as it was looked at; `None` when the client has left.
+/// What the first unread bytes are; `None` when the client has left.
 async fn first_bytes(down: &TcpStream) -> Option<FirstBytes> {
-    // The buffer is the stack's, not the waiting session's.
+    // The buffer is on the stack of one poll, so a waiting session takes no memory for it.
     poll_fn(|cx| {
-        let mut seen = [0; LONGEST_LOOK];
-        let mut seen = ReadBuf::new(&mut seen);
-        down.poll_peek(cx, &mut seen).map(|peeked| match peeked {
-            Ok(n) if n > 0 => Some(look(seen.filled())),
+        let mut bytes = [0; MAX_CLIENT_HELLO];
+        let mut bytes = ReadBuf::new(&mut bytes);
+        down.poll_peek(cx, &mut bytes).map(|peeked| match peeked {
+            Ok(n) if n > 0 => Some(classify(bytes.filled())),
             _ => None,
         })
     })
     .await
 }
 
-/// Whether the client begins TLS by itself within this time.
+/// Whether the client begins TLS within this time, without having seen INFO.
 pub async fn speaks_first(down: &TcpStream, within: Duration) -> bool {
     let mut one = [0];
-    // Whatever comes: with no INFO yet a client has nothing to say but this. It waits for the time to pass, so a tick is too coarse.
+    // Any byte counts: before INFO a client has nothing to send but TLS. The client waits for INFO meanwhile, so this
+    // uses tokio's timer, which is finer than the ticks of weir's own.
     matches!(time::timeout(within, down.peek(&mut one)).await, Ok(Ok(1..)))
 }
 
-/// What a client begins with, once there is enough of it; `None` when it has left. Nothing is read.
+/// What a client begins with, once enough bytes have come; `None` when it has left. Consumes nothing.
 pub async fn hello(down: &TcpStream) -> Option<FirstBytes> {
     loop {
         match first_bytes(down).await {
             Some(FirstBytes::Incomplete) => sleep_until(Instant::now() + LOOK_AGAIN).await,
-            seen => return seen,
+            first_bytes => return first_bytes,
         }
     }
 }
 
-/// Does the server's part of a handshake. It is begun if it comes to its end by `done_by`, as far as one can say, and has to end by
-/// `deadline`; a client that is `refused` anyway is served only if nobody else needs the worker.
+/// Does the server's part of a handshake. The handshake is begun only if it will probably end by `done_by`, and has to
+/// end by `deadline`. A client that will be `refused` anyway is served only if no other handshake waits for the worker.
 ///
 /// # Errors
 /// [`Failed`].
@@ -91,26 +92,26 @@ pub async fn accept(
     done_by: Instant,
     deadline: Instant,
 ) -> Result<(Stream, HandshakeKind), Failed> {
-    let begun = timeout_at(deadline, pin!(hello(&down))).await;
-    let (kind, config) = match begun {
+    let first_bytes = timeout_at(deadline, pin!(hello(&down))).await;
+    let (priority, config) = match first_bytes {
         Err(_) => return Err(Failed::TimedOut),
         Ok(None) => return Err(Failed::Silent),
         Ok(Some(FirstBytes::ClientHello { resumes, without_aes })) => {
-            let kind = match (refused, resumes) {
-                (true, _) => Kind::Refused,
-                (false, true) => Kind::Resumes,
-                (false, false) => Kind::New,
+            let priority = match (refused, resumes) {
+                (true, _) => Priority::Refused,
+                (false, true) => Priority::Resumes,
+                (false, false) => Priority::New,
             };
-            (kind, terminator.config(without_aes))
+            (priority, terminator.config(without_aes))
         }
         Ok(Some(_)) => return Err(Failed::NotTls(down)),
     };
-    let turn = budget::turn(kind, budget::begin_by(done_by)).await.ok_or(Failed::Busy)?;
+    let permit = budget::permit(priority, budget::latest_begin(done_by)).await.ok_or(Failed::Busy)?;
     let began = Instant::now();
     let handshake = TlsAcceptor::from(config).accept(down);
-    match step_by_step(handshake, Some(turn), deadline).await {
+    match step_by_step(handshake, Some(permit), deadline).await {
         Ok(tls) => {
-            budget::took(began.elapsed());
+            budget::note_handshake(began.elapsed());
             let kind = tls.get_ref().1.handshake_kind().unwrap_or(HandshakeKind::Full);
             Ok((Stream::Tls(Box::new(TlsStream::Server(tls))), kind))
         }
@@ -122,24 +123,24 @@ pub async fn accept(
     }
 }
 
-/// Lets a handshake compute in turns, the first of which may be there already.
+/// Drives a handshake, one step for each permit. The permit of the first step may be there already.
 ///
 /// # Errors
-/// The handshake's, or that it took too long.
+/// Those of the handshake, or that it took too long.
 pub(super) async fn step_by_step<T>(
     handshake: impl Future<Output = io::Result<T>>,
-    mut turn: Option<Turn>,
+    mut first: Option<StepPermit>,
     deadline: Instant,
 ) -> io::Result<T> {
     let mut handshake = pin!(handshake);
     let steps = async {
         loop {
-            let step = match turn.take() {
-                Some(turn) => turn,
-                None => budget::turn(Kind::Begun, deadline).await.ok_or(io::ErrorKind::TimedOut)?,
+            let permit = match first.take() {
+                Some(permit) => permit,
+                None => budget::permit(Priority::Begun, deadline).await.ok_or(io::ErrorKind::TimedOut)?,
             };
             let done = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
-            drop(step);
+            drop(permit);
             match done {
                 Poll::Ready(done) => return done,
                 Poll::Pending => woken().await,
@@ -149,8 +150,8 @@ pub(super) async fn step_by_step<T>(
     timeout_at(deadline, pin!(steps)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Returns when the task is woken; the handshake has seen to it that it will be.
+/// Returns when the task is woken. The handshake has registered its waker, so it will be.
 async fn woken() {
-    let mut slept = false;
-    poll_fn(|_| if std::mem::replace(&mut slept, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+    let mut polled = false;
+    poll_fn(|_| if std::mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }

@@ -1,5 +1,6 @@
-//! TLS on both sides. Towards clients weir is the end of it: certificates by name, tickets, client certificates, and a budget
-//! that keeps a storm of handshakes from those who are in. Towards servers it is a client like any other.
+//! TLS on both sides. Towards clients weir is a TLS server, with certificates by host name, tickets, client
+//! certificates, and a budget that protects established sessions from a storm of handshakes. Towards servers weir is a
+//! TLS client like any other.
 
 mod budget;
 mod connector;
@@ -36,23 +37,23 @@ pub use self::{
     handshake::{Failed, accept, hello, speaks_first},
     renew::renew,
 };
-/// When clients of a listener are expected to begin TLS.
+
+/// Whether the clients of a listener begin TLS before they have seen INFO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandshakeFirst {
-    /// At once. Clients have to be told (`tls_first`, `TLSHandshakeFirst`, `handshakeFirst`).
+    /// All do. Each client has to be configured for it (`tls_first`, `TLSHandshakeFirst`, `handshakeFirst`).
     Always,
-    /// At once; whoever has not after this long gets INFO first.
+    /// A client may. One that has not begun after this long gets INFO first.
     Within(Duration),
-    /// After INFO.
+    /// None does.
     Never,
 }
 
-/// The oldest version that is spoken.
+/// The oldest version of TLS that weir accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MinVersion {
-    /// TLS 1.2: with forward secrecy and authenticated encryption only, as all versions.
+    /// With forward secrecy and authenticated encryption only, as in all versions.
     Tls12,
-    /// TLS 1.3.
     Tls13,
 }
 
@@ -66,34 +67,32 @@ impl MinVersion {
     }
 }
 
-/// TLS of one listener.
+/// The TLS of one listener, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerTls {
-    /// The first is for those who name no host, or one that no other covers.
+    /// The first is for clients that name no host, or one that no pair covers.
     pub pairs: Vec<Pair>,
-    /// The authorities of client certificates, where these are required.
+    /// Set where client certificates are required.
     pub clients: Option<ClientCertificates>,
-    /// When TLS begins.
     pub handshake_first: HandshakeFirst,
-    /// The oldest version.
     pub min_version: MinVersion,
-    /// Keys of tickets that other weirs have too; without it tickets are good for this process.
+    /// Ticket keys that several weirs share. Without it, only this process opens its tickets.
     pub ticket_keys_file: Option<PathBuf>,
 }
 
-/// How client certificates are judged.
+/// What client certificates are checked against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificates {
     /// PEM, the authorities.
     pub ca_file: PathBuf,
-    /// PEM, their revocation lists. With it a certificate is good only if its authority's list is there and names it not.
+    /// PEM, the authorities' revocation lists. With it a certificate is valid only if its authority's list is there and
+    /// does not name the certificate.
     pub crl_file: Option<PathBuf>,
 }
 
 /// A certificate in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InUse {
-    /// Its subject.
     pub subject: String,
     /// Seconds since 1970.
     pub expires: i64,
@@ -107,18 +106,19 @@ impl InUse {
     }
 }
 
-/// The end of TLS at a listener: what its files say now. Replaced whole when they change; sessions keep what they began with.
+/// The TLS server of a listener. When its files change, everything loaded from them is replaced at once; sessions keep
+/// what they began with.
 #[derive(Debug)]
 pub struct Terminator {
     params: ListenerTls,
-    now: ArcSwap<Loaded>,
+    loaded: ArcSwap<Loaded>,
     watched: Watched,
 }
 
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    /// The same for those who have nothing for AES.
+    /// The same for clients without instructions for AES.
     without_aes: Arc<ServerConfig>,
     tickets: Arc<Tickets>,
     in_use: Vec<InUse>,
@@ -132,34 +132,33 @@ impl Terminator {
     pub fn load(params: ListenerTls) -> Result<Self, Vec<BadFile>> {
         let watched = Watched::new(params.files());
         let loaded = Loaded::new(&params, None)?;
-        Ok(Self { params, now: ArcSwap::from_pointee(loaded), watched })
+        Ok(Self { params, loaded: ArcSwap::from_pointee(loaded), watched })
     }
 
-    /// Reads the files again if any of them has changed. Returns whether the new ones are in force.
+    /// Reads the files again if any of them has changed. Returns whether new ones are in use.
     ///
     /// # Errors
-    /// All files that cannot be used; what was in force stays so, and they are not complained of again until they change.
+    /// All files that cannot be used. The old ones stay in use, and there is no second error until a file changes again.
     pub fn reload(&self) -> Result<bool, Vec<BadFile>> {
         if !self.watched.changed(self.params.files()) {
             return Ok(false);
         }
-        self.now.store(Arc::new(Loaded::new(&self.params, Some(&self.now.load().tickets))?));
+        self.loaded.store(Arc::new(Loaded::new(&self.params, Some(&self.loaded.load().tickets))?));
         Ok(true)
     }
 
-    /// When TLS begins.
     pub fn handshake_first(&self) -> HandshakeFirst {
         self.params.handshake_first
     }
 
     /// The certificates in use.
     pub fn in_use(&self) -> Vec<InUse> {
-        self.now.load().in_use.clone()
+        self.loaded.load().in_use.clone()
     }
 
     fn config(&self, without_aes: bool) -> Arc<ServerConfig> {
-        let now = self.now.load();
-        Arc::clone(if without_aes { &now.without_aes } else { &now.config })
+        let loaded = self.loaded.load();
+        Arc::clone(if without_aes { &loaded.without_aes } else { &loaded.config })
     }
 }
 
@@ -178,8 +177,9 @@ impl ListenerTls {
 impl Loaded {
     fn new(params: &ListenerTls, earlier: Option<&Tickets>) -> Result<Self, Vec<BadFile>> {
         let mut provider = default_provider();
-        // Of TLS 1.3, AES-128 before AES-256: that comes with SHA-384, for which processors have no instructions as for SHA-256, and
-        // a handshake hashes a lot. Most libraries but Go's ask for the other order.
+        // In TLS 1.3, AES-128 goes before AES-256: the latter comes with SHA-384, for which processors have no
+        // instructions as they have for SHA-256, and a handshake hashes a lot. Most libraries other than Go's ask for
+        // the other order.
         provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
         let provider = Arc::new(provider);
         let mut bad = Vec::new();
@@ -192,19 +192,19 @@ impl Loaded {
         let shared = params.ticket_keys_file.as_deref().map_or_else(|| Ok(Vec::new()), files::ticket_keys);
         let shared = shared.map_err(|err| bad.push(err)).ok();
         let (Some(verifier), Some(shared), true) = (verifier, shared, bad.is_empty()) else { return Err(bad) };
-        let judged_by =
+        let checked_against =
             params.clients.iter().flat_map(|clients| std::iter::once(&clients.ca_file).chain(&clients.crl_file));
         let earlier = earlier.map(Tickets::secrets).unwrap_or_default();
-        let tickets = Arc::new(Tickets::new(shared, earlier, &files::contents(judged_by)));
+        let tickets = Arc::new(Tickets::new(shared, earlier, &files::contents(checked_against)));
         let in_use =
-            by_name.pairs.iter().map(|(_, says)| InUse { subject: says.subject.clone(), expires: says.expires });
+            by_name.pairs.iter().map(|(_, names)| InUse { subject: names.subject.clone(), expires: names.expires });
         let in_use = in_use.collect();
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(params.min_version.versions())
             .map_err(|err| vec![BadFile::new("min_version", err.to_string(), "write \"1.2\" or \"1.3\"")])?;
         let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(by_name));
         config.ticketer = Arc::clone(&tickets) as _;
-        // Tickets do the same without a lock or memory.
+        // Tickets resume sessions without a lock and without memory.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         // No NATS client asks for more than one connection with one ticket.
         config.send_tls13_tickets = 1;
@@ -229,7 +229,7 @@ impl ClientCertificates {
     }
 }
 
-/// Certificates by the host that a client names.
+/// Chooses the certificate by the host that a client names.
 #[derive(Debug)]
 struct ByName {
     pairs: Vec<(Arc<CertifiedKey>, CertificateNames)>,
@@ -239,7 +239,7 @@ impl ByName {
     fn read(pairs: &[Pair], provider: &CryptoProvider, bad: &mut Vec<BadFile>) -> Self {
         let mut read = Vec::new();
         for (i, pair) in pairs.iter().enumerate() {
-            // The first pair stands in the table itself.
+            // The first pair is in the `tls` table itself.
             let at = i.checked_sub(1).map_or_else(String::new, |i| format!("certificates[{i}]."));
             match files::pair(pair, &at, provider) {
                 Ok(pair) => read.push(pair),
@@ -251,7 +251,8 @@ impl ByName {
 }
 
 impl ResolvesServerCert for ByName {
-    /// The first that covers the host and signs in a way that the client knows; else the first that the client can verify.
+    /// The first certificate that covers the host and has a signature scheme that the client supports; else the first
+    /// with such a scheme; else the first.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let can = |pair: &&(Arc<CertifiedKey>, CertificateNames)| {
             pair.0.key.choose_scheme(hello.signature_schemes()).is_some()
@@ -263,8 +264,8 @@ impl ResolvesServerCert for ByName {
     }
 }
 
-/// The name of the certificate that a client has shown, and that was found good; `None` without one. It is the first host, else the
-/// first mail address or URI of its subjectAltName, else its common name, else its whole subject.
+/// The name of the valid certificate that a client has shown; `None` without one. It is the first host name of the
+/// subjectAltName, else its first mail address or URI, else the common name, else the whole subject.
 pub fn client_name(down: &Stream) -> Option<String> {
     match down {
         Stream::Plain(_) => None,

@@ -1,24 +1,23 @@
-//! What a certificate says of itself: its names and its end.
+//! Reads the names and the expiry of a certificate.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-/// The names and the end of one certificate.
+/// The names of one certificate, and when it expires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CertificateNames {
-    /// Its subject, as `CN=…, O=…`.
+    /// As `CN=…, O=…`.
     pub(super) subject: String,
-    /// Common names.
     pub(super) common_names: Vec<String>,
-    /// Host names of its subjectAltName.
+    /// Host names of the subjectAltName.
     pub(super) hosts: Vec<String>,
-    /// Mail addresses and URIs of its subjectAltName.
+    /// Mail addresses and URIs of the subjectAltName.
     pub(super) others: Vec<String>,
-    /// When it ends, in seconds since 1970.
+    /// In seconds since 1970.
     pub(super) expires: i64,
 }
 
-/// Reads a certificate; `None` when it is none.
+/// Reads a certificate; `None` if it is not X.509.
 pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<CertificateNames> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let (mut hosts, mut others) = (Vec::new(), Vec::new());
@@ -42,7 +41,8 @@ pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<CertificateNames>
 }
 
 impl CertificateNames {
-    /// All names by which a client's certificate may be known: those of its subjectAltName, its common names, its subject.
+    /// All names by which the certificate of a client may be known: those of the subjectAltName, the common names, the
+    /// subject.
     pub(super) fn all(self) -> Vec<String> {
         let mut all = self.hosts;
         all.extend(self.others);
@@ -51,7 +51,7 @@ impl CertificateNames {
         all
     }
 
-    /// Whether it is for `host`: one of its host names, or one that begins with `*.` and covers its first label.
+    /// Whether one of the host names is `host`, or begins with `*.` and covers all but the first label of `host`.
     pub(super) fn covers(&self, host: &str) -> bool {
         self.hosts.iter().any(|name| match name.strip_prefix("*.") {
             Some(parent) => host.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent)),
@@ -71,9 +71,9 @@ mod tests {
         params.distinguished_name.push(rcgen::DnType::CommonName, "orders-7");
         params.not_after = rcgen::date_time_ymd(2031, 1, 2);
         let key = rcgen::KeyPair::generate().unwrap();
-        let says = read(params.self_signed(&key).unwrap().der()).unwrap();
-        assert_eq!(says.common_names, ["orders-7"]);
-        assert_eq!(says.expires, 1_925_078_400);
+        let names = read(params.self_signed(&key).unwrap().der()).unwrap();
+        assert_eq!(names.common_names, ["orders-7"]);
+        assert_eq!(names.expires, 1_925_078_400);
         for (host, covered) in [
             ("a.example.com", true),
             ("A.EXAMPLE.com", true),
@@ -81,9 +81,9 @@ mod tests {
             ("a.b.example.com", false),
             ("nats.example.org", true),
         ] {
-            assert_eq!(says.covers(host), covered, "{host}");
+            assert_eq!(names.covers(host), covered, "{host}");
         }
-        let all = says.all();
+        let all = names.all();
         assert!(all.contains(&"orders-7".to_owned()) && all.contains(&"CN=orders-7".to_owned()), "{all:?}");
         assert_eq!(read(&CertificateDer::from(vec![1, 2, 3])), None);
     }

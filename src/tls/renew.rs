@@ -1,4 +1,4 @@
-//! Taking over certificates, keys and revocation lists that have changed.
+//! Reloads certificates, keys and revocation lists that have changed.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -8,25 +8,25 @@ use tracing::{info, warn};
 
 use crate::tls::{BadFile, Connector, Terminator};
 
-/// How often the files are looked at without a signal: whatever renews them rarely knows how to send one.
-const LOOK: Duration = Duration::from_secs(10);
-/// A certificate that expires within so many days is warned of when it is read.
+/// How often the files are looked at without a signal. Few tools that renew certificates can send one.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// weir warns of a certificate, when it reads it, that expires within this many days.
 const EXPIRES_SOON: f64 = 14.0;
 
-/// Takes over what has changed, whenever it is `told` to and every few seconds, until `stop`. Whoever is connected notices nothing; what
-/// cannot be used is complained of once and changes nothing.
+/// Reloads what has changed at each notification and every few seconds, until `stop`. Connected clients notice nothing.
+/// A file that cannot be used is logged once and changes nothing.
 pub async fn renew(
     listeners: Vec<(SocketAddr, Arc<Terminator>)>,
     servers: Option<Arc<Connector>>,
-    told: Arc<Notify>,
+    reload: Arc<Notify>,
     stop: CancellationToken,
 ) {
     listeners.iter().for_each(|(_, tls)| warn_of(tls));
     let renewing = async {
         loop {
             tokio::select! {
-                () = told.notified() => {}
-                () = sleep(LOOK) => {}
+                () = reload.notified() => {}
+                () = sleep(LOOK_INTERVAL) => {}
             }
             for (listener, tls) in &listeners {
                 if renewed(&listener.to_string(), tls.reload()) {
@@ -46,11 +46,11 @@ pub async fn renew(
 
 fn warn_of(tls: &Terminator) {
     for one in tls.in_use().iter().filter(|one| one.days_left() < EXPIRES_SOON) {
-        warn!(subject = one.subject, days = one.days_left().floor(), "certificate expires soon, or has");
+        warn!(subject = one.subject, days = one.days_left().floor(), "certificate has expired or expires soon");
     }
 }
 
-/// Tells of a renewal.
+/// Logs the outcome of a reload, and returns whether there is something new.
 fn renewed(of: &str, outcome: Result<bool, Vec<BadFile>>) -> bool {
     match outcome {
         Ok(false) => {}

@@ -1,7 +1,7 @@
 //! Session tickets, sealed with keys of this process or with keys that several weirs share.
 //!
-//! A ticket is bound to what client certificates are judged by: with another CA or CRL it opens no more, or a revoked client
-//! would come back with it.
+//! A ticket is bound to the CA and the CRL that client certificates are checked against. With others it does not open
+//! any more: otherwise a revoked client could come back with it.
 
 use std::{
     fmt,
@@ -16,18 +16,18 @@ use aws_lc_rs::{
 };
 use rustls::server::ProducesTickets;
 
-/// A key's length in bytes.
+/// The length of a key in bytes.
 pub(super) const KEY_LENGTH: usize = 32;
-/// weir's own keys are replaced after this long; the one before still opens.
+/// weir's own keys are replaced after this long. The key before still opens tickets.
 const OWN_KEY_SEALS_FOR: Duration = Duration::from_secs(6 * 3600);
-/// What clients are told.
+/// The lifetime of a ticket that clients are told.
 const LIFETIME: Duration = Duration::from_secs(12 * 3600);
 
-/// A secret from which a ticket key is made. No `Debug`, or it would be in a log one day.
+/// A secret from which a ticket key is made. It has no `Debug`, so it cannot get into a log.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Secret(pub(super) [u8; KEY_LENGTH]);
 
-/// One key, with the name that tickets carry of it.
+/// One key, with its name, which each ticket begins with.
 struct Key {
     name: [u8; 4],
     key: LessSafeKey,
@@ -50,13 +50,12 @@ impl Key {
 }
 
 struct Keys {
-    /// The first seals, all open.
+    /// The first key seals; all keys open.
     keys: Vec<Key>,
-    /// When weir's own are replaced; shared ones are the operator's to replace.
+    /// When weir's own keys are replaced; `None` for shared keys, which the operator replaces.
     replace_at: Option<Instant>,
 }
 
-/// Makes and opens tickets.
 pub(super) struct Tickets {
     keys: Mutex<Keys>,
     bound_to: Vec<u8>,
@@ -69,8 +68,8 @@ impl fmt::Debug for Tickets {
 }
 
 impl Tickets {
-    /// With `shared` secrets, the first of which seals; with none of them weir makes its own, `earlier` ones opening too.
-    /// `bound_to` is what client certificates are judged by.
+    /// The first of the `shared` secrets seals. Without any, weir takes its own `earlier` secrets, or else makes one.
+    /// `bound_to` is what client certificates are checked against.
     pub(super) fn new(shared: Vec<Secret>, earlier: Vec<Secret>, bound_to: &[u8]) -> Self {
         let replace_at = shared.is_empty().then(|| Instant::now() + OWN_KEY_SEALS_FOR);
         let mut keys: Vec<Key> = shared.into_iter().filter_map(Key::new).collect();
@@ -83,7 +82,6 @@ impl Tickets {
         Self { keys: Mutex::new(Keys { keys, replace_at }), bound_to: digest(&SHA256, bound_to).as_ref().to_vec() }
     }
 
-    /// The secrets in use.
     pub(super) fn secrets(&self) -> Vec<Secret> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.keys.iter().map(|key| key.secret.clone()).collect()

@@ -1,36 +1,36 @@
-//! What weir's configuration asks of the servers, and which of it a server cannot do.
+//! What weir's configuration needs of the servers, and which of it a server cannot do by its version or configuration.
 
-use crate::protocol::{info::Info, version::Version};
+use semver::Version;
 
-/// What the servers are to do beyond the usual.
+use crate::protocol::info::Info;
+
+/// What weir needs of the servers beyond what every nats-server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Compatibility {
-    /// Take weir's signature as that of a trusted proxy.
+    /// Accept weir's signature as that of a trusted proxy.
     pub proxy_signature: bool,
     /// Read a PROXY header in front of each connection.
     pub proxy_protocol: bool,
 }
 
 impl Compatibility {
-    /// What the server that says `info` of itself cannot do of it, in words for the log.
-    pub fn missing(self, info: &Info) -> Vec<&'static str> {
-        let version = Version::parse(info.version());
-        let before = |version: Option<Version>, than: Version| version.is_some_and(|v| v < than);
+    /// What the server that sent this `info` cannot do, in words for the log; empty if it can do all.
+    pub fn missing_features(self, info: &Info) -> Vec<&'static str> {
+        let version = info.semver();
+        let before = |major, minor, patch| version.as_ref().is_some_and(|v| *v < Version::new(major, minor, patch));
         let mut missing = Vec::new();
         if self.proxy_signature && info.nonce().is_none() {
-            missing.push(match before(version, Version::new(2, 12, 0)) {
-                true => "it knows no trusted proxies, which came with nats-server 2.12: proxy_sig is not sent",
-                false => "it sends no nonce to sign, so it trusts no proxy: has it a `proxies` block with weir's key?",
+            missing.push(match before(2, 12, 0) {
+                true => "it has no trusted proxies, which came with nats-server 2.12: weir does not send proxy_sig",
+                false => "it sends no nonce to sign, so it trusts no proxy: its `proxies` block needs weir's key",
             });
         }
         if self.proxy_protocol {
-            if before(version, Version::new(2, 12, 2)) {
-                missing.push(
-                    "it knows no PROXY protocol, which came with nats-server 2.12.2: it will refuse every client",
-                );
+            if before(2, 12, 2) {
+                missing
+                    .push("it has no PROXY protocol, which came with nats-server 2.12.2: it will refuse every client");
             } else if (info.tls_required() || info.tls_available())
-                && (before(version, Version::new(2, 12, 9))
-                    || before(version, Version::new(2, 14, 1)) && !before(version, Version::new(2, 13, 0)))
+                && (before(2, 12, 9) || before(2, 14, 1) && !before(2, 13, 0))
             {
                 missing.push("its PROXY protocol does not work with TLS before nats-server 2.12.9 and 2.14.1");
             }
@@ -45,7 +45,7 @@ mod tests {
 
     fn missing(compatibility: Compatibility, version: &str, more: &str) -> usize {
         let info = format!(r#"{{"server_id":"x","version":"{version}"{more}}}"#);
-        compatibility.missing(&Info::parse(info.as_bytes()).unwrap()).len()
+        compatibility.missing_features(&Info::parse(info.as_bytes()).unwrap()).len()
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Whether a server answers: up, ejected for a growing and jittered pause, then one trial at a time.
+//! Whether a server answers. A server whose dial fails is ejected for a pause; then one client tries it. Each failed
+//! trial doubles the pause (with jitter), a successful one ends the ejection.
 
 use std::time::{Duration, Instant};
 
@@ -6,17 +7,17 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Pauses double up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A trial whose outcome is not known after this may be repeated: its client left before the dial ended.
+/// A trial without an outcome after this time may be repeated: its client left before the dial ended.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What health says about a server at one moment.
+/// What may be done with a server now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Dial it.
+pub enum HealthStatus {
+    /// It may be dialled.
     Up,
     /// The pause is over: one client may try it.
     TrialDue,
-    /// Leave it alone.
+    /// It is to be left alone: the pause or a trial is not over.
     Ejected,
 }
 
@@ -42,12 +43,11 @@ impl Default for Health {
 }
 
 impl Health {
-    /// What may be done with the server at `now`.
-    pub fn standing(&self, now: Instant) -> Standing {
+    pub fn status(&self, now: Instant) -> HealthStatus {
         match self.ejected_until() {
-            None => Standing::Up,
-            Some(until) if now >= until => Standing::TrialDue,
-            Some(_) => Standing::Ejected,
+            None => HealthStatus::Up,
+            Some(until) if now >= until => HealthStatus::TrialDue,
+            Some(_) => HealthStatus::Ejected,
         }
     }
 
@@ -73,9 +73,10 @@ impl Health {
         self.streak = 0;
     }
 
-    /// A dial failed: refused, timed out, or ended before INFO. Returns the pause, for the log, when this ejects the server anew.
+    /// A dial failed: it was refused, timed out, or ended before INFO. Returns the pause, for the log, if this ejects
+    /// the server anew.
     pub fn failed(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
-        // Dials that were under way when the server was ejected fail too; they say nothing new.
+        // Dials that were under way when the server was ejected fail too. They say nothing new.
         if let State::Ejected { until } = self.state
             && now < until
         {
@@ -88,7 +89,7 @@ impl Health {
         Some(pause)
     }
 
-    /// The server's own start time has changed: it is another process now, worth a trial at once.
+    /// The server's own start time has changed: it is another process now, so a trial is due at once.
     pub fn restarted(&mut self, now: Instant) {
         self.streak = 0;
         if let State::Ejected { until } = &mut self.state {
@@ -112,16 +113,16 @@ mod tests {
             let nominal = FIRST_PAUSE.saturating_mul(1 << n.min(16)).min(LONGEST_PAUSE);
             assert!(pause >= nominal / 2 && pause <= nominal * 3 / 2, "{n}: {pause:?}");
             longest = longest.max(pause);
-            assert_eq!(health.standing(now), Standing::Ejected);
+            assert_eq!(health.status(now), HealthStatus::Ejected);
             assert_eq!(health.failed(now, &mut rng), None, "late failures of the same outage");
             now += pause;
-            assert_eq!(health.standing(now), Standing::TrialDue);
+            assert_eq!(health.status(now), HealthStatus::TrialDue);
             health.trial_began(now);
-            assert_eq!(health.standing(now), Standing::Ejected, "one trial at a time");
+            assert_eq!(health.status(now), HealthStatus::Ejected, "one trial at a time");
         }
         assert!(longest > LONGEST_PAUSE / 2);
         health.answered();
-        assert_eq!(health.standing(now), Standing::Up);
+        assert_eq!(health.status(now), HealthStatus::Up);
         let pause = health.failed(now, &mut rng).unwrap();
         assert!(pause <= FIRST_PAUSE * 3 / 2, "the streak is forgotten");
     }
@@ -133,7 +134,7 @@ mod tests {
         let mut health = Health::default();
         let pause = health.failed(now, &mut rng).unwrap();
         health.trial_began(now + pause);
-        assert_eq!(health.standing(now + pause + TRIAL_TIMEOUT), Standing::TrialDue);
+        assert_eq!(health.status(now + pause + TRIAL_TIMEOUT), HealthStatus::TrialDue);
     }
 
     #[test]
@@ -145,6 +146,6 @@ mod tests {
             let _ = health.failed(now + LONGEST_PAUSE * 9, &mut rng);
         }
         health.restarted(now);
-        assert_eq!(health.standing(now), Standing::TrialDue);
+        assert_eq!(health.status(now), HealthStatus::TrialDue);
     }
 }

@@ -1,25 +1,24 @@
-//! How many connections a server has now: its own last count, corrected by what weir opened and closed since (see [`ReconciledCount`]).
+//! How many connections a server has now: its own last count, corrected by what weir has opened and closed since (see
+//! [`ReconciledCount`]).
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::upstream::reconciled_count::ReconciledCount;
+use crate::upstream::reconciled_count::{ReadingEpoch, ReconciledCount};
 
-pub use crate::upstream::reconciled_count::ReadingEpoch;
-
-/// Handshakes by the lane of the system account at a time.
-const MOST_IN_LANE: u32 = 4;
+/// Handshakes at a time with slots of the reserve.
+const MAX_FROM_RESERVE: u32 = 4;
 
 /// The counters of one server, shared by all workers.
 #[derive(Debug, Default)]
 pub struct Load {
-    /// Slots taken by weir: being dialled, in handshake, relaying, or closing. They are surely counted by the server once it
-    /// has sent its INFO.
-    census: ReconciledCount,
-    /// Of those held, the ones between reservation and the server's PONG.
+    /// Connections: weir's slots (being dialled, in handshake, relaying, or closing), and those of others. The server
+    /// counts a connection of weir's for certain once it has sent INFO on it.
+    connections: ReconciledCount,
+    /// Slots between reservation and the server's PONG, except those that wait for the client's CONNECT.
     handshakes: AtomicU32,
-    /// Of those, the ones by the lane of the system account.
-    in_lane: AtomicU32,
-    /// Of those held, the ones whose client has its PONG.
+    /// Slots taken from the reserve whose client has not logged in yet.
+    from_reserve: AtomicU32,
+    /// Slots whose client has its PONG.
     sessions: AtomicU32,
     /// The server's capacity: the lower of its own and the configured `max_connections`.
     capacity: AtomicU32,
@@ -35,7 +34,7 @@ impl Load {
         load
     }
 
-    /// Takes over a new capacity and what of it may be filled.
+    /// Sets a new capacity, and what of it may be filled.
     pub fn set_capacity(&self, capacity: u32, ceiling: u32) {
         self.capacity.store(capacity, Relaxed);
         self.ceiling.store(ceiling, Relaxed);
@@ -47,35 +46,35 @@ impl Load {
         if self.handshakes.fetch_update(Relaxed, Relaxed, below(handshake_limit)).is_err() {
             return false;
         }
-        if !self.census.reserve(self.ceiling.load(Relaxed)) {
+        if !self.connections.reserve(self.ceiling.load(Relaxed)) {
             self.handshakes.fetch_sub(1, Relaxed);
             return false;
         }
         true
     }
 
-    /// Takes a slot of those that are kept free, whatever the handshakes under way; few at a time, since a client that says it
-    /// is of the system account need not be.
+    /// Takes a slot of the reserve, whatever the handshake limit. Only a few may be taken at a time, since a client
+    /// that claims the system account may not belong to it (docs/contract.md, claims 1).
     pub fn take_from_reserve(&self) -> bool {
-        if self.in_lane.fetch_update(Relaxed, Relaxed, |n| (n < MOST_IN_LANE).then(|| n + 1)).is_err() {
+        if self.from_reserve.fetch_update(Relaxed, Relaxed, |n| (n < MAX_FROM_RESERVE).then(|| n + 1)).is_err() {
             return false;
         }
-        if !self.census.reserve(self.capacity.load(Relaxed)) {
-            self.in_lane.fetch_sub(1, Relaxed);
+        if !self.connections.reserve(self.capacity.load(Relaxed)) {
+            self.from_reserve.fetch_sub(1, Relaxed);
             return false;
         }
         self.handshakes.fetch_add(1, Relaxed);
         true
     }
 
-    /// A client that came by the lane is in, or has gone.
-    pub fn left_lane(&self) {
-        self.in_lane.fetch_sub(1, Relaxed);
+    /// The client of a slot of the reserve has logged in, or has gone.
+    pub fn left_reserve(&self) {
+        self.from_reserve.fetch_sub(1, Relaxed);
     }
 
     /// The server has sent its INFO: it counts this connection.
     pub fn opened(&self) {
-        self.census.opened();
+        self.connections.opened();
     }
 
     /// The handshake is over, well or not.
@@ -83,8 +82,8 @@ impl Load {
         self.handshakes.fetch_sub(1, Relaxed);
     }
 
-    /// A handshake that was taken for over goes on.
-    pub fn handshake_goes_on(&self) {
+    /// A handshake that counted as over, since it waited for its client, goes on.
+    pub fn handshake_resumed(&self) {
         self.handshakes.fetch_add(1, Relaxed);
     }
 
@@ -98,30 +97,30 @@ impl Load {
         self.sessions.fetch_sub(1, Relaxed);
     }
 
-    /// Gives a slot back; `was_open` says whether [`Load::opened`] had been called for it.
+    /// Gives a slot back; `was_open` says whether [`Load::opened`] was called for it.
     pub fn release(&self, was_open: bool) {
-        self.census.release(was_open);
+        self.connections.release(was_open);
     }
 
-    /// To be taken before a poll is sent.
+    /// To be called before a reading is asked for.
     pub fn begin_reading(&self) -> ReadingEpoch {
-        self.census.begin_reading()
+        self.connections.begin_reading()
     }
 
-    /// The server counted `connections` at some moment since `mark`.
-    pub fn reconcile(&self, mark: ReadingEpoch, connections: u32) {
-        self.census.reconcile(mark, connections);
+    /// Takes in a reading: the server counted `connections` at some time since `epoch`.
+    pub fn reconcile(&self, epoch: ReadingEpoch, connections: u32) {
+        self.connections.reconcile(epoch, connections);
     }
 
-    /// Connections the server has now, weir's in-flight ones included.
+    /// Connections that the server has now, weir's own in flight included.
     #[inline]
     pub fn projected(&self) -> u32 {
-        self.census.total()
+        self.connections.total()
     }
 
-    /// Slots weir holds.
+    /// Slots that weir holds.
     pub fn held(&self) -> u32 {
-        self.census.held()
+        self.connections.held()
     }
 
     /// Handshakes under way.
@@ -135,12 +134,11 @@ impl Load {
         self.sessions.load(Relaxed)
     }
 
-    /// The server's capacity.
     pub fn capacity(&self) -> u32 {
         self.capacity.load(Relaxed)
     }
 
-    /// What may be filled of it.
+    /// What may be filled of the capacity.
     #[inline]
     pub fn ceiling(&self) -> u32 {
         self.ceiling.load(Relaxed)
@@ -164,8 +162,8 @@ mod tests {
     #[test]
     fn quiet_reading_is_exact() {
         let load = with_open(10);
-        let mark = load.begin_reading();
-        load.reconcile(mark, 30);
+        let epoch = load.begin_reading();
+        load.reconcile(epoch, 30);
         assert_eq!(load.projected(), 30);
     }
 
@@ -176,17 +174,17 @@ mod tests {
         for _ in 0..5 {
             assert!(load.reserve(1000));
         }
-        let mark = load.begin_reading();
+        let epoch = load.begin_reading();
         for _ in 0..5 {
             assert!(load.reserve(1000));
         }
-        // The server may have counted anything from 10 to 20 of them.
+        // The server may have counted any number of them from 10 to 20.
         for counted in 10..=20 {
-            load.reconcile(mark, counted);
+            load.reconcile(epoch, counted);
             assert_eq!(load.projected(), 20, "counted {counted}");
         }
         // More than 20 cannot all be weir's.
-        load.reconcile(mark, 23);
+        load.reconcile(epoch, 23);
         assert_eq!(load.projected(), 23);
     }
 
@@ -194,12 +192,12 @@ mod tests {
     fn own_connections_closed_during_the_poll_are_not_missing_others() {
         let load = with_open(10);
         load.reconcile(load.begin_reading(), 15);
-        let mark = load.begin_reading();
+        let epoch = load.begin_reading();
         for _ in 0..4 {
             load.release(true);
         }
         for counted in 11..=15 {
-            load.reconcile(mark, counted);
+            load.reconcile(epoch, counted);
             assert_eq!(load.projected(), 11, "counted {counted}");
         }
     }
@@ -214,12 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn the_lane_ends_at_the_capacity_and_is_narrow() {
+    fn the_reserve_ends_at_the_capacity_and_few_are_taken_from_it_at_a_time() {
         let load = with_open(95);
         assert!(!load.reserve(1000));
         let taken = (0..10).filter(|_| load.take_from_reserve()).count();
-        assert_eq!(taken, MOST_IN_LANE as usize);
-        (0..taken).for_each(|_| load.left_lane());
+        assert_eq!(taken, MAX_FROM_RESERVE as usize);
+        (0..taken).for_each(|_| load.left_reserve());
         assert!(load.take_from_reserve() && !load.take_from_reserve(), "100 is the capacity");
         assert_eq!(load.projected(), 100);
     }

@@ -1,20 +1,27 @@
 //! The servers of the cluster: their load, their health, and which one a new client goes to.
+//!
+//! [`Servers::place`] reads every server's lock-free [`snapshot`] and counters ([`load`]), lets [`placement`] choose,
+//! and reserves a [`Slot`]. What a server is given at a time follows from how long its handshakes take
+//! ([`concurrency`]).
 
 mod compatibility;
 pub mod concurrency;
-pub mod health;
-pub mod load;
+mod endpoint;
+mod health;
+pub mod leaky_bucket;
+mod load;
+mod params;
 pub mod placement;
+mod reading;
 pub mod reconciled_count;
 mod server;
 #[cfg(test)]
 mod simulation;
 mod slot;
 mod snapshot;
-pub mod staggered_close;
+mod staggered_close;
 
 use std::{
-    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -23,82 +30,29 @@ use crate::{
     protocol::MAX_CONTROL_LINE,
     upstream::{
         placement::{Choice, Tier, View},
-        snapshot::Epoch,
+        snapshot::TimeOrigin,
         staggered_close::StaggeredClose,
     },
 };
 
 pub use self::{
-    server::{Reading, Server},
+    compatibility::Compatibility,
+    params::{Params, Reserve, ServerParams},
+    placement::Urgency,
+    reading::Reading,
+    server::Server,
     slot::Slot,
 };
-pub use crate::upstream::compatibility::Compatibility;
-pub use placement::Urgency;
-/// Clients a second that a cluster takes of which nothing is known.
+
+/// The pace of a cluster of which nothing is known, in clients per second.
 const UNKNOWN_PACE: f64 = 1000.0;
-
-/// Slots of each server that weir never fills.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Reserve {
-    /// So many slots.
-    Slots(u32),
-    /// This part of the capacity, 0.0 to 1.0, rounded up.
-    Share(f64),
-}
-
-impl Reserve {
-    /// What may be filled of `capacity`.
-    pub fn ceiling(self, capacity: u32) -> u32 {
-        let kept = match self {
-            Self::Slots(n) => n,
-            Self::Share(share) => (f64::from(capacity) * share).ceil() as u32,
-        };
-        capacity.saturating_sub(kept)
-    }
-}
-
-/// One server as configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerParams {
-    /// Name in logs and metrics; `None` takes the name the server gives itself.
-    pub name: Option<String>,
-    /// `host:port` of the client port.
-    pub address: String,
-    /// `http://host:port` of the monitoring port; `None` means weir counts only what it opened itself.
-    pub monitor: Option<String>,
-    /// A lower cap than the server's own `max_connections`.
-    pub max_connections: Option<u32>,
-}
-
-/// The cluster as configured.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Params {
-    /// How often each server is read (jittered).
-    pub poll_interval: Duration,
-    /// Whether servers are read over the system account, with or without a monitoring port.
-    pub system: bool,
-    /// Slots that are never filled on each server.
-    pub reserve: Reserve,
-    /// From this share of `max_connections` (0.0 to 1.0) weir warns in its log.
-    pub warn_at: f64,
-    /// A server younger than this (by its own uptime) gets its share gradually.
-    pub slow_start: Duration,
-    /// The closes of a dead server's clients are spread over this at most.
-    pub close_spread: Duration,
-    /// What the servers are asked to do beyond the usual.
-    pub compatibility: Compatibility,
-    /// Addresses of this machine to connect from, in turns; none leaves the choice to the kernel.
-    pub source_addresses: Vec<IpAddr>,
-    /// The servers, at least one.
-    pub servers: Vec<ServerParams>,
-}
 
 /// The outcome of a placement.
 #[derive(Debug)]
 pub enum Placement {
-    /// A slot, reserved.
+    /// A slot has been reserved.
     Placed(Slot),
-    /// There is room, but not this moment: handshakes are at their limit where the client should go.
+    /// There is room, but not now: the server that the client should go to is at its handshake limit.
     Busy,
     /// No server has room.
     Full,
@@ -108,17 +62,18 @@ pub enum Placement {
 #[derive(Debug)]
 pub struct Servers {
     list: Vec<Arc<Server>>,
-    epoch: Epoch,
+    origin: TimeOrigin,
     staggered_close: Mutex<StaggeredClose>,
 }
 
+/// The list.
 impl Servers {
-    /// The cluster as configured, nothing known about it yet.
+    /// The cluster as configured; nothing is known about it yet.
     pub fn new(params: &Params) -> Self {
-        let epoch = Epoch::default();
-        let server = |(i, one): (usize, &ServerParams)| Arc::new(Server::new(i, one.clone(), params, epoch.clone()));
+        let origin = TimeOrigin::default();
+        let server = |(i, one): (usize, &ServerParams)| Arc::new(Server::new(i, one.clone(), params, origin.clone()));
         let list = params.servers.iter().enumerate().map(server).collect();
-        Self { list, epoch, staggered_close: Mutex::new(StaggeredClose::new(params.close_spread)) }
+        Self { list, origin, staggered_close: Mutex::new(StaggeredClose::new(params.close_spread)) }
     }
 
     /// Every server, in the order of the configuration.
@@ -126,23 +81,26 @@ impl Servers {
         self.list.iter()
     }
 
-    /// How many there are.
+    /// How many servers there are.
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no server.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
+}
 
+/// Placement.
+impl Servers {
     /// Every server as placement sees it.
     fn views(&self, now: Instant) -> impl Iterator<Item = View> + Clone {
-        let moment = self.epoch.moment(now);
-        self.list.iter().map(move |server| server.view_at(moment, now))
+        let timestamp = self.origin.timestamp(now);
+        self.list.iter().map(move |server| server.view_at(timestamp, now))
     }
 
-    /// Reserves a slot on the least loaded server that the client has not `tried`.
+    /// Reserves a slot on the server with the lowest share of those that the client has not `tried`.
     pub fn place(&self, now: Instant, tried: &[usize], urgency: Urgency, rng: &mut fastrand::Rng) -> Placement {
         let views = self.views(now).enumerate().map(|(index, mut view)| {
             if tried.contains(&index) {
@@ -150,13 +108,14 @@ impl Servers {
             }
             view
         });
-        // Another worker may take the last slot between the choice and the reservation; each such loss is another's gain.
+        // Another worker may take the last slot between the choice and the reservation. Each time that happens,
+        // somebody else got in.
         for _ in 0..8 {
             match placement::choose(views.clone(), urgency, rng) {
                 Choice::Busy => return Placement::Busy,
                 Choice::Full => return Placement::Full,
                 Choice::Server(index) => {
-                    if let Some(slot) = Server::reserve(&self.list[index], now) {
+                    if let Some(slot) = Slot::reserve(&self.list[index], now) {
                         return Placement::Placed(slot);
                     }
                 }
@@ -165,38 +124,14 @@ impl Servers {
         Placement::Busy
     }
 
-    /// A server has ended a session: how long its client may be kept before it is let go. `pace` is what the cluster takes, in
-    /// clients a second, where that is known.
-    pub fn close_delay(&self, now: Instant, pace: Option<f64>, rng: &mut fastrand::Rng) -> Duration {
-        let pace = pace.or_else(|| self.logins_per_second(now)).unwrap_or(UNKNOWN_PACE);
-        self.staggered_close.lock().unwrap_or_else(PoisonError::into_inner).lost(now, pace, rng)
-    }
-
-    /// What the usable servers can take at least, by what a login has taken lately; `None` while there was none.
-    fn logins_per_second(&self, now: Instant) -> Option<f64> {
-        let usable = self.list.iter().filter(|server| server.is_up(now));
-        usable.filter_map(|server| server.logins_per_second()).reduce(|sum, one| sum + one)
-    }
-
-    /// Reserves one of the slots that are kept free, for a client of the system account.
+    /// Takes a slot of the reserve, for a client that claims the system account.
     pub fn place_in_reserve(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Slot> {
         let views = self.list.iter().zip(self.views(now));
         let views = views.map(|(server, view)| View { ceiling: server.load().capacity(), ..view });
         match placement::choose(views, Urgency::Urgent, rng) {
-            Choice::Server(index) => Server::take_from_reserve(&self.list[index]),
+            Choice::Server(index) => Slot::from_reserve(&self.list[index]),
             Choice::Busy | Choice::Full => None,
         }
-    }
-
-    /// Whether this is the system account's name.
-    pub fn is_system_account(&self, account: &str) -> bool {
-        self.list.iter().any(|server| server.is_system_account(account))
-    }
-
-    /// The longest argument of a control line that every server takes, in bytes: a client may be placed on any of them.
-    pub fn max_control_line(&self) -> usize {
-        let known = self.list.iter().map(|server| server.max_control_line()).filter(|&n| n != usize::MAX);
-        known.min().unwrap_or(MAX_CONTROL_LINE)
     }
 
     /// How many clients the servers that may be used could take now, busy or not.
@@ -209,21 +144,39 @@ impl Servers {
         self.headroom(now) > 0
     }
 
-    /// Whether any server is up: it answered last time it was dialled, and its reading is fresh.
+    /// Whether any server is up: it answered when it was last dialled, and its reading is fresh.
     pub fn any_usable(&self, now: Instant) -> bool {
         self.views(now).any(|view| view.tier == Tier::Eligible)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What the servers have in common: the system account, and limits of the protocol.
+impl Servers {
+    /// Whether this is the name of the system account.
+    pub fn is_system_account(&self, account: &str) -> bool {
+        self.list.iter().any(|server| server.is_system_account(account))
+    }
 
-    #[test]
-    fn reserve_rounds_up() {
-        assert_eq!(Reserve::Share(0.02).ceiling(100), 98);
-        assert_eq!(Reserve::Share(0.02).ceiling(10), 9);
-        assert_eq!(Reserve::Slots(5).ceiling(100), 95);
-        assert_eq!(Reserve::Slots(5).ceiling(3), 0);
+    /// The longest argument of a control line that every server accepts, in bytes: a client may be placed on any of
+    /// them.
+    pub fn max_control_line(&self) -> usize {
+        let known = self.list.iter().map(|server| server.max_control_line()).filter(|&n| n != usize::MAX);
+        known.min().unwrap_or(MAX_CONTROL_LINE)
+    }
+}
+
+/// Closing the clients of servers that die.
+impl Servers {
+    /// How long to wait before the client of a session that its server has ended is closed. `pace` is how many clients
+    /// the cluster takes in a second, where that is known.
+    pub fn close_delay(&self, now: Instant, pace: Option<f64>, rng: &mut fastrand::Rng) -> Duration {
+        let pace = pace.or_else(|| self.logins_per_second(now)).unwrap_or(UNKNOWN_PACE);
+        self.staggered_close.lock().unwrap_or_else(PoisonError::into_inner).delay(now, pace, rng)
+    }
+
+    /// A lower bound of the logins that the usable servers can take in a second; `None` before the first login.
+    fn logins_per_second(&self, now: Instant) -> Option<f64> {
+        let usable = self.list.iter().filter(|server| server.is_up(now));
+        usable.filter_map(|server| server.logins_per_second()).reduce(|sum, one| sum + one)
     }
 }

@@ -1,41 +1,45 @@
-//! Which server a new client goes to: the one with the lowest projected share of its ceiling, ties at random.
+//! Placement: which server a new client goes to. It is the one with the lowest projected share of its ceiling; among
+//! equals chance decides.
+//!
+//! When the server with the lowest share is busy, that is at its handshake limit, a client that can wait goes elsewhere
+//! only if that leaves the cluster even enough (docs/contract.md, towards servers 8).
 
-/// How willingly a server is used; a lower tier is used only when no higher one has room.
+/// How willingly a server is used. A lower tier is used only if no server of a higher one has room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
-    /// Up, with a fresh reading (or weir's own counts where there is no monitor).
+    /// Up, with a fresh reading (or with weir's own counts, where there are no readings).
     Eligible,
-    /// Its last reading is old: the last resort.
+    /// Its last reading is old: the last resort (docs/contract.md, towards servers 3).
     Stale,
-    /// Ejected: used only when every server is, since then there is nothing to lose.
+    /// Ejected: used only if every server is, since then there is nothing to lose.
     Ejected,
-    /// Lame duck, full by its own word, or tried by this client already: never.
+    /// In lame duck mode, full by its own word, or tried by this client before: never used.
     Excluded,
 }
 
 /// One server as placement sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct View {
-    /// How willingly.
+    /// How willingly it is used.
     pub tier: Tier,
     /// Connections it has now.
     pub projected: u32,
-    /// How many it may have.
+    /// Connections it may have.
     pub ceiling: u32,
     /// Handshakes under way.
     pub handshakes: u32,
-    /// How many may be under way at once.
+    /// Handshakes that may be under way at once.
     pub handshake_limit: u32,
-    /// It has finished a handshake a moment ago, or was idle: if it is busy, it will not be for long.
+    /// It has just finished a handshake, or was idle: if it is busy, it will not be for long.
     pub frees_up_soon: bool,
 }
 
 /// How urgently a client needs a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
-    /// Its deadline is near: any server with room will do.
+    /// Its deadline is near: it takes any server with room.
     Urgent,
-    /// It can wait for the right server, as so many do, itself included.
+    /// It can wait for the right server. This many clients wait, itself included.
     CanWait(usize),
 }
 
@@ -53,13 +57,13 @@ impl View {
     }
 }
 
-/// How far above the least loaded server another's share may be and still stand in for it while that one is busy with handshakes.
+/// A free server may stand in for a busy one while its share is above that one's by at most this.
 const EVEN_ENOUGH: f64 = 0.01;
 
-/// What placement says.
+/// What [`choose`] has chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// This one, by its index.
+    /// The server with this index.
     Server(usize),
     /// There is room, but the server that should have the client is busy with handshakes: wait a moment.
     Busy,
@@ -67,18 +71,18 @@ pub enum Choice {
     Full,
 }
 
-/// The least loaded of the candidates seen so far, ties decided by reservoir sampling.
+/// The lowest share of the candidates seen so far. Reservoir sampling decides between equals.
 #[derive(Default)]
-struct Least {
+struct Lowest {
     best: Option<(usize, f64)>,
     ties: u32,
 }
 
-impl Least {
+impl Lowest {
     fn offer(&mut self, index: usize, share: f64, rng: &mut fastrand::Rng) {
         match self.best {
-            Some((_, least)) if share > least => return,
-            Some((_, least)) if share == least => {
+            Some((_, lowest)) if share > lowest => return,
+            Some((_, lowest)) if share == lowest => {
                 self.ties += 1;
                 if rng.u32(0..self.ties) != 0 {
                     return;
@@ -90,26 +94,26 @@ impl Least {
     }
 }
 
-/// The tiers that may be used, best first. Ejected servers are worth a try only when there is no other at all: a full cluster
-/// is not mended by dialling a dead server.
+/// The tiers that may be used, best first. Ejected servers are worth a try only if there is no other server at all:
+/// dialling a dead server does not help a full cluster.
 fn tiers(mut views: impl Iterator<Item = View>) -> &'static [Tier] {
     if views.all(|view| view.tier >= Tier::Ejected) { &[Tier::Ejected] } else { &[Tier::Eligible, Tier::Stale] }
 }
 
-/// How many clients those servers could take that may be used.
+/// How many clients the servers of the usable tiers could take.
 pub fn headroom(views: impl Iterator<Item = View> + Clone) -> u32 {
     let tiers = tiers(views.clone());
     let usable = views.filter(|view| tiers.contains(&view.tier));
     usable.fold(0, |sum, view| sum.saturating_add(view.ceiling.saturating_sub(view.projected)))
 }
 
-/// Chooses among `views`.
+/// Chooses one of `views`.
 pub fn choose(views: impl Iterator<Item = View> + Clone, urgency: Urgency, rng: &mut fastrand::Rng) -> Choice {
     for &tier in tiers(views.clone()) {
-        let (mut lowest, mut free) = (f64::INFINITY, Least::default());
+        let (mut lowest, mut free) = (f64::INFINITY, Lowest::default());
         for (index, view) in views.clone().enumerate().filter(|(_, v)| v.tier == tier && v.has_room()) {
             let share = view.share();
-            // Unlike `min` it needs no thought of NaN.
+            // Unlike `f64::min`, this comparison spends nothing on NaN, which a share never is.
             if share < lowest {
                 lowest = share;
             }
@@ -131,9 +135,10 @@ pub fn choose(views: impl Iterator<Item = View> + Clone, urgency: Urgency, rng: 
     Choice::Full
 }
 
-/// Whether a server of this `share` may stand in for the least loaded of the `usable` ones, which is busy: as far as those who wait can
-/// even it out. So no server idles while many wait, and at the end all are even. A server that may be busy for long is not waited for
-/// to the last connection.
+/// Whether a free server of this `share` may stand in for the `usable` one with the lowest share, which is busy. It may
+/// as long as the clients that wait are enough to make the shares even again afterwards: so no server idles while many
+/// wait, and at the end all are even. If the busy server may stay busy for long, [`EVEN_ENOUGH`] is enough: clients do
+/// not wait for it for the last connections of balance.
 fn stands_in(share: f64, waiting: usize, usable: impl Iterator<Item = View>) -> bool {
     let (mut lowest, mut frees_up_soon, mut ceilings) = (f64::INFINITY, false, 0.0);
     for view in usable {
@@ -145,7 +150,7 @@ fn stands_in(share: f64, waiting: usize, usable: impl Iterator<Item = View>) -> 
     }
     let evened_out = waiting as f64 / ceilings;
     let most = if frees_up_soon { evened_out } else { evened_out.max(EVEN_ENOUGH) };
-    // Shares of counts that differ by one are apart by far more than that.
+    // The slack is for rounding only: shares of counts that differ by one are apart by far more.
     share - lowest <= most + 1e-9
 }
 
@@ -228,11 +233,11 @@ mod tests {
         )
     }
 
-    fn any_haste() -> impl Strategy<Value = Urgency> {
+    fn any_urgency() -> impl Strategy<Value = Urgency> {
         prop_oneof![Just(Urgency::Urgent), (0usize..20).prop_map(Urgency::CanWait)]
     }
 
-    /// Every choice that is right, in whole numbers.
+    /// Every right choice, computed in whole numbers.
     fn right(views: &[View], urgency: Urgency) -> Vec<Choice> {
         let tiers = match views.iter().all(|v| v.tier >= Tier::Ejected) {
             true => vec![Tier::Ejected],
@@ -254,14 +259,14 @@ mod tests {
             let (lowest, free) = (least(&|_| true), least(&|v| !v.is_busy()));
             let Some(&(_, low)) = lowest.first() else { continue };
             let Some(&(_, stand_in)) = free.first() else { return vec![Choice::Busy] };
-            let ahead = above(stand_in, low);
+            let excess = above(stand_in, low);
             let ceilings: i64 = room.iter().map(|(_, v)| i64::from(v.ceiling)).sum();
             let unit = i64::from(low.ceiling) * i64::from(stand_in.ceiling);
             let may = match urgency {
                 Urgency::Urgent => true,
-                Urgency::CanWait(waiting) if ahead * ceilings <= waiting as i64 * unit => true,
-                Urgency::CanWait(_) if lowest.iter().any(|(_, v)| v.frees_up_soon) => ahead == 0,
-                Urgency::CanWait(_) => ahead * 100 <= unit,
+                Urgency::CanWait(waiting) if excess * ceilings <= waiting as i64 * unit => true,
+                Urgency::CanWait(_) if lowest.iter().any(|(_, v)| v.frees_up_soon) => excess == 0,
+                Urgency::CanWait(_) => excess * 100 <= unit,
             };
             return match may {
                 true => free.iter().map(|&(index, _)| Choice::Server(index)).collect(),
@@ -273,7 +278,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_choice_is_a_right_one(views in prop::collection::vec(any_view(), 0..6), urgency in any_haste(), seed in any::<u64>()) {
+        fn the_choice_is_a_right_one(
+            views in prop::collection::vec(any_view(), 0..6),
+            urgency in any_urgency(),
+            seed in any::<u64>(),
+        ) {
             let choice = choose(views.iter().copied(), urgency, &mut fastrand::Rng::with_seed(seed));
             prop_assert!(right(&views, urgency).contains(&choice), "{choice:?} of {views:?}");
         }
@@ -282,14 +291,14 @@ mod tests {
     #[test]
     fn a_server_that_is_a_moment_behind_is_waited_for_once_too_few_wait_to_even_it_out() {
         let behind = View { handshakes: 16, frees_up_soon: true, ..view(100, 4000) };
-        for (ahead_by, waiting, chosen) in
+        for (above_by, waiting, chosen) in
             [(30, 100, true), (30, 50, false), (400, 1000, true), (1, 2, true), (1, 1, false), (0, 1, true)]
         {
-            let choice = pick_for(&[behind, view(100 + ahead_by, 4000)], Urgency::CanWait(waiting));
-            assert_eq!(choice == Choice::Server(1), chosen, "ahead by {ahead_by}, {waiting} wait");
+            let choice = pick_for(&[behind, view(100 + above_by, 4000)], Urgency::CanWait(waiting));
+            assert_eq!(choice == Choice::Server(1), chosen, "above by {above_by}, {waiting} wait");
         }
         let slow = View { frees_up_soon: false, ..behind };
-        assert_eq!(pick(&[slow, view(130, 4000)], false), Choice::Server(1), "it would be waited for too long");
+        assert_eq!(pick(&[slow, view(130, 4000)], false), Choice::Server(1), "waiting for it would take too long");
         assert_eq!(pick(&[slow, view(141, 4000)], false), Choice::Busy);
     }
 

@@ -1,13 +1,13 @@
-//! How many there are at a place where weir is not the only one who comes and goes: a server's connections, an account's.
+//! Estimates a connection count that weir shares with others, of a server or of an account: `total = others + held`.
 //!
-//! `total = others + held`. `held` is exact: everything weir took and has not given back. `others` is what did not come
-//! through weir; a reading bounds it from both sides, since it is unknown which of weir's own in-flight connections had been
-//! counted when it was taken. The estimate moves only as far as those bounds force it, so a burst through weir never looks
-//! like a burst of others.
+//! `held` is exact: everything that weir has taken and not given back. `others` is what did not come through weir. A
+//! reading bounds it from both sides, since nobody knows which of weir's own connections in flight the server had
+//! counted when it answered. The estimate moves only as far as those bounds force it, so a burst through weir never
+//! looks like a burst of others (docs/contract.md, towards servers 2).
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// What weir itself had when it asked for a reading; compared with the answer by [`ReconciledCount::reading`].
+/// What weir itself had when it asked for a reading. [`ReconciledCount::reconcile`] compares the answer with it.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadingEpoch {
     held: u32,
@@ -16,21 +16,21 @@ pub struct ReadingEpoch {
     released_total: u64,
 }
 
-/// The counts of one place, shared by all workers.
+/// The counts of one server or account, shared by all workers.
 #[derive(Debug, Default)]
 pub struct ReconciledCount {
-    /// Taken by weir.
+    /// Taken by weir and not given back.
     held: AtomicU32,
-    /// Of those, the ones that are surely in a reading.
+    /// Of those held, the ones that the next reading will count for certain.
     open: AtomicU32,
     reserved_total: AtomicU64,
     released_total: AtomicU64,
-    /// Those that are not weir's.
+    /// The estimate of connections that are not weir's.
     others: AtomicU32,
 }
 
 impl ReconciledCount {
-    /// Takes one, if there are fewer than `ceiling` in all.
+    /// Takes one, if the total is below `ceiling`.
     pub fn reserve(&self, ceiling: u32) -> bool {
         let room = ceiling.saturating_sub(self.others.load(Relaxed));
         if self.held.fetch_update(Relaxed, Relaxed, |n| (n < room).then(|| n + 1)).is_err() {
@@ -40,12 +40,12 @@ impl ReconciledCount {
         true
     }
 
-    /// One of those taken is surely counted from now on.
+    /// From now on, readings count one of those taken for certain.
     pub fn opened(&self) {
         self.open.fetch_add(1, Relaxed);
     }
 
-    /// Gives one back; `was_open` says whether [`ReconciledCount::opened`] had been called for it.
+    /// Gives one back; `was_open` says whether [`ReconciledCount::opened`] was called for it.
     pub fn release(&self, was_open: bool) {
         if was_open {
             self.open.fetch_sub(1, Relaxed);
@@ -54,7 +54,7 @@ impl ReconciledCount {
         self.released_total.fetch_add(1, Relaxed);
     }
 
-    /// To be taken before a reading is asked for.
+    /// To be called before a reading is asked for.
     pub fn begin_reading(&self) -> ReadingEpoch {
         ReadingEpoch {
             open: self.open.load(Relaxed),
@@ -64,24 +64,24 @@ impl ReconciledCount {
         }
     }
 
-    /// There were `counted` at some moment since `mark`.
-    pub fn reconcile(&self, mark: ReadingEpoch, counted: u32) {
-        let opened = self.reserved_total.load(Relaxed).wrapping_sub(mark.reserved_total) as u32;
-        let closed = self.released_total.load(Relaxed).wrapping_sub(mark.released_total) as u32;
-        let least_own = mark.open.saturating_sub(closed);
-        let most_own = mark.held.saturating_add(opened);
+    /// Takes in a reading: there were `counted` connections at some time since `epoch`.
+    pub fn reconcile(&self, epoch: ReadingEpoch, counted: u32) {
+        let opened = self.reserved_total.load(Relaxed).wrapping_sub(epoch.reserved_total) as u32;
+        let closed = self.released_total.load(Relaxed).wrapping_sub(epoch.released_total) as u32;
+        let least_own = epoch.open.saturating_sub(closed);
+        let most_own = epoch.held.saturating_add(opened);
         let most_others = counted.saturating_sub(least_own);
         let least_others = counted.saturating_sub(most_own).min(most_others);
         let others = self.others.load(Relaxed).clamp(least_others, most_others);
         self.others.store(others, Relaxed);
     }
 
-    /// Readings have ended: nothing is known of others any more.
+    /// Readings have ended, so nothing is known of others any more.
     pub fn forget_others(&self) {
         self.others.store(0, Relaxed);
     }
 
-    /// All there are, weir's in-flight ones included.
+    /// All connections, weir's own in flight included.
     #[inline]
     pub fn total(&self) -> u32 {
         self.others.load(Relaxed).saturating_add(self.held.load(Relaxed))

@@ -1,7 +1,6 @@
-//! One nats-server as weir knows it.
+//! One nats-server as weir knows it: its counters, its health, its readings, and what placement sees of them.
 
 use std::{
-    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -9,119 +8,95 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 
 use crate::{
     protocol::info::{Info, InfoError},
     upstream::{
-        Params, Reserve, ServerParams, Slot,
         concurrency::limit::{self, ConcurrencyLimit},
-        health::{Health, Standing},
-        load::{Load, ReadingEpoch},
+        endpoint::Endpoint,
+        health::{Health, HealthStatus},
+        load::Load,
+        params::{Params, Reserve, ServerParams},
         placement::{Tier, View},
-        snapshot::{Epoch, Moment, Shown, Sight},
+        reading::Reading,
+        reconciled_count::ReadingEpoch,
+        snapshot::{AtomicSnapshot, Snapshot, TimeOrigin, Timestamp},
     },
 };
 
-/// nats-server's own default for `max_connections` (`DEFAULT_MAX_CONNECTIONS`, const.go): assumed until a reading says otherwise.
+/// nats-server's own default for `max_connections` (`DEFAULT_MAX_CONNECTIONS`, const.go): assumed until a reading says
+/// otherwise.
 const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
-/// Where the limit of handshakes in flight begins on a server that has just started, whatever it can do.
-const FIRST_HANDSHAKE_LIMIT: u32 = 16;
 /// nats-server's own default for `auth_timeout` (`AUTH_TIMEOUT`, const.go).
 const DEFAULT_AUTH_TIMEOUT: Duration = Duration::from_secs(2);
-/// After `maximum connections exceeded` the server is full by its own word for this long: about the time to the next reading.
+/// In slow start the handshake limit is at most this on a server that has just started, and rises from there.
+const INITIAL_SLOW_START_LIMIT: u32 = 16;
+/// A server that has said `maximum connections exceeded` gets no clients for this long: about the time to the next
+/// reading.
 const FULL_FOR: Duration = Duration::from_secs(1);
-
-/// What a server said of itself (`VARZ`).
-#[derive(Debug, Clone, PartialEq)]
-pub struct Reading {
-    /// The name the server gives itself.
-    pub server_name: String,
-    /// Its version.
-    pub version: String,
-    /// Clients it counts now.
-    pub connections: u32,
-    /// Its own limit; `None` is no limit.
-    pub max_connections: Option<u32>,
-    /// Its limit for the argument of one control line, CONNECT's included, in bytes.
-    pub max_control_line: Option<usize>,
-    /// How long it waits for CONNECT, from its accept.
-    pub auth_timeout: Option<Duration>,
-    /// When it started, in its own words: another value is another process.
-    pub start: String,
-    /// For how long it has been running.
-    pub uptime: Duration,
-    /// The system account, where it has one.
-    pub system_account: Option<String>,
-    /// CPU that its process used in its last second; 1.0 is one core.
-    pub cpu: f64,
-    /// Cores that it may use; 0 where it does not say.
-    pub cores: u32,
-}
 
 #[derive(Debug, Default)]
 struct State {
     health: Health,
     read_at: Option<Instant>,
-    last: Option<Reading>,
+    last_reading: Option<Reading>,
     full_until: Option<Instant>,
     lame_duck: bool,
     concurrency_limit: ConcurrencyLimit,
 }
 
-/// A server: its configuration, its counters, what is known of it.
+/// A server: its configuration, its counters, and what is known of it.
 #[derive(Debug)]
 pub struct Server {
     index: usize,
-    params: ServerParams,
+    endpoint: Endpoint,
+    monitor: Option<String>,
+    max_connections: Option<u32>,
     reserve: Reserve,
     slow_start: Duration,
     stale_after: Duration,
-    system: bool,
+    read_over_system_account: bool,
     name: OnceLock<String>,
-    /// Where connections to it come from, and whose turn is next.
-    sources: Vec<IpAddr>,
-    next_source: AtomicUsize,
     system_account: OnceLock<String>,
     load: Load,
     /// By its last reading; `usize::MAX` while unknown.
     max_control_line: AtomicUsize,
-    /// Where its address leads, as last looked up.
-    resolved: ArcSwap<Vec<SocketAddr>>,
-    /// Its last INFO of each kind: the next is the same, mostly.
+    /// The last INFO of each kind: the one that opens a connection, and the one after PONG. The next is mostly the
+    /// same.
     infos: [ArcSwapOption<Info>; 2],
-    epoch: Epoch,
-    /// What placement looks at of `state`.
-    sight: Sight,
-    /// Changed by [`Server::change`] only.
+    origin: TimeOrigin,
+    /// What placement reads of `state`.
+    snapshot: AtomicSnapshot,
+    /// Changed by [`Server::change`] only, so that `snapshot` follows.
     state: Mutex<State>,
-    /// It was asked for a reading, and gave none.
-    gave_none: AtomicBool,
+    /// It was asked for a reading and gave none.
+    reading_failed: AtomicBool,
 }
 
+/// Construction and the state behind the lock.
 impl Server {
-    pub fn new(index: usize, params: ServerParams, cluster: &Params, epoch: Epoch) -> Self {
+    pub fn new(index: usize, params: ServerParams, cluster: &Params, origin: TimeOrigin) -> Self {
         let capacity = params.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
         let server = Self {
             index,
+            endpoint: Endpoint::new(params.address, cluster.source_addresses.clone()),
+            monitor: params.monitor,
+            max_connections: params.max_connections,
             reserve: cluster.reserve,
             slow_start: cluster.slow_start,
             // Two polls may be lost, or be slow, before a reading counts as old.
             stale_after: cluster.poll_interval * 3 + Duration::from_secs(1),
-            system: cluster.system,
-            name: params.name.clone().map(OnceLock::from).unwrap_or_default(),
+            read_over_system_account: cluster.system,
+            name: params.name.map(OnceLock::from).unwrap_or_default(),
             system_account: OnceLock::new(),
-            sources: cluster.source_addresses.clone(),
-            next_source: AtomicUsize::new(0),
             load: Load::new(capacity, cluster.reserve.ceiling(capacity)),
             max_control_line: AtomicUsize::new(usize::MAX),
-            resolved: ArcSwap::from_pointee(params.address.parse().into_iter().collect()),
             infos: Default::default(),
-            epoch,
-            sight: Sight::default(),
+            origin,
+            snapshot: AtomicSnapshot::default(),
             state: Mutex::default(),
-            gave_none: AtomicBool::new(false),
-            params,
+            reading_failed: AtomicBool::new(false),
         };
         server.change(|_| ());
         server
@@ -132,253 +107,143 @@ impl Server {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state, and shows placement what has come of it.
+    /// Changes the state, and updates the snapshot for placement.
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state();
         let changed = change(&mut state);
-        self.sight.show(self.shown(&state));
+        self.snapshot.store(self.snapshot_of(&state));
         changed
     }
 
-    fn shown(&self, state: &State) -> Shown {
-        let moment = |at: Option<Instant>| at.map_or(Moment::LONG_AGO, |at| self.epoch.moment(at));
-        Shown {
-            barred_until: if state.lame_duck { Moment::NEVER } else { moment(state.full_until) },
-            ejected_until: moment(state.health.ejected_until()),
+    fn snapshot_of(&self, state: &State) -> Snapshot {
+        let timestamp = |at: Option<Instant>| at.map_or(Timestamp::LONG_AGO, |at| self.origin.timestamp(at));
+        Snapshot {
+            excluded_until: if state.lame_duck { Timestamp::NEVER } else { timestamp(state.full_until) },
+            ejected_until: timestamp(state.health.ejected_until()),
             stale_from: match state.read_at {
-                _ if !self.is_read() => Moment::NEVER,
-                None => Moment::LONG_AGO,
-                Some(at) => self.epoch.moment(at + self.stale_after).just_after(),
+                _ if !self.has_readings() => Timestamp::NEVER,
+                None => Timestamp::LONG_AGO,
+                Some(at) => self.origin.timestamp(at + self.stale_after).just_after(),
             },
-            grown_at: moment(self.grown_at(state)),
-            lively_until: moment(state.concurrency_limit.lively_until()),
+            slow_start_until: timestamp(self.slow_start_until(state)),
+            frees_up_soon_until: timestamp(state.concurrency_limit.frees_up_soon_until()),
             handshake_limit: state.concurrency_limit.limit(),
         }
     }
+}
 
-    /// Its place in the configuration.
+/// Who and where it is.
+impl Server {
+    /// Its position in the configuration.
     pub fn index(&self) -> usize {
         self.index
     }
 
     /// Its name in logs and metrics: the configured one, else its own once known, else its address.
     pub fn name(&self) -> &str {
-        self.name.get().unwrap_or(&self.params.address)
+        self.name.get().map_or(self.endpoint.address(), String::as_str)
     }
 
     /// `host:port` of the client port.
     pub fn address(&self) -> &str {
-        &self.params.address
+        self.endpoint.address()
     }
 
-    /// Where that leads, as last looked up; empty before the first time.
-    pub fn resolved(&self) -> Arc<Vec<SocketAddr>> {
-        self.resolved.load_full()
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
-    /// Takes over where the address leads now.
-    pub fn set_resolved(&self, addresses: Vec<SocketAddr>) {
-        if **self.resolved.load() != addresses {
-            self.resolved.store(Arc::new(addresses));
-        }
+    /// The monitoring URL, if there is one.
+    pub fn monitor(&self) -> Option<&str> {
+        self.monitor.as_deref()
     }
+}
 
-    /// The addresses from which `to` may be connected, the one whose turn it is first; none where the kernel is to choose.
-    pub fn sources(&self, to: SocketAddr) -> impl Iterator<Item = IpAddr> + use<'_> {
-        let turn =
-            if self.sources.is_empty() { 0 } else { self.next_source.fetch_add(1, Relaxed) % self.sources.len() };
-        let (later, sooner) = self.sources.split_at(turn);
-        sooner.iter().chain(later).copied().filter(move |from| from.is_ipv4() == to.is_ipv4())
-    }
-
-    /// The longest argument of a control line that it takes, in bytes; `usize::MAX` while unknown.
-    pub fn max_control_line(&self) -> usize {
-        self.max_control_line.load(Relaxed)
-    }
-
-    /// Reads an INFO of its: the one that opens a connection, or the one `after_pong`.
+/// What it has told about itself.
+impl Server {
+    /// Parses an INFO of this server: the one that opens a connection, or the one `after_pong`.
     ///
     /// # Errors
     /// It does not parse.
     pub fn parse_info(&self, json: &[u8], after_pong: bool) -> Result<Info, InfoError> {
         let known = &self.infos[usize::from(after_pong)];
         let before = known.load();
-        let info = Info::parse_again(json, before.as_deref())?;
-        if !before.as_ref().is_some_and(|before| info.is_recognised_as(before)) {
+        let info = Info::reparse(json, before.as_deref())?;
+        if !before.as_ref().is_some_and(|before| info.shares_template_with(before)) {
             known.store(Some(Arc::new(info.clone())));
         }
         Ok(info)
     }
 
-    /// The monitoring URL, where there is one.
-    pub fn monitor(&self) -> Option<&str> {
-        self.params.monitor.as_deref()
+    /// Whether weir has a way to read it: the system account or a monitoring port.
+    pub fn has_readings(&self) -> bool {
+        self.read_over_system_account || self.monitor.is_some()
     }
 
-    /// Whether readings of it are to be had.
-    pub fn is_read(&self) -> bool {
-        self.system || self.params.monitor.is_some()
+    /// Whether its first reading is still to come: weir has a way to read it, and has not tried in vain.
+    pub fn awaits_first_reading(&self) -> bool {
+        self.has_readings() && !self.reading_failed.load(Relaxed) && self.state().last_reading.is_none()
     }
 
-    /// Whether its first reading is still to be waited for: there may be one, and it has not been asked in vain.
-    pub fn may_be_read_soon(&self) -> bool {
-        self.is_read() && !self.gave_none.load(Relaxed) && self.state().last.is_none()
+    /// It was asked for a reading and gave none.
+    pub fn reading_failed(&self) {
+        self.reading_failed.store(true, Relaxed);
     }
 
-    /// It was asked for a reading, and gave none.
-    pub fn gave_no_reading(&self) {
-        self.gave_none.store(true, Relaxed);
-    }
-
-    /// Its counters.
-    pub fn load(&self) -> &Load {
-        &self.load
-    }
-
-    /// The last reading, however old.
-    pub fn last_reading(&self) -> Option<Reading> {
-        self.state().last.clone()
-    }
-
-    /// How long it waits for CONNECT, from its accept: by its last reading, else the default.
-    pub fn auth_timeout(&self) -> Duration {
-        self.state().last.as_ref().and_then(|last| last.auth_timeout).unwrap_or(DEFAULT_AUTH_TIMEOUT)
-    }
-
-    /// Whether a client may be sent there now.
-    pub fn is_up(&self, now: Instant) -> bool {
-        self.view(now).tier == Tier::Eligible
-    }
-
-    /// How placement sees it.
-    pub fn view(&self, now: Instant) -> View {
-        self.view_at(self.epoch.moment(now), now)
-    }
-
-    /// The same, where `moment` is known to be `now`.
-    #[inline]
-    pub fn view_at(&self, moment: Moment, now: Instant) -> View {
-        let shown = self.sight.look();
-        let handshake_limit = if moment < shown.grown_at { self.limit_while_young(now) } else { shown.handshake_limit };
-        View {
-            tier: shown.tier(moment),
-            projected: self.load.projected(),
-            ceiling: self.load.ceiling(),
-            handshakes: self.load.handshakes(),
-            handshake_limit,
-            frees_up_soon: moment < shown.lively_until,
-        }
-    }
-
-    #[cold]
-    fn limit_while_young(&self, now: Instant) -> u32 {
-        self.handshake_limit(&self.state(), now)
-    }
-
-    /// Slow start: a server that has just come up is warming caches and routes while every new client would go to it, since
-    /// it is the emptiest. Its handshakes in flight are limited until it is `slow_start` old, so that it fills steadily.
-    fn handshake_limit(&self, state: &State, now: Instant) -> u32 {
-        let limit = state.concurrency_limit.limit();
-        let (Some(read_at), Some(last)) = (state.read_at, &state.last) else { return limit };
-        let age = last.uptime.saturating_add(now.saturating_duration_since(read_at));
-        if age >= self.slow_start {
-            return limit;
-        }
-        let grown = age.as_secs_f64() / self.slow_start.as_secs_f64();
-        limit.min(FIRST_HANDSHAKE_LIMIT + (f64::from(limit::MOST - FIRST_HANDSHAKE_LIMIT) * grown) as u32)
-    }
-
-    /// When slow start is over; `None` where it is, or never was.
-    fn grown_at(&self, state: &State) -> Option<Instant> {
-        let (read_at, last) = (state.read_at?, state.last.as_ref()?);
-        Some(read_at + self.slow_start.checked_sub(last.uptime)?)
-    }
-
-    /// A handshake ended with the server's PONG, that `should` not take longer than that.
-    pub fn handshake_finished(&self, now: Instant, took: Duration, should: Duration) {
-        let in_flight = self.load.handshakes();
-        self.change(|state| state.concurrency_limit.finished(now, took, should, in_flight));
-    }
-
-    /// Logins a second that it can take at least, by what one has taken lately; `None` while there was none.
-    pub fn logins_per_second(&self) -> Option<f64> {
-        self.state().concurrency_limit.logins_per_second()
-    }
-
-    /// Whether no more than one handshake is under way, so that it takes what it takes alone.
-    pub fn is_uncontended(&self) -> bool {
-        self.load.handshakes() <= 1
-    }
-
-    /// A handshake did not end in time.
-    pub fn handshake_timed_out(&self) {
-        self.change(|state| state.concurrency_limit.timed_out());
-    }
-
-    /// Takes a slot, if one is free and the handshakes in flight allow it.
-    pub fn reserve(server: &Arc<Self>, now: Instant) -> Option<Slot> {
-        let limit = server.change(|state| match state.health.standing(now) {
-            // A trial is one client's at a time.
-            Standing::TrialDue => {
-                state.health.trial_began(now);
-                u32::MAX
-            }
-            _ => {
-                if server.load.handshakes() == 0 {
-                    state.concurrency_limit.began(now);
-                }
-                server.handshake_limit(state, now)
-            }
-        });
-        server.load.reserve(limit).then(|| Slot::new(Arc::clone(server)))
-    }
-
-    /// Takes one of the slots that are kept free for the system account.
-    pub fn take_from_reserve(server: &Arc<Self>) -> Option<Slot> {
-        server.load.take_from_reserve().then(|| Slot::in_lane(Arc::clone(server)))
-    }
-
-    /// Whether this is the name of its system account, as far as it has said.
-    pub fn is_system_account(&self, account: &str) -> bool {
-        self.system_account.get().is_some_and(|name| name == account)
-    }
-
-    /// Takes a reading in; `mark` was taken before the poll was sent. Returns whether the server is another process than before.
-    pub fn read(&self, now: Instant, mark: ReadingEpoch, reading: Reading) -> bool {
+    /// Takes in a reading that was asked for at `epoch`. Returns whether the server is another process than before.
+    pub fn read(&self, now: Instant, epoch: ReadingEpoch, reading: Reading) -> bool {
         let own = reading.max_connections.unwrap_or(u32::MAX);
-        let capacity = self.params.max_connections.map_or(own, |cap| cap.min(own));
+        let capacity = self.max_connections.map_or(own, |cap| cap.min(own));
         self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
-        self.load.reconcile(mark, reading.connections);
+        self.load.reconcile(epoch, reading.connections);
         self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);
         let _ = self.name.set(reading.server_name.clone());
         if let Some(account) = &reading.system_account {
             let _ = self.system_account.set(account.clone());
         }
         self.change(|state| {
-            let restarted = state.last.as_ref().is_some_and(|last| last.start != reading.start);
+            let restarted = state.last_reading.as_ref().is_some_and(|last| last.start != reading.start);
             if restarted {
                 state.health.restarted(now);
                 state.concurrency_limit = ConcurrencyLimit::default();
                 state.lame_duck = false;
                 state.full_until = None;
             }
-            state.concurrency_limit.cores(now, reading.cpu, reading.cores);
+            state.concurrency_limit.read_cpu(now, reading.cpu, reading.cores);
             state.read_at = Some(now);
-            state.last = Some(reading);
+            state.last_reading = Some(reading);
             restarted
         })
     }
 
-    /// The server said `maximum connections exceeded`: others took what looked free.
+    /// The longest argument of a control line that it accepts, in bytes; `usize::MAX` while unknown.
+    pub fn max_control_line(&self) -> usize {
+        self.max_control_line.load(Relaxed)
+    }
+
+    /// How long it waits for CONNECT, counted from its accept: by its last reading, else the default.
+    pub fn auth_timeout(&self) -> Duration {
+        self.state().last_reading.as_ref().and_then(|last| last.auth_timeout).unwrap_or(DEFAULT_AUTH_TIMEOUT)
+    }
+
+    /// Whether this is the name of its system account; `false` while it has not told that name.
+    pub fn is_system_account(&self, account: &str) -> bool {
+        self.system_account.get().is_some_and(|name| name == account)
+    }
+
+    /// It said `maximum connections exceeded`: others took what looked free (docs/contract.md, towards servers 2).
     pub fn said_full(&self, now: Instant) {
         self.change(|state| state.full_until = Some(now + FULL_FOR));
     }
 
-    /// The server announced lame duck mode on a session's INFO.
+    /// It announced lame duck mode, in the INFO of a session or over the system account.
     pub fn said_lame_duck(&self) {
         self.change(|state| state.lame_duck = true);
     }
+}
 
+/// What dials and handshakes show of it.
+impl Server {
     /// A dial ended with its INFO.
     pub fn answered(&self) {
         self.change(|state| state.health.answered());
@@ -387,6 +252,104 @@ impl Server {
     /// A dial failed before INFO. Returns the pause when this ejects the server anew.
     pub fn failed(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
         self.change(|state| state.health.failed(now, rng))
+    }
+
+    /// Counts a handshake that is about to begin, with its slot. `false` if no slot is free or the handshake limit is
+    /// reached.
+    pub fn begin_handshake(&self, now: Instant) -> bool {
+        let limit = self.change(|state| match state.health.status(now) {
+            // One client at a time tries an ejected server, whatever its handshake limit.
+            HealthStatus::TrialDue => {
+                state.health.trial_began(now);
+                u32::MAX
+            }
+            _ => {
+                if self.load.handshakes() == 0 {
+                    state.concurrency_limit.began_on_idle(now);
+                }
+                self.handshake_limit(state, now)
+            }
+        });
+        self.load.reserve(limit)
+    }
+
+    /// Whether at most one handshake is under way, so that it takes as long as it takes alone.
+    pub fn is_uncontended(&self) -> bool {
+        self.load.handshakes() <= 1
+    }
+
+    /// A handshake ended with the server's PONG. It `took` this long, and was `expected` to take no longer than that.
+    pub fn handshake_finished(&self, now: Instant, took: Duration, expected: Duration) {
+        let in_flight = self.load.handshakes();
+        self.change(|state| state.concurrency_limit.finished(now, took, expected, in_flight));
+    }
+
+    /// A handshake did not end in time.
+    pub fn handshake_timed_out(&self) {
+        self.change(|state| state.concurrency_limit.timed_out());
+    }
+
+    /// A lower bound of the logins it can take in a second, by how long logins have taken lately; `None` before the
+    /// first.
+    pub fn logins_per_second(&self) -> Option<f64> {
+        self.state().concurrency_limit.logins_per_second()
+    }
+}
+
+/// What placement sees of it.
+impl Server {
+    /// Its counters.
+    pub fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// Whether a client may be sent there now.
+    pub fn is_up(&self, now: Instant) -> bool {
+        self.view(now).tier == Tier::Eligible
+    }
+
+    pub fn view(&self, now: Instant) -> View {
+        self.view_at(self.origin.timestamp(now), now)
+    }
+
+    /// The view at `now`, whose `timestamp` the caller has computed once for all servers.
+    #[inline]
+    pub fn view_at(&self, timestamp: Timestamp, now: Instant) -> View {
+        let snapshot = self.snapshot.load();
+        let in_slow_start = timestamp < snapshot.slow_start_until;
+        View {
+            tier: snapshot.tier(timestamp),
+            projected: self.load.projected(),
+            ceiling: self.load.ceiling(),
+            handshakes: self.load.handshakes(),
+            handshake_limit: if in_slow_start { self.slow_start_limit(now) } else { snapshot.handshake_limit },
+            frees_up_soon: timestamp < snapshot.frees_up_soon_until,
+        }
+    }
+
+    #[cold]
+    fn slow_start_limit(&self, now: Instant) -> u32 {
+        self.handshake_limit(&self.state(), now)
+    }
+
+    /// The handshake limit with slow start: a server that has just come up is warming caches and routes while every new
+    /// client would go to it, since it is the emptiest. Until it is `slow_start` old, its handshakes in flight are
+    /// limited further, so that it fills steadily.
+    fn handshake_limit(&self, state: &State, now: Instant) -> u32 {
+        let limit = state.concurrency_limit.limit();
+        let (Some(read_at), Some(last)) = (state.read_at, &state.last_reading) else { return limit };
+        let age = last.uptime.saturating_add(now.saturating_duration_since(read_at));
+        if age >= self.slow_start {
+            return limit;
+        }
+        let part = age.as_secs_f64() / self.slow_start.as_secs_f64();
+        limit.min(INITIAL_SLOW_START_LIMIT + (f64::from(limit::MAX_LIMIT - INITIAL_SLOW_START_LIMIT) * part) as u32)
+    }
+
+    /// When slow start is over; `None` if it was over at the last reading.
+    fn slow_start_until(&self, state: &State) -> Option<Instant> {
+        let (read_at, last) = (state.read_at?, state.last_reading.as_ref()?);
+        Some(read_at + self.slow_start.checked_sub(last.uptime)?)
     }
 }
 

@@ -1,5 +1,6 @@
-//! Storms on servers of every speed, seeded and on virtual time: what [`Servers`] gives them, against what they can do. Somebody
-//! always waits, so whatever is given is the pace found. `WEIR_SIM_SEED=n` replays one history.
+//! Storms on servers of every speed, seeded and on virtual time: how many logins [`Servers`] gives them, compared with how
+//! many they can do. Somebody always waits, so the logins given are the pace that weir has found. `WEIR_SIM_SEED=n` replays
+//! one history.
 
 use std::time::{Duration, Instant};
 
@@ -8,20 +9,20 @@ use crate::upstream::{
     concurrency::baseline::BaselineLatency,
 };
 
-/// Time goes on in such steps.
+/// The step of the virtual time.
 const TICK: Duration = Duration::from_micros(500);
-/// What the wire and weir itself add to a handshake.
+/// What the network and weir itself add to a handshake, in seconds.
 const WIRE: f64 = 0.0005;
 
 /// A login under way.
 struct Job {
     slot: Slot,
     began: Instant,
-    /// Core seconds left.
+    /// Core seconds of work left.
     left: f64,
 }
 
-/// A server as it really is: its cores shared by all logins under way, each on one core at most.
+/// A server as it really is: all logins under way share its cores, each on at most one core.
 struct Real {
     up: bool,
     start: u32,
@@ -30,7 +31,7 @@ struct Real {
     /// Core seconds of a login.
     work: f64,
     jobs: Vec<Job>,
-    /// Logins under way that are not weir's.
+    /// Logins under way that do not come through weir.
     crowd: usize,
     sessions: Vec<Slot>,
     /// Core seconds used since the last reading.
@@ -50,11 +51,11 @@ struct World {
     began: Instant,
     now: Instant,
     servers: Servers,
-    floor: BaselineLatency,
+    baseline: BaselineLatency,
     real: Vec<Real>,
     readings_come: bool,
     says_cores: bool,
-    /// Of each tick: turns given, logins' worth of work done, and what could have been done.
+    /// For each tick: logins given, logins' worth of work done, and logins' worth that could have been done.
     ticks: Vec<(u32, f64, f64)>,
 }
 
@@ -104,14 +105,14 @@ impl World {
             began: now,
             now,
             servers: Servers::new(&params),
-            floor: BaselineLatency::default(),
+            baseline: BaselineLatency::default(),
             real: (0..servers).map(real).collect(),
             readings_come: true,
             says_cores: true,
             ticks: Vec::new(),
         };
         for real in &mut world.real {
-            // It has been running for long.
+            // It has been running for an hour.
             real.started = now.checked_sub(Duration::from_secs(3600)).unwrap_or(now);
         }
         (0..servers).for_each(|n| world.read(n));
@@ -121,7 +122,7 @@ impl World {
     fn read(&mut self, n: usize) {
         let (server, real) = (&self.servers.list[n], &mut self.real[n]);
         let since = self.now.saturating_duration_since(real.read_at).as_secs_f64();
-        let mark = server.load().begin_reading();
+        let epoch = server.load().begin_reading();
         let reading = Reading {
             server_name: String::new(),
             version: "2.15.1".into(),
@@ -136,10 +137,10 @@ impl World {
             cores: if self.says_cores { real.cores as u32 } else { 0 },
         };
         (real.used, real.read_at) = (0.0, self.now);
-        server.read(self.now, mark, reading);
+        server.read(self.now, epoch, reading);
     }
 
-    fn give_turns(&mut self) -> u32 {
+    fn give_logins(&mut self) -> u32 {
         let mut given = 0;
         while let Placement::Placed(mut slot) =
             self.servers.place(self.now, &[], Urgency::CanWait(100_000), &mut self.rng)
@@ -159,7 +160,7 @@ impl World {
     }
 
     fn tick(&mut self) {
-        let given = self.give_turns();
+        let given = self.give_logins();
         let (tick, mut done) = (TICK.as_secs_f64(), 0.0);
         self.now += TICK;
         let could: f64 = self.real.iter().map(Real::capacity).sum::<f64>() * tick;
@@ -182,8 +183,8 @@ impl World {
                 let mut job = real.jobs.swap_remove(i);
                 let took = self.now - job.began + Duration::from_secs_f64(WIRE);
                 let server = &self.servers.list[n];
-                let should = self.floor.record(self.now, took, Duration::ZERO, server.is_uncontended());
-                server.handshake_finished(self.now, took, should);
+                let expected = self.baseline.record(self.now, took, Duration::ZERO, server.is_uncontended());
+                server.handshake_finished(self.now, took, expected);
                 job.slot.session_began();
                 real.sessions.push(job.slot);
             }
@@ -216,7 +217,7 @@ impl World {
         self.read(n);
     }
 
-    /// Sums over every span of so many seconds, one beginning each tenth of one.
+    /// The sums over every span of `seconds`; a span begins every tenth of a second.
     fn spans(&self, from: f64, to: f64, seconds: f64) -> impl Iterator<Item = (f64, u32, f64, f64)> {
         let at = |second: f64| ((second / TICK.as_secs_f64()) as usize).min(self.ticks.len());
         let spans = (0..).map(move |n| from + f64::from(n) * 0.1).take_while(move |begin| begin + seconds <= to);
@@ -228,21 +229,21 @@ impl World {
         })
     }
 
-    /// In no span of more than 2 s are the servers given more than 1.3 times what they can do in it.
+    /// In no span of more than 2 s do the servers get more than 1.3 times the logins that they can do in it.
     fn is_never_too_fast(&self) {
         let end = self.ticks.len() as f64 * TICK.as_secs_f64();
         for seconds in [2.1, 4.0] {
             for (begin, given, _, could) in self.spans(0.0, end, seconds) {
                 assert!(
                     f64::from(given) <= 1.3 * could + 1.0,
-                    "{given} turns of {could:.1} in {seconds} s from {begin:.1} s on; limits {:?}",
+                    "{given} logins given of {could:.1} in {seconds} s from {begin:.1} s on; limits {:?}",
                     self.limits()
                 );
             }
         }
     }
 
-    /// From the third second after `from` on, the servers are never idle while somebody waits.
+    /// From 3 s after `from` on, the servers do at least 0.9 of what they can, in every span of 4 s.
     fn is_busy(&self, from: f64, to: f64) {
         for (begin, _, done, could) in self.spans(from + 3.0, to, 4.0) {
             assert!(
@@ -258,7 +259,7 @@ impl World {
     }
 }
 
-/// Cores, and core seconds of a login: little more than none, bcrypt 6, bcrypt 8, bcrypt 11.
+/// Cores, and core seconds of a login: from almost none over bcrypt 6 and 8 to bcrypt 11.
 const SPEEDS: [(f64, f64); 5] = [(2.0, 0.002), (2.0, 0.004), (8.0, 0.004), (4.0, 0.025), (2.0, 0.2)];
 
 fn histories(mut each: impl FnMut(u64, f64, f64)) {
@@ -320,8 +321,9 @@ fn readings_that_stop_change_nothing() {
     });
 }
 
-/// weir begins while a crowd logs in past it, so what it takes for the floor is many times that; a handshake seems to take what it
-/// should until half as many again are let in. Returns the limits that it ends with.
+/// weir starts while a crowd logs in past it, so the first time that it takes for the baseline is many times the true one,
+/// and handshakes seem to take no longer than expected until half as many again are let in. Returns the limits at the end of
+/// the crowd.
 fn beside_a_crowd(cores: f64, work: f64, says_cores: bool) -> Vec<u32> {
     let mut world = World::new(1, 1, cores, work);
     world.real[0].crowd = 20 * cores as usize;
@@ -335,7 +337,7 @@ fn beside_a_crowd(cores: f64, work: f64, says_cores: bool) -> Vec<u32> {
 }
 
 #[test]
-fn busy_cores_end_growth_where_the_floor_is_not_known() {
+fn busy_cores_end_growth_where_the_baseline_is_not_known() {
     for (cores, work) in [(4.0, 0.025), (2.0, 0.2)] {
         let most = 2 * cores as u32;
         let (told, untold) = (beside_a_crowd(cores, work, true)[0], beside_a_crowd(cores, work, false)[0]);

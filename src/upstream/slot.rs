@@ -1,96 +1,103 @@
-//! A slot on a server: taken before the dial, given back exactly once, on drop.
+//! A slot of a server: taken before the dial, given back exactly once, when it is dropped (docs/contract.md, towards
+//! servers 1).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use crate::upstream::Server;
+use crate::upstream::server::Server;
 
+/// How far the connection of a slot has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Reserved; the server may or may not count it.
+enum State {
+    /// Reserved; the server may or may not count the connection.
     Dialling,
-    /// The server has sent INFO, so it counts the connection.
+    /// The server has sent INFO, so it counts the connection. The handshake is under way.
     Opened,
-    /// The server counts it, and has nothing to do until the client sends its CONNECT.
-    Waiting,
+    /// The server counts the connection, and has nothing to do until the client sends its CONNECT.
+    AwaitingConnect,
     /// The client has its PONG.
     Session,
 }
 
-/// Where so many slots are free, one more or less does not matter: by the time the server is full it has long seen the ends of
-/// connections that are ending now.
-const AMPLE: u32 = 1024;
+/// With this many free slots on a server, one connection more or less does not matter: by the time the server is full,
+/// it has long noticed the ends of the connections that are ending now.
+const MANY_FREE: u32 = 1024;
 
 /// One unit of a server's capacity.
 #[derive(Debug)]
 pub struct Slot {
     server: Arc<Server>,
-    stage: Stage,
-    /// It is one of those kept free, and its client has not shown yet that it may have it.
-    in_lane: bool,
+    state: State,
+    /// It was taken from the reserve, and its client has not logged in yet.
+    from_reserve: bool,
 }
 
 impl Slot {
-    pub fn new(server: Arc<Server>) -> Self {
-        Self { server, stage: Stage::Dialling, in_lane: false }
+    /// Takes a slot if one is free and the handshake limit allows one more handshake.
+    pub fn reserve(server: &Arc<Server>, now: Instant) -> Option<Self> {
+        let slot = || Self { server: Arc::clone(server), state: State::Dialling, from_reserve: false };
+        server.begin_handshake(now).then(slot)
     }
 
-    pub fn in_lane(server: Arc<Server>) -> Self {
-        Self { server, stage: Stage::Dialling, in_lane: true }
+    /// Takes a slot of the reserve, for a client of the system account.
+    pub fn from_reserve(server: &Arc<Server>) -> Option<Self> {
+        let slot = || Self { server: Arc::clone(server), state: State::Dialling, from_reserve: true };
+        server.load().take_from_reserve().then(slot)
     }
 
-    /// Whether it is one of those kept free for the system account.
+    /// Whether it was taken from the reserve and its client has not logged in yet.
     pub fn is_from_reserve(&self) -> bool {
-        self.in_lane
+        self.from_reserve
     }
 
-    /// Whether it may be given back before the server has seen the end of its connection.
+    /// Whether the server has so many free slots that this one may be given back before the server has noticed the end
+    /// of its connection.
     pub fn is_one_of_many(&self) -> bool {
         let load = self.server.load();
-        load.ceiling().saturating_sub(load.projected()) >= AMPLE
+        load.ceiling().saturating_sub(load.projected()) >= MANY_FREE
     }
 
-    fn leave_lane(&mut self) {
-        if std::mem::take(&mut self.in_lane) {
-            self.server.load().left_lane();
+    fn leave_reserve(&mut self) {
+        if std::mem::take(&mut self.from_reserve) {
+            self.server.load().left_reserve();
         }
     }
 
-    /// Whose it is.
     pub fn server(&self) -> &Arc<Server> {
         &self.server
     }
 
     /// The server has sent its INFO.
     pub fn opened(&mut self) {
-        self.stage = match self.stage {
-            Stage::Dialling => Stage::Opened,
+        self.state = match self.state {
+            State::Dialling => State::Opened,
             _ => return,
         };
         self.server.load().opened();
     }
 
-    /// The client's CONNECT is waited for: that is no load on the server, however long the client takes.
+    /// weir waits for the client's CONNECT. That is no load on the server, however long the client takes, so it is not
+    /// counted as a handshake under way.
     pub fn await_connect(&mut self) {
-        if self.stage == Stage::Opened {
-            self.stage = Stage::Waiting;
+        if self.state == State::Opened {
+            self.state = State::AwaitingConnect;
             self.server.load().handshake_over();
         }
     }
 
     /// The client's CONNECT has come: the handshake goes on.
     pub fn resume_handshake(&mut self) {
-        if self.stage == Stage::Waiting {
-            self.stage = Stage::Opened;
-            self.server.load().handshake_goes_on();
+        if self.state == State::AwaitingConnect {
+            self.state = State::Opened;
+            self.server.load().handshake_resumed();
         }
     }
 
     /// The server has sent its PONG: the handshake is over and a session begins.
     pub fn session_began(&mut self) {
-        self.leave_lane();
+        self.leave_reserve();
         self.opened();
-        if self.stage == Stage::Opened {
-            self.stage = Stage::Session;
+        if self.state == State::Opened {
+            self.state = State::Session;
             self.server.load().handshake_over();
             self.server.load().session_began();
         }
@@ -99,12 +106,12 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.leave_lane();
-        match self.stage {
-            Stage::Session => self.server.load().session_ended(),
-            Stage::Waiting => {}
-            Stage::Dialling | Stage::Opened => self.server.load().handshake_over(),
+        self.leave_reserve();
+        match self.state {
+            State::Session => self.server.load().session_ended(),
+            State::AwaitingConnect => {}
+            State::Dialling | State::Opened => self.server.load().handshake_over(),
         }
-        self.server.load().release(self.stage != Stage::Dialling);
+        self.server.load().release(self.state != State::Dialling);
     }
 }

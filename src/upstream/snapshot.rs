@@ -1,6 +1,7 @@
-//! What placement looks at of a server's state, readable without its lock: for each client that comes, every server is looked at.
+//! Lock-free copy of the server state that placement needs. Placement reads it once per server and client; the server
+//! writes it under its state lock.
 //!
-//! Whatever depends on the time is kept as the moment at which it changes, so that a look is a few comparisons.
+//! Whatever depends on the time is kept as the time at which it changes, so that a placement costs a few comparisons.
 
 use std::{
     sync::{
@@ -12,57 +13,58 @@ use std::{
 
 use crate::upstream::placement::Tier;
 
-/// A moment, in nanoseconds since the [`Epoch`]; all before that are one. 2^64 of them are 584 years.
+/// Nanoseconds since a [`TimeOrigin`]; all times before the origin are one. 2^64 nanoseconds are 584 years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(u64);
+pub struct Timestamp(u64);
 
-impl Moment {
+impl Timestamp {
     /// Before every other.
     pub const LONG_AGO: Self = Self(0);
     /// After every other.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// The next one.
+    /// The next nanosecond.
     pub fn just_after(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 }
 
-/// What is asked about first may lie ahead, but not this far.
-const LONG: Duration = Duration::from_secs(3600);
+/// How far before the first time that it is asked for the origin lies. Later questions may be about somewhat earlier
+/// times.
+const ORIGIN_BEFORE_FIRST_USE: Duration = Duration::from_secs(3600);
 
-/// Where moments are counted from: long before the first that is asked about.
+/// What timestamps count from, shared by all servers. It is fixed at its first use.
 #[derive(Debug, Clone, Default)]
-pub struct Epoch(Arc<OnceLock<Instant>>);
+pub struct TimeOrigin(Arc<OnceLock<Instant>>);
 
-impl Epoch {
-    pub fn moment(&self, at: Instant) -> Moment {
-        let epoch = *self.0.get_or_init(|| at.checked_sub(LONG).unwrap_or(at));
-        Moment(at.saturating_duration_since(epoch).as_nanos() as u64)
+impl TimeOrigin {
+    pub fn timestamp(&self, at: Instant) -> Timestamp {
+        let origin = *self.0.get_or_init(|| at.checked_sub(ORIGIN_BEFORE_FIRST_USE).unwrap_or(at));
+        Timestamp(at.saturating_duration_since(origin).as_nanos() as u64)
     }
 }
 
-/// What there is to see.
+/// The state of one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shown {
-    /// Nobody is sent there before: it is full by its own word, or leaves.
-    pub barred_until: Moment,
-    /// It is left alone before: it did not answer.
-    pub ejected_until: Moment,
-    /// Its reading is old from then on.
-    pub stale_from: Moment,
-    /// If it is busy before, it will not be for long.
-    pub lively_until: Moment,
-    /// Before, how many handshakes it is given depends on its age.
-    pub grown_at: Moment,
-    /// From then on it is this.
+pub struct Snapshot {
+    /// Before this no client is sent there: the server has said that it is full, or that it shuts down.
+    pub excluded_until: Timestamp,
+    /// Before this the server is left alone, since it did not answer.
+    pub ejected_until: Timestamp,
+    /// From this on the last reading is old.
+    pub stale_from: Timestamp,
+    /// Before this, a busy server counts as one that will not be busy for long.
+    pub frees_up_soon_until: Timestamp,
+    /// Before this, the handshake limit depends on the age of the server.
+    pub slow_start_until: Timestamp,
+    /// The handshake limit from then on.
     pub handshake_limit: u32,
 }
 
-impl Shown {
+impl Snapshot {
     #[inline]
-    pub fn tier(&self, now: Moment) -> Tier {
-        if now < self.barred_until {
+    pub fn tier(&self, now: Timestamp) -> Tier {
+        if now < self.excluded_until {
             Tier::Excluded
         } else if now < self.ejected_until {
             Tier::Ejected
@@ -74,42 +76,43 @@ impl Shown {
     }
 }
 
-/// One server's, written under its lock. A look while it is written may see a part of either: it is about a moment that is over in
-/// any case, and the reservation that follows asks anew.
+/// A [`Snapshot`] that is written under the server's lock and read without it. A read during a write may mix the two
+/// states. That is harmless: one of them is about to be over, and the reservation that follows asks again under the
+/// lock.
 #[derive(Debug, Default)]
-pub struct Sight {
-    barred_until: AtomicU64,
+pub struct AtomicSnapshot {
+    excluded_until: AtomicU64,
     ejected_until: AtomicU64,
     stale_from: AtomicU64,
-    lively_until: AtomicU64,
-    grown_at: AtomicU64,
+    frees_up_soon_until: AtomicU64,
+    slow_start_until: AtomicU64,
     handshake_limit: AtomicU32,
 }
 
-impl Sight {
+impl AtomicSnapshot {
     #[inline]
-    pub fn look(&self) -> Shown {
-        let moment = |at: &AtomicU64| Moment(at.load(Relaxed));
-        Shown {
-            barred_until: moment(&self.barred_until),
-            ejected_until: moment(&self.ejected_until),
-            stale_from: moment(&self.stale_from),
-            lively_until: moment(&self.lively_until),
-            grown_at: moment(&self.grown_at),
+    pub fn load(&self) -> Snapshot {
+        let timestamp = |at: &AtomicU64| Timestamp(at.load(Relaxed));
+        Snapshot {
+            excluded_until: timestamp(&self.excluded_until),
+            ejected_until: timestamp(&self.ejected_until),
+            stale_from: timestamp(&self.stale_from),
+            frees_up_soon_until: timestamp(&self.frees_up_soon_until),
+            slow_start_until: timestamp(&self.slow_start_until),
             handshake_limit: self.handshake_limit.load(Relaxed),
         }
     }
 
-    /// Mostly nothing has changed, and a write would take the cache line from the other workers.
-    pub fn show(&self, shown: Shown) {
-        if shown == self.look() {
+    /// Writes only a change: mostly there is none, and a write takes the cache line from the other workers.
+    pub fn store(&self, snapshot: Snapshot) {
+        if snapshot == self.load() {
             return;
         }
-        self.barred_until.store(shown.barred_until.0, Relaxed);
-        self.ejected_until.store(shown.ejected_until.0, Relaxed);
-        self.stale_from.store(shown.stale_from.0, Relaxed);
-        self.lively_until.store(shown.lively_until.0, Relaxed);
-        self.grown_at.store(shown.grown_at.0, Relaxed);
-        self.handshake_limit.store(shown.handshake_limit, Relaxed);
+        self.excluded_until.store(snapshot.excluded_until.0, Relaxed);
+        self.ejected_until.store(snapshot.ejected_until.0, Relaxed);
+        self.stale_from.store(snapshot.stale_from.0, Relaxed);
+        self.frees_up_soon_until.store(snapshot.frees_up_soon_until.0, Relaxed);
+        self.slow_start_until.store(snapshot.slow_start_until.0, Relaxed);
+        self.handshake_limit.store(snapshot.handshake_limit, Relaxed);
     }
 }

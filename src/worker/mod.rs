@@ -21,6 +21,7 @@ use fastrand::Rng;
 use crate::{
     net::{linger::Lingering, timer::Timer, websocket::Buffers},
     relay::{Buffer, LateKeepalive},
+    session::upstream_pool::Pool,
     tls::Budget,
 };
 
@@ -37,6 +38,8 @@ pub struct Local {
     pub relay_buffer: Scratch<Buffer>,
     pub websocket_buffers: Scratch<Buffers>,
     pub tls_budget: Arc<Budget>,
+    /// Dialled connections to servers whose client left.
+    pub upstream_pool: Pool,
     number: Number,
     rng: Scratch<Rng>,
 }

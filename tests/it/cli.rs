@@ -31,7 +31,7 @@ fn check_prints_and_exits_0_or_64() {
         let said = String::from_utf8(bad.stderr).unwrap();
         assert_eq!(said.lines().count(), 2, "{said}");
         assert!(said.contains("bad.toml: cluster.servers: there is no server"), "{said}");
-        assert!(said.contains("bad.toml: admission.rate: 0 admits nobody"), "{said}");
+        assert!(said.contains("bad.toml:2: admission.rate: 0 admits nobody"), "{said}");
     }
 }
 

@@ -178,240 +178,243 @@ fn what_is_written_is_what_holds() {
     assert_eq!(order, ["ZETA", "ALPHA"]);
 }
 
-/// Pairs of a wrong configuration and its error without the file's name. `SERVER` is appended to each configuration.
+/// What is wrong, and the error behind the file's name: its line, its key, its text. `SERVER` is appended to each file.
 const WRONG: &[(&str, &str)] = &[
     (
         "worker = 1",
-        "worker: there is no such key; the keys here are workers, lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, cluster, admission, accounts, users, names",
+        "1: worker: there is no such key; the keys here are workers, lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, cluster, admission, accounts, users, names",
     ),
-    ("workers = 0", "workers: 0 is too small; write 1 to 1024"),
+    ("workers = 0", "1: workers: 0 is too small; write 1 to 1024"),
     (
         "workers = \"2\"",
-        "workers: \"2\" is a string; write a whole number from 0 to 18446744073709551615, without quotes",
+        "1: workers: \"2\" is a string; write a whole number from 0 to 18446744073709551615, without quotes",
     ),
-    ("lame_duck_duration = 25", "lame_duck_duration: 25 has no unit; write \"25s\" or \"25ms\""),
-    ("lame_duck_duration = \"0s\"", "lame_duck_duration: \"0s\" is too small; write \"1ms\" to \"86400s\""),
+    ("lame_duck_duration = 25", "1: lame_duck_duration: 25 has no unit; write \"25s\" or \"25ms\""),
+    ("lame_duck_duration = \"0s\"", "1: lame_duck_duration: \"0s\" is too small; write \"1ms\" to \"86400s\""),
     (
         "lame_duck_grace_period = \"26s\"",
-        "lame_duck_grace_period: it is longer than lame_duck_duration, which includes it; write a shorter one, or a longer lame_duck_duration",
+        "1: lame_duck_grace_period: it is longer than lame_duck_duration, which includes it; write a shorter one, or a longer lame_duck_duration",
     ),
-    ("ports_file = \"\"", "ports_file: it is empty; write the path of a file, such as \"weir.ports\""),
-    ("monitor = \"127.0.0.1:8222\"", "monitor: it is a string; write a table: a [header] with its keys below"),
-    ("[log]\nformat = \"xml\"", "log.format: \"xml\" is not one of the choices; write \"text\" or \"json\""),
+    ("ports_file = \"\"", "1: ports_file: it is empty; write the path of a file, such as \"weir.ports\""),
+    ("monitor = \"127.0.0.1:8222\"", "1: monitor: it is a string; write a table: a [header] with its keys below"),
+    ("[log]\nformat = \"xml\"", "2: log.format: \"xml\" is not one of the choices; write \"text\" or \"json\""),
     (
         "[log]\nlevel = 3",
-        "log.level: 3 is a whole number; write \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\"",
+        "2: log.level: 3 is a whole number; write \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\"",
     ),
-    ("[listeners]\nlisten = \"0.0.0.0:1\"", "listeners: it is a table; write [[listeners]] over each"),
-    ("[[listeners]]", "listeners[0].listen: it is missing; write listen = \"0.0.0.0:4222\""),
+    ("[listeners]\nlisten = \"0.0.0.0:1\"", "1: listeners: it is a table; write [[listeners]] over each"),
+    ("[[listeners]]", "1: listeners[0].listen: it is missing; write listen = \"0.0.0.0:4222\""),
     (
         "[[listeners]]\nlisten = \":4222\"",
-        "listeners[0].listen: \":4222\" is not an IP address with a port; write \"0.0.0.0:4222\"",
+        "2: listeners[0].listen: \":4222\" is not an IP address with a port; write \"0.0.0.0:4222\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"mqtt\"",
-        "listeners[0].kind: \"mqtt\" is not one of the choices; write \"client\" or \"websocket\" or \"passthrough\"",
+        "3: listeners[0].kind: \"mqtt\" is not one of the choices; write \"client\" or \"websocket\" or \"passthrough\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.websocket]\ncompression = true",
-        "listeners[0].websocket: this listener speaks no WebSocket; write kind = \"websocket\", or remove it",
+        "3: listeners[0].websocket: this listener speaks no WebSocket; write kind = \"websocket\", or remove it",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"passthrough\"\n[listeners.tls]\ncert_file = \"a\"",
-        "listeners[0].tls: TLS ends at the servers here; remove it, or write kind = \"client\"",
+        "4: listeners[0].tls: TLS ends at the servers here; remove it, or write kind = \"client\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.passthrough]\nhandshake_first = true",
-        "listeners[0].passthrough: this listener does not pass TLS through; write kind = \"passthrough\", or remove it",
+        "3: listeners[0].passthrough: this listener does not pass TLS through; write kind = \"passthrough\", or remove it",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"passthrough\"\n[listeners.passthrough]\nhandshake_first = 1",
-        "listeners[0].passthrough.handshake_first: 1 is a whole number; write true, false, \"auto\", or a duration such as \"50ms\"",
+        "5: listeners[0].passthrough.handshake_first: 1 is a whole number; write true, false, \"auto\", or a duration such as \"50ms\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"websocket\"\n[listeners.websocket]\nallowed_origins = [\"app.example\"]",
-        "listeners[0].websocket.allowed_origins[0]: \"app.example\" is no origin of a web page; \
+        "5: listeners[0].websocket.allowed_origins[0]: \"app.example\" is no origin of a web page; \
          write where the page comes from, such as \"https://app.example.com\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"websocket\"\n[listeners.websocket]\njwt_cookie = \"a b\"",
-        "listeners[0].websocket.jwt_cookie: \"a b\" is no name of a cookie; write the name of a cookie, such as \"nats_jwt\"",
+        "5: listeners[0].websocket.jwt_cookie: \"a b\" is no name of a cookie; write the name of a cookie, such as \"nats_jwt\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.tls]\ncert_file = \"a\"",
-        "listeners[0].tls.key_file: it is missing; write key_file = \"server.key\"",
+        "3: listeners[0].tls.key_file: it is missing; write key_file = \"server.key\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\naccept_proxy_protocol_from = [\"10.0.0.0/33\"]",
-        "listeners[0].accept_proxy_protocol_from[0]: \"10.0.0.0/33\" is no network; write a network such as \"10.0.0.0/8\", or an address",
+        "3: listeners[0].accept_proxy_protocol_from[0]: \"10.0.0.0/33\" is no network; write a network such as \"10.0.0.0/8\", or an address",
     ),
     (
         "[cluster]\nsource_addresses = [\"127.0.0.2\", \"10.0.0.1:4222\"]",
-        "cluster.source_addresses[1]: \"10.0.0.1:4222\" is no address to connect from; write an address of this machine such as \"10.0.0.1\", without a port",
+        "2: cluster.source_addresses[1]: \"10.0.0.1:4222\" is no address to connect from; write an address of this machine such as \"10.0.0.1\", without a port",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nmax_clients = 0",
-        "listeners[0].max_clients: 0 is too small; write 1 to 10000000",
+        "3: listeners[0].max_clients: 0 is too small; write 1 to 10000000",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nadvertise = [\"a:1\", \"b\"]",
-        "listeners[0].advertise[1]: \"b\" has no port; write \"b:4222\"",
+        "3: listeners[0].advertise[1]: \"b\" has no port; write \"b:4222\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nadvertise = \"a:1\"",
-        "listeners[0].advertise: it is a string; write a list, in [ ]",
+        "3: listeners[0].advertise: it is a string; write a list, in [ ]",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\nhandshake_timeout = \"0s\"",
-        "listeners[0].handshake_timeout: \"0s\" is too small; write \"10ms\" to \"60s\"",
+        "3: listeners[0].handshake_timeout: \"0s\" is too small; write \"10ms\" to \"60s\"",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[[listeners]]\nlisten = \"0.0.0.0:1\"",
-        "listeners[1].listen: \"0.0.0.0:1\" is listeners[0].listen already; write another port, or remove one",
+        "4: listeners[1].listen: \"0.0.0.0:1\" is listeners[0].listen already; write another port, or remove one",
     ),
     (
         "[monitor]\nlisten = \"0.0.0.0:4222\"",
-        "monitor.listen: \"0.0.0.0:4222\" is listeners[0].listen already; write another port, or remove one",
+        "2: monitor.listen: \"0.0.0.0:4222\" is listeners[0].listen already; write another port, or remove one",
     ),
     (
         "[cluster]\nproxy_protocol = \"yes\"",
-        "cluster.proxy_protocol: \"yes\" is a string; write true or false, without quotes",
+        "2: cluster.proxy_protocol: \"yes\" is a string; write true or false, without quotes",
     ),
     (
         "[cluster]\nproxy_nkey_seed_file = \"\"",
-        "cluster.proxy_nkey_seed_file: it is empty; write the path of a file, such as \"weir.ports\"",
+        "2: cluster.proxy_nkey_seed_file: it is empty; write the path of a file, such as \"weir.ports\"",
     ),
     (
         "[cluster]\ntls = { cert_file = \"a\" }",
-        "cluster.tls.cert_file: a certificate and its key go together; write both cert_file and key_file",
+        "2: cluster.tls.cert_file: a certificate and its key go together; write both cert_file and key_file",
     ),
     (
         "[cluster]\ntls = { server_name = \"a b\" }",
-        "cluster.tls.server_name: \"a b\" is no host; write the name that the certificates are for",
+        "2: cluster.tls.server_name: \"a b\" is no host; write the name that the certificates are for",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.tls]\ncert_file = \"a\"\nkey_file = \"b\"\nverify = true",
-        "listeners[0].tls.verify: true needs authorities to verify by; write ca_file = \"ca.pem\" beside it",
+        "6: listeners[0].tls.verify: true needs authorities to verify by; write ca_file = \"ca.pem\" beside it",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.tls]\ncert_file = \"a\"\nkey_file = \"b\"\ncrl_file = \"c\"",
-        "listeners[0].tls.crl_file: it does nothing without verify; write verify = true beside it, or remove it",
+        "6: listeners[0].tls.crl_file: it does nothing without verify; write verify = true beside it, or remove it",
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[listeners.tls]\ncert_file = \"a\"\nkey_file = \"b\"\nmin_version = \"1.1\"",
-        "listeners[0].tls.min_version: \"1.1\" is not one of the choices; write \"1.2\" or \"1.3\"",
+        "6: listeners[0].tls.min_version: \"1.1\" is not one of the choices; write \"1.2\" or \"1.3\"",
     ),
-    ("[cluster]\npoll_interval = \"0s\"", "cluster.poll_interval: \"0s\" is too small; write \"50ms\" to \"3600s\""),
+    ("[cluster]\npoll_interval = \"0s\"", "2: cluster.poll_interval: \"0s\" is too small; write \"50ms\" to \"3600s\""),
     (
         "[cluster]\npoll_interval = \"soon\"",
-        "cluster.poll_interval: \"soon\" is not a duration; write a number with its unit, such as \"1500ms\" or \"2s\"",
+        "2: cluster.poll_interval: \"soon\" is not a duration; write a number with its unit, such as \"1500ms\" or \"2s\"",
     ),
     (
         "[cluster]\nreserve = \"100%\"",
-        "cluster.reserve: \"100%\" leaves no slot for anybody; write a percentage below it, such as \"2%\"",
+        "2: cluster.reserve: \"100%\" leaves no slot for anybody; write a percentage below it, such as \"2%\"",
     ),
     (
         "[cluster]\nreserve = \"few\"",
-        "cluster.reserve: \"few\" is a string; write a percentage below \"100%\", or a number of slots",
+        "2: cluster.reserve: \"few\" is a string; write a percentage below \"100%\", or a number of slots",
     ),
     (
         "[cluster]\nreserve = 0.02",
-        "cluster.reserve: 0.02 is a fraction; write a percentage below \"100%\", or a number of slots",
+        "2: cluster.reserve: 0.02 is a fraction; write a percentage below \"100%\", or a number of slots",
     ),
     (
         "[cluster]\nwarn_at = \"120%\"",
-        "cluster.warn_at: \"120%\" is no percentage; write a percentage from \"0%\" to \"100%\"",
+        "2: cluster.warn_at: \"120%\" is no percentage; write a percentage from \"0%\" to \"100%\"",
     ),
-    ("[[cluster.servers]]", "cluster.servers[0].address: it is missing; write address = \"host:4222\""),
+    ("[[cluster.servers]]", "1: cluster.servers[0].address: it is missing; write address = \"host:4222\""),
     (
         "[[cluster.servers]]\naddress = \"10.0.0.2\"",
-        "cluster.servers[0].address: \"10.0.0.2\" has no port; write \"10.0.0.2:4222\"",
+        "2: cluster.servers[0].address: \"10.0.0.2\" has no port; write \"10.0.0.2:4222\"",
     ),
     (
         "[[cluster.servers]]\naddress = \"N1:4222\"",
-        "cluster.servers[1].address: \"n1:4222\" is the address of cluster.servers[0] already; write each server once",
+        "4: cluster.servers[1].address: \"n1:4222\" is the address of cluster.servers[0] already; write each server once",
     ),
     (
         "[[cluster.servers]]\naddress = \"a:1\"\nname = \"x\"\n[[cluster.servers]]\naddress = \"b:1\"\nname = \"x\"",
-        "cluster.servers[1].name: \"x\" is the name of cluster.servers[0] already; write a name of its own, or leave it out for the server's own",
+        "6: cluster.servers[1].name: \"x\" is the name of cluster.servers[0] already; write a name of its own, or leave it out for the server's own",
     ),
     (
         "[[cluster.servers]]\naddress = \"a:1\"\nname = \"x y\"",
-        "cluster.servers[0].name: \"x y\" is no usable name; write 1 to 64 printable characters without blanks or quotes",
+        "3: cluster.servers[0].name: \"x y\" is no usable name; write 1 to 64 printable characters without blanks or quotes",
     ),
     (
         "[[cluster.servers]]\naddress = \"a:1\"\nmonitor = \"a:2\"",
-        "cluster.servers[0].monitor: \"a:2\" does not begin with http://; write \"http://a:2\"",
+        "3: cluster.servers[0].monitor: \"a:2\" does not begin with http://; write \"http://a:2\"",
     ),
     (
         "[[cluster.servers]]\naddress = \"127.0.0.1:4222\"",
-        "cluster.servers[0].address: \"127.0.0.1:4222\" is where weir itself listens; write the address of the nats-server, or another listen address",
+        "2: cluster.servers[0].address: \"127.0.0.1:4222\" is where weir itself listens; write the address of the nats-server, or another listen address",
     ),
     (
         "[cluster]\nreserve = 9\n[[cluster.servers]]\naddress = \"a:1\"\nmax_connections = 9",
-        "cluster.servers[0].max_connections: 9 is not more than the reserve of 9 slots; write more, or a smaller cluster.reserve",
+        "5: cluster.servers[0].max_connections: 9 is not more than the reserve of 9 slots; write more, or a smaller cluster.reserve",
     ),
-    ("[admission]\nrate = 0", "admission.rate: 0 admits nobody; write 1 or more, or leave the key out for no limit"),
+    ("[admission]\nrate = 0", "2: admission.rate: 0 admits nobody; write 1 or more, or leave the key out for no limit"),
     (
         "[admission]\nrate = \"adaptive\"\nburst = 5",
-        "admission.burst: it does nothing without a number as rate; leave it out, or write a number as rate",
+        "3: admission.burst: it does nothing without a number as rate; leave it out, or write a number as rate",
     ),
-    ("[admission]\nburst = 5", "admission.burst: it does nothing without a rate; write a rate beside it"),
-    ("[admission]\nmax_hold = \"21s\"", "admission.max_hold: \"21s\" is too large; write \"0s\" to \"20s\""),
+    ("[admission]\nburst = 5", "2: admission.burst: it does nothing without a rate; write a rate beside it"),
+    ("[admission]\nmax_hold = \"21s\"", "2: admission.max_hold: \"21s\" is too large; write \"0s\" to \"20s\""),
     (
         "[admission]\nmax_held = -1",
-        "admission.max_held: -1 is out of range; write a whole number from 0 to 18446744073709551615, without quotes",
+        "2: admission.max_held: -1 is out of range; write a whole number from 0 to 18446744073709551615, without quotes",
     ),
-    ("[admission.max_hold_by_lang]\ngo = 2", "admission.max_hold_by_lang.go: 2 has no unit; write \"2s\" or \"2ms\""),
+    (
+        "[admission.max_hold_by_lang]\ngo = 2",
+        "2: admission.max_hold_by_lang.go: 2 has no unit; write \"2s\" or \"2ms\"",
+    ),
     (
         "[admission.per_source]\nmax_connections = 0",
-        "admission.per_source.max_connections: 0 admits nobody; write 1 or more, or leave the key out for no limit",
+        "2: admission.per_source.max_connections: 0 admits nobody; write 1 or more, or leave the key out for no limit",
     ),
-    ("[accounts.A]\nweight = 0", "accounts.A.weight: 0 is too small; write 1 to 1000"),
+    ("[accounts.A]\nweight = 0", "2: accounts.A.weight: 0 is too small; write 1 to 1000"),
     (
         "[accounts.A]\nusers = [\"ok\", \"[hunter2\"]",
-        "accounts.A.users[1]: this entry (not shown) is no glob: a [ or { is not closed, or it ends in \\; put such a character in brackets, as in [[]",
+        "2: accounts.A.users[1]: this entry (not shown) is no glob: a [ or { is not closed, or it ends in \\; put such a character in brackets, as in [[]",
     ),
     (
         "[accounts.A]\nusers = [271828]",
-        "accounts.A.users[0]: it is a whole number; write a user, nkey or token in quotes; * and ? are globs",
+        "2: accounts.A.users[0]: it is a whole number; write a user, nkey or token in quotes; * and ? are globs",
     ),
-    ("[accounts.A]\nusers = \"hunter2\"", "accounts.A.users: it is a string; write a list, in [ ]"),
+    ("[accounts.A]\nusers = \"hunter2\"", "2: accounts.A.users: it is a string; write a list, in [ ]"),
     (
         "[accounts.A]\nusers = [\"hunter2\"]\n[accounts.B]\nusers = [\"hunter2\"]",
-        "accounts.B.users[0]: account \"A\" has the same entry; leave it in one of the two",
+        "4: accounts.B.users[0]: account \"A\" has the same entry; leave it in one of the two",
     ),
     (
         "[accounts.default]\nusers = [\"hunter2\"]",
-        "accounts.default.users: default has no users: it is for all whom no other account names; remove the key, or move it to the account it belongs to",
+        "2: accounts.default.users: default has no users: it is for all whom no other account names; remove the key, or move it to the account it belongs to",
     ),
     (
         "[accounts.A]\ntoken = \"hunter2\"",
-        "accounts.A.token: there is no such key; the keys here are users, max_connections, rate, burst, warn_only, weight, priority, max_handshakes",
+        "2: accounts.A.token: there is no such key; the keys here are users, max_connections, rate, burst, warn_only, weight, priority, max_handshakes",
     ),
-    ("[accounts]\nA = \"hunter2\"", "accounts.A: it is a string; write [accounts.A] and its keys below"),
-    ("[users.a]", "users.a: it limits nothing; write max_connections or rate"),
+    ("[accounts]\nA = \"hunter2\"", "2: accounts.A: it is a string; write [accounts.A] and its keys below"),
+    ("[users.a]", "1: users.a: it limits nothing; write max_connections or rate"),
     (
         "[names.\"a[\"]\nrate = 1",
-        "names.\"a[\": \"a[\" is no glob; write [names.\"…\"] with * and ? for what may be anything",
+        "1: names.\"a[\": \"a[\" is no glob; write [names.\"…\"] with * and ? for what may be anything",
     ),
     (
         "[cluster.system]",
-        "cluster.system: it names no login; write creds_file, or nkey_seed_file, or user and password",
+        "1: cluster.system: it names no login; write creds_file, or nkey_seed_file, or user and password",
     ),
     (
         "[cluster.system]\nuser = \"u\"\npassword = \"hunter2\"\ncreds_file = \"c\"",
-        "cluster.system: it names more than one login; write creds_file, or nkey_seed_file, or user and password",
+        "1: cluster.system: it names more than one login; write creds_file, or nkey_seed_file, or user and password",
     ),
-    ("[cluster.system]\nuser = \"u\"", "cluster.system.user: it has no password; write a password beside it"),
-    ("[cluster.system]\npassword = \"hunter2\"", "cluster.system.password: it has no user; write a user beside it"),
+    ("[cluster.system]\nuser = \"u\"", "2: cluster.system.user: it has no password; write a password beside it"),
+    ("[cluster.system]\npassword = \"hunter2\"", "2: cluster.system.password: it has no user; write a user beside it"),
 ];
 
 #[test]
 fn each_error_says_what_is_wrong_and_what_would_be_right() {
     for (text, error) in WRONG {
         let found = errors(&format!("{text}\n{SERVER}"));
-        assert_eq!(found, [format!("weir.toml: {error}")], "for:\n{text}");
+        assert_eq!(found, [format!("weir.toml:{error}")], "for:\n{text}");
         assert!(!found[0].contains("hunter2"), "a secret is shown: {found:?}");
     }
 }
@@ -435,13 +438,15 @@ fn all_errors_come_at_once() {
             "nonsense"
         ]
     );
+    let lines: Vec<&str> = found.iter().map(|e| e.split(": ").next().unwrap()).collect();
+    assert_eq!(lines, [3, 4, 8, 6, 10, 11, 1].map(|line| format!("weir.toml:{line}")));
 }
 
 #[test]
 fn a_cluster_needs_a_server() {
     let right = "there is no server; write [[cluster.servers]] with address = \"host:4222\" for each";
-    for text in ["", "[cluster]", "[cluster]\nservers = []"] {
-        assert_eq!(errors(text), [format!("weir.toml: cluster.servers: {right}")]);
+    for (text, line) in [("", ""), ("\n[cluster]", ":2"), ("[cluster]\nservers = []", ":2")] {
+        assert_eq!(errors(text), [format!("weir.toml{line}: cluster.servers: {right}")]);
     }
     let none = Config::from_servers(&[]).unwrap_err().to_string();
     assert_eq!(none, format!("--server: cluster.servers: {right}"));

@@ -1,12 +1,12 @@
-// nats.js in a page: connects through weir with credentials in cookies, publishes, requests, comes back when its server is
-// killed, and shows what a refusal looks like. What it does is reported to run.js, one line a step.
+// nats.js in a page: connects through weir with credentials in cookies, publishes, requests, reconnects after its
+// server was killed, and shows what a refusal looks like. It reports each step to run.js in one line.
 import { wsconnect } from "@nats-io/nats-core";
 
 const parameters = new URLSearchParams(location.search);
 const url = parameters.get("url");
 const report = (step, detail) => fetch("/report", { method: "POST", body: `${step}: ${detail}` });
 
-// The same with a bare WebSocket: what weir says, and with which code it closes.
+// The same with a bare WebSocket: what weir sends, and with which code it closes.
 function bare() {
   return new Promise((done) => {
     const socket = new WebSocket(url);
@@ -43,7 +43,7 @@ async function main() {
     for await (const status of connection.status()) if (status.type === "reconnect") return;
   })();
   await exchange(connection);
-  // Behind an answer INFO is the server's own; until then it may be weir's.
+  // After an answer, INFO is the server's own; before that it may be weir's.
   await report("connected", connection.info.server_name);
   await report("exchanged", "a message and its answer, 5 bytes and 500000");
   await cameBack;

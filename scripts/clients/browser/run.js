@@ -17,7 +17,7 @@ const script = bundle.outputFiles[0].contents;
 const profile = mkdtempSync(join(tmpdir(), "weir-browser-"));
 let child;
 
-// The browser knows no authority of ours: it is told which key to believe.
+// The browser does not know the test's authority, so it is told which key to trust.
 function trusted() {
   if (!cert) return [];
   const spki = new X509Certificate(cert).publicKey.export({ type: "spki", format: "der" });
@@ -26,7 +26,7 @@ function trusted() {
 
 function end(code) {
   child?.once("exit", async () => {
-    // The browser's own children may still write there for a moment; `maxRetries` would not delete what they wrote.
+    // The browser's child processes may still write there for a moment; `maxRetries` would not delete what they write.
     for (let tries = 1; ; tries++) {
       try {
         rmSync(profile, { recursive: true, force: true });

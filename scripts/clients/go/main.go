@@ -29,7 +29,7 @@ func expect(ok bool, format string, args ...any) {
 
 func payload(i int) []byte { return bytes.Repeat([]byte(strconv.Itoa(i)), 1+i*50) }
 
-// The default of 2 s is not what this is about, and a busy machine may need longer.
+// Longer than the default of 2 s, which a busy machine may exceed and which is not what is tested.
 var patient = nats.Timeout(20 * time.Second)
 
 func main() {
@@ -46,7 +46,7 @@ func main() {
 	check("subscribe", err)
 	check("flush", ours.Flush())
 
-	// Once the other side's request is answered, all servers know both subscriptions.
+	// Once the other client's request is answered, all servers know both subscriptions.
 	var reply *nats.Msg
 	for tries := 0; ; tries++ {
 		if reply, err = theirs.Request("matrix.go.upper", []byte("request"), 5*time.Second); err == nil || tries == 100 {

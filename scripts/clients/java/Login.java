@@ -1,4 +1,4 @@
-// jnats through weir, logged in by every way: connect, publish, request, reconnect. Usage: java Login.java CELLS.tsv
+// jnats through weir, with every way to log in: connect, publish, request, reconnect. Usage: java Login.java CELLS.tsv
 import io.nats.client.*;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.*;

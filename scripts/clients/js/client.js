@@ -1,4 +1,5 @@
-// nats.js through weir: connect, publish, subscribe, request, JetStream. Usage: node client.js nats://HOST:PORT (or ws://HOST:PORT)
+// nats.js through weir: connect, publish, subscribe, request, JetStream. Usage: node client.js nats://HOST:PORT (or
+// ws://HOST:PORT)
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { connect as tcp, wsconnect } from "@nats-io/transport-node";
@@ -19,7 +20,7 @@ const numbers = ours.subscribe("matrix.js.numbers", { max: 100 });
 ours.subscribe("matrix.js.upper", { callback: (_, message) => message.respond(message.string().toUpperCase()) });
 await ours.flush();
 
-// Once the other side's request is answered, all servers know both subscriptions.
+// Once the other client's request is answered, all servers know both subscriptions.
 let reply;
 for (let tries = 0; !reply; tries++) {
   try {

@@ -1,4 +1,4 @@
-// nats.js through weir, logged in by every way: connect, publish, request, reconnect. Usage: node login.js CELLS.json
+// nats.js through weir, with every way to log in: connect, publish, request, reconnect. Usage: node login.js CELLS.json
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { connect, credsAuthenticator, jwtAuthenticator, nkeyAuthenticator } from "@nats-io/transport-node";

@@ -21,7 +21,7 @@ async def main(url):
     await ours.subscribe("matrix.py.upper", cb=answer)
     await ours.flush()
 
-    # Once the other side's request is answered, all servers know both subscriptions.
+    # Once the other client's request is answered, all servers know both subscriptions.
     for _ in range(100):
         try:
             reply = await theirs.request("matrix.py.upper", b"request", timeout=5)

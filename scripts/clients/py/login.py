@@ -1,4 +1,4 @@
-"""nats-py through weir, logged in by every way: connect, publish, request, reconnect. Usage: login.py CELLS.json"""
+"""nats-py through weir, with every way to log in: connect, publish, request, reconnect. Usage: login.py CELLS.json"""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ async def run(cell, ready, go):
         await client.close()
         print(f"{name}: OK", flush=True)
     except Exception as error:
-        # What libraries say of logins may hold secrets.
+        # What libraries print about logins may hold secrets.
         said = getattr(error, "verify_message", "") if "bad" in cell else ""
         print(f"{name}: FAILED {type(error).__name__} {said}", flush=True)
         if not connected:

@@ -1,5 +1,5 @@
-//! A lane for each account, served by deficit round robin: each lane in its turn sends as many clients as its weight. Within a lane
-//! clients go by rank, then by arrival.
+//! A lane for each account, served by deficit round robin: each lane in its turn sends as many clients as its weight.
+//! Within a lane clients go by rank, then by arrival.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -29,7 +29,8 @@ struct Lane<W> {
 #[derive(Debug, Default)]
 struct SameRank {
     waiting: usize,
-    /// The positions of clients without a scheduled retry. The others leave before their turn, so nobody waits for theirs.
+    /// The positions of clients without a scheduled retry. The others leave before their turn, so nobody waits for
+    /// theirs.
     positions: Positions,
 }
 
@@ -81,9 +82,9 @@ impl<W: Waiter> FairLanes<W> {
         Some(&self.lanes.get(&ticket.account)?.waiting.get(&ticket.order)?.1)
     }
 
-    /// A client, and about how many clients of these lanes go before it: those of its lane with a better rank, those of its rank that
-    /// came before it, and as many of each other lane, if there are so many. Clients with a scheduled retry do not count: they leave
-    /// before their turn.
+    /// A client, and about how many clients of these lanes go before it: those of its lane with a better rank, those of
+    /// its rank that came before it, and as many of each other lane, if there are so many. Clients with a scheduled
+    /// retry do not count: they leave before their turn.
     pub fn find(&self, ticket: &Ticket) -> Option<(&WaitingClient<W>, usize)> {
         let lane = self.lanes.get(&ticket.account)?;
         let (position, client) = lane.waiting.get(&ticket.order)?;
@@ -94,8 +95,8 @@ impl<W: Waiter> FairLanes<W> {
         Some((client, in_lane + in_others.min(in_lane.saturating_mul(self.lanes.len() - 1))))
     }
 
-    /// Sets or clears the scheduled retry of a client. Clients with one do not count as being ahead of others. Returns the previous
-    /// value.
+    /// Sets or clears the scheduled retry of a client. Clients with one do not count as being ahead of others. Returns
+    /// the previous value.
     pub fn set_scheduled_retry(&mut self, ticket: &Ticket, retry: Option<ScheduledRetry>) -> Option<ScheduledRetry> {
         let lane = self.lanes.get_mut(&ticket.account)?;
         let (position, client) = lane.waiting.get_mut(&ticket.order)?;
@@ -132,8 +133,8 @@ impl<W: Waiter> FairLanes<W> {
         Some(client)
     }
 
-    /// The next client to go, still in its place. Lanes for whose first client `may_go` is false are passed over; clients that have gone,
-    /// or whose time is up, are dropped on the way.
+    /// The next client to go, still in its place. Lanes for whose first client `may_go` is false are passed over;
+    /// clients that have gone, or whose time is up, are dropped on the way.
     pub fn peek(&mut self, now: Instant, mut may_go: impl FnMut(&mut WaitingClient<W>) -> bool) -> Option<Ticket> {
         let mut passed_over = 0;
         loop {

@@ -1,5 +1,5 @@
-//! The queue of clients that wait for their turn: those of accounts with priority before all others, and each of these two classes
-//! fair between its accounts.
+//! The queue of clients that wait for their turn: those of accounts with priority before all others, and each of these
+//! two classes fair between its accounts.
 
 pub mod fair_lanes;
 pub mod position;
@@ -68,8 +68,8 @@ impl<W: Waiter> Queue<W> {
         self.others.find(ticket).map(|(client, ahead)| (client, ahead + self.with_priority.len()))
     }
 
-    /// Sets or clears the scheduled retry of a client. Clients with one do not count as being ahead of others. Returns the previous
-    /// value.
+    /// Sets or clears the scheduled retry of a client. Clients with one do not count as being ahead of others. Returns
+    /// the previous value.
     pub fn set_scheduled_retry(&mut self, ticket: &Ticket, retry: Option<ScheduledRetry>) -> Option<ScheduledRetry> {
         self.fair_lanes(ticket.has_priority).set_scheduled_retry(ticket, retry)
     }
@@ -79,8 +79,8 @@ impl<W: Waiter> Queue<W> {
         self.fair_lanes(ticket.has_priority).remove(ticket)
     }
 
-    /// The next client to go, still in its place. Accounts for whose first client `may_go` is false are passed over; clients that have
-    /// gone, or whose time is up, are dropped on the way.
+    /// The next client to go, still in its place. Accounts for whose first client `may_go` is false are passed over;
+    /// clients that have gone, or whose time is up, are dropped on the way.
     pub fn peek(
         &mut self,
         now: Instant,
@@ -140,7 +140,7 @@ mod tests {
         }
 
         fn push(&mut self, account: &str, since: u64, flapping: bool) -> Ticket {
-            let held = WaitingClient {
+            let client = WaitingClient {
                 waiter: StayingClient,
                 account: self.accounts.enter(&account.into(), self.start).unwrap(),
                 account_paid: false,
@@ -150,13 +150,13 @@ mod tests {
                 returns: Return::Unknown,
                 scheduled_retry: None,
             };
-            self.queue.push(held, Seniority { flapping, since: self.start + Duration::from_secs(since) })
+            self.queue.push(client, Seniority { flapping, since: self.start + Duration::from_secs(since) })
         }
 
         fn next(&mut self, may_go: impl Fn(&str) -> bool) -> Option<String> {
-            let (ticket, _) = self.queue.peek(self.start, |held| may_go(held.account.account().name()))?;
-            let held = self.queue.take(&ticket).unwrap();
-            Some(format!("{}{}", held.account.account().name(), held.client.raw()))
+            let (ticket, _) = self.queue.peek(self.start, |client| may_go(client.account.account().name()))?;
+            let client = self.queue.take(&ticket).unwrap();
+            Some(format!("{}{}", client.account.account().name(), client.client.raw()))
         }
 
         fn order(&mut self) -> Vec<String> {

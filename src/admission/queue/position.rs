@@ -1,30 +1,32 @@
-//! How many of those who came before one still wait for their turn: exact, whoever has left meanwhile, and in logarithmic time.
+//! How many of the clients that came before a client still wait: exact whichever clients have left, and in logarithmic
+//! time.
 
-/// One for each that came, in that order: a Fenwick tree of those that are there. 4 bytes each, until none of the earlier half is there.
+/// A position for each client that came, in that order, in a Fenwick tree. A position takes 4 bytes. The positions
+/// before the first taken one are forgotten once they are half of all.
 #[derive(Debug, Default)]
 pub struct Positions {
-    /// The first place that `tree` knows of; nobody has an earlier one.
+    /// The first position in `tree`; no earlier one is taken.
     first: u64,
-    /// `tree[n - 1]` is how many of the `n & -n` places up to the `n`th are taken.
+    /// `tree[n - 1]` is how many of the `n & -n` positions up to the `n`th are taken.
     tree: Vec<u32>,
     len: usize,
 }
 
-/// So many places are not worth forgetting.
+/// A tree with fewer positions than this is not worth shortening.
 const FEW: usize = 1024;
 
-/// The places that `tree[n - 1]` counts.
+/// How many positions `tree[n - 1]` counts.
 fn span(n: usize) -> usize {
     n & n.wrapping_neg()
 }
 
 impl Positions {
-    /// How many are there.
+    /// How many positions are taken.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Takes a place behind all others.
+    /// Takes the position behind all others.
     pub fn take(&mut self) -> u64 {
         let n = self.tree.len() + 1;
         let (mut taken, mut part) = (1, 1);
@@ -37,29 +39,29 @@ impl Positions {
         self.first + self.tree.len() as u64 - 1
     }
 
-    /// Gives a place back that is taken.
-    pub fn give_back(&mut self, place: u64) {
-        self.each_span(place, |taken| *taken -= 1);
+    /// Gives a taken position back.
+    pub fn give_back(&mut self, position: u64) {
+        self.each_span(position, |taken| *taken -= 1);
         self.len -= 1;
     }
 
-    /// Takes a place that was given back.
-    pub fn take_again(&mut self, place: u64) {
-        self.each_span(place, |taken| *taken += 1);
+    /// Takes a position again that was given back.
+    pub fn take_again(&mut self, position: u64) {
+        self.each_span(position, |taken| *taken += 1);
         self.len += 1;
     }
 
-    fn each_span(&mut self, place: u64, change: impl Fn(&mut u32)) {
-        let mut n = (place - self.first) as usize + 1;
+    fn each_span(&mut self, position: u64, change: impl Fn(&mut u32)) {
+        let mut n = (position - self.first) as usize + 1;
         while n <= self.tree.len() {
             change(&mut self.tree[n - 1]);
             n += span(n);
         }
     }
 
-    /// How many are taken before this one.
-    pub fn before(&self, place: u64) -> usize {
-        let mut n = place.saturating_sub(self.first) as usize;
+    /// How many positions before this one are taken.
+    pub fn before(&self, position: u64) -> usize {
+        let mut n = position.saturating_sub(self.first) as usize;
         let mut taken = 0;
         while n > 0 {
             taken += self.tree[n - 1] as usize;
@@ -68,24 +70,24 @@ impl Positions {
         taken
     }
 
-    /// Whether it is time to ask who is first: [`Positions::forget`] frees what is before that.
+    /// Whether [`Positions::forget`] is due.
     pub fn are_many(&self) -> bool {
         self.tree.len() >= FEW && self.tree.len().is_power_of_two()
     }
 
-    /// Forgets all places before the first that is taken, if they are half of all.
+    /// Forgets all positions before `first`, the first that is taken, if they are half of all.
     pub fn forget(&mut self, first: u64) {
         let gone = (first - self.first) as usize;
         if gone < self.tree.len() / 2 {
             return;
         }
         let positions = self.first + gone as u64..self.first + self.tree.len() as u64;
-        let taken: Vec<bool> = positions.map(|place| self.before(place + 1) > self.before(place)).collect();
+        let taken: Vec<bool> = positions.map(|position| self.before(position + 1) > self.before(position)).collect();
         *self = Self { first, ..Self::default() };
         for taken in taken {
-            let place = self.take();
+            let position = self.take();
             if !taken {
-                self.give_back(place);
+                self.give_back(position);
             }
         }
     }
@@ -98,7 +100,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Against a list of places.
+        /// Compares with a list of positions.
         #[test]
         fn it_counts_who_is_there(seed: u64, stay in 1..4000usize) {
             let (mut positions, mut there, mut rng) = (Positions::default(), Vec::new(), fastrand::Rng::with_seed(seed));
@@ -118,8 +120,8 @@ mod tests {
                 }
             }
             prop_assert_eq!(positions.len(), there.len());
-            for (before, &place) in there.iter().enumerate() {
-                prop_assert_eq!(positions.before(place), before);
+            for (before, &position) in there.iter().enumerate() {
+                prop_assert_eq!(positions.before(position), before);
             }
         }
     }

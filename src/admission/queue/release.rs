@@ -22,12 +22,14 @@ const URGENT: Duration = Duration::from_millis(250);
 /// How soon to try again when servers are busy or full: nothing tells when they no longer are.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// Safety factor on the wait estimate. A client stays queued only if its estimated wait is below 90 % of the time it has left. The
-/// service rate is not known more precisely than that, and a client that is told too late loses a whole retry interval (2 s for Go).
-/// With scheduled retries many clients are near that limit, since clients that are to leave do not count as being ahead of each other.
+/// Safety factor on the wait estimate. A client stays queued only if its estimated wait is below 90 % of the time it
+/// has left. The service rate is not known more precisely than that, and a client that is told too late loses a whole
+/// retry interval (2 s for Go). With scheduled retries many clients are near that limit, since clients that are to
+/// leave do not count as being ahead of each other.
 const SAFETY_FACTOR: f64 = 0.9;
 
-/// A turn is given at a random moment up to this long after it comes up, so that neighbours in the queue reach the servers apart.
+/// A turn is given at a random moment up to this long after it comes up, so that neighbours in the queue reach the
+/// servers apart.
 const JITTER: Duration = Duration::from_millis(4);
 
 /// What is known of a queued client's turn.
@@ -57,8 +59,8 @@ fn seconds(seconds: f64) -> Duration {
 }
 
 impl<W: Waiter> Admission<W> {
-    /// Whether the turn of a queued client is expected in time. A client whose turn is not leaves the queue, at the moment that suits
-    /// its retry.
+    /// Whether the turn of a queued client is expected in time. A client whose turn is not leaves the queue, at the
+    /// moment that suits its retry.
     pub(in crate::admission) fn estimate_turn(
         &self,
         ticket: &Ticket,
@@ -107,8 +109,8 @@ impl<W: Waiter> Admission<W> {
         }
     }
 
-    /// Gives up a place in the queue. Returns the reason to refuse with; `None` when the client is not in the queue any more: its turn
-    /// has come, or the queue has dropped it.
+    /// Gives up a place in the queue. Returns the reason to refuse with; `None` when the client is not in the queue any
+    /// more: its turn has come, or the queue has dropped it.
     pub(in crate::admission) fn leave_queue(&self, ticket: &Ticket, now: Instant) -> Option<Refusal> {
         let client = {
             let mut state = self.queue_state();
@@ -136,8 +138,8 @@ impl<W: Waiter> Admission<W> {
         self.reason(if by_account { Blocked::AccountRate } else { Blocked::NotYet }, now)
     }
 
-    /// Takes the clients out of the queue whose turn it is: as many as the pace and the servers allow now. They are appended to `turns`.
-    /// Returns when to call again; `None` while nobody waits.
+    /// Takes the clients out of the queue whose turn it is: as many as the pace and the servers allow now. They are
+    /// appended to `turns`. Returns when to call again; `None` while the queue is empty.
     pub fn next_turns(&self, now: Instant, rng: &mut fastrand::Rng, turns: &mut Vec<(W, Pass)>) -> Option<Instant> {
         if self.queued() == 0 {
             return None;
@@ -189,8 +191,8 @@ impl<W: Waiter> Admission<W> {
         again.map(|at| at + JITTER.mul_f64(rng.f64()))
     }
 
-    /// Another server for a client whose dial has failed, and that must have its answer by `answer_by`; servers in `tried` are passed
-    /// over. The client has paid for the pace already.
+    /// Another server for a client whose dial has failed, and that must have its answer by `answer_by`; servers in
+    /// `tried` are passed over. The client has paid for the pace already.
     pub fn place_again(&self, tried: &[usize], answer_by: Instant, now: Instant, rng: &mut fastrand::Rng) -> Failover {
         if now >= answer_by {
             return Failover::Refuse(Refusal::HoldExpired);
@@ -226,8 +228,8 @@ mod tests {
         }
     }
 
-    /// In the first 0.3 s of a storm 2,400 clients come and every third of them is admitted; how many could be is not known. How soon the
-    /// turn of the last client is estimated again, if it may wait for so many seconds more.
+    /// In the first 0.3 s of a storm 2,400 clients come and every third of them is admitted; how many could be is not
+    /// known. How soon the turn of the last client is estimated again, if it may wait for so many seconds more.
     fn second_check(left: f64) -> Duration {
         let admission = Admission::new(&wide_open(), unknown_servers(1));
         let (mut rng, mut now) = (fastrand::Rng::with_seed(7), Instant::now());

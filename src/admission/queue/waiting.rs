@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use crate::{
     admission::{
-        deadlines::last_turn, quota::accounts::AccountSlot, reputation::clients::Seniority,
+        deadlines::last_turn, quota::account::AccountSlot, reputation::clients::Seniority,
         retry_schedule::ScheduledRetry,
     },
     client_library::returns::Return,
@@ -33,12 +33,14 @@ pub struct WaitingClient<W> {
     pub client: ClientKey,
     /// When it comes back once it is refused.
     pub returns: Return,
-    /// Where it is to be refused at its next check, unless its turn comes in time after all: when its retry is expected.
+    /// Where it is to be refused at its next check, unless its turn comes in time after all: when its retry is
+    /// expected.
     pub scheduled_retry: Option<ScheduledRetry>,
 }
 
 impl<W> WaitingClient<W> {
-    /// The last moment at which a turn is of use to it: the login must end in time too, however long logins of its account take by now.
+    /// The last moment at which a turn is of use to it: the login must end in time too, however long logins of its
+    /// account take by now.
     pub fn last_turn(&self) -> Instant {
         last_turn(self.hold_until, self.answer_by, self.account.account().login_time())
     }
@@ -59,9 +61,9 @@ impl<W> WaitingClient<W> {
 /// A client's place in its account's lane: by rank, then by arrival.
 pub type QueueOrder = (QueueRank, u64);
 
-/// [`Seniority`] in the queue: non-flapping clients first, then by how long they have been retrying, in steps of 4 s. Clients of one
-/// step go in the order of their arrival. So a waiting client is not displaced by each one that comes back meanwhile, and its turn can
-/// be estimated in time.
+/// [`Seniority`] in the queue: non-flapping clients first, then by how long they have been retrying, in steps of 4 s.
+/// Clients of one step go in the order of their arrival. So a waiting client is not displaced by each one that comes
+/// back meanwhile, and its turn can be estimated in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueRank(bool, u64);
 

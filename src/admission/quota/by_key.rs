@@ -1,4 +1,5 @@
-//! Connections and buckets by key: sources, users, names. Entries come and go; each is exact while it is there.
+//! Connections and token buckets by key: by source, user or pattern of client names. Entries come and go; each is exact
+//! while it is there, and their number is bounded.
 
 use std::{
     hash::Hash,
@@ -6,24 +7,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::admission::{
-    params::Quota,
-    quota::{counted_map::CountedMap, rate::TokenBucket},
+use crate::{
+    admission::{
+        params::Quota,
+        quota::{counted_map::CountedMap, rate::TokenBucket},
+    },
+    upstream::leaky_bucket::LeakyBucket,
 };
 
-/// Keys that are remembered at most. Whoever comes beyond that is over its rate until a sweep; those known already go on.
+/// The most keys that are remembered. With so many, a new key is over its rate until a sweep; known keys go on.
 const MOST_KEYS: usize = 262_144;
 
 #[derive(Debug)]
 struct Entry {
     connections: u32,
     tokens: Option<TokenBucket>,
-    /// Tokens that are still to come are promised until then.
-    promised_until: Option<Instant>,
+    /// Tokens that are promised and still to come, each for the time that one takes.
+    promised: LeakyBucket,
     full_again_at: Option<Instant>,
 }
 
-/// Every key with a connection or a bucket that is not full.
+/// Every key with a connection or a token bucket that is not full.
 #[derive(Debug)]
 pub struct QuotaByKey<K: Hash + Eq> {
     map: CountedMap<K, Entry>,
@@ -54,7 +58,7 @@ impl<K: Hash + Eq + Copy> KeySlot<K> {
     /// Takes the token that was promised, once its time has come.
     pub fn redeem(&self, now: Instant) {
         if let Some(tokens) = self.of.map.get(&self.key).as_ref().and_then(|entry| entry.tokens.as_ref()) {
-            // A rounding early or late makes no difference: the promises are a token's time apart.
+            // A rounding early or late makes no difference: promises are a token's time apart.
             let _ = tokens.take(now);
         }
     }
@@ -70,8 +74,8 @@ pub enum Exceeded {
 }
 
 impl<K: Hash + Eq + Copy> QuotaByKey<K> {
-    /// Takes a connection slot, and a token, of a key. Of a quota that only warns both are taken as if there were enough, and
-    /// `warn` is told what there was not.
+    /// Takes a connection slot and a token of a key. With a quota that only warns both are taken as if there were
+    /// enough, and `warn` is told what there was not.
     ///
     /// # Errors
     /// [`Exceeded`]; nothing is taken then.
@@ -85,8 +89,8 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         self.enter_by(key, quota, now, now, warn).map(|(slot, _)| slot)
     }
 
-    /// The same for one that can wait until `latest`: where the token comes only later it is promised, first come, first
-    /// served, and the answer is when it comes; [`KeySlot::redeem`] takes it then.
+    /// The same for a client that can wait until `latest`. A token that comes only later is promised, first come, first
+    /// served; the time is when it comes, and [`KeySlot::redeem`] takes it then.
     ///
     /// # Errors
     /// [`Exceeded`]; nothing is taken or promised then.
@@ -98,7 +102,7 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         latest: Instant,
         warn: impl Fn(Exceeded),
     ) -> Result<(KeySlot<K>, Option<Instant>), Exceeded> {
-        let over = |what: Exceeded| {
+        let exceeded = |what: Exceeded| {
             if !quota.warn_only {
                 return Err(what);
             }
@@ -111,25 +115,26 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         let mut entry = self.map.get_or_insert_with(key, || Entry {
             connections: 0,
             tokens: quota.rate.map(TokenBucket::new),
-            promised_until: None,
+            promised: LeakyBucket::default(),
             full_again_at: None,
         });
         if quota.max_connections.is_some_and(|most| entry.connections >= most) {
-            over(Exceeded::Quota)?;
+            exceeded(Exceeded::Quota)?;
         }
         let mut promised = None;
         if let Some(tokens) = &entry.tokens {
-            let apart = Duration::from_secs(1) / tokens.per_second().get();
-            // Whoever was promised one before goes first.
-            let comes = match entry.promised_until.filter(|&until| now < until) {
-                Some(until) => Some(until + apart),
+            // Clients that were promised a token before go first.
+            let comes = match entry.promised.empty_at(now) {
+                Some(until) => Some(until + Duration::from_secs(1) / tokens.per_second().get()),
                 None => tokens.take(now).err().map(|wait| now + wait),
             };
             match comes {
-                Some(at) if quota.warn_only || at > latest => over(Exceeded::Rate)?,
+                Some(at) if quota.warn_only || at > latest => exceeded(Exceeded::Rate)?,
                 comes => promised = comes,
             }
-            entry.promised_until = promised.or(entry.promised_until);
+            if let Some(at) = promised {
+                entry.promised = LeakyBucket::until(at);
+            }
             // An upper bound: a bucket that was empty is full again after burst / rate.
             entry.full_again_at = quota.rate.map(|rate| {
                 let from = promised.unwrap_or(now);
@@ -145,13 +150,11 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         self.map.retain(|_, entry| entry.connections > 0 || entry.full_again_at.is_some_and(|at| now < at));
     }
 
-    /// How many keys are remembered.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.map.len()
     }
 
-    /// Whether none is.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
@@ -175,8 +178,8 @@ mod tests {
     fn tokens_to_come_are_promised_in_order_and_kept() {
         let (by_key, began) = (Arc::new(QuotaByKey::default()), Instant::now());
         let quota = rate(2, 1);
-        let enter = |now: Instant, patience: Duration| {
-            let entered = by_key.enter_by(7, quota, now, now + patience, |_| {});
+        let enter = |now: Instant, longest: Duration| {
+            let entered = by_key.enter_by(7, quota, now, now + longest, |_| {});
             entered.map(|(slot, at)| (slot, at.map(|at| (at - began).as_millis())))
         };
         let (_first, at) = enter(began, SECOND).unwrap();
@@ -186,11 +189,11 @@ mod tests {
         let (_third, at) = enter(began, SECOND).unwrap();
         assert_eq!(at, Some(1000));
         assert_eq!(enter(began, SECOND).unwrap_err(), Exceeded::Rate, "its token would come too late");
-        // Half a second later the second's token is there, and is no newcomer's.
+        // Half a second later the token of the second client is there, and no new client gets it.
         let (_fourth, at) = enter(began + SECOND / 2, SECOND).unwrap();
         assert_eq!(at, Some(1500));
         second.redeem(began + SECOND / 2);
-        // Once the promises are kept, who comes finds what there is.
+        // Once the promises are kept, a new client finds the tokens that there are.
         let (_fifth, at) = enter(began + 5 * SECOND / 2, SECOND).unwrap();
         assert_eq!(at, None);
     }

@@ -1,17 +1,21 @@
-//! A sharded map that knows how many it holds. `DashMap::len` and `is_empty` lock every shard, four for each core, one after
-//! the other: too much to ask at every connect.
+//! A sharded map that knows how many entries it holds. `DashMap::len` and `is_empty` lock every shard, four for each
+//! core, one after the other: too slow for every connect.
 
 use std::{
+    borrow::Borrow,
     hash::Hash,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use dashmap::{
     DashMap, Entry,
-    mapref::one::{Ref, RefMut},
+    mapref::{
+        multiple::{RefMulti, RefMutMulti},
+        one::{Ref, RefMut},
+    },
 };
 
-/// The map. What is counted follows what is stored at once, but not in the same instant.
+/// The map. Its length may lag behind what is stored, but only while a call is under way.
 #[derive(Debug)]
 pub struct CountedMap<K: Eq + Hash, V> {
     map: DashMap<K, V>,
@@ -37,12 +41,23 @@ impl<K: Eq + Hash, V> CountedMap<K, V> {
         !self.is_empty() && self.map.contains_key(key)
     }
 
-    pub fn get(&self, key: &K) -> Option<Ref<'_, K, V>> {
+    pub fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<Ref<'_, K, V>>
+    where
+        K: Borrow<Q>,
+    {
         if self.is_empty() { None } else { self.map.get(key) }
     }
 
     pub fn get_mut(&self, key: &K) -> Option<RefMut<'_, K, V>> {
         self.map.get_mut(key)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = RefMulti<'_, K, V>> {
+        self.map.iter()
+    }
+
+    pub fn iter_mut(&self) -> impl Iterator<Item = RefMutMulti<'_, K, V>> {
+        self.map.iter_mut()
     }
 
     /// The value of `key`, made where there is none; its shard is locked as long as the answer lives.
@@ -59,7 +74,7 @@ impl<K: Eq + Hash, V> CountedMap<K, V> {
     pub fn insert(&self, key: K, value: V) {
         match self.map.entry(key) {
             Entry::Occupied(mut there) => drop(there.insert(value)),
-            // Counted while the shard is locked: nobody can take out, and count, what is not counted yet.
+            // Counted while the shard is locked, so that no other thread takes the entry out before it is counted.
             Entry::Vacant(free) => {
                 self.len.fetch_add(1, Relaxed);
                 free.insert(value);

@@ -5,9 +5,10 @@ use std::sync::{
     atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-/// At most so many permits at once.
+/// A number of permits that may be taken at once.
 #[derive(Debug)]
 pub struct Limit {
+    /// The most permits at once.
     most: u32,
     in_use: AtomicU32,
 }

@@ -1,5 +1,6 @@
 //! Limits of connections and of new connections per second: by account, source address, user and client name.
 
+pub mod account;
 pub mod accounts;
 pub mod by_key;
 pub mod counted_map;

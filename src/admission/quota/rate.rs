@@ -26,8 +26,8 @@ pub struct Rate {
     pub burst: NonZeroU32,
 }
 
-/// The clock of one bucket: it shows the latest time that [`TokenBucket::take`] was called with. So governor needs no clock of its
-/// own, and a simulation owns the time.
+/// The clock of one bucket: it shows the latest time that [`TokenBucket::take`] was called with. So governor needs no
+/// clock of its own, and a simulation owns the time.
 #[derive(Debug, Default)]
 struct ArgumentClock {
     /// What 0 ns stands for.

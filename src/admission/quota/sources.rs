@@ -1,4 +1,4 @@
-//! What each source address holds and may hold.
+//! The quota of each source address.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -17,7 +17,7 @@ use crate::{
     outcome::Refusal,
 };
 
-/// The key a source is counted by: the address, of IPv6 the /64, since one customer has at least that much.
+/// What a source is counted by: its address, of IPv6 the /64, since one customer has at least that much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Source(IpAddr);
 
@@ -34,13 +34,14 @@ impl From<IpAddr> for Source {
 }
 
 impl Source {
-    /// The lane in which its clients wait while they have not said who they are. No account has a name with a blank.
+    /// The name of the lane in which its clients wait while they have not said who they are. No account has a name with
+    /// a blank.
     pub fn lane_name(self) -> Arc<str> {
         format!("source {}", self.0).into()
     }
 }
 
-/// Every source that is limited.
+/// Every source in use, where sources are limited.
 #[derive(Debug)]
 pub struct Sources {
     quota: Quota,
@@ -48,13 +49,12 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// No source known.
     pub fn new(quota: Quota) -> Self {
         Self { quota, by_key: Arc::new(QuotaByKey::default()) }
     }
 
-    /// Takes a connection slot and a token of a source. There is no slot where sources are not limited, and so not counted; else it is on
-    /// the heap, since every session has one.
+    /// Takes a connection slot and a token of a source. There is no slot where sources are not limited, and so not
+    /// counted; else it is on the heap, since every session has one.
     ///
     /// # Errors
     /// [`Refusal::SourceQuota`] or [`Refusal::SourceRate`]; nothing is taken then.
@@ -75,7 +75,6 @@ impl Sources {
         slot.map(|slot| Some(Box::new(slot))).map_err(reason)
     }
 
-    /// Whether no source is remembered.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.by_key.is_empty()

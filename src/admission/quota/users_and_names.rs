@@ -1,4 +1,4 @@
-//! Quotas by user and by client name: the first pattern that fits counts.
+//! Quotas by user and by client name. The first pattern that fits counts.
 
 use std::{sync::Arc, time::Instant};
 
@@ -16,12 +16,12 @@ use crate::{
     outcome::Refusal,
 };
 
-/// Who asks, in the words of patterns.
+/// A client as the patterns see it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QuotaIdentity {
-    /// A user name, or the public key of an NKey or JWT user, with its key; no token, which is a secret.
+    /// A user name, or the public key of an NKey or JWT user, each with its key. Never a token, which is a secret.
     pub user: Option<(Arc<str>, CredentialKey)>,
-    /// The client's name.
+    /// The name that the client gives itself.
     pub name: Option<Arc<str>>,
 }
 
@@ -30,7 +30,7 @@ struct Rules(Vec<(GlobMatcher, Quota)>);
 
 impl Rules {
     fn new(quotas: &[PatternQuota]) -> Self {
-        // A pattern that is no glob has been refused with the configuration; it fits nobody.
+        // A pattern that is no glob was refused with the configuration; here it would fit no client.
         let rule = |one: &PatternQuota| Some((Glob::new(&one.pattern).ok()?.compile_matcher(), one.quota));
         Self(quotas.iter().filter_map(rule).collect())
     }
@@ -40,7 +40,7 @@ impl Rules {
     }
 }
 
-/// Every user and every pattern of names in use.
+/// Every user in use, and every pattern of names.
 #[derive(Debug)]
 pub struct UserAndNameQuotas {
     users: Rules,
@@ -49,28 +49,28 @@ pub struct UserAndNameQuotas {
     by_name: Arc<QuotaByKey<usize>>,
 }
 
-/// What a client holds of them, given back on drop. Nothing where no pattern fits.
+/// The slots of one client, given back on drop. There are none where no pattern fits.
 #[derive(Debug, Default)]
 pub struct UserAndNameSlots {
     both: Option<Box<Both>>,
 }
 
 impl UserAndNameSlots {
-    /// Whether it counts for nothing.
+    /// Whether no pattern fits.
     pub fn is_empty(&self) -> bool {
         self.both.is_none()
     }
 }
 
 impl UserAndNameSlots {
-    /// When the tokens are there that were promised; `None` where nothing is to be waited for.
+    /// When the promised tokens are there; `None` where there is nothing to wait for.
     pub fn ready_at(&self) -> Option<Instant> {
         let both = self.both.as_deref()?;
         let (user, name) = (both.user.as_ref().and_then(|(_, at)| *at), both.name.as_ref().and_then(|(_, at)| *at));
         user.max(name)
     }
 
-    /// Takes the tokens that were promised.
+    /// Takes the promised tokens.
     pub fn redeem(&self, now: Instant) {
         let Some(both) = &self.both else { return };
         if let Some((slot, Some(_))) = &both.user {
@@ -84,13 +84,12 @@ impl UserAndNameSlots {
 
 #[derive(Debug)]
 struct Both {
-    /// Each with the time of a token that is still to come.
+    /// Each slot with the time of a token that is still to come.
     user: Option<(KeySlot<CredentialKey>, Option<Instant>)>,
     name: Option<(KeySlot<usize>, Option<Instant>)>,
 }
 
 impl UserAndNameQuotas {
-    /// Nobody there.
     pub fn new(quotas: &PatternQuotas) -> Self {
         Self {
             users: Rules::new(&quotas.users),
@@ -105,10 +104,11 @@ impl UserAndNameQuotas {
         self.users.0.is_empty() && self.names.0.is_empty()
     }
 
-    /// Takes what a client needs of the patterns that fit it; a token may be promised for a time until `latest`.
+    /// Takes a slot and a token of each pattern that fits; a token may be promised, to come until `latest`.
     ///
     /// # Errors
-    /// The reason to refuse with; nothing is held then, though the user's token is spent when it is the name that has none.
+    /// The reason to refuse with. No slot is held then, but the user's token is spent when it is the name that has
+    /// none.
     pub fn enter(
         &self,
         quota_identity: &QuotaIdentity,
@@ -134,7 +134,7 @@ impl UserAndNameQuotas {
         Ok(UserAndNameSlots { both: Some(Box::new(Both { user, name })) })
     }
 
-    /// Forgets those who are as good as new.
+    /// Forgets the users and names that are as good as new.
     pub fn sweep(&self, now: Instant) {
         self.by_user.sweep(now);
         self.by_name.sweep(now);

@@ -1,4 +1,4 @@
-//! What weir remembers of clients, sources and operators across their connections.
+//! What weir remembers of clients, sources and operators across their connections. All of it is bounded.
 
 pub mod clients;
 pub mod operators;

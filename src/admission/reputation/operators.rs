@@ -1,7 +1,9 @@
-//! The operators of the system account: an operator's tools get in when everything is full, by the slots that are kept free.
+//! The sources that clients of the system account come from. An operator's tools get in when everything else is full,
+//! by the slots that are kept free on each server.
 //!
-//! Where clients sign a server's nonce, the server is dialled before a client has said who it is; then its source decides. One
-//! from where the system account was claimed may try again by the operators for a while, one from where it has logged in for long.
+//! Where clients sign a server's nonce, the server is dialled before a client has said who it is; then its source
+//! decides. A source whose client claimed the system account may use the kept slots for a minute, one whose client has
+//! logged into it for a day.
 
 use std::{
     net::IpAddr,
@@ -12,14 +14,14 @@ use dashmap::DashMap;
 
 use crate::admission::quota::sources::Source;
 
-/// After a claim that could not be heard, the next try goes by the operators for so long.
+/// For so long after a claim the next try from its source may use the kept slots.
 const CLAIMED_FOR: Duration = Duration::from_secs(60);
-/// An operator's machine is remembered for so long after its last login.
+/// A source is remembered for so long after a login to the system account.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
-/// Sources that are remembered at most; those beyond come twice.
+/// The most sources that are remembered. A client of another source comes twice.
 const MOST_SOURCES: usize = 1024;
 
-/// The memory.
+/// The sources that are remembered.
 #[derive(Debug, Default)]
 pub struct Operators {
     until: DashMap<Source, Instant>,
@@ -29,22 +31,22 @@ impl Operators {
     fn note(&self, source: IpAddr, until: Instant) {
         let source = Source::from(source);
         if self.until.len() < MOST_SOURCES || self.until.contains_key(&source) {
-            let mut known = self.until.entry(source).or_insert(until);
-            *known = until.max(*known);
+            let mut remembered = self.until.entry(source).or_insert(until);
+            *remembered = until.max(*remembered);
         }
     }
 
-    /// A client from there says that it belongs to the system account.
+    /// A client from this source says that it belongs to the system account.
     pub fn claimed(&self, source: IpAddr, now: Instant) {
         self.note(source, now + CLAIMED_FOR);
     }
 
-    /// A server has let it into the system account.
+    /// A server has let a client from this source into the system account.
     pub fn verified(&self, source: IpAddr, now: Instant) {
         self.note(source, now + KNOWN_FOR);
     }
 
-    /// Whether a client from there, of which nothing is known yet, may be one of the system account.
+    /// Whether a client from this source, which has said nothing yet, may belong to the system account.
     pub fn is_likely(&self, source: IpAddr, now: Instant) -> bool {
         !self.until.is_empty() && self.until.get(&source.into()).is_some_and(|until| now < *until)
     }

@@ -1,5 +1,7 @@
-//! Sources whose logins the servers keep refusing. Each try takes a turn of the pace, and a place in the quota of whatever
-//! account it claims; so a source that fails too often waits, and the accounts it claims notice nothing.
+//! What weir remembers of sources: whose logins the servers keep refusing, and whose clients keep servers waiting.
+//!
+//! Each refused login has taken a turn of the pace, and a place in the quota of whatever account it claims. A source
+//! with too many of them is damped: its clients are refused, and the accounts that they claim notice nothing.
 
 use std::{
     net::IpAddr,
@@ -9,43 +11,34 @@ use std::{
 use crate::{
     admission::quota::{counted_map::CountedMap, sources::Source},
     identity::CredentialKey,
+    upstream::leaky_bucket::LeakyBucket,
 };
 
-/// Failures of one source in short order that are taken for mistakes: a misconfigured fleet behind one address, say.
-const MISTAKES: f64 = 100.0;
-/// So many failures are forgiven each second; a damped source goes on trying at this rate.
-const FORGIVEN_PER_SECOND: f64 = 5.0;
-/// Sources that are remembered at most. Those beyond go undamped until a sweep.
+/// So many refused logins in short order are taken for mistakes: of a misconfigured fleet behind one address, say.
+const TOLERATED: u32 = 100;
+/// One refused login is forgiven in this time: a damped source goes on trying at this rate.
+const FORGIVEN_IN: Duration = Duration::from_millis(200);
+/// The most sources that are remembered. Others are not damped until a sweep.
 const MOST_SOURCES: usize = 65_536;
-/// Credentials that are remembered at most as good from their source.
+/// The most credentials that are remembered as good from their source.
 const MOST_KNOWN: usize = 100_000;
 
-/// A source that kept a server waiting for a CONNECT is not waited for again for so long.
+/// A source whose client kept a server waiting for its CONNECT is not waited for again for so long.
 const NOT_PROMPT_FOR: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Clone, Copy)]
-struct Failures {
-    count: f64,
-    at: Instant,
-}
-
-impl Failures {
-    fn at(self, now: Instant) -> f64 {
-        let forgiven = now.saturating_duration_since(self.at).as_secs_f64() * FORGIVEN_PER_SECOND;
-        (self.count - forgiven).max(0.0)
-    }
-}
-
-/// The memory.
+/// The sources that are remembered.
 #[derive(Debug, Default)]
 pub struct SourceReputation {
-    failures: CountedMap<Source, Failures>,
-    /// Who logged in well from where the last time: whoever shares an address with a bad one is not damped with it.
+    /// Refused logins that are not forgiven yet.
+    failures: CountedMap<Source, LeakyBucket>,
+    /// Which credential last logged in well from which source: a client that shares an address with a bad one is not
+    /// damped with it.
     known: CountedMap<(Source, CredentialKey), ()>,
-    /// When a client from there last kept a server waiting.
+    /// When a client from this source last kept a server waiting.
     silent: CountedMap<Source, Instant>,
 }
 
+/// Refused logins.
 impl SourceReputation {
     /// A server has refused a login.
     pub fn failed(&self, source: IpAddr, credential: CredentialKey, now: Instant) {
@@ -54,8 +47,8 @@ impl SourceReputation {
         if self.failures.len() >= MOST_SOURCES && !self.failures.contains_key(&source) {
             return;
         }
-        let mut failures = self.failures.get_or_insert_with(source, || Failures { count: 0.0, at: now });
-        *failures = Failures { count: failures.at(now) + 1.0, at: now };
+        let mut failures = self.failures.get_or_insert_with(source, LeakyBucket::default);
+        *failures = failures.add(now, FORGIVEN_IN);
     }
 
     /// A server has let a client in.
@@ -65,7 +58,7 @@ impl SourceReputation {
             return;
         }
         if self.known.len() >= MOST_KNOWN {
-            // Half go, without order; what is still in use comes back with its next login.
+            // Half go, without order; a credential that is still in use comes back with its next login.
             let mut keep = false;
             self.known.retain(|_, ()| {
                 keep = !keep;
@@ -75,33 +68,39 @@ impl SourceReputation {
         self.known.insert(key, ());
     }
 
-    /// Whether a source is to wait, as far as is known before its client has said who it is.
+    /// Whether a source is damped, before its client has said who it is.
     pub fn is_damped(&self, source: IpAddr, now: Instant) -> bool {
-        self.failures.get(&source.into()).is_some_and(|failures| failures.at(now) >= MISTAKES)
+        let failures = self.failures.get(&Source::from(source));
+        failures.is_some_and(|failures| failures.level(now) >= FORGIVEN_IN * TOLERATED)
     }
 
-    /// The same for a client that has said it.
+    /// Whether a source is damped for a client with this credential.
     pub fn is_damped_as(&self, source: IpAddr, credential: CredentialKey, now: Instant) -> bool {
         self.is_damped(source, now) && !self.known.contains_key(&(source.into(), credential))
     }
+}
 
-    /// A client was given a server and did not say its CONNECT soon.
+/// Clients that keep servers waiting.
+impl SourceReputation {
+    /// A client was given a server and did not send its CONNECT soon.
     pub fn kept_silent(&self, source: IpAddr, now: Instant) {
         if self.silent.len() < MOST_SOURCES {
             self.silent.insert(source.into(), now);
         }
     }
 
-    /// Whether others may be made to wait until a client from there has said its CONNECT.
+    /// Whether other clients may be made to wait until a client from this source has sent its CONNECT.
     pub fn is_prompt(&self, source: IpAddr, now: Instant) -> bool {
-        let silent_at = self.silent.get(&source.into()).map(|at| *at);
+        let silent_at = self.silent.get(&Source::from(source)).map(|at| *at);
         silent_at.is_none_or(|at| now.saturating_duration_since(at) >= NOT_PROMPT_FOR)
     }
+}
 
+impl SourceReputation {
     /// Forgets the sources that are forgiven.
     pub fn sweep(&self, now: Instant) {
         self.silent.retain(|_, at| now.saturating_duration_since(*at) < NOT_PROMPT_FOR);
-        self.failures.retain(|_, failures| failures.at(now) > 0.0);
+        self.failures.retain(|_, failures| failures.empty_at(now).is_some());
     }
 }
 
@@ -116,7 +115,7 @@ mod tests {
         let [bad, good] = ["192.0.2.66", "192.0.2.1"].map(|ip| ip.parse::<IpAddr>().unwrap());
         let [mine, claimed] = ["mine", "claimed"].map(|user| keys.credential(Credential::User(user)));
         source_reputation.succeeded(bad, mine);
-        for n in 0..MISTAKES as u32 {
+        for n in 0..TOLERATED {
             assert!(!source_reputation.is_damped(bad, now), "{n}");
             source_reputation.failed(bad, claimed, now);
         }

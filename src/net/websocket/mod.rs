@@ -1,4 +1,4 @@
-//! A client that comes over WebSocket: the HTTP request that opens it, and its frames made a stream of NATS bytes.
+//! Clients over WebSocket: the HTTP request that opens one, and its frames read and written as a stream of NATS bytes.
 
 mod stream;
 
@@ -12,18 +12,19 @@ use crate::{
 };
 
 pub use self::stream::{Buffers, WebSocket};
-/// How the opening of a WebSocket ends without one.
+
+/// Why a request opened no WebSocket.
 #[derive(Debug)]
 pub enum Unopened {
-    /// The connection ended before it said anything: a health check or a port scan.
+    /// The connection ended before the first byte: a health check or a port scan.
     Probe,
-    /// The client left in the middle.
+    /// The client left within its request.
     Gone,
-    /// What it asked for is not to be had here.
+    /// The request is answered with an HTTP error.
     Rejected(Rejection),
 }
 
-/// Reads the request that opens a WebSocket; it is not answered yet.
+/// Reads the request that opens a WebSocket, without answering it.
 ///
 /// # Errors
 /// [`Unopened`].
@@ -31,7 +32,7 @@ pub async fn request(down: &mut Stream, rules: &Rules, deadline: Instant) -> Res
     let mut read = Vec::new();
     loop {
         let before = read.len();
-        // A browser's request has about half a KiB.
+        // The request of a browser has about 512 bytes.
         read.reserve(1024);
         match timeout_at(deadline, pin!(down.read_buf(&mut read))).await {
             Err(_) => return Err(Unopened::Rejected(Rejection::TOO_LATE)),
@@ -39,7 +40,7 @@ pub async fn request(down: &mut Stream, rules: &Rules, deadline: Instant) -> Res
             Ok(_) if before == 0 => return Err(Unopened::Probe),
             Ok(_) => return Err(Unopened::Gone),
         }
-        // It ends with a line: read byte by byte it is not looked at as often.
+        // A request ends with a line end. Parsing only then keeps a request that comes byte by byte cheap.
         if before == 0 || read[before..].contains(&b'\n') || read.len() >= LONGEST_REQUEST {
             match rules.read(&read) {
                 Ok(Some(upgrade)) => return Ok(upgrade),
@@ -50,7 +51,7 @@ pub async fn request(down: &mut Stream, rules: &Rules, deadline: Instant) -> Res
     }
 }
 
-/// CertificateNames yes.
+/// Accepts the request: answers it with 101.
 ///
 /// # Errors
 /// The client is gone.
@@ -58,5 +59,5 @@ pub async fn open(mut down: Stream, upgrade: &Upgrade) -> std::io::Result<Stream
     let mut answer = Vec::with_capacity(256);
     upgrade.write(&mut answer);
     down.send(&answer).await?;
-    Ok(WebSocket::over(down, upgrade.terms).into())
+    Ok(WebSocket::over(down, upgrade.negotiated).into())
 }

@@ -1,7 +1,7 @@
-//! Frames as a stream of bytes: reading gives what the client's frames carry, each write goes into frames of its own.
+//! WebSocket frames as a stream of bytes: a read returns the payload of the client's frames, a write makes new frames.
 //!
-//! Both buffers belong to the worker. A session keeps bytes only while the client does not take them, or while a compressed
-//! message holds more than there is room for; an idle one has none.
+//! Both buffers belong to the worker. A session keeps bytes only while the client does not take them, or while a
+//! compressed message holds more than the reader has room for. An idle session keeps none.
 
 use std::{
     io,
@@ -13,18 +13,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     net::stream::Stream,
-    protocol::websocket::{Terms, Tools, closing::Closing, decode::Decoder, encode},
+    protocol::websocket::{DeflatePool, Negotiated, closing::Closing, decode::Decoder, encode},
     worker,
 };
 
-/// As much as the relay reads at a time.
+/// The most bytes of frames that are read at a time.
 const BUFFER: usize = 32 * 1024;
-/// Compressed bytes that are read at a time: what does not come out at once is kept by the session.
+/// The most compressed bytes that are read at a time. They are few, since the session keeps what the reader cannot take.
 const COMPRESSED: usize = 4 * 1024;
-/// The most that goes into frames at a time.
+/// The most bytes that go into frames at a time.
 const MOST_WRITTEN: usize = 64 * 1024;
-/// Answers to pings are left out while so many bytes wait for a client that does not read.
-const MOST_OWED: usize = 4 * 1024;
+/// Pings are not answered while more bytes than this wait for a client that does not read.
+const MOST_PENDING: usize = 4 * 1024;
 
 /// What the WebSockets of one worker share.
 #[derive(Debug)]
@@ -36,78 +36,76 @@ struct Shared {
     raw: Box<[u8]>,
     /// Frames that are about to be written.
     frames: Vec<u8>,
-    tools: Tools,
+    tools: DeflatePool,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
-        let (raw, frames, tools) = (vec![0; BUFFER].into_boxed_slice(), Vec::new(), Tools::default());
+        let (raw, frames, tools) = (vec![0; BUFFER].into_boxed_slice(), Vec::new(), DeflatePool::default());
         Self(Box::new(Shared { raw, frames, tools }))
     }
 }
 
-/// An open WebSocket.
 #[derive(Debug)]
 pub struct WebSocket {
     below: Stream,
-    terms: Terms,
+    terms: Negotiated,
     decoder: Decoder,
-    /// Bytes that came and have not been decoded.
+    /// Bytes that were read and have not been decoded.
     raw: Vec<u8>,
-    /// Frames that the client has not taken.
-    owed: Vec<u8>,
-    /// How it closes when it comes to that.
+    /// Frames that have not been written.
+    pending: Vec<u8>,
+    /// The close frame to send when weir ends the session.
     closing: Closing,
-    /// A close frame is sent, or owed: nothing may follow it.
+    /// A close frame has been sent or is pending: nothing may follow it.
     closed: bool,
-    /// The client broke the rules: whatever it still sends is thrown away.
+    /// The client violated the framing: everything it still sends is discarded.
     broken: bool,
 }
 
 impl WebSocket {
-    /// What was opened on `below`.
-    pub fn over(below: Stream, terms: Terms) -> Self {
+    /// A WebSocket that was opened on `below`.
+    pub fn over(below: Stream, terms: Negotiated) -> Self {
         Self {
             below,
             terms,
             decoder: Decoder::new(terms),
             raw: Vec::new(),
-            owed: Vec::new(),
+            pending: Vec::new(),
             closing: Closing::GOING_AWAY,
             closed: false,
             broken: false,
         }
     }
 
-    /// The connection below.
     pub fn below(&self) -> &Stream {
         &self.below
     }
 
-    /// Whether frames wait to be flushed.
-    pub fn owes(&self) -> bool {
-        !self.owed.is_empty() || self.below.owes()
+    /// Whether frames have not been written or flushed.
+    pub fn needs_flush(&self) -> bool {
+        !self.pending.is_empty() || self.below.needs_flush()
     }
 
-    fn poll_pay(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut paid = 0;
-        while paid < self.owed.len() {
-            match Pin::new(&mut self.below).poll_write(cx, &self.owed[paid..]) {
-                Poll::Ready(Ok(n)) if n > 0 => paid += n,
+    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut written = 0;
+        while written < self.pending.len() {
+            match Pin::new(&mut self.below).poll_write(cx, &self.pending[written..]) {
+                Poll::Ready(Ok(n)) if n > 0 => written += n,
                 Poll::Ready(Ok(_)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
                 Poll::Pending => {
-                    self.owed.drain(..paid);
+                    self.pending.drain(..written);
                     return Poll::Pending;
                 }
             }
         }
         // An idle session keeps no buffer.
-        self.owed = Vec::new();
+        self.pending = Vec::new();
         Pin::new(&mut self.below).poll_flush(cx)
     }
 
-    /// One step of reading: what was kept, or else what there is to read. Returns how many bytes came out; `None` at the end.
+    /// Decodes the bytes that were kept, or those of one read. Returns how many bytes are in `out`; `None` at the end.
     fn poll_decode(
         &mut self,
         cx: &mut Context<'_>,
@@ -118,7 +116,7 @@ impl WebSocket {
         let raw = if !self.broken && (!kept.is_empty() || self.decoder.has_more()) {
             &kept[..]
         } else {
-            // What is not compressed takes no more room than it takes now.
+            // Bytes that are not compressed fit into `out` when they are decoded.
             let most = if self.terms.deflate { COMPRESSED } else { out.len().min(BUFFER) };
             let mut read = ReadBuf::new(&mut buffers.raw[..most]);
             ready!(Pin::new(&mut self.below).poll_read(cx, &mut read))?;
@@ -131,10 +129,10 @@ impl WebSocket {
         if self.broken {
             return Poll::Ready(Ok(Some(0)));
         }
-        let owed = self.owed.len();
-        let decoded = self.decoder.decode(raw, out, &mut self.owed, &mut buffers.tools);
-        if self.closed || (owed > MOST_OWED && !self.decoder.is_closed()) {
-            self.owed.truncate(owed);
+        let before = self.pending.len();
+        let decoded = self.decoder.decode(raw, out, &mut self.pending, &mut buffers.tools);
+        if self.closed || (before > MOST_PENDING && !self.decoder.is_closed()) {
+            self.pending.truncate(before);
         }
         match decoded {
             Ok(step) => {
@@ -144,11 +142,11 @@ impl WebSocket {
             }
             Err(violation) => {
                 if !self.closed {
-                    violation.0.write(&mut self.owed);
+                    violation.0.write(&mut self.pending);
                 }
                 (self.closed, self.broken) = (true, true);
-                // Best effort here; a farewell flushes what is owed.
-                let _ = self.poll_pay(cx);
+                // Best effort: the lingering close flushes the rest.
+                let _ = self.poll_pending(cx);
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation)))
             }
         }
@@ -156,7 +154,7 @@ impl WebSocket {
 }
 
 impl WebSocket {
-    /// Writes frames with `bytes`, and keeps what the client does not take now.
+    /// Writes `bytes` in frames, and keeps the frames that the client does not take now.
     fn write_frames(&mut self, cx: &mut Context<'_>, buffers: &mut Shared, bytes: &[u8]) -> io::Result<()> {
         let frames = &mut buffers.frames;
         frames.clear();
@@ -165,13 +163,13 @@ impl WebSocket {
             Poll::Ready(written) => written?,
             Poll::Pending => 0,
         };
-        self.owed = frames[written..].to_vec();
+        self.pending = frames[written..].to_vec();
         Ok(())
     }
 }
 
 impl AsyncRead for WebSocket {
-    /// Violations of the framing are [`io::ErrorKind::InvalidData`]; after one, reading throws away until the end.
+    /// A violation of the framing is [`io::ErrorKind::InvalidData`]. Reads after it discard everything until the end.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
@@ -183,9 +181,9 @@ impl AsyncRead for WebSocket {
                 worker::with(|local| local.websocket_buffers.with(|Buffers(shared)| this.poll_decode(cx, shared, out)));
             let Some(given) = ready!(given)? else { return Poll::Ready(Ok(())) };
             buf.advance(given);
-            // Pongs and the answer to a close; what cannot leave now leaves with the next flush.
-            if !this.owed.is_empty()
-                && let Poll::Ready(Err(err)) = this.poll_pay(cx)
+            // Pongs, and the answer to a close. Frames that cannot be written now are written by the next flush.
+            if !this.pending.is_empty()
+                && let Poll::Ready(Err(err)) = this.poll_pending(cx)
             {
                 return Poll::Ready(Err(err));
             }
@@ -199,12 +197,12 @@ impl AsyncRead for WebSocket {
 impl AsyncWrite for WebSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        // Nobody reads what comes behind a close frame.
+        // The client ignores everything behind a close frame.
         if this.closed || bytes.is_empty() {
             return Poll::Ready(Ok(bytes.len()));
         }
-        if !this.owed.is_empty() {
-            ready!(this.poll_pay(cx))?;
+        if !this.pending.is_empty() {
+            ready!(this.poll_pending(cx))?;
         }
         let bytes = &bytes[..bytes.len().min(MOST_WRITTEN)];
         this.closing = Closing::after(bytes).unwrap_or(this.closing);
@@ -213,17 +211,17 @@ impl AsyncWrite for WebSocket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_pay(cx)
+        self.get_mut().poll_pending(cx)
     }
 
-    /// CertificateNames how it ends, and then ends the connection below.
+    /// Sends the close frame, and then ends the connection below.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.closed {
-            this.closing.write(&mut this.owed);
+            this.closing.write(&mut this.pending);
             this.closed = true;
         }
-        ready!(this.poll_pay(cx))?;
+        ready!(this.poll_pending(cx))?;
         Pin::new(&mut this.below).poll_shutdown(cx)
     }
 }

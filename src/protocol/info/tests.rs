@@ -101,9 +101,9 @@ fn not_an_info() {
     }
 }
 
-fn greeted(greeting: &Greeting) -> Info {
+fn written(own_info: &OwnInfo) -> Info {
     let mut out = Vec::new();
-    greeting.write(7, "2001:db8::1".parse().unwrap(), &mut out);
+    own_info.write(7, "2001:db8::1".parse().unwrap(), &mut out);
     let line = String::from_utf8(out).unwrap();
     assert!(line.contains("\"client_id\":7,\"client_ip\":\"2001:db8::1\"") && line.contains("\"proto\":1"), "{line}");
     // One line, no duplicate keys, no null: what async-nats needs.
@@ -111,57 +111,61 @@ fn greeted(greeting: &Greeting) -> Info {
     let json = line.strip_prefix("INFO ").unwrap();
     let info = parse(json);
     assert_eq!(
-        info.said.fields.len(),
+        info.template.fields.len(),
         serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json).unwrap().len()
     );
     info
 }
 
 #[test]
-fn greeting_is_what_all_servers_can_keep() {
+fn own_info_promises_what_all_servers_can_keep() {
     let a = parse(r#"{"version":"2.15.1","max_payload":1048576,"headers":true,"jetstream":true,"api_lvl":3}"#);
     let b = parse(
         r#"{"version":"2.9.10","max_payload":65536,"headers":true,"auth_required":true,"nonce":"x","ldm":true,"connect_urls":["b"]}"#,
     );
     let c = parse(r#"{"version":"2.10.0-RC.1","max_payload":-1,"headers":true,"api_lvl":1,"cluster":"c"}"#);
-    let greeting = Greeting::new("W", "weir", &[&a, &b, &c], "h", 1, &["x:1".to_owned()]);
-    assert_eq!(greeting.version(), "2.9.10");
-    let info = greeted(&greeting);
+    let own_info = OwnInfo::new("W", "weir", &[&a, &b, &c], "h", 1, &["x:1".to_owned()]);
+    assert_eq!(own_info.version(), "2.9.10");
+    let info = written(&own_info);
     assert_eq!((info.server_id(), info.server_name(), info.version()), ("W", "weir", "2.9.10"));
     assert_eq!((info.max_payload(), info.api_lvl(), info.nonce()), (Some(65_536), None, None));
     assert!(
-        info.headers() && info.auth_required() && info.jetstream() && !info.ldm() && info.said.raw("cluster").is_none()
+        info.headers()
+            && info.auth_required()
+            && info.jetstream()
+            && !info.ldm()
+            && info.template.raw("cluster").is_none()
     );
-    assert_eq!(&info.said.text[info.said.raw("connect_urls").unwrap()], "[\"x:1\"]");
+    assert_eq!(info.template.raw("connect_urls").unwrap(), "[\"x:1\"]");
 
-    let info = greeted(&Greeting::new("W", "weir", &[&a, &c], "h", 1, &[]));
+    let info = written(&OwnInfo::new("W", "weir", &[&a, &c], "h", 1, &[]));
     assert_eq!((info.version(), info.api_lvl()), ("2.10.0-RC.1", Some(1)));
-    assert!(!info.auth_required() && info.said.raw("connect_urls").is_none() && !info.tls_required());
+    assert!(!info.auth_required() && info.template.raw("connect_urls").is_none() && !info.tls_required());
 
     let old = parse(r#"{"version":"dev","max_payload":0}"#);
-    let info = greeted(&Greeting::new("W", "weir", &[&a, &old], "h", 1, &[]));
+    let info = written(&OwnInfo::new("W", "weir", &[&a, &old], "h", 1, &[]));
     assert_eq!((info.version(), info.max_payload(), info.headers()), ("2.15.1", Some(1_048_576), false));
 }
 
 #[test]
-fn greeting_without_servers_offends_no_client() {
-    let info = greeted(&Greeting::new("W", "a\"b", &[], "h", 1, &[]).with_tls(true, true, false));
+fn own_info_without_servers_suits_every_client() {
+    let info = written(&OwnInfo::new("W", "a\"b", &[], "h", 1, &[]).with_tls(true, true, false));
     assert_eq!((info.version(), info.max_payload(), info.server_name()), ("2.10.0", Some(1 << 20), "a\"b"));
     assert!(info.headers() && info.auth_required() && info.tls_required() && info.tls_available() && !info.jetstream());
 }
 
 #[test]
-fn greeting_with_a_nonce() {
+fn own_info_with_a_nonce() {
     let mut out = Vec::new();
-    Greeting::new("W", "w", &[], "h", 1, &[]).write_with_nonce(1, "192.0.2.1".parse().unwrap(), "abc", &mut out);
+    OwnInfo::new("W", "w", &[], "h", 1, &[]).write_with_nonce(1, "192.0.2.1".parse().unwrap(), "abc", &mut out);
     let info = Info::parse(out.strip_prefix(b"INFO ").unwrap()).unwrap();
     assert_eq!(info.nonce(), Some("abc"));
 }
 
-/// What [`Info::parse_again`] makes of `json`, knowing `known`; the same as parsing it, whether recognised or not.
-fn again(known: &str, json: &str) -> bool {
+/// What [`Info::reparse`] makes of `json`, knowing `known`; the same as parsing it, whether recognised or not.
+fn is_recognised(known: &str, json: &str) -> bool {
     let known = parse(known);
-    let info = Info::parse_again(json.as_bytes(), Some(&known)).unwrap_or_else(|error| panic!("{json}: {error}"));
+    let info = Info::reparse(json.as_bytes(), Some(&known)).unwrap_or_else(|error| panic!("{json}: {error}"));
     let parsed = parse(json);
     for keep_nonce in [false, true] {
         let rewrite = Rewrite { keep_nonce, ..PLAIN };
@@ -171,7 +175,7 @@ fn again(known: &str, json: &str) -> bool {
         |info: &Info| (info.client_id(), info.nonce().map(str::to_owned), info.remote_account().map(str::to_owned));
     assert_eq!(own(&info), own(&parsed));
     assert_eq!(info.server_name(), parsed.server_name());
-    Arc::ptr_eq(&info.said, &known.said)
+    Arc::ptr_eq(&info.template, &known.template)
 }
 
 #[test]
@@ -184,9 +188,9 @@ fn what_a_server_says_again_is_recognised() {
             .replace("\"X\"", &format!("\"X\",\"remote_account\":\"{account}\"{rest}"))
     };
     let first = line("5", "127.0.0.1", "abc", "A", "");
-    assert!(again(&first, &first));
-    assert!(again(&first, &line("18446744073709551615", "2001:db8::1", "AZaz09-_", "$G", "")));
-    assert!(again(&first, &line("0", "", "", "", "")));
+    assert!(is_recognised(&first, &first));
+    assert!(is_recognised(&first, &line("18446744073709551615", "2001:db8::1", "AZaz09-_", "$G", "")));
+    assert!(is_recognised(&first, &line("0", "", "", "", "")));
     for other in [
         line("6", "127.0.0.1", "abc", "A", ",\"ldm\":true"),
         line("6", "127.0.0.1", "abc", "A", " "),
@@ -196,7 +200,7 @@ fn what_a_server_says_again_is_recognised() {
         line("6", "127.0.0.1", "abc\",\"nonce\":\"d", "A", ""),
         first.replace("n1", "n2"),
     ] {
-        assert!(!again(&first, &other), "{other}");
+        assert!(!is_recognised(&first, &other), "{other}");
     }
     // Bad as before.
     let known = parse(&first);
@@ -206,11 +210,35 @@ fn what_a_server_says_again_is_recognised() {
         line("6", "", "", "A", "}"),
         line("", "", "", "A", ""),
     ] {
-        assert_eq!(Info::parse_again(bad.as_bytes(), Some(&known)), Err(InfoError::Syntax), "{bad}");
+        assert_eq!(Info::reparse(bad.as_bytes(), Some(&known)), Err(InfoError::Syntax), "{bad}");
     }
     // Where a value cannot be told by its bytes, all of it is compared.
     let escaped = line("5", "127.0.0.1", "pq\\u00e9", "A", "");
-    assert!(again(&escaped, &escaped.replace("\"client_id\":5", "\"client_id\":77")));
-    assert!(!again(&escaped, &escaped.replace("pq", "rs")));
-    assert!(again("{}", "{}") && !again("{}", "{ }"));
+    assert!(is_recognised(&escaped, &escaped.replace("\"client_id\":5", "\"client_id\":77")));
+    assert!(!is_recognised(&escaped, &escaped.replace("pq", "rs")));
+    assert!(is_recognised("{}", "{}") && !is_recognised("{}", "{ }"));
+}
+
+#[test]
+fn versions_of_servers_are_ordered_as_they_were_released() {
+    let rising = [
+        "2.9.10",
+        "2.10.0-alpha",
+        "2.10.0-alpha.1",
+        "2.10.0-beta.2",
+        "2.10.0-beta.11",
+        "2.10.0-preview.1",
+        "2.10.0",
+        "v2.12.0-RC.1",
+        "2.12.0+build",
+        "2.15.1",
+        "10.0.0",
+    ];
+    for pair in rising.windows(2) {
+        assert!(parse_version(pair[0]).unwrap() < parse_version(pair[1]).unwrap(), "{pair:?}");
+    }
+    assert_eq!(parse_version("2.12.0+one"), parse_version("2.12.0+two"));
+    for text in ["", "2", "2.1", "2.1.", "2.1.x", "2.1.1.1", "+2.1.1", "2.+1.1", "main"] {
+        assert_eq!(parse_version(text), None, "{text}");
+    }
 }

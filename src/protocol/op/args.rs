@@ -1,20 +1,20 @@
-//! The arguments of operations that carry a payload, of which only the sizes at their end matter here.
+//! The arguments of operations with a payload, read byte by byte. Only the sizes at their end matter for framing.
 
-/// Most digits of a size: nats-server's `parseSize` calls longer ones bad, leading zeros or not.
+/// The most digits of a size, leading zeros included: nats-server's `parseSize` rejects longer ones.
 pub(super) const MAX_DIGITS: usize = 9;
 
-/// Reads them byte by byte: for lines that are cut by the end of a chunk, or unusual.
+/// The arguments read so far, of a line that is cut by the end of a chunk or that [`super::fast_path`] does not handle.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Args {
-    /// How many words have begun; three says "three or more" to nobody, so it saturates far above what any operation has.
+    /// How many words have begun. It saturates at 255; no operation has more than 4.
     words: u8,
     in_word: bool,
-    /// The number that the last word is, and the one before it.
+    /// The last word and the one before it, read as sizes.
     last: Size,
     previous: Size,
 }
 
-/// What a word says as a size.
+/// A word read as a size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Size {
     value: u32,
@@ -23,6 +23,7 @@ struct Size {
 }
 
 impl Size {
+    #[expect(clippy::arithmetic_side_effects, reason = "nine digits fit u32")]
     fn push(&mut self, byte: u8) {
         self.bad |= !byte.is_ascii_digit() || usize::from(self.digits) == MAX_DIGITS;
         if !self.bad {
@@ -54,12 +55,12 @@ impl Args {
         self.words
     }
 
-    /// The size that the last word is.
+    /// The last word as a size.
     pub(super) fn size(&self) -> Option<u32> {
         self.last.get()
     }
 
-    /// The sizes that the last two words are: of the headers, and of headers and payload together.
+    /// The last two words as sizes: of the headers, and of headers and payload together.
     pub(super) fn sizes(&self) -> Option<(u32, u32)> {
         Some((self.previous.get()?, self.last.get()?))
     }

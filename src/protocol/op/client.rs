@@ -1,10 +1,10 @@
-//! From client to server: nats-server's parser.go for a client, as far as the ends of operations go.
+//! Framing from client to server: nats-server's parser.go for clients, reduced to where operations end.
 
 use memchr::memchr;
 
 use crate::protocol::op::{
     args::Args,
-    whole::{Line, arguments, messages},
+    fast_path::{Line, arguments, messages},
 };
 
 /// What [`ClientFraming::scan`] found in a chunk.
@@ -12,30 +12,32 @@ use crate::protocol::op::{
 pub enum ClientScan {
     /// The whole chunk may be forwarded.
     Pass,
-    /// A CONNECT has been recognised, by its verb. The bytes before `at` may be forwarded: they end before the verb, or, when
-    /// the verb began in an earlier chunk, are none; its newline has never been among them. The scan is over.
+    /// A CONNECT was found, by its verb. The bytes before `at` may be forwarded. If the verb began in an earlier chunk, its
+    /// first letters were forwarded with that chunk, but never its newline. The scan is over.
     Connect {
-        /// Where in the chunk the operation begins; 0 when it began earlier.
+        /// The index in the chunk at which the operation begins; 0 if it began in an earlier one.
         at: usize,
     },
-    /// What the server calls a parser error, or what it would read differently from read to read. To have the server
-    /// say so itself, forward up to and including `at` and nothing after it. The scan is over.
+    /// A parser error for the server, or bytes that the server's parser would treat differently from read to read. To let
+    /// the server answer, forward up to and including `at` and nothing after it. The scan is over.
     Violation {
-        /// The offending byte.
+        /// The index of the offending byte.
         at: usize,
     },
 }
 
 /// Follows the stream from a client behind its first CONNECT.
 ///
-/// An operation begins and ends where it does in nats-server (parser.go with `processPub` and `processHeaderPub`, 2.15).
-/// Stricter than the server, because what it does there depends on how its reads cut the stream, or is an accident:
-/// - a CR in the arguments of PUB or HPUB that is not followed by LF,
-/// - a LF as the first byte of an argument (the server takes it for the argument's and goes on to the next line),
-/// - HMSG, which the server takes from a client with whatever size it saw last.
+/// An operation begins and ends where it does for nats-server (parser.go with `processPub` and `processHeaderPub`, 2.15).
+/// In three cases weir is stricter, because the server's behaviour depends on how its reads cut the stream, or is an
+/// accident:
+/// - a CR in the arguments of PUB or HPUB that is not followed by LF;
+/// - a LF as the first byte of an argument: the server makes it a part of the argument, which then continues on the next
+///   line;
+/// - HMSG: the server accepts it from a client, with the size of an earlier message.
 ///
-/// What the server refuses without it having to do with framing (subjects, permissions, `max_payload`, the JSON of
-/// INFO) is passed on; the server closes.
+/// weir passes on what the server refuses for other reasons than framing (subjects, permissions, `max_payload`, the JSON of
+/// INFO). The server then closes.
 #[derive(Debug, Clone)]
 pub struct ClientFraming {
     state: State,
@@ -46,31 +48,31 @@ pub struct ClientFraming {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Start,
-    /// This much of the verb has been read.
+    /// `read` letters of the verb have been read.
     Verb {
         verb: Verb,
         read: u8,
     },
-    /// Behind a verb that needs a blank.
+    /// Behind a verb that must be followed by a blank.
     NeedBlank(Verb),
     /// Blanks before an argument.
     Blanks(Verb),
-    /// Behind PING, PONG and +OK, where anything goes.
+    /// Behind PING, PONG and +OK, which may be followed by anything.
     Tail,
-    /// An argument of which only the end matters, and how long it is so far.
+    /// In an argument of which only the end matters; this many bytes of it have been read.
     Arg(usize),
-    /// The arguments of PUB and HPUB, and whether the last byte was a CR.
+    /// In the arguments of PUB and HPUB. `cr`: the last byte was a CR.
     Sizes {
         verb: Verb,
         args: Args,
         len: usize,
         cr: bool,
     },
-    /// This much of the payload is to come.
+    /// This many bytes of the payload are still to come.
     Payload(u32),
-    /// The CR behind the payload is to come.
+    /// Before the CR behind the payload.
     Cr,
-    /// The LF behind the payload is to come.
+    /// Before the LF behind the payload.
     Lf,
     /// CONNECT or a violation has been reported.
     Over(Ended),
@@ -126,6 +128,18 @@ impl Verb {
         }
     }
 
+    /// The verb and the number of its letters read once `letter` has been read; `None` if no verb goes on so.
+    #[expect(clippy::arithmetic_side_effects, reason = "no verb has more than 7 letters")]
+    fn read_letter(self, read: u8, letter: u8) -> Option<(Self, u8)> {
+        // Three verbs begin with a P.
+        let verb = match (self, read, letter) {
+            (Self::Pub, 1, b'i') => Self::Ping,
+            (Self::Pub, 1, b'o') => Self::Pong,
+            _ => self,
+        };
+        (verb.letters().get(usize::from(read)) == Some(&letter)).then_some((verb, read + 1))
+    }
+
     /// The state behind the last letter; `None` for CONNECT.
     fn finished(self) -> Option<State> {
         Some(match self {
@@ -137,20 +151,25 @@ impl Verb {
     }
 }
 
-/// The byte ends the scan.
+/// A byte at which the scan ends.
 struct End(Ended);
 
 const VIOLATION: End = End(Ended::Violation);
 
 impl ClientFraming {
-    /// Starts between two operations. `max_control_line` is the most bytes of an argument, as the server counts them;
-    /// `usize::MAX` leaves that to the server, whose limit INFO does not tell.
+    /// Starts between two operations. `max_control_line` is the longest argument in bytes, as the server counts them. INFO
+    /// does not tell the server's limit: where it is unknown, `usize::MAX` leaves the check to the server.
     pub const fn new(max_control_line: usize) -> Self {
         Self { state: State::Start, max_control_line, messages: 0 }
     }
 
-    /// Follows the next bytes of the stream. After anything but [`ClientScan::Pass`] nothing more is to be forwarded, and
-    /// every further scan says the same again, `at` 0.
+    /// Follows the next bytes of the stream. After any result but [`ClientScan::Pass`] nothing more may be forwarded, and
+    /// every further scan returns the same result, with `at` 0.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "`at` is below the length of the chunk, and each step consumes at most the rest of it"
+    )]
     pub fn scan(&mut self, chunk: &[u8]) -> ClientScan {
         let (mut at, mut op) = (0, 0);
         while at < chunk.len() {
@@ -175,29 +194,37 @@ impl ClientFraming {
         ClientScan::Pass
     }
 
-    /// PUB and HPUB so far, counted when their control line is complete.
+    /// The number of PUB and HPUB so far; each counts once its control line is complete.
     pub fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// Whether the stream stands between two operations.
+    /// Whether the stream is between two operations.
     pub fn at_boundary(&self) -> bool {
         self.state == State::Start
     }
 
-    /// The fast path: consumes messages from a boundary on, as long as their control lines are whole and usual. The state
-    /// is a boundary behind it, or within a payload that goes on behind the chunk.
+    /// The fast path: consumes messages from the start of one, as long as their control lines are whole and have the usual form.
+    /// Afterwards the state is between two operations, or in a payload that continues behind the chunk.
+    #[expect(clippy::arithmetic_side_effects, reason = "2^64 messages take centuries")]
     fn publications(&mut self, chunk: &[u8]) -> usize {
         let max = self.max_control_line;
         let consumed = messages(chunk, |rest| publication(rest, max));
         self.messages += consumed.messages;
-        if let Some(state) = consumed.leaves(State::Cr, State::Payload) {
+        if let Some(state) = consumed.next_state(State::Cr, State::Payload) {
             self.state = state;
         }
         consumed.bytes
     }
 
     /// Consumes at least one byte of `rest`, which is not empty. An error is about its first byte.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        reason = "`rest` is not empty, memchr finds indices in it, counts are at most the length of a line, and a size has nine \
+                  digits, so that the cast to u32 loses nothing"
+    )]
     fn step(&mut self, rest: &[u8]) -> Result<usize, End> {
         let byte = rest[0];
         match &mut self.state {
@@ -206,21 +233,11 @@ impl ClientFraming {
                 self.state = State::Verb { verb, read: 1 };
             }
             State::Verb { verb, read } => {
-                let letter = byte.to_ascii_lowercase();
-                // Three verbs begin with a P.
-                match (*verb, *read, letter) {
-                    (Verb::Pub, 1, b'i') => *verb = Verb::Ping,
-                    (Verb::Pub, 1, b'o') => *verb = Verb::Pong,
-                    _ => {}
-                }
-                let letters = verb.letters();
-                if letters.get(usize::from(*read)) != Some(&letter) {
-                    return Err(VIOLATION);
-                }
-                *read += 1;
-                if usize::from(*read) == letters.len() {
-                    self.state = verb.finished().ok_or(End(Ended::Connect))?;
-                }
+                let (verb, read) = verb.read_letter(*read, byte.to_ascii_lowercase()).ok_or(VIOLATION)?;
+                self.state = match usize::from(read) == verb.letters().len() {
+                    true => verb.finished().ok_or(End(Ended::Connect))?,
+                    false => State::Verb { verb, read },
+                };
             }
             State::NeedBlank(verb) => match byte {
                 b' ' | b'\t' => self.state = State::Blanks(*verb),
@@ -235,7 +252,7 @@ impl ClientFraming {
                         Verb::Pub | Verb::Hpub => State::Sizes { verb, args: Args::default(), len: 0, cr: false },
                         _ => State::Arg(0),
                     };
-                    // The byte is the argument's first, and read as such.
+                    // The byte is the first of the argument.
                     return self.step(rest);
                 }
             },
@@ -248,27 +265,11 @@ impl ClientFraming {
             },
             State::Arg(_) if byte == b'\n' => self.state = State::Start,
             State::Arg(len) => {
-                let end = memchr(b'\n', rest);
-                let arg = &rest[..end.unwrap_or(rest.len())];
-                let max = self.max_control_line;
-                // A CR may stand behind the last byte that the limit allows, if LF follows it.
-                if over_limit(byte, *len, max) {
-                    return Err(VIOLATION);
+                let (read, is_whole) = argument(rest, len, self.max_control_line).ok_or(VIOLATION)?;
+                if is_whole {
+                    self.state = State::Start;
                 }
-                let within = max.saturating_sub(*len).max(1);
-                if arg.len() > within {
-                    // Up to the first byte that may be one too many; the next step decides.
-                    *len += within;
-                    return Ok(within);
-                }
-                *len += arg.len();
-                match end {
-                    Some(end) => {
-                        self.state = State::Start;
-                        return Ok(end + 1);
-                    }
-                    None => return Ok(arg.len()),
-                }
+                return Ok(read);
             }
             State::Sizes { verb, args, len, cr } => {
                 if byte == b'\n' {
@@ -286,7 +287,6 @@ impl ClientFraming {
                 }
             }
             State::Payload(left) => {
-                // Both fit: a size has at most nine digits.
                 let read = rest.len().min(*left as usize);
                 *left -= read as u32;
                 if *left == 0 {
@@ -308,12 +308,36 @@ impl ClientFraming {
     }
 }
 
-/// Whether this byte at index `len` of an argument makes it longer than `max`, given that it is not the line's LF.
+/// Reads what is there of an argument of which `len` bytes have been read. Returns how many bytes to consume and whether the
+/// line ends with them; `None` if the argument is too long.
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "`rest` is not empty, memchr finds an index in it, and `len` is the length of what was received"
+)]
+fn argument(rest: &[u8], len: &mut usize, max: usize) -> Option<(usize, bool)> {
+    // A CR may stand behind the last byte that the limit allows, if LF follows it.
+    if over_limit(rest[0], *len, max) {
+        return None;
+    }
+    let end = memchr(b'\n', rest);
+    let here = end.unwrap_or(rest.len());
+    let within = max.saturating_sub(*len).max(1);
+    if here > within {
+        // Stop before the first byte that may be one too many; the next step decides.
+        *len += within;
+        return Some((within, false));
+    }
+    *len += here;
+    Some(end.map_or((here, false), |end| (end + 1, true)))
+}
+
+/// Whether a byte at index `len` of an argument makes the argument longer than `max`; the byte is not the LF of the line.
 fn over_limit(byte: u8, len: usize, max: usize) -> bool {
     if byte == b'\r' { len > max } else { len >= max }
 }
 
-/// The size of the payload, when the arguments of the line are right.
+/// The size of the payload, if the arguments of the line are valid.
 fn finish(verb: Verb, args: &Args) -> Option<u32> {
     match (verb, args.words()) {
         (Verb::Pub, 2 | 3) => args.size(),
@@ -322,13 +346,18 @@ fn finish(verb: Verb, args: &Args) -> Option<u32> {
     }
 }
 
-/// A whole, usual control line of PUB or HPUB at the start of `rest`.
+/// A whole control line of PUB or HPUB in the usual form at the start of `rest`.
 #[inline(always)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "`rest` has at least 5 bytes, and the arguments end within it"
+)]
 fn publication(rest: &[u8], max_control_line: usize) -> Option<Line> {
     let &[a, b, c, d, e, ..] = rest else {
         return None;
     };
-    // Clearing this bit is `to_ascii_uppercase` for what becomes a letter by it.
+    // Clearing this bit turns a lower-case letter into its upper-case one; no other byte turns into one of these letters.
     let word = u32::from_be_bytes([a, b, c, d]) & 0xdfdf_dfdf;
     let (start, header) = if word & 0xffff_ff00 == u32::from_be_bytes(*b"PUB\0") && d == b' ' {
         (4, false)

@@ -1,13 +1,13 @@
-//! From server to client: messages are skipped, control lines can be captured.
+//! Framing from server to client: messages are skipped, and control lines can be captured.
 
 use memchr::memchr;
 
 use crate::protocol::op::{
     args::Args,
-    whole::{Line, arguments, messages},
+    fast_path::{Line, arguments, messages},
 };
 
-/// Which lines of the server stop the scan.
+/// Which of the server's lines stop the scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capture {
     /// INFO.
@@ -21,22 +21,22 @@ pub enum Capture {
 pub enum ServerScan {
     /// The whole chunk may be forwarded.
     Pass,
-    /// A line to be captured begins at `chunk[at]`, which is told by its first byte; the bytes before it may be forwarded. The framing
-    /// stays at the line's start: the caller collects the line and scans on behind its LF.
+    /// A line to capture begins at `chunk[at]`, as its first byte tells; the bytes before it may be forwarded. The framing
+    /// stays at the start of the line: the caller collects the line and continues the scan behind its LF.
     Line {
-        /// Where the line begins.
+        /// The index in the chunk at which the line begins.
         at: usize,
     },
-    /// Not what a nats-server sends to a client. The scan is over.
+    /// No nats-server sends this to a client. The scan is over.
     Violation {
-        /// The offending byte.
+        /// The index of the offending byte.
         at: usize,
     },
 }
 
 /// Follows the stream from a server, from the start of a line on.
 ///
-/// The server is trusted: of MSG and HMSG only verb, size and the end of the payload are checked.
+/// weir trusts the server: of MSG and HMSG it checks only the verb, the size and the end of the payload.
 #[derive(Debug, Clone)]
 pub struct ServerFraming {
     state: State,
@@ -47,28 +47,28 @@ pub struct ServerFraming {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Start,
-    /// This much of MSG or HMSG with its blank has been read.
+    /// `read` letters of MSG or HMSG have been read.
     Verb {
         verb: &'static [u8],
         read: u8,
     },
     /// Blanks before the arguments.
     Blanks,
-    /// The arguments of MSG and HMSG, and whether a CR waits for what follows it.
+    /// In the arguments of MSG and HMSG. `cr`: the last byte was a CR, which belongs to the arguments unless LF follows.
     Args {
         args: Args,
         cr: bool,
     },
-    /// A control line that is not captured.
+    /// In a control line that is not captured.
     Tail,
-    /// This much of the payload is to come.
+    /// This many bytes of the payload are still to come.
     Payload(u32),
     Cr,
     Lf,
     Broken,
 }
 
-/// The byte is no server's.
+/// A byte that no server sends here.
 struct Violation;
 
 impl ServerFraming {
@@ -83,6 +83,11 @@ impl ServerFraming {
     }
 
     /// Follows the next bytes of the stream.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "`at` is below the length of the chunk, and each step consumes at most the rest of it"
+    )]
     pub fn scan(&mut self, chunk: &[u8]) -> ServerScan {
         let mut at = 0;
         while at < chunk.len() {
@@ -107,12 +112,12 @@ impl ServerFraming {
         ServerScan::Pass
     }
 
-    /// MSG and HMSG so far, counted when their control line is complete.
+    /// The number of MSG and HMSG so far; each counts once its control line is complete.
     pub fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// Whether the stream stands between two lines.
+    /// Whether the stream is between two lines.
     pub fn at_boundary(&self) -> bool {
         self.state == State::Start
     }
@@ -125,17 +130,25 @@ impl ServerFraming {
         }
     }
 
-    /// The fast path, as in [`super::ClientFraming`]: consumes messages whose control lines are whole and usual.
+    /// The fast path, as in [`super::ClientFraming`]: consumes messages whose control lines are whole and have the usual form.
+    #[expect(clippy::arithmetic_side_effects, reason = "2^64 messages take centuries")]
     fn deliveries(&mut self, chunk: &[u8]) -> usize {
         let consumed = messages(chunk, delivery);
         self.messages += consumed.messages;
-        if let Some(state) = consumed.leaves(State::Cr, State::Payload) {
+        if let Some(state) = consumed.next_state(State::Cr, State::Payload) {
             self.state = state;
         }
         consumed.bytes
     }
 
     /// Consumes at least one byte of `rest`, which is not empty. An error is about its first byte.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        reason = "`rest` is not empty, memchr finds indices in it, and a size has nine digits, so that the cast to u32 \
+                  loses nothing"
+    )]
     fn step(&mut self, rest: &[u8]) -> Result<usize, Violation> {
         let byte = rest[0];
         match &mut self.state {
@@ -154,8 +167,8 @@ impl ServerFraming {
             },
             State::Blanks => {
                 if !matches!(byte, b' ' | b'\t') {
-                    // As in the clients' own parsers, the first byte is the argument's, whatever it is: LF too, since a subject
-                    // may begin with one (2.15 takes it from a publisher).
+                    // As in the clients' own parsers, any byte begins the argument. It may be LF: nats-server 2.15 accepts a
+                    // subject that begins with one from a publisher.
                     let mut args = Args::default();
                     args.push(byte);
                     self.state = State::Args { args, cr: false };
@@ -167,7 +180,7 @@ impl ServerFraming {
                     self.messages += 1;
                     self.state = if size == 0 { State::Cr } else { State::Payload(size) };
                 } else {
-                    // Only a CR before the LF belongs to the line's end.
+                    // A CR belongs to the end of the line only before LF.
                     if std::mem::replace(cr, byte == b'\r') {
                         args.push(b'\r');
                     }
@@ -205,8 +218,13 @@ impl ServerFraming {
     }
 }
 
-/// A whole, usual control line of MSG or HMSG at the start of `rest`.
+/// A whole control line of MSG or HMSG in the usual form at the start of `rest`.
 #[inline(always)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "`rest` starts with `start` matched bytes, and the arguments end within it"
+)]
 fn delivery(rest: &[u8]) -> Option<Line> {
     let start = match rest {
         [b'M', b'S', b'G', b' ', ..] => 4,

@@ -1,10 +1,10 @@
-//! The close frame: with which code and text a WebSocket ends, as nats-server maps them (`wsEnqueueCloseMessage`).
+//! Close frames: the code and text with which a WebSocket ends, as nats-server chooses them (`wsEnqueueCloseMessage`).
 
 use tungstenite::protocol::frame::coding::Control;
 
 use crate::protocol::websocket::encode;
 
-/// A code and a text.
+/// The content of a close frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closing {
     /// RFC 6455, section 7.4.1.
@@ -14,15 +14,15 @@ pub struct Closing {
 }
 
 impl Closing {
-    /// The server went, or weir lets the client go: it is to come back.
+    /// The server has gone, or weir is draining. The client reconnects.
     pub const GOING_AWAY: Self = Self { code: 1001, text: "Server Shutdown" };
 
-    /// What a client is told when the words before the end were these: the last line of them, where that is an `-ERR` which
-    /// ends a connection.
+    /// The close frame for a connection whose last bytes to the client were `words`; `None` unless they end in an `-ERR` after
+    /// which nats-server closes.
     pub fn after(words: &[u8]) -> Option<Self> {
         let line = words.strip_suffix(b"'\r\n")?;
-        let start = memchr::memrchr(b'\n', line).map_or(0, |end| end + 1);
-        let text = line[start..].strip_prefix(b"-ERR '")?;
+        let line = line.rsplit(|&byte| byte == b'\n').next().unwrap_or(line);
+        let text = line.strip_prefix(b"-ERR '")?;
         ENDS.iter().find(|(words, _)| text.eq_ignore_ascii_case(words.as_bytes())).map(|(_, closing)| *closing)
     }
 
@@ -39,7 +39,7 @@ const fn closing(code: u16, text: &'static str) -> Closing {
     Closing { code, text }
 }
 
-/// The texts of `-ERR` after which nats-server closes, the code for its reason, and that reason's name.
+/// The texts of `-ERR` after which nats-server closes, each with nats-server's close code and the name of its reason.
 const ENDS: [(&str, Closing); 12] = [
     ("maximum connections exceeded", closing(1008, "Maximum Connections Exceeded")),
     ("maximum account active connections exceeded", closing(1008, "Maximum Account Connections Exceeded")),

@@ -1,23 +1,23 @@
-//! Credentials in cookies: a page that is logged in need not hand them to its scripts.
+//! Credentials in cookies: the scripts of a page that is logged in need not know them.
 
 use std::fmt;
 
 use crate::protocol::connect::Connect;
 
-/// The names of the cookies that are looked at; those that are not set are not.
+/// The names of the cookies that hold credentials. Other cookies are ignored.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct CookieNames {
-    /// Of the one that holds a user JWT.
+    /// The cookie that holds a user JWT.
     pub jwt: Option<String>,
-    /// A user name.
+    /// The cookie that holds a user name.
     pub user: Option<String>,
-    /// A password.
+    /// The cookie that holds a password.
     pub pass: Option<String>,
-    /// A token.
+    /// The cookie that holds a token.
     pub token: Option<String>,
 }
 
-/// The credentials that a client's cookies hold: secrets. Empty where there is none.
+/// The credentials in a client's cookies: secrets. An absent one is empty.
 #[derive(Default, Clone, PartialEq, Eq)]
 pub struct Cookies {
     jwt: String,
@@ -27,16 +27,17 @@ pub struct Cookies {
 }
 
 impl CookieNames {
-    /// Takes what the `Cookie` header lines hold under these names, read as Go's `net/http` does; the last one of a name counts.
+    /// Takes the values of these cookies from `Cookie` header lines, which it reads as Go's `net/http` does. Of two cookies
+    /// with the same name the last counts.
     pub fn pick<'a>(&self, lines: impl IntoIterator<Item = &'a [u8]>) -> Cookies {
         let mut cookies = Cookies::default();
         for part in lines.into_iter().flat_map(|line| line.split(|&byte| byte == b';')) {
             let part = part.trim_ascii();
-            let equals = memchr::memchr(b'=', part).unwrap_or(part.len());
-            let (name, value) = (part[..equals].trim_ascii(), part.get(equals + 1..).unwrap_or_default());
+            let mut halves = part.splitn(2, |&byte| byte == b'=');
+            let (name, value) = (halves.next().unwrap_or_default().trim_ascii(), halves.next().unwrap_or_default());
             let Some(value) = unquoted(value) else { continue };
             let is = |wanted: &Option<String>| wanted.as_ref().is_some_and(|wanted| wanted.as_bytes() == name);
-            // In nats-server's order, for one cookie of two meanings.
+            // In nats-server's order, which matters if two of the names are the same.
             let place = match () {
                 () if is(&self.jwt) => &mut cookies.jwt,
                 () if is(&self.user) => &mut cookies.user,
@@ -50,7 +51,7 @@ impl CookieNames {
     }
 }
 
-/// The value without quotes; `None` when it holds bytes that no cookie has.
+/// The value without its quotes; `None` if it holds bytes that a cookie may not have.
 fn unquoted(value: &[u8]) -> Option<&str> {
     let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
     let allowed = |byte: &u8| matches!(byte, 0x20..0x7f) && !matches!(byte, b'"' | b'\\');
@@ -58,12 +59,12 @@ fn unquoted(value: &[u8]) -> Option<&str> {
 }
 
 impl Cookies {
-    /// Whether there is nothing to say.
+    /// Whether there are no credentials.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// CertificateNames what the cookies hold where CONNECT says nothing, each by itself, as nats-server does.
+    /// Fills in each credential that is absent from CONNECT, as nats-server does.
     pub fn fill_in(&self, connect: &mut Connect) {
         if connect.jwt().is_none() {
             connect.set_jwt(&self.jwt);
@@ -81,7 +82,7 @@ impl Cookies {
 }
 
 impl fmt::Debug for Cookies {
-    /// Without secrets.
+    /// Shows no secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cookies").finish_non_exhaustive()
     }

@@ -1,4 +1,4 @@
-//! Frames from a client: what they carry, piece by piece, in the order it came.
+//! Frames from a client: decodes what they carry as the bytes arrive.
 
 use std::io::Cursor;
 
@@ -8,24 +8,24 @@ use tungstenite::protocol::frame::{
 };
 
 use crate::protocol::websocket::{
-    Terms, Tools,
+    DeflatePool, Negotiated,
     closing::{Closing, is_valid_code},
     deflate::Inflater,
     encode::{self, LONGEST_CONTROL},
     mask::copy_unmasked,
 };
 
-/// The longest header: 2 bytes, 8 of length, 4 of mask.
+/// The longest header: 2 bytes, 8 bytes of length, 4 bytes of mask.
 const LONGEST_HEADER: usize = 14;
 
-/// The most that one compressed message may become: as much as nats-server collects at most (`wsMaxMsgPayloadLimit`). Nothing is
-/// collected here, so this bounds work, not memory; how much of it a client may have waiting is for others to say.
+/// The most bytes of one message after decompression: nats-server's own limit (`wsMaxMsgPayloadLimit`). weir collects
+/// nothing, so this bounds work and not memory.
 const MOST_INFLATED: u64 = 64 * 1024 * 1024;
 
-/// Compressed bytes that are unmasked at a time.
+/// Compressed bytes are unmasked in steps of this many.
 const STEP: usize = 1024;
 
-/// What a client may not send. The text is nats-server's.
+/// A violation of the WebSocket protocol, and the close frame that answers it. The text is nats-server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.text)]
 pub struct Violation(pub Closing);
@@ -34,28 +34,28 @@ const fn violation(code: u16, text: &'static str) -> Violation {
     Violation(Closing { code, text })
 }
 
-/// A frame whose header has come.
+/// A frame whose header has been read.
 #[derive(Debug)]
 struct Frame {
     opcode: OpCode,
     is_final: bool,
-    /// Bytes of its payload that are still to come.
+    /// Bytes of the payload that are still to come.
     left: u64,
-    /// Turned to the next byte; zeros for a frame without.
+    /// Rotated so that its first byte belongs to the next byte; zeros for a frame without a mask.
     mask: [u8; 4],
 }
 
-/// The message whose frames are coming.
+/// The message to which the next data frame belongs.
 #[derive(Debug)]
 enum Message {
-    /// None: the next frame begins one.
+    /// None yet: the next data frame begins one.
     None,
     Plain,
-    /// Its decompressor, and how much of the tail it has seen already.
+    /// Its decompressor, and how many bytes of the tail it has read once the last frame has ended.
     Deflated(Inflater, Option<usize>),
 }
 
-/// Why nothing more comes.
+/// Why decoding has ended.
 #[derive(Debug, Clone, Copy)]
 enum Over {
     /// A close frame, which has been answered.
@@ -63,16 +63,16 @@ enum Over {
     Broken(Violation),
 }
 
-/// Reads what a client sends.
+/// Decodes the frames of a client.
 #[derive(Debug)]
 pub struct Decoder {
-    terms: Terms,
+    negotiated: Negotiated,
     header: [u8; LONGEST_HEADER],
-    /// Bytes of a header that has not come whole.
+    /// How many bytes of the next header have been read.
     header_has: u8,
     frame: Option<Frame>,
     message: Message,
-    /// The payload of a control frame that has not come whole.
+    /// The payload of a control frame, as far as it has arrived.
     control: Vec<u8>,
     over: Option<Over>,
 }
@@ -80,17 +80,17 @@ pub struct Decoder {
 /// How far [`Decoder::decode`] came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
-    /// Bytes of the input that are done with.
+    /// Bytes of the input that were consumed.
     pub taken: usize,
     /// Bytes written to the output.
     pub given: usize,
 }
 
 impl Decoder {
-    /// For a client that agreed to `terms`.
-    pub fn new(terms: Terms) -> Self {
+    /// For a client with which weir negotiated this.
+    pub fn new(negotiated: Negotiated) -> Self {
         Self {
-            terms,
+            negotiated,
             header: [0; LONGEST_HEADER],
             header_has: 0,
             frame: None,
@@ -100,12 +100,12 @@ impl Decoder {
         }
     }
 
-    /// Whether the client has said that it closes: nothing more comes.
+    /// Whether the client has sent a close frame, behind which nothing follows.
     pub fn is_closed(&self) -> bool {
         matches!(self.over, Some(Over::Closed))
     }
 
-    /// Whether there is something to give without more input.
+    /// Whether there may be more output, or an error, without more input.
     pub fn has_more(&self) -> bool {
         match (&self.over, &self.message) {
             (Some(over), _) => matches!(over, Over::Broken(_)),
@@ -114,27 +114,32 @@ impl Decoder {
         }
     }
 
-    /// Takes bytes from the front of `input` and writes what they carry to the front of `out`, until one of them is used up or the client
-    /// has closed. Frames that answer the client's own (pongs, a close) are appended to `replies`.
+    /// Decodes bytes from the front of `input` to the front of `out`, until one of them is used up or the client has closed.
+    /// Answers to the client's control frames (pongs, a close) are appended to `replies`.
     ///
     /// # Errors
-    /// [`Violation`], once all that came before it has been given.
+    /// [`Violation`], once everything before it has been written to `out`.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "each step consumes and writes at most what is left of `input` and `out`"
+    )]
     pub fn decode(
         &mut self,
         input: &[u8],
         out: &mut [u8],
         replies: &mut Vec<u8>,
-        tools: &mut Tools,
+        pool: &mut DeflatePool,
     ) -> Result<Step, Violation> {
         let mut step = Step { taken: 0, given: 0 };
         while self.over.is_none() {
             let (rest, room) = (&input[step.taken..], &mut out[step.given..]);
             let advanced = match &self.frame {
                 _ if room.is_empty() => break,
-                _ if self.has_more() => self.inflate(&[], room, tools),
+                _ if self.has_more() => self.inflate(&[], room, pool),
                 _ if rest.is_empty() => break,
-                None => self.begin(rest, replies, tools).map(|taken| Step { taken, given: 0 }),
-                Some(_) => self.go_on(rest, room, replies, tools),
+                None => self.begin(rest, replies, pool).map(|taken| Step { taken, given: 0 }),
+                Some(_) => self.payload(rest, room, replies, pool),
             };
             match advanced {
                 Ok(Step { taken, given }) => {
@@ -146,14 +151,20 @@ impl Decoder {
         }
         match self.over {
             Some(Over::Broken(violation)) if step.given == 0 => Err(violation),
-            // What follows a close frame is nobody's.
+            // Bytes behind a close frame are ignored.
             Some(_) => Ok(Step { taken: input.len(), ..step }),
             None => Ok(step),
         }
     }
 
-    /// Takes bytes of a header.
-    fn begin(&mut self, rest: &[u8], replies: &mut Vec<u8>, tools: &mut Tools) -> Result<usize, Violation> {
+    /// Reads bytes of a header.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        reason = "`had + more` is at most LONGEST_HEADER, with which a header is complete, and the cursor is within it"
+    )]
+    fn begin(&mut self, rest: &[u8], replies: &mut Vec<u8>, pool: &mut DeflatePool) -> Result<usize, Violation> {
         let had = usize::from(self.header_has);
         let more = rest.len().min(LONGEST_HEADER - had);
         self.header[had..had + more].copy_from_slice(&rest[..more]);
@@ -169,12 +180,12 @@ impl Decoder {
         if let OpCode::Data(data) = header.opcode {
             if data != Data::Continue {
                 self.message = match header.rsv1 {
-                    true => Message::Deflated(tools.inflater(), None),
+                    true => Message::Deflated(pool.inflater(), None),
                     false => Message::Plain,
                 };
             }
             if length == 0 {
-                self.data_frame_ended(header.is_final, tools);
+                self.data_frame_ended(header.is_final, pool);
                 return Ok(taken);
             }
         }
@@ -191,10 +202,10 @@ impl Decoder {
         let between_messages = matches!(self.message, Message::None);
         let wrong = match header.opcode {
             _ if header.rsv2 || header.rsv3 => "RSV2 and RSV3 must be clear",
-            _ if header.rsv1 && !self.terms.deflate => {
+            _ if header.rsv1 && !self.negotiated.deflate => {
                 "compressed frame received without negotiated permessage-deflate"
             }
-            _ if header.mask.is_none() && !self.terms.unmasked => "mask bit missing",
+            _ if header.mask.is_none() && !self.negotiated.unmasked => "mask bit missing",
             OpCode::Control(_) if length > LONGEST_CONTROL as u64 => {
                 "control frame length bigger than maximum allowed of 125 bytes"
             }
@@ -211,27 +222,44 @@ impl Decoder {
         Err(violation(1002, wrong))
     }
 
-    /// Takes bytes of a payload.
-    fn go_on(
+    /// Reads bytes of a control frame's payload, which begins `rest`; answers the frame when it is complete.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "a control frame has at most 125 bytes, and `payload` at most as many as are left of it"
+    )]
+    fn control_payload(&mut self, kind: Control, payload: &[u8], replies: &mut Vec<u8>) -> Result<(), Violation> {
+        let Some(frame) = &mut self.frame else { return Ok(()) };
+        let had = self.control.len();
+        self.control.resize(had + payload.len(), 0);
+        copy_unmasked(&mut frame.mask, payload, &mut self.control[had..]);
+        frame.left -= payload.len() as u64;
+        if frame.left > 0 {
+            return Ok(());
+        }
+        self.frame = None;
+        // The buffer's memory is freed: most clients never send a control frame.
+        let payload = std::mem::take(&mut self.control);
+        self.answer(kind, &payload, replies)
+    }
+
+    /// Reads bytes of a payload.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "`here` is at most what is there and what is left of the frame, and a step takes at most `here`"
+    )]
+    fn payload(
         &mut self,
         rest: &[u8],
         room: &mut [u8],
         replies: &mut Vec<u8>,
-        tools: &mut Tools,
+        pool: &mut DeflatePool,
     ) -> Result<Step, Violation> {
         let Some(frame) = &mut self.frame else { return Ok(Step { taken: 0, given: 0 }) };
         let here = usize::try_from(frame.left).unwrap_or(usize::MAX).min(rest.len());
         if let OpCode::Control(kind) = frame.opcode {
-            let had = self.control.len();
-            self.control.resize(had + here, 0);
-            copy_unmasked(&mut frame.mask, &rest[..here], &mut self.control[had..]);
-            frame.left -= here as u64;
-            if frame.left == 0 {
-                self.frame = None;
-                // Empty again, and without memory: most clients never send one.
-                let payload = std::mem::take(&mut self.control);
-                self.answer(kind, &payload, replies)?;
-            }
+            self.control_payload(kind, &rest[..here], replies)?;
             return Ok(Step { taken: here, given: 0 });
         }
         let is_final = frame.is_final;
@@ -241,7 +269,7 @@ impl Decoder {
                 let bytes = &mut bytes[..here.min(STEP)];
                 let mut mask = frame.mask;
                 copy_unmasked(&mut mask, &rest[..bytes.len()], bytes);
-                self.inflate(bytes, room, tools)?
+                self.inflate(bytes, room, pool)?
             }
             _ => {
                 let n = here.min(room.len());
@@ -255,15 +283,17 @@ impl Decoder {
             frame.left -= step.taken as u64;
             if frame.left == 0 {
                 self.frame = None;
-                self.data_frame_ended(is_final, tools);
+                self.data_frame_ended(is_final, pool);
             }
         }
         Ok(step)
     }
 
-    fn inflate(&mut self, bytes: &[u8], room: &mut [u8], tools: &mut Tools) -> Result<Step, Violation> {
+    /// Decompresses bytes of a frame, or the tail of the message.
+    #[expect(clippy::arithmetic_side_effects, reason = "at most four bytes of tail are taken")]
+    fn inflate(&mut self, bytes: &[u8], room: &mut [u8], pool: &mut DeflatePool) -> Result<Step, Violation> {
         let Message::Deflated(inflater, tail) = &mut self.message else { return Ok(Step { taken: 0, given: 0 }) };
-        // Behind the last frame comes the tail that no frame carries.
+        // Behind the last frame the decompressor needs the tail, which no frame carries.
         let input = if let Some(at) = tail { Inflater::tail(*at) } else { bytes };
         let (taken, given) = inflater.inflate(input, room).map_err(|_| violation(1007, "invalid compressed data"))?;
         if inflater.given() > MOST_INFLATED {
@@ -277,24 +307,24 @@ impl Decoder {
         };
         *at += taken;
         if Inflater::tail(*at).is_empty() && !inflater.has_more() {
-            self.message_ended(tools);
+            self.message_ended(pool);
         } else if taken == 0 && given == 0 {
             return Err(violation(1007, "invalid compressed data"));
         }
         Ok(Step { taken: 0, given })
     }
 
-    fn data_frame_ended(&mut self, is_final: bool, tools: &mut Tools) {
+    fn data_frame_ended(&mut self, is_final: bool, pool: &mut DeflatePool) {
         match &mut self.message {
             _ if !is_final => {}
             Message::Deflated(_, tail) => *tail = Some(0),
-            _ => self.message_ended(tools),
+            _ => self.message_ended(pool),
         }
     }
 
-    fn message_ended(&mut self, tools: &mut Tools) {
+    fn message_ended(&mut self, pool: &mut DeflatePool) {
         if let Message::Deflated(inflater, _) = std::mem::replace(&mut self.message, Message::None) {
-            tools.give_back(inflater);
+            pool.give_back(inflater);
         }
     }
 

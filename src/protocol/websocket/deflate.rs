@@ -1,31 +1,37 @@
-//! Compressing and decompressing messages, each by itself (RFC 7692, `no_context_takeover` on both sides).
+//! Compression and decompression of messages, each on its own (RFC 7692, `no_context_takeover` on both sides).
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-/// What every compressed message ends with, and no frame carries.
+/// The end of every compressed message, which is not sent in its frames.
 const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
 
-/// A worker's idle decompressors; each takes some 43 KiB. More are made when more messages are under way, and dropped after.
+/// The most idle decompressors that a worker keeps, of some 43 KiB each. While more messages are in progress there are more.
 const MOST_SPARE: usize = 4;
 
-/// What the WebSockets of a worker share, since each needs it only while it has a message under way.
+/// The compressor and the decompressors of a worker's WebSockets. A WebSocket needs one only while a message is in progress.
 #[derive(Debug, Default)]
-pub struct Tools {
+pub struct DeflatePool {
     compress: Option<Compress>,
-    /// The last message that was compressed.
+    /// The last message, compressed.
     compressed: Vec<u8>,
     spare: Vec<Decompress>,
 }
 
-impl Tools {
-    /// `message` compressed; `None` when that saves nothing.
+impl DeflatePool {
+    /// Compresses a message; `None` if that makes it no shorter.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        reason = "the compressor counts bytes of `message`, so `done` is at most its length"
+    )]
     pub(super) fn compress(&mut self, message: &[u8]) -> Option<&[u8]> {
         let compress = self.compress.get_or_insert_with(|| Compress::new(Compression::fast(), false));
         compress.reset();
         self.compressed.clear();
         let mut done = 0;
         loop {
-            // Room for all at once, mostly: what does not shrink grows by some bytes for each 32 KiB.
+            // Mostly enough for one pass: incompressible data grows by a few bytes for each 32 KiB.
             self.compressed.reserve((message.len() - done) + 64);
             let before = compress.total_in();
             compress.compress_vec(&message[done..], &mut self.compressed, FlushCompress::Sync).ok()?;
@@ -54,14 +60,19 @@ impl Tools {
 #[derive(Debug)]
 pub(super) struct Inflater {
     state: Decompress,
-    /// A final block has come; what follows it is filling.
+    /// A final block has been read; bytes behind it are padding.
     ended: bool,
-    /// Something came out last time, so there may be more.
+    /// The last call produced output, so the next may produce more without more input.
     full: bool,
 }
 
 impl Inflater {
-    /// Decompresses some of `input` into `out`; returns how much was taken and given.
+    /// Decompresses some of `input` into `out`; returns how many bytes were read and written.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        reason = "the totals only grow, by no more than the lengths of `input` and `out`"
+    )]
     pub(super) fn inflate(&mut self, input: &[u8], out: &mut [u8]) -> Result<(usize, usize), flate2::DecompressError> {
         if self.ended {
             self.full = false;
@@ -72,22 +83,22 @@ impl Inflater {
         let taken = (self.state.total_in() - total_in) as usize;
         let given = (self.state.total_out() - total_out) as usize;
         self.ended = status == Status::StreamEnd;
-        // Less than there was room for may be all there is, or all until the window of 32 KiB is full: asked again it tells.
+        // Output that leaves space may be everything, or everything until the window of 32 KiB wraps: the next call tells.
         self.full = !self.ended && given > 0;
         Ok((taken, given))
     }
 
-    /// The tail of the message, from its byte `at` on.
+    /// The end of a message that no frame carries, from its byte `at` on.
     pub(super) fn tail(at: usize) -> &'static [u8] {
-        &TAIL[at..]
+        TAIL.get(at..).unwrap_or_default()
     }
 
-    /// Whether there may be more without more input.
+    /// Whether there may be more output without more input.
     pub(super) fn has_more(&self) -> bool {
         self.full
     }
 
-    /// Bytes that came out so far.
+    /// The number of bytes written so far.
     pub(super) fn given(&self) -> u64 {
         self.state.total_out()
     }

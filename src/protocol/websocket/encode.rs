@@ -1,55 +1,55 @@
-//! Frames for a client: binary, unmasked, each message by itself.
+//! Frames for a client: binary and unmasked, each message compressed on its own.
 
 use tungstenite::protocol::frame::{
     FrameHeader,
     coding::{Control, Data, OpCode},
 };
 
-use crate::protocol::websocket::{Terms, Tools};
+use crate::protocol::websocket::{DeflatePool, Negotiated};
 
-/// So few bytes are not worth compressing (nats-server's `wsCompressThreshold`).
-const NOT_WORTH_IT: usize = 64;
+/// Up to this many bytes are not compressed (nats-server's `wsCompressThreshold`).
+const COMPRESS_ABOVE: usize = 64;
 
-/// The most that a control frame carries.
+/// The most bytes of a control frame's payload (RFC 6455, section 5.5).
 pub const LONGEST_CONTROL: usize = 125;
 
-/// Appends the frames that carry `bytes`, compressed where that was agreed upon and saves something.
-pub fn data(terms: Terms, bytes: &[u8], tools: &mut Tools, out: &mut Vec<u8>) {
-    if terms.deflate
-        && bytes.len() > NOT_WORTH_IT
-        && let Some(compressed) = tools.compress(bytes)
+/// Appends the frames that carry `bytes`, compressed if that was negotiated and makes them shorter.
+pub fn data(negotiated: Negotiated, bytes: &[u8], pool: &mut DeflatePool, out: &mut Vec<u8>) {
+    if negotiated.deflate
+        && bytes.len() > COMPRESS_ABOVE
+        && let Some(compressed) = pool.compress(bytes)
     {
-        return message(compressed, true, terms.pieces.longest(true), out);
+        return message(compressed, true, negotiated.frame_size.max_payload(true), out);
     }
-    for piece in bytes.chunks(terms.pieces.longest(false)) {
-        message(piece, false, usize::MAX, out);
+    for chunk in bytes.chunks(negotiated.frame_size.max_payload(false)) {
+        message(chunk, false, usize::MAX, out);
     }
 }
 
-/// One message, in frames of at most `longest` bytes.
+/// Appends one message, in frames of at most `longest` bytes of payload.
 fn message(bytes: &[u8], compressed: bool, longest: usize, out: &mut Vec<u8>) {
-    let mut pieces = bytes.chunks(longest).peekable();
+    let mut chunks = bytes.chunks(longest).peekable();
     let mut data = Data::Binary;
-    while let Some(piece) = pieces.next() {
+    while let Some(chunk) = chunks.next() {
         let header = FrameHeader {
-            is_final: pieces.peek().is_none(),
+            is_final: chunks.peek().is_none(),
             rsv1: compressed && data == Data::Binary,
             opcode: OpCode::Data(data),
             ..FrameHeader::default()
         };
-        frame(&header, piece, out);
+        frame(&header, chunk, out);
         data = Data::Continue;
     }
 }
 
-/// Appends a control frame; of `payload` no more than fits.
+/// Appends a control frame. A payload that is too long is cut off.
 pub fn control(kind: Control, payload: &[u8], out: &mut Vec<u8>) {
     let header = FrameHeader { opcode: OpCode::Control(kind), ..FrameHeader::default() };
-    frame(&header, &payload[..payload.len().min(LONGEST_CONTROL)], out);
+    frame(&header, payload.get(..LONGEST_CONTROL).unwrap_or(payload), out);
 }
 
 fn frame(header: &FrameHeader, payload: &[u8], out: &mut Vec<u8>) {
-    // Writing into a Vec does not fail.
+    // Writing into a Vec cannot fail.
     let _ = header.format(payload.len() as u64, out);
     out.extend_from_slice(payload);
 }

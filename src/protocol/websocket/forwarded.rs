@@ -1,13 +1,13 @@
-//! `X-Forwarded-For`: where a client that comes through an HTTP proxy really is.
+//! `X-Forwarded-For`: the address of a client that connects through an HTTP proxy.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The client's address in a header that came from a proxy we trust: the last one that is not a trusted proxy's own, since only
-/// trusted proxies wrote what stands behind it. `None` when the header has no address there.
+/// The client's address in a header from a trusted proxy: the last address that is not a trusted proxy's own, since only
+/// trusted proxies wrote what stands behind it. `None` if the header has no address in that place.
 pub fn client(header: &[u8], is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let mut client = None;
     for entry in header.rsplit(|&byte| byte == b',') {
-        // Behind what is no address nobody vouches for anything.
+        // Nobody vouches for entries before one that is not an address.
         let Some(address) = address(entry.trim_ascii()) else { break };
         client = Some(address);
         if !is_trusted(address) {
@@ -17,7 +17,7 @@ pub fn client(header: &[u8], is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAd
     client
 }
 
-/// An address, with or without a port: some proxies add it.
+/// Reads an address. It may have a port, which some proxies add.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let entry = std::str::from_utf8(entry).ok()?;
     let bare = entry.strip_prefix('[').and_then(|entry| entry.strip_suffix(']')).unwrap_or(entry);

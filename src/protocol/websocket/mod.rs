@@ -1,7 +1,8 @@
-//! NATS over WebSocket (RFC 6455, RFC 7692) as nats-server speaks it: the request that opens one, frames in both directions,
-//! and how it ends. Rules and texts are those of its `websocket.go`.
+//! NATS over WebSocket (RFC 6455, RFC 7692), with the rules and texts of nats-server's `websocket.go`: the request that
+//! opens a WebSocket, the frames in both directions, and the close.
 //!
-//! Frames come and go by the piece: no frame or message is ever collected, so that its size does not matter to memory.
+//! Frames are decoded and encoded as their bytes arrive. No frame or message is ever collected whole, so its size does
+//! not matter to memory.
 
 pub mod closing;
 pub mod cookies;
@@ -15,34 +16,34 @@ pub mod origin;
 mod tests;
 pub mod upgrade;
 
-pub use self::deflate::Tools;
+pub use self::deflate::DeflatePool;
 
-/// What was agreed upon when a WebSocket was opened.
+/// What client and weir agreed on when the WebSocket was opened.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
+pub struct Negotiated {
     /// permessage-deflate, without context takeover in either direction: nats-server offers nothing else.
     pub deflate: bool,
-    /// The client asked not to have to mask (`Nats-No-Masking`).
+    /// The client does not mask its frames (`Nats-No-Masking`).
     pub unmasked: bool,
-    /// Into what frames the client's bytes are put.
-    pub pieces: Pieces,
+    /// How long frames to the client may be.
+    pub frame_size: FrameSize,
 }
 
-/// Into what frames the bytes for a client are put.
+/// How long frames to a client may be.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub enum Pieces {
-    /// As they come.
+pub enum FrameSize {
+    /// As long as the bytes at hand.
     #[default]
-    Whole,
-    /// Of 4096 bytes at most, which browsers take better (nats-server's `wsFrameSizeForBrowsers`).
+    Unlimited,
+    /// 4096 bytes of payload: browsers cope better with short frames (nats-server's `wsFrameSizeForBrowsers`).
     Small,
-    /// The same, but a compressed message stays whole: Safari takes no fragments of one.
+    /// 4096 bytes, but a compressed message is one frame: Safari does not accept fragments of a compressed message.
     SmallUnlessDeflated,
 }
 
-impl Pieces {
+impl FrameSize {
     /// The most bytes of a frame's payload.
-    fn longest(self, deflated: bool) -> usize {
+    fn max_payload(self, deflated: bool) -> usize {
         const FOR_BROWSERS: usize = 4096;
         match self {
             Self::Small => FOR_BROWSERS,

@@ -1,8 +1,8 @@
-//! Which web pages may open a WebSocket: browsers say whose page it is, and cookies go along whoever's it is.
+//! Which web pages may open a WebSocket. Browsers send the origin of the page, and send cookies whatever the origin is.
 
 use std::fmt;
 
-/// Where a page comes from: scheme, host and port.
+/// The origin of a page: scheme, host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     scheme: String,
@@ -11,7 +11,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Reads `scheme://host[:port]`; what follows is passed over. `None` when it is none (a sandboxed page sends `null`).
+    /// Reads `scheme://host[:port]` and ignores what follows. `None` if it is not an origin: a sandboxed page sends `null`.
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
         let authority = rest.split(['/', '?', '#']).next()?;
@@ -29,7 +29,7 @@ impl Origin {
         host_and_port(host, secure).map(|(host, port)| Self { scheme, host, port })
     }
 
-    /// Whether a page can come from there.
+    /// Whether a web page can have this origin.
     pub fn is_web(&self) -> bool {
         matches!(&*self.scheme, "http" | "https") && !self.host.is_empty()
     }
@@ -44,33 +44,33 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The host in lower case and without brackets, and the port, which the scheme tells where it is not written.
+/// The host in lower case and without brackets, and the port, by default that of the scheme.
 fn host_and_port(authority: &str, secure: bool) -> Option<(String, String)> {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (authority, if secure { "443" } else { "80" }),
     };
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    // Without brackets an address of colons has no port that could be told.
+    // In an IPv6 address without brackets the port cannot be told from the address.
     let is_clear = bare.is_some() || !host.contains([':', '[', ']']);
     is_clear.then(|| (bare.unwrap_or(host).to_ascii_lowercase(), port.to_owned()))
 }
 
-/// Whose pages may come. Without a rule all may.
+/// Which origins are allowed; without a rule, all of them.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct OriginRules {
-    /// Only those of the very host that is asked.
+    /// Only the origin of the request itself.
     pub same_origin: bool,
-    /// Only these, when there are any.
+    /// Only these origins, if there are any.
     pub allowed: Vec<Origin>,
 }
 
 impl OriginRules {
-    /// Whether a client may come that names this `origin`, if any: only browsers do, and only for them does it mean anything.
-    /// `host` is what it asked for, `secure` whether over TLS.
+    /// Checks the `origin` of a request. Only browsers send one, so a request without one is allowed. `host` is the request's
+    /// `Host`; `secure` says whether it came over TLS.
     ///
     /// # Errors
-    /// Why not, in nats-server's words.
+    /// Why it is not allowed, in nats-server's words.
     pub fn check(&self, origin: Option<&str>, host: &str, secure: bool) -> Result<(), &'static str> {
         let Some(origin) = origin.filter(|origin| !origin.is_empty()) else { return Ok(()) };
         if !self.same_origin && self.allowed.is_empty() {

@@ -11,7 +11,7 @@ use tungstenite::protocol::frame::{
 use crate::protocol::{
     connect::Connect,
     websocket::{
-        Pieces, Terms, Tools,
+        DeflatePool, FrameSize, Negotiated,
         closing::Closing,
         cookies::CookieNames,
         decode::{Decoder, Violation},
@@ -22,7 +22,7 @@ use crate::protocol::{
 };
 
 use proptest::{collection::vec, prelude::*};
-const DEFLATE: Terms = Terms { deflate: true, unmasked: false, pieces: Pieces::Whole };
+const DEFLATE: Negotiated = Negotiated { deflate: true, unmasked: false, frame_size: FrameSize::Unlimited };
 
 /// A frame as a client sends it.
 fn frame(opcode: OpCode, is_final: bool, rsv1: bool, payload: &[u8], out: &mut Vec<u8>) {
@@ -70,12 +70,12 @@ struct Heard {
 }
 
 /// What a decoder makes of input in chunks, into a buffer of `room` bytes.
-fn hear<'a>(terms: Terms, chunks: impl IntoIterator<Item = &'a [u8]>, room: usize) -> Heard {
-    let (mut decoder, mut tools, mut heard) = (Decoder::new(terms), Tools::default(), Heard::default());
+fn hear<'a>(negotiated: Negotiated, chunks: impl IntoIterator<Item = &'a [u8]>, room: usize) -> Heard {
+    let (mut decoder, mut pool, mut heard) = (Decoder::new(negotiated), DeflatePool::default(), Heard::default());
     let mut out = vec![0; room];
     for mut chunk in chunks {
         loop {
-            match decoder.decode(chunk, &mut out, &mut heard.replies, &mut tools) {
+            match decoder.decode(chunk, &mut out, &mut heard.replies, &mut pool) {
                 Err(broken) => {
                     heard.broken = Some(broken);
                     return heard;
@@ -133,26 +133,26 @@ proptest! {
         chunks in vec(vec(any::<u8>(), 0..9000), 1..4),
         repeats in 1usize..8,
         deflate: bool,
-        pieces in prop_oneof![Just(Pieces::Whole), Just(Pieces::Small), Just(Pieces::SmallUnlessDeflated)],
+        frame_size in prop_oneof![Just(FrameSize::Unlimited), Just(FrameSize::Small), Just(FrameSize::SmallUnlessDeflated)],
         cut in 1usize..5000,
     ) {
-        let terms = Terms { deflate, unmasked: true, pieces };
-        let (mut tools, mut stream, mut said) = (Tools::default(), Vec::new(), Vec::new());
+        let negotiated = Negotiated { deflate, unmasked: true, frame_size };
+        let (mut pool, mut stream, mut said) = (DeflatePool::default(), Vec::new(), Vec::new());
         for chunk in chunks {
             let chunk = chunk.repeat(repeats);
-            encode::data(terms, &chunk, &mut tools, &mut stream);
+            encode::data(negotiated, &chunk, &mut pool, &mut stream);
             said.extend(chunk);
         }
         // A server's frames are a client's but for the mask.
-        let heard = hear(terms, stream.chunks(cut), 777);
+        let heard = hear(negotiated, stream.chunks(cut), 777);
         prop_assert_eq!((heard.bytes, heard.broken), (said, None));
     }
 
     #[test]
     fn any_bytes_end_somehow(stream in vec(any::<u8>(), 0..300), step in 1usize..40, deflate: bool, unmasked: bool) {
-        let terms = Terms { deflate, unmasked, pieces: Pieces::Whole };
-        let whole = hear(terms, [&stream[..]], 100);
-        let cut = hear(terms, stream.chunks(step), 9);
+        let negotiated = Negotiated { deflate, unmasked, frame_size: FrameSize::Unlimited };
+        let whole = hear(negotiated, [&stream[..]], 100);
+        let cut = hear(negotiated, stream.chunks(step), 9);
         prop_assert_eq!(whole.broken, cut.broken);
         // How much still comes out of what does not inflate is up to the room there is.
         prop_assert!(whole.bytes == cut.bytes || whole.broken.is_some_and(|broken| broken.0.code == 1007));
@@ -161,17 +161,18 @@ proptest! {
 
 #[test]
 fn what_a_client_may_not_send() {
-    let says =
-        |terms: Terms, stream: &[u8]| hear(terms, [stream], 64).broken.map(|broken| (broken.0.code, broken.0.text));
+    let says = |negotiated: Negotiated, stream: &[u8]| {
+        hear(negotiated, [stream], 64).broken.map(|broken| (broken.0.code, broken.0.text))
+    };
     let one = |opcode, is_final, rsv1, payload: &[u8]| {
         let mut stream = Vec::new();
         frame(opcode, is_final, rsv1, payload, &mut stream);
         stream
     };
     let (text, more) = (OpCode::Data(Data::Text), OpCode::Data(Data::Continue));
-    let plain = Terms::default();
+    let plain = Negotiated::default();
     assert_eq!(says(plain, &[0x82, 0x01, b'x']), Some((1002, "mask bit missing")));
-    assert_eq!(says(Terms { unmasked: true, ..plain }, &[0x82, 0x01, b'x']), None);
+    assert_eq!(says(Negotiated { unmasked: true, ..plain }, &[0x82, 0x01, b'x']), None);
     assert_eq!(says(plain, &[0xa2, 0x80, 0, 0, 0, 0]), Some((1002, "RSV2 and RSV3 must be clear")));
     assert_eq!(says(plain, &[0x83, 0x80, 0, 0, 0, 0]), Some((1002, "unknown opcode")));
     let uninvited = Some((1002, "compressed frame received without negotiated permessage-deflate"));
@@ -200,10 +201,10 @@ fn a_bomb_is_defused() {
     let mut stream = Vec::new();
     message(&vec![0; 65 * 1024 * 1024], 1, true, &mut stream);
     assert!(stream.len() < 100_000);
-    let (mut decoder, mut tools) = (Decoder::new(DEFLATE), Tools::default());
+    let (mut decoder, mut pool) = (Decoder::new(DEFLATE), DeflatePool::default());
     let (mut given, mut rest) = (0, &stream[..]);
     let broken = loop {
-        match decoder.decode(rest, &mut [0; 4096], &mut Vec::new(), &mut tools) {
+        match decoder.decode(rest, &mut [0; 4096], &mut Vec::new(), &mut pool) {
             Ok(step) => (given, rest) = (given + step.given, &rest[step.taken..]),
             Err(broken) => break broken.0,
         }
@@ -215,9 +216,9 @@ fn a_bomb_is_defused() {
 #[test]
 fn frames_for_browsers_are_small() {
     let bytes: Vec<u8> = (0..10_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
-    let frames = |terms| {
+    let frames = |negotiated| {
         let mut out = Vec::new();
-        encode::data(terms, &bytes, &mut Tools::default(), &mut out);
+        encode::data(negotiated, &bytes, &mut DeflatePool::default(), &mut out);
         let (mut lengths, mut rest) = (Vec::new(), &out[..]);
         while !rest.is_empty() {
             let mut cursor = std::io::Cursor::new(rest);
@@ -227,10 +228,10 @@ fn frames_for_browsers_are_small() {
         }
         lengths
     };
-    assert_eq!(frames(Terms::default()), [(40_000, true, false)]);
-    let small = frames(Terms { pieces: Pieces::Small, ..Terms::default() });
+    assert_eq!(frames(Negotiated::default()), [(40_000, true, false)]);
+    let small = frames(Negotiated { frame_size: FrameSize::Small, ..Negotiated::default() });
     assert_eq!((small.len(), small[0]), (10, (4096, true, false)));
-    assert_eq!(frames(Terms { pieces: Pieces::SmallUnlessDeflated, ..Terms::default() }), small);
+    assert_eq!(frames(Negotiated { frame_size: FrameSize::SmallUnlessDeflated, ..Negotiated::default() }), small);
     // What does not shrink goes as it is.
     assert_eq!(frames(DEFLATE), [(40_000, true, false)]);
 }
@@ -268,7 +269,7 @@ fn the_request_that_opens_a_websocket() {
         assert_eq!(rules.read(&asked.as_bytes()[..end]), Ok(None), "cut at {end}");
     }
     let upgrade = rules.read(asked.as_bytes()).unwrap().unwrap();
-    assert_eq!(upgrade.terms, Terms { deflate: true, unmasked: true, pieces: Pieces::Whole });
+    assert_eq!(upgrade.negotiated, Negotiated { deflate: true, unmasked: true, frame_size: FrameSize::Unlimited });
     let mut answer = Vec::new();
     upgrade.write(&mut answer);
     let answer = String::from_utf8(answer).unwrap();
@@ -284,19 +285,19 @@ fn the_request_that_opens_a_websocket() {
 
     let deflate = |rules: &Rules, offer: &str| {
         let asked = request(&format!("Sec-WebSocket-Extensions: {offer}\r\n"));
-        rules.read(asked.as_bytes()).unwrap().unwrap().terms.deflate
+        rules.read(asked.as_bytes()).unwrap().unwrap().negotiated.deflate
     };
     assert!(deflate(&rules, "x-other, permessage-deflate"));
     assert!(!deflate(&rules, "permessage-deflate; server_max_window_bits=10"));
     assert!(deflate(&rules, "permessage-deflate; server_max_window_bits=10, permessage-deflate"));
     assert!(!deflate(&Rules::default(), "permessage-deflate"));
-    let pieces = |agent: &str| {
+    let size = |agent: &str| {
         let asked = request(&format!("User-Agent: {agent}\r\n"));
-        rules.read(asked.as_bytes()).unwrap().unwrap().terms.pieces
+        rules.read(asked.as_bytes()).unwrap().unwrap().negotiated.frame_size
     };
-    assert_eq!(pieces("Python/3.11 aiohttp/3.9"), Pieces::Whole);
-    assert_eq!(pieces("Mozilla/5.0 (X11) AppleWebKit/537.36 Chrome/120.0 Safari/537.36"), Pieces::Small);
-    assert_eq!(pieces("Mozilla/5.0 (Mac) Version/17.0 Safari/605.1.15"), Pieces::SmallUnlessDeflated);
+    assert_eq!(size("Python/3.11 aiohttp/3.9"), FrameSize::Unlimited);
+    assert_eq!(size("Mozilla/5.0 (X11) AppleWebKit/537.36 Chrome/120.0 Safari/537.36"), FrameSize::Small);
+    assert_eq!(size("Mozilla/5.0 (Mac) Version/17.0 Safari/605.1.15"), FrameSize::SmallUnlessDeflated);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The request that opens a WebSocket, judged as nats-server judges it (`wsUpgrade`), and what it is answered.
+//! The HTTP request that opens a WebSocket, checked as nats-server checks it (`wsUpgrade`), and the answer.
 
 use std::io::Write;
 
@@ -7,47 +7,47 @@ use httparse::{EMPTY_HEADER, Request, Status};
 use tungstenite::handshake::derive_accept_key;
 
 use crate::protocol::websocket::{
-    Pieces, Terms,
+    FrameSize, Negotiated,
     cookies::{CookieNames, Cookies},
     origin::OriginRules,
 };
 
-/// Most bytes of a request: a user JWT in a cookie has a few KiB, and browsers send no cookie beyond 4 KiB.
+/// The most bytes of a request. A user JWT in a cookie has a few KiB, and browsers send no cookie longer than 4 KiB.
 pub const LONGEST_REQUEST: usize = 16 * 1024;
-/// Most header lines of a request.
+/// The most header lines of a request.
 const MOST_HEADERS: usize = 64;
 
-/// What a listener lets in, and what it looks at.
+/// How a listener checks requests.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// Whether it compresses for those who can.
+    /// Whether it agrees to permessage-deflate.
     pub compression: bool,
-    /// Whose pages may come.
+    /// The pages whose requests it accepts.
     pub origins: OriginRules,
     /// The cookies that hold credentials.
     pub cookies: CookieNames,
-    /// Whether it does TLS.
+    /// Whether it uses TLS.
     pub secure: bool,
 }
 
-/// A request that is granted.
+/// An accepted request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upgrade {
-    /// What is agreed upon.
-    pub terms: Terms,
+    /// What was agreed on.
+    pub negotiated: Negotiated,
     /// The credentials in its cookies.
     pub cookies: Cookies,
-    /// What `X-Forwarded-For` says, all lines of it as one.
+    /// The value of `X-Forwarded-For`; several lines are joined by commas.
     pub forwarded_for: Vec<u8>,
     accept: String,
 }
 
-/// A request that is not.
+/// Why a request is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rejection {
     /// The HTTP status.
     pub status: u16,
-    /// Why, in nats-server's words.
+    /// The reason, in nats-server's words.
     pub why: &'static str,
 }
 
@@ -56,11 +56,11 @@ const fn rejection(status: u16, why: &'static str) -> Rejection {
 }
 
 impl Rejection {
-    /// What cannot be read as a request, or is longer than it may be.
+    /// Not an HTTP request.
     pub const MALFORMED: Self = rejection(400, "malformed HTTP request");
-    /// More than [`LONGEST_REQUEST`] bytes, or too many lines.
+    /// More than [`LONGEST_REQUEST`] bytes, or too many header lines.
     pub const TOO_LARGE: Self = rejection(431, "request header too large");
-    /// The request did not come whole in time.
+    /// The request was not complete in time.
     pub const TOO_LATE: Self = rejection(408, "request not complete in time");
 
     /// Appends the answer.
@@ -69,7 +69,7 @@ impl Rejection {
     }
 }
 
-/// Appends the answer to a client for which there is no room: it may come back in so many seconds.
+/// Appends the answer to a client that weir cannot serve now; the client may retry after `retry_after` seconds.
 pub fn unavailable(why: &str, retry_after: u64, out: &mut Vec<u8>) {
     refusal(503, why, Some(retry_after), out);
 }
@@ -84,8 +84,9 @@ fn refusal(status: u16, why: &str, retry_after: Option<u64>, out: &mut Vec<u8>) 
         503 => "Service Unavailable",
         _ => "Bad Request",
     };
-    let length = name.len() + ": ".len() + why.len() + 1;
-    // Writing into a Vec does not fail.
+    let body = format!("{name}: {why}\n");
+    let length = body.len();
+    // Writing into a Vec cannot fail.
     let _ = write!(
         out,
         "HTTP/1.1 {status} {name}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
@@ -94,14 +95,14 @@ fn refusal(status: u16, why: &str, retry_after: Option<u64>, out: &mut Vec<u8>) 
     if let Some(seconds) = retry_after {
         let _ = write!(out, "Retry-After: {seconds}\r\n");
     }
-    let _ = write!(out, "\r\n{name}: {why}\n");
+    let _ = write!(out, "\r\n{body}");
 }
 
 impl Rules {
-    /// Reads a request; `Ok(None)` when it has not come whole.
+    /// Reads and checks a request; `Ok(None)` if it is not complete.
     ///
     /// # Errors
-    /// [`Rejection`]: it is none, or not for this listener.
+    /// [`Rejection`]
     pub fn read(&self, bytes: &[u8]) -> Result<Option<Upgrade>, Rejection> {
         let mut headers = [EMPTY_HEADER; MOST_HEADERS];
         let mut request = Request::new(&mut headers);
@@ -160,10 +161,10 @@ impl Rules {
         let agent = headers.first("User-Agent").unwrap_or_default();
         let deflate = self.compression && headers.offers_deflate();
         Ok(Upgrade {
-            terms: Terms {
+            negotiated: Negotiated {
                 deflate,
                 unmasked: headers.first("Nats-No-Masking") == Some(b"true"),
-                pieces: pieces(agent),
+                frame_size: frame_size(agent),
             },
             cookies: self.cookies.pick(headers.all("Cookie")),
             forwarded_for: headers.all("X-Forwarded-For").collect::<Vec<_>>().join(&b','),
@@ -177,25 +178,25 @@ impl Upgrade {
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
         let _ = write!(out, "Sec-WebSocket-Accept: {}\r\n", self.accept);
-        if self.terms.deflate {
+        if self.negotiated.deflate {
             out.extend_from_slice(
                 b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n",
             );
         }
-        if self.terms.unmasked {
+        if self.negotiated.unmasked {
             out.extend_from_slice(b"Nats-No-Masking: true\r\n");
         }
         out.extend_from_slice(b"\r\n");
     }
 }
 
-/// By the name that a browser gives itself; Chrome on a Mac says "Safari" too, but not "Version".
-fn pieces(agent: &[u8]) -> Pieces {
+/// The frame size for a `User-Agent`. Safari is told by "Version" and "Safari"; Chrome on a Mac sends only "Safari".
+fn frame_size(agent: &[u8]) -> FrameSize {
     let says = |word: &[u8]| memchr::memmem::find(agent, word).is_some();
     match agent.starts_with(b"Mozilla/") {
-        false => Pieces::Whole,
-        true if says(b"Version/") && says(b"Safari/") => Pieces::SmallUnlessDeflated,
-        true => Pieces::Small,
+        false => FrameSize::Unlimited,
+        true if says(b"Version/") && says(b"Safari/") => FrameSize::SmallUnlessDeflated,
+        true => FrameSize::Small,
     }
 }
 
@@ -211,13 +212,14 @@ impl<'h> Headers<'h> {
         self.all(name).next()
     }
 
-    /// Whether one of the words of a list is this one, in any case.
+    /// Whether a comma-separated list holds this word, in any case.
     fn has(&self, name: &str, word: &str) -> bool {
         let mut words = self.all(name).flat_map(|value| value.split(|&byte| byte == b','));
         words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
     }
 
-    /// Whether the client offers permessage-deflate on terms that ours are good for: a window smaller than ours is not.
+    /// Whether the client offers permessage-deflate with parameters that weir can meet. weir's window is always the largest,
+    /// so an offer that limits it is not.
     fn offers_deflate(&self) -> bool {
         let mut offers = self.all("Sec-WebSocket-Extensions").flat_map(|value| value.split(|&byte| byte == b','));
         offers.any(|offer| {

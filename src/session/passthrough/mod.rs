@@ -83,7 +83,7 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
     let mut stream = client.stream;
     if let Some(info) = info {
         let mut line = Vec::with_capacity(512);
-        cx.listener.info.introduce(&info, cx.source(), &mut line);
+        cx.listener.info.write_dialled_info(&info, cx.source(), &mut line);
         if let Err(unfinished) = preface::send_info(&mut stream, &line, cx.connect_by()).await {
             linger::close_with(to_server, b"").await;
             return Err(close_unfinished(stream, unfinished, Phase::Preface).await);
@@ -218,7 +218,7 @@ impl PassthroughClient {
         let mut last = ALERT;
         if !self.tls_first {
             let mut info = Vec::with_capacity(512);
-            cx.listener.info.greet(cx.id, cx.source(), &mut info);
+            cx.listener.info.write_own_info(cx.id, cx.source(), &mut info);
             if preface::send_info(&mut self.stream, &info, cx.connect_by()).await.is_err() {
                 return self.end_of_left(Phase::Hold);
             }

@@ -1,6 +1,5 @@
-//! The same storm twice, both in virtual time: by what sessions wait with (`wait`, the tasks and the timers that give turns),
-//! and by `weir plan`. Both go through the same doors; what is held against each other is how they turn a step into waiting. Not
-//! with a configured rate.
+//! The same storm twice, both in virtual time: by what sessions wait with (`wait`, the tasks and the timers that hand out
+//! turns), and by `weir plan`. Both take the steps of [`Wait`]. What is compared is how they turn a step into waiting.
 
 use std::{
     future::pending,
@@ -18,8 +17,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::{Admission, Client, Deadlines, Limit, Pass, QuotaIdentity, Wait},
-    advertised_info::{AdvertisedInfo, Security},
+    admission::{Admission, Client, Deadlines, Limit, Pass, QuotaIdentity, Rate, Wait},
+    advertised_info::{AdvertisedInfo, AdvertisedTls},
     client_library::{
         behaviour::{Ending, Memory, Next},
         library::Library,
@@ -53,8 +52,8 @@ const ALONE: Duration = Duration::from_millis(5);
 const SEEDS: u64 = 5;
 
 /// All at once, and no time passes on the way.
-fn plan(library: &'static Library, seed: u64) -> Plan {
-    let config = config();
+fn plan(library: &'static Library, rate: Option<Rate>, seed: u64) -> Plan {
+    let config = config(rate);
     Plan {
         clients: CLIENTS,
         mix: ClientMix::One(library),
@@ -69,21 +68,27 @@ fn plan(library: &'static Library, seed: u64) -> Plan {
         servers_died: false,
         close_spread: config.upstream.close_spread,
         admission: config.admission,
-        bucket: crate::admission::Rate { per_second: 1.try_into().unwrap(), burst: 1.try_into().unwrap() },
+        bucket: self::rate(1, 1),
         time_limit: Duration::from_secs(600),
         seed,
     }
 }
 
-fn config() -> Config {
+fn rate(per_second: u32, burst: u32) -> Rate {
+    Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() }
+}
+
+fn config(rate: Option<Rate>) -> Config {
     let server = |n| ServerArg(format!("n{n}:4222,monitor=http://n{n}:8222"));
-    Config::from_servers(&(0..SERVERS).map(server).collect::<Vec<_>>()).unwrap()
+    let mut config = Config::from_servers(&(0..SERVERS).map(server).collect::<Vec<_>>()).unwrap();
+    config.admission.pace = rate;
+    config
 }
 
 fn shared(config: &Config) -> Arc<Shared> {
     let cluster = upstream::Params { slow_start: Duration::ZERO, ..config.upstream.clone() };
     let servers = Arc::new(Servers::new(&cluster));
-    let listener = [(NOWHERE, Vec::new(), Security::None)];
+    let listener = [(NOWHERE, Vec::new(), AdvertisedTls::None)];
     Arc::new(Shared {
         admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::default(),
@@ -194,11 +199,11 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
 type Result = [f64; 4];
 
 /// By the sessions' own means.
-fn for_real(library: &'static Library, seed: u64) -> Result {
+fn for_real(library: &'static Library, rate: Option<Rate>, seed: u64) -> Result {
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let (shared, began) = (shared(&config()), Instant::now());
+        let (shared, began) = (shared(&config(rate)), Instant::now());
         let far: Arc<Vec<Far>> = Arc::new((0..SERVERS).map(|_| Far::default()).collect());
         tokio::spawn(read(Arc::clone(&shared), Arc::clone(&far)));
         tokio::task::yield_now().await;
@@ -225,8 +230,8 @@ fn for_real(library: &'static Library, seed: u64) -> Result {
     })
 }
 
-fn foretold(library: &'static Library, seed: u64) -> Result {
-    let Outcome { seconds_to_50, seconds_to_90, seconds_to_100, tries, .. } = plan(library, seed).weir();
+fn foretold(library: &'static Library, rate: Option<Rate>, seed: u64) -> Result {
+    let Outcome { seconds_to_50, seconds_to_90, seconds_to_100, tries, .. } = plan(library, rate, seed).weir();
     [seconds_to_50.unwrap(), seconds_to_90.unwrap(), seconds_to_100.unwrap(), tries as f64]
 }
 
@@ -240,11 +245,22 @@ fn medians(of: impl Fn(u64) -> Result) -> Result {
 }
 
 /// Within 3 %, and twice what the sessions' clock may be late.
+fn agree(library: &'static Library, rate: Option<Rate>) {
+    let real = medians(|seed| for_real(library, rate, seed));
+    let plan = medians(|seed| foretold(library, rate, seed));
+    let far_apart = |(a, b): (&f64, &f64)| (a - b).abs() > 0.03 * b + 2.0 * TICK.as_secs_f64();
+    assert!(!real.iter().zip(&plan).any(far_apart), "{}: {real:.3?}, plan {plan:.3?}", library.lang);
+}
+
 #[test]
 fn sessions_wait_as_plans_say() {
-    for library in ALL {
-        let (real, plan) = (medians(|seed| for_real(library, seed)), medians(|seed| foretold(library, seed)));
-        let far_apart = |(a, b): (&f64, &f64)| (a - b).abs() > 0.03 * b + 2.0 * TICK.as_secs_f64();
-        assert!(!real.iter().zip(&plan).any(far_apart), "{}: {real:.3?}, plan {plan:.3?}", library.lang);
+    ALL.iter().for_each(|library| agree(library, None));
+}
+
+#[test]
+fn sessions_wait_as_plans_say_at_a_configured_rate() {
+    for lang in ["go", "rust", "java"] {
+        let library = ALL.iter().find(|library| library.lang == lang).unwrap();
+        agree(library, Some(rate(250, 25)));
     }
 }

@@ -1,5 +1,5 @@
-//! weir in virtual time. The doors, the queue, the placement and a client's wait are the ones that sessions
-//! use; what is played here is the time that passes, and what the servers answer.
+//! weir in virtual time. The checks, the queue, the placement and the state machine of a waiting client are those that
+//! sessions use. What is played here is the time that passes, and what the servers answer.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -23,20 +23,20 @@ use crate::{
     },
 };
 
-/// The moment has come that a session waits for.
+/// The moment has come that a waiting client's step named.
 const MOMENT: u32 = kind::OWN;
-/// A client that was admitted must have its answer.
+/// An admitted client must have its answer by now.
 const ANSWER_BY: u32 = kind::OWN + 1;
-/// Turns are given out, as the task that does so wakes.
+/// The task that hands out turns wakes.
 const RELEASE: u32 = kind::OWN + 2;
-/// The once-a-second work.
+/// The work of once a second.
 const SECOND: u32 = kind::OWN + 3;
-/// Servers were busy: place again.
+/// All servers were busy: place again.
 const PLACE_AGAIN: u32 = kind::OWN + 4;
-/// A client that had given up before it was in closes its socket.
-const GHOST_END: u32 = kind::OWN + 5;
+/// A client that gave up before it was admitted closes its socket.
+const ABANDONED_END: u32 = kind::OWN + 5;
 
-/// The far end of a hold: the index of a session.
+/// The far end of a client in the queue: the index of its session.
 struct SessionIndex(u32);
 
 impl Waiter for SessionIndex {
@@ -47,13 +47,13 @@ impl Waiter for SessionIndex {
 }
 
 enum Stage {
-    /// Nobody's: may be used again.
+    /// The place in the list is free.
     Free,
-    /// Between the connect door and the dial.
+    /// Waits for its turn, or for the moment of its refusal.
     Waits(Wait<SessionIndex>),
-    /// The server that has the handshake is in the pass.
+    /// The server of the pass works on the handshake.
     Dialling(Pass),
-    /// All servers were busy when it was to be placed again.
+    /// All servers were busy when another was looked for.
     Busy(AccountSlot),
     In {
         _pass: Pass,
@@ -63,9 +63,9 @@ enum Stage {
 /// A downstream connection.
 struct Session {
     client: u32,
-    /// Whether its client has given up and left the socket open: nobody can tell.
-    is_ghost: bool,
-    /// Of this place in the list; events of earlier ones are stale.
+    /// Whether its client has given up and left the socket open, which weir cannot see.
+    is_abandoned: bool,
+    /// How often this place in the list was used before; events of earlier sessions are stale.
     generation: u32,
     answer_by: Nanos,
     /// When its handshake began.
@@ -84,10 +84,10 @@ pub(super) struct Weir {
     account: Arc<str>,
     sessions: Vec<Session>,
     free: Vec<u32>,
-    /// The session of each client, if it has one.
+    /// The session of each client; [`NONE`] where it has none.
     of: Vec<u32>,
     turns: Vec<(SessionIndex, Pass)>,
-    /// The task that gives turns sleeps: not until somebody comes to wait, but until it is woken.
+    /// Whether the task that hands out turns has a moment at which it wakes by itself.
     release_is_due: bool,
     is_running: bool,
     capacity: u32,
@@ -95,7 +95,7 @@ pub(super) struct Weir {
 
 const NONE: u32 = u32::MAX;
 
-/// What a server says that has been running for long, and nothing of its CPU.
+/// The reading of a server that has been running for a day and tells nothing of its CPU.
 pub(crate) fn reading(connections: u32, max_connections: u32) -> Reading {
     Reading {
         server_name: String::new(),
@@ -112,7 +112,7 @@ pub(crate) fn reading(connections: u32, max_connections: u32) -> Reading {
     }
 }
 
-/// Who a client is to the doors.
+/// The key by which admission knows a client.
 fn key(client: u32) -> ClientKey {
     ClientKey::from_raw(u64::from(client))
 }
@@ -175,7 +175,7 @@ impl Weir {
     fn open(&mut self, client: u32, entry: Option<AcceptPermit>, answer_by: Nanos) -> u32 {
         let session = |generation| Session {
             client,
-            is_ghost: false,
+            is_abandoned: false,
             generation,
             answer_by,
             dialled: 0,
@@ -197,13 +197,13 @@ impl Weir {
         index
     }
 
-    /// Ends a session: all it held goes back.
+    /// Ends a session and gives back all that it holds.
     fn close(&mut self, index: u32) {
         let one = &mut self.sessions[index as usize];
         one.stage = Stage::Free;
         one.entry = None;
         one.generation += 1;
-        if !one.is_ghost {
+        if !one.is_abandoned {
             self.of[one.client as usize] = NONE;
         }
         self.free.push(index);
@@ -213,11 +213,11 @@ impl Weir {
         world.schedule(at, kind, index, self.sessions[index as usize].generation);
     }
 
-    /// The polite refusal.
+    /// Tells a client that it is refused.
     fn refuse(&mut self, world: &mut World, index: u32) {
-        let Session { client, is_ghost, .. } = self.sessions[index as usize];
+        let Session { client, is_abandoned, .. } = self.sessions[index as usize];
         self.close(index);
-        if !is_ghost {
+        if !is_abandoned {
             world.failed(client, Ending::Refused);
         }
     }
@@ -225,7 +225,7 @@ impl Weir {
     fn dial(&mut self, world: &mut World, index: u32, mut pass: Pass) {
         let server = pass.server.server().index();
         if world.servers[server].is_full() {
-            // Cannot be while weir is alone with the servers, but for what ghosts left there.
+            // weir is alone with the servers: this happens only while they still hold connections of abandoned sockets.
             let Pass { server, account } = pass;
             server.server().said_full(self.at(world.now));
             world.outcome.over_limit += 1;
@@ -241,7 +241,7 @@ impl Weir {
     fn place_again(&mut self, world: &mut World, index: u32, account: AccountSlot) {
         let now = self.now(world);
         let answer_by = self.at(self.sessions[index as usize].answer_by);
-        // Which one has failed needs not be remembered: it has no room by its own word.
+        // The server that failed need not be passed over: it has said itself that it has no room.
         match self.admission.place_again(&[], answer_by, now, &mut self.rng) {
             Failover::Placed(server) => self.dial(world, index, Pass { server, account }),
             Failover::Busy(until) => {
@@ -258,12 +258,12 @@ impl Weir {
         self.dial(world, index, pass);
     }
 
-    /// Goes on with a client's wait.
+    /// Takes the next step of a waiting client.
     fn step(&mut self, world: &mut World, index: u32, wait: Wait<SessionIndex>, step: Step) {
         match step {
             Step::Dial(pass) => self.admit(world, index, pass),
             Step::Refuse(_) => self.refuse(world, index),
-            // A turn ends the wait in the moment it is given; so the queue has dropped it.
+            // A turn ends the wait at once; so the queue has dropped the client.
             Step::Gone => {
                 let now = self.now(world);
                 wait.dropped(&self.admission, now);
@@ -279,7 +279,7 @@ impl Weir {
         }
     }
 
-    /// Gives the turns that there are now; returns when to look again.
+    /// Hands out the turns that there are now; returns when to call again.
     fn run_now(&mut self, world: &mut World) -> Option<Instant> {
         let now = self.now(world);
         let mut turns = std::mem::take(&mut self.turns);
@@ -291,7 +291,7 @@ impl Weir {
         again
     }
 
-    /// The task that gives turns wakes.
+    /// The task that hands out turns wakes.
     fn release(&mut self, world: &mut World) {
         self.release_is_due = false;
         if let Some(at) = self.run_now(world) {
@@ -304,7 +304,7 @@ impl Weir {
         world.schedule(at, RELEASE, 0, 0);
     }
 
-    /// Sweeping, and a reading from each server.
+    /// Sweeps, and takes a reading from each server.
     fn every_second(&mut self, world: &mut World) {
         let now = self.now(world);
         self.admission.sweep(now);
@@ -319,7 +319,7 @@ impl Weir {
         self.sessions[index as usize].generation == generation
     }
 
-    /// The connect door.
+    /// The connect check.
     fn ask(&mut self, world: &mut World, client: u32, entry: AcceptPermit, library: &Library) {
         let now = self.now(world);
         let accepted = self.at(world.accepted(client));
@@ -340,7 +340,7 @@ impl Weir {
         self.step(world, index, wait, step);
     }
 
-    /// Refuses at the accept check: after CONNECT all the same, and after a random delay.
+    /// Refuses a client of the accept check, after CONNECT and at a random moment as well.
     fn refuse_at_accept(&mut self, world: &mut World, client: u32, reason: Refusal, library: &Library) {
         let (now, accepted) = (self.at(world.now), self.at(world.accepted(client)));
         let hold_until = self.admission.deadline_policy().deadlines(Some(library.lang), accepted, now).hold_until;
@@ -389,12 +389,12 @@ impl Ingress for Weir {
                 );
                 pass.account.session_began();
                 one.stage = Stage::In { _pass: pass };
-                match one.is_ghost {
-                    // It relays for nobody, until the client's socket is closed.
+                match one.is_abandoned {
+                    // It relays for no client, until the socket is closed.
                     true => {
                         world.outcome.wasted += 1;
-                        let ghost = world.library(one.client).keeps_abandoned_socket.as_nanos() as Nanos;
-                        self.later(world, world.now + ghost, GHOST_END, job.who);
+                        let open_for = world.library(one.client).keeps_abandoned_socket.as_nanos() as Nanos;
+                        self.later(world, world.now + open_for, ABANDONED_END, job.who);
                     }
                     false if world.clients[one.client as usize].state == ClientState::Connecting => {
                         world.connected(one.client)
@@ -418,7 +418,7 @@ impl Ingress for Weir {
             return;
         }
         if world.library(client).keeps_abandoned_socket > Duration::ZERO {
-            self.sessions[index as usize].is_ghost = true;
+            self.sessions[index as usize].is_abandoned = true;
             self.of[client as usize] = NONE;
             return;
         }
@@ -453,7 +453,7 @@ impl Ingress for Weir {
                 self.refuse(world, who);
                 self.run_now(world);
             }
-            (GHOST_END, Stage::In { _pass: pass }) => {
+            (ABANDONED_END, Stage::In { _pass: pass }) => {
                 world.servers[pass.server.server().index()].connections -= 1;
                 let (client, now) = (self.sessions[who as usize].client, self.now(world));
                 self.admission.session_ended(key(client), world.library(client).keeps_abandoned_socket, now);

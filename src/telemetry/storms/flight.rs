@@ -1,5 +1,5 @@
-//! The flight recorder: sessions tell it what became of each client, the sampler what the counters say each second, and the
-//! `/storms` endpoint reads it.
+//! The flight recorder: sessions tell it what became of each client, the sampler what the counters say each second, and
+//! the `/storms` endpoint reads it.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,12 +8,12 @@ use serde::Serialize;
 use crate::{
     client_library::returns,
     identity::UNKNOWN_ACCOUNT,
-    telemetry::storms::{Fate, Parties, Recorder, Sample, Storm, Told},
+    telemetry::storms::{Change, Fate, Groups, Recorder, Sample, Storm},
 };
 
 #[derive(Debug, Default)]
 pub struct Flight {
-    parties: Parties,
+    groups: Groups,
     recorder: Mutex<Recorder>,
 }
 
@@ -29,24 +29,24 @@ pub struct Report {
 impl Flight {
     /// A client that had to wait was admitted, was refused or left.
     pub fn waited(&self, account: Option<&str>, lang: Option<&str>, fate: Fate) {
-        self.parties.note(account.unwrap_or(UNKNOWN_ACCOUNT), lang.unwrap_or("unknown"), fate);
+        self.groups.note(account.unwrap_or(UNKNOWN_ACCOUNT), lang.unwrap_or("unknown"), fate);
     }
 
     /// A client was refused, the `refusals`th time in a row since it was last admitted.
     pub fn refused(&self, account: Option<&str>, lang: Option<&str>, refusals: u32) {
         self.waited(account, lang, Fate::Refused);
         if let Some(most) = returns::max_attempts(lang.unwrap_or_default()) {
-            self.parties.used_up(refusals, most);
+            self.groups.used_up(refusals, most);
         }
     }
 
     pub fn report(&self) -> Report {
         let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        Report { running: recorder.running(&self.parties), storms: recorder.over() }
+        Report { running: recorder.running(&self.groups), storms: recorder.over() }
     }
 
     /// A second has passed; `sample` is what the counters say at its end.
-    pub fn second(&self, sample: Sample) -> Option<Told> {
-        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).second(sample, &self.parties)
+    pub fn second(&self, sample: Sample) -> Option<Change> {
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).second(sample, &self.groups)
     }
 }

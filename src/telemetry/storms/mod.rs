@@ -1,11 +1,12 @@
-//! The flight recorder: what each storm was like, told when it is over.
+//! The flight recorder: describes each storm of clients while it goes on and when it is over.
 //!
-//! A storm begins with a second in which [`BEGINS`] or more clients had to wait for their turn or were refused for want of
-//! room. It is over after [`QUIET`] calm seconds in a row: fewer of those, and nobody who waits then. So clients that
-//! were refused, most of which come back within 4 s, belong to the storm that refused them; JavaScript after its 20 s may not.
+//! A storm begins with a second in which [`BEGINS`] or more clients had to wait for their turn or were refused for lack
+//! of capacity. It is over after [`QUIET`] calm seconds in a row, in which fewer clients had to and none waits. Most
+//! refused clients retry within 4 s, so they belong to the storm that refused them. JavaScript clients, which retry
+//! after 20 s, may not.
 
 mod flight;
-mod parties;
+mod groups;
 mod series;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -16,36 +17,36 @@ use crate::outcome::Refusal;
 
 pub use self::{
     flight::Flight,
-    parties::{Fate, Parties, Party},
+    groups::{Fate, Group, Groups},
     series::{Point, Series},
 };
-/// So many clients in a second that waited or were refused for want of room make a storm.
+/// A storm begins when this many clients in a second had to wait or were refused for lack of capacity.
 pub const BEGINS: u64 = 10;
-/// So many calm seconds in a row end it.
+/// A storm is over after this many calm seconds in a row.
 pub const QUIET: u32 = 5;
-/// Those who were refused are back within so many seconds, mostly, and belong to the storm though they need not wait any more.
+/// Refused clients that come back within this many seconds belong to the storm, though they need not wait any more.
 const AWAY: u32 = 4;
-/// Storms that are kept.
+/// The storms that are kept.
 pub const KEPT: usize = 16;
 
-/// All counters at one moment. What counts events counts them since weir's start.
+/// All counters at one moment. Those of events count since weir's start.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sample {
     /// Milliseconds since 1970.
     pub unix_ms: u64,
     /// Connections that were accepted.
     pub arrived: u64,
-    /// Clients that got in.
+    /// Clients that were admitted.
     pub admitted: u64,
     /// Clients that had to wait for their turn.
     pub held: u64,
-    /// Clients that were refused, by [`Refusal::ALL`].
+    /// Clients that were refused, in the order of [`Refusal::ALL`].
     pub refused: [u64; Refusal::ALL.len()],
-    /// Clients that wait now, for their turn or for a refusal's moment.
+    /// Clients that wait now, for their turn or for their refusal.
     pub waiting: u64,
     /// Sessions now.
     pub sessions: u64,
-    /// The pace in force now, in clients a second, as far as it is known.
+    /// The pace now, in clients per second, where it is known.
     pub pace: Option<f64>,
 }
 
@@ -54,7 +55,7 @@ impl Sample {
         self.refused.iter().sum()
     }
 
-    /// Those that had to wait, or were refused since there was no room for them this moment.
+    /// Clients that had to wait, or were refused for lack of capacity.
     fn troubled(&self) -> u64 {
         let reasons = [Refusal::ServerCapacity, Refusal::HoldExpired, Refusal::QueueFull, Refusal::ListenerFull];
         self.held + reasons.iter().map(|&reason| self.refused[reason as usize]).sum::<u64>()
@@ -66,7 +67,6 @@ impl Sample {
 pub struct Refused {
     /// As in the log and the metrics.
     pub reason: &'static str,
-    /// How many.
     pub count: u64,
 }
 
@@ -81,18 +81,18 @@ pub struct Storm {
     pub goes_on: bool,
     /// Connections that were accepted.
     pub arrived: u64,
-    /// The most of them in one second.
+    /// The most connections that were accepted in one second.
     pub peak_arrivals: u64,
-    /// Clients that got in.
+    /// Clients that were admitted.
     pub admitted: u64,
     /// Clients that had to wait for their turn, whatever became of them.
     pub held: u64,
-    /// The most that waited at the end of a second.
+    /// The most clients that waited at the end of a second.
     pub most_waiting: u64,
-    /// Refusals by reason, none that did not occur.
+    /// Refusals by reason, without the reasons that did not occur.
     pub refused: Vec<Refused>,
-    /// Clients a second that got in while others waited: what the servers can do. When nobody waited for a whole second, the pace
-    /// that was in force when somebody did last; unknown when there was none.
+    /// Clients per second that were admitted while others waited, which is what the servers can serve. Where nobody
+    /// waited for a whole second, the pace when somebody last waited; `None` where there was none.
     pub pace: Option<f64>,
     /// Sessions when it began.
     pub sessions_before: u64,
@@ -100,24 +100,22 @@ pub struct Storm {
     pub sessions_least: u64,
     /// Sessions when it ended.
     pub sessions_after: u64,
-    /// Clients that were refused as often in a row as their library tries before it gives up for good, at its defaults.
+    /// Clients that were refused as many times in a row as their library tries, by default, before it gives up for
+    /// good.
     pub lost: u64,
-    /// Clients that used up four fifths of those tries, the lost ones included.
+    /// Clients that were refused four fifths of those times, the lost ones included.
     pub in_danger: u64,
-    /// What became of those who waited or were refused, by account: the largest first, and `other`.
-    pub accounts: Vec<Party>,
-    /// The same by the `lang` of their CONNECT.
-    pub languages: Vec<Party>,
-    /// What happened when.
+    /// What became of the clients that waited or were refused, by account: the largest first, then `other`.
+    pub accounts: Vec<Group>,
+    /// What became of them by the `lang` of their CONNECT.
+    pub languages: Vec<Group>,
     pub series: Series,
 }
 
-/// What a second has shown.
+/// What a sample has changed.
 #[derive(Debug)]
-pub enum Told {
-    /// A storm has begun.
+pub enum Change {
     Began,
-    /// It is over.
     Over(Arc<Storm>),
 }
 
@@ -127,18 +125,18 @@ struct Running {
     began: Sample,
     /// Calm seconds in a row.
     calm: u32,
-    /// Seconds that began and ended with somebody waiting, and clients that got in meanwhile.
+    /// Seconds that began and ended with somebody waiting, and the clients that were admitted in them.
     busy: (u32, u64),
-    /// The pace in force when somebody waited last.
+    /// The pace when somebody last waited.
     pace: Option<f64>,
     elapsed: u32,
-    /// Those who were refused and have not come back, as far as arrivals tell, and the last second in which one was refused.
+    /// Refused clients that have not come back, as far as arrivals tell, and the last second in which one was refused.
     away: (u64, u32),
-    /// At the end of the last second that was not calm, or in which some of those came back.
+    /// At the end of the last second that was not calm, or in which refused clients came back.
     at_last: Sample,
 }
 
-/// Watches the counters second by second.
+/// Finds storms in the samples of each second.
 #[derive(Debug, Default)]
 pub struct Recorder {
     last: Option<Sample>,
@@ -147,34 +145,34 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A second has passed. `parties` is emptied when what it holds belongs to no storm any more.
-    pub fn second(&mut self, now: Sample, parties: &Parties) -> Option<Told> {
+    /// Takes in the sample at the end of a second. Clears `groups` when no storm goes on.
+    pub fn second(&mut self, now: Sample, groups: &Groups) -> Option<Change> {
         let before = self.last.replace(now)?;
         let troubled = now.troubled() - before.troubled() >= BEGINS;
         let Some(running) = &mut self.running else {
             if !troubled {
-                parties.forget();
+                groups.forget();
                 return None;
             }
             self.running = Some(Running::begin(before, now));
-            return Some(Told::Began);
+            return Some(Change::Began);
         };
         running.second(&before, &now, troubled);
         if running.calm < QUIET {
             return None;
         }
-        let storm = Arc::new(self.running.take()?.so_far(parties, false));
-        parties.forget();
+        let storm = Arc::new(self.running.take()?.so_far(groups, false));
+        groups.forget();
         if self.over.len() == KEPT {
             self.over.pop_front();
         }
         self.over.push_back(Arc::clone(&storm));
-        Some(Told::Over(storm))
+        Some(Change::Over(storm))
     }
 
     /// The storm that goes on, if one does.
-    pub fn running(&self, parties: &Parties) -> Option<Storm> {
-        self.running.as_ref().map(|running| running.so_far(parties, true))
+    pub fn running(&self, groups: &Groups) -> Option<Storm> {
+        self.running.as_ref().map(|running| running.so_far(groups, true))
     }
 
     /// The last [`KEPT`] storms, the latest first.
@@ -231,13 +229,13 @@ impl Running {
         }
     }
 
-    fn so_far(&self, parties: &Parties, goes_on: bool) -> Storm {
+    fn so_far(&self, groups: &Groups, goes_on: bool) -> Storm {
         let (from, to) = (&self.began, &self.at_last);
         let reasons = Refusal::ALL.into_iter().map(|reason| Refused {
             reason: reason.name(),
             count: to.refused[reason as usize] - from.refused[reason as usize],
         });
-        let danger = parties.danger();
+        let danger = groups.danger();
         Storm {
             goes_on,
             arrived: to.arrived - from.arrived,
@@ -248,8 +246,8 @@ impl Running {
             sessions_after: to.sessions,
             lost: danger.lost,
             in_danger: danger.in_danger,
-            accounts: parties.accounts(),
-            languages: parties.languages(),
+            accounts: groups.accounts(),
+            languages: groups.languages(),
             ..self.storm.clone()
         }
     }
@@ -259,16 +257,16 @@ impl Running {
 mod tests {
     use super::*;
 
-    /// weir's counters, as a storm moves them.
+    /// The counters of a weir.
     #[derive(Default)]
     struct Counters {
         now: Sample,
         recorder: Recorder,
-        parties: Parties,
+        groups: Groups,
     }
 
     impl Counters {
-        fn second(&mut self, arrived: u64, held: u64, admitted: u64, refused: u64, waiting: u64) -> Option<Told> {
+        fn second(&mut self, arrived: u64, held: u64, admitted: u64, refused: u64, waiting: u64) -> Option<Change> {
             self.now.unix_ms += 1000;
             self.now.arrived += arrived;
             self.now.held += held;
@@ -276,12 +274,12 @@ mod tests {
             self.now.sessions += admitted;
             self.now.refused[Refusal::HoldExpired as usize] += refused;
             self.now.waiting = waiting;
-            self.recorder.second(self.now, &self.parties)
+            self.recorder.second(self.now, &self.groups)
         }
 
         fn calm(&mut self, seconds: u32) -> Option<Arc<Storm>> {
             (0..seconds).find_map(|_| match self.second(1, 0, 1, 0, 0) {
-                Some(Told::Over(storm)) => Some(storm),
+                Some(Change::Over(storm)) => Some(storm),
                 _ => None,
             })
         }
@@ -291,18 +289,21 @@ mod tests {
     fn a_storm_is_what_happened_from_the_first_wait_to_the_last() {
         let mut weir = Counters::default();
         for _ in 0..10 {
-            assert!(weir.second(5, 3, 5, 0, 0).is_none(), "a few that wait a moment are no storm");
+            assert!(weir.second(5, 3, 5, 0, 0).is_none(), "a few clients that wait a moment are no storm");
         }
-        weir.parties.note("A", "go", Fate::Admitted);
-        assert!(weir.calm(1).is_none() && weir.parties.accounts().is_empty(), "what belongs to no storm is forgotten");
-        weir.parties.note("A", "go", Fate::Admitted);
-        assert!(matches!(weir.second(1000, 990, 40, 0, 950), Some(Told::Began)));
+        weir.groups.note("A", "go", Fate::Admitted);
+        assert!(
+            weir.calm(1).is_none() && weir.groups.accounts().is_empty(),
+            "clients outside of a storm are forgotten"
+        );
+        weir.groups.note("A", "go", Fate::Admitted);
+        assert!(matches!(weir.second(1000, 990, 40, 0, 950), Some(Change::Began)));
         for _ in 0..3 {
             assert!(weir.second(100, 100, 100, 100, 850).is_none());
         }
-        assert!(weir.recorder.running(&weir.parties).is_some_and(|storm| storm.goes_on && storm.pace == Some(100.0)));
+        assert!(weir.recorder.running(&weir.groups).is_some_and(|storm| storm.goes_on && storm.pace == Some(100.0)));
         assert!(weir.second(0, 0, 850, 0, 0).is_none());
-        // Somebody comes back after a pause: still the same storm.
+        // Clients that come back after a pause belong to the same storm.
         assert!(weir.calm(QUIET - 2).is_none());
         assert!(weir.second(50, 50, 50, 0, 0).is_none());
         let storm = weir.calm(QUIET).expect("over");
@@ -313,11 +314,11 @@ mod tests {
         assert_eq!((storm.sessions_before, storm.sessions_after), (51, 1294));
         assert_eq!((storm.accounts.len(), storm.accounts[0].admitted, storm.languages[0].name.as_str()), (1, 1, "go"));
         assert_eq!(storm.series.points.len() as u32, 9 + QUIET);
-        assert!(weir.parties.accounts().is_empty() && weir.recorder.running(&weir.parties).is_none());
+        assert!(weir.groups.accounts().is_empty() && weir.recorder.running(&weir.groups).is_none());
         assert_eq!(weir.recorder.over().len(), 1);
     }
 
-    /// Refused and away again before a second is over: nobody waits for a whole one.
+    /// The clients are refused and gone before a second is over, so nobody waits for a whole one.
     #[test]
     fn the_pace_of_a_storm_of_a_moment_is_the_one_in_force() {
         let mut weir = Counters::default();

@@ -1,34 +1,33 @@
-//! What happened second by second, in bounded memory.
+//! The course of a storm, second by second, in bounded memory.
 
 use serde::Serialize;
 
-/// One second, or as many as [`Series::seconds_per_point`] says.
+/// One second, or [`Series::seconds_per_point`] of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Point {
-    /// Its end, in seconds since the storm began.
+    /// The end of the point, in seconds since the storm began.
     pub second: u32,
     /// Connections that were accepted.
     pub arrived: u64,
-    /// Clients that got in.
+    /// Clients that were admitted.
     pub admitted: u64,
     /// Clients that began to wait for their turn.
     pub held: u64,
     /// Clients that were refused, for any reason.
     pub refused: u64,
-    /// The most that waited at the end of a second.
+    /// The most clients that waited at the end of a second.
     pub waiting: u64,
-    /// Sessions at its end.
+    /// Sessions at the end of the point.
     pub sessions: u64,
 }
 
 /// All points of a storm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Series {
-    /// 1, and twice that each time the points have become too many.
+    /// 1 at first, doubled each time there are too many points.
     pub seconds_per_point: u32,
-    /// In order.
     pub points: Vec<Point>,
-    /// How many seconds the last point has so far.
+    /// The seconds that the last point covers so far.
     #[serde(skip)]
     filled: u32,
 }
@@ -54,7 +53,7 @@ impl Point {
 }
 
 impl Series {
-    /// No more points than this: ten minutes by the second.
+    /// The most points: ten minutes by the second.
     pub const MOST: usize = 600;
 
     /// Adds a second.

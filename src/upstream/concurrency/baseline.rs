@@ -1,84 +1,91 @@
-//! The least that a handshake of one kind takes, re-measured slowly.
+//! The baseline: how long a handshake of one kind takes when the server has nothing else to do.
+//!
+//! The baseline falls at once to a quicker handshake. It rises in two ways only, and only by uncontended handshakes, those
+//! with no other under way on their server: to the least of the last period of 60 s, or at once to the least of a streak of
+//! slow ones. In a storm that lasts longer than a period, even the quickest contended handshake takes longer than one alone;
+//! a baseline that followed would let more and more of them in at a time.
 
 use std::time::{Duration, Instant};
 
-/// From when on what a handshake takes is counted. A server that has been dialled before its client came is a round trip quicker: a
-/// kind of its own, with its own floor.
+/// Where the time that a handshake took is measured from. A handshake on a connection that was dialled before its
+/// client came is a round trip quicker, so it is a kind of its own, with its own baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MeasuredFrom {
     /// The dial; CONNECT goes with it or behind it.
     Dial,
-    /// CONNECT.
+    /// CONNECT, on a connection that was open before.
     Connect,
 }
 
-/// Handshakes in a row that took longer than they should.
+/// Uncontended handshakes in a row that took longer than expected.
 #[derive(Debug, Clone, Copy)]
-struct Slow {
+struct SlowStreak {
     least: Duration,
     count: u32,
-    /// When the first of them was over.
+    /// When the first of them ended.
     since: Instant,
 }
 
-/// The measurement.
+/// The measurement for one kind of login.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct BaselineLatency {
-    now: Option<Duration>,
-    /// The least of the period that runs; it replaces `now` at its end, so that a floor can rise again.
-    next: Option<Duration>,
-    since: Option<Instant>,
-    /// The uncontended ones since the last that took what it should.
-    slow: Option<Slow>,
+    current: Option<Duration>,
+    /// The least of the uncontended handshakes in this period; it replaces `current` when the period ends.
+    period_least: Option<Duration>,
+    period_began: Option<Instant>,
+    /// `None` since the last handshake that took no longer than expected.
+    slow: Option<SlowStreak>,
 }
 
-/// A handshake may take this many times its floor.
-const TOLERATED: f64 = 1.5;
-/// And this much more than its floor, whatever the floor: below it there is no telling waiting from noise.
-const LEAST_TOLERANCE: Duration = Duration::from_millis(2);
-/// A handshake has so many steps at which weir is waited for: dialled, INFO, PONG. By as many times what weir itself is late it may take
-/// longer, up to the most.
+/// A handshake may take this many times its baseline.
+const TOLERANCE_FACTOR: f64 = 1.5;
+/// A handshake may take at least this much longer than its baseline: a smaller difference is noise, not waiting.
+const MIN_TOLERANCE: Duration = Duration::from_millis(2);
+/// The tolerance beside the factor does not grow beyond this, however late weir is.
+const MAX_TOLERANCE: Duration = Duration::from_millis(20);
+/// Steps of a handshake that end only when weir gets to it: dialled, INFO, PONG. When weir's own tasks run late, each
+/// step takes longer by that lag, and the tolerance grows by as much.
 const STEPS: u32 = 3;
-const MOST_TOLERANCE: Duration = Duration::from_millis(20);
-/// So many uncontended ones in a row that take longer are no accident: the server has become slower. Or so few over that time: what takes
-/// long varies less.
-const NO_ACCIDENT: u32 = 8;
-const NO_ACCIDENT_FOR: (u32, Duration) = (3, Duration::from_secs(1));
+/// A streak of this many slow handshakes is no accident: the server has become slower, so the baseline rises.
+const SLOW_STREAK: u32 = 8;
+/// A shorter streak is enough when it has lasted for [`SHORT_STREAK_LASTS`]: slow logins vary less from one to the
+/// next.
+const SHORT_STREAK: u32 = 3;
+const SHORT_STREAK_LASTS: Duration = Duration::from_secs(1);
 
-/// What a handshake of this floor may take while weir is so `late` itself.
-fn tolerated(floor: Duration, late: Duration) -> Duration {
-    floor.mul_f64(TOLERATED).max(floor + (LEAST_TOLERANCE + STEPS * late).min(MOST_TOLERANCE))
+/// How long a handshake may take with this baseline, while weir's own tasks run `late` by this.
+fn expected(baseline: Duration, late: Duration) -> Duration {
+    baseline.mul_f64(TOLERANCE_FACTOR).max(baseline + (MIN_TOLERANCE + STEPS * late).min(MAX_TOLERANCE))
 }
 
 impl BaselineLatency {
-    /// How long a floor holds.
     const PERIOD: Duration = Duration::from_secs(60);
 
-    /// Takes in what a handshake took while weir was so `late` itself; returns what it may take. Only of one that was `uncontended`, the
-    /// only one on its server, does a floor rise: in a storm that is longer than a period even the least is not what a handshake takes
-    /// alone, and a floor that followed would let more and more of them in at a time.
+    /// Records that a handshake `took` this long while weir's own tasks ran `late` by this much, and returns how long
+    /// it may take before it counts as one that had to wait. `uncontended` says that no other handshake was under way
+    /// on its server.
     pub fn record(&mut self, now: Instant, took: Duration, late: Duration, uncontended: bool) -> Duration {
-        let since = *self.since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= Self::PERIOD {
-            self.now = self.next.take().or(self.now);
-            self.since = Some(now);
+        let period_began = *self.period_began.get_or_insert(now);
+        if now.saturating_duration_since(period_began) >= Self::PERIOD {
+            self.current = self.period_least.take().or(self.current);
+            self.period_began = Some(now);
         }
         if uncontended {
-            self.next = Some(self.next.map_or(took, |least| least.min(took)));
+            self.period_least = Some(self.period_least.map_or(took, |least| least.min(took)));
         }
-        if took <= self.now.map_or(took, |floor| tolerated(floor, late)) {
+        if took <= self.current.map_or(took, |baseline| expected(baseline, late)) {
             self.slow = None;
         } else if uncontended {
-            let slow = self.slow.get_or_insert(Slow { least: took, count: 0, since: now });
+            let slow = self.slow.get_or_insert(SlowStreak { least: took, count: 0, since: now });
             (slow.least, slow.count) = (slow.least.min(took), slow.count + 1);
-            let (few, time) = NO_ACCIDENT_FOR;
-            if slow.count == NO_ACCIDENT || slow.count >= few && now.saturating_duration_since(slow.since) >= time {
-                *self = Self { now: Some(slow.least), since: Some(now), ..Self::default() };
+            let lasted = now.saturating_duration_since(slow.since);
+            if slow.count == SLOW_STREAK || slow.count >= SHORT_STREAK && lasted >= SHORT_STREAK_LASTS {
+                *self = Self { current: Some(slow.least), period_began: Some(now), ..Self::default() };
             }
         }
-        let floor = self.now.map_or(took, |least| least.min(took));
-        self.now = Some(floor);
-        tolerated(floor, late)
+        let baseline = self.current.map_or(took, |least| least.min(took));
+        self.current = Some(baseline);
+        expected(baseline, late)
     }
 }
 
@@ -88,61 +95,61 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// The floor after one more, while weir is not late.
-    fn after(floor: &mut BaselineLatency, now: Instant, took: Duration, uncontended: bool) -> Duration {
-        floor.record(now, took, Duration::ZERO, uncontended);
-        floor.now.unwrap()
+    /// The baseline after one more handshake, while weir is not late.
+    fn after(baseline: &mut BaselineLatency, now: Instant, took: Duration, uncontended: bool) -> Duration {
+        baseline.record(now, took, Duration::ZERO, uncontended);
+        baseline.current.unwrap()
     }
 
     #[test]
     fn it_falls_at_once_and_rises_slowly() {
-        let (mut floor, now) = (BaselineLatency::default(), Instant::now());
-        assert_eq!(after(&mut floor, now, 9 * MS, true), 9 * MS);
-        assert_eq!(after(&mut floor, now, MS, true), MS);
+        let (mut baseline, now) = (BaselineLatency::default(), Instant::now());
+        assert_eq!(after(&mut baseline, now, 9 * MS, true), 9 * MS);
+        assert_eq!(after(&mut baseline, now, MS, true), MS);
         for second in 1..200 {
-            after(&mut floor, now + Duration::from_secs(second), 15 * MS, true);
+            after(&mut baseline, now + Duration::from_secs(second), 15 * MS, true);
         }
-        assert_eq!(after(&mut floor, now + Duration::from_secs(200), 16 * MS, true), 15 * MS);
+        assert_eq!(after(&mut baseline, now + Duration::from_secs(200), 16 * MS, true), 15 * MS);
     }
 
     #[test]
     fn a_server_that_has_become_slower_is_found_out_soon() {
-        let (mut floor, now) = (BaselineLatency::default(), Instant::now());
-        after(&mut floor, now, 10 * MS, true);
-        for _ in 1..NO_ACCIDENT {
-            assert_eq!(after(&mut floor, now, 100 * MS, true), 10 * MS);
+        let (mut baseline, now) = (BaselineLatency::default(), Instant::now());
+        after(&mut baseline, now, 10 * MS, true);
+        for _ in 1..SLOW_STREAK {
+            assert_eq!(after(&mut baseline, now, 100 * MS, true), 10 * MS);
         }
-        after(&mut floor, now, 12 * MS, true);
-        for n in 1..NO_ACCIDENT {
-            // Those that come in between, with others beside them, say nothing.
-            after(&mut floor, now, 900 * MS, false);
-            assert_eq!(after(&mut floor, now, (90 + n) * MS, true), 10 * MS);
+        after(&mut baseline, now, 12 * MS, true);
+        for n in 1..SLOW_STREAK {
+            // Contended handshakes in between say nothing.
+            after(&mut baseline, now, 900 * MS, false);
+            assert_eq!(after(&mut baseline, now, (90 + n) * MS, true), 10 * MS);
         }
-        assert_eq!(after(&mut floor, now, 300 * MS, true), 91 * MS);
+        assert_eq!(after(&mut baseline, now, 300 * MS, true), 91 * MS);
     }
 
     #[test]
     fn what_weir_is_late_is_not_the_servers_doing() {
         let may_take =
-            |floor: u32, late: u32| BaselineLatency::default().record(Instant::now(), floor * MS, late * MS, true);
+            |least: u32, late: u32| BaselineLatency::default().record(Instant::now(), least * MS, late * MS, true);
         assert_eq!([0, 1, 4, 6, 99].map(|late| may_take(1, late)), [3, 6, 15, 21, 21].map(|ms| ms * MS));
         assert_eq!([0, 1, 99].map(|late| may_take(100, late)), [150 * MS; 3]);
-        let (mut floor, now) = (BaselineLatency::default(), Instant::now());
+        let (mut baseline, now) = (BaselineLatency::default(), Instant::now());
         for n in 0..100 {
             assert_eq!(
-                floor.record(now, if n == 0 { MS } else { 20 * MS }, 7 * MS, true),
+                baseline.record(now, if n == 0 { MS } else { 20 * MS }, 7 * MS, true),
                 21 * MS,
-                "nor does it raise a floor"
+                "nor does it raise a baseline"
             );
         }
     }
 
     #[test]
     fn a_long_storm_does_not_raise_it() {
-        let (mut floor, now) = (BaselineLatency::default(), Instant::now());
-        after(&mut floor, now, MS, true);
+        let (mut baseline, now) = (BaselineLatency::default(), Instant::now());
+        after(&mut baseline, now, MS, true);
         for second in 1..1000 {
-            assert_eq!(after(&mut floor, now + Duration::from_secs(second), 50 * MS, false), MS);
+            assert_eq!(after(&mut baseline, now + Duration::from_secs(second), 50 * MS, false), MS);
         }
     }
 }

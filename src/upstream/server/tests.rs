@@ -1,10 +1,10 @@
-//! What placement sees without the lock is what the state says.
+//! What placement sees without the lock is what the state under the lock says.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::upstream::{
-    Compatibility, Placement, Servers,
+    Compatibility, Placement, Servers, Slot,
     placement::{Tier, Urgency},
 };
 
@@ -53,25 +53,25 @@ fn n1(monitor: Option<&str>, max_connections: Option<u32>) -> ServerParams {
     ServerParams { name: None, address: "n1:4222".into(), monitor: monitor.map(Into::into), max_connections }
 }
 
-/// How placement would see it by its state: what [`Server::view`] is to say, in another way.
+/// What [`Server::view`] should say, computed in another way: from the state under the lock.
 fn by_state(server: &Server, now: Instant) -> (Tier, u32, bool) {
     let state = server.state();
     let full = state.full_until.is_some_and(|until| now < until);
-    let fresh =
-        !server.is_read() || state.read_at.is_some_and(|at| now.saturating_duration_since(at) <= server.stale_after);
-    let tier = match state.health.standing(now) {
+    let fresh = !server.has_readings()
+        || state.read_at.is_some_and(|at| now.saturating_duration_since(at) <= server.stale_after);
+    let tier = match state.health.status(now) {
         _ if full || state.lame_duck => Tier::Excluded,
-        Standing::Ejected => Tier::Ejected,
+        HealthStatus::Ejected => Tier::Ejected,
         _ if !fresh => Tier::Stale,
-        Standing::Up | Standing::TrialDue => Tier::Eligible,
+        HealthStatus::Up | HealthStatus::TrialDue => Tier::Eligible,
     };
-    let frees_up_soon = state.concurrency_limit.lively_until().is_some_and(|until| now < until);
+    let frees_up_soon = state.concurrency_limit.frees_up_soon_until().is_some_and(|until| now < until);
     (tier, server.handshake_limit(&state, now), frees_up_soon)
 }
 
 proptest! {
     #[test]
-    fn a_look_sees_what_the_state_says(
+    fn a_snapshot_shows_what_the_state_says(
         is_read in any::<bool>(),
         slow_start_s in prop::sample::select(vec![0u64, 30]),
         events in prop::collection::vec(event(), 0..40),
@@ -79,7 +79,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let cluster = cluster(is_read, Duration::from_secs(slow_start_s));
-        let server = Arc::new(Server::new(0, n1(None, Some(100)), &cluster, Epoch::default()));
+        let server = Arc::new(Server::new(0, n1(None, Some(100)), &cluster, TimeOrigin::default()));
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut now = Instant::now();
         let mut slots = Vec::new();
@@ -106,17 +106,19 @@ proptest! {
                 Event::SaidLameDuck => server.said_lame_duck(),
                 Event::Answered => server.answered(),
                 Event::Failed => drop(server.failed(now, &mut rng)),
-                Event::Reserved => slots.extend(Server::reserve(&server, now)),
+                Event::Reserved => slots.extend(Slot::reserve(&server, now)),
                 Event::Finished { took_ms } => {
                     server.handshake_finished(now, Duration::from_millis(took_ms.into()), Duration::from_millis(25));
                 }
                 Event::TimedOut => server.handshake_timed_out(),
             }
-            // The very moments at which something changes, and those beside them, are where a mistake would be.
+            // A mistake would show at the very times at which something changes, and a nanosecond beside them.
             let turning = {
                 let state = server.state();
                 let stale = state.read_at.map(|at| at + server.stale_after);
-                [state.full_until, state.health.ejected_until(), stale, server.grown_at(&state), state.concurrency_limit.lively_until()]
+                let frees_up_soon_until = state.concurrency_limit.frees_up_soon_until();
+                let ejected_until = state.health.ejected_until();
+                [state.full_until, ejected_until, stale, server.slow_start_until(&state), frees_up_soon_until]
             };
             let nanosecond = Duration::from_nanos(1);
             let turning = turning.into_iter().flatten().flat_map(|at| [at - nanosecond, at, at + nanosecond]);
@@ -134,13 +136,13 @@ fn a_server_is_waited_for_until_it_has_been_asked_once() {
     let server = |monitor: Option<&str>| {
         let address = "n1:4222".to_owned();
         let one = ServerParams { name: None, address, monitor: monitor.map(Into::into), max_connections: None };
-        Server::new(0, one, &cluster(false, Duration::ZERO), Epoch::default())
+        Server::new(0, one, &cluster(false, Duration::ZERO), TimeOrigin::default())
     };
-    assert!(!server(None).may_be_read_soon(), "nobody can read it");
+    assert!(!server(None).awaits_first_reading(), "weir has no way to read it");
     let server = server(Some("http://n1:8222"));
-    assert!(server.may_be_read_soon());
-    server.gave_no_reading();
-    assert!(!server.may_be_read_soon());
+    assert!(server.awaits_first_reading());
+    server.reading_failed();
+    assert!(!server.awaits_first_reading());
 }
 
 #[test]

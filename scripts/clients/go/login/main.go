@@ -1,4 +1,4 @@
-// nats.go through weir, logged in by every way: connect, publish, request, reconnect. Usage: login CELLS.json
+// nats.go through weir, with every way to log in: connect, publish, request, reconnect. Usage: login CELLS.json
 package main
 
 import (

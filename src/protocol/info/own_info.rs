@@ -1,36 +1,35 @@
-//! The INFO that weir shows before it knows which server the client will get.
+//! weir's own INFO, for clients whose server is not chosen yet.
 
 use std::net::IpAddr;
 
-use crate::protocol::{
-    info::{Info, Object},
-    version::Version,
-};
+use crate::protocol::info::{Info, rewrite::ObjectWriter};
 
-/// The version shown while no server's is known: every current client speaks to it, and it has headers.
+/// The version while no server is known. Every current client accepts it, and it supports headers.
 const DEFAULT_VERSION: &str = "2.10.0";
 
 /// nats-server's default `max_payload`.
 const DEFAULT_MAX_PAYLOAD: u64 = 1024 * 1024;
 
-/// weir's own INFO, made from what all servers say, so that whichever serves the client keeps the promise.
+/// weir's own INFO: it promises only what every server can keep, since any of them may serve the client.
 ///
-/// Rendered once; for each client only `client_id`, `client_ip` and perhaps a nonce are put in, without allocation.
+/// It is rendered once. For each client only `client_id`, `client_ip` and, if needed, a nonce are added, without allocating.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Greeting {
+pub struct OwnInfo {
     /// The line up to where `client_id` goes, from its `INFO {` on.
     head: Vec<u8>,
     version: String,
 }
 
-impl Greeting {
-    /// The common denominator: lowest version, smallest `max_payload`, lowest `api_lvl`, headers if all have them,
-    /// `auth_required` and `jetstream` if any has it, `proto` 1; no cluster, no nonce, no `ldm`, no URL but `advertise`.
+impl OwnInfo {
+    /// The common denominator of `infos`: the lowest version, the smallest `max_payload`, the lowest `api_lvl`, headers if all
+    /// servers support them, `auth_required` and `jetstream` if any server has it, and `proto` 1. It has no cluster, no nonce,
+    /// no `ldm`, and no URL but those of `advertise`.
     ///
-    /// With no server known: version 2.10.0, 1 MiB, headers, no JetStream, and `auth_required`, since Java and Python
-    /// send their credentials only when asked for them, and a client that has none is not kept from coming by it. A
-    /// version that is none (JavaScript fails on it) and a `max_payload` of 0 (with which Go and Rust refuse to publish)
-    /// count as unknown.
+    /// While no server is known: version 2.10.0, 1 MiB, headers, no JetStream, and `auth_required`. Java and Python send their
+    /// credentials only if `auth_required` is set, and a client without credentials connects in either case.
+    ///
+    /// A string that is not a version is ignored, since JavaScript fails on it. So is a `max_payload` of 0, with which Go and
+    /// Rust refuse to publish.
     pub fn new(
         server_id: &str,
         server_name: &str,
@@ -39,13 +38,13 @@ impl Greeting {
         port: u16,
         advertise: &[String],
     ) -> Self {
-        let versions = infos.iter().filter_map(|info| Some((Version::parse(info.version())?, info.version())));
+        let versions = infos.iter().filter_map(|info| Some((info.semver()?, info.version())));
         let version = versions.min().map_or(DEFAULT_VERSION, |(_, text)| text);
         let payloads = infos.iter().filter_map(|info| info.max_payload().filter(|&bytes| bytes > 0));
         let any = |has: fn(&Info) -> bool| infos.iter().any(|info| has(info));
 
         let mut head = Vec::with_capacity(512);
-        let mut object = Object::start(&mut head);
+        let mut object = ObjectWriter::start(&mut head);
         object.string("server_id", server_id);
         object.string("server_name", server_name);
         object.string("version", version);
@@ -55,7 +54,7 @@ impl Greeting {
         object.flag("auth_required", infos.is_empty() || any(Info::auth_required));
         object.number("max_payload", payloads.min().unwrap_or(DEFAULT_MAX_PAYLOAD));
         object.flag("jetstream", any(Info::jetstream));
-        // A server that says none has level 0.
+        // A server without the field has level 0.
         let level = infos.iter().map(|info| info.api_lvl().unwrap_or(0)).min().unwrap_or(0);
         if level > 0 {
             object.number("api_lvl", level);
@@ -63,33 +62,33 @@ impl Greeting {
         Self { head, version: version.to_owned() }
     }
 
-    /// The same, saying what this listener does about TLS.
+    /// Adds what this listener does about TLS.
     #[must_use]
     pub fn with_tls(mut self, required: bool, available: bool, verify: bool) -> Self {
-        let mut object = Object { out: &mut self.head, sep: b',' };
+        let mut object = ObjectWriter { out: &mut self.head, sep: b',' };
         object.flag("tls_required", required);
         object.flag("tls_available", available);
         object.flag("tls_verify", verify);
         self
     }
 
-    /// Appends the line for one client. `client_id` is weir's own number for it.
+    /// Appends the line for one client. `client_id` is weir's number for the client.
     pub fn write(&self, client_id: u64, client_ip: IpAddr, out: &mut Vec<u8>) {
         self.write_with_nonce(client_id, client_ip, "", out);
     }
 
-    /// The same with a nonce of weir's, for a client that may have something to sign but gets no server yet.
-    /// An empty nonce is left out.
+    /// As [`Self::write`], with a nonce of weir's, for a client that may want to sign but gets no server yet. An empty nonce is
+    /// left out.
     pub fn write_with_nonce(&self, client_id: u64, client_ip: IpAddr, nonce: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
-        let mut object = Object { out: &mut *out, sep: b',' };
+        let mut object = ObjectWriter { out: &mut *out, sep: b',' };
         object.number("client_id", client_id);
         object.ip("client_ip", client_ip);
         object.text_unless_empty("nonce", nonce);
         out.extend_from_slice(b"}\r\n");
     }
 
-    /// The version shown: the lowest among the servers.
+    /// The lowest version of the servers.
     pub fn version(&self) -> &str {
         &self.version
     }

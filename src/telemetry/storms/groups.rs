@@ -1,5 +1,5 @@
-//! Who waited and who was refused, by account and by client language. Touched only for those, never for a client that goes
-//! straight in; bounded, whatever names clients give.
+//! Counts the clients that waited or were refused, by account and by client language. A client that is admitted at once
+//! is not counted here. Both names are what the client claims, so both tables are bounded.
 
 use std::{
     collections::HashMap,
@@ -11,54 +11,52 @@ use std::{
 
 use serde::Serialize;
 
-/// Accounts that are counted apart; with more of them the rest is `other`.
+/// The most accounts that are counted apart. The rest is `other`.
 const MOST_ACCOUNTS: usize = 1000;
-/// The same for languages: eight are official.
+/// The most languages that are counted apart. Eight are official.
 const MOST_LANGUAGES: usize = 24;
-/// A longer name is no language of a client library.
+/// No client library has a longer language name, in bytes.
 const LONGEST_LANGUAGE: usize = 32;
-/// Parties that are told; the rest is `other`.
-const TOLD: usize = 10;
+/// The groups that are shown. The rest is `other`.
+const SHOWN: usize = 10;
 const OTHER: &str = "other";
 
 /// What became of a client that had to wait, or was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It waited and got in.
     Admitted,
-    /// It was refused.
     Refused,
     /// It left while it waited.
     Left,
 }
 
-/// An account, or a client language.
+/// The clients of one account, or of one client language.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Party {
-    /// Which.
+pub struct Group {
+    /// The account or the language.
     pub name: String,
-    /// Waited and got in.
+    /// Clients that waited and were admitted.
     pub admitted: u64,
-    /// Were refused.
+    /// Clients that were refused.
     pub refused: u64,
-    /// Left while they waited.
+    /// Clients that left while they waited.
     pub left: u64,
 }
 
-/// Clients near the end of their library's tries.
+/// Clients that have used up most or all of the tries of their library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Danger {
     pub lost: u64,
     pub in_danger: u64,
 }
 
-/// Fates by name.
+/// Counts by name, in the order of [`Fate`].
 #[derive(Debug, Default)]
-struct Book {
+struct ByName {
     counts: Mutex<HashMap<String, [u64; 3]>>,
 }
 
-impl Book {
+impl ByName {
     fn note(&self, name: &str, most: usize, fate: Fate) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let name = if counts.len() < most || counts.contains_key(name) { name } else { OTHER };
@@ -72,35 +70,35 @@ impl Book {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The largest first; what is beyond [`TOLD`] is one.
-    fn tell(&self) -> Vec<Party> {
+    /// The largest [`SHOWN`] groups first, then the sum of all others.
+    fn largest(&self) -> Vec<Group> {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let party = |(name, [admitted, refused, left]): (String, [u64; 3])| Party { name, admitted, refused, left };
+        let group = |(name, [admitted, refused, left]): (String, [u64; 3])| Group { name, admitted, refused, left };
         let (mut rest, mut all): (Vec<_>, Vec<_>) =
-            counts.into_iter().map(party).partition(|party| party.name == OTHER);
+            counts.into_iter().map(group).partition(|group| group.name == OTHER);
         all.sort_by_key(|one| (std::cmp::Reverse(one.admitted + one.refused + one.left), one.name.clone()));
-        rest.extend(all.split_off(all.len().min(TOLD)));
-        let other = rest.into_iter().reduce(|sum, one| Party {
+        rest.extend(all.split_off(all.len().min(SHOWN)));
+        let other = rest.into_iter().reduce(|sum, one| Group {
             name: OTHER.into(),
             admitted: sum.admitted + one.admitted,
             refused: sum.refused + one.refused,
             left: sum.left + one.left,
         });
-        all.extend(other.map(|other| Party { name: OTHER.into(), ..other }));
+        all.extend(other.map(|other| Group { name: OTHER.into(), ..other }));
         all
     }
 }
 
-/// All of them, since the last time they were forgotten.
+/// All counts of one storm.
 #[derive(Debug, Default)]
-pub struct Parties {
-    accounts: Book,
-    languages: Book,
+pub struct Groups {
+    accounts: ByName,
+    languages: ByName,
     lost: AtomicU64,
     in_danger: AtomicU64,
 }
 
-impl Parties {
+impl Groups {
     /// Counts a client that waited or was refused.
     pub fn note(&self, account: &str, language: &str, fate: Fate) {
         let language = if language.len() <= LONGEST_LANGUAGE { language } else { OTHER };
@@ -108,7 +106,7 @@ impl Parties {
         self.languages.note(language, MOST_LANGUAGES, fate);
     }
 
-    /// A client was refused, for the so-manieth time in a row; its library tries `most` times and then gives up for good.
+    /// Records a client's `tries`-th refusal in a row. Its library gives up for good after `most`.
     pub fn used_up(&self, tries: u32, most: u32) {
         if tries == most {
             self.lost.fetch_add(1, Relaxed);
@@ -118,14 +116,14 @@ impl Parties {
         }
     }
 
-    /// The ten accounts with the most of them, and `other`.
-    pub fn accounts(&self) -> Vec<Party> {
-        self.accounts.tell()
+    /// The ten accounts with the most clients, and `other`.
+    pub fn accounts(&self) -> Vec<Group> {
+        self.accounts.largest()
     }
 
-    /// The same for languages.
-    pub fn languages(&self) -> Vec<Party> {
-        self.languages.tell()
+    /// The ten languages with the most clients, and `other`.
+    pub fn languages(&self) -> Vec<Group> {
+        self.languages.largest()
     }
 
     pub fn danger(&self) -> Danger {
@@ -145,35 +143,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_are_told_and_the_rest_is_other() {
-        let parties = Parties::default();
+    fn the_largest_are_shown_and_the_rest_is_other() {
+        let groups = Groups::default();
         for n in 0..5000u32 {
             let fate = [Fate::Admitted, Fate::Refused, Fate::Left][n as usize % 3];
-            parties.note(&format!("A{n}"), &"x".repeat(n as usize), fate);
+            groups.note(&format!("A{n}"), &"x".repeat(n as usize), fate);
         }
         for _ in 0..100 {
-            parties.note("A7", "go", Fate::Refused);
+            groups.note("A7", "go", Fate::Refused);
         }
-        let (accounts, languages) = (parties.accounts(), parties.languages());
-        assert_eq!((accounts.len(), languages.len()), (TOLD + 1, TOLD + 1));
+        let (accounts, languages) = (groups.accounts(), groups.languages());
+        assert_eq!((accounts.len(), languages.len()), (SHOWN + 1, SHOWN + 1));
         assert_eq!((&*accounts[0].name, accounts[0].refused), ("A7", 101));
-        assert!(&*accounts[TOLD].name == OTHER && &*languages[TOLD].name == OTHER);
+        assert!(&*accounts[SHOWN].name == OTHER && &*languages[SHOWN].name == OTHER);
         for all in [accounts, languages] {
             assert_eq!(all.iter().map(|one| one.admitted + one.refused + one.left).sum::<u64>(), 5100);
         }
-        parties.forget();
-        assert!(parties.accounts().is_empty() && parties.languages().is_empty());
+        groups.forget();
+        assert!(groups.accounts().is_empty() && groups.languages().is_empty());
     }
 
     #[test]
     fn a_client_is_counted_once_on_each_step_to_its_end() {
-        let parties = Parties::default();
+        let groups = Groups::default();
         for tries in 1..=12 {
-            parties.used_up(tries, 10);
+            groups.used_up(tries, 10);
         }
         for tries in 1..=50 {
-            parties.used_up(tries, 60);
+            groups.used_up(tries, 60);
         }
-        assert_eq!(parties.danger(), Danger { lost: 1, in_danger: 2 });
+        assert_eq!(groups.danger(), Danger { lost: 1, in_danger: 2 });
     }
 }

@@ -1,21 +1,23 @@
-//! The fast path of both directions: messages whose control line is whole in a chunk and written as everybody writes it.
-//! Whatever is rarer is declined, not judged, and left to the byte-by-byte reading of [`super::client`] and [`super::server`].
+//! The fast path of both directions: messages whose control line is whole in a chunk and has the usual form. Everything
+//! else, valid or not, is left to the byte-by-byte state machines of [`super::client`] and [`super::server`].
 
 /// What [`messages`] consumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Consumed {
-    /// So many bytes of the chunk.
+    /// Bytes of the chunk.
     pub(super) bytes: usize,
-    /// So many control lines.
+    /// Control lines.
     pub(super) messages: u64,
-    /// The last of them has a payload of this size that is still to be read: it goes on behind the chunk, or does not end in CR LF.
+    /// The size of the last message's payload, if only its control line was consumed: the payload continues behind the chunk
+    /// or is not followed by CR LF.
     pub(super) payload: Option<u32>,
 }
 
 impl Consumed {
-    /// The state in which the framing is left: none but its boundary, `cr` where only the payload's CR LF is to come, or within it.
+    /// The state that the framing enters: `cr` before the CR LF of an empty payload, `payload` within a payload, or `None` if it
+    /// stays between two messages.
     #[inline(always)]
-    pub(super) fn leaves<S>(&self, cr: S, payload: impl FnOnce(u32) -> S) -> Option<S> {
+    pub(super) fn next_state<S>(&self, cr: S, payload: impl FnOnce(u32) -> S) -> Option<S> {
         self.payload.map(|size| if size == 0 { cr } else { payload(size) })
     }
 }
@@ -23,22 +25,27 @@ impl Consumed {
 /// A whole control line at the start of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Line {
-    /// Its length, LF included.
+    /// In bytes, LF included.
     pub(super) len: usize,
     /// The size of the payload.
     pub(super) size: u32,
 }
 
-/// Consumes messages from a boundary on, as long as `read` knows their control lines. What `read` says of a line may
-/// depend on nothing but the bytes up to its first LF: the same line again, which is what a busy connection mostly has, is then
-/// recognised by comparing it and not read anew.
+/// Consumes messages from the start of one, as long as `read` accepts their control lines. The result of `read` may depend
+/// only on the bytes up to the first LF: on a busy connection most control lines repeat the one before them, and a repeated
+/// line is compared instead of read again.
 #[inline(always)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "`read` returns the length of a line within `rest` and a size below 10^9, so `end` is at least 2 and the sums \
+              fit usize; `rest` is cut at `end` only after `get` has found bytes up to it"
+)]
 pub(super) fn messages(chunk: &[u8], read: impl Fn(&[u8]) -> Option<Line>) -> Consumed {
     let mut rest = chunk;
     let mut messages = 0;
     while let Some(Line { len, size }) = read(rest) {
         let line = &rest[..len];
-        // The size is below 10^9 and the line was in memory: no overflow.
         let end = len + size as usize + 2;
         loop {
             messages += 1;
@@ -55,7 +62,8 @@ pub(super) fn messages(chunk: &[u8], read: impl Fn(&[u8]) -> Option<Line>) -> Co
     Consumed { bytes: chunk.len() - rest.len(), messages, payload: None }
 }
 
-/// `starts_with` without a call, for lines of some words' length: by words, the last of which overlaps the one before it.
+/// `starts_with` without a call to `memcmp`, for lines that are a few words long: it compares 8 bytes at a time, and the
+/// last 8 may overlap those before them.
 #[inline(always)]
 fn begins_with(bytes: &[u8], line: &[u8]) -> bool {
     let Some(bytes) = bytes.get(..line.len()) else {
@@ -70,21 +78,27 @@ fn begins_with(bytes: &[u8], line: &[u8]) -> bool {
     bytes.as_chunks::<8>().0.iter().zip(line.as_chunks::<8>().0).all(|(a, b)| a == b)
 }
 
-/// The arguments of a control line, which start at `bytes[0]` and have one blank between each two.
+/// The arguments of a control line, which start at `bytes[0]` and are separated by single blanks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Arguments {
-    /// Their length, without the line's end.
+    /// Their length in bytes, without the end of the line.
     pub(super) len: usize,
-    /// With the line's end.
+    /// Their length in bytes, with the end of the line.
     pub(super) line: usize,
     pub(super) words: u32,
-    /// Where the last word begins, and the one before it (0 when there is none).
+    /// The index of the last word, and of the one before it (0 if there is none).
     last: usize,
     previous: usize,
 }
 
-/// `None` unless the line is whole, ends in LF or CR LF, and has no byte up to the blank in it but single blanks between words.
+/// Finds the arguments. `None` unless the line is whole, ends in LF or CR LF, and contains no byte below `!` except single
+/// blanks between words.
 #[inline(always)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "`at` is the index of a byte of `bytes`: `filled_up` marks none behind the end, and all sums are at most 8 more"
+)]
 pub(super) fn arguments(bytes: &[u8]) -> Option<Arguments> {
     let (mut last, mut previous, mut words) = (0, 0, 1);
     let mut base = 0;
@@ -111,7 +125,7 @@ pub(super) fn arguments(bytes: &[u8]) -> Option<Arguments> {
     }
 }
 
-/// The last bytes of a chunk, filled up with such as end nothing.
+/// The last bytes of a chunk, filled up to a word with bytes that [`low`] does not mark.
 #[cold]
 fn filled_up(rest: &[u8]) -> Option<[u8; 8]> {
     let mut word = [u8::MAX; 8];
@@ -119,30 +133,38 @@ fn filled_up(rest: &[u8]) -> Option<[u8; 8]> {
     (!rest.is_empty()).then_some(word)
 }
 
-/// The highest bit of each byte that is a blank or below it.
+/// Marks each byte that is at most a blank (0x20) by its highest bit; all other bits are 0.
 #[inline(always)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "without its highest bit no byte carries into the next: 0x7f + 0x5f < 0x100"
+)]
 fn low(word: u64) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
-    // Without the highest bits no sum carries into the next byte.
     !(((word & (0x7f * EACH)) + 0x5f * EACH) | word) & (0x80 * EACH)
 }
 
 impl Arguments {
-    /// The size that the last word is.
+    /// The last word as a size.
     #[inline(always)]
     pub(super) fn size(&self, bytes: &[u8]) -> Option<u32> {
         number(bytes.get(self.last..self.len)?)
     }
 
-    /// The size that the word before the last is.
+    /// The word before the last as a size.
     #[inline(always)]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "called for at least three words: a blank precedes the last one"
+    )]
     pub(super) fn header(&self, bytes: &[u8]) -> Option<u32> {
         number(bytes.get(self.previous..self.last - 1)?)
     }
 }
 
-/// 1 to 9 digits: nats-server's `parseSize` calls more of them bad, leading zeros or not.
+/// Reads 1 to 9 digits: nats-server's `parseSize` rejects more, leading zeros included.
 #[inline(always)]
+#[expect(clippy::arithmetic_side_effects, reason = "nine digits fit u32")]
 fn number(word: &[u8]) -> Option<u32> {
     if word.is_empty() || word.len() > super::args::MAX_DIGITS {
         return None;

@@ -1,0 +1,29 @@
+//! A reading: what a server said of itself (`VARZ`).
+
+use std::time::Duration;
+
+/// The part of `VARZ` that weir uses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// The name that the server gives itself.
+    pub server_name: String,
+    pub version: String,
+    /// Client connections that it counts now.
+    pub connections: u32,
+    /// Its own `max_connections`; `None` is no limit.
+    pub max_connections: Option<u32>,
+    /// Its limit for the argument of one control line, CONNECT's included, in bytes.
+    pub max_control_line: Option<usize>,
+    /// How long it waits for CONNECT, counted from its accept.
+    pub auth_timeout: Option<Duration>,
+    /// When it started, in its own words: another value is another process.
+    pub start: String,
+    /// For how long it has been running.
+    pub uptime: Duration,
+    /// The name of its system account, if it has one.
+    pub system_account: Option<String>,
+    /// CPU that its process used in its last second; 1.0 is one core.
+    pub cpu: f64,
+    /// Cores that it may use; 0 where it does not say.
+    pub cores: u32,
+}
