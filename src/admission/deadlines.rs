@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::client_library::returns::Return;
+use crate::client_library::{library::Deadline, returns::Return, table::by_lang};
 
 /// The deadlines of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +38,21 @@ pub const UNKNOWN_LOGIN: Duration = Duration::from_millis(400);
 const LOGIN_MARGIN: f64 = 1.3;
 /// So much is left at least between the last turn and the client's own deadline.
 const HOLD_MARGIN: Duration = Duration::from_millis(50);
-/// The default of `max_hold`: 0.1 s less than Go, Java and C allow in all, less [`UNKNOWN_LOGIN`]. Any other value is
-/// taken as it is: it comes from an operator who knows the clients.
-const USUAL_HOLD: Duration = Duration::from_millis(1500);
+/// The default of `max_hold`: what [`hold_within`] leaves of the 2 s that Go, Java and C allow in all. Any other value
+/// is taken as it is: it comes from an operator who knows the clients.
+const USUAL_HOLD: Duration = hold_within(Duration::from_secs(2));
 /// The part of `max_hold` that may pass before a client has seen INFO: 1.2 s of the default 1.5 s.
 const BEFORE_INFO: f64 = 0.8;
-/// What Python and .NET allow for the step from CONNECT to PONG, less the margin.
-const STEP_HOLD: Duration = Duration::from_millis(1500);
+
+/// How long weir may hold a client whose library allows this much. The rest is [`UNKNOWN_LOGIN`] for the login, and 100
+/// ms; where a library allows more than 10 s, the rest is a twentieth.
+const fn hold_within(allowed: Duration) -> Duration {
+    let (least, twentieth) = (UNKNOWN_LOGIN.saturating_add(Duration::from_millis(100)), allowed.checked_div(20));
+    match twentieth {
+        Some(twentieth) if twentieth.as_nanos() > least.as_nanos() => allowed.saturating_sub(twentieth),
+        _ => allowed.saturating_sub(least),
+    }
+}
 
 impl DeadlinePolicy {
     /// `max_hold` is for clients of unknown kind, from accept; `by_lang` overrides the defaults by `lang`.
@@ -62,13 +70,18 @@ impl DeadlinePolicy {
     /// `connected`.
     pub fn deadlines(&self, lang: Option<&str>, accepted: Instant, connected: Instant) -> Deadlines {
         let lang = lang.unwrap_or_default();
-        let (hold_until, is_usual) = match (self.by_lang.get(lang), lang) {
+        let allowed = by_lang(lang).map(|library| library.deadline);
+        let (hold_until, is_usual) = match (self.by_lang.get(lang), allowed) {
             (Some(&hold), _) => (accepted + hold, false),
-            (None, "rust") => (accepted + Duration::from_millis(4500), false),
-            (None, "nats.js" | "nats.ws") => (accepted + Duration::from_secs(19), false),
-            (None, "python3" | ".NET") => ((accepted + self.max_hold).max(connected + STEP_HOLD), true),
-            (None, "go" | "java" | "C") => (accepted + self.max_hold, true),
-            (None, _) => (accepted + self.max_hold, false),
+            (None, None) => (accepted + self.max_hold, false),
+            (None, Some(Deadline::Total(allowed))) if hold_within(allowed) > USUAL_HOLD => {
+                (accepted + hold_within(allowed), false)
+            }
+            (None, Some(Deadline::Total(_))) => (accepted + self.max_hold, true),
+            // The library's deadline starts anew when it sends CONNECT.
+            (None, Some(Deadline::PerStep(allowed))) => {
+                ((accepted + self.max_hold).max(connected + hold_within(allowed)), true)
+            }
         };
         let answer_by = hold_until + UNKNOWN_LOGIN;
         // The client began to count half a round trip before weir, and the answer takes the other half. From accept to
@@ -124,6 +137,28 @@ mod tests {
                 deadlines.hold_until > accepted + Duration::from_millis(1500),
                 "{lang}: its clock starts anew with CONNECT"
             );
+        }
+    }
+
+    /// The figures that the reference of the configuration promises.
+    #[test]
+    fn each_library_is_held_for_its_own_time() {
+        let policy = DeadlinePolicy::new(1500 * MS, HashMap::new());
+        let accepted = Instant::now();
+        for (lang, from_accept) in [
+            ("rust", 4500),
+            ("nats.js", 19_000),
+            ("nats.ws", 19_000),
+            ("python3", 700 + 1500),
+            (".NET", 700 + 1500),
+            ("go", 1500),
+            ("java", 1500),
+            ("C", 1500),
+            ("newlang", 1500),
+        ] {
+            let deadlines = policy.deadlines(Some(lang), accepted, accepted + 700 * MS);
+            assert_eq!(deadlines.hold_until - accepted, from_accept * MS, "{lang}");
+            assert_eq!(deadlines.answer_by - accepted, from_accept * MS + UNKNOWN_LOGIN, "{lang}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The command line: what the arguments mean, what `weir check` prints, and the exit codes.
+//! The command line: the arguments, the output of `weir check`, and the exit codes.
 
 mod nkey;
 mod plan;
@@ -13,10 +13,10 @@ use crate::{
     server::{self, logging},
 };
 
-/// Exit code of a bad configuration or command line (`EX_USAGE` of sysexits.h); nothing has been bound by then.
+/// The exit code for a bad configuration or command line: `EX_USAGE` of sysexits.h. No port has been bound by then.
 pub const BAD_CONFIGURATION: u8 = 64;
 
-/// Exit code when running failed: a port that cannot be bound, say.
+/// The exit code if running fails, for example because a port cannot be bound.
 pub const RUN_FAILED: u8 = 1;
 
 /// One address in front of a NATS cluster that keeps it alive.
@@ -29,11 +29,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until SIGTERM or SIGINT.
+    /// Run until SIGTERM or SIGINT.
     Run(Run),
-    /// Validate a configuration, print it with all defaults in force, and bind nothing.
+    /// Validate a configuration and print it with all defaults. Binds no port.
     Check(Check),
-    /// Make the key of a trusted proxy, and print the configuration for it.
+    /// Make the key of a trusted proxy and print the configuration for it.
     Nkey(nkey::Nkey),
     Storm(storm::StormArgs),
     Plan(plan::PlanArgs),
@@ -41,10 +41,10 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// The configuration.
+    /// Configuration file.
     #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
     config: PathBuf,
-    /// A server of the cluster, instead of a configuration; may be repeated. Listens on 0.0.0.0:4222.
+    /// A server of the cluster, instead of a configuration file. May be repeated. weir then listens on 0.0.0.0:4222.
     #[arg(
         long = "server",
         value_name = "HOST:PORT[,monitor=URL][,name=NAME][,max_connections=N]",
@@ -55,19 +55,18 @@ struct Run {
 
 #[derive(Debug, Args)]
 struct Check {
-    /// The configuration.
+    /// Configuration file.
     #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
     config: PathBuf,
 }
 
-/// Parses the arguments of this process and does what they say. Exits by itself for `--help`, `--version` and arguments
-/// that make no sense.
+/// Parses the arguments of this process and runs the command.
 pub fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => cli.execute(),
         Err(error) => {
             let code = if error.use_stderr() { BAD_CONFIGURATION } else { 0 };
-            // Nothing is left to tell when even this cannot be written.
+            // If stderr is closed, there is no other place for the message.
             let _ = error.print();
             ExitCode::from(code)
         }
@@ -114,7 +113,7 @@ impl Check {
             Ok(config) => {
                 let file = self.config.display();
                 let text = format!("# In force with {file}:\n{}", config.effective());
-                // A reader that has gone (`weir check | head`) is no fault of the configuration.
+                // A closed stdout (`weir check | head`) is not an error.
                 let _ = std::io::stdout().write_all(text.as_bytes());
                 ExitCode::SUCCESS
             }
@@ -123,7 +122,7 @@ impl Check {
     }
 }
 
-/// Reads what the configuration only names.
+/// Reads the secret files that the configuration names.
 fn with_secrets(mut config: Config) -> Result<Config, Errors> {
     config.read_secrets().map(|()| config)
 }

@@ -1,4 +1,4 @@
-//! `weir nkey FILE`: the key of a trusted proxy.
+//! `weir nkey FILE`: makes the key of a trusted proxy.
 
 use std::{
     fs::OpenOptions,
@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct Nkey {
-    /// A new file for the seed, readable by its owner only.
+    /// New file for the seed. Only its owner can read it.
     #[arg(value_name = "FILE", default_value = "proxy.nk")]
     file: PathBuf,
 }
@@ -34,7 +34,7 @@ impl Nkey {
     }
 }
 
-/// Never over another file: it may be the seed that the servers trust today.
+/// Never overwrites a file: it may hold the seed that the servers trust now.
 fn write(path: &Path, key: &ProxyKey) -> io::Result<()> {
     let seed = key.seed().ok_or_else(|| io::Error::other("no seed"))?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;

@@ -1,4 +1,4 @@
-//! `weir plan`: its arguments, and what it prints.
+//! `weir plan`: its arguments and its output.
 
 use std::{fs, io::Write, num::NonZeroU32, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -7,26 +7,28 @@ use clap::Args;
 use crate::{
     admission::Rate,
     cli::{RUN_FAILED, complain, refuse},
-    client_library::table::Like,
     config::{Config, ServerArg},
-    storm::plan::{Discipline, Plan},
+    storm::{
+        client_mix::ClientMix,
+        plan::{Discipline, Plan},
+    },
 };
 
-/// What may stand behind `--queue`.
+/// The value of `--queue`.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Queue {
+enum QueueArg {
     Fifo,
     Shared,
 }
 
-/// What may stand behind `--rate`.
+/// The value of `--rate`.
 #[derive(Debug, Clone, Copy)]
-enum Pace {
+enum RateArg {
     Adaptive,
     PerSecond(NonZeroU32),
 }
 
-impl std::str::FromStr for Pace {
+impl std::str::FromStr for RateArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -39,60 +41,60 @@ impl std::str::FromStr for Pace {
     }
 }
 
-/// Foretell a storm: the clients of `weir storm` against weir's own admission code, in virtual time.
+/// Predict a storm: simulate the clients of `weir storm` against weir's admission code, in virtual time.
 ///
-/// Three cases are compared: clients that go to the servers directly, a plain token bucket that refuses at once, and weir. The
-/// same seed gives the same storm. Not in the picture: weir's own CPU, the kernel's backlogs, traffic beside the storm,
-/// servers whose nonce clients sign, several accounts.
+/// The plan compares three cases: clients that connect to the servers directly, a plain token bucket that refuses at
+/// once, and weir. The same seed gives the same storm. The simulation leaves out weir's own CPU time, the kernel's
+/// backlogs, traffic beside the storm, servers whose nonce the clients sign, and several accounts.
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
-    /// How many clients.
+    /// Number of clients.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     clients: u32,
-    /// Their library: go, rust, python3, nats.js, java, C, dotnet, or mix for equal shares.
+    /// The clients' library: go, rust, python3, nats.js, java, C, dotnet, or mix for equal shares of all.
     #[arg(long, value_name = "LIBRARY", default_value = "go")]
-    like: Like,
-    /// How many servers.
+    like: ClientMix,
+    /// Number of servers.
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u16).range(1..=250))]
     servers: u16,
-    /// Handshakes that the servers finish in a second, all together.
+    /// Handshakes per second of all servers together.
     #[arg(long, value_name = "PER_SECOND", value_parser = positive)]
     handshakes: f64,
-    /// What one handshake takes on an idle server [default: as on two cores].
+    /// Time of one handshake on an idle server [default: as if each server had two cores].
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     handshake_time: Option<Duration>,
-    /// Whether a server works on handshakes one after another or on all at once [default: fifo, or shared where one takes
-    /// over 10 ms, since Go preempts it then].
+    /// How a server works on handshakes: one after another (fifo) or on all at once (shared) [default: fifo; shared if
+    /// one handshake takes over 10 ms, because Go preempts it then].
     #[arg(long, value_name = "fifo|shared")]
-    queue: Option<Queue>,
-    /// Limit of each server [default: 65536, or what the clients need].
+    queue: Option<QueueArg>,
+    /// max_connections of each server [default: 65536, or more if the clients need more].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
-    /// weir's `rate`: new clients per second, or adaptive [default: that of --config, which is adaptive unless it says so].
+    /// weir's `rate`: new clients per second, or adaptive [default: the rate of --config; adaptive if it sets none].
     #[arg(long, value_name = "N|adaptive")]
-    rate: Option<Pace>,
+    rate: Option<RateArg>,
     /// weir's `burst` [default: a tenth of the rate, at least 10].
     #[arg(long, value_name = "N")]
     burst: Option<NonZeroU32>,
-    /// Take weir's [admission], accounts and reserve from this configuration [default: weir's defaults].
+    /// Configuration from which to take [admission], accounts and reserve [default: weir's defaults].
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// From a client to the servers and back.
+    /// Mean round trip time between a client and the servers.
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = humantime::parse_duration)]
     round_trip: Duration,
-    /// The clients connect for the first time, all at once, instead of having lost their connections.
+    /// All clients connect for the first time, at once. Without this flag they have lost their connections.
     #[arg(long)]
     at_once: bool,
-    /// The clients have lost their connections since their servers died: weir then lets them go one after another.
+    /// The clients lost their connections because the servers died. weir then closes them one after another.
     #[arg(long, conflicts_with = "at_once")]
     servers_died: bool,
-    /// The end of virtual time, whatever happens.
+    /// Virtual time at which the simulation stops at the latest.
     #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     time_limit: Duration,
-    /// For everything that is random.
+    /// Seed of everything random.
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
-    /// Draw connected clients over time into this file.
+    /// Write a chart of connected clients over time to this file, as SVG.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Print JSON.
@@ -106,7 +108,7 @@ fn positive(text: &str) -> Result<f64, String> {
 
 impl PlanArgs {
     pub(super) fn execute(self) -> ExitCode {
-        // Any server will do for the defaults of the rest.
+        // A configuration must name a server. The plan does not use it.
         let config = match &self.config {
             Some(file) => Config::load(file),
             None => Config::from_servers(&[ServerArg("n1:4222".into())]),
@@ -126,7 +128,7 @@ impl PlanArgs {
             true => serde_json::to_string_pretty(&forecast).map(|text| text + "\n").unwrap_or_default(),
             false => forecast.to_string(),
         };
-        // A reader that has gone is no fault of the plan.
+        // A closed stdout (`weir plan | head`) is not an error.
         let _ = std::io::stdout().write_all(text.as_bytes());
         ExitCode::SUCCESS
     }
@@ -140,19 +142,19 @@ impl PlanArgs {
         };
         let mut admission = config.admission.clone();
         admission.pace = match self.rate {
-            Some(Pace::Adaptive) => None,
-            Some(Pace::PerSecond(per_second)) => Some(rate(per_second)),
+            Some(RateArg::Adaptive) => None,
+            Some(RateArg::PerSecond(per_second)) => Some(rate(per_second)),
             None => admission.pace,
         };
         Plan {
             clients: self.clients,
-            like: self.like,
+            mix: self.like,
             servers: self.servers,
             handshakes: self.handshakes,
             handshake_time: self.handshake_time,
             discipline: self.queue.map(|queue| match queue {
-                Queue::Fifo => Discipline::Fifo,
-                Queue::Shared => Discipline::Shared,
+                QueueArg::Fifo => Discipline::Fifo,
+                QueueArg::Shared => Discipline::ProcessorSharing,
             }),
             max_connections: self.max_connections,
             reserve: config.upstream.reserve,
@@ -174,9 +176,9 @@ mod tests {
 
     #[test]
     fn rates() {
-        assert!(matches!("adaptive".parse(), Ok(Pace::Adaptive)));
-        assert!(matches!("900".parse(), Ok(Pace::PerSecond(n)) if n.get() == 900));
-        assert!("0".parse::<Pace>().is_err() && "none".parse::<Pace>().is_err());
+        assert!(matches!("adaptive".parse(), Ok(RateArg::Adaptive)));
+        assert!(matches!("900".parse(), Ok(RateArg::PerSecond(n)) if n.get() == 900));
+        assert!("0".parse::<RateArg>().is_err() && "none".parse::<RateArg>().is_err());
         assert!(positive("0").is_err() && positive("nan").is_err() && positive("inf").is_err());
         assert_eq!(positive("8.5"), Ok(8.5));
     }

@@ -1,25 +1,27 @@
-//! What a client does next, by its library: pure, with the time as an argument.
+//! What a client does next, by its library. Pure: the time is an argument.
 //!
-//! With several servers in its list a client is modelled as going through them in order. What that leaves out: Python and
-//! JavaScript count their wait per server, here it counts from the last attempt on any.
+//! A client with several servers in its list goes through them in order. The model leaves one thing out: Python and
+//! JavaScript count their wait separately for each server; here it counts from the last attempt on any server.
 
 use std::time::Duration;
 
-use crate::client_library::table::{Established, Library, Rhythm, Stall, Strikes};
+use crate::client_library::library::{AuthError, AuthErrorLimit, Library, NoticesRefusal, OnError, ReconnectWait};
 
-/// How an attempt ended on the wire, short of a PONG.
+/// How a failed attempt ended on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// No INFO: connection refused, or closed, or `-ERR` first.
+    /// Before INFO: the connection was refused or closed, or `-ERR` came first.
     BeforeInfo,
-    /// `-ERR` behind INFO; which authorization error it is for the library ([`Library::strike`]), 0 for none.
-    Refused(u8),
-    /// A plain end of stream behind INFO and CONNECT, without a word.
-    Ended,
-    /// A reset behind INFO.
+    /// `-ERR` after INFO, with a text that the library does not take for an authorization error.
+    Refused,
+    /// `-ERR` after INFO, with an authorization error.
+    AuthError(AuthError),
+    /// A plain end of stream after INFO and CONNECT, without `-ERR`.
+    Eof,
+    /// A reset after INFO.
     Reset,
-    /// Something that the library cannot make sense of.
-    Broken,
+    /// Bytes that the library cannot make sense of.
+    Malformed,
     /// The library's own deadline passed.
     TimedOut,
 }
@@ -27,35 +29,36 @@ pub enum Ending {
 /// What a client does after a failed attempt. Times count from the end of the attempt on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// It tries again after this.
+    /// It tries again after this time.
     TryAfter(Duration),
-    /// It gives up for good after this.
+    /// It gives up for good after this time.
     GivesUpAfter(Duration),
 }
 
-/// What a client keeps between attempts.
+/// What a client remembers from one attempt to the next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Attempts that failed since its last PONG.
-    pub failed: u16,
-    strike: u8,
+    /// Failed attempts since its last PONG.
+    failed: u16,
+    last_auth_error: Option<AuthError>,
 }
 
-/// What an `-ERR` does to an established client.
+/// What an `-ERR` does to a connected client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reaction {
     /// It waits for the end of the stream.
     Waits,
-    /// It closes and reconnects.
+    /// It closes the connection and reconnects.
     Reconnects,
-    /// It is closed for good.
+    /// It closes for good.
     Closes,
 }
 
 impl Library {
-    /// How long a client sleeps before its next attempt. `failed` attempts came before it; the last one began and ended so
-    /// long ago. `pool` is the number of servers in its list.
-    fn pause(
+    /// How long a client sleeps before its next attempt. `failed` is the number of failed attempts since its last PONG;
+    /// `since_start` and `since_end` are the times since the last attempt began and ended; `pool` is the number of
+    /// servers in its list.
+    fn sleep(
         &self,
         failed: u16,
         pool: u16,
@@ -66,16 +69,16 @@ impl Library {
         let mut with = |wait: Duration, jitter: Duration| {
             if jitter.is_zero() { wait } else { wait + Duration::from_nanos(rng.u64(0..=jitter.as_nanos() as u64)) }
         };
-        match self.rhythm {
-            Rhythm::SleepsBeforeLast { wait, jitter } if failed % pool == pool - 1 => with(wait, jitter),
-            Rhythm::SleepsBetweenRounds { wait, jitter } if failed > 0 && failed.is_multiple_of(pool) => {
+        match self.reconnect_wait {
+            ReconnectWait::BeforeLastServer { wait, jitter } if failed % pool == pool - 1 => with(wait, jitter),
+            ReconnectWait::BetweenRounds { wait, jitter } if failed > 0 && failed.is_multiple_of(pool) => {
                 with(wait, jitter)
             }
-            Rhythm::SinceStart { wait, jitter } if failed.is_multiple_of(pool) => {
+            ReconnectWait::SinceAttemptBegan { wait, jitter } if failed.is_multiple_of(pool) => {
                 with(wait, jitter).saturating_sub(since_start)
             }
-            Rhythm::SinceEnd { wait } if failed.is_multiple_of(pool) && since_end < wait => wait,
-            Rhythm::Doubling { first, cap, jitter } if failed > 0 => {
+            ReconnectWait::SinceAttemptEnded { wait } if failed.is_multiple_of(pool) && since_end < wait => wait,
+            ReconnectWait::Exponential { first, cap, jitter } if failed > 0 => {
                 let doubled = first.saturating_mul(1u32.checked_shl(u32::from(failed) - 1).unwrap_or(u32::MAX));
                 with(doubled.min(cap), jitter)
             }
@@ -83,22 +86,27 @@ impl Library {
         }
     }
 
-    /// A connection that began to be made `lived` ago has ended: how long until the next attempt.
+    /// A client's connection has ended, `lived` after its attempt began. Returns the time until the next attempt.
     pub fn dropped(&self, memory: &mut Memory, pool: u16, lived: Duration, rng: &mut fastrand::Rng) -> Duration {
         memory.failed = 0;
-        self.pause(0, pool, lived, lived, rng)
+        self.sleep(0, pool, lived, lived, rng)
     }
 
-    /// PONG came.
+    /// PONG has come.
     pub fn connected(&self, memory: &mut Memory) {
         memory.failed = 0;
-        // JavaScript compares with the last error it ever saw.
-        if self.strikes != Strikes::AnyInARow {
-            memory.strike = 0;
+        // JavaScript compares with the last error that it ever saw.
+        if self.auth_error_limit != AuthErrorLimit::AnyInARow {
+            memory.last_auth_error = None;
         }
     }
 
-    /// An attempt failed, `took` after it began.
+    /// How an attempt ends that gets an `-ERR` with this text in place of PONG.
+    pub fn refused_with(&self, text: &str) -> Ending {
+        self.auth_error(text).map_or(Ending::Refused, Ending::AuthError)
+    }
+
+    /// An attempt has failed, `took` after it began.
     pub fn failed(
         &self,
         memory: &mut Memory,
@@ -107,55 +115,69 @@ impl Library {
         took: Duration,
         rng: &mut fastrand::Rng,
     ) -> Next {
-        let stalls = match (self.stalls, ending) {
-            (Stall::Never, _) | (_, Ending::BeforeInfo | Ending::Broken | Ending::TimedOut) => false,
-            (Stall::UnlessAuthorization, Ending::Refused(strike)) => strike == 0,
-            _ => true,
-        };
-        let stall = if stalls { self.deadline.step().saturating_sub(took) } else { Duration::ZERO };
-        if ending == Ending::Ended && self.end_is_success {
-            return Next::TryAfter(stall + self.dropped(memory, pool, took, rng));
+        let unnoticed = self.unnoticed_for(ending, took);
+        if ending == Ending::Eof && self.takes_eof_for_pong {
+            return Next::TryAfter(unnoticed + self.dropped(memory, pool, took, rng));
         }
         memory.failed += 1;
-        let last_strike = memory.strike;
-        match ending {
-            Ending::Refused(strike) if strike > 0 => {
-                memory.strike = strike;
-                let out = match self.strikes {
-                    Strikes::Harmless => false,
-                    Strikes::SameTwice | Strikes::SameInARow => strike == last_strike,
-                    Strikes::AnyInARow => last_strike > 0,
-                };
-                if out {
-                    return Next::GivesUpAfter(stall);
-                }
-            }
-            _ if self.strikes != Strikes::SameTwice => memory.strike = 0,
-            _ => {}
+        if self.closes_on_auth_error(memory, ending)
+            || self.max_attempts.is_some_and(|most| memory.failed >= most.saturating_mul(pool))
+        {
+            return Next::GivesUpAfter(unnoticed);
         }
-        if self.tries.is_some_and(|most| memory.failed >= most.saturating_mul(pool)) {
-            return Next::GivesUpAfter(stall);
-        }
-        Next::TryAfter(stall + self.pause(memory.failed, pool, took + stall, Duration::ZERO, rng))
+        Next::TryAfter(unnoticed + self.sleep(memory.failed, pool, took + unnoticed, Duration::ZERO, rng))
     }
 
-    /// What an `-ERR` does to a client that has its PONG.
-    pub fn told(&self, memory: &mut Memory, text: &str) -> Reaction {
+    /// How long after the end of an attempt on the wire the library notices it.
+    fn unnoticed_for(&self, ending: Ending, took: Duration) -> Duration {
+        match (self.notices_refusal, ending) {
+            (NoticesRefusal::Immediately, _)
+            | (NoticesRefusal::OnlyAuthErrors, Ending::AuthError(_))
+            | (_, Ending::BeforeInfo | Ending::Malformed | Ending::TimedOut) => Duration::ZERO,
+            _ => self.deadline.step().saturating_sub(took),
+        }
+    }
+
+    /// Remembers how an attempt ended. Returns whether the authorization errors so far close the client for good.
+    fn closes_on_auth_error(&self, memory: &mut Memory, ending: Ending) -> bool {
+        let last = memory.last_auth_error;
+        match ending {
+            Ending::AuthError(error) => {
+                memory.last_auth_error = Some(error);
+                match self.auth_error_limit {
+                    AuthErrorLimit::Unlimited => false,
+                    AuthErrorLimit::SameTwice | AuthErrorLimit::SameInARow => last == Some(error),
+                    AuthErrorLimit::AnyInARow => last.is_some(),
+                }
+            }
+            _ => {
+                if self.auth_error_limit != AuthErrorLimit::SameTwice {
+                    memory.last_auth_error = None;
+                }
+                false
+            }
+        }
+    }
+
+    /// What an `-ERR` with this text does to a client that has had its PONG.
+    pub fn reaction_to(&self, memory: &mut Memory, text: &str) -> Reaction {
         let text = text.to_ascii_lowercase();
-        let strike = self.strike(&text);
-        match self.established {
-            Established::WaitsForEnd => {}
-            Established::ReconnectsOnAuthorization if strike > 0 => {
-                memory.strike = strike;
+        let auth_error = self.auth_error(&text);
+        match self.on_error {
+            OnError::KeepsConnection => {}
+            OnError::ReconnectsOnAuthError if auth_error.is_some() => {
+                memory.last_auth_error = auth_error;
                 return Reaction::Reconnects;
             }
-            Established::ReconnectsOnAuthorization => {}
-            Established::ClosesUnless { reconnects, .. } if reconnects.contains(&text.as_str()) => {
+            OnError::ReconnectsOnAuthError => {}
+            OnError::ClosesUnless { reconnects_on, .. } if reconnects_on.contains(&text.as_str()) => {
                 return Reaction::Reconnects;
             }
-            Established::ClosesUnless { authorization_is_told: true, .. } if strike > 0 => memory.strike = strike,
-            Established::ClosesUnless { .. } if text.starts_with("permissions violation") => {}
-            Established::ClosesUnless { .. } => return Reaction::Closes,
+            OnError::ClosesUnless { keeps_on_auth_error: true, .. } if auth_error.is_some() => {
+                memory.last_auth_error = auth_error;
+            }
+            OnError::ClosesUnless { .. } if text.starts_with("permissions violation") => {}
+            OnError::ClosesUnless { .. } => return Reaction::Closes,
         }
         Reaction::Waits
     }

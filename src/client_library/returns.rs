@@ -1,42 +1,39 @@
-//! When a client that is refused comes back, by its library: so that it is refused at the moment that brings it back when its
-//! turn comes, and not too often.
-//!
-//! Measured with the official libraries at their defaults; the table in `storm/library.rs` has the sources, and a test compares.
+//! When a refused client comes back, derived from what its library does. Admission uses it to refuse a client at the
+//! moment that brings it back when its turn is expected, and no more often than needed.
 
 use std::time::Duration;
 
-/// What a client does once it is refused.
+use crate::client_library::{
+    library::{Library, NoticesRefusal, ReconnectWait},
+    table::by_lang,
+};
+
+/// What a client does after a refusal: `-ERR` in place of PONG, not with an authorization error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Return {
-    /// Nobody knows.
+    /// Its library is not in the table.
     #[default]
     Unknown,
-    /// It comes back so long after the refusal.
+    /// It comes back this long after the refusal.
     After(Duration),
-    /// The same, and with each refusal in a row twice as long.
+    /// It comes back after a wait that doubles with each refusal in a row.
     Doubling {
-        /// After the first.
+        /// The wait after the first refusal.
         first: Duration,
-        /// The longest.
+        /// The longest wait.
         cap: Duration,
     },
-    /// It waits out its own deadline, however early it is refused.
+    /// The time of its next attempt does not depend on when it is refused.
     Regardless,
 }
 
 impl Return {
-    /// Of the client with this `lang`.
+    /// The schedule of a client whose CONNECT says this `lang`.
     pub fn of(lang: &str) -> Self {
-        match lang {
-            "go" | "C" | "python3" => Self::After(Duration::from_secs(2)),
-            "rust" => Self::Doubling { first: Duration::from_millis(2), cap: Duration::from_secs(4) },
-            "java" | "nats.js" | "nats.ws" => Self::Regardless,
-            ".NET" => Self::Doubling { first: Duration::from_secs(2), cap: Duration::from_secs(5) },
-            _ => Self::Unknown,
-        }
+        by_lang(lang).map_or(Self::Unknown, Library::returns)
     }
 
-    /// This for a client that has been refused so often in a row, and will be once more.
+    /// The schedule for the next refusal of a client that has been refused `refusals` times in a row.
     pub fn after_refusals(self, refusals: u32) -> Self {
         match self {
             Self::Doubling { first, cap } => Self::After(first.saturating_mul(1 << refusals.min(16)).min(cap)),
@@ -45,15 +42,27 @@ impl Return {
     }
 }
 
-/// How many tries in a row a client with this `lang` makes at its defaults before it gives up for good; `None`: it goes on for
-/// ever, or is unknown.
-pub fn tries(lang: &str) -> Option<u32> {
-    match lang {
-        "nats.js" | "nats.ws" => Some(10),
-        "go" | "java" | "C" => Some(60),
-        "python3" => Some(61),
-        _ => None,
+impl Library {
+    /// When a refused client of this library comes back, if its list has one address.
+    pub const fn returns(&self) -> Return {
+        // A library that notices a refusal only at its own deadline cannot be told earlier.
+        if !matches!(self.notices_refusal, NoticesRefusal::Immediately) {
+            return Return::Regardless;
+        }
+        match self.reconnect_wait {
+            ReconnectWait::BeforeLastServer { wait, .. }
+            | ReconnectWait::BetweenRounds { wait, .. }
+            | ReconnectWait::SinceAttemptEnded { wait } => Return::After(wait),
+            ReconnectWait::SinceAttemptBegan { .. } => Return::Regardless,
+            ReconnectWait::Exponential { first, cap, .. } => Return::Doubling { first, cap },
+        }
     }
+}
+
+/// How many failed attempts in a row a client with this `lang` makes before it gives up for good; `None`: it never
+/// does, or its library is not in the table.
+pub fn max_attempts(lang: &str) -> Option<u32> {
+    by_lang(lang)?.max_attempts.map(u32::from)
 }
 
 #[cfg(test)]
@@ -68,5 +77,24 @@ mod tests {
         assert_eq!([0, 3, 99].map(|n| waits("rust", n)), [2, 16, 4000].map(|ms| Return::After(ms * MS)));
         assert_eq!([0, 1, 2, 9].map(|n| waits(".NET", n)), [2, 4, 5, 5].map(|s| Return::After(s * 1000 * MS)));
         assert_eq!(waits("go", 5), Return::After(2000 * MS));
+    }
+
+    #[test]
+    fn every_library_returns_and_gives_up_as_measured() {
+        let s = Duration::from_secs;
+        for (lang, schedule, most) in [
+            ("go", Return::After(s(2)), Some(60)),
+            ("C", Return::After(s(2)), Some(60)),
+            ("python3", Return::After(s(2)), Some(61)),
+            ("rust", Return::Doubling { first: 2 * MS, cap: s(4) }, None),
+            (".NET", Return::Doubling { first: s(2), cap: s(5) }, None),
+            ("java", Return::Regardless, Some(60)),
+            ("nats.js", Return::Regardless, Some(10)),
+            ("nats.ws", Return::Regardless, Some(10)),
+            ("newlang", Return::Unknown, None),
+            ("", Return::Unknown, None),
+        ] {
+            assert_eq!((Return::of(lang), max_attempts(lang)), (schedule, most), "{lang}");
+        }
     }
 }

@@ -39,7 +39,6 @@ use crate::{
     admission,
     cluster::system_account::Login,
     config::{
-        error::Wrong,
         node::Source,
         section::{Section, Sink},
         system::SystemKeys,

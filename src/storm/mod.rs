@@ -1,6 +1,7 @@
-//! Storms: the reconnect behaviour of the official client libraries, played against a real address ([`live`], `weir storm`)
-//! or against the admission code itself in virtual time ([`plan`], `weir plan`).
+//! The storm tools: clients that reconnect as the official client libraries do, against a real address ([`live`],
+//! `weir storm`) or against the admission code in virtual time ([`plan`], `weir plan`).
 
+pub mod client_mix;
 pub mod live;
 pub mod plan;
-pub mod text;
+mod text;

@@ -1,4 +1,4 @@
-//! Numbers as people write them.
+//! Numbers with separators, for people.
 
 /// `1,234,567`.
 pub fn grouped(n: u64) -> String {
@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_people_write_them() {
+    fn every_three_digits_are_separated() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 }

@@ -1,8 +1,8 @@
-//! Against the tables of the measurements: attempts before a client gives up, seconds until it is closed, first retries,
+//! The model against the measurements: attempts before a client gives up, seconds until it is closed, first retries,
 //! what each text does.
 
 use super::*;
-use crate::client_library::table::{ALL, C, DOTNET, GO, JAVA, JS, Like, PYTHON, RUST};
+use crate::client_library::table::{ALL, C, DOTNET, GO, JAVA, JS, PYTHON, RUST};
 
 const LONG: Duration = Duration::from_secs(3600);
 const MS: Duration = Duration::from_millis(1);
@@ -11,7 +11,8 @@ fn rng() -> fastrand::Rng {
     fastrand::Rng::with_seed(7)
 }
 
-/// Attempts, and seconds from a drop until the client is closed, when every attempt ends like this after `took`.
+/// The number of attempts, and the seconds from the lost connection until the client is closed for good, if every
+/// attempt ends like this after `took`.
 fn until_closed(library: &Library, ending: Ending, took: Duration) -> (u16, f64) {
     let (mut memory, mut rng) = (Memory::default(), rng());
     let mut at = library.dropped(&mut memory, 1, LONG, &mut rng);
@@ -34,10 +35,10 @@ fn closed(library: &Library, ending: Ending, attempts: u16, seconds: f64) {
 
 #[test]
 fn they_give_up_after_as_many_attempts_and_seconds_as_measured() {
-    let refused = Ending::Refused(0);
+    let refused = Ending::Refused;
     closed(&GO, Ending::BeforeInfo, 60, 123.0);
     closed(&GO, refused, 60, 123.0);
-    // Measured in a client whose connection had lived for a second only, so with a first wait of 2 s more.
+    // The measured client had been connected for one second only, so its first wait took 2 s more.
     closed(&PYTHON, Ending::BeforeInfo, 61, 120.0);
     closed(&PYTHON, refused, 61, 120.0);
     // 1 s and 2 s less than measured, for the same reason.
@@ -46,7 +47,7 @@ fn they_give_up_after_as_many_attempts_and_seconds_as_measured() {
     closed(&JS, Ending::Reset, 10, 200.0);
     closed(&JAVA, Ending::BeforeInfo, 60, 121.0);
     closed(&JAVA, refused, 60, 241.0);
-    closed(&JAVA, Ending::Ended, 60, 241.0);
+    closed(&JAVA, Ending::Eof, 60, 241.0);
     closed(&C, refused, 60, 123.0);
     for library in [&RUST, &DOTNET] {
         assert_eq!(until_closed(library, refused, MS).0, u16::MAX, "{}", library.lang);
@@ -54,8 +55,8 @@ fn they_give_up_after_as_many_attempts_and_seconds_as_measured() {
 }
 
 #[test]
-fn two_authorization_errors_end_some() {
-    let violation = |library: &Library| Ending::Refused(library.strike("Authorization Violation"));
+fn two_authorization_errors_close_some_libraries() {
+    let violation = |library: &Library| library.refused_with("Authorization Violation");
     closed(&GO, violation(&GO), 2, 4.1);
     closed(&JS, violation(&JS), 2, 2.05);
     closed(&JAVA, violation(&JAVA), 2, 6.1);
@@ -63,22 +64,22 @@ fn two_authorization_errors_end_some() {
     closed(&DOTNET, violation(&DOTNET), 2, 2.05);
     closed(&PYTHON, violation(&PYTHON), 61, 120.0);
     assert_eq!(until_closed(&RUST, violation(&RUST), MS).0, u16::MAX);
-    // The server's word for a login that took too long is an authorization error to JavaScript only.
-    assert!(ALL.iter().all(|l| (l.strike("Authentication Timeout") > 0) == (l.lang == "nats.js")));
+    // Only JavaScript takes the server's text for a slow login for an authorization error.
+    assert!(ALL.iter().all(|l| l.auth_error("Authentication Timeout").is_some() == (l.lang == "nats.js")));
     for harmless in ["maximum connections exceeded", "maximum account active connections exceeded", "Stale Connection"]
     {
-        assert!(ALL.iter().all(|l| l.strike(harmless) == 0));
+        assert!(ALL.iter().all(|l| l.auth_error(harmless).is_none()));
     }
 }
 
 #[test]
-fn a_refusal_between_strikes_saves_those_that_look_at_the_last_error_only() {
+fn a_refusal_between_two_authorization_errors_saves_libraries_that_compare_with_the_last_error() {
     for (library, is_out) in [(&GO, true), (&JAVA, true), (&C, true), (&JS, false), (&DOTNET, false)] {
         let (mut memory, mut rng) = (Memory::default(), rng());
-        let strike = Ending::Refused(library.strike("Authorization Violation"));
-        library.failed(&mut memory, 1, strike, MS, &mut rng);
-        library.failed(&mut memory, 1, Ending::Refused(0), MS, &mut rng);
-        let last = library.failed(&mut memory, 1, strike, MS, &mut rng);
+        let auth_error = library.refused_with("Authorization Violation");
+        library.failed(&mut memory, 1, auth_error, MS, &mut rng);
+        library.failed(&mut memory, 1, Ending::Refused, MS, &mut rng);
+        let last = library.failed(&mut memory, 1, auth_error, MS, &mut rng);
         assert_eq!(matches!(last, Next::GivesUpAfter(_)), is_out, "{}", library.lang);
     }
 }
@@ -92,11 +93,11 @@ fn first_retry_after_a_drop() {
             _ => assert_eq!(first, Duration::ZERO, "{}", library.lang),
         }
     }
-    // After a connection that lived for a second.
+    // After a connection that lived for one second.
     let soon = |library: &Library| library.dropped(&mut Memory::default(), 1, 1000 * MS, &mut rng());
     assert_eq!(soon(&PYTHON), 2000 * MS);
     assert!(soon(&JS) >= 1000 * MS && soon(&JS) <= 1100 * MS);
-    // A PONG followed by an end: a hot loop.
+    // If each PONG is followed by an end of stream, these libraries reconnect in a hot loop.
     assert!([&RUST, &JAVA, &DOTNET].iter().all(|library| soon(library).is_zero()));
 }
 
@@ -104,7 +105,7 @@ fn first_retry_after_a_drop() {
 fn rust_doubles_from_2_ms_to_4_s_without_jitter() {
     let (mut memory, mut rng) = (Memory::default(), rng());
     let waits: Vec<u128> = (0..14)
-        .map(|_| match RUST.failed(&mut memory, 1, Ending::Refused(0), MS, &mut rng) {
+        .map(|_| match RUST.failed(&mut memory, 1, Ending::Refused, MS, &mut rng) {
             Next::TryAfter(wait) => wait.as_millis(),
             Next::GivesUpAfter(_) => panic!("it never gives up"),
         })
@@ -126,7 +127,7 @@ fn distances_between_attempts_that_time_out() {
 
 #[test]
 fn python_takes_an_end_for_success_and_never_gives_up_on_it() {
-    assert_eq!(until_closed(&PYTHON, Ending::Ended, MS).0, u16::MAX);
+    assert_eq!(until_closed(&PYTHON, Ending::Eof, MS).0, u16::MAX);
     assert_eq!(until_closed(&PYTHON, Ending::Reset, MS).0, 61);
 }
 
@@ -145,7 +146,7 @@ fn a_longer_list_is_gone_through_before_a_sleep() {
     };
     assert_eq!(sleeps(&GO), [false, false, true, false, false, true]);
     assert_eq!(sleeps(&JAVA), [false, false, false, true, false, false]);
-    // Three servers, three budgets.
+    // Three servers have three budgets of 60 attempts.
     let (mut memory, mut rng) = (Memory::default(), rng());
     let tries = 1
         + (0..1000)
@@ -168,57 +169,42 @@ fn what_an_established_client_does_with_a_text() {
     ];
     for (text, reactions) in table {
         for (library, expected) in ALL.iter().zip(reactions) {
-            assert_eq!(library.told(&mut Memory::default(), text), expected, "{} {text}", library.lang);
+            assert_eq!(library.reaction_to(&mut Memory::default(), text), expected, "{} {text}", library.lang);
         }
     }
 }
 
+/// The schedule that admission relies on is what the modelled client does.
 #[test]
-fn names() {
-    assert_eq!("go".parse(), Ok(Like::One(&GO)));
-    assert_eq!("c".parse(), Ok(Like::One(&C)));
-    assert_eq!("nats.js".parse(), Ok(Like::One(&JS)));
-    assert_eq!("dotnet".parse(), Ok(Like::One(&DOTNET)));
-    assert_eq!("mix".parse(), Ok(Like::Mix));
-    assert!("cobol".parse::<Like>().unwrap_err().contains("nats.js"));
-    assert_eq!(Like::Mix.library(9).lang, "python3");
-}
-
-/// What the doors believe of a client that is refused is what it does.
-#[test]
-fn the_doors_know_when_a_refused_client_comes_back() {
-    use crate::admission::Return;
+fn a_refused_client_comes_back_as_its_schedule_says() {
+    use crate::client_library::returns::Return;
     for library in ALL {
         let (mut memory, mut rng) = (Memory::default(), rng());
         library.dropped(&mut memory, 1, LONG, &mut rng);
         for refusals in 0..6 {
-            // Refused a second after it came.
-            let Next::TryAfter(wait) = library.failed(&mut memory, 1, Ending::Refused(0), 1000 * MS, &mut rng) else {
+            // Refused one second after the attempt began.
+            let Next::TryAfter(wait) = library.failed(&mut memory, 1, Ending::Refused, 1000 * MS, &mut rng) else {
                 panic!("{} gives up", library.lang);
             };
-            let known = match (Return::of(library.lang), refusals) {
+            let known = match (library.returns(), refusals) {
                 (Return::After(wait), _) => wait,
                 (Return::Doubling { first, cap }, n) => (first * 2u32.pow(n)).min(cap),
                 (Return::Regardless, _) => {
-                    let later = library.failed(&mut memory.clone(), 1, Ending::Refused(0), 500 * MS, &mut rng);
+                    let later = library.failed(&mut memory.clone(), 1, Ending::Refused, 500 * MS, &mut rng);
                     assert!(matches!(later, Next::TryAfter(longer) if longer > wait + 350 * MS), "{}", library.lang);
                     continue;
                 }
-                (Return::Unknown, _) => {
-                    assert_eq!(library.lang, ".NET");
-                    continue;
-                }
+                (Return::Unknown, _) => panic!("{} has no schedule", library.lang),
             };
             assert!(wait >= known && wait <= known + 100 * MS, "{}: {wait:?}, not {known:?}", library.lang);
         }
     }
 }
 
-/// What the doors believe of the libraries is what the libraries do.
 #[test]
-fn the_flight_recorder_knows_when_a_client_is_lost() {
-    for library in ALL {
-        let tries = crate::client_library::returns::tries(library.lang);
-        assert_eq!(tries, library.tries.map(u32::from), "{}", library.lang);
-    }
+fn every_library_is_found_by_its_lang() {
+    use crate::client_library::table::by_lang;
+    assert!(ALL.iter().all(|library| by_lang(library.lang) == Some(*library)));
+    assert_eq!(by_lang("nats.ws"), Some(&JS));
+    assert!(["", "GO", "c", "dotnet", "newlang"].iter().all(|lang| by_lang(lang).is_none()));
 }

@@ -21,7 +21,8 @@ use crate::{
     advertised_info::{AdvertisedInfo, AdvertisedTls},
     client_library::{
         behaviour::{Ending, Memory, Next},
-        table::{ALL, Library, Like},
+        library::Library,
+        table::ALL,
     },
     config::{Config, ServerArg},
     dispatch::{self, TurnSender},
@@ -32,7 +33,10 @@ use crate::{
         context::Context,
         wait::{Waited, wait},
     },
-    storm::plan::{Discipline, Outcome, Plan, reading},
+    storm::{
+        client_mix::ClientMix,
+        plan::{Discipline, Outcome, Plan, reading},
+    },
     telemetry::counters::Counters,
     upstream::{self, Servers, concurrency::baseline::MeasuredFrom},
 };
@@ -52,7 +56,7 @@ fn plan(library: &'static Library, rate: Option<Rate>, seed: u64) -> Plan {
     let config = config(rate);
     Plan {
         clients: CLIENTS,
-        like: Like::One(library),
+        mix: ClientMix::One(library),
         servers: SERVERS,
         handshakes: LOGINS,
         handshake_time: Some(ALONE),
@@ -183,7 +187,7 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
             drop(pass);
             dispatch::run_now(&shared.admission);
         }
-        match library.failed(&mut memory, 1, Ending::Refused(0), accepted.elapsed(), &mut rng) {
+        match library.failed(&mut memory, 1, Ending::Refused, accepted.elapsed(), &mut rng) {
             Next::TryAfter(wait) => sleep(wait).await,
             Next::GivesUpAfter(_) => panic!("{n} gives up"),
         }

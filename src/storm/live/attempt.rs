@@ -1,4 +1,4 @@
-//! One attempt to connect, as a library makes it: TCP, INFO, CONNECT and PING, PONG, within its own deadline.
+//! One attempt to connect, as a library makes it: TCP, INFO, CONNECT and PING, PONG, within the library's own deadline.
 
 use std::{
     borrow::Cow,
@@ -16,102 +16,171 @@ use tokio::{
 use crate::{
     client_library::{
         behaviour::Ending,
-        table::{BeforePong, Deadline, Library},
+        library::{BeforePong, Deadline, Library},
     },
     net::stream::Stream,
-    storm::live::{security::OwnTls, seen::Seen},
+    storm::live::{stats::TlsStats, tls::ClientTls},
 };
 
-/// A line longer than this is no NATS.
+/// A longer line is not the NATS protocol.
 const LONGEST_LINE: usize = 256 * 1024;
 
-/// What became of an attempt.
-pub(super) enum Outcome {
-    /// PONG came; what followed it.
-    In(Stream, Vec<u8>),
-    /// It failed.
+/// How an attempt ended.
+pub(super) enum AttemptEnd {
+    /// PONG came. The bytes are those that followed it.
+    Connected(Stream, Vec<u8>),
     Failed(Failure),
-    /// The library stays in between for ever.
+    /// The library neither connects nor tries again, for ever.
     Hangs,
 }
 
 /// How an attempt failed.
 pub(super) struct Failure {
-    /// What the library makes of it.
+    /// The way that decides what the library does next.
     pub(super) ending: Ending,
-    /// For the report: the text of a refusal, or what happened.
-    pub(super) what: What,
-    /// The socket, where the library leaves it open.
-    pub(super) ghost: Option<Socket>,
+    /// The text for the report.
+    pub(super) text: FailureText,
+    /// The socket, if the library leaves it open.
+    pub(super) abandoned_socket: Option<Socket>,
 }
 
-/// For the report.
-pub(super) enum What {
-    /// `-ERR` with this text.
+/// A failure in the report.
+pub(super) enum FailureText {
+    /// The text of `-ERR`.
     Refused(String),
-    /// Something else.
+    /// What else happened, and at which step.
     Error(Cow<'static, str>),
 }
 
 impl Failure {
-    pub(super) fn error(ending: Ending, what: impl Into<Cow<'static, str>>) -> Self {
-        Self { ending, what: What::Error(what.into()), ghost: None }
+    pub(super) fn error(ending: Ending, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { ending, text: FailureText::Error(text.into()), abandoned_socket: None }
     }
 
-    /// Keeps the socket open.
-    pub(super) fn left_open(&mut self, tcp: Option<&TcpStream>) {
-        self.ghost = tcp.and_then(|tcp| SockRef::from(tcp).try_clone().ok());
+    /// Keeps a copy of the socket, which keeps the connection open.
+    pub(super) fn keep_socket(&mut self, tcp: Option<&TcpStream>) {
+        self.abandoned_socket = tcp.and_then(|tcp| SockRef::from(tcp).try_clone().ok());
     }
 }
 
-/// The running deadline of a library.
-pub(super) struct Clock {
-    kind: Deadline,
+/// The library's deadline of a running attempt.
+pub(super) struct DeadlineTimer {
+    deadline: Deadline,
     pub(super) until: Instant,
 }
 
-impl Clock {
-    fn start(kind: Deadline) -> Self {
-        Self { kind, until: Instant::now() + kind.step() }
+impl DeadlineTimer {
+    fn start(deadline: Deadline) -> Self {
+        Self { deadline, until: Instant::now() + deadline.step() }
     }
 
-    /// The next step begins.
-    pub(super) fn step(&mut self) {
-        if let Deadline::PerStep(each) = self.kind {
+    /// The next step begins. A deadline for each step starts anew.
+    pub(super) fn next_step(&mut self) {
+        if let Deadline::PerStep(each) = self.deadline {
             self.until = Instant::now() + each;
         }
     }
 }
 
-/// What an attempt needs of its client.
-pub(super) struct Caller<'a> {
+/// What an attempt needs from its client.
+pub(super) struct Attempt<'a> {
     pub(super) library: &'a Library,
     pub(super) source: Option<IpAddr>,
-    pub(super) tls: Option<&'a OwnTls>,
+    pub(super) tls: Option<&'a ClientTls>,
     pub(super) connect: &'a [u8],
-    pub(super) seen: &'a Seen,
+    pub(super) tls_stats: &'a TlsStats,
 }
 
-/// Makes an attempt at the `n`th server, at `address`.
-pub(super) async fn make(caller: Caller<'_>, n: usize, address: SocketAddr) -> Outcome {
-    let library = caller.library;
-    let mut clock = Clock::start(library.deadline);
-    let stream = match timeout_at(clock.until, dial(address, caller.source)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(err)) => return Outcome::Failed(Failure::error(Ending::BeforeInfo, describe("dial", &err))),
-        Err(_) => return Outcome::Failed(Failure::error(Ending::TimedOut, "timed out: dial")),
-    };
-    match handshake(&caller, n, stream, &mut clock).await {
-        Ok(Some(mut lines)) => {
-            lines.bytes.drain(..lines.taken);
-            Outcome::In(lines.stream, lines.bytes)
-        }
-        Ok(None) => Outcome::Hangs,
-        Err(mut failure) => {
-            if library.ghost.is_zero() {
-                failure.ghost = None;
+impl Attempt<'_> {
+    /// Makes the attempt at the `n`th server, at `address`.
+    pub(super) async fn make(&self, n: usize, address: SocketAddr) -> AttemptEnd {
+        let mut timer = DeadlineTimer::start(self.library.deadline);
+        let stream = match timeout_at(timer.until, dial(address, self.source)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(err)) => return AttemptEnd::Failed(Failure::error(Ending::BeforeInfo, describe("dial", &err))),
+            Err(_) => return AttemptEnd::Failed(Failure::error(Ending::TimedOut, "timed out: dial")),
+        };
+        match self.handshake(n, stream, &mut timer).await {
+            Ok(Some(mut lines)) => {
+                lines.bytes.drain(..lines.taken);
+                AttemptEnd::Connected(lines.stream, lines.bytes)
             }
-            Outcome::Failed(failure)
+            Ok(None) => AttemptEnd::Hangs,
+            Err(mut failure) => {
+                if self.library.keeps_abandoned_socket.is_zero() {
+                    failure.abandoned_socket = None;
+                }
+                AttemptEnd::Failed(failure)
+            }
+        }
+    }
+
+    /// From the TCP connection to PONG; `None`: the library hangs for ever.
+    async fn handshake(
+        &self,
+        n: usize,
+        tcp: TcpStream,
+        timer: &mut DeadlineTimer,
+    ) -> Result<Option<LineReader>, Failure> {
+        let stream = match self.tls {
+            Some(tls) if tls.first => tls.handshake(tcp, n, timer, self.tls_stats).await?,
+            _ => Stream::from(tcp),
+        };
+        timer.next_step();
+        let mut lines = LineReader::new(stream);
+        let info = read_info(&mut lines, timer.until).await?;
+        if self.library.needs_info_alone && lines.has_more() {
+            return Err(Failure::error(Ending::Malformed, "more than INFO in its read"));
+        }
+        let lines = match (self.tls, lines.stream) {
+            (None, _) if demands_tls(&info) => {
+                return Err(Failure::error(Ending::Malformed, "the server demands TLS: --tls"));
+            }
+            (Some(_), Stream::Plain(_)) if !offers_tls(&info) => {
+                return Err(Failure::error(Ending::Malformed, "the server offers no TLS"));
+            }
+            (Some(tls), Stream::Plain(tcp)) => LineReader::new(tls.handshake(tcp, n, timer, self.tls_stats).await?),
+            (_, stream) => LineReader { stream, ..lines },
+        };
+        self.login(lines, timer).await
+    }
+
+    /// From CONNECT to PONG; `None`: the library hangs for ever.
+    async fn login(&self, mut lines: LineReader, timer: &mut DeadlineTimer) -> Result<Option<LineReader>, Failure> {
+        timer.next_step();
+        let sent = async {
+            if self.library.sends_ping_apart {
+                lines.stream.send(self.connect).await?;
+                lines.stream.send(b"PING\r\n").await
+            } else {
+                lines.stream.send(&[self.connect, b"PING\r\n"].concat()).await
+            }
+        };
+        match timeout_at(timer.until, sent).await {
+            Ok(Ok(())) => {}
+            Ok(Err(err)) => return Err(Failure::error(Ending::Reset, describe("CONNECT", &err))),
+            Err(_) => return Err(lines.timed_out("CONNECT")),
+        }
+        loop {
+            let Some(line) = lines.next(timer.until, "PONG").await? else {
+                return Err(Failure::error(Ending::Eof, "end of stream: PONG"));
+            };
+            if line.starts_with("PONG") {
+                return Ok(Some(lines));
+            }
+            if let Some(text) = error_text(&line) {
+                let (ending, text) = (self.library.refused_with(text), FailureText::Refused(text.into()));
+                return Err(Failure { ending, text, abandoned_socket: None });
+            }
+            match self.library.before_pong {
+                BeforePong::Ignores => {}
+                BeforePong::Connects => return Ok(Some(lines)),
+                BeforePong::Hangs => return Ok(None),
+                BeforePong::Fails => {
+                    let word: String = line.split_whitespace().next().unwrap_or_default().chars().take(20).collect();
+                    return Err(Failure::error(Ending::Malformed, format!("{word} in place of PONG")));
+                }
+            }
         }
     }
 }
@@ -130,54 +199,30 @@ pub(super) fn describe(step: &str, err: &io::Error) -> String {
     match err.kind() {
         io::ErrorKind::ConnectionRefused => format!("connection refused: {step}"),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => format!("reset: {step}"),
-        // From one address to another there are only so many, by net.ipv4.ip_local_port_range.
+        // net.ipv4.ip_local_port_range limits the connections from one address to another.
         io::ErrorKind::AddrNotAvailable => format!("no local port is left: {step}"),
         _ => format!("{err}: {step}"),
     }
 }
 
-/// `None` hangs for ever.
-async fn handshake(caller: &Caller<'_>, n: usize, tcp: TcpStream, clock: &mut Clock) -> Result<Option<Lines>, Failure> {
-    let first = match caller.tls {
-        Some(tls) if tls.first => tls.shake(tcp, n, clock, &caller.seen.tls).await?,
-        _ => Stream::from(tcp),
-    };
-    clock.step();
-    let mut lines = Lines { stream: first, bytes: Vec::with_capacity(1024), taken: 0 };
-    let info = match lines.next(clock.until, "INFO").await {
-        Ok(Some(line)) if line.starts_with("INFO ") => line,
+async fn read_info(lines: &mut LineReader, until: Instant) -> Result<String, Failure> {
+    match lines.next(until, "INFO").await {
+        Ok(Some(line)) if line.starts_with("INFO ") => Ok(line),
         Ok(Some(line)) => {
-            let what = match error_text(&line) {
-                Some(text) => What::Refused(text.into()),
-                None => What::Error("the first line is no INFO".into()),
+            let text = match error_text(&line) {
+                Some(text) => FailureText::Refused(text.into()),
+                None => FailureText::Error("the first line is no INFO".into()),
             };
-            return Err(Failure { ending: Ending::BeforeInfo, what, ghost: None });
+            Err(Failure { ending: Ending::BeforeInfo, text, abandoned_socket: None })
         }
-        Ok(None) => return Err(Failure::error(Ending::BeforeInfo, "end of stream: INFO")),
+        Ok(None) => Err(Failure::error(Ending::BeforeInfo, "end of stream: INFO")),
         Err(mut failure) => {
             if failure.ending == Ending::Reset {
                 failure.ending = Ending::BeforeInfo;
             }
-            return Err(failure);
+            Err(failure)
         }
-    };
-    if caller.library.info_alone && lines.has_more() {
-        return Err(Failure::error(Ending::Broken, "more than INFO in its read"));
     }
-    let lines = match (caller.tls, lines.stream) {
-        (None, _) if demands_tls(&info) => {
-            return Err(Failure::error(Ending::Broken, "the server demands TLS: --tls"));
-        }
-        (Some(_), Stream::Plain(_)) if !offers_tls(&info) => {
-            return Err(Failure::error(Ending::Broken, "the server offers no TLS"));
-        }
-        (Some(tls), Stream::Plain(tcp)) => {
-            let stream = tls.shake(tcp, n, clock, &caller.seen.tls).await?;
-            Lines { stream, bytes: Vec::with_capacity(1024), taken: 0 }
-        }
-        (_, stream) => Lines { stream, ..lines },
-    };
-    login(caller, lines, clock).await
 }
 
 fn demands_tls(info: &str) -> bool {
@@ -188,63 +233,28 @@ fn offers_tls(info: &str) -> bool {
     demands_tls(info) || info.contains("\"tls_available\":true")
 }
 
-/// From CONNECT on; `None` hangs for ever.
-async fn login(caller: &Caller<'_>, mut lines: Lines, clock: &mut Clock) -> Result<Option<Lines>, Failure> {
-    let (library, connect) = (caller.library, caller.connect);
-    clock.step();
-    let said = async {
-        if library.two_writes {
-            lines.stream.send(connect).await?;
-            lines.stream.send(b"PING\r\n").await
-        } else {
-            lines.stream.send(&[connect, b"PING\r\n"].concat()).await
-        }
-    };
-    match timeout_at(clock.until, said).await {
-        Ok(Ok(())) => {}
-        Ok(Err(err)) => return Err(Failure::error(Ending::Reset, describe("CONNECT", &err))),
-        Err(_) => return Err(lines.timed_out("CONNECT")),
-    }
-    loop {
-        let Some(line) = lines.next(clock.until, "PONG").await? else {
-            return Err(Failure::error(Ending::Ended, "end of stream: PONG"));
-        };
-        if line.starts_with("PONG") {
-            return Ok(Some(lines));
-        }
-        if let Some(text) = error_text(&line) {
-            let ending = Ending::Refused(library.strike(text));
-            return Err(Failure { ending, what: What::Refused(text.into()), ghost: None });
-        }
-        match library.before_pong {
-            BeforePong::Skips => {}
-            BeforePong::Succeeds => return Ok(Some(lines)),
-            BeforePong::Hangs => return Ok(None),
-            BeforePong::Fails => {
-                let word: String = line.split_whitespace().next().unwrap_or_default().chars().take(20).collect();
-                return Err(Failure::error(Ending::Broken, format!("{word} in place of PONG")));
-            }
-        }
-    }
-}
-
 /// The text of an `-ERR` line.
 pub(super) fn error_text(line: &str) -> Option<&str> {
     line.strip_prefix("-ERR").map(|text| text.trim().trim_matches('\''))
 }
 
-/// A stream, by lines.
-struct Lines {
+/// Reads a stream line by line.
+struct LineReader {
     stream: Stream,
     bytes: Vec<u8>,
+    /// How many of `bytes` have been returned as lines.
     taken: usize,
 }
 
-impl Lines {
-    /// The library's deadline is over.
+impl LineReader {
+    fn new(stream: Stream) -> Self {
+        Self { stream, bytes: Vec::with_capacity(1024), taken: 0 }
+    }
+
+    /// The failure when the library's deadline has passed at this step.
     fn timed_out(&self, step: &str) -> Failure {
         let mut failure = Failure::error(Ending::TimedOut, format!("timed out: {step}"));
-        failure.left_open(Some(self.stream.tcp()));
+        failure.keep_socket(Some(self.stream.tcp()));
         failure
     }
 
@@ -252,7 +262,7 @@ impl Lines {
         self.taken < self.bytes.len()
     }
 
-    /// The next line; `None` is the end of the stream.
+    /// The next line; `None`: the stream has ended.
     async fn next(&mut self, until: Instant, step: &str) -> Result<Option<String>, Failure> {
         loop {
             if let Some(at) = memchr::memchr(b'\n', &self.bytes[self.taken..]) {
@@ -262,7 +272,7 @@ impl Lines {
                 return Ok(Some(line));
             }
             if self.bytes.len() - self.taken > LONGEST_LINE {
-                return Err(Failure::error(Ending::Broken, "a line without an end"));
+                return Err(Failure::error(Ending::Malformed, "a line without an end"));
             }
             match timeout_at(until, self.stream.read_buf(&mut self.bytes)).await {
                 Ok(Ok(0)) => return Ok(None),

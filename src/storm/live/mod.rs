@@ -1,13 +1,13 @@
-//! `weir storm`: clients of real libraries' behaviour against a real address, from this process.
+//! `weir storm`: many clients, each with the behaviour of a real library, against a real address, from this process.
 
 mod attempt;
 mod client;
-mod own;
 mod progress;
 mod report;
-mod security;
-mod seen;
+mod self_load;
+mod stats;
 mod target;
+mod tls;
 
 use std::{
     io,
@@ -24,79 +24,65 @@ use tokio::{net::lookup_host, runtime, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    client_library::table::{Library, Like},
+    client_library::{behaviour::Memory, library::Library},
     server::file_limit,
-    storm::live::{
-        client::{Client, Shared},
-        own::Cpu,
-        progress::Progress,
-        security::Security,
-        seen::Seen,
+    storm::{
+        client_mix::ClientMix,
+        live::{
+            client::{Client, RunState},
+            progress::Progress,
+            self_load::CpuMeter,
+            stats::Stats,
+            tls::ClientTlsFactory,
+        },
     },
     tls::BadFile,
 };
 
-pub use report::Report;
-pub use security::Tls;
+pub use report::LoadReport;
 pub use target::Target;
+pub use tls::TlsOptions;
 
-/// Descriptors of everything but clients: standard streams, epoll, a name being resolved.
+/// File descriptors of everything but clients: standard streams, epoll, name resolution.
 const OTHER_FILES: u64 = 64;
-/// One source address has about 28,000 ports by default; on loopback, clients beyond this many take further addresses.
+/// One source address has about 28,000 ports by default. On loopback, clients beyond this number use further addresses.
 const CLIENTS_PER_SOURCE: usize = 10_000;
-/// How often the storm is looked at.
+/// How often the run checks whether it is over.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What to play.
+/// What `weir storm` runs.
 #[derive(Debug, Clone)]
-pub struct Storm {
-    /// How many clients.
+pub struct LoadRun {
     pub clients: usize,
-    /// Of which libraries.
-    pub like: Like,
-    /// Where they go; each client goes through all of them.
+    pub mix: ClientMix,
+    /// The servers in each client's list.
     pub targets: Vec<Target>,
-    /// The end, whatever happens.
+    /// The run stops at this time at the latest.
     pub time_limit: Duration,
-    /// First tries per second; `None` is all at once.
+    /// First attempts per second; `None`: all at once.
     pub rate_limit: Option<u32>,
-    /// So long after all are in, all drop their connections at once and come back.
+    /// This long after all clients have connected, they drop their connections at once and come back.
     pub drop_after: Option<Duration>,
-    /// Threads that carry the clients.
+    /// The number of threads that the clients run on.
     pub threads: usize,
-    /// For jitter.
+    /// The seed of the clients' jitter.
     pub seed: u64,
-    /// Whether and how the clients speak TLS.
-    pub tls: Option<Tls>,
+    /// `None`: the clients speak no TLS.
+    pub tls: Option<TlsOptions>,
 }
 
-/// Why a storm cannot be.
+/// Why a run cannot start.
 #[derive(Debug, thiserror::Error)]
-pub enum StormError {
-    /// The clients are more than the files.
+pub enum LoadRunError {
+    /// The limit of open files is too low for the clients.
     #[error(
         "the limit of {limit} open files carries {carried} clients, not {clients}: raise it (`ulimit -n {needed}`), \
          or take fewer"
     )]
-    Files {
-        /// In force.
-        limit: u64,
-        /// What it carries.
-        carried: u64,
-        /// What was asked for.
-        clients: u64,
-        /// What that takes.
-        needed: u64,
-    },
-    /// A name without an address.
+    Files { limit: u64, carried: u64, clients: u64, needed: u64 },
     #[error("{target} has no address: {err}")]
-    Name {
-        /// Which.
-        target: String,
-        /// Why.
-        err: io::Error,
-    },
-    /// The authorities cannot be read.
+    Name { target: String, err: io::Error },
+    /// The authorities of the servers' certificates cannot be read.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Tls(Vec<BadFile>),
     /// The operating system refuses a thread, a signal handler or a runtime.
@@ -104,59 +90,54 @@ pub enum StormError {
     Os(#[from] io::Error),
 }
 
-impl Storm {
-    /// Plays it to its end and says what was seen. Progress goes to stderr unless `quiet`.
+impl LoadRun {
+    /// Runs to the end. Shows the progress on stderr unless `quiet`.
     ///
     /// # Errors
-    /// What keeps it from starting.
-    pub fn play(&self, quiet: bool) -> Result<Report, StormError> {
+    /// The run cannot start.
+    pub fn run(&self, quiet: bool) -> Result<LoadReport, LoadRunError> {
         let (limit, clients) = (file_limit::raise().soft, self.clients as u64);
         let needed = clients + OTHER_FILES;
         if needed > limit {
-            return Err(StormError::Files { limit, carried: limit.saturating_sub(OTHER_FILES), clients, needed });
+            return Err(LoadRunError::Files { limit, carried: limit.saturating_sub(OTHER_FILES), clients, needed });
         }
-        let security = self.tls.as_ref().map(|tls| self.security(tls)).transpose()?.map(Arc::new);
+        let tls = self.tls.as_ref().map(|options| self.client_tls(options)).transpose()?.map(Arc::new);
         let control = runtime::Builder::new_current_thread().enable_all().build()?;
-        control.block_on(self.play_on(limit - needed, security, quiet))
+        control.block_on(self.run_clients(limit - needed, tls, quiet))
     }
 
-    fn security(&self, tls: &Tls) -> Result<Security, StormError> {
+    fn client_tls(&self, options: &TlsOptions) -> Result<ClientTlsFactory, LoadRunError> {
         let name = |target: &Target| {
             let no_name = |err| io::Error::new(io::ErrorKind::InvalidInput, err);
-            let none = |err| StormError::Name { target: target.to_string(), err };
-            target.server_name().map_err(no_name).map_err(none)
+            let no_address = |err| LoadRunError::Name { target: target.to_string(), err };
+            target.server_name().map_err(no_name).map_err(no_address)
         };
         let names = self.targets.iter().map(name).collect::<Result<_, _>>()?;
-        Security::new(tls, names).map_err(StormError::Tls)
+        ClientTlsFactory::new(options, names).map_err(LoadRunError::Tls)
     }
 
-    /// What the clients' libraries are like, over TLS where they speak it.
+    /// The libraries that occur, with their behaviour over TLS if the clients speak it.
     fn libraries(&self) -> Vec<Arc<Library>> {
         let with_tls = |library: &Library| if self.tls.is_some() { library.with_tls() } else { library.clone() };
-        self.like.libraries().into_iter().map(with_tls).map(Arc::new).collect()
+        self.mix.libraries().into_iter().map(with_tls).map(Arc::new).collect()
     }
 
-    async fn play_on(
+    async fn run_clients(
         &self,
-        ghosts_allowed: u64,
-        security: Option<Arc<Security>>,
+        abandoned_allowed: u64,
+        tls: Option<Arc<ClientTlsFactory>>,
         quiet: bool,
-    ) -> Result<Report, StormError> {
-        let mut addresses = Vec::new();
-        for target in &self.targets {
-            let found = lookup_host(target.place()).await.map(|mut all| all.next());
-            let none = || io::Error::new(io::ErrorKind::NotFound, "the name is known, without an address");
-            let found = found.and_then(|first| first.ok_or_else(none));
-            addresses.push(found.map_err(|err| StormError::Name { target: target.to_string(), err })?);
-        }
-        let shared = Arc::new(Shared { seen: Seen::new(), addresses, drop: CancellationToken::new(), ghosts_allowed });
+    ) -> Result<LoadReport, LoadRunError> {
+        let addresses = self.resolve().await?;
+        let state =
+            Arc::new(RunState { stats: Stats::new(), addresses, drop: CancellationToken::new(), abandoned_allowed });
         let stop = CancellationToken::new();
-        let (began, mut own) = (Instant::now(), Cpu::new(self.threads));
-        shared.seen.first.begin(began);
-        let threads = (0..self.threads).map(|n| self.carry(n, Arc::clone(&shared), security.clone(), stop.clone()));
+        let (began, mut cpu) = (Instant::now(), CpuMeter::new(self.threads));
+        state.stats.first.begin(began);
+        let threads = (0..self.threads).map(|n| self.spawn_thread(n, Arc::clone(&state), tls.clone(), stop.clone()));
         let threads = threads.collect::<io::Result<Vec<_>>>()?;
-        self.watch(&shared, began, &mut own, quiet).await?;
-        let report = Report::of(self, &shared, began.elapsed(), own);
+        self.supervise(&state, began, &mut cpu, quiet).await?;
+        let report = LoadReport::new(self, &state.stats, began.elapsed(), cpu);
         stop.cancel();
         for thread in threads {
             let _ = thread.join();
@@ -164,27 +145,39 @@ impl Storm {
         Ok(report)
     }
 
-    /// A thread with its share of the clients.
-    fn carry(
+    /// The first address of each target.
+    async fn resolve(&self) -> Result<Vec<SocketAddr>, LoadRunError> {
+        let mut addresses = Vec::new();
+        for target in &self.targets {
+            let found = lookup_host(target.host_port()).await.map(|mut all| all.next());
+            let none = || io::Error::new(io::ErrorKind::NotFound, "the name exists, but has no address");
+            let found = found.and_then(|first| first.ok_or_else(none));
+            addresses.push(found.map_err(|err| LoadRunError::Name { target: target.to_string(), err })?);
+        }
+        Ok(addresses)
+    }
+
+    /// Starts the `thread`th thread, with its share of the clients.
+    fn spawn_thread(
         &self,
         thread: usize,
-        shared: Arc<Shared>,
-        security: Option<Arc<Security>>,
+        state: Arc<RunState>,
+        tls: Option<Arc<ClientTlsFactory>>,
         stop: CancellationToken,
     ) -> io::Result<thread::JoinHandle<()>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let storm = self.clone();
+        let run = self.clone();
         thread::Builder::new().name(format!("storm-{thread}")).spawn(move || {
             runtime.block_on(async {
-                let libraries = storm.libraries();
-                for n in (thread..storm.clients).step_by(storm.threads) {
+                let libraries = run.libraries();
+                for n in (thread..run.clients).step_by(run.threads) {
                     let library = &libraries[n % libraries.len()];
-                    let client = storm.client(n, library, security.as_deref(), &shared.addresses);
-                    tokio::spawn(client.live(Arc::clone(&shared)));
+                    let client = run.client(n, library, tls.as_deref(), &state.addresses);
+                    tokio::spawn(client.run(Arc::clone(&state)));
                 }
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = shared.seen.late.watch() => {}
+                    () = state.stats.delay.measure() => {}
                 }
             });
         })
@@ -194,62 +187,68 @@ impl Storm {
         &self,
         n: usize,
         library: &Arc<Library>,
-        security: Option<&Security>,
+        tls: Option<&ClientTlsFactory>,
         addresses: &[SocketAddr],
     ) -> Client {
         let name = format!("storm-{n}");
         let all_loopback = addresses.iter().all(|address| matches!(address.ip(), IpAddr::V4(ip) if ip.is_loopback()));
-        // 127.0.0.2, 127.0.0.3, …: the first of them have the usual address.
+        // The first clients use the usual address, the next ones 127.0.0.2, 127.0.0.3, and so on.
         let more = u32::try_from(n / CLIENTS_PER_SOURCE).unwrap_or(0);
         let source = (all_loopback && more > 0).then(|| IpAddr::V4(Ipv4Addr::from_bits(0x7f00_0001 + more)));
         let starts_after = self.rate_limit.map_or(0.0, |rate| n as f64 / f64::from(rate));
         Client {
             library: Arc::clone(library),
-            tls: security.map(|security| security.of(library)),
-            connect: self.targets.iter().map(|t| t.connect_line(library, &name, security.is_some())).collect(),
+            tls: tls.map(|tls| tls.client(library)),
+            connect: self.targets.iter().map(|t| t.connect_line(library, &name, tls.is_some())).collect(),
             source,
             rng: fastrand::Rng::with_seed(self.seed.wrapping_add(n as u64)),
             starts_after: Duration::from_secs_f64(starts_after),
+            memory: Memory::default(),
         }
     }
 
-    /// Looks on, drops all connections when it is time, and returns when nobody is trying any more, or the time is up.
-    async fn watch(&self, shared: &Shared, began: Instant, own: &mut Cpu, quiet: bool) -> io::Result<()> {
-        let seen = &shared.seen;
+    /// Shows the progress and drops all connections when it is time. Returns when no client is trying any more, at the
+    /// time limit, or on SIGINT.
+    async fn supervise(&self, state: &RunState, began: Instant, cpu: &mut CpuMeter, quiet: bool) -> io::Result<()> {
+        let stats = &state.stats;
         let mut progress = Progress::new(self.clients, quiet);
         let mut interrupted = Box::pin(tokio::signal::ctrl_c());
         let mut decided_at = None;
         while began.elapsed() < self.time_limit {
             tokio::select! {
                 () = sleep(TICK) => {}
-                told = &mut interrupted => {
-                    told?;
+                signal = &mut interrupted => {
+                    signal?;
                     break;
                 }
             }
-            progress.show(seen);
-            own.look();
-            let given_up = seen.given_up.load(Acquire);
-            let decided = seen.phase().is_in() as u64 + given_up >= self.clients as u64
-                && seen.connected.load(Acquire) + given_up >= self.clients as u64;
-            if !decided {
+            progress.show(stats);
+            cpu.poll();
+            if !self.all_decided(stats) {
                 decided_at = None;
                 continue;
             }
             let since = decided_at.get_or_insert_with(Instant::now).elapsed();
             match self.drop_after {
-                Some(after) if !seen.dropped.load(Relaxed) => {
-                    if since >= after && given_up < self.clients as u64 {
-                        seen.again.begin(Instant::now());
-                        seen.dropped.store(true, Relaxed);
-                        shared.drop.cancel();
+                Some(after) if !stats.dropped.load(Relaxed) => {
+                    if since >= after && stats.given_up.load(Acquire) < self.clients as u64 {
+                        stats.again.begin(Instant::now());
+                        stats.dropped.store(true, Relaxed);
+                        state.drop.cancel();
                         decided_at = None;
                     }
                 }
                 _ => break,
             }
         }
-        progress.end(seen);
+        progress.end(stats);
         Ok(())
+    }
+
+    /// Whether every client is connected now, after it connected in this phase, or has given up.
+    fn all_decided(&self, stats: &Stats) -> bool {
+        let (given_up, clients) = (stats.given_up.load(Acquire), self.clients as u64);
+        stats.phase().clients_connected() as u64 + given_up >= clients
+            && stats.connected.load(Acquire) + given_up >= clients
     }
 }

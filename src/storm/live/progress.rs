@@ -1,4 +1,5 @@
-//! What is shown while a storm runs: one line repainted on a terminal, else a line a second.
+//! The progress that is shown while a storm runs: one line that is repainted, on a terminal; otherwise one line a
+//! second.
 
 use std::{
     io::{IsTerminal, Write, stderr},
@@ -8,16 +9,15 @@ use std::{
 
 use rustix::termios::tcgetwinsize;
 
-use crate::storm::live::seen::Seen;
+use crate::storm::live::stats::Stats;
 
-/// A line cannot be repainted once it has gone on to the next: what does not fit is left out. A terminal that does not say how
-/// wide it is has room for all.
+/// The part of a line that fits on a terminal of this width: a line that wraps cannot be repainted. A terminal that
+/// does not say its width (0) gets the whole line.
 fn fitting(line: &str, columns: u16) -> &str {
     let room = if columns == 0 { usize::MAX } else { usize::from(columns) - 1 };
     line.char_indices().nth(room).map_or(line, |(end, _)| &line[..end])
 }
 
-/// The display.
 pub(super) struct Progress {
     clients: usize,
     quiet: bool,
@@ -30,41 +30,41 @@ impl Progress {
         Self { clients, quiet, terminal: stderr().is_terminal(), next: Instant::now() + Duration::from_millis(100) }
     }
 
-    /// Shows how things stand, if it is time to.
-    pub(super) fn show(&mut self, seen: &Seen) {
+    /// Shows the progress, if the last time is long enough ago.
+    pub(super) fn show(&mut self, stats: &Stats) {
         let now = Instant::now();
         if self.quiet || now < self.next {
             return;
         }
         self.next = now + Duration::from_millis(if self.terminal { 100 } else { 1000 });
-        self.paint(seen);
+        self.paint(stats);
     }
 
-    /// Shows the end.
-    pub(super) fn end(&self, seen: &Seen) {
+    /// Shows the progress for the last time.
+    pub(super) fn end(&self, stats: &Stats) {
         if !self.quiet {
-            self.paint(seen);
+            self.paint(stats);
             if self.terminal {
                 let _ = writeln!(stderr());
             }
         }
     }
 
-    fn paint(&self, seen: &Seen) {
-        let phase = seen.phase();
+    fn paint(&self, stats: &Stats) {
+        let phase = stats.phase();
         let line = format!(
             "{:6.1} s  {}connected {} of {} ({:.0} %), tries {}, refused {}, errors {}, given up {}",
             phase.elapsed().as_secs_f64(),
-            if seen.dropped.load(Relaxed) { "dropped, " } else { "" },
-            seen.connected.load(Relaxed),
+            if stats.dropped.load(Relaxed) { "dropped, " } else { "" },
+            stats.connected.load(Relaxed),
             self.clients,
-            100.0 * seen.connected.load(Relaxed) as f64 / self.clients as f64,
+            100.0 * stats.connected.load(Relaxed) as f64 / self.clients as f64,
             phase.attempts.load(Relaxed),
-            phase.refused_in_all(),
-            phase.errors_in_all(),
-            seen.given_up.load(Relaxed),
+            phase.refused_total(),
+            phase.errors_total(),
+            stats.given_up.load(Relaxed),
         );
-        // A display that nobody reads is no reason to stop.
+        // A storm goes on when stderr is closed.
         let _ = if self.terminal {
             let columns = tcgetwinsize(stderr()).map_or(0, |size| size.ws_col);
             write!(stderr(), "\r\x1b[K{}", fitting(&line, columns))
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_narrow_terminal_gets_less() {
+    fn a_line_is_cut_to_the_width_of_the_terminal() {
         assert_eq!(
             [0, 1, 3, 4, 5, 80].map(|columns| fitting("äbcd", columns)),
             ["äbcd", "", "äb", "äbc", "äbcd", "äbcd"]

@@ -1,4 +1,4 @@
-//! What a storm has shown, for people and as JSON.
+//! The report of a run, as text and as JSON. The names of the fields are those of the JSON.
 
 use std::{collections::BTreeMap, fmt, sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -6,65 +6,61 @@ use serde::Serialize;
 
 use crate::storm::{
     live::{
-        Storm,
-        client::Shared,
-        own::Cpu,
-        seen::{Phase, Seen},
+        LoadRun,
+        self_load::CpuMeter,
+        stats::{PhaseStats, Stats},
     },
     text::grouped,
 };
 
-/// One phase: the first connects, or the return after a drop.
+/// One phase: the first connects, or the return after the drop.
 #[derive(Debug, Clone, Serialize)]
 pub struct PhaseReport {
     /// `connect` or `reconnect`.
     pub phase: &'static str,
-    /// Clients that got in.
+    /// Clients that connected in this phase.
     pub came_in: usize,
-    /// Seconds until 50 % of all clients had got in; `None` when they did not.
+    /// Seconds until 50 % of all clients had connected; `None`: they never had.
     pub seconds_to_50: Option<f64>,
-    /// The same for 90 %.
     pub seconds_to_90: Option<f64>,
-    /// The same for 99 %.
     pub seconds_to_99: Option<f64>,
-    /// The same for all.
     pub seconds_to_100: Option<f64>,
-    /// Tries of all clients.
+    /// Attempts of all clients.
     pub tries: u64,
-    /// The most tries that any client needed to get in.
+    /// The most attempts that one client needed to connect.
     pub most_tries: u64,
-    /// Refusals by text.
+    /// Refusals, by the text of `-ERR`.
     pub refused: BTreeMap<String, u64>,
-    /// Other failures: what happened, and at which step.
+    /// Other failures, by what happened and at which step.
     pub errors: BTreeMap<String, u64>,
 }
 
-/// TLS handshakes of all phases, as the clients saw them.
+/// The TLS handshakes of all phases.
 #[derive(Debug, Clone, Serialize)]
 pub struct TlsReport {
-    /// Done in full.
+    /// Full handshakes.
     pub full: u64,
-    /// Done with a ticket.
+    /// Handshakes that resumed with a ticket.
     pub resumed: u64,
-    /// Not done: what happened.
+    /// Failed handshakes, by what happened.
     pub failed: BTreeMap<String, u64>,
-    /// CPU of the clients' part, in this process; also part of its whole.
+    /// The CPU time of the clients' part. [`LoadReport::cpu_seconds`] includes it.
     pub cpu_seconds: f64,
 }
 
 impl TlsReport {
-    fn of(seen: &Seen) -> Self {
+    fn new(stats: &Stats) -> Self {
         let mut failed = BTreeMap::new();
-        for (what, n) in seen.first.errors().into_iter().chain(seen.again.errors()) {
+        for (what, n) in stats.first.errors().into_iter().chain(stats.again.errors()) {
             if let Some(what) = what.strip_suffix(": TLS") {
                 *failed.entry(what.to_owned()).or_default() += n;
             }
         }
         Self {
-            full: seen.tls.full.load(Relaxed),
-            resumed: seen.tls.resumed.load(Relaxed),
+            full: stats.tls.full.load(Relaxed),
+            resumed: stats.tls.resumed.load(Relaxed),
             failed,
-            cpu_seconds: seen.tls.cpu().as_secs_f64(),
+            cpu_seconds: stats.tls.cpu().as_secs_f64(),
         }
     }
 
@@ -73,53 +69,48 @@ impl TlsReport {
     }
 }
 
-/// All of it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// How many clients there were.
+pub struct LoadReport {
     pub clients: usize,
-    /// Of which libraries, and where the figures of each come from.
+    /// The libraries of the clients, and the source of their figures.
     pub libraries: BTreeMap<&'static str, &'static str>,
-    /// Where they went.
     pub addresses: Vec<String>,
-    /// One or two phases.
+    /// One phase, or two if the connections were dropped.
     pub phases: Vec<PhaseReport>,
-    /// Connected at the end.
+    /// Clients connected at the end.
     pub connected: u64,
-    /// Closed for good, as their library does.
+    /// Clients that gave up for good, as their library does.
     pub given_up: u64,
-    /// Established connections that the other side ended.
+    /// Connections that ended, other than those that the run dropped.
     pub cut: u64,
-    /// Sockets still open of attempts that were given up (Go and Python leave them so).
+    /// Sockets still open although their client has given up the attempt. Go and Python leave them open.
     pub ghosts: u64,
-    /// More of those, closed since the limit of open files did not allow them.
+    /// Such sockets that were closed because of the limit of open files.
     pub ghosts_closed: u64,
-    /// How long it took.
     pub seconds: f64,
-    /// CPU of this process alone.
+    /// The CPU time of this process.
     pub cpu_seconds: f64,
-    /// For so long its threads had hardly a moment left.
+    /// How long the threads of this process were busy.
     pub busy_seconds: f64,
-    /// The most that a thread was late with what its clients had to do.
+    /// The longest delay of a thread with the work of its clients.
     pub late_seconds: f64,
-    /// TLS, where it was spoken.
     pub tls: Option<TlsReport>,
-    /// Threads that carried the clients.
+    /// The number of threads that the clients ran on.
     pub threads: usize,
     #[serde(skip)]
     title: String,
 }
 
 impl PhaseReport {
-    fn of(name: &'static str, phase: &Phase, clients: usize) -> Self {
-        let back = phase.back();
+    fn new(name: &'static str, phase: &PhaseStats, clients: usize) -> Self {
+        let times = phase.connected_after();
         let until = |percent: usize| {
             let needed = (clients * percent).div_ceil(100).max(1);
-            back.get(needed - 1).map(Duration::as_secs_f64)
+            times.get(needed - 1).map(Duration::as_secs_f64)
         };
         Self {
             phase: name,
-            came_in: back.len(),
+            came_in: times.len(),
             seconds_to_50: until(50),
             seconds_to_90: until(90),
             seconds_to_99: until(99),
@@ -132,47 +123,41 @@ impl PhaseReport {
     }
 }
 
-impl Report {
-    pub(super) fn of(storm: &Storm, shared: &Shared, elapsed: Duration, own: Cpu) -> Self {
-        let (cpu, busy) = own.end();
-        let seen: &Seen = &shared.seen;
-        let mut phases = vec![PhaseReport::of("connect", &seen.first, storm.clients)];
-        if seen.dropped.load(Relaxed) {
-            phases.push(PhaseReport::of("reconnect", &seen.again, storm.clients));
+impl LoadReport {
+    pub(super) fn new(run: &LoadRun, stats: &Stats, elapsed: Duration, cpu: CpuMeter) -> Self {
+        let (cpu, busy) = cpu.finish();
+        let mut phases = vec![PhaseReport::new("connect", &stats.first, run.clients)];
+        if stats.dropped.load(Relaxed) {
+            phases.push(PhaseReport::new("reconnect", &stats.again, run.clients));
         }
-        let addresses: Vec<_> = storm.targets.iter().map(ToString::to_string).collect();
+        let addresses: Vec<_> = run.targets.iter().map(ToString::to_string).collect();
         Self {
-            clients: storm.clients,
-            libraries: storm.like.libraries().iter().map(|library| (library.lang, library.source)).collect(),
-            title: format!(
-                "{} {} clients on {}",
-                grouped(storm.clients as u64),
-                storm.like.name(),
-                addresses.join(", ")
-            ),
+            clients: run.clients,
+            libraries: run.mix.libraries().iter().map(|library| (library.lang, library.source)).collect(),
+            title: format!("{} {} clients on {}", grouped(run.clients as u64), run.mix.name(), addresses.join(", ")),
             addresses,
             phases,
-            connected: seen.connected.load(Relaxed),
-            given_up: seen.given_up.load(Relaxed),
-            cut: seen.cut.load(Relaxed),
-            ghosts: seen.ghosts.load(Relaxed),
-            ghosts_closed: seen.ghosts_closed.load(Relaxed),
+            connected: stats.connected.load(Relaxed),
+            given_up: stats.given_up.load(Relaxed),
+            cut: stats.lost.load(Relaxed),
+            ghosts: stats.abandoned.load(Relaxed),
+            ghosts_closed: stats.abandoned_closed.load(Relaxed),
             seconds: elapsed.as_secs_f64(),
             cpu_seconds: cpu.as_secs_f64(),
             busy_seconds: busy.as_secs_f64(),
-            late_seconds: seen.late.most().as_secs_f64(),
-            tls: storm.tls.is_some().then(|| TlsReport::of(seen)),
-            threads: storm.threads,
+            late_seconds: stats.delay.longest().as_secs_f64(),
+            tls: run.tls.is_some().then(|| TlsReport::new(stats)),
+            threads: run.threads,
         }
     }
 
     /// Whether every client is connected.
-    pub fn all_in(&self) -> bool {
+    pub fn all_connected(&self) -> bool {
         self.connected == self.clients as u64
     }
 
-    /// Whether this process was too busy to measure anything but itself: for a good part of what it took until all were in, or so
-    /// late that it shows in that.
+    /// Whether this process was so busy, or so late, that the times say more about it than about the servers: busy for
+    /// over a quarter of the time until all clients had connected, or late by over 5 % of that time.
     pub fn is_own_bottleneck(&self) -> bool {
         let took = |phase: &PhaseReport| phase.seconds_to_100.unwrap_or(self.seconds);
         let (all, shortest) =
@@ -181,7 +166,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.title)?;
         for (lang, source) in &self.libraries {
@@ -197,9 +182,9 @@ impl fmt::Display for Report {
                 end.push(format!("{} {what}", grouped(n)))
             }
         };
-        also(self.cut, "cut by the other side");
-        also(self.ghosts, "sockets left open by clients that had given up the attempt");
-        also(self.ghosts_closed, "more such sockets, closed for want of files");
+        also(self.cut, "connections ended by the other side");
+        also(self.ghosts, "sockets still open although their client has given up the attempt");
+        also(self.ghosts_closed, "more such sockets, closed because of the limit of open files");
         writeln!(f, "at the end: {}", end.join(", "))?;
         if let Some(tls) = &self.tls {
             let failed: u64 = tls.failed.values().sum();
@@ -208,7 +193,7 @@ impl fmt::Display for Report {
         }
         write!(
             f,
-            "this process took {:.2} s of CPU in {:.2} s, was busy for {:.1} s of them and at most {:.0} ms late",
+            "this process took {:.2} s of CPU time in {:.2} s; it was busy for {:.1} s and at most {:.0} ms late",
             self.cpu_seconds,
             self.seconds,
             self.busy_seconds,
@@ -216,10 +201,14 @@ impl fmt::Display for Report {
         )?;
         if let Some(tls) = &self.tls {
             let each = 1e3 * tls.cpu_seconds / tls.done().max(1) as f64;
-            write!(f, "; {:.2} s of CPU for its part of the TLS handshakes ({each:.2} ms each)", tls.cpu_seconds)?;
+            write!(
+                f,
+                "; its part of the TLS handshakes took {:.2} s of CPU time ({each:.2} ms each)",
+                tls.cpu_seconds
+            )?;
         }
         if self.is_own_bottleneck() {
-            write!(f, ", so the times are upper bounds")?;
+            write!(f, "; the times are upper bounds, because this process was too busy")?;
         }
         writeln!(f)
     }
@@ -227,17 +216,17 @@ impl fmt::Display for Report {
 
 impl fmt::Display for PhaseReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = |seconds: Option<f64>| seconds.map_or("not".to_owned(), |s| format!("{s:.2} s"));
+        let time = |seconds: Option<f64>| seconds.map_or("never".to_owned(), |s| format!("in {s:.2} s"));
         writeln!(
             f,
-            "{}: 50 % in {}, 90 % in {}, 99 % in {}, all in {}",
+            "{}: 50 % {}, 90 % {}, 99 % {}, all {}",
             self.phase,
             time(self.seconds_to_50),
             time(self.seconds_to_90),
             time(self.seconds_to_99),
             time(self.seconds_to_100)
         )?;
-        writeln!(f, "  {} tries, {} at most by a client that got in", grouped(self.tries), self.most_tries)?;
+        writeln!(f, "  {} tries, at most {} by one client that connected", grouped(self.tries), self.most_tries)?;
         for (text, n) in &self.refused {
             writeln!(f, "  refused {} times: {text}", grouped(*n))?;
         }

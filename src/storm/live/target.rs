@@ -1,16 +1,16 @@
-//! Where the clients of a storm go, and what they say there: `nats://user:pass@host:port`.
+//! The address of a server and the credentials for it, `nats://user:pass@host:port`, and the CONNECT line made of them.
 
 use std::{fmt, str::FromStr};
 
 use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use serde_json::{Map, Value};
 
-use crate::client_library::table::Library;
+use crate::client_library::library::Library;
 
-/// NATS's own port.
+/// The default port of nats-server.
 const DEFAULT_PORT: u16 = 4222;
 
-/// An address, and the credentials for it. Displays without them.
+/// An address, and the credentials for it. `Display` and `Debug` leave the credentials out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     host: String,
@@ -30,12 +30,12 @@ impl FromStr for Target {
             None => text,
         };
         let rest = rest.trim_end_matches('/');
-        let (login, place) = rest.rsplit_once('@').map_or((None, rest), |(login, place)| (Some(login), place));
-        let (host, port) = match place.rsplit_once(':') {
+        let (login, address) = rest.rsplit_once('@').map_or((None, rest), |(login, address)| (Some(login), address));
+        let (host, port) = match address.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
                 (host, port.parse().map_err(|_| format!("{port:?} is no port"))?)
             }
-            _ => (place, DEFAULT_PORT),
+            _ => (address, DEFAULT_PORT),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         if host.is_empty() {
@@ -50,7 +50,7 @@ impl FromStr for Target {
     }
 }
 
-/// `%40` is `@`, as in every URL.
+/// Decodes percent-encoding: `%40` is `@`.
 fn decode(text: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -69,23 +69,23 @@ fn decode(text: &str) -> Result<String, String> {
 }
 
 impl Target {
-    /// For name resolution.
-    pub fn place(&self) -> (&str, u16) {
+    /// The host and port, for name resolution.
+    pub fn host_port(&self) -> (&str, u16) {
         (&self.host, self.port)
     }
 
-    /// The host, as a certificate names it.
+    /// The host, as a certificate must name it.
     ///
     /// # Errors
-    /// It is neither an address nor a name.
+    /// The host is neither an IP address nor a DNS name.
     pub fn server_name(&self) -> Result<ServerName<'static>, InvalidDnsNameError> {
         ServerName::try_from(self.host.clone())
     }
 
-    /// The CONNECT line of a client of a library.
+    /// The CONNECT line of a client that uses this library.
     pub fn connect_line(&self, library: &Library, name: &str, tls: bool) -> Vec<u8> {
-        let mut all = Map::new();
-        let mut put = |key: &str, value: Value| all.insert(key.into(), value);
+        let mut options = Map::new();
+        let mut put = |key: &str, value: Value| options.insert(key.into(), value);
         for (key, value) in [("verbose", false), ("pedantic", false), ("tls_required", tls), ("echo", true)] {
             put(key, value.into());
         }
@@ -106,7 +106,7 @@ impl Target {
             }
             _ => {}
         }
-        format!("CONNECT {}\r\n", Value::Object(all)).into_bytes()
+        format!("CONNECT {}\r\n", Value::Object(options)).into_bytes()
     }
 }
 
@@ -137,9 +137,9 @@ mod tests {
 
     #[test]
     fn urls() {
-        assert_eq!(read("nats://127.0.0.1:4333").place(), ("127.0.0.1", 4333));
-        assert_eq!(read("localhost").place(), ("localhost", 4222));
-        assert_eq!(read("nats://[::1]:4333/").place(), ("::1", 4333));
+        assert_eq!(read("nats://127.0.0.1:4333").host_port(), ("127.0.0.1", 4333));
+        assert_eq!(read("localhost").host_port(), ("localhost", 4222));
+        assert_eq!(read("nats://[::1]:4333/").host_port(), ("::1", 4333));
         assert_eq!(read("nats://[::1]").to_string(), "[::1]:4222");
         for (text, why) in [
             ("ws://h:1", "not spoken"),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_said_and_not_shown() {
+    fn credentials_are_in_connect_and_not_displayed() {
         let target = read("nats://me:p%40ss@h:1");
         assert!(!format!("{target} {target:?}").contains("p@ss"));
         let line = String::from_utf8(target.connect_line(&GO, "storm-1", false)).unwrap();

@@ -1,5 +1,6 @@
-//! The events to come, in order of time. A ring of slots of about a millisecond: adding an event is a push onto its slot, and
-//! only the slot that is due is sorted. What lies beyond the ring waits in a heap.
+//! The queue of future events, in order of time: a calendar queue (R. Brown, 1988). It is a ring of slots of about one
+//! millisecond. Adding an event pushes it onto its slot; only the current slot is sorted. Events beyond the ring wait
+//! in a heap.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -11,25 +12,25 @@ const SLOT_BITS: u32 = 20;
 /// 2^15 slots: 34 s.
 const SLOTS: u64 = 1 << 15;
 
-/// Something that is to happen. Events of the same moment come in the order of `who`, then `what`.
+/// An event. Events at the same time are ordered by `who`, then by `what`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Event {
     pub(super) at: Nanos,
     pub(super) who: u32,
-    /// The kind, and a generation that tells stale events from live ones.
+    /// The kind of event, and a generation that tells stale events from live ones.
     pub(super) what: u32,
 }
 
-/// The queue.
 #[derive(Debug)]
 pub(super) struct Calendar {
     slots: Vec<Vec<Event>>,
-    /// The slot that is due.
-    slot: u64,
-    /// Its events, the last one first to come.
+    /// The number of the current slot, counted from the beginning.
+    current: u64,
+    /// The events of the current slot, in descending order.
     due: Vec<Event>,
-    /// Events that were added to it meanwhile.
-    late: BinaryHeap<Reverse<Event>>,
+    /// Events that were added to the current slot after it was sorted.
+    added: BinaryHeap<Reverse<Event>>,
+    /// Events beyond the ring.
     far: BinaryHeap<Reverse<Event>>,
     len: usize,
 }
@@ -38,56 +39,56 @@ impl Calendar {
     pub(super) fn new() -> Self {
         Self {
             slots: (0..SLOTS).map(|_| Vec::new()).collect(),
-            slot: 0,
+            current: 0,
             due: Vec::new(),
-            late: BinaryHeap::new(),
+            added: BinaryHeap::new(),
             far: BinaryHeap::new(),
             len: 0,
         }
     }
 
-    /// Adds an event; one that lies in the past comes next.
+    /// Adds an event. An event in the past is the next to come.
     pub(super) fn push(&mut self, event: Event) {
         self.len += 1;
         let slot = event.at >> SLOT_BITS;
-        if slot <= self.slot {
-            self.late.push(Reverse(event));
-        } else if slot < self.slot + SLOTS {
+        if slot <= self.current {
+            self.added.push(Reverse(event));
+        } else if slot < self.current + SLOTS {
             self.slots[(slot % SLOTS) as usize].push(event);
         } else {
             self.far.push(Reverse(event));
         }
     }
 
-    /// The next event.
     pub(super) fn pop(&mut self) -> Option<Event> {
         if self.len == 0 {
             return None;
         }
         loop {
-            let next = match (self.due.last(), self.late.peek()) {
-                (Some(due), Some(Reverse(late))) if late < due => self.late.pop().map(|late| late.0),
+            let next = match (self.due.last(), self.added.peek()) {
+                (Some(due), Some(Reverse(added))) if added < due => self.added.pop().map(|added| added.0),
                 (Some(_), _) => self.due.pop(),
-                (None, Some(_)) => self.late.pop().map(|late| late.0),
+                (None, Some(_)) => self.added.pop().map(|added| added.0),
                 (None, None) => None,
             };
             if next.is_some() {
                 self.len -= 1;
                 return next;
             }
-            self.turn();
+            self.advance();
         }
     }
 
-    /// Goes on to the next slot.
-    fn turn(&mut self) {
-        self.slot += 1;
-        while let Some(Reverse(first)) = self.far.peek().filter(|far| far.0.at >> SLOT_BITS < self.slot + SLOTS) {
+    /// Makes the next slot the current one.
+    fn advance(&mut self) {
+        self.current += 1;
+        while let Some(Reverse(first)) = self.far.peek().filter(|far| far.0.at >> SLOT_BITS < self.current + SLOTS) {
             self.slots[((first.at >> SLOT_BITS) % SLOTS) as usize].push(*first);
             self.far.pop();
         }
-        // The slot's memory goes with it: waves would otherwise leave their size in every slot they touch.
-        self.due = std::mem::take(&mut self.slots[(self.slot % SLOTS) as usize]);
+        // Taking the vector frees its memory. Otherwise every slot would keep the size of the largest wave it ever
+        // held.
+        self.due = std::mem::take(&mut self.slots[(self.current % SLOTS) as usize]);
         self.due.sort_unstable_by(|a, b| b.cmp(a));
     }
 }
@@ -103,7 +104,7 @@ mod tests {
         let mut expected = BinaryHeap::new();
         let mut now = 0;
         for round in 0..40_000 {
-            // As many as are taken, at first more, then fewer.
+            // In the first half more events are added than taken, in the second half fewer.
             for _ in 0..rng.u32(0..if round < 20_000 { 4 } else { 2 }) {
                 let ahead = 1u64 << rng.u32(0..38);
                 let event = Event { at: now + rng.u64(0..ahead), who: rng.u32(0..9), what: 0 };

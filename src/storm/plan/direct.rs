@@ -1,4 +1,4 @@
-//! Clients that go to the servers themselves, and clients behind a plain token bucket.
+//! The two ways into the cluster that weir is compared with: no proxy at all, and a plain token bucket.
 
 use std::time::Duration;
 
@@ -9,27 +9,27 @@ use crate::{
         Plan,
         calendar::Nanos,
         server::Job,
-        world::{Front, State, World},
+        world::{ClientState, Ingress, World},
     },
 };
 
-/// Whether an attempt is still the one that a handshake was begun for.
+/// Whether the client still waits for this handshake.
 fn waits(world: &World, job: Job) -> bool {
     let client = &world.clients[job.who as usize];
-    client.state == State::Trying && client.attempt == job.generation
+    client.state == ClientState::Connecting && client.attempt == job.generation
 }
 
 fn begin(world: &mut World, server: usize, client: u32) {
     let attempt = world.clients[client as usize].attempt;
-    world.begin(server, client, attempt);
-    world.limit(client);
+    world.begin_handshake(server, client, attempt);
+    world.schedule_deadline(client);
 }
 
 fn finished(world: &mut World, server: usize, job: Job) {
-    if waits(world, job) { world.comes_in(job.who) } else { world.wasted(server, job.who) }
+    if waits(world, job) { world.connected(job.who) } else { world.wasted(server, job.who) }
 }
 
-/// Every client knows every server (by `connect_urls`) and goes through them, from one chosen at random.
+/// Every client knows every server, from `connect_urls`. It tries them in order, beginning with a random one.
 pub(super) struct Direct {
     servers: usize,
     first: Vec<u8>,
@@ -43,19 +43,19 @@ impl Direct {
     }
 }
 
-impl Front for Direct {
-    fn pool(&self) -> u16 {
+impl Ingress for Direct {
+    fn addresses(&self) -> u16 {
         self.servers as u16
     }
 
     fn arrive(&mut self, world: &mut World, client: u32) {
         loop {
-            let turn = usize::from(self.first[client as usize]) + world.clients[client as usize].attempt as usize;
-            let server = turn % self.servers;
+            let position = usize::from(self.first[client as usize]) + world.clients[client as usize].attempt as usize;
+            let server = position % self.servers;
             if !world.servers[server].is_full() {
                 return begin(world, server, client);
             }
-            if !world.goes_on_at_accept(client) {
+            if !world.tries_next_server(client) {
                 return;
             }
         }
@@ -67,46 +67,47 @@ impl Front for Direct {
 
     fn abandoned(&mut self, _: &mut World, _: u32) {}
 
-    fn happen(&mut self, _: &mut World, _: u32, _: u32, _: u32) {}
+    fn on_event(&mut self, _: &mut World, _: u32, _: u32, _: u32) {}
 }
 
-/// One address: so many a second go to the server with the fewest connections, everybody else is refused at once.
-pub(super) struct Bucket {
+/// One address. It lets a fixed number of clients per second through to the server with the fewest connections, and
+/// refuses all others at once.
+pub(super) struct TokenBucket {
     interval: Nanos,
     burst: Nanos,
-    /// The bucket is full again then (GCRA's theoretical arrival time).
+    /// When the bucket is full again (the theoretical arrival time of GCRA).
     full_at: Nanos,
 }
 
-impl Bucket {
+impl TokenBucket {
     pub(super) fn new(rate: Rate) -> Self {
         let interval = Duration::from_secs(1).as_nanos() as Nanos / Nanos::from(rate.per_second.get());
         Self { interval, burst: interval * Nanos::from(rate.burst.get()), full_at: 0 }
     }
 
     fn take(&mut self, now: Nanos) -> bool {
-        let then = self.full_at.max(now) + self.interval;
-        let is_there = then <= now + self.burst;
-        if is_there {
-            self.full_at = then;
+        let full_at = self.full_at.max(now) + self.interval;
+        let has_token = full_at <= now + self.burst;
+        if has_token {
+            self.full_at = full_at;
         }
-        is_there
+        has_token
     }
 }
 
-impl Front for Bucket {
-    fn pool(&self) -> u16 {
+impl Ingress for TokenBucket {
+    fn addresses(&self) -> u16 {
         1
     }
 
     fn arrive(&mut self, world: &mut World, client: u32) {
         if !self.take(world.now) {
-            return world.fails(client, Ending::Refused(0));
+            return world.failed(client, Ending::Refused);
         }
         let least = (0..world.servers.len()).min_by_key(|&n| world.servers[n].connections).unwrap_or(0);
         if world.servers[least].is_full() {
-            world.tally.over_limit += 1;
-            world.fails(client, Ending::Refused(0));
+            world.outcome.over_limit += 1;
+            world.failed(client, Ending::Refused);
         } else {
             begin(world, least, client);
         }
@@ -118,5 +119,5 @@ impl Front for Bucket {
 
     fn abandoned(&mut self, _: &mut World, _: u32) {}
 
-    fn happen(&mut self, _: &mut World, _: u32, _: u32, _: u32) {}
+    fn on_event(&mut self, _: &mut World, _: u32, _: u32, _: u32) {}
 }

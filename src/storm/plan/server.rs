@@ -1,7 +1,8 @@
-//! A nats-server as a queue of handshakes, all of the same size: whoever came first is finished first.
+//! A nats-server as a queue of handshakes of equal size. Handshakes finish in the order in which they began.
 //!
-//! Short handshakes are worked off one after another. Long ones share the cores equally, as goroutines do that are preempted
-//! before they are done; one number (the work that each has got since the server began) says how far each of them is.
+//! A server works on short handshakes one after another. Long ones share its cores equally, as goroutines that are
+//! preempted before they are done. All of them advance at the same speed, so one number for the server is enough: the
+//! work that each handshake has received since the server began.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -9,48 +10,47 @@ use crate::storm::plan::calendar::Nanos;
 
 const NANOS: f64 = 1e9;
 
-/// How handshakes that are under way share a server.
+/// How concurrent handshakes share a server: its service discipline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Discipline {
     /// One after another.
     Fifo,
     /// All at once, each with an equal part of the server's speed.
-    Shared,
+    ProcessorSharing,
 }
 
 /// A handshake under way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Job {
-    /// Finished when [`Server::work`] is this.
+    /// The handshake is finished when [`SimulatedServer::work`] reaches this.
     finished_at: f64,
     pub(super) who: u32,
     pub(super) generation: u32,
 }
 
-/// One server.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(super) struct SimulatedServer {
     discipline: Discipline,
-    /// Handshakes it finishes per nanosecond, at most.
+    /// The most handshakes that it finishes per nanosecond.
     speed: f64,
-    /// What one handshake gets of that at most: it cannot be finished sooner than in its own time.
+    /// The most of that speed that one handshake gets: alone, it takes the time of a handshake on an idle server.
     share: f64,
-    /// Handshakes' worth of work that each handshake has got; one after another: nanoseconds.
+    /// Processor sharing: the work that each handshake has received, where 1 is a whole handshake. Fifo: nanoseconds.
     work: f64,
-    /// Where the last handshake in the queue is finished.
+    /// The value of `work` at which the last handshake in the queue is finished.
     last_finished_at: f64,
     worked_until: Nanos,
     jobs: VecDeque<Job>,
-    /// Whether an event for the next finish is in the calendar.
+    /// Whether the calendar has an event for the next finish.
     pub(super) is_awaited: bool,
-    /// Connections it counts: in handshake, in, or left behind.
+    /// Connections that it counts: in handshake, connected, or abandoned by their client.
     pub(super) connections: u32,
     pub(super) max_connections: u32,
     pub(super) most_connections: u32,
 }
 
-impl Server {
-    /// A server that finishes `per_second` handshakes a second, none of them in less than `alone`.
+impl SimulatedServer {
+    /// A server that finishes `per_second` handshakes a second, none of them in less time than `alone`.
     pub(super) fn new(discipline: Discipline, per_second: f64, alone: Duration, max_connections: u32) -> Self {
         let speed = per_second / NANOS;
         Self {
@@ -72,42 +72,43 @@ impl Server {
         self.connections >= self.max_connections
     }
 
-    fn pace(&self) -> f64 {
+    /// How fast `work` grows, per nanosecond.
+    fn speed_of_work(&self) -> f64 {
         match self.discipline {
             Discipline::Fifo => 1.0,
-            Discipline::Shared => self.share.min(self.speed / self.jobs.len().max(1) as f64),
+            Discipline::ProcessorSharing => self.share.min(self.speed / self.jobs.len().max(1) as f64),
         }
     }
 
     fn work_until(&mut self, now: Nanos) {
-        self.work += (now - self.worked_until) as f64 * self.pace();
+        self.work += (now - self.worked_until) as f64 * self.speed_of_work();
         self.worked_until = now;
     }
 
-    /// A connection, and its handshake begins. Who has checked [`Server::is_full`] knows that there is room.
+    /// Opens a connection and begins its handshake. The caller has checked [`SimulatedServer::is_full`].
     pub(super) fn begin(&mut self, who: u32, generation: u32, now: Nanos) {
         self.work_until(now);
         self.connections += 1;
         self.most_connections = self.most_connections.max(self.connections);
         self.last_finished_at = match self.discipline {
             Discipline::Fifo => (self.work + 1.0 / self.share).max(self.last_finished_at + 1.0 / self.speed),
-            Discipline::Shared => self.work + 1.0,
+            Discipline::ProcessorSharing => self.work + 1.0,
         };
         self.jobs.push_back(Job { finished_at: self.last_finished_at, who, generation });
     }
 
-    /// When the next handshake is finished if no more begin: not later than it really is.
+    /// When the next handshake finishes if no other begins. It can finish later than this, never sooner.
     pub(super) fn next_finish(&self) -> Option<Nanos> {
         let first = self.jobs.front()?;
-        let left = (first.finished_at - self.work).max(0.0) / self.pace();
+        let left = (first.finished_at - self.work).max(0.0) / self.speed_of_work();
         Some(self.worked_until + (left.ceil() as Nanos).max(1))
     }
 
-    /// The next handshake that is finished by `now`.
+    /// Takes the next handshake that is finished by `now`.
     pub(super) fn finished(&mut self, now: Nanos) -> Option<Job> {
         self.work_until(now);
-        // Less than a nanosecond's work is missing: rounding.
-        let enough = self.work + self.pace();
+        // Rounding may leave less than one nanosecond of work.
+        let enough = self.work + self.speed_of_work();
         self.jobs.front().filter(|first| first.finished_at <= enough)?;
         self.jobs.pop_front()
     }
@@ -119,8 +120,8 @@ mod tests {
 
     const SECOND: Nanos = 1_000_000_000;
 
-    /// When each of the handshakes that begin at these times is finished.
-    fn finishes(mut server: Server, begins: &[Nanos]) -> Vec<f64> {
+    /// When each of the handshakes that begin at these times finishes, in seconds.
+    fn finishes(mut server: SimulatedServer, begins: &[Nanos]) -> Vec<f64> {
         let mut begins = begins.iter().copied().peekable();
         let mut out = Vec::new();
         loop {
@@ -144,12 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn together_they_take_as_long_as_their_number_and_alone_no_less_than_their_own_time() {
-        let server = || Server::new(Discipline::Shared, 10.0, Duration::from_millis(200), 100);
+    fn handshakes_that_share_a_server_take_as_long_as_their_number_says_and_one_alone_takes_its_own_time() {
+        let server = || SimulatedServer::new(Discipline::ProcessorSharing, 10.0, Duration::from_millis(200), 100);
         about(&finishes(server(), &[0]), &[0.2]);
         about(&finishes(server(), &[0, 0]), &[0.2, 0.2]);
         about(&finishes(server(), &[0; 20]), &[2.0; 20]);
-        // 10 have half of it after 0.5 s; then 20 share, so those take 1 s more, and the others another 0.5 s.
+        // After 0.5 s the first 10 are half done. Then 20 share the server: the first 10 take 1 s more, the others 1.5
+        // s.
         let mut begins = vec![0; 10];
         begins.extend([SECOND / 2; 10]);
         about(&finishes(server(), &begins), &[[1.5; 10], [2.0; 10]].concat());
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn one_after_another() {
-        let server = || Server::new(Discipline::Fifo, 10.0, Duration::from_millis(200), 100);
+        let server = || SimulatedServer::new(Discipline::Fifo, 10.0, Duration::from_millis(200), 100);
         about(&finishes(server(), &[0]), &[0.2]);
         about(&finishes(server(), &[0, 0, 0]), &[0.2, 0.3, 0.4]);
         about(&finishes(server(), &[0, SECOND]), &[0.2, 1.2]);
@@ -166,8 +168,9 @@ mod tests {
     #[test]
     fn many_keep_their_order_and_the_speed() {
         let begins: Vec<Nanos> = (0..300_000).map(|n| n * 100).collect();
-        for discipline in [Discipline::Shared, Discipline::Fifo] {
-            let found = finishes(Server::new(discipline, 1000.0, Duration::from_millis(1), 1_000_000), &begins);
+        for discipline in [Discipline::ProcessorSharing, Discipline::Fifo] {
+            let found =
+                finishes(SimulatedServer::new(discipline, 1000.0, Duration::from_millis(1), 1_000_000), &begins);
             assert!(found.is_sorted());
             let last = found.last().copied().unwrap();
             assert!((last - 300.0).abs() < 0.01, "{last}");

@@ -1,4 +1,4 @@
-//! A forecast in words.
+//! A forecast as text and as JSON.
 
 use std::fmt;
 
@@ -9,26 +9,24 @@ use crate::storm::{
     text::grouped,
 };
 
-/// One way of standing in front of the servers.
+/// One way into the cluster, and what became of the clients.
 #[derive(Debug, Clone, Serialize)]
 pub struct Case {
-    /// What a reader calls it.
     pub name: String,
-    /// What became of the clients.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
 
-/// What is to be expected.
+/// What the simulation predicts.
 #[derive(Debug, Clone, Serialize)]
 pub struct Forecast {
-    /// The storm and the cluster, in a sentence.
+    /// The storm and the cluster in one sentence.
     pub title: String,
-    /// Seconds that it takes in any case: the clients' own first wait, and the servers' handshakes.
+    /// The least possible time in seconds: the clients' own first wait, and clients divided by handshakes per second.
     pub ideal_seconds: f64,
     /// direct, token bucket, weir.
     pub cases: Vec<Case>,
-    /// How a server works on handshakes.
+    /// The servers' discipline in words.
     pub work: &'static str,
     #[serde(skip)]
     libraries: Vec<String>,
@@ -36,7 +34,7 @@ pub struct Forecast {
 
 impl Forecast {
     pub(super) fn new(plan: &Plan, direct: Outcome, bucket: Outcome, weir: Outcome) -> Self {
-        let clients = format!("{} {} clients", grouped(u64::from(plan.clients)), plan.like.name());
+        let clients = format!("{} {} clients", grouped(u64::from(plan.clients)), plan.mix.name());
         let storm = if plan.at_once {
             "connect at once"
         } else if plan.servers_died {
@@ -67,9 +65,9 @@ impl Forecast {
             ],
             work: match plan.discipline() {
                 Discipline::Fifo => "one after another",
-                Discipline::Shared => "on all that are there at once",
+                Discipline::ProcessorSharing => "on all that are there at once",
             },
-            libraries: plan.like.libraries().iter().map(|l| format!("{}: {}", l.lang, l.source)).collect(),
+            libraries: plan.mix.libraries().iter().map(|l| format!("{}: {}", l.lang, l.source)).collect(),
         }
     }
 

@@ -1,20 +1,24 @@
-//! Small storms, whose outcome is known or can be reasoned out.
+//! Small storms whose outcome is known or can be worked out.
 
 use std::{num::NonZeroU32, time::Duration};
 
 use crate::{
-    client_library::table::{ALL, DOTNET, GO, JAVA, JS, PYTHON, RUST},
+    client_library::{
+        library::Library,
+        table::{ALL, DOTNET, GO, JAVA, JS, PYTHON, RUST},
+    },
     config::{Config, ServerArg},
 };
 
 use super::*;
-fn plan(clients: u32, library: &'static crate::client_library::table::Library, handshakes: f64) -> Plan {
+
+fn plan(clients: u32, library: &'static Library, handshakes: f64) -> Plan {
     let config = Config::from_servers(&[ServerArg("n1:4222".into())]).unwrap();
     let per_second = NonZeroU32::new(handshakes as u32).unwrap();
     let rate = Rate { per_second, burst: NonZeroU32::new((handshakes as u32 / 10).max(10)).unwrap() };
     Plan {
         clients,
-        like: Like::One(library),
+        mix: ClientMix::One(library),
         servers: 3,
         handshakes,
         handshake_time: None,
@@ -57,11 +61,11 @@ fn everybody_is_accounted_for() {
     }
 }
 
-/// Enough servers for all at once: nothing but the clients' own first wait and the handshakes take time.
+/// The servers are fast enough for all clients at once: only the clients' first wait and the handshakes take time.
 #[test]
 fn a_cluster_that_is_fast_enough_needs_no_help() {
     let fast = plan(1000, &RUST, 10_000.0);
-    // weir finds out first what the servers can do, which takes a few handshakes each.
+    // weir first learns what the servers can do, which takes a few handshakes on each.
     for (outcome, longest) in [(fast.direct(), 0.12), (fast.weir(), 0.14)] {
         within(outcome.seconds_to_100, 0.09..longest);
         assert_eq!((outcome.tries, outcome.wasted), (1000, 0));
@@ -69,7 +73,7 @@ fn a_cluster_that_is_fast_enough_needs_no_help() {
     within(plan(1000, &GO, 10_000.0).weir().seconds_to_100, 2.0..2.3);
 }
 
-/// The model of facts/load-balancers §4a: 50,000 clients, 1,000 handshakes a second. A tenth of it, at a tenth of the speed.
+/// 50,000 clients on 1,000 handshakes a second, at a tenth of the size and a tenth of the speed.
 #[test]
 fn a_plain_token_bucket_loses_clients_and_weir_does_not() {
     let go = plan(5000, &GO, 100.0);
@@ -78,7 +82,7 @@ fn a_plain_token_bucket_loses_clients_and_weir_does_not() {
     let js = plan(2000, &JS, 100.0);
     assert!(js.token_bucket().lost > 1500);
     for plan in [go, js, plan(2000, &RUST, 100.0), plan(2000, &PYTHON, 100.0)] {
-        // One after another, as short handshakes are worked off.
+        // At 5 ms a server works on handshakes one after another.
         let plan = Plan { handshake_time: Some(Duration::from_millis(5)), ..plan };
         let (weir, least) = (plan.weir(), f64::from(plan.clients) / 100.0);
         assert_eq!((weir.lost, weir.over_limit), (0, 0));
@@ -86,9 +90,9 @@ fn a_plain_token_bucket_loses_clients_and_weir_does_not() {
     }
 }
 
-/// Rust comes back at once, Python too; kept for a moment they come one after another, and need fewer tries.
+/// Rust, Python and Java come back at once. weir closes them one after another, so they need fewer attempts.
 #[test]
-fn clients_of_dead_servers_are_let_go_one_after_another() {
+fn clients_of_dead_servers_are_closed_one_after_another() {
     for library in [&RUST, &PYTHON, &JAVA] {
         let at_once = plan(8000, library, 1000.0);
         let spread = Plan { servers_died: true, ..at_once.clone() };
@@ -96,14 +100,14 @@ fn clients_of_dead_servers_are_let_go_one_after_another() {
         assert_eq!((after.lost, after.back), (0, 8000));
         assert!(after.tries < before.tries, "{}: {} tries, {} at once", library.lang, after.tries, before.tries);
         within(after.seconds_to_100, 0.0..before.seconds_to_100.unwrap() + 0.5);
-        assert_eq!(spread.direct().tries, at_once.direct().tries, "without weir they are told by the server itself");
+        assert_eq!(spread.direct().tries, at_once.direct().tries, "without weir the server itself closes them");
     }
-    // The cluster takes them faster than they can come: nobody is kept for long.
+    // The cluster is faster than the clients, so weir keeps nobody for long.
     let idle = Plan { servers_died: true, ..plan(100, &RUST, 10_000.0) };
     within(idle.weir().seconds_to_100, 0.0..0.1);
 }
 
-/// Measured: 50 clients on bcrypt at 10 a second are not in after 170 s; 10 are in after 1.3 s.
+/// Measured with bcrypt at 10 logins a second: 50 clients are not connected after 170 s, 10 clients are after 1.3 s.
 #[test]
 fn long_handshakes_that_share_a_server_time_out_together() {
     let direct = |clients| Plan { servers: 1, at_once: true, ..plan(clients, &GO, 10.0) }.direct();
@@ -112,8 +116,8 @@ fn long_handshakes_that_share_a_server_time_out_together() {
     assert!(many.back_at(100.0) < 50 && many.timed_out > 1000, "{many:?}");
 }
 
-/// Go can be held for 1.5 s and comes back 2 s after a refusal, so servers have nothing to do only from 1.5 to 2.1 s: whoever is told at
-/// the right moment is back when its turn comes.
+/// weir may hold a Go client for 1.5 s, and a refused one comes back after 2 s, so the servers are idle only from 1.5 s
+/// to 2.1 s: a client that is refused at the right moment is back when its turn comes.
 #[test]
 fn clients_that_are_all_new_are_back_when_the_servers_have_room() {
     for seed in 1..4 {
@@ -125,8 +129,8 @@ fn clients_that_are_all_new_are_back_when_the_servers_have_room() {
     }
 }
 
-/// .NET waits longer from refusal to refusal, and Java comes back in step whatever it is told: while all of them are away the servers
-/// have nothing to do. Java is there for 1.9 s at most of every 4 s.
+/// .NET waits longer after each refusal, and Java comes back at the same time whenever it is refused. While all clients
+/// are away the servers are idle. A Java client is there for at most 1.9 s of every 4 s.
 #[test]
 fn clients_that_stay_away_for_long_leave_the_servers_idle_for_no_longer_than_they_must() {
     for (library, times) in [(&DOTNET, 1.25), (&JAVA, 2.15)] {
@@ -141,7 +145,7 @@ fn a_full_cluster_takes_no_more_than_it_has() {
     let plan = Plan { max_connections: Some(100), time_limit: Duration::from_secs(20), ..plan(1000, &JAVA, 500.0) };
     let (direct, weir) = (plan.direct(), plan.weir());
     assert_eq!((direct.back, direct.most_connections), (300, 100));
-    // Two in a hundred are kept free.
+    // weir keeps 2 of 100 connections free.
     assert_eq!((weir.back, weir.most_connections, weir.over_limit), (294, 98, 0));
     assert!(direct.over_limit > 1000);
 }

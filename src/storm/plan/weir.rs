@@ -9,14 +9,14 @@ use std::{
 
 use crate::{
     admission::{AcceptPermit, AccountSlot, Admission, Client, Failover, Limit, Params, Pass, Step, Wait, Waiter},
-    client_library::{behaviour::Ending, table::Library},
+    client_library::{behaviour::Ending, library::Library},
     identity::{ClientKey, UNKNOWN_ACCOUNT},
     outcome::Refusal,
     storm::plan::{
         Plan,
         calendar::Nanos,
         server::Job,
-        world::{Front, State, World, kind},
+        world::{ClientState, Ingress, World, kind},
     },
     upstream::{
         self, Reading, ServerParams, Servers, concurrency::baseline::MeasuredFrom, reconciled_count::ReadingEpoch,
@@ -218,7 +218,7 @@ impl Weir {
         let Session { client, is_abandoned, .. } = self.sessions[index as usize];
         self.close(index);
         if !is_abandoned {
-            world.fails(client, Ending::Refused(0));
+            world.failed(client, Ending::Refused);
         }
     }
 
@@ -228,13 +228,13 @@ impl Weir {
             // weir is alone with the servers: this happens only while they still hold connections of abandoned sockets.
             let Pass { server, account } = pass;
             server.server().said_full(self.at(world.now));
-            world.tally.over_limit += 1;
+            world.outcome.over_limit += 1;
             drop(server);
             return self.place_again(world, index, account);
         }
         pass.server.opened();
         pass.server.server().answered();
-        world.begin(server, index, self.sessions[index as usize].generation);
+        world.begin_handshake(server, index, self.sessions[index as usize].generation);
         self.sessions[index as usize].state = SessionState::Dialling(pass);
     }
 
@@ -325,8 +325,8 @@ impl Weir {
         let accepted = self.at(world.accepted(client));
         let deadlines = self.admission.deadline_policy().deadlines(Some(library.lang), accepted, now);
         let index = self.open(client, Some(entry), self.nanos(deadlines.answer_by));
-        if self.nanos(deadlines.answer_by) >= world.patience(client) {
-            world.limit(client);
+        if self.nanos(deadlines.answer_by) >= world.deadline(client) {
+            world.schedule_deadline(client);
         }
         let client = Client {
             quota_identity: Default::default(),
@@ -350,12 +350,12 @@ impl Weir {
     }
 }
 
-impl Front for Weir {
-    fn pool(&self) -> u16 {
+impl Ingress for Weir {
+    fn addresses(&self) -> u16 {
         1
     }
 
-    fn keeps(&mut self, _client: u32) -> Duration {
+    fn close_delay(&mut self, _client: u32) -> Duration {
         self.admission.session_lost(self.began, &mut self.rng)
     }
 
@@ -392,11 +392,13 @@ impl Front for Weir {
                 match one.is_abandoned {
                     // It relays for no client, until the socket is closed.
                     true => {
-                        world.tally.wasted += 1;
-                        let ghost = world.library(one.client).ghost.as_nanos() as Nanos;
-                        self.later(world, world.now + ghost, ABANDONED_END, job.who);
+                        world.outcome.wasted += 1;
+                        let open_for = world.library(one.client).keeps_abandoned_socket.as_nanos() as Nanos;
+                        self.later(world, world.now + open_for, ABANDONED_END, job.who);
                     }
-                    false if world.clients[one.client as usize].state == State::Trying => world.comes_in(one.client),
+                    false if world.clients[one.client as usize].state == ClientState::Connecting => {
+                        world.connected(one.client)
+                    }
                     false => {}
                 }
             }
@@ -404,7 +406,7 @@ impl Front for Weir {
                 // weir has closed this connection; the server notices now.
                 one.state = state;
                 world.servers[server].connections -= 1;
-                world.tally.wasted += 1;
+                world.outcome.wasted += 1;
             }
         }
         self.dispatch_now(world);
@@ -415,7 +417,7 @@ impl Front for Weir {
         if index == NONE {
             return;
         }
-        if world.library(client).ghost > Duration::ZERO {
+        if world.library(client).keeps_abandoned_socket > Duration::ZERO {
             self.sessions[index as usize].is_abandoned = true;
             self.of[client as usize] = NONE;
             return;
@@ -429,7 +431,7 @@ impl Front for Weir {
         self.close(index);
     }
 
-    fn happen(&mut self, world: &mut World, kind: u32, who: u32, generation: u32) {
+    fn on_event(&mut self, world: &mut World, kind: u32, who: u32, generation: u32) {
         match kind {
             DISPATCH => return self.dispatch(world),
             SECOND => return self.every_second(world),
@@ -456,7 +458,7 @@ impl Front for Weir {
             (ABANDONED_END, SessionState::In { _pass: pass }) => {
                 world.servers[pass.server.server().index()].connections -= 1;
                 let (client, now) = (self.sessions[who as usize].client, self.now(world));
-                self.admission.session_ended(key(client), world.library(client).ghost, now);
+                self.admission.session_ended(key(client), world.library(client).keeps_abandoned_socket, now);
                 self.close(who);
             }
             (_, state) => self.sessions[who as usize].state = state,

@@ -35,7 +35,7 @@ impl Flight {
     /// A client was refused, the `refusals`th time in a row since it was last admitted.
     pub fn refused(&self, account: Option<&str>, lang: Option<&str>, refusals: u32) {
         self.waited(account, lang, Fate::Refused);
-        if let Some(most) = returns::tries(lang.unwrap_or_default()) {
+        if let Some(most) = returns::max_attempts(lang.unwrap_or_default()) {
             self.groups.used_up(refusals, most);
         }
     }
