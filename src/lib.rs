@@ -1,12 +1,24 @@
 //! weir: one address in front of a NATS cluster that keeps it alive.
 //!
-//! The path of a client, top to bottom, is [`session`]. The floors below it, lowest first; a file imports any lower floor and
-//! never a higher one:
+//! ```text
+//! client ── net::accept ── session ────────────────────────────────────────────────── relay ── nats-server
+//!                            │ arrive, preface, identify, wait, connect upstream, welcome
+//!                            │
+//!                            ├─ admission   may it come in, when, and who goes first?
+//!                            ├─ upstream    onto which server? how many logins at a time?
+//!                            └─ cluster     what do the servers say of themselves?
+//! ```
+//!
+//! Start with [`session`]: the path of one client, in stages. `ARCHITECTURE.md` says where to change what,
+//! `docs/contract.md` how weir behaves towards clients and servers, `docs/glossary.md` what each word means.
+//!
+//! The floors, lowest first. A file imports its own floor and lower ones, never a higher one; `scripts/floors` has the
+//! compiler check it:
 //!
 //! - words: [`protocol`], [`outcome`], [`client_library`]. Bytes and values; no clock, socket, log or lock.
 //! - decisions: [`identity`], [`admission`], [`upstream`]. `now` goes in, a verdict comes out.
-//! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`], [`telemetry`],
-//!   [`worker`]. tokio lives here.
+//! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`],
+//!   [`telemetry`], [`worker`]. tokio lives here.
 //! - assembly: [`config`], [`admin`], [`server`], [`cli`], and the tools in [`storm`].
 
 mod admin;

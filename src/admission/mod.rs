@@ -11,7 +11,7 @@
 //!   connect check, by who asks             counted in               a client beyond it
 //!     max_connections of the account       quota::account           is refused: account_quota
 //!     quotas by user and by client name    quota::users_and_names   is refused: user_quota, name_quota
-//!     rates by user and by client name     quota::users_and_names   waits for a promised token, or user_rate, name_rate
+//!     rates by user and by client name     quota::users_and_names   waits for its token, or user_rate, name_rate
 //!     rate of the account                  quota::account           waits in the queue, or account_rate
 //!     max_handshakes of the account        quota::account           waits in the queue, or hold_expired
 //!     headroom of the servers              upstream::load           waits in the queue, or server_capacity
@@ -47,11 +47,11 @@
 //!
 //! # What is counted, and by what
 //!
-//! Everything counted is a guard that gives back what it holds on drop. [`Permit`] counts where there is nothing but a
-//! number: clients of a listener, refusals under way, clients that wait outside the queue. A slot knows more than that:
-//! the slot of a source, user or name (`KeySlot`) finds its entry in a table again and redeems promised tokens; an
-//! [`AccountSlot`] also counts handshakes, tells sessions from connections that no server counts yet, and can move to
-//! another account; a server's `Slot` does the same for a server's load.
+//! Everything counted is a guard that gives back what it holds on drop. [`Permit`] counts where there is nothing but
+//! a number: clients of a listener, refusals under way, clients that wait outside the queue. A slot knows more than
+//! that: the slot of a source, user or name (`KeySlot`) finds its entry in a table again and redeems promised tokens;
+//! an [`AccountSlot`] also counts handshakes, tells sessions from connections that no server counts yet, and can move
+//! to another account; a server's `Slot` does the same for a server's load.
 
 mod accept_check;
 mod client;

@@ -72,8 +72,9 @@ impl Admitted {
     }
 }
 
-/// Makes sure that the server tells what account the client is in. Servers since 2.12 do so in the INFO after the first PONG,
-/// to clients of protocol 1. A client of protocol 0 is presented as one of 1, and the INFOs it does not expect are kept from it.
+/// Makes sure that the server tells what account the client is in. Servers since 2.12 do so in the INFO after the
+/// first PONG, to clients of protocol 1. A client of protocol 0 is presented as one of 1, and the INFOs it does not
+/// expect are kept from it.
 fn ask_for_account(connect: &mut Connect) -> InfoPolicy {
     if connect.protocol() == 0 {
         connect.set_protocol(1);
@@ -130,7 +131,8 @@ fn login(shared: &Shared, connect: &Connect, nonce: Option<&str>, longest: usize
 }
 
 /// Dials until a server has answered CONNECT. Whatever goes wrong with one server, the client is placed on the next.
-/// A client that has signed the nonce of the first, which is `dialled` already, cannot be placed elsewhere: it has to come back.
+/// A client that has signed the nonce of the first, which is `dialled` already, cannot be placed elsewhere: it has to
+/// come back.
 async fn connect_with_failover(
     shared: &Shared,
     mut pass: Pass,
@@ -182,8 +184,9 @@ async fn connect_with_failover(
     }
 }
 
-/// Whether CONNECT may be on its way before the server's INFO has been read: where no server has anything in it that CONNECT
-/// must answer, no signature and no TLS. A server that has changed its mind meanwhile is seen by its INFO, or closes.
+/// Whether CONNECT may be on its way before the server's INFO has been read: where no server has anything in it that
+/// CONNECT must answer, no signature and no TLS. A server that has changed its mind meanwhile is seen by its INFO, or
+/// closes.
 fn may_speak_first(shared: &Shared, header: &[u8]) -> bool {
     shared.advertised_info.shape() == PrefaceShape::ConnectFirst
         && shared.servers_tls.is_none()

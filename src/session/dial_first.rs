@@ -1,8 +1,9 @@
-//! Dial-first: a server is dialled before the client sees INFO, so that the client signs the nonce of that very server.
+//! Dial-first: a server is dialled before the client sees INFO, so that the client signs the nonce of that very
+//! server.
 //!
-//! The client waits for its turn before the dial, since the server's own timer for CONNECT starts at the dial. An upstream
-//! connection whose nonce a client has answered is never given to another client. One that nobody answered may be the next
-//! client's (`upstream_pool.rs`).
+//! The client waits for its turn before the dial, since the server's own timer for CONNECT starts at the dial. An
+//! upstream connection whose nonce a client has answered is never given to another client. One that nobody answered
+//! may be the next client's (`upstream_pool.rs`).
 
 use std::{pin::pin, time::Duration};
 
@@ -33,11 +34,12 @@ use crate::{
     worker::with_rng,
 };
 
-/// The part of a server's `auth_timeout` in which CONNECT must come from the client; the rest is for the way to the server.
+/// The part of a server's `auth_timeout` in which CONNECT must come from the client; the rest is for the way to the
+/// server.
 const FOR_CONNECT: f64 = 0.75;
 
-/// While a client takes no longer than this for its CONNECT, its handshake is one of those under way on the server, so that no
-/// more logins come to the server at once than it can take. A slower client does not keep others waiting.
+/// While a client takes no longer than this for its CONNECT, its handshake is one of those under way on the server,
+/// so that no more logins come to the server at once than it can take. A slower client does not keep others waiting.
 const PROMPT: Duration = Duration::from_millis(250);
 
 /// How soon to ask again whether an account may have one more handshake: it has no timer to wait for.
@@ -47,7 +49,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(5);
 pub(super) enum DialFirst {
     /// The servers send no nonce: the dial comes after CONNECT.
     NotNeeded,
-    /// There is none, and why: the client sees weir's INFO. If it signs it is refused, if not it waits for its turn as usual.
+    /// There is none, and why: the client sees weir's INFO. If it signs it is refused, if not it waits for its turn
+    /// as usual.
     NoServer(Refusal),
     /// A server of its own.
     Dialled(Box<DialledServer>),
@@ -86,7 +89,8 @@ pub(super) enum Begin {
 }
 
 impl DialFirst {
-    /// Dials a server where clients sign, once the client has its turn. The error is the end of a client that left meanwhile.
+    /// Dials a server where clients sign, once the client has its turn. The error is the end of a client that left
+    /// meanwhile.
     pub async fn begin(
         cx: &mut Context,
         stream: &Stream,
@@ -137,8 +141,8 @@ impl DialFirst {
         }
     }
 
-    /// Watches the server while the client reads INFO and sends its CONNECT. A server that is lost, or whose own timer runs out,
-    /// is closed. The client is not disturbed, since one that does not sign can have another server.
+    /// Watches the server while the client reads INFO and sends its CONNECT. A server that is lost, or whose own
+    /// timer runs out, is closed. The client is not disturbed, since one that does not sign can have another server.
     pub async fn lasts_through<T>(&mut self, cx: &Context, exchange: impl Future<Output = T>) -> T {
         let Self::Dialled(server) = self else { return exchange.await };
         let mut exchange = pin!(exchange);
@@ -231,7 +235,8 @@ impl DialFirst {
     }
 }
 
-/// Waits for a turn by the client's source: nothing else is known. The outer error is the end of a client that `left` meanwhile.
+/// Waits for a turn by the client's source: nothing else is known. The outer error is the end of a client that `left`
+/// meanwhile.
 pub(super) async fn turn_by_source(
     cx: &mut Context,
     left: impl Future<Output = ()>,

@@ -69,15 +69,15 @@ impl<C: Side, S: Side> Established<C, S> {
         relay.finish(ended).await
     }
 
-    /// What has been relayed, when both sides can simply be closed: nothing is on its way, and neither the server nor a quota is so
-    /// near its limit that it matters whether the server has seen the end already.
+    /// What has been relayed, when both sides can simply be closed: nothing is on its way, and neither the server nor
+    /// a quota is so near its limit that it matters whether the server has seen the end already.
     fn ends_at_once(&self, ended: Ended) -> Option<Totals> {
         let totals = self.relay.owed_nothing(ended)?;
         (self.server.is_one_of_many() && self.account.is_unlimited()).then_some(totals)
     }
 
-    /// Closes both sides, and only then gives the session's places back. The slot of a server that has ended the session itself is
-    /// given back at once.
+    /// Closes both sides, and only then gives the session's places back. The slot of a server that has ended the
+    /// session itself is given back at once.
     async fn close(self: Box<Self>, cx: &Context, ended: Ended) -> Totals {
         let Self { mut relay, server, account: _account, _entry, registered } = *self;
         let _server = if ended.by_server() {

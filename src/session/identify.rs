@@ -30,7 +30,8 @@ pub(super) struct Identified {
 }
 
 impl Greeted {
-    /// Reads who the client is from its CONNECT. A client that the accept check refused is told so here, since now it can read it.
+    /// Reads who the client is from its CONNECT. A client that the accept check refused is told so here, since now it
+    /// can read it.
     pub async fn identify(self, cx: &mut Context) -> Result<Identified, End> {
         let Self { downstream, refused, dial_first, proxy_header, connected } = self;
         let connect = &downstream.connect;
@@ -42,7 +43,8 @@ impl Greeted {
         let account = cx.shared.directory.account(credential, credential_key);
         cx.log.name = connect.name().map(Box::from);
         cx.log.lang = connect.lang().map(Box::from);
-        // What the listener has no room for may still be let in by the slots that the servers keep for the system account.
+        // What the listener has no room for may still be let in by the slots that the servers keep for the system
+        // account.
         let may_pass = |reason| reason == Refusal::ListenerFull && cx.shared.servers.is_system_account(&account);
         if let Some(reason) = refused.filter(|reason| !may_pass(*reason)) {
             let until = deadlines.hold_until;

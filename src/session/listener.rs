@@ -1,4 +1,5 @@
-//! Per-listener state that its sessions share: the INFO they show, the connection limit, timeouts, TLS and WebSocket rules.
+//! Per-listener state that its sessions share: the INFO they show, the connection limit, timeouts, TLS and WebSocket
+//! rules.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

@@ -6,9 +6,9 @@
 //!                                      ╰╌╌ dial first     ╰╌╌╌╌╌╌╌╌╌╌╌╌┴╌╌ refuse
 //! ```
 //!
-//! Where the servers send a nonce the dial comes before the preface (`dial_first.rs`): the client signs the nonce of the very
-//! server that it gets. A client that gets a no goes to `refuse.rs`, from whichever stage. `passthrough/` is the path of a client
-//! whose TLS ends at its server: weir cannot read its preface.
+//! Where the servers send a nonce the dial comes before the preface (`dial_first.rs`): the client signs the nonce of
+//! the very server that it gets. A client that gets a no goes to `refuse.rs`, from whichever stage. `passthrough/` is
+//! the path of a client whose TLS ends at its server: weir cannot read its preface.
 
 mod arrive;
 mod client_tls;

@@ -172,7 +172,8 @@ async fn read_connect(
     }
 }
 
-/// Reads on while a client waits. Returns when there is no more reason to let it wait: it left, or sent more than weir keeps.
+/// Reads on while a client waits. Returns when there is no more reason to let it wait: it left, or sent more than
+/// weir keeps.
 pub(super) async fn watch(stream: &mut Stream, preface: &mut Preface) -> Unfinished {
     loop {
         match advance(stream, preface).await {

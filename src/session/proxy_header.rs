@@ -13,7 +13,8 @@ use crate::{
     session::preface::Unfinished,
 };
 
-/// Reads a header, and nothing behind it. Returns where the connection really comes from; `None` when it is the peer's own.
+/// Reads a header, and nothing behind it. Returns where the connection really comes from; `None` when it is the
+/// peer's own.
 ///
 /// # Errors
 /// [`Unfinished`]: no header came, in time or at all.

@@ -1,4 +1,5 @@
-//! The only way to say no: each client is told in what it can read, at its moment, and is closed so that it can read it.
+//! The only way to say no: each client is told in what it can read, at its moment, and is closed so that it can read
+//! it.
 
 use tokio::time::Instant;
 use tracing::debug;
@@ -40,7 +41,8 @@ enum Early {
     Speaks,
 }
 
-/// Refuses a client at the moment that admission has chosen, or notices that it leaves before. It counts as waiting until then.
+/// Refuses a client at the moment that admission has chosen, or notices that it leaves before. It counts as waiting
+/// until then.
 pub(super) async fn refuse(
     cx: &mut Context,
     mut client: Refusable,

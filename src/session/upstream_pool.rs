@@ -1,7 +1,8 @@
-//! Connections to servers whose client left before it said anything, kept on this worker for the next client that signs.
+//! Connections to servers whose client left before it said anything, kept on this worker for the next client that
+//! signs.
 //!
-//! Nobody has answered the nonce of such a connection, so the next client's signature is the first for it. A health check that opens
-//! and closes a connection thus costs a server one connection now and then, and not one per check.
+//! Nobody has answered the nonce of such a connection, so the next client's signature is the first for it. A health
+//! check that opens and closes a connection thus costs a server one connection now and then, and not one per check.
 
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
@@ -36,7 +37,8 @@ fn with_pool<T>(work: impl FnOnce(&Pool) -> T) -> T {
     worker::with(|local| work(&local.upstream_pool))
 }
 
-/// Keeps a connection until a client takes it, its server ends it, or its time is up. Returns it when it is not worth keeping.
+/// Keeps a connection until a client takes it, its server ends it, or its time is up. Returns it when it is not worth
+/// keeping.
 pub(super) fn put(mut server: Box<DialledServer>) -> Option<Box<DialledServer>> {
     if server.slot.is_from_reserve() || server.expires < Instant::now() + 2 * LEAST_TIME_LEFT {
         return Some(server);
@@ -71,7 +73,8 @@ pub(super) fn take() -> Option<Box<DialledServer>> {
     })
 }
 
-/// Looks after the pool of the worker on which it runs: closes the connections that may not wait any longer. Never returns.
+/// Looks after the pool of the worker on which it runs: closes the connections that may not wait any longer. Never
+/// returns.
 pub async fn maintain(shared: Arc<Shared>) {
     let _clear = ClearOnDrop;
     let grown = with_pool(|pool| Arc::clone(&pool.grown));

@@ -86,7 +86,8 @@ impl Identified {
     }
 }
 
-/// Refuses a client without a turn, at the moment that admission chooses: clients that retry in step come back spread out.
+/// Refuses a client without a turn, at the moment that admission chooses: clients that retry in step come back spread
+/// out.
 async fn refuse_at_its_moment(cx: &mut Context, downstream: Downstream, client: &Client, reason: Refusal) -> End {
     let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
     let refused = with_rng(|rng| Wait::refused(&cx.shared.admission, reason, client, now(), rng));

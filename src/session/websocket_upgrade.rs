@@ -1,5 +1,5 @@
-//! The HTTP request that opens a WebSocket. It is read before the accept check, since a proxy may say in it who asks, and
-//! answered after that.
+//! The HTTP request that opens a WebSocket. It is read before the accept check, since a proxy may say in it who asks,
+//! and answered after that.
 
 use tokio::io::AsyncReadExt;
 use tracing::debug;
@@ -64,7 +64,8 @@ pub(super) async fn accept(stream: Stream, upgrade: &Upgrade) -> Result<Stream, 
     websocket::open(stream, upgrade).await.map_err(|_| End::left(Phase::Preface))
 }
 
-/// Waits for a client that leaves before it is answered, or that speaks and need not wait longer. Returns whether it is there.
+/// Waits for a client that leaves before it is answered, or that speaks and need not wait longer. Returns whether it
+/// is there.
 pub(super) async fn speaks(stream: &mut Stream) -> bool {
     stream.read_u8().await.is_ok()
 }

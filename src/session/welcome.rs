@@ -111,8 +111,8 @@ struct UnknownAccount {
     credential: CredentialKey,
 }
 
-/// Takes the server's word for the account, and moves the client's place when weir had guessed another. Returns what to ask
-/// where the server does not say.
+/// Takes the server's word for the account, and moves the client's place when weir had guessed another. Returns what
+/// to ask where the server does not say.
 fn settle_account(
     shared: &Shared,
     pass: &mut Pass,

@@ -12,8 +12,8 @@ const SMOOTHING: u32 = 8;
 /// tokio's timers round up to whole milliseconds: this much is not the worker's doing.
 const ROUNDING: Duration = Duration::from_millis(1);
 
-/// The average delay of the timer's last ticks, weighted exponentially. The longer it is, the more time logins get before
-/// they count as slow, so that a busy worker does not look like a slow server.
+/// The average delay of the timer's last ticks, weighted exponentially. The longer it is, the more time logins get
+/// before they count as slow, so that a busy worker does not look like a slow server.
 #[derive(Debug)]
 pub struct Lag(Cell<Duration>);
 

@@ -1,5 +1,5 @@
-//! Compiles the lower floors of `src/` without what stands above them, so that the compiler checks which floor uses which
-//! (ARCHITECTURE.md). Each feature adds a floor, with the dependencies that it may have:
+//! Compiles the lower floors of `src/` without what stands above them, so that the compiler checks which floor uses
+//! which (ARCHITECTURE.md). Each feature adds a floor, with the dependencies that it may have:
 //!
 //! - none: words. No clock, socket, task, log or lock (`words/clippy.toml`).
 //! - `decisions`: no socket, task or log, and time is an argument (`decisions/clippy.toml`).

@@ -35,6 +35,7 @@ mod refusal;
 mod relay;
 mod rust_client;
 mod source_addresses;
+mod source_tree;
 mod storm_and_plan;
 mod system_account;
 mod system_account_reserve;

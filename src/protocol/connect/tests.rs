@@ -1,3 +1,5 @@
+//! CONNECT as nats-server reads it, and what weir writes of it.
+
 use proptest::prelude::*;
 
 use super::*;

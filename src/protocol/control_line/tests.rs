@@ -1,3 +1,5 @@
+//! Lines of the preface: their ends, their bounds, their verbs.
+
 use super::*;
 
 #[test]

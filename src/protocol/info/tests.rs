@@ -1,3 +1,5 @@
+//! INFO of real servers: read, rewritten, and recognised when it comes again.
+
 use super::*;
 
 const SERVER: &str = r#"{"server_id":"NDIJ","server_name":"n1","version":"2.15.1","proto":1,"git_commit":"abc","go":"go1.26.8","host":"0.0.0.0","port":4222,"headers":true,"auth_required":true,"tls_verify":true,"max_payload":1048576,"jetstream":true,"client_id":5,"client_ip":"127.0.0.1","nonce":"pq\u00e9","cluster":"c","connect_urls":["10.0.0.1:4222"],"ws_connect_urls":["10.0.0.1:80"],"ldm":true,"api_lvl":3,"xkey":"X"}"#;

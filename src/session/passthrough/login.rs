@@ -35,13 +35,15 @@ impl PassthroughListener {
     }
 }
 
-/// With its second answer a server has computed what TLS asks of it, in every version. What may be left is the answer to CONNECT.
+/// With its second answer a server has computed what TLS asks of it, in every version. What may be left is the answer
+/// to CONNECT.
 const ANSWERS: u32 = 2;
 
 /// While a client takes no longer than this for its next word, its handshake is one of those under way on the server.
 const PROMPT: Duration = Duration::from_millis(250);
 
-/// An answer may be a no, after which the server closes. What comes behind it, or so long a silence, says that it was none.
+/// An answer may be a no, after which the server closes. What comes behind it, or so long a silence, says that it was
+/// none.
 const NO_TAKES: Duration = Duration::from_millis(250);
 
 /// How far a login has come.

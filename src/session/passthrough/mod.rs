@@ -1,7 +1,7 @@
 //! The path of a client whose TLS ends at its server: arrive → accept check → wait and dial → relay → close.
 //!
-//! weir sees where the client comes from, and who speaks when. Who it is and what it asks for is between it and its server: there
-//! is no connect check here, and the client counts for no account.
+//! weir sees where the client comes from, and who speaks when. Who it is and what it asks for is between it and its
+//! server: there is no connect check here, and the client counts for no account.
 
 mod login;
 
@@ -40,8 +40,8 @@ use crate::{
 
 pub use self::login::PassthroughListener;
 
-/// What a client that waits for a ServerHello can be told (RFC 8446, 6.2): fatal, internal_error. Every client library takes it
-/// for a failed attempt like any other.
+/// What a client that waits for a ServerHello can be told (RFC 8446, 6.2): fatal, internal_error. Every client
+/// library takes it for a failed attempt like any other.
 const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 80];
 
 /// A session of which weir reads nothing.
@@ -98,7 +98,8 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
     Ok(Box::new(Established::new(cx, relay, server, AccountPlace::known(account), entry.ok())))
 }
 
-/// Ends a session whose login was not over: neither a death of the server nor a session yet, so the end is passed on at once.
+/// Ends a session whose login was not over: neither a death of the server nor a session yet, so the end is passed on
+/// at once.
 async fn end_of_login(session: Box<Unread>, ended: Ended) -> (End, Totals) {
     let Ended { party, cause } = ended;
     let totals = Box::pin(session.close_in_login(ended)).await;
@@ -145,7 +146,8 @@ pub(super) struct PassthroughClient {
 }
 
 impl PassthroughClient {
-    /// Finds out whether the client begins TLS before INFO. A client that opens and says nothing costs no server anything.
+    /// Finds out whether the client begins TLS before INFO. A client that opens and says nothing costs no server
+    /// anything.
     async fn begin(cx: &Context, stream: Stream) -> Result<Self, End> {
         let tls_first = match cx.listener.passthrough.as_ref().map(|passthrough| passthrough.handshake_first) {
             None | Some(HandshakeFirst::Never) => false,
@@ -210,8 +212,8 @@ impl PassthroughClient {
         Ok(Ok(Opened { stream, info, pass: Pass { server, account } }))
     }
 
-    /// Refuses the client. Words are of no use to a client that expects TLS, and INFO without TLS would have some send their
-    /// credentials in the clear: so weir's INFO asks for TLS as the servers' does, and TLS fails.
+    /// Refuses the client. Words are of no use to a client that expects TLS, and INFO without TLS would have some
+    /// send their credentials in the clear: so weir's INFO asks for TLS as the servers' does, and TLS fails.
     pub async fn tell(mut self, cx: &mut Context, reason: Refusal) -> End {
         let nobody = cx.shared.keys.credential(Credential::Nothing);
         cx.log.client = Some(cx.shared.keys.client(cx.source(), nobody, None));

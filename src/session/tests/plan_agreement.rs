@@ -1,5 +1,6 @@
-//! The same storm twice, both in virtual time: by what sessions wait with (`wait`, the tasks and the timers that hand out
-//! turns), and by `weir plan`. Both take the steps of [`Wait`]. What is compared is how they turn a step into waiting.
+//! The same storm twice, both in virtual time: by what sessions wait with (`wait`, the tasks and the timers that hand
+//! out turns), and by `weir plan`. Both take the steps of [`Wait`]. What is compared is how they turn a step into
+//! waiting.
 
 use std::{
     future::pending,

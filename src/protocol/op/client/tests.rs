@@ -1,3 +1,5 @@
+//! Framing of what a client sends, beside a reference parser.
+
 mod reference;
 
 use proptest::prelude::*;

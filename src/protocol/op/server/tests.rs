@@ -1,3 +1,5 @@
+//! Framing of what a server sends, cut at every byte.
+
 use proptest::prelude::*;
 
 use super::*;
