@@ -44,7 +44,7 @@ fn write(path: &Path, key: &ProxyKey) -> io::Result<()> {
 fn explain(path: &Path, key: &ProxyKey) -> String {
     let (path, public) = (path.display(), key.public_key());
     format!(
-        "# The seed is in {path}: a secret, for weir alone.\n\
+        "# The seed is in {path}. It is a secret that only weir may read.\n\
          #\n\
          # weir.toml:\n\
          #   [cluster]\n\
@@ -52,7 +52,7 @@ fn explain(path: &Path, key: &ProxyKey) -> String {
          #\n\
          # Every nats-server (2.12 or newer):\n\
          proxies {{\n  trusted: [\n    {{ key: {public:?} }}\n  ]\n}}\n\
-         # Users who are to come only through weir: {{ user: …, password: …, proxy_required: true }};\n\
+         # Users who may connect only through weir: {{ user: …, password: …, proxy_required: true }};\n\
          # in operator mode, `proxy_required` in the user's JWT.\n"
     )
 }

@@ -58,7 +58,7 @@ impl Library {
     /// How long a client sleeps before its next attempt. `failed` is the number of failed attempts since its last PONG;
     /// `since_start` and `since_end` are the times since the last attempt began and ended; `pool` is the number of
     /// servers in its list.
-    fn sleep(
+    fn wait(
         &self,
         failed: u16,
         pool: u16,
@@ -89,7 +89,7 @@ impl Library {
     /// A client's connection has ended, `lived` after its attempt began. Returns the time until the next attempt.
     pub fn dropped(&self, memory: &mut Memory, pool: u16, lived: Duration, rng: &mut fastrand::Rng) -> Duration {
         memory.failed = 0;
-        self.sleep(0, pool, lived, lived, rng)
+        self.wait(0, pool, lived, lived, rng)
     }
 
     /// PONG has come.
@@ -125,7 +125,7 @@ impl Library {
         {
             return Next::GivesUpAfter(unnoticed);
         }
-        Next::TryAfter(unnoticed + self.sleep(memory.failed, pool, took + unnoticed, Duration::ZERO, rng))
+        Next::TryAfter(unnoticed + self.wait(memory.failed, pool, took + unnoticed, Duration::ZERO, rng))
     }
 
     /// How long after the end of an attempt on the wire the library notices it.
