@@ -68,9 +68,9 @@ pub async fn close_detached(stream: Stream, last_words: &[u8], slot: Permit) {
                 let now = Instant::now();
                 let (next_look, until) = (now + TICK, now + LINGER);
                 let one = LingeringSocket { socket, next_look, wait: TICK, until, discarded: 0, _slot: slot };
-                worker::with(|local| {
-                    local.lingering.sockets.borrow_mut().push(one);
-                    local.lingering.watcher.ensure_running(watch);
+                worker::with(|lingering: &Lingering| {
+                    lingering.sockets.borrow_mut().push(one);
+                    lingering.watcher.ensure_running(watch);
                 });
             }
         }
@@ -84,6 +84,10 @@ pub async fn close_detached(stream: Stream, last_words: &[u8], slot: Permit) {
 pub struct Lingering {
     sockets: RefCell<Vec<LingeringSocket>>,
     watcher: OneTask,
+}
+
+impl worker::State for Lingering {
+    const PLACE: worker::Place = worker::Place::Lingering;
 }
 
 /// The socket of a client that has been told everything, and has not closed yet.
@@ -124,14 +128,14 @@ impl LingeringSocket {
 async fn watch() {
     while count() > 0 {
         let now = Instant::now();
-        worker::with(|local| local.lingering.sockets.borrow_mut().retain_mut(|one| !one.is_over(now)));
+        worker::with(|lingering: &Lingering| lingering.sockets.borrow_mut().retain_mut(|one| !one.is_over(now)));
         sleep_until(now + TICK).await;
     }
 }
 
 /// How many sockets of this worker linger.
 pub fn count() -> usize {
-    worker::with(|local| local.lingering.sockets.borrow().len())
+    worker::with(|lingering: &Lingering| lingering.sockets.borrow().len())
 }
 
 /// Waits until no socket of this worker lingers.

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::worker::{self, OneTask};
+use crate::worker::{self, Lag, OneTask};
 
 /// Nobody is woken before its time, nor much later than this after it.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -32,6 +32,10 @@ pub struct Timer {
     /// By the end of the wait, and a number that is unique over all threads.
     waits: RefCell<BTreeMap<Key, Waker>>,
     ticker: OneTask,
+}
+
+impl worker::State for Timer {
+    const PLACE: worker::Place = worker::Place::Timer;
 }
 
 type Key = (Instant, u64);
@@ -55,10 +59,10 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        worker::with(|local| {
+        worker::with(|timer: &Timer| {
             // Dropped after the borrow ends: it may be the last reference to its task.
             let _replaced;
-            let mut waits = local.timer.waits.borrow_mut();
+            let mut waits = timer.waits.borrow_mut();
             if let Some(waker) = self.key.and_then(|key| waits.get_mut(&key)) {
                 if !waker.will_wake(cx.waker()) {
                     _replaced = std::mem::replace(waker, cx.waker().clone());
@@ -72,7 +76,7 @@ impl Future for Sleep {
             let key = (self.until, NEXT.fetch_add(1, Relaxed));
             waits.insert(key, cx.waker().clone());
             self.key = Some(key);
-            local.timer.ticker.ensure_running(tick);
+            timer.ticker.ensure_running(tick);
             Poll::Pending
         })
     }
@@ -81,7 +85,7 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            let _waker = worker::with(|local| local.timer.waits.borrow_mut().remove(&key));
+            let _waker = worker::with(|timer: &Timer| timer.waits.borrow_mut().remove(&key));
         }
     }
 }
@@ -106,14 +110,14 @@ pub async fn timeout_at<F: Future + Unpin>(deadline: Instant, mut work: F) -> Re
 /// Ticks until nobody waits, and measures how late each tick is.
 async fn tick() {
     let mut due = Vec::new();
-    worker::with(|local| local.lag.reset());
+    worker::with_lag(Lag::reset);
     loop {
         let next = Instant::now() + TICK;
         tokio::time::sleep_until(next).await;
-        let idle = worker::with(|local| {
-            let mut waits = local.timer.waits.borrow_mut();
+        let idle = worker::with(|timer: &Timer| {
+            let mut waits = timer.waits.borrow_mut();
             let now = Instant::now();
-            local.lag.note(now.saturating_duration_since(next));
+            worker::with_lag(|lag| lag.note(now.saturating_duration_since(next)));
             while let Some(first) = waits.first_entry().filter(|first| first.key().0 <= now) {
                 due.push(first.remove());
             }
@@ -133,7 +137,7 @@ mod tests {
     use super::*;
 
     fn waiting() -> usize {
-        worker::with(|local| local.timer.waits.borrow().len())
+        worker::with(|timer: &Timer| timer.waits.borrow().len())
     }
 
     #[tokio::test(start_paused = true)]
@@ -170,7 +174,7 @@ mod tests {
         let on_time = worker::lag();
         assert!(on_time < Duration::from_millis(1), "{on_time:?}");
         for _ in 0..30 {
-            worker::with(|local| local.lag.note(Duration::from_millis(26)));
+            worker::with_lag(|lag| lag.note(Duration::from_millis(26)));
         }
         assert!(worker::lag() > Duration::from_millis(20), "{:?}", worker::lag());
         tokio::time::sleep(2 * TICK).await;

@@ -8,7 +8,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{net::stream::Stream, outcome::Cause, worker};
+use crate::{
+    net::stream::Stream,
+    outcome::Cause,
+    worker::{self, Scratch},
+};
 
 /// The size of the worker's buffer in bytes, and so the largest read.
 const BUFFER: usize = 256 * 1024;
@@ -31,6 +35,10 @@ impl Default for Buffer {
     fn default() -> Self {
         Self(vec![0; BUFFER].into_boxed_slice())
     }
+}
+
+impl worker::State for Scratch<Buffer> {
+    const PLACE: worker::Place = worker::Place::RelayBuffer;
 }
 
 /// What one direction does with the bytes that its side sends.
@@ -152,7 +160,7 @@ impl<S: Side> Direction<S> {
 
     /// Moves the bytes that can be moved now. Ready when this direction has ended.
     pub fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<DirectionEnd> {
-        worker::with(|local| local.relay_buffer.with(|Buffer(buffer)| self.poll_with(buffer, cx, from, to)))
+        worker::with(|scratch: &Scratch<Buffer>| scratch.with(|Buffer(buffer)| self.poll_with(buffer, cx, from, to)))
     }
 
     #[inline]

@@ -17,6 +17,10 @@ const AT_ONCE: usize = 64;
 #[derive(Debug, Default)]
 pub struct LateKeepalive(RefCell<Waiting>);
 
+impl worker::State for LateKeepalive {
+    const PLACE: worker::Place = worker::Place::LateKeepalive;
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     since_last_look: Vec<Arc<SessionHandle>>,
@@ -39,7 +43,7 @@ impl LateKeepalive {
 pub async fn request_keepalive() {
     loop {
         sleep(LOOK_INTERVAL).await;
-        for some in worker::with(|local| local.late_keepalive.look()).chunks(AT_ONCE) {
+        for some in worker::with(LateKeepalive::look).chunks(AT_ONCE) {
             some.iter().for_each(|handle| handle.request_keepalive());
             yield_now().await;
         }

@@ -44,7 +44,7 @@ pub use self::{
     server_side::{InfoPolicy, ServerSide},
 };
 pub use crate::relay::{
-    direction::{Buffer, Side},
+    direction::Side,
     late_keepalive::{LateKeepalive, request_keepalive},
     passthrough::Passthrough,
 };
@@ -113,7 +113,7 @@ impl<C: Side, S: Side> Relay<C, S> {
             if !waker_is_known {
                 handle.set_waker(cx.waker());
                 waker_is_known = true;
-                worker::with(|local| local.late_keepalive.register(Arc::clone(handle)));
+                worker::with(|sessions: &LateKeepalive| sessions.register(Arc::clone(handle)));
             }
             // Not before: keepalive takes five system calls, and many sessions end within their first second.
             if !has_keepalive && handle.keepalive_requested() {

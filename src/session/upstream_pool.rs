@@ -33,8 +33,8 @@ pub struct Pool {
     grown: Arc<Notify>,
 }
 
-fn with_pool<T>(work: impl FnOnce(&Pool) -> T) -> T {
-    worker::with(|local| work(&local.upstream_pool))
+impl worker::State for Pool {
+    const PLACE: worker::Place = worker::Place::UpstreamPool;
 }
 
 /// Keeps a connection until a client takes it, its server ends it, or its time is up. Returns it when it is not worth
@@ -43,7 +43,7 @@ pub(super) fn put(mut server: Box<DialledServer>) -> Option<Box<DialledServer>> 
     if server.slot.is_from_reserve() || server.expires < Instant::now() + 2 * LEAST_TIME_LEFT {
         return Some(server);
     }
-    with_pool(|pool| {
+    worker::with(|pool: &Pool| {
         let mut idle = pool.idle.borrow_mut();
         if idle.len() >= MOST_POOLED {
             return Some(server);
@@ -58,7 +58,7 @@ pub(super) fn put(mut server: Box<DialledServer>) -> Option<Box<DialledServer>> 
 
 /// Takes the connection with the most time left.
 pub(super) fn take() -> Option<Box<DialledServer>> {
-    with_pool(|pool| {
+    worker::with(|pool: &Pool| {
         let mut idle = pool.idle.borrow_mut();
         let now = Instant::now();
         while let Some(at) = idle.iter().rposition(|one| is_usable(one, now)) {
@@ -77,12 +77,12 @@ pub(super) fn take() -> Option<Box<DialledServer>> {
 /// returns.
 pub async fn maintain(shared: Arc<Shared>) {
     let _clear = ClearOnDrop;
-    let grown = with_pool(|pool| Arc::clone(&pool.grown));
+    let grown = worker::with(|pool: &Pool| Arc::clone(&pool.grown));
     loop {
         for over in take_unusable(&shared) {
             tokio::spawn(over.close());
         }
-        let is_empty = with_pool(|pool| pool.idle.borrow().is_empty());
+        let is_empty = worker::with(|pool: &Pool| pool.idle.borrow().is_empty());
         let next_check = Instant::now() + CHECK_INTERVAL;
         tokio::select! {
             () = grown.notified() => {}
@@ -93,7 +93,7 @@ pub async fn maintain(shared: Arc<Shared>) {
 
 /// Takes out what may not wait any longer. Connections that their servers have ended are dropped.
 fn take_unusable(shared: &Shared) -> Vec<DialledServer> {
-    with_pool(|pool| {
+    worker::with(|pool: &Pool| {
         let mut idle = pool.idle.borrow_mut();
         let now = Instant::now();
         idle.retain_mut(|one| !is_lost(one));
@@ -107,7 +107,7 @@ struct ClearOnDrop;
 
 impl Drop for ClearOnDrop {
     fn drop(&mut self) {
-        with_pool(|pool| pool.idle.take());
+        worker::with(|pool: &Pool| pool.idle.take());
     }
 }
 

@@ -50,6 +50,14 @@ pub struct Budget {
     state: Mutex<State>,
 }
 
+/// The budget of this worker, which its handshakes share.
+#[derive(Debug, Default)]
+struct WorkerBudget(Arc<Budget>);
+
+impl worker::State for WorkerBudget {
+    const PLACE: worker::Place = worker::Place::TlsBudget;
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// A step is being computed.
@@ -196,7 +204,7 @@ impl Drop for StepPermit {
 
 /// Waits for the permit of this worker. `None`: it does not come by `by`.
 pub(super) async fn permit(priority: Priority, by: Instant) -> Option<StepPermit> {
-    let budget = worker::with(|local| Arc::clone(&local.tls_budget));
+    let budget = worker::with(|WorkerBudget(budget)| Arc::clone(budget));
     let mut entered = budget.enter(priority, by, HOPELESS);
     if entered.is_none() && priority != Priority::Refused {
         // The queue is too long now. Clients that are sent away leave after random times, so that they come back spread
@@ -217,19 +225,19 @@ pub(super) async fn permit(priority: Priority, by: Instant) -> Option<StepPermit
 /// When a handshake has to begin on this worker to end by `by`. What others took counts up to a third of the time left:
 /// the handshake times of an earlier storm say little about the next.
 pub(super) fn latest_begin(by: Instant) -> Instant {
-    let took = worker::with(|local| local.tls_budget.state().handshake_time.upper_bound());
+    let took = worker::with(|WorkerBudget(budget)| budget.state().handshake_time.upper_bound());
     by - took.min(by.saturating_duration_since(Instant::now()) / 3)
 }
 
 /// Records how long a handshake on this worker took, its first step included.
 pub(super) fn note_handshake(took: Duration) {
-    worker::with(|local| local.tls_budget.state().handshake_time.note(took));
+    worker::with(|WorkerBudget(budget)| budget.state().handshake_time.note(took));
 }
 
 /// How many handshakes wait on this worker.
 #[cfg(test)]
 fn waiting() -> usize {
-    worker::with(|local| local.tls_budget.state().waiting.iter().map(VecDeque::len).sum())
+    worker::with(|WorkerBudget(budget)| budget.state().waiting.iter().map(VecDeque::len).sum())
 }
 
 #[cfg(test)]
@@ -307,7 +315,7 @@ mod tests {
     async fn with_a_hopeless_queue_nobody_waits_to_the_end() {
         let first = permit(Priority::New, later(9)).await.unwrap();
         // Handshakes begin every two and a half seconds.
-        worker::with(|local| local.tls_budget.state().interval.averages = [Duration::from_millis(2500); 2]);
+        worker::with(|WorkerBudget(budget)| budget.state().interval.averages = [Duration::from_millis(2500); 2]);
         let waits = tokio::spawn(permit(Priority::New, later(9)));
         settle().await;
         let began = Instant::now();

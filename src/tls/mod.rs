@@ -31,7 +31,6 @@ use crate::{
 };
 
 pub use self::{
-    budget::Budget,
     connector::{Connector, ServersTls},
     files::{BadFile, Pair},
     handshake::{Failed, accept, hello, speaks_first},

@@ -9,37 +9,48 @@ mod one_task;
 mod scratch;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    any::Any,
+    cell::OnceCell,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
 use fastrand::Rng;
 
-use crate::{
-    net::{linger::Lingering, timer::Timer, websocket::Buffers},
-    relay::{Buffer, LateKeepalive},
-    session::upstream_pool::Pool,
-    tls::Budget,
-};
-
 pub use self::{lag::Lag, one_task::OneTask, scratch::Scratch};
+
+/// What a worker has: each of these is the state of one module, which alone knows its type.
+#[derive(Debug, Clone, Copy)]
+pub enum Place {
+    /// Waits for a deadline (`net::timer`).
+    Timer,
+    /// Sockets of refused clients that have not closed yet (`net::linger`).
+    Lingering,
+    /// `net::websocket`.
+    WebSocketBuffers,
+    /// Sessions that do not have keepalive yet (`relay::late_keepalive`).
+    LateKeepalive,
+    /// `relay::direction`.
+    RelayBuffer,
+    /// Which TLS handshake may compute (`tls::budget`).
+    TlsBudget,
+    /// Dialled connections to servers whose client left (`session::upstream_pool`).
+    UpstreamPool,
+}
+
+/// How many places there are.
+const PLACES: usize = Place::UpstreamPool as usize + 1;
+
+/// The state of one module on one worker. One type for each place.
+pub trait State: Default + 'static {
+    const PLACE: Place;
+}
+
 /// The state of one worker. Everything in it is used by closures that do not wait, so no borrow outlives a poll.
 #[derive(Default)]
-pub struct Local {
-    pub timer: Timer,
-    pub lag: Lag,
-    /// Refused clients whose sockets have not been closed by the client yet.
-    pub lingering: Lingering,
-    /// Sessions that do not have keepalive yet.
-    pub late_keepalive: LateKeepalive,
-    pub relay_buffer: Scratch<Buffer>,
-    pub websocket_buffers: Scratch<Buffers>,
-    pub tls_budget: Arc<Budget>,
-    /// Dialled connections to servers whose client left.
-    pub upstream_pool: Pool,
+struct Local {
+    places: [OnceCell<Box<dyn Any>>; PLACES],
+    lag: Lag,
     number: Number,
     rng: Scratch<Rng>,
 }
@@ -48,15 +59,26 @@ thread_local! {
     static LOCAL: Local = Local::default();
 }
 
-/// Runs `work` with the state of this worker.
+/// Runs `work` with the state that a module has on this worker.
 #[inline]
-pub fn with<T>(work: impl FnOnce(&Local) -> T) -> T {
-    LOCAL.with(work)
+pub fn with<S: State, T>(work: impl FnOnce(&S) -> T) -> T {
+    LOCAL.with(|local| {
+        let state = local.places[S::PLACE as usize].get_or_init(|| Box::new(S::default()));
+        match state.downcast_ref() {
+            Some(state) => work(state),
+            None => unreachable!("{:?} is the place of another type", S::PLACE),
+        }
+    })
+}
+
+/// How late this worker notices what it waits for.
+pub fn with_lag<T>(work: impl FnOnce(&Lag) -> T) -> T {
+    LOCAL.with(|local| work(&local.lag))
 }
 
 /// Runs `work` with the random numbers of this worker.
 pub fn with_rng<T>(work: impl FnOnce(&mut Rng) -> T) -> T {
-    with(|local| local.rng.with(work))
+    LOCAL.with(|local| local.rng.with(work))
 }
 
 /// Makes the random numbers of this thread those of `seed`, for a test that is to repeat itself.
@@ -68,12 +90,12 @@ pub fn seed(seed: u64) {
 
 /// How late this worker notices what it waits for; see [`Lag`].
 pub fn lag() -> Duration {
-    with(|local| local.lag.get())
+    with_lag(Lag::get)
 }
 
 /// Which worker this is: 0, 1, 2 and so on in the order of their first use.
 pub fn number() -> usize {
-    with(|local| local.number.0)
+    LOCAL.with(|local| local.number.0)
 }
 
 struct Number(usize);

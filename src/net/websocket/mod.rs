@@ -11,7 +11,7 @@ use crate::{
     protocol::websocket::upgrade::{LONGEST_REQUEST, Rejection, Rules, Upgrade},
 };
 
-pub use self::stream::{Buffers, WebSocket};
+pub use self::stream::WebSocket;
 
 /// Why a request opened no WebSocket.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::{
     net::stream::Stream,
     protocol::websocket::{DeflatePool, Negotiated, closing::Closing, decode::Decoder, encode},
-    worker,
+    worker::{self, Scratch},
 };
 
 /// The most bytes of frames that are read at a time.
@@ -37,6 +37,10 @@ struct Inner {
     /// Frames that are about to be written.
     frames: Vec<u8>,
     deflate: DeflatePool,
+}
+
+impl worker::State for Scratch<Buffers> {
+    const PLACE: worker::Place = worker::Place::WebSocketBuffers;
 }
 
 impl Default for Buffers {
@@ -177,8 +181,8 @@ impl AsyncRead for WebSocket {
                 return Poll::Ready(Ok(()));
             }
             let out = buf.initialize_unfilled();
-            let given = worker::with(|local| {
-                local.websocket_buffers.with(|Buffers(buffers)| this.poll_decode(cx, buffers, out))
+            let given = worker::with(|scratch: &Scratch<Buffers>| {
+                scratch.with(|Buffers(buffers)| this.poll_decode(cx, buffers, out))
             });
             let Some(given) = ready!(given)? else { return Poll::Ready(Ok(())) };
             buf.advance(given);
@@ -207,7 +211,9 @@ impl AsyncWrite for WebSocket {
         }
         let bytes = &bytes[..bytes.len().min(MOST_WRITTEN)];
         this.closing = Closing::after(bytes).unwrap_or(this.closing);
-        worker::with(|local| local.websocket_buffers.with(|Buffers(buffers)| this.write_frames(cx, buffers, bytes)))?;
+        worker::with(|scratch: &Scratch<Buffers>| {
+            scratch.with(|Buffers(buffers)| this.write_frames(cx, buffers, bytes))
+        })?;
         Poll::Ready(Ok(bytes.len()))
     }
 
