@@ -11,7 +11,6 @@ use std::{
     pin::Pin,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -19,7 +18,7 @@ use tokio::time::Instant;
 use crate::worker::{self, Lag, OneTask};
 
 /// Nobody is woken before its time, nor much later than this after it.
-pub const TICK: Duration = Duration::from_millis(10);
+pub use crate::worker::TICK;
 
 /// The time as decisions take it. It follows tokio's clock, which a test may pause.
 pub fn now() -> std::time::Instant {

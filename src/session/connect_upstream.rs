@@ -19,10 +19,10 @@ use crate::{
     protocol::{PING, client_preface::PrefaceError, connect::Connect, refusal},
     relay::InfoPolicy,
     session::{
-        Shared,
         context::{Context, End},
         preface::{self, Downstream, Unfinished},
         refuse::{close_unfinished, refuse_now},
+        shared::Shared,
         wait::Admitted,
     },
     upstream::{Server, Slot, concurrency::baseline::MeasuredFrom},

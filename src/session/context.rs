@@ -12,7 +12,7 @@ use crate::{
     identity::ClientKey,
     outcome::{Cause, Close, Party, Phase, Refusal},
     protocol::proxy_header,
-    session::{Listener, Shared},
+    session::{listener::Listener, shared::Shared},
     telemetry::{counters::Totals, storms::Fate},
     upstream::Server,
 };

@@ -10,7 +10,7 @@ use crate::{
     advertised_info::ListenerInfo,
     outcome::Refusal,
     protocol::websocket::upgrade::Rules,
-    session::{PassthroughListener, Shared, context::End},
+    session::{context::End, passthrough::login::PassthroughListener, shared::Shared},
     tls::Terminator,
 };
 

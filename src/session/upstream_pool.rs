@@ -12,7 +12,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     dial::DialError,
     net::timer::{now, sleep_until},
-    session::{Shared, dial_first::DialledServer},
+    session::{dial_first::DialledServer, shared::Shared},
     upstream::placement::Tier,
     worker,
 };

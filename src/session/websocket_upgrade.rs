@@ -19,8 +19,8 @@ use crate::{
         },
     },
     session::{
-        WebSocketListener,
         context::{Context, End},
+        listener::WebSocketListener,
     },
 };
 

@@ -12,12 +12,12 @@ use crate::{
     protocol::{OK, PONG, client_preface::Preface, connect::Connect},
     relay::{ClientSide, InfoPolicy, Relay, ServerSide},
     session::{
-        Shared,
         connect_upstream::Connected,
         context::{Context, End},
         established::Established,
         preface::Downstream,
         refuse::refuse_now,
+        shared::Shared,
     },
     telemetry::storms::Fate,
 };

@@ -2,7 +2,8 @@
 
 use std::{cell::Cell, time::Duration};
 
-use crate::net::timer::TICK;
+/// How often the timer of a worker ticks while anybody waits.
+pub const TICK: Duration = Duration::from_millis(10);
 
 /// The lag of a worker whose timer has just begun to tick: one tick. A storm begins on an idle worker, and its first
 /// handshakes are measured before a tick has been.

@@ -17,7 +17,11 @@ use std::{
 
 use fastrand::Rng;
 
-pub use self::{lag::Lag, one_task::OneTask, scratch::Scratch};
+pub use self::{
+    lag::{Lag, TICK},
+    one_task::OneTask,
+    scratch::Scratch,
+};
 
 /// What a worker has: each of these is the state of one module, which alone knows its type.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 //! weir sees where the client comes from, and who speaks when. Who it is and what it asks for is between it and its
 //! server: there is no connect check here, and the client counts for no account.
 
-mod login;
+pub(super) mod login;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
@@ -22,14 +22,15 @@ use crate::{
     protocol::{client_hello::FirstBytes, info::Info, refusal},
     relay::{Ended, Passthrough, Relay},
     session::{
-        Listener, Shared,
         arrive::{Accepted, arrive},
         connect_upstream::{Open, open_any},
         context::{Context, End},
         dial_first::turn_by_source,
         established::Established,
+        listener::Listener,
         preface::{self, Unfinished},
         refuse::{Refusable, close_unfinished, refuse},
+        shared::Shared,
         welcome::AccountPlace,
     },
     telemetry::counters::Totals,

@@ -30,8 +30,9 @@ use crate::{
     identity::{ClientKey, Directory, Keys, UNKNOWN_ACCOUNT},
     net::timer::{self, TICK},
     session::{
-        Listener, Shared,
         context::Context,
+        listener::Listener,
+        shared::Shared,
         wait::{Waited, wait},
     },
     storm::{
