@@ -76,7 +76,7 @@ pub(super) struct PlanArgs {
     /// weir's `burst` [default: a tenth of the rate, at least 10].
     #[arg(long, value_name = "N")]
     burst: Option<NonZeroU32>,
-    /// Configuration from which to take [admission], accounts and reserve [default: weir's defaults].
+    /// Configuration from which to take `[admission]`, accounts and reserve [default: weir's defaults].
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Mean round trip time between a client and the servers.

@@ -39,6 +39,7 @@ use crate::{
     admission,
     cluster::system_account::Login,
     config::{
+        error::Problem,
         node::Source,
         section::{Section, Sink},
         system::SystemKeys,
@@ -51,7 +52,6 @@ use crate::{
 pub use args::ServerArg;
 pub use effective::Effective;
 pub use error::Errors;
-use error::Problem;
 pub use websocket::WebsocketConfig;
 
 /// One bound address.

@@ -131,7 +131,7 @@ async fn tick() {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::pending, pin::pin};
+    use std::{future::pending, pin::pin, time::Duration};
 
     use super::*;
 

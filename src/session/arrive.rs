@@ -44,7 +44,7 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arriv
         return Ok(Arrived { stream: tcp.into(), upgrade: None });
     }
     // What is read before the accept check takes a descriptor like any client, so it counts like one meanwhile.
-    let _permit = cx.listener.count_before_check(&cx.shared)?;
+    let _permit = cx.listener.count_before_check(&cx.shared).ok_or(End::Refused(Refusal::ListenerFull))?;
     if is_proxied {
         match proxy_header::read(&mut tcp, cx.connect_by()).await {
             Ok(client) => cx.peer = client.unwrap_or(cx.peer),

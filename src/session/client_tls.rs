@@ -10,7 +10,7 @@ use crate::{
     outcome::{Phase, Refusal},
     session::{
         context::{Context, End},
-        preface::Unfinished,
+        downstream::Unfinished,
         refuse::close_unfinished,
     },
     tls::{self, Failed, HandshakeFirst, Terminator},

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
-    admission::{Failover, Pass},
+    admission::Pass,
     advertised_info::PrefaceShape,
-    dial::{self, DialError, LoggedIn, LoginReply, ServerConnection, ServerTls},
+    dial::{DialError, LoggedIn, LoginReply, ServerConnection},
     dispatch,
     identity::CredentialKey,
     net::{linger, timer::now},
@@ -20,13 +20,14 @@ use crate::{
     relay::InfoPolicy,
     session::{
         context::{Context, End},
-        preface::{self, Downstream, Unfinished},
+        downstream::{self, Downstream, Unfinished},
+        failover::{open, place_instead},
         refuse::{close_unfinished, refuse_now},
         shared::Shared,
         wait::Admitted,
     },
-    upstream::{Server, Slot, concurrency::baseline::MeasuredFrom},
-    worker::{self, with_rng},
+    upstream::concurrency::baseline::MeasuredFrom,
+    worker,
 };
 
 /// A client that a server has let in.
@@ -58,7 +59,7 @@ impl Admitted {
         let connecting = connect_with_failover(&cx.shared, pass, dialled, connect, &proxy_header, answer_by);
         let answered = tokio::select! {
             answered = connecting => answered,
-            left = preface::watch(stream, preface) => {
+            left = downstream::watch(stream, preface) => {
                 return Err(close_unfinished(downstream.stream, left, Phase::Dial).await);
             }
         };
@@ -192,115 +193,6 @@ fn may_speak_first(shared: &Shared, header: &[u8]) -> bool {
         && shared.servers_tls.is_none()
         && shared.proxy_key.is_none()
         && header.is_empty()
-}
-
-/// Opens a connection to the server of `slot`, or to another one. Returns it with its slot, and when its dial began.
-pub(super) async fn open_any<O: Open>(
-    shared: &Shared,
-    mut slot: Slot,
-    far: &O,
-    deadline: Instant,
-) -> Result<(O::Opened, Slot, Instant), Refusal> {
-    let mut tried = Vec::new();
-    loop {
-        let began = Instant::now();
-        match open_as(&mut slot, deadline, far).await {
-            Ok(opened) => return Ok((opened, slot, began)),
-            Err(err) => slot = place_instead(shared, slot, &err, &mut tried, deadline).await?,
-        }
-    }
-}
-
-/// Finds a server in the place of one whose dial went wrong.
-async fn place_instead(
-    shared: &Shared,
-    failed: Slot,
-    err: &DialError,
-    tried: &mut Vec<usize>,
-    deadline: Instant,
-) -> Result<Slot, Refusal> {
-    debug!(server = failed.server().name(), %err, "dial failed");
-    tried.push(failed.server().index());
-    // The failed server's slot goes back before the next one's is taken.
-    drop(failed);
-    place_again(shared, tried, deadline).await
-}
-
-/// Finds a server other than those that were `tried`.
-async fn place_again(shared: &Shared, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
-    loop {
-        match with_rng(|rng| shared.admission.place_again(tried, deadline.into_std(), now(), rng)) {
-            Failover::Placed(server) => return Ok(server),
-            Failover::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
-            Failover::Refuse(reason) => return Err(reason),
-        }
-    }
-}
-
-/// How far a connection to a server is opened.
-pub(super) trait Open {
-    /// What there is then.
-    type Opened;
-
-    /// Opens one to `server`, which has to be done `by` then.
-    async fn open(&self, server: &Server, by: Instant) -> Result<Self::Opened, DialError>;
-}
-
-/// As far as the server's INFO, with weir's own TLS where there is any.
-pub(super) struct UntilInfo<'a> {
-    tls: ServerTls<'a>,
-    words: &'a [u8],
-}
-
-impl<'a> UntilInfo<'a> {
-    /// `words` go first, where there are any.
-    pub(super) fn new(shared: &'a Shared, words: &'a [u8]) -> Self {
-        Self { tls: shared.servers_tls.as_deref().into(), words }
-    }
-}
-
-impl Open for UntilInfo<'_> {
-    type Opened = ServerConnection;
-
-    async fn open(&self, server: &Server, by: Instant) -> Result<ServerConnection, DialError> {
-        dial::dial(server, self.tls, self.words, by).await
-    }
-}
-
-/// Connects to the server of a slot, sends `words` and reads its INFO; what that says of the server is noted.
-pub(super) async fn open(
-    shared: &Shared,
-    slot: &mut Slot,
-    words: &[u8],
-    deadline: Instant,
-) -> Result<ServerConnection, DialError> {
-    let dialled = open_as(slot, deadline, &UntilInfo::new(shared, words)).await?;
-    shared.advertised_info.learn(slot.server().index(), dialled.info());
-    Ok(dialled)
-}
-
-/// Opens a connection to the server of a slot, and notes what that says of the server.
-async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result<O::Opened, DialError> {
-    let began = Instant::now();
-    let server = Arc::clone(slot.server());
-    // A server that does not answer in half of what is left leaves the other half for another one.
-    match far.open(&server, began + deadline.saturating_duration_since(began) / 2).await {
-        Ok(opened) => {
-            server.answered();
-            slot.opened();
-            Ok(opened)
-        }
-        Err(DialError::Full) => {
-            server.said_full(now());
-            Err(DialError::Full)
-        }
-        Err(err) => {
-            if let Some(pause) = with_rng(|rng| server.failed(now(), rng)) {
-                tracing::warn!(server = server.name(), %err, ?pause, "server ejected");
-            }
-            Err(err)
-        }
-    }
 }
 
 /// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.

@@ -17,18 +17,16 @@ use crate::{
     dispatch::TurnSender,
     identity::Credential,
     net::{
-        linger,
         stream::Stream,
         timer::{now, sleep_until},
     },
     outcome::Refusal,
-    protocol::info::Info,
     session::{
-        connect_upstream::{UntilInfo, open_any},
+        await_turn::{Waited, await_turn},
         context::{Context, End},
-        preface::{self, Downstream, Unfinished},
-        upstream_pool,
-        wait::{Waited, wait},
+        downstream::{self, Downstream, Unfinished},
+        failover::{UntilInfo, open_any},
+        upstream_pool::{self, DialledServer},
     },
     upstream::Slot,
     worker::with_rng,
@@ -54,26 +52,6 @@ pub(super) enum DialFirst {
     NoServer(Refusal),
     /// A server of its own.
     Dialled(Box<DialledServer>),
-}
-
-/// A connection to a server that waits for a CONNECT.
-pub(super) struct DialledServer {
-    pub dialled: ServerConnection,
-    pub slot: Slot,
-    /// CONNECT must have come by then.
-    pub expires: Instant,
-}
-
-impl DialledServer {
-    fn info(&self) -> &Info {
-        self.dialled.info()
-    }
-
-    /// Closes the connection. The slot is given back once the server has seen the end.
-    pub async fn close(self) {
-        linger::close_with(self.dialled.into_stream(), b"").await;
-        drop(self.slot);
-    }
 }
 
 /// What the connect check of a client begins with.
@@ -115,14 +93,14 @@ impl DialFirst {
         {
             return Ok(Self::Dialled(pooled));
         }
-        let slot = match turn_by_source(cx, preface::left_before_info(stream)).await? {
+        let slot = match turn_by_source(cx, downstream::left_before_info(stream)).await? {
             Ok(pass) => pass.server,
             Err(reason) => return Ok(Self::NoServer(reason)),
         };
         let mut opening = pin!(open(cx, slot, proxy_header));
         tokio::select! {
             opened = &mut opening => return Ok(opened.map_or_else(Self::NoServer, |o| Self::Dialled(Box::new(o)))),
-            () = preface::left_before_info(stream) => {}
+            () = downstream::left_before_info(stream) => {}
         }
         // The server may count the connection by now: the slot stays taken until the server has seen the end.
         if let Ok(opened) = opening.await {
@@ -220,7 +198,7 @@ impl DialFirst {
         let Downstream { stream, preface, .. } = downstream;
         let has_begun = tokio::select! {
             has_begun = begin_handshake(&mut account, until) => has_begun,
-            left = preface::watch(stream, preface) => {
+            left = downstream::watch(stream, preface) => {
                 server.close().await;
                 return Begin::Left(left);
             }
@@ -248,7 +226,7 @@ pub(super) async fn turn_by_source(
     let waiter = || TurnSender(turn);
     let begun =
         with_rng(|rng| Wait::before_connect(&shared.admission, cx.source(), client, hold_until, now(), rng, waiter));
-    match wait(cx, begun, turn_comes, left).await {
+    match await_turn(cx, begun, turn_comes, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),
         Waited::Left(()) => Err(End::Probe),
         Waited::Refused(reason) => Ok(Err(reason)),

@@ -8,8 +8,8 @@ use crate::{
     outcome::Phase,
     relay::{ClientSide, Ended, Relay, ServerSide, Side, registry::Registration},
     session::{
+        account::AccountPlace,
         context::{Context, End},
-        welcome::AccountPlace,
     },
     telemetry::counters::Totals,
     upstream::Slot,

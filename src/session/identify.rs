@@ -11,7 +11,8 @@ use crate::{
     session::{
         context::{Context, End},
         dial_first::DialFirst,
-        preface::{Downstream, Greeted},
+        downstream::Downstream,
+        preface::Greeted,
         refuse::{Refusable, refuse},
     },
     tls,

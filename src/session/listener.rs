@@ -1,17 +1,21 @@
 //! Per-listener state that its sessions share: the INFO they show, the connection limit, timeouts, TLS and WebSocket
 //! rules.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
 use crate::{
     admission::{Limit, Permit},
     advertised_info::ListenerInfo,
-    outcome::Refusal,
     protocol::websocket::upgrade::Rules,
-    session::{context::End, passthrough::login::PassthroughListener, shared::Shared},
-    tls::Terminator,
+    session::shared::Shared,
+    tls::{HandshakeFirst, Terminator},
+    upstream::concurrency::baseline::BaselineLatency,
 };
 
 /// What the sessions of one listener share.
@@ -40,11 +44,8 @@ impl Listener {
     }
 
     /// Counts a connection of which something is read before the accept check.
-    pub(super) fn count_before_check(&self, shared: &Shared) -> Result<Permit, End> {
-        self.max_clients
-            .try_acquire()
-            .or_else(|| shared.refusing.try_acquire())
-            .ok_or(End::Refused(Refusal::ListenerFull))
+    pub(super) fn count_before_check(&self, shared: &Shared) -> Option<Permit> {
+        self.max_clients.try_acquire().or_else(|| shared.refusing.try_acquire())
     }
 }
 
@@ -55,4 +56,20 @@ pub struct WebSocketListener {
     pub rules: Rules,
     /// HTTP proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+/// How a listener passes TLS through.
+#[derive(Debug)]
+pub struct PassthroughListener {
+    /// When the servers expect TLS to begin.
+    pub handshake_first: HandshakeFirst,
+    /// What a login takes on a server that has no other.
+    pub(super) baseline: Mutex<BaselineLatency>,
+}
+
+impl PassthroughListener {
+    /// For servers that expect TLS then.
+    pub fn new(handshake_first: HandshakeFirst) -> Self {
+        Self { handshake_first, baseline: Mutex::default() }
+    }
 }

@@ -10,12 +10,16 @@
 //! the very server that it gets. A client that gets a no goes to `refuse.rs`, from whichever stage. `passthrough/` is
 //! the path of a client whose TLS ends at its server: weir cannot read its preface.
 
+mod account;
 mod arrive;
+mod await_turn;
 mod client_tls;
 mod connect_upstream;
 mod context;
 mod dial_first;
+mod downstream;
 mod established;
+mod failover;
 mod identify;
 mod listener;
 mod passthrough;
@@ -44,8 +48,8 @@ use crate::{
 };
 
 pub use self::{
-    listener::{Listener, WebSocketListener},
-    passthrough::{PassthroughListener, serve_passthrough},
+    listener::{Listener, PassthroughListener, WebSocketListener},
+    passthrough::serve_passthrough,
     shared::Shared,
 };
 

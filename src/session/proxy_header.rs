@@ -10,7 +10,7 @@ use crate::{
         client_preface::PrefaceError,
         proxy_header::{self, LONGEST},
     },
-    session::preface::Unfinished,
+    session::downstream::Unfinished,
 };
 
 /// Reads a header, and nothing behind it. Returns where the connection really comes from; `None` when it is the

@@ -15,8 +15,8 @@ use crate::{
     },
     session::{
         context::{Context, End},
-        passthrough::PassthroughClient,
-        preface::{self, Unfinished},
+        downstream::{self, Unfinished},
+        passthrough::client::PassthroughClient,
         websocket_upgrade,
     },
 };
@@ -75,7 +75,7 @@ pub(super) async fn refuse_now(cx: &mut Context, stream: Stream, preface: Prefac
 impl Refusable {
     async fn early(&mut self) -> Early {
         match self {
-            Self::Nats(stream, preface) => Early::Ends(preface::watch(stream, preface).await),
+            Self::Nats(stream, preface) => Early::Ends(downstream::watch(stream, preface).await),
             Self::Http(stream) => match websocket_upgrade::speaks(stream).await {
                 true => Early::Speaks,
                 false => Early::Left(End::left(Phase::Preface)),

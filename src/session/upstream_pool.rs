@@ -10,10 +10,14 @@ use futures_util::FutureExt;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    dial::DialError,
-    net::timer::{now, sleep_until},
-    session::{dial_first::DialledServer, shared::Shared},
-    upstream::placement::Tier,
+    dial::{DialError, ServerConnection},
+    net::{
+        linger,
+        timer::{now, sleep_until},
+    },
+    protocol::info::Info,
+    session::shared::Shared,
+    upstream::{Slot, placement::Tier},
     worker,
 };
 
@@ -23,6 +27,26 @@ const LEAST_TIME_LEFT: Duration = Duration::from_millis(500);
 const MOST_POOLED: usize = 16;
 /// How soon a drain, a lame duck or a full server is noticed while nobody asks for a connection.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A connection to a server that waits for a CONNECT.
+pub(super) struct DialledServer {
+    pub dialled: ServerConnection,
+    pub slot: Slot,
+    /// CONNECT must have come by then.
+    pub expires: Instant,
+}
+
+impl DialledServer {
+    pub fn info(&self) -> &Info {
+        self.dialled.info()
+    }
+
+    /// Closes the connection. The slot is given back once the server has seen the end.
+    pub async fn close(self) {
+        linger::close_with(self.dialled.into_stream(), b"").await;
+        drop(self.slot);
+    }
+}
 
 /// The pool of one worker.
 #[derive(Default)]

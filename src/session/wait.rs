@@ -1,21 +1,20 @@
 //! The connect check: a client is held until its turn has come, or refused at its moment.
 
-use std::pin::pin;
-
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    admission::{Client, Pass, Step, Wait},
+    admission::{Client, Pass, Wait},
     dial::ServerConnection,
-    dispatch::{SessionWait, TurnSender},
+    dispatch::TurnSender,
     identity::CredentialKey,
-    net::timer::{now, sleep_until},
+    net::timer::now,
     outcome::{Phase, Refusal},
     session::{
+        await_turn::{Waited, await_turn},
         context::{Context, End},
         dial_first::{Begin, DialFirst},
+        downstream::{self, Downstream},
         identify::Identified,
-        preface::{self, Downstream},
         refuse::{Refusable, close_unfinished, refuse, refuse_now},
     },
     worker::with_rng,
@@ -31,13 +30,6 @@ pub(super) struct Admitted {
     pub credential: CredentialKey,
     /// The server must have answered by then.
     pub answer_by: Instant,
-}
-
-/// How a wait ends.
-pub(super) enum Waited<L> {
-    Turn(Pass),
-    Left(L),
-    Refused(Refusal),
 }
 
 impl Identified {
@@ -72,7 +64,7 @@ impl Identified {
                 let begun =
                     with_rng(|rng| Wait::at_connect(&cx.shared.admission, client, now(), rng, || TurnSender(turn)));
                 let Downstream { stream, preface, .. } = &mut downstream;
-                match wait(cx, begun, turn_comes, preface::watch(stream, preface)).await {
+                match await_turn(cx, begun, turn_comes, downstream::watch(stream, preface)).await {
                     Waited::Turn(pass) => (pass, None),
                     Waited::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await),
                     Waited::Refused(reason) => {
@@ -92,53 +84,4 @@ async fn refuse_at_its_moment(cx: &mut Context, downstream: Downstream, client: 
     let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
     let refused = with_rng(|rng| Wait::refused(&cx.shared.admission, reason, client, now(), rng));
     refuse(cx, Refusable::Nats(stream, preface), reason, refused).await
-}
-
-/// Follows the steps of a wait to its end, or until `left` says that the client is not there any more.
-pub(super) async fn wait<L>(
-    cx: &mut Context,
-    (mut wait, mut step): (SessionWait, Step),
-    mut turn_comes: oneshot::Receiver<Pass>,
-    left: impl Future<Output = L>,
-) -> Waited<L> {
-    let shared = &cx.shared;
-    let mut held_since = None;
-    let mut left = pin!(left);
-    let waited = loop {
-        if wait.is_queued() && held_since.is_none() {
-            held_since = Some(Instant::now());
-            if !std::mem::replace(&mut cx.log.waited, true) {
-                shared.counters.held.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            }
-            shared.arrived.notify_one();
-        }
-        let until = match step {
-            Step::Dial(pass) => break Waited::Turn(pass),
-            Step::Refuse(reason) => break Waited::Refused(reason),
-            Step::Gone => break of_turn(cx, wait, turn_comes.await),
-            Step::Wait(until) => Instant::from_std(until),
-        };
-        tokio::select! {
-            biased;
-            turn = &mut turn_comes, if wait.is_queued() => break of_turn(cx, wait, turn),
-            left = &mut left => {
-                wait.leave(&shared.admission, now());
-                break Waited::Left(left);
-            }
-            () = sleep_until(until) => {}
-        }
-        step = with_rng(|rng| wait.go_on(&shared.admission, now(), rng));
-    };
-    if let Some(since) = held_since {
-        cx.shared.counters.hold_seconds.observe(since.elapsed().as_secs_f64());
-    }
-    waited
-}
-
-/// The turn itself, or why there is none any more.
-fn of_turn<L>(cx: &Context, wait: SessionWait, turn: Result<Pass, oneshot::error::RecvError>) -> Waited<L> {
-    match turn {
-        Ok(pass) => Waited::Turn(pass),
-        Err(_) => Waited::Refused(wait.dropped(&cx.shared.admission, now())),
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     pin::pin,
-    sync::{Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -11,29 +11,14 @@ use tokio::time::Instant;
 use crate::{
     dispatch,
     net::timer::timeout_at,
-    relay::Ended,
-    session::{context::Context, passthrough::Unread},
+    relay::{Ended, Passthrough},
+    session::{context::Context, established::Established},
     telemetry::{counters::Totals, storms::Fate},
-    tls::HandshakeFirst,
-    upstream::concurrency::baseline::BaselineLatency,
     worker,
 };
 
-/// How a listener passes TLS through.
-#[derive(Debug)]
-pub struct PassthroughListener {
-    /// When the servers expect TLS to begin.
-    pub handshake_first: HandshakeFirst,
-    /// What a login takes on a server that has no other.
-    baseline: Mutex<BaselineLatency>,
-}
-
-impl PassthroughListener {
-    /// For servers that expect TLS then.
-    pub fn new(handshake_first: HandshakeFirst) -> Self {
-        Self { handshake_first, baseline: Mutex::default() }
-    }
-}
+/// A session of which weir reads nothing.
+pub(super) type Unread = Established<Passthrough, Passthrough>;
 
 /// With its second answer a server has computed what TLS asks of it, in every version. What may be left is the answer
 /// to CONNECT.

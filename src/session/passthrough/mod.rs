@@ -3,6 +3,7 @@
 //! weir sees where the client comes from, and who speaks when. Who it is and what it asks for is between it and its
 //! server: there is no connect check here, and the client counts for no account.
 
+pub(super) mod client;
 pub(super) mod login;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
@@ -12,41 +13,32 @@ use tokio::net::TcpStream;
 use crate::{
     admission::{Pass, Wait},
     dial::{self, DialError, ServerTls},
-    identity::Credential,
     net::{
         linger,
         stream::Stream,
         timer::{now, timeout_at},
     },
     outcome::{Party, Phase, Refusal},
-    protocol::{client_hello::FirstBytes, info::Info, refusal},
+    protocol::{client_hello::FirstBytes, info::Info},
     relay::{Ended, Passthrough, Relay},
     session::{
+        account::AccountPlace,
         arrive::{Accepted, arrive},
-        connect_upstream::{Open, open_any},
         context::{Context, End},
         dial_first::turn_by_source,
+        downstream::{self, Unfinished},
         established::Established,
+        failover::{Open, open_any},
         listener::Listener,
-        preface::{self, Unfinished},
+        passthrough::{client::PassthroughClient, login::Unread},
         refuse::{Refusable, close_unfinished, refuse},
         shared::Shared,
-        welcome::AccountPlace,
     },
     telemetry::counters::Totals,
     tls::{self, HandshakeFirst},
     upstream::Server,
     worker::with_rng,
 };
-
-pub use self::login::PassthroughListener;
-
-/// What a client that waits for a ServerHello can be told (RFC 8446, 6.2): fatal, internal_error. Every client
-/// library takes it for a failed attempt like any other.
-const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 80];
-
-/// A session of which weir reads nothing.
-type Unread = Established<Passthrough, Passthrough>;
 
 /// Serves one client whose TLS ends at its server, from accept to close.
 pub async fn serve_passthrough(shared: Arc<Shared>, listener: Arc<Listener>, client: TcpStream, peer: SocketAddr) {
@@ -85,7 +77,7 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
     if let Some(info) = info {
         let mut line = Vec::with_capacity(512);
         cx.listener.info.write_dialled_info(&info, cx.source(), &mut line);
-        if let Err(unfinished) = preface::send_info(&mut stream, &line, cx.connect_by()).await {
+        if let Err(unfinished) = downstream::send_info(&mut stream, &line, cx.connect_by()).await {
             linger::close_with(to_server, b"").await;
             return Err(close_unfinished(stream, unfinished, Phase::Preface).await);
         }
@@ -139,13 +131,6 @@ impl Open for UntilTls<'_> {
     }
 }
 
-/// A client before its relay.
-pub(super) struct PassthroughClient {
-    stream: Stream,
-    /// It has begun TLS: its ClientHello is there to be read.
-    tls_first: bool,
-}
-
 impl PassthroughClient {
     /// Finds out whether the client begins TLS before INFO. A client that opens and says nothing costs no server
     /// anything.
@@ -166,19 +151,6 @@ impl PassthroughClient {
             return Err(close_unfinished(None, unfinished, Phase::Preface).await);
         }
         Ok(Self { stream, tls_first })
-    }
-
-    /// Returns when the client leaves.
-    pub async fn left(&self) {
-        match self.tls_first {
-            true => preface::left_unread(self.stream.tcp()).await,
-            false => preface::left_before_info(&self.stream).await,
-        }
-    }
-
-    /// The end of a client that has left.
-    pub fn end_of_left(&self, phase: Phase) -> End {
-        if self.tls_first { End::left(phase) } else { End::Probe }
     }
 
     /// Waits for a turn and dials. The outer error is the end of a client that has left meanwhile.
@@ -211,28 +183,5 @@ impl PassthroughClient {
             cx.shared.advertised_info.learn(server.server().index(), info);
         }
         Ok(Ok(Opened { stream, info, pass: Pass { server, account } }))
-    }
-
-    /// Refuses the client. Words are of no use to a client that expects TLS, and INFO without TLS would have some
-    /// send their credentials in the clear: so weir's INFO asks for TLS as the servers' does, and TLS fails.
-    pub async fn tell(mut self, cx: &mut Context, reason: Refusal) -> End {
-        let nobody = cx.shared.keys.credential(Credential::Nothing);
-        cx.log.client = Some(cx.shared.keys.client(cx.source(), nobody, None));
-        let mut last = ALERT;
-        if !self.tls_first {
-            let mut info = Vec::with_capacity(512);
-            cx.listener.info.write_own_info(cx.id, cx.source(), &mut info);
-            if preface::send_info(&mut self.stream, &info, cx.connect_by()).await.is_err() {
-                return self.end_of_left(Phase::Hold);
-            }
-            last = match timeout_at(cx.connect_by(), pin!(tls::hello(self.stream.tcp()))).await {
-                Ok(Some(FirstBytes::ClientHello { .. })) => ALERT,
-                // It goes on without TLS, so it can read.
-                Ok(Some(_)) => refusal::line(reason),
-                _ => b"",
-            };
-        }
-        linger::close_with(self.stream, last).await;
-        End::Refused(reason)
     }
 }

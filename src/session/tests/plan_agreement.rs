@@ -30,10 +30,10 @@ use crate::{
     identity::{ClientKey, Directory, Keys, UNKNOWN_ACCOUNT},
     net::timer::{self, TICK},
     session::{
+        await_turn::{Waited, await_turn},
         context::Context,
         listener::Listener,
         shared::Shared,
-        wait::{Waited, wait},
     },
     storm::{
         client_mix::ClientMix,
@@ -168,7 +168,7 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
         let (turn, turn_comes) = oneshot::channel();
         let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || TurnSender(turn));
         let mut cx = Context::new(Arc::clone(shared), Arc::clone(listener), NOWHERE);
-        if let Waited::Turn(mut pass) = wait(&mut cx, begun, turn_comes, pending::<()>()).await {
+        if let Waited::Turn(mut pass) = await_turn(&mut cx, begun, turn_comes, pending::<()>()).await {
             let (began, server) = (Instant::now(), Arc::clone(pass.server.server()));
             server.answered();
             pass.server.opened();

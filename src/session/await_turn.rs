@@ -1,0 +1,70 @@
+//! Follows the steps of a wait with a clock: what `weir plan` does in virtual time.
+
+use std::{pin::pin, sync::atomic::Ordering::Relaxed};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    admission::{Pass, Step},
+    dispatch::SessionWait,
+    net::timer::{now, sleep_until},
+    outcome::Refusal,
+    session::context::Context,
+    worker::with_rng,
+};
+
+/// How a wait ends.
+pub(super) enum Waited<L> {
+    Turn(Pass),
+    Left(L),
+    Refused(Refusal),
+}
+
+/// Follows the steps of a wait to its end, or until `left` says that the client is not there any more.
+pub(super) async fn await_turn<L>(
+    cx: &mut Context,
+    (mut wait, mut step): (SessionWait, Step),
+    mut turn_comes: oneshot::Receiver<Pass>,
+    left: impl Future<Output = L>,
+) -> Waited<L> {
+    let shared = &cx.shared;
+    let mut held_since = None;
+    let mut left = pin!(left);
+    let waited = loop {
+        if wait.is_queued() && held_since.is_none() {
+            held_since = Some(Instant::now());
+            if !std::mem::replace(&mut cx.log.waited, true) {
+                shared.counters.held.fetch_add(1, Relaxed);
+            }
+            shared.arrived.notify_one();
+        }
+        let until = match step {
+            Step::Dial(pass) => break Waited::Turn(pass),
+            Step::Refuse(reason) => break Waited::Refused(reason),
+            Step::Gone => break of_turn(cx, wait, turn_comes.await),
+            Step::Wait(until) => Instant::from_std(until),
+        };
+        tokio::select! {
+            biased;
+            turn = &mut turn_comes, if wait.is_queued() => break of_turn(cx, wait, turn),
+            left = &mut left => {
+                wait.leave(&shared.admission, now());
+                break Waited::Left(left);
+            }
+            () = sleep_until(until) => {}
+        }
+        step = with_rng(|rng| wait.go_on(&shared.admission, now(), rng));
+    };
+    if let Some(since) = held_since {
+        cx.shared.counters.hold_seconds.observe(since.elapsed().as_secs_f64());
+    }
+    waited
+}
+
+/// The turn itself, or why there is none any more.
+fn of_turn<L>(cx: &Context, wait: SessionWait, turn: Result<Pass, oneshot::error::RecvError>) -> Waited<L> {
+    match turn {
+        Ok(pass) => Waited::Turn(pass),
+        Err(_) => Waited::Refused(wait.dropped(&cx.shared.admission, now())),
+    }
+}
