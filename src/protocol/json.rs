@@ -109,7 +109,8 @@ impl<'a> Reader<'a> {
     }
 
     /// The next member of the object that [`Self::enter_object`] opened; `None` after its `}`.
-    #[inline]
+    // Always: CONNECT and INFO loop over it, and out of line it costs each CONNECT 500 instructions of 8,500.
+    #[inline(always)]
     pub(crate) fn member(&mut self) -> Result<Option<Member<'a>>, Syntax> {
         self.blanks();
         match (self.peek(), std::mem::take(&mut self.first)) {
