@@ -8,7 +8,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Admission, Pass, Wait, Waiter};
+use crate::{
+    admission::{Admission, Pass, Wait, Waiter},
+    net::timer,
+    worker::with_rng,
+};
 
 /// Admission as sessions use it.
 pub type SessionAdmission = Admission<TurnSender>;
@@ -33,7 +37,7 @@ pub fn run_now(admission: &SessionAdmission) {
         return;
     }
     let mut turns = Vec::new();
-    admission.next_turns(Instant::now().into_std(), &mut fastrand::Rng::new(), &mut turns);
+    with_rng(|rng| admission.next_turns(timer::now(), rng, &mut turns));
     send(&mut turns);
 }
 
@@ -46,10 +50,9 @@ fn send(turns: &mut Vec<(TurnSender, Pass)>) {
 
 /// Hands out turns until `stop`. `arrived` is notified when a client joins the queue.
 pub async fn run(admission: Arc<SessionAdmission>, arrived: Arc<Notify>, stop: CancellationToken) {
-    let mut rng = fastrand::Rng::new();
     let mut turns = Vec::new();
     loop {
-        let again = admission.next_turns(Instant::now().into_std(), &mut rng, &mut turns);
+        let again = with_rng(|rng| admission.next_turns(timer::now(), rng, &mut turns));
         send(&mut turns);
         let wait = async {
             match again {

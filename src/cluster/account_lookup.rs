@@ -8,10 +8,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout},
-};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -21,6 +18,7 @@ use crate::{
     cluster::{access::ClusterAccess, error::PollError, http_client::MonitorClient},
     dispatch::SessionAdmission,
     identity::{CredentialKey, Directory},
+    net::timer,
     upstream::Servers,
 };
 
@@ -97,7 +95,7 @@ pub async fn run(
 /// account has no room.
 fn count_for(admission: &SessionAdmission, account: &Arc<str>, slot: &mut AccountSlot) {
     if slot.account().name() != account {
-        slot.move_to(admission.accounts().enter_anyway(account, Instant::now().into_std()));
+        slot.move_to(admission.accounts().enter_anyway(account, timer::now()));
         slot.session_began();
     }
 }

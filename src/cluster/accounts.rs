@@ -20,6 +20,7 @@ use crate::{
         system_account::{Response, SystemAccount},
     },
     dispatch::SessionAdmission,
+    net::timer,
     upstream::{Servers, reconciled_count::ReadingEpoch},
 };
 
@@ -105,7 +106,7 @@ pub async fn watch(
 
 /// Asks for the connection limits in the accounts' JWTs.
 async fn read_limits(system: &SystemAccount, admission: &SessionAdmission) {
-    for name in admission.accounts().to_ask(Instant::now().into_std(), MAX_LIMITS_ASKED) {
+    for name in admission.accounts().to_ask(timer::now(), MAX_LIMITS_ASKED) {
         // Only accounts with a JWT have a limit there. Their names are keys, which can stand in a subject as they are.
         if !crate::identity::is_account_key(&name) {
             continue;

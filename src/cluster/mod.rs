@@ -25,6 +25,7 @@ use crate::{
     advertised_info::AdvertisedInfo,
     cluster::{http_client::MonitorClient, poller::Poller},
     dial::{self, ServerTls},
+    net::timer,
     protocol::proxy_header,
     upstream::{Compatibility, Server, Slot},
 };
@@ -89,7 +90,7 @@ async fn learn_info(
     tls: ServerTls<'_>,
     compatibility: Compatibility,
 ) {
-    let Some(_slot) = Slot::reserve(server, Instant::now().into_std()) else { return };
+    let Some(_slot) = Slot::reserve(server, timer::now()) else { return };
     let header = if compatibility.proxy_protocol { proxy_header::LOCAL } else { b"" };
     match dial::dial(server, tls, header, Instant::now() + INFO_TIMEOUT).await {
         Ok(connection) => {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::{
     advertised_info::AdvertisedInfo,
     cluster::{error::PollError, http_client::MonitorClient, system_account::SystemAccount, varz::Varz},
+    net::timer,
     upstream::{Server, reconciled_count::ReadingEpoch},
 };
 
@@ -80,7 +81,7 @@ impl Poller {
             }
             _ => {}
         }
-        let restarted = server.read(Instant::now().into_std(), epoch, varz.into());
+        let restarted = server.read(timer::now(), epoch, varz.into());
         if restarted {
             info!(server = server.name(), "server has restarted");
         }
