@@ -41,13 +41,12 @@ use crate::{
 
 pub use self::{
     client_side::ClientSide,
-    server_side::{InfoPolicy, ServerSide},
-};
-pub use crate::relay::{
     direction::Side,
     late_keepalive::{LateKeepalive, request_keepalive},
     passthrough::Passthrough,
+    server_side::{InfoPolicy, ServerSide},
 };
+
 /// How long, after one side has ended, the bytes on their way from the other side may take. nats-server and the clients
 /// close as soon as they see the end.
 const LAST_BYTES: Duration = Duration::from_secs(2);

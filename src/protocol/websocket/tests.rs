@@ -22,6 +22,7 @@ use crate::protocol::{
 };
 
 use proptest::{collection::vec, prelude::*};
+
 const DEFLATE: Negotiated = Negotiated { deflate: true, unmasked: false, frame_size: FrameSize::Unlimited };
 
 /// A frame as a client sends it.

@@ -20,6 +20,7 @@ pub use self::{
     groups::{Fate, Group, Groups},
     series::{Point, Series},
 };
+
 /// A storm begins when this many clients in a second had to wait or were refused for lack of capacity.
 pub const BEGINS: u64 = 10;
 /// A storm is over after this many calm seconds in a row.
