@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import nats
 from nats.errors import NoRespondersError, TimeoutError
+from nats.js.errors import ServiceUnavailableError
 
 
 async def answer(message):
@@ -43,8 +44,18 @@ async def main(url):
         assert ack.seq == i + 1, ack
     reader = await theirs.jetstream(timeout=30).pull_subscribe("matrix.py.js.*", durable="reader")
     seen = 0
+    unavailable = 0
     while seen < 50:
-        for message in await reader.fetch(10, timeout=30):
+        try:
+            batch = await reader.fetch(10, timeout=30)
+        except ServiceUnavailableError:
+            # The servers tell each other where the new consumer is a moment after it has its leader. Until then a server
+            # that has not heard of it answers that nobody responds, past weir too; an application asks again.
+            unavailable += 1
+            assert unavailable < 100, "the consumer stays unavailable"
+            await asyncio.sleep(0.1)
+            continue
+        for message in batch:
             assert message.data == str(seen).encode(), f"stream message {seen}: {message.data}"
             await message.ack()
             seen += 1
