@@ -455,8 +455,8 @@ async fn advertised_addresses_come_as_nats_server_sends_them() {
         })
     };
     for (connect_urls, ws_connect_urls) in urls(&own[0]).await {
-        // nats-server 2.15.1 may miss the address of the other server, even for good: where both make a route to the other
-        // at once, it forgets the address with the route that it closes. So the other's is not asked for.
+        // nats-server 2.15.1 may miss the address of the other server, even for good: where both make a route to the
+        // other at once, it forgets the address with the route that it closes. So the other's is not asked for.
         assert!(connect_urls.contains(&own[0]), "what nats-server does: {connect_urls:?} of {own:?}");
         assert!(connect_urls.iter().all(|url| own.contains(url)), "what nats-server does: {connect_urls:?} of {own:?}");
         assert_eq!(ws_connect_urls, Value::Null, "what nats-server does");
