@@ -30,6 +30,8 @@ pub struct ServerOptions {
     pub cluster: String,
     /// A binary other than that of `scripts/nats-server`.
     pub binary: Option<PathBuf>,
+    /// Whether the server keeps nats-server's own `auth_timeout` of 2 s instead of the 10 s that other tests have.
+    pub default_timeouts: bool,
 }
 
 impl ServerOptions {
@@ -54,6 +56,13 @@ impl ServerOptions {
     /// Keeps the server from advertising the other servers' addresses to clients.
     pub fn no_advertise(mut self) -> Self {
         self.cluster.push_str(", no_advertise: true");
+        self
+    }
+
+    /// Leaves nats-server's own timeouts as they are. For tests of what happens in time, which the patient settings of
+    /// the other tests would hide.
+    pub fn default_timeouts(mut self) -> Self {
+        self.default_timeouts = true;
         self
     }
 
@@ -102,8 +111,11 @@ impl NatsServer {
         let (client, monitor) = (ports::free(), ports::free());
 
         let mut config = format!(
-            "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\nhttp: \"127.0.0.1:{monitor}\"\nports_file_dir: \"{path}\"\n{PATIENT}\n"
+            "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\nhttp: \"127.0.0.1:{monitor}\"\nports_file_dir: \"{path}\"\n"
         );
+        if !options.default_timeouts {
+            writeln!(config, "{PATIENT}").expect("string");
+        }
         if let Some(max) = options.max_connections {
             writeln!(config, "max_connections: {max}").expect("string");
         }

@@ -60,6 +60,16 @@ impl WeirConfig {
         }
     }
 
+    /// Leaves listener, admission and polling at weir's own defaults. For tests of what happens in time, which the patient
+    /// settings of the other tests (a handshake of 30 s, a hold of 19 s, a poll every 200 ms) would hide.
+    pub fn default_settings(mut self) -> Self {
+        self.top.clear();
+        self.listener.clear();
+        self.cluster.clear();
+        self.admission.clear();
+        self
+    }
+
     /// Replaces the top-level keys (default: two workers).
     pub fn top(mut self, text: &str) -> Self {
         self.top = format!("{text}\n");
