@@ -104,22 +104,59 @@ pub(super) async fn open(
 async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result<O::Opened, DialError> {
     let began = Instant::now();
     let server = Arc::clone(slot.server());
-    // A server that does not answer in half of what is left leaves the other half for another one.
-    match far.open(&server, began + deadline.saturating_duration_since(began) / 2).await {
+    // A server that does not answer in its share of what is left leaves the rest for another one.
+    let given = server.time_for_dial(deadline.saturating_duration_since(began));
+    let (pause, err) = match far.open(&server, began + given).await {
         Ok(opened) => {
-            server.answered();
+            server.answered_in(began.elapsed());
             slot.opened();
-            Ok(opened)
+            return Ok(opened);
         }
         Err(DialError::Full) => {
             server.said_full(now());
-            Err(DialError::Full)
+            return Err(DialError::Full);
         }
-        Err(err) => {
-            if let Some(pause) = with_rng(|rng| server.failed(now(), rng)) {
-                tracing::warn!(server = server.name(), %err, ?pause, "server ejected");
-            }
-            Err(err)
+        Err(DialError::TimedOut) => (with_rng(|rng| server.dial_timed_out(now(), given, rng)), DialError::TimedOut),
+        Err(err) => (with_rng(|rng| server.failed(now(), rng)), err),
+    };
+    if let Some(pause) = pause {
+        tracing::warn!(server = server.name(), %err, ?pause, "server ejected");
+    }
+    Err(err)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{config::Config, net::timer::timeout_at, upstream::Servers};
+
+    /// A server whose INFO comes after so long.
+    struct Distant(Duration);
+
+    impl Open for Distant {
+        type Opened = ();
+
+        async fn open(&self, _server: &Server, by: Instant) -> Result<(), DialError> {
+            let info = std::pin::pin!(tokio::time::sleep(self.0));
+            timeout_at(by, info).await.map_err(|_| DialError::TimedOut)
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_with_little_time_left_ejects_no_distant_server() {
+        let config = Config::from_servers(&[crate::config::ServerArg("n1:4222".into())]).unwrap();
+        let servers = Servers::new(&config.upstream);
+        let server = servers.iter().next().unwrap();
+        let ms = Duration::from_millis;
+        let dial = async |left: Duration| {
+            let mut slot = Slot::reserve(server, now()).expect("a free slot");
+            open_as(&mut slot, Instant::now() + left, &Distant(ms(60))).await.is_ok()
+        };
+        assert!(dial(ms(1900)).await);
+        assert!(dial(ms(78)).await, "1.3 times a login, which is little more than the dial");
+        assert!(!dial(ms(40)).await);
+        assert!(server.is_up(now()), "ejected by a client that had no time");
     }
 }

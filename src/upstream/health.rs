@@ -1,5 +1,8 @@
 //! Whether a server answers. A server whose dial fails is ejected for a pause; then one client tries it. Each failed
 //! trial doubles the pause (with jitter), a successful one ends the ejection.
+//!
+//! A dial that times out is evidence about the server only if the dial was given a fair time. How long a dial may take
+//! follows from what its client has left, and the last clients of a storm have little.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +12,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A trial without an outcome after this time may be repeated: its client left before the dial ended.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A dial that was given less than this is no evidence about its server, however quick the server's dials usually are:
+/// a lost packet or a busy machine costs as much.
+const LEAST_FAIR_TIME: Duration = Duration::from_millis(250);
+/// Nor is one that was given less than this many times what the server's dials usually take.
+const FAIR_TIMES_USUAL: u32 = 3;
+/// A dial is given this many times what the server's dials usually take, where its client has so much left.
+const DIAL_MARGIN: f64 = 1.5;
 
 /// What may be done with a server now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +45,13 @@ pub struct Health {
     state: State,
     /// Failures in a row.
     streak: u32,
+    /// What a dial takes, from its beginning to INFO: the longest of late, forgotten by 5 % with each shorter one.
+    dial_time: Option<Duration>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { state: State::Up, streak: 0 }
+        Self { state: State::Up, streak: 0, dial_time: None }
     }
 }
 
@@ -71,6 +84,33 @@ impl Health {
     pub fn answered(&mut self) {
         self.state = State::Up;
         self.streak = 0;
+    }
+
+    /// The same, after the dial `took` so long.
+    pub fn answered_in(&mut self, took: Duration) {
+        self.answered();
+        let before = self.dial_time.unwrap_or(took);
+        self.dial_time = Some(took.max(before.mul_f64(0.95) + took.mul_f64(0.05)));
+    }
+
+    /// How much of the time that a client has `left` a dial is given. The other half is for another server, unless this
+    /// one's dials usually take longer than half: then another server's probably would too.
+    pub fn time_for_dial(&self, left: Duration) -> Duration {
+        let usual = self.dial_time.unwrap_or_default().mul_f64(DIAL_MARGIN);
+        (left / 2).max(usual.min(left))
+    }
+
+    /// A dial that was `given` so long had no INFO by then. Like [`Health::failed`], where that was a fair time.
+    pub fn timed_out(&mut self, now: Instant, given: Duration, rng: &mut fastrand::Rng) -> Option<Duration> {
+        let usual = self.dial_time.unwrap_or_default();
+        if given >= LEAST_FAIR_TIME.max(usual * FAIR_TIMES_USUAL) {
+            return self.failed(now, rng);
+        }
+        // The next client may try.
+        if let State::Trial { .. } = self.state {
+            self.state = State::Ejected { until: now };
+        }
+        None
     }
 
     /// A dial failed: it was refused, timed out, or ended before INFO. Returns the pause, for the log, if this ejects
@@ -125,6 +165,36 @@ mod tests {
         assert_eq!(health.status(now), HealthStatus::Up);
         let pause = health.failed(now, &mut rng).unwrap();
         assert!(pause <= FIRST_PAUSE * 3 / 2, "the streak is forgotten");
+    }
+
+    #[test]
+    fn a_dial_that_had_no_fair_time_is_no_evidence() {
+        let (mut rng, mut now) = (fastrand::Rng::with_seed(7), Instant::now());
+        let ms = Duration::from_millis;
+        let mut health = Health::default();
+        assert_eq!(health.timed_out(now, ms(39), &mut rng), None);
+        health.answered_in(ms(60));
+        assert_eq!(health.timed_out(now, ms(249), &mut rng), None);
+        health.answered_in(ms(100));
+        assert_eq!(health.timed_out(now, ms(299), &mut rng), None);
+        assert_eq!(health.status(now), HealthStatus::Up);
+        let pause = health.timed_out(now, ms(300), &mut rng).expect("three times the usual is fair");
+        now += pause;
+        health.trial_began(now);
+        assert_eq!(health.timed_out(now, ms(0), &mut rng), None);
+        assert_eq!(health.status(now), HealthStatus::TrialDue, "the trial was none");
+        for _ in 0..100 {
+            health.answered_in(ms(1));
+        }
+        assert!(health.timed_out(now, ms(250), &mut rng).is_some(), "long dials are forgotten");
+    }
+
+    #[test]
+    fn a_dial_is_given_what_the_servers_dials_take() {
+        let (ms, mut health) = (Duration::from_millis, Health::default());
+        assert_eq!(health.time_for_dial(ms(78)), ms(39));
+        health.answered_in(ms(60));
+        assert_eq!([78, 100, 1000].map(|left| health.time_for_dial(ms(left))), [78, 90, 500].map(ms));
     }
 
     #[test]

@@ -249,6 +249,21 @@ impl Server {
         self.change(|state| state.health.answered());
     }
 
+    /// The same, after the dial `took` so long.
+    pub fn answered_in(&self, took: Duration) {
+        self.change(|state| state.health.answered_in(took));
+    }
+
+    /// How much of the time that a client has `left` a dial to it is given.
+    pub fn time_for_dial(&self, left: Duration) -> Duration {
+        self.state().health.time_for_dial(left)
+    }
+
+    /// A dial that was `given` so long had no INFO by then. Returns the pause when this ejects the server anew.
+    pub fn dial_timed_out(&self, now: Instant, given: Duration, rng: &mut fastrand::Rng) -> Option<Duration> {
+        self.change(|state| state.health.timed_out(now, given, rng))
+    }
+
     /// A dial failed before INFO. Returns the pause when this ejects the server anew.
     pub fn failed(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
         self.change(|state| state.health.failed(now, rng))

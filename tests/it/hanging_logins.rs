@@ -1,0 +1,145 @@
+//! Logins that take longer than usual, or for ever: a slow one is waited for as long as its server waits; one that
+//! hangs costs neither other accounts their logins nor, where other servers would let it in, its own client.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use weir_testkit::{callout::Callout, *};
+
+/// What official Go clients wait for PONG at their defaults.
+const GO_WAITS: Duration = Duration::from_secs(2);
+
+/// weir as it is without a configuration of its own for admission.
+fn with_defaults(servers: &[&NatsServer]) -> WeirConfig {
+    WeirConfig::of_servers(servers).listener("").admission("")
+}
+
+/// A server that logs in `quiet` by itself and asks a callout about everybody else.
+async fn asking(name: &str, callout: &Callout) -> NatsServer {
+    let accounts = "QUIET { users: [{user: quiet, password: p}] }, APP {}";
+    NatsServer::start(ServerOptions::named(name).with(&callout.server_config_for(accounts))).await
+}
+
+fn go(user: &str) -> Login {
+    Login::user(user, "p").lang("go")
+}
+
+/// `n` clients, one each `interval`, and how each ended.
+async fn trickle(address: &str, n: usize, interval: Duration, login: impl Fn(usize) -> Login) -> Vec<Attempt> {
+    let began = Instant::now();
+    let attempts = (0..n).map(|i| {
+        let (address, login) = (address.to_owned(), login(i));
+        tokio::spawn(async move {
+            tokio::time::sleep_until((began + interval * i as u32).into()).await;
+            RawClient::attempt(&address, &login, GO_WAITS).await
+        })
+    });
+    join_all(attempts).await.into_iter().map(|attempt| attempt.expect("an attempt")).collect()
+}
+
+/// So many clients on each of two servers, past weir, that weir would not take a third one for as empty as them.
+async fn fill(servers: [&NatsServer; 2], login: &Login) -> Vec<RawClient> {
+    join_all((0..40).map(|n| RawClient::connect(&servers[n % 2].address, login))).await
+}
+
+/// A client that allows 10 s, as with `nats.Timeout(10 * time.Second)`; weir cannot know that. The callout takes 3 s,
+/// and the server lets it have 30 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_login_is_waited_for_and_delays_no_other_account() {
+    nats::at_least(2, 10);
+    let callout = Callout::new().sparing(&["quiet"]);
+    let server = asking("n1", &callout).await;
+    let service = callout.run(&server.address, Duration::from_secs(3)).await;
+    let weir = with_defaults(&[&server]).start().await;
+    let address = weir.address.clone();
+    let slow = at_once(4, move |n| {
+        let address = address.clone();
+        async move { RawClient::attempt(&address, &go(&format!("slow{n}")), PATIENCE).await }
+    });
+    let quiet = trickle(&weir.address, 6, Duration::from_millis(500), |_| go("quiet"));
+    let (slow, quiet) = tokio::join!(slow, quiet);
+    let quiet: Vec<_> = quiet.into_iter().map(Attempt::expect_in).collect();
+    let slow: Vec<_> = slow.into_iter().map(Attempt::expect_in).collect();
+    assert_eq!(service.seen().len(), slow.len(), "each of them asked the callout once");
+    assert_eq!(weir.metrics().await.sum("weir_refused_total"), 0.0);
+    drop((slow, quiet));
+    weir.assert_nothing_leaked().await;
+}
+
+/// Nobody answers the callout: everybody whom the servers do not know hangs. Those whom they know by password are not
+/// affected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_of_strangers_that_hang_keep_nobody_else_out() {
+    nats::at_least(2, 10);
+    let callout = Callout::new().sparing(&["quiet"]);
+    let servers = [asking("n1", &callout).await, asking("n2", &callout).await];
+    let weir = with_defaults(&servers.each_ref()).start().await;
+    let strangers = trickle(&weir.address, 20, Duration::from_millis(500), |n| go(&format!("nobody-{n}")));
+    let known = trickle(&weir.address, 50, Duration::from_millis(200), |_| go("quiet"));
+    let (strangers, known) = tokio::join!(strangers, known);
+    let inside: Vec<_> = known.into_iter().filter_map(Attempt::into_client).collect();
+    assert_eq!(inside.len(), 50, "of 50 clients that no server has to ask anybody about");
+    assert!(strangers.iter().all(|stranger| !matches!(stranger, Attempt::In(_))));
+    let limits = weir.metrics().await.sum("weir_handshake_limit");
+    assert!(limits > 2.0, "the servers are given one login at a time, since strangers hang: {limits}");
+    assert!(weir.log().contains("logins hang"), "an operator is told");
+    drop((strangers, inside));
+    weir.assert_nothing_leaked().await;
+}
+
+/// n1 asks a callout that does not answer; n2 and n3 let the same user in. n1 is the emptiest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_on_which_logins_hang_does_not_starve_those_who_come_one_by_one() {
+    nats::at_least(2, 10);
+    let hangs = Callout::new().server_config_for("APP { users: [{user: app, password: p}] }");
+    let lets_in = "accounts { APP { users: [{user: app, password: p}] } }";
+    let start =
+        async |name, config| NatsServer::start(ServerOptions::named(name).max_connections(1000).with(config)).await;
+    let (n1, n2, n3) = (start("n1", &hangs[..]).await, start("n2", lets_in).await, start("n3", lets_in).await);
+    let weir = with_defaults(&[&n1, &n2, &n3]).start().await;
+    let direct = fill([&n2, &n3], &go("app")).await;
+    weir.until("weir has seen them", |metrics| metrics.sum("weir_server_connections") >= 40.0).await;
+    let clients = trickle(&weir.address, 60, Duration::from_millis(200), |_| go("app")).await;
+    let inside: Vec<_> = clients.into_iter().filter_map(Attempt::into_client).collect();
+    assert_eq!(inside.len(), 60, "of 60 clients that two idle servers let in at once");
+    let log = weir.log();
+    let told = log.lines().find(|line| line.contains("WARN") && line.contains("n1") && line.contains("hang"));
+    assert!(told.is_some(), "an operator is told which server it is");
+    drop((inside, direct));
+    weir.assert_nothing_leaked().await;
+}
+
+/// The same with a server of which weir has no readings, and which says INFO and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_says_nothing_but_info_does_not_starve_those_who_come_one_by_one() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = silent.accept().await.unwrap();
+            tokio::spawn(async move {
+                let info = b"INFO {\"server_id\":\"X\",\"version\":\"2.12.0\",\"proto\":1,\"headers\":true,\"max_payload\":1048576}\r\n";
+                let _ = stream.write_all(info).await;
+                let mut ignored = [0; 512];
+                while stream.read(&mut ignored).await.is_ok_and(|n| n > 0) {}
+            });
+        }
+    });
+    let start = async |name| NatsServer::start(ServerOptions::named(name).max_connections(1000)).await;
+    let (n2, n3) = (start("n2").await, start("n3").await);
+    let weir = with_defaults(&[&n2, &n3])
+        .table(&format!("[[cluster.servers]]\nname = \"n1\"\naddress = \"{address}\"\nmax_connections = 1000"))
+        .start_before(3)
+        .await;
+    let direct = fill([&n2, &n3], &Login::nobody()).await;
+    weir.until("weir has seen them", |metrics| metrics.sum("weir_server_connections") >= 40.0).await;
+    let clients = trickle(&weir.address, 60, Duration::from_millis(200), |_| Login::nobody().lang("go")).await;
+    let inside = clients.into_iter().filter_map(Attempt::into_client).count();
+    assert_eq!(inside, 60, "of 60 clients that two idle servers let in at once");
+    drop(direct);
+    serving.abort();
+}
