@@ -34,6 +34,7 @@ mod reference_docs;
 mod refusal;
 mod relay;
 mod rust_client;
+mod server_faults;
 mod source_addresses;
 mod source_tree;
 mod storm_and_plan;
