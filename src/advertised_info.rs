@@ -183,6 +183,11 @@ impl AdvertisedInfo {
         }
     }
 
+    /// Whether this server sends a nonce, or its INFO is not known.
+    pub fn may_send_nonce(&self, server: usize) -> bool {
+        self.infos[server].load().as_ref().is_none_or(|info| info.nonce().is_some())
+    }
+
     /// Whether this server's INFO is known.
     pub fn knows(&self, server: usize) -> bool {
         self.infos[server].load().is_some()

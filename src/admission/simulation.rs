@@ -390,6 +390,7 @@ impl World {
             start: real.start.to_string(),
             uptime: Duration::from_secs(100),
             system_account: None,
+            trusts_operator: false,
             cpu: 0.0,
             cores: 0,
         };

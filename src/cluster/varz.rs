@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::upstream::Reading;
 
@@ -22,6 +22,11 @@ pub(super) struct Varz {
     uptime: String,
     #[serde(default)]
     system_account: String,
+    /// Of every operator that it trusts; absent where it trusts none.
+    #[serde(default)]
+    trusted_operators_jwt: Vec<IgnoredAny>,
+    #[serde(default)]
+    trusted_operators_claim: Vec<IgnoredAny>,
     /// Per cent of one core, over the last second.
     #[serde(default)]
     cpu: f64,
@@ -49,6 +54,7 @@ impl From<Varz> for Reading {
             // "1d2h3m4s", in whole seconds. A value that does not parse counts as a long time: no slow start.
             uptime: humantime::parse_duration(&varz.uptime).unwrap_or(Duration::MAX),
             system_account: Some(varz.system_account).filter(|name| !name.is_empty()),
+            trusts_operator: !varz.trusted_operators_jwt.is_empty() || !varz.trusted_operators_claim.is_empty(),
             cpu: varz.cpu / 100.0,
             cores: if varz.gomaxprocs > 0 { varz.gomaxprocs.min(varz.cores) } else { varz.cores },
         }
@@ -78,6 +84,18 @@ mod tests {
         assert_eq!(cores(r#","cpu":150,"cores":8,"gomaxprocs":2"#), (1.5, 2));
         assert_eq!(cores(r#","cpu":0,"cores":8"#), (0.0, 8));
         assert_eq!(cores(""), (0.0, 0));
+    }
+
+    #[test]
+    fn a_server_in_operator_mode_names_its_operators() {
+        let trusts = |more: &str| {
+            let json = format!(
+                r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":1,"start":"x","uptime":"1s"{more}}}"#
+            );
+            Reading::from(serde_json::from_str::<Varz>(&json).unwrap()).trusts_operator
+        };
+        assert!(!trusts(""));
+        assert!(trusts(r#","trusted_operators_jwt":["e30"]"#) && trusts(r#","trusted_operators_claim":[{"iss":"O"}]"#));
     }
 
     #[test]

@@ -43,12 +43,38 @@ pub enum Credential<'a> {
     Nothing,
 }
 
+/// What a server looks at in a CONNECT to find out who a client is, beyond user, password and token. Both need a nonce
+/// (nats-server: client.go, `processConnect`; auth.go, `processClientOrLeafAuthentication`.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ServerChecks {
+    /// `jwt`: a server that trusts an operator. Any other discards a JWT before it looks at anything.
+    pub jwt: bool,
+    /// `nkey`: a server with NKey users, which trusts no operator.
+    pub nkey: bool,
+}
+
+impl ServerChecks {
+    /// What a server checks that sends a nonce or not, and trusts an operator or not; `None` is not known.
+    pub fn of(sends_nonce: bool, trusts_operator: Option<bool>) -> Self {
+        Self {
+            jwt: sends_nonce && trusts_operator.unwrap_or(true),
+            nkey: sends_nonce && !trusts_operator.unwrap_or(false),
+        }
+    }
+
+    /// What this server or another one checks.
+    pub fn or(self, other: Self) -> Self {
+        Self { jwt: self.jwt || other.jwt, nkey: self.nkey || other.nkey }
+    }
+}
+
 impl<'a> Credential<'a> {
-    /// The credential of a CONNECT. `claims` are those of its JWT, if it has one.
-    pub fn of(connect: &'a Connect, claims: Option<&'a Claims>) -> Self {
-        if let Some(claims) = claims {
+    /// The credential of a CONNECT, as far as a server with these `checks` looks at it. `claims` are those of its JWT, if
+    /// it has one.
+    pub fn of(connect: &'a Connect, claims: Option<&'a Claims>, checks: ServerChecks) -> Self {
+        if let Some(claims) = claims.filter(|_| checks.jwt) {
             Self::Jwt { account: claims.account(), user: claims.user() }
-        } else if let Some(nkey) = connect.nkey() {
+        } else if let Some(nkey) = connect.nkey().filter(|_| checks.nkey) {
             Self::Nkey(nkey)
         } else if let Some(user) = connect.user() {
             Self::User(user)
@@ -106,5 +132,31 @@ impl ClientKey {
     /// The value of the hash.
     pub fn raw(self) -> u64 {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What counts of a CONNECT with everything in it, by what the server sends and trusts.
+    #[test]
+    fn a_credential_is_what_the_server_will_check() {
+        let connect = Connect::parse(br#"{"jwt":"j","nkey":"U1","user":"u","auth_token":"t"}"#).unwrap();
+        let keys = ["A", "U"].map(|kind| format!("{kind}{}", "B".repeat(55)));
+        let payload = format!(r#"{{"iss":"{}","sub":"{}"}}"#, keys[0], keys[1]);
+        let payload = data_encoding::BASE64URL_NOPAD.encode(payload.as_bytes());
+        let claims = Claims::read(&format!("e30.{payload}.c2ln"));
+        let text =
+            |nonce, operator| Credential::of(&connect, claims.as_ref(), ServerChecks::of(nonce, operator)).text();
+        for trusts_operator in [None, Some(false), Some(true)] {
+            assert_eq!(text(false, trusts_operator), "u", "no nonce, no check");
+        }
+        assert_eq!(text(true, Some(false)), "U1");
+        assert_eq!(text(true, Some(true)), keys[1]);
+        assert_eq!(text(true, None), keys[1], "either may be checked");
+        let operator = ServerChecks::of(true, Some(true));
+        assert!(Credential::of(&connect, None, operator) == Credential::User("u"), "an auth callout may know the user");
+        assert_eq!(operator.or(ServerChecks::of(true, Some(false))), ServerChecks { jwt: true, nkey: true });
     }
 }

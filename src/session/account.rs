@@ -32,6 +32,7 @@ pub(super) fn settle_account(
         let server = pass.server.server().index();
         return Ok(client_id.map(|client_id| UnknownAccount { server, client_id, credential }));
     };
+    pass.server.server().auth_mode().named_account(named);
     if **pass.account.account().name() != *named {
         let named = Arc::from(named);
         shared.directory.learn(credential, &named);

@@ -5,7 +5,7 @@
 //! upstream connection whose nonce a client has answered is never given to another client. One that nobody answered
 //! may be the next client's (`upstream_pool.rs`).
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 use tracing::debug;
@@ -15,7 +15,7 @@ use crate::{
     advertised_info::PrefaceShape,
     dial::{DialError, ServerConnection},
     dispatch::TurnSender,
-    identity::Credential,
+    identity::{Credential, ServerChecks},
     net::{
         stream::Stream,
         timer::{now, sleep_until},
@@ -28,7 +28,7 @@ use crate::{
         failover::{UntilInfo, open_any},
         upstream_pool::{self, DialledServer},
     },
-    upstream::Slot,
+    upstream::{Server, Slot},
     worker::with_rng,
 };
 
@@ -116,6 +116,24 @@ impl DialFirst {
             Self::Dialled(server) => info.write_dialled_info(server.info(), cx.source(), out),
             Self::NoServer(_) => info.write_own_info_with_nonce(cx.id, cx.source(), out),
             Self::NotNeeded => info.write_own_info(cx.id, cx.source(), out),
+        }
+    }
+
+    /// What of the CONNECT counts: what the server at hand will check, else what any server may check that sends a nonce.
+    pub fn checks(&self, cx: &Context) -> ServerChecks {
+        let trusts_operator = |server: &Server| server.auth_mode().trusts_operator();
+        match self {
+            Self::NotNeeded => ServerChecks::default(),
+            Self::Dialled(server) => {
+                ServerChecks::of(server.dialled.info().nonce().is_some(), trusts_operator(server.slot.server()))
+            }
+            Self::NoServer(_) => {
+                let info = &cx.shared.advertised_info;
+                let checks = |server: &Arc<Server>| {
+                    ServerChecks::of(info.may_send_nonce(server.index()), trusts_operator(server))
+                };
+                cx.shared.servers.iter().map(checks).fold(ServerChecks::default(), ServerChecks::or)
+            }
         }
     }
 

@@ -39,7 +39,7 @@ impl Greeted {
         let policy = cx.shared.admission.deadline_policy();
         let deadlines = policy.deadlines(connect.lang(), cx.accepted.into_std(), connected.into_std());
         let claims = connect.jwt().and_then(Claims::read);
-        let credential = Credential::of(connect, claims.as_ref());
+        let credential = Credential::of(connect, claims.as_ref(), dial_first.checks(cx));
         let credential_key = cx.shared.keys.credential(credential);
         let account = cx.shared.directory.account(credential, credential_key);
         cx.log.name = connect.name().map(Box::from);

@@ -4,6 +4,7 @@
 //! and reserves a [`Slot`]. What a server is given at a time follows from how long its handshakes take
 //! ([`concurrency`]).
 
+mod auth_mode;
 mod compatibility;
 pub mod concurrency;
 mod endpoint;

@@ -13,6 +13,7 @@ use arc_swap::ArcSwapOption;
 use crate::{
     protocol::info::{Info, InfoError},
     upstream::{
+        auth_mode::AuthMode,
         concurrency::limit::{self, ConcurrencyLimit},
         endpoint::Endpoint,
         health::{Health, HealthStatus},
@@ -59,6 +60,7 @@ pub struct Server {
     read_over_system_account: bool,
     name: OnceLock<String>,
     system_account: OnceLock<String>,
+    auth_mode: AuthMode,
     load: Load,
     /// By its last reading; `usize::MAX` while unknown.
     max_control_line: AtomicUsize,
@@ -90,6 +92,7 @@ impl Server {
             read_over_system_account: cluster.system,
             name: params.name.map(OnceLock::from).unwrap_or_default(),
             system_account: OnceLock::new(),
+            auth_mode: AuthMode::default(),
             load: Load::new(capacity, cluster.reserve.ceiling(capacity)),
             max_control_line: AtomicUsize::new(usize::MAX),
             infos: Default::default(),
@@ -201,7 +204,8 @@ impl Server {
         if let Some(account) = &reading.system_account {
             let _ = self.system_account.set(account.clone());
         }
-        self.change(|state| {
+        let trusts_operator = reading.trusts_operator;
+        let restarted = self.change(|state| {
             let restarted = state.last_reading.as_ref().is_some_and(|last| last.start != reading.start);
             if restarted {
                 state.health.restarted(now);
@@ -213,7 +217,14 @@ impl Server {
             state.read_at = Some(now);
             state.last_reading = Some(reading);
             restarted
-        })
+        });
+        self.auth_mode.read(trusts_operator, restarted);
+        restarted
+    }
+
+    /// Whether it trusts an operator, and what of its accounts says so.
+    pub fn auth_mode(&self) -> &AuthMode {
+        &self.auth_mode
     }
 
     /// The longest argument of a control line that it accepts, in bytes; `usize::MAX` while unknown.

@@ -133,6 +133,7 @@ impl World {
             start: real.start.to_string(),
             uptime: self.now.saturating_duration_since(real.started),
             system_account: None,
+            trusts_operator: false,
             cpu: if since > 0.0 { real.used / since } else { 0.0 },
             cores: if self.says_cores { real.cores as u32 } else { 0 },
         };

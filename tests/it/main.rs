@@ -13,6 +13,7 @@ mod accounts;
 mod admission;
 mod auth_callout;
 mod browser;
+mod claims;
 mod cli;
 mod client_libraries;
 mod config;

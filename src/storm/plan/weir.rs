@@ -107,6 +107,7 @@ pub(crate) fn reading(connections: u32, max_connections: u32) -> Reading {
         start: String::new(),
         uptime: Duration::from_secs(24 * 3600),
         system_account: None,
+        trusts_operator: false,
         cpu: 0.0,
         cores: 0,
     }

@@ -97,6 +97,7 @@ proptest! {
                         start: start.to_string(),
                         uptime: Duration::from_millis(uptime_ms.into()),
                         system_account: None,
+                        trusts_operator: false,
                         cpu: 0.0,
                         cores: 0,
                     };

@@ -1,0 +1,67 @@
+//! Whether a server trusts an operator, so that it looks at the JWTs of clients and not at their NKeys. Its readings say
+//! so. Where there are none, or where the configuration names the operator by its key only, the accounts say so: those
+//! of an operator are called by their public keys.
+
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use crate::identity::is_account_key;
+
+const READ_NO: u8 = 1;
+const READ_YES: u8 = 2;
+const NAMED_A_KEY: u8 = 4;
+const NAMED_ANOTHER: u8 = 8;
+
+/// What is known of it; nothing at first.
+#[derive(Debug, Default)]
+pub struct AuthMode {
+    known: AtomicU8,
+}
+
+impl AuthMode {
+    /// A reading says whether the server trusts an operator. A server that has `restarted` may have another
+    /// configuration.
+    pub fn read(&self, trusts_operator: bool, restarted: bool) {
+        let read = if trusts_operator { READ_YES } else { READ_NO };
+        let named = if restarted { 0 } else { self.known.load(Relaxed) & (NAMED_A_KEY | NAMED_ANOTHER) };
+        self.known.store(read | named, Relaxed);
+    }
+
+    /// The server has put a client into this account.
+    pub fn named_account(&self, account: &str) {
+        let named = if is_account_key(account) { NAMED_A_KEY } else { NAMED_ANOTHER };
+        if self.known.load(Relaxed) & named == 0 {
+            self.known.fetch_or(named, Relaxed);
+        }
+    }
+
+    /// Whether it trusts an operator; `None` while that is not known.
+    pub fn trusts_operator(&self) -> Option<bool> {
+        match self.known.load(Relaxed) {
+            0 => None,
+            known => Some(known & (READ_YES | NAMED_A_KEY) != 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readings_and_accounts_tell() {
+        let key = format!("A{}", "B".repeat(55));
+        let mode = AuthMode::default();
+        assert_eq!(mode.trusts_operator(), None);
+        mode.named_account("ORDERS");
+        assert_eq!(mode.trusts_operator(), Some(false));
+        mode.read(true, false);
+        assert_eq!(mode.trusts_operator(), Some(true));
+        mode.read(false, false);
+        assert_eq!(mode.trusts_operator(), Some(false));
+        mode.named_account(&key);
+        mode.read(false, false);
+        assert_eq!(mode.trusts_operator(), Some(true), "it trusts a key, which no reading shows");
+        mode.read(false, true);
+        assert_eq!(mode.trusts_operator(), Some(false), "another process");
+    }
+}
