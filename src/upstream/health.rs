@@ -2,7 +2,8 @@
 //! trial doubles the pause (with jitter), a successful one ends the ejection.
 //!
 //! A dial that times out is evidence about the server only if the dial was given a fair time. How long a dial may take
-//! follows from what its client has left, and the last clients of a storm have little.
+//! follows from what its client has left, and the last clients of a storm have little. Many such dials are evidence
+//! once they have waited for a fair time in all, without any answer between.
 
 use std::time::{Duration, Instant};
 
@@ -47,11 +48,15 @@ pub struct Health {
     streak: u32,
     /// What a dial takes, from its beginning to INFO: the longest of late, forgotten by 5 % with each shorter one.
     dial_time: Option<Duration>,
+    /// How long dials have waited in vain since the last answer or failure; what several waited at once counts once.
+    silent: Duration,
+    /// The end of the last wait that `silent` counts.
+    counted_until: Option<Instant>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { state: State::Up, streak: 0, dial_time: None }
+        Self { state: State::Up, streak: 0, dial_time: None, silent: Duration::ZERO, counted_until: None }
     }
 }
 
@@ -84,6 +89,7 @@ impl Health {
     pub fn answered(&mut self) {
         self.state = State::Up;
         self.streak = 0;
+        self.silent = Duration::ZERO;
     }
 
     /// The same, after the dial `took` so long.
@@ -100,10 +106,14 @@ impl Health {
         (left / 2).max(usual.min(left))
     }
 
-    /// A dial that was `given` so long had no INFO by then. Like [`Health::failed`], where that was a fair time.
+    /// A dial that was `given` so long had no INFO by then. Like [`Health::failed`], where that was a fair time, or the
+    /// last part of one.
     pub fn timed_out(&mut self, now: Instant, given: Duration, rng: &mut fastrand::Rng) -> Option<Duration> {
         let usual = self.dial_time.unwrap_or_default();
-        if given >= LEAST_FAIR_TIME.max(usual * FAIR_TIMES_USUAL) {
+        let since = self.counted_until.map_or(given, |until| now.saturating_duration_since(until).min(given));
+        self.silent = (self.silent + since).max(given);
+        self.counted_until = Some(now);
+        if self.silent >= LEAST_FAIR_TIME.max(usual * FAIR_TIMES_USUAL) {
             return self.failed(now, rng);
         }
         // The next client may try.
@@ -116,6 +126,7 @@ impl Health {
     /// A dial failed: it was refused, timed out, or ended before INFO. Returns the pause, for the log, if this ejects
     /// the server anew.
     pub fn failed(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
+        self.silent = Duration::ZERO;
         // Dials that were under way when the server was ejected fail too. They say nothing new.
         if let State::Ejected { until } = self.state
             && now < until
@@ -187,6 +198,42 @@ mod tests {
             health.answered_in(ms(1));
         }
         assert!(health.timed_out(now, ms(250), &mut rng).is_some(), "long dials are forgotten");
+    }
+
+    #[test]
+    fn clients_without_time_are_no_evidence_and_a_server_that_never_answers_them_is_found_out() {
+        let (mut rng, start) = (fastrand::Rng::with_seed(7), Instant::now());
+        let ms = Duration::from_millis;
+        let mut health = Health::default();
+        let mut dial = |health: &mut Health, from: u64, to: u64| {
+            health.timed_out(start + ms(to), ms(to - from), &mut rng).is_some()
+        };
+        for n in 0..1000 {
+            assert!(!dial(&mut health, n, n), "no time at all");
+        }
+        // A hundred at once have waited for 200 ms, not for 20 s.
+        for _ in 0..100 {
+            assert!(!dial(&mut health, 1000, 1200));
+        }
+        health.answered();
+        assert!(!dial(&mut health, 2000, 2240), "it has answered meanwhile");
+        assert!(!dial(&mut health, 2100, 2240));
+        assert!(dial(&mut health, 2230, 2250), "250 ms in all without an answer");
+    }
+
+    #[test]
+    fn a_trial_by_clients_without_time_goes_on_with_the_next() {
+        let (mut rng, now) = (fastrand::Rng::with_seed(7), Instant::now());
+        let ms = Duration::from_millis;
+        let mut health = Health::default();
+        let due = now + health.failed(now, &mut rng).unwrap();
+        for n in 0..10 {
+            let began = due + ms(n * 25);
+            assert_eq!(health.status(began), HealthStatus::TrialDue, "{n}");
+            health.trial_began(began);
+            let pause = health.timed_out(began + ms(25), ms(25), &mut rng);
+            assert_eq!(pause.is_some(), n == 9, "10 trials of 25 ms each are a fair time");
+        }
     }
 
     #[test]
