@@ -5,6 +5,9 @@
 //! admitting it then wastes a server's slot. So the hold ends well before the client gives up, and so does the
 //! handshake with the server. How long before depends on what is known: how far away the client is, and what a login of
 //! its account takes.
+//!
+//! A deadline is a guess until it has passed. A client that says CONNECT only when the deadline of its library is over
+//! has another one, and is in no hurry that weir knows of: its time to wait counts from CONNECT.
 
 use std::{
     collections::HashMap,
@@ -34,6 +37,11 @@ pub struct DeadlinePolicy {
 
 /// The least time between the end of the hold and the answer, while it is not known what a login takes.
 pub const UNKNOWN_LOGIN: Duration = Duration::from_millis(400);
+/// From the end of the hold until the client has given up, as far as weir knows.
+const GIVES_UP: Duration = UNKNOWN_LOGIN.saturating_add(Duration::from_millis(100));
+/// A client that does not have to wait for its turn has at least this long for the dial and the login, counted from its
+/// CONNECT, however late that came: with less time a healthy server could not let it in.
+pub const FAIR_TIME: Duration = UNKNOWN_LOGIN;
 /// Where it is known what a login takes, this many times that is left for it.
 const LOGIN_MARGIN: f64 = 1.3;
 /// So much is left at least between the last turn and the client's own deadline.
@@ -47,7 +55,7 @@ const BEFORE_INFO: f64 = 0.8;
 /// How long weir may hold a client whose library allows this much. The rest is [`UNKNOWN_LOGIN`] for the login, and 100
 /// ms; where a library allows more than 10 s, the rest is a twentieth.
 const fn hold_within(allowed: Duration) -> Duration {
-    let (least, twentieth) = (UNKNOWN_LOGIN.saturating_add(Duration::from_millis(100)), allowed.checked_div(20));
+    let (least, twentieth) = (GIVES_UP, allowed.checked_div(20));
     match twentieth {
         Some(twentieth) if twentieth.as_nanos() > least.as_nanos() => allowed.saturating_sub(twentieth),
         _ => allowed.saturating_sub(least),
@@ -60,30 +68,32 @@ impl DeadlinePolicy {
         Self { max_hold, by_lang }
     }
 
-    /// Until when a client that was accepted at `accepted` may wait before it has seen INFO. What is left of the hold
-    /// of a client of unknown kind is for INFO, for CONNECT, and for the answer or a refusal that it can read.
-    pub fn before_info(&self, accepted: Instant) -> Instant {
-        accepted + self.max_hold.mul_f64(BEFORE_INFO)
+    /// Until when a client that was accepted at `accepted`, and has waited for weir since `heard`, may wait before it
+    /// has seen INFO. What is left of the hold of a client of unknown kind is for INFO, for CONNECT, and for the answer
+    /// or a refusal that it can read.
+    pub fn before_info(&self, accepted: Instant, heard: Instant) -> Instant {
+        counts_from(accepted, heard, self.max_hold) + self.max_hold.mul_f64(BEFORE_INFO)
     }
 
     /// The deadlines of a client that was accepted at `accepted` and whose CONNECT, with this `lang`, came at
     /// `connected`.
     pub fn deadlines(&self, lang: Option<&str>, accepted: Instant, connected: Instant) -> Deadlines {
+        let within = |hold| counts_from(accepted, connected, hold) + hold;
         let lang = lang.unwrap_or_default();
         let allowed = by_lang(lang).map(|library| library.deadline);
         let (hold_until, is_usual) = match (self.by_lang.get(lang), allowed) {
-            (Some(&hold), _) => (accepted + hold, false),
-            (None, None) => (accepted + self.max_hold, false),
+            (Some(&hold), _) => (within(hold), false),
+            (None, None) => (within(self.max_hold), false),
             (None, Some(Deadline::Total(allowed))) if hold_within(allowed) > USUAL_HOLD => {
-                (accepted + hold_within(allowed), false)
+                (within(hold_within(allowed)), false)
             }
-            (None, Some(Deadline::Total(_))) => (accepted + self.max_hold, true),
+            (None, Some(Deadline::Total(_))) => (within(self.max_hold), true),
             // The library's deadline starts anew when it sends CONNECT.
             (None, Some(Deadline::PerStep(allowed))) => {
                 ((accepted + self.max_hold).max(connected + hold_within(allowed)), true)
             }
         };
-        let answer_by = hold_until + UNKNOWN_LOGIN;
+        let answer_by = (hold_until + UNKNOWN_LOGIN).max(connected + FAIR_TIME);
         // The client began to count half a round trip before weir, and the answer takes the other half. From accept to
         // CONNECT it took at least one round trip: longer on a busy machine, but there it took longer too until the
         // client was accepted.
@@ -92,6 +102,13 @@ impl DeadlinePolicy {
         let hold_until = latest.map_or(hold_until, |latest| latest.max(hold_until));
         Deadlines { hold_until, answer_by, returns: Return::of(lang) }
     }
+}
+
+/// From when the deadline of a client counts that was accepted at `accepted`, and has waited for weir since `heard`, if
+/// its library is taken for one whose clients may be held for `hold`. A client that is still there when it should have
+/// given up has a longer deadline than that, of which nothing is known.
+fn counts_from(accepted: Instant, heard: Instant, hold: Duration) -> Instant {
+    if heard < accepted + hold + GIVES_UP { accepted } else { heard }
 }
 
 /// The last moment at which a turn is of use to a client that may be held until `hold_until` and must have its answer
@@ -171,6 +188,38 @@ mod tests {
             assert_eq!(hold, (1850 * MS - far * MS).max(1500 * MS));
             let step = policy.deadlines(Some(".NET"), accepted, accepted + far * MS).hold_until - accepted;
             assert_eq!(step, (1850 * MS).max(1500 * MS + far * MS));
+        }
+    }
+
+    /// Whenever CONNECT comes, there is a fair time from then on. One that comes after the library's deadline begins
+    /// the wait anew.
+    #[test]
+    fn a_late_client_is_not_in_a_hurry() {
+        let policy = DeadlinePolicy::new(1500 * MS, HashMap::from([("mine".to_owned(), 300 * MS)]));
+        let accepted = Instant::now();
+        for (lang, allowed) in [("go", 2000), ("", 2000), ("arduino", 2000), ("mine", 800), ("rust", 5000)] {
+            let hold = policy.deadlines(Some(lang), accepted, accepted).answer_by - accepted - UNKNOWN_LOGIN;
+            for came in (0..30_000).step_by(50) {
+                let connected = accepted + came * MS;
+                let Deadlines { hold_until, answer_by, .. } = policy.deadlines(Some(lang), accepted, connected);
+                assert!(answer_by >= connected + FAIR_TIME && answer_by >= hold_until, "{lang} {came}");
+                if came >= allowed {
+                    assert!(hold_until >= connected + hold, "{lang} {came}");
+                    assert!(answer_by < connected + allowed * MS, "{lang} {came}");
+                } else {
+                    // Its own deadline is near, so it waits for no turn beyond that.
+                    assert!(hold_until < accepted + allowed * MS, "{lang} {came}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_late_client_hello_begins_the_wait_for_info() {
+        let policy = DeadlinePolicy::new(1500 * MS, HashMap::new());
+        let accepted = Instant::now();
+        for (heard, until) in [(0, 1200), (1700, 1200), (1999, 1200), (2000, 3200), (9000, 10_200)] {
+            assert_eq!(policy.before_info(accepted, accepted + heard * MS), accepted + until * MS, "{heard}");
         }
     }
 

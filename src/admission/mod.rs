@@ -74,7 +74,7 @@ pub use self::{
     accept_check::AcceptPermit,
     client::{Client, Pass},
     controller::Admission,
-    deadlines::Deadlines,
+    deadlines::{Deadlines, FAIR_TIME},
     params::{AccountLimits, Params, PatternQuota, Quota},
     queue::{release::Failover, waiting::Waiter},
     quota::{

@@ -65,8 +65,8 @@ pub struct ListenerConfig {
     pub accept_proxy_protocol_from: Vec<IpNet>,
     /// The most clients at once, 1 to 10 million.
     pub max_clients: u32,
-    /// From accept to a complete CONNECT, 10 ms to 60 s.
-    pub handshake_timeout: Duration,
+    /// From accept to a complete CONNECT in all, 10 ms to 60 s; `None` gives each step what nats-server gives it.
+    pub handshake_timeout: Option<Duration>,
     /// TLS towards clients.
     pub tls: Option<ListenerTls>,
     /// WebSocket towards clients.

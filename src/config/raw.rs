@@ -129,8 +129,9 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
     let believed = list::<Network>(s, "accept_proxy_protocol_from");
     // nats-server's own default for max_connections.
     let max_clients = s.value("max_clients", 65_536, within(1..=MOST_CLIENTS));
-    // Go, Java and C give up 2 s after they connected, so no CONNECT comes later.
-    let handshake_timeout = s.value("handshake_timeout", 2 * SECOND, within(10 * MS..=60 * SECOND));
+    // nats-server's own timers: whoever is in time for a server is in time for weir.
+    let absence = "as nats-server, 2s for TLS and then the servers' auth_timeout";
+    let handshake_timeout = s.optional("handshake_timeout", absence, within(10 * MS..=60 * SECOND));
     let mut table = |of: Kind, key: &'static str, problem: Problem| {
         let is_given = kind != of && s.take(key).is_some();
         if is_given {

@@ -46,10 +46,11 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arriv
     // What is read before the accept check takes a descriptor like any client, so it counts like one meanwhile.
     let _permit = cx.listener.count_before_check(&cx.shared).ok_or(End::Refused(Refusal::ListenerFull))?;
     if is_proxied {
-        match proxy_header::read(&mut tcp, cx.connect_by()).await {
+        match proxy_header::read(&mut tcp, cx.step_by(cx.heard())).await {
             Ok(client) => cx.peer = client.unwrap_or(cx.peer),
             Err(unfinished) => return Err(close_unfinished(Stream::from(tcp), unfinished, Phase::Preface).await),
         }
+        cx.note_heard();
     }
     let listener = Arc::clone(&cx.listener);
     let Some(web) = &listener.websocket else { return Ok(Arrived { stream: tcp.into(), upgrade: None }) };
@@ -58,7 +59,9 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arriv
         Ok(stream) => stream,
         Err(lost) => return Err(lost.close(None).await),
     };
+    cx.note_heard();
     let (stream, upgrade) = websocket_upgrade::read_request(cx, stream, web).await?;
+    cx.note_heard();
     Ok(Arrived { stream, upgrade: Some(upgrade) })
 }
 

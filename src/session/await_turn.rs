@@ -33,7 +33,7 @@ pub(super) async fn await_turn<L>(
     let waited = loop {
         if wait.is_queued() && held_since.is_none() {
             held_since = Some(Instant::now());
-            if !std::mem::replace(&mut cx.log.waited, true) {
+            if !std::mem::replace(&mut cx.waited, true) {
                 shared.counters.held.fetch_add(1, Relaxed);
             }
             shared.arrived.notify_one();

@@ -44,12 +44,20 @@ impl Lost {
 }
 
 /// Does TLS before INFO, where the listener and the client do so.
-pub(super) async fn handshake_first(cx: &Context, stream: Stream, refused: Option<Refusal>) -> Result<Stream, Lost> {
+pub(super) async fn handshake_first(
+    cx: &mut Context,
+    stream: Stream,
+    refused: Option<Refusal>,
+) -> Result<Stream, Lost> {
     let Some(terminator) = &cx.listener.tls else { return Ok(stream) };
     match terminator.handshake_first() {
         HandshakeFirst::Never => Ok(stream),
         HandshakeFirst::Within(pause) if !tls::speaks_first(stream.tcp(), pause).await => Ok(stream),
-        HandshakeFirst::Within(_) | HandshakeFirst::Always => handshake(cx, stream, refused).await,
+        HandshakeFirst::Within(_) | HandshakeFirst::Always => {
+            let stream = handshake(cx, stream, refused).await?;
+            cx.note_heard();
+            Ok(stream)
+        }
     }
 }
 
@@ -67,10 +75,11 @@ async fn accept(
     tcp: TcpStream,
     refused: Option<Refusal>,
 ) -> Result<Stream, Lost> {
+    let deadline = cx.step_by(Instant::now());
     // When CONNECT should be there. A client that is ready only then can still be let in, if its turn comes at once.
-    let done_by: Instant = cx.unknown_hold_until().min(cx.connect_by());
+    let done_by = cx.unknown_hold_until().min(deadline);
     // On the heap while it lasts: it is larger than all else that a preface keeps.
-    let done = Box::pin(tls::accept(terminator, tcp, refused.is_some(), done_by, cx.connect_by())).await;
+    let done = Box::pin(tls::accept(terminator, tcp, refused.is_some(), done_by, deadline)).await;
     Err(match done {
         Ok((stream, kind)) => {
             let counters = &cx.shared.counters;

@@ -3,12 +3,14 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use tokio::{net::TcpStream, time::Instant};
 use tracing::debug;
 
 use crate::{
+    admission::FAIR_TIME,
     identity::ClientKey,
     outcome::{Cause, Close, Party, Phase, Refusal},
     protocol::proxy_header,
@@ -17,12 +19,23 @@ use crate::{
     upstream::Server,
 };
 
+/// nats-server's own default for `tls { timeout }` (`TLS_TIMEOUT`, const.go). The HTTP request of a WebSocket and a
+/// PROXY header have as long.
+const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+/// nats-server's own default for the time from the end of TLS to CONNECT (`getDefaultAuthTimeout`, opts.go).
+const AUTH_TIMEOUT_BEHIND_TLS: Duration = Duration::from_secs(3);
+
 /// What every stage needs: what the client shares with others, and what is known of it alone.
 pub(super) struct Context {
     pub shared: Arc<Shared>,
     pub listener: Arc<Listener>,
     pub id: u64,
     pub accepted: Instant,
+    /// From accept until the client did the last thing that weir waited for before INFO, in milliseconds. A session
+    /// keeps it, and is small.
+    heard_after_ms: u32,
+    /// Whether the client was held in the queue.
+    pub waited: bool,
     /// Where the client comes from: the connection's peer, or who a trusted proxy says it is.
     pub peer: SocketAddr,
     pub log: LogFields,
@@ -36,8 +49,6 @@ pub(super) struct LogFields {
     pub name: Option<Box<str>>,
     pub lang: Option<Box<str>>,
     pub server: Option<Arc<Server>>,
-    /// Whether the client was held in the queue.
-    pub waited: bool,
 }
 
 /// How the path of a client ends.
@@ -70,7 +81,8 @@ impl Context {
         // An IPv4 client of a socket for both families is an IPv4 client.
         peer.set_ip(peer.ip().to_canonical());
         let id = shared.next_id.fetch_add(1, Relaxed);
-        Self { shared, listener, id, accepted: Instant::now(), peer, log: LogFields::default() }
+        let accepted = Instant::now();
+        Self { shared, listener, id, accepted, heard_after_ms: 0, waited: false, peer, log: LogFields::default() }
     }
 
     /// The address that the client counts for.
@@ -78,15 +90,43 @@ impl Context {
         self.peer.ip().to_canonical()
     }
 
-    /// CONNECT must have come by then.
-    pub fn connect_by(&self) -> Instant {
-        self.accepted + self.listener.handshake_timeout
+    /// The client has done what weir waited for, before INFO: from now on it waits for weir.
+    pub fn note_heard(&mut self) {
+        self.heard_after_ms = u32::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u32::MAX);
     }
 
-    /// Until when weir looks for a server for a client of which it knows nothing but its source.
+    /// Since when the client waits for weir, before INFO.
+    pub fn heard(&self) -> Instant {
+        self.accepted + Duration::from_millis(self.heard_after_ms.into())
+    }
+
+    /// A step before CONNECT, for which weir has waited `since` then, must be done by then: TLS, the HTTP request of a
+    /// WebSocket, a PROXY header.
+    pub fn step_by(&self, since: Instant) -> Instant {
+        self.listener.handshake_timeout.map_or(since + STEP_TIMEOUT, |in_all| self.accepted + in_all)
+    }
+
+    /// CONNECT, for which weir has waited `since` then, must be complete by then.
+    pub fn connect_by(&self, since: Instant) -> Instant {
+        match self.listener.handshake_timeout {
+            Some(in_all) => self.accepted + in_all,
+            // What a client is given by nats-server: it counts from INFO, and from the end of TLS where there is any.
+            None => {
+                let least = if self.listener.tls.is_some() { AUTH_TIMEOUT_BEHIND_TLS } else { Duration::ZERO };
+                since + self.shared.servers.auth_timeout().max(least)
+            }
+        }
+    }
+
+    /// Until when a client may wait for its turn of which weir knows nothing but its source.
     pub fn unknown_hold_until(&self) -> Instant {
-        let accepted = self.accepted.into_std();
-        Instant::from_std(self.shared.admission.deadline_policy().deadlines(None, accepted, accepted).hold_until)
+        let (accepted, heard) = (self.accepted.into_std(), self.heard().into_std());
+        Instant::from_std(self.shared.admission.deadline_policy().deadlines(None, accepted, heard).hold_until)
+    }
+
+    /// Until when weir looks for a server for such a client, once it has its turn.
+    pub fn dial_by(&self) -> Instant {
+        self.unknown_hold_until().max(Instant::now() + FAIR_TIME)
     }
 
     /// The PROXY header that tells a server where this client comes from; empty where servers are not told.
@@ -149,7 +189,7 @@ impl Context {
     /// Counts a close, and says how the log tells of it.
     fn count_close(&self, close: Close) -> (&'static str, &'static str, &'static str, &'static str) {
         self.shared.counters.close(close);
-        if self.log.waited && close.phase == Phase::Hold {
+        if self.waited && close.phase == Phase::Hold {
             self.record_fate(Fate::Left);
         }
         ("closed", close.party.name(), close.phase.name(), close.cause.name())

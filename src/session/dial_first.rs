@@ -238,7 +238,7 @@ pub(super) async fn turn_by_source(
     left: impl Future<Output = ()>,
 ) -> Result<Result<Pass, Refusal>, End> {
     let shared = &cx.shared;
-    let hold_until = shared.admission.deadline_policy().before_info(cx.accepted.into_std());
+    let hold_until = shared.admission.deadline_policy().before_info(cx.accepted.into_std(), cx.heard().into_std());
     let client = shared.keys.client(cx.source(), shared.keys.credential(Credential::Nothing), None);
     let (turn, turn_comes) = oneshot::channel();
     let waiter = || TurnSender(turn);
@@ -255,7 +255,7 @@ pub(super) async fn turn_by_source(
 async fn open(cx: &Context, slot: Slot, proxy_header: &[u8]) -> Result<DialledServer, Refusal> {
     let shared = &cx.shared;
     let until_info = UntilInfo::new(shared, proxy_header);
-    let (dialled, slot, began) = open_any(shared, slot, &until_info, cx.unknown_hold_until()).await?;
+    let (dialled, slot, began) = open_any(shared, slot, &until_info, cx.dial_by()).await?;
     shared.advertised_info.learn(slot.server().index(), dialled.info());
     let expires = began + slot.server().auth_timeout().mul_f64(FOR_CONNECT);
     Ok(DialledServer { dialled, slot, expires })

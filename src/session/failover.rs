@@ -104,6 +104,10 @@ pub(super) async fn open(
 async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result<O::Opened, DialError> {
     let began = Instant::now();
     let server = Arc::clone(slot.server());
+    // A dial without any time would fail, and that would say nothing.
+    if began >= deadline {
+        return Err(DialError::TimedOut);
+    }
     // A server that does not answer in its share of what is left leaves the rest for another one.
     let given = server.time_for_dial(deadline.saturating_duration_since(began));
     let (pause, err) = match far.open(&server, began + given).await {

@@ -25,8 +25,8 @@ pub struct Listener {
     pub info: Arc<ListenerInfo>,
     /// Its clients, at most `max_clients`.
     pub max_clients: Arc<Limit>,
-    /// From accept to CONNECT.
-    pub handshake_timeout: Duration,
+    /// From accept to CONNECT in all; `None` gives each step what nats-server gives it.
+    pub handshake_timeout: Option<Duration>,
     /// Load balancers whose PROXY header is expected and believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Where weir ends TLS itself.

@@ -50,7 +50,7 @@ impl Accepted {
             },
             (Some(upgrade), None) => websocket_upgrade::accept(stream, upgrade).await?,
             (Some(_), Some(reason)) => {
-                let until = cx.connect_by().into_std();
+                let until = cx.step_by(cx.heard()).into_std();
                 let refused = with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, now(), rng));
                 return Err(refuse(cx, Refusable::Http(stream), reason, refused).await);
             }
@@ -84,13 +84,12 @@ async fn exchange(
     info: &[u8],
     refused: Option<Refusal>,
 ) -> Result<(Stream, Box<Connect>, Preface), Lost> {
-    let connect_by = cx.connect_by();
-    if let Err(unfinished) = send_info(&mut stream, info, connect_by).await {
+    if let Err(unfinished) = send_info(&mut stream, info, cx.step_by(Instant::now())).await {
         return Err(Lost::new(stream, unfinished));
     }
     let mut stream = client_tls::handshake(cx, stream, refused).await?;
     let longest = cx.shared.servers.max_control_line();
-    match read_connect(&mut stream, longest, connect_by).await {
+    match read_connect(&mut stream, longest, cx.connect_by(Instant::now())).await {
         Ok((connect, preface)) => Ok((stream, connect, preface)),
         Err(unfinished) => Err(Lost::new(stream, unfinished)),
     }

@@ -33,7 +33,7 @@ pub(super) async fn read_request(
     mut stream: Stream,
     web: &WebSocketListener,
 ) -> Result<(Stream, Upgrade), End> {
-    let upgrade = match websocket::request(&mut stream, &web.rules, cx.connect_by()).await {
+    let upgrade = match websocket::request(&mut stream, &web.rules, cx.step_by(cx.heard())).await {
         Ok(upgrade) => upgrade,
         Err(Unopened::Probe) => return Err(End::Probe),
         Err(Unopened::Gone) => return Err(End::left(Phase::Preface)),

@@ -52,7 +52,7 @@ impl Connected {
             return Err(End::closed(Party::Downstream, Phase::Relay, Cause::SocketError));
         }
         cx.shared.counters.servers[server.index()].admitted.fetch_add(1, Relaxed);
-        if cx.log.waited {
+        if cx.waited {
             cx.record_fate(Fate::Admitted);
         }
         let Downstream { stream, preface, entry, .. } = downstream;

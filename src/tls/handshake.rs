@@ -28,6 +28,8 @@ use crate::{
     },
 };
 
+/// A client whose ClientHello comes late is not one that is in a hurry. It is worth a handshake that takes so long.
+const FAIR_TIME: Duration = Duration::from_millis(400);
 /// How often an incomplete ClientHello is looked at again. As long as bytes are left unread, the kernel does not report
 /// more of them.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -80,8 +82,9 @@ pub async fn hello(down: &TcpStream) -> Option<FirstBytes> {
     }
 }
 
-/// Does the server's part of a handshake. The handshake is begun only if it will probably end by `done_by`, and has to
-/// end by `deadline`. A client that will be `refused` anyway is served only if no other handshake waits for the worker.
+/// Does the server's part of a handshake. The handshake is begun only if it will probably end by `done_by`, or within a
+/// [`FAIR_TIME`] of a ClientHello that comes late, and has to end by `deadline`. A client that will be `refused` anyway
+/// is served only if no other handshake waits for the worker.
 ///
 /// # Errors
 /// [`Failed`].
@@ -106,6 +109,7 @@ pub async fn accept(
         }
         Ok(Some(_)) => return Err(Failed::NotTls(down)),
     };
+    let done_by = done_by.max(Instant::now() + FAIR_TIME).min(deadline);
     let permit = budget::permit(priority, budget::latest_begin(done_by)).await.ok_or(Failed::Busy)?;
     let began = Instant::now();
     let handshake = TlsAcceptor::from(config).accept(down);

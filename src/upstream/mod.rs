@@ -164,6 +164,12 @@ impl Servers {
         let known = self.list.iter().map(|server| server.max_control_line()).filter(|&n| n != usize::MAX);
         known.min().unwrap_or(MAX_CONTROL_LINE)
     }
+
+    /// The longest that any server waits for CONNECT: a client may be placed on any of them. At least nats-server's own
+    /// default.
+    pub fn auth_timeout(&self) -> Duration {
+        self.list.iter().map(|server| server.auth_timeout()).fold(server::DEFAULT_AUTH_TIMEOUT, Duration::max)
+    }
 }
 
 /// Closing the clients of servers that die.

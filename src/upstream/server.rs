@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -30,7 +30,9 @@ use crate::{
 /// otherwise.
 const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
 /// nats-server's own default for `auth_timeout` (`AUTH_TIMEOUT`, const.go).
-const DEFAULT_AUTH_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const DEFAULT_AUTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// What is longer counts as this, so that a wrong reading does not keep silent connections for ever.
+const LONGEST_AUTH_TIMEOUT: Duration = Duration::from_secs(60);
 /// In slow start the handshake limit is at most this on a server that has just started, and rises from there.
 const INITIAL_SLOW_START_LIMIT: u32 = 16;
 /// A server that has said `maximum connections exceeded` gets no clients for this long: about the time to the next
@@ -64,6 +66,8 @@ pub struct Server {
     load: Load,
     /// By its last reading; `usize::MAX` while unknown.
     max_control_line: AtomicUsize,
+    /// By its last reading, in milliseconds; 0 while unknown.
+    auth_timeout_ms: AtomicU64,
     /// The last INFO of each kind: the one that opens a connection, and the one after PONG. The next is mostly the
     /// same.
     infos: [ArcSwapOption<Info>; 2],
@@ -95,6 +99,7 @@ impl Server {
             auth_mode: AuthMode::default(),
             load: Load::new(capacity, cluster.reserve.ceiling(capacity)),
             max_control_line: AtomicUsize::new(usize::MAX),
+            auth_timeout_ms: AtomicU64::new(0),
             infos: Default::default(),
             origin,
             snapshot: AtomicSnapshot::default(),
@@ -200,6 +205,8 @@ impl Server {
         self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
         self.load.reconcile(epoch, reading.connections);
         self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);
+        let auth_timeout = reading.auth_timeout.map_or(0, |time| time.min(LONGEST_AUTH_TIMEOUT).as_millis());
+        self.auth_timeout_ms.store(auth_timeout as u64, Relaxed);
         let _ = self.name.set(reading.server_name.clone());
         if let Some(account) = &reading.system_account {
             let _ = self.system_account.set(account.clone());
@@ -234,7 +241,10 @@ impl Server {
 
     /// How long it waits for CONNECT, counted from its accept: by its last reading, else the default.
     pub fn auth_timeout(&self) -> Duration {
-        self.state().last_reading.as_ref().and_then(|last| last.auth_timeout).unwrap_or(DEFAULT_AUTH_TIMEOUT)
+        match self.auth_timeout_ms.load(Relaxed) {
+            0 => DEFAULT_AUTH_TIMEOUT,
+            ms => Duration::from_millis(ms),
+        }
     }
 
     /// Whether this is the name of its system account; `false` while it has not told that name.

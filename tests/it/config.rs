@@ -105,7 +105,7 @@ fn the_least_file_gets_defaults_that_are_safe() {
     assert_eq!(config.listeners.len(), 1);
     assert_eq!(config.listeners[0].listen, "0.0.0.0:4222".parse().unwrap());
     assert_eq!(config.listeners[0].max_clients, 65_536);
-    assert_eq!(config.listeners[0].handshake_timeout, Duration::from_secs(2));
+    assert_eq!(config.listeners[0].handshake_timeout, None);
     assert_eq!(config.monitor, None);
     assert_eq!(config.upstream.reserve, Reserve::Share(0.02));
     assert_eq!(config.upstream.poll_interval, Duration::from_secs(1));

@@ -25,6 +25,7 @@ mod harness;
 mod hostile_clients;
 mod identity_spoofing;
 mod jwt;
+mod late_clients;
 mod login_matrix;
 mod max_connections;
 mod nats_server_install;

@@ -2,6 +2,8 @@
 
 use std::pin::pin;
 
+use tokio::time::Instant;
+
 use crate::{
     identity::Credential,
     net::{linger, stream::Stream, timer::timeout_at},
@@ -48,10 +50,10 @@ impl PassthroughClient {
         if !self.tls_first {
             let mut info = Vec::with_capacity(512);
             cx.listener.info.write_own_info(cx.id, cx.source(), &mut info);
-            if downstream::send_info(&mut self.stream, &info, cx.connect_by()).await.is_err() {
+            if downstream::send_info(&mut self.stream, &info, cx.step_by(Instant::now())).await.is_err() {
                 return self.end_of_left(Phase::Hold);
             }
-            last = match timeout_at(cx.connect_by(), pin!(tls::hello(self.stream.tcp()))).await {
+            last = match timeout_at(cx.step_by(Instant::now()), pin!(tls::hello(self.stream.tcp()))).await {
                 Ok(Some(FirstBytes::ClientHello { .. })) => ALERT,
                 // It goes on without TLS, so it can read.
                 Ok(Some(_)) => refusal::line(reason),

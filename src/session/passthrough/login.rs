@@ -84,7 +84,7 @@ pub(super) async fn log_in(cx: &Context, session: &mut Unread) -> Option<Ended> 
     let counters = &cx.shared.counters.servers[session.server.server().index()];
     counters.handshake_seconds.observe(login.took.as_secs_f64());
     counters.admitted.fetch_add(1, Relaxed);
-    if cx.log.waited {
+    if cx.waited {
         cx.shared.flight.waited(None, None, Fate::Admitted);
     }
     None

@@ -8,7 +8,7 @@ pub(super) mod login;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     admission::{Pass, Wait},
@@ -77,7 +77,7 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
     if let Some(info) = info {
         let mut line = Vec::with_capacity(512);
         cx.listener.info.write_dialled_info(&info, cx.source(), &mut line);
-        if let Err(unfinished) = downstream::send_info(&mut stream, &line, cx.connect_by()).await {
+        if let Err(unfinished) = downstream::send_info(&mut stream, &line, cx.step_by(Instant::now())).await {
             linger::close_with(to_server, b"").await;
             return Err(close_unfinished(stream, unfinished, Phase::Preface).await);
         }
@@ -118,7 +118,7 @@ struct UntilTls<'a> {
 impl Open for UntilTls<'_> {
     type Opened = (Stream, Option<Arc<Info>>);
 
-    async fn open(&self, server: &Server, by: tokio::time::Instant) -> Result<Self::Opened, DialError> {
+    async fn open(&self, server: &Server, by: Instant) -> Result<Self::Opened, DialError> {
         if self.tls_first {
             return Ok((dial::connect(server, self.proxy_header, by).await?.into(), None));
         }
@@ -134,16 +134,19 @@ impl Open for UntilTls<'_> {
 impl PassthroughClient {
     /// Finds out whether the client begins TLS before INFO. A client that opens and says nothing costs no server
     /// anything.
-    async fn begin(cx: &Context, stream: Stream) -> Result<Self, End> {
+    async fn begin(cx: &mut Context, stream: Stream) -> Result<Self, End> {
         let tls_first = match cx.listener.passthrough.as_ref().map(|passthrough| passthrough.handshake_first) {
             None | Some(HandshakeFirst::Never) => false,
             Some(HandshakeFirst::Always) => true,
             Some(HandshakeFirst::Within(pause)) => tls::speaks_first(stream.tcp(), pause).await,
         };
         if tls_first {
-            let hello = timeout_at(cx.connect_by(), pin!(tls::hello(stream.tcp()))).await;
+            let hello = timeout_at(cx.step_by(cx.heard()), pin!(tls::hello(stream.tcp()))).await;
             let unfinished = match hello {
-                Ok(Some(FirstBytes::ClientHello { .. })) => return Ok(Self { stream, tls_first }),
+                Ok(Some(FirstBytes::ClientHello { .. })) => {
+                    cx.note_heard();
+                    return Ok(Self { stream, tls_first });
+                }
                 Ok(Some(_)) => return Err(End::Refused(Refusal::Protocol)),
                 Ok(None) => Unfinished::Probe,
                 Err(_) => Unfinished::TimedOut,
@@ -163,7 +166,7 @@ impl PassthroughClient {
             Err(reason) => return Ok(Err(reason)),
         };
         let until_tls = UntilTls { proxy_header, tls_first: self.tls_first };
-        let mut opening = pin!(open_any(&cx.shared, server, &until_tls, cx.unknown_hold_until()));
+        let mut opening = pin!(open_any(&cx.shared, server, &until_tls, cx.dial_by()));
         let (opened, left) = tokio::select! {
             opened = &mut opening => (opened, false),
             () = self.left() => (opening.await, true),

@@ -115,7 +115,7 @@ fn listener(shared: &Shared) -> Arc<Listener> {
     Arc::new(Listener {
         info: Arc::clone(&shared.advertised_info.listener_infos()[0]),
         max_clients: Limit::new(CLIENTS),
-        handshake_timeout: Duration::from_secs(2),
+        handshake_timeout: None,
         trusted_proxies: Vec::new(),
         tls: None,
         websocket: None,

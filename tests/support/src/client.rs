@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::timeout;
+use tokio::time::{error::Elapsed, timeout};
 
 use crate::PATIENCE;
 
@@ -224,16 +224,27 @@ impl RawClient {
         if client.send(header).await.is_err() {
             return Attempt::Ended(End::Reset);
         }
-        match timeout(deadline, client.handshake(login)).await {
-            Ok(Ok(Reply::Pong)) => Attempt::In(client),
+        let reply = timeout(deadline, client.handshake(login)).await;
+        client.judge(reply, deadline).await
+    }
+
+    /// The rest of an attempt on a connection whose INFO has been read.
+    pub async fn enter(mut self, login: &Login, deadline: Duration) -> Attempt {
+        let reply = timeout(deadline, self.log_in(login)).await;
+        self.judge(reply, deadline).await
+    }
+
+    async fn judge(mut self, reply: Result<io::Result<Reply>, Elapsed>, deadline: Duration) -> Attempt {
+        match reply {
+            Ok(Ok(Reply::Pong)) => Attempt::In(self),
             Ok(Ok(Reply::Err(text))) => {
-                let end = client.end(deadline).await;
-                Attempt::Refused { text, info: (!client.info.is_null()).then_some(client.info), end }
+                let end = self.end(deadline).await;
+                Attempt::Refused { text, info: (!self.info.is_null()).then_some(self.info), end }
             }
             Ok(Ok(Reply::Eof)) => Attempt::Ended(End::Eof),
             Ok(Ok(Reply::Odd(what))) => Attempt::Broken(what),
             Ok(Err(_)) => Attempt::Ended(End::Reset),
-            Err(_) => Attempt::TimedOut(client),
+            Err(_) => Attempt::TimedOut(self),
         }
     }
 
@@ -249,6 +260,10 @@ impl RawClient {
             Some(other) => return Ok(Reply::Odd(format!("{other:?} before INFO"))),
             None => return Ok(Reply::Eof),
         }
+        self.log_in(login).await
+    }
+
+    async fn log_in(&mut self, login: &Login) -> io::Result<Reply> {
         let connect = login.answering(&self.info).connect_line();
         if login.two_writes {
             self.send(connect.as_bytes()).await?;

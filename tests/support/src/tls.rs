@@ -147,16 +147,33 @@ pub struct TlsClient {
 impl TlsClient {
     /// Connects and reads INFO, with the TLS handshake before INFO (`first`) or after it.
     pub async fn connect(address: &str, host: &str, first: bool, config: Arc<ClientConfig>) -> std::io::Result<Self> {
-        let mut tcp = TcpStream::connect(address).await?;
-        let mut info = String::new();
-        if !first {
-            info = read_line(&mut tcp).await?;
-        }
-        let name = ServerName::try_from(host.to_owned()).expect("a name");
-        let mut stream = BufReader::new(TlsConnector::from(config).connect(name, tcp).await?);
+        Self::over(TcpStream::connect(address).await?, host, first, config).await
+    }
+
+    /// The same over a connection that is open already.
+    pub async fn over(tcp: TcpStream, host: &str, first: bool, config: Arc<ClientConfig>) -> std::io::Result<Self> {
+        let greeted = if first { (tcp, String::new()) } else { Self::info(tcp).await? };
+        let mut client = Self::handshake(greeted, host, config).await?;
         if first {
-            stream.read_line(&mut info).await?;
+            client.info = client.line().await?;
         }
+        Ok(client)
+    }
+
+    /// Reads INFO in front of the handshake.
+    pub async fn info(mut tcp: TcpStream) -> std::io::Result<(TcpStream, String)> {
+        let info = read_line(&mut tcp).await?;
+        Ok((tcp, info))
+    }
+
+    /// Does the handshake behind INFO.
+    pub async fn handshake(
+        (tcp, info): (TcpStream, String),
+        host: &str,
+        config: Arc<ClientConfig>,
+    ) -> std::io::Result<Self> {
+        let name = ServerName::try_from(host.to_owned()).expect("a name");
+        let stream = BufReader::new(TlsConnector::from(config).connect(name, tcp).await?);
         Ok(Self { stream, info })
     }
 

@@ -60,8 +60,8 @@ impl WeirConfig {
         }
     }
 
-    /// Leaves listener, admission and polling at weir's own defaults. For tests of what happens in time, which the patient
-    /// settings of the other tests (a handshake of 30 s, a hold of 19 s, a poll every 200 ms) would hide.
+    /// Leaves listener, admission and polling at weir's own defaults. For tests of what happens in time, which the
+    /// patient settings of the other tests (a handshake of 30 s, a hold of 19 s, a poll every 200 ms) would hide.
     pub fn default_settings(mut self) -> Self {
         self.top.clear();
         self.listener.clear();
