@@ -17,7 +17,7 @@ use prometheus_client::{
 use crate::{
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
     session::Shared,
-    upstream::Server,
+    upstream::{LoginFailure, Server},
 };
 
 /// The accounts that are shown by name. The connections of all others are summed up as `other`.
@@ -135,7 +135,23 @@ impl SharedCollector {
             "1 if the server gets new clients: it answers, its reading is fresh and it is no lame duck; else 0",
             each(&|s| if s.is_up(now) { 1.0 } else { 0.0 }),
         )?;
+        families.family(
+            "server_logins_failing",
+            "1 while a server fails logins that other servers let in, so that other servers go first; else 0",
+            each(&|s| if s.logins_fail() { 1.0 } else { 0.0 }),
+        )?;
         let counters = || shared.servers.iter().zip(&shared.counters.servers);
+        families.family(
+            "server_login_failures",
+            "Logins that a server refused or did not answer, and that another server let in",
+            counters().flat_map(|(s, c)| {
+                LoginFailure::ALL.map(|how| {
+                    let mut labels = server_label(s.name());
+                    labels.push(("reason", how.name().to_owned()));
+                    (labels, ConstCounter::new(c.login_failures[how as usize].load(Relaxed)))
+                })
+            }),
+        )?;
         families.family(
             "admitted",
             "Clients admitted to each server: those that got their PONG",

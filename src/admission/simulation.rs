@@ -318,10 +318,10 @@ impl World {
             } else {
                 inside.counted = true;
                 inside.pass.server.opened();
-                server.answered();
+                server.dial_answered();
             }
         } else if !inside.answered {
-            server.failed(self.now, &mut self.rng);
+            server.dial_failed(self.now, &mut self.rng);
             inside.tried.push(server.index());
             let Pass { server, account } = inside.pass;
             drop(server);

@@ -22,6 +22,7 @@ use crate::{
         context::{Context, End},
         downstream::{self, Downstream, Unfinished},
         failover::{open, place_instead},
+        login_evidence,
         refuse::{close_unfinished, refuse_now},
         shared::Shared,
         wait::Admitted,
@@ -212,6 +213,7 @@ async fn hand_over(
             let took = began.elapsed();
             shared.admission.handshake_finished(pass, took, since, worker::lag(), now());
             shared.counters.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
+            login_evidence::succeeded(&server);
         }
         Err(DialError::Full) => server.said_full(now()),
         Err(DialError::TimedOut) => shared.admission.handshake_cut_off(pass, began.elapsed()),

@@ -112,7 +112,7 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
     let given = server.time_for_dial(deadline.saturating_duration_since(began));
     let (pause, err) = match far.open(&server, began + given).await {
         Ok(opened) => {
-            server.answered_in(began.elapsed());
+            server.dial_answered_in(began.elapsed());
             slot.opened();
             return Ok(opened);
         }
@@ -121,7 +121,7 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
             return Err(DialError::Full);
         }
         Err(DialError::TimedOut) => (with_rng(|rng| server.dial_timed_out(now(), given, rng)), DialError::TimedOut),
-        Err(err) => (with_rng(|rng| server.failed(now(), rng)), err),
+        Err(err) => (with_rng(|rng| server.dial_failed(now(), rng)), err),
     };
     if let Some(pause) = pause {
         tracing::warn!(server = server.name(), %err, ?pause, "server ejected");

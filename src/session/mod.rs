@@ -22,6 +22,7 @@ mod established;
 mod failover;
 mod identify;
 mod listener;
+mod login_evidence;
 mod passthrough;
 mod preface;
 mod proxy_header;

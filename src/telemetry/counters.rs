@@ -4,9 +4,11 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use prometheus_client::metrics::histogram::Histogram;
+use strum::EnumCount;
 
 use crate::{
     outcome::{Cause, Close, Party, Phase, Refusal},
+    upstream::LoginFailure,
     worker,
 };
 
@@ -30,6 +32,8 @@ pub struct Totals {
 pub struct ServerCounters {
     /// Clients that got their PONG.
     pub admitted: AtomicU64,
+    /// Logins that failed here while the same client, or one of the same account, was let in elsewhere.
+    pub login_failures: [AtomicU64; LoginFailure::COUNT],
     /// Seconds from the start of the dial, or from CONNECT where the server was dialled before, to the server's PONG.
     pub handshake_seconds: Histogram,
 }
@@ -86,7 +90,11 @@ const BOUNDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5,
 
 impl Counters {
     pub fn new(servers: usize) -> Self {
-        let server = || ServerCounters { admitted: AtomicU64::new(0), handshake_seconds: Histogram::new(BOUNDS) };
+        let server = || ServerCounters {
+            admitted: AtomicU64::new(0),
+            login_failures: Default::default(),
+            handshake_seconds: Histogram::new(BOUNDS),
+        };
         Self {
             servers: std::iter::repeat_with(server).take(servers).collect(),
             refused: Default::default(),

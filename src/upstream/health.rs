@@ -7,10 +7,10 @@
 
 use std::time::{Duration, Instant};
 
+use crate::upstream::pause::growing_pause;
+
 /// The first pause after a failed dial.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// Pauses double up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A trial without an outcome after this time may be repeated: its client left before the dial ended.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -133,8 +133,7 @@ impl Health {
         {
             return None;
         }
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.streak.min(16)).min(LONGEST_PAUSE);
-        let pause = pause.mul_f64(0.5 + rng.f64());
+        let pause = growing_pause(FIRST_PAUSE, self.streak, rng);
         self.streak = self.streak.saturating_add(1);
         self.state = State::Ejected { until: now + pause };
         Some(pause)
@@ -152,6 +151,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::pause::LONGEST_PAUSE;
 
     #[test]
     fn pauses_grow_and_end_in_one_trial() {

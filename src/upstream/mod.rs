@@ -11,7 +11,9 @@ mod endpoint;
 mod health;
 pub mod leaky_bucket;
 mod load;
+mod login_health;
 mod params;
+mod pause;
 pub mod placement;
 mod reading;
 pub mod reconciled_count;
@@ -38,6 +40,7 @@ use crate::{
 
 pub use self::{
     compatibility::Compatibility,
+    login_health::LoginFailure,
     params::{Params, Reserve, ServerParams},
     placement::Urgency,
     reading::Reading,
@@ -145,9 +148,10 @@ impl Servers {
         self.headroom(now) > 0
     }
 
-    /// Whether any server is up: it answered when it was last dialled, and its reading is fresh.
+    /// Whether any server is up: it answered when it was last dialled, and its reading is fresh. One whose logins fail is
+    /// used where there is no other.
     pub fn any_usable(&self, now: Instant) -> bool {
-        self.views(now).any(|view| view.tier == Tier::Eligible)
+        self.views(now).any(|view| matches!(view.tier, Tier::Eligible | Tier::LoginsFailing))
     }
 }
 

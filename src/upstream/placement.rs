@@ -11,6 +11,8 @@ pub enum Tier {
     Eligible,
     /// Its last reading is old: the last resort (docs/contract.md, towards servers 3).
     Stale,
+    /// It refuses logins that others let in, or leaves them without an answer (docs/contract.md, towards servers 7).
+    LoginsFailing,
     /// Ejected: used only if every server is, since then there is nothing to lose.
     Ejected,
     /// In lame duck mode, full by its own word, or tried by this client before: never used.
@@ -97,7 +99,11 @@ impl Lowest {
 /// The tiers that may be used, best first. Ejected servers are worth a try only if there is no other server at all:
 /// dialling a dead server does not help a full cluster.
 fn tiers(mut views: impl Iterator<Item = View>) -> &'static [Tier] {
-    if views.all(|view| view.tier >= Tier::Ejected) { &[Tier::Ejected] } else { &[Tier::Eligible, Tier::Stale] }
+    if views.all(|view| view.tier >= Tier::Ejected) {
+        &[Tier::Ejected]
+    } else {
+        &[Tier::Eligible, Tier::Stale, Tier::LoginsFailing]
+    }
 }
 
 /// How many clients the servers of the usable tiers could take.
@@ -204,6 +210,19 @@ mod tests {
     }
 
     #[test]
+    fn a_server_whose_logins_fail_only_when_no_other_has_room_however_empty_it_is() {
+        let failing = View { tier: Tier::LoginsFailing, ..view(0, 100) };
+        let stale = View { tier: Tier::Stale, ..view(99, 100) };
+        let busy = View { handshakes: 16, ..view(99, 100) };
+        assert_eq!(pick(&[failing, view(99, 100)], true), Choice::Server(1));
+        assert_eq!(pick(&[failing, stale], true), Choice::Server(1));
+        assert_eq!(pick(&[failing, busy], false), Choice::Busy, "the good one is waited for");
+        assert_eq!(pick(&[failing, view(100, 100)], false), Choice::Server(0));
+        assert_eq!(pick(&[failing, View { tier: Tier::Ejected, ..stale }], false), Choice::Server(0));
+        assert_eq!(headroom([failing, view(99, 100)].into_iter()), 101);
+    }
+
+    #[test]
     fn ejected_only_when_all_are() {
         let out = View { tier: Tier::Ejected, ..view(0, 100) };
         assert_eq!(pick(&[out, view(100, 100)], false), Choice::Full);
@@ -219,7 +238,8 @@ mod tests {
     }
 
     fn any_view() -> impl Strategy<Value = View> {
-        let tier = prop::sample::select(vec![Tier::Eligible, Tier::Stale, Tier::Ejected, Tier::Excluded]);
+        let tier =
+            prop::sample::select(vec![Tier::Eligible, Tier::Stale, Tier::LoginsFailing, Tier::Ejected, Tier::Excluded]);
         let load = prop_oneof![(0u32..6, 0u32..6), (0u32..6, 298u32..302)];
         (tier, load, 0u32..4, 0u32..4, any::<bool>()).prop_map(
             |(tier, (projected, ceiling), handshakes, handshake_limit, frees_up_soon)| View {
@@ -241,7 +261,7 @@ mod tests {
     fn right(views: &[View], urgency: Urgency) -> Vec<Choice> {
         let tiers = match views.iter().all(|v| v.tier >= Tier::Ejected) {
             true => vec![Tier::Ejected],
-            false => vec![Tier::Eligible, Tier::Stale],
+            false => vec![Tier::Eligible, Tier::Stale, Tier::LoginsFailing],
         };
         for tier in tiers {
             let room: Vec<_> = views.iter().enumerate().filter(|(_, v)| v.tier == tier && v.has_room()).collect();

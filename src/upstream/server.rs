@@ -18,6 +18,7 @@ use crate::{
         endpoint::Endpoint,
         health::{Health, HealthStatus},
         load::Load,
+        login_health::{LoginHealth, LoginStatus},
         params::{Params, Reserve, ServerParams},
         placement::{Tier, View},
         reading::Reading,
@@ -42,6 +43,7 @@ const FULL_FOR: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct State {
     health: Health,
+    login_health: LoginHealth,
     read_at: Option<Instant>,
     last_reading: Option<Reading>,
     full_until: Option<Instant>,
@@ -128,6 +130,7 @@ impl Server {
         Snapshot {
             excluded_until: if state.lame_duck { Timestamp::NEVER } else { timestamp(state.full_until) },
             ejected_until: timestamp(state.health.ejected_until()),
+            logins_failing_until: timestamp(state.login_health.failing_until()),
             stale_from: match state.read_at {
                 _ if !self.has_readings() => Timestamp::NEVER,
                 None => Timestamp::LONG_AGO,
@@ -178,9 +181,17 @@ impl Server {
         let before = known.load();
         let info = Info::reparse(json, before.as_deref())?;
         if !before.as_ref().is_some_and(|before| info.shares_template_with(before)) {
+            if before.as_ref().is_some_and(|before| info.server_id() != before.server_id()) {
+                self.is_another_process();
+            }
             known.store(Some(Arc::new(info.clone())));
         }
         Ok(info)
+    }
+
+    /// Its `server_id` has changed: what was true of the logins of the process before is not true of this one.
+    fn is_another_process(&self) {
+        self.change(|state| state.login_health = LoginHealth::default());
     }
 
     /// Whether weir has a way to read it: the system account or a monitoring port.
@@ -216,6 +227,7 @@ impl Server {
             let restarted = state.last_reading.as_ref().is_some_and(|last| last.start != reading.start);
             if restarted {
                 state.health.restarted(now);
+                state.login_health = LoginHealth::default();
                 state.concurrency_limit = ConcurrencyLimit::default();
                 state.lame_duck = false;
                 state.full_until = None;
@@ -266,12 +278,12 @@ impl Server {
 /// What dials and handshakes show of it.
 impl Server {
     /// A dial ended with its INFO.
-    pub fn answered(&self) {
+    pub fn dial_answered(&self) {
         self.change(|state| state.health.answered());
     }
 
     /// The same, after the dial `took` so long.
-    pub fn answered_in(&self, took: Duration) {
+    pub fn dial_answered_in(&self, took: Duration) {
         self.change(|state| state.health.answered_in(took));
     }
 
@@ -286,25 +298,46 @@ impl Server {
     }
 
     /// A dial failed before INFO. Returns the pause when this ejects the server anew.
-    pub fn failed(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
+    pub fn dial_failed(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
         self.change(|state| state.health.failed(now, rng))
+    }
+
+    /// A login failed here, and the same login, or one of the same account, succeeded elsewhere: clients go to other
+    /// servers first. Returns the pause before the first trial if the log is to tell that this begins.
+    pub fn login_failed(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
+        self.change(|state| state.login_health.failed(now, rng))
+    }
+
+    /// It has let a client in. Returns whether the log is to tell that its logins fail no more.
+    pub fn login_succeeded(&self) -> bool {
+        self.logins_fail() && self.change(|state| state.login_health.succeeded())
+    }
+
+    /// Whether logins failed here that succeeded elsewhere, and none has succeeded here since.
+    pub fn logins_fail(&self) -> bool {
+        self.snapshot.load().logins_failing_until > Timestamp::LONG_AGO
     }
 
     /// Counts a handshake that is about to begin, with its slot. `false` if no slot is free or the handshake limit is
     /// reached.
     pub fn begin_handshake(&self, now: Instant) -> bool {
-        let limit = self.change(|state| match state.health.status(now) {
-            // One client at a time tries an ejected server, whatever its handshake limit.
-            HealthStatus::TrialDue => {
+        let limit = self.change(|state| {
+            let (dial, login) = (state.health.status(now), state.login_health.status(now));
+            if dial == HealthStatus::TrialDue {
                 state.health.trial_began(now);
-                u32::MAX
             }
-            _ => {
-                if self.load.handshakes() == 0 {
-                    state.concurrency_limit.began_on_idle(now);
-                }
-                self.handshake_limit(state, now)
+            if login == LoginStatus::TrialDue {
+                state.login_health.trial_began(now);
             }
+            // One client at a time tries a server that has failed, whatever its handshake limit: logins that hang may
+            // have used that up.
+            if dial == HealthStatus::TrialDue || login == LoginStatus::TrialDue {
+                return u32::MAX;
+            }
+            if self.load.handshakes() == 0 {
+                state.concurrency_limit.began_on_idle(now);
+            }
+            self.handshake_limit(state, now)
         });
         self.load.reserve(limit)
     }
@@ -357,7 +390,7 @@ impl Server {
             tier: snapshot.tier(timestamp),
             projected: self.load.projected(),
             ceiling: self.load.ceiling(),
-            handshakes: self.load.handshakes(),
+            handshakes: if snapshot.is_trial_due(timestamp) { 0 } else { self.load.handshakes() },
             handshake_limit: if in_slow_start { self.slow_start_limit(now) } else { snapshot.handshake_limit },
             frees_up_soon: timestamp < snapshot.frees_up_soon_until,
         }

@@ -149,10 +149,10 @@ impl World {
             let server = std::sync::Arc::clone(slot.server());
             let real = &mut self.real[server.index()];
             if !real.up {
-                server.failed(self.now, &mut self.rng);
+                server.dial_failed(self.now, &mut self.rng);
                 continue;
             }
-            server.answered();
+            server.dial_answered();
             slot.opened();
             given += 1;
             real.jobs.push(Job { slot, began: self.now, left: real.work * (0.8 + 0.4 * self.rng.f64()) });
@@ -207,7 +207,7 @@ impl World {
         let real = &mut self.real[n];
         real.up = false;
         for _ in real.jobs.drain(..) {
-            self.servers.list[n].failed(self.now, &mut self.rng);
+            self.servers.list[n].dial_failed(self.now, &mut self.rng);
         }
         real.sessions.clear();
     }

@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub excluded_until: Timestamp,
     /// Before this the server is left alone, since it did not answer.
     pub ejected_until: Timestamp,
+    /// Before this others go first, since its logins fail.
+    pub logins_failing_until: Timestamp,
     /// From this on the last reading is old.
     pub stale_from: Timestamp,
     /// Before this, a busy server counts as one that will not be busy for long.
@@ -68,11 +70,21 @@ impl Snapshot {
             Tier::Excluded
         } else if now < self.ejected_until {
             Tier::Ejected
+        } else if now < self.logins_failing_until {
+            Tier::LoginsFailing
         } else if now >= self.stale_from {
             Tier::Stale
         } else {
             Tier::Eligible
         }
+    }
+
+    /// Whether one client may try a server that has failed, whatever its handshake limit.
+    #[inline]
+    pub fn is_trial_due(&self, now: Timestamp) -> bool {
+        // Of a server that has not failed both are long ago.
+        let last = self.ejected_until.max(self.logins_failing_until);
+        last > Timestamp::LONG_AGO && now >= last
     }
 }
 
@@ -83,6 +95,7 @@ impl Snapshot {
 pub struct AtomicSnapshot {
     excluded_until: AtomicU64,
     ejected_until: AtomicU64,
+    logins_failing_until: AtomicU64,
     stale_from: AtomicU64,
     frees_up_soon_until: AtomicU64,
     slow_start_until: AtomicU64,
@@ -96,6 +109,7 @@ impl AtomicSnapshot {
         Snapshot {
             excluded_until: timestamp(&self.excluded_until),
             ejected_until: timestamp(&self.ejected_until),
+            logins_failing_until: timestamp(&self.logins_failing_until),
             stale_from: timestamp(&self.stale_from),
             frees_up_soon_until: timestamp(&self.frees_up_soon_until),
             slow_start_until: timestamp(&self.slow_start_until),
@@ -110,6 +124,7 @@ impl AtomicSnapshot {
         }
         self.excluded_until.store(snapshot.excluded_until.0, Relaxed);
         self.ejected_until.store(snapshot.ejected_until.0, Relaxed);
+        self.logins_failing_until.store(snapshot.logins_failing_until.0, Relaxed);
         self.stale_from.store(snapshot.stale_from.0, Relaxed);
         self.frees_up_soon_until.store(snapshot.frees_up_soon_until.0, Relaxed);
         self.slow_start_until.store(snapshot.slow_start_until.0, Relaxed);

@@ -182,6 +182,8 @@ async fn metrics_reasons_endpoints_and_signals() {
     same("reasons of refusals", &refusals, &values(&metrics, "weir_refused_total", "reason"));
     let bad = column(under(&reasons, "## Bad logins"), "`reason`");
     assert!(values(&metrics, "weir_bad_logins_total", "reason").is_subset(&bad), "{bad:?}");
+    let login_failures = column(under(&reasons, "## Login failures"), "`reason`");
+    same("login failures", &login_failures, &values(&metrics, "weir_server_login_failures_total", "reason"));
     for path in column(&page("endpoints.md"), "path") {
         assert_eq!(http::get(&weir.monitor, &path).await.expect("GET").0, 200, "{path}");
     }

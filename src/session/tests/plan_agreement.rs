@@ -170,7 +170,7 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
         let mut cx = Context::new(Arc::clone(shared), Arc::clone(listener), NOWHERE);
         if let Waited::Turn(mut pass) = await_turn(&mut cx, begun, turn_comes, pending::<()>()).await {
             let (began, server) = (Instant::now(), Arc::clone(pass.server.server()));
-            server.answered();
+            server.dial_answered();
             pass.server.opened();
             let finished = sleep_until(far[server.index()].finishes(began));
             if timeout_at(Instant::from_std(answer_by), finished).await.is_ok() {

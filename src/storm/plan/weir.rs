@@ -234,7 +234,7 @@ impl Weir {
             return self.place_again(world, index, account);
         }
         pass.server.opened();
-        pass.server.server().answered();
+        pass.server.server().dial_answered();
         world.begin_handshake(server, index, self.sessions[index as usize].generation);
         self.sessions[index as usize].state = SessionState::Dialling(pass);
     }

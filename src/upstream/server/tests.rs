@@ -16,6 +16,8 @@ enum Event {
     SaidLameDuck,
     Answered,
     Failed,
+    LoginFailed,
+    LoginSucceeded,
     Reserved,
     Finished { took_ms: u16 },
     TimedOut,
@@ -28,6 +30,8 @@ fn event() -> impl Strategy<Value = (u16, Event)> {
         Just(Event::SaidLameDuck),
         Just(Event::Answered),
         Just(Event::Failed),
+        Just(Event::LoginFailed),
+        Just(Event::LoginSucceeded),
         Just(Event::Reserved),
         (1u16..500).prop_map(|took_ms| Event::Finished { took_ms }),
         Just(Event::TimedOut),
@@ -62,6 +66,7 @@ fn by_state(server: &Server, now: Instant) -> (Tier, u32, bool) {
     let tier = match state.health.status(now) {
         _ if full || state.lame_duck => Tier::Excluded,
         HealthStatus::Ejected => Tier::Ejected,
+        _ if state.login_health.status(now) == LoginStatus::Failing => Tier::LoginsFailing,
         _ if !fresh => Tier::Stale,
         HealthStatus::Up | HealthStatus::TrialDue => Tier::Eligible,
     };
@@ -105,8 +110,10 @@ proptest! {
                 }
                 Event::SaidFull => server.said_full(now),
                 Event::SaidLameDuck => server.said_lame_duck(),
-                Event::Answered => server.answered(),
-                Event::Failed => drop(server.failed(now, &mut rng)),
+                Event::Answered => server.dial_answered(),
+                Event::Failed => drop(server.dial_failed(now, &mut rng)),
+                Event::LoginFailed => drop(server.login_failed(now, &mut rng)),
+                Event::LoginSucceeded => drop(server.login_succeeded()),
                 Event::Reserved => slots.extend(Slot::reserve(&server, now)),
                 Event::Finished { took_ms } => {
                     server.handshake_finished(now, Duration::from_millis(took_ms.into()), Duration::from_millis(25));
@@ -119,7 +126,8 @@ proptest! {
                 let stale = state.read_at.map(|at| at + server.stale_after);
                 let frees_up_soon_until = state.concurrency_limit.frees_up_soon_until();
                 let ejected_until = state.health.ejected_until();
-                [state.full_until, ejected_until, stale, server.slow_start_until(&state), frees_up_soon_until]
+                let failing_until = state.login_health.failing_until();
+                [state.full_until, ejected_until, failing_until, stale, server.slow_start_until(&state), frees_up_soon_until]
             };
             let nanosecond = Duration::from_nanos(1);
             let turning = turning.into_iter().flatten().flat_map(|at| [at - nanosecond, at, at + nanosecond]);
@@ -168,4 +176,45 @@ fn a_server_with_its_first_handshake_is_waited_for_as_one_that_has_finished_some
     assert!(place(Duration::ZERO).is_none(), "the others have one less, and are about to finish");
     let third = place(Duration::from_millis(100)).expect("they are slow");
     assert_eq!(third.server().index(), quick);
+}
+
+#[test]
+fn one_client_tries_a_server_whose_logins_fail_although_hung_logins_have_used_its_handshake_limit() {
+    let servers = Servers::new(&Params { servers: vec![n1(None, None); 2], ..cluster(false, Duration::ZERO) });
+    let (mut now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
+    let [bad, good] = [0, 1].map(|n| &servers.list[n]);
+    let hung = Slot::reserve(bad, now).expect("it is idle");
+    let has: Vec<_> = (0..9)
+        .map(|_| {
+            let mut slot = Slot::reserve(good, now).expect("one at a time");
+            slot.session_began();
+            slot
+        })
+        .collect();
+    let place = |now: Instant, rng: &mut fastrand::Rng| match servers.place(now, &[], Urgency::CanWait(1), rng) {
+        Placement::Placed(slot) => slot,
+        other => panic!("{other:?}"),
+    };
+    let pause = bad.login_failed(now, &mut rng).expect("told");
+    assert_eq!(place(now, &mut rng).server().index(), 1, "however empty the other is");
+    now += pause;
+    let trial = place(now, &mut rng);
+    assert_eq!(trial.server().index(), 0, "its trial is due");
+    assert_eq!(place(now, &mut rng).server().index(), 1, "one client at a time");
+    assert!(bad.logins_fail() && bad.login_succeeded() && !bad.logins_fail());
+    drop((hung, trial, has));
+    assert_eq!(place(now, &mut rng).server().index(), 0, "the emptiest again");
+}
+
+#[test]
+fn another_process_at_the_address_is_not_blamed_for_the_logins_of_the_one_before() {
+    let server = Server::new(0, n1(None, None), &cluster(false, Duration::ZERO), TimeOrigin::default());
+    let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
+    let info = |id: &str| format!(r#"{{"server_id":"{id}","server_name":"n1","version":"2.15.1"}}"#);
+    server.parse_info(info("A").as_bytes(), false).unwrap();
+    let _ = server.login_failed(now, &mut rng);
+    server.parse_info(info("A").as_bytes(), false).unwrap();
+    assert!(server.logins_fail());
+    server.parse_info(info("B").as_bytes(), false).unwrap();
+    assert!(!server.logins_fail());
 }
