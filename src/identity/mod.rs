@@ -2,6 +2,7 @@
 
 mod claims;
 mod directory;
+mod sent;
 pub mod trusted_proxy;
 
 use std::hash::{BuildHasher, RandomState};
@@ -10,6 +11,7 @@ use crate::protocol::connect::Connect;
 
 pub use claims::{Claims, is_account_key};
 pub use directory::{Directory, UNKNOWN_ACCOUNT};
+pub use sent::SentIdentity;
 
 /// An account of the configuration, and the credentials that belong to it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use crate::protocol::{
     MAX_PIPELINED,
     connect::Connect,
-    control_line::{ClientLine, LineScanner, client_line},
+    control_line::{ClientLine, LineScanner, client_line, not_connect_at},
 };
 
 /// Why a client's preface is not acceptable.
@@ -46,7 +46,8 @@ impl Preface {
         self.buffer.extend_from_slice(bytes);
         let mut connect = None;
         if !self.connected {
-            if !could_be_connect(&self.buffer) {
+            // A port scanner is refused at the first byte that says otherwise.
+            if not_connect_at(&self.buffer).is_some() {
                 return Err(PrefaceError::NotConnect);
             }
             let Some(end) = self.lines.find(&self.buffer).map_err(|_| PrefaceError::TooLong)? else { return Ok(None) };
@@ -82,11 +83,6 @@ impl Preface {
     pub fn into_pipelined(self) -> Vec<u8> {
         self.buffer
     }
-}
-
-/// Whether the stream may begin with CONNECT. A port scanner is refused at the first byte that says otherwise.
-fn could_be_connect(bytes: &[u8]) -> bool {
-    bytes.iter().zip(b"CONNECT").all(|(byte, letter)| byte.eq_ignore_ascii_case(letter))
 }
 
 #[cfg(test)]

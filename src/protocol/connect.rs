@@ -4,9 +4,13 @@
 //! `{"uſer":"a","USER":"b"}` is user b to both. weir then writes a new line with one copy of each key, which no server
 //! can read differently (docs/contract.md, towards servers 4).
 
+mod again;
+
 use std::fmt;
 
 use crate::protocol::json::{self, Reader, Syntax};
+
+pub use self::again::{ConnectAgain, Identity, IdentityKeys, ServiceOptions};
 
 /// Why a CONNECT does not parse. A nats-server closes without an `-ERR` on each of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +86,13 @@ enum Flag {
     NewAccount,
 }
 
+impl Flag {
+    #[expect(clippy::indexing_slicing, reason = "each Flag is an index of FLAGS")]
+    fn name(self) -> &'static str {
+        FLAGS[self as usize]
+    }
+}
+
 /// A key that weir knows, by its index in [`TEXTS`] or [`FLAGS`].
 #[derive(Debug, PartialEq, Eq)]
 enum Key {
@@ -153,13 +164,13 @@ impl Connect {
     /// type for a known key (even if a later copy of the key has the right type), and on a `protocol` that is not a
     /// 64-bit integer.
     pub fn parse(json: &[u8]) -> Result<Self, ConnectError> {
-        let mut connect = Self {
-            texts: Default::default(),
-            // As in nats-server's defaultOpts, verbose, pedantic and echo are true by default.
-            flags: [true, true, true, false, false, false, false],
-            protocol: 0,
-            others: Vec::new(),
-        };
+        // As in nats-server's defaultOpts, verbose, pedantic and echo are true by default.
+        Self::parse_onto(json, [true, true, true, false, false, false, false], |_| {})
+    }
+
+    /// Reads a CONNECT over these flags, and tells `given` the index of each text that it gives a value.
+    fn parse_onto(json: &[u8], flags: [bool; FLAGS.len()], mut given: impl FnMut(usize)) -> Result<Self, ConnectError> {
+        let mut connect = Self { texts: Default::default(), flags, protocol: 0, others: Vec::new() };
         let mut reader = Reader::new(json);
         if !reader.enter_object() {
             let value = reader.value()?;
@@ -171,12 +182,12 @@ impl Connect {
         while let Some((raw_key, value)) = reader.member()? {
             // The exact spelling first: nearly every client uses it.
             let set = match json::unquoted_bytes(raw_key).and_then(Key::exact) {
-                Some(known) => connect.set(known, value),
+                Some(known) => connect.set(known, value, &mut given),
                 None => {
                     key.clear();
                     json::unquote(raw_key, &mut key);
                     match Key::folded(&key) {
-                        Some(known) => connect.set(known, value),
+                        Some(known) => connect.set(known, value, &mut given),
                         None => connect.keep(&key, value),
                     }
                 }
@@ -195,13 +206,14 @@ impl Connect {
         clippy::indexing_slicing,
         reason = "a Key is made from an index of TEXTS or FLAGS, whose lengths these have"
     )]
-    fn set(&mut self, key: Key, raw: &[u8]) -> Result<(), &'static str> {
+    fn set(&mut self, key: Key, raw: &[u8], given: &mut impl FnMut(usize)) -> Result<(), &'static str> {
         let null = raw == b"null";
         match key {
             Key::Text(at) => match raw.first() {
                 _ if null => {}
                 Some(b'"') => {
                     self.texts[at] = json::plain(raw).map_or_else(|| json::unquoted(raw).into(), Box::from);
+                    given(at);
                 }
                 _ => return Err(TEXTS[at]),
             },

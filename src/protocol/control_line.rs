@@ -38,6 +38,11 @@ impl LineScanner {
         Self { limit, searched: 0 }
     }
 
+    /// A line with more bytes than this is too long in any case.
+    pub const fn longest(&self) -> usize {
+        self.limit.saturating_add(MAX_OVERHEAD + 2)
+    }
+
     /// The index behind the line's `\n`, or `None` if more bytes are needed. In that case call again with the same
     /// bytes and more behind them. After the end of a line has been found the scanner is ready for the next line.
     ///
@@ -116,6 +121,12 @@ pub fn client_line(line: &[u8]) -> ClientLine<'_> {
         Some(verb) if verb.eq_ignore_ascii_case(b"PONG") => ClientLine::Pong,
         _ => ClientLine::Other,
     }
+}
+
+/// The index of the first byte that is no letter of CONNECT, in a line that may not be whole yet. `None` while the line
+/// may be a CONNECT.
+pub fn not_connect_at(line: &[u8]) -> Option<usize> {
+    line.iter().zip(b"CONNECT").position(|(byte, letter)| !byte.eq_ignore_ascii_case(letter))
 }
 
 /// A line from a server.

@@ -85,7 +85,7 @@ impl<C: Side, S: Side> Relay<C, S> {
     /// own.
     ///
     /// # Errors
-    /// The end of the relay, when those bytes already hold a cause for it.
+    /// The end of the relay, when the server's bytes already hold a cause for it.
     pub fn new(
         (down, client, pipelined): (Stream, C, &[u8]),
         (up, server, rest): (Stream, S, &[u8]),
@@ -95,13 +95,9 @@ impl<C: Side, S: Side> Relay<C, S> {
         if let Err(cause) = to_client.preload(rest) {
             return Err((down, Ended { party: Party::Upstream, cause }));
         }
-        match to_server.preload(pipelined) {
-            // The violation goes to the server, whose own error text then goes to the client.
-            Ok(()) | Err(Cause::Protocol) => {
-                Ok(Self { down, up, to_server, to_client, client_first: true, counters, counted: Totals::default() })
-            }
-            Err(cause) => Err((down, Ended { party: Party::Downstream, cause })),
-        }
+        // What the server can answer still goes to the server, and its answer to the client.
+        let _ = to_server.preload(pipelined);
+        Ok(Self { down, up, to_server, to_client, client_first: true, counters, counted: Totals::default() })
     }
 
     /// Relays until one side ends or the end is requested by `handle`. Call [`Relay::finish`] afterwards.
@@ -226,7 +222,7 @@ impl<C: Side, S: Side> Relay<C, S> {
             _ => (false, false),
         };
         match (ended.party, ended.cause) {
-            (Party::Downstream, Cause::Eof | Cause::Protocol) => {
+            (Party::Downstream, Cause::Eof | Cause::Protocol | Cause::SecondConnect) => {
                 // The client's last bytes reach the server, then the FIN does, and the server's last bytes reach the
                 // client.
                 let last_words = async {

@@ -163,7 +163,7 @@ fn shared(
         admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::new(Notify::new()),
         directory: Arc::new(Directory::new(&config.admission.rules)?),
-        keys: Keys::default(),
+        keys: Arc::<Keys>::default(),
         advertised_info: Arc::new(AdvertisedInfo::new(bound.iter().map(BoundListener::info), servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
         flight: Flight::default(),

@@ -10,6 +10,7 @@ use tokio::{
 
 use crate::{
     admission::{AcceptPermit, Permit},
+    identity::SentIdentity,
     net::{stream::Stream, timer::timeout_at},
     protocol::{
         client_preface::{Preface, PrefaceError},
@@ -24,6 +25,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(super) struct Downstream {
     pub stream: Stream,
     pub connect: Box<Connect>,
+    /// Who it said it is, before anything was filled in for it.
+    pub sent: SentIdentity,
     /// What the client sent behind CONNECT.
     pub preface: Preface,
     /// `None` for a client of the system account that the listener has no room for.

@@ -69,7 +69,8 @@ impl Accepted {
                 return Err(lost.close(refused).await);
             }
         };
-        let mut downstream = Downstream { stream, connect, preface, entry: entry.ok(), refusing };
+        let sent = cx.shared.keys.sent_identity(&connect);
+        let mut downstream = Downstream { stream, connect, sent, preface, entry: entry.ok(), refusing };
         if let Some(upgrade) = upgrade {
             upgrade.cookies.fill_in(&mut downstream.connect);
         }

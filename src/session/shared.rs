@@ -31,7 +31,7 @@ pub struct Shared {
     /// Whose credentials belong to which account.
     pub directory: Arc<Directory>,
     /// Makes keys of credentials and clients.
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
     /// Where accounts are asked for that a server did not name.
     pub account_lookups: mpsc::Sender<AccountLookup>,
     /// The servers' INFO.

@@ -55,9 +55,10 @@ impl Connected {
         if cx.waited {
             cx.record_fate(Fate::Admitted);
         }
-        let Downstream { stream, preface, entry, .. } = downstream;
+        let Downstream { stream, connect, sent, preface, entry, .. } = downstream;
         let LoggedIn { stream: to_server, rest, .. } = *upstream;
-        let from_client = ClientSide::new(server.max_control_line());
+        let keys = Arc::clone(&cx.shared.keys);
+        let from_client = ClientSide::new(keys, sent, connect.service_options(), server.max_control_line());
         let info = Arc::clone(&cx.listener.info);
         let from_server = ServerSide::new(welcome.behind_pong, info_policy, info, cx.source(), server);
         let (client, server) = ((stream, from_client, &*preface.into_pipelined()), (to_server, from_server, &*rest));

@@ -261,10 +261,12 @@ async fn a_held_client_that_pipelines_too_much_is_refused() {
     scene.end().await;
 }
 
+/// A second CONNECT of somebody else would move the session to another account. One of the same client is harmless
+/// (`connect_again`).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_connect_ends_the_session() {
+async fn a_second_connect_of_somebody_else_ends_the_session() {
     let mut scene = Scene::with(|config| config).await;
-    let again = Login::nobody().connect_line();
+    let again = Login::user("somebody", "else").connect_line();
     let ways: Vec<Vec<Vec<u8>>> = vec![
         vec![again.clone().into_bytes()],
         again.bytes().map(|byte| vec![byte]).collect(),
@@ -282,6 +284,8 @@ async fn a_second_connect_ends_the_session() {
         }
         let (said, end) = client.rest(PATIENCE).await;
         assert_ne!(end, End::StillOpen, "after {way:?}: {said}");
+        let answered = way.concat().windows(6).any(|bytes| bytes == b"PING\r\n");
+        assert_eq!(said.contains("PONG"), answered, "what came before is answered: {said:?}");
         scene.others_are_served().await;
     }
     scene.end().await;

@@ -17,6 +17,7 @@ mod claims;
 mod cli;
 mod client_libraries;
 mod config;
+mod connect_again;
 mod drain;
 mod failed_logins;
 mod failover;

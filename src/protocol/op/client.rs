@@ -7,21 +7,30 @@ use crate::protocol::op::{
     fast_path::{Line, arguments, messages},
 };
 
+/// A byte with which no operation begins or goes on: nats-server answers it with `Unknown Protocol Operation`.
+pub const NO_LETTER: u8 = 0;
+
 /// What [`ClientFraming::scan`] found in a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientScan {
     /// The whole chunk may be forwarded.
     Pass,
-    /// A CONNECT was found, by its verb. The bytes before `at` may be forwarded. If the verb began in an earlier chunk,
-    /// its first letters were forwarded with that chunk, but never its newline. The scan is over.
+    /// A CONNECT begins at `chunk[at]`, as its first letter tells; the bytes before it may be forwarded. The framing
+    /// stays at the start of the line: the caller collects the line and continues the scan behind its LF.
     Connect {
-        /// The index in the chunk at which the operation begins; 0 if it began in an earlier one.
+        /// The index in the chunk at which the line begins.
         at: usize,
     },
     /// A parser error for the server, or bytes that the server's parser would treat differently from read to read. To
     /// let the server answer, forward up to and including `at` and nothing after it. The scan is over.
     Violation {
         /// The index of the offending byte.
+        at: usize,
+    },
+    /// An HMSG begins here, which only servers send. A server does not object to the byte at `at`: to let it answer,
+    /// forward the bytes before `at` and [`NO_LETTER`] in its place. The scan is over.
+    Hmsg {
+        /// The index of the M.
         at: usize,
     },
 }
@@ -34,7 +43,7 @@ pub enum ClientScan {
 /// - a CR in the arguments of PUB or HPUB that is not followed by LF;
 /// - a LF as the first byte of an argument: the server makes it a part of the argument, which then continues on the
 ///   next line;
-/// - HMSG: the server accepts it from a client, with the size of an earlier message.
+/// - HMSG: the server reads it from a client as a message without a size, and objects only to what follows its line.
 ///
 /// weir passes on what the server refuses for other reasons than framing (subjects, permissions, `max_payload`, the
 /// JSON of INFO). The server then closes.
@@ -74,14 +83,14 @@ enum State {
     Cr,
     /// Before the LF behind the payload.
     Lf,
-    /// CONNECT or a violation has been reported.
-    Over(Ended),
+    /// A violation has been reported.
+    Over(Violation),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    Connect,
-    Violation,
+enum Violation {
+    Hmsg,
+    Other,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +104,6 @@ enum Verb {
     Info,
     Ok,
     Err,
-    Connect,
 }
 
 impl Verb {
@@ -108,7 +116,6 @@ impl Verb {
             b'i' => Self::Info,
             b'+' => Self::Ok,
             b'-' => Self::Err,
-            b'c' => Self::Connect,
             _ => return None,
         })
     }
@@ -124,13 +131,12 @@ impl Verb {
             Self::Info => b"info",
             Self::Ok => b"+ok",
             Self::Err => b"-err",
-            Self::Connect => b"connect",
         }
     }
 
     /// The state behind the next letter of a verb of which `read` letters have been read.
-    #[expect(clippy::arithmetic_side_effects, reason = "no verb has more than 7 letters")]
-    fn read_letter(self, read: u8, letter: u8) -> Result<State, End> {
+    #[expect(clippy::arithmetic_side_effects, reason = "no verb has more than 5 letters")]
+    fn read_letter(self, read: u8, letter: u8) -> Result<State, Violation> {
         // Three verbs begin with a P.
         let verb = match (self, read, letter) {
             (Self::Pub, 1, b'i') => Self::Ping,
@@ -138,9 +144,10 @@ impl Verb {
             _ => self,
         };
         match verb.letters().get(usize::from(read)..) {
-            Some([expected]) if *expected == letter => verb.finished().ok_or(End(Ended::Connect)),
+            Some([expected]) if *expected == letter => Ok(verb.finished()),
             Some([expected, ..]) if *expected == letter => Ok(State::Verb { verb, read: read + 1 }),
-            _ => Err(VIOLATION),
+            _ if verb == Self::Hpub && read == 1 && letter == b'm' => Err(Violation::Hmsg),
+            _ => Err(Violation::Other),
         }
     }
 
@@ -152,25 +159,19 @@ impl Verb {
         }
     }
 
-    /// The state behind the last letter; `None` for CONNECT.
-    fn finished(self) -> Option<State> {
-        Some(match self {
+    /// The state behind the last letter.
+    fn finished(self) -> State {
+        match self {
             Self::Ping | Self::Pong | Self::Ok => State::Tail,
             Self::Info => State::Blanks(self),
-            Self::Connect => return None,
             _ => State::NeedBlank(self),
-        })
+        }
     }
 }
 
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
-
-/// A byte at which the scan ends.
-struct End(Ended);
-
-const VIOLATION: End = End(Ended::Violation);
 
 impl ClientFraming {
     /// Starts between two operations. `max_control_line` is the longest argument in bytes, as the server counts them.
@@ -179,30 +180,31 @@ impl ClientFraming {
         Self { state: State::Start, max_control_line, messages: 0 }
     }
 
-    /// Follows the next bytes of the stream. After any result but [`ClientScan::Pass`] nothing more may be forwarded,
-    /// and every further scan returns the same result, with `at` 0.
+    /// Follows the next bytes of the stream. After a violation nothing more may be forwarded, and every further scan
+    /// returns the same result, with `at` 0.
     #[expect(
         clippy::arithmetic_side_effects,
         clippy::indexing_slicing,
         reason = "`at` is below the length of the chunk, and each step consumes at most the rest of it"
     )]
     pub fn scan(&mut self, chunk: &[u8]) -> ClientScan {
-        let (mut at, mut op) = (0, 0);
+        let mut at = 0;
         while at < chunk.len() {
             if matches!(self.state, State::Start) {
                 at += self.publications(&chunk[at..]);
-                op = at;
-                if at == chunk.len() {
-                    break;
+                match chunk.get(at) {
+                    None => break,
+                    Some(b'C' | b'c') if self.state == State::Start => return ClientScan::Connect { at },
+                    Some(_) => {}
                 }
             }
             match self.step(&chunk[at..]) {
                 Ok(read) => at += read,
-                Err(End(ended)) => {
-                    self.state = State::Over(ended);
-                    return match ended {
-                        Ended::Connect => ClientScan::Connect { at: op },
-                        Ended::Violation => ClientScan::Violation { at },
+                Err(violation) => {
+                    self.state = State::Over(violation);
+                    return match violation {
+                        Violation::Hmsg => ClientScan::Hmsg { at },
+                        Violation::Other => ClientScan::Violation { at },
                     };
                 }
             }
@@ -243,11 +245,11 @@ impl ClientFraming {
                   digits, so that the cast to u32 loses nothing"
     )]
     #[inline(never)] // keeps `scan`, which mostly needs only the fast path, small
-    fn step(&mut self, rest: &[u8]) -> Result<usize, End> {
+    fn step(&mut self, rest: &[u8]) -> Result<usize, Violation> {
         let byte = rest[0];
         match &mut self.state {
             State::Start => {
-                let verb = Verb::starting_with(byte.to_ascii_lowercase()).ok_or(VIOLATION)?;
+                let verb = Verb::starting_with(byte.to_ascii_lowercase()).ok_or(Violation::Other)?;
                 self.state = State::Verb { verb, read: 1 };
             }
             State::Verb { verb, read } => self.state = verb.read_letter(*read, byte.to_ascii_lowercase())?,
@@ -265,14 +267,14 @@ impl ClientFraming {
             }
             State::Arg(_) if byte == b'\n' => self.state = State::Start,
             State::Arg(len) => {
-                let (read, is_whole) = argument(rest, len, self.max_control_line).ok_or(VIOLATION)?;
+                let (read, is_whole) = argument(rest, len, self.max_control_line).ok_or(Violation::Other)?;
                 if is_whole {
                     self.state = State::Start;
                 }
                 return Ok(read);
             }
             State::Sizes { verb, args, .. } if byte == b'\n' => {
-                let size = finish(*verb, args).ok_or(VIOLATION)?;
+                let size = finish(*verb, args).ok_or(Violation::Other)?;
                 self.messages += 1;
                 self.state = if size == 0 { State::Cr } else { State::Payload(size) };
             }
@@ -294,9 +296,9 @@ impl ClientFraming {
             State::Cr if byte == b'\r' => self.state = State::Lf,
             State::Lf if byte == b'\n' => self.state = State::Start,
             State::NeedBlank(_) | State::Blanks(_) | State::Sizes { .. } | State::Cr | State::Lf => {
-                return Err(VIOLATION);
+                return Err(Violation::Other);
             }
-            State::Over(ended) => return Err(End(*ended)),
+            State::Over(violation) => return Err(*violation),
         }
         Ok(1)
     }

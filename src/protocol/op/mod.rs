@@ -6,5 +6,5 @@ mod client;
 mod fast_path;
 mod server;
 
-pub use client::{ClientFraming, ClientScan};
+pub use client::{ClientFraming, ClientScan, NO_LETTER};
 pub use server::{Capture, ServerFraming, ServerScan};

@@ -95,7 +95,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::default(),
         directory: Arc::new(Directory::new(&[]).unwrap()),
-        keys: Keys::default(),
+        keys: Arc::<Keys>::default(),
         account_lookups: mpsc::channel(1).0,
         advertised_info: Arc::new(AdvertisedInfo::new(listener, servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
