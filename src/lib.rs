@@ -52,7 +52,7 @@ pub mod internals {
         };
     }
     pub mod config {
-        pub use crate::config::{Config, ServerArg};
+        pub use crate::config::{Config, NewClients, ServerArg};
     }
     pub mod identity {
         pub use crate::identity::{ClientKey, Credential, Keys};

@@ -47,9 +47,10 @@ async fn metrics(State(endpoints): State<Arc<Endpoints>>) -> Response {
     }
 }
 
-/// 200 while weir admits new clients, 503 while it drains or no server is usable. The bodies are those of nats-server.
+/// 200 while new clients are welcome, 503 from the signal that stops weir on, or while no server is usable. The bodies
+/// are those of nats-server.
 async fn healthz(State(endpoints): State<Arc<Endpoints>>) -> Response {
-    let (status, body) = if endpoints.shared.admission.is_draining() {
+    let (status, body) = if endpoints.shared.admission.is_lame_duck() {
         (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"unavailable","error":"draining"}"#)
     } else if !endpoints.shared.servers.any_usable(Instant::now()) {
         (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"unavailable","error":"no usable server"}"#)

@@ -88,6 +88,7 @@ pub struct Admission<W> {
     /// Handshakes that ended with PONG, in all.
     pub(super) finished: AtomicU64,
     queue_state: Mutex<QueueState<W>>,
+    lame_duck: AtomicBool,
     draining: AtomicBool,
 }
 
@@ -120,6 +121,7 @@ impl<W: Waiter> Admission<W> {
                 throughput: Throughput::default(),
                 retry_schedule: RetrySchedule::default(),
             }),
+            lame_duck: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
     }
@@ -241,6 +243,16 @@ impl<W: Waiter> Admission<W> {
     /// How often a client has been refused since it was last admitted; 0 if it is not remembered.
     pub fn refusals(&self, client: ClientKey) -> u32 {
         self.client_history.refusals(client)
+    }
+
+    /// From now on weir says that it is leaving, and admits clients as before.
+    pub fn begin_lame_duck(&self) {
+        self.lame_duck.store(true, Relaxed);
+    }
+
+    /// Whether [`Admission::begin_lame_duck`] was called.
+    pub fn is_lame_duck(&self) -> bool {
+        self.lame_duck.load(Relaxed)
     }
 
     /// Admits no new clients from now on, and empties the queue.

@@ -43,7 +43,8 @@
 //! - Reports: `handshake_finished`, `passthrough_handshake_finished`, `handshake_cut_off`, `session_lost`,
 //!   `session_ended`, and [`Admission::source_reputation`], [`Admission::operators`] and [`Admission::accounts`] for
 //!   what servers say of logins and accounts.
-//! - `begin_drain`, `is_draining`, `sweep`; and what is only shown: `queued`, `waiting`, `pace`, `refusals`, `warned`.
+//! - `begin_lame_duck`, `is_lame_duck`, `begin_drain`, `is_draining`, `sweep`; and what is only shown: `queued`,
+//!   `waiting`, `pace`, `refusals`, `warned`.
 //!
 //! # What is counted, and by what
 //!

@@ -75,6 +75,16 @@ pub struct ListenerConfig {
     pub passes_through: Option<HandshakeFirst>,
 }
 
+/// What weir does with new clients in its own lame duck mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum NewClients {
+    /// It lets them in like any other, until the grace period is over.
+    Serve,
+    /// It refuses them.
+    Refuse,
+}
+
 /// The form of log lines: plain text, or one JSON object per line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -125,6 +135,8 @@ pub struct Config {
     pub admission: admission::Params,
     /// Worker threads, 1 to 1024; `None` is one per core.
     pub workers: Option<NonZeroUsize>,
+    /// What becomes of clients that come between the signal and the first close.
+    pub lame_duck_new_clients: NewClients,
     /// From the signal to the first close of a drain.
     pub lame_duck_grace_period: Duration,
     /// From the signal to the last close of a drain; at least the grace period.
@@ -230,6 +242,7 @@ impl Config {
             upstream: raw.upstream,
             admission: raw.admission,
             workers: raw.workers,
+            lame_duck_new_clients: raw.lame_duck_new_clients,
             lame_duck_grace_period: raw.lame_duck_grace_period,
             lame_duck_duration: raw.lame_duck_duration,
             log: raw.log,

@@ -14,7 +14,7 @@ use strum::{IntoStaticStr, VariantArray};
 use crate::{
     admission,
     config::{
-        ListenerConfig, LogConfig, LogFormat, LogLevel,
+        ListenerConfig, LogConfig, LogFormat, LogLevel, NewClients,
         address::{Address, MonitorUrl, Network},
         effective::Line,
         error::Problem,
@@ -44,6 +44,7 @@ const MOST_CLIENTS: u32 = 10_000_000;
 /// The whole file, with each value checked but not yet compared with others.
 pub(super) struct Raw {
     pub(super) workers: Option<NonZeroUsize>,
+    pub(super) lame_duck_new_clients: NewClients,
     pub(super) lame_duck_grace_period: Duration,
     pub(super) lame_duck_duration: Duration,
     pub(super) ports_file: Option<PathBuf>,
@@ -61,6 +62,9 @@ pub(super) struct Raw {
 pub(super) fn read(s: &mut Section<'_>) -> Raw {
     // One worker per core: sessions never move between cores, so each core needs one.
     let workers = s.optional("workers", "one per core", within(1usize..=1024));
+    // Load balancers send clients until they have seen `/healthz`, and a client library at its defaults does not try
+    // its first connection again.
+    let lame_duck_new_clients = s.value("lame_duck_new_clients", NewClients::Serve, any);
     // Half of nats-server's 10 s, since Kubernetes kills a process 30 s after the signal.
     let lame_duck_grace_period = s.value("lame_duck_grace_period", 5 * SECOND, within(Duration::ZERO..=HOUR));
     // It includes the grace period. nats-server takes 2 min, but Kubernetes allows 30 s by default.
@@ -81,6 +85,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     admission.patterns.names = quota::patterns(s, "names");
     Raw {
         workers: workers.and_then(NonZeroUsize::new),
+        lame_duck_new_clients,
         lame_duck_grace_period,
         lame_duck_duration,
         ports_file,
@@ -328,6 +333,15 @@ fn admission(s: &mut Section<'_>) -> admission::Params {
         accounts: Default::default(),
         rules: Vec::new(),
         patterns: Default::default(),
+    }
+}
+
+impl Leaf for NewClients {
+    fn read(node: &Node) -> Result<Self, Problem> {
+        variant(node)
+    }
+    fn show(&self) -> String {
+        show_variant(*self)
     }
 }
 

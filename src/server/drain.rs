@@ -1,33 +1,63 @@
-//! Draining: weir refuses new clients, gives the present sessions a grace period, and then ends them spread over time.
+//! Draining: weir says that it is leaving and serves on, then refuses new clients and ends the present sessions, spread
+//! over time.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
-use crate::{session::Shared, worker};
+use crate::{config::NewClients, session::Shared, worker};
 
-/// Refuses new clients, leaves the present sessions alone for `grace`, then ends them evenly until `duration` is over.
-/// Returns when no session is left. The caller drops this on a second signal.
-pub async fn drain(shared: &Arc<Shared>, grace: Duration, duration: Duration) {
-    let began = Instant::now();
-    shared.admission.begin_drain();
-    info!(sessions = shared.sessions.len(), ?grace, ?duration, "draining: no new clients");
-    while !shared.sessions.is_empty() && began.elapsed() < grace {
-        sleep_until(Instant::now() + Duration::from_millis(50)).await;
+/// How long a drain takes, and what becomes of clients that come during its grace period.
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    /// From the signal on the present sessions are left alone for so long, and the ports are open.
+    pub grace: Duration,
+    /// From the signal to the end of the last session.
+    pub duration: Duration,
+    /// Clients that come within the grace period.
+    pub new_clients: NewClients,
+}
+
+impl Drain {
+    /// Drains, and returns when no session is left, but not before the grace period is over: load balancers send
+    /// clients until they have seen `/healthz`, whether or not anybody is there. The caller drops this on a second
+    /// signal.
+    pub async fn run(self, shared: &Arc<Shared>) {
+        let Self { grace, duration, new_clients } = self;
+        let (admission, sessions) = (&shared.admission, &shared.sessions);
+        let began = Instant::now();
+        admission.begin_lame_duck();
+        if new_clients == NewClients::Refuse {
+            admission.begin_drain();
+        }
+        info!(
+            sessions = sessions.len(),
+            ?new_clients,
+            ?grace,
+            ?duration,
+            "lame duck mode: a second signal stops at once"
+        );
+        sleep_until(began + grace).await;
+        admission.begin_drain();
+        info!(sessions = sessions.len(), "draining: no new clients");
+        let mut handles = sessions.handles();
+        worker::with_rng(|rng| rng.shuffle(&mut handles));
+        let (first, spread) = (Instant::now(), duration.saturating_sub(grace));
+        let count = handles.len().max(1) as f64;
+        for (n, handle) in handles.into_iter().enumerate() {
+            // The last ones may have left by themselves.
+            if sessions.is_empty() {
+                break;
+            }
+            sleep_until(first + spread.mul_f64(n as f64 / count)).await;
+            handle.end();
+        }
+        while !sessions.is_empty() {
+            // A session that began just as the drain did is not among the handles.
+            sessions.handles().iter().for_each(|handle| handle.end());
+            sleep_until(Instant::now() + Duration::from_millis(10)).await;
+        }
+        info!(took = ?began.elapsed(), "drained");
     }
-    let mut handles = shared.sessions.handles();
-    worker::with_rng(|rng| rng.shuffle(&mut handles));
-    let (first, spread) = (Instant::now(), duration.saturating_sub(grace));
-    let count = handles.len().max(1) as f64;
-    for (n, handle) in handles.into_iter().enumerate() {
-        sleep_until(first + spread.mul_f64(n as f64 / count)).await;
-        handle.end();
-    }
-    while !shared.sessions.is_empty() {
-        // A session that began just as the drain did is not among the handles.
-        shared.sessions.handles().iter().for_each(|handle| handle.end());
-        sleep_until(Instant::now() + Duration::from_millis(10)).await;
-    }
-    info!(took = ?began.elapsed(), "drained");
 }

@@ -35,6 +35,7 @@ use crate::{
     relay::registry::SessionRegistry,
     server::{
         background::{Background, first_readings},
+        drain::Drain,
         file_limit::ClientBudget,
         listeners::{BoundListener, WorkerSockets},
     },
@@ -182,8 +183,13 @@ fn shared(
 async fn drain_when_told(shared: &Arc<Shared>, config: &Config) -> io::Result<()> {
     let mut stop = signals::Stop::register()?;
     stop.next().await;
+    let drain = Drain {
+        grace: config.lame_duck_grace_period,
+        duration: config.lame_duck_duration,
+        new_clients: config.lame_duck_new_clients,
+    };
     tokio::select! {
-        () = drain::drain(shared, config.lame_duck_grace_period, config.lame_duck_duration) => {}
+        () = drain.run(shared) => {}
         () = stop.next() => info!("second signal: stopping immediately"),
     }
     Ok(())

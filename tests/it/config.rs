@@ -10,7 +10,7 @@ use std::{
 
 use weir::internals::{
     admission::Rate,
-    config::{Config, ServerArg},
+    config::{Config, NewClients, ServerArg},
     upstream::Reserve,
 };
 
@@ -112,6 +112,7 @@ fn the_least_file_gets_defaults_that_are_safe() {
     assert_eq!(config.admission.pace, None);
     assert_eq!(config.admission.max_clients, 65_536);
     assert_eq!(config.admission.max_hold, Duration::from_millis(1500));
+    assert_eq!(config.lame_duck_new_clients, NewClients::Serve);
     assert_eq!(config.lame_duck_duration, Duration::from_secs(25));
     assert_eq!(config.workers, None);
 }
@@ -182,7 +183,7 @@ fn what_is_written_is_what_holds() {
 const WRONG: &[(&str, &str)] = &[
     (
         "worker = 1",
-        "1: worker: there is no such key; the keys here are workers, lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, cluster, admission, accounts, users, names",
+        "1: worker: there is no such key; the keys here are workers, lame_duck_new_clients, lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, cluster, admission, accounts, users, names",
     ),
     ("workers = 0", "1: workers: 0 is too small; write 1 to 1024"),
     (

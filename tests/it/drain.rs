@@ -1,7 +1,7 @@
-//! Drain: after SIGTERM weir takes no new clients, leaves present ones their time, then ends them by FIN, spread over
-//! time, and exits with code 0.
+//! Drain: from SIGTERM on `/healthz` is 503, and weir serves for a grace period, new clients too. Then it refuses new
+//! clients, ends the present ones by FIN, spread over time, and exits with code 0.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use rustix::process::Signal;
 use weir_testkit::client::End;
@@ -17,7 +17,7 @@ async fn outside(weir: &Weir) {
     }
 }
 
-/// Waits until weir has begun to drain: `/healthz` says 503, or weir's endpoints are gone already.
+/// Waits until weir says that it leaves: `/healthz` says 503, or weir's endpoints are gone already.
 async fn draining(weir: &Weir) {
     eventually(PATIENCE, "/healthz is 503", async || match http::get(&weir.monitor, "/healthz").await {
         Ok((503, _)) | Err(_) => Ok(()),
@@ -36,6 +36,12 @@ async fn present_clients_end_by_fin_one_after_the_other() {
 
     weir.signal(Signal::TERM);
     draining(&weir).await;
+    // From the end of the grace period on.
+    eventually(PATIENCE, "the first session is closed", async || match fleet.connected() {
+        100 => Err(()),
+        _ => Ok(()),
+    })
+    .await;
     outside(&weir).await;
     let mut levels = BTreeSet::new();
     eventually(PATIENCE, "all are sent away", async || match fleet.connected() {
@@ -54,31 +60,88 @@ async fn present_clients_end_by_fin_one_after_the_other() {
     fleet.end().await;
 }
 
+/// A client that lives as long as a job does that has one thing to say.
+async fn short_client(weir: &Weir) {
+    let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+    client.publish("jobs", b"done").await.unwrap();
+    client.round_trip().await.unwrap();
+}
+
+/// A balancer that asks `/healthz` every few seconds sends clients meanwhile, whether or not any are there. A client
+/// library at its defaults does not try its first connection again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn within_the_grace_present_clients_go_on_and_the_last_one_out_ends_it() {
+async fn within_the_grace_new_clients_are_served() {
+    let cluster = Cluster::start(2, |server| server).await;
+    for with_sessions in [false, true] {
+        let top = "workers = 2\nlame_duck_grace_period = \"8s\"\nlame_duck_duration = \"9s\"";
+        let mut weir = WeirConfig::of(&cluster).default_settings().top(top).start().await;
+        let mut stays = Vec::new();
+        if with_sessions {
+            stays.push(RawClient::connect(&weir.address, &Login::nobody()).await);
+        }
+        weir.signal(Signal::TERM);
+        draining(&weir).await;
+        for _ in 0..40 {
+            short_client(&weir).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(weir.health().await, 503, "it serves, and says that it will not");
+        for client in &mut stays {
+            client.round_trip().await.unwrap();
+        }
+        assert!(weir.wait(PATIENCE).await.success(), "exit code 0");
+        assert!(tokio::net::TcpStream::connect(&weir.address).await.is_err(), "the port is closed");
+        assert!(!weir.log().contains(" refusing "), "{}", weir.log());
+        cluster.settles_at(0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_clients_are_refused_when_told_so_and_present_ones_go_on() {
     let cluster = Cluster::start(1, |server| server).await;
-    let top = "workers = 2\nlame_duck_grace_period = \"300s\"\nlame_duck_duration = \"600s\"";
+    let top = "workers = 2\nlame_duck_new_clients = \"refuse\"\nlame_duck_grace_period = \"300s\"\n\
+               lame_duck_duration = \"600s\"";
     let mut weir = WeirConfig::of(&cluster).top(top).start().await;
     let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
     client.subscribe("here", 1).await.unwrap();
 
     weir.signal(Signal::TERM);
     draining(&weir).await;
-    outside(&weir).await;
-    client.publish("here", b"still").await.unwrap();
-    assert_eq!(client.next_msg().await.1, b"still");
-    assert!(weir.exited().is_none());
-
+    for _ in 0..3 {
+        let attempt = RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
+        assert_eq!(attempt.refusal(), Some("maximum connections exceeded"), "{attempt:?}");
+        client.publish("here", b"still").await.unwrap();
+        assert_eq!(client.next_msg().await.1, b"still");
+    }
     drop(client);
-    assert!(weir.wait(PATIENCE).await.success(), "exit code 0, long before the grace is over");
     cluster.settles_at(0).await;
+    // The port stays open although nobody is there.
+    let attempt = RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
+    assert_eq!(attempt.refusal(), Some("maximum connections exceeded"), "{attempt:?}");
+    weir.signal(Signal::TERM);
+    assert!(weir.wait(PATIENCE).await.success(), "exit code 0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_clients_it_ends_at_once() {
+async fn the_second_signal_ends_it_at_once() {
     let server = NatsServer::start(ServerOptions::default()).await;
     for signal in [Signal::TERM, Signal::INT, Signal::USR2] {
         let top = "workers = 2\nlame_duck_grace_period = \"300s\"\nlame_duck_duration = \"600s\"";
+        let mut weir = WeirConfig::of_servers(&[&server]).top(top).start().await;
+        weir.signal(signal);
+        draining(&weir).await;
+        short_client(&weir).await;
+        assert!(weir.exited().is_none(), "after one {signal:?}");
+        weir.signal(signal);
+        assert!(weir.wait(PATIENCE).await.success(), "exit code 0 after {signal:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_clients_it_ends_with_the_grace() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    for signal in [Signal::TERM, Signal::INT, Signal::USR2] {
+        let top = "workers = 2\nlame_duck_grace_period = \"200ms\"\nlame_duck_duration = \"600s\"";
         let mut weir = WeirConfig::of_servers(&[&server]).top(top).start().await;
         weir.signal(signal);
         assert!(weir.wait(PATIENCE).await.success(), "exit code 0 after {signal:?}");

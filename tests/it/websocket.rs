@@ -262,7 +262,7 @@ async fn whoever_did_not_is_refused_in_http() {
     let server = NatsServer::start(ServerOptions::default()).await;
     let listener = "kind = \"websocket\"\nhandshake_timeout = \"30s\"\nmax_clients = 1";
     let mut weir = WeirConfig::of_servers(&[&server])
-        .top("workers = 1\nlame_duck_grace_period = \"5s\"")
+        .top("workers = 1\nlame_duck_new_clients = \"refuse\"\nlame_duck_grace_period = \"5s\"")
         .listener(listener)
         .start()
         .await;
