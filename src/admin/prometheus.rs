@@ -17,6 +17,7 @@ use prometheus_client::{
 use crate::{
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
     session::Shared,
+    telemetry::process::{LOG_LINES_UNQUEUED, LOG_LINES_UNWRITTEN, PANICS, ProcessCounter},
     upstream::{LoginFailure, Server},
 };
 
@@ -89,8 +90,21 @@ impl Collector for SharedCollector {
         self.closes(&mut families)?;
         self.tls(&mut families)?;
         self.probes(&mut families)?;
-        self.relayed(&mut families)
+        self.relayed(&mut families)?;
+        process(&mut families)
     }
+}
+
+/// What weir counts about its own process.
+fn process(families: &mut Families<'_, '_>) -> fmt::Result {
+    let counter = |counter: &ProcessCounter| ConstCounter::new(counter.get());
+    families.single("panics", "Panics in any thread or task of weir, each of which is a defect", counter(&PANICS))?;
+    let reasons = [("queue_full", &LOG_LINES_UNQUEUED), ("write_failed", &LOG_LINES_UNWRITTEN)];
+    families.family(
+        "log_lines_dropped",
+        "Log lines that are lost, since standard error was too slow or could not be written",
+        reasons.map(|(reason, count)| (vec![("reason", reason.to_owned())], counter(count))),
+    )
 }
 
 impl SharedCollector {

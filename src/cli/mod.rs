@@ -7,6 +7,7 @@ mod storm;
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use tracing::error;
 
 use crate::{
     config::{Config, Errors, ServerArg},
@@ -93,14 +94,17 @@ impl Run {
             Ok(config) => config,
             Err(errors) => return refuse(&errors),
         };
-        if let Err(error) = logging::init(config.log) {
-            complain(&error.to_string());
-            return ExitCode::from(BAD_CONFIGURATION);
-        }
+        let _logging = match logging::init(config.log) {
+            Ok(logging) => logging,
+            Err(error) => {
+                complain(&error.to_string());
+                return ExitCode::from(BAD_CONFIGURATION);
+            }
+        };
         match server::run(config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                complain(&error.to_string());
+                error!("{error}");
                 ExitCode::from(RUN_FAILED)
             }
         }

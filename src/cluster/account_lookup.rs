@@ -59,10 +59,11 @@ pub async fn run(
     directory: Arc<Directory>,
     admission: Arc<SessionAdmission>,
     access: ClusterAccess,
-    mut lookups: mpsc::Receiver<AccountLookup>,
+    lookups: Arc<tokio::sync::Mutex<mpsc::Receiver<AccountLookup>>>,
     stop: CancellationToken,
 ) {
     let serving = async {
+        let mut lookups = lookups.lock().await;
         let mut ports = HashMap::new();
         while let Some(lookup) = lookups.recv().await {
             if !directory.has_learned(lookup.credential) {

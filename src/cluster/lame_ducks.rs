@@ -8,22 +8,22 @@ use tracing::info;
 
 use crate::{
     advertised_info::AdvertisedInfo,
-    cluster::{error::PollError, system_account::SystemAccount},
+    cluster::system_account::SystemAccount,
     upstream::{Server, Servers},
 };
 
 /// Listens for servers that go into lame duck mode, until `stop`. A server with a session through weir tells it there
 /// too; a server without one tells it only here.
-///
-/// # Errors
-/// The connection to the system account is closed for good.
 pub async fn watch_lame_ducks(
     system: SystemAccount,
     servers: Arc<Servers>,
     advertised_info: Arc<AdvertisedInfo>,
     stop: CancellationToken,
-) -> Result<(), PollError> {
-    let mut events = system.subscribe("$SYS.SERVER.*.LAMEDUCK").await?;
+) {
+    let Ok(mut events) = system.subscribe("$SYS.SERVER.*.LAMEDUCK").await else {
+        // The connection is closed for good, which happens only when weir ends.
+        return stop.cancelled().await;
+    };
     let watching = async {
         while let Some(event) = events.next().await {
             let id = event.subject.split('.').nth(2).unwrap_or_default().to_owned();
@@ -38,5 +38,4 @@ pub async fn watch_lame_ducks(
         () = watching => {}
         () = stop.cancelled() => {}
     }
-    Ok(())
 }

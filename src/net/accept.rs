@@ -1,6 +1,6 @@
 //! The accept loop. It does nothing else: everything that takes time happens in the task of the session.
 
-use std::{future::Future, io, net::SocketAddr, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -15,7 +15,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Accepts until `stop`, and passes each connection to `serve`, which must not block.
-pub async fn accept(listener: TcpListener, stop: CancellationToken, mut serve: impl FnMut(TcpStream, SocketAddr)) {
+pub async fn accept(listener: Arc<TcpListener>, stop: CancellationToken, mut serve: impl FnMut(TcpStream, SocketAddr)) {
     let mut pause = FIRST_PAUSE;
     loop {
         let Some(accepted) = until(&stop, listener.accept()).await else { return };

@@ -4,10 +4,10 @@
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Mutex, Notify, mpsc},
     time::{Instant, sleep},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
@@ -18,8 +18,9 @@ use crate::{
     dispatch,
     net::{socket, timer},
     outcome::Refusal,
-    server::{ServerError, signals},
+    server::{ServerError, signals, supervisor::Supervisor},
     session::Shared,
+    telemetry::process::{LOG_LINES_UNQUEUED, LOG_LINES_UNWRITTEN},
     tls::{self, HandshakeFirst},
 };
 
@@ -28,18 +29,13 @@ const FIRST_READINGS: Duration = Duration::from_secs(2);
 
 /// The running tasks.
 pub struct Background {
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    tasks: Supervisor,
     shared: Arc<Shared>,
 }
 
 impl Background {
     pub fn new(shared: Arc<Shared>, stop: CancellationToken) -> Self {
-        Self { tasks: TaskTracker::new(), stop, shared }
-    }
-
-    fn stop(&self) -> CancellationToken {
-        self.stop.child_token()
+        Self { tasks: Supervisor::new(stop), shared }
     }
 
     /// Starts everything that asks the servers, the system account first, before any client takes a slot.
@@ -51,26 +47,27 @@ impl Background {
         let shared = &self.shared;
         let system = self.open_system_account(config).await?;
         let access = ClusterAccess { system, tls: shared.servers_tls.clone(), plain_info: plain_info(config) };
-        self.tasks.spawn(cluster::account_lookup::run(
-            Arc::clone(&shared.servers),
-            Arc::clone(&shared.advertised_info),
-            Arc::clone(&shared.directory),
-            Arc::clone(&shared.admission),
-            access.clone(),
-            account_lookups,
-            self.stop(),
-        ));
+        let (to_look_up, all, access_too) = (Arc::new(Mutex::new(account_lookups)), Arc::clone(shared), access.clone());
+        self.tasks.spawn("account look-ups", move |stop| {
+            cluster::account_lookup::run(
+                Arc::clone(&all.servers),
+                Arc::clone(&all.advertised_info),
+                Arc::clone(&all.directory),
+                Arc::clone(&all.admission),
+                access_too.clone(),
+                Arc::clone(&to_look_up),
+                stop,
+            )
+        });
         let upstream = &config.upstream;
+        let (poll_interval, warn_at, compatibility) =
+            (upstream.poll_interval, upstream.warn_at, upstream.compatibility);
         for server in shared.servers.iter() {
-            self.tasks.spawn(cluster::watch(
-                Arc::clone(server),
-                Arc::clone(&shared.advertised_info),
-                upstream.poll_interval,
-                upstream.warn_at,
-                upstream.compatibility,
-                access.clone(),
-                self.stop(),
-            ));
+            let (server, all, access) = (Arc::clone(server), Arc::clone(shared), access.clone());
+            self.tasks.spawn("server watch", move |stop| {
+                let info = Arc::clone(&all.advertised_info);
+                cluster::watch(Arc::clone(&server), info, poll_interval, warn_at, compatibility, access.clone(), stop)
+            });
         }
         Ok(access)
     }
@@ -83,49 +80,64 @@ impl Background {
         let system = SystemAccount::connect(login, &addresses, shared.servers_tls.as_deref())
             .await
             .map_err(|err| ServerError::System(err.to_string()))?;
-        self.tasks.spawn(cluster::watch_lame_ducks(
-            system.clone(),
-            Arc::clone(&shared.servers),
-            Arc::clone(&shared.advertised_info),
-            self.stop(),
-        ));
-        self.tasks.spawn(cluster::accounts::watch(
-            system.clone(),
-            Arc::clone(&shared.admission),
-            Arc::clone(&shared.servers),
-            config.upstream.poll_interval,
-            self.stop(),
-        ));
+        let (account, all) = (system.clone(), Arc::clone(shared));
+        self.tasks.spawn("lame ducks", move |stop| {
+            let (servers, info) = (Arc::clone(&all.servers), Arc::clone(&all.advertised_info));
+            cluster::watch_lame_ducks(account.clone(), servers, info, stop)
+        });
+        let (account, all, interval) = (system.clone(), Arc::clone(shared), config.upstream.poll_interval);
+        self.tasks.spawn("accounts", move |stop| {
+            let (admission, servers) = (Arc::clone(&all.admission), Arc::clone(&all.servers));
+            cluster::accounts::watch(account.clone(), admission, servers, interval, stop)
+        });
         Ok(Some(system))
     }
 
     /// Starts handing out turns, renewing certificates, answering signals, and the work of every second.
     pub fn start_housekeeping(&self) -> io::Result<()> {
         let shared = &self.shared;
-        self.tasks.spawn(dispatch::run(Arc::clone(&shared.admission), Arc::clone(&shared.arrived), self.stop()));
+        let all = Arc::clone(shared);
+        self.tasks
+            .spawn("turns", move |stop| dispatch::run(Arc::clone(&all.admission), Arc::clone(&all.arrived), stop));
         let has_certificates = !shared.terminators.is_empty() || shared.servers_tls.is_some();
         let reload = has_certificates.then(Arc::<Notify>::default);
         if let Some(reload) = reload.clone() {
             let (listeners, servers) = (shared.terminators.clone(), shared.servers_tls.clone());
-            self.tasks.spawn(tls::renew(listeners, servers, reload, self.stop()));
+            self.tasks.spawn("certificates", move |stop| {
+                tls::renew(listeners.clone(), servers.clone(), Arc::clone(&reload), stop)
+            });
         }
-        self.tasks.spawn(signals::Maintenance::register()?.handle(reload, self.stop()));
-        self.tasks.spawn(every_second(Arc::clone(shared), self.stop()));
-        self.tasks.spawn(storm_sampler::record(Arc::clone(shared), self.stop()));
+        let maintenance = Arc::new(Mutex::new(signals::Maintenance::register()?));
+        self.tasks.spawn("signals", move |stop| {
+            let (maintenance, reload) = (Arc::clone(&maintenance), reload.clone());
+            async move { maintenance.lock().await.handle(reload, stop).await }
+        });
+        let all = Arc::clone(shared);
+        self.tasks.spawn("every second", move |stop| every_second(Arc::clone(&all), stop));
+        let all = Arc::clone(shared);
+        self.tasks.spawn("storm sampler", move |stop| storm_sampler::record(Arc::clone(&all), stop));
         Ok(())
     }
 
     /// Starts the admin endpoints on a bound socket.
     pub fn start_admin(&self, socket: TcpListener) -> io::Result<()> {
-        let socket = socket::on_this_runtime(socket)?;
-        self.tasks.spawn(admin::serve(socket, Arc::clone(&self.shared), self.stop()));
+        socket.set_nonblocking(true)?;
+        let shared = Arc::clone(&self.shared);
+        self.tasks.spawn("admin", move |stop| {
+            let (socket, shared) = (socket.try_clone(), Arc::clone(&shared));
+            async move {
+                match socket.and_then(socket::on_this_runtime) {
+                    Ok(socket) => admin::serve(socket, shared, stop).await,
+                    Err(err) => warn!(%err, "no admin endpoints"),
+                }
+            }
+        });
         Ok(())
     }
 
     /// Waits until all tasks have ended. They do so once they are told to stop.
     pub async fn ended(self) {
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.tasks.ended().await;
     }
 }
 
@@ -155,9 +167,15 @@ pub async fn first_readings(shared: &Shared, access: &ClusterAccess) {
 /// Once a second: admission forgets what has expired, and one log line sums up the refusals of the second.
 async fn every_second(shared: Arc<Shared>, stop: CancellationToken) {
     let (mut refused_before, mut warned_before) = (0, [0; Refusal::ALL.len()]);
+    let mut dropped_before = 0;
     let work = async {
         loop {
             sleep(Duration::from_secs(1)).await;
+            let dropped = LOG_LINES_UNQUEUED.get() + LOG_LINES_UNWRITTEN.get();
+            if dropped > dropped_before {
+                warn!(lines = dropped - dropped_before, "log lines are lost: standard error cannot take them");
+            }
+            dropped_before = dropped;
             shared.admission.sweep(timer::now());
             let refused = shared.counters.refused_in_all();
             if refused > refused_before {

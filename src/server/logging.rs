@@ -1,10 +1,19 @@
-//! Logs to standard error, as text or as one JSON object per line.
+//! Logs to standard error, as text or as one JSON object per line, panics included.
 
-use std::io::IsTerminal;
+use std::{
+    io::{self, IsTerminal},
+    panic::{self, PanicHookInfo},
+    thread,
+};
 
+use tracing::error;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::{
+    config::{LogConfig, LogFormat, LogLevel},
+    server::log_thread::LogQueue,
+    telemetry::process::PANICS,
+};
 
 /// The environment variable that overrides the configured level. Its syntax is that of `RUST_LOG`: `debug`, or
 /// `weir=debug,hyper=info`.
@@ -18,25 +27,53 @@ pub enum LoggingError {
     Filter(String),
     #[error("logging is set up already in this process")]
     Twice,
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(#[from] io::Error),
 }
 
-/// Starts logging for the whole process.
+/// The log of the process. Its drop waits for a moment until the last lines are written.
+#[derive(Debug)]
+pub struct Logging(LogQueue);
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
+}
+
+/// Starts logging for the whole process. From now on a panic is a line of the log, and is counted.
 ///
 /// # Errors
-/// [`LEVEL_VARIABLE`] is set and is no filter, or logging has been started before.
-pub fn init(config: LogConfig) -> Result<(), LoggingError> {
+/// [`LEVEL_VARIABLE`] is set and is no filter, logging has been started before, or there is no thread to write the log.
+pub fn init(config: LogConfig) -> Result<Logging, LoggingError> {
     let filter = match std::env::var(LEVEL_VARIABLE) {
         Ok(text) if !text.is_empty() => {
             EnvFilter::try_new(text).map_err(|error| LoggingError::Filter(error.to_string()))?
         }
         _ => EnvFilter::new(directives(config.level)),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let queue = LogQueue::start(io::stderr())?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        // By default the formatter prints its own errors to standard error, and panics where that cannot be written.
+        .log_internal_errors(false)
+        .with_writer(queue.clone());
     let done = match config.format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
+        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
-    done.map_err(|_| LoggingError::Twice)
+    done.map_err(|_| LoggingError::Twice)?;
+    panic::set_hook(Box::new(log_panic));
+    Ok(Logging(queue))
+}
+
+/// Instead of the standard library's hook, which writes to standard error and so may block.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    PANICS.add_one();
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let thread = thread::current();
+    let what = info.payload_as_str().unwrap_or("of an unknown kind");
+    error!(thread = thread.name().unwrap_or_default(), place, "panic: {what}");
 }
 
 /// The filter for a configured level. The level is for weir itself. Libraries log warnings and errors only, or weir's

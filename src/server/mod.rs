@@ -4,9 +4,11 @@ mod background;
 pub mod drain;
 pub mod file_limit;
 mod listeners;
+mod log_thread;
 pub mod logging;
 mod ports_file;
 mod signals;
+mod supervisor;
 pub mod sysctl;
 mod worker;
 

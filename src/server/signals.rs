@@ -23,7 +23,7 @@ impl Maintenance {
 
     /// Notifies `reload` at each SIGHUP, so that certificates are read again. SIGUSR1, at which nats-server reopens its
     /// log, only writes a log line that says that there is no file.
-    pub async fn handle(mut self, reload: Option<Arc<Notify>>, stop: CancellationToken) {
+    pub async fn handle(&mut self, reload: Option<Arc<Notify>>, stop: CancellationToken) {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => match &reload {

@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::{
     net::{accept, linger, socket},
     relay,
+    server::supervisor::Supervisor,
     session::{self, Listener, Shared},
 };
 
@@ -34,26 +35,36 @@ pub fn start(
 }
 
 async fn work(sockets: Vec<(TcpListener, Arc<Listener>)>, shared: Arc<Shared>, stop: CancellationToken) {
-    let sessions = TaskTracker::new();
-    tokio::spawn(relay::request_keepalive());
-    tokio::spawn(session::upstream_pool::maintain(Arc::clone(&shared)));
+    let (sessions, tasks) = (TaskTracker::new(), Supervisor::new(stop.clone()));
+    tasks.spawn("late keepalive", |stop| async move {
+        tokio::select! {
+            () = relay::request_keepalive() => {}
+            () = stop.cancelled() => {}
+        }
+    });
+    let all = Arc::clone(&shared);
+    tasks.spawn("upstream pool", move |stop| session::upstream_pool::maintain(Arc::clone(&all), stop));
     for (socket, listener) in sockets {
         let socket = match socket::on_this_runtime(socket) {
             Ok(socket) => socket,
             Err(err) => return warn!(%err, "a worker cannot listen"),
         };
-        let (shared, tracker) = (Arc::clone(&shared), sessions.clone());
-        sessions.spawn(accept::accept(socket, stop.child_token(), move |stream, peer| {
-            let (shared, listener) = (Arc::clone(&shared), Arc::clone(&listener));
-            match listener.passthrough {
-                None => tracker.spawn(session::serve(shared, listener, stream, peer)),
-                Some(_) => tracker.spawn(session::serve_passthrough(shared, listener, stream, peer)),
-            };
-        }));
+        let (socket, shared, tracker) = (Arc::new(socket), Arc::clone(&shared), sessions.clone());
+        tasks.spawn("accept", move |stop| {
+            let (shared, listener, tracker) = (Arc::clone(&shared), Arc::clone(&listener), tracker.clone());
+            accept::accept(Arc::clone(&socket), stop, move |stream, peer| {
+                let (shared, listener) = (Arc::clone(&shared), Arc::clone(&listener));
+                match listener.passthrough {
+                    None => tracker.spawn(session::serve(shared, listener, stream, peer)),
+                    Some(_) => tracker.spawn(session::serve_passthrough(shared, listener, stream, peer)),
+                };
+            })
+        });
     }
     stop.cancelled().await;
     sessions.close();
     let _ = timeout(LAST_SESSIONS, async {
+        tasks.ended().await;
         sessions.wait().await;
         linger::all_closed().await;
     })

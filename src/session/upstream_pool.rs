@@ -8,6 +8,7 @@ use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     dial::{DialError, ServerConnection},
@@ -97,9 +98,9 @@ pub(super) fn take() -> Option<Box<DialledServer>> {
     })
 }
 
-/// Looks after the pool of the worker on which it runs: closes the connections that may not wait any longer. Never
-/// returns.
-pub async fn maintain(shared: Arc<Shared>) {
+/// Looks after the pool of the worker on which it runs, until `stop`: closes the connections that may not wait any
+/// longer.
+pub async fn maintain(shared: Arc<Shared>, stop: CancellationToken) {
     let _clear = ClearOnDrop;
     let grown = worker::with(|pool: &Pool| Arc::clone(&pool.grown));
     loop {
@@ -111,6 +112,7 @@ pub async fn maintain(shared: Arc<Shared>) {
         tokio::select! {
             () = grown.notified() => {}
             () = sleep_until(next_check), if !is_empty => {}
+            () = stop.cancelled() => return,
         }
     }
 }
@@ -126,7 +128,7 @@ fn take_unusable(shared: &Shared) -> Vec<DialledServer> {
     })
 }
 
-/// Closes everything that waits, when the runtime of the worker stops and drops `maintain`.
+/// Closes everything that waits, when `maintain` ends.
 struct ClearOnDrop;
 
 impl Drop for ClearOnDrop {

@@ -2,4 +2,5 @@
 
 pub mod bad_logins;
 pub mod counters;
+pub mod process;
 pub mod storms;

@@ -27,6 +27,7 @@ mod hostile_clients;
 mod identity_spoofing;
 mod jwt;
 mod late_clients;
+mod log;
 mod login_matrix;
 mod max_connections;
 mod nats_server_install;

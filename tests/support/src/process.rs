@@ -29,13 +29,18 @@ pub struct Process {
 impl Process {
     /// Starts `command` with its output appended to `log`.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Self {
+        Self::start_with_standard_error(name, command, log, None)
+    }
+
+    /// The same, but with its standard error into this file or pipe instead.
+    pub fn start_with_standard_error(name: &str, command: &mut Command, log: &Path, other: Option<File>) -> Self {
         raise_file_limit();
         let open = || -> File { OpenOptions::new().create(true).append(true).open(log).expect("log file") };
         if OWN_GROUP.load(SeqCst) {
             command.process_group(0);
         }
         command.env("RUST_BACKTRACE", "0"); // a backtrace would fill the last lines of a log, which failed tests print
-        let child = command.stdin(Stdio::null()).stdout(open()).stderr(open()).spawn();
+        let child = command.stdin(Stdio::null()).stdout(open()).stderr(other.unwrap_or_else(open)).spawn();
         let child = child.unwrap_or_else(|e| panic!("cannot start {name} ({:?}): {e}", command.get_program()));
         Self { name: name.into(), child, log: log.into(), status: None }
     }

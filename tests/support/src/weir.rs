@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -27,6 +30,8 @@ pub struct WeirConfig {
     admission: String,
     accounts: String,
     log_level: &'static str,
+    standard_error: Option<Arc<File>>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl WeirConfig {
@@ -57,6 +62,8 @@ impl WeirConfig {
                 .into(),
             accounts: String::new(),
             log_level: "debug",
+            standard_error: None,
+            environment: Vec::new(),
         }
     }
 
@@ -128,6 +135,18 @@ impl WeirConfig {
         self
     }
 
+    /// Gives weir this file or pipe as its standard error. [`Weir::log`] is empty then.
+    pub fn standard_error(mut self, other: impl Into<OwnedFd>) -> Self {
+        self.standard_error = Some(Arc::new(File::from(other.into())));
+        self
+    }
+
+    /// Sets an environment variable of weir.
+    pub fn environment(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.push((name, value.into()));
+        self
+    }
+
     /// Sets weir's log level (default: debug).
     pub fn log_level(mut self, level: &'static str) -> Self {
         self.log_level = level;
@@ -160,7 +179,8 @@ impl WeirConfig {
     pub async fn start_before(&self, up: usize) -> Weir {
         let dir = TempDir::with_prefix("weir-test-").expect("temporary folder");
         let toml = self.toml(&dir.path().join("ports.json").display().to_string());
-        let mut weir = Weir::spawn(&toml, dir).await;
+        let standard_error = self.standard_error.as_deref().map(|file| file.try_clone().expect("a descriptor"));
+        let mut weir = Weir::spawn_with(&toml, dir, standard_error, &self.environment).await;
         weir.sees(up).await;
         weir.monitors = self.monitors();
         weir.has_system = self.cluster.contains("[cluster.system]");
@@ -185,11 +205,21 @@ pub struct Weir {
 impl Weir {
     /// Starts weir with this configuration, which must set `ports_file` to `ports.json` in `dir`.
     pub async fn spawn(toml: &str, dir: TempDir) -> Self {
+        Self::spawn_with(toml, dir, None, &[]).await
+    }
+
+    async fn spawn_with(
+        toml: &str,
+        dir: TempDir,
+        standard_error: Option<File>,
+        environment: &[(&str, String)],
+    ) -> Self {
         let file = dir.path().join("weir.toml");
         std::fs::write(&file, toml).expect("write weir.toml");
         let mut command = Command::new(binary());
-        command.arg("run").arg("-c").arg(&file);
-        let mut process = Process::start("weir", &mut command, &dir.path().join("log"));
+        command.arg("run").arg("-c").arg(&file).envs(environment.iter().map(|(name, value)| (name, value)));
+        let log = dir.path().join("log");
+        let mut process = Process::start_with_standard_error("weir", &mut command, &log, standard_error);
 
         let ports = dir.path().join("ports.json");
         let ports = eventually(PATIENCE, "ports file of weir", async || {

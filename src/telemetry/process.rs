@@ -1,0 +1,29 @@
+//! Counters of the whole process: they are counted where no session's state is at hand, such as in a panic hook.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A counter of the process.
+#[derive(Debug)]
+pub struct ProcessCounter(AtomicU64);
+
+impl ProcessCounter {
+    const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Counts one more.
+    pub fn add_one(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Panics in any thread or task.
+pub static PANICS: ProcessCounter = ProcessCounter::new();
+/// Log lines that did not fit into the queue, since standard error takes them more slowly than they come.
+pub static LOG_LINES_UNQUEUED: ProcessCounter = ProcessCounter::new();
+/// Log lines that standard error refused: a full disk, or a pipe whose reader is gone.
+pub static LOG_LINES_UNWRITTEN: ProcessCounter = ProcessCounter::new();

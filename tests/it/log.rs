@@ -1,0 +1,126 @@
+//! A log that cannot be written costs nobody anything: standard error is a full disk, a pipe without a reader, a pipe
+//! whose reader goes away, and a pipe that nobody reads. And tasks that panic are told of and started again.
+
+use std::{
+    fs::OpenOptions,
+    io::{PipeReader, Read, pipe},
+};
+
+use rustix::process::Signal;
+use weir_testkit::{client::End, *};
+
+async fn connects(weir: &Weir, n: usize) {
+    for _ in 0..n {
+        RawClient::connect(&weir.address, &Login::nobody()).await.round_trip().await.unwrap();
+    }
+}
+
+/// Everything that weir does goes on: clients get in, a server that dies and comes back is used again, the endpoints
+/// answer, and SIGTERM ends weir in order.
+async fn all_goes_on(mut weir: Weir, mut cluster: Cluster) {
+    connects(&weir, 20).await;
+    cluster.servers[0].kill9();
+    weir.sees(1).await;
+    connects(&weir, 20).await;
+    cluster.servers[0].restart().await;
+    weir.sees(2).await;
+    connects(&weir, 20).await;
+    for signal in [Signal::HUP, Signal::USR1] {
+        weir.signal(signal);
+    }
+    assert_eq!(weir.health().await, 200);
+    let mut session = RawClient::connect(&weir.address, &Login::nobody()).await;
+    weir.signal(Signal::TERM);
+    assert_eq!(session.end(PATIENCE).await, End::Eof, "the drain ends a session in order");
+    let status = weir.wait(PATIENCE).await;
+    assert!(status.success(), "{status}");
+}
+
+async fn config(cluster: &Cluster) -> WeirConfig {
+    WeirConfig::of(cluster).top("workers = 2\nlame_duck_grace_period = \"1s\"\nlame_duck_duration = \"30s\"")
+}
+
+async fn lost_lines(weir: &Weir, reason: &str) {
+    let lost = |metrics: &metrics::Metrics| metrics.sum_where("weir_log_lines_dropped_total", "reason", reason) > 0.0;
+    weir.until("lines that are lost are counted", lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk() {
+    let cluster = Cluster::start(2, |server| server).await;
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let weir = config(&cluster).await.standard_error(full).start().await;
+    lost_lines(&weir, "write_failed").await;
+    all_goes_on(weir, cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_without_a_reader() {
+    let cluster = Cluster::start(2, |server| server).await;
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    let weir = config(&cluster).await.standard_error(writer).start().await;
+    lost_lines(&weir, "write_failed").await;
+    all_goes_on(weir, cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_whose_reader_goes_away() {
+    let cluster = Cluster::start(2, |server| server).await;
+    let (mut reader, writer): (PipeReader, _) = pipe().unwrap();
+    let weir = config(&cluster).await.standard_error(writer).start().await;
+    let mut some = [0; 20];
+    reader.read_exact(&mut some).unwrap();
+    connects(&weir, 1).await;
+    drop(reader);
+    all_goes_on(weir, cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_that_nobody_reads() {
+    let cluster = Cluster::start(2, |server| server).await;
+    let (_reader, writer) = pipe().unwrap();
+    let weir = config(&cluster).await.standard_error(writer).start().await;
+    // More lines than the pipe and the queue take: one for each session.
+    while weir.metrics().await.sum_where("weir_log_lines_dropped_total", "reason", "queue_full") == 0.0 {
+        at_once(200, |_| {
+            let address = weir.address.clone();
+            async move { drop(RawClient::connect(&address, &Login::nobody()).await) }
+        })
+        .await;
+    }
+    all_goes_on(weir, cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_panics_is_told_of_and_started_again() {
+    // Every task that lives as long as weir, but for those that only TLS has.
+    let tasks = [
+        "account look-ups",
+        "server watch",
+        "lame ducks",
+        "accounts",
+        "turns",
+        "signals",
+        "every second",
+        "storm sampler",
+        "admin",
+        "late keepalive",
+        "upstream pool",
+        "accept",
+    ];
+    let accounts = "accounts { SYS { users: [{ user: admin, password: s3cr3t }] }, A { users: [{ user: a, password: a }] } }\n\
+                    system_account: SYS\nno_auth_user: a";
+    let cluster = Cluster::start(2, |server| server.with(accounts)).await;
+    let system = "[cluster.system]\nuser = \"admin\"\npassword = \"s3cr3t\"";
+    let weir = config(&cluster).await.cluster(system).environment("WEIR_TEST_PANIC", &tasks.join(",")).start().await;
+    for task in tasks {
+        let told = format!("task=\"{task}\"");
+        let log = || weir.log().lines().any(|line| line.contains("it is started again") && line.contains(&told));
+        eventually(PATIENCE, task, async || log().then_some(()).ok_or("not told")).await;
+    }
+    // The accept loops and per-worker tasks panic once for the process, the others once each.
+    weir.until("panics are counted", |metrics| metrics.sum("weir_panics_total") == tasks.len() as f64).await;
+    weir.sees(2).await;
+    all_goes_on(weir, cluster).await;
+}
