@@ -82,8 +82,10 @@ pub use self::{
         account::AccountSlot,
         limit::{Limit, Permit},
         rate::Rate,
+        sources::Source,
         users_and_names::QuotaIdentity,
     },
+    reputation::sources::BeforeConnect,
     wait::{Step, Wait},
 };
 pub use crate::client_library::returns::Return;

@@ -24,6 +24,7 @@ use crate::{
     session::{
         await_turn::{Waited, await_turn},
         context::{Context, End},
+        damped_dials::{self, Kind},
         downstream::{self, Downstream, Unfinished},
         failover::{UntilInfo, open_any},
         upstream_pool::{self, DialledServer},
@@ -84,7 +85,7 @@ impl DialFirst {
     }
 
     async fn dial(cx: &mut Context, stream: &Stream, proxy_header: &[u8]) -> Result<Self, End> {
-        if cx.shared.admission.source_reputation().is_damped(cx.source(), now()) {
+        if !damped_dials::may_dial(cx, Kind::Read, downstream::left_before_info(stream)).await? {
             return Ok(Self::NoServer(Refusal::SourceRate));
         }
         // Clients in the queue go first, and can use the slot.
@@ -145,7 +146,8 @@ impl DialFirst {
         let source_reputation = cx.shared.admission.source_reputation();
         let began = Instant::now();
         let mut prompt_until = Some(began + PROMPT);
-        if !source_reputation.is_prompt(cx.source(), began.into_std()) {
+        let is_damped = source_reputation.is_damped(cx.source(), began.into_std());
+        if is_damped || !source_reputation.is_prompt(cx.source(), began.into_std()) {
             server.slot.await_connect();
             prompt_until = None;
         }

@@ -16,6 +16,7 @@ mod await_turn;
 mod client_tls;
 mod connect_upstream;
 mod context;
+pub mod damped_dials;
 mod dial_first;
 mod downstream;
 mod established;

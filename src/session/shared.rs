@@ -14,6 +14,7 @@ use crate::{
     dispatch::SessionAdmission,
     identity::{Directory, Keys, trusted_proxy::ProxyKey},
     relay::registry::SessionRegistry,
+    session::damped_dials::DampedDials,
     telemetry::{counters::Counters, storms::Flight},
     tls::{Connector, Terminator},
     upstream::Servers,
@@ -38,6 +39,8 @@ pub struct Shared {
     pub advertised_info: Arc<AdvertisedInfo>,
     /// Counters.
     pub counters: Arc<Counters>,
+    /// Dials for damped sources.
+    pub damped_dials: DampedDials,
     /// The record of storms.
     pub flight: Flight,
     /// The sessions that relay.

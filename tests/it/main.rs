@@ -39,6 +39,7 @@ mod refusal;
 mod relay;
 mod rust_client;
 mod server_faults;
+mod shared_source;
 mod source_addresses;
 mod source_tree;
 mod storm_and_plan;

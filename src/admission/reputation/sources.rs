@@ -1,7 +1,10 @@
 //! What weir remembers of sources: whose logins the servers keep refusing, and whose clients keep servers waiting.
 //!
 //! Each refused login has taken a turn of the pace, and a place in the quota of whatever account it claims. A source
-//! with too many of them is damped: its clients are refused, and the accounts that they claim notice nothing.
+//! with too many of them is damped: its clients are refused, and the accounts that they claim notice nothing. Not so a
+//! client whose credential has logged in from there. Where that is seen only after the dial, since the client signs the
+//! server's nonce or its TLS ends there, clients of a source from which somebody has logged in are dialled at a small
+//! rate.
 
 use std::{
     net::IpAddr,
@@ -22,6 +25,8 @@ const FORGIVEN_IN: Duration = Duration::from_millis(200);
 const MOST_SOURCES: usize = 65_536;
 /// The most credentials that are remembered as good from their source.
 const MOST_KNOWN: usize = 100_000;
+/// The most sources that are remembered as those of a good login.
+const MOST_GOOD: usize = 100_000;
 
 /// A source whose client kept a server waiting for its CONNECT is not waited for again for so long.
 const NOT_PROMPT_FOR: Duration = Duration::from_secs(10);
@@ -34,8 +39,37 @@ pub struct SourceReputation {
     /// Which credential last logged in well from which source: a client that shares an address with a bad one is not
     /// damped with it.
     known: CountedMap<(Source, CredentialKey), ()>,
+    /// From which sources somebody has logged in well.
+    good: CountedMap<Source, ()>,
     /// When a client from this source last kept a server waiting.
     silent: CountedMap<Source, Instant>,
+}
+
+/// What a client of a source may cost before weir knows who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BeforeConnect {
+    /// As much as any other.
+    Free,
+    /// Its source is damped, and somebody has logged in well from there: a dial, at a small rate.
+    Paced,
+    /// Its source is damped, and nobody is known from there: nothing.
+    Damped,
+}
+
+/// Adds to what is remembered. Beyond `most` entries half go, without order; what is still in use comes back with its
+/// next login.
+fn remember<K: std::hash::Hash + Eq>(map: &CountedMap<K, ()>, key: K, most: usize) {
+    if map.contains_key(&key) {
+        return;
+    }
+    if map.len() >= most {
+        let mut keep = false;
+        map.retain(|_, ()| {
+            keep = !keep;
+            keep
+        });
+    }
+    map.insert(key, ());
 }
 
 /// Refused logins.
@@ -53,19 +87,23 @@ impl SourceReputation {
 
     /// A server has let a client in.
     pub fn succeeded(&self, source: IpAddr, credential: CredentialKey) {
-        let key = (Source::from(source), credential);
-        if self.known.contains_key(&key) {
-            return;
+        let source = Source::from(source);
+        remember(&self.known, (source, credential), MOST_KNOWN);
+        remember(&self.good, source, MOST_GOOD);
+    }
+
+    /// A session that weir cannot read has lived longer than a server waits for a login.
+    pub fn passed_through(&self, source: IpAddr) {
+        remember(&self.good, source.into(), MOST_GOOD);
+    }
+
+    /// What a client of this source may cost before it has said who it is.
+    pub fn before_connect(&self, source: IpAddr, now: Instant) -> BeforeConnect {
+        match self.is_damped(source, now) {
+            false => BeforeConnect::Free,
+            true if self.good.contains_key(&source.into()) => BeforeConnect::Paced,
+            true => BeforeConnect::Damped,
         }
-        if self.known.len() >= MOST_KNOWN {
-            // Half go, without order; a credential that is still in use comes back with its next login.
-            let mut keep = false;
-            self.known.retain(|_, ()| {
-                keep = !keep;
-                keep
-            });
-        }
-        self.known.insert(key, ());
     }
 
     /// Whether a source is damped, before its client has said who it is.
@@ -125,6 +163,8 @@ mod tests {
         // Its own good name is lost with one bad try.
         source_reputation.failed(bad, mine, now);
         assert!(source_reputation.is_damped_as(bad, mine, now));
+        assert_eq!(source_reputation.before_connect(bad, now), BeforeConnect::Paced);
+        assert_eq!(source_reputation.before_connect(good, now), BeforeConnect::Free);
 
         let tries = (0..1000).filter(|n| {
             let at = now + Duration::from_millis(10 * n);
@@ -138,6 +178,20 @@ mod tests {
         assert!((45..=55).contains(&tries), "{tries} in ten seconds");
         source_reputation.sweep(now + Duration::from_secs(60));
         assert!(source_reputation.failures.is_empty());
+    }
+
+    #[test]
+    fn a_damped_source_is_dialled_only_where_somebody_has_logged_in() {
+        let (source_reputation, keys, now) = (SourceReputation::default(), Keys::default(), Instant::now());
+        let source = "192.0.2.66".parse::<IpAddr>().unwrap();
+        for _ in 0..TOLERATED {
+            assert_eq!(source_reputation.before_connect(source, now), BeforeConnect::Free);
+            source_reputation.failed(source, keys.credential(Credential::User("claimed")), now);
+        }
+        assert_eq!(source_reputation.before_connect(source, now), BeforeConnect::Damped);
+        source_reputation.passed_through(source);
+        assert_eq!(source_reputation.before_connect(source, now), BeforeConnect::Paced);
+        assert_eq!(source_reputation.before_connect(source, now + FORGIVEN_IN), BeforeConnect::Free);
     }
 
     #[test]
@@ -161,5 +215,6 @@ mod tests {
             source_reputation.succeeded(source, credential);
         }
         assert!(source_reputation.failures.len() <= MOST_SOURCES && source_reputation.known.len() <= MOST_KNOWN);
+        assert!(source_reputation.good.len() <= MOST_GOOD);
     }
 }

@@ -25,6 +25,7 @@ use crate::{
         account::AccountPlace,
         arrive::{Accepted, arrive},
         context::{Context, End},
+        damped_dials::{self, Kind},
         dial_first::turn_by_source,
         downstream::{self, Unfinished},
         established::Established,
@@ -48,10 +49,25 @@ pub async fn serve_passthrough(shared: Arc<Shared>, listener: Arc<Listener>, cli
         Err(end) => (end, Totals::default()),
         Ok(mut session) => match Box::pin(login::log_in(&cx, &mut session)).await {
             Some(ended) => end_of_login(session, ended).await,
-            None => session.relay(&cx).await,
+            None => {
+                let logged_in = Instant::now();
+                let ended = session.relay(&cx).await;
+                note_good_session(&cx, logged_in);
+                ended
+            }
         },
     };
     cx.finish(end, totals);
+}
+
+/// A session that has lived longer than its server waits for a login was a good one: somebody behind its source knows
+/// a credential.
+fn note_good_session(cx: &Context, logged_in: Instant) {
+    if let Some(server) = &cx.log.server
+        && logged_in.elapsed() > server.auth_timeout() * 2
+    {
+        cx.shared.admission.source_reputation().passed_through(cx.source());
+    }
 }
 
 /// Everything up to the relay.
@@ -158,8 +174,10 @@ impl PassthroughClient {
 
     /// Waits for a turn and dials. The outer error is the end of a client that has left meanwhile.
     async fn dial(&self, cx: &mut Context, proxy_header: &[u8]) -> Result<Result<Opened, Refusal>, End> {
-        if cx.shared.admission.source_reputation().is_damped(cx.source(), now()) {
-            return Ok(Err(Refusal::SourceRate));
+        match damped_dials::may_dial(cx, Kind::Passthrough, self.left()).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(Err(Refusal::SourceRate)),
+            Err(_) => return Err(self.end_of_left(Phase::Hold)),
         }
         let Pass { server, account } = match turn_by_source(cx, self.left()).await? {
             Ok(pass) => pass,

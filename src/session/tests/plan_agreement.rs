@@ -32,6 +32,7 @@ use crate::{
     session::{
         await_turn::{Waited, await_turn},
         context::Context,
+        damped_dials::DampedDials,
         listener::Listener,
         shared::Shared,
     },
@@ -99,6 +100,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         account_lookups: mpsc::channel(1).0,
         advertised_info: Arc::new(AdvertisedInfo::new(listener, servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
+        damped_dials: DampedDials::default(),
         flight: Default::default(),
         sessions: Arc::default(),
         refusing: Limit::new(0),

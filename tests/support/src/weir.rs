@@ -193,6 +193,8 @@ impl WeirConfig {
 pub struct Weir {
     /// `127.0.0.1:PORT` for clients.
     pub address: String,
+    /// The same of its further listeners, in the order of the configuration.
+    pub other_listeners: Vec<String>,
     /// `127.0.0.1:PORT` of its monitor endpoints.
     pub monitor: String,
     process: Process,
@@ -233,7 +235,10 @@ impl Weir {
         assert_eq!(ports["pid"], process.pid(), "the ports file names weir's pid");
         let text = |value: &Value| value.as_str().expect("an address").to_owned();
         let (address, monitor) = (text(&ports["listeners"][0]), text(&ports["monitor"]));
-        Self { address, monitor, process, monitors: Vec::new(), has_system: false, others_at_start: 0, _dir: dir }
+        let all = ports["listeners"].as_array().expect("a list of addresses");
+        let other_listeners = all[1..].iter().map(text).collect();
+        let (monitors, has_system, others_at_start) = (Vec::new(), false, 0);
+        Self { address, other_listeners, monitor, process, monitors, has_system, others_at_start, _dir: dir }
     }
 
     /// `nats://127.0.0.1:PORT`.
