@@ -11,6 +11,8 @@ pub enum Refusal {
     ServerCapacity,
     /// The client's turn did not come within its own deadline.
     HoldExpired,
+    /// Its server did not answer its login, within its own deadline or as long as the server waits.
+    LoginTimeout,
     /// `max_held` clients are waiting already.
     QueueFull,
     /// The account has as many connections as its quota.
@@ -177,6 +179,7 @@ mod tests {
             [
                 "server_capacity",
                 "hold_expired",
+                "login_timeout",
                 "queue_full",
                 "account_quota",
                 "account_rate",

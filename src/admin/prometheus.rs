@@ -125,6 +125,11 @@ impl SharedCollector {
             each(&|s| s.load().handshakes().into()),
         )?;
         families.family(
+            "handshakes_overdue",
+            "Logins at each server that take longer than others there do, and count in a limit of their account instead",
+            each(&|s| s.load().overdue().into()),
+        )?;
+        families.family(
             "handshake_limit",
             "The most logins at each server that weir allows to be under way at once, as measured so far",
             each(&|s| s.view(now).handshake_limit.into()),

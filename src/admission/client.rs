@@ -30,9 +30,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// The last moment at which a turn is of use to it, by what logins of its account take now.
-    pub(super) fn last_turn(&self, account: &AccountSlot) -> Instant {
-        deadlines::last_turn(self.hold_until, self.answer_by, account.account().login_time())
+    /// The last moment at which a turn is of use to it, by what logins of its account take now. It came at `came`.
+    pub(super) fn last_turn(&self, came: Instant, account: &AccountSlot) -> Instant {
+        deadlines::last_turn(came, self.hold_until, self.answer_by, account.account().login_time())
     }
 }
 
@@ -43,4 +43,18 @@ pub struct Pass {
     pub server: Slot,
     /// A slot in its account's quota.
     pub account: AccountSlot,
+}
+
+impl Pass {
+    /// Its login, if it has begun, is one on that server from now on.
+    pub fn new(server: Slot, mut account: AccountSlot) -> Self {
+        account.logs_in_at(server.server().index());
+        Self { server, account }
+    }
+
+    /// Its login takes longer than others on its server do: it counts in its account's own limit there from now on.
+    pub fn login_is_overdue(&mut self) {
+        self.server.overdue();
+        self.account.login_is_overdue();
+    }
 }

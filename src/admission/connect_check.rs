@@ -146,7 +146,7 @@ impl<W: Waiter> Admission<W> {
     /// `latest`.
     fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
         let account = self.accounts.enter(&client.account, now).map_err(|_| Refusal::AccountQuota)?;
-        let latest = latest.min(client.last_turn(&account)).max(now);
+        let latest = latest.min(client.last_turn(now, &account)).max(now);
         let other_quotas = self.users_and_names.enter(&client.quota_identity, now, latest, &self.warned)?;
         Ok(account.with_other_quotas(other_quotas))
     }
@@ -168,7 +168,7 @@ impl<W: Waiter> Admission<W> {
             match self.try_admit(&mut account, &mut account_paid, now, rng) {
                 Ok(server) => {
                     self.client_history.admitted(client.key);
-                    return Verdict::Admit(Pass { server, account });
+                    return Verdict::Admit(Pass::new(server, account));
                 }
                 Err(blocked) => blocked,
             }
@@ -178,9 +178,9 @@ impl<W: Waiter> Admission<W> {
         if may_use_reserve()
             && let Some(server) = self.servers.place_in_reserve(now, rng)
         {
-            return Verdict::Admit(Pass { server, account });
+            return Verdict::Admit(Pass::new(server, account));
         }
-        let last_turn = client.last_turn(&account);
+        let last_turn = client.last_turn(now, &account);
         if now >= last_turn {
             return self.refuse_now(self.reason(blocked, now), client, now);
         }
@@ -193,6 +193,7 @@ impl<W: Waiter> Admission<W> {
             waiter: waiter(),
             account,
             account_paid,
+            came: now,
             hold_until,
             answer_by,
             client: key,
@@ -228,7 +229,7 @@ impl<W: Waiter> Admission<W> {
         if !account.begin_handshake() {
             return Err(Blocked::NotYet);
         }
-        let placed = match self.servers.place(now, &[], Urgency::CanWait(1), rng) {
+        let placed = match self.place(account.account(), &[], now, Urgency::CanWait(1), rng) {
             Placement::Placed(slot) => Ok(slot),
             Placement::Busy => Err(Blocked::NotYet),
             Placement::Full => Err(Blocked::Full),

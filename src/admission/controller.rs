@@ -15,7 +15,13 @@ use crate::{
         params::Params,
         queue::{Queue, waiting::Waiter},
         quota::{
-            accounts::Accounts, limit::Limit, rate::TokenBucket, sources::Sources, users_and_names::UserAndNameQuotas,
+            account::{Account, LIMIT_OF_UNKNOWN},
+            accounts::Accounts,
+            limit::Limit,
+            logins::Unanswered,
+            rate::TokenBucket,
+            sources::Sources,
+            users_and_names::UserAndNameQuotas,
             warned::Warned,
         },
         reputation::{clients::ClientHistory, operators::Operators, sources::SourceReputation},
@@ -23,7 +29,7 @@ use crate::{
         throughput::Throughput,
     },
     identity::ClientKey,
-    upstream::{Servers, Slot, concurrency::baseline::MeasuredFrom},
+    upstream::{Placement, Server, Servers, Slot, Urgency, concurrency::baseline::MeasuredFrom},
 };
 
 /// Where accounts have priority, this part of the places to wait in is theirs: another account's storm cannot take
@@ -199,17 +205,29 @@ impl<W: Waiter> Admission<W> {
     /// A handshake has ended with the server's PONG, after it `took` so long `since` then; weir's own tasks ran `late`
     /// by so much meanwhile. The account's login time and the server's concurrency limit follow from that. There is
     /// room for the next handshake: [`Admission::next_turns`] says whose.
+    ///
+    /// The server may have `named` the account: then what the login took is what logins of that account take, whatever
+    /// account the client was counted for before.
     pub fn handshake_finished(
         &self,
         pass: &mut Pass,
         took: Duration,
-        since: MeasuredFrom,
-        late: Duration,
+        (since, late): (MeasuredFrom, Duration),
+        named: Option<&str>,
         now: Instant,
     ) {
-        let undisturbed = pass.server.server().is_uncontended();
-        let should_take = pass.account.account().logged_in(now, took, since, late, undisturbed);
-        self.passthrough_handshake_finished(&pass.server, took, should_take, now);
+        let (server, claimed) = (Arc::clone(pass.server.server()), Arc::clone(pass.account.account()));
+        let named = named.filter(|named| **claimed.name() != **named).map(|named| self.accounts.of_name(named, now));
+        let account = named.as_deref().unwrap_or(&claimed);
+        let undisturbed = server.is_uncontended() && claimed.is_alone_at(server.index());
+        let should_take = account.logged_in(server.index(), now, took, (since, late), undisturbed);
+        claimed.login_measured(server.index(), now, took, should_take);
+        if pass.server.is_overdue() {
+            server.overdue_finished(took);
+            self.finished.fetch_add(1, Relaxed);
+        } else {
+            self.passthrough_handshake_finished(&pass.server, took, should_take, now);
+        }
         pass.account.end_handshake();
         pass.server.session_began();
     }
@@ -221,12 +239,66 @@ impl<W: Waiter> Admission<W> {
         self.finished.fetch_add(1, Relaxed);
     }
 
-    /// The deadline of its client has cut a handshake off after it `took` so long. That is evidence about the server
-    /// only where logins of the account are quicker than that.
-    pub fn handshake_cut_off(&self, pass: &Pass, took: Duration) {
-        if took > pass.account.account().login_time() {
-            pass.server.server().handshake_timed_out();
+    /// A handshake that began `began` has ended without an answer: its client has left, or could not wait longer. It
+    /// lowers the server's limit only where logins of the account are quicker than that, and others of them end well
+    /// meanwhile: else the account is to blame, whose auth callout may be down.
+    pub fn login_unanswered(
+        &self,
+        account: &Account,
+        server: &Server,
+        (began, was_overdue): (Instant, bool),
+        now: Instant,
+    ) -> Unanswered {
+        let unanswered = account.login_unanswered(server.index(), began, now, was_overdue);
+        let usual = account.login_time();
+        let is_longer = !usual.is_zero() && now.saturating_duration_since(began) > usual;
+        if account.is_known() && is_longer && unanswered.others_succeed {
+            server.handshake_timed_out();
         }
+        unanswered
+    }
+
+    /// Whether a login of this account that is under way on a server since `began` hangs there, while others of the
+    /// account end well elsewhere.
+    pub fn hangs_here_only(&self, account: &Arc<str>, server: &Server, began: Instant, now: Instant) -> bool {
+        self.accounts.find(account).is_some_and(|account| account.hangs_here_only(server.index(), began, now))
+    }
+
+    /// A server for a login that hangs on another one, if there is one that would take it at once.
+    pub fn place_hanging(
+        &self,
+        account: &Account,
+        tried: &[usize],
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Slot> {
+        match self.servers.place_well(now, tried, Urgency::Urgent, rng) {
+            Placement::Placed(slot) if !self.is_barred(account, slot.server().index(), now) => Some(slot),
+            _ => None,
+        }
+    }
+
+    /// Whether an account may have no further login on this server now. If so, it is noted that a client waits for it.
+    pub fn is_barred(&self, account: &Account, server: usize, now: Instant) -> bool {
+        let avoided = account.avoided(now, |server| self.least_of_account(account, server));
+        let is_barred = avoided.is_some_and(|avoided| avoided.barred.contains(&server));
+        if is_barred {
+            account.want_place(&[server]);
+        }
+        is_barred
+    }
+
+    /// Whether others need what a login holds whose client should have given up.
+    pub fn is_place_wanted(&self, account: &Account, server: &Server, now: Instant) -> bool {
+        account.take_want(server.index()) || self.queued() > 0 && !self.servers.has_headroom(now)
+    }
+
+    /// How many logins of an account that are overdue a server may have however low the account's own limit is. Those
+    /// of whom no server has named the account are many accounts. But a server on which nobody has logged in yet may
+    /// just take long for each, and would take longer for several.
+    pub(super) fn least_of_account(&self, account: &Account, server: usize) -> u32 {
+        let is_slow = || self.servers.iter().nth(server).is_none_or(|server| !server.has_logged_in_any());
+        if account.is_known() || is_slow() { 1 } else { LIMIT_OF_UNKNOWN }
     }
 
     /// A server has ended a session: how long its client is kept before it is let go too, so that the clients of a

@@ -119,7 +119,7 @@ impl Storm {
         self.now += Duration::from_micros(self.rng.u64(100..20_000));
         let mut over = self.under_way.swap_remove(self.rng.usize(0..self.under_way.len()));
         let took = Duration::from_millis(self.rng.u64(2..60));
-        self.admission.handshake_finished(&mut over, took, MeasuredFrom::Dial, Duration::ZERO, self.now);
+        self.admission.handshake_finished(&mut over, took, (MeasuredFrom::Dial, Duration::ZERO), None, self.now);
         let mut turns = Vec::new();
         self.admission.next_turns(self.now, &mut self.rng, &mut turns);
         for (Waits(account), pass) in turns {

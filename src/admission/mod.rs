@@ -40,7 +40,7 @@
 //!   go through it.
 //! - [`Admission::next_turns`], called by the task that hands out turns (`dispatch`), and [`Admission::place_again`],
 //!   for a client whose server has failed it.
-//! - Reports: `handshake_finished`, `passthrough_handshake_finished`, `handshake_cut_off`, `session_lost`,
+//! - Reports: `handshake_finished`, `passthrough_handshake_finished`, `login_unanswered`, `session_lost`,
 //!   `session_ended`, and [`Admission::source_reputation`], [`Admission::operators`] and [`Admission::accounts`] for
 //!   what servers say of logins and accounts.
 //! - `begin_lame_duck`, `is_lame_duck`, `begin_drain`, `is_draining`, `sweep`; and what is only shown: `queued`,
@@ -79,7 +79,7 @@ pub use self::{
     params::{AccountLimits, Params, PatternQuota, Quota},
     queue::{release::Failover, waiting::Waiter},
     quota::{
-        account::AccountSlot,
+        account::{Account, AccountSlot},
         limit::{Limit, Permit},
         rate::Rate,
         sources::Source,

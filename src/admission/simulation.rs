@@ -314,7 +314,13 @@ impl World {
             if inside.counted {
                 inside.answered = true;
                 let took = Duration::from_millis(self.rng.u64(0..300));
-                self.admission.handshake_finished(&mut inside.pass, took, MeasuredFrom::Dial, Duration::ZERO, self.now);
+                self.admission.handshake_finished(
+                    &mut inside.pass,
+                    took,
+                    (MeasuredFrom::Dial, Duration::ZERO),
+                    None,
+                    self.now,
+                );
             } else {
                 inside.counted = true;
                 inside.pass.server.opened();
@@ -326,10 +332,11 @@ impl World {
             let Pass { server, account } = inside.pass;
             drop(server);
             let answer_by = self.now + Duration::from_millis(self.rng.u64(0..400));
-            match self.admission.place_again(&inside.tried, answer_by, self.now, &mut self.rng) {
+            match self.admission.place_again(Some(account.account()), &inside.tried, answer_by, self.now, &mut self.rng)
+            {
                 Failover::Placed(server) => {
                     assert!(!inside.tried.contains(&server.server().index()), "the same server again");
-                    inside.pass = Pass { server, account };
+                    inside.pass = Pass::new(server, account);
                     inside.counted = false;
                 }
                 Failover::Busy(_) | Failover::Refuse(_) => return,

@@ -289,7 +289,8 @@ mod tests {
         use crate::admission::Failover;
         let mut test = Test::new(&wide_open());
         let second = Duration::from_secs(1);
-        let mut again = |tried: &[usize], by| test.admission.place_again(tried, test.now + by, test.now, &mut test.rng);
+        let mut again =
+            |tried: &[usize], by| test.admission.place_again(None, tried, test.now + by, test.now, &mut test.rng);
         assert!(matches!(again(&[], second), Failover::Placed(_)));
         assert!(matches!(again(&[0], second), Failover::Refuse(Refusal::ServerCapacity)), "there is no other");
         assert!(matches!(again(&[], Duration::ZERO), Failover::Refuse(Refusal::HoldExpired)));

@@ -47,6 +47,7 @@ macro_rules! words {
 words! {
     Refusal::ServerCapacity
         | Refusal::HoldExpired
+        | Refusal::LoginTimeout
         | Refusal::QueueFull
         | Refusal::SourceQuota
         | Refusal::SourceRate

@@ -11,8 +11,7 @@ use tracing::{debug, warn};
 use crate::{
     admission::Pass,
     advertised_info::PrefaceShape,
-    dial::{DialError, LoggedIn, LoginReply, ServerConnection},
-    dispatch,
+    dial::{LoggedIn, LoginReply, ServerConnection},
     identity::CredentialKey,
     net::{linger, timer::now},
     outcome::{Cause, Party, Phase, Refusal},
@@ -22,13 +21,13 @@ use crate::{
         context::{Context, End},
         downstream::{self, Downstream, Unfinished},
         failover::{open, place_instead},
+        log_in::{NoReply, Terms, log_in},
         login_evidence,
         refuse::{close_unfinished, refuse_now},
         shared::Shared,
         wait::Admitted,
     },
-    upstream::concurrency::baseline::MeasuredFrom,
-    worker,
+    upstream::{LoginFailure, Server, concurrency::baseline::MeasuredFrom},
 };
 
 /// A client that a server has let in.
@@ -57,7 +56,8 @@ impl Admitted {
         let Self { mut downstream, pass, dialled, proxy_header, credential, answer_by } = self;
         let info_policy = ask_for_account(&mut downstream.connect);
         let Downstream { stream, preface, connect, .. } = &mut downstream;
-        let connecting = connect_with_failover(&cx.shared, pass, dialled, connect, &proxy_header, answer_by);
+        let client = (&**connect, credential, answer_by);
+        let connecting = connect_with_failover(&cx.shared, pass, dialled, client, &proxy_header);
         let answered = tokio::select! {
             answered = connecting => answered,
             left = downstream::watch(stream, preface) => {
@@ -106,7 +106,12 @@ async fn not_answered(cx: &mut Context, down: Downstream, credential: Credential
 }
 
 /// What the server is sent: the canonical CONNECT, with weir's signature where weir is a trusted proxy, and PING.
-fn login(shared: &Shared, connect: &Connect, nonce: Option<&str>, longest: usize) -> Result<Vec<u8>, NotAnswered> {
+fn words_of_login(
+    shared: &Shared,
+    connect: &Connect,
+    nonce: Option<&str>,
+    longest: usize,
+) -> Result<Vec<u8>, NotAnswered> {
     let mut words = Vec::with_capacity(512);
     match shared.proxy_key.as_ref().zip(nonce).and_then(|(key, nonce)| key.sign(nonce)) {
         None => connect.write(&mut words),
@@ -139,19 +144,20 @@ async fn connect_with_failover(
     shared: &Shared,
     mut pass: Pass,
     mut dialled: Option<Box<ServerConnection>>,
-    connect: &Connect,
+    (connect, credential, answer_by): (&Connect, CredentialKey, Instant),
     header: &[u8],
-    answer_by: Instant,
 ) -> Result<(Pass, Box<LoggedIn>), NotAnswered> {
     let bound = dialled.is_some() && connect.signs();
     let mut tried = Vec::new();
+    // A login that has hung is tried elsewhere once: an auth callout is asked about it each time.
+    let mut hung_on: Option<Arc<Server>> = None;
     loop {
         let began = Instant::now();
         let longest = pass.server.server().max_control_line();
         let (opened, since, said) = match dialled.take() {
             Some(dialled) => (Ok(*dialled), MeasuredFrom::Connect, false),
             None if may_speak_first(shared, header) => {
-                let words = login(shared, connect, None, longest)?;
+                let words = words_of_login(shared, connect, None, longest)?;
                 (open(shared, &mut pass.server, &words, answer_by).await, MeasuredFrom::Dial, true)
             }
             None => (open(shared, &mut pass.server, header, answer_by).await, MeasuredFrom::Dial, false),
@@ -164,23 +170,38 @@ async fn connect_with_failover(
             Ok(dialled) => {
                 let words = match said {
                     true => Vec::new(),
-                    false => login(shared, connect, dialled.info().nonce(), longest)?,
+                    false => words_of_login(shared, connect, dialled.info().nonce(), longest)?,
                 };
-                hand_over(shared, &mut pass, dialled, &words, (began, since), answer_by).await
+                let tried = (!bound && hung_on.is_none()).then_some(&tried[..]);
+                let terms = Terms { credential, began, since, answer_by, tried };
+                log_in(shared, &mut pass, dialled, &words, terms).await
             }
-            Err(err) => Err(err),
+            Err(err) => Err(NoReply::Failed(err)),
         };
         match answer {
-            Ok(LoginReply::Pong(accepted)) => return Ok((pass, accepted)),
+            Ok(LoginReply::Pong(accepted)) => {
+                if let Some(server) = hung_on {
+                    login_evidence::failed_here_only(shared, &server, LoginFailure::TimedOut);
+                }
+                return Ok((pass, accepted));
+            }
             Ok(LoginReply::Err(line)) => return Err(NotAnswered::ServerError(line)),
-            Err(err) if bound => {
+            Err(NoReply::Expired) => return Err(NotAnswered::Refused(Refusal::LoginTimeout)),
+            Err(NoReply::HangsHere(slot)) => {
+                debug!(server = pass.server.server().name(), to = slot.server().name(), "login hangs");
+                tried.push(pass.server.server().index());
+                hung_on = Some(Arc::clone(pass.server.server()));
+                pass = Pass::new(slot, pass.account);
+            }
+            Err(NoReply::Failed(err)) if bound => {
                 debug!(server = pass.server.server().name(), %err, "dial failed");
                 return Err(NotAnswered::Refused(Refusal::ServerCapacity));
             }
-            Err(err) => {
+            Err(NoReply::Failed(err)) => {
                 let Pass { server, account } = pass;
-                let placed = place_instead(shared, server, &err, &mut tried, answer_by).await;
-                pass = Pass { server: placed.map_err(NotAnswered::Refused)?, account };
+                let placed =
+                    place_instead(shared, (server, Some(account.account())), &err, &mut tried, answer_by).await;
+                pass = Pass::new(placed.map_err(NotAnswered::Refused)?, account);
             }
         }
     }
@@ -194,32 +215,4 @@ fn may_speak_first(shared: &Shared, header: &[u8]) -> bool {
         && shared.servers_tls.is_none()
         && shared.proxy_key.is_none()
         && header.is_empty()
-}
-
-/// The rest of the handshake, which `began` with the dial or, where that came first, with CONNECT.
-async fn hand_over(
-    shared: &Shared,
-    pass: &mut Pass,
-    dialled: ServerConnection,
-    words: &[u8],
-    (began, since): (Instant, MeasuredFrom),
-    answer_by: Instant,
-) -> Result<LoginReply, DialError> {
-    let server = Arc::clone(pass.server.server());
-    let names_account = dialled.info().names_account();
-    let answer = dialled.handshake(&server, words, names_account, answer_by).await;
-    match &answer {
-        Ok(LoginReply::Pong(_)) => {
-            let took = began.elapsed();
-            shared.admission.handshake_finished(pass, took, since, worker::lag(), now());
-            shared.counters.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
-            login_evidence::succeeded(&server);
-        }
-        Err(DialError::Full) => server.said_full(now()),
-        Err(DialError::TimedOut) => shared.admission.handshake_cut_off(pass, began.elapsed()),
-        _ => {}
-    }
-    // Room for the next handshake: whoever waits for that need not wait for a timer.
-    dispatch::run_now(&shared.admission);
-    answer
 }

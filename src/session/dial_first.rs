@@ -217,7 +217,7 @@ impl DialFirst {
         let until = server.expires.min(Instant::from_std(client.hold_until));
         let Downstream { stream, preface, .. } = downstream;
         let has_begun = tokio::select! {
-            has_begun = begin_handshake(&mut account, until) => has_begun,
+            has_begun = begin_handshake(cx, &mut account, server.slot.server(), until) => has_begun,
             left = downstream::watch(stream, preface) => {
                 server.close().await;
                 return Begin::Left(left);
@@ -229,7 +229,7 @@ impl DialFirst {
         }
         let DialledServer { dialled, slot: mut server, .. } = *server;
         server.resume_handshake();
-        Begin::Dialled(Pass { server, account }, Box::new(dialled))
+        Begin::Dialled(Pass::new(server, account), Box::new(dialled))
     }
 }
 
@@ -263,9 +263,9 @@ async fn open(cx: &Context, slot: Slot, proxy_header: &[u8]) -> Result<DialledSe
     Ok(DialledServer { dialled, slot, expires })
 }
 
-/// Waits until the account of a client may have one more handshake; `false` when it does not in time.
-async fn begin_handshake(account: &mut AccountSlot, until: Instant) -> bool {
-    while !account.begin_handshake() {
+/// Waits until the account of a client may have one more handshake on this server; `false` when it does not in time.
+async fn begin_handshake(cx: &Context, account: &mut AccountSlot, server: &Server, until: Instant) -> bool {
+    while cx.shared.admission.is_barred(account.account(), server.index(), now()) || !account.begin_handshake() {
         if Instant::now() >= until {
             return false;
         }

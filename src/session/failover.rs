@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    admission::Failover,
+    admission::{Account, Failover},
     dial::{self, DialError, ServerConnection, ServerTls},
     net::timer::now,
     outcome::Refusal,
@@ -27,7 +27,7 @@ pub(super) async fn open_any<O: Open>(
         let began = Instant::now();
         match open_as(&mut slot, deadline, far).await {
             Ok(opened) => return Ok((opened, slot, began)),
-            Err(err) => slot = place_instead(shared, slot, &err, &mut tried, deadline).await?,
+            Err(err) => slot = place_instead(shared, (slot, None), &err, &mut tried, deadline).await?,
         }
     }
 }
@@ -35,7 +35,7 @@ pub(super) async fn open_any<O: Open>(
 /// Finds a server in the place of one whose dial went wrong.
 pub(super) async fn place_instead(
     shared: &Shared,
-    failed: Slot,
+    (failed, account): (Slot, Option<&Account>),
     err: &DialError,
     tried: &mut Vec<usize>,
     deadline: Instant,
@@ -44,13 +44,18 @@ pub(super) async fn place_instead(
     tried.push(failed.server().index());
     // The failed server's slot goes back before the next one's is taken.
     drop(failed);
-    place_again(shared, tried, deadline).await
+    place_again(shared, account, tried, deadline).await
 }
 
 /// Finds a server other than those that were `tried`.
-pub(super) async fn place_again(shared: &Shared, tried: &[usize], deadline: Instant) -> Result<Slot, Refusal> {
+pub(super) async fn place_again(
+    shared: &Shared,
+    account: Option<&Account>,
+    tried: &[usize],
+    deadline: Instant,
+) -> Result<Slot, Refusal> {
     loop {
-        match with_rng(|rng| shared.admission.place_again(tried, deadline.into_std(), now(), rng)) {
+        match with_rng(|rng| shared.admission.place_again(account, tried, deadline.into_std(), now(), rng)) {
             Failover::Placed(server) => return Ok(server),
             Failover::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
             Failover::Refuse(reason) => return Err(reason),

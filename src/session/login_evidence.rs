@@ -11,7 +11,6 @@ use crate::{
     worker::with_rng,
 };
 
-#[allow(dead_code, reason = "the evidence comes with the next change of `connect_upstream.rs`")]
 /// A login failed at `server`, and the same login, or one of the same account, succeeded at another server.
 pub(super) fn failed_here_only(shared: &Shared, server: &Server, how: LoginFailure) {
     shared.counters.servers[server.index()].login_failures[how as usize].fetch_add(1, Relaxed);

@@ -23,6 +23,7 @@ mod established;
 mod failover;
 mod identify;
 mod listener;
+mod log_in;
 mod login_evidence;
 mod passthrough;
 mod preface;

@@ -14,8 +14,10 @@ pub struct Load {
     /// Connections: weir's slots (being dialled, in handshake, relaying, or closing), and those of others. The server
     /// counts a connection of weir's for certain once it has sent INFO on it.
     connections: ReconciledCount,
-    /// Slots between reservation and the server's PONG, except those that wait for the client's CONNECT.
+    /// Slots between reservation and the server's PONG, except those that wait for the client's CONNECT or are overdue.
     handshakes: AtomicU32,
+    /// Slots whose handshake takes longer than others do.
+    overdue: AtomicU32,
     /// Slots taken from the reserve whose client has not logged in yet.
     from_reserve: AtomicU32,
     /// Slots whose client has its PONG.
@@ -82,6 +84,17 @@ impl Load {
         self.handshakes.fetch_sub(1, Relaxed);
     }
 
+    /// A handshake takes longer than others do.
+    pub fn handshake_overdue(&self) {
+        self.overdue.fetch_add(1, Relaxed);
+        self.handshake_over();
+    }
+
+    /// An overdue handshake is over, well or not.
+    pub fn overdue_ended(&self) {
+        self.overdue.fetch_sub(1, Relaxed);
+    }
+
     /// A handshake that counted as over, since it waited for its client, goes on.
     pub fn handshake_resumed(&self) {
         self.handshakes.fetch_add(1, Relaxed);
@@ -127,6 +140,11 @@ impl Load {
     #[inline]
     pub fn handshakes(&self) -> u32 {
         self.handshakes.load(Relaxed)
+    }
+
+    /// Handshakes that take longer than others do.
+    pub fn overdue(&self) -> u32 {
+        self.overdue.load(Relaxed)
     }
 
     /// Sessions that have their PONG.

@@ -106,8 +106,23 @@ impl Servers {
 
     /// Reserves a slot on the server with the lowest share of those that the client has not `tried`.
     pub fn place(&self, now: Instant, tried: &[usize], urgency: Urgency, rng: &mut fastrand::Rng) -> Placement {
-        let views = self.views(now).enumerate().map(|(index, mut view)| {
-            if tried.contains(&index) {
+        self.place_unless(now, |index, _| tried.contains(&index), urgency, rng)
+    }
+
+    /// The same among the servers that are as they should be.
+    pub fn place_well(&self, now: Instant, tried: &[usize], urgency: Urgency, rng: &mut fastrand::Rng) -> Placement {
+        self.place_unless(now, |index, view| view.tier != Tier::Eligible || tried.contains(&index), urgency, rng)
+    }
+
+    fn place_unless(
+        &self,
+        now: Instant,
+        is_excluded: impl Fn(usize, &View) -> bool + Copy,
+        urgency: Urgency,
+        rng: &mut fastrand::Rng,
+    ) -> Placement {
+        let views = self.views(now).enumerate().map(move |(index, mut view)| {
+            if is_excluded(index, &view) {
                 view.tier = Tier::Excluded;
             }
             view

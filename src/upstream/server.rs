@@ -251,7 +251,8 @@ impl Server {
         self.max_control_line.load(Relaxed)
     }
 
-    /// How long it waits for CONNECT, counted from its accept: by its last reading, else the default.
+    /// How long it waits for CONNECT, counted from its accept, and for the answer of an auth callout, counted from
+    /// CONNECT: by its last reading, else the default.
     pub fn auth_timeout(&self) -> Duration {
         match self.auth_timeout_ms.load(Relaxed) {
             0 => DEFAULT_AUTH_TIMEOUT,
@@ -351,6 +352,21 @@ impl Server {
     pub fn handshake_finished(&self, now: Instant, took: Duration, expected: Duration) {
         let in_flight = self.load.handshakes();
         self.change(|state| state.concurrency_limit.finished(now, took, expected, in_flight));
+    }
+
+    /// An overdue handshake ended with the server's PONG, after it `took` so long.
+    pub fn overdue_finished(&self, took: Duration) {
+        self.change(|state| state.concurrency_limit.finished_overdue(took));
+    }
+
+    /// How long a handshake may be under way before it is overdue.
+    pub fn overdue_after(&self) -> Duration {
+        self.state().concurrency_limit.overdue_after()
+    }
+
+    /// Whether it has let anybody in since it was started, as far as weir has seen.
+    pub fn has_logged_in_any(&self) -> bool {
+        self.state().concurrency_limit.has_finished_any()
     }
 
     /// A handshake did not end in time.

@@ -14,6 +14,9 @@ enum State {
     Opened,
     /// The server counts the connection, and has nothing to do until the client sends its CONNECT.
     AwaitingConnect,
+    /// The server counts the connection, and has had the client's CONNECT for so long that it most likely waits for
+    /// somebody else.
+    Overdue,
     /// The client has its PONG.
     Session,
 }
@@ -92,15 +95,30 @@ impl Slot {
         }
     }
 
+    /// The handshake takes longer than others do: it is no longer one of those that the server's limit is about.
+    pub fn overdue(&mut self) {
+        if self.state == State::Opened {
+            self.state = State::Overdue;
+            self.server.load().handshake_overdue();
+        }
+    }
+
+    pub fn is_overdue(&self) -> bool {
+        self.state == State::Overdue
+    }
+
     /// The server has sent its PONG: the handshake is over and a session begins.
     pub fn session_began(&mut self) {
         self.leave_reserve();
         self.opened();
-        if self.state == State::Opened {
-            self.state = State::Session;
-            self.server.load().handshake_over();
-            self.server.load().session_began();
+        let load = self.server.load();
+        match self.state {
+            State::Opened => load.handshake_over(),
+            State::Overdue => load.overdue_ended(),
+            State::Dialling | State::AwaitingConnect | State::Session => return,
         }
+        self.state = State::Session;
+        load.session_began();
     }
 }
 
@@ -110,6 +128,7 @@ impl Drop for Slot {
         match self.state {
             State::Session => self.server.load().session_ended(),
             State::AwaitingConnect => {}
+            State::Overdue => self.server.load().overdue_ended(),
             State::Dialling | State::Opened => self.server.load().handshake_over(),
         }
         self.server.load().release(self.state != State::Dialling);

@@ -55,6 +55,7 @@ async fn a_slow_login_is_waited_for_and_delays_no_other_account() {
     let server = asking("n1", &callout).await;
     let service = callout.run(&server.address, Duration::from_secs(3)).await;
     let weir = with_defaults(&[&server]).start().await;
+    let before = RawClient::connect(&weir.address, &go("quiet")).await;
     let address = weir.address.clone();
     let slow = at_once(4, move |n| {
         let address = address.clone();
@@ -66,7 +67,7 @@ async fn a_slow_login_is_waited_for_and_delays_no_other_account() {
     let slow: Vec<_> = slow.into_iter().map(Attempt::expect_in).collect();
     assert_eq!(service.seen().len(), slow.len(), "each of them asked the callout once");
     assert_eq!(weir.metrics().await.sum("weir_refused_total"), 0.0);
-    drop((slow, quiet));
+    drop((before, slow, quiet));
     weir.assert_nothing_leaked().await;
 }
 

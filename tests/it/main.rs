@@ -22,6 +22,7 @@ mod drain;
 mod failed_logins;
 mod failover;
 mod full_server;
+mod hanging_logins;
 mod harness;
 mod hostile_clients;
 mod identity_spoofing;

@@ -144,6 +144,7 @@ mod tests {
                 waiter: StayingClient,
                 account: self.accounts.enter(&account.into(), self.start).unwrap(),
                 account_paid: false,
+                came: self.start,
                 hold_until: self.start + Duration::from_secs(10),
                 answer_by: self.start + Duration::from_secs(11),
                 client: ClientKey::from_raw(since),

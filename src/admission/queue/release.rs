@@ -11,6 +11,7 @@ use crate::{
         connect_check::Blocked,
         controller::Admission,
         queue::waiting::{Ticket, Waiter},
+        quota::{account::Account, logins::Avoided},
         retry_schedule::{Estimate, Situation, answer_at},
     },
     outcome::Refusal,
@@ -147,6 +148,8 @@ impl<W: Waiter> Admission<W> {
         let mut state = self.queue_state();
         let state = &mut *state;
         state.throughput.update(now, self.finished.load(Relaxed), state.queue.arrivals());
+        // Accounts that may not have another login now where there is room.
+        let mut passed_over: Vec<Arc<str>> = Vec::new();
         let again = loop {
             if let Some(at) = state.pace_ready_at.filter(|&at| now < at) {
                 break Some(at);
@@ -154,7 +157,7 @@ impl<W: Waiter> Admission<W> {
             let next = state.queue.peek(now, |client| {
                 let account = client.account.account();
                 client.account_paid = client.account_paid || account.take_token(now);
-                client.account_paid && account.has_room_for_handshake()
+                client.account_paid && account.has_room_for_handshake() && !passed_over.contains(account.name())
             });
             let Some((ticket, client)) = next else {
                 break (!state.queue.is_empty()).then(|| now + RETRY);
@@ -162,7 +165,11 @@ impl<W: Waiter> Admission<W> {
             let is_urgent = client.last_turn().saturating_duration_since(now) < URGENT;
             let account = Arc::clone(client.account.account());
             let haste = if is_urgent { Urgency::Urgent } else { Urgency::CanWait(state.queue.len()) };
-            let Placement::Placed(server) = self.servers.place(now, &[], haste, rng) else {
+            let Placement::Placed(server) = self.place(&account, &[], now, haste, rng) else {
+                if account.avoided(now, |_| 0).is_some() {
+                    passed_over.push(Arc::clone(account.name()));
+                    continue;
+                }
                 break Some(now + RETRY);
             };
             if let Some(Err(wait)) = self.pace.as_ref().map(|pace| pace.take(now)) {
@@ -182,7 +189,7 @@ impl<W: Waiter> Admission<W> {
             if let Some(retry) = client.scheduled_retry {
                 state.retry_schedule.cancel(retry);
             }
-            turns.push((client.waiter, Pass { server, account: client.account }));
+            turns.push((client.waiter, Pass::new(server, client.account)));
         };
         if state.queue.is_empty() {
             state.throughput.rest();
@@ -191,13 +198,56 @@ impl<W: Waiter> Admission<W> {
         again.map(|at| at + JITTER.mul_f64(rng.f64()))
     }
 
-    /// Another server for a client whose dial has failed, and that must have its answer by `answer_by`; servers in
-    /// `tried` are passed over. The client has paid for the pace already.
-    pub fn place_again(&self, tried: &[usize], answer_by: Instant, now: Instant, rng: &mut fastrand::Rng) -> Failover {
+    /// A server for a login of this account, other than those that were `tried`: not where the account has as many
+    /// logins under way as it may have, and where its logins hang only if there is no other.
+    pub(in crate::admission) fn place(
+        &self,
+        account: &Account,
+        tried: &[usize],
+        now: Instant,
+        urgency: Urgency,
+        rng: &mut fastrand::Rng,
+    ) -> Placement {
+        let least = |server| self.least_of_account(account, server);
+        let Some(Avoided { mut barred, mut disliked }) = account.avoided(now, least) else {
+            return self.servers.place(now, tried, urgency, rng);
+        };
+        barred.extend_from_slice(tried);
+        if !disliked.is_empty() {
+            disliked.extend_from_slice(&barred);
+            match (self.servers.place_well(now, &disliked, urgency, rng), urgency) {
+                (Placement::Full, _) | (Placement::Busy, Urgency::Urgent) => {}
+                (placed, _) => return placed,
+            }
+        }
+        match self.servers.place(now, &barred, urgency, rng) {
+            Placement::Placed(slot) => Placement::Placed(slot),
+            placed => {
+                barred.truncate(barred.len() - tried.len());
+                account.want_place(&barred);
+                if barred.is_empty() { placed } else { Placement::Busy }
+            }
+        }
+    }
+
+    /// Another server for a client (of this account, where it is known) whose dial has failed, and that must have its
+    /// answer by `answer_by`; servers in `tried` are passed over. The client has paid for the pace already.
+    pub fn place_again(
+        &self,
+        account: Option<&Account>,
+        tried: &[usize],
+        answer_by: Instant,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Failover {
         if now >= answer_by {
             return Failover::Refuse(Refusal::HoldExpired);
         }
-        match self.servers.place(now, tried, Urgency::Urgent, rng) {
+        let placed = match account {
+            Some(account) => self.place(account, tried, now, Urgency::Urgent, rng),
+            None => self.servers.place(now, tried, Urgency::Urgent, rng),
+        };
+        match placed {
             Placement::Placed(slot) => Failover::Placed(slot),
             Placement::Busy => Failover::Busy(now + RETRY),
             Placement::Full => Failover::Refuse(Refusal::ServerCapacity),
@@ -256,8 +306,8 @@ mod tests {
                 admission.handshake_finished(
                     &mut pass,
                     Duration::from_millis(1),
-                    MeasuredFrom::Dial,
-                    Duration::ZERO,
+                    (MeasuredFrom::Dial, Duration::ZERO),
+                    None,
                     now,
                 );
                 admission.next_turns(now, &mut rng, &mut turns);

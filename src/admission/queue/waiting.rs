@@ -26,6 +26,8 @@ pub struct WaitingClient<W> {
     pub account: AccountSlot,
     /// Whether it has taken its token of the account's rate.
     pub account_paid: bool,
+    /// When it began to wait.
+    pub came: Instant,
     /// It is admitted no later than this.
     pub hold_until: Instant,
     /// It must have its PONG by then.
@@ -42,7 +44,7 @@ impl<W> WaitingClient<W> {
     /// The last moment at which a turn is of use to it: the login must end in time too, however long logins of its
     /// account take by now.
     pub fn last_turn(&self) -> Instant {
-        last_turn(self.hold_until, self.answer_by, self.account.account().login_time())
+        last_turn(self.came, self.hold_until, self.answer_by, self.account.account().login_time())
     }
 
     /// The ticket of its place.

@@ -4,8 +4,8 @@
 use std::{
     num::NonZeroU32,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -13,14 +13,21 @@ use std::{
 use crate::{
     admission::{
         params::AccountLimits,
-        quota::{rate::TokenBucket, users_and_names::UserAndNameSlots, warned::Warned},
+        quota::{
+            logins::{Avoided, FIRST_LIMIT, Logins, Unanswered},
+            rate::TokenBucket,
+            users_and_names::UserAndNameSlots,
+            warned::Warned,
+        },
     },
+    identity::UNKNOWN_ACCOUNT,
     outcome::Refusal,
-    upstream::{
-        concurrency::baseline::{BaselineLatency, MeasuredFrom},
-        reconciled_count::ReconciledCount,
-    },
+    upstream::{concurrency::baseline::MeasuredFrom, reconciled_count::ReconciledCount},
 };
+
+/// Clients of whom no server has named the account are of many accounts. So many of their logins may be under way on
+/// one server, although some hang there.
+pub const LIMIT_OF_UNKNOWN: u32 = 8;
 
 /// An account in use.
 #[derive(Debug)]
@@ -34,8 +41,11 @@ pub struct Account {
     pub(super) handshakes: AtomicU32,
     tokens: Option<TokenBucket>,
     warned: Arc<Warned>,
-    /// The least that a login takes, by what it counts from.
-    baselines: Mutex<[BaselineLatency; 2]>,
+    logins: Mutex<Logins>,
+    /// Whether a login of it has ever been overdue.
+    had_overdue: AtomicBool,
+    /// Its clients have not said yet who they are: nothing is measured.
+    is_nobody: bool,
     /// What a login takes, in nanoseconds: readable without the lock.
     login_time: AtomicU64,
 }
@@ -50,7 +60,9 @@ impl Account {
             handshakes: AtomicU32::new(0),
             tokens: limits.quota.rate.map(TokenBucket::new),
             warned,
-            baselines: Mutex::default(),
+            logins: Mutex::default(),
+            had_overdue: AtomicBool::new(false),
+            is_nobody: false,
             login_time: AtomicU64::new(0),
         }
     }
@@ -65,20 +77,70 @@ impl Account {
         self.max_connections() != u32::MAX
     }
 
-    /// A login has ended after it `took` so long; weir's own tasks ran `late` by so much meanwhile. `undisturbed` says
-    /// whether no other handshake was under way on its server. Returns how long such a login should take.
+    fn logins(&self) -> MutexGuard<'_, Logins> {
+        self.logins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A login has ended on this server after it `took` so long; weir's own tasks ran `late` by so much meanwhile.
+    /// `undisturbed` says whether no other handshake was under way there. Returns how long such a login should take.
     pub fn logged_in(
         &self,
+        server: usize,
         now: Instant,
         took: Duration,
-        since: MeasuredFrom,
-        late: Duration,
+        (since, late): (MeasuredFrom, Duration),
         undisturbed: bool,
     ) -> Duration {
-        let mut baselines = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logins = self.logins();
         let takes = took.max(self.login_time().mul_f64(0.95) + took.mul_f64(0.05));
         self.login_time.store(u64::try_from(takes.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        baselines[since as usize].record(now, took, late, undisturbed)
+        logins.succeeded(server, now, took, (since, late), undisturbed)
+    }
+
+    /// Whether it is an account at all, and not all those of whom no server has named it.
+    pub fn is_known(&self) -> bool {
+        !self.is_nobody && *self.name != *UNKNOWN_ACCOUNT
+    }
+
+    /// Whether a login on this server has no other of the account beside it.
+    pub fn is_alone_at(&self, server: usize) -> bool {
+        self.is_nobody || self.logins().is_alone(server)
+    }
+
+    /// A login that counts for it, if not in its baseline, took so long and should have taken `expected`.
+    pub fn login_measured(&self, server: usize, now: Instant, took: Duration, expected: Duration) {
+        if self.had_overdue.load(Relaxed) {
+            self.logins().measured(server, now, took, expected);
+        }
+    }
+
+    /// A login has ended without an answer that began `began`.
+    pub fn login_unanswered(&self, server: usize, began: Instant, now: Instant, was_overdue: bool) -> Unanswered {
+        let unanswered = self.logins().unanswered(server, began, now, was_overdue);
+        // Clients of whom no server has named the account are of many.
+        Unanswered { is_servers_fault: unanswered.is_servers_fault && self.is_known(), ..unanswered }
+    }
+
+    /// Whether a login under way on this server since `began` hangs, while others of the account end well elsewhere.
+    pub fn hangs_here_only(&self, server: usize, began: Instant, now: Instant) -> bool {
+        self.is_known() && self.logins().hangs_here_only(server, began, now, self.login_time())
+    }
+
+    /// Where its clients are not sent; `None` while no login of it was ever overdue. However low its own limit is, it
+    /// may have `least` logins under way.
+    pub fn avoided(&self, now: Instant, least: impl Fn(usize) -> u32) -> Option<Avoided> {
+        let had_overdue = self.had_overdue.load(Relaxed);
+        had_overdue.then(|| self.logins().avoided(now, least))
+    }
+
+    /// A client of it waits that could have a place on one of these servers.
+    pub fn want_place(&self, servers: &[usize]) {
+        self.logins().want_place(servers);
+    }
+
+    /// Whether a client of it waits for a place on this server; it is told once.
+    pub fn take_want(&self, server: usize) -> bool {
+        self.had_overdue.load(Relaxed) && self.logins().take_want(server)
     }
 
     /// What a login of the account takes: the longest of late, forgotten by 5 % with each shorter one; zero while
@@ -145,8 +207,11 @@ pub struct AccountSlot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SlotState {
     Waiting,
-    /// Between the verdict and the server's word.
-    Handshake,
+    /// Between the verdict and the server's word: on which server, once there is one, and whether it is overdue there.
+    Handshake {
+        at: Option<u16>,
+        is_overdue: bool,
+    },
     /// Its client has its PONG, so the servers count it.
     Session,
 }
@@ -160,7 +225,8 @@ impl AccountSlot {
     /// A slot of no account, with a name for a lane of the queue, for a client that has not said yet who it is. Nothing
     /// is counted.
     pub fn of_nobody(lane_name: Arc<str>) -> Self {
-        let account = Account::new(lane_name, AccountLimits::default(), Arc::default());
+        let mut account = Account::new(lane_name, AccountLimits::default(), Arc::default());
+        account.is_nobody = true;
         account.connections.reserve(1);
         Self::new(&Arc::new(account))
     }
@@ -194,13 +260,44 @@ impl AccountSlot {
     /// [`Account::begin_handshake`] was called for it.
     pub fn handshake_begun(&mut self) {
         if self.state == SlotState::Waiting {
-            self.state = SlotState::Handshake;
+            self.state = SlotState::Handshake { at: None, is_overdue: false };
+        }
+    }
+
+    /// The handshake that has begun is one on this server.
+    pub fn logs_in_at(&mut self, server: usize) {
+        if !matches!(self.state, SlotState::Handshake { .. }) || self.account.is_nobody {
+            return;
+        }
+        self.leave_server();
+        if let Ok(at) = u16::try_from(server) {
+            self.account.logins().began(server);
+            self.state = SlotState::Handshake { at: Some(at), is_overdue: false };
+        }
+    }
+
+    /// The login takes longer than others on its server do.
+    pub fn login_is_overdue(&mut self) {
+        if let SlotState::Handshake { at: Some(at), is_overdue: is_overdue @ false } = &mut self.state {
+            *is_overdue = true;
+            let first = if self.account.is_known() { FIRST_LIMIT } else { LIMIT_OF_UNKNOWN };
+            self.account.logins().became_overdue((*at).into(), first);
+            self.account.had_overdue.store(true, Relaxed);
+        }
+    }
+
+    fn leave_server(&mut self) {
+        if let SlotState::Handshake { at, is_overdue } = &mut self.state
+            && let Some(at) = at.take()
+        {
+            self.account.logins().ended(at.into(), std::mem::take(is_overdue));
         }
     }
 
     /// The handshake is over, or there is none after all.
     pub fn end_handshake(&mut self) {
-        if self.state == SlotState::Handshake {
+        if let SlotState::Handshake { .. } = self.state {
+            self.leave_server();
             self.state = SlotState::Waiting;
             self.account.end_handshake();
         }

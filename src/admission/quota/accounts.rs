@@ -78,6 +78,19 @@ impl Accounts {
         })
     }
 
+    /// An account, if it is in use.
+    pub fn find(&self, name: &Arc<str>) -> Option<Arc<Account>> {
+        self.map.get(&**name).map(|entry| Arc::clone(&entry.account))
+    }
+
+    /// An account, as a server has named it.
+    pub fn of_name(&self, name: &str, now: Instant) -> Arc<Account> {
+        if let Some(entry) = self.map.get(name) {
+            return Arc::clone(&entry.account);
+        }
+        self.with(&name.into(), now, Arc::clone)
+    }
+
     /// Calls `enter` with an account, which is not forgotten meanwhile.
     fn with<T>(&self, name: &Arc<str>, now: Instant, enter: impl FnOnce(&Arc<Account>) -> T) -> T {
         // The slot is taken while the entry is locked, and `sweep` looks at an entry under the same lock: an account is
@@ -205,8 +218,8 @@ mod tests {
         let (now, ms) = (Instant::now(), Duration::from_millis);
         for n in 0..200 {
             let at = now + Duration::from_secs(n);
-            assert_eq!(account.account().logged_in(at, ms(300), MeasuredFrom::Dial, ms(0), true), ms(450));
-            assert_eq!(account.account().logged_in(at, ms(100), MeasuredFrom::Connect, ms(0), true), ms(150));
+            assert_eq!(account.account().logged_in(0, at, ms(300), (MeasuredFrom::Dial, ms(0)), true), ms(450));
+            assert_eq!(account.account().logged_in(0, at, ms(100), (MeasuredFrom::Connect, ms(0)), true), ms(150));
         }
     }
 
@@ -215,7 +228,7 @@ mod tests {
         let account = accounts().enter(&"A".into(), Instant::now()).unwrap();
         let (now, ms) = (Instant::now(), Duration::from_millis);
         let takes = |took| {
-            account.account().logged_in(now, took, MeasuredFrom::Dial, ms(0), false);
+            account.account().logged_in(0, now, took, (MeasuredFrom::Dial, ms(0)), false);
             account.account().login_time()
         };
         assert_eq!((takes(ms(100)), takes(ms(300)), takes(ms(100))), (ms(100), ms(300), ms(290)));

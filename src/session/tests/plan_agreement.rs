@@ -27,7 +27,7 @@ use crate::{
     },
     config::{Config, ServerArg},
     dispatch::{self, TurnSender},
-    identity::{ClientKey, Directory, Keys, UNKNOWN_ACCOUNT},
+    identity::{ClientKey, Directory, Keys},
     net::timer::{self, TICK},
     session::{
         await_turn::{Waited, await_turn},
@@ -165,8 +165,7 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
             shared.admission.deadline_policy().deadlines(Some(library.lang), now, now);
         let client = ClientKey::from_raw(u64::from(n));
         let quota_identity = QuotaIdentity::default();
-        let client =
-            Client { account: UNKNOWN_ACCOUNT.into(), key: client, quota_identity, hold_until, answer_by, returns };
+        let client = Client { account: "plan".into(), key: client, quota_identity, hold_until, answer_by, returns };
         let (turn, turn_comes) = oneshot::channel();
         let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || TurnSender(turn));
         let mut cx = Context::new(Arc::clone(shared), Arc::clone(listener), NOWHERE);
@@ -179,15 +178,16 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
                 shared.admission.handshake_finished(
                     &mut pass,
                     began.elapsed(),
-                    MeasuredFrom::Dial,
-                    Duration::ZERO,
+                    (MeasuredFrom::Dial, Duration::ZERO),
+                    None,
                     timer::now(),
                 );
                 pass.account.session_began();
                 dispatch::run_now(&shared.admission);
                 return (tries, pass);
             }
-            shared.admission.handshake_cut_off(&pass, began.elapsed());
+            let (account, login) = (pass.account.account(), (began.into_std(), false));
+            shared.admission.login_unanswered(account, &server, login, timer::now());
             drop(pass);
             dispatch::run_now(&shared.admission);
         }

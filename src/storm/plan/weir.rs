@@ -10,7 +10,7 @@ use std::{
 use crate::{
     admission::{AcceptPermit, AccountSlot, Admission, Client, Failover, Limit, Params, Pass, Step, Wait, Waiter},
     client_library::{behaviour::Ending, library::Library},
-    identity::{ClientKey, UNKNOWN_ACCOUNT},
+    identity::ClientKey,
     outcome::Refusal,
     storm::plan::{
         Plan,
@@ -150,7 +150,7 @@ impl Weir {
             rng: fastrand::Rng::with_seed(plan.seed),
             servers,
             limit: Limit::new(most),
-            account: UNKNOWN_ACCOUNT.into(),
+            account: "plan".into(),
             sessions: Vec::new(),
             free: Vec::new(),
             of: vec![NONE; plan.clients as usize],
@@ -243,8 +243,8 @@ impl Weir {
         let now = self.now(world);
         let answer_by = self.at(self.sessions[index as usize].answer_by);
         // The server that failed need not be passed over: it has said itself that it has no room.
-        match self.admission.place_again(&[], answer_by, now, &mut self.rng) {
-            Failover::Placed(server) => self.dial(world, index, Pass { server, account }),
+        match self.admission.place_again(Some(account.account()), &[], answer_by, now, &mut self.rng) {
+            Failover::Placed(server) => self.dial(world, index, Pass::new(server, account)),
             Failover::Busy(until) => {
                 self.sessions[index as usize].state = SessionState::Busy(account);
                 self.later(world, self.nanos(until), PLACE_AGAIN, index);
@@ -384,8 +384,8 @@ impl Ingress for Weir {
                 self.admission.handshake_finished(
                     &mut pass,
                     took,
-                    MeasuredFrom::Dial,
-                    Duration::ZERO,
+                    (MeasuredFrom::Dial, Duration::ZERO),
+                    None,
                     self.began + Duration::from_nanos(world.now),
                 );
                 pass.account.session_began();
@@ -450,8 +450,9 @@ impl Ingress for Weir {
             (ANSWER_BY, SessionState::Busy(_)) => self.refuse(world, who),
             (PLACE_AGAIN, SessionState::Busy(account)) => self.place_again(world, who, account),
             (ANSWER_BY, SessionState::Dialling(pass)) => {
-                let took = Duration::from_nanos(world.now - self.sessions[who as usize].dialled);
-                self.admission.handshake_cut_off(&pass, took);
+                let began = self.at(self.sessions[who as usize].dialled);
+                let (account, server) = (pass.account.account(), pass.server.server());
+                self.admission.login_unanswered(account, server, (began, false), self.now(world));
                 drop(pass);
                 self.refuse(world, who);
                 self.dispatch_now(world);

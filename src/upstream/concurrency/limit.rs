@@ -18,6 +18,10 @@
 //!
 //! A handshake that times out halves the limit at any time. The limit starts at 1, ready to double.
 //!
+//! A handshake that is [overdue](ConcurrencyLimit::overdue_after) counts no more among those under way: most likely the
+//! server waits for somebody else, such as an auth callout, and other logins need not. It counts in a limit of its
+//! account then ([`Account`](crate::admission)).
+//!
 //! The gradient is that of Netflix' concurrency-limits and of Envoy's adaptive concurrency filter, with a baseline of
 //! its own for each kind of login, since a slow kind is not a slow server.
 
@@ -55,6 +59,9 @@ const CPU_SATURATED: f64 = 0.9;
 const CPU_READING_VALID_FOR: Duration = Duration::from_secs(3);
 /// The limit of a saturated server does not grow beyond this many handshakes for each of its cores.
 const MAX_PER_SATURATED_CORE: u32 = 2;
+/// A handshake is overdue after this at the earliest, and after this many times the server's typical time.
+const LEAST_OVERDUE: Duration = Duration::from_millis(250);
+const OVERDUE_TIMES_TYPICAL: u32 = 4;
 /// A limit that has not been used for this long is halved: the server may not be able any more to do what it did then.
 const UNUSED_BEFORE_HALVING: Duration = Duration::from_secs(5);
 
@@ -105,6 +112,9 @@ pub struct ConcurrencyLimit {
     used_at: Option<Instant>,
     /// How long handshakes have taken lately (exponentially weighted mean).
     mean_time: Option<Duration>,
+    /// How long the quicker kinds of handshakes take: it falls fast and rises slowly, so that a slow kind does not set
+    /// it where there is a quicker one.
+    typical_time: Option<Duration>,
     /// When the server last finished a handshake, or was given one while it had none.
     active_at: Option<Instant>,
     /// When a reading last showed the server saturated, and how many cores it has.
@@ -119,6 +129,7 @@ impl Default for ConcurrencyLimit {
             window: None,
             used_at: None,
             mean_time: None,
+            typical_time: None,
             active_at: None,
             saturated: None,
         }
@@ -126,6 +137,33 @@ impl Default for ConcurrencyLimit {
 }
 
 impl ConcurrencyLimit {
+    /// One that starts with this many instead.
+    pub fn starting_at(limit: u32) -> Self {
+        Self { limit: f64::from(limit.clamp(MIN_LIMIT, MAX_LIMIT)), ..Self::default() }
+    }
+
+    /// How long a handshake may be under way before it is overdue.
+    pub fn overdue_after(&self) -> Duration {
+        LEAST_OVERDUE.max(self.typical_time.unwrap_or_default() * OVERDUE_TIMES_TYPICAL)
+    }
+
+    /// Whether a handshake has ended well.
+    pub fn has_finished_any(&self) -> bool {
+        self.typical_time.is_some()
+    }
+
+    /// An overdue handshake ended well after it `took` so long. It was not one of those that the limit is about.
+    pub fn finished_overdue(&mut self, took: Duration) {
+        self.note_time(took);
+    }
+
+    fn note_time(&mut self, took: Duration) {
+        self.typical_time = Some(self.typical_time.map_or(took, |typical| {
+            let weight = if took < typical { 0.3 } else { 0.02 };
+            typical.mul_f64(1.0 - weight) + took.mul_f64(weight)
+        }));
+    }
+
     /// How many handshakes the server may be given at a time.
     pub fn limit(&self) -> u32 {
         self.limit as u32
@@ -171,6 +209,7 @@ impl ConcurrencyLimit {
     pub fn finished(&mut self, now: Instant, took: Duration, expected: Duration, in_flight: u32) {
         let mean_time = self.mean_time.map_or(took, |mean| mean.mul_f64(0.9) + took.mul_f64(0.1));
         self.mean_time = Some(mean_time);
+        self.note_time(took);
         self.active_at = Some(now);
         let mut window = self.window.take().unwrap_or_else(|| Window::new(now));
         window.add(took, expected, in_flight);

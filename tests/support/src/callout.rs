@@ -22,6 +22,8 @@ pub struct Callout {
     /// How many requests of one server the service handles at a time.
     at_a_time: usize,
     account_of: fn(&str) -> String,
+    /// Users that the server logs in by itself, beside the service.
+    spared: Vec<String>,
 }
 
 /// The running service; it stops when this is dropped.
@@ -52,7 +54,13 @@ impl Running {
 impl Default for Callout {
     fn default() -> Self {
         let account_of = |_: &str| "APP".to_owned();
-        Self { issuer: KeyPair::new_account(), xkey: None, at_a_time: Semaphore::MAX_PERMITS, account_of }
+        Self {
+            issuer: KeyPair::new_account(),
+            xkey: None,
+            at_a_time: Semaphore::MAX_PERMITS,
+            account_of,
+            spared: Vec::new(),
+        }
     }
 }
 
@@ -72,6 +80,11 @@ impl Callout {
         Self { account_of, ..self }
     }
 
+    /// Names users whom the servers log in by themselves.
+    pub fn sparing(self, users: &[&str]) -> Self {
+        Self { spared: users.iter().map(|&user| user.into()).collect(), ..self }
+    }
+
     /// A service whose requests and answers are encrypted.
     pub fn encrypted() -> Self {
         Self { xkey: Some(XKey::new()), ..Self::new() }
@@ -86,9 +99,10 @@ impl Callout {
     /// The same with `accounts` instead of APP.
     pub fn server_config_for(&self, accounts: &str) -> String {
         let xkey = self.xkey.as_ref().map(|key| format!(", xkey: {}", key.public_key())).unwrap_or_default();
+        let spared: String = self.spared.iter().map(|user| format!(", {user}")).collect();
         format!(
             "accounts {{ AUTH {{ users: [{{user: auth, password: auth}}] }}, {accounts} }}
-             authorization {{ timeout: 30, auth_callout {{ issuer: {}, auth_users: [auth], account: AUTH{xkey} }} }}",
+             authorization {{ timeout: 30, auth_callout {{ issuer: {}, auth_users: [auth{spared}], account: AUTH{xkey} }} }}",
             self.issuer.public_key()
         )
     }

@@ -1,0 +1,287 @@
+//! The logins of one account: what they take, and how many of them are under way on each server.
+//!
+//! The handshake limit of a server is about logins that the server works on. A login that is overdue there waits for
+//! somebody else, most likely: an auth callout, a resolver. It leaves that limit, and its account gets a limit of its
+//! own on that server, which bounds all of the account's logins there and is found in the same way. So an account whose
+//! logins are slow is given as many at a time as do not delay each other, and one whose logins hang has a few that
+//! hang, and keeps nobody else out.
+//!
+//! A login that hangs is evidence about its server only where logins of the same account succeed elsewhere meanwhile
+//! (docs/contract.md, towards servers 7). Where nobody of the account gets in anywhere, the account is to blame.
+
+use std::time::{Duration, Instant};
+
+use crate::upstream::concurrency::{
+    baseline::{BaselineLatency, MeasuredFrom},
+    limit::ConcurrencyLimit,
+};
+
+/// The own limit of an account on a server begins with at least this many logins.
+pub const FIRST_LIMIT: u32 = 4;
+/// A login hangs once it has taken this many times the longest of the account's of late.
+const HANGS_TIMES_LONGEST: u32 = 4;
+/// A login of the account that has ended well so long ago shows that its logins do.
+const LATELY: Duration = Duration::from_secs(60);
+/// A server on which a login of the account has hung is avoided by the account for so long, where there is another.
+const AVOIDED_FOR: Duration = Duration::from_secs(60);
+/// The log tells of an account again after this.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// The logins of one account on one server.
+#[derive(Debug, Default)]
+struct AtServer {
+    under_way: u32,
+    /// Of those, the ones that are overdue.
+    overdue: u32,
+    /// `None` before the first that was overdue.
+    own_limit: Option<Box<ConcurrencyLimit>>,
+    succeeded_at: Option<Instant>,
+    /// When the last one has ended that hung, if none has succeeded since.
+    hung_at: Option<Instant>,
+    /// A client waits for the place of one of them.
+    is_wanted: bool,
+}
+
+/// The servers that a client of an account is not sent to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Avoided {
+    /// Not now: the account has as many logins under way there as it may have.
+    pub barred: Vec<usize>,
+    /// Not while there is another one: logins of the account hang there, or have.
+    pub disliked: Vec<usize>,
+}
+
+/// What a login shows that has ended without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unanswered {
+    /// Other logins of the account have ended well meanwhile, on this server or another one.
+    pub others_succeed: bool,
+    /// It was overdue, and others have ended well meanwhile on another server.
+    pub is_servers_fault: bool,
+    /// It was overdue, and the log has not told of the account lately.
+    pub tell: bool,
+}
+
+/// The logins of one account.
+#[derive(Debug, Default)]
+pub struct Logins {
+    /// The least that a login takes, by what it counts from.
+    baselines: [BaselineLatency; 2],
+    /// By the server's index; the rest has had none.
+    at: Vec<AtServer>,
+    told_at: Option<Instant>,
+}
+
+impl Logins {
+    fn at(&mut self, server: usize) -> &mut AtServer {
+        if self.at.len() <= server {
+            self.at.resize_with(server + 1, AtServer::default);
+        }
+        &mut self.at[server]
+    }
+
+    pub fn began(&mut self, server: usize) {
+        self.at(server).under_way += 1;
+    }
+
+    /// One is over, well or not.
+    pub fn ended(&mut self, server: usize, was_overdue: bool) {
+        let at = self.at(server);
+        at.under_way -= 1;
+        at.overdue -= u32::from(was_overdue);
+    }
+
+    /// The account's own limit there begins with at least `first`.
+    pub fn became_overdue(&mut self, server: usize, first: u32) {
+        let at = self.at(server);
+        at.overdue += 1;
+        let first = at.under_way.max(first);
+        at.own_limit.get_or_insert_with(|| Box::new(ConcurrencyLimit::starting_at(first)));
+    }
+
+    /// Whether no other than this one is under way on its server.
+    pub fn is_alone(&mut self, server: usize) -> bool {
+        self.at(server).under_way <= 1
+    }
+
+    /// One has ended well; see [`BaselineLatency::record`].
+    pub fn succeeded(
+        &mut self,
+        server: usize,
+        now: Instant,
+        took: Duration,
+        (since, late): (MeasuredFrom, Duration),
+        undisturbed: bool,
+    ) -> Duration {
+        let at = self.at(server);
+        (at.succeeded_at, at.hung_at) = (Some(now), None);
+        self.baselines[since as usize].record(now, took, late, undisturbed)
+    }
+
+    /// One that is still counted on its server took so long, and should have taken `expected`.
+    pub fn measured(&mut self, server: usize, now: Instant, took: Duration, expected: Duration) {
+        let at = self.at(server);
+        if let Some(limit) = &mut at.own_limit {
+            limit.finished(now, took, expected, at.under_way);
+        }
+    }
+
+    /// One has ended without an answer that began `began`: its client has left, or could not wait longer.
+    pub fn unanswered(&mut self, server: usize, began: Instant, now: Instant, was_overdue: bool) -> Unanswered {
+        let since = |at: &AtServer| at.succeeded_at.is_some_and(|succeeded| succeeded >= began);
+        let succeeds_elsewhere = self.at.iter().enumerate().any(|(n, at)| n != server && since(at));
+        let is_servers_fault = was_overdue && succeeds_elsewhere;
+        if was_overdue {
+            let at = self.at(server);
+            at.hung_at = Some(now);
+            if let Some(limit) = &mut at.own_limit {
+                limit.timed_out();
+            }
+        }
+        let others_succeed = self.at.iter().any(since);
+        let is_due = self.told_at.is_none_or(|told| now.saturating_duration_since(told) >= TELL_AGAIN);
+        let tell = was_overdue && is_due;
+        if tell {
+            self.told_at = Some(now);
+        }
+        Unanswered { others_succeed, is_servers_fault, tell }
+    }
+
+    /// Whether one that is under way on this server since `began` hangs, while others on other servers do not: it could
+    /// be tried there. `longest` is the longest of late.
+    pub fn hangs_here_only(&self, server: usize, began: Instant, now: Instant, longest: Duration) -> bool {
+        let lately = |at: &AtServer| at.succeeded_at.is_some_and(|at| now.saturating_duration_since(at) < LATELY);
+        !longest.is_zero()
+            && now.saturating_duration_since(began) >= longest * HANGS_TIMES_LONGEST
+            && self.at.iter().enumerate().any(|(n, at)| n != server && lately(at))
+    }
+
+    /// Where clients of the account are not sent. However low its own limit is, it may have `least` logins under way.
+    pub fn avoided(&self, now: Instant, least: impl Fn(usize) -> u32) -> Avoided {
+        let mut avoided = Avoided::default();
+        for (server, at) in self.at.iter().enumerate() {
+            let Some(limit) = &at.own_limit else { continue };
+            if at.under_way >= limit.limit().max(least(server)) {
+                avoided.barred.push(server);
+            }
+            if at.overdue > 0 || at.hung_at.is_some_and(|hung| now.saturating_duration_since(hung) < AVOIDED_FOR) {
+                avoided.disliked.push(server);
+            }
+        }
+        avoided
+    }
+
+    /// A client waits that could have a place on one of these servers.
+    pub fn want_place(&mut self, servers: &[usize]) {
+        servers.iter().for_each(|&server| self.at(server).is_wanted = true);
+    }
+
+    /// Whether a client waits for a place on this server; it is told once.
+    pub fn take_want(&mut self, server: usize) -> bool {
+        std::mem::take(&mut self.at(server).is_wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn succeeds(logins: &mut Logins, server: usize, now: Instant) {
+        logins.began(server);
+        let expected = logins.succeeded(server, now, MS, (MeasuredFrom::Dial, Duration::ZERO), true);
+        logins.measured(server, now, MS, expected);
+        logins.ended(server, false);
+    }
+
+    fn hangs(logins: &mut Logins, server: usize, began: Instant, now: Instant) -> Unanswered {
+        logins.began(server);
+        logins.became_overdue(server, FIRST_LIMIT);
+        let unanswered = logins.unanswered(server, began, now, true);
+        logins.ended(server, true);
+        unanswered
+    }
+
+    #[test]
+    fn it_is_evidence_only_where_others_succeed_elsewhere_meanwhile() {
+        let (mut logins, now) = (Logins::default(), Instant::now());
+        let nobody = hangs(&mut logins, 0, now, now + 1900 * MS);
+        assert_eq!(nobody, Unanswered { others_succeed: false, is_servers_fault: false, tell: true });
+        succeeds(&mut logins, 0, now + 2000 * MS);
+        let here = hangs(&mut logins, 0, now + 1900 * MS, now + 3800 * MS);
+        let expected = Unanswered { others_succeed: true, is_servers_fault: false, tell: false };
+        assert_eq!(here, expected, "told lately");
+        succeeds(&mut logins, 1, now + 4000 * MS);
+        let before = hangs(&mut logins, 0, now + 5000 * MS, now + 7000 * MS);
+        assert!(!before.is_servers_fault, "that was before it began");
+        assert!(hangs(&mut logins, 0, now + 3900 * MS, now + 70_000 * MS).is_servers_fault);
+    }
+
+    #[test]
+    fn what_hangs_is_tried_elsewhere_once_it_takes_far_longer_than_the_longest() {
+        let (mut logins, now) = (Logins::default(), Instant::now());
+        succeeds(&mut logins, 0, now);
+        assert!(!logins.hangs_here_only(0, now, now + 9000 * MS, 10 * MS), "nobody got in elsewhere");
+        succeeds(&mut logins, 1, now);
+        assert!(logins.hangs_here_only(0, now, now + 40 * MS, 10 * MS));
+        assert!(!logins.hangs_here_only(0, now, now + 39 * MS, 10 * MS));
+        assert!(!logins.hangs_here_only(0, now, now + 40 * MS, Duration::ZERO), "nothing is known");
+        assert!(!logins.hangs_here_only(0, now, now + LATELY, 10 * MS), "long ago");
+    }
+
+    #[test]
+    fn an_account_whose_logins_hang_has_few_under_way_and_goes_elsewhere() {
+        let (mut logins, now, one) = (Logins::default(), Instant::now(), |_| 1);
+        for _ in 0..10 {
+            logins.began(0);
+        }
+        assert_eq!(logins.avoided(now, one), Avoided::default(), "none is overdue");
+        logins.became_overdue(0, FIRST_LIMIT);
+        assert_eq!(logins.avoided(now, one), Avoided { barred: vec![0], disliked: vec![0] }, "no more than there are");
+        logins.unanswered(0, now, now, true);
+        logins.ended(0, true);
+        for _ in 0..9 {
+            logins.became_overdue(0, FIRST_LIMIT);
+            logins.unanswered(0, now, now, true);
+            logins.ended(0, true);
+        }
+        assert_eq!(logins.avoided(now, one), Avoided { barred: vec![], disliked: vec![0] });
+        logins.began(0);
+        assert_eq!(logins.avoided(now, one).barred, [0], "one at a time");
+        assert!(logins.avoided(now, |_| 8).barred.is_empty());
+        logins.want_place(&[0]);
+        assert!(logins.take_want(0) && !logins.take_want(0));
+        succeeds(&mut logins, 0, now);
+        assert!(logins.avoided(now, one).disliked.is_empty());
+    }
+
+    #[test]
+    fn an_account_whose_logins_are_slow_gets_as_many_as_do_not_delay_each_other() {
+        let (mut logins, now) = (Logins::default(), Instant::now());
+        for round in 0..20 {
+            let at = now + 3000 * MS * round;
+            let mut under_way = 0;
+            while logins.avoided(at, |_| 1).barred.is_empty() && under_way < 64 {
+                logins.began(0);
+                under_way += 1;
+                if round == 0 && under_way == 4 {
+                    logins.became_overdue(0, FIRST_LIMIT);
+                }
+            }
+            for n in 0..under_way {
+                if round > 0 || n < 3 {
+                    logins.became_overdue(0, FIRST_LIMIT);
+                }
+            }
+            for _ in 0..under_way {
+                let at = at + 3000 * MS;
+                let expected = logins.succeeded(0, at, 3000 * MS, (MeasuredFrom::Dial, Duration::ZERO), false);
+                logins.measured(0, at, 3000 * MS, expected);
+                logins.ended(0, true);
+            }
+            assert!(under_way >= 4, "{under_way} in round {round}");
+            assert!(round < 10 || under_way == 64, "{under_way} in round {round}");
+        }
+    }
+}
