@@ -11,7 +11,10 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use crate::protocol::info::{Info, OwnInfo, Rewrite};
+use crate::{
+    protocol::info::{Info, OwnInfo, Rewrite},
+    upstream::Port,
+};
 
 /// The length of a nats-server's nonce.
 const NONCE_LENGTH: usize = 15;
@@ -24,6 +27,8 @@ pub struct ListenerInfo {
     host: String,
     port: u16,
     tls: AdvertisedTls,
+    /// The port of the servers to which its clients are connected. What it says of logins is the truth for them.
+    servers_port: Port,
     own_info: ArcSwap<OwnInfo>,
 }
 
@@ -112,11 +117,33 @@ impl ListenerInfo {
 #[derive(Debug)]
 pub struct AdvertisedInfo {
     server_id: String,
-    infos: Vec<ArcSwapOption<Info>>,
+    infos: Vec<ServerInfos>,
     /// Held while the listeners are updated.
     update: Mutex<()>,
     listener_infos: Vec<Arc<ListenerInfo>>,
     shape: AtomicU8,
+}
+
+/// The latest INFO of each port of a server.
+#[derive(Debug, Default)]
+struct ServerInfos {
+    client: ArcSwapOption<Info>,
+    websocket: ArcSwapOption<Info>,
+}
+
+impl ServerInfos {
+    fn of(&self, port: Port) -> &ArcSwapOption<Info> {
+        match port {
+            Port::Client => &self.client,
+            Port::WebSocket => &self.websocket,
+        }
+    }
+
+    /// What clients of this port are told: the other port's INFO is better than none.
+    fn best(&self, port: Port) -> Option<Arc<Info>> {
+        let other = if port == Port::Client { Port::WebSocket } else { Port::Client };
+        self.of(port).load_full().or_else(|| self.of(other).load_full())
+    }
 }
 
 /// The order of dial and CONNECT in a preface (docs/contract.md, towards servers 6).
@@ -132,18 +159,22 @@ pub enum PrefaceShape {
 }
 
 impl AdvertisedInfo {
-    /// For listeners with this address, `advertise` and TLS, before any server is known.
-    pub fn new(listeners: impl IntoIterator<Item = (SocketAddr, Vec<String>, AdvertisedTls)>, servers: usize) -> Self {
+    /// For listeners with this address, `advertise`, TLS, and port of the servers, before any server is known.
+    pub fn new(
+        listeners: impl IntoIterator<Item = (SocketAddr, Vec<String>, AdvertisedTls, Port)>,
+        servers: usize,
+    ) -> Self {
         let server_id = nuid::next().to_string();
-        let listener_info = |(address, advertise, tls): (SocketAddr, Vec<String>, AdvertisedTls)| {
-            let (host, port) = (address.ip().to_string(), address.port());
-            let own_info = OwnInfo::new(&server_id, "weir", &[], &host, port, &advertise);
-            let own_info = ArcSwap::from_pointee(tls.onto(own_info, &[]));
-            Arc::new(ListenerInfo { own_info, advertise, host, port, tls })
-        };
+        let listener_info =
+            |(address, advertise, tls, servers_port): (SocketAddr, Vec<String>, AdvertisedTls, Port)| {
+                let (host, port) = (address.ip().to_string(), address.port());
+                let own_info = OwnInfo::new(&server_id, "weir", &[], &host, port, &advertise);
+                let own_info = ArcSwap::from_pointee(tls.onto(own_info, &[]));
+                Arc::new(ListenerInfo { own_info, advertise, host, port, tls, servers_port })
+            };
         let listener_infos = listeners.into_iter().map(listener_info).collect();
         let shape = AtomicU8::new(PrefaceShape::Unknown as u8);
-        let infos = std::iter::repeat_with(ArcSwapOption::empty).take(servers).collect();
+        let infos = std::iter::repeat_with(ServerInfos::default).take(servers).collect();
         Self { infos, update: Mutex::new(()), listener_infos, server_id, shape }
     }
 
@@ -161,9 +192,14 @@ impl AdvertisedInfo {
         &self.listener_infos
     }
 
-    /// Takes the INFO of a server. If it differs from the last one, every listener is updated.
+    /// Takes the INFO of a server's client port. If it differs from the last one, every listener is updated.
     pub fn learn(&self, server: usize, info: &Arc<Info>) {
-        let known = &self.infos[server];
+        self.learn_at(Port::Client, server, info);
+    }
+
+    /// The same for either port.
+    pub fn learn_at(&self, port: Port, server: usize, info: &Arc<Info>) {
+        let known = self.infos[server].of(port);
         // Each dial calls this. Usually nothing has changed, and no lock is taken.
         let is_known = || known.load().as_ref().is_some_and(|known| same_server(known, info));
         if is_known() {
@@ -171,12 +207,15 @@ impl AdvertisedInfo {
         }
         let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
         known.store(Some(Arc::clone(info)));
-        let infos: Vec<Arc<Info>> = self.infos.iter().filter_map(ArcSwapOption::load_full).collect();
-        let infos: Vec<&Info> = infos.iter().map(Arc::as_ref).collect();
-        let signed = infos.iter().any(|info| info.nonce().is_some());
+        let all = |port| self.infos.iter().filter_map(|one| one.best(port)).collect::<Vec<_>>();
+        let (client, websocket) = (all(Port::Client), all(Port::WebSocket));
+        // A server sends a nonce at both of its ports or at none.
+        let signed = client.iter().any(|info| info.nonce().is_some());
         let shape = if signed { PrefaceShape::DialFirst } else { PrefaceShape::ConnectFirst };
         self.shape.store(shape as u8, Relaxed);
         for listener in &self.listener_infos {
+            let infos = if listener.servers_port == Port::Client { &client } else { &websocket };
+            let infos: Vec<&Info> = infos.iter().map(Arc::as_ref).collect();
             let own_info =
                 OwnInfo::new(&self.server_id, "weir", &infos, &listener.host, listener.port, &listener.advertise);
             listener.own_info.store(Arc::new(listener.tls.onto(own_info, &infos)));
@@ -185,17 +224,22 @@ impl AdvertisedInfo {
 
     /// Whether this server sends a nonce, or its INFO is not known.
     pub fn may_send_nonce(&self, server: usize) -> bool {
-        self.infos[server].load().as_ref().is_none_or(|info| info.nonce().is_some())
+        self.infos[server].best(Port::Client).is_none_or(|info| info.nonce().is_some())
     }
 
-    /// Whether this server's INFO is known.
+    /// Whether the INFO of this server's client port is known.
     pub fn knows(&self, server: usize) -> bool {
-        self.infos[server].load().is_some()
+        self.knows_of(Port::Client, server)
+    }
+
+    /// Whether the INFO of this port of a server is known.
+    pub fn knows_of(&self, port: Port, server: usize) -> bool {
+        self.infos[server].of(port).load().is_some()
     }
 
     /// The `server_id` of this server, if its INFO is known.
     pub fn server_id(&self, server: usize) -> Option<String> {
-        self.infos[server].load().as_ref().map(|info| info.server_id().to_owned())
+        self.infos[server].best(Port::Client).map(|info| info.server_id().to_owned())
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
     let one = |n| ServerParams {
         name: Some(format!("n{n}")),
         address: format!("192.0.2.{n}:4222"),
+        websocket: None,
         monitor: None,
         max_connections: Some(max_connections),
     };
@@ -37,6 +38,7 @@ pub(crate) fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
         close_spread: Duration::from_secs(2),
         compatibility: upstream::Compatibility::default(),
         source_addresses: Vec::new(),
+        only_websocket: false,
         servers: (0..count).map(one).collect(),
     }))
 }

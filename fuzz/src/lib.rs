@@ -9,7 +9,7 @@ use weir::internals::protocol::info::{Info, Rewrite};
 use weir::internals::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
 use weir::internals::protocol::client_preface::Preface;
 use weir::internals::protocol::websocket::decode::{Decoder, Violation};
-use weir::internals::protocol::websocket::{FrameSize, Negotiated, DeflatePool, encode, upgrade::Rules};
+use weir::internals::protocol::websocket::{FrameSize, Negotiated, DeflatePool, Role, encode, upgrade::Rules};
 
 /// The same lines are found however the bytes arrive, and no more of a line is buffered than the limit allows.
 pub fn control_line(data: &[u8]) {
@@ -216,7 +216,7 @@ pub fn websocket(data: &[u8]) {
     let negotiated = Negotiated { unmasked: true, ..negotiated };
     let (mut framed, mut pool) = (Vec::new(), DeflatePool::default());
     let sent = stream.repeat(usize::from(agreed >> 4) + 1);
-    encode::data(negotiated, &sent, &mut pool, &mut framed);
+    encode::data(Role::Server, negotiated, &sent, &mut pool, &mut framed);
     let decoded = decode(negotiated, &framed, 1000, 777);
     assert!(decoded == (sent, Vec::new(), None));
 
@@ -232,7 +232,7 @@ pub fn websocket(data: &[u8]) {
 fn decode(negotiated: Negotiated, stream: &[u8], step: usize, room: usize) -> (Vec<u8>, Vec<u8>, Option<Violation>) {
     /// A compressed message can be a thousand times as long as the input.
     const ENOUGH: usize = 1 << 20;
-    let (mut decoder, mut pool) = (Decoder::new(negotiated), DeflatePool::default());
+    let (mut decoder, mut pool) = (Decoder::new(Role::Server, negotiated), DeflatePool::default());
     let (mut decoded, mut replies, mut out) = (Vec::new(), Vec::new(), vec![0; room]);
     for mut chunk in stream.chunks(step) {
         loop {

@@ -34,7 +34,13 @@ type TestAdmission = Admission<Waits>;
 
 /// Servers without a reading.
 pub fn unknown_servers(servers: usize) -> Arc<Servers> {
-    let server = |n| ServerParams { name: None, address: format!("n{n}:4222"), monitor: None, max_connections: None };
+    let server = |n| ServerParams {
+        name: None,
+        address: format!("n{n}:4222"),
+        websocket: None,
+        monitor: None,
+        max_connections: None,
+    };
     let cluster = upstream::Params {
         system: false,
         poll_interval: Duration::from_secs(1),
@@ -44,6 +50,7 @@ pub fn unknown_servers(servers: usize) -> Arc<Servers> {
         close_spread: Duration::ZERO,
         compatibility: upstream::Compatibility::default(),
         source_addresses: Vec::new(),
+        only_websocket: false,
         servers: (0..servers).map(server).collect(),
     };
     Arc::new(Servers::new(&cluster))

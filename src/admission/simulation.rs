@@ -113,6 +113,7 @@ fn cluster(servers: usize) -> upstream::Params {
     let server = |n: usize| ServerParams {
         name: Some(format!("n{n}")),
         address: format!("n{n}:4222"),
+        websocket: None,
         monitor: Some("http://n:8222".into()),
         max_connections: None,
     };
@@ -125,6 +126,7 @@ fn cluster(servers: usize) -> upstream::Params {
         close_spread: Duration::from_secs(2),
         compatibility: upstream::Compatibility::default(),
         source_addresses: Vec::new(),
+        only_websocket: false,
         servers: (0..servers).map(server).collect(),
     }
 }
@@ -327,7 +329,7 @@ impl World {
                 server.dial_answered();
             }
         } else if !inside.answered {
-            server.dial_failed(self.now, &mut self.rng);
+            server.dial_failed(upstream::Port::Client, self.now, &mut self.rng);
             inside.tried.push(server.index());
             let Pass { server, account } = inside.pass;
             drop(server);
@@ -394,6 +396,7 @@ impl World {
             max_connections: Some(real.max),
             max_control_line: None,
             auth_timeout: None,
+            websocket_auth_timeout: None,
             start: real.start.to_string(),
             uptime: Duration::from_secs(100),
             system_account: None,

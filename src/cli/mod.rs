@@ -48,7 +48,7 @@ struct Run {
     /// A server of the cluster, instead of a configuration file. May be repeated. weir then listens on 0.0.0.0:4222.
     #[arg(
         long = "server",
-        value_name = "HOST:PORT[,monitor=URL][,name=NAME][,max_connections=N]",
+        value_name = "HOST:PORT[,websocket=URL][,monitor=URL][,name=NAME][,max_connections=N]",
         conflicts_with = "config"
     )]
     servers: Vec<ServerArg>,
@@ -116,7 +116,8 @@ impl Check {
         match Config::load(&self.config).and_then(with_secrets) {
             Ok(config) => {
                 let file = self.config.display();
-                let text = format!("# In force with {file}:\n{}", config.effective());
+                let remarks: String = config.remarks().iter().map(|remark| format!("# Note: {remark}\n")).collect();
+                let text = format!("# In force with {file}:\n{remarks}{}", config.effective());
                 // A closed stdout (`weir check | head`) is not an error.
                 let _ = std::io::stdout().write_all(text.as_bytes());
                 ExitCode::SUCCESS

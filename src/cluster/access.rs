@@ -11,6 +11,8 @@ pub struct ClusterAccess {
     pub system: Option<SystemAccount>,
     /// weir's own TLS towards the servers, if they want it.
     pub tls: Option<Arc<Connector>>,
+    /// weir's TLS towards the servers' WebSocket ports, where those have it.
+    pub websocket_tls: Option<Arc<Connector>>,
     /// What the servers' INFO means where weir has no TLS of its own.
     pub plain_info: PlainInfo,
 }

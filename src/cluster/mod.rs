@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     advertised_info::AdvertisedInfo,
@@ -27,7 +27,8 @@ use crate::{
     dial::{self, ServerTls},
     net::timer,
     protocol::proxy_header,
-    upstream::{Compatibility, Server, Slot},
+    tls::Connector,
+    upstream::{Compatibility, Port, Server, Slot},
 };
 
 pub use self::{
@@ -52,6 +53,7 @@ pub async fn watch(
         let monitor = server.monitor().map(|url| MonitorClient::new(url, access.tls.clone()));
         let mut poller = Poller::new(access.system.clone(), monitor);
         let mut near_full = false;
+        let mut websocket = WebSocketProbe::default();
         loop {
             resolve(&server).await;
             let restarted = poller.poll(&server, &advertised_info, interval).await;
@@ -59,6 +61,10 @@ pub async fn watch(
                 && (restarted || !advertised_info.knows(server.index()) || poller.may_have_new_id(&server))
             {
                 learn_info(&server, &advertised_info, tls, compatibility).await;
+            }
+            let knows_websocket = || advertised_info.knows_of(Port::WebSocket, server.index());
+            if server.websocket().is_some() && (restarted || !knows_websocket()) {
+                websocket.learn_info(&server, &advertised_info, access.websocket_tls.as_deref()).await;
             }
             warn_when_near_full(&server, warn_at, &mut near_full);
             // Jittered, so that several weirs do not poll in step.
@@ -71,14 +77,16 @@ pub async fn watch(
     }
 }
 
-/// Resolves the server's name again, so that dials need not: a look-up takes a thread, and a storm would take many.
+/// Resolves the server's names again, so that dials need not: a look-up takes a thread, and a storm would take many.
 async fn resolve(server: &Server) {
-    if server.address().parse::<SocketAddr>().is_ok() {
-        return;
-    }
-    // A name that does not resolve now keeps its last addresses.
-    if let Ok(addresses) = lookup_host(server.address()).await {
-        server.endpoint().set_resolved(addresses.collect());
+    for endpoint in [server.endpoint()].into_iter().chain(server.websocket().map(|port| &port.endpoint)) {
+        if endpoint.address().parse::<SocketAddr>().is_ok() {
+            continue;
+        }
+        // A name that does not resolve now keeps its last addresses.
+        if let Ok(addresses) = lookup_host(endpoint.address()).await {
+            endpoint.set_resolved(addresses.collect());
+        }
     }
 }
 
@@ -107,7 +115,42 @@ async fn learn_info(
                 warn!(server = server.name(), "{missing}");
             }
         }
-        Err(err) => tracing::debug!(server = server.name(), %err, "no INFO yet"),
+        Err(err) => debug!(server = server.name(), %err, "no INFO yet"),
+    }
+}
+
+/// Looks for the INFO of a server's WebSocket port.
+#[derive(Debug, Default)]
+struct WebSocketProbe {
+    has_warned: bool,
+}
+
+impl WebSocketProbe {
+    /// As [`learn_info`]. A port that does not answer, or that belongs to another server, is told of once.
+    async fn learn_info(&mut self, server: &Arc<Server>, advertised_info: &AdvertisedInfo, tls: Option<&Connector>) {
+        let Some(_slot) = Slot::reserve(server, timer::now()) else { return };
+        let Some(address) = server.websocket().map(|port| port.endpoint.address()) else { return };
+        match dial::dial_websocket(server, tls, None, Instant::now() + INFO_TIMEOUT).await {
+            Ok(connection) => {
+                let info = connection.info();
+                advertised_info.learn_at(Port::WebSocket, server.index(), info);
+                info!(server = server.name(), address, version = info.version(), "WebSocket port found");
+                self.has_warned = false;
+                let client_port = advertised_info.server_id(server.index());
+                if client_port.is_some_and(|id| id != info.server_id()) {
+                    warn!(
+                        server = server.name(),
+                        address, "the WebSocket port is another server's: its readings and counts will be wrong"
+                    );
+                }
+            }
+            // The server itself is there.
+            Err(err) if !self.has_warned && advertised_info.knows(server.index()) => {
+                self.has_warned = true;
+                warn!(server = server.name(), address, %err, "no INFO from the WebSocket port");
+            }
+            Err(err) => debug!(server = server.name(), address, %err, "no INFO from the WebSocket port yet"),
+        }
     }
 }
 

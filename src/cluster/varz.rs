@@ -18,6 +18,8 @@ pub(super) struct Varz {
     /// In seconds, with a fraction.
     #[serde(default)]
     auth_timeout: f64,
+    #[serde(default)]
+    websocket: WebSocketVarz,
     start: String,
     uptime: String,
     #[serde(default)]
@@ -37,6 +39,19 @@ pub(super) struct Varz {
     gomaxprocs: u32,
 }
 
+/// Of the WebSocket port.
+#[derive(Debug, Default, Deserialize)]
+struct WebSocketVarz {
+    /// In seconds, with a fraction.
+    #[serde(default)]
+    auth_timeout: f64,
+}
+
+/// A timeout in seconds; 0 is none of its own.
+fn timeout(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok().filter(|timeout| !timeout.is_zero())
+}
+
 impl From<Varz> for Reading {
     fn from(varz: Varz) -> Self {
         Self {
@@ -49,7 +64,8 @@ impl From<Varz> for Reading {
                 n => Some(u32::try_from(n.max(0)).unwrap_or(u32::MAX)),
             },
             max_control_line: Some(varz.max_control_line).filter(|&n| n > 0),
-            auth_timeout: Duration::try_from_secs_f64(varz.auth_timeout).ok().filter(|t| !t.is_zero()),
+            auth_timeout: timeout(varz.auth_timeout),
+            websocket_auth_timeout: timeout(varz.websocket.auth_timeout),
             start: varz.start,
             // "1d2h3m4s", in whole seconds. A value that does not parse counts as a long time: no slow start.
             uptime: humantime::parse_duration(&varz.uptime).unwrap_or(Duration::MAX),

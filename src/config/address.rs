@@ -4,11 +4,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::config::{
-    effective::toml_string,
-    error::{Problem, quote},
-    leaf::{Leaf, wrong_type},
-    node::Node,
+use crate::{
+    config::{
+        effective::toml_string,
+        error::{Problem, quote},
+        leaf::{Leaf, wrong_type},
+        node::Node,
+    },
+    upstream::WebSocketAddress,
 };
 
 /// An address to bind. It is a literal IP address: a name might resolve to another interface tomorrow.
@@ -97,6 +100,50 @@ impl Leaf for MonitorUrl {
     }
     fn show(&self) -> String {
         toml_string(&self.0)
+    }
+}
+
+/// `ws://host:port` or `wss://host:port` of a server's WebSocket port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WebSocketUrl(pub(super) WebSocketAddress);
+
+impl Leaf for WebSocketUrl {
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write \"ws://host:port\" or \"wss://host:port\", such as \"ws://10.0.0.1:8080\"";
+        let Node::String(text) = node else {
+            return Err(wrong_type(node, REMEDY));
+        };
+        let (secure, rest) = match (text.strip_prefix("ws://"), text.strip_prefix("wss://")) {
+            (Some(rest), _) => (false, rest),
+            (None, Some(rest)) => (true, rest),
+            (None, None) => {
+                let remedy = match check_host_port(text, 8080) {
+                    Ok(()) => format!("write \"ws://{text}\""),
+                    Err(_) => REMEDY.to_owned(),
+                };
+                // What stands before an @ may be a password.
+                let what = match text.contains('@') {
+                    true => "it holds credentials, which clients bring themselves".to_owned(),
+                    false => format!("{} begins with neither ws:// nor wss://", quote(text)),
+                };
+                return Err(Problem::new(what, remedy));
+            }
+        };
+        let address = rest.strip_suffix('/').unwrap_or(rest);
+        check_host_port(address, 8080).map_err(|problem| {
+            let scheme = if secure { "wss://" } else { "ws://" };
+            // That remedy shows host:port; here a scheme stands in front.
+            let remedy = match problem.remedy.strip_prefix("write \"") {
+                Some(rest) => format!("write \"{scheme}{rest}"),
+                None => problem.remedy,
+            };
+            Problem::new(problem.what, remedy)
+        })?;
+        Ok(Self(WebSocketAddress { address: address.to_owned(), secure }))
+    }
+    fn show(&self) -> String {
+        let WebSocketAddress { address, secure } = &self.0;
+        toml_string(&format!("{}://{address}", if *secure { "wss" } else { "ws" }))
     }
 }
 
@@ -210,6 +257,28 @@ mod tests {
             ("", "it is empty; write \"host:4222\""),
         ] {
             assert_eq!(problem::<Address>(text), said);
+        }
+    }
+
+    #[test]
+    fn websocket_urls_say_whether_there_is_tls() {
+        let read = |text: &str| WebSocketUrl::read(&Node::String(text.into()));
+        for (text, address, secure, shown) in [
+            ("ws://10.0.0.1:8080", "10.0.0.1:8080", false, "\"ws://10.0.0.1:8080\""),
+            ("wss://[::1]:443/", "[::1]:443", true, "\"wss://[::1]:443\""),
+        ] {
+            let url = read(text).unwrap();
+            assert_eq!((&*url.0.address, url.0.secure, &*url.show()), (address, secure, shown));
+        }
+        for (text, said) in [
+            ("n1:8080", "\"n1:8080\" begins with neither ws:// nor wss://; write \"ws://n1:8080\""),
+            ("wss://n1", "\"n1\" has no port; write \"wss://n1:8080\""),
+        ] {
+            assert_eq!(problem::<WebSocketUrl>(text), said);
+        }
+        for text in ["ws://joe:hunter2@n1:8080", "joe:hunter2@n1:8080"] {
+            let said = problem::<WebSocketUrl>(text);
+            assert!(!said.contains("hunter2"), "{said}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! `--server HOST:PORT[,monitor=URL][,name=N][,max_connections=N]`: a cluster without a file.
+//! `--server HOST:PORT[,websocket=URL][,monitor=URL][,name=N][,max_connections=N]`: a cluster without a file.
 
 use std::{convert::Infallible, str::FromStr};
 
@@ -36,7 +36,7 @@ fn server(i: usize, text: &str, sink: &mut Sink) -> Entries {
     let mut entries = vec![("address".to_owned(), Node::String(address.to_owned()))];
     for part in parts {
         let known = part.split_once('=').and_then(|(key, value)| match key {
-            "monitor" | "name" => Some((key, Node::String(value.to_owned()))),
+            "websocket" | "monitor" | "name" => Some((key, Node::String(value.to_owned()))),
             // If it is not a number it stays text, and the rule for the key reports that.
             "max_connections" => {
                 Some((key, value.parse().map_or_else(|_| Node::String(value.to_owned()), Node::Integer)))
@@ -50,7 +50,7 @@ fn server(i: usize, text: &str, sink: &mut Sink) -> Entries {
             Some((key, node)) => entries.push((key.to_owned(), node)),
             None => report(
                 format!("{} is not understood", quote(part)),
-                "write HOST:PORT, then any of ,monitor=URL ,name=NAME ,max_connections=NUMBER",
+                "write HOST:PORT, then any of ,websocket=URL ,monitor=URL ,name=NAME ,max_connections=NUMBER",
             ),
         }
     }

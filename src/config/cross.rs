@@ -12,6 +12,7 @@ pub(super) fn check(raw: &Raw, sink: &mut Sink) {
     listen_addresses(raw, sink);
     servers(raw, sink);
     secure_monitors(raw, sink);
+    websockets(raw, sink);
 }
 
 fn lame_duck(raw: &Raw, sink: &mut Sink) {
@@ -94,6 +95,41 @@ fn secure_monitors(raw: &Raw, sink: &mut Sink) {
             let problem =
                 Problem::new("HTTPS needs to know whom to trust", "write [cluster.tls] too, with a ca_file or empty");
             sink.report(format!("cluster.servers[{i}].monitor"), problem);
+        }
+    }
+}
+
+fn websockets(raw: &Raw, sink: &mut Sink) {
+    let servers = || raw.upstream.servers.iter().enumerate().map(|(i, server)| (i, &server.websocket));
+    if servers().all(|(_, websocket)| websocket.is_none()) {
+        return;
+    }
+    let mut addresses: HashMap<String, usize> = HashMap::new();
+    for (i, websocket) in servers() {
+        let mut report = |what: String, remedy: &str| {
+            sink.report(format!("cluster.servers[{i}].websocket"), Problem::new(what, remedy));
+        };
+        let Some(websocket) = websocket else {
+            // By its client port this server would let in whom the others refuse, and the other way round.
+            report("it is absent, and other servers have one".to_owned(), "write it for every server, or for none");
+            continue;
+        };
+        if websocket.secure && raw.servers_tls.is_none() && raw.websocket_tls.is_none() {
+            report(
+                "TLS needs to know whom to trust".to_owned(),
+                "write [cluster.websocket_tls] or [cluster.tls] too, with a ca_file or empty",
+            );
+        }
+        let address = websocket.address.to_ascii_lowercase();
+        if raw.upstream.servers[i].address.eq_ignore_ascii_case(&address) {
+            report(format!("{address:?} is the address of the client port"), "write that of the WebSocket port");
+        }
+        let same = *addresses.entry(address).or_insert(i);
+        if same != i {
+            report(format!("it is that of cluster.servers[{same}] already"), "write each server's own");
+        }
+        if raw.listeners.iter().any(|l| reaches(&websocket.address, l.listen)) {
+            report("it is where weir itself listens".to_owned(), "write the address of the nats-server");
         }
     }
 }

@@ -149,6 +149,8 @@ pub struct Config {
     pub proxy_nkey_seed_file: Option<PathBuf>,
     /// TLS towards the servers.
     pub servers_tls: Option<ServersTls>,
+    /// TLS towards the servers' WebSocket ports, where it is another.
+    pub websocket_tls: Option<ServersTls>,
     /// The trusted proxy's key, once [`Config::read_secrets`] has read it.
     pub proxy_key: Option<ProxyKey>,
     /// The login to the cluster's system account, once [`Config::read_secrets`] has read it.
@@ -218,9 +220,11 @@ impl Config {
                 }
             }
         }
-        if let Some(Err(files)) = self.servers_tls.clone().map(Connector::load) {
-            for BadFile { key, what, right } in files {
-                bad(format!("cluster.tls.{key}"), Problem::new(what, right));
+        for (table, tls) in [("tls", &self.servers_tls), ("websocket_tls", &self.websocket_tls)] {
+            if let Some(Err(files)) = tls.clone().map(Connector::load) {
+                for BadFile { key, what, right } in files {
+                    bad(format!("cluster.{table}.{key}"), Problem::new(what, right));
+                }
             }
         }
         match self.system.as_ref().map(SystemKeys::read).transpose() {
@@ -249,12 +253,30 @@ impl Config {
             ports_file: raw.ports_file,
             proxy_nkey_seed_file: raw.proxy_nkey_seed_file,
             servers_tls: raw.servers_tls,
+            websocket_tls: raw.websocket_tls,
             proxy_key: None,
             system_login: None,
             system: raw.system,
             source: sink.source,
             effective: Effective { lines: sink.lines },
         })
+    }
+
+    /// What this configuration leaves to chance, in sentences: it is valid all the same.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        if self.upstream.servers.iter().all(|server| server.websocket.is_none()) {
+            let over_websocket = self.listeners.iter().enumerate().filter(|(_, one)| one.websocket.is_some());
+            remarks.extend(over_websocket.map(|(i, listener)| {
+                format!(
+                    "listeners[{i}] ({}) speaks WebSocket, and the servers take its clients for plain ones (STANDARD): \
+                     their allowed_connection_types and websocket {{ … }} logins are not asked; write websocket = \
+                     \"ws://host:port\" for each server",
+                    listener.listen
+                )
+            }));
+        }
+        remarks
     }
 
     /// The configuration in force, as TOML in which defaults are marked.

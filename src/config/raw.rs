@@ -15,7 +15,7 @@ use crate::{
     admission,
     config::{
         ListenerConfig, LogConfig, LogFormat, LogLevel, NewClients,
-        address::{Address, MonitorUrl, Network},
+        address::{Address, MonitorUrl, Network, WebSocketUrl},
         effective::Line,
         error::Problem,
         leaf::{Leaf, Name, Percent, any, show_variant, variant, within, wrong_type},
@@ -50,6 +50,7 @@ pub(super) struct Raw {
     pub(super) ports_file: Option<PathBuf>,
     pub(super) proxy_nkey_seed_file: Option<PathBuf>,
     pub(super) servers_tls: Option<ServersTls>,
+    pub(super) websocket_tls: Option<ServersTls>,
     pub(super) system: Option<SystemKeys>,
     pub(super) listeners: Vec<ListenerConfig>,
     pub(super) monitor: Option<SocketAddr>,
@@ -74,7 +75,10 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let listeners = s.tables("listeners", listener);
     let listeners = listeners.unwrap_or_else(|| vec![default_listener(s)]);
     let monitor = s.optional_table("monitor", "absent, no endpoints", monitor);
-    let (upstream, ClusterFiles { proxy_nkey_seed_file, servers_tls, system }) = s.table("cluster", cluster);
+    let (mut upstream, files) = s.table("cluster", cluster);
+    let ClusterFiles { proxy_nkey_seed_file, servers_tls, websocket_tls, system } = files;
+    let has_websockets = upstream.servers.iter().any(|server| server.websocket.is_some());
+    upstream.only_websocket = has_websockets && listeners.iter().all(|listener| listener.websocket.is_some());
     let mut admission = s.table("admission", admission);
     let Accounts { default, limits, rules } = quota::accounts(s);
     admission.max_clients = listeners.iter().fold(0, |sum, l| sum.saturating_add(l.max_clients));
@@ -91,6 +95,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         ports_file,
         proxy_nkey_seed_file,
         servers_tls,
+        websocket_tls,
         system,
         listeners,
         monitor: monitor.map(|listen| listen.unwrap_or(default_monitor())),
@@ -224,6 +229,7 @@ fn monitor(s: &mut Section<'_>) -> Option<SocketAddr> {
 struct ClusterFiles {
     proxy_nkey_seed_file: Option<PathBuf>,
     servers_tls: Option<ServersTls>,
+    websocket_tls: Option<ServersTls>,
     system: Option<SystemKeys>,
 }
 
@@ -243,6 +249,8 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
     // None: a server that trusts no proxy ignores the signature.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
     let servers_tls = s.optional_table("tls", "absent, weir speaks plainly to the servers", tls::cluster);
+    let absence = "absent, wss:// takes [cluster.tls]";
+    let websocket_tls = s.optional_table("websocket_tls", absence, tls::websocket);
     let absence = "absent, servers are read over their monitoring ports";
     let system = s.optional_table("system", absence, super::system::keys).flatten();
     let servers = s.tables("servers", server);
@@ -261,9 +269,11 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
         close_spread,
         compatibility: upstream::Compatibility { proxy_signature: seed_file.is_some(), proxy_protocol },
         source_addresses,
+        // `read` fills this in from the listeners.
+        only_websocket: false,
         servers: servers.unwrap_or_default(),
     };
-    (params, ClusterFiles { proxy_nkey_seed_file: seed_file, servers_tls, system })
+    (params, ClusterFiles { proxy_nkey_seed_file: seed_file, servers_tls, websocket_tls, system })
 }
 
 #[derive(PartialEq)]
@@ -296,11 +306,14 @@ impl Leaf for Reserve {
 fn server(s: &mut Section<'_>) -> upstream::ServerParams {
     let name = s.optional::<Name>("name", "the server's own", any);
     let address = s.required::<Address>("address", "write address = \"host:4222\"");
+    // None: the servers take everybody for a client of their client port.
+    let websocket = s.optional::<WebSocketUrl>("websocket", "none, all clients use the client port", any);
     let monitor = s.optional::<MonitorUrl>("monitor", "none, weir counts what it opened", any);
     let max_connections = s.optional("max_connections", "the server's own", within(1..=MOST_CLIENTS));
     upstream::ServerParams {
         name: name.map(|n| n.0),
         address: address.map(|a| a.0).unwrap_or_default(),
+        websocket: websocket.map(|w| w.0),
         monitor: monitor.map(|m| m.0),
         max_connections,
     }

@@ -53,6 +53,13 @@ pub(super) fn passthrough(s: &mut Section<'_>) -> HandshakeFirst {
 
 /// Reads `[cluster.tls]`.
 pub(super) fn cluster(s: &mut Section<'_>) -> ServersTls {
+    let tls = websocket(s);
+    let handshake_first = s.value("handshake_first", false, any);
+    ServersTls { handshake_first, ..tls }
+}
+
+/// Reads `[cluster.websocket_tls]`. HTTPS always begins with TLS.
+pub(super) fn websocket(s: &mut Section<'_>) -> ServersTls {
     let ca_file = s.optional("ca_file", "the system's authorities", any);
     let cert_file = s.optional::<PathBuf>("cert_file", "none, weir shows no certificate", any);
     let key_file = s.optional::<PathBuf>("key_file", "none", any);
@@ -63,9 +70,8 @@ pub(super) fn cluster(s: &mut Section<'_>) -> ServersTls {
         }
     }
     let server_name = s.optional::<String>("server_name", "the host of each server's address", host);
-    let handshake_first = s.value("handshake_first", false, any);
     let own = cert_file.zip(key_file).map(|(cert_file, key_file)| Pair { cert_file, key_file });
-    ServersTls { ca_file, own, server_name, handshake_first }
+    ServersTls { ca_file, own, server_name, handshake_first: true }
 }
 
 fn host(name: &String) -> Result<(), Problem> {

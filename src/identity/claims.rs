@@ -3,6 +3,7 @@
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// Longer JWTs are not decoded. A user JWT has some 500 to 2000 bytes, and a CONNECT at most 4096 by default.
 const LONGEST: usize = 64 * 1024;
@@ -14,6 +15,7 @@ const KEY_LENGTH: usize = 56;
 pub struct Claims {
     account: String,
     user: String,
+    forbids_websocket: bool,
 }
 
 #[derive(Deserialize)]
@@ -29,6 +31,9 @@ struct Nats {
     /// The account, if one of the account's signing keys signed the JWT; `iss` is that signing key then.
     #[serde(default)]
     issuer_account: String,
+    /// Of any type: what is no list of texts is the server's to judge.
+    #[serde(default)]
+    allowed_connection_types: Value,
 }
 
 impl Claims {
@@ -45,7 +50,8 @@ impl Claims {
         let payload = BASE64URL_NOPAD.decode(payload.as_bytes()).ok()?;
         let Payload { iss, sub, nats } = serde_json::from_slice(&payload).ok()?;
         let account = if nats.issuer_account.is_empty() { iss } else { nats.issuer_account };
-        (is_key(&account, b'A') && is_key(&sub, b'U')).then_some(Self { account, user: sub })
+        let forbids_websocket = forbids_websocket(&nats.allowed_connection_types);
+        (is_key(&account, b'A') && is_key(&sub, b'U')).then_some(Self { account, user: sub, forbids_websocket })
     }
 
     /// The account's public key, which is its name for the servers.
@@ -57,6 +63,18 @@ impl Claims {
     pub fn user(&self) -> &str {
         &self.user
     }
+
+    /// Whether it is good for other connections only.
+    pub fn forbids_websocket(&self) -> bool {
+        self.forbids_websocket
+    }
+}
+
+/// Whether these `allowed_connection_types` are some, and WebSocket is none of them. nats-server compares without
+/// regard to case, and takes an empty list for all types.
+fn forbids_websocket(types: &Value) -> bool {
+    let Some(types) = types.as_array().filter(|types| !types.is_empty()) else { return false };
+    types.iter().all(|one| one.as_str().is_some_and(|name| !name.eq_ignore_ascii_case("WEBSOCKET")))
 }
 
 /// Whether the text has the form of an account's public key.
@@ -89,6 +107,22 @@ mod tests {
         assert_eq!((own.account(), own.user()), (&*a, &*u));
         let signed = jwt(&format!(r#"{{"iss":"{a}","sub":"{u}","nats":{{"issuer_account":"{b}"}}}}"#));
         assert_eq!(Claims::read(&signed).unwrap().account(), b);
+    }
+
+    #[test]
+    fn connection_types_are_read_as_the_servers_do() {
+        let [a, u] = ['A', 'U'].map(|kind| format!("{kind}{}", "B".repeat(55)));
+        let forbids = |types: &str| {
+            let payload = format!(r#"{{"iss":"{a}","sub":"{u}","nats":{{"allowed_connection_types":{types}}}}}"#);
+            Claims::read(&jwt(&payload)).unwrap().forbids_websocket()
+        };
+        for allowed in [r#"["WEBSOCKET"]"#, r#"["STANDARD","websocket"]"#, "[]", "null", r#""STANDARD""#, "[1]"] {
+            assert!(!forbids(allowed), "{allowed}");
+        }
+        // Types that no server knows allow nothing that a server knows.
+        for forbidden in [r#"["STANDARD"]"#, r#"["MQTT","standard"]"#, r#"["LEAFNODE_WS"]"#, r#"["WEBSOCKETS"]"#] {
+            assert!(forbids(forbidden), "{forbidden}");
+        }
     }
 
     #[test]

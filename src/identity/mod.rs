@@ -119,6 +119,12 @@ impl Keys {
         CredentialKey(self.seed.hash_one(credential))
     }
 
+    /// The key of the same credential at the servers' WebSocket ports. They judge it on its own there: it may be good
+    /// at one port only, and no credential at all may be one user here and another there.
+    pub fn over_websocket(&self, credential: CredentialKey) -> CredentialKey {
+        CredentialKey(self.seed.hash_one(("websocket", credential)))
+    }
+
     /// The key of a client.
     pub fn client(&self, source: std::net::IpAddr, credential: CredentialKey, name: Option<&str>) -> ClientKey {
         ClientKey(self.seed.hash_one((source, credential, name)))

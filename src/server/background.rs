@@ -46,7 +46,12 @@ impl Background {
     ) -> Result<ClusterAccess, ServerError> {
         let shared = &self.shared;
         let system = self.open_system_account(config).await?;
-        let access = ClusterAccess { system, tls: shared.servers_tls.clone(), plain_info: plain_info(config) };
+        let access = ClusterAccess {
+            system,
+            tls: shared.servers_tls.clone(),
+            websocket_tls: shared.websocket_tls.clone(),
+            plain_info: plain_info(config),
+        };
         let (to_look_up, all, access_too) = (Arc::new(Mutex::new(account_lookups)), Arc::clone(shared), access.clone());
         self.tasks.spawn("account look-ups", move |stop| {
             cluster::account_lookup::run(
@@ -99,12 +104,15 @@ impl Background {
         let all = Arc::clone(shared);
         self.tasks
             .spawn("turns", move |stop| dispatch::run(Arc::clone(&all.admission), Arc::clone(&all.arrived), stop));
-        let has_certificates = !shared.terminators.is_empty() || shared.servers_tls.is_some();
+        // Where it is `[cluster.tls]` itself it is there twice, and the second look finds nothing new.
+        let towards_servers = [&shared.servers_tls, &shared.websocket_tls];
+        let towards_servers: Vec<_> = towards_servers.into_iter().flatten().cloned().collect();
+        let has_certificates = !shared.terminators.is_empty() || !towards_servers.is_empty();
         let reload = has_certificates.then(Arc::<Notify>::default);
         if let Some(reload) = reload.clone() {
-            let (listeners, servers) = (shared.terminators.clone(), shared.servers_tls.clone());
+            let listeners = shared.terminators.clone();
             self.tasks.spawn("certificates", move |stop| {
-                tls::renew(listeners.clone(), servers.clone(), Arc::clone(&reload), stop)
+                tls::renew(listeners.clone(), towards_servers.clone(), Arc::clone(&reload), stop)
             });
         }
         let maintenance = Arc::new(Mutex::new(signals::Maintenance::register()?));

@@ -14,6 +14,7 @@ use crate::{
     server::{ServerError, file_limit::ClientBudget},
     session::{Listener, PassthroughListener, WebSocketListener},
     tls::{ListenerTls, Terminator},
+    upstream::Port,
 };
 
 /// A listener's sockets, one per worker, and its TLS.
@@ -59,14 +60,16 @@ pub fn bind_admin(address: SocketAddr) -> Result<TcpListener, ServerError> {
 }
 
 impl BoundListener<'_> {
-    /// What its clients are told: the addresses to advertise, and whether TLS is required.
-    pub fn info(&self) -> (SocketAddr, Vec<String>, AdvertisedTls) {
+    /// What its clients are told: the addresses to advertise, whether TLS is required, and what the servers say at
+    /// which port.
+    pub fn info(&self) -> (SocketAddr, Vec<String>, AdvertisedTls, Port) {
         let required = |tls: &ListenerTls| AdvertisedTls::Required { verify: tls.clients.is_some() };
         let security = match self.config.passes_through {
             Some(_) => AdvertisedTls::Servers,
             None => self.config.tls.as_ref().map_or(AdvertisedTls::None, required),
         };
-        (self.address, self.config.advertise.clone(), security)
+        let port = if self.config.websocket.is_some() { Port::WebSocket } else { Port::Client };
+        (self.address, self.config.advertise.clone(), security, port)
     }
 
     fn into_listener(self, info: &Arc<ListenerInfo>, budget: &ClientBudget) -> (Vec<TcpListener>, Arc<Listener>) {

@@ -25,7 +25,7 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     admission::{Admission, Limit},
@@ -63,6 +63,9 @@ pub enum ServerError {
     /// A file of `[cluster.tls]` cannot be used; it too has changed since the configuration was read.
     #[error("TLS towards the servers: {0:?}")]
     ServersTls(Vec<BadFile>),
+    /// A file of `[cluster.websocket_tls]` cannot be used any more.
+    #[error("TLS towards the servers' WebSocket ports: {0:?}")]
+    WebSocketTls(Vec<BadFile>),
     /// The operating system refuses a thread, a signal handler or a runtime.
     #[error("cannot start: {0}")]
     Os(#[from] io::Error),
@@ -82,6 +85,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let budget = ClientBudget::of(&config, workers);
     sysctl::warn_of_settings(&config);
+    config.remarks().iter().for_each(|remark| warn!("{remark}"));
     let assembly = Assembly::build(&config, workers, &budget)?;
     let control = runtime::Builder::new_current_thread().enable_all().build()?;
     control.block_on(assembly.run(&config))
@@ -160,6 +164,10 @@ fn shared(
     let servers = Arc::new(Servers::new(&config.upstream));
     let connector = |tls: &ServersTls| Connector::load(tls.clone()).map(Arc::new);
     let servers_tls = config.servers_tls.as_ref().map(connector).transpose().map_err(ServerError::ServersTls)?;
+    let websocket_tls = match &config.websocket_tls {
+        Some(own) => Some(connector(own).map_err(ServerError::WebSocketTls)?),
+        None => servers_tls.clone(),
+    };
     let terminators = bound.iter().filter_map(|one| Some((one.address, one.tls.clone()?)));
     Ok(Shared {
         account_lookups,
@@ -177,6 +185,8 @@ fn shared(
         proxy_key: config.proxy_key.clone(),
         terminators: terminators.collect(),
         servers_tls,
+        websocket_tls,
+        dials_websockets: servers.have_websockets(),
         next_id: AtomicU64::new(1),
         servers,
     })

@@ -20,7 +20,7 @@ use crate::{
     session::{
         context::{Context, End},
         downstream::{self, Downstream, Unfinished},
-        failover::{open, place_instead},
+        failover::{DialPort, open, place_instead},
         log_in::{NoReply, Terms, log_in},
         login_evidence,
         refuse::{close_unfinished, refuse_now},
@@ -56,8 +56,8 @@ impl Admitted {
         let Self { mut downstream, pass, dialled, proxy_header, credential, answer_by } = self;
         let info_policy = ask_for_account(&mut downstream.connect);
         let Downstream { stream, preface, connect, .. } = &mut downstream;
-        let client = (&**connect, credential, answer_by);
-        let connecting = connect_with_failover(&cx.shared, pass, dialled, client, &proxy_header);
+        let (port, client) = (DialPort::of(cx), (&**connect, credential, answer_by));
+        let connecting = connect_with_failover(&cx.shared, pass, dialled, client, (port, &proxy_header));
         let answered = tokio::select! {
             answered = connecting => answered,
             left = downstream::watch(stream, preface) => {
@@ -145,8 +145,9 @@ async fn connect_with_failover(
     mut pass: Pass,
     mut dialled: Option<Box<ServerConnection>>,
     (connect, credential, answer_by): (&Connect, CredentialKey, Instant),
-    header: &[u8],
+    (port, header): (DialPort, &[u8]),
 ) -> Result<(Pass, Box<LoggedIn>), NotAnswered> {
+    let dial = if let DialPort::WebSocket(_) = port { MeasuredFrom::WebSocketDial } else { MeasuredFrom::Dial };
     let bound = dialled.is_some() && connect.signs();
     let mut tried = Vec::new();
     // A login that has hung is tried elsewhere once: an auth callout is asked about it each time.
@@ -156,11 +157,11 @@ async fn connect_with_failover(
         let longest = pass.server.server().max_control_line();
         let (opened, since, said) = match dialled.take() {
             Some(dialled) => (Ok(*dialled), MeasuredFrom::Connect, false),
-            None if may_speak_first(shared, header) => {
+            None if may_speak_first(shared, port, header) => {
                 let words = words_of_login(shared, connect, None, longest)?;
-                (open(shared, &mut pass.server, &words, answer_by).await, MeasuredFrom::Dial, true)
+                (open(shared, &mut pass.server, port, &words, answer_by).await, dial, true)
             }
-            None => (open(shared, &mut pass.server, header, answer_by).await, MeasuredFrom::Dial, false),
+            None => (open(shared, &mut pass.server, port, header, answer_by).await, dial, false),
         };
         let answer = match opened {
             // It has signed another nonce, or none: this server would call it a liar.
@@ -208,10 +209,11 @@ async fn connect_with_failover(
 }
 
 /// Whether CONNECT may be on its way before the server's INFO has been read: where no server has anything in it that
-/// CONNECT must answer, no signature and no TLS. A server that has changed its mind meanwhile is seen by its INFO, or
-/// closes.
-fn may_speak_first(shared: &Shared, header: &[u8]) -> bool {
-    shared.advertised_info.shape() == PrefaceShape::ConnectFirst
+/// CONNECT must answer, no signature, no TLS and no HTTP. A server that has changed its mind meanwhile is seen by its
+/// INFO, or closes.
+fn may_speak_first(shared: &Shared, port: DialPort, header: &[u8]) -> bool {
+    matches!(port, DialPort::Client)
+        && shared.advertised_info.shape() == PrefaceShape::ConnectFirst
         && shared.servers_tls.is_none()
         && shared.proxy_key.is_none()
         && header.is_empty()

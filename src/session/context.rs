@@ -14,7 +14,7 @@ use crate::{
     identity::ClientKey,
     outcome::{Cause, Close, Party, Phase, Refusal},
     protocol::proxy_header,
-    session::{listener::Listener, shared::Shared},
+    session::{failover::DialPort, listener::Listener, shared::Shared},
     telemetry::{counters::Totals, storms::Fate},
     upstream::Server,
 };
@@ -113,7 +113,7 @@ impl Context {
             // What a client is given by nats-server: it counts from INFO, and from the end of TLS where there is any.
             None => {
                 let least = if self.listener.tls.is_some() { AUTH_TIMEOUT_BEHIND_TLS } else { Duration::ZERO };
-                since + self.shared.servers.auth_timeout().max(least)
+                since + self.shared.servers.auth_timeout(DialPort::of(self).port()).max(least)
             }
         }
     }
@@ -127,6 +127,11 @@ impl Context {
     /// Until when weir looks for a server for such a client, once it has its turn.
     pub fn dial_by(&self) -> Instant {
         self.unknown_hold_until().max(Instant::now() + FAIR_TIME)
+    }
+
+    /// Whether the server takes this client for one of its client port, although it speaks WebSocket.
+    pub fn is_taken_for_standard(&self) -> bool {
+        self.listener.websocket.is_some() && !self.shared.dials_websockets
     }
 
     /// The PROXY header that tells a server where this client comes from; empty where servers are not told.

@@ -26,7 +26,7 @@ use crate::{
         context::{Context, End},
         damped_dials::{self, Kind},
         downstream::{self, Downstream, Unfinished},
-        failover::{UntilInfo, open_any},
+        failover::{DialPort, UntilInfo, open_any},
         upstream_pool::{self, DialledServer},
     },
     upstream::{Server, Slot},
@@ -90,6 +90,7 @@ impl DialFirst {
         }
         // Clients in the queue go first, and can use the slot.
         if cx.shared.admission.queued() == 0
+            && matches!(DialPort::of(cx), DialPort::Client)
             && let Some(pooled) = upstream_pool::take()
         {
             return Ok(Self::Dialled(pooled));
@@ -178,9 +179,10 @@ impl DialFirst {
     /// Leaves the server's connection, if there is one, to the next client: nobody has answered its nonce.
     pub async fn recycle(self, cx: &Context) {
         let Self::Dialled(server) = self else { return };
-        // A server that was told by a PROXY header whose connection it is would take the next client for that one.
+        // A server that was told whose connection it is would take the next client for that one.
         let admission = &cx.shared.admission;
-        let is_free = !cx.shared.sends_proxy_headers && admission.queued() == 0 && !admission.is_draining();
+        let is_told = cx.shared.sends_proxy_headers || matches!(DialPort::of(cx), DialPort::WebSocket(_));
+        let is_free = !is_told && admission.queued() == 0 && !admission.is_draining();
         if let Some(server) = if is_free { upstream_pool::put(server) } else { Some(server) } {
             server.close().await;
         }
@@ -256,10 +258,11 @@ pub(super) async fn turn_by_source(
 /// Opens a connection to the server of `slot`, or to another one, and reads its INFO.
 async fn open(cx: &Context, slot: Slot, proxy_header: &[u8]) -> Result<DialledServer, Refusal> {
     let shared = &cx.shared;
-    let until_info = UntilInfo::new(shared, proxy_header);
+    let port = DialPort::of(cx);
+    let until_info = UntilInfo::new(shared, port, proxy_header);
     let (dialled, slot, began) = open_any(shared, slot, &until_info, cx.dial_by()).await?;
-    shared.advertised_info.learn(slot.server().index(), dialled.info());
-    let expires = began + slot.server().auth_timeout().mul_f64(FOR_CONNECT);
+    shared.advertised_info.learn_at(port.port(), slot.server().index(), dialled.info());
+    let expires = began + slot.server().auth_timeout(port.port()).mul_f64(FOR_CONNECT);
     Ok(DialledServer { dialled, slot, expires })
 }
 

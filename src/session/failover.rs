@@ -1,17 +1,17 @@
 //! Opens a connection to a server, and places the client on another one when that fails.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     admission::{Account, Failover},
-    dial::{self, DialError, ServerConnection, ServerTls},
+    dial::{self, DialError, ServerConnection},
     net::timer::now,
     outcome::Refusal,
-    session::shared::Shared,
-    upstream::{Server, Slot},
+    session::{context::Context, shared::Shared},
+    upstream::{Port, Server, Slot},
     worker::with_rng,
 };
 
@@ -70,18 +70,49 @@ pub(super) trait Open {
 
     /// Opens one to `server`, which has to be done `by` then.
     async fn open(&self, server: &Server, by: Instant) -> Result<Self::Opened, DialError>;
+
+    /// The port of the server to which it goes.
+    fn port(&self) -> Port {
+        Port::Client
+    }
+}
+
+/// The port of a server to which a client is connected.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum DialPort {
+    Client,
+    /// For the client with this address, which the server is told.
+    WebSocket(IpAddr),
+}
+
+impl DialPort {
+    /// For the client of a listener: where the servers' WebSocket ports are known, clients over WebSocket use those.
+    pub fn of(cx: &Context) -> Self {
+        match cx.listener.websocket.is_some() && cx.shared.dials_websockets {
+            true => Self::WebSocket(cx.source()),
+            false => Self::Client,
+        }
+    }
+
+    pub fn port(self) -> Port {
+        match self {
+            Self::Client => Port::Client,
+            Self::WebSocket(_) => Port::WebSocket,
+        }
+    }
 }
 
 /// As far as the server's INFO, with weir's own TLS where there is any.
 pub(super) struct UntilInfo<'a> {
-    tls: ServerTls<'a>,
+    shared: &'a Shared,
+    port: DialPort,
     words: &'a [u8],
 }
 
 impl<'a> UntilInfo<'a> {
-    /// `words` go first, where there are any.
-    pub(super) fn new(shared: &'a Shared, words: &'a [u8]) -> Self {
-        Self { tls: shared.servers_tls.as_deref().into(), words }
+    /// `words` go first, where there are any; to a WebSocket port none can go.
+    pub(super) fn new(shared: &'a Shared, port: DialPort, words: &'a [u8]) -> Self {
+        Self { shared, port, words }
     }
 }
 
@@ -89,7 +120,18 @@ impl Open for UntilInfo<'_> {
     type Opened = ServerConnection;
 
     async fn open(&self, server: &Server, by: Instant) -> Result<ServerConnection, DialError> {
-        dial::dial(server, self.tls, self.words, by).await
+        match self.port {
+            DialPort::Client => dial::dial(server, self.shared.servers_tls.as_deref().into(), self.words, by).await,
+            // Boxed, so that the future of a plain dial stays small.
+            DialPort::WebSocket(client) => {
+                let tls = self.shared.websocket_tls.as_deref();
+                Box::pin(dial::dial_websocket(server, tls, Some(client), by)).await
+            }
+        }
+    }
+
+    fn port(&self) -> Port {
+        self.port.port()
     }
 }
 
@@ -97,11 +139,12 @@ impl Open for UntilInfo<'_> {
 pub(super) async fn open(
     shared: &Shared,
     slot: &mut Slot,
+    port: DialPort,
     words: &[u8],
     deadline: Instant,
 ) -> Result<ServerConnection, DialError> {
-    let dialled = open_as(slot, deadline, &UntilInfo::new(shared, words)).await?;
-    shared.advertised_info.learn(slot.server().index(), dialled.info());
+    let dialled = open_as(slot, deadline, &UntilInfo::new(shared, port, words)).await?;
+    shared.advertised_info.learn_at(port.port(), slot.server().index(), dialled.info());
     Ok(dialled)
 }
 
@@ -113,11 +156,15 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
     if began >= deadline {
         return Err(DialError::TimedOut);
     }
+    let port = far.port();
+    if !server.may_dial(port, now()) {
+        return Err(DialError::LeftAlone);
+    }
     // A server that does not answer in its share of what is left leaves the rest for another one.
-    let given = server.time_for_dial(deadline.saturating_duration_since(began));
+    let given = server.time_for_dial(port, deadline.saturating_duration_since(began));
     let (pause, err) = match far.open(&server, began + given).await {
         Ok(opened) => {
-            server.dial_answered_in(began.elapsed());
+            server.dial_answered_in(port, began.elapsed());
             slot.opened();
             return Ok(opened);
         }
@@ -125,11 +172,16 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
             server.said_full(now());
             return Err(DialError::Full);
         }
-        Err(DialError::TimedOut) => (with_rng(|rng| server.dial_timed_out(now(), given, rng)), DialError::TimedOut),
-        Err(err) => (with_rng(|rng| server.dial_failed(now(), rng)), err),
+        Err(DialError::TimedOut) => {
+            (with_rng(|rng| server.dial_timed_out(port, now(), given, rng)), DialError::TimedOut)
+        }
+        Err(err) => (with_rng(|rng| server.dial_failed(port, now(), rng)), err),
     };
     if let Some(pause) = pause {
-        tracing::warn!(server = server.name(), %err, ?pause, "server ejected");
+        match port {
+            Port::Client => warn!(server = server.name(), %err, ?pause, "server ejected"),
+            Port::WebSocket => warn!(server = server.name(), %err, ?pause, "WebSocket port of server ejected"),
+        }
     }
     Err(err)
 }

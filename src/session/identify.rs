@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::{
     admission::{Client, Deadlines, QuotaIdentity, Wait},
@@ -12,10 +13,12 @@ use crate::{
         context::{Context, End},
         dial_first::DialFirst,
         downstream::Downstream,
+        failover::DialPort,
         preface::Greeted,
         refuse::{Refusable, refuse},
     },
     tls,
+    upstream::Port,
     worker::with_rng,
 };
 
@@ -34,13 +37,22 @@ impl Greeted {
     /// Reads who the client is from its CONNECT. A client that the accept check refused is told so here, since now it
     /// can read it.
     pub async fn identify(self, cx: &mut Context) -> Result<Identified, End> {
-        let Self { downstream, refused, dial_first, proxy_header, connected } = self;
+        let Self { mut downstream, refused, dial_first, proxy_header, connected } = self;
+        let mut claims = downstream.connect.jwt().and_then(Claims::read);
+        if cx.is_taken_for_standard() && claims.take_if(|claims| claims.forbids_websocket()).is_some() {
+            // The server would see a connection that this JWT allows. Without the JWT it says no in its own words.
+            debug!(peer = %cx.peer, "its JWT allows no WebSocket, so the server does not get it");
+            downstream.connect.set_jwt("");
+        }
         let connect = &downstream.connect;
         let policy = cx.shared.admission.deadline_policy();
         let deadlines = policy.deadlines(connect.lang(), cx.accepted.into_std(), connected.into_std());
-        let claims = connect.jwt().and_then(Claims::read);
         let credential = Credential::of(connect, claims.as_ref(), dial_first.checks(cx));
-        let credential_key = cx.shared.keys.credential(credential);
+        let user_key = cx.shared.keys.credential(credential);
+        let credential_key = match DialPort::of(cx).port() {
+            Port::Client => user_key,
+            Port::WebSocket => cx.shared.keys.over_websocket(user_key),
+        };
         let account = cx.shared.directory.account(credential, credential_key);
         cx.log.name = connect.name().map(Box::from);
         cx.log.lang = connect.lang().map(Box::from);
@@ -58,7 +70,7 @@ impl Greeted {
         let key = cx.shared.keys.client(cx.source(), credential_key, connect.name());
         cx.log.client = Some(key);
         cx.log.account = Some(Arc::clone(&account));
-        let quota_identity = quota_identity(cx, credential, credential_key, &downstream);
+        let quota_identity = quota_identity(cx, credential, user_key, &downstream);
         let Deadlines { hold_until, answer_by, returns } = deadlines;
         let client = Client { account, key, quota_identity, hold_until, answer_by, returns };
         Ok(Identified { downstream, dial_first, proxy_header, client, credential: credential_key, connected })

@@ -63,7 +63,7 @@ pub(super) async fn log_in(
 ) -> Result<LoginReply, NoReply> {
     let server = Arc::clone(pass.server.server());
     let names_account = dialled.info().names_account();
-    let until = terms.answer_by.max(Instant::now() + server.auth_timeout().mul_f64(OF_AUTH_TIMEOUT));
+    let until = terms.answer_by.max(Instant::now() + server.auth_timeout(dialled.port()).mul_f64(OF_AUTH_TIMEOUT));
     let mut watched = Watched {
         shared,
         account: Arc::clone(pass.account.account()),

@@ -55,6 +55,10 @@ pub struct Shared {
     pub terminators: Vec<(SocketAddr, Arc<Terminator>)>,
     /// TLS towards the servers.
     pub servers_tls: Option<Arc<Connector>>,
+    /// TLS towards the servers' WebSocket ports.
+    pub websocket_tls: Option<Arc<Connector>>,
+    /// Whether clients of WebSocket listeners are connected to the servers' WebSocket ports.
+    pub dials_websockets: bool,
     /// The next session's id.
     pub next_id: AtomicU64,
 }

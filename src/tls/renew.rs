@@ -17,7 +17,7 @@ const EXPIRES_SOON: f64 = 14.0;
 /// A file that cannot be used is logged once and changes nothing.
 pub async fn renew(
     listeners: Vec<(SocketAddr, Arc<Terminator>)>,
-    servers: Option<Arc<Connector>>,
+    servers: Vec<Arc<Connector>>,
     reload: Arc<Notify>,
     stop: CancellationToken,
 ) {
@@ -33,7 +33,7 @@ pub async fn renew(
                     warn_of(tls);
                 }
             }
-            if let Some(tls) = &servers {
+            for tls in &servers {
                 renewed("towards servers", tls.reload());
             }
         }

@@ -10,7 +10,15 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-/// The address of one server's client port.
+/// The ports of a server to which weir connects for clients. A server judges its clients by the port that they use
+/// (`allowed_connection_types`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    Client,
+    WebSocket,
+}
+
+/// The address of one port of a server.
 #[derive(Debug)]
 pub struct Endpoint {
     /// `host:port`.

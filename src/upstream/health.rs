@@ -116,11 +116,15 @@ impl Health {
         if self.silent >= LEAST_FAIR_TIME.max(usual * FAIR_TIMES_USUAL) {
             return self.failed(now, rng);
         }
-        // The next client may try.
+        self.trial_says_nothing(now);
+        None
+    }
+
+    /// The trial, if there is one, has ended without a word about the server: the next client may try.
+    pub fn trial_says_nothing(&mut self, now: Instant) {
         if let State::Trial { .. } = self.state {
             self.state = State::Ejected { until: now };
         }
-        None
     }
 
     /// A dial failed: it was refused, timed out, or ended before INFO. Returns the pause, for the log, if this ejects

@@ -40,11 +40,12 @@ use crate::{
 
 pub use self::{
     compatibility::Compatibility,
+    endpoint::{Endpoint, Port},
     login_health::LoginFailure,
-    params::{Params, Reserve, ServerParams},
+    params::{Params, Reserve, ServerParams, WebSocketAddress},
     placement::Urgency,
     reading::Reading,
-    server::Server,
+    server::{InfoKind, Server},
     slot::Slot,
 };
 
@@ -93,6 +94,14 @@ impl Servers {
     /// Whether there is no server.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+}
+
+/// Their ports.
+impl Servers {
+    /// Whether weir knows the servers' WebSocket ports.
+    pub fn have_websockets(&self) -> bool {
+        self.list.iter().all(|server| server.websocket().is_some())
     }
 }
 
@@ -186,8 +195,8 @@ impl Servers {
 
     /// The longest that any server waits for CONNECT: a client may be placed on any of them. At least nats-server's own
     /// default.
-    pub fn auth_timeout(&self) -> Duration {
-        self.list.iter().map(|server| server.auth_timeout()).fold(server::DEFAULT_AUTH_TIMEOUT, Duration::max)
+    pub fn auth_timeout(&self, port: Port) -> Duration {
+        self.list.iter().map(|server| server.auth_timeout(port)).fold(server::DEFAULT_AUTH_TIMEOUT, Duration::max)
     }
 }
 

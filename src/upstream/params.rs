@@ -24,6 +24,15 @@ impl Reserve {
     }
 }
 
+/// The address of a server's WebSocket port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebSocketAddress {
+    /// `host:port`.
+    pub address: String,
+    /// Whether it speaks TLS (`wss://`).
+    pub secure: bool,
+}
+
 /// One server as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerParams {
@@ -31,6 +40,9 @@ pub struct ServerParams {
     pub name: Option<String>,
     /// `host:port` of the client port.
     pub address: String,
+    /// The WebSocket port, to which the clients of WebSocket listeners are connected. Either all servers have one, or
+    /// none.
+    pub websocket: Option<WebSocketAddress>,
     /// `http://host:port` of the monitoring port. Without it, and without the system account, weir counts only what it
     /// opened itself.
     pub monitor: Option<String>,
@@ -57,6 +69,8 @@ pub struct Params {
     pub compatibility: Compatibility,
     /// Addresses of this machine to connect from, in turn. If there are none, the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// Whether all clients of weir use the servers' WebSocket ports, so that nothing is known of the client ports.
+    pub only_websocket: bool,
     /// The servers, at least one.
     pub servers: Vec<ServerParams>,
 }

@@ -16,6 +16,8 @@ pub struct Reading {
     pub max_control_line: Option<usize>,
     /// How long it waits for CONNECT, counted from its accept.
     pub auth_timeout: Option<Duration>,
+    /// The same at its WebSocket port, where that is another.
+    pub websocket_auth_timeout: Option<Duration>,
     /// When it started, in its own words: another value is another process.
     pub start: String,
     /// For how long it has been running.

@@ -15,7 +15,7 @@ use crate::{
     upstream::{
         auth_mode::AuthMode,
         concurrency::limit::{self, ConcurrencyLimit},
-        endpoint::Endpoint,
+        endpoint::{Endpoint, Port},
         health::{Health, HealthStatus},
         load::Load,
         login_health::{LoginHealth, LoginStatus},
@@ -40,10 +40,28 @@ const INITIAL_SLOW_START_LIMIT: u32 = 16;
 /// reading.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
+/// Which of a server's INFOs one is: the next of the same kind is mostly the same.
+#[derive(Debug, Clone, Copy)]
+pub struct InfoKind {
+    pub port: Port,
+    /// The one after PONG, not the one that opens a connection.
+    pub after_pong: bool,
+}
+
+/// A server's WebSocket port.
+#[derive(Debug)]
+pub struct WebSocketPort {
+    pub endpoint: Endpoint,
+    /// Whether it speaks TLS.
+    pub secure: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
     health: Health,
     login_health: LoginHealth,
+    /// Of the WebSocket port, where other clients use the client port.
+    websocket_health: Health,
     read_at: Option<Instant>,
     last_reading: Option<Reading>,
     full_until: Option<Instant>,
@@ -56,6 +74,8 @@ struct State {
 pub struct Server {
     index: usize,
     endpoint: Endpoint,
+    websocket: Option<WebSocketPort>,
+    only_websocket: bool,
     monitor: Option<String>,
     max_connections: Option<u32>,
     reserve: Reserve,
@@ -70,9 +90,10 @@ pub struct Server {
     max_control_line: AtomicUsize,
     /// By its last reading, in milliseconds; 0 while unknown.
     auth_timeout_ms: AtomicU64,
-    /// The last INFO of each kind: the one that opens a connection, and the one after PONG. The next is mostly the
-    /// same.
-    infos: [ArcSwapOption<Info>; 2],
+    /// The same at the WebSocket port; 0 while unknown, and where it is the same.
+    websocket_auth_timeout_ms: AtomicU64,
+    /// The last INFO of each kind.
+    infos: [ArcSwapOption<Info>; 4],
     origin: TimeOrigin,
     /// What placement reads of `state`.
     snapshot: AtomicSnapshot,
@@ -89,6 +110,11 @@ impl Server {
         let server = Self {
             index,
             endpoint: Endpoint::new(params.address, cluster.source_addresses.clone()),
+            websocket: params.websocket.map(|port| WebSocketPort {
+                endpoint: Endpoint::new(port.address, cluster.source_addresses.clone()),
+                secure: port.secure,
+            }),
+            only_websocket: cluster.only_websocket,
             monitor: params.monitor,
             max_connections: params.max_connections,
             reserve: cluster.reserve,
@@ -102,6 +128,7 @@ impl Server {
             load: Load::new(capacity, cluster.reserve.ceiling(capacity)),
             max_control_line: AtomicUsize::new(usize::MAX),
             auth_timeout_ms: AtomicU64::new(0),
+            websocket_auth_timeout_ms: AtomicU64::new(0),
             infos: Default::default(),
             origin,
             snapshot: AtomicSnapshot::default(),
@@ -164,6 +191,11 @@ impl Server {
         &self.endpoint
     }
 
+    /// The WebSocket port, if weir uses it.
+    pub fn websocket(&self) -> Option<&WebSocketPort> {
+        self.websocket.as_ref()
+    }
+
     /// The monitoring URL, if there is one.
     pub fn monitor(&self) -> Option<&str> {
         self.monitor.as_deref()
@@ -172,12 +204,12 @@ impl Server {
 
 /// What it has told about itself.
 impl Server {
-    /// Parses an INFO of this server: the one that opens a connection, or the one `after_pong`.
+    /// Parses an INFO of this server.
     ///
     /// # Errors
     /// It does not parse.
-    pub fn parse_info(&self, json: &[u8], after_pong: bool) -> Result<Info, InfoError> {
-        let known = &self.infos[usize::from(after_pong)];
+    pub fn parse_info(&self, json: &[u8], kind: InfoKind) -> Result<Info, InfoError> {
+        let known = &self.infos[usize::from(kind.after_pong) + 2 * usize::from(kind.port == Port::WebSocket)];
         let before = known.load();
         let info = Info::reparse(json, before.as_deref())?;
         if !before.as_ref().is_some_and(|before| info.shares_template_with(before)) {
@@ -216,8 +248,9 @@ impl Server {
         self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
         self.load.reconcile(epoch, reading.connections);
         self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);
-        let auth_timeout = reading.auth_timeout.map_or(0, |time| time.min(LONGEST_AUTH_TIMEOUT).as_millis());
-        self.auth_timeout_ms.store(auth_timeout as u64, Relaxed);
+        let ms = |time: Option<Duration>| time.map_or(0, |time| time.min(LONGEST_AUTH_TIMEOUT).as_millis() as u64);
+        self.auth_timeout_ms.store(ms(reading.auth_timeout), Relaxed);
+        self.websocket_auth_timeout_ms.store(ms(reading.websocket_auth_timeout), Relaxed);
         let _ = self.name.set(reading.server_name.clone());
         if let Some(account) = &reading.system_account {
             let _ = self.system_account.set(account.clone());
@@ -228,6 +261,7 @@ impl Server {
             if restarted {
                 state.health.restarted(now);
                 state.login_health = LoginHealth::default();
+                state.websocket_health.restarted(now);
                 state.concurrency_limit = ConcurrencyLimit::default();
                 state.lame_duck = false;
                 state.full_until = None;
@@ -251,10 +285,14 @@ impl Server {
         self.max_control_line.load(Relaxed)
     }
 
-    /// How long it waits for CONNECT, counted from its accept, and for the answer of an auth callout, counted from
-    /// CONNECT: by its last reading, else the default.
-    pub fn auth_timeout(&self) -> Duration {
-        match self.auth_timeout_ms.load(Relaxed) {
+    /// How long it waits at this port for CONNECT, counted from its accept, and for the answer of an auth callout,
+    /// counted from CONNECT: by its last reading, else the default.
+    pub fn auth_timeout(&self, port: Port) -> Duration {
+        let own = match port {
+            Port::Client => 0,
+            Port::WebSocket => self.websocket_auth_timeout_ms.load(Relaxed),
+        };
+        match if own > 0 { own } else { self.auth_timeout_ms.load(Relaxed) } {
             0 => DEFAULT_AUTH_TIMEOUT,
             ms => Duration::from_millis(ms),
         }
@@ -283,24 +321,61 @@ impl Server {
         self.change(|state| state.health.answered());
     }
 
-    /// The same, after the dial `took` so long.
-    pub fn dial_answered_in(&self, took: Duration) {
-        self.change(|state| state.health.answered_in(took));
+    /// A dial of this port ended with its INFO, after it `took` so long.
+    pub fn dial_answered_in(&self, port: Port, took: Duration) {
+        self.change(|state| self.health_of(state, port).answered_in(took));
     }
 
-    /// How much of the time that a client has `left` a dial to it is given.
-    pub fn time_for_dial(&self, left: Duration) -> Duration {
-        self.state().health.time_for_dial(left)
+    /// How much of the time that a client has `left` a dial of this port is given.
+    pub fn time_for_dial(&self, port: Port, left: Duration) -> Duration {
+        self.health_of(&mut self.state(), port).time_for_dial(left)
     }
 
-    /// A dial that was `given` so long had no INFO by then. Returns the pause when this ejects the server anew.
-    pub fn dial_timed_out(&self, now: Instant, given: Duration, rng: &mut fastrand::Rng) -> Option<Duration> {
-        self.change(|state| state.health.timed_out(now, given, rng))
+    /// A dial of this port that was `given` so long had no INFO by then. Returns the pause when this ejects the server,
+    /// or its WebSocket port, anew.
+    pub fn dial_timed_out(
+        &self,
+        port: Port,
+        now: Instant,
+        given: Duration,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Duration> {
+        self.change(|state| self.health_of(state, port).timed_out(now, given, rng))
     }
 
     /// A dial failed before INFO. Returns the pause when this ejects the server anew.
-    pub fn dial_failed(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
-        self.change(|state| state.health.failed(now, rng))
+    pub fn dial_failed(&self, port: Port, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
+        self.change(|state| self.health_of(state, port).failed(now, rng))
+    }
+
+    /// The health that dials of this port tell of. That of the WebSocket port is a thing of its own where other clients
+    /// use the client port: a WebSocket port that is closed takes no server from those.
+    fn health_of<'a>(&self, state: &'a mut State, port: Port) -> &'a mut Health {
+        match port {
+            Port::WebSocket if !self.only_websocket => &mut state.websocket_health,
+            Port::WebSocket | Port::Client => &mut state.health,
+        }
+    }
+
+    /// Whether a client that has a slot here may dial this port. A WebSocket port that does not answer is left alone,
+    /// except by one client at a time that tries it.
+    pub fn may_dial(&self, port: Port, now: Instant) -> bool {
+        if port == Port::Client || self.only_websocket {
+            // The slot was reserved by that port's health.
+            return true;
+        }
+        self.change(|state| {
+            // The slot may be the one for a trial of the client port, of which this client will learn nothing.
+            state.health.trial_says_nothing(now);
+            match state.websocket_health.status(now) {
+                HealthStatus::Up => true,
+                HealthStatus::TrialDue => {
+                    state.websocket_health.trial_began(now);
+                    true
+                }
+                HealthStatus::Ejected => false,
+            }
+        })
     }
 
     /// A login failed here, and the same login, or one of the same account, succeeded elsewhere: clients go to other

@@ -72,6 +72,7 @@ impl World {
         let server = |n: usize| ServerParams {
             name: Some(format!("n{n}")),
             address: format!("n{n}:4222"),
+            websocket: None,
             monitor: Some("http://n:8222".into()),
             max_connections: None,
         };
@@ -84,6 +85,7 @@ impl World {
             close_spread: Duration::ZERO,
             compatibility: Compatibility::default(),
             source_addresses: Vec::new(),
+            only_websocket: false,
             servers: (0..servers).map(server).collect(),
         };
         let now = Instant::now();
@@ -130,6 +132,7 @@ impl World {
             max_connections: Some(1_000_000),
             max_control_line: None,
             auth_timeout: None,
+            websocket_auth_timeout: None,
             start: real.start.to_string(),
             uptime: self.now.saturating_duration_since(real.started),
             system_account: None,
@@ -149,7 +152,7 @@ impl World {
             let server = std::sync::Arc::clone(slot.server());
             let real = &mut self.real[server.index()];
             if !real.up {
-                server.dial_failed(self.now, &mut self.rng);
+                server.dial_failed(crate::upstream::Port::Client, self.now, &mut self.rng);
                 continue;
             }
             server.dial_answered();
@@ -207,7 +210,7 @@ impl World {
         let real = &mut self.real[n];
         real.up = false;
         for _ in real.jobs.drain(..) {
-            self.servers.list[n].dial_failed(self.now, &mut self.rng);
+            self.servers.list[n].dial_failed(crate::upstream::Port::Client, self.now, &mut self.rng);
         }
         real.sessions.clear();
     }

@@ -33,7 +33,7 @@ mod advertised_info;
 #[path = "../../src/cluster/mod.rs"]
 mod cluster;
 #[cfg(feature = "verbs")]
-#[path = "../../src/dial.rs"]
+#[path = "../../src/dial/mod.rs"]
 mod dial;
 #[cfg(feature = "verbs")]
 #[path = "../../src/dispatch.rs"]

@@ -487,7 +487,7 @@ fn servers_as_arguments_are_a_cluster() {
     assert_eq!(
         found,
         [
-            "--server: cluster.servers[2]: \"weight=2\" is not understood; write HOST:PORT, then any of ,monitor=URL ,name=NAME ,max_connections=NUMBER",
+            "--server: cluster.servers[2]: \"weight=2\" is not understood; write HOST:PORT, then any of ,websocket=URL ,monitor=URL ,name=NAME ,max_connections=NUMBER",
             "--server: cluster.servers[2]: name is given twice; write it once",
             "--server: cluster.servers[0].address: \"n1\" has no port; write \"n1:4222\"",
             "--server: cluster.servers[1].max_connections: \"many\" is a string; write a whole number from 0 to 4294967295, without quotes",

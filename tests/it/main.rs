@@ -54,3 +54,4 @@ mod tls_versions;
 mod trusted_proxy;
 mod user_and_name_quotas;
 mod websocket;
+mod websocket_servers;

@@ -66,7 +66,7 @@ pub struct Unanswered {
 #[derive(Debug, Default)]
 pub struct Logins {
     /// The least that a login takes, by what it counts from.
-    baselines: [BaselineLatency; 2],
+    baselines: [BaselineLatency; 3],
     /// By the server's index; the rest has had none.
     at: Vec<AtServer>,
     told_at: Option<Instant>,

@@ -1,14 +1,19 @@
-//! Clients over WebSocket: the HTTP request that opens one, and its frames read and written as a stream of NATS bytes.
+//! WebSockets from clients and to servers: the HTTP request that opens one, and its frames read and written as a stream
+//! of NATS bytes.
 
 mod stream;
 
-use std::pin::pin;
+use std::{io, net::IpAddr, pin::pin};
 
+use aws_lc_rs::rand;
 use tokio::{io::AsyncReadExt, time::Instant};
 
 use crate::{
     net::{stream::Stream, timer::timeout_at},
-    protocol::websocket::upgrade::{LONGEST_REQUEST, Rejection, Rules, Upgrade},
+    protocol::websocket::{
+        open::Request,
+        upgrade::{LONGEST_REQUEST, Rejection, Rules, Upgrade},
+    },
 };
 
 pub use self::stream::WebSocket;
@@ -55,9 +60,56 @@ pub async fn request(down: &mut Stream, rules: &Rules, deadline: Instant) -> Res
 ///
 /// # Errors
 /// The client is gone.
-pub async fn open(mut down: Stream, upgrade: &Upgrade) -> std::io::Result<Stream> {
+pub async fn open(mut down: Stream, upgrade: &Upgrade) -> io::Result<Stream> {
     let mut answer = Vec::with_capacity(256);
     upgrade.write(&mut answer);
     down.send(&answer).await?;
-    Ok(WebSocket::over(down, upgrade.negotiated).into())
+    Ok(WebSocket::from_client(down, upgrade.negotiated).into())
+}
+
+/// Why a server opened no WebSocket.
+#[derive(Debug)]
+pub enum NotOpened {
+    /// Reset, or the end of the stream.
+    Io(io::Error),
+    TimedOut,
+    /// What is wrong with its answer.
+    Answer(&'static str),
+}
+
+impl From<io::Error> for NotOpened {
+    fn from(err: io::Error) -> Self {
+        Self::Io(err)
+    }
+}
+
+/// Opens a WebSocket to the server at `host`, `host:port`, on a connection to it. The server is told the address of the
+/// `client` that it is for, if it is for one.
+///
+/// # Errors
+/// [`NotOpened`].
+pub async fn open_to_server(
+    mut up: Stream,
+    host: &str,
+    client: Option<IpAddr>,
+    deadline: Instant,
+) -> Result<Stream, NotOpened> {
+    let mut random = [0; 16];
+    rand::fill(&mut random).map_err(|_| io::Error::other("no random numbers"))?;
+    let request = Request::new(random);
+    let mut bytes = Vec::with_capacity(512);
+    request.write(host, client, &mut bytes);
+    timeout_at(deadline, pin!(up.send(&bytes))).await.map_err(|_| NotOpened::TimedOut)??;
+    bytes.clear();
+    loop {
+        bytes.reserve(1024);
+        let read = timeout_at(deadline, pin!(up.read_buf(&mut bytes))).await.map_err(|_| NotOpened::TimedOut)??;
+        if read == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        if let Some(length) = request.read_answer(&bytes).map_err(NotOpened::Answer)? {
+            bytes.drain(..length);
+            return Ok(WebSocket::to_server(up, bytes).into());
+        }
+    }
 }

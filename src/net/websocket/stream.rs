@@ -1,6 +1,7 @@
-//! WebSocket frames as a stream of bytes: a read returns the payload of the client's frames, a write makes new frames.
+//! WebSocket frames as a stream of bytes: a read returns the payload of the other end's frames, a write makes new
+//! frames. The other end is a client, or a server towards which weir is the client.
 //!
-//! Both buffers belong to the worker. A session keeps bytes only while the client does not take them, or while a
+//! Both buffers belong to the worker. A session keeps bytes only while the other end does not take them, or while a
 //! compressed message holds more than the reader has room for. An idle session keeps none.
 
 use std::{
@@ -11,9 +12,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use aws_lc_rs::rand;
+
 use crate::{
     net::stream::Stream,
-    protocol::websocket::{DeflatePool, Negotiated, closing::Closing, decode::Decoder, encode},
+    protocol::websocket::{DeflatePool, Negotiated, Role, closing::Closing, decode::Decoder, encode},
     worker::{self, Scratch},
 };
 
@@ -23,7 +26,7 @@ const BUFFER: usize = 32 * 1024;
 const COMPRESSED: usize = 4 * 1024;
 /// The most bytes that go into frames at a time.
 const MOST_WRITTEN: usize = 64 * 1024;
-/// Pings are not answered while more bytes than this wait for a client that does not read.
+/// Pings are not answered while more bytes than this wait for an end that does not read.
 const MOST_PENDING: usize = 4 * 1024;
 
 /// What the WebSockets of one worker share.
@@ -50,9 +53,19 @@ impl Default for Buffers {
     }
 }
 
+/// A key for the next frame to a server, from the same source as TLS keys.
+fn next_key() -> [u8; 4] {
+    let mut key = [0; 4];
+    // It fails only where the system has no random numbers at all. The mask then has less of a secret, and the frame
+    // is still a correct one.
+    rand::fill(&mut key).unwrap_or_else(|_| key = fastrand::u32(..).to_be_bytes());
+    key
+}
+
 #[derive(Debug)]
 pub struct WebSocket {
     below: Stream,
+    role: Role,
     terms: Negotiated,
     decoder: Decoder,
     /// Bytes that were read and have not been decoded.
@@ -63,23 +76,24 @@ pub struct WebSocket {
     closing: Closing,
     /// A close frame has been sent or is pending: nothing may follow it.
     closed: bool,
-    /// The client violated the framing: everything it still sends is discarded.
+    /// The other end violated the framing: everything it still sends is discarded.
     broken: bool,
 }
 
 impl WebSocket {
-    /// A WebSocket that was opened on `below`.
-    pub fn over(below: Stream, terms: Negotiated) -> Self {
-        Self {
-            below,
-            terms,
-            decoder: Decoder::new(terms),
-            raw: Vec::new(),
-            pending: Vec::new(),
-            closing: Closing::GOING_AWAY,
-            closed: false,
-            broken: false,
-        }
+    /// A WebSocket that a client opened on `below`.
+    pub fn from_client(below: Stream, terms: Negotiated) -> Self {
+        Self::new(below, Role::Server, terms, Vec::new(), Closing::GOING_AWAY)
+    }
+
+    /// A WebSocket that weir opened to a server on `below`. `raw` has been read behind the server's answer.
+    pub fn to_server(below: Stream, raw: Vec<u8>) -> Self {
+        Self::new(below, Role::Client { next_key }, Negotiated::default(), raw, Closing::NORMAL)
+    }
+
+    fn new(below: Stream, role: Role, terms: Negotiated, raw: Vec<u8>, closing: Closing) -> Self {
+        let (decoder, pending) = (Decoder::new(role, terms), Vec::new());
+        Self { below, role, terms, decoder, raw, pending, closing, closed: false, broken: false }
     }
 
     pub fn below(&self) -> &Stream {
@@ -146,7 +160,7 @@ impl WebSocket {
             }
             Err(violation) => {
                 if !self.closed {
-                    violation.0.write(&mut self.pending);
+                    violation.0.write(self.role, &mut self.pending);
                 }
                 (self.closed, self.broken) = (true, true);
                 // Best effort: the lingering close flushes the rest.
@@ -158,11 +172,11 @@ impl WebSocket {
 }
 
 impl WebSocket {
-    /// Writes `bytes` in frames, and keeps the frames that the client does not take now.
+    /// Writes `bytes` in frames, and keeps the frames that the other end does not take now.
     fn write_frames(&mut self, cx: &mut Context<'_>, buffers: &mut Inner, bytes: &[u8]) -> io::Result<()> {
         let frames = &mut buffers.frames;
         frames.clear();
-        encode::data(self.terms, bytes, &mut buffers.deflate, frames);
+        encode::data(self.role, self.terms, bytes, &mut buffers.deflate, frames);
         let written = match Pin::new(&mut self.below).poll_write(cx, frames) {
             Poll::Ready(written) => written?,
             Poll::Pending => 0,
@@ -202,7 +216,7 @@ impl AsyncRead for WebSocket {
 impl AsyncWrite for WebSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        // The client ignores everything behind a close frame.
+        // The other end ignores everything behind a close frame.
         if this.closed || bytes.is_empty() {
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -210,7 +224,9 @@ impl AsyncWrite for WebSocket {
             ready!(this.poll_pending(cx))?;
         }
         let bytes = &bytes[..bytes.len().min(MOST_WRITTEN)];
-        this.closing = Closing::after(bytes).unwrap_or(this.closing);
+        if let Role::Server = this.role {
+            this.closing = Closing::after(bytes).unwrap_or(this.closing);
+        }
         worker::with(|scratch: &Scratch<Buffers>| {
             scratch.with(|Buffers(buffers)| this.write_frames(cx, buffers, bytes))
         })?;
@@ -225,7 +241,7 @@ impl AsyncWrite for WebSocket {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.closed {
-            this.closing.write(&mut this.pending);
+            this.closing.write(this.role, &mut this.pending);
             this.closed = true;
         }
         ready!(this.poll_pending(cx))?;

@@ -2,7 +2,7 @@
 
 use tungstenite::protocol::frame::coding::Control;
 
-use crate::protocol::websocket::encode;
+use crate::protocol::websocket::{Role, encode};
 
 /// The content of a close frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,9 @@ pub struct Closing {
 }
 
 impl Closing {
+    /// The client has gone, towards its server.
+    pub const NORMAL: Self = Self { code: 1000, text: "Client Closed" };
+
     /// The server has gone, or weir is draining. The client reconnects.
     pub const GOING_AWAY: Self = Self { code: 1001, text: "Server Shutdown" };
 
@@ -27,11 +30,11 @@ impl Closing {
     }
 
     /// Appends the frame.
-    pub fn write(self, out: &mut Vec<u8>) {
+    pub fn write(self, role: Role, out: &mut Vec<u8>) {
         let mut payload = Vec::with_capacity(encode::LONGEST_CONTROL);
         payload.extend_from_slice(&self.code.to_be_bytes());
         payload.extend_from_slice(self.text.as_bytes());
-        encode::control(Control::Close, &payload, out);
+        encode::control(role, Control::Close, &payload, out);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Frames from a client: decodes what they carry as the bytes arrive.
+//! Frames from the other end: decodes what they carry as the bytes arrive.
 
 use std::io::Cursor;
 
@@ -8,11 +8,11 @@ use tungstenite::protocol::frame::{
 };
 
 use crate::protocol::websocket::{
-    DeflatePool, Negotiated,
+    DeflatePool, Negotiated, Role,
     closing::{Closing, is_valid_code},
     deflate::Inflater,
     encode::{self, LONGEST_CONTROL},
-    mask::copy_unmasked,
+    mask::copy_masked,
 };
 
 /// The longest header: 2 bytes, 8 bytes of length, 4 bytes of mask.
@@ -63,9 +63,10 @@ enum Over {
     Broken(Violation),
 }
 
-/// Decodes the frames of a client.
+/// Decodes the frames of a client, or of a server.
 #[derive(Debug)]
 pub struct Decoder {
+    role: Role,
     negotiated: Negotiated,
     header: [u8; LONGEST_HEADER],
     /// How many bytes of the next header have been read.
@@ -87,9 +88,10 @@ pub struct Step {
 }
 
 impl Decoder {
-    /// For a client with which weir negotiated this.
-    pub fn new(negotiated: Negotiated) -> Self {
+    /// For the other end of a WebSocket in which weir has this role and negotiated this.
+    pub fn new(role: Role, negotiated: Negotiated) -> Self {
         Self {
+            role,
             negotiated,
             header: [0; LONGEST_HEADER],
             header_has: 0,
@@ -100,7 +102,7 @@ impl Decoder {
         }
     }
 
-    /// Whether the client has sent a close frame, behind which nothing follows.
+    /// Whether the other end has sent a close frame, behind which nothing follows.
     pub fn is_closed(&self) -> bool {
         matches!(self.over, Some(Over::Closed))
     }
@@ -114,8 +116,8 @@ impl Decoder {
         }
     }
 
-    /// Decodes bytes from the front of `input` to the front of `out`, until one of them is used up or the client has
-    /// closed. Answers to the client's control frames (pongs, a close) are appended to `replies`.
+    /// Decodes bytes from the front of `input` to the front of `out`, until one of them is used up or the other end has
+    /// closed. Answers to control frames (pongs, a close) are appended to `replies`.
     ///
     /// # Errors
     /// [`Violation`], once everything before it has been written to `out`.
@@ -198,6 +200,10 @@ impl Decoder {
         Ok(taken)
     }
 
+    fn expects_mask(&self) -> bool {
+        matches!(self.role, Role::Server) && !self.negotiated.unmasked
+    }
+
     fn check(&self, header: &FrameHeader, length: u64) -> Result<(), Violation> {
         let between_messages = matches!(self.message, Message::None);
         let wrong = match header.opcode {
@@ -205,7 +211,8 @@ impl Decoder {
             _ if header.rsv1 && !self.negotiated.deflate => {
                 "compressed frame received without negotiated permessage-deflate"
             }
-            _ if header.mask.is_none() && !self.negotiated.unmasked => "mask bit missing",
+            _ if header.mask.is_none() && self.expects_mask() => "mask bit missing",
+            _ if header.mask.is_some() && matches!(self.role, Role::Client { .. }) => "mask bit set by a server",
             OpCode::Control(_) if length > LONGEST_CONTROL as u64 => {
                 "control frame length bigger than maximum allowed of 125 bytes"
             }
@@ -232,7 +239,7 @@ impl Decoder {
         let Some(frame) = &mut self.frame else { return Ok(()) };
         let had = self.control.len();
         self.control.resize(had + payload.len(), 0);
-        copy_unmasked(&mut frame.mask, payload, &mut self.control[had..]);
+        copy_masked(&mut frame.mask, payload, &mut self.control[had..]);
         frame.left -= payload.len() as u64;
         if frame.left > 0 {
             return Ok(());
@@ -268,13 +275,13 @@ impl Decoder {
                 let mut bytes = [0; STEP];
                 let bytes = &mut bytes[..here.min(STEP)];
                 let mut mask = frame.mask;
-                copy_unmasked(&mut mask, &rest[..bytes.len()], bytes);
+                copy_masked(&mut mask, &rest[..bytes.len()], bytes);
                 self.inflate(bytes, room, pool)?
             }
             _ => {
                 let n = here.min(room.len());
                 let mut mask = frame.mask;
-                copy_unmasked(&mut mask, &rest[..n], room);
+                copy_masked(&mut mask, &rest[..n], room);
                 Step { taken: n, given: n }
             }
         };
@@ -331,7 +338,7 @@ impl Decoder {
     /// Answers a control frame.
     fn answer(&mut self, kind: Control, payload: &[u8], replies: &mut Vec<u8>) -> Result<(), Violation> {
         match kind {
-            Control::Ping => encode::control(Control::Pong, payload, replies),
+            Control::Ping => encode::control(self.role, Control::Pong, payload, replies),
             Control::Close => {
                 let echoed = match payload {
                     [] => &[],
@@ -346,7 +353,7 @@ impl Decoder {
                         payload
                     }
                 };
-                encode::control(Control::Close, echoed, replies);
+                encode::control(self.role, Control::Close, echoed, replies);
                 self.over = Some(Over::Closed);
             }
             _ => {}

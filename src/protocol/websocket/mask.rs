@@ -1,9 +1,10 @@
-//! Masking: a client combines each frame that it sends with four bytes of its choice.
+//! Masking: a client combines each frame that it sends with four bytes of its choice. Doing so twice gives the frame
+//! back.
 
-/// Copies `from`, unmasked, to the front of `to`, which must be at least as long. Then rotates the mask so that its
-/// first byte belongs to the next byte of the frame.
+/// Copies `from`, masked or unmasked, to the front of `to`, which must be at least as long. Then rotates the mask so
+/// that its first byte belongs to the next byte of the frame.
 #[expect(clippy::indexing_slicing, reason = "callers pass a longer `to`, and a mask has four bytes")]
-pub(super) fn copy_unmasked(mask: &mut [u8; 4], from: &[u8], to: &mut [u8]) {
+pub(super) fn copy_masked(mask: &mut [u8; 4], from: &[u8], to: &mut [u8]) {
     let eight = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
     let to = &mut to[..from.len()];
     let (from_eights, from_rest) = from.as_chunks::<8>();

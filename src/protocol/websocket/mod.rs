@@ -1,5 +1,6 @@
 //! NATS over WebSocket (RFC 6455, RFC 7692), with the rules and texts of nats-server's `websocket.go`: the request that
-//! opens a WebSocket, the frames in both directions, and the close.
+//! opens a WebSocket, the frames in both directions, and the close. weir is the server towards clients, and the client
+//! towards servers.
 //!
 //! Frames are decoded and encoded as their bytes arrive. No frame or message is ever collected whole, so its size does
 //! not matter to memory.
@@ -11,6 +12,7 @@ mod deflate;
 pub mod encode;
 pub mod forwarded;
 mod mask;
+pub mod open;
 pub mod origin;
 #[cfg(test)]
 mod tests;
@@ -18,18 +20,40 @@ pub mod upgrade;
 
 pub use self::deflate::DeflatePool;
 
-/// What client and weir agreed on when the WebSocket was opened.
+/// Which end of a WebSocket weir is.
+#[derive(Debug, Clone, Copy)]
+pub enum Role {
+    /// Towards a client, which masks its frames.
+    Server,
+    /// Towards a server. Each frame is masked with a key of its own, which nobody can foresee (RFC 6455, section 5.3).
+    Client {
+        /// Where the keys come from.
+        next_key: fn() -> [u8; 4],
+    },
+}
+
+impl Role {
+    /// The key that masks the next frame that weir sends.
+    fn mask(self) -> Option<[u8; 4]> {
+        match self {
+            Self::Server => None,
+            Self::Client { next_key } => Some(next_key()),
+        }
+    }
+}
+
+/// What both ends agreed on when the WebSocket was opened.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Negotiated {
     /// permessage-deflate, without context takeover in either direction: nats-server offers nothing else.
     pub deflate: bool,
-    /// The client does not mask its frames (`Nats-No-Masking`).
+    /// The client does not mask its frames (`Nats-No-Masking`). weir as a client masks its own in any case.
     pub unmasked: bool,
-    /// How long frames to the client may be.
+    /// How long the frames that weir sends may be.
     pub frame_size: FrameSize,
 }
 
-/// How long frames to a client may be.
+/// How long the frames that weir sends may be.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum FrameSize {
     /// As long as the bytes at hand.

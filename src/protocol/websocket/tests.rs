@@ -11,7 +11,7 @@ use tungstenite::protocol::frame::{
 use crate::protocol::{
     connect::Connect,
     websocket::{
-        DeflatePool, FrameSize, Negotiated,
+        DeflatePool, FrameSize, Negotiated, Role,
         closing::Closing,
         cookies::CookieNames,
         decode::{Decoder, Violation},
@@ -72,7 +72,8 @@ struct Heard {
 
 /// Decodes input in chunks into a buffer of `room` bytes.
 fn hear<'a>(negotiated: Negotiated, chunks: impl IntoIterator<Item = &'a [u8]>, room: usize) -> Heard {
-    let (mut decoder, mut pool, mut heard) = (Decoder::new(negotiated), DeflatePool::default(), Heard::default());
+    let (mut decoder, mut pool, mut heard) =
+        (Decoder::new(Role::Server, negotiated), DeflatePool::default(), Heard::default());
     let mut out = vec![0; room];
     for mut chunk in chunks {
         loop {
@@ -116,8 +117,8 @@ fn cut_at_every_byte_it_is_the_same() {
         assert_eq!(hear(DEFLATE, [&empty[..]], 64).replies.len(), 2, "answered at once");
     }
     let mut replies = Vec::new();
-    (0..4).for_each(|_| encode::control(Control::Pong, b"there?", &mut replies));
-    encode::control(Control::Close, b"\x03\xe8bye", &mut replies);
+    (0..4).for_each(|_| encode::control(Role::Server, Control::Pong, b"there?", &mut replies));
+    encode::control(Role::Server, Control::Close, b"\x03\xe8bye", &mut replies);
     assert_eq!(whole.replies, replies);
     for room in [1, 7, 4096] {
         assert_eq!(hear(DEFLATE, stream.chunks(1), room), whole);
@@ -141,12 +142,27 @@ proptest! {
         let (mut pool, mut stream, mut said) = (DeflatePool::default(), Vec::new(), Vec::new());
         for chunk in chunks {
             let chunk = chunk.repeat(repeats);
-            encode::data(negotiated, &chunk, &mut pool, &mut stream);
+            encode::data(Role::Server, negotiated, &chunk, &mut pool, &mut stream);
             said.extend(chunk);
         }
         // Frames of a server differ from those of a client only by the mask.
         let heard = hear(negotiated, stream.chunks(cut), 777);
         prop_assert_eq!((heard.bytes, heard.broken), (said, None));
+    }
+
+    #[test]
+    fn what_is_framed_for_a_server_is_masked_and_is_what_it_reads(
+        chunks in vec(vec(any::<u8>(), 1..9000), 1..4),
+        cut in 1usize..5000,
+    ) {
+        let role = Role::Client { next_key: || fastrand::u32(..).to_be_bytes() };
+        let (mut pool, mut stream) = (DeflatePool::default(), Vec::new());
+        for chunk in &chunks {
+            encode::data(role, Negotiated::default(), chunk, &mut pool, &mut stream);
+        }
+        // A server accepts no frame without a mask.
+        let heard = hear(Negotiated::default(), stream.chunks(cut), 777);
+        prop_assert_eq!((heard.bytes, heard.broken), (chunks.concat(), None));
     }
 
     #[test]
@@ -198,11 +214,29 @@ fn what_a_client_may_not_send() {
 }
 
 #[test]
+fn a_server_masks_nothing_and_is_answered_masked() {
+    let role = Role::Client { next_key: || [1, 2, 3, 4] };
+    let hear = |stream: &[u8]| {
+        let (mut decoder, mut replies) = (Decoder::new(role, Negotiated::default()), Vec::new());
+        let mut out = [0; 64];
+        let decoded = decoder.decode(stream, &mut out, &mut replies, &mut DeflatePool::default());
+        (decoded.map(|step| out[..step.given].to_vec()).map_err(|broken| broken.0.text), replies)
+    };
+    let mut stream = Vec::new();
+    encode::data(Role::Server, Negotiated::default(), b"INFO", &mut DeflatePool::default(), &mut stream);
+    encode::control(Role::Server, Control::Ping, b"\x01\x02", &mut stream);
+    assert_eq!(hear(&stream), (Ok(b"INFO".to_vec()), vec![0x8a, 0x82, 1, 2, 3, 4, 0, 0]));
+    let mut masked = Vec::new();
+    frame(OpCode::Data(Data::Binary), true, false, b"INFO", &mut masked);
+    assert_eq!(hear(&masked), (Err("mask bit set by a server"), Vec::new()));
+}
+
+#[test]
 fn a_bomb_is_defused() {
     let mut stream = Vec::new();
     message(&vec![0; 65 * 1024 * 1024], 1, true, &mut stream);
     assert!(stream.len() < 100_000);
-    let (mut decoder, mut pool) = (Decoder::new(DEFLATE), DeflatePool::default());
+    let (mut decoder, mut pool) = (Decoder::new(Role::Server, DEFLATE), DeflatePool::default());
     let (mut given, mut rest) = (0, &stream[..]);
     let broken = loop {
         match decoder.decode(rest, &mut [0; 4096], &mut Vec::new(), &mut pool) {
@@ -219,7 +253,7 @@ fn frames_for_browsers_are_small() {
     let bytes: Vec<u8> = (0..10_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
     let frames = |negotiated| {
         let mut out = Vec::new();
-        encode::data(negotiated, &bytes, &mut DeflatePool::default(), &mut out);
+        encode::data(Role::Server, negotiated, &bytes, &mut DeflatePool::default(), &mut out);
         let (mut lengths, mut rest) = (Vec::new(), &out[..]);
         while !rest.is_empty() {
             let mut cursor = std::io::Cursor::new(rest);
@@ -250,7 +284,7 @@ fn how_it_ends_is_told_as_nats_server_tells_it() {
         assert!(Closing::after(crate::protocol::refusal::line(refusal)).is_some(), "{}", refusal.name());
     }
     let mut frame = Vec::new();
-    Closing::GOING_AWAY.write(&mut frame);
+    Closing::GOING_AWAY.write(Role::Server, &mut frame);
     assert_eq!(frame, [&[0x88, 17, 0x03, 0xe9][..], b"Server Shutdown"].concat());
 }
 

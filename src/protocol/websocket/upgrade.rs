@@ -15,7 +15,7 @@ use crate::protocol::websocket::{
 /// The most bytes of a request. A user JWT in a cookie has a few KiB, and browsers send no cookie longer than 4 KiB.
 pub const LONGEST_REQUEST: usize = 16 * 1024;
 /// The most header lines of a request.
-const MOST_HEADERS: usize = 64;
+pub(super) const MOST_HEADERS: usize = 64;
 
 /// How a listener checks requests.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -200,7 +200,7 @@ fn frame_size(agent: &[u8]) -> FrameSize {
     }
 }
 
-struct Headers<'h>(&'h [httparse::Header<'h>]);
+pub(super) struct Headers<'h>(pub(super) &'h [httparse::Header<'h>]);
 
 impl<'h> Headers<'h> {
     fn all(&self, name: &str) -> impl Iterator<Item = &'h [u8]> {
@@ -208,12 +208,12 @@ impl<'h> Headers<'h> {
         named.map(|header| header.value.trim_ascii())
     }
 
-    fn first(&self, name: &str) -> Option<&'h [u8]> {
+    pub(super) fn first(&self, name: &str) -> Option<&'h [u8]> {
         self.all(name).next()
     }
 
     /// Whether a comma-separated list holds this word, in any case.
-    fn has(&self, name: &str, word: &str) -> bool {
+    pub(super) fn has(&self, name: &str, word: &str) -> bool {
         let mut words = self.all(name).flat_map(|value| value.split(|&byte| byte == b','));
         words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
     }

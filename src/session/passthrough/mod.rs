@@ -37,7 +37,7 @@ use crate::{
     },
     telemetry::counters::Totals,
     tls::{self, HandshakeFirst},
-    upstream::Server,
+    upstream::{Port, Server},
     worker::with_rng,
 };
 
@@ -64,7 +64,7 @@ pub async fn serve_passthrough(shared: Arc<Shared>, listener: Arc<Listener>, cli
 /// a credential.
 fn note_good_session(cx: &Context, logged_in: Instant) {
     if let Some(server) = &cx.log.server
-        && logged_in.elapsed() > server.auth_timeout() * 2
+        && logged_in.elapsed() > server.auth_timeout(Port::Client) * 2
     {
         cx.shared.admission.source_reputation().passed_through(cx.source());
     }

@@ -41,7 +41,7 @@ use crate::{
         plan::{Discipline, Outcome, Plan, reading},
     },
     telemetry::counters::Counters,
-    upstream::{self, Servers, concurrency::baseline::MeasuredFrom},
+    upstream::{self, Port, Servers, concurrency::baseline::MeasuredFrom},
 };
 
 /// Where the clients come from, and what they come to.
@@ -91,7 +91,7 @@ fn config(rate: Option<Rate>) -> Config {
 fn shared(config: &Config) -> Arc<Shared> {
     let cluster = upstream::Params { slow_start: Duration::ZERO, ..config.upstream.clone() };
     let servers = Arc::new(Servers::new(&cluster));
-    let listener = [(NOWHERE, Vec::new(), AdvertisedTls::None)];
+    let listener = [(NOWHERE, Vec::new(), AdvertisedTls::None, Port::Client)];
     Arc::new(Shared {
         admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::default(),
@@ -108,6 +108,8 @@ fn shared(config: &Config) -> Arc<Shared> {
         sends_proxy_headers: false,
         terminators: Vec::new(),
         servers_tls: None,
+        websocket_tls: None,
+        dials_websockets: false,
         next_id: AtomicU64::new(1),
         servers,
     })

@@ -104,6 +104,7 @@ pub(crate) fn reading(connections: u32, max_connections: u32) -> Reading {
         max_connections: Some(max_connections),
         max_control_line: None,
         auth_timeout: None,
+        websocket_auth_timeout: None,
         start: String::new(),
         uptime: Duration::from_secs(24 * 3600),
         system_account: None,
@@ -123,6 +124,7 @@ impl Weir {
         let server = |n: u16| ServerParams {
             name: Some(format!("n{}", n + 1)),
             address: format!("n{}:4222", n + 1),
+            websocket: None,
             monitor: Some(format!("http://n{}:8222", n + 1)),
             max_connections: None,
         };
@@ -135,6 +137,7 @@ impl Weir {
             close_spread: plan.close_spread,
             compatibility: upstream::Compatibility::default(),
             source_addresses: Vec::new(),
+            only_websocket: false,
             servers: (0..plan.servers).map(server).collect(),
         };
         let servers = Arc::new(Servers::new(&cluster));

@@ -15,6 +15,8 @@ pub enum MeasuredFrom {
     Dial,
     /// CONNECT, on a connection that was open before.
     Connect,
+    /// The dial of the WebSocket port: two more round trips, with TLS three or four.
+    WebSocketDial,
 }
 
 /// Uncontended handshakes in a row that took longer than expected.

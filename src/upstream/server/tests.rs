@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::upstream::{
-    Compatibility, Placement, Servers, Slot,
+    Compatibility, Placement, Servers, Slot, WebSocketAddress,
     placement::{Tier, Urgency},
 };
 
@@ -49,12 +49,19 @@ fn cluster(system: bool, slow_start: Duration) -> Params {
         close_spread: Duration::ZERO,
         compatibility: Compatibility::default(),
         source_addresses: Vec::new(),
+        only_websocket: false,
         servers: Vec::new(),
     }
 }
 
 fn n1(monitor: Option<&str>, max_connections: Option<u32>) -> ServerParams {
-    ServerParams { name: None, address: "n1:4222".into(), monitor: monitor.map(Into::into), max_connections }
+    ServerParams {
+        name: None,
+        address: "n1:4222".into(),
+        websocket: None,
+        monitor: monitor.map(Into::into),
+        max_connections,
+    }
 }
 
 /// What [`Server::view`] should say, computed in another way: from the state under the lock.
@@ -99,6 +106,7 @@ proptest! {
                         max_connections: Some(100),
                         max_control_line: None,
                         auth_timeout: None,
+                        websocket_auth_timeout: None,
                         start: start.to_string(),
                         uptime: Duration::from_millis(uptime_ms.into()),
                         system_account: None,
@@ -111,7 +119,7 @@ proptest! {
                 Event::SaidFull => server.said_full(now),
                 Event::SaidLameDuck => server.said_lame_duck(),
                 Event::Answered => server.dial_answered(),
-                Event::Failed => drop(server.dial_failed(now, &mut rng)),
+                Event::Failed => drop(server.dial_failed(Port::Client, now, &mut rng)),
                 Event::LoginFailed => drop(server.login_failed(now, &mut rng)),
                 Event::LoginSucceeded => drop(server.login_succeeded()),
                 Event::Reserved => slots.extend(Slot::reserve(&server, now)),
@@ -144,7 +152,13 @@ proptest! {
 fn a_server_is_waited_for_until_it_has_been_asked_once() {
     let server = |monitor: Option<&str>| {
         let address = "n1:4222".to_owned();
-        let one = ServerParams { name: None, address, monitor: monitor.map(Into::into), max_connections: None };
+        let one = ServerParams {
+            name: None,
+            address,
+            websocket: None,
+            monitor: monitor.map(Into::into),
+            max_connections: None,
+        };
         Server::new(0, one, &cluster(false, Duration::ZERO), TimeOrigin::default())
     };
     assert!(!server(None).awaits_first_reading(), "weir has no way to read it");
@@ -210,11 +224,48 @@ fn one_client_tries_a_server_whose_logins_fail_although_hung_logins_have_used_it
 fn another_process_at_the_address_is_not_blamed_for_the_logins_of_the_one_before() {
     let server = Server::new(0, n1(None, None), &cluster(false, Duration::ZERO), TimeOrigin::default());
     let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
+    const FIRST: InfoKind = InfoKind { port: Port::Client, after_pong: false };
     let info = |id: &str| format!(r#"{{"server_id":"{id}","server_name":"n1","version":"2.15.1"}}"#);
-    server.parse_info(info("A").as_bytes(), false).unwrap();
+    server.parse_info(info("A").as_bytes(), FIRST).unwrap();
     let _ = server.login_failed(now, &mut rng);
-    server.parse_info(info("A").as_bytes(), false).unwrap();
+    server.parse_info(info("A").as_bytes(), FIRST).unwrap();
     assert!(server.logins_fail());
-    server.parse_info(info("B").as_bytes(), false).unwrap();
+    server.parse_info(info("B").as_bytes(), FIRST).unwrap();
     assert!(!server.logins_fail());
+}
+
+#[test]
+fn a_websocket_port_has_a_health_of_its_own_where_others_use_the_client_port() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let port = WebSocketAddress { address: "n1:8080".into(), secure: false };
+    let server = |only_websocket| {
+        let cluster = Params { only_websocket, ..cluster(false, Duration::ZERO) };
+        let one = ServerParams { websocket: Some(port.clone()), ..n1(None, None) };
+        Server::new(0, one, &cluster, TimeOrigin::default())
+    };
+    let now = Instant::now();
+    let alone = server(true);
+    assert!(alone.dial_failed(Port::WebSocket, now, &mut rng).is_some());
+    assert!(!alone.is_up(now), "nobody uses another port");
+
+    let server = server(false);
+    assert!(server.may_dial(Port::WebSocket, now));
+    assert!(server.dial_failed(Port::WebSocket, now, &mut rng).is_some());
+    assert!(server.is_up(now), "for plain clients");
+    assert!(!server.may_dial(Port::WebSocket, now), "it is left alone");
+    let later = now + Duration::from_secs(1);
+    assert!(server.may_dial(Port::WebSocket, later), "the trial");
+    assert!(!server.may_dial(Port::WebSocket, later), "one at a time");
+    server.dial_answered_in(Port::WebSocket, Duration::ZERO);
+    assert!(server.may_dial(Port::WebSocket, later));
+
+    // The other way round: a client over WebSocket that gets the turn for a trial of the client port leaves the trial
+    // to the next one.
+    assert!(server.dial_failed(Port::Client, later, &mut rng).is_some());
+    let due = later + Duration::from_secs(1);
+    let tries = || server.view(due).tier != Tier::Excluded && server.begin_handshake(due);
+    assert!(tries());
+    assert!(!server.is_up(due) && !tries(), "one at a time");
+    assert!(server.may_dial(Port::WebSocket, due));
+    assert!(tries(), "another one may");
 }

@@ -14,6 +14,8 @@ pub struct Operator {
 pub struct Account {
     key: KeyPair,
     signing: KeyPair,
+    /// Signing keys, each with the types of connections that its users may use.
+    scopes: Vec<(KeyPair, Vec<String>)>,
     limit: i64,
 }
 
@@ -67,6 +69,18 @@ impl Account {
         self.user_with(&self.key, json!({ "proxy_required": true }))
     }
 
+    /// A user who may use these types of connections, such as `WEBSOCKET`.
+    pub fn with_types(&self, types: &[&str]) -> User {
+        self.user_with(&self.key, json!({ "allowed_connection_types": types }))
+    }
+
+    /// A user whose permissions are those of the account's scope `n`: its JWT has none of its own.
+    pub fn scoped(&self, n: usize) -> User {
+        let key = KeyPair::new_user();
+        let nats = json!({ "type": "user", "version": 2, "issuer_account": self.name() });
+        User { jwt: sign(&self.scopes[n].0, &key.public_key(), "user", nats), key }
+    }
+
     fn user_with(&self, issuer: &KeyPair, more: Value) -> User {
         let key = KeyPair::new_user();
         let mut nats =
@@ -79,8 +93,16 @@ impl Account {
 impl Operator {
     /// An operator with one account for each of these connection limits; -1 is no limit.
     pub fn with_accounts<const N: usize>(limits: [i64; N]) -> Self {
-        let account = |limit| Account { key: KeyPair::new_account(), signing: KeyPair::new_account(), limit };
+        let account =
+            |limit| Account { key: KeyPair::new_account(), signing: KeyPair::new_account(), scopes: Vec::new(), limit };
         Self { key: KeyPair::new_operator(), accounts: limits.map(account).into() }
+    }
+
+    /// Adds scopes to account `n`: its users may use these types of connections.
+    pub fn with_scopes(mut self, n: usize, scopes: &[&[&str]]) -> Self {
+        let types = |types: &&[&str]| types.iter().map(|&name| name.to_owned()).collect();
+        self.accounts[n].scopes = scopes.iter().map(|scope| (KeyPair::new_account(), types(scope))).collect();
+        self
     }
 
     /// The account with this index.
@@ -113,9 +135,13 @@ impl Operator {
             "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "leaf": -1,
             "conn": account.limit,
         });
-        let nats = json!({
-            "type": "account", "version": 2, "limits": limits, "signing_keys": [account.signing.public_key()],
-        });
+        let mut keys = vec![json!(account.signing.public_key())];
+        keys.extend(account.scopes.iter().map(|(key, types)| {
+            json!({ "kind": "user_scope", "key": key.public_key(), "role": "r", "template": {
+                "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {}, "allowed_connection_types": types,
+            } })
+        }));
+        let nats = json!({ "type": "account", "version": 2, "limits": limits, "signing_keys": keys });
         sign(&self.key, &account.name(), "account", nats)
     }
 }

@@ -107,6 +107,19 @@ impl WeirConfig {
         self
     }
 
+    /// Names the servers' WebSocket ports, each `ws://127.0.0.1:PORT`, in the order of the servers.
+    pub fn websockets(mut self, urls: &[&str]) -> Self {
+        let mut urls = urls.iter();
+        self.servers = self.servers.lines().fold(String::new(), |all, line| {
+            let more = match line.starts_with("address") {
+                true => format!("websocket = {:?}\n", urls.next().expect("a URL for each server")),
+                false => String::new(),
+            };
+            all + line + "\n" + &more
+        });
+        self
+    }
+
     /// Leaves out the servers' monitoring addresses.
     pub fn without_monitors(mut self) -> Self {
         self.servers = self

@@ -1,4 +1,7 @@
 //! The server's half of the preface: connect, read INFO, send CONNECT and PING, wait for PONG or `-ERR`.
+//! [`dial_websocket`] does so at the server's WebSocket port.
+
+mod websocket;
 
 use std::{future::pending, io, net::SocketAddr, ops::Range, pin::pin, sync::Arc, time::Duration};
 
@@ -16,8 +19,10 @@ use crate::{
         info::Info,
     },
     tls::Connector,
-    upstream::Server,
+    upstream::{Endpoint, InfoKind, Port, Server},
 };
+
+pub use self::websocket::dial_websocket;
 
 /// How long weir waits after PONG for the INFO that names the account. The server writes both together, so one that has
 /// not sent the INFO by then does not send it.
@@ -43,12 +48,16 @@ pub enum DialError {
     /// The server said `maximum connections exceeded`: others took the slot.
     #[error("the server is full")]
     Full,
+    /// Its WebSocket port did not answer lately, and is left alone for now. Nothing was dialled.
+    #[error("its WebSocket port does not answer")]
+    LeftAlone,
 }
 
 /// A connection to a server whose INFO has been read.
 #[derive(Debug)]
 pub struct ServerConnection {
     stream: Stream,
+    port: Port,
     lines: Lines,
     info: Arc<Info>,
 }
@@ -105,12 +114,9 @@ pub async fn dial(
     if let ServerTls::Weir(tls) = tls
         && tls.handshake_first()
     {
-        stream = with_tls(stream, tls, server, deadline).await?;
+        stream = with_tls(stream, tls, server.address(), deadline).await?;
     }
-    let mut lines = Lines::default();
-    let line = lines.next(&mut stream, deadline).await?;
-    let ServerLine::Info(json) = server_line(lines.get(line)) else { return Err(DialError::NotNats("no INFO")) };
-    let info = server.parse_info(json, false).map_err(|_| DialError::NotNats("INFO does not parse"))?;
+    let (lines, info) = read_info(server, Port::Client, &mut stream, deadline).await?;
     match (tls, &stream) {
         (ServerTls::None, _) if info.tls_required() => {
             return Err(DialError::NotNats("it requires TLS: write [cluster.tls]"));
@@ -123,38 +129,58 @@ pub async fn dial(
         (ServerTls::Weir(_) | ServerTls::Client, Stream::Plain(_)) if !lines.unread().is_empty() => {
             return Err(DialError::NotNats("it goes on without TLS"));
         }
-        (ServerTls::Weir(tls), Stream::Plain(_)) => stream = with_tls(stream, tls, server, deadline).await?,
+        (ServerTls::Weir(tls), Stream::Plain(_)) => {
+            stream = with_tls(stream, tls, server.address(), deadline).await?;
+        }
         _ => {}
     }
-    Ok(ServerConnection { stream, lines, info: Arc::new(info) })
+    Ok(ServerConnection { stream, port: Port::Client, lines, info: Arc::new(info) })
 }
 
-/// Connects to `server` and sends `first_bytes`, which may be empty.
+/// Reads the INFO that opens a connection.
+async fn read_info(
+    server: &Server,
+    port: Port,
+    stream: &mut Stream,
+    deadline: Instant,
+) -> Result<(Lines, Info), DialError> {
+    let mut lines = Lines::default();
+    let line = lines.next(stream, deadline).await?;
+    let ServerLine::Info(json) = server_line(lines.get(line)) else { return Err(DialError::NotNats("no INFO")) };
+    let info = server.parse_info(json, InfoKind { port, after_pong: false });
+    Ok((lines, info.map_err(|_| DialError::NotNats("INFO does not parse"))?))
+}
+
+/// Connects to the client port of `server` and sends `first_bytes`, which may be empty.
 ///
 /// # Errors
 /// [`DialError::Io`] and [`DialError::TimedOut`].
 pub async fn connect(server: &Server, first_bytes: &[u8], deadline: Instant) -> Result<TcpStream, DialError> {
-    let resolved = server.endpoint().resolved();
+    connect_endpoint(server.endpoint(), first_bytes, deadline).await
+}
+
+async fn connect_endpoint(endpoint: &Endpoint, first_bytes: &[u8], deadline: Instant) -> Result<TcpStream, DialError> {
+    let resolved = endpoint.resolved();
     match &resolved[..] {
         // Only until the server's name has been resolved for the first time (see `cluster`): a look-up takes a thread.
         [] => {
-            let found = in_time(deadline, pin!(lookup_host(server.address()))).await?;
-            connect_any(server, found, first_bytes, deadline).await
+            let found = in_time(deadline, pin!(lookup_host(endpoint.address()))).await?;
+            connect_any(endpoint, found, first_bytes, deadline).await
         }
-        known => connect_any(server, known.iter().copied(), first_bytes, deadline).await,
+        known => connect_any(endpoint, known.iter().copied(), first_bytes, deadline).await,
     }
 }
 
 /// Connects to the first address that answers, and sends `first_bytes` there.
 async fn connect_any(
-    server: &Server,
+    endpoint: &Endpoint,
     addresses: impl Iterator<Item = SocketAddr>,
     first_bytes: &[u8],
     deadline: Instant,
 ) -> Result<TcpStream, DialError> {
     let mut failed = DialError::Io(io::ErrorKind::NotFound.into());
     for address in addresses {
-        match in_time(deadline, pin!(connect_to(server, address, first_bytes))).await {
+        match in_time(deadline, pin!(connect_to(endpoint, address, first_bytes))).await {
             Ok(stream) => return Ok(stream),
             Err(DialError::TimedOut) => return Err(DialError::TimedOut),
             Err(err) => failed = err,
@@ -164,8 +190,8 @@ async fn connect_any(
 }
 
 /// Begins to connect, from the first of weir's own addresses that has a free port.
-fn begin_connect(server: &Server, address: SocketAddr, speaks: bool) -> io::Result<std::net::TcpStream> {
-    let mut sources = server.endpoint().sources(address);
+fn begin_connect(endpoint: &Endpoint, address: SocketAddr, speaks: bool) -> io::Result<std::net::TcpStream> {
+    let mut sources = endpoint.sources(address);
     let mut source = sources.next();
     loop {
         match socket::connect(address, source, speaks) {
@@ -177,8 +203,8 @@ fn begin_connect(server: &Server, address: SocketAddr, speaks: bool) -> io::Resu
     }
 }
 
-async fn connect_to(server: &Server, address: SocketAddr, first_bytes: &[u8]) -> io::Result<TcpStream> {
-    let stream = begin_connect(server, address, !first_bytes.is_empty())?;
+async fn connect_to(endpoint: &Endpoint, address: SocketAddr, first_bytes: &[u8]) -> io::Result<TcpStream> {
+    let stream = begin_connect(endpoint, address, !first_bytes.is_empty())?;
     // On the same machine, and often in the same rack, the connection is established by now.
     let mut sent = match first_bytes {
         [] => 0,
@@ -198,10 +224,10 @@ async fn connect_to(server: &Server, address: SocketAddr, first_bytes: &[u8]) ->
     Ok(stream)
 }
 
-async fn with_tls(stream: Stream, tls: &Connector, server: &Server, deadline: Instant) -> Result<Stream, DialError> {
+async fn with_tls(stream: Stream, tls: &Connector, address: &str, deadline: Instant) -> Result<Stream, DialError> {
     let Stream::Plain(tcp) = stream else { return Ok(stream) };
     // Boxed, so that the future of a dial without TLS stays small.
-    match Box::pin(tls.connect(tcp, server.address(), deadline)).await {
+    match Box::pin(tls.connect(tcp, address, deadline)).await {
         Ok(stream) => Ok(stream),
         Err(err) if err.kind() == io::ErrorKind::TimedOut => Err(DialError::TimedOut),
         Err(err) => Err(DialError::Tls(err)),
@@ -209,6 +235,11 @@ async fn with_tls(stream: Stream, tls: &Connector, server: &Server, deadline: In
 }
 
 impl ServerConnection {
+    /// The port of the server to which it goes.
+    pub fn port(&self) -> Port {
+        self.port
+    }
+
     /// The server's INFO.
     pub fn info(&self) -> &Arc<Info> {
         &self.info
@@ -266,7 +297,7 @@ impl ServerConnection {
             let line = self.lines.get(line);
             match server_line(line) {
                 ServerLine::Info(json) => {
-                    let info = server.parse_info(json, ponged);
+                    let info = server.parse_info(json, InfoKind { port: self.port, after_pong: ponged });
                     self.info = Arc::new(info.map_err(|_| DialError::NotNats("INFO does not parse"))?);
                     if ponged {
                         break;
