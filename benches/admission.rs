@@ -86,6 +86,7 @@ fn client_key() -> ClientKey {
 
 fn client_of(account: &Arc<str>, key: ClientKey, now: Instant) -> Client {
     Client {
+        may_use_reserve: false,
         quota_identity: Default::default(),
         account: Arc::clone(account),
         key,

@@ -24,7 +24,8 @@ pub struct AcceptPermit {
 }
 
 impl<W: Waiter> Admission<W> {
-    /// Takes a connection slot and a token of the source, then a permit of the `limit` of clients: the narrowest first.
+    /// Takes a permit of the `limit` of clients, which is given back where there is no more, then a connection slot and
+    /// a token of the source.
     ///
     /// # Errors
     /// The reason to refuse with; nothing is taken then.
@@ -32,8 +33,17 @@ impl<W: Waiter> Admission<W> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
-        let source = self.sources.enter(source, now, &self.warned)?;
         let client = limit.try_acquire().ok_or(Refusal::ListenerFull)?;
+        let source = self.sources.enter(source, now, &self.warned)?;
         Ok(AcceptPermit { _client: client, _source: source })
+    }
+
+    /// The same for a client that a server has put into the system account: it counts over the `limit` too.
+    ///
+    /// # Errors
+    /// The reason to refuse with; nothing is taken then.
+    pub fn accept_operator(&self, limit: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {
+        let source = self.sources.enter(source, now, &self.warned)?;
+        Ok(AcceptPermit { _client: limit.acquire_over(), _source: source })
     }
 }

@@ -1,16 +1,25 @@
 //! A client as admission knows it, and what it holds once it is admitted.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use crate::{
     admission::{
         deadlines,
-        quota::{account::AccountSlot, users_and_names::QuotaIdentity},
+        quota::{account::AccountSlot, sources::Source, users_and_names::QuotaIdentity},
     },
     client_library::returns::Return,
-    identity::ClientKey,
+    identity::{ClientKey, CredentialKey},
     upstream::Slot,
 };
+
+/// What a client shows of itself: where it comes from, and its credential with the secret that it sends, if any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// Where it comes from.
+    pub source: Source,
+    /// What it logs in with.
+    pub credential: CredentialKey,
+}
 
 /// A client that asks to be admitted.
 #[derive(Debug)]
@@ -19,6 +28,8 @@ pub struct Client {
     pub account: Arc<str>,
     /// The same client has the same key when it comes back.
     pub key: ClientKey,
+    /// Whether the slots that are kept for operators are for it too.
+    pub may_use_reserve: bool,
     /// The user and the name that it counts for.
     pub quota_identity: QuotaIdentity,
     /// It may wait for its turn until then.
@@ -34,6 +45,19 @@ impl Client {
     pub(super) fn last_turn(&self, came: Instant, account: &AccountSlot) -> Instant {
         deadlines::last_turn(came, self.hold_until, self.answer_by, account.account().login_time())
     }
+}
+
+/// A client that has said nothing yet, in front of servers that are dialled before CONNECT.
+#[derive(Debug, Clone, Copy)]
+pub struct SilentClient {
+    /// Where it comes from.
+    pub source: IpAddr,
+    /// The same for all clients from there.
+    pub key: ClientKey,
+    /// It may wait for its turn until then.
+    pub hold_until: Instant,
+    /// Whether the slots that are kept for operators are for it too.
+    pub may_use_reserve: bool,
 }
 
 /// What an admitted client holds; both slots are given back on drop.

@@ -4,14 +4,13 @@
 //! Sessions and `weir plan` come here by [`Wait`](super::Wait) only, so that both ask the same in the same order.
 
 use std::{
-    net::IpAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
 };
 
 use crate::{
     admission::{
-        client::{Client, Pass},
+        client::{Client, Pass, SilentClient},
         controller::Admission,
         deadlines,
         queue::waiting::{Ticket, Waiter, WaitingClient},
@@ -19,7 +18,6 @@ use crate::{
         retry_schedule::{Situation, answer_at},
     },
     client_library::returns::Return,
-    identity::ClientKey,
     outcome::Refusal,
     upstream::{Placement, Slot, Urgency},
 };
@@ -82,8 +80,7 @@ impl<W: Waiter> Admission<W> {
             let _permit = self.reserved.try_acquire();
             return Verdict::Reserve(Box::new(Reservation { at, client, account, waiter: waiter(), _permit }));
         }
-        let may_use_reserve = || self.servers.is_system_account(&client.account);
-        self.admit_or_queue(account, &client, may_use_reserve, now, rng, waiter)
+        self.admit_or_queue(account, &client, now, rng, waiter)
     }
 
     /// The verdict on a client that has waited for its token.
@@ -98,18 +95,15 @@ impl<W: Waiter> Admission<W> {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
         }
         account.other_quotas().redeem(now);
-        let may_use_reserve = || self.servers.is_system_account(&client.account);
-        self.admit_or_queue(account, &client, may_use_reserve, now, rng, || waiter)
+        self.admit_or_queue(account, &client, now, rng, || waiter)
     }
 
     /// The verdict on a client that has said nothing yet, in front of servers that are dialled before CONNECT. Where it
-    /// has to wait it may do so until `hold_until`, in the lane of its source. The account of its pass is nobody's: the
-    /// limits of its account apply in [`Admission::enter_account`], once the account is known.
+    /// has to wait it waits in the lane of its source. The account of its pass is nobody's: the limits of its account
+    /// apply in [`Admission::enter_account`], once the account is known.
     pub(super) fn before_connect(
         &self,
-        source: IpAddr,
-        client: ClientKey,
-        hold_until: Instant,
+        client: SilentClient,
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
@@ -117,13 +111,14 @@ impl<W: Waiter> Admission<W> {
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
         }
+        let SilentClient { source, key, hold_until, may_use_reserve } = client;
         let lane = Source::from(source).lane_name();
         // What its login takes is not known before its account is; the deadlines have left time for it.
         let answer_by = hold_until + deadlines::UNKNOWN_LOGIN;
         let (account, quota_identity) = (Arc::clone(&lane), QuotaIdentity::default());
-        let client = Client { account, key: client, quota_identity, hold_until, answer_by, returns: Return::Unknown };
-        let may_use_reserve = || self.operators.is_likely(source, now);
-        self.admit_or_queue(AccountSlot::of_nobody(lane), &client, may_use_reserve, now, rng, waiter)
+        let returns = Return::Unknown;
+        let client = Client { account, key, may_use_reserve, quota_identity, hold_until, answer_by, returns };
+        self.admit_or_queue(AccountSlot::of_nobody(lane), &client, now, rng, waiter)
     }
 
     /// The quotas and the rate of the account of a client that holds a server's slot already.
@@ -151,13 +146,11 @@ impl<W: Waiter> Admission<W> {
         Ok(account.with_other_quotas(other_quotas))
     }
 
-    /// Admits a client that is within its quotas, or puts it into the queue. `may_use_reserve` is asked only of a
-    /// client that cannot be admitted at once.
+    /// Admits a client that is within its quotas, or puts it into the queue.
     fn admit_or_queue(
         &self,
         mut account: AccountSlot,
         client: &Client,
-        may_use_reserve: impl FnOnce() -> bool,
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
@@ -175,7 +168,7 @@ impl<W: Waiter> Admission<W> {
         } else {
             self.blocked_behind_the_queue(now)
         };
-        if may_use_reserve()
+        if client.may_use_reserve
             && let Some(server) = self.servers.place_in_reserve(now, rng)
         {
             return Verdict::Admit(Pass::new(server, account));

@@ -97,6 +97,7 @@ fn client(account: &str, client: u64, now: Instant) -> Client {
     Client {
         account: account.into(),
         key: ClientKey::from_raw(client),
+        may_use_reserve: false,
         quota_identity: QuotaIdentity::default(),
         hold_until: now + Duration::from_secs(3600),
         answer_by: now + Duration::from_secs(3601),

@@ -5,8 +5,8 @@
 //!            at_accept                            Wait::at_connect     next_turns      handshake_finished
 //!
 //!   accept check, by the source            counted in               a client beyond it is told
-//!     max_connections, rate of the source  quota::sources           source_quota, source_rate
 //!     max_clients of the listener          quota::limit             listener_full
+//!     max_connections, rate of the source  quota::sources           source_quota, source_rate
 //!
 //!   connect check, by who asks             counted in               a client beyond it
 //!     max_connections of the account       quota::account           is refused: account_quota
@@ -73,7 +73,7 @@ mod wait;
 
 pub use self::{
     accept_check::AcceptPermit,
-    client::{Client, Pass},
+    client::{Claim, Client, Pass, SilentClient},
     controller::Admission,
     deadlines::{Deadlines, FAIR_TIME},
     params::{AccountLimits, Params, PatternQuota, Quota},
@@ -85,7 +85,7 @@ pub use self::{
         sources::Source,
         users_and_names::QuotaIdentity,
     },
-    reputation::sources::BeforeConnect,
+    reputation::{operators::OperatorPermit, sources::BeforeConnect},
     wait::{Step, Wait},
 };
 pub use crate::client_library::returns::Return;

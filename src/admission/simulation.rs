@@ -229,8 +229,15 @@ impl World {
         let left = Arc::<AtomicBool>::default();
         let answer_by = hold_until + Duration::from_millis(400);
         let returns = Return::of(["go", "rust", "java", "", ".NET"][id as usize % 5]);
-        let client =
-            Client { account, key: client, quota_identity: Default::default(), hold_until, answer_by, returns };
+        let client = Client {
+            account,
+            key: client,
+            may_use_reserve: false,
+            quota_identity: Default::default(),
+            hold_until,
+            answer_by,
+            returns,
+        };
         let waiter = || (id, Left(Arc::clone(&left)));
         let headroom = self.servers.has_headroom(self.now);
         let verdict = self.admission.at_connect(client, self.now, &mut self.rng, waiter);

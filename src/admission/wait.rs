@@ -8,11 +8,11 @@
 //! | `Refused` | the moment of its refusal | `at_connect`, `refused`, `refused_at_accept` | that moment |
 //! | `Over` | nothing: it is admitted or told | all | |
 
-use std::{net::IpAddr, time::Instant};
+use std::time::Instant;
 
 use crate::{
     admission::{
-        client::{Client, Pass},
+        client::{Client, Pass, SilentClient},
         connect_check::{Reservation, Verdict},
         controller::Admission,
         queue::{
@@ -21,7 +21,6 @@ use crate::{
         },
         quota::limit::Permit,
     },
-    identity::ClientKey,
     outcome::Refusal,
 };
 
@@ -68,18 +67,16 @@ impl<W: Waiter> Wait<W> {
         Self::begin(admission.at_connect(client, now, rng, waiter), now)
     }
 
-    /// Begins before CONNECT, in front of servers that are dialled first: it waits in the lane of its source, until
-    /// `hold_until`. Once it is known who the client is, [`Admission::enter_account`] is to be asked.
+    /// Begins before CONNECT, in front of servers that are dialled first: it waits in the lane of its source. Once it
+    /// is known who the client is, [`Admission::enter_account`] is to be asked.
     pub fn before_connect(
         admission: &Admission<W>,
-        source: IpAddr,
-        client: ClientKey,
-        hold_until: Instant,
+        client: SilentClient,
         now: Instant,
         rng: &mut fastrand::Rng,
         waiter: impl FnOnce() -> W,
     ) -> (Self, Step) {
-        Self::begin(admission.before_connect(source, client, hold_until, now, rng, waiter), now)
+        Self::begin(admission.before_connect(client, now, rng, waiter), now)
     }
 
     /// Begins with a client that is refused for this reason, whatever the connect check would say.
@@ -176,6 +173,7 @@ mod tests {
         },
         *,
     };
+    use crate::identity::ClientKey;
 
     #[derive(Debug)]
     struct StayingClient;
@@ -207,6 +205,7 @@ mod tests {
             let client = Client {
                 account: "A".into(),
                 key: ClientKey::from_raw(self.clients),
+                may_use_reserve: false,
                 quota_identity: QuotaIdentity { user: None, name: Some("report".into()) },
                 hold_until,
                 answer_by: hold_until + Duration::from_secs(1),

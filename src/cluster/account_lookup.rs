@@ -8,7 +8,10 @@ use std::{
 };
 
 use serde::Deserialize;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -36,8 +39,17 @@ pub struct AccountLookup {
     pub client_id: u64,
     /// What the client logged in with; the answer is remembered for it.
     pub credential: CredentialKey,
-    /// The slot that the session holds of the account that weir took the client for; gone once the session has ended.
-    pub slot: Weak<Mutex<AccountSlot>>,
+    pub then: Then,
+}
+
+/// What to do with the answer.
+#[derive(Debug)]
+pub enum Then {
+    /// Move the slot that the session holds of the account that weir took the client for; gone once the session has
+    /// ended.
+    Move(Weak<Mutex<AccountSlot>>),
+    /// Tell it.
+    Tell(oneshot::Sender<Arc<str>>),
 }
 
 /// `/connz?cid=…&auth=1`: the server looks up one connection, without a walk over the others.
@@ -75,10 +87,16 @@ pub async fn run(
                     Err(err) => debug!(%err, "a client's account is not known"),
                 }
             }
-            if let Some(slot) = lookup.slot.upgrade()
-                && let Some(account) = directory.learned(lookup.credential)
-            {
-                count_for(&admission, &account, &mut slot.lock().unwrap_or_else(PoisonError::into_inner));
+            if let Some(account) = directory.learned(lookup.credential) {
+                match lookup.then {
+                    Then::Move(slot) => {
+                        if let Some(slot) = slot.upgrade() {
+                            count_for(&admission, &account, &mut slot.lock().unwrap_or_else(PoisonError::into_inner));
+                        }
+                    }
+                    // A client that waits no longer needs no answer.
+                    Then::Tell(tell) => drop(tell.send(account)),
+                }
             }
             // Also after a lookup that needed no asking any more, so that no connection stays open for nothing.
             if lookups.is_empty() {

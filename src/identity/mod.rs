@@ -45,7 +45,7 @@ pub enum Credential<'a> {
     Nothing,
 }
 
-/// What a server looks at in a CONNECT to find out who a client is, beyond user, password and token. Both need a nonce
+/// What a server looks at in a CONNECT to find out who a client is, beyond user, password and token; both need a nonce
 /// (nats-server: client.go, `processConnect`; auth.go, `processClientOrLeafAuthentication`.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ServerChecks {
@@ -71,8 +71,8 @@ impl ServerChecks {
 }
 
 impl<'a> Credential<'a> {
-    /// The credential of a CONNECT, as far as a server with these `checks` looks at it. `claims` are those of its JWT, if
-    /// it has one.
+    /// The credential of a CONNECT, as far as a server with these `checks` looks at it. `claims` are those of its JWT,
+    /// if it has one.
     pub fn of(connect: &'a Connect, claims: Option<&'a Claims>, checks: ServerChecks) -> Self {
         if let Some(claims) = claims.filter(|_| checks.jwt) {
             Self::Jwt { account: claims.account(), user: claims.user() }
@@ -125,9 +125,22 @@ impl Keys {
         CredentialKey(self.seed.hash_one(("websocket", credential)))
     }
 
+    /// The key of a credential and of the secret that goes with it, if CONNECT holds one. It says whether this very
+    /// login has been good before: who only knows the user's name has another key.
+    pub fn login(&self, credential: CredentialKey, connect: &Connect) -> CredentialKey {
+        CredentialKey(self.seed.hash_one((credential, connect.pass(), connect.auth_token(), connect.jwt())))
+    }
+
     /// The key of a client.
     pub fn client(&self, source: std::net::IpAddr, credential: CredentialKey, name: Option<&str>) -> ClientKey {
         ClientKey(self.seed.hash_one((source, credential, name)))
+    }
+}
+
+impl CredentialKey {
+    /// A key for tests and simulations.
+    pub fn from_raw(raw: u64) -> Self {
+        Self(raw)
     }
 }
 

@@ -1,16 +1,24 @@
 //! The account of a session, as the server names it.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
-    admission::{AccountSlot, Pass},
-    cluster::account_lookup::AccountLookup,
+    admission::{AccountSlot, Claim, Pass},
+    cluster::account_lookup::{AccountLookup, Then},
     dial::LoggedIn,
     identity::CredentialKey,
     net::timer::now,
     outcome::Refusal,
-    session::shared::Shared,
+    session::{context::Context, downstream::Downstream, shared::Shared},
 };
+
+/// How long a client waits for its account to be looked up, where what it was let in with depends on it.
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A session whose server does not name its account, which has to be asked for.
 pub(super) struct UnknownAccount {
@@ -19,27 +27,64 @@ pub(super) struct UnknownAccount {
     credential: CredentialKey,
 }
 
-/// Takes the server's word for the account, and moves the client's place when weir had guessed another. Returns what
-/// to ask where the server does not say.
-pub(super) fn settle_account(
-    shared: &Shared,
+/// A server has let the client in: what it was granted for what it merely claimed is settled by the account that the
+/// server names. Returns what to ask where the server does not name it.
+///
+/// # Errors
+/// The limit that the client does not keep as what it is.
+pub(super) async fn settle(
+    cx: &Context,
+    downstream: &mut Downstream,
     pass: &mut Pass,
-    credential: CredentialKey,
+    (credential, claim): (CredentialKey, Claim),
     upstream: &LoggedIn,
 ) -> Result<Option<UnknownAccount>, Refusal> {
-    let Some(named) = upstream.info.remote_account() else {
-        let client_id = upstream.info.client_id().filter(|_| !shared.directory.has_learned(credential));
-        let server = pass.server.server().index();
-        return Ok(client_id.map(|client_id| UnknownAccount { server, client_id, credential }));
-    };
-    pass.server.server().auth_mode().named_account(named);
-    if **pass.account.account().name() != *named {
-        let named = Arc::from(named);
+    let (shared, server) = (&cx.shared, Arc::clone(pass.server.server()));
+    let mut named = upstream.info.remote_account().map(Arc::from).or_else(|| shared.directory.learned(credential));
+    let client_id = upstream.info.client_id().filter(|_| named.is_none());
+    let mut unknown = client_id.map(|client_id| UnknownAccount { server: server.index(), client_id, credential });
+    let is_privileged = downstream.entry.is_none() || pass.server.is_from_reserve();
+    if is_privileged && let Some(unknown) = unknown.take_if(|_| named.is_none()) {
+        named = unknown.ask_now(shared).await;
+    }
+    if let Some(named) = &named {
+        server.auth_mode().named_account(named);
+    }
+    let is_operator = named.as_ref().is_some_and(|named| server.is_system_account(named));
+    if downstream.entry.is_none() {
+        let (limit, source) = (&cx.listener.max_clients, cx.source());
+        let admission = &shared.admission;
+        downstream.entry = Some(match is_operator {
+            true => admission.accept_operator(limit, source, now())?,
+            false => admission.at_accept(limit, source, now())?,
+        });
+    }
+    if !is_operator && !pass.server.may_be_kept() {
+        return Err(Refusal::ServerCapacity);
+    }
+    if is_operator {
+        shared.admission.operators().verified(claim, now());
+    }
+    downstream.operator = None;
+    if let Some(named) = named
+        && *pass.account.account().name() != named
+    {
         shared.directory.learn(credential, &named);
         let slot = shared.admission.accounts().enter(&named, now());
         pass.account.move_to(slot.map_err(|_| Refusal::AccountQuota)?);
     }
-    Ok(None)
+    Ok(unknown)
+}
+
+impl UnknownAccount {
+    /// Asks for the account and waits for the answer; `None` where there is none in time.
+    async fn ask_now(self, shared: &Shared) -> Option<Arc<str>> {
+        let Self { server, client_id, credential } = self;
+        let (tell, told) = oneshot::channel();
+        let lookup = AccountLookup { server, client_id, credential, then: Then::Tell(tell) };
+        shared.account_lookups.try_send(lookup).ok()?;
+        timeout(LOOKUP_TIMEOUT, told).await.ok()?.ok()
+    }
 }
 
 /// The place of a session in its account, for as long as it lives.
@@ -59,7 +104,7 @@ impl AccountPlace {
     pub fn new(shared: &Shared, account: AccountSlot, unknown: Option<UnknownAccount>) -> Self {
         let Some(UnknownAccount { server, client_id, credential }) = unknown else { return Self::known(account) };
         let asked = Arc::new(Mutex::new(account));
-        let question = AccountLookup { server, client_id, credential, slot: Arc::downgrade(&asked) };
+        let question = AccountLookup { server, client_id, credential, then: Then::Move(Arc::downgrade(&asked)) };
         // When too many questions wait, this one is asked at the credential's next login.
         let _ = shared.account_lookups.try_send(question);
         Self { own: None, _asked: Some(asked) }

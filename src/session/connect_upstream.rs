@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
-    admission::Pass,
+    admission::{Claim, Pass},
     advertised_info::PrefaceShape,
     dial::{LoggedIn, LoginReply, ServerConnection},
     identity::CredentialKey,
@@ -35,6 +35,7 @@ pub(super) struct Connected {
     pub downstream: Downstream,
     pub pass: Pass,
     pub credential: CredentialKey,
+    pub claim: Claim,
     /// The server's side.
     pub upstream: Box<LoggedIn>,
     /// What happens to the server's INFOs on their way to the client.
@@ -53,7 +54,7 @@ enum NotAnswered {
 impl Admitted {
     /// Connects the client to its server, or to another one.
     pub async fn connect_upstream(self, cx: &mut Context) -> Result<Connected, End> {
-        let Self { mut downstream, pass, dialled, proxy_header, credential, answer_by } = self;
+        let Self { mut downstream, pass, dialled, proxy_header, credential, claim, answer_by } = self;
         let info_policy = ask_for_account(&mut downstream.connect);
         let Downstream { stream, preface, connect, .. } = &mut downstream;
         let (port, client) = (DialPort::of(cx), (&**connect, credential, answer_by));
@@ -66,11 +67,11 @@ impl Admitted {
         };
         let (pass, upstream) = match answered {
             Ok(both) => both,
-            Err(not) => return Err(not_answered(cx, downstream, credential, not).await),
+            Err(not) => return Err(not_answered(cx, downstream, claim, not).await),
         };
-        cx.shared.admission.source_reputation().succeeded(cx.source(), credential);
+        cx.shared.admission.source_reputation().succeeded(cx.source(), claim.credential);
         cx.log.server = Some(Arc::clone(pass.server.server()));
-        Ok(Connected { downstream, pass, credential, upstream, info_policy })
+        Ok(Connected { downstream, pass, credential, claim, upstream, info_policy })
     }
 }
 
@@ -86,7 +87,7 @@ fn ask_for_account(connect: &mut Connect) -> InfoPolicy {
 }
 
 /// Ends a client that no server has let in.
-async fn not_answered(cx: &mut Context, down: Downstream, credential: CredentialKey, why: NotAnswered) -> End {
+async fn not_answered(cx: &mut Context, down: Downstream, claim: Claim, why: NotAnswered) -> End {
     let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = down;
     match why {
         NotAnswered::Refused(reason) => refuse_now(cx, stream, preface, reason).await,
@@ -96,7 +97,7 @@ async fn not_answered(cx: &mut Context, down: Downstream, credential: Credential
                 let account = cx.log.account.as_deref().unwrap_or_default();
                 cx.shared.counters.bad_logins.note(account, cx.source(), bad);
                 if bad.is_of_credentials() {
-                    cx.shared.admission.source_reputation().failed(cx.source(), credential, now());
+                    cx.shared.admission.source_reputation().failed(cx.source(), claim.credential, now());
                 }
             }
             linger::close_with(stream, &line).await;

@@ -11,7 +11,7 @@ use tokio::{sync::oneshot, time::Instant};
 use tracing::debug;
 
 use crate::{
-    admission::{AccountSlot, Client, Pass, Wait},
+    admission::{AccountSlot, Client, OperatorPermit, Pass, SilentClient, Wait},
     advertised_info::PrefaceShape,
     dial::{DialError, ServerConnection},
     dispatch::TurnSender,
@@ -76,15 +76,25 @@ impl DialFirst {
         proxy_header: &[u8],
         refused: Option<Refusal>,
     ) -> Result<Self, End> {
-        let is_wanted = refused.is_none() || cx.shared.admission.operators().is_likely(cx.source(), now());
         match cx.shared.advertised_info.shape() {
             PrefaceShape::ConnectFirst => Ok(Self::NotNeeded),
-            PrefaceShape::DialFirst if is_wanted => Self::dial(cx, stream, proxy_header).await,
-            PrefaceShape::Unknown | PrefaceShape::DialFirst => Ok(Self::NoServer(Refusal::ServerCapacity)),
+            PrefaceShape::Unknown => Ok(Self::NoServer(Refusal::ServerCapacity)),
+            PrefaceShape::DialFirst => {
+                let operator = cx.shared.admission.operators().before_connect(cx.source(), now());
+                if refused.is_some() && operator.is_none() {
+                    return Ok(Self::NoServer(Refusal::ServerCapacity));
+                }
+                Self::dial(cx, stream, proxy_header, operator).await
+            }
         }
     }
 
-    async fn dial(cx: &mut Context, stream: &Stream, proxy_header: &[u8]) -> Result<Self, End> {
+    async fn dial(
+        cx: &mut Context,
+        stream: &Stream,
+        proxy_header: &[u8],
+        operator: Option<OperatorPermit>,
+    ) -> Result<Self, End> {
         if !damped_dials::may_dial(cx, Kind::Read, downstream::left_before_info(stream)).await? {
             return Ok(Self::NoServer(Refusal::SourceRate));
         }
@@ -93,13 +103,14 @@ impl DialFirst {
             && matches!(DialPort::of(cx), DialPort::Client)
             && let Some(pooled) = upstream_pool::take()
         {
-            return Ok(Self::Dialled(pooled));
+            return Ok(Self::Dialled(Box::new(DialledServer { operator, ..*pooled })));
         }
-        let slot = match turn_by_source(cx, downstream::left_before_info(stream)).await? {
+        let left = downstream::left_before_info(stream);
+        let slot = match turn_by_source(cx, operator.is_some(), left).await? {
             Ok(pass) => pass.server,
             Err(reason) => return Ok(Self::NoServer(reason)),
         };
-        let mut opening = pin!(open(cx, slot, proxy_header));
+        let mut opening = pin!(open(cx, slot, proxy_header, operator));
         tokio::select! {
             opened = &mut opening => return Ok(opened.map_or_else(Self::NoServer, |o| Self::Dialled(Box::new(o)))),
             () = downstream::left_before_info(stream) => {}
@@ -121,7 +132,16 @@ impl DialFirst {
         }
     }
 
-    /// What of the CONNECT counts: what the server at hand will check, else what any server may check that sends a nonce.
+    /// Takes what its client was let in with as an operator's, before it had said who it is.
+    pub fn take_permit(&mut self) -> Option<OperatorPermit> {
+        match self {
+            Self::Dialled(server) => server.operator.take(),
+            Self::NotNeeded | Self::NoServer(_) => None,
+        }
+    }
+
+    /// What of the CONNECT counts: what the server at hand will check, else what any server may check that sends a
+    /// nonce.
     pub fn checks(&self, cx: &Context) -> ServerChecks {
         let trusts_operator = |server: &Server| server.auth_mode().trusts_operator();
         match self {
@@ -182,7 +202,7 @@ impl DialFirst {
         // A server that was told whose connection it is would take the next client for that one.
         let admission = &cx.shared.admission;
         let is_told = cx.shared.sends_proxy_headers || matches!(DialPort::of(cx), DialPort::WebSocket(_));
-        let is_free = !is_told && admission.queued() == 0 && !admission.is_draining();
+        let is_free = !is_told && !server.slot.is_from_reserve() && admission.queued() == 0 && !admission.is_draining();
         if let Some(server) = if is_free { upstream_pool::put(server) } else { Some(server) } {
             server.close().await;
         }
@@ -205,7 +225,7 @@ impl DialFirst {
             Self::Dialled(server) => server,
         };
         // A slot that is kept for the system account was taken for a client of another.
-        if server.slot.is_from_reserve() && !cx.shared.servers.is_system_account(&client.account) {
+        if server.slot.is_from_reserve() && !client.may_use_reserve {
             server.close().await;
             return if signs { Begin::Refused(Refusal::ServerCapacity) } else { Begin::Queue };
         }
@@ -239,15 +259,16 @@ impl DialFirst {
 /// meanwhile.
 pub(super) async fn turn_by_source(
     cx: &mut Context,
+    may_use_reserve: bool,
     left: impl Future<Output = ()>,
 ) -> Result<Result<Pass, Refusal>, End> {
     let shared = &cx.shared;
     let hold_until = shared.admission.deadline_policy().before_info(cx.accepted.into_std(), cx.heard().into_std());
-    let client = shared.keys.client(cx.source(), shared.keys.credential(Credential::Nothing), None);
+    let key = shared.keys.client(cx.source(), shared.keys.credential(Credential::Nothing), None);
+    let client = SilentClient { source: cx.source(), key, hold_until, may_use_reserve };
     let (turn, turn_comes) = oneshot::channel();
     let waiter = || TurnSender(turn);
-    let begun =
-        with_rng(|rng| Wait::before_connect(&shared.admission, cx.source(), client, hold_until, now(), rng, waiter));
+    let begun = with_rng(|rng| Wait::before_connect(&shared.admission, client, now(), rng, waiter));
     match await_turn(cx, begun, turn_comes, left).await {
         Waited::Turn(pass) => Ok(Ok(pass)),
         Waited::Left(()) => Err(End::Probe),
@@ -256,14 +277,19 @@ pub(super) async fn turn_by_source(
 }
 
 /// Opens a connection to the server of `slot`, or to another one, and reads its INFO.
-async fn open(cx: &Context, slot: Slot, proxy_header: &[u8]) -> Result<DialledServer, Refusal> {
+async fn open(
+    cx: &Context,
+    slot: Slot,
+    proxy_header: &[u8],
+    operator: Option<OperatorPermit>,
+) -> Result<DialledServer, Refusal> {
     let shared = &cx.shared;
     let port = DialPort::of(cx);
     let until_info = UntilInfo::new(shared, port, proxy_header);
     let (dialled, slot, began) = open_any(shared, slot, &until_info, cx.dial_by()).await?;
     shared.advertised_info.learn_at(port.port(), slot.server().index(), dialled.info());
     let expires = began + slot.server().auth_timeout(port.port()).mul_f64(FOR_CONNECT);
-    Ok(DialledServer { dialled, slot, expires })
+    Ok(DialledServer { dialled, slot, expires, operator })
 }
 
 /// Waits until the account of a client may have one more handshake on this server; `false` when it does not in time.

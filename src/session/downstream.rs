@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    admission::{AcceptPermit, Permit},
+    admission::{AcceptPermit, OperatorPermit, Permit},
     identity::SentIdentity,
     net::{stream::Stream, timer::timeout_at},
     protocol::{
@@ -33,6 +33,9 @@ pub(super) struct Downstream {
     pub entry: Option<AcceptPermit>,
     /// Counts a client that the accept check refused.
     pub refusing: Option<Permit>,
+    /// Lets a client that says it belongs to the system account use what is kept for operators, until the server has
+    /// named its account.
+    pub operator: Option<OperatorPermit>,
 }
 
 /// How a preface ends without a CONNECT.

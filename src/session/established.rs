@@ -21,7 +21,6 @@ pub(super) struct Established<C = ClientSide, S = ServerSide> {
     pub relay: Relay<C, S>,
     pub server: Slot,
     account: AccountPlace,
-    /// `None` for a client of the system account that the listener had no room for.
     _entry: Option<AcceptPermit>,
     pub registered: Registration,
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    admission::{Client, Deadlines, QuotaIdentity, Wait},
+    admission::{Claim, Client, Deadlines, QuotaIdentity, Wait},
     identity::{Claims, Credential, CredentialKey},
     outcome::Refusal,
     session::{
@@ -29,6 +29,7 @@ pub(super) struct Identified {
     pub proxy_header: Vec<u8>,
     pub client: Client,
     pub credential: CredentialKey,
+    pub claim: Claim,
     /// When CONNECT was complete.
     pub connected: Instant,
 }
@@ -37,7 +38,7 @@ impl Greeted {
     /// Reads who the client is from its CONNECT. A client that the accept check refused is told so here, since now it
     /// can read it.
     pub async fn identify(self, cx: &mut Context) -> Result<Identified, End> {
-        let Self { mut downstream, refused, dial_first, proxy_header, connected } = self;
+        let Self { mut downstream, refused, mut dial_first, proxy_header, connected } = self;
         let mut claims = downstream.connect.jwt().and_then(Claims::read);
         if cx.is_taken_for_standard() && claims.take_if(|claims| claims.forbids_websocket()).is_some() {
             // The server would see a connection that this JWT allows. Without the JWT it says no in its own words.
@@ -53,12 +54,23 @@ impl Greeted {
             Port::Client => user_key,
             Port::WebSocket => cx.shared.keys.over_websocket(user_key),
         };
+        let claim = Claim { source: cx.source().into(), credential: cx.shared.keys.login(credential_key, connect) };
         let account = cx.shared.directory.account(credential, credential_key);
         cx.log.name = connect.name().map(Box::from);
         cx.log.lang = connect.lang().map(Box::from);
-        // What the listener has no room for may still be let in by the slots that the servers keep for the system
-        // account.
-        let may_pass = |reason| reason == Refusal::ListenerFull && cx.shared.servers.is_system_account(&account);
+        // What the listener has no room for may still be let in as an operator's, and so may what only the slots have
+        // room for that the servers keep for the system account.
+        let held = dial_first.take_permit();
+        let (operators, is_claimed) = (cx.shared.admission.operators(), cx.shared.servers.is_system_account(&account));
+        let has_server = !matches!(dial_first, DialFirst::NoServer(_));
+        if is_claimed && !has_server {
+            operators.claimed(cx.source(), connected.into_std());
+        }
+        // One that has signed a nonce of weir's own is refused anyway; it comes back to a server's.
+        let may_go_on = has_server || !connect.signs();
+        let operator =
+            if is_claimed && may_go_on { operators.at_connect(claim, held, connected.into_std()) } else { None };
+        let may_pass = |reason| reason == Refusal::ListenerFull && operator.is_some();
         if let Some(reason) = refused.filter(|reason| !may_pass(*reason)) {
             let until = deadlines.hold_until;
             let refused =
@@ -71,9 +83,11 @@ impl Greeted {
         cx.log.client = Some(key);
         cx.log.account = Some(Arc::clone(&account));
         let quota_identity = quota_identity(cx, credential, user_key, &downstream);
+        let may_use_reserve = operator.is_some();
+        downstream.operator = operator;
         let Deadlines { hold_until, answer_by, returns } = deadlines;
-        let client = Client { account, key, quota_identity, hold_until, answer_by, returns };
-        Ok(Identified { downstream, dial_first, proxy_header, client, credential: credential_key, connected })
+        let client = Client { account, key, may_use_reserve, quota_identity, hold_until, answer_by, returns };
+        Ok(Identified { downstream, dial_first, proxy_header, client, credential: credential_key, claim, connected })
     }
 }
 

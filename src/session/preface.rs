@@ -70,7 +70,7 @@ impl Accepted {
             }
         };
         let sent = cx.shared.keys.sent_identity(&connect);
-        let mut downstream = Downstream { stream, connect, sent, preface, entry: entry.ok(), refusing };
+        let mut downstream = Downstream { stream, connect, sent, preface, entry: entry.ok(), refusing, operator: None };
         if let Some(upgrade) = upgrade {
             upgrade.cookies.fill_in(&mut downstream.connect);
         }

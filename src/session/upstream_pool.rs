@@ -11,6 +11,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::OperatorPermit,
     dial::{DialError, ServerConnection},
     net::{
         linger,
@@ -35,6 +36,8 @@ pub(super) struct DialledServer {
     pub slot: Slot,
     /// CONNECT must have come by then.
     pub expires: Instant,
+    /// Its client may be an operator.
+    pub operator: Option<OperatorPermit>,
 }
 
 impl DialledServer {

@@ -3,7 +3,7 @@
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    admission::{Client, Pass, Wait},
+    admission::{Claim, Client, Pass, Step, Wait},
     dial::ServerConnection,
     dispatch::TurnSender,
     identity::CredentialKey,
@@ -12,7 +12,7 @@ use crate::{
     session::{
         await_turn::{Waited, await_turn},
         context::{Context, End},
-        dial_first::{Begin, DialFirst},
+        dial_first::Begin,
         downstream::{self, Downstream},
         identify::Identified,
         refuse::{Refusable, close_unfinished, refuse, refuse_now},
@@ -28,6 +28,7 @@ pub(super) struct Admitted {
     pub dialled: Option<Box<ServerConnection>>,
     pub proxy_header: Vec<u8>,
     pub credential: CredentialKey,
+    pub claim: Claim,
     /// The server must have answered by then.
     pub answer_by: Instant,
 }
@@ -45,15 +46,12 @@ impl Identified {
     }
 
     async fn check(self, cx: &mut Context) -> Result<Admitted, End> {
-        let Self { mut downstream, dial_first, proxy_header, client, credential, connected } = self;
+        let Self { mut downstream, dial_first, proxy_header, client, credential, claim, connected } = self;
         let (source, connected) = (cx.source(), connected.into_std());
         let answer_by = Instant::from_std(client.answer_by);
-        if cx.shared.admission.source_reputation().is_damped_as(source, credential, connected) {
+        if cx.shared.admission.source_reputation().is_damped_as(source, claim.credential, connected) {
             dial_first.close().await;
             return Err(refuse_at_its_moment(cx, downstream, &client, Refusal::SourceRate).await);
-        }
-        if matches!(dial_first, DialFirst::NoServer(_)) && cx.shared.servers.is_system_account(&client.account) {
-            cx.shared.admission.operators().claimed(source, connected);
         }
         let (pass, dialled) = match dial_first.begin_check(cx, &client, &mut downstream).await {
             Begin::Dialled(pass, dialled) => (pass, Some(dialled)),
@@ -63,24 +61,30 @@ impl Identified {
                 let (turn, turn_comes) = oneshot::channel();
                 let begun =
                     with_rng(|rng| Wait::at_connect(&cx.shared.admission, client, now(), rng, || TurnSender(turn)));
+                if !matches!(begun.1, Step::Dial(_)) && downstream.entry.is_some() {
+                    // It waits like any client: another that says so may be tried meanwhile.
+                    downstream.operator = None;
+                }
                 let Downstream { stream, preface, .. } = &mut downstream;
                 match await_turn(cx, begun, turn_comes, downstream::watch(stream, preface)).await {
                     Waited::Turn(pass) => (pass, None),
                     Waited::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await),
                     Waited::Refused(reason) => {
+                        downstream.operator = None;
                         let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
                         return Err(refuse_now(cx, stream, preface, reason).await);
                     }
                 }
             }
         };
-        Ok(Admitted { downstream, pass, dialled, proxy_header, credential, answer_by })
+        Ok(Admitted { downstream, pass, dialled, proxy_header, credential, claim, answer_by })
     }
 }
 
 /// Refuses a client without a turn, at the moment that admission chooses: clients that retry in step come back spread
 /// out.
-async fn refuse_at_its_moment(cx: &mut Context, downstream: Downstream, client: &Client, reason: Refusal) -> End {
+async fn refuse_at_its_moment(cx: &mut Context, mut downstream: Downstream, client: &Client, reason: Refusal) -> End {
+    downstream.operator = None;
     let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
     let refused = with_rng(|rng| Wait::refused(&cx.shared.admission, reason, client, now(), rng));
     refuse(cx, Refusable::Nats(stream, preface), reason, refused).await

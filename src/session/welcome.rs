@@ -5,12 +5,12 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use crate::{
     admission::Pass,
     dial::LoggedIn,
-    net::{linger, timer::now},
+    net::linger,
     outcome::{Cause, Party, Phase},
     protocol::{OK, PONG, client_preface::Preface, connect::Connect},
     relay::{ClientSide, InfoPolicy, Relay, ServerSide},
     session::{
-        account::{AccountPlace, settle_account},
+        account::{AccountPlace, settle},
         connect_upstream::Connected,
         context::{Context, End},
         downstream::Downstream,
@@ -31,8 +31,8 @@ struct Welcome {
 impl Connected {
     /// Lets the client in.
     pub async fn welcome(self, cx: &mut Context) -> Result<Box<Established>, End> {
-        let Self { mut downstream, mut pass, credential, upstream, info_policy } = self;
-        let unknown = match settle_account(&cx.shared, &mut pass, credential, &upstream) {
+        let Self { mut downstream, mut pass, credential, claim, upstream, info_policy } = self;
+        let unknown = match settle(cx, &mut downstream, &mut pass, (credential, claim), &upstream).await {
             Ok(unknown) => unknown,
             Err(reason) => {
                 drop(upstream);
@@ -42,9 +42,6 @@ impl Connected {
         };
         let server = Arc::clone(pass.server.server());
         pass.account.session_began();
-        if server.is_system_account(pass.account.account().name()) {
-            cx.shared.admission.operators().verified(cx.source(), now());
-        }
         cx.log.account = Some(Arc::clone(pass.account.account().name()));
 
         let welcome = Welcome::new(cx, &downstream.connect, &mut downstream.preface, &upstream, info_policy);

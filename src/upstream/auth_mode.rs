@@ -1,6 +1,6 @@
-//! Whether a server trusts an operator, so that it looks at the JWTs of clients and not at their NKeys. Its readings say
-//! so. Where there are none, or where the configuration names the operator by its key only, the accounts say so: those
-//! of an operator are called by their public keys.
+//! Whether a server trusts an operator, so that it looks at the JWTs of clients and not at their NKeys. Its readings
+//! say so. Where there are none, or where the configuration names the operator by its key only, the accounts say so:
+//! those of an operator are called by their public keys.
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 

@@ -172,8 +172,8 @@ impl Servers {
         self.headroom(now) > 0
     }
 
-    /// Whether any server is up: it answered when it was last dialled, and its reading is fresh. One whose logins fail is
-    /// used where there is no other.
+    /// Whether any server is up: it answered when it was last dialled, and its reading is fresh. One whose logins fail
+    /// is used where there is no other.
     pub fn any_usable(&self, now: Instant) -> bool {
         self.views(now).any(|view| matches!(view.tier, Tier::Eligible | Tier::LoginsFailing))
     }

@@ -30,26 +30,44 @@ const MANY_FREE: u32 = 1024;
 pub struct Slot {
     server: Arc<Server>,
     state: State,
-    /// It was taken from the reserve, and its client has not logged in yet.
+    /// It was taken from the reserve.
     from_reserve: bool,
+    /// It counts among those of the reserve whose client has not logged in yet.
+    counts_for_reserve: bool,
 }
 
 impl Slot {
     /// Takes a slot if one is free and the handshake limit allows one more handshake.
     pub fn reserve(server: &Arc<Server>, now: Instant) -> Option<Self> {
-        let slot = || Self { server: Arc::clone(server), state: State::Dialling, from_reserve: false };
+        let slot = || Self {
+            server: Arc::clone(server),
+            state: State::Dialling,
+            from_reserve: false,
+            counts_for_reserve: false,
+        };
         server.begin_handshake(now).then(slot)
     }
 
     /// Takes a slot of the reserve, for a client of the system account.
     pub fn from_reserve(server: &Arc<Server>) -> Option<Self> {
-        let slot = || Self { server: Arc::clone(server), state: State::Dialling, from_reserve: true };
+        let slot = || Self {
+            server: Arc::clone(server),
+            state: State::Dialling,
+            from_reserve: true,
+            counts_for_reserve: true,
+        };
         server.load().take_from_reserve().then(slot)
     }
 
-    /// Whether it was taken from the reserve and its client has not logged in yet.
+    /// Whether it was taken from the reserve.
     pub fn is_from_reserve(&self) -> bool {
         self.from_reserve
+    }
+
+    /// A client that the reserve is not for may keep the slot, if the server has room without it by now.
+    pub fn may_be_kept(&self) -> bool {
+        let load = self.server.load();
+        !self.from_reserve || load.projected() <= load.ceiling()
     }
 
     /// Whether the server has so many free slots that this one may be given back before the server has noticed the end
@@ -60,7 +78,7 @@ impl Slot {
     }
 
     fn leave_reserve(&mut self) {
-        if std::mem::take(&mut self.from_reserve) {
+        if std::mem::take(&mut self.counts_for_reserve) {
             self.server.load().left_reserve();
         }
     }

@@ -140,3 +140,125 @@ async fn an_auth_callout_still_sees_the_nkey() {
     drop(client);
     weir.assert_nothing_leaked().await;
 }
+
+/// The system account has a user, whose name everybody knows.
+const SYSTEM: &str = "
+    system_account: SYS
+    accounts {
+        SYS { users: [{user: admin, password: a}] }
+        A { users: [{user: bob, password: bp}] }
+    }";
+
+const FULL: &str = "maximum connections exceeded";
+
+/// Bob names all operators there may be, in every way there is. None of it gets him past `max_clients`, past
+/// `per_source`, or onto the slots that are kept for operators.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_merely_names_an_operator_has_no_privilege() {
+    let server = NatsServer::start(ServerOptions::default().max_connections(6).with(SYSTEM)).await;
+    let weir = WeirConfig::of_servers(&[&server])
+        .listener("max_clients = 4\naccept_proxy_protocol_from = [\"127.0.0.0/8\"]")
+        .cluster("reserve = 2")
+        .admission("max_hold = \"2s\"\nrefusal_spread = \"5ms\"\n[admission.per_source]\nmax_connections = 4")
+        .account("SYS", "users = [\"admin*\"]")
+        .start()
+        .await;
+    let bob = Login::user("bob", "bp");
+    let from = async |source: &str, login: &Login| {
+        let header = format!("PROXY TCP4 {source} 198.51.100.1 40000 4222\r\n");
+        RawClient::attempt_behind(header.as_bytes(), &weir.address, login, PATIENCE).await
+    };
+    let mut inside = Vec::new();
+    for _ in 0..4 {
+        inside.push(from("192.0.2.66", &bob).await.expect_in());
+    }
+    for n in 0..20 {
+        let told = from("192.0.2.66", &with_nkey(&bob, &format!("admin-{n}"))).await;
+        assert_eq!(told.refusal(), Some(FULL), "{n}: {told:?}");
+    }
+    // Some of these are tried, and the server says what it thinks of them.
+    for _ in 0..20 {
+        let told = from("192.0.2.66", &Login::user("admin", "wrong")).await;
+        assert!(told.refusal().is_some(), "{told:?}");
+    }
+    assert_eq!(server.connections().await, 4);
+    // An operator that has never been here is let in all the same, and counts.
+    let operator = eventually(PATIENCE, "an operator from elsewhere is in", async || {
+        from("192.0.2.1", &Login::user("admin", "a")).await.into_client().ok_or("refused")
+    })
+    .await;
+    weir.until("it counts", |metrics| metrics.sum("weir_sessions_active") == 5.0).await;
+    drop((inside, operator));
+    weir.assert_nothing_leaked().await;
+}
+
+/// A user whom the configuration takes for an operator, and the server puts elsewhere: the login is good, and what was
+/// granted for the claim is taken back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_the_server_does_not_bear_out_is_put_back_under_the_limits() {
+    nats::at_least(2, 12);
+    let server = NatsServer::start(ServerOptions::default().max_connections(6).with(SYSTEM)).await;
+    let full_listener = WeirConfig::of_servers(&[&server]).listener("max_clients = 2").cluster("reserve = 0");
+    let full_server = WeirConfig::of_servers(&[&server]).cluster("reserve = 4");
+    for (config, reason) in [(full_listener, "listener_full"), (full_server, "server_capacity")] {
+        let weir = config
+            .admission("max_hold = \"2s\"\nrefusal_spread = \"5ms\"")
+            .account("SYS", "users = [\"admin\", \"bob\"]")
+            .start()
+            .await;
+        let admin = Login::user("admin", "a");
+        let inside = [RawClient::connect(&weir.address, &admin).await, RawClient::connect(&weir.address, &admin).await];
+        let told = RawClient::attempt(&weir.address, &Login::user("bob", "bp"), PATIENCE).await;
+        assert_eq!(told.refusal(), Some(FULL), "{reason}: {told:?}");
+        weir.until(reason, |metrics| metrics.sum_where("weir_refused_total", "reason", reason) == 1.0).await;
+        let third = RawClient::connect(&weir.address, &admin).await;
+        drop((inside, third));
+        weir.assert_nothing_leaked().await;
+        server.settles_at(0).await;
+    }
+}
+
+/// In front of servers with a nonce the kept slots are taken before anybody has said who it is. A stranger that names
+/// an operator's key, and then says nothing on as many connections as it likes, does not keep the operator out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_strangers_do_not_fill_the_slots_that_are_kept_for_operators() {
+    let operator = operator::Operator::with_accounts([-1, -1]);
+    let config = operator.server_config_with_system(1);
+    let server = NatsServer::start(ServerOptions::default().max_connections(10).with(&config)).await;
+    let weir = WeirConfig::of_servers(&[&server])
+        .listener("accept_proxy_protocol_from = [\"127.0.0.0/8\"]")
+        .cluster("reserve = 6")
+        .admission("rate = 20000\nburst = 20000\nmax_hold = \"2s\"\nrefusal_spread = \"5ms\"")
+        .start()
+        .await;
+    let header = |source: &str| format!("PROXY TCP4 {source} 198.51.100.1 40000 4222\r\n");
+    let from = async |source: &str, login: &Login| {
+        RawClient::attempt_behind(header(source).as_bytes(), &weir.address, login, PATIENCE).await
+    };
+    let login = |account: usize| {
+        let user = operator.account(account).user();
+        Login::jwt(&user.jwt, &user.key)
+    };
+    let (orders, system) = (login(0), login(1));
+    drop(from("192.0.2.1", &system).await.expect_in());
+    server.settles_at(0).await;
+    let mut inside = Vec::new();
+    for _ in 0..4 {
+        inside.push(from("192.0.2.9", &orders).await.expect_in());
+    }
+    // The server is full but for what is kept. The stranger knows the JWT of a user of the system account, not its key.
+    let forged = Login::jwt(&operator.account(1).user().jwt, &KeyPair::new_user());
+    assert!(from("192.0.2.66", &forged).await.refusal().is_some());
+    let mut silent = Vec::new();
+    for round in 0..6 {
+        for _ in 0..8 {
+            let mut stranger = RawClient::dial(&weir.address).await.unwrap();
+            stranger.send(header("192.0.2.66").as_bytes()).await.unwrap();
+            silent.push(stranger);
+        }
+        let at = from("192.0.2.1", &system).await;
+        assert!(matches!(at, Attempt::In(_)), "round {round}: {at:?}");
+    }
+    drop((silent, inside));
+    weir.assert_nothing_leaked().await;
+}

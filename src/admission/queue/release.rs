@@ -290,6 +290,7 @@ mod tests {
             let client = Client {
                 account: "A".into(),
                 key: ClientKey::from_raw(n),
+                may_use_reserve: false,
                 quota_identity: QuotaIdentity::default(),
                 hold_until,
                 answer_by: hold_until + Duration::from_secs(1),

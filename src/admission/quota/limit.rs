@@ -37,6 +37,12 @@ impl Limit {
         Some(Permit { limit: Arc::clone(self) })
     }
 
+    /// Takes a permit whether there is one or not.
+    pub fn acquire_over(self: &Arc<Self>) -> Permit {
+        self.in_use.fetch_add(1, Relaxed);
+        Permit { limit: Arc::clone(self) }
+    }
+
     /// How many permits are taken.
     pub fn in_use(&self) -> u32 {
         self.in_use.load(Relaxed)

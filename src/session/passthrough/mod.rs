@@ -179,7 +179,7 @@ impl PassthroughClient {
             Ok(false) => return Ok(Err(Refusal::SourceRate)),
             Err(_) => return Err(self.end_of_left(Phase::Hold)),
         }
-        let Pass { server, account } = match turn_by_source(cx, self.left()).await? {
+        let Pass { server, account } = match turn_by_source(cx, false, self.left()).await? {
             Ok(pass) => pass,
             Err(reason) => return Ok(Err(reason)),
         };

@@ -167,7 +167,15 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
             shared.admission.deadline_policy().deadlines(Some(library.lang), now, now);
         let client = ClientKey::from_raw(u64::from(n));
         let quota_identity = QuotaIdentity::default();
-        let client = Client { account: "plan".into(), key: client, quota_identity, hold_until, answer_by, returns };
+        let client = Client {
+            account: "plan".into(),
+            key: client,
+            may_use_reserve: false,
+            quota_identity,
+            hold_until,
+            answer_by,
+            returns,
+        };
         let (turn, turn_comes) = oneshot::channel();
         let begun = Wait::at_connect(&shared.admission, client, now, &mut rng, || TurnSender(turn));
         let mut cx = Context::new(Arc::clone(shared), Arc::clone(listener), NOWHERE);

@@ -333,6 +333,7 @@ impl Weir {
             world.schedule_deadline(client);
         }
         let client = Client {
+            may_use_reserve: false,
             quota_identity: Default::default(),
             account: Arc::clone(&self.account),
             key: key(client),
