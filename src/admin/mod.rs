@@ -1,6 +1,7 @@
 //! The endpoints at `[monitor] listen`: `/metrics`, `/healthz` and `/storms`.
 
 pub mod prometheus;
+mod server;
 pub mod storm_sampler;
 
 use std::{sync::Arc, time::Instant};
@@ -14,7 +15,6 @@ use axum::{
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::{admin::prometheus::Metrics, session::Shared};
 
@@ -32,9 +32,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: Cancellatio
         .route("/healthz", get(healthz))
         .route("/storms", get(storms))
         .with_state(endpoints);
-    if let Err(err) = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await {
-        warn!(%err, "the admin endpoints have ended");
-    }
+    server::serve(listener, routes, stop).await;
 }
 
 async fn metrics(State(endpoints): State<Arc<Endpoints>>) -> Response {

@@ -10,6 +10,7 @@
 
 mod account_quota;
 mod accounts;
+mod admin_port;
 mod admission;
 mod auth_callout;
 mod browser;

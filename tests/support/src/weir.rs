@@ -31,6 +31,7 @@ pub struct WeirConfig {
     accounts: String,
     log_level: &'static str,
     standard_error: Option<Arc<File>>,
+    file_limit: Option<u32>,
     environment: Vec<(&'static str, String)>,
 }
 
@@ -63,6 +64,7 @@ impl WeirConfig {
             accounts: String::new(),
             log_level: "debug",
             standard_error: None,
+            file_limit: None,
             environment: Vec::new(),
         }
     }
@@ -154,6 +156,12 @@ impl WeirConfig {
         self
     }
 
+    /// Limits the open files of weir.
+    pub fn file_limit(mut self, descriptors: u32) -> Self {
+        self.file_limit = Some(descriptors);
+        self
+    }
+
     /// Sets an environment variable of weir.
     pub fn environment(mut self, name: &'static str, value: &str) -> Self {
         self.environment.push((name, value.into()));
@@ -175,6 +183,20 @@ impl WeirConfig {
         )
     }
 
+    /// weir without its arguments. A shell lowers the limit of open files and becomes weir, with the same process id.
+    fn command(&self) -> Command {
+        let mut command = match self.file_limit {
+            None => Command::new(binary()),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\"")).arg(binary());
+                shell
+            }
+        };
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
     /// The monitoring addresses in the configuration.
     fn monitors(&self) -> Vec<SocketAddr> {
         let urls = self.servers.lines().filter_map(|line| line.strip_prefix("monitor = \"http://"));
@@ -193,7 +215,7 @@ impl WeirConfig {
         let dir = TempDir::with_prefix("weir-test-").expect("temporary folder");
         let toml = self.toml(&dir.path().join("ports.json").display().to_string());
         let standard_error = self.standard_error.as_deref().map(|file| file.try_clone().expect("a descriptor"));
-        let mut weir = Weir::spawn_with(&toml, dir, standard_error, &self.environment).await;
+        let mut weir = Weir::spawn_with(&toml, dir, self.command(), standard_error).await;
         weir.sees(up).await;
         weir.monitors = self.monitors();
         weir.has_system = self.cluster.contains("[cluster.system]");
@@ -220,19 +242,13 @@ pub struct Weir {
 impl Weir {
     /// Starts weir with this configuration, which must set `ports_file` to `ports.json` in `dir`.
     pub async fn spawn(toml: &str, dir: TempDir) -> Self {
-        Self::spawn_with(toml, dir, None, &[]).await
+        Self::spawn_with(toml, dir, Command::new(binary()), None).await
     }
 
-    async fn spawn_with(
-        toml: &str,
-        dir: TempDir,
-        standard_error: Option<File>,
-        environment: &[(&str, String)],
-    ) -> Self {
+    async fn spawn_with(toml: &str, dir: TempDir, mut command: Command, standard_error: Option<File>) -> Self {
         let file = dir.path().join("weir.toml");
         std::fs::write(&file, toml).expect("write weir.toml");
-        let mut command = Command::new(binary());
-        command.arg("run").arg("-c").arg(&file).envs(environment.iter().map(|(name, value)| (name, value)));
+        command.arg("run").arg("-c").arg(&file);
         let log = dir.path().join("log");
         let mut process = Process::start_with_standard_error("weir", &mut command, &log, standard_error);
 

@@ -1,0 +1,98 @@
+//! Serves the admin endpoints over HTTP/1.1, with few connections and little time for each, so that nobody at this port
+//! takes descriptors that clients need or keeps weir from ending.
+
+use std::{collections::VecDeque, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{AbortHandle, JoinSet},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// The most connections at a time. One beyond them ends the oldest: a monitoring system that kept it idle connects
+/// again, and an idle connection keeps no scrape out. `BASE` in `server/file_limit.rs` counts their descriptors.
+const MAX_CONNECTIONS: usize = 24;
+/// How long a request's head may take, and how long a connection may be idle. Longer than the usual scrape interval of
+/// 15 s.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How old a connection may become: an answer that nobody reads ends with it.
+const MAX_AGE: Duration = Duration::from_secs(300);
+/// After a drain, answers that are under way have this long.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// The pause after an accept error, mostly because no descriptors are left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `routes` until `stop`.
+pub async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) {
+    let mut connections = Connections::default();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => connections.start(stream, routes.clone(), stop.clone()),
+            Err(err) => {
+                warn!(%err, "the admin port cannot accept");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // What is not answered by then is dropped with `connections`.
+    let _ = timeout(LAST_ANSWERS, connections.ended()).await;
+}
+
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    /// The oldest first.
+    by_age: VecDeque<AbortHandle>,
+}
+
+impl Connections {
+    fn start(&mut self, stream: TcpStream, routes: Router, stop: CancellationToken) {
+        while self.tasks.try_join_next().is_some() {}
+        self.by_age.retain(|connection| !connection.is_finished());
+        if self.by_age.len() >= MAX_CONNECTIONS
+            && let Some(oldest) = self.by_age.pop_front()
+        {
+            oldest.abort();
+        }
+        self.by_age.push_back(self.tasks.spawn(answer(stream, routes, stop)));
+    }
+
+    async fn ended(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Answers the requests of one connection.
+async fn answer(stream: TcpStream, routes: Router, stop: CancellationToken) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let service = TowerToHyperService::new(routes);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let answered = async {
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = stop.cancelled() => {}
+        }
+        // The answer that is under way is the last one; a request that has not come whole is not waited for.
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    };
+    match timeout(MAX_AGE, answered).await {
+        Ok(Ok(())) => {}
+        Ok(Err(err)) => debug!(%err, "a connection of the admin port has ended"),
+        Err(_) => debug!("a connection of the admin port is closed for its age"),
+    }
+}
