@@ -239,17 +239,25 @@ impl<W: Waiter> Admission<W> {
         self.finished.fetch_add(1, Relaxed);
     }
 
-    /// A handshake that began `began` has ended without an answer: its client has left, or could not wait longer. It
-    /// lowers the server's limit only where logins of the account are quicker than that, and others of them end well
-    /// meanwhile: else the account is to blame, whose auth callout may be down.
+    /// A handshake that began `began` has ended without an answer: its client has left, or could not wait longer. A
+    /// server may have `named` the account to others with the same credential meanwhile. It lowers the server's limit
+    /// only where logins of the account are quicker than that, and others of them end well meanwhile: else the account
+    /// is to blame, whose auth callout may be down.
     pub fn login_unanswered(
         &self,
         account: &Account,
         server: &Server,
         (began, was_overdue): (Instant, bool),
+        named: Option<&Arc<str>>,
         now: Instant,
     ) -> Unanswered {
-        let unanswered = account.login_unanswered(server.index(), began, now, was_overdue);
+        let mut unanswered = account.login_unanswered(server.index(), began, now, was_overdue);
+        let named = named.filter(|named| **named != *account.name()).and_then(|named| self.accounts.find(named));
+        if let Some(named) = &named {
+            let of_named = named.login_unanswered(server.index(), began, now, was_overdue);
+            unanswered = Unanswered { tell: unanswered.tell, ..of_named };
+        }
+        let account = named.as_deref().unwrap_or(account);
         let usual = account.login_time();
         let is_longer = !usual.is_zero() && now.saturating_duration_since(began) > usual;
         if account.is_known() && is_longer && unanswered.others_succeed {
@@ -278,9 +286,15 @@ impl<W: Waiter> Admission<W> {
         }
     }
 
+    /// Whether a client of this account had better go elsewhere than to this server, where its logins hang, or have.
+    pub fn is_disliked(&self, account: &Arc<str>, server: usize, now: Instant) -> bool {
+        let avoided = self.accounts.find(account).and_then(|account| account.avoided(now, |_| 1));
+        avoided.is_some_and(|avoided| avoided.disliked.contains(&server))
+    }
+
     /// Whether an account may have no further login on this server now. If so, it is noted that a client waits for it.
     pub fn is_barred(&self, account: &Account, server: usize, now: Instant) -> bool {
-        let avoided = account.avoided(now, |server| self.least_of_account(account, server));
+        let avoided = self.avoided(account, now);
         let is_barred = avoided.is_some_and(|avoided| avoided.barred.contains(&server));
         if is_barred {
             account.want_place(&[server]);

@@ -22,6 +22,7 @@ const STORM: u64 = TURNS as u64;
 const QUIET: usize = usize::MAX;
 
 /// A client that waits, by its account.
+#[derive(Debug)]
 struct Waits(usize);
 
 impl Waiter for Waits {
@@ -232,4 +233,70 @@ fn a_storm_leaves_room_to_wait_for_those_with_priority() {
     assert_eq!(admission.queued(), 30);
     assert_eq!(come_until_refused(&admission, "first"), (2, Refusal::QueueFull));
     assert_eq!(admission.queued(), 32);
+}
+
+/// A login under way.
+struct UnderWay {
+    account: usize,
+    pass: Pass,
+    began: Instant,
+    is_overdue: bool,
+}
+
+/// Two accounts of which as many clients come, to servers that begin with one login at a time. Logins of one take a
+/// millisecond; those of the other hang until their clients leave.
+#[test]
+fn an_account_whose_logins_hang_delays_no_other() {
+    const MS: Duration = Duration::from_millis(1);
+    let admission = admission(&[1], 2);
+    let (mut rng, mut now, mut under_way) = (fastrand::Rng::with_seed(7), Instant::now(), Vec::<UnderWay>::new());
+    let (mut waits, mut longest, mut quiet_in, mut turns) = (Vec::new(), Duration::ZERO, 0, Vec::new());
+    for ms in 0..20_000u64 {
+        now += MS;
+        let mut begun = Vec::new();
+        if ms % 25 == 0 {
+            let account = if ms % 50 == 0 { 0 } else { QUIET };
+            let name = if account == QUIET { "quiet" } else { "0" };
+            match admission.at_connect(client(name, ms, now), now, &mut rng, || Waits(account)) {
+                Verdict::Admit(pass) => begun.push((account, pass)),
+                Verdict::Hold { .. } if account == QUIET => waits.push(now),
+                Verdict::Hold { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        under_way.retain_mut(|login| {
+            let (server, took) = (Arc::clone(login.pass.server.server()), now - login.began);
+            if login.account == QUIET && took >= MS {
+                let measured = (MeasuredFrom::Dial, Duration::ZERO);
+                admission.handshake_finished(&mut login.pass, took, measured, None, now);
+                return false;
+            }
+            if !login.is_overdue && took >= server.overdue_after() {
+                login.pass.login_is_overdue();
+                login.is_overdue = true;
+            }
+            if took >= 1900 * MS {
+                admission.login_unanswered(login.pass.account.account(), &server, (login.began, true), None, now);
+            }
+            took < 1900 * MS
+        });
+        admission.next_turns(now, &mut rng, &mut turns);
+        begun.extend(turns.drain(..).map(|(Waits(account), pass)| {
+            if account == QUIET {
+                longest = longest.max(now - waits.remove(0));
+            }
+            (account, pass)
+        }));
+        for (account, mut pass) in begun {
+            quiet_in += usize::from(account == QUIET);
+            pass.server.opened();
+            under_way.push(UnderWay { account, pass, began: now, is_overdue: false });
+        }
+        let hang = under_way.iter().filter(|login| login.account == 0).count();
+        assert!(ms < 10_000 || hang <= 2, "{hang} logins hang at {ms} ms, one on each server is enough");
+    }
+    assert!(quiet_in >= 399 && longest <= 500 * MS, "{quiet_in} of 400 are in, one after {longest:?}");
+    assert!(admission.servers.iter().all(|server| server.load().overdue() <= 2));
+    drop(under_way);
+    assert!(admission.servers.iter().all(|server| (server.load().overdue(), server.load().handshakes()) == (0, 0)));
 }

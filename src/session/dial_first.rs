@@ -229,6 +229,12 @@ impl DialFirst {
             server.close().await;
             return if signs { Begin::Refused(Refusal::ServerCapacity) } else { Begin::Queue };
         }
+        // One that does not sign can have another server than the one where logins of its account hang.
+        let at = server.slot.server().index();
+        if !signs && cx.shared.admission.is_disliked(&client.account, at, now()) {
+            server.close().await;
+            return Begin::Queue;
+        }
         let mut account = match cx.shared.admission.enter_account(client, now()) {
             Ok(account) => account,
             Err(reason) => {
@@ -236,6 +242,11 @@ impl DialFirst {
                 return if signs || !reason.is_a_rate() { Begin::Refused(reason) } else { Begin::Queue };
             }
         };
+        let mut server = server;
+        if cx.shared.admission.is_barred(account.account(), at, now()) {
+            // Meanwhile it is not one of those logins that the server works on.
+            server.slot.await_connect();
+        }
         let until = server.expires.min(Instant::from_std(client.hold_until));
         let Downstream { stream, preface, .. } = downstream;
         let has_begun = tokio::select! {

@@ -66,6 +66,7 @@ pub(super) async fn log_in(
     let until = terms.answer_by.max(Instant::now() + server.auth_timeout(dialled.port()).mul_f64(OF_AUTH_TIMEOUT));
     let mut watched = Watched {
         shared,
+        credential: terms.credential,
         account: Arc::clone(pass.account.account()),
         server: Arc::clone(&server),
         began: terms.began,
@@ -135,6 +136,7 @@ fn elsewhere(shared: &Shared, account: &Account, server: &Server, terms: &Terms<
 /// A login that has no answer yet. If it ends without one, admission is told, and the log.
 struct Watched<'a> {
     shared: &'a Shared,
+    credential: CredentialKey,
     account: Arc<Account>,
     server: Arc<Server>,
     began: Instant,
@@ -149,7 +151,8 @@ impl Drop for Watched<'_> {
             return;
         }
         let login = (self.began.into_std(), *is_overdue);
-        let unanswered = shared.admission.login_unanswered(account, server, login, now());
+        let named = shared.directory.learned(self.credential);
+        let unanswered = shared.admission.login_unanswered(account, server, login, named.as_ref(), now());
         if unanswered.is_servers_fault {
             login_evidence::failed_here_only(shared, server, LoginFailure::TimedOut);
         } else if unanswered.tell && may_log() {

@@ -198,6 +198,17 @@ impl<W: Waiter> Admission<W> {
         again.map(|at| at + JITTER.mul_f64(rng.f64()))
     }
 
+    /// Where a client of this account is not sent. One that has not said yet who it is, and will sign the nonce of its
+    /// server, cannot be sent elsewhere later: it goes where no login is overdue, whoever's that is.
+    pub(in crate::admission) fn avoided(&self, account: &Account, now: Instant) -> Option<Avoided> {
+        if !account.is_nobody() {
+            return account.avoided(now, |server| self.least_of_account(account, server));
+        }
+        let overdue = self.servers.iter().filter(|server| server.load().overdue() > 0);
+        let disliked: Vec<_> = overdue.map(|server| server.index()).collect();
+        (!disliked.is_empty()).then(|| Avoided { barred: Vec::new(), disliked })
+    }
+
     /// A server for a login of this account, other than those that were `tried`: not where the account has as many
     /// logins under way as it may have, and where its logins hang only if there is no other.
     pub(in crate::admission) fn place(
@@ -208,8 +219,7 @@ impl<W: Waiter> Admission<W> {
         urgency: Urgency,
         rng: &mut fastrand::Rng,
     ) -> Placement {
-        let least = |server| self.least_of_account(account, server);
-        let Some(Avoided { mut barred, mut disliked }) = account.avoided(now, least) else {
+        let Some(Avoided { mut barred, mut disliked }) = self.avoided(account, now) else {
             return self.servers.place(now, tried, urgency, rng);
         };
         barred.extend_from_slice(tried);

@@ -102,6 +102,11 @@ impl Account {
         !self.is_nobody && *self.name != *UNKNOWN_ACCOUNT
     }
 
+    /// Whether its clients have not said yet who they are.
+    pub fn is_nobody(&self) -> bool {
+        self.is_nobody
+    }
+
     /// Whether a login on this server has no other of the account beside it.
     pub fn is_alone_at(&self, server: usize) -> bool {
         self.is_nobody || self.logins().is_alone(server)
@@ -117,6 +122,7 @@ impl Account {
     /// A login has ended without an answer that began `began`.
     pub fn login_unanswered(&self, server: usize, began: Instant, now: Instant, was_overdue: bool) -> Unanswered {
         let unanswered = self.logins().unanswered(server, began, now, was_overdue);
+        self.had_overdue.fetch_or(was_overdue, Relaxed);
         // Clients of whom no server has named the account are of many.
         Unanswered { is_servers_fault: unanswered.is_servers_fault && self.is_known(), ..unanswered }
     }

@@ -22,8 +22,9 @@ pub const FIRST_LIMIT: u32 = 4;
 const HANGS_TIMES_LONGEST: u32 = 4;
 /// A login of the account that has ended well so long ago shows that its logins do.
 const LATELY: Duration = Duration::from_secs(60);
-/// A server on which a login of the account has hung is avoided by the account for so long, where there is another.
-const AVOIDED_FOR: Duration = Duration::from_secs(60);
+/// A server on which a login of the account has hung is avoided by the account for so long, where there is another:
+/// until the client has come back.
+const AVOIDED_FOR: Duration = Duration::from_secs(10);
 /// The log tells of an account again after this.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
@@ -160,8 +161,7 @@ impl Logins {
     pub fn avoided(&self, now: Instant, least: impl Fn(usize) -> u32) -> Avoided {
         let mut avoided = Avoided::default();
         for (server, at) in self.at.iter().enumerate() {
-            let Some(limit) = &at.own_limit else { continue };
-            if at.under_way >= limit.limit().max(least(server)) {
+            if at.own_limit.as_ref().is_some_and(|limit| at.under_way >= limit.limit().max(least(server))) {
                 avoided.barred.push(server);
             }
             if at.overdue > 0 || at.hung_at.is_some_and(|hung| now.saturating_duration_since(hung) < AVOIDED_FOR) {

@@ -197,7 +197,7 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
                 return (tries, pass);
             }
             let (account, login) = (pass.account.account(), (began.into_std(), false));
-            shared.admission.login_unanswered(account, &server, login, timer::now());
+            shared.admission.login_unanswered(account, &server, login, None, timer::now());
             drop(pass);
             dispatch::run_now(&shared.admission);
         }

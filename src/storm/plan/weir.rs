@@ -456,7 +456,7 @@ impl Ingress for Weir {
             (ANSWER_BY, SessionState::Dialling(pass)) => {
                 let began = self.at(self.sessions[who as usize].dialled);
                 let (account, server) = (pass.account.account(), pass.server.server());
-                self.admission.login_unanswered(account, server, (began, false), self.now(world));
+                self.admission.login_unanswered(account, server, (began, false), None, self.now(world));
                 drop(pass);
                 self.refuse(world, who);
                 self.dispatch_now(world);
