@@ -7,7 +7,7 @@ use std::{
 };
 
 use tracing::error;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
     config::{LogConfig, LogFormat, LogLevel},
@@ -47,9 +47,7 @@ impl Drop for Logging {
 /// [`LEVEL_VARIABLE`] is set and is no filter, logging has been started before, or there is no thread to write the log.
 pub fn init(config: LogConfig) -> Result<Logging, LoggingError> {
     let filter = match std::env::var(LEVEL_VARIABLE) {
-        Ok(text) if !text.is_empty() => {
-            EnvFilter::try_new(text).map_err(|error| LoggingError::Filter(error.to_string()))?
-        }
+        Ok(text) if !text.is_empty() => filter(&text)?,
         _ => EnvFilter::new(directives(config.level)),
     };
     let queue = LogQueue::start(io::stderr())?;
@@ -76,6 +74,17 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     error!(thread = thread.name().unwrap_or_default(), place, "panic: {what}");
 }
 
+/// The filter that the environment asks for. `EnvFilter` takes a bare word that is no level for the name of a module, and
+/// then shows nothing else: a misspelt level would switch the log off.
+fn filter(text: &str) -> Result<EnvFilter, LoggingError> {
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let mut words = text.split(',').filter(|word| !word.is_empty() && !word.contains(['=', '[']));
+    match words.find(|word| !is_level(word)) {
+        Some(word) => Err(LoggingError::Filter(format!("{word:?} is not a level"))),
+        None => EnvFilter::try_new(text).map_err(|error| LoggingError::Filter(error.to_string())),
+    }
+}
+
 /// The filter for a configured level. The level is for weir itself. Libraries log warnings and errors only, or weir's
 /// one debug line per session would drown in theirs.
 fn directives(level: LogLevel) -> String {
@@ -86,6 +95,17 @@ fn directives(level: LogLevel) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_misspelt_level_does_not_switch_the_log_off() {
+        for text in ["debug", "DEBUG", "weir=debug,warn", "warn,weir::session=trace", "off", "weir[session]=debug"] {
+            assert!(filter(text).is_ok(), "{text}");
+        }
+        for text in ["verbose", "weir=verbose", "weir", "debug,everything"] {
+            let error = filter(text).map(drop).unwrap_err().to_string();
+            assert!(error.starts_with("WEIR_LOG: "), "{error}");
+        }
+    }
 
     #[test]
     fn libraries_are_quieter_than_weir() {
