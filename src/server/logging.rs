@@ -74,8 +74,8 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     error!(thread = thread.name().unwrap_or_default(), place, "panic: {what}");
 }
 
-/// The filter that the environment asks for. `EnvFilter` takes a bare word that is no level for the name of a module, and
-/// then shows nothing else: a misspelt level would switch the log off.
+/// The filter that the environment asks for. `EnvFilter` takes a bare word that is no level for the name of a module,
+/// and then shows nothing else: a misspelt level would switch the log off.
 fn filter(text: &str) -> Result<EnvFilter, LoggingError> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let mut words = text.split(',').filter(|word| !word.is_empty() && !word.contains(['=', '[']));

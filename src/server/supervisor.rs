@@ -1,5 +1,5 @@
-//! Starts the tasks that live as long as the process, and starts one again that has panicked: no such task ends silently
-//! (docs/contract.md, towards operators 6).
+//! Starts the tasks that live as long as the process, and starts one again that has panicked: no such task ends
+//! silently (docs/contract.md, towards operators 6).
 
 use std::{future::Future, time::Duration};
 

@@ -89,7 +89,8 @@ async fn every_kind_of_end_gives_the_slot_back() {
             }
             "second CONNECT" => {
                 for client in &mut clients {
-                    client.send(orders().connect_line().as_bytes()).await.unwrap();
+                    let other = Login::user("orders-1", "another");
+                    client.send(other.connect_line().as_bytes()).await.unwrap();
                     assert_ne!(client.end(PATIENCE).await, End::StillOpen, "{kind}");
                 }
             }

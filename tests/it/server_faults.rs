@@ -1,5 +1,5 @@
-//! Faults of one server among several, at weir's and nats-server's default timeouts: a server that is stopped, one whose
-//! monitoring port misbehaves in every way, and a rolling restart by lame duck mode. No client is refused.
+//! Faults of one server among several, at weir's and nats-server's default timeouts: a server that is stopped, one
+//! whose monitoring port misbehaves in every way, and a rolling restart by lame duck mode. No client is refused.
 
 use std::{
     sync::{Arc, Mutex},
