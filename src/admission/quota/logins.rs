@@ -25,6 +25,8 @@ const LATELY: Duration = Duration::from_secs(60);
 /// A server on which a login of the account has hung is avoided by the account for so long, where there is another:
 /// until the client has come back.
 const AVOIDED_FOR: Duration = Duration::from_secs(10);
+/// The log tells of a login that has waited for its answer for so long.
+const LONG: Duration = Duration::from_secs(1);
 /// The log tells of an account again after this.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
@@ -59,7 +61,7 @@ pub struct Unanswered {
     pub others_succeed: bool,
     /// It was overdue, and others have ended well meanwhile on another server.
     pub is_servers_fault: bool,
-    /// It was overdue, and the log has not told of the account lately.
+    /// It has waited for long, and the log has not told of the account lately.
     pub tell: bool,
 }
 
@@ -141,7 +143,7 @@ impl Logins {
         }
         let others_succeed = self.at.iter().any(since);
         let is_due = self.told_at.is_none_or(|told| now.saturating_duration_since(told) >= TELL_AGAIN);
-        let tell = was_overdue && is_due;
+        let tell = is_due && now.saturating_duration_since(began) >= LONG;
         if tell {
             self.told_at = Some(now);
         }

@@ -62,6 +62,9 @@ const MAX_PER_SATURATED_CORE: u32 = 2;
 /// A handshake is overdue after this at the earliest, and after this many times the server's typical time.
 const LEAST_OVERDUE: Duration = Duration::from_millis(250);
 const OVERDUE_TIMES_TYPICAL: u32 = 4;
+/// The part of the difference by which the typical time falls to a quicker handshake, and rises to a slower one.
+const TYPICAL_FALLS: f64 = 0.5;
+const TYPICAL_RISES: f64 = 0.02;
 /// A limit that has not been used for this long is halved: the server may not be able any more to do what it did then.
 const UNUSED_BEFORE_HALVING: Duration = Duration::from_secs(5);
 
@@ -159,7 +162,7 @@ impl ConcurrencyLimit {
 
     fn note_time(&mut self, took: Duration) {
         self.typical_time = Some(self.typical_time.map_or(took, |typical| {
-            let weight = if took < typical { 0.3 } else { 0.02 };
+            let weight = if took < typical { TYPICAL_FALLS } else { TYPICAL_RISES };
             typical.mul_f64(1.0 - weight) + took.mul_f64(weight)
         }));
     }

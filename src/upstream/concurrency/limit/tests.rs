@@ -166,3 +166,21 @@ fn busy_cores_only_end_growth_and_only_while_they_are_known_to_be() {
     }
     assert_eq!(grown.limit(), 100, "they may be busy with something else");
 }
+
+#[test]
+fn what_is_overdue_follows_the_quicker_logins() {
+    let (mut limit, now) = (ConcurrencyLimit::default(), Instant::now());
+    assert_eq!(limit.overdue_after(), LEAST_OVERDUE);
+    limit.finished_overdue(Duration::from_secs(3));
+    assert_eq!(limit.overdue_after(), Duration::from_secs(12), "it may be what a login takes there");
+    for _ in 0..6 {
+        limit.finished(now, MS, MS, 1);
+    }
+    assert_eq!(limit.overdue_after(), LEAST_OVERDUE, "there are quicker ones");
+    limit.finished_overdue(Duration::from_secs(3));
+    assert!(limit.overdue_after() < Duration::from_millis(500), "{:?}", limit.overdue_after());
+    for _ in 0..200 {
+        limit.finished(now, 300 * MS, 300 * MS, 1);
+    }
+    assert!(limit.overdue_after() > Duration::from_secs(1), "the server has become slower");
+}
