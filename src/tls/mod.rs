@@ -3,6 +3,7 @@
 //! TLS client like any other.
 
 mod budget;
+mod client_verifier;
 mod connector;
 mod files;
 mod handshake;
@@ -27,7 +28,7 @@ use rustls::{
 
 use crate::{
     net::stream::Stream,
-    tls::{files::Watched, names::CertificateNames, tickets::Tickets},
+    tls::{client_verifier::ByAuthority, files::Watched, names::CertificateNames, tickets::Tickets},
 };
 
 pub use self::{
@@ -224,7 +225,10 @@ impl ClientCertificates {
             builder = builder.with_crls(files::revoked(path)?).only_check_end_entity_revocation();
         }
         let key = if self.crl_file.is_some() { "crl_file" } else { "ca_file" };
-        builder.build().map_err(|err| BadFile::new(key, err.to_string(), "write the path of a PEM file that fits"))
+        match builder.build() {
+            Ok(verifier) => Ok(Arc::new(ByAuthority(verifier))),
+            Err(err) => Err(BadFile::new(key, err.to_string(), "write the path of a PEM file that fits")),
+        }
     }
 }
 

@@ -356,3 +356,24 @@ fn files_are_judged_before_anything_is_bound() {
     }
     assert!(!errors.contains("PRIVATE"), "{errors}");
 }
+
+/// A client certificate of an authority that has a known one's name and another key: after a renewal with a new key, or
+/// from another installation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namesake_of_the_authority_is_unknown() {
+    let (known, namesake) = (Authority::new("weir tests"), Authority::new("weir tests"));
+    let stranger = Authority::new("another");
+    let (_server, weir) = behind_tls(&known, &format!("verify = true\nca_file = {:?}", known.ca())).await;
+    for authority in [&namesake, &stranger] {
+        let own = authority.issue("client", &["client"]);
+        for versions in [&[&rustls::version::TLS12][..], &[&rustls::version::TLS13]] {
+            let config = known.client_config(versions, Some(&own));
+            let attempt = async {
+                let mut client = TlsClient::connect(&weir.address, "localhost", false, Arc::new(config)).await?;
+                client.enter().await
+            };
+            let err = attempt.await.expect_err("no certificate of a known authority");
+            assert!(err.to_string().contains("UnknownCA"), "{err}");
+        }
+    }
+}
