@@ -2,7 +2,7 @@
 //! servers' with weir's address and TLS in place of theirs (docs/contract.md, towards clients 10).
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering::Relaxed},
@@ -167,7 +167,9 @@ impl AdvertisedInfo {
         let server_id = nuid::next().to_string();
         let listener_info =
             |(address, advertise, tls, servers_port): (SocketAddr, Vec<String>, AdvertisedTls, Port)| {
-                let (host, port) = (address.ip().to_string(), address.port());
+                // nats-server writes its default like this, which is both families there too.
+                let ip = if address.ip().is_unspecified() { Ipv4Addr::UNSPECIFIED.into() } else { address.ip() };
+                let (host, port) = (ip.to_string(), address.port());
                 let own_info = OwnInfo::new(&server_id, "weir", &[], &host, port, &advertise);
                 let own_info = ArcSwap::from_pointee(tls.onto(own_info, &[]));
                 Arc::new(ListenerInfo { own_info, advertise, host, port, tls, servers_port })

@@ -45,7 +45,7 @@ struct Run {
     /// Configuration file.
     #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
     config: PathBuf,
-    /// A server of the cluster, instead of a configuration file. May be repeated. weir then listens on 0.0.0.0:4222.
+    /// A server of the cluster, instead of a configuration file. May be repeated. weir then listens on [::]:4222.
     #[arg(
         long = "server",
         value_name = "HOST:PORT[,websocket=URL][,monitor=URL][,name=NAME][,max_connections=N]",

@@ -159,12 +159,19 @@ impl Leaf for Network {
         };
         let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         network
-            .map(|network| Self(network.trunc()))
+            .map(|network| Self(canonical(network.trunc())))
             .map_err(|_| Problem::new(format!("{} is no network", quote(text)), REMEDY))
     }
     fn show(&self) -> String {
         format!("\"{}\"", self.0)
     }
+}
+
+/// The network as peers in it are named: an IPv4 client of a socket for both families is an IPv4 client.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    let v4 = v6.prefix_len().checked_sub(96).zip(v6.addr().to_ipv4_mapped());
+    v4.and_then(|(prefix, v4)| IpNet::new(v4.into(), prefix).ok()).unwrap_or(network)
 }
 
 /// An address of this machine without a port.
@@ -279,6 +286,20 @@ mod tests {
         for text in ["ws://joe:hunter2@n1:8080", "joe:hunter2@n1:8080"] {
             let said = problem::<WebSocketUrl>(text);
             assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+
+    #[test]
+    fn ipv4_networks_are_ipv4_in_whatever_form() {
+        let read = |text: &str| Network::read(&Node::String(text.into())).unwrap().show();
+        for (text, shown) in [
+            ("::ffff:10.0.0.0/104", "\"10.0.0.0/8\""),
+            ("::ffff:10.1.2.3", "\"10.1.2.3/32\""),
+            ("10.1.2.3/8", "\"10.0.0.0/8\""),
+            ("2001:db8::/32", "\"2001:db8::/32\""),
+            ("::/0", "\"::/0\""),
+        ] {
+            assert_eq!(read(text), shown, "{text}");
         }
     }
 

@@ -1,6 +1,9 @@
 //! What must hold between keys: no duplicates, and no two keys that contradict each other.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 
 use crate::{
     config::{error::Problem, raw::Raw, section::Sink},
@@ -33,12 +36,15 @@ fn listen_addresses(raw: &Raw, sink: &mut Sink) {
         .map(|(i, l)| (format!("listeners[{i}].listen"), l.listen))
         .chain(raw.monitor.map(|m| ("monitor.listen".to_owned(), m)));
     for (key, address) in all.filter(|(_, address)| address.port() != 0) {
-        if let Some(first) = seen.get(&address) {
+        // "[::]" takes what "0.0.0.0" takes too.
+        let ip = if address.ip().is_unspecified() { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { address.ip() };
+        let bound = SocketAddr::new(ip.to_canonical(), address.port());
+        if let Some(first) = seen.get(&bound) {
             let problem =
                 Problem::new(format!("\"{address}\" is {first} already"), "write another port, or remove one");
             sink.report(key, problem);
         } else {
-            seen.insert(address, key);
+            seen.insert(bound, key);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A key that is not read here is an error.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
     time::Duration,
@@ -114,10 +114,10 @@ fn log(s: &mut Section<'_>) -> LogConfig {
     }
 }
 
-/// NATS's own port on every interface: where clients expect a nats-server.
+/// NATS's own port on every interface, for IPv4 and IPv6: where clients expect a nats-server.
 fn default_listener(s: &mut Section<'_>) -> ListenerConfig {
     s.sink.lines.push(Line::Header { text: "[[listeners]]".into(), given: false });
-    let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4222));
+    let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 4222));
     let path = "listeners[0]".to_owned();
     Section::read(s.sink, path, Vec::new(), |s| {
         s.in_force("listen", &listen, false);

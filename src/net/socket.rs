@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::AsFd,
     time::Duration,
 };
@@ -115,16 +115,28 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Whether this error of a socket for IPv6 says that the machine has none.
+fn is_without_ipv6(err: &io::Error) -> bool {
+    let without = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::PROTONOSUPPORT];
+    without.iter().any(|errno| err.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// Opens one listening socket per worker on the same address; the kernel spreads connections over them. With port 0 all
-/// get the same free port.
+/// get the same free port. `[::]` is for IPv4 and IPv6, and for IPv4 alone on a machine without IPv6.
 ///
 /// # Errors
 /// The address is in use by another process, is not of this machine, or is not allowed.
 pub fn listeners(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
     // With SO_REUSEPORT, weir would silently share the port with another weir of the same user. Without it, bind fails.
-    if address.port() != 0 {
-        drop(bind(address, false)?);
-    }
+    let address = match (address, bind(address, false)) {
+        (_, Ok(_)) => address,
+        (SocketAddr::V6(any), Err(err)) if any.ip().is_unspecified() && is_without_ipv6(&err) => {
+            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, any.port()));
+            drop(bind(address, false)?);
+            address
+        }
+        (_, Err(err)) => return Err(err),
+    };
     let mut all: Vec<std::net::TcpListener> = Vec::with_capacity(workers);
     for _ in 0..workers {
         let address = all.first().map_or(Ok(address), std::net::TcpListener::local_addr)?;
@@ -182,6 +194,23 @@ mod tests {
         }
         // TEST-NET-1 is no address of any machine.
         assert_eq!(can_come_from([192, 0, 2, 1].into()).unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+    }
+
+    #[test]
+    fn both_families_come_to_the_unspecified_address() {
+        let all = listeners("[::]:0".parse().unwrap(), 2).unwrap();
+        let port = all[0].local_addr().unwrap().port();
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+        if all[0].local_addr().unwrap().is_ipv6() {
+            TcpStream::connect(("::1", port)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_machine_without_ipv6_is_told_from_a_port_that_is_taken() {
+        for (errno, without) in [(Errno::AFNOSUPPORT, true), (Errno::ADDRINUSE, false), (Errno::ACCESS, false)] {
+            assert_eq!(is_without_ipv6(&io::Error::from_raw_os_error(errno.raw_os_error())), without, "{errno:?}");
+        }
     }
 
     #[test]

@@ -75,11 +75,16 @@ impl End {
     }
 }
 
+/// An IPv4 client of a socket for both families is an IPv4 client.
+pub(super) fn canonical(mut peer: SocketAddr) -> SocketAddr {
+    peer.set_ip(peer.ip().to_canonical());
+    peer
+}
+
 impl Context {
     /// For a connection that was accepted just now.
-    pub fn new(shared: Arc<Shared>, listener: Arc<Listener>, mut peer: SocketAddr) -> Self {
-        // An IPv4 client of a socket for both families is an IPv4 client.
-        peer.set_ip(peer.ip().to_canonical());
+    pub fn new(shared: Arc<Shared>, listener: Arc<Listener>, peer: SocketAddr) -> Self {
+        let peer = canonical(peer);
         let id = shared.next_id.fetch_add(1, Relaxed);
         let accepted = Instant::now();
         Self { shared, listener, id, accepted, heard_after_ms: 0, waited: false, peer, log: LogFields::default() }
@@ -87,7 +92,12 @@ impl Context {
 
     /// The address that the client counts for.
     pub fn source(&self) -> IpAddr {
-        self.peer.ip().to_canonical()
+        self.peer.ip()
+    }
+
+    /// A trusted proxy says that the client comes from there.
+    pub fn comes_from(&mut self, peer: SocketAddr) {
+        self.peer = canonical(peer);
     }
 
     /// The client has done what weir waited for, before INFO: from now on it waits for weir.

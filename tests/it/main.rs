@@ -27,6 +27,7 @@ mod hanging_logins;
 mod harness;
 mod hostile_clients;
 mod identity_spoofing;
+mod ip_families;
 mod jwt;
 mod late_clients;
 mod log;
