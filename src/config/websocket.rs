@@ -1,5 +1,7 @@
 //! `[listeners.websocket]`, with the keys of nats-server's `websocket { … }`.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 
 use crate::{
@@ -7,7 +9,7 @@ use crate::{
         address::Network,
         effective::toml_string,
         error::{Problem, quote},
-        leaf::{Leaf, any, wrong_type},
+        leaf::{Leaf, any, within, wrong_type},
         node::Node,
         raw::list,
         section::Section,
@@ -19,12 +21,18 @@ use crate::{
     },
 };
 
+const SECOND: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct WebsocketConfig {
     /// How requests are checked.
     pub rules: Rules,
     /// The HTTP proxies whose `X-Forwarded-For` weir believes.
     pub accept_forwarded_from: Vec<IpNet>,
+    /// A client that is silent for so long is pinged.
+    pub ping_interval: Option<Duration>,
+    /// Further headers of the answer that opens a WebSocket.
+    pub headers: Vec<(String, String)>,
 }
 
 pub(super) fn websocket(s: &mut Section<'_>) -> WebsocketConfig {
@@ -42,10 +50,56 @@ pub(super) fn websocket(s: &mut Section<'_>) -> WebsocketConfig {
     };
     // None: anybody can send that header.
     let believed = list::<Network>(s, "accept_forwarded_from");
+    // None: the servers ping by themselves, every 2 min by default.
+    let absence = "none, only the servers ping";
+    let ping_interval = s.optional("ping_interval", absence, within(SECOND..=3600 * SECOND));
+    let headers = s.table("headers", headers);
     let origins = OriginRules { same_origin, allowed: allowed.into_iter().map(|origin| origin.0).collect() };
     WebsocketConfig {
         rules: Rules { compression, origins, cookies, secure: false },
         accept_forwarded_from: believed.into_iter().map(|network| network.0).collect(),
+        ping_interval,
+        headers,
+    }
+}
+
+/// Reads `[listeners.websocket.headers]`. The names that nats-server does not allow are not allowed here.
+fn headers(s: &mut Section<'_>) -> Vec<(String, String)> {
+    let all = s.rest::<HeaderValue>(|_| Ok(()));
+    for (name, _) in &all {
+        let lower = name.to_ascii_lowercase();
+        let own = ["host", "content-length", "connection", "upgrade", "nats-no-masking"].contains(&&*lower)
+            || lower.starts_with("sec-websocket-");
+        if own {
+            s.report(name, Problem::new("weir writes this header itself", "remove it"));
+        } else if !is_token(name) {
+            s.report(name, Problem::new("it is no name of a header", "write a name such as X-Frame-Options"));
+        }
+    }
+    all.into_iter().map(|(name, value)| (name, value.0)).collect()
+}
+
+/// Whether these characters are a token of HTTP (RFC 9110, 5.6.2).
+fn is_token(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(fits)
+}
+
+#[derive(PartialEq)]
+struct HeaderValue(String);
+
+impl Leaf for HeaderValue {
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write text in quotes, on one line";
+        let Node::String(text) = node else { return Err(wrong_type(node, REMEDY)) };
+        // What else is in it is the operator's, and a line end would begin another header.
+        match text.chars().any(|c| c.is_control() && c != '\t') {
+            true => Err(Problem::new("it holds a control character", REMEDY)),
+            false => Ok(Self(text.clone())),
+        }
+    }
+    fn show(&self) -> String {
+        toml_string(&self.0)
     }
 }
 
@@ -71,8 +125,7 @@ impl Leaf for CookieName {
     fn read(node: &Node) -> Result<Self, Problem> {
         const REMEDY: &str = "write the name of a cookie, such as \"nats_jwt\"";
         let Node::String(text) = node else { return Err(wrong_type(node, REMEDY)) };
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if !text.is_empty() && text.bytes().all(fits) {
+        if is_token(text) {
             return Ok(Self(text.clone()));
         }
         Err(Problem::new(format!("{} is no name of a cookie", quote(text)), REMEDY))

@@ -82,6 +82,8 @@ impl BoundListener<'_> {
             tls,
             websocket: config.websocket.as_ref().map(|websocket| WebSocketListener {
                 rules: Rules { secure: config.tls.is_some(), ..websocket.rules.clone() },
+                headers: websocket.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect(),
+                ping_interval: websocket.ping_interval,
                 trusted_proxies: websocket.accept_forwarded_from.clone(),
             }),
             passthrough: config.passes_through.map(PassthroughListener::new),

@@ -8,6 +8,7 @@ use tokio::{net::TcpStream, time::Instant};
 use crate::{
     net::stream::Stream,
     outcome::{Phase, Refusal},
+    protocol::websocket::upgrade::looks_like_http,
     session::{
         context::{Context, End},
         downstream::Unfinished,
@@ -69,6 +70,12 @@ pub(super) async fn handshake(cx: &Context, stream: Stream, refused: Option<Refu
     }
 }
 
+/// Whether a client that has spoken without TLS has begun an HTTP request.
+async fn speaks_http(tcp: &TcpStream) -> bool {
+    let mut word = [0; 5];
+    matches!(tcp.peek(&mut word).await, Ok(n) if looks_like_http(&word[..n]))
+}
+
 async fn accept(
     cx: &Context,
     terminator: &Terminator,
@@ -91,7 +98,10 @@ async fn accept(
         Err(Failed::Gone) => Lost::new(None, Unfinished::Gone),
         Err(Failed::TimedOut) => Lost::new(None, Unfinished::TimedOut),
         Err(Failed::Busy) => Lost::new(None, Unfinished::TlsBusy),
-        Err(Failed::NotTls(tcp)) => Lost::new(Stream::from(tcp), Unfinished::NotTls),
+        Err(Failed::NotTls(tcp)) => {
+            let http = cx.listener.websocket.is_some() && speaks_http(&tcp).await;
+            Lost::new(Stream::from(tcp), if http { Unfinished::NotHttps } else { Unfinished::NotTls })
+        }
         Err(Failed::Tls(err)) => Lost::new(None, Unfinished::Tls(err)),
     })
 }

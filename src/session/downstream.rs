@@ -51,6 +51,8 @@ pub enum Unfinished {
     Wrong(PrefaceError),
     /// What came is not TLS, which is required.
     NotTls,
+    /// What came is HTTP where HTTPS is required.
+    NotHttps,
     /// TLS failed, and why.
     Tls(io::Error),
     /// TLS could not have begun in time.

@@ -54,6 +54,10 @@ impl Listener {
 pub struct WebSocketListener {
     /// Which requests may open a WebSocket, and which of their headers and cookies weir looks at.
     pub rules: Rules,
+    /// Further header lines of the answer that opens one, each with its line end.
+    pub headers: Box<str>,
+    /// A client that is silent for so long is pinged.
+    pub ping_interval: Option<Duration>,
     /// HTTP proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
 }

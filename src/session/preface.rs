@@ -48,7 +48,7 @@ impl Accepted {
                 Ok(stream) => stream,
                 Err(lost) => return Err(lost.close(refused).await),
             },
-            (Some(upgrade), None) => websocket_upgrade::accept(stream, upgrade).await?,
+            (Some(upgrade), None) => websocket_upgrade::accept(cx, stream, upgrade).await?,
             (Some(_), Some(reason)) => {
                 let until = cx.step_by(cx.heard()).into_std();
                 let refused = with_rng(|rng| Wait::refused_at_accept(&cx.shared.admission, reason, until, now(), rng));

@@ -12,9 +12,10 @@ use crate::{
     protocol::{
         client_preface::{Preface, PrefaceError},
         refusal,
+        websocket::upgrade,
     },
     session::{
-        context::{Context, End},
+        context::{Context, End, canonical},
         downstream::{self, Unfinished},
         passthrough::client::PassthroughClient,
         websocket_upgrade,
@@ -105,7 +106,8 @@ impl Refusable {
 pub(super) async fn close_unfinished(stream: impl Into<Option<Stream>>, unfinished: Unfinished, phase: Phase) -> End {
     let stream = stream.into();
     if let Unfinished::Wrong(wrong) = &unfinished {
-        debug!(peer = ?stream.as_ref().and_then(|stream| stream.tcp().peer_addr().ok()), %wrong, "no preface");
+        let peer = stream.as_ref().and_then(|stream| stream.tcp().peer_addr().ok()).map(canonical);
+        debug!(?peer, %wrong, "no preface");
     }
     let (words, reason) = match unfinished {
         Unfinished::Probe => return End::Probe,
@@ -114,6 +116,7 @@ pub(super) async fn close_unfinished(stream: impl Into<Option<Stream>>, unfinish
         Unfinished::TlsBusy => return End::Refused(Refusal::TlsBusy),
         Unfinished::TimedOut => (refusal::line(Refusal::HandshakeTimeout), Refusal::HandshakeTimeout),
         Unfinished::NotTls => (refusal::TLS_REQUIRED, Refusal::Protocol),
+        Unfinished::NotHttps => (upgrade::NOT_HTTPS, Refusal::Protocol),
         Unfinished::Wrong(PrefaceError::TooLong) => (refusal::CONTROL_LINE_TOO_LONG, Refusal::Protocol),
         Unfinished::Wrong(PrefaceError::NotConnect) => (refusal::UNKNOWN_OP, Refusal::Protocol),
         Unfinished::Wrong(PrefaceError::BadConnect | PrefaceError::TooMuch) => {

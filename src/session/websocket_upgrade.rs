@@ -60,8 +60,12 @@ async fn reject(cx: &Context, stream: Stream, rejection: Rejection) -> End {
 }
 
 /// Answers `101 Switching Protocols`.
-pub(super) async fn accept(stream: Stream, upgrade: &Upgrade) -> Result<Stream, End> {
-    websocket::open(stream, upgrade).await.map_err(|_| End::left(Phase::Preface))
+pub(super) async fn accept(cx: &Context, stream: Stream, upgrade: &Upgrade) -> Result<Stream, End> {
+    let (headers, ping_interval) = match &cx.listener.websocket {
+        Some(web) => (&*web.headers, web.ping_interval),
+        None => ("", None),
+    };
+    websocket::open(stream, upgrade, headers, ping_interval).await.map_err(|_| End::left(Phase::Preface))
 }
 
 /// Waits for a client that leaves before it is answered, or that speaks and need not wait longer. Returns whether it

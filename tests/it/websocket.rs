@@ -541,3 +541,57 @@ async fn the_same_over_tls() {
     weir.assert_nothing_leaked().await;
     drop(client);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn further_headers_and_pings() {
+    let (server, direct) = with_websocket("headers: { X-Frame-Options: \"DENY\" }").await;
+    let more = "ping_interval = \"1s\"\n[listeners.websocket.headers]\nX-Frame-Options = \"DENY\"";
+    let weir = before(&server, more).await;
+    for address in [&direct, &weir.address] {
+        let (_, answer) = WsClient::ask(address, &request("/", "")).await.unwrap();
+        assert_eq!((answer.status, answer.header("X-Frame-Options")), (101, Some("DENY")), "{answer:?}");
+    }
+    let mut client = WsClient::connect(&weir.address, "", &Login::nobody()).await;
+    for _ in 0..2 {
+        // What the server has to say comes in between.
+        loop {
+            let frame = tokio::time::timeout(PATIENCE, client.frame()).await.expect("a ping").unwrap();
+            if frame.header.opcode == PING {
+                assert_eq!(frame.payload, b"");
+                break;
+            }
+        }
+        client.send(PONG, true, false, b"").await.unwrap();
+    }
+    drop(client);
+    weir.assert_nothing_leaked().await;
+}
+
+/// Plain HTTP where HTTPS is spoken reads the same as at a nats-server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_http_where_https_is_spoken_gets_an_answer() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let authority = Authority::new("weir tests");
+    let own = authority.issue("weir", &["localhost"]);
+    let port = ports::free();
+    let tls = format!("tls {{ cert_file: {:?}, key_file: {:?} }}", own.cert, own.key);
+    let websocket = format!("websocket {{ listen: \"127.0.0.1:{port}\", {tls} }}");
+    let server = NatsServer::start(ServerOptions::default().with(&websocket)).await;
+    let listener = format!("kind = \"websocket\"\n[listeners.tls]\n{}", pair(&own));
+    let weir = WeirConfig::of_servers(&[&server]).listener(&listener).start().await;
+    for asked in [request("/", ""), "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()] {
+        let mut answers = Vec::new();
+        for address in [&format!("127.0.0.1:{port}"), &weir.address] {
+            let mut http = tokio::net::TcpStream::connect(address).await.unwrap();
+            http.write_all(asked.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            // nats-server closes with the request unread, which is a reset behind its words.
+            let _ = tokio::time::timeout(PATIENCE, http.read_to_end(&mut answer)).await.expect("an end");
+            answers.push(String::from_utf8(answer).unwrap());
+        }
+        assert!(answers[0].starts_with("HTTP/1.0 400 Bad Request"), "{answers:?}");
+        assert_eq!(answers[0], answers[1]);
+    }
+    let attempt = RawClient::attempt(&weir.address, &Login::nobody(), SHORT).await;
+    assert!(!matches!(attempt, Attempt::In(_)), "{attempt:?}");
+}

@@ -1,9 +1,10 @@
 //! WebSockets from clients and to servers: the HTTP request that opens one, and its frames read and written as a stream
 //! of NATS bytes.
 
+mod pinger;
 mod stream;
 
-use std::{io, net::IpAddr, pin::pin};
+use std::{io, net::IpAddr, pin::pin, time::Duration};
 
 use aws_lc_rs::rand;
 use tokio::{io::AsyncReadExt, time::Instant};
@@ -56,15 +57,20 @@ pub async fn request(down: &mut Stream, rules: &Rules, deadline: Instant) -> Res
     }
 }
 
-/// Accepts the request: answers it with 101.
+/// Accepts the request: answers it with 101, and `more` header lines.
 ///
 /// # Errors
 /// The client is gone.
-pub async fn open(mut down: Stream, upgrade: &Upgrade) -> io::Result<Stream> {
+pub async fn open(
+    mut down: Stream,
+    upgrade: &Upgrade,
+    more: &str,
+    ping_interval: Option<Duration>,
+) -> io::Result<Stream> {
     let mut answer = Vec::with_capacity(256);
-    upgrade.write(&mut answer);
+    upgrade.write(more, &mut answer);
     down.send(&answer).await?;
-    Ok(WebSocket::from_client(down, upgrade.negotiated).into())
+    Ok(WebSocket::from_client(down, upgrade.negotiated, ping_interval).into())
 }
 
 /// Why a server opened no WebSocket.

@@ -8,6 +8,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use aws_lc_rs::rand;
 
 use crate::{
-    net::stream::Stream,
+    net::{stream::Stream, websocket::pinger::Pinger},
     protocol::websocket::{DeflatePool, Negotiated, Role, closing::Closing, decode::Decoder, encode},
     worker::{self, Scratch},
 };
@@ -26,7 +27,9 @@ const BUFFER: usize = 32 * 1024;
 const COMPRESSED: usize = 4 * 1024;
 /// The most bytes that go into frames at a time.
 const MOST_WRITTEN: usize = 64 * 1024;
-/// Pings are not answered while more bytes than this wait for an end that does not read.
+/// A ping without a payload (RFC 6455, 5.5.2).
+const PING: [u8; 2] = [0x89, 0];
+/// Pings are not answered, and none are sent, while more bytes than this wait for an end that does not read.
 const MOST_PENDING: usize = 4 * 1024;
 
 /// What the WebSockets of one worker share.
@@ -78,12 +81,15 @@ pub struct WebSocket {
     closed: bool,
     /// The other end violated the framing: everything it still sends is discarded.
     broken: bool,
+    /// Where silent clients are pinged.
+    pinger: Option<Box<Pinger>>,
 }
 
 impl WebSocket {
-    /// A WebSocket that a client opened on `below`.
-    pub fn from_client(below: Stream, terms: Negotiated) -> Self {
-        Self::new(below, Role::Server, terms, Vec::new(), Closing::GOING_AWAY)
+    /// A WebSocket that a client opened on `below`. It is pinged when it is silent for `ping_interval`.
+    pub fn from_client(below: Stream, terms: Negotiated, ping_interval: Option<Duration>) -> Self {
+        let pinger = ping_interval.map(|interval| Box::new(Pinger::new(interval)));
+        Self { pinger, ..Self::new(below, Role::Server, terms, Vec::new(), Closing::GOING_AWAY) }
     }
 
     /// A WebSocket that weir opened to a server on `below`. `raw` has been read behind the server's answer.
@@ -93,7 +99,20 @@ impl WebSocket {
 
     fn new(below: Stream, role: Role, terms: Negotiated, raw: Vec<u8>, closing: Closing) -> Self {
         let (decoder, pending) = (Decoder::new(role, terms), Vec::new());
-        Self { below, role, terms, decoder, raw, pending, closing, closed: false, broken: false }
+        Self { below, role, terms, decoder, raw, pending, closing, closed: false, broken: false, pinger: None }
+    }
+
+    /// Pings a client that is silent, and is not closed. Its pong is read like any other, and says no more than that.
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(pinger) = &mut self.pinger else { return Ok(()) };
+        if !pinger.is_due(cx) || self.closed || self.pending.len() > MOST_PENDING {
+            return Ok(());
+        }
+        self.pending.extend_from_slice(&PING);
+        match self.poll_pending(cx) {
+            Poll::Ready(written) => written,
+            Poll::Pending => Ok(()),
+        }
     }
 
     pub fn below(&self) -> &Stream {
@@ -142,6 +161,9 @@ impl WebSocket {
                 return Poll::Ready(Ok(None));
             }
             let n = read.filled().len();
+            if let Some(pinger) = &mut self.pinger {
+                pinger.heard();
+            }
             &buffers.raw[..n]
         };
         if self.broken {
@@ -190,6 +212,7 @@ impl AsyncRead for WebSocket {
     /// A violation of the framing is [`io::ErrorKind::InvalidData`]. Reads after it discard everything until the end.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.poll_ping(cx)?;
         loop {
             if this.decoder.is_closed() || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));

@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(upgrade.negotiated, Default::default());
         assert_eq!(upgrade.forwarded_for, b"2001:db8::1");
         let mut answer = Vec::new();
-        upgrade.write(&mut answer);
+        upgrade.write("", &mut answer);
         let length = answer.len();
         answer.extend_from_slice(b"\x82\x06PING\r\n");
         for cut in 0..length {

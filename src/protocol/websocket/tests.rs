@@ -306,13 +306,14 @@ fn the_request_that_opens_a_websocket() {
     let upgrade = rules.read(asked.as_bytes()).unwrap().unwrap();
     assert_eq!(upgrade.negotiated, Negotiated { deflate: true, unmasked: true, frame_size: FrameSize::Unlimited });
     let mut answer = Vec::new();
-    upgrade.write(&mut answer);
+    upgrade.write("X-Frame-Options: DENY\r\n", &mut answer);
     let answer = String::from_utf8(answer).unwrap();
     // The example of RFC 6455.
     assert!(
         answer.starts_with("HTTP/1.1 101 ")
             && answer.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n")
     );
+    assert!(answer.contains("\r\nX-Frame-Options: DENY\r\n"));
     let agreed = "permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n";
     assert!(
         answer.contains(agreed) && answer.contains("\r\nNats-No-Masking: true\r\n") && answer.ends_with("\r\n\r\n")

@@ -14,6 +14,8 @@ use crate::protocol::websocket::{
 
 /// The most bytes of a request. A user JWT in a cookie has a few KiB, and browsers send no cookie longer than 4 KiB.
 pub const LONGEST_REQUEST: usize = 16 * 1024;
+/// The answer of Go's net/http, and so of nats-server, to HTTP where HTTPS is spoken.
+pub const NOT_HTTPS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// The most header lines of a request.
 pub(super) const MOST_HEADERS: usize = 64;
 
@@ -67,6 +69,11 @@ impl Rejection {
     pub fn write(&self, out: &mut Vec<u8>) {
         refusal(self.status, self.why, None, out);
     }
+}
+
+/// Whether these first bytes, which are not TLS, look like an HTTP request. The words are those of Go's net/http.
+pub fn looks_like_http(bytes: &[u8]) -> bool {
+    [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"].iter().any(|word| bytes.starts_with(*word))
 }
 
 /// Appends the answer to a client that weir cannot serve now; the client may retry after `retry_after` seconds.
@@ -174,8 +181,8 @@ impl Rules {
 }
 
 impl Upgrade {
-    /// Appends the answer.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    /// Appends the answer, with `more` header lines.
+    pub fn write(&self, more: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
         let _ = write!(out, "Sec-WebSocket-Accept: {}\r\n", self.accept);
         if self.negotiated.deflate {
@@ -186,6 +193,7 @@ impl Upgrade {
         if self.negotiated.unmasked {
             out.extend_from_slice(b"Nats-No-Masking: true\r\n");
         }
+        out.extend_from_slice(more.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
 }
