@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::client_library::{library::Deadline, returns::Return, table::by_lang};
+use crate::client_library::{lang, library::Deadline, returns::Return};
 
 /// The deadlines of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl DeadlinePolicy {
     pub fn deadlines(&self, lang: Option<&str>, accepted: Instant, connected: Instant) -> Deadlines {
         let within = |hold| counts_from(accepted, connected, hold) + hold;
         let lang = lang.unwrap_or_default();
-        let allowed = by_lang(lang).map(|library| library.deadline);
+        let allowed = lang::deadline(lang);
         let (hold_until, is_usual) = match (self.by_lang.get(lang), allowed) {
             (Some(&hold), _) => (within(hold), false),
             (None, None) => (within(self.max_hold), false),
@@ -89,6 +89,9 @@ impl DeadlinePolicy {
             }
             (None, Some(Deadline::Total(_))) => (within(self.max_hold), true),
             // The library's deadline starts anew when it sends CONNECT.
+            (None, Some(Deadline::PerStep(allowed))) if hold_within(allowed) < USUAL_HOLD => {
+                (connected + hold_within(allowed).min(self.max_hold), false)
+            }
             (None, Some(Deadline::PerStep(allowed))) => {
                 ((accepted + self.max_hold).max(connected + hold_within(allowed)), true)
             }
@@ -100,7 +103,7 @@ impl DeadlinePolicy {
         let far = connected.saturating_duration_since(accepted);
         let latest = answer_by.checked_sub(HOLD_MARGIN + far).filter(|_| is_usual && self.max_hold == USUAL_HOLD);
         let hold_until = latest.map_or(hold_until, |latest| latest.max(hold_until));
-        Deadlines { hold_until, answer_by, returns: Return::of(lang) }
+        Deadlines { hold_until, answer_by, returns: lang::returns(lang) }
     }
 }
 
@@ -170,6 +173,11 @@ mod tests {
             ("nats.ws", 19_000),
             ("python3", 700 + 1500),
             (".NET", 700 + 1500),
+            ("ruby3.3.0", 700 + 1500),
+            ("php", 700 + 500),
+            ("zig", 700 + 4500),
+            ("dart", 700 + 4500),
+            ("nats.deno", 19_000),
             ("go", 1500),
             ("java", 1500),
             ("C", 1500),
@@ -199,7 +207,7 @@ mod tests {
     fn a_late_client_is_not_in_a_hurry() {
         let policy = DeadlinePolicy::new(1500 * MS, HashMap::from([("mine".to_owned(), 300 * MS)]));
         let accepted = Instant::now();
-        for (lang, allowed) in [("go", 2000), ("", 2000), ("arduino", 2000), ("mine", 800), ("rust", 5000)] {
+        for (lang, allowed) in [("go", 2000), ("", 2000), ("device", 2000), ("mine", 800), ("rust", 5000)] {
             let hold = policy.deadlines(Some(lang), accepted, accepted).answer_by - accepted - UNKNOWN_LOGIN;
             for came in (0..30_000).step_by(50) {
                 let connected = accepted + came * MS;

@@ -209,7 +209,11 @@ mod tests {
             let mut schedule = RetrySchedule::default();
             let situation = situate(&mut schedule);
             let is_refused = matches!(situation, Situation::TooLate { .. });
-            let returns = if is_refused { Return::of(lang).after_refusals(0) } else { Return::of(lang) };
+            let returns = if is_refused {
+                crate::client_library::lang::returns(lang).after_refusals(0)
+            } else {
+                crate::client_library::lang::returns(lang)
+            };
             (answer_at(situation, returns, now + left * MS, 700 * MS, now, &mut rng).0 - now).as_millis()
         });
         answers.fold([u128::MAX, 0], |[earliest, latest], at| [earliest.min(at), latest.max(at)])

@@ -228,7 +228,7 @@ impl World {
         let client = ClientKey::from_raw(self.rng.u64(0..50));
         let left = Arc::<AtomicBool>::default();
         let answer_by = hold_until + Duration::from_millis(400);
-        let returns = Return::of(["go", "rust", "java", "", ".NET"][id as usize % 5]);
+        let returns = crate::client_library::lang::returns(["go", "rust", "java", "", ".NET"][id as usize % 5]);
         let client = Client {
             account,
             key: client,

@@ -3,10 +3,7 @@
 
 use std::time::Duration;
 
-use crate::client_library::{
-    library::{Library, NoticesRefusal, ReconnectWait},
-    table::by_lang,
-};
+use crate::client_library::library::{Library, NoticesRefusal, ReconnectWait};
 
 /// What a client does after a refusal: `-ERR` in place of PONG, not with an authorization error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,11 +25,6 @@ pub enum Return {
 }
 
 impl Return {
-    /// The schedule of a client whose CONNECT says this `lang`.
-    pub fn of(lang: &str) -> Self {
-        by_lang(lang).map_or(Self::Unknown, Library::returns)
-    }
-
     /// The schedule for the next refusal of a client that has been refused `refusals` times in a row.
     pub fn after_refusals(self, refusals: u32) -> Self {
         match self {
@@ -59,21 +51,16 @@ impl Library {
     }
 }
 
-/// How many failed attempts in a row a client with this `lang` makes before it gives up for good; `None`: it never
-/// does, or its library is not in the table.
-pub fn max_attempts(lang: &str) -> Option<u32> {
-    by_lang(lang)?.max_attempts.map(u32::from)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client_library::lang::{max_attempts, returns};
 
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
     fn waits_double_up_to_their_cap() {
-        let waits = |lang, refusals| Return::of(lang).after_refusals(refusals);
+        let waits = |lang, refusals| returns(lang).after_refusals(refusals);
         assert_eq!([0, 3, 99].map(|n| waits("rust", n)), [2, 16, 4000].map(|ms| Return::After(ms * MS)));
         assert_eq!([0, 1, 2, 9].map(|n| waits(".NET", n)), [2, 4, 5, 5].map(|s| Return::After(s * 1000 * MS)));
         assert_eq!(waits("go", 5), Return::After(2000 * MS));
@@ -94,7 +81,7 @@ mod tests {
             ("newlang", Return::Unknown, None),
             ("", Return::Unknown, None),
         ] {
-            assert_eq!((Return::of(lang), max_attempts(lang)), (schedule, most), "{lang}");
+            assert_eq!((returns(lang), max_attempts(lang)), (schedule, most), "{lang}");
         }
     }
 }

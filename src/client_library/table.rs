@@ -213,8 +213,9 @@ pub fn by_lang(lang: &str) -> Option<&'static Library> {
         "go" => Some(&GO),
         "rust" => Some(&RUST),
         "python3" => Some(&PYTHON),
-        // nats.ws is nats.js in a browser: the same core over WebSocket.
-        "nats.js" | "nats.ws" => Some(&JS),
+        // nats.ws is nats.js in a browser, nats.deno in Deno: the same core (nats-base-client, later core) with another
+        // transport.
+        "nats.js" | "nats.ws" | "nats.deno" => Some(&JS),
         "java" => Some(&JAVA),
         "C" => Some(&C),
         ".NET" => Some(&DOTNET),

@@ -20,7 +20,7 @@ const LATE: Duration = Duration::from_millis(2500);
 async fn late(address: &str, pause: Duration, login: &Login) -> Attempt {
     let client = RawClient::greeted(address).await.expect("INFO");
     sleep(pause).await;
-    client.enter(&login.clone().lang("arduino"), PATIENCE).await
+    client.enter(&login.clone().lang("device"), PATIENCE).await
 }
 
 /// No server was taken for a bad one.
@@ -135,7 +135,7 @@ async fn a_late_client_hello_is_no_verdict_on_a_server_with_a_nonce() {
     sleep(LATE).await;
     let mut client = TlsClient::over(tcp, "localhost", true, authority.client(None)).await.unwrap();
     assert!(client.info.contains("\"nonce\""), "{}", client.info);
-    let login = Login::nkey(&key).lang("arduino");
+    let login = Login::nkey(&key).lang("device");
     sleep(LATE).await;
     let info = serde_json::from_str(client.info.strip_prefix("INFO ").unwrap()).unwrap();
     client.say(&format!("{}PING\r\n", login.answering(&info).connect_line())).await.unwrap();

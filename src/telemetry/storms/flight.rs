@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use crate::{
-    client_library::returns,
+    client_library::lang::max_attempts,
     identity::UNKNOWN_ACCOUNT,
     telemetry::storms::{Change, Fate, Groups, Recorder, Sample, Storm},
 };
@@ -35,7 +35,7 @@ impl Flight {
     /// A client was refused, the `refusals`th time in a row since it was last admitted.
     pub fn refused(&self, account: Option<&str>, lang: Option<&str>, refusals: u32) {
         self.waited(account, lang, Fate::Refused);
-        if let Some(most) = returns::max_attempts(lang.unwrap_or_default()) {
+        if let Some(most) = max_attempts(lang.unwrap_or_default()) {
             self.groups.used_up(refusals, most);
         }
     }

@@ -1,0 +1,75 @@
+//! What is known of a client by the `lang` of its CONNECT, from both tables.
+
+use crate::client_library::{library::Deadline, others::other, returns::Return, table::by_lang};
+
+/// How long clients with this `lang` wait; `None` for those that weir does not know.
+pub fn deadline(lang: &str) -> Option<Deadline> {
+    by_lang(lang).map(|library| library.deadline).or_else(|| Some(other(lang)?.deadline))
+}
+
+/// When clients with this `lang` come back after a refusal.
+pub fn returns(lang: &str) -> Return {
+    match by_lang(lang) {
+        Some(library) => library.returns(),
+        None => other(lang).map_or(Return::Unknown, |other| other.returns),
+    }
+}
+
+/// How many failed attempts in a row a client with this `lang` makes before it gives up for good; `None`: it never
+/// does, or that is not known.
+pub fn max_attempts(lang: &str) -> Option<u32> {
+    match by_lang(lang) {
+        Some(library) => library.max_attempts.map(u32::from),
+        None => other(lang)?.max_attempts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::client_library::{
+        others::{BEGINNINGS, EXACT},
+        table,
+    };
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn nobody_is_in_both_tables() {
+        for one in EXACT.iter().chain(&BEGINNINGS) {
+            assert!(
+                table::ALL.iter().all(|library| library.lang != one.lang) && by_lang(one.lang).is_none(),
+                "{one:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_lang_has_one_answer() {
+        let per_step = |seconds| Some(Deadline::PerStep(s(seconds)));
+        for (lang, wait, back, most) in [
+            ("ruby3.3.0", per_step(2), Return::After(s(2)), Some(11)),
+            ("jruby3.1.4", per_step(2), Return::After(s(2)), Some(11)),
+            ("truffleruby3.2.2", per_step(2), Return::After(s(2)), Some(11)),
+            ("php", per_step(1), Return::Unknown, None),
+            ("zig", per_step(5), Return::Unknown, None),
+            ("dart", per_step(5), Return::After(s(10)), Some(3)),
+            ("arduino", per_step(5), Return::After(s(5)), None),
+            (".NET", per_step(2), Return::Doubling { first: s(2), cap: s(5) }, None),
+            ("nats.deno", Some(Deadline::Total(s(20))), Return::Regardless, Some(10)),
+            ("go", Some(Deadline::Total(s(2))), Return::After(s(2)), Some(60)),
+            // Versions that nobody has read, other letters, and what is not in any table.
+            ("ruby", None, Return::Unknown, None),
+            ("rubyx", None, Return::Unknown, None),
+            ("PHP", None, Return::Unknown, None),
+            ("elixir", None, Return::Unknown, None),
+            ("", None, Return::Unknown, None),
+        ] {
+            assert_eq!((deadline(lang), returns(lang), max_attempts(lang)), (wait, back, most), "{lang}");
+        }
+    }
+}
