@@ -265,6 +265,22 @@ impl Config {
     /// What this configuration leaves to chance, in sentences: it is valid all the same.
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
+        for (i, listener) in self.listeners.iter().enumerate() {
+            let forwarded = listener.websocket.as_ref().map(|websocket| &websocket.accept_forwarded_from);
+            let trusted = [
+                ("accept_proxy_protocol_from", "PROXY header", Some(&listener.accept_proxy_protocol_from)),
+                ("websocket.accept_forwarded_from", "X-Forwarded-For", forwarded),
+            ];
+            for (key, what, networks) in trusted {
+                if let Some(all) = networks.into_iter().flatten().find(|network| network.prefix_len() == 0) {
+                    remarks.push(format!(
+                        "listeners[{i}].{key} trusts {all}: anybody who can reach {} may claim any address by a {what}, for \
+                         quotas by source and in the log; write the networks of the proxies",
+                        listener.listen
+                    ));
+                }
+            }
+        }
         if self.upstream.servers.iter().all(|server| server.websocket.is_none()) {
             let over_websocket = self.listeners.iter().enumerate().filter(|(_, one)| one.websocket.is_some());
             remarks.extend(over_websocket.map(|(i, listener)| {

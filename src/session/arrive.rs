@@ -1,8 +1,13 @@
 //! Whose connection is it? A trusted proxy says so before the client speaks; then the accept check, by source alone.
 
-use std::sync::Arc;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
+use tracing::warn;
 
 use crate::{
     admission::{AcceptPermit, Permit},
@@ -12,11 +17,15 @@ use crate::{
     session::{
         client_tls,
         context::{Context, End},
+        downstream::Unfinished,
         proxy_header,
         refuse::close_unfinished,
         websocket_upgrade,
     },
 };
+
+/// How often weir says that PROXY headers are missing.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// A client whose real address is known.
 pub(super) struct Arrived {
@@ -37,6 +46,21 @@ pub(super) struct Accepted {
     pub proxy_header: Vec<u8>,
 }
 
+/// A peer that should send a PROXY header has sent none. A NATS client waits for INFO, so it says nothing either: to
+/// whoever looks at it, weir is silent. Told now and then, since each such connection has the same cause.
+fn tell_of_missing_header(peer: SocketAddr) {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let Ok(mut last) = LAST.try_lock() else { return };
+    if last.is_none_or(|last| last.elapsed() >= TELL_AGAIN) {
+        *last = Some(Instant::now());
+        warn!(
+            %peer,
+            "no PROXY header from a network of accept_proxy_protocol_from: each connection from there must begin with \
+             one; name the balancers only, or have them send it"
+        );
+    }
+}
+
 /// Reads what a trusted proxy says before the client itself speaks: a PROXY header, or the HTTP request of a WebSocket.
 pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arrived, End> {
     let is_proxied = cx.listener.trusts_proxy(cx.peer.ip());
@@ -47,8 +71,13 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arriv
     let _permit = cx.listener.count_before_check(&cx.shared).ok_or(End::Refused(Refusal::ListenerFull))?;
     if is_proxied {
         match proxy_header::read(&mut tcp, cx.step_by(cx.heard())).await {
-            Ok(client) => cx.peer = client.unwrap_or(cx.peer),
-            Err(unfinished) => return Err(close_unfinished(Stream::from(tcp), unfinished, Phase::Preface).await),
+            Ok(client) => cx.comes_from(client.unwrap_or(cx.peer)),
+            Err(unfinished) => {
+                if matches!(unfinished, Unfinished::TimedOut | Unfinished::Wrong(_)) {
+                    tell_of_missing_header(cx.peer);
+                }
+                return Err(close_unfinished(Stream::from(tcp), unfinished, Phase::Preface).await);
+            }
         }
         cx.note_heard();
     }

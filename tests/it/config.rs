@@ -103,7 +103,7 @@ fn the_reference_tells_the_true_defaults() {
 fn the_least_file_gets_defaults_that_are_safe() {
     let config = parse(SERVER);
     assert_eq!(config.listeners.len(), 1);
-    assert_eq!(config.listeners[0].listen, "0.0.0.0:4222".parse().unwrap());
+    assert_eq!(config.listeners[0].listen, "[::]:4222".parse().unwrap());
     assert_eq!(config.listeners[0].max_clients, 65_536);
     assert_eq!(config.listeners[0].handshake_timeout, None);
     assert_eq!(config.monitor, None);
@@ -537,4 +537,20 @@ fn what_the_readme_shows_is_true() {
     let wrong = "[[listeners]]\nlisten = \":4222\"\n[[cluster.servers]]\naddress = \"10.0.0.1:4222\"\n\
                  [[cluster.servers]]\naddress = \"10.0.0.2\"\n[admission]\nrate = 0\n";
     assert_eq!(readme("text"), [errors(wrong).join("\n") + "\n"]);
+}
+
+#[test]
+fn trust_in_everybody_is_remarked() {
+    let remarks = |trusted: &str| {
+        let listener = "[[listeners]]\nlisten = \"0.0.0.0:1\"\nkind = \"websocket\"\n";
+        let websocket = "websocket = \"ws://n1:8080\"\n";
+        let proxy = format!("accept_proxy_protocol_from = [{trusted}]\n");
+        let forwarded = format!("[listeners.websocket]\naccept_forwarded_from = [{trusted}]\n");
+        parse(&format!("{listener}{proxy}{forwarded}{SERVER}{websocket}")).remarks()
+    };
+    for (trusted, keys) in [("\"10.0.0.0/8\", \"::1\"", 0), ("\"10.0.0.0/8\", \"0.0.0.0/0\"", 2), ("\"::/0\"", 2)] {
+        let said = remarks(trusted);
+        assert_eq!(said.len(), keys, "{said:?}");
+        assert!(said.iter().all(|one| one.contains("anybody") && one.contains("/0")), "{said:?}");
+    }
 }

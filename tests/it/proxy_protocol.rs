@@ -123,6 +123,9 @@ async fn what_is_no_header_gets_no_further() {
         assert_eq!(client.rest(PATIENCE).await, ("-ERR 'Stale Connection'\r\n".into(), End::Eof));
     }
     weir.until("both are counted", |metrics| refused(metrics, "handshake_timeout") == 2.0).await;
+    // Once, not for each of them.
+    let told = weir.log().matches("no PROXY header from a network of accept_proxy_protocol_from").count();
+    assert_eq!(told, 1, "{}", weir.log());
     assert_eq!(server.connections().await, 0);
     weir.assert_nothing_leaked().await;
 }
