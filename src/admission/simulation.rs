@@ -404,7 +404,7 @@ impl World {
             max_control_line: None,
             auth_timeout: None,
             websocket_auth_timeout: None,
-            start: real.start.to_string(),
+            server_id: real.start.to_string(),
             uptime: Duration::from_secs(100),
             system_account: None,
             trusts_operator: false,

@@ -37,6 +37,9 @@ pub enum PollError {
     /// The connection to the system account is closed.
     #[error("{0}")]
     Publish(#[from] async_nats::PublishError),
+    /// The reading is another server's.
+    #[error("the monitoring URL leads to another server, {0}")]
+    OtherServer(String),
     /// The server has answered without the data.
     #[error("the server does not say")]
     NoAnswer,

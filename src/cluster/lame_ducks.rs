@@ -9,6 +9,7 @@ use tracing::info;
 use crate::{
     advertised_info::AdvertisedInfo,
     cluster::system_account::SystemAccount,
+    net::timer,
     upstream::{Server, Servers},
 };
 
@@ -30,7 +31,7 @@ pub async fn watch_lame_ducks(
             let is_it = |server: &&Arc<Server>| advertised_info.server_id(server.index()).as_deref() == Some(&id);
             if let Some(server) = servers.iter().find(is_it) {
                 info!(server = server.name(), "server is in lame duck mode");
-                server.said_lame_duck();
+                server.said_lame_duck(timer::now(), &id);
             }
         }
     };

@@ -8,27 +8,30 @@ pub mod accounts;
 mod error;
 mod http_client;
 mod lame_ducks;
+mod own_dial;
 mod poller;
 pub mod system_account;
 mod varz;
+mod websocket_probe;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
-
-use tokio::{
-    net::lookup_host,
-    time::{Instant, sleep},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
+
+use tokio::{net::lookup_host, time::sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     advertised_info::AdvertisedInfo,
-    cluster::{http_client::MonitorClient, poller::Poller},
-    dial::{self, ServerTls},
+    cluster::{own_dial::OwnDial, poller::Poller, websocket_probe::WebSocketProbe},
     net::timer,
-    protocol::proxy_header,
-    tls::Connector,
-    upstream::{Compatibility, Port, Server, Slot},
+    upstream::{Compatibility, Port, Server},
 };
 
 pub use self::{
@@ -36,8 +39,8 @@ pub use self::{
     lame_ducks::watch_lame_ducks,
 };
 
-/// How long a server may take to send its INFO.
-const INFO_TIMEOUT: Duration = Duration::from_secs(2);
+/// The shortest interval between weir's own dials of a server that does not answer.
+const LEAST_DIAL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Watches one server until `stop`: its address, its readings if there is a way to read it, and its INFO.
 pub async fn watch(
@@ -49,27 +52,11 @@ pub async fn watch(
     access: ClusterAccess,
     stop: CancellationToken,
 ) {
+    let own = OwnDial { server, advertised_info, access, compatibility };
+    let wants_dial = AtomicBool::new(false);
+    // Apart, so that a server that does not answer a dial is read all the same.
     let watching = async {
-        let monitor = server.monitor().map(|url| MonitorClient::new(url, access.tls.clone()));
-        let mut poller = Poller::new(access.system.clone(), monitor);
-        let mut near_full = false;
-        let mut websocket = WebSocketProbe::default();
-        loop {
-            resolve(&server).await;
-            let restarted = poller.poll(&server, &advertised_info, interval).await;
-            if let Some(tls) = access.server_tls()
-                && (restarted || !advertised_info.knows(server.index()) || poller.may_have_new_id(&server))
-            {
-                learn_info(&server, &advertised_info, tls, compatibility).await;
-            }
-            let knows_websocket = || advertised_info.knows_of(Port::WebSocket, server.index());
-            if server.websocket().is_some() && (restarted || !knows_websocket()) {
-                websocket.learn_info(&server, &advertised_info, access.websocket_tls.as_deref()).await;
-            }
-            warn_when_near_full(&server, warn_at, &mut near_full);
-            // Jittered, so that several weirs do not poll in step.
-            sleep(interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
-        }
+        tokio::join!(read(&own, &wants_dial, interval, warn_at), keep_dialled(&own, &wants_dial, interval));
     };
     tokio::select! {
         () = watching => {}
@@ -90,67 +77,51 @@ async fn resolve(server: &Server) {
     }
 }
 
-/// Reads a server's INFO by connecting and leaving again. That takes one of its slots for a moment, so weir does not do
-/// it on a full server.
-async fn learn_info(
-    server: &Arc<Server>,
-    advertised_info: &AdvertisedInfo,
-    tls: ServerTls<'_>,
-    compatibility: Compatibility,
-) {
-    let Some(_slot) = Slot::reserve(server, timer::now()) else { return };
-    let header = if compatibility.proxy_protocol { proxy_header::LOCAL } else { b"" };
-    match dial::dial(server, tls, header, Instant::now() + INFO_TIMEOUT).await {
-        Ok(connection) => {
-            let info = connection.info();
-            advertised_info.learn(server.index(), info);
-            info!(
+/// Reads the server at an interval, where there is a way to read it. Never returns.
+async fn read(own: &OwnDial, wants_dial: &AtomicBool, interval: Duration, warn_at: f64) {
+    let server = &own.server;
+    let mut poller = Poller::new(own);
+    let (mut near_full, mut restarts, mut is_several) = (false, 0, false);
+    loop {
+        resolve(server).await;
+        let is_read = poller.poll(own, interval).await;
+        server.forget_old(timer::now());
+        if std::mem::replace(&mut restarts, server.restarts()) != server.restarts() {
+            info!(server = server.name(), "server has restarted");
+        }
+        if !std::mem::replace(&mut is_several, server.is_several()) && is_several {
+            warn!(
                 server = server.name(),
                 address = server.address(),
-                version = info.version(),
-                nonce = info.nonce().is_some(),
-                "server found"
+                "several servers answer in turn: weir uses no reading of them; name each one in [[cluster.servers]]"
             );
-            for missing in compatibility.missing_features(info) {
-                warn!(server = server.name(), "{missing}");
-            }
         }
-        Err(err) => debug!(server = server.name(), %err, "no INFO yet"),
+        // Without readings only a dial shows that a lame duck has been replaced.
+        if poller.may_have_new_id(server) || !is_read && server.is_lame_duck(timer::now()) {
+            wants_dial.store(true, Relaxed);
+        }
+        warn_when_near_full(server, warn_at, &mut near_full);
+        // Jittered, so that several weirs do not poll in step.
+        sleep(interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
     }
 }
 
-/// Looks for the INFO of a server's WebSocket port.
-#[derive(Debug, Default)]
-struct WebSocketProbe {
-    has_warned: bool,
-}
-
-impl WebSocketProbe {
-    /// As [`learn_info`]. A port that does not answer, or that belongs to another server, is told of once.
-    async fn learn_info(&mut self, server: &Arc<Server>, advertised_info: &AdvertisedInfo, tls: Option<&Connector>) {
-        let Some(_slot) = Slot::reserve(server, timer::now()) else { return };
-        let Some(address) = server.websocket().map(|port| port.endpoint.address()) else { return };
-        match dial::dial_websocket(server, tls, None, Instant::now() + INFO_TIMEOUT).await {
-            Ok(connection) => {
-                let info = connection.info();
-                advertised_info.learn_at(Port::WebSocket, server.index(), info);
-                info!(server = server.name(), address, version = info.version(), "WebSocket port found");
-                self.has_warned = false;
-                let client_port = advertised_info.server_id(server.index());
-                if client_port.is_some_and(|id| id != info.server_id()) {
-                    warn!(
-                        server = server.name(),
-                        address, "the WebSocket port is another server's: its readings and counts will be wrong"
-                    );
-                }
-            }
-            // The server itself is there.
-            Err(err) if !self.has_warned && advertised_info.knows(server.index()) => {
-                self.has_warned = true;
-                warn!(server = server.name(), address, %err, "no INFO from the WebSocket port");
-            }
-            Err(err) => debug!(server = server.name(), address, %err, "no INFO from the WebSocket port yet"),
+/// Dials the server while its INFO is not known, while it does not answer, and when somebody `wants_dial`. Never
+/// returns.
+async fn keep_dialled(own: &OwnDial, wants_dial: &AtomicBool, interval: Duration) {
+    let OwnDial { server, advertised_info, access, .. } = own;
+    let (mut websocket, mut restarts) = (WebSocketProbe::default(), 0);
+    loop {
+        let is_wanted = wants_dial.swap(false, Relaxed);
+        if is_wanted || own.is_needed() {
+            own.look(is_wanted).await;
         }
+        let has_restarted = std::mem::replace(&mut restarts, server.restarts()) != server.restarts();
+        let knows_websocket = || advertised_info.knows_of(Port::WebSocket, server.index());
+        if server.websocket().is_some() && (has_restarted || !knows_websocket()) {
+            websocket.learn_info(server, advertised_info, access.websocket_tls.as_deref()).await;
+        }
+        sleep(interval.max(LEAST_DIAL_INTERVAL).mul_f64(0.9 + 0.2 * fastrand::f64())).await;
     }
 }
 

@@ -9,6 +9,7 @@ use crate::upstream::Reading;
 /// The part that weir reads. Every nats-server since 2.0 sends the fields without a default.
 #[derive(Debug, Deserialize)]
 pub(super) struct Varz {
+    server_id: String,
     server_name: String,
     version: String,
     connections: u32,
@@ -20,7 +21,6 @@ pub(super) struct Varz {
     auth_timeout: f64,
     #[serde(default)]
     websocket: WebSocketVarz,
-    start: String,
     uptime: String,
     #[serde(default)]
     system_account: String,
@@ -66,7 +66,7 @@ impl From<Varz> for Reading {
             max_control_line: Some(varz.max_control_line).filter(|&n| n > 0),
             auth_timeout: timeout(varz.auth_timeout),
             websocket_auth_timeout: timeout(varz.websocket.auth_timeout),
-            start: varz.start,
+            server_id: varz.server_id,
             // "1d2h3m4s", in whole seconds. A value that does not parse counts as a long time: no slow start.
             uptime: humantime::parse_duration(&varz.uptime).unwrap_or(Duration::MAX),
             system_account: Some(varz.system_account).filter(|name| !name.is_empty()),
@@ -83,7 +83,7 @@ mod tests {
 
     fn reading(max: &str, uptime: &str) -> Reading {
         let json = format!(
-            r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":{max},"start":"x","uptime":"{uptime}","more":1}}"#
+            r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":{max},"server_id":"NA","uptime":"{uptime}","more":1}}"#
         );
         serde_json::from_str::<Varz>(&json).unwrap().into()
     }
@@ -92,7 +92,7 @@ mod tests {
     fn cores_are_those_that_it_may_use() {
         let cores = |more: &str| {
             let json = format!(
-                r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":1,"start":"x","uptime":"1s"{more}}}"#
+                r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":1,"server_id":"NA","uptime":"1s"{more}}}"#
             );
             let reading: Reading = serde_json::from_str::<Varz>(&json).unwrap().into();
             (reading.cpu, reading.cores)
@@ -106,7 +106,7 @@ mod tests {
     fn a_server_in_operator_mode_names_its_operators() {
         let trusts = |more: &str| {
             let json = format!(
-                r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":1,"start":"x","uptime":"1s"{more}}}"#
+                r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":1,"server_id":"NA","uptime":"1s"{more}}}"#
             );
             Reading::from(serde_json::from_str::<Varz>(&json).unwrap()).trusts_operator
         };

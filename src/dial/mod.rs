@@ -12,7 +12,11 @@ use tokio::{
 };
 
 use crate::{
-    net::{socket, stream::Stream, timer::timeout_at},
+    net::{
+        socket,
+        stream::Stream,
+        timer::{self, timeout_at},
+    },
     protocol::{
         MAX_INFO_LINE, PONG,
         control_line::{LineScanner, ServerLine, server_line},
@@ -147,7 +151,7 @@ async fn read_info(
     let mut lines = Lines::default();
     let line = lines.next(stream, deadline).await?;
     let ServerLine::Info(json) = server_line(lines.get(line)) else { return Err(DialError::NotNats("no INFO")) };
-    let info = server.parse_info(json, InfoKind { port, after_pong: false });
+    let info = server.parse_info(timer::now(), json, InfoKind { port, after_pong: false });
     Ok((lines, info.map_err(|_| DialError::NotNats("INFO does not parse"))?))
 }
 
@@ -297,7 +301,8 @@ impl ServerConnection {
             let line = self.lines.get(line);
             match server_line(line) {
                 ServerLine::Info(json) => {
-                    let info = server.parse_info(json, InfoKind { port: self.port, after_pong: ponged });
+                    let info = InfoKind { port: self.port, after_pong: ponged };
+                    let info = server.parse_info(timer::now(), json, info);
                     self.info = Arc::new(info.map_err(|_| DialError::NotNats("INFO does not parse"))?);
                     if ponged {
                         break;

@@ -7,6 +7,7 @@ use memchr::memchr;
 
 use crate::{
     advertised_info::ListenerInfo,
+    net::timer,
     outcome::Cause,
     protocol::{
         MAX_INFO_LINE,
@@ -62,7 +63,7 @@ impl ServerSide {
             ServerLine::Info(json) => {
                 let Ok(info) = Info::parse(json) else { return };
                 if info.ldm() {
-                    self.server.said_lame_duck();
+                    self.server.said_lame_duck(timer::now(), info.server_id());
                 }
                 if self.policy == InfoPolicy::Drop {
                     return;

@@ -125,6 +125,11 @@ impl Load {
         self.connections.reconcile(epoch, connections);
     }
 
+    /// Nothing is known any more of connections that are not weir's.
+    pub fn forget_others(&self) {
+        self.connections.forget_others();
+    }
+
     /// Connections that the server has now, weir's own in flight included.
     #[inline]
     pub fn projected(&self) -> u32 {

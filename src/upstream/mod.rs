@@ -15,6 +15,7 @@ mod login_health;
 mod params;
 mod pause;
 pub mod placement;
+mod process;
 mod reading;
 pub mod reconciled_count;
 mod server;

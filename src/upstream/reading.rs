@@ -18,8 +18,8 @@ pub struct Reading {
     pub auth_timeout: Option<Duration>,
     /// The same at its WebSocket port, where that is another.
     pub websocket_auth_timeout: Option<Duration>,
-    /// When it started, in its own words: another value is another process.
-    pub start: String,
+    /// Which process it is: each has an id of its own.
+    pub server_id: String,
     /// For how long it has been running.
     pub uptime: Duration,
     /// The name of its system account, if it has one.

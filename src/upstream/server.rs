@@ -1,9 +1,11 @@
 //! One nats-server as weir knows it: its counters, its health, its readings, and what placement sees of them.
 
+mod told;
+
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize},
     },
     time::{Duration, Instant},
 };
@@ -11,7 +13,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 
 use crate::{
-    protocol::info::{Info, InfoError},
+    protocol::info::Info,
     upstream::{
         auth_mode::AuthMode,
         concurrency::limit::{self, ConcurrencyLimit},
@@ -21,8 +23,8 @@ use crate::{
         login_health::{LoginHealth, LoginStatus},
         params::{Params, Reserve, ServerParams},
         placement::{Tier, View},
+        process::Process,
         reading::Reading,
-        reconciled_count::ReadingEpoch,
         snapshot::{AtomicSnapshot, Snapshot, TimeOrigin, Timestamp},
     },
 };
@@ -39,6 +41,11 @@ const INITIAL_SLOW_START_LIMIT: u32 = 16;
 /// A server that has said `maximum connections exceeded` gets no clients for this long: about the time to the next
 /// reading.
 const FULL_FOR: Duration = Duration::from_secs(1);
+/// A lame duck is left alone for this long, nats-server's own default for `lame_duck_duration`; then a client tries it.
+/// Mostly another process has been seen at its address before that.
+const LAME_DUCK_FOR: Duration = Duration::from_secs(120);
+/// A reading that has been old for this long says nothing any more: whoever filled the server may have left.
+const FORGET_OLD_READING_AFTER: Duration = Duration::from_secs(60);
 
 /// Which of a server's INFOs one is: the next of the same kind is mostly the same.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +72,12 @@ struct State {
     read_at: Option<Instant>,
     last_reading: Option<Reading>,
     full_until: Option<Instant>,
-    lame_duck: bool,
+    lame_duck_until: Option<Instant>,
+    process: Process,
+    /// Several servers answer: [`Process::is_one_of_several`] when that was last asked.
+    is_several: bool,
+    /// How many times another process has taken the place of the one before.
+    restarts: u64,
     concurrency_limit: ConcurrencyLimit,
 }
 
@@ -83,7 +95,7 @@ pub struct Server {
     stale_after: Duration,
     read_over_system_account: bool,
     name: OnceLock<String>,
-    system_account: OnceLock<String>,
+    system_account: ArcSwapOption<String>,
     auth_mode: AuthMode,
     load: Load,
     /// By its last reading; `usize::MAX` while unknown.
@@ -123,7 +135,7 @@ impl Server {
             stale_after: cluster.poll_interval * 3 + Duration::from_secs(1),
             read_over_system_account: cluster.system,
             name: params.name.map(OnceLock::from).unwrap_or_default(),
-            system_account: OnceLock::new(),
+            system_account: ArcSwapOption::empty(),
             auth_mode: AuthMode::default(),
             load: Load::new(capacity, cluster.reserve.ceiling(capacity)),
             max_control_line: AtomicUsize::new(usize::MAX),
@@ -155,11 +167,11 @@ impl Server {
     fn snapshot_of(&self, state: &State) -> Snapshot {
         let timestamp = |at: Option<Instant>| at.map_or(Timestamp::LONG_AGO, |at| self.origin.timestamp(at));
         Snapshot {
-            excluded_until: if state.lame_duck { Timestamp::NEVER } else { timestamp(state.full_until) },
+            excluded_until: timestamp(state.full_until.max(state.lame_duck_until)),
             ejected_until: timestamp(state.health.ejected_until()),
             logins_failing_until: timestamp(state.login_health.failing_until()),
             stale_from: match state.read_at {
-                _ if !self.has_readings() => Timestamp::NEVER,
+                _ if !self.has_readings() || state.is_several => Timestamp::NEVER,
                 None => Timestamp::LONG_AGO,
                 Some(at) => self.origin.timestamp(at + self.stale_after).just_after(),
             },
@@ -202,120 +214,13 @@ impl Server {
     }
 }
 
-/// What it has told about itself.
-impl Server {
-    /// Parses an INFO of this server.
-    ///
-    /// # Errors
-    /// It does not parse.
-    pub fn parse_info(&self, json: &[u8], kind: InfoKind) -> Result<Info, InfoError> {
-        let known = &self.infos[usize::from(kind.after_pong) + 2 * usize::from(kind.port == Port::WebSocket)];
-        let before = known.load();
-        let info = Info::reparse(json, before.as_deref())?;
-        if !before.as_ref().is_some_and(|before| info.shares_template_with(before)) {
-            if before.as_ref().is_some_and(|before| info.server_id() != before.server_id()) {
-                self.is_another_process();
-            }
-            known.store(Some(Arc::new(info.clone())));
-        }
-        Ok(info)
-    }
-
-    /// Its `server_id` has changed: what was true of the logins of the process before is not true of this one.
-    fn is_another_process(&self) {
-        self.change(|state| state.login_health = LoginHealth::default());
-    }
-
-    /// Whether weir has a way to read it: the system account or a monitoring port.
-    pub fn has_readings(&self) -> bool {
-        self.read_over_system_account || self.monitor.is_some()
-    }
-
-    /// Whether its first reading is still to come: weir has a way to read it, and has not tried in vain.
-    pub fn awaits_first_reading(&self) -> bool {
-        self.has_readings() && !self.reading_failed.load(Relaxed) && self.state().last_reading.is_none()
-    }
-
-    /// It was asked for a reading and gave none.
-    pub fn reading_failed(&self) {
-        self.reading_failed.store(true, Relaxed);
-    }
-
-    /// Takes in a reading that was asked for at `epoch`. Returns whether the server is another process than before.
-    pub fn read(&self, now: Instant, epoch: ReadingEpoch, reading: Reading) -> bool {
-        let own = reading.max_connections.unwrap_or(u32::MAX);
-        let capacity = self.max_connections.map_or(own, |cap| cap.min(own));
-        self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
-        self.load.reconcile(epoch, reading.connections);
-        self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);
-        let ms = |time: Option<Duration>| time.map_or(0, |time| time.min(LONGEST_AUTH_TIMEOUT).as_millis() as u64);
-        self.auth_timeout_ms.store(ms(reading.auth_timeout), Relaxed);
-        self.websocket_auth_timeout_ms.store(ms(reading.websocket_auth_timeout), Relaxed);
-        let _ = self.name.set(reading.server_name.clone());
-        if let Some(account) = &reading.system_account {
-            let _ = self.system_account.set(account.clone());
-        }
-        let trusts_operator = reading.trusts_operator;
-        let restarted = self.change(|state| {
-            let restarted = state.last_reading.as_ref().is_some_and(|last| last.start != reading.start);
-            if restarted {
-                state.health.restarted(now);
-                state.login_health = LoginHealth::default();
-                state.websocket_health.restarted(now);
-                state.concurrency_limit = ConcurrencyLimit::default();
-                state.lame_duck = false;
-                state.full_until = None;
-            }
-            state.concurrency_limit.read_cpu(now, reading.cpu, reading.cores);
-            state.read_at = Some(now);
-            state.last_reading = Some(reading);
-            restarted
-        });
-        self.auth_mode.read(trusts_operator, restarted);
-        restarted
-    }
-
-    /// Whether it trusts an operator, and what of its accounts says so.
-    pub fn auth_mode(&self) -> &AuthMode {
-        &self.auth_mode
-    }
-
-    /// The longest argument of a control line that it accepts, in bytes; `usize::MAX` while unknown.
-    pub fn max_control_line(&self) -> usize {
-        self.max_control_line.load(Relaxed)
-    }
-
-    /// How long it waits at this port for CONNECT, counted from its accept, and for the answer of an auth callout,
-    /// counted from CONNECT: by its last reading, else the default.
-    pub fn auth_timeout(&self, port: Port) -> Duration {
-        let own = match port {
-            Port::Client => 0,
-            Port::WebSocket => self.websocket_auth_timeout_ms.load(Relaxed),
-        };
-        match if own > 0 { own } else { self.auth_timeout_ms.load(Relaxed) } {
-            0 => DEFAULT_AUTH_TIMEOUT,
-            ms => Duration::from_millis(ms),
-        }
-    }
-
-    /// Whether this is the name of its system account; `false` while it has not told that name.
-    pub fn is_system_account(&self, account: &str) -> bool {
-        self.system_account.get().is_some_and(|name| name == account)
-    }
-
-    /// It said `maximum connections exceeded`: others took what looked free (docs/contract.md, towards servers 2).
-    pub fn said_full(&self, now: Instant) {
-        self.change(|state| state.full_until = Some(now + FULL_FOR));
-    }
-
-    /// It announced lame duck mode, in the INFO of a session or over the system account.
-    pub fn said_lame_duck(&self) {
-        self.change(|state| state.lame_duck = true);
-    }
-}
-
 /// What dials and handshakes show of it.
 impl Server {
+    /// Whether it did not answer when it was last dialled.
+    pub fn is_ejected(&self) -> bool {
+        self.state().health.ejected_until().is_some()
+    }
+
     /// A dial ended with its INFO.
     pub fn dial_answered(&self) {
         self.change(|state| state.health.answered());

@@ -133,7 +133,7 @@ impl World {
             max_control_line: None,
             auth_timeout: None,
             websocket_auth_timeout: None,
-            start: real.start.to_string(),
+            server_id: real.start.to_string(),
             uptime: self.now.saturating_duration_since(real.started),
             system_account: None,
             trusts_operator: false,

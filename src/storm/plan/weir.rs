@@ -105,7 +105,7 @@ pub(crate) fn reading(connections: u32, max_connections: u32) -> Reading {
         max_control_line: None,
         auth_timeout: None,
         websocket_auth_timeout: None,
-        start: String::new(),
+        server_id: String::new(),
         uptime: Duration::from_secs(24 * 3600),
         system_account: None,
         trusts_operator: false,

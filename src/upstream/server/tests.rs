@@ -1,5 +1,7 @@
 //! What placement sees without the lock is what the state under the lock says.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -69,9 +71,10 @@ fn by_state(server: &Server, now: Instant) -> (Tier, u32, bool) {
     let state = server.state();
     let full = state.full_until.is_some_and(|until| now < until);
     let fresh = !server.has_readings()
+        || state.is_several
         || state.read_at.is_some_and(|at| now.saturating_duration_since(at) <= server.stale_after);
     let tier = match state.health.status(now) {
-        _ if full || state.lame_duck => Tier::Excluded,
+        _ if full || state.lame_duck_until.is_some_and(|until| now < until) => Tier::Excluded,
         HealthStatus::Ejected => Tier::Ejected,
         _ if state.login_health.status(now) == LoginStatus::Failing => Tier::LoginsFailing,
         _ if !fresh => Tier::Stale,
@@ -107,7 +110,7 @@ proptest! {
                         max_control_line: None,
                         auth_timeout: None,
                         websocket_auth_timeout: None,
-                        start: start.to_string(),
+                        server_id: start.to_string(),
                         uptime: Duration::from_millis(uptime_ms.into()),
                         system_account: None,
                         trusts_operator: false,
@@ -117,7 +120,7 @@ proptest! {
                     server.read(now, server.load().begin_reading(), reading);
                 }
                 Event::SaidFull => server.said_full(now),
-                Event::SaidLameDuck => server.said_lame_duck(),
+                Event::SaidLameDuck => server.said_lame_duck(now, "0"),
                 Event::Answered => server.dial_answered(),
                 Event::Failed => drop(server.dial_failed(Port::Client, now, &mut rng)),
                 Event::LoginFailed => drop(server.login_failed(now, &mut rng)),
@@ -135,7 +138,8 @@ proptest! {
                 let frees_up_soon_until = state.concurrency_limit.frees_up_soon_until();
                 let ejected_until = state.health.ejected_until();
                 let failing_until = state.login_health.failing_until();
-                [state.full_until, ejected_until, failing_until, stale, server.slow_start_until(&state), frees_up_soon_until]
+                let (full, lame_duck, slow) = (state.full_until, state.lame_duck_until, server.slow_start_until(&state));
+                [full, lame_duck, ejected_until, failing_until, stale, slow, frees_up_soon_until]
             };
             let nanosecond = Duration::from_nanos(1);
             let turning = turning.into_iter().flatten().flat_map(|at| [at - nanosecond, at, at + nanosecond]);
@@ -146,6 +150,81 @@ proptest! {
             }
         }
     }
+}
+
+fn reading(server_id: &str, connections: u32) -> Reading {
+    Reading {
+        server_name: "n1".into(),
+        version: "2.15.1".into(),
+        connections,
+        max_connections: Some(10),
+        max_control_line: Some(512),
+        auth_timeout: None,
+        websocket_auth_timeout: None,
+        server_id: server_id.into(),
+        uptime: Duration::MAX,
+        system_account: Some("SYS".into()),
+        trusts_operator: false,
+        cpu: 0.0,
+        cores: 0,
+    }
+}
+
+fn info(server_id: &str) -> String {
+    format!(r#"{{"server_id":"{server_id}","version":"2.15.1","max_payload":1048576}}"#)
+}
+
+#[test]
+fn a_lame_duck_is_one_until_another_process_answers_or_for_two_minutes() {
+    let server = Server::new(0, n1(None, None), &cluster(false, Duration::ZERO), TimeOrigin::default());
+    let now = Instant::now();
+    let sees = |id: &str| {
+        server
+            .parse_info(now, info(id).as_bytes(), InfoKind { port: Port::Client, after_pong: false })
+            .map(drop)
+            .unwrap()
+    };
+    let tier = |after: Duration| server.view(now + after).tier;
+    sees("a");
+    server.said_lame_duck(now, "a");
+    sees("a");
+    assert_eq!(tier(Duration::ZERO), Tier::Excluded, "the connection may have been accepted before");
+    sees("b");
+    assert_eq!((tier(Duration::ZERO), server.restarts()), (Tier::Eligible, 1));
+    server.said_lame_duck(now, "a");
+    assert_eq!(tier(Duration::ZERO), Tier::Eligible, "a session of the process that goes");
+    server.said_lame_duck(now, "b");
+    assert_eq!(tier(LAME_DUCK_FOR - Duration::from_nanos(1)), Tier::Excluded);
+    assert_eq!(tier(LAME_DUCK_FOR), Tier::Eligible, "a client tries it");
+}
+
+#[test]
+fn readings_of_several_servers_are_those_of_none() {
+    let server = Server::new(0, n1(Some("http://n"), None), &cluster(false, Duration::ZERO), TimeOrigin::default());
+    let now = Instant::now();
+    let read = |id: &str| server.read(now, server.load().begin_reading(), reading(id, 10));
+    read("a");
+    assert_eq!(server.load().capacity(), 10);
+    ["b", "a", "b", "a"].into_iter().for_each(read);
+    assert_eq!((server.restarts(), server.is_several()), (1, true), "once it looked like one");
+    assert_eq!((server.load().capacity(), server.load().projected()), (DEFAULT_MAX_CONNECTIONS, 0));
+    assert_eq!(server.view(now + Duration::from_secs(50)).tier, Tier::Eligible, "it counts as one without readings");
+    server.forget_old(now + Duration::from_secs(61));
+    assert!(!server.is_several());
+}
+
+#[test]
+fn what_an_old_reading_said_is_forgotten() {
+    let server = Server::new(0, n1(Some("http://n"), None), &cluster(false, Duration::ZERO), TimeOrigin::default());
+    let now = Instant::now();
+    server.read(now, server.load().begin_reading(), reading("a", 10));
+    server.forget_old(now + Duration::from_secs(60));
+    assert!(server.load().projected() >= server.load().ceiling() && server.max_control_line() == 512);
+    server.forget_old(now + Duration::from_secs(65));
+    assert_eq!((server.load().projected(), server.max_control_line()), (0, usize::MAX));
+    let another = Reading { system_account: Some("OPS".into()), ..reading("a", 10) };
+    server.read(now, server.load().begin_reading(), another);
+    assert!(server.is_system_account("OPS") && !server.is_system_account("SYS"));
 }
 
 #[test]
@@ -225,12 +304,11 @@ fn another_process_at_the_address_is_not_blamed_for_the_logins_of_the_one_before
     let server = Server::new(0, n1(None, None), &cluster(false, Duration::ZERO), TimeOrigin::default());
     let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
     const FIRST: InfoKind = InfoKind { port: Port::Client, after_pong: false };
-    let info = |id: &str| format!(r#"{{"server_id":"{id}","server_name":"n1","version":"2.15.1"}}"#);
-    server.parse_info(info("A").as_bytes(), FIRST).unwrap();
+    server.parse_info(now, info("A").as_bytes(), FIRST).unwrap();
     let _ = server.login_failed(now, &mut rng);
-    server.parse_info(info("A").as_bytes(), FIRST).unwrap();
+    server.parse_info(now, info("A").as_bytes(), FIRST).unwrap();
     assert!(server.logins_fail());
-    server.parse_info(info("B").as_bytes(), FIRST).unwrap();
+    server.parse_info(now, info("B").as_bytes(), FIRST).unwrap();
     assert!(!server.logins_fail());
 }
 

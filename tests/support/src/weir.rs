@@ -132,6 +132,21 @@ impl WeirConfig {
         self
     }
 
+    /// Writes another text in the servers' tables, for example another address.
+    pub fn replacing(mut self, text: &str, other: &str) -> Self {
+        self.servers = self.servers.replace(text, other);
+        self
+    }
+
+    /// Gives every server this monitoring address instead of its own.
+    pub fn with_monitor(mut self, address: &str) -> Self {
+        self.servers = self.servers.lines().fold(String::new(), |all, line| match line.starts_with("monitor") {
+            true => format!("{all}monitor = \"http://{address}\"\n"),
+            false => all + line + "\n",
+        });
+        self
+    }
+
     /// Replaces `[admission]` (default: a rate and a hold that no test reaches).
     pub fn admission(mut self, text: &str) -> Self {
         self.admission = format!("{text}\n");

@@ -1,0 +1,140 @@
+//! weir's own dials: they read a server's INFO and leave again. They find a server out before any client comes, and
+//! again once it has gone or may be another process.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::{
+    advertised_info::AdvertisedInfo,
+    cluster::access::ClusterAccess,
+    dial::{self, DialError},
+    net::timer,
+    protocol::{info::Info, proxy_header},
+    upstream::{Compatibility, Port, Server, Slot},
+    worker::with_rng,
+};
+
+/// How long a server may take to send its INFO.
+pub(super) const INFO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Whom weir dials, and how.
+pub(super) struct OwnDial {
+    pub(super) server: Arc<Server>,
+    pub(super) advertised_info: Arc<AdvertisedInfo>,
+    pub(super) access: ClusterAccess,
+    pub(super) compatibility: Compatibility,
+}
+
+impl OwnDial {
+    /// Whether the server is to be dialled without another reason: weir does not know its INFO, or it does not answer.
+    pub(super) fn is_needed(&self) -> bool {
+        !self.advertised_info.knows(self.server.index()) || self.server.is_ejected()
+    }
+
+    /// Dials. What comes of it is evidence like that of a client's dial. Returns whether the server has sent its INFO.
+    ///
+    /// That takes one of the server's slots for a moment, so weir does not do it on a full server, unless
+    /// `whatever_the_load`: what weir counts may be that of another process.
+    pub(super) async fn look(&self, whatever_the_load: bool) -> bool {
+        let Self { server, advertised_info, access, compatibility } = self;
+        let Some(tls) = access.server_tls() else { return false };
+        let slot = Slot::reserve(server, timer::now());
+        if slot.is_none() && !whatever_the_load && !server.is_ejected() {
+            return false;
+        }
+        let header = if compatibility.proxy_protocol { proxy_header::LOCAL } else { b"" };
+        let before = advertised_info.server_id(server.index());
+        let began = Instant::now();
+        let err = match dial::dial(server, tls, header, began + INFO_TIMEOUT).await {
+            Ok(connection) => {
+                server.dial_answered_in(Port::Client, began.elapsed());
+                let info = connection.info();
+                advertised_info.learn(server.index(), info);
+                if before.as_deref() != Some(info.server_id()) {
+                    self.tell(info);
+                }
+                return true;
+            }
+            Err(DialError::Full) => {
+                server.said_full(timer::now());
+                return false;
+            }
+            Err(err) => err,
+        };
+        debug!(server = server.name(), %err, "no INFO");
+        // A lame duck does not listen any more, which is no news.
+        if server.is_lame_duck(timer::now()) {
+            return false;
+        }
+        let was_up = !server.is_ejected();
+        let pause = with_rng(|rng| match err {
+            DialError::TimedOut => server.dial_timed_out(Port::Client, timer::now(), INFO_TIMEOUT, rng),
+            _ => server.dial_failed(Port::Client, timer::now(), rng),
+        });
+        if let Some(pause) = pause.filter(|_| was_up) {
+            warn!(server = server.name(), %err, ?pause, "server ejected");
+        }
+        false
+    }
+
+    fn tell(&self, info: &Info) {
+        info!(
+            server = self.server.name(),
+            address = self.server.address(),
+            version = info.version(),
+            nonce = info.nonce().is_some(),
+            "server found"
+        );
+        for missing in self.compatibility.missing_features(info) {
+            warn!(server = self.server.name(), "{missing}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+    use crate::{
+        cluster::access::PlainInfo,
+        config::{Config, ServerArg},
+        upstream::{Servers, placement::Tier},
+    };
+
+    #[tokio::test]
+    async fn what_comes_of_it_counts_as_the_trial_of_an_ejected_server() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let config = Config::from_servers(&[ServerArg(address)]).unwrap();
+        let servers = Servers::new(&config.upstream);
+        let server = servers.iter().next().unwrap();
+        let own = OwnDial {
+            server: Arc::clone(server),
+            advertised_info: Arc::new(AdvertisedInfo::new([], 1)),
+            access: ClusterAccess { system: None, tls: None, websocket_tls: None, plain_info: PlainInfo::NoTls },
+            compatibility: Compatibility::default(),
+        };
+        let mut rng = fastrand::Rng::with_seed(1);
+        // The same server, of which a reading has said that it has restarted: a trial is due.
+        for _ in 0..5 {
+            let _ = server.dial_failed(Port::Client, timer::now(), &mut rng);
+        }
+        assert!(server.is_ejected() && own.is_needed());
+        let accept = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"INFO {\"server_id\":\"a\",\"version\":\"2.15.1\"}\r\n").await.unwrap();
+            stream
+        };
+        let (answered, _stream) = tokio::join!(own.look(false), accept);
+        assert!(answered);
+        assert_eq!(server.view(timer::now()).tier, Tier::Eligible);
+        assert!(!own.is_needed());
+
+        drop(listener);
+        assert!(!own.look(false).await);
+        assert!(server.is_ejected(), "a dial that is refused is evidence too");
+    }
+}

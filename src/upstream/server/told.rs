@@ -1,0 +1,185 @@
+//! What a server has told about itself: in its INFO, in its readings, and by saying that it is full or shuts down.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    protocol::info::{Info, InfoError},
+    upstream::{
+        auth_mode::AuthMode,
+        concurrency::limit::ConcurrencyLimit,
+        endpoint::Port,
+        login_health::LoginHealth,
+        process::Seen,
+        reading::Reading,
+        reconciled_count::ReadingEpoch,
+        server::{
+            DEFAULT_AUTH_TIMEOUT, DEFAULT_MAX_CONNECTIONS, FORGET_OLD_READING_AFTER, FULL_FOR, InfoKind, LAME_DUCK_FOR,
+            LONGEST_AUTH_TIMEOUT, Server, State,
+        },
+    },
+};
+
+/// What it has told about itself.
+impl Server {
+    /// Parses an INFO of this server. One that opens a connection to the client port tells by its `server_id` whether
+    /// the server is another process than before.
+    ///
+    /// # Errors
+    /// It does not parse.
+    pub fn parse_info(&self, now: Instant, json: &[u8], kind: InfoKind) -> Result<Info, InfoError> {
+        let known = &self.infos[usize::from(kind.after_pong) + 2 * usize::from(kind.port == Port::WebSocket)];
+        let before = known.load();
+        let info = Info::reparse(json, before.as_deref())?;
+        if !before.as_ref().is_some_and(|before| info.shares_template_with(before)) {
+            if kind.port == Port::Client && !kind.after_pong {
+                self.change(|state| self.process_answered(state, now, info.server_id()));
+            }
+            known.store(Some(Arc::new(info.clone())));
+        }
+        Ok(info)
+    }
+
+    /// The process with this `server_id` has answered. What was true of the process before is not true of a new one.
+    fn process_answered(&self, state: &mut State, now: Instant, server_id: &str) {
+        let seen = state.process.answered(now, server_id);
+        state.is_several = state.process.is_one_of_several(now);
+        if seen == Seen::New {
+            state.restarts += 1;
+            state.health.restarted(now);
+            state.login_health = LoginHealth::default();
+            state.websocket_health.restarted(now);
+            state.concurrency_limit = ConcurrencyLimit::default();
+            state.lame_duck_until = None;
+            state.full_until = None;
+            self.load.forget_others();
+            self.max_control_line.store(usize::MAX, Relaxed);
+            self.auth_timeout_ms.store(0, Relaxed);
+            self.websocket_auth_timeout_ms.store(0, Relaxed);
+        }
+    }
+
+    /// How many times another process has taken the place of the one before, as far as weir has seen.
+    pub fn restarts(&self) -> u64 {
+        self.state().restarts
+    }
+
+    /// Whether several servers answer at its address or at its monitoring URL. No reading is true of all of them.
+    pub fn is_several(&self) -> bool {
+        self.state().is_several
+    }
+
+    /// To be called now and then: what is no longer true of it is forgotten, where no reading says so.
+    pub fn forget_old(&self, now: Instant) {
+        let read_at = self.change(|state| {
+            state.is_several = state.process.is_one_of_several(now);
+            state.read_at
+        });
+        if read_at.is_some_and(|at| now.saturating_duration_since(at) > self.stale_after + FORGET_OLD_READING_AFTER) {
+            self.forget_reading();
+        }
+    }
+
+    /// Its capacity and who fills it are as unknown as before the first reading.
+    fn forget_reading(&self) {
+        let capacity = self.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
+        self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
+        self.load.forget_others();
+        self.max_control_line.store(usize::MAX, Relaxed);
+    }
+
+    /// Whether weir has a way to read it: the system account or a monitoring port.
+    pub fn has_readings(&self) -> bool {
+        self.read_over_system_account || self.monitor.is_some()
+    }
+
+    /// Whether its first reading is still to come: weir has a way to read it, and has not tried in vain.
+    pub fn awaits_first_reading(&self) -> bool {
+        self.has_readings() && !self.reading_failed.load(Relaxed) && self.state().last_reading.is_none()
+    }
+
+    /// It was asked for a reading and gave none.
+    pub fn reading_failed(&self) {
+        self.reading_failed.store(true, Relaxed);
+    }
+
+    /// Takes in a reading that was asked for at `epoch`, unless several servers answer.
+    pub fn read(&self, now: Instant, epoch: ReadingEpoch, reading: Reading) {
+        self.change(|state| self.process_answered(state, now, &reading.server_id));
+        if self.is_several() {
+            self.forget_reading();
+            return;
+        }
+        let own = reading.max_connections.unwrap_or(u32::MAX);
+        let capacity = self.max_connections.map_or(own, |cap| cap.min(own));
+        self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
+        self.load.reconcile(epoch, reading.connections);
+        self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);
+        let ms = |time: Option<Duration>| time.map_or(0, |time| time.min(LONGEST_AUTH_TIMEOUT).as_millis() as u64);
+        self.auth_timeout_ms.store(ms(reading.auth_timeout), Relaxed);
+        self.websocket_auth_timeout_ms.store(ms(reading.websocket_auth_timeout), Relaxed);
+        let _ = self.name.set(reading.server_name.clone());
+        if self.system_account.load().as_deref() != reading.system_account.as_ref() {
+            self.system_account.store(reading.system_account.clone().map(Arc::new));
+        }
+        let trusts_operator = reading.trusts_operator;
+        let restarted = self.change(|state| {
+            let restarted = state.last_reading.as_ref().is_some_and(|last| last.server_id != reading.server_id);
+            state.concurrency_limit.read_cpu(now, reading.cpu, reading.cores);
+            state.read_at = Some(now);
+            state.last_reading = Some(reading);
+            restarted
+        });
+        self.auth_mode.read(trusts_operator, restarted);
+    }
+
+    /// Whether it trusts an operator, and what of its accounts says so.
+    pub fn auth_mode(&self) -> &AuthMode {
+        &self.auth_mode
+    }
+
+    /// The longest argument of a control line that it accepts, in bytes; `usize::MAX` while unknown.
+    pub fn max_control_line(&self) -> usize {
+        self.max_control_line.load(Relaxed)
+    }
+
+    /// How long it waits at this port for CONNECT, counted from its accept, and for the answer of an auth callout,
+    /// counted from CONNECT: by its last reading, else the default.
+    pub fn auth_timeout(&self, port: Port) -> Duration {
+        let own = match port {
+            Port::Client => 0,
+            Port::WebSocket => self.websocket_auth_timeout_ms.load(Relaxed),
+        };
+        match if own > 0 { own } else { self.auth_timeout_ms.load(Relaxed) } {
+            0 => DEFAULT_AUTH_TIMEOUT,
+            ms => Duration::from_millis(ms),
+        }
+    }
+
+    /// Whether this is the name of its system account; `false` while it has not told that name.
+    pub fn is_system_account(&self, account: &str) -> bool {
+        self.system_account.load().as_ref().is_some_and(|name| **name == account)
+    }
+
+    /// It said `maximum connections exceeded`: others took what looked free (docs/contract.md, towards servers 2).
+    pub fn said_full(&self, now: Instant) {
+        self.change(|state| state.full_until = Some(now + FULL_FOR));
+    }
+
+    /// The process `server_id` announced lame duck mode, in the INFO of a session or over the system account. It means
+    /// nothing where another process answers at the address by now.
+    pub fn said_lame_duck(&self, now: Instant, server_id: &str) {
+        self.change(|state| {
+            if state.process.speaks_for_server(now, server_id) {
+                state.lame_duck_until = Some(now + LAME_DUCK_FOR);
+            }
+        });
+    }
+
+    /// Whether it has announced lame duck mode, and weir has seen no other process at its address since.
+    pub fn is_lame_duck(&self, now: Instant) -> bool {
+        self.state().lame_duck_until.is_some_and(|until| now < until)
+    }
+}

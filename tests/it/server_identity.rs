@@ -1,0 +1,89 @@
+//! Which process a reading, an INFO or a connection belongs to: several servers are never taken for one.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
+use weir_testkit::*;
+
+/// A monitoring URL behind which the servers' monitoring ports answer in turn, request by request. Returns its address.
+async fn in_turn(servers: &[&NatsServer]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let monitors: Vec<_> = servers.iter().map(|server| server.monitor.clone()).collect();
+    tokio::spawn(async move {
+        let next = AtomicUsize::new(0);
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            while matches!(stream.read(&mut request).await, Ok(1..)) {
+                let monitor = &monitors[next.fetch_add(1, SeqCst) % monitors.len()];
+                let Ok((_, body)) = http::get(monitor, "/varz").await else { break };
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                if stream.write_all((head + &body).as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_monitoring_url_of_two_servers_is_told_once_and_their_readings_are_not_mixed() {
+    let (one, other) = (ServerOptions::named("n1").max_connections(100), ServerOptions::named("n2").max_connections(5));
+    let (one, other) = (NatsServer::start(one).await, NatsServer::start(other).await);
+    let weir = WeirConfig::of_servers(&[&one]).with_monitor(&in_turn(&[&one, &other]).await).start().await;
+    let told = "leads to another server";
+    eventually(PATIENCE, told, async || if weir.log().contains(told) { Ok(()) } else { Err(weir.log()) }).await;
+    let headroom = |metrics: &metrics::Metrics| metrics.sum("weir_server_headroom");
+    let mut polls = Vec::new();
+    for _ in 0..20 {
+        polls.push(headroom(&weir.until("it is up", |metrics| metrics.sum("weir_server_up") == 1.0).await));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(polls.iter().all(|room| (90.0..=100.0).contains(room)), "readings of the other: {polls:?}");
+    let log = weir.log();
+    assert_eq!((log.matches("server has restarted").count(), log.matches(told).count()), (0, 1), "{log}");
+    RawClient::connect(&weir.address, &Login::nobody()).await.round_trip().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_behind_which_servers_take_turns_is_used_without_readings() {
+    let (one, other) = (ServerOptions::named("n1").max_connections(8), ServerOptions::named("n2").max_connections(8));
+    let servers = [NatsServer::start(one).await, NatsServer::start(other).await];
+    let address = balanced(&servers.each_ref().map(|server| server.address.clone())).await;
+    let weir = WeirConfig::of_servers(&[&servers[0]])
+        .replacing(&servers[0].address, &address)
+        .with_monitor(&in_turn(&[&servers[0], &servers[1]]).await)
+        .start_before(1)
+        .await;
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        clients.push(RawClient::connect(&weir.address, &Login::nobody()).await);
+    }
+    let told = "several servers answer in turn";
+    eventually(PATIENCE, told, async || if weir.log().contains(told) { Ok(()) } else { Err(weir.log()) }).await;
+    assert!(weir.log().matches("server has restarted").count() <= 2);
+    drop(clients);
+    weir.assert_nothing_leaked().await;
+}
+
+/// An address behind which each connection goes to the next server, as behind a Service of Kubernetes.
+async fn balanced(addresses: &[String]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let own = listener.local_addr().expect("an address").to_string();
+    let addresses = addresses.to_vec();
+    tokio::spawn(async move {
+        let mut next = addresses.iter().cycle();
+        while let (Ok((mut near, _)), Some(to)) = (listener.accept().await, next.next()) {
+            let to = to.clone();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(to).await?;
+                copy_bidirectional(&mut near, &mut far).await
+            });
+        }
+    });
+    own
+}
