@@ -72,6 +72,11 @@ impl AdvertisedTls {
 }
 
 impl ListenerInfo {
+    /// Whether any server requires a login of the listener's clients, or none is known.
+    pub fn requires_login(&self) -> bool {
+        self.own_info.load().auth_required()
+    }
+
     /// Writes weir's own INFO for one client.
     pub fn write_own_info(&self, client_id: u64, client_ip: IpAddr, out: &mut Vec<u8>) {
         self.own_info.load().write(client_id, client_ip, out);

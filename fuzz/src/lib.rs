@@ -9,6 +9,7 @@ use weir::internals::protocol::info::{Info, Rewrite};
 use weir::internals::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
 use weir::internals::protocol::client_preface::Preface;
 use weir::internals::protocol::websocket::decode::{Decoder, Violation};
+use weir::internals::protocol::websocket::open::Request;
 use weir::internals::protocol::websocket::{FrameSize, Negotiated, DeflatePool, Role, encode, upgrade::Rules};
 
 /// The same lines are found however the bytes arrive, and no more of a line is buffered than the limit allows.
@@ -195,8 +196,8 @@ pub fn preface(data: &[u8]) {
 }
 
 /// Frames decode to the same bytes however they are cut and however small the output buffer is. A client decodes what
-/// weir encodes for it. A request opens a WebSocket only once it is complete. The first byte chooses what was
-/// negotiated.
+/// weir encodes for it, and a server what weir masks for it. A request or an answer opens a WebSocket only once it is
+/// complete. The first byte chooses what was negotiated.
 pub fn websocket(data: &[u8]) {
     let Some((&agreed, stream)) = data.split_first() else { return };
     let frame_size = [FrameSize::Unlimited, FrameSize::Small, FrameSize::SmallUnlessDeflated][usize::from(agreed >> 2) % 3];
@@ -218,7 +219,18 @@ pub fn websocket(data: &[u8]) {
     let sent = stream.repeat(usize::from(agreed >> 4) + 1);
     encode::data(Role::Server, negotiated, &sent, &mut pool, &mut framed);
     let decoded = decode(negotiated, &framed, 1000, 777);
+    assert!(decoded == (sent.clone(), Vec::new(), None));
+    let (masked, mut framed) = (Role::Client { next_key: || [1, 200, 3, 77] }, Vec::new());
+    encode::data(masked, Negotiated::default(), &sent, &mut pool, &mut framed);
+    let decoded = decode(Negotiated::default(), &framed, 1000, 777);
     assert!(decoded == (sent, Vec::new(), None));
+
+    let request = Request::new(*b"the sample nonce");
+    if let Ok(Some(length)) = request.read_answer(stream) {
+        for cut in 0..length {
+            assert_eq!(request.read_answer(&stream[..cut]), Ok(None), "cut at {cut}");
+        }
+    }
 
     let rules = Rules { compression: true, ..Rules::default() };
     if let Ok(Some(_)) = rules.read(stream) {

@@ -1,9 +1,12 @@
 //! The client's half of the preface as a state machine over bytes: one CONNECT, then whatever the client pipelines.
+//!
+//! A client may leave CONNECT out. nats-server then serves it, if it serves anybody without credentials, with the same
+//! options as after an empty CONNECT. So does weir, which makes that CONNECT up at the first operation.
 
 use crate::protocol::{
     MAX_PIPELINED,
     connect::Connect,
-    control_line::{ClientLine, LineScanner, client_line, not_connect_at},
+    control_line::{ClientLine, LineScanner, Operation, client_line, not_connect_at},
 };
 
 /// Why a client's preface is not acceptable.
@@ -12,8 +15,8 @@ pub enum PrefaceError {
     /// A nats-server answers `maximum control line exceeded`.
     #[error("CONNECT is longer than max_control_line")]
     TooLong,
-    /// Another operation than CONNECT, or bytes that are not NATS.
-    #[error("the first line is not CONNECT")]
+    /// No operation of a client, or bytes that are not NATS.
+    #[error("the first line is no operation of a client")]
     NotConnect,
     /// nats-server would not accept the argument of CONNECT.
     #[error("CONNECT does not parse")]
@@ -30,15 +33,18 @@ pub struct Preface {
     buffer: Vec<u8>,
     lines: LineScanner,
     connected: bool,
+    /// The client has left CONNECT out.
+    without_connect: bool,
 }
 
 impl Preface {
     /// `max_control_line` is the longest argument of CONNECT that the servers accept, in bytes.
     pub fn new(max_control_line: usize) -> Self {
-        Self { buffer: Vec::new(), lines: LineScanner::new(max_control_line), connected: false }
+        Self { buffer: Vec::new(), lines: LineScanner::new(max_control_line), connected: false, without_connect: false }
     }
 
-    /// Takes the next bytes of the stream. Returns CONNECT once, when it is complete.
+    /// Takes the next bytes of the stream. Returns CONNECT once, when it is complete, or when another operation stands
+    /// in its place.
     ///
     /// # Errors
     /// [`PrefaceError`]: the client must be refused.
@@ -46,17 +52,25 @@ impl Preface {
         self.buffer.extend_from_slice(bytes);
         let mut connect = None;
         if !self.connected {
-            // A port scanner is refused at the first byte that says otherwise.
             if not_connect_at(&self.buffer).is_some() {
-                return Err(PrefaceError::NotConnect);
+                match Operation::at_start_of(&self.buffer) {
+                    Operation::Yes => {}
+                    Operation::Maybe => return Ok(None),
+                    // A port scanner is refused at the first byte that says so.
+                    Operation::No => return Err(PrefaceError::NotConnect),
+                }
+                connect = Connect::parse(b"{}").ok().map(Box::new);
+                self.without_connect = true;
+            } else {
+                let found = self.lines.find(&self.buffer).map_err(|_| PrefaceError::TooLong)?;
+                let Some(end) = found else { return Ok(None) };
+                let ClientLine::Connect(argument) = client_line(self.buffer.get(..end).unwrap_or_default()) else {
+                    return Err(PrefaceError::NotConnect);
+                };
+                connect = Some(Box::new(Connect::parse(argument).map_err(|_| PrefaceError::BadConnect)?));
+                self.buffer.drain(..end);
             }
-            let Some(end) = self.lines.find(&self.buffer).map_err(|_| PrefaceError::TooLong)? else { return Ok(None) };
-            let ClientLine::Connect(argument) = client_line(self.buffer.get(..end).unwrap_or_default()) else {
-                return Err(PrefaceError::NotConnect);
-            };
-            connect = Some(Box::new(Connect::parse(argument).map_err(|_| PrefaceError::BadConnect)?));
             self.connected = true;
-            self.buffer.drain(..end);
         }
         if self.buffer.len() > MAX_PIPELINED {
             return Err(PrefaceError::TooMuch);
@@ -67,6 +81,11 @@ impl Preface {
     /// Whether the client has sent nothing yet.
     pub fn is_untouched(&self) -> bool {
         self.buffer.is_empty() && !self.connected
+    }
+
+    /// Whether the client has left CONNECT out, so that it expects no answer to it.
+    pub fn is_without_connect(&self) -> bool {
+        self.without_connect
     }
 
     /// Removes a PING from the front of the pipelined bytes, if one is there.
@@ -107,11 +126,31 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_at_its_first_byte() {
-        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x03\x01", b"PING\r\n", b" CONNECT {}\r\n", b"\r\n", b"CONNEXT"]
-        {
+        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x03\x01", b"PUT / ", b" CONNECT {}\r\n", b"\r\n", b"CONNEXT"] {
             assert_eq!(Preface::new(4096).advance(bytes).unwrap_err(), PrefaceError::NotConnect, "{bytes:?}");
         }
         assert_eq!(Preface::new(4096).advance(b"CONNECT nonsense\r\n").unwrap_err(), PrefaceError::BadConnect);
+    }
+
+    #[test]
+    fn the_first_operation_stands_for_an_empty_connect() {
+        for stream in [&b"PING\r\n"[..], b"pub a 1\r\nx\r\n", b"SUB\ta 1\n", b"Unsub 1\r\n", b"HPUB a 1 2", b"PONG\n"] {
+            for cut in 0..=stream.len() {
+                let mut preface = Preface::new(4096);
+                let first = preface.advance(&stream[..cut]).unwrap();
+                assert!(first.is_none() || cut > 3, "the verb is whole");
+                let second = preface.advance(&stream[cut..]).unwrap();
+                let connect = first.or(second).expect("a CONNECT");
+                let options = (connect.verbose(), connect.pedantic(), connect.echo(), connect.headers());
+                assert_eq!(options, (true, true, true, false), "nats-server's own, without CONNECT");
+                assert_eq!((connect.protocol(), connect.user(), connect.signs()), (0, None, false));
+                assert!(preface.is_without_connect());
+                assert_eq!(preface.into_pipelined(), stream);
+            }
+        }
+        let mut preface = Preface::new(4096);
+        preface.advance(b"CONNECT {}\r\n").unwrap().expect("a CONNECT");
+        assert!(!preface.is_without_connect());
     }
 
     #[test]

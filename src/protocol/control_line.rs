@@ -129,6 +129,34 @@ pub fn not_connect_at(line: &[u8]) -> Option<usize> {
     line.iter().zip(b"CONNECT").position(|(byte, letter)| !byte.eq_ignore_ascii_case(letter))
 }
 
+/// Whether a line begins with another operation that a client may send than CONNECT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// It does.
+    Yes,
+    /// Its verb is not whole yet.
+    Maybe,
+    /// It does not.
+    No,
+}
+
+impl Operation {
+    /// Of a line that may not be whole yet. Its verb is whole once a blank or the end of the line is behind it.
+    pub fn at_start_of(line: &[u8]) -> Self {
+        const VERBS: [&[u8]; 6] = [b"PING", b"PONG", b"PUB", b"SUB", b"UNSUB", b"HPUB"];
+        let of = |verb: &[u8]| {
+            let is_begun = line.iter().zip(verb).all(|(byte, letter)| byte.eq_ignore_ascii_case(letter));
+            match line.get(verb.len()) {
+                _ if !is_begun => Self::No,
+                None => Self::Maybe,
+                Some(b' ' | b'\t' | b'\r' | b'\n') => Self::Yes,
+                Some(_) => Self::No,
+            }
+        };
+        VERBS.map(of).into_iter().find(|found| *found != Self::No).unwrap_or(Self::No)
+    }
+}
+
 /// A line from a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerLine<'a> {

@@ -24,6 +24,9 @@ use crate::{
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 /// nats-server's own default for the time from the end of TLS to CONNECT (`getDefaultAuthTimeout`, opts.go).
 const AUTH_TIMEOUT_BEHIND_TLS: Duration = Duration::from_secs(3);
+/// How long nats-server keeps a client that is silent and need not log in: it misses the answers to a PING in the first
+/// seconds and to one after 2 minutes, and closes after 4 (`ping_interval` and `ping_max` at their defaults).
+const SILENT_FOR: Duration = Duration::from_secs(240);
 
 /// What every stage needs: what the client shares with others, and what is known of it alone.
 pub(super) struct Context {
@@ -120,6 +123,8 @@ impl Context {
     pub fn connect_by(&self, since: Instant) -> Instant {
         match self.listener.handshake_timeout {
             Some(in_all) => self.accepted + in_all,
+            // Where no login is required a nats-server has no timer for CONNECT.
+            None if !self.listener.info.requires_login() => since + SILENT_FOR,
             // What a client is given by nats-server: it counts from INFO, and from the end of TLS where there is any.
             None => {
                 let least = if self.listener.tls.is_some() { AUTH_TIMEOUT_BEHIND_TLS } else { Duration::ZERO };

@@ -90,7 +90,10 @@ async fn exchange(
     }
     let mut stream = client_tls::handshake(cx, stream, refused).await?;
     let longest = cx.shared.servers.max_control_line();
-    match read_connect(&mut stream, longest, cx.connect_by(Instant::now())).await {
+    let now = Instant::now();
+    // A client that is to be refused has the time to say what it must say before it can read why, and no more.
+    let by = if refused.is_some() { cx.step_by(now) } else { cx.connect_by(now) };
+    match read_connect(&mut stream, longest, by).await {
         Ok((connect, preface)) => Ok((stream, connect, preface)),
         Err(unfinished) => Err(Lost::new(stream, unfinished)),
     }

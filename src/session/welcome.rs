@@ -83,7 +83,7 @@ impl Welcome {
     ) -> Self {
         let write_info = |out: &mut Vec<u8>| cx.listener.info.write_server_info(&upstream.info, cx.source(), out);
         let mut now = Vec::with_capacity(1024);
-        if connect.verbose() {
+        if connect.verbose() && !preface.is_without_connect() {
             now.extend_from_slice(OK);
         }
         let mut behind_pong = None;

@@ -77,7 +77,7 @@ async fn garbage_ends_without_an_upstream_connection() {
         b"CONNECT {\"verbose\":fal\r\n",
         b"CONNECT [1,2,3]\r\n",
         b"CONNECT \"text\"\r\n",
-        b"PUB somewhere 3\r\nabc\r\n",
+        b"PUBLISH somewhere 3\r\nabc\r\n",
         b"\0\0\0\0\0\0\0\0\r\n",
         &noise,
     ];

@@ -13,6 +13,7 @@ mod accounts;
 mod admin_port;
 mod admission;
 mod auth_callout;
+mod before_connect;
 mod browser;
 mod claims;
 mod cli;

@@ -19,6 +19,7 @@ pub struct OwnInfo {
     /// The line up to where `client_id` goes, from its `INFO {` on.
     head: Vec<u8>,
     version: String,
+    auth_required: bool,
 }
 
 impl OwnInfo {
@@ -52,7 +53,8 @@ impl OwnInfo {
         object.number("proto", 1);
         object.place(host, port, advertise);
         object.raw("headers", if infos.iter().all(|info| info.headers()) { b"true" } else { b"false" });
-        object.flag("auth_required", infos.is_empty() || any(Info::auth_required));
+        let auth_required = infos.is_empty() || any(Info::auth_required);
+        object.flag("auth_required", auth_required);
         object.number("max_payload", payloads.min().unwrap_or(DEFAULT_MAX_PAYLOAD));
         object.flag("jetstream", any(Info::jetstream));
         // A server without the field has level 0.
@@ -60,7 +62,7 @@ impl OwnInfo {
         if level > 0 {
             object.number("api_lvl", level);
         }
-        Self { head, version: version.to_owned() }
+        Self { head, version: version.to_owned(), auth_required }
     }
 
     /// Adds what this listener does about TLS.
@@ -87,6 +89,11 @@ impl OwnInfo {
         object.ip("client_ip", client_ip);
         object.text_unless_empty("nonce", nonce);
         out.extend_from_slice(b"}\r\n");
+    }
+
+    /// Whether a server requires a login, or none is known.
+    pub fn auth_required(&self) -> bool {
+        self.auth_required
     }
 
     /// The lowest version of the servers.
