@@ -12,7 +12,7 @@ use std::{
 
 use divan::{Bencher, black_box};
 use weir::internals::{
-    admission::{self, AccountLimits, Admission, Client, Limit, Quota, Rate, Return, Step, Wait, Waiter},
+    admission::{self, AccountLimits, Admission, Client, Limit, Proof, Quota, Rate, Return, Step, Wait, Waiter},
     identity::{ClientKey, Credential, Keys},
     upstream::{Placement, Servers, Urgency, placement},
 };
@@ -86,6 +86,7 @@ fn client_key() -> ClientKey {
 
 fn client_of(account: &Arc<str>, key: ClientKey, now: Instant) -> Client {
     Client {
+        proof: Proof::Known,
         may_use_reserve: false,
         quota_identity: Default::default(),
         account: Arc::clone(account),

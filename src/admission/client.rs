@@ -21,6 +21,25 @@ pub struct Claim {
     pub credential: CredentialKey,
 }
 
+/// Whether what a client claims has been good before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// A server has let in this credential from this source lately.
+    Known,
+    /// None yet.
+    Missing(Claim),
+}
+
+impl Proof {
+    /// The claim, where there is no proof.
+    pub fn missing(self) -> Option<Claim> {
+        match self {
+            Self::Known => None,
+            Self::Missing(claim) => Some(claim),
+        }
+    }
+}
+
 /// A client that asks to be admitted.
 #[derive(Debug)]
 pub struct Client {
@@ -28,6 +47,8 @@ pub struct Client {
     pub account: Arc<str>,
     /// The same client has the same key when it comes back.
     pub key: ClientKey,
+    /// Whether it is known. What others may only claim it need not share with them.
+    pub proof: Proof,
     /// Whether the slots that are kept for operators are for it too.
     pub may_use_reserve: bool,
     /// The user and the name that it counts for.

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     admission::{
-        client::{Client, Pass, SilentClient},
+        client::{Client, Pass, Proof, SilentClient},
         controller::Admission,
         deadlines,
         queue::waiting::{Ticket, Waiter, WaitingClient},
@@ -117,7 +117,8 @@ impl<W: Waiter> Admission<W> {
         let answer_by = hold_until + deadlines::UNKNOWN_LOGIN;
         let (account, quota_identity) = (Arc::clone(&lane), QuotaIdentity::default());
         let returns = Return::Unknown;
-        let client = Client { account, key, may_use_reserve, quota_identity, hold_until, answer_by, returns };
+        let proof = Proof::Known;
+        let client = Client { account, key, proof, may_use_reserve, quota_identity, hold_until, answer_by, returns };
         self.admit_or_queue(AccountSlot::of_nobody(lane), &client, now, rng, waiter)
     }
 
@@ -130,7 +131,7 @@ impl<W: Waiter> Admission<W> {
             return Err(Refusal::Draining);
         }
         let account = self.enter_quotas(client, now, now)?;
-        if !account.account().take_token(now) {
+        if !account.take_token(now) {
             return Err(Refusal::AccountRate);
         }
         self.client_history.admitted(client.key);
@@ -140,9 +141,10 @@ impl<W: Waiter> Admission<W> {
     /// Takes a slot in every quota that a client falls under; its token of a rate by user or name may come until
     /// `latest`.
     fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
-        let account = self.accounts.enter(&client.account, now).map_err(|_| Refusal::AccountQuota)?;
+        let account = self.accounts.enter(&client.account, client.proof, now).map_err(|_| Refusal::AccountQuota)?;
         let latest = latest.min(client.last_turn(now, &account)).max(now);
-        let other_quotas = self.users_and_names.enter(&client.quota_identity, now, latest, &self.warned)?;
+        let other_quotas =
+            self.users_and_names.enter(&client.quota_identity, client.proof, (now, latest), &self.warned)?;
         Ok(account.with_other_quotas(other_quotas))
     }
 
@@ -215,7 +217,7 @@ impl<W: Waiter> Admission<W> {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Result<Slot, Blocked> {
-        if !account.account().take_token(now) {
+        if !account.take_token(now) {
             return Err(Blocked::AccountRate);
         }
         *account_paid = true;

@@ -98,6 +98,7 @@ fn client(account: &str, client: u64, now: Instant) -> Client {
     Client {
         account: account.into(),
         key: ClientKey::from_raw(client),
+        proof: Proof::Known,
         may_use_reserve: false,
         quota_identity: QuotaIdentity::default(),
         hold_until: now + Duration::from_secs(3600),

@@ -73,7 +73,7 @@ mod wait;
 
 pub use self::{
     accept_check::AcceptPermit,
-    client::{Claim, Client, Pass, SilentClient},
+    client::{Claim, Client, Pass, Proof, SilentClient},
     controller::Admission,
     deadlines::{Deadlines, FAIR_TIME},
     params::{AccountLimits, Params, PatternQuota, Quota},

@@ -232,6 +232,7 @@ impl World {
         let client = Client {
             account,
             key: client,
+            proof: Proof::Known,
             may_use_reserve: false,
             quota_identity: Default::default(),
             hold_until,

@@ -167,7 +167,7 @@ mod tests {
 
     use super::{
         super::{
-            Params, PatternQuota, Quota, QuotaIdentity, Rate, Return,
+            Params, PatternQuota, Proof, Quota, QuotaIdentity, Rate, Return,
             fairness::{unknown_servers, wide_open},
             params::PatternQuotas,
         },
@@ -205,6 +205,7 @@ mod tests {
             let client = Client {
                 account: "A".into(),
                 key: ClientKey::from_raw(self.clients),
+                proof: Proof::Known,
                 may_use_reserve: false,
                 quota_identity: QuotaIdentity { user: None, name: Some("report".into()) },
                 hold_until,

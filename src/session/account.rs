@@ -8,7 +8,7 @@ use std::{
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
-    admission::{AccountSlot, Claim, Pass},
+    admission::{AccountSlot, Claim, Pass, Proof},
     cluster::account_lookup::{AccountLookup, Then},
     dial::LoggedIn,
     identity::CredentialKey,
@@ -66,12 +66,14 @@ pub(super) async fn settle(
         shared.admission.operators().verified(claim, now());
     }
     downstream.operator = None;
+    pass.account.prove(now())?;
     if let Some(named) = named
         && *pass.account.account().name() != named
     {
         shared.directory.learn(credential, &named);
-        let slot = shared.admission.accounts().enter(&named, now());
+        let slot = shared.admission.accounts().enter(&named, Proof::Known, now());
         pass.account.move_to(slot.map_err(|_| Refusal::AccountQuota)?);
+        pass.account.account().charge(now());
     }
     Ok(unknown)
 }

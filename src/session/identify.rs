@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    admission::{Claim, Client, Deadlines, QuotaIdentity, Wait},
+    admission::{Claim, Client, Deadlines, Proof, QuotaIdentity, Wait},
     identity::{Claims, Credential, CredentialKey},
     outcome::Refusal,
     session::{
@@ -84,9 +84,11 @@ impl Greeted {
         cx.log.account = Some(Arc::clone(&account));
         let quota_identity = quota_identity(cx, credential, user_key, &downstream);
         let may_use_reserve = operator.is_some();
+        let is_known = cx.shared.admission.source_reputation().is_known(claim);
+        let proof = if is_known { Proof::Known } else { Proof::Missing(claim) };
         downstream.operator = operator;
         let Deadlines { hold_until, answer_by, returns } = deadlines;
-        let client = Client { account, key, may_use_reserve, quota_identity, hold_until, answer_by, returns };
+        let client = Client { account, key, proof, may_use_reserve, quota_identity, hold_until, answer_by, returns };
         Ok(Identified { downstream, dial_first, proxy_header, client, credential: credential_key, claim, connected })
     }
 }

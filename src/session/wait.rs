@@ -67,7 +67,14 @@ impl Identified {
                 }
                 let Downstream { stream, preface, .. } = &mut downstream;
                 match await_turn(cx, begun, turn_comes, downstream::watch(stream, preface)).await {
-                    Waited::Turn(pass) => (pass, None),
+                    Waited::Turn(pass) => match pass.account.displaced() {
+                        None => (pass, None),
+                        Some(reason) => {
+                            drop(pass);
+                            let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
+                            return Err(refuse_now(cx, stream, preface, reason).await);
+                        }
+                    },
                     Waited::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await),
                     Waited::Refused(reason) => {
                         downstream.operator = None;

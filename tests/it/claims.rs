@@ -262,3 +262,77 @@ async fn silent_strangers_do_not_fill_the_slots_that_are_kept_for_operators() {
     drop((silent, inside));
     weir.assert_nothing_leaked().await;
 }
+
+/// Strangers who know the name of a user, and not its password, wait in the queue as long as they can. Clients of that
+/// user that have logged in before find its quota free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_that_wait_hold_no_slot_that_a_known_client_could_have() {
+    const STRANGERS: usize = 10;
+    let server = NatsServer::start(ServerOptions::default().default_timeouts().with(PASSWORDS)).await;
+    let weir = WeirConfig::of_servers(&[&server])
+        .listener("accept_proxy_protocol_from = [\"127.0.0.0/8\"]")
+        .admission("rate = 1\nburst = 6\nmax_hold = \"19s\"")
+        .account("ORDERS", &format!("users = [\"orders\"]\nmax_connections = {STRANGERS}"))
+        .table("[users.\"order*\"]\nmax_connections = 10\n[names.\"report\"]\nmax_connections = 10")
+        .start()
+        .await;
+    let header = |source: &str| format!("PROXY TCP4 {source} 198.51.100.1 40000 4222\r\n");
+    let orders = |password: &str| Login::user("orders", password).name("report").lang("nats.js");
+    let good = orders("op");
+    let from = async |login: &Login| {
+        RawClient::attempt_behind(header("192.0.2.1").as_bytes(), &weir.address, login, PATIENCE).await
+    };
+    drop(from(&good).await.expect_in());
+    server.settles_at(0).await;
+    // The others of the burst, so that there is a queue.
+    let others: Vec<_> = at_once(6, |_| {
+        let address = weir.address.clone();
+        async move { RawClient::attempt(&address, &Login::user("eve", "ep").lang("nats.js"), PATIENCE).await }
+    })
+    .await;
+    let mut strangers = Vec::new();
+    for _ in 0..STRANGERS {
+        let mut stranger = RawClient::dial(&weir.address).await.unwrap();
+        let lines = format!("{}{}PING\r\n", header("192.0.2.66"), orders("wrong").connect_line());
+        stranger.send(lines.as_bytes()).await.unwrap();
+        strangers.push(stranger);
+    }
+    weir.until("they wait", |metrics| metrics.sum("weir_held") >= 0.6 * STRANGERS as f64).await;
+    let known = futures::future::join_all((0..3).map(|_| from(&good))).await;
+    assert!(known.iter().all(|attempt| matches!(attempt, Attempt::In(_))), "{known:?}");
+    drop((known, strangers, others));
+    weir.assert_nothing_leaked().await;
+}
+
+/// Wrong passwords use up no rate of the user whose name they claim, nor that of its account.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_passwords_spend_no_rate_of_a_known_client() {
+    let server = NatsServer::start(ServerOptions::default().default_timeouts().with(PASSWORDS)).await;
+    let rate = "rate = 1\nburst = 6";
+    let by_account =
+        WeirConfig::of_servers(&[&server]).default_settings().account("A", &format!("users = [\"bob\"]\n{rate}"));
+    let by_user = WeirConfig::of_servers(&[&server]).default_settings().table(&format!("[users.bob]\n{rate}"));
+    for config in [by_account, by_user] {
+        let weir = config.start().await;
+        let bob = Login::user("bob", "bp");
+        drop(RawClient::connect(&weir.address, &bob).await);
+        for _ in 0..30 {
+            drop(
+                RawClient::attempt(
+                    &weir.address,
+                    &Login::user("bob", "wrong").lang("impatient"),
+                    Duration::from_millis(50),
+                )
+                .await,
+            );
+        }
+        let clients = at_once(5, |_| {
+            let address = weir.address.clone();
+            async move { RawClient::attempt(&address, &Login::user("bob", "bp"), PATIENCE).await }
+        })
+        .await;
+        assert!(clients.iter().all(|attempt| matches!(attempt, Attempt::In(_))), "{clients:?}");
+        drop(clients);
+        weir.assert_nothing_leaked().await;
+    }
+}

@@ -54,7 +54,7 @@ impl<W: Waiter> Queue<W> {
     /// A client joins the lane of its account.
     pub fn push(&mut self, client: WaitingClient<W>, seniority: Seniority) -> Ticket {
         self.arrivals += 1;
-        let rank = QueueRank::of(seniority, *self.began.get_or_insert(seniority.since));
+        let rank = QueueRank::of(seniority, client.account.is_known(), *self.began.get_or_insert(seniority.since));
         let ticket = client.ticket((rank, self.arrivals));
         self.fair_lanes(ticket.has_priority).push(ticket.order, client);
         ticket
@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admission::{AccountLimits, quota::accounts::Accounts},
+        admission::{AccountLimits, client::Proof, quota::accounts::Accounts},
         client_library::returns::Return,
         identity::ClientKey,
     };
@@ -142,7 +142,7 @@ mod tests {
         fn push(&mut self, account: &str, since: u64, flapping: bool) -> Ticket {
             let client = WaitingClient {
                 waiter: StayingClient,
-                account: self.accounts.enter(&account.into(), self.start).unwrap(),
+                account: self.accounts.enter(&account.into(), Proof::Known, self.start).unwrap(),
                 account_paid: false,
                 came: self.start,
                 hold_until: self.start + Duration::from_secs(10),

@@ -155,8 +155,8 @@ impl<W: Waiter> Admission<W> {
                 break Some(at);
             }
             let next = state.queue.peek(now, |client| {
+                client.account_paid = client.account_paid || client.account.take_token(now);
                 let account = client.account.account();
-                client.account_paid = client.account_paid || account.take_token(now);
                 client.account_paid && account.has_room_for_handshake() && !passed_over.contains(account.name())
             });
             let Some((ticket, client)) = next else {
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
     use crate::{
         admission::{
-            Client, QuotaIdentity, Return,
+            Client, Proof, QuotaIdentity, Return,
             connect_check::Verdict,
             fairness::{unknown_servers, wide_open},
             retry_schedule::RATE_UNCERTAIN_CHECK,
@@ -300,6 +300,7 @@ mod tests {
             let client = Client {
                 account: "A".into(),
                 key: ClientKey::from_raw(n),
+                proof: Proof::Known,
                 may_use_reserve: false,
                 quota_identity: QuotaIdentity::default(),
                 hold_until,

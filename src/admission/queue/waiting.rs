@@ -63,19 +63,19 @@ impl<W> WaitingClient<W> {
 /// A client's place in its account's lane: by rank, then by arrival.
 pub type QueueOrder = (QueueRank, u64);
 
-/// [`Seniority`] in the queue: non-flapping clients first, then by how long they have been retrying, in steps of 4 s.
-/// Clients of one step go in the order of their arrival. So a waiting client is not displaced by each one that comes
-/// back meanwhile, and its turn can be estimated in time.
+/// [`Seniority`] in the queue: non-flapping clients first, then those that are known, then by how long they have been
+/// retrying, in steps of 4 s. Clients of one step go in the order of their arrival. So a waiting client is not
+/// displaced by each one that comes back meanwhile, and its turn can be estimated in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct QueueRank(bool, u64);
+pub struct QueueRank(bool, bool, u64);
 
 const RANK_STEP_MILLIS: u128 = 4000;
 
 impl QueueRank {
     /// Steps count from when the first client came.
-    pub fn of(seniority: Seniority, began: Instant) -> Self {
+    pub fn of(seniority: Seniority, is_known: bool, began: Instant) -> Self {
         let since = seniority.since.saturating_duration_since(began).as_millis();
-        Self(seniority.flapping, (since / RANK_STEP_MILLIS) as u64)
+        Self(seniority.flapping, !is_known, (since / RANK_STEP_MILLIS) as u64)
     }
 }
 

@@ -12,10 +12,13 @@ use std::{
 
 use crate::{
     admission::{
+        client::{Claim, Proof},
         params::AccountLimits,
         quota::{
+            accounts::QuotaReached,
             logins::{Avoided, FIRST_LIMIT, Logins, Unanswered},
             rate::TokenBucket,
+            unproven::UnprovenClaims,
             users_and_names::UserAndNameSlots,
             warned::Warned,
         },
@@ -40,6 +43,9 @@ pub struct Account {
     /// Handshakes under way.
     pub(super) handshakes: AtomicU32,
     tokens: Option<TokenBucket>,
+    /// The same for clients that are known; what others have used counts once a server has let them in.
+    known_tokens: Option<TokenBucket>,
+    pub(super) unproven: UnprovenClaims,
     warned: Arc<Warned>,
     logins: Mutex<Logins>,
     /// Whether a login of it has ever been overdue.
@@ -59,6 +65,8 @@ impl Account {
             by_cluster: AtomicU32::new(u32::MAX),
             handshakes: AtomicU32::new(0),
             tokens: limits.quota.rate.map(TokenBucket::new),
+            known_tokens: limits.quota.rate.map(TokenBucket::new),
+            unproven: UnprovenClaims::default(),
             warned,
             logins: Mutex::default(),
             had_overdue: AtomicBool::new(false),
@@ -165,13 +173,55 @@ impl Account {
         self.tokens.is_some()
     }
 
-    /// Takes a token for a new connection; `false` when there is none, and the rate does more than warn.
-    pub fn take_token(&self, now: Instant) -> bool {
-        let has = self.tokens.as_ref().is_none_or(|tokens| tokens.take(now).is_ok());
+    /// Takes a token for a new connection; `false` when there is none, and the rate does more than warn. Clients that
+    /// are `known` notice nothing of those that are not.
+    pub fn take_token(&self, is_known: bool, now: Instant) -> bool {
+        let has = match (&self.tokens, &self.known_tokens) {
+            (Some(all), Some(known)) if is_known => {
+                let has = known.take(now).is_ok();
+                if has {
+                    all.charge(now);
+                }
+                has
+            }
+            (Some(all), _) => all.take(now).is_ok(),
+            (None, _) => true,
+        };
         if !has && self.limits.quota.warn_only {
             self.warned.note(Refusal::AccountRate);
         }
         has || self.limits.quota.warn_only
+    }
+
+    /// A server has let a client in that had no token of those who are known.
+    pub fn charge(&self, now: Instant) {
+        if let Some(known) = &self.known_tokens {
+            known.charge(now);
+        }
+    }
+
+    /// Takes a connection slot.
+    ///
+    /// # Errors
+    /// [`QuotaReached`]; nothing is taken then.
+    pub(super) fn enter(self: &Arc<Self>, proof: Proof) -> Result<AccountSlot, QuotaReached> {
+        let most = self.max_connections();
+        let reserve = |most| self.connections.reserve(most);
+        let claim = proof.missing().filter(|_| self.is_limited() || self.has_rate());
+        let has_room = match claim {
+            Some(claim) => self.unproven.enter(claim, || reserve(most)),
+            None => reserve(most) || self.unproven.with_sum(|unproven| reserve(most.saturating_add(unproven))),
+        };
+        if !has_room {
+            if !self.limits.quota.warn_only {
+                return Err(QuotaReached);
+            }
+            reserve(u32::MAX);
+            self.warned.note(Refusal::AccountQuota);
+        }
+        let mut slot = AccountSlot::new(self);
+        slot.claim = claim.map(Box::new);
+        Ok(slot)
     }
 
     /// Begins a handshake, if fewer are under way than it may have.
@@ -208,6 +258,8 @@ pub struct AccountSlot {
     state: SlotState,
     /// What its client holds of the quotas by user and name.
     other_quotas: UserAndNameSlots,
+    /// What its client claims without proof.
+    claim: Option<Box<Claim>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,7 +277,8 @@ enum SlotState {
 impl AccountSlot {
     /// For a connection that its account has counted.
     pub(super) fn new(account: &Arc<Account>) -> Self {
-        Self { account: Arc::clone(account), state: SlotState::Waiting, other_quotas: UserAndNameSlots::default() }
+        let other_quotas = UserAndNameSlots::default();
+        Self { account: Arc::clone(account), state: SlotState::Waiting, other_quotas, claim: None }
     }
 
     /// A slot of no account, with a name for a lane of the queue, for a client that has not said yet who it is. Nothing
@@ -244,6 +297,44 @@ impl AccountSlot {
     /// Whether no quota that it counts for limits connections.
     pub fn is_unlimited(&self) -> bool {
         !self.account.is_limited() && self.other_quotas.is_empty()
+    }
+
+    /// Takes a token of the account's rate.
+    pub fn take_token(&self, now: Instant) -> bool {
+        self.account.take_token(self.is_known(), now)
+    }
+
+    /// Whether its client is known.
+    pub fn is_known(&self) -> bool {
+        self.claim.is_none()
+    }
+
+    /// The quota that has no room for its client any more, since known ones have come.
+    pub fn displaced(&self) -> Option<Refusal> {
+        let account = &self.account;
+        let is_displaced = self.claim.as_deref().is_some_and(|claim| {
+            !account.limits.quota.warn_only
+                && account.unproven.is_displaced(*claim, account.connections.total(), account.max_connections())
+        });
+        if is_displaced { Some(Refusal::AccountQuota) } else { self.other_quotas.displaced() }
+    }
+
+    /// A server has let its client in: what it only claimed until now is its own.
+    ///
+    /// # Errors
+    /// The quota that has no room for it, since known clients have come meanwhile.
+    pub fn prove(&mut self, now: Instant) -> Result<(), Refusal> {
+        if let Some(claim) = self.claim.take() {
+            let account = &self.account;
+            account.charge(now);
+            let most = account.max_connections();
+            let is_over =
+                account.unproven.prove(*claim, |left| account.connections.total().saturating_sub(left) > most);
+            if is_over && !account.limits.quota.warn_only {
+                return Err(Refusal::AccountQuota);
+            }
+        }
+        self.other_quotas.prove(now)
     }
 
     /// The server has let the client in.
@@ -329,6 +420,9 @@ impl AccountSlot {
 impl Drop for AccountSlot {
     fn drop(&mut self) {
         self.end_handshake();
+        if let Some(claim) = self.claim.take() {
+            self.account.unproven.leave(*claim);
+        }
         self.account.connections.release(self.state == SlotState::Session);
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     admission::{
+        client::Proof,
         params::AccountLimits,
         quota::{
             account::{Account, AccountSlot},
@@ -15,7 +16,6 @@ use crate::{
             warned::Warned,
         },
     },
-    outcome::Refusal,
     upstream::reconciled_count::ReadingEpoch,
 };
 
@@ -57,17 +57,8 @@ impl Accounts {
     ///
     /// # Errors
     /// [`QuotaReached`]; nothing is taken then.
-    pub fn enter(&self, name: &Arc<str>, now: Instant) -> Result<AccountSlot, QuotaReached> {
-        self.with(name, now, |account| {
-            if !account.connections.reserve(account.max_connections()) {
-                if !account.limits.quota.warn_only {
-                    return Err(QuotaReached);
-                }
-                account.connections.reserve(u32::MAX);
-                self.warned.note(Refusal::AccountQuota);
-            }
-            Ok(AccountSlot::new(account))
-        })
+    pub fn enter(&self, name: &Arc<str>, proof: Proof, now: Instant) -> Result<AccountSlot, QuotaReached> {
+        self.with(name, now, |account| account.enter(proof))
     }
 
     /// Takes a connection slot whatever the quota of the account, for a client that a server has let in already.
@@ -185,7 +176,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        admission::{Quota, Rate},
+        admission::{Quota, Rate, client::Claim},
+        outcome::Refusal,
         upstream::concurrency::baseline::MeasuredFrom,
     };
 
@@ -200,21 +192,21 @@ mod tests {
     fn what_the_cluster_says_holds_where_the_configuration_is_silent() {
         let (accounts, now) = (accounts(), Instant::now());
         let [own, other] = ["OWN", "OTHER"].map(Arc::<str>::from);
-        let _held = [&own, &other].map(|name| accounts.enter(name, now).unwrap());
+        let _held = [&own, &other].map(|name| accounts.enter(name, Proof::Known, now).unwrap());
         assert_eq!(accounts.to_ask(now, 10), [Arc::clone(&other)]);
         assert!(accounts.to_ask(now, 10).is_empty(), "asked already");
         assert_eq!(accounts.to_ask(now + ASK_AGAIN, 10).len(), 1);
         accounts.limited_by_cluster("OTHER", Some(1));
         accounts.limited_by_cluster("OWN", Some(1));
-        assert!(accounts.enter(&other, now).is_err());
-        let _second = accounts.enter(&own, now).unwrap();
+        assert!(accounts.enter(&other, Proof::Known, now).is_err());
+        let _second = accounts.enter(&own, Proof::Known, now).unwrap();
         accounts.limited_by_cluster("OTHER", None);
-        assert!(accounts.enter(&other, now).is_ok());
+        assert!(accounts.enter(&other, Proof::Known, now).is_ok());
     }
 
     #[test]
     fn a_server_that_was_dialled_before_is_no_measure_for_one_that_was_not() {
-        let account = accounts().enter(&"A".into(), Instant::now()).unwrap();
+        let account = accounts().enter(&"A".into(), Proof::Known, Instant::now()).unwrap();
         let (now, ms) = (Instant::now(), Duration::from_millis);
         for n in 0..200 {
             let at = now + Duration::from_secs(n);
@@ -225,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_turn_leaves_time_for_a_login_that_takes_as_long_as_the_longest_of_late() {
-        let account = accounts().enter(&"A".into(), Instant::now()).unwrap();
+        let account = accounts().enter(&"A".into(), Proof::Known, Instant::now()).unwrap();
         let (now, ms) = (Instant::now(), Duration::from_millis);
         let takes = |took| {
             account.account().logged_in(0, now, took, (MeasuredFrom::Dial, ms(0)), false);
@@ -240,12 +232,12 @@ mod tests {
         let limits = AccountLimits { max_handshakes: NonZeroU32::new(2), ..AccountLimits::default() };
         let accounts = Accounts::new(limits, HashMap::new(), Arc::default());
         let (name, now) = ("A".into(), Instant::now());
-        let [mut a, mut b, mut c] = [(); 3].map(|()| accounts.enter(&name, now).unwrap());
+        let [mut a, mut b, mut c] = [(); 3].map(|()| accounts.enter(&name, Proof::Known, now).unwrap());
         assert!(a.begin_handshake() && a.begin_handshake() && b.begin_handshake() && !c.begin_handshake());
         a.session_began();
         assert!(c.begin_handshake() && !c.account().has_room_for_handshake());
         drop((b, c));
-        let other = accounts.enter(&"B".into(), now).unwrap();
+        let other = accounts.enter(&"B".into(), Proof::Known, now).unwrap();
         a.move_to(other);
         a.session_began();
         assert_eq!(accounts.connections(), [("B".into(), 1)]);
@@ -259,8 +251,9 @@ mod tests {
         let quota = Quota { max_connections: Some(1), rate: Some(rate), warn_only: true };
         let (warned, limits) = (Arc::<Warned>::default(), AccountLimits { quota, ..AccountLimits::default() });
         let accounts = Accounts::new(limits, HashMap::new(), Arc::clone(&warned));
-        let slots: Vec<_> = (0..3).map(|_| accounts.enter(&"A".into(), Instant::now()).unwrap()).collect();
-        assert!(slots.iter().all(|slot| slot.account().take_token(Instant::now())));
+        let slots: Vec<_> =
+            (0..3).map(|_| accounts.enter(&"A".into(), Proof::Known, Instant::now()).unwrap()).collect();
+        assert!(slots.iter().all(|slot| slot.take_token(Instant::now())));
         assert_eq!((warned.of(Refusal::AccountQuota), warned.of(Refusal::AccountRate)), (2, 2));
     }
 
@@ -268,16 +261,64 @@ mod tests {
     fn connections_that_came_another_way_count_too() {
         let (accounts, now) = (accounts(), Instant::now());
         let own: Arc<str> = "OWN".into();
-        let mut first = accounts.enter(&own, now).unwrap();
+        let mut first = accounts.enter(&own, Proof::Known, now).unwrap();
         first.session_began();
         let [(_, mark)] = accounts.to_count(10).try_into().unwrap();
         accounts.counted("OWN", mark, 1);
-        drop(accounts.enter(&own, now).unwrap());
+        drop(accounts.enter(&own, Proof::Known, now).unwrap());
         let [(_, mark)] = accounts.to_count(10).try_into().unwrap();
         accounts.counted("OWN", mark, 2);
-        assert!(accounts.enter(&own, now).is_err(), "one of the two is not weir's");
+        assert!(accounts.enter(&own, Proof::Known, now).is_err(), "one of the two is not weir's");
         assert_eq!(accounts.connections(), [(Arc::clone(&own), 1)]);
         accounts.not_counted();
-        assert!(accounts.enter(&own, now).is_ok());
+        assert!(accounts.enter(&own, Proof::Known, now).is_ok());
+    }
+
+    fn claim(n: u64) -> Claim {
+        let source = std::net::IpAddr::from([192, 0, 2, 1]).into();
+        Claim { source, credential: crate::identity::CredentialKey::from_raw(n) }
+    }
+
+    #[test]
+    fn who_is_known_takes_the_place_of_a_claim_and_nobody_is_over_the_quota() {
+        let (accounts, own, now) = (accounts(), "OWN".into(), Instant::now());
+        let enter = |proof| accounts.enter(&own, proof, now);
+        let strangers = [1, 2].map(|n| enter(Proof::Missing(claim(n))).unwrap());
+        assert!(enter(Proof::Missing(claim(3))).is_err(), "they count among each other");
+        let known = [(); 2].map(|()| enter(Proof::Known).unwrap());
+        assert!(enter(Proof::Known).is_err());
+        let [mut first, second] = strangers;
+        assert_eq!((first.displaced(), second.displaced()), (Some(Refusal::AccountQuota), Some(Refusal::AccountQuota)));
+        assert_eq!(first.prove(now), Err(Refusal::AccountQuota), "its login was good, and there is no room");
+        drop((first, known));
+        assert!(second.displaced().is_none());
+        let [mut third, fourth] = [second, enter(Proof::Missing(claim(2))).unwrap()];
+        assert_eq!(third.prove(now), Ok(()));
+        assert!(enter(Proof::Known).is_err(), "two of one claim, of which one is proven: so is the other");
+        drop(fourth);
+        assert!(enter(Proof::Known).is_ok());
+        drop(third);
+        accounts.map.iter().for_each(|one| {
+            assert_eq!((one.account.connections.held(), one.account.unproven.with_sum(|sum| sum)), (0, 0));
+        });
+    }
+
+    #[test]
+    fn claims_spend_no_token_of_those_who_are_known() {
+        let rate = Rate { per_second: NonZeroU32::MIN, burst: 3.try_into().unwrap() };
+        let limits =
+            AccountLimits { quota: Quota { rate: Some(rate), ..Quota::default() }, ..AccountLimits::default() };
+        let (accounts, now) = (Accounts::new(limits, HashMap::new(), Arc::default()), Instant::now());
+        let enter = |proof| accounts.enter(&"A".into(), proof, now).unwrap();
+        let mut strangers: Vec<_> = (0..9).map(|n| enter(Proof::Missing(claim(n)))).collect();
+        assert_eq!(strangers.iter().filter(|slot| slot.take_token(now)).count(), 3, "the rate is theirs too");
+        let known = enter(Proof::Known);
+        assert!(known.take_token(now) && known.take_token(now));
+        // A login that was good counts for all.
+        assert_eq!(strangers[0].prove(now), Ok(()));
+        assert!(!known.take_token(now));
+        // What the known have taken the others have not.
+        let later = now + Duration::from_secs(1);
+        assert!(known.take_token(later) && !strangers[1].take_token(later));
     }
 }

@@ -9,22 +9,86 @@ use std::{
 
 use crate::{
     admission::{
+        client::{Claim, Proof},
         params::Quota,
-        quota::{counted_map::CountedMap, rate::TokenBucket},
+        quota::{
+            counted_map::CountedMap,
+            rate::{Rate, TokenBucket},
+            unproven::UnprovenClaims,
+        },
     },
     upstream::leaky_bucket::LeakyBucket,
 };
 
-/// The most keys that are remembered. With so many, a new key is over its rate until a sweep; known keys go on.
+/// The most keys that are remembered. With so many, a new key is over its quota until a sweep; known keys go on. Where
+/// the quota only warns, clients of a new key are let in and not counted.
 const MOST_KEYS: usize = 262_144;
+
+/// Tokens of one rate.
+#[derive(Debug)]
+struct Meter {
+    tokens: TokenBucket,
+    /// Tokens that are promised and still to come, each for the time that one takes.
+    promised: LeakyBucket,
+}
+
+impl Meter {
+    fn new(rate: Rate) -> Self {
+        Self { tokens: TokenBucket::new(rate), promised: LeakyBucket::default() }
+    }
+
+    /// Takes a token, or promises one that comes later: when it does. Clients that were promised a token before go
+    /// first.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        match self.promised.empty_at(now) {
+            Some(until) => Some(until + Duration::from_secs(1) / self.tokens.per_second().get()),
+            None => self.tokens.take(now).err().map(|wait| now + wait),
+        }
+    }
+
+    /// One with as many tokens, and as many promised.
+    fn copy(&self) -> Self {
+        Self { tokens: self.tokens.copy(), promised: self.promised }
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        self.promised.empty_at(now).is_none() && self.tokens.is_full(now)
+    }
+}
 
 #[derive(Debug)]
 struct Entry {
+    quota: Quota,
     connections: u32,
-    tokens: Option<TokenBucket>,
-    /// Tokens that are promised and still to come, each for the time that one takes.
-    promised: LeakyBucket,
-    full_again_at: Option<Instant>,
+    /// Of all clients.
+    all: Option<Meter>,
+    /// For those who are known: what others use counts once a server has let them in. Made with the first client that
+    /// is not known.
+    known: Option<Box<Meter>>,
+    unproven: Option<Box<UnprovenClaims>>,
+}
+
+impl Entry {
+    fn new(quota: Quota) -> Self {
+        Self { quota, connections: 0, all: quota.rate.map(Meter::new), known: None, unproven: None }
+    }
+
+    fn unproven_sum(&self) -> u32 {
+        self.unproven.as_ref().map_or(0, |unproven| unproven.with_sum(|sum| sum))
+    }
+
+    fn is_as_good_as_new(&self, now: Instant) -> bool {
+        let is_full = |meter: Option<&Meter>| meter.is_none_or(|meter| meter.is_full(now));
+        self.connections == 0 && is_full(self.all.as_ref()) && is_full(self.known.as_deref())
+    }
+
+    /// The meter that says whether a client may come now.
+    fn meter(&mut self, is_known: bool) -> Option<&mut Meter> {
+        match &mut self.known {
+            Some(known) if is_known => Some(known),
+            _ => self.all.as_mut(),
+        }
+    }
 }
 
 /// Every key with a connection or a token bucket that is not full.
@@ -42,14 +106,20 @@ impl<K: Hash + Eq> Default for QuotaByKey<K> {
 /// One connection of a key, given back on drop.
 #[derive(Debug)]
 pub struct KeySlot<K: Hash + Eq + Copy> {
-    of: Arc<QuotaByKey<K>>,
+    /// `None` where it could not be counted.
+    of: Option<Arc<QuotaByKey<K>>>,
     key: K,
+    /// What its client claims without proof.
+    claim: Option<Box<Claim>>,
 }
 
 impl<K: Hash + Eq + Copy> Drop for KeySlot<K> {
     fn drop(&mut self) {
-        if let Some(mut entry) = self.of.map.get_mut(&self.key) {
+        if let Some(mut entry) = self.of.as_ref().and_then(|of| of.map.get_mut(&self.key)) {
             entry.connections -= 1;
+            if let Some((claim, unproven)) = self.claim.take().zip(entry.unproven.as_ref()) {
+                unproven.leave(*claim);
+            }
         }
     }
 }
@@ -57,9 +127,39 @@ impl<K: Hash + Eq + Copy> Drop for KeySlot<K> {
 impl<K: Hash + Eq + Copy> KeySlot<K> {
     /// Takes the token that was promised, once its time has come.
     pub fn redeem(&self, now: Instant) {
-        if let Some(tokens) = self.of.map.get(&self.key).as_ref().and_then(|entry| entry.tokens.as_ref()) {
+        let entry = self.of.as_ref().and_then(|of| of.map.get_mut(&self.key));
+        if let Some(mut entry) = entry
+            && let Some(meter) = entry.meter(self.claim.is_none())
+        {
             // A rounding early or late makes no difference: promises are a token's time apart.
-            let _ = tokens.take(now);
+            let _ = meter.tokens.take(now);
+        }
+    }
+
+    /// Whether the key has no room for its client any more, since known ones have come.
+    pub fn is_displaced(&self) -> bool {
+        let Some((claim, of)) = self.claim.as_deref().zip(self.of.as_ref()) else { return false };
+        let Some(entry) = of.map.get(&self.key) else { return false };
+        let most = entry.quota.max_connections.filter(|_| !entry.quota.warn_only);
+        let unproven = entry.unproven.as_ref().zip(most);
+        unproven.is_some_and(|(unproven, most)| unproven.is_displaced(*claim, entry.connections, most))
+    }
+
+    /// A server has let its client in: what it only claimed until now is its own.
+    ///
+    /// # Errors
+    /// There is no room for it, since known clients have come meanwhile.
+    pub fn prove(&mut self, now: Instant) -> Result<(), Exceeded> {
+        let Some((claim, of)) = self.claim.take().zip(self.of.as_ref()) else { return Ok(()) };
+        let Some(entry) = of.map.get(&self.key) else { return Ok(()) };
+        if let Some(known) = &entry.known {
+            known.tokens.charge(now);
+        }
+        let most = entry.quota.max_connections.filter(|_| !entry.quota.warn_only);
+        let left = entry.unproven.as_ref().map_or(0, |unproven| unproven.prove(*claim, |left| left));
+        match most {
+            Some(most) if entry.connections - left > most => Err(Exceeded::Quota),
+            _ => Ok(()),
         }
     }
 }
@@ -86,11 +186,12 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         now: Instant,
         warn: impl Fn(Exceeded),
     ) -> Result<KeySlot<K>, Exceeded> {
-        self.enter_by(key, quota, now, now, warn).map(|(slot, _)| slot)
+        self.enter_by(key, quota, Proof::Known, (now, now), warn).map(|(slot, _)| slot)
     }
 
     /// The same for a client that can wait until `latest`. A token that comes only later is promised, first come, first
-    /// served; the time is when it comes, and [`KeySlot::redeem`] takes it then.
+    /// served; the time is when it comes, and [`KeySlot::redeem`] takes it then. Clients that are known notice nothing
+    /// of those that are not.
     ///
     /// # Errors
     /// [`Exceeded`]; nothing is taken or promised then.
@@ -98,8 +199,8 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         self: &Arc<Self>,
         key: K,
         quota: Quota,
-        now: Instant,
-        latest: Instant,
+        proof: Proof,
+        (now, latest): (Instant, Instant),
         warn: impl Fn(Exceeded),
     ) -> Result<(KeySlot<K>, Option<Instant>), Exceeded> {
         let exceeded = |what: Exceeded| {
@@ -110,44 +211,47 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
             Ok(())
         };
         if self.map.len() >= MOST_KEYS && !self.map.contains_key(&key) {
-            return Err(Exceeded::Rate);
+            exceeded(if quota.rate.is_some() { Exceeded::Rate } else { Exceeded::Quota })?;
+            return Ok((KeySlot { of: None, key, claim: None }, None));
         }
-        let mut entry = self.map.get_or_insert_with(key, || Entry {
-            connections: 0,
-            tokens: quota.rate.map(TokenBucket::new),
-            promised: LeakyBucket::default(),
-            full_again_at: None,
-        });
-        if quota.max_connections.is_some_and(|most| entry.connections >= most) {
+        let mut entry = self.map.get_or_insert_with(key, || Entry::new(quota));
+        let entry = &mut *entry;
+        let claim = proof.missing();
+        let others = if claim.is_some() { 0 } else { entry.unproven_sum() };
+        if quota.max_connections.is_some_and(|most| entry.connections - others >= most) {
             exceeded(Exceeded::Quota)?;
         }
+        if claim.is_some() && entry.known.is_none() {
+            // Until now all were known.
+            entry.known = entry.all.as_ref().map(|all| Box::new(all.copy()));
+        }
         let mut promised = None;
-        if let Some(tokens) = &entry.tokens {
-            // Clients that were promised a token before go first.
-            let comes = match entry.promised.empty_at(now) {
-                Some(until) => Some(until + Duration::from_secs(1) / tokens.per_second().get()),
-                None => tokens.take(now).err().map(|wait| now + wait),
-            };
-            match comes {
+        let has_two = entry.known.is_some();
+        if let Some(meter) = entry.meter(claim.is_none()) {
+            match meter.next(now) {
                 Some(at) if quota.warn_only || at > latest => exceeded(Exceeded::Rate)?,
-                comes => promised = comes,
+                next => promised = next,
             }
             if let Some(at) = promised {
-                entry.promised = LeakyBucket::until(at);
+                meter.promised = LeakyBucket::until(at);
             }
-            // An upper bound: a bucket that was empty is full again after burst / rate.
-            entry.full_again_at = quota.rate.map(|rate| {
-                let from = promised.unwrap_or(now);
-                from + Duration::from_secs_f64(f64::from(rate.burst.get()) / f64::from(rate.per_second.get()))
-            });
+            if claim.is_none()
+                && has_two
+                && let Some(all) = &entry.all
+            {
+                all.tokens.charge(now);
+            }
         }
         entry.connections += 1;
-        Ok((KeySlot { of: Arc::clone(self), key }, promised))
+        if let Some(claim) = claim.filter(|_| quota.max_connections.is_some()) {
+            entry.unproven.get_or_insert_default().enter(claim, || true);
+        }
+        Ok((KeySlot { of: Some(Arc::clone(self)), key, claim: claim.map(Box::new) }, promised))
     }
 
     /// Forgets the keys without a connection whose bucket is full again.
     pub fn sweep(&self, now: Instant) {
-        self.map.retain(|_, entry| entry.connections > 0 || entry.full_again_at.is_some_and(|at| now < at));
+        self.map.retain(|_, entry| !entry.is_as_good_as_new(now));
     }
 
     #[cfg(test)]
@@ -179,7 +283,7 @@ mod tests {
         let (by_key, began) = (Arc::new(QuotaByKey::default()), Instant::now());
         let quota = rate(2, 1);
         let enter = |now: Instant, longest: Duration| {
-            let entered = by_key.enter_by(7, quota, now, now + longest, |_| {});
+            let entered = by_key.enter_by(7, quota, Proof::Known, (now, now + longest), |_| {});
             entered.map(|(slot, at)| (slot, at.map(|at| (at - began).as_millis())))
         };
         let (_first, at) = enter(began, SECOND).unwrap();
@@ -203,9 +307,48 @@ mod tests {
         let by_key = Arc::new(QuotaByKey::default());
         let (quota, now, warned) = (Quota { warn_only: true, ..rate(1, 1) }, Instant::now(), std::cell::Cell::new(0));
         let slots: Vec<_> = (0..5)
-            .map(|_| by_key.enter_by(1, quota, now, now + SECOND, |_| warned.set(warned.get() + 1)).unwrap())
+            .map(|_| {
+                by_key.enter_by(1, quota, Proof::Known, (now, now + SECOND), |_| warned.set(warned.get() + 1)).unwrap()
+            })
             .collect();
         assert!(slots.iter().all(|(_, at)| at.is_none()));
         assert_eq!(warned.get(), 4);
+    }
+
+    fn claim(n: u64) -> Proof {
+        let source = std::net::IpAddr::from([192, 0, 2, 1]).into();
+        Proof::Missing(Claim { source, credential: crate::identity::CredentialKey::from_raw(n) })
+    }
+
+    #[test]
+    fn claims_take_no_slot_and_no_token_of_those_who_are_known() {
+        let (by_key, now) = (Arc::new(QuotaByKey::default()), Instant::now());
+        let quota = Quota { max_connections: Some(2), ..rate(1, 2) };
+        let enter = |proof, at: Instant| by_key.enter_by(7, quota, proof, (at, at), |_| {}).map(|(slot, _)| slot);
+        let [mut first, second] = [1, 2].map(|n| enter(claim(n), now).unwrap());
+        assert_eq!(enter(claim(3), now).unwrap_err(), Exceeded::Quota);
+        let known = [(); 2].map(|()| enter(Proof::Known, now).unwrap());
+        assert!(first.is_displaced() && second.is_displaced());
+        assert_eq!(first.prove(now), Err(Exceeded::Quota));
+        drop((first, second, known));
+        assert_eq!(enter(claim(3), now).unwrap_err(), Exceeded::Rate);
+        assert_eq!(enter(Proof::Known, now).unwrap_err(), Exceeded::Rate, "the login of the first was good");
+        by_key.sweep(now + 9 * SECOND);
+        assert!(by_key.is_empty());
+    }
+
+    #[test]
+    fn a_quota_that_only_warns_refuses_nobody_however_many_keys_there_are() {
+        let (by_key, now) = (Arc::new(QuotaByKey::default()), Instant::now());
+        let quota = Quota { max_connections: Some(1), ..Quota::default() };
+        let slots: Vec<_> = (0..MOST_KEYS).map(|n| by_key.enter(n, quota, now, |_| {}).unwrap()).collect();
+        assert_eq!(by_key.enter(MOST_KEYS, quota, now, |_| {}).unwrap_err(), Exceeded::Quota, "it has no rate");
+        let warned = std::cell::Cell::new(0);
+        let only_warns = Quota { warn_only: true, ..quota };
+        let one_more = by_key.enter(MOST_KEYS, only_warns, now, |_| warned.set(warned.get() + 1));
+        assert!(one_more.is_ok() && warned.get() == 1 && by_key.len() == MOST_KEYS);
+        drop((slots, one_more));
+        by_key.sweep(now);
+        assert!(by_key.is_empty());
     }
 }

@@ -8,5 +8,6 @@ pub mod limit;
 pub mod logins;
 pub mod rate;
 pub mod sources;
+pub mod unproven;
 pub mod users_and_names;
 pub mod warned;

@@ -1,4 +1,4 @@
-//! Token buckets: governor's GCRA, with the time as an argument.
+//! Token buckets (GCRA), with the time as an argument.
 
 use std::{
     num::NonZeroU32,
@@ -7,14 +7,6 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
-};
-
-use governor::{
-    Quota as GovernorQuota, RateLimiter,
-    clock::Clock,
-    middleware::NoOpMiddleware,
-    nanos::Nanos,
-    state::{InMemoryState, NotKeyed},
 };
 
 /// New connections per second, with the burst that may come at once.
@@ -26,44 +18,30 @@ pub struct Rate {
     pub burst: NonZeroU32,
 }
 
-/// The clock of one bucket: it shows the latest time that [`TokenBucket::take`] was called with. So governor needs no
-/// clock of its own, and a simulation owns the time.
-#[derive(Debug, Default)]
-struct ArgumentClock {
-    /// What 0 ns stands for.
-    began: OnceLock<Instant>,
-    nanos: AtomicU64,
-}
-
-impl ArgumentClock {
-    /// Threads that read the time one after another may come here in another order: the clock never goes back.
-    fn advance_to(&self, now: Instant) {
-        let began = *self.began.get_or_init(|| now);
-        let nanos = now.saturating_duration_since(began).as_nanos();
-        self.nanos.fetch_max(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
-    }
-}
-
-impl Clock for ArgumentClock {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        Nanos::new(self.nanos.load(Relaxed))
-    }
-}
-
 /// One token bucket.
 #[derive(Debug)]
 pub struct TokenBucket {
-    limiter: RateLimiter<NotKeyed, InMemoryState, ArgumentClock, NoOpMiddleware<Nanos>>,
-    per_second: NonZeroU32,
+    rate: Rate,
+    /// What 0 ns stands for.
+    began: OnceLock<Instant>,
+    /// When the bucket will be full again, in nanoseconds: its whole state.
+    full_at: AtomicU64,
 }
 
 impl TokenBucket {
     /// A full bucket.
     pub fn new(rate: Rate) -> Self {
-        let quota = GovernorQuota::per_second(rate.per_second).allow_burst(rate.burst);
-        Self { limiter: RateLimiter::direct_with_clock(quota, ArgumentClock::default()), per_second: rate.per_second }
+        Self { rate, began: OnceLock::new(), full_at: AtomicU64::new(0) }
+    }
+
+    /// The time that one token takes.
+    fn per_token(&self) -> u64 {
+        1_000_000_000 / u64::from(self.rate.per_second.get())
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        let began = *self.began.get_or_init(|| now);
+        u64::try_from(now.saturating_duration_since(began).as_nanos()).unwrap_or(u64::MAX / 2)
     }
 
     /// Takes a token.
@@ -71,13 +49,36 @@ impl TokenBucket {
     /// # Errors
     /// How long until there is one; nothing is taken then.
     pub fn take(&self, now: Instant) -> Result<(), Duration> {
-        self.limiter.clock().advance_to(now);
-        self.limiter.check().map_err(|until| until.wait_time_from(self.limiter.clock().now()))
+        let (now, one) = (self.nanos(now), self.per_token());
+        let latest = now.saturating_add(one * u64::from(self.rate.burst.get()));
+        let taken = self.full_at.fetch_update(Relaxed, Relaxed, |full_at| {
+            Some(full_at.max(now) + one).filter(|full_at| *full_at <= latest)
+        });
+        taken.map(|_| ()).map_err(|full_at| Duration::from_nanos(full_at + one - latest))
+    }
+
+    /// Takes a token that has been used already, whether there is one or not. The bucket owes its burst at most.
+    pub fn charge(&self, now: Instant) {
+        let (now, one) = (self.nanos(now), self.per_token());
+        let most = now.saturating_add(2 * one * u64::from(self.rate.burst.get()));
+        let _ = self
+            .full_at
+            .fetch_update(Relaxed, Relaxed, |full_at| Some((full_at.max(now) + one).min(most.max(full_at))));
+    }
+
+    /// A bucket with as many tokens.
+    pub fn copy(&self) -> Self {
+        Self { rate: self.rate, began: self.began.clone(), full_at: AtomicU64::new(self.full_at.load(Relaxed)) }
+    }
+
+    /// Whether no token is missing.
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.full_at.load(Relaxed) <= self.nanos(now)
     }
 
     /// Tokens per second.
     pub fn per_second(&self) -> NonZeroU32 {
-        self.per_second
+        self.rate.per_second
     }
 }
 
@@ -97,5 +98,18 @@ mod tests {
         assert!(tokens.take(now).is_ok());
         assert!(tokens.take(now).is_err(), "a refusal takes nothing, and the next token is not there yet");
         assert!(tokens.take(now - wait).is_err(), "a thread that read the time earlier finds no more than the others");
+    }
+
+    #[test]
+    fn what_was_used_is_owed_up_to_the_burst() {
+        let now = Instant::now();
+        let rate = Rate { per_second: 10.try_into().unwrap(), burst: 3.try_into().unwrap() };
+        let tokens = TokenBucket::new(rate);
+        assert!(tokens.is_full(now));
+        (0..3).for_each(|_| tokens.charge(now));
+        assert_eq!(tokens.take(now).unwrap_err(), Duration::from_millis(100));
+        (0..9).for_each(|_| tokens.charge(now));
+        assert_eq!(tokens.take(now).unwrap_err(), Duration::from_millis(400), "three are owed");
+        assert!(!tokens.is_full(now + Duration::from_millis(599)) && tokens.is_full(now + Duration::from_millis(600)));
     }
 }

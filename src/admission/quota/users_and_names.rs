@@ -6,6 +6,7 @@ use globset::{Glob, GlobMatcher};
 
 use crate::{
     admission::{
+        client::Proof,
         params::{PatternQuota, PatternQuotas, Quota},
         quota::{
             by_key::{Exceeded, KeySlot, QuotaByKey},
@@ -68,6 +69,30 @@ impl UserAndNameSlots {
         user.max(name)
     }
 
+    /// The quota that has no room for its client any more, since known ones have come.
+    pub fn displaced(&self) -> Option<Refusal> {
+        let both = self.both.as_deref()?;
+        if both.user.as_ref().is_some_and(|(slot, _)| slot.is_displaced()) {
+            return Some(Refusal::UserQuota);
+        }
+        both.name.as_ref().is_some_and(|(slot, _)| slot.is_displaced()).then_some(Refusal::NameQuota)
+    }
+
+    /// A server has let its client in: what it only claimed until now is its own.
+    ///
+    /// # Errors
+    /// The quota that has no room for it, since known clients have come meanwhile.
+    pub fn prove(&mut self, now: Instant) -> Result<(), Refusal> {
+        let Some(both) = self.both.as_deref_mut() else { return Ok(()) };
+        if let Some((slot, _)) = &mut both.user {
+            slot.prove(now).map_err(|_| Refusal::UserQuota)?;
+        }
+        if let Some((slot, _)) = &mut both.name {
+            slot.prove(now).map_err(|_| Refusal::NameQuota)?;
+        }
+        Ok(())
+    }
+
     /// Takes the promised tokens.
     pub fn redeem(&self, now: Instant) {
         let Some(both) = &self.both else { return };
@@ -110,8 +135,8 @@ impl UserAndNameQuotas {
     pub fn enter(
         &self,
         quota_identity: &QuotaIdentity,
-        now: Instant,
-        latest: Instant,
+        proof: Proof,
+        (now, latest): (Instant, Instant),
         warned: &Warned,
     ) -> Result<UserAndNameSlots, Refusal> {
         let user = quota_identity.user.as_ref().and_then(|(text, key)| Some((*key, self.users.of(text)?.1)));
@@ -122,11 +147,11 @@ impl UserAndNameQuotas {
         let by_user = |over| if over == Exceeded::Quota { Refusal::UserQuota } else { Refusal::UserRate };
         let by_name = |over| if over == Exceeded::Quota { Refusal::NameQuota } else { Refusal::NameRate };
         let user = user.map(|(key, quota)| {
-            self.by_user.enter_by(key, quota, now, latest, |over| warned.note(by_user(over))).map_err(by_user)
+            self.by_user.enter_by(key, quota, proof, (now, latest), |over| warned.note(by_user(over))).map_err(by_user)
         });
         let user = user.transpose()?;
         let name = name.map(|(rule, quota)| {
-            self.by_name.enter_by(rule, quota, now, latest, |over| warned.note(by_name(over))).map_err(by_name)
+            self.by_name.enter_by(rule, quota, proof, (now, latest), |over| warned.note(by_name(over))).map_err(by_name)
         });
         let name = name.transpose()?;
         Ok(UserAndNameSlots { both: Some(Box::new(Both { user, name })) })
@@ -156,7 +181,7 @@ mod tests {
         let mut enter = |user: &str, name: &str| {
             let key = keys.credential(Credential::User(user));
             let quota_identity = QuotaIdentity { user: Some((user.into(), key)), name: Some(name.into()) };
-            patterns.enter(&quota_identity, now, now, &warned).map(|slots| held.push(slots))
+            patterns.enter(&quota_identity, Proof::Known, (now, now), &warned).map(|slots| held.push(slots))
         };
         assert_eq!(enter("batch-1", ""), Ok(()));
         assert_eq!(enter("batch-1", ""), Err(Refusal::UserQuota), "the first that fits");

@@ -12,7 +12,10 @@ use std::{
 };
 
 use crate::{
-    admission::quota::{counted_map::CountedMap, sources::Source},
+    admission::{
+        client::Claim,
+        quota::{counted_map::CountedMap, sources::Source},
+    },
     identity::CredentialKey,
     upstream::leaky_bucket::LeakyBucket,
 };
@@ -110,6 +113,11 @@ impl SourceReputation {
     pub fn is_damped(&self, source: IpAddr, now: Instant) -> bool {
         let failures = self.failures.get(&Source::from(source));
         failures.is_some_and(|failures| failures.level(now) >= FORGIVEN_IN * TOLERATED)
+    }
+
+    /// Whether this has last been good.
+    pub fn is_known(&self, claim: Claim) -> bool {
+        self.known.contains_key(&(claim.source, claim.credential))
     }
 
     /// Whether a source is damped for a client with this credential.

@@ -8,7 +8,9 @@ use std::{
 };
 
 use crate::{
-    admission::{AcceptPermit, AccountSlot, Admission, Client, Failover, Limit, Params, Pass, Step, Wait, Waiter},
+    admission::{
+        AcceptPermit, AccountSlot, Admission, Client, Failover, Limit, Params, Pass, Proof, Step, Wait, Waiter,
+    },
     client_library::{behaviour::Ending, library::Library},
     identity::ClientKey,
     outcome::Refusal,
@@ -333,6 +335,7 @@ impl Weir {
             world.schedule_deadline(client);
         }
         let client = Client {
+            proof: Proof::Known,
             may_use_reserve: false,
             quota_identity: Default::default(),
             account: Arc::clone(&self.account),
