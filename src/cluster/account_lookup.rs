@@ -2,7 +2,7 @@
 //! themselves in INFO; older ones have to be asked.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -128,21 +128,27 @@ async fn ask(
 ) -> Result<Option<String>, PollError> {
     let &AccountLookup { server, client_id, .. } = lookup;
     let id = advertised_info.server_id(server);
-    let connz: Connz = match (access.system.as_ref().filter(|system| system.is_up()).zip(id), monitor(servers, server))
-    {
+    let system = access.system.as_ref().filter(|system| system.is_up());
+    let connz: Connz = match (system.zip(id), port(servers, server, access, ports)) {
         (Some((system, id)), _) => {
             let request = format!(r#"{{"cid":{client_id},"auth":true}}"#);
             system.ask(format!("$SYS.REQ.SERVER.{id}.CONNZ"), request.into()).await?
         }
-        (None, Some(url)) => {
-            let port = ports.entry(server).or_insert_with(|| MonitorClient::new(url, access.tls.clone()));
-            port.get(&format!("/connz?cid={client_id}&auth=1")).await?
-        }
+        (None, Some(port)) => port.get(&format!("/connz?cid={client_id}&auth=1")).await?,
         (None, None) => return Err(PollError::NoAnswer),
     };
     Ok(connz.connections.into_iter().next().and_then(|one| one.account))
 }
 
-fn monitor(servers: &Servers, index: usize) -> Option<&str> {
-    servers.iter().nth(index)?.monitor()
+/// The client of a server's monitoring port, where it has one.
+fn port<'a>(
+    servers: &Servers,
+    index: usize,
+    access: &ClusterAccess,
+    ports: &'a mut HashMap<usize, MonitorClient>,
+) -> Option<&'a mut MonitorClient> {
+    match ports.entry(index) {
+        Entry::Occupied(known) => Some(known.into_mut()),
+        Entry::Vacant(free) => Some(free.insert(MonitorClient::new(servers.iter().nth(index)?, access.tls.clone())?)),
+    }
 }

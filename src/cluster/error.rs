@@ -1,11 +1,16 @@
 //! Why a server could not be read.
 
+use crate::dial::DialError;
+
 /// Why asking a server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PollError {
     /// No connection, a reset, or credentials of the system account that cannot be used.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    /// No connection to the monitoring port.
+    #[error("{0}")]
+    Dial(#[from] DialError),
     /// The monitoring port does not speak HTTP.
     #[error("{0}")]
     Http(#[from] hyper::Error),

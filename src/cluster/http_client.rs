@@ -11,29 +11,30 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
-use crate::{cluster::error::PollError, net::stream::Stream, tls::Connector};
+use crate::{cluster::error::PollError, dial, net::stream::Stream, tls::Connector, upstream::Server};
 
 /// The largest answer. `/varz` is about 2 KiB and grows with the number of JWT operators, so the bound is generous.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long TLS with a monitoring port may take.
-const TLS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connecting to a monitoring port, and then TLS with it, may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A client of one monitoring port.
+/// A client of one server's monitoring port.
 #[derive(Debug)]
 pub(super) struct MonitorClient {
-    /// `host:port`.
-    authority: String,
+    server: Arc<Server>,
     /// Set if the URL is `https`.
     tls: Option<Arc<Connector>>,
     connection: Option<SendRequest<Empty<Bytes>>>,
 }
 
 impl MonitorClient {
-    pub(super) fn new(url: &str, tls: Option<Arc<Connector>>) -> Self {
-        Self { authority: authority(url), tls: tls.filter(|_| url.starts_with("https://")), connection: None }
+    /// `None` for a server without monitoring URL.
+    pub(super) fn new(server: &Arc<Server>, tls: Option<Arc<Connector>>) -> Option<Self> {
+        let tls = tls.filter(|_| server.monitor().is_some_and(|url| url.starts_with("https://")));
+        server.monitor_endpoint().map(|_| Self { server: Arc::clone(server), tls, connection: None })
     }
 
     /// Closes the connection; the next request opens one.
@@ -46,13 +47,18 @@ impl MonitorClient {
     /// # Errors
     /// [`PollError`]. After an error, and when the future is dropped, the connection is not kept.
     pub(super) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, PollError> {
+        let Some(endpoint) = self.server.monitor_endpoint() else { return Err(PollError::NoAnswer) };
         let mut connection = match self.connection.take().filter(|kept| !kept.is_closed()) {
             Some(kept) => kept,
             None => {
-                let tcp = TcpStream::connect(&self.authority).await?;
+                // Where the name leads to several machines, the reading is to be of the one that clients are sent to.
+                if let Some(clients) = self.server.endpoint().resolved().first() {
+                    endpoint.prefer_ip(clients.ip());
+                }
+                let tcp = dial::connect(endpoint, b"", Instant::now() + CONNECT_TIMEOUT).await?;
                 let stream = match &self.tls {
                     None => Stream::from(tcp),
-                    Some(tls) => tls.connect(tcp, &self.authority, Instant::now() + TLS_TIMEOUT).await?,
+                    Some(tls) => tls.connect(tcp, endpoint.address(), Instant::now() + CONNECT_TIMEOUT).await?,
                 };
                 let (connection, driver) = handshake(TokioIo::new(stream)).await?;
                 // Ends with the connection.
@@ -61,7 +67,7 @@ impl MonitorClient {
             }
         };
         connection.ready().await?;
-        let request = Request::get(path).header(header::HOST, &self.authority).body(Empty::new())?;
+        let request = Request::get(path).header(header::HOST, endpoint.address()).body(Empty::new())?;
         let answer = connection.send_request(request).await?;
         if !answer.status().is_success() {
             return Err(PollError::Status(answer.status()));
@@ -72,20 +78,47 @@ impl MonitorClient {
     }
 }
 
-/// `host:port` of a monitoring URL.
-fn authority(url: &str) -> String {
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or(url);
-    rest.trim_end_matches('/').to_owned()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::Value;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
 
-    #[test]
-    fn authority_of_a_url() {
-        assert_eq!(authority("http://10.0.0.1:8222"), "10.0.0.1:8222");
-        assert_eq!(authority("https://10.0.0.1:8222"), "10.0.0.1:8222");
-        assert_eq!(authority("http://nats.example.com:8222/"), "nats.example.com:8222");
+    use super::*;
+    use crate::{
+        config::{Config, ServerArg},
+        upstream::{ServerParams, Servers},
+    };
+
+    #[tokio::test]
+    async fn an_address_that_swallows_packets_keeps_no_reading_away() {
+        let dead = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        dead.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        dead.listen(0).unwrap();
+        let dead_address = dead.local_addr().unwrap().as_socket().unwrap();
+        // Its queue of connections is full once a connection does not come about.
+        let mut kept = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(dead_address)).await {
+            kept.push(stream.unwrap());
+        }
+        let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut params = Config::from_servers(&[ServerArg("n1:4222".into())]).unwrap().upstream;
+        let monitor = Some("http://n1:8222".into());
+        params.servers = vec![ServerParams { monitor, ..params.servers[0].clone() }];
+        let servers = Servers::new(&params);
+        let server = servers.iter().next().unwrap();
+        server.monitor_endpoint().unwrap().set_resolved(vec![dead_address, good.local_addr().unwrap()]);
+        let answer = async {
+            let (mut stream, _) = good.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await.unwrap();
+            stream
+        };
+        let mut client = MonitorClient::new(server, None).unwrap();
+        let (read, _stream) = tokio::join!(client.get::<Value>("/varz"), answer);
+        assert_eq!(read.unwrap(), serde_json::json!({}));
     }
 }

@@ -10,12 +10,12 @@ mod http_client;
 mod lame_ducks;
 mod own_dial;
 mod poller;
+mod resolve;
 pub mod system_account;
 mod varz;
 mod websocket_probe;
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -23,13 +23,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::lookup_host, time::sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     advertised_info::AdvertisedInfo,
-    cluster::{own_dial::OwnDial, poller::Poller, websocket_probe::WebSocketProbe},
+    cluster::{own_dial::OwnDial, poller::Poller, resolve::keep_resolved, websocket_probe::WebSocketProbe},
     net::timer,
     upstream::{Compatibility, Port, Server},
 };
@@ -54,26 +54,17 @@ pub async fn watch(
 ) {
     let own = OwnDial { server, advertised_info, access, compatibility };
     let wants_dial = AtomicBool::new(false);
-    // Apart, so that a server that does not answer a dial is read all the same.
+    // Apart, so that a server is read all the same while a dial or a look-up hangs.
     let watching = async {
-        tokio::join!(read(&own, &wants_dial, interval, warn_at), keep_dialled(&own, &wants_dial, interval));
+        tokio::join!(
+            keep_resolved(&own.server),
+            read(&own, &wants_dial, interval, warn_at),
+            keep_dialled(&own, &wants_dial, interval)
+        );
     };
     tokio::select! {
         () = watching => {}
         () = stop.cancelled() => {}
-    }
-}
-
-/// Resolves the server's names again, so that dials need not: a look-up takes a thread, and a storm would take many.
-async fn resolve(server: &Server) {
-    for endpoint in [server.endpoint()].into_iter().chain(server.websocket().map(|port| &port.endpoint)) {
-        if endpoint.address().parse::<SocketAddr>().is_ok() {
-            continue;
-        }
-        // A name that does not resolve now keeps its last addresses.
-        if let Ok(addresses) = lookup_host(endpoint.address()).await {
-            endpoint.set_resolved(addresses.collect());
-        }
     }
 }
 
@@ -83,7 +74,6 @@ async fn read(own: &OwnDial, wants_dial: &AtomicBool, interval: Duration, warn_a
     let mut poller = Poller::new(own);
     let (mut near_full, mut restarts, mut is_several) = (false, 0, false);
     loop {
-        resolve(server).await;
         let is_read = poller.poll(own, interval).await;
         server.forget_old(timer::now());
         if std::mem::replace(&mut restarts, server.restarts()) != server.restarts() {

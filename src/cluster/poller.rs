@@ -39,7 +39,7 @@ pub(super) struct Poller {
 impl Poller {
     pub(super) fn new(own: &OwnDial) -> Self {
         let OwnDial { server, access, .. } = own;
-        let monitor = server.monitor().map(|url| MonitorClient::new(url, access.tls.clone()));
+        let monitor = MonitorClient::new(server, access.tls.clone());
         let (other, told_other) = Default::default();
         Self { system: access.system.clone(), monitor, source: None, unanswered: 0, other, told_other }
     }

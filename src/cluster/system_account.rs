@@ -29,6 +29,8 @@ impl fmt::Debug for Login {
 
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one address of a server may take, from TCP to PONG, before the next one is tried (5 s by default).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest pause between two tries to connect.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
@@ -73,6 +75,7 @@ impl SystemAccount {
             .ignore_discovered_servers()
             .retry_on_initial_connect()
             .request_timeout(Some(ANSWER_TIMEOUT))
+            .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(Duration::from_secs(10))
             .reconnect_delay_callback(|tries| {
                 MAX_RECONNECT_DELAY.min(Duration::from_millis(100) * tries.min(100) as u32)

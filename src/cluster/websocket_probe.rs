@@ -21,8 +21,8 @@ pub(super) struct WebSocketProbe {
 }
 
 impl WebSocketProbe {
-    /// Dials the port as [`OwnDial`](crate::cluster::own_dial::OwnDial) dials the client port. One that does not answer,
-    /// or that belongs to another server, is told of once.
+    /// Dials the port as [`OwnDial`](crate::cluster::own_dial::OwnDial) dials the client port. One that does not
+    /// answer, or that belongs to another server, is told of once.
     pub(super) async fn learn_info(
         &mut self,
         server: &Arc<Server>,

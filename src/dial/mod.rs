@@ -1,19 +1,15 @@
 //! The server's half of the preface: connect, read INFO, send CONNECT and PING, wait for PONG or `-ERR`.
 //! [`dial_websocket`] does so at the server's WebSocket port.
 
+mod connect;
 mod websocket;
 
-use std::{future::pending, io, net::SocketAddr, ops::Range, pin::pin, sync::Arc, time::Duration};
+use std::{future::pending, io, ops::Range, pin::pin, sync::Arc, time::Duration};
 
-use tokio::{
-    io::AsyncReadExt,
-    net::{TcpStream, lookup_host},
-    time::Instant,
-};
+use tokio::{io::AsyncReadExt, time::Instant};
 
 use crate::{
     net::{
-        socket,
         stream::Stream,
         timer::{self, timeout_at},
     },
@@ -23,10 +19,11 @@ use crate::{
         info::Info,
     },
     tls::Connector,
-    upstream::{Endpoint, InfoKind, Port, Server},
+    upstream::{InfoKind, Port, Server},
 };
 
-pub use self::websocket::dial_websocket;
+use self::connect::connect_then;
+pub use self::{connect::connect, websocket::dial_websocket};
 
 /// How long weir waits after PONG for the INFO that names the account. The server writes both together, so one that has
 /// not sent the INFO by then does not send it.
@@ -114,7 +111,19 @@ pub async fn dial(
     first_bytes: &[u8],
     deadline: Instant,
 ) -> Result<ServerConnection, DialError> {
-    let mut stream = Stream::from(connect(server, first_bytes, deadline).await?);
+    connect_then(server.endpoint(), first_bytes, deadline, async |tcp| {
+        open(server, tls, Stream::from(tcp), deadline).await
+    })
+    .await
+}
+
+/// Reads INFO on a new connection; weir's TLS, if any, comes before or after that.
+async fn open(
+    server: &Server,
+    tls: ServerTls<'_>,
+    mut stream: Stream,
+    deadline: Instant,
+) -> Result<ServerConnection, DialError> {
     if let ServerTls::Weir(tls) = tls
         && tls.handshake_first()
     {
@@ -153,79 +162,6 @@ async fn read_info(
     let ServerLine::Info(json) = server_line(lines.get(line)) else { return Err(DialError::NotNats("no INFO")) };
     let info = server.parse_info(timer::now(), json, InfoKind { port, after_pong: false });
     Ok((lines, info.map_err(|_| DialError::NotNats("INFO does not parse"))?))
-}
-
-/// Connects to the client port of `server` and sends `first_bytes`, which may be empty.
-///
-/// # Errors
-/// [`DialError::Io`] and [`DialError::TimedOut`].
-pub async fn connect(server: &Server, first_bytes: &[u8], deadline: Instant) -> Result<TcpStream, DialError> {
-    connect_endpoint(server.endpoint(), first_bytes, deadline).await
-}
-
-async fn connect_endpoint(endpoint: &Endpoint, first_bytes: &[u8], deadline: Instant) -> Result<TcpStream, DialError> {
-    let resolved = endpoint.resolved();
-    match &resolved[..] {
-        // Only until the server's name has been resolved for the first time (see `cluster`): a look-up takes a thread.
-        [] => {
-            let found = in_time(deadline, pin!(lookup_host(endpoint.address()))).await?;
-            connect_any(endpoint, found, first_bytes, deadline).await
-        }
-        known => connect_any(endpoint, known.iter().copied(), first_bytes, deadline).await,
-    }
-}
-
-/// Connects to the first address that answers, and sends `first_bytes` there.
-async fn connect_any(
-    endpoint: &Endpoint,
-    addresses: impl Iterator<Item = SocketAddr>,
-    first_bytes: &[u8],
-    deadline: Instant,
-) -> Result<TcpStream, DialError> {
-    let mut failed = DialError::Io(io::ErrorKind::NotFound.into());
-    for address in addresses {
-        match in_time(deadline, pin!(connect_to(endpoint, address, first_bytes))).await {
-            Ok(stream) => return Ok(stream),
-            Err(DialError::TimedOut) => return Err(DialError::TimedOut),
-            Err(err) => failed = err,
-        }
-    }
-    Err(failed)
-}
-
-/// Begins to connect, from the first of weir's own addresses that has a free port.
-fn begin_connect(endpoint: &Endpoint, address: SocketAddr, speaks: bool) -> io::Result<std::net::TcpStream> {
-    let mut sources = endpoint.sources(address);
-    let mut source = sources.next();
-    loop {
-        match socket::connect(address, source, speaks) {
-            Err(err) if err.kind() == io::ErrorKind::AddrNotAvailable => {
-                source = Some(sources.next().ok_or(err)?);
-            }
-            begun => return begun,
-        }
-    }
-}
-
-async fn connect_to(endpoint: &Endpoint, address: SocketAddr, first_bytes: &[u8]) -> io::Result<TcpStream> {
-    let stream = begin_connect(endpoint, address, !first_bytes.is_empty())?;
-    // On the same machine, and often in the same rack, the connection is established by now.
-    let mut sent = match first_bytes {
-        [] => 0,
-        first_bytes => socket::send_now(&stream, first_bytes)?,
-    };
-    let stream = TcpStream::from_std(stream)?;
-    if first_bytes.is_empty() || sent < first_bytes.len() {
-        stream.writable().await?;
-        if let Some(err) = stream.take_error()? {
-            return Err(err);
-        }
-    }
-    while sent < first_bytes.len() {
-        stream.writable().await?;
-        sent += socket::send_now(&stream, &first_bytes[sent..])?;
-    }
-    Ok(stream)
 }
 
 async fn with_tls(stream: Stream, tls: &Connector, address: &str, deadline: Instant) -> Result<Stream, DialError> {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use tokio::time::Instant;
 
 use crate::{
-    dial::{DialError, ServerConnection, connect_endpoint, read_info, with_tls},
+    dial::{DialError, ServerConnection, connect, read_info, with_tls},
     net::{
         stream::Stream,
         websocket::{self, NotOpened},
@@ -30,7 +30,7 @@ pub async fn dial_websocket(
 ) -> Result<ServerConnection, DialError> {
     let Some(port) = server.websocket() else { return Err(DialError::NotNats("weir knows no WebSocket port of it")) };
     let address = port.endpoint.address();
-    let mut stream = Stream::from(connect_endpoint(&port.endpoint, b"", deadline).await?);
+    let mut stream = Stream::from(connect(&port.endpoint, b"", deadline).await?);
     if port.secure {
         let Some(tls) = tls else { return Err(DialError::NotNats("wss:// without TLS settings")) };
         stream = with_tls(stream, tls, address, deadline).await?;

@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -23,8 +23,10 @@ pub enum Port {
 pub struct Endpoint {
     /// `host:port`.
     address: String,
-    /// What the address last resolved to.
+    /// What the address last resolved to. The first is tried first: the one that answered last.
     resolved: ArcSwap<Vec<SocketAddr>>,
+    /// A dial has failed since the last look-up.
+    wants_lookup: AtomicBool,
     /// Addresses of this machine to connect from, in turn.
     sources: Vec<IpAddr>,
     next_source: AtomicUsize,
@@ -33,7 +35,13 @@ pub struct Endpoint {
 impl Endpoint {
     pub fn new(address: String, sources: Vec<IpAddr>) -> Self {
         let resolved = ArcSwap::from_pointee(address.parse().into_iter().collect());
-        Self { address, resolved, sources, next_source: AtomicUsize::new(0) }
+        Self { address, resolved, wants_lookup: AtomicBool::new(false), sources, next_source: AtomicUsize::new(0) }
+    }
+
+    /// The port that an `http://` or `https://` URL names.
+    pub fn of_url(url: &str) -> Self {
+        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or(url);
+        Self::new(rest.trim_end_matches('/').to_owned(), Vec::new())
     }
 
     /// `host:port`, as configured.
@@ -41,16 +49,70 @@ impl Endpoint {
         &self.address
     }
 
-    /// What the address last resolved to; empty before the first look-up.
+    /// What the address last resolved to, in the order to try; empty before the first look-up.
     pub fn resolved(&self) -> Arc<Vec<SocketAddr>> {
         self.resolved.load_full()
     }
 
-    /// Stores what the address resolves to now.
-    pub fn set_resolved(&self, addresses: Vec<SocketAddr>) {
-        if **self.resolved.load() != addresses {
+    /// Stores what the address resolves to now. Returns whether these are other addresses than before, in whatever
+    /// order.
+    pub fn set_resolved(&self, addresses: Vec<SocketAddr>) -> bool {
+        let (known, mut found) = (self.resolved(), by_turns(addresses));
+        if found.len() == known.len() && found.iter().all(|address| known.contains(address)) {
+            return false;
+        }
+        if let Some(last) = known.first() {
+            to_front(&mut found, |address| address == last);
+        }
+        self.resolved.store(Arc::new(found));
+        true
+    }
+
+    /// This address has answered: it is tried first from now on.
+    pub fn prefer(&self, address: SocketAddr) {
+        self.prefer_where(|known| *known == address);
+    }
+
+    /// An address of this machine is tried first, if there is one.
+    pub fn prefer_ip(&self, ip: IpAddr) {
+        self.prefer_where(|known| known.ip() == ip);
+    }
+
+    fn prefer_where(&self, is_it: impl Fn(&SocketAddr) -> bool) {
+        let known = self.resolved.load();
+        if known.first().is_none_or(&is_it) || !known.iter().any(&is_it) {
+            return;
+        }
+        let mut addresses = (**known).clone();
+        to_front(&mut addresses, is_it);
+        self.resolved.store(Arc::new(addresses));
+    }
+
+    /// This address takes connections and then fails: the others are tried first from now on.
+    pub fn avoid(&self, address: SocketAddr) {
+        let known = self.resolved.load();
+        if known.len() > 1 && known.first() == Some(&address) {
+            let mut addresses = (**known).clone();
+            addresses.rotate_left(1);
             self.resolved.store(Arc::new(addresses));
         }
+    }
+
+    /// A dial has failed: the name may lead elsewhere by now.
+    pub fn want_lookup(&self) {
+        self.wants_lookup.store(true, Relaxed);
+    }
+
+    /// Whether [`Endpoint::want_lookup`] was called since the last call.
+    pub fn takes_lookup(&self) -> bool {
+        self.wants_lookup.swap(false, Relaxed)
+    }
+
+    /// How many addresses of one family there are, of the family with more.
+    pub fn most_of_a_family(&self) -> usize {
+        let known = self.resolved.load();
+        let v4 = known.iter().filter(|address| address.is_ipv4()).count();
+        v4.max(known.len() - v4)
     }
 
     /// The addresses of this machine from which `to` may be connected, another one first at each call; none if the
@@ -60,5 +122,84 @@ impl Endpoint {
             if self.sources.is_empty() { 0 } else { self.next_source.fetch_add(1, Relaxed) % self.sources.len() };
         let (later, sooner) = self.sources.split_at(first);
         sooner.iter().chain(later).copied().filter(move |from| from.is_ipv4() == to.is_ipv4())
+    }
+}
+
+/// The most addresses of one name that are kept.
+const MOST_ADDRESSES: usize = 64;
+
+/// The addresses without repetitions, the two families by turns, beginning with that of the first (RFC 8305, section
+/// 4).
+pub fn by_turns(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut distinct: Vec<SocketAddr> = Vec::new();
+    for address in addresses {
+        if distinct.len() < MOST_ADDRESSES && !distinct.contains(&address) {
+            distinct.push(address);
+        }
+    }
+    let first_is_v4 = distinct.first().is_some_and(SocketAddr::is_ipv4);
+    let (mut one, mut other): (Vec<_>, Vec<_>) = distinct.into_iter().partition(|at| at.is_ipv4() == first_is_v4);
+    (one, other) = (one.into_iter().rev().collect(), other.into_iter().rev().collect());
+    let mut all = Vec::with_capacity(one.len() + other.len());
+    while !one.is_empty() || !other.is_empty() {
+        all.extend(one.pop());
+        all.extend(other.pop());
+    }
+    all
+}
+
+/// Moves the first address that fits to the front; the others keep their order.
+fn to_front(addresses: &mut [SocketAddr], is_it: impl Fn(&SocketAddr) -> bool) {
+    if let Some(at) = addresses.iter().position(is_it)
+        && let Some(up_to_it) = addresses.get_mut(..=at)
+    {
+        up_to_it.rotate_right(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let found = addresses(&["[::1]:1", "[::2]:1", "[::1]:1", "[::3]:1", "1.0.0.1:1", "1.0.0.2:1"]);
+        let expected = addresses(&["[::1]:1", "1.0.0.1:1", "[::2]:1", "1.0.0.2:1", "[::3]:1"]);
+        assert_eq!(by_turns(found), expected);
+        assert!(by_turns([]).is_empty());
+        let many = (0..1000).map(|n| SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 4222)));
+        assert_eq!(by_turns(many).len(), MOST_ADDRESSES);
+    }
+
+    #[test]
+    fn the_one_that_answered_stays_first_while_the_name_leads_there() {
+        let endpoint = Endpoint::new("n1:1".into(), Vec::new());
+        let (a, b, c) = ("1.0.0.1:1", "1.0.0.2:1", "1.0.0.3:1");
+        assert!(endpoint.set_resolved(addresses(&[a, b, c])));
+        endpoint.prefer(c.parse().unwrap());
+        assert_eq!(*endpoint.resolved(), addresses(&[c, a, b]));
+        assert!(!endpoint.set_resolved(addresses(&[b, a, c])), "round-robin DNS");
+        assert_eq!(*endpoint.resolved(), addresses(&[c, a, b]));
+        assert_eq!(endpoint.most_of_a_family(), 3);
+        assert!(endpoint.set_resolved(addresses(&[b, c])));
+        assert_eq!(*endpoint.resolved(), addresses(&[c, b]));
+        endpoint.prefer_ip("1.0.0.2".parse().unwrap());
+        endpoint.prefer_ip("1.0.0.9".parse().unwrap());
+        assert_eq!(*endpoint.resolved(), addresses(&[b, c]));
+        endpoint.avoid(c.parse().unwrap());
+        assert_eq!(*endpoint.resolved(), addresses(&[b, c]), "it is not the first any more");
+        assert!(endpoint.set_resolved(addresses(&[a])));
+        assert_eq!(*endpoint.resolved(), addresses(&[a]));
+    }
+
+    #[test]
+    fn ports_of_urls() {
+        assert_eq!(Endpoint::of_url("http://10.0.0.1:8222").address(), "10.0.0.1:8222");
+        assert_eq!(Endpoint::of_url("https://10.0.0.1:8222").address(), "10.0.0.1:8222");
+        assert_eq!(Endpoint::of_url("http://nats.example.com:8222/").address(), "nats.example.com:8222");
     }
 }

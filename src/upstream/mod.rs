@@ -41,7 +41,7 @@ use crate::{
 
 pub use self::{
     compatibility::Compatibility,
-    endpoint::{Endpoint, Port},
+    endpoint::{Endpoint, Port, by_turns},
     login_health::LoginFailure,
     params::{Params, Reserve, ServerParams, WebSocketAddress},
     placement::Urgency,

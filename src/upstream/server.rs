@@ -81,6 +81,13 @@ struct State {
     concurrency_limit: ConcurrencyLimit,
 }
 
+/// A monitoring URL, and where it leads.
+#[derive(Debug)]
+struct Monitor {
+    url: String,
+    endpoint: Endpoint,
+}
+
 /// A server: its configuration, its counters, and what is known of it.
 #[derive(Debug)]
 pub struct Server {
@@ -88,7 +95,7 @@ pub struct Server {
     endpoint: Endpoint,
     websocket: Option<WebSocketPort>,
     only_websocket: bool,
-    monitor: Option<String>,
+    monitor: Option<Monitor>,
     max_connections: Option<u32>,
     reserve: Reserve,
     slow_start: Duration,
@@ -127,7 +134,7 @@ impl Server {
                 secure: port.secure,
             }),
             only_websocket: cluster.only_websocket,
-            monitor: params.monitor,
+            monitor: params.monitor.map(|url| Monitor { endpoint: Endpoint::of_url(&url), url }),
             max_connections: params.max_connections,
             reserve: cluster.reserve,
             slow_start: cluster.slow_start,
@@ -210,7 +217,12 @@ impl Server {
 
     /// The monitoring URL, if there is one.
     pub fn monitor(&self) -> Option<&str> {
-        self.monitor.as_deref()
+        self.monitor.as_ref().map(|monitor| &*monitor.url)
+    }
+
+    /// Where the monitoring URL leads, if there is one.
+    pub fn monitor_endpoint(&self) -> Option<&Endpoint> {
+        self.monitor.as_ref().map(|monitor| &monitor.endpoint)
     }
 }
 

@@ -136,7 +136,7 @@ impl Open for UntilTls<'_> {
 
     async fn open(&self, server: &Server, by: Instant) -> Result<Self::Opened, DialError> {
         if self.tls_first {
-            return Ok((dial::connect(server, self.proxy_header, by).await?.into(), None));
+            return Ok((dial::connect(server.endpoint(), self.proxy_header, by).await?.into(), None));
         }
         let dialled = dial::dial(server, ServerTls::Client, self.proxy_header, by).await?;
         if !dialled.info().does_tls() {
