@@ -59,9 +59,7 @@ pub mod internals {
         pub use crate::identity::{ClientKey, Credential, Keys};
     }
     pub mod protocol {
-        pub use crate::protocol::{
-            MAX_PIPELINED, client_preface, connect, control_line, info, op, proxy_header, websocket,
-        };
+        pub use crate::protocol::{client_preface, connect, control_line, info, op, proxy_header, websocket};
     }
     pub mod upstream {
         pub use crate::upstream::{

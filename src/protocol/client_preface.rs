@@ -4,7 +4,7 @@
 //! options as after an empty CONNECT. So does weir, which makes that CONNECT up at the first operation.
 
 use crate::protocol::{
-    MAX_PIPELINED,
+    MAX_READ_AHEAD,
     connect::Connect,
     control_line::{ClientLine, LineScanner, Operation, client_line, not_connect_at},
 };
@@ -21,12 +21,10 @@ pub enum PrefaceError {
     /// nats-server would not accept the argument of CONNECT.
     #[error("CONNECT does not parse")]
     BadConnect,
-    /// The client pipelined more than weir keeps.
-    #[error("more than {MAX_PIPELINED} bytes behind CONNECT")]
-    TooMuch,
 }
 
-/// Collects bytes until CONNECT is complete, and then up to [`MAX_PIPELINED`] bytes that follow it.
+/// Collects bytes until CONNECT is complete, and then those that follow it, for as long as its user goes on while it
+/// [has room](Preface::has_room).
 #[derive(Debug)]
 pub struct Preface {
     /// Before CONNECT is complete, the line so far; afterwards, the bytes behind it.
@@ -68,14 +66,22 @@ impl Preface {
                     return Err(PrefaceError::NotConnect);
                 };
                 connect = Some(Box::new(Connect::parse(argument).map_err(|_| PrefaceError::BadConnect)?));
-                self.buffer.drain(..end);
+                // A client that waits keeps no room for the line that has been read.
+                self.buffer = self.buffer.split_off(end);
             }
             self.connected = true;
         }
-        if self.buffer.len() > MAX_PIPELINED {
-            return Err(PrefaceError::TooMuch);
-        }
         Ok(connect)
+    }
+
+    /// Whether more may be read: until CONNECT is complete, and then up to [`MAX_READ_AHEAD`] bytes.
+    pub fn has_room(&self) -> bool {
+        !self.connected || self.buffer.len() < MAX_READ_AHEAD
+    }
+
+    /// Whether there is something behind CONNECT that a server is to act on: more than a PING.
+    pub fn has_operations(&self) -> bool {
+        !b"PING\r\n".starts_with(&self.buffer)
     }
 
     /// Whether the client has sent nothing yet.
@@ -167,8 +173,11 @@ mod tests {
         assert_eq!(err, PrefaceError::TooLong);
 
         let mut preface = Preface::new(4096);
-        preface.advance(b"CONNECT {}\r\n").unwrap();
-        preface.advance(&vec![b'x'; MAX_PIPELINED]).unwrap();
-        assert_eq!(preface.advance(b"x").unwrap_err(), PrefaceError::TooMuch);
+        preface.advance(b"CONNECT {}\r\nPING\r\n").unwrap();
+        assert!(preface.has_room() && !preface.has_operations());
+        preface.advance(&vec![b'x'; MAX_READ_AHEAD - 7]).unwrap();
+        assert!(preface.has_room() && preface.has_operations());
+        preface.advance(b"x").unwrap();
+        assert!(!preface.has_room());
     }
 }

@@ -28,9 +28,10 @@ pub const MAX_CONTROL_LINE: usize = 4096;
 /// `connect_urls` by some 20 bytes for each server of the cluster.
 pub const MAX_INFO_LINE: usize = 1024 * 1024;
 
-/// The most bytes that weir keeps of what a client pipelines behind its CONNECT (PING, and with some clients SUB and
-/// PUB) before it has a server.
-pub const MAX_PIPELINED: usize = 64 * 1024;
+/// Once weir has read this many bytes behind a client's CONNECT (PING, and with some clients SUB and PUB), it reads no
+/// more until the client is in: the rest stays in the kernel, and the client finds that it cannot write on. Enough for
+/// the PING and the first operations, which then go to the server together.
+pub const MAX_READ_AHEAD: usize = 4 * 1024;
 
 pub const PING: &[u8] = b"PING\r\n";
 

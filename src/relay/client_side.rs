@@ -25,6 +25,10 @@ use crate::{
 /// and does nothing else, since nobody has a subscription of this name.
 const OK_PLEASE: &[u8] = b"UNSUB weir-connect-again\r\n";
 
+/// nats-server reads this from a client and does nothing (parser.go, `OP_PLUS_OK`). Unlike a PONG, it is no sign of
+/// life.
+const NO_OPERATION: &[u8] = b"+OK\r\n";
+
 /// Follows the protocol framing of what the client sends.
 #[derive(Debug)]
 pub struct ClientSide {
@@ -135,5 +139,9 @@ impl Side for ClientSide {
 
     fn messages(&self) -> u64 {
         self.framing.messages()
+    }
+
+    fn no_operation(&self) -> Option<&'static [u8]> {
+        (self.framing.at_boundary() && self.line.is_none()).then_some(NO_OPERATION)
     }
 }

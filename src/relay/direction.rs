@@ -9,7 +9,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
-    net::stream::Stream,
+    net::{socket, stream::Stream},
     outcome::Cause,
     worker::{self, Scratch},
 };
@@ -51,6 +51,11 @@ pub trait Side {
 
     /// Messages that have passed; 0 where nobody looks.
     fn messages(&self) -> u64;
+
+    /// An operation that does nothing, where one may go behind what has been forwarded.
+    fn no_operation(&self) -> Option<&'static [u8]> {
+        None
+    }
 }
 
 /// How a direction ended.
@@ -126,6 +131,33 @@ impl<S: Side> Direction<S> {
 
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Bytes that the other side has taken.
+    pub fn delivered(&self) -> u64 {
+        self.bytes.saturating_sub(self.waiting.len() as u64)
+    }
+
+    /// Writes an operation to the other side that does nothing, if that is possible now.
+    pub fn put_no_operation(&mut self, cx: &mut Context<'_>, to: &mut Stream) {
+        if let Some(operation) = self.side.no_operation().filter(|_| self.waiting.is_empty()) {
+            let mut uncounted = 0;
+            let mut out =
+                Outlet { to: Some((to, cx)), waiting: &mut self.waiting, bytes: &mut uncounted, failed: false };
+            // A failure shows when the side is read from.
+            out.put(operation);
+        }
+    }
+
+    /// Writes some of the bytes that wait without asking the runtime whether the socket takes any: it says so only when
+    /// much of the socket's buffer is free. An error shows at the next write.
+    pub fn push(&mut self, to: &Stream) {
+        if let Stream::Plain(tcp) = to
+            && !self.waiting.is_empty()
+            && let Ok(taken) = socket::send_now(tcp, &self.waiting)
+        {
+            self.waiting.drain(..taken);
+        }
     }
 
     pub fn side(&self) -> &S {

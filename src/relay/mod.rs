@@ -9,30 +9,25 @@
 
 mod client_side;
 mod direction;
+mod last_bytes;
 mod late_keepalive;
+mod look;
 mod passthrough;
 pub mod registry;
 mod server_side;
 
 use std::{
     future::poll_fn,
-    pin::pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use tokio::{io::AsyncWriteExt, time::Instant};
-
 use crate::{
-    net::{
-        linger, socket,
-        stream::Stream,
-        timer::{sleep_until, timeout_at},
-    },
+    net::{socket, stream::Stream},
     outcome::{Cause, Party},
     relay::{
         direction::{Direction, DirectionEnd},
+        look::Look,
         registry::SessionHandle,
     },
     telemetry::counters::{Counters, Totals},
@@ -46,10 +41,6 @@ pub use self::{
     passthrough::Passthrough,
     server_side::{InfoPolicy, ServerSide},
 };
-
-/// How long, after one side has ended, the bytes on their way from the other side may take. nats-server and the clients
-/// close as soon as they see the end.
-const LAST_BYTES: Duration = Duration::from_secs(2);
 
 /// Who ended a relay, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +66,8 @@ pub struct Relay<C = ClientSide, S = ServerSide> {
     /// Which direction comes first in the next poll. They alternate, or a busy one would use up tokio's budget for the
     /// task each time.
     client_first: bool,
+    /// The next look at a side that is not read from, while there is one.
+    look: Option<Box<Look>>,
     counters: Arc<Counters>,
     /// What has been added to `counters` already.
     counted: Totals,
@@ -97,7 +90,16 @@ impl<C: Side, S: Side> Relay<C, S> {
         }
         // What the server can answer still goes to the server, and its answer to the client.
         let _ = to_server.preload(pipelined);
-        Ok(Self { down, up, to_server, to_client, client_first: true, counters, counted: Totals::default() })
+        Ok(Self {
+            down,
+            up,
+            to_server,
+            to_client,
+            client_first: true,
+            look: None,
+            counters,
+            counted: Totals::default(),
+        })
     }
 
     /// Relays until one side ends or the end is requested by `handle`. Call [`Relay::finish`] afterwards.
@@ -116,7 +118,11 @@ impl<C: Side, S: Side> Relay<C, S> {
                 // An error means that the connection is gone, which the relay is about to notice.
                 let _ = socket::keep_alive(self.up.tcp());
             }
-            self.step(cx, handle)
+            let ended = self.step(cx, handle);
+            if ended.is_ready() {
+                return ended;
+            }
+            self.poll_look(cx)
         })
     }
 
@@ -137,31 +143,6 @@ impl<C: Side, S: Side> Relay<C, S> {
         let polled = self.poll(cx);
         self.count();
         polled
-    }
-
-    /// Keeps the client connected until `until` after its server has gone. The server's last bytes reach the client,
-    /// which notices nothing else. Returns sooner when the client sends anything, since that would be lost, when it
-    /// leaves, and when `handle` requests the end.
-    pub async fn outlive_server(&mut self, until: Instant, handle: &SessionHandle) {
-        if self.to_server.holds_bytes() {
-            return;
-        }
-        let _ = self.up.shutdown().await;
-        let (to_client, down) = (&mut self.to_client, &mut self.down);
-        let quiet = async {
-            if poll_fn(|cx| to_client.poll_flush(cx, down)).await {
-                let _ = down.tcp().peek(&mut [0]).await;
-            }
-        };
-        let end_requested = poll_fn(|cx| {
-            handle.set_waker(cx.waker());
-            if handle.end_requested() { Poll::Ready(()) } else { Poll::Pending }
-        });
-        tokio::select! {
-            () = quiet => {}
-            () = end_requested => {}
-            () = sleep_until(until) => {}
-        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
@@ -207,46 +188,5 @@ impl<C: Side, S: Side> Relay<C, S> {
         let has_left = ended.party == Party::Downstream && ended.cause == Cause::Eof;
         let is_plain = matches!((&self.down, &self.up), (Stream::Plain(_), Stream::Plain(_)));
         (has_left && is_plain && self.counted.bytes_up == 0).then_some(self.counted)
-    }
-
-    /// Closes both connections with a plain FIN, after the bytes on their way have arrived where somebody still reads
-    /// them. When this returns, the connection to the server is closed, and a server that answers has seen it closed.
-    #[expect(clippy::arithmetic_side_effects, reason = "a time two seconds from now is a time")]
-    pub async fn finish(mut self, ended: Ended) -> Totals {
-        let deadline = Instant::now() + LAST_BYTES;
-        let (mut down_is_over, mut up_is_over) = match ended.cause {
-            // A WebSocket ends with a frame. The close_notify of TLS and the FIN are still to come, and this side sends
-            // them first.
-            Cause::Eof if matches!(self.down, Stream::WebSocket(_)) => (false, ended.party == Party::Upstream),
-            Cause::Eof | Cause::SocketError => (ended.party == Party::Downstream, ended.party == Party::Upstream),
-            _ => (false, false),
-        };
-        match (ended.party, ended.cause) {
-            (Party::Downstream, Cause::Eof | Cause::Protocol | Cause::SecondConnect) => {
-                // The client's last bytes reach the server, then the FIN does, and the server's last bytes reach the
-                // client.
-                let last_words = async {
-                    poll_fn(|cx| self.to_server.poll_flush(cx, &mut self.up)).await;
-                    let _ = self.up.shutdown().await;
-                    poll_fn(|cx| self.to_client.poll(cx, &mut self.up, &mut self.down)).await
-                };
-                up_is_over = timeout_at(deadline, pin!(last_words)).await == Ok(DirectionEnd::Eof);
-            }
-            (Party::Upstream, _) => {
-                let flushed = timeout_at(deadline, poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.down))).await;
-                down_is_over = flushed == Ok(false);
-            }
-            _ => {}
-        }
-        let totals = self.count();
-        // Both at once, so that the slot is free as soon as the server has seen the end. A side whose end has been read
-        // needs no lingering close.
-        let close = async |stream: Stream, is_over: bool| {
-            if !is_over {
-                linger::close_with(stream, b"").await;
-            }
-        };
-        tokio::join!(close(self.up, up_is_over), close(self.down, down_is_over));
-        totals
     }
 }

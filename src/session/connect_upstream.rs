@@ -60,8 +60,9 @@ impl Admitted {
         let (port, client) = (DialPort::of(cx), (&**connect, credential, answer_by));
         let connecting = connect_with_failover(&cx.shared, pass, dialled, client, (port, &proxy_header));
         let answered = tokio::select! {
+            biased;
             answered = connecting => answered,
-            left = downstream::watch(stream, preface) => {
+            left = downstream::watch_in_dial(&cx.shared.read_ahead, stream, preface) => {
                 return Err(close_unfinished(downstream.stream, left, Phase::Dial).await);
             }
         };

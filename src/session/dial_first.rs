@@ -250,8 +250,10 @@ impl DialFirst {
         let until = server.expires.min(Instant::from_std(client.hold_until));
         let Downstream { stream, preface, .. } = downstream;
         let has_begun = tokio::select! {
+            // A client that need not wait here is not asked whether it is still there.
+            biased;
             has_begun = begin_handshake(cx, &mut account, server.slot.server(), until) => has_begun,
-            left = downstream::watch(stream, preface) => {
+            left = downstream::watch(&cx.shared.read_ahead, stream, preface) => {
                 server.close().await;
                 return Begin::Left(left);
             }

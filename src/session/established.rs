@@ -75,20 +75,23 @@ impl<C: Side, S: Side> Established<C, S> {
         (self.server.is_one_of_many() && self.account.is_unlimited()).then_some(totals)
     }
 
-    /// Closes both sides, and only then gives the session's places back. The slot of a server that has ended the
-    /// session itself is given back at once.
+    /// Closes both sides, and only then gives the session's places back. Those of a session that its server has ended
+    /// are given back at once: nobody is connected to a server in them any more, however long the client takes for its
+    /// last bytes. Its descriptor counts among those of the clients that are being refused, where there is room.
     async fn close(self: Box<Self>, cx: &Context, ended: Ended) -> Totals {
-        let Self { mut relay, server, account: _account, _entry, registered } = *self;
-        let _server = if ended.by_server() {
-            drop(server);
+        let Self { mut relay, server, account, _entry: entry, registered } = *self;
+        let _places = if ended.by_server() {
+            drop((server, account));
+            let lingering = cx.shared.refusing.try_acquire();
+            let entry = entry.filter(|_| lingering.is_none());
             let now = Instant::now();
             let wait = with_rng(|rng| cx.shared.admission.session_lost(now.into_std(), rng));
             if !wait.is_zero() {
                 relay.outlive_server(now + wait, registered.handle()).await;
             }
-            None
+            (lingering, entry, None)
         } else {
-            Some(server)
+            (None, entry, Some((server, account)))
         };
         let totals = relay.finish(ended).await;
         drop(registered);

@@ -28,6 +28,7 @@ mod login_evidence;
 mod passthrough;
 mod preface;
 mod proxy_header;
+pub mod read_ahead;
 mod refuse;
 mod shared;
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::{
         context::{Context, End, canonical},
         downstream::{self, Unfinished},
         passthrough::client::PassthroughClient,
+        read_ahead::ReadAhead,
         websocket_upgrade,
     },
 };
@@ -57,7 +58,7 @@ pub(super) async fn refuse(
     let early = tokio::select! {
         biased;
         () = sleep_until(at) => None,
-        early = client.early() => Some(early),
+        early = client.early(&cx.shared.read_ahead) => Some(early),
     };
     match (early, client) {
         (Some(Early::Left(end)), _) => end,
@@ -74,9 +75,9 @@ pub(super) async fn refuse_now(cx: &mut Context, stream: Stream, preface: Prefac
 }
 
 impl Refusable {
-    async fn early(&mut self) -> Early {
+    async fn early(&mut self, read_ahead: &ReadAhead) -> Early {
         match self {
-            Self::Nats(stream, preface) => Early::Ends(downstream::watch(stream, preface).await),
+            Self::Nats(stream, preface) => Early::Ends(downstream::watch(read_ahead, stream, preface).await),
             Self::Http(stream) => match websocket_upgrade::speaks(stream).await {
                 true => Early::Speaks,
                 false => Early::Left(End::left(Phase::Preface)),
@@ -119,9 +120,7 @@ pub(super) async fn close_unfinished(stream: impl Into<Option<Stream>>, unfinish
         Unfinished::NotHttps => (upgrade::NOT_HTTPS, Refusal::Protocol),
         Unfinished::Wrong(PrefaceError::TooLong) => (refusal::CONTROL_LINE_TOO_LONG, Refusal::Protocol),
         Unfinished::Wrong(PrefaceError::NotConnect) => (refusal::UNKNOWN_OP, Refusal::Protocol),
-        Unfinished::Wrong(PrefaceError::BadConnect | PrefaceError::TooMuch) => {
-            (refusal::line(Refusal::Protocol), Refusal::Protocol)
-        }
+        Unfinished::Wrong(PrefaceError::BadConnect) => (refusal::line(Refusal::Protocol), Refusal::Protocol),
     };
     if let Some(stream) = stream {
         linger::close_with(stream, words).await;

@@ -14,7 +14,7 @@ use crate::{
     dispatch::SessionAdmission,
     identity::{Directory, Keys, trusted_proxy::ProxyKey},
     relay::registry::SessionRegistry,
-    session::damped_dials::DampedDials,
+    session::{damped_dials::DampedDials, read_ahead::ReadAhead},
     telemetry::{counters::Counters, storms::Flight},
     tls::{Connector, Terminator},
     upstream::Servers,
@@ -47,6 +47,8 @@ pub struct Shared {
     pub sessions: Arc<SessionRegistry>,
     /// Clients that are being refused.
     pub refusing: Arc<Limit>,
+    /// How much is read of clients that are not in yet.
+    pub read_ahead: ReadAhead,
     /// The key by which servers know weir as a trusted proxy.
     pub proxy_key: Option<ProxyKey>,
     /// Whether the servers are told the clients' addresses by PROXY headers.

@@ -1,5 +1,7 @@
 //! The connect check: a client is held until its turn has come, or refused at its moment.
 
+use std::sync::Arc;
+
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -66,7 +68,8 @@ impl Identified {
                     downstream.operator = None;
                 }
                 let Downstream { stream, preface, .. } = &mut downstream;
-                match await_turn(cx, begun, turn_comes, downstream::watch(stream, preface)).await {
+                let shared = Arc::clone(&cx.shared);
+                match await_turn(cx, begun, turn_comes, downstream::watch(&shared.read_ahead, stream, preface)).await {
                     Waited::Turn(pass) => match pass.account.displaced() {
                         None => (pass, None),
                         Some(reason) => {

@@ -6,7 +6,7 @@ use crate::{
     admission::Pass,
     dial::LoggedIn,
     net::linger,
-    outcome::{Cause, Party, Phase},
+    outcome::Phase,
     protocol::{OK, PONG, client_preface::Preface, connect::Connect},
     relay::{ClientSide, InfoPolicy, Relay, ServerSide},
     session::{
@@ -45,9 +45,8 @@ impl Connected {
         cx.log.account = Some(Arc::clone(pass.account.account().name()));
 
         let welcome = Welcome::new(cx, &downstream.connect, &mut downstream.preface, &upstream, info_policy);
-        if downstream.stream.send(&welcome.now).await.is_err() {
-            return Err(End::closed(Party::Downstream, Phase::Relay, Cause::SocketError));
-        }
+        // A client that cannot be told any more may have sent something before it broke off: the relay delivers that.
+        let _ = downstream.stream.send(&welcome.now).await;
         cx.shared.counters.servers[server.index()].admitted.fetch_add(1, Relaxed);
         if cx.waited {
             cx.record_fate(Fate::Admitted);

@@ -246,21 +246,6 @@ async fn what_a_held_client_pipelines_is_kept_in_order() {
     scene.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_held_client_that_pipelines_too_much_is_refused() {
-    let mut scene = Scene::with(slow_pace).await;
-    scene.server.settles_at(2).await;
-    let before = scene.refusals("protocol").await;
-    let too_much = "PUB elsewhere 4\r\nabcd\r\n".repeat(5000);
-    let mut held = held_with(&scene, too_much.as_bytes()).await;
-    let (said, end) = held.rest(PATIENCE).await;
-    assert_ne!(end, End::StillOpen);
-    assert!(!said.contains("PONG"), "{said}");
-    scene.refuses("protocol", before + 1.0).await;
-    scene.others_are_served().await;
-    scene.end().await;
-}
-
 /// A second CONNECT of somebody else would move the session to another account. One of the same client is harmless
 /// (`connect_again`).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -114,3 +114,118 @@ async fn a_verbose_client_gets_its_oks_and_one_without_ping_gets_on() {
     drop((verbose, silent));
     weir.assert_nothing_leaked().await;
 }
+
+/// Operations that nats-server answers before it closes: those of servers above all (parser.go).
+const LAST_OPERATIONS: [&str; 16] = [
+    "HMSG a 1 5 5\r\nhello\r\n",
+    "hmsg a 1 5 5\r\nhello\r\n",
+    "PUB a 2\r\nhi\r\nHMSG a 1 5 5\r\nhello\r\n",
+    "MSG a 1 5\r\nhello\r\n",
+    "RMSG $G a 5\r\nhello\r\n",
+    "RS+ $G a\r\n",
+    "LS+ a\r\n",
+    "LMSG a 5\r\nhello\r\n",
+    "A+ x\r\n",
+    "A- x\r\n",
+    "GET / HTTP/1.1\r\n\r\n",
+    "PUB a 5\r\nhellooo\r\n",
+    "PUB a 2000000\r\nhello",
+    "SUB a 1\r\nPUB a 2\r\nhi\r\nPING\r\nHMSG a 1 5 5\r\nhello\r\n",
+    "SUB a..b 1\r\nPING\r\nX",
+    "CONNECT {\"protocol\":9}\r\n",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_words_of_a_server_reach_the_client() {
+    let (server, weir) = through_weir().await;
+    let too_long = format!("SUB {} 1\r\n", "x".repeat(5000));
+    for operations in LAST_OPERATIONS.into_iter().chain([&*too_long]) {
+        // Bytes that come behind them do not change what the client reads.
+        for behind in ["", "PING\r\nPUB a 2\r\nhi\r\n"] {
+            let mut said = Vec::new();
+            for address in [&server.address, &weir.address] {
+                let mut client = RawClient::connect(address, &Login::nobody()).await;
+                client.send(operations.as_bytes()).await.unwrap();
+                let mut all = Vec::new();
+                // The server may have closed before.
+                let _ = client.send(behind.as_bytes()).await;
+                while let Ok(Some(op)) = client.next_within(PATIENCE).await {
+                    if !matches!(op, Op::Info(_)) {
+                        all.push(op);
+                    }
+                }
+                said.push(all);
+            }
+            // A server that closes while bytes come resets the connection, and what it said may be lost: not by weir.
+            if behind.is_empty() || said[1].is_empty() {
+                assert_eq!(said[0], said[1], "{operations:?} {behind:?}");
+            }
+            assert!(matches!(said[1].last(), Some(Op::Err(_))), "{operations:?} {behind:?}: {said:?}");
+        }
+    }
+    weir.assert_nothing_leaked().await;
+}
+
+/// Fills the connection of a subscriber that does not read, until its server gives it up.
+async fn flood_until_given_up(server: &NatsServer, login: &Login, subscribers: u64) {
+    let mut publisher = RawClient::connect(&server.address, login).await;
+    let payload = vec![b'x'; 256 * 1024];
+    eventually(PATIENCE, "the server has closed its slow consumers", async || {
+        for _ in 0..16 {
+            publisher.publish("flood", &payload).await.unwrap();
+        }
+        publisher.round_trip().await.unwrap();
+        let left = server.connections().await;
+        if left == 1 { Ok(()) } else { Err(format!("{left} connections, {subscribers} subscribers")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_subscriber_holds_no_place_once_its_server_has_closed_it() {
+    let own = "write_deadline: 500ms\naccounts { A { users: [{user: u, password: up}] } }";
+    let server = NatsServer::start(ServerOptions::default().with(own)).await;
+    let weir = WeirConfig::of_servers(&[&server])
+        .default_settings()
+        .account("A", "users = [\"u\"]\nmax_connections = 3")
+        .start()
+        .await;
+    let login = Login::user("u", "up");
+    let mut frozen = Vec::new();
+    for _ in 0..3 {
+        let mut client = RawClient::connect(&weir.address, &login).await;
+        client.subscribe("flood", 1).await.unwrap();
+        frozen.push(client);
+    }
+    flood_until_given_up(&server, &login, 3).await;
+    // Others of the account take their places, long before keepalive and user timeout find the frozen ones.
+    let others = eventually(PATIENCE, "three others are let in", async || {
+        let mut others = Vec::new();
+        for _ in 0..3 {
+            match RawClient::attempt(&weir.address, &login, PATIENCE).await {
+                Attempt::In(client) => others.push(client),
+                other => return Err(format!("{other:?}")),
+            }
+        }
+        Ok(others)
+    })
+    .await;
+    // The connections of the frozen ones end as well.
+    weir.until("only the others are left", |metrics| metrics.sum("weir_sessions_active") == 3.0).await;
+    drop((frozen, others));
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_breaks_off_while_its_server_stands_still_is_noticed() {
+    let (mut server, weir) = through_weir().await;
+    let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+    server.signal(rustix::process::Signal::STOP);
+    // Until nothing goes any more.
+    let payload = vec![b'x'; 512 * 1024];
+    while tokio::time::timeout(Duration::from_secs(1), client.publish("a", &payload)).await.is_ok() {}
+    client.abandon();
+    weir.until("the session has ended", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
+    server.signal(rustix::process::Signal::CONT);
+    weir.assert_nothing_leaked().await;
+}

@@ -31,7 +31,7 @@ impl PassthroughClient {
     /// Returns when the client leaves.
     pub async fn left(&self) {
         match self.tls_first {
-            true => downstream::left_unread(self.stream.tcp()).await,
+            true => _ = downstream::ended_unread(self.stream.tcp()).await,
             false => downstream::left_before_info(&self.stream).await,
         }
     }

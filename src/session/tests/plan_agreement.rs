@@ -34,6 +34,7 @@ use crate::{
         context::Context,
         damped_dials::DampedDials,
         listener::Listener,
+        read_ahead::ReadAhead,
         shared::Shared,
     },
     storm::{
@@ -104,6 +105,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         flight: Default::default(),
         sessions: Arc::default(),
         refusing: Limit::new(0),
+        read_ahead: ReadAhead::default(),
         proxy_key: None,
         sends_proxy_headers: false,
         terminators: Vec::new(),
