@@ -63,6 +63,8 @@ pub struct ListenerConfig {
     pub advertise: Vec<String>,
     /// The load balancers that send PROXY headers, which weir requires and believes.
     pub accept_proxy_protocol_from: Vec<IpNet>,
+    /// Whether connections from there may come without a header.
+    pub allow_without_proxy_protocol: bool,
     /// The most clients at once, 1 to 10 million.
     pub max_clients: u32,
     /// From accept to a complete CONNECT in all, 10 ms to 60 s; `None` gives each step what nats-server gives it.

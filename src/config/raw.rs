@@ -137,6 +137,12 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
     let advertise = list::<Address>(s, "advertise");
     // None: whoever may send a header may claim any source address.
     let believed = list::<Network>(s, "accept_proxy_protocol_from");
+    // Envoy's allow_requests_without_proxy_protocol. Off: such a connection waits for INFO a little longer.
+    let allow_without_proxy_protocol = s.value("allow_without_proxy_protocol", false, any);
+    if allow_without_proxy_protocol && believed.is_empty() {
+        let remedy = "name the balancers in accept_proxy_protocol_from, or remove it";
+        s.report("allow_without_proxy_protocol", Problem::new("nobody's PROXY header is believed", remedy));
+    }
     // nats-server's own default for max_connections.
     let max_clients = s.value("max_clients", 65_536, within(1..=MOST_CLIENTS));
     // nats-server's own timers: whoever is in time for a server is in time for weir.
@@ -168,6 +174,7 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
         listen,
         advertise: advertise.into_iter().map(|a| a.0).collect(),
         accept_proxy_protocol_from: believed.into_iter().map(|n| n.0).collect(),
+        allow_without_proxy_protocol,
         max_clients,
         handshake_timeout,
         tls,

@@ -79,6 +79,7 @@ impl BoundListener<'_> {
             max_clients: Limit::new((f64::from(config.max_clients) * budget.share) as u32),
             handshake_timeout: config.handshake_timeout,
             trusted_proxies: config.accept_proxy_protocol_from.clone(),
+            header_is_optional: config.allow_without_proxy_protocol,
             tls,
             websocket: config.websocket.as_ref().map(|websocket| WebSocketListener {
                 rules: Rules { secure: config.tls.is_some(), ..websocket.rules.clone() },

@@ -63,7 +63,8 @@ fn tell_of_missing_header(peer: SocketAddr) {
 
 /// Reads what a trusted proxy says before the client itself speaks: a PROXY header, or the HTTP request of a WebSocket.
 pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arrived, End> {
-    let is_proxied = cx.listener.trusts_proxy(cx.peer.ip());
+    let is_proxied = cx.listener.trusts_proxy(cx.peer.ip())
+        && (!cx.listener.header_is_optional || proxy_header::is_coming(&tcp).await);
     if !is_proxied && cx.listener.websocket.is_none() {
         return Ok(Arrived { stream: tcp.into(), upgrade: None });
     }

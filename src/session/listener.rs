@@ -29,6 +29,8 @@ pub struct Listener {
     pub handshake_timeout: Option<Duration>,
     /// Load balancers whose PROXY header is expected and believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether their connections may come without one.
+    pub header_is_optional: bool,
     /// Where weir ends TLS itself.
     pub tls: Option<Arc<Terminator>>,
     /// Where clients speak WebSocket.

@@ -1,8 +1,12 @@
 //! The PROXY header in front of a connection that comes through a load balancer.
 
-use std::{io, net::SocketAddr, pin::pin};
+use std::{io, net::SocketAddr, pin::pin, time::Duration};
 
-use tokio::{io::AsyncReadExt, net::TcpStream, time::Instant};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    time::{self, Instant},
+};
 
 use crate::{
     net::timer::timeout_at,
@@ -12,6 +16,22 @@ use crate::{
     },
     session::downstream::Unfinished,
 };
+
+/// So long a client waits for INFO that comes without a header where it may: as long as nats-server waits for a
+/// ClientHello that may come first (`DEFAULT_TLS_HANDSHAKE_FIRST_FALLBACK_DELAY`, const.go).
+const COMES_WITHIN: Duration = Duration::from_millis(50);
+
+/// Whether a connection that may come without a header begins like one. It is bounded in time, and takes nothing from
+/// the connection.
+pub async fn is_coming(down: &TcpStream) -> bool {
+    let mut first = [0];
+    match time::timeout(COMES_WITHIN, down.peek(&mut first)).await {
+        Err(_) => false,
+        Ok(Ok(1..)) => proxy_header::scan(&first).is_ok(),
+        // Its end: who reads on sees that.
+        Ok(_) => true,
+    }
+}
 
 /// Reads a header, and nothing behind it. Returns where the connection really comes from; `None` when it is the
 /// peer's own.

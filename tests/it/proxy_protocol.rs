@@ -6,6 +6,7 @@ use ::weir::internals::protocol::proxy_header;
 use serde_json::Value;
 use weir_testkit::client::{End, Op};
 use weir_testkit::operator::Operator;
+use weir_testkit::tls::{Authority, TlsClient, pair};
 use weir_testkit::*;
 
 const FULL: &str = "maximum connections exceeded";
@@ -93,6 +94,29 @@ async fn a_header_may_come_in_pieces_and_with_connect_behind_it() {
         assert_eq!(client.next_within(PATIENCE).await.unwrap(), Some(Op::Pong));
     }
     weir.assert_nothing_leaked().await;
+}
+
+/// Pods that use a balancer's name can be led to weir directly, from the network that the balancer is in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_may_be_missing_where_that_is_allowed() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let authority = Authority::new("weir tests");
+    let listener = format!("{TRUSTED_PROXIES}\nallow_without_proxy_protocol = true");
+    let weir = WeirConfig::of_servers(&[&server]).listener(&listener).start().await;
+    for (header, ip) in [(&b""[..], "127.0.0.1"), (&v1("192.0.2.1"), "192.0.2.1"), (&v2("192.0.2.2"), "192.0.2.2")] {
+        let client = attempt(&weir, header, &Login::nobody()).await.expect_in();
+        assert_eq!(client.info["client_ip"], ip);
+    }
+    drop(RawClient::dial(&weir.address).await.unwrap());
+    weir.until("a probe", |metrics| metrics.get("weir_probes_total") == Some(1.0)).await;
+    weir.assert_nothing_leaked().await;
+
+    // A client that begins with TLS is not waited for.
+    let own = authority.issue("weir", &["localhost"]);
+    let listener = format!("{listener}\n[listeners.tls]\nhandshake_first = true\n{}", pair(&own));
+    let weir = WeirConfig::of_servers(&[&server]).listener(&listener).start().await;
+    let mut client = TlsClient::connect(&weir.address, "localhost", true, authority.client(None)).await.unwrap();
+    assert_eq!(client.enter().await.unwrap(), "PONG\r\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

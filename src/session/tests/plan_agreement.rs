@@ -123,6 +123,7 @@ fn listener(shared: &Shared) -> Arc<Listener> {
         max_clients: Limit::new(CLIENTS),
         handshake_timeout: None,
         trusted_proxies: Vec::new(),
+        header_is_optional: false,
         tls: None,
         websocket: None,
         passthrough: None,
