@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -45,23 +46,41 @@ async fn metrics(State(endpoints): State<Arc<Endpoints>>) -> Response {
     }
 }
 
-/// 200 while new clients are welcome, 503 from the signal that stops weir on, or while no server is usable. The bodies
-/// are those of nats-server.
-async fn healthz(State(endpoints): State<Arc<Endpoints>>) -> Response {
-    let (status, body) = if endpoints.shared.admission.is_lame_duck() {
-        (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"unavailable","error":"draining"}"#)
-    } else if !endpoints.shared.servers.any_usable(Instant::now()) {
-        (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"unavailable","error":"no usable server"}"#)
-    } else {
-        (StatusCode::OK, r#"{"status":"ok"}"#)
-    };
-    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+/// The answer of `/healthz`; the first two are nats-server's.
+#[derive(Debug, Serialize)]
+struct Health {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+    /// Servers that weir asks for readings in vain.
+    servers_without_reading: usize,
 }
 
-/// The storm that goes on and the last ones, as JSON.
+/// 200 while a new client would be served, 503 from the signal that stops weir on, or while no server can be reached.
+async fn healthz(State(endpoints): State<Arc<Endpoints>>) -> Response {
+    let (shared, now) = (&endpoints.shared, Instant::now());
+    let error = if shared.admission.is_lame_duck() {
+        Some("draining")
+    } else if !shared.servers.any_reachable(now) {
+        Some("no usable server")
+    } else {
+        None
+    };
+    let (code, status) = match error {
+        None => (StatusCode::OK, "ok"),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    };
+    json(code, &Health { status, error, servers_without_reading: shared.servers.without_reading(now) })
+}
+
+/// The storm that goes on and the last ones.
 async fn storms(State(endpoints): State<Arc<Endpoints>>) -> Response {
-    match serde_json::to_vec(&endpoints.shared.flight.report()) {
-        Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+    json(StatusCode::OK, &endpoints.shared.flight.report())
+}
+
+fn json(code: StatusCode, answer: &impl Serialize) -> Response {
+    match serde_json::to_vec(answer) {
+        Ok(body) => (code, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

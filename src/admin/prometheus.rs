@@ -134,6 +134,14 @@ impl SharedCollector {
             "The most logins at each server that weir allows to be under way at once, as measured so far",
             each(&|s| s.view(now).handshake_limit.into()),
         )?;
+        let age = |s: &Arc<Server>| {
+            s.reading_age(now).map(|age| (server_label(s.name()), ConstGauge::new(age.as_secs_f64())))
+        };
+        families.family(
+            "server_reading_age_seconds",
+            "How old the last reading of each server is",
+            shared.servers.iter().filter_map(age).collect::<Vec<_>>(),
+        )?;
         families.family(
             "server_connections",
             "Connections of each server: its own last count, corrected by what weir has opened and closed since",

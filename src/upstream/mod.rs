@@ -173,10 +173,15 @@ impl Servers {
         self.headroom(now) > 0
     }
 
-    /// Whether any server is up: it answered when it was last dialled, and its reading is fresh. One whose logins fail
-    /// is used where there is no other.
-    pub fn any_usable(&self, now: Instant) -> bool {
-        self.views(now).any(|view| matches!(view.tier, Tier::Eligible | Tier::LoginsFailing))
+    /// Whether a new client may be served now. Servers that cannot be read count, since clients are sent there where
+    /// there are no others, and full ones do: a client waits there, or is told in words.
+    pub fn any_reachable(&self, now: Instant) -> bool {
+        self.list.iter().any(|server| server.is_reachable(now))
+    }
+
+    /// How many servers weir should have a fresh reading of, and has none.
+    pub fn without_reading(&self, now: Instant) -> usize {
+        self.list.iter().filter(|server| server.lacks_reading(now)).count()
     }
 }
 

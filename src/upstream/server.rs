@@ -385,6 +385,24 @@ impl Server {
         self.view(now).tier == Tier::Eligible
     }
 
+    /// Whether a client that is sent there may be served, full or not: it has answered the last dial, and is not in
+    /// lame duck mode.
+    pub fn is_reachable(&self, now: Instant) -> bool {
+        let state = self.state();
+        let is_lame_duck = state.lame_duck_until.is_some_and(|until| now < until);
+        !is_lame_duck && state.health.status(now) == HealthStatus::Up
+    }
+
+    /// How old its last reading is; `None` before the first one.
+    pub fn reading_age(&self, now: Instant) -> Option<Duration> {
+        self.state().read_at.map(|at| now.saturating_duration_since(at))
+    }
+
+    /// Whether weir should have a fresh reading of it, and has none.
+    pub fn lacks_reading(&self, now: Instant) -> bool {
+        self.has_readings() && self.reading_age(now).is_none_or(|age| age > self.stale_after)
+    }
+
     pub fn view(&self, now: Instant) -> View {
         self.view_at(self.origin.timestamp(now), now)
     }

@@ -187,6 +187,7 @@ async fn whatever_one_monitor_says_clients_get_in_and_the_server_is_back_afterwa
         })
         .await;
         nobody_was_refused(&weir, what).await;
+        assert_eq!(weir.health().await, 200, "{what}");
         monitors[0].set(Fault::None);
         weir.sees(2).await;
         drop(clients);
@@ -207,6 +208,8 @@ async fn without_any_reading_clients_get_in() {
     })
     .await;
     nobody_was_refused(&weir, "without readings").await;
+    let (status, body) = http::get(&weir.monitor, "/healthz").await.unwrap();
+    assert_eq!((status, body.as_str()), (200, "{\"status\":\"ok\",\"servers_without_reading\":2}"));
     monitors.iter().for_each(|monitor| monitor.set(Fault::None));
     weir.sees(2).await;
     drop(clients);
