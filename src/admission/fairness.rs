@@ -301,3 +301,27 @@ fn an_account_whose_logins_hang_delays_no_other() {
     drop(under_way);
     assert!(admission.servers.iter().all(|server| (server.load().overdue(), server.load().handshakes()) == (0, 0)));
 }
+
+/// Each client is another user, so that no server has named its account before; every other login takes 30 ms, the
+/// others a millisecond. How many logins the server is given at a time in the end.
+fn limit_after_first_logins(are_named: bool) -> u32 {
+    let (admission, mut rng, mut now) = (admission(&[], 1), fastrand::Rng::with_seed(7), Instant::now());
+    for n in 0..200 {
+        let (name, took) = [("QUICK", 1), ("SLOW", 30)][n as usize % 2];
+        let verdict = admission.at_connect(client("default", n, now), now, &mut rng, || Waits(0));
+        let Verdict::Admit(mut pass) = verdict else { panic!("{verdict:?}") };
+        now += Duration::from_millis(took);
+        let measured = (MeasuredFrom::Dial, Duration::ZERO);
+        let named = are_named.then_some(name);
+        admission.handshake_finished(&mut pass, Duration::from_millis(took), measured, named, now);
+    }
+    let unknown = admission.accounts().find(&"default".into()).expect("it is in use");
+    assert_eq!(unknown.login_time().is_zero(), are_named, "it is no account");
+    admission.servers.iter().next().unwrap().view(now).handshake_limit
+}
+
+#[test]
+fn a_first_login_is_measured_by_the_account_that_the_server_names() {
+    let (named, unnamed) = (limit_after_first_logins(true), limit_after_first_logins(false));
+    assert!(named > 1 && unnamed == 1, "{named} where servers name accounts, {unnamed} where they do not");
+}
