@@ -333,6 +333,10 @@ const WRONG: &[(&str, &str)] = &[
         "4: cluster.servers[1].address: \"n1:4222\" is the address of cluster.servers[0] already; write each server once",
     ),
     (
+        "[[cluster.servers]]\naddress = \"a:1\"\nwebsocket = \"ws://a:2\"",
+        "4: cluster.servers[1].websocket: it is absent, and other servers have one; write it for every server, or for none",
+    ),
+    (
         "[[cluster.servers]]\naddress = \"a:1\"\nname = \"x\"\n[[cluster.servers]]\naddress = \"b:1\"\nname = \"x\"",
         "6: cluster.servers[1].name: \"x\" is the name of cluster.servers[0] already; write a name of its own, or leave it out for the server's own",
     ),
@@ -552,5 +556,27 @@ fn trust_in_everybody_is_remarked() {
         let said = remarks(trusted);
         assert_eq!(said.len(), keys, "{said:?}");
         assert!(said.iter().all(|one| one.contains("anybody") && one.contains("/0")), "{said:?}");
+    }
+}
+
+#[test]
+fn what_servers_cannot_judge_is_remarked() {
+    let remarks = |server: &str| {
+        let listeners = "[[listeners]]\nlisten = \"0.0.0.0:1\"\n[[listeners]]\nlisten = \"0.0.0.0:2\"\n";
+        parse(&format!("{listeners}kind = \"websocket\"\n{SERVER}{server}")).remarks()
+    };
+    assert_eq!(remarks("websocket = \"ws://n1:8080\"\n"), [""; 0]);
+    let said = remarks("");
+    assert!(said.len() == 1 && said[0].starts_with("listeners[1] (0.0.0.0:2) speaks WebSocket"), "{said:?}");
+
+    // TLS needs to know whom to trust: one table or the other.
+    let secure = format!("{SERVER}websocket = \"wss://n1:443\"\n");
+    let without = errors(&secure);
+    assert!(
+        without.len() == 1 && without[0].contains("write [cluster.websocket_tls] or [cluster.tls] too"),
+        "{without:?}"
+    );
+    for table in ["[cluster.websocket_tls]", "[cluster.tls]"] {
+        parse(&format!("{secure}{table}\n"));
     }
 }
