@@ -61,3 +61,4 @@ mod trusted_proxy;
 mod user_and_name_quotas;
 mod websocket;
 mod websocket_servers;
+mod wire_habits;
