@@ -9,6 +9,9 @@ use strum::{EnumCount, IntoStaticStr, VariantArray};
 pub enum Refusal {
     /// No eligible server has headroom.
     ServerCapacity,
+    /// A server refused a login that other servers let in, and no other server could be asked on this connection: the
+    /// client is to come back.
+    ServerRefusesLogin,
     /// The client's turn did not come within its own deadline.
     HoldExpired,
     /// Its server did not answer its login, within its own deadline or as long as the server waits.
@@ -178,6 +181,7 @@ mod tests {
             Refusal::ALL.map(Refusal::name),
             [
                 "server_capacity",
+                "server_refuses_login",
                 "hold_expired",
                 "login_timeout",
                 "queue_full",

@@ -24,7 +24,7 @@ use crate::{
             users_and_names::UserAndNameQuotas,
             warned::Warned,
         },
-        reputation::{clients::ClientHistory, operators::Operators, sources::SourceReputation},
+        reputation::{clients::ClientHistory, logins::LoginHistory, operators::Operators, sources::SourceReputation},
         retry_schedule::RetrySchedule,
         throughput::Throughput,
     },
@@ -82,6 +82,7 @@ pub struct Admission<W> {
     deadline_policy: DeadlinePolicy,
     pub(super) client_history: ClientHistory,
     source_reputation: SourceReputation,
+    pub(super) login_history: LoginHistory,
     pub(super) operators: Operators,
     max_held: usize,
     /// Of `max_held`, the places that only clients with priority may have.
@@ -113,6 +114,7 @@ impl<W: Waiter> Admission<W> {
             deadline_policy: DeadlinePolicy::new(params.max_hold, params.max_hold_by_lang.clone()),
             client_history: ClientHistory::default(),
             source_reputation: SourceReputation::default(),
+            login_history: LoginHistory::default(),
             operators: Operators::default(),
             max_held: params.max_held,
             kept_for_priority: if has_priorities { params.max_held.div_ceil(KEPT_FOR_PRIORITY) } else { 0 },
@@ -159,6 +161,11 @@ impl<W: Waiter> Admission<W> {
     /// The sources whose logins keep failing, or that keep servers waiting.
     pub fn source_reputation(&self) -> &SourceReputation {
         &self.source_reputation
+    }
+
+    /// The logins that servers have let in or refused.
+    pub fn login_history(&self) -> &LoginHistory {
+        &self.login_history
     }
 
     /// The sources that clients of the system account come from.
@@ -361,6 +368,7 @@ impl<W: Waiter> Admission<W> {
         self.users_and_names.sweep(now);
         self.client_history.sweep(now);
         self.source_reputation.sweep(now);
+        self.login_history.sweep(now);
         self.operators.sweep(now);
     }
 }

@@ -41,8 +41,8 @@
 //! - [`Admission::next_turns`], called by the task that hands out turns (`dispatch`), and [`Admission::place_again`],
 //!   for a client whose server has failed it.
 //! - Reports: `handshake_finished`, `passthrough_handshake_finished`, `login_unanswered`, `session_lost`,
-//!   `session_ended`, and [`Admission::source_reputation`], [`Admission::operators`] and [`Admission::accounts`] for
-//!   what servers say of logins and accounts.
+//!   `session_ended`, and [`Admission::source_reputation`], [`Admission::login_history`], [`Admission::operators`] and
+//!   [`Admission::accounts`] for what servers say of logins and accounts.
 //! - `begin_lame_duck`, `is_lame_duck`, `begin_drain`, `is_draining`, `sweep`; and what is only shown: `queued`,
 //!   `waiting`, `pace`, `refusals`, `warned`.
 //!
@@ -85,7 +85,11 @@ pub use self::{
         sources::Source,
         users_and_names::QuotaIdentity,
     },
-    reputation::{operators::OperatorPermit, sources::BeforeConnect},
+    reputation::{
+        logins::{Login, RefusedLogin},
+        operators::OperatorPermit,
+        sources::BeforeConnect,
+    },
     wait::{Step, Wait},
 };
 pub use crate::client_library::returns::Return;

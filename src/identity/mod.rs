@@ -3,6 +3,7 @@
 mod claims;
 mod directory;
 mod sent;
+mod signature;
 pub mod trusted_proxy;
 
 use std::hash::{BuildHasher, RandomState};
@@ -12,6 +13,7 @@ use crate::protocol::connect::Connect;
 pub use claims::{Claims, is_account_key};
 pub use directory::{Directory, UNKNOWN_ACCOUNT};
 pub use sent::SentIdentity;
+pub use signature::has_signed;
 
 /// An account of the configuration, and the credentials that belong to it.
 #[derive(Debug, Clone, PartialEq, Eq)]

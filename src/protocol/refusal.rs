@@ -23,6 +23,13 @@ pub fn bad_login(line: &[u8]) -> Option<BadLogin> {
     }
 }
 
+/// Whether another server may see a login differently that a server has refused with this line. Not so a full account,
+/// which is full in the whole cluster, nor a login that took too long.
+pub fn may_differ_elsewhere(line: &[u8]) -> bool {
+    let is_full = memchr::memmem::find(&line.to_ascii_lowercase(), b"maximum account active connections").is_some();
+    !is_full && bad_login(line) != Some(BadLogin::TimedOut)
+}
+
 /// nats-server's answer to a client without TLS where TLS is required. Every client takes it for one failed attempt.
 pub const TLS_REQUIRED: &[u8] = b"-ERR 'Secure Connection - TLS Required'\r\n";
 
@@ -46,6 +53,7 @@ macro_rules! words {
 
 words! {
     Refusal::ServerCapacity
+        | Refusal::ServerRefusesLogin
         | Refusal::HoldExpired
         | Refusal::LoginTimeout
         | Refusal::QueueFull
@@ -88,7 +96,10 @@ mod tests {
             (b"-ERR 'Authentication Timeout'\r\n", BadLogin::TimedOut),
         ] {
             assert_eq!(bad_login(line), Some(reason));
+            assert_eq!(may_differ_elsewhere(line), reason != BadLogin::TimedOut);
         }
+        assert!(!may_differ_elsewhere(line(Refusal::AccountQuota)));
+        assert!(may_differ_elsewhere(b"-ERR 'Attempted To Connect To Route Port'\r\n"));
         assert_eq!(line(Refusal::Protocol), UNKNOWN_OP);
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
-    admission::{Claim, Pass},
+    admission::{Claim, Login, Pass},
     advertised_info::PrefaceShape,
     dial::{LoggedIn, LoginReply, ServerConnection},
     identity::CredentialKey,
@@ -20,9 +20,9 @@ use crate::{
     session::{
         context::{Context, End},
         downstream::{self, Downstream, Unfinished},
-        failover::{DialPort, open, place_instead},
+        failover::{DialPort, open, place_again, place_instead},
         log_in::{NoReply, Terms, log_in},
-        login_evidence,
+        login_evidence::{self, LoginAttempt, Movable, NotAnswered},
         refuse::{close_unfinished, refuse_now},
         shared::Shared,
         wait::Admitted,
@@ -42,23 +42,15 @@ pub(super) struct Connected {
     pub info_policy: InfoPolicy,
 }
 
-/// Why no server took the client.
-enum NotAnswered {
-    Refused(Refusal),
-    /// `-ERR`, as the server wrote it.
-    ServerError(Vec<u8>),
-    /// With weir's own signature CONNECT is longer than the servers take.
-    TooLong,
-}
-
 impl Admitted {
     /// Connects the client to its server, or to another one.
     pub async fn connect_upstream(self, cx: &mut Context) -> Result<Connected, End> {
         let Self { mut downstream, pass, dialled, proxy_header, credential, claim, answer_by } = self;
         let info_policy = ask_for_account(&mut downstream.connect);
+        let attempt = LoginAttempt::new(&cx.shared, login_of(cx, claim, &downstream.connect), cx.source());
         let Downstream { stream, preface, connect, .. } = &mut downstream;
         let (port, client) = (DialPort::of(cx), (&**connect, credential, answer_by));
-        let connecting = connect_with_failover(&cx.shared, pass, dialled, client, (port, &proxy_header));
+        let connecting = connect_with_failover(attempt, pass, dialled, client, (port, &proxy_header));
         let answered = tokio::select! {
             biased;
             answered = connecting => answered,
@@ -74,6 +66,13 @@ impl Admitted {
         cx.log.server = Some(Arc::clone(pass.server.server()));
         Ok(Connected { downstream, pass, credential, claim, upstream, info_policy })
     }
+}
+
+/// Which login of which client this is.
+fn login_of(cx: &Context, claim: Claim, connect: &Connect) -> Login {
+    let key = claim.credential;
+    let client = cx.log.client.unwrap_or_else(|| cx.shared.keys.client(cx.source(), key, connect.name()));
+    Login { client, key }
 }
 
 /// Makes sure that the server tells what account the client is in. Servers since 2.12 do so in the INFO after the
@@ -143,14 +142,16 @@ fn words_of_login(
 /// A client that has signed the nonce of the first, which is `dialled` already, cannot be placed elsewhere: it has to
 /// come back.
 async fn connect_with_failover(
-    shared: &Shared,
+    mut attempt: LoginAttempt<'_>,
     mut pass: Pass,
     mut dialled: Option<Box<ServerConnection>>,
     (connect, credential, answer_by): (&Connect, CredentialKey, Instant),
     (port, header): (DialPort, &[u8]),
 ) -> Result<(Pass, Box<LoggedIn>), NotAnswered> {
+    let shared = attempt.shared();
     let dial = if let DialPort::WebSocket(_) = port { MeasuredFrom::WebSocketDial } else { MeasuredFrom::Dial };
     let bound = dialled.is_some() && connect.signs();
+    let mut signed_for = None;
     let mut tried = Vec::new();
     // A login that has hung is tried elsewhere once: an auth callout is asked about it each time.
     let mut hung_on: Option<Arc<Server>> = None;
@@ -171,6 +172,7 @@ async fn connect_with_failover(
                 return Err(NotAnswered::Refused(Refusal::ServerCapacity));
             }
             Ok(dialled) => {
+                signed_for = bound.then(|| Arc::clone(dialled.info()));
                 let words = match said {
                     true => Vec::new(),
                     false => words_of_login(shared, connect, dialled.info().nonce(), longest)?,
@@ -186,10 +188,19 @@ async fn connect_with_failover(
                 if let Some(server) = hung_on {
                     login_evidence::failed_here_only(shared, &server, LoginFailure::TimedOut);
                 }
+                attempt.let_in(pass.server.server());
                 return Ok((pass, accepted));
             }
-            Ok(LoginReply::Err(line)) => return Err(NotAnswered::ServerError(line)),
-            Err(NoReply::Expired) => return Err(NotAnswered::Refused(Refusal::LoginTimeout)),
+            Ok(LoginReply::Err(line)) => {
+                let movable = Movable::of(connect, signed_for.as_deref());
+                attempt.refused(pass.server.server(), line, movable)?;
+                let Pass { server, account } = pass;
+                tried.push(server.server().index());
+                drop(server);
+                let placed = place_again(shared, Some(account.account()), &tried, answer_by).await;
+                pass = Pass::new(placed.map_err(|reason| attempt.nowhere_else(reason))?, account);
+            }
+            Err(NoReply::Expired) => return Err(attempt.nowhere_else(Refusal::LoginTimeout)),
             Err(NoReply::HangsHere(slot)) => {
                 debug!(server = pass.server.server().name(), to = slot.server().name(), "login hangs");
                 tried.push(pass.server.server().index());
@@ -204,7 +215,7 @@ async fn connect_with_failover(
                 let Pass { server, account } = pass;
                 let placed =
                     place_instead(shared, (server, Some(account.account())), &err, &mut tried, answer_by).await;
-                pass = Pass::new(placed.map_err(NotAnswered::Refused)?, account);
+                pass = Pass::new(placed.map_err(|reason| attempt.nowhere_else(reason))?, account);
             }
         }
     }

@@ -11,7 +11,7 @@ use tokio::{sync::oneshot, time::Instant};
 use tracing::debug;
 
 use crate::{
-    admission::{AccountSlot, Client, OperatorPermit, Pass, SilentClient, Wait},
+    admission::{AccountSlot, Client, OperatorPermit, Pass, SilentClient, Source, Wait},
     advertised_info::PrefaceShape,
     dial::{DialError, ServerConnection},
     dispatch::TurnSender,
@@ -101,6 +101,7 @@ impl DialFirst {
         // Clients in the queue go first, and can use the slot.
         if cx.shared.admission.queued() == 0
             && matches!(DialPort::of(cx), DialPort::Client)
+            && cx.shared.admission.login_history().avoided_by(&Source::from(cx.source()).lane_name(), now()).is_none()
             && let Some(pooled) = upstream_pool::take()
         {
             return Ok(Self::Dialled(Box::new(DialledServer { operator, ..*pooled })));

@@ -3,7 +3,7 @@
 //! INFO is no answer to a login, and an authorization error is no success. A server that refuses a login, or leaves it
 //! without an answer, while another server lets the same client in, ranks behind the servers whose logins succeed,
 //! however empty it is. After a pause one client tries it again, and each trial that fails doubles the pause (with
-//! jitter). A login that succeeds, or another process at the same address, ends it.
+//! jitter). A login that succeeds ends it. Another process at the same address is tried at once.
 //!
 //! The caller brings the evidence. A login that fails everywhere, or that nobody has tried elsewhere, is none: wrong
 //! passwords say nothing about a server.
@@ -54,7 +54,7 @@ pub enum LoginStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Good,
-    Failing { until: Instant },
+    Failing { since: Instant, until: Instant },
     Trial { began: Instant },
 }
 
@@ -89,7 +89,7 @@ impl LoginHealth {
     pub fn failing_until(&self) -> Option<Instant> {
         match self.state {
             State::Good => None,
-            State::Failing { until } => Some(until),
+            State::Failing { until, .. } => Some(until),
             State::Trial { began } => Some(began + TRIAL_TIMEOUT),
         }
     }
@@ -104,7 +104,7 @@ impl LoginHealth {
     /// A login has failed here that succeeded elsewhere. Returns the pause if the log is to tell that this begins.
     pub fn failed(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
         // Logins that were under way when the first one failed say nothing new.
-        if let State::Failing { until } = self.state
+        if let State::Failing { until, .. } = self.state
             && now < until
         {
             return None;
@@ -112,13 +112,21 @@ impl LoginHealth {
         let begins = self.state == State::Good;
         let pause = growing_pause(FIRST_PAUSE, self.streak, rng);
         self.streak = self.streak.saturating_add(1);
-        self.state = State::Failing { until: now + pause };
+        self.state = State::Failing { since: now, until: now + pause };
         let is_due = self.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TOLD_AGAIN_AFTER);
         if !begins || !is_due {
             return None;
         }
         (self.told_at, self.is_told) = (Some(now), true);
         Some(pause)
+    }
+
+    /// It is another process now, so a trial is due at once.
+    pub fn restarted(&mut self) {
+        self.streak = 0;
+        if let State::Failing { since: at, .. } | State::Trial { began: at } = self.state {
+            self.state = State::Failing { since: at, until: at };
+        }
     }
 
     /// The server has let a client in. Returns whether the log is to tell that the failures are over.
@@ -182,6 +190,23 @@ mod tests {
             ends += u32::from(health.succeeded());
         }
         assert_eq!((begins, ends), (2, 2));
+    }
+
+    #[test]
+    fn a_restart_makes_a_trial_due_at_once() {
+        let (mut rng, mut now, mut health) = (rng(), Instant::now(), LoginHealth::default());
+        health.restarted();
+        assert_eq!(health.status(now), LoginStatus::Good);
+        let _ = health.failed(now, &mut rng);
+        for began in [false, true] {
+            if began {
+                health.trial_began(now);
+            }
+            health.restarted();
+            assert_eq!(health.status(now), LoginStatus::TrialDue);
+            now += FIRST_PAUSE;
+        }
+        assert!(health.succeeded(), "the log is told of the end");
     }
 
     #[test]

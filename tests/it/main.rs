@@ -42,6 +42,7 @@ mod placement;
 mod proxy_protocol;
 mod reference_docs;
 mod refusal;
+mod refused_logins;
 mod relay;
 mod rust_client;
 mod server_faults;

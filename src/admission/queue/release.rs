@@ -199,13 +199,15 @@ impl<W: Waiter> Admission<W> {
     }
 
     /// Where a client of this account is not sent. One that has not said yet who it is, and will sign the nonce of its
-    /// server, cannot be sent elsewhere later: it goes where no login is overdue, whoever's that is.
+    /// server, cannot be sent elsewhere later: it goes where no login is overdue, whoever's that is,
+    /// and not where clients of its source were refused shortly before.
     pub(in crate::admission) fn avoided(&self, account: &Account, now: Instant) -> Option<Avoided> {
         if !account.is_nobody() {
             return account.avoided(now, |server| self.least_of_account(account, server));
         }
         let overdue = self.servers.iter().filter(|server| server.load().overdue() > 0);
-        let disliked: Vec<_> = overdue.map(|server| server.index()).collect();
+        let refused_by = self.login_history.avoided_by(account.name(), now);
+        let disliked: Vec<_> = overdue.map(|server| server.index()).chain(refused_by).collect();
         (!disliked.is_empty()).then(|| Avoided { barred: Vec::new(), disliked })
     }
 

@@ -1,5 +1,6 @@
-//! What weir remembers of clients, sources and operators across their connections. All of it is bounded.
+//! What weir remembers of clients, logins, sources and operators across their connections. All of it is bounded.
 
 pub mod clients;
+pub mod logins;
 pub mod operators;
 pub mod sources;

@@ -120,6 +120,11 @@ impl SourceReputation {
         self.known.contains_key(&(claim.source, claim.credential))
     }
 
+    /// Whether a login from this source has failed and is not forgiven yet.
+    pub fn fails(&self, source: IpAddr, now: Instant) -> bool {
+        self.failures.get(&Source::from(source)).is_some_and(|failures| failures.empty_at(now).is_some())
+    }
+
     /// Whether a source is damped for a client with this credential.
     pub fn is_damped_as(&self, source: IpAddr, credential: CredentialKey, now: Instant) -> bool {
         self.is_damped(source, now) && !self.known.contains_key(&(source.into(), credential))

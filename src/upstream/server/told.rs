@@ -11,7 +11,6 @@ use crate::{
         auth_mode::AuthMode,
         concurrency::limit::ConcurrencyLimit,
         endpoint::Port,
-        login_health::LoginHealth,
         process::Seen,
         reading::Reading,
         reconciled_count::ReadingEpoch,
@@ -49,7 +48,7 @@ impl Server {
         if seen == Seen::New {
             state.restarts += 1;
             state.health.restarted(now);
-            state.login_health = LoginHealth::default();
+            state.login_health.restarted();
             state.websocket_health.restarted(now);
             state.concurrency_limit = ConcurrencyLimit::default();
             state.lame_duck_until = None;

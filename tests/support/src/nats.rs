@@ -173,6 +173,14 @@ impl NatsServer {
         assert!(self.ready().await, "{} did not come back:\n{}", self.name, self.process.log_tail(20));
     }
 
+    /// Replaces `old` by `new` in its configuration, for the next restart or reload.
+    pub fn reconfigure(&mut self, old: &str, new: &str) {
+        let file = self.dir.path().join("nats.conf");
+        let config = std::fs::read_to_string(&file).expect("nats.conf");
+        assert!(config.contains(old), "{old:?} is not in nats.conf");
+        std::fs::write(&file, config.replace(old, new)).expect("write nats.conf");
+    }
+
     /// Sends the server a signal, such as SIGUSR2 for lame duck mode.
     pub fn signal(&mut self, signal: Signal) {
         self.process.signal(signal);

@@ -1,0 +1,302 @@
+//! What weir remembers of logins: which of them a server has let in, and which a server has refused lately. So it knows
+//! when a refusal says more of the server than of the client, and whom it may try elsewhere.
+//!
+//! A refusal is evidence against its server only when another server lets the same login in within a short time. A
+//! login that was let in before and is refused now may as well have been revoked.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    admission::quota::{counted_map::CountedMap, sources::Source},
+    identity::{ClientKey, CredentialKey},
+    upstream::leaky_bucket::LeakyBucket,
+};
+
+/// The most logins that are remembered as good (about 5 MiB). Beyond it half of them are forgotten, and learned again
+/// at their next login.
+const MOST_GOOD: usize = 100_000;
+/// The most refused logins that are remembered, and the most sources that are kept from a server.
+const MOST_REFUSED: usize = 16_384;
+/// A client that was refused comes back within this time: the slowest library (JavaScript) takes 20 s.
+const COMES_BACK_WITHIN: Duration = Duration::from_secs(20);
+/// The most servers that are tried for a login that a server has let in before.
+const MOST_TRIES: usize = 3;
+/// A login that no server has let in yet may be tried once more, at another server, at this rate in the whole cluster,
+/// however many are refused: a wrong password costs the servers a hash (docs/decisions/0031-refused-logins.md).
+const SECOND_TRY_EVERY: Duration = Duration::from_secs(1);
+/// So many of these tries may come at once.
+const SECOND_TRIES_AT_ONCE: u32 = 10;
+
+/// Who logs in, and with what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Login {
+    pub client: ClientKey,
+    /// The key of the credential with its secret: a wrong password has another one.
+    pub key: CredentialKey,
+}
+
+/// A server has refused a login.
+#[derive(Debug, Clone, Copy)]
+struct RefusedAt {
+    server: usize,
+    at: Instant,
+}
+
+impl RefusedAt {
+    fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) >= COMES_BACK_WITHIN
+    }
+}
+
+/// What is known of a login that a server has just refused.
+#[derive(Debug, Clone, Copy)]
+pub struct RefusedLogin {
+    /// How many servers have refused it, one after another.
+    pub servers: usize,
+    /// The server fails logins that others let in, as is known already.
+    pub server_fails_logins: bool,
+    /// Logins from its source have been refused lately.
+    pub source_fails: bool,
+}
+
+/// The logins that are remembered.
+#[derive(Debug, Default)]
+pub struct LoginHistory {
+    /// Some server has let these in.
+    good: CountedMap<CredentialKey, ()>,
+    refused: CountedMap<Login, RefusedAt>,
+    /// Clients that signed for a server and were refused there come back to weir before it knows who they are: it
+    /// dials another server for their source first.
+    avoided: CountedMap<Arc<str>, RefusedAt>,
+    second_tries: Mutex<LeakyBucket>,
+}
+
+/// Logins that a server refuses.
+impl LoginHistory {
+    /// Whether a login that a server has refused may be tried at another server at once. A yes may take one of the
+    /// second tries that the cluster has for logins that no server has let in yet.
+    pub fn may_try_elsewhere(&self, key: CredentialKey, refused: RefusedLogin, now: Instant) -> bool {
+        if self.is_good(key) {
+            return refused.servers < MOST_TRIES;
+        }
+        refused.servers == 1 && (refused.server_fails_logins || !refused.source_fails && self.take_second_try(now))
+    }
+
+    /// Whether some server has let this login in.
+    pub fn is_good(&self, key: CredentialKey) -> bool {
+        self.good.contains_key(&key)
+    }
+
+    fn take_second_try(&self, now: Instant) -> bool {
+        let mut tries = self.second_tries.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_free = tries.level(now) + SECOND_TRY_EVERY <= SECOND_TRY_EVERY * SECOND_TRIES_AT_ONCE;
+        if is_free {
+            *tries = tries.add(now, SECOND_TRY_EVERY);
+        }
+        is_free
+    }
+
+    /// A second try was right: it takes nothing from the next ones.
+    fn give_second_try_back(&self, now: Instant) {
+        let mut tries = self.second_tries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(empty_at) = tries.empty_at(now) {
+            *tries = LeakyBucket::until(empty_at.checked_sub(SECOND_TRY_EVERY).unwrap_or(now));
+        }
+    }
+
+    /// A client reads that `server` has refused its login. `others_too` says that other servers did so on the same
+    /// connection.
+    pub fn refused(&self, login: Login, server: usize, others_too: bool, now: Instant) {
+        let before = self.refused_before(login, now);
+        if others_too || before.is_some_and(|before| before != server) {
+            self.good.remove(&login.key);
+            self.refused.remove(&login);
+        } else if self.refused.len() < MOST_REFUSED {
+            self.refused.insert(login, RefusedAt { server, at: now });
+        }
+    }
+
+    /// The server that has refused the same login shortly before.
+    fn refused_before(&self, login: Login, now: Instant) -> Option<usize> {
+        self.refused.get(&login).filter(|before| !before.is_over(now)).map(|before| before.server)
+    }
+
+    /// The same for a login that cannot be tried elsewhere on this connection: its client has signed the nonce of
+    /// `server`, or no other server has room. Returns whether the client is to come back for that: some server has let
+    /// it in before, and it has not come back for it yet, or the server is known to fail logins.
+    pub fn is_to_come_back(
+        &self,
+        login: Login,
+        source: IpAddr,
+        server: usize,
+        server_fails_logins: bool,
+        now: Instant,
+    ) -> bool {
+        let before = self.refused_before(login, now);
+        let comes_back = self.is_good(login.key) && before.is_none_or(|before| before == server && server_fails_logins);
+        self.refused(login, server, false, now);
+        if comes_back && self.avoided.len() < MOST_REFUSED {
+            self.avoided.insert(Source::from(source).lane_name(), RefusedAt { server, at: now });
+        }
+        comes_back
+    }
+
+    /// A server that clients in the lane of a source should not be given first.
+    pub fn avoided_by(&self, lane: &str, now: Instant) -> Option<usize> {
+        if self.avoided.is_empty() {
+            return None;
+        }
+        self.avoided.get(lane).filter(|avoided| !avoided.is_over(now)).map(|avoided| avoided.server)
+    }
+}
+
+/// Logins that a server lets in.
+impl LoginHistory {
+    /// `server` has let a login in, perhaps at its second try. Returns the other server that has refused the same login
+    /// on a connection shortly before.
+    pub fn succeeded(&self, login: Login, server: usize, second_try: bool, now: Instant) -> Option<usize> {
+        if second_try && !self.is_good(login.key) {
+            self.give_second_try_back(now);
+        }
+        self.remember_good(login.key);
+        if self.refused.is_empty() {
+            return None;
+        }
+        let before = self.refused_before(login, now);
+        self.refused.remove(&login);
+        before.filter(|before| *before != server)
+    }
+
+    fn remember_good(&self, key: CredentialKey) {
+        if self.good.contains_key(&key) {
+            return;
+        }
+        if self.good.len() >= MOST_GOOD {
+            // Every other one is dropped, in no order. That is cheap and rare.
+            let mut keep = false;
+            self.good.retain(|_, ()| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.good.insert(key, ());
+    }
+
+    /// Forgets refusals that are over.
+    pub fn sweep(&self, now: Instant) {
+        self.refused.retain(|_, refused| !refused.is_over(now));
+        self.avoided.retain(|_, avoided| !avoided.is_over(now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn login(n: u64) -> Login {
+        Login { client: ClientKey::from_raw(n), key: CredentialKey::from_raw(n) }
+    }
+
+    fn refused(servers: usize) -> RefusedLogin {
+        RefusedLogin { servers, server_fails_logins: false, source_fails: false }
+    }
+
+    #[test]
+    fn a_login_that_was_let_in_is_tried_at_three_servers_until_all_refuse_it() {
+        let (history, now) = (LoginHistory::default(), Instant::now());
+        assert_eq!(history.succeeded(login(1), 0, false, now), None);
+        for n in 0..100 {
+            let good = RefusedLogin { source_fails: true, ..refused(1) };
+            assert!(history.may_try_elsewhere(login(1).key, good, now), "{n}: no budget for what is known");
+        }
+        assert!(history.may_try_elsewhere(login(1).key, refused(2), now));
+        assert!(!history.may_try_elsewhere(login(1).key, refused(3), now));
+        history.refused(login(1), 2, true, now);
+        assert!(!history.is_good(login(1).key));
+        assert!(history.may_try_elsewhere(login(1).key, refused(1), now));
+        assert!(!history.may_try_elsewhere(login(1).key, refused(2), now), "an unknown one twice at most");
+    }
+
+    #[test]
+    fn however_many_wrong_passwords_there_are_the_second_tries_are_few() {
+        let (history, began) = (LoginHistory::default(), Instant::now());
+        let tries = |from: u64, to: u64, source_fails| {
+            (from..to)
+                .filter(|&n| {
+                    let now = began + Duration::from_millis(n);
+                    history.may_try_elsewhere(login(n).key, RefusedLogin { source_fails, ..refused(1) }, now)
+                })
+                .count()
+        };
+        assert_eq!(tries(0, 60_000, true), 0, "its source fails");
+        let in_a_minute = tries(0, 60_000, false);
+        assert!((60..=70).contains(&in_a_minute), "{in_a_minute} of 60,000");
+        let now = began + Duration::from_secs(60);
+        let at_a_bad_server = RefusedLogin { server_fails_logins: true, source_fails: true, servers: 1 };
+        assert!(history.may_try_elsewhere(login(1).key, at_a_bad_server, now));
+        assert!(!history.may_try_elsewhere(login(1).key, RefusedLogin { servers: 2, ..at_a_bad_server }, now));
+    }
+
+    #[test]
+    fn a_second_try_that_was_right_is_free() {
+        let (history, now) = (LoginHistory::default(), Instant::now());
+        for n in 0..1000 {
+            assert!(history.may_try_elsewhere(login(n).key, refused(1), now), "{n}");
+            history.succeeded(login(n), 1, true, now);
+        }
+    }
+
+    #[test]
+    fn only_the_same_login_let_in_elsewhere_soon_after_is_evidence() {
+        let (history, now) = (LoginHistory::default(), Instant::now());
+        history.refused(login(1), 0, false, now);
+        let other_password = Login { key: CredentialKey::from_raw(9), ..login(1) };
+        let other_client = Login { client: ClientKey::from_raw(9), ..login(1) };
+        assert_eq!(history.succeeded(other_password, 1, false, now), None);
+        assert_eq!(history.succeeded(other_client, 1, false, now), None);
+        assert_eq!(history.succeeded(login(1), 1, false, now + COMES_BACK_WITHIN / 2), Some(0));
+        assert_eq!(history.succeeded(login(1), 1, false, now), None, "told once");
+        history.refused(login(1), 0, false, now);
+        assert_eq!(history.succeeded(login(1), 0, false, now), None, "the same server has changed its mind");
+        history.refused(login(1), 0, false, now);
+        assert_eq!(history.succeeded(login(1), 1, false, now + COMES_BACK_WITHIN), None, "long ago");
+    }
+
+    #[test]
+    fn who_signs_is_sent_away_once_for_another_server_and_reads_the_error_then() {
+        let (history, now) = (LoginHistory::default(), Instant::now());
+        assert!(!history.is_to_come_back(login(1), SOURCE, 0, false, now), "nobody knows it");
+        assert_eq!(history.avoided_by(&Source::from(SOURCE).lane_name(), now), None);
+        history.succeeded(login(2), 1, false, now);
+        assert!(history.is_to_come_back(login(2), SOURCE, 0, false, now));
+        assert_eq!(history.avoided_by(&Source::from(SOURCE).lane_name(), now), Some(0));
+        assert_eq!(history.avoided_by(&Source::from(SOURCE).lane_name(), now + COMES_BACK_WITHIN), None);
+        assert!(!history.is_to_come_back(login(2), SOURCE, 1, false, now), "revoked: the second server says so too");
+        assert!(!history.is_good(login(2).key));
+
+        history.succeeded(login(3), 1, false, now);
+        assert!(history.is_to_come_back(login(3), SOURCE, 0, false, now));
+        assert!(!history.is_to_come_back(login(3), SOURCE, 0, false, now), "only this server has room");
+        assert!(history.is_to_come_back(login(3), SOURCE, 0, true, now), "which is known to refuse what others let in");
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let (history, now) = (LoginHistory::default(), Instant::now());
+        for n in 0..MOST_GOOD as u64 + 10 {
+            history.succeeded(login(n), 0, false, now);
+            let source = IpAddr::from((n as u32).to_be_bytes());
+            history.is_to_come_back(login(n), source, 0, true, now);
+        }
+        assert!(history.good.len() <= MOST_GOOD && history.refused.len() <= MOST_REFUSED);
+        assert!(history.avoided.len() <= MOST_REFUSED);
+        history.sweep(now + COMES_BACK_WITHIN);
+        assert!(history.refused.is_empty() && history.avoided.is_empty());
+    }
+}
