@@ -95,7 +95,7 @@ async fn not_answered(cx: &mut Context, down: Downstream, claim: Claim, why: Not
         NotAnswered::ServerError(line) => {
             if let Some(bad) = refusal::bad_login(&line) {
                 let account = cx.log.account.as_deref().unwrap_or_default();
-                cx.shared.counters.bad_logins.note(account, cx.source(), bad);
+                cx.shared.counters.bad_logins.note(account, cx.source(), bad, now());
                 if bad.is_of_credentials() {
                     cx.shared.admission.source_reputation().failed(cx.source(), claim.credential, now());
                 }

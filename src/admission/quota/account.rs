@@ -48,6 +48,8 @@ pub struct Account {
     pub(super) unproven: UnprovenClaims,
     warned: Arc<Warned>,
     logins: Mutex<Logins>,
+    /// Whether it has had a session: a server knows it, and it is not only claimed.
+    pub(super) had_session: AtomicBool,
     /// Whether a login of it has ever been overdue.
     had_overdue: AtomicBool,
     /// Its clients have not said yet who they are: nothing is measured.
@@ -69,6 +71,7 @@ impl Account {
             unproven: UnprovenClaims::default(),
             warned,
             logins: Mutex::default(),
+            had_session: AtomicBool::new(false),
             had_overdue: AtomicBool::new(false),
             is_nobody: false,
             login_time: AtomicU64::new(0),
@@ -342,6 +345,7 @@ impl AccountSlot {
         self.end_handshake();
         if std::mem::replace(&mut self.state, SlotState::Session) != SlotState::Session {
             self.account.connections.opened();
+            self.account.had_session.store(true, Relaxed);
         }
     }
 

@@ -16,12 +16,17 @@ use crate::{
             warned::Warned,
         },
     },
+    identity::UNKNOWN_ACCOUNT,
     upstream::reconciled_count::ReadingEpoch,
 };
 
 /// An account that nobody uses is forgotten after this, and its token bucket with it; a bucket that matters is full
 /// again by then.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
+
+/// The most accounts that are in use at once or were lately. Clients choose what they claim: beyond it those of
+/// accounts that are neither configured nor known already count for one account together.
+const MOST_ACCOUNTS: usize = 100_000;
 
 /// The cluster is asked again for the limit of an account after this: the limit changes with the account's JWT.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
@@ -86,10 +91,13 @@ impl Accounts {
     fn with<T>(&self, name: &Arc<str>, now: Instant, enter: impl FnOnce(&Arc<Account>) -> T) -> T {
         // The slot is taken while the entry is locked, and `sweep` looks at an entry under the same lock: an account is
         // never forgotten between being found and being counted, so no second count of it can come into being.
-        let mut entry = self.map.get_or_insert_with(Arc::clone(name), || {
-            let limits = self.configured.get(&**name).copied().unwrap_or(self.default);
+        let is_one_too_many =
+            self.map.len() >= MOST_ACCOUNTS && !self.map.contains_key(name) && !self.configured.contains_key(&**name);
+        let name = if is_one_too_many { Arc::from(UNKNOWN_ACCOUNT) } else { Arc::clone(name) };
+        let mut entry = self.map.get_or_insert_with(Arc::clone(&name), || {
+            let limits = self.configured.get(&*name).copied().unwrap_or(self.default);
             Entry {
-                account: Arc::new(Account::new(Arc::clone(name), limits, Arc::clone(&self.warned))),
+                account: Arc::new(Account::new(Arc::clone(&name), limits, Arc::clone(&self.warned))),
                 used_at: now,
                 asked_at: None,
             }
@@ -143,10 +151,19 @@ impl Accounts {
         self.map.iter().any(|one| one.account.is_limited())
     }
 
-    /// At most `most` accounts in use that are limited, each with its mark for [`Accounts::counted`].
+    /// At most `most` accounts in use that are limited, each with its mark for [`Accounts::counted`]. Those that are
+    /// only claimed come last.
     pub fn to_count(&self, most: usize) -> Vec<(Arc<str>, ReadingEpoch)> {
-        let limited = self.map.iter().filter(|one| one.account.is_limited());
-        limited.take(most).map(|one| (Arc::clone(one.key()), one.account.connections.begin_reading())).collect()
+        let limited = |had_session| {
+            let is_it =
+                move |account: &Account| account.is_limited() && account.had_session.load(Relaxed) == had_session;
+            self.map.iter().filter(move |one| is_it(&one.account))
+        };
+        limited(true)
+            .chain(limited(false))
+            .take(most)
+            .map(|one| (Arc::clone(one.key()), one.account.connections.begin_reading()))
+            .collect()
     }
 
     /// Like [`Accounts::to_count`], restricted to `names`.
@@ -320,5 +337,25 @@ mod tests {
         // What the known have taken the others have not.
         let later = now + Duration::from_secs(1);
         assert!(known.take_token(later) && !strangers[1].take_token(later));
+    }
+
+    #[test]
+    fn made_up_accounts_are_bounded_and_displace_no_real_one() {
+        let two =
+            AccountLimits { quota: Quota { max_connections: Some(2), ..Quota::default() }, ..AccountLimits::default() };
+        let configured = HashMap::from([("OWN".to_owned(), AccountLimits::default())]);
+        let (accounts, now) = (Accounts::new(two, configured, Arc::default()), Instant::now());
+        let made_up: Vec<_> =
+            (0..MOST_ACCOUNTS).map(|n| accounts.enter(&format!("A{n}").into(), Proof::Known, now).unwrap()).collect();
+        let of =
+            |name: &str| accounts.enter(&name.into(), Proof::Known, now).map(|slot| slot.account().name().to_string());
+        assert_eq!((of("ANOTHER").as_deref(), of("OWN").as_deref()), (Ok(UNKNOWN_ACCOUNT), Ok("OWN")));
+        assert!(accounts.map.len() <= MOST_ACCOUNTS + 2);
+        let mut real = accounts.enter(&"A7".into(), Proof::Known, now).unwrap();
+        real.session_began();
+        assert_eq!(accounts.to_count(1)[0].0, "A7".into(), "it has a session");
+        drop((made_up, real));
+        accounts.sweep(now + FORGET_AFTER);
+        assert!(accounts.map.is_empty());
     }
 }
