@@ -58,7 +58,10 @@ impl MonitorClient {
                 let tcp = dial::connect(endpoint, b"", Instant::now() + CONNECT_TIMEOUT).await?;
                 let stream = match &self.tls {
                     None => Stream::from(tcp),
-                    Some(tls) => tls.connect(tcp, endpoint.address(), Instant::now() + CONNECT_TIMEOUT).await?,
+                    Some(tls) => {
+                        let by = Instant::now() + CONNECT_TIMEOUT;
+                        tls.connect(tcp, endpoint.address(), by).await.map_err(std::io::Error::from)?
+                    }
                 };
                 let (connection, driver) = handshake(TokioIo::new(stream)).await?;
                 // Ends with the connection.

@@ -61,6 +61,10 @@ impl OwnDial {
                 server.said_full(timer::now());
                 return false;
             }
+            Err(DialError::Throttled) => {
+                server.said_throttled(timer::now());
+                return false;
+            }
             Err(err) => err,
         };
         debug!(server = server.name(), %err, "no INFO");

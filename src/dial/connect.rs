@@ -49,7 +49,7 @@ pub(super) async fn connect_then<T>(
     let address = if endpoint.resolved().len() > 1 { tcp.peer_addr().ok() } else { None };
     let opened = go_on(tcp).await;
     if let (Err(err), Some(address)) = (&opened, address)
-        && !matches!(err, DialError::Full)
+        && !matches!(err, DialError::Full | DialError::Throttled)
     {
         endpoint.avoid(address);
     }

@@ -2,6 +2,7 @@
 //! [`dial_websocket`] does so at the server's WebSocket port.
 
 mod connect;
+mod early_error;
 mod websocket;
 
 use std::{future::pending, io, ops::Range, pin::pin, sync::Arc, time::Duration};
@@ -18,12 +19,16 @@ use crate::{
         control_line::{LineScanner, ServerLine, server_line},
         info::Info,
     },
-    tls::Connector,
+    tls::{ConnectError, Connector},
     upstream::{InfoKind, Port, Server},
 };
 
-use self::connect::connect_then;
-pub use self::{connect::connect, websocket::dial_websocket};
+pub use self::{
+    connect::connect,
+    early_error::{Busy, busy},
+    websocket::dial_websocket,
+};
+use self::{connect::connect_then, early_error::instead_of_tls};
 
 /// How long weir waits after PONG for the INFO that names the account. The server writes both together, so one that has
 /// not sent the INFO by then does not send it.
@@ -49,6 +54,9 @@ pub enum DialError {
     /// The server said `maximum connections exceeded`: others took the slot.
     #[error("the server is full")]
     Full,
+    /// The server does no more TLS handshakes in this second (`connection_rate_limit`).
+    #[error("the server limits its rate of connections")]
+    Throttled,
     /// Its WebSocket port did not answer lately, and is left alone for now. Nothing was dialled.
     #[error("its WebSocket port does not answer")]
     LeftAlone,
@@ -104,7 +112,7 @@ impl<'a> From<Option<&'a Connector>> for ServerTls<'a> {
 /// first, above all no TLS: then [`ServerConnection::handshake`] only waits for the reply.
 ///
 /// # Errors
-/// Any [`DialError`]; [`DialError::Full`] only where the client's own TLS is to follow.
+/// Any [`DialError`]; [`DialError::Full`] and [`DialError::Throttled`] only where TLS is to follow.
 pub async fn dial(
     server: &Server,
     tls: ServerTls<'_>,
@@ -129,18 +137,20 @@ async fn open(
     {
         stream = with_tls(stream, tls, server.address(), deadline).await?;
     }
-    let (lines, info) = read_info(server, Port::Client, &mut stream, deadline).await?;
+    let (mut lines, info) = read_info(server, Port::Client, &mut stream, deadline).await?;
+    if let (ServerTls::Weir(_) | ServerTls::Client, Stream::Plain(_)) = (tls, &stream) {
+        // A busy server says so right behind INFO. Whatever else follows INFO without TLS may be anybody's.
+        if !lines.unread().is_empty() {
+            let line = lines.next(&mut stream, deadline).await?;
+            return Err(instead_of_tls(lines.get(line)));
+        }
+    }
     match (tls, &stream) {
         (ServerTls::None, _) if info.tls_required() => {
             return Err(DialError::NotNats("it requires TLS: write [cluster.tls]"));
         }
         (ServerTls::Weir(_), Stream::Plain(_)) if !info.does_tls() => {
             return Err(DialError::NotNats("it speaks no TLS, which [cluster.tls] asks for"));
-        }
-        (ServerTls::Client, _) if lines.says_full() => return Err(DialError::Full),
-        // Bytes that follow INFO without TLS may be anybody's; weir would take them for the server's.
-        (ServerTls::Weir(_) | ServerTls::Client, Stream::Plain(_)) if !lines.unread().is_empty() => {
-            return Err(DialError::NotNats("it goes on without TLS"));
         }
         (ServerTls::Weir(tls), Stream::Plain(_)) => {
             stream = with_tls(stream, tls, server.address(), deadline).await?;
@@ -169,8 +179,9 @@ async fn with_tls(stream: Stream, tls: &Connector, address: &str, deadline: Inst
     // Boxed, so that the future of a dial without TLS stays small.
     match Box::pin(tls.connect(tcp, address, deadline)).await {
         Ok(stream) => Ok(stream),
-        Err(err) if err.kind() == io::ErrorKind::TimedOut => Err(DialError::TimedOut),
-        Err(err) => Err(DialError::Tls(err)),
+        Err(ConnectError::Plain(line)) => Err(instead_of_tls(&line)),
+        Err(ConnectError::Tls(err)) if err.kind() == io::ErrorKind::TimedOut => Err(DialError::TimedOut),
+        Err(ConnectError::Tls(err)) => Err(DialError::Tls(err)),
     }
 }
 
@@ -201,7 +212,7 @@ impl ServerConnection {
             }
         }
         match self.lines.unread() {
-            _ if self.lines.says_full() => DialError::Full,
+            unread if busy(unread) == Some(Busy::Full) => DialError::Full,
             [b'-', ..] => DialError::Closed,
             // A PING. The handshake answers it, and finds what may follow.
             _ => pending().await,
@@ -261,14 +272,6 @@ impl ServerConnection {
     }
 }
 
-/// How a full server's last line begins.
-const ERR_FULL: &[u8] = b"-ERR 'maximum connections exceeded'";
-
-/// Whether these bytes are a full server's last line.
-pub fn says_full(bytes: &[u8]) -> bool {
-    bytes.get(..ERR_FULL.len()).is_some_and(|start| start.eq_ignore_ascii_case(ERR_FULL))
-}
-
 fn is_full(text: &[u8]) -> bool {
     text.eq_ignore_ascii_case(b"maximum connections exceeded")
 }
@@ -324,11 +327,6 @@ impl Lines {
     /// What has been read after the last line that [`Lines::next`] returned.
     fn unread(&self) -> &[u8] {
         &self.buffer[self.next..]
-    }
-
-    /// Whether the unread bytes are a full server's last line.
-    fn says_full(&self) -> bool {
-        says_full(self.unread())
     }
 
     fn into_rest(mut self) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    dial,
+    dial::{self, Busy},
     net::timer,
     outcome::Cause,
     relay::direction::{Outlet, Side},
@@ -32,9 +32,12 @@ impl Passthrough {
 impl Side for Passthrough {
     fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
         if let Some(server) = self.silent_server.take()
-            && dial::says_full(chunk)
+            && let Some(busy) = dial::busy(chunk)
         {
-            server.said_full(timer::now());
+            match busy {
+                Busy::Full => server.said_full(timer::now()),
+                Busy::Throttled => server.said_throttled(timer::now()),
+            }
         }
         out.put(chunk);
         Ok(())

@@ -41,7 +41,10 @@ pub(super) async fn place_instead(
     deadline: Instant,
 ) -> Result<Slot, Refusal> {
     debug!(server = failed.server().name(), %err, "dial failed");
-    tried.push(failed.server().index());
+    // A server that limits its rate is tried again, in the next second.
+    if !matches!(err, DialError::Throttled) {
+        tried.push(failed.server().index());
+    }
     // The failed server's slot goes back before the next one's is taken.
     drop(failed);
     place_again(shared, account, tried, deadline).await
@@ -168,9 +171,14 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
             slot.opened();
             return Ok(opened);
         }
-        Err(DialError::Full) => {
-            server.said_full(now());
-            return Err(DialError::Full);
+        // It answers, and is not to be used now.
+        Err(err @ (DialError::Full | DialError::Throttled)) => {
+            server.dial_answered_in(port, began.elapsed());
+            match err {
+                DialError::Throttled => server.said_throttled(now()),
+                _ => server.said_full(now()),
+            }
+            return Err(err);
         }
         Err(DialError::TimedOut) => {
             (with_rng(|rng| server.dial_timed_out(port, now(), given, rng)), DialError::TimedOut)

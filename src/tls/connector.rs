@@ -1,6 +1,13 @@
 //! TLS towards servers.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    future::poll_fn,
+    io,
+    path::PathBuf,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -9,11 +16,15 @@ use rustls::{
     pki_types::ServerName,
     sign::{CertifiedKey, SingleCertAndKey},
 };
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    io::{AsyncReadExt, ReadBuf},
+    net::TcpStream,
+    time::Instant,
+};
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::{
-    net::stream::Stream,
+    net::{stream::Stream, timer::timeout_at},
     tls::{
         BadFile, Pair,
         files::{self, Watched},
@@ -77,15 +88,86 @@ impl Connector {
     /// Does the client's part of a handshake with the server at `address`, `host:port`.
     ///
     /// # Errors
-    /// The server's certificate is not valid, the server rejects weir's, or the connection fails.
-    pub async fn connect(&self, tcp: TcpStream, address: &str, deadline: Instant) -> io::Result<Stream> {
+    /// The server goes on in plain text, its certificate is not valid, it rejects weir's, or the connection fails.
+    pub async fn connect(&self, tcp: TcpStream, address: &str, deadline: Instant) -> Result<Stream, ConnectError> {
         let host = self.params.server_name.as_deref().unwrap_or_else(|| host(address));
         let name =
             ServerName::try_from(host.to_owned()).map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))?;
-        let handshake = TlsConnector::from(self.config.load_full()).connect(name, tcp);
-        let tls = step_by_step(handshake, None, deadline).await?;
+        let mut handshake = TlsConnector::from(self.config.load_full()).connect(name, tcp);
+        let mut is_plain = None;
+        // The first byte is looked at before the handshake reads it: what rustls has read is lost to everybody else.
+        let steps = poll_fn(|cx| {
+            if is_plain.is_none()
+                && let Some(tcp) = handshake.get_ref()
+            {
+                is_plain = peek_plain(tcp, cx);
+            }
+            match is_plain {
+                Some(true) => Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+                _ => Pin::new(&mut handshake).poll(cx),
+            }
+        });
+        let done = step_by_step(steps, None, deadline).await;
+        if is_plain == Some(true)
+            && let Some(tcp) = handshake.get_mut()
+        {
+            return Err(ConnectError::Plain(timeout_at(deadline, pin!(read_line(tcp))).await.unwrap_or_default()));
+        }
+        let tls = done?;
         Ok(Stream::Tls(Box::new(TlsStream::Client(tls))))
     }
+}
+
+/// Why there is no TLS with a server.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// Instead of TLS the server has sent this line.
+    Plain(Vec<u8>),
+    Tls(io::Error),
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(err: io::Error) -> Self {
+        Self::Tls(err)
+    }
+}
+
+impl From<ConnectError> for io::Error {
+    fn from(err: ConnectError) -> Self {
+        match err {
+            ConnectError::Tls(err) => err,
+            ConnectError::Plain(line) => {
+                let line = String::from_utf8_lossy(&line);
+                Self::new(io::ErrorKind::InvalidData, format!("no TLS but {:?}", line.trim_end()))
+            }
+        }
+    }
+}
+
+/// Whether the server answers with a text instead of TLS; `None` while it has not answered.
+fn peek_plain(tcp: &TcpStream, cx: &mut Context<'_>) -> Option<bool> {
+    let mut first = [0];
+    let mut first = ReadBuf::new(&mut first);
+    match tcp.poll_peek(cx, &mut first) {
+        // `-ERR`, or INFO. Every record of TLS begins with its type, 20 to 24.
+        Poll::Ready(Ok(1..)) => Some(first.filled().first().is_some_and(u8::is_ascii_graphic)),
+        _ => None,
+    }
+}
+
+/// The most that is read of a line that a server sends instead of TLS.
+const MAX_LINE: usize = 128;
+
+/// Reads a line, or the beginning of a long one, or what there is of it before the end of the stream.
+async fn read_line(tcp: &mut TcpStream) -> Vec<u8> {
+    let mut line = Vec::with_capacity(MAX_LINE);
+    while line.len() < MAX_LINE && !line.ends_with(b"\n") {
+        match tcp.read_u8().await {
+            Ok(byte) => line.push(byte),
+            Err(_) => break,
+        }
+    }
+    line
 }
 
 /// The host of `host:port`, an IPv6 address without its brackets.

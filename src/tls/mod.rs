@@ -32,7 +32,7 @@ use crate::{
 };
 
 pub use self::{
-    connector::{Connector, ServersTls},
+    connector::{ConnectError, Connector, ServersTls},
     files::{BadFile, Pair},
     handshake::{Failed, accept, hello, speaks_first},
     renew::renew,

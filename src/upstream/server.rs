@@ -41,6 +41,9 @@ const INITIAL_SLOW_START_LIMIT: u32 = 16;
 /// A server that has said `maximum connections exceeded` gets no clients for this long: about the time to the next
 /// reading.
 const FULL_FOR: Duration = Duration::from_secs(1);
+/// The span over which nats-server counts connections for `connection_rate_limit` (rate_counter.go). A server that has
+/// said that it is throttled does no handshake for so long.
+const THROTTLED_FOR: Duration = Duration::from_secs(1);
 /// A lame duck is left alone for this long, nats-server's own default for `lame_duck_duration`; then a client tries it.
 /// Mostly another process has been seen at its address before that.
 const LAME_DUCK_FOR: Duration = Duration::from_secs(120);
@@ -72,6 +75,7 @@ struct State {
     read_at: Option<Instant>,
     last_reading: Option<Reading>,
     full_until: Option<Instant>,
+    throttled_until: Option<Instant>,
     lame_duck_until: Option<Instant>,
     process: Process,
     /// Several servers answer: [`Process::is_one_of_several`] when that was last asked.
@@ -184,6 +188,7 @@ impl Server {
             },
             slow_start_until: timestamp(self.slow_start_until(state)),
             frees_up_soon_until: timestamp(state.concurrency_limit.frees_up_soon_until()),
+            throttled_until: timestamp(state.throttled_until),
             handshake_limit: state.concurrency_limit.limit(),
         }
     }
@@ -417,7 +422,13 @@ impl Server {
             projected: self.load.projected(),
             ceiling: self.load.ceiling(),
             handshakes: if snapshot.is_trial_due(timestamp) { 0 } else { self.load.handshakes() },
-            handshake_limit: if in_slow_start { self.slow_start_limit(now) } else { snapshot.handshake_limit },
+            handshake_limit: if timestamp < snapshot.throttled_until {
+                0
+            } else if in_slow_start {
+                self.slow_start_limit(now)
+            } else {
+                snapshot.handshake_limit
+            },
             frees_up_soon: timestamp < snapshot.frees_up_soon_until,
         }
     }
@@ -431,6 +442,9 @@ impl Server {
     /// client would go to it, since it is the emptiest. Until it is `slow_start` old, its handshakes in flight are
     /// limited further, so that it fills steadily.
     fn handshake_limit(&self, state: &State, now: Instant) -> u32 {
+        if state.throttled_until.is_some_and(|until| now < until) {
+            return 0;
+        }
         let limit = state.concurrency_limit.limit();
         let (Some(read_at), Some(last)) = (state.read_at, &state.last_reading) else { return limit };
         let age = last.uptime.saturating_add(now.saturating_duration_since(read_at));

@@ -59,6 +59,8 @@ pub struct Snapshot {
     pub frees_up_soon_until: Timestamp,
     /// Before this, the handshake limit depends on the age of the server.
     pub slow_start_until: Timestamp,
+    /// Before this it takes no handshake, by its own word.
+    pub throttled_until: Timestamp,
     /// The handshake limit from then on.
     pub handshake_limit: u32,
 }
@@ -99,6 +101,7 @@ pub struct AtomicSnapshot {
     stale_from: AtomicU64,
     frees_up_soon_until: AtomicU64,
     slow_start_until: AtomicU64,
+    throttled_until: AtomicU64,
     handshake_limit: AtomicU32,
 }
 
@@ -113,6 +116,7 @@ impl AtomicSnapshot {
             stale_from: timestamp(&self.stale_from),
             frees_up_soon_until: timestamp(&self.frees_up_soon_until),
             slow_start_until: timestamp(&self.slow_start_until),
+            throttled_until: timestamp(&self.throttled_until),
             handshake_limit: self.handshake_limit.load(Relaxed),
         }
     }
@@ -128,6 +132,7 @@ impl AtomicSnapshot {
         self.stale_from.store(snapshot.stale_from.0, Relaxed);
         self.frees_up_soon_until.store(snapshot.frees_up_soon_until.0, Relaxed);
         self.slow_start_until.store(snapshot.slow_start_until.0, Relaxed);
+        self.throttled_until.store(snapshot.throttled_until.0, Relaxed);
         self.handshake_limit.store(snapshot.handshake_limit, Relaxed);
     }
 }

@@ -86,3 +86,60 @@ async fn what_does_not_fit_is_told_apart() {
     RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
     eventually(PATIENCE, "a hint", async || if weir.log().contains("[cluster.tls]") { Ok(()) } else { Err(()) }).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_server_that_says_so_where_tls_should_begin_is_not_taken_for_a_broken_one() {
+    let authority = Authority::new("weir tests");
+    for first in [false, true] {
+        let more = format!("handshake_first: {first}");
+        let tls = server_tls(&authority, &["127.0.0.1"], &more);
+        let options = |name: &str, max| ServerOptions::named(name).max_connections(max).with(&tls);
+        let n1 = NatsServer::start(options("n1", 1)).await;
+        let n2 = NatsServer::start(options("n2", 1000)).await;
+        let trusted = format!("ca_file = {:?}\nhandshake_first = {first}", authority.ca());
+        // No reading says that n1 is full: weir finds it out by its word.
+        let weir = WeirConfig::of_servers(&[&n1, &n2]).without_monitors().cluster_tls(&trusted).start().await;
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            clients.push(RawClient::connect(&weir.address, &Login::nobody()).await);
+        }
+        assert_eq!((n1.connections().await, n2.connections().await), (1, 19));
+        assert!(n1.log_contains("maximum connections exceeded"), "the case did happen");
+        drop(clients);
+        n1.settles_at(0).await;
+        let mut again = Vec::new();
+        eventually(PATIENCE, "n1 is used again", async || {
+            again.push(RawClient::connect(&weir.address, &Login::nobody()).await);
+            if n1.connections().await == 1 { Ok(()) } else { Err(again.len()) }
+        })
+        .await;
+        assert!(!weir.log().contains("server ejected"), "{}", weir.log());
+        drop(again);
+        weir.assert_nothing_leaked().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_wait_for_a_server_that_limits_its_rate_of_tls_handshakes() {
+    let authority = Authority::new("weir tests");
+    for first in [false, true] {
+        let more = format!("handshake_first: {first}, connection_rate_limit: 5");
+        let server =
+            NatsServer::start(ServerOptions::default().with(&server_tls(&authority, &["127.0.0.1"], &more))).await;
+        let trusted = format!("ca_file = {:?}\nhandshake_first = {first}", authority.ca());
+        // Five clients a second: the holds of this test are long enough for all.
+        let weir = weir_of(&server, &trusted).start().await;
+        let clients = at_once(30, |_| {
+            let address = weir.address.clone();
+            async move { RawClient::connect(&address, &Login::nobody()).await }
+        })
+        .await;
+        assert_eq!(server.connections().await, 30);
+        let metrics = weir.metrics().await;
+        assert_eq!((metrics.sum("weir_refused_total"), weir.health().await), (0.0, 200));
+        assert!(weir.log().contains("limits its rate"), "the case did happen");
+        assert!(!weir.log().contains("server ejected"), "{}", weir.log());
+        drop(clients);
+        weir.assert_nothing_leaked().await;
+    }
+}

@@ -16,7 +16,7 @@ use crate::{
         reconciled_count::ReadingEpoch,
         server::{
             DEFAULT_AUTH_TIMEOUT, DEFAULT_MAX_CONNECTIONS, FORGET_OLD_READING_AFTER, FULL_FOR, InfoKind, LAME_DUCK_FOR,
-            LONGEST_AUTH_TIMEOUT, Server, State,
+            LONGEST_AUTH_TIMEOUT, Server, State, THROTTLED_FOR,
         },
     },
 };
@@ -53,6 +53,7 @@ impl Server {
             state.concurrency_limit = ConcurrencyLimit::default();
             state.lame_duck_until = None;
             state.full_until = None;
+            state.throttled_until = None;
             self.load.forget_others();
             self.max_control_line.store(usize::MAX, Relaxed);
             self.auth_timeout_ms.store(0, Relaxed);
@@ -165,6 +166,17 @@ impl Server {
     /// It said `maximum connections exceeded`: others took what looked free (docs/contract.md, towards servers 2).
     pub fn said_full(&self, now: Instant) {
         self.change(|state| state.full_until = Some(now + FULL_FOR));
+    }
+
+    /// It said that it does no more TLS handshakes in this second: it is busy, and not full. The next second begins
+    /// with half as many handshakes at a time.
+    pub fn said_throttled(&self, now: Instant) {
+        self.change(|state| {
+            if state.throttled_until.is_none_or(|until| now >= until) {
+                state.concurrency_limit.timed_out();
+            }
+            state.throttled_until = Some(now + THROTTLED_FOR);
+        });
     }
 
     /// The process `server_id` announced lame duck mode, in the INFO of a session or over the system account. It means
