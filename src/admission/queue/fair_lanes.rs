@@ -2,7 +2,7 @@
 //! Within a lane clients go by rank, then by arrival.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Instant,
 };
@@ -23,6 +23,8 @@ struct Lane<W> {
     ranks: BTreeMap<QueueRank, SameRank>,
     /// How many clients this lane may still send before the next lane's turn.
     deficit: u32,
+    /// Its place in the sequence of the lanes.
+    place: u64,
 }
 
 /// The clients of one rank in a lane.
@@ -38,14 +40,17 @@ struct SameRank {
 #[derive(Debug)]
 pub struct FairLanes<W> {
     lanes: HashMap<Arc<str>, Lane<W>>,
-    /// Every lane exactly once; the front one is served.
-    sequence: VecDeque<Arc<str>>,
+    /// Every lane exactly once, by its place; the first one is served. A tree, since in front of servers that send a
+    /// nonce each source is a lane, which comes and goes with one client.
+    sequence: BTreeMap<u64, Arc<str>>,
+    /// The place behind all others.
+    next_place: u64,
     waiting: usize,
 }
 
 impl<W> Default for FairLanes<W> {
     fn default() -> Self {
-        Self { lanes: HashMap::new(), sequence: VecDeque::new(), waiting: 0 }
+        Self { lanes: HashMap::new(), sequence: BTreeMap::new(), next_place: 0, waiting: 0 }
     }
 }
 
@@ -62,8 +67,10 @@ impl<W: Waiter> FairLanes<W> {
         let lane = match self.lanes.get_mut(account) {
             Some(lane) => lane,
             None => {
-                self.sequence.push_back(Arc::clone(account));
-                let lane = Lane { waiting: BTreeMap::new(), ranks: BTreeMap::new(), deficit: 0 };
+                let place = self.next_place;
+                self.next_place += 1;
+                self.sequence.insert(place, Arc::clone(account));
+                let lane = Lane { waiting: BTreeMap::new(), ranks: BTreeMap::new(), deficit: 0, place };
                 self.lanes.entry(Arc::clone(account)).or_insert(lane)
             }
         };
@@ -127,8 +134,8 @@ impl<W: Waiter> FairLanes<W> {
         }
         self.waiting -= 1;
         if lane.waiting.is_empty() {
+            self.sequence.remove(&lane.place);
             self.lanes.remove(&ticket.account);
-            self.sequence.retain(|name| *name != ticket.account);
         }
         Some(client)
     }
@@ -141,7 +148,7 @@ impl<W: Waiter> FairLanes<W> {
             if passed_over >= self.sequence.len() {
                 return None;
             }
-            let account = self.sequence.front()?;
+            let (_, account) = self.sequence.first_key_value()?;
             let lane = self.lanes.get_mut(account)?;
             let (&order, (_, first)) = lane.waiting.iter_mut().next()?;
             if first.waiter.has_left() || now >= first.last_turn() {
@@ -154,7 +161,7 @@ impl<W: Waiter> FairLanes<W> {
                 return Some(first.ticket(order));
             } else {
                 lane.deficit = 0;
-                self.sequence.rotate_left(1);
+                self.rotate();
                 passed_over += 1;
             }
         }
@@ -166,9 +173,20 @@ impl<W: Waiter> FairLanes<W> {
         lane.deficit = lane.deficit.saturating_sub(1);
         let round_over = lane.deficit == 0;
         let client = self.remove(next);
-        if round_over && self.sequence.front() == Some(&next.account) {
-            self.sequence.rotate_left(1);
+        if round_over && self.sequence.first_key_value().is_some_and(|(_, first)| *first == next.account) {
+            self.rotate();
         }
         client
+    }
+
+    /// The first lane goes behind all others.
+    fn rotate(&mut self) {
+        let Some((_, account)) = self.sequence.pop_first() else { return };
+        let place = self.next_place;
+        self.next_place += 1;
+        if let Some(lane) = self.lanes.get_mut(&account) {
+            lane.place = place;
+        }
+        self.sequence.insert(place, account);
     }
 }
