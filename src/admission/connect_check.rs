@@ -196,6 +196,10 @@ impl<W: Waiter> Admission<W> {
             scheduled_retry: None,
         };
         let mut state = self.queue_state();
+        // A drain sets this before it empties the queue: nobody joins a queue that has been emptied.
+        if self.is_draining() {
+            return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
+        }
         let ticket = state.queue.push(waiting, seniority);
         self.queued.store(state.queue.len(), Relaxed);
         let rate_is_known = self.pace_with(state.throughput.rate(now)).is_some();

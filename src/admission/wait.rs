@@ -200,6 +200,11 @@ mod tests {
         }
 
         fn comes(&mut self) -> Begun {
+            self.comes_when(|_| {})
+        }
+
+        /// `begins` is what happens between the checks and the queue.
+        fn comes_when(&mut self, begins: impl FnOnce(&Admission<StayingClient>)) -> Begun {
             self.clients += 1;
             let hold_until = self.now + Duration::from_secs(10);
             let client = Client {
@@ -212,7 +217,11 @@ mod tests {
                 answer_by: hold_until + Duration::from_secs(1),
                 returns: Return::Regardless,
             };
-            Wait::at_connect(&self.admission, client, self.now, &mut self.rng, || StayingClient)
+            let waiter = || {
+                begins(&self.admission);
+                StayingClient
+            };
+            Wait::at_connect(&self.admission, client, self.now, &mut self.rng, waiter)
         }
 
         /// Lets the time come that a step is to wait for.
@@ -266,6 +275,16 @@ mod tests {
         assert!(matches!(told, Step::Gone), "its turn has come: {told:?}");
         test.admission.begin_drain();
         assert_eq!(second.dropped(&test.admission, test.now), Refusal::Draining);
+    }
+
+    #[test]
+    fn nobody_joins_a_queue_that_a_drain_has_emptied() {
+        let mut test = Test::new(&Params { pace: one_a_second(), ..wide_open() });
+        let (_, step) = test.comes();
+        assert!(matches!(step, Step::Dial(_)), "{step:?}");
+        let (_, step) = test.comes_when(Admission::begin_drain);
+        assert!(matches!(step, Step::Refuse(Refusal::Draining)), "{step:?}");
+        assert_eq!(test.admission.queued(), 0);
     }
 
     #[test]
