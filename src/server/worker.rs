@@ -10,7 +10,6 @@ use std::{
 
 use tokio::{runtime, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
 
 use crate::{
     net::{accept, linger, socket},
@@ -31,10 +30,16 @@ pub fn start(
     stop: CancellationToken,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    // Here, so that weir does not run where a worker cannot listen: the kernel would give it a share of the clients.
+    let sockets = {
+        let _on_it = runtime.enter();
+        let registered = sockets.into_iter().map(|(socket, listener)| Ok((socket::on_this_runtime(socket)?, listener)));
+        registered.collect::<io::Result<Vec<_>>>()?
+    };
     thread::Builder::new().name(format!("worker-{n}")).spawn(move || runtime.block_on(work(sockets, shared, stop)))
 }
 
-async fn work(sockets: Vec<(TcpListener, Arc<Listener>)>, shared: Arc<Shared>, stop: CancellationToken) {
+async fn work(sockets: Vec<(tokio::net::TcpListener, Arc<Listener>)>, shared: Arc<Shared>, stop: CancellationToken) {
     let (sessions, tasks) = (TaskTracker::new(), Supervisor::new(stop.clone()));
     tasks.spawn("late keepalive", |stop| async move {
         tokio::select! {
@@ -45,10 +50,6 @@ async fn work(sockets: Vec<(TcpListener, Arc<Listener>)>, shared: Arc<Shared>, s
     let all = Arc::clone(&shared);
     tasks.spawn("upstream pool", move |stop| session::upstream_pool::maintain(Arc::clone(&all), stop));
     for (socket, listener) in sockets {
-        let socket = match socket::on_this_runtime(socket) {
-            Ok(socket) => socket,
-            Err(err) => return warn!(%err, "a worker cannot listen"),
-        };
         let (socket, shared, tracker) = (Arc::new(socket), Arc::clone(&shared), sessions.clone());
         tasks.spawn("accept", move |stop| {
             let (shared, listener, tracker) = (Arc::clone(&shared), Arc::clone(&listener), tracker.clone());
