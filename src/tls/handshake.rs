@@ -8,19 +8,17 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::RecvFlags;
 use rustls::HandshakeKind;
 use tokio::{
-    io::ReadBuf,
+    io::Interest,
     net::TcpStream,
     time::{self, Instant},
 };
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use crate::{
-    net::{
-        stream::Stream,
-        timer::{sleep_until, timeout_at},
-    },
+    net::{stream::Stream, timer::timeout_at},
     protocol::client_hello::{FirstBytes, MAX_CLIENT_HELLO, classify},
     tls::{
         Terminator,
@@ -30,10 +28,6 @@ use crate::{
 
 /// A client whose ClientHello comes late is not one that is in a hurry. It is worth a handshake that takes so long.
 const FAIR_TIME: Duration = Duration::from_millis(400);
-/// How often an incomplete ClientHello is looked at again. As long as bytes are left unread, the kernel does not report
-/// more of them.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
 /// Why a handshake failed.
 #[derive(Debug)]
 pub enum Failed {
@@ -50,18 +44,12 @@ pub enum Failed {
     Tls(io::Error),
 }
 
-/// What the first unread bytes are; `None` when the client has left.
-async fn first_bytes(down: &TcpStream) -> Option<FirstBytes> {
-    // The buffer is on the stack of one poll, so a waiting session takes no memory for it.
-    poll_fn(|cx| {
-        let mut bytes = [0; MAX_CLIENT_HELLO];
-        let mut bytes = ReadBuf::new(&mut bytes);
-        down.poll_peek(cx, &mut bytes).map(|peeked| match peeked {
-            Ok(n) if n > 0 => Some(classify(bytes.filled())),
-            _ => None,
-        })
-    })
-    .await
+/// Looks at the unread bytes without consuming them. The buffer is on the stack of one poll, so a waiting session takes
+/// no memory for it.
+fn peek(down: &TcpStream) -> io::Result<Option<FirstBytes>> {
+    let mut bytes = [0; MAX_CLIENT_HELLO];
+    let (_, n) = rustix::net::recv(down, &mut bytes[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+    Ok(bytes.get(..n).filter(|bytes| !bytes.is_empty()).map(classify))
 }
 
 /// Whether the client begins TLS within this time, without having seen INFO.
@@ -72,12 +60,20 @@ pub async fn speaks_first(down: &TcpStream, within: Duration) -> bool {
     matches!(time::timeout(within, down.peek(&mut one)).await, Ok(Ok(1..)))
 }
 
-/// What a client begins with, once enough bytes have come; `None` when it has left. Consumes nothing.
+/// What a client begins with, once enough bytes have come; `None` when it has left. Consumes nothing. Looks again only
+/// when more bytes have come: a client that stops in the middle costs nothing more.
 pub async fn hello(down: &TcpStream) -> Option<FirstBytes> {
     loop {
-        match first_bytes(down).await {
-            Some(FirstBytes::Incomplete) => sleep_until(Instant::now() + LOOK_AGAIN).await,
-            first_bytes => return first_bytes,
+        let is_closed = down.ready(Interest::READABLE).await.ok()?.is_read_closed();
+        // An answer that bytes are missing makes tokio wait for the next ones, although there are unread bytes.
+        let looked = down.try_io(Interest::READABLE, || match peek(down)? {
+            Some(FirstBytes::Incomplete) => Err(io::ErrorKind::WouldBlock.into()),
+            first_bytes => Ok(first_bytes),
+        });
+        match looked {
+            Ok(first_bytes) => return first_bytes,
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock && !is_closed => {}
+            Err(_) => return None,
         }
     }
 }
@@ -158,4 +154,49 @@ pub(super) async fn step_by_step<T>(
 async fn woken() {
     let mut polled = false;
     poll_fn(|_| if std::mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener, task::yield_now};
+
+    use super::*;
+
+    async fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    /// The rest of a record of 4 bytes comes byte by byte, with pauses in virtual time.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_in_the_middle_is_not_looked_at() {
+        let (mut client, down) = connection().await;
+        client.write_all(&[22, 3, 1, 0]).await.unwrap();
+        let mut looks = 0;
+        let mut hello = pin!(hello(&down));
+        let mut counted = poll_fn(|cx| {
+            looks += 1;
+            hello.as_mut().poll(cx)
+        });
+        assert!(time::timeout(Duration::from_secs(60), &mut counted).await.is_err());
+        client.write_all(&[4, 1, 2]).await.unwrap();
+        assert!(time::timeout(Duration::from_secs(60), &mut counted).await.is_err());
+        client.write_all(&[3, 4]).await.unwrap();
+        assert!(matches!(counted.await, Some(FirstBytes::ClientHello { .. })));
+        // Each timeout polls once more at its end.
+        assert!(looks < 12, "{looks}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_in_the_middle_has_left() {
+        for half in [&[][..], &[22], &[22, 3, 1, 0, 4, 1]] {
+            let (mut client, down) = connection().await;
+            client.write_all(half).await.unwrap();
+            let left = tokio::spawn(async move { hello(&down).await });
+            yield_now().await;
+            drop(client);
+            assert_eq!(left.await.unwrap(), None, "{half:?}");
+        }
+    }
 }
