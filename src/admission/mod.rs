@@ -82,7 +82,7 @@ pub use self::{
         account::{Account, AccountSlot},
         limit::{Limit, Permit},
         rate::Rate,
-        sources::Source,
+        sources::{BySource, Source, SourcePermit},
         users_and_names::QuotaIdentity,
     },
     reputation::{

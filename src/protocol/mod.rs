@@ -18,6 +18,7 @@ mod json;
 pub mod op;
 pub mod proxy_header;
 pub mod refusal;
+pub mod tls_records;
 pub mod websocket;
 
 /// The most bytes of the argument of a client's control line, CONNECT included: nats-server's default

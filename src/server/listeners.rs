@@ -77,6 +77,7 @@ impl BoundListener<'_> {
         let listener = Listener {
             info: Arc::clone(info),
             max_clients: Limit::new((f64::from(config.max_clients) * budget.share) as u32),
+            before_check: Arc::default(),
             handshake_timeout: config.handshake_timeout,
             trusted_proxies: config.accept_proxy_protocol_from.clone(),
             header_is_optional: config.allow_without_proxy_protocol,

@@ -178,6 +178,7 @@ fn shared(
         advertised_info: Arc::new(AdvertisedInfo::new(bound.iter().map(BoundListener::info), servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
         damped_dials: DampedDials::default(),
+        unanswered: Arc::default(),
         flight: Flight::default(),
         sessions: Arc::new(SessionRegistry::default()),
         refusing: Limit::new(budget.refusals),

@@ -18,6 +18,7 @@ use crate::{
         client_tls,
         context::{Context, End},
         downstream::Unfinished,
+        listener::BeforeCheck,
         proxy_header,
         refuse::close_unfinished,
         websocket_upgrade,
@@ -32,6 +33,14 @@ pub(super) struct Arrived {
     stream: Stream,
     /// The HTTP request of a WebSocket, which is not answered yet.
     upgrade: Option<Upgrade>,
+    /// The accept check, where the address was known before the request was read.
+    checked: Option<Checked>,
+}
+
+/// What the accept check has said.
+struct Checked {
+    entry: Result<AcceptPermit, Refusal>,
+    refusing: Option<Permit>,
 }
 
 /// A client that has been through the accept check.
@@ -62,15 +71,14 @@ fn tell_of_missing_header(peer: SocketAddr) {
 }
 
 /// Reads what a trusted proxy says before the client itself speaks: a PROXY header, or the HTTP request of a WebSocket.
+/// The accept check comes as soon as it is known whose connection it is, so that silent connections count for their own
+/// source.
 pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arrived, End> {
     let is_proxied = cx.listener.trusts_proxy(cx.peer.ip())
         && (!cx.listener.header_is_optional || proxy_header::is_coming(&tcp).await);
-    if !is_proxied && cx.listener.websocket.is_none() {
-        return Ok(Arrived { stream: tcp.into(), upgrade: None });
-    }
-    // What is read before the accept check takes a descriptor like any client, so it counts like one meanwhile.
-    let _permit = cx.listener.count_before_check(&cx.shared).ok_or(End::Refused(Refusal::ListenerFull))?;
+    let mut asked = None;
     if is_proxied {
+        asked = Some(ask(cx)?);
         match proxy_header::read(&mut tcp, cx.step_by(cx.heard())).await {
             Ok(client) => cx.comes_from(client.unwrap_or(cx.peer)),
             Err(unfinished) => {
@@ -83,27 +91,54 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arriv
         cx.note_heard();
     }
     let listener = Arc::clone(&cx.listener);
-    let Some(web) = &listener.websocket else { return Ok(Arrived { stream: tcp.into(), upgrade: None }) };
+    let Some(web) = &listener.websocket else {
+        return Ok(Arrived { stream: tcp.into(), upgrade: None, checked: None });
+    };
+    let mut checked = None;
+    if web.trusts_proxy(cx.peer.ip()) {
+        if asked.is_none() {
+            asked = Some(ask(cx)?);
+        }
+    } else {
+        asked = None;
+        checked = Some(check(cx)?);
+    }
+    let refused = checked.as_ref().and_then(|checked| checked.entry.as_ref().err().copied());
     // HTTPS is HTTP inside TLS.
-    let stream = match client_tls::handshake(cx, tcp.into(), None).await {
+    let stream = match client_tls::handshake(cx, tcp.into(), refused).await {
         Ok(stream) => stream,
-        Err(lost) => return Err(lost.close(None).await),
+        Err(lost) => return Err(lost.close(refused).await),
     };
     cx.note_heard();
     let (stream, upgrade) = websocket_upgrade::read_request(cx, stream, web).await?;
     cx.note_heard();
-    Ok(Arrived { stream, upgrade: Some(upgrade) })
+    drop(asked);
+    Ok(Arrived { stream, upgrade: Some(upgrade), checked })
+}
+
+/// Counts a connection of which something is read before the accept check: it takes a descriptor like any client.
+fn ask(cx: &Context) -> Result<BeforeCheck, End> {
+    cx.listener.count_before_check(&cx.shared, cx.source()).ok_or(End::Refused(Refusal::ListenerFull))
+}
+
+/// The accept check, and for a client that it refuses the permit to be told.
+fn check(cx: &Context) -> Result<Checked, End> {
+    let entry = cx.shared.admission.at_accept(&cx.listener.max_clients, cx.source(), now());
+    let refusing = match &entry {
+        Ok(_) => None,
+        Err(reason) => Some(cx.shared.refusing.try_acquire().ok_or(End::Refused(*reason))?),
+    };
+    Ok(Checked { entry, refusing })
 }
 
 impl Arrived {
     /// The accept check. A refused client goes on to the preface as well, since only then can it read why.
     pub fn accept_check(self, cx: &Context) -> Result<Accepted, End> {
-        let Self { stream, upgrade } = self;
+        let Self { stream, upgrade, checked } = self;
         let proxy_header = cx.proxy_header(stream.tcp());
-        let entry = cx.shared.admission.at_accept(&cx.listener.max_clients, cx.source(), now());
-        let refusing = match &entry {
-            Ok(_) => None,
-            Err(reason) => Some(cx.shared.refusing.try_acquire().ok_or(End::Refused(*reason))?),
+        let Checked { entry, refusing } = match checked {
+            Some(checked) => checked,
+            None => check(cx)?,
         };
         Ok(Accepted { stream, upgrade, entry, refusing, proxy_header })
     }

@@ -27,6 +27,7 @@ use crate::{
         damped_dials::{self, Kind},
         downstream::{self, Downstream, Unfinished},
         failover::{DialPort, UntilInfo, open_any},
+        unanswered,
         upstream_pool::{self, DialledServer},
     },
     upstream::{Server, Slot},
@@ -98,13 +99,20 @@ impl DialFirst {
         if !damped_dials::may_dial(cx, Kind::Read, downstream::left_before_info(stream)).await? {
             return Ok(Self::NoServer(Refusal::SourceRate));
         }
+        let mut unanswered = None;
+        if operator.is_none() {
+            unanswered = unanswered::begin(cx, downstream::left_before_info(stream)).await?;
+            if unanswered.is_none() {
+                return Ok(Self::NoServer(Refusal::ServerCapacity));
+            }
+        }
         // Clients in the queue go first, and can use the slot.
         if cx.shared.admission.queued() == 0
             && matches!(DialPort::of(cx), DialPort::Client)
             && cx.shared.admission.login_history().avoided_by(&Source::from(cx.source()).lane_name(), now()).is_none()
             && let Some(pooled) = upstream_pool::take()
         {
-            return Ok(Self::Dialled(Box::new(DialledServer { operator, ..*pooled })));
+            return Ok(Self::Dialled(Box::new(DialledServer { operator, unanswered, ..*pooled })));
         }
         let left = downstream::left_before_info(stream);
         let slot = match turn_by_source(cx, operator.is_some(), left).await? {
@@ -112,8 +120,9 @@ impl DialFirst {
             Err(reason) => return Ok(Self::NoServer(reason)),
         };
         let mut opening = pin!(open(cx, slot, proxy_header, operator));
+        let dialled = |opened| Self::Dialled(Box::new(DialledServer { unanswered, ..opened }));
         tokio::select! {
-            opened = &mut opening => return Ok(opened.map_or_else(Self::NoServer, |o| Self::Dialled(Box::new(o)))),
+            opened = &mut opening => return Ok(opened.map_or_else(Self::NoServer, dialled)),
             () = downstream::left_before_info(stream) => {}
         }
         // The server may count the connection by now: the slot stays taken until the server has seen the end.
@@ -303,7 +312,7 @@ async fn open(
     let (dialled, slot, began) = open_any(shared, slot, &until_info, cx.dial_by()).await?;
     shared.advertised_info.learn_at(port.port(), slot.server().index(), dialled.info());
     let expires = began + slot.server().auth_timeout(port.port()).mul_f64(FOR_CONNECT);
-    Ok(DialledServer { dialled, slot, expires, operator })
+    Ok(DialledServer { dialled, slot, expires, operator, unanswered: None })
 }
 
 /// Waits until the account of a client may have one more handshake on this server; `false` when it does not in time.

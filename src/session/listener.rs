@@ -10,7 +10,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    admission::{Limit, Permit},
+    admission::{BySource, Limit, Permit, SourcePermit},
     advertised_info::ListenerInfo,
     protocol::websocket::upgrade::Rules,
     session::shared::Shared,
@@ -25,6 +25,8 @@ pub struct Listener {
     pub info: Arc<ListenerInfo>,
     /// Its clients, at most `max_clients`.
     pub max_clients: Arc<Limit>,
+    /// Connections of balancers and proxies that have not said yet whose they are, by peer.
+    pub before_check: Arc<BySource>,
     /// From accept to CONNECT in all; `None` gives each step what nats-server gives it.
     pub handshake_timeout: Option<Duration>,
     /// Load balancers whose PROXY header is expected and believed.
@@ -45,10 +47,26 @@ impl Listener {
         self.trusted_proxies.iter().any(|network| network.contains(&peer))
     }
 
-    /// Counts a connection of which something is read before the accept check.
-    pub(super) fn count_before_check(&self, shared: &Shared) -> Option<Permit> {
-        self.max_clients.try_acquire().or_else(|| shared.refusing.try_acquire())
+    /// Counts a connection of which something is read before the accept check. Those of one peer are a part of the
+    /// listener's: one of several balancers that are believed keeps no other out.
+    pub(super) fn count_before_check(&self, shared: &Shared, peer: IpAddr) -> Option<BeforeCheck> {
+        let most = (self.max_clients.most() / PART_BEFORE_CHECK).max(FEW_BEFORE_CHECK);
+        let by_peer = self.before_check.try_acquire(peer.into(), |_| most)?;
+        let permit = self.max_clients.try_acquire().or_else(|| shared.refusing.try_acquire())?;
+        Some(BeforeCheck { _by_peer: by_peer, _permit: permit })
     }
+}
+
+/// Of the clients of a listener, this part may be connections of one peer that have not said yet whose they are.
+const PART_BEFORE_CHECK: u32 = 4;
+/// So many may be, however few clients the listener takes.
+const FEW_BEFORE_CHECK: u32 = 16;
+
+/// A connection of which something is read before the accept check.
+#[derive(Debug)]
+pub(super) struct BeforeCheck {
+    _by_peer: SourcePermit,
+    _permit: Permit,
 }
 
 /// What the WebSocket clients of a listener share.
@@ -62,6 +80,13 @@ pub struct WebSocketListener {
     pub ping_interval: Option<Duration>,
     /// HTTP proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+impl WebSocketListener {
+    /// Whether `peer` is an HTTP proxy whose `X-Forwarded-For` is believed.
+    pub(super) fn trusts_proxy(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&peer))
+    }
 }
 
 /// How a listener passes TLS through.

@@ -33,6 +33,7 @@ mod refuse;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod unanswered;
 pub mod upstream_pool;
 mod wait;
 mod websocket_upgrade;

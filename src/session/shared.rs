@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
-    admission::Limit,
+    admission::{BySource, Limit},
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::AccountLookup,
     dispatch::SessionAdmission,
@@ -41,6 +41,8 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     /// Dials for damped sources.
     pub damped_dials: DampedDials,
+    /// Servers' connections whose clients have not answered yet, by source.
+    pub unanswered: Arc<BySource>,
     /// The record of storms.
     pub flight: Flight,
     /// The sessions that relay.

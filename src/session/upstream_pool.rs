@@ -11,7 +11,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::OperatorPermit,
+    admission::{OperatorPermit, SourcePermit},
     dial::{DialError, ServerConnection},
     net::{
         linger,
@@ -36,6 +36,8 @@ pub(super) struct DialledServer {
     pub slot: Slot,
     /// CONNECT must have come by then.
     pub expires: Instant,
+    /// Counts it for its client's source, until it has been answered.
+    pub unanswered: Option<SourcePermit>,
     /// Its client may be an operator.
     pub operator: Option<OperatorPermit>,
 }
@@ -77,6 +79,7 @@ pub(super) fn put(mut server: Box<DialledServer>) -> Option<Box<DialledServer>> 
             return Some(server);
         }
         server.slot.await_connect();
+        server.unanswered = None;
         server.expires -= LEAST_TIME_LEFT;
         idle.push(*server);
         pool.grown.notify_one();

@@ -39,7 +39,7 @@ pub(super) async fn read_request(
         Err(Unopened::Gone) => return Err(End::left(Phase::Preface)),
         Err(Unopened::Rejected(rejection)) => return Err(reject(cx, stream, rejection).await),
     };
-    let trusted = |ip| web.trusted_proxies.iter().any(|network| network.contains(&ip));
+    let trusted = |ip| web.trusts_proxy(ip);
     if trusted(cx.peer.ip())
         && let Some(ip) = forwarded::client(&upgrade.forwarded_for, trusted)
     {

@@ -51,6 +51,7 @@ mod shared_source;
 mod source_addresses;
 mod source_tree;
 mod storm_and_plan;
+mod strangers;
 mod system_account;
 mod system_account_reserve;
 mod test_script;

@@ -88,6 +88,13 @@ impl<K: Eq + Hash, V> CountedMap<K, V> {
         }
     }
 
+    /// Changes the value of `key`, if there is one, and removes it where `change` says so.
+    pub fn remove_if(&self, key: &K, change: impl FnOnce(&mut V) -> bool) {
+        if self.map.remove_if_mut(key, |_, value| change(value)).is_some() {
+            self.len.fetch_sub(1, Relaxed);
+        }
+    }
+
     pub fn retain(&self, mut keep: impl FnMut(&K, &mut V) -> bool) {
         if self.is_empty() {
             return;

@@ -43,6 +43,11 @@ impl Limit {
         Permit { limit: Arc::clone(self) }
     }
 
+    /// The most permits at once.
+    pub fn most(&self) -> u32 {
+        self.most
+    }
+
     /// How many permits are taken.
     pub fn in_use(&self) -> u32 {
         self.in_use.load(Relaxed)

@@ -12,6 +12,7 @@ use crate::{
         params::Quota,
         quota::{
             by_key::{Exceeded, KeySlot, QuotaByKey},
+            counted_map::CountedMap,
             warned::Warned,
         },
     },
@@ -96,6 +97,41 @@ impl Sources {
     }
 }
 
+/// A count for each source that has any; the limit comes with the call.
+#[derive(Debug, Default)]
+pub struct BySource {
+    counts: CountedMap<Source, u32>,
+}
+
+/// One of a source, given back on drop.
+#[derive(Debug)]
+pub struct SourcePermit {
+    of: Arc<BySource>,
+    source: Source,
+}
+
+impl BySource {
+    /// Counts one more of a source that has less than `most` says, which is told what the source has. One it may always
+    /// have.
+    pub fn try_acquire(self: &Arc<Self>, source: Source, most: impl FnOnce(u32) -> u32) -> Option<SourcePermit> {
+        let mut count = self.counts.get_or_insert_with(source, || 0);
+        if *count >= most(*count).max(1) {
+            return None;
+        }
+        *count += 1;
+        Some(SourcePermit { of: Arc::clone(self), source })
+    }
+}
+
+impl Drop for SourcePermit {
+    fn drop(&mut self) {
+        self.of.counts.remove_if(&self.source, |count| {
+            *count -= 1;
+            *count == 0
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
 
@@ -114,6 +150,20 @@ mod tests {
         assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
         assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
         assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+    }
+
+    #[test]
+    fn each_source_is_counted_by_itself_and_forgotten_with_its_last() {
+        let by_source = Arc::<BySource>::default();
+        let [a, b] = ["192.0.2.1", "192.0.2.2"].map(|text| Source::from(text.parse::<IpAddr>().unwrap()));
+        let [first, second] = [(); 2].map(|()| by_source.try_acquire(a, |_| 2).unwrap());
+        assert!(by_source.try_acquire(a, |_| 2).is_none());
+        let other = by_source.try_acquire(b, |_| 2).unwrap();
+        assert_eq!(by_source.counts.len(), 2);
+        drop(first);
+        let again = by_source.try_acquire(a, |_| 2).unwrap();
+        drop((second, again, other));
+        assert!(by_source.counts.is_empty());
     }
 
     #[test]

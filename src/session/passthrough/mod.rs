@@ -11,7 +11,7 @@ use std::{net::SocketAddr, pin::pin, sync::Arc};
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
-    admission::{Pass, Wait},
+    admission::{Pass, SourcePermit, Wait},
     dial::{self, DialError, ServerTls},
     net::{
         linger,
@@ -31,9 +31,13 @@ use crate::{
         established::Established,
         failover::{Open, open_any},
         listener::Listener,
-        passthrough::{client::PassthroughClient, login::Unread},
+        passthrough::{
+            client::PassthroughClient,
+            login::{Beginning, Unread},
+        },
         refuse::{Refusable, close_unfinished, refuse},
         shared::Shared,
+        unanswered,
     },
     telemetry::counters::Totals,
     tls::{self, HandshakeFirst},
@@ -47,7 +51,7 @@ pub async fn serve_passthrough(shared: Arc<Shared>, listener: Arc<Listener>, cli
     let established = Box::pin(establish(&mut cx, client)).await;
     let (end, totals) = match established {
         Err(end) => (end, Totals::default()),
-        Ok(mut session) => match Box::pin(login::log_in(&cx, &mut session)).await {
+        Ok((mut session, beginning)) => match Box::pin(login::log_in(&cx, &mut session, beginning)).await {
             Some(ended) => end_of_login(session, ended).await,
             None => {
                 let logged_in = Instant::now();
@@ -71,7 +75,7 @@ fn note_good_session(cx: &Context, logged_in: Instant) {
 }
 
 /// Everything up to the relay.
-async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, End> {
+async fn establish(cx: &mut Context, client: TcpStream) -> Result<(Box<Unread>, Beginning), End> {
     let arrived = arrive(cx, client).await?;
     let accepted = arrived.accept_check(cx)?;
     let Accepted { stream, entry, refusing: _refusing, proxy_header, .. } = accepted;
@@ -80,7 +84,7 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
         Ok(_) => client.dial(cx, &proxy_header).await?,
         Err(reason) => Err(*reason),
     };
-    let Opened { stream: to_server, info, pass } = match opened {
+    let Opened { stream: to_server, info, pass, unanswered } = match opened {
         Ok(opened) => opened,
         Err(reason) => {
             let until = cx.unknown_hold_until().into_std();
@@ -100,11 +104,13 @@ async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Unread>, E
     }
     let from_server = Passthrough::from_server(Arc::clone(pass.server.server()));
     let counters = Arc::clone(&cx.shared.counters);
-    let relay = Relay::new((stream, Passthrough::from_client(), b""), (to_server, from_server, b""), counters);
+    let records = Arc::default();
+    let relay = Relay::new((stream, Passthrough::from_client(&records), b""), (to_server, from_server, b""), counters);
     // Nothing has been read yet that could be a reason to end.
     let relay = relay.map_err(|(_, ended)| End::closed(ended.party, Phase::Dial, ended.cause))?;
     let Pass { server, account } = pass;
-    Ok(Box::new(Established::new(cx, relay, server, AccountPlace::known(account), entry.ok())))
+    let session = Established::new(cx, relay, server, AccountPlace::known(account), entry.ok());
+    Ok((Box::new(session), Beginning { records, unanswered }))
 }
 
 /// Ends a session whose login was not over: neither a death of the server nor a session yet, so the end is passed on
@@ -122,6 +128,8 @@ struct Opened {
     /// The server's INFO; `None` where TLS comes first.
     info: Option<Arc<Info>>,
     pass: Pass,
+    /// Counts it for the client's source.
+    unanswered: Option<SourcePermit>,
 }
 
 /// Opens a server's connection as far as the client's own TLS goes on from.
@@ -179,6 +187,11 @@ impl PassthroughClient {
             Ok(false) => return Ok(Err(Refusal::SourceRate)),
             Err(_) => return Err(self.end_of_left(Phase::Hold)),
         }
+        let unanswered = match unanswered::begin(cx, self.left()).await {
+            Ok(None) => return Ok(Err(Refusal::ServerCapacity)),
+            Ok(permit) => permit,
+            Err(_) => return Err(self.end_of_left(Phase::Hold)),
+        };
         let Pass { server, account } = match turn_by_source(cx, false, self.left()).await? {
             Ok(pass) => pass,
             Err(reason) => return Ok(Err(reason)),
@@ -203,6 +216,6 @@ impl PassthroughClient {
         if let Some(info) = &info {
             cx.shared.advertised_info.learn(server.server().index(), info);
         }
-        Ok(Ok(Opened { stream, info, pass: Pass { server, account } }))
+        Ok(Ok(Opened { stream, info, pass: Pass { server, account }, unanswered }))
     }
 }

@@ -102,6 +102,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         advertised_info: Arc::new(AdvertisedInfo::new(listener, servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
         damped_dials: DampedDials::default(),
+        unanswered: Arc::default(),
         flight: Default::default(),
         sessions: Arc::default(),
         refusing: Limit::new(0),
@@ -121,6 +122,7 @@ fn listener(shared: &Shared) -> Arc<Listener> {
     Arc::new(Listener {
         info: Arc::clone(&shared.advertised_info.listener_infos()[0]),
         max_clients: Limit::new(CLIENTS),
+        before_check: Arc::default(),
         handshake_timeout: None,
         trusted_proxies: Vec::new(),
         header_is_optional: false,
