@@ -78,14 +78,14 @@ impl ListenerInfo {
     }
 
     /// Writes weir's own INFO for one client.
-    pub fn write_own_info(&self, client_id: u64, client_ip: IpAddr, out: &mut Vec<u8>) {
-        self.own_info.load().write(client_id, client_ip, out);
+    pub fn write_own_info(&self, client_ip: IpAddr, out: &mut Vec<u8>) {
+        self.own_info.load().write(client_ip, out);
     }
 
     /// Writes weir's own INFO for one client with a random nonce. No server accepts a signature of it.
-    pub fn write_own_info_with_nonce(&self, client_id: u64, client_ip: IpAddr, out: &mut Vec<u8>) {
+    pub fn write_own_info_with_nonce(&self, client_ip: IpAddr, out: &mut Vec<u8>) {
         let nonce: String = (0..NONCE_LENGTH).map(|_| fastrand::alphanumeric()).collect();
-        self.own_info.load().write_with_nonce(client_id, client_ip, &nonce, out);
+        self.own_info.load().write_with_nonce(client_ip, &nonce, out);
     }
 
     /// Writes a server's INFO, as a client sees it after its first PONG: without the nonce.
@@ -256,5 +256,7 @@ fn same_server(a: &Info, b: &Info) -> bool {
         let nonce = info.nonce().is_some();
         (info.max_payload(), info.auth_required(), info.headers(), info.jetstream(), info.api_lvl(), nonce)
     };
-    (a.shares_template_with(b) || a.server_id() == b.server_id()) && settings(a) == settings(b)
+    let is_same =
+        |a: &Info, b: &Info| a.server_id() == b.server_id() && a.cluster_and_domain() == b.cluster_and_domain();
+    (a.shares_template_with(b) || is_same(a, b)) && settings(a) == settings(b)
 }

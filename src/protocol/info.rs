@@ -52,6 +52,9 @@ enum Text {
     Version,
 }
 
+/// Keys that weir's own INFO has where the servers agree on their values: clients of one cluster show its name.
+const NAMES_OF_ALL: [&str; 2] = ["cluster", "domain"];
+
 /// Keys whose values weir reads as true or false; [`Flag`] is the index.
 const FLAGS: [&str; 8] =
     ["auth_required", "headers", "jetstream", "ldm", "tls_required", "tls_available", "tls_verify", "connect_info"];
@@ -214,6 +217,11 @@ impl Info {
     /// The server's version; `None` if it is not a semantic version.
     pub fn semver(&self) -> Option<semver::Version> {
         parse_version(self.version())
+    }
+
+    /// The names of its cluster and of its JetStream domain, as they were received.
+    pub fn cluster_and_domain(&self) -> [Option<&str>; 2] {
+        NAMES_OF_ALL.map(|key| self.template.raw(key))
     }
 
     /// The nonce that the client must sign with its NKey, if the server asks for that.

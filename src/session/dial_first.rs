@@ -137,8 +137,8 @@ impl DialFirst {
         let info = &cx.listener.info;
         match self {
             Self::Dialled(server) => info.write_dialled_info(server.info(), cx.source(), out),
-            Self::NoServer(_) => info.write_own_info_with_nonce(cx.id, cx.source(), out),
-            Self::NotNeeded => info.write_own_info(cx.id, cx.source(), out),
+            Self::NoServer(_) => info.write_own_info_with_nonce(cx.source(), out),
+            Self::NotNeeded => info.write_own_info(cx.source(), out),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::protocol::info::{Info, rewrite::ObjectWriter};
+use crate::protocol::info::{Info, NAMES_OF_ALL, rewrite::ObjectWriter};
 
 /// The version while no server is known. Every current client accepts it, and it supports headers.
 const DEFAULT_VERSION: &str = "2.10.0";
@@ -12,11 +12,12 @@ const DEFAULT_MAX_PAYLOAD: u64 = 1024 * 1024;
 
 /// weir's own INFO: it promises only what every server can keep, since any of them may serve the client.
 ///
-/// It is rendered once. For each client only `client_id`, `client_ip` and, if needed, a nonce are added, without
-/// allocating.
+/// It is rendered once. For each client only `client_ip` and, if needed, a nonce are added, without allocating. It has no
+/// `client_id`, which is a number of the server's that is still to come: any other is another client's there, and that
+/// one would be ended if somebody had the client kicked by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnInfo {
-    /// The line up to where `client_id` goes, from its `INFO {` on.
+    /// The line up to where `client_ip` goes, from its `INFO {` on.
     head: Vec<u8>,
     version: String,
     auth_required: bool,
@@ -24,8 +25,8 @@ pub struct OwnInfo {
 
 impl OwnInfo {
     /// The common denominator of `infos`: the lowest version, the smallest `max_payload`, the lowest `api_lvl`, headers
-    /// if all servers support them, `auth_required` and `jetstream` if any server has it, and `proto` 1. It has no
-    /// cluster, no nonce, no `ldm`, and no URL but those of `advertise`.
+    /// if all servers support them, `auth_required` and `jetstream` if any server has it, `cluster` and `domain` if all
+    /// have the same, and `proto` 1. It has no nonce, no `ldm`, and no URL but those of `advertise`.
     ///
     /// While no server is known: version 2.10.0, 1 MiB, headers, no JetStream, and `auth_required`. Java and Python
     /// send their credentials only if `auth_required` is set, and a client without credentials connects in either case.
@@ -62,6 +63,14 @@ impl OwnInfo {
         if level > 0 {
             object.number("api_lvl", level);
         }
+        if let Some((first, others)) = infos.split_first() {
+            for ((at, key), value) in NAMES_OF_ALL.iter().enumerate().zip(first.cluster_and_domain()) {
+                let agrees = |info: &&Info| info.cluster_and_domain().get(at) == Some(&value);
+                if let Some(value) = value.filter(|_| others.iter().all(agrees)) {
+                    object.raw(key, value.as_bytes());
+                }
+            }
+        }
         Self { head, version: version.to_owned(), auth_required }
     }
 
@@ -75,17 +84,16 @@ impl OwnInfo {
         self
     }
 
-    /// Appends the line for one client. `client_id` is weir's number for the client.
-    pub fn write(&self, client_id: u64, client_ip: IpAddr, out: &mut Vec<u8>) {
-        self.write_with_nonce(client_id, client_ip, "", out);
+    /// Appends the line for one client.
+    pub fn write(&self, client_ip: IpAddr, out: &mut Vec<u8>) {
+        self.write_with_nonce(client_ip, "", out);
     }
 
     /// As [`Self::write`], with a nonce of weir's, for a client that may want to sign but gets no server yet. An empty
     /// nonce is left out.
-    pub fn write_with_nonce(&self, client_id: u64, client_ip: IpAddr, nonce: &str, out: &mut Vec<u8>) {
+    pub fn write_with_nonce(&self, client_ip: IpAddr, nonce: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
         let mut object = ObjectWriter { out: &mut *out, sep: b',' };
-        object.number("client_id", client_id);
         object.ip("client_ip", client_ip);
         object.text_unless_empty("nonce", nonce);
         out.extend_from_slice(b"}\r\n");

@@ -105,9 +105,12 @@ fn not_an_info() {
 
 fn written(own_info: &OwnInfo) -> Info {
     let mut out = Vec::new();
-    own_info.write(7, "2001:db8::1".parse().unwrap(), &mut out);
+    own_info.write("2001:db8::1".parse().unwrap(), &mut out);
     let line = String::from_utf8(out).unwrap();
-    assert!(line.contains("\"client_id\":7,\"client_ip\":\"2001:db8::1\"") && line.contains("\"proto\":1"), "{line}");
+    assert!(
+        line.contains(",\"client_ip\":\"2001:db8::1\"") && !line.contains("client_id") && line.contains("\"proto\":1"),
+        "{line}"
+    );
     // async-nats needs one line, no duplicate keys and no null.
     assert!(line.ends_with("}\r\n") && line.matches(['\r', '\n']).count() == 2 && !line.contains("null"));
     let json = line.strip_prefix("INFO ").unwrap();
@@ -117,6 +120,19 @@ fn written(own_info: &OwnInfo) -> Info {
         serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json).unwrap().len()
     );
     info
+}
+
+#[test]
+fn own_info_names_the_cluster_where_all_servers_agree() {
+    let named = |names: &[&str]| {
+        let infos: Vec<Info> = names.iter().map(|names| parse(&format!("{{\"version\":\"2.15.1\"{names}}}"))).collect();
+        let own_info = OwnInfo::new("W", "w", &infos.iter().collect::<Vec<_>>(), "h", 1, &[]);
+        written(&own_info).cluster_and_domain().map(|name| name.map(str::to_owned))
+    };
+    let (one, other) = (r#","cluster":"c","domain":"d""#, r#","cluster":"c","domain":"e""#);
+    assert_eq!(named(&[one, one]), [Some("\"c\"".to_owned()), Some("\"d\"".to_owned())]);
+    assert_eq!(named(&[one, other]), [Some("\"c\"".to_owned()), None]);
+    assert_eq!((named(&[one, ""]), named(&["", one]), named(&[])), ([None, None], [None, None], [None, None]));
 }
 
 #[test]
@@ -159,7 +175,7 @@ fn own_info_without_servers_suits_every_client() {
 #[test]
 fn own_info_with_a_nonce() {
     let mut out = Vec::new();
-    OwnInfo::new("W", "w", &[], "h", 1, &[]).write_with_nonce(1, "192.0.2.1".parse().unwrap(), "abc", &mut out);
+    OwnInfo::new("W", "w", &[], "h", 1, &[]).write_with_nonce("192.0.2.1".parse().unwrap(), "abc", &mut out);
     let info = Info::parse(out.strip_prefix(b"INFO ").unwrap()).unwrap();
     assert_eq!(info.nonce(), Some("abc"));
 }

@@ -49,7 +49,7 @@ impl PassthroughClient {
         let mut last = ALERT;
         if !self.tls_first {
             let mut info = Vec::with_capacity(512);
-            cx.listener.info.write_own_info(cx.id, cx.source(), &mut info);
+            cx.listener.info.write_own_info(cx.source(), &mut info);
             if downstream::send_info(&mut self.stream, &info, cx.step_by(Instant::now())).await.is_err() {
                 return self.end_of_left(Phase::Hold);
             }
