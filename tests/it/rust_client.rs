@@ -335,3 +335,16 @@ async fn advertised_addresses_replace_those_of_the_servers() {
     drop(client);
     weir.assert_nothing_leaked().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_info_names_the_cluster_and_nobodys_client_id() {
+    let cluster = Cluster::start(2, |server| server).await;
+    let weir = WeirConfig::of(&cluster).start().await;
+    let client = RawClient::greeted(&weir.address).await.unwrap();
+    assert_eq!(client.info["cluster"], "weir-test");
+    assert_eq!(client.info.get("client_id"), None, "a server may have given the number to somebody else");
+    if nats::is_at_least(2, 12) {
+        let mut client = RawClient::connect(&weir.address, &Login::nobody().with("protocol", 1.into())).await;
+        assert!(client.info_after_pong().await["client_id"].is_u64(), "the server's own INFO has it, behind PONG");
+    }
+}

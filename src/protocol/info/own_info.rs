@@ -12,9 +12,9 @@ const DEFAULT_MAX_PAYLOAD: u64 = 1024 * 1024;
 
 /// weir's own INFO: it promises only what every server can keep, since any of them may serve the client.
 ///
-/// It is rendered once. For each client only `client_ip` and, if needed, a nonce are added, without allocating. It has no
-/// `client_id`, which is a number of the server's that is still to come: any other is another client's there, and that
-/// one would be ended if somebody had the client kicked by it.
+/// It is rendered once. For each client only `client_ip` and, if needed, a nonce are added, without allocating. It has
+/// no `client_id`, which is a number of the server's that is still to come: any other is another client's there, and
+/// that one would be ended if somebody had the client kicked by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnInfo {
     /// The line up to where `client_ip` goes, from its `INFO {` on.
