@@ -149,6 +149,7 @@ async fn open(
         (ServerTls::None, _) if info.tls_required() => {
             return Err(DialError::NotNats("it requires TLS: write [cluster.tls]"));
         }
+        (ServerTls::None, _) => server.asked_for_no_tls(),
         (ServerTls::Weir(_), Stream::Plain(_)) if !info.does_tls() => {
             return Err(DialError::NotNats("it speaks no TLS, which [cluster.tls] asks for"));
         }

@@ -160,7 +160,7 @@ async fn connect_with_failover(
         let longest = pass.server.server().max_control_line();
         let (opened, since, said) = match dialled.take() {
             Some(dialled) => (Ok(*dialled), MeasuredFrom::Connect, false),
-            None if may_speak_first(shared, port, header) => {
+            None if may_speak_first(shared, port, header, pass.server.server()) => {
                 let words = words_of_login(shared, connect, None, longest)?;
                 (open(shared, &mut pass.server, port, &words, answer_by).await, dial, true)
             }
@@ -222,10 +222,10 @@ async fn connect_with_failover(
 }
 
 /// Whether CONNECT may be on its way before the server's INFO has been read: where no server has anything in it that
-/// CONNECT must answer, no signature, no TLS and no HTTP. A server that has changed its mind meanwhile is seen by its
-/// INFO, or closes.
-fn may_speak_first(shared: &Shared, port: DialPort, header: &[u8]) -> bool {
-    matches!(port, DialPort::Client)
+/// CONNECT must answer, no signature, no TLS and no HTTP. A server that may have been restarted shows its INFO first.
+fn may_speak_first(shared: &Shared, port: DialPort, header: &[u8], server: &Server) -> bool {
+    server.may_get_credentials_first()
+        && matches!(port, DialPort::Client)
         && shared.advertised_info.shape() == PrefaceShape::ConnectFirst
         && shared.servers_tls.is_none()
         && shared.proxy_key.is_none()

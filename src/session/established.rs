@@ -48,6 +48,9 @@ impl<C: Side, S: Side> Established<C, S> {
         let began = Instant::now();
         async move {
             let ended = self.relay.run(self.registered.handle()).await;
+            if ended.by_server() {
+                self.server.server().may_be_another_process();
+            }
             if let Some(client) = cx.log.client {
                 cx.shared.admission.session_ended(client, began.elapsed(), now());
             }

@@ -124,6 +124,8 @@ pub struct Server {
     state: Mutex<State>,
     /// It was asked for a reading and gave none.
     reading_failed: AtomicBool,
+    /// See [`Server::may_get_credentials_first`].
+    plain_info_seen: AtomicBool,
 }
 
 /// Construction and the state behind the lock.
@@ -157,6 +159,7 @@ impl Server {
             snapshot: AtomicSnapshot::default(),
             state: Mutex::default(),
             reading_failed: AtomicBool::new(false),
+            plain_info_seen: AtomicBool::new(false),
         };
         server.change(|_| ());
         server
@@ -262,11 +265,13 @@ impl Server {
         given: Duration,
         rng: &mut fastrand::Rng,
     ) -> Option<Duration> {
+        self.may_be_another_process();
         self.change(|state| self.health_of(state, port).timed_out(now, given, rng))
     }
 
     /// A dial failed before INFO. Returns the pause when this ejects the server anew.
     pub fn dial_failed(&self, port: Port, now: Instant, rng: &mut fastrand::Rng) -> Option<Duration> {
+        self.may_be_another_process();
         self.change(|state| self.health_of(state, port).failed(now, rng))
     }
 

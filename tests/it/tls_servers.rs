@@ -1,5 +1,12 @@
 //! TLS between weir and the servers.
 
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::timeout,
+};
 use weir_testkit::{
     tls::{Authority, pair},
     *,
@@ -142,4 +149,35 @@ async fn clients_wait_for_a_server_that_limits_its_rate_of_tls_handshakes() {
         drop(clients);
         weir.assert_nothing_leaked().await;
     }
+}
+
+/// Listens at `address` in the place of a server that asks for TLS, and returns what the first connection sends within
+/// a second of its INFO. A real server would not tell.
+async fn what_a_server_with_tls_gets(address: &str) -> String {
+    let listener = eventually(PATIENCE, "the port", async || TcpListener::bind(address).await).await;
+    let (mut stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    let info = "INFO {\"server_id\":\"NEW\",\"version\":\"2.15.0\",\"max_payload\":1048576,\"tls_required\":true}\r\n";
+    stream.write_all(info.as_bytes()).await.unwrap();
+    let mut got = Vec::new();
+    let _ = timeout(Duration::from_secs(1), stream.read_to_end(&mut got)).await;
+    String::from_utf8_lossy(&got).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_password_reaches_a_server_that_has_begun_to_require_tls() {
+    let users = "authorization { users: [{ user: a, password: s3cr3t }] }";
+    let mut server = NatsServer::start(ServerOptions::default().with(users)).await;
+    let weir = WeirConfig::of_servers(&[&server]).without_monitors().start().await;
+    // From the second client on CONNECT goes with the dial.
+    let login = Login::user("a", "s3cr3t");
+    for _ in 0..3 {
+        RawClient::connect(&weir.address, &login).await;
+    }
+    let mut session = RawClient::connect(&weir.address, &login).await;
+    server.kill9();
+    session.end(PATIENCE).await;
+    let address = server.address.clone();
+    let attempt = RawClient::attempt(&weir.address, &login, PATIENCE);
+    let (got, _) = tokio::join!(what_a_server_with_tls_gets(&address), attempt);
+    assert!(!got.contains("s3cr3t"), "{got}");
 }

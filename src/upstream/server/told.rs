@@ -41,11 +41,32 @@ impl Server {
         Ok(info)
     }
 
+    /// Whether CONNECT may go to it before its INFO has been read: its last INFO asked for no TLS, and nothing since
+    /// then has shown that another process may answer by now. One that was restarted with TLS would get passwords in
+    /// the clear.
+    pub fn may_get_credentials_first(&self) -> bool {
+        self.plain_info_seen.load(Relaxed)
+    }
+
+    /// It has sent INFO on a connection without TLS, and asked for none.
+    pub fn asked_for_no_tls(&self) {
+        // Mostly it has done so before: no write then to what all workers read.
+        if !self.plain_info_seen.load(Relaxed) {
+            self.plain_info_seen.store(true, Relaxed);
+        }
+    }
+
+    /// A dial has failed, or a session was ended by it: it may be restarting.
+    pub fn may_be_another_process(&self) {
+        self.plain_info_seen.store(false, Relaxed);
+    }
+
     /// The process with this `server_id` has answered. What was true of the process before is not true of a new one.
     fn process_answered(&self, state: &mut State, now: Instant, server_id: &str) {
         let seen = state.process.answered(now, server_id);
         state.is_several = state.process.is_one_of_several(now);
         if seen == Seen::New {
+            self.may_be_another_process();
             state.restarts += 1;
             state.health.restarted(now);
             state.login_health.restarted();
@@ -184,6 +205,7 @@ impl Server {
     pub fn said_lame_duck(&self, now: Instant, server_id: &str) {
         self.change(|state| {
             if state.process.speaks_for_server(now, server_id) {
+                self.may_be_another_process();
                 state.lame_duck_until = Some(now + LAME_DUCK_FOR);
             }
         });
