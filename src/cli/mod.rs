@@ -45,7 +45,8 @@ struct Run {
     /// Configuration file.
     #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
     config: PathBuf,
-    /// A server of the cluster, instead of a configuration file. May be repeated. weir then listens on [::]:4222.
+    /// A server of the cluster, instead of a configuration file. May be repeated. weir then listens on port 4222 of all
+    /// addresses.
     #[arg(
         long = "server",
         value_name = "HOST:PORT[,websocket=URL][,monitor=URL][,name=NAME][,max_connections=N]",
