@@ -9,11 +9,10 @@ use tracing::{debug, info, warn};
 use crate::{
     advertised_info::AdvertisedInfo,
     cluster::access::ClusterAccess,
-    dial::{self, DialError},
+    dial,
     net::timer,
     protocol::{info::Info, proxy_header},
     upstream::{Compatibility, Port, Server, Slot},
-    worker::with_rng,
 };
 
 /// How long a server may take to send its INFO.
@@ -57,14 +56,6 @@ impl OwnDial {
                 }
                 return true;
             }
-            Err(DialError::Full) => {
-                server.said_full(timer::now());
-                return false;
-            }
-            Err(DialError::Throttled) => {
-                server.said_throttled(timer::now());
-                return false;
-            }
             Err(err) => err,
         };
         debug!(server = server.name(), %err, "no INFO");
@@ -73,11 +64,7 @@ impl OwnDial {
             return false;
         }
         let was_up = !server.is_ejected();
-        let pause = with_rng(|rng| match err {
-            DialError::TimedOut => server.dial_timed_out(Port::Client, timer::now(), INFO_TIMEOUT, rng),
-            _ => server.dial_failed(Port::Client, timer::now(), rng),
-        });
-        if let Some(pause) = pause.filter(|_| was_up) {
+        if let Some(pause) = err.note_at(server, Port::Client, (began, INFO_TIMEOUT)).filter(|_| was_up) {
             warn!(server = server.name(), %err, ?pause, "server ejected");
         }
         false

@@ -21,6 +21,7 @@ use crate::{
     },
     tls::{ConnectError, Connector},
     upstream::{InfoKind, Port, Server},
+    worker::with_rng,
 };
 
 pub use self::{
@@ -57,9 +58,29 @@ pub enum DialError {
     /// The server does no more TLS handshakes in this second (`connection_rate_limit`).
     #[error("the server limits its rate of connections")]
     Throttled,
-    /// Its WebSocket port did not answer lately, and is left alone for now. Nothing was dialled.
+    /// Its WebSocket port has not answered, and the pause after that is not over. Nothing was dialled.
     #[error("its WebSocket port does not answer")]
     LeftAlone,
+}
+
+impl DialError {
+    /// Notes what this end of a dial shows of its server. The dial `began` then, and was `given` so long. Returns the
+    /// pause when that ejects the server, or its WebSocket port, anew.
+    pub fn note_at(&self, server: &Server, port: Port, (began, given): (Instant, Duration)) -> Option<Duration> {
+        match self {
+            // It answers, and is not to be used now.
+            Self::Full | Self::Throttled => {
+                server.dial_answered_in(port, began.elapsed());
+                match self {
+                    Self::Throttled => server.said_throttled(timer::now()),
+                    _ => server.said_full(timer::now()),
+                }
+                None
+            }
+            Self::TimedOut => with_rng(|rng| server.dial_timed_out(port, timer::now(), given, rng)),
+            _ => with_rng(|rng| server.dial_failed(port, timer::now(), rng)),
+        }
+    }
 }
 
 /// A connection to a server whose INFO has been read.

@@ -165,33 +165,23 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
     }
     // A server that does not answer in its share of what is left leaves the rest for another one.
     let given = server.time_for_dial(port, deadline.saturating_duration_since(began));
-    let (pause, err) = match far.open(&server, began + given).await {
+    match far.open(&server, began + given).await {
         Ok(opened) => {
             server.dial_answered_in(port, began.elapsed());
             slot.opened();
-            return Ok(opened);
+            Ok(opened)
         }
-        // It answers, and is not to be used now.
-        Err(err @ (DialError::Full | DialError::Throttled)) => {
-            server.dial_answered_in(port, began.elapsed());
-            match err {
-                DialError::Throttled => server.said_throttled(now()),
-                _ => server.said_full(now()),
+        Err(err) => {
+            match (err.note_at(&server, port, (began, given)), port) {
+                (None, _) => {}
+                (Some(pause), Port::Client) => warn!(server = server.name(), %err, ?pause, "server ejected"),
+                (Some(pause), Port::WebSocket) => {
+                    warn!(server = server.name(), %err, ?pause, "WebSocket port of server ejected");
+                }
             }
-            return Err(err);
-        }
-        Err(DialError::TimedOut) => {
-            (with_rng(|rng| server.dial_timed_out(port, now(), given, rng)), DialError::TimedOut)
-        }
-        Err(err) => (with_rng(|rng| server.dial_failed(port, now(), rng)), err),
-    };
-    if let Some(pause) = pause {
-        match port {
-            Port::Client => warn!(server = server.name(), %err, ?pause, "server ejected"),
-            Port::WebSocket => warn!(server = server.name(), %err, ?pause, "WebSocket port of server ejected"),
+            Err(err)
         }
     }
-    Err(err)
 }
 
 #[cfg(test)]
