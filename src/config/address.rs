@@ -62,6 +62,18 @@ impl Leaf for Address {
     }
 }
 
+/// Checks the host and port behind the scheme of a URL.
+fn check_behind_scheme(scheme: &str, address: &str, usual_port: u16) -> Result<(), Problem> {
+    check_host_port(address, usual_port).map_err(|problem| {
+        // That remedy shows host:port; here a scheme stands in front.
+        let remedy = match problem.remedy.strip_prefix("write \"") {
+            Some(rest) => format!("write \"{scheme}{rest}"),
+            None => problem.remedy,
+        };
+        Problem::new(problem.what, remedy)
+    })
+}
+
 /// `http://host:port` or `https://host:port` of a server's monitoring port, stored without a slash at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MonitorUrl(pub(super) String);
@@ -88,14 +100,7 @@ impl Leaf for MonitorUrl {
             let what = format!("{} has a path, and weir asks for /varz itself", quote(text));
             return Err(Problem::new(what, format!("write \"{scheme}{host}\"")));
         }
-        check_host_port(authority, 8222).map_err(|problem| {
-            // That remedy shows host:port; here a scheme stands in front.
-            let remedy = match problem.remedy.strip_prefix("write \"") {
-                Some(rest) => format!("write \"{scheme}{rest}"),
-                None => problem.remedy,
-            };
-            Problem::new(problem.what, remedy)
-        })?;
+        check_behind_scheme(scheme, authority, 8222)?;
         Ok(Self(format!("{scheme}{authority}")))
     }
     fn show(&self) -> String {
@@ -130,15 +135,7 @@ impl Leaf for WebSocketUrl {
             }
         };
         let address = rest.strip_suffix('/').unwrap_or(rest);
-        check_host_port(address, 8080).map_err(|problem| {
-            let scheme = if secure { "wss://" } else { "ws://" };
-            // That remedy shows host:port; here a scheme stands in front.
-            let remedy = match problem.remedy.strip_prefix("write \"") {
-                Some(rest) => format!("write \"{scheme}{rest}"),
-                None => problem.remedy,
-            };
-            Problem::new(problem.what, remedy)
-        })?;
+        check_behind_scheme(if secure { "wss://" } else { "ws://" }, address, 8080)?;
         Ok(Self(WebSocketAddress { address: address.to_owned(), secure }))
     }
     fn show(&self) -> String {
