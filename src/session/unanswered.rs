@@ -28,9 +28,12 @@ pub(super) async fn begin(cx: &Context, left: impl Future<Output = ()>) -> Resul
     let policy = shared.admission.deadline_policy();
     let until = Instant::from_std(policy.before_info(cx.accepted.into_std(), cx.heard().into_std()));
     let mut left = pin!(left);
+    // A source that has few need not be compared with what is free, which takes a look at every server.
+    let most = |has: u32| match has < FEW {
+        true => FEW,
+        false => (shared.servers.headroom(now()).saturating_add(has) / PART).max(FEW),
+    };
     loop {
-        let free = shared.servers.headroom(now());
-        let most = |has: u32| (free.saturating_add(has) / PART).max(FEW);
         if let Some(permit) = shared.unanswered.try_acquire(cx.source().into(), most) {
             return Ok(Some(permit));
         }
