@@ -52,15 +52,15 @@ impl Background {
             websocket_tls: shared.websocket_tls.clone(),
             plain_info: plain_info(config),
         };
-        let (to_look_up, all, access_too) = (Arc::new(Mutex::new(account_lookups)), Arc::clone(shared), access.clone());
+        let (lookups, all, cluster) = (Arc::new(Mutex::new(account_lookups)), Arc::clone(shared), access.clone());
         self.tasks.spawn("account look-ups", move |stop| {
             cluster::account_lookup::run(
                 Arc::clone(&all.servers),
                 Arc::clone(&all.advertised_info),
                 Arc::clone(&all.directory),
                 Arc::clone(&all.admission),
-                access_too.clone(),
-                Arc::clone(&to_look_up),
+                cluster.clone(),
+                Arc::clone(&lookups),
                 stop,
             )
         });

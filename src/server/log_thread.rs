@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, Write},
-    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
+    sync::mpsc::{self, Receiver, SyncSender},
     thread,
     time::Duration,
 };
@@ -51,8 +51,8 @@ impl LogQueue {
     pub fn flush(&self) {
         let (written, waits) = mpsc::sync_channel(1);
         // A full queue means that nobody takes lines now: there is nothing to wait for.
-        if let Ok(()) | Err(TrySendError::Disconnected(_)) = self.0.try_send(Message::Flush(written)) {
-            let _: Result<(), RecvTimeoutError> = waits.recv_timeout(LAST_LINES);
+        if self.0.try_send(Message::Flush(written)).is_ok() {
+            let _ = waits.recv_timeout(LAST_LINES);
         }
     }
 }

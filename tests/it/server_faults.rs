@@ -16,7 +16,7 @@ use tokio::{
 use weir_testkit::*;
 
 async fn connect(weir: &Weir) -> RawClient {
-    RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await.expect_in()
+    RawClient::connect(&weir.address, &Login::nobody()).await
 }
 
 async fn nobody_was_refused(weir: &Weir, when: &str) {
@@ -183,7 +183,7 @@ async fn whatever_one_monitor_says_clients_get_in_and_the_server_is_back_afterwa
         weir.sees(1).await;
         let clients = at_once(10, |_| {
             let address = weir.address.clone();
-            async move { RawClient::attempt(&address, &Login::nobody(), PATIENCE).await.expect_in() }
+            async move { RawClient::connect(&address, &Login::nobody()).await }
         })
         .await;
         nobody_was_refused(&weir, what).await;
@@ -204,7 +204,7 @@ async fn without_any_reading_clients_get_in() {
     weir.sees(0).await;
     let clients = at_once(40, |_| {
         let address = weir.address.clone();
-        async move { RawClient::attempt(&address, &Login::nobody(), PATIENCE).await.expect_in() }
+        async move { RawClient::connect(&address, &Login::nobody()).await }
     })
     .await;
     nobody_was_refused(&weir, "without readings").await;
