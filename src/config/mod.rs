@@ -6,8 +6,8 @@
 //!
 //! - [`node`]: TOML as a tree in the order of the file, with the line of each key.
 //! - [`section`]: reads one table key by key; collects errors, and what `weir check` prints ([`effective`]).
-//! - [`leaf`], [`address`]: kinds of values. [`raw`]: the tables and keys, with [`quota`], [`tls`], [`websocket`] and
-//!   [`system`]. [`cross`]: what must hold between keys. [`args`]: `--server`.
+//! - [`leaf`], [`address`]: kinds of values. [`raw`]: the tables and keys, with [`quota`], [`tcp`], [`tls`],
+//!   [`websocket`] and [`system`]. [`cross`]: what must hold between keys. [`args`]: `--server`.
 
 mod address;
 mod args;
@@ -21,6 +21,7 @@ mod raw;
 mod section;
 mod seed_file;
 mod system;
+mod tcp;
 mod tls;
 mod websocket;
 
@@ -45,6 +46,7 @@ use crate::{
         system::SystemKeys,
     },
     identity::trusted_proxy::ProxyKey,
+    net::socket::TcpTimeouts,
     tls::{BadFile, Connector, HandshakeFirst, ListenerTls, ServersTls, Terminator},
     upstream,
 };
@@ -69,6 +71,8 @@ pub struct ListenerConfig {
     pub max_clients: u32,
     /// From accept to a complete CONNECT in all, 10 ms to 60 s; `None` gives each step what nats-server gives it.
     pub handshake_timeout: Option<Duration>,
+    /// When the kernel gives up connections of clients.
+    pub tcp: TcpTimeouts,
     /// TLS towards clients.
     pub tls: Option<ListenerTls>,
     /// WebSocket towards clients.
@@ -149,6 +153,8 @@ pub struct Config {
     pub ports_file: Option<PathBuf>,
     /// The file with the seed of the trusted proxy's key.
     pub proxy_nkey_seed_file: Option<PathBuf>,
+    /// When the kernel gives up connections to the servers.
+    pub servers_tcp: TcpTimeouts,
     /// TLS towards the servers.
     pub servers_tls: Option<ServersTls>,
     /// TLS towards the servers' WebSocket ports, where it is another.
@@ -254,6 +260,7 @@ impl Config {
             log: raw.log,
             ports_file: raw.ports_file,
             proxy_nkey_seed_file: raw.proxy_nkey_seed_file,
+            servers_tcp: raw.servers_tcp,
             servers_tls: raw.servers_tls,
             websocket_tls: raw.websocket_tls,
             proxy_key: None,

@@ -23,9 +23,10 @@ use crate::{
         quota::{self, Accounts},
         section::Section,
         system::SystemKeys,
-        tls,
+        tcp, tls,
         websocket::websocket,
     },
+    net::socket::TcpTimeouts,
     tls::ServersTls,
     upstream,
 };
@@ -49,6 +50,7 @@ pub(super) struct Raw {
     pub(super) lame_duck_duration: Duration,
     pub(super) ports_file: Option<PathBuf>,
     pub(super) proxy_nkey_seed_file: Option<PathBuf>,
+    pub(super) servers_tcp: TcpTimeouts,
     pub(super) servers_tls: Option<ServersTls>,
     pub(super) websocket_tls: Option<ServersTls>,
     pub(super) system: Option<SystemKeys>,
@@ -76,7 +78,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let listeners = listeners.unwrap_or_else(|| vec![default_listener(s)]);
     let monitor = s.optional_table("monitor", "absent, no endpoints", monitor);
     let (mut upstream, files) = s.table("cluster", cluster);
-    let ClusterFiles { proxy_nkey_seed_file, servers_tls, websocket_tls, system } = files;
+    let ClusterConnections { proxy_nkey_seed_file, servers_tcp, servers_tls, websocket_tls, system } = files;
     let has_websockets = upstream.servers.iter().any(|server| server.websocket.is_some());
     upstream.only_websocket = has_websockets && listeners.iter().all(|listener| listener.websocket.is_some());
     let mut admission = s.table("admission", admission);
@@ -94,6 +96,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         lame_duck_duration,
         ports_file,
         proxy_nkey_seed_file,
+        servers_tcp,
         servers_tls,
         websocket_tls,
         system,
@@ -148,6 +151,7 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
     // nats-server's own timers: whoever is in time for a server is in time for weir.
     let absence = "as nats-server, 2s for TLS and then the servers' auth_timeout";
     let handshake_timeout = s.optional("handshake_timeout", absence, within(10 * MS..=60 * SECOND));
+    let tcp = tcp::timeouts(s, tcp::OF_CLIENTS);
     let mut table = |of: Kind, key: &'static str, problem: Problem| {
         let is_given = kind != of && s.take(key).is_some();
         if is_given {
@@ -177,6 +181,7 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
         allow_without_proxy_protocol,
         max_clients,
         handshake_timeout,
+        tcp,
         tls,
         websocket,
         passes_through,
@@ -232,15 +237,16 @@ fn monitor(s: &mut Section<'_>) -> Option<SocketAddr> {
     Some(s.value("listen", default_monitor(), any))
 }
 
-/// The files and logins of `[cluster]`.
-struct ClusterFiles {
+/// What of `[cluster]` is for the connections, and not for the choice of a server.
+struct ClusterConnections {
     proxy_nkey_seed_file: Option<PathBuf>,
+    servers_tcp: TcpTimeouts,
     servers_tls: Option<ServersTls>,
     websocket_tls: Option<ServersTls>,
     system: Option<SystemKeys>,
 }
 
-fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
+fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
     // A reading costs a server 1 to 2 ms of CPU. Between readings weir adds what it opened and closed itself.
     let poll_interval = s.value("poll_interval", SECOND, within(50 * MS..=HOUR));
     // For the operator's own tools, and for clients that connect past weir between two readings.
@@ -255,6 +261,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
     let source_addresses = list::<IpAddr>(s, "source_addresses");
     // None: a server that trusts no proxy ignores the signature.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
+    let servers_tcp = tcp::timeouts(s, tcp::OF_SERVERS);
     let servers_tls = s.optional_table("tls", "absent, weir speaks plainly to the servers", tls::cluster);
     let absence = "absent, wss:// takes [cluster.tls]";
     let websocket_tls = s.optional_table("websocket_tls", absence, tls::websocket);
@@ -280,7 +287,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterFiles) {
         only_websocket: false,
         servers: servers.unwrap_or_default(),
     };
-    (params, ClusterFiles { proxy_nkey_seed_file: seed_file, servers_tls, websocket_tls, system })
+    (params, ClusterConnections { proxy_nkey_seed_file: seed_file, servers_tcp, servers_tls, websocket_tls, system })
 }
 
 #[derive(PartialEq)]

@@ -17,24 +17,64 @@ use tokio::net::TcpListener;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 
-/// Keepalive notices a vanished peer after about 60 + 3 × 15 s; nats-server does after two missed pings, 4 min.
-const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(3);
-/// The connection ends when bytes are not acknowledged for this long, which is as long as keepalive takes on an idle
-/// connection.
-const USER_TIMEOUT: Duration = Duration::from_secs(105);
 /// The most connections that wait for `accept`. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 
-/// Sets keepalive and user timeout. Accepted connections inherit both from their listener (tcp(7)). Connections to
-/// servers get them once they have lived for a second or more ([`crate::relay`]), since this takes five system calls.
+/// When the kernel gives up a connection whose peer does not answer.
 ///
-/// # Errors
-/// Those of the kernel, mostly because the connection is gone already.
-pub fn keep_alive<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<()> {
-    let socket = socket.into();
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+/// Eight bytes, since a session keeps those for its server until it has lived for a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TcpTimeouts {
+    /// After a silence of so many seconds the kernel sends keepalive probes; 0 for none.
+    keepalive: u32,
+    /// The connection ends when bytes are not acknowledged, or not taken, for so many seconds; 0 for the kernel's own
+    /// time.
+    user_timeout: u32,
+}
+
+impl TcpTimeouts {
+    /// The time between two keepalive probes, and how many remain unanswered before the connection ends: those of Go
+    /// programs. Where a user timeout is set, the kernel asks it and not the number (tcp(7)).
+    const INTERVAL: u32 = 15;
+    const PROBES: u32 = 9;
+
+    /// Of these whole seconds; zero is off.
+    pub const fn of_seconds(keepalive: u32, user_timeout: u32) -> Self {
+        Self { keepalive, user_timeout }
+    }
+
+    /// Silence before the first keepalive probe; zero for none.
+    pub fn keepalive(self) -> Duration {
+        Duration::from_secs(self.keepalive.into())
+    }
+
+    /// Time without an acknowledgement after which the connection ends; zero for the kernel's own.
+    pub fn user_timeout(self) -> Duration {
+        Duration::from_secs(self.user_timeout.into())
+    }
+
+    /// Whether the kernel's own behaviour is wanted, so that there is nothing to set.
+    pub fn is_off(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Sets them. Accepted connections inherit both from their listener (tcp(7)). Connections to servers get them once
+    /// they have lived for a second or more ([`crate::relay`]), since this takes up to five system calls.
+    ///
+    /// # Errors
+    /// Those of the kernel, mostly because the connection is gone already.
+    pub fn set_on<'s>(self, socket: impl Into<SockRef<'s>>) -> io::Result<()> {
+        let socket = socket.into();
+        if self.keepalive > 0 {
+            let interval = Duration::from_secs(Self::INTERVAL.min(self.keepalive).into());
+            let probes = TcpKeepalive::new().with_time(self.keepalive()).with_interval(interval);
+            socket.set_tcp_keepalive(&probes.with_retries(Self::PROBES))?;
+        }
+        if self.user_timeout > 0 {
+            socket.set_tcp_user_timeout(Some(self.user_timeout()))?;
+        }
+        Ok(())
+    }
 }
 
 /// Checks that weir can connect from `source`, which has to be an address of this machine.
@@ -122,11 +162,12 @@ fn is_without_ipv6(err: &io::Error) -> bool {
 }
 
 /// Opens one listening socket per worker on the same address; the kernel spreads connections over them. With port 0 all
-/// get the same free port. `[::]` is for IPv4 and IPv6, and for IPv4 alone on a machine without IPv6.
+/// get the same free port. `[::]` is for IPv4 and IPv6, and for IPv4 alone on a machine without IPv6. Accepted
+/// connections inherit `timeouts`.
 ///
 /// # Errors
 /// The address is in use by another process, is not of this machine, or is not allowed.
-pub fn listeners(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+pub fn listeners(address: SocketAddr, workers: usize, timeouts: TcpTimeouts) -> io::Result<Vec<std::net::TcpListener>> {
     // With SO_REUSEPORT, weir would silently share the port with another weir of the same user. Without it, bind fails.
     let address = match (address, bind(address, false)) {
         (_, Ok(_)) => address,
@@ -142,7 +183,7 @@ pub fn listeners(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net
         let address = all.first().map_or(Ok(address), std::net::TcpListener::local_addr)?;
         let socket = bind(address, true)?;
         socket.set_tcp_nodelay(true)?;
-        keep_alive(&socket)?;
+        timeouts.set_on(&socket)?;
         socket.listen(BACKLOG)?;
         all.push(socket.into());
     }
@@ -165,22 +206,48 @@ mod tests {
 
     #[test]
     fn accepted_connections_inherit_the_options() {
-        let all = listeners("127.0.0.1:0".parse().unwrap(), 2).unwrap();
-        let address = all[0].local_addr().unwrap();
-        assert_eq!(all[1].local_addr().unwrap(), address);
-        let clients: Vec<_> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
-        let mut seen = 0;
-        for listener in &all {
-            // Accept does not block: the other connections are on the other worker's socket.
-            while let Ok((accepted, _)) = listener.accept() {
-                let socket = SockRef::from(&accepted);
-                assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
-                assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
-                assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
-                seen += 1;
+        for (keepalive, user_timeout) in [(300, 40), (2, 0), (0, 3), (0, 0)] {
+            let timeouts = TcpTimeouts::of_seconds(keepalive, user_timeout);
+            let all = listeners("127.0.0.1:0".parse().unwrap(), 2, timeouts).unwrap();
+            let address = all[0].local_addr().unwrap();
+            assert_eq!(all[1].local_addr().unwrap(), address);
+            let clients: Vec<_> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
+            let mut seen = 0;
+            for listener in &all {
+                // Accept does not block: the other connections are on the other worker's socket.
+                while let Ok((accepted, _)) = listener.accept() {
+                    assert!(SockRef::from(&accepted).tcp_nodelay().unwrap());
+                    assert_has(&accepted, timeouts);
+                    seen += 1;
+                }
             }
+            assert_eq!(seen, clients.len());
         }
-        assert_eq!(seen, clients.len());
+    }
+
+    fn assert_has(connection: &TcpStream, timeouts: TcpTimeouts) {
+        let socket = SockRef::from(connection);
+        assert_eq!(socket.keepalive().unwrap(), !timeouts.keepalive().is_zero(), "{timeouts:?}");
+        if !timeouts.keepalive().is_zero() {
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), timeouts.keepalive());
+            let interval = timeouts.keepalive().min(Duration::from_secs(15));
+            assert_eq!(
+                (socket.tcp_keepalive_interval().unwrap(), socket.tcp_keepalive_retries().unwrap()),
+                (interval, 9)
+            );
+        }
+        assert_eq!(socket.tcp_user_timeout().unwrap().unwrap_or_default(), timeouts.user_timeout(), "{timeouts:?}");
+    }
+
+    #[test]
+    fn connections_to_servers_get_the_options() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for (keepalive, user_timeout) in [(60, 150), (0, 3), (2, 0), (0, 0)] {
+            let timeouts = TcpTimeouts::of_seconds(keepalive, user_timeout);
+            let connection = connect(listener.local_addr().unwrap(), None, false).unwrap();
+            timeouts.set_on(&connection).unwrap();
+            assert_has(&connection, timeouts);
+        }
     }
 
     #[test]
@@ -198,7 +265,7 @@ mod tests {
 
     #[test]
     fn both_families_come_to_the_unspecified_address() {
-        let all = listeners("[::]:0".parse().unwrap(), 2).unwrap();
+        let all = listeners("[::]:0".parse().unwrap(), 2, TcpTimeouts::default()).unwrap();
         let port = all[0].local_addr().unwrap().port();
         TcpStream::connect(("127.0.0.1", port)).unwrap();
         if all[0].local_addr().unwrap().is_ipv6() {
@@ -215,8 +282,8 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_is_not_shared() {
-        let first = listeners("127.0.0.1:0".parse().unwrap(), 2).unwrap();
-        let err = listeners(first[0].local_addr().unwrap(), 2).unwrap_err();
+        let first = listeners("127.0.0.1:0".parse().unwrap(), 2, TcpTimeouts::default()).unwrap();
+        let err = listeners(first[0].local_addr().unwrap(), 2, TcpTimeouts::default()).unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::AddrInUse);
     }
 }

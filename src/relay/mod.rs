@@ -23,7 +23,7 @@ use std::{
 };
 
 use crate::{
-    net::{socket, stream::Stream},
+    net::{socket::TcpTimeouts, stream::Stream},
     outcome::{Cause, Party},
     relay::{
         direction::{Direction, DirectionEnd},
@@ -102,21 +102,24 @@ impl<C: Side, S: Side> Relay<C, S> {
         })
     }
 
-    /// Relays until one side ends or the end is requested by `handle`. Call [`Relay::finish`] afterwards.
+    /// Relays until one side ends or the end is requested by `handle`. Call [`Relay::finish`] afterwards. After a
+    /// second or more the connection to the server gets the timeouts `of_server`.
     // Not an `async fn`: its future would hold each argument twice.
-    pub fn run(&mut self, handle: &Arc<SessionHandle>) -> impl Future<Output = Ended> {
-        let (mut waker_is_known, mut has_keepalive) = (false, false);
+    pub fn run(&mut self, handle: &Arc<SessionHandle>, of_server: TcpTimeouts) -> impl Future<Output = Ended> {
+        let (mut waker_is_known, mut has_timeouts) = (false, of_server.is_off());
         poll_fn(move |cx| {
             if !waker_is_known {
                 handle.set_waker(cx.waker());
                 waker_is_known = true;
-                worker::with(|sessions: &LateKeepalive| sessions.register(Arc::clone(handle)));
+                if !has_timeouts {
+                    worker::with(|sessions: &LateKeepalive| sessions.register(Arc::clone(handle)));
+                }
             }
-            // Not before: keepalive takes five system calls, and many sessions end within their first second.
-            if !has_keepalive && handle.keepalive_requested() {
-                has_keepalive = true;
+            // Not before: they take five system calls, and many sessions end within their first second.
+            if !has_timeouts && handle.keepalive_requested() {
+                has_timeouts = true;
                 // An error means that the connection is gone, which the relay is about to notice.
-                let _ = socket::keep_alive(self.up.tcp());
+                let _ = of_server.set_on(self.up.tcp());
             }
             let ended = self.step(cx, handle);
             if ended.is_ready() {

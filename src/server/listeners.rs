@@ -34,7 +34,8 @@ pub fn bind(config: &Config, workers: usize) -> Result<Vec<BoundListener<'_>>, S
     let mut bound = Vec::new();
     for config in &config.listeners {
         let address = config.listen;
-        let sockets = socket::listeners(address, workers).map_err(|err| ServerError::Bind { address, err })?;
+        let sockets = socket::listeners(address, workers, config.tcp);
+        let sockets = sockets.map_err(|err| ServerError::Bind { address, err })?;
         bound.push(BoundListener { address: sockets[0].local_addr()?, tls: None, sockets, config });
     }
     Ok(bound)

@@ -186,6 +186,7 @@ fn shared(
         sends_proxy_headers: config.upstream.compatibility.proxy_protocol,
         proxy_key: config.proxy_key.clone(),
         terminators: terminators.collect(),
+        servers_tcp: config.servers_tcp,
         servers_tls,
         websocket_tls,
         dials_websockets: servers.have_websockets(),

@@ -13,6 +13,7 @@ use crate::{
     cluster::account_lookup::AccountLookup,
     dispatch::SessionAdmission,
     identity::{Directory, Keys, trusted_proxy::ProxyKey},
+    net::socket::TcpTimeouts,
     relay::registry::SessionRegistry,
     session::{damped_dials::DampedDials, read_ahead::ReadAhead},
     telemetry::{counters::Counters, storms::Flight},
@@ -57,6 +58,8 @@ pub struct Shared {
     pub sends_proxy_headers: bool,
     /// The ends of TLS, by listener.
     pub terminators: Vec<(SocketAddr, Arc<Terminator>)>,
+    /// When the kernel gives up connections to servers.
+    pub servers_tcp: TcpTimeouts,
     /// TLS towards the servers.
     pub servers_tls: Option<Arc<Connector>>,
     /// TLS towards the servers' WebSocket ports.

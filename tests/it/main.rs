@@ -54,6 +54,7 @@ mod storm_and_plan;
 mod strangers;
 mod system_account;
 mod system_account_reserve;
+mod tcp_timeouts;
 mod test_script;
 mod tls_listeners;
 mod tls_passthrough;

@@ -28,7 +28,10 @@ use crate::{
     config::{Config, ServerArg},
     dispatch::{self, TurnSender},
     identity::{ClientKey, Directory, Keys},
-    net::timer::{self, TICK},
+    net::{
+        socket::TcpTimeouts,
+        timer::{self, TICK},
+    },
     session::{
         await_turn::{Waited, await_turn},
         context::Context,
@@ -110,6 +113,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         proxy_key: None,
         sends_proxy_headers: false,
         terminators: Vec::new(),
+        servers_tcp: TcpTimeouts::default(),
         servers_tls: None,
         websocket_tls: None,
         dials_websockets: false,
