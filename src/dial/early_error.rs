@@ -33,6 +33,11 @@ pub fn busy(line: &[u8]) -> Option<Busy> {
     }
 }
 
+/// Whether these bytes may be the beginning of such a line.
+pub fn may_be_busy(bytes: &[u8]) -> bool {
+    [FULL, THROTTLED].iter().any(|line| line.get(..bytes.len()).is_some_and(|start| start.eq_ignore_ascii_case(bytes)))
+}
+
 /// What a line in plain text means where TLS should have begun.
 pub(super) fn instead_of_tls(line: &[u8]) -> DialError {
     match busy(line) {
@@ -62,6 +67,8 @@ mod tests {
         let throttled = b"-ERR 'Connection throttling is active. Please try again later.'\r\n";
         assert_eq!(busy(throttled), Some(Busy::Throttled));
         assert_eq!(busy(b"-ERR 'maximum account active connections exceeded'\r\n"), None);
+        assert!(may_be_busy(b"-ERR 'M") && may_be_busy(b"-err 'conn") && may_be_busy(b""));
+        assert!(!may_be_busy(&[22, 3, 3]) && !may_be_busy(b"-ERR 'S"));
         assert!(matches!(instead_of_tls(throttled), DialError::Throttled));
         assert!(matches!(instead_of_tls(b"-ERR 'Secure Connection - TLS Required'\r\n"), DialError::TimedOut));
         assert!(matches!(instead_of_tls(b"INFO {}\r\n"), DialError::NotNats(_)));

@@ -26,7 +26,7 @@ use crate::{
 
 pub use self::{
     connect::connect,
-    early_error::{Busy, busy},
+    early_error::{Busy, busy, may_be_busy},
     websocket::dial_websocket,
 };
 use self::{connect::connect_then, early_error::instead_of_tls};
@@ -61,6 +61,16 @@ pub enum DialError {
     /// Its WebSocket port has not answered, and the pause after that is not over. Nothing was dialled.
     #[error("its WebSocket port does not answer")]
     LeftAlone,
+}
+
+impl Busy {
+    /// Notes that the server has said so.
+    pub fn note_at(self, server: &Server) {
+        match self {
+            Self::Full => server.said_full(timer::now()),
+            Self::Throttled => server.said_throttled(timer::now()),
+        }
+    }
 }
 
 impl DialError {

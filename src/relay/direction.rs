@@ -124,6 +124,11 @@ impl<S: Side> Direction<S> {
         passed
     }
 
+    /// Counts bytes that the other side has had already.
+    pub fn has_passed(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
     /// Whether bytes that were read have not been forwarded yet.
     pub fn holds_bytes(&self) -> bool {
         !self.waiting.is_empty()

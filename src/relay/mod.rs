@@ -102,6 +102,11 @@ impl<C: Side, S: Side> Relay<C, S> {
         })
     }
 
+    /// Counts bytes of the client that the server has had before the relay.
+    pub fn has_passed(&mut self, bytes_up: u64) {
+        self.to_server.has_passed(bytes_up);
+    }
+
     /// Relays until one side ends or the end is requested by `handle`. Call [`Relay::finish`] afterwards. After a
     /// second or more the connection to the server gets the timeouts `of_server`.
     // Not an `async fn`: its future would hold each argument twice.

@@ -40,14 +40,17 @@ pub(super) async fn place_instead(
     tried: &mut Vec<usize>,
     deadline: Instant,
 ) -> Result<Slot, Refusal> {
+    give_up(failed, err, tried);
+    place_again(shared, account, tried, deadline).await
+}
+
+/// Gives the slot of a server back whose dial went wrong: before the next one's is taken.
+pub(super) fn give_up(failed: Slot, err: &DialError, tried: &mut Vec<usize>) {
     debug!(server = failed.server().name(), %err, "dial failed");
     // A server that limits its rate is tried again, in the next second.
     if !matches!(err, DialError::Throttled) {
         tried.push(failed.server().index());
     }
-    // The failed server's slot goes back before the next one's is taken.
-    drop(failed);
-    place_again(shared, account, tried, deadline).await
 }
 
 /// Finds a server other than those that were `tried`.

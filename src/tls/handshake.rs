@@ -52,6 +52,11 @@ fn peek(down: &TcpStream) -> io::Result<Option<FirstBytes>> {
     Ok(bytes.get(..n).filter(|bytes| !bytes.is_empty()).map(classify))
 }
 
+/// What a client has begun with, as far as it has come. Consumes nothing.
+pub fn begun_with(down: &TcpStream) -> Option<FirstBytes> {
+    peek(down).ok().flatten()
+}
+
 /// Whether the client begins TLS within this time, without having seen INFO.
 pub async fn speaks_first(down: &TcpStream, within: Duration) -> bool {
     let mut one = [0];

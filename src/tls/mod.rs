@@ -34,7 +34,7 @@ use crate::{
 pub use self::{
     connector::{ConnectError, Connector, ServersTls},
     files::{BadFile, Pair},
-    handshake::{Failed, accept, hello, speaks_first},
+    handshake::{Failed, accept, begun_with, hello, speaks_first},
     renew::renew,
 };
 

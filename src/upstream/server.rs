@@ -126,6 +126,8 @@ pub struct Server {
     reading_failed: AtomicBool,
     /// See [`Server::may_get_credentials_first`].
     plain_info_seen: AtomicBool,
+    /// See [`Server::limits_its_rate`].
+    has_throttled: AtomicBool,
 }
 
 /// Construction and the state behind the lock.
@@ -160,6 +162,7 @@ impl Server {
             state: Mutex::default(),
             reading_failed: AtomicBool::new(false),
             plain_info_seen: AtomicBool::new(false),
+            has_throttled: AtomicBool::new(false),
         };
         server.change(|_| ());
         server

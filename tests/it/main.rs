@@ -37,6 +37,7 @@ mod login_matrix;
 mod max_connections;
 mod nats_server_install;
 mod nkey;
+mod passthrough_busy_servers;
 mod pipelined;
 mod placement;
 mod proxy_protocol;

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// A session of which weir reads nothing.
-pub(super) type Unread = Established<Passthrough, Passthrough>;
+pub(super) type UnreadSession = Established<Passthrough, Passthrough>;
 
 /// With its second answer a server has computed what TLS asks of it, in every version. What may be left is the answer
 /// to CONNECT.
@@ -41,15 +41,14 @@ const NO_TAKES: Duration = Duration::from_millis(250);
 
 /// What a login begins with.
 pub(super) struct Beginning {
-    /// The client's TLS records that have passed whole.
-    pub records: Arc<AtomicU64>,
+    pub login: Login,
     /// Counts the connection to the server for the client's source, until the login is over.
     pub unanswered: Option<SourcePermit>,
 }
 
 /// How far a login has come.
 #[derive(Debug)]
-struct Login {
+pub(super) struct Login {
     seen: Totals,
     /// The TLS records of the client that have passed whole.
     records: Arc<AtomicU64>,
@@ -64,9 +63,30 @@ struct Login {
 }
 
 impl Login {
-    fn new(records: Arc<AtomicU64>, now: Instant) -> Self {
-        let (seen, took) = (Totals::default(), Duration::ZERO);
+    pub fn new(now: Instant) -> Self {
+        let (seen, took, records) = Default::default();
         Self { seen, records, seen_records: 0, asked: None, answers: 0, took, prompt_until: Some(now + PROMPT) }
+    }
+
+    /// Counts the client's TLS records that have passed whole.
+    pub fn records(&self) -> &Arc<AtomicU64> {
+        &self.records
+    }
+
+    pub fn prompt_until(&self) -> Option<Instant> {
+        self.prompt_until
+    }
+
+    /// The next word takes its time.
+    pub fn not_prompt(&mut self) {
+        self.prompt_until = None;
+    }
+
+    /// So many of the client's TLS records have `ended`, and the server has said nothing. Returns whether it is the
+    /// server's turn to speak now.
+    pub fn asks(&mut self, ended: u64, now: Instant) -> bool {
+        self.records.fetch_add(ended, Relaxed);
+        self.saw(Totals::default(), now)
     }
 
     /// Takes in what has passed in all. Returns whether it is another's turn to speak.
@@ -89,9 +109,8 @@ impl Login {
 }
 
 /// Relays until the login is over, as far as weir can see. Returns the end of the session, if it ends before that.
-pub(super) async fn log_in(cx: &Context, session: &mut Unread, beginning: Beginning) -> Option<Ended> {
-    let Beginning { records, unanswered } = beginning;
-    let mut login = Login::new(records, Instant::now());
+pub(super) async fn log_in(cx: &Context, session: &mut UnreadSession, beginning: Beginning) -> Option<Ended> {
+    let Beginning { mut login, unanswered } = beginning;
     if let Some(ended) = follow(session, &mut login).await {
         return Some(ended);
     }
@@ -113,8 +132,8 @@ pub(super) async fn log_in(cx: &Context, session: &mut Unread, beginning: Beginn
 }
 
 /// Relays until the server has given its last answer to a login.
-async fn follow(session: &mut Unread, login: &mut Login) -> Option<Ended> {
-    let Unread { relay, server, registered, .. } = session;
+async fn follow(session: &mut UnreadSession, login: &mut Login) -> Option<Ended> {
+    let UnreadSession { relay, server, registered, .. } = session;
     while login.answers < ANSWERS {
         let prompt_until = login.prompt_until;
         let turns = relay.run_until(registered.handle(), |totals| login.saw(totals, Instant::now()));
@@ -125,7 +144,7 @@ async fn follow(session: &mut Unread, login: &mut Login) -> Option<Ended> {
         match turned {
             Err(_) => {
                 server.await_connect();
-                login.prompt_until = None;
+                login.not_prompt();
             }
             Ok(None) => server.resume_handshake(),
             Ok(Some(ended)) => return Some(ended),
@@ -135,7 +154,7 @@ async fn follow(session: &mut Unread, login: &mut Login) -> Option<Ended> {
 }
 
 /// Tells admission what the login has taken, and that the server has room for the next one.
-fn finish(cx: &Context, session: &mut Unread, login: &Login, finished: Instant) {
+fn finish(cx: &Context, session: &mut UnreadSession, login: &Login, finished: Instant) {
     let server = &mut session.server;
     if let Some(passthrough) = &cx.listener.passthrough {
         let undisturbed = server.server().is_uncontended();
@@ -159,8 +178,8 @@ mod tests {
     fn only_the_servers_time_counts() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
-        let records = Arc::<AtomicU64>::default();
-        let mut login = Login::new(Arc::clone(&records), began);
+        let mut login = Login::new(began);
+        let records = Arc::clone(login.records());
         let mut saw = |bytes_up, bytes_down, whole, ms| {
             records.store(whole, Relaxed);
             let turned = login.saw(totals(bytes_up, bytes_down), at(ms));

@@ -67,6 +67,7 @@ impl Server {
         state.is_several = state.process.is_one_of_several(now);
         if seen == Seen::New {
             self.may_be_another_process();
+            self.has_throttled.store(false, Relaxed);
             state.restarts += 1;
             state.health.restarted(now);
             state.login_health.restarted();
@@ -192,12 +193,18 @@ impl Server {
     /// It said that it does no more TLS handshakes in this second: it is busy, and not full. The next second begins
     /// with half as many handshakes at a time.
     pub fn said_throttled(&self, now: Instant) {
+        self.has_throttled.store(true, Relaxed);
         self.change(|state| {
             if state.throttled_until.is_none_or(|until| now >= until) {
                 state.concurrency_limit.timed_out();
             }
             state.throttled_until = Some(now + THROTTLED_FOR);
         });
+    }
+
+    /// Whether this process has said before that it does no more TLS handshakes in a second, so that it may again.
+    pub fn limits_its_rate(&self) -> bool {
+        self.has_throttled.load(Relaxed)
     }
 
     /// The process `server_id` announced lame duck mode, in the INFO of a session or over the system account. It means
