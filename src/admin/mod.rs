@@ -56,13 +56,16 @@ struct Health {
     servers_without_reading: usize,
 }
 
-/// 200 while a new client would be served, 503 from the signal that stops weir on, or while no server can be reached.
+/// 200 while a new client would be served, 503 from the signal that stops weir on, while no server can be reached,
+/// or while no descriptor is left for one more client.
 async fn healthz(State(endpoints): State<Arc<Endpoints>>) -> Response {
     let (shared, now) = (&endpoints.shared, Instant::now());
     let error = if shared.admission.is_lame_duck() {
         Some("draining")
     } else if !shared.servers.any_reachable(now) {
         Some("no usable server")
+    } else if shared.descriptors.are_used_up() {
+        Some("no file descriptor left")
     } else {
         None
     };

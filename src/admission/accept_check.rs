@@ -24,16 +24,16 @@ pub struct AcceptPermit {
 }
 
 impl<W: Waiter> Admission<W> {
-    /// Takes a permit of the `limit` of clients, which is given back where there is no more, then a connection slot and
-    /// a token of the source.
+    /// The verdict on a connection with its permit of the limit of clients, which it has taken at accept if there was
+    /// one: takes a connection slot and a token of the source.
     ///
     /// # Errors
-    /// The reason to refuse with; nothing is taken then.
-    pub fn at_accept(&self, limit: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {
+    /// The reason to refuse with; nothing is kept then.
+    pub fn at_accept(&self, client: Option<Permit>, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
-        let client = limit.try_acquire().ok_or(Refusal::ListenerFull)?;
+        let client = client.ok_or(Refusal::ListenerFull)?;
         let source = self.sources.enter(source, now, &self.warned)?;
         Ok(AcceptPermit { _client: client, _source: source })
     }

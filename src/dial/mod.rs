@@ -87,10 +87,21 @@ impl DialError {
                 }
                 None
             }
+            Self::Io(err) if is_for_want_of_memory_or_files(err) => {
+                server.dial_says_nothing(port, timer::now());
+                None
+            }
             Self::TimedOut => with_rng(|rng| server.dial_timed_out(port, timer::now(), given, rng)),
             _ => with_rng(|rng| server.dial_failed(port, timer::now(), rng)),
         }
     }
+}
+
+/// Whether this machine had no descriptor or memory for the connection, which says nothing of the server.
+fn is_for_want_of_memory_or_files(err: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let wants = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].map(Errno::raw_os_error);
+    err.raw_os_error().is_some_and(|code| wants.contains(&code))
 }
 
 /// A connection to a server whose INFO has been read.

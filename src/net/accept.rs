@@ -1,10 +1,19 @@
 //! The accept loop. It does nothing else: everything that takes time happens in the task of the session.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -13,25 +22,93 @@ use tracing::warn;
 /// nats-server does (`ACCEPT_MIN_SLEEP` and `ACCEPT_MAX_SLEEP`, const.go).
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// While there is no permit for one more connection, the loop asks for one this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How often weir says that it cannot accept.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
-/// Accepts until `stop`, and passes each connection to `serve`, which must not block.
-pub async fn accept(listener: Arc<TcpListener>, stop: CancellationToken, mut serve: impl FnMut(TcpStream, SocketAddr)) {
-    let mut pause = FIRST_PAUSE;
+/// What connections are accepted for.
+pub trait Serve {
+    /// What a connection takes from its accept on.
+    type Permit;
+
+    /// The permit of one more connection, if there is one.
+    fn permit(&self) -> Option<Self::Permit>;
+
+    /// Begins to serve a connection. Must not block.
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: Self::Permit);
+}
+
+/// The accept loops that cannot accept now: they wait for a permit or a descriptor.
+#[derive(Debug, Default)]
+pub struct Pauses {
+    now: AtomicU32,
+    told: Mutex<Option<Instant>>,
+}
+
+/// Counts one of them, until dropped.
+#[derive(Debug)]
+struct Pause<'a>(&'a Pauses);
+
+impl Pauses {
+    /// Whether any accept loop cannot accept.
+    pub fn any(&self) -> bool {
+        self.now.load(Relaxed) > 0
+    }
+
+    fn begin(&self, why: &dyn std::fmt::Display) -> Pause<'_> {
+        self.now.fetch_add(1, Relaxed);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+            *told = Some(Instant::now());
+            warn!(%why, "cannot accept: clients wait in the kernel's queue");
+        }
+        Pause(self)
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Accepts until `stop`, and has each connection served. A connection without a permit is kept until there is one, and
+/// those behind it wait in the kernel's queue.
+pub async fn accept(listener: Arc<TcpListener>, stop: CancellationToken, pauses: Arc<Pauses>, to: impl Serve) {
+    let (mut wait, mut failing) = (FIRST_PAUSE, None);
     loop {
         let Some(accepted) = until(&stop, listener.accept()).await else { return };
         match accepted {
             Ok((stream, peer)) => {
-                pause = FIRST_PAUSE;
-                serve(stream, peer);
+                (wait, failing) = (FIRST_PAUSE, None);
+                let permit = match to.permit() {
+                    Some(permit) => permit,
+                    None => match until(&stop, free_permit(&pauses, &to)).await {
+                        Some(permit) => permit,
+                        None => return,
+                    },
+                };
+                to.serve(stream, peer, permit);
             }
             Err(err) if concerns_one_connection(&err) => {}
             Err(err) => {
-                warn!(%err, ?pause, "cannot accept");
-                if until(&stop, sleep(pause)).await.is_none() {
+                failing.get_or_insert_with(|| pauses.begin(&err));
+                if until(&stop, sleep(wait)).await.is_none() {
                     return;
                 }
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                wait = (wait * 2).min(LONGEST_PAUSE);
             }
+        }
+    }
+}
+
+async fn free_permit<S: Serve>(pauses: &Pauses, to: &S) -> S::Permit {
+    let _pause = pauses.begin(&"as many connections as the limit of open files carries");
+    loop {
+        sleep(LOOK_AGAIN).await;
+        if let Some(permit) = to.permit() {
+            return permit;
         }
     }
 }

@@ -77,7 +77,7 @@ impl BoundListener<'_> {
         let Self { tls, sockets, config, .. } = self;
         let listener = Listener {
             info: Arc::clone(info),
-            max_clients: Limit::new((f64::from(config.max_clients) * budget.share) as u32),
+            max_clients: Limit::within(config.max_clients, budget.clients.clone()),
             before_check: Arc::default(),
             handshake_timeout: config.handshake_timeout,
             trusted_proxies: config.accept_proxy_protocol_from.clone(),

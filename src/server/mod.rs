@@ -38,10 +38,10 @@ use crate::{
     server::{
         background::{Background, first_readings},
         drain::Drain,
-        file_limit::ClientBudget,
+        file_limit::{ClientBudget, Shortfall},
         listeners::{BoundListener, WorkerSockets},
     },
-    session::{Shared, damped_dials::DampedDials, read_ahead::ReadAhead},
+    session::{Descriptors, Shared, damped_dials::DampedDials, read_ahead::ReadAhead},
     telemetry::{counters::Counters, storms::Flight},
     tls::{BadFile, Connector, ServersTls},
     upstream::Servers,
@@ -66,6 +66,9 @@ pub enum ServerError {
     /// A file of `[cluster.websocket_tls]` cannot be used any more.
     #[error("TLS towards the servers' WebSocket ports: {0:?}")]
     WebSocketTls(Vec<BadFile>),
+    /// The limit of open files is too low for a single client.
+    #[error("{0}")]
+    FileLimit(#[from] Shortfall),
     /// The operating system refuses a thread, a signal handler or a runtime.
     #[error("cannot start: {0}")]
     Os(#[from] io::Error),
@@ -83,7 +86,7 @@ pub enum ServerError {
 /// What kept it from starting.
 pub fn run(config: Config) -> Result<(), ServerError> {
     let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    let budget = ClientBudget::of(&config, workers);
+    let budget = ClientBudget::of(&config, workers)?;
     sysctl::warn_of_settings(&config);
     config.remarks().iter().for_each(|remark| warn!("{remark}"));
     let assembly = Assembly::build(&config, workers, &budget)?;
@@ -182,6 +185,7 @@ fn shared(
         flight: Flight::default(),
         sessions: Arc::new(SessionRegistry::default()),
         refusing: Limit::new(budget.refusals),
+        descriptors: Descriptors { clients: budget.clients.clone(), pauses: Arc::default() },
         read_ahead: ReadAhead::default(),
         sends_proxy_headers: config.upstream.compatibility.proxy_protocol,
         proxy_key: config.proxy_key.clone(),

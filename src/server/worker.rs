@@ -2,20 +2,20 @@
 
 use std::{
     io,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use tokio::{runtime, time::timeout};
+use tokio::{net::TcpStream, runtime, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     net::{accept, linger, socket},
     relay,
     server::supervisor::Supervisor,
-    session::{self, Listener, Shared},
+    session::{self, ConnectionPermit, Listener, Shared},
 };
 
 /// How long the sessions of a worker may take to end after `stop`. Lingering closes take a second at most, and a client
@@ -39,6 +39,30 @@ pub fn start(
     thread::Builder::new().name(format!("worker-{n}")).spawn(move || runtime.block_on(work(sockets, shared, stop)))
 }
 
+/// The sessions of one listener on one worker.
+#[derive(Clone)]
+struct Sessions {
+    shared: Arc<Shared>,
+    listener: Arc<Listener>,
+    tracker: TaskTracker,
+}
+
+impl accept::Serve for Sessions {
+    type Permit = ConnectionPermit;
+
+    fn permit(&self) -> Option<ConnectionPermit> {
+        self.listener.permit(&self.shared)
+    }
+
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: ConnectionPermit) {
+        let (shared, listener) = (Arc::clone(&self.shared), Arc::clone(&self.listener));
+        match listener.passthrough {
+            None => self.tracker.spawn(session::serve(shared, listener, stream, peer, permit)),
+            Some(_) => self.tracker.spawn(session::serve_passthrough(shared, listener, stream, peer, permit)),
+        };
+    }
+}
+
 async fn work(sockets: Vec<(tokio::net::TcpListener, Arc<Listener>)>, shared: Arc<Shared>, stop: CancellationToken) {
     let (sessions, tasks) = (TaskTracker::new(), Supervisor::new(stop.clone()));
     tasks.spawn("late keepalive", |stop| async move {
@@ -50,16 +74,11 @@ async fn work(sockets: Vec<(tokio::net::TcpListener, Arc<Listener>)>, shared: Ar
     let all = Arc::clone(&shared);
     tasks.spawn("upstream pool", move |stop| session::upstream_pool::maintain(Arc::clone(&all), stop));
     for (socket, listener) in sockets {
-        let (socket, shared, tracker) = (Arc::new(socket), Arc::clone(&shared), sessions.clone());
+        let socket = Arc::new(socket);
+        let sessions = Sessions { shared: Arc::clone(&shared), listener, tracker: sessions.clone() };
         tasks.spawn("accept", move |stop| {
-            let (shared, listener, tracker) = (Arc::clone(&shared), Arc::clone(&listener), tracker.clone());
-            accept::accept(Arc::clone(&socket), stop, move |stream, peer| {
-                let (shared, listener) = (Arc::clone(&shared), Arc::clone(&listener));
-                match listener.passthrough {
-                    None => tracker.spawn(session::serve(shared, listener, stream, peer)),
-                    Some(_) => tracker.spawn(session::serve_passthrough(shared, listener, stream, peer)),
-                };
-            })
+            let pauses = Arc::clone(&sessions.shared.descriptors.pauses);
+            accept::accept(Arc::clone(&socket), stop, pauses, sessions.clone())
         });
     }
     stop.cancelled().await;

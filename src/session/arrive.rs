@@ -10,15 +10,15 @@ use tokio::{net::TcpStream, time::Instant};
 use tracing::warn;
 
 use crate::{
-    admission::{AcceptPermit, Permit},
+    admission::{AcceptPermit, Permit, SourcePermit},
     net::{stream::Stream, timer::now},
     outcome::{Phase, Refusal},
     protocol::websocket::upgrade::Upgrade,
     session::{
         client_tls,
+        connection_permit::ConnectionPermit,
         context::{Context, End},
         downstream::Unfinished,
-        listener::BeforeCheck,
         proxy_header,
         refuse::close_unfinished,
         websocket_upgrade,
@@ -33,8 +33,8 @@ pub(super) struct Arrived {
     stream: Stream,
     /// The HTTP request of a WebSocket, which is not answered yet.
     upgrade: Option<Upgrade>,
-    /// The accept check, where the address was known before the request was read.
-    checked: Option<Checked>,
+    /// The accept check, where the address was known before the request was read; else what it is to be made with.
+    check: Result<Checked, ConnectionPermit>,
 }
 
 /// What the accept check has said.
@@ -73,7 +73,7 @@ fn tell_of_missing_header(peer: SocketAddr) {
 /// Reads what a trusted proxy says before the client itself speaks: a PROXY header, or the HTTP request of a WebSocket.
 /// The accept check comes as soon as it is known whose connection it is, so that silent connections count for their own
 /// source.
-pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arrived, End> {
+pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream, permit: ConnectionPermit) -> Result<Arrived, End> {
     let is_proxied = cx.listener.trusts_proxy(cx.peer.ip())
         && (!cx.listener.header_is_optional || proxy_header::is_coming(&tcp).await);
     let mut asked = None;
@@ -92,18 +92,18 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arriv
     }
     let listener = Arc::clone(&cx.listener);
     let Some(web) = &listener.websocket else {
-        return Ok(Arrived { stream: tcp.into(), upgrade: None, checked: None });
+        return Ok(Arrived { stream: tcp.into(), upgrade: None, check: Err(permit) });
     };
-    let mut checked = None;
-    if web.trusts_proxy(cx.peer.ip()) {
+    let check = if web.trusts_proxy(cx.peer.ip()) {
         if asked.is_none() {
             asked = Some(ask(cx)?);
         }
+        Err(permit)
     } else {
         asked = None;
-        checked = Some(check(cx)?);
-    }
-    let refused = checked.as_ref().and_then(|checked| checked.entry.as_ref().err().copied());
+        Ok(check(cx, permit)?)
+    };
+    let refused = check.as_ref().ok().and_then(|checked| checked.entry.as_ref().err().copied());
     // HTTPS is HTTP inside TLS.
     let stream = match client_tls::handshake(cx, tcp.into(), refused).await {
         Ok(stream) => stream,
@@ -113,20 +113,24 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream) -> Result<Arriv
     let (stream, upgrade) = websocket_upgrade::read_request(cx, stream, web).await?;
     cx.note_heard();
     drop(asked);
-    Ok(Arrived { stream, upgrade: Some(upgrade), checked })
+    Ok(Arrived { stream, upgrade: Some(upgrade), check })
 }
 
-/// Counts a connection of which something is read before the accept check: it takes a descriptor like any client.
-fn ask(cx: &Context) -> Result<BeforeCheck, End> {
-    cx.listener.count_before_check(&cx.shared, cx.source()).ok_or(End::Refused(Refusal::ListenerFull))
+/// Counts a connection of which something is read before the accept check: it has a permit like any client.
+fn ask(cx: &Context) -> Result<SourcePermit, End> {
+    cx.listener.count_before_check(cx.source()).ok_or(End::Refused(Refusal::ListenerFull))
 }
 
-/// The accept check, and for a client that it refuses the permit to be told.
-fn check(cx: &Context) -> Result<Checked, End> {
-    let entry = cx.shared.admission.at_accept(&cx.listener.max_clients, cx.source(), now());
+/// The accept check, and for a client that it refuses the permit to be told. Only a source beyond its own quota may
+/// find no such permit: its connections do not take the places of clients.
+fn check(cx: &Context, permit: ConnectionPermit) -> Result<Checked, End> {
+    let (client, refusing) = permit.split();
+    // A permit may have become free since.
+    let client = client.or_else(|| cx.listener.max_clients.try_acquire());
+    let entry = cx.shared.admission.at_accept(client, cx.source(), now());
     let refusing = match &entry {
         Ok(_) => None,
-        Err(reason) => Some(cx.shared.refusing.try_acquire().ok_or(End::Refused(*reason))?),
+        Err(reason) => Some(refusing.or_else(|| cx.shared.refusing.try_acquire()).ok_or(End::Refused(*reason))?),
     };
     Ok(Checked { entry, refusing })
 }
@@ -134,11 +138,11 @@ fn check(cx: &Context) -> Result<Checked, End> {
 impl Arrived {
     /// The accept check. A refused client goes on to the preface as well, since only then can it read why.
     pub fn accept_check(self, cx: &Context) -> Result<Accepted, End> {
-        let Self { stream, upgrade, checked } = self;
+        let Self { stream, upgrade, check: checked } = self;
         let proxy_header = cx.proxy_header(stream.tcp());
         let Checked { entry, refusing } = match checked {
-            Some(checked) => checked,
-            None => check(cx)?,
+            Ok(checked) => checked,
+            Err(permit) => check(cx, permit)?,
         };
         Ok(Accepted { stream, upgrade, entry, refusing, proxy_header })
     }

@@ -21,7 +21,7 @@ use crate::{
 
 /// nats-server's own default for `tls { timeout }` (`TLS_TIMEOUT`, const.go). The HTTP request of a WebSocket and a
 /// PROXY header have as long.
-const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 /// nats-server's own default for the time from the end of TLS to CONNECT (`getDefaultAuthTimeout`, opts.go).
 const AUTH_TIMEOUT_BEHIND_TLS: Duration = Duration::from_secs(3);
 /// How long nats-server keeps a client that is silent and need not log in: it misses the answers to a PING in the first

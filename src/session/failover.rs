@@ -189,7 +189,7 @@ async fn open_as<O: Open>(slot: &mut Slot, deadline: Instant, far: &O) -> Result
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{io, time::Duration};
 
     use super::*;
     use crate::{config::Config, net::timer::timeout_at, upstream::Servers};
@@ -204,6 +204,30 @@ mod tests {
             let info = std::pin::pin!(tokio::time::sleep(self.0));
             timeout_at(by, info).await.map_err(|_| DialError::TimedOut)
         }
+    }
+
+    /// No descriptor is left for the dial.
+    struct OutOfFiles;
+
+    impl Open for OutOfFiles {
+        type Opened = ();
+
+        async fn open(&self, _server: &Server, _by: Instant) -> Result<(), DialError> {
+            Err(io::Error::from(rustix::io::Errno::MFILE).into())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dial_without_a_descriptor_says_nothing_of_the_server() {
+        let config = Config::from_servers(&[crate::config::ServerArg("n1:4222".into())]).unwrap();
+        let servers = Servers::new(&config.upstream);
+        let server = servers.iter().next().unwrap();
+        let dial = async |far: &OutOfFiles| {
+            let mut slot = Slot::reserve(server, now()).expect("a free slot");
+            open_as(&mut slot, Instant::now() + Duration::from_secs(1), far).await
+        };
+        assert!(dial(&OutOfFiles).await.is_err());
+        assert!(server.is_up(now()), "ejected because weir has no descriptor");
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,10 +10,10 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    admission::{BySource, Limit, Permit, SourcePermit},
+    admission::{BySource, Limit, SourcePermit},
     advertised_info::ListenerInfo,
     protocol::websocket::upgrade::Rules,
-    session::shared::Shared,
+    session::{connection_permit::ConnectionPermit, shared::Shared},
     tls::{HandshakeFirst, Terminator},
     upstream::concurrency::baseline::BaselineLatency,
 };
@@ -47,13 +47,19 @@ impl Listener {
         self.trusted_proxies.iter().any(|network| network.contains(&peer))
     }
 
+    /// The permit of a connection that has been accepted. `None` while there is not even one to be refused with.
+    pub fn permit(&self, shared: &Shared) -> Option<ConnectionPermit> {
+        self.max_clients
+            .try_acquire()
+            .map(ConnectionPermit::Client)
+            .or_else(|| shared.refusing.try_acquire().map(ConnectionPermit::Refusal))
+    }
+
     /// Counts a connection of which something is read before the accept check. Those of one peer are a part of the
     /// listener's: one of several balancers that are believed keeps no other out.
-    pub(super) fn count_before_check(&self, shared: &Shared, peer: IpAddr) -> Option<BeforeCheck> {
+    pub(super) fn count_before_check(&self, peer: IpAddr) -> Option<SourcePermit> {
         let most = (self.max_clients.most() / PART_BEFORE_CHECK).max(FEW_BEFORE_CHECK);
-        let by_peer = self.before_check.try_acquire(peer.into(), |_| most)?;
-        let permit = self.max_clients.try_acquire().or_else(|| shared.refusing.try_acquire())?;
-        Some(BeforeCheck { _by_peer: by_peer, _permit: permit })
+        self.before_check.try_acquire(peer.into(), |_| most)
     }
 }
 
@@ -61,13 +67,6 @@ impl Listener {
 const PART_BEFORE_CHECK: u32 = 4;
 /// So many may be, however few clients the listener takes.
 const FEW_BEFORE_CHECK: u32 = 16;
-
-/// A connection of which something is read before the accept check.
-#[derive(Debug)]
-pub(super) struct BeforeCheck {
-    _by_peer: SourcePermit,
-    _permit: Permit,
-}
 
 /// What the WebSocket clients of a listener share.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ mod arrive;
 mod await_turn;
 mod client_tls;
 mod connect_upstream;
+mod connection_permit;
 mod context;
 pub mod damped_dials;
 mod dial_first;
@@ -53,6 +54,7 @@ use crate::{
 };
 
 pub use self::{
+    connection_permit::{ConnectionPermit, Descriptors},
     listener::{Listener, PassthroughListener, WebSocketListener},
     passthrough::serve_passthrough,
     shared::Shared,
@@ -64,10 +66,11 @@ pub fn serve(
     listener: Arc<Listener>,
     client: TcpStream,
     peer: SocketAddr,
+    permit: ConnectionPermit,
 ) -> impl Future<Output = ()> + Send {
     let mut cx = Context::new(shared, listener, peer);
     // Until the client is in, its state is on the heap: an idle session is small.
-    let establishing = Box::pin(async move { (establish(&mut cx, client).await, cx) });
+    let establishing = Box::pin(async move { (establish(&mut cx, client, permit).await, cx) });
     async move {
         let (established, cx) = establishing.await;
         let (end, totals) = match established {
@@ -79,8 +82,8 @@ pub fn serve(
 }
 
 /// Everything up to the relay. The error is how the client's path ended before that.
-async fn establish(cx: &mut Context, client: TcpStream) -> Result<Box<Established>, End> {
-    let arrived = arrive(cx, client).await?;
+async fn establish(cx: &mut Context, client: TcpStream, permit: ConnectionPermit) -> Result<Box<Established>, End> {
+    let arrived = arrive(cx, client, permit).await?;
     let accepted = arrived.accept_check(cx)?;
     let greeted = accepted.exchange_preface(cx).await?;
     let identified = greeted.identify(cx).await?;

@@ -18,7 +18,7 @@ use crate::{
     session::{
         arrive::Accepted,
         client_tls::{self, Lost},
-        context::{Context, End},
+        context::{Context, End, STEP_TIMEOUT},
         dial_first::DialFirst,
         downstream::{Downstream, Unfinished, advance, send_info},
         refuse::{Refusable, refuse},
@@ -92,7 +92,11 @@ async fn exchange(
     let longest = cx.shared.servers.max_control_line();
     let now = Instant::now();
     // A client that is to be refused has the time to say what it must say before it can read why, and no more.
-    let by = if refused.is_some() { cx.step_by(now) } else { cx.connect_by(now) };
+    let by = match refused {
+        None => cx.connect_by(now),
+        Some(reason) if cx.shared.must_hurry(reason) => cx.step_by(now).min(now + STEP_TIMEOUT),
+        Some(_) => cx.step_by(now),
+    };
     match read_connect(&mut stream, longest, by).await {
         Ok((connect, preface)) => Ok((stream, connect, preface)),
         Err(unfinished) => Err(Lost::new(stream, unfinished)),

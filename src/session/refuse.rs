@@ -52,6 +52,7 @@ pub(super) async fn refuse(
     (_counted, step): (SessionWait, Step),
 ) -> End {
     let at = match step {
+        Step::Wait(_) if cx.shared.must_hurry(reason) => Instant::now(),
         Step::Wait(at) => Instant::from_std(at),
         Step::Refuse(_) | Step::Dial(_) | Step::Gone => Instant::now(),
     };

@@ -15,7 +15,7 @@ use crate::{
     identity::{Directory, Keys, trusted_proxy::ProxyKey},
     net::socket::TcpTimeouts,
     relay::registry::SessionRegistry,
-    session::{damped_dials::DampedDials, read_ahead::ReadAhead},
+    session::{connection_permit::Descriptors, damped_dials::DampedDials, read_ahead::ReadAhead},
     telemetry::{counters::Counters, storms::Flight},
     tls::{Connector, Terminator},
     upstream::Servers,
@@ -50,6 +50,8 @@ pub struct Shared {
     pub sessions: Arc<SessionRegistry>,
     /// Clients that are being refused.
     pub refusing: Arc<Limit>,
+    /// The limit of open files.
+    pub descriptors: Descriptors,
     /// How much is read of clients that are not in yet.
     pub read_ahead: ReadAhead,
     /// The key by which servers know weir as a trusted proxy.

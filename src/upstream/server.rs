@@ -278,6 +278,11 @@ impl Server {
         self.change(|state| self.health_of(state, port).failed(now, rng))
     }
 
+    /// A dial of this port has ended, and said nothing of the server.
+    pub fn dial_says_nothing(&self, port: Port, now: Instant) {
+        self.change(|state| self.health_of(state, port).trial_says_nothing(now));
+    }
+
     /// The health that dials of this port tell of. That of the WebSocket port is a thing of its own where other clients
     /// use the client port: a WebSocket port that is closed takes no server from those.
     fn health_of<'a>(&self, state: &'a mut State, port: Port) -> &'a mut Health {

@@ -23,6 +23,7 @@ mod connect_again;
 mod drain;
 mod failed_logins;
 mod failover;
+mod file_limit;
 mod full_server;
 mod hanging_logins;
 mod harness;

@@ -11,6 +11,8 @@ pub struct Limit {
     /// The most permits at once.
     most: u32,
     in_use: AtomicU32,
+    /// A limit of all its kind together, of which each permit takes one as well.
+    whole: Option<Arc<Limit>>,
 }
 
 /// One permit of a [`Limit`], given back on drop.
@@ -22,7 +24,12 @@ pub struct Permit {
 impl Limit {
     /// With no permit taken.
     pub fn new(most: u32) -> Arc<Self> {
-        Arc::new(Self { most, in_use: AtomicU32::new(0) })
+        Self::within(most, None)
+    }
+
+    /// The same as a part of a `whole`, if there is one: a permit takes one of both.
+    pub fn within(most: u32, whole: Option<Arc<Self>>) -> Arc<Self> {
+        Arc::new(Self { most, in_use: AtomicU32::new(0), whole })
     }
 
     /// A count without a limit.
@@ -32,20 +39,49 @@ impl Limit {
 
     /// Takes a permit, if there is one.
     pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+        self.take().then(|| Permit { limit: Arc::clone(self) })
+    }
+
+    fn take(&self) -> bool {
         let below = |n: u32| (n < self.most).then(|| n + 1);
-        self.in_use.fetch_update(Relaxed, Relaxed, below).ok()?;
-        Some(Permit { limit: Arc::clone(self) })
+        if self.in_use.fetch_update(Relaxed, Relaxed, below).is_err() {
+            return false;
+        }
+        let has_room = self.whole.as_ref().is_none_or(|whole| whole.take());
+        if !has_room {
+            self.in_use.fetch_sub(1, Relaxed);
+        }
+        has_room
+    }
+
+    fn take_over(&self) {
+        self.in_use.fetch_add(1, Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.take_over();
+        }
+    }
+
+    fn give_back(&self) {
+        self.in_use.fetch_sub(1, Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.give_back();
+        }
     }
 
     /// Takes a permit whether there is one or not.
     pub fn acquire_over(self: &Arc<Self>) -> Permit {
-        self.in_use.fetch_add(1, Relaxed);
+        self.take_over();
         Permit { limit: Arc::clone(self) }
     }
 
     /// The most permits at once.
     pub fn most(&self) -> u32 {
-        self.most
+        self.whole.as_ref().map_or(self.most, |whole| whole.most().min(self.most))
+    }
+
+    /// Whether it has no permit left.
+    pub fn is_full(&self) -> bool {
+        self.in_use() >= self.most || self.whole.as_ref().is_some_and(|whole| whole.is_full())
     }
 
     /// How many permits are taken.
@@ -56,6 +92,27 @@ impl Limit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.limit.in_use.fetch_sub(1, Relaxed);
+        self.limit.give_back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_permit_of_a_part_is_one_of_the_whole() {
+        let whole = Limit::new(3);
+        let [large, small] = [5, 1].map(|most| Limit::within(most, Some(Arc::clone(&whole))));
+        assert_eq!((large.most(), small.most()), (3, 1));
+        let permits: Vec<_> = (0..5).map_while(|_| large.try_acquire()).collect();
+        assert_eq!((permits.len(), whole.in_use()), (3, 3));
+        assert!(large.is_full() && small.is_full() && small.try_acquire().is_none());
+        assert_eq!((large.in_use(), small.in_use()), (3, 0), "what the whole refuses is not counted in the part");
+        let over = small.acquire_over();
+        assert_eq!((small.in_use(), whole.in_use()), (1, 4));
+        drop((permits, over));
+        assert_eq!((large.in_use(), small.in_use(), whole.in_use()), (0, 0, 0));
+        assert!(small.try_acquire().is_some());
     }
 }

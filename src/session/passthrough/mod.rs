@@ -26,6 +26,7 @@ use crate::{
     session::{
         account::AccountPlace,
         arrive::{Accepted, arrive},
+        connection_permit::ConnectionPermit,
         context::{Context, End},
         damped_dials::{self, Kind},
         dial_first::turn_by_source,
@@ -53,9 +54,15 @@ use crate::{
 const BEHIND_INFO: Duration = Duration::from_millis(5);
 
 /// Serves one client whose TLS ends at its server, from accept to close.
-pub async fn serve_passthrough(shared: Arc<Shared>, listener: Arc<Listener>, client: TcpStream, peer: SocketAddr) {
+pub async fn serve_passthrough(
+    shared: Arc<Shared>,
+    listener: Arc<Listener>,
+    client: TcpStream,
+    peer: SocketAddr,
+    permit: ConnectionPermit,
+) {
     let mut cx = Context::new(shared, listener, peer);
-    let established = Box::pin(establish(&mut cx, client)).await;
+    let established = Box::pin(establish(&mut cx, client, permit)).await;
     let (end, totals) = match established {
         Err(end) => (end, Totals::default()),
         Ok((mut session, beginning)) => match Box::pin(login::log_in(&cx, &mut session, beginning)).await {
@@ -82,8 +89,12 @@ fn note_good_session(cx: &Context, logged_in: Instant) {
 }
 
 /// Everything up to the server's first answer, behind which the relay follows.
-async fn establish(cx: &mut Context, client: TcpStream) -> Result<(Box<UnreadSession>, Beginning), End> {
-    let arrived = arrive(cx, client).await?;
+async fn establish(
+    cx: &mut Context,
+    client: TcpStream,
+    permit: ConnectionPermit,
+) -> Result<(Box<UnreadSession>, Beginning), End> {
+    let arrived = arrive(cx, client, permit).await?;
     let accepted = arrived.accept_check(cx)?;
     let Accepted { stream, entry, refusing: _refusing, proxy_header, .. } = accepted;
     let mut client = PassthroughClient::begin(cx, stream).await?;

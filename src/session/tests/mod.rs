@@ -5,7 +5,7 @@ mod plan_agreement;
 use super::*;
 
 /// The size of the future that a function makes.
-fn future_size<A, B, C, D, F: Future>(_: &impl Fn(A, B, C, D) -> F) -> usize {
+fn future_size<A, B, C, D, E, F: Future>(_: &impl Fn(A, B, C, D, E) -> F) -> usize {
     size_of::<F>()
 }
 

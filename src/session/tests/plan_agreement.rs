@@ -109,6 +109,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         flight: Default::default(),
         sessions: Arc::default(),
         refusing: Limit::new(0),
+        descriptors: Default::default(),
         read_ahead: ReadAhead::default(),
         proxy_key: None,
         sends_proxy_headers: false,
