@@ -21,8 +21,6 @@ use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 const BACKLOG: i32 = 65_535;
 
 /// When the kernel gives up a connection whose peer does not answer.
-///
-/// Eight bytes, since a session keeps those for its server until it has lived for a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TcpTimeouts {
     /// After a silence of so many seconds the kernel sends keepalive probes; 0 for none.

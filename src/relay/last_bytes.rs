@@ -159,7 +159,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{net::socket::TcpTimeouts, relay::Passthrough, telemetry::counters::Counters};
+    use crate::{relay::Passthrough, telemetry::counters::Counters};
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -195,7 +195,7 @@ mod tests {
             all
         };
         let relay = async move {
-            let ended = relay.run(&handle, TcpTimeouts::default()).await;
+            let ended = relay.run(&handle).await;
             assert!(ended.by_server(), "{ended:?}");
             relay.finish(ended).await
         };

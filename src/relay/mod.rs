@@ -23,7 +23,7 @@ use std::{
 };
 
 use crate::{
-    net::{socket::TcpTimeouts, stream::Stream},
+    net::stream::Stream,
     outcome::{Cause, Party},
     relay::{
         direction::{Direction, DirectionEnd},
@@ -37,7 +37,7 @@ use crate::{
 pub use self::{
     client_side::ClientSide,
     direction::Side,
-    late_keepalive::{LateKeepalive, request_keepalive},
+    late_keepalive::{LateKeepalive, request_keepalive, set_timeouts_of_servers},
     passthrough::Passthrough,
     server_side::{InfoPolicy, ServerSide},
 };
@@ -107,24 +107,21 @@ impl<C: Side, S: Side> Relay<C, S> {
         self.to_server.has_passed(bytes_up);
     }
 
-    /// Relays until one side ends or the end is requested by `handle`. Call [`Relay::finish`] afterwards. After a
-    /// second or more the connection to the server gets the timeouts `of_server`.
+    /// Relays until one side ends or the end is requested by `handle`. Call [`Relay::finish`] afterwards.
     // Not an `async fn`: its future would hold each argument twice.
-    pub fn run(&mut self, handle: &Arc<SessionHandle>, of_server: TcpTimeouts) -> impl Future<Output = Ended> {
-        let (mut waker_is_known, mut has_timeouts) = (false, of_server.is_off());
+    pub fn run(&mut self, handle: &Arc<SessionHandle>) -> impl Future<Output = Ended> {
+        let (mut waker_is_known, mut has_timeouts) = (false, false);
         poll_fn(move |cx| {
             if !waker_is_known {
                 handle.set_waker(cx.waker());
                 waker_is_known = true;
-                if !has_timeouts {
-                    worker::with(|sessions: &LateKeepalive| sessions.register(Arc::clone(handle)));
-                }
+                worker::with(|sessions: &LateKeepalive| sessions.register(handle));
             }
             // Not before: they take five system calls, and many sessions end within their first second.
             if !has_timeouts && handle.keepalive_requested() {
                 has_timeouts = true;
                 // An error means that the connection is gone, which the relay is about to notice.
-                let _ = of_server.set_on(self.up.tcp());
+                let _ = worker::with(LateKeepalive::timeouts).set_on(self.up.tcp());
             }
             let ended = self.step(cx, handle);
             if ended.is_ready() {

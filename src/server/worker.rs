@@ -65,6 +65,7 @@ impl accept::Serve for Sessions {
 
 async fn work(sockets: Vec<(tokio::net::TcpListener, Arc<Listener>)>, shared: Arc<Shared>, stop: CancellationToken) {
     let (sessions, tasks) = (TaskTracker::new(), Supervisor::new(stop.clone()));
+    relay::set_timeouts_of_servers(shared.servers_tcp);
     tasks.spawn("late keepalive", |stop| async move {
         tokio::select! {
             () = relay::request_keepalive() => {}

@@ -47,7 +47,7 @@ impl<C: Side, S: Side> Established<C, S> {
     pub fn relay(mut self: Box<Self>, cx: &Context) -> impl Future<Output = (End, Totals)> {
         let began = Instant::now();
         async move {
-            let ended = self.relay.run(self.registered.handle(), cx.shared.servers_tcp).await;
+            let ended = self.relay.run(self.registered.handle()).await;
             if ended.by_server() {
                 self.server.server().may_be_another_process();
             }
