@@ -147,15 +147,19 @@ impl SharedCollector {
             "Connections of each server: its own last count, corrected by what weir has opened and closed since",
             each(&|s| s.load().projected().into()),
         )?;
+        let known = |value: fn((f64, f64)) -> f64| {
+            let each = shared.servers.iter().filter_map(move |s| Some((s, s.load().shown_capacity()?)));
+            each.map(move |(s, shown)| (server_label(s.name()), ConstGauge::new(value(shown)))).collect::<Vec<_>>()
+        };
         families.family(
             "server_max_connections",
-            "The most connections of each server, by its own limit or by the configured one",
-            each(&|s| s.load().capacity().into()),
+            "The most connections of each server, by its own limit or by the configured one; none where it is unknown",
+            known(|(capacity, _)| capacity),
         )?;
         families.family(
             "server_headroom",
-            "Clients that weir would still send to each server",
-            each(&|s| s.load().ceiling().saturating_sub(s.load().projected()).into()),
+            "Clients that weir would still send to each server; none where the server's limit is unknown",
+            known(|(_, headroom)| headroom),
         )?;
         families.family(
             "server_up",

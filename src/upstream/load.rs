@@ -1,12 +1,15 @@
 //! How many connections a server has now: its own last count, corrected by what weir has opened and closed since (see
 //! [`ReconciledCount`]).
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::upstream::reconciled_count::{ReadingEpoch, ReconciledCount};
 
 /// Handshakes at a time with slots of the reserve.
 const MAX_FROM_RESERVE: u32 = 4;
+
+/// The capacity of a server without a limit. Counts do not reach it.
+pub const UNLIMITED: u32 = u32::MAX;
 
 /// The counters of one server, shared by all workers.
 #[derive(Debug, Default)]
@@ -26,6 +29,8 @@ pub struct Load {
     capacity: AtomicU32,
     /// Capacity less the reserve: what may be filled.
     ceiling: AtomicU32,
+    /// Nobody has said what the capacity is.
+    is_assumed: AtomicBool,
 }
 
 impl Load {
@@ -40,6 +45,25 @@ impl Load {
     pub fn set_capacity(&self, capacity: u32, ceiling: u32) {
         self.capacity.store(capacity, Relaxed);
         self.ceiling.store(ceiling, Relaxed);
+        self.is_assumed.store(false, Relaxed);
+    }
+
+    /// The same while the capacity is unknown.
+    pub fn assume_capacity(&self, capacity: u32, ceiling: u32) {
+        self.set_capacity(capacity, ceiling);
+        self.is_assumed.store(true, Relaxed);
+    }
+
+    /// The capacity and the free part of what may be filled, as they are shown: `None` while the capacity is assumed,
+    /// infinite for a server without a limit.
+    pub fn shown_capacity(&self) -> Option<(f64, f64)> {
+        if self.is_assumed.load(Relaxed) {
+            return None;
+        }
+        Some(match self.capacity() {
+            UNLIMITED => (f64::INFINITY, f64::INFINITY),
+            capacity => (capacity.into(), self.ceiling().saturating_sub(self.projected()).into()),
+        })
     }
 
     /// Takes a slot if one is free and fewer than `handshake_limit` handshakes are under way.
@@ -243,6 +267,17 @@ mod tests {
         (0..taken).for_each(|_| load.left_reserve());
         assert!(load.take_from_reserve() && !load.take_from_reserve(), "100 is the capacity");
         assert_eq!(load.projected(), 100);
+    }
+
+    #[test]
+    fn no_limit_is_shown_as_infinity_and_an_unknown_one_not_at_all() {
+        let load = with_open(10);
+        assert_eq!(load.shown_capacity(), Some((100.0, 85.0)));
+        load.set_capacity(UNLIMITED, UNLIMITED - 20);
+        assert_eq!(load.shown_capacity(), Some((f64::INFINITY, f64::INFINITY)));
+        load.assume_capacity(65_536, 65_531);
+        assert_eq!(load.shown_capacity(), None);
+        assert!(load.reserve(1000), "it is used all the same");
     }
 
     #[test]

@@ -164,6 +164,7 @@ impl Server {
             plain_info_seen: AtomicBool::new(false),
             has_throttled: AtomicBool::new(false),
         };
+        server.forget_capacity();
         server.change(|_| ());
         server
     }

@@ -11,6 +11,7 @@ use crate::{
         auth_mode::AuthMode,
         concurrency::limit::ConcurrencyLimit,
         endpoint::Port,
+        load::UNLIMITED,
         process::Seen,
         reading::Reading,
         reconciled_count::ReadingEpoch,
@@ -104,10 +105,19 @@ impl Server {
         }
     }
 
+    /// Its capacity is what the configuration says, or unknown.
+    pub(super) fn forget_capacity(&self) {
+        match self.max_connections {
+            Some(capacity) => self.load.set_capacity(capacity, self.reserve.ceiling(capacity)),
+            None => {
+                self.load.assume_capacity(DEFAULT_MAX_CONNECTIONS, self.reserve.ceiling(DEFAULT_MAX_CONNECTIONS));
+            }
+        }
+    }
+
     /// Its capacity and who fills it are as unknown as before the first reading.
     fn forget_reading(&self) {
-        let capacity = self.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
-        self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
+        self.forget_capacity();
         self.load.forget_others();
         self.max_control_line.store(usize::MAX, Relaxed);
     }
@@ -134,7 +144,7 @@ impl Server {
             self.forget_reading();
             return;
         }
-        let own = reading.max_connections.unwrap_or(u32::MAX);
+        let own = reading.max_connections.unwrap_or(UNLIMITED);
         let capacity = self.max_connections.map_or(own, |cap| cap.min(own));
         self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
         self.load.reconcile(epoch, reading.connections);
