@@ -97,6 +97,8 @@ pub struct Admission<W> {
     queue_state: Mutex<QueueState<W>>,
     lame_duck: AtomicBool,
     draining: AtomicBool,
+    /// Within how many milliseconds a drain tells those who waited.
+    drain_spread_ms: AtomicU64,
 }
 
 impl<W: Waiter> Admission<W> {
@@ -131,6 +133,7 @@ impl<W: Waiter> Admission<W> {
             }),
             lame_duck: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            drain_spread_ms: AtomicU64::new(0),
         }
     }
 
@@ -348,8 +351,10 @@ impl<W: Waiter> Admission<W> {
         self.lame_duck.load(Relaxed)
     }
 
-    /// Admits no new clients from now on, and empties the queue.
-    pub fn begin_drain(&self) {
+    /// Admits no new clients from now on, and empties the queue. Those who waited there are told one by one
+    /// `within` this: all at once they would be a storm for another weir.
+    pub fn begin_drain(&self, within: Duration) {
+        self.drain_spread_ms.store(within.as_millis() as u64, Relaxed);
         self.draining.store(true, Relaxed);
         let mut state = self.queue_state();
         state.queue.clear();
@@ -359,6 +364,10 @@ impl<W: Waiter> Admission<W> {
     /// Whether [`Admission::begin_drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
+    }
+
+    pub(super) fn drain_spread(&self) -> Duration {
+        Duration::from_millis(self.drain_spread_ms.load(Relaxed))
     }
 
     /// Forgets what is no longer needed. Once a second is often enough.

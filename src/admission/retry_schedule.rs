@@ -34,6 +34,8 @@ pub(super) const RATE_UNCERTAIN_CHECK: Duration = Duration::from_millis(200);
 pub enum Situation<'a> {
     /// There is no turn for it: it is refused for this reason.
     Refused(Refusal),
+    /// It waited in the queue when a drain emptied that.
+    Drained,
     /// It has joined the queue just now, and no server has room.
     QueuedWithoutRoom,
     /// It has joined the queue just now. `rate_is_known` says whether its turn can be estimated already.
@@ -62,7 +64,8 @@ pub enum Estimate {
 /// | | a known time after a refusal (Go, C, Python, Rust, .NET) | whatever it is told (Java, JavaScript) | unknown |
 /// |---|---|---|---|
 /// | refused | random within `spread` | the same | the same |
-/// | refused by a drain | now | now | now |
+/// | refused by a drain when it comes | now | now | now |
+/// | in the queue when a drain begins | random within `spread` | the same | the same |
 /// | queued, no room | random within `spread` | the same | the same |
 /// | queued, rate known | now | at `until` | random until then |
 /// | queued, rate unknown | random within 0.4 s | at `until` | random until then |
@@ -81,7 +84,7 @@ pub fn answer_at(
     let left = until.saturating_duration_since(now);
     let at = match (situation, returns) {
         (Situation::Refused(Refusal::Draining), _) => now,
-        (Situation::Refused(_), _) => now + left.min(spread).mul_f64(rng.f64()),
+        (Situation::Refused(_) | Situation::Drained, _) => now + left.min(spread).mul_f64(rng.f64()),
         (Situation::QueuedWithoutRoom, _) => random_within(until.min(now + spread), now, rng),
         // It gains nothing from being told early.
         (Situation::Queued { .. }, Return::Regardless) => until,
@@ -231,10 +234,11 @@ mod tests {
         let mut too_late = of_known(now, at_end, now);
         // Rust is back 2 ms after a refusal: it is kept until 0.3 s before its turn, which comes after 1.5 s.
         too_late[3] = [1198, 1298];
-        let table: [(&str, Situate, [[u128; 2]; 8]); 10] = [
+        let table: [(&str, Situate, [[u128; 2]; 8]); 11] = [
             ("quota", |_| Situation::Refused(Refusal::AccountQuota), all([0, 700])),
             ("full listener", |_| Situation::Refused(Refusal::ListenerFull), all([0, 700])),
             ("drain", |_| Situation::Refused(Refusal::Draining), all(now)),
+            ("drain, in the queue", |_| Situation::Drained, all([0, 700])),
             ("queued, no room", |_| Situation::QueuedWithoutRoom, all([0, 700])),
             ("queued, rate known", |_| Situation::Queued { rate_is_known: true }, of_known(now, at_end, within)),
             ("queued", |_| Situation::Queued { rate_is_known: false }, of_known([0, 400], at_end, within)),

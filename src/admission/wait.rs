@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | `Reserved` | a promised token of a rate by user or name | `at_connect` | its time: the check goes on |
 //! | `Queued` | its turn | `at_connect`, `before_connect`, `Reserved` | its turn, or a turn that comes too late |
-//! | `Refused` | the moment of its refusal | `at_connect`, `refused`, `refused_at_accept` | that moment |
+//! | `Refused` | the moment of its refusal | `at_connect`, `refused`, `refused_at_accept`, `dropped` | that moment |
 //! | `Over` | nothing: it is admitted or told | all | |
 
 use std::time::Instant;
@@ -32,7 +32,7 @@ pub enum Step {
     /// Wait until then, and call [`Wait::go_on`]. Where it [is queued](Wait::is_queued) its turn may come before.
     Wait(Instant),
     /// The client is not in the queue any more: its turn has come, or the queue has dropped it and [`Wait::dropped`]
-    /// says why.
+    /// says what is next.
     Gone,
     /// Be refused, now.
     Refuse(Refusal),
@@ -145,12 +145,14 @@ impl<W: Waiter> Wait<W> {
         }
     }
 
-    /// The queue has dropped the client, at a drain or since its time was up: why it is to be refused.
-    pub fn dropped(self, admission: &Admission<W>, now: Instant) -> Refusal {
-        match self.0 {
-            State::Queued(ticket) => admission.why_dropped(&ticket, now),
-            State::Reserved(_) | State::Refused { .. } | State::Over => Refusal::HoldExpired,
-        }
+    /// The queue has dropped the client, at a drain or since its time was up: it is to be refused.
+    pub fn dropped(&mut self, admission: &Admission<W>, now: Instant, rng: &mut fastrand::Rng) -> Step {
+        let State::Queued(ticket) = std::mem::replace(&mut self.0, State::Over) else {
+            return Step::Refuse(Refusal::HoldExpired);
+        };
+        let (wait, step) = Self::begin(admission.dropped(&ticket, now, rng), now);
+        *self = wait;
+        step
     }
 
     /// The client has left.
@@ -262,7 +264,7 @@ mod tests {
         assert!(matches!(step, Step::Dial(_)), "{step:?}");
         drop(step);
         let (mut first, step) = test.comes();
-        let (second, _) = test.comes();
+        let (mut second, _) = test.comes();
         let (third, _) = test.comes();
         assert!(first.is_queued() && second.is_queued() && test.admission.queued() == 3);
         third.leave(&test.admission, test.now);
@@ -273,8 +275,35 @@ mod tests {
         test.waits_for(&step);
         let told = test.go_on(&mut first);
         assert!(matches!(told, Step::Gone), "its turn has come: {told:?}");
-        test.admission.begin_drain();
-        assert_eq!(second.dropped(&test.admission, test.now), Refusal::Draining);
+        test.admission.begin_drain(Duration::ZERO);
+        let told = second.dropped(&test.admission, test.now, &mut test.rng);
+        assert!(matches!(told, Step::Refuse(Refusal::Draining)), "{told:?}");
+    }
+
+    #[test]
+    fn a_drain_tells_those_who_wait_one_by_one() {
+        const SPREAD: Duration = Duration::from_millis(1500);
+        for (drain, longest) in
+            [(Duration::from_secs(20), SPREAD), (Duration::from_millis(300), Duration::from_millis(300))]
+        {
+            let mut test = Test::new(&Params { pace: one_a_second(), refusal_spread: SPREAD, ..wide_open() });
+            let mut waits: Vec<_> = (0..100).map(|_| test.comes().0).skip(1).collect();
+            test.admission.begin_drain(drain);
+            let mut told: Vec<_> = waits
+                .iter_mut()
+                .map(|wait| match wait.dropped(&test.admission, test.now, &mut test.rng) {
+                    Step::Wait(at) => at - test.now,
+                    step => panic!("{step:?}"),
+                })
+                .collect();
+            assert_eq!(test.admission.waiting().answered_later, waits.len(), "the drain can wait for them");
+            told.sort();
+            let within = |part: f64| told.iter().filter(|at| **at < longest.mul_f64(part)).count();
+            assert!(told[told.len() - 1] < longest && (30..70).contains(&within(0.5)), "{told:?}");
+            // A client that comes now is told at once: those come one by one already.
+            let (_, step) = test.comes();
+            assert!(matches!(step, Step::Refuse(Refusal::Draining)), "{step:?}");
+        }
     }
 
     #[test]
@@ -282,7 +311,7 @@ mod tests {
         let mut test = Test::new(&Params { pace: one_a_second(), ..wide_open() });
         let (_, step) = test.comes();
         assert!(matches!(step, Step::Dial(_)), "{step:?}");
-        let (_, step) = test.comes_when(Admission::begin_drain);
+        let (_, step) = test.comes_when(|admission| admission.begin_drain(Duration::ZERO));
         assert!(matches!(step, Step::Refuse(Refusal::Draining)), "{step:?}");
         assert_eq!(test.admission.queued(), 0);
     }

@@ -29,7 +29,7 @@ impl Drain {
         let began = Instant::now();
         admission.begin_lame_duck();
         if new_clients == NewClients::Refuse {
-            admission.begin_drain();
+            admission.begin_drain(duration);
         }
         info!(
             sessions = sessions.len(),
@@ -39,11 +39,12 @@ impl Drain {
             "lame duck mode: a second signal stops at once"
         );
         sleep_until(began + grace).await;
-        admission.begin_drain();
+        let spread = duration.saturating_sub(grace);
+        admission.begin_drain(spread);
         info!(sessions = sessions.len(), "draining: no new clients");
         let mut handles = sessions.handles();
         worker::with_rng(|rng| rng.shuffle(&mut handles));
-        let (first, spread) = (Instant::now(), duration.saturating_sub(grace));
+        let first = Instant::now();
         let count = handles.len().max(1) as f64;
         for (n, handle) in handles.into_iter().enumerate() {
             // The last ones may have left by themselves.
@@ -56,6 +57,10 @@ impl Drain {
         while !sessions.is_empty() {
             // A session that began just as the drain did is not among the handles.
             sessions.handles().iter().for_each(|handle| handle.end());
+            sleep_until(Instant::now() + Duration::from_millis(10)).await;
+        }
+        // Those who waited for their turn are told one by one.
+        while admission.waiting().answered_later > 0 && first.elapsed() < spread {
             sleep_until(Instant::now() + Duration::from_millis(10)).await;
         }
         info!(took = ?began.elapsed(), "drained");

@@ -41,12 +41,24 @@ pub(super) async fn await_turn<L>(
         let until = match step {
             Step::Dial(pass) => break Waited::Turn(pass),
             Step::Refuse(reason) => break Waited::Refused(reason),
-            Step::Gone => break of_turn(cx, wait, turn_comes.await),
+            Step::Gone => match (&mut turn_comes).await {
+                Ok(pass) => break Waited::Turn(pass),
+                Err(_) => {
+                    step = with_rng(|rng| wait.dropped(&shared.admission, now(), rng));
+                    continue;
+                }
+            },
             Step::Wait(until) => Instant::from_std(until),
         };
         tokio::select! {
             biased;
-            turn = &mut turn_comes, if wait.is_queued() => break of_turn(cx, wait, turn),
+            turn = &mut turn_comes, if wait.is_queued() => match turn {
+                Ok(pass) => break Waited::Turn(pass),
+                Err(_) => {
+                    step = with_rng(|rng| wait.dropped(&shared.admission, now(), rng));
+                    continue;
+                }
+            },
             left = &mut left => {
                 wait.leave(&shared.admission, now());
                 break Waited::Left(left);
@@ -59,12 +71,4 @@ pub(super) async fn await_turn<L>(
         cx.shared.counters.hold_seconds.observe(since.elapsed().as_secs_f64());
     }
     waited
-}
-
-/// The turn itself, or why there is none any more.
-fn of_turn<L>(cx: &Context, wait: SessionWait, turn: Result<Pass, oneshot::error::RecvError>) -> Waited<L> {
-    match turn {
-        Ok(pass) => Waited::Turn(pass),
-        Err(_) => Waited::Refused(wait.dropped(&cx.shared.admission, now())),
-    }
 }

@@ -172,3 +172,41 @@ async fn what_nats_server_survives_ends_nothing() {
     weir.signal(Signal::USR2);
     assert!(weir.wait(PATIENCE).await.success(), "exit code 0");
 }
+
+/// Clients that wait for their turn when weir leaves come to another weir: one by one, and not in one moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_for_their_turn_are_told_one_by_one() {
+    const HELD: usize = 60;
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let top = "workers = 2\nlame_duck_grace_period = \"0s\"\nlame_duck_duration = \"10s\"";
+    let admission = "rate = 1\nburst = 1\nmax_hold = \"19s\"";
+    let mut weir = WeirConfig::of_servers(&[&server]).top(top).admission(admission).start().await;
+    let first = RawClient::connect(&weir.address, &Login::nobody()).await;
+    let mut told = Vec::new();
+    for _ in 0..HELD {
+        let mut client = RawClient::greeted(&weir.address).await.unwrap();
+        client.send(format!("{}PING\r\n", Login::nobody().connect_line()).as_bytes()).await.unwrap();
+        told.push(tokio::spawn(async move {
+            let (said, end) = client.rest(PATIENCE).await;
+            (std::time::Instant::now(), said, end)
+        }));
+    }
+    weir.until("they wait", |metrics| metrics.sum("weir_held") > 50.0).await;
+    weir.signal(Signal::TERM);
+    assert!(weir.wait(PATIENCE).await.success(), "exit code 0");
+    let mut times = Vec::new();
+    for client in told {
+        let (at, said, end) = client.await.unwrap();
+        // A few had their turn before.
+        if said == "-ERR 'maximum connections exceeded'\r\n" {
+            assert_eq!(end, End::Eof);
+            times.push(at);
+        }
+    }
+    assert!(times.len() > 45, "{}", times.len());
+    times.sort();
+    // The default refusal_spread is 1.5 s. Without it all took some 10 ms.
+    let took = times[times.len() - 1] - times[0];
+    assert!(took > Duration::from_millis(400), "all were told within {took:?}");
+    drop(first);
+}

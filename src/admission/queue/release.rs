@@ -8,12 +8,13 @@ use std::{
 use crate::{
     admission::{
         client::Pass,
-        connect_check::Blocked,
+        connect_check::{Blocked, Verdict},
         controller::Admission,
         queue::waiting::{Ticket, Waiter},
         quota::{account::Account, logins::Avoided},
         retry_schedule::{Estimate, Situation, answer_at},
     },
+    client_library::returns::Return,
     outcome::Refusal,
     upstream::{Placement, Slot, Urgency},
 };
@@ -126,13 +127,15 @@ impl<W: Waiter> Admission<W> {
         Some(self.why_waited(!client.account_paid && client.account.account().has_rate(), now))
     }
 
-    /// The reason to refuse a client with that the queue itself has dropped.
-    pub(in crate::admission) fn why_dropped(&self, ticket: &Ticket, now: Instant) -> Refusal {
+    /// The queue itself has dropped this client.
+    pub(in crate::admission) fn dropped(&self, ticket: &Ticket, now: Instant, rng: &mut fastrand::Rng) -> Verdict<W> {
         if self.is_draining() {
-            return Refusal::Draining;
+            let spread = self.refusal_spread.min(self.drain_spread());
+            let (at, _) = answer_at(Situation::Drained, Return::Unknown, ticket.hold_until, spread, now, rng);
+            return Verdict::Refuse { reason: Refusal::Draining, at, permit: self.answered_later.try_acquire() };
         }
         self.client_history.refused(ticket.client, now);
-        self.why_waited(ticket.unpaid, now)
+        Verdict::Refuse { reason: self.why_waited(ticket.unpaid, now), at: now, permit: None }
     }
 
     fn why_waited(&self, by_account: bool, now: Instant) -> Refusal {

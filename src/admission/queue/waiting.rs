@@ -56,6 +56,7 @@ impl<W> WaitingClient<W> {
             order,
             client: self.client,
             unpaid: !self.account_paid && account.has_rate(),
+            hold_until: self.hold_until,
         }
     }
 }
@@ -88,4 +89,6 @@ pub struct Ticket {
     pub client: ClientKey,
     /// It waited for a token of its account's rate when it came.
     pub unpaid: bool,
+    /// It is admitted no later than this.
+    pub hold_until: Instant,
 }

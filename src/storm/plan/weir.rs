@@ -265,15 +265,15 @@ impl Weir {
     }
 
     /// Takes the next step of a waiting client.
-    fn step(&mut self, world: &mut World, index: u32, wait: Wait<SessionIndex>, step: Step) {
+    fn step(&mut self, world: &mut World, index: u32, mut wait: Wait<SessionIndex>, step: Step) {
         match step {
             Step::Dial(pass) => self.admit(world, index, pass),
             Step::Refuse(_) => self.refuse(world, index),
             // A turn ends the wait at once; so the queue has dropped the client.
             Step::Gone => {
                 let now = self.now(world);
-                wait.dropped(&self.admission, now);
-                self.refuse(world, index);
+                let step = wait.dropped(&self.admission, now, &mut self.rng);
+                self.step(world, index, wait, step);
             }
             Step::Wait(until) => {
                 if wait.is_queued() && !self.dispatch_is_due {
