@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    num::NonZeroU32,
     sync::Arc,
     time::Instant,
 };
@@ -21,8 +22,12 @@ struct Lane<W> {
     /// Each with its position among the clients of its rank.
     waiting: BTreeMap<QueueOrder, (u64, WaitingClient<W>)>,
     ranks: BTreeMap<QueueRank, SameRank>,
-    /// How many clients this lane may still send before the next lane's turn.
+    /// How many clients it may send before the next lane's turn.
+    weight: NonZeroU32,
+    /// How many of these are left.
     deficit: u32,
+    /// Its account could not go when the lane's turn last came: nobody waits for its clients.
+    is_passed_over: bool,
     /// Its place in the sequence of the lanes.
     place: u64,
 }
@@ -36,6 +41,13 @@ struct SameRank {
     positions: Positions,
 }
 
+/// The lanes of one weight, without those that are passed over.
+#[derive(Debug, Default, Clone, Copy)]
+struct SameWeight {
+    lanes: usize,
+    waiting: usize,
+}
+
 /// The lanes of all accounts that have a client waiting.
 #[derive(Debug)]
 pub struct FairLanes<W> {
@@ -46,11 +58,14 @@ pub struct FairLanes<W> {
     /// The place behind all others.
     next_place: u64,
     waiting: usize,
+    /// As few as there are weights in the configuration, so that an estimate need not look at every lane.
+    by_weight: BTreeMap<NonZeroU32, SameWeight>,
 }
 
 impl<W> Default for FairLanes<W> {
     fn default() -> Self {
-        Self { lanes: HashMap::new(), sequence: BTreeMap::new(), next_place: 0, waiting: 0 }
+        let (lanes, sequence, by_weight) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { lanes, sequence, next_place: 0, waiting: 0, by_weight }
     }
 }
 
@@ -60,20 +75,30 @@ impl<W: Waiter> FairLanes<W> {
         self.waiting
     }
 
+    /// How many clients wait in lanes that are not passed over.
+    pub fn not_passed_over(&self) -> usize {
+        self.by_weight.values().map(|same_weight| same_weight.waiting).sum()
+    }
+
     /// A client joins the lane of its account, in this order.
     pub fn push(&mut self, order: QueueOrder, client: WaitingClient<W>) {
         let rank = order.0;
-        let account = client.account.account().name();
+        let (account, weight) = (client.account.account().name(), client.account.account().weight());
         let lane = match self.lanes.get_mut(account) {
             Some(lane) => lane,
             None => {
                 let place = self.next_place;
                 self.next_place += 1;
                 self.sequence.insert(place, Arc::clone(account));
-                let lane = Lane { waiting: BTreeMap::new(), ranks: BTreeMap::new(), deficit: 0, place };
+                self.by_weight.entry(weight).or_default().lanes += 1;
+                let (waiting, ranks) = (BTreeMap::new(), BTreeMap::new());
+                let lane = Lane { waiting, ranks, weight, deficit: 0, is_passed_over: false, place };
                 self.lanes.entry(Arc::clone(account)).or_insert(lane)
             }
         };
+        if !lane.is_passed_over {
+            self.by_weight.entry(lane.weight).or_default().waiting += 1;
+        }
         let same_rank = lane.ranks.entry(rank).or_default();
         same_rank.waiting += 1;
         lane.waiting.insert(order, (same_rank.positions.take(), client));
@@ -90,16 +115,23 @@ impl<W: Waiter> FairLanes<W> {
     }
 
     /// A client, and about how many clients of these lanes go before it: those of its lane with a better rank, those of
-    /// its rank that came before it, and as many of each other lane, if there are so many. Clients with a scheduled
-    /// retry do not count: they leave before their turn.
+    /// its rank that came before it, and of each other lane as many as it sends meanwhile by its weight, if there are so
+    /// many. Lanes that are passed over do not count, nor do clients with a scheduled retry: they leave before their
+    /// turn.
     pub fn find(&self, ticket: &Ticket) -> Option<(&WaitingClient<W>, usize)> {
         let lane = self.lanes.get(&ticket.account)?;
         let (position, client) = lane.waiting.get(&ticket.order)?;
         let rank = ticket.order.0;
         let better: usize = lane.ranks.range(..rank).map(|(_, same_rank)| same_rank.positions.len()).sum();
         let in_lane = better + lane.ranks.get(&rank).map_or(0, |same_rank| same_rank.positions.before(*position));
-        let in_others = self.waiting - lane.waiting.len();
-        Some((client, in_lane + in_others.min(in_lane.saturating_mul(self.lanes.len() - 1))))
+        let of_weight = |(weight, same_weight): (&NonZeroU32, &SameWeight)| {
+            let is_own = !lane.is_passed_over && *weight == lane.weight;
+            let lanes = same_weight.lanes - usize::from(is_own);
+            let waiting = same_weight.waiting - if is_own { lane.waiting.len() } else { 0 };
+            let sends = in_lane.saturating_mul(lanes).saturating_mul(weight.get() as usize);
+            waiting.min(sends.div_ceil(lane.weight.get() as usize))
+        };
+        Some((client, in_lane + self.by_weight.iter().map(of_weight).sum::<usize>()))
     }
 
     /// Sets or clears the scheduled retry of a client. Clients with one do not count as being ahead of others. Returns
@@ -133,7 +165,14 @@ impl<W: Waiter> FairLanes<W> {
             }
         }
         self.waiting -= 1;
-        if lane.waiting.is_empty() {
+        let is_empty = lane.waiting.is_empty();
+        if !lane.is_passed_over
+            && let Some(same_weight) = self.by_weight.get_mut(&lane.weight)
+        {
+            same_weight.waiting -= 1;
+            same_weight.lanes -= usize::from(is_empty);
+        }
+        if is_empty {
             self.sequence.remove(&lane.place);
             self.lanes.remove(&ticket.account);
         }
@@ -155,12 +194,24 @@ impl<W: Waiter> FairLanes<W> {
                 let ticket = first.ticket(order);
                 self.remove(&ticket);
             } else if may_go(first) {
+                let next = first.ticket(order);
                 if lane.deficit == 0 {
-                    lane.deficit = first.account.account().weight().get();
+                    lane.deficit = lane.weight.get();
                 }
-                return Some(first.ticket(order));
+                if std::mem::take(&mut lane.is_passed_over) {
+                    let same_weight = self.by_weight.entry(lane.weight).or_default();
+                    same_weight.lanes += 1;
+                    same_weight.waiting += lane.waiting.len();
+                }
+                return Some(next);
             } else {
                 lane.deficit = 0;
+                if !std::mem::replace(&mut lane.is_passed_over, true)
+                    && let Some(same_weight) = self.by_weight.get_mut(&lane.weight)
+                {
+                    same_weight.lanes -= 1;
+                    same_weight.waiting -= lane.waiting.len();
+                }
                 self.rotate();
                 passed_over += 1;
             }

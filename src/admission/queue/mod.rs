@@ -65,7 +65,7 @@ impl<W: Waiter> Queue<W> {
         if ticket.has_priority {
             return self.with_priority.find(ticket);
         }
-        self.others.find(ticket).map(|(client, ahead)| (client, ahead + self.with_priority.len()))
+        self.others.find(ticket).map(|(client, ahead)| (client, ahead + self.with_priority.not_passed_over()))
     }
 
     /// Sets or clears the scheduled retry of a client. Clients with one do not count as being ahead of others. Returns
@@ -106,6 +106,8 @@ impl<W: Waiter> Queue<W> {
 #[cfg(test)]
 mod tests {
     use std::{collections::HashMap, sync::Arc, time::Duration};
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::{
@@ -271,6 +273,71 @@ mod tests {
         (0..40).for_each(|_| drop(queue.next(|_| true)));
         assert!(ahead(&queue, &new[0]).is_none());
         assert!(ahead(&queue, &new[99]).is_some_and(|ahead| (41..=43).contains(&ahead)));
+    }
+
+    proptest! {
+        /// The estimate of every client beside the order in which clients do go. Both are about the same rounds, in
+        /// which the lanes take turns; the estimate does not know how far the round of today is.
+        #[test]
+        fn how_many_go_before_is_right_to_one_round_by_weight_and_without_those_who_may_not_go(
+            lanes in prop::collection::btree_map(1u32..200, (0usize..60, 1usize..30, any::<bool>()), 1..6),
+        ) {
+            let names: Vec<_> = lanes.keys().map(|weight| (format!("{weight} "), *weight)).collect();
+            let mut queue = TestQueue::new(&names.iter().map(|(name, weight)| (&**name, *weight)).collect::<Vec<_>>());
+            let may_go = |name: &str| lanes[&name.trim().parse::<u32>().unwrap()].2;
+            let mut tickets = HashMap::new();
+            for (name, weight) in &names {
+                let (clients, leave_every, _) = lanes[weight];
+                for n in 0..clients as u64 {
+                    tickets.insert(format!("{name}{n}"), queue.push(name, n, false));
+                }
+                for n in (0..clients).step_by(leave_every).skip(1) {
+                    queue.queue.remove(&tickets.remove(&format!("{name}{n}")).unwrap());
+                }
+            }
+            // After it, every lane has had its turn once.
+            let all: usize = lanes.values().map(|(clients, ..)| clients).sum();
+            for _ in 0..all.min(lanes.keys().sum::<u32>() as usize) {
+                queue.next(may_go);
+            }
+            let ahead: HashMap<_, _> =
+                tickets.iter().filter_map(|(name, ticket)| Some((name, queue.queue.find(ticket)?.1))).collect();
+            let order: Vec<_> = std::iter::from_fn(|| queue.next(may_go)).collect();
+            for (went_before, name) in order.iter().enumerate() {
+                let own = name.split(' ').next().unwrap().parse::<u32>().unwrap();
+                let others = lanes.iter().filter(|(weight, (.., goes))| **weight != own && *goes);
+                let round: usize = others.map(|(weight, (clients, ..))| (*weight as usize).min(*clients)).sum();
+                prop_assert!(ahead[name].abs_diff(went_before) <= round, "{name}: {} and {went_before}", ahead[name]);
+            }
+        }
+    }
+
+    #[test]
+    fn an_account_of_little_weight_knows_how_many_of_a_heavy_one_go_before_it() {
+        let mut queue = TestQueue::new(&[("light", 1), ("heavy", 1000)]);
+        let heavy: Vec<_> = (0..5000).map(|n| queue.push("heavy", n / 5000, false)).collect();
+        let light: Vec<_> = (0..10).map(|_| queue.push("light", 0, false)).collect();
+        let ahead = |ticket: &Ticket| queue.queue.find(ticket).map(|(_, ahead)| ahead);
+        assert_eq!([0, 1, 3, 9].map(|n| ahead(&light[n])), [0, 1001, 3003, 5009].map(Some));
+        assert_eq!([500, 1000, 4999].map(|n| ahead(&heavy[n])), [501, 1001, 5004].map(Some));
+    }
+
+    #[test]
+    fn those_who_may_not_go_are_not_waited_for() {
+        let mut queue = TestQueue::new(&[]);
+        for n in 0..50 {
+            ["A", "B", "X"].iter().for_each(|account| drop(queue.push(account, n, false)));
+        }
+        let last = queue.push("C", 50, false);
+        let last_but = queue.push("C", 51, false);
+        let ahead = |queue: &TestQueue| [&last, &last_but].map(|ticket| queue.queue.find(ticket).unwrap().1);
+        assert_eq!(ahead(&queue), [50, 50 + 1 + 2], "two lanes send as many, and the one with priority all");
+        assert_eq!(queue.next(|account| account == "B"), Some("B0".into()));
+        assert_eq!(ahead(&queue), [0, 1 + 1]);
+        for name in ["A0", "A1"] {
+            assert_eq!(queue.next(|account| account == "A"), Some(name.into()));
+        }
+        assert_eq!(ahead(&queue), [0, 1 + 1], "B is passed over, and A no more");
     }
 
     #[test]
