@@ -16,7 +16,7 @@
 //! compiler check it:
 //!
 //! - words: [`protocol`], [`outcome`], [`client_library`]. Bytes and values; no clock, socket, log or lock.
-//! - decisions: [`identity`], [`admission`], [`upstream`]. `now` goes in, a verdict comes out.
+//! - decisions: [`identity`], [`admission`], [`upstream`], [`tally`]. `now` goes in, a verdict comes out.
 //! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`],
 //!   [`telemetry`], [`worker`]. tokio lives here.
 //! - assembly: [`config`], [`admin`], [`server`], [`cli`], and the tools in [`storm`].
@@ -38,6 +38,7 @@ mod relay;
 mod server;
 mod session;
 mod storm;
+mod tally;
 mod telemetry;
 mod tls;
 mod upstream;

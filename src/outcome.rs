@@ -9,6 +9,8 @@ use strum::{EnumCount, IntoStaticStr, VariantArray};
 pub enum Refusal {
     /// No eligible server has headroom.
     ServerCapacity,
+    /// No server can be used: none answers dials, or all that do are in lame duck mode.
+    NoServer,
     /// A server refused a login that other servers let in, and no other server could be asked on this connection: the
     /// client is to come back.
     ServerRefusesLogin,
@@ -55,6 +57,42 @@ impl Refusal {
 
     pub fn name(self) -> &'static str {
         self.into()
+    }
+
+    /// The reason with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.name() == name)
+    }
+
+    /// What an operator can do about it.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::ServerCapacity => "all servers are full: raise their max_connections, or add a server",
+            Self::NoServer => "no server can be used: start them, or look at the network and the lines of each server",
+            Self::ServerRefusesLogin => {
+                "a server has other users or accounts than the others: see weir_server_logins_failing"
+            }
+            Self::HoldExpired => "more clients come than servers log in: see weir_held and weir_handshake_limit",
+            Self::LoginTimeout => "servers do not answer logins: look at auth callout and account resolver",
+            Self::QueueFull => "admission.max_held clients wait already: find out why so many come",
+            Self::AccountQuota => {
+                "the account has all its connections: close some, or raise its limit (accounts, or its JWT)"
+            }
+            Self::AccountRate => "the account connects too fast: find out why, or raise its rate in [accounts]",
+            Self::UserQuota => "the user has all its connections: close some, or raise its limit in [users]",
+            Self::UserRate => "the user connects too fast: find out why, or raise its rate in [users]",
+            Self::NameQuota => "clients of this name have all their connections: raise their limit in [names]",
+            Self::NameRate => "clients of this name connect too fast: find out why, or raise their rate in [names]",
+            Self::SourceQuota => "the source has all its connections: raise the limit in [admission.per_source]",
+            Self::SourceRate => {
+                "the source connects too fast (admission.per_source), or its logins keep failing: look at who it is"
+            }
+            Self::ListenerFull => "the listener has all its clients: raise max_clients, or run another weir",
+            Self::Draining => "weir is stopping: clients find another one, or come back once it runs again",
+            Self::Protocol => "what the sources send is not NATS: look at what connects there",
+            Self::HandshakeTimeout => "the sources connect and say nothing: a scan, a check, or a slow network",
+            Self::TlsBusy => "more TLS handshakes come than this machine computes: give it more cores",
+        }
     }
 }
 
@@ -181,6 +219,7 @@ mod tests {
             Refusal::ALL.map(Refusal::name),
             [
                 "server_capacity",
+                "no_server",
                 "server_refuses_login",
                 "hold_expired",
                 "login_timeout",
@@ -213,6 +252,7 @@ mod tests {
     fn the_index_of_a_variant_is_its_number() {
         for (n, refusal) in Refusal::ALL.into_iter().enumerate() {
             assert_eq!(refusal as usize, n);
+            assert_eq!(Refusal::named(refusal.name()), Some(refusal));
         }
     }
 }

@@ -215,6 +215,7 @@ fn explained(reason: &str) -> &'static str {
     match reason.split(' ').next() {
         Some("account_quota") => ": over the account's quota",
         Some("server_capacity") => ": no free place on a server",
+        Some("no_server") => ": no server answers",
         Some("hold_expired") => ": its turn did not come in time",
         _ => "",
     }

@@ -47,7 +47,7 @@ impl Now {
 
     /// How many attempts weir has refused because the servers had no room.
     pub(crate) fn refused_for_room(&self) -> f64 {
-        ["server_capacity", "hold_expired", "queue_full"].iter().map(|reason| self.refused(reason)).sum()
+        ["server_capacity", "no_server", "hold_expired", "queue_full"].iter().map(|reason| self.refused(reason)).sum()
     }
 
     /// `60 / 61 / down`.

@@ -249,6 +249,7 @@ impl<W: Waiter> Admission<W> {
     pub(super) fn reason(&self, blocked: Blocked, now: Instant) -> Refusal {
         match blocked {
             Blocked::AccountRate => Refusal::AccountRate,
+            _ if self.servers.can_use_none(now) => Refusal::NoServer,
             _ if !self.servers.has_headroom(now) => Refusal::ServerCapacity,
             // There is room, but the clients before it take it, or the pace does not allow it in time.
             Blocked::Full | Blocked::NotYet => Refusal::HoldExpired,

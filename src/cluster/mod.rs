@@ -29,7 +29,12 @@ use tracing::{info, warn};
 
 use crate::{
     advertised_info::AdvertisedInfo,
-    cluster::{own_dial::OwnDial, poller::Poller, resolve::keep_resolved, websocket_probe::WebSocketProbe},
+    cluster::{
+        own_dial::OwnDial,
+        poller::{Poller, is_due},
+        resolve::keep_resolved,
+        websocket_probe::WebSocketProbe,
+    },
     net::timer,
     upstream::{Compatibility, Port, Server},
 };
@@ -42,6 +47,16 @@ pub use self::{
 /// The shortest interval between weir's own dials of a server that does not answer.
 const LEAST_DIAL_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Polls in a row without a reading that are no reason to look whether the server is there.
+const FEW_UNREAD: u32 = 2;
+
+/// Whether the server is to be dialled for what its readings say.
+#[derive(Default)]
+struct Wanted {
+    whatever_the_load: AtomicBool,
+    if_it_has_room: AtomicBool,
+}
+
 /// Watches one server until `stop`: its address, its readings if there is a way to read it, and its INFO.
 pub async fn watch(
     server: Arc<Server>,
@@ -53,13 +68,13 @@ pub async fn watch(
     stop: CancellationToken,
 ) {
     let own = OwnDial { server, advertised_info, access, compatibility };
-    let wants_dial = AtomicBool::new(false);
+    let wanted = Wanted::default();
     // Apart, so that a server is read all the same while a dial or a look-up hangs.
     let watching = async {
         tokio::join!(
             keep_resolved(&own.server),
-            read(&own, &wants_dial, interval, warn_at),
-            keep_dialled(&own, &wants_dial, interval)
+            read(&own, &wanted, interval, warn_at),
+            keep_dialled(&own, &wanted, interval)
         );
     };
     tokio::select! {
@@ -69,10 +84,10 @@ pub async fn watch(
 }
 
 /// Reads the server at an interval, where there is a way to read it. Never returns.
-async fn read(own: &OwnDial, wants_dial: &AtomicBool, interval: Duration, warn_at: f64) {
+async fn read(own: &OwnDial, wanted: &Wanted, interval: Duration, warn_at: f64) {
     let server = &own.server;
     let mut poller = Poller::new(own);
-    let (mut near_full, mut restarts, mut is_several) = (false, 0, false);
+    let (mut near_full, mut restarts, mut is_several, mut unread) = (false, 0, false, 0);
     loop {
         let is_read = poller.poll(own, interval).await;
         server.forget_old(timer::now());
@@ -86,9 +101,15 @@ async fn read(own: &OwnDial, wants_dial: &AtomicBool, interval: Duration, warn_a
                 "several servers answer in turn: weir uses no reading of them; name each one in [[cluster.servers]]"
             );
         }
+        unread = if is_read { 0 } else { u32::saturating_add(unread, 1) };
         // Without readings only a dial shows that a lame duck has been replaced.
         if poller.may_have_new_id(server) || !is_read && server.is_lame_duck(timer::now()) {
-            wants_dial.store(true, Relaxed);
+            wanted.whatever_the_load.store(true, Relaxed);
+        }
+        // Nor whether the server has gone, or only its readings have, while no client comes. A few that a busy server
+        // answers late say nothing.
+        if server.has_readings() && unread > FEW_UNREAD && is_due(unread) {
+            wanted.if_it_has_room.store(true, Relaxed);
         }
         warn_when_near_full(server, warn_at, &mut near_full);
         // Jittered, so that several weirs do not poll in step.
@@ -96,15 +117,15 @@ async fn read(own: &OwnDial, wants_dial: &AtomicBool, interval: Duration, warn_a
     }
 }
 
-/// Dials the server while its INFO is not known, while it does not answer, and when somebody `wants_dial`. Never
-/// returns.
-async fn keep_dialled(own: &OwnDial, wants_dial: &AtomicBool, interval: Duration) {
+/// Dials the server while its INFO is not known, while it does not answer, and when that is `wanted`. Never returns.
+async fn keep_dialled(own: &OwnDial, wanted: &Wanted, interval: Duration) {
     let OwnDial { server, advertised_info, access, .. } = own;
     let (mut websocket, mut restarts) = (WebSocketProbe::default(), 0);
     loop {
-        let is_wanted = wants_dial.swap(false, Relaxed);
-        if is_wanted || own.is_needed() {
-            own.look(is_wanted).await;
+        let whatever_the_load = wanted.whatever_the_load.swap(false, Relaxed);
+        let if_it_has_room = wanted.if_it_has_room.swap(false, Relaxed);
+        if whatever_the_load || if_it_has_room || own.is_needed() {
+            own.look(whatever_the_load).await;
         }
         let has_restarted = std::mem::replace(&mut restarts, server.restarts()) != server.restarts();
         let knows_websocket = || advertised_info.knows_of(Port::WebSocket, server.index());

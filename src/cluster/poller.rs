@@ -155,6 +155,6 @@ impl Poller {
 }
 
 /// Whether to look after so many polls in vain: less and less often, but never not at all.
-fn is_due(times: u32) -> bool {
+pub(super) fn is_due(times: u32) -> bool {
     times.is_power_of_two() || times.is_multiple_of(16)
 }

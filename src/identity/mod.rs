@@ -89,6 +89,14 @@ impl<'a> Credential<'a> {
         }
     }
 
+    /// The user that it names. A token is a secret and names nobody, and a certificate is not part of CONNECT.
+    pub fn user(self) -> Option<&'a str> {
+        match self {
+            Self::User(user) | Self::Nkey(user) | Self::Jwt { user, .. } => Some(user),
+            Self::Token(_) | Self::Certificate(_) | Self::Nothing => None,
+        }
+    }
+
     fn text(self) -> &'a str {
         match self {
             Self::Nkey(text)

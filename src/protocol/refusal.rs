@@ -30,6 +30,14 @@ pub fn may_differ_elsewhere(line: &[u8]) -> bool {
     !is_full && bad_login(line) != Some(BadLogin::TimedOut)
 }
 
+/// The words of a server's `-ERR` line, without quotes.
+pub fn words(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    let text = text.trim();
+    let text = text.strip_prefix("-ERR").map_or(text, str::trim);
+    text.trim_matches('\'').to_owned()
+}
+
 /// nats-server's answer to a client without TLS where TLS is required. Every client takes it for one failed attempt.
 pub const TLS_REQUIRED: &[u8] = b"-ERR 'Secure Connection - TLS Required'\r\n";
 
@@ -53,6 +61,7 @@ macro_rules! words {
 
 words! {
     Refusal::ServerCapacity
+        | Refusal::NoServer
         | Refusal::ServerRefusesLogin
         | Refusal::HoldExpired
         | Refusal::LoginTimeout
@@ -99,6 +108,8 @@ mod tests {
             assert_eq!(may_differ_elsewhere(line), reason != BadLogin::TimedOut);
         }
         assert!(!may_differ_elsewhere(line(Refusal::AccountQuota)));
+        assert_eq!(words(b"-ERR 'Authorization Violation'\r\n"), "Authorization Violation");
+        assert_eq!(words(b"nonsense\xff\n"), "nonsense\u{fffd}");
         assert!(may_differ_elsewhere(b"-ERR 'Attempted To Connect To Route Port'\r\n"));
         assert_eq!(line(Refusal::Protocol), UNKNOWN_OP);
     }

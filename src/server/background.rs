@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{
     admin::{self, storm_sampler},
@@ -16,11 +16,9 @@ use crate::{
     cluster::{self, ClusterAccess, PlainInfo, account_lookup::AccountLookup, system_account::SystemAccount},
     config::Config,
     dispatch,
-    net::{socket, timer},
-    outcome::Refusal,
-    server::{ServerError, signals, supervisor::Supervisor},
+    net::socket,
+    server::{ServerError, every_second, signals, supervisor::Supervisor},
     session::Shared,
-    telemetry::process::{LOG_LINES_UNQUEUED, LOG_LINES_UNWRITTEN},
     tls::{self, HandshakeFirst},
 };
 
@@ -121,7 +119,7 @@ impl Background {
             async move { maintenance.lock().await.handle(reload, stop).await }
         });
         let all = Arc::clone(shared);
-        self.tasks.spawn("every second", move |stop| every_second(Arc::clone(&all), stop));
+        self.tasks.spawn("every second", move |stop| every_second::run(Arc::clone(&all), stop));
         let all = Arc::clone(shared);
         self.tasks.spawn("storm sampler", move |stop| storm_sampler::record(Arc::clone(&all), stop));
         Ok(())
@@ -169,39 +167,5 @@ pub async fn first_readings(shared: &Shared, access: &ClusterAccess) {
     let unconnected = || access.system.as_ref().is_some_and(|system| !system.is_up());
     while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Once a second: admission forgets what has expired, and one log line sums up the refusals of the second.
-async fn every_second(shared: Arc<Shared>, stop: CancellationToken) {
-    let (mut refused_before, mut warned_before) = (0, [0; Refusal::ALL.len()]);
-    let mut dropped_before = 0;
-    let work = async {
-        loop {
-            sleep(Duration::from_secs(1)).await;
-            let dropped = LOG_LINES_UNQUEUED.get() + LOG_LINES_UNWRITTEN.get();
-            if dropped > dropped_before {
-                warn!(lines = dropped - dropped_before, "log lines are lost: standard error cannot take them");
-            }
-            dropped_before = dropped;
-            shared.admission.sweep(timer::now());
-            let refused = shared.counters.refused_in_all();
-            if refused > refused_before {
-                let sessions = shared.sessions.len();
-                info!(refused = refused - refused_before, held = shared.admission.queued(), sessions, "refusing");
-            }
-            refused_before = refused;
-            let warned = Refusal::ALL.map(|reason| shared.admission.warned().of(reason));
-            for (reason, (now, before)) in Refusal::ALL.into_iter().zip(warned.into_iter().zip(warned_before)) {
-                if now > before {
-                    warn!(clients = now - before, reason = reason.name(), "let in over a quota that only warns");
-                }
-            }
-            warned_before = warned;
-        }
-    };
-    tokio::select! {
-        () = work => {}
-        () = stop.cancelled() => {}
     }
 }

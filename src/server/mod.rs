@@ -2,6 +2,7 @@
 
 mod background;
 pub mod drain;
+mod every_second;
 pub mod file_limit;
 mod listeners;
 mod log_thread;
@@ -42,6 +43,7 @@ use crate::{
         listeners::{BoundListener, WorkerSockets},
     },
     session::{Descriptors, Shared, damped_dials::DampedDials, read_ahead::ReadAhead},
+    tally::Tallies,
     telemetry::{counters::Counters, storms::Flight},
     tls::{BadFile, Connector, ServersTls},
     upstream::Servers,
@@ -180,6 +182,7 @@ fn shared(
         keys: Arc::<Keys>::default(),
         advertised_info: Arc::new(AdvertisedInfo::new(bound.iter().map(BoundListener::info), servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
+        tallies: Tallies::default(),
         damped_dials: DampedDials::default(),
         unanswered: Arc::default(),
         flight: Flight::default(),

@@ -92,8 +92,11 @@ async fn not_answered(cx: &mut Context, down: Downstream, claim: Claim, why: Not
     match why {
         NotAnswered::Refused(reason) => refuse_now(cx, stream, preface, reason).await,
         NotAnswered::TooLong => close_unfinished(stream, Unfinished::Wrong(PrefaceError::TooLong), Phase::Dial).await,
-        NotAnswered::ServerError(line) => {
-            if let Some(bad) = refusal::bad_login(&line) {
+        NotAnswered::ServerError(server, line) => {
+            cx.log.server = Some(server);
+            let bad = refusal::bad_login(&line);
+            cx.login_failed(bad, &line);
+            if let Some(bad) = bad {
                 let account = cx.log.account.as_deref().unwrap_or_default();
                 cx.shared.counters.bad_logins.note(account, cx.source(), bad, now());
                 if bad.is_of_credentials() {
@@ -169,7 +172,7 @@ async fn connect_with_failover(
         let answer = match opened {
             // It has signed another nonce, or none: this server would call it a liar.
             Ok(dialled) if connect.signs() && !bound && dialled.info().nonce().is_some() => {
-                return Err(NotAnswered::Refused(Refusal::ServerCapacity));
+                return Err(NotAnswered::Refused(shared.servers.no_room(now())));
             }
             Ok(dialled) => {
                 signed_for = bound.then(|| Arc::clone(dialled.info()));
@@ -209,7 +212,7 @@ async fn connect_with_failover(
             }
             Err(NoReply::Failed(err)) if bound => {
                 debug!(server = pass.server.server().name(), %err, "dial failed");
-                return Err(NotAnswered::Refused(Refusal::ServerCapacity));
+                return Err(NotAnswered::Refused(shared.servers.no_room(now())));
             }
             Err(NoReply::Failed(err)) => {
                 let Pass { server, account } = pass;

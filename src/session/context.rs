@@ -7,14 +7,15 @@ use std::{
 };
 
 use tokio::{net::TcpStream, time::Instant};
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::{
     admission::FAIR_TIME,
     identity::ClientKey,
-    outcome::{Cause, Close, Party, Phase, Refusal},
-    protocol::proxy_header,
-    session::{failover::DialPort, listener::Listener, shared::Shared},
+    outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
+    protocol::{proxy_header, refusal},
+    session::{failover::DialPort, listener::Listener, said::Said, shared::Shared},
+    tally::{Who, login_failure_name, shown},
     telemetry::{counters::Totals, storms::Fate},
     upstream::Server,
 };
@@ -49,8 +50,7 @@ pub(super) struct Context {
 pub(super) struct LogFields {
     pub account: Option<Arc<str>>,
     pub client: Option<ClientKey>,
-    pub name: Option<Box<str>>,
-    pub lang: Option<Box<str>>,
+    pub said: Said,
     pub server: Option<Arc<Server>>,
 }
 
@@ -162,7 +162,7 @@ impl Context {
 
     /// Notes what became of a client that had to wait.
     pub fn record_fate(&self, fate: Fate) {
-        self.shared.flight.waited(self.log.account.as_deref(), self.log.lang.as_deref(), fate);
+        self.shared.flight.waited(self.log.account.as_deref(), self.log.said.lang(), fate);
     }
 
     /// Counts and logs an end, once.
@@ -176,11 +176,12 @@ impl Context {
             }
             End::Refused(reason) => {
                 shared.counters.refuse(reason);
+                shared.tallies.refused(reason, &self.who());
                 if let Some(client) = log.client {
                     let refusals = shared.admission.refusals(client);
-                    shared.flight.refused(log.account.as_deref(), log.lang.as_deref(), refusals);
+                    shared.flight.refused(log.account.as_deref(), log.said.lang(), refusals);
                 }
-                ("refused", Party::Weir.name(), "", reason.name())
+                ("refused", Party::Weir.name(), None, reason.name())
             }
             End::Closed(close) => self.count_close(close),
             End::TlsFailed(phase, why) => {
@@ -195,8 +196,9 @@ impl Context {
             phase,
             reason,
             account = log.account.as_deref(),
-            name = log.name,
-            lang = log.lang,
+            user = log.said.user(),
+            name = log.said.name(),
+            lang = log.said.lang(),
             server = log.server.as_deref().map(Server::name),
             tls,
             lived = ?self.accepted.elapsed(),
@@ -207,11 +209,34 @@ impl Context {
     }
 
     /// Counts a close, and says how the log tells of it.
-    fn count_close(&self, close: Close) -> (&'static str, &'static str, &'static str, &'static str) {
+    fn count_close(&self, close: Close) -> (&'static str, &'static str, Option<&'static str>, &'static str) {
         self.shared.counters.close(close);
         if self.waited && close.phase == Phase::Hold {
             self.record_fate(Fate::Left);
         }
-        ("closed", close.party.name(), close.phase.name(), close.cause.name())
+        ("closed", close.party.name(), Some(close.phase.name()), close.cause.name())
+    }
+
+    /// Who the client is, as far as it has said.
+    fn who(&self) -> Who<'_> {
+        let LogFields { account, said, .. } = &self.log;
+        Who { account: account.as_deref(), user: said.user(), name: said.name(), source: self.source().into() }
+    }
+
+    /// Counts and tells that a server has refused the client's login with these words.
+    pub fn login_failed(&self, why: Option<BadLogin>, line: &[u8]) {
+        let who = self.who();
+        if self.shared.tallies.login_failed(why, &who) {
+            info!(
+                reason = login_failure_name(why),
+                words = shown(&refusal::words(line)),
+                account = who.account,
+                user = who.user,
+                name = who.name,
+                source = %self.source(),
+                server = self.log.server.as_deref().map(Server::name),
+                "login failed"
+            );
+        }
     }
 }

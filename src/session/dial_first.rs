@@ -79,7 +79,7 @@ impl DialFirst {
     ) -> Result<Self, End> {
         match cx.shared.advertised_info.shape() {
             PrefaceShape::ConnectFirst => Ok(Self::NotNeeded),
-            PrefaceShape::Unknown => Ok(Self::NoServer(Refusal::ServerCapacity)),
+            PrefaceShape::Unknown => Ok(Self::NoServer(Refusal::NoServer)),
             PrefaceShape::DialFirst => {
                 let operator = cx.shared.admission.operators().before_connect(cx.source(), now());
                 if refused.is_some() && operator.is_none() {
@@ -192,7 +192,7 @@ impl DialFirst {
                     if matches!(lost, DialError::Full) {
                         server.said_full(now());
                     }
-                    break Refusal::ServerCapacity;
+                    break cx.shared.servers.no_room(now());
                 }
                 () = sleep_until(prompt_until.unwrap_or(server.expires)) => {}
             }

@@ -16,6 +16,7 @@ use crate::{
         failover::DialPort,
         preface::Greeted,
         refuse::{Refusable, refuse},
+        said::Said,
     },
     tls,
     upstream::Port,
@@ -56,8 +57,9 @@ impl Greeted {
         };
         let claim = Claim { source: cx.source().into(), credential: cx.shared.keys.login(credential_key, connect) };
         let account = cx.shared.directory.account(credential, credential_key);
-        cx.log.name = connect.name().map(Box::from);
-        cx.log.lang = connect.lang().map(Box::from);
+        let certificate = user_of_certificate(credential, &downstream);
+        let user = credential.user().or(certificate.as_deref());
+        cx.log.said = Said::new(user, connect.name(), connect.lang());
         // What the listener has no room for may still be let in as an operator's, and so may what only the slots have
         // room for that the servers keep for the system account.
         let held = dial_first.take_permit();
@@ -105,13 +107,17 @@ fn quota_identity(
     if !shared.admission.has_user_or_name_quotas() {
         return QuotaIdentity::default();
     }
-    let user = match credential {
-        Credential::User(user) | Credential::Nkey(user) | Credential::Jwt { user, .. } => Some((user.into(), key)),
-        Credential::Token(_) | Credential::Certificate(_) | Credential::Nothing => tls::client_name(&downstream.stream)
-            .map(|name| {
-                let key = shared.keys.credential(Credential::Certificate(&name));
-                (Arc::from(name), key)
-            }),
+    let user = match credential.user() {
+        Some(user) => Some((user.into(), key)),
+        None => user_of_certificate(credential, downstream).map(|name| {
+            let key = shared.keys.credential(Credential::Certificate(&name));
+            (Arc::from(name), key)
+        }),
     };
     QuotaIdentity { user, name: downstream.connect.name().map(Arc::from) }
+}
+
+/// The name in the certificate that a client without a user has shown over TLS.
+fn user_of_certificate(credential: Credential<'_>, downstream: &Downstream) -> Option<String> {
+    credential.user().is_none().then(|| tls::client_name(&downstream.stream)).flatten()
 }

@@ -25,8 +25,8 @@ use crate::{
 /// Why no server took a client.
 pub(super) enum NotAnswered {
     Refused(Refusal),
-    /// `-ERR`, as the server wrote it.
-    ServerError(Vec<u8>),
+    /// `-ERR`, as this server wrote it.
+    ServerError(Arc<Server>, Vec<u8>),
     /// With weir's own signature CONNECT is longer than the servers take.
     TooLong,
 }
@@ -74,7 +74,7 @@ impl<'a> LoginAttempt<'a> {
     /// The login is not to be tried at another server.
     pub fn refused(&mut self, server: &Arc<Server>, line: Vec<u8>, movable: Movable) -> Result<(), NotAnswered> {
         if !may_differ_elsewhere(&line) {
-            return Err(NotAnswered::ServerError(line));
+            return Err(NotAnswered::ServerError(Arc::clone(server), line));
         }
         debug!(server = server.name(), line = %line.escape_ascii(), "login refused");
         self.refused_by.push(Arc::clone(server));
@@ -82,9 +82,9 @@ impl<'a> LoginAttempt<'a> {
             self.line = line;
         }
         match movable {
-            Movable::Bound { has_signed: true } => Err(self.is_sent_away_or_told()),
+            Movable::Bound { has_signed: true } => Err(self.is_sent_away_or_told(server)),
             // Whoever it is, it is not the one whose key it names.
-            Movable::Bound { has_signed: false } => Err(NotAnswered::ServerError(std::mem::take(&mut self.line))),
+            Movable::Bound { has_signed: false } => Err(self.says(server)),
             Movable::Anywhere => {
                 let admission = &self.shared.admission;
                 let refused = RefusedLogin {
@@ -94,7 +94,7 @@ impl<'a> LoginAttempt<'a> {
                 };
                 match admission.login_history().may_try_elsewhere(self.login.key, refused, now()) {
                     true => Ok(()),
-                    false => Err(self.is_told()),
+                    false => Err(self.is_told(server)),
                 }
             }
         }
@@ -102,31 +102,33 @@ impl<'a> LoginAttempt<'a> {
 
     /// No other server can be asked now, for this reason.
     pub fn nowhere_else(&mut self, reason: Refusal) -> NotAnswered {
-        match self.refused_by.len() {
-            0 => NotAnswered::Refused(reason),
-            1 => self.is_sent_away_or_told(),
-            _ => self.is_told(),
+        match &self.refused_by[..] {
+            [] => NotAnswered::Refused(reason),
+            [only] => self.is_sent_away_or_told(&Arc::clone(only)),
+            [first, ..] => self.is_told(&Arc::clone(first)),
         }
     }
 
-    fn is_sent_away_or_told(&mut self) -> NotAnswered {
-        let Some(server) = self.refused_by.last() else { return self.is_told() };
+    fn is_sent_away_or_told(&mut self, server: &Arc<Server>) -> NotAnswered {
         let history = self.shared.admission.login_history();
         let (index, fails) = (server.index(), server.logins_fail());
         let there_are_others = self.shared.servers.len() > 1;
         match there_are_others && history.is_to_come_back(self.login, self.source, index, fails, now()) {
             true => NotAnswered::Refused(Refusal::ServerRefusesLogin),
-            false => NotAnswered::ServerError(std::mem::take(&mut self.line)),
+            false => self.says(server),
         }
     }
 
-    /// The client reads what the first server said.
-    fn is_told(&mut self) -> NotAnswered {
-        if let Some(first) = self.refused_by.first() {
-            let others_too = self.refused_by.len() > 1;
-            self.shared.admission.login_history().refused(self.login, first.index(), others_too, now());
-        }
-        NotAnswered::ServerError(std::mem::take(&mut self.line))
+    /// The client reads what the first server said, which may be this one.
+    fn is_told(&mut self, server: &Arc<Server>) -> NotAnswered {
+        let first = self.refused_by.first().unwrap_or(server);
+        let others_too = self.refused_by.len() > 1;
+        self.shared.admission.login_history().refused(self.login, first.index(), others_too, now());
+        self.says(&Arc::clone(first))
+    }
+
+    fn says(&mut self, server: &Arc<Server>) -> NotAnswered {
+        NotAnswered::ServerError(Arc::clone(server), std::mem::take(&mut self.line))
     }
 
     /// `server` has let the client in: whoever has refused it shortly before is alone with that.

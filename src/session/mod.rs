@@ -31,6 +31,7 @@ mod preface;
 mod proxy_header;
 pub mod read_ahead;
 mod refuse;
+mod said;
 mod shared;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use crate::{
     net::socket::TcpTimeouts,
     relay::registry::SessionRegistry,
     session::{connection_permit::Descriptors, damped_dials::DampedDials, read_ahead::ReadAhead},
+    tally::Tallies,
     telemetry::{counters::Counters, storms::Flight},
     tls::{Connector, Terminator},
     upstream::Servers,
@@ -40,6 +41,8 @@ pub struct Shared {
     pub advertised_info: Arc<AdvertisedInfo>,
     /// Counters.
     pub counters: Arc<Counters>,
+    /// Who did not get in, and why.
+    pub tallies: Tallies,
     /// Dials for damped sources.
     pub damped_dials: DampedDials,
     /// Servers' connections whose clients have not answered yet, by source.

@@ -117,10 +117,6 @@ impl Counters {
         self.refused[reason as usize].load(Relaxed)
     }
 
-    pub fn refused_in_all(&self) -> u64 {
-        self.refused.iter().map(|n| n.load(Relaxed)).sum()
-    }
-
     /// Counts the end of a connection that was not refused.
     pub fn close(&self, close: Close) {
         self.closed[close.party as usize][close.phase as usize][close.cause as usize].fetch_add(1, Relaxed);

@@ -31,6 +31,7 @@ use std::{
 };
 
 use crate::{
+    outcome::Refusal,
     protocol::MAX_CONTROL_LINE,
     upstream::{
         placement::{Choice, Tier, View},
@@ -177,6 +178,16 @@ impl Servers {
     /// there are no others, and full ones do: a client waits there, or is told in words.
     pub fn any_reachable(&self, now: Instant) -> bool {
         self.list.iter().any(|server| server.is_reachable(now))
+    }
+
+    /// Why there is no server for a client: none can be used, or all that can be are full.
+    pub fn no_room(&self, now: Instant) -> Refusal {
+        if self.can_use_none(now) { Refusal::NoServer } else { Refusal::ServerCapacity }
+    }
+
+    /// Whether no server can be used.
+    pub fn can_use_none(&self, now: Instant) -> bool {
+        !self.any_reachable(now)
     }
 
     /// How many servers weir should have a fresh reading of, and has none.

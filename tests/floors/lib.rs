@@ -23,6 +23,9 @@ mod admission;
 #[path = "../../src/identity/mod.rs"]
 mod identity;
 #[cfg(feature = "decisions")]
+#[path = "../../src/tally/mod.rs"]
+mod tally;
+#[cfg(feature = "decisions")]
 #[path = "../../src/upstream/mod.rs"]
 mod upstream;
 

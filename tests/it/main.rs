@@ -66,4 +66,5 @@ mod trusted_proxy;
 mod user_and_name_quotas;
 mod websocket;
 mod websocket_servers;
+mod who_is_refused;
 mod wire_habits;

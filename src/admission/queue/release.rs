@@ -256,7 +256,8 @@ impl<W: Waiter> Admission<W> {
         rng: &mut fastrand::Rng,
     ) -> Failover {
         if now >= answer_by {
-            return Failover::Refuse(Refusal::HoldExpired);
+            let no_server = self.servers.can_use_none(now);
+            return Failover::Refuse(if no_server { Refusal::NoServer } else { Refusal::HoldExpired });
         }
         let placed = match account {
             Some(account) => self.place(account, tried, now, Urgency::Urgent, rng),
@@ -265,7 +266,7 @@ impl<W: Waiter> Admission<W> {
         match placed {
             Placement::Placed(slot) => Failover::Placed(slot),
             Placement::Busy => Failover::Busy(now + RETRY),
-            Placement::Full => Failover::Refuse(Refusal::ServerCapacity),
+            Placement::Full => Failover::Refuse(self.servers.no_room(now)),
         }
     }
 }

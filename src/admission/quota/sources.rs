@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What a source is counted by: its address, of IPv6 the /64, since one customer has at least that much.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(IpAddr);
 
 impl From<IpAddr> for Source {

@@ -44,6 +44,7 @@ use crate::{
         client_mix::ClientMix,
         plan::{Discipline, Outcome, Plan, reading},
     },
+    tally::Tallies,
     telemetry::counters::Counters,
     upstream::{self, Port, Servers, concurrency::baseline::MeasuredFrom},
 };
@@ -104,6 +105,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         account_lookups: mpsc::channel(1).0,
         advertised_info: Arc::new(AdvertisedInfo::new(listener, servers.len())),
         counters: Arc::new(Counters::new(servers.len())),
+        tallies: Tallies::default(),
         damped_dials: DampedDials::default(),
         unanswered: Arc::default(),
         flight: Default::default(),

@@ -58,7 +58,13 @@ impl Sample {
 
     /// Clients that had to wait, or were refused for lack of capacity.
     fn troubled(&self) -> u64 {
-        let reasons = [Refusal::ServerCapacity, Refusal::HoldExpired, Refusal::QueueFull, Refusal::ListenerFull];
+        let reasons = [
+            Refusal::ServerCapacity,
+            Refusal::NoServer,
+            Refusal::HoldExpired,
+            Refusal::QueueFull,
+            Refusal::ListenerFull,
+        ];
         self.held + reasons.iter().map(|&reason| self.refused[reason as usize]).sum::<u64>()
     }
 }

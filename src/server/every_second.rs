@@ -1,0 +1,112 @@
+//! The work of every second: admission forgets what has expired, and the log tells who did not get in and why, in one
+//! line for the clients that weir refused and one for failed logins beyond those that have lines of their own.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    net::timer,
+    outcome::Refusal,
+    session::Shared,
+    tally::{Taken, Tally},
+    telemetry::process::{LOG_LINES_UNQUEUED, LOG_LINES_UNWRITTEN},
+};
+
+/// Works until `stop`.
+pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let (mut dropped_before, mut warned_before) = (0, [0; Refusal::ALL.len()]);
+    let mut outage = None;
+    let work = async {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            let dropped = LOG_LINES_UNQUEUED.get() + LOG_LINES_UNWRITTEN.get();
+            if dropped > dropped_before {
+                warn!(lines = dropped - dropped_before, "log lines are lost: standard error cannot take them");
+            }
+            dropped_before = dropped;
+            shared.admission.sweep(timer::now());
+            tell_outage(&shared, &mut outage);
+            let Taken { refused, failed_logins, left_out } = shared.tallies.take();
+            if refused.total() > 0 {
+                tell_refused(&shared, &refused);
+            }
+            if left_out > 0 {
+                tell_failed_logins(&failed_logins, left_out);
+            }
+            let warned = Refusal::ALL.map(|reason| shared.admission.warned().of(reason));
+            for (reason, (now, before)) in Refusal::ALL.into_iter().zip(warned.into_iter().zip(warned_before)) {
+                if now > before {
+                    warn!(clients = now - before, reason = reason.name(), "let in over a quota that only warns");
+                }
+            }
+            warned_before = warned;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// A time in which no server can be used.
+struct Outage {
+    began: Instant,
+    /// Clients that had been refused for it before.
+    refused_before: u64,
+}
+
+/// Tells when no server can be used any more, and when one can be again.
+fn tell_outage(shared: &Shared, outage: &mut Option<Outage>) {
+    let (now, refused) = (timer::now(), shared.counters.refused(Refusal::NoServer));
+    match (shared.servers.can_use_none(now), &*outage) {
+        (true, None) => {
+            error!(
+                reason = Refusal::NoServer.name(),
+                servers = shared.servers.len(),
+                lame_ducks = shared.servers.iter().filter(|server| server.is_lame_duck(now)).count(),
+                "no server can be used: all clients are refused until one answers"
+            );
+            *outage = Some(Outage { began: now, refused_before: refused });
+        }
+        (false, Some(Outage { began, refused_before })) => {
+            let (lasted, refused) = (now.saturating_duration_since(*began), refused - refused_before);
+            info!(reason = Refusal::NoServer.name(), ?lasted, refused, "a server can be used again");
+            *outage = None;
+        }
+        _ => {}
+    }
+}
+
+fn tell_refused(shared: &Shared, refused: &Tally) {
+    info!(
+        refused = refused.total(),
+        reasons = refused.reasons(),
+        accounts = refused.accounts(),
+        users = refused.users(),
+        names = refused.names(),
+        sources = refused.sources(),
+        held = shared.admission.queued(),
+        sessions = shared.sessions.len(),
+        advice = refused.main_reason().and_then(Refusal::named).map(Refusal::advice),
+        "refusing"
+    );
+}
+
+fn tell_failed_logins(failed: &Tally, left_out: u64) {
+    info!(
+        failed = failed.total(),
+        left_out,
+        reasons = failed.reasons(),
+        accounts = failed.accounts(),
+        users = failed.users(),
+        names = failed.names(),
+        sources = failed.sources(),
+        "more logins have failed than have a line of their own"
+    );
+}

@@ -1,0 +1,55 @@
+//! What a client says of itself, as the log shows it.
+
+use crate::tally::show;
+
+/// User, name and language of a client. In one allocation, since a session keeps them for as long as it lives.
+#[derive(Default)]
+pub(super) struct Said(Box<str>);
+
+/// Stands between them: no text that is shown has it.
+const BETWEEN: char = '\0';
+
+impl Said {
+    pub fn new(user: Option<&str>, name: Option<&str>, lang: Option<&str>) -> Self {
+        let texts = [user, name, lang].map(Option::unwrap_or_default);
+        let mut all = String::with_capacity(texts.iter().map(|text| text.len()).sum::<usize>().min(200) + 2);
+        for (n, text) in texts.into_iter().enumerate() {
+            if n > 0 {
+                all.push(BETWEEN);
+            }
+            show(text, &mut all);
+        }
+        Self(all.into())
+    }
+
+    /// A user name, the public key of an NKey or of a JWT's user, or the name in a certificate.
+    pub fn user(&self) -> Option<&str> {
+        self.nth(0)
+    }
+
+    pub fn name(&self) -> Option<&str> {
+        self.nth(1)
+    }
+
+    pub fn lang(&self) -> Option<&str> {
+        self.nth(2)
+    }
+
+    fn nth(&self, n: usize) -> Option<&str> {
+        self.0.split(BETWEEN).nth(n).filter(|text| !text.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_what_was_said_and_nothing_where_nothing_was() {
+        let said = Said::new(Some("app"), None, Some("go"));
+        assert_eq!((said.user(), said.name(), said.lang()), (Some("app"), None, Some("go")));
+        let said = Said::new(Some("a\0b"), Some("orders"), Some(""));
+        assert_eq!((said.user(), said.name(), said.lang()), (Some("a\\0b"), Some("orders"), None));
+        assert_eq!((Said::default().user(), Said::default().lang()), (None, None));
+    }
+}
