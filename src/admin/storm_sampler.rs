@@ -60,6 +60,8 @@ pub async fn record(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 fn log(storm: &Storm, what: &str) {
+    // A field without a value is not shown.
+    let some = |text: String| Some(text).filter(|text| !text.is_empty());
     let refused: Vec<_> = storm.refused.iter().map(|one| format!("{} {}", one.reason, one.count)).collect();
     let groups = |all: &[Group]| {
         let all = all.iter().map(|one| format!("{} {}", one.name, one.admitted + one.refused + one.left));
@@ -73,9 +75,10 @@ fn log(storm: &Storm, what: &str) {
         admitted = storm.admitted,
         held = storm.held,
         most_waiting = storm.most_waiting,
-        refused = refused.join(", "),
-        accounts = groups(&storm.accounts),
-        languages = groups(&storm.languages),
+        refused = storm.refused.iter().map(|one| one.count).sum::<u64>(),
+        reasons = some(refused.join(", ")),
+        accounts = some(groups(&storm.accounts)),
+        languages = some(groups(&storm.languages)),
         in_danger = storm.in_danger,
         lost = storm.lost,
         sessions = storm.sessions_after,

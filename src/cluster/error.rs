@@ -27,8 +27,8 @@ pub enum PollError {
     NotNats(#[from] serde_json::Error),
     #[error("no answer in time")]
     TimedOut,
-    /// The system account cannot be reached now.
-    #[error("no connection to the system account")]
+    /// The system account cannot be asked now.
+    #[error("the system account cannot be asked (cluster.system)")]
     NoSystem,
     /// An address or the login of the system account cannot be used.
     #[error("{0}")]

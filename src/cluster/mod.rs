@@ -12,6 +12,7 @@ mod own_dial;
 mod poller;
 mod resolve;
 pub mod system_account;
+mod system_login;
 mod varz;
 mod websocket_probe;
 

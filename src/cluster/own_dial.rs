@@ -51,6 +51,10 @@ impl OwnDial {
                 server.dial_answered_in(Port::Client, began.elapsed());
                 let info = connection.info();
                 advertised_info.learn(server.index(), info);
+                // A server without a name calls itself by its id, which is another one after its next start.
+                if info.server_name() != info.server_id() {
+                    server.names_itself(info.server_name());
+                }
                 if before.as_deref() != Some(info.server_id()) {
                     self.tell(info);
                 }
@@ -74,7 +78,7 @@ impl OwnDial {
         info!(
             server = self.server.name(),
             address = self.server.address(),
-            version = info.version(),
+            version = Some(info.version()).filter(|version| !version.is_empty()),
             nonce = info.nonce().is_some(),
             "server found"
         );

@@ -85,9 +85,10 @@ impl Poller {
         if self.system.is_none() {
             server.reading_failed();
         }
-        let told = matches!(why, PollError::OtherServer(_));
+        let is_open = self.system.as_ref().is_some_and(SystemAccount::is_open) && matches!(why, PollError::NoSystem);
+        let told = matches!(why, PollError::OtherServer(_)) || is_open;
         if server.has_readings() && !told && self.source.replace(Source::None) != Some(Source::None) {
-            warn!(server = server.name(), %why, "no reading; weir uses a server without one only as a last resort");
+            warn!(server = server.name(), err = %why, "no reading; weir uses a server without one only as a last resort");
         }
         false
     }
@@ -119,7 +120,7 @@ impl Poller {
                 warn!(
                     server = server.name(),
                     monitor = server.monitor(),
-                    other = reading.server_name,
+                    other = Some(&*reading.server_name).filter(|name| !name.is_empty()),
                     "the monitoring URL leads to another server: weir does not use its readings"
                 );
             }

@@ -1,13 +1,16 @@
 //! The connection to the cluster's system account, over which every server answers.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectOptions, Subscriber, connection::State};
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
-use tracing::{info, warn};
+use tokio_util::sync::CancellationToken;
 
-use crate::{cluster::error::PollError, tls::Connector};
+use crate::{
+    cluster::{error::PollError, system_login::SystemLogin},
+    tls::Connector,
+};
 
 /// How weir logs in to the system account.
 #[derive(Clone)]
@@ -31,13 +34,23 @@ impl fmt::Debug for Login {
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one address of a server may take, from TCP to PONG, before the next one is tried (5 s by default).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest pause between two tries to connect.
-const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+
+impl Login {
+    /// The key of the configuration to change where the login is wrong.
+    fn key(&self) -> &'static str {
+        match self {
+            Self::Creds(_) => "cluster.system.creds_file",
+            Self::Nkey(_) => "cluster.system.nkey_seed_file",
+            Self::Password(..) => "cluster.system.user",
+        }
+    }
+}
 
 /// The connection. After a loss it reconnects by itself.
 #[derive(Debug, Clone)]
 pub struct SystemAccount {
     client: Client,
+    login: Arc<SystemLogin>,
 }
 
 /// What every server sends as an answer: who it is, and the data.
@@ -69,6 +82,8 @@ impl SystemAccount {
             Some(tls) if tls.handshake_first() => options.tls_client_config(tls.config()).require_tls(true).tls_first(),
             Some(tls) => options.tls_client_config(tls.config()).require_tls(true),
         };
+        let login = Arc::new(SystemLogin::new(login.key(), addresses.len()));
+        let (pauses, events) = (Arc::clone(&login), Arc::clone(&login));
         let options = options
             .name("weir")
             // Only to the configured servers, like clients that come through weir.
@@ -77,22 +92,30 @@ impl SystemAccount {
             .request_timeout(Some(ANSWER_TIMEOUT))
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(Duration::from_secs(10))
-            .reconnect_delay_callback(|tries| {
-                MAX_RECONNECT_DELAY.min(Duration::from_millis(100) * tries.min(100) as u32)
-            })
-            .event_callback(|event| async move {
-                match event {
-                    async_nats::Event::Connected => info!("connected to the system account"),
-                    async_nats::Event::Disconnected => warn!("lost the connection to the system account"),
-                    other => warn!(%other, "system account"),
-                }
+            .reconnect_delay_callback(move |tries| pauses.pause(tries))
+            .event_callback(move |event| {
+                events.heard(&event);
+                std::future::ready(())
             });
-        Ok(Self { client: options.connect(addresses).await? })
+        Ok(Self { client: options.connect(addresses).await?, login })
     }
 
-    /// Whether it is connected now.
+    /// Checks, each time that a server has let weir in, whether it may ask there; until `stop`.
+    pub async fn watch_login(self, stop: CancellationToken) {
+        tokio::select! {
+            () = self.login.watch(&self.client) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Whether servers answer it now.
     pub fn is_up(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.login.is_good() && self.client.connection_state() == State::Connected
+    }
+
+    /// Whether it may soon be seen whether servers answer it: nobody need be told yet that they do not.
+    pub fn is_open(&self) -> bool {
+        self.login.is_open()
     }
 
     /// Sends a request and returns the data of the first answer.

@@ -61,7 +61,7 @@ impl Pauses {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
             *told = Some(Instant::now());
-            warn!(%why, "cannot accept: clients wait in the kernel's queue");
+            warn!(err = %why, "cannot accept: clients wait in the kernel's queue");
         }
         Pause(self)
     }

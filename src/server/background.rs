@@ -83,6 +83,8 @@ impl Background {
         let system = SystemAccount::connect(login, &addresses, shared.servers_tls.as_deref())
             .await
             .map_err(|err| ServerError::System(err.to_string()))?;
+        let account = system.clone();
+        self.tasks.spawn("system login", move |stop| account.clone().watch_login(stop));
         let (account, all) = (system.clone(), Arc::clone(shared));
         self.tasks.spawn("lame ducks", move |stop| {
             let (servers, info) = (Arc::clone(&all.servers), Arc::clone(&all.advertised_info));
@@ -157,14 +159,14 @@ fn plain_info(config: &Config) -> PlainInfo {
     }
 }
 
-/// Waits for up to [`FIRST_READINGS`] until the system account is open, every server has been read once or has failed
-/// to answer (a server that is down keeps nobody waiting), and one server has shown its INFO. From then on placement
-/// knows the capacities, and weir knows whether clients are asked to sign a nonce.
+/// Waits for up to [`FIRST_READINGS`] until it is seen whether the system account answers, every server has been read
+/// once or has failed to answer (a server that is down keeps nobody waiting), and one server has shown its INFO. From
+/// then on placement knows the capacities, and weir knows whether clients are asked to sign a nonce.
 pub async fn first_readings(shared: &Shared, access: &ClusterAccess) {
     let deadline = Instant::now() + FIRST_READINGS;
     let unread = || shared.servers.iter().any(|server| server.awaits_first_reading());
     let unknown = || shared.advertised_info.shape() == PrefaceShape::Unknown && access.plain_info != PlainInfo::NotSent;
-    let unconnected = || access.system.as_ref().is_some_and(|system| !system.is_up());
+    let unconnected = || access.system.as_ref().is_some_and(SystemAccount::is_open);
     while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }

@@ -33,7 +33,7 @@ impl Drain {
         }
         info!(
             sessions = sessions.len(),
-            ?new_clients,
+            new_clients = <&str>::from(new_clients),
             ?grace,
             ?duration,
             "lame duck mode: a second signal stops at once"

@@ -68,10 +68,10 @@ pub fn init(config: LogConfig) -> Result<Logging, LoggingError> {
 /// Instead of the standard library's hook, which writes to standard error and so may block.
 fn log_panic(info: &PanicHookInfo<'_>) {
     PANICS.add_one();
-    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let place = info.location().map(ToString::to_string);
     let thread = thread::current();
     let what = info.payload_as_str().unwrap_or("of an unknown kind");
-    error!(thread = thread.name().unwrap_or_default(), place, "panic: {what}");
+    error!(thread = thread.name(), place, "panic: {what}");
 }
 
 /// The filter that the environment asks for. `EnvFilter` takes a bare word that is no level for the name of a module,
@@ -86,10 +86,11 @@ fn filter(text: &str) -> Result<EnvFilter, LoggingError> {
 }
 
 /// The filter for a configured level. The level is for weir itself. Libraries log warnings and errors only, or weir's
-/// one debug line per session would drown in theirs.
+/// one debug line per session would drown in theirs. The client library of the system account logs an error at every
+/// try with a wrong login, without the key of the configuration: weir tells of it in its own words, once.
 fn directives(level: LogLevel) -> String {
     let libraries = level.min(LogLevel::Warn).name();
-    format!("{libraries},weir={}", level.name())
+    format!("{libraries},async_nats=off,weir={}", level.name())
 }
 
 #[cfg(test)]
@@ -109,8 +110,8 @@ mod tests {
 
     #[test]
     fn libraries_are_quieter_than_weir() {
-        assert_eq!(directives(LogLevel::Debug), "warn,weir=debug");
-        assert_eq!(directives(LogLevel::Error), "error,weir=error");
+        assert_eq!(directives(LogLevel::Debug), "warn,async_nats=off,weir=debug");
+        assert_eq!(directives(LogLevel::Error), "error,async_nats=off,weir=error");
         for &level in <LogLevel as strum::VariantArray>::VARIANTS {
             assert!(EnvFilter::try_new(directives(level)).is_ok());
         }

@@ -98,6 +98,7 @@ async fn a_task_that_panics_is_told_of_and_started_again() {
     let tasks = [
         "account look-ups",
         "server watch",
+        "system login",
         "lame ducks",
         "accounts",
         "turns",

@@ -136,3 +136,89 @@ async fn lame_ducks_are_heard_without_a_session_there() {
         RawClient::connect(&weir.address, &orders()).await.round_trip().await.unwrap();
     }
 }
+
+/// The lines of the log that speak of the system account.
+fn of_the_login(weir: &Weir) -> Vec<String> {
+    let log = weir.log();
+    let is_of_it =
+        |line: &&str| line.contains("system account") || line.contains("async_nats") || line.contains("nats:");
+    log.lines().filter(is_of_it).map(str::to_owned).collect()
+}
+
+async fn with_login(login: &str) -> (NatsServer, Weir) {
+    let server = NatsServer::start(ServerOptions::default().with(ACCOUNTS)).await;
+    let config = WeirConfig::of_servers(&[&server]).without_monitors().cluster(login).log_level("info");
+    let weir = config.start_before(0).await;
+    (server, weir)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_login_begins_with_one_line_and_no_warning() {
+    let server = NatsServer::start(ServerOptions::default().with(ACCOUNTS)).await;
+    let weir = WeirConfig::of_servers(&[&server]).without_monitors().cluster(ADMIN).log_level("info").start().await;
+    let lines = of_the_login(&weir);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let line = &lines[0];
+    assert!(line.contains(" INFO ") && line.contains("connected to the system account"), "{line}");
+    assert!(line.contains("user=\"admin\"") && line.contains("account=\"SYS\""), "{line}");
+    assert!(!weir.log().contains("no reading"), "{}", weir.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_of_another_account_is_told_once_with_key_and_cure_until_it_is_one_of_the_system_account() {
+    let (mut server, weir) = with_login("[cluster.system]\nuser = \"o\"\npassword = \"p\"").await;
+    let line = eventually(PATIENCE, "the warning", async || {
+        of_the_login(&weir).into_iter().find(|line| line.contains("WARN")).ok_or_else(|| weir.log())
+    })
+    .await;
+    for part in ["key=\"cluster.system.user\"", "user=\"o\"", "account=\"ORDERS\"", "advice=", "system_account"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    // Several checks later, and after a loss of the connection, the same thing is not told again.
+    server.kill9();
+    server.restart().await;
+    eventually(PATIENCE, "weir is there again", async || {
+        let connections = server.connections().await;
+        if connections > 0 { Ok(()) } else { Err(connections) }
+    })
+    .await;
+    let before = server.monitoring("/varz").await.unwrap()["in_msgs"].as_u64().unwrap();
+    eventually(PATIENCE, "it asks again", async || {
+        let now = server.monitoring("/varz").await.unwrap()["in_msgs"].as_u64().unwrap();
+        if now >= before + 4 { Ok(()) } else { Err(now) }
+    })
+    .await;
+    assert!(!weir.log().contains("connected to the system account"), "{}", weir.log());
+    assert_eq!(of_the_login(&weir).iter().filter(|line| line.contains("is not one of")).count(), 1, "{}", weir.log());
+    RawClient::connect(&weir.address, &orders()).await.round_trip().await.unwrap();
+    // The user moves to the system account.
+    server.reconfigure("[{user: admin, password: s3cr3t-adm1n}]", "[{user: o, password: p}]");
+    server.reconfigure("ORDERS { users: [{user: o, password: p}] }", "ORDERS { users: [{user: x, password: p}] }");
+    server.kill9();
+    server.restart().await;
+    weir.sees(1).await;
+    assert!(weir.log().contains("connected to the system account"), "{}", weir.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_is_told_once_with_key_and_cure_and_tried_on() {
+    let (mut server, weir) = with_login(&ADMIN.replace("s3cr3t", "wr0ng")).await;
+    let refused = |server: &NatsServer| server.log().matches("authentication error").count();
+    eventually(PATIENCE, "it is tried on", async || {
+        let tries = refused(&server);
+        if tries >= 4 { Ok(()) } else { Err(tries) }
+    })
+    .await;
+    let lines: Vec<_> = of_the_login(&weir).into_iter().filter(|line| !line.contains("no reading")).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in [" WARN ", "key=\"cluster.system.user\"", "Authorization Violation", "advice=", "system_account"] {
+        assert!(lines[0].contains(part), "{part}: {lines:?}");
+    }
+    assert!(!weir.log().contains("adm1n"), "{}", weir.log());
+    // The password is mended at the server.
+    server.reconfigure("s3cr3t-adm1n", "wr0ng-adm1n");
+    server.signal(Signal::HUP);
+    weir.sees(1).await;
+    assert_eq!(weir.log().matches("refuse the login").count(), 1, "{}", weir.log());
+    assert!(weir.log().contains("connected to the system account"), "{}", weir.log());
+}

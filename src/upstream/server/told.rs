@@ -137,6 +137,13 @@ impl Server {
         self.reading_failed.store(true, Relaxed);
     }
 
+    /// It has this name, where the configuration gives it none: the first one counts, since metrics keep it.
+    pub fn names_itself(&self, name: &str) {
+        if !name.is_empty() {
+            let _ = self.name.set(name.to_owned());
+        }
+    }
+
     /// Takes in a reading that was asked for at `epoch`, unless several servers answer.
     pub fn read(&self, now: Instant, epoch: ReadingEpoch, reading: Reading) {
         self.change(|state| self.process_answered(state, now, &reading.server_id));
@@ -152,7 +159,7 @@ impl Server {
         let ms = |time: Option<Duration>| time.map_or(0, |time| time.min(LONGEST_AUTH_TIMEOUT).as_millis() as u64);
         self.auth_timeout_ms.store(ms(reading.auth_timeout), Relaxed);
         self.websocket_auth_timeout_ms.store(ms(reading.websocket_auth_timeout), Relaxed);
-        let _ = self.name.set(reading.server_name.clone());
+        self.names_itself(&reading.server_name);
         if self.system_account.load().as_deref() != reading.system_account.as_ref() {
             self.system_account.store(reading.system_account.clone().map(Arc::new));
         }
