@@ -18,7 +18,7 @@
 //! - words: [`protocol`], [`outcome`], [`client_library`]. Bytes and values; no clock, socket, log or lock.
 //! - decisions: [`identity`], [`admission`], [`upstream`], [`tally`]. `now` goes in, a verdict comes out.
 //! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`],
-//!   [`telemetry`], [`worker`]. tokio lives here.
+//!   [`telemetry`], [`worker`], [`operator_file`]. tokio lives here.
 //! - assembly: [`config`], [`admin`], [`server`], [`cli`], and the tools in [`storm`].
 
 mod admin;
@@ -32,6 +32,7 @@ mod dial;
 mod dispatch;
 mod identity;
 mod net;
+mod operator_file;
 mod outcome;
 mod protocol;
 mod relay;

@@ -187,7 +187,7 @@ impl ServersTls {
         let roots = self.ca_file.as_deref().map_or_else(system_roots, files::roots);
         let roots = roots.map_err(|err| bad.push(err)).ok();
         let own = self.own.as_ref().map(|own| files::pair(own, "", &provider)).transpose();
-        let own = own.map_err(|err| bad.push(err)).ok();
+        let own = own.map_err(|errors| bad.extend(errors)).ok();
         let (Some(roots), Some(own)) = (roots, own) else { return Err(bad) };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -2,7 +2,6 @@
 //! the file, says what would be right, and never shows the content of a file.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -15,9 +14,12 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::tls::{
-    names::{self, CertificateNames},
-    tickets::{KEY_LENGTH, Secret},
+use crate::{
+    operator_file,
+    tls::{
+        names::{self, CertificateNames},
+        tickets::{KEY_LENGTH, Secret},
+    },
 };
 
 /// A certificate chain and its key.
@@ -48,13 +50,18 @@ impl BadFile {
 }
 
 const CERTIFICATES: &str = "write the path of a PEM file with the certificate, and the intermediate ones behind it";
+const DECRYPT: &str = "write the path of the key without a passphrase, such as `openssl pkey -in KEY -out FILE` makes";
 const KEY: &str = "write the path of the PEM file with the key of that certificate";
 const ROOTS: &str = "write the path of a PEM file with the certificates of the authorities";
 const CRL: &str = "write the path of a PEM file with the authorities' revocation lists";
 const TICKETS: &str = "write the path of a file with lines such as `openssl rand -base64 32` prints, the newest first";
 
+/// The longest file that weir reads, in bytes. Revocation lists have some MiB.
+const LONGEST: u64 = 64 << 20;
+
 fn bytes(key: &str, path: &Path, right: &'static str) -> Result<Vec<u8>, BadFile> {
-    fs::read(path).map_err(|err| BadFile::new(key, format!("{} cannot be read ({err})", path.display()), right))
+    operator_file::read(path, LONGEST)
+        .map_err(|err| BadFile::new(key, format!("{} cannot be read ({err})", path.display()), right))
 }
 
 fn certificates(key: &str, path: &Path, right: &'static str) -> Result<Vec<CertificateDer<'static>>, BadFile> {
@@ -69,26 +76,48 @@ fn certificates(key: &str, path: &Path, right: &'static str) -> Result<Vec<Certi
 }
 
 /// Reads a pair. `at` is its place in the configuration, such as `certificates[0].`.
+///
+/// # Errors
+/// What is wrong with either file; with the key too where the certificate cannot be used.
 pub(super) fn pair(
     pair: &Pair,
     at: &str,
     provider: &CryptoProvider,
-) -> Result<(Arc<CertifiedKey>, CertificateNames), BadFile> {
+) -> Result<(Arc<CertifiedKey>, CertificateNames), Vec<BadFile>> {
     let (cert_key, key_key) = (format!("{at}cert_file"), format!("{at}key_file"));
-    let chain = certificates(&cert_key, &pair.cert_file, CERTIFICATES)?;
     let of_cert = |why: &str| BadFile::new(&*cert_key, format!("{} {why}", pair.cert_file.display()), CERTIFICATES);
-    let names = chain.first().and_then(names::read).ok_or_else(|| of_cert("begins with no X.509 certificate"))?;
-    let of_key = |why: &str| BadFile::new(&*key_key, format!("{} {why}", pair.key_file.display()), KEY);
-    let key = PrivateKeyDer::from_pem_slice(&bytes(&key_key, &pair.key_file, KEY)?)
-        .map_err(|_| of_key("holds no private key in PEM"))?;
-    let key = provider.key_provider.load_private_key(key).map_err(|_| of_key("holds a key of an unknown kind"))?;
+    let of_key = |why: &str, right| BadFile::new(&*key_key, format!("{} {why}", pair.key_file.display()), right);
+    let chain = certificates(&cert_key, &pair.cert_file, CERTIFICATES).and_then(|chain| {
+        match chain.first().and_then(names::read) {
+            Some(names) => Ok((chain, names)),
+            None => Err(of_cert("begins with no X.509 certificate")),
+        }
+    });
+    let key = bytes(&key_key, &pair.key_file, KEY).and_then(|bytes| {
+        let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| match is_encrypted(&bytes) {
+            true => of_key("holds an encrypted key", DECRYPT),
+            false => of_key("holds no private key in PEM", KEY),
+        })?;
+        provider.key_provider.load_private_key(key).map_err(|_| of_key("holds a key of an unknown kind", KEY))
+    });
+    let ((chain, names), key) = match (chain, key) {
+        (Ok(chain), Ok(key)) => (chain, key),
+        (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
+    };
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
-            Err(of_key("is not the key of the certificate"))
+            Err(vec![of_key("is not the key of the certificate", KEY)])
         }
         _ => Ok((Arc::new(certified), names)),
     }
+}
+
+/// Whether a PEM file holds a key that needs a passphrase: PKCS#8, or the older form of OpenSSL.
+fn is_encrypted(pem: &[u8]) -> bool {
+    ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"]
+        .iter()
+        .any(|mark| pem.windows(mark.len()).any(|bytes| bytes == mark.as_bytes()))
 }
 
 /// Reads the authorities of a `ca_file`.
@@ -147,7 +176,7 @@ impl Watched {
 pub(super) fn contents<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Vec<u8> {
     let mut all = Vec::new();
     for path in paths {
-        let bytes = fs::read(path).unwrap_or_default();
+        let bytes = operator_file::read(path, LONGEST).unwrap_or_default();
         all.extend_from_slice(&bytes.len().to_be_bytes());
         all.extend_from_slice(&bytes);
     }

@@ -246,7 +246,7 @@ impl ByName {
             let at = i.checked_sub(1).map_or_else(String::new, |i| format!("certificates[{i}]."));
             match files::pair(pair, &at, provider) {
                 Ok(pair) => read.push(pair),
-                Err(err) => bad.push(err),
+                Err(errors) => bad.extend(errors),
             }
         }
         Self { pairs: read }

@@ -45,6 +45,9 @@ mod dispatch;
 #[path = "../../src/net/mod.rs"]
 mod net;
 #[cfg(feature = "verbs")]
+#[path = "../../src/operator_file.rs"]
+mod operator_file;
+#[cfg(feature = "verbs")]
 #[path = "../../src/relay/mod.rs"]
 mod relay;
 #[cfg(feature = "verbs")]
