@@ -55,7 +55,7 @@ pub mod internals {
         };
     }
     pub mod config {
-        pub use crate::config::{Config, NewClients, ServerArg};
+        pub use crate::config::{Config, Key, NewClients, ServerArg, keys};
     }
     pub mod identity {
         pub use crate::identity::{ClientKey, Credential, Keys};

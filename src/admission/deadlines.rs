@@ -62,6 +62,16 @@ const fn hold_within(allowed: Duration) -> Duration {
     }
 }
 
+/// How long clients of this `lang` may be held where the configuration says nothing of it, and whether that counts from
+/// their CONNECT; `None`: as long as `max_hold`, from accept.
+pub fn usual_hold(lang: &str) -> Option<(Duration, bool)> {
+    match lang::deadline(lang)? {
+        Deadline::Total(allowed) if hold_within(allowed) > USUAL_HOLD => Some((hold_within(allowed), false)),
+        Deadline::Total(_) => None,
+        Deadline::PerStep(allowed) => Some((hold_within(allowed), true)),
+    }
+}
+
 impl DeadlinePolicy {
     /// `max_hold` is for clients of unknown kind, from accept; `by_lang` overrides the defaults by `lang`.
     pub fn new(max_hold: Duration, by_lang: HashMap<String, Duration>) -> Self {
@@ -128,6 +138,22 @@ pub fn last_turn(came: Instant, hold_until: Instant, answer_by: Instant, login_t
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_of_a_lang_is_what_holds() {
+        let policy = DeadlinePolicy::new(USUAL_HOLD, HashMap::new());
+        let accepted = Instant::now();
+        let connected = accepted + Duration::from_millis(300);
+        for lang in lang::known().map(|lang| lang.replace('…', "3.3.0")) {
+            let hold_until = policy.deadlines(Some(&lang), accepted, connected).hold_until;
+            match usual_hold(&lang) {
+                Some((hold, true)) if hold >= USUAL_HOLD => assert!(hold_until >= connected + hold, "{lang}"),
+                Some((hold, true)) => assert_eq!(hold_until, connected + hold, "{lang}"),
+                Some((hold, false)) => assert_eq!(hold_until, accepted + hold, "{lang}"),
+                None => assert!(hold_until >= accepted + USUAL_HOLD, "{lang}"),
+            }
+        }
+    }
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -75,7 +75,7 @@ pub use self::{
     accept_check::AcceptPermit,
     client::{Claim, Client, Pass, Proof, SilentClient},
     controller::Admission,
-    deadlines::{Deadlines, FAIR_TIME},
+    deadlines::{Deadlines, FAIR_TIME, usual_hold},
     params::{AccountLimits, Params, PatternQuota, Quota},
     queue::{release::Failover, waiting::Waiter},
     quota::{

@@ -1,5 +1,6 @@
 //! The command line: the arguments, the output of `weir check`, and the exit codes.
 
+mod check;
 mod nkey;
 mod plan;
 mod storm;
@@ -10,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing::error;
 
 use crate::{
-    config::{Config, Errors, ServerArg},
+    config::{Config, Findings, ServerArg},
     server::{self, logging},
 };
 
@@ -33,7 +34,7 @@ enum Command {
     /// Run until SIGTERM or SIGINT.
     Run(Run),
     /// Validate a configuration and print it with all defaults. Binds no port.
-    Check(Check),
+    Check(check::Check),
     /// Make the key of a trusted proxy and print the configuration for it.
     Nkey(nkey::Nkey),
     Storm(storm::StormArgs),
@@ -53,13 +54,6 @@ struct Run {
         conflicts_with = "config"
     )]
     servers: Vec<ServerArg>,
-}
-
-#[derive(Debug, Args)]
-struct Check {
-    /// Configuration file.
-    #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
-    config: PathBuf,
 }
 
 /// Parses the arguments of this process and runs the command.
@@ -91,7 +85,7 @@ impl Run {
     fn execute(self) -> ExitCode {
         let config =
             if self.servers.is_empty() { Config::load(&self.config) } else { Config::from_servers(&self.servers) };
-        let config = match config.and_then(with_secrets) {
+        let config = match config {
             Ok(config) => config,
             Err(errors) => return refuse(&errors),
         };
@@ -112,28 +106,7 @@ impl Run {
     }
 }
 
-impl Check {
-    fn execute(self) -> ExitCode {
-        match Config::load(&self.config).and_then(with_secrets) {
-            Ok(config) => {
-                let file = self.config.display();
-                let remarks: String = config.remarks().iter().map(|remark| format!("# Note: {remark}\n")).collect();
-                let text = format!("# In force with {file}:\n{remarks}{}", config.effective());
-                // A closed stdout (`weir check | head`) is not an error.
-                let _ = std::io::stdout().write_all(text.as_bytes());
-                ExitCode::SUCCESS
-            }
-            Err(errors) => refuse(&errors),
-        }
-    }
-}
-
-/// Reads the secret files that the configuration names.
-fn with_secrets(mut config: Config) -> Result<Config, Errors> {
-    config.read_secrets().map(|()| config)
-}
-
-fn refuse(errors: &Errors) -> ExitCode {
+fn refuse(errors: &Findings) -> ExitCode {
     complain(&errors.to_string());
     ExitCode::from(BAD_CONFIGURATION)
 }

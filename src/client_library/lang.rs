@@ -1,6 +1,19 @@
 //! What is known of a client by the `lang` of its CONNECT, from both tables.
 
-use crate::client_library::{library::Deadline, others::other, returns::Return, table::by_lang};
+use crate::client_library::{
+    library::Deadline,
+    others::{BEGINNINGS, EXACT, other},
+    returns::Return,
+    table::{ALL, by_lang},
+};
+
+/// Every `lang` that weir knows, as it stands in CONNECT; one that ends with `…` is followed by a version there.
+pub fn known() -> impl Iterator<Item = String> {
+    // The same core with another transport.
+    let of_js = ["nats.ws", "nats.deno"];
+    let whole = ALL.iter().map(|library| library.lang).chain(of_js).chain(EXACT.iter().map(|other| other.lang));
+    whole.map(str::to_owned).chain(BEGINNINGS.iter().map(|other| format!("{}…", other.lang)))
+}
 
 /// How long clients with this `lang` wait; `None` for those that weir does not know.
 pub fn deadline(lang: &str) -> Option<Deadline> {
@@ -29,10 +42,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::client_library::{
-        others::{BEGINNINGS, EXACT},
-        table,
-    };
+    use crate::client_library::table;
 
     const fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -45,6 +55,14 @@ mod tests {
                 table::ALL.iter().all(|library| library.lang != one.lang) && by_lang(one.lang).is_none(),
                 "{one:?}"
             );
+        }
+    }
+
+    #[test]
+    fn every_known_lang_has_a_deadline() {
+        assert!(known().count() > 12);
+        for lang in known() {
+            assert!(deadline(&lang.replace('…', "3.3.0")).is_some(), "{lang}");
         }
     }
 

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::{
     config::{
         effective::toml_string,
-        error::{Problem, quote},
+        finding::{Problem, quote},
         leaf::{Leaf, wrong_type},
         node::Node,
     },
@@ -16,6 +16,9 @@ use crate::{
 
 /// An address to bind. It is a literal IP address: a name might resolve to another interface tomorrow.
 impl Leaf for SocketAddr {
+    fn kind() -> String {
+        "IP address and port".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         const REMEDY: &str = "write an IP address with a port, such as \"0.0.0.0:4222\"";
         let Node::String(text) = node else {
@@ -34,6 +37,9 @@ impl Leaf for SocketAddr {
 
 /// The address that was probably meant by `:4222`, `4222`, `*:4222`, `localhost:4222` or `10.0.0.1`.
 fn suggest_listen(text: &str) -> Option<String> {
+    if let Some(meant) = suggest_brackets(text, 4222) {
+        return Some(meant);
+    }
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Some(SocketAddr::new(ip, 4222).to_string());
     }
@@ -46,11 +52,25 @@ fn suggest_listen(text: &str) -> Option<String> {
     }
 }
 
+/// The address that was probably meant by an IPv6 address without brackets: `::1:4226` is an address too, but a last
+/// part of four or five decimal digits is mostly a port.
+fn suggest_brackets(text: &str, usual_port: u16) -> Option<String> {
+    let whole = text.parse::<Ipv6Addr>().ok()?;
+    let meant = text.rsplit_once(':').and_then(|(host, port)| {
+        let ip: Ipv6Addr = host.parse().ok()?;
+        Some(SocketAddr::from((ip, port.parse::<u16>().ok().filter(|&port| port >= 1000)?)))
+    });
+    Some(meant.unwrap_or_else(|| SocketAddr::from((whole, usual_port))).to_string())
+}
+
 /// `host:port` to dial or to advertise: an IP address (IPv6 in brackets) or a DNS name, and a port that is not 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address(pub(super) String);
 
 impl Leaf for Address {
+    fn kind() -> String {
+        "host and port".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         let Node::String(text) = node else {
             return Err(wrong_type(node, "write host and port, such as \"10.0.0.1:4222\""));
@@ -79,6 +99,9 @@ fn check_behind_scheme(scheme: &str, address: &str, usual_port: u16) -> Result<(
 pub(super) struct MonitorUrl(pub(super) String);
 
 impl Leaf for MonitorUrl {
+    fn kind() -> String {
+        "http:// or https:// URL".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         const REMEDY: &str = "write \"http://host:port\", such as \"http://10.0.0.1:8222\"";
         let Node::String(text) = node else {
@@ -113,6 +136,9 @@ impl Leaf for MonitorUrl {
 pub(super) struct WebSocketUrl(pub(super) WebSocketAddress);
 
 impl Leaf for WebSocketUrl {
+    fn kind() -> String {
+        "ws:// or wss:// URL".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         const REMEDY: &str = "write \"ws://host:port\" or \"wss://host:port\", such as \"ws://10.0.0.1:8080\"";
         let Node::String(text) = node else {
@@ -149,6 +175,9 @@ impl Leaf for WebSocketUrl {
 pub(super) struct Network(pub(super) IpNet);
 
 impl Leaf for Network {
+    fn kind() -> String {
+        "network or IP address".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         const REMEDY: &str = "write a network such as \"10.0.0.0/8\", or an address";
         let Node::String(text) = node else {
@@ -173,6 +202,9 @@ fn canonical(network: IpNet) -> IpNet {
 
 /// An address of this machine without a port.
 impl Leaf for IpAddr {
+    fn kind() -> String {
+        "IP address".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         const REMEDY: &str = "write an address of this machine such as \"10.0.0.1\", without a port";
         let Node::String(text) = node else { return Err(wrong_type(node, REMEDY)) };
@@ -200,8 +232,9 @@ fn check_host_port(text: &str, usual_port: u16) -> Result<(), Problem> {
             general,
         ));
     }
-    if text.parse::<Ipv6Addr>().is_ok() {
-        return Err(Problem::new(format!("{} has no port", quote(text)), format!("write \"[{text}]:{usual_port}\"")));
+    if let Some(meant) = suggest_brackets(text, usual_port) {
+        let what = format!("{} is an IPv6 address without a port", quote(text));
+        return Err(Problem::new(what, format!("write \"{meant}\"")));
     }
     let bracketed_without_port = text.starts_with('[') && text.ends_with(']');
     let Some((host, port)) = text.rsplit_once(':').filter(|_| !bracketed_without_port) else {
@@ -214,8 +247,9 @@ fn check_host_port(text: &str, usual_port: u16) -> Result<(), Problem> {
     if !is_host(host) {
         return Err(Problem::new(format!("{} does not begin with a host", quote(text)), general));
     }
+    // "+4222" is a number to Rust, and no port to a resolver.
     match port.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(()),
+        Ok(number) if number > 0 && port.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
         _ => Err(Problem::new(
             format!("{} has no port from 1 to 65535", quote(text)),
             format!("write \"{host}:{usual_port}\""),
@@ -248,6 +282,9 @@ mod tests {
             ("localhost:1", "127.0.0.1:1"),
             ("10.0.0.1", "10.0.0.1:4222"),
             ("::1", "[::1]:4222"),
+            ("::1:4226", "[::1]:4226"),
+            ("2001:db8::5", "[2001:db8::5]:4222"),
+            ("2001:db8::4226", "[2001:db8::4226]:4222"),
         ] {
             let said = problem::<SocketAddr>(text);
             assert!(said.ends_with(&format!("; write \"{meant}\"")), "{said}");
@@ -255,7 +292,9 @@ mod tests {
         for (text, said) in [
             ("10.0.0.2", "\"10.0.0.2\" has no port; write \"10.0.0.2:4222\""),
             ("n1:", "\"n1:\" has no port from 1 to 65535; write \"n1:4222\""),
-            ("::1", "\"::1\" has no port; write \"[::1]:4222\""),
+            ("::1", "\"::1\" is an IPv6 address without a port; write \"[::1]:4222\""),
+            ("::1:4226", "\"::1:4226\" is an IPv6 address without a port; write \"[::1]:4226\""),
+            ("n1:+4222", "\"n1:+4222\" has no port from 1 to 65535; write \"n1:4222\""),
             ("[::1]", "\"[::1]\" has no port; write \"[::1]:4222\""),
             ("nats://n1:4222", "\"nats://n1:4222\" is a URL, not host:port; write \"n1:4222\""),
             ("", "it is empty; write \"host:4222\""),

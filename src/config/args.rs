@@ -3,7 +3,7 @@
 use std::{convert::Infallible, str::FromStr};
 
 use crate::config::{
-    error::{Problem, quote},
+    finding::{Problem, quote},
     node::{Entries, Node},
     section::Sink,
 };

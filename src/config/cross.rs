@@ -1,12 +1,12 @@
 //! What must hold between keys: no duplicates, and no two keys that contradict each other.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-};
-
 use crate::{
-    config::{error::Problem, raw::Raw, section::Sink},
+    config::{
+        addresses::{self, Target, collide},
+        finding::Problem,
+        raw::Raw,
+        section::Sink,
+    },
     upstream::Reserve,
 };
 
@@ -14,8 +14,9 @@ pub(super) fn check(raw: &Raw, sink: &mut Sink) {
     lame_duck(raw, sink);
     listen_addresses(raw, sink);
     servers(raw, sink);
-    secure_monitors(raw, sink);
-    websockets(raw, sink);
+    one_address_for_each_port(raw, sink);
+    no_server_is_weir(raw, sink);
+    whom_to_trust(raw, sink);
 }
 
 fn lame_duck(raw: &Raw, sink: &mut Sink) {
@@ -28,59 +29,38 @@ fn lame_duck(raw: &Raw, sink: &mut Sink) {
     }
 }
 
-fn listen_addresses(raw: &Raw, sink: &mut Sink) {
-    // Port 0 means any free port, so two of them are not the same.
-    let mut seen: HashMap<SocketAddr, String> = HashMap::new();
+/// Every address that weir binds, with its key.
+fn bound(raw: &Raw) -> impl Iterator<Item = (String, std::net::SocketAddr)> {
     let listeners = raw.listeners.iter().enumerate();
-    let all = listeners
-        .map(|(i, l)| (format!("listeners[{i}].listen"), l.listen))
-        .chain(raw.monitor.map(|m| ("monitor.listen".to_owned(), m)));
-    for (key, address) in all.filter(|(_, address)| address.port() != 0) {
-        // "[::]" takes what "0.0.0.0" takes too.
-        let ip = if address.ip().is_unspecified() { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { address.ip() };
-        let bound = SocketAddr::new(ip.to_canonical(), address.port());
-        if let Some(first) = seen.get(&bound) {
-            let problem =
-                Problem::new(format!("\"{address}\" is {first} already"), "write another port, or remove one");
-            sink.report(key, problem);
-        } else {
-            seen.insert(bound, key);
+    let listeners = listeners.map(|(i, listener)| (format!("listeners[{i}].listen"), listener.listen));
+    listeners.chain(raw.monitor.map(|listen| ("monitor.listen".to_owned(), listen)))
+}
+
+fn listen_addresses(raw: &Raw, sink: &mut Sink) {
+    let all: Vec<_> = bound(raw).collect();
+    for (i, (key, address)) in all.iter().enumerate() {
+        if let Some((first, other)) = all[..i].iter().find(|(_, other)| collide(*other, *address)) {
+            let what = match address == other {
+                true => format!("\"{address}\" is {first} already"),
+                false => format!("\"{address}\" and \"{other}\" of {first} cannot both be bound"),
+            };
+            sink.report(key, Problem::new(what, "write another port, or remove one"));
         }
     }
 }
 
 fn servers(raw: &Raw, sink: &mut Sink) {
-    let mut addresses: HashMap<String, usize> = HashMap::new();
-    let mut names: HashMap<&str, usize> = HashMap::new();
     for (i, server) in raw.upstream.servers.iter().enumerate() {
         let key = |key: &str| format!("cluster.servers[{i}].{key}");
-        if !server.address.is_empty() {
-            // The case of a host name does not matter.
-            let same = addresses.entry(server.address.to_ascii_lowercase()).or_insert(i);
-            if *same != i {
-                let problem = Problem::new(
-                    format!("{:?} is the address of cluster.servers[{same}] already", server.address),
-                    "write each server once",
-                );
-                sink.report(key("address"), problem);
-            }
-        }
-        if let Some(name) = &server.name {
-            let same = names.entry(name).or_insert(i);
-            if *same != i {
-                let problem = Problem::new(
-                    format!("{name:?} is the name of cluster.servers[{same}] already"),
-                    "write a name of its own, or leave it out for the server's own",
-                );
-                sink.report(key("name"), problem);
-            }
-        }
-        if raw.listeners.iter().any(|l| reaches(&server.address, l.listen)) {
+        let earlier = &raw.upstream.servers[..i];
+        if let Some(name) = &server.name
+            && let Some(same) = earlier.iter().position(|other| other.name.as_ref() == Some(name))
+        {
             let problem = Problem::new(
-                format!("{:?} is where weir itself listens", server.address),
-                "write the address of the nats-server, or another listen address",
+                format!("{name:?} is the name of cluster.servers[{same}] already"),
+                "write a name of its own, or leave it out for the server's own",
             );
-            sink.report(key("address"), problem);
+            sink.report(key("name"), problem);
         }
         if let (Reserve::Slots(reserve), Some(max)) = (raw.upstream.reserve, server.max_connections)
             && reserve >= max
@@ -92,59 +72,81 @@ fn servers(raw: &Raw, sink: &mut Sink) {
             sink.report(key("max_connections"), problem);
         }
     }
+    let websockets = || raw.upstream.servers.iter().map(|server| &server.websocket);
+    if websockets().any(Option::is_some) {
+        for (i, _) in websockets().enumerate().filter(|(_, websocket)| websocket.is_none()) {
+            // By its client port this server would let in whom the others refuse, and the other way round.
+            let problem =
+                Problem::new("it is absent, and other servers have one", "write it for every server, or for none");
+            sink.report(format!("cluster.servers[{i}].websocket"), problem);
+        }
+    }
 }
 
-fn secure_monitors(raw: &Raw, sink: &mut Sink) {
-    let https = |monitor: &Option<String>| monitor.as_deref().is_some_and(|url| url.starts_with("https://"));
+/// The ports of a server, by the keys that name them.
+const PORTS: [(&str, &str); 3] = [("address", "client"), ("websocket", "WebSocket"), ("monitor", "monitoring")];
+
+/// Where each port of each server is: the server's index, the key's place in [`PORTS`], the address as it is written.
+fn ports(raw: &Raw) -> impl Iterator<Item = (usize, usize, &str, Target)> {
+    raw.upstream.servers.iter().enumerate().flat_map(|(i, server)| {
+        let monitor = server.monitor.as_deref().and_then(|url| url.split_once("://")).map(|(_, address)| address);
+        let websocket = server.websocket.as_ref().map(|websocket| &*websocket.address);
+        let written = [Some(&*server.address), websocket, monitor].into_iter().enumerate();
+        written.filter_map(move |(port, address)| Some((i, port, address?, Target::parse(address?)?)))
+    })
+}
+
+/// Every port of every server has an address of its own, however it is spelled.
+fn one_address_for_each_port(raw: &Raw, sink: &mut Sink) {
+    let all: Vec<_> = ports(raw).collect();
+    for (n, (i, port, address, target)) in all.iter().enumerate() {
+        let Some((j, other, written, _)) = all[..n].iter().find(|(.., other)| other.is_same(target)) else { continue };
+        let ((key, kind), (other_key, other_kind)) = (PORTS[*port], PORTS[*other]);
+        let problem = if i == j {
+            Problem::new(
+                format!("{address:?} is the address of the {other_kind} port"),
+                format!("write that of the {kind} port"),
+            )
+        } else if key != other_key {
+            let what = format!("{address:?} is cluster.servers[{j}].{other_key} already");
+            Problem::new(what, format!("write the address of this server's own {kind} port"))
+        } else {
+            let spelled = if address == written { String::new() } else { format!(", which is {written:?},") };
+            let what = format!("{address:?}{spelled} is the {key} of cluster.servers[{j}] already");
+            let remedy = if key == "address" { "write each server once" } else { "write each server's own" };
+            Problem::new(what, remedy)
+        };
+        sink.report(format!("cluster.servers[{i}].{key}"), problem);
+    }
+}
+
+fn no_server_is_weir(raw: &Raw, sink: &mut Sink) {
+    let own = addresses::own();
+    for (i, port, address, target) in ports(raw) {
+        let (key, kind) = PORTS[port];
+        if let Some((at, _)) = bound(raw).find(|(_, listen)| listen.port() != 0 && target.reaches(*listen, &own)) {
+            let what = format!("{address:?} is where weir itself listens ({at})");
+            let remedy = format!("write the address of the nats-server's {kind} port, or another address for weir");
+            sink.report(format!("cluster.servers[{i}].{key}"), Problem::new(what, remedy));
+        }
+    }
+}
+
+/// TLS needs to know whom to trust.
+fn whom_to_trust(raw: &Raw, sink: &mut Sink) {
     for (i, server) in raw.upstream.servers.iter().enumerate() {
-        if raw.servers_tls.is_none() && https(&server.monitor) {
+        if raw.servers_tls.is_some() {
+            break;
+        }
+        if server.monitor.as_deref().is_some_and(|url| url.starts_with("https://")) {
             let problem =
                 Problem::new("HTTPS needs to know whom to trust", "write [cluster.tls] too, with a ca_file or empty");
             sink.report(format!("cluster.servers[{i}].monitor"), problem);
         }
-    }
-}
-
-fn websockets(raw: &Raw, sink: &mut Sink) {
-    let servers = || raw.upstream.servers.iter().enumerate().map(|(i, server)| (i, &server.websocket));
-    if servers().all(|(_, websocket)| websocket.is_none()) {
-        return;
-    }
-    let mut addresses: HashMap<String, usize> = HashMap::new();
-    for (i, websocket) in servers() {
-        let mut report = |what: String, remedy: &str| {
-            sink.report(format!("cluster.servers[{i}].websocket"), Problem::new(what, remedy));
-        };
-        let Some(websocket) = websocket else {
-            // By its client port this server would let in whom the others refuse, and the other way round.
-            report("it is absent, and other servers have one".to_owned(), "write it for every server, or for none");
-            continue;
-        };
-        if websocket.secure && raw.servers_tls.is_none() && raw.websocket_tls.is_none() {
-            report(
-                "TLS needs to know whom to trust".to_owned(),
-                "write [cluster.websocket_tls] or [cluster.tls] too, with a ca_file or empty",
-            );
-        }
-        let address = websocket.address.to_ascii_lowercase();
-        if raw.upstream.servers[i].address.eq_ignore_ascii_case(&address) {
-            report(format!("{address:?} is the address of the client port"), "write that of the WebSocket port");
-        }
-        let same = *addresses.entry(address).or_insert(i);
-        if same != i {
-            report(format!("it is that of cluster.servers[{same}] already"), "write each server's own");
-        }
-        if raw.listeners.iter().any(|l| reaches(&websocket.address, l.listen)) {
-            report("it is where weir itself listens".to_owned(), "write the address of the nats-server");
+        if raw.websocket_tls.is_none() && server.websocket.as_ref().is_some_and(|websocket| websocket.secure) {
+            let remedy = "write [cluster.websocket_tls] or [cluster.tls] too, with a ca_file or empty";
+            let problem = Problem::new("TLS needs to know whom to trust", remedy);
+            sink.report(format!("cluster.servers[{i}].websocket"), problem);
         }
     }
-}
-
-/// Whether dialling `address` on this machine reaches what is bound at `listen`. Names are not resolved.
-fn reaches(address: &str, listen: SocketAddr) -> bool {
-    let Ok(address) = address.parse::<SocketAddr>() else {
-        return false;
-    };
-    let here = address.ip().is_loopback() || address.ip().is_unspecified();
-    address == listen || (address.port() == listen.port() && listen.ip().is_unspecified() && here)
 }

@@ -10,6 +10,8 @@ pub(super) enum Line {
     Header { text: String, given: bool },
     /// A table that is absent, and what that means.
     Absent { text: String },
+    /// What holds for keys that the operator may add.
+    Comment { text: String },
     /// `key = literal`.
     Value { key: String, literal: String, given: bool },
     /// A key that is absent, or whose value must not be shown.
@@ -24,6 +26,19 @@ pub struct Effective {
 }
 
 impl Effective {
+    /// Whether the file has this key in some table with this header.
+    pub fn gives(&self, header: &str, key: &str) -> bool {
+        let mut table = "";
+        self.lines.iter().any(|line| match line {
+            Line::Header { text, .. } => {
+                table = text;
+                false
+            }
+            Line::Value { key: name, given, .. } => *given && table == header && name == key,
+            _ => false,
+        })
+    }
+
     /// Every key that was read, with the header of its table: `("[cluster]", "reserve")`. At the top level that is
     /// `""`.
     pub fn keys(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -33,7 +48,7 @@ impl Effective {
                 table = text;
                 None
             }
-            Line::Absent { .. } => None,
+            Line::Absent { .. } | Line::Comment { .. } => None,
             Line::Value { key, .. } | Line::Note { key, .. } => Some((table, key.as_str())),
         })
     }
@@ -46,6 +61,7 @@ impl fmt::Display for Effective {
             match line {
                 Line::Header { text, given } => writeln!(f, "\n{text}{}", mark(*given))?,
                 Line::Absent { text } => writeln!(f, "\n# {text}{}", mark(false))?,
+                Line::Comment { text } => writeln!(f, "# {text}{}", mark(false))?,
                 Line::Value { key, literal, given } => writeln!(f, "{} = {literal}{}", toml_key(key), mark(*given))?,
                 Line::Note { key, text, given } => {
                     writeln!(f, "# {}: {text}{}", toml_key(key), mark(*given))?;

@@ -4,25 +4,34 @@
 //!
 //! It gives the values no meaning: each module says in its `Params` what it needs, and this one fills them in.
 //!
-//! - [`node`]: TOML as a tree in the order of the file, with the line of each key.
-//! - [`section`]: reads one table key by key; collects errors, and what `weir check` prints ([`effective`]).
-//! - [`leaf`], [`address`]: kinds of values. [`raw`]: the tables and keys, with [`quota`], [`tcp`], [`tls`],
-//!   [`websocket`] and [`system`]. [`cross`]: what must hold between keys. [`args`]: `--server`.
+//! - [`text`]: reads the file. [`node`]: TOML as a tree in the order of the file, with the place of each key.
+//! - [`section`]: reads one table key by key; collects findings, and what `weir check` prints ([`effective`]).
+//! - [`leaf`], [`address`]: kinds of values and their ranges. [`raw`]: the tables and keys, with [`quota`], [`tcp`],
+//!   [`tls`], [`websocket`] and [`system`]. [`args`]: `--server`.
+//! - [`cross`]: what must hold between keys. [`files`]: the files that keys name. [`warnings`]: what is valid, and may
+//!   not be meant.
+//! - [`finding`]: an error or a warning. [`suggest`]: "did you mean". [`schema`]: every key, for the reference.
 
 mod address;
+mod addresses;
 mod args;
 mod cross;
 mod effective;
-mod error;
+mod files;
+mod finding;
 mod leaf;
 mod node;
 mod quota;
 mod raw;
+mod schema;
 mod section;
 mod seed_file;
+mod suggest;
 mod system;
 mod tcp;
+mod text;
 mod tls;
+mod warnings;
 mod websocket;
 
 use std::{
@@ -40,20 +49,20 @@ use crate::{
     admission,
     cluster::system_account::Login,
     config::{
-        error::Problem,
+        finding::{Problem, Severity},
         node::Source,
         section::{Section, Sink},
-        system::SystemKeys,
     },
     identity::trusted_proxy::ProxyKey,
     net::socket::TcpTimeouts,
-    tls::{BadFile, Connector, HandshakeFirst, ListenerTls, ServersTls, Terminator},
+    tls::{HandshakeFirst, ListenerTls, ServersTls},
     upstream,
 };
 
 pub use args::ServerArg;
 pub use effective::Effective;
-pub use error::Errors;
+pub use finding::{Finding, Findings};
+pub use schema::{Key, keys};
 pub use websocket::WebsocketConfig;
 
 /// One bound address.
@@ -159,94 +168,79 @@ pub struct Config {
     pub servers_tls: Option<ServersTls>,
     /// TLS towards the servers' WebSocket ports, where it is another.
     pub websocket_tls: Option<ServersTls>,
-    /// The trusted proxy's key, once [`Config::read_secrets`] has read it.
+    /// The trusted proxy's key, if the files were read.
     pub proxy_key: Option<ProxyKey>,
-    /// The login to the cluster's system account, once [`Config::read_secrets`] has read it.
+    /// The login to the cluster's system account, if the files were read.
     pub system_login: Option<Login>,
-    system: Option<SystemKeys>,
     source: Source,
+    warnings: Findings,
     effective: Effective,
 }
 
+/// Whether the files that a configuration names are read: certificates, keys, seeds, credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Files<'a> {
+    /// Yes; the configuration itself is this file, if it is one.
+    Read(Option<&'a Path>),
+    Ignored,
+}
+
 impl Config {
-    /// Reads a TOML file.
+    /// Reads a TOML file, and every file that it names; `-` is standard input.
     ///
     /// # Errors
-    /// All errors at once: the file cannot be read, is not TOML, or has keys or values that weir does not accept.
-    pub fn load(path: &Path) -> Result<Self, Errors> {
-        let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let problem = Problem::new(
-                format!("it cannot be read ({error})"),
-                "name a configuration with -c, or servers with --server",
-            );
-            Errors(vec![Source::without_lines(&file).error(String::new(), problem)])
-        })?;
-        Self::parse(&file, &text)
+    /// All errors at once, and the warnings: a file cannot be read, or is not what it should be, or has keys or values
+    /// that weir does not accept.
+    pub fn load(path: &Path) -> Result<Self, Findings> {
+        let file = text::name(path);
+        let text = text::read(path)?;
+        Self::parse_as(&file, &text, Files::Read(Some(path)))
     }
 
-    /// Reads TOML text; `file` is the name that errors carry.
+    /// Reads a TOML file, and none that it names.
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn parse(file: &str, text: &str) -> Result<Self, Errors> {
-        let (entries, source) = node::parse(file, text).map_err(Errors)?;
-        Self::assemble(Sink::new(source), entries)
+    pub fn load_alone(path: &Path) -> Result<Self, Findings> {
+        let text = text::read(path)?;
+        Self::parse(&text::name(path), &text)
+    }
+
+    /// Reads TOML text, and no file that it names; `file` is the name that errors carry.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(file: &str, text: &str) -> Result<Self, Findings> {
+        Self::parse_as(file, text, Files::Ignored)
+    }
+
+    fn parse_as(file: &str, text: &str, files: Files<'_>) -> Result<Self, Findings> {
+        let (entries, source) = node::parse(file, text).map_err(Findings::new)?;
+        Self::assemble(Sink::new(source), entries, files)
     }
 
     /// The configuration of `weir run --server …`: these servers, and defaults for the rest.
     ///
     /// # Errors
     /// All errors in the arguments at once; having no server is one.
-    pub fn from_servers(servers: &[ServerArg]) -> Result<Self, Errors> {
+    pub fn from_servers(servers: &[ServerArg]) -> Result<Self, Findings> {
         let mut sink = Sink::new(Source::without_lines("--server"));
         let entries = args::document(servers, &mut sink);
-        Self::assemble(sink, entries)
+        Self::assemble(sink, entries, Files::Read(None))
     }
 
-    /// Reads the files that the configuration names.
-    ///
-    /// # Errors
-    /// All errors in these files at once.
-    pub fn read_secrets(&mut self) -> Result<(), Errors> {
-        let mut errors = Vec::new();
-        let mut bad = |key: String, problem: Problem| errors.push(self.source.error(key, problem));
-        match self.proxy_nkey_seed_file.as_deref().map(|path| (path, seed_file::read(path))) {
-            None => {}
-            Some((_, Ok(key))) => self.proxy_key = Some(key),
-            Some((path, Err(error))) => {
-                let what = format!("{}: {error}", path.display());
-                let remedy = "write the path of a seed file, such as `weir nkey FILE` makes";
-                bad("cluster.proxy_nkey_seed_file".to_owned(), Problem::new(what, remedy));
-            }
-        }
-        for (i, listener) in self.listeners.iter().enumerate() {
-            // The result is dropped: the listener reads the files again, now and whenever they change.
-            if let Some(Err(files)) = listener.tls.clone().map(Terminator::load) {
-                for BadFile { key, what, right } in files {
-                    bad(format!("listeners[{i}].tls.{key}"), Problem::new(what, right));
-                }
-            }
-        }
-        for (table, tls) in [("tls", &self.servers_tls), ("websocket_tls", &self.websocket_tls)] {
-            if let Some(Err(files)) = tls.clone().map(Connector::load) {
-                for BadFile { key, what, right } in files {
-                    bad(format!("cluster.{table}.{key}"), Problem::new(what, right));
-                }
-            }
-        }
-        match self.system.as_ref().map(SystemKeys::read).transpose() {
-            Ok(login) => self.system_login = login,
-            Err((key, problem)) => bad(key, problem),
-        }
-        if errors.is_empty() { Ok(()) } else { Err(Errors(errors)) }
-    }
-
-    fn assemble(mut sink: Sink, entries: node::Entries) -> Result<Self, Errors> {
+    fn assemble(mut sink: Sink, entries: node::Entries, files: Files<'_>) -> Result<Self, Findings> {
         let raw = Section::read(&mut sink, String::new(), entries, raw::read);
         cross::check(&raw, &mut sink);
-        if !sink.errors.is_empty() {
-            return Err(Errors(sink.errors));
+        let mut secrets = files::Secrets::default();
+        if let Files::Read(itself) = files {
+            secrets = files::read(&raw, &mut sink);
+            files::of_itself(itself, &raw, &mut sink);
+        }
+        warnings::look(&raw, &mut sink);
+        let findings = Findings::new(std::mem::take(&mut sink.findings));
+        if findings.have_errors() {
+            return Err(findings);
         }
         Ok(Self {
             listeners: raw.listeners,
@@ -263,45 +257,22 @@ impl Config {
             servers_tcp: raw.servers_tcp,
             servers_tls: raw.servers_tls,
             websocket_tls: raw.websocket_tls,
-            proxy_key: None,
-            system_login: None,
-            system: raw.system,
+            proxy_key: secrets.proxy_key,
+            system_login: secrets.system_login,
             source: sink.source,
+            warnings: findings,
             effective: Effective { lines: sink.lines },
         })
     }
 
-    /// What this configuration leaves to chance, in sentences: it is valid all the same.
-    pub fn remarks(&self) -> Vec<String> {
-        let mut remarks = Vec::new();
-        for (i, listener) in self.listeners.iter().enumerate() {
-            let forwarded = listener.websocket.as_ref().map(|websocket| &websocket.accept_forwarded_from);
-            let trusted = [
-                ("accept_proxy_protocol_from", "PROXY header", Some(&listener.accept_proxy_protocol_from)),
-                ("websocket.accept_forwarded_from", "X-Forwarded-For", forwarded),
-            ];
-            for (key, what, networks) in trusted {
-                if let Some(all) = networks.into_iter().flatten().find(|network| network.prefix_len() == 0) {
-                    remarks.push(format!(
-                        "listeners[{i}].{key} trusts {all}: anybody who can reach {} may claim any address by a {what}, for \
-                         quotas by source and in the log; write the networks of the proxies",
-                        listener.listen
-                    ));
-                }
-            }
-        }
-        if self.upstream.servers.iter().all(|server| server.websocket.is_none()) {
-            let over_websocket = self.listeners.iter().enumerate().filter(|(_, one)| one.websocket.is_some());
-            remarks.extend(over_websocket.map(|(i, listener)| {
-                format!(
-                    "listeners[{i}] ({}) speaks WebSocket, and the servers take its clients for plain ones (STANDARD): \
-                     their allowed_connection_types and websocket {{ … }} logins are not asked; write websocket = \
-                     \"ws://host:port\" for each server",
-                    listener.listen
-                )
-            }));
-        }
-        remarks
+    /// What this configuration leaves to chance: it is valid all the same.
+    pub fn warnings(&self) -> &Findings {
+        &self.warnings
+    }
+
+    /// A warning at a key of this configuration, from whoever knows more than the configuration says.
+    pub fn warning(&self, key: &str, what: String, remedy: String) -> Finding {
+        self.source.finding(Severity::Warning, key.to_owned(), Problem::new(what, remedy))
     }
 
     /// The configuration in force, as TOML in which defaults are marked.

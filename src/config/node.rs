@@ -13,7 +13,7 @@ use toml::{
 
 use crate::config::{
     effective::toml_key,
-    error::{ConfigError, Place, Problem},
+    finding::{Finding, Place, Problem, Severity},
 };
 
 /// The keys of a table, in the order of the file.
@@ -51,21 +51,22 @@ impl Node {
 pub(super) struct Source {
     /// The file's name as it was given, or `--server`.
     file: String,
-    /// The line of each key and list entry, by its full path.
-    lines: HashMap<String, usize>,
+    /// Line and column of each key and list entry, by its full path.
+    places: HashMap<String, (usize, usize)>,
 }
 
 impl Source {
     /// For what is not a file that was read.
     pub(super) fn without_lines(file: &str) -> Self {
-        Self { file: file.to_owned(), lines: HashMap::new() }
+        Self { file: file.to_owned(), places: HashMap::new() }
     }
 
-    /// An error at the key of this path. A key that is missing has the line of the table in which it is missing.
-    pub(super) fn error(&self, key: String, problem: Problem) -> ConfigError {
+    /// A finding at the key of this path. A key that is missing has the place of the table in which it is missing.
+    pub(super) fn finding(&self, severity: Severity, key: String, problem: Problem) -> Finding {
         let around = std::iter::successors(Some(&*key), |path| enclosing(path));
-        let line = around.into_iter().find_map(|path| self.lines.get(path).copied());
-        ConfigError { place: Place { file: self.file.clone(), line, column: None }, key, problem }
+        let place = around.into_iter().find_map(|path| self.places.get(path).copied());
+        let place = Place { file: self.file.clone(), line: place.map(|at| at.0), column: place.map(|at| at.1) };
+        Finding { severity, place, key, problem }
     }
 }
 
@@ -86,26 +87,41 @@ fn enclosing(path: &str) -> Option<&str> {
 }
 
 /// Reads a document; `file` is the name that errors carry. All syntax errors that can be told apart come back at once.
-pub(super) fn parse(file: &str, text: &str) -> Result<(Entries, Source), Vec<ConfigError>> {
+pub(super) fn parse(file: &str, text: &str) -> Result<(Entries, Source), Vec<Finding>> {
     let (root, mut errors) = DeTable::parse_recoverable(text);
     let starts = LineStarts::of(text);
     if errors.is_empty() {
-        let mut reading = Reading { starts, lines: HashMap::new() };
+        let mut reading = Reading { text, starts, last: (0, 1), places: HashMap::new() };
         let entries = reading.entries("", root.into_inner());
-        return Ok((entries, Source { file: file.to_owned(), lines: reading.lines }));
+        return Ok((entries, Source { file: file.to_owned(), places: reading.places }));
     }
     let at = |error: &toml::de::Error| error.span().map_or(0, |span| span.start).min(text.len());
     errors.sort_by_key(at);
+    // The parser goes on within a line, and what it finds there mostly follows from the first error.
+    errors.dedup_by_key(|error| starts.line(at(error)));
     let errors = errors.iter().map(|error| {
-        let (line, column) = starts.position(text, at(error));
-        ConfigError {
+        let at = at(error);
+        let (line, column) = starts.position(text, at);
+        let remedy = match looks_like_another_format(starts.text_of(text, line)) {
+            true => "write `key = value`; this looks like YAML or a configuration of nats-server",
+            false => "mend this line",
+        };
+        Finding {
+            severity: Severity::Error,
             place: Place { file: file.to_owned(), line: Some(line), column: Some(column) },
             key: String::new(),
             // Only the parser's message: its full form repeats the line, and the line may hold a token.
-            problem: Problem::new(format!("this is not TOML: {}", error.message()), "mend this line"),
+            problem: Problem::new(format!("this is not TOML: {}", error.message()), remedy),
         }
     });
     Err(errors.collect())
+}
+
+/// Whether a line of text is `key: value`, or `key {`.
+fn looks_like_another_format(line: &str) -> bool {
+    let rest = line.trim_start().trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    let begins_with_word = rest.len() < line.trim_start().len();
+    begins_with_word && rest.trim_start().starts_with([':', '{'])
 }
 
 /// The byte at which each line of a text begins.
@@ -122,6 +138,12 @@ impl LineStarts {
         self.0.partition_point(|&start| start <= at)
     }
 
+    /// A line, counted from 1.
+    fn text_of<'t>(&self, text: &'t str, line: usize) -> &'t str {
+        let end = self.0.get(line).copied().unwrap_or(text.len());
+        &text[self.0[line - 1]..end]
+    }
+
     /// Line and column of a byte, both counted from 1; columns count characters.
     fn position(&self, text: &str, at: usize) -> (usize, usize) {
         let line = self.line(at);
@@ -130,26 +152,45 @@ impl LineStarts {
     }
 }
 
-/// Turns the parser's tree into nodes, and notes the line of each.
-struct Reading {
+/// More entries of one list on one line have no place of their own, but the list's: a place takes a hundred bytes.
+const MOST_ON_A_LINE: usize = 10_000;
+
+/// Turns the parser's tree into nodes, and notes the place of each.
+struct Reading<'t> {
+    text: &'t str,
     starts: LineStarts,
-    lines: HashMap<String, usize>,
+    /// The last byte whose place was asked for, and its column.
+    last: (usize, usize),
+    places: HashMap<String, (usize, usize)>,
 }
 
-impl Reading {
+impl Reading<'_> {
+    /// Line and column of a byte. It counts from the last place on, since a line may be as long as the file.
+    fn place(&mut self, at: usize) -> (usize, usize) {
+        let line = self.starts.line(at);
+        let (from, column) = match self.last {
+            (last, column) if last <= at && self.starts.line(last) == line => (last, column),
+            _ => (self.starts.0[line - 1], 1),
+        };
+        let passed = String::from_utf8_lossy(&self.text.as_bytes()[from..at]).chars().count();
+        self.last = (at, column + passed);
+        (line, column + passed)
+    }
+
     fn entries(&mut self, path: &str, table: DeTable<'_>) -> Entries {
         let mut sorted: Vec<(Spanned<Cow<'_, str>>, Spanned<DeValue<'_>>)> = table.into_iter().collect();
         sorted.sort_by_key(|(key, _)| key.span().start);
         let entries = sorted.into_iter().map(|(key, value)| {
             let path = key_path(path, key.get_ref());
-            (key.into_inner().into_owned(), self.node(path, value))
+            (key.into_inner().into_owned(), self.node(path, value, None))
         });
         entries.collect()
     }
 
-    /// In TOML a value begins on the line of its key. The span of a table is that of its `[header]`.
-    fn node(&mut self, path: String, value: Spanned<DeValue<'_>>) -> Node {
-        let line = self.starts.line(value.span().start);
+    /// In TOML a value begins on the line of its key. The span of a table is that of its `[header]`. An entry of a list
+    /// that has many before it on `line_of_many` has no place of its own if it is on that line too.
+    fn node(&mut self, path: String, value: Spanned<DeValue<'_>>, line_of_many: Option<usize>) -> Node {
+        let place = self.place(value.span().start);
         let node = match value.into_inner() {
             DeValue::String(text) => Node::String(text.into_owned()),
             // A number that does not fit 128 bits is out of every key's range, and so is this one.
@@ -158,12 +199,17 @@ impl Reading {
             DeValue::Boolean(b) => Node::Bool(b),
             DeValue::Datetime(_) => Node::Date,
             DeValue::Array(list) => {
-                let items = list.into_iter().enumerate().map(|(i, item)| self.node(format!("{path}[{i}]"), item));
+                let items = list.into_iter().enumerate().map(|(i, item)| {
+                    let line_of_many = (i >= MOST_ON_A_LINE).then_some(place.0);
+                    self.node(format!("{path}[{i}]"), item, line_of_many)
+                });
                 Node::List(items.collect())
             }
             DeValue::Table(table) => Node::Table(self.entries(&path, table)),
         };
-        self.lines.insert(path, line);
+        if line_of_many != Some(place.0) {
+            self.places.insert(path, place);
+        }
         node
     }
 }
@@ -226,10 +272,39 @@ mod tests {
             ("admission.rate", None),
             ("", None),
         ] {
-            let error = source.error(key.to_owned(), problem.clone());
+            let error = source.finding(Severity::Error, key.to_owned(), problem.clone());
             assert_eq!(error.place.line, line, "{key}");
         }
-        let error = Source::without_lines("--server").error("cluster.servers[0]".to_owned(), problem);
+        let args = Source::without_lines("--server");
+        let error = args.finding(Severity::Error, "cluster.servers[0]".to_owned(), problem);
         assert_eq!(error.to_string(), "--server: cluster.servers[0]: w; r");
+    }
+
+    #[test]
+    fn columns_count_characters() {
+        let text = "a = \"\u{e4}\u{f6}\" # \u{fc}\nb = [1, { c = \"\u{e4}\", d = 2 }, [3]]\ne = 1\n";
+        let (_, source) = parse("f", text).unwrap();
+        for (key, place) in [
+            ("a", (1, 5)),
+            ("b", (2, 5)),
+            ("b[0]", (2, 6)),
+            ("b[1]", (2, 9)),
+            ("b[1].c", (2, 15)),
+            ("b[1].d", (2, 24)),
+            ("b[2][0]", (2, 30)),
+            ("e", (3, 5)),
+        ] {
+            assert_eq!(source.places.get(key).copied(), Some(place), "{key}");
+        }
+    }
+
+    #[test]
+    fn other_formats_are_recognised() {
+        for line in ["listen: 0.0.0.0:4222", "cluster {", "  max_connections: 5", "authorization: {"] {
+            assert!(looks_like_another_format(line), "{line}");
+        }
+        for line in ["listen = 1", "[a", "{ a }", "", "x"] {
+            assert!(!looks_like_another_format(line), "{line}");
+        }
     }
 }

@@ -6,8 +6,8 @@ use crate::{
     admission::{AccountLimits, PatternQuota, Quota, Rate},
     config::{
         effective::Line,
-        error::{Problem, quote},
-        leaf::{Leaf, any, within},
+        finding::{Problem, quote},
+        leaf::{Any, Leaf, Rule, Within, within, wrong_type},
         node::Node,
         section::{Found, Section},
     },
@@ -41,6 +41,9 @@ pub(super) enum Pace {
 const ADAPTIVE: &str = "adaptive";
 
 impl Leaf for Pace {
+    fn kind() -> String {
+        format!("{ADAPTIVE:?} or whole number")
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         if *node == Node::String(ADAPTIVE.into()) { Ok(Self::Adaptive) } else { u32::read(node).map(Self::Number) }
     }
@@ -49,6 +52,23 @@ impl Leaf for Pace {
             Self::Adaptive => format!("{ADAPTIVE:?}"),
             Self::Number(n) => n.show(),
         }
+    }
+}
+
+impl Rule<Pace> for Within<u32> {
+    fn read(&self, node: &Node) -> Result<Pace, Problem> {
+        match node {
+            Node::String(text) if text == ADAPTIVE => Ok(Pace::Adaptive),
+            Node::Integer(_) => Rule::<u32>::read(self, node).map(Pace::Number),
+            other => {
+                let range = Rule::<u32>::range(self).unwrap_or_default();
+                Err(wrong_type(other, format!("write {ADAPTIVE:?}, or a number without quotes, {range}")))
+            }
+        }
+    }
+
+    fn range(&self) -> Option<String> {
+        Rule::<u32>::range(self)
     }
 }
 
@@ -62,16 +82,13 @@ impl PerSecond for Pace {
 }
 
 /// Reads `rate` and `burst`; without a rate there is no limit, and a burst means nothing.
-pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &str) -> Option<Rate> {
-    let rate = s.leaf::<T>("rate", |rate| match rate.number().unwrap_or(1) {
-        0 => Err(Problem::new("0 admits nobody", "write 1 or more, or leave the key out for no limit")),
-        1..=FASTEST => Ok(()),
-        n => Err(Problem::new(
-            format!("{n} is too large"),
-            format!("write 1 to {FASTEST}, or leave the key out for no limit"),
-        )),
-    });
-    let burst = s.leaf::<u32>("burst", within(1..=FASTEST));
+pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &'static str) -> Option<Rate>
+where
+    Within<u32>: Rule<T>,
+{
+    const BURST: &str = "a tenth of the rate, at least 10";
+    let rate = s.leaf::<T>("rate", absence, &within(1..=FASTEST).or_leave_out(absence));
+    let burst = s.leaf::<u32>("burst", BURST, &within(1..=FASTEST));
     let rate = match rate {
         Found::Valid(rate) => rate,
         Found::Invalid => return None,
@@ -81,7 +98,7 @@ pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &str) -> Option<R
                 s.report("burst", problem);
             }
             s.note("rate", absence, false);
-            s.note("burst", "a tenth of the rate, at least 10", false);
+            s.note("burst", BURST, false);
             return None;
         }
     };
@@ -107,13 +124,11 @@ pub(super) fn rate<T: PerSecond>(s: &mut Section<'_>, absence: &str) -> Option<R
 
 /// Reads `max_connections`, `rate`, `burst` and `warn_only`.
 pub(super) fn quota(s: &mut Section<'_>) -> Quota {
-    let max_connections = s.optional("max_connections", "no limit", |n: &u32| match n {
-        0 => Err(Problem::new("0 admits nobody", "write 1 or more, or leave the key out for no limit")),
-        _ => Ok(()),
-    });
+    let most = within(1..=u32::MAX).or_leave_out("no limit");
+    let max_connections = s.optional("max_connections", "no limit", most);
     let rate = rate::<u32>(s, "no limit");
     // Off: a limit that is configured is enforced.
-    let warn_only = s.value("warn_only", false, any);
+    let warn_only = s.value("warn_only", false, Any);
     Quota { max_connections, rate, warn_only }
 }
 
@@ -152,7 +167,7 @@ fn account_limits(s: &mut Section<'_>) -> AccountLimits {
     // 1: all accounts have the same share by default.
     let weight = s.value("weight", 1u32, within(1..=1000));
     // No: an account that goes first makes others wait, which only the operator can decide.
-    let priority = s.value("priority", false, any);
+    let priority = s.value("priority", false, Any);
     // None: weir measures how many handshakes the servers can take, for all accounts together, and that is usually
     // enough.
     let most = s.optional("max_handshakes", "what the servers are seen to do", within(1..=1_000_000u32));
@@ -224,6 +239,9 @@ fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<Str
 struct User(String);
 
 impl Leaf for User {
+    fn kind() -> String {
+        "user, NKey or token".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         const REMEDY: &str = "write a user, nkey or token in quotes; * and ? are globs";
         match node {

@@ -13,12 +13,13 @@ use strum::{IntoStaticStr, VariantArray};
 
 use crate::{
     admission,
+    client_library::lang,
     config::{
         ListenerConfig, LogConfig, LogFormat, LogLevel, NewClients,
         address::{Address, MonitorUrl, Network, WebSocketUrl},
-        effective::Line,
-        error::Problem,
-        leaf::{Leaf, Name, Percent, any, show_variant, variant, within, wrong_type},
+        effective::{Line, toml_key},
+        finding::{Problem, quote},
+        leaf::{Any, Leaf, Name, Percent, show_variant, variant, variant_kind, within, wrong_type},
         node::Node,
         quota::{self, Accounts},
         section::Section,
@@ -67,12 +68,12 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let workers = s.optional("workers", "one per core", within(1usize..=1024));
     // Load balancers send clients until they have seen `/healthz`, and a client library at its defaults does not try
     // its first connection again.
-    let lame_duck_new_clients = s.value("lame_duck_new_clients", NewClients::Serve, any);
+    let lame_duck_new_clients = s.value("lame_duck_new_clients", NewClients::Serve, Any);
     // Half of nats-server's 10 s, since Kubernetes kills a process 30 s after the signal.
     let lame_duck_grace_period = s.value("lame_duck_grace_period", 5 * SECOND, within(Duration::ZERO..=HOUR));
     // It includes the grace period. nats-server takes 2 min, but Kubernetes allows 30 s by default.
     let lame_duck_duration = s.value("lame_duck_duration", 25 * SECOND, within(MS..=24 * HOUR));
-    let ports_file = s.optional("ports_file", "not written", any);
+    let ports_file = s.optional("ports_file", "not written", Any);
     let log = s.table("log", log);
     let listeners = s.tables("listeners", listener);
     let listeners = listeners.unwrap_or_else(|| vec![default_listener(s)]);
@@ -110,10 +111,10 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
 
 fn log(s: &mut Section<'_>) -> LogConfig {
     LogConfig {
-        format: s.value("format", LogFormat::Text, any),
+        format: s.value("format", LogFormat::Text, Any),
         // Info: start, stop, drain, ejected servers, and one line per second while clients are refused. Sessions are
         // debug.
-        level: s.value("level", LogLevel::Info, any),
+        level: s.value("level", LogLevel::Info, Any),
     }
 }
 
@@ -135,13 +136,13 @@ fn listener(s: &mut Section<'_>) -> ListenerConfig {
 }
 
 fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
-    let kind = s.value("kind", Kind::Client, any);
+    let kind = s.value("kind", Kind::Client, Any);
     // None: a client that knows no other address reconnects to this one.
     let advertise = list::<Address>(s, "advertise");
     // None: whoever may send a header may claim any source address.
     let believed = list::<Network>(s, "accept_proxy_protocol_from");
     // Envoy's allow_requests_without_proxy_protocol. Off: such a connection waits for INFO a little longer.
-    let allow_without_proxy_protocol = s.value("allow_without_proxy_protocol", false, any);
+    let allow_without_proxy_protocol = s.value("allow_without_proxy_protocol", false, Any);
     if allow_without_proxy_protocol && believed.is_empty() {
         let remedy = "name the balancers in accept_proxy_protocol_from, or remove it";
         s.report("allow_without_proxy_protocol", Problem::new("nobody's PROXY header is believed", remedy));
@@ -198,6 +199,9 @@ enum Kind {
 }
 
 impl Leaf for Kind {
+    fn kind() -> String {
+        variant_kind::<Self>()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         variant(node)
     }
@@ -219,6 +223,9 @@ pub(super) fn list<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Vec<T> {
 struct List<T>(Vec<T>);
 
 impl<T: Leaf> Leaf for List<T> {
+    fn kind() -> String {
+        format!("list: {}", T::kind())
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         Err(wrong_type(node, "write a list"))
     }
@@ -234,7 +241,7 @@ fn default_monitor() -> SocketAddr {
 }
 
 fn monitor(s: &mut Section<'_>) -> Option<SocketAddr> {
-    Some(s.value("listen", default_monitor(), any))
+    Some(s.value("listen", default_monitor(), Any))
 }
 
 /// What of `[cluster]` is for the connections, and not for the choice of a server.
@@ -250,25 +257,27 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
     // A reading costs a server 1 to 2 ms of CPU. Between readings weir adds what it opened and closed itself.
     let poll_interval = s.value("poll_interval", SECOND, within(50 * MS..=HOUR));
     // For the operator's own tools, and for clients that connect past weir between two readings.
-    let reserve = s.value("reserve", Reserve(upstream::Reserve::Share(0.02)), any);
+    let reserve = s.value("reserve", Reserve(upstream::Reserve::Share(0.02)), Any);
     let warn_at = s.value("warn_at", Percent(0.8), within(Percent(0.01)..=Percent(1.0)));
     // A server that has just started is busy with routes, JetStream and caches. Clients reach it over ten seconds.
     let slow_start = s.value("slow_start", 10 * SECOND, within(Duration::ZERO..=HOUR));
     let close_spread = s.value("close_spread", 2 * SECOND, within(Duration::ZERO..=20 * SECOND));
     // Off: a server that does not expect the header refuses the client.
-    let proxy_protocol = s.value("proxy_protocol", false, any);
+    let proxy_protocol = s.value("proxy_protocol", false, Any);
     // None: the kernel chooses the address, whose ports limit the sessions to each server.
     let source_addresses = list::<IpAddr>(s, "source_addresses");
     // None: a server that trusts no proxy ignores the signature.
-    let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", any);
+    let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", Any);
     let servers_tcp = tcp::timeouts(s, tcp::OF_SERVERS);
     let servers_tls = s.optional_table("tls", "absent, weir speaks plainly to the servers", tls::cluster);
     let absence = "absent, wss:// takes [cluster.tls]";
     let websocket_tls = s.optional_table("websocket_tls", absence, tls::websocket);
     let absence = "absent, servers are read over their monitoring ports";
     let system = s.optional_table("system", absence, super::system::keys).flatten();
+    let before = s.sink.findings.len();
     let servers = s.tables("servers", server);
-    if servers.as_ref().is_none_or(Vec::is_empty) {
+    // What is no list of tables has been reported.
+    if servers.as_ref().is_none_or(Vec::is_empty) && s.sink.findings.len() == before {
         s.report(
             "servers",
             Problem::new("there is no server", "write [[cluster.servers]] with address = \"host:4222\" for each"),
@@ -294,17 +303,22 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
 struct Reserve(upstream::Reserve);
 
 impl Leaf for Reserve {
+    fn kind() -> String {
+        "percentage below 100%, or whole number".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
-        const REMEDY: &str = "write a percentage below \"100%\", or a number of slots";
+        const REMEDY: &str = "write a percentage from \"0%\" to below \"100%\", or a number of slots without quotes";
         match node {
-            Node::Integer(_) => u32::read(node).map(|n| Self(upstream::Reserve::Slots(n))),
+            Node::Integer(_) => {
+                u32::read(node).map(|n| Self(upstream::Reserve::Slots(n))).map_err(|err| Problem::new(err.what, REMEDY))
+            }
             Node::String(text) => match Percent::parse(text) {
                 Some(Percent(share)) if share < 1.0 => Ok(Self(upstream::Reserve::Share(share))),
                 Some(_) => Err(Problem::new(
                     "\"100%\" leaves no slot for anybody",
                     "write a percentage below it, such as \"2%\"",
                 )),
-                None => Err(wrong_type(node, REMEDY)),
+                None => Err(Problem::new(format!("{} is neither", quote(text)), REMEDY)),
             },
             other => Err(wrong_type(other, REMEDY)),
         }
@@ -318,11 +332,11 @@ impl Leaf for Reserve {
 }
 
 fn server(s: &mut Section<'_>) -> upstream::ServerParams {
-    let name = s.optional::<Name>("name", "the server's own", any);
+    let name = s.optional::<Name>("name", "the server's own", Any);
     let address = s.required::<Address>("address", "write address = \"host:4222\"");
     // None: the servers take everybody for a client of their client port.
-    let websocket = s.optional::<WebSocketUrl>("websocket", "none, all clients use the client port", any);
-    let monitor = s.optional::<MonitorUrl>("monitor", "none, weir counts what it opened", any);
+    let websocket = s.optional::<WebSocketUrl>("websocket", "none, all clients use the client port", Any);
+    let monitor = s.optional::<MonitorUrl>("monitor", "none, weir counts what it opened", Any);
     let max_connections = s.optional("max_connections", "the server's own", within(1..=MOST_CLIENTS));
     upstream::ServerParams {
         name: name.map(|n| n.0),
@@ -344,7 +358,11 @@ fn admission(s: &mut Section<'_>) -> admission::Params {
     let max_held = s.value("max_held", 100_000usize, within(0..=10_000_000));
     // As long as max_hold, so that the next tries of refused clients are spread over the whole window.
     let refusal_spread = s.value("refusal_spread", 1500 * MS, patience());
-    let by_lang = s.table("max_hold_by_lang", |s| s.rest(patience()));
+    let by_lang = s.table("max_hold_by_lang", |s| {
+        let given = s.rest(patience());
+        note_known_langs(s, &given);
+        given
+    });
     // Off: offices, clusters and mobile carriers have thousands of clients behind one address.
     let per_source = s.table("per_source", quota::quota);
     admission::Params {
@@ -363,7 +381,22 @@ fn admission(s: &mut Section<'_>) -> admission::Params {
     }
 }
 
+/// Records how long weir holds the clients of each library that the operator does not name.
+fn note_known_langs(s: &mut Section<'_>, given: &[(String, Duration)]) {
+    for lang in lang::known().filter(|lang| given.iter().all(|(name, _)| name != lang)) {
+        let text = match admission::usual_hold(&lang) {
+            Some((hold, true)) => format!("{} = {} from CONNECT", toml_key(&lang), hold.show()),
+            Some((hold, false)) => format!("{} = {}", toml_key(&lang), hold.show()),
+            None => format!("{} = max_hold", toml_key(&lang)),
+        };
+        s.sink.lines.push(Line::Comment { text });
+    }
+}
+
 impl Leaf for NewClients {
+    fn kind() -> String {
+        variant_kind::<Self>()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         variant(node)
     }
@@ -373,6 +406,9 @@ impl Leaf for NewClients {
 }
 
 impl Leaf for LogFormat {
+    fn kind() -> String {
+        variant_kind::<Self>()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         variant(node)
     }
@@ -382,6 +418,9 @@ impl Leaf for LogFormat {
 }
 
 impl Leaf for LogLevel {
+    fn kind() -> String {
+        variant_kind::<Self>()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         variant(node)
     }

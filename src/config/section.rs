@@ -3,26 +3,43 @@
 
 use crate::config::{
     effective::Line,
-    error::{ConfigError, Problem},
-    leaf::Leaf,
+    finding::{Finding, Problem, Severity},
+    leaf::{Any, Leaf, Rule},
     node::{Entries, Node, Source, key_path},
+    schema::{self, Key},
+    suggest::closest,
 };
 
-/// What reading a configuration yields beside its values: the errors, and what is in force.
+/// What reading a configuration yields beside its values: what was found, and what is in force.
 #[derive(Debug)]
 pub(super) struct Sink {
     pub(super) source: Source,
-    pub(super) errors: Vec<ConfigError>,
+    pub(super) findings: Vec<Finding>,
     pub(super) lines: Vec<Line>,
+    /// Collects every key that is asked for, for the [`schema`]; `None` for every other reading.
+    pub(super) keys: Option<Vec<Key>>,
 }
 
 impl Sink {
     pub(super) fn new(source: Source) -> Self {
-        Self { source, errors: Vec::new(), lines: Vec::new() }
+        Self { source, findings: Vec::new(), lines: Vec::new(), keys: None }
     }
 
+    /// Reports an error.
     pub(super) fn report(&mut self, key: impl Into<String>, problem: Problem) {
-        self.errors.push(self.source.error(key.into(), problem));
+        self.findings.push(self.source.finding(Severity::Error, key.into(), problem));
+    }
+
+    /// Reports what is not wrong, and may not be meant.
+    pub(super) fn warn(&mut self, key: impl Into<String>, problem: Problem) {
+        self.findings.push(self.source.finding(Severity::Warning, key.into(), problem));
+    }
+
+    fn note_key(&mut self, table: &str, key: &str, rest: impl FnOnce() -> (String, Option<String>, String)) {
+        if let Some(keys) = &mut self.keys {
+            let (kind, range, default) = rest();
+            keys.push(Key { table: schema::table(table), key: key.to_owned(), kind, range, default });
+        }
     }
 }
 
@@ -59,9 +76,17 @@ impl<'s> Section<'s> {
 
     fn report_unknown(&mut self) {
         for (key, _) in std::mem::take(&mut self.entries) {
-            let remedy = format!("the keys here are {}", self.known.join(", "));
-            let problem = Problem::new("there is no such key", remedy);
-            self.report(&key, problem);
+            // Beyond some errors nobody reads what may have been meant, and each key is compared with all others.
+            let few = self.sink.findings.len() < 100;
+            let known = self.known.join(", ");
+            let meant = closest(&key, self.known.iter().copied()).filter(|_| few);
+            let elsewhere = if few && meant.is_none() { schema::tables_with(&key) } else { String::new() };
+            let remedy = match (meant, &*elsewhere) {
+                (Some(meant), _) => format!("did you mean {meant}? The keys here are {known}"),
+                (None, "") => format!("the keys here are {known}"),
+                (None, tables) => format!("it is a key of {tables}; the keys here are {known}"),
+            };
+            self.report(&key, Problem::new("unknown key", remedy));
         }
     }
 
@@ -92,17 +117,13 @@ impl<'s> Section<'s> {
         Some(self.entries.remove(at).1)
     }
 
-    /// Reads and checks a value, but does not record what is in force.
-    pub(super) fn leaf<T: Leaf>(
-        &mut self,
-        key: &'static str,
-        check: impl FnOnce(&T) -> Result<(), Problem>,
-    ) -> Found<T> {
+    /// Reads and checks a value, but does not record what is in force. `absence` says what holds without it.
+    pub(super) fn leaf<T: Leaf>(&mut self, key: &'static str, absence: &str, rule: &impl Rule<T>) -> Found<T> {
+        self.sink.note_key(&self.path, key, || (T::kind(), rule.range(), absence.to_owned()));
         let Some(node) = self.take(key) else {
             return Found::Absent;
         };
-        let read = T::read(&node).and_then(|value| check(&value).map(|()| value));
-        match read {
+        match rule.read(&node) {
             Ok(value) => Found::Valid(value),
             Err(problem) => {
                 self.report(key, problem);
@@ -112,13 +133,8 @@ impl<'s> Section<'s> {
     }
 
     /// Reads a value that has a default.
-    pub(super) fn value<T: Leaf>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        check: impl FnOnce(&T) -> Result<(), Problem>,
-    ) -> T {
-        let found = self.leaf(key, check);
+    pub(super) fn value<T: Leaf>(&mut self, key: &'static str, default: T, rule: impl Rule<T>) -> T {
+        let found = self.leaf(key, &default.show(), &rule);
         let given = found != Found::Absent;
         let value = match found {
             Found::Valid(value) => value,
@@ -129,13 +145,8 @@ impl<'s> Section<'s> {
     }
 
     /// Reads a value that may be absent; `absence` says what holds in that case.
-    pub(super) fn optional<T: Leaf>(
-        &mut self,
-        key: &'static str,
-        absence: &str,
-        check: impl FnOnce(&T) -> Result<(), Problem>,
-    ) -> Option<T> {
-        match self.leaf(key, check) {
+    pub(super) fn optional<T: Leaf>(&mut self, key: &'static str, absence: &str, rule: impl Rule<T>) -> Option<T> {
+        match self.leaf(key, absence, &rule) {
             Found::Valid(value) => {
                 self.in_force(key, &value, true);
                 Some(value)
@@ -150,7 +161,7 @@ impl<'s> Section<'s> {
 
     /// Reads a value that must be present; `remedy` says what to write if it is not.
     pub(super) fn required<T: Leaf>(&mut self, key: &'static str, remedy: &str) -> Option<T> {
-        match self.leaf(key, |_| Ok(())) {
+        match self.leaf(key, schema::REQUIRED, &Any) {
             Found::Valid(value) => {
                 self.in_force(key, &value, true);
                 Some(value)
@@ -165,6 +176,7 @@ impl<'s> Section<'s> {
 
     /// Reads a list of values with their indices, but does not record what is in force. Reports each invalid entry.
     pub(super) fn list<T: Leaf>(&mut self, key: &'static str) -> Option<Vec<(usize, T)>> {
+        self.sink.note_key(&self.path, key, || (format!("list: {}", T::kind()), None, "none".to_owned()));
         let items = match self.take(key)? {
             Node::List(items) => items,
             other => {
@@ -185,13 +197,13 @@ impl<'s> Section<'s> {
 
     /// Reads a table; an absent one is read as an empty one.
     pub(super) fn table<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+        self.note_table(key);
         let node = self.take(key);
         let path = self.path(key);
         let given = node.is_some();
         let entries = node.map_or_else(Vec::new, |node| self.entries_of(&path, node));
         // Headers in TOML have no indices: a table below [[listeners]] belongs to the last listener.
-        let text = path.split('.').map(|part| part.split('[').next().unwrap_or(part)).collect::<Vec<_>>().join(".");
-        self.sink.lines.push(Line::Header { text: format!("[{text}]"), given });
+        self.sink.lines.push(Line::Header { text: format!("[{}]", schema::table(&path)), given });
         Self::read(self.sink, path, entries, read)
     }
 
@@ -216,6 +228,7 @@ impl<'s> Section<'s> {
         key: &'static str,
         mut read: impl FnMut(&mut Section<'_>) -> T,
     ) -> Option<Vec<T>> {
+        self.note_table(key);
         let items = match self.take(key)? {
             Node::List(items) => items,
             other => {
@@ -242,6 +255,7 @@ impl<'s> Section<'s> {
         key: &'static str,
         mut read: impl FnMut(&str, &mut Section<'_>) -> T,
     ) -> Vec<(String, T)> {
+        self.note_table(key);
         let Some(node) = self.take(key) else {
             return Vec::new();
         };
@@ -263,10 +277,11 @@ impl<'s> Section<'s> {
     }
 
     /// Reads the remaining keys of a table whose keys are of the operator's choice.
-    pub(super) fn rest<T: Leaf>(&mut self, check: impl Fn(&T) -> Result<(), Problem>) -> Vec<(String, T)> {
+    pub(super) fn rest<T: Leaf>(&mut self, rule: impl Rule<T>) -> Vec<(String, T)> {
+        self.sink.note_key(&self.path, "…", || (T::kind(), rule.range(), "none".to_owned()));
         let mut values = Vec::new();
         for (key, node) in std::mem::take(&mut self.entries) {
-            match T::read(&node).and_then(|value| check(&value).map(|()| value)) {
+            match rule.read(&node) {
                 Ok(value) => {
                     self.in_force(&key, &value, true);
                     values.push((key, value));
@@ -285,6 +300,10 @@ impl<'s> Section<'s> {
     /// Records what holds for a key that is absent, or whose value must not be shown.
     pub(super) fn note(&mut self, key: &str, text: &str, given: bool) {
         self.sink.lines.push(Line::Note { key: key.to_owned(), text: text.to_owned(), given });
+    }
+
+    fn note_table(&mut self, key: &str) {
+        self.sink.note_key(&self.path, key, || (schema::TABLE.to_owned(), None, String::new()));
     }
 
     fn entries_of(&mut self, path: &str, node: Node) -> Entries {

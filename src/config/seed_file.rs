@@ -1,8 +1,8 @@
 //! The file that holds the seed of a key pair.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
-use crate::identity::trusted_proxy::ProxyKey;
+use crate::{identity::trusted_proxy::ProxyKey, operator_file};
 
 /// A seed file is one short line; `nk` and `nsc` put a few more around it. In bytes.
 const LONGEST_FILE: u64 = 4096;
@@ -23,16 +23,16 @@ pub enum SeedError {
 /// # Errors
 /// [`SeedError`].
 pub fn read(path: &Path) -> Result<ProxyKey, SeedError> {
-    if fs::metadata(path)?.len() > LONGEST_FILE {
-        return Err(SeedError::NoSeed);
-    }
-    ProxyKey::from_text(&fs::read_to_string(path)?).ok_or(SeedError::NoSeed)
+    let bytes = operator_file::read(path, LONGEST_FILE)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| SeedError::NoSeed)?;
+    ProxyKey::from_text(text).ok_or(SeedError::NoSeed)
 }
 
 #[cfg(test)]
 mod tests {
     use data_encoding::BASE64URL_NOPAD;
     use nkeys::KeyPair;
+    use std::fs;
 
     use super::*;
 
@@ -50,9 +50,11 @@ mod tests {
             KeyPair::from_public_key(&public).unwrap().verify(b"nonce", &sig).unwrap();
             assert!(!format!("{read:?}").contains(&seed));
         }
-        for text in [public, String::new(), seed[..57].to_owned(), " ".repeat(5000) + &seed] {
+        for text in [public, String::new(), seed[..57].to_owned()] {
             fs::write(&path, text).unwrap();
             assert_eq!(read(&path).unwrap_err().to_string(), "it holds no NKey seed");
         }
+        fs::write(&path, " ".repeat(5000) + &seed).unwrap();
+        assert_eq!(read(&path).unwrap_err().to_string(), "it cannot be read (it has more than 4096 bytes)");
     }
 }

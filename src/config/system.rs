@@ -1,16 +1,17 @@
 //! `[cluster.system]`: the login to the cluster's system account, in one of three forms. None of them is ever shown.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{
     cluster::system_account::Login,
     config::{
-        error::Problem,
-        leaf::{Leaf, Name, any, wrong_type},
+        finding::Problem,
+        leaf::{Any, Leaf, Name, wrong_type},
         node::Node,
         section::{Found, Section},
         seed_file,
     },
+    operator_file,
 };
 
 /// The login as it was configured.
@@ -29,17 +30,29 @@ pub(super) fn keys(s: &mut Section<'_>) -> Option<SystemKeys> {
     let creds = given::<PathBuf>(s, "creds_file").map(SystemKeys::Creds);
     let nkey = given::<PathBuf>(s, "nkey_seed_file").map(SystemKeys::Nkey);
     let user = given::<Name>(s, "user").map(|Name(user)| user);
-    let password = s.leaf::<Secret>("password", any);
+    let password = s.leaf::<Secret>("password", "none", &Any);
     if password != Found::Absent {
         s.note("password", "given, not shown", true);
     }
-    let password = match (user, password) {
-        (Some(user), Found::Valid(Secret(password))) => Some(SystemKeys::Password(user, password)),
-        (Some(_), Found::Absent) => {
+    let other = [("creds_file", &creds), ("nkey_seed_file", &nkey)].into_iter().find(|(_, way)| way.is_some());
+    let password = match (user, password, other) {
+        (Some(user), Found::Valid(Secret(password)), _) => Some(SystemKeys::Password(user, password)),
+        // A password beside it would make two logins.
+        (Some(_), Found::Absent, Some((other, _))) => {
+            let problem = Problem::new(format!("{other} is a login already"), format!("remove user, or {other}"));
+            s.report("user", problem);
+            return None;
+        }
+        (Some(_), Found::Absent, None) => {
             s.report("user", Problem::new("it has no password", "write a password beside it"));
             return None;
         }
-        (None, Found::Valid(_)) => {
+        (None, Found::Valid(_), Some((other, _))) => {
+            let problem = Problem::new(format!("{other} is a login already"), format!("remove password, or {other}"));
+            s.report("password", problem);
+            return None;
+        }
+        (None, Found::Valid(_), None) => {
             s.report("password", Problem::new("it has no user", "write a user beside it"));
             return None;
         }
@@ -57,12 +70,21 @@ pub(super) fn keys(s: &mut Section<'_>) -> Option<SystemKeys> {
 
 /// A key that `weir check` does not mention if it is absent, since only one form of login may be present.
 fn given<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Option<T> {
-    let Found::Valid(value) = s.leaf::<T>(key, any) else { return None };
+    let Found::Valid(value) = s.leaf::<T>(key, "none", &Any) else { return None };
     s.in_force(key, &value, true);
     Some(value)
 }
 
 impl SystemKeys {
+    /// The file that holds the login, with its key; `None` for a password, which the configuration holds itself.
+    pub(super) fn file(&self) -> Option<(&'static str, &Path)> {
+        match self {
+            Self::Creds(path) => Some(("creds_file", path)),
+            Self::Nkey(path) => Some(("nkey_seed_file", path)),
+            Self::Password(..) => None,
+        }
+    }
+
     /// Reads the file that the configuration names. The error has the path of the key.
     pub(super) fn read(&self) -> Result<Login, (String, Problem)> {
         let problem = |key: &str, path: &PathBuf, what: String, remedy: &str| {
@@ -72,9 +94,9 @@ impl SystemKeys {
             Self::Creds(path) => {
                 let problem =
                     |what| problem("creds_file", path, what, "write the path of a .creds file, such as nsc makes");
-                let long = std::fs::metadata(path).is_ok_and(|data| data.len() > LONGEST_FILE);
-                let text = if long { Ok(String::new()) } else { std::fs::read_to_string(path) };
-                let text = text.map_err(|err| problem(format!("it cannot be read ({err})")))?;
+                let bytes = operator_file::read(path, LONGEST_FILE);
+                let bytes = bytes.map_err(|err| problem(format!("it cannot be read ({err})")))?;
+                let text = String::from_utf8(bytes).unwrap_or_default();
                 // The error of the client library is dropped, since it may quote the file.
                 if async_nats::ConnectOptions::with_credentials(&text).is_err() {
                     return Err(problem("it holds no JWT with its seed".to_owned()));
@@ -99,6 +121,9 @@ impl SystemKeys {
 struct Secret(String);
 
 impl Leaf for Secret {
+    fn kind() -> String {
+        "text".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         const REMEDY: &str = "write it in quotes";
         match node {

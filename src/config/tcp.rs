@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::{
     config::{
         effective::toml_string,
-        error::Problem,
-        leaf::{Leaf, wrong_type},
+        finding::{Problem, quote},
+        leaf::{Leaf, Rule, wrong_type},
         node::Node,
         section::Section,
     },
@@ -31,7 +31,7 @@ const LONGEST: u32 = 9 * 3600;
 pub(super) fn timeouts(s: &mut Section<'_>, default: TcpTimeouts) -> TcpTimeouts {
     let mut seconds = |key, default: Duration| {
         let default = OffOrSeconds(u32::try_from(default.as_secs()).unwrap_or(LONGEST));
-        s.value(key, default, OffOrSeconds::check).0
+        s.value(key, default, UpToLongest).0
     };
     let keepalive = seconds("tcp_keepalive", default.keepalive());
     let user_timeout = seconds("tcp_user_timeout", default.user_timeout());
@@ -44,28 +44,43 @@ struct OffOrSeconds(u32);
 
 const REMEDY: &str = "write \"off\", or \"1s\" to \"9h\" in whole seconds";
 
-impl OffOrSeconds {
-    fn check(&self) -> Result<(), Problem> {
-        match self.0 > LONGEST {
-            true => Err(Problem::new(format!("{} is too large", self.show()), REMEDY)),
-            false => Ok(()),
+/// Accepts up to [`LONGEST`].
+struct UpToLongest;
+
+impl Rule<OffOrSeconds> for UpToLongest {
+    fn read(&self, node: &Node) -> Result<OffOrSeconds, Problem> {
+        let value = OffOrSeconds::read(node)?;
+        match value.0 > LONGEST {
+            true => Err(Problem::new(format!("{} is too large", value.show()), REMEDY)),
+            false => Ok(value),
         }
+    }
+
+    fn range(&self) -> Option<String> {
+        let second = Duration::from_secs(1);
+        Some(format!("{} to {}", second.show(), (second * LONGEST).show()))
     }
 }
 
 impl Leaf for OffOrSeconds {
+    fn kind() -> String {
+        "\"off\" or duration in whole seconds".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         match node {
             Node::Integer(0) => Ok(Self(0)),
             Node::String(text) if text == "off" => Ok(Self(0)),
             Node::String(text) => {
-                let Ok(time) = humantime::parse_duration(text) else { return Err(wrong_type(node, REMEDY)) };
+                let Ok(time) = humantime::parse_duration(text) else {
+                    return Err(Problem::new(format!("{} is not a duration", quote(text)), REMEDY));
+                };
                 let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
                 match time.subsec_nanos() {
                     0 => Ok(Self(seconds)),
                     _ => Err(Problem::new(format!("{} is no whole number of seconds", toml_string(text)), REMEDY)),
                 }
             }
+            Node::Integer(n) => Err(Problem::new(format!("{n} has no unit"), REMEDY)),
             other => Err(wrong_type(other, REMEDY)),
         }
     }
@@ -108,10 +123,10 @@ mod tests {
     #[test]
     fn what_is_no_time_is_refused() {
         for (value, what) in [
-            ("\"10h\"", "\"36000s\" is too large"),
+            ("\"10h\"", "\"10h\" is too large"),
             ("\"1500ms\"", "\"1500ms\" is no whole number of seconds"),
-            ("\"never\"", "\"never\" is a string"),
-            ("5", "5 is a whole number"),
+            ("\"never\"", "\"never\" is not a duration"),
+            ("5", "5 has no unit"),
             ("true", "true is not text or a number"),
         ] {
             let errors = Config::parse("f", &format!("[cluster]\ntcp_keepalive = {value}\n{SERVER}")).unwrap_err();

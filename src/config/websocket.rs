@@ -8,8 +8,8 @@ use crate::{
     config::{
         address::Network,
         effective::toml_string,
-        error::{Problem, quote},
-        leaf::{Leaf, any, within, wrong_type},
+        finding::{Problem, quote},
+        leaf::{Any, Leaf, within, wrong_type},
         node::Node,
         raw::list,
         section::Section,
@@ -37,11 +37,11 @@ pub struct WebsocketConfig {
 
 pub(super) fn websocket(s: &mut Section<'_>) -> WebsocketConfig {
     // Off, as in nats-server: it costs CPU on both sides, and most messages are short.
-    let compression = s.value("compression", false, any);
+    let compression = s.value("compression", false, Any);
     // Off, as in nats-server: only browsers send an origin, and a page often has another host.
-    let same_origin = s.value("same_origin", false, any);
+    let same_origin = s.value("same_origin", false, Any);
     let allowed = list::<WebOrigin>(s, "allowed_origins");
-    let mut cookie = |key| s.optional::<CookieName>(key, "none is looked at", any).map(|name| name.0);
+    let mut cookie = |key| s.optional::<CookieName>(key, "none is looked at", Any).map(|name| name.0);
     let cookies = CookieNames {
         jwt: cookie("jwt_cookie"),
         user: cookie("user_cookie"),
@@ -65,7 +65,7 @@ pub(super) fn websocket(s: &mut Section<'_>) -> WebsocketConfig {
 
 /// Reads `[listeners.websocket.headers]`. The names that nats-server does not allow are not allowed here.
 fn headers(s: &mut Section<'_>) -> Vec<(String, String)> {
-    let all = s.rest::<HeaderValue>(|_| Ok(()));
+    let all = s.rest::<HeaderValue>(Any);
     for (name, _) in &all {
         let lower = name.to_ascii_lowercase();
         let own = ["host", "content-length", "connection", "upgrade", "nats-no-masking"].contains(&&*lower)
@@ -89,6 +89,9 @@ fn is_token(text: &str) -> bool {
 struct HeaderValue(String);
 
 impl Leaf for HeaderValue {
+    fn kind() -> String {
+        "text".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         const REMEDY: &str = "write text in quotes, on one line";
         let Node::String(text) = node else { return Err(wrong_type(node, REMEDY)) };
@@ -107,6 +110,9 @@ impl Leaf for HeaderValue {
 struct WebOrigin(Origin);
 
 impl Leaf for WebOrigin {
+    fn kind() -> String {
+        "origin".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         const REMEDY: &str = "write where the page comes from, such as \"https://app.example.com\"";
         let Node::String(text) = node else { return Err(wrong_type(node, REMEDY)) };
@@ -122,6 +128,9 @@ impl Leaf for WebOrigin {
 struct CookieName(String);
 
 impl Leaf for CookieName {
+    fn kind() -> String {
+        "text".into()
+    }
     fn read(node: &Node) -> Result<Self, Problem> {
         const REMEDY: &str = "write the name of a cookie, such as \"nats_jwt\"";
         let Node::String(text) = node else { return Err(wrong_type(node, REMEDY)) };

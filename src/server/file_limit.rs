@@ -44,6 +44,11 @@ pub fn raise() -> FileLimit {
     FileLimit { soft: limit.current.unwrap_or(u64::MAX), hard: limit.maximum.unwrap_or(u64::MAX) }
 }
 
+/// The limit to which [`raise`] would raise the limit of this process.
+pub fn hard() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
 /// A limit of open files that is too low for the configured clients. Displays as one sentence for the log, with what to
 /// set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -90,7 +90,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let budget = ClientBudget::of(&config, workers)?;
     sysctl::warn_of_settings(&config);
-    config.remarks().iter().for_each(|remark| warn!("{remark}"));
+    config.warnings().iter().for_each(|warning| warn!("{}", warning.statement()));
     let assembly = Assembly::build(&config, workers, &budget)?;
     let control = runtime::Builder::new_current_thread().enable_all().build()?;
     control.block_on(assembly.run(&config))

@@ -1,0 +1,90 @@
+//! The files that a configuration names: certificates, keys, seeds and credentials. They are read in the same pass as
+//! the keys, so that one run of `weir check` finds what is wrong with either.
+
+use std::path::Path;
+
+use crate::{
+    cluster::system_account::Login,
+    config::{finding::Problem, raw::Raw, section::Sink, seed_file, warnings::readable_by_others},
+    identity::trusted_proxy::ProxyKey,
+    tls::{BadFile, Connector, ListenerTls, Terminator},
+};
+
+/// What was read and is kept. TLS is read again when its sockets are bound, and whenever its files change.
+#[derive(Default)]
+pub(super) struct Secrets {
+    pub(super) proxy_key: Option<ProxyKey>,
+    pub(super) system_login: Option<Login>,
+}
+
+/// Reads every file that could be named right.
+pub(super) fn read(raw: &Raw, sink: &mut Sink) -> Secrets {
+    let mut secrets = Secrets::default();
+    if let Some(path) = &raw.proxy_nkey_seed_file {
+        let key = "cluster.proxy_nkey_seed_file";
+        match seed_file::read(path) {
+            Ok(seed) => secrets.proxy_key = Some(seed),
+            Err(error) => {
+                let remedy = "write the path of a seed file, such as `weir nkey FILE` makes";
+                sink.report(key, Problem::new(format!("{}: {error}", path.display()), remedy));
+            }
+        }
+        readable_by_others(key.to_owned(), path, sink);
+    }
+    for (i, listener) in raw.listeners.iter().enumerate() {
+        if let Some(tls) = &listener.tls {
+            of_listener(&format!("listeners[{i}].tls"), tls, sink);
+        }
+    }
+    for (table, tls) in [("tls", &raw.servers_tls), ("websocket_tls", &raw.websocket_tls)] {
+        let Some(tls) = tls else { continue };
+        report(&format!("cluster.{table}"), Connector::load(tls.clone()).err(), sink);
+        if let Some(own) = &tls.own {
+            readable_by_others(format!("cluster.{table}.key_file"), &own.key_file, sink);
+        }
+    }
+    match raw.system.as_ref().map(|system| (system.read(), system.file())) {
+        None => {}
+        Some((login, file)) => {
+            match login {
+                Ok(login) => secrets.system_login = Some(login),
+                Err((key, problem)) => sink.report(key, problem),
+            }
+            if let Some((key, path)) = file {
+                readable_by_others(format!("cluster.system.{key}"), path, sink);
+            }
+        }
+    }
+    secrets
+}
+
+fn of_listener(table: &str, tls: &ListenerTls, sink: &mut Sink) {
+    let mut unnamed = Vec::new();
+    for (i, pair) in tls.pairs.iter().enumerate() {
+        let at = i.checked_sub(1).map_or_else(String::new, |i| format!("certificates[{i}]."));
+        readable_by_others(format!("{table}.{at}key_file"), &pair.key_file, sink);
+        let paths = [("cert_file", &pair.cert_file), ("key_file", &pair.key_file)];
+        let empty = paths.into_iter().filter(|(_, path)| path.as_os_str().is_empty());
+        unnamed.extend(empty.map(|(key, _)| format!("{at}{key}")));
+    }
+    // A path that is not there has been reported as a key that is missing.
+    let bad = Terminator::load(tls.clone()).err().into_iter().flatten().filter(|bad| !unnamed.contains(&bad.key));
+    report(table, Some(bad.collect()), sink);
+    if let Some(path) = &tls.ticket_keys_file {
+        readable_by_others(format!("{table}.ticket_keys_file"), path, sink);
+    }
+}
+
+fn report(table: &str, bad: Option<Vec<BadFile>>, sink: &mut Sink) {
+    for BadFile { key, what, right } in bad.into_iter().flatten() {
+        sink.report(format!("{table}.{key}"), Problem::new(what, right));
+    }
+}
+
+/// The configuration itself, where it holds the password.
+pub(super) fn of_itself(path: Option<&Path>, raw: &Raw, sink: &mut Sink) {
+    let has_password = raw.system.as_ref().is_some_and(|system| system.file().is_none());
+    if let Some(path) = path.filter(|_| has_password) {
+        readable_by_others("cluster.system.password".to_owned(), path, sink);
+    }
+}
