@@ -25,9 +25,9 @@ use crate::{
     worker::{self, with_rng},
 };
 
-/// The part of a server's `auth_timeout` for which weir waits. After it a server answers for a callout that has not
-/// answered, with `Authorization Violation`: two of these in a row end Go, Java and JavaScript clients for good, and
-/// nobody has judged their credentials (docs/contract.md, towards clients 3).
+/// The part of a server's `auth_timeout` for which weir waits, however long the client would. After it a server answers
+/// for a callout that has not answered, with `Authorization Violation`: two of these in a row end Go, Java and
+/// JavaScript clients for good, and nobody has judged their credentials (docs/contract.md, towards clients 3).
 const OF_AUTH_TIMEOUT: f64 = 0.95;
 /// How soon to look again what can be done for an overdue login.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -63,7 +63,12 @@ pub(super) async fn log_in(
 ) -> Result<LoginReply, NoReply> {
     let server = Arc::clone(pass.server.server());
     let names_account = dialled.info().names_account();
-    let until = terms.answer_by.max(Instant::now() + server.auth_timeout(dialled.port()).mul_f64(OF_AUTH_TIMEOUT));
+    let until = Instant::now() + server.auth_timeout(dialled.port()).mul_f64(OF_AUTH_TIMEOUT);
+    let until = match server.told_auth_timeout(dialled.port()) {
+        Some(_) => until,
+        // The default may be too short for this server: what the client's library allows is not cut off.
+        None => until.max(terms.answer_by),
+    };
     let mut watched = Watched {
         shared,
         credential: terms.credential,

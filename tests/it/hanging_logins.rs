@@ -93,6 +93,25 @@ async fn logins_of_strangers_that_hang_keep_nobody_else_out() {
     weir.assert_nothing_leaked().await;
 }
 
+/// A client that waits longer than the server does for its callout (JavaScript: 20 s) would read `Authorization
+/// Violation` from the server, which ends it for good the second time, although nobody has judged it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_patient_client_reads_no_authorization_error_that_nobody_has_decided() {
+    nats::at_least(2, 10);
+    let config = Callout::new().server_config_for("APP {}").replace("timeout: 30", "timeout: 2");
+    let server = NatsServer::start(ServerOptions::default().with(&config)).await;
+    let weir = with_defaults(&[&server]).start().await;
+    let login = Login::user("alice", "p").lang("nats.js");
+    let direct = RawClient::attempt(&server.address, &login, PATIENCE).await;
+    assert_eq!(direct.refusal(), Some("Authorization Violation"), "{direct:?}");
+    let through = RawClient::attempt(&weir.address, &login, PATIENCE).await;
+    assert_eq!(through.refusal(), Some("maximum connections exceeded"), "{through:?}");
+    let metrics = weir.metrics().await;
+    assert_eq!(metrics.sum_where("weir_refused_total", "reason", "login_timeout"), 1.0);
+    assert_eq!(metrics.sum("weir_bad_logins_total"), 0.0);
+    weir.assert_nothing_leaked().await;
+}
+
 /// n1 asks a callout that does not answer; n2 and n3 let the same user in. n1 is the emptiest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_on_which_logins_hang_does_not_starve_those_who_come_one_by_one() {

@@ -187,14 +187,17 @@ impl Server {
     /// How long it waits at this port for CONNECT, counted from its accept, and for the answer of an auth callout,
     /// counted from CONNECT: by its last reading, else the default.
     pub fn auth_timeout(&self, port: Port) -> Duration {
+        self.told_auth_timeout(port).unwrap_or(DEFAULT_AUTH_TIMEOUT)
+    }
+
+    /// The same, where a reading has told it.
+    pub fn told_auth_timeout(&self, port: Port) -> Option<Duration> {
         let own = match port {
             Port::Client => 0,
             Port::WebSocket => self.websocket_auth_timeout_ms.load(Relaxed),
         };
-        match if own > 0 { own } else { self.auth_timeout_ms.load(Relaxed) } {
-            0 => DEFAULT_AUTH_TIMEOUT,
-            ms => Duration::from_millis(ms),
-        }
+        let ms = if own > 0 { own } else { self.auth_timeout_ms.load(Relaxed) };
+        (ms > 0).then(|| Duration::from_millis(ms))
     }
 
     /// Whether this is the name of its system account; `false` while it has not told that name.
