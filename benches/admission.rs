@@ -86,6 +86,8 @@ fn client_key() -> ClientKey {
 
 fn client_of(account: &Arc<str>, key: ClientKey, now: Instant) -> Client {
     Client {
+        names_its_account: false,
+        source: SOURCE.into(),
         proof: Proof::Known,
         may_use_reserve: false,
         quota_identity: Default::default(),

@@ -45,6 +45,11 @@ impl Proof {
 pub struct Client {
     /// The account that it counts for, as far as weir can tell before a server does.
     pub account: Arc<str>,
+    /// Whether only its JWT says so, and no server has let that in from its source. Anybody can write such a JWT, so
+    /// that it opens no lane and has no priority: the client waits in the lane of its source.
+    pub names_its_account: bool,
+    /// Where it comes from.
+    pub source: Source,
     /// The same client has the same key when it comes back.
     pub key: ClientKey,
     /// Whether it is known. What others may only claim it need not share with them.
@@ -65,6 +70,18 @@ impl Client {
     /// The last moment at which a turn is of use to it, by what logins of its account take now. It came at `came`.
     pub(super) fn last_turn(&self, came: Instant, account: &AccountSlot) -> Instant {
         deadlines::last_turn(came, self.hold_until, self.answer_by, account.account().login_time())
+    }
+
+    /// Whether it goes before clients of other accounts.
+    pub(super) fn has_priority(&self, account: &AccountSlot) -> bool {
+        account.account().has_priority() && !self.names_its_account
+    }
+
+    /// Whether it waits in the lane of its source and not in that of its account: nobody but itself names the account,
+    /// or nobody does, and logins of such clients hang. In one lane those that hang would be ahead of all others.
+    pub(super) fn waits_by_source(&self, account: &AccountSlot, now: Instant) -> bool {
+        let account = account.account();
+        self.names_its_account || account.counts_sources() && account.logins_hang(now)
     }
 }
 

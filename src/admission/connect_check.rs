@@ -74,7 +74,7 @@ impl<W: Waiter> Admission<W> {
             Err(reason) => return self.refuse_later(reason, &client, now, rng),
         };
         if let Some(at) = account.other_quotas().ready_at() {
-            if !self.may_wait(account.account().has_priority()) {
+            if !self.may_wait(client.has_priority(&account)) {
                 return self.refuse_now(Refusal::QueueFull, &client, now);
             }
             let _permit = self.reserved.try_acquire();
@@ -112,13 +112,25 @@ impl<W: Waiter> Admission<W> {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
         }
         let SilentClient { source, key, hold_until, may_use_reserve } = client;
-        let lane = Source::from(source).lane_name();
+        let source = Source::from(source);
+        let lane = source.lane_name();
         // What its login takes is not known before its account is; the deadlines have left time for it.
         let answer_by = hold_until + deadlines::UNKNOWN_LOGIN;
         let (account, quota_identity) = (Arc::clone(&lane), QuotaIdentity::default());
         let returns = Return::Unknown;
         let proof = Proof::Known;
-        let client = Client { account, key, proof, may_use_reserve, quota_identity, hold_until, answer_by, returns };
+        let client = Client {
+            account,
+            names_its_account: false,
+            source,
+            key,
+            proof,
+            may_use_reserve,
+            quota_identity,
+            hold_until,
+            answer_by,
+            returns,
+        };
         self.admit_or_queue(AccountSlot::of_nobody(lane), &client, now, rng, waiter)
     }
 
@@ -142,6 +154,10 @@ impl<W: Waiter> Admission<W> {
     /// `latest`.
     fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
         let account = self.accounts.enter(&client.account, client.proof, now).map_err(|_| Refusal::AccountQuota)?;
+        let account = match account.account().is_known() {
+            true => account,
+            false => account.with_source(self.source_key(client.source)),
+        };
         let latest = latest.min(client.last_turn(now, &account)).max(now);
         let other_quotas =
             self.users_and_names.enter(&client.quota_identity, client.proof, (now, latest), &self.warned)?;
@@ -179,14 +195,16 @@ impl<W: Waiter> Admission<W> {
         if now >= last_turn {
             return self.refuse_now(self.reason(blocked, now), client, now);
         }
-        if !self.may_wait(account.account().has_priority()) {
+        if !self.may_wait(client.has_priority(&account)) {
             return self.refuse_now(Refusal::QueueFull, client, now);
         }
+        let source_lane = client.waits_by_source(&account, now).then(|| client.source.lane_name());
         let seniority = self.client_history.seniority(client.key, now);
         let &Client { key, hold_until, answer_by, returns, .. } = client;
         let waiting = WaitingClient {
             waiter: waiter(),
             account,
+            source_lane,
             account_paid,
             came: now,
             hold_until,
@@ -228,7 +246,7 @@ impl<W: Waiter> Admission<W> {
         if !account.begin_handshake() {
             return Err(Blocked::NotYet);
         }
-        let placed = match self.place(account.account(), &[], now, Urgency::CanWait(1), rng) {
+        let placed = match self.place(account.login(), &[], now, Urgency::CanWait(1), rng) {
             Placement::Placed(slot) => Ok(slot),
             Placement::Busy => Err(Blocked::NotYet),
             Placement::Full => Err(Blocked::Full),

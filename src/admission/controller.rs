@@ -1,6 +1,7 @@
 //! The state of admission, shared by all workers, and what servers and sessions report to it.
 
 use std::{
+    hash::RandomState,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -15,12 +16,12 @@ use crate::{
         params::Params,
         queue::{Queue, waiting::Waiter},
         quota::{
-            account::{Account, LIMIT_OF_UNKNOWN},
+            account::{Account, LIMIT_OF_UNKNOWN, LoginOf},
             accounts::Accounts,
             limit::Limit,
             logins::Unanswered,
             rate::TokenBucket,
-            sources::Sources,
+            sources::{Source, SourceKey, Sources},
             users_and_names::UserAndNameQuotas,
             warned::Warned,
         },
@@ -74,6 +75,7 @@ impl WaitingClients {
 pub struct Admission<W> {
     pub(super) servers: Arc<Servers>,
     pub(super) sources: Sources,
+    source_seed: RandomState,
     pub(super) users_and_names: UserAndNameQuotas,
     pub(super) warned: Arc<Warned>,
     pub(super) accounts: Accounts,
@@ -109,6 +111,7 @@ impl<W: Waiter> Admission<W> {
         Self {
             servers,
             sources: Sources::new(params.per_source),
+            source_seed: RandomState::new(),
             accounts: Accounts::new(params.default_account, params.accounts.clone(), Arc::clone(&warned)),
             users_and_names: UserAndNameQuotas::new(&params.patterns),
             warned,
@@ -139,6 +142,10 @@ impl<W: Waiter> Admission<W> {
 
     pub(super) fn queue_state(&self) -> MutexGuard<'_, QueueState<W>> {
         self.queue_state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn source_key(&self, source: Source) -> SourceKey {
+        SourceKey::of(source, &self.source_seed)
     }
 
     /// How long clients wait.
@@ -285,29 +292,31 @@ impl<W: Waiter> Admission<W> {
     /// A server for a login that hangs on another one, if there is one that would take it at once.
     pub fn place_hanging(
         &self,
-        account: &Account,
+        login: LoginOf<'_>,
         tried: &[usize],
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Option<Slot> {
         match self.servers.place_well(now, tried, Urgency::Urgent, rng) {
-            Placement::Placed(slot) if !self.is_barred(account, slot.server().index(), now) => Some(slot),
+            Placement::Placed(slot) if !self.is_barred(login, slot.server().index(), now) => Some(slot),
             _ => None,
         }
     }
 
     /// Whether a client of this account had better go elsewhere than to this server, where its logins hang, or have.
     pub fn is_disliked(&self, account: &Arc<str>, server: usize, now: Instant) -> bool {
-        let avoided = self.accounts.find(account).and_then(|account| account.avoided(now, |_| 1));
+        let anywhere = SourceKey::default();
+        let avoided = self.accounts.find(account).and_then(|account| account.avoided(anywhere, now, |_| 1));
         avoided.is_some_and(|avoided| avoided.disliked.contains(&server))
     }
 
-    /// Whether an account may have no further login on this server now. If so, it is noted that a client waits for it.
-    pub fn is_barred(&self, account: &Account, server: usize, now: Instant) -> bool {
-        let avoided = self.avoided(account, now);
+    /// Whether an account, or this source of it, may have no further login on this server now. If so, it is noted that
+    /// a client waits for it.
+    pub fn is_barred(&self, login: LoginOf<'_>, server: usize, now: Instant) -> bool {
+        let avoided = self.avoided(login, now);
         let is_barred = avoided.is_some_and(|avoided| avoided.barred.contains(&server));
         if is_barred {
-            account.want_place(&[server]);
+            login.account.want_place(&[server]);
         }
         is_barred
     }

@@ -98,6 +98,8 @@ fn client(account: &str, client: u64, now: Instant) -> Client {
     Client {
         account: account.into(),
         key: ClientKey::from_raw(client),
+        names_its_account: false,
+        source: Source::NOWHERE,
         proof: Proof::Known,
         may_use_reserve: false,
         quota_identity: QuotaIdentity::default(),

@@ -79,7 +79,7 @@ pub use self::{
     params::{AccountLimits, Params, PatternQuota, Quota},
     queue::{release::Failover, waiting::Waiter},
     quota::{
-        account::{Account, AccountSlot},
+        account::{Account, AccountSlot, LoginOf},
         limit::{Limit, Permit},
         rate::Rate,
         sources::{BySource, Source, SourcePermit},

@@ -232,6 +232,8 @@ impl World {
         let client = Client {
             account,
             key: client,
+            names_its_account: false,
+            source: Source::NOWHERE,
             proof: Proof::Known,
             may_use_reserve: false,
             quota_identity: Default::default(),
@@ -342,8 +344,7 @@ impl World {
             let Pass { server, account } = inside.pass;
             drop(server);
             let answer_by = self.now + Duration::from_millis(self.rng.u64(0..400));
-            match self.admission.place_again(Some(account.account()), &inside.tried, answer_by, self.now, &mut self.rng)
-            {
+            match self.admission.place_again(Some(account.login()), &inside.tried, answer_by, self.now, &mut self.rng) {
                 Failover::Placed(server) => {
                     assert!(!inside.tried.contains(&server.server().index()), "the same server again");
                     inside.pass = Pass::new(server, account);

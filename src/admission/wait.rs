@@ -169,7 +169,7 @@ mod tests {
 
     use super::{
         super::{
-            Params, PatternQuota, Proof, Quota, QuotaIdentity, Rate, Return,
+            Params, PatternQuota, Proof, Quota, QuotaIdentity, Rate, Return, Source,
             fairness::{unknown_servers, wide_open},
             params::PatternQuotas,
         },
@@ -212,6 +212,8 @@ mod tests {
             let client = Client {
                 account: "A".into(),
                 key: ClientKey::from_raw(self.clients),
+                names_its_account: false,
+                source: Source::NOWHERE,
                 proof: Proof::Known,
                 may_use_reserve: false,
                 quota_identity: QuotaIdentity { user: None, name: Some("report".into()) },

@@ -200,7 +200,7 @@ async fn connect_with_failover(
                 let Pass { server, account } = pass;
                 tried.push(server.server().index());
                 drop(server);
-                let placed = place_again(shared, Some(account.account()), &tried, answer_by).await;
+                let placed = place_again(shared, Some(account.login()), &tried, answer_by).await;
                 pass = Pass::new(placed.map_err(|reason| attempt.nowhere_else(reason))?, account);
             }
             Err(NoReply::Expired) => return Err(attempt.nowhere_else(Refusal::LoginTimeout)),
@@ -216,8 +216,7 @@ async fn connect_with_failover(
             }
             Err(NoReply::Failed(err)) => {
                 let Pass { server, account } = pass;
-                let placed =
-                    place_instead(shared, (server, Some(account.account())), &err, &mut tried, answer_by).await;
+                let placed = place_instead(shared, (server, Some(account.login())), &err, &mut tried, answer_by).await;
                 pass = Pass::new(placed.map_err(|reason| attempt.nowhere_else(reason))?, account);
             }
         }

@@ -253,7 +253,7 @@ impl DialFirst {
             }
         };
         let mut server = server;
-        if cx.shared.admission.is_barred(account.account(), at, now()) {
+        if cx.shared.admission.is_barred(account.login(), at, now()) {
             // Meanwhile it is not one of those logins that the server works on.
             server.slot.await_connect();
         }
@@ -317,7 +317,7 @@ async fn open(
 
 /// Waits until the account of a client may have one more handshake on this server; `false` when it does not in time.
 async fn begin_handshake(cx: &Context, account: &mut AccountSlot, server: &Server, until: Instant) -> bool {
-    while cx.shared.admission.is_barred(account.account(), server.index(), now()) || !account.begin_handshake() {
+    while cx.shared.admission.is_barred(account.login(), server.index(), now()) || !account.begin_handshake() {
         if Instant::now() >= until {
             return false;
         }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
-    admission::{Account, Failover},
+    admission::{Failover, LoginOf},
     dial::{self, DialError, ServerConnection},
     net::timer::now,
     outcome::Refusal,
@@ -35,13 +35,13 @@ pub(super) async fn open_any<O: Open>(
 /// Finds a server in the place of one whose dial went wrong.
 pub(super) async fn place_instead(
     shared: &Shared,
-    (failed, account): (Slot, Option<&Account>),
+    (failed, login): (Slot, Option<LoginOf<'_>>),
     err: &DialError,
     tried: &mut Vec<usize>,
     deadline: Instant,
 ) -> Result<Slot, Refusal> {
     give_up(failed, err, tried);
-    place_again(shared, account, tried, deadline).await
+    place_again(shared, login, tried, deadline).await
 }
 
 /// Gives the slot of a server back whose dial went wrong: before the next one's is taken.
@@ -56,12 +56,12 @@ pub(super) fn give_up(failed: Slot, err: &DialError, tried: &mut Vec<usize>) {
 /// Finds a server other than those that were `tried`.
 pub(super) async fn place_again(
     shared: &Shared,
-    account: Option<&Account>,
+    login: Option<LoginOf<'_>>,
     tried: &[usize],
     deadline: Instant,
 ) -> Result<Slot, Refusal> {
     loop {
-        match with_rng(|rng| shared.admission.place_again(account, tried, deadline.into_std(), now(), rng)) {
+        match with_rng(|rng| shared.admission.place_again(login, tried, deadline.into_std(), now(), rng)) {
             Failover::Placed(server) => return Ok(server),
             Failover::Busy(until) => tokio::time::sleep_until(Instant::from_std(until)).await,
             Failover::Refuse(reason) => return Err(reason),

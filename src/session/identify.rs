@@ -90,7 +90,18 @@ impl Greeted {
         let proof = if is_known { Proof::Known } else { Proof::Missing(claim) };
         downstream.operator = operator;
         let Deadlines { hold_until, answer_by, returns } = deadlines;
-        let client = Client { account, key, proof, may_use_reserve, quota_identity, hold_until, answer_by, returns };
+        let client = Client {
+            names_its_account: matches!(credential, Credential::Jwt { .. }) && !is_known,
+            account,
+            source: claim.source,
+            key,
+            proof,
+            may_use_reserve,
+            quota_identity,
+            hold_until,
+            answer_by,
+            returns,
+        };
         Ok(Identified { downstream, dial_first, proxy_header, client, credential: credential_key, claim, connected })
     }
 }

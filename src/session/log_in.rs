@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::{
-    admission::{Account, Pass},
+    admission::{Account, LoginOf, Pass},
     dial::{DialError, LoginReply, ServerConnection},
     dispatch,
     identity::CredentialKey,
@@ -115,7 +115,7 @@ async fn overdue(
 ) -> Result<Result<LoginReply, DialError>, NoReply> {
     let (account, server) = (pass.account.account(), pass.server.server());
     loop {
-        if let Some(slot) = elsewhere(shared, account, server, terms) {
+        if let Some(slot) = elsewhere(shared, pass.account.login(), server, terms) {
             return Err(NoReply::HangsHere(slot));
         }
         if Instant::now() >= terms.answer_by && shared.admission.is_place_wanted(account, server, now()) {
@@ -128,14 +128,15 @@ async fn overdue(
 }
 
 /// A slot on another server for a login that hangs on this one.
-fn elsewhere(shared: &Shared, account: &Account, server: &Server, terms: &Terms<'_>) -> Option<Slot> {
+fn elsewhere(shared: &Shared, login: LoginOf<'_>, server: &Server, terms: &Terms<'_>) -> Option<Slot> {
+    let account = login.account;
     // Meanwhile a server may have named the account to another client of this credential.
     let learned = || shared.directory.learned(terms.credential);
     let named = if account.is_known() { Some(Arc::clone(account.name())) } else { learned() }?;
     let hangs = shared.admission.hangs_here_only(&named, server, terms.began.into_std(), now());
     let mut tried = terms.tried.filter(|_| hangs)?.to_vec();
     tried.push(server.index());
-    with_rng(|rng| shared.admission.place_hanging(account, &tried, now(), rng))
+    with_rng(|rng| shared.admission.place_hanging(login, &tried, now(), rng))
 }
 
 /// A login that has no answer yet. If it ends without one, admission is told, and the log.

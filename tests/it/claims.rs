@@ -106,6 +106,49 @@ async fn made_up_accounts_take_no_turns_of_real_ones() {
     weir.assert_nothing_leaked().await;
 }
 
+/// In front of servers that trust an operator a JWT without a signature may be a bearer's, or made up: until a server
+/// has let it in, it does not make its client one of another account.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn made_up_bearers_take_no_turns_of_real_ones() {
+    const OF_A: usize = 20;
+    const OF_EVE: usize = 120;
+    let operator = operator::Operator::with_accounts([-1]);
+    let server = NatsServer::start(ServerOptions::default().default_timeouts().with(&operator.server_config())).await;
+    let weir = WeirConfig::of_servers(&[&server])
+        .listener("accept_proxy_protocol_from = [\"127.0.0.0/8\"]")
+        .admission("rate = 20\nburst = 1")
+        .start()
+        .await;
+    let header = |source: &str| format!("PROXY TCP4 {source} 198.51.100.1 40000 4222\r\n");
+    let eve = at_once(OF_EVE, |_| {
+        let (address, header) = (weir.address.clone(), header("192.0.2.66"));
+        let login = Login::default().with("jwt", unsigned_jwt(&KeyPair::new_account()).into()).lang("nats.js");
+        async move {
+            let mut client = RawClient::dial(&address).await.unwrap();
+            client.send(header.as_bytes()).await.unwrap();
+            client.next_within(PATIENCE).await.unwrap();
+            client.send(format!("{}PING\r\n", login.connect_line()).as_bytes()).await.unwrap();
+            client
+        }
+    })
+    .await;
+    let waiting = |metrics: &metrics::Metrics| metrics.sum("weir_held");
+    weir.until("EVE's clients wait", |metrics| waiting(metrics) >= 0.6 * OF_EVE as f64).await;
+    let before = server.total_connections().await;
+    let bare = operator.account(0).bearer();
+    let a = at_once(OF_A, |_| {
+        let (address, header) = (weir.address.clone(), header("192.0.2.1"));
+        let login = Login::default().with("jwt", bare.jwt.clone().into()).lang("nats.js");
+        async move { RawClient::attempt_behind(header.as_bytes(), &address, &login, PATIENCE).await.expect_in() }
+    })
+    .await;
+    // One turn of the other source for each of A's, and those that were given between the two looks.
+    let turns = server.total_connections().await - before;
+    assert!(turns <= 3 * OF_A as u64, "{turns} logins until all {OF_A} of A were in");
+    drop((a, eve));
+    weir.assert_nothing_leaked().await;
+}
+
 /// A server with NKey users looks at `nkey`, and ignores a JWT as long as it trusts no operator.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_jwt_is_nothing_to_a_server_without_operator() {

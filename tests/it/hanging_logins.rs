@@ -31,12 +31,23 @@ fn go(user: &str) -> Login {
 
 /// `n` clients, one each `interval`, and how each ended.
 async fn trickle(address: &str, n: usize, interval: Duration, login: impl Fn(usize) -> Login) -> Vec<Attempt> {
+    trickle_behind(|_| String::new(), address, n, interval, login).await
+}
+
+/// The same, each behind a PROXY header.
+async fn trickle_behind(
+    header: impl Fn(usize) -> String,
+    address: &str,
+    n: usize,
+    interval: Duration,
+    login: impl Fn(usize) -> Login,
+) -> Vec<Attempt> {
     let began = Instant::now();
     let attempts = (0..n).map(|i| {
-        let (address, login) = (address.to_owned(), login(i));
+        let (header, address, login) = (header(i), address.to_owned(), login(i));
         tokio::spawn(async move {
             tokio::time::sleep_until((began + interval * i as u32).into()).await;
-            RawClient::attempt(&address, &login, GO_WAITS).await
+            RawClient::attempt_behind(header.as_bytes(), &address, &login, GO_WAITS).await
         })
     });
     join_all(attempts).await.into_iter().map(|attempt| attempt.expect("an attempt")).collect()
@@ -90,6 +101,42 @@ async fn logins_of_strangers_that_hang_keep_nobody_else_out() {
     assert!(limits > 2.0, "the servers are given one login at a time, since strangers hang: {limits}");
     assert!(weir.log().contains("logins hang"), "an operator is told");
     drop((strangers, inside));
+    weir.assert_nothing_leaked().await;
+}
+
+/// The same for users who log in for the first time: no server has named their account yet, nor that of the strangers,
+/// who come from one address. Half of the users share one address too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_logins_have_places_beside_strangers_whose_logins_hang() {
+    nats::at_least(2, 10);
+    const USERS: usize = 50;
+    let header = |source: &str| format!("PROXY TCP4 {source} 198.51.100.1 40000 4222\r\n");
+    let users: Vec<_> = (0..USERS).map(|n| format!("quiet-{n}")).collect();
+    let names: Vec<_> = users.iter().map(String::as_str).collect();
+    let callout = Callout::new().sparing(&[&names[..], &["before"]].concat());
+    let known: String = users.iter().map(|user| format!("{{user: {user}, password: p}},")).collect();
+    let accounts = format!("QUIET {{ users: [{known}] }}, USED {{ users: [{{user: before, password: p}}] }}, APP {{}}");
+    let config = callout.server_config_for(&accounts);
+    let start = async |name| NatsServer::start(ServerOptions::named(name).with(&config)).await;
+    let servers = [start("n1").await, start("n2").await];
+    let weir =
+        with_defaults(&servers.each_ref()).listener("accept_proxy_protocol_from = [\"127.0.0.0/8\"]").start().await;
+    let (used, ours) = (Login::user("before", "p").lang("nats.js"), header("192.0.2.201"));
+    let before = join_all([(); 4].map(|()| RawClient::attempt_behind(ours.as_bytes(), &weir.address, &used, PATIENCE)));
+    let before: Vec<_> = before.await.into_iter().map(Attempt::expect_in).collect();
+    let of_a_user = |n| header(&if n % 2 == 0 { "192.0.2.200".into() } else { format!("192.0.2.{n}") });
+    let each = Duration::from_millis(50);
+    let strangers =
+        trickle_behind(|_| header("198.51.100.66"), &weir.address, 240, each, |n| go(&format!("nobody-{n}")));
+    let users = async {
+        // Not before the strangers have all the places that they get.
+        weir.until("logins hang", |metrics| metrics.sum("weir_handshakes_overdue") >= 12.0).await;
+        trickle_behind(of_a_user, &weir.address, USERS, Duration::from_millis(200), |n| go(&users[n])).await
+    };
+    let (strangers, users) = tokio::join!(strangers, users);
+    let inside: Vec<_> = users.into_iter().filter_map(Attempt::into_client).collect();
+    assert_eq!(inside.len(), USERS, "of {USERS} users whom no server has to ask anybody about");
+    drop((strangers, inside, before));
     weir.assert_nothing_leaked().await;
 }
 

@@ -1,5 +1,6 @@
-//! A lane for each account, served by deficit round robin: each lane in its turn sends as many clients as its weight.
-//! Within a lane clients go by rank, then by arrival.
+//! A lane for each account, or for each source where nobody but the clients has said who they are, served by deficit
+//! round robin: each lane in its turn sends as many clients as its weight. Within a lane clients go by rank, then by
+//! arrival.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,6 +16,9 @@ use crate::admission::{
     },
     retry_schedule::ScheduledRetry,
 };
+
+/// So many lanes are passed over at a time, some 0.1 ms under the lock of the queue. The next look goes on behind them.
+const MOST_PASSED_OVER: usize = 1000;
 
 /// The clients of one account.
 #[derive(Debug)]
@@ -83,17 +87,17 @@ impl<W: Waiter> FairLanes<W> {
     /// A client joins the lane of its account, in this order.
     pub fn push(&mut self, order: QueueOrder, client: WaitingClient<W>) {
         let rank = order.0;
-        let (account, weight) = (client.account.account().name(), client.account.account().weight());
-        let lane = match self.lanes.get_mut(account) {
+        let (name, weight) = (client.lane(), client.weight());
+        let lane = match self.lanes.get_mut(name) {
             Some(lane) => lane,
             None => {
                 let place = self.next_place;
                 self.next_place += 1;
-                self.sequence.insert(place, Arc::clone(account));
+                self.sequence.insert(place, Arc::clone(name));
                 self.by_weight.entry(weight).or_default().lanes += 1;
                 let (waiting, ranks) = (BTreeMap::new(), BTreeMap::new());
                 let lane = Lane { waiting, ranks, weight, deficit: 0, is_passed_over: false, place };
-                self.lanes.entry(Arc::clone(account)).or_insert(lane)
+                self.lanes.entry(Arc::clone(name)).or_insert(lane)
             }
         };
         if !lane.is_passed_over {
@@ -111,15 +115,15 @@ impl<W: Waiter> FairLanes<W> {
     }
 
     pub fn get(&self, ticket: &Ticket) -> Option<&WaitingClient<W>> {
-        Some(&self.lanes.get(&ticket.account)?.waiting.get(&ticket.order)?.1)
+        Some(&self.lanes.get(&ticket.lane)?.waiting.get(&ticket.order)?.1)
     }
 
     /// A client, and about how many clients of these lanes go before it: those of its lane with a better rank, those of
-    /// its rank that came before it, and of each other lane as many as it sends meanwhile by its weight, if there are so
+    /// its rank that came before it, and of each other lane as many as it sends meanwhile by its weight, if it has so
     /// many. Lanes that are passed over do not count, nor do clients with a scheduled retry: they leave before their
     /// turn.
     pub fn find(&self, ticket: &Ticket) -> Option<(&WaitingClient<W>, usize)> {
-        let lane = self.lanes.get(&ticket.account)?;
+        let lane = self.lanes.get(&ticket.lane)?;
         let (position, client) = lane.waiting.get(&ticket.order)?;
         let rank = ticket.order.0;
         let better: usize = lane.ranks.range(..rank).map(|(_, same_rank)| same_rank.positions.len()).sum();
@@ -137,7 +141,7 @@ impl<W: Waiter> FairLanes<W> {
     /// Sets or clears the scheduled retry of a client. Clients with one do not count as being ahead of others. Returns
     /// the previous value.
     pub fn set_scheduled_retry(&mut self, ticket: &Ticket, retry: Option<ScheduledRetry>) -> Option<ScheduledRetry> {
-        let lane = self.lanes.get_mut(&ticket.account)?;
+        let lane = self.lanes.get_mut(&ticket.lane)?;
         let (position, client) = lane.waiting.get_mut(&ticket.order)?;
         let before = std::mem::replace(&mut client.scheduled_retry, retry);
         if let Some(same_rank) = lane.ranks.get_mut(&ticket.order.0) {
@@ -153,7 +157,7 @@ impl<W: Waiter> FairLanes<W> {
     /// A client leaves its lane; `None` when it has left before.
     pub fn remove(&mut self, ticket: &Ticket) -> Option<WaitingClient<W>> {
         let rank = ticket.order.0;
-        let lane = self.lanes.get_mut(&ticket.account)?;
+        let lane = self.lanes.get_mut(&ticket.lane)?;
         let (position, client) = lane.waiting.remove(&ticket.order)?;
         if let Some(same_rank) = lane.ranks.get_mut(&rank) {
             same_rank.waiting -= 1;
@@ -174,7 +178,7 @@ impl<W: Waiter> FairLanes<W> {
         }
         if is_empty {
             self.sequence.remove(&lane.place);
-            self.lanes.remove(&ticket.account);
+            self.lanes.remove(&ticket.lane);
         }
         Some(client)
     }
@@ -184,7 +188,7 @@ impl<W: Waiter> FairLanes<W> {
     pub fn peek(&mut self, now: Instant, mut may_go: impl FnMut(&mut WaitingClient<W>) -> bool) -> Option<Ticket> {
         let mut passed_over = 0;
         loop {
-            if passed_over >= self.sequence.len() {
+            if passed_over >= self.sequence.len().min(MOST_PASSED_OVER) {
                 return None;
             }
             let (_, account) = self.sequence.first_key_value()?;
@@ -220,11 +224,11 @@ impl<W: Waiter> FairLanes<W> {
 
     /// Takes the client that [`FairLanes::peek`] named out of its lane, and counts it against the lane's deficit.
     pub fn take(&mut self, next: &Ticket) -> Option<WaitingClient<W>> {
-        let lane = self.lanes.get_mut(&next.account)?;
+        let lane = self.lanes.get_mut(&next.lane)?;
         lane.deficit = lane.deficit.saturating_sub(1);
         let round_over = lane.deficit == 0;
         let client = self.remove(next);
-        if round_over && self.sequence.first_key_value().is_some_and(|(_, first)| *first == next.account) {
+        if round_over && self.sequence.first_key_value().is_some_and(|(_, first)| *first == next.lane) {
             self.rotate();
         }
         client

@@ -145,6 +145,7 @@ mod tests {
             let client = WaitingClient {
                 waiter: StayingClient,
                 account: self.accounts.enter(&account.into(), Proof::Known, self.start).unwrap(),
+                source_lane: None,
                 account_paid: false,
                 came: self.start,
                 hold_until: self.start + Duration::from_secs(10),

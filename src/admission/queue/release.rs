@@ -11,7 +11,7 @@ use crate::{
         connect_check::{Blocked, Verdict},
         controller::Admission,
         queue::waiting::{Ticket, Waiter},
-        quota::{account::Account, logins::Avoided},
+        quota::{account::LoginOf, logins::Avoided},
         retry_schedule::{Estimate, Situation, answer_at},
     },
     client_library::returns::Return,
@@ -151,7 +151,7 @@ impl<W: Waiter> Admission<W> {
         let mut state = self.queue_state();
         let state = &mut *state;
         state.throughput.update(now, self.finished.load(Relaxed), state.queue.arrivals());
-        // Accounts that may not have another login now where there is room.
+        // Lanes and accounts that may not have another login now where there is room.
         let mut passed_over: Vec<Arc<str>> = Vec::new();
         let again = loop {
             if let Some(at) = state.pace_ready_at.filter(|&at| now < at) {
@@ -160,17 +160,20 @@ impl<W: Waiter> Admission<W> {
             let next = state.queue.peek(now, |client| {
                 client.account_paid = client.account_paid || client.account.take_token(now);
                 let account = client.account.account();
-                client.account_paid && account.has_room_for_handshake() && !passed_over.contains(account.name())
+                let is_passed_over = passed_over.contains(client.lane()) || passed_over.contains(account.name());
+                client.account_paid && account.has_room_for_handshake() && !is_passed_over
             });
             let Some((ticket, client)) = next else {
                 break (!state.queue.is_empty()).then(|| now + RETRY);
             };
             let is_urgent = client.last_turn().saturating_duration_since(now) < URGENT;
-            let account = Arc::clone(client.account.account());
+            let (account, source) = (Arc::clone(client.account.account()), client.account.login().source);
             let haste = if is_urgent { Urgency::Urgent } else { Urgency::CanWait(state.queue.len()) };
-            let Placement::Placed(server) = self.place(&account, &[], now, haste, rng) else {
-                if account.avoided(now, |_| 0).is_some() {
-                    passed_over.push(Arc::clone(account.name()));
+            let login = LoginOf { account: &account, source };
+            let Placement::Placed(server) = self.place(login, &[], now, haste, rng) else {
+                if account.had_overdue() {
+                    let all = account.is_kept_out_by_others(source);
+                    passed_over.push(if all { Arc::clone(account.name()) } else { ticket.lane });
                     continue;
                 }
                 break Some(now + RETRY);
@@ -204,9 +207,10 @@ impl<W: Waiter> Admission<W> {
     /// Where a client of this account is not sent. One that has not said yet who it is, and will sign the nonce of its
     /// server, cannot be sent elsewhere later: it goes where no login is overdue, whoever's that is,
     /// and not where clients of its source were refused shortly before.
-    pub(in crate::admission) fn avoided(&self, account: &Account, now: Instant) -> Option<Avoided> {
+    pub(in crate::admission) fn avoided(&self, login: LoginOf<'_>, now: Instant) -> Option<Avoided> {
+        let LoginOf { account, source } = login;
         if !account.is_nobody() {
-            return account.avoided(now, |server| self.least_of_account(account, server));
+            return account.avoided(source, now, |server| self.least_of_account(account, server));
         }
         let overdue = self.servers.iter().filter(|server| server.load().overdue() > 0);
         let refused_by = self.login_history.avoided_by(account.name(), now);
@@ -218,13 +222,13 @@ impl<W: Waiter> Admission<W> {
     /// logins under way as it may have, and where its logins hang only if there is no other.
     pub(in crate::admission) fn place(
         &self,
-        account: &Account,
+        login: LoginOf<'_>,
         tried: &[usize],
         now: Instant,
         urgency: Urgency,
         rng: &mut fastrand::Rng,
     ) -> Placement {
-        let Some(Avoided { mut barred, mut disliked }) = self.avoided(account, now) else {
+        let Some(Avoided { mut barred, mut disliked }) = self.avoided(login, now) else {
             return self.servers.place(now, tried, urgency, rng);
         };
         barred.extend_from_slice(tried);
@@ -239,7 +243,7 @@ impl<W: Waiter> Admission<W> {
             Placement::Placed(slot) => Placement::Placed(slot),
             placed => {
                 barred.truncate(barred.len() - tried.len());
-                account.want_place(&barred);
+                login.account.want_place(&barred);
                 if barred.is_empty() { placed } else { Placement::Busy }
             }
         }
@@ -249,7 +253,7 @@ impl<W: Waiter> Admission<W> {
     /// answer by `answer_by`; servers in `tried` are passed over. The client has paid for the pace already.
     pub fn place_again(
         &self,
-        account: Option<&Account>,
+        login: Option<LoginOf<'_>>,
         tried: &[usize],
         answer_by: Instant,
         now: Instant,
@@ -259,8 +263,8 @@ impl<W: Waiter> Admission<W> {
             let no_server = self.servers.can_use_none(now);
             return Failover::Refuse(if no_server { Refusal::NoServer } else { Refusal::HoldExpired });
         }
-        let placed = match account {
-            Some(account) => self.place(account, tried, now, Urgency::Urgent, rng),
+        let placed = match login {
+            Some(login) => self.place(login, tried, now, Urgency::Urgent, rng),
             None => self.servers.place(now, tried, Urgency::Urgent, rng),
         };
         match placed {
@@ -277,7 +281,7 @@ mod tests {
     use super::*;
     use crate::{
         admission::{
-            Client, Proof, QuotaIdentity, Return,
+            Client, Proof, QuotaIdentity, Return, Source,
             connect_check::Verdict,
             fairness::{unknown_servers, wide_open},
             retry_schedule::RATE_UNCERTAIN_CHECK,
@@ -306,6 +310,8 @@ mod tests {
             let client = Client {
                 account: "A".into(),
                 key: ClientKey::from_raw(n),
+                names_its_account: false,
+                source: Source::NOWHERE,
                 proof: Proof::Known,
                 may_use_reserve: false,
                 quota_identity: QuotaIdentity::default(),

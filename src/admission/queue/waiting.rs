@@ -1,6 +1,6 @@
 //! A client in the queue, and its place there.
 
-use std::{sync::Arc, time::Instant};
+use std::{num::NonZeroU32, sync::Arc, time::Instant};
 
 use crate::{
     admission::{
@@ -24,6 +24,8 @@ pub struct WaitingClient<W> {
     pub waiter: W,
     /// Its slot in its account's quota, taken at the connect check.
     pub account: AccountSlot,
+    /// The lane of its source, where it does not wait in that of its account.
+    pub source_lane: Option<Arc<str>>,
     /// Whether it has taken its token of the account's rate.
     pub account_paid: bool,
     /// When it began to wait.
@@ -47,12 +49,22 @@ impl<W> WaitingClient<W> {
         last_turn(self.came, self.hold_until, self.answer_by, self.account.account().login_time())
     }
 
+    /// The lane in which it waits.
+    pub fn lane(&self) -> &Arc<str> {
+        self.source_lane.as_ref().unwrap_or_else(|| self.account.account().name())
+    }
+
+    /// How many clients its lane sends in a turn.
+    pub fn weight(&self) -> NonZeroU32 {
+        if self.source_lane.is_none() { self.account.account().weight() } else { NonZeroU32::MIN }
+    }
+
     /// The ticket of its place.
     pub fn ticket(&self, order: QueueOrder) -> Ticket {
         let account = self.account.account();
         Ticket {
-            account: Arc::clone(account.name()),
-            has_priority: account.has_priority(),
+            lane: Arc::clone(self.lane()),
+            has_priority: self.source_lane.is_none() && account.has_priority(),
             order,
             client: self.client,
             unpaid: !self.account_paid && account.has_rate(),
@@ -61,7 +73,7 @@ impl<W> WaitingClient<W> {
     }
 }
 
-/// A client's place in its account's lane: by rank, then by arrival.
+/// A client's place in its lane: by rank, then by arrival.
 pub type QueueOrder = (QueueRank, u64);
 
 /// [`Seniority`] in the queue: non-flapping clients first, then those that are known, then by how long they have been
@@ -83,7 +95,7 @@ impl QueueRank {
 /// Names a place in the queue.
 #[derive(Debug, Clone)]
 pub struct Ticket {
-    pub account: Arc<str>,
+    pub lane: Arc<str>,
     pub has_priority: bool,
     pub order: QueueOrder,
     pub client: ClientKey,

@@ -18,6 +18,7 @@ use crate::{
             accounts::QuotaReached,
             logins::{Avoided, FIRST_LIMIT, Logins, Unanswered},
             rate::TokenBucket,
+            sources::SourceKey,
             unproven::UnprovenClaims,
             users_and_names::UserAndNameSlots,
             warned::Warned,
@@ -125,7 +126,7 @@ impl Account {
 
     /// A login that counts for it, if not in its baseline, took so long and should have taken `expected`.
     pub fn login_measured(&self, server: usize, now: Instant, took: Duration, expected: Duration) {
-        if self.had_overdue.load(Relaxed) {
+        if self.had_overdue() {
             self.logins().measured(server, now, took, expected);
         }
     }
@@ -143,11 +144,31 @@ impl Account {
         self.is_known() && self.logins().hangs_here_only(server, began, now, self.login_time())
     }
 
-    /// Where its clients are not sent; `None` while no login of it was ever overdue. However low its own limit is, it
-    /// may have `least` logins under way.
-    pub fn avoided(&self, now: Instant, least: impl Fn(usize) -> u32) -> Option<Avoided> {
-        let had_overdue = self.had_overdue.load(Relaxed);
-        had_overdue.then(|| self.logins().avoided(now, least))
+    /// Where its clients from this source are not sent; `None` while no login of it was ever overdue. However low its
+    /// own limit is, it may have `least` logins under way.
+    pub fn avoided(&self, source: SourceKey, now: Instant, least: impl Fn(usize) -> u32) -> Option<Avoided> {
+        let source = self.counts_sources().then_some(source);
+        self.had_overdue().then(|| self.logins().avoided(source, now, least))
+    }
+
+    /// Whether a login of it has ever been overdue.
+    pub fn had_overdue(&self) -> bool {
+        self.had_overdue.load(Relaxed)
+    }
+
+    /// Whether logins of it hang, or have lately.
+    pub fn logins_hang(&self, now: Instant) -> bool {
+        self.had_overdue() && !self.logins().avoided(None, now, |_| 0).disliked.is_empty()
+    }
+
+    /// Whether its logins are counted by source: those of clients whose account no server has named are.
+    pub fn counts_sources(&self) -> bool {
+        !self.is_nobody && !self.is_known()
+    }
+
+    /// Whether a source is kept out by others only, so that any other source without a login under way is, too.
+    pub fn is_kept_out_by_others(&self, source: SourceKey) -> bool {
+        !self.counts_sources() || !self.logins().has_of(source)
     }
 
     /// A client of it waits that could have a place on one of these servers.
@@ -157,7 +178,7 @@ impl Account {
 
     /// Whether a client of it waits for a place on this server; it is told once.
     pub fn take_want(&self, server: usize) -> bool {
-        self.had_overdue.load(Relaxed) && self.logins().take_want(server)
+        self.had_overdue() && self.logins().take_want(server)
     }
 
     /// What a login of the account takes: the longest of late, forgotten by 5 % with each shorter one; zero while
@@ -254,11 +275,21 @@ impl Account {
     }
 }
 
+/// What a login counts for while it is under way.
+#[derive(Debug, Clone, Copy)]
+pub struct LoginOf<'a> {
+    pub account: &'a Account,
+    /// Where it comes from, where the account counts logins by source.
+    pub source: SourceKey,
+}
+
 /// One connection of an account, given back on drop.
 #[derive(Debug)]
 pub struct AccountSlot {
     account: Arc<Account>,
     state: SlotState,
+    /// Where its client comes from, where its account counts logins by source.
+    source: SourceKey,
     /// What its client holds of the quotas by user and name.
     other_quotas: UserAndNameSlots,
     /// What its client claims without proof.
@@ -268,20 +299,32 @@ pub struct AccountSlot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SlotState {
     Waiting,
-    /// Between the verdict and the server's word: on which server, once there is one, and whether it is overdue there.
-    Handshake {
-        at: Option<u16>,
-        is_overdue: bool,
+    /// Between the verdict and the server's word, on no server yet.
+    Handshake,
+    /// The same, on this server.
+    LogsIn {
+        at: u16,
+    },
+    /// The same, and overdue there.
+    Overdue {
+        at: u16,
     },
     /// Its client has its PONG, so the servers count it.
     Session,
+}
+
+impl SlotState {
+    fn is_handshake(self) -> bool {
+        !matches!(self, Self::Waiting | Self::Session)
+    }
 }
 
 impl AccountSlot {
     /// For a connection that its account has counted.
     pub(super) fn new(account: &Arc<Account>) -> Self {
         let other_quotas = UserAndNameSlots::default();
-        Self { account: Arc::clone(account), state: SlotState::Waiting, other_quotas, claim: None }
+        let source = SourceKey::default();
+        Self { account: Arc::clone(account), state: SlotState::Waiting, source, other_quotas, claim: None }
     }
 
     /// A slot of no account, with a name for a lane of the queue, for a client that has not said yet who it is. Nothing
@@ -295,6 +338,17 @@ impl AccountSlot {
 
     pub fn account(&self) -> &Arc<Account> {
         &self.account
+    }
+
+    /// For a client from there.
+    pub fn with_source(mut self, source: SourceKey) -> Self {
+        self.source = source;
+        self
+    }
+
+    /// What its login counts for.
+    pub fn login(&self) -> LoginOf<'_> {
+        LoginOf { account: &self.account, source: self.source }
     }
 
     /// Whether no quota that it counts for limits connections.
@@ -361,43 +415,47 @@ impl AccountSlot {
     /// [`Account::begin_handshake`] was called for it.
     pub fn handshake_begun(&mut self) {
         if self.state == SlotState::Waiting {
-            self.state = SlotState::Handshake { at: None, is_overdue: false };
+            self.state = SlotState::Handshake;
         }
     }
 
     /// The handshake that has begun is one on this server.
     pub fn logs_in_at(&mut self, server: usize) {
-        if !matches!(self.state, SlotState::Handshake { .. }) || self.account.is_nobody {
+        if !self.state.is_handshake() || self.account.is_nobody {
             return;
         }
         self.leave_server();
         if let Ok(at) = u16::try_from(server) {
-            self.account.logins().began(server);
-            self.state = SlotState::Handshake { at: Some(at), is_overdue: false };
+            self.account.logins().began(server, self.counted_source());
+            self.state = SlotState::LogsIn { at };
         }
+    }
+
+    fn counted_source(&self) -> Option<SourceKey> {
+        self.account.counts_sources().then_some(self.source)
     }
 
     /// The login takes longer than others on its server do.
     pub fn login_is_overdue(&mut self) {
-        if let SlotState::Handshake { at: Some(at), is_overdue: is_overdue @ false } = &mut self.state {
-            *is_overdue = true;
+        if let SlotState::LogsIn { at } = self.state {
+            self.state = SlotState::Overdue { at };
             let first = if self.account.is_known() { FIRST_LIMIT } else { LIMIT_OF_UNKNOWN };
-            self.account.logins().became_overdue((*at).into(), first);
+            self.account.logins().became_overdue(at.into(), first);
             self.account.had_overdue.store(true, Relaxed);
         }
     }
 
     fn leave_server(&mut self) {
-        if let SlotState::Handshake { at, is_overdue } = &mut self.state
-            && let Some(at) = at.take()
-        {
-            self.account.logins().ended(at.into(), std::mem::take(is_overdue));
+        if let SlotState::LogsIn { at } | SlotState::Overdue { at } = self.state {
+            let was_overdue = matches!(self.state, SlotState::Overdue { .. });
+            self.account.logins().ended(at.into(), self.counted_source(), was_overdue);
+            self.state = SlotState::Handshake;
         }
     }
 
     /// The handshake is over, or there is none after all.
     pub fn end_handshake(&mut self) {
-        if let SlotState::Handshake { .. } = self.state {
+        if self.state.is_handshake() {
             self.leave_server();
             self.state = SlotState::Waiting;
             self.account.end_handshake();

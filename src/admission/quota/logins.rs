@@ -6,14 +6,22 @@
 //! logins are slow is given as many at a time as do not delay each other, and one whose logins hang has a few that
 //! hang, and keeps nobody else out.
 //!
+//! Clients whose account no server has named are of many accounts, and strangers are among them. Each of their sources
+//! is given as many as one account would be, and all together twice that: a source may have one more there while it has
+//! fewer than are free (a dynamic threshold, as switches share their buffers). So one source takes half of the places
+//! at most, two take a third each, and one is left for the next.
+//!
 //! A login that hangs is evidence about its server only where logins of the same account succeed elsewhere meanwhile
 //! (docs/contract.md, towards servers 7). Where nobody of the account gets in anywhere, the account is to blame.
 
 use std::time::{Duration, Instant};
 
-use crate::upstream::concurrency::{
-    baseline::{BaselineLatency, MeasuredFrom},
-    limit::ConcurrencyLimit,
+use crate::{
+    admission::quota::sources::SourceKey,
+    upstream::concurrency::{
+        baseline::{BaselineLatency, MeasuredFrom},
+        limit::ConcurrencyLimit,
+    },
 };
 
 /// The own limit of an account on a server begins with at least this many logins.
@@ -34,6 +42,8 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 struct AtServer {
     under_way: u32,
+    /// Of those, how many each source has, where they are counted by source.
+    by_source: Vec<(SourceKey, u32)>,
     /// Of those, the ones that are overdue.
     overdue: u32,
     /// `None` before the first that was overdue.
@@ -43,6 +53,21 @@ struct AtServer {
     hung_at: Option<Instant>,
     /// A client waits for the place of one of them.
     is_wanted: bool,
+}
+
+impl AtServer {
+    /// Whether the account, or this source of it, has as many under way as it may have, where a single source may have
+    /// `most`.
+    fn is_full(&self, source: Option<SourceKey>, most: u32) -> bool {
+        match source {
+            None => self.under_way >= most,
+            Some(source) => self.of(source) >= most.saturating_mul(2).saturating_sub(self.under_way),
+        }
+    }
+
+    fn of(&self, source: SourceKey) -> u32 {
+        self.by_source.iter().find(|(key, _)| *key == source).map_or(0, |(_, n)| *n)
+    }
 }
 
 /// The servers that a client of an account is not sent to.
@@ -83,15 +108,36 @@ impl Logins {
         &mut self.at[server]
     }
 
-    pub fn began(&mut self, server: usize) {
-        self.at(server).under_way += 1;
+    /// One has begun; from this source, where the account counts them by source.
+    pub fn began(&mut self, server: usize, source: Option<SourceKey>) {
+        let at = self.at(server);
+        at.under_way += 1;
+        if let Some(source) = source {
+            match at.by_source.iter_mut().find(|(key, _)| *key == source) {
+                Some((_, n)) => *n += 1,
+                None => at.by_source.push((source, 1)),
+            }
+        }
     }
 
     /// One is over, well or not.
-    pub fn ended(&mut self, server: usize, was_overdue: bool) {
+    pub fn ended(&mut self, server: usize, source: Option<SourceKey>, was_overdue: bool) {
         let at = self.at(server);
         at.under_way -= 1;
         at.overdue -= u32::from(was_overdue);
+        if let Some(source) = source
+            && let Some(place) = at.by_source.iter().position(|(key, _)| *key == source)
+        {
+            at.by_source[place].1 -= 1;
+            if at.by_source[place].1 == 0 {
+                at.by_source.swap_remove(place);
+            }
+        }
+    }
+
+    /// Whether one of this source is under way anywhere.
+    pub fn has_of(&self, source: SourceKey) -> bool {
+        self.at.iter().any(|at| at.of(source) > 0)
     }
 
     /// The account's own limit there begins with at least `first`.
@@ -159,11 +205,12 @@ impl Logins {
             && self.at.iter().enumerate().any(|(n, at)| n != server && lately(at))
     }
 
-    /// Where clients of the account are not sent. However low its own limit is, it may have `least` logins under way.
-    pub fn avoided(&self, now: Instant, least: impl Fn(usize) -> u32) -> Avoided {
+    /// Where clients of the account are not sent; those of this source, where logins are counted by source. However low
+    /// its own limit is, it may have `least` logins under way.
+    pub fn avoided(&self, source: Option<SourceKey>, now: Instant, least: impl Fn(usize) -> u32) -> Avoided {
         let mut avoided = Avoided::default();
         for (server, at) in self.at.iter().enumerate() {
-            if at.own_limit.as_ref().is_some_and(|limit| at.under_way >= limit.limit().max(least(server))) {
+            if at.own_limit.as_ref().is_some_and(|limit| at.is_full(source, limit.limit().max(least(server)))) {
                 avoided.barred.push(server);
             }
             if at.overdue > 0 || at.hung_at.is_some_and(|hung| now.saturating_duration_since(hung) < AVOIDED_FOR) {
@@ -191,17 +238,17 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn succeeds(logins: &mut Logins, server: usize, now: Instant) {
-        logins.began(server);
+        logins.began(server, None);
         let expected = logins.succeeded(server, now, MS, (MeasuredFrom::Dial, Duration::ZERO), true);
         logins.measured(server, now, MS, expected);
-        logins.ended(server, false);
+        logins.ended(server, None, false);
     }
 
     fn hangs(logins: &mut Logins, server: usize, began: Instant, now: Instant) -> Unanswered {
-        logins.began(server);
+        logins.began(server, None);
         logins.became_overdue(server, FIRST_LIMIT);
         let unanswered = logins.unanswered(server, began, now, true);
-        logins.ended(server, true);
+        logins.ended(server, None, true);
         unanswered
     }
 
@@ -236,26 +283,62 @@ mod tests {
     fn an_account_whose_logins_hang_has_few_under_way_and_goes_elsewhere() {
         let (mut logins, now, one) = (Logins::default(), Instant::now(), |_| 1);
         for _ in 0..10 {
-            logins.began(0);
+            logins.began(0, None);
         }
-        assert_eq!(logins.avoided(now, one), Avoided::default(), "none is overdue");
+        assert_eq!(logins.avoided(None, now, one), Avoided::default(), "none is overdue");
         logins.became_overdue(0, FIRST_LIMIT);
-        assert_eq!(logins.avoided(now, one), Avoided { barred: vec![0], disliked: vec![0] }, "no more than there are");
+        assert_eq!(
+            logins.avoided(None, now, one),
+            Avoided { barred: vec![0], disliked: vec![0] },
+            "no more than there are"
+        );
         logins.unanswered(0, now, now, true);
-        logins.ended(0, true);
+        logins.ended(0, None, true);
         for _ in 0..9 {
             logins.became_overdue(0, FIRST_LIMIT);
             logins.unanswered(0, now, now, true);
-            logins.ended(0, true);
+            logins.ended(0, None, true);
         }
-        assert_eq!(logins.avoided(now, one), Avoided { barred: vec![], disliked: vec![0] });
-        logins.began(0);
-        assert_eq!(logins.avoided(now, one).barred, [0], "one at a time");
-        assert!(logins.avoided(now, |_| 8).barred.is_empty());
+        assert_eq!(logins.avoided(None, now, one), Avoided { barred: vec![], disliked: vec![0] });
+        logins.began(0, None);
+        assert_eq!(logins.avoided(None, now, one).barred, [0], "one at a time");
+        assert!(logins.avoided(None, now, |_| 8).barred.is_empty());
         logins.want_place(&[0]);
         assert!(logins.take_want(0) && !logins.take_want(0));
         succeeds(&mut logins, 0, now);
-        assert!(logins.avoided(now, one).disliked.is_empty());
+        assert!(logins.avoided(None, now, one).disliked.is_empty());
+    }
+
+    /// How many places on a server each of these sources gets, of which each wants all, when they come in this order.
+    fn shares(limit: u32, sources: &[u32]) -> Vec<u32> {
+        let (mut logins, now) = (Logins::default(), Instant::now());
+        let keys: Vec<_> = sources.iter().map(|&n| SourceKey::from_raw(n)).collect();
+        logins.began(0, Some(keys[0]));
+        logins.became_overdue(0, limit);
+        for key in &keys {
+            while logins.avoided(Some(*key), now, |_| limit).barred.is_empty() {
+                logins.began(0, Some(*key));
+            }
+        }
+        keys.iter().map(|key| logins.at[0].of(*key)).collect()
+    }
+
+    #[test]
+    fn no_source_takes_the_places_of_the_next_one() {
+        assert_eq!(shares(8, &[1]), [8], "as many as one account");
+        assert_eq!(shares(8, &[1, 2, 3]), [8, 4, 2]);
+        assert_eq!(shares(1, &[1, 2]), [1, 1]);
+        assert_eq!(shares(8, &[1, 2, 3, 4, 5, 6]), [8, 4, 2, 1, 1, 0], "and all together twice that");
+    }
+
+    #[test]
+    fn a_source_without_logins_is_forgotten() {
+        let mut logins = Logins::default();
+        let [a, b] = [1, 2].map(SourceKey::from_raw);
+        [a, b, a].iter().for_each(|key| logins.began(3, Some(*key)));
+        assert!(logins.has_of(a) && logins.has_of(b));
+        [a, b, a].iter().for_each(|key| logins.ended(3, Some(*key), false));
+        assert!(!logins.has_of(a) && logins.at[3].by_source.is_empty() && logins.at[3].under_way == 0);
     }
 
     #[test]
@@ -264,8 +347,8 @@ mod tests {
         for round in 0..20 {
             let at = now + 3000 * MS * round;
             let mut under_way = 0;
-            while logins.avoided(at, |_| 1).barred.is_empty() && under_way < 64 {
-                logins.began(0);
+            while logins.avoided(None, at, |_| 1).barred.is_empty() && under_way < 64 {
+                logins.began(0, None);
                 under_way += 1;
                 if round == 0 && under_way == 4 {
                     logins.became_overdue(0, FIRST_LIMIT);
@@ -280,7 +363,7 @@ mod tests {
                 let at = at + 3000 * MS;
                 let expected = logins.succeeded(0, at, 3000 * MS, (MeasuredFrom::Dial, Duration::ZERO), false);
                 logins.measured(0, at, 3000 * MS, expected);
-                logins.ended(0, true);
+                logins.ended(0, None, true);
             }
             assert!(under_way >= 4, "{under_way} in round {round}");
             assert!(round < 10 || under_way == 64, "{under_way} in round {round}");

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::{Admission, Client, Deadlines, Limit, Pass, Proof, QuotaIdentity, Rate, Wait},
+    admission::{Admission, Client, Deadlines, Limit, Pass, Proof, QuotaIdentity, Rate, Source, Wait},
     advertised_info::{AdvertisedInfo, AdvertisedTls},
     client_library::{
         behaviour::{Ending, Memory, Next},
@@ -182,6 +182,8 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
         let client = Client {
             account: "plan".into(),
             key: client,
+            names_its_account: false,
+            source: Source::NOWHERE,
             proof: Proof::Known,
             may_use_reserve: false,
             quota_identity,

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     admission::{
-        AcceptPermit, AccountSlot, Admission, Client, Failover, Limit, Params, Pass, Proof, Step, Wait, Waiter,
+        AcceptPermit, AccountSlot, Admission, Client, Failover, Limit, Params, Pass, Proof, Source, Step, Wait, Waiter,
     },
     client_library::{behaviour::Ending, library::Library},
     identity::ClientKey,
@@ -248,7 +248,7 @@ impl Weir {
         let now = self.now(world);
         let answer_by = self.at(self.sessions[index as usize].answer_by);
         // The server that failed need not be passed over: it has said itself that it has no room.
-        match self.admission.place_again(Some(account.account()), &[], answer_by, now, &mut self.rng) {
+        match self.admission.place_again(Some(account.login()), &[], answer_by, now, &mut self.rng) {
             Failover::Placed(server) => self.dial(world, index, Pass::new(server, account)),
             Failover::Busy(until) => {
                 self.sessions[index as usize].state = SessionState::Busy(account);
@@ -335,6 +335,8 @@ impl Weir {
             world.schedule_deadline(client);
         }
         let client = Client {
+            names_its_account: false,
+            source: Source::NOWHERE,
             proof: Proof::Known,
             may_use_reserve: false,
             quota_identity: Default::default(),
