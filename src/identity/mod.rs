@@ -135,6 +135,15 @@ impl Keys {
         CredentialKey(self.seed.hash_one(("websocket", credential)))
     }
 
+    /// The key of a JWT and of what an auth callout judges beside it. Many clients may show one JWT, the sentinel of
+    /// the callout, and be users of different accounts.
+    pub fn beside_jwt(&self, jwt: CredentialKey, connect: &Connect) -> CredentialKey {
+        match (connect.user(), connect.auth_token()) {
+            (None, None) => jwt,
+            beside => CredentialKey(self.seed.hash_one((jwt, beside))),
+        }
+    }
+
     /// The key of a credential and of the secret that goes with it, if CONNECT holds one. It says whether this very
     /// login has been good before: who only knows the user's name has another key.
     pub fn login(&self, credential: CredentialKey, connect: &Connect) -> CredentialKey {

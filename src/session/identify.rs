@@ -51,9 +51,13 @@ impl Greeted {
         let deadlines = policy.deadlines(connect.lang(), cx.accepted.into_std(), connected.into_std());
         let credential = Credential::of(connect, claims.as_ref(), dial_first.checks(cx));
         let user_key = cx.shared.keys.credential(credential);
+        let credential_key = match credential {
+            Credential::Jwt { .. } => cx.shared.keys.beside_jwt(user_key, connect),
+            _ => user_key,
+        };
         let credential_key = match DialPort::of(cx).port() {
-            Port::Client => user_key,
-            Port::WebSocket => cx.shared.keys.over_websocket(user_key),
+            Port::Client => credential_key,
+            Port::WebSocket => cx.shared.keys.over_websocket(credential_key),
         };
         let claim = Claim { source: cx.source().into(), credential: cx.shared.keys.login(credential_key, connect) };
         let account = cx.shared.directory.account(credential, credential_key);

@@ -4,10 +4,15 @@
 use std::time::Duration;
 
 use nkeys::KeyPair;
-use weir_testkit::{callout::Callout, *};
+use weir_testkit::{
+    callout::Callout,
+    operator::{Operator, User},
+    *,
+};
 
 const VIOLATION: &str = "Authorization Violation";
 const HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 4222\r\n";
+const QUOTA: &str = "maximum account active connections exceeded";
 const APP: &str = "users = [\"*\"]";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,4 +106,98 @@ async fn its_no_passes_and_is_counted_by_account_source_and_reason() {
     assert_eq!(metrics.get("weir_bad_logins_total{account=\"APP\",reason=\"violation\"}"), Some(3.0));
     assert_eq!(metrics.get("weir_bad_logins_by_source_total{source=\"127.0.0.1\"}"), Some(3.0));
     assert!(!weir.log().contains("s3cr3t"));
+}
+
+/// An operator with the accounts AUTH, A and B, the callout service of AUTH, and servers that ask it about everybody
+/// who shows the sentinel.
+struct Sentinel {
+    operator: Operator,
+    sentinel: User,
+    callout: Callout,
+}
+
+impl Sentinel {
+    fn new() -> Self {
+        let mut operator = Operator::with_accounts([-1; 4]);
+        let user = operator.with_callout(0);
+        let [auth, a, b] = [0, 1, 2].map(|n| operator.account(n));
+        let callout = Callout::in_operator_mode(auth, &user, &[("A", a), ("B", b)])
+            .account_of(|user| if user.starts_with("bob") { "B" } else { "A" }.to_owned());
+        Self { sentinel: auth.sentinel(), operator, callout }
+    }
+
+    /// Two servers, with a default sentinel (since nats-server 2.11) or without.
+    async fn servers(&self, is_default: bool) -> Cluster {
+        // Without a system account nats-server 2.15.1 panics at the first client that the callout is asked about.
+        let mut config = self.operator.server_config_with_system(3);
+        if is_default {
+            config += &format!("default_sentinel: {:?}", self.sentinel.jwt);
+        }
+        Cluster::start(2, |server| server.with(&config)).await
+    }
+
+    fn account(&self, n: usize) -> String {
+        self.operator.account(n).name()
+    }
+}
+
+/// A client without a JWT is asked about at the callout, as if it had shown the sentinel. Through weir it gets into the
+/// same account as without, and counts there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_default_sentinel_stands_for_clients_without_a_jwt() {
+    nats::at_least(2, 12); // servers name the account
+    let setting = Sentinel::new();
+    let cluster = setting.servers(true).await;
+    let service = setting.callout.run(&cluster.servers[0].address, Duration::ZERO).await;
+    let (a, b) = (setting.account(1), setting.account(2));
+    let weir =
+        WeirConfig::of(&cluster).account(&a, "max_connections = 2").account(&b, "max_connections = 1").start().await;
+    let mut inside = Vec::new();
+    for (login, account) in [(Login::user("alice", "x"), &a), (Login::user("bob", "x"), &b), (Login::nobody(), &a)] {
+        for address in [&cluster.servers[1].address, &weir.address] {
+            let mut client = RawClient::connect(address, &login).await;
+            assert_eq!(client.info_after_pong().await["remote_account"], **account, "{login:?} at {address}");
+            client.round_trip().await.unwrap();
+            if *address == weir.address {
+                inside.push(client);
+            }
+        }
+    }
+    assert_eq!(service.seen().len(), 6);
+    for (login, text) in [
+        (Login::user("nobody", "x"), VIOLATION),
+        (Login::user("alice", "x"), QUOTA),
+        (Login::user("alice-2", "x"), QUOTA), // known to be in A once the server has said so
+        (Login::user("bob-2", "x"), QUOTA),
+    ] {
+        let told = RawClient::attempt(&weir.address, &login, PATIENCE).await;
+        assert_eq!(told.refusal(), Some(text), "{login:?}");
+    }
+    drop(inside);
+    weir.assert_nothing_leaked().await;
+}
+
+/// Clients that show the sentinel themselves all have the same JWT. Who they are is in their user and password, which
+/// the callout judges: one of them does not count in the account of another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_show_one_sentinel_are_not_one_client() {
+    nats::at_least(2, 12);
+    let setting = Sentinel::new();
+    let cluster = setting.servers(false).await;
+    let _service = setting.callout.run(&cluster.servers[0].address, Duration::ZERO).await;
+    let (a, b) = (setting.account(1), setting.account(2));
+    let weir =
+        WeirConfig::of(&cluster).account(&a, "max_connections = 1").account(&b, "max_connections = 1").start().await;
+    let with_sentinel = |user: &str| Login::user(user, "x").with("jwt", setting.sentinel.jwt.clone().into());
+    let (alice, bob) = (with_sentinel("alice"), with_sentinel("bob"));
+    for _ in 0..2 {
+        let first = RawClient::connect(&weir.address, &alice).await;
+        let second = RawClient::attempt(&weir.address, &bob, PATIENCE).await.expect_in();
+        for one_more in [&alice, &bob] {
+            let told = RawClient::attempt(&weir.address, one_more, PATIENCE).await;
+            assert_eq!(told.refusal(), Some(QUOTA), "{one_more:?}");
+        }
+        drop((first, second));
+        weir.assert_nothing_leaked().await;
+    }
 }

@@ -1,5 +1,6 @@
 //! An auth callout service: nats-server asks it who a client is, and it answers with a user JWT or with an error.
 
+use std::collections::HashMap;
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering::SeqCst},
@@ -12,7 +13,11 @@ use nkeys::{KeyPair, XKey};
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use crate::{PATIENCE, operator::sign_for, seen_by_server};
+use crate::{
+    PATIENCE,
+    operator::{Account, User, sign_for},
+    seen_by_server,
+};
 
 /// The service's keys and settings, and the server configuration that goes with them.
 pub struct Callout {
@@ -24,6 +29,10 @@ pub struct Callout {
     account_of: fn(&str) -> String,
     /// Users that the server logs in by itself, beside the service.
     spared: Vec<String>,
+    /// In operator mode: what the service logs in with.
+    creds: Option<String>,
+    /// In operator mode: the key of the account that each user is put into, by the name of that account.
+    signers: HashMap<String, KeyPair>,
 }
 
 /// The running service; it stops when this is dropped.
@@ -60,6 +69,8 @@ impl Default for Callout {
             at_a_time: Semaphore::MAX_PERMITS,
             account_of,
             spared: Vec::new(),
+            creds: None,
+            signers: HashMap::new(),
         }
     }
 }
@@ -68,6 +79,14 @@ impl Callout {
     /// A service with a key of its own.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The service of an account of an operator, which logs in as `user`. [`Callout::account_of`] is to name these
+    /// accounts of the same operator.
+    pub fn in_operator_mode(account: &Account, user: &User, named: &[(&str, &Account)]) -> Self {
+        let signers = named.iter().map(|(name, account)| ((*name).to_owned(), account.key().clone()));
+        let issuer = account.key().clone();
+        Self { issuer, creds: Some(user.creds()), signers: signers.collect(), ..Self::new() }
     }
 
     /// Limits how many requests of one server the service handles at a time.
@@ -110,13 +129,17 @@ impl Callout {
     /// Runs the service on the server at this address. Each answer takes `takes`; the service accepts every user but
     /// `nobody`.
     pub async fn run(&self, address: &str, takes: Duration) -> Running {
-        let options = async_nats::ConnectOptions::with_user_and_password("auth".into(), "auth".into());
+        let options = match &self.creds {
+            Some(creds) => async_nats::ConnectOptions::with_credentials(creds).expect("a creds file"),
+            None => async_nats::ConnectOptions::with_user_and_password("auth".into(), "auth".into()),
+        };
         let client = options.connection_timeout(PATIENCE).connect(address).await.expect("the service logs in");
         let mut requests = client.subscribe("$SYS.REQ.USER.AUTH").await.expect("subscribe");
         seen_by_server(&client).await;
         let (seen, most_at_once, now) =
             (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (issuer, xkey, account_of) = (self.issuer.clone(), self.xkey.clone(), self.account_of);
+        let signers = self.signers.clone();
         let free = Arc::new(Semaphore::new(self.at_a_time));
         let (to, most) = (Arc::clone(&seen), Arc::clone(&most_at_once));
         let task = tokio::spawn(async move {
@@ -131,7 +154,7 @@ impl Callout {
                     None => claims(&message.payload),
                 };
                 to.lock().unwrap().push(request["nats"].clone());
-                let mut answer = answer(&issuer, &request["nats"], account_of).into_bytes();
+                let mut answer = answer(&issuer, &request["nats"], account_of, &signers).into_bytes();
                 if let Some((own, theirs)) = &keys {
                     answer = own.seal(&answer, theirs).expect("a key to encrypt for");
                 }
@@ -154,7 +177,12 @@ fn claims(jwt: &[u8]) -> Value {
     serde_json::from_slice(&BASE64URL_NOPAD.decode(payload).expect("base64")).expect("JSON")
 }
 
-fn answer(issuer: &KeyPair, request: &Value, account_of: fn(&str) -> String) -> String {
+fn answer(
+    issuer: &KeyPair,
+    request: &Value,
+    account_of: fn(&str) -> String,
+    signers: &HashMap<String, KeyPair>,
+) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (user_key, server) = (text(&request["user_nkey"]), text(&request["server_id"]["id"]));
     let name = text(&request["connect_opts"]["user"]);
@@ -163,7 +191,11 @@ fn answer(issuer: &KeyPair, request: &Value, account_of: fn(&str) -> String) -> 
         nats["error"] = "not known here".into();
     } else {
         let user = json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {} });
-        nats["jwt"] = sign_for(&account_of(&name), issuer, &user_key, &name, user).into();
+        let account = account_of(&name);
+        nats["jwt"] = match signers.get(&account) {
+            Some(signer) => sign_for("", signer, &user_key, &name, user).into(),
+            None => sign_for(&account, issuer, &user_key, &name, user).into(),
+        };
     }
     sign_for(&server, issuer, &user_key, "answer", nats)
 }

@@ -17,6 +17,8 @@ pub struct Account {
     /// Signing keys, each with the types of connections that its users may use.
     scopes: Vec<(KeyPair, Vec<String>)>,
     limit: i64,
+    /// The user whom the servers let in without asking this account's auth callout, if it has one.
+    callout_user: Option<String>,
 }
 
 /// A user, with the content of its `.creds` file.
@@ -59,6 +61,17 @@ impl Account {
         self.user_with(&self.key, json!({ "bearer_token": true }))
     }
 
+    /// A user with a bearer JWT who may do nothing: whoever shows it is asked about at the account's auth callout.
+    pub fn sentinel(&self) -> User {
+        let nothing = json!({ "deny": [">"] });
+        self.user_with(&self.key, json!({ "bearer_token": true, "pub": nothing, "sub": nothing }))
+    }
+
+    /// Signs with its own key.
+    pub(crate) fn key(&self) -> &KeyPair {
+        &self.key
+    }
+
     /// A user who may connect only from this network.
     pub fn limited_to(&self, network: &str) -> User {
         self.user_with(&self.key, json!({ "src": [network] }))
@@ -93,8 +106,13 @@ impl Account {
 impl Operator {
     /// An operator with one account for each of these connection limits; -1 is no limit.
     pub fn with_accounts<const N: usize>(limits: [i64; N]) -> Self {
-        let account =
-            |limit| Account { key: KeyPair::new_account(), signing: KeyPair::new_account(), scopes: Vec::new(), limit };
+        let account = |limit| Account {
+            key: KeyPair::new_account(),
+            signing: KeyPair::new_account(),
+            scopes: Vec::new(),
+            limit,
+            callout_user: None,
+        };
         Self { key: KeyPair::new_operator(), accounts: limits.map(account).into() }
     }
 
@@ -103,6 +121,13 @@ impl Operator {
         let types = |types: &&[&str]| types.iter().map(|&name| name.to_owned()).collect();
         self.accounts[n].scopes = scopes.iter().map(|scope| (KeyPair::new_account(), types(scope))).collect();
         self
+    }
+
+    /// Gives account `n` an auth callout, which may put clients into any account, and returns the user for its service.
+    pub fn with_callout(&mut self, n: usize) -> User {
+        let user = self.accounts[n].user();
+        self.accounts[n].callout_user = Some(user.key.public_key());
+        user
     }
 
     /// The account with this index.
@@ -141,7 +166,10 @@ impl Operator {
                 "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {}, "allowed_connection_types": types,
             } })
         }));
-        let nats = json!({ "type": "account", "version": 2, "limits": limits, "signing_keys": keys });
+        let mut nats = json!({ "type": "account", "version": 2, "limits": limits, "signing_keys": keys });
+        if let Some(user) = &account.callout_user {
+            nats["authorization"] = json!({ "auth_users": [user], "allowed_accounts": ["*"] });
+        }
         sign(&self.key, &account.name(), "account", nats)
     }
 }
