@@ -181,6 +181,8 @@ pub enum Cause {
     Protocol,
     /// The TLS handshake failed: a certificate was not accepted, or the two sides share no version or cipher suite.
     Tls,
+    /// The account of the session turned out to have as many connections as its quota.
+    AccountQuota,
     Draining,
 }
 
@@ -244,7 +246,7 @@ mod tests {
         assert_eq!(Phase::ALL.map(Phase::name), ["preface", "hold", "dial", "relay"]);
         assert_eq!(
             Cause::ALL.map(Cause::name),
-            ["eof", "socket_error", "server_error", "second_connect", "protocol", "tls", "draining"]
+            ["eof", "socket_error", "server_error", "second_connect", "protocol", "tls", "account_quota", "draining"]
         );
     }
 

@@ -16,12 +16,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    admission::AccountSlot,
+    admission::{AccountSlot, Proof},
     advertised_info::AdvertisedInfo,
     cluster::{access::ClusterAccess, error::PollError, http_client::MonitorClient},
     dispatch::SessionAdmission,
     identity::{CredentialKey, Directory},
     net::timer,
+    outcome::Cause,
+    relay::registry::SessionHandle,
     upstream::Servers,
 };
 
@@ -46,8 +48,8 @@ pub struct AccountLookup {
 #[derive(Debug)]
 pub enum Then {
     /// Move the slot that the session holds of the account that weir took the client for; gone once the session has
-    /// ended.
-    Move(Weak<Mutex<AccountSlot>>),
+    /// ended. Where the account has no room for it, the session ends.
+    Move(Weak<Mutex<AccountSlot>>, Arc<SessionHandle>),
     /// Tell it.
     Tell(oneshot::Sender<Arc<str>>),
 }
@@ -89,9 +91,10 @@ pub async fn run(
             }
             if let Some(account) = directory.learned(lookup.credential) {
                 match lookup.then {
-                    Then::Move(slot) => {
+                    Then::Move(slot, session) => {
                         if let Some(slot) = slot.upgrade() {
-                            count_for(&admission, &account, &mut slot.lock().unwrap_or_else(PoisonError::into_inner));
+                            let slot = &mut slot.lock().unwrap_or_else(PoisonError::into_inner);
+                            count_for(&admission, &account, slot, &session);
                         }
                     }
                     // A client that waits no longer needs no answer.
@@ -110,13 +113,20 @@ pub async fn run(
     }
 }
 
-/// Moves a session to the account that it is in. The server has let the client in, so the session counts even if the
-/// account has no room.
-fn count_for(admission: &SessionAdmission, account: &Arc<str>, slot: &mut AccountSlot) {
-    if slot.account().name() != account {
-        slot.move_to(admission.accounts().enter_anyway(account, timer::now()));
-        slot.session_began();
+/// Moves a session to the account that it is in. Where that has no room the session ends, and counts until it has. Its
+/// client is not told why: most libraries never come back after an `-ERR` on a live connection (docs/contract.md,
+/// towards clients 9). Now that the account is known, the client is told when it comes back.
+fn count_for(admission: &SessionAdmission, account: &Arc<str>, slot: &mut AccountSlot, session: &SessionHandle) {
+    if slot.account().name() == account {
+        return;
     }
+    let (accounts, now) = (admission.accounts(), timer::now());
+    let moved = accounts.enter(account, Proof::Known, now).unwrap_or_else(|_| {
+        session.end(Cause::AccountQuota);
+        accounts.enter_anyway(account, now)
+    });
+    slot.move_to(moved);
+    slot.session_began();
 }
 
 async fn ask(

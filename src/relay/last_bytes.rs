@@ -57,7 +57,7 @@ impl<C: Side, S: Side> Relay<C, S> {
         };
         let end_requested = poll_fn(|cx| {
             handle.set_waker(cx.waker());
-            if handle.end_requested() { Poll::Ready(()) } else { Poll::Pending }
+            if handle.end_requested().is_some() { Poll::Ready(()) } else { Poll::Pending }
         });
         tokio::select! {
             () = quiet => {}

@@ -86,7 +86,7 @@ mod tests {
         assert!(late_keepalive.look().is_empty(), "it may have come a moment ago");
         let [due] = &late_keepalive.look()[..] else { panic!("one was there") };
         due.request_keepalive();
-        assert!(handle.keepalive_requested() && !handle.end_requested());
+        assert!(handle.keepalive_requested() && handle.end_requested().is_none());
         assert!(late_keepalive.look().is_empty());
     }
 }

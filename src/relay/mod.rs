@@ -142,8 +142,8 @@ impl<C: Side, S: Side> Relay<C, S> {
     }
 
     fn step(&mut self, cx: &mut Context<'_>, handle: &SessionHandle) -> Poll<Ended> {
-        if handle.end_requested() {
-            return Poll::Ready(Ended { party: Party::Weir, cause: Cause::Draining });
+        if let Some(cause) = handle.end_requested() {
+            return Poll::Ready(Ended { party: Party::Weir, cause });
         }
         let polled = self.poll(cx);
         self.count();

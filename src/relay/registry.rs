@@ -1,35 +1,40 @@
-//! The sessions that are relaying now, so that a drain can end each of them.
+//! The sessions that are relaying now, so that weir can end each of them.
 
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     },
     task::Waker,
 };
 
 use dashmap::DashMap;
 
+use crate::outcome::Cause;
+
 /// How others reach one session.
 #[derive(Debug, Default)]
 pub struct SessionHandle {
-    end_requested: AtomicBool,
+    /// The position of the cause in [`Cause::ALL`], counted from 1; 0 while nobody has asked for the end.
+    end_requested: AtomicU8,
     keepalive_requested: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
 impl SessionHandle {
-    /// Asks the session to end with a plain FIN.
-    pub fn end(&self) {
-        self.end_requested.store(true, Relaxed);
+    /// Asks the session to end with a plain FIN, for this cause. The first cause counts.
+    pub fn end(&self, cause: Cause) {
+        let cause = u8::try_from(cause as usize).unwrap_or(u8::MAX).saturating_add(1);
+        let _ = self.end_requested.compare_exchange(0, cause, Relaxed, Relaxed);
         if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take() {
             waker.wake();
         }
     }
 
-    /// One relaxed load: cheap enough for every poll of a relay.
-    pub fn end_requested(&self) -> bool {
-        self.end_requested.load(Relaxed)
+    /// Why the session is to end, if it is. One relaxed load: cheap enough for every poll of a relay.
+    pub fn end_requested(&self) -> Option<Cause> {
+        let at = self.end_requested.load(Relaxed).checked_sub(1)?;
+        Cause::ALL.get(usize::from(at)).copied()
     }
 
     /// Asks the session to set keepalive on its connection to the server.
@@ -124,8 +129,19 @@ mod tests {
         registered.handle().set_waker(&Waker::from(Arc::clone(&wakes)));
         registered.handle().request_keepalive();
         assert_eq!((wakes.0.load(Relaxed), registered.handle().keepalive_requested()), (1, true));
-        registered.handle().end();
-        assert_eq!((wakes.0.load(Relaxed), registered.handle().end_requested()), (2, true));
+        assert_eq!(registered.handle().end_requested(), None);
+        registered.handle().end(Cause::AccountQuota);
+        registered.handle().end(Cause::Draining);
+        assert_eq!((wakes.0.load(Relaxed), registered.handle().end_requested()), (2, Some(Cause::AccountQuota)));
+    }
+
+    #[test]
+    fn every_cause_can_be_told() {
+        for cause in Cause::ALL {
+            let handle = SessionHandle::default();
+            handle.end(cause);
+            assert_eq!(handle.end_requested(), Some(cause));
+        }
     }
 
     #[test]
@@ -137,7 +153,7 @@ mod tests {
         drop(registered);
         assert_eq!((Arc::strong_count(&wakes), sessions.len()), (1, 0));
         handle.request_keepalive();
-        handle.end();
+        handle.end(Cause::Draining);
         assert_eq!(wakes.0.load(Relaxed), 0);
     }
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
-use crate::{config::NewClients, session::Shared, worker};
+use crate::{config::NewClients, outcome::Cause, session::Shared, worker};
 
 /// How long a drain takes, and what becomes of clients that come during its grace period.
 #[derive(Debug, Clone, Copy)]
@@ -52,11 +52,11 @@ impl Drain {
                 break;
             }
             sleep_until(first + spread.mul_f64(n as f64 / count)).await;
-            handle.end();
+            handle.end(Cause::Draining);
         }
         while !sessions.is_empty() {
             // A session that began just as the drain did is not among the handles.
-            sessions.handles().iter().for_each(|handle| handle.end());
+            sessions.handles().iter().for_each(|handle| handle.end(Cause::Draining));
             sleep_until(Instant::now() + Duration::from_millis(10)).await;
         }
         // Those who waited for their turn are told one by one.

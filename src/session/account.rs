@@ -14,6 +14,7 @@ use crate::{
     identity::CredentialKey,
     net::timer::now,
     outcome::Refusal,
+    relay::registry::SessionHandle,
     session::{context::Context, downstream::Downstream, shared::Shared},
 };
 
@@ -102,11 +103,17 @@ impl AccountPlace {
         Self { own: Some(account), _asked: None }
     }
 
-    /// Asks for the account where it is unknown.
-    pub fn new(shared: &Shared, account: AccountSlot, unknown: Option<UnknownAccount>) -> Self {
+    /// Asks for the account of a session where it is unknown.
+    pub fn new(
+        shared: &Shared,
+        account: AccountSlot,
+        unknown: Option<UnknownAccount>,
+        session: &Arc<SessionHandle>,
+    ) -> Self {
         let Some(UnknownAccount { server, client_id, credential }) = unknown else { return Self::known(account) };
         let asked = Arc::new(Mutex::new(account));
-        let question = AccountLookup { server, client_id, credential, then: Then::Move(Arc::downgrade(&asked)) };
+        let then = Then::Move(Arc::downgrade(&asked), Arc::clone(session));
+        let question = AccountLookup { server, client_id, credential, then };
         // When too many questions wait, this one is asked at the credential's next login.
         let _ = shared.account_lookups.try_send(question);
         Self { own: None, _asked: Some(asked) }

@@ -1,12 +1,17 @@
 //! A client that is in: the relay, and how it ends.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use crate::{
     admission::AcceptPermit,
     net::timer::now,
-    outcome::Phase,
-    relay::{ClientSide, Ended, Relay, ServerSide, Side, registry::Registration},
+    outcome::{Cause, Phase},
+    relay::{
+        ClientSide, Ended, Relay, ServerSide, Side,
+        registry::{Registration, SessionHandle},
+    },
     session::{
         account::AccountPlace,
         context::{Context, End},
@@ -26,19 +31,20 @@ pub(super) struct Established<C = ClientSide, S = ServerSide> {
 }
 
 impl<C: Side, S: Side> Established<C, S> {
-    /// Registers a session, so that a drain ends it.
+    /// Registers a session, so that weir can end it.
     pub fn new(
         cx: &Context,
         relay: Relay<C, S>,
         server: Slot,
-        account: AccountPlace,
+        account: impl FnOnce(&Arc<SessionHandle>) -> AccountPlace,
         entry: Option<AcceptPermit>,
     ) -> Self {
         let registered = cx.shared.sessions.register(cx.id);
         // A drain that began after this client's turn has not seen the session.
         if cx.shared.admission.is_draining() {
-            registered.handle().end();
+            registered.handle().end(Cause::Draining);
         }
+        let account = account(registered.handle());
         Self { relay, server, account, _entry: entry, registered }
     }
 

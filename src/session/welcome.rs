@@ -61,7 +61,7 @@ impl Connected {
         match Relay::new(client, server, Arc::clone(&cx.shared.counters)) {
             Ok(relay) => {
                 let Pass { server, account } = pass;
-                let account = AccountPlace::new(&cx.shared, account, unknown);
+                let account = |session: &_| AccountPlace::new(&cx.shared, account, unknown, session);
                 Ok(Box::new(Established::new(cx, relay, server, account, entry)))
             }
             Err((stream, ended)) => {

@@ -104,6 +104,49 @@ async fn a_server_that_does_not_tell_is_asked() {
     }
 }
 
+/// Each user logs in for the first time, so that no account is known before its client is in. Those for whom the account
+/// turns out to have no room end, without an `-ERR`, which ends some libraries for good; they read it when they come
+/// back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_are_found_over_the_quota_of_their_account_end() {
+    const USERS: usize = 6;
+    let old = match nats::debian().await {
+        Ok(old) => old,
+        Err(why) => return skip(&why),
+    };
+    let users: String = (0..USERS).map(|n| format!("{{user: u{n}, password: p}},")).collect();
+    let options = ServerOptions { binary: Some(old), ..ServerOptions::default() };
+    let server = NatsServer::start(options.with(&format!("accounts {{ A {{ users: [{users}] }} }}"))).await;
+    let weir = WeirConfig::of_servers(&[&server]).account("A", "max_connections = 2").start().await;
+    let logins: Vec<_> = (0..USERS).map(|n| Login::user(&format!("u{n}"), "p")).collect();
+    let attempts = at_once(USERS, |n| {
+        let (address, login) = (weir.address.clone(), logins[n].clone());
+        async move { RawClient::attempt(&address, &login, PATIENCE).await }
+    })
+    .await;
+    let clients = attempts.into_iter().map(Attempt::expect_in);
+    let over = |metrics: &metrics::Metrics| metrics.sum_where("weir_closed_total", "reason", "account_quota");
+    weir.until("the others have ended", |metrics| over(metrics) == (USERS - 2) as f64).await;
+    counts(&weir, "A", 2).await;
+    counts(&weir, "default", 0).await;
+    server.settles_at(2).await;
+    let (mut inside, mut ended) = (Vec::new(), 0);
+    for (n, mut client) in clients.enumerate() {
+        if client.round_trip().await.is_ok() {
+            inside.push(client);
+            continue;
+        }
+        ended += 1;
+        assert_ne!(client.end(PATIENCE).await, client::End::StillOpen);
+        assert!(client.errors.is_empty(), "{:?}", client.errors);
+        assert_eq!(refusal(&weir, &logins[n]).await.as_deref(), Some(QUOTA));
+    }
+    assert_eq!((inside.len(), ended), (2, USERS - 2));
+    drop(inside);
+    counts(&weir, "A", 0).await;
+    weir.assert_nothing_leaked().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_guess_of_the_configuration_is_corrected() {
     nats::at_least(2, 12);

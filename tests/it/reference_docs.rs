@@ -217,7 +217,10 @@ async fn metrics_reasons_endpoints_and_signals() {
     let draining = |metrics: &metrics::Metrics| metrics.sum_where("weir_closed_total", "reason", "draining") >= 1.0;
     let metrics = scene.weir.until("a session ends in the drain", draining).await;
     for label in ["party", "phase", "reason"] {
-        let rows = column(under(&reasons, "## Closes"), &format!("`{label}`"));
+        let mut rows = column(under(&reasons, "## Closes"), &format!("`{label}`"));
+        if label == "reason" {
+            assert!(rows.remove("account_quota"), "servers before 2.12 cause it: tests/it/accounts.rs");
+        }
         same(&format!("closes, {label}"), &rows, &values(&metrics, "weir_closed_total", label));
     }
 }

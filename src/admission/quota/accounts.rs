@@ -66,7 +66,7 @@ impl Accounts {
         self.with(name, now, |account| account.enter(proof))
     }
 
-    /// Takes a connection slot whatever the quota of the account, for a client that a server has let in already.
+    /// Takes a connection slot whatever the quota of the account, for a session that is about to end for it.
     pub fn enter_anyway(&self, name: &Arc<str>, now: Instant) -> AccountSlot {
         self.with(name, now, |account| {
             account.connections.reserve(u32::MAX);

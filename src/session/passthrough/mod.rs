@@ -119,7 +119,7 @@ async fn establish(
     // Nothing has been read yet that could be a reason to end.
     let mut relay = relay.map_err(|(_, ended)| End::closed(ended.party, Phase::Dial, ended.cause))?;
     relay.has_passed(bytes_up);
-    let session = Established::new(cx, relay, server, AccountPlace::known(account), entry.ok());
+    let session = Established::new(cx, relay, server, |_| AccountPlace::known(account), entry.ok());
     Ok((Box::new(session), Beginning { login, unanswered }))
 }
 
