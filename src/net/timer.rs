@@ -39,7 +39,8 @@ impl worker::State for Timer {
 
 type Key = (Instant, u64);
 
-/// A wait until a given time.
+/// A wait until a given time, on the thread that polls it first: its entry is in the timer of that thread. All
+/// runtimes of weir have one thread each; on another one the first wait panics ([`OneTask::ensure_running`]).
 #[derive(Debug)]
 #[must_use]
 pub struct Sleep {
@@ -179,6 +180,13 @@ mod tests {
         tokio::time::sleep(2 * TICK).await;
         sleep_until(Instant::now() + TICK).await;
         assert!(worker::lag() > on_time, "a lag of long ago is forgotten");
+    }
+
+    /// There a task may go on on another thread, whose timer does not know its wait.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    #[should_panic(expected = "a worker has a runtime of one thread")]
+    async fn nobody_waits_on_a_runtime_with_several_threads() {
+        sleep_until(Instant::now() + TICK).await;
     }
 
     #[test]
