@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use serde::de::IgnoredAny;
+use weir::internals::config::Config;
 use weir::internals::protocol::connect::{Connect, ConnectError};
 use weir::internals::protocol::control_line::{ClientLine, LineScanner, TooLong, client_line, server_line};
 use weir::internals::protocol::info::{Info, Rewrite};
@@ -46,6 +47,25 @@ pub fn control_line(data: &[u8]) {
         }
         let _ = server_line(line);
         start = end;
+    }
+}
+
+/// A configuration is right, or each finding has a message and a cure. What is in force reads as the same, but for what
+/// is never shown: users and a password.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match Config::parse("f", text) {
+        Err(findings) => {
+            assert!(findings.have_errors());
+            assert!(findings.iter().all(|one| one.to_string().contains("; ")));
+        }
+        Ok(config) if !text.contains("users") && !text.contains("password") => {
+            let shown = config.effective().to_string();
+            let again = Config::parse("f", &shown).unwrap_or_else(|findings| panic!("{findings}\n{shown}"));
+            let plain = |text: &str| text.replace("  # default", "");
+            assert_eq!(plain(&shown), plain(&again.effective().to_string()));
+        }
+        Ok(_) => {}
     }
 }
 
