@@ -1,14 +1,17 @@
 //! `weir check`: says all that is wrong with a configuration, or what is in force with it.
 
-use std::{io::Write, num::NonZeroUsize, path::PathBuf, process::ExitCode, thread};
+use std::{io::Write, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread};
 
 use clap::Args;
 use serde::Serialize;
 
 use crate::{
-    cli::{BAD_CONFIGURATION, complain},
-    config::{Config, Finding, Findings},
-    server::file_limit,
+    cli::{BAD_CONFIGURATION, RUN_FAILED, complain},
+    cluster::{ClusterAccess, examine},
+    config::{Config, Finding, Findings, Severity},
+    server::{file_limit, plain_info},
+    tls::{Connector, ServersTls},
+    upstream::Servers,
 };
 
 /// The exit code of `weir check` for a configuration with which weir would not start.
@@ -25,13 +28,16 @@ pub struct Check {
     /// Print findings only, not what is in force.
     #[arg(short, long)]
     quiet: bool,
+    /// Connect to each server too: read its INFO and its monitoring port, and say what will not work.
+    #[arg(long)]
+    connect: bool,
 }
 
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report<'a> {
     file: String,
-    /// Whether weir would start.
+    /// Whether there is no error.
     right: bool,
     findings: Vec<&'a Finding>,
 }
@@ -46,8 +52,21 @@ impl Check {
                 return ExitCode::from(if findings.are_of_the_file() { BAD_CONFIGURATION } else { WRONG });
             }
         };
-        let warnings = config.warnings().clone().with(of_descriptors(&config));
-        self.print(&warnings, Some(&config));
+        let mut findings = config.warnings().clone().with(of_descriptors(&config));
+        if self.connect {
+            findings = match of_servers(&config) {
+                Ok(of_servers) => findings.with(of_servers),
+                Err(err) => {
+                    complain(&format!("cannot connect: {err}"));
+                    return ExitCode::from(RUN_FAILED);
+                }
+            };
+        }
+        if findings.have_errors() {
+            self.print(&findings, None);
+            return ExitCode::from(WRONG);
+        }
+        self.print(&findings, Some(&config));
         ExitCode::SUCCESS
     }
 
@@ -85,5 +104,28 @@ fn of_descriptors(config: &Config) -> Option<Finding> {
         format!("the limit of {limit} open files that holds here carries {} clients, not {max_clients}", short.carried);
     let remedy =
         format!("raise it to {0} where weir runs (LimitNOFILE={0} in a systemd unit), or write less", short.needed);
-    Some(config.warning("listeners[0].max_clients", what, remedy))
+    Some(config.finding(Severity::Warning, "listeners[0].max_clients", what, remedy))
+}
+
+/// Connects to the servers.
+fn of_servers(config: &Config) -> std::io::Result<Vec<Finding>> {
+    // The files have just been read; one that is gone by now shows as a server that cannot be reached.
+    let connector = |tls: &ServersTls| Connector::load(tls.clone()).ok().map(Arc::new);
+    let tls = config.servers_tls.as_ref().and_then(connector);
+    let websocket_tls = config.websocket_tls.as_ref().and_then(connector).or_else(|| tls.clone());
+    let access = ClusterAccess { system: None, tls, websocket_tls, plain_info: plain_info(config) };
+    let servers = Servers::new(&config.upstream);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let seen = runtime.block_on(async {
+        let mut seen = examine::examine(&servers, &config.upstream, &access).await;
+        if let Some(login) = &config.system_login {
+            seen.extend(examine::examine_login(login, &servers, &access).await);
+        }
+        seen
+    });
+    let finding = |one: examine::Observation| {
+        let severity = if one.is_wrong { Severity::Error } else { Severity::Warning };
+        config.finding(severity, &one.key, one.what, one.remedy)
+    };
+    Ok(seen.into_iter().map(finding).collect())
 }

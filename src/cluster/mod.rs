@@ -6,6 +6,7 @@ mod account_events;
 pub mod account_lookup;
 pub mod accounts;
 mod error;
+pub mod examine;
 mod http_client;
 mod lame_ducks;
 mod own_dial;

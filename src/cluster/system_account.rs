@@ -37,7 +37,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Login {
     /// The key of the configuration to change where the login is wrong.
-    fn key(&self) -> &'static str {
+    pub(super) fn key(&self) -> &'static str {
         match self {
             Self::Creds(_) => "cluster.system.creds_file",
             Self::Nkey(_) => "cluster.system.nkey_seed_file",

@@ -9,7 +9,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// weir does not start.
+    /// weir does not start; or, asked to connect, it does not get at a server as it is configured.
     Error,
     /// weir starts, and something may not be as it is meant.
     Warning,
@@ -111,9 +111,9 @@ impl Findings {
         self.0.iter().all(|finding| finding.key.is_empty() && finding.place.line.is_none())
     }
 
-    /// The same with one more.
-    pub fn with(self, one: Option<Finding>) -> Self {
-        Self::new(self.0.into_iter().chain(one).collect())
+    /// The same with more.
+    pub fn with(self, more: impl IntoIterator<Item = Finding>) -> Self {
+        Self::new(self.0.into_iter().chain(more).collect())
     }
 
     /// Whether one of them keeps weir from starting.

@@ -49,7 +49,7 @@ use crate::{
     admission,
     cluster::system_account::Login,
     config::{
-        finding::{Problem, Severity},
+        finding::Problem,
         node::Source,
         section::{Section, Sink},
     },
@@ -61,7 +61,7 @@ use crate::{
 
 pub use args::ServerArg;
 pub use effective::Effective;
-pub use finding::{Finding, Findings};
+pub use finding::{Finding, Findings, Severity};
 pub use schema::{Key, keys};
 pub use websocket::WebsocketConfig;
 
@@ -270,9 +270,9 @@ impl Config {
         &self.warnings
     }
 
-    /// A warning at a key of this configuration, from whoever knows more than the configuration says.
-    pub fn warning(&self, key: &str, what: String, remedy: String) -> Finding {
-        self.source.finding(Severity::Warning, key.to_owned(), Problem::new(what, remedy))
+    /// A finding at a key of this configuration, from whoever knows more than the configuration says.
+    pub fn finding(&self, severity: Severity, key: &str, what: String, remedy: String) -> Finding {
+        self.source.finding(severity, key.to_owned(), Problem::new(what, remedy))
     }
 
     /// The configuration in force, as TOML in which defaults are marked.

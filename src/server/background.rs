@@ -150,7 +150,7 @@ impl Background {
 }
 
 /// What servers send to a connection without TLS, as far as the listeners' `handshake_first` tells.
-fn plain_info(config: &Config) -> PlainInfo {
+pub fn plain_info(config: &Config) -> PlainInfo {
     let mut passing = config.listeners.iter().map(|one| one.passes_through);
     match passing.clone().all(|first| first == Some(HandshakeFirst::Always)) {
         true => PlainInfo::NotSent,

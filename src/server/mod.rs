@@ -49,6 +49,8 @@ use crate::{
     upstream::Servers,
 };
 
+pub use self::background::plain_info;
+
 /// Why weir could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {

@@ -17,6 +17,7 @@ mod auth_callout;
 mod before_connect;
 mod browser;
 mod check;
+mod check_connect;
 mod claims;
 mod cli;
 mod client_libraries;

@@ -71,7 +71,7 @@ async fn an_address_behind_which_servers_take_turns_is_used_without_readings() {
 }
 
 /// An address behind which each connection goes to the next server, as behind a Service of Kubernetes.
-async fn balanced(addresses: &[String]) -> String {
+pub async fn balanced(addresses: &[String]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let own = listener.local_addr().expect("an address").to_string();
     let addresses = addresses.to_vec();

@@ -1,0 +1,186 @@
+//! Looks at each server once, as `weir check --connect` does: whether weir gets at it as it is configured, and what
+//! will not work. It logs nothing and changes nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::{
+    net::lookup_host,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cluster::{
+        ClusterAccess,
+        http_client::MonitorClient,
+        own_dial::INFO_TIMEOUT,
+        system_account::{Login, SystemAccount},
+        varz::Varz,
+    },
+    dial,
+    protocol::{info::Info, proxy_header},
+    upstream::{Compatibility, Endpoint, Params, Reading, Server, Servers},
+};
+
+/// How long a monitoring port may take for its answer.
+const READING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the servers may take to let weir's own login in, and to answer it.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What was found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// The key of the configuration that it is about, such as `cluster.servers[0].monitor`.
+    pub key: String,
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+    /// Whether weir does not get at the server by this key; else it does, and something may not be as it is meant.
+    pub is_wrong: bool,
+}
+
+/// Looks at all servers at once; it takes some seconds at most.
+pub async fn examine(servers: &Servers, params: &Params, access: &ClusterAccess) -> Vec<Observation> {
+    let looks = servers.iter().zip(&params.servers);
+    let looks = looks.map(|(server, own)| examine_one(server, own.max_connections, access, params.compatibility));
+    let (infos, observations): (Vec<_>, Vec<_>) = join_all(looks).await.into_iter().unzip();
+    let mut all = observations.concat();
+    compare(&infos, &mut all);
+    all
+}
+
+/// Whether servers let this login ask them.
+pub async fn examine_login(login: &Login, servers: &Servers, access: &ClusterAccess) -> Option<Observation> {
+    let wrong = |what: String| {
+        let remedy = "write a login of a user of the system account, which may publish to $SYS.REQ.>".to_owned();
+        Some(Observation { key: login.key().to_owned(), what, remedy, is_wrong: true })
+    };
+    let addresses: Vec<String> = servers.iter().map(|server| server.address().to_owned()).collect();
+    let system = match SystemAccount::connect(login, &addresses, access.tls.as_deref()).await {
+        Ok(system) => system,
+        Err(err) => return wrong(format!("it cannot be used ({err})")),
+    };
+    let stop = CancellationToken::new();
+    tokio::spawn(system.clone().watch_login(stop.clone()));
+    let is_up = async {
+        while !system.is_up() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let answered = timeout(LOGIN_TIMEOUT, is_up).await;
+    stop.cancel();
+    if answered.is_ok() { None } else { wrong("no server lets weir in with it and answers".to_owned()) }
+}
+
+async fn examine_one(
+    server: &Arc<Server>,
+    capped: Option<u32>,
+    access: &ClusterAccess,
+    compatibility: Compatibility,
+) -> (Option<Arc<Info>>, Vec<Observation>) {
+    let mut seen = Vec::new();
+    let mut see = |key: &str, is_wrong, what: String, remedy: &str| {
+        let key = format!("cluster.servers[{}].{key}", server.index());
+        seen.push(Observation { key, what, remedy: remedy.to_owned(), is_wrong });
+    };
+    if let Some(addresses) = look_up(server.endpoint()).await.filter(|&addresses| addresses > 1) {
+        let what = format!("the name leads to {addresses} addresses, of which weir uses one at a time");
+        see("address", false, what, "if they are several servers, name each one in [[cluster.servers]]");
+    }
+    let info = match access.server_tls() {
+        None => None,
+        Some(tls) => {
+            let header = if compatibility.proxy_protocol { proxy_header::LOCAL } else { b"" };
+            match dial::dial(server, tls, header, Instant::now() + INFO_TIMEOUT).await {
+                Ok(connection) => Some(Arc::clone(connection.info())),
+                Err(err) => {
+                    let what = format!("no nats-server lets weir in at {} ({err})", server.address());
+                    see("address", true, what, "start the server, or write where it listens and whether it has TLS");
+                    None
+                }
+            }
+        }
+    };
+    for missing in info.iter().flat_map(|info| compatibility.missing_features(info)) {
+        see("address", false, missing.to_owned(), "update or configure the server, or remove the key that needs it");
+    }
+    if server.websocket().is_some() {
+        let by = Instant::now() + INFO_TIMEOUT;
+        let remedy = "write the ws:// or wss:// address of this server's own WebSocket port";
+        match dial::dial_websocket(server, access.websocket_tls.as_deref(), None, by).await {
+            Err(err) => see("websocket", true, format!("its WebSocket port does not answer ({err})"), remedy),
+            Ok(connection) => {
+                let id = connection.info().server_id().to_owned();
+                if info.as_ref().is_some_and(|info| info.server_id() != id) {
+                    see("websocket", true, "it is the port of another server".to_owned(), remedy);
+                }
+            }
+        }
+    }
+    let remedy = "write the URL of this server's own monitoring port (http_port or https_port of nats-server)";
+    let reading = match MonitorClient::new(server, access.tls.clone()) {
+        None => None,
+        Some(mut client) => match timeout(READING_TIMEOUT, client.get::<Varz>("/varz")).await {
+            Err(_) => {
+                see("monitor", true, "it does not answer in time".to_owned(), remedy);
+                None
+            }
+            Ok(Err(err)) => {
+                see("monitor", true, format!("it cannot be read ({err})"), remedy);
+                None
+            }
+            Ok(Ok(varz)) => Some(Reading::from(varz)),
+        },
+    };
+    if let (Some(info), Some(reading)) = (&info, &reading)
+        && info.server_id() != reading.server_id
+    {
+        let what = format!("it is the monitoring port of another server, {:?}", reading.server_name);
+        see("monitor", true, what, remedy);
+    }
+    match reading.as_ref().map(|reading| reading.max_connections) {
+        Some(Some(0)) => {
+            see("address", true, "the server lets nobody in (max_connections)".to_owned(), "raise its max_connections");
+        }
+        Some(None) if capped.is_none() => {
+            let what = "the server has no limit of connections, so weir never holds clients for want of room";
+            see("monitor", false, what.to_owned(), "set its max_connections, or write max_connections here");
+        }
+        Some(Some(own)) if capped.is_some_and(|capped| capped > own) => {
+            let what = format!("the server's own limit is {own}, and that holds");
+            see("max_connections", false, what, "write less, or raise the server's own max_connections");
+        }
+        _ => {}
+    }
+    (info, seen)
+}
+
+/// Looks a name up, and returns how many addresses of one family it has; `None` if there is none.
+async fn look_up(endpoint: &Endpoint) -> Option<usize> {
+    let found = timeout(INFO_TIMEOUT, lookup_host(endpoint.address())).await.ok()?.ok()?;
+    endpoint.set_resolved(found.collect());
+    Some(endpoint.most_of_a_family())
+}
+
+/// What shows only beside the other servers: one process under two addresses, and servers of several clusters.
+fn compare(infos: &[Option<Arc<Info>>], all: &mut Vec<Observation>) {
+    let infos = || infos.iter().enumerate().filter_map(|(i, info)| Some((i, info.as_deref()?)));
+    for (i, info) in infos() {
+        let mut see = |is_wrong, what: String, remedy: &str| {
+            let key = format!("cluster.servers[{i}].address");
+            all.push(Observation { key, what, remedy: remedy.to_owned(), is_wrong });
+        };
+        if let Some((same, _)) = infos().find(|(j, other)| *j < i && other.server_id() == info.server_id()) {
+            see(true, format!("it is the same process as cluster.servers[{same}]"), "write each server once");
+        }
+        let [cluster, _] = info.cluster_and_domain();
+        let of_first = infos().next().and_then(|(_, first)| first.cluster_and_domain()[0]);
+        if cluster != of_first {
+            let named =
+                |name: Option<&str>| name.map_or("no cluster".to_owned(), |name| format!("the cluster {name:?}"));
+            let what = format!("it is of {}, and the first server of {}", named(cluster), named(of_first));
+            see(false, what, "name the servers of one cluster; clients of one are not seen in another");
+        }
+    }
+}
