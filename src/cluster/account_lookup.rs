@@ -2,7 +2,7 @@
 //! themselves in INFO; older ones have to be asked.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -27,10 +27,13 @@ use crate::{
     upstream::Servers,
 };
 
-/// The most lookups that wait. One beyond them is dropped, and made when its credential comes again.
-pub const MAX_QUEUED: usize = 256;
+/// The most lookups that wait for their first try: one for each session that a listener has by default. One beyond them
+/// is dropped, and made when its credential comes again.
+pub const MAX_QUEUED: usize = 65_536;
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A server that has not answered is asked again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// A client whose account is to be looked up.
 #[derive(Debug)]
@@ -78,15 +81,34 @@ pub async fn run(
 ) {
     let serving = async {
         let mut lookups = lookups.lock().await;
-        let mut ports = HashMap::new();
-        while let Some(lookup) = lookups.recv().await {
+        let (mut ports, mut silent) = (HashMap::new(), HashMap::new());
+        let mut unanswered = VecDeque::new();
+        loop {
+            // No connection stays open for nothing.
+            if lookups.is_empty() {
+                ports.clear();
+            }
+            let Some(lookup) = next(&mut lookups, &mut unanswered).await else { return };
             if !directory.has_learned(lookup.credential) {
+                // All that wait for a server that does not answer would wait for each other's timeouts.
+                if silent.get(&lookup.server).is_some_and(|until| Instant::now() < *until) {
+                    ask_again(&mut unanswered, lookup);
+                    continue;
+                }
                 let asked = ask(&servers, &advertised_info, &access, &mut ports, &lookup);
                 match timeout(ANSWER_TIMEOUT, asked).await.unwrap_or(Err(PollError::TimedOut)) {
                     Ok(Some(account)) => directory.learn(lookup.credential, &account.into()),
                     // The client has left already.
                     Ok(None) => {}
-                    Err(err) => debug!(%err, "a client's account is not known"),
+                    Err(err) => {
+                        debug!(%err, "a client's account is not known");
+                        // A server that can be asked in no way stays unasked.
+                        if access.system.is_some() || ports.contains_key(&lookup.server) {
+                            silent.insert(lookup.server, Instant::now() + ASK_AGAIN);
+                            ask_again(&mut unanswered, lookup);
+                        }
+                        continue;
+                    }
                 }
             }
             if let Some(account) = directory.learned(lookup.credential) {
@@ -101,15 +123,33 @@ pub async fn run(
                     Then::Tell(tell) => drop(tell.send(account)),
                 }
             }
-            // Also after a lookup that needed no asking any more, so that no connection stays open for nothing.
-            if lookups.is_empty() {
-                ports.clear();
-            }
         }
     };
     tokio::select! {
         () = serving => {}
         () = stop.cancelled() => {}
+    }
+}
+
+/// The next lookup: one of those that had no answer once it is time for it.
+async fn next(
+    lookups: &mut mpsc::Receiver<AccountLookup>,
+    unanswered: &mut VecDeque<(Instant, AccountLookup)>,
+) -> Option<AccountLookup> {
+    let due = unanswered.front().map(|(at, _)| *at);
+    tokio::select! {
+        biased;
+        () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+            unanswered.pop_front().map(|(_, lookup)| lookup)
+        }
+        lookup = lookups.recv() => lookup,
+    }
+}
+
+/// Keeps a lookup for later, if its session is still there.
+fn ask_again(unanswered: &mut VecDeque<(Instant, AccountLookup)>, lookup: AccountLookup) {
+    if matches!(&lookup.then, Then::Move(slot, _) if slot.strong_count() > 0) && unanswered.len() < MAX_QUEUED {
+        unanswered.push_back((Instant::now() + ASK_AGAIN, lookup));
     }
 }
 

@@ -1,6 +1,11 @@
 //! Accounts: the configuration maps credentials to an account, and what the server says about the account corrects
 //! that.
 
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 use weir_testkit::*;
 
 const QUOTA: &str = "maximum account active connections exceeded";
@@ -145,6 +150,55 @@ async fn sessions_that_are_found_over_the_quota_of_their_account_end() {
     drop(inside);
     counts(&weir, "A", 0).await;
     weir.assert_nothing_leaked().await;
+}
+
+/// A server's monitoring fails while its clients log in. They are counted once it answers again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_could_not_be_asked_for_is_asked_for_again() {
+    const USERS: usize = 5;
+    let old = match nats::debian().await {
+        Ok(old) => old,
+        Err(why) => return skip(&why),
+    };
+    let users: String = (0..USERS).map(|n| format!("{{user: u{n}, password: p}},")).collect();
+    let options = ServerOptions { binary: Some(old), ..ServerOptions::default() };
+    let server = NatsServer::start(options.with(&format!("accounts {{ A {{ users: [{users}] }} }}"))).await;
+    let (answers, listener) = (watch::Sender::new(true), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (here, monitor) = (listener.local_addr().unwrap().to_string(), server.monitor.clone());
+    let mut it_answers = answers.subscribe();
+    let forwarding = tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            if *it_answers.borrow_and_update() {
+                let (monitor, mut it_answers) = (monitor.clone(), it_answers.clone());
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(monitor).await.unwrap();
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        _ = it_answers.changed() => {}
+                    }
+                });
+            }
+        }
+    });
+    let weir = WeirConfig::of_servers(&[&server]).with_monitor(&here).account("A", "max_connections = 2").start().await;
+    answers.send_replace(false);
+    let clients = at_once(USERS, |n| {
+        let address = weir.address.clone();
+        async move { RawClient::connect(&address, &Login::user(&format!("u{n}"), "p")).await }
+    })
+    .await;
+    eventually(PATIENCE, "it cannot be asked", async || {
+        if weir.log().contains("a client's account is not known") { Ok(()) } else { Err("not yet") }
+    })
+    .await;
+    counts(&weir, "default", USERS).await;
+    answers.send_replace(true);
+    counts(&weir, "A", 2).await;
+    counts(&weir, "default", 0).await;
+    drop(clients);
+    weir.assert_nothing_leaked().await;
+    forwarding.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
