@@ -7,5 +7,8 @@ use std::process::ExitCode;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    // Without them, memory that is free is given back to the system only as a thread allocates: after a burst, when
+    // nobody is there any more, that is never. Where they cannot run, weir works all the same.
+    let _ = tikv_jemalloc_ctl::background_thread::write(true);
     weir::cli::main()
 }

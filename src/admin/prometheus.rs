@@ -16,6 +16,7 @@ use prometheus_client::{
 
 use crate::{
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
+    relay,
     session::Shared,
     telemetry::process::{LOG_LINES_UNQUEUED, LOG_LINES_UNWRITTEN, PANICS, ProcessCounter},
     upstream::{LoginFailure, Server},
@@ -323,6 +324,11 @@ impl SharedCollector {
             "relayed_messages",
             "Messages relayed, `up` from clients to servers and `down` from servers to clients",
             directions(totals.messages_up, totals.messages_down),
+        )?;
+        families.gauge(
+            "relay_waiting_bytes",
+            "Bytes of memory in which sessions hold what one of their sides does not take yet",
+            relay::held_bytes() as f64,
         )
     }
 }

@@ -11,15 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::{
     net::{socket, stream::Stream},
     outcome::Cause,
+    relay::waiting::{LARGE_READ, Waiting, most_to_read},
     worker::{self, Scratch},
 };
-
-/// The size of the worker's buffer in bytes, and so the largest read.
-const BUFFER: usize = 256 * 1024;
-
-/// The size of a read in bytes, until the bytes flow: reads fill up and the other side takes all of them. What the
-/// other side does not take is kept by the session, so a slow side is not read from in large pieces.
-const SMALL_READ: usize = 32 * 1024;
 
 /// A large read that finds no more bytes than this ends the large reads.
 const TRICKLE: usize = 8 * 1024;
@@ -33,7 +27,7 @@ pub struct Buffer(Box<[u8]>);
 
 impl Default for Buffer {
     fn default() -> Self {
-        Self(vec![0; BUFFER].into_boxed_slice())
+        Self(vec![0; LARGE_READ].into_boxed_slice())
     }
 }
 
@@ -73,7 +67,7 @@ pub enum DirectionEnd {
 pub struct Outlet<'a, 'cx> {
     /// `None` before the relay runs, when all bytes wait.
     to: Option<(&'a mut Stream, &'a mut Context<'cx>)>,
-    waiting: &'a mut Vec<u8>,
+    waiting: &'a mut Waiting,
     bytes: &'a mut u64,
     failed: bool,
 }
@@ -94,7 +88,7 @@ impl Outlet<'_, '_> {
             }
         }
         if !bytes.is_empty() {
-            self.waiting.extend_from_slice(bytes);
+            self.waiting.push(bytes);
         }
     }
 }
@@ -103,7 +97,7 @@ impl Outlet<'_, '_> {
 pub struct Direction<S> {
     side: S,
     /// Forwarded bytes that the other side has not taken yet: at most those of one read, and what `side` adds to them.
-    waiting: Vec<u8>,
+    waiting: Waiting,
     /// The last reads found many bytes and the other side took all of them: the next read may fill the whole buffer.
     flowing: bool,
     /// The cause that ends this direction once `waiting` is empty.
@@ -113,7 +107,7 @@ pub struct Direction<S> {
 
 impl<S: Side> Direction<S> {
     pub fn new(side: S) -> Self {
-        Self { side, waiting: Vec::new(), flowing: false, stopped: None, bytes: 0 }
+        Self { side, waiting: Waiting::default(), flowing: false, stopped: None, bytes: 0 }
     }
 
     /// Takes in bytes that were read before the relay began.
@@ -161,7 +155,7 @@ impl<S: Side> Direction<S> {
             && !self.waiting.is_empty()
             && let Ok(taken) = socket::send_now(tcp, &self.waiting)
         {
-            self.waiting.drain(..taken);
+            self.waiting.taken(taken);
         }
     }
 
@@ -182,13 +176,13 @@ impl<S: Side> Direction<S> {
                 Poll::Ready(Ok(n)) if n > 0 => written += n,
                 Poll::Ready(_) => return Poll::Ready(false),
                 Poll::Pending => {
-                    self.waiting.drain(..written);
+                    self.waiting.taken(written);
                     return Poll::Pending;
                 }
             }
         }
         // An idle session keeps no buffer.
-        self.waiting = Vec::new();
+        self.waiting.all_taken();
         if to.needs_flush() {
             return Pin::new(to).poll_flush(cx).map(|flushed| flushed.is_ok());
         }
@@ -225,8 +219,7 @@ impl<S: Side> Direction<S> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let most = if self.flowing { BUFFER } else { SMALL_READ };
-            let mut read = ReadBuf::new(&mut buffer[..most]);
+            let mut read = ReadBuf::new(&mut buffer[..most_to_read(self.flowing)]);
             if let Err(err) = ready!(Pin::new(&mut *from).poll_read(cx, &mut read)) {
                 return Poll::Ready(match err.kind() {
                     io::ErrorKind::InvalidData => DirectionEnd::Stopped(Cause::Protocol),

@@ -2,8 +2,8 @@
 //!
 //! One task serves both directions, so there is no lock between them. All sessions of a worker share one buffer: bytes
 //! are read into it once they have come, and written from it to the other side at once. Bytes that the other side does
-//! not take yet are kept by the session, those of one read at most, and nothing more is read until they are gone. An
-//! idle session holds no buffer.
+//! not take yet are kept by the session, those of one read at most, and nothing more is read until they are gone
+//! (`waiting.rs`). An idle session holds no buffer.
 
 #![warn(clippy::cast_possible_truncation, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
@@ -15,6 +15,7 @@ mod look;
 mod passthrough;
 pub mod registry;
 mod server_side;
+mod waiting;
 
 use std::{
     future::poll_fn,
@@ -40,6 +41,7 @@ pub use self::{
     late_keepalive::{LateKeepalive, request_keepalive, set_timeouts_of_servers},
     passthrough::Passthrough,
     server_side::{InfoPolicy, ServerSide},
+    waiting::held_bytes,
 };
 
 /// Who ended a relay, and why.

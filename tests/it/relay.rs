@@ -166,8 +166,9 @@ async fn the_last_words_of_a_server_reach_the_client() {
     weir.assert_nothing_leaked().await;
 }
 
-/// Fills the connection of a subscriber that does not read, until its server gives it up.
-async fn flood_until_given_up(server: &NatsServer, login: &Login, subscribers: u64) {
+/// Fills the connection of a subscriber that does not read, until its server gives it up and has `others` beside the
+/// publisher.
+async fn flood_until_given_up(server: &NatsServer, login: &Login, others: u64) {
     let mut publisher = RawClient::connect(&server.address, login).await;
     let payload = vec![b'x'; 256 * 1024];
     eventually(PATIENCE, "the server has closed its slow consumers", async || {
@@ -176,7 +177,7 @@ async fn flood_until_given_up(server: &NatsServer, login: &Login, subscribers: u
         }
         publisher.round_trip().await.unwrap();
         let left = server.connections().await;
-        if left == 1 { Ok(()) } else { Err(format!("{left} connections, {subscribers} subscribers")) }
+        if left == 1 + others { Ok(()) } else { Err(format!("{left} connections, {others} should be left")) }
     })
     .await;
 }
@@ -197,7 +198,7 @@ async fn a_frozen_subscriber_holds_no_place_once_its_server_has_closed_it() {
         client.subscribe("flood", 1).await.unwrap();
         frozen.push(client);
     }
-    flood_until_given_up(&server, &login, 3).await;
+    flood_until_given_up(&server, &login, 0).await;
     // Others of the account take their places, long before keepalive and user timeout find the frozen ones.
     let others = eventually(PATIENCE, "three others are let in", async || {
         let mut others = Vec::new();
@@ -214,6 +215,52 @@ async fn a_frozen_subscriber_holds_no_place_once_its_server_has_closed_it() {
     weir.until("only the others are left", |metrics| metrics.sum("weir_sessions_active") == 3.0).await;
     drop((frozen, others));
     weir.assert_nothing_leaked().await;
+}
+
+/// Bytes that a client does not take are in weir's memory, and leave it with the client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_of_stalled_sessions_is_bounded_and_given_back() {
+    const STUCK: usize = 500;
+    // The server is to keep them all.
+    let own = "write_deadline: \"300s\"\nmax_pending: 256MB";
+    let server = NatsServer::start(ServerOptions::default().with(own)).await;
+    let weir = WeirConfig::of_servers(&[&server]).start().await;
+    let mut stuck = at_once(STUCK, |_| {
+        let address = weir.address.clone();
+        async move {
+            let mut client = RawClient::connect(&address, &Login::nobody()).await;
+            client.subscribe("flood", 1).await.unwrap();
+            client
+        }
+    })
+    .await;
+    let before = weir.rss();
+    let mut publisher = RawClient::connect(&server.address, &Login::nobody()).await;
+    let payload = vec![b'x'; 256 * 1024];
+    let held = "weir_relay_waiting_bytes";
+    eventually(PATIENCE, "each is stuck", async || {
+        publisher.publish("flood", &payload).await.unwrap();
+        publisher.round_trip().await.unwrap();
+        let now = weir.gauge(held).await;
+        // What each holds is a read of the least size at least.
+        if now > (STUCK * 4096) as f64 { Ok(()) } else { Err(now) }
+    })
+    .await;
+    let (at_the_stall, now) = (weir.rss().saturating_sub(before) >> 20, weir.gauge(held).await);
+    // 32 MiB in large reads, and the others in reads of 32 KiB at most.
+    assert!(now <= (48 << 20) as f64, "{now} bytes are held");
+    assert!(at_the_stall < 64, "weir grew by {at_the_stall} MiB");
+    // They still get everything.
+    for _ in 0..3 {
+        assert_eq!(stuck[0].next_msg().await.1.len(), payload.len());
+    }
+    drop(stuck);
+    weir.until("nothing is held", |metrics| metrics.sum(held) == 0.0).await;
+    eventually(PATIENCE, "memory is given back to the system", async || {
+        let after = weir.rss().saturating_sub(before) >> 20;
+        if after < 12 { Ok(()) } else { Err(format!("{after} MiB more than before, {at_the_stall} at the stall")) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
