@@ -5,6 +5,7 @@ mod access;
 mod account_events;
 pub mod account_lookup;
 pub mod accounts;
+mod closed_connections;
 mod error;
 pub mod examine;
 mod http_client;
@@ -43,6 +44,7 @@ use crate::{
 
 pub use self::{
     access::{ClusterAccess, PlainInfo},
+    closed_connections::watch_closed_connections,
     lame_ducks::watch_lame_ducks,
 };
 

@@ -137,15 +137,17 @@ impl<S: Side> Direction<S> {
         self.bytes.saturating_sub(self.waiting.len() as u64)
     }
 
-    /// Writes an operation to the other side that does nothing, if that is possible now.
-    pub fn put_no_operation(&mut self, cx: &mut Context<'_>, to: &mut Stream) {
-        if let Some(operation) = self.side.no_operation().filter(|_| self.waiting.is_empty()) {
+    /// Writes an operation to the other side that does nothing. Returns whether that is possible now.
+    pub fn put_no_operation(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> bool {
+        let operation = self.side.no_operation().filter(|_| self.waiting.is_empty());
+        if let Some(operation) = operation {
             let mut uncounted = 0;
             let mut out =
                 Outlet { to: Some((to, cx)), waiting: &mut self.waiting, bytes: &mut uncounted, failed: false };
             // A failure shows when the side is read from.
             out.put(operation);
         }
+        operation.is_some()
     }
 
     /// Writes some of the bytes that wait without asking the runtime whether the socket takes any: it says so only when

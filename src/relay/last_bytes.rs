@@ -159,7 +159,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::{relay::Passthrough, telemetry::counters::Counters};
+    use crate::{
+        relay::{Passthrough, registry::SessionRegistry},
+        telemetry::counters::Counters,
+    };
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -178,7 +181,7 @@ mod tests {
         let side = (Passthrough::default(), Passthrough::default());
         let counters = Arc::new(Counters::new(0));
         let mut relay = Relay::new((down.into(), side.0, b""), (up.into(), side.1, b""), counters).unwrap();
-        let handle = Arc::<SessionHandle>::default();
+        let registered = Arc::<SessionRegistry>::default().register(1, 0);
         const ALL: usize = 16 * 1024 * 1024;
         let serve = async move {
             let bytes: Vec<u8> = (0..ALL).map(byte).collect();
@@ -195,7 +198,7 @@ mod tests {
             all
         };
         let relay = async move {
-            let ended = relay.run(&handle).await;
+            let ended = relay.run(&registered).await;
             assert!(ended.by_server(), "{ended:?}");
             relay.finish(ended).await
         };

@@ -5,7 +5,9 @@
 //!
 //! The end of a server is behind all that it has written. When it closes a subscriber that does not read, its last
 //! bytes fill the buffers of both kernels, and the FIN does not arrive as long as they do. But a closed connection
-//! answers bytes with a reset. So weir writes an operation to the server that does nothing.
+//! answers bytes with a reset. So weir writes an operation to the server that does nothing. Where nothing can be put
+//! into what the client sends (TLS that ends at the server, the middle of a message), the server is asked for the
+//! connections that it has closed (`stalled.rs`).
 
 use std::{
     pin::{Pin, pin},
@@ -24,7 +26,12 @@ use crate::{
         timer::{Sleep, sleep_until},
     },
     outcome::{Cause, Party},
-    relay::{Ended, Relay, direction::Side},
+    relay::{
+        Ended, Relay,
+        direction::Side,
+        registry::{Registration, ServerSays},
+        stalled::Stalled,
+    },
 };
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,28 +40,66 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// after as many again.
 const STILL: u32 = 3;
 
+/// After so many looks in a row between which a client neither took nor sent anything it is given up, where its server
+/// cannot be asked. At its defaults nats-server closes it by then, since it has answered no PING: after 6 minutes.
+const GIVEN_UP: u32 = 360;
+
 /// The next look. On the heap and only while bytes wait: an idle session needs none.
 #[derive(Debug)]
 pub(super) struct Look {
     next: Sleep,
+    /// When the last look was, or when bytes began to wait.
+    looked: Instant,
+    /// Since when at the earliest the client takes nothing, but not before the session began.
+    since: Instant,
     /// What the client had taken at the last look, and how many looks found no more.
     taken: u64,
     still: u32,
+    /// What the client had sent at the last look, and how many looks found that it took and sent no more.
+    sent: u64,
+    silent: u32,
 }
 
 impl Look {
+    fn begin(taken: u64, sent: u64) -> Box<Self> {
+        let now = Instant::now();
+        Box::new(Self { next: Self::next(now), looked: now, since: now, taken, still: 0, sent, silent: 0 })
+    }
+
     #[expect(clippy::arithmetic_side_effects, reason = "a time a second from now is a time")]
-    fn next() -> Sleep {
-        sleep_until(Instant::now() + LOOK_INTERVAL)
+    fn next(now: Instant) -> Sleep {
+        sleep_until(now + LOOK_INTERVAL)
+    }
+
+    /// Looks what the client has taken and sent since the last look.
+    fn look(&mut self, taken: u64, sent: u64) {
+        let now = Instant::now();
+        if taken == self.taken {
+            self.still = self.still.saturating_add(1);
+        } else {
+            (self.still, self.since) = (0, self.looked);
+        }
+        self.silent = if taken == self.taken && sent == self.sent { self.silent.saturating_add(1) } else { 0 };
+        (self.taken, self.sent, self.looked, self.next) = (taken, sent, now, Self::next(now));
+    }
+
+    /// Whether it is time to find out if the server is there.
+    fn is_long(&self) -> bool {
+        self.still > 0 && self.still.is_multiple_of(STILL)
     }
 }
 
 impl<C: Side, S: Side> Relay<C, S> {
     /// Looks when it is time. Ready when a side has gone; what it sent before is still to be delivered.
-    pub(super) fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    pub(super) fn poll_look(&mut self, cx: &mut Context<'_>, registered: &Registration) -> Poll<Ended> {
+        let handle = registered.handle();
+        if self.look.is_some() && handle.server_says() == ServerSays::Closed {
+            return Poll::Ready(Ended { party: Party::Upstream, cause: Cause::Eof });
+        }
         // A look that is due is not taken back when bytes move: they may wait again a moment later.
         while self.look.is_some() || self.to_client.holds_bytes() || self.to_server.holds_bytes() {
-            let look = self.look.get_or_insert_with(|| Box::new(Look { next: Look::next(), taken: 0, still: 0 }));
+            let (taken, sent) = (self.to_client.delivered(), self.to_server.bytes());
+            let look = self.look.get_or_insert_with(|| Look::begin(taken, sent));
             ready!(Pin::new(&mut look.next).poll(cx));
             if let Some(ended) = self.ended_unread(cx) {
                 return Poll::Ready(ended);
@@ -63,12 +108,14 @@ impl<C: Side, S: Side> Relay<C, S> {
             if !self.to_client.holds_bytes() && !self.to_server.holds_bytes() {
                 break;
             }
-            let taken = self.to_client.delivered();
-            let still = if taken == look.taken { look.still.saturating_add(1) } else { 0 };
-            (look.taken, look.still, look.next) = (taken, still, Look::next());
+            look.look(taken, sent);
+            let (is_long, since, is_given_up) = (look.is_long(), look.since, look.silent >= GIVEN_UP);
             self.look = Some(look);
-            if self.to_client.holds_bytes() && still > 0 && still.is_multiple_of(STILL) {
-                self.to_server.put_no_operation(cx, &mut self.up);
+            if self.to_client.holds_bytes() && is_long && !self.to_server.put_no_operation(cx, &mut self.up) {
+                if is_given_up && handle.server_says() == ServerSays::NoAnswer {
+                    return Poll::Ready(Ended { party: Party::Downstream, cause: Cause::SocketError });
+                }
+                registered.ask_whether_closed(Stalled::new(handle, &self.up, &self.down, since));
             }
         }
         Poll::Pending
@@ -87,5 +134,54 @@ impl<C: Side, S: Side> Relay<C, S> {
             return Some(Ended { party: Party::Downstream, cause: Cause::SocketError });
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::{
+        relay::{Passthrough, registry::SessionRegistry},
+        telemetry::counters::Counters,
+    };
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    /// How a session ends within 20 minutes whose client takes nothing and whose server says this.
+    async fn end_of_stalled(says: ServerSays) -> Option<Ended> {
+        let ((_client, down), (mut server, up)) = (pair().await, pair().await);
+        let side = (Passthrough::default(), Passthrough::default());
+        let counters = Arc::new(Counters::new(0));
+        let mut relay = Relay::new((down.into(), side.0, b""), (up.into(), side.1, b""), counters).unwrap();
+        let sessions = Arc::<SessionRegistry>::default();
+        let registered = sessions.register(1, 0);
+        registered.handle().server_said(says);
+        let writes = tokio::spawn(async move { server.write_all(&vec![0; 64 * 1024 * 1024]).await });
+        let ended = timeout(Duration::from_secs(1200), relay.run(&registered)).await;
+        writes.abort();
+        assert!(says == ServerSays::Closed || !sessions.take_stalled(0).is_empty(), "it asks its server");
+        assert!(sessions.take_stalled(0).is_empty());
+        ended.ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stalled_session_ends_with_its_server_or_when_nobody_can_be_asked() {
+        assert_eq!(end_of_stalled(ServerSays::Nothing).await, None);
+        let by_server = Ended { party: Party::Upstream, cause: Cause::Eof };
+        assert_eq!(end_of_stalled(ServerSays::Closed).await, Some(by_server));
+        let given_up = Ended { party: Party::Downstream, cause: Cause::SocketError };
+        assert_eq!(end_of_stalled(ServerSays::NoAnswer).await, Some(given_up));
     }
 }

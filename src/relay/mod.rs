@@ -15,6 +15,7 @@ mod look;
 mod passthrough;
 pub mod registry;
 mod server_side;
+mod stalled;
 mod waiting;
 
 use std::{
@@ -29,7 +30,7 @@ use crate::{
     relay::{
         direction::{Direction, DirectionEnd},
         look::Look,
-        registry::SessionHandle,
+        registry::{Registration, SessionHandle},
     },
     telemetry::counters::{Counters, Totals},
     worker,
@@ -41,6 +42,7 @@ pub use self::{
     late_keepalive::{LateKeepalive, request_keepalive, set_timeouts_of_servers},
     passthrough::Passthrough,
     server_side::{InfoPolicy, ServerSide},
+    stalled::Stalled,
     waiting::held_bytes,
 };
 
@@ -109,11 +111,12 @@ impl<C: Side, S: Side> Relay<C, S> {
         self.to_server.has_passed(bytes_up);
     }
 
-    /// Relays until one side ends or the end is requested by `handle`. Call [`Relay::finish`] afterwards.
+    /// Relays until one side ends or the end is requested by its handle. Call [`Relay::finish`] afterwards.
     // Not an `async fn`: its future would hold each argument twice.
-    pub fn run(&mut self, handle: &Arc<SessionHandle>) -> impl Future<Output = Ended> {
+    pub fn run(&mut self, registered: &Registration) -> impl Future<Output = Ended> {
         let (mut waker_is_known, mut has_timeouts) = (false, false);
         poll_fn(move |cx| {
+            let handle = registered.handle();
             if !waker_is_known {
                 handle.set_waker(cx.waker());
                 waker_is_known = true;
@@ -129,7 +132,7 @@ impl<C: Side, S: Side> Relay<C, S> {
             if ended.is_ready() {
                 return ended;
             }
-            self.poll_look(cx)
+            self.poll_look(cx, registered)
         })
     }
 

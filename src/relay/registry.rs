@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     },
     task::Waker,
@@ -10,7 +10,10 @@ use std::{
 
 use dashmap::DashMap;
 
-use crate::outcome::Cause;
+use crate::{outcome::Cause, relay::stalled::Stalled};
+
+/// How many sessions may ask at a time whether their server has closed them. Others ask again a little later.
+const MOST_STALLED: usize = 16_384;
 
 /// How others reach one session.
 #[derive(Debug, Default)]
@@ -18,7 +21,22 @@ pub struct SessionHandle {
     /// The position of the cause in [`Cause::ALL`], counted from 1; 0 while nobody has asked for the end.
     end_requested: AtomicU8,
     keepalive_requested: AtomicBool,
+    /// A [`ServerSays`].
+    server_says: AtomicU8,
+    /// The index of its server.
+    server: u32,
     waker: Mutex<Option<Waker>>,
+}
+
+/// What the server of a session has answered when it was asked whether it has closed the session's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ServerSays {
+    /// It has not been asked, or knows nothing of it.
+    Nothing,
+    /// It cannot be asked.
+    NoAnswer,
+    Closed,
 }
 
 impl SessionHandle {
@@ -45,6 +63,24 @@ impl SessionHandle {
         }
     }
 
+    /// The server has answered whether it has closed the connection, or cannot be asked.
+    pub fn server_said(&self, says: ServerSays) {
+        self.server_says.store(says as u8, Relaxed);
+        if says == ServerSays::Closed
+            && let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub fn server_says(&self) -> ServerSays {
+        match self.server_says.load(Relaxed) {
+            says if says == ServerSays::Closed as u8 => ServerSays::Closed,
+            says if says == ServerSays::NoAnswer as u8 => ServerSays::NoAnswer,
+            _ => ServerSays::Nothing,
+        }
+    }
+
     pub fn keepalive_requested(&self) -> bool {
         self.keepalive_requested.load(Relaxed)
     }
@@ -59,6 +95,8 @@ impl SessionHandle {
 #[derive(Debug, Default)]
 pub struct SessionRegistry {
     map: DashMap<u64, Arc<SessionHandle>>,
+    /// Sessions that ask whether their server has closed them, with its index.
+    stalled: Mutex<Vec<(u32, Stalled)>>,
 }
 
 /// A session's entry in the registry, which ends when this is dropped.
@@ -73,6 +111,14 @@ impl Registration {
     pub fn handle(&self) -> &Arc<SessionHandle> {
         &self.handle
     }
+
+    /// Asks the session's server whether it has closed the connection.
+    pub fn ask_whether_closed(&self, stalled: Stalled) {
+        let mut all = self.sessions.stalled();
+        if all.len() < MOST_STALLED {
+            all.push((self.handle.server, stalled));
+        }
+    }
 }
 
 impl Drop for Registration {
@@ -84,8 +130,10 @@ impl Drop for Registration {
 }
 
 impl SessionRegistry {
-    pub fn register(self: &Arc<Self>, id: u64) -> Registration {
-        let handle = Arc::<SessionHandle>::default();
+    /// `server` is the index of the session's server.
+    pub fn register(self: &Arc<Self>, id: u64, server: usize) -> Registration {
+        let server = u32::try_from(server).unwrap_or(u32::MAX);
+        let handle = Arc::new(SessionHandle { server, ..SessionHandle::default() });
         self.map.insert(id, Arc::clone(&handle));
         Registration { sessions: Arc::clone(self), id, handle }
     }
@@ -93,6 +141,21 @@ impl SessionRegistry {
     /// The handles of all sessions there are at this moment.
     pub fn handles(&self) -> Vec<Arc<SessionHandle>> {
         self.map.iter().map(|entry| Arc::clone(entry.value())).collect()
+    }
+
+    /// Takes out the sessions that ask whether this server has closed them.
+    pub fn take_stalled(&self, server: usize) -> Vec<Stalled> {
+        let mut all = self.stalled();
+        // Without one there is no memory.
+        let asks = all.extract_if(.., |(index, _)| *index as usize == server).map(|(_, one)| one).collect();
+        if all.is_empty() {
+            *all = Vec::new();
+        }
+        asks
+    }
+
+    fn stalled(&self) -> MutexGuard<'_, Vec<(u32, Stalled)>> {
+        self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn len(&self) -> usize {
@@ -125,7 +188,7 @@ mod tests {
     #[test]
     fn a_session_is_woken_by_everything_it_is_told() {
         let (sessions, wakes) = (Arc::<SessionRegistry>::default(), Arc::<CountingWaker>::default());
-        let registered = sessions.register(7);
+        let registered = sessions.register(7, 0);
         registered.handle().set_waker(&Waker::from(Arc::clone(&wakes)));
         registered.handle().request_keepalive();
         assert_eq!((wakes.0.load(Relaxed), registered.handle().keepalive_requested()), (1, true));
@@ -147,7 +210,7 @@ mod tests {
     #[test]
     fn a_handle_that_outlives_its_session_holds_nothing_of_it() {
         let (sessions, wakes) = (Arc::<SessionRegistry>::default(), Arc::<CountingWaker>::default());
-        let registered = sessions.register(7);
+        let registered = sessions.register(7, 0);
         registered.handle().set_waker(&Waker::from(Arc::clone(&wakes)));
         let handle = Arc::clone(registered.handle());
         drop(registered);

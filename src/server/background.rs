@@ -66,6 +66,11 @@ impl Background {
         let (poll_interval, warn_at, compatibility) =
             (upstream.poll_interval, upstream.warn_at, upstream.compatibility);
         for server in shared.servers.iter() {
+            let (asked, all, asking) = (Arc::clone(server), Arc::clone(shared), access.clone());
+            self.tasks.spawn("closed connections", move |stop| {
+                let (info, sessions) = (Arc::clone(&all.advertised_info), Arc::clone(&all.sessions));
+                cluster::watch_closed_connections(Arc::clone(&asked), info, asking.clone(), sessions, stop)
+            });
             let (server, all, access) = (Arc::clone(server), Arc::clone(shared), access.clone());
             self.tasks.spawn("server watch", move |stop| {
                 let info = Arc::clone(&all.advertised_info);

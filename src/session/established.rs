@@ -39,7 +39,7 @@ impl<C: Side, S: Side> Established<C, S> {
         account: impl FnOnce(&Arc<SessionHandle>) -> AccountPlace,
         entry: Option<AcceptPermit>,
     ) -> Self {
-        let registered = cx.shared.sessions.register(cx.id);
+        let registered = cx.shared.sessions.register(cx.id, server.server().index());
         // A drain that began after this client's turn has not seen the session.
         if cx.shared.admission.is_draining() {
             registered.handle().end(Cause::Draining);
@@ -53,7 +53,7 @@ impl<C: Side, S: Side> Established<C, S> {
     pub fn relay(mut self: Box<Self>, cx: &Context) -> impl Future<Output = (End, Totals)> {
         let began = Instant::now();
         async move {
-            let ended = self.relay.run(self.registered.handle()).await;
+            let ended = self.relay.run(&self.registered).await;
             if ended.by_server() {
                 self.server.server().may_be_another_process();
             }

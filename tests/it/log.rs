@@ -97,6 +97,7 @@ async fn a_task_that_panics_is_told_of_and_started_again() {
     // Every task that lives as long as weir, but for those that only TLS has.
     let tasks = [
         "account look-ups",
+        "closed connections",
         "server watch",
         "system login",
         "lame ducks",

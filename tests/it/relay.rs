@@ -217,6 +217,33 @@ async fn a_frozen_subscriber_holds_no_place_once_its_server_has_closed_it() {
     weir.assert_nothing_leaked().await;
 }
 
+/// Nothing can be put into what such a client sends, so the server is asked: at its monitoring port, or over the system
+/// account.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_that_is_frozen_in_the_middle_of_a_message_holds_no_place_either() {
+    let own = "write_deadline: 500ms\nsystem_account: SYS\n\
+               accounts { A { users: [{user: u, password: up}] }, SYS { users: [{user: admin, password: ap}] } }";
+    let server = NatsServer::start(ServerOptions::default().with(own)).await;
+    let login = Login::user("u", "up");
+    let config = || WeirConfig::of_servers(&[&server]).default_settings();
+    let system = "[cluster.system]\nuser = \"admin\"\npassword = \"ap\"";
+    for (config, others) in [(config(), 0), (config().without_monitors().cluster(system), 1)] {
+        let weir = config.start().await;
+        let mut frozen = RawClient::connect(&weir.address, &login).await;
+        frozen.subscribe("flood", 1).await.unwrap();
+        frozen.send(b"PUB half 1000\r\nhalf of it").await.unwrap();
+        let mut lives = RawClient::connect(&weir.address, &login).await;
+        lives.subscribe("other", 1).await.unwrap();
+        flood_until_given_up(&server, &login, 1 + others).await;
+        let left = weir.until("only the other one is left", |metrics| metrics.sum("weir_sessions_active") == 1.0).await;
+        assert_eq!(left.sum_where("weir_closed_total", "party", "downstream"), 0.0, "it was its server, and not TCP");
+        lives.publish("other", b"still").await.unwrap();
+        assert_eq!(lives.next_msg().await.1, b"still");
+        drop((frozen, lives));
+        weir.until("nobody is left", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
+    }
+}
+
 /// Bytes that a client does not take are in weir's memory, and leave it with the client.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_of_stalled_sessions_is_bounded_and_given_back() {

@@ -254,6 +254,45 @@ async fn sources_have_limits_and_pace_holds() {
     }
 }
 
+/// weir can put nothing into the TLS of a client, so it asks the server whether it has closed the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_subscriber_holds_no_place_once_its_server_has_closed_it() {
+    let users = Users::new();
+    let own = format!("write_deadline: 500ms\n{}", users.servers("false"));
+    let cluster = Cluster::start(1, |server| server.with(&own)).await;
+    let (server, config) = (&cluster.servers[0], WeirConfig::of(&cluster));
+    let weir = config
+        .default_settings()
+        .listener(&listener("false").replace("handshake_timeout = \"30s\"\n", ""))
+        .start()
+        .await;
+    let enter = async |address: &str| {
+        let mut client = TlsClient::connect(address, "localhost", false, users.by_hand()).await.unwrap();
+        assert_eq!(client.enter().await.unwrap(), "PONG\r\n");
+        client
+    };
+    let (mut frozen, mut lives) = (enter(&weir.address).await, enter(&weir.address).await);
+    frozen.say("SUB flood 1\r\n").await.unwrap();
+    lives.say("SUB other 1\r\nPING\r\n").await.unwrap();
+    let mut publisher = enter(&server.address).await;
+    let message = format!("PUB flood 262144\r\n{}\r\n", "x".repeat(262_144));
+    eventually(PATIENCE, "the server has closed its slow consumer", async || {
+        publisher.say(&message.repeat(16)).await.unwrap();
+        match server.connections().await {
+            2 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    // By its server, and not by TCP.
+    let metrics = weir.until("only the other one is left", |metrics| metrics.sum("weir_sessions_active") == 1.0).await;
+    assert_eq!(metrics.sum_where("weir_closed_total", "party", "downstream"), 0.0);
+    lives.say("PUB other 5\r\nstill\r\n").await.unwrap();
+    while lives.line().await.unwrap() != "still\r\n" {}
+    drop((frozen, lives, publisher));
+    weir.assert_nothing_leaked().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_ends_everybody_by_fin() {
     let users = Users::new();
