@@ -109,9 +109,9 @@ async fn a_server_that_does_not_tell_is_asked() {
     }
 }
 
-/// Each user logs in for the first time, so that no account is known before its client is in. Those for whom the account
-/// turns out to have no room end, without an `-ERR`, which ends some libraries for good; they read it when they come
-/// back.
+/// Each user logs in for the first time, so that no account is known before its client is in. Those for whom the
+/// account turns out to have no room end, without an `-ERR`, which ends some libraries for good; they read it when they
+/// come back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_are_found_over_the_quota_of_their_account_end() {
     const USERS: usize = 6;
