@@ -93,7 +93,7 @@ impl Check {
 /// Warns of a `max_clients` that the file asks for and this shell's limit of open files does not carry. weir says the
 /// same at its start, of the limit that it has then.
 fn of_descriptors(config: &Config) -> Option<Finding> {
-    if !config.effective().gives("[[listeners]]", "max_clients") {
+    if !config.chooses_max_clients() {
         return None;
     }
     let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);

@@ -8,7 +8,7 @@ mod storm;
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use tracing::error;
+use tracing::{error, info};
 
 use crate::{
     config::{Config, Findings, ServerArg},
@@ -23,7 +23,7 @@ pub const RUN_FAILED: u8 = 1;
 
 /// One address in front of a NATS cluster that keeps it alive.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, arg_required_else_help = true)]
+#[command(name = "weir", version = env!("WEIR_VERSION"), arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -96,10 +96,13 @@ impl Run {
                 return ExitCode::from(BAD_CONFIGURATION);
             }
         };
+        let file = self.servers.is_empty().then(|| self.config.display().to_string());
+        let (version, commit) = (env!("CARGO_PKG_VERSION"), option_env!("WEIR_COMMIT"));
+        info!(version, commit, configuration = file.as_deref().unwrap_or("--server"), "weir starts");
         match server::run(config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                error!("{error}");
+                error!(err = %error, "weir cannot run");
                 ExitCode::from(RUN_FAILED)
             }
         }

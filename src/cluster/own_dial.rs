@@ -83,7 +83,7 @@ impl OwnDial {
             "server found"
         );
         for missing in self.compatibility.missing_features(info) {
-            warn!(server = self.server.name(), "{missing}");
+            warn!(server = self.server.name(), missing, "a server lacks what the configuration needs");
         }
     }
 }

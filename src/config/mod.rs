@@ -265,6 +265,11 @@ impl Config {
         })
     }
 
+    /// Whether the file says how many clients there may be. Without that the number is nobody's wish.
+    pub fn chooses_max_clients(&self) -> bool {
+        self.effective().gives("[[listeners]]", "max_clients")
+    }
+
     /// What this configuration leaves to chance: it is valid all the same.
     pub fn warnings(&self) -> &Findings {
         &self.warnings

@@ -21,7 +21,7 @@ use crate::{
 /// Works until `stop`.
 pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let (mut dropped_before, mut warned_before) = (0, [0; Refusal::ALL.len()]);
-    let mut outage = None;
+    let (mut outage, mut unserved_before) = (None, 0);
     let work = async {
         loop {
             sleep(Duration::from_secs(1)).await;
@@ -31,7 +31,8 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             }
             dropped_before = dropped;
             shared.admission.sweep(timer::now());
-            tell_outage(&shared, &mut outage);
+            let unserved = shared.counters.refused(Refusal::NoServer);
+            tell_outage(&shared, &mut outage, std::mem::replace(&mut unserved_before, unserved));
             let Taken { refused, failed_logins, left_out } = shared.tallies.take();
             if refused.total() > 0 {
                 tell_refused(&shared, &refused);
@@ -61,8 +62,9 @@ struct Outage {
     refused_before: u64,
 }
 
-/// Tells when no server can be used any more, and when one can be again.
-fn tell_outage(shared: &Shared, outage: &mut Option<Outage>) {
+/// Tells when no server can be used any more, and when one can be again. `refused_before` is how many clients had been
+/// refused for that a second ago: an outage begins between two looks.
+fn tell_outage(shared: &Shared, outage: &mut Option<Outage>, refused_before: u64) {
     let (now, refused) = (timer::now(), shared.counters.refused(Refusal::NoServer));
     match (shared.servers.can_use_none(now), &*outage) {
         (true, None) => {
@@ -72,7 +74,7 @@ fn tell_outage(shared: &Shared, outage: &mut Option<Outage>) {
                 lame_ducks = shared.servers.iter().filter(|server| server.is_lame_duck(now)).count(),
                 "no server can be used: all clients are refused until one answers"
             );
-            *outage = Some(Outage { began: now, refused_before: refused });
+            *outage = Some(Outage { began: now, refused_before });
         }
         (false, Some(Outage { began, refused_before })) => {
             let (lasted, refused) = (now.saturating_duration_since(*began), refused - refused_before);

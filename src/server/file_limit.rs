@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{admission::Limit, config::Config};
 
@@ -137,7 +137,7 @@ impl ClientBudget {
             Err(shortfall) if shortfall.carried == 0 => Err(shortfall),
             Err(shortfall) => {
                 let (served, refusals) = shortfall.shares();
-                warn!("{shortfall}; until then {served} are served and the others refused");
+                shortfall.tell(served, config.chooses_max_clients());
                 Ok(Self { clients: Some(Limit::new(served)), refusals })
             }
         }
@@ -145,6 +145,15 @@ impl ClientBudget {
 }
 
 impl Shortfall {
+    /// Tells how many clients are served at once, and what to set. It is a warning to whoever has asked for more.
+    fn tell(&self, clients: u32, are_chosen: bool) {
+        let advice = format!("set LimitNOFILE={0} in the systemd unit, or `ulimit -n {0}`", self.needed);
+        match are_chosen {
+            true => warn!(clients, advice, "the limit of open files serves so many clients at once; more are refused"),
+            false => info!(clients, advice, "the limit of open files serves so many clients at once; more are refused"),
+        }
+    }
+
     /// How many clients are served at once, and how many may be in the middle of being refused.
     fn shares(&self) -> (u32, u32) {
         let left = u64::from(self.carried) * PER_CLIENT + FEWEST_REFUSALS;

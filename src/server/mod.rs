@@ -91,8 +91,11 @@ pub enum ServerError {
 pub fn run(config: Config) -> Result<(), ServerError> {
     let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let budget = ClientBudget::of(&config, workers)?;
-    sysctl::warn_of_settings(&config);
-    config.warnings().iter().for_each(|warning| warn!("{}", warning.statement()));
+    let most = budget.clients.as_ref().map_or(u32::MAX, |limit| limit.most());
+    sysctl::tell_of_settings(&config, most);
+    for warning in config.warnings().iter() {
+        warn!(warning = warning.statement(), "the configuration is valid and leaves something to chance");
+    }
     let assembly = Assembly::build(&config, workers, &budget)?;
     let control = runtime::Builder::new_current_thread().enable_all().build()?;
     control.block_on(assembly.run(&config))

@@ -2,7 +2,7 @@
 
 use std::{fs, str::FromStr};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::Config;
 
@@ -81,16 +81,20 @@ impl Settings {
     }
 }
 
-/// Logs each setting that is too low for this configuration.
-pub fn warn_of_settings(config: &Config) {
+/// Logs each setting that is too low for this configuration, of which the limit of open files serves `most` clients. It
+/// is a warning to whoever has asked for so many.
+pub fn tell_of_settings(config: &Config, most: u32) {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let needs = Needs {
-        clients: config.admission.max_clients.into(),
+        clients: config.admission.max_clients.min(most).into(),
         servers: count(config.upstream.servers.len()),
         sources: count(config.upstream.source_addresses.len().max(1)),
     };
     for shortfall in Settings::read().shortfalls(needs) {
-        warn!("{shortfall}");
+        match config.chooses_max_clients() {
+            true => warn!(advice = shortfall, "a kernel setting is too low for max_clients"),
+            false => info!(advice = shortfall, "a kernel setting is too low for max_clients"),
+        }
     }
 }
 

@@ -146,11 +146,23 @@ impl<'a> LoginAttempt<'a> {
 pub(super) fn failed_here_only(shared: &Shared, server: &Server, how: LoginFailure) {
     shared.counters.servers[server.index()].login_failures[how as usize].fetch_add(1, Relaxed);
     if let Some(first_trial) = with_rng(|rng| server.login_failed(now(), rng)) {
-        let what = match how {
-            LoginFailure::Refused => "a server refuses a login that another server lets in: other servers go first",
-            LoginFailure::TimedOut => "a server does not answer logins, and others do: other servers go first",
-        };
-        warn!(server = server.name(), reason = how.name(), ?first_trial, "{what}");
+        let (server, reason) = (server.name(), how.name());
+        match how {
+            LoginFailure::Refused => warn!(
+                server,
+                reason,
+                ?first_trial,
+                "a server refuses a login that another server lets in: other servers go first"
+            ),
+            LoginFailure::TimedOut => {
+                warn!(
+                    server,
+                    reason,
+                    ?first_trial,
+                    "a server does not answer logins, and others do: other servers go first"
+                )
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A log that cannot be written costs nobody anything: standard error is a full disk, a pipe without a reader, a pipe
-//! whose reader goes away, and a pipe that nobody reads. And tasks that panic are told of and started again.
+//! whose reader goes away, and a pipe that nobody reads. Tasks that panic are told of and started again. And a start in
+//! good order complains of nothing.
 
 use std::{
     fs::OpenOptions,
@@ -7,7 +8,11 @@ use std::{
 };
 
 use rustix::process::Signal;
-use weir_testkit::{client::End, *};
+use weir_testkit::{
+    client::End,
+    tls::{Authority, pair},
+    *,
+};
 
 async fn connects(weir: &Weir, n: usize) {
     for _ in 0..n {
@@ -125,4 +130,51 @@ async fn a_task_that_panics_is_told_of_and_started_again() {
     weir.until("panics are counted", |metrics| metrics.sum("weir_panics_total") == tasks.len() as f64).await;
     weir.sees(2).await;
     all_goes_on(weir, cluster).await;
+}
+
+const SYSTEM: &str = "accounts { SYS { users: [{ user: admin, password: s3cr3t }] } }\nsystem_account: SYS";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_in_good_order_says_what_runs_and_warns_of_nothing() {
+    let cluster = Cluster::start(2, |server| server.with(SYSTEM)).await;
+    let authority = Authority::new("ca");
+    let tls = format!("[listeners.tls]\n{}", pair(&authority.issue("weir", &["localhost"])));
+    let config = || WeirConfig::of(&cluster).default_settings().log_level("info");
+    let login = "[cluster.system]\nuser = \"admin\"\npassword = \"s3cr3t\"";
+    for (what, config) in [
+        ("monitors", config().replacing("name = \"n1\"\n", "").replacing("name = \"n2\"\n", "")),
+        ("no readings", config().without_monitors()),
+        ("the system account", config().without_monitors().cluster(login)),
+        ("both", config().cluster(login)),
+        ("TLS", config().listener(&tls)),
+    ] {
+        let weir = config.start().await;
+        let log = weir.log();
+        let complaint = log.lines().find(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+        assert_eq!(complaint, None, "{what}:\n{log}");
+        let first = log.lines().next().expect("a line");
+        for part in [" INFO ", "weir starts", &format!("version={:?}", env!("CARGO_PKG_VERSION")), "weir.toml\""] {
+            assert!(first.contains(part), "{what}, {part}: {first}");
+        }
+        // From the first line on a server has the name that it has in metrics.
+        assert!(log.contains("server=\"n1\"") && !log.contains("server=\"127."), "{what}:\n{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_of_open_files_is_a_warning_only_to_whoever_asked_for_more_clients() {
+    let cluster = Cluster::start(1, |server| server).await;
+    for (asked, level) in [("", "INFO"), ("max_clients = 65536", "WARN")] {
+        let config = WeirConfig::of(&cluster).default_settings().log_level("info").listener(asked).file_limit(1024);
+        let weir = config.start().await;
+        let log = weir.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains("open files")).collect();
+        assert_eq!(lines.len(), 1, "{log}");
+        for part in [&format!(" {level} "), "clients=4", "LimitNOFILE=13"] {
+            assert!(lines[0].contains(part), "{part}: {log}");
+        }
+        assert!(!lines[0].contains("65536"), "one number of clients: {log}");
+        let warnings = log.matches(" WARN ").count();
+        assert_eq!(warnings, usize::from(level == "WARN"), "so few clients have ports enough: {log}");
+    }
 }

@@ -37,6 +37,7 @@ mod jwt;
 mod lame_duck;
 mod late_clients;
 mod log;
+mod log_reference;
 mod login_matrix;
 mod max_connections;
 mod nats_server_install;

@@ -250,7 +250,17 @@ async fn the_flight_recorder_tells_of_a_storm() {
     let log = weir_.log();
     assert_eq!(log.matches("a storm has begun").count(), log.matches("a storm is over").count(), "{log}");
     let line = log.lines().find(|line| line.contains("a storm is over")).expect("its line");
-    for words in ["seconds=", "peak_arrivals=", "pace=", "held=", "hold_expired ", "$G ", "languages=\"go ", "lost=0"] {
+    for words in [
+        "seconds=",
+        "peak_arrivals=",
+        "pace=",
+        "held=",
+        "reasons=",
+        "hold_expired ",
+        "$G ",
+        "languages=\"go ",
+        "lost=0",
+    ] {
         assert!(line.contains(words), "{words}: {line}");
     }
 }

@@ -1,5 +1,7 @@
 //! Certificates for tests, and a client that speaks NATS over TLS on a bare socket.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -65,6 +67,8 @@ impl Authority {
         let issued = Issued { cert: self.file(&format!("{name}.pem")), key: self.file(&format!("{name}.key")) };
         std::fs::write(&issued.cert, cert.pem()).expect("write");
         std::fs::write(&issued.key, key.serialize_pem()).expect("write");
+        // weir warns of a key that everybody may read.
+        std::fs::set_permissions(&issued.key, Permissions::from_mode(0o600)).expect("the key is for its owner");
         issued
     }
 

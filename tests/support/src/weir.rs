@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
@@ -263,6 +264,8 @@ impl Weir {
     async fn spawn_with(toml: &str, dir: TempDir, mut command: Command, standard_error: Option<File>) -> Self {
         let file = dir.path().join("weir.toml");
         std::fs::write(&file, toml).expect("write weir.toml");
+        // weir warns of a secret in a file that everybody may read.
+        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("weir.toml is for its owner");
         command.arg("run").arg("-c").arg(&file);
         let log = dir.path().join("log");
         let mut process = Process::start_with_standard_error("weir", &mut command, &log, standard_error);
