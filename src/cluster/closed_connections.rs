@@ -95,8 +95,8 @@ impl Asked {
         }
     }
 
-    /// How long ago the server has closed connections, by the address of their other end. What is older than `longest` does
-    /// not matter.
+    /// How long ago the server has closed connections, by the address of their other end. What is older than `longest`
+    /// does not matter.
     async fn closed_within(&mut self, longest: Duration) -> Result<HashMap<SocketAddr, Duration>, PollError> {
         let mut closed = HashMap::new();
         for page in 0..MOST_PAGES {
