@@ -140,7 +140,9 @@ mod tests {
 
     #[test]
     fn the_first_operation_stands_for_an_empty_connect() {
-        for stream in [&b"PING\r\n"[..], b"pub a 1\r\nx\r\n", b"SUB\ta 1\n", b"Unsub 1\r\n", b"HPUB a 1 2", b"PONG\n"] {
+        for stream in
+            [&b"PING\r\n"[..], b"pub a 1\r\nx\r\n", b"SUB\ta 1\n", b"Unsub 1\r\n", b"HPUB a 1 2", b"PONG\n", b"pingx"]
+        {
             for cut in 0..=stream.len() {
                 let mut preface = Preface::new(4096);
                 let first = preface.advance(&stream[..cut]).unwrap();

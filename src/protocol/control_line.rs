@@ -141,10 +141,15 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Of a line that may not be whole yet. Its verb is whole once a blank or the end of the line is behind it.
+    /// Of a line that may not be whole yet. A verb with arguments is whole once a blank or the end of the line is
+    /// behind it. Behind PING and PONG a server reads anything up to the end of the line.
     pub fn at_start_of(line: &[u8]) -> Self {
-        const VERBS: [&[u8]; 6] = [b"PING", b"PONG", b"PUB", b"SUB", b"UNSUB", b"HPUB"];
-        let of = |verb: &[u8]| {
+        const ALONE: [&[u8]; 2] = [b"PING", b"PONG"];
+        const WITH_ARGUMENTS: [&[u8]; 4] = [b"PUB", b"SUB", b"UNSUB", b"HPUB"];
+        if ALONE.iter().any(|verb| line.get(..verb.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(verb))) {
+            return Self::Yes;
+        }
+        let of = |&verb: &&[u8]| {
             let is_begun = line.iter().zip(verb).all(|(byte, letter)| byte.eq_ignore_ascii_case(letter));
             match line.get(verb.len()) {
                 _ if !is_begun => Self::No,
@@ -153,7 +158,7 @@ impl Operation {
                 Some(_) => Self::No,
             }
         };
-        VERBS.map(of).into_iter().find(|found| *found != Self::No).unwrap_or(Self::No)
+        ALONE.iter().chain(&WITH_ARGUMENTS).map(of).find(|found| *found != Self::No).unwrap_or(Self::No)
     }
 }
 
