@@ -138,8 +138,8 @@ impl Key {
     }
 }
 
-/// The first three [`FLAGS`] are written even when false, since their default at the server is true.
-const ALWAYS: usize = 3;
+/// The first three [`FLAGS`] are true at a server that is not told otherwise (`defaultOpts`), the others false.
+const TRUE_BY_DEFAULT: usize = 3;
 
 /// A parsed CONNECT.
 ///
@@ -390,13 +390,13 @@ impl Connect {
     /// Appends the canonical line `CONNECT {…}\r\n`: each known key once and in a fixed order, unless it has its
     /// default value, and then the unknown keys as the client sent them.
     ///
-    /// The line can be longer than the client's: by about 60 bytes for keys that are now explicit, and by 3 bytes for
-    /// each byte of invalid UTF-8. If that exceeds the server's `max_control_line`, the server refuses the client.
+    /// The line can be longer than the client's: by 3 bytes for each byte of invalid UTF-8, and by what is set in it
+    /// here. If that exceeds the server's `max_control_line`, the server refuses the client.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"CONNECT ");
         let mut sep = b'{';
         for (at, (name, &flag)) in FLAGS.iter().zip(&self.flags).enumerate() {
-            if flag || at < ALWAYS {
+            if flag != (at < TRUE_BY_DEFAULT) {
                 json::push_known_key(&mut sep, name, out);
                 out.extend_from_slice(if flag { b"true" } else { b"false" });
             }
@@ -414,6 +414,9 @@ impl Connect {
         for (name, raw) in &self.others {
             push_key(&mut sep, name, out);
             out.extend_from_slice(raw);
+        }
+        if sep == b'{' {
+            out.push(sep);
         }
         out.extend_from_slice(b"}\r\n");
     }
