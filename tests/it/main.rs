@@ -23,6 +23,7 @@ mod cli;
 mod client_libraries;
 mod config;
 mod connect_again;
+mod differential;
 mod drain;
 mod failed_logins;
 mod failover;
