@@ -72,6 +72,11 @@ impl AdvertisedTls {
 }
 
 impl ListenerInfo {
+    /// The port of the servers to which its clients are connected.
+    pub fn servers_port(&self) -> Port {
+        self.servers_port
+    }
+
     /// Whether any server requires a login of the listener's clients, or none is known.
     pub fn requires_login(&self) -> bool {
         self.own_info.load().auth_required()

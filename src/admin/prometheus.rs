@@ -229,6 +229,11 @@ impl SharedCollector {
         let counters = &self.shared.counters;
         families.family(
             "refused",
+        families.family(
+            "server_info_errors",
+            "INFO lines of each server that weir did not understand in full; those that many sessions get alike count once",
+            shared.servers.iter().map(|s| (server_label(s.name()), ConstCounter::new(s.info_errors()))),
+        )?;
             "Clients refused, by reason",
             Refusal::ALL.map(|r| (vec![("reason", r.name().to_owned())], ConstCounter::new(counters.refused(r)))),
         )?;

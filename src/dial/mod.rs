@@ -8,6 +8,7 @@ mod websocket;
 use std::{future::pending, io, ops::Range, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{io::AsyncReadExt, time::Instant};
+use tracing::warn;
 
 use crate::{
     net::{
@@ -17,10 +18,10 @@ use crate::{
     protocol::{
         MAX_INFO_LINE, PONG,
         control_line::{LineScanner, ServerLine, server_line},
-        info::Info,
+        info::{Info, InfoError},
     },
     tls::{ConnectError, Connector},
-    upstream::{InfoKind, Port, Server},
+    upstream::{InfoKind, InfoWhen, Port, Server},
     worker::with_rng,
 };
 
@@ -213,8 +214,34 @@ async fn read_info(
     let mut lines = Lines::default();
     let line = lines.next(stream, deadline).await?;
     let ServerLine::Info(json) = server_line(lines.get(line)) else { return Err(DialError::NotNats("no INFO")) };
-    let info = server.parse_info(timer::now(), json, InfoKind { port, after_pong: false });
+    let info = parse_info(server, json, InfoKind { port, when: InfoWhen::Opens });
     Ok((lines, info.map_err(|_| DialError::NotNats("INFO does not parse"))?))
+}
+
+/// Parses an INFO of a server. What weir does not understand of it is counted, and told once a minute at most.
+///
+/// # Errors
+/// It does not parse.
+pub fn parse_info(server: &Server, json: &[u8], kind: InfoKind) -> Result<Info, InfoError> {
+    let now = timer::now();
+    let parsed = server.parse_info(now, json, kind);
+    match &parsed {
+        Ok(info) => {
+            if let Some(field) = info.misfit().filter(|_| server.may_tell_of_info(now)) {
+                warn!(
+                    server = server.name(),
+                    field,
+                    version = info.version(),
+                    "INFO has a value of another type than weir knows: clients get it as it is, and weir does not use it"
+                );
+            }
+        }
+        Err(err) if server.may_tell_of_info(now) => {
+            warn!(server = server.name(), %err, when = ?kind.when, "an INFO does not parse, and no client gets it");
+        }
+        Err(_) => {}
+    }
+    parsed
 }
 
 async fn with_tls(stream: Stream, tls: &Connector, address: &str, deadline: Instant) -> Result<Stream, DialError> {
@@ -291,8 +318,8 @@ impl ServerConnection {
             let line = self.lines.get(line);
             match server_line(line) {
                 ServerLine::Info(json) => {
-                    let info = InfoKind { port: self.port, after_pong: ponged };
-                    let info = server.parse_info(timer::now(), json, info);
+                    let when = if ponged { InfoWhen::BehindPong } else { InfoWhen::Opens };
+                    let info = parse_info(server, json, InfoKind { port: self.port, when });
                     self.info = Arc::new(info.map_err(|_| DialError::NotNats("INFO does not parse"))?);
                     if ponged {
                         break;

@@ -16,21 +16,13 @@ use crate::protocol::{
 pub use own_info::OwnInfo;
 pub use rewrite::Rewrite;
 
-/// Why an INFO does not parse.
+/// An argument that is not one JSON object in UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InfoError {
-    /// The argument is not one JSON object in UTF-8.
-    Syntax,
-    /// The value of this key has another type than nats-server gives it.
-    WrongType(&'static str),
-}
+pub struct InfoError;
 
 impl fmt::Display for InfoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Syntax => f.write_str("INFO is not a JSON object"),
-            Self::WrongType(key) => write!(f, "INFO has a value of the wrong type for {key:?}"),
-        }
+        f.write_str("INFO is not a JSON object")
     }
 }
 
@@ -38,7 +30,7 @@ impl std::error::Error for InfoError {}
 
 impl From<Syntax> for InfoError {
     fn from(_: Syntax) -> Self {
-        Self::Syntax
+        Self
     }
 }
 
@@ -58,6 +50,9 @@ const NAMES_OF_ALL: [&str; 2] = ["cluster", "domain"];
 /// Keys whose values weir reads as true or false; [`Flag`] is the index.
 const FLAGS: [&str; 8] =
     ["auth_required", "headers", "jetstream", "ldm", "tls_required", "tls_available", "tls_verify", "connect_info"];
+
+/// Of these, whatever is not false counts as true: neither a password in the clear nor a login is to depend on a type.
+const REQUIRE: [&str; 2] = ["auth_required", "tls_required"];
 
 #[derive(Clone, Copy)]
 enum Flag {
@@ -83,7 +78,8 @@ enum Number {
 /// A parsed INFO: the values that weir needs, and every field as the server sent it, in the server's order.
 ///
 /// A key that occurs twice has the place of the first and the value of the last. A key whose value is null is treated
-/// as absent.
+/// as absent. A value of another type than nats-server gives it ([`Info::misfit`]) is passed on as it is, and read with
+/// care: what would require a login or TLS does, and any other is absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Info {
     template: Arc<Template>,
@@ -106,6 +102,8 @@ struct Template {
     numbers: [Option<u64>; NUMBERS.len()],
     flags: [bool; FLAGS.len()],
     names_account: bool,
+    /// The first of the keys that weir reads whose value has another type.
+    misfit: Option<&'static str>,
     /// The members that are passed on to clients, with a comma behind each. The values of one connection are left out;
     /// they go in at the places that `forwarded_placeholders` lists.
     forwarded: Vec<u8>,
@@ -117,14 +115,13 @@ impl Info {
     ///
     /// # Errors
     ///
-    /// [`InfoError`]: it is not a JSON object in UTF-8, or a value that weir reads has another type than nats-server
-    /// gives it.
+    /// [`InfoError`]: it is not a JSON object in UTF-8.
     #[expect(clippy::indexing_slicing, reason = "the ranges in `fields` were made from `text`")]
     pub fn parse(json: &[u8]) -> Result<Self, InfoError> {
-        std::str::from_utf8(json).map_err(|_| InfoError::Syntax)?;
+        std::str::from_utf8(json).map_err(|_| InfoError)?;
         let mut reader = Reader::new(json);
         if !reader.enter_object() {
-            return Err(InfoError::Syntax);
+            return Err(InfoError);
         }
         let mut text = Vec::with_capacity(json.len().saturating_add(128));
         let mut fields: Vec<(Range<usize>, Range<usize>)> = Vec::with_capacity(24);
@@ -147,38 +144,22 @@ impl Info {
         let mut template = Template {
             line: json.into(),
             placeholders: Placeholder::all(places),
-            text: String::from_utf8(text).map_err(|_| InfoError::Syntax)?,
+            text: String::from_utf8(text).map_err(|_| InfoError)?,
             fields,
             texts: Default::default(),
             numbers: [None; NUMBERS.len()],
             flags: [false; FLAGS.len()],
             names_account: false,
+            misfit: None,
             forwarded: Vec::with_capacity(json.len()),
             forwarded_placeholders: Vec::new(),
         };
-        template.read()?;
+        template.read();
         let version = parse_version(template.text(Text::Version));
         template.names_account = version.is_some_and(|version| version >= semver::Version::new(2, 12, 0));
         template.prepare_forwarding();
-        let mut info =
-            Self { template: Arc::new(template), values: String::with_capacity(128), ranges: Default::default() };
-        info.read_values()?;
-        Ok(info)
-    }
-
-    /// Decodes the values of this connection.
-    fn read_values(&mut self) -> Result<(), InfoError> {
-        for (which, range) in PerConnection::ALL.into_iter().zip(&mut self.ranges) {
-            let Some(raw) = self.template.raw(which.key()) else { continue };
-            let start = self.values.len();
-            match (which, raw.starts_with('"')) {
-                (PerConnection::ClientId, false) if is_integer(raw) => self.values.push_str(raw),
-                (PerConnection::ClientId, _) | (_, false) => return Err(InfoError::WrongType(which.key())),
-                (_, true) => json::unquote(raw.as_bytes(), &mut self.values),
-            }
-            *range = start..self.values.len();
-        }
-        Ok(())
+        let (values, ranges) = template.read_values();
+        Ok(Self { template: Arc::new(template), values, ranges })
     }
 
     #[expect(
@@ -197,6 +178,11 @@ impl Info {
     #[expect(clippy::indexing_slicing, reason = "each Number is an index of NUMBERS, whose length this has")]
     fn number(&self, which: Number) -> Option<u64> {
         self.template.numbers[which as usize]
+    }
+
+    /// The first of the keys that weir reads whose value has another type than nats-server gives it.
+    pub fn misfit(&self) -> Option<&'static str> {
+        self.template.misfit
     }
 
     /// The server's identity, which is new after each start of the server; empty if absent.
@@ -303,11 +289,13 @@ impl Info {
 
 impl Template {
     /// Decodes the values that the accessors return.
-    fn read(&mut self) -> Result<(), InfoError> {
+    fn read(&mut self) {
+        let mut misfit = None;
         for (at, name) in TEXTS.iter().enumerate() {
             let Some(raw) = self.raw(name) else { continue };
             if !raw.starts_with('"') {
-                return Err(InfoError::WrongType(name));
+                misfit = misfit.or(Some(*name));
+                continue;
             }
             let (raw, start) = (raw.to_owned(), self.text.len());
             json::unquote(raw.as_bytes(), &mut self.text);
@@ -320,7 +308,7 @@ impl Template {
             let Some(digits) = self.raw(name) else { continue };
             *number = digits.parse().ok();
             if !is_integer(digits) {
-                return Err(InfoError::WrongType(name));
+                misfit = misfit.or(Some(name));
             }
         }
         for (flag, name) in flags.iter_mut().zip(FLAGS) {
@@ -328,11 +316,31 @@ impl Template {
             *flag = match value {
                 "true" => true,
                 "false" => false,
-                _ => return Err(InfoError::WrongType(name)),
+                _ => {
+                    misfit = misfit.or(Some(name));
+                    REQUIRE.contains(&name)
+                }
             };
         }
-        (self.numbers, self.flags) = (numbers, flags);
-        Ok(())
+        (self.numbers, self.flags, self.misfit) = (numbers, flags, misfit);
+    }
+
+    /// Decodes the values of this connection.
+    fn read_values(&mut self) -> (String, [Range<usize>; PER_CONNECTION.len()]) {
+        let (mut values, mut ranges) = (String::with_capacity(128), <[Range<usize>; PER_CONNECTION.len()]>::default());
+        let mut misfit = None;
+        for (which, range) in PerConnection::ALL.into_iter().zip(&mut ranges) {
+            let Some(raw) = self.raw(which.key()) else { continue };
+            let start = values.len();
+            match (which, raw.starts_with('"')) {
+                (PerConnection::ClientId, false) if is_integer(raw) => values.push_str(raw),
+                (PerConnection::ClientId, _) | (_, false) => misfit = misfit.or(Some(which.key())),
+                (_, true) => json::unquote(raw.as_bytes(), &mut values),
+            }
+            *range = start..values.len();
+        }
+        self.misfit = self.misfit.or(misfit);
+        (values, ranges)
     }
 
     /// A part of the text; every range of a Template was made from it.

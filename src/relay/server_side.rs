@@ -7,17 +7,20 @@ use memchr::memchr;
 
 use crate::{
     advertised_info::ListenerInfo,
+    dial,
     net::timer,
     outcome::Cause,
     protocol::{
         MAX_INFO_LINE,
         control_line::{ServerLine, server_line},
-        info::Info,
         op::{Capture, ServerFraming, ServerScan},
     },
     relay::direction::{Outlet, Side},
-    upstream::Server,
+    upstream::{InfoKind, InfoWhen, Server},
 };
+
+/// A rewritten INFO is mostly shorter than the server's, and longer by no more than the listener's `advertise`.
+const MORE_THAN_THE_SERVERS: usize = 256;
 
 /// What a server's INFO becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,14 +64,15 @@ impl ServerSide {
     fn take_line(&mut self, line: &[u8], out: &mut Outlet<'_, '_>) {
         match server_line(line) {
             ServerLine::Info(json) => {
-                let Ok(info) = Info::parse(json) else { return };
+                let kind = InfoKind { port: self.listener_info.servers_port(), when: InfoWhen::InSession };
+                let Ok(info) = dial::parse_info(&self.server, json, kind) else { return };
                 if info.ldm() {
                     self.server.said_lame_duck(timer::now(), info.server_id());
                 }
                 if self.policy == InfoPolicy::Drop {
                     return;
                 }
-                let mut rewritten = Vec::new();
+                let mut rewritten = Vec::with_capacity(line.len().saturating_add(MORE_THAN_THE_SERVERS));
                 self.listener_info.write_server_info(&info, self.client_ip, &mut rewritten);
                 match &mut self.welcome {
                     // Before its PONG the client sees only what it asked for (docs/contract.md, towards clients 4).
@@ -92,7 +96,7 @@ impl Side for ServerSide {
     #[expect(
         clippy::indexing_slicing,
         clippy::arithmetic_side_effects,
-        reason = "`at` and `i` are indices of bytes of `chunk`"
+        reason = "`at`, `end` and `i` are indices of bytes of `chunk`"
     )]
     fn pass(&mut self, mut chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
         while !chunk.is_empty() {
@@ -120,7 +124,13 @@ impl Side for ServerSide {
                         out.put(&chunk[..at]);
                     }
                     chunk = &chunk[at..];
-                    self.line = Some(Box::default());
+                    match memchr(b'\n', chunk) {
+                        Some(end) if end < MAX_INFO_LINE => {
+                            self.take_line(&chunk[..=end], out);
+                            chunk = &chunk[end + 1..];
+                        }
+                        _ => self.line = Some(Box::default()),
+                    }
                 }
                 ServerScan::Violation { at } => {
                     out.put(&chunk[..at]);

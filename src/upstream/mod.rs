@@ -47,7 +47,7 @@ pub use self::{
     params::{Params, Reserve, ServerParams, WebSocketAddress},
     placement::Urgency,
     reading::Reading,
-    server::{InfoKind, Server},
+    server::{InfoKind, InfoWhen, Server},
     slot::Slot,
 };
 

@@ -47,6 +47,8 @@ const THROTTLED_FOR: Duration = Duration::from_secs(1);
 /// A lame duck is left alone for this long, nats-server's own default for `lame_duck_duration`; then a client tries it.
 /// Mostly another process has been seen at its address before that.
 const LAME_DUCK_FOR: Duration = Duration::from_secs(120);
+/// The log is told of an INFO that weir does not understand at most once in this time, for each server.
+const TELL_OF_INFO_EVERY: Duration = Duration::from_secs(60);
 /// A reading that has been old for this long says nothing any more: whoever filled the server may have left.
 const FORGET_OLD_READING_AFTER: Duration = Duration::from_secs(60);
 
@@ -54,8 +56,26 @@ const FORGET_OLD_READING_AFTER: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy)]
 pub struct InfoKind {
     pub port: Port,
-    /// The one after PONG, not the one that opens a connection.
-    pub after_pong: bool,
+    pub when: InfoWhen,
+}
+
+/// When a server sends an INFO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InfoWhen {
+    /// It opens a connection.
+    Opens,
+    /// It follows the first PONG.
+    BehindPong,
+    /// It comes in a session, to all clients when something has changed.
+    InSession,
+}
+
+impl InfoKind {
+    const COUNT: usize = 6;
+
+    fn index(self) -> usize {
+        self.when as usize + if self.port == Port::WebSocket { 3 } else { 0 }
+    }
 }
 
 /// A server's WebSocket port.
@@ -82,6 +102,8 @@ struct State {
     is_several: bool,
     /// How many times another process has taken the place of the one before.
     restarts: u64,
+    /// When the log was last told of an INFO that was not understood.
+    info_error_told: Option<Instant>,
     concurrency_limit: ConcurrencyLimit,
 }
 
@@ -116,7 +138,9 @@ pub struct Server {
     /// The same at the WebSocket port; 0 while unknown, and where it is the same.
     websocket_auth_timeout_ms: AtomicU64,
     /// The last INFO of each kind.
-    infos: [ArcSwapOption<Info>; 4],
+    infos: [ArcSwapOption<Info>; InfoKind::COUNT],
+    /// INFO lines that were not understood in full.
+    info_errors: AtomicU64,
     origin: TimeOrigin,
     /// What placement reads of `state`.
     snapshot: AtomicSnapshot,
@@ -157,6 +181,7 @@ impl Server {
             auth_timeout_ms: AtomicU64::new(0),
             websocket_auth_timeout_ms: AtomicU64::new(0),
             infos: Default::default(),
+            info_errors: AtomicU64::new(0),
             origin,
             snapshot: AtomicSnapshot::default(),
             state: Mutex::default(),

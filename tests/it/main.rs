@@ -43,6 +43,7 @@ mod login_matrix;
 mod max_connections;
 mod nats_server_install;
 mod nkey;
+mod odd_infos;
 mod passthrough_busy_servers;
 mod pipelined;
 mod placement;

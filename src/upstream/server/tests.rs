@@ -180,7 +180,7 @@ fn a_lame_duck_is_one_until_another_process_answers_or_for_two_minutes() {
     let now = Instant::now();
     let sees = |id: &str| {
         server
-            .parse_info(now, info(id).as_bytes(), InfoKind { port: Port::Client, after_pong: false })
+            .parse_info(now, info(id).as_bytes(), InfoKind { port: Port::Client, when: InfoWhen::Opens })
             .map(drop)
             .unwrap()
     };
@@ -303,7 +303,7 @@ fn one_client_tries_a_server_whose_logins_fail_although_hung_logins_have_used_it
 fn another_process_at_the_address_is_not_blamed_for_the_logins_of_the_one_before() {
     let server = Server::new(0, n1(None, None), &cluster(false, Duration::ZERO), TimeOrigin::default());
     let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
-    const FIRST: InfoKind = InfoKind { port: Port::Client, after_pong: false };
+    const FIRST: InfoKind = InfoKind { port: Port::Client, when: InfoWhen::Opens };
     server.parse_info(now, info("A").as_bytes(), FIRST).unwrap();
     let _ = server.login_failed(now, &mut rng);
     server.parse_info(now, info("A").as_bytes(), FIRST).unwrap();

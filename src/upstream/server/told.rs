@@ -16,8 +16,8 @@ use crate::{
         reading::Reading,
         reconciled_count::ReadingEpoch,
         server::{
-            DEFAULT_AUTH_TIMEOUT, DEFAULT_MAX_CONNECTIONS, FORGET_OLD_READING_AFTER, FULL_FOR, InfoKind, LAME_DUCK_FOR,
-            LONGEST_AUTH_TIMEOUT, Server, State, THROTTLED_FOR,
+            DEFAULT_AUTH_TIMEOUT, DEFAULT_MAX_CONNECTIONS, FORGET_OLD_READING_AFTER, FULL_FOR, InfoKind, InfoWhen,
+            LAME_DUCK_FOR, LONGEST_AUTH_TIMEOUT, Server, State, TELL_OF_INFO_EVERY, THROTTLED_FOR,
         },
     },
 };
@@ -25,21 +25,44 @@ use crate::{
 /// What it has told about itself.
 impl Server {
     /// Parses an INFO of this server. One that opens a connection to the client port tells by its `server_id` whether
-    /// the server is another process than before.
+    /// the server is another process than before. One that many sessions get alike is parsed once.
     ///
     /// # Errors
     /// It does not parse.
     pub fn parse_info(&self, now: Instant, json: &[u8], kind: InfoKind) -> Result<Info, InfoError> {
-        let known = &self.infos[usize::from(kind.after_pong) + 2 * usize::from(kind.port == Port::WebSocket)];
+        let known = &self.infos[kind.index()];
         let before = known.load();
-        let info = Info::reparse(json, before.as_deref())?;
+        let parsed = Info::reparse(json, before.as_deref());
+        let Ok(info) = &parsed else {
+            self.info_errors.fetch_add(1, Relaxed);
+            return parsed;
+        };
         if !before.as_ref().is_some_and(|before| info.shares_template_with(before)) {
-            if kind.port == Port::Client && !kind.after_pong {
+            if info.misfit().is_some() {
+                self.info_errors.fetch_add(1, Relaxed);
+            }
+            if kind.port == Port::Client && kind.when == InfoWhen::Opens {
                 self.change(|state| self.process_answered(state, now, info.server_id()));
             }
             known.store(Some(Arc::new(info.clone())));
         }
-        Ok(info)
+        parsed
+    }
+
+    /// How many of its INFO lines were not understood in full. Those that many sessions get alike count once.
+    pub fn info_errors(&self) -> u64 {
+        self.info_errors.load(Relaxed)
+    }
+
+    /// Whether to tell the log of an INFO that was not understood in full.
+    pub fn may_tell_of_info(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        let is_due = |told: Instant| now.saturating_duration_since(told) >= TELL_OF_INFO_EVERY;
+        let is_due = state.info_error_told.is_none_or(is_due);
+        if is_due {
+            state.info_error_told = Some(now);
+        }
+        is_due
     }
 
     /// Whether CONNECT may go to it before its INFO has been read: its last INFO asked for no TLS, and nothing since
