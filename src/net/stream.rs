@@ -40,6 +40,13 @@ impl Stream {
         }
     }
 
+    /// The client behind it has been let in.
+    pub fn let_in(&mut self) {
+        if let Self::WebSocket(websocket) = self {
+            websocket.let_in();
+        }
+    }
+
     /// Writes and flushes all of `bytes`.
     ///
     /// # Errors

@@ -51,7 +51,8 @@ impl Connected {
         if cx.waited {
             cx.record_fate(Fate::Admitted);
         }
-        let Downstream { stream, connect, sent, preface, entry, .. } = downstream;
+        let Downstream { mut stream, connect, sent, preface, entry, .. } = downstream;
+        stream.let_in();
         let LoggedIn { stream: to_server, rest, .. } = *upstream;
         let keys = Arc::clone(&cx.shared.keys);
         let from_client = ClientSide::new(keys, sent, connect.service_options(), server.max_control_line());

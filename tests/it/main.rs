@@ -72,6 +72,7 @@ mod tls_versions;
 mod trusted_proxy;
 mod user_and_name_quotas;
 mod websocket;
+mod websocket_memory;
 mod websocket_servers;
 mod who_is_refused;
 mod wire_habits;

@@ -2,7 +2,7 @@
 //! frames. The other end is a client, or a server towards which weir is the client.
 //!
 //! Both buffers belong to the worker. A session keeps bytes only while the other end does not take them, or while a
-//! compressed message holds more than the reader has room for. An idle session keeps none.
+//! compressed message is not there whole or holds more than the reader has room for. An idle session keeps none.
 
 use std::{
     io,
@@ -11,14 +11,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
 use aws_lc_rs::rand;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 use crate::{
-    net::{stream::Stream, websocket::pinger::Pinger},
+    net::{
+        stream::Stream,
+        timer::{Sleep, sleep_until},
+        websocket::pinger::Pinger,
+    },
     protocol::websocket::{DeflatePool, Negotiated, Role, closing::Closing, decode::Decoder, encode},
-    worker::{self, Scratch},
+    worker::{self, Scratch, TICK},
 };
 
 /// The most bytes of frames that are read at a time.
@@ -83,6 +89,8 @@ pub struct WebSocket {
     broken: bool,
     /// Where silent clients are pinged.
     pinger: Option<Box<Pinger>>,
+    /// When to look again for a decompressor, while there is none for it.
+    starved: Option<Box<Sleep>>,
 }
 
 impl WebSocket {
@@ -99,7 +107,13 @@ impl WebSocket {
 
     fn new(below: Stream, role: Role, terms: Negotiated, raw: Vec<u8>, closing: Closing) -> Self {
         let (decoder, pending) = (Decoder::new(role, terms), Vec::new());
-        Self { below, role, terms, decoder, raw, pending, closing, closed: false, broken: false, pinger: None }
+        let (closed, broken, pinger, starved) = Default::default();
+        Self { below, role, terms, decoder, raw, pending, closing, closed, broken, pinger, starved }
+    }
+
+    /// The client has been let in.
+    pub fn let_in(&mut self) {
+        self.decoder.let_in();
     }
 
     /// Pings a client that is silent, and is not closed. Its pong is read like any other, and says no more than that.
@@ -149,6 +163,10 @@ impl WebSocket {
         buffers: &mut Inner,
         out: &mut [u8],
     ) -> Poll<io::Result<Option<usize>>> {
+        if let Some(look_again) = &mut self.starved {
+            ready!(Pin::new(look_again).poll(cx));
+            self.starved = None;
+        }
         let kept = std::mem::take(&mut self.raw);
         let raw = if !self.broken && (!kept.is_empty() || self.decoder.has_more()) {
             &kept[..]
@@ -178,6 +196,7 @@ impl WebSocket {
             Ok(step) => {
                 self.raw = raw[step.taken..].to_vec();
                 self.closed |= self.decoder.is_closed();
+                self.starved = self.decoder.is_starved().then(|| Box::new(sleep_until(Instant::now() + TICK)));
                 Poll::Ready(Ok(Some(step.given)))
             }
             Err(violation) => {

@@ -13,6 +13,7 @@ use crate::protocol::websocket::{
     deflate::Inflater,
     encode::{self, LONGEST_CONTROL},
     mask::copy_masked,
+    whole_message::{LONGEST_WHOLE, WholeMessage},
 };
 
 /// The longest header: 2 bytes, 8 bytes of length, 4 bytes of mask.
@@ -51,6 +52,10 @@ enum Message {
     /// None yet: the next data frame begins one.
     None,
     Plain,
+    /// Compressed, in one short frame.
+    Whole(Box<WholeMessage>),
+    /// Compressed, in long frames or several. It has no decompressor before its first byte.
+    Pieces,
     /// Its decompressor, and how many bytes of the tail it has read once the last frame has ended.
     Deflated(Inflater, Option<usize>),
 }
@@ -76,6 +81,10 @@ pub struct Decoder {
     /// The payload of a control frame, as far as it has arrived.
     control: Vec<u8>,
     over: Option<Over>,
+    /// The other end is a client that has been let in, or a server.
+    is_in: bool,
+    /// There is no decompressor for it now.
+    is_starved: bool,
 }
 
 /// How far [`Decoder::decode`] came.
@@ -99,7 +108,20 @@ impl Decoder {
             message: Message::None,
             control: Vec::new(),
             over: None,
+            is_in: matches!(role, Role::Client { .. }),
+            is_starved: false,
         }
+    }
+
+    /// The client has been let in: it may hold a decompressor from now on.
+    pub fn let_in(&mut self) {
+        self.is_in = true;
+    }
+
+    /// Whether nothing was decoded because other clients hold all decompressors that there are for those who are not in
+    /// yet.
+    pub fn is_starved(&self) -> bool {
+        self.is_starved
     }
 
     /// Whether the other end has sent a close frame, behind which nothing follows.
@@ -112,6 +134,7 @@ impl Decoder {
         match (&self.over, &self.message) {
             (Some(over), _) => matches!(over, Over::Broken(_)),
             (None, Message::Deflated(inflater, tail)) => inflater.has_more() || tail.is_some(),
+            (None, Message::Whole(_)) => self.frame.is_none(),
             (None, _) => false,
         }
     }
@@ -134,13 +157,14 @@ impl Decoder {
         pool: &mut DeflatePool,
     ) -> Result<Step, Violation> {
         let mut step = Step { taken: 0, given: 0 };
-        while self.over.is_none() {
+        self.is_starved = false;
+        while self.over.is_none() && !self.is_starved {
             let (rest, room) = (&input[step.taken..], &mut out[step.given..]);
             let advanced = match &self.frame {
                 _ if room.is_empty() => break,
-                _ if self.has_more() => self.inflate(&[], room, pool),
+                _ if self.has_more() => self.more(room, pool),
                 _ if rest.is_empty() => break,
-                None => self.begin(rest, replies, pool).map(|taken| Step { taken, given: 0 }),
+                None => self.begin(rest, replies).map(|taken| Step { taken, given: 0 }),
                 Some(_) => self.payload(rest, room, replies, pool),
             };
             match advanced {
@@ -166,7 +190,7 @@ impl Decoder {
         clippy::indexing_slicing,
         reason = "`had + more` is at most LONGEST_HEADER, with which a header is complete, and the cursor is within it"
     )]
-    fn begin(&mut self, rest: &[u8], replies: &mut Vec<u8>, pool: &mut DeflatePool) -> Result<usize, Violation> {
+    fn begin(&mut self, rest: &[u8], replies: &mut Vec<u8>) -> Result<usize, Violation> {
         let had = usize::from(self.header_has);
         let more = rest.len().min(LONGEST_HEADER - had);
         self.header[had..had + more].copy_from_slice(&rest[..more]);
@@ -182,12 +206,13 @@ impl Decoder {
         if let OpCode::Data(data) = header.opcode {
             if data != Data::Continue {
                 self.message = match header.rsv1 {
-                    true => Message::Deflated(pool.inflater(), None),
+                    true if header.is_final && length <= LONGEST_WHOLE as u64 => Message::Whole(Box::default()),
+                    true => Message::Pieces,
                     false => Message::Plain,
                 };
             }
             if length == 0 {
-                self.data_frame_ended(header.is_final, pool);
+                self.data_frame_ended(header.is_final);
                 return Ok(taken);
             }
         }
@@ -270,7 +295,18 @@ impl Decoder {
             return Ok(Step { taken: here, given: 0 });
         }
         let is_final = frame.is_final;
-        let step = match &self.message {
+        if let Message::Pieces = self.message {
+            let Some(inflater) = pool.inflater_of_pieces(self.is_in) else {
+                self.is_starved = true;
+                return Ok(Step { taken: 0, given: 0 });
+            };
+            self.message = Message::Deflated(inflater, None);
+        }
+        let step = match &mut self.message {
+            Message::Whole(message) => {
+                message.push(&rest[..here], frame.mask);
+                Step { taken: here, given: 0 }
+            }
             Message::Deflated(..) => {
                 let mut bytes = [0; STEP];
                 let bytes = &mut bytes[..here.min(STEP)];
@@ -290,10 +326,24 @@ impl Decoder {
             frame.left -= step.taken as u64;
             if frame.left == 0 {
                 self.frame = None;
-                self.data_frame_ended(is_final, pool);
+                self.data_frame_ended(is_final);
             }
         }
         Ok(step)
+    }
+
+    /// Decompresses what needs no more input.
+    fn more(&mut self, room: &mut [u8], pool: &mut DeflatePool) -> Result<Step, Violation> {
+        let Message::Whole(message) = &mut self.message else { return self.inflate(&[], room, pool) };
+        let wrong = |_| violation(1007, "invalid compressed data");
+        let (given, is_over) = message.read(room, pool, self.is_in).map_err(wrong)?;
+        if message.given() > MOST_INFLATED {
+            return Err(violation(1009, "Maximum Message Payload Exceeded"));
+        }
+        if is_over {
+            self.message = Message::None;
+        }
+        Ok(Step { taken: 0, given })
     }
 
     /// Decompresses bytes of a frame, or the tail of the message.
@@ -321,11 +371,13 @@ impl Decoder {
         Ok(Step { taken: 0, given })
     }
 
-    fn data_frame_ended(&mut self, is_final: bool, pool: &mut DeflatePool) {
+    fn data_frame_ended(&mut self, is_final: bool) {
         match &mut self.message {
             _ if !is_final => {}
             Message::Deflated(_, tail) => *tail = Some(0),
-            _ => self.message_ended(pool),
+            // All of it is there, and nothing has been read of it.
+            Message::Whole(_) => {}
+            Message::None | Message::Plain | Message::Pieces => self.message = Message::None,
         }
     }
 

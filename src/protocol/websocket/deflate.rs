@@ -1,5 +1,10 @@
 //! Compression and decompression of messages, each on its own (RFC 7692, `no_context_takeover` on both sides).
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 /// The end of every compressed message, which is not sent in its frames.
@@ -9,6 +14,10 @@ const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
 /// more.
 const MOST_SPARE: usize = 4;
 
+/// The most decompressors that clients of a worker hold which are not in yet, in the middle of a message that is long
+/// or has several frames: 2.7 MiB. The next one's bytes wait.
+pub(super) const MOST_NOT_IN: usize = 64;
+
 /// The compressor and the decompressors of a worker's WebSockets. A WebSocket needs one only while a message is in
 /// progress.
 #[derive(Debug, Default)]
@@ -17,6 +26,26 @@ pub struct DeflatePool {
     /// The last message, compressed.
     compressed: Vec<u8>,
     spare: Vec<Decompress>,
+    /// The decompressors that are in use, and those of them that clients hold which are not in yet.
+    in_use: Arc<AtomicUsize>,
+    held_before_in: Arc<AtomicUsize>,
+}
+
+/// One of those that a count is of.
+#[derive(Debug)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl DeflatePool {
@@ -46,7 +75,27 @@ impl DeflatePool {
     }
 
     pub(super) fn inflater(&mut self) -> Inflater {
-        Inflater { state: self.spare.pop().unwrap_or_else(|| Decompress::new(false)), ended: false, full: false }
+        let state = self.spare.pop().unwrap_or_else(|| Decompress::new(false));
+        Inflater { state, ended: false, full: false, _counted: [Some(Counted::new(&self.in_use)), None] }
+    }
+
+    /// One for a message that comes in pieces. `None` while clients that are not in yet hold as many as they may, and
+    /// this client `is_in` neither.
+    pub(super) fn inflater_of_pieces(&mut self, is_in: bool) -> Option<Inflater> {
+        if !is_in && self.held_before_in.load(Relaxed) >= MOST_NOT_IN {
+            return None;
+        }
+        let mut inflater = self.inflater();
+        if !is_in {
+            inflater._counted[1] = Some(Counted::new(&self.held_before_in));
+        }
+        Some(inflater)
+    }
+
+    /// How many decompressors are in use.
+    #[cfg(test)]
+    pub(super) fn in_use(&self) -> usize {
+        self.in_use.load(Relaxed)
     }
 
     pub(super) fn give_back(&mut self, inflater: Inflater) {
@@ -66,6 +115,7 @@ pub(super) struct Inflater {
     ended: bool,
     /// The last call produced output, so the next may produce more without more input.
     full: bool,
+    _counted: [Option<Counted>; 2],
 }
 
 impl Inflater {

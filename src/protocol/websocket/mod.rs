@@ -2,8 +2,8 @@
 //! opens a WebSocket, the frames in both directions, and the close. weir is the server towards clients, and the client
 //! towards servers.
 //!
-//! Frames are decoded and encoded as their bytes arrive. No frame or message is ever collected whole, so its size does
-//! not matter to memory.
+//! Frames are decoded and encoded as their bytes arrive. No frame or message is collected whole, so its size does not
+//! matter to memory; but for a compressed message in one frame that is shorter than the state of a decompressor.
 
 pub mod closing;
 pub mod cookies;
@@ -17,6 +17,7 @@ pub mod origin;
 #[cfg(test)]
 mod tests;
 pub mod upgrade;
+mod whole_message;
 
 pub use self::deflate::DeflatePool;
 

@@ -15,6 +15,7 @@ use crate::protocol::{
         closing::Closing,
         cookies::CookieNames,
         decode::{Decoder, Violation},
+        deflate::MOST_NOT_IN,
         encode, forwarded,
         origin::{Origin, OriginRules},
         upgrade::{self, LONGEST_REQUEST, Rejection, Rules},
@@ -449,8 +450,9 @@ fn what_waits_behind_the_window_comes() {
         }
     }
     // Found by fuzzing: the same holds for a message that is not complete.
+    // (Its frame is not the last of its message: one that is the only one is not read before all of it is there.)
     let stream: [u8; 55] = [
-        0xc2, 0xcb, 0x12, 0x34, 0x56, 0x78, 0xfe, 0xf5, 0x67, 0x79, 0x12, 0x34, 0x56, 0xba, 0xb2, 0xc1, 0x19, 0x15,
+        0x42, 0xcb, 0x12, 0x34, 0x56, 0x78, 0xfe, 0xf5, 0x67, 0x79, 0x12, 0x34, 0x56, 0xba, 0xb2, 0xc1, 0x19, 0x15,
         0x1f, 0x3b, 0xf6, 0x78, 0x12, 0x34, 0x56, 0x78, 0x12, 0x34, 0x56, 0x78, 0x12, 0x34, 0x56, 0xb4, 0x12, 0x34,
         0x56, 0x78, 0x12, 0x34, 0x56, 0x78, 0x12, 0x34, 0x56, 0x78, 0x12, 0x2b, 0x56, 0x78, 0x12, 0x34, 0x56, 0x78,
         0x5a,
@@ -458,4 +460,65 @@ fn what_waits_behind_the_window_comes() {
     for (step, room) in [(1, 1), (1, 4096), (2, 100), (stream.len(), 100), (stream.len(), 4096)] {
         assert_eq!(hear(DEFLATE, stream.chunks(step), room).bytes.len(), 33_161, "{step} at a time");
     }
+}
+
+/// Decodes bytes of which all are taken, and drops what comes of them.
+fn take(decoder: &mut Decoder, bytes: &[u8], pool: &mut DeflatePool) {
+    let step = decoder.decode(bytes, &mut [0; 64], &mut Vec::new(), pool).unwrap();
+    assert_eq!(step.taken, bytes.len());
+}
+
+#[test]
+fn whoever_stops_in_the_middle_of_a_short_message_holds_no_decompressor() {
+    let mut stream = Vec::new();
+    message(&[b'x'; 3000], 1, true, &mut stream);
+    let mut pool = DeflatePool::default();
+    for in_before in [false, true] {
+        let mut decoders: Vec<_> = (0..200).map(|_| Decoder::new(Role::Server, DEFLATE)).collect();
+        for (n, decoder) in decoders.iter_mut().enumerate() {
+            if in_before {
+                decoder.let_in();
+            }
+            take(decoder, &stream[..1 + n % (stream.len() - 1)], &mut pool);
+        }
+        assert_eq!(pool.in_use(), 0);
+    }
+    // Nor does one that waits, whose message holds more than has been read of it.
+    let mut decoder = Decoder::new(Role::Server, DEFLATE);
+    take(&mut decoder, &stream, &mut pool);
+    assert!(decoder.has_more() && pool.in_use() == 0);
+    decoder.let_in();
+    let mut rest = [0; 4096];
+    let step = decoder.decode(&[], &mut rest[..100], &mut Vec::new(), &mut pool).unwrap();
+    assert_eq!((step.given, pool.in_use()), (100, 1), "in, it goes on without beginning anew");
+    let step = decoder.decode(&[], &mut rest, &mut Vec::new(), &mut pool).unwrap();
+    assert_eq!((step.given, pool.in_use()), (3000 - 64 - 100, 0));
+    assert!(rest[..step.given].iter().all(|byte| *byte == b'x'));
+}
+
+#[test]
+fn clients_that_are_not_in_hold_few_decompressors_and_get_one_when_another_is_free() {
+    let mut stream = Vec::new();
+    message(&[b'x'; 3000], 3, true, &mut stream);
+    let half = &stream[..stream.len() / 2];
+    let mut pool = DeflatePool::default();
+    let mut holding: Vec<_> = (0..MOST_NOT_IN).map(|_| Decoder::new(Role::Server, DEFLATE)).collect();
+    for decoder in &mut holding {
+        take(decoder, half, &mut pool);
+    }
+    assert_eq!(pool.in_use(), MOST_NOT_IN);
+    let mut waits = Decoder::new(Role::Server, DEFLATE);
+    let step = waits.decode(&stream, &mut [0; 4096], &mut Vec::new(), &mut pool).unwrap();
+    assert!(waits.is_starved() && step.given == 0, "its header is read, and no more");
+    assert_eq!(pool.in_use(), MOST_NOT_IN);
+    let mut is_in = Decoder::new(Role::Server, DEFLATE);
+    is_in.let_in();
+    take(&mut is_in, half, &mut pool);
+    assert!(!is_in.is_starved(), "whoever is in does not wait");
+    holding.pop();
+    let mut out = [0; 4096];
+    let step = waits.decode(&stream[step.taken..], &mut out, &mut Vec::new(), &mut pool).unwrap();
+    assert_eq!((step.given, waits.is_starved()), (3000, false));
+    drop((holding, is_in));
+    assert_eq!(pool.in_use(), 0, "each is given back");
 }
