@@ -1,5 +1,7 @@
 //! The endpoints at `[monitor] listen`: `/metrics`, `/healthz` and `/storms`.
 
+mod exposition;
+mod process;
 pub mod prometheus;
 mod server;
 pub mod storm_sampler;
@@ -9,7 +11,7 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -17,7 +19,10 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{admin::prometheus::Metrics, session::Shared};
+use crate::{
+    admin::{exposition::Form, prometheus::Metrics},
+    session::Shared,
+};
 
 #[derive(Debug)]
 struct Endpoints {
@@ -25,23 +30,23 @@ struct Endpoints {
     metrics: Metrics,
 }
 
-/// Serves until `stop`.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
+/// Serves until `stop`, with `base_path` in front of the paths: empty, or from its slash on.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>, base_path: String, stop: CancellationToken) {
     let endpoints = Arc::new(Endpoints { metrics: Metrics::new(Arc::clone(&shared)), shared });
     let routes = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/storms", get(storms))
         .with_state(endpoints);
+    let routes = if base_path.is_empty() { routes } else { Router::new().nest(&base_path, routes) };
     server::serve(listener, routes, stop).await;
 }
 
-async fn metrics(State(endpoints): State<Arc<Endpoints>>) -> Response {
-    match endpoints.metrics.text() {
-        Ok(text) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
-        }
+async fn metrics(State(endpoints): State<Arc<Endpoints>>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
+    let form = Form::accepted(accept);
+    match endpoints.metrics.text(form) {
+        Ok(text) => ([(header::CONTENT_TYPE, form.content_type())], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
 };
@@ -15,11 +16,22 @@ use prometheus_client::{
 };
 
 use crate::{
+    admin::{
+        exposition::{Form, text_of},
+        process::ProcessCollector,
+    },
+    admission::Limit,
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
     relay,
     session::Shared,
     telemetry::process::{LOG_LINES_UNQUEUED, LOG_LINES_UNWRITTEN, PANICS, ProcessCounter},
     upstream::{LoginFailure, Server},
+};
+
+/// The commit that weir was built from, where whoever built it said so (`WEIR_COMMIT`).
+const COMMIT: &str = match option_env!("WEIR_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
 };
 
 /// The accounts that are shown by name. The connections of all others are summed up as `other`.
@@ -32,19 +44,23 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn new(shared: Arc<Shared>) -> Self {
-        let mut registry = Registry::with_prefix("weir");
-        registry.register_collector(Box::new(SharedCollector { shared }));
+        let mut registry = Registry::default();
+        registry.sub_registry_with_prefix("weir").register_collector(Box::new(SharedCollector { shared }));
+        registry.register_collector(Box::new(ProcessCollector));
         Self { registry }
     }
 
-    /// The Prometheus text form, OpenMetrics 1.0.
+    /// All metrics in this form.
     ///
     /// # Errors
     /// None in practice: writing to a string does not fail.
-    pub fn text(&self) -> Result<String, fmt::Error> {
+    pub fn text(&self, form: Form) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
-        Ok(text)
+        Ok(match form {
+            Form::OpenMetrics => text,
+            Form::Text => text_of(&text),
+        })
     }
 }
 
@@ -85,6 +101,8 @@ impl Families<'_, '_> {
 impl Collector for SharedCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families(&mut encoder);
+        build_info(&mut families)?;
+        self.listeners(&mut families)?;
         self.servers(&mut families)?;
         self.admission(&mut families)?;
         self.refusals(&mut families)?;
@@ -94,6 +112,14 @@ impl Collector for SharedCollector {
         self.relayed(&mut families)?;
         process(&mut families)
     }
+}
+
+/// What this weir was built from.
+fn build_info(families: &mut Families<'_, '_>) -> fmt::Result {
+    let labels = [("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT)];
+    let labels = labels.map(|(name, value)| (name, value.to_owned())).to_vec();
+    let one = [(labels, ConstGauge::new(1_u64))];
+    families.family("build_info", "The version of weir, and the commit that it was built from; always 1", one)
 }
 
 /// What weir counts about its own process.
@@ -109,6 +135,25 @@ fn process(families: &mut Families<'_, '_>) -> fmt::Result {
 }
 
 impl SharedCollector {
+    fn listeners(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+        let each = |value: fn(&Limit) -> u32| {
+            let sample = move |(address, limit): &(SocketAddr, Arc<Limit>)| {
+                (vec![("listener", address.to_string())], ConstGauge::new(u64::from(value(limit))))
+            };
+            self.shared.listeners.iter().map(sample).collect::<Vec<_>>()
+        };
+        families.family(
+            "listener_clients",
+            "Clients of each listener now, whether they are in yet or not",
+            each(Limit::in_use),
+        )?;
+        families.family(
+            "listener_max_clients",
+            "The most clients that each listener takes: `max_clients`",
+            each(Limit::most),
+        )
+    }
+
     fn servers(&self, families: &mut Families<'_, '_>) -> fmt::Result {
         let (shared, now) = (&self.shared, Instant::now());
         let each = |value: &dyn Fn(&Server) -> f64| {
@@ -185,6 +230,11 @@ impl SharedCollector {
             }),
         )?;
         families.family(
+            "server_info_errors",
+            "INFO lines of each server that weir did not understand in full; those that many sessions get alike count once",
+            shared.servers.iter().map(|s| (server_label(s.name()), ConstCounter::new(s.info_errors()))),
+        )?;
+        families.family(
             "admitted",
             "Clients admitted to each server: those that got their PONG",
             counters().map(|(s, c)| (server_label(s.name()), ConstCounter::new(c.admitted.load(Relaxed)))),
@@ -215,13 +265,19 @@ impl SharedCollector {
         let mut accounts = admission.accounts().connections();
         accounts.sort_by(|(a_name, a), (b_name, b)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
         let others: u32 = accounts.iter().skip(TOP_ACCOUNTS).map(|(_, n)| n).sum();
-        let named = accounts.into_iter().take(TOP_ACCOUNTS).map(|(name, n)| (name.to_string(), n));
+        accounts.truncate(TOP_ACCOUNTS);
+        let account = |name: &str, n: u32| (vec![("account", name.to_owned())], ConstGauge::new(f64::from(n)));
+        let rest = (others > 0).then(|| account("other", others));
         families.family(
             "account_connections",
             "Connections of each account now: the 50 accounts with the most by name, the sum of the rest as `other`",
-            named
-                .chain((others > 0).then(|| ("other".to_owned(), others)))
-                .map(|(name, n)| (vec![("account", name)], ConstGauge::new(f64::from(n)))),
+            accounts.iter().map(|(name, n)| account(name, *n)).chain(rest),
+        )?;
+        let most = |name: &str| admission.accounts().max_connections(name);
+        families.family(
+            "account_max_connections",
+            "The most connections of each of these accounts, by the configuration or by the cluster, where it has a limit",
+            accounts.iter().filter_map(|(name, _)| Some(account(name, most(name)?))),
         )
     }
 
@@ -229,13 +285,17 @@ impl SharedCollector {
         let counters = &self.shared.counters;
         families.family(
             "refused",
-        families.family(
-            "server_info_errors",
-            "INFO lines of each server that weir did not understand in full; those that many sessions get alike count once",
-            shared.servers.iter().map(|s| (server_label(s.name()), ConstCounter::new(s.info_errors()))),
-        )?;
             "Clients refused, by reason",
             Refusal::ALL.map(|r| (vec![("reason", r.name().to_owned())], ConstCounter::new(counters.refused(r)))),
+        )?;
+        families.family(
+            "account_refused",
+            "Clients refused, by account and reason; the 50 accounts with the most by name, the rest as `other`",
+            counters.refused_by_account.counts().into_iter().map(|(account, reason, n)| {
+                let account = account.map_or_else(|| "other".to_owned(), |name| name.to_string());
+                let labels = vec![("account", account), ("reason", reason.name().to_owned())];
+                (labels, ConstCounter::new(n))
+            }),
         )?;
         families.family(
             "would_refuse",
@@ -299,13 +359,13 @@ impl SharedCollector {
         )?;
         let certificates = self.shared.terminators.iter().flat_map(|(listener, tls)| {
             tls.in_use().into_iter().map(move |one| {
-                let days = ConstGauge::new(one.days_left());
-                (vec![("listener", listener.to_string()), ("subject", one.subject)], days)
+                let expires = ConstGauge::new(one.expires);
+                (vec![("listener", listener.to_string()), ("subject", one.subject)], expires)
             })
         });
         families.family(
-            "tls_certificate_expires_days",
-            "Days until each certificate of a listener expires, negative once it has",
+            "tls_certificate_expiry_timestamp_seconds",
+            "When each certificate of a listener expires, in seconds since 1970",
             certificates.collect::<Vec<_>>(),
         )
     }

@@ -42,7 +42,7 @@ impl MonitorClient {
         self.connection = None;
     }
 
-    /// Requests `path` and parses the answer, which is JSON.
+    /// Requests `path`, below the server's `http_base_path`, and parses the answer, which is JSON.
     ///
     /// # Errors
     /// [`PollError`]. After an error, and when the future is dropped, the connection is not kept.
@@ -70,6 +70,7 @@ impl MonitorClient {
             }
         };
         connection.ready().await?;
+        let path = format!("{}{path}", self.server.monitor_base_path());
         let request = Request::get(path).header(header::HOST, endpoint.address()).body(Empty::new())?;
         let answer = connection.send_request(request).await?;
         if !answer.status().is_success() {

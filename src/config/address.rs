@@ -94,7 +94,31 @@ fn check_behind_scheme(scheme: &str, address: &str, usual_port: u16) -> Result<(
     })
 }
 
-/// `http://host:port` or `https://host:port` of a server's monitoring port, stored without a slash at the end.
+/// What a nats-server answers at its monitoring port, by name.
+const ENDPOINTS_OF_SERVERS: [&str; 14] = [
+    "varz",
+    "connz",
+    "routez",
+    "gatewayz",
+    "leafz",
+    "subsz",
+    "stacksz",
+    "accountz",
+    "accstatz",
+    "jsz",
+    "healthz",
+    "ipqueuesz",
+    "raftz",
+    "expvarz",
+];
+
+/// Whether a path may hold it as it is.
+fn is_of_path(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-._~/".contains(c)
+}
+
+/// `http://host:port` or `https://host:port` of a server's monitoring port, with its `http_base_path` behind it where
+/// it has one; stored without a slash at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MonitorUrl(pub(super) String);
 
@@ -116,15 +140,47 @@ impl Leaf for MonitorUrl {
             let what = format!("{} does not begin with http://", quote(text));
             return Err(Problem::new(what, remedy));
         };
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
-        if let Some((host, _)) = authority.split_once(['/', '?', '#'])
-            && !authority.contains('@')
-        {
-            let what = format!("{} has a path, and weir asks for /varz itself", quote(text));
-            return Err(Problem::new(what, format!("write \"{scheme}{host}\"")));
+        // What stands before an @ may be a password, and is not shown.
+        if rest.contains('@') {
+            check_behind_scheme(scheme, rest, 8222)?;
         }
+        let rest = rest.trim_end_matches('/');
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         check_behind_scheme(scheme, authority, 8222)?;
-        Ok(Self(format!("{scheme}{authority}")))
+        let is_endpoint = |name: &str| ENDPOINTS_OF_SERVERS.contains(&name);
+        if let Some(name) = path.rsplit('/').next().filter(|name| is_endpoint(name)) {
+            let what = format!("{} ends in /{name}, and weir asks for /varz itself", quote(text));
+            let base = rest.strip_suffix(name).unwrap_or(rest).trim_end_matches('/');
+            return Err(Problem::new(what, format!("write \"{scheme}{base}\"")));
+        }
+        if !path.chars().all(is_of_path) {
+            let what = format!("{} has more than a path behind the port", quote(text));
+            return Err(Problem::new(what, "write \"http://host:port/path\", with the http_base_path of the server"));
+        }
+        Ok(Self(format!("{scheme}{rest}")))
+    }
+    fn show(&self) -> String {
+        toml_string(&self.0)
+    }
+}
+
+/// A path in front of other paths, as nats-server's `http_base_path`; stored as `/path`, and empty for `/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BasePath(pub(super) String);
+
+impl Leaf for BasePath {
+    fn kind() -> String {
+        "path of a URL".into()
+    }
+
+    fn read(node: &Node) -> Result<Self, Problem> {
+        const REMEDY: &str = "write a path such as \"/weir\"";
+        let Node::String(text) = node else { return Err(wrong_type(node, REMEDY)) };
+        let path = text.trim_matches('/');
+        if !path.chars().all(is_of_path) || path.split('/').any(|part| part.is_empty() && !path.is_empty()) {
+            return Err(Problem::new(format!("{} is no path", quote(text)), REMEDY));
+        }
+        Ok(Self(if path.is_empty() { String::new() } else { format!("/{path}") }))
     }
     fn show(&self) -> String {
         toml_string(&self.0)
@@ -326,6 +382,17 @@ mod tests {
     }
 
     #[test]
+    fn base_paths_begin_with_a_slash_and_end_without() {
+        let read = |text: &str| BasePath::read(&Node::String(text.into())).map(|path| path.0);
+        for (text, path) in [("/weir", "/weir"), ("weir/a/", "/weir/a"), ("/", ""), ("", "")] {
+            assert_eq!(read(text).unwrap(), path);
+        }
+        for text in ["/a//b", "/{a}", "/a?b", "http://a"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn ipv4_networks_are_ipv4_in_whatever_form() {
         let read = |text: &str| Network::read(&Node::String(text.into())).unwrap().show();
         for (text, shown) in [
@@ -344,12 +411,22 @@ mod tests {
         let read = |text: &str| MonitorUrl::read(&Node::String(text.into()));
         assert_eq!(read("http://n1:8222/").unwrap().0, "http://n1:8222");
         assert_eq!(read("http://[::1]:8222").unwrap().0, "http://[::1]:8222");
+        assert_eq!(read("https://n1:8222/nats/n1/").unwrap().0, "https://n1:8222/nats/n1");
         for (text, said) in [
             ("n1:8222", "\"n1:8222\" does not begin with http://; write \"http://n1:8222\""),
             ("http://n1", "\"n1\" has no port; write \"http://n1:8222\""),
             (
                 "http://n1:8222/varz",
-                "\"http://n1:8222/varz\" has a path, and weir asks for /varz itself; write \"http://n1:8222\"",
+                "\"http://n1:8222/varz\" ends in /varz, and weir asks for /varz itself; write \"http://n1:8222\"",
+            ),
+            (
+                "http://n1:8222/nats/connz/",
+                "\"http://n1:8222/nats/connz/\" ends in /connz, and weir asks for /varz itself; write \"http://n1:8222/nats\"",
+            ),
+            (
+                "http://n1:8222/?subs=1",
+                "\"http://n1:8222/?subs=1\" has more than a path behind the port; write \"http://host:port/path\", with the \
+                 http_base_path of the server",
             ),
         ] {
             assert_eq!(problem::<MonitorUrl>(text), said);

@@ -144,6 +144,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// The address of `/metrics` and the other endpoints.
     pub monitor: Option<SocketAddr>,
+    /// What stands in front of their paths: empty, or from its slash on.
+    pub http_base_path: String,
     /// At least one server.
     pub upstream: upstream::Params,
     /// Its `max_clients` is the sum of the listeners'.
@@ -245,6 +247,7 @@ impl Config {
         Ok(Self {
             listeners: raw.listeners,
             monitor: raw.monitor,
+            http_base_path: raw.http_base_path,
             upstream: raw.upstream,
             admission: raw.admission,
             workers: raw.workers,

@@ -16,7 +16,7 @@ use crate::{
     client_library::lang,
     config::{
         ListenerConfig, LogConfig, LogFormat, LogLevel, NewClients,
-        address::{Address, MonitorUrl, Network, WebSocketUrl},
+        address::{Address, BasePath, MonitorUrl, Network, WebSocketUrl},
         effective::{Line, toml_key},
         finding::{Problem, quote},
         leaf::{Any, Leaf, Name, Percent, show_variant, variant, variant_kind, within, wrong_type},
@@ -57,6 +57,7 @@ pub(super) struct Raw {
     pub(super) system: Option<SystemKeys>,
     pub(super) listeners: Vec<ListenerConfig>,
     pub(super) monitor: Option<SocketAddr>,
+    pub(super) http_base_path: String,
     pub(super) upstream: upstream::Params,
     pub(super) admission: admission::Params,
     pub(super) log: LogConfig,
@@ -77,7 +78,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let log = s.table("log", log);
     let listeners = s.tables("listeners", listener);
     let listeners = listeners.unwrap_or_else(|| vec![default_listener(s)]);
-    let monitor = s.optional_table("monitor", "absent, no endpoints", monitor);
+    let (monitor, http_base_path) = s.optional_table("monitor", "absent, no endpoints", monitor).unzip();
     let (mut upstream, files) = s.table("cluster", cluster);
     let ClusterConnections { proxy_nkey_seed_file, servers_tcp, servers_tls, websocket_tls, system } = files;
     let has_websockets = upstream.servers.iter().any(|server| server.websocket.is_some());
@@ -102,7 +103,8 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         websocket_tls,
         system,
         listeners,
-        monitor: monitor.map(|listen| listen.unwrap_or(default_monitor())),
+        monitor,
+        http_base_path: http_base_path.unwrap_or_default(),
         upstream,
         admission,
         log,
@@ -240,8 +242,11 @@ fn default_monitor() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 8222))
 }
 
-fn monitor(s: &mut Section<'_>) -> Option<SocketAddr> {
-    Some(s.value("listen", default_monitor(), Any))
+/// Its address, and what stands in front of its paths.
+fn monitor(s: &mut Section<'_>) -> (SocketAddr, String) {
+    let listen = s.value("listen", default_monitor(), Any);
+    let http_base_path = s.optional::<BasePath>("http_base_path", "none", Any);
+    (listen, http_base_path.map(|path| path.0).unwrap_or_default())
 }
 
 /// What of `[cluster]` is for the connections, and not for the choice of a server.

@@ -132,15 +132,15 @@ impl Background {
         Ok(())
     }
 
-    /// Starts the admin endpoints on a bound socket.
-    pub fn start_admin(&self, socket: TcpListener) -> io::Result<()> {
+    /// Starts the admin endpoints on a bound socket, with `base_path` in front of their paths.
+    pub fn start_admin(&self, socket: TcpListener, base_path: &str) -> io::Result<()> {
         socket.set_nonblocking(true)?;
-        let shared = Arc::clone(&self.shared);
+        let (shared, base_path) = (Arc::clone(&self.shared), base_path.to_owned());
         self.tasks.spawn("admin", move |stop| {
-            let (socket, shared) = (socket.try_clone(), Arc::clone(&shared));
+            let (socket, shared, base_path) = (socket.try_clone(), Arc::clone(&shared), base_path.clone());
             async move {
                 match socket.and_then(socket::on_this_runtime) {
-                    Ok(socket) => admin::serve(socket, shared, stop).await,
+                    Ok(socket) => admin::serve(socket, shared, base_path, stop).await,
                     Err(err) => warn!(%err, "no admin endpoints"),
                 }
             }

@@ -22,6 +22,8 @@ pub struct BoundListener<'a> {
     /// With the port that was chosen, where the configuration says 0.
     pub address: SocketAddr,
     pub tls: Option<Arc<Terminator>>,
+    /// Its clients.
+    pub max_clients: Arc<Limit>,
     sockets: Vec<TcpListener>,
     config: &'a ListenerConfig,
 }
@@ -30,13 +32,18 @@ pub struct BoundListener<'a> {
 pub type WorkerSockets = Vec<(TcpListener, Arc<Listener>)>;
 
 /// Binds all listeners.
-pub fn bind(config: &Config, workers: usize) -> Result<Vec<BoundListener<'_>>, ServerError> {
+pub fn bind<'a>(
+    config: &'a Config,
+    workers: usize,
+    budget: &ClientBudget,
+) -> Result<Vec<BoundListener<'a>>, ServerError> {
     let mut bound = Vec::new();
     for config in &config.listeners {
         let address = config.listen;
         let sockets = socket::listeners(address, workers, config.tcp);
         let sockets = sockets.map_err(|err| ServerError::Bind { address, err })?;
-        bound.push(BoundListener { address: sockets[0].local_addr()?, tls: None, sockets, config });
+        let max_clients = Limit::within(config.max_clients, budget.clients.clone());
+        bound.push(BoundListener { address: sockets[0].local_addr()?, tls: None, max_clients, sockets, config });
     }
     Ok(bound)
 }
@@ -73,11 +80,11 @@ impl BoundListener<'_> {
         (self.address, self.config.advertise.clone(), security, port)
     }
 
-    fn into_listener(self, info: &Arc<ListenerInfo>, budget: &ClientBudget) -> (Vec<TcpListener>, Arc<Listener>) {
-        let Self { tls, sockets, config, .. } = self;
+    fn into_listener(self, info: &Arc<ListenerInfo>) -> (Vec<TcpListener>, Arc<Listener>) {
+        let Self { tls, max_clients, sockets, config, .. } = self;
         let listener = Listener {
             info: Arc::clone(info),
-            max_clients: Limit::within(config.max_clients, budget.clients.clone()),
+            max_clients,
             before_check: Arc::default(),
             handshake_timeout: config.handshake_timeout,
             trusted_proxies: config.accept_proxy_protocol_from.clone(),
@@ -96,15 +103,10 @@ impl BoundListener<'_> {
 }
 
 /// Gives each worker one socket of each listener. `infos` are in the order of `bound`.
-pub fn by_worker(
-    bound: Vec<BoundListener<'_>>,
-    infos: &[Arc<ListenerInfo>],
-    workers: usize,
-    budget: &ClientBudget,
-) -> Vec<WorkerSockets> {
+pub fn by_worker(bound: Vec<BoundListener<'_>>, infos: &[Arc<ListenerInfo>], workers: usize) -> Vec<WorkerSockets> {
     let mut by_worker: Vec<_> = (0..workers).map(|_| WorkerSockets::new()).collect();
     for (one, info) in bound.into_iter().zip(infos) {
-        let (sockets, listener) = one.into_listener(info, budget);
+        let (sockets, listener) = one.into_listener(info);
         for (worker, socket) in by_worker.iter_mut().zip(sockets) {
             worker.push((socket, Arc::clone(&listener)));
         }

@@ -115,14 +115,14 @@ impl Assembly {
         for &address in &config.upstream.source_addresses {
             socket::can_come_from(address).map_err(|err| ServerError::Source { address, err })?;
         }
-        let mut bound = listeners::bind(config, workers)?;
+        let mut bound = listeners::bind(config, workers, budget)?;
         let admin = config.monitor.map(listeners::bind_admin).transpose()?;
         listeners::load_tls(&mut bound)?;
         let (asking, account_lookups) = mpsc::channel(MAX_QUEUED);
         let shared = Arc::new(shared(config, &bound, budget, asking)?);
         let addresses = bound.iter().map(|one| one.address).collect();
         let infos = shared.advertised_info.listener_infos();
-        let sockets = listeners::by_worker(bound, infos, workers, budget);
+        let sockets = listeners::by_worker(bound, infos, workers);
         Ok(Self { shared, account_lookups, sockets, admin, addresses })
     }
 
@@ -134,7 +134,7 @@ impl Assembly {
         background.start_housekeeping()?;
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
         if let Some(socket) = admin {
-            background.start_admin(socket)?;
+            background.start_admin(socket, &config.http_base_path)?;
         }
         first_readings(&shared, &access).await;
 
@@ -197,6 +197,7 @@ fn shared(
         read_ahead: ReadAhead::default(),
         sends_proxy_headers: config.upstream.compatibility.proxy_protocol,
         proxy_key: config.proxy_key.clone(),
+        listeners: bound.iter().map(|one| (one.address, Arc::clone(&one.max_clients))).collect(),
         terminators: terminators.collect(),
         servers_tcp: config.servers_tcp,
         servers_tls,

@@ -12,6 +12,7 @@ use tracing::{debug, info};
 use crate::{
     admission::FAIR_TIME,
     identity::ClientKey,
+    net::timer::now,
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
     protocol::{proxy_header, refusal},
     session::{failover::DialPort, listener::Listener, said::Said, shared::Shared},
@@ -177,6 +178,9 @@ impl Context {
             End::Refused(reason) => {
                 shared.counters.refuse(reason);
                 shared.tallies.refused(reason, &self.who());
+                if let Some(account) = &log.account {
+                    shared.counters.refused_by_account.note(account, reason, now());
+                }
                 if let Some(client) = log.client {
                     let refusals = shared.admission.refusals(client);
                     shared.flight.refused(log.account.as_deref(), log.said.lang(), refusals);

@@ -12,7 +12,7 @@ use crate::{
     worker,
 };
 
-pub use crate::telemetry::bad_logins::BadLogins;
+pub use crate::telemetry::{bad_logins::BadLogins, refused_accounts::RefusedAccounts};
 
 /// Bytes and messages of one session, or of all of them.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,7 @@ pub struct Counters {
     refused: [AtomicU64; Refusal::ALL.len()],
     closed: [[[AtomicU64; Cause::ALL.len()]; Phase::ALL.len()]; Party::ALL.len()],
     pub bad_logins: BadLogins,
+    pub refused_by_account: RefusedAccounts,
     /// Connections that opened and closed without sending anything.
     pub probes: AtomicU64,
     /// Clients that had to wait for their turn.
@@ -100,6 +101,7 @@ impl Counters {
             refused: Default::default(),
             closed: Default::default(),
             bad_logins: BadLogins::default(),
+            refused_by_account: RefusedAccounts::default(),
             probes: AtomicU64::new(0),
             held: AtomicU64::new(0),
             tls_full: AtomicU64::new(0),

@@ -3,4 +3,6 @@
 pub mod bad_logins;
 pub mod counters;
 pub mod process;
+pub mod refused_accounts;
 pub mod storms;
+mod top;

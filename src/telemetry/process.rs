@@ -1,6 +1,12 @@
 //! Counters of the whole process: they are counted where no session's state is at hand, such as in a panic hook.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::SystemTime,
+};
 
 /// A counter of the process.
 #[derive(Debug)]
@@ -27,3 +33,6 @@ pub static PANICS: ProcessCounter = ProcessCounter::new();
 pub static LOG_LINES_UNQUEUED: ProcessCounter = ProcessCounter::new();
 /// Log lines that standard error refused: a full disk, or a pipe whose reader is gone.
 pub static LOG_LINES_UNWRITTEN: ProcessCounter = ProcessCounter::new();
+
+/// When the process began, or more precisely when this was first looked at.
+pub static STARTED: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);

@@ -40,8 +40,7 @@ impl Endpoint {
 
     /// The port that an `http://` or `https://` URL names.
     pub fn of_url(url: &str) -> Self {
-        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or(url);
-        Self::new(rest.trim_end_matches('/').to_owned(), Vec::new())
+        Self::new(authority_and_path(url).0.to_owned(), Vec::new())
     }
 
     /// `host:port`, as configured.
@@ -157,6 +156,13 @@ fn to_front(addresses: &mut [SocketAddr], is_it: impl Fn(&SocketAddr) -> bool) {
     }
 }
 
+/// What stands in a URL of HTTP behind its scheme: `host:port`, and the path from its slash on, without one at the end.
+pub(super) fn authority_and_path(url: &str) -> (&str, &str) {
+    let rest =
+        url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or(url).trim_end_matches('/');
+    rest.split_at(rest.find('/').unwrap_or(rest.len()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,5 +207,8 @@ mod tests {
         assert_eq!(Endpoint::of_url("http://10.0.0.1:8222").address(), "10.0.0.1:8222");
         assert_eq!(Endpoint::of_url("https://10.0.0.1:8222").address(), "10.0.0.1:8222");
         assert_eq!(Endpoint::of_url("http://nats.example.com:8222/").address(), "nats.example.com:8222");
+        assert_eq!(Endpoint::of_url("http://nats.example.com:8222/nats/n1").address(), "nats.example.com:8222");
+        assert_eq!(authority_and_path("https://n1:8222/nats/n1").1, "/nats/n1");
+        assert_eq!(authority_and_path("https://n1:8222").1, "");
     }
 }

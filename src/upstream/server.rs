@@ -17,7 +17,7 @@ use crate::{
     upstream::{
         auth_mode::AuthMode,
         concurrency::limit::{self, ConcurrencyLimit},
-        endpoint::{Endpoint, Port},
+        endpoint::{Endpoint, Port, authority_and_path},
         health::{Health, HealthStatus},
         load::Load,
         login_health::{LoginHealth, LoginStatus},
@@ -255,6 +255,11 @@ impl Server {
     /// The monitoring URL, if there is one.
     pub fn monitor(&self) -> Option<&str> {
         self.monitor.as_ref().map(|monitor| &*monitor.url)
+    }
+
+    /// What stands in front of the paths at its monitoring port: its `http_base_path`, mostly empty.
+    pub fn monitor_base_path(&self) -> &str {
+        self.monitor().map_or("", |url| authority_and_path(url).1)
     }
 
     /// Where the monitoring URL leads, if there is one.

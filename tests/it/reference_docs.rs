@@ -69,8 +69,8 @@ fn values(metrics: &metrics::Metrics, metric: &str, label: &str) -> Names {
 }
 
 /// A weir with everything that has a metric, which has been used in every way that has a name.
-struct Scene {
-    weir: Weir,
+pub(crate) struct Scene {
+    pub(crate) weir: Weir,
     /// By listener: clients of every kind, TLS, one client at most.
     addresses: Vec<String>,
     pid: u64,
@@ -96,7 +96,8 @@ impl Scene {
              [[cluster.servers]]\nname = \"n1\"\naddress = {:?}\nmonitor = \"http://{}\"\n\
              [admission]\nrate = 1000\nrefusal_spread = \"0s\"\n\
              [admission.per_source]\nmax_connections = 1\nwarn_only = true\n\
-             [users.slow]\nrate = 1\nburst = 1\n",
+             [users.slow]\nrate = 1\nburst = 1\n[names.only]\nmax_connections = 1\n\
+             [accounts.\"$G\"]\nmax_connections = 1000\n",
             server.address, server.monitor
         );
         let weir = Weir::spawn(&toml, dir).await;
@@ -104,6 +105,13 @@ impl Scene {
         let addresses = told["listeners"].as_array().expect("listeners").iter().map(|a| a.as_str().unwrap().to_owned());
         let (addresses, pid) = (addresses.collect(), told["pid"].as_u64().expect("pid"));
         Self { weir, addresses, pid, authority, _server: server }
+    }
+
+    /// A weir that shows every metric.
+    pub(crate) async fn used() -> Self {
+        let scene = Self::set().await;
+        scene.play().await;
+        scene
     }
 
     /// Ends connections in every way but by a drain.
@@ -131,6 +139,10 @@ impl Scene {
             if held > 0.0 { Ok(()) } else { Err(held) }
         })
         .await;
+        let only = good.name("only");
+        let _first = RawClient::connect(plain, &only).await;
+        let second = RawClient::attempt(plain, &only, PATIENCE).await;
+        assert_eq!(second.refusal(), Some("maximum account active connections exceeded"));
         let config = self.authority.client(None);
         drop(TlsClient::connect(&self.addresses[1], "localhost", false, config).await.expect("TLS"));
     }
@@ -153,15 +165,11 @@ async fn metrics_reasons_endpoints_and_signals() {
     let mut program = BTreeMap::new();
     for line in shown.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').expect("a kind");
-        let (sample, suffix) = match kind {
-            "counter" => (format!("{name}_total"), "_total"),
-            "histogram" => (format!("{name}_sum"), ""),
-            _ => (name.to_owned(), ""),
-        };
+        let sample = if kind == "histogram" { format!("{name}_sum") } else { name.to_owned() };
         let first = metrics.of(&sample).next().unwrap_or_else(|| panic!("{sample} has no sample")).0.to_owned();
         let labels = first.split_once('{').map_or("", |(_, labels)| labels.trim_end_matches('}'));
         let labels: Vec<_> = labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0)).collect();
-        let shown_before = program.insert(format!("{name}{suffix}"), (kind.to_owned(), labels.join(",")));
+        let shown_before = program.insert(name.to_owned(), (kind.to_owned(), labels.join(",")));
         assert!(shown_before.is_none(), "{name} is shown twice");
     }
     let mut documented = BTreeMap::new();

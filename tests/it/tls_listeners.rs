@@ -184,7 +184,9 @@ async fn certificates_by_name() {
         TlsClient::connect(&weir.address, "elsewhere.example.com", true, authority.client(None)).await.err().unwrap();
     assert!(wrong.to_string().contains("not valid for name"), "{wrong}");
     let metrics = weir.metrics().await;
-    assert!(metrics.sum("weir_tls_certificate_expires_days") > 2.0 * 365.0);
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    let expire: Vec<_> = metrics.of("weir_tls_certificate_expiry_timestamp_seconds").map(|(_, at)| at - now).collect();
+    assert!(expire.len() == 2 && expire.iter().all(|left| *left > 365.0 * 86400.0), "{expire:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -119,6 +119,12 @@ impl Accounts {
         self.map.iter().filter(|one| count(one) > 0).map(|one| (Arc::clone(one.key()), count(&one))).collect()
     }
 
+    /// The most connections of an account that is in use, where it has a limit.
+    pub fn max_connections(&self, name: &str) -> Option<u32> {
+        let entry = self.map.get(name)?;
+        entry.account.is_limited().then(|| entry.account.max_connections())
+    }
+
     /// At most `most` accounts in use whose limit the cluster is to be asked for: the configuration has none, and the
     /// last answer is older than [`ASK_AGAIN`].
     pub fn to_ask(&self, now: Instant, most: usize) -> Vec<Arc<str>> {

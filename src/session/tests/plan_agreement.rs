@@ -115,6 +115,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         read_ahead: ReadAhead::default(),
         proxy_key: None,
         sends_proxy_headers: false,
+        listeners: Vec::new(),
         terminators: Vec::new(),
         servers_tcp: TcpTimeouts::default(),
         servers_tls: None,

@@ -143,8 +143,10 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     ),
     (
         "[[cluster.servers]]\naddress = \"a:1\"\nmonitor = \"http://a:8222/varz\"",
-        &[":3: cluster.servers[0].monitor: \"http://a:8222/varz\" has a path, and weir asks for /varz itself; write \
-           \"http://a:8222\""],
+        &[
+            ":3: cluster.servers[0].monitor: \"http://a:8222/varz\" ends in /varz, and weir asks for /varz itself; write \
+           \"http://a:8222\"",
+        ],
     ),
     (
         "[[listeners]]\nlisten = \"0.0.0.0:1\"\naccept_proxy_protocol_from = [\"10.0.0.0/33\"]",

@@ -216,7 +216,8 @@ impl WeirConfig {
     /// The monitoring addresses in the configuration.
     fn monitors(&self) -> Vec<SocketAddr> {
         let urls = self.servers.lines().filter_map(|line| line.strip_prefix("monitor = \"http://"));
-        urls.map(|url| url.trim_end_matches('"').parse().expect("an address")).collect()
+        // A server's `http_base_path` may stand behind its port.
+        urls.map(|url| url.split(['/', '"']).next().unwrap_or_default().parse().expect("an address")).collect()
     }
 
     /// Starts weir and waits until it has a reading from every server.
