@@ -409,6 +409,7 @@ impl World {
             server_id: real.start.to_string(),
             uptime: Duration::from_secs(100),
             system_account: None,
+            requires_tls: false,
             trusts_operator: false,
             cpu: 0.0,
             cores: 0,

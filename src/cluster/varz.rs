@@ -23,6 +23,8 @@ pub(super) struct Varz {
     websocket: WebSocketVarz,
     uptime: String,
     #[serde(default)]
+    tls_required: bool,
+    #[serde(default)]
     system_account: String,
     /// Of every operator that it trusts; absent where it trusts none.
     #[serde(default)]
@@ -70,6 +72,7 @@ impl From<Varz> for Reading {
             // "1d2h3m4s", in whole seconds. A value that does not parse counts as a long time: no slow start.
             uptime: humantime::parse_duration(&varz.uptime).unwrap_or(Duration::MAX),
             system_account: Some(varz.system_account).filter(|name| !name.is_empty()),
+            requires_tls: varz.tls_required,
             trusts_operator: !varz.trusted_operators_jwt.is_empty() || !varz.trusted_operators_claim.is_empty(),
             cpu: varz.cpu / 100.0,
             cores: if varz.gomaxprocs > 0 { varz.gomaxprocs.min(varz.cores) } else { varz.cores },

@@ -24,6 +24,8 @@ pub struct Reading {
     pub uptime: Duration,
     /// The name of its system account, if it has one.
     pub system_account: Option<String>,
+    /// Whether its clients have to use TLS.
+    pub requires_tls: bool,
     /// Whether it trusts an operator, so that its users are those of JWTs.
     pub trusts_operator: bool,
     /// CPU that its process used in its last second; 1.0 is one core.

@@ -136,6 +136,7 @@ impl World {
             server_id: real.start.to_string(),
             uptime: self.now.saturating_duration_since(real.started),
             system_account: None,
+            requires_tls: false,
             trusts_operator: false,
             cpu: if since > 0.0 { real.used / since } else { 0.0 },
             cores: if self.says_cores { real.cores as u32 } else { 0 },

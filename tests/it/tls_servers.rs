@@ -181,3 +181,21 @@ async fn no_password_reaches_a_server_that_has_begun_to_require_tls() {
     let (got, _) = tokio::join!(what_a_server_with_tls_gets(&address), attempt);
     assert!(!got.contains("s3cr3t"), "{got}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_password_reaches_a_server_that_has_begun_to_require_tls_while_nobody_was_there() {
+    let users = "authorization { users: [{ user: a, password: s3cr3t }] }";
+    let mut server = NatsServer::start(ServerOptions::default().with(users)).await;
+    let weir = WeirConfig::of_servers(&[&server]).without_monitors().start().await;
+    let login = Login::user("a", "s3cr3t");
+    for _ in 0..3 {
+        drop(RawClient::connect(&weir.address, &login).await);
+    }
+    weir.until("nobody is there", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
+    server.settles_at(0).await;
+    server.kill9();
+    let address = server.address.clone();
+    let attempt = RawClient::attempt(&weir.address, &login, PATIENCE);
+    let (got, _) = tokio::join!(what_a_server_with_tls_gets(&address), attempt);
+    assert!(!got.contains("s3cr3t"), "{got}");
+}

@@ -110,6 +110,7 @@ pub(crate) fn reading(connections: u32, max_connections: u32) -> Reading {
         server_id: String::new(),
         uptime: Duration::from_secs(24 * 3600),
         system_account: None,
+        requires_tls: false,
         trusts_operator: false,
         cpu: 0.0,
         cores: 0,

@@ -113,7 +113,7 @@ proptest! {
                         server_id: start.to_string(),
                         uptime: Duration::from_millis(uptime_ms.into()),
                         system_account: None,
-                        trusts_operator: false,
+                        requires_tls: false, trusts_operator: false,
                         cpu: 0.0,
                         cores: 0,
                     };
@@ -164,6 +164,7 @@ fn reading(server_id: &str, connections: u32) -> Reading {
         server_id: server_id.into(),
         uptime: Duration::MAX,
         system_account: Some("SYS".into()),
+        requires_tls: false,
         trusts_operator: false,
         cpu: 0.0,
         cores: 0,

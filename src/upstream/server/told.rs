@@ -65,11 +65,11 @@ impl Server {
         is_due
     }
 
-    /// Whether CONNECT may go to it before its INFO has been read: its last INFO asked for no TLS, and nothing since
-    /// then has shown that another process may answer by now. One that was restarted with TLS would get passwords in
-    /// the clear.
+    /// Whether CONNECT may go to it before its INFO has been read: its last INFO asked for no TLS, nothing since then
+    /// has shown that another process may answer by now, and a session of weir's is there, which would have ended with
+    /// the process. One that was restarted with TLS would get passwords in the clear.
     pub fn may_get_credentials_first(&self) -> bool {
-        self.plain_info_seen.load(Relaxed)
+        self.plain_info_seen.load(Relaxed) && self.load.sessions() > 0
     }
 
     /// It has sent INFO on a connection without TLS, and asked for none.
@@ -185,6 +185,10 @@ impl Server {
         self.names_itself(&reading.server_name);
         if self.system_account.load().as_deref() != reading.system_account.as_ref() {
             self.system_account.store(reading.system_account.clone().map(Arc::new));
+        }
+        if reading.requires_tls {
+            // It may have begun to do so without a restart, which no session hears of.
+            self.may_be_another_process();
         }
         let trusts_operator = reading.trusts_operator;
         let restarted = self.change(|state| {
