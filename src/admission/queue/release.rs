@@ -243,6 +243,8 @@ impl<W: Waiter> Admission<W> {
             Placement::Placed(slot) => Placement::Placed(slot),
             placed => {
                 barred.truncate(barred.len() - tried.len());
+                // The last login there may have been the client's own: nothing is to be waited for.
+                barred.retain(|server| !tried.contains(server));
                 login.account.want_place(&barred);
                 if barred.is_empty() { placed } else { Placement::Busy }
             }
@@ -277,6 +279,8 @@ impl<W: Waiter> Admission<W> {
 
 #[cfg(test)]
 mod tests {
+
+    use std::sync::Arc;
 
     use super::*;
     use crate::{
@@ -351,5 +355,37 @@ mod tests {
     fn a_turn_that_comes_only_at_the_upper_bound_of_the_rate_is_estimated_again_soon() {
         assert!(second_check(0.45) <= RATE_UNCERTAIN_CHECK);
         assert!(second_check(2.0) > RATE_UNCERTAIN_CHECK);
+    }
+
+    /// A login that the only server has refused, while the account has as many under way there as it may have.
+    #[test]
+    fn a_server_that_was_tried_is_not_waited_for() {
+        let admission = Admission::new(&wide_open(), unknown_servers(1));
+        let (mut rng, now) = (fastrand::Rng::with_seed(7), Instant::now());
+        let client = Client {
+            account: "A".into(),
+            key: ClientKey::from_raw(1),
+            names_its_account: false,
+            source: Source::NOWHERE,
+            proof: Proof::Known,
+            may_use_reserve: false,
+            quota_identity: QuotaIdentity::default(),
+            hold_until: now + seconds(5.0),
+            answer_by: now + seconds(5.0),
+            returns: Return::Regardless,
+        };
+        let Verdict::Admit(mut pass) = admission.at_connect(client, now, &mut rng, || StayingClient) else {
+            panic!("it is the first")
+        };
+        // One login hangs, and others have: one at a time is what the account has left.
+        pass.login_is_overdue();
+        let server = Arc::clone(pass.server.server());
+        for _ in 0..4 {
+            admission.login_unanswered(pass.account.account(), &server, (now, true), None, now);
+        }
+        let login = pass.account.login();
+        let mut again = |tried: &[usize]| admission.place_again(Some(login), tried, now + seconds(1.0), now, &mut rng);
+        assert!(matches!(again(&[]), Failover::Busy(_)), "one more has to wait");
+        assert!(matches!(again(&[0]), Failover::Refuse(_)), "nothing is to be waited for");
     }
 }
