@@ -38,6 +38,7 @@ pub(crate) fn servers(count: usize, max_connections: u32) -> Arc<Servers> {
         close_spread: Duration::from_secs(2),
         compatibility: upstream::Compatibility::default(),
         source_addresses: Vec::new(),
+        cluster_names: Vec::new(),
         only_websocket: false,
         servers: (0..count).map(one).collect(),
     }))

@@ -51,6 +51,7 @@ pub fn unknown_servers(servers: usize) -> Arc<Servers> {
         close_spread: Duration::ZERO,
         compatibility: upstream::Compatibility::default(),
         source_addresses: Vec::new(),
+        cluster_names: Vec::new(),
         only_websocket: false,
         servers: (0..servers).map(server).collect(),
     };

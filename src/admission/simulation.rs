@@ -126,6 +126,7 @@ fn cluster(servers: usize) -> upstream::Params {
         close_spread: Duration::from_secs(2),
         compatibility: upstream::Compatibility::default(),
         source_addresses: Vec::new(),
+        cluster_names: Vec::new(),
         only_websocket: false,
         servers: (0..servers).map(server).collect(),
     }

@@ -25,6 +25,9 @@ pub enum PollError {
     /// The answer is some other program's.
     #[error("not the answer of a nats-server: {0}")]
     NotNats(#[from] serde_json::Error),
+    /// A number that no nats-server has.
+    #[error("it says {field} = {value}, which cannot be")]
+    Impossible { field: &'static str, value: u64 },
     #[error("no answer in time")]
     TimedOut,
     /// The system account cannot be asked now.

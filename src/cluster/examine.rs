@@ -119,9 +119,10 @@ async fn examine_one(
         }
     }
     let remedy = "write the URL of this server's own monitoring port (http_port or https_port of nats-server)";
+    let read = |varz: Result<Varz, _>| varz.and_then(Reading::try_from);
     let reading = match MonitorClient::new(server, access.tls.clone()) {
         None => None,
-        Some(mut client) => match timeout(READING_TIMEOUT, client.get::<Varz>("/varz")).await {
+        Some(mut client) => match timeout(READING_TIMEOUT, client.get::<Varz>("/varz")).await.map(read) {
             Err(_) => {
                 see("monitor", true, "it does not answer in time".to_owned(), remedy);
                 None
@@ -130,7 +131,7 @@ async fn examine_one(
                 see("monitor", true, format!("it cannot be read ({err})"), remedy);
                 None
             }
-            Ok(Ok(varz)) => Some(Reading::from(varz)),
+            Ok(Ok(reading)) => Some(reading),
         },
     };
     if let (Some(info), Some(reading)) = (&info, &reading)

@@ -91,7 +91,7 @@ pub async fn watch(
 async fn read(own: &OwnDial, wanted: &Wanted, interval: Duration, warn_at: f64) {
     let server = &own.server;
     let mut poller = Poller::new(own);
-    let (mut near_full, mut restarts, mut is_several, mut unread) = (false, 0, false, 0);
+    let (mut near_full, mut restarts, mut is_several, mut is_stranger, mut unread) = (false, 0, false, false, 0);
     loop {
         let is_read = poller.poll(own, interval).await;
         server.forget_old(timer::now());
@@ -106,6 +106,23 @@ async fn read(own: &OwnDial, wanted: &Wanted, interval: Duration, warn_at: f64) 
             );
         }
         unread = if is_read { 0 } else { u32::saturating_add(unread, 1) };
+        let stranger = server.is_stranger();
+        if stranger && !std::mem::replace(&mut is_stranger, stranger) {
+            let cluster = server.cluster_name().0.flatten();
+            warn!(
+                server = server.name(),
+                address = server.address(),
+                cluster = cluster.as_deref().unwrap_or("none"),
+                "a server of another cluster answers: weir sends no client there; if it is right, name all clusters in \
+                 cluster.names"
+            );
+        } else if !stranger && std::mem::replace(&mut is_stranger, stranger) {
+            info!(server = server.name(), "the name of its cluster is accepted");
+        }
+        // Only a dial shows whether it is a stranger still.
+        if stranger {
+            wanted.whatever_the_load.store(true, Relaxed);
+        }
         // Without readings only a dial shows that a lame duck has been replaced.
         if poller.may_have_new_id(server) || !is_read && server.is_lame_duck(timer::now()) {
             wanted.whatever_the_load.store(true, Relaxed);

@@ -56,10 +56,10 @@ impl Poller {
             let subject = format!("$SYS.REQ.SERVER.{id}.VARZ");
             let varz: Result<Varz, _> =
                 timeout(longest, system.ask(subject, "".into())).await.unwrap_or(Err(PollError::TimedOut));
-            match varz {
-                Ok(varz) => {
+            match varz.and_then(Reading::try_from) {
+                Ok(reading) => {
                     self.monitor.as_mut().map(MonitorClient::disconnect);
-                    self.record(server, Source::SystemAccount, epoch, varz.into());
+                    self.record(server, Source::SystemAccount, epoch, reading);
                     return true;
                 }
                 Err(err) => why = err,
@@ -69,7 +69,7 @@ impl Poller {
             let epoch = server.load().begin_reading();
             let varz: Result<Varz, _> =
                 timeout(longest, monitor.get("/varz")).await.unwrap_or(Err(PollError::TimedOut));
-            let reading = match varz.map(Reading::from) {
+            let reading = match varz.and_then(Reading::try_from) {
                 Ok(reading) if self.is_of_server(own, &reading).await => Ok(reading),
                 Ok(reading) => Err(PollError::OtherServer(reading.server_name)),
                 Err(err) => Err(err),

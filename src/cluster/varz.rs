@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use semver::Version;
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::upstream::Reading;
+use crate::{cluster::error::PollError, upstream::Reading};
 
 /// The part that weir reads. Every nats-server since 2.0 sends the fields without a default.
 #[derive(Debug, Deserialize)]
@@ -54,17 +55,39 @@ fn timeout(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok().filter(|timeout| !timeout.is_zero())
 }
 
-impl From<Varz> for Reading {
-    fn from(varz: Varz) -> Self {
-        Self {
+/// No server has more clients than this: a process cannot have as many files open.
+const MOST_CONNECTIONS: u32 = 10_000_000;
+
+impl Varz {
+    /// Its `max_connections`; `None` is no limit. A server without the setting says 65,536, nats-server's default. A
+    /// negative value lets nobody in since 2.14.0, and since 2.12.5 of 2.12 (nats-server: server.go, `createClient`);
+    /// before that it is no limit.
+    fn limit(&self) -> Option<u32> {
+        let refuses_all = || {
+            let version = Version::parse(&self.version).ok()?;
+            let since = if version.minor == 12 { Version::new(2, 12, 5) } else { Version::new(2, 14, 0) };
+            Some(version >= since)
+        };
+        match self.max_connections {
+            0 => None,
+            ..0 => refuses_all().unwrap_or_default().then_some(0),
+            n => Some(u32::try_from(n).unwrap_or(u32::MAX)),
+        }
+    }
+}
+
+impl TryFrom<Varz> for Reading {
+    type Error = PollError;
+
+    fn try_from(varz: Varz) -> Result<Self, PollError> {
+        if varz.connections > MOST_CONNECTIONS {
+            return Err(PollError::Impossible { field: "connections", value: varz.connections.into() });
+        }
+        Ok(Self {
+            max_connections: varz.limit(),
             server_name: varz.server_name,
             version: varz.version,
             connections: varz.connections,
-            // 0 is no limit; since 2.11 a negative value lets nobody in (nats-server: server.go, createClient).
-            max_connections: match varz.max_connections {
-                0 => None,
-                n => Some(u32::try_from(n.max(0)).unwrap_or(u32::MAX)),
-            },
             max_control_line: Some(varz.max_control_line).filter(|&n| n > 0),
             auth_timeout: timeout(varz.auth_timeout),
             websocket_auth_timeout: timeout(varz.websocket.auth_timeout),
@@ -76,7 +99,7 @@ impl From<Varz> for Reading {
             trusts_operator: !varz.trusted_operators_jwt.is_empty() || !varz.trusted_operators_claim.is_empty(),
             cpu: varz.cpu / 100.0,
             cores: if varz.gomaxprocs > 0 { varz.gomaxprocs.min(varz.cores) } else { varz.cores },
-        }
+        })
     }
 }
 
@@ -88,7 +111,7 @@ mod tests {
         let json = format!(
             r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":{max},"server_id":"NA","uptime":"{uptime}","more":1}}"#
         );
-        serde_json::from_str::<Varz>(&json).unwrap().into()
+        Reading::try_from(serde_json::from_str::<Varz>(&json).unwrap()).unwrap()
     }
 
     #[test]
@@ -97,7 +120,7 @@ mod tests {
             let json = format!(
                 r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":1,"server_id":"NA","uptime":"1s"{more}}}"#
             );
-            let reading: Reading = serde_json::from_str::<Varz>(&json).unwrap().into();
+            let reading = Reading::try_from(serde_json::from_str::<Varz>(&json).unwrap()).unwrap();
             (reading.cpu, reading.cores)
         };
         assert_eq!(cores(r#","cpu":150,"cores":8,"gomaxprocs":2"#), (1.5, 2));
@@ -111,7 +134,7 @@ mod tests {
             let json = format!(
                 r#"{{"server_name":"n1","version":"2.15.1","connections":3,"max_connections":1,"server_id":"NA","uptime":"1s"{more}}}"#
             );
-            Reading::from(serde_json::from_str::<Varz>(&json).unwrap()).trusts_operator
+            Reading::try_from(serde_json::from_str::<Varz>(&json).unwrap()).unwrap().trusts_operator
         };
         assert!(!trusts(""));
         assert!(trusts(r#","trusted_operators_jwt":["e30"]"#) && trusts(r#","trusted_operators_claim":[{"iss":"O"}]"#));
@@ -126,5 +149,30 @@ mod tests {
             assert_eq!(reading("1", text).uptime, Duration::from_secs(seconds), "{text}");
         }
         assert_eq!(reading("1", "nonsense").uptime, Duration::MAX);
+    }
+
+    #[test]
+    fn what_cannot_be_is_no_reading_and_what_is_odd_means_what_it_means_to_the_server() {
+        let varz = |connections: &str, max: &str, version: &str| {
+            let json = format!(
+                r#"{{"server_name":"n1","version":"{version}","connections":{connections},"max_connections":{max},"server_id":"NA","uptime":"1s"}}"#
+            );
+            Reading::try_from(serde_json::from_str::<Varz>(&json).unwrap())
+        };
+        let impossible = varz("4294967295", "100", "2.15.1").unwrap_err();
+        assert_eq!(impossible.to_string(), "it says connections = 4294967295, which cannot be");
+        assert_eq!(varz("200", "100", "2.15.1").unwrap().connections, 200, "the limit was lowered by a reload");
+        for (version, limit) in [
+            ("2.9.10", None),
+            ("2.11.17", None),
+            ("2.12.4", None),
+            ("2.12.5", Some(0)),
+            ("2.14.0", Some(0)),
+            ("2.15.1", Some(0)),
+            ("unknown", None),
+        ] {
+            assert_eq!(varz("1", "-1", version).unwrap().max_connections, limit, "{version}");
+        }
+        assert_eq!(varz("1", "9999999999", "2.15.1").unwrap().max_connections, Some(u32::MAX));
     }
 }

@@ -273,6 +273,8 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
     let source_addresses = list::<IpAddr>(s, "source_addresses");
     // None: a server that trusts no proxy ignores the signature.
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", Any);
+    // None: the servers' first INFOs tell.
+    let names = list::<Name>(s, "names");
     let servers_tcp = tcp::timeouts(s, tcp::OF_SERVERS);
     let servers_tls = s.optional_table("tls", "absent, weir speaks plainly to the servers", tls::cluster);
     let absence = "absent, wss:// takes [cluster.tls]";
@@ -297,6 +299,7 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
         close_spread,
         compatibility: upstream::Compatibility { proxy_signature: seed_file.is_some(), proxy_protocol },
         source_addresses,
+        cluster_names: names.into_iter().map(|name| name.0.into()).collect(),
         // `read` fills this in from the listeners.
         only_websocket: false,
         servers: servers.unwrap_or_default(),

@@ -59,6 +59,9 @@ pub enum DialError {
     /// The server does no more TLS handshakes in this second (`connection_rate_limit`).
     #[error("the server limits its rate of connections")]
     Throttled,
+    /// The name of its cluster does not fit: it is somebody else's.
+    #[error("it belongs to another cluster")]
+    OtherCluster,
     /// Its WebSocket port has not answered, and the pause after that is not over. Nothing was dialled.
     #[error("its WebSocket port does not answer")]
     LeftAlone,
@@ -86,6 +89,10 @@ impl DialError {
                     Self::Throttled => server.said_throttled(timer::now()),
                     _ => server.said_full(timer::now()),
                 }
+                None
+            }
+            Self::OtherCluster => {
+                server.dial_answered_in(port, began.elapsed());
                 None
             }
             Self::Io(err) if is_for_want_of_memory_or_files(err) => {
@@ -215,7 +222,12 @@ async fn read_info(
     let line = lines.next(stream, deadline).await?;
     let ServerLine::Info(json) = server_line(lines.get(line)) else { return Err(DialError::NotNats("no INFO")) };
     let info = parse_info(server, json, InfoKind { port, when: InfoWhen::Opens });
-    Ok((lines, info.map_err(|_| DialError::NotNats("INFO does not parse"))?))
+    let info = info.map_err(|_| DialError::NotNats("INFO does not parse"))?;
+    // Before it gets anybody's password.
+    if server.is_stranger() {
+        return Err(DialError::OtherCluster);
+    }
+    Ok((lines, info))
 }
 
 /// Parses an INFO of a server. What weir does not understand of it is counted, and told once a minute at most.

@@ -210,6 +210,11 @@ impl Info {
         NAMES_OF_ALL.map(|key| self.template.raw(key))
     }
 
+    /// The name of its cluster, where it is in one.
+    pub fn cluster(&self) -> Option<String> {
+        self.template.raw("cluster").map(|raw| json::unquoted(raw.as_bytes())).filter(|name| !name.is_empty())
+    }
+
     /// The nonce that the client must sign with its NKey, if the server asks for that.
     pub fn nonce(&self) -> Option<&str> {
         Some(self.value_of(PerConnection::Nonce)).filter(|nonce| !nonce.is_empty())

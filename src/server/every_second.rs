@@ -21,7 +21,7 @@ use crate::{
 /// Works until `stop`.
 pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let (mut dropped_before, mut warned_before) = (0, [0; Refusal::ALL.len()]);
-    let (mut outage, mut unserved_before) = (None, 0);
+    let (mut outage, mut unserved_before, mut clusters) = (None, 0, Clusters::default());
     let work = async {
         loop {
             sleep(Duration::from_secs(1)).await;
@@ -31,6 +31,8 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             }
             dropped_before = dropped;
             shared.admission.sweep(timer::now());
+            shared.servers.judge_cluster_names(timer::now());
+            clusters.tell(&shared);
             let unserved = shared.counters.refused(Refusal::NoServer);
             tell_outage(&shared, &mut outage, std::mem::replace(&mut unserved_before, unserved));
             let Taken { refused, failed_logins, left_out } = shared.tallies.take();
@@ -52,6 +54,28 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     tokio::select! {
         () = work => {}
         () = stop.cancelled() => {}
+    }
+}
+
+/// The clusters that the servers belong to, where there are several and the configuration names none.
+#[derive(Default)]
+struct Clusters {
+    now: Option<String>,
+    told: Option<String>,
+}
+
+impl Clusters {
+    /// Tells of a change that has lasted for a second: servers without a configured name take on that of another one
+    /// right after their start.
+    fn tell(&mut self, shared: &Shared) {
+        let before = std::mem::replace(&mut self.now, shared.servers.several_clusters());
+        if before != self.now || self.told == self.now {
+            return;
+        }
+        if let Some(clusters) = &self.now {
+            warn!(%clusters, "the servers belong to several clusters: if that is right, name them all in cluster.names");
+        }
+        self.told.clone_from(&self.now);
     }
 }
 

@@ -141,6 +141,13 @@ fn words_of_login(
     Ok(words)
 }
 
+/// How long the argument of the canonical CONNECT is, in bytes.
+fn length_of(connect: &Connect) -> usize {
+    let mut words = Vec::with_capacity(512);
+    connect.write(&mut words);
+    words.len() - b"CONNECT \r\n".len()
+}
+
 /// Dials until a server has answered CONNECT. Whatever goes wrong with one server, the client is placed on the next.
 /// A client that has signed the nonce of the first, which is `dialled` already, cannot be placed elsewhere: it has to
 /// come back.
@@ -161,6 +168,17 @@ async fn connect_with_failover(
     loop {
         let began = Instant::now();
         let longest = pass.server.server().max_control_line();
+        // Servers may differ in this. A client that has signed for one has no choice.
+        if !bound && longest < shared.servers.max_control_line() && length_of(connect) > longest {
+            let Pass { server, account } = pass;
+            debug!(server = server.server().name(), max_control_line = longest, "CONNECT is too long for the server");
+            dialled = None;
+            tried.push(server.server().index());
+            drop(server);
+            let placed = place_again(shared, Some(account.login()), &tried, answer_by).await;
+            pass = Pass::new(placed.map_err(|reason| attempt.nowhere_else(reason))?, account);
+            continue;
+        }
         let (opened, since, said) = match dialled.take() {
             Some(dialled) => (Ok(*dialled), MeasuredFrom::Connect, false),
             None if may_speak_first(shared, port, header, pass.server.server()) => {

@@ -5,6 +5,7 @@
 //! ([`concurrency`]).
 
 mod auth_mode;
+mod cluster_name;
 mod compatibility;
 pub mod concurrency;
 mod endpoint;
@@ -26,6 +27,7 @@ mod snapshot;
 mod staggered_close;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -34,6 +36,7 @@ use crate::{
     outcome::Refusal,
     protocol::MAX_CONTROL_LINE,
     upstream::{
+        cluster_name::ClusterName,
         placement::{Choice, Tier, View},
         snapshot::TimeOrigin,
         staggered_close::StaggeredClose,
@@ -50,6 +53,9 @@ pub use self::{
     server::{InfoKind, InfoWhen, Server},
     slot::Slot,
 };
+
+/// No CONNECT is longer than this, in bytes.
+const LONGEST_CONNECT: usize = 1024 * 1024;
 
 /// The pace of a cluster of which nothing is known, in clients per second.
 const UNKNOWN_PACE: f64 = 1000.0;
@@ -190,6 +196,31 @@ impl Servers {
         !self.any_reachable(now)
     }
 
+    /// Judges the servers whose cluster's name does not fit by what all of them say. To be called now and then.
+    pub fn judge_cluster_names(&self, now: Instant) {
+        if self.list.iter().any(|server| server.cluster_name().1) {
+            let all: Vec<_> = self.list.iter().map(|server| server.voter(now)).collect();
+            self.list.iter().for_each(|server| server.judge_cluster_name(&all));
+        }
+    }
+
+    /// The servers by the names of their clusters, in words, where there are several and the configuration names none.
+    pub fn several_clusters(&self) -> Option<String> {
+        let mut clusters = BTreeMap::<_, Vec<_>>::new();
+        for server in &self.list {
+            if let (Some(name), false) = server.cluster_name() {
+                clusters.entry(name).or_default().push(server.name());
+            }
+        }
+        if clusters.len() < 2 || self.list.iter().any(|server| server.has_configured_cluster()) {
+            return None;
+        }
+        let words = |(name, servers): (&ClusterName, &Vec<&str>)| {
+            format!("{} ({})", name.as_deref().unwrap_or("none"), servers.join(", "))
+        };
+        Some(clusters.iter().map(words).collect::<Vec<_>>().join(", "))
+    }
+
     /// How many servers weir should have a fresh reading of, and has none.
     pub fn without_reading(&self, now: Instant) -> usize {
         self.list.iter().filter(|server| server.lacks_reading(now)).count()
@@ -203,11 +234,14 @@ impl Servers {
         self.list.iter().any(|server| server.is_system_account(account))
     }
 
-    /// The longest argument of a control line that every server accepts, in bytes: a client may be placed on any of
-    /// them.
+    /// The longest argument of a control line that any server accepts, in bytes: a client is placed on one that accepts
+    /// its CONNECT. What weir reads of a client before that is bounded, whatever a server says.
     pub fn max_control_line(&self) -> usize {
-        let known = self.list.iter().map(|server| server.max_control_line()).filter(|&n| n != usize::MAX);
-        known.min().unwrap_or(MAX_CONTROL_LINE)
+        let of = |server: &Arc<Server>| match server.max_control_line() {
+            usize::MAX => MAX_CONTROL_LINE,
+            told => told,
+        };
+        self.list.iter().map(of).max().unwrap_or(MAX_CONTROL_LINE).min(LONGEST_CONNECT)
     }
 
     /// The longest that any server waits for CONNECT: a client may be placed on any of them. At least nats-server's own

@@ -69,6 +69,8 @@ pub struct Params {
     pub compatibility: Compatibility,
     /// Addresses of this machine to connect from, in turn. If there are none, the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// The names of the clusters that the servers belong to. If there are none, the servers' first INFOs tell.
+    pub cluster_names: Vec<Box<str>>,
     /// Whether all clients of weir use the servers' WebSocket ports, so that nothing is known of the client ports.
     pub only_websocket: bool,
     /// The servers, at least one.

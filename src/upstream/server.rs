@@ -16,6 +16,7 @@ use crate::{
     protocol::info::Info,
     upstream::{
         auth_mode::AuthMode,
+        cluster_name::Membership,
         concurrency::limit::{self, ConcurrencyLimit},
         endpoint::{Endpoint, Port, authority_and_path},
         health::{Health, HealthStatus},
@@ -98,6 +99,7 @@ struct State {
     throttled_until: Option<Instant>,
     lame_duck_until: Option<Instant>,
     process: Process,
+    membership: Membership,
     /// Several servers answer: [`Process::is_one_of_several`] when that was last asked.
     is_several: bool,
     /// How many times another process has taken the place of the one before.
@@ -127,6 +129,10 @@ pub struct Server {
     slow_start: Duration,
     stale_after: Duration,
     read_over_system_account: bool,
+    /// The configured names of the clusters that the servers belong to.
+    cluster_names: Vec<Box<str>>,
+    /// There is no other server whose cluster it could differ from.
+    is_alone: bool,
     name: OnceLock<String>,
     system_account: ArcSwapOption<String>,
     auth_mode: AuthMode,
@@ -173,6 +179,8 @@ impl Server {
             // Two polls may be lost, or be slow, before a reading counts as old.
             stale_after: cluster.poll_interval * 3 + Duration::from_secs(1),
             read_over_system_account: cluster.system,
+            cluster_names: cluster.cluster_names.clone(),
+            is_alone: cluster.servers.len() <= 1,
             name: params.name.map(OnceLock::from).unwrap_or_default(),
             system_account: ArcSwapOption::empty(),
             auth_mode: AuthMode::default(),
@@ -210,7 +218,10 @@ impl Server {
     fn snapshot_of(&self, state: &State) -> Snapshot {
         let timestamp = |at: Option<Instant>| at.map_or(Timestamp::LONG_AGO, |at| self.origin.timestamp(at));
         Snapshot {
-            excluded_until: timestamp(state.full_until.max(state.lame_duck_until)),
+            excluded_until: match state.membership.is_stranger() {
+                true => Timestamp::NEVER,
+                false => timestamp(state.full_until.max(state.lame_duck_until)),
+            },
             ejected_until: timestamp(state.health.ejected_until()),
             logins_failing_until: timestamp(state.login_health.failing_until()),
             stale_from: match state.read_at {
@@ -439,7 +450,7 @@ impl Server {
     pub fn is_reachable(&self, now: Instant) -> bool {
         let state = self.state();
         let is_lame_duck = state.lame_duck_until.is_some_and(|until| now < until);
-        !is_lame_duck && state.health.status(now) == HealthStatus::Up
+        !is_lame_duck && !state.membership.is_stranger() && state.health.status(now) == HealthStatus::Up
     }
 
     /// How old its last reading is; `None` before the first one.

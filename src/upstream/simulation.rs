@@ -85,6 +85,7 @@ impl World {
             close_spread: Duration::ZERO,
             compatibility: Compatibility::default(),
             source_addresses: Vec::new(),
+            cluster_names: Vec::new(),
             only_websocket: false,
             servers: (0..servers).map(server).collect(),
         };

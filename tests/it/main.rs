@@ -44,6 +44,7 @@ mod max_connections;
 mod nats_server_install;
 mod nkey;
 mod odd_infos;
+mod other_clusters;
 mod passthrough_busy_servers;
 mod pipelined;
 mod placement;

@@ -57,6 +57,8 @@ enum Fault {
     Closes,
     /// It says this and nothing more, and leaves the connection open.
     Says(Vec<u8>),
+    /// It says that this field of the server's answer has this value.
+    Lies(&'static str, i64),
     /// It says the first, and then the second again and again.
     SaysForEver(&'static str, &'static str),
 }
@@ -99,10 +101,15 @@ async fn answer(mut stream: TcpStream, behind: String, fault: Arc<Mutex<Fault>>)
     while let Ok(n @ 1..) = stream.read(&mut request).await {
         let fault = fault.lock().unwrap().clone();
         match fault {
-            Fault::None => {
+            Fault::None | Fault::Lies(..) => {
                 let line = String::from_utf8_lossy(&request[..n]).into_owned();
                 let path = line.split(' ').nth(1).unwrap_or("/varz").to_owned();
-                let Ok((status, body)) = http::get(&behind, &path).await else { return };
+                let Ok((status, mut body)) = http::get(&behind, &path).await else { return };
+                if let Fault::Lies(field, value) = fault {
+                    let mut varz: serde_json::Value = serde_json::from_str(&body).unwrap();
+                    varz[field] = value.into();
+                    body = varz.to_string();
+                }
                 let head = format!("HTTP/1.1 {status} OK\r\ncontent-length: {}\r\n\r\n", body.len());
                 if stream.write_all(format!("{head}{body}").as_bytes()).await.is_err() {
                     return;
@@ -194,6 +201,40 @@ async fn whatever_one_monitor_says_clients_get_in_and_the_server_is_back_afterwa
     }
     let grown = weir.rss().saturating_sub(before) >> 20;
     assert!(grown < 16, "weir grew by {grown} MiB");
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_monitor_makes_up_costs_nobody_the_connection() {
+    let (_servers, monitors, weir) = behind_faulty_monitors(2).await;
+    for (field, value, up) in [
+        // It cannot be: no reading.
+        ("connections", i64::from(u32::MAX), 1),
+        ("connections", -1, 1),
+        // It would be odd.
+        ("connections", 70_000, 2),
+        ("max_connections", -1, 2),
+        ("max_connections", 1, 2),
+        ("max_control_line", 1, 2),
+        ("max_control_line", i64::from(i32::MAX), 2),
+        ("auth_timeout", -1, 2),
+        ("cpu", 1_000_000_000, 2),
+    ] {
+        monitors[0].set(Fault::Lies(field, value));
+        weir.sees(up).await;
+        sleep(Duration::from_millis(500)).await; // at least one more reading
+        let clients = at_once(10, |_| {
+            let address = weir.address.clone();
+            async move { RawClient::connect(&address, &Login::nobody()).await }
+        })
+        .await;
+        nobody_was_refused(&weir, &format!("{field} = {value}")).await;
+        assert_eq!(weir.health().await, 200, "{field} = {value}");
+        monitors[0].set(Fault::None);
+        weir.sees(2).await;
+        drop(clients);
+    }
+    assert!(weir.log().contains("it says connections = 4294967295, which cannot be"), "{}", weir.log());
     weir.assert_nothing_leaked().await;
 }
 

@@ -50,6 +50,33 @@ async fn a_monitoring_url_of_two_servers_is_told_once_and_their_readings_are_not
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swapped_monitoring_urls_are_told_and_nobody_is_refused_beside_an_empty_server() {
+    let (full, empty) = (ServerOptions::named("full").max_connections(20), ServerOptions::named("empty"));
+    let (full, empty) = (NatsServer::start(full).await, NatsServer::start(empty.max_connections(300)).await);
+    let mut direct = Vec::new();
+    for _ in 0..20 {
+        direct.push(RawClient::connect(&full.address, &Login::nobody()).await);
+    }
+    let config = WeirConfig::of_servers(&[&full, &empty]).default_settings();
+    let config = config.replacing(&full.monitor, "x").replacing(&empty.monitor, &full.monitor);
+    let weir = config.replacing("\"http://x\"", &format!("\"http://{}\"", empty.monitor)).start_before(0).await;
+    let told = "leads to another server";
+    eventually(PATIENCE, told, async || match weir.log().matches(told).count() {
+        2 => Ok(()),
+        _ => Err(weir.log()),
+    })
+    .await;
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        clients.push(RawClient::connect(&weir.address, &Login::nobody()).await);
+    }
+    empty.settles_at(50).await;
+    let log = weir.log();
+    assert!(!log.contains("nearly full") && log.matches(told).count() == 2, "{log}");
+    drop((clients, direct));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_behind_which_servers_take_turns_is_used_without_readings() {
     let (one, other) = (ServerOptions::named("n1").max_connections(8), ServerOptions::named("n2").max_connections(8));
     let servers = [NatsServer::start(one).await, NatsServer::start(other).await];

@@ -140,6 +140,7 @@ impl Weir {
             close_spread: plan.close_spread,
             compatibility: upstream::Compatibility::default(),
             source_addresses: Vec::new(),
+            cluster_names: Vec::new(),
             only_websocket: false,
             servers: (0..plan.servers).map(server).collect(),
         };

@@ -51,6 +51,7 @@ fn cluster(system: bool, slow_start: Duration) -> Params {
         close_spread: Duration::ZERO,
         compatibility: Compatibility::default(),
         source_addresses: Vec::new(),
+        cluster_names: Vec::new(),
         only_websocket: false,
         servers: Vec::new(),
     }
@@ -348,4 +349,35 @@ fn a_websocket_port_has_a_health_of_its_own_where_others_use_the_client_port() {
     assert!(!server.is_up(due) && !tries(), "one at a time");
     assert!(server.may_dial(Port::WebSocket, due));
     assert!(tries(), "another one may");
+}
+
+#[test]
+fn a_server_of_another_cluster_is_left_out_while_others_are_there() {
+    let now = Instant::now();
+    let servers = Servers::new(&Params { servers: vec![n1(None, None); 2], ..cluster(false, Duration::ZERO) });
+    let [one, other] = [0, 1].map(|n| Arc::clone(servers.iter().nth(n).unwrap()));
+    let says = |server: &Server, id: &str, cluster: &str| {
+        let info = format!(r#"{{"server_id":"{id}","version":"2.15.1","cluster":"{cluster}"}}"#);
+        server.parse_info(now, info.as_bytes(), InfoKind { port: Port::Client, when: InfoWhen::Opens }).unwrap();
+        servers.judge_cluster_names(now);
+    };
+    says(&one, "a", "c");
+    says(&other, "b", "d");
+    assert_eq!(servers.several_clusters().unwrap(), "c (n1:4222), d (n1:4222)");
+    assert!(!one.is_stranger() && !other.is_stranger(), "they may be joined by gateways");
+    says(&other, "b", "c");
+    assert_eq!(servers.several_clusters(), None);
+    says(&other, "x", "strangers");
+    assert!(other.is_stranger() && !other.is_up(now) && !other.is_reachable(now));
+    assert_eq!(other.view(now).tier, Tier::Excluded);
+    assert!(servers.any_reachable(now));
+    let mut rng = fastrand::Rng::with_seed(1);
+    let _ = one.dial_failed(Port::Client, now, &mut rng);
+    servers.judge_cluster_names(now);
+    assert!(!other.is_stranger(), "nobody else is there");
+    one.dial_answered();
+    servers.judge_cluster_names(now);
+    assert!(other.is_stranger());
+    says(&other, "b2", "c");
+    assert!(!other.is_stranger());
 }

@@ -9,6 +9,7 @@ use crate::{
     protocol::info::{Info, InfoError},
     upstream::{
         auth_mode::AuthMode,
+        cluster_name::{self, ClusterName, Verdict, Voter},
         concurrency::limit::ConcurrencyLimit,
         endpoint::Port,
         load::UNLIMITED,
@@ -19,6 +20,7 @@ use crate::{
             DEFAULT_AUTH_TIMEOUT, DEFAULT_MAX_CONNECTIONS, FORGET_OLD_READING_AFTER, FULL_FOR, InfoKind, InfoWhen,
             LAME_DUCK_FOR, LONGEST_AUTH_TIMEOUT, Server, State, TELL_OF_INFO_EVERY, THROTTLED_FOR,
         },
+        snapshot::Timestamp,
     },
 };
 
@@ -41,9 +43,16 @@ impl Server {
             if info.misfit().is_some() {
                 self.info_errors.fetch_add(1, Relaxed);
             }
-            if kind.port == Port::Client && kind.when == InfoWhen::Opens {
-                self.change(|state| self.process_answered(state, now, info.server_id()));
-            }
+            let cluster = info.cluster().map(String::into_boxed_str);
+            self.change(|state| {
+                if kind.port == Port::Client && kind.when == InfoWhen::Opens {
+                    self.process_answered(state, now, info.server_id());
+                }
+                state.membership.says(cluster, &self.cluster_names);
+                if self.is_alone && self.cluster_names.is_empty() {
+                    state.membership.judged(Verdict::Belongs);
+                }
+            });
             known.store(Some(Arc::new(info.clone())));
         }
         parsed
@@ -104,6 +113,42 @@ impl Server {
             self.max_control_line.store(usize::MAX, Relaxed);
             self.auth_timeout_ms.store(0, Relaxed);
             self.websocket_auth_timeout_ms.store(0, Relaxed);
+        }
+    }
+
+    /// Whether it is left out, since the name of its cluster does not fit.
+    pub fn is_stranger(&self) -> bool {
+        self.snapshot.load().excluded_until == Timestamp::NEVER
+    }
+
+    /// Whether the configuration says what its cluster is called.
+    pub fn has_configured_cluster(&self) -> bool {
+        !self.cluster_names.is_empty()
+    }
+
+    /// What it says of its cluster, if its INFO is known, and whether that does not fit.
+    pub fn cluster_name(&self) -> (Option<ClusterName>, bool) {
+        let state = self.state();
+        (state.membership.name().cloned(), state.membership.other().is_some())
+    }
+
+    /// What it says of its cluster, for [`judge`](cluster_name::judge).
+    pub(in crate::upstream) fn voter(&self, now: Instant) -> Voter {
+        let (name, is_other) = self.cluster_name();
+        let fits = name.is_some() && !is_other;
+        Voter { name, fits, is_reachable: self.is_reachable(now) }
+    }
+
+    /// Takes in what all servers say of their clusters.
+    pub(in crate::upstream) fn judge_cluster_name(&self, all: &[Voter]) {
+        let judged = |state: &State| {
+            let name = state.membership.other()?;
+            Some(cluster_name::judge(name, all, !self.cluster_names.is_empty()))
+        };
+        let verdict = judged(&self.state());
+        // Mostly there is nothing to judge.
+        if let Some(verdict) = verdict {
+            self.change(|state| state.membership.judged(verdict));
         }
     }
 
