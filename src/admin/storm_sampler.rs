@@ -22,7 +22,6 @@ fn sample(shared: &Shared) -> Sample {
     for reason in Refusal::ALL {
         refused[reason as usize] = counters.refused(reason);
     }
-    let waiting = shared.admission.waiting();
     Sample {
         unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
         // The first session has id 1.
@@ -30,7 +29,7 @@ fn sample(shared: &Shared) -> Sample {
         admitted: counters.servers.iter().map(|server| server.admitted.load(Relaxed)).sum(),
         held: counters.held.load(Relaxed),
         refused,
-        waiting: (waiting.queued + waiting.answered_later) as u64,
+        waiting: shared.admission.queued() as u64,
         sessions: shared.sessions.len() as u64,
         pace: shared.admission.pace(timer::now()),
     }
@@ -79,8 +78,6 @@ fn log(storm: &Storm, what: &str) {
         reasons = some(refused.join(", ")),
         accounts = some(groups(&storm.accounts)),
         languages = some(groups(&storm.languages)),
-        in_danger = storm.in_danger,
-        lost = storm.lost,
         sessions = storm.sessions_after,
         "{what}"
     );

@@ -345,11 +345,6 @@ impl<W: Waiter> Admission<W> {
         self.client_history.session_ended(client, lived, now);
     }
 
-    /// How often a client has been refused since it was last admitted; 0 if it is not remembered.
-    pub fn refusals(&self, client: ClientKey) -> u32 {
-        self.client_history.refusals(client)
-    }
-
     /// From now on weir says that it is leaving, and admits clients as before.
     pub fn begin_lame_duck(&self) {
         self.lame_duck.store(true, Relaxed);

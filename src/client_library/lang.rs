@@ -28,15 +28,6 @@ pub fn returns(lang: &str) -> Return {
     }
 }
 
-/// How many failed attempts in a row a client with this `lang` makes before it gives up for good; `None`: it never
-/// does, or that is not known.
-pub fn max_attempts(lang: &str) -> Option<u32> {
-    match by_lang(lang) {
-        Some(library) => library.max_attempts.map(u32::from),
-        None => other(lang)?.max_attempts,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -69,25 +60,25 @@ mod tests {
     #[test]
     fn each_lang_has_one_answer() {
         let per_step = |seconds| Some(Deadline::PerStep(s(seconds)));
-        for (lang, wait, back, most) in [
-            ("ruby3.3.0", per_step(2), Return::After(s(2)), Some(11)),
-            ("jruby3.1.4", per_step(2), Return::After(s(2)), Some(11)),
-            ("truffleruby3.2.2", per_step(2), Return::After(s(2)), Some(11)),
-            ("php", per_step(1), Return::Unknown, None),
-            ("zig", per_step(5), Return::Unknown, None),
-            ("dart", per_step(5), Return::After(s(10)), Some(3)),
-            ("arduino", per_step(5), Return::After(s(5)), None),
-            (".NET", per_step(2), Return::Doubling { first: s(2), cap: s(5) }, None),
-            ("nats.deno", Some(Deadline::Total(s(20))), Return::Regardless, Some(10)),
-            ("go", Some(Deadline::Total(s(2))), Return::After(s(2)), Some(60)),
+        for (lang, wait, back) in [
+            ("ruby3.3.0", per_step(2), Return::After(s(2))),
+            ("jruby3.1.4", per_step(2), Return::After(s(2))),
+            ("truffleruby3.2.2", per_step(2), Return::After(s(2))),
+            ("php", per_step(1), Return::Unknown),
+            ("zig", per_step(5), Return::Unknown),
+            ("dart", per_step(5), Return::After(s(10))),
+            ("arduino", per_step(5), Return::After(s(5))),
+            (".NET", per_step(2), Return::Doubling { first: s(2), cap: s(5) }),
+            ("nats.deno", Some(Deadline::Total(s(20))), Return::Regardless),
+            ("go", Some(Deadline::Total(s(2))), Return::After(s(2))),
             // Versions that nobody has read, other letters, and what is not in any table.
-            ("ruby", None, Return::Unknown, None),
-            ("rubyx", None, Return::Unknown, None),
-            ("PHP", None, Return::Unknown, None),
-            ("elixir", None, Return::Unknown, None),
-            ("", None, Return::Unknown, None),
+            ("ruby", None, Return::Unknown),
+            ("rubyx", None, Return::Unknown),
+            ("PHP", None, Return::Unknown),
+            ("elixir", None, Return::Unknown),
+            ("", None, Return::Unknown),
         ] {
-            assert_eq!((deadline(lang), returns(lang), max_attempts(lang)), (wait, back, most), "{lang}");
+            assert_eq!((deadline(lang), returns(lang)), (wait, back), "{lang}");
         }
     }
 }

@@ -16,8 +16,6 @@ pub struct Other {
     pub lang: &'static str,
     pub deadline: Deadline,
     pub returns: Return,
-    /// Failed attempts in a row after which it gives up; `None`: it never does, or that is not known.
-    pub max_attempts: Option<u32>,
 }
 
 const fn s(seconds: u64) -> Duration {
@@ -32,17 +30,17 @@ const WITHOUT_TIMER: Deadline = Deadline::PerStep(s(5));
 /// By their `lang`, which is compared as it is.
 pub(super) static EXACT: [Other; 6] = [
     // basis-company/nats.php 4a617e9: 1 s for each message that it waits for.
-    Other { lang: "php", deadline: Deadline::PerStep(s(1)), returns: Return::Unknown, max_attempts: None },
+    Other { lang: "php", deadline: Deadline::PerStep(s(1)), returns: Return::Unknown },
     // nats-io/nats.zig 883d29c: 5 s for INFO, and 5 s from CONNECT where login is required.
-    Other { lang: "zig", deadline: Deadline::PerStep(s(5)), returns: Return::Unknown, max_attempts: None },
+    Other { lang: "zig", deadline: Deadline::PerStep(s(5)), returns: Return::Unknown },
     // nats-io/nats.swift a9031f1: 5 s to connect TCP, no timer behind that, 2 s between attempts.
-    Other { lang: "Swift", deadline: WITHOUT_TIMER, returns: Return::After(s(2)), max_attempts: None },
+    Other { lang: "Swift", deadline: WITHOUT_TIMER, returns: Return::After(s(2)) },
     // chartchuo/dart-nats c5a5b43: 5 s to connect TCP, no timer behind that, 10 s between 3 attempts.
-    Other { lang: "dart", deadline: WITHOUT_TIMER, returns: Return::After(s(10)), max_attempts: Some(3) },
+    Other { lang: "dart", deadline: WITHOUT_TIMER, returns: Return::After(s(10)) },
     // isobit/arduino-nats 4a0f6b4: no timer, 5 s between attempts.
-    Other { lang: "arduino", deadline: WITHOUT_TIMER, returns: Return::After(s(5)), max_attempts: None },
+    Other { lang: "arduino", deadline: WITHOUT_TIMER, returns: Return::After(s(5)) },
     // fluent/fluent-bit d55459d (out_nats): reads nothing, so it waits for nothing.
-    Other { lang: "c", deadline: WITHOUT_TIMER, returns: Return::Unknown, max_attempts: None },
+    Other { lang: "c", deadline: WITHOUT_TIMER, returns: Return::Unknown },
 ];
 
 /// By the beginning of their `lang`: engine and version of Ruby, such as `ruby3.3.0`.
@@ -50,7 +48,7 @@ pub(super) static BEGINNINGS: [Other; 3] = [ruby("ruby"), ruby("jruby"), ruby("t
 
 const fn ruby(lang: &'static str) -> Other {
     // nats-io/nats-pure.rb b484a05: 2 s for each line, 2 s between attempts, more than 10 of them.
-    Other { lang, deadline: Deadline::PerStep(s(2)), returns: Return::After(s(2)), max_attempts: Some(11) }
+    Other { lang, deadline: Deadline::PerStep(s(2)), returns: Return::After(s(2)) }
 }
 
 /// The one with this `lang`.

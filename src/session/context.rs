@@ -181,10 +181,7 @@ impl Context {
                 if let Some(account) = &log.account {
                     shared.counters.refused_by_account.note(account, reason, now());
                 }
-                if let Some(client) = log.client {
-                    let refusals = shared.admission.refusals(client);
-                    shared.flight.refused(log.account.as_deref(), log.said.lang(), refusals);
-                }
+                shared.flight.refused(log.account.as_deref(), log.said.lang(), reason);
                 ("refused", Party::Weir.name(), None, reason.name())
             }
             End::Closed(close) => self.count_close(close),

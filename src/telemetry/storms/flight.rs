@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use crate::{
-    client_library::lang::max_attempts,
     identity::UNKNOWN_ACCOUNT,
+    outcome::Refusal,
     telemetry::storms::{Change, Fate, Groups, Recorder, Sample, Storm},
 };
 
@@ -27,22 +27,19 @@ pub struct Report {
 }
 
 impl Flight {
-    /// A client that had to wait was admitted, was refused or left.
+    /// A client that had to wait was admitted or left.
     pub fn waited(&self, account: Option<&str>, lang: Option<&str>, fate: Fate) {
         self.groups.note(account.unwrap_or(UNKNOWN_ACCOUNT), lang.unwrap_or("unknown"), fate);
     }
 
-    /// A client was refused, the `refusals`th time in a row since it was last admitted.
-    pub fn refused(&self, account: Option<&str>, lang: Option<&str>, refusals: u32) {
-        self.waited(account, lang, Fate::Refused);
-        if let Some(most) = max_attempts(lang.unwrap_or_default()) {
-            self.groups.used_up(refusals, most);
-        }
+    /// A client was refused.
+    pub fn refused(&self, account: Option<&str>, lang: Option<&str>, reason: Refusal) {
+        self.groups.refused(account.unwrap_or(UNKNOWN_ACCOUNT), lang.unwrap_or("unknown"), reason);
     }
 
     pub fn report(&self) -> Report {
         let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        Report { running: recorder.running(&self.groups), storms: recorder.over() }
+        Report { running: recorder.running(), storms: recorder.over() }
     }
 
     /// A second has passed; `sample` is what the counters say at its end.

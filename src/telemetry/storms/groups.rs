@@ -3,13 +3,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use serde::Serialize;
+
+use crate::outcome::Refusal;
 
 /// The most accounts that are counted apart. The rest is `other`.
 const MOST_ACCOUNTS: usize = 1000;
@@ -43,98 +42,110 @@ pub struct Group {
     pub left: u64,
 }
 
-/// Clients that have used up most or all of the tries of their library.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Danger {
-    pub lost: u64,
-    pub in_danger: u64,
-}
-
 /// Counts by name, in the order of [`Fate`].
-#[derive(Debug, Default)]
-struct ByName {
-    counts: Mutex<HashMap<String, [u64; 3]>>,
-}
+type ByName = HashMap<String, [u64; 3]>;
 
-impl ByName {
-    fn note(&self, name: &str, most: usize, fate: Fate) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = if counts.len() < most || counts.contains_key(name) { name } else { OTHER };
-        match counts.get_mut(name) {
-            Some(known) => known[fate as usize] += 1,
-            None => counts.entry(name.to_owned()).or_default()[fate as usize] += 1,
-        }
-    }
-
-    fn forget(&self) {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    /// The largest [`SHOWN`] groups first, then the sum of all others.
-    fn largest(&self) -> Vec<Group> {
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let group = |(name, [admitted, refused, left]): (String, [u64; 3])| Group { name, admitted, refused, left };
-        let (mut rest, mut all): (Vec<_>, Vec<_>) =
-            counts.into_iter().map(group).partition(|group| group.name == OTHER);
-        all.sort_by_key(|one| (std::cmp::Reverse(one.admitted + one.refused + one.left), one.name.clone()));
-        rest.extend(all.split_off(all.len().min(SHOWN)));
-        let other = rest.into_iter().reduce(|sum, one| Group {
-            name: OTHER.into(),
-            admitted: sum.admitted + one.admitted,
-            refused: sum.refused + one.refused,
-            left: sum.left + one.left,
-        });
-        all.extend(other.map(|other| Group { name: OTHER.into(), ..other }));
-        all
-    }
-}
-
-/// All counts of one storm.
-#[derive(Debug, Default)]
-pub struct Groups {
+/// The counts of one storm. All of one moment: the accounts, the languages, the reasons and the sums agree.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
     accounts: ByName,
     languages: ByName,
-    lost: AtomicU64,
-    in_danger: AtomicU64,
+    /// Of all, in the order of [`Fate`].
+    sums: [u64; 3],
+    /// In the order of [`Refusal::ALL`].
+    refused: [u64; Refusal::ALL.len()],
 }
 
-impl Groups {
-    /// Counts a client that waited or was refused.
-    pub fn note(&self, account: &str, language: &str, fate: Fate) {
-        let language = if language.len() <= LONGEST_LANGUAGE { language } else { OTHER };
-        self.accounts.note(account, MOST_ACCOUNTS, fate);
-        self.languages.note(language, MOST_LANGUAGES, fate);
+fn note(counts: &mut ByName, name: &str, most: usize, fate: Fate) {
+    let name = if counts.len() < most || counts.contains_key(name) { name } else { OTHER };
+    match counts.get_mut(name) {
+        Some(known) => known[fate as usize] += 1,
+        None => counts.entry(name.to_owned()).or_default()[fate as usize] += 1,
+    }
+}
+
+/// The largest [`SHOWN`] groups first, then the sum of all others.
+fn largest(counts: &ByName) -> Vec<Group> {
+    let group = |(name, &[admitted, refused, left]): (&String, &[u64; 3])| Group {
+        name: name.clone(),
+        admitted,
+        refused,
+        left,
+    };
+    let (mut rest, mut all): (Vec<_>, Vec<_>) = counts.iter().map(group).partition(|group| group.name == OTHER);
+    all.sort_by_key(|one| (std::cmp::Reverse(one.admitted + one.refused + one.left), one.name.clone()));
+    rest.extend(all.split_off(all.len().min(SHOWN)));
+    let other = rest.into_iter().reduce(|sum, one| Group {
+        name: OTHER.into(),
+        admitted: sum.admitted + one.admitted,
+        refused: sum.refused + one.refused,
+        left: sum.left + one.left,
+    });
+    all.extend(other.map(|other| Group { name: OTHER.into(), ..other }));
+    all
+}
+
+impl Counts {
+    /// Clients that ended so.
+    pub fn sum(&self, fate: Fate) -> u64 {
+        self.sums[fate as usize]
     }
 
-    /// Records a client's `tries`-th refusal in a row. Its library gives up for good after `most`.
-    pub fn used_up(&self, tries: u32, most: u32) {
-        if tries == most {
-            self.lost.fetch_add(1, Relaxed);
-        }
-        if tries == most - most / 5 {
-            self.in_danger.fetch_add(1, Relaxed);
-        }
+    /// Clients that were refused for this reason.
+    pub fn refused(&self, reason: Refusal) -> u64 {
+        self.refused[reason as usize]
     }
 
     /// The ten accounts with the most clients, and `other`.
     pub fn accounts(&self) -> Vec<Group> {
-        self.accounts.largest()
+        largest(&self.accounts)
     }
 
     /// The ten languages with the most clients, and `other`.
     pub fn languages(&self) -> Vec<Group> {
-        self.languages.largest()
+        largest(&self.languages)
+    }
+}
+
+/// The counts of the storm that goes on, or of the second that may begin one.
+#[derive(Debug, Default)]
+pub struct Groups {
+    counts: Mutex<Counts>,
+}
+
+impl Groups {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn danger(&self) -> Danger {
-        Danger { lost: self.lost.load(Relaxed), in_danger: self.in_danger.load(Relaxed) }
+    /// Counts a client that waited and was admitted, or left.
+    pub fn note(&self, account: &str, language: &str, fate: Fate) {
+        self.note_as(account, language, fate, None);
+    }
+
+    /// Counts a client that was refused.
+    pub fn refused(&self, account: &str, language: &str, reason: Refusal) {
+        self.note_as(account, language, Fate::Refused, Some(reason));
+    }
+
+    fn note_as(&self, account: &str, language: &str, fate: Fate, reason: Option<Refusal>) {
+        let language = if language.len() <= LONGEST_LANGUAGE { language } else { OTHER };
+        let mut counts = self.counts();
+        note(&mut counts.accounts, account, MOST_ACCOUNTS, fate);
+        note(&mut counts.languages, language, MOST_LANGUAGES, fate);
+        counts.sums[fate as usize] += 1;
+        if let Some(reason) = reason {
+            counts.refused[reason as usize] += 1;
+        }
+    }
+
+    /// What has been counted so far.
+    pub fn so_far(&self) -> Counts {
+        self.counts().clone()
     }
 
     pub fn forget(&self) {
-        self.accounts.forget();
-        self.languages.forget();
-        self.lost.store(0, Relaxed);
-        self.in_danger.store(0, Relaxed);
+        *self.counts() = Counts::default();
     }
 }
 
@@ -150,28 +161,19 @@ mod tests {
             groups.note(&format!("A{n}"), &"x".repeat(n as usize), fate);
         }
         for _ in 0..100 {
-            groups.note("A7", "go", Fate::Refused);
+            groups.refused("A7", "go", Refusal::HoldExpired);
         }
-        let (accounts, languages) = (groups.accounts(), groups.languages());
+        let counts = groups.so_far();
+        let (accounts, languages) = (counts.accounts(), counts.languages());
         assert_eq!((accounts.len(), languages.len()), (SHOWN + 1, SHOWN + 1));
         assert_eq!((&*accounts[0].name, accounts[0].refused), ("A7", 101));
         assert!(&*accounts[SHOWN].name == OTHER && &*languages[SHOWN].name == OTHER);
         for all in [accounts, languages] {
             assert_eq!(all.iter().map(|one| one.admitted + one.refused + one.left).sum::<u64>(), 5100);
         }
+        let sums = [Fate::Admitted, Fate::Refused, Fate::Left].map(|fate| counts.sum(fate));
+        assert_eq!(sums.iter().sum::<u64>(), 5100);
         groups.forget();
-        assert!(groups.accounts().is_empty() && groups.languages().is_empty());
-    }
-
-    #[test]
-    fn a_client_is_counted_once_on_each_step_to_its_end() {
-        let groups = Groups::default();
-        for tries in 1..=12 {
-            groups.used_up(tries, 10);
-        }
-        for tries in 1..=50 {
-            groups.used_up(tries, 60);
-        }
-        assert_eq!(groups.danger(), Danger { lost: 1, in_danger: 2 });
+        assert!(groups.so_far().accounts().is_empty() && groups.so_far().languages().is_empty());
     }
 }

@@ -17,7 +17,7 @@ use crate::outcome::Refusal;
 
 pub use self::{
     flight::Flight,
-    groups::{Fate, Group, Groups},
+    groups::{Counts, Fate, Group, Groups},
     series::{Point, Series},
 };
 
@@ -43,7 +43,7 @@ pub struct Sample {
     pub held: u64,
     /// Clients that were refused, in the order of [`Refusal::ALL`].
     pub refused: [u64; Refusal::ALL.len()],
-    /// Clients that wait now, for their turn or for their refusal.
+    /// Clients that wait for their turn now.
     pub waiting: u64,
     /// Sessions now.
     pub sessions: u64,
@@ -92,11 +92,16 @@ pub struct Storm {
     pub peak_arrivals: u64,
     /// Clients that were admitted.
     pub admitted: u64,
+    /// Clients that were admitted after they had waited: the sum of the accounts' `admitted`, and of the languages'.
+    pub admitted_after_wait: u64,
+    /// Clients that left while they waited: the sum of the accounts' `left`, and of the languages'.
+    pub left: u64,
     /// Clients that had to wait for their turn, whatever became of them.
     pub held: u64,
     /// The most clients that waited at the end of a second.
     pub most_waiting: u64,
-    /// Refusals by reason, without the reasons that did not occur.
+    /// Refusals by reason, without the reasons that did not occur. Their sum is that of the accounts' `refused`, and of
+    /// the languages'.
     pub refused: Vec<Refused>,
     /// Clients per second that were admitted while others waited, which is what the servers can serve. Where nobody
     /// waited for a whole second, the pace when somebody last waited; `None` where there was none.
@@ -107,11 +112,6 @@ pub struct Storm {
     pub sessions_least: u64,
     /// Sessions when it ended.
     pub sessions_after: u64,
-    /// Clients that were refused as many times in a row as their library tries, by default, before it gives up for
-    /// good.
-    pub lost: u64,
-    /// Clients that were refused four fifths of those times, the lost ones included.
-    pub in_danger: u64,
     /// What became of the clients that waited or were refused, by account: the largest first, then `other`.
     pub accounts: Vec<Group>,
     /// What became of them by the `lang` of their CONNECT.
@@ -141,6 +141,7 @@ struct Running {
     away: (u64, u32),
     /// At the end of the last second that was not calm, or in which refused clients came back.
     at_last: Sample,
+    counts_at_last: Counts,
 }
 
 /// Finds storms in the samples of each second.
@@ -161,14 +162,14 @@ impl Recorder {
                 groups.forget();
                 return None;
             }
-            self.running = Some(Running::begin(before, now));
+            self.running = Some(Running::begin(before, now, groups));
             return Some(Change::Began);
         };
-        running.second(&before, &now, troubled);
+        running.second(&before, &now, troubled, groups);
         if running.calm < QUIET {
             return None;
         }
-        let storm = Arc::new(self.running.take()?.so_far(groups, false));
+        let storm = Arc::new(self.running.take()?.so_far(false));
         groups.forget();
         if self.over.len() == KEPT {
             self.over.pop_front();
@@ -178,8 +179,8 @@ impl Recorder {
     }
 
     /// The storm that goes on, if one does.
-    pub fn running(&self, groups: &Groups) -> Option<Storm> {
-        self.running.as_ref().map(|running| running.so_far(groups, true))
+    pub fn running(&self) -> Option<Storm> {
+        self.running.as_ref().map(|running| running.so_far(true))
     }
 
     /// The last [`KEPT`] storms, the latest first.
@@ -189,20 +190,29 @@ impl Recorder {
 }
 
 impl Running {
-    fn begin(before: Sample, now: Sample) -> Self {
+    fn begin(before: Sample, now: Sample, groups: &Groups) -> Self {
         let storm = Storm {
             began_unix_ms: before.unix_ms,
             sessions_before: before.sessions,
             sessions_least: before.sessions,
             ..Storm::default()
         };
-        let mut running =
-            Self { storm, began: before, calm: 0, busy: (0, 0), pace: None, elapsed: 0, away: (0, 0), at_last: now };
-        running.second(&before, &now, true);
+        let mut running = Self {
+            storm,
+            began: before,
+            calm: 0,
+            busy: (0, 0),
+            pace: None,
+            elapsed: 0,
+            away: (0, 0),
+            at_last: now,
+            counts_at_last: Counts::default(),
+        };
+        running.second(&before, &now, true, groups);
         running
     }
 
-    fn second(&mut self, before: &Sample, now: &Sample, troubled: bool) {
+    fn second(&mut self, before: &Sample, now: &Sample, troubled: bool, groups: &Groups) {
         self.elapsed += 1;
         let admitted = now.admitted - before.admitted;
         let point = Point {
@@ -233,28 +243,26 @@ impl Running {
         if !calm || comes_back {
             self.storm.seconds = self.elapsed;
             self.at_last = *now;
+            self.counts_at_last = groups.so_far();
         }
     }
 
-    fn so_far(&self, groups: &Groups, goes_on: bool) -> Storm {
-        let (from, to) = (&self.began, &self.at_last);
-        let reasons = Refusal::ALL.into_iter().map(|reason| Refused {
-            reason: reason.name(),
-            count: to.refused[reason as usize] - from.refused[reason as usize],
-        });
-        let danger = groups.danger();
+    fn so_far(&self, goes_on: bool) -> Storm {
+        let (from, to, counts) = (&self.began, &self.at_last, &self.counts_at_last);
+        let reasons =
+            Refusal::ALL.into_iter().map(|reason| Refused { reason: reason.name(), count: counts.refused(reason) });
         Storm {
             goes_on,
             arrived: to.arrived - from.arrived,
             admitted: to.admitted - from.admitted,
+            admitted_after_wait: counts.sum(Fate::Admitted),
+            left: counts.sum(Fate::Left),
             held: to.held - from.held,
             refused: reasons.filter(|one| one.count > 0).collect(),
             pace: (self.busy.0 > 0).then(|| self.busy.1 as f64 / f64::from(self.busy.0)).or(self.pace),
             sessions_after: to.sessions,
-            lost: danger.lost,
-            in_danger: danger.in_danger,
-            accounts: groups.accounts(),
-            languages: groups.languages(),
+            accounts: counts.accounts(),
+            languages: counts.languages(),
             ..self.storm.clone()
         }
     }
@@ -280,6 +288,7 @@ mod tests {
             self.now.admitted += admitted;
             self.now.sessions += admitted;
             self.now.refused[Refusal::HoldExpired as usize] += refused;
+            (0..refused).for_each(|_| self.groups.refused("A", "go", Refusal::HoldExpired));
             self.now.waiting = waiting;
             self.recorder.second(self.now, &self.groups)
         }
@@ -300,7 +309,7 @@ mod tests {
         }
         weir.groups.note("A", "go", Fate::Admitted);
         assert!(
-            weir.calm(1).is_none() && weir.groups.accounts().is_empty(),
+            weir.calm(1).is_none() && weir.groups.so_far().accounts().is_empty(),
             "clients outside of a storm are forgotten"
         );
         weir.groups.note("A", "go", Fate::Admitted);
@@ -308,7 +317,7 @@ mod tests {
         for _ in 0..3 {
             assert!(weir.second(100, 100, 100, 100, 850).is_none());
         }
-        assert!(weir.recorder.running(&weir.groups).is_some_and(|storm| storm.goes_on && storm.pace == Some(100.0)));
+        assert!(weir.recorder.running().is_some_and(|storm| storm.goes_on && storm.pace == Some(100.0)));
         assert!(weir.second(0, 0, 850, 0, 0).is_none());
         // Clients that come back after a pause belong to the same storm.
         assert!(weir.calm(QUIET - 2).is_none());
@@ -321,8 +330,42 @@ mod tests {
         assert_eq!((storm.sessions_before, storm.sessions_after), (51, 1294));
         assert_eq!((storm.accounts.len(), storm.accounts[0].admitted, storm.languages[0].name.as_str()), (1, 1, "go"));
         assert_eq!(storm.series.points.len() as u32, 9 + QUIET);
-        assert!(weir.groups.accounts().is_empty() && weir.recorder.running(&weir.groups).is_none());
+        assert!(weir.groups.so_far().accounts().is_empty() && weir.recorder.running().is_none());
         assert_eq!(weir.recorder.over().len(), 1);
+    }
+
+    /// Nobody waits for a turn, and the servers have room: the clients of one account only come back and back.
+    #[test]
+    fn a_quota_that_keeps_refusing_begins_no_storm_and_keeps_none_going() {
+        let mut weir = Counters::default();
+        let over_quota = |weir: &mut Counters| {
+            weir.now.refused[Refusal::AccountQuota as usize] += 50;
+            (0..50).for_each(|_| weir.groups.refused("Q", "go", Refusal::AccountQuota));
+        };
+        for _ in 0..10 {
+            over_quota(&mut weir);
+            assert!(weir.second(50, 0, 0, 0, 0).is_none());
+        }
+        over_quota(&mut weir);
+        assert!(matches!(weir.second(150, 20, 10, 20, 30), Some(Change::Began)));
+        over_quota(&mut weir);
+        weir.second(50, 0, 30, 0, 0);
+        let mut over = None;
+        for _ in 0..20 {
+            over_quota(&mut weir);
+            if let Some(Change::Over(storm)) = weir.second(50, 0, 0, 0, 0) {
+                over = Some(storm);
+                break;
+            }
+        }
+        let storm = over.expect("it ends although the quota goes on refusing");
+        let refused: u64 = storm.refused.iter().map(|one| one.count).sum();
+        for groups in [&storm.accounts, &storm.languages] {
+            let sum = |count: fn(&Group) -> u64| groups.iter().map(count).sum::<u64>();
+            assert_eq!(sum(|one| one.refused), refused);
+            assert_eq!(sum(|one| one.admitted), storm.admitted_after_wait);
+            assert_eq!(sum(|one| one.left), storm.left);
+        }
     }
 
     /// The clients are refused and gone before a second is over, so nobody waits for a whole one.
