@@ -41,6 +41,7 @@ mod log;
 mod log_reference;
 mod login_matrix;
 mod max_connections;
+mod names;
 mod nats_server_install;
 mod nkey;
 mod odd_infos;

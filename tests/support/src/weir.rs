@@ -6,7 +6,7 @@ use std::fs::{File, Permissions};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,7 @@ pub struct WeirConfig {
     log_level: &'static str,
     standard_error: Option<Arc<File>>,
     file_limit: Option<u32>,
+    etc: Option<PathBuf>,
     environment: Vec<(&'static str, String)>,
 }
 
@@ -66,6 +67,7 @@ impl WeirConfig {
             log_level: "debug",
             standard_error: None,
             file_limit: None,
+            etc: None,
             environment: Vec::new(),
         }
     }
@@ -178,6 +180,12 @@ impl WeirConfig {
         self
     }
 
+    /// Gives weir this folder as its `/etc`, in a mount namespace of its own.
+    pub fn etc(mut self, folder: &Path) -> Self {
+        self.etc = Some(folder.into());
+        self
+    }
+
     /// Sets an environment variable of weir.
     pub fn environment(mut self, name: &'static str, value: &str) -> Self {
         self.environment.push((name, value.into()));
@@ -199,25 +207,32 @@ impl WeirConfig {
         )
     }
 
-    /// weir without its arguments. A shell lowers the limit of open files and becomes weir, with the same process id.
+    /// weir without its arguments. A shell lowers the limit of open files, or mounts its `/etc`, and becomes weir, with
+    /// the same process id.
     fn command(&self) -> Command {
-        let mut command = match self.file_limit {
-            None => Command::new(binary()),
-            Some(limit) => {
-                let mut shell = Command::new("sh");
-                shell.arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\"")).arg(binary());
-                shell
-            }
+        let limit = self.file_limit.map(|limit| format!("ulimit -n {limit} && "));
+        let mount = self.etc.as_ref().map(|etc| format!("mount --bind {} /etc && ", etc.display()));
+        let become_weir = format!("{}{}exec \"$0\" \"$@\"", mount.unwrap_or_default(), limit.unwrap_or_default());
+        let mut command = match (&self.etc, self.file_limit) {
+            (None, None) => Command::new(binary()),
+            (Some(_), _) => Command::new("unshare"),
+            (None, Some(_)) => Command::new("sh"),
         };
+        if self.etc.is_some() {
+            command.args(["-Urm", "sh"]);
+        }
+        if self.etc.is_some() || self.file_limit.is_some() {
+            command.arg("-c").arg(become_weir).arg(binary());
+        }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
-    /// The monitoring addresses in the configuration.
+    /// The monitoring addresses in the configuration, without those that are names.
     fn monitors(&self) -> Vec<SocketAddr> {
         let urls = self.servers.lines().filter_map(|line| line.strip_prefix("monitor = \"http://"));
         // A server's `http_base_path` may stand behind its port.
-        urls.map(|url| url.split(['/', '"']).next().unwrap_or_default().parse().expect("an address")).collect()
+        urls.filter_map(|url| url.split(['/', '"']).next()?.parse().ok()).collect()
     }
 
     /// Starts weir and waits until it has a reading from every server.
