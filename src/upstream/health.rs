@@ -19,8 +19,6 @@ const TRIAL_TIMEOUT: Duration = Duration::from_secs(3);
 const LEAST_FAIR_TIME: Duration = Duration::from_millis(250);
 /// Nor is one that was given less than this many times what the server's dials usually take.
 const FAIR_TIMES_USUAL: u32 = 3;
-/// A dial is given this many times what the server's dials usually take, where its client has so much left.
-const DIAL_MARGIN: f64 = 1.5;
 
 /// What may be done with a server now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +44,6 @@ pub struct Health {
     state: State,
     /// Failures in a row.
     streak: u32,
-    /// What a dial takes, from its beginning to INFO: the longest of late, forgotten by 5 % with each shorter one.
-    dial_time: Option<Duration>,
     /// How long dials have waited in vain since the last answer or failure; what several waited at once counts once.
     silent: Duration,
     /// The end of the last wait that `silent` counts.
@@ -56,7 +52,7 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { state: State::Up, streak: 0, dial_time: None, silent: Duration::ZERO, counted_until: None }
+        Self { state: State::Up, streak: 0, silent: Duration::ZERO, counted_until: None }
     }
 }
 
@@ -92,24 +88,19 @@ impl Health {
         self.silent = Duration::ZERO;
     }
 
-    /// The same, after the dial `took` so long.
-    pub fn answered_in(&mut self, took: Duration) {
-        self.answered();
-        let before = self.dial_time.unwrap_or(took);
-        self.dial_time = Some(took.max(before.mul_f64(0.95) + took.mul_f64(0.05)));
+    /// Whether dials have failed, or waited in vain, since the last answer.
+    pub fn has_failed(&self) -> bool {
+        !matches!(self.state, State::Up) || !self.silent.is_zero()
     }
 
-    /// How much of the time that a client has `left` a dial is given. The other half is for another server, unless this
-    /// one's dials usually take longer than half: then another server's probably would too.
-    pub fn time_for_dial(&self, left: Duration) -> Duration {
-        let usual = self.dial_time.unwrap_or_default().mul_f64(DIAL_MARGIN);
-        (left / 2).max(usual.min(left))
-    }
-
-    /// A dial that was `given` so long had no INFO by then. Like [`Health::failed`], where that was a fair time, or the
-    /// last part of one.
-    pub fn timed_out(&mut self, now: Instant, given: Duration, rng: &mut fastrand::Rng) -> Option<Duration> {
-        let usual = self.dial_time.unwrap_or_default();
+    /// A dial that was `given` so long had no INFO by then; dials here take the `usual` time. Like [`Health::failed`],
+    /// where that was a fair time, or the last part of one.
+    pub fn timed_out(
+        &mut self,
+        now: Instant,
+        (given, usual): (Duration, Duration),
+        rng: &mut fastrand::Rng,
+    ) -> Option<Duration> {
         let since = self.counted_until.map_or(given, |until| now.saturating_duration_since(until).min(given));
         self.silent = (self.silent + since).max(given);
         self.counted_until = Some(now);
@@ -185,23 +176,21 @@ mod tests {
     #[test]
     fn a_dial_that_had_no_fair_time_is_no_evidence() {
         let (mut rng, mut now) = (fastrand::Rng::with_seed(7), Instant::now());
-        let ms = Duration::from_millis;
-        let mut health = Health::default();
-        assert_eq!(health.timed_out(now, ms(39), &mut rng), None);
-        health.answered_in(ms(60));
-        assert_eq!(health.timed_out(now, ms(249), &mut rng), None);
-        health.answered_in(ms(100));
-        assert_eq!(health.timed_out(now, ms(299), &mut rng), None);
+        let (ms, mut health) = (Duration::from_millis, Health::default());
+        let mut timed_out = |health: &mut Health, now, given, usual| {
+            let pause = health.timed_out(now, (ms(given), ms(usual)), &mut rng);
+            health.answered();
+            pause
+        };
+        assert_eq!(timed_out(&mut health, now, 39, 0), None);
+        assert_eq!(timed_out(&mut health, now, 249, 60), None);
+        assert_eq!(timed_out(&mut health, now, 299, 100), None);
         assert_eq!(health.status(now), HealthStatus::Up);
-        let pause = health.timed_out(now, ms(300), &mut rng).expect("three times the usual is fair");
+        let pause = health.timed_out(now, (ms(300), ms(100)), &mut rng).expect("three times the usual is fair");
         now += pause;
         health.trial_began(now);
-        assert_eq!(health.timed_out(now, ms(0), &mut rng), None);
+        assert_eq!(health.timed_out(now, (ms(0), ms(100)), &mut rng), None);
         assert_eq!(health.status(now), HealthStatus::TrialDue, "the trial was none");
-        for _ in 0..100 {
-            health.answered_in(ms(1));
-        }
-        assert!(health.timed_out(now, ms(250), &mut rng).is_some(), "long dials are forgotten");
     }
 
     #[test]
@@ -210,7 +199,7 @@ mod tests {
         let ms = Duration::from_millis;
         let mut health = Health::default();
         let mut dial = |health: &mut Health, from: u64, to: u64| {
-            health.timed_out(start + ms(to), ms(to - from), &mut rng).is_some()
+            health.timed_out(start + ms(to), (ms(to - from), Duration::ZERO), &mut rng).is_some()
         };
         for n in 0..1000 {
             assert!(!dial(&mut health, n, n), "no time at all");
@@ -235,17 +224,9 @@ mod tests {
             let began = due + ms(n * 25);
             assert_eq!(health.status(began), HealthStatus::TrialDue, "{n}");
             health.trial_began(began);
-            let pause = health.timed_out(began + ms(25), ms(25), &mut rng);
+            let pause = health.timed_out(began + ms(25), (ms(25), Duration::ZERO), &mut rng);
             assert_eq!(pause.is_some(), n == 9, "10 trials of 25 ms each are a fair time");
         }
-    }
-
-    #[test]
-    fn a_dial_is_given_what_the_servers_dials_take() {
-        let (ms, mut health) = (Duration::from_millis, Health::default());
-        assert_eq!(health.time_for_dial(ms(78)), ms(39));
-        health.answered_in(ms(60));
-        assert_eq!([78, 100, 1000].map(|left| health.time_for_dial(ms(left))), [78, 90, 500].map(ms));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod auth_mode;
 mod cluster_name;
 mod compatibility;
 pub mod concurrency;
+mod dial_time;
 mod endpoint;
 mod health;
 pub mod leaky_bucket;

@@ -5,7 +5,7 @@ mod told;
 use std::{
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use crate::{
         auth_mode::AuthMode,
         cluster_name::Membership,
         concurrency::limit::{self, ConcurrencyLimit},
+        dial_time::DialTime,
         endpoint::{Endpoint, Port, authority_and_path},
         health::{Health, HealthStatus},
         load::Load,
@@ -147,6 +148,10 @@ pub struct Server {
     infos: [ArcSwapOption<Info>; InfoKind::COUNT],
     /// INFO lines that were not understood in full.
     info_errors: AtomicU64,
+    /// By [`Port`].
+    dial_times: [DialTime; 2],
+    /// Dials of the port that most clients use have failed since the last answer.
+    dials_have_failed: AtomicBool,
     origin: TimeOrigin,
     /// What placement reads of `state`.
     snapshot: AtomicSnapshot,
@@ -190,6 +195,8 @@ impl Server {
             websocket_auth_timeout_ms: AtomicU64::new(0),
             infos: Default::default(),
             info_errors: AtomicU64::new(0),
+            dial_times: Default::default(),
+            dials_have_failed: AtomicBool::new(false),
             origin,
             snapshot: AtomicSnapshot::default(),
             state: Mutex::default(),
@@ -212,6 +219,10 @@ impl Server {
         let mut state = self.state();
         let changed = change(&mut state);
         self.snapshot.store(self.snapshot_of(&state));
+        let have_failed = state.health.has_failed();
+        if self.dials_have_failed.load(Relaxed) != have_failed {
+            self.dials_have_failed.store(have_failed, Relaxed);
+        }
         changed
     }
 
@@ -286,19 +297,27 @@ impl Server {
         self.state().health.ejected_until().is_some()
     }
 
-    /// A dial ended with its INFO.
+    /// A dial of the client port ended with its INFO.
     pub fn dial_answered(&self) {
-        self.change(|state| state.health.answered());
+        self.answered(Port::Client);
     }
 
     /// A dial of this port ended with its INFO, after it `took` so long.
     pub fn dial_answered_in(&self, port: Port, took: Duration) {
-        self.change(|state| self.health_of(state, port).answered_in(took));
+        self.dial_times[port as usize].note(took);
+        self.answered(port);
+    }
+
+    fn answered(&self, port: Port) {
+        // Mostly the dial before it was answered too: nothing changes then, and the lock is spared.
+        if self.has_own_health(port) || self.dials_have_failed.load(Relaxed) {
+            self.change(|state| self.health_of(state, port).answered());
+        }
     }
 
     /// How much of the time that a client has `left` a dial of this port is given.
     pub fn time_for_dial(&self, port: Port, left: Duration) -> Duration {
-        self.health_of(&mut self.state(), port).time_for_dial(left)
+        self.dial_times[port as usize].part_of(left)
     }
 
     /// A dial of this port that was `given` so long had no INFO by then. Returns the pause when this ejects the server,
@@ -311,7 +330,8 @@ impl Server {
         rng: &mut fastrand::Rng,
     ) -> Option<Duration> {
         self.may_be_another_process();
-        self.change(|state| self.health_of(state, port).timed_out(now, given, rng))
+        let usual = self.dial_times[port as usize].usual();
+        self.change(|state| self.health_of(state, port).timed_out(now, (given, usual), rng))
     }
 
     /// A dial failed before INFO. Returns the pause when this ejects the server anew.
@@ -325,19 +345,21 @@ impl Server {
         self.change(|state| self.health_of(state, port).trial_says_nothing(now));
     }
 
-    /// The health that dials of this port tell of. That of the WebSocket port is a thing of its own where other clients
-    /// use the client port: a WebSocket port that is closed takes no server from those.
+    /// Whether the health of this port is a thing of its own. That of the WebSocket port is where other clients use the
+    /// client port: a WebSocket port that is closed takes no server from those.
+    fn has_own_health(&self, port: Port) -> bool {
+        port == Port::WebSocket && !self.only_websocket
+    }
+
+    /// The health that dials of this port tell of.
     fn health_of<'a>(&self, state: &'a mut State, port: Port) -> &'a mut Health {
-        match port {
-            Port::WebSocket if !self.only_websocket => &mut state.websocket_health,
-            Port::WebSocket | Port::Client => &mut state.health,
-        }
+        if self.has_own_health(port) { &mut state.websocket_health } else { &mut state.health }
     }
 
     /// Whether a client that has a slot here may dial this port. A WebSocket port that does not answer is left alone,
     /// except by one client at a time that tries it.
     pub fn may_dial(&self, port: Port, now: Instant) -> bool {
-        if port == Port::Client || self.only_websocket {
+        if !self.has_own_health(port) {
             // The slot was reserved by that port's health.
             return true;
         }
