@@ -65,7 +65,7 @@ pub mod internals {
     }
     pub mod upstream {
         pub use crate::upstream::{
-            Compatibility, Params, Placement, Reserve, ServerParams, Servers, Urgency, placement,
+            Compatibility, LoginSpeed, Params, Placement, Reserve, ServerParams, Servers, Urgency, placement,
         };
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use weir::internals::upstream::{
-    self, Reserve, ServerParams, Servers,
+    self, LoginSpeed, Reserve, ServerParams, Servers,
     placement::{Tier, View},
 };
 
@@ -16,6 +16,7 @@ pub(crate) fn views(servers: u32) -> Vec<View> {
         handshakes: n % 5,
         handshake_limit: 256,
         frees_up_soon: false,
+        login_speed: LoginSpeed::Fair,
     };
     (0..servers).map(view).collect()
 }

@@ -30,7 +30,10 @@ use crate::{
         throughput::Throughput,
     },
     identity::ClientKey,
-    upstream::{Placement, Server, Servers, Slot, Urgency, concurrency::baseline::MeasuredFrom},
+    upstream::{
+        Placement, Server, Servers, Slot, Urgency,
+        concurrency::{baseline::MeasuredFrom, login_speed::ComparedLogin},
+    },
 };
 
 /// Where accounts have priority, this part of the places to wait in is theirs: another account's storm cannot take
@@ -237,14 +240,15 @@ impl<W: Waiter> Admission<W> {
         let named = named.filter(|named| **claimed.name() != **named).map(|named| self.accounts.of_name(named, now));
         let account = named.as_deref().unwrap_or(&claimed);
         let undisturbed = server.is_uncontended() && claimed.is_alone_at(server.index());
-        let should_take = account.logged_in(server.index(), now, took, (since, late), undisturbed);
+        let (should_take, elsewhere) = account.logged_in(server.index(), now, took, (since, late), undisturbed);
         claimed.login_measured(server.index(), now, took, should_take);
+        let login = ComparedLogin { took, under_way: pass.server.most_under_way(), elsewhere };
         if pass.server.is_overdue() {
-            server.overdue_finished(took);
-            self.finished.fetch_add(1, Relaxed);
+            server.overdue_finished(now, login);
         } else {
-            self.passthrough_handshake_finished(&pass.server, took, should_take, now);
+            server.handshake_finished(now, login, should_take);
         }
+        self.finished.fetch_add(1, Relaxed);
         pass.account.end_handshake();
         pass.server.session_began();
     }
@@ -252,7 +256,7 @@ impl<W: Waiter> Admission<W> {
     /// The same where the account stays unknown, since TLS is passed through. Such a handshake should take no longer
     /// than `should_take`.
     pub fn passthrough_handshake_finished(&self, server: &Slot, took: Duration, should_take: Duration, now: Instant) {
-        server.server().handshake_finished(now, took, should_take);
+        server.server().handshake_finished(now, ComparedLogin::uncompared(took), should_take);
         self.finished.fetch_add(1, Relaxed);
     }
 

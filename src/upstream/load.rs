@@ -176,6 +176,12 @@ impl Load {
         self.overdue.load(Relaxed)
     }
 
+    /// Handshakes under way, overdue or not.
+    #[inline]
+    pub fn under_way(&self) -> u32 {
+        self.handshakes().saturating_add(self.overdue())
+    }
+
     /// Sessions that have their PONG.
     pub fn sessions(&self) -> u32 {
         self.sessions.load(Relaxed)

@@ -46,6 +46,7 @@ use crate::{
 
 pub use self::{
     compatibility::Compatibility,
+    concurrency::login_speed::LoginSpeed,
     endpoint::{Endpoint, Port, by_turns},
     login_health::LoginFailure,
     params::{Params, Reserve, ServerParams, WebSocketAddress},

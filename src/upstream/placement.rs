@@ -2,7 +2,11 @@
 //! equals chance decides.
 //!
 //! When the server with the lowest share is busy, that is at its handshake limit, a client that can wait goes elsewhere
-//! only if that leaves the cluster even enough (docs/contract.md, towards servers 8).
+//! only if that leaves the cluster even enough. A server on which logins take far longer than elsewhere may fall behind
+//! for that: clients go to it only once the others are well ahead, and nobody waits for it (docs/contract.md, towards
+//! servers 8).
+
+use crate::upstream::concurrency::login_speed::LoginSpeed;
 
 /// How willingly a server is used. A lower tier is used only if no server of a higher one has room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +38,8 @@ pub struct View {
     pub handshake_limit: u32,
     /// It has just finished a handshake, or was idle: if it is busy, it will not be for long.
     pub frees_up_soon: bool,
+    /// How long a login takes there, beside the other servers.
+    pub login_speed: LoginSpeed,
 }
 
 /// How urgently a client needs a server.
@@ -61,6 +67,11 @@ impl View {
 
 /// A free server may stand in for a busy one while its share is above that one's by at most this.
 const EVEN_ENOUGH: f64 = 0.01;
+/// For rounding only: shares of counts that differ by one are apart by far more.
+const ROUNDING: f64 = 1e-9;
+/// Another server may stand in for one on which logins take far longer while its share is above the lowest by at most
+/// this.
+const SLOW_BEHIND_BY: f64 = 0.03;
 
 /// What [`choose`] has chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,18 +84,26 @@ pub enum Choice {
     Full,
 }
 
+/// A server that a client may be sent to.
+#[derive(Clone, Copy)]
+struct Candidate {
+    index: usize,
+    share: f64,
+    login_speed: LoginSpeed,
+}
+
 /// The lowest share of the candidates seen so far. Reservoir sampling decides between equals.
 #[derive(Default)]
 struct Lowest {
-    best: Option<(usize, f64)>,
+    best: Option<Candidate>,
     ties: u32,
 }
 
 impl Lowest {
-    fn offer(&mut self, index: usize, share: f64, rng: &mut fastrand::Rng) {
+    fn offer(&mut self, candidate: Candidate, rng: &mut fastrand::Rng) {
         match self.best {
-            Some((_, lowest)) if share > lowest => return,
-            Some((_, lowest)) if share == lowest => {
+            Some(best) if candidate.share > best.share => return,
+            Some(best) if candidate.share == best.share => {
                 self.ties += 1;
                 if rng.u32(0..self.ties) != 0 {
                     return;
@@ -92,7 +111,7 @@ impl Lowest {
             }
             _ => self.ties = 1,
         }
-        self.best = Some((index, share));
+        self.best = Some(candidate);
     }
 }
 
@@ -116,38 +135,101 @@ pub fn headroom(views: impl Iterator<Item = View> + Clone) -> u32 {
 /// Chooses one of `views`.
 pub fn choose(views: impl Iterator<Item = View> + Clone, urgency: Urgency, rng: &mut fastrand::Rng) -> Choice {
     for &tier in tiers(views.clone()) {
-        let (mut lowest, mut free) = (f64::INFINITY, Lowest::default());
-        for (index, view) in views.clone().enumerate().filter(|(_, v)| v.tier == tier && v.has_room()) {
-            let share = view.share();
-            // Unlike `f64::min`, this comparison spends nothing on NaN, which a share never is.
-            if share < lowest {
-                lowest = share;
-            }
-            if !view.is_busy() {
-                free.offer(index, share, rng);
-            }
-        }
-        match (free.best, urgency) {
-            _ if lowest.is_infinite() => {}
-            (Some((index, _)), Urgency::Urgent) => return Choice::Server(index),
-            (Some((index, share)), Urgency::CanWait(waiting)) => {
-                let usable = views.filter(|view| view.tier == tier && view.has_room());
-                let may = share <= lowest || stands_in(share, waiting, usable);
-                return if may { Choice::Server(index) } else { Choice::Busy };
-            }
-            (None, _) => return Choice::Busy,
+        let usable = views.clone().enumerate().filter(|(_, view)| view.tier == tier && view.has_room());
+        match even(usable.clone(), urgency, rng) {
+            Even::Full => {}
+            Even::Server(best) if best.login_speed.is_long() => return quicker(best, usable, urgency, rng),
+            Even::Server(best) => return Choice::Server(best.index),
+            Even::Busy { lowest } => return not_waiting_for_slow(lowest, usable, urgency, rng),
         }
     }
     Choice::Full
+}
+
+/// What [`even`] has chosen.
+enum Even {
+    Server(Candidate),
+    /// The server with the `lowest` share is busy.
+    Busy {
+        lowest: f64,
+    },
+    Full,
+}
+
+/// Chooses one of the `usable` servers by their shares alone.
+fn even(usable: impl Iterator<Item = (usize, View)> + Clone, urgency: Urgency, rng: &mut fastrand::Rng) -> Even {
+    let (mut lowest, mut free) = (f64::INFINITY, Lowest::default());
+    for (index, view) in usable.clone() {
+        let share = view.share();
+        // Unlike `f64::min`, this comparison spends nothing on NaN, which a share never is.
+        if share < lowest {
+            lowest = share;
+        }
+        if !view.is_busy() {
+            free.offer(Candidate { index, share, login_speed: view.login_speed }, rng);
+        }
+    }
+    match (free.best, urgency) {
+        _ if lowest.is_infinite() => Even::Full,
+        (Some(best), Urgency::Urgent) => Even::Server(best),
+        (Some(best), Urgency::CanWait(waiting)) if best.share <= lowest || stands_in(best.share, waiting, usable) => {
+            Even::Server(best)
+        }
+        _ => Even::Busy { lowest },
+    }
+}
+
+/// Another server for the `best` one, on which logins take long: where they take far longer than elsewhere, one where
+/// they do not; where nobody knows, one that nobody has tried lately, to find out. Its share is not too far ahead.
+#[cold]
+fn quicker(
+    best: Candidate,
+    usable: impl Iterator<Item = (usize, View)> + Clone,
+    urgency: Urgency,
+    rng: &mut fastrand::Rng,
+) -> Choice {
+    let lowest = usable.clone().map(|(_, view)| view.share()).fold(f64::INFINITY, f64::min);
+    let is_near = |view: &View| view.share() - lowest <= SLOW_BEHIND_BY + ROUNDING;
+    let better = usable.filter(|(_, view)| best.login_speed.is_worse_than(view.login_speed) && is_near(view));
+    match even(better.clone(), urgency, rng) {
+        Even::Server(instead) => Choice::Server(instead.index),
+        Even::Busy { .. } if are_free_soon(better, urgency) => Choice::Busy,
+        Even::Busy { .. } | Even::Full => Choice::Server(best.index),
+    }
+}
+
+/// Whether busy servers take all who wait as soon as those have logged in that do so now, which is soon.
+fn are_free_soon(servers: impl Iterator<Item = (usize, View)>, urgency: Urgency) -> bool {
+    let Urgency::CanWait(waiting) = urgency else { return false };
+    let soon = servers.filter(|(_, view)| view.frees_up_soon).map(|(_, view)| view.handshake_limit as usize);
+    waiting <= soon.sum()
+}
+
+/// The server with the `lowest` share is busy, and the client would wait for it. If logins take far longer there than
+/// elsewhere, it has as many as it can take: the others are chosen from as if it were not there.
+#[cold]
+fn not_waiting_for_slow(
+    lowest: f64,
+    usable: impl Iterator<Item = (usize, View)> + Clone,
+    urgency: Urgency,
+    rng: &mut fastrand::Rng,
+) -> Choice {
+    if usable.clone().any(|(_, view)| view.share() <= lowest && view.login_speed != LoginSpeed::Slow) {
+        return Choice::Busy;
+    }
+    match even(usable.filter(|(_, view)| view.login_speed != LoginSpeed::Slow), urgency, rng) {
+        Even::Server(instead) => Choice::Server(instead.index),
+        Even::Busy { .. } | Even::Full => Choice::Busy,
+    }
 }
 
 /// Whether a free server of this `share` may stand in for the `usable` one with the lowest share, which is busy. It may
 /// as long as the clients that wait are enough to make the shares even again afterwards: so no server idles while many
 /// wait, and at the end all are even. If the busy server may stay busy for long, [`EVEN_ENOUGH`] is enough: clients do
 /// not wait for it for the last connections of balance.
-fn stands_in(share: f64, waiting: usize, usable: impl Iterator<Item = View>) -> bool {
+fn stands_in(share: f64, waiting: usize, usable: impl Iterator<Item = (usize, View)>) -> bool {
     let (mut lowest, mut frees_up_soon, mut ceilings) = (f64::INFINITY, false, 0.0);
-    for view in usable {
+    for (_, view) in usable {
         if view.share() < lowest {
             (lowest, frees_up_soon) = (view.share(), false);
         }
@@ -156,8 +238,7 @@ fn stands_in(share: f64, waiting: usize, usable: impl Iterator<Item = View>) -> 
     }
     let evened_out = waiting as f64 / ceilings;
     let most = if frees_up_soon { evened_out } else { evened_out.max(EVEN_ENOUGH) };
-    // The slack is for rounding only: shares of counts that differ by one are apart by far more.
-    share - lowest <= most + 1e-9
+    share - lowest <= most + ROUNDING
 }
 
 #[cfg(test)]
@@ -167,7 +248,15 @@ mod tests {
     use super::*;
 
     fn view(projected: u32, ceiling: u32) -> View {
-        View { tier: Tier::Eligible, projected, ceiling, handshakes: 0, handshake_limit: 16, frees_up_soon: false }
+        View {
+            tier: Tier::Eligible,
+            projected,
+            ceiling,
+            handshakes: 0,
+            handshake_limit: 16,
+            frees_up_soon: false,
+            login_speed: LoginSpeed::Fair,
+        }
     }
 
     fn pick_for(views: &[View], urgency: Urgency) -> Choice {
@@ -240,15 +329,17 @@ mod tests {
     fn any_view() -> impl Strategy<Value = View> {
         let tier =
             prop::sample::select(vec![Tier::Eligible, Tier::Stale, Tier::LoginsFailing, Tier::Ejected, Tier::Excluded]);
-        let load = prop_oneof![(0u32..6, 0u32..6), (0u32..6, 298u32..302)];
-        (tier, load, 0u32..4, 0u32..4, any::<bool>()).prop_map(
-            |(tier, (projected, ceiling), handshakes, handshake_limit, frees_up_soon)| View {
+        let load = prop_oneof![(0u32..6, 0u32..6), (0u32..12, 298u32..302)];
+        let login_speed = prop::sample::select(LoginSpeed::ALL.to_vec());
+        (tier, load, 0u32..4, 0u32..4, any::<bool>(), login_speed).prop_map(
+            |(tier, (projected, ceiling), handshakes, handshake_limit, frees_up_soon, login_speed)| View {
                 tier,
                 projected,
                 ceiling,
                 handshakes,
                 handshake_limit,
                 frees_up_soon,
+                login_speed,
             },
         )
     }
@@ -257,41 +348,73 @@ mod tests {
         prop_oneof![Just(Urgency::Urgent), (0usize..20).prop_map(Urgency::CanWait)]
     }
 
-    /// Every right choice, computed in whole numbers.
+    /// How far the share of one is above that of another, in parts of the product of their ceilings.
+    fn above(a: &View, b: &View) -> i64 {
+        i64::from(a.projected) * i64::from(b.ceiling) - i64::from(b.projected) * i64::from(a.ceiling)
+    }
+
+    /// Those of `room` with the lowest share.
+    fn least(room: &[(usize, View)]) -> Vec<(usize, View)> {
+        room.iter().copied().filter(|(_, v)| room.iter().all(|(_, other)| above(v, other) <= 0)).collect()
+    }
+
+    /// Every right choice by shares alone, of the servers in `room`, computed in whole numbers.
+    fn right_by_share(room: &[(usize, View)], urgency: Urgency) -> Vec<Choice> {
+        let free: Vec<_> = room.iter().copied().filter(|(_, v)| !v.is_busy()).collect();
+        let (lowest, free) = (least(room), least(&free));
+        let Some((_, low)) = lowest.first() else { return vec![Choice::Full] };
+        let Some((_, stand_in)) = free.first() else { return vec![Choice::Busy] };
+        let excess = above(stand_in, low);
+        let ceilings: i64 = room.iter().map(|(_, v)| i64::from(v.ceiling)).sum();
+        let unit = i64::from(low.ceiling) * i64::from(stand_in.ceiling);
+        let may = match urgency {
+            Urgency::Urgent => true,
+            Urgency::CanWait(waiting) if excess * ceilings <= waiting as i64 * unit => true,
+            Urgency::CanWait(_) if lowest.iter().any(|(_, v)| v.frees_up_soon) => excess == 0,
+            Urgency::CanWait(_) => excess * 100 <= unit,
+        };
+        match may {
+            true => free.iter().map(|&(index, _)| Choice::Server(index)).collect(),
+            false => vec![Choice::Busy],
+        }
+    }
+
+    /// Every right choice.
     fn right(views: &[View], urgency: Urgency) -> Vec<Choice> {
         let tiers = match views.iter().all(|v| v.tier >= Tier::Ejected) {
             true => vec![Tier::Ejected],
             false => vec![Tier::Eligible, Tier::Stale, Tier::LoginsFailing],
         };
+        let all: Vec<_> = views.iter().copied().enumerate().collect();
         for tier in tiers {
-            let room: Vec<_> = views.iter().enumerate().filter(|(_, v)| v.tier == tier && v.has_room()).collect();
-            let above = |a: &View, b: &View| {
-                i64::from(a.projected) * i64::from(b.ceiling) - i64::from(b.projected) * i64::from(a.ceiling)
+            let room: Vec<_> = all.iter().copied().filter(|(_, v)| v.tier == tier && v.has_room()).collect();
+            let lowest = least(&room);
+            let Some((_, low)) = lowest.first() else { continue };
+            let only = |is: &dyn Fn(&View) -> bool| room.iter().copied().filter(|(_, v)| is(v)).collect::<Vec<_>>();
+            let near = |v: &View| above(v, low) * 100 <= 3 * i64::from(low.ceiling) * i64::from(v.ceiling);
+            let instead = |choice: Choice| match choice {
+                Choice::Server(index) => {
+                    let is_better = |v: &View| match views[index].login_speed {
+                        LoginSpeed::Slow => v.login_speed != LoginSpeed::Slow,
+                        LoginSpeed::Uncompared => v.login_speed == LoginSpeed::Untried,
+                        LoginSpeed::Fair | LoginSpeed::Untried => false,
+                    };
+                    let better = right_by_share(&only(&|v| near(v) && is_better(v)), urgency);
+                    let soon = only(&|v| near(v) && is_better(v) && v.frees_up_soon);
+                    let places = soon.iter().map(|(_, v)| v.handshake_limit as usize).sum::<usize>();
+                    match (better[0], urgency) {
+                        (Choice::Server(_), _) => better,
+                        (Choice::Busy, Urgency::CanWait(waiting)) if waiting <= places => better,
+                        _ => vec![choice],
+                    }
+                }
+                Choice::Busy if lowest.iter().all(|(_, v)| v.login_speed == LoginSpeed::Slow) => {
+                    let better = right_by_share(&only(&|v| v.login_speed != LoginSpeed::Slow), urgency);
+                    if better == [Choice::Full] { vec![Choice::Busy] } else { better }
+                }
+                other => vec![other],
             };
-            let least = |of: &dyn Fn(&View) -> bool| {
-                let those: Vec<_> = room.iter().copied().filter(|(_, v)| of(v)).collect();
-                those
-                    .iter()
-                    .copied()
-                    .filter(|(_, v)| those.iter().all(|(_, other)| above(v, other) <= 0))
-                    .collect::<Vec<_>>()
-            };
-            let (lowest, free) = (least(&|_| true), least(&|v| !v.is_busy()));
-            let Some(&(_, low)) = lowest.first() else { continue };
-            let Some(&(_, stand_in)) = free.first() else { return vec![Choice::Busy] };
-            let excess = above(stand_in, low);
-            let ceilings: i64 = room.iter().map(|(_, v)| i64::from(v.ceiling)).sum();
-            let unit = i64::from(low.ceiling) * i64::from(stand_in.ceiling);
-            let may = match urgency {
-                Urgency::Urgent => true,
-                Urgency::CanWait(waiting) if excess * ceilings <= waiting as i64 * unit => true,
-                Urgency::CanWait(_) if lowest.iter().any(|(_, v)| v.frees_up_soon) => excess == 0,
-                Urgency::CanWait(_) => excess * 100 <= unit,
-            };
-            return match may {
-                true => free.iter().map(|&(index, _)| Choice::Server(index)).collect(),
-                false => vec![Choice::Busy],
-            };
+            return right_by_share(&room, urgency).into_iter().flat_map(instead).collect();
         }
         vec![Choice::Full]
     }
@@ -320,6 +443,40 @@ mod tests {
         let slow = View { frees_up_soon: false, ..behind };
         assert_eq!(pick(&[slow, view(130, 4000)], false), Choice::Server(1), "waiting for it would take too long");
         assert_eq!(pick(&[slow, view(141, 4000)], false), Choice::Busy);
+    }
+
+    #[test]
+    fn a_slow_server_falls_behind_by_three_hundredths_and_is_not_waited_for() {
+        let slow = View { login_speed: LoginSpeed::Slow, ..view(100, 1000) };
+        for urgent in [false, true] {
+            assert_eq!(pick(&[slow, view(130, 1000)], urgent), Choice::Server(1));
+            assert_eq!(pick(&[slow, view(131, 1000)], urgent), Choice::Server(0), "evenness has waited");
+            let busy = View { handshakes: 16, ..view(110, 1000) };
+            assert_eq!(pick(&[slow, busy, view(120, 1000)], urgent), Choice::Server(2));
+            assert_eq!(pick(&[slow, busy], urgent), Choice::Server(0), "better than none");
+            let a_moment = View { frees_up_soon: true, ..busy };
+            let choice = if urgent { Choice::Server(0) } else { Choice::Busy };
+            assert_eq!(pick(&[slow, a_moment], urgent), choice, "that is sooner");
+            let also = View { projected: 90, ..slow };
+            assert_eq!(pick(&[slow, also, view(120, 1000)], urgent), Choice::Server(2));
+            assert_eq!(pick(&[slow, also], urgent), Choice::Server(1), "no other is quicker");
+        }
+        let a_moment = View { handshakes: 16, frees_up_soon: true, ..view(110, 1000) };
+        assert_eq!(pick_for(&[slow, a_moment], Urgency::CanWait(16)), Choice::Busy);
+        assert_eq!(pick_for(&[slow, a_moment], Urgency::CanWait(17)), Choice::Server(0), "all of them are needed");
+        let busy = View { handshakes: 16, ..slow };
+        assert_eq!(pick(&[busy, view(900, 1000)], false), Choice::Server(1), "it has as many as it can take");
+        assert_eq!(pick(&[busy, View { handshakes: 16, ..view(900, 1000) }], false), Choice::Busy);
+    }
+
+    #[test]
+    fn a_server_that_nobody_has_tried_lately_is_tried_where_logins_take_long() {
+        let long = View { login_speed: LoginSpeed::Uncompared, ..view(100, 1000) };
+        let untried = View { login_speed: LoginSpeed::Untried, ..view(130, 1000) };
+        assert_eq!(pick(&[long, untried], false), Choice::Server(1));
+        assert_eq!(pick(&[long, View { projected: 131, ..untried }], false), Choice::Server(0));
+        assert_eq!(pick(&[long, view(101, 1000)], false), Choice::Server(0), "somebody has");
+        assert_eq!(pick(&[view(100, 1000), untried], false), Choice::Server(0), "it is known");
     }
 
     #[test]

@@ -17,7 +17,10 @@ use crate::{
     upstream::{
         auth_mode::AuthMode,
         cluster_name::Membership,
-        concurrency::limit::{self, ConcurrencyLimit},
+        concurrency::{
+            limit::{self, ConcurrencyLimit},
+            login_speed::{ComparedLogin, LoginSpeed, SpeedComparison},
+        },
         dial_time::DialTime,
         endpoint::{Endpoint, Port, authority_and_path},
         health::{Health, HealthStatus},
@@ -108,6 +111,7 @@ struct State {
     /// When the log was last told of an INFO that was not understood.
     info_error_told: Option<Instant>,
     concurrency_limit: ConcurrencyLimit,
+    speed: SpeedComparison,
 }
 
 /// A monitoring URL, and where it leads.
@@ -244,6 +248,8 @@ impl Server {
             frees_up_soon_until: timestamp(state.concurrency_limit.frees_up_soon_until()),
             throttled_until: timestamp(state.throttled_until),
             handshake_limit: state.concurrency_limit.limit(),
+            login_speed: state.speed.speed(),
+            login_speed_until: timestamp(state.speed.known_until()),
         }
     }
 }
@@ -422,15 +428,21 @@ impl Server {
         self.load.handshakes() <= 1
     }
 
-    /// A handshake ended with the server's PONG. It `took` this long, and was `expected` to take no longer than that.
-    pub fn handshake_finished(&self, now: Instant, took: Duration, expected: Duration) {
+    /// A handshake ended with the server's PONG, and was `expected` to take no longer than that.
+    pub fn handshake_finished(&self, now: Instant, login: ComparedLogin, expected: Duration) {
         let in_flight = self.load.handshakes();
-        self.change(|state| state.concurrency_limit.finished(now, took, expected, in_flight));
+        self.change(|state| {
+            state.concurrency_limit.finished(now, login.took, expected, in_flight);
+            state.speed.login_ended(now, login);
+        });
     }
 
-    /// An overdue handshake ended with the server's PONG, after it `took` so long.
-    pub fn overdue_finished(&self, took: Duration) {
-        self.change(|state| state.concurrency_limit.finished_overdue(took));
+    /// An overdue handshake ended with the server's PONG.
+    pub fn overdue_finished(&self, now: Instant, login: ComparedLogin) {
+        self.change(|state| {
+            state.concurrency_limit.finished_overdue(login.took);
+            state.speed.login_ended(now, login);
+        });
     }
 
     /// How long a handshake may be under way before it is overdue.
@@ -507,7 +519,15 @@ impl Server {
                 snapshot.handshake_limit
             },
             frees_up_soon: timestamp < snapshot.frees_up_soon_until,
+            login_speed: self.login_speed(&snapshot, timestamp),
         }
+    }
+
+    #[inline]
+    fn login_speed(&self, snapshot: &Snapshot, now: Timestamp) -> LoginSpeed {
+        // While somebody finds out, the others go by what was known before.
+        let is_known = now < snapshot.login_speed_until || self.load.under_way() > 0;
+        if is_known { snapshot.login_speed } else { LoginSpeed::Untried }
     }
 
     #[cold]

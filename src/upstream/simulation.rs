@@ -2,11 +2,13 @@
 //! how many they can do. Somebody always waits, so the logins given are the pace that weir has found. `WEIR_SIM_SEED=n`
 //! replays one history.
 
+mod trickle;
+
 use std::time::{Duration, Instant};
 
 use crate::upstream::{
     Compatibility, Params, Placement, Reading, Reserve, ServerParams, Servers, Slot, Urgency,
-    concurrency::baseline::BaselineLatency,
+    concurrency::{baseline::BaselineLatency, login_speed::ComparedLogin},
 };
 
 /// The step of the virtual time.
@@ -190,7 +192,7 @@ impl World {
                 let took = self.now - job.began + Duration::from_secs_f64(WIRE);
                 let server = &self.servers.list[n];
                 let expected = self.baseline.record(self.now, took, Duration::ZERO, server.is_uncontended());
-                server.handshake_finished(self.now, took, expected);
+                server.handshake_finished(self.now, ComparedLogin::uncompared(took), expected);
                 job.slot.session_began();
                 real.sessions.push(job.slot);
             }

@@ -34,6 +34,8 @@ pub struct Slot {
     from_reserve: bool,
     /// It counts among those of the reserve whose client has not logged in yet.
     counts_for_reserve: bool,
+    /// The logins under way on the server when it was taken, this one included.
+    under_way: u32,
 }
 
 impl Slot {
@@ -44,6 +46,7 @@ impl Slot {
             state: State::Dialling,
             from_reserve: false,
             counts_for_reserve: false,
+            under_way: server.load().under_way(),
         };
         server.begin_handshake(now).then(slot)
     }
@@ -55,6 +58,7 @@ impl Slot {
             state: State::Dialling,
             from_reserve: true,
             counts_for_reserve: true,
+            under_way: server.load().under_way(),
         };
         server.load().take_from_reserve().then(slot)
     }
@@ -123,6 +127,11 @@ impl Slot {
 
     pub fn is_overdue(&self) -> bool {
         self.state == State::Overdue
+    }
+
+    /// The most logins that were under way on the server since it was taken, as far as is known, this one included.
+    pub fn most_under_way(&self) -> u32 {
+        self.under_way.max(self.server.load().under_way())
     }
 
     /// The server has sent its PONG: the handshake is over and a session begins.

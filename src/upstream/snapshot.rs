@@ -6,12 +6,12 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
-use crate::upstream::placement::Tier;
+use crate::upstream::{concurrency::login_speed::LoginSpeed, placement::Tier};
 
 /// Nanoseconds since a [`TimeOrigin`]; all times before the origin are one. 2^64 nanoseconds are 584 years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +63,10 @@ pub struct Snapshot {
     pub throttled_until: Timestamp,
     /// The handshake limit from then on.
     pub handshake_limit: u32,
+    /// How long a login takes beside other servers.
+    pub login_speed: LoginSpeed,
+    /// Before this, that is known.
+    pub login_speed_until: Timestamp,
 }
 
 impl Snapshot {
@@ -103,6 +107,9 @@ pub struct AtomicSnapshot {
     slow_start_until: AtomicU64,
     throttled_until: AtomicU64,
     handshake_limit: AtomicU32,
+    /// Its place in [`LoginSpeed::ALL`].
+    login_speed: AtomicU8,
+    login_speed_until: AtomicU64,
 }
 
 impl AtomicSnapshot {
@@ -118,6 +125,8 @@ impl AtomicSnapshot {
             slow_start_until: timestamp(&self.slow_start_until),
             throttled_until: timestamp(&self.throttled_until),
             handshake_limit: self.handshake_limit.load(Relaxed),
+            login_speed: LoginSpeed::ALL[usize::from(self.login_speed.load(Relaxed)) % LoginSpeed::ALL.len()],
+            login_speed_until: timestamp(&self.login_speed_until),
         }
     }
 
@@ -134,5 +143,7 @@ impl AtomicSnapshot {
         self.slow_start_until.store(snapshot.slow_start_until.0, Relaxed);
         self.throttled_until.store(snapshot.throttled_until.0, Relaxed);
         self.handshake_limit.store(snapshot.handshake_limit, Relaxed);
+        self.login_speed.store(snapshot.login_speed as u8, Relaxed);
+        self.login_speed_until.store(snapshot.login_speed_until.0, Relaxed);
     }
 }

@@ -59,6 +59,7 @@ mod rust_client;
 mod server_faults;
 mod server_identity;
 mod shared_source;
+mod slow_server;
 mod source_addresses;
 mod source_tree;
 mod storm_and_plan;

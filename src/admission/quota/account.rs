@@ -94,7 +94,8 @@ impl Account {
     }
 
     /// A login has ended on this server after it `took` so long; weir's own tasks ran `late` by so much meanwhile.
-    /// `undisturbed` says whether no other handshake was under way there. Returns how long such a login should take.
+    /// `undisturbed` says whether no other handshake was under way there. Returns how long such a login should take, and
+    /// the least that the last ones of the account took on other servers, where there were any lately.
     pub fn logged_in(
         &self,
         server: usize,
@@ -102,11 +103,13 @@ impl Account {
         took: Duration,
         (since, late): (MeasuredFrom, Duration),
         undisturbed: bool,
-    ) -> Duration {
+    ) -> (Duration, Option<Duration>) {
         let mut logins = self.logins();
         let takes = took.max(self.login_time().mul_f64(0.95) + took.mul_f64(0.05));
         self.login_time.store(u64::try_from(takes.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        logins.succeeded(server, now, took, (since, late), undisturbed)
+        let should_take = logins.succeeded(server, now, took, (since, late), undisturbed);
+        // Clients of whom no server has named the account are of many, and so are the kinds of their logins.
+        (should_take, if self.is_known() { logins.elsewhere(server, now) } else { None })
     }
 
     /// Whether it is an account at all, and not all those of whom no server has named it.

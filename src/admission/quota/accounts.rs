@@ -233,8 +233,8 @@ mod tests {
         let (now, ms) = (Instant::now(), Duration::from_millis);
         for n in 0..200 {
             let at = now + Duration::from_secs(n);
-            assert_eq!(account.account().logged_in(0, at, ms(300), (MeasuredFrom::Dial, ms(0)), true), ms(450));
-            assert_eq!(account.account().logged_in(0, at, ms(100), (MeasuredFrom::Connect, ms(0)), true), ms(150));
+            assert_eq!(account.account().logged_in(0, at, ms(300), (MeasuredFrom::Dial, ms(0)), true).0, ms(450));
+            assert_eq!(account.account().logged_in(0, at, ms(100), (MeasuredFrom::Connect, ms(0)), true).0, ms(150));
         }
     }
 

@@ -49,6 +49,8 @@ struct AtServer {
     /// `None` before the first that was overdue.
     own_limit: Option<Box<ConcurrencyLimit>>,
     succeeded_at: Option<Instant>,
+    /// How long the last one took that succeeded.
+    took: Duration,
     /// When the last one has ended that hung, if none has succeeded since.
     hung_at: Option<Instant>,
     /// A client waits for the place of one of them.
@@ -67,6 +69,10 @@ impl AtServer {
 
     fn of(&self, source: SourceKey) -> u32 {
         self.by_source.iter().find(|(key, _)| *key == source).map_or(0, |(_, n)| *n)
+    }
+
+    fn has_succeeded_lately(&self, now: Instant) -> bool {
+        self.succeeded_at.is_some_and(|at| now.saturating_duration_since(at) < LATELY)
     }
 }
 
@@ -163,8 +169,14 @@ impl Logins {
         undisturbed: bool,
     ) -> Duration {
         let at = self.at(server);
-        (at.succeeded_at, at.hung_at) = (Some(now), None);
+        (at.succeeded_at, at.took, at.hung_at) = (Some(now), took, None);
         self.baselines[since as usize].record(now, took, late, undisturbed)
+    }
+
+    /// The least that the last ones took on other servers; `None` where there were none lately.
+    pub fn elsewhere(&self, server: usize, now: Instant) -> Option<Duration> {
+        let others = self.at.iter().enumerate().filter(|(n, at)| *n != server && at.has_succeeded_lately(now));
+        others.map(|(_, at)| at.took).min()
     }
 
     /// One that is still counted on its server took so long, and should have taken `expected`.
@@ -199,10 +211,9 @@ impl Logins {
     /// Whether one that is under way on this server since `began` hangs, while others on other servers do not: it could
     /// be tried there. `longest` is the longest of late.
     pub fn hangs_here_only(&self, server: usize, began: Instant, now: Instant, longest: Duration) -> bool {
-        let lately = |at: &AtServer| at.succeeded_at.is_some_and(|at| now.saturating_duration_since(at) < LATELY);
         !longest.is_zero()
             && now.saturating_duration_since(began) >= longest * HANGS_TIMES_LONGEST
-            && self.at.iter().enumerate().any(|(n, at)| n != server && lately(at))
+            && self.at.iter().enumerate().any(|(n, at)| n != server && at.has_succeeded_lately(now))
     }
 
     /// Where clients of the account are not sent; those of this source, where logins are counted by source. However low

@@ -21,7 +21,9 @@ use crate::{
         world::{ClientState, Ingress, World, kind},
     },
     upstream::{
-        self, Reading, ServerParams, Servers, concurrency::baseline::MeasuredFrom, reconciled_count::ReadingEpoch,
+        self, Reading, ServerParams, Servers,
+        concurrency::{baseline::MeasuredFrom, login_speed::ComparedLogin},
+        reconciled_count::ReadingEpoch,
     },
 };
 
@@ -148,7 +150,7 @@ impl Weir {
         if plan.servers_died {
             // The clients were in: what a login takes is known.
             let (now, took) = (Instant::now(), plan.handshake_time());
-            servers.iter().for_each(|server| server.handshake_finished(now, took, took));
+            servers.iter().for_each(|server| server.handshake_finished(now, ComparedLogin::uncompared(took), took));
         }
         let most = params.max_clients.max(plan.clients.saturating_mul(2));
         Self {

@@ -2,3 +2,4 @@
 
 pub mod baseline;
 pub mod limit;
+pub mod login_speed;

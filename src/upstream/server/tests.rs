@@ -128,7 +128,8 @@ proptest! {
                 Event::LoginSucceeded => drop(server.login_succeeded()),
                 Event::Reserved => slots.extend(Slot::reserve(&server, now)),
                 Event::Finished { took_ms } => {
-                    server.handshake_finished(now, Duration::from_millis(took_ms.into()), Duration::from_millis(25));
+                    let took = ComparedLogin::uncompared(Duration::from_millis(took_ms.into()));
+                    server.handshake_finished(now, took, Duration::from_millis(25));
                 }
                 Event::TimedOut => server.handshake_timed_out(),
             }
@@ -262,7 +263,8 @@ fn a_server_with_its_first_handshake_is_waited_for_as_one_that_has_finished_some
     let quick = first[0].server().index();
     let ends = |slot: &mut Slot| {
         slot.session_began();
-        slot.server().handshake_finished(now, Duration::from_millis(1), Duration::from_millis(1));
+        let took = Duration::from_millis(1);
+        slot.server().handshake_finished(now, ComparedLogin::uncompared(took), took);
     };
     ends(&mut first[0]);
     let mut second = place(Duration::ZERO).expect("all have one, and one of them is free");

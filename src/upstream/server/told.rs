@@ -10,7 +10,7 @@ use crate::{
     upstream::{
         auth_mode::AuthMode,
         cluster_name::{self, ClusterName, Verdict, Voter},
-        concurrency::limit::ConcurrencyLimit,
+        concurrency::{limit::ConcurrencyLimit, login_speed::SpeedComparison},
         endpoint::Port,
         load::UNLIMITED,
         process::Seen,
@@ -106,6 +106,7 @@ impl Server {
             state.login_health.restarted();
             state.websocket_health.restarted(now);
             state.concurrency_limit = ConcurrencyLimit::default();
+            state.speed = SpeedComparison::default();
             state.lame_duck_until = None;
             state.full_until = None;
             state.throttled_until = None;

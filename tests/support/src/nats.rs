@@ -3,9 +3,11 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -84,6 +86,22 @@ pub struct NatsServer {
     binary: PathBuf,
     process: Process,
     dir: TempDir, // after `process`, so that it is removed once the process is dead
+}
+
+/// A server that runs for a part of the time only. Dropped, it runs all of the time.
+pub struct Slowed<'a> {
+    ends: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    _server: &'a NatsServer,
+}
+
+impl Drop for Slowed<'_> {
+    fn drop(&mut self) {
+        self.ends.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl NatsServer {
@@ -179,6 +197,24 @@ impl NatsServer {
         let config = std::fs::read_to_string(&file).expect("nats.conf");
         assert!(config.contains(old), "{old:?} is not in nats.conf");
         std::fs::write(&file, config.replace(old, new)).expect("write nats.conf");
+    }
+
+    /// Lets the server run for this part of the time only, until what is returned is dropped: as on a machine that has
+    /// other work. It is stopped and goes on 20 times a second.
+    pub fn slowed_to(&self, part: f64) -> Slowed<'_> {
+        let (period, ends) = (Duration::from_millis(50), Arc::new(AtomicBool::new(false)));
+        let pid = i32::try_from(self.process.pid()).ok().and_then(Pid::from_raw).expect("a process id");
+        let signal = move |signal| kill_process(pid, signal).expect("signal to nats-server");
+        let ended = Arc::clone(&ends);
+        let thread = std::thread::spawn(move || {
+            while !ended.load(Relaxed) {
+                signal(Signal::STOP);
+                std::thread::sleep(period.mul_f64(1.0 - part));
+                signal(Signal::CONT);
+                std::thread::sleep(period.mul_f64(part));
+            }
+        });
+        Slowed { ends, thread: Some(thread), _server: self }
     }
 
     /// Sends the server a signal, such as SIGUSR2 for lame duck mode.
