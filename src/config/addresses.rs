@@ -7,7 +7,7 @@ use std::{
 
 use nix::ifaddrs::getifaddrs;
 
-/// Whether only one of two addresses can be bound. "[::]" takes every address of IPv6 and IPv4, and "0.0.0.0" every one
+/// Whether only one of two addresses can be bound. `[::]` takes every address of IPv6 and IPv4, and `0.0.0.0` every one
 /// of IPv4. Port 0 is any free port.
 pub(super) fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.port() != 0 && (takes(a.ip(), b.ip()) || takes(b.ip(), a.ip()))
