@@ -1,5 +1,5 @@
-//! Servers that are known by name: a name with two addresses of which the first swallows packets, one that appears late,
-//! one that moves, and a resolver that hangs. And a server whose limit changes.
+//! Servers that are known by name: a name with two addresses of which the first swallows packets, one that appears
+//! late, one that moves, and a resolver that hangs. And a server whose limit changes.
 //!
 //! weir gets an `/etc` of its own, in a mount namespace, so that the test says what its resolver answers.
 

@@ -94,8 +94,8 @@ impl Account {
     }
 
     /// A login has ended on this server after it `took` so long; weir's own tasks ran `late` by so much meanwhile.
-    /// `undisturbed` says whether no other handshake was under way there. Returns how long such a login should take, and
-    /// the least that the last ones of the account took on other servers, where there were any lately.
+    /// `undisturbed` says whether no other handshake was under way there. Returns how long such a login should take,
+    /// and the least that the last ones of the account took on other servers, where there were any lately.
     pub fn logged_in(
         &self,
         server: usize,

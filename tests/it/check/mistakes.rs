@@ -30,9 +30,8 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[cluster]\nmax_hold = \"1s\"",
         &[":2: cluster.max_hold: unknown key; it is a key of [admission]; the keys here are poll_interval, reserve, \
-           warn_at, slow_start, close_spread, proxy_protocol, source_addresses, proxy_nkey_seed_file, tcp_keepalive, \
-           tcp_user_timeout, tls, \
-           websocket_tls, system, servers"],
+           warn_at, slow_start, close_spread, proxy_protocol, source_addresses, proxy_nkey_seed_file, names, \
+           tcp_keepalive, tcp_user_timeout, tls, websocket_tls, system, servers"],
     ),
     (
         "[log]\nformat = \"jsno\"",
