@@ -132,7 +132,10 @@ async fn read(own: &OwnDial, wanted: &Wanted, interval: Duration, warn_at: f64) 
         if server.has_readings() && unread > FEW_UNREAD && is_due(unread) {
             wanted.if_it_has_room.store(true, Relaxed);
         }
-        warn_when_near_full(server, warn_at, &mut near_full);
+        // Until INFO has told who the server is, a reading may be another one's.
+        if own.advertised_info.server_id(server.index()).is_some_and(|id| server.was_read_as(&id)) {
+            warn_when_near_full(server, warn_at, &mut near_full);
+        }
         // Jittered, so that several weirs do not poll in step.
         sleep(interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
     }

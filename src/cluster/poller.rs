@@ -116,6 +116,9 @@ impl Poller {
         if !is_of_server {
             // The next connection may lead to the server.
             self.monitor.as_mut().map(MonitorClient::disconnect);
+            if is_answered {
+                server.forget_reading_of(&reading.server_id);
+            }
             if is_answered && !std::mem::replace(&mut self.told_other, true) {
                 warn!(
                     server = server.name(),

@@ -383,3 +383,20 @@ fn a_server_of_another_cluster_is_left_out_while_others_are_there() {
     says(&other, "b2", "c");
     assert!(!other.is_stranger());
 }
+
+#[test]
+fn what_another_servers_monitor_has_said_before_info_came_is_forgotten() {
+    let now = Instant::now();
+    let servers = Servers::new(&Params { servers: vec![n1(None, None)], ..cluster(false, Duration::ZERO) });
+    let server = servers.iter().next().unwrap();
+    let unknown = server.view(now);
+    let said = Reading { max_connections: Some(20), ..reading("other", 20) };
+    server.read(now, server.load().begin_reading(), said);
+    assert_eq!(servers.headroom(now), 0, "it is believed");
+    let info = InfoKind { port: Port::Client, when: InfoWhen::Opens };
+    server.parse_info(now, br#"{"server_id":"own","version":"2.15.1"}"#, info).unwrap();
+    server.forget_reading_of("a third one");
+    assert_eq!(server.view(now).ceiling, 20);
+    server.forget_reading_of("other");
+    assert_eq!((server.view(now).ceiling, server.view(now).projected), (unknown.ceiling, unknown.projected));
+}

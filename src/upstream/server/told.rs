@@ -189,6 +189,22 @@ impl Server {
         self.forget_capacity();
         self.load.forget_others();
         self.max_control_line.store(usize::MAX, Relaxed);
+        self.auth_timeout_ms.store(0, Relaxed);
+        self.websocket_auth_timeout_ms.store(0, Relaxed);
+    }
+
+    /// Readings with this `server_id` are another server's: what the last one has said, if it came before INFO told who
+    /// the server is, is not true of it.
+    pub fn forget_reading_of(&self, server_id: &str) {
+        if self.was_read_as(server_id) {
+            self.change(|state| (state.read_at, state.last_reading) = (None, None));
+            self.forget_reading();
+        }
+    }
+
+    /// Whether its last reading was that of the process with this `server_id`.
+    pub fn was_read_as(&self, server_id: &str) -> bool {
+        self.state().last_reading.as_ref().is_some_and(|last| last.server_id == server_id)
     }
 
     /// Whether weir has a way to read it: the system account or a monitoring port.
