@@ -61,7 +61,9 @@ async fn clients_beyond_the_limit_read_why_and_those_that_are_in_go_on() {
     .await;
     let unread: Vec<_> = beyond.iter().filter(|attempt| attempt.refusal() != Some(FULL)).collect();
     assert!(unread.is_empty(), "{} of 300 have read no reason: {:?}", unread.len(), unread.first());
-    assert!(weir.metrics().await.sum_where("weir_refused_total", "reason", "listener_full") >= 301.0);
+    let refused =
+        |metrics: &metrics::Metrics| metrics.sum_where("weir_refused_total", "reason", "listener_full") >= 301.0;
+    weir.until("the refusals are counted", refused).await;
 
     // Silent connections take what is kept for refusals. Nobody who is in notices, nor does a scrape.
     let mut silent = Vec::new();

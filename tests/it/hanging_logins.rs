@@ -153,9 +153,10 @@ async fn a_patient_client_reads_no_authorization_error_that_nobody_has_decided()
     assert_eq!(direct.refusal(), Some("Authorization Violation"), "{direct:?}");
     let through = RawClient::attempt(&weir.address, &login, PATIENCE).await;
     assert_eq!(through.refusal(), Some("maximum connections exceeded"), "{through:?}");
-    let metrics = weir.metrics().await;
-    assert_eq!(metrics.sum_where("weir_refused_total", "reason", "login_timeout"), 1.0);
-    assert_eq!(metrics.sum("weir_bad_logins_total"), 0.0);
+    let refused =
+        |metrics: &metrics::Metrics| metrics.sum_where("weir_refused_total", "reason", "login_timeout") == 1.0;
+    weir.until("the refusal is counted", refused).await;
+    assert_eq!(weir.metrics().await.sum("weir_bad_logins_total"), 0.0);
     weir.assert_nothing_leaked().await;
 }
 
