@@ -6,8 +6,9 @@ use crate::protocol::websocket::{DeflatePool, deflate::Inflater, mask::copy_mask
 /// The longest that is kept, in bytes. A CONNECT with a JWT is shorter.
 pub(super) const LONGEST_WHOLE: usize = 4096;
 
-/// From so many bytes of content on a client that is not in keeps its decompressor all the same. What weir reads of one
-/// that waits is less; beginning anew again and again would cost more the longer the content is.
+/// From so many bytes of content on, or of content that was decompressed once more, a client that is not in keeps its
+/// decompressor all the same. What weir reads of one that waits is less; beginning anew again and again would cost more
+/// the longer the content is and the smaller the reads are.
 const LONG: u64 = 16 * 1024;
 
 /// Output that has been given before is decompressed again into as many bytes at a time.
@@ -24,6 +25,8 @@ pub(super) struct WholeMessage {
     bytes: Vec<u8>,
     /// How many bytes of its content have been read.
     given: u64,
+    /// How many have been decompressed once more, since a read began anew.
+    again: u64,
     /// Where its decompressor is.
     progress: Option<Progress>,
 }
@@ -94,13 +97,14 @@ impl WholeMessage {
                     let most = usize::try_from(again).unwrap_or(AGAIN).min(AGAIN);
                     let (gave, _) = anew.read(&self.bytes, bytes.get_mut(..most).unwrap_or_default())?;
                     again = again.saturating_sub(gave as u64);
+                    self.again = self.again.saturating_add(gave as u64);
                 }
                 anew
             }
         };
         let (gave, is_over) = progress.read(&self.bytes, room)?;
         self.given = self.given.saturating_add(gave as u64);
-        if is_over || !is_in && self.given < LONG {
+        if is_over || !is_in && self.given.max(self.again) < LONG {
             pool.give_back(progress.inflater);
         } else {
             self.progress = Some(progress);
