@@ -78,6 +78,26 @@ pub struct Params {
 }
 
 #[cfg(test)]
+impl Params {
+    /// A cluster for tests: no key of its configuration is given, no slots are kept, and no server starts slowly.
+    pub(in crate::upstream) fn bare(servers: Vec<ServerParams>) -> Self {
+        Self {
+            poll_interval: Duration::from_secs(1),
+            system: false,
+            reserve: Reserve::Slots(0),
+            warn_at: 1.0,
+            slow_start: Duration::ZERO,
+            close_spread: Duration::ZERO,
+            compatibility: Compatibility::default(),
+            source_addresses: Vec::new(),
+            cluster_names: Vec::new(),
+            only_websocket: false,
+            servers,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -7,7 +7,7 @@ mod trickle;
 use std::time::{Duration, Instant};
 
 use crate::upstream::{
-    Compatibility, Params, Placement, Reading, Reserve, ServerParams, Servers, Slot, Urgency,
+    Params, Placement, Reading, ServerParams, Servers, Slot, Urgency,
     concurrency::{baseline::BaselineLatency, login_speed::ComparedLogin},
 };
 
@@ -78,19 +78,7 @@ impl World {
             monitor: Some("http://n:8222".into()),
             max_connections: None,
         };
-        let params = Params {
-            poll_interval: Duration::from_secs(1),
-            system: false,
-            reserve: Reserve::Slots(0),
-            warn_at: 1.0,
-            slow_start: Duration::from_secs(10),
-            close_spread: Duration::ZERO,
-            compatibility: Compatibility::default(),
-            source_addresses: Vec::new(),
-            cluster_names: Vec::new(),
-            only_websocket: false,
-            servers: (0..servers).map(server).collect(),
-        };
+        let params = Params { slow_start: Duration::from_secs(10), ..Params::bare((0..servers).map(server).collect()) };
         let now = Instant::now();
         let real = |_| Real {
             up: true,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::upstream::{
-    Compatibility, Placement, Servers, Slot, WebSocketAddress,
+    Placement, Servers, Slot, WebSocketAddress,
     placement::{Tier, Urgency},
 };
 
@@ -42,19 +42,7 @@ fn event() -> impl Strategy<Value = (u16, Event)> {
 }
 
 fn cluster(system: bool, slow_start: Duration) -> Params {
-    Params {
-        system,
-        poll_interval: Duration::from_secs(1),
-        reserve: Reserve::Slots(0),
-        warn_at: 0.8,
-        slow_start,
-        close_spread: Duration::ZERO,
-        compatibility: Compatibility::default(),
-        source_addresses: Vec::new(),
-        cluster_names: Vec::new(),
-        only_websocket: false,
-        servers: Vec::new(),
-    }
+    Params { system, slow_start, warn_at: 0.8, ..Params::bare(Vec::new()) }
 }
 
 fn n1(monitor: Option<&str>, max_connections: Option<u32>) -> ServerParams {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::upstream::{
-    Compatibility, Params, Placement, Reserve, ServerParams, Servers, Slot, Urgency,
+    Params, Placement, ServerParams, Servers, Slot, Urgency,
     concurrency::{baseline::BaselineLatency, login_speed::ComparedLogin},
 };
 
@@ -75,19 +75,7 @@ impl World {
             monitor: None,
             max_connections: Some(max_connections),
         };
-        let params = Params {
-            poll_interval: Duration::from_secs(1),
-            system: false,
-            reserve: Reserve::Slots(0),
-            warn_at: 1.0,
-            slow_start: Duration::ZERO,
-            close_spread: Duration::ZERO,
-            compatibility: Compatibility::default(),
-            source_addresses: Vec::new(),
-            only_websocket: false,
-            cluster_names: Vec::new(),
-            servers: (0..sessions.len()).map(server).collect(),
-        };
+        let params = Params::bare((0..sessions.len()).map(server).collect());
         let (now, servers) = (Instant::now(), Servers::new(&params));
         let machines = servers.iter().zip(sessions).map(|(server, &sessions)| {
             let session = |_| {
