@@ -58,17 +58,19 @@ impl SessionHandle {
     /// Asks the session to set keepalive on its connection to the server.
     pub fn request_keepalive(&self) {
         self.keepalive_requested.store(true, Relaxed);
-        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
-            waker.wake_by_ref();
-        }
+        self.wake();
     }
 
     /// The server has answered whether it has closed the connection, or cannot be asked.
     pub fn server_said(&self, says: ServerSays) {
         self.server_says.store(says as u8, Relaxed);
-        if says == ServerSays::Closed
-            && let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner)
-        {
+        if says == ServerSays::Closed {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake_by_ref();
         }
     }
