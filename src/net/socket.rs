@@ -196,6 +196,14 @@ pub fn on_this_runtime(listener: std::net::TcpListener) -> io::Result<TcpListene
     TcpListener::from_std(listener)
 }
 
+/// Both ends of a new connection over loopback.
+#[cfg(test)]
+pub async fn connected_pair() -> (tokio::net::TcpStream, tokio::net::TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (near, listener.accept().await.unwrap().0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;

@@ -153,22 +153,14 @@ impl<C: Side, S: Side> Relay<C, S> {
 mod tests {
     use std::sync::Arc;
 
-    use tokio::{
-        io::AsyncReadExt,
-        net::{TcpListener, TcpStream},
-    };
+    use tokio::io::AsyncReadExt;
 
     use super::*;
     use crate::{
+        net::socket::connected_pair,
         relay::{Passthrough, registry::SessionRegistry},
         telemetry::counters::Counters,
     };
-
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (near.unwrap(), far.unwrap().0)
-    }
 
     fn byte(at: usize) -> u8 {
         u8::try_from(at / 7919 % 251).unwrap()
@@ -177,7 +169,7 @@ mod tests {
     /// A client that reads nothing for longer than a server may take to close, and then everything.
     #[tokio::test]
     async fn a_slow_client_gets_everything_that_its_server_has_sent() {
-        let ((mut client, down), (mut server, up)) = (pair().await, pair().await);
+        let ((mut client, down), (mut server, up)) = (connected_pair().await, connected_pair().await);
         let side = (Passthrough::default(), Passthrough::default());
         let counters = Arc::new(Counters::new(0));
         let mut relay = Relay::new((down.into(), side.0, b""), (up.into(), side.1, b""), counters).unwrap();

@@ -141,27 +141,18 @@ impl<C: Side, S: Side> Relay<C, S> {
 mod tests {
     use std::sync::Arc;
 
-    use tokio::{
-        io::AsyncWriteExt,
-        net::{TcpListener, TcpStream},
-        time::timeout,
-    };
+    use tokio::{io::AsyncWriteExt, time::timeout};
 
     use super::*;
     use crate::{
+        net::socket::connected_pair,
         relay::{Passthrough, registry::SessionRegistry},
         telemetry::counters::Counters,
     };
 
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (near.unwrap(), far.unwrap().0)
-    }
-
     /// How a session ends within 20 minutes whose client takes nothing and whose server says this.
     async fn end_of_stalled(says: ServerSays) -> Option<Ended> {
-        let ((_client, down), (mut server, up)) = (pair().await, pair().await);
+        let ((_client, down), (mut server, up)) = (connected_pair().await, connected_pair().await);
         let side = (Passthrough::default(), Passthrough::default());
         let counters = Arc::new(Counters::new(0));
         let mut relay = Relay::new((down.into(), side.0, b""), (up.into(), side.1, b""), counters).unwrap();

@@ -48,15 +48,13 @@ impl Stalled {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::{TcpListener, TcpStream};
-
     use super::*;
+    use crate::net::socket::connected_pair;
 
     #[tokio::test]
     async fn only_what_was_closed_since_the_client_stalled_is_this_session() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        let (near, far): (Stream, Stream) = (near.unwrap().into(), far.unwrap().0.into());
+        let (near, far) = connected_pair().await;
+        let (near, far): (Stream, Stream) = (near.into(), far.into());
         let (up_end, down_end) = (near.tcp().local_addr().unwrap(), far.tcp().peer_addr().unwrap());
         assert_eq!(up_end, down_end, "one connection stands for both");
         let (handle, now) = (Arc::<SessionHandle>::default(), Instant::now());

@@ -163,20 +163,15 @@ async fn woken() {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::AsyncWriteExt, net::TcpListener, task::yield_now};
+    use tokio::{io::AsyncWriteExt, task::yield_now};
 
     use super::*;
-
-    async fn connection() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (client, listener.accept().await.unwrap().0)
-    }
+    use crate::net::socket::connected_pair;
 
     /// The rest of a record of 4 bytes comes byte by byte, with pauses in virtual time.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_in_the_middle_is_not_looked_at() {
-        let (mut client, down) = connection().await;
+        let (mut client, down) = connected_pair().await;
         client.write_all(&[22, 3, 1, 0]).await.unwrap();
         let mut looks = 0;
         let mut hello = pin!(hello(&down));
@@ -196,7 +191,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_leaves_in_the_middle_has_left() {
         for half in [&[][..], &[22], &[22, 3, 1, 0, 4, 1]] {
-            let (mut client, down) = connection().await;
+            let (mut client, down) = connected_pair().await;
             client.write_all(half).await.unwrap();
             let left = tokio::spawn(async move { hello(&down).await });
             yield_now().await;

@@ -194,17 +194,11 @@ fn discard(client: &TcpStream, mut unread: usize) {
 mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
         task::yield_now,
     };
 
     use super::*;
-
-    async fn connection() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (near, listener.accept().await.unwrap().0)
-    }
+    use crate::net::socket::connected_pair;
 
     /// Passes a client's bytes on until the server says `word`.
     async fn pass_until(unread: &mut Unread, client: &TcpStream, to_server: &TcpStream) -> Result<Option<Busy>, ()> {
@@ -224,7 +218,7 @@ mod tests {
     async fn another_server_gets_the_same_bytes_however_they_came() {
         let hello: Vec<u8> = [&[22, 3, 1, 0x1f, 0x40][..], &[7; 8000]].concat();
         for piece in [1, 3, 700, 8005] {
-            let (mut client, accepted) = connection().await;
+            let (mut client, accepted) = connected_pair().await;
             let sends = async {
                 for piece in hello.chunks(piece.max(hello.len() / 50)) {
                     client.write_all(piece).await.unwrap();
@@ -232,7 +226,7 @@ mod tests {
                 }
             };
             let first = async {
-                let (to_server, mut server) = connection().await;
+                let (to_server, mut server) = connected_pair().await;
                 let mut unread = Unread::default();
                 let serve = async {
                     server.read_exact(&mut [0; 100]).await.unwrap();
@@ -244,7 +238,7 @@ mod tests {
                 assert_eq!(word, Ok(Some(Busy::Throttled)));
             };
             tokio::join!(sends, first);
-            let (to_server, mut server) = connection().await;
+            let (to_server, mut server) = connected_pair().await;
             let mut unread = Unread::default();
             let serve = async {
                 let mut got = vec![0; hello.len()];
@@ -266,19 +260,19 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_either_side_is_seen() {
-        let (client, accepted) = connection().await;
-        let (to_server, server) = connection().await;
+        let (client, accepted) = connected_pair().await;
+        let (to_server, server) = connected_pair().await;
         drop(client);
         assert_eq!(pass_until(&mut Unread::default(), &accepted, &to_server).await, Err(()));
-        let (_client, accepted) = connection().await;
+        let (_client, accepted) = connected_pair().await;
         drop(server);
         assert_eq!(pass_until(&mut Unread::default(), &accepted, &to_server).await, Ok(None));
     }
 
     #[tokio::test]
     async fn what_is_too_much_is_not_left_unread() {
-        let (mut client, accepted) = connection().await;
-        let (to_server, _server) = connection().await;
+        let (mut client, accepted) = connected_pair().await;
+        let (to_server, _server) = connected_pair().await;
         client.write_all(&[7; MOST + 1]).await.unwrap();
         assert_eq!(pass_until(&mut Unread::default(), &accepted, &to_server).await, Err(()));
     }
