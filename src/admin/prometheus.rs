@@ -28,7 +28,7 @@ use crate::{
     upstream::{LoginFailure, Server},
 };
 
-/// The commit that weir was built from, where whoever built it said so (`WEIR_COMMIT`).
+/// The commit that weir was built from. A release build in weir's own repository has one (build.rs).
 const COMMIT: &str = match option_env!("WEIR_COMMIT") {
     Some(commit) => commit,
     None => "unknown",
