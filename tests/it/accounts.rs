@@ -109,19 +109,26 @@ async fn a_server_that_does_not_tell_is_asked() {
     }
 }
 
+/// A server so old that it does not tell clients their account, with this many users in A.
+///
+/// # Errors
+/// Why there is none.
+async fn names_no_account(users: usize) -> Result<NatsServer, String> {
+    let options = ServerOptions { binary: Some(nats::debian().await?), ..ServerOptions::default() };
+    let users: String = (0..users).map(|n| format!("{{user: u{n}, password: p}},")).collect();
+    Ok(NatsServer::start(options.with(&format!("accounts {{ A {{ users: [{users}] }} }}"))).await)
+}
+
 /// Each user logs in for the first time, so that no account is known before its client is in. Those for whom the
 /// account turns out to have no room end, without an `-ERR`, which ends some libraries for good; they read it when they
 /// come back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_are_found_over_the_quota_of_their_account_end() {
     const USERS: usize = 6;
-    let old = match nats::debian().await {
-        Ok(old) => old,
+    let server = match names_no_account(USERS).await {
+        Ok(server) => server,
         Err(why) => return skip(&why),
     };
-    let users: String = (0..USERS).map(|n| format!("{{user: u{n}, password: p}},")).collect();
-    let options = ServerOptions { binary: Some(old), ..ServerOptions::default() };
-    let server = NatsServer::start(options.with(&format!("accounts {{ A {{ users: [{users}] }} }}"))).await;
     let weir = WeirConfig::of_servers(&[&server]).account("A", "max_connections = 2").start().await;
     let logins: Vec<_> = (0..USERS).map(|n| Login::user(&format!("u{n}"), "p")).collect();
     let attempts = at_once(USERS, |n| {
@@ -156,13 +163,10 @@ async fn sessions_that_are_found_over_the_quota_of_their_account_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_that_could_not_be_asked_for_is_asked_for_again() {
     const USERS: usize = 5;
-    let old = match nats::debian().await {
-        Ok(old) => old,
+    let server = match names_no_account(USERS).await {
+        Ok(server) => server,
         Err(why) => return skip(&why),
     };
-    let users: String = (0..USERS).map(|n| format!("{{user: u{n}, password: p}},")).collect();
-    let options = ServerOptions { binary: Some(old), ..ServerOptions::default() };
-    let server = NatsServer::start(options.with(&format!("accounts {{ A {{ users: [{users}] }} }}"))).await;
     let (answers, listener) = (watch::Sender::new(true), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let (here, monitor) = (listener.local_addr().unwrap().to_string(), server.monitor.clone());
     let mut it_answers = answers.subscribe();
