@@ -1,12 +1,13 @@
-//! The endpoints at `[monitor] listen`: `/metrics`, `/healthz` and `/storms`.
+//! The endpoints at `[monitor] listen`: `/metrics`, `/healthz`, `/readyz`, `/livez` and `/storms`.
 
 mod exposition;
+mod health;
 mod process;
 pub mod prometheus;
 mod server;
 pub mod storm_sampler;
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -35,7 +36,9 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, base_path: String
     let endpoints = Arc::new(Endpoints { metrics: Metrics::new(Arc::clone(&shared)), shared });
     let routes = Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/livez", get(health::livez))
         .route("/storms", get(storms))
         .with_state(endpoints);
     let routes = if base_path.is_empty() { routes } else { Router::new().nest(&base_path, routes) };
@@ -49,36 +52,6 @@ async fn metrics(State(endpoints): State<Arc<Endpoints>>, headers: HeaderMap) ->
         Ok(text) => ([(header::CONTENT_TYPE, form.content_type())], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
-}
-
-/// The answer of `/healthz`; the first two are nats-server's.
-#[derive(Debug, Serialize)]
-struct Health {
-    status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'static str>,
-    /// Servers that weir asks for readings in vain.
-    servers_without_reading: usize,
-}
-
-/// 200 while a new client would be served, 503 from the signal that stops weir on, while no server can be reached,
-/// or while no descriptor is left for one more client.
-async fn healthz(State(endpoints): State<Arc<Endpoints>>) -> Response {
-    let (shared, now) = (&endpoints.shared, Instant::now());
-    let error = if shared.admission.is_lame_duck() {
-        Some("draining")
-    } else if !shared.servers.any_reachable(now) {
-        Some("no usable server")
-    } else if shared.descriptors.are_used_up() {
-        Some("no file descriptor left")
-    } else {
-        None
-    };
-    let (code, status) = match error {
-        None => (StatusCode::OK, "ok"),
-        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-    };
-    json(code, &Health { status, error, servers_without_reading: shared.servers.without_reading(now) })
 }
 
 /// The storm that goes on and the last ones.

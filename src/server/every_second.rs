@@ -1,10 +1,7 @@
 //! The work of every second: admission forgets what has expired, and the log tells who did not get in and why, in one
 //! line for the clients that weir refused and one for failed logins beyond those that have lines of their own.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +13,7 @@ use crate::{
     session::Shared,
     tally::{Taken, Tally},
     telemetry::process::{LOG_LINES_UNQUEUED, LOG_LINES_UNWRITTEN},
+    worker::BEAT_EVERY,
 };
 
 /// Works until `stop`.
@@ -24,7 +22,8 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let (mut outage, mut unserved_before, mut clusters) = (None, 0, Clusters::default());
     let work = async {
         loop {
-            sleep(Duration::from_secs(1)).await;
+            shared.heartbeats.beat_of_control(timer::now());
+            sleep(BEAT_EVERY).await;
             let dropped = LOG_LINES_UNQUEUED.get() + LOG_LINES_UNWRITTEN.get();
             if dropped > dropped_before {
                 warn!(lines = dropped - dropped_before, "log lines are lost: standard error cannot take them");

@@ -34,7 +34,7 @@ use crate::{
     cluster::account_lookup::{AccountLookup, MAX_QUEUED},
     config::Config,
     identity::{Directory, Keys},
-    net::socket,
+    net::{socket, timer},
     relay::registry::SessionRegistry,
     server::{
         background::{Background, first_readings},
@@ -47,6 +47,7 @@ use crate::{
     telemetry::{counters::Counters, storms::Flight},
     tls::{BadFile, Connector, ServersTls},
     upstream::Servers,
+    worker::Heartbeats,
 };
 
 pub use self::background::plain_info;
@@ -119,7 +120,8 @@ impl Assembly {
         let admin = config.monitor.map(listeners::bind_admin).transpose()?;
         listeners::load_tls(&mut bound)?;
         let (asking, account_lookups) = mpsc::channel(MAX_QUEUED);
-        let shared = Arc::new(shared(config, &bound, budget, asking)?);
+        let heartbeats = Heartbeats::new(workers, timer::now());
+        let shared = Arc::new(shared(config, &bound, budget, (asking, heartbeats))?);
         let addresses = bound.iter().map(|one| one.address).collect();
         let infos = shared.advertised_info.listener_infos();
         let sockets = listeners::by_worker(bound, infos, workers);
@@ -142,6 +144,7 @@ impl Assembly {
         for (n, sockets) in sockets.into_iter().enumerate() {
             threads.push(worker::start(n, sockets, Arc::clone(&shared), stop.clone())?);
         }
+        shared.heartbeats.started(timer::now());
         for address in &addresses {
             info!(%address, "listening");
         }
@@ -169,7 +172,7 @@ fn shared(
     config: &Config,
     bound: &[BoundListener<'_>],
     budget: &ClientBudget,
-    account_lookups: mpsc::Sender<AccountLookup>,
+    (account_lookups, heartbeats): (mpsc::Sender<AccountLookup>, Heartbeats),
 ) -> Result<Shared, ServerError> {
     let servers = Arc::new(Servers::new(&config.upstream));
     let connector = |tls: &ServersTls| Connector::load(tls.clone()).map(Arc::new);
@@ -193,6 +196,7 @@ fn shared(
         flight: Flight::default(),
         sessions: Arc::new(SessionRegistry::default()),
         refusing: Limit::new(budget.refusals),
+        heartbeats,
         descriptors: Descriptors { clients: budget.clients.clone(), pauses: Arc::default() },
         read_ahead: ReadAhead::default(),
         sends_proxy_headers: config.upstream.compatibility.proxy_protocol,

@@ -12,10 +12,11 @@ use tokio::{net::TcpStream, runtime, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    net::{accept, linger, socket},
+    net::{accept, linger, socket, timer},
     relay,
     server::supervisor::Supervisor,
     session::{self, ConnectionPermit, Listener, Shared},
+    worker::BEAT_EVERY,
 };
 
 /// How long the sessions of a worker may take to end after `stop`. Lingering closes take a second at most, and a client
@@ -36,7 +37,7 @@ pub fn start(
         let registered = sockets.into_iter().map(|(socket, listener)| Ok((socket::on_this_runtime(socket)?, listener)));
         registered.collect::<io::Result<Vec<_>>>()?
     };
-    thread::Builder::new().name(format!("worker-{n}")).spawn(move || runtime.block_on(work(sockets, shared, stop)))
+    thread::Builder::new().name(format!("worker-{n}")).spawn(move || runtime.block_on(work(n, sockets, shared, stop)))
 }
 
 /// The sessions of one listener on one worker.
@@ -63,9 +64,24 @@ impl accept::Serve for Sessions {
     }
 }
 
-async fn work(sockets: Vec<(tokio::net::TcpListener, Arc<Listener>)>, shared: Arc<Shared>, stop: CancellationToken) {
+/// Shows that this worker makes progress, until `stop`.
+async fn beat(n: usize, shared: Arc<Shared>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        shared.heartbeats.beat_of_worker(n, timer::now());
+        let _ = timeout(BEAT_EVERY, stop.cancelled()).await;
+    }
+}
+
+async fn work(
+    n: usize,
+    sockets: Vec<(tokio::net::TcpListener, Arc<Listener>)>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
     let (sessions, tasks) = (TaskTracker::new(), Supervisor::new(stop.clone()));
     relay::set_timeouts_of_servers(shared.servers_tcp);
+    let all = Arc::clone(&shared);
+    tasks.spawn("heartbeat", move |stop| beat(n, Arc::clone(&all), stop));
     tasks.spawn("late keepalive", |stop| async move {
         tokio::select! {
             () = relay::request_keepalive() => {}

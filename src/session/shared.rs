@@ -20,6 +20,7 @@ use crate::{
     telemetry::{counters::Counters, storms::Flight},
     tls::{Connector, Terminator},
     upstream::Servers,
+    worker::Heartbeats,
 };
 
 /// What all sessions share.
@@ -53,6 +54,8 @@ pub struct Shared {
     pub sessions: Arc<SessionRegistry>,
     /// Clients that are being refused.
     pub refusing: Arc<Limit>,
+    /// Whether the threads make progress.
+    pub heartbeats: Heartbeats,
     /// The limit of open files.
     pub descriptors: Descriptors,
     /// How much is read of clients that are not in yet.

@@ -4,6 +4,7 @@
 //! The `Local` of a worker is built at its first use and dropped when its thread ends, after the runtime and all its
 //! tasks. Any other thread that uses one, such as the thread of a test, gets its own.
 
+mod heartbeats;
 mod lag;
 mod one_task;
 mod scratch;
@@ -18,6 +19,7 @@ use std::{
 use fastrand::Rng;
 
 pub use self::{
+    heartbeats::{BEAT_EVERY, Heartbeats, Stuck},
     lag::{Lag, TICK},
     one_task::OneTask,
     scratch::Scratch,

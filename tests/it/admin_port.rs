@@ -133,7 +133,43 @@ async fn paths_may_stand_below_another() {
     let ports = dir.path().join("ports.json").display().to_string();
     let toml = config.toml(&ports).replace("[monitor]\n", "[monitor]\nhttp_base_path = \"weir\"\n");
     let weir = Weir::spawn(&toml, dir).await;
-    for (path, status) in [("/weir/metrics", 200), ("/weir/healthz", 200), ("/weir/storms", 200), ("/metrics", 404)] {
+    for (path, status) in
+        [("/weir/metrics", 200), ("/weir/healthz", 200), ("/weir/livez", 200), ("/weir/storms", 200), ("/metrics", 404)]
+    {
         assert_eq!(http::get(&weir.monitor, path).await.unwrap().0, status, "{path}");
     }
+}
+
+/// What Kubernetes asks: a weir whose servers are gone is alive, and not ready; while it starts it is neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_tell_a_weir_that_is_alive_from_one_that_is_ready() {
+    let mut server = NatsServer::start(ServerOptions::default()).await;
+    let weir = WeirConfig::of_servers(&[&server]).start().await;
+    let status = async |path: &str| http::get(&weir.monitor, path).await.unwrap().0;
+    for path in ["/livez", "/readyz", "/healthz", "/healthz?live", "/healthz?ready=true", "/healthz?startup"] {
+        assert_eq!(status(path).await, 200, "{path}");
+    }
+    server.kill9();
+    let is_not_ready = async || if status("/readyz").await == 503 { Ok(()) } else { Err(()) };
+    eventually(PATIENCE, "it is not ready", is_not_ready).await;
+    for (path, code) in [("/livez", 200), ("/healthz?startup", 200), ("/healthz?ready", 503), ("/healthz", 503)] {
+        assert_eq!(status(path).await, code, "{path}");
+    }
+    drop(weir);
+
+    // Nobody answers at the monitoring port: the first readings take their time, in which weir does not serve yet.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (monitor, dir) =
+        (format!("127.0.0.1:{}", ports::free()), tempfile::TempDir::with_prefix("weir-test-").unwrap());
+    let toml = WeirConfig::of_servers(&[&server]).with_monitor(&silent.local_addr().unwrap().to_string());
+    let toml = toml.toml(&dir.path().join("ports.json").display().to_string());
+    let toml = toml.replace("[monitor]\nlisten = \"127.0.0.1:0\"", &format!("[monitor]\nlisten = \"{monitor}\""));
+    let asking = async {
+        let asked = async || http::get(&monitor, "/healthz?startup").await;
+        let (status, said) = eventually(PATIENCE, "it answers", asked).await;
+        assert!(status == 503 && said.contains("\"starting\""), "{status} {said}");
+        assert_eq!(http::get(&monitor, "/livez").await.unwrap().0, 200);
+    };
+    let (_weir, ()) = tokio::join!(Weir::spawn(&toml, dir), asking);
+    assert_eq!(http::get(&monitor, "/healthz?startup").await.unwrap().0, 200);
 }

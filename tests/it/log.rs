@@ -112,6 +112,7 @@ async fn a_task_that_panics_is_told_of_and_started_again() {
         "every second",
         "storm sampler",
         "admin",
+        "heartbeat",
         "late keepalive",
         "upstream pool",
         "accept",

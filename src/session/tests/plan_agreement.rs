@@ -47,6 +47,7 @@ use crate::{
     tally::Tallies,
     telemetry::counters::Counters,
     upstream::{self, Port, Servers, concurrency::baseline::MeasuredFrom},
+    worker::Heartbeats,
 };
 
 /// Where the clients come from, and what they come to.
@@ -111,6 +112,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         flight: Default::default(),
         sessions: Arc::default(),
         refusing: Limit::new(0),
+        heartbeats: Heartbeats::new(0, timer::now()),
         descriptors: Default::default(),
         read_ahead: ReadAhead::default(),
         proxy_key: None,
