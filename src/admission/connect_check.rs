@@ -226,7 +226,7 @@ impl<W: Waiter> Admission<W> {
             Blocked::Full => Situation::QueuedWithoutRoom,
             Blocked::AccountRate | Blocked::NotYet => Situation::Queued { rate_is_known },
         };
-        let (check_at, _) = answer_at(situation, returns, last_turn, self.refusal_spread, now, rng);
+        let (check_at, _) = answer_at(situation, returns, last_turn, self.refusal_spread(), now, rng);
         Verdict::Hold { ticket, check_at }
     }
 
@@ -251,10 +251,7 @@ impl<W: Waiter> Admission<W> {
             Placement::Busy => Err(Blocked::NotYet),
             Placement::Full => Err(Blocked::Full),
         };
-        let placed = placed.and_then(|slot| match &self.pace {
-            Some(pace) => pace.take(now).map(|()| slot).map_err(|_| Blocked::NotYet),
-            None => Ok(slot),
-        });
+        let placed = placed.and_then(|slot| self.pace.take(now).map(|()| slot).map_err(|_| Blocked::NotYet));
         placed.inspect_err(|_| account.end_handshake())
     }
 
@@ -308,6 +305,6 @@ impl<W: Waiter> Admission<W> {
     }
 
     fn refusal_at(&self, reason: Refusal, until: Instant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
-        answer_at(Situation::Refused(reason), Return::Unknown, until, self.refusal_spread, now, rng).0
+        answer_at(Situation::Refused(reason), Return::Unknown, until, self.refusal_spread(), now, rng).0
     }
 }

@@ -2,12 +2,15 @@
 
 use std::{
     hash::RandomState,
+    ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
+
+use arc_swap::ArcSwap;
 
 use crate::{
     admission::{
@@ -39,6 +42,11 @@ use crate::{
 /// Where accounts have priority, this part of the places to wait in is theirs: another account's storm cannot take
 /// them.
 const KEPT_FOR_PRIORITY: usize = 16;
+
+fn kept_for_priority(params: &Params) -> usize {
+    let has_priorities = params.accounts.values().chain([&params.default_account]).any(|limits| limits.priority);
+    if has_priorities { params.max_held.div_ceil(KEPT_FOR_PRIORITY) } else { 0 }
+}
 
 /// The queue and what is known of how fast it moves, under one lock.
 #[derive(Debug)]
@@ -83,16 +91,16 @@ pub struct Admission<W> {
     pub(super) warned: Arc<Warned>,
     pub(super) accounts: Accounts,
     /// The configured pace.
-    pub(super) pace: Option<TokenBucket>,
-    deadline_policy: DeadlinePolicy,
+    pub(super) pace: TokenBucket,
+    deadline_policy: ArcSwap<DeadlinePolicy>,
     pub(super) client_history: ClientHistory,
     source_reputation: SourceReputation,
     pub(super) login_history: LoginHistory,
     pub(super) operators: Operators,
-    max_held: usize,
+    max_held: AtomicUsize,
     /// Of `max_held`, the places that only clients with priority may have.
-    kept_for_priority: usize,
-    pub(super) refusal_spread: Duration,
+    kept_for_priority: AtomicUsize,
+    refusal_spread_ms: AtomicU64,
     /// The length of the queue, readable without its lock.
     pub(super) queued: AtomicUsize,
     pub(super) reserved: Arc<Limit>,
@@ -110,7 +118,6 @@ impl<W: Waiter> Admission<W> {
     /// Admission to `servers`.
     pub fn new(params: &Params, servers: Arc<Servers>) -> Self {
         let warned = Arc::<Warned>::default();
-        let has_priorities = params.accounts.values().chain([&params.default_account]).any(|limits| limits.priority);
         Self {
             servers,
             sources: Sources::new(params.per_source),
@@ -118,15 +125,15 @@ impl<W: Waiter> Admission<W> {
             accounts: Accounts::new(params.default_account, params.accounts.clone(), Arc::clone(&warned)),
             users_and_names: UserAndNameQuotas::new(&params.patterns),
             warned,
-            pace: params.pace.map(TokenBucket::new),
-            deadline_policy: DeadlinePolicy::new(params.max_hold, params.max_hold_by_lang.clone()),
+            pace: TokenBucket::new(params.pace),
+            deadline_policy: ArcSwap::from_pointee(params.deadline_policy()),
             client_history: ClientHistory::default(),
             source_reputation: SourceReputation::default(),
             login_history: LoginHistory::default(),
             operators: Operators::default(),
-            max_held: params.max_held,
-            kept_for_priority: if has_priorities { params.max_held.div_ceil(KEPT_FOR_PRIORITY) } else { 0 },
-            refusal_spread: params.refusal_spread,
+            max_held: AtomicUsize::new(params.max_held),
+            kept_for_priority: AtomicUsize::new(kept_for_priority(params)),
+            refusal_spread_ms: AtomicU64::new(params.refusal_spread.as_millis() as u64),
             queued: AtomicUsize::new(0),
             reserved: Limit::none(),
             answered_later: Limit::none(),
@@ -143,6 +150,26 @@ impl<W: Waiter> Admission<W> {
         }
     }
 
+    /// The configuration has these params by now. Whoever is counted stays counted, whoever waits keeps the place and
+    /// the deadline, and who is in stays in, also beyond a limit that is lower now.
+    pub fn set_params(&self, params: &Params, now: Instant) {
+        self.sources.set_quota(params.per_source);
+        self.accounts.set_limits(params.default_account, params.accounts.clone(), now);
+        self.users_and_names.set(&params.patterns);
+        self.deadline_policy.store(Arc::new(params.deadline_policy()));
+        self.max_held.store(params.max_held, Relaxed);
+        self.kept_for_priority.store(kept_for_priority(params), Relaxed);
+        self.refusal_spread_ms.store(params.refusal_spread.as_millis() as u64, Relaxed);
+        // Under the lock, since the next token was expected at the old pace.
+        let mut state = self.queue_state();
+        self.pace.set_rate(params.pace, now);
+        state.pace_ready_at = None;
+    }
+
+    pub(super) fn refusal_spread(&self) -> Duration {
+        Duration::from_millis(self.refusal_spread_ms.load(Relaxed))
+    }
+
     pub(super) fn queue_state(&self) -> MutexGuard<'_, QueueState<W>> {
         self.queue_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -152,8 +179,8 @@ impl<W: Waiter> Admission<W> {
     }
 
     /// How long clients wait.
-    pub fn deadline_policy(&self) -> &DeadlinePolicy {
-        &self.deadline_policy
+    pub fn deadline_policy(&self) -> impl Deref<Target = Arc<DeadlinePolicy>> {
+        self.deadline_policy.load()
     }
 
     /// Connections and limits by account.
@@ -202,7 +229,8 @@ impl<W: Waiter> Admission<W> {
 
     /// Whether one more client may wait.
     pub(super) fn may_wait(&self, has_priority: bool) -> bool {
-        let most = if has_priority { self.max_held } else { self.max_held - self.kept_for_priority };
+        let kept = if has_priority { 0 } else { self.kept_for_priority.load(Relaxed) };
+        let most = self.max_held.load(Relaxed).saturating_sub(kept);
         self.waiting().all() < most
     }
 
@@ -215,7 +243,7 @@ impl<W: Waiter> Admission<W> {
 
     /// The configured pace or this service rate, whichever is lower.
     pub(super) fn pace_with(&self, service_rate: Option<f64>) -> Option<f64> {
-        let configured = self.pace.as_ref().map(|tokens| f64::from(tokens.per_second().get()));
+        let configured = self.pace.rate().map(|rate| f64::from(rate.per_second.get()));
         match (configured, service_rate) {
             (Some(configured), Some(seen)) => Some(configured.min(seen)),
             (one, other) => one.or(other),

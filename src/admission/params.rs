@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
-use crate::{admission::quota::rate::Rate, identity::AccountRule};
+use crate::{
+    admission::{deadlines::DeadlinePolicy, quota::rate::Rate},
+    identity::AccountRule,
+};
 
 /// A quota of connections and of new connections per second; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,4 +82,11 @@ pub struct Params {
     pub rules: Vec<AccountRule>,
     /// Quotas by user and by client name.
     pub patterns: PatternQuotas,
+}
+
+impl Params {
+    /// How long clients wait.
+    pub(super) fn deadline_policy(&self) -> DeadlinePolicy {
+        DeadlinePolicy::new(self.max_hold, self.max_hold_by_lang.clone())
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
@@ -14,10 +15,13 @@ pub const UNKNOWN_ACCOUNT: &str = "default";
 /// login.
 const MOST_LEARNED: usize = 100_000;
 
+/// Which users, in the order of the configuration, belong to which account.
+type Rules = Vec<(Arc<str>, GlobSet)>;
+
 /// A map from credential to account.
 #[derive(Debug)]
 pub struct Directory {
-    rules: Vec<(Arc<str>, GlobSet)>,
+    rules: ArcSwap<Rules>,
     learned: DashMap<CredentialKey, Arc<str>>,
     unknown: Arc<str>,
 }
@@ -28,6 +32,20 @@ impl Directory {
     /// # Errors
     /// A pattern is not a valid glob.
     pub fn new(rules: &[AccountRule]) -> Result<Self, globset::Error> {
+        let rules = ArcSwap::from_pointee(Self::compile(rules)?);
+        Ok(Self { rules, learned: DashMap::new(), unknown: UNKNOWN_ACCOUNT.into() })
+    }
+
+    /// The configuration has these accounts by now. What servers named stays.
+    ///
+    /// # Errors
+    /// A pattern is not a valid glob; nothing is changed then.
+    pub fn set_rules(&self, rules: &[AccountRule]) -> Result<(), globset::Error> {
+        self.rules.store(Arc::new(Self::compile(rules)?));
+        Ok(())
+    }
+
+    fn compile(rules: &[AccountRule]) -> Result<Rules, globset::Error> {
         let rules = rules.iter().map(|rule| {
             let mut set = GlobSetBuilder::new();
             for pattern in &rule.users {
@@ -35,7 +53,7 @@ impl Directory {
             }
             Ok((Arc::from(rule.account.as_str()), set.build()?))
         });
-        Ok(Self { rules: rules.collect::<Result<_, _>>()?, learned: DashMap::new(), unknown: UNKNOWN_ACCOUNT.into() })
+        rules.collect()
     }
 
     /// The account of a credential. What a server named counts more than the configuration.
@@ -46,7 +64,8 @@ impl Directory {
         if let Credential::Jwt { account, .. } = credential {
             return account.into();
         }
-        let rule = self.rules.iter().find(|(_, users)| users.is_match(credential.text()));
+        let rules = self.rules.load();
+        let rule = rules.iter().find(|(_, users)| users.is_match(credential.text()));
         Arc::clone(rule.map_or(&self.unknown, |(account, _)| account))
     }
 

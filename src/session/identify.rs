@@ -47,8 +47,8 @@ impl Greeted {
             downstream.connect.set_jwt("");
         }
         let connect = &downstream.connect;
-        let policy = cx.shared.admission.deadline_policy();
-        let deadlines = policy.deadlines(connect.lang(), cx.accepted.into_std(), connected.into_std());
+        let (accepted, came) = (cx.accepted.into_std(), connected.into_std());
+        let deadlines = cx.shared.admission.deadline_policy().deadlines(connect.lang(), accepted, came);
         let credential = Credential::of(connect, claims.as_ref(), dial_first.checks(cx));
         let user_key = cx.shared.keys.credential(credential);
         let credential_key = match credential {

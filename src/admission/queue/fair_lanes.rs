@@ -100,6 +100,18 @@ impl<W: Waiter> FairLanes<W> {
                 self.lanes.entry(Arc::clone(name)).or_insert(lane)
             }
         };
+        let before = std::mem::replace(&mut lane.weight, weight);
+        if before != weight && !lane.is_passed_over {
+            // The configuration has another weight for the account by now.
+            let waiting = lane.waiting.len();
+            if let Some(same_weight) = self.by_weight.get_mut(&before) {
+                same_weight.lanes -= 1;
+                same_weight.waiting -= waiting;
+            }
+            let same_weight = self.by_weight.entry(weight).or_default();
+            same_weight.lanes += 1;
+            same_weight.waiting += waiting;
+        }
         if !lane.is_passed_over {
             self.by_weight.entry(lane.weight).or_default().waiting += 1;
         }

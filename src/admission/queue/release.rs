@@ -91,14 +91,14 @@ impl<W: Waiter> Admission<W> {
                     Some(_) => Estimate::Rate,
                 };
                 let situation = Situation::InTime(estimate);
-                Some(answer_at(situation, returns, last_turn, self.refusal_spread, now, rng).0)
+                Some(answer_at(situation, returns, last_turn, self.refusal_spread(), now, rng).0)
             } else if scheduled_retry.is_some() {
                 None
             } else {
                 let returns = returns.after_refusals(self.client_history.refusals(ticket.client));
                 let rate = rate.unwrap_or(f64::INFINITY);
                 let situation = Situation::TooLate { schedule: &mut state.retry_schedule, rate };
-                let (at, retry) = answer_at(situation, returns, last_turn, self.refusal_spread, now, rng);
+                let (at, retry) = answer_at(situation, returns, last_turn, self.refusal_spread(), now, rng);
                 if retry.is_some() {
                     state.queue.set_scheduled_retry(ticket, retry);
                 }
@@ -130,7 +130,7 @@ impl<W: Waiter> Admission<W> {
     /// The queue itself has dropped this client.
     pub(in crate::admission) fn dropped(&self, ticket: &Ticket, now: Instant, rng: &mut fastrand::Rng) -> Verdict<W> {
         if self.is_draining() {
-            let spread = self.refusal_spread.min(self.drain_spread());
+            let spread = self.refusal_spread().min(self.drain_spread());
             let (at, _) = answer_at(Situation::Drained, Return::Unknown, ticket.hold_until, spread, now, rng);
             return Verdict::Refuse { reason: Refusal::Draining, at, permit: self.answered_later.try_acquire() };
         }
@@ -178,7 +178,7 @@ impl<W: Waiter> Admission<W> {
                 }
                 break Some(now + RETRY);
             };
-            if let Some(Err(wait)) = self.pace.as_ref().map(|pace| pace.take(now)) {
+            if let Err(wait) = self.pace.take(now) {
                 state.pace_ready_at = Some(now + wait);
                 break state.pace_ready_at;
             }

@@ -16,6 +16,7 @@ use crate::{
         params::AccountLimits,
         quota::{
             accounts::QuotaReached,
+            live::LiveLimits,
             logins::{Avoided, FIRST_LIMIT, Logins, Unanswered},
             rate::TokenBucket,
             sources::SourceKey,
@@ -37,15 +38,15 @@ pub const LIMIT_OF_UNKNOWN: u32 = 8;
 #[derive(Debug)]
 pub struct Account {
     name: Arc<str>,
-    pub(super) limits: AccountLimits,
+    limits: LiveLimits,
     pub(super) connections: ReconciledCount,
     /// The most connections as the cluster says; `u32::MAX` while it has said nothing.
     pub(super) by_cluster: AtomicU32,
     /// Handshakes under way.
     pub(super) handshakes: AtomicU32,
-    tokens: Option<TokenBucket>,
+    tokens: TokenBucket,
     /// The same for clients that are known; what others have used counts once a server has let them in.
-    known_tokens: Option<TokenBucket>,
+    known_tokens: TokenBucket,
     pub(super) unproven: UnprovenClaims,
     warned: Arc<Warned>,
     logins: Mutex<Logins>,
@@ -63,12 +64,12 @@ impl Account {
     pub(super) fn new(name: Arc<str>, limits: AccountLimits, warned: Arc<Warned>) -> Self {
         Self {
             name,
-            limits,
+            limits: LiveLimits::new(limits),
             connections: ReconciledCount::default(),
             by_cluster: AtomicU32::new(u32::MAX),
             handshakes: AtomicU32::new(0),
-            tokens: limits.quota.rate.map(TokenBucket::new),
-            known_tokens: limits.quota.rate.map(TokenBucket::new),
+            tokens: TokenBucket::new(limits.quota.rate),
+            known_tokens: TokenBucket::new(limits.quota.rate),
             unproven: UnprovenClaims::default(),
             warned,
             logins: Mutex::default(),
@@ -79,9 +80,21 @@ impl Account {
         }
     }
 
+    /// The configuration has other limits for it: what it has counts under those from now on.
+    pub(super) fn set_limits(&self, limits: AccountLimits, now: Instant) {
+        self.limits.set(limits);
+        self.tokens.set_rate(limits.quota.rate, now);
+        self.known_tokens.set_rate(limits.quota.rate, now);
+    }
+
+    /// Whether the configuration limits its connections.
+    pub(super) fn has_configured_limit(&self) -> bool {
+        self.limits.quota.max_connections().is_some()
+    }
+
     /// The most connections it may have: as configured, else as the cluster says; `u32::MAX` is no limit.
     pub(super) fn max_connections(&self) -> u32 {
-        self.limits.quota.max_connections.unwrap_or_else(|| self.by_cluster.load(Relaxed))
+        self.limits.quota.max_connections().unwrap_or_else(|| self.by_cluster.load(Relaxed))
     }
 
     /// Whether its connections are limited.
@@ -197,34 +210,35 @@ impl Account {
 
     /// Whether its new connections per second are limited.
     pub fn has_rate(&self) -> bool {
-        self.tokens.is_some()
+        self.tokens.rate().is_some()
     }
 
     /// Takes a token for a new connection; `false` when there is none, and the rate does more than warn. Clients that
     /// are `known` notice nothing of those that are not.
     pub fn take_token(&self, is_known: bool, now: Instant) -> bool {
-        let has = match (&self.tokens, &self.known_tokens) {
-            (Some(all), Some(known)) if is_known => {
-                let has = known.take(now).is_ok();
+        if !self.has_rate() {
+            return true;
+        }
+        let has = match is_known {
+            true => {
+                let has = self.known_tokens.take(now).is_ok();
                 if has {
-                    all.charge(now);
+                    self.tokens.charge(now);
                 }
                 has
             }
-            (Some(all), _) => all.take(now).is_ok(),
-            (None, _) => true,
+            false => self.tokens.take(now).is_ok(),
         };
-        if !has && self.limits.quota.warn_only {
+        let warn_only = self.limits.quota.warn_only();
+        if !has && warn_only {
             self.warned.note(Refusal::AccountRate);
         }
-        has || self.limits.quota.warn_only
+        has || warn_only
     }
 
     /// A server has let a client in that had no token of those who are known.
     pub fn charge(&self, now: Instant) {
-        if let Some(known) = &self.known_tokens {
-            known.charge(now);
-        }
+        self.known_tokens.charge(now);
     }
 
     /// Takes a connection slot.
@@ -240,7 +254,7 @@ impl Account {
             None => reserve(most) || self.unproven.with_sum(|unproven| reserve(most.saturating_add(unproven))),
         };
         if !has_room {
-            if !self.limits.quota.warn_only {
+            if !self.limits.quota.warn_only() {
                 return Err(QuotaReached);
             }
             reserve(u32::MAX);
@@ -253,7 +267,7 @@ impl Account {
 
     /// Begins a handshake, if fewer are under way than it may have.
     pub fn begin_handshake(&self) -> bool {
-        let most = self.limits.max_handshakes.map_or(u32::MAX, NonZeroU32::get);
+        let most = self.limits.max_handshakes().map_or(u32::MAX, NonZeroU32::get);
         self.handshakes.fetch_update(Relaxed, Relaxed, |n| (n < most).then(|| n + 1)).is_ok()
     }
 
@@ -264,17 +278,17 @@ impl Account {
 
     /// Whether a handshake could begin.
     pub fn has_room_for_handshake(&self) -> bool {
-        self.limits.max_handshakes.is_none_or(|most| self.handshakes.load(Relaxed) < most.get())
+        self.limits.max_handshakes().is_none_or(|most| self.handshakes.load(Relaxed) < most.get())
     }
 
     /// Whether its clients go before those of other accounts.
     pub fn has_priority(&self) -> bool {
-        self.limits.priority
+        self.limits.priority()
     }
 
     /// Its share of the pace.
     pub fn weight(&self) -> NonZeroU32 {
-        self.limits.weight
+        self.limits.weight()
     }
 }
 
@@ -373,7 +387,7 @@ impl AccountSlot {
     pub fn displaced(&self) -> Option<Refusal> {
         let account = &self.account;
         let is_displaced = self.claim.as_deref().is_some_and(|claim| {
-            !account.limits.quota.warn_only
+            !account.limits.quota.warn_only()
                 && account.unproven.is_displaced(*claim, account.connections.total(), account.max_connections())
         });
         if is_displaced { Some(Refusal::AccountQuota) } else { self.other_quotas.displaced() }
@@ -390,7 +404,7 @@ impl AccountSlot {
             let most = account.max_connections();
             let is_over =
                 account.unproven.prove(*claim, |left| account.connections.total().saturating_sub(left) > most);
-            if is_over && !account.limits.quota.warn_only {
+            if is_over && !account.limits.quota.warn_only() {
                 return Err(Refusal::AccountQuota);
             }
         }

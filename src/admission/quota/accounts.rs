@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
+
 use crate::{
     admission::{
         client::Proof,
@@ -48,14 +50,35 @@ struct Entry {
 #[derive(Debug)]
 pub struct Accounts {
     warned: Arc<Warned>,
-    default: AccountLimits,
-    configured: HashMap<String, AccountLimits>,
+    configured: ArcSwap<Configured>,
     map: CountedMap<Arc<str>, Entry>,
 }
 
+/// The limits of accounts by name, and of all others.
+#[derive(Debug)]
+struct Configured {
+    default: AccountLimits,
+    by_name: HashMap<String, AccountLimits>,
+}
+
+impl Configured {
+    fn of(&self, name: &str) -> AccountLimits {
+        self.by_name.get(name).copied().unwrap_or(self.default)
+    }
+}
+
 impl Accounts {
-    pub fn new(default: AccountLimits, configured: HashMap<String, AccountLimits>, warned: Arc<Warned>) -> Self {
-        Self { warned, default, configured, map: CountedMap::default() }
+    pub fn new(default: AccountLimits, by_name: HashMap<String, AccountLimits>, warned: Arc<Warned>) -> Self {
+        Self { warned, configured: ArcSwap::from_pointee(Configured { default, by_name }), map: CountedMap::default() }
+    }
+
+    /// The configuration has these limits by now. Accounts in use keep what they hold, also where that is more than
+    /// they may have: they get no further connection until it is less.
+    pub fn set_limits(&self, default: AccountLimits, by_name: HashMap<String, AccountLimits>, now: Instant) {
+        // First those of accounts to come: one that is made meanwhile gets them either way.
+        self.configured.store(Arc::new(Configured { default, by_name }));
+        let configured = self.configured.load();
+        self.map.iter().for_each(|one| one.account.set_limits(configured.of(one.key()), now));
     }
 
     /// Takes a connection slot of an account.
@@ -91,11 +114,12 @@ impl Accounts {
     fn with<T>(&self, name: &Arc<str>, now: Instant, enter: impl FnOnce(&Arc<Account>) -> T) -> T {
         // The slot is taken while the entry is locked, and `sweep` looks at an entry under the same lock: an account is
         // never forgotten between being found and being counted, so no second count of it can come into being.
-        let is_one_too_many =
-            self.map.len() >= MOST_ACCOUNTS && !self.map.contains_key(name) && !self.configured.contains_key(&**name);
+        let is_one_too_many = self.map.len() >= MOST_ACCOUNTS
+            && !self.map.contains_key(name)
+            && !self.configured.load().by_name.contains_key(&**name);
         let name = if is_one_too_many { Arc::from(UNKNOWN_ACCOUNT) } else { Arc::clone(name) };
         let mut entry = self.map.get_or_insert_with(Arc::clone(&name), || {
-            let limits = self.configured.get(&*name).copied().unwrap_or(self.default);
+            let limits = self.configured.load().of(&name);
             Entry {
                 account: Arc::new(Account::new(Arc::clone(&name), limits, Arc::clone(&self.warned))),
                 used_at: now,
@@ -131,7 +155,7 @@ impl Accounts {
         let is_due = |at: Option<Instant>| at.is_none_or(|at| now.saturating_duration_since(at) >= ASK_AGAIN);
         let due = self.map.iter_mut().filter(|one| {
             let account = &one.account;
-            account.limits.quota.max_connections.is_none() && account.connections.held() > 0 && is_due(one.asked_at)
+            !account.has_configured_limit() && account.connections.held() > 0 && is_due(one.asked_at)
         });
         let due = due.take(most).map(|mut one| {
             one.asked_at = Some(now);
@@ -225,6 +249,35 @@ mod tests {
         let _second = accounts.enter(&own, Proof::Known, now).unwrap();
         accounts.limited_by_cluster("OTHER", None);
         assert!(accounts.enter(&other, Proof::Known, now).is_ok());
+    }
+
+    #[test]
+    fn what_is_counted_stays_counted_under_other_limits() {
+        let (accounts, now) = (accounts(), Instant::now());
+        let own: Arc<str> = "OWN".into();
+        let enter = || accounts.enter(&own, Proof::Known, now);
+        let of = |most, rate: Option<u32>| {
+            let burst = NonZeroU32::MIN;
+            let rate = rate.map(|n| Rate { per_second: n.try_into().unwrap(), burst });
+            AccountLimits { quota: Quota { max_connections: most, rate, warn_only: false }, ..AccountLimits::default() }
+        };
+        let set = |limits| accounts.set_limits(AccountLimits::default(), HashMap::from([("OWN".into(), limits)]), now);
+        let mut held = vec![enter().unwrap(), enter().unwrap()];
+        assert!(enter().is_err());
+        set(of(Some(3), None));
+        held.push(enter().unwrap());
+        assert!(enter().is_err());
+        set(of(Some(1), Some(1)));
+        held.pop();
+        assert!(enter().is_err(), "two are more than it may have, and stay");
+        assert!(held[0].take_token(now) && !held[0].take_token(now), "it has a rate by now");
+        accounts.set_limits(AccountLimits::default(), HashMap::new(), now);
+        held.extend([(); 9].map(|()| enter().unwrap()));
+        assert!(held[0].take_token(now), "it has none any more");
+        set(of(Some(11), None));
+        assert!(enter().is_err(), "all were counted meanwhile");
+        drop(held);
+        assert!(accounts.connections().is_empty());
     }
 
     #[test]

@@ -34,14 +34,14 @@ struct Meter {
 
 impl Meter {
     fn new(rate: Rate) -> Self {
-        Self { tokens: TokenBucket::new(rate), promised: LeakyBucket::default() }
+        Self { tokens: TokenBucket::new(Some(rate)), promised: LeakyBucket::default() }
     }
 
     /// Takes a token, or promises one that comes later: when it does. Clients that were promised a token before go
     /// first.
     fn next(&self, now: Instant) -> Option<Instant> {
         match self.promised.empty_at(now) {
-            Some(until) => Some(until + Duration::from_secs(1) / self.tokens.per_second().get()),
+            Some(until) => Some(until + self.tokens.rate().map_or(Duration::ZERO, Rate::each)),
             None => self.tokens.take(now).err().map(|wait| now + wait),
         }
     }
@@ -75,6 +75,23 @@ impl Entry {
 
     fn unproven_sum(&self) -> u32 {
         self.unproven.as_ref().map_or(0, |unproven| unproven.with_sum(|sum| sum))
+    }
+
+    /// The configuration has another quota for it by now. What it has counts under that.
+    fn change(&mut self, quota: Quota, now: Instant) {
+        self.quota = quota;
+        match quota.rate {
+            None => (self.all, self.known) = (None, None),
+            Some(rate) => {
+                match &self.all {
+                    Some(all) => all.tokens.set_rate(Some(rate), now),
+                    None => self.all = Some(Meter::new(rate)),
+                }
+                if let Some(known) = &self.known {
+                    known.tokens.set_rate(Some(rate), now);
+                }
+            }
+        }
     }
 
     fn is_as_good_as_new(&self, now: Instant) -> bool {
@@ -216,6 +233,9 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         }
         let mut entry = self.map.get_or_insert_with(key, || Entry::new(quota));
         let entry = &mut *entry;
+        if entry.quota != quota {
+            entry.change(quota, now);
+        }
         let claim = proof.missing();
         let others = if claim.is_some() { 0 } else { entry.unproven_sum() };
         if quota.max_connections.is_some_and(|most| entry.connections - others >= most) {
@@ -348,6 +368,27 @@ mod tests {
         let one_more = by_key.enter(MOST_KEYS, only_warns, now, |_| warned.set(warned.get() + 1));
         assert!(one_more.is_ok() && warned.get() == 1 && by_key.len() == MOST_KEYS);
         drop((slots, one_more));
+        by_key.sweep(now);
+        assert!(by_key.is_empty());
+    }
+
+    #[test]
+    fn what_a_key_has_counts_under_a_new_quota() {
+        let (by_key, now) = (Arc::new(QuotaByKey::default()), Instant::now());
+        let enter = |quota| by_key.enter(7, quota, now, |_| {});
+        let most = |most| Quota { max_connections: Some(most), ..Quota::default() };
+        let mut held: Vec<_> = (0..5).map(|_| enter(most(5)).unwrap()).collect();
+        assert_eq!(enter(most(3)).unwrap_err(), Exceeded::Quota);
+        held.truncate(3);
+        assert_eq!(enter(most(3)).unwrap_err(), Exceeded::Quota);
+        held.push(enter(most(4)).unwrap());
+        let limited = Quota { max_connections: Some(9), ..rate(1, 1) };
+        held.push(enter(limited).unwrap());
+        assert_eq!(enter(limited).unwrap_err(), Exceeded::Rate, "the rate is new");
+        held.push(enter(Quota { max_connections: Some(9), ..rate(1, 2) }).unwrap());
+        held.push(enter(most(9)).unwrap());
+        assert_eq!(held.len(), 7);
+        held.clear();
         by_key.sweep(now);
         assert!(by_key.is_empty());
     }

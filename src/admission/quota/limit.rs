@@ -9,7 +9,7 @@ use std::sync::{
 #[derive(Debug)]
 pub struct Limit {
     /// The most permits at once.
-    most: u32,
+    most: AtomicU32,
     in_use: AtomicU32,
     /// A limit of all its kind together, of which each permit takes one as well.
     whole: Option<Arc<Limit>>,
@@ -29,12 +29,17 @@ impl Limit {
 
     /// The same as a part of a `whole`, if there is one: a permit takes one of both.
     pub fn within(most: u32, whole: Option<Arc<Self>>) -> Arc<Self> {
-        Arc::new(Self { most, in_use: AtomicU32::new(0), whole })
+        Arc::new(Self { most: AtomicU32::new(most), in_use: AtomicU32::new(0), whole })
     }
 
     /// A count without a limit.
     pub fn none() -> Arc<Self> {
         Self::new(u32::MAX)
+    }
+
+    /// There may be so many permits from now on. Those that are taken stay taken, also beyond it.
+    pub fn set_most(&self, most: u32) {
+        self.most.store(most, Relaxed);
     }
 
     /// Takes a permit, if there is one.
@@ -43,7 +48,8 @@ impl Limit {
     }
 
     fn take(&self) -> bool {
-        let below = |n: u32| (n < self.most).then(|| n + 1);
+        let most = self.most.load(Relaxed);
+        let below = |n: u32| (n < most).then(|| n + 1);
         if self.in_use.fetch_update(Relaxed, Relaxed, below).is_err() {
             return false;
         }
@@ -76,12 +82,13 @@ impl Limit {
 
     /// The most permits at once.
     pub fn most(&self) -> u32 {
-        self.whole.as_ref().map_or(self.most, |whole| whole.most().min(self.most))
+        let most = self.most.load(Relaxed);
+        self.whole.as_ref().map_or(most, |whole| whole.most().min(most))
     }
 
     /// Whether it has no permit left.
     pub fn is_full(&self) -> bool {
-        self.in_use() >= self.most || self.whole.as_ref().is_some_and(|whole| whole.is_full())
+        self.in_use() >= self.most.load(Relaxed) || self.whole.as_ref().is_some_and(|whole| whole.is_full())
     }
 
     /// How many permits are taken.

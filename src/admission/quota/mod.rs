@@ -5,6 +5,7 @@ pub mod accounts;
 pub mod by_key;
 pub mod counted_map;
 pub mod limit;
+pub mod live;
 pub mod logins;
 pub mod rate;
 pub mod sources;

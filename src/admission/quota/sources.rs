@@ -14,6 +14,7 @@ use crate::{
         quota::{
             by_key::{Exceeded, KeySlot, QuotaByKey},
             counted_map::CountedMap,
+            live::LiveQuota,
             warned::Warned,
         },
     },
@@ -77,13 +78,19 @@ impl SourceKey {
 /// Every source in use, where sources are limited.
 #[derive(Debug)]
 pub struct Sources {
-    quota: Quota,
+    quota: LiveQuota,
     by_key: Arc<QuotaByKey<Source>>,
 }
 
 impl Sources {
     pub fn new(quota: Quota) -> Self {
-        Self { quota, by_key: Arc::new(QuotaByKey::default()) }
+        Self { quota: LiveQuota::new(quota), by_key: Arc::new(QuotaByKey::default()) }
+    }
+
+    /// The configuration has this quota by now. Connections that were counted stay counted; where sources were not
+    /// limited, none was.
+    pub fn set_quota(&self, quota: Quota) {
+        self.quota.set(quota);
     }
 
     /// Takes a connection slot and a token of a source. There is no slot where sources are not limited, and so not
@@ -97,14 +104,14 @@ impl Sources {
         now: Instant,
         warned: &Warned,
     ) -> Result<Option<Box<KeySlot<Source>>>, Refusal> {
-        if self.quota == Quota::default() {
+        if self.quota.is_none() {
             return Ok(None);
         }
         let reason = |over| match over {
             Exceeded::Quota => Refusal::SourceQuota,
             Exceeded::Rate => Refusal::SourceRate,
         };
-        let slot = self.by_key.enter(Source::from(address), self.quota, now, |over| warned.note(reason(over)));
+        let slot = self.by_key.enter(Source::from(address), self.quota.get(), now, |over| warned.note(reason(over)));
         slot.map(|slot| Some(Box::new(slot))).map_err(reason)
     }
 

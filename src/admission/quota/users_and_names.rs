@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use arc_swap::ArcSwap;
 use globset::{Glob, GlobMatcher};
 
 use crate::{
@@ -26,28 +27,54 @@ pub struct QuotaIdentity {
     pub name: Option<Arc<str>>,
 }
 
+/// One pattern.
 #[derive(Debug)]
-struct Rules(Vec<(GlobMatcher, Quota)>);
+struct Rule {
+    pattern: String,
+    glob: GlobMatcher,
+    quota: Quota,
+    /// The same as long as the pattern stands in the configuration, wherever it stands there.
+    id: u64,
+}
+
+/// The patterns of users and of names, in the order of the configuration.
+#[derive(Debug, Default)]
+struct Rules {
+    users: Vec<Rule>,
+    names: Vec<Rule>,
+    next_id: u64,
+}
 
 impl Rules {
-    fn new(quotas: &[PatternQuota]) -> Self {
-        // A pattern that is no glob was refused with the configuration; here it would fit no client.
-        let rule = |one: &PatternQuota| Some((Glob::new(&one.pattern).ok()?.compile_matcher(), one.quota));
-        Self(quotas.iter().filter_map(rule).collect())
+    /// These patterns; those that `earlier` ones had keep their ids.
+    fn new(quotas: &PatternQuotas, earlier: &Self) -> Self {
+        let mut next_id = earlier.next_id;
+        let mut rules = |quotas: &[PatternQuota], earlier: &[Rule]| {
+            // A pattern that is no glob was refused with the configuration; here it would fit no client.
+            let rule = |one: &PatternQuota| {
+                let known = earlier.iter().find(|rule| rule.pattern == one.pattern);
+                let id = known.map_or(next_id, |rule| rule.id);
+                next_id += u64::from(known.is_none());
+                let glob = Glob::new(&one.pattern).ok()?.compile_matcher();
+                Some(Rule { pattern: one.pattern.clone(), glob, quota: one.quota, id })
+            };
+            quotas.iter().filter_map(rule).collect()
+        };
+        let (users, names) = (rules(&quotas.users, &earlier.users), rules(&quotas.names, &earlier.names));
+        Self { users, names, next_id }
     }
 
-    fn of(&self, text: &str) -> Option<(usize, Quota)> {
-        self.0.iter().position(|(glob, _)| glob.is_match(text)).map(|at| (at, self.0[at].1))
+    fn first<'r>(rules: &'r [Rule], text: &str) -> Option<&'r Rule> {
+        rules.iter().find(|rule| rule.glob.is_match(text))
     }
 }
 
 /// Every user in use, and every pattern of names.
 #[derive(Debug)]
 pub struct UserAndNameQuotas {
-    users: Rules,
-    names: Rules,
+    rules: ArcSwap<Rules>,
     by_user: Arc<QuotaByKey<CredentialKey>>,
-    by_name: Arc<QuotaByKey<usize>>,
+    by_name: Arc<QuotaByKey<u64>>,
 }
 
 /// The slots of one client, given back on drop. There are none where no pattern fits.
@@ -109,22 +136,28 @@ impl UserAndNameSlots {
 struct Both {
     /// Each slot with the time of a token that is still to come.
     user: Option<(KeySlot<CredentialKey>, Option<Instant>)>,
-    name: Option<(KeySlot<usize>, Option<Instant>)>,
+    name: Option<(KeySlot<u64>, Option<Instant>)>,
 }
 
 impl UserAndNameQuotas {
     pub fn new(quotas: &PatternQuotas) -> Self {
         Self {
-            users: Rules::new(&quotas.users),
-            names: Rules::new(&quotas.names),
+            rules: ArcSwap::from_pointee(Rules::new(quotas, &Rules::default())),
             by_user: Arc::new(QuotaByKey::default()),
             by_name: Arc::new(QuotaByKey::default()),
         }
     }
 
+    /// The configuration has these patterns by now. Clients that were counted stay counted: by user, and by the pattern
+    /// of their name as long as it stands in the configuration. Those that no pattern fitted when they came are not.
+    pub fn set(&self, quotas: &PatternQuotas) {
+        self.rules.store(Arc::new(Rules::new(quotas, &self.rules.load())));
+    }
+
     /// Whether there is any pattern.
     pub fn is_empty(&self) -> bool {
-        self.users.0.is_empty() && self.names.0.is_empty()
+        let rules = self.rules.load();
+        rules.users.is_empty() && rules.names.is_empty()
     }
 
     /// Takes a slot and a token of each pattern that fits; a token may be promised, to come until `latest`.
@@ -139,8 +172,12 @@ impl UserAndNameQuotas {
         (now, latest): (Instant, Instant),
         warned: &Warned,
     ) -> Result<UserAndNameSlots, Refusal> {
-        let user = quota_identity.user.as_ref().and_then(|(text, key)| Some((*key, self.users.of(text)?.1)));
-        let name = quota_identity.name.as_ref().and_then(|name| self.names.of(name));
+        let rules = self.rules.load();
+        let user = quota_identity.user.as_ref();
+        let user = user.and_then(|(text, key)| Some((*key, Rules::first(&rules.users, text)?.quota)));
+        let name = quota_identity.name.as_ref().and_then(|name| Rules::first(&rules.names, name));
+        let name = name.map(|rule| (rule.id, rule.quota));
+        drop(rules);
         if user.is_none() && name.is_none() {
             return Ok(UserAndNameSlots::default());
         }
@@ -196,5 +233,35 @@ mod tests {
         held.clear();
         patterns.sweep(now);
         assert!(patterns.by_user.is_empty() && patterns.by_name.is_empty());
+    }
+
+    #[test]
+    fn a_pattern_of_names_keeps_its_count_wherever_it_stands() {
+        let quota = |pattern: &str, n| {
+            let quota = Quota { max_connections: Some(n), ..Quota::default() };
+            PatternQuota { pattern: pattern.into(), quota }
+        };
+        let names = |names: &[(&str, u32)]| PatternQuotas {
+            users: Vec::new(),
+            names: names.iter().map(|(pattern, n)| quota(pattern, *n)).collect(),
+        };
+        let patterns = UserAndNameQuotas::new(&names(&[("report*", 2)]));
+        let (now, warned) = (Instant::now(), Warned::default());
+        let enter = |name: &str| {
+            let quota_identity = QuotaIdentity { user: None, name: Some(name.into()) };
+            patterns.enter(&quota_identity, Proof::Known, (now, now), &warned)
+        };
+        let held = [enter("report 1").unwrap(), enter("report 2").unwrap()];
+        patterns.set(&names(&[("batch*", 1), ("report*", 3)]));
+        let _batch = enter("batch").unwrap();
+        assert_eq!(enter("batch").unwrap_err(), Refusal::NameQuota);
+        let third = enter("report 3").unwrap();
+        assert_eq!(enter("report 4").unwrap_err(), Refusal::NameQuota, "the first two are counted still");
+        patterns.set(&PatternQuotas::default());
+        assert!(patterns.is_empty() && enter("report 4").unwrap().is_empty());
+        drop((held, third));
+        patterns.set(&names(&[("report*", 1)]));
+        let _one = enter("report 5").unwrap();
+        assert_eq!(enter("report 6").unwrap_err(), Refusal::NameQuota);
     }
 }

@@ -1,0 +1,97 @@
+//! Quotas and limits that a reload of the configuration may change while others read them, without a lock: whoever
+//! reads in the moment of a change may see one value of before and one of after.
+
+use std::{
+    num::NonZeroU32,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+};
+
+use crate::admission::{
+    params::{AccountLimits, Quota},
+    quota::rate::LiveRate,
+};
+
+/// A [`Quota`]. `u64::MAX` stands for no limit of connections.
+#[derive(Debug)]
+pub struct LiveQuota {
+    max_connections: AtomicU64,
+    rate: LiveRate,
+    warn_only: AtomicBool,
+}
+
+impl LiveQuota {
+    pub fn new(quota: Quota) -> Self {
+        let new = Self {
+            max_connections: AtomicU64::new(u64::MAX),
+            rate: LiveRate::new(None),
+            warn_only: AtomicBool::new(false),
+        };
+        new.set(quota);
+        new
+    }
+
+    pub fn set(&self, quota: Quota) {
+        self.max_connections.store(quota.max_connections.map_or(u64::MAX, u64::from), Relaxed);
+        self.rate.set(quota.rate);
+        self.warn_only.store(quota.warn_only, Relaxed);
+    }
+
+    pub fn get(&self) -> Quota {
+        Quota { max_connections: self.max_connections(), rate: self.rate.get(), warn_only: self.warn_only() }
+    }
+
+    /// Whether nothing is limited.
+    pub fn is_none(&self) -> bool {
+        self.max_connections.load(Relaxed) == u64::MAX && self.rate.get().is_none()
+    }
+
+    pub fn max_connections(&self) -> Option<u32> {
+        u32::try_from(self.max_connections.load(Relaxed)).ok()
+    }
+
+    pub fn warn_only(&self) -> bool {
+        self.warn_only.load(Relaxed)
+    }
+}
+
+/// The [`AccountLimits`] of an account that is in use, without the token buckets of its rate.
+#[derive(Debug)]
+pub struct LiveLimits {
+    pub quota: LiveQuota,
+    weight: AtomicU32,
+    priority: AtomicBool,
+    /// 0 stands for no limit.
+    max_handshakes: AtomicU32,
+}
+
+impl LiveLimits {
+    pub fn new(limits: AccountLimits) -> Self {
+        let new = Self {
+            quota: LiveQuota::new(limits.quota),
+            weight: AtomicU32::new(1),
+            priority: AtomicBool::new(false),
+            max_handshakes: AtomicU32::new(0),
+        };
+        new.set(limits);
+        new
+    }
+
+    pub fn set(&self, limits: AccountLimits) {
+        self.quota.set(limits.quota);
+        self.weight.store(limits.weight.get(), Relaxed);
+        self.priority.store(limits.priority, Relaxed);
+        self.max_handshakes.store(limits.max_handshakes.map_or(0, NonZeroU32::get), Relaxed);
+    }
+
+    pub fn weight(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.weight.load(Relaxed)).unwrap_or(NonZeroU32::MIN)
+    }
+
+    pub fn priority(&self) -> bool {
+        self.priority.load(Relaxed)
+    }
+
+    pub fn max_handshakes(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.max_handshakes.load(Relaxed))
+    }
+}
