@@ -5,7 +5,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Instant, UNIX_EPOCH},
 };
 
 use prometheus_client::{
@@ -14,6 +14,7 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
+use strum::VariantArray;
 
 use crate::{
     admin::{
@@ -24,7 +25,10 @@ use crate::{
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
     relay,
     session::Shared,
-    telemetry::process::{LOG_LINES_UNQUEUED, LOG_LINES_UNWRITTEN, PANICS, ProcessCounter},
+    telemetry::{
+        process::{LOG_LINES_UNQUEUED, LOG_LINES_UNWRITTEN, PANICS, ProcessCounter},
+        reloads::{Outcome, RELOADS},
+    },
     upstream::{LoginFailure, Server},
 };
 
@@ -102,6 +106,7 @@ impl Collector for SharedCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families(&mut encoder);
         build_info(&mut families)?;
+        configuration(&mut families)?;
         self.listeners(&mut families)?;
         self.servers(&mut families)?;
         self.admission(&mut families)?;
@@ -120,6 +125,33 @@ fn build_info(families: &mut Families<'_, '_>) -> fmt::Result {
     let labels = labels.map(|(name, value)| (name, value.to_owned())).to_vec();
     let one = [(labels, ConstGauge::new(1_u64))];
     families.family("build_info", "The version of weir, and the commit that it was built from; always 1", one)
+}
+
+/// The configuration in force, and what became of reloads.
+fn configuration(families: &mut Families<'_, '_>) -> fmt::Result {
+    if let Some(in_force) = RELOADS.in_force() {
+        let since = in_force.since.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let labels = vec![("digest", format!("sha256:{}", in_force.digest))];
+        let help = "SHA-256 of the configuration in force as `weir check` prints it; always 1";
+        families.family("config_info", help, [(labels, ConstGauge::new(1_u64))])?;
+        let help = "When the configuration was last read without an error, in seconds since 1970";
+        families.gauge("config_last_reload_success_timestamp_seconds", help, since)?;
+    }
+    let help = "Whether the configuration was without an error when it was last read";
+    families.gauge("config_last_reload_successful", help, u8::from(!RELOADS.last_failed()).into())?;
+    families.gauge(
+        "config_keys_awaiting_restart",
+        "Keys of the file whose value is not in force, since it needs a restart",
+        RELOADS.awaiting_restart() as f64,
+    )?;
+    families.family(
+        "config_reloads",
+        "Reloads of the configuration, by what became of them",
+        Outcome::VARIANTS.iter().map(|&outcome| {
+            let name: &str = outcome.into();
+            (vec![("result", name.to_owned())], ConstCounter::new(RELOADS.count(outcome)))
+        }),
+    )
 }
 
 /// What weir counts about its own process.

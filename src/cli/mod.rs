@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing::{error, info};
 
 use crate::{
-    config::{Config, Findings, ServerArg},
+    config::{Findings, Origin, ServerArg},
     server::{self, logging},
 };
 
@@ -83,9 +83,11 @@ impl Cli {
 
 impl Run {
     fn execute(self) -> ExitCode {
-        let config =
-            if self.servers.is_empty() { Config::load(&self.config) } else { Config::from_servers(&self.servers) };
-        let config = match config {
+        let origin = match self.servers.is_empty() {
+            true => Origin::File(self.config),
+            false => Origin::Servers(self.servers),
+        };
+        let config = match origin.load() {
             Ok(config) => config,
             Err(errors) => return refuse(&errors),
         };
@@ -96,10 +98,9 @@ impl Run {
                 return ExitCode::from(BAD_CONFIGURATION);
             }
         };
-        let file = self.servers.is_empty().then(|| self.config.display().to_string());
         let (version, commit) = (env!("CARGO_PKG_VERSION"), option_env!("WEIR_COMMIT"));
-        info!(version, commit, configuration = file.as_deref().unwrap_or("--server"), "weir starts");
-        match server::run(config) {
+        info!(version, commit, configuration = %origin, "weir starts");
+        match server::run(config, origin) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 error!(err = %error, "weir cannot run");

@@ -1,7 +1,11 @@
 //! The configuration in force, as TOML: the output of `weir check`. It is recorded while the file is read, so that it
 //! cannot miss a key.
 
-use std::fmt;
+use std::{
+    fmt,
+    hash::{BuildHasher, Hash, RandomState},
+    sync::OnceLock,
+};
 
 /// One line of the effective configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +20,14 @@ pub(super) enum Line {
     Value { key: String, literal: String, given: bool },
     /// A key that is absent, or whose value must not be shown.
     Note { key: String, text: String, given: bool },
+    /// A key whose value must not be shown. `mark` is the same for the same value, in this process only.
+    Hidden { key: String, text: String, given: bool, mark: u64 },
+}
+
+/// The mark of a value that must not be shown: whoever does not have the key of this process learns nothing from it.
+pub(super) fn mark(value: &impl Hash) -> u64 {
+    static KEY: OnceLock<RandomState> = OnceLock::new();
+    KEY.get_or_init(RandomState::new).hash_one(value)
 }
 
 /// The configuration in force. It displays as TOML, with `# default` behind each default; loading that yields the same
@@ -49,7 +61,7 @@ impl Effective {
                 None
             }
             Line::Absent { .. } | Line::Comment { .. } => None,
-            Line::Value { key, .. } | Line::Note { key, .. } => Some((table, key.as_str())),
+            Line::Value { key, .. } | Line::Note { key, .. } | Line::Hidden { key, .. } => Some((table, key.as_str())),
         })
     }
 }
@@ -63,7 +75,7 @@ impl fmt::Display for Effective {
                 Line::Absent { text } => writeln!(f, "\n# {text}{}", mark(false))?,
                 Line::Comment { text } => writeln!(f, "# {text}{}", mark(false))?,
                 Line::Value { key, literal, given } => writeln!(f, "{} = {literal}{}", toml_key(key), mark(*given))?,
-                Line::Note { key, text, given } => {
+                Line::Note { key, text, given } | Line::Hidden { key, text, given, .. } => {
                     writeln!(f, "# {}: {text}{}", toml_key(key), mark(*given))?;
                 }
             }

@@ -10,17 +10,22 @@
 //!   [`tls`], [`websocket`] and [`system`]. [`args`]: `--server`.
 //! - [`cross`]: what must hold between keys. [`files`]: the files that keys name. [`warnings`]: what is valid, and may
 //!   not be meant.
+//! - [`origin`]: where a configuration is read from. [`diff`](diff()): what changes from one to another. [`live`]:
+//!   which of it needs a restart.
 //! - [`finding`]: an error or a warning. [`suggest`]: "did you mean". [`schema`]: every key, for the reference.
 
 mod address;
 mod addresses;
 mod args;
 mod cross;
+mod diff;
 mod effective;
 mod files;
 mod finding;
 mod leaf;
+mod live;
 mod node;
+mod origin;
 mod quota;
 mod raw;
 mod schema;
@@ -60,8 +65,10 @@ use crate::{
 };
 
 pub use args::ServerArg;
+pub use diff::{Change, diff};
 pub use effective::Effective;
 pub use finding::{Finding, Findings, Severity};
+pub use origin::Origin;
 pub use schema::{Key, keys};
 pub use websocket::WebsocketConfig;
 

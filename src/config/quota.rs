@@ -230,7 +230,7 @@ fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<Str
         1 => "1 entry, not shown".to_owned(),
         n => format!("{n} entries, not shown"),
     };
-    s.note("users", &text, given);
+    s.hidden("users", &text, &kept, given);
     kept
 }
 

@@ -4,6 +4,7 @@
 use std::sync::OnceLock;
 
 use crate::config::{
+    live::{Live, live},
     node, raw,
     section::{Section, Sink},
 };
@@ -21,6 +22,13 @@ pub struct Key {
     pub range: Option<String>,
     /// The default as a TOML literal, or in words what holds without the key.
     pub default: String,
+}
+
+impl Key {
+    /// Whether a reload changes it.
+    pub fn live(&self) -> Live {
+        live(&self.table, &self.key)
+    }
 }
 
 /// The default of a key that has none.

@@ -1,8 +1,10 @@
 //! Reads a table key by key. Each call says what the key accepts and what holds if it is absent. Errors are collected
 //! and not returned, so that one pass finds all of them; the same pass records for `weir check` what is in force.
 
+use std::hash::Hash;
+
 use crate::config::{
-    effective::Line,
+    effective::{Line, mark},
     finding::{Finding, Problem, Severity},
     leaf::{Any, Leaf, Rule},
     node::{Entries, Node, Source, key_path},
@@ -300,6 +302,12 @@ impl<'s> Section<'s> {
     /// Records what holds for a key that is absent, or whose value must not be shown.
     pub(super) fn note(&mut self, key: &str, text: &str, given: bool) {
         self.sink.lines.push(Line::Note { key: key.to_owned(), text: text.to_owned(), given });
+    }
+
+    /// Records a value that must not be shown, with what may be said of it.
+    pub(super) fn hidden(&mut self, key: &str, text: &str, value: &impl Hash, given: bool) {
+        let (key, text) = (key.to_owned(), text.to_owned());
+        self.sink.lines.push(Line::Hidden { key, text, given, mark: mark(value) });
     }
 
     fn note_table(&mut self, key: &str) {

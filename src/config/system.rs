@@ -31,8 +31,8 @@ pub(super) fn keys(s: &mut Section<'_>) -> Option<SystemKeys> {
     let nkey = given::<PathBuf>(s, "nkey_seed_file").map(SystemKeys::Nkey);
     let user = given::<Name>(s, "user").map(|Name(user)| user);
     let password = s.leaf::<Secret>("password", "none", &Any);
-    if password != Found::Absent {
-        s.note("password", "given, not shown", true);
+    if let Found::Valid(Secret(password)) = &password {
+        s.hidden("password", "given, not shown", password, true);
     }
     let other = [("creds_file", &creds), ("nkey_seed_file", &nkey)].into_iter().find(|(_, way)| way.is_some());
     let password = match (user, password, other) {

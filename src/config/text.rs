@@ -19,12 +19,17 @@ const STANDARD_INPUT: &str = "-";
 
 /// The name of a file in errors.
 pub(super) fn name(path: &Path) -> String {
-    if path == Path::new(STANDARD_INPUT) { "standard input".to_owned() } else { path.display().to_string() }
+    if is_standard_input(path) { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+/// Whether a path stands for standard input.
+pub(super) fn is_standard_input(path: &Path) -> bool {
+    path == Path::new(STANDARD_INPUT)
 }
 
 /// Reads the text.
 pub(super) fn read(path: &Path) -> Result<String, Findings> {
-    let bytes = if path == Path::new(STANDARD_INPUT) {
+    let bytes = if is_standard_input(path) {
         let mut bytes = Vec::new();
         let read = std::io::stdin().lock().take(LONGEST + 1).read_to_end(&mut bytes);
         match read {

@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     dispatch,
     net::socket,
-    server::{ServerError, every_second, signals, supervisor::Supervisor},
+    server::{ServerError, every_second, reload::Reloader, signals, supervisor::Supervisor},
     session::Shared,
     tls::{self, HandshakeFirst},
 };
@@ -103,8 +103,9 @@ impl Background {
         Ok(Some(system))
     }
 
-    /// Starts handing out turns, renewing certificates, answering signals, and the work of every second.
-    pub fn start_housekeeping(&self) -> io::Result<()> {
+    /// Starts handing out turns, renewing certificates when told by `certificates`, answering signals, and the work of
+    /// every second.
+    pub fn start_housekeeping(&self, reloader: &Arc<Reloader>, certificates: Arc<Notify>) -> io::Result<()> {
         let shared = &self.shared;
         let all = Arc::clone(shared);
         self.tasks
@@ -112,18 +113,14 @@ impl Background {
         // Where it is `[cluster.tls]` itself it is there twice, and the second look finds nothing new.
         let towards_servers = [&shared.servers_tls, &shared.websocket_tls];
         let towards_servers: Vec<_> = towards_servers.into_iter().flatten().cloned().collect();
-        let has_certificates = !shared.terminators.is_empty() || !towards_servers.is_empty();
-        let reload = has_certificates.then(Arc::<Notify>::default);
-        if let Some(reload) = reload.clone() {
-            let listeners = shared.terminators.clone();
-            self.tasks.spawn("certificates", move |stop| {
-                tls::renew(listeners.clone(), towards_servers.clone(), Arc::clone(&reload), stop)
-            });
-        }
-        let maintenance = Arc::new(Mutex::new(signals::Maintenance::register()?));
+        let listeners = shared.terminators.clone();
+        self.tasks.spawn("certificates", move |stop| {
+            tls::renew(listeners.clone(), towards_servers.clone(), Arc::clone(&certificates), stop)
+        });
+        let (maintenance, reloader) = (Arc::new(Mutex::new(signals::Maintenance::register()?)), Arc::clone(reloader));
         self.tasks.spawn("signals", move |stop| {
-            let (maintenance, reload) = (Arc::clone(&maintenance), reload.clone());
-            async move { maintenance.lock().await.handle(reload, stop).await }
+            let (maintenance, reloader) = (Arc::clone(&maintenance), Arc::clone(&reloader));
+            async move { maintenance.lock().await.handle(&reloader, stop).await }
         });
         let all = Arc::clone(shared);
         self.tasks.spawn("every second", move |stop| every_second::run(Arc::clone(&all), stop));

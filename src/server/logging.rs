@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal},
     panic::{self, PanicHookInfo},
+    sync::OnceLock,
     thread,
 };
 
@@ -56,13 +57,39 @@ pub fn init(config: LogConfig) -> Result<Logging, LoggingError> {
         // By default the formatter prints its own errors to standard error, and panics where that cannot be written.
         .log_internal_errors(false)
         .with_writer(queue.clone());
+    // The two formats are two types, and so are their handles.
     let done = match config.format {
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => {
+            let builder = builder.with_ansi(io::stderr().is_terminal()).with_target(false).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = SET_FILTER.set(Box::new(move |filter| drop(handle.reload(filter))));
+            builder.try_init()
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = SET_FILTER.set(Box::new(move |filter| drop(handle.reload(filter))));
+            builder.try_init()
+        }
     };
     done.map_err(|_| LoggingError::Twice)?;
     panic::set_hook(Box::new(log_panic));
     Ok(Logging(queue))
+}
+
+/// Changes the filter of the log that runs.
+static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
+/// Logs at this level from now on, whatever the environment says.
+pub fn set_level(level: LogLevel) {
+    if let Some(set) = SET_FILTER.get() {
+        set(EnvFilter::new(directives(level)));
+    }
+}
+
+/// Whether the environment has set the level, so that the configuration's does not count.
+pub fn is_level_of_environment() -> bool {
+    std::env::var(LEVEL_VARIABLE).is_ok_and(|text| !text.is_empty())
 }
 
 /// Instead of the standard library's hook, which writes to standard error and so may block.

@@ -8,6 +8,7 @@ mod listeners;
 mod log_thread;
 pub mod logging;
 mod ports_file;
+pub mod reload;
 mod signals;
 mod supervisor;
 pub mod sysctl;
@@ -32,15 +33,15 @@ use crate::{
     admission::{Admission, Limit},
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::{AccountLookup, MAX_QUEUED},
-    config::Config,
+    config::{Config, Origin},
     identity::{Directory, Keys},
     net::{socket, timer},
     relay::registry::SessionRegistry,
     server::{
         background::{Background, first_readings},
-        drain::Drain,
         file_limit::{ClientBudget, Shortfall},
         listeners::{BoundListener, WorkerSockets},
+        reload::Reloader,
     },
     session::{Descriptors, Shared, damped_dials::DampedDials, read_ahead::ReadAhead},
     tally::Tallies,
@@ -85,11 +86,11 @@ pub enum ServerError {
     Pattern(#[from] globset::Error),
 }
 
-/// Serves until a signal stops it, then drains.
+/// Serves until a signal stops it, then drains. `origin` is where the configuration is read again.
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run(config: Config) -> Result<(), ServerError> {
+pub fn run(config: Config, origin: Origin) -> Result<(), ServerError> {
     let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let budget = ClientBudget::of(&config, workers)?;
     let most = budget.clients.as_ref().map_or(u32::MAX, |limit| limit.most());
@@ -99,7 +100,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     }
     let assembly = Assembly::build(&config, workers, &budget)?;
     let control = runtime::Builder::new_current_thread().enable_all().build()?;
-    control.block_on(assembly.run(&config))
+    control.block_on(assembly.run(&config, origin))
 }
 
 /// Everything bound and built, nothing running yet.
@@ -128,12 +129,15 @@ impl Assembly {
         Ok(Self { shared, account_lookups, sockets, admin, addresses })
     }
 
-    async fn run(self, config: &Config) -> Result<(), ServerError> {
+    async fn run(self, config: &Config, origin: Origin) -> Result<(), ServerError> {
         let Self { shared, account_lookups, sockets, admin, addresses } = self;
         let stop = CancellationToken::new();
         let background = Background::new(Arc::clone(&shared), stop.clone());
         let access = background.watch_cluster(config, account_lookups).await?;
-        background.start_housekeeping()?;
+        let certificates = Arc::<Notify>::default();
+        let reloader = Reloader::new(origin, config.clone(), Arc::clone(&shared), Arc::clone(&certificates));
+        let reloader = Arc::new(reloader);
+        background.start_housekeeping(&reloader, certificates)?;
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
         if let Some(socket) = admin {
             background.start_admin(socket, &config.http_base_path)?;
@@ -156,7 +160,7 @@ impl Assembly {
                 .map_err(|err| ServerError::PortsFile { path: path.display().to_string(), err })?;
         }
 
-        drain_when_told(&shared, config).await?;
+        drain_when_told(&shared, &reloader).await?;
         stop.cancel();
         background.ended().await;
         for thread in threads {
@@ -213,16 +217,11 @@ fn shared(
 }
 
 /// Waits for a signal that stops weir, and drains; a second signal ends the drain.
-async fn drain_when_told(shared: &Arc<Shared>, config: &Config) -> io::Result<()> {
+async fn drain_when_told(shared: &Arc<Shared>, reloader: &Reloader) -> io::Result<()> {
     let mut stop = signals::Stop::register()?;
     stop.next().await;
-    let drain = Drain {
-        grace: config.lame_duck_grace_period,
-        duration: config.lame_duck_duration,
-        new_clients: config.lame_duck_new_clients,
-    };
     tokio::select! {
-        () = drain.run(shared) => {}
+        () = reloader.drain().run(shared) => {}
         () = stop.next() => info!("second signal: stopping immediately"),
     }
     Ok(())

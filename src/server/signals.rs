@@ -1,13 +1,12 @@
 //! Signals, with the meanings that nats-server gives them.
 
-use std::{io, sync::Arc};
+use std::io;
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::Notify,
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+
+use crate::server::reload::Reloader;
 
 /// The signals that end nothing.
 pub struct Maintenance {
@@ -21,15 +20,13 @@ impl Maintenance {
         Ok(Self { hangup: signal(SignalKind::hangup())?, user1: signal(SignalKind::user_defined1())? })
     }
 
-    /// Notifies `reload` at each SIGHUP, so that certificates are read again. SIGUSR1, at which nats-server reopens its
-    /// log, only writes a log line that says that there is no file.
-    pub async fn handle(&mut self, reload: Option<Arc<Notify>>, stop: CancellationToken) {
+    /// Reads the configuration again at each SIGHUP. SIGUSR1, at which nats-server reopens its log, only writes a log
+    /// line that says that there is no file.
+    pub async fn handle(&mut self, reloader: &Reloader, stop: CancellationToken) {
         loop {
             tokio::select! {
-                _ = self.hangup.recv() => match &reload {
-                    Some(reload) => reload.notify_one(),
-                    None => info!("SIGHUP: no certificates to reload; a new configuration needs a restart"),
-                },
+                // The log says what came of it.
+                _ = self.hangup.recv() => drop(reloader.reload("SIGHUP").await),
                 _ = self.user1.recv() => info!("SIGUSR1: no log file to reopen; weir logs to standard error"),
                 () = stop.cancelled() => return,
             }

@@ -4,5 +4,6 @@ pub mod bad_logins;
 pub mod counters;
 pub mod process;
 pub mod refused_accounts;
+pub mod reloads;
 pub mod storms;
 mod top;

@@ -156,7 +156,7 @@ async fn what_nats_server_survives_ends_nothing() {
     for n in 1..=2 {
         // weir logs nothing for SIGPIPE: a write into a pipe without a reader is an ordinary error.
         weir.signal(Signal::PIPE);
-        for (signal, name) in [(Signal::HUP, "SIGHUP: "), (Signal::USR1, "SIGUSR1: ")] {
+        for (signal, name) in [(Signal::HUP, "configuration reloaded"), (Signal::USR1, "SIGUSR1: ")] {
             weir.signal(signal);
             let told = async || if weir.log().matches(name).count() == n { Ok(()) } else { Err(weir.log()) };
             eventually(PATIENCE, "a line in the log", told).await;

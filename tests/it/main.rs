@@ -55,6 +55,7 @@ mod reference_keys;
 mod refusal;
 mod refused_logins;
 mod relay;
+mod reload;
 mod rust_client;
 mod server_faults;
 mod server_identity;

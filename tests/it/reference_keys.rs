@@ -1,5 +1,5 @@
 //! Compares the reference of the configuration with the rules by which weir reads it: the kind, range and default of
-//! every key.
+//! every key, and whether a reload changes it.
 
 use std::fs;
 
@@ -12,10 +12,11 @@ fn read(path: &str) -> String {
 
 /// The row of a key in the table of all keys.
 fn row(key: &Key) -> String {
+    let live = key.live().name();
     let Key { table, key, kind, range, default } = key;
     let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
     let range = range.clone().unwrap_or_default();
-    format!("| {} | {} | {kind} | {range} | {default} |", code(table), code(key))
+    format!("| {} | {} | {kind} | {range} | {default} | {live} |", code(table), code(key))
 }
 
 #[test]

@@ -422,6 +422,38 @@ impl Weir {
         }
     }
 
+    /// Its configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self._dir.path().join("weir.toml")
+    }
+
+    /// Replaces `old` by `new` in its configuration, for the next reload. The file is another one then, as an editor or
+    /// a deployment writes it.
+    pub fn reconfigure(&self, old: &str, new: &str) {
+        let file = self.config_file();
+        let config = std::fs::read_to_string(&file).expect("weir.toml");
+        assert!(config.contains(old), "{old:?} is not in weir.toml:\n{config}");
+        let beside = file.with_extension("new");
+        std::fs::write(&beside, config.replace(old, new)).expect("write weir.toml");
+        std::fs::set_permissions(&beside, Permissions::from_mode(0o600)).expect("weir.toml is for its owner");
+        std::fs::rename(&beside, &file).expect("rename weir.toml");
+    }
+
+    /// Has it read its configuration again, and waits until it has. Returns the metrics after that.
+    pub async fn reload(&mut self) -> Metrics {
+        let reloads = |metrics: &Metrics| metrics.sum("weir_config_reloads_total");
+        let before = reloads(&self.metrics().await);
+        self.signal(Signal::HUP);
+        self.until("the configuration has been read again", |metrics| reloads(metrics) > before).await
+    }
+
+    /// The same for a configuration that it must take.
+    pub async fn reloads(&mut self) -> Metrics {
+        let metrics = self.reload().await;
+        assert_eq!(metrics.get("weir_config_last_reload_successful"), Some(1.0), "{}", self.log());
+        metrics
+    }
+
     /// weir's resident memory, in bytes.
     pub fn rss(&self) -> u64 {
         self.process.rss()
