@@ -9,11 +9,11 @@ use std::{
     },
 };
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 
 use crate::{
     protocol::info::{Info, OwnInfo, Rewrite},
-    upstream::Port,
+    upstream::{Drain, Port, Server, Servers},
 };
 
 /// The length of a nats-server's nonce.
@@ -127,33 +127,18 @@ impl ListenerInfo {
 #[derive(Debug)]
 pub struct AdvertisedInfo {
     server_id: String,
-    infos: Vec<ServerInfos>,
+    /// Their latest INFOs are kept with them, so that those of one that has gone are gone too.
+    servers: Arc<Servers>,
     /// Held while the listeners are updated.
     update: Mutex<()>,
     listener_infos: Vec<Arc<ListenerInfo>>,
     shape: AtomicU8,
 }
 
-/// The latest INFO of each port of a server.
-#[derive(Debug, Default)]
-struct ServerInfos {
-    client: ArcSwapOption<Info>,
-    websocket: ArcSwapOption<Info>,
-}
-
-impl ServerInfos {
-    fn of(&self, port: Port) -> &ArcSwapOption<Info> {
-        match port {
-            Port::Client => &self.client,
-            Port::WebSocket => &self.websocket,
-        }
-    }
-
-    /// What clients of this port are told: the other port's INFO is better than none.
-    fn best(&self, port: Port) -> Option<Arc<Info>> {
-        let other = if port == Port::Client { Port::WebSocket } else { Port::Client };
-        self.of(port).load_full().or_else(|| self.of(other).load_full())
-    }
+/// What clients of this port of a server are told: the other port's INFO is better than none.
+fn best(server: &Server, port: Port) -> Option<Arc<Info>> {
+    let other = if port == Port::Client { Port::WebSocket } else { Port::Client };
+    server.port_info(port).load_full().or_else(|| server.port_info(other).load_full())
 }
 
 /// The order of dial and CONNECT in a preface (docs/contract.md, towards servers 6).
@@ -172,7 +157,7 @@ impl AdvertisedInfo {
     /// For listeners with this address, `advertise`, TLS, and port of the servers, before any server is known.
     pub fn new(
         listeners: impl IntoIterator<Item = (SocketAddr, Vec<String>, AdvertisedTls, Port)>,
-        servers: usize,
+        servers: Arc<Servers>,
     ) -> Self {
         let server_id = nuid::next().to_string();
         let listener_info =
@@ -186,8 +171,7 @@ impl AdvertisedInfo {
             };
         let listener_infos = listeners.into_iter().map(listener_info).collect();
         let shape = AtomicU8::new(PrefaceShape::Unknown as u8);
-        let infos = std::iter::repeat_with(ServerInfos::default).take(servers).collect();
-        Self { infos, update: Mutex::new(()), listener_infos, server_id, shape }
+        Self { servers, update: Mutex::new(()), listener_infos, server_id, shape }
     }
 
     /// What the known servers require.
@@ -205,13 +189,13 @@ impl AdvertisedInfo {
     }
 
     /// Takes the INFO of a server's client port. If it differs from the last one, every listener is updated.
-    pub fn learn(&self, server: usize, info: &Arc<Info>) {
+    pub fn learn(&self, server: &Server, info: &Arc<Info>) {
         self.learn_at(Port::Client, server, info);
     }
 
     /// The same for either port.
-    pub fn learn_at(&self, port: Port, server: usize, info: &Arc<Info>) {
-        let known = self.infos[server].of(port);
+    pub fn learn_at(&self, port: Port, server: &Server, info: &Arc<Info>) {
+        let known = server.port_info(port);
         // Each dial calls this. Usually nothing has changed, and no lock is taken.
         let is_known = || known.load().as_ref().is_some_and(|known| same_server(known, info));
         if is_known() {
@@ -219,8 +203,25 @@ impl AdvertisedInfo {
         }
         let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
         known.store(Some(Arc::clone(info)));
-        let all = |port| self.infos.iter().filter_map(|one| one.best(port)).collect::<Vec<_>>();
+        self.update_listeners();
+    }
+
+    /// A server has come or is leaving: what the listeners say is about the servers that clients are sent to.
+    pub fn servers_changed(&self) {
+        let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
+        self.update_listeners();
+    }
+
+    /// To be called while `update` is locked.
+    fn update_listeners(&self) {
+        let list = self.servers.list();
+        let stay = || list.iter().filter(|server| server.drain() != Drain::Leaves);
+        let all = |port| stay().filter_map(|server| best(server, port)).collect::<Vec<_>>();
         let (client, websocket) = (all(Port::Client), all(Port::WebSocket));
+        // Nothing better is known than what was said last.
+        if client.is_empty() {
+            return;
+        }
         // A server sends a nonce at both of its ports or at none.
         let signed = client.iter().any(|info| info.nonce().is_some());
         let shape = if signed { PrefaceShape::DialFirst } else { PrefaceShape::ConnectFirst };
@@ -235,23 +236,23 @@ impl AdvertisedInfo {
     }
 
     /// Whether this server sends a nonce, or its INFO is not known.
-    pub fn may_send_nonce(&self, server: usize) -> bool {
-        self.infos[server].best(Port::Client).is_none_or(|info| info.nonce().is_some())
+    pub fn may_send_nonce(&self, server: &Server) -> bool {
+        best(server, Port::Client).is_none_or(|info| info.nonce().is_some())
     }
 
     /// Whether the INFO of this server's client port is known.
-    pub fn knows(&self, server: usize) -> bool {
+    pub fn knows(&self, server: &Server) -> bool {
         self.knows_of(Port::Client, server)
     }
 
     /// Whether the INFO of this port of a server is known.
-    pub fn knows_of(&self, port: Port, server: usize) -> bool {
-        self.infos[server].of(port).load().is_some()
+    pub fn knows_of(&self, port: Port, server: &Server) -> bool {
+        server.port_info(port).load().is_some()
     }
 
     /// The `server_id` of this server, if its INFO is known.
-    pub fn server_id(&self, server: usize) -> Option<String> {
-        self.infos[server].best(Port::Client).map(|info| info.server_id().to_owned())
+    pub fn server_id(&self, server: &Server) -> Option<String> {
+        best(server, Port::Client).map(|info| info.server_id().to_owned())
     }
 }
 

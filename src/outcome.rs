@@ -184,6 +184,8 @@ pub enum Cause {
     /// The account of the session turned out to have as many connections as its quota.
     AccountQuota,
     Draining,
+    /// Its server is drained by the operator, or was removed.
+    ServerDrained,
 }
 
 impl Cause {
@@ -246,7 +248,17 @@ mod tests {
         assert_eq!(Phase::ALL.map(Phase::name), ["preface", "hold", "dial", "relay"]);
         assert_eq!(
             Cause::ALL.map(Cause::name),
-            ["eof", "socket_error", "server_error", "second_connect", "protocol", "tls", "account_quota", "draining"]
+            [
+                "eof",
+                "socket_error",
+                "server_error",
+                "second_connect",
+                "protocol",
+                "tls",
+                "account_quota",
+                "draining",
+                "server_drained"
+            ]
         );
     }
 

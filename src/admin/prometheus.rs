@@ -2,6 +2,7 @@
 //! add.
 
 use std::{
+    collections::HashSet,
     fmt,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -10,8 +11,8 @@ use std::{
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text::encode},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
 use strum::VariantArray;
@@ -29,7 +30,7 @@ use crate::{
         process::{LOG_LINES_UNQUEUED, LOG_LINES_UNWRITTEN, PANICS, ProcessCounter},
         reloads::{Outcome, RELOADS},
     },
-    upstream::{LoginFailure, Server},
+    upstream::{BOUNDS, Drain, LoginFailure, Server, Times},
 };
 
 /// The commit that weir was built from. A release build in weir's own repository has one (build.rs).
@@ -187,10 +188,10 @@ impl SharedCollector {
     }
 
     fn servers(&self, families: &mut Families<'_, '_>) -> fmt::Result {
-        let (shared, now) = (&self.shared, Instant::now());
+        let now = Instant::now();
+        let named = by_name(self.shared.servers.iter());
         let each = |value: &dyn Fn(&Server) -> f64| {
-            let sample = |s: &Arc<Server>| (server_label(s.name()), ConstGauge::new(value(s)));
-            shared.servers.iter().map(sample).collect::<Vec<_>>()
+            named.iter().map(|(name, s)| (server_label(name), ConstGauge::new(value(s)))).collect::<Vec<_>>()
         };
         families.family(
             "sessions_active",
@@ -212,13 +213,13 @@ impl SharedCollector {
             "The most logins at each server that weir allows to be under way at once, as measured so far",
             each(&|s| s.view(now).handshake_limit.into()),
         )?;
-        let age = |s: &Arc<Server>| {
-            s.reading_age(now).map(|age| (server_label(s.name()), ConstGauge::new(age.as_secs_f64())))
+        let age = |(name, s): &(String, Arc<Server>)| {
+            s.reading_age(now).map(|age| (server_label(name), ConstGauge::new(age.as_secs_f64())))
         };
         families.family(
             "server_reading_age_seconds",
             "How old the last reading of each server is",
-            shared.servers.iter().filter_map(age).collect::<Vec<_>>(),
+            named.iter().filter_map(age),
         )?;
         families.family(
             "server_connections",
@@ -226,8 +227,8 @@ impl SharedCollector {
             each(&|s| s.load().projected().into()),
         )?;
         let known = |value: fn((f64, f64)) -> f64| {
-            let each = shared.servers.iter().filter_map(move |s| Some((s, s.load().shown_capacity()?)));
-            each.map(move |(s, shown)| (server_label(s.name()), ConstGauge::new(value(shown)))).collect::<Vec<_>>()
+            let each = named.iter().filter_map(move |(name, s)| Some((name, s.load().shown_capacity()?)));
+            each.map(move |(name, shown)| (server_label(name), ConstGauge::new(value(shown)))).collect::<Vec<_>>()
         };
         families.family(
             "server_max_connections",
@@ -245,17 +246,22 @@ impl SharedCollector {
             each(&|s| if s.is_up(now) { 1.0 } else { 0.0 }),
         )?;
         families.family(
+            "server_draining",
+            "1 while its operator drains the server, or has removed it and it has sessions still; else 0",
+            each(&|s| if s.is_draining() { 1.0 } else { 0.0 }),
+        )?;
+        families.family(
             "server_logins_failing",
             "1 while a server fails logins that other servers let in, so that other servers go first; else 0",
             each(&|s| if s.logins_fail() { 1.0 } else { 0.0 }),
         )?;
-        let counters = || shared.servers.iter().zip(&shared.counters.servers);
+        let counters = || named.iter().map(|(name, s)| (name, s.counters()));
         families.family(
             "server_login_failures",
             "Logins that a server refused or did not answer, and that another server let in",
-            counters().flat_map(|(s, c)| {
+            counters().flat_map(|(name, c)| {
                 LoginFailure::ALL.map(|how| {
-                    let mut labels = server_label(s.name());
+                    let mut labels = server_label(name);
                     labels.push(("reason", how.name().to_owned()));
                     (labels, ConstCounter::new(c.login_failures[how as usize].load(Relaxed)))
                 })
@@ -264,17 +270,17 @@ impl SharedCollector {
         families.family(
             "server_info_errors",
             "INFO lines of each server that weir did not understand in full; those that many sessions get alike count once",
-            shared.servers.iter().map(|s| (server_label(s.name()), ConstCounter::new(s.info_errors()))),
+            named.iter().map(|(name, s)| (server_label(name), ConstCounter::new(s.info_errors()))),
         )?;
         families.family(
             "admitted",
             "Clients admitted to each server: those that got their PONG",
-            counters().map(|(s, c)| (server_label(s.name()), ConstCounter::new(c.admitted.load(Relaxed)))),
+            counters().map(|(name, c)| (server_label(name), ConstCounter::new(c.admitted.load(Relaxed)))),
         )?;
         families.family(
             "handshake_seconds",
             "Seconds from the dial, or from CONNECT where the server was dialled before, to the PONG of each server",
-            counters().map(|(s, c)| (server_label(s.name()), c.handshake_seconds.clone())),
+            counters().map(|(name, c)| (server_label(name), TimesMetric(&c.handshakes))),
         )
     }
 
@@ -427,6 +433,37 @@ impl SharedCollector {
             "Bytes of memory in which sessions hold what one of their sides does not take yet",
             relay::held_bytes() as f64,
         )
+    }
+}
+
+/// The servers with the names that their series have. No two series may be the same: one that has the name of another,
+/// mostly a removed one whose place another has taken, has its id behind the name.
+fn by_name(servers: impl Iterator<Item = Arc<Server>>) -> Vec<(String, Arc<Server>)> {
+    let (leaving, mut all): (Vec<_>, Vec<_>) = servers.partition(|server| server.drain() == Drain::Leaves);
+    all.extend(leaving);
+    let mut taken = HashSet::new();
+    let named = all.into_iter().map(|server| {
+        let name = server.name().to_owned();
+        let name = if taken.insert(name.clone()) { name } else { format!("{name}#{}", server.id()) };
+        (name, server)
+    });
+    named.collect()
+}
+
+/// Times as a histogram.
+#[derive(Debug)]
+struct TimesMetric<'a>(&'a Times);
+
+impl EncodeMetric for TimesMetric<'_> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let buckets = self.0.buckets();
+        let bounds = BOUNDS.into_iter().chain([f64::MAX]);
+        let counted: Vec<_> = bounds.zip(buckets).collect();
+        encoder.encode_histogram::<NoLabelSet>(self.0.sum(), buckets.iter().sum(), &counted, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
     }
 }
 

@@ -26,7 +26,7 @@ fn sample(shared: &Shared) -> Sample {
         unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
         // The first session has id 1.
         arrived: shared.next_id.load(Relaxed) - 1,
-        admitted: counters.servers.iter().map(|server| server.admitted.load(Relaxed)).sum(),
+        admitted: counters.admitted.load(Relaxed),
         held: counters.held.load(Relaxed),
         refused,
         waiting: shared.admission.queued() as u64,

@@ -110,7 +110,7 @@ pub struct Pass {
 impl Pass {
     /// Its login, if it has begun, is one on that server from now on.
     pub fn new(server: Slot, mut account: AccountSlot) -> Self {
-        account.logs_in_at(server.server().index());
+        account.logs_in_at(server.server().id());
         Self { server, account }
     }
 

@@ -1,6 +1,7 @@
 //! The state of admission, shared by all workers, and what servers and sessions report to it.
 
 use std::{
+    collections::HashSet,
     hash::RandomState,
     ops::Deref,
     sync::{
@@ -34,7 +35,7 @@ use crate::{
     },
     identity::ClientKey,
     upstream::{
-        Placement, Server, Servers, Slot, Urgency,
+        Placement, Server, ServerId, Servers, Slot, Urgency,
         concurrency::{baseline::MeasuredFrom, login_speed::ComparedLogin},
     },
 };
@@ -96,6 +97,8 @@ pub struct Admission<W> {
     pub(super) client_history: ClientHistory,
     source_reputation: SourceReputation,
     pub(super) login_history: LoginHistory,
+    /// [`Servers::forgotten`] when accounts last forgot all servers that have gone.
+    swept_servers: AtomicU64,
     pub(super) operators: Operators,
     max_held: AtomicUsize,
     /// Of `max_held`, the places that only clients with priority may have.
@@ -130,6 +133,7 @@ impl<W: Waiter> Admission<W> {
             client_history: ClientHistory::default(),
             source_reputation: SourceReputation::default(),
             login_history: LoginHistory::default(),
+            swept_servers: AtomicU64::new(0),
             operators: Operators::default(),
             max_held: AtomicUsize::new(params.max_held),
             kept_for_priority: AtomicUsize::new(kept_for_priority(params)),
@@ -267,9 +271,9 @@ impl<W: Waiter> Admission<W> {
         let (server, claimed) = (Arc::clone(pass.server.server()), Arc::clone(pass.account.account()));
         let named = named.filter(|named| **claimed.name() != **named).map(|named| self.accounts.of_name(named, now));
         let account = named.as_deref().unwrap_or(&claimed);
-        let undisturbed = server.is_uncontended() && claimed.is_alone_at(server.index());
-        let (should_take, elsewhere) = account.logged_in(server.index(), now, took, (since, late), undisturbed);
-        claimed.login_measured(server.index(), now, took, should_take);
+        let undisturbed = server.is_uncontended() && claimed.is_alone_at(server.id());
+        let (should_take, elsewhere) = account.logged_in(server.id(), now, took, (since, late), undisturbed);
+        claimed.login_measured(server.id(), now, took, should_take);
         let login = ComparedLogin { took, under_way: pass.server.most_under_way(), elsewhere };
         if pass.server.is_overdue() {
             server.overdue_finished(now, login);
@@ -300,10 +304,10 @@ impl<W: Waiter> Admission<W> {
         named: Option<&Arc<str>>,
         now: Instant,
     ) -> Unanswered {
-        let mut unanswered = account.login_unanswered(server.index(), began, now, was_overdue);
+        let mut unanswered = account.login_unanswered(server.id(), began, now, was_overdue);
         let named = named.filter(|named| **named != *account.name()).and_then(|named| self.accounts.find(named));
         if let Some(named) = &named {
-            let of_named = named.login_unanswered(server.index(), began, now, was_overdue);
+            let of_named = named.login_unanswered(server.id(), began, now, was_overdue);
             unanswered = Unanswered { tell: unanswered.tell, ..of_named };
         }
         let account = named.as_deref().unwrap_or(account);
@@ -318,25 +322,25 @@ impl<W: Waiter> Admission<W> {
     /// Whether a login of this account that is under way on a server since `began` hangs there, while others of the
     /// account end well elsewhere.
     pub fn hangs_here_only(&self, account: &Arc<str>, server: &Server, began: Instant, now: Instant) -> bool {
-        self.accounts.find(account).is_some_and(|account| account.hangs_here_only(server.index(), began, now))
+        self.accounts.find(account).is_some_and(|account| account.hangs_here_only(server.id(), began, now))
     }
 
     /// A server for a login that hangs on another one, if there is one that would take it at once.
     pub fn place_hanging(
         &self,
         login: LoginOf<'_>,
-        tried: &[usize],
+        tried: &[ServerId],
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Option<Slot> {
         match self.servers.place_well(now, tried, Urgency::Urgent, rng) {
-            Placement::Placed(slot) if !self.is_barred(login, slot.server().index(), now) => Some(slot),
+            Placement::Placed(slot) if !self.is_barred(login, slot.server().id(), now) => Some(slot),
             _ => None,
         }
     }
 
     /// Whether a client of this account had better go elsewhere than to this server, where its logins hang, or have.
-    pub fn is_disliked(&self, account: &Arc<str>, server: usize, now: Instant) -> bool {
+    pub fn is_disliked(&self, account: &Arc<str>, server: ServerId, now: Instant) -> bool {
         let anywhere = SourceKey::default();
         let avoided = self.accounts.find(account).and_then(|account| account.avoided(anywhere, now, |_| 1));
         avoided.is_some_and(|avoided| avoided.disliked.contains(&server))
@@ -344,7 +348,7 @@ impl<W: Waiter> Admission<W> {
 
     /// Whether an account, or this source of it, may have no further login on this server now. If so, it is noted that
     /// a client waits for it.
-    pub fn is_barred(&self, login: LoginOf<'_>, server: usize, now: Instant) -> bool {
+    pub fn is_barred(&self, login: LoginOf<'_>, server: ServerId, now: Instant) -> bool {
         let avoided = self.avoided(login, now);
         let is_barred = avoided.is_some_and(|avoided| avoided.barred.contains(&server));
         if is_barred {
@@ -355,15 +359,27 @@ impl<W: Waiter> Admission<W> {
 
     /// Whether others need what a login holds whose client should have given up.
     pub fn is_place_wanted(&self, account: &Account, server: &Server, now: Instant) -> bool {
-        account.take_want(server.index()) || self.queued() > 0 && !self.servers.has_headroom(now)
+        account.take_want(server.id()) || self.queued() > 0 && !self.servers.has_headroom(now)
     }
 
     /// How many logins of an account that are overdue a server may have however low the account's own limit is. Those
     /// of whom no server has named the account are many accounts. But a server on which nobody has logged in yet may
     /// just take long for each, and would take longer for several.
-    pub(super) fn least_of_account(&self, account: &Account, server: usize) -> u32 {
-        let is_slow = || self.servers.iter().nth(server).is_none_or(|server| !server.has_logged_in_any());
+    pub(super) fn least_of_account(&self, account: &Account, server: ServerId) -> u32 {
+        let is_slow = || self.servers.get(server).is_none_or(|server| !server.has_logged_in_any());
         if account.is_known() || is_slow() { 1 } else { LIMIT_OF_UNKNOWN }
+    }
+
+    /// Forgets what is remembered of servers that have gone.
+    fn forget_servers(&self) {
+        let forgotten = self.servers.forgotten();
+        if self.swept_servers.load(Relaxed) == forgotten {
+            return;
+        }
+        let there: HashSet<_> = self.servers.list().iter().map(|server| server.id()).collect();
+        if self.accounts.forget_gone(|id| there.contains(&id)) {
+            self.swept_servers.store(forgotten, Relaxed);
+        }
     }
 
     /// A server has ended a session: how long its client is kept before it is let go too, so that the clients of a
@@ -415,5 +431,6 @@ impl<W: Waiter> Admission<W> {
         self.source_reputation.sweep(now);
         self.login_history.sweep(now);
         self.operators.sweep(now);
+        self.forget_servers();
     }
 }

@@ -300,9 +300,11 @@ fn an_account_whose_logins_hang_delays_no_other() {
         assert!(ms < 10_000 || hang <= 2, "{hang} logins hang at {ms} ms, one on each server is enough");
     }
     assert!(quiet_in >= 399 && longest <= 500 * MS, "{quiet_in} of 400 are in, one after {longest:?}");
-    assert!(admission.servers.iter().all(|server| server.load().overdue() <= 2));
+    assert!(admission.servers.list().iter().all(|server| server.load().overdue() <= 2));
     drop(under_way);
-    assert!(admission.servers.iter().all(|server| (server.load().overdue(), server.load().handshakes()) == (0, 0)));
+    assert!(
+        admission.servers.list().iter().all(|server| (server.load().overdue(), server.load().handshakes()) == (0, 0))
+    );
 }
 
 /// Each client is another user, so that no server has named its account before; every other login takes 30 ms, the

@@ -21,7 +21,7 @@ use crate::{
     identity::ClientKey,
     outcome::Refusal,
     upstream::{
-        self, Reading, Reserve, ServerParams, Servers, concurrency::baseline::MeasuredFrom,
+        self, Reading, Reserve, ServerId, ServerParams, Servers, concurrency::baseline::MeasuredFrom,
         reconciled_count::ReadingEpoch,
     },
 };
@@ -60,7 +60,7 @@ struct Waiting {
 
 struct Inside {
     pass: Pass,
-    tried: Vec<usize>,
+    tried: Vec<ServerId>,
     counted: bool,
     answered: bool,
     _entry: AcceptPermit,
@@ -323,7 +323,7 @@ impl World {
         let Some(id) = self.some_inside() else { return };
         let mut inside = self.inside.remove(&id).unwrap();
         let server = Arc::clone(inside.pass.server.server());
-        if self.real[server.index()].up {
+        if self.real[server.id().number()].up {
             if inside.counted {
                 inside.answered = true;
                 let took = Duration::from_millis(self.rng.u64(0..300));
@@ -341,13 +341,13 @@ impl World {
             }
         } else if !inside.answered {
             server.dial_failed(upstream::Port::Client, self.now, &mut self.rng);
-            inside.tried.push(server.index());
+            inside.tried.push(server.id());
             let Pass { server, account } = inside.pass;
             drop(server);
             let answer_by = self.now + Duration::from_millis(self.rng.u64(0..400));
             match self.admission.place_again(Some(account.login()), &inside.tried, answer_by, self.now, &mut self.rng) {
                 Failover::Placed(server) => {
-                    assert!(!inside.tried.contains(&server.server().index()), "the same server again");
+                    assert!(!inside.tried.contains(&server.server().id()), "the same server again");
                     inside.pass = Pass::new(server, account);
                     inside.counted = false;
                 }
@@ -380,11 +380,11 @@ impl World {
         self.real[server].up = false;
         self.real[server].others = 0;
         self.real[server].poll = None;
-        self.inside.retain(|_, inside| !(inside.answered && inside.pass.server.server().index() == server));
+        self.inside.retain(|_, inside| !(inside.answered && inside.pass.server.server().id().number() == server));
     }
 
     fn really_on(&self, server: usize) -> u32 {
-        let own = |i: &&Inside| i.counted && i.pass.server.server().index() == server;
+        let own = |i: &&Inside| i.counted && i.pass.server.server().id().number() == server;
         self.inside.values().filter(own).count() as u32 + self.real[server].others
     }
 
@@ -420,9 +420,9 @@ impl World {
 
     fn check(&self) {
         for (n, server) in self.servers.iter().enumerate() {
-            let held = self.inside.values().filter(|i| i.pass.server.server().index() == n).count() as u32;
+            let held = self.inside.values().filter(|i| i.pass.server.server().id().number() == n).count() as u32;
             let sessions =
-                self.inside.values().filter(|i| i.answered && i.pass.server.server().index() == n).count() as u32;
+                self.inside.values().filter(|i| i.answered && i.pass.server.server().id().number() == n).count() as u32;
             assert_eq!(server.load().held(), held, "slots of a server");
             assert_eq!(server.load().sessions(), sessions, "sessions of a server");
             assert_eq!(server.load().handshakes(), held - sessions, "handshakes of a server");

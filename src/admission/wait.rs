@@ -339,10 +339,17 @@ mod tests {
         use crate::admission::Failover;
         let mut test = Test::new(&wide_open());
         let second = Duration::from_secs(1);
-        let mut again =
-            |tried: &[usize], by| test.admission.place_again(None, tried, test.now + by, test.now, &mut test.rng);
+        let mut again = |tried: &[crate::upstream::ServerId], by| {
+            test.admission.place_again(None, tried, test.now + by, test.now, &mut test.rng)
+        };
         assert!(matches!(again(&[], second), Failover::Placed(_)));
-        assert!(matches!(again(&[0], second), Failover::Refuse(Refusal::ServerCapacity)), "there is no other");
+        assert!(
+            matches!(
+                again(&[crate::upstream::ServerId::from_raw(0)], second),
+                Failover::Refuse(Refusal::ServerCapacity)
+            ),
+            "there is no other"
+        );
         assert!(matches!(again(&[], Duration::ZERO), Failover::Refuse(Refusal::HoldExpired)));
         let slots: Vec<_> =
             (0..100).map_while(|_| Some(again(&[], second)).filter(|a| matches!(a, Failover::Placed(_)))).collect();

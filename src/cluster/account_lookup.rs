@@ -24,7 +24,7 @@ use crate::{
     net::timer,
     outcome::Cause,
     relay::registry::SessionHandle,
-    upstream::Servers,
+    upstream::{ServerId, Servers},
 };
 
 /// The most lookups that wait for their first try: one for each session that a listener has by default. One beyond them
@@ -38,8 +38,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// A client whose account is to be looked up.
 #[derive(Debug)]
 pub struct AccountLookup {
-    /// The server, by its position in the configuration.
-    pub server: usize,
+    pub server: ServerId,
     /// The client, by the number that the server has given its connection.
     pub client_id: u64,
     /// What the client logged in with; the answer is remembered for it.
@@ -104,6 +103,7 @@ pub async fn run(
                         debug!(%err, "a client's account is not known");
                         // A server that can be asked in no way stays unasked.
                         if access.system.is_some() || ports.contains_key(&lookup.server) {
+                            silent.retain(|_, until| Instant::now() < *until);
                             silent.insert(lookup.server, Instant::now() + ASK_AGAIN);
                             ask_again(&mut unanswered, lookup);
                         }
@@ -173,11 +173,11 @@ async fn ask(
     servers: &Servers,
     advertised_info: &AdvertisedInfo,
     access: &ClusterAccess,
-    ports: &mut HashMap<usize, MonitorClient>,
+    ports: &mut HashMap<ServerId, MonitorClient>,
     lookup: &AccountLookup,
 ) -> Result<Option<String>, PollError> {
     let &AccountLookup { server, client_id, .. } = lookup;
-    let id = advertised_info.server_id(server);
+    let id = servers.get(server).and_then(|server| advertised_info.server_id(&server));
     let system = access.system.as_ref().filter(|system| system.is_up());
     let connz: Connz = match (system.zip(id), port(servers, server, access, ports)) {
         (Some((system, id)), _) => {
@@ -193,12 +193,12 @@ async fn ask(
 /// The client of a server's monitoring port, where it has one.
 fn port<'a>(
     servers: &Servers,
-    index: usize,
+    id: ServerId,
     access: &ClusterAccess,
-    ports: &'a mut HashMap<usize, MonitorClient>,
+    ports: &'a mut HashMap<ServerId, MonitorClient>,
 ) -> Option<&'a mut MonitorClient> {
-    match ports.entry(index) {
+    match ports.entry(id) {
         Entry::Occupied(known) => Some(known.into_mut()),
-        Entry::Vacant(free) => Some(free.insert(MonitorClient::new(servers.iter().nth(index)?, access.tls.clone())?)),
+        Entry::Vacant(free) => Some(free.insert(MonitorClient::new(&servers.get(id)?, access.tls.clone())?)),
     }
 }

@@ -60,7 +60,7 @@ pub async fn watch_closed_connections(
     let watching = async {
         loop {
             sleep(ASK_INTERVAL).await;
-            let stalled = sessions.take_stalled(asked.server.index());
+            let stalled = sessions.take_stalled(asked.server.id());
             if !stalled.is_empty() {
                 asked.about(stalled).await;
             }
@@ -122,7 +122,7 @@ impl Asked {
     /// Over the system account where that answers, else at the monitoring port, like readings.
     async fn page(&mut self, offset: usize) -> Result<Connz, PollError> {
         let mut why = PollError::NoSystem;
-        if let (Some(system), Some(id)) = (&self.system, self.advertised_info.server_id(self.server.index())) {
+        if let (Some(system), Some(id)) = (&self.system, self.advertised_info.server_id(&self.server)) {
             let request = format!(r#"{{"state":1,"sort":"stop","limit":{PAGE},"offset":{offset}}}"#);
             match system.ask(format!("$SYS.REQ.SERVER.{id}.CONNZ"), Bytes::from(request)).await {
                 Ok(connz) => return Ok(connz),

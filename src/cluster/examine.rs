@@ -42,7 +42,8 @@ pub struct Observation {
 
 /// Looks at all servers at once; it takes some seconds at most.
 pub async fn examine(servers: &Servers, params: &Params, access: &ClusterAccess) -> Vec<Observation> {
-    let looks = servers.iter().zip(&params.servers);
+    let all: Vec<_> = servers.iter().collect();
+    let looks = all.iter().zip(&params.servers);
     let looks = looks.map(|(server, own)| examine_one(server, own.max_connections, access, params.compatibility));
     let (infos, observations): (Vec<_>, Vec<_>) = join_all(looks).await.into_iter().unzip();
     let mut all = observations.concat();
@@ -81,7 +82,7 @@ async fn examine_one(
 ) -> (Option<Arc<Info>>, Vec<Observation>) {
     let mut seen = Vec::new();
     let mut see = |key: &str, is_wrong, what: String, remedy: &str| {
-        let key = format!("cluster.servers[{}].{key}", server.index());
+        let key = format!("cluster.servers[{}].{key}", server.id());
         seen.push(Observation { key, what, remedy: remedy.to_owned(), is_wrong });
     };
     if let Some(addresses) = look_up(server.endpoint()).await.filter(|&addresses| addresses > 1) {

@@ -13,7 +13,13 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::{cluster::error::PollError, dial, net::stream::Stream, tls::Connector, upstream::Server};
+use crate::{
+    cluster::error::PollError,
+    dial,
+    net::stream::Stream,
+    tls::Connector,
+    upstream::{Monitor, Server},
+};
 
 /// The largest answer. `/varz` is about 2 KiB and grows with the number of JWT operators, so the bound is generous.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
@@ -25,6 +31,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct MonitorClient {
     server: Arc<Server>,
+    monitor: Arc<Monitor>,
     /// Set if the URL is `https`.
     tls: Option<Arc<Connector>>,
     connection: Option<SendRequest<Empty<Bytes>>>,
@@ -33,8 +40,9 @@ pub(super) struct MonitorClient {
 impl MonitorClient {
     /// `None` for a server without monitoring URL.
     pub(super) fn new(server: &Arc<Server>, tls: Option<Arc<Connector>>) -> Option<Self> {
-        let tls = tls.filter(|_| server.monitor().is_some_and(|url| url.starts_with("https://")));
-        server.monitor_endpoint().map(|_| Self { server: Arc::clone(server), tls, connection: None })
+        let monitor = server.monitor()?;
+        let tls = tls.filter(|_| monitor.url.starts_with("https://"));
+        Some(Self { server: Arc::clone(server), monitor, tls, connection: None })
     }
 
     /// Closes the connection; the next request opens one.
@@ -47,7 +55,7 @@ impl MonitorClient {
     /// # Errors
     /// [`PollError`]. After an error, and when the future is dropped, the connection is not kept.
     pub(super) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, PollError> {
-        let Some(endpoint) = self.server.monitor_endpoint() else { return Err(PollError::NoAnswer) };
+        let endpoint = &self.monitor.endpoint;
         let mut connection = match self.connection.take().filter(|kept| !kept.is_closed()) {
             Some(kept) => kept,
             None => {
@@ -70,7 +78,7 @@ impl MonitorClient {
             }
         };
         connection.ready().await?;
-        let path = format!("{}{path}", self.server.monitor_base_path());
+        let path = format!("{}{path}", self.monitor.base_path());
         let request = Request::get(path).header(header::HOST, endpoint.address()).body(Empty::new())?;
         let answer = connection.send_request(request).await?;
         if !answer.status().is_success() {
@@ -114,14 +122,14 @@ mod tests {
         params.servers = vec![ServerParams { monitor, ..params.servers[0].clone() }];
         let servers = Servers::new(&params);
         let server = servers.iter().next().unwrap();
-        server.monitor_endpoint().unwrap().set_resolved(vec![dead_address, good.local_addr().unwrap()]);
+        server.monitor().unwrap().endpoint.set_resolved(vec![dead_address, good.local_addr().unwrap()]);
         let answer = async {
             let (mut stream, _) = good.accept().await.unwrap();
             assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await.unwrap();
             stream
         };
-        let mut client = MonitorClient::new(server, None).unwrap();
+        let mut client = MonitorClient::new(&server, None).unwrap();
         let (read, _stream) = tokio::join!(client.get::<Value>("/varz"), answer);
         assert_eq!(read.unwrap(), serde_json::json!({}));
     }

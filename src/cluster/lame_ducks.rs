@@ -28,8 +28,8 @@ pub async fn watch_lame_ducks(
     let watching = async {
         while let Some(event) = events.next().await {
             let id = event.subject.split('.').nth(2).unwrap_or_default().to_owned();
-            let is_it = |server: &&Arc<Server>| advertised_info.server_id(server.index()).as_deref() == Some(&id);
-            if let Some(server) = servers.iter().find(is_it) {
+            let is_it = |server: &&Arc<Server>| advertised_info.server_id(server).as_deref() == Some(&id);
+            if let Some(server) = servers.list().iter().find(is_it) {
                 info!(server = server.name(), "server is in lame duck mode");
                 server.said_lame_duck(timer::now(), &id);
             }

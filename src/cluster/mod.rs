@@ -133,7 +133,7 @@ async fn read(own: &OwnDial, wanted: &Wanted, interval: Duration, warn_at: f64) 
             wanted.if_it_has_room.store(true, Relaxed);
         }
         // Until INFO has told who the server is, a reading may be another one's.
-        if own.advertised_info.server_id(server.index()).is_some_and(|id| server.was_read_as(&id)) {
+        if own.advertised_info.server_id(server).is_some_and(|id| server.was_read_as(&id)) {
             warn_when_near_full(server, warn_at, &mut near_full);
         }
         // Jittered, so that several weirs do not poll in step.
@@ -152,7 +152,7 @@ async fn keep_dialled(own: &OwnDial, wanted: &Wanted, interval: Duration) {
             own.look(whatever_the_load).await;
         }
         let has_restarted = std::mem::replace(&mut restarts, server.restarts()) != server.restarts();
-        let knows_websocket = || advertised_info.knows_of(Port::WebSocket, server.index());
+        let knows_websocket = || advertised_info.knows_of(Port::WebSocket, server);
         if server.websocket().is_some() && (has_restarted || !knows_websocket()) {
             websocket.learn_info(server, advertised_info, access.websocket_tls.as_deref()).await;
         }

@@ -29,7 +29,7 @@ pub(super) struct OwnDial {
 impl OwnDial {
     /// Whether the server is to be dialled without another reason: weir does not know its INFO, or it does not answer.
     pub(super) fn is_needed(&self) -> bool {
-        !self.advertised_info.knows(self.server.index()) || self.server.is_ejected()
+        !self.advertised_info.knows(&self.server) || self.server.is_ejected()
     }
 
     /// Dials. What comes of it is evidence like that of a client's dial. Returns whether the server has sent its INFO.
@@ -44,13 +44,13 @@ impl OwnDial {
             return false;
         }
         let header = if compatibility.proxy_protocol { proxy_header::LOCAL } else { b"" };
-        let before = advertised_info.server_id(server.index());
+        let before = advertised_info.server_id(server);
         let began = Instant::now();
         let err = match dial::dial(server, tls, header, began + INFO_TIMEOUT).await {
             Ok(connection) => {
                 server.dial_answered_in(Port::Client, began.elapsed());
                 let info = connection.info();
-                advertised_info.learn(server.index(), info);
+                advertised_info.learn(server, info);
                 // A server without a name calls itself by its id, which is another one after its next start.
                 if info.server_name() != info.server_id() {
                     server.names_itself(info.server_name());
@@ -104,11 +104,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let config = Config::from_servers(&[ServerArg(address)]).unwrap();
-        let servers = Servers::new(&config.upstream);
+        let servers = Arc::new(Servers::new(&config.upstream));
         let server = servers.iter().next().unwrap();
         let own = OwnDial {
-            server: Arc::clone(server),
-            advertised_info: Arc::new(AdvertisedInfo::new([], 1)),
+            server: Arc::clone(&server),
+            advertised_info: Arc::new(AdvertisedInfo::new([], Arc::clone(&servers))),
             access: ClusterAccess { system: None, tls: None, websocket_tls: None, plain_info: PlainInfo::NoTls },
             compatibility: Compatibility::default(),
         };

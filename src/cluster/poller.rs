@@ -51,7 +51,7 @@ impl Poller {
         // polls never pile up.
         let longest = interval.max(Duration::from_millis(500));
         let mut why = PollError::NoSystem;
-        if let (Some(system), Some(id)) = (&self.system, own.advertised_info.server_id(server.index())) {
+        if let (Some(system), Some(id)) = (&self.system, own.advertised_info.server_id(server)) {
             let epoch = server.load().begin_reading();
             let subject = format!("$SYS.REQ.SERVER.{id}.VARZ");
             let varz: Result<Varz, _> =
@@ -97,7 +97,7 @@ impl Poller {
     /// the same server after a restart, of which INFO tells.
     async fn is_of_server(&mut self, own: &OwnDial, reading: &Reading) -> bool {
         let server = &own.server;
-        let is_of_last = || match own.advertised_info.server_id(server.index()) {
+        let is_of_last = || match own.advertised_info.server_id(server) {
             Some(id) => id == reading.server_id,
             None => true,
         };
@@ -122,7 +122,7 @@ impl Poller {
             if is_answered && !std::mem::replace(&mut self.told_other, true) {
                 warn!(
                     server = server.name(),
-                    monitor = server.monitor(),
+                    monitor = server.monitor().map(|monitor| monitor.url.clone()),
                     other = Some(&*reading.server_name).filter(|name| !name.is_empty()),
                     "the monitoring URL leads to another server: weir does not use its readings"
                 );

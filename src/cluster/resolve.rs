@@ -21,8 +21,8 @@ const SHORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Keeps the addresses of a server's client port and monitoring port. Never returns.
 pub(super) async fn keep_resolved(server: &Server) {
     let monitor = async {
-        if let Some(endpoint) = server.monitor_endpoint() {
-            keep(endpoint, || ()).await;
+        if let Some(monitor) = server.monitor() {
+            keep(&monitor.endpoint, || ()).await;
         }
     };
     let websocket = async {

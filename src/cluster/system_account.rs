@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use async_nats::{Client, ConnectOptions, Subscriber, connection::State};
+use async_nats::{Client, ConnectOptions, Subscriber, client::SetServerPoolError, connection::State};
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
@@ -98,6 +98,16 @@ impl SystemAccount {
                 std::future::ready(())
             });
         Ok(Self { client: options.connect(addresses).await?, login })
+    }
+
+    /// Connects to one of these `addresses` (`host:port`) from now on. A connection to a server that is not among them
+    /// lasts for as long as that server keeps it.
+    ///
+    /// # Errors
+    /// The connection is closed for good, or an address is none.
+    pub async fn set_addresses(&self, addresses: &[String]) -> Result<(), SetServerPoolError> {
+        self.login.set_servers(addresses.len());
+        self.client.set_server_pool(addresses).await
     }
 
     /// Checks, each time that a server has let weir in, whether it may ask there; until `stop`.

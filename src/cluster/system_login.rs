@@ -2,7 +2,10 @@
 //! is told once, with the key of the configuration and the cure, and again when it changes; weir keeps trying.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -65,7 +68,7 @@ pub(super) struct SystemLogin {
     /// The key of the configuration that names it.
     key: &'static str,
     /// How many servers there are to try.
-    servers: u32,
+    servers: AtomicU32,
     inner: Mutex<Inner>,
     changed: Notify,
 }
@@ -81,7 +84,14 @@ struct Inner {
 impl SystemLogin {
     pub(super) fn new(key: &'static str, servers: usize) -> Self {
         let inner = Mutex::new(Inner { state: State::Unknown, refusals: 0, told: None });
-        Self { key, servers: u32::try_from(servers).unwrap_or(u32::MAX), inner, changed: Notify::new() }
+        let login = Self { key, servers: AtomicU32::new(0), inner, changed: Notify::new() };
+        login.set_servers(servers);
+        login
+    }
+
+    /// There are so many servers to try from now on.
+    pub(super) fn set_servers(&self, servers: usize) {
+        self.servers.store(u32::try_from(servers).unwrap_or(u32::MAX), Relaxed);
     }
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -129,7 +139,7 @@ impl SystemLogin {
                     inner.refusals = inner.refusals.saturating_add(1);
                     inner.state = State::Refused;
                     // Another server may let it in.
-                    if inner.refusals >= self.servers {
+                    if inner.refusals >= self.servers.load(Relaxed) {
                         self.tell(&mut inner, Fault::Refused);
                     }
                 } else if !matches!(inner.state, State::Unchecked | State::Good) {

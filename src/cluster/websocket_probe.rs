@@ -34,10 +34,10 @@ impl WebSocketProbe {
         match dial::dial_websocket(server, tls, None, Instant::now() + INFO_TIMEOUT).await {
             Ok(connection) => {
                 let info = connection.info();
-                advertised_info.learn_at(Port::WebSocket, server.index(), info);
+                advertised_info.learn_at(Port::WebSocket, server, info);
                 info!(server = server.name(), address, version = info.version(), "WebSocket port found");
                 self.has_warned = false;
-                let client_port = advertised_info.server_id(server.index());
+                let client_port = advertised_info.server_id(server);
                 if client_port.is_some_and(|id| id != info.server_id()) {
                     warn!(
                         server = server.name(),
@@ -46,7 +46,7 @@ impl WebSocketProbe {
                 }
             }
             // The server itself is there.
-            Err(err) if !self.has_warned && advertised_info.knows(server.index()) => {
+            Err(err) if !self.has_warned && advertised_info.knows(server) => {
                 self.has_warned = true;
                 warn!(server = server.name(), address, %err, "no INFO from the WebSocket port");
             }

@@ -171,9 +171,9 @@ mod tests {
     async fn a_slow_client_gets_everything_that_its_server_has_sent() {
         let ((mut client, down), (mut server, up)) = (connected_pair().await, connected_pair().await);
         let side = (Passthrough::default(), Passthrough::default());
-        let counters = Arc::new(Counters::new(0));
+        let counters = Arc::new(Counters::default());
         let mut relay = Relay::new((down.into(), side.0, b""), (up.into(), side.1, b""), counters).unwrap();
-        let registered = Arc::<SessionRegistry>::default().register(1, 0);
+        let registered = Arc::<SessionRegistry>::default().register(1, crate::upstream::ServerId::from_raw(0));
         const ALL: usize = 16 * 1024 * 1024;
         let serve = async move {
             let bytes: Vec<u8> = (0..ALL).map(byte).collect();

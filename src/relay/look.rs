@@ -154,16 +154,19 @@ mod tests {
     async fn end_of_stalled(says: ServerSays) -> Option<Ended> {
         let ((_client, down), (mut server, up)) = (connected_pair().await, connected_pair().await);
         let side = (Passthrough::default(), Passthrough::default());
-        let counters = Arc::new(Counters::new(0));
+        let counters = Arc::new(Counters::default());
         let mut relay = Relay::new((down.into(), side.0, b""), (up.into(), side.1, b""), counters).unwrap();
         let sessions = Arc::<SessionRegistry>::default();
-        let registered = sessions.register(1, 0);
+        let registered = sessions.register(1, crate::upstream::ServerId::from_raw(0));
         registered.handle().server_said(says);
         let writes = tokio::spawn(async move { server.write_all(&vec![0; 64 * 1024 * 1024]).await });
         let ended = timeout(Duration::from_secs(1200), relay.run(&registered)).await;
         writes.abort();
-        assert!(says == ServerSays::Closed || !sessions.take_stalled(0).is_empty(), "it asks its server");
-        assert!(sessions.take_stalled(0).is_empty());
+        assert!(
+            says == ServerSays::Closed || !sessions.take_stalled(crate::upstream::ServerId::from_raw(0)).is_empty(),
+            "it asks its server"
+        );
+        assert!(sessions.take_stalled(crate::upstream::ServerId::from_raw(0)).is_empty());
         ended.ok()
     }
 

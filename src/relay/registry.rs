@@ -10,21 +10,20 @@ use std::{
 
 use dashmap::DashMap;
 
-use crate::{outcome::Cause, relay::stalled::Stalled};
+use crate::{outcome::Cause, relay::stalled::Stalled, upstream::ServerId};
 
 /// How many sessions may ask at a time whether their server has closed them. Others ask again a little later.
 const MOST_STALLED: usize = 16_384;
 
 /// How others reach one session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SessionHandle {
     /// The position of the cause in [`Cause::ALL`], counted from 1; 0 while nobody has asked for the end.
     end_requested: AtomicU8,
     keepalive_requested: AtomicBool,
     /// A [`ServerSays`].
     server_says: AtomicU8,
-    /// The index of its server.
-    server: u32,
+    server: ServerId,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -40,6 +39,16 @@ pub enum ServerSays {
 }
 
 impl SessionHandle {
+    pub(super) fn new(server: ServerId) -> Self {
+        Self {
+            end_requested: AtomicU8::new(0),
+            keepalive_requested: AtomicBool::new(false),
+            server_says: AtomicU8::new(ServerSays::Nothing as u8),
+            server,
+            waker: Mutex::default(),
+        }
+    }
+
     /// Asks the session to end with a plain FIN, for this cause. The first cause counts.
     pub fn end(&self, cause: Cause) {
         let cause = u8::try_from(cause as usize).unwrap_or(u8::MAX).saturating_add(1);
@@ -97,8 +106,8 @@ impl SessionHandle {
 #[derive(Debug, Default)]
 pub struct SessionRegistry {
     map: DashMap<u64, Arc<SessionHandle>>,
-    /// Sessions that ask whether their server has closed them, with its index.
-    stalled: Mutex<Vec<(u32, Stalled)>>,
+    /// Sessions that ask whether their server has closed them, with its id.
+    stalled: Mutex<Vec<(ServerId, Stalled)>>,
 }
 
 /// A session's entry in the registry, which ends when this is dropped.
@@ -132,10 +141,9 @@ impl Drop for Registration {
 }
 
 impl SessionRegistry {
-    /// `server` is the index of the session's server.
-    pub fn register(self: &Arc<Self>, id: u64, server: usize) -> Registration {
-        let server = u32::try_from(server).unwrap_or(u32::MAX);
-        let handle = Arc::new(SessionHandle { server, ..SessionHandle::default() });
+    /// `server` is the session's.
+    pub fn register(self: &Arc<Self>, id: u64, server: ServerId) -> Registration {
+        let handle = Arc::new(SessionHandle::new(server));
         self.map.insert(id, Arc::clone(&handle));
         Registration { sessions: Arc::clone(self), id, handle }
     }
@@ -146,18 +154,24 @@ impl SessionRegistry {
     }
 
     /// Takes out the sessions that ask whether this server has closed them.
-    pub fn take_stalled(&self, server: usize) -> Vec<Stalled> {
+    pub fn take_stalled(&self, server: ServerId) -> Vec<Stalled> {
         let mut all = self.stalled();
         // Without one there is no memory.
-        let asks = all.extract_if(.., |(index, _)| *index as usize == server).map(|(_, one)| one).collect();
+        let asks = all.extract_if(.., |(id, _)| *id == server).map(|(_, one)| one).collect();
         if all.is_empty() {
             *all = Vec::new();
         }
         asks
     }
 
-    fn stalled(&self) -> MutexGuard<'_, Vec<(u32, Stalled)>> {
+    fn stalled(&self) -> MutexGuard<'_, Vec<(ServerId, Stalled)>> {
         self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The handles of the sessions with this server that there are at this moment.
+    pub fn handles_of(&self, server: ServerId) -> Vec<Arc<SessionHandle>> {
+        let of_server = self.map.iter().filter(|entry| entry.value().server == server);
+        of_server.map(|entry| Arc::clone(entry.value())).collect()
     }
 
     pub fn len(&self) -> usize {
@@ -190,7 +204,7 @@ mod tests {
     #[test]
     fn a_session_is_woken_by_everything_it_is_told() {
         let (sessions, wakes) = (Arc::<SessionRegistry>::default(), Arc::<CountingWaker>::default());
-        let registered = sessions.register(7, 0);
+        let registered = sessions.register(7, ServerId::from_raw(0));
         registered.handle().set_waker(&Waker::from(Arc::clone(&wakes)));
         registered.handle().request_keepalive();
         assert_eq!((wakes.0.load(Relaxed), registered.handle().keepalive_requested()), (1, true));
@@ -203,7 +217,7 @@ mod tests {
     #[test]
     fn every_cause_can_be_told() {
         for cause in Cause::ALL {
-            let handle = SessionHandle::default();
+            let handle = SessionHandle::new(ServerId::from_raw(0));
             handle.end(cause);
             assert_eq!(handle.end_requested(), Some(cause));
         }
@@ -212,7 +226,7 @@ mod tests {
     #[test]
     fn a_handle_that_outlives_its_session_holds_nothing_of_it() {
         let (sessions, wakes) = (Arc::<SessionRegistry>::default(), Arc::<CountingWaker>::default());
-        let registered = sessions.register(7, 0);
+        let registered = sessions.register(7, ServerId::from_raw(0));
         registered.handle().set_waker(&Waker::from(Arc::clone(&wakes)));
         let handle = Arc::clone(registered.handle());
         drop(registered);

@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     dispatch,
     net::socket,
-    server::{ServerError, every_second, reload::Reloader, signals, supervisor::Supervisor},
+    server::{ServerError, every_second, members::Members, reload::Reloader, signals, supervisor::Supervisor},
     session::Shared,
     tls::{self, HandshakeFirst},
 };
@@ -41,7 +41,7 @@ impl Background {
         &self,
         config: &Config,
         account_lookups: mpsc::Receiver<AccountLookup>,
-    ) -> Result<ClusterAccess, ServerError> {
+    ) -> Result<(ClusterAccess, Members), ServerError> {
         let shared = &self.shared;
         let system = self.open_system_account(config).await?;
         let access = ClusterAccess {
@@ -62,22 +62,8 @@ impl Background {
                 stop,
             )
         });
-        let upstream = &config.upstream;
-        let (poll_interval, warn_at, compatibility) =
-            (upstream.poll_interval, upstream.warn_at, upstream.compatibility);
-        for server in shared.servers.iter() {
-            let (asked, all, asking) = (Arc::clone(server), Arc::clone(shared), access.clone());
-            self.tasks.spawn("closed connections", move |stop| {
-                let (info, sessions) = (Arc::clone(&all.advertised_info), Arc::clone(&all.sessions));
-                cluster::watch_closed_connections(Arc::clone(&asked), info, asking.clone(), sessions, stop)
-            });
-            let (server, all, access) = (Arc::clone(server), Arc::clone(shared), access.clone());
-            self.tasks.spawn("server watch", move |stop| {
-                let info = Arc::clone(&all.advertised_info);
-                cluster::watch(Arc::clone(&server), info, poll_interval, warn_at, compatibility, access.clone(), stop)
-            });
-        }
-        Ok(access)
+        let members = Members::watch_all(shared, &self.tasks, access.clone(), config);
+        Ok((access, members))
     }
 
     /// Opens the connection to the system account, where there is a login for it, and starts what depends on it.

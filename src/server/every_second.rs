@@ -95,6 +95,7 @@ fn tell_outage(shared: &Shared, outage: &mut Option<Outage>, refused_before: u64
                 reason = Refusal::NoServer.name(),
                 servers = shared.servers.len(),
                 lame_ducks = shared.servers.iter().filter(|server| server.is_lame_duck(now)).count(),
+                drained = shared.servers.iter().filter(|server| server.is_draining()).count(),
                 "no server can be used: all clients are refused until one answers"
             );
             *outage = Some(Outage { began: now, refused_before });

@@ -7,6 +7,8 @@ pub mod file_limit;
 mod listeners;
 mod log_thread;
 pub mod logging;
+#[expect(dead_code, reason = "what changes the servers of a running weir comes with the reload and the admin socket")]
+mod members;
 mod ports_file;
 pub mod reload;
 mod signals;
@@ -133,7 +135,7 @@ impl Assembly {
         let Self { shared, account_lookups, sockets, admin, addresses } = self;
         let stop = CancellationToken::new();
         let background = Background::new(Arc::clone(&shared), stop.clone());
-        let access = background.watch_cluster(config, account_lookups).await?;
+        let (access, _members) = background.watch_cluster(config, account_lookups).await?;
         let certificates = Arc::<Notify>::default();
         let reloader = Reloader::new(origin, config.clone(), Arc::clone(&shared), Arc::clone(&certificates));
         let reloader = Arc::new(reloader);
@@ -192,8 +194,8 @@ fn shared(
         arrived: Arc::new(Notify::new()),
         directory: Arc::new(Directory::new(&config.admission.rules)?),
         keys: Arc::<Keys>::default(),
-        advertised_info: Arc::new(AdvertisedInfo::new(bound.iter().map(BoundListener::info), servers.len())),
-        counters: Arc::new(Counters::new(servers.len())),
+        advertised_info: Arc::new(AdvertisedInfo::new(bound.iter().map(BoundListener::info), Arc::clone(&servers))),
+        counters: Arc::new(Counters::default()),
         tallies: Tallies::default(),
         damped_dials: DampedDials::default(),
         unanswered: Arc::default(),

@@ -24,6 +24,16 @@ impl Supervisor {
         Self { tasks: TaskTracker::new(), stop }
     }
 
+    /// A supervisor of tasks that end with those of this one, or sooner: when it is told to [`stop`](Self::stop).
+    pub fn child(&self) -> Self {
+        Self { tasks: self.tasks.clone(), stop: self.stop.child_token() }
+    }
+
+    /// Ends its tasks, and those of its children.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Starts a task on the runtime of the caller. `start` makes its future anew each time: what must outlast a panic
     /// belongs to the closure.
     pub fn spawn<F>(&self, name: &'static str, mut start: impl FnMut(CancellationToken) -> F + Send + 'static)

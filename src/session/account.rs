@@ -16,6 +16,7 @@ use crate::{
     outcome::Refusal,
     relay::registry::SessionHandle,
     session::{context::Context, downstream::Downstream, shared::Shared},
+    upstream::ServerId,
 };
 
 /// How long a client waits for its account to be looked up, where what it was let in with depends on it.
@@ -23,7 +24,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A session whose server does not name its account, which has to be asked for.
 pub(super) struct UnknownAccount {
-    server: usize,
+    server: ServerId,
     client_id: u64,
     credential: CredentialKey,
 }
@@ -43,7 +44,7 @@ pub(super) async fn settle(
     let (shared, server) = (&cx.shared, Arc::clone(pass.server.server()));
     let mut named = upstream.info.remote_account().map(Arc::from).or_else(|| shared.directory.learned(credential));
     let client_id = upstream.info.client_id().filter(|_| named.is_none());
-    let mut unknown = client_id.map(|client_id| UnknownAccount { server: server.index(), client_id, credential });
+    let mut unknown = client_id.map(|client_id| UnknownAccount { server: server.id(), client_id, credential });
     let is_privileged = downstream.entry.is_none() || pass.server.is_from_reserve();
     if is_privileged && let Some(unknown) = unknown.take_if(|_| named.is_none()) {
         named = unknown.ask_now(shared).await;

@@ -173,7 +173,7 @@ async fn connect_with_failover(
             let Pass { server, account } = pass;
             debug!(server = server.server().name(), max_control_line = longest, "CONNECT is too long for the server");
             dialled = None;
-            tried.push(server.server().index());
+            tried.push(server.server().id());
             drop(server);
             let placed = place_again(shared, Some(account.login()), &tried, answer_by).await;
             pass = Pass::new(placed.map_err(|reason| attempt.nowhere_else(reason))?, account);
@@ -207,7 +207,7 @@ async fn connect_with_failover(
         match answer {
             Ok(LoginReply::Pong(accepted)) => {
                 if let Some(server) = hung_on {
-                    login_evidence::failed_here_only(shared, &server, LoginFailure::TimedOut);
+                    login_evidence::failed_here_only(&server, LoginFailure::TimedOut);
                 }
                 attempt.let_in(pass.server.server());
                 return Ok((pass, accepted));
@@ -216,7 +216,7 @@ async fn connect_with_failover(
                 let movable = Movable::of(connect, signed_for.as_deref());
                 attempt.refused(pass.server.server(), line, movable)?;
                 let Pass { server, account } = pass;
-                tried.push(server.server().index());
+                tried.push(server.server().id());
                 drop(server);
                 let placed = place_again(shared, Some(account.login()), &tried, answer_by).await;
                 pass = Pass::new(placed.map_err(|reason| attempt.nowhere_else(reason))?, account);
@@ -224,7 +224,7 @@ async fn connect_with_failover(
             Err(NoReply::Expired) => return Err(attempt.nowhere_else(Refusal::LoginTimeout)),
             Err(NoReply::HangsHere(slot)) => {
                 debug!(server = pass.server.server().name(), to = slot.server().name(), "login hangs");
-                tried.push(pass.server.server().index());
+                tried.push(pass.server.server().id());
                 hung_on = Some(Arc::clone(pass.server.server()));
                 pass = Pass::new(slot, pass.account);
             }

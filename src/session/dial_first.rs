@@ -161,10 +161,9 @@ impl DialFirst {
             }
             Self::NoServer(_) => {
                 let info = &cx.shared.advertised_info;
-                let checks = |server: &Arc<Server>| {
-                    ServerChecks::of(info.may_send_nonce(server.index()), trusts_operator(server))
-                };
-                cx.shared.servers.iter().map(checks).fold(ServerChecks::default(), ServerChecks::or)
+                let checks =
+                    |server: &Arc<Server>| ServerChecks::of(info.may_send_nonce(server), trusts_operator(server));
+                cx.shared.servers.list().iter().map(checks).fold(ServerChecks::default(), ServerChecks::or)
             }
         }
     }
@@ -240,7 +239,7 @@ impl DialFirst {
             return if signs { Begin::Refused(Refusal::ServerCapacity) } else { Begin::Queue };
         }
         // One that does not sign can have another server than the one where logins of its account hang.
-        let at = server.slot.server().index();
+        let at = server.slot.server().id();
         if !signs && cx.shared.admission.is_disliked(&client.account, at, now()) {
             server.close().await;
             return Begin::Queue;
@@ -310,14 +309,14 @@ async fn open(
     let port = DialPort::of(cx);
     let until_info = UntilInfo::new(shared, port, proxy_header);
     let (dialled, slot, began) = open_any(shared, slot, &until_info, cx.dial_by()).await?;
-    shared.advertised_info.learn_at(port.port(), slot.server().index(), dialled.info());
+    shared.advertised_info.learn_at(port.port(), slot.server(), dialled.info());
     let expires = began + slot.server().auth_timeout(port.port()).mul_f64(FOR_CONNECT);
     Ok(DialledServer { dialled, slot, expires, operator, unanswered: None })
 }
 
 /// Waits until the account of a client may have one more handshake on this server; `false` when it does not in time.
 async fn begin_handshake(cx: &Context, account: &mut AccountSlot, server: &Server, until: Instant) -> bool {
-    while cx.shared.admission.is_barred(account.login(), server.index(), now()) || !account.begin_handshake() {
+    while cx.shared.admission.is_barred(account.login(), server.id(), now()) || !account.begin_handshake() {
         if Instant::now() >= until {
             return false;
         }

@@ -39,10 +39,14 @@ impl<C: Side, S: Side> Established<C, S> {
         account: impl FnOnce(&Arc<SessionHandle>) -> AccountPlace,
         entry: Option<AcceptPermit>,
     ) -> Self {
-        let registered = cx.shared.sessions.register(cx.id, server.server().index());
+        let registered = cx.shared.sessions.register(cx.id, server.server().id());
         // A drain that began after this client's turn has not seen the session.
         if cx.shared.admission.is_draining() {
             registered.handle().end(Cause::Draining);
+        }
+        // Nor has the drain of its server.
+        if server.server().is_draining() {
+            registered.handle().end(Cause::ServerDrained);
         }
         let account = account(registered.handle());
         Self { relay, server, account, _entry: entry, registered }

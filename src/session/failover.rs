@@ -11,7 +11,7 @@ use crate::{
     net::timer::now,
     outcome::Refusal,
     session::{context::Context, shared::Shared},
-    upstream::{Port, Server, Slot},
+    upstream::{Port, Server, ServerId, Slot},
     worker::with_rng,
 };
 
@@ -37,7 +37,7 @@ pub(super) async fn place_instead(
     shared: &Shared,
     (failed, login): (Slot, Option<LoginOf<'_>>),
     err: &DialError,
-    tried: &mut Vec<usize>,
+    tried: &mut Vec<ServerId>,
     deadline: Instant,
 ) -> Result<Slot, Refusal> {
     give_up(failed, err, tried);
@@ -45,11 +45,11 @@ pub(super) async fn place_instead(
 }
 
 /// Gives the slot of a server back whose dial went wrong: before the next one's is taken.
-pub(super) fn give_up(failed: Slot, err: &DialError, tried: &mut Vec<usize>) {
+pub(super) fn give_up(failed: Slot, err: &DialError, tried: &mut Vec<ServerId>) {
     debug!(server = failed.server().name(), %err, "dial failed");
     // A server that limits its rate is tried again, in the next second.
     if !matches!(err, DialError::Throttled) {
-        tried.push(failed.server().index());
+        tried.push(failed.server().id());
     }
 }
 
@@ -57,7 +57,7 @@ pub(super) fn give_up(failed: Slot, err: &DialError, tried: &mut Vec<usize>) {
 pub(super) async fn place_again(
     shared: &Shared,
     login: Option<LoginOf<'_>>,
-    tried: &[usize],
+    tried: &[ServerId],
     deadline: Instant,
 ) -> Result<Slot, Refusal> {
     loop {
@@ -150,7 +150,7 @@ pub(super) async fn open(
     deadline: Instant,
 ) -> Result<ServerConnection, DialError> {
     let dialled = open_as(slot, deadline, &UntilInfo::new(shared, port, words)).await?;
-    shared.advertised_info.learn_at(port.port(), slot.server().index(), dialled.info());
+    shared.advertised_info.learn_at(port.port(), slot.server(), dialled.info());
     Ok(dialled)
 }
 
@@ -223,7 +223,7 @@ mod tests {
         let servers = Servers::new(&config.upstream);
         let server = servers.iter().next().unwrap();
         let dial = async |far: &OutOfFiles| {
-            let mut slot = Slot::reserve(server, now()).expect("a free slot");
+            let mut slot = Slot::reserve(&server, now()).expect("a free slot");
             open_as(&mut slot, Instant::now() + Duration::from_secs(1), far).await
         };
         assert!(dial(&OutOfFiles).await.is_err());
@@ -237,7 +237,7 @@ mod tests {
         let server = servers.iter().next().unwrap();
         let ms = Duration::from_millis;
         let dial = async |left: Duration| {
-            let mut slot = Slot::reserve(server, now()).expect("a free slot");
+            let mut slot = Slot::reserve(&server, now()).expect("a free slot");
             open_as(&mut slot, Instant::now() + left, &Distant(ms(60))).await.is_ok()
         };
         assert!(dial(ms(1900)).await);

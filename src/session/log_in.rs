@@ -21,7 +21,7 @@ use crate::{
     identity::CredentialKey,
     net::timer::{now, timeout_at},
     session::{login_evidence, shared::Shared},
-    upstream::{LoginFailure, Server, Slot, concurrency::baseline::MeasuredFrom},
+    upstream::{LoginFailure, Server, ServerId, Slot, concurrency::baseline::MeasuredFrom},
     worker::{self, with_rng},
 };
 
@@ -50,7 +50,7 @@ pub(super) struct Terms<'a> {
     /// The deadline of the client's library at its defaults.
     pub answer_by: Instant,
     /// The servers that the client may not be sent to if the login hangs; `None` where it may be sent to none.
-    pub tried: Option<&'a [usize]>,
+    pub tried: Option<&'a [ServerId]>,
 }
 
 /// Sends `words`, which may be empty, and waits for the answer.
@@ -93,7 +93,7 @@ pub(super) async fn log_in(
             let took = terms.began.elapsed();
             let measured = (terms.since, worker::lag());
             shared.admission.handshake_finished(pass, took, measured, accepted.info.remote_account(), now());
-            shared.counters.servers[server.index()].handshake_seconds.observe(took.as_secs_f64());
+            server.counters().handshakes.observe(took);
             login_evidence::succeeded(&server);
         }
         Err(DialError::TimedOut) => return Err(NoReply::Expired),
@@ -135,7 +135,7 @@ fn elsewhere(shared: &Shared, login: LoginOf<'_>, server: &Server, terms: &Terms
     let named = if account.is_known() { Some(Arc::clone(account.name())) } else { learned() }?;
     let hangs = shared.admission.hangs_here_only(&named, server, terms.began.into_std(), now());
     let mut tried = terms.tried.filter(|_| hangs)?.to_vec();
-    tried.push(server.index());
+    tried.push(server.id());
     with_rng(|rng| shared.admission.place_hanging(login, &tried, now(), rng))
 }
 
@@ -160,7 +160,7 @@ impl Drop for Watched<'_> {
         let named = shared.directory.learned(self.credential);
         let unanswered = shared.admission.login_unanswered(account, server, login, named.as_ref(), now());
         if unanswered.is_servers_fault {
-            login_evidence::failed_here_only(shared, server, LoginFailure::TimedOut);
+            login_evidence::failed_here_only(server, LoginFailure::TimedOut);
         } else if unanswered.tell && may_log() {
             let (server, account, waited) = (server.name(), &**account.name(), self.began.elapsed());
             warn!(server, account, ?waited, "logins hang: does an auth callout or a resolver not answer?");

@@ -111,9 +111,9 @@ impl<'a> LoginAttempt<'a> {
 
     fn is_sent_away_or_told(&mut self, server: &Arc<Server>) -> NotAnswered {
         let history = self.shared.admission.login_history();
-        let (index, fails) = (server.index(), server.logins_fail());
+        let (id, fails) = (server.id(), server.logins_fail());
         let there_are_others = self.shared.servers.len() > 1;
-        match there_are_others && history.is_to_come_back(self.login, self.source, index, fails, now()) {
+        match there_are_others && history.is_to_come_back(self.login, self.source, id, fails, now()) {
             true => NotAnswered::Refused(Refusal::ServerRefusesLogin),
             false => self.says(server),
         }
@@ -123,7 +123,7 @@ impl<'a> LoginAttempt<'a> {
     fn is_told(&mut self, server: &Arc<Server>) -> NotAnswered {
         let first = self.refused_by.first().unwrap_or(server);
         let others_too = self.refused_by.len() > 1;
-        self.shared.admission.login_history().refused(self.login, first.index(), others_too, now());
+        self.shared.admission.login_history().refused(self.login, first.id(), others_too, now());
         self.says(&Arc::clone(first))
     }
 
@@ -134,17 +134,17 @@ impl<'a> LoginAttempt<'a> {
     /// `server` has let the client in: whoever has refused it shortly before is alone with that.
     pub fn let_in(self, server: &Server) {
         let history = self.shared.admission.login_history();
-        let before = history.succeeded(self.login, server.index(), !self.refused_by.is_empty(), now());
-        let before = before.and_then(|index| self.shared.servers.iter().nth(index));
-        for bad in self.refused_by.iter().chain(before) {
-            failed_here_only(self.shared, bad, LoginFailure::Refused);
+        let before = history.succeeded(self.login, server.id(), !self.refused_by.is_empty(), now());
+        let before = before.and_then(|id| self.shared.servers.get(id));
+        for bad in self.refused_by.iter().chain(&before) {
+            failed_here_only(bad, LoginFailure::Refused);
         }
     }
 }
 
 /// A login failed at `server`, and the same login, or one of the same account, succeeded at another server.
-pub(super) fn failed_here_only(shared: &Shared, server: &Server, how: LoginFailure) {
-    shared.counters.servers[server.index()].login_failures[how as usize].fetch_add(1, Relaxed);
+pub(super) fn failed_here_only(server: &Server, how: LoginFailure) {
+    server.counters().login_failures[how as usize].fetch_add(1, Relaxed);
     if let Some(first_trial) = with_rng(|rng| server.login_failed(now(), rng)) {
         let (server, reason) = (server.name(), how.name());
         match how {

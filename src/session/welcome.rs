@@ -47,7 +47,8 @@ impl Connected {
         let welcome = Welcome::new(cx, &downstream.connect, &mut downstream.preface, &upstream, info_policy);
         // A client that cannot be told any more may have sent something before it broke off: the relay delivers that.
         let _ = downstream.stream.send(&welcome.now).await;
-        cx.shared.counters.servers[server.index()].admitted.fetch_add(1, Relaxed);
+        server.counters().admitted.fetch_add(1, Relaxed);
+        cx.shared.counters.admitted.fetch_add(1, Relaxed);
         if cx.waited {
             cx.record_fate(Fate::Admitted);
         }

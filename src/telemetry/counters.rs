@@ -3,14 +3,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use prometheus_client::metrics::histogram::Histogram;
-use strum::EnumCount;
-
 use crate::{
     outcome::{Cause, Close, Party, Phase, Refusal},
-    upstream::LoginFailure,
+    upstream::BOUNDS,
     worker,
 };
+use prometheus_client::metrics::histogram::Histogram;
 
 pub use crate::telemetry::{bad_logins::BadLogins, refused_accounts::RefusedAccounts};
 
@@ -27,17 +25,6 @@ pub struct Totals {
     pub messages_down: u64,
 }
 
-/// The counters of one server.
-#[derive(Debug)]
-pub struct ServerCounters {
-    /// Clients that got their PONG.
-    pub admitted: AtomicU64,
-    /// Logins that failed here while the same client, or one of the same account, was let in elsewhere.
-    pub login_failures: [AtomicU64; LoginFailure::COUNT],
-    /// Seconds from the start of the dial, or from CONNECT where the server was dialled before, to the server's PONG.
-    pub handshake_seconds: Histogram,
-}
-
 impl Totals {
     /// What has come on top of `earlier` totals of the same session.
     pub fn since(self, earlier: Self) -> Self {
@@ -50,11 +37,11 @@ impl Totals {
     }
 }
 
-/// All counters.
+/// All counters, but for those of each server, which go with it (`Server::counters`).
 #[derive(Debug)]
 pub struct Counters {
-    /// By server index.
-    pub servers: Vec<ServerCounters>,
+    /// Clients that got their PONG, of all servers that there are or were.
+    pub admitted: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
     closed: [[[AtomicU64; Cause::ALL.len()]; Phase::ALL.len()]; Party::ALL.len()],
     pub bad_logins: BadLogins,
@@ -85,19 +72,10 @@ struct Relayed {
     messages_down: AtomicU64,
 }
 
-/// Upper bounds of the histograms in seconds. The longest, 20 s, is the longest time that any official client waits for
-/// its login.
-const BOUNDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0];
-
-impl Counters {
-    pub fn new(servers: usize) -> Self {
-        let server = || ServerCounters {
-            admitted: AtomicU64::new(0),
-            login_failures: Default::default(),
-            handshake_seconds: Histogram::new(BOUNDS),
-        };
+impl Default for Counters {
+    fn default() -> Self {
         Self {
-            servers: std::iter::repeat_with(server).take(servers).collect(),
+            admitted: AtomicU64::new(0),
             refused: Default::default(),
             closed: Default::default(),
             bad_logins: BadLogins::default(),
@@ -110,7 +88,9 @@ impl Counters {
             relayed: [const { Relayed::new() }; WORKERS],
         }
     }
+}
 
+impl Counters {
     pub fn refuse(&self, reason: Refusal) {
         self.refused[reason as usize].fetch_add(1, Relaxed);
     }
@@ -172,7 +152,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_counter_of_its_own() {
-        let counters = Counters::new(1);
+        let counters = Counters::default();
         for (n, reason) in Refusal::ALL.into_iter().enumerate() {
             (0..=n).for_each(|_| counters.refuse(reason));
         }

@@ -124,6 +124,24 @@ impl Endpoint {
     }
 }
 
+/// A monitoring URL, and where it leads.
+#[derive(Debug)]
+pub struct Monitor {
+    pub url: String,
+    pub endpoint: Endpoint,
+}
+
+impl Monitor {
+    pub fn new(url: String) -> Self {
+        Self { endpoint: Endpoint::of_url(&url), url }
+    }
+
+    /// What stands in front of the paths at the port: the server's `http_base_path`, mostly empty.
+    pub fn base_path(&self) -> &str {
+        authority_and_path(&self.url).1
+    }
+}
+
 /// The most addresses of one name that are kept.
 const MOST_ADDRESSES: usize = 64;
 

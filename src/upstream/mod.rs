@@ -5,15 +5,19 @@
 //! ([`concurrency`]).
 
 mod auth_mode;
+mod changes;
 mod cluster_name;
 mod compatibility;
 pub mod concurrency;
+mod counters;
 mod dial_time;
 mod endpoint;
 mod health;
+mod id;
 pub mod leaky_bucket;
 mod load;
 mod login_health;
+mod names;
 mod params;
 mod pause;
 pub mod placement;
@@ -29,9 +33,14 @@ mod staggered_close;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
+
+use arc_swap::{ArcSwap, Guard};
 
 use crate::{
     outcome::Refusal,
@@ -45,14 +54,17 @@ use crate::{
 };
 
 pub use self::{
+    changes::Drained,
     compatibility::Compatibility,
     concurrency::login_speed::LoginSpeed,
-    endpoint::{Endpoint, Port, by_turns},
+    counters::{BOUNDS, Times},
+    endpoint::{Endpoint, Monitor, Port, by_turns},
+    id::ServerId,
     login_health::LoginFailure,
     params::{Params, Reserve, ServerParams, WebSocketAddress},
     placement::Urgency,
     reading::Reading,
-    server::{InfoKind, InfoWhen, Server},
+    server::{InfoKind, InfoWhen, Server, drain::Drain},
     slot::Slot,
 };
 
@@ -73,10 +85,22 @@ pub enum Placement {
     Full,
 }
 
-/// All servers of the cluster.
+/// The servers at one moment. To be dropped before the next `.await`: it is one of a few for each thread.
+pub type ServerList = Guard<Arc<Vec<Arc<Server>>>>;
+
+/// All servers of the cluster. They may come and go ([`changes`]): whoever looks takes the list of that moment, without
+/// a lock.
 #[derive(Debug)]
 pub struct Servers {
-    list: Vec<Arc<Server>>,
+    list: ArcSwap<Vec<Arc<Server>>>,
+    /// How many are in the list; each server has it too.
+    listed: Arc<AtomicUsize>,
+    /// How many have been forgotten.
+    forgotten: AtomicU64,
+    /// Held while the list changes, with the id of the server that is added next.
+    next_id: Mutex<ServerId>,
+    /// The cluster as configured, without its servers.
+    params: Params,
     origin: TimeOrigin,
     staggered_close: Mutex<StaggeredClose>,
 }
@@ -85,25 +109,46 @@ pub struct Servers {
 impl Servers {
     /// The cluster as configured; nothing is known about it yet.
     pub fn new(params: &Params) -> Self {
-        let origin = TimeOrigin::default();
-        let server = |(i, one): (usize, &ServerParams)| Arc::new(Server::new(i, one.clone(), params, origin.clone()));
-        let list = params.servers.iter().enumerate().map(server).collect();
-        Self { list, origin, staggered_close: Mutex::new(StaggeredClose::new(params.close_spread)) }
+        let common = Params { servers: Vec::new(), ..params.clone() };
+        let servers = Self {
+            list: ArcSwap::default(),
+            listed: Arc::default(),
+            forgotten: AtomicU64::new(0),
+            next_id: Mutex::new(ServerId::from_raw(0)),
+            staggered_close: Mutex::new(StaggeredClose::new(common.close_spread)),
+            params: common,
+            origin: TimeOrigin::default(),
+        };
+        for one in &params.servers {
+            servers.add(one.clone());
+        }
+        servers
     }
 
-    /// Every server, in the order of the configuration.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Server>> {
-        self.list.iter()
+    /// Every server, in the order in which they came: that of the configuration at first.
+    pub fn list(&self) -> ServerList {
+        self.list.load()
+    }
+
+    /// The same, to be kept across an `.await`.
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Server>> + use<> {
+        let list = self.list.load_full();
+        (0..list.len()).map_while(move |n| list.get(n).cloned())
+    }
+
+    /// The server with this id, unless it has gone.
+    pub fn get(&self, id: ServerId) -> Option<Arc<Server>> {
+        self.list().iter().find(|server| server.id() == id).cloned()
     }
 
     /// How many servers there are.
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.listed.load(Relaxed)
     }
 
     /// Whether there is no server.
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.len() == 0
     }
 }
 
@@ -111,37 +156,42 @@ impl Servers {
 impl Servers {
     /// Whether weir knows the servers' WebSocket ports.
     pub fn have_websockets(&self) -> bool {
-        self.list.iter().all(|server| server.websocket().is_some())
+        self.list().iter().all(|server| server.websocket().is_some())
     }
+}
+
+/// Every server of a list as placement sees it.
+fn views<'a>(
+    list: &'a [Arc<Server>],
+    origin: &TimeOrigin,
+    now: Instant,
+) -> impl Iterator<Item = View> + Clone + use<'a> {
+    let timestamp = origin.timestamp(now);
+    list.iter().map(move |server| server.view_at(timestamp, now))
 }
 
 /// Placement.
 impl Servers {
-    /// Every server as placement sees it.
-    fn views(&self, now: Instant) -> impl Iterator<Item = View> + Clone {
-        let timestamp = self.origin.timestamp(now);
-        self.list.iter().map(move |server| server.view_at(timestamp, now))
-    }
-
     /// Reserves a slot on the server with the lowest share of those that the client has not `tried`.
-    pub fn place(&self, now: Instant, tried: &[usize], urgency: Urgency, rng: &mut fastrand::Rng) -> Placement {
-        self.place_unless(now, |index, _| tried.contains(&index), urgency, rng)
+    pub fn place(&self, now: Instant, tried: &[ServerId], urgency: Urgency, rng: &mut fastrand::Rng) -> Placement {
+        self.place_unless(now, |id, _| tried.contains(&id), urgency, rng)
     }
 
     /// The same among the servers that are as they should be.
-    pub fn place_well(&self, now: Instant, tried: &[usize], urgency: Urgency, rng: &mut fastrand::Rng) -> Placement {
-        self.place_unless(now, |index, view| view.tier != Tier::Eligible || tried.contains(&index), urgency, rng)
+    pub fn place_well(&self, now: Instant, tried: &[ServerId], urgency: Urgency, rng: &mut fastrand::Rng) -> Placement {
+        self.place_unless(now, |id, view| view.tier != Tier::Eligible || tried.contains(&id), urgency, rng)
     }
 
     fn place_unless(
         &self,
         now: Instant,
-        is_excluded: impl Fn(usize, &View) -> bool + Copy,
+        is_excluded: impl Fn(ServerId, &View) -> bool + Copy,
         urgency: Urgency,
         rng: &mut fastrand::Rng,
     ) -> Placement {
-        let views = self.views(now).enumerate().map(move |(index, mut view)| {
-            if is_excluded(index, &view) {
+        let list = self.list();
+        let views = list.iter().zip(views(&list, &self.origin, now)).map(move |(server, mut view)| {
+            if is_excluded(server.id(), &view) {
                 view.tier = Tier::Excluded;
             }
             view
@@ -153,7 +203,7 @@ impl Servers {
                 Choice::Busy => return Placement::Busy,
                 Choice::Full => return Placement::Full,
                 Choice::Server(index) => {
-                    if let Some(slot) = Slot::reserve(&self.list[index], now) {
+                    if let Some(slot) = Slot::reserve(&list[index], now) {
                         return Placement::Placed(slot);
                     }
                 }
@@ -164,17 +214,18 @@ impl Servers {
 
     /// Takes a slot of the reserve, for a client that claims the system account.
     pub fn place_in_reserve(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Slot> {
-        let views = self.list.iter().zip(self.views(now));
+        let list = self.list();
+        let views = list.iter().zip(views(&list, &self.origin, now));
         let views = views.map(|(server, view)| View { ceiling: server.load().capacity(), ..view });
         match placement::choose(views, Urgency::Urgent, rng) {
-            Choice::Server(index) => Slot::from_reserve(&self.list[index]),
+            Choice::Server(index) => Slot::from_reserve(&list[index]),
             Choice::Busy | Choice::Full => None,
         }
     }
 
     /// How many clients the servers that may be used could take now, busy or not.
     pub fn headroom(&self, now: Instant) -> u32 {
-        placement::headroom(self.views(now))
+        placement::headroom(views(&self.list(), &self.origin, now))
     }
 
     /// Whether any server could take a client now, busy or not.
@@ -185,7 +236,7 @@ impl Servers {
     /// Whether a new client may be served now. Servers that cannot be read count, since clients are sent there where
     /// there are no others, and full ones do: a client waits there, or is told in words.
     pub fn any_reachable(&self, now: Instant) -> bool {
-        self.list.iter().any(|server| server.is_reachable(now))
+        self.list().iter().any(|server| server.is_reachable(now))
     }
 
     /// Why there is no server for a client: none can be used, or all that can be are full.
@@ -200,21 +251,22 @@ impl Servers {
 
     /// Judges the servers whose cluster's name does not fit by what all of them say. To be called now and then.
     pub fn judge_cluster_names(&self, now: Instant) {
-        if self.list.iter().any(|server| server.cluster_name().1) {
-            let all: Vec<_> = self.list.iter().map(|server| server.voter(now)).collect();
-            self.list.iter().for_each(|server| server.judge_cluster_name(&all));
+        let list = self.list();
+        if list.iter().any(|server| server.cluster_name().1) {
+            let all: Vec<_> = list.iter().map(|server| server.voter(now)).collect();
+            list.iter().for_each(|server| server.judge_cluster_name(&all));
         }
     }
 
     /// The servers by the names of their clusters, in words, where there are several and the configuration names none.
     pub fn several_clusters(&self) -> Option<String> {
-        let mut clusters = BTreeMap::<_, Vec<_>>::new();
-        for server in &self.list {
+        let (list, mut clusters) = (self.list(), BTreeMap::<_, Vec<_>>::new());
+        for server in list.iter() {
             if let (Some(name), false) = server.cluster_name() {
                 clusters.entry(name).or_default().push(server.name());
             }
         }
-        if clusters.len() < 2 || self.list.iter().any(|server| server.has_configured_cluster()) {
+        if clusters.len() < 2 || list.iter().any(|server| server.has_configured_cluster()) {
             return None;
         }
         let words = |(name, servers): (&ClusterName, &Vec<&str>)| {
@@ -225,7 +277,7 @@ impl Servers {
 
     /// How many servers weir should have a fresh reading of, and has none.
     pub fn without_reading(&self, now: Instant) -> usize {
-        self.list.iter().filter(|server| server.lacks_reading(now)).count()
+        self.list().iter().filter(|server| server.lacks_reading(now)).count()
     }
 }
 
@@ -233,7 +285,7 @@ impl Servers {
 impl Servers {
     /// Whether this is the name of the system account.
     pub fn is_system_account(&self, account: &str) -> bool {
-        self.list.iter().any(|server| server.is_system_account(account))
+        self.list().iter().any(|server| server.is_system_account(account))
     }
 
     /// The longest argument of a control line that any server accepts, in bytes: a client is placed on one that accepts
@@ -243,13 +295,13 @@ impl Servers {
             usize::MAX => MAX_CONTROL_LINE,
             told => told,
         };
-        self.list.iter().map(of).max().unwrap_or(MAX_CONTROL_LINE).min(LONGEST_CONNECT)
+        self.list().iter().map(of).max().unwrap_or(MAX_CONTROL_LINE).min(LONGEST_CONNECT)
     }
 
     /// The longest that any server waits for CONNECT: a client may be placed on any of them. At least nats-server's own
     /// default.
     pub fn auth_timeout(&self, port: Port) -> Duration {
-        self.list.iter().map(|server| server.auth_timeout(port)).fold(server::DEFAULT_AUTH_TIMEOUT, Duration::max)
+        self.list().iter().map(|server| server.auth_timeout(port)).fold(server::DEFAULT_AUTH_TIMEOUT, Duration::max)
     }
 }
 
@@ -258,13 +310,20 @@ impl Servers {
     /// How long to wait before the client of a session that its server has ended is closed. `pace` is how many clients
     /// the cluster takes in a second, where that is known.
     pub fn close_delay(&self, now: Instant, pace: Option<f64>, rng: &mut fastrand::Rng) -> Duration {
-        let pace = pace.or_else(|| self.logins_per_second(now)).unwrap_or(UNKNOWN_PACE);
+        let pace = self.pace_of_closes(now, pace);
         self.staggered_close.lock().unwrap_or_else(PoisonError::into_inner).delay(now, pace, rng)
+    }
+
+    /// How many clients may be closed in a second so that the cluster takes them back as they come. `pace` is how many
+    /// it takes, where that is known.
+    pub fn pace_of_closes(&self, now: Instant, pace: Option<f64>) -> f64 {
+        pace.or_else(|| self.logins_per_second(now)).unwrap_or(UNKNOWN_PACE).clamp(1.0, 1e6)
     }
 
     /// A lower bound of the logins that the usable servers can take in a second; `None` before the first login.
     fn logins_per_second(&self, now: Instant) -> Option<f64> {
-        let usable = self.list.iter().filter(|server| server.is_up(now));
+        let list = self.list();
+        let usable = list.iter().filter(|server| server.is_up(now));
         usable.filter_map(|server| server.logins_per_second()).reduce(|sum, one| sum + one)
     }
 }

@@ -1,11 +1,12 @@
 //! One nats-server as weir knows it: its counters, its health, its readings, and what placement sees of them.
 
+pub(super) mod drain;
 mod told;
 
 use std::{
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -21,15 +22,19 @@ use crate::{
             limit::{self, ConcurrencyLimit},
             login_speed::{ComparedLogin, LoginSpeed, SpeedComparison},
         },
+        counters::ServerCounters,
         dial_time::DialTime,
-        endpoint::{Endpoint, Port, authority_and_path},
+        endpoint::{Endpoint, Monitor, Port},
         health::{Health, HealthStatus},
+        id::ServerId,
         load::Load,
         login_health::{LoginHealth, LoginStatus},
+        names::Names,
         params::{Params, Reserve, ServerParams},
         placement::{Tier, View},
         process::Process,
         reading::Reading,
+        server::drain::Drain,
         snapshot::{AtomicSnapshot, Snapshot, TimeOrigin, Timestamp},
     },
 };
@@ -37,6 +42,8 @@ use crate::{
 /// nats-server's own default for `max_connections` (`DEFAULT_MAX_CONNECTIONS`, const.go): assumed until a reading says
 /// otherwise.
 const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
+/// No configured cap.
+const NO_CAP: u32 = u32::MAX;
 /// nats-server's own default for `auth_timeout` (`AUTH_TIMEOUT`, const.go).
 pub(super) const DEFAULT_AUTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is longer counts as this, so that a wrong reading does not keep silent connections for ever.
@@ -104,6 +111,7 @@ struct State {
     lame_duck_until: Option<Instant>,
     process: Process,
     membership: Membership,
+    drain: Drain,
     /// Several servers answer: [`Process::is_one_of_several`] when that was last asked.
     is_several: bool,
     /// How many times another process has taken the place of the one before.
@@ -114,31 +122,26 @@ struct State {
     speed: SpeedComparison,
 }
 
-/// A monitoring URL, and where it leads.
-#[derive(Debug)]
-struct Monitor {
-    url: String,
-    endpoint: Endpoint,
-}
-
 /// A server: its configuration, its counters, and what is known of it.
 #[derive(Debug)]
 pub struct Server {
-    index: usize,
+    id: ServerId,
     endpoint: Endpoint,
     websocket: Option<WebSocketPort>,
     only_websocket: bool,
-    monitor: Option<Monitor>,
-    max_connections: Option<u32>,
+    monitor: ArcSwapOption<Monitor>,
+    /// The configured cap; [`NO_CAP`] is none.
+    max_connections: AtomicU32,
     reserve: Reserve,
     slow_start: Duration,
     stale_after: Duration,
     read_over_system_account: bool,
     /// The configured names of the clusters that the servers belong to.
     cluster_names: Vec<Box<str>>,
-    /// There is no other server whose cluster it could differ from.
-    is_alone: bool,
-    name: OnceLock<String>,
+    /// How many servers there are: one alone has no other whose cluster it could differ from.
+    listed: Arc<AtomicUsize>,
+    names: Names,
+    counters: ServerCounters,
     system_account: ArcSwapOption<String>,
     auth_mode: AuthMode,
     load: Load,
@@ -148,6 +151,8 @@ pub struct Server {
     auth_timeout_ms: AtomicU64,
     /// The same at the WebSocket port; 0 while unknown, and where it is the same.
     websocket_auth_timeout_ms: AtomicU64,
+    /// What its ports say of it to those who are about to dial, by [`Port`].
+    port_infos: [ArcSwapOption<Info>; 2],
     /// The last INFO of each kind.
     infos: [ArcSwapOption<Info>; InfoKind::COUNT],
     /// INFO lines that were not understood in full.
@@ -167,36 +172,47 @@ pub struct Server {
     plain_info_seen: AtomicBool,
     /// See [`Server::limits_its_rate`].
     has_throttled: AtomicBool,
+    /// Whether its `drain` is on: readable without the lock.
+    is_draining: AtomicBool,
 }
 
 /// Construction and the state behind the lock.
 impl Server {
-    pub fn new(index: usize, params: ServerParams, cluster: &Params, origin: TimeOrigin) -> Self {
+    /// `listed` is how many servers there are.
+    pub fn new(
+        id: ServerId,
+        params: ServerParams,
+        cluster: &Params,
+        origin: TimeOrigin,
+        listed: Arc<AtomicUsize>,
+    ) -> Self {
         let capacity = params.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
         let server = Self {
-            index,
+            id,
             endpoint: Endpoint::new(params.address, cluster.source_addresses.clone()),
             websocket: params.websocket.map(|port| WebSocketPort {
                 endpoint: Endpoint::new(port.address, cluster.source_addresses.clone()),
                 secure: port.secure,
             }),
             only_websocket: cluster.only_websocket,
-            monitor: params.monitor.map(|url| Monitor { endpoint: Endpoint::of_url(&url), url }),
-            max_connections: params.max_connections,
+            monitor: ArcSwapOption::new(params.monitor.map(|url| Arc::new(Monitor::new(url)))),
+            max_connections: AtomicU32::new(params.max_connections.unwrap_or(NO_CAP)),
             reserve: cluster.reserve,
             slow_start: cluster.slow_start,
             // Two polls may be lost, or be slow, before a reading counts as old.
             stale_after: cluster.poll_interval * 3 + Duration::from_secs(1),
             read_over_system_account: cluster.system,
             cluster_names: cluster.cluster_names.clone(),
-            is_alone: cluster.servers.len() <= 1,
-            name: params.name.map(OnceLock::from).unwrap_or_default(),
+            listed,
+            names: Names::new(params.name),
+            counters: ServerCounters::default(),
             system_account: ArcSwapOption::empty(),
             auth_mode: AuthMode::default(),
             load: Load::new(capacity, cluster.reserve.ceiling(capacity)),
             max_control_line: AtomicUsize::new(usize::MAX),
             auth_timeout_ms: AtomicU64::new(0),
             websocket_auth_timeout_ms: AtomicU64::new(0),
+            port_infos: Default::default(),
             infos: Default::default(),
             info_errors: AtomicU64::new(0),
             dial_times: Default::default(),
@@ -207,6 +223,7 @@ impl Server {
             reading_failed: AtomicBool::new(false),
             plain_info_seen: AtomicBool::new(false),
             has_throttled: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
         };
         server.forget_capacity();
         server.change(|_| ());
@@ -227,15 +244,17 @@ impl Server {
         if self.dials_have_failed.load(Relaxed) != have_failed {
             self.dials_have_failed.store(have_failed, Relaxed);
         }
+        self.is_draining.store(state.drain != Drain::Off, Relaxed);
         changed
     }
 
     fn snapshot_of(&self, state: &State) -> Snapshot {
         let timestamp = |at: Option<Instant>| at.map_or(Timestamp::LONG_AGO, |at| self.origin.timestamp(at));
         Snapshot {
-            excluded_until: match state.membership.is_stranger() {
-                true => Timestamp::NEVER,
-                false => timestamp(state.full_until.max(state.lame_duck_until)),
+            excluded_until: match (state.membership.is_stranger(), state.drain) {
+                (true, _) => Timestamp::NEVER,
+                (false, Drain::Off) => timestamp(state.full_until.max(state.lame_duck_until)),
+                (false, Drain::Drained | Drain::Leaves) => Timestamp::UNTIL_UNDRAINED,
             },
             ejected_until: timestamp(state.health.ejected_until()),
             logins_failing_until: timestamp(state.login_health.failing_until()),
@@ -256,14 +275,25 @@ impl Server {
 
 /// Who and where it is.
 impl Server {
-    /// Its position in the configuration.
-    pub fn index(&self) -> usize {
-        self.index
+    /// What tables know it by.
+    pub fn id(&self) -> ServerId {
+        self.id
     }
 
     /// Its name in logs and metrics: the configured one, else its own once known, else its address.
     pub fn name(&self) -> &str {
-        self.name.get().map_or(self.endpoint.address(), String::as_str)
+        self.names.last().unwrap_or(self.endpoint.address())
+    }
+
+    /// What weir has counted of it.
+    pub fn counters(&self) -> &ServerCounters {
+        &self.counters
+    }
+
+    /// The last INFO of this port, as dials have shown it. The counterpart of [`Server::parse_info`]: only what led to
+    /// new words for clients is kept here.
+    pub fn port_info(&self, port: Port) -> &ArcSwapOption<Info> {
+        &self.port_infos[port as usize]
     }
 
     /// `host:port` of the client port.
@@ -280,19 +310,9 @@ impl Server {
         self.websocket.as_ref()
     }
 
-    /// The monitoring URL, if there is one.
-    pub fn monitor(&self) -> Option<&str> {
-        self.monitor.as_ref().map(|monitor| &*monitor.url)
-    }
-
-    /// What stands in front of the paths at its monitoring port: its `http_base_path`, mostly empty.
-    pub fn monitor_base_path(&self) -> &str {
-        self.monitor().map_or("", |url| authority_and_path(url).1)
-    }
-
-    /// Where the monitoring URL leads, if there is one.
-    pub fn monitor_endpoint(&self) -> Option<&Endpoint> {
-        self.monitor.as_ref().map(|monitor| &monitor.endpoint)
+    /// The monitoring URL, and where it leads, if there is one.
+    pub fn monitor(&self) -> Option<Arc<Monitor>> {
+        self.monitor.load_full()
     }
 }
 
@@ -403,6 +423,9 @@ impl Server {
     /// reached.
     pub fn begin_handshake(&self, now: Instant) -> bool {
         let limit = self.change(|state| {
+            if state.drain != Drain::Off {
+                return 0;
+            }
             let (dial, login) = (state.health.status(now), state.login_health.status(now));
             if dial == HealthStatus::TrialDue {
                 state.health.trial_began(now);
@@ -484,7 +507,8 @@ impl Server {
     pub fn is_reachable(&self, now: Instant) -> bool {
         let state = self.state();
         let is_lame_duck = state.lame_duck_until.is_some_and(|until| now < until);
-        !is_lame_duck && !state.membership.is_stranger() && state.health.status(now) == HealthStatus::Up
+        let is_used = state.drain == Drain::Off && !state.membership.is_stranger();
+        !is_lame_duck && is_used && state.health.status(now) == HealthStatus::Up
     }
 
     /// How old its last reading is; `None` before the first one.

@@ -113,7 +113,7 @@ impl World {
     }
 
     fn read(&mut self, n: usize) {
-        let (server, real) = (&self.servers.list[n], &mut self.real[n]);
+        let (server, real) = (&self.servers.list()[n], &mut self.real[n]);
         let since = self.now.saturating_duration_since(real.read_at).as_secs_f64();
         let epoch = server.load().begin_reading();
         let reading = Reading {
@@ -142,7 +142,7 @@ impl World {
             self.servers.place(self.now, &[], Urgency::CanWait(100_000), &mut self.rng)
         {
             let server = std::sync::Arc::clone(slot.server());
-            let real = &mut self.real[server.index()];
+            let real = &mut self.real[server.id().number()];
             if !real.up {
                 server.dial_failed(crate::upstream::Port::Client, self.now, &mut self.rng);
                 continue;
@@ -178,7 +178,7 @@ impl World {
                 }
                 let mut job = real.jobs.swap_remove(i);
                 let took = self.now - job.began + Duration::from_secs_f64(WIRE);
-                let server = &self.servers.list[n];
+                let server = &self.servers.list()[n];
                 let expected = self.baseline.record(self.now, took, Duration::ZERO, server.is_uncontended());
                 server.handshake_finished(self.now, ComparedLogin::uncompared(took), expected);
                 job.slot.session_began();
@@ -202,7 +202,7 @@ impl World {
         let real = &mut self.real[n];
         real.up = false;
         for _ in real.jobs.drain(..) {
-            self.servers.list[n].dial_failed(crate::upstream::Port::Client, self.now, &mut self.rng);
+            self.servers.list()[n].dial_failed(crate::upstream::Port::Client, self.now, &mut self.rng);
         }
         real.sessions.clear();
     }

@@ -23,6 +23,9 @@ impl Timestamp {
     /// After every other.
     pub const NEVER: Self = Self(u64::MAX);
 
+    /// As long as nobody undrains a server.
+    pub const UNTIL_UNDRAINED: Self = Self(u64::MAX - 1);
+
     /// The next nanosecond.
     pub fn just_after(self) -> Self {
         Self(self.0.saturating_add(1))

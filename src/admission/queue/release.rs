@@ -16,7 +16,7 @@ use crate::{
     },
     client_library::returns::Return,
     outcome::Refusal,
-    upstream::{Placement, Slot, Urgency},
+    upstream::{Placement, ServerId, Slot, Urgency},
 };
 
 /// A client with less time left than this is placed on any server with room.
@@ -212,9 +212,10 @@ impl<W: Waiter> Admission<W> {
         if !account.is_nobody() {
             return account.avoided(source, now, |server| self.least_of_account(account, server));
         }
-        let overdue = self.servers.iter().filter(|server| server.load().overdue() > 0);
+        let list = self.servers.list();
+        let overdue = list.iter().filter(|server| server.load().overdue() > 0);
         let refused_by = self.login_history.avoided_by(account.name(), now);
-        let disliked: Vec<_> = overdue.map(|server| server.index()).chain(refused_by).collect();
+        let disliked: Vec<_> = overdue.map(|server| server.id()).chain(refused_by).collect();
         (!disliked.is_empty()).then(|| Avoided { barred: Vec::new(), disliked })
     }
 
@@ -223,7 +224,7 @@ impl<W: Waiter> Admission<W> {
     pub(in crate::admission) fn place(
         &self,
         login: LoginOf<'_>,
-        tried: &[usize],
+        tried: &[ServerId],
         now: Instant,
         urgency: Urgency,
         rng: &mut fastrand::Rng,
@@ -256,7 +257,7 @@ impl<W: Waiter> Admission<W> {
     pub fn place_again(
         &self,
         login: Option<LoginOf<'_>>,
-        tried: &[usize],
+        tried: &[ServerId],
         answer_by: Instant,
         now: Instant,
         rng: &mut fastrand::Rng,
@@ -384,8 +385,9 @@ mod tests {
             admission.login_unanswered(pass.account.account(), &server, (now, true), None, now);
         }
         let login = pass.account.login();
-        let mut again = |tried: &[usize]| admission.place_again(Some(login), tried, now + seconds(1.0), now, &mut rng);
+        let mut again =
+            |tried: &[ServerId]| admission.place_again(Some(login), tried, now + seconds(1.0), now, &mut rng);
         assert!(matches!(again(&[]), Failover::Busy(_)), "one more has to wait");
-        assert!(matches!(again(&[0]), Failover::Refuse(_)), "nothing is to be waited for");
+        assert!(matches!(again(&[ServerId::from_raw(0)]), Failover::Refuse(_)), "nothing is to be waited for");
     }
 }

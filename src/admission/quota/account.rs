@@ -27,7 +27,7 @@ use crate::{
     },
     identity::UNKNOWN_ACCOUNT,
     outcome::Refusal,
-    upstream::{concurrency::baseline::MeasuredFrom, reconciled_count::ReconciledCount},
+    upstream::{ServerId, concurrency::baseline::MeasuredFrom, reconciled_count::ReconciledCount},
 };
 
 /// Clients of whom no server has named the account are of many accounts. So many of their logins may be under way on
@@ -111,7 +111,7 @@ impl Account {
     /// and the least that the last ones of the account took on other servers, where there were any lately.
     pub fn logged_in(
         &self,
-        server: usize,
+        server: ServerId,
         now: Instant,
         took: Duration,
         (since, late): (MeasuredFrom, Duration),
@@ -136,19 +136,19 @@ impl Account {
     }
 
     /// Whether a login on this server has no other of the account beside it.
-    pub fn is_alone_at(&self, server: usize) -> bool {
+    pub fn is_alone_at(&self, server: ServerId) -> bool {
         self.is_nobody || self.logins().is_alone(server)
     }
 
     /// A login that counts for it, if not in its baseline, took so long and should have taken `expected`.
-    pub fn login_measured(&self, server: usize, now: Instant, took: Duration, expected: Duration) {
+    pub fn login_measured(&self, server: ServerId, now: Instant, took: Duration, expected: Duration) {
         if self.had_overdue() {
             self.logins().measured(server, now, took, expected);
         }
     }
 
     /// A login has ended without an answer that began `began`.
-    pub fn login_unanswered(&self, server: usize, began: Instant, now: Instant, was_overdue: bool) -> Unanswered {
+    pub fn login_unanswered(&self, server: ServerId, began: Instant, now: Instant, was_overdue: bool) -> Unanswered {
         let unanswered = self.logins().unanswered(server, began, now, was_overdue);
         self.had_overdue.fetch_or(was_overdue, Relaxed);
         // Clients of whom no server has named the account are of many.
@@ -156,13 +156,13 @@ impl Account {
     }
 
     /// Whether a login under way on this server since `began` hangs, while others of the account end well elsewhere.
-    pub fn hangs_here_only(&self, server: usize, began: Instant, now: Instant) -> bool {
+    pub fn hangs_here_only(&self, server: ServerId, began: Instant, now: Instant) -> bool {
         self.is_known() && self.logins().hangs_here_only(server, began, now, self.login_time())
     }
 
     /// Where its clients from this source are not sent; `None` while no login of it was ever overdue. However low its
     /// own limit is, it may have `least` logins under way.
-    pub fn avoided(&self, source: SourceKey, now: Instant, least: impl Fn(usize) -> u32) -> Option<Avoided> {
+    pub fn avoided(&self, source: SourceKey, now: Instant, least: impl Fn(ServerId) -> u32) -> Option<Avoided> {
         let source = self.counts_sources().then_some(source);
         self.had_overdue().then(|| self.logins().avoided(source, now, least))
     }
@@ -187,13 +187,18 @@ impl Account {
         !self.counts_sources() || !self.logins().has_of(source)
     }
 
+    /// Forgets the servers that have gone; see [`Logins::forget_gone`].
+    pub(super) fn forget_gone(&self, is_there: impl Fn(ServerId) -> bool) -> bool {
+        self.logins().forget_gone(is_there)
+    }
+
     /// A client of it waits that could have a place on one of these servers.
-    pub fn want_place(&self, servers: &[usize]) {
+    pub fn want_place(&self, servers: &[ServerId]) {
         self.logins().want_place(servers);
     }
 
     /// Whether a client of it waits for a place on this server; it is told once.
-    pub fn take_want(&self, server: usize) -> bool {
+    pub fn take_want(&self, server: ServerId) -> bool {
         self.had_overdue() && self.logins().take_want(server)
     }
 
@@ -320,11 +325,11 @@ enum SlotState {
     Handshake,
     /// The same, on this server.
     LogsIn {
-        at: u16,
+        at: ServerId,
     },
     /// The same, and overdue there.
     Overdue {
-        at: u16,
+        at: ServerId,
     },
     /// Its client has its PONG, so the servers count it.
     Session,
@@ -437,15 +442,13 @@ impl AccountSlot {
     }
 
     /// The handshake that has begun is one on this server.
-    pub fn logs_in_at(&mut self, server: usize) {
+    pub fn logs_in_at(&mut self, server: ServerId) {
         if !self.state.is_handshake() || self.account.is_nobody {
             return;
         }
         self.leave_server();
-        if let Ok(at) = u16::try_from(server) {
-            self.account.logins().began(server, self.counted_source());
-            self.state = SlotState::LogsIn { at };
-        }
+        self.account.logins().began(server, self.counted_source());
+        self.state = SlotState::LogsIn { at: server };
     }
 
     fn counted_source(&self) -> Option<SourceKey> {
@@ -457,7 +460,7 @@ impl AccountSlot {
         if let SlotState::LogsIn { at } = self.state {
             self.state = SlotState::Overdue { at };
             let first = if self.account.is_known() { FIRST_LIMIT } else { LIMIT_OF_UNKNOWN };
-            self.account.logins().became_overdue(at.into(), first);
+            self.account.logins().became_overdue(at, first);
             self.account.had_overdue.store(true, Relaxed);
         }
     }
@@ -465,7 +468,7 @@ impl AccountSlot {
     fn leave_server(&mut self) {
         if let SlotState::LogsIn { at } | SlotState::Overdue { at } = self.state {
             let was_overdue = matches!(self.state, SlotState::Overdue { .. });
-            self.account.logins().ended(at.into(), self.counted_source(), was_overdue);
+            self.account.logins().ended(at, self.counted_source(), was_overdue);
             self.state = SlotState::Handshake;
         }
     }

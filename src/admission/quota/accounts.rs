@@ -19,7 +19,7 @@ use crate::{
         },
     },
     identity::UNKNOWN_ACCOUNT,
-    upstream::reconciled_count::ReadingEpoch,
+    upstream::{ServerId, reconciled_count::ReadingEpoch},
 };
 
 /// An account that nobody uses is forgotten after this, and its token bucket with it; a bucket that matters is full
@@ -135,6 +135,11 @@ impl Accounts {
         self.map.retain(|_, entry| {
             entry.account.connections.held() > 0 || now.saturating_duration_since(entry.used_at) < FORGET_AFTER
         });
+    }
+
+    /// Forgets the servers that have gone. Returns whether nothing is left of them: a login may still count there.
+    pub fn forget_gone(&self, is_there: impl Fn(ServerId) -> bool) -> bool {
+        self.map.iter().filter(|one| !one.account.forget_gone(&is_there)).count() == 0
     }
 
     /// The connections through weir of every account that has any.
@@ -286,8 +291,14 @@ mod tests {
         let (now, ms) = (Instant::now(), Duration::from_millis);
         for n in 0..200 {
             let at = now + Duration::from_secs(n);
-            assert_eq!(account.account().logged_in(0, at, ms(300), (MeasuredFrom::Dial, ms(0)), true).0, ms(450));
-            assert_eq!(account.account().logged_in(0, at, ms(100), (MeasuredFrom::Connect, ms(0)), true).0, ms(150));
+            assert_eq!(
+                account.account().logged_in(ServerId::from_raw(0), at, ms(300), (MeasuredFrom::Dial, ms(0)), true).0,
+                ms(450)
+            );
+            assert_eq!(
+                account.account().logged_in(ServerId::from_raw(0), at, ms(100), (MeasuredFrom::Connect, ms(0)), true).0,
+                ms(150)
+            );
         }
     }
 
@@ -296,7 +307,7 @@ mod tests {
         let account = accounts().enter(&"A".into(), Proof::Known, Instant::now()).unwrap();
         let (now, ms) = (Instant::now(), Duration::from_millis);
         let takes = |took| {
-            account.account().logged_in(0, now, took, (MeasuredFrom::Dial, ms(0)), false);
+            account.account().logged_in(ServerId::from_raw(0), now, took, (MeasuredFrom::Dial, ms(0)), false);
             account.account().login_time()
         };
         assert_eq!((takes(ms(100)), takes(ms(300)), takes(ms(100))), (ms(100), ms(300), ms(290)));

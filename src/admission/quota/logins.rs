@@ -18,9 +18,12 @@ use std::time::{Duration, Instant};
 
 use crate::{
     admission::quota::sources::SourceKey,
-    upstream::concurrency::{
-        baseline::{BaselineLatency, MeasuredFrom},
-        limit::ConcurrencyLimit,
+    upstream::{
+        ServerId,
+        concurrency::{
+            baseline::{BaselineLatency, MeasuredFrom},
+            limit::ConcurrencyLimit,
+        },
     },
 };
 
@@ -80,9 +83,9 @@ impl AtServer {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Avoided {
     /// Not now: the account has as many logins under way there as it may have.
-    pub barred: Vec<usize>,
+    pub barred: Vec<ServerId>,
     /// Not while there is another one: logins of the account hang there, or have.
-    pub disliked: Vec<usize>,
+    pub disliked: Vec<ServerId>,
 }
 
 /// What a login shows that has ended without an answer.
@@ -101,21 +104,30 @@ pub struct Unanswered {
 pub struct Logins {
     /// The least that a login takes, by what it counts from.
     baselines: [BaselineLatency; 3],
-    /// By the server's index; the rest has had none.
-    at: Vec<AtServer>,
+    /// The servers on which it has had some.
+    at: Vec<(ServerId, AtServer)>,
     told_at: Option<Instant>,
 }
 
 impl Logins {
-    fn at(&mut self, server: usize) -> &mut AtServer {
-        if self.at.len() <= server {
-            self.at.resize_with(server + 1, AtServer::default);
-        }
-        &mut self.at[server]
+    fn at(&mut self, server: ServerId) -> &mut AtServer {
+        let known = self.at.iter().position(|(id, _)| *id == server);
+        let place = known.unwrap_or_else(|| {
+            self.at.push((server, AtServer::default()));
+            self.at.len() - 1
+        });
+        &mut self.at[place].1
+    }
+
+    /// Forgets the servers that have gone, except those of which a login still counts. Returns whether all are
+    /// forgotten.
+    pub fn forget_gone(&mut self, is_there: impl Fn(ServerId) -> bool) -> bool {
+        self.at.retain(|(id, at)| at.under_way > 0 || is_there(*id));
+        self.at.iter().all(|(id, _)| is_there(*id))
     }
 
     /// One has begun; from this source, where the account counts them by source.
-    pub fn began(&mut self, server: usize, source: Option<SourceKey>) {
+    pub fn began(&mut self, server: ServerId, source: Option<SourceKey>) {
         let at = self.at(server);
         at.under_way += 1;
         if let Some(source) = source {
@@ -127,7 +139,7 @@ impl Logins {
     }
 
     /// One is over, well or not.
-    pub fn ended(&mut self, server: usize, source: Option<SourceKey>, was_overdue: bool) {
+    pub fn ended(&mut self, server: ServerId, source: Option<SourceKey>, was_overdue: bool) {
         let at = self.at(server);
         at.under_way -= 1;
         at.overdue -= u32::from(was_overdue);
@@ -143,11 +155,11 @@ impl Logins {
 
     /// Whether one of this source is under way anywhere.
     pub fn has_of(&self, source: SourceKey) -> bool {
-        self.at.iter().any(|at| at.of(source) > 0)
+        self.at.iter().any(|(_, at)| at.of(source) > 0)
     }
 
     /// The account's own limit there begins with at least `first`.
-    pub fn became_overdue(&mut self, server: usize, first: u32) {
+    pub fn became_overdue(&mut self, server: ServerId, first: u32) {
         let at = self.at(server);
         at.overdue += 1;
         let first = at.under_way.max(first);
@@ -155,14 +167,14 @@ impl Logins {
     }
 
     /// Whether no other than this one is under way on its server.
-    pub fn is_alone(&mut self, server: usize) -> bool {
+    pub fn is_alone(&mut self, server: ServerId) -> bool {
         self.at(server).under_way <= 1
     }
 
     /// One has ended well; see [`BaselineLatency::record`].
     pub fn succeeded(
         &mut self,
-        server: usize,
+        server: ServerId,
         now: Instant,
         took: Duration,
         (since, late): (MeasuredFrom, Duration),
@@ -174,13 +186,13 @@ impl Logins {
     }
 
     /// The least that the last ones took on other servers; `None` where there were none lately.
-    pub fn elsewhere(&self, server: usize, now: Instant) -> Option<Duration> {
-        let others = self.at.iter().enumerate().filter(|(n, at)| *n != server && at.has_succeeded_lately(now));
+    pub fn elsewhere(&self, server: ServerId, now: Instant) -> Option<Duration> {
+        let others = self.at.iter().filter(|(id, at)| *id != server && at.has_succeeded_lately(now));
         others.map(|(_, at)| at.took).min()
     }
 
     /// One that is still counted on its server took so long, and should have taken `expected`.
-    pub fn measured(&mut self, server: usize, now: Instant, took: Duration, expected: Duration) {
+    pub fn measured(&mut self, server: ServerId, now: Instant, took: Duration, expected: Duration) {
         let at = self.at(server);
         if let Some(limit) = &mut at.own_limit {
             limit.finished(now, took, expected, at.under_way);
@@ -188,9 +200,9 @@ impl Logins {
     }
 
     /// One has ended without an answer that began `began`: its client has left, or could not wait longer.
-    pub fn unanswered(&mut self, server: usize, began: Instant, now: Instant, was_overdue: bool) -> Unanswered {
+    pub fn unanswered(&mut self, server: ServerId, began: Instant, now: Instant, was_overdue: bool) -> Unanswered {
         let since = |at: &AtServer| at.succeeded_at.is_some_and(|succeeded| succeeded >= began);
-        let succeeds_elsewhere = self.at.iter().enumerate().any(|(n, at)| n != server && since(at));
+        let succeeds_elsewhere = self.at.iter().any(|(id, at)| *id != server && since(at));
         let is_servers_fault = was_overdue && succeeds_elsewhere;
         if was_overdue {
             let at = self.at(server);
@@ -199,7 +211,7 @@ impl Logins {
                 limit.timed_out();
             }
         }
-        let others_succeed = self.at.iter().any(since);
+        let others_succeed = self.at.iter().any(|(_, at)| since(at));
         let is_due = self.told_at.is_none_or(|told| now.saturating_duration_since(told) >= TELL_AGAIN);
         let tell = is_due && now.saturating_duration_since(began) >= LONG;
         if tell {
@@ -210,17 +222,17 @@ impl Logins {
 
     /// Whether one that is under way on this server since `began` hangs, while others on other servers do not: it could
     /// be tried there. `longest` is the longest of late.
-    pub fn hangs_here_only(&self, server: usize, began: Instant, now: Instant, longest: Duration) -> bool {
+    pub fn hangs_here_only(&self, server: ServerId, began: Instant, now: Instant, longest: Duration) -> bool {
         !longest.is_zero()
             && now.saturating_duration_since(began) >= longest * HANGS_TIMES_LONGEST
-            && self.at.iter().enumerate().any(|(n, at)| n != server && at.has_succeeded_lately(now))
+            && self.at.iter().any(|(id, at)| *id != server && at.has_succeeded_lately(now))
     }
 
     /// Where clients of the account are not sent; those of this source, where logins are counted by source. However low
     /// its own limit is, it may have `least` logins under way.
-    pub fn avoided(&self, source: Option<SourceKey>, now: Instant, least: impl Fn(usize) -> u32) -> Avoided {
+    pub fn avoided(&self, source: Option<SourceKey>, now: Instant, least: impl Fn(ServerId) -> u32) -> Avoided {
         let mut avoided = Avoided::default();
-        for (server, at) in self.at.iter().enumerate() {
+        for &(server, ref at) in &self.at {
             if at.own_limit.as_ref().is_some_and(|limit| at.is_full(source, limit.limit().max(least(server)))) {
                 avoided.barred.push(server);
             }
@@ -232,12 +244,12 @@ impl Logins {
     }
 
     /// A client waits that could have a place on one of these servers.
-    pub fn want_place(&mut self, servers: &[usize]) {
+    pub fn want_place(&mut self, servers: &[ServerId]) {
         servers.iter().for_each(|&server| self.at(server).is_wanted = true);
     }
 
     /// Whether a client waits for a place on this server; it is told once.
-    pub fn take_want(&mut self, server: usize) -> bool {
+    pub fn take_want(&mut self, server: ServerId) -> bool {
         std::mem::take(&mut self.at(server).is_wanted)
     }
 }
@@ -247,15 +259,18 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const ONE: ServerId = ServerId::from_raw(0);
+    const OTHER: ServerId = ServerId::from_raw(1);
+    const THIRD: ServerId = ServerId::from_raw(3);
 
-    fn succeeds(logins: &mut Logins, server: usize, now: Instant) {
+    fn succeeds(logins: &mut Logins, server: ServerId, now: Instant) {
         logins.began(server, None);
         let expected = logins.succeeded(server, now, MS, (MeasuredFrom::Dial, Duration::ZERO), true);
         logins.measured(server, now, MS, expected);
         logins.ended(server, None, false);
     }
 
-    fn hangs(logins: &mut Logins, server: usize, began: Instant, now: Instant) -> Unanswered {
+    fn hangs(logins: &mut Logins, server: ServerId, began: Instant, now: Instant) -> Unanswered {
         logins.began(server, None);
         logins.became_overdue(server, FIRST_LIMIT);
         let unanswered = logins.unanswered(server, began, now, true);
@@ -266,57 +281,57 @@ mod tests {
     #[test]
     fn it_is_evidence_only_where_others_succeed_elsewhere_meanwhile() {
         let (mut logins, now) = (Logins::default(), Instant::now());
-        let nobody = hangs(&mut logins, 0, now, now + 1900 * MS);
+        let nobody = hangs(&mut logins, ONE, now, now + 1900 * MS);
         assert_eq!(nobody, Unanswered { others_succeed: false, is_servers_fault: false, tell: true });
-        succeeds(&mut logins, 0, now + 2000 * MS);
-        let here = hangs(&mut logins, 0, now + 1900 * MS, now + 3800 * MS);
+        succeeds(&mut logins, ONE, now + 2000 * MS);
+        let here = hangs(&mut logins, ONE, now + 1900 * MS, now + 3800 * MS);
         let expected = Unanswered { others_succeed: true, is_servers_fault: false, tell: false };
         assert_eq!(here, expected, "told lately");
-        succeeds(&mut logins, 1, now + 4000 * MS);
-        let before = hangs(&mut logins, 0, now + 5000 * MS, now + 7000 * MS);
+        succeeds(&mut logins, OTHER, now + 4000 * MS);
+        let before = hangs(&mut logins, ONE, now + 5000 * MS, now + 7000 * MS);
         assert!(!before.is_servers_fault, "that was before it began");
-        assert!(hangs(&mut logins, 0, now + 3900 * MS, now + 70_000 * MS).is_servers_fault);
+        assert!(hangs(&mut logins, ONE, now + 3900 * MS, now + 70_000 * MS).is_servers_fault);
     }
 
     #[test]
     fn what_hangs_is_tried_elsewhere_once_it_takes_far_longer_than_the_longest() {
         let (mut logins, now) = (Logins::default(), Instant::now());
-        succeeds(&mut logins, 0, now);
-        assert!(!logins.hangs_here_only(0, now, now + 9000 * MS, 10 * MS), "nobody got in elsewhere");
-        succeeds(&mut logins, 1, now);
-        assert!(logins.hangs_here_only(0, now, now + 40 * MS, 10 * MS));
-        assert!(!logins.hangs_here_only(0, now, now + 39 * MS, 10 * MS));
-        assert!(!logins.hangs_here_only(0, now, now + 40 * MS, Duration::ZERO), "nothing is known");
-        assert!(!logins.hangs_here_only(0, now, now + LATELY, 10 * MS), "long ago");
+        succeeds(&mut logins, ONE, now);
+        assert!(!logins.hangs_here_only(ONE, now, now + 9000 * MS, 10 * MS), "nobody got in elsewhere");
+        succeeds(&mut logins, OTHER, now);
+        assert!(logins.hangs_here_only(ONE, now, now + 40 * MS, 10 * MS));
+        assert!(!logins.hangs_here_only(ONE, now, now + 39 * MS, 10 * MS));
+        assert!(!logins.hangs_here_only(ONE, now, now + 40 * MS, Duration::ZERO), "nothing is known");
+        assert!(!logins.hangs_here_only(ONE, now, now + LATELY, 10 * MS), "long ago");
     }
 
     #[test]
     fn an_account_whose_logins_hang_has_few_under_way_and_goes_elsewhere() {
         let (mut logins, now, one) = (Logins::default(), Instant::now(), |_| 1);
         for _ in 0..10 {
-            logins.began(0, None);
+            logins.began(ONE, None);
         }
         assert_eq!(logins.avoided(None, now, one), Avoided::default(), "none is overdue");
-        logins.became_overdue(0, FIRST_LIMIT);
+        logins.became_overdue(ONE, FIRST_LIMIT);
         assert_eq!(
             logins.avoided(None, now, one),
-            Avoided { barred: vec![0], disliked: vec![0] },
+            Avoided { barred: vec![ONE], disliked: vec![ONE] },
             "no more than there are"
         );
-        logins.unanswered(0, now, now, true);
-        logins.ended(0, None, true);
+        logins.unanswered(ONE, now, now, true);
+        logins.ended(ONE, None, true);
         for _ in 0..9 {
-            logins.became_overdue(0, FIRST_LIMIT);
-            logins.unanswered(0, now, now, true);
-            logins.ended(0, None, true);
+            logins.became_overdue(ONE, FIRST_LIMIT);
+            logins.unanswered(ONE, now, now, true);
+            logins.ended(ONE, None, true);
         }
-        assert_eq!(logins.avoided(None, now, one), Avoided { barred: vec![], disliked: vec![0] });
-        logins.began(0, None);
-        assert_eq!(logins.avoided(None, now, one).barred, [0], "one at a time");
+        assert_eq!(logins.avoided(None, now, one), Avoided { barred: vec![], disliked: vec![ONE] });
+        logins.began(ONE, None);
+        assert_eq!(logins.avoided(None, now, one).barred, [ONE], "one at a time");
         assert!(logins.avoided(None, now, |_| 8).barred.is_empty());
-        logins.want_place(&[0]);
-        assert!(logins.take_want(0) && !logins.take_want(0));
-        succeeds(&mut logins, 0, now);
+        logins.want_place(&[ONE]);
+        assert!(logins.take_want(ONE) && !logins.take_want(ONE));
+        succeeds(&mut logins, ONE, now);
         assert!(logins.avoided(None, now, one).disliked.is_empty());
     }
 
@@ -324,14 +339,14 @@ mod tests {
     fn shares(limit: u32, sources: &[u32]) -> Vec<u32> {
         let (mut logins, now) = (Logins::default(), Instant::now());
         let keys: Vec<_> = sources.iter().map(|&n| SourceKey::from_raw(n)).collect();
-        logins.began(0, Some(keys[0]));
-        logins.became_overdue(0, limit);
+        logins.began(ONE, Some(keys[0]));
+        logins.became_overdue(ONE, limit);
         for key in &keys {
             while logins.avoided(Some(*key), now, |_| limit).barred.is_empty() {
-                logins.began(0, Some(*key));
+                logins.began(ONE, Some(*key));
             }
         }
-        keys.iter().map(|key| logins.at[0].of(*key)).collect()
+        keys.iter().map(|key| logins.at(ONE).of(*key)).collect()
     }
 
     #[test]
@@ -346,10 +361,10 @@ mod tests {
     fn a_source_without_logins_is_forgotten() {
         let mut logins = Logins::default();
         let [a, b] = [1, 2].map(SourceKey::from_raw);
-        [a, b, a].iter().for_each(|key| logins.began(3, Some(*key)));
+        [a, b, a].iter().for_each(|key| logins.began(THIRD, Some(*key)));
         assert!(logins.has_of(a) && logins.has_of(b));
-        [a, b, a].iter().for_each(|key| logins.ended(3, Some(*key), false));
-        assert!(!logins.has_of(a) && logins.at[3].by_source.is_empty() && logins.at[3].under_way == 0);
+        [a, b, a].iter().for_each(|key| logins.ended(THIRD, Some(*key), false));
+        assert!(!logins.has_of(a) && logins.at(THIRD).by_source.is_empty() && logins.at(THIRD).under_way == 0);
     }
 
     #[test]
@@ -359,25 +374,36 @@ mod tests {
             let at = now + 3000 * MS * round;
             let mut under_way = 0;
             while logins.avoided(None, at, |_| 1).barred.is_empty() && under_way < 64 {
-                logins.began(0, None);
+                logins.began(ONE, None);
                 under_way += 1;
                 if round == 0 && under_way == 4 {
-                    logins.became_overdue(0, FIRST_LIMIT);
+                    logins.became_overdue(ONE, FIRST_LIMIT);
                 }
             }
             for n in 0..under_way {
                 if round > 0 || n < 3 {
-                    logins.became_overdue(0, FIRST_LIMIT);
+                    logins.became_overdue(ONE, FIRST_LIMIT);
                 }
             }
             for _ in 0..under_way {
                 let at = at + 3000 * MS;
-                let expected = logins.succeeded(0, at, 3000 * MS, (MeasuredFrom::Dial, Duration::ZERO), false);
-                logins.measured(0, at, 3000 * MS, expected);
-                logins.ended(0, None, true);
+                let expected = logins.succeeded(ONE, at, 3000 * MS, (MeasuredFrom::Dial, Duration::ZERO), false);
+                logins.measured(ONE, at, 3000 * MS, expected);
+                logins.ended(ONE, None, true);
             }
             assert!(under_way >= 4, "{under_way} in round {round}");
             assert!(round < 10 || under_way == 64, "{under_way} in round {round}");
         }
+    }
+
+    #[test]
+    fn a_server_that_has_gone_is_forgotten_once_no_login_counts_there() {
+        let (mut logins, now) = (Logins::default(), Instant::now());
+        succeeds(&mut logins, ONE, now);
+        logins.began(OTHER, None);
+        assert!(!logins.forget_gone(|_| false), "one is under way");
+        assert_eq!(logins.at.len(), 1);
+        logins.ended(OTHER, None, false);
+        assert!(logins.forget_gone(|_| false) && logins.at.is_empty());
     }
 }

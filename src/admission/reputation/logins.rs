@@ -13,7 +13,7 @@ use std::{
 use crate::{
     admission::quota::{counted_map::CountedMap, sources::Source},
     identity::{ClientKey, CredentialKey},
-    upstream::leaky_bucket::LeakyBucket,
+    upstream::{ServerId, leaky_bucket::LeakyBucket},
 };
 
 /// The most logins that are remembered as good (about 5 MiB). Beyond it half of them are forgotten, and learned again
@@ -42,7 +42,7 @@ pub struct Login {
 /// A server has refused a login.
 #[derive(Debug, Clone, Copy)]
 struct RefusedAt {
-    server: usize,
+    server: ServerId,
     at: Instant,
 }
 
@@ -110,7 +110,7 @@ impl LoginHistory {
 
     /// A client reads that `server` has refused its login. `others_too` says that other servers did so on the same
     /// connection.
-    pub fn refused(&self, login: Login, server: usize, others_too: bool, now: Instant) {
+    pub fn refused(&self, login: Login, server: ServerId, others_too: bool, now: Instant) {
         let before = self.refused_before(login, now);
         if others_too || before.is_some_and(|before| before != server) {
             self.good.remove(&login.key);
@@ -121,7 +121,7 @@ impl LoginHistory {
     }
 
     /// The server that has refused the same login shortly before.
-    fn refused_before(&self, login: Login, now: Instant) -> Option<usize> {
+    fn refused_before(&self, login: Login, now: Instant) -> Option<ServerId> {
         self.refused.get(&login).filter(|before| !before.is_over(now)).map(|before| before.server)
     }
 
@@ -132,7 +132,7 @@ impl LoginHistory {
         &self,
         login: Login,
         source: IpAddr,
-        server: usize,
+        server: ServerId,
         server_fails_logins: bool,
         now: Instant,
     ) -> bool {
@@ -146,7 +146,7 @@ impl LoginHistory {
     }
 
     /// A server that clients in the lane of a source should not be given first.
-    pub fn avoided_by(&self, lane: &str, now: Instant) -> Option<usize> {
+    pub fn avoided_by(&self, lane: &str, now: Instant) -> Option<ServerId> {
         if self.avoided.is_empty() {
             return None;
         }
@@ -158,7 +158,7 @@ impl LoginHistory {
 impl LoginHistory {
     /// `server` has let a login in, perhaps at its second try. Returns the other server that has refused the same login
     /// on a connection shortly before.
-    pub fn succeeded(&self, login: Login, server: usize, second_try: bool, now: Instant) -> Option<usize> {
+    pub fn succeeded(&self, login: Login, server: ServerId, second_try: bool, now: Instant) -> Option<ServerId> {
         if second_try && !self.is_good(login.key) {
             self.give_second_try_back(now);
         }
@@ -197,6 +197,9 @@ impl LoginHistory {
 mod tests {
     use super::*;
 
+    const ONE: ServerId = ServerId::from_raw(0);
+    const OTHER: ServerId = ServerId::from_raw(1);
+    const THIRD: ServerId = ServerId::from_raw(2);
     const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn login(n: u64) -> Login {
@@ -210,14 +213,14 @@ mod tests {
     #[test]
     fn a_login_that_was_let_in_is_tried_at_three_servers_until_all_refuse_it() {
         let (history, now) = (LoginHistory::default(), Instant::now());
-        assert_eq!(history.succeeded(login(1), 0, false, now), None);
+        assert_eq!(history.succeeded(login(1), ONE, false, now), None);
         for n in 0..100 {
             let good = RefusedLogin { source_fails: true, ..refused(1) };
             assert!(history.may_try_elsewhere(login(1).key, good, now), "{n}: no budget for what is known");
         }
         assert!(history.may_try_elsewhere(login(1).key, refused(2), now));
         assert!(!history.may_try_elsewhere(login(1).key, refused(3), now));
-        history.refused(login(1), 2, true, now);
+        history.refused(login(1), THIRD, true, now);
         assert!(!history.is_good(login(1).key));
         assert!(history.may_try_elsewhere(login(1).key, refused(1), now));
         assert!(!history.may_try_elsewhere(login(1).key, refused(2), now), "an unknown one twice at most");
@@ -248,51 +251,57 @@ mod tests {
         let (history, now) = (LoginHistory::default(), Instant::now());
         for n in 0..1000 {
             assert!(history.may_try_elsewhere(login(n).key, refused(1), now), "{n}");
-            history.succeeded(login(n), 1, true, now);
+            history.succeeded(login(n), OTHER, true, now);
         }
     }
 
     #[test]
     fn only_the_same_login_let_in_elsewhere_soon_after_is_evidence() {
         let (history, now) = (LoginHistory::default(), Instant::now());
-        history.refused(login(1), 0, false, now);
+        history.refused(login(1), ONE, false, now);
         let other_password = Login { key: CredentialKey::from_raw(9), ..login(1) };
         let other_client = Login { client: ClientKey::from_raw(9), ..login(1) };
-        assert_eq!(history.succeeded(other_password, 1, false, now), None);
-        assert_eq!(history.succeeded(other_client, 1, false, now), None);
-        assert_eq!(history.succeeded(login(1), 1, false, now + COMES_BACK_WITHIN / 2), Some(0));
-        assert_eq!(history.succeeded(login(1), 1, false, now), None, "told once");
-        history.refused(login(1), 0, false, now);
-        assert_eq!(history.succeeded(login(1), 0, false, now), None, "the same server has changed its mind");
-        history.refused(login(1), 0, false, now);
-        assert_eq!(history.succeeded(login(1), 1, false, now + COMES_BACK_WITHIN), None, "long ago");
+        assert_eq!(history.succeeded(other_password, OTHER, false, now), None);
+        assert_eq!(history.succeeded(other_client, OTHER, false, now), None);
+        assert_eq!(history.succeeded(login(1), OTHER, false, now + COMES_BACK_WITHIN / 2), Some(ONE));
+        assert_eq!(history.succeeded(login(1), OTHER, false, now), None, "told once");
+        history.refused(login(1), ONE, false, now);
+        assert_eq!(history.succeeded(login(1), ONE, false, now), None, "the same server has changed its mind");
+        history.refused(login(1), ONE, false, now);
+        assert_eq!(history.succeeded(login(1), OTHER, false, now + COMES_BACK_WITHIN), None, "long ago");
     }
 
     #[test]
     fn who_signs_is_sent_away_once_for_another_server_and_reads_the_error_then() {
         let (history, now) = (LoginHistory::default(), Instant::now());
-        assert!(!history.is_to_come_back(login(1), SOURCE, 0, false, now), "nobody knows it");
+        assert!(!history.is_to_come_back(login(1), SOURCE, ONE, false, now), "nobody knows it");
         assert_eq!(history.avoided_by(&Source::from(SOURCE).lane_name(), now), None);
-        history.succeeded(login(2), 1, false, now);
-        assert!(history.is_to_come_back(login(2), SOURCE, 0, false, now));
-        assert_eq!(history.avoided_by(&Source::from(SOURCE).lane_name(), now), Some(0));
+        history.succeeded(login(2), OTHER, false, now);
+        assert!(history.is_to_come_back(login(2), SOURCE, ONE, false, now));
+        assert_eq!(history.avoided_by(&Source::from(SOURCE).lane_name(), now), Some(ONE));
         assert_eq!(history.avoided_by(&Source::from(SOURCE).lane_name(), now + COMES_BACK_WITHIN), None);
-        assert!(!history.is_to_come_back(login(2), SOURCE, 1, false, now), "revoked: the second server says so too");
+        assert!(
+            !history.is_to_come_back(login(2), SOURCE, OTHER, false, now),
+            "revoked: the second server says so too"
+        );
         assert!(!history.is_good(login(2).key));
 
-        history.succeeded(login(3), 1, false, now);
-        assert!(history.is_to_come_back(login(3), SOURCE, 0, false, now));
-        assert!(!history.is_to_come_back(login(3), SOURCE, 0, false, now), "only this server has room");
-        assert!(history.is_to_come_back(login(3), SOURCE, 0, true, now), "which is known to refuse what others let in");
+        history.succeeded(login(3), OTHER, false, now);
+        assert!(history.is_to_come_back(login(3), SOURCE, ONE, false, now));
+        assert!(!history.is_to_come_back(login(3), SOURCE, ONE, false, now), "only this server has room");
+        assert!(
+            history.is_to_come_back(login(3), SOURCE, ONE, true, now),
+            "which is known to refuse what others let in"
+        );
     }
 
     #[test]
     fn memory_is_bounded() {
         let (history, now) = (LoginHistory::default(), Instant::now());
         for n in 0..MOST_GOOD as u64 + 10 {
-            history.succeeded(login(n), 0, false, now);
+            history.succeeded(login(n), ONE, false, now);
             let source = IpAddr::from((n as u32).to_be_bytes());
-            history.is_to_come_back(login(n), source, 0, true, now);
+            history.is_to_come_back(login(n), source, ONE, true, now);
         }
         assert!(history.good.len() <= MOST_GOOD && history.refused.len() <= MOST_REFUSED);
         assert!(history.avoided.len() <= MOST_REFUSED);

@@ -61,10 +61,10 @@ enum Message {
 }
 
 /// Why decoding has ended.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum Over {
-    /// A close frame, and the frame that answers it until that is taken.
-    Closed(Vec<u8>),
+    /// A close frame, which has been answered.
+    Closed,
     Broken(Violation),
 }
 
@@ -126,16 +126,7 @@ impl Decoder {
 
     /// Whether the other end has sent a close frame, behind which nothing follows.
     pub fn is_closed(&self) -> bool {
-        matches!(self.over, Some(Over::Closed(_)))
-    }
-
-    /// The frame that answers the other end's close frame; empty before that and afterwards. It is the last frame that
-    /// the other end reads, so it is due when there is nothing else to say.
-    pub fn take_close_reply(&mut self) -> Vec<u8> {
-        match &mut self.over {
-            Some(Over::Closed(reply)) => std::mem::take(reply),
-            _ => Vec::new(),
-        }
+        matches!(self.over, Some(Over::Closed))
     }
 
     /// Whether there may be more output, or an error, without more input.
@@ -149,7 +140,7 @@ impl Decoder {
     }
 
     /// Decodes bytes from the front of `input` to the front of `out`, until one of them is used up or the other end has
-    /// closed. Pongs are appended to `replies`.
+    /// closed. Answers to control frames (pongs, a close) are appended to `replies`.
     ///
     /// # Errors
     /// [`Violation`], once everything before it has been written to `out`.
@@ -184,8 +175,8 @@ impl Decoder {
                 Err(broken) => self.over = Some(Over::Broken(broken)),
             }
         }
-        match &self.over {
-            Some(Over::Broken(violation)) if step.given == 0 => Err(*violation),
+        match self.over {
+            Some(Over::Broken(violation)) if step.given == 0 => Err(violation),
             // Bytes behind a close frame are ignored.
             Some(_) => Ok(Step { taken: input.len(), ..step }),
             None => Ok(step),
@@ -414,9 +405,8 @@ impl Decoder {
                         payload
                     }
                 };
-                let mut reply = Vec::new();
-                encode::control(self.role, Control::Close, echoed, &mut reply);
-                self.over = Some(Over::Closed(reply));
+                encode::control(self.role, Control::Close, echoed, replies);
+                self.over = Some(Over::Closed);
             }
             _ => {}
         }

@@ -122,9 +122,10 @@ pub(super) async fn log_in(cx: &Context, session: &mut UnreadSession, beginning:
     if let Ok(Some(ended)) = timeout_at(finished + NO_TAKES, pin!(more)).await {
         return Some(ended);
     }
-    let counters = &cx.shared.counters.servers[session.server.server().index()];
-    counters.handshake_seconds.observe(login.took.as_secs_f64());
+    let counters = session.server.server().counters();
+    counters.handshakes.observe(login.took);
     counters.admitted.fetch_add(1, Relaxed);
+    cx.shared.counters.admitted.fetch_add(1, Relaxed);
     if cx.waited {
         cx.shared.flight.waited(None, None, Fate::Admitted);
     }

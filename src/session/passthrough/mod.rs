@@ -259,7 +259,7 @@ impl PassthroughClient {
             return Err(self.end_of_left(Phase::Dial));
         }
         if let Some(info) = &info {
-            cx.shared.advertised_info.learn(server.server().index(), info);
+            cx.shared.advertised_info.learn(server.server(), info);
         }
         Ok(Ok(Opened { stream, info, server }))
     }

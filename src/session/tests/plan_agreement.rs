@@ -104,8 +104,8 @@ fn shared(config: &Config) -> Arc<Shared> {
         directory: Arc::new(Directory::new(&[]).unwrap()),
         keys: Arc::<Keys>::default(),
         account_lookups: mpsc::channel(1).0,
-        advertised_info: Arc::new(AdvertisedInfo::new(listener, servers.len())),
-        counters: Arc::new(Counters::new(servers.len())),
+        advertised_info: Arc::new(AdvertisedInfo::new(listener, Arc::clone(&servers))),
+        counters: Arc::new(Counters::default()),
         tallies: Tallies::default(),
         damped_dials: DampedDials::default(),
         unanswered: Arc::default(),
@@ -201,7 +201,7 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
             let (began, server) = (Instant::now(), Arc::clone(pass.server.server()));
             server.dial_answered();
             pass.server.opened();
-            let finished = sleep_until(far[server.index()].finishes(began));
+            let finished = sleep_until(far[server.id().number()].finishes(began));
             if timeout_at(Instant::from_std(answer_by), finished).await.is_ok() {
                 shared.admission.handshake_finished(
                     &mut pass,

@@ -233,7 +233,7 @@ impl Weir {
     }
 
     fn dial(&mut self, world: &mut World, index: u32, mut pass: Pass) {
-        let server = pass.server.server().index();
+        let server = pass.server.server().id().number();
         if world.servers[server].is_full() {
             // weir is alone with the servers: this happens only while they still hold connections of abandoned sockets.
             let Pass { server, account } = pass;
@@ -471,7 +471,7 @@ impl Ingress for Weir {
                 self.dispatch_now(world);
             }
             (ABANDONED_END, SessionState::In { _pass: pass }) => {
-                world.servers[pass.server.server().index()].connections -= 1;
+                world.servers[pass.server.server().id().number()].connections -= 1;
                 let (client, now) = (self.sessions[who as usize].client, self.now(world));
                 self.admission.session_ended(key(client), world.library(client).keeps_abandoned_socket, now);
                 self.close(who);

@@ -83,7 +83,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let cluster = cluster(is_read, Duration::from_secs(slow_start_s));
-        let server = Arc::new(Server::new(0, n1(None, Some(100)), &cluster, TimeOrigin::default()));
+        let server = Arc::new(Server::new(ServerId::from_raw(0), n1(None, Some(100)), &cluster, TimeOrigin::default(), Arc::default()));
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut now = Instant::now();
         let mut slots = Vec::new();
@@ -167,7 +167,13 @@ fn info(server_id: &str) -> String {
 
 #[test]
 fn a_lame_duck_is_one_until_another_process_answers_or_for_two_minutes() {
-    let server = Server::new(0, n1(None, None), &cluster(false, Duration::ZERO), TimeOrigin::default());
+    let server = Server::new(
+        ServerId::from_raw(0),
+        n1(None, None),
+        &cluster(false, Duration::ZERO),
+        TimeOrigin::default(),
+        Arc::default(),
+    );
     let now = Instant::now();
     let sees = |id: &str| {
         server
@@ -191,7 +197,13 @@ fn a_lame_duck_is_one_until_another_process_answers_or_for_two_minutes() {
 
 #[test]
 fn readings_of_several_servers_are_those_of_none() {
-    let server = Server::new(0, n1(Some("http://n"), None), &cluster(false, Duration::ZERO), TimeOrigin::default());
+    let server = Server::new(
+        ServerId::from_raw(0),
+        n1(Some("http://n"), None),
+        &cluster(false, Duration::ZERO),
+        TimeOrigin::default(),
+        Arc::default(),
+    );
     let now = Instant::now();
     let read = |id: &str| server.read(now, server.load().begin_reading(), reading(id, 10));
     read("a");
@@ -206,7 +218,13 @@ fn readings_of_several_servers_are_those_of_none() {
 
 #[test]
 fn what_an_old_reading_said_is_forgotten() {
-    let server = Server::new(0, n1(Some("http://n"), None), &cluster(false, Duration::ZERO), TimeOrigin::default());
+    let server = Server::new(
+        ServerId::from_raw(0),
+        n1(Some("http://n"), None),
+        &cluster(false, Duration::ZERO),
+        TimeOrigin::default(),
+        Arc::default(),
+    );
     let now = Instant::now();
     server.read(now, server.load().begin_reading(), reading("a", 10));
     server.forget_old(now + Duration::from_secs(60));
@@ -229,7 +247,7 @@ fn a_server_is_waited_for_until_it_has_been_asked_once() {
             monitor: monitor.map(Into::into),
             max_connections: None,
         };
-        Server::new(0, one, &cluster(false, Duration::ZERO), TimeOrigin::default())
+        Server::new(ServerId::from_raw(0), one, &cluster(false, Duration::ZERO), TimeOrigin::default(), Arc::default())
     };
     assert!(!server(None).awaits_first_reading(), "weir has no way to read it");
     let server = server(Some("http://n1:8222"));
@@ -248,7 +266,7 @@ fn a_server_with_its_first_handshake_is_waited_for_as_one_that_has_finished_some
     };
     let mut first: Vec<_> = (0..3).map_while(|_| place(Duration::ZERO)).collect();
     assert_eq!(first.len(), 3, "each server takes one");
-    let quick = first[0].server().index();
+    let quick = first[0].server().id().number();
     let ends = |slot: &mut Slot| {
         slot.session_began();
         let took = Duration::from_millis(1);
@@ -256,18 +274,19 @@ fn a_server_with_its_first_handshake_is_waited_for_as_one_that_has_finished_some
     };
     ends(&mut first[0]);
     let mut second = place(Duration::ZERO).expect("all have one, and one of them is free");
-    assert_eq!(second.server().index(), quick);
+    assert_eq!(second.server().id().number(), quick);
     ends(&mut second);
     assert!(place(Duration::ZERO).is_none(), "the others have one less, and are about to finish");
     let third = place(Duration::from_millis(100)).expect("they are slow");
-    assert_eq!(third.server().index(), quick);
+    assert_eq!(third.server().id().number(), quick);
 }
 
 #[test]
 fn one_client_tries_a_server_whose_logins_fail_although_hung_logins_have_used_its_handshake_limit() {
     let servers = Servers::new(&Params { servers: vec![n1(None, None); 2], ..cluster(false, Duration::ZERO) });
     let (mut now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
-    let [bad, good] = [0, 1].map(|n| &servers.list[n]);
+    let all = servers.list();
+    let [bad, good] = [0, 1].map(|n| &all[n]);
     let hung = Slot::reserve(bad, now).expect("it is idle");
     let has: Vec<_> = (0..9)
         .map(|_| {
@@ -281,19 +300,25 @@ fn one_client_tries_a_server_whose_logins_fail_although_hung_logins_have_used_it
         other => panic!("{other:?}"),
     };
     let pause = bad.login_failed(now, &mut rng).expect("told");
-    assert_eq!(place(now, &mut rng).server().index(), 1, "however empty the other is");
+    assert_eq!(place(now, &mut rng).server().id().number(), 1, "however empty the other is");
     now += pause;
     let trial = place(now, &mut rng);
-    assert_eq!(trial.server().index(), 0, "its trial is due");
-    assert_eq!(place(now, &mut rng).server().index(), 1, "one client at a time");
+    assert_eq!(trial.server().id().number(), 0, "its trial is due");
+    assert_eq!(place(now, &mut rng).server().id().number(), 1, "one client at a time");
     assert!(bad.logins_fail() && bad.login_succeeded() && !bad.logins_fail());
     drop((hung, trial, has));
-    assert_eq!(place(now, &mut rng).server().index(), 0, "the emptiest again");
+    assert_eq!(place(now, &mut rng).server().id().number(), 0, "the emptiest again");
 }
 
 #[test]
 fn another_process_at_the_address_is_not_blamed_for_the_logins_of_the_one_before() {
-    let server = Server::new(0, n1(None, None), &cluster(false, Duration::ZERO), TimeOrigin::default());
+    let server = Server::new(
+        ServerId::from_raw(0),
+        n1(None, None),
+        &cluster(false, Duration::ZERO),
+        TimeOrigin::default(),
+        Arc::default(),
+    );
     let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
     const FIRST: InfoKind = InfoKind { port: Port::Client, when: InfoWhen::Opens };
     server.parse_info(now, info("A").as_bytes(), FIRST).unwrap();
@@ -312,7 +337,7 @@ fn a_websocket_port_has_a_health_of_its_own_where_others_use_the_client_port() {
     let server = |only_websocket| {
         let cluster = Params { only_websocket, ..cluster(false, Duration::ZERO) };
         let one = ServerParams { websocket: Some(port.clone()), ..n1(None, None) };
-        Server::new(0, one, &cluster, TimeOrigin::default())
+        Server::new(ServerId::from_raw(0), one, &cluster, TimeOrigin::default(), Arc::default())
     };
     let now = Instant::now();
     let alone = server(true);
@@ -345,7 +370,7 @@ fn a_websocket_port_has_a_health_of_its_own_where_others_use_the_client_port() {
 fn a_server_of_another_cluster_is_left_out_while_others_are_there() {
     let now = Instant::now();
     let servers = Servers::new(&Params { servers: vec![n1(None, None); 2], ..cluster(false, Duration::ZERO) });
-    let [one, other] = [0, 1].map(|n| Arc::clone(servers.iter().nth(n).unwrap()));
+    let [one, other] = [0, 1].map(|n| servers.iter().nth(n).unwrap());
     let says = |server: &Server, id: &str, cluster: &str| {
         let info = format!(r#"{{"server_id":"{id}","version":"2.15.1","cluster":"{cluster}"}}"#);
         server.parse_info(now, info.as_bytes(), InfoKind { port: Port::Client, when: InfoWhen::Opens }).unwrap();

@@ -49,7 +49,7 @@ impl Server {
                     self.process_answered(state, now, info.server_id());
                 }
                 state.membership.says(cluster, &self.cluster_names);
-                if self.is_alone && self.cluster_names.is_empty() {
+                if self.listed.load(Relaxed) <= 1 && self.cluster_names.is_empty() {
                     state.membership.judged(Verdict::Belongs);
                 }
             });
@@ -176,7 +176,7 @@ impl Server {
 
     /// Its capacity is what the configuration says, or unknown.
     pub(super) fn forget_capacity(&self) {
-        match self.max_connections {
+        match self.cap() {
             Some(capacity) => self.load.set_capacity(capacity, self.reserve.ceiling(capacity)),
             None => {
                 self.load.assume_capacity(DEFAULT_MAX_CONNECTIONS, self.reserve.ceiling(DEFAULT_MAX_CONNECTIONS));
@@ -209,7 +209,7 @@ impl Server {
 
     /// Whether weir has a way to read it: the system account or a monitoring port.
     pub fn has_readings(&self) -> bool {
-        self.read_over_system_account || self.monitor.is_some()
+        self.read_over_system_account || self.monitor.load().is_some()
     }
 
     /// Whether its first reading is still to come: weir has a way to read it, and has not tried in vain.
@@ -225,7 +225,7 @@ impl Server {
     /// It has this name, where the configuration gives it none: the first one counts, since metrics keep it.
     pub fn names_itself(&self, name: &str) {
         if !name.is_empty() {
-            let _ = self.name.set(name.to_owned());
+            self.names.first(name);
         }
     }
 
@@ -237,7 +237,7 @@ impl Server {
             return;
         }
         let own = reading.max_connections.unwrap_or(UNLIMITED);
-        let capacity = self.max_connections.map_or(own, |cap| cap.min(own));
+        let capacity = self.cap().map_or(own, |cap| cap.min(own));
         self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
         self.load.reconcile(epoch, reading.connections);
         self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);

@@ -79,7 +79,7 @@ impl World {
         let (now, servers) = (Instant::now(), Servers::new(&params));
         let machines = servers.iter().zip(sessions).map(|(server, &sessions)| {
             let session = |_| {
-                let mut slot = Slot::reserve(server, now).expect("a free slot");
+                let mut slot = Slot::reserve(&server, now).expect("a free slot");
                 slot.session_began();
                 slot
             };
@@ -113,7 +113,7 @@ impl World {
         while !self.waiting.is_empty() {
             let urgency = Urgency::CanWait(self.waiting.len());
             // An account has so many logins that are overdue on one server at first.
-            let barred = self.servers.iter().filter(|server| server.load().overdue() >= 4).map(|server| server.index());
+            let barred = self.servers.iter().filter(|server| server.load().overdue() >= 4).map(|server| server.id());
             let barred: Vec<_> = barred.collect();
             let Placement::Placed(mut slot) = self.servers.place(self.now, &barred, urgency, &mut self.rng) else {
                 return;
@@ -121,7 +121,7 @@ impl World {
             let of = self.waiting.pop_front().expect("one waits");
             slot.opened();
             let left = self.kinds[of.kind].0 * (0.9 + 0.2 * self.rng.f64());
-            let machine = &mut self.machines[slot.server().index()];
+            let machine = &mut self.machines[slot.server().id().number()];
             machine.jobs.push(Job { slot, of, began: self.now, left, is_overdue: false });
         }
     }

@@ -1,0 +1,244 @@
+//! The servers of the cluster, each with the tasks that watch it: they come, are drained, and go while weir runs.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{info, warn};
+
+use crate::{
+    cluster::{self, ClusterAccess},
+    config::Config,
+    net::timer,
+    outcome::Cause,
+    server::supervisor::Supervisor,
+    session::Shared,
+    upstream::{Compatibility, Drain, Drained, Server, ServerId, ServerParams},
+    worker,
+};
+
+/// How often it is looked whether the last session of a drained server has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long the connection to the system account may take to hear of other addresses.
+const SET_ADDRESSES: Duration = Duration::from_secs(60);
+
+/// The servers, with what watches them. What is started here runs on the runtime of the caller, which is that of the
+/// control thread.
+#[derive(Clone)]
+pub struct Members(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    tasks: Supervisor,
+    access: ClusterAccess,
+    poll_interval: Duration,
+    warn_at: f64,
+    compatibility: Compatibility,
+    /// The sessions of a drained server end within this time.
+    spread: Duration,
+    tasks_of: Mutex<HashMap<ServerId, ServerTasks>>,
+}
+
+/// What runs for one server.
+struct ServerTasks {
+    /// Reads and dials it, and keeps its addresses: ends when the server is removed.
+    watch: Supervisor,
+    /// Asks it about stalled sessions: ends when the server is forgotten.
+    closed: Supervisor,
+    /// Ends its sessions, while it is drained.
+    drain: Option<Supervisor>,
+}
+
+impl Members {
+    /// Watches the servers that there are.
+    pub fn watch_all(shared: &Arc<Shared>, tasks: &Supervisor, access: ClusterAccess, config: &Config) -> Self {
+        let upstream = &config.upstream;
+        let inner = Inner {
+            shared: Arc::clone(shared),
+            tasks: tasks.clone(),
+            access,
+            poll_interval: upstream.poll_interval,
+            warn_at: upstream.warn_at,
+            compatibility: upstream.compatibility,
+            spread: config.lame_duck_duration.saturating_sub(config.lame_duck_grace_period),
+            tasks_of: Mutex::default(),
+        };
+        let members = Self(Arc::new(inner));
+        for server in shared.servers.iter() {
+            let tasks = members.0.watch(&server);
+            members.0.tasks_of().insert(server.id(), tasks);
+        }
+        members
+    }
+
+    /// Adds a server. It gets its share of new clients as soon as it can be used. `by` says who wants that, for the
+    /// log.
+    pub fn add(&self, params: ServerParams, by: &str) -> Arc<Server> {
+        let inner = &self.0;
+        let server = inner.shared.servers.add(params);
+        info!(server = server.name(), address = server.address(), by, "server added");
+        let tasks = inner.watch(&server);
+        inner.tasks_of().insert(server.id(), tasks);
+        inner.addresses_changed();
+        server
+    }
+
+    /// Takes over another name, cap or monitoring URL of a server; its address stays. Returns `false` for a server that
+    /// has gone.
+    pub fn update(&self, id: ServerId, params: &ServerParams) -> bool {
+        let inner = &self.0;
+        let Some((server, is_read_elsewhere)) = inner.shared.servers.update(id, params) else { return false };
+        if is_read_elsewhere && server.drain() != Drain::Leaves {
+            let mut tasks = inner.watch(&server);
+            if let Some(before) = inner.tasks_of().remove(&id) {
+                before.watch.stop();
+                before.closed.stop();
+                tasks.drain = before.drain;
+            }
+            inner.tasks_of().insert(id, tasks);
+        }
+        true
+    }
+
+    /// Gives a server no more clients, and ends its sessions one after another: at the pace at which the cluster takes
+    /// their clients back, but within `lame_duck_duration` less `lame_duck_grace_period`.
+    pub fn drain(&self, id: ServerId, by: &str) -> Drained {
+        let inner = &self.0;
+        let drained = inner.shared.servers.drain(id);
+        if let Drained::Done(server) = &drained {
+            info!(server = server.name(), sessions = server.load().sessions(), by, "server is drained: no new clients");
+            inner.end_sessions(server);
+        }
+        drained
+    }
+
+    /// Gives a server that was drained its share of new clients again. What is left of its sessions stays.
+    pub fn undrain(&self, id: ServerId, by: &str) -> Drained {
+        let inner = &self.0;
+        let undrained = inner.shared.servers.undrain(id);
+        if let Drained::Done(server) = &undrained {
+            info!(server = server.name(), by, "server is drained no more: it gets clients again");
+            if let Some(tasks) = inner.tasks_of().get_mut(&id) {
+                tasks.drain.take().iter().for_each(Supervisor::stop);
+            }
+        }
+        undrained
+    }
+
+    /// Removes a server: it is drained, and forgotten once its last session has ended.
+    pub fn remove(&self, id: ServerId, by: &str) -> Drained {
+        let inner = &self.0;
+        let removed = inner.shared.servers.remove(id);
+        if let Drained::Done(server) = &removed {
+            info!(server = server.name(), sessions = server.load().sessions(), by, "server removed: it is drained");
+            if let Some(tasks) = inner.tasks_of().get(&id) {
+                tasks.watch.stop();
+            }
+            inner.addresses_changed();
+            inner.shared.advertised_info.servers_changed();
+            inner.end_sessions(server);
+        }
+        removed
+    }
+}
+
+impl Inner {
+    fn tasks_of(&self) -> MutexGuard<'_, HashMap<ServerId, ServerTasks>> {
+        self.tasks_of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts what watches a server.
+    fn watch(&self, server: &Arc<Server>) -> ServerTasks {
+        let (watch, closed) = (self.tasks.child(), self.tasks.child());
+        let (asked, all, access) = (Arc::clone(server), Arc::clone(&self.shared), self.access.clone());
+        closed.spawn("closed connections", move |stop| {
+            let (info, sessions) = (Arc::clone(&all.advertised_info), Arc::clone(&all.sessions));
+            cluster::watch_closed_connections(Arc::clone(&asked), info, access.clone(), sessions, stop)
+        });
+        let (watched, all, access) = (Arc::clone(server), Arc::clone(&self.shared), self.access.clone());
+        let (interval, warn_at, compatibility) = (self.poll_interval, self.warn_at, self.compatibility);
+        watch.spawn("server watch", move |stop| {
+            let info = Arc::clone(&all.advertised_info);
+            cluster::watch(Arc::clone(&watched), info, interval, warn_at, compatibility, access.clone(), stop)
+        });
+        ServerTasks { watch, closed, drain: None }
+    }
+
+    /// Ends the sessions of a server that has just been drained, or removed.
+    fn end_sessions(self: &Arc<Self>, server: &Arc<Server>) {
+        let draining = self.tasks.child();
+        let (inner, drained) = (Arc::clone(self), Arc::clone(server));
+        draining.spawn("server drain", move |stop| {
+            let (inner, server) = (Arc::clone(&inner), Arc::clone(&drained));
+            async move {
+                tokio::select! {
+                    () = inner.drain(&server) => {}
+                    () = stop.cancelled() => return,
+                }
+                // What was drained for a while ends with the drain.
+                stop.cancelled().await;
+            }
+        });
+        if let Some(tasks) = self.tasks_of().get_mut(&server.id()) {
+            tasks.drain.replace(draining).iter().for_each(Supervisor::stop);
+        }
+    }
+
+    async fn drain(&self, server: &Arc<Server>) {
+        let (shared, began) = (&self.shared, Instant::now());
+        let mut handles = shared.sessions.handles_of(server.id());
+        worker::with_rng(|rng| rng.shuffle(&mut handles));
+        let count = u32::try_from(handles.len()).unwrap_or(u32::MAX).max(1);
+        let pace = shared.servers.pace_of_closes(timer::now(), shared.admission.pace(timer::now()));
+        let each = Duration::from_secs_f64(1.0 / pace).min(self.spread / count);
+        for (n, handle) in (0_u32..).zip(handles) {
+            sleep_until(began + each * n).await;
+            handle.end(Cause::ServerDrained);
+        }
+        // A login that was under way ends as soon as it is a session.
+        while server.load().held() > 0 {
+            sleep(LOOK_AGAIN).await;
+        }
+        match server.drain() {
+            Drain::Off => {}
+            Drain::Drained => {
+                info!(server = server.name(), took = ?began.elapsed(), "server is drained: no sessions left")
+            }
+            Drain::Leaves => self.forget(server).await,
+        }
+    }
+
+    /// The last session of a removed server has ended.
+    async fn forget(&self, server: &Server) {
+        while !self.shared.servers.forget(server.id()) {
+            sleep(LOOK_AGAIN).await;
+        }
+        info!(server = server.name(), address = server.address(), "server has gone");
+        if let Some(tasks) = self.tasks_of().remove(&server.id()) {
+            tasks.closed.stop();
+            // This task too.
+            tasks.drain.iter().for_each(Supervisor::stop);
+        }
+    }
+
+    /// The connection to the system account may be made to the servers that there are now, and to no other.
+    fn addresses_changed(&self) {
+        let Some(system) = self.access.system.clone() else { return };
+        let stay = self.shared.servers.iter().filter(|server| server.drain() != Drain::Leaves);
+        let addresses: Vec<_> = stay.map(|server| server.address().to_owned()).collect();
+        if addresses.is_empty() {
+            return;
+        }
+        tokio::spawn(async move {
+            // Heard only while there is a connection: one that is lost is tried at the addresses of before.
+            match timeout(SET_ADDRESSES, system.set_addresses(&addresses)).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(err)) => warn!(%err, "the system account is still reached through the servers of before"),
+            }
+        });
+    }
+}
