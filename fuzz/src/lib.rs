@@ -285,6 +285,7 @@ fn decode(negotiated: Negotiated, stream: &[u8], step: usize, room: usize) -> (V
             }
         }
         if decoder.is_closed() {
+            replies.extend(decoder.take_close_reply());
             break;
         }
     }

@@ -102,6 +102,46 @@ async fn the_same_over_websocket() {
     }
 }
 
+/// A close frame right behind the last messages: the client's are published and what the server answers still comes,
+/// and the answer to the close frame is the last of all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_frame_behind_them_keeps_nothing_back() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let weir = WeirConfig::of_servers(&[&server]).default_settings().listener(WEBSOCKET).start().await;
+    for round in 0..20 {
+        let mut subscriber = subscribed(&server.address, "last").await;
+        let (mut client, _) = WsClient::greeted(&weir.address, "").await;
+        let mut words = Login::nobody().connect_line();
+        words += "PING\r\nSUB last 1\r\nPUB last 4\r\nword\r\nPING\r\n";
+        client.say(words.as_bytes()).await;
+        client.send(CLOSE, true, false, b"\x03\xe8bye").await.unwrap();
+        let (said, closing) = client.rest().await;
+        assert_eq!(closing, Some((1000, "bye".to_owned())), "round {round}");
+        let words: Vec<_> = said.lines().filter(|line| !line.starts_with("INFO ")).collect();
+        assert_eq!(words, ["PONG", "MSG last 1 4", "word", "PONG"], "round {round}");
+        assert_eq!(subscriber.next_msg().await.1, b"word", "round {round}");
+    }
+    weir.assert_nothing_leaked().await;
+}
+
+/// One client that ends while it is held is answered as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_frame_of_a_held_client_is_answered() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let weir = slow_pace(&server).listener(WEBSOCKET).start().await;
+    let mut before = Vec::new();
+    for _ in 0..4 {
+        before.push(WsClient::connect(&weir.address, "", &Login::nobody()).await);
+    }
+    let (mut client, _) = WsClient::greeted(&weir.address, "").await;
+    client.say(format!("{}PING\r\n", Login::nobody().lang("java").connect_line()).as_bytes()).await;
+    weir.until("it is held", |metrics| metrics.sum("weir_held") > 0.0).await;
+    client.send(CLOSE, true, false, b"\x03\xe8bye").await.unwrap();
+    assert_eq!(client.rest().await, (String::new(), Some((1000, "bye".to_owned()))));
+    drop((before, client));
+    weir.assert_nothing_leaked().await;
+}
+
 /// One new client a second, so that those behind the first four are held for long.
 fn slow_pace(server: &NatsServer) -> WeirConfig {
     WeirConfig::of_servers(&[server]).admission("rate = 1\nburst = 4\nmax_hold = \"19s\"\nrefusal_spread = \"100ms\"")

@@ -7,7 +7,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -97,7 +97,9 @@ impl WebSocket {
     /// A WebSocket that a client opened on `below`. It is pinged when it is silent for `ping_interval`.
     pub fn from_client(below: Stream, terms: Negotiated, ping_interval: Option<Duration>) -> Self {
         let pinger = ping_interval.map(|interval| Box::new(Pinger::new(interval)));
-        Self { pinger, ..Self::new(below, Role::Server, terms, Vec::new(), Closing::GOING_AWAY) }
+        let mut one = Self::new(below, Role::Server, terms, Vec::new(), Closing::GOING_AWAY);
+        one.pinger = pinger;
+        one
     }
 
     /// A WebSocket that weir opened to a server on `below`. `raw` has been read behind the server's answer.
@@ -189,13 +191,12 @@ impl WebSocket {
         }
         let before = self.pending.len();
         let decoded = self.decoder.decode(raw, out, &mut self.pending, &mut buffers.deflate);
-        if self.closed || (before > MOST_PENDING && !self.decoder.is_closed()) {
+        if self.closed || before > MOST_PENDING {
             self.pending.truncate(before);
         }
         match decoded {
             Ok(step) => {
                 self.raw = raw[step.taken..].to_vec();
-                self.closed |= self.decoder.is_closed();
                 self.starved = self.decoder.is_starved().then(|| Box::new(sleep_until(Instant::now() + TICK)));
                 Poll::Ready(Ok(Some(step.given)))
             }
@@ -213,6 +214,16 @@ impl WebSocket {
 }
 
 impl WebSocket {
+    /// Answers the other end's close frame; `false` when there is none to answer. Nothing may follow the answer, so it
+    /// is due once the other side of the session has ended, too: what a server still says to a client that has closed
+    /// goes before it, as straight from a nats-server.
+    fn answer_close(&mut self) -> bool {
+        let reply = self.decoder.take_close_reply();
+        self.pending.extend_from_slice(&reply);
+        self.closed |= !reply.is_empty();
+        !reply.is_empty()
+    }
+
     /// Writes `bytes` in frames, and keeps the frames that the other end does not take now.
     fn write_frames(&mut self, cx: &mut Context<'_>, buffers: &mut Inner, bytes: &[u8]) -> io::Result<()> {
         let frames = &mut buffers.frames;
@@ -242,7 +253,7 @@ impl AsyncRead for WebSocket {
             });
             let Some(given) = ready!(given)? else { return Poll::Ready(Ok(())) };
             buf.advance(given);
-            // Pongs, and the answer to a close. Frames that cannot be written now are written by the next flush.
+            // Pongs. Frames that cannot be written now are written by the next flush.
             if !this.pending.is_empty()
                 && let Poll::Ready(Err(err)) = this.poll_pending(cx)
             {
@@ -282,11 +293,21 @@ impl AsyncWrite for WebSocket {
     /// Sends the close frame, and then ends the connection below.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.closed {
+        if !this.closed && !this.answer_close() {
             this.closing.write(this.role, &mut this.pending);
             this.closed = true;
         }
         ready!(this.poll_pending(cx))?;
         Pin::new(&mut this.below).poll_shutdown(cx)
+    }
+}
+
+impl Drop for WebSocket {
+    /// A session that ends before a server has been found has no last words, and no reason to wait for anything: its
+    /// client is answered all the same, as far as the connection takes it at once.
+    fn drop(&mut self) {
+        if !self.closed && self.answer_close() {
+            let _ = self.poll_pending(&mut Context::from_waker(Waker::noop()));
+        }
     }
 }

@@ -61,10 +61,10 @@ enum Message {
 }
 
 /// Why decoding has ended.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Over {
-    /// A close frame, which has been answered.
-    Closed,
+    /// A close frame, and the frame that answers it until that is taken.
+    Closed(Vec<u8>),
     Broken(Violation),
 }
 
@@ -126,7 +126,16 @@ impl Decoder {
 
     /// Whether the other end has sent a close frame, behind which nothing follows.
     pub fn is_closed(&self) -> bool {
-        matches!(self.over, Some(Over::Closed))
+        matches!(self.over, Some(Over::Closed(_)))
+    }
+
+    /// The frame that answers the other end's close frame; empty before that and afterwards. It is the last frame that
+    /// the other end reads, so it is due when there is nothing else to say.
+    pub fn take_close_reply(&mut self) -> Vec<u8> {
+        match &mut self.over {
+            Some(Over::Closed(reply)) => std::mem::take(reply),
+            _ => Vec::new(),
+        }
     }
 
     /// Whether there may be more output, or an error, without more input.
@@ -140,7 +149,7 @@ impl Decoder {
     }
 
     /// Decodes bytes from the front of `input` to the front of `out`, until one of them is used up or the other end has
-    /// closed. Answers to control frames (pongs, a close) are appended to `replies`.
+    /// closed. Pongs are appended to `replies`.
     ///
     /// # Errors
     /// [`Violation`], once everything before it has been written to `out`.
@@ -175,8 +184,8 @@ impl Decoder {
                 Err(broken) => self.over = Some(Over::Broken(broken)),
             }
         }
-        match self.over {
-            Some(Over::Broken(violation)) if step.given == 0 => Err(violation),
+        match &self.over {
+            Some(Over::Broken(violation)) if step.given == 0 => Err(*violation),
             // Bytes behind a close frame are ignored.
             Some(_) => Ok(Step { taken: input.len(), ..step }),
             None => Ok(step),
@@ -405,8 +414,9 @@ impl Decoder {
                         payload
                     }
                 };
-                encode::control(self.role, Control::Close, echoed, replies);
-                self.over = Some(Over::Closed);
+                let mut reply = Vec::new();
+                encode::control(self.role, Control::Close, echoed, &mut reply);
+                self.over = Some(Over::Closed(reply));
             }
             _ => {}
         }

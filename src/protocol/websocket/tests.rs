@@ -95,6 +95,8 @@ fn hear<'a>(negotiated: Negotiated, chunks: impl IntoIterator<Item = &'a [u8]>, 
         }
         heard.closed = decoder.is_closed();
     }
+    heard.replies.extend(decoder.take_close_reply());
+    assert!(decoder.take_close_reply().is_empty(), "a close frame is answered once");
     heard
 }
 

@@ -100,6 +100,19 @@ impl Case {
         self.pieces.iter().all(Piece::is_orderly)
     }
 
+    /// The same up to the first piece for which the server may end the connection.
+    pub fn while_orderly(mut self) -> Self {
+        let orderly = self.pieces.iter().take_while(|piece| piece.is_orderly()).count();
+        self.pieces.truncate(orderly);
+        self
+    }
+
+    /// The same with a PING at the end, whose PONG the client awaits before it ends.
+    pub fn with_round_trip(mut self) -> Self {
+        self.pieces.push(Piece::round_trip());
+        self
+    }
+
     /// The same with another first token of its subjects, which is as long.
     pub fn renamed(&self, prefix: &str) -> Self {
         let mut other = self.clone();

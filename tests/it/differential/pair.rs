@@ -12,12 +12,13 @@ use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use weir_testkit::operator::{Operator, User};
+use weir_testkit::tls::Authority;
 use weir_testkit::*;
 
 use crate::differential::case::{Case, Ending};
 use crate::differential::generate::LAST;
 use crate::differential::transcript::{self, End, Transcript};
-use crate::differential::wire::Wire;
+use crate::differential::wire::{Target, Transport, Wire};
 
 /// How the servers are configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,9 +135,17 @@ pub const SIGNATURES: [&str; 2] = ["{{SIGNATURE-1}}", "{{SIGNATURE-2}}"];
 /// The subjects that an observer sees, of every case. Nobody listens to other subjects than these.
 const OBSERVED: [&str; 3] = ["*.a", "*.b", "*.c.>"];
 
+/// What the clients of all cases speak. Behind weir it is always the plain protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Plain,
+    Tls,
+    WebSocket,
+}
+
 /// Sees what is published on one server.
 struct Observers {
-    address: String,
+    target: Target,
     logins: Vec<Login>,
     wires: Vec<Observer>,
     /// What has been published, by the first token of its subject.
@@ -153,9 +162,8 @@ struct Observer {
 const MOST_HEARD: usize = 4 << 20;
 
 impl Observers {
-    async fn of(server: &NatsServer, logins: Vec<Login>) -> Self {
-        let address = server.address.clone();
-        let mut observers = Self { address, logins, wires: Vec::new(), seen: BTreeMap::new() };
+    async fn of(target: Target, logins: Vec<Login>) -> Self {
+        let mut observers = Self { target, logins, wires: Vec::new(), seen: BTreeMap::new() };
         observers.begin().await;
         observers
     }
@@ -163,7 +171,7 @@ impl Observers {
     async fn begin(&mut self) {
         self.wires.clear();
         for login in &self.logins {
-            let mut wire = Wire::open(&self.address, Ipv4Addr::LOCALHOST).await;
+            let mut wire = Wire::open(&self.target, Ipv4Addr::LOCALHOST).await;
             let mut words =
                 login.answering(&json!({ "nonce": wire.nonce() })).with("protocol", 0.into()).connect_line();
             for (sid, subject) in OBSERVED.iter().enumerate() {
@@ -284,10 +292,13 @@ impl std::fmt::Display for Outcome {
 /// Two equal servers, and weir in front of the second.
 pub struct Pair {
     kind: Kind,
+    pub protocol: Protocol,
     secrets: Secrets,
     straight: NatsServer,
     behind: NatsServer,
     pub weir: Weir,
+    straight_target: Target,
+    weir_target: Target,
     sees_straight: Observers,
     sees_behind: Observers,
 }
@@ -300,32 +311,73 @@ pub enum Path {
 }
 
 impl Pair {
-    pub async fn start(kind: Kind) -> Self {
+    pub async fn start(kind: Kind, protocol: Protocol) -> Self {
         let secrets = Secrets::new();
         let config = format!("{}\nmax_closed_clients: {MOST_CLOSED}", kind.config(&secrets));
         let options = || ServerOptions::default().default_timeouts().with(&config);
-        let (straight, behind) = tokio::join!(NatsServer::start(options()), NatsServer::start(options()));
-        let weir = WeirConfig::of_servers(&[&behind]).start().await;
-        let sees_straight = Observers::of(&straight, kind.observers(&secrets)).await;
-        let sees_behind = Observers::of(&behind, kind.observers(&secrets)).await;
-        Self { kind, secrets, straight, behind, weir, sees_straight, sees_behind }
+        let behind = NatsServer::start(options()).await;
+        let weir = WeirConfig::of_servers(&[&behind]);
+        let plain = |server: &NatsServer| Target { address: server.address.clone(), transport: Transport::Plain };
+        let (straight, weir, target) = match protocol {
+            Protocol::Plain => {
+                let straight = NatsServer::start(options()).await;
+                let target = plain(&straight);
+                (straight, weir.start().await, target)
+            }
+            Protocol::Tls => {
+                let authority = Authority::new("weir tests");
+                let own = authority.issue("localhost", &["localhost"]);
+                let tls = format!("tls {{ cert_file: {:?}, key_file: {:?}, timeout: 30 }}", own.cert, own.key);
+                let straight = NatsServer::start(options().with(&tls)).await;
+                let listener = format!("handshake_timeout = \"30s\"\n[listeners.tls]\n{}", tls::pair(&own));
+                let transport = Transport::Tls(authority.client(None));
+                let target = Target { address: straight.address.clone(), transport };
+                (straight, weir.listener(&listener).start().await, target)
+            }
+            Protocol::WebSocket => {
+                let address = format!("127.0.0.1:{}", ports::free());
+                let own = format!("websocket {{ listen: {address:?}, no_tls: true }}");
+                let straight = NatsServer::start(options().with(&own)).await;
+                let listener = "kind = \"websocket\"\nhandshake_timeout = \"30s\"";
+                let target = Target { address, transport: Transport::WebSocket };
+                (straight, weir.listener(listener).start().await, target)
+            }
+        };
+        // A WebSocket server has a plain port, too.
+        let observed = if protocol == Protocol::Tls { target.clone() } else { plain(&straight) };
+        let sees_straight = Observers::of(observed, kind.observers(&secrets)).await;
+        let sees_behind = Observers::of(plain(&behind), kind.observers(&secrets)).await;
+        let weir_target = Target { address: weir.address.clone(), ..target.clone() };
+        let straight_target = target;
+        Self {
+            kind,
+            protocol,
+            secrets,
+            straight,
+            behind,
+            weir,
+            straight_target,
+            weir_target,
+            sees_straight,
+            sees_behind,
+        }
     }
 
     /// Plays cases, all at once.
     pub async fn play(&mut self, path: Path, cases: &[Case]) -> Vec<Outcome> {
-        let address = match path {
-            Path::Straight => self.straight.address.clone(),
-            Path::ThroughWeir => self.weir.address.clone(),
+        let target = match path {
+            Path::Straight => &self.straight_target,
+            Path::ThroughWeir => &self.weir_target,
         };
         // No two clients have the same subjects, not even when a case is played again.
         let named: Vec<Case> = cases.iter().map(|case| case.renamed(&new_prefix())).collect();
         let sources: Vec<Ipv4Addr> = cases.iter().map(|_| source_address()).collect();
         let play = |at: usize| {
-            let (case, address, secrets, source) =
-                (named[at].clone(), address.clone(), self.secrets.clone(), sources[at]);
+            let (case, target, secrets, source) =
+                (named[at].clone(), target.clone(), self.secrets.clone(), sources[at]);
             assert_eq!(case.kind, self.kind);
             async move {
-                let wire = Wire::open(&address, source).await;
+                let wire = Wire::open(&target, source).await;
                 wire.play(&case, |bytes, nonce| secrets.fill_in(bytes, nonce)).await
             }
         };
@@ -442,6 +494,10 @@ const OF_ONE_CONNECTION: &[&str] = &[
     "stalls",
     "subscriptions_list",
     "reason",
+    // weir is the end of TLS and of WebSocket.
+    "type",
+    "tls_version",
+    "tls_cipher_suite",
 ];
 
 /// The first token of the subjects of a client, long enough that no mistake in one case makes it another's.

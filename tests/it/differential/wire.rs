@@ -1,13 +1,18 @@
 //! A client that sends a case and hears all that comes.
 
+use std::io;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpSocket;
+use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use weir_testkit::tls::TlsClient;
+use weir_testkit::websocket::{BINARY, CLOSE, OpCode, frame, request};
 
 use crate::differential::case::{Case, Ending, What};
 use crate::differential::transcript::{self, End, Transcript};
@@ -22,9 +27,26 @@ struct Heard {
     is_over: bool,
 }
 
+/// A port, and how clients speak there.
+#[derive(Clone)]
+pub struct Target {
+    pub address: String,
+    pub transport: Transport,
+}
+
+#[derive(Clone)]
+pub enum Transport {
+    Plain,
+    /// With the handshake behind INFO.
+    Tls(Arc<ClientConfig>),
+    WebSocket,
+}
+
 /// An open connection.
 pub struct Wire {
     writer: Box<dyn AsyncWrite + Send + Unpin>,
+    /// Each write is a WebSocket message.
+    is_websocket: bool,
     heard: watch::Receiver<Heard>,
     from: Ipv4Addr,
     reading: JoinHandle<()>,
@@ -32,18 +54,43 @@ pub struct Wire {
 
 impl Wire {
     /// Connects from this loopback address and waits for INFO.
-    pub async fn open(address: &str, from: Ipv4Addr) -> Self {
+    pub async fn open(target: &Target, from: Ipv4Addr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind((from, 0).into()).expect("a loopback address");
-        let address = address.parse().expect("an address");
+        let address = target.address.parse().expect("an address");
         let stream = timeout(MUST_COME, socket.connect(address)).await.expect("in time").expect("a connection");
         stream.set_nodelay(true).expect("nodelay");
-        let (reader, writer) = stream.into_split();
+        timeout(MUST_COME, Self::over(stream, &target.transport, from)).await.expect("in time").expect("a handshake")
+    }
+
+    async fn over(stream: TcpStream, transport: &Transport, from: Ipv4Addr) -> io::Result<Self> {
         let (hears, heard) = watch::channel(Heard::default());
-        let reading = tokio::spawn(read(Box::new(reader), hears));
-        let mut wire = Self { writer: Box::new(writer), heard, from, reading };
+        let is_websocket = matches!(transport, Transport::WebSocket);
+        let (writer, reading): (Box<dyn AsyncWrite + Send + Unpin>, _) = match transport {
+            Transport::Plain => {
+                let (reader, writer) = stream.into_split();
+                (Box::new(writer), tokio::spawn(read(reader, hears)))
+            }
+            Transport::Tls(config) => {
+                let client = TlsClient::over(stream, "localhost", false, Arc::clone(config)).await?;
+                hears.send_modify(|heard| heard.bytes = client.info.into_bytes());
+                let (reader, writer) = tokio::io::split(client.stream.into_inner());
+                (Box::new(writer), tokio::spawn(read(reader, hears)))
+            }
+            Transport::WebSocket => {
+                let (mut reader, mut writer) = stream.into_split();
+                writer.write_all(request("/", "").as_bytes()).await?;
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(reader.read_u8().await?);
+                }
+                assert!(head.starts_with(b"HTTP/1.1 101"), "{}", head.escape_ascii());
+                (Box::new(writer), tokio::spawn(read_frames(BufReader::new(reader), hears)))
+            }
+        };
+        let mut wire = Self { writer, is_websocket, heard, from, reading };
         wire.until(|bytes| bytes.contains(&b'\n')).await;
-        wire
+        Ok(wire)
     }
 
     /// Waits until what has come satisfies `is_there`; `false` when the connection ends, or nothing comes, before that.
@@ -67,6 +114,14 @@ impl Wire {
 
     /// Writes; `false` when the connection takes no more.
     pub async fn write(&mut self, bytes: &[u8]) -> bool {
+        match self.is_websocket {
+            true if bytes.is_empty() => true,
+            true => self.write_raw(&message(BINARY, bytes)).await,
+            false => self.write_raw(bytes).await,
+        }
+    }
+
+    async fn write_raw(&mut self, bytes: &[u8]) -> bool {
         let written = timeout(MUST_COME, async {
             self.writer.write_all(bytes).await?;
             self.writer.flush().await
@@ -87,7 +142,11 @@ impl Wire {
 
     /// Ends what it sends, and returns all that it hears until the peer closes.
     pub async fn rest(mut self) -> Transcript {
-        let _ = timeout(MUST_COME, self.writer.shutdown()).await;
+        if self.is_websocket {
+            self.write_raw(&message(CLOSE, &1000_u16.to_be_bytes())).await;
+        } else {
+            let _ = timeout(MUST_COME, self.writer.shutdown()).await;
+        }
         self.until(|_| false).await;
         let heard = self.heard.borrow();
         let end = if heard.is_over { End::Closed } else { End::Open };
@@ -133,10 +192,44 @@ impl Drop for Wire {
     }
 }
 
-async fn read(mut reader: Box<dyn AsyncRead + Send + Unpin>, hears: watch::Sender<Heard>) {
+async fn read(mut reader: impl AsyncRead + Unpin, hears: watch::Sender<Heard>) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = reader.read(&mut buffer).await {
         hears.send_modify(|heard| heard.bytes.extend_from_slice(&buffer[..n]));
     }
     hears.send_modify(|heard| heard.is_over = true);
+}
+
+/// One frame that is a whole message.
+fn message(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame(opcode, true, false, true, payload, &mut bytes);
+    bytes
+}
+
+/// The payloads of data frames, up to a close frame or the end of the stream.
+async fn read_frames(mut reader: impl AsyncRead + Unpin, hears: watch::Sender<Heard>) {
+    while let Ok((opcode, payload)) = read_frame(&mut reader).await {
+        match opcode {
+            0..=2 => hears.send_modify(|heard| heard.bytes.extend_from_slice(&payload)),
+            8 => break,
+            // No client here lives long enough to be closed for not answering it.
+            9 => {}
+            other => panic!("a frame of type {other}"),
+        }
+    }
+    hears.send_modify(|heard| heard.is_over = true);
+}
+
+/// The opcode and the payload of one unmasked frame.
+async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<(u8, Vec<u8>)> {
+    let opcode = reader.read_u8().await? & 0x0f;
+    let length = match reader.read_u8().await? {
+        126 => reader.read_u16().await?.into(),
+        127 => reader.read_u64().await?,
+        length => length.into(),
+    };
+    let mut payload = vec![0; usize::try_from(length).expect("a length")];
+    reader.read_exact(&mut payload).await?;
+    Ok((opcode, payload))
 }
