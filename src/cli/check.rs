@@ -1,14 +1,14 @@
 //! `weir check`: says all that is wrong with a configuration, or what is in force with it.
 
-use std::{io::Write, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread};
+use std::{io::Write, num::NonZeroUsize, process::ExitCode, sync::Arc, thread};
 
 use clap::Args;
 use serde::Serialize;
 
 use crate::{
-    cli::{BAD_CONFIGURATION, RUN_FAILED, complain},
+    cli::{BAD_CONFIGURATION, ConfigurationArgs, RUN_FAILED, complain},
     cluster::{ClusterAccess, examine},
-    config::{Config, Finding, Findings, Severity},
+    config::{Config, Finding, Findings, Origin, Severity},
     server::{file_limit, plain_info},
     tls::{Connector, ServersTls},
     upstream::Servers,
@@ -19,9 +19,8 @@ const WRONG: u8 = 1;
 
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Configuration file; `-` is standard input.
-    #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    configuration: ConfigurationArgs,
     /// Print the findings as JSON, and nothing else.
     #[arg(long)]
     json: bool,
@@ -44,10 +43,11 @@ struct Report<'a> {
 
 impl Check {
     pub fn execute(self) -> ExitCode {
-        let config = match Config::load(&self.config) {
+        let origin = self.configuration.origin();
+        let config = match origin.load() {
             Ok(config) => config,
             Err(findings) => {
-                self.print(&findings, None);
+                self.print(&origin, &findings, None);
                 // The argument is wrong where it names nothing that can be read.
                 return ExitCode::from(if findings.are_of_the_file() { BAD_CONFIGURATION } else { WRONG });
             }
@@ -63,21 +63,20 @@ impl Check {
             };
         }
         if findings.have_errors() {
-            self.print(&findings, None);
+            self.print(&origin, &findings, None);
             return ExitCode::from(WRONG);
         }
-        self.print(&findings, Some(&config));
+        self.print(&origin, &findings, Some(&config));
         ExitCode::SUCCESS
     }
 
     /// Findings go to standard error, what is in force to standard output; JSON goes to standard output.
-    fn print(&self, findings: &Findings, config: Option<&Config>) {
-        let file = self.config.display();
+    fn print(&self, origin: &Origin, findings: &Findings, config: Option<&Config>) {
         let mut stdout = std::io::stdout();
         // A closed stdout (`weir check | head`) is not an error.
         if self.json {
             let findings = findings.iter().collect();
-            let report = Report { file: file.to_string(), right: config.is_some(), findings };
+            let report = Report { file: origin.to_string(), right: config.is_some(), findings };
             let _ = writeln!(stdout, "{}", serde_json::to_string_pretty(&report).unwrap_or_default());
             return;
         }
@@ -85,7 +84,7 @@ impl Check {
             complain(&findings.to_string());
         }
         if let Some(config) = config.filter(|_| !self.quiet) {
-            let _ = write!(stdout, "# {file} is right. In force:\n{}", config.effective());
+            let _ = write!(stdout, "# {origin} is right. In force:\n{}", config.effective());
         }
     }
 }

@@ -43,18 +43,38 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Configuration file.
-    #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
-    config: PathBuf,
-    /// A server of the cluster, instead of a configuration file. May be repeated. weir then listens on port 4222 of all
-    /// addresses.
-    #[arg(
-        long = "server",
-        value_name = "HOST:PORT[,websocket=URL][,monitor=URL][,name=NAME][,max_connections=N]",
-        conflicts_with = "config"
-    )]
-    servers: Vec<ServerArg>,
+    #[command(flatten)]
+    configuration: ConfigurationArgs,
 }
+
+/// What the configuration is. An argument wins over the file.
+#[derive(Debug, Args)]
+struct ConfigurationArgs {
+    /// Configuration file; `-` is standard input. Default: weir.toml, and none with --server.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A server of the cluster, instead of those of the file. May be repeated.
+    #[arg(long = "server", value_name = "HOST:PORT[,websocket=URL][,monitor=URL][,name=NAME][,max_connections=N]")]
+    servers: Vec<ServerArg>,
+    /// Address of the first listener. Without one here and in a file: port 4222 of all addresses.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<String>,
+    /// Address of the endpoints, /metrics and the others. Without one here and [monitor] in a file there are none.
+    #[arg(long, value_name = "IP:PORT")]
+    monitor: Option<String>,
+}
+
+impl ConfigurationArgs {
+    fn origin(&self) -> Origin {
+        let Self { config, servers, listen, monitor } = self;
+        let default = || servers.is_empty().then(|| PathBuf::from(DEFAULT_FILE));
+        let file = config.clone().or_else(default);
+        Origin { file, servers: servers.clone(), listen: listen.clone(), monitor: monitor.clone() }
+    }
+}
+
+/// The configuration where the command line names none.
+const DEFAULT_FILE: &str = "weir.toml";
 
 /// Parses the arguments of this process and runs the command.
 pub fn main() -> ExitCode {
@@ -83,10 +103,7 @@ impl Cli {
 
 impl Run {
     fn execute(self) -> ExitCode {
-        let origin = match self.servers.is_empty() {
-            true => Origin::File(self.config),
-            false => Origin::Servers(self.servers),
-        };
+        let origin = self.configuration.origin();
         let config = match origin.load() {
             Ok(config) => config,
             Err(errors) => return refuse(&errors),

@@ -1,10 +1,12 @@
-//! `--server HOST:PORT[,websocket=URL][,monitor=URL][,name=N][,max_connections=N]`: a cluster without a file.
+//! The arguments that stand for keys: `--server HOST:PORT[,websocket=URL][,monitor=URL][,name=N][,max_connections=N]`,
+//! `--listen` and `--monitor`. They win over a file, and without one there are the defaults.
 
 use std::{convert::Infallible, str::FromStr};
 
 use crate::config::{
     finding::{Problem, quote},
     node::{Entries, Node},
+    origin::Origin,
     section::Sink,
 };
 
@@ -21,11 +23,43 @@ impl FromStr for ServerArg {
     }
 }
 
-/// The arguments as a document.
-pub(super) fn document(args: &[ServerArg], sink: &mut Sink) -> Entries {
-    let servers = args.iter().enumerate().map(|(i, arg)| Node::Table(server(i, &arg.0, sink))).collect();
-    let cluster = vec![("servers".to_owned(), Node::List(servers))];
-    vec![("cluster".to_owned(), Node::Table(cluster))]
+/// Puts the arguments into the document of the file, in place of what it has there. What is no table where one should
+/// be stays: reading it reports that.
+pub(super) fn apply(origin: &Origin, entries: &mut Entries, sink: &mut Sink) {
+    let Origin { servers, listen, monitor, .. } = origin;
+    if !servers.is_empty() || origin.file.is_none() {
+        sink.source.give("cluster.servers", "--server");
+        let servers = servers.iter().enumerate().map(|(i, arg)| Node::Table(server(i, &arg.0, sink))).collect();
+        if let Node::Table(cluster) = entry(entries, "cluster", Node::Table(Vec::new())) {
+            // What stands for all servers that a name leads to.
+            cluster.retain(|(key, _)| key != "discover");
+            *entry(cluster, "servers", Node::Bool(false)) = Node::List(servers);
+        }
+    }
+    if let Some(listen) = listen {
+        sink.source.give("listeners[0].listen", "--listen");
+        let none = Node::List(vec![Node::Table(Vec::new())]);
+        if let Node::List(listeners) = entry(entries, "listeners", none)
+            && let Some(Node::Table(first)) = listeners.first_mut()
+        {
+            *entry(first, "listen", Node::Bool(false)) = Node::String(listen.clone());
+        }
+    }
+    if let Some(listen) = monitor {
+        sink.source.give("monitor.listen", "--monitor");
+        if let Node::Table(monitor) = entry(entries, "monitor", Node::Table(Vec::new())) {
+            *entry(monitor, "listen", Node::Bool(false)) = Node::String(listen.clone());
+        }
+    }
+}
+
+/// The value of a key, which is `new` where there is none.
+fn entry<'e>(entries: &'e mut Entries, key: &str, new: Node) -> &'e mut Node {
+    let at = entries.iter().position(|(name, _)| name == key).unwrap_or_else(|| {
+        entries.push((key.to_owned(), new));
+        entries.len() - 1
+    });
+    &mut entries[at].1
 }
 
 fn server(i: usize, text: &str, sink: &mut Sink) -> Entries {

@@ -126,7 +126,14 @@ fn no_server_is_weir(raw: &Raw, sink: &mut Sink) {
         let (key, kind) = PORTS[port];
         if let Some((at, _)) = bound(raw).find(|(_, listen)| listen.port() != 0 && target.reaches(*listen, &own)) {
             let what = format!("{address:?} is where weir itself listens ({at})");
-            let remedy = format!("write the address of the nats-server's {kind} port, or another address for weir");
+            // A server on the usual port of the same machine, and weir with its defaults: somebody tries weir.
+            let argument = match sink.source.argument("cluster.servers") {
+                Some(_) if at == "monitor.listen" => " with --monitor",
+                Some(_) => " with --listen",
+                None => "",
+            };
+            let remedy =
+                format!("write the address of the nats-server's {kind} port, or another address for weir{argument}");
             sink.report(format!("cluster.servers[{i}].{key}"), Problem::new(what, remedy));
         }
     }

@@ -111,7 +111,7 @@ fn tables(effective: &Effective) -> Vec<Table> {
                 all.push(Table { label: text.clone(), schema, values: Vec::new() });
                 continue;
             }
-            Line::Value { key, literal, given } => (key, literal, *given, 0),
+            Line::Value { key, literal, given, .. } => (key, literal, *given, 0),
             Line::Note { key, text, given } => (key, text, *given, 0),
             Line::Hidden { key, text, given, mark } => (key, text, *given, *mark),
             Line::Absent { .. } | Line::Comment { .. } => continue,

@@ -16,8 +16,8 @@ pub(super) enum Line {
     Absent { text: String },
     /// What holds for keys that the operator may add.
     Comment { text: String },
-    /// `key = literal`.
-    Value { key: String, literal: String, given: bool },
+    /// `key = literal`. The argument of the command line is the one that gives it.
+    Value { key: String, literal: String, given: bool, argument: Option<&'static str> },
     /// A key that is absent, or whose value must not be shown.
     Note { key: String, text: String, given: bool },
     /// A key whose value must not be shown. `mark` is the same for the same value, in this process only.
@@ -30,8 +30,8 @@ pub(super) fn mark(value: &impl Hash) -> u64 {
     KEY.get_or_init(RandomState::new).hash_one(value)
 }
 
-/// The configuration in force. It displays as TOML, with `# default` behind each default; loading that yields the same
-/// configuration, except for `users`, which are not shown.
+/// The configuration in force. It displays as TOML, with `# default` behind each default, and an argument behind what
+/// it gives; loading that yields the same configuration, except for `users`, which are not shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Effective {
     pub(super) lines: Vec<Line>,
@@ -74,7 +74,12 @@ impl fmt::Display for Effective {
                 Line::Header { text, given } => writeln!(f, "\n{text}{}", mark(*given))?,
                 Line::Absent { text } => writeln!(f, "\n# {text}{}", mark(false))?,
                 Line::Comment { text } => writeln!(f, "# {text}{}", mark(false))?,
-                Line::Value { key, literal, given } => writeln!(f, "{} = {literal}{}", toml_key(key), mark(*given))?,
+                Line::Value { key, literal, argument: Some(argument), .. } => {
+                    writeln!(f, "{} = {literal}  # {argument}", toml_key(key))?;
+                }
+                Line::Value { key, literal, given, .. } => {
+                    writeln!(f, "{} = {literal}{}", toml_key(key), mark(*given))?;
+                }
                 Line::Note { key, text, given } | Line::Hidden { key, text, given, .. } => {
                     writeln!(f, "# {}: {text}{}", toml_key(key), mark(*given))?;
                 }

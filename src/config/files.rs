@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::{
     cluster::system_account::Login,
-    config::{finding::Problem, raw::Raw, section::Sink, seed_file, warnings::readable_by_others},
+    config::{finding::Problem, raw::Raw, section::Sink, seed_file, system::SystemKeys, warnings::readable_by_others},
     identity::trusted_proxy::ProxyKey,
     tls::{BadFile, Connector, ListenerTls, Terminator},
 };
@@ -83,7 +83,7 @@ fn report(table: &str, bad: Option<Vec<BadFile>>, sink: &mut Sink) {
 
 /// The configuration itself, where it holds the password.
 pub(super) fn of_itself(path: Option<&Path>, raw: &Raw, sink: &mut Sink) {
-    let has_password = raw.system.as_ref().is_some_and(|system| system.file().is_none());
+    let has_password = raw.system.as_ref().is_some_and(SystemKeys::is_in_configuration);
     if let Some(path) = path.filter(|_| has_password) {
         readable_by_others("cluster.system.password".to_owned(), path, sink);
     }

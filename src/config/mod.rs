@@ -7,7 +7,8 @@
 //! - [`text`]: reads the file. [`node`]: TOML as a tree in the order of the file, with the place of each key.
 //! - [`section`]: reads one table key by key; collects findings, and what `weir check` prints ([`effective`]).
 //! - [`leaf`], [`address`]: kinds of values and their ranges. [`raw`]: the tables and keys, with [`quota`], [`tcp`],
-//!   [`tls`], [`websocket`] and [`system`]. [`args`]: `--server`.
+//!   [`tls`], [`websocket`], [`system`] and [`secret`]. [`origin`], [`args`]: the arguments that stand for keys.
+//!   [`variables`]: those of the environment, in values.
 //! - [`cross`]: what must hold between keys. [`files`]: the files that keys name. [`warnings`]: what is valid, and may
 //!   not be meant.
 //! - [`origin`]: where a configuration is read from. [`diff`](diff()): what changes from one to another. [`live`]:
@@ -29,6 +30,7 @@ mod origin;
 mod quota;
 mod raw;
 mod schema;
+mod secret;
 mod section;
 mod seed_file;
 mod suggest;
@@ -36,6 +38,7 @@ mod system;
 mod tcp;
 mod text;
 mod tls;
+mod variables;
 mod warnings;
 mod websocket;
 
@@ -201,9 +204,23 @@ impl Config {
     /// All errors at once, and the warnings: a file cannot be read, or is not what it should be, or has keys or values
     /// that weir does not accept.
     pub fn load(path: &Path) -> Result<Self, Findings> {
-        let file = text::name(path);
-        let text = text::read(path)?;
-        Self::parse_as(&file, &text, Files::Read(Some(path)))
+        Self::load_from(&Origin::file(path))
+    }
+
+    /// Reads what these arguments say, and every file that is named.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_from(origin: &Origin) -> Result<Self, Findings> {
+        let file = origin.file.as_deref();
+        let (mut entries, source) = match file {
+            Some(path) => node::parse(&text::name(path), &text::read(path)?).map_err(Findings::new)?,
+            None => (Vec::new(), Source::without_lines("--server")),
+        };
+        let mut sink = Sink::new(source);
+        variables::replace(&mut entries, &mut sink, variables::of_environment);
+        args::apply(origin, &mut entries, &mut sink);
+        Self::assemble(sink, entries, Files::Read(file))
     }
 
     /// Reads a TOML file, and none that it names.
@@ -220,12 +237,10 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(file: &str, text: &str) -> Result<Self, Findings> {
-        Self::parse_as(file, text, Files::Ignored)
-    }
-
-    fn parse_as(file: &str, text: &str, files: Files<'_>) -> Result<Self, Findings> {
-        let (entries, source) = node::parse(file, text).map_err(Findings::new)?;
-        Self::assemble(Sink::new(source), entries, files)
+        let (mut entries, source) = node::parse(file, text).map_err(Findings::new)?;
+        let mut sink = Sink::new(source);
+        variables::replace(&mut entries, &mut sink, variables::of_environment);
+        Self::assemble(sink, entries, Files::Ignored)
     }
 
     /// The configuration of `weir run --server …`: these servers, and defaults for the rest.
@@ -233,12 +248,11 @@ impl Config {
     /// # Errors
     /// All errors in the arguments at once; having no server is one.
     pub fn from_servers(servers: &[ServerArg]) -> Result<Self, Findings> {
-        let mut sink = Sink::new(Source::without_lines("--server"));
-        let entries = args::document(servers, &mut sink);
-        Self::assemble(sink, entries, Files::Read(None))
+        Self::load_from(&Origin { servers: servers.to_vec(), ..Origin::default() })
     }
 
     fn assemble(mut sink: Sink, entries: node::Entries, files: Files<'_>) -> Result<Self, Findings> {
+        sink.reads_files = matches!(files, Files::Read(_));
         let raw = Section::read(&mut sink, String::new(), entries, raw::read);
         cross::check(&raw, &mut sink);
         let mut secrets = files::Secrets::default();

@@ -4,7 +4,10 @@
 //! (docs/contract.md, towards operators 3). Order matters too: of two accounts with a matching entry in `users`, the
 //! first in the file wins.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
 
 use toml::{
     Spanned,
@@ -47,22 +50,65 @@ impl Node {
 }
 
 /// Where the keys of one configuration stand.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Source {
     /// The file's name as it was given, or `--server`.
     file: String,
     /// Line and column of each key and list entry, by its full path.
     places: HashMap<String, (usize, usize)>,
+    /// The keys that arguments of the command line give, with the name of the argument: each with all below it.
+    arguments: Vec<(&'static str, &'static str)>,
+    /// The values with variables in them, by their full path: as they are written, and so without what the variables
+    /// hold. A list with such an entry is here too.
+    written: HashMap<String, String>,
+    /// The values whose variables cannot be replaced, by their full path.
+    broken: HashSet<String>,
 }
 
 impl Source {
     /// For what is not a file that was read.
     pub(super) fn without_lines(file: &str) -> Self {
-        Self { file: file.to_owned(), places: HashMap::new() }
+        Self { file: file.to_owned(), ..Self::default() }
+    }
+
+    /// This argument gives the key of this path, with all below it.
+    pub(super) fn give(&mut self, path: &'static str, argument: &'static str) {
+        self.arguments.push((path, argument));
+    }
+
+    /// The argument that gives the key of this path.
+    pub(super) fn argument(&self, path: &str) -> Option<&'static str> {
+        let is_below =
+            |above: &str| path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        self.arguments.iter().find(|(above, _)| is_below(above)).map(|(_, argument)| *argument)
+    }
+
+    /// The value of this path has variables, and is written so.
+    pub(super) fn note_written(&mut self, path: String, literal: String) {
+        self.written.insert(path, literal);
+    }
+
+    /// A value with variables as it is written.
+    pub(super) fn written(&self, path: &str) -> Option<&str> {
+        self.written.get(path).map(String::as_str)
+    }
+
+    /// The variables of the value of this path cannot be replaced, which has been reported.
+    pub(super) fn note_broken(&mut self, path: String) {
+        self.broken.insert(path);
+    }
+
+    /// Whether [`Source::note_broken`] was called for this path.
+    pub(super) fn is_broken(&self, path: &str) -> bool {
+        self.broken.contains(path)
     }
 
     /// A finding at the key of this path. A key that is missing has the place of the table in which it is missing.
     pub(super) fn finding(&self, severity: Severity, key: String, problem: Problem) -> Finding {
+        if let Some(argument) = self.argument(&key) {
+            let place = Place { file: argument.to_owned(), line: None, column: None };
+            return Finding { severity, place, key, problem };
+        }
         let around = std::iter::successors(Some(&*key), |path| enclosing(path));
         let place = around.into_iter().find_map(|path| self.places.get(path).copied());
         let place = Place { file: self.file.clone(), line: place.map(|at| at.0), column: place.map(|at| at.1) };
@@ -93,7 +139,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<(Entries, Source), Vec<Fin
     if errors.is_empty() {
         let mut reading = Reading { text, starts, last: (0, 1), places: HashMap::new() };
         let entries = reading.entries("", root.into_inner());
-        return Ok((entries, Source { file: file.to_owned(), places: reading.places }));
+        return Ok((entries, Source { file: file.to_owned(), places: reading.places, ..Source::default() }));
     }
     let at = |error: &toml::de::Error| error.span().map_or(0, |span| span.start).min(text.len());
     errors.sort_by_key(at);

@@ -1,42 +1,52 @@
-//! Where a configuration comes from: a file, or arguments. A reload reads it again from there.
+//! Where a configuration comes from: a file, arguments of the command line, or both. A reload reads it again from
+//! there.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use crate::config::{Config, Findings, ServerArg, text};
 
-/// The arguments of `weir run` that say what the configuration is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// This file; `-` is standard input, which can be read once only.
-    File(PathBuf),
-    /// `--server` arguments. They do not change, but the files that they name may.
-    Servers(Vec<ServerArg>),
+/// The arguments of a command that say what the configuration is. An argument wins over the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// `-c`; `-` is standard input, which can be read once only. Without a file there are the defaults.
+    pub file: Option<PathBuf>,
+    /// `--server`: all servers of the cluster, instead of those of the file.
+    pub servers: Vec<ServerArg>,
+    /// `--listen`: the address of the first listener.
+    pub listen: Option<String>,
+    /// `--monitor`: the address of the endpoints.
+    pub monitor: Option<String>,
 }
 
 impl Origin {
-    /// Reads the configuration.
+    /// A file alone.
+    pub fn file(path: &Path) -> Self {
+        Self { file: Some(path.to_owned()), ..Self::default() }
+    }
+
+    /// Reads the configuration, and every file that it names.
     ///
     /// # Errors
-    /// As [`Config::load`] and [`Config::from_servers`].
+    /// As [`Config::load`].
     pub fn load(&self) -> Result<Config, Findings> {
-        match self {
-            Self::File(path) => Config::load(path),
-            Self::Servers(servers) => Config::from_servers(servers),
-        }
+        Config::load_from(self)
     }
 
     /// Whether it can be read more than once.
     pub fn can_be_read_again(&self) -> bool {
-        !matches!(self, Self::File(path) if text::is_standard_input(path))
+        !self.file.as_deref().is_some_and(text::is_standard_input)
     }
 }
 
-/// As errors name it.
+/// The file, as errors name it; without one, the arguments.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => f.write_str(&text::name(path)),
-            Self::Servers(_) => f.write_str("--server"),
+        match &self.file {
+            Some(path) => f.write_str(&text::name(path)),
+            None => f.write_str("the command line"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rates and quotas: of the cluster, of sources, of accounts, of users and names.
 
-use std::{collections::HashMap, num::NonZeroU32};
+use std::{collections::HashMap, num::NonZeroU32, path::PathBuf};
 
 use crate::{
     admission::{AccountLimits, PatternQuota, Quota, Rate},
@@ -9,6 +9,7 @@ use crate::{
         finding::{Problem, quote},
         leaf::{Any, Leaf, Rule, Within, within, wrong_type},
         node::Node,
+        secret,
         section::{Found, Section},
     },
     identity::AccountRule,
@@ -198,12 +199,14 @@ pub(super) fn patterns(s: &mut Section<'_>, key: &'static str) -> Vec<PatternQuo
 /// Reads `users`. They may be tokens, so errors and the printed configuration show only how many there are.
 fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<String> {
     if account == DEFAULT {
-        if s.take("users").is_some() {
-            let problem = Problem::new(
-                "default has no users: it is for all whom no other account names",
-                "remove the key, or move it to the account it belongs to",
-            );
-            s.report("users", problem);
+        for key in ["users", "users_file"] {
+            if s.take(key).is_some() {
+                let problem = Problem::new(
+                    "default has no users: it is for all whom no other account names",
+                    "remove the key, or move it to the account it belongs to",
+                );
+                s.report(key, problem);
+            }
         }
         return Vec::new();
     }
@@ -212,16 +215,18 @@ fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<Str
     }
     let users = s.list::<User>("users");
     let given = users.is_some();
+    let of_file = users_of_file(s);
     let mut kept: Vec<String> = Vec::new();
-    for (i, User(user)) in users.unwrap_or_default() {
+    for (key, i, User(user)) in users.unwrap_or_default().into_iter().map(|(i, user)| ("users", i, user)).chain(of_file)
+    {
         let owner = earlier.iter().find(|rule| rule.users.contains(&user));
         if let Some(rule) = owner {
             let what = format!("account {:?} has the same entry", rule.account);
             let problem = Problem::new(what, "leave it in one of the two");
-            s.report_entry("users", i, problem);
+            s.report_entry(key, i, problem);
         } else if kept.contains(&user) {
             let problem = Problem::new("the same entry is in this list before", "remove one");
-            s.report_entry("users", i, problem);
+            s.report_entry(key, i, problem);
         }
         kept.push(user);
     }
@@ -232,6 +237,24 @@ fn users(s: &mut Section<'_>, account: &str, earlier: &[AccountRule]) -> Vec<Str
     };
     s.hidden("users", &text, &kept, given);
     kept
+}
+
+/// Reads `users_file`: one entry in each line. Lines that are empty count for the place of an entry, and are none.
+fn users_of_file(s: &mut Section<'_>) -> Vec<(&'static str, usize, User)> {
+    const KEY: &str = "users_file";
+    let Found::Valid(path) = s.leaf::<PathBuf>(KEY, "none", &Any) else { return Vec::new() };
+    s.in_force(KEY, &path, true);
+    let text = secret::read_file(s, KEY, &path).unwrap_or_default();
+    let mut users = Vec::new();
+    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        match User::read(&Node::String(line.trim().to_owned())) {
+            Ok(user) => users.push((KEY, i, user)),
+            Err(Problem { what, remedy }) => {
+                s.report(KEY, Problem::new(format!("line {} of {}: {what}", i + 1, path.display()), remedy));
+            }
+        }
+    }
+    users
 }
 
 /// A user, an nkey or a token, or a glob of them. It is never shown, since it may be a secret.

@@ -18,18 +18,36 @@ pub(super) struct Sink {
     pub(super) source: Source,
     pub(super) findings: Vec<Finding>,
     pub(super) lines: Vec<Line>,
+    /// Whether files that hold secrets are read.
+    pub(super) reads_files: bool,
     /// Collects every key that is asked for, for the [`schema`]; `None` for every other reading.
     pub(super) keys: Option<Vec<Key>>,
 }
 
 impl Sink {
     pub(super) fn new(source: Source) -> Self {
-        Self { source, findings: Vec::new(), lines: Vec::new(), keys: None }
+        Self { source, findings: Vec::new(), lines: Vec::new(), reads_files: false, keys: None }
     }
 
-    /// Reports an error.
+    /// Reports an error, unless the value of the key is one whose variables could not be replaced: it is not the one
+    /// that is meant.
     pub(super) fn report(&mut self, key: impl Into<String>, problem: Problem) {
-        self.findings.push(self.source.finding(Severity::Error, key.into(), problem));
+        let key = key.into();
+        if !self.source.is_broken(&key) {
+            self.findings.push(self.source.finding(Severity::Error, key, problem));
+        }
+    }
+
+    /// Reports that a value cannot be read. `takes` is what the key takes. What variables hold is not shown.
+    fn report_value(&mut self, key: String, problem: Problem, takes: impl FnOnce() -> String) {
+        let problem = match self.source.written(&key) {
+            None => problem,
+            Some(written) => {
+                let what = format!("{written} makes a value (not shown) that this key does not take");
+                Problem::new(what, format!("set the variables so that it is this: {}", takes()))
+            }
+        };
+        self.report(key, problem);
     }
 
     /// Reports what is not wrong, and may not be meant.
@@ -45,12 +63,28 @@ impl Sink {
     }
 }
 
+/// What a key takes, in words.
+fn takes(kind: &str, range: Option<String>) -> String {
+    range.map_or_else(|| kind.to_owned(), |range| format!("{kind}, {range}"))
+}
+
 /// A value as it was found. An invalid one has been reported already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found<T> {
     Absent,
     Invalid,
     Valid(T),
+}
+
+impl<T> Found<T> {
+    /// The same of what a valid value becomes.
+    pub(super) fn map<U>(self, become_of: impl FnOnce(T) -> U) -> Found<U> {
+        match self {
+            Self::Absent => Found::Absent,
+            Self::Invalid => Found::Invalid,
+            Self::Valid(value) => Found::Valid(become_of(value)),
+        }
+    }
 }
 
 /// One table being read.
@@ -128,7 +162,8 @@ impl<'s> Section<'s> {
         match rule.read(&node) {
             Ok(value) => Found::Valid(value),
             Err(problem) => {
-                self.report(key, problem);
+                let takes = || takes(&T::kind(), rule.range());
+                self.sink.report_value(self.path(key), problem, takes);
                 Found::Invalid
             }
         }
@@ -191,7 +226,9 @@ impl<'s> Section<'s> {
         for (i, item) in items.iter().enumerate() {
             match T::read(item) {
                 Ok(value) => values.push((i, value)),
-                Err(problem) => self.report_entry(key, i, problem),
+                Err(problem) => {
+                    self.sink.report_value(format!("{}[{i}]", self.path(key)), problem, || takes(&T::kind(), None));
+                }
             }
         }
         Some(values)
@@ -288,15 +325,21 @@ impl<'s> Section<'s> {
                     self.in_force(&key, &value, true);
                     values.push((key, value));
                 }
-                Err(problem) => self.report(&key, problem),
+                Err(problem) => {
+                    let takes = || takes(&T::kind(), rule.range());
+                    self.sink.report_value(self.path(&key), problem, takes);
+                }
             }
         }
         values
     }
 
-    /// Records the value in force.
+    /// Records the value in force; one with variables as it is written.
     pub(super) fn in_force<T: Leaf>(&mut self, key: &str, value: &T, given: bool) {
-        self.sink.lines.push(Line::Value { key: key.to_owned(), literal: value.show(), given });
+        let path = self.path(key);
+        let literal = self.sink.source.written(&path).map_or_else(|| value.show(), str::to_owned);
+        let argument = self.sink.source.argument(&path);
+        self.sink.lines.push(Line::Value { key: key.to_owned(), literal, given, argument });
     }
 
     /// Records what holds for a key that is absent, or whose value must not be shown.

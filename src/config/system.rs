@@ -6,8 +6,8 @@ use crate::{
     cluster::system_account::Login,
     config::{
         finding::Problem,
-        leaf::{Any, Leaf, Name, wrong_type},
-        node::Node,
+        leaf::{Any, Leaf, Name},
+        secret::{Kept, Secret, secret},
         section::{Found, Section},
         seed_file,
     },
@@ -19,7 +19,8 @@ use crate::{
 pub(super) enum SystemKeys {
     Creds(PathBuf),
     Nkey(PathBuf),
-    Password(String, String),
+    /// User, password, and where the password is kept.
+    Password(String, String, Kept),
 }
 
 /// A `.creds` file has some 2 KiB.
@@ -30,13 +31,10 @@ pub(super) fn keys(s: &mut Section<'_>) -> Option<SystemKeys> {
     let creds = given::<PathBuf>(s, "creds_file").map(SystemKeys::Creds);
     let nkey = given::<PathBuf>(s, "nkey_seed_file").map(SystemKeys::Nkey);
     let user = given::<Name>(s, "user").map(|Name(user)| user);
-    let password = s.leaf::<Secret>("password", "none", &Any);
-    if let Found::Valid(Secret(password)) = &password {
-        s.hidden("password", "given, not shown", password, true);
-    }
+    let password = secret(s, "password", "password_file");
     let other = [("creds_file", &creds), ("nkey_seed_file", &nkey)].into_iter().find(|(_, way)| way.is_some());
     let password = match (user, password, other) {
-        (Some(user), Found::Valid(Secret(password)), _) => Some(SystemKeys::Password(user, password)),
+        (Some(user), Found::Valid((Secret(password), kept)), _) => Some(SystemKeys::Password(user, password, kept)),
         // A password beside it would make two logins.
         (Some(_), Found::Absent, Some((other, _))) => {
             let problem = Problem::new(format!("{other} is a login already"), format!("remove user, or {other}"));
@@ -44,11 +42,12 @@ pub(super) fn keys(s: &mut Section<'_>) -> Option<SystemKeys> {
             return None;
         }
         (Some(_), Found::Absent, None) => {
-            s.report("user", Problem::new("it has no password", "write a password beside it"));
+            s.report("user", Problem::new("it has no password", "write a password or a password_file beside it"));
             return None;
         }
         (None, Found::Valid(_), Some((other, _))) => {
-            let problem = Problem::new(format!("{other} is a login already"), format!("remove password, or {other}"));
+            let problem =
+                Problem::new(format!("{other} is a login already"), format!("remove the password, or {other}"));
             s.report("password", problem);
             return None;
         }
@@ -56,13 +55,16 @@ pub(super) fn keys(s: &mut Section<'_>) -> Option<SystemKeys> {
             s.report("password", Problem::new("it has no user", "write a user beside it"));
             return None;
         }
-        _ => None,
+        // It has been reported.
+        (_, Found::Invalid, _) => return None,
+        (None, Found::Absent, _) => None,
     };
     let mut ways = [creds, nkey, password].into_iter().flatten();
     let way = ways.next();
     if way.is_none() || ways.next().is_some() {
         let what = if way.is_none() { "it names no login" } else { "it names more than one login" };
-        let problem = Problem::new(what, "write creds_file, or nkey_seed_file, or user and password");
+        let problem =
+            Problem::new(what, "write creds_file, or nkey_seed_file, or user and password (or password_file)");
         s.report_table(problem);
     }
     way
@@ -76,7 +78,12 @@ fn given<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Option<T> {
 }
 
 impl SystemKeys {
-    /// The file that holds the login, with its key; `None` for a password, which the configuration holds itself.
+    /// Whether the configuration itself holds a secret.
+    pub(super) fn is_in_configuration(&self) -> bool {
+        matches!(self, Self::Password(_, _, Kept::InConfiguration))
+    }
+
+    /// The file that holds the login, with its key; `None` for a password.
     pub(super) fn file(&self) -> Option<(&'static str, &Path)> {
         match self {
             Self::Creds(path) => Some(("creds_file", path)),
@@ -111,29 +118,7 @@ impl SystemKeys {
                     key.seed().ok_or_else(|| problem("nkey_seed_file", path, "it holds no seed".into(), remedy))?;
                 Ok(Login::Nkey(seed))
             }
-            Self::Password(user, password) => Ok(Login::Password(user.clone(), password.clone())),
+            Self::Password(user, password, _) => Ok(Login::Password(user.clone(), password.clone())),
         }
-    }
-}
-
-/// A password, which is never shown.
-#[derive(PartialEq)]
-struct Secret(String);
-
-impl Leaf for Secret {
-    fn kind() -> String {
-        "text".into()
-    }
-    fn read(node: &Node) -> Result<Self, Problem> {
-        const REMEDY: &str = "write it in quotes";
-        match node {
-            Node::String(text) if text.is_empty() => Err(Problem::new("it is empty", REMEDY)),
-            Node::String(text) => Ok(Self(text.clone())),
-            // The error must not show a number, since it may be the password.
-            _ => Err(wrong_type(&Node::Table(Vec::new()), REMEDY)),
-        }
-    }
-    fn show(&self) -> String {
-        "\"…\"".into()
     }
 }

@@ -31,6 +31,8 @@ impl Folder {
             b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
         );
         folder.mode("encrypted.pem", 0o600);
+        folder.write("users.txt", b"b\na\n[hunter2\n\n");
+        folder.mode("users.txt", 0o600);
         fs::create_dir(folder.path("folder")).expect("folder");
         let made = Command::new("mkfifo").arg(folder.path("pipe")).status().expect("mkfifo");
         assert!(made.success());

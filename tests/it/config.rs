@@ -397,7 +397,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[accounts.A]\ntoken = \"hunter2\"",
-        "2: accounts.A.token: unknown key; the keys here are users, max_connections, rate, burst, warn_only, weight, priority, max_handshakes",
+        "2: accounts.A.token: unknown key; the keys here are users, users_file, max_connections, rate, burst, warn_only, weight, priority, max_handshakes",
     ),
     ("[accounts]\nA = \"hunter2\"", "2: accounts.A: it is a string; write [accounts.A] and its keys below"),
     ("[users.a]", "1: users.a: it limits nothing; write max_connections or rate"),
@@ -407,13 +407,16 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[cluster.system]",
-        "1: cluster.system: it names no login; write creds_file, or nkey_seed_file, or user and password",
+        "1: cluster.system: it names no login; write creds_file, or nkey_seed_file, or user and password (or password_file)",
     ),
     (
         "[cluster.system]\nuser = \"u\"\npassword = \"hunter2\"\ncreds_file = \"c\"",
-        "1: cluster.system: it names more than one login; write creds_file, or nkey_seed_file, or user and password",
+        "1: cluster.system: it names more than one login; write creds_file, or nkey_seed_file, or user and password (or password_file)",
     ),
-    ("[cluster.system]\nuser = \"u\"", "2: cluster.system.user: it has no password; write a password beside it"),
+    (
+        "[cluster.system]\nuser = \"u\"",
+        "2: cluster.system.user: it has no password; write a password or a password_file beside it",
+    ),
     ("[cluster.system]\npassword = \"hunter2\"", "2: cluster.system.password: it has no user; write a user beside it"),
 ];
 

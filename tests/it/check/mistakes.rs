@@ -19,7 +19,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[accounts.A]\nmax-connection = 5",
         &[":2: accounts.A.max-connection: unknown key; did you mean max_connections? The keys here are users, \
-           max_connections, rate, burst, warn_only, weight, priority, max_handshakes"],
+           users_file, max_connections, rate, burst, warn_only, weight, priority, max_handshakes"],
     ),
     (
         "[[servers]]\naddress = \"n2:4222\"",
@@ -252,14 +252,51 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
            a character in brackets, as in [[]",
         ],
     ),
+    (
+        "[accounts.A]\nusers = [\"a\"]\nusers_file = \"users.txt\"\n[accounts.B]\nusers_file = \"none.txt\"",
+        &[
+            ":3: accounts.A.users_file: line 3 of users.txt: this entry (not shown) is no glob: a [ or { is not closed, or it \
+           ends in \\; put such a character in brackets, as in [[]",
+            ":3: accounts.A.users_file[1]: the same entry is in this list before; remove one",
+            ":5: accounts.B.users_file: none.txt: it cannot be read (No such file or directory (os error 2)); write the path \
+           of a file that holds it, and nothing else",
+        ],
+    ),
+    // Environment variables.
+    (
+        "[[listeners]]\nlisten = \"127.0.0.1:1\"\nadvertise = [\"n1:1\", \"${WEIR_NO_SUCH_HOST}:4222\"]",
+        &[
+            ":3: listeners[0].advertise[1]: the environment variable WEIR_NO_SUCH_HOST is not set; set it where weir runs, or \
+           write $${WEIR_NO_SUCH_HOST} for the text itself",
+        ],
+    ),
+    (
+        "[cluster.system]\nuser = \"u\"\npassword = \"${A-B}\"",
+        &[
+            ":3: cluster.system.password: a ${…} names no variable; write ${NAME}, of letters, digits and _, with no digit \
+           first; or $${ for the text itself",
+        ],
+    ),
+    ("[log]\nlevel = \"${LEVEL\"", &[":2: log.level: a ${ is not closed; write ${NAME}, or $${ for the text itself"]),
     // Logins of the system account.
+    (
+        "[cluster.system]\nuser = \"u\"\npassword = \"hunter2\"\npassword_file = \"key.pem\"",
+        &[":4: cluster.system.password_file: password is given too; remove password, or password_file"],
+    ),
+    (
+        "[cluster.system]\nuser = \"u\"\npassword_file = \"/dev/null\"",
+        &[
+            ":3: cluster.system.password_file: /dev/null: it is empty; write the path of a file that holds it, and nothing \
+           else",
+        ],
+    ),
     (
         "[cluster.system]\nuser = \"u\"\ncreds_file = \"key.pem\"",
         &[":2: cluster.system.user: creds_file is a login already; remove user, or creds_file"],
     ),
     (
         "[cluster.system]\npassword = \"hunter2\"\ncreds_file = \"key.pem\"",
-        &[":2: cluster.system.password: creds_file is a login already; remove password, or creds_file"],
+        &[":2: cluster.system.password: creds_file is a login already; remove the password, or creds_file"],
     ),
     (
         "[cluster.system]\ncreds_file = \"key.pem\"",
