@@ -32,6 +32,7 @@ fn sample(shared: &Shared) -> Sample {
         waiting: shared.admission.queued() as u64,
         sessions: shared.sessions.len() as u64,
         pace: shared.admission.pace(timer::now()),
+        relayed: counters.totals(),
     }
 }
 

@@ -20,7 +20,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, TcpListener},
     num::NonZeroUsize,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, LazyLock, atomic::AtomicU64},
     thread,
 };
 
@@ -47,7 +47,7 @@ use crate::{
     },
     session::{Descriptors, Shared, damped_dials::DampedDials, read_ahead::ReadAhead},
     tally::Tallies,
-    telemetry::{counters::Counters, storms::Flight},
+    telemetry::{counters::Counters, process::STARTED, storms::Flight},
     tls::{BadFile, Connector, ServersTls},
     upstream::Servers,
     worker::Heartbeats,
@@ -93,6 +93,8 @@ pub enum ServerError {
 /// # Errors
 /// What kept it from starting.
 pub fn run(config: Config, origin: Origin) -> Result<(), ServerError> {
+    // It is read at the first question, and that may come late.
+    LazyLock::force(&STARTED);
     let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let budget = ClientBudget::of(&config, workers)?;
     let most = budget.clients.as_ref().map_or(u32::MAX, |limit| limit.most());

@@ -3,6 +3,7 @@
 pub mod bad_logins;
 pub mod counters;
 pub mod process;
+pub mod process_use;
 pub mod refused_accounts;
 pub mod reloads;
 pub mod storms;

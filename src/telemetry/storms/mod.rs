@@ -7,17 +7,19 @@
 
 mod flight;
 mod groups;
+mod recent;
 mod series;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use serde::Serialize;
 
-use crate::outcome::Refusal;
+use crate::{outcome::Refusal, telemetry::counters::Totals};
 
 pub use self::{
     flight::Flight,
     groups::{Counts, Fate, Group, Groups},
+    recent::{Recent, Second},
     series::{Point, Series},
 };
 
@@ -49,6 +51,8 @@ pub struct Sample {
     pub sessions: u64,
     /// The pace now, in clients per second, where it is known.
     pub pace: Option<f64>,
+    /// What sessions have relayed.
+    pub relayed: Totals,
 }
 
 impl Sample {
@@ -148,13 +152,17 @@ struct Running {
 #[derive(Debug, Default)]
 pub struct Recorder {
     last: Option<Sample>,
+    /// Samples so far.
+    samples: u64,
     running: Option<Running>,
-    over: VecDeque<Arc<Storm>>,
+    /// Each with the number of samples when it was found to be over.
+    over: VecDeque<(u64, Arc<Storm>)>,
 }
 
 impl Recorder {
     /// Takes in the sample at the end of a second. Clears `groups` when no storm goes on.
     pub fn second(&mut self, now: Sample, groups: &Groups) -> Option<Change> {
+        self.samples += 1;
         let before = self.last.replace(now)?;
         let troubled = now.troubled() - before.troubled() >= BEGINS;
         let Some(running) = &mut self.running else {
@@ -174,7 +182,7 @@ impl Recorder {
         if self.over.len() == KEPT {
             self.over.pop_front();
         }
-        self.over.push_back(Arc::clone(&storm));
+        self.over.push_back((self.samples, Arc::clone(&storm)));
         Some(Change::Over(storm))
     }
 
@@ -185,7 +193,13 @@ impl Recorder {
 
     /// The last [`KEPT`] storms, the latest first.
     pub fn over(&self) -> Vec<Storm> {
-        self.over.iter().rev().map(|storm| (**storm).clone()).collect()
+        self.over.iter().rev().map(|(_, storm)| (**storm).clone()).collect()
+    }
+
+    /// Those of them that were not over yet at the end of this second, counted from weir's start on.
+    pub fn over_since(&self, second: u64) -> Vec<Arc<Storm>> {
+        // The first sample is the beginning of second 1.
+        self.over.iter().rev().filter(|(at, _)| *at > second + 1).map(|(_, storm)| Arc::clone(storm)).collect()
     }
 }
 

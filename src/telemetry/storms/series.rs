@@ -39,7 +39,8 @@ impl Default for Series {
 }
 
 impl Point {
-    fn and(self, later: Self) -> Self {
+    /// This one and the one behind it as one point.
+    pub fn and(self, later: Self) -> Self {
         Self {
             second: later.second,
             arrived: self.arrived + later.arrived,
