@@ -1,6 +1,7 @@
 //! One nats-server as weir knows it: its counters, its health, its readings, and what placement sees of them.
 
 pub(super) mod drain;
+mod standing;
 mod told;
 
 use std::{
