@@ -19,7 +19,7 @@
 //! - decisions: [`identity`], [`admission`], [`upstream`], [`tally`]. `now` goes in, a verdict comes out.
 //! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`],
 //!   [`telemetry`], [`worker`], [`operator_file`]. tokio lives here.
-//! - assembly: [`config`], [`admin`], [`server`], [`cli`], and the tools in [`storm`].
+//! - assembly: [`config`], [`admin`], [`overview`], [`server`], [`cli`], and the tools in [`storm`].
 
 mod admin;
 mod admission;
@@ -34,6 +34,7 @@ mod identity;
 mod net;
 mod operator_file;
 mod outcome;
+mod overview;
 mod protocol;
 mod relay;
 mod server;

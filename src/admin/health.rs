@@ -91,7 +91,7 @@ fn told(Stuck { worker, since }: Stuck) -> String {
 
 /// Why a new client would not be served: weir stops, or no server can be reached, or no descriptor is left for one more
 /// client.
-fn not_ready(shared: &Shared, now: Instant) -> Option<&'static str> {
+pub fn not_ready(shared: &Shared, now: Instant) -> Option<&'static str> {
     if shared.admission.is_lame_duck() {
         Some("draining")
     } else if !shared.servers.any_reachable(now) {

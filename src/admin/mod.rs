@@ -1,7 +1,10 @@
-//! The endpoints at `[monitor] listen`: `/metrics`, `/healthz`, `/readyz`, `/livez` and `/storms`.
+//! The endpoints at `[monitor] listen`: the page at `/` with its numbers at `/overviewz`, `/metrics`, `/healthz`,
+//! `/readyz`, `/livez` and `/storms`.
 
 mod exposition;
 mod health;
+mod overviewz;
+mod page;
 mod process;
 pub mod prometheus;
 mod server;
@@ -11,7 +14,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::State,
+    extract::{OriginalUri, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -35,14 +38,27 @@ struct Endpoints {
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>, base_path: String, stop: CancellationToken) {
     let endpoints = Arc::new(Endpoints { metrics: Metrics::new(Arc::clone(&shared)), shared });
     let routes = Router::new()
+        .route("/", get(index))
+        .route("/overviewz", get(overviewz::overviewz))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/livez", get(health::livez))
         .route("/storms", get(storms))
         .with_state(endpoints);
-    let routes = if base_path.is_empty() { routes } else { Router::new().nest(&base_path, routes) };
+    let routes = match &*base_path {
+        "" => routes,
+        base => Router::new().nest(base, routes).route(&format!("{base}/"), get(index)),
+    };
     server::serve(listener, routes, stop).await;
+}
+
+/// The page, for browsers. For programs, what can be asked for.
+async fn index(OriginalUri(uri): OriginalUri, headers: HeaderMap) -> Response {
+    if page::is_wanted(&headers) {
+        return page::page(uri.path());
+    }
+    ([(header::VARY, "accept")], "/overviewz\n/metrics\n/healthz\n/readyz\n/livez\n/storms\n").into_response()
 }
 
 async fn metrics(State(endpoints): State<Arc<Endpoints>>, headers: HeaderMap) -> Response {

@@ -231,6 +231,11 @@ impl<W: Waiter> Admission<W> {
         }
     }
 
+    /// The most clients that may wait, in any way.
+    pub fn max_held(&self) -> usize {
+        self.max_held.load(Relaxed)
+    }
+
     /// Whether one more client may wait.
     pub(super) fn may_wait(&self, has_priority: bool) -> bool {
         let kept = if has_priority { 0 } else { self.kept_for_priority.load(Relaxed) };

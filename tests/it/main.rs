@@ -38,6 +38,7 @@ mod ip_families;
 mod jwt;
 mod lame_duck;
 mod late_clients;
+mod live_page;
 mod log;
 mod log_reference;
 mod login_matrix;
