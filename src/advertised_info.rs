@@ -250,6 +250,11 @@ impl AdvertisedInfo {
         server.port_info(port).load().is_some()
     }
 
+    /// The `server_id` by which weir calls itself.
+    pub fn own_server_id(&self) -> &str {
+        &self.server_id
+    }
+
     /// The `server_id` of this server, if its INFO is known.
     pub fn server_id(&self, server: &Server) -> Option<String> {
         best(server, Port::Client).map(|info| info.server_id().to_owned())

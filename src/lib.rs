@@ -16,9 +16,10 @@
 //! compiler check it:
 //!
 //! - words: [`protocol`], [`outcome`], [`client_library`]. Bytes and values; no clock, socket, log or lock.
-//! - decisions: [`identity`], [`admission`], [`upstream`], [`tally`]. `now` goes in, a verdict comes out.
+//! - decisions: [`identity`], [`admission`], [`upstream`], [`tally`], [`growth`], [`events`]. `now` goes in, a verdict
+//!   comes out.
 //! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`],
-//!   [`telemetry`], [`worker`], [`operator_file`]. tokio lives here.
+//!   [`telemetry`], [`worker`], [`operator_file`], [`notify`]. tokio lives here.
 //! - assembly: [`config`], [`admin`], [`overview`], [`server`], [`cli`], and the tools in [`storm`].
 
 mod admin;
@@ -30,8 +31,11 @@ mod cluster;
 mod config;
 mod dial;
 mod dispatch;
+mod events;
+mod growth;
 mod identity;
 mod net;
+mod notify;
 mod operator_file;
 mod outcome;
 mod overview;

@@ -23,6 +23,7 @@ use crate::{
         process::ProcessCollector,
     },
     admission::Limit,
+    events::{Kind, Thing, fullness::Level, watch::Row},
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
     relay,
     session::Shared,
@@ -112,6 +113,7 @@ impl Collector for SharedCollector {
         self.servers(&mut families)?;
         self.admission(&mut families)?;
         self.refusals(&mut families)?;
+        self.events(&mut families)?;
         self.closes(&mut families)?;
         self.tls(&mut families)?;
         self.probes(&mut families)?;
@@ -361,6 +363,62 @@ impl SharedCollector {
             counters.bad_logins.by_source().into_iter().map(|(source, n)| {
                 let source = source.map_or_else(|| "other".to_owned(), |source| source.to_string());
                 (vec![("source", source)], ConstCounter::new(n))
+            }),
+        )
+    }
+
+    fn events(&self, families: &mut Families<'_, '_>) -> fmt::Result {
+        let (shared, usage) = (&self.shared, self.shared.usage.load());
+        let of = |of: Thing| usage.iter().filter(move |row| row.of == of && row.limit.is_some());
+        let label = |row: &Row| vec![(<&str>::from(row.of), row.name.to_string())];
+        let level = |row: &Row| u64::from(row.level.map_or(0, Level::number));
+        let levels =
+            |rows: &[&Row]| rows.iter().map(|row| (label(row), ConstGauge::new(level(row)))).collect::<Vec<_>>();
+        let full_in = |row: &Row| row.full_in().map_or(f64::INFINITY, |left| left.as_secs_f64());
+        let times =
+            |rows: &[&Row]| rows.iter().map(|row| (label(row), ConstGauge::new(full_in(row)))).collect::<Vec<_>>();
+        let servers: Vec<_> = of(Thing::Server).collect();
+        let mut accounts: Vec<_> = of(Thing::Account).collect();
+        accounts.sort_unstable_by_key(|row| (std::cmp::Reverse((level(row), row.connections)), Arc::clone(&row.name)));
+        accounts.truncate(TOP_ACCOUNTS);
+        families.family(
+            "server_fullness_level",
+            "How full each server is, as told: 0 below `warn_at` of its limit, 1 from there on, 2 from 90 % on, 3 full",
+            levels(&servers),
+        )?;
+        families.family(
+            "account_fullness_level",
+            "The same of accounts with a limit: the 50 that are fullest",
+            levels(&accounts),
+        )?;
+        families.family(
+            "listener_fullness_level",
+            "The same of listeners and their `max_clients`",
+            levels(&of(Thing::Listener).collect::<Vec<_>>()),
+        )?;
+        families.family(
+            "server_full_in_seconds",
+            "When each server is full at its present growth; +Inf where it does not grow steadily",
+            times(&servers),
+        )?;
+        families.family(
+            "account_full_in_seconds",
+            "The same of accounts with a limit: the 50 that are fullest",
+            times(&accounts),
+        )?;
+        families.family(
+            "events",
+            "Events that an operator should hear of, by kind",
+            Kind::ALL.iter().map(|&kind| {
+                (vec![("event", kind.name().to_owned())], ConstCounter::new(shared.notifier.events(kind)))
+            }),
+        )?;
+        families.family(
+            "event_deliveries",
+            "What became of the events at the webhook and the NATS subject that are configured",
+            shared.notifier.outcomes().map(|(receiver, outcome, n)| {
+                let labels = vec![("receiver", receiver.to_owned()), ("outcome", outcome.to_owned())];
+                (labels, ConstCounter::new(n))
             }),
         )
     }

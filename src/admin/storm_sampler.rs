@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
+    events::Event,
     net::timer,
     outcome::Refusal,
     session::Shared,
@@ -42,8 +43,20 @@ pub async fn record(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         match shared.flight.second(sample(&shared)) {
             None => {}
-            Some(Change::Began) => info!(held = shared.admission.queued(), "a storm has begun"),
-            Some(Change::Over(storm)) => log(&storm, "a storm is over"),
+            Some(Change::Began) => {
+                let held = shared.admission.queued();
+                info!(held, "a storm has begun");
+                shared.notifier.pass_on(&Event::StormBegan { held });
+            }
+            Some(Change::Over(storm)) => {
+                log(&storm, "a storm is over");
+                shared.notifier.pass_on(&Event::StormOver {
+                    seconds: storm.seconds.into(),
+                    arrived: storm.arrived,
+                    admitted: storm.admitted,
+                    refused: storm.refused.iter().map(|one| one.count).sum(),
+                });
+            }
         }
         // After a late sample the next second is a whole one: a shorter one would hold fewer clients.
         next = (next + Duration::from_secs(1)).max(Instant::now());

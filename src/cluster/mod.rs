@@ -66,7 +66,6 @@ pub async fn watch(
     server: Arc<Server>,
     advertised_info: Arc<AdvertisedInfo>,
     interval: Duration,
-    warn_at: f64,
     compatibility: Compatibility,
     access: ClusterAccess,
     stop: CancellationToken,
@@ -75,11 +74,7 @@ pub async fn watch(
     let wanted = Wanted::default();
     // Apart, so that a server is read all the same while a dial or a look-up hangs.
     let watching = async {
-        tokio::join!(
-            keep_resolved(&own.server),
-            read(&own, &wanted, interval, warn_at),
-            keep_dialled(&own, &wanted, interval)
-        );
+        tokio::join!(keep_resolved(&own.server), read(&own, &wanted, interval), keep_dialled(&own, &wanted, interval));
     };
     tokio::select! {
         () = watching => {}
@@ -88,10 +83,10 @@ pub async fn watch(
 }
 
 /// Reads the server at an interval, where there is a way to read it. Never returns.
-async fn read(own: &OwnDial, wanted: &Wanted, interval: Duration, warn_at: f64) {
+async fn read(own: &OwnDial, wanted: &Wanted, interval: Duration) {
     let server = &own.server;
     let mut poller = Poller::new(own);
-    let (mut near_full, mut restarts, mut is_several, mut is_stranger, mut unread) = (false, 0, false, false, 0);
+    let (mut restarts, mut is_several, mut is_stranger, mut unread) = (0, false, false, 0);
     loop {
         let is_read = poller.poll(own, interval).await;
         server.forget_old(timer::now());
@@ -132,10 +127,6 @@ async fn read(own: &OwnDial, wanted: &Wanted, interval: Duration, warn_at: f64) 
         if server.has_readings() && unread > FEW_UNREAD && is_due(unread) {
             wanted.if_it_has_room.store(true, Relaxed);
         }
-        // Until INFO has told who the server is, a reading may be another one's.
-        if own.advertised_info.server_id(server).is_some_and(|id| server.was_read_as(&id)) {
-            warn_when_near_full(server, warn_at, &mut near_full);
-        }
         // Jittered, so that several weirs do not poll in step.
         sleep(interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
     }
@@ -158,13 +149,4 @@ async fn keep_dialled(own: &OwnDial, wanted: &Wanted, interval: Duration) {
         }
         sleep(interval.max(LEAST_DIAL_INTERVAL).mul_f64(0.9 + 0.2 * fastrand::f64())).await;
     }
-}
-
-fn warn_when_near_full(server: &Server, warn_at: f64, near_full: &mut bool) {
-    let (has, capacity) = (server.load().projected(), server.load().capacity());
-    let near = f64::from(has) >= f64::from(capacity) * warn_at;
-    if near && !*near_full {
-        warn!(server = server.name(), connections = has, max_connections = capacity, "server is nearly full");
-    }
-    *near_full = near;
 }

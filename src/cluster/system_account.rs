@@ -36,6 +36,23 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Login {
+    /// What a connection with this login begins with.
+    ///
+    /// # Errors
+    /// The login cannot be used.
+    pub fn options(&self, tls: Option<&Connector>) -> std::io::Result<ConnectOptions> {
+        let options = match self.clone() {
+            Self::Creds(text) => ConnectOptions::with_credentials(&text)?,
+            Self::Nkey(seed) => ConnectOptions::with_nkey(seed),
+            Self::Password(user, password) => ConnectOptions::with_user_and_password(user, password),
+        };
+        Ok(match tls {
+            None => options,
+            Some(tls) if tls.handshake_first() => options.tls_client_config(tls.config()).require_tls(true).tls_first(),
+            Some(tls) => options.tls_client_config(tls.config()).require_tls(true),
+        })
+    }
+
     /// The key of the configuration to change where the login is wrong.
     pub(super) fn key(&self) -> &'static str {
         match self {
@@ -72,16 +89,7 @@ impl SystemAccount {
     /// # Errors
     /// The login cannot be used.
     pub async fn connect(login: &Login, addresses: &[String], tls: Option<&Connector>) -> Result<Self, PollError> {
-        let options = match login.clone() {
-            Login::Creds(text) => ConnectOptions::with_credentials(&text)?,
-            Login::Nkey(seed) => ConnectOptions::with_nkey(seed),
-            Login::Password(user, password) => ConnectOptions::with_user_and_password(user, password),
-        };
-        let options = match tls {
-            None => options,
-            Some(tls) if tls.handshake_first() => options.tls_client_config(tls.config()).require_tls(true).tls_first(),
-            Some(tls) => options.tls_client_config(tls.config()).require_tls(true),
-        };
+        let options = login.options(tls)?;
         let login = Arc::new(SystemLogin::new(login.key(), addresses.len()));
         let (pauses, events) = (Arc::clone(&login), Arc::clone(&login));
         let options = options

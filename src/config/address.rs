@@ -313,6 +313,12 @@ fn check_host_port(text: &str, usual_port: u16) -> Result<(), Problem> {
     }
 }
 
+/// Whether this is the authority of a URL: a host, and maybe a port.
+pub(super) fn is_host_with_or_without_port(authority: &str) -> bool {
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    if has_port { check_host_port(authority, 443).is_ok() } else { is_host(authority) }
+}
+
 fn is_host(host: &str) -> bool {
     if let Some(inner) = host.strip_prefix('[') {
         return inner.strip_suffix(']').is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());

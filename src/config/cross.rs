@@ -4,6 +4,7 @@ use crate::{
     config::{
         addresses::{self, Target, collide},
         finding::Problem,
+        notify,
         raw::Raw,
         section::Sink,
     },
@@ -17,6 +18,7 @@ pub(super) fn check(raw: &Raw, sink: &mut Sink) {
     one_address_for_each_port(raw, sink);
     no_server_is_weir(raw, sink);
     whom_to_trust(raw, sink);
+    notify::check(raw, sink);
 }
 
 fn lame_duck(raw: &Raw, sink: &mut Sink) {

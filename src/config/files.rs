@@ -15,6 +15,8 @@ use crate::{
 pub(super) struct Secrets {
     pub(super) proxy_key: Option<ProxyKey>,
     pub(super) system_login: Option<Login>,
+    /// The login of `[warnings.login]`.
+    pub(super) events_login: Option<Login>,
 }
 
 /// Reads every file that could be named right.
@@ -43,19 +45,18 @@ pub(super) fn read(raw: &Raw, sink: &mut Sink) -> Secrets {
             readable_by_others(format!("cluster.{table}.key_file"), &own.key_file, sink);
         }
     }
-    match raw.system.as_ref().map(|system| (system.read(), system.file())) {
-        None => {}
-        Some((login, file)) => {
-            match login {
-                Ok(login) => secrets.system_login = Some(login),
-                Err((key, problem)) => sink.report(key, problem),
-            }
-            if let Some((key, path)) = file {
-                readable_by_others(format!("cluster.system.{key}"), path, sink);
-            }
-        }
-    }
+    secrets.system_login = login("cluster.system", raw.system.as_ref(), sink);
+    secrets.events_login = login("warnings.login", raw.notify.login.as_ref(), sink);
+    report("warnings", raw.notify.tls().and_then(|tls| Connector::load(tls).err()), sink);
     secrets
+}
+
+fn login(table: &str, keys: Option<&SystemKeys>, sink: &mut Sink) -> Option<Login> {
+    let keys = keys?;
+    if let Some((key, path)) = keys.file() {
+        readable_by_others(format!("{table}.{key}"), path, sink);
+    }
+    keys.read().map_err(|(key, problem)| sink.report(format!("{table}.{key}"), problem)).ok()
 }
 
 fn of_listener(table: &str, tls: &ListenerTls, sink: &mut Sink) {
@@ -83,8 +84,10 @@ fn report(table: &str, bad: Option<Vec<BadFile>>, sink: &mut Sink) {
 
 /// The configuration itself, where it holds the password.
 pub(super) fn of_itself(path: Option<&Path>, raw: &Raw, sink: &mut Sink) {
-    let has_password = raw.system.as_ref().is_some_and(SystemKeys::is_in_configuration);
-    if let Some(path) = path.filter(|_| has_password) {
-        readable_by_others("cluster.system.password".to_owned(), path, sink);
+    let Some(path) = path else { return };
+    for (table, keys) in [("cluster.system", &raw.system), ("warnings.login", &raw.notify.login)] {
+        if keys.as_ref().is_some_and(SystemKeys::is_in_configuration) {
+            readable_by_others(format!("{table}.password"), path, sink);
+        }
     }
 }

@@ -33,8 +33,13 @@ const RESTART: [(&str, &str, &str); 4] = [
 const LIVE_TABLES: [&str; 4] = ["admission", "accounts", "users", "names"];
 
 /// Single keys that a reload changes.
-const LIVE_KEYS: [(&str, &str); 4] =
-    [("", "lame_duck_new_clients"), ("", "lame_duck_grace_period"), ("", "lame_duck_duration"), ("log", "level")];
+const LIVE_KEYS: [(&str, &str); 5] = [
+    ("", "lame_duck_new_clients"),
+    ("", "lame_duck_grace_period"),
+    ("", "lame_duck_duration"),
+    ("log", "level"),
+    ("cluster", "warn_at"),
+];
 
 /// Whether a key of this table can change while weir runs; an empty key stands for the table itself. Tables are named
 /// as in [`crate::config::keys`].

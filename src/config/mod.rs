@@ -7,8 +7,8 @@
 //! - [`text`]: reads the file. [`node`]: TOML as a tree in the order of the file, with the place of each key.
 //! - [`section`]: reads one table key by key; collects findings, and what `weir check` prints ([`effective`]).
 //! - [`leaf`], [`address`]: kinds of values and their ranges. [`raw`]: the tables and keys, with [`quota`], [`tcp`],
-//!   [`tls`], [`websocket`], [`system`] and [`secret`]. [`origin`], [`args`]: the arguments that stand for keys.
-//!   [`variables`]: those of the environment, in values.
+//!   [`tls`], [`websocket`], [`system`], [`notify`] and [`secret`]. [`origin`], [`args`]: the arguments that stand for
+//!   keys. [`variables`]: those of the environment, in values.
 //! - [`cross`]: what must hold between keys. [`files`]: the files that keys name. [`warnings`]: what is valid, and may
 //!   not be meant.
 //! - [`origin`]: where a configuration is read from. [`diff`](diff()): what changes from one to another. [`live`]:
@@ -26,6 +26,7 @@ mod finding;
 mod leaf;
 mod live;
 mod node;
+mod notify;
 mod origin;
 mod quota;
 mod raw;
@@ -63,6 +64,7 @@ use crate::{
     },
     identity::trusted_proxy::ProxyKey,
     net::socket::TcpTimeouts,
+    notify::webhook::Webhook,
     tls::{HandshakeFirst, ListenerTls, ServersTls},
     upstream,
 };
@@ -147,6 +149,24 @@ pub struct LogConfig {
     pub level: LogLevel,
 }
 
+/// Who hears of events beside the log.
+#[derive(Debug, Clone, Default)]
+pub struct NotifyConfig {
+    /// Where events are posted, with the authorities of its certificate; `None` where it is not `https`.
+    pub webhook: Option<(Webhook, Option<ServersTls>)>,
+    /// The subject below which they are published, if the files were read.
+    pub publish: Option<PublishConfig>,
+}
+
+/// How events are published.
+#[derive(Debug, Clone)]
+pub struct PublishConfig {
+    pub subject: String,
+    pub login: Login,
+    /// The table that has the login.
+    pub table: &'static str,
+}
+
 /// A checked configuration.
 #[derive(Clone)]
 pub struct Config {
@@ -184,6 +204,8 @@ pub struct Config {
     pub proxy_key: Option<ProxyKey>,
     /// The login to the cluster's system account, if the files were read.
     pub system_login: Option<Login>,
+    /// Who hears of events beside the log.
+    pub notify: NotifyConfig,
     source: Source,
     warnings: Findings,
     effective: Effective,
@@ -282,6 +304,7 @@ impl Config {
             servers_tls: raw.servers_tls,
             websocket_tls: raw.websocket_tls,
             proxy_key: secrets.proxy_key,
+            notify: notify::config(raw.notify, secrets.events_login, secrets.system_login.as_ref()),
             system_login: secrets.system_login,
             source: sink.source,
             warnings: findings,

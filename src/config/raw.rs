@@ -21,6 +21,7 @@ use crate::{
         finding::{Problem, quote},
         leaf::{Any, Leaf, Name, Percent, show_variant, variant, variant_kind, within, wrong_type},
         node::Node,
+        notify::{self, NotifyKeys},
         quota::{self, Accounts},
         section::Section,
         system::SystemKeys,
@@ -61,6 +62,7 @@ pub(super) struct Raw {
     pub(super) upstream: upstream::Params,
     pub(super) admission: admission::Params,
     pub(super) log: LogConfig,
+    pub(super) notify: NotifyKeys,
 }
 
 /// Reads the top level of the file and every table below it.
@@ -79,6 +81,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let listeners = s.tables("listeners", listener);
     let listeners = listeners.unwrap_or_else(|| vec![default_listener(s)]);
     let (monitor, http_base_path) = s.optional_table("monitor", "absent, no endpoints", monitor).unzip();
+    let notify = s.optional_table("warnings", "absent, events go to the log and to metrics", notify::keys);
     let (mut upstream, files) = s.table("cluster", cluster);
     let ClusterConnections { proxy_nkey_seed_file, servers_tcp, servers_tls, websocket_tls, system } = files;
     let has_websockets = upstream.servers.iter().any(|server| server.websocket.is_some());
@@ -108,6 +111,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         upstream,
         admission,
         log,
+        notify: notify.unwrap_or_default(),
     }
 }
 

@@ -47,6 +47,8 @@ const ALL_TABLES: &str = r#"
 kind = "websocket"
 [[listeners]]
 kind = "passthrough"
+[warnings]
+[warnings.login]
 [cluster.tls]
 [cluster.websocket_tls]
 [cluster.system]

@@ -1,4 +1,5 @@
-//! `[cluster.system]`: the login to the cluster's system account, in one of three forms. None of them is ever shown.
+//! A login to the servers, in one of three forms, as `[cluster.system]` and `[warnings.login]` have it. None of them is
+//! ever shown.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,7 @@ pub(super) enum SystemKeys {
 /// A `.creds` file has some 2 KiB.
 const LONGEST_FILE: u64 = 64 * 1024;
 
-/// Reads `[cluster.system]`.
+/// Reads the table of a login.
 pub(super) fn keys(s: &mut Section<'_>) -> Option<SystemKeys> {
     let creds = given::<PathBuf>(s, "creds_file").map(SystemKeys::Creds);
     let nkey = given::<PathBuf>(s, "nkey_seed_file").map(SystemKeys::Nkey);
@@ -92,10 +93,10 @@ impl SystemKeys {
         }
     }
 
-    /// Reads the file that the configuration names. The error has the path of the key.
-    pub(super) fn read(&self) -> Result<Login, (String, Problem)> {
-        let problem = |key: &str, path: &PathBuf, what: String, remedy: &str| {
-            (format!("cluster.system.{key}"), Problem::new(format!("{}: {what}", path.display()), remedy))
+    /// Reads the file that the configuration names. The error has the key.
+    pub(super) fn read(&self) -> Result<Login, (&'static str, Problem)> {
+        let problem = |key: &'static str, path: &PathBuf, what: String, remedy: &str| {
+            (key, Problem::new(format!("{}: {what}", path.display()), remedy))
         };
         match self {
             Self::Creds(path) => {

@@ -14,12 +14,13 @@ use crate::{
     admin::{self, storm_sampler},
     advertised_info::PrefaceShape,
     cluster::{self, ClusterAccess, PlainInfo, account_lookup::AccountLookup, system_account::SystemAccount},
-    config::Config,
+    config::{Config, PublishConfig},
     dispatch,
     net::socket,
+    notify::{self, Receiver, subject::Publish},
     server::{ServerError, every_second, members::Members, reload::Reloader, signals, supervisor::Supervisor},
     session::Shared,
-    tls::{self, HandshakeFirst},
+    tls::{self, Connector, HandshakeFirst},
 };
 
 /// How long the first readings may take before weir serves without them.
@@ -89,6 +90,32 @@ impl Background {
         Ok(Some(system))
     }
 
+    /// Starts who hears of events beside the log.
+    pub fn start_notifying(&self, config: &Config) -> Result<(), ServerError> {
+        let shared = &self.shared;
+        if let Some((webhook, tls)) = config.notify.webhook.clone()
+            && let Some(queue) = shared.notifier.receive(Receiver::Webhook)
+        {
+            let tls = tls.map(|tls| Connector::load(tls).map(Arc::new)).transpose().map_err(ServerError::Webhook)?;
+            let (notifier, queue) = (Arc::clone(&shared.notifier), Arc::new(Mutex::new(queue)));
+            self.tasks.spawn("webhook", move |stop| {
+                notify::webhook::run(webhook.clone(), tls.clone(), Arc::clone(&notifier), Arc::clone(&queue), stop)
+            });
+        }
+        if let Some(PublishConfig { subject, login, table }) = config.notify.publish.clone()
+            && let Some(queue) = shared.notifier.receive(Receiver::Nats)
+        {
+            let addresses = config.upstream.servers.iter().map(|server| server.address.clone()).collect();
+            let publish = Publish { subject, login, table, addresses };
+            let (tls, notifier) = (shared.servers_tls.clone(), Arc::clone(&shared.notifier));
+            let queue = Arc::new(Mutex::new(queue));
+            self.tasks.spawn("events to NATS", move |stop| {
+                notify::subject::run(publish.clone(), tls.clone(), Arc::clone(&notifier), Arc::clone(&queue), stop)
+            });
+        }
+        Ok(())
+    }
+
     /// Starts handing out turns, renewing certificates when told by `certificates`, answering signals, and the work of
     /// every second.
     pub fn start_housekeeping(&self, reloader: &Arc<Reloader>, certificates: Arc<Notify>) -> io::Result<()> {
@@ -103,13 +130,16 @@ impl Background {
         self.tasks.spawn("certificates", move |stop| {
             tls::renew(listeners.clone(), towards_servers.clone(), Arc::clone(&certificates), stop)
         });
+        let (all, in_force) = (Arc::clone(shared), Arc::clone(reloader));
+        self.tasks.spawn("every second", move |stop| {
+            let in_force = Arc::clone(&in_force);
+            every_second::run(Arc::clone(&all), move || in_force.in_force().upstream.warn_at, stop)
+        });
         let (maintenance, reloader) = (Arc::new(Mutex::new(signals::Maintenance::register()?)), Arc::clone(reloader));
         self.tasks.spawn("signals", move |stop| {
             let (maintenance, reloader) = (Arc::clone(&maintenance), Arc::clone(&reloader));
             async move { maintenance.lock().await.handle(&reloader, stop).await }
         });
-        let all = Arc::clone(shared);
-        self.tasks.spawn("every second", move |stop| every_second::run(Arc::clone(&all), stop));
         let all = Arc::clone(shared);
         self.tasks.spawn("storm sampler", move |stop| storm_sampler::record(Arc::clone(&all), stop));
         Ok(())

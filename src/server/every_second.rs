@@ -5,21 +5,24 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
+    events::Event,
     net::timer,
     outcome::Refusal,
+    server::usage::Lookout,
     session::Shared,
     tally::{Taken, Tally},
     telemetry::process::{LOG_LINES_UNQUEUED, LOG_LINES_UNWRITTEN},
     worker::BEAT_EVERY,
 };
 
-/// Works until `stop`.
-pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+/// Works until `stop`. `warn_at` is the part of a limit (0.0 to 1.0) from which on the log warns, as configured now.
+pub async fn run(shared: Arc<Shared>, warn_at: impl Fn() -> f64, stop: CancellationToken) {
     let (mut dropped_before, mut warned_before) = (0, [0; Refusal::ALL.len()]);
     let (mut outage, mut unserved_before, mut clusters) = (None, 0, Clusters::default());
+    let mut lookout = Lookout::default();
     let work = async {
         loop {
             shared.heartbeats.beat_of_control(timer::now());
@@ -32,6 +35,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             shared.admission.sweep(timer::now());
             shared.servers.judge_cluster_names(timer::now());
             clusters.tell(&shared);
+            lookout.look(&shared, warn_at());
             let unserved = shared.counters.refused(Refusal::NoServer);
             tell_outage(&shared, &mut outage, std::mem::replace(&mut unserved_before, unserved));
             let Taken { refused, failed_logins, left_out } = shared.tallies.take();
@@ -91,18 +95,16 @@ fn tell_outage(shared: &Shared, outage: &mut Option<Outage>, refused_before: u64
     let (now, refused) = (timer::now(), shared.counters.refused(Refusal::NoServer));
     match (shared.servers.can_use_none(now), &*outage) {
         (true, None) => {
-            error!(
-                reason = Refusal::NoServer.name(),
-                servers = shared.servers.len(),
-                lame_ducks = shared.servers.iter().filter(|server| server.is_lame_duck(now)).count(),
-                drained = shared.servers.iter().filter(|server| server.is_draining()).count(),
-                "no server can be used: all clients are refused until one answers"
-            );
+            shared.notifier.tell(&Event::NoServer {
+                servers: shared.servers.len(),
+                lame_ducks: shared.servers.iter().filter(|server| server.is_lame_duck(now)).count(),
+                drained: shared.servers.iter().filter(|server| server.is_draining()).count(),
+            });
             *outage = Some(Outage { began: now, refused_before });
         }
         (false, Some(Outage { began, refused_before })) => {
             let (lasted, refused) = (now.saturating_duration_since(*began), refused - refused_before);
-            info!(reason = Refusal::NoServer.name(), ?lasted, refused, "a server can be used again");
+            shared.notifier.tell(&Event::ServerUsableAgain { lasted, refused });
             *outage = None;
         }
         _ => {}

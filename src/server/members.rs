@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use crate::{
     cluster::{self, ClusterAccess},
     config::Config,
+    events::Event,
     net::timer,
     outcome::Cause,
     server::supervisor::Supervisor,
@@ -36,7 +37,6 @@ struct Inner {
     tasks: Supervisor,
     access: ClusterAccess,
     poll_interval: Duration,
-    warn_at: f64,
     compatibility: Compatibility,
     /// The sessions of a drained server end within this time.
     spread: Duration,
@@ -62,7 +62,6 @@ impl Members {
             tasks: tasks.clone(),
             access,
             poll_interval: upstream.poll_interval,
-            warn_at: upstream.warn_at,
             compatibility: upstream.compatibility,
             spread: config.lame_duck_duration.saturating_sub(config.lame_duck_grace_period),
             tasks_of: Mutex::default(),
@@ -111,6 +110,10 @@ impl Members {
         let drained = inner.shared.servers.drain(id);
         if let Drained::Done(server) = &drained {
             info!(server = server.name(), sessions = server.load().sessions(), by, "server is drained: no new clients");
+            inner
+                .shared
+                .notifier
+                .pass_on(&Event::ServerDrained { server: server.name().to_owned(), by: by.to_owned() });
             inner.end_sessions(server);
         }
         drained
@@ -122,6 +125,10 @@ impl Members {
         let undrained = inner.shared.servers.undrain(id);
         if let Drained::Done(server) = &undrained {
             info!(server = server.name(), by, "server is drained no more: it gets clients again");
+            inner
+                .shared
+                .notifier
+                .pass_on(&Event::ServerUndrained { server: server.name().to_owned(), by: by.to_owned() });
             if let Some(tasks) = inner.tasks_of().get_mut(&id) {
                 tasks.drain.take().iter().for_each(Supervisor::stop);
             }
@@ -135,6 +142,10 @@ impl Members {
         let removed = inner.shared.servers.remove(id);
         if let Drained::Done(server) = &removed {
             info!(server = server.name(), sessions = server.load().sessions(), by, "server removed: it is drained");
+            inner
+                .shared
+                .notifier
+                .pass_on(&Event::ServerDrained { server: server.name().to_owned(), by: by.to_owned() });
             if let Some(tasks) = inner.tasks_of().get(&id) {
                 tasks.watch.stop();
             }
@@ -160,10 +171,10 @@ impl Inner {
             cluster::watch_closed_connections(Arc::clone(&asked), info, access.clone(), sessions, stop)
         });
         let (watched, all, access) = (Arc::clone(server), Arc::clone(&self.shared), self.access.clone());
-        let (interval, warn_at, compatibility) = (self.poll_interval, self.warn_at, self.compatibility);
+        let (interval, compatibility) = (self.poll_interval, self.compatibility);
         watch.spawn("server watch", move |stop| {
             let info = Arc::clone(&all.advertised_info);
-            cluster::watch(Arc::clone(&watched), info, interval, warn_at, compatibility, access.clone(), stop)
+            cluster::watch(Arc::clone(&watched), info, interval, compatibility, access.clone(), stop)
         });
         ServerTasks { watch, closed, drain: None }
     }

@@ -14,6 +14,7 @@ pub mod reload;
 mod signals;
 mod supervisor;
 pub mod sysctl;
+mod usage;
 mod worker;
 
 use std::{
@@ -24,6 +25,7 @@ use std::{
     thread,
 };
 
+use arc_swap::ArcSwap;
 use tokio::{
     runtime,
     sync::{Notify, mpsc},
@@ -38,6 +40,7 @@ use crate::{
     config::{Config, Origin},
     identity::{Directory, Keys},
     net::{socket, timer},
+    notify::Notifier,
     relay::registry::SessionRegistry,
     server::{
         background::{Background, first_readings},
@@ -74,6 +77,9 @@ pub enum ServerError {
     /// A file of `[cluster.websocket_tls]` cannot be used any more.
     #[error("TLS towards the servers' WebSocket ports: {0:?}")]
     WebSocketTls(Vec<BadFile>),
+    /// The `ca_file` of the webhook cannot be used any more.
+    #[error("TLS towards the webhook: {0:?}")]
+    Webhook(Vec<BadFile>),
     /// The limit of open files is too low for a single client.
     #[error("{0}")]
     FileLimit(#[from] Shortfall),
@@ -138,6 +144,7 @@ impl Assembly {
         let stop = CancellationToken::new();
         let background = Background::new(Arc::clone(&shared), stop.clone());
         let (access, _members) = background.watch_cluster(config, account_lookups).await?;
+        background.start_notifying(config)?;
         let certificates = Arc::<Notify>::default();
         let reloader = Reloader::new(origin, config.clone(), Arc::clone(&shared), Arc::clone(&certificates));
         let reloader = Arc::new(reloader);
@@ -189,6 +196,7 @@ fn shared(
         Some(own) => Some(connector(own).map_err(ServerError::WebSocketTls)?),
         None => servers_tls.clone(),
     };
+    let advertised_info = AdvertisedInfo::new(bound.iter().map(BoundListener::info), Arc::clone(&servers));
     let terminators = bound.iter().filter_map(|one| Some((one.address, one.tls.clone()?)));
     Ok(Shared {
         account_lookups,
@@ -196,7 +204,9 @@ fn shared(
         arrived: Arc::new(Notify::new()),
         directory: Arc::new(Directory::new(&config.admission.rules)?),
         keys: Arc::<Keys>::default(),
-        advertised_info: Arc::new(AdvertisedInfo::new(bound.iter().map(BoundListener::info), Arc::clone(&servers))),
+        notifier: Arc::new(Notifier::new(advertised_info.own_server_id())),
+        usage: ArcSwap::default(),
+        advertised_info: Arc::new(advertised_info),
         counters: Arc::new(Counters::default()),
         tallies: Tallies::default(),
         damped_dials: DampedDials::default(),

@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::{Change, Config, Effective, Findings, LogLevel, Origin, diff},
+    events::Event,
     net::timer,
     server::{drain::Drain, logging},
     session::Shared,
@@ -126,7 +127,9 @@ impl Reloader {
             }
             Err(refused) => {
                 RELOADS.refused();
-                tell_refused(&refused, asked);
+                let lines = tell_refused(&refused, asked);
+                let first = lines.first().cloned().unwrap_or_default();
+                self.shared.notifier.pass_on(&Event::ReloadFailed { errors: lines.len(), first });
                 Err(refused)
             }
         }
@@ -184,6 +187,11 @@ impl Reloader {
         Ok(())
     }
 
+    /// The configuration in force.
+    pub fn in_force(&self) -> Arc<Config> {
+        self.in_force.load_full()
+    }
+
     /// How a drain that begins now goes.
     pub fn drain(&self) -> Drain {
         let config = self.in_force.load();
@@ -228,10 +236,12 @@ fn tell(report: &Report, asked: &str, took: Duration) {
     info!(asked, changes, needs_restart, ?took, "configuration reloaded");
 }
 
-fn tell_refused(refused: &Refused, asked: &str) {
+/// Returns all that is wrong, which the log has been told.
+fn tell_refused(refused: &Refused, asked: &str) -> Vec<String> {
     let lines = refused.lines();
     for err in lines.iter().take(MOST_TOLD) {
         error!(err, "the new configuration cannot be used");
     }
     error!(asked, errors = lines.len(), "configuration not reloaded: nothing has changed");
+    lines
 }

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
@@ -12,8 +13,10 @@ use crate::{
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::AccountLookup,
     dispatch::SessionAdmission,
+    events::watch::Row,
     identity::{Directory, Keys, trusted_proxy::ProxyKey},
     net::socket::TcpTimeouts,
+    notify::Notifier,
     relay::registry::SessionRegistry,
     session::{connection_permit::Descriptors, damped_dials::DampedDials, read_ahead::ReadAhead},
     tally::Tallies,
@@ -50,6 +53,10 @@ pub struct Shared {
     pub unanswered: Arc<BySource>,
     /// The record of storms.
     pub flight: Flight,
+    /// Where events are told.
+    pub notifier: Arc<Notifier>,
+    /// How full servers, accounts and listeners are, as of the last second.
+    pub usage: ArcSwap<Vec<Row>>,
     /// The sessions that relay.
     pub sessions: Arc<SessionRegistry>,
     /// Clients that are being refused.

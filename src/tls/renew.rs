@@ -10,8 +10,6 @@ use crate::tls::{BadFile, Connector, Terminator};
 
 /// How often the files are looked at without a signal. Few tools that renew certificates can send one.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-/// weir warns of a certificate, when it reads it, that expires within this many days.
-const EXPIRES_SOON: f64 = 14.0;
 
 /// Reloads what has changed at each notification and every few seconds, until `stop`. Connected clients notice nothing.
 /// A file that cannot be used is logged once and changes nothing.
@@ -21,7 +19,6 @@ pub async fn renew(
     reload: Arc<Notify>,
     stop: CancellationToken,
 ) {
-    listeners.iter().for_each(|(_, tls)| warn_of(tls));
     let renewing = async {
         loop {
             tokio::select! {
@@ -29,12 +26,10 @@ pub async fn renew(
                 () = sleep(LOOK_INTERVAL) => {}
             }
             for (listener, tls) in &listeners {
-                if renewed(&listener.to_string(), tls.reload()) {
-                    warn_of(tls);
-                }
+                tell(&listener.to_string(), tls.reload());
             }
             for tls in &servers {
-                renewed("towards servers", tls.reload());
+                tell("towards servers", tls.reload());
             }
         }
     };
@@ -44,18 +39,11 @@ pub async fn renew(
     }
 }
 
-fn warn_of(tls: &Terminator) {
-    for one in tls.in_use().iter().filter(|one| one.days_left() < EXPIRES_SOON) {
-        warn!(subject = one.subject, days = one.days_left().floor(), "certificate has expired or expires soon");
-    }
-}
-
-/// Logs the outcome of a reload, and returns whether there is something new.
-fn renewed(of: &str, outcome: Result<bool, Vec<BadFile>>) -> bool {
+/// Logs the outcome of a reload.
+fn tell(of: &str, outcome: Result<bool, Vec<BadFile>>) {
     match outcome {
         Ok(false) => {}
         Ok(true) => info!(of, "certificates renewed"),
-        Err(ref bad) => bad.iter().for_each(|err| warn!(of, %err, "certificates not renewed")),
+        Err(bad) => bad.iter().for_each(|err| warn!(of, %err, "certificates not renewed")),
     }
-    matches!(outcome, Ok(true))
 }

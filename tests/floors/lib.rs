@@ -20,6 +20,12 @@ mod protocol;
 #[path = "../../src/admission/mod.rs"]
 mod admission;
 #[cfg(feature = "decisions")]
+#[path = "../../src/events/mod.rs"]
+mod events;
+#[cfg(feature = "decisions")]
+#[path = "../../src/growth.rs"]
+mod growth;
+#[cfg(feature = "decisions")]
 #[path = "../../src/identity/mod.rs"]
 mod identity;
 #[cfg(feature = "decisions")]
@@ -44,6 +50,9 @@ mod dispatch;
 #[cfg(feature = "verbs")]
 #[path = "../../src/net/mod.rs"]
 mod net;
+#[cfg(feature = "verbs")]
+#[path = "../../src/notify/mod.rs"]
+mod notify;
 #[cfg(feature = "verbs")]
 #[path = "../../src/operator_file.rs"]
 mod operator_file;

@@ -92,6 +92,7 @@ impl Scene {
              [[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 100\n[listeners.tls]\n{tls}\
              [[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 1\n\
              [monitor]\nlisten = \"127.0.0.1:0\"\n\
+             [warnings]\nwebhook = \"http://127.0.0.1:9/\"\n\
              [cluster]\npoll_interval = \"200ms\"\n\
              [[cluster.servers]]\nname = \"n1\"\naddress = {:?}\nmonitor = \"http://{}\"\n\
              [admission]\nrate = 1000\nrefusal_spread = \"0s\"\n\
@@ -158,7 +159,8 @@ async fn metrics_reasons_endpoints_and_signals() {
     let _second = RawClient::connect(&scene.addresses[0], &good).await;
     let (weir, text) = (&scene.weir, page("metrics.md"));
 
-    // Families, their kinds and their labels.
+    // Families, their kinds and their labels. How full things are is looked at once a second.
+    weir.until("all is watched", |metrics| metrics.knows("weir_account_fullness_level")).await;
     let (status, shown) = http::get(&weir.monitor, "/metrics").await.expect("GET /metrics");
     assert_eq!(status, 200);
     let metrics = metrics::Metrics::parse(&shown);
@@ -192,6 +194,11 @@ async fn metrics_reasons_endpoints_and_signals() {
     assert!(values(&metrics, "weir_bad_logins_total", "reason").is_subset(&bad), "{bad:?}");
     let login_failures = column(under(&reasons, "## Login failures"), "`reason`");
     same("login failures", &login_failures, &values(&metrics, "weir_server_login_failures_total", "reason"));
+    let kinds = page("events.md");
+    let kinds = rows(under(&kinds, "## Kinds"))
+        .into_iter()
+        .flat_map(|row| row[0].split("`, `").map(str::to_owned).collect::<Vec<_>>());
+    same("events", &kinds.collect(), &values(&metrics, "weir_events_total", "event"));
     for path in column(&page("endpoints.md"), "path") {
         assert_eq!(http::get(&weir.monitor, &path).await.expect("GET").0, 200, "{path}");
     }
@@ -396,7 +403,7 @@ fn documents() -> Vec<PathBuf> {
 }
 
 /// The anchors of a page, as GitHub and mdBook make them of its headings.
-fn anchors(text: &str) -> Names {
+pub(crate) fn anchors(text: &str) -> Names {
     let headings =
         text.lines().filter_map(|line| line.strip_prefix('#').map(|rest| rest.trim_start_matches('#').trim()));
     let kept = |c: &char| c.is_alphanumeric() || "-_ ".contains(*c);

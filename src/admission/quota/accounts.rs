@@ -154,6 +154,17 @@ impl Accounts {
         entry.account.is_limited().then(|| entry.account.max_connections())
     }
 
+    /// The accounts in use that are limited and known to a server: their connections and the most that they may have.
+    pub fn limited(&self) -> Vec<(Arc<str>, u32, u32)> {
+        let is_it = |account: &Account| account.is_limited() && account.is_known() && account.had_session.load(Relaxed);
+        let limited = self.map.iter().filter(|one| is_it(&one.account));
+        let counts = |account: &Account| (account.connections.total(), account.max_connections());
+        limited
+            .map(|one| (Arc::clone(one.key()), counts(&one.account)))
+            .map(|(name, (n, most))| (name, n, most))
+            .collect()
+    }
+
     /// At most `most` accounts in use whose limit the cluster is to be asked for: the configuration has none, and the
     /// last answer is older than [`ASK_AGAIN`].
     pub fn to_ask(&self, now: Instant, most: usize) -> Vec<Arc<str>> {

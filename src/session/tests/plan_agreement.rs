@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwap;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Duration, Instant, sleep, sleep_until, timeout_at},
@@ -32,6 +33,7 @@ use crate::{
         socket::TcpTimeouts,
         timer::{self, TICK},
     },
+    notify::Notifier,
     session::{
         await_turn::{Waited, await_turn},
         context::Context,
@@ -110,6 +112,8 @@ fn shared(config: &Config) -> Arc<Shared> {
         damped_dials: DampedDials::default(),
         unanswered: Arc::default(),
         flight: Default::default(),
+        notifier: Arc::new(Notifier::new("")),
+        usage: ArcSwap::default(),
         sessions: Arc::default(),
         refusing: Limit::new(0),
         heartbeats: Heartbeats::new(0, timer::now()),

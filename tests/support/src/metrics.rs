@@ -32,6 +32,12 @@ impl Metrics {
         self.of(name).next().is_some() || self.text.lines().any(described)
     }
 
+    /// The names of all metrics that are described.
+    pub fn names(&self) -> Vec<String> {
+        let types = self.text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        types.map(str::to_owned).collect()
+    }
+
     /// All samples of a metric, with all labels.
     pub fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
         let is_of =

@@ -1,0 +1,197 @@
+//! Watches how full everything is, look by look: says what is to be told, and keeps for each thing its level and its
+//! growth, for metrics and reports. Bounded, whatever accounts there are.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    events::{
+        Thing, Usage,
+        fullness::{Change, Fullness, Level, Thresholds},
+    },
+    growth::{Confidence, Growth, Outlook},
+};
+
+/// The accounts that are watched: those that use the largest part of their limit. What is watched takes some 300 bytes.
+pub const MOST_ACCOUNTS: usize = 1000;
+
+/// What a look finds.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    pub of: Thing,
+    pub name: Arc<str>,
+    pub connections: u32,
+    /// `None` is no limit, or an unknown one: only its growth is measured.
+    pub limit: Option<Limit>,
+}
+
+/// How many connections something may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    pub max_connections: u32,
+    /// What of it may be filled: all but the reserve.
+    pub fillable: u32,
+}
+
+/// What is known of one thing after a look.
+#[derive(Debug, Clone)]
+pub struct Row {
+    pub of: Thing,
+    pub name: Arc<str>,
+    pub connections: u32,
+    pub limit: Option<Limit>,
+    pub level: Option<Level>,
+    pub outlook: Option<Outlook>,
+}
+
+impl Row {
+    /// When it is full at its present growth; `None` where it does not grow, or nobody can tell for sure.
+    pub fn full_in(&self) -> Option<Duration> {
+        let outlook = self.outlook.filter(|outlook| outlook.confidence == Confidence::Sure)?;
+        outlook.time_until(self.connections, self.limit?.fillable)
+    }
+}
+
+/// What a look says.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// What is to be told.
+    pub told: Vec<Usage>,
+    pub rows: Vec<Row>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    fullness: Fullness,
+    growth: Growth,
+    seen_at: u64,
+}
+
+/// Watches everything that may be full.
+#[derive(Debug, Default)]
+pub struct Watch {
+    looks: u64,
+    states: HashMap<(Thing, Arc<str>), State>,
+}
+
+impl Watch {
+    /// To be called once a second with everything there is; what is not there any more is forgotten. `warn_at` is
+    /// the part of a limit (0.0 to 1.0) from which on it is told; `time_ago` shows the moment that lies so far back.
+    pub fn look(
+        &mut self,
+        now: Instant,
+        warn_at: f64,
+        samples: impl IntoIterator<Item = Sample>,
+        time_ago: impl Fn(Duration) -> String,
+    ) -> Look {
+        self.looks += 1;
+        let mut look = Look::default();
+        for Sample { of, name, connections, limit } in samples {
+            let state = self.states.entry((of, Arc::clone(&name))).or_default();
+            state.seen_at = self.looks;
+            state.growth.note(now, connections);
+            let outlook = state.growth.outlook();
+            let since = state.fullness.since();
+            let change = limit.and_then(|limit| {
+                let thresholds = Thresholds::new(limit.max_connections, limit.fillable, warn_at);
+                Some((limit, state.fullness.look(now, connections, &thresholds)?))
+            });
+            let level = state.fullness.level();
+            if limit.is_none() {
+                state.fullness = Fullness::default();
+            }
+            if let Some((limit, change)) = change {
+                // What has fallen below all levels was at one since then.
+                let since = state.fullness.since().or(since).unwrap_or(now);
+                look.told.push(Usage {
+                    of,
+                    name: name.to_string(),
+                    connections,
+                    max_connections: limit.max_connections,
+                    full: limit.fillable,
+                    level: match change {
+                        Change::Rose(level) => Some(level),
+                        Change::Fell(level) => level,
+                    },
+                    rises: matches!(change, Change::Rose(_)),
+                    since: time_ago(now.saturating_duration_since(since)),
+                    outlook,
+                });
+            }
+            look.rows.push(Row { of, name, connections, limit, level, outlook });
+        }
+        let looks = self.looks;
+        self.states.retain(|_, state| state.seen_at == looks);
+        look
+    }
+}
+
+/// Of all accounts, those to watch.
+pub fn largest(mut accounts: Vec<Sample>) -> Vec<Sample> {
+    if accounts.len() > MOST_ACCOUNTS {
+        let part = |one: &Sample| {
+            let most = one.limit.map_or(u32::MAX, |limit| limit.fillable).max(1);
+            u64::from(one.connections) * u64::from(u32::MAX) / u64::from(most)
+        };
+        accounts.select_nth_unstable_by_key(MOST_ACCOUNTS, |one| std::cmp::Reverse(part(one)));
+        accounts.truncate(MOST_ACCOUNTS);
+    }
+    accounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn sample(of: Thing, name: &str, connections: u32, most: u32) -> Sample {
+        let limit = (most > 0).then_some(Limit { max_connections: most, fillable: most });
+        Sample { of, name: name.into(), connections, limit }
+    }
+
+    fn ago(time: Duration) -> String {
+        format!("{} s ago", time.as_secs())
+    }
+
+    #[test]
+    fn a_leak_is_told_with_its_growth_and_the_time_that_is_left() {
+        let (start, mut watch) = (Instant::now(), Watch::default());
+        let mut told = Vec::new();
+        for second in 0..200_u32 {
+            let samples = [sample(Thing::Server, "n1", second, 100), sample(Thing::Server, "n2", 5, 100)];
+            let look = watch.look(start + SECOND * second, 0.8, samples, ago);
+            told.extend(look.told.into_iter().map(|usage| (second, usage)));
+        }
+        let said: Vec<_> = told.iter().map(|(second, usage)| (*second, usage.level, &*usage.since)).collect();
+        let levels = [Level::WarnAt, Level::Ninety, Level::Full].map(Some);
+        assert_eq!(said, [(80, levels[0], "0 s ago"), (90, levels[1], "10 s ago"), (100, levels[2], "20 s ago")]);
+        let nearly = &told[0].1;
+        assert_eq!((nearly.full_in(), nearly.percent()), (Some(SECOND * 20), 80));
+        assert!(nearly.rises && !nearly.is_rough());
+    }
+
+    #[test]
+    fn what_has_gone_is_forgotten_and_no_limit_has_no_level() {
+        let (now, mut watch) = (Instant::now(), Watch::default());
+        let full = || sample(Thing::Account, "A", 10, 10);
+        assert_eq!(watch.look(now, 0.8, [full()], ago).told.len(), 1);
+        assert!(watch.look(now, 0.8, [full()], ago).told.is_empty());
+        assert!(watch.look(now, 0.8, [], ago).told.is_empty() && watch.states.is_empty());
+        assert_eq!(watch.look(now, 0.8, [full()], ago).told.len(), 1);
+        let unlimited = watch.look(now, 0.8, [sample(Thing::Account, "A", 10, 0)], ago);
+        assert!(unlimited.told.is_empty() && unlimited.rows[0].full_in().is_none());
+        assert_eq!(watch.look(now, 0.8, [full()], ago).told.len(), 1);
+    }
+
+    #[test]
+    fn the_accounts_nearest_to_their_limits_are_watched() {
+        let all = (0..5000_u32).map(|n| sample(Thing::Account, &n.to_string(), n % 100, 100 + n / 100)).collect();
+        let kept = largest(all);
+        assert_eq!(kept.len(), MOST_ACCOUNTS);
+        assert!(kept.iter().any(|one| &*one.name == "99") && !kept.iter().any(|one| one.connections < 30));
+    }
+}

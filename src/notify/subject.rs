@@ -1,0 +1,149 @@
+//! Publishes events to a NATS subject, on a connection of its own: the login that may do so may be one of any account.
+
+use std::{
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::Duration,
+};
+
+use async_nats::{Client, Event as Happening, ServerError};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    cluster::system_account::Login,
+    notify::{Message, Notifier, Outcome, Receiver},
+    tls::Connector,
+};
+
+/// How long publishing one event may take: while there is no connection, a few wait in the client, and then no more.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Events that the client holds while it has no connection.
+const MAX_WAITING: usize = 64;
+/// The longest pause between two tries to connect, in seconds.
+const LONGEST_PAUSE: u64 = 30;
+
+/// Where and how events are published.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Each kind of event has a subject below this one.
+    pub subject: String,
+    pub login: Login,
+    /// The table of the configuration that has the login.
+    pub table: &'static str,
+    /// `host:port` of each server.
+    pub addresses: Vec<String>,
+}
+
+/// What was last told of the connection, so that the same is not told again.
+#[derive(Debug, Default)]
+struct Told(StdMutex<Option<String>>);
+
+impl Told {
+    /// Whether this is new.
+    fn is_new(&self, what: &str) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = told.as_deref() != Some(what);
+        *told = Some(what.to_owned());
+        is_new
+    }
+
+    /// Everything is well. Returns whether it was not.
+    fn clear(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+}
+
+/// Publishes what comes, until `stop`.
+pub async fn run(
+    publish: Publish,
+    tls: Option<Arc<Connector>>,
+    notifier: Arc<Notifier>,
+    queue: Arc<Mutex<mpsc::Receiver<Message>>>,
+    stop: CancellationToken,
+) {
+    let publishing = async {
+        let client = match connect(&publish, tls.as_deref(), &notifier).await {
+            Ok(client) => client,
+            // Reading the configuration has checked the login, and trying to connect goes on in the background.
+            Err(err) => {
+                warn!(key = publish.table, %err, "no connection to publish events");
+                return;
+            }
+        };
+        let mut queue = queue.lock().await;
+        while let Some(message) = queue.recv().await {
+            let subject = format!("{}.{}", publish.subject, message.kind.name());
+            let sent = async {
+                client.publish(subject, message.body).await.map_err(drop)?;
+                client.flush().await.map_err(drop)
+            };
+            let outcome = match timeout(PUBLISH_TIMEOUT, sent).await {
+                Ok(Ok(())) => Outcome::Delivered,
+                _ => Outcome::Failed,
+            };
+            notifier.note(Receiver::Nats, outcome);
+        }
+    };
+    tokio::select! {
+        () = publishing => {}
+        () = stop.cancelled() => {}
+    }
+    stop.cancelled().await;
+}
+
+async fn connect(
+    publish: &Publish,
+    tls: Option<&Connector>,
+    notifier: &Arc<Notifier>,
+) -> Result<Client, async_nats::Error> {
+    let (heard, counts, told) = (publish.clone(), Arc::clone(notifier), Arc::new(Told::default()));
+    let options = publish
+        .login
+        .options(tls)?
+        .name("weir events")
+        .ignore_discovered_servers()
+        .retry_on_initial_connect()
+        .client_capacity(MAX_WAITING)
+        .reconnect_delay_callback(|tries| {
+            let seconds = u64::try_from(tries).unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
+            Duration::from_secs(seconds).mul_f64(0.75 + 0.5 * fastrand::f64())
+        })
+        .event_callback(move |happening| {
+            hear(&heard, &counts, &told, &happening);
+            std::future::ready(())
+        });
+    Ok(options.connect(&publish.addresses).await?)
+}
+
+fn hear(publish: &Publish, notifier: &Notifier, told: &Told, happening: &Happening) {
+    let (key, subject) = (publish.table, format!("{}.>", publish.subject));
+    match happening {
+        Happening::Connected => {
+            told.clear();
+            info!(subject, "events are published");
+        }
+        Happening::ServerError(ServerError::Other(words)) if is_violation(words) => {
+            notifier.note(Receiver::Nats, Outcome::Failed);
+            if told.is_new(words) {
+                let advice = format!("let the login of {key} publish to {subject}");
+                warn!(key, words, advice, "a server does not let weir publish an event");
+            }
+        }
+        Happening::ClientError(error) => {
+            let error = error.to_string();
+            let err = error.strip_prefix("nats: ").unwrap_or(&error);
+            if told.is_new(err) {
+                warn!(key, err, "no connection to publish events; weir keeps trying");
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_violation(words: &str) -> bool {
+    words.to_ascii_lowercase().starts_with("permissions violation for publish")
+}
