@@ -95,15 +95,22 @@ async fn limits_stand_beside_counts() {
     assert_eq!(metrics.get(refused), Some(1.0));
 }
 
-/// `promtool check metrics` knows the rules of names, and that each has a help text.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn promtool_has_nothing_to_say() {
+/// Why a test that needs promtool does not run.
+pub(crate) const NO_PROMTOOL: &str =
+    "needs promtool, of Debian's package prometheus: PROMTOOL names none, and none is on PATH";
+
+/// promtool, where there is one.
+pub(crate) fn promtool() -> Option<std::path::PathBuf> {
     let unpacked = project().join("target/peers/unpacked/usr/bin/promtool");
     let named = std::env::var_os("PROMTOOL").map(std::path::PathBuf::from);
     let promtool = named.unwrap_or_else(|| if unpacked.exists() { unpacked } else { "promtool".into() });
-    if std::process::Command::new(&promtool).arg("--version").output().is_err() {
-        return skip("needs promtool, of Debian's package prometheus: PROMTOOL names none, and none is on PATH");
-    }
+    std::process::Command::new(&promtool).arg("--version").output().is_ok().then_some(promtool)
+}
+
+/// `promtool check metrics` knows the rules of names, and that each has a help text.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promtool_has_nothing_to_say() {
+    let Some(promtool) = promtool() else { return skip(NO_PROMTOOL) };
     let scene = crate::reference_docs::Scene::used().await;
     let (_, shown) = http::get(&scene.weir.monitor, "/metrics").await.unwrap();
     let dir = tempfile::TempDir::with_prefix("weir-test-").unwrap();

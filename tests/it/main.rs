@@ -12,6 +12,7 @@ mod account_quota;
 mod accounts;
 mod admin_port;
 mod admission;
+mod alert_rules;
 mod any_configuration;
 mod auth_callout;
 mod before_connect;
