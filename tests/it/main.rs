@@ -39,6 +39,7 @@ mod ip_families;
 mod jwt;
 mod lame_duck;
 mod late_clients;
+mod links;
 mod live_page;
 mod log;
 mod log_reference;

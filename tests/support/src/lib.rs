@@ -12,6 +12,7 @@ pub mod http;
 pub mod installs;
 pub mod metrics;
 pub mod nats;
+pub mod network;
 pub mod operator;
 pub mod ports;
 pub mod process;

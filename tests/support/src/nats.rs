@@ -1,7 +1,7 @@
 //! One real nats-server.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::network::Link;
 use crate::process::Process;
 use crate::{PATIENCE, eventually, http, installs, ports, project, say, script};
 
@@ -34,6 +35,8 @@ pub struct ServerOptions {
     pub binary: Option<PathBuf>,
     /// Whether the server keeps nats-server's own `auth_timeout` of 2 s instead of the 10 s that other tests have.
     pub default_timeouts: bool,
+    /// The link that the server is behind; default: none, it is at `127.0.0.1`.
+    pub link: Option<Arc<Link>>,
 }
 
 impl ServerOptions {
@@ -68,6 +71,12 @@ impl ServerOptions {
         self
     }
 
+    /// Puts the server at the far end of a link.
+    pub fn behind(mut self, link: &Arc<Link>) -> Self {
+        self.link = Some(Arc::clone(link));
+        self
+    }
+
     /// Switches JetStream on.
     pub fn jetstream(mut self) -> Self {
         self.jetstream = true;
@@ -79,11 +88,12 @@ impl ServerOptions {
 pub struct NatsServer {
     /// Its `server_name`.
     pub name: String,
-    /// `127.0.0.1:PORT` for clients.
+    /// `127.0.0.1:PORT` for clients; another host behind a link.
     pub address: String,
-    /// `127.0.0.1:PORT` of its monitoring endpoints.
+    /// The same of its monitoring endpoints.
     pub monitor: String,
     binary: PathBuf,
+    link: Option<Arc<Link>>,
     process: Process,
     dir: TempDir, // after `process`, so that it is removed once the process is dead
 }
@@ -128,8 +138,10 @@ impl NatsServer {
         let name = if options.name.is_empty() { "n1" } else { &options.name }.to_owned();
         let (client, monitor) = (ports::free(), ports::free());
 
+        let host = options.link.as_ref().map_or("127.0.0.1", |link| &link.address);
+
         let mut config = format!(
-            "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\nhttp: \"127.0.0.1:{monitor}\"\nports_file_dir: \"{path}\"\n"
+            "server_name: {name}\nlisten: \"{host}:{client}\"\nhttp: \"{host}:{monitor}\"\nports_file_dir: \"{path}\"\n"
         );
         if !options.default_timeouts {
             writeln!(config, "{PATIENT}").expect("string");
@@ -154,9 +166,10 @@ impl NatsServer {
         std::fs::write(dir.path().join("nats.conf"), config).expect("write nats.conf");
 
         let binary = options.binary.clone().unwrap_or_else(binary);
-        let process = run(&name, &binary, &dir);
-        let address = |port| format!("127.0.0.1:{port}");
-        Self { name, address: address(client), monitor: address(monitor), binary, process, dir }
+        let link = options.link.clone();
+        let process = run(&name, &binary, link.as_deref(), &dir);
+        let address = |port| format!("{host}:{port}");
+        Self { name, address: address(client), monitor: address(monitor), binary, link, process, dir }
     }
 
     /// Waits until the server has written its ports file; `false` if it has ended instead.
@@ -187,7 +200,7 @@ impl NatsServer {
         if self.process.exited().is_none() {
             self.stop().await;
         }
-        self.process = run(&self.name, &self.binary, &self.dir);
+        self.process = run(&self.name, &self.binary, self.link.as_deref(), &self.dir);
         assert!(self.ready().await, "{} did not come back:\n{}", self.name, self.process.log_tail(20));
     }
 
@@ -285,8 +298,8 @@ impl NatsServer {
 /// replaces it.
 const PATIENT: &str = "authorization { timeout: 10 }";
 
-fn run(name: &str, binary: &PathBuf, dir: &TempDir) -> Process {
-    let mut command = Command::new(binary);
+fn run(name: &str, binary: &Path, link: Option<&Link>, dir: &TempDir) -> Process {
+    let mut command = link.map_or_else(|| Command::new(binary), |link| link.command(binary));
     command.arg("-c").arg(dir.path().join("nats.conf"));
     Process::start(&format!("nats-server {name}"), &mut command, &dir.path().join("log"))
 }

@@ -1,0 +1,85 @@
+//! Links to servers that are cut, in a network namespace of the test: nobody hears an error, packets are just lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use weir_testkit::network::{self, Link};
+use weir_testkit::*;
+
+/// A server at the other end of a link, one beside it, and weir in front with its own settings.
+async fn behind_a_link() -> (Arc<Link>, NatsServer, NatsServer, Weir) {
+    let link = Arc::new(Link::new());
+    let far = NatsServer::start(ServerOptions::named("far").behind(&link)).await;
+    let near = NatsServer::start(ServerOptions::named("near")).await;
+    let weir = WeirConfig::of_servers(&[&far, &near]).default_settings().start().await;
+    (link, far, near, weir)
+}
+
+async fn connect(weir: &Weir) -> RawClient {
+    RawClient::attempt(&weir.address, &Login::nobody().lang("go"), PATIENCE).await.expect_in()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_cut_off_costs_nobody_the_connection_and_keeps_its_sessions() {
+    if !network::is_own() {
+        return;
+    }
+    let (link, far, near, weir) = behind_a_link().await;
+    let mut before = Vec::new();
+    for _ in 0..20 {
+        before.push(connect(&weir).await);
+    }
+    assert_eq!((far.connections().await, near.connections().await), (10, 10));
+    link.cut();
+    let mut meanwhile = Vec::new();
+    for _ in 0..30 {
+        meanwhile.push(connect(&weir).await);
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(near.connections().await, 40);
+    weir.sees(1).await;
+    link.heal();
+    weir.sees(2).await;
+    // The sessions outlived it, on both sides, with what was sent meanwhile.
+    for client in &mut before {
+        client.round_trip().await.unwrap();
+    }
+    assert_eq!((far.connections().await, near.connections().await), (10, 40));
+    // It is the emptiest by far.
+    eventually(PATIENCE, "clients go there again", async || {
+        meanwhile.push(connect(&weir).await);
+        if far.connections().await > 12 { Ok(()) } else { Err(meanwhile.len()) }
+    })
+    .await;
+    drop((before, meanwhile));
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_comes_and_goes_costs_nobody_the_connection() {
+    if !network::is_own() {
+        return;
+    }
+    let (link, far, near, weir) = behind_a_link().await;
+    let mut clients = Vec::new();
+    for round in 0..12 {
+        if round % 2 == 0 {
+            link.cut()
+        } else {
+            link.heal()
+        }
+        for _ in 0..5 {
+            clients.push(connect(&weir).await);
+            sleep(Duration::from_millis(60)).await;
+        }
+    }
+    weir.sees(2).await;
+    assert_eq!(weir.metrics().await.sum("weir_refused_total"), 0.0);
+    assert_eq!(far.connections().await + near.connections().await, 60);
+    for client in &mut clients {
+        client.round_trip().await.unwrap();
+    }
+    drop(clients);
+    weir.assert_nothing_leaked().await;
+}
