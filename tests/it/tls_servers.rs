@@ -83,7 +83,7 @@ async fn what_does_not_fit_is_told_apart() {
     ] {
         let weir = weir_of(server, &tls)
             .admission("rate = 20000\nmax_hold = \"200ms\"\nrefusal_spread = \"1ms\"")
-            .start()
+            .start_at_once()
             .await;
         // On a busy machine a client's hold may end before its server is dialled, so clients come until one was.
         eventually(PATIENCE, said, async || {
@@ -93,7 +93,7 @@ async fn what_does_not_fit_is_told_apart() {
         })
         .await;
     }
-    let weir = WeirConfig::of_servers(&[&secure]).admission("max_hold = \"200ms\"").start().await;
+    let weir = WeirConfig::of_servers(&[&secure]).admission("max_hold = \"200ms\"").start_at_once().await;
     // On a busy machine a client's hold may end before its server is dialled, so clients come until one was.
     eventually(PATIENCE, "a hint", async || {
         RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;

@@ -244,14 +244,20 @@ impl WeirConfig {
 
     /// Starts weir and waits only until weir sees `up` servers, for example because the others do not run yet.
     pub async fn start_before(&self, up: usize) -> Weir {
+        let mut weir = self.start_at_once().await;
+        weir.sees(up).await;
+        weir.others_at_start = weir.fewest_others().await;
+        weir
+    }
+
+    /// Starts weir and waits for nothing: its servers cannot be used, or only now and then.
+    pub async fn start_at_once(&self) -> Weir {
         let dir = TempDir::with_prefix("weir-test-").expect("temporary folder");
         let toml = self.toml(&dir.path().join("ports.json").display().to_string());
         let standard_error = self.standard_error.as_deref().map(|file| file.try_clone().expect("a descriptor"));
         let mut weir = Weir::spawn_with(&toml, dir, self.command(), standard_error).await;
-        weir.sees(up).await;
         weir.monitors = self.monitors();
         weir.has_system = self.cluster.contains("[cluster.system]");
-        weir.others_at_start = weir.fewest_others().await;
         weir
     }
 }
