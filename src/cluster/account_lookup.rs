@@ -157,6 +157,7 @@ fn ask_again(unanswered: &mut VecDeque<(Instant, AccountLookup)>, lookup: Accoun
 /// client is not told why: most libraries never come back after an `-ERR` on a live connection (docs/contract.md,
 /// towards clients 9). Now that the account is known, the client is told when it comes back.
 fn count_for(admission: &SessionAdmission, account: &Arc<str>, slot: &mut AccountSlot, session: &SessionHandle) {
+    session.set_account(account);
     if slot.account().name() == account {
         return;
     }

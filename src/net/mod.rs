@@ -5,4 +5,5 @@ pub mod linger;
 pub mod socket;
 pub mod stream;
 pub mod timer;
+mod tls_in_use;
 pub mod websocket;

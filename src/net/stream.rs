@@ -20,6 +20,8 @@ use tokio_rustls::TlsStream;
 
 use crate::net::{socket, websocket::WebSocket};
 
+pub use crate::net::tls_in_use::TlsInUse;
+
 /// A connection that is read and written as plain bytes of the NATS protocol.
 #[derive(Debug)]
 pub enum Stream {
@@ -37,6 +39,18 @@ impl Stream {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
             Self::WebSocket(websocket) => websocket.below().tcp(),
+        }
+    }
+
+    /// TLS of a connection that does TLS.
+    pub fn tls(&self) -> Option<TlsInUse> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => {
+                let (_, tls) = tls.get_ref();
+                Some(TlsInUse { version: tls.protocol_version()?, cipher: tls.negotiated_cipher_suite()?.suite() })
+            }
+            Self::WebSocket(websocket) => websocket.below().tls(),
         }
     }
 

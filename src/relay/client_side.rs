@@ -141,6 +141,18 @@ impl Side for ClientSide {
         self.framing.messages()
     }
 
+    fn payload(&self) -> u64 {
+        self.framing.payload()
+    }
+
+    fn signs_of_life(&self) -> u32 {
+        self.framing.pongs()
+    }
+
+    fn activity(&self, _bytes: u64) -> u64 {
+        self.framing.messages().wrapping_add(self.framing.interest().into())
+    }
+
     fn no_operation(&self) -> Option<&'static [u8]> {
         (self.framing.at_boundary() && self.line.is_none()).then_some(NO_OPERATION)
     }

@@ -46,6 +46,20 @@ pub trait Side {
     /// Messages that have passed; 0 where nobody looks.
     fn messages(&self) -> u64;
 
+    /// The bytes of the payloads of these messages, headers included; 0 where nobody looks.
+    fn payload(&self) -> u64;
+
+    /// A number that changes with each thing that passes and is no mere sign of life, of so many `bytes` in all.
+    fn activity(&self, _bytes: u64) -> u64 {
+        self.messages()
+    }
+
+    /// On the way to the client its server's PINGs, on the way to the server the client's PONGs, modulo 2^32; 0 where
+    /// nobody looks.
+    fn signs_of_life(&self) -> u32 {
+        0
+    }
+
     /// An operation that does nothing, where one may go behind what has been forwarded.
     fn no_operation(&self) -> Option<&'static [u8]> {
         None
@@ -130,6 +144,11 @@ impl<S: Side> Direction<S> {
 
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// See [`Side::activity`].
+    pub fn activity(&self) -> u64 {
+        self.side.activity(self.bytes)
     }
 
     /// Bytes that the other side has taken.

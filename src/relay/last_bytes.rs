@@ -68,7 +68,7 @@ impl<C: Side, S: Side> Relay<C, S> {
 
     /// Closes both connections with a plain FIN, after the bytes on their way have arrived where somebody still reads
     /// them. When this returns, the connection to the server is closed, and a server that answers has seen it closed.
-    pub async fn finish(mut self, ended: Ended) -> Totals {
+    pub async fn finish(mut self, ended: Ended, session: &SessionHandle) -> Totals {
         let (mut down_is_over, mut up_is_over) = match ended.cause {
             // A WebSocket ends with a frame. The close_notify of TLS and the FIN are still to come, and this side sends
             // them first.
@@ -91,7 +91,7 @@ impl<C: Side, S: Side> Relay<C, S> {
             }
             Party::Weir => {}
         }
-        let totals = self.count();
+        let totals = self.count(session);
         // Both at once, so that the slot is free as soon as the server has seen the end. A side whose end has been read
         // needs no lingering close.
         let close = async |stream: Stream, is_over: bool| {
@@ -158,7 +158,10 @@ mod tests {
     use super::*;
     use crate::{
         net::socket::connected_pair,
-        relay::{Passthrough, registry::SessionRegistry},
+        relay::{
+            Passthrough,
+            registry::{SessionFacts, SessionRegistry},
+        },
         telemetry::counters::Counters,
     };
 
@@ -173,7 +176,7 @@ mod tests {
         let side = (Passthrough::default(), Passthrough::default());
         let counters = Arc::new(Counters::default());
         let mut relay = Relay::new((down.into(), side.0, b""), (up.into(), side.1, b""), counters).unwrap();
-        let registered = Arc::<SessionRegistry>::default().register(1, crate::upstream::ServerId::from_raw(0));
+        let registered = Arc::<SessionRegistry>::default().register(SessionFacts::default(), None);
         const ALL: usize = 16 * 1024 * 1024;
         let serve = async move {
             let bytes: Vec<u8> = (0..ALL).map(byte).collect();
@@ -192,7 +195,7 @@ mod tests {
         let relay = async move {
             let ended = relay.run(&registered).await;
             assert!(ended.by_server(), "{ended:?}");
-            relay.finish(ended).await
+            relay.finish(ended, registered.handle()).await
         };
         let ((), all, totals) = tokio::join!(serve, read, relay);
         assert_eq!((all.len(), totals.bytes_down), (ALL, ALL as u64));

@@ -78,8 +78,7 @@ mod tests {
 
     #[test]
     fn a_session_gets_keepalive_at_the_second_look() {
-        let (late_keepalive, handle) =
-            (LateKeepalive::default(), Arc::new(SessionHandle::new(crate::upstream::ServerId::from_raw(0))));
+        let (late_keepalive, handle) = (LateKeepalive::default(), Arc::<SessionHandle>::default());
         late_keepalive.register(&handle);
         assert!([(); 2].iter().all(|()| late_keepalive.look().is_empty()), "there is nothing to set");
         late_keepalive.timeouts.set(TcpTimeouts::of_seconds(60, 150));

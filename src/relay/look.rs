@@ -146,7 +146,10 @@ mod tests {
     use super::*;
     use crate::{
         net::socket::connected_pair,
-        relay::{Passthrough, registry::SessionRegistry},
+        relay::{
+            Passthrough,
+            registry::{SessionFacts, SessionRegistry},
+        },
         telemetry::counters::Counters,
     };
 
@@ -157,7 +160,7 @@ mod tests {
         let counters = Arc::new(Counters::default());
         let mut relay = Relay::new((down.into(), side.0, b""), (up.into(), side.1, b""), counters).unwrap();
         let sessions = Arc::<SessionRegistry>::default();
-        let registered = sessions.register(1, crate::upstream::ServerId::from_raw(0));
+        let registered = sessions.register(SessionFacts::default(), None);
         registered.handle().server_said(says);
         let writes = tokio::spawn(async move { server.write_all(&vec![0; 64 * 1024 * 1024]).await });
         let ended = timeout(Duration::from_secs(1200), relay.run(&registered)).await;

@@ -20,19 +20,25 @@ mod waiting;
 
 use std::{
     future::poll_fn,
+    mem,
+    num::NonZeroU64,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use crate::{
-    net::stream::Stream,
+    net::stream::{Stream, TlsInUse},
     outcome::{Cause, Party},
     relay::{
         direction::{Direction, DirectionEnd},
         look::Look,
         registry::{Registration, SessionHandle},
     },
-    telemetry::counters::{Counters, Totals},
+    telemetry::{
+        counters::{Counters, Totals},
+        moment::Moment,
+    },
     worker,
 };
 
@@ -73,8 +79,31 @@ pub struct Relay<C = ClientSide, S = ServerSide> {
     /// The next look at a side that is not read from, while there is one.
     look: Option<Box<Look>>,
     counters: Arc<Counters>,
-    /// What has been added to `counters` already.
-    counted: Totals,
+    /// The sum of the activity of both directions at the last count.
+    activity: u64,
+    rtt: RoundTrip,
+}
+
+/// How long the client takes to answer its server's PING: nats-server measures the same.
+#[derive(Debug, Default)]
+struct RoundTrip {
+    pings: u32,
+    pongs: u32,
+    /// When the PING was sent on that is not answered yet.
+    pinged: Option<NonZeroU64>,
+}
+
+impl RoundTrip {
+    /// So many of each have passed. Returns how long the last one took, if it is answered now.
+    fn passed(&mut self, pings: u32, pongs: u32) -> Option<Duration> {
+        if mem::replace(&mut self.pings, pings) != pings {
+            self.pinged = NonZeroU64::new(Moment::now().raw());
+        }
+        if mem::replace(&mut self.pongs, pongs) == pongs {
+            return None;
+        }
+        Some(Moment::now().since(Moment::from_raw(self.pinged.take()?.get())))
+    }
 }
 
 impl<C: Side, S: Side> Relay<C, S> {
@@ -102,7 +131,8 @@ impl<C: Side, S: Side> Relay<C, S> {
             client_first: true,
             look: None,
             counters,
-            counted: Totals::default(),
+            activity: 0,
+            rtt: RoundTrip::default(),
         })
     }
 
@@ -141,7 +171,7 @@ impl<C: Side, S: Side> Relay<C, S> {
         poll_fn(|cx| {
             handle.set_waker(cx.waker());
             let ended = self.step(cx, handle).map(Some);
-            if ended.is_pending() && enough(self.counted) { Poll::Ready(None) } else { ended }
+            if ended.is_pending() && enough(self.totals()) { Poll::Ready(None) } else { ended }
         })
         .await
     }
@@ -151,7 +181,7 @@ impl<C: Side, S: Side> Relay<C, S> {
             return Poll::Ready(Ended { party: Party::Weir, cause });
         }
         let polled = self.poll(cx);
-        self.count();
+        self.count(handle);
         polled
     }
 
@@ -178,25 +208,49 @@ impl<C: Side, S: Side> Relay<C, S> {
         Poll::Pending
     }
 
-    /// Adds what has passed since the last call to the counters; returns the totals of this session.
-    fn count(&mut self) -> Totals {
-        let totals = Totals {
+    /// What has passed.
+    fn totals(&self) -> Totals {
+        let (up, down) = (self.to_server.side(), self.to_client.side());
+        Totals {
             bytes_up: self.to_server.bytes(),
             bytes_down: self.to_client.bytes(),
-            messages_up: self.to_server.side().messages(),
-            messages_down: self.to_client.side().messages(),
-        };
-        self.counters.relayed(totals.since(self.counted));
-        self.counted = totals;
+            messages_up: up.messages(),
+            messages_down: down.messages(),
+            payload_up: up.payload(),
+            payload_down: down.payload(),
+        }
+    }
+
+    /// Adds what has passed since the last call to the counters, and shows it in the session's entry; returns the
+    /// totals.
+    fn count(&mut self, session: &SessionHandle) -> Totals {
+        let (totals, before) = (self.totals(), session.traffic().totals());
+        if totals != before {
+            self.counters.relayed(totals.since(before));
+            session.traffic().set(totals);
+            let activity = self.to_server.activity().wrapping_add(self.to_client.activity());
+            if mem::replace(&mut self.activity, activity) != activity {
+                session.traffic().set_last_activity(Moment::now_coarse());
+            }
+            let (pings, pongs) = (self.to_client.side().signs_of_life(), self.to_server.side().signs_of_life());
+            if let Some(rtt) = self.rtt.passed(pings, pongs) {
+                session.traffic().set_rtt(rtt);
+            }
+        }
         totals
     }
 
-    /// Returns the totals if the client has left and there is nothing to wait for, so both connections can be closed at
-    /// once: the client sent nothing to the server since the relay began, and without TLS or WebSocket a close is no
-    /// more than a FIN.
-    pub fn owed_nothing(&self, ended: Ended) -> Option<Totals> {
+    /// TLS of the client's connection, where weir ends it.
+    pub fn client_tls(&self) -> Option<TlsInUse> {
+        self.down.tls()
+    }
+
+    /// Whether the client has left and there is nothing to wait for, so both connections can be closed at once: the
+    /// client sent nothing to the server since the relay began, and without TLS or WebSocket a close is no more than a
+    /// FIN.
+    pub fn is_owed_nothing(&self, ended: Ended) -> bool {
         let has_left = ended.party == Party::Downstream && ended.cause == Cause::Eof;
         let is_plain = matches!((&self.down, &self.up), (Stream::Plain(_), Stream::Plain(_)));
-        (has_left && is_plain && self.counted.bytes_up == 0).then_some(self.counted)
+        has_left && is_plain && self.to_server.bytes() == 0
     }
 }

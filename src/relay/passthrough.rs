@@ -42,4 +42,13 @@ impl Side for Passthrough {
     fn messages(&self) -> u64 {
         0
     }
+
+    fn payload(&self) -> u64 {
+        0
+    }
+
+    /// Every byte is activity: what it says is not known.
+    fn activity(&self, bytes: u64) -> u64 {
+        bytes
+    }
 }

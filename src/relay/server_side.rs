@@ -144,4 +144,12 @@ impl Side for ServerSide {
     fn messages(&self) -> u64 {
         self.framing.messages()
     }
+
+    fn payload(&self) -> u64 {
+        self.framing.payload()
+    }
+
+    fn signs_of_life(&self) -> u32 {
+        self.framing.pings()
+    }
 }

@@ -57,7 +57,7 @@ mod tests {
         let (near, far): (Stream, Stream) = (near.into(), far.into());
         let (up_end, down_end) = (near.tcp().local_addr().unwrap(), far.tcp().peer_addr().unwrap());
         assert_eq!(up_end, down_end, "one connection stands for both");
-        let (handle, now) = (Arc::new(SessionHandle::new(crate::upstream::ServerId::from_raw(0))), Instant::now());
+        let (handle, now) = (Arc::<SessionHandle>::default(), Instant::now());
         let asked = now.checked_add(Duration::from_secs(10)).unwrap();
         let says = |address: SocketAddr, closed_before: u64| {
             let stalled = Stalled::new(&handle, &near, &far, now);

@@ -11,6 +11,7 @@ use crate::{
     config::{Config, ListenerConfig},
     net::socket,
     protocol::websocket::upgrade::Rules,
+    relay::registry::{ListenerKind, ListenerName},
     server::{ServerError, file_limit::ClientBudget},
     session::{Listener, PassthroughListener, WebSocketListener},
     tls::{ListenerTls, Terminator},
@@ -81,8 +82,14 @@ impl BoundListener<'_> {
     }
 
     fn into_listener(self, info: &Arc<ListenerInfo>) -> (Vec<TcpListener>, Arc<Listener>) {
-        let Self { tls, max_clients, sockets, config, .. } = self;
+        let Self { address, tls, max_clients, sockets, config } = self;
+        let kind = match (config.passes_through, &config.websocket) {
+            (Some(_), _) => ListenerKind::Passthrough,
+            (None, Some(_)) => ListenerKind::WebSocket,
+            (None, None) => ListenerKind::Client,
+        };
         let listener = Listener {
+            name: Arc::new(ListenerName { address, kind }),
             info: Arc::clone(info),
             max_clients,
             before_check: Arc::default(),

@@ -1,23 +1,25 @@
-//! What goes with one client through all stages, and how the end of its path is counted and logged.
+//! What goes with one client through all stages.
 
 use std::{
+    mem,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use tokio::{net::TcpStream, time::Instant};
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::{
     admission::FAIR_TIME,
     identity::ClientKey,
-    net::timer::now,
+    net::stream::TlsInUse,
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
     protocol::{proxy_header, refusal},
-    session::{failover::DialPort, listener::Listener, said::Said, shared::Shared},
+    relay::registry::{Said, SessionFacts, SessionHandle},
+    session::{failover::DialPort, finish::finish, listener::Listener, shared::Shared},
     tally::{Who, login_failure_name, shown},
-    telemetry::{counters::Totals, storms::Fate},
+    telemetry::storms::Fate,
     upstream::Server,
 };
 
@@ -52,7 +54,11 @@ pub(super) struct LogFields {
     pub account: Option<Arc<str>>,
     pub client: Option<ClientKey>,
     pub said: Said,
+    /// It has logged in with a token.
+    pub by_token: bool,
     pub server: Option<Arc<Server>>,
+    /// The server's number of the connection; 0 where the server has told none.
+    pub server_client_id: u64,
 }
 
 /// How the path of a client ends.
@@ -166,56 +172,32 @@ impl Context {
         self.shared.flight.waited(self.log.account.as_deref(), self.log.said.lang(), fate);
     }
 
-    /// Counts and logs an end, once.
-    pub fn finish(&self, end: End, totals: Totals) {
-        let Self { shared, log, .. } = self;
-        let mut tls = None;
-        let (outcome, party, phase, reason) = match end {
-            End::Probe => {
-                shared.counters.probes.fetch_add(1, Relaxed);
-                return;
-            }
-            End::Refused(reason) => {
-                shared.counters.refuse(reason);
-                shared.tallies.refused(reason, &self.who());
-                if let Some(account) = &log.account {
-                    shared.counters.refused_by_account.note(account, reason, now());
-                }
-                shared.flight.refused(log.account.as_deref(), log.said.lang(), reason);
-                ("refused", Party::Weir.name(), None, reason.name())
-            }
-            End::Closed(close) => self.count_close(close),
-            End::TlsFailed(phase, why) => {
-                tls = Some(why);
-                self.count_close(Close { party: Party::Downstream, phase, cause: Cause::Tls })
-            }
-        };
-        debug!(
-            id = self.id,
-            peer = %self.peer,
-            party,
-            phase,
-            reason,
-            account = log.account.as_deref(),
-            user = log.said.user(),
-            name = log.said.name(),
-            lang = log.said.lang(),
-            server = log.server.as_deref().map(Server::name),
-            tls,
-            lived = ?self.accepted.elapsed(),
-            bytes_up = totals.bytes_up,
-            bytes_down = totals.bytes_down,
-            "{outcome}"
-        );
-    }
-
-    /// Counts a close, and says how the log tells of it.
-    fn count_close(&self, close: Close) -> (&'static str, &'static str, Option<&'static str>, &'static str) {
-        self.shared.counters.close(close);
-        if self.waited && close.phase == Phase::Hold {
+    /// Counts and logs the end of a client that is no session, once.
+    pub fn finish(mut self, end: End) {
+        if self.waited
+            && let End::Closed(Close { phase: Phase::Hold, .. }) | End::TlsFailed(Phase::Hold, _) = &end
+        {
             self.record_fate(Fate::Left);
         }
-        ("closed", close.party.name(), Some(close.phase.name()), close.cause.name())
+        let shared = Arc::clone(&self.shared);
+        let facts = self.facts(None);
+        finish(&shared, SessionHandle::new(facts, self.log.account).into(), end);
+    }
+
+    /// What is known of the client from now on. `tls` is that of its connection.
+    pub fn facts(&mut self, tls: Option<TlsInUse>) -> SessionFacts {
+        let log = &mut self.log;
+        SessionFacts {
+            id: self.id,
+            accepted: self.accepted.into_std().into(),
+            peer: self.peer,
+            listener: Arc::clone(&self.listener.name),
+            said: mem::take(&mut log.said),
+            by_token: log.by_token,
+            tls,
+            server: log.server.clone(),
+            server_client_id: log.server_client_id,
+        }
     }
 
     /// Who the client is, as far as it has said.

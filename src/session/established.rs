@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     admission::AcceptPermit,
+    identity::ClientKey,
     net::timer::now,
     outcome::{Cause, Phase},
     relay::{
@@ -15,6 +16,8 @@ use crate::{
     session::{
         account::AccountPlace,
         context::{Context, End},
+        finish::finish,
+        shared::Shared,
     },
     telemetry::counters::Totals,
     upstream::Slot,
@@ -28,18 +31,21 @@ pub(super) struct Established<C = ClientSide, S = ServerSide> {
     account: AccountPlace,
     _entry: Option<AcceptPermit>,
     pub registered: Registration,
+    shared: Arc<Shared>,
+    client: Option<ClientKey>,
 }
 
 impl<C: Side, S: Side> Established<C, S> {
-    /// Registers a session, so that weir can end it.
+    /// Registers a session, so that weir can show and end it. What the client has said goes into the registry.
     pub fn new(
-        cx: &Context,
+        cx: &mut Context,
         relay: Relay<C, S>,
         server: Slot,
         account: impl FnOnce(&Arc<SessionHandle>) -> AccountPlace,
         entry: Option<AcceptPermit>,
     ) -> Self {
-        let registered = cx.shared.sessions.register(cx.id, server.server().id());
+        let facts = cx.facts(relay.client_tls());
+        let registered = cx.shared.sessions.register(facts, cx.log.account.clone());
         // A drain that began after this client's turn has not seen the session.
         if cx.shared.admission.is_draining() {
             registered.handle().end(Cause::Draining);
@@ -49,56 +55,58 @@ impl<C: Side, S: Side> Established<C, S> {
             registered.handle().end(Cause::ServerDrained);
         }
         let account = account(registered.handle());
-        Self { relay, server, account, _entry: entry, registered }
+        let (shared, client) = (Arc::clone(&cx.shared), cx.log.client);
+        Self { relay, server, account, _entry: entry, registered, shared, client }
     }
 
-    /// Relays until one side ends, and closes both.
+    /// Relays until one side ends, closes both, and counts the end.
     // Not an `async fn`, whose future would hold each argument twice.
-    pub fn relay(mut self: Box<Self>, cx: &Context) -> impl Future<Output = (End, Totals)> {
+    pub fn relay(mut self: Box<Self>) -> impl Future<Output = ()> {
         let began = Instant::now();
         async move {
             let ended = self.relay.run(&self.registered).await;
             if ended.by_server() {
                 self.server.server().may_be_another_process();
             }
-            if let Some(client) = cx.log.client {
-                cx.shared.admission.session_ended(client, began.elapsed(), now());
+            if let Some(client) = self.client {
+                self.shared.admission.session_ended(client, began.elapsed(), now());
             }
-            let totals = match self.ends_at_once(ended) {
-                Some(totals) => {
-                    drop(self);
-                    totals
-                }
-                None => Box::pin(self.close(cx, ended)).await,
-            };
-            (End::closed(ended.party, Phase::Relay, ended.cause), totals)
+            let (shared, session) = (Arc::clone(&self.shared), Arc::clone(self.registered.handle()));
+            match self.ends_at_once(ended) {
+                true => drop(self),
+                false => Box::pin(self.close(ended)).await,
+            }
+            finish(&shared, session, End::closed(ended.party, Phase::Relay, ended.cause));
         }
     }
 
-    /// Closes a session at once, whoever has ended it: its login was not over.
-    pub async fn close_in_login(self: Box<Self>, ended: Ended) -> Totals {
-        let Self { relay, server: _server, account: _account, _entry, registered: _registered } = *self;
-        relay.finish(ended).await
+    /// Closes a session at once, whoever has ended it: its login was not over. `end` tells from what has passed which
+    /// end it is.
+    pub async fn close_in_login(self: Box<Self>, ended: Ended, end: impl FnOnce(Totals) -> End) {
+        let Self { relay, server: _server, account: _account, _entry, registered, shared, .. } = *self;
+        let session = Arc::clone(registered.handle());
+        let totals = relay.finish(ended, &session).await;
+        drop(registered);
+        finish(&shared, session, end(totals));
     }
 
-    /// What has been relayed, when both sides can simply be closed: nothing is on its way, and neither the server nor
-    /// a quota is so near its limit that it matters whether the server has seen the end already.
-    fn ends_at_once(&self, ended: Ended) -> Option<Totals> {
-        let totals = self.relay.owed_nothing(ended)?;
-        (self.server.is_one_of_many() && self.account.is_unlimited()).then_some(totals)
+    /// Whether both sides can simply be closed: nothing is on its way, and neither the server nor a quota is so near
+    /// its limit that it matters whether the server has seen the end already.
+    fn ends_at_once(&self, ended: Ended) -> bool {
+        self.relay.is_owed_nothing(ended) && self.server.is_one_of_many() && self.account.is_unlimited()
     }
 
     /// Closes both sides, and only then gives the session's places back. Those of a session that its server has ended
     /// are given back at once: nobody is connected to a server in them any more, however long the client takes for its
     /// last bytes. Its descriptor counts among those of the clients that are being refused, where there is room.
-    async fn close(self: Box<Self>, cx: &Context, ended: Ended) -> Totals {
-        let Self { mut relay, server, account, _entry: entry, registered } = *self;
+    async fn close(self: Box<Self>, ended: Ended) {
+        let Self { mut relay, server, account, _entry: entry, registered, shared, .. } = *self;
         let _places = if ended.by_server() {
             drop((server, account));
-            let lingering = cx.shared.refusing.try_acquire();
+            let lingering = shared.refusing.try_acquire();
             let entry = entry.filter(|_| lingering.is_none());
             let now = Instant::now();
-            let wait = with_rng(|rng| cx.shared.admission.session_lost(now.into_std(), rng));
+            let wait = with_rng(|rng| shared.admission.session_lost(now.into_std(), rng));
             if !wait.is_zero() {
                 relay.outlive_server(now + wait, registered.handle()).await;
             }
@@ -106,8 +114,7 @@ impl<C: Side, S: Side> Established<C, S> {
         } else {
             (None, entry, Some((server, account)))
         };
-        let totals = relay.finish(ended).await;
+        relay.finish(ended, registered.handle()).await;
         drop(registered);
-        totals
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     admission::{Claim, Client, Deadlines, Proof, QuotaIdentity, Wait},
     identity::{Claims, Credential, CredentialKey},
     outcome::Refusal,
+    relay::registry::Said,
     session::{
         context::{Context, End},
         dial_first::DialFirst,
@@ -16,7 +17,6 @@ use crate::{
         failover::DialPort,
         preface::Greeted,
         refuse::{Refusable, refuse},
-        said::Said,
     },
     tls,
     upstream::Port,
@@ -63,7 +63,8 @@ impl Greeted {
         let account = cx.shared.directory.account(credential, credential_key);
         let certificate = user_of_certificate(credential, &downstream);
         let user = credential.user().or(certificate.as_deref());
-        cx.log.said = Said::new(user, connect.name(), connect.lang());
+        cx.log.said = Said::new(user, connect.name(), connect.lang(), connect.version());
+        cx.log.by_token = matches!(credential, Credential::Token(_));
         // What the listener has no room for may still be let in as an operator's, and so may what only the slots have
         // room for that the servers keep for the system account.
         let held = dial_first.take_permit();

@@ -13,6 +13,7 @@ use crate::{
     admission::{BySource, Limit, SourcePermit},
     advertised_info::ListenerInfo,
     protocol::websocket::upgrade::Rules,
+    relay::registry::ListenerName,
     session::{connection_permit::ConnectionPermit, shared::Shared},
     tls::{HandshakeFirst, Terminator},
     upstream::concurrency::baseline::BaselineLatency,
@@ -21,6 +22,8 @@ use crate::{
 /// What the sessions of one listener share.
 #[derive(Debug)]
 pub struct Listener {
+    /// Its address and kind.
+    pub name: Arc<ListenerName>,
     /// The INFO that its clients see.
     pub info: Arc<ListenerInfo>,
     /// Its clients, at most `max_clients`.

@@ -22,6 +22,7 @@ mod dial_first;
 mod downstream;
 mod established;
 mod failover;
+mod finish;
 mod identify;
 mod listener;
 mod log_in;
@@ -31,7 +32,6 @@ mod preface;
 mod proxy_header;
 pub mod read_ahead;
 mod refuse;
-mod said;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -45,13 +45,10 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpStream;
 
-use crate::{
-    session::{
-        arrive::arrive,
-        context::{Context, End},
-        established::Established,
-    },
-    telemetry::counters::Totals,
+use crate::session::{
+    arrive::arrive,
+    context::{Context, End},
+    established::Established,
 };
 
 pub use self::{
@@ -71,14 +68,19 @@ pub fn serve(
 ) -> impl Future<Output = ()> + Send {
     let mut cx = Context::new(shared, listener, peer);
     // Until the client is in, its state is on the heap: an idle session is small.
-    let establishing = Box::pin(async move { (establish(&mut cx, client, permit).await, cx) });
+    let establishing = Box::pin(async move {
+        match establish(&mut cx, client, permit).await {
+            Ok(session) => Some(session),
+            Err(end) => {
+                cx.finish(end);
+                None
+            }
+        }
+    });
     async move {
-        let (established, cx) = establishing.await;
-        let (end, totals) = match established {
-            Ok(session) => session.relay(&cx).await,
-            Err(end) => (end, Totals::default()),
-        };
-        cx.finish(end, totals);
+        if let Some(session) = establishing.await {
+            session.relay().await;
+        }
     }
 }
 

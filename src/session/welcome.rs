@@ -43,6 +43,7 @@ impl Connected {
         let server = Arc::clone(pass.server.server());
         pass.account.session_began();
         cx.log.account = Some(Arc::clone(pass.account.account().name()));
+        cx.log.server_client_id = upstream.info.client_id().unwrap_or(0);
 
         let welcome = Welcome::new(cx, &downstream.connect, &mut downstream.preface, &upstream, info_policy);
         // A client that cannot be told any more may have sent something before it broke off: the relay delivers that.
@@ -63,7 +64,8 @@ impl Connected {
         match Relay::new(client, server, Arc::clone(&cx.shared.counters)) {
             Ok(relay) => {
                 let Pass { server, account } = pass;
-                let account = |session: &_| AccountPlace::new(&cx.shared, account, unknown, session);
+                let shared = Arc::clone(&cx.shared);
+                let account = |session: &_| AccountPlace::new(&shared, account, unknown, session);
                 Ok(Box::new(Established::new(cx, relay, server, account, entry)))
             }
             Err((stream, ended)) => {

@@ -23,17 +23,37 @@ pub struct Totals {
     pub messages_up: u64,
     /// Messages delivered to the client.
     pub messages_down: u64,
+    /// Bytes of these messages, headers included, as nats-server counts them in `in_bytes`.
+    pub payload_up: u64,
+    /// The same of the messages delivered to the client: `out_bytes`.
+    pub payload_down: u64,
 }
 
 impl Totals {
+    /// The sum of both.
+    pub fn plus(self, other: Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    /// The larger one of each number.
+    pub fn max(self, other: Self) -> Self {
+        self.with(other, u64::max)
+    }
+
+    fn with(self, other: Self, of: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            bytes_up: of(self.bytes_up, other.bytes_up),
+            bytes_down: of(self.bytes_down, other.bytes_down),
+            messages_up: of(self.messages_up, other.messages_up),
+            messages_down: of(self.messages_down, other.messages_down),
+            payload_up: of(self.payload_up, other.payload_up),
+            payload_down: of(self.payload_down, other.payload_down),
+        }
+    }
+
     /// What has come on top of `earlier` totals of the same session.
     pub fn since(self, earlier: Self) -> Self {
-        Self {
-            bytes_up: self.bytes_up - earlier.bytes_up,
-            bytes_down: self.bytes_down - earlier.bytes_down,
-            messages_up: self.messages_up - earlier.messages_up,
-            messages_down: self.messages_down - earlier.messages_down,
-        }
+        self.with(earlier, |now, before| now - before)
     }
 }
 
@@ -70,6 +90,8 @@ struct Relayed {
     bytes_down: AtomicU64,
     messages_up: AtomicU64,
     messages_down: AtomicU64,
+    payload_up: AtomicU64,
+    payload_down: AtomicU64,
 }
 
 impl Default for Counters {
@@ -120,6 +142,8 @@ impl Counters {
         add(&mine.bytes_down, since.bytes_down);
         add(&mine.messages_up, since.messages_up);
         add(&mine.messages_down, since.messages_down);
+        add(&mine.payload_up, since.payload_up);
+        add(&mine.payload_down, since.payload_down);
     }
 
     /// What all sessions have relayed, present and past.
@@ -130,6 +154,8 @@ impl Counters {
             all.bytes_down += one.bytes_down.load(Relaxed);
             all.messages_up += one.messages_up.load(Relaxed);
             all.messages_down += one.messages_down.load(Relaxed);
+            all.payload_up += one.payload_up.load(Relaxed);
+            all.payload_down += one.payload_down.load(Relaxed);
         }
         all
     }
@@ -142,6 +168,8 @@ impl Relayed {
             bytes_down: AtomicU64::new(0),
             messages_up: AtomicU64::new(0),
             messages_down: AtomicU64::new(0),
+            payload_up: AtomicU64::new(0),
+            payload_down: AtomicU64::new(0),
         }
     }
 }

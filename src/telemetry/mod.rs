@@ -2,6 +2,7 @@
 
 pub mod bad_logins;
 pub mod counters;
+pub mod moment;
 pub mod process;
 pub mod process_use;
 pub mod refused_accounts;

@@ -52,6 +52,11 @@ pub struct ClientFraming {
     state: State,
     max_control_line: usize,
     messages: u64,
+    payload: u64,
+    /// SUB and UNSUB so far.
+    interest: u32,
+    /// PONG so far.
+    pongs: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +182,7 @@ impl ClientFraming {
     /// Starts between two operations. `max_control_line` is the longest argument in bytes, as the server counts them.
     /// INFO does not tell the server's limit: where it is unknown, `usize::MAX` leaves the check to the server.
     pub const fn new(max_control_line: usize) -> Self {
-        Self { state: State::Start, max_control_line, messages: 0 }
+        Self { state: State::Start, max_control_line, messages: 0, payload: 0, interest: 0, pongs: 0 }
     }
 
     /// Follows the next bytes of the stream. After a violation nothing more may be forwarded, and every further scan
@@ -217,6 +222,21 @@ impl ClientFraming {
         self.messages
     }
 
+    /// The bytes of the payloads of these messages, headers included.
+    pub fn payload(&self) -> u64 {
+        self.payload
+    }
+
+    /// The number of SUB and UNSUB so far, modulo 2^32; each counts once its arguments begin.
+    pub fn interest(&self) -> u32 {
+        self.interest
+    }
+
+    /// The number of PONG so far, modulo 2^32.
+    pub fn pongs(&self) -> u32 {
+        self.pongs
+    }
+
     /// Whether the stream is between two operations.
     pub fn at_boundary(&self) -> bool {
         self.state == State::Start
@@ -230,6 +250,7 @@ impl ClientFraming {
         let max = self.max_control_line;
         let consumed = messages(chunk, |rest| publication(rest, max));
         self.messages += consumed.messages;
+        self.payload += consumed.sizes;
         if let Some(state) = consumed.next_state(State::Cr, State::Payload) {
             self.state = state;
         }
@@ -252,10 +273,16 @@ impl ClientFraming {
                 let verb = Verb::starting_with(byte.to_ascii_lowercase()).ok_or(Violation::Other)?;
                 self.state = State::Verb { verb, read: 1 };
             }
-            State::Verb { verb, read } => self.state = verb.read_letter(*read, byte.to_ascii_lowercase())?,
+            State::Verb { verb, read } => {
+                let is_pong = *verb == Verb::Pong && *read == 3;
+                self.state = verb.read_letter(*read, byte.to_ascii_lowercase())?;
+                self.pongs = self.pongs.wrapping_add(is_pong.into());
+            }
             State::NeedBlank(verb) if is_blank(byte) => self.state = State::Blanks(*verb),
             State::Blanks(_) if is_blank(byte) => {}
             State::Blanks(verb) if byte != b'\n' => {
+                let verb = *verb;
+                self.interest = self.interest.wrapping_add(matches!(verb, Verb::Sub | Verb::Unsub).into());
                 self.state = verb.argument();
                 // The byte is the first of the argument.
                 return self.step(rest);
@@ -276,6 +303,7 @@ impl ClientFraming {
             State::Sizes { verb, args, .. } if byte == b'\n' => {
                 let size = finish(*verb, args).ok_or(Violation::Other)?;
                 self.messages += 1;
+                self.payload += u64::from(size);
                 self.state = if size == 0 { State::Cr } else { State::Payload(size) };
             }
             State::Sizes { args, len, cr: cr @ false, .. } if !over_limit(byte, *len, self.max_control_line) => {

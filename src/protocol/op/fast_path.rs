@@ -8,6 +8,8 @@ pub(super) struct Consumed {
     pub(super) bytes: usize,
     /// Control lines.
     pub(super) messages: u64,
+    /// The sizes of their payloads together.
+    pub(super) sizes: u64,
     /// The size of the last message's payload, if only its control line was consumed: the payload continues behind the
     /// chunk or is not followed by CR LF.
     pub(super) payload: Option<u32>,
@@ -43,15 +45,16 @@ pub(super) struct Line {
 )]
 pub(super) fn messages(chunk: &[u8], read: impl Fn(&[u8]) -> Option<Line>) -> Consumed {
     let mut rest = chunk;
-    let mut messages = 0;
+    let (mut messages, mut sizes) = (0, 0);
     while let Some(Line { len, size }) = read(rest) {
         let line = &rest[..len];
         let end = len + size as usize + 2;
         loop {
             messages += 1;
+            sizes += u64::from(size);
             if rest.get(end - 2..end) != Some(b"\r\n") {
                 let bytes = chunk.len() - rest.len() + len;
-                return Consumed { bytes, messages, payload: Some(size) };
+                return Consumed { bytes, messages, sizes, payload: Some(size) };
             }
             rest = &rest[end..];
             if !begins_with(rest, line) {
@@ -59,7 +62,7 @@ pub(super) fn messages(chunk: &[u8], read: impl Fn(&[u8]) -> Option<Line>) -> Co
             }
         }
     }
-    Consumed { bytes: chunk.len() - rest.len(), messages, payload: None }
+    Consumed { bytes: chunk.len() - rest.len(), messages, sizes, payload: None }
 }
 
 /// `starts_with` without a call to `memcmp`, for lines that are a few words long: it compares 8 bytes at a time, and

@@ -42,6 +42,9 @@ pub struct ServerFraming {
     state: State,
     capture: Capture,
     messages: u64,
+    payload: u64,
+    /// PING so far.
+    pings: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +63,8 @@ enum State {
         args: Args,
         cr: bool,
     },
+    /// Behind the first letter of PING or PONG that is not captured.
+    P,
     /// In a control line that is not captured.
     Tail,
     /// This many bytes of the payload are still to come.
@@ -75,7 +80,7 @@ struct Violation;
 impl ServerFraming {
     /// Starts between two lines.
     pub const fn new(capture: Capture) -> Self {
-        Self { state: State::Start, capture, messages: 0 }
+        Self { state: State::Start, capture, messages: 0, payload: 0, pings: 0 }
     }
 
     /// Changes what is captured, from the next line on.
@@ -118,6 +123,16 @@ impl ServerFraming {
         self.messages
     }
 
+    /// The bytes of the payloads of these messages, headers included.
+    pub fn payload(&self) -> u64 {
+        self.payload
+    }
+
+    /// The number of PING so far, modulo 2^32; not of those that are captured.
+    pub fn pings(&self) -> u32 {
+        self.pings
+    }
+
     /// Whether the stream is between two lines.
     pub fn at_boundary(&self) -> bool {
         self.state == State::Start
@@ -138,6 +153,7 @@ impl ServerFraming {
     fn deliveries(&mut self, chunk: &[u8]) -> usize {
         let consumed = messages(chunk, delivery);
         self.messages += consumed.messages;
+        self.payload += consumed.sizes;
         if let Some(state) = consumed.next_state(State::Cr, State::Payload) {
             self.state = state;
         }
@@ -160,7 +176,8 @@ impl ServerFraming {
                 self.state = match byte.to_ascii_uppercase() {
                     b'M' => State::Verb { verb: b"MSG", read: 1 },
                     b'H' => State::Verb { verb: b"HMSG", read: 1 },
-                    b'P' | b'+' | b'-' => State::Tail,
+                    b'P' => State::P,
+                    b'+' | b'-' => State::Tail,
                     _ => return Err(Violation),
                 }
             }
@@ -182,6 +199,7 @@ impl ServerFraming {
                 if byte == b'\n' {
                     let size = args.size().filter(|_| args.words() > 1).ok_or(Violation)?;
                     self.messages += 1;
+                    self.payload += u64::from(size);
                     self.state = if size == 0 { State::Cr } else { State::Payload(size) };
                 } else {
                     // A CR belongs to the end of the line only before LF.
@@ -192,6 +210,12 @@ impl ServerFraming {
                         args.push(byte);
                     }
                 }
+            }
+            State::P => {
+                self.pings = self.pings.wrapping_add(matches!(byte, b'I' | b'i').into());
+                self.state = State::Tail;
+                // It may be the end of the line.
+                return self.step(rest);
             }
             State::Tail => {
                 let Some(end) = memchr(b'\n', rest) else { return Ok(rest.len()) };

@@ -63,19 +63,18 @@ pub async fn serve_passthrough(
 ) {
     let mut cx = Context::new(shared, listener, peer);
     let established = Box::pin(establish(&mut cx, client, permit)).await;
-    let (end, totals) = match established {
-        Err(end) => (end, Totals::default()),
-        Ok((mut session, beginning)) => match Box::pin(login::log_in(&cx, &mut session, beginning)).await {
-            Some(ended) => end_of_login(session, ended).await,
-            None => {
-                let logged_in = Instant::now();
-                let ended = session.relay(&cx).await;
-                note_good_session(&cx, logged_in);
-                ended
-            }
-        },
+    let (mut session, beginning) = match established {
+        Ok(both) => both,
+        Err(end) => return cx.finish(end),
     };
-    cx.finish(end, totals);
+    match Box::pin(login::log_in(&cx, &mut session, beginning)).await {
+        Some(ended) => end_login(session, ended).await,
+        None => {
+            let logged_in = Instant::now();
+            session.relay().await;
+            note_good_session(&cx, logged_in);
+        }
+    }
 }
 
 /// A session that has lived longer than its server waits for a login was a good one: somebody behind its source knows
@@ -132,11 +131,13 @@ async fn refuse_passthrough(cx: &mut Context, client: PassthroughClient, reason:
 
 /// Ends a session whose login was not over: neither a death of the server nor a session yet, so the end is passed on
 /// at once.
-async fn end_of_login(session: Box<UnreadSession>, ended: Ended) -> (End, Totals) {
+async fn end_login(session: Box<UnreadSession>, ended: Ended) {
     let Ended { party, cause } = ended;
-    let totals = Box::pin(session.close_in_login(ended)).await;
-    let silent = party == Party::Downstream && totals.bytes_up == 0;
-    (if silent { End::Probe } else { End::closed(party, Phase::Dial, cause) }, totals)
+    let end = |totals: Totals| match party == Party::Downstream && totals.bytes_up == 0 {
+        true => End::Probe,
+        false => End::closed(party, Phase::Dial, cause),
+    };
+    Box::pin(session.close_in_login(ended, end)).await;
 }
 
 /// A server's connection for one client.
@@ -276,6 +277,7 @@ impl PassthroughClient {
         cx.log.server = Some(Arc::clone(server.server()));
         let is_bound = info.as_ref().is_some_and(|info| info.nonce().is_some());
         if let Some(info) = info {
+            cx.log.server_client_id = info.client_id().unwrap_or(0);
             let mut line = Vec::with_capacity(512);
             cx.listener.info.write_dialled_info(&info, cx.source(), &mut line);
             if let Err(end) = self.inform(cx, &line).await {
@@ -311,6 +313,8 @@ impl PassthroughClient {
                         Ok(opened) => opened,
                         Err(reason) => return Ok(Err(reason)),
                     };
+                    // Its client has seen the INFO of the first one.
+                    cx.log.server_client_id = opened.info.as_ref().and_then(|info| info.client_id()).unwrap_or(0);
                     Opened { stream, server, .. } = opened;
                     cx.log.server = Some(Arc::clone(server.server()));
                 }

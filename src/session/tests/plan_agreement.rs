@@ -134,6 +134,7 @@ fn shared(config: &Config) -> Arc<Shared> {
 
 fn listener(shared: &Shared) -> Arc<Listener> {
     Arc::new(Listener {
+        name: Arc::default(),
         info: Arc::clone(&shared.advertised_info.listener_infos()[0]),
         max_clients: Limit::new(CLIENTS),
         before_check: Arc::default(),

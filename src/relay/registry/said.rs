@@ -1,18 +1,20 @@
-//! What a client says of itself, as the log shows it.
+//! What a client says of itself, as the log and the endpoints show it.
 
 use crate::tally::show;
 
-/// User, name and language of a client. In one allocation, since a session keeps them for as long as it lives.
-#[derive(Default)]
-pub(super) struct Said(Box<str>);
+/// User, name, language and version of a client. In one allocation, since a session keeps them for as long as it lives.
+#[derive(Debug, Default)]
+pub struct Said(Box<str>);
 
 /// Stands between them: no text that is shown has it.
 const BETWEEN: char = '\0';
 
 impl Said {
-    pub fn new(user: Option<&str>, name: Option<&str>, lang: Option<&str>) -> Self {
-        let texts = [user, name, lang].map(Option::unwrap_or_default);
-        let mut all = String::with_capacity(texts.iter().map(|text| text.len()).sum::<usize>().min(200) + 2);
+    /// `version` is that of the client library.
+    pub fn new(user: Option<&str>, name: Option<&str>, lang: Option<&str>, version: Option<&str>) -> Self {
+        let texts = [user, name, lang, version].map(Option::unwrap_or_default);
+        let mut all =
+            String::with_capacity(texts.iter().map(|text| text.len()).sum::<usize>().min(260).saturating_add(3));
         for (n, text) in texts.into_iter().enumerate() {
             if n > 0 {
                 all.push(BETWEEN);
@@ -35,6 +37,10 @@ impl Said {
         self.nth(2)
     }
 
+    pub fn version(&self) -> Option<&str> {
+        self.nth(3)
+    }
+
     fn nth(&self, n: usize) -> Option<&str> {
         self.0.split(BETWEEN).nth(n).filter(|text| !text.is_empty())
     }
@@ -46,10 +52,11 @@ mod tests {
 
     #[test]
     fn each_is_what_was_said_and_nothing_where_nothing_was() {
-        let said = Said::new(Some("app"), None, Some("go"));
+        let said = Said::new(Some("app"), None, Some("go"), Some("1.39.0"));
         assert_eq!((said.user(), said.name(), said.lang()), (Some("app"), None, Some("go")));
-        let said = Said::new(Some("a\0b"), Some("orders"), Some(""));
+        assert_eq!(said.version(), Some("1.39.0"));
+        let said = Said::new(Some("a\0b"), Some("orders"), Some(""), None);
         assert_eq!((said.user(), said.name(), said.lang()), (Some("a\\0b"), Some("orders"), None));
-        assert_eq!((Said::default().user(), Said::default().lang()), (None, None));
+        assert_eq!((Said::default().user(), Said::default().version()), (None, None));
     }
 }

@@ -1,0 +1,99 @@
+//! What a session is known by: who the client is, where it comes from, and where it is connected.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use strum::IntoStaticStr;
+
+use crate::{
+    net::stream::TlsInUse,
+    relay::registry::Said,
+    telemetry::moment::Moment,
+    upstream::{Server, ServerId},
+};
+
+/// The kinds of listeners, by the names that `kind` has in the configuration.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum ListenerKind {
+    #[default]
+    Client,
+    #[strum(serialize = "websocket")]
+    WebSocket,
+    Passthrough,
+}
+
+/// A listener, as those name it who look at its sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerName {
+    pub address: SocketAddr,
+    pub kind: ListenerKind,
+}
+
+/// What does not change while a session lives.
+#[derive(Debug)]
+pub struct SessionFacts {
+    /// weir's number of the connection, which no other has.
+    pub id: u64,
+    pub accepted: Moment,
+    /// Where the client comes from: the connection's peer, or who a trusted proxy says it is.
+    pub peer: SocketAddr,
+    pub listener: Arc<ListenerName>,
+    /// User, name, language and version, as the client said.
+    pub said: Said,
+    /// It has logged in with a token, which is a secret and names nobody.
+    pub by_token: bool,
+    pub tls: Option<TlsInUse>,
+    /// Its server; for a client that did not get in the last one that it was sent to, if any.
+    pub server: Option<Arc<Server>>,
+    /// The server's number of the connection; 0 where the server has told none.
+    pub server_client_id: u64,
+}
+
+impl Default for ListenerName {
+    fn default() -> Self {
+        Self { address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), kind: ListenerKind::default() }
+    }
+}
+
+impl SessionFacts {
+    /// The id of its server. A session has one.
+    pub fn server_id(&self) -> ServerId {
+        self.server.as_ref().map_or(ServerId::from_raw(0), |server| server.id())
+    }
+
+    /// The user as nats-server's monitoring shows it.
+    pub fn user_as_shown(&self) -> Option<&str> {
+        if self.by_token { Some("[REDACTED]") } else { self.said.user() }
+    }
+}
+
+/// A session of nobody, for tests.
+impl Default for SessionFacts {
+    fn default() -> Self {
+        Self {
+            id: 0,
+            accepted: Moment::default(),
+            peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            listener: Arc::default(),
+            said: Said::default(),
+            by_token: false,
+            tls: None,
+            server: None,
+            server_client_id: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_those_of_the_configuration() {
+        let kinds = [ListenerKind::Client, ListenerKind::WebSocket, ListenerKind::Passthrough];
+        assert_eq!(kinds.map(<&str>::from), ["client", "websocket", "passthrough"]);
+    }
+}

@@ -1,0 +1,139 @@
+//! How others see one session, and reach it.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+    },
+    task::Waker,
+};
+
+use crate::{
+    outcome::Cause,
+    relay::registry::{facts::SessionFacts, traffic::Traffic},
+};
+
+/// How others see one session, and reach it.
+#[derive(Debug, Default)]
+pub struct SessionHandle {
+    /// The position of the cause in [`Cause::ALL`], counted from 1; 0 while nobody has asked for the end.
+    end_requested: AtomicU8,
+    keepalive_requested: AtomicBool,
+    /// A [`ServerSays`].
+    server_says: AtomicU8,
+    changing: Mutex<Changing>,
+    traffic: Traffic,
+    facts: SessionFacts,
+}
+
+#[derive(Debug, Default)]
+struct Changing {
+    waker: Option<Waker>,
+    account: Option<Arc<str>>,
+}
+
+/// What the server of a session has answered when it was asked whether it has closed the session's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ServerSays {
+    /// It has not been asked, or knows nothing of it.
+    Nothing,
+    /// It cannot be asked.
+    NoAnswer,
+    Closed,
+}
+
+impl SessionHandle {
+    /// `account` is that of the client, as far as is known.
+    pub fn new(facts: SessionFacts, account: Option<Arc<str>>) -> Self {
+        let handle = Self { facts, changing: Mutex::new(Changing { waker: None, account }), ..Self::default() };
+        handle.traffic.set_last_activity(handle.facts.accepted);
+        handle
+    }
+
+    #[cfg(test)]
+    pub fn of_id(id: u64) -> Self {
+        Self::new(SessionFacts { id, ..SessionFacts::default() }, None)
+    }
+
+    fn changing(&self) -> MutexGuard<'_, Changing> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn facts(&self) -> &SessionFacts {
+        &self.facts
+    }
+
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// The account that the client is in, as the server names it; before that, as weir takes it to be.
+    pub fn account(&self) -> Option<Arc<str>> {
+        self.changing().account.clone()
+    }
+
+    /// The server has named another account.
+    pub fn set_account(&self, account: &Arc<str>) {
+        self.changing().account = Some(Arc::clone(account));
+    }
+
+    /// Asks the session to end with a plain FIN, for this cause. The first cause counts.
+    pub fn end(&self, cause: Cause) {
+        let cause = u8::try_from(cause as usize).unwrap_or(u8::MAX).saturating_add(1);
+        let _ = self.end_requested.compare_exchange(0, cause, Relaxed, Relaxed);
+        let waker = self.changing().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Why the session is to end, if it is. One relaxed load: cheap enough for every poll of a relay.
+    pub fn end_requested(&self) -> Option<Cause> {
+        let at = self.end_requested.load(Relaxed).checked_sub(1)?;
+        Cause::ALL.get(usize::from(at)).copied()
+    }
+
+    /// Asks the session to set keepalive on its connection to the server.
+    pub fn request_keepalive(&self) {
+        self.keepalive_requested.store(true, Relaxed);
+        self.wake();
+    }
+
+    /// The server has answered whether it has closed the connection, or cannot be asked.
+    pub fn server_said(&self, says: ServerSays) {
+        self.server_says.store(says as u8, Relaxed);
+        if says == ServerSays::Closed {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.changing().waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub fn server_says(&self) -> ServerSays {
+        match self.server_says.load(Relaxed) {
+            says if says == ServerSays::Closed as u8 => ServerSays::Closed,
+            says if says == ServerSays::NoAnswer as u8 => ServerSays::NoAnswer,
+            _ => ServerSays::Nothing,
+        }
+    }
+
+    pub fn keepalive_requested(&self) -> bool {
+        self.keepalive_requested.load(Relaxed)
+    }
+
+    /// Sets what to wake when there is something to tell. Once per session: a task keeps its waker.
+    pub fn set_waker(&self, waker: &Waker) {
+        self.changing().waker = Some(waker.clone());
+    }
+
+    /// The session has ended. A waker keeps the memory of its task allocated, and others may hold the handle for a
+    /// while.
+    pub(super) fn forget_waker(&self) {
+        self.changing().waker = None;
+    }
+}
