@@ -123,6 +123,9 @@ impl ListenerInfo {
     }
 }
 
+/// The `server_name` in weir's own INFO.
+const OWN_NAME: &str = "weir";
+
 /// The servers' latest INFOs, and what each listener tells its clients as a result.
 #[derive(Debug)]
 pub struct AdvertisedInfo {
@@ -165,7 +168,7 @@ impl AdvertisedInfo {
                 // nats-server writes its default like this, which is both families there too.
                 let ip = if address.ip().is_unspecified() { Ipv4Addr::UNSPECIFIED.into() } else { address.ip() };
                 let (host, port) = (ip.to_string(), address.port());
-                let own_info = OwnInfo::new(&server_id, "weir", &[], &host, port, &advertise);
+                let own_info = OwnInfo::new(&server_id, OWN_NAME, &[], &host, port, &advertise);
                 let own_info = ArcSwap::from_pointee(tls.onto(own_info, &[]));
                 Arc::new(ListenerInfo { own_info, advertise, host, port, tls, servers_port })
             };
@@ -181,6 +184,11 @@ impl AdvertisedInfo {
             known if known == PrefaceShape::DialFirst as u8 => PrefaceShape::DialFirst,
             _ => PrefaceShape::Unknown,
         }
+    }
+
+    /// weir's own `server_name`.
+    pub fn own_name(&self) -> &str {
+        OWN_NAME
     }
 
     /// In the order of the listeners.
@@ -230,7 +238,7 @@ impl AdvertisedInfo {
             let infos = if listener.servers_port == Port::Client { &client } else { &websocket };
             let infos: Vec<&Info> = infos.iter().map(Arc::as_ref).collect();
             let own_info =
-                OwnInfo::new(&self.server_id, "weir", &infos, &listener.host, listener.port, &listener.advertise);
+                OwnInfo::new(&self.server_id, OWN_NAME, &infos, &listener.host, listener.port, &listener.advertise);
             listener.own_info.store(Arc::new(listener.tls.onto(own_info, &infos)));
         }
     }

@@ -1,8 +1,9 @@
 //! The endpoints at `[monitor] listen`: the page at `/` with its numbers at `/overviewz`, `/metrics`, `/healthz`,
-//! `/readyz`, `/livez` and `/storms`.
+//! `/readyz`, `/livez`, `/storms`, and those of nats-server.
 
 mod exposition;
 mod health;
+mod natsz;
 mod overviewz;
 mod page;
 mod process;
@@ -14,8 +15,9 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{OriginalUri, State},
+    extract::{OriginalUri, Request, State},
     http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -24,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{exposition::Form, prometheus::Metrics},
+    admin::{exposition::Form, natsz::Natsz, prometheus::Metrics},
     session::Shared,
 };
 
@@ -36,6 +38,7 @@ struct Endpoints {
 
 /// Serves until `stop`, with `base_path` in front of the paths: empty, or from its slash on.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>, base_path: String, stop: CancellationToken) {
+    let natsz = Arc::new(Natsz::new(Arc::clone(&shared), listener.local_addr().ok(), base_path.clone()));
     let endpoints = Arc::new(Endpoints { metrics: Metrics::new(Arc::clone(&shared)), shared });
     let routes = Router::new()
         .route("/", get(index))
@@ -45,12 +48,14 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, base_path: String
         .route("/readyz", get(health::readyz))
         .route("/livez", get(health::livez))
         .route("/storms", get(storms))
-        .with_state(endpoints);
+        .with_state(endpoints)
+        .merge(natsz::routes(&natsz))
+        .layer(middleware::from_fn_with_state(natsz, count));
     let routes = match &*base_path {
         "" => routes,
         base => Router::new().nest(base, routes).route(&format!("{base}/"), get(index)),
     };
-    server::serve(listener, routes, stop).await;
+    server::serve(listener, routes.fallback(not_found), stop).await;
 }
 
 /// The page, for browsers. For programs, what can be asked for.
@@ -58,7 +63,19 @@ async fn index(OriginalUri(uri): OriginalUri, headers: HeaderMap) -> Response {
     if page::is_wanted(&headers) {
         return page::page(uri.path());
     }
-    ([(header::VARY, "accept")], "/overviewz\n/metrics\n/healthz\n/readyz\n/livez\n/storms\n").into_response()
+    let paths: String = natsz::PATHS.iter().filter(|path| **path != "/").map(|path| format!("{path}\n")).collect();
+    ([(header::VARY, "accept")], paths).into_response()
+}
+
+/// Counts a request for `http_req_stats`.
+async fn count(State(natsz): State<Arc<Natsz>>, request: Request, next: Next) -> Response {
+    natsz.count(request.uri().path());
+    next.run(request).await
+}
+
+/// nats-server's words. `nats-top` fails on an answer without a line end.
+async fn not_found() -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
 async fn metrics(State(endpoints): State<Arc<Endpoints>>, headers: HeaderMap) -> Response {

@@ -176,6 +176,8 @@ pub struct Config {
     pub monitor: Option<SocketAddr>,
     /// What stands in front of their paths: empty, or from its slash on.
     pub http_base_path: String,
+    /// How many ended connections are remembered for the endpoints.
+    pub max_closed_clients: usize,
     /// At least one server.
     pub upstream: upstream::Params,
     /// Its `max_clients` is the sum of the listeners'.
@@ -291,6 +293,7 @@ impl Config {
             listeners: raw.listeners,
             monitor: raw.monitor,
             http_base_path: raw.http_base_path,
+            max_closed_clients: raw.max_closed_clients,
             upstream: raw.upstream,
             admission: raw.admission,
             workers: raw.workers,

@@ -29,6 +29,7 @@ use crate::{
         websocket::websocket,
     },
     net::socket::TcpTimeouts,
+    relay::registry::DEFAULT_MAX_CLOSED,
     tls::ServersTls,
     upstream,
 };
@@ -59,6 +60,7 @@ pub(super) struct Raw {
     pub(super) listeners: Vec<ListenerConfig>,
     pub(super) monitor: Option<SocketAddr>,
     pub(super) http_base_path: String,
+    pub(super) max_closed_clients: usize,
     pub(super) upstream: upstream::Params,
     pub(super) admission: admission::Params,
     pub(super) log: LogConfig,
@@ -80,7 +82,10 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let log = s.table("log", log);
     let listeners = s.tables("listeners", listener);
     let listeners = listeners.unwrap_or_else(|| vec![default_listener(s)]);
-    let (monitor, http_base_path) = s.optional_table("monitor", "absent, no endpoints", monitor).unzip();
+    let monitoring = s.optional_table("monitor", "absent, no endpoints", monitor);
+    let monitor = monitoring.as_ref().map(|(listen, ..)| *listen);
+    let (http_base_path, max_closed_clients) =
+        monitoring.map_or((String::new(), DEFAULT_MAX_CLOSED), |(_, path, most)| (path, most));
     let notify = s.optional_table("warnings", "absent, events go to the log and to metrics", notify::keys);
     let (mut upstream, files) = s.table("cluster", cluster);
     let ClusterConnections { proxy_nkey_seed_file, servers_tcp, servers_tls, websocket_tls, system } = files;
@@ -107,7 +112,8 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         system,
         listeners,
         monitor,
-        http_base_path: http_base_path.unwrap_or_default(),
+        http_base_path,
+        max_closed_clients,
         upstream,
         admission,
         log,
@@ -247,10 +253,12 @@ fn default_monitor() -> SocketAddr {
 }
 
 /// Its address, and what stands in front of its paths.
-fn monitor(s: &mut Section<'_>) -> (SocketAddr, String) {
+fn monitor(s: &mut Section<'_>) -> (SocketAddr, String, usize) {
     let listen = s.value("listen", default_monitor(), Any);
     let http_base_path = s.optional::<BasePath>("http_base_path", "none", Any);
-    (listen, http_base_path.map(|path| path.0).unwrap_or_default())
+    // As many as a nats-server: 10,000 take about 4 MiB.
+    let max_closed_clients = s.value("max_closed_clients", DEFAULT_MAX_CLOSED, within(0..=1_000_000));
+    (listen, http_base_path.map(|path| path.0).unwrap_or_default(), max_closed_clients)
 }
 
 /// What of `[cluster]` is for the connections, and not for the choice of a server.

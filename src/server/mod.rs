@@ -197,6 +197,8 @@ fn shared(
         None => servers_tls.clone(),
     };
     let advertised_info = AdvertisedInfo::new(bound.iter().map(BoundListener::info), Arc::clone(&servers));
+    let sessions = Arc::<SessionRegistry>::default();
+    sessions.closed().set_most(config.max_closed_clients);
     let terminators = bound.iter().filter_map(|one| Some((one.address, one.tls.clone()?)));
     Ok(Shared {
         account_lookups,
@@ -212,7 +214,7 @@ fn shared(
         damped_dials: DampedDials::default(),
         unanswered: Arc::default(),
         flight: Flight::default(),
-        sessions: Arc::new(SessionRegistry::default()),
+        sessions,
         refusing: Limit::new(budget.refusals),
         heartbeats,
         descriptors: Descriptors { clients: budget.clients.clone(), pauses: Arc::default() },

@@ -47,6 +47,7 @@ mod login_matrix;
 mod max_connections;
 mod names;
 mod nats_server_install;
+mod natsz;
 mod nkey;
 mod odd_infos;
 mod other_clusters;

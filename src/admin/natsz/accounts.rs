@@ -1,0 +1,137 @@
+//! `/accountz` and `/accstatz`: the accounts that clients of this weir are in.
+
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+
+use serde::Serialize;
+
+use crate::{
+    admin::natsz::{arguments::BadArgument, go_text},
+    session::Shared,
+    telemetry::counters::Totals,
+};
+
+/// `/accountz`.
+#[derive(Debug, Serialize)]
+pub struct Accountz {
+    server_id: String,
+    now: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_account: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accounts: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account_detail: Option<AccountDetail>,
+}
+
+#[derive(Debug, Serialize)]
+struct AccountDetail {
+    account_name: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_system: bool,
+    expired: bool,
+    complete: bool,
+    jetstream_enabled: bool,
+    leafnode_connections: u32,
+    client_connections: u32,
+    subscriptions: u32,
+    /// Its limit, by the configuration or by the cluster, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_connections: Option<u32>,
+}
+
+/// The accounts, or what is known of the one called `asked` where that is not empty.
+///
+/// # Errors
+/// There is no such account.
+pub fn accountz(shared: &Shared, asked: &str) -> Result<Accountz, BadArgument> {
+    let mut known = shared.admission.accounts().connections();
+    known.sort();
+    let system_account = known.iter().find(|(name, _)| shared.servers.is_system_account(name));
+    let system_account = system_account.map(|(name, _)| name.to_string());
+    let account_detail = match asked {
+        "" => None,
+        asked => match known.iter().find(|(name, _)| &**name == asked) {
+            None => return Err(BadArgument(format!("Account {asked} does not exist"))),
+            Some((name, connections)) => Some(AccountDetail {
+                account_name: name.to_string(),
+                is_system: system_account.as_deref() == Some(asked),
+                expired: false,
+                complete: true,
+                jetstream_enabled: false,
+                leafnode_connections: 0,
+                client_connections: *connections,
+                subscriptions: 0,
+                max_connections: shared.admission.accounts().max_connections(name),
+            }),
+        },
+    };
+    Ok(Accountz {
+        server_id: shared.advertised_info.own_server_id().to_owned(),
+        now: go_text::time(SystemTime::now()),
+        system_account,
+        accounts: account_detail.is_none().then(|| known.into_iter().map(|(name, _)| name.to_string()).collect()),
+        account_detail,
+    })
+}
+
+/// `/accstatz`.
+#[derive(Debug, Serialize)]
+pub struct Accstatz {
+    server_id: String,
+    now: String,
+    account_statz: Vec<AccountStat>,
+}
+
+#[derive(Debug, Serialize)]
+struct AccountStat {
+    acc: String,
+    name: String,
+    conns: u32,
+    leafnodes: u32,
+    total_conns: u32,
+    num_subscriptions: u32,
+    sent: DataStats,
+    received: DataStats,
+    slow_consumers: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct DataStats {
+    msgs: u64,
+    bytes: u64,
+}
+
+/// The statistics of each account that has sessions, and with `unused` also of those that had some.
+pub async fn accstatz(shared: &Shared, unused: bool) -> Accstatz {
+    // Sessions that end meanwhile may be missing in both; what was shown before never becomes less.
+    let ended = shared.sessions.ended_traffic().totals();
+    let mut all: BTreeMap<Arc<str>, (u32, Totals)> = ended.into_iter().map(|(name, sum)| (name, (0, sum))).collect();
+    shared
+        .sessions
+        .for_each(|session| {
+            if let Some(account) = session.account() {
+                let (sessions, totals) = all.entry(account).or_default();
+                *sessions = sessions.saturating_add(1);
+                *totals = totals.plus(session.traffic().totals());
+            }
+        })
+        .await;
+    shared.sessions.ended_traffic().show(all.iter_mut().map(|(name, (_, totals))| (name, totals)));
+    let stat = |(acc, (conns, totals)): (Arc<str>, (u32, Totals))| AccountStat {
+        acc: acc.to_string(),
+        name: acc.to_string(),
+        conns,
+        leafnodes: 0,
+        total_conns: conns,
+        num_subscriptions: 0,
+        sent: DataStats { msgs: totals.messages_down, bytes: totals.payload_down },
+        received: DataStats { msgs: totals.messages_up, bytes: totals.payload_up },
+        slow_consumers: 0,
+    };
+    let account_statz = all.into_iter().filter(|(_, (conns, _))| unused || *conns > 0).map(stat).collect();
+    Accstatz {
+        server_id: shared.advertised_info.own_server_id().to_owned(),
+        now: go_text::time(SystemTime::now()),
+        account_statz,
+    }
+}

@@ -1,0 +1,111 @@
+//! `/varz`: this weir as nats-server would show itself.
+
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+
+use crate::{
+    admin::natsz::{Natsz, go_text, usage},
+    admission::Limit,
+    outcome::Refusal,
+    telemetry::process::STARTED,
+};
+
+/// `/varz`.
+#[derive(Debug, Serialize)]
+pub struct Varz {
+    server_id: String,
+    server_name: String,
+    version: &'static str,
+    proto: u8,
+    host: String,
+    port: u16,
+    max_connections: u32,
+    http_host: String,
+    http_port: u16,
+    http_base_path: String,
+    start: String,
+    now: String,
+    uptime: String,
+    mem: u64,
+    cores: usize,
+    gomaxprocs: usize,
+    cpu: f64,
+    connections: usize,
+    total_connections: u64,
+    routes: u32,
+    remotes: u32,
+    leafnodes: u32,
+    in_msgs: u64,
+    in_bytes: u64,
+    in_client_msgs: u64,
+    in_client_bytes: u64,
+    out_msgs: u64,
+    out_bytes: u64,
+    out_client_msgs: u64,
+    out_client_bytes: u64,
+    slow_consumers: u64,
+    stale_connections: u64,
+    subscriptions: u32,
+    http_req_stats: BTreeMap<&'static str, u64>,
+    config_load_time: String,
+    slow_consumer_stats: BTreeMap<&'static str, u64>,
+    /// Clients that wait for their turn.
+    held: usize,
+    /// Clients that have been refused.
+    refused: u64,
+}
+
+/// What `/varz` shows now.
+pub fn of(natsz: &Natsz) -> Varz {
+    let shared = &natsz.shared;
+    let (now, totals) = (SystemTime::now(), shared.counters.totals());
+    let first = shared.listeners.first().map(|(address, _)| *address);
+    let most = shared.listeners.iter().map(|(_, limit)| Limit::most(limit));
+    let started = (*STARTED).max(UNIX_EPOCH);
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    Varz {
+        server_id: shared.advertised_info.own_server_id().to_owned(),
+        server_name: shared.advertised_info.own_name().to_owned(),
+        version: env!("CARGO_PKG_VERSION"),
+        proto: 1,
+        host: first.map_or_else(String::new, |address| address.ip().to_string()),
+        port: first.map_or(0, |address| address.port()),
+        max_connections: most.fold(0, u32::saturating_add),
+        http_host: natsz.monitor.map_or_else(String::new, |address| address.ip().to_string()),
+        http_port: natsz.monitor.map_or(0, |address| address.port()),
+        http_base_path: natsz.base_path.clone(),
+        start: go_text::time(started),
+        now: go_text::time(now),
+        uptime: go_text::uptime(now.duration_since(started).unwrap_or_default()),
+        mem: usage::resident_memory(),
+        cores,
+        gomaxprocs: cores,
+        cpu: natsz.usage.cpu_percent(),
+        connections: shared.sessions.len(),
+        total_connections: shared.next_id.load(std::sync::atomic::Ordering::Relaxed).saturating_sub(1),
+        routes: 0,
+        remotes: 0,
+        leafnodes: 0,
+        in_msgs: totals.messages_up,
+        in_bytes: totals.payload_up,
+        in_client_msgs: totals.messages_up,
+        in_client_bytes: totals.payload_up,
+        out_msgs: totals.messages_down,
+        out_bytes: totals.payload_down,
+        out_client_msgs: totals.messages_down,
+        out_client_bytes: totals.payload_down,
+        slow_consumers: 0,
+        stale_connections: 0,
+        subscriptions: 0,
+        http_req_stats: natsz.requests.all(),
+        config_load_time: go_text::time(started),
+        slow_consumer_stats: ["clients", "routes", "gateways", "leafs"].map(|kind| (kind, 0)).into(),
+        held: shared.admission.waiting().held(),
+        refused: Refusal::ALL.into_iter().map(|reason| shared.counters.refused(reason)).sum(),
+    }
+}
