@@ -39,6 +39,8 @@ pub enum Refusal {
     /// The listener serves `max_clients` already.
     ListenerFull,
     Draining,
+    /// The client's time to wait was over while an operator held everybody (`weir pause`).
+    Paused,
     /// The client sent something that is not NATS, or more than a preface may hold.
     Protocol,
     /// CONNECT did not come within `handshake_timeout`.
@@ -89,6 +91,7 @@ impl Refusal {
             }
             Self::ListenerFull => "the listener has all its clients: raise max_clients, or run another weir",
             Self::Draining => "weir is stopping: clients find another one, or come back once it runs again",
+            Self::Paused => "an operator holds everybody: `weir resume` lets clients in again",
             Self::Protocol => "what the sources send is not NATS: look at what connects there",
             Self::HandshakeTimeout => "the sources connect and say nothing: a scan, a check, or a slow network",
             Self::TlsBusy => "more TLS handshakes come than this machine computes: give it more cores",
@@ -238,6 +241,7 @@ mod tests {
                 "source_rate",
                 "listener_full",
                 "draining",
+                "paused",
                 "protocol",
                 "handshake_timeout",
                 "tls_busy",

@@ -49,6 +49,8 @@ pub(super) struct Reservation<W> {
 /// Why a client cannot be admitted this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blocked {
+    /// Nobody gets a turn.
+    Paused,
     /// Its account opens connections too fast.
     AccountRate,
     /// There is room, but the pace, a busy server or the clients before it do not allow it yet.
@@ -175,7 +177,9 @@ impl<W: Waiter> Admission<W> {
     ) -> Verdict<W> {
         let mut account_paid = false;
         // Clients in the queue go first: nobody is admitted directly while there are any.
-        let blocked = if self.queued() == 0 {
+        let blocked = if self.is_paused() {
+            Blocked::Paused
+        } else if self.queued() == 0 {
             match self.try_admit(&mut account, &mut account_paid, now, rng) {
                 Ok(server) => {
                     self.client_history.admitted(client.key);
@@ -187,6 +191,7 @@ impl<W: Waiter> Admission<W> {
             self.blocked_behind_the_queue(now)
         };
         if client.may_use_reserve
+            && blocked != Blocked::Paused
             && let Some(server) = self.servers.place_in_reserve(now, rng)
         {
             return Verdict::Admit(Pass::new(server, account));
@@ -223,6 +228,7 @@ impl<W: Waiter> Admission<W> {
         let rate_is_known = self.pace_with(state.throughput.rate(now)).is_some();
         drop(state);
         let situation = match blocked {
+            Blocked::Paused => Situation::Paused,
             Blocked::Full => Situation::QueuedWithoutRoom,
             Blocked::AccountRate | Blocked::NotYet => Situation::Queued { rate_is_known },
         };
@@ -263,11 +269,13 @@ impl<W: Waiter> Admission<W> {
     /// The reason that a client is told when `blocked` keeps it out.
     pub(super) fn reason(&self, blocked: Blocked, now: Instant) -> Refusal {
         match blocked {
+            // Whatever else would keep it out: nothing else has been asked.
+            _ if self.is_paused() => Refusal::Paused,
             Blocked::AccountRate => Refusal::AccountRate,
             _ if self.servers.can_use_none(now) => Refusal::NoServer,
             _ if !self.servers.has_headroom(now) => Refusal::ServerCapacity,
             // There is room, but the clients before it take it, or the pace does not allow it in time.
-            Blocked::Full | Blocked::NotYet => Refusal::HoldExpired,
+            Blocked::Full | Blocked::NotYet | Blocked::Paused => Refusal::HoldExpired,
         }
     }
 

@@ -111,6 +111,7 @@ pub struct Admission<W> {
     /// Handshakes that ended with PONG, in all.
     pub(super) finished: AtomicU64,
     queue_state: Mutex<QueueState<W>>,
+    paused: AtomicBool,
     lame_duck: AtomicBool,
     draining: AtomicBool,
     /// Within how many milliseconds a drain tells those who waited.
@@ -148,6 +149,7 @@ impl<W: Waiter> Admission<W> {
                 throughput: Throughput::default(),
                 retry_schedule: RetrySchedule::default(),
             }),
+            paused: AtomicBool::new(false),
             lame_duck: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             drain_spread_ms: AtomicU64::new(0),
@@ -396,6 +398,30 @@ impl<W: Waiter> Admission<W> {
     /// A session that `lived` so long has ended: clients whose sessions are short go behind the others.
     pub fn session_ended(&self, client: ClientKey, lived: Duration, now: Instant) {
         self.client_history.session_ended(client, lived, now);
+    }
+
+    /// Gives nobody a turn from now on: who comes waits in the queue, as long as it may. Whoever has its turn already
+    /// goes on. Returns whether turns were given before.
+    pub fn pause(&self) -> bool {
+        let was_paused = self.paused.swap(true, Relaxed);
+        self.forget_window();
+        !was_paused
+    }
+
+    /// Gives turns again: [`Admission::next_turns`] says whose. Returns whether none were given before.
+    pub fn resume(&self) -> bool {
+        self.forget_window();
+        self.paused.swap(false, Relaxed)
+    }
+
+    /// How few clients get in during a pause says nothing of what the servers can take.
+    fn forget_window(&self) {
+        self.queue_state().throughput.rest();
+    }
+
+    /// Whether [`Admission::pause`] was called, and [`Admission::resume`] was not since.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Relaxed)
     }
 
     /// From now on weir says that it is leaving, and admits clients as before.

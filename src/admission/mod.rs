@@ -17,6 +17,7 @@
 //!     headroom of the servers              upstream::load           waits in the queue, or server_capacity
 //!     handshakes under way on a server     upstream::concurrency    waits in the queue, or hold_expired
 //!     pace: rate, burst                    quota::rate              waits in the queue, or hold_expired
+//!     a pause of all turns                 controller               waits in the queue, or paused
 //!     places to wait: max_held             controller               is refused: queue_full
 //!
 //!   in the queue                           decided by
@@ -43,6 +44,7 @@
 //! - Reports: `handshake_finished`, `passthrough_handshake_finished`, `login_unanswered`, `session_lost`,
 //!   `session_ended`, and [`Admission::source_reputation`], [`Admission::login_history`], [`Admission::operators`] and
 //!   [`Admission::accounts`] for what servers say of logins and accounts.
+//! - `pause`, `resume`, `is_paused`: nobody gets a turn, and whoever comes waits as long as it may.
 //! - `begin_lame_duck`, `is_lame_duck`, `begin_drain`, `is_draining`, `sweep`; and what is only shown: `queued`,
 //!   `waiting`, `pace`, `refusals`, `warned`.
 //!

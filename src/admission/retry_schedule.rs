@@ -26,6 +26,9 @@ const TOO_SHORT: Duration = Duration::from_millis(20);
 /// A client whose library comes back a known time after a refusal is looked at within this while the service rate is
 /// not known yet: the rate is known by then, or the client is looked at again as soon.
 const RATE_UNKNOWN_CHECK: Duration = Duration::from_millis(400);
+/// In a pause a client is looked at again after this, and as much again at random: the pause may end before the time of
+/// the client does.
+const PAUSED_CHECK: Duration = Duration::from_secs(1);
 /// A client whose turn comes in time only at the upper bound of the service rate is looked at again within this.
 pub(super) const RATE_UNCERTAIN_CHECK: Duration = Duration::from_millis(200);
 
@@ -36,6 +39,8 @@ pub enum Situation<'a> {
     Refused(Refusal),
     /// It waited in the queue when a drain emptied that.
     Drained,
+    /// Nobody gets a turn now.
+    Paused,
     /// It has joined the queue just now, and no server has room.
     QueuedWithoutRoom,
     /// It has joined the queue just now. `rate_is_known` says whether its turn can be estimated already.
@@ -66,6 +71,7 @@ pub enum Estimate {
 /// | refused | random within `spread` | the same | the same |
 /// | refused by a drain when it comes | now | now | now |
 /// | in the queue when a drain begins | random within `spread` | the same | the same |
+/// | nobody gets a turn | random from 1 to 2 s, by `until` | the same | the same |
 /// | queued, no room | random within `spread` | the same | the same |
 /// | queued, rate known | now | at `until` | random until then |
 /// | queued, rate unknown | random within 0.4 s | at `until` | random until then |
@@ -85,6 +91,7 @@ pub fn answer_at(
     let at = match (situation, returns) {
         (Situation::Refused(Refusal::Draining), _) => now,
         (Situation::Refused(_) | Situation::Drained, _) => now + left.min(spread).mul_f64(rng.f64()),
+        (Situation::Paused, _) => until.min(now + PAUSED_CHECK + PAUSED_CHECK.mul_f64(rng.f64())),
         (Situation::QueuedWithoutRoom, _) => random_within(until.min(now + spread), now, rng),
         // It gains nothing from being told early.
         (Situation::Queued { .. }, Return::Regardless) => until,
@@ -234,11 +241,12 @@ mod tests {
         let mut too_late = of_known(now, at_end, now);
         // Rust is back 2 ms after a refusal: it is kept until 0.3 s before its turn, which comes after 1.5 s.
         too_late[3] = [1198, 1298];
-        let table: [(&str, Situate, [[u128; 2]; 8]); 11] = [
+        let table: [(&str, Situate, [[u128; 2]; 8]); 12] = [
             ("quota", |_| Situation::Refused(Refusal::AccountQuota), all([0, 700])),
             ("full listener", |_| Situation::Refused(Refusal::ListenerFull), all([0, 700])),
             ("drain", |_| Situation::Refused(Refusal::Draining), all(now)),
             ("drain, in the queue", |_| Situation::Drained, all([0, 700])),
+            ("pause", |_| Situation::Paused, all([1000, 1500])),
             ("queued, no room", |_| Situation::QueuedWithoutRoom, all([0, 700])),
             ("queued, rate known", |_| Situation::Queued { rate_is_known: true }, of_known(now, at_end, within)),
             ("queued", |_| Situation::Queued { rate_is_known: false }, of_known([0, 400], at_end, within)),

@@ -32,6 +32,7 @@ const ACCOUNTS: [&str; 4] = ["A", "B", "C", "default"];
 const MAX_HELD: usize = 40;
 const MAX_CLIENTS: u32 = 120;
 const PER_SOURCE: u32 = 30;
+const LONGEST_LOGIN: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
 struct Left(Arc<AtomicBool>);
@@ -195,7 +196,15 @@ impl World {
             0..35 => self.arrive(),
             35..55 => self.pass_time(Duration::from_millis(moment)),
             55..70 => self.progress(),
-            70..80 => self.end_one(),
+            70..79 => self.end_one(),
+            79..80 => {
+                // Most pauses are short, and most of the time there is none.
+                if self.rng.bool() {
+                    self.admission.pause()
+                } else {
+                    self.admission.resume()
+                };
+            }
             80..84 => self.leave_queue(),
             84..89 => self.poll_sent(server),
             89..94 => self.poll_answered(server),
@@ -246,7 +255,10 @@ impl World {
         let headroom = self.servers.has_headroom(self.now);
         let verdict = self.admission.at_connect(client, self.now, &mut self.rng, waiter);
         match verdict {
-            Verdict::Admit(pass) => self.admit(id, pass, entry),
+            Verdict::Admit(pass) => {
+                assert!(!self.admission.is_paused(), "admitted in a pause");
+                self.admit(id, pass, entry);
+            }
             Verdict::Hold { ticket, check_at } => {
                 assert!(check_at <= hold_until, "nobody waits past the deadline");
                 self.waiting.insert(id, Waiting { ticket, check_at, hold_until, left, entry });
@@ -254,6 +266,7 @@ impl World {
             Verdict::Refuse { reason, at, permit } => {
                 assert!(at <= hold_until.max(self.now), "a refusal arrives in time");
                 assert!(reason != Refusal::ServerCapacity || !headroom, "refused while a server has headroom");
+                assert!(reason != Refusal::Paused || self.admission.is_paused(), "there is no pause");
                 if permit.is_some() {
                     self.delays.push((at, permit));
                 }
@@ -281,6 +294,7 @@ impl World {
         let mut turns = std::mem::take(&mut self.turns);
         let again = self.admission.next_turns(now, &mut self.rng, &mut turns);
         assert!(again.is_none_or(|at| at > now), "release asks to be called in the past");
+        assert!(turns.is_empty() || !self.admission.is_paused(), "a turn in a pause");
         for ((id, _), pass) in turns.drain(..) {
             let waiting = self.waiting.remove(&id).expect("a turn for a client that waits");
             assert!(now < waiting.hold_until, "a turn after the deadline");
@@ -301,6 +315,9 @@ impl World {
                 }
                 WaitEstimate::TooLate(reason) => {
                     assert!(reason != Refusal::ServerCapacity || !headroom, "refused while a server has headroom");
+                    assert_eq!(reason == Refusal::Paused, self.admission.is_paused());
+                    let left = waiting.hold_until.saturating_duration_since(now);
+                    assert!(!self.admission.is_paused() || left <= LONGEST_LOGIN, "refused in a pause, {left:?} early");
                 }
                 WaitEstimate::Gone => {}
             }
@@ -326,7 +343,7 @@ impl World {
         if self.real[server.id().number()].up {
             if inside.counted {
                 inside.answered = true;
-                let took = Duration::from_millis(self.rng.u64(0..300));
+                let took = LONGEST_LOGIN.mul_f64(self.rng.f64());
                 self.admission.handshake_finished(
                     &mut inside.pass,
                     took,
@@ -453,6 +470,7 @@ fn ends_clean(mut world: World) {
         let _ = world.admission.leave_queue(&waiting.ticket, world.now);
     }
     world.delays.clear();
+    world.admission.resume();
     world.pass_time(Duration::from_secs(100));
     world.admission.sweep(world.now);
     world.check();

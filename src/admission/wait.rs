@@ -191,6 +191,7 @@ mod tests {
         rng: fastrand::Rng,
         now: Instant,
         clients: u64,
+        returns: Return,
     }
 
     type Begun = (Wait<StayingClient>, Step);
@@ -198,7 +199,8 @@ mod tests {
     impl Test {
         fn new(params: &Params) -> Self {
             let admission = Admission::new(params, unknown_servers(1));
-            Self { admission, rng: fastrand::Rng::with_seed(7), now: Instant::now(), clients: 0 }
+            let (rng, now) = (fastrand::Rng::with_seed(7), Instant::now());
+            Self { admission, rng, now, clients: 0, returns: Return::Regardless }
         }
 
         fn comes(&mut self) -> Begun {
@@ -219,7 +221,7 @@ mod tests {
                 quota_identity: QuotaIdentity { user: None, name: Some("report".into()) },
                 hold_until,
                 answer_by: hold_until + Duration::from_secs(1),
-                returns: Return::Regardless,
+                returns: self.returns,
             };
             let waiter = || {
                 begins(&self.admission);
@@ -315,6 +317,66 @@ mod tests {
         assert!(matches!(step, Step::Dial(_)), "{step:?}");
         let (_, step) = test.comes_when(|admission| admission.begin_drain(Duration::ZERO));
         assert!(matches!(step, Step::Refuse(Refusal::Draining)), "{step:?}");
+        assert_eq!(test.admission.queued(), 0);
+    }
+
+    /// What a client is told in the end that nobody gives a turn, and when.
+    fn told_in_the_end(test: &mut Test, (mut wait, mut step): Begun) -> (Refusal, Instant) {
+        loop {
+            match step {
+                Step::Wait(until) => {
+                    let mut turns = Vec::new();
+                    test.admission.next_turns(until, &mut test.rng, &mut turns);
+                    assert!(turns.is_empty(), "a turn in a pause");
+                    test.now = until;
+                }
+                Step::Refuse(reason) => return (reason, test.now),
+                other => panic!("{other:?}"),
+            }
+            step = test.go_on(&mut wait);
+        }
+    }
+
+    /// Whatever has been decided about it before: here the pace is so low that no turn would come in time.
+    #[test]
+    fn in_a_pause_everybody_is_held_for_as_long_as_it_may_be() {
+        for pace in [None, one_a_second()] {
+            let mut test = Test::new(&Params { pace, ..wide_open() });
+            test.returns = Return::After(Duration::from_secs(2));
+            let began = test.now;
+            let (mut before, _in): (Vec<_>, Vec<_>) =
+                (0..30).map(|_| test.comes()).partition(|(wait, _)| wait.is_queued());
+            for (wait, step) in &mut before {
+                // It is looked at: where the turn comes too late, the moment of its refusal has been chosen.
+                *step = test.go_on(wait);
+            }
+            before.retain(|(_, step)| matches!(step, Step::Wait(_)));
+            assert!(before.len() > 20, "{}", before.len());
+            assert!(test.admission.pause() && !test.admission.pause(), "it is paused once");
+            let in_pause = test.comes();
+            assert!(in_pause.0.is_queued(), "{in_pause:?}");
+            for begun in before.into_iter().chain([in_pause]) {
+                test.now = began;
+                let (reason, at) = told_in_the_end(&mut test, begun);
+                assert_eq!((reason, at), (Refusal::Paused, began + Duration::from_secs(10)));
+            }
+            assert_eq!(test.admission.queued(), 0);
+        }
+    }
+
+    #[test]
+    fn who_waits_at_the_end_of_a_pause_gets_its_turn() {
+        let mut test = Test::new(&wide_open());
+        test.admission.pause();
+        let waiting: Vec<_> = (0..5).map(|_| test.comes()).collect();
+        assert!(waiting.iter().all(|(wait, _)| wait.is_queued()));
+        assert!(test.admission.resume() && !test.admission.resume(), "it is resumed once");
+        let mut turns = Vec::new();
+        for had_turns in 1..=5 {
+            // Each login makes room for the next one.
+            test.admission.next_turns(test.now, &mut test.rng, &mut turns);
+            assert_eq!(turns.drain(..).count(), 1, "turn {had_turns}");
+        }
         assert_eq!(test.admission.queued(), 0);
     }
 

@@ -70,7 +70,8 @@ words! {
         | Refusal::SourceRate
         | Refusal::ListenerFull
         | Refusal::TlsBusy
-        | Refusal::Draining => "maximum connections exceeded",
+        | Refusal::Draining
+        | Refusal::Paused => "maximum connections exceeded",
     Refusal::AccountQuota
         | Refusal::AccountRate
         | Refusal::UserQuota

@@ -108,6 +108,7 @@ impl DialFirst {
         }
         // Clients in the queue go first, and can use the slot.
         if cx.shared.admission.queued() == 0
+            && !cx.shared.admission.is_paused()
             && matches!(DialPort::of(cx), DialPort::Client)
             && cx.shared.admission.login_history().avoided_by(&Source::from(cx.source()).lane_name(), now()).is_none()
             && let Some(pooled) = upstream_pool::take()

@@ -69,6 +69,7 @@ impl<W: Waiter> Admission<W> {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> WaitEstimate {
+        let is_paused = self.is_paused();
         let check_at = {
             let state = &mut *self.queue_state();
             let rate = self.pace_with(state.throughput.rate(now));
@@ -81,6 +82,11 @@ impl<W: Waiter> Admission<W> {
             let longest = left.mul_f64(SAFETY_FACTOR);
             if left.is_zero() {
                 None
+            } else if is_paused {
+                if let Some(retry) = state.queue.set_scheduled_retry(ticket, None) {
+                    state.retry_schedule.cancel(retry);
+                }
+                Some(answer_at(Situation::Paused, returns, last_turn, self.refusal_spread(), now, rng).0)
             } else if turn_after(upper_rate) < longest {
                 if let Some(retry) = state.queue.set_scheduled_retry(ticket, None) {
                     state.retry_schedule.cancel(retry);
@@ -106,7 +112,7 @@ impl<W: Waiter> Admission<W> {
             }
         };
         match check_at {
-            Some(at) if self.servers.has_headroom(now) => WaitEstimate::CheckAt(at),
+            Some(at) if is_paused || self.servers.has_headroom(now) => WaitEstimate::CheckAt(at),
             _ => self.leave_queue(ticket, now).map_or(WaitEstimate::Gone, WaitEstimate::TooLate),
         }
     }
@@ -143,9 +149,10 @@ impl<W: Waiter> Admission<W> {
     }
 
     /// Takes the clients out of the queue whose turn it is: as many as the pace and the servers allow now. They are
-    /// appended to `turns`. Returns when to call again; `None` while the queue is empty.
+    /// appended to `turns`. Returns when to call again; `None` while the queue is empty, and in a pause.
     pub fn next_turns(&self, now: Instant, rng: &mut fastrand::Rng, turns: &mut Vec<(W, Pass)>) -> Option<Instant> {
-        if self.queued() == 0 {
+        // Whoever waits leaves the queue by itself at the end of its time.
+        if self.queued() == 0 || self.is_paused() {
             return None;
         }
         let mut state = self.queue_state();
