@@ -1,5 +1,5 @@
 //! The endpoints at `[monitor] listen`: the page at `/` with its numbers at `/overviewz`, `/metrics`, `/healthz`,
-//! `/readyz`, `/livez`, `/storms`, and those of nats-server.
+//! `/readyz`, `/livez`, `/storms`, and those of nats-server; and the admin socket ([`socket`]).
 
 mod exposition;
 mod health;
@@ -9,6 +9,7 @@ mod page;
 mod process;
 pub mod prometheus;
 mod server;
+pub mod socket;
 pub mod storm_sampler;
 
 use std::sync::Arc;
@@ -26,9 +27,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{exposition::Form, natsz::Natsz, prometheus::Metrics},
+    admin::{exposition::Form, natsz::Natsz, prometheus::Metrics, server::Port},
     session::Shared,
 };
+
+/// The most connections at the monitor port at a time.
+const MAX_CONNECTIONS: usize = 24;
 
 #[derive(Debug)]
 struct Endpoints {
@@ -55,7 +59,8 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, base_path: String
         "" => routes,
         base => Router::new().nest(base, routes).route(&format!("{base}/"), get(index)),
     };
-    server::serve(listener, routes.fallback(not_found), stop).await;
+    let routes = routes.fallback(not_found);
+    server::serve(Port { listener, routes }, MAX_CONNECTIONS, stop).await;
 }
 
 /// The page, for browsers. For programs, what can be asked for.

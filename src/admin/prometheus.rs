@@ -294,6 +294,11 @@ impl SharedCollector {
             "Clients that are being refused now: their refusal is delayed, or they have not closed the connection yet",
             (admission.waiting().answered_later as u32 + self.shared.refusing.in_use()).into(),
         )?;
+        families.gauge(
+            "paused",
+            "1 while an operator holds everybody (`weir pause`), else 0",
+            if admission.is_paused() { 1.0 } else { 0.0 },
+        )?;
         if let Some(pace) = admission.pace(Instant::now()) {
             families.gauge("pace", "New clients per second that weir sends to the cluster", pace)?;
         }
@@ -496,7 +501,7 @@ impl SharedCollector {
 
 /// The servers with the names that their series have. No two series may be the same: one that has the name of another,
 /// mostly a removed one whose place another has taken, has its id behind the name.
-fn by_name(servers: impl Iterator<Item = Arc<Server>>) -> Vec<(String, Arc<Server>)> {
+pub fn by_name(servers: impl Iterator<Item = Arc<Server>>) -> Vec<(String, Arc<Server>)> {
     let (leaving, mut all): (Vec<_>, Vec<_>) = servers.partition(|server| server.drain() == Drain::Leaves);
     all.extend(leaving);
     let mut taken = HashSet::new();

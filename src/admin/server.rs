@@ -1,7 +1,7 @@
-//! Serves the admin endpoints over HTTP/1.1, with few connections and little time for each, so that nobody at this port
-//! takes descriptors that clients need or keeps weir from ending.
+//! Serves the endpoints and the admin socket over HTTP/1.1, with few connections and little time for each, so that
+//! nobody there takes descriptors that clients need or keeps weir from ending.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, future::Future, io, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -10,6 +10,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
@@ -17,9 +18,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// The most connections at a time. One beyond them ends the oldest: a monitoring system that kept it idle connects
-/// again, and an idle connection keeps no scrape out. `BASE` in `server/file_limit.rs` counts their descriptors.
-const MAX_CONNECTIONS: usize = 24;
 /// How long a request's head may take, and how long a connection may be idle. Longer than the usual scrape interval of
 /// 15 s.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,18 +28,45 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// The pause after an accept error, mostly because no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `routes` until `stop`.
-pub async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) {
+/// A listening socket, and what its clients may ask.
+pub trait Accept {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// What the log calls it.
+    const NAME: &'static str;
+
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Router)>> + Send;
+}
+
+/// A TCP port where everybody may ask the same.
+pub struct Port {
+    pub listener: TcpListener,
+    pub routes: Router,
+}
+
+impl Accept for Port {
+    type Stream = TcpStream;
+    const NAME: &'static str = "the monitor port";
+
+    async fn accept(&self) -> io::Result<(TcpStream, Router)> {
+        let (stream, _) = self.listener.accept().await?;
+        Ok((stream, self.routes.clone()))
+    }
+}
+
+/// Serves until `stop`, `most` connections at a time. One beyond them ends the oldest: a monitoring system that kept it
+/// idle connects again, and an idle connection keeps no scrape out. `BASE` in `server/file_limit.rs` counts their
+/// descriptors.
+pub async fn serve<A: Accept>(socket: A, most: usize, stop: CancellationToken) {
     let mut connections = Connections::default();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = socket.accept() => accepted,
             () = stop.cancelled() => break,
         };
         match accepted {
-            Ok((stream, _)) => connections.start(stream, routes.clone(), stop.clone()),
+            Ok((stream, routes)) => connections.start(stream, routes, most, stop.clone()),
             Err(err) => {
-                warn!(%err, "the admin port cannot accept");
+                warn!(of = A::NAME, %err, "the admin port cannot accept");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -58,10 +83,16 @@ struct Connections {
 }
 
 impl Connections {
-    fn start(&mut self, stream: TcpStream, routes: Router, stop: CancellationToken) {
+    fn start(
+        &mut self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        routes: Router,
+        most: usize,
+        stop: CancellationToken,
+    ) {
         while self.tasks.try_join_next().is_some() {}
         self.by_age.retain(|connection| !connection.is_finished());
-        if self.by_age.len() >= MAX_CONNECTIONS
+        if self.by_age.len() >= most
             && let Some(oldest) = self.by_age.pop_front()
         {
             oldest.abort();
@@ -75,7 +106,7 @@ impl Connections {
 }
 
 /// Answers the requests of one connection.
-async fn answer(stream: TcpStream, routes: Router, stop: CancellationToken) {
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, routes: Router, stop: CancellationToken) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let service = TowerToHyperService::new(routes);

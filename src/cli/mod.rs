@@ -4,6 +4,7 @@ mod check;
 mod nkey;
 mod plan;
 mod storm;
+mod verbs;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -37,6 +38,13 @@ enum Command {
     Check(check::Check),
     /// Make the key of a trusted proxy and print the configuration for it.
     Nkey(nkey::Nkey),
+    Status(verbs::StatusArgs),
+    Pause(verbs::Pause),
+    Resume(verbs::Resume),
+    Drain(verbs::Drain),
+    Undrain(verbs::Undrain),
+    Reload(verbs::Reload),
+    Loglevel(verbs::Loglevel),
     Storm(storm::StormArgs),
     Plan(plan::PlanArgs),
 }
@@ -95,6 +103,13 @@ impl Cli {
             Command::Run(run) => run.execute(),
             Command::Check(check) => check.execute(),
             Command::Nkey(nkey) => nkey.execute(),
+            Command::Status(status) => status.execute(),
+            Command::Pause(pause) => pause.execute(),
+            Command::Resume(resume) => resume.execute(),
+            Command::Drain(drain) => drain.execute(),
+            Command::Undrain(undrain) => undrain.execute(),
+            Command::Reload(reload) => reload.execute(),
+            Command::Loglevel(loglevel) => loglevel.execute(),
             Command::Storm(storm) => storm.execute(),
             Command::Plan(plan) => plan.execute(),
         }

@@ -6,9 +6,9 @@
 //!
 //! - [`text`]: reads the file. [`node`]: TOML as a tree in the order of the file, with the place of each key.
 //! - [`section`]: reads one table key by key; collects findings, and what `weir check` prints ([`effective`]).
-//! - [`leaf`], [`address`]: kinds of values and their ranges. [`raw`]: the tables and keys, with [`quota`], [`tcp`],
-//!   [`tls`], [`websocket`], [`system`], [`notify`] and [`secret`]. [`origin`], [`args`]: the arguments that stand for
-//!   keys. [`variables`]: those of the environment, in values.
+//! - [`leaf`], [`address`]: kinds of values and their ranges. [`raw`]: the tables and keys, with [`admin`], [`quota`],
+//!   [`tcp`], [`tls`], [`websocket`], [`system`], [`notify`] and [`secret`]. [`origin`], [`args`]: the arguments that
+//!   stand for keys. [`variables`]: those of the environment, in values.
 //! - [`cross`]: what must hold between keys. [`files`]: the files that keys name. [`warnings`]: what is valid, and may
 //!   not be meant.
 //! - [`origin`]: where a configuration is read from. [`diff`](diff()): what changes from one to another. [`live`]:
@@ -17,6 +17,7 @@
 
 mod address;
 mod addresses;
+mod admin;
 mod args;
 mod cross;
 mod diff;
@@ -59,7 +60,7 @@ use crate::{
     cluster::system_account::Login,
     config::{
         finding::Problem,
-        node::Source,
+        node::{Node, Source},
         section::{Section, Sink},
     },
     identity::trusted_proxy::ProxyKey,
@@ -69,6 +70,7 @@ use crate::{
     upstream,
 };
 
+pub use admin::AdminConfig;
 pub use args::ServerArg;
 pub use diff::{Change, diff};
 pub use effective::Effective;
@@ -178,6 +180,8 @@ pub struct Config {
     pub http_base_path: String,
     /// How many ended connections are remembered for the endpoints.
     pub max_closed_clients: usize,
+    /// The admin socket; `None` is none.
+    pub admin: Option<AdminConfig>,
     /// At least one server.
     pub upstream: upstream::Params,
     /// Its `max_clients` is the sum of the listeners'.
@@ -294,6 +298,7 @@ impl Config {
             monitor: raw.monitor,
             http_base_path: raw.http_base_path,
             max_closed_clients: raw.max_closed_clients,
+            admin: raw.admin,
             upstream: raw.upstream,
             admission: raw.admission,
             workers: raw.workers,
@@ -313,6 +318,22 @@ impl Config {
             warnings: findings,
             effective: Effective { lines: sink.lines },
         })
+    }
+
+    /// The path of the admin socket that a file names, whatever else is wrong with the file; `None` where it names
+    /// none.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, or `[admin]` is wrong.
+    pub fn admin_socket(path: &Path) -> Result<Option<PathBuf>, Findings> {
+        let text = text::read(path)?;
+        let (mut entries, source) = node::parse(&text::name(path), &text).map_err(Findings::new)?;
+        let mut sink = Sink::new(source);
+        entries.retain(|(key, _)| key == "admin");
+        variables::replace(&mut entries, &mut sink, variables::of_environment);
+        let Some((_, Node::Table(table))) = entries.pop() else { return Ok(None) };
+        let admin = Section::read(&mut sink, "admin".to_owned(), table, admin::admin);
+        if sink.findings.is_empty() { Ok(Some(admin.socket)) } else { Err(Findings::new(sink.findings)) }
     }
 
     /// Whether the file says how many clients there may be. Without that the number is nobody's wish.

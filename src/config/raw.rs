@@ -15,7 +15,7 @@ use crate::{
     admission,
     client_library::lang,
     config::{
-        ListenerConfig, LogConfig, LogFormat, LogLevel, NewClients,
+        AdminConfig, ListenerConfig, LogConfig, LogFormat, LogLevel, NewClients,
         address::{Address, BasePath, MonitorUrl, Network, WebSocketUrl},
         effective::{Line, toml_key},
         finding::{Problem, quote},
@@ -61,6 +61,7 @@ pub(super) struct Raw {
     pub(super) monitor: Option<SocketAddr>,
     pub(super) http_base_path: String,
     pub(super) max_closed_clients: usize,
+    pub(super) admin: Option<AdminConfig>,
     pub(super) upstream: upstream::Params,
     pub(super) admission: admission::Params,
     pub(super) log: LogConfig,
@@ -87,6 +88,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let (http_base_path, max_closed_clients) =
         monitoring.map_or((String::new(), DEFAULT_MAX_CLOSED), |(_, path, most)| (path, most));
     let notify = s.optional_table("warnings", "absent, events go to the log and to metrics", notify::keys);
+    let admin = s.optional_table("admin", "absent, no admin socket", super::admin::admin);
     let (mut upstream, files) = s.table("cluster", cluster);
     let ClusterConnections { proxy_nkey_seed_file, servers_tcp, servers_tls, websocket_tls, system } = files;
     let has_websockets = upstream.servers.iter().any(|server| server.websocket.is_some());
@@ -114,6 +116,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         monitor,
         http_base_path,
         max_closed_clients,
+        admin,
         upstream,
         admission,
         log,

@@ -40,6 +40,7 @@ pub(super) const TABLE: &str = "table";
 /// A configuration in which every table occurs. Reading it finds errors, which nobody hears of.
 const ALL_TABLES: &str = r#"
 [monitor]
+[admin]
 [[listeners]]
 [listeners.tls]
 [[listeners.tls.certificates]]

@@ -4,6 +4,7 @@
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
 use tokio::{
+    net::UnixListener,
     sync::{Mutex, Notify, mpsc},
     time::{Instant, sleep},
 };
@@ -11,7 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    admin::{self, storm_sampler},
+    admin::{
+        self,
+        socket::{AdminSocket, Operator},
+        storm_sampler,
+    },
     advertised_info::PrefaceShape,
     cluster::{self, ClusterAccess, PlainInfo, account_lookup::AccountLookup, system_account::SystemAccount},
     config::{Config, PublishConfig},
@@ -159,6 +164,20 @@ impl Background {
             }
         });
         Ok(())
+    }
+
+    /// Serves the verbs on the admin socket, which is removed once weir stops.
+    pub fn start_admin_socket(&self, socket: AdminSocket, operator: Operator) {
+        let operator = Arc::new(operator);
+        self.tasks.spawn("admin socket", move |stop| {
+            let (listener, operator) = (socket.listener.try_clone(), Arc::clone(&operator));
+            async move {
+                match listener.and_then(UnixListener::from_std) {
+                    Ok(listener) => admin::socket::serve(listener, operator, stop).await,
+                    Err(err) => warn!(%err, "no admin socket"),
+                }
+            }
+        });
     }
 
     /// Waits until all tasks have ended. They do so once they are told to stop.

@@ -6,9 +6,10 @@ use std::{
 };
 
 use crate::{
+    admin::socket::AdminSocket,
     admission::Limit,
     advertised_info::{AdvertisedTls, ListenerInfo},
-    config::{Config, ListenerConfig},
+    config::{AdminConfig, Config, ListenerConfig},
     net::socket,
     protocol::websocket::upgrade::Rules,
     relay::registry::{ListenerKind, ListenerName},
@@ -66,6 +67,12 @@ pub fn bind_admin(address: SocketAddr) -> Result<TcpListener, ServerError> {
     let listener = TcpListener::bind(address).map_err(|err| ServerError::Bind { address, err })?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Binds the admin socket.
+pub fn bind_admin_socket(config: &AdminConfig) -> Result<AdminSocket, ServerError> {
+    let path = &config.socket;
+    AdminSocket::bind(path).map_err(|err| ServerError::AdminSocket { path: path.display().to_string(), err })
 }
 
 impl BoundListener<'_> {

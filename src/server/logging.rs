@@ -3,12 +3,12 @@
 use std::{
     io::{self, IsTerminal},
     panic::{self, PanicHookInfo},
-    sync::OnceLock,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
 };
 
 use tracing::error;
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter, reload};
 
 use crate::{
     config::{LogConfig, LogFormat, LogLevel},
@@ -47,9 +47,9 @@ impl Drop for Logging {
 /// # Errors
 /// [`LEVEL_VARIABLE`] is set and is no filter, logging has been started before, or there is no thread to write the log.
 pub fn init(config: LogConfig) -> Result<Logging, LoggingError> {
-    let filter = match std::env::var(LEVEL_VARIABLE) {
-        Ok(text) if !text.is_empty() => filter(&text)?,
-        _ => EnvFilter::new(directives(config.level)),
+    let (filter, level) = match std::env::var(LEVEL_VARIABLE) {
+        Ok(text) if !text.is_empty() => (filter(&text).map_err(LoggingError::Filter)?, text),
+        _ => (EnvFilter::new(directives(config.level)), config.level.name().to_owned()),
     };
     let queue = LogQueue::start(io::stderr())?;
     let builder = tracing_subscriber::fmt()
@@ -57,39 +57,105 @@ pub fn init(config: LogConfig) -> Result<Logging, LoggingError> {
         // By default the formatter prints its own errors to standard error, and panics where that cannot be written.
         .log_internal_errors(false)
         .with_writer(queue.clone());
-    // The two formats are two types, and so are their handles.
-    let done = match config.format {
+    let (done, reload): (_, Reload) = match config.format {
         LogFormat::Text => {
             let builder = builder.with_ansi(io::stderr().is_terminal()).with_target(false).with_filter_reloading();
             let handle = builder.reload_handle();
-            let _ = SET_FILTER.set(Box::new(move |filter| drop(handle.reload(filter))));
-            builder.try_init()
+            (builder.try_init(), Box::new(move |filter| handle.reload(filter)))
         }
         LogFormat::Json => {
             let builder = builder.json().flatten_event(true).with_filter_reloading();
             let handle = builder.reload_handle();
-            let _ = SET_FILTER.set(Box::new(move |filter| drop(handle.reload(filter))));
-            builder.try_init()
+            (builder.try_init(), Box::new(move |filter| handle.reload(filter)))
         }
     };
     done.map_err(|_| LoggingError::Twice)?;
+    let level = Mutex::new(Level { in_force: level.clone(), configured: level });
+    let _ = CONTROL.set(Control { reload, level });
     panic::set_hook(Box::new(log_panic));
     Ok(Logging(queue))
 }
 
-/// Changes the filter of the log that runs.
-static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+type Reload = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
 
-/// Logs at this level from now on, whatever the environment says.
+/// How the level of a running log is changed.
+struct Control {
+    reload: Reload,
+    level: Mutex<Level>,
+}
+
+static CONTROL: OnceLock<Control> = OnceLock::new();
+
+/// What the log shows: a level, or a filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Level {
+    /// Now.
+    pub in_force: String,
+    /// By the configuration, or by [`LEVEL_VARIABLE`].
+    pub configured: String,
+}
+
+impl Control {
+    fn level(&self) -> MutexGuard<'_, Level> {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the log shows now.
+pub fn level() -> Level {
+    CONTROL.get().map(|control| control.level().clone()).unwrap_or_default()
+}
+
+/// Logs at this level from now on: the configuration says so.
 pub fn set_level(level: LogLevel) {
-    if let Some(set) = SET_FILTER.get() {
-        set(EnvFilter::new(directives(level)));
+    let Some(control) = CONTROL.get() else { return };
+    let mut shown = control.level();
+    // It fails only where the log has gone.
+    if (control.reload)(EnvFilter::new(directives(level))).is_ok() {
+        *shown = Level { in_force: level.name().to_owned(), configured: level.name().to_owned() };
     }
 }
 
 /// Whether the environment has set the level, so that the configuration's does not count.
 pub fn is_level_of_environment() -> bool {
     std::env::var(LEVEL_VARIABLE).is_ok_and(|text| !text.is_empty())
+}
+
+/// A change of the level that has been checked and not made yet.
+pub struct LevelChange {
+    filter: EnvFilter,
+    /// The level, or the filter.
+    pub wanted: String,
+}
+
+impl LevelChange {
+    /// A level as in the configuration (for weir itself; libraries log warnings only), or a filter as in
+    /// [`LEVEL_VARIABLE`].
+    ///
+    /// # Errors
+    /// It is neither, and why.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wanted = text.trim().to_ascii_lowercase();
+        let level = <LogLevel as strum::VariantArray>::VARIANTS.iter().find(|level| level.name() == wanted);
+        let filter = match level {
+            Some(level) => EnvFilter::new(directives(*level)),
+            None if wanted.is_empty() => return Err("it is empty".to_owned()),
+            None => filter(text.trim())?,
+        };
+        Ok(Self { filter, wanted: if level.is_some() { wanted } else { text.trim().to_owned() } })
+    }
+
+    /// Makes it. It holds until the next one.
+    ///
+    /// # Errors
+    /// The log has not been started.
+    pub fn make(self) -> Result<(), String> {
+        let control = CONTROL.get().ok_or("the log has not been started")?;
+        let mut level = control.level();
+        (control.reload)(self.filter).map_err(|err| err.to_string())?;
+        level.in_force = self.wanted;
+        Ok(())
+    }
 }
 
 /// Instead of the standard library's hook, which writes to standard error and so may block.
@@ -103,12 +169,12 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 
 /// The filter that the environment asks for. `EnvFilter` takes a bare word that is no level for the name of a module,
 /// and then shows nothing else: a misspelt level would switch the log off.
-fn filter(text: &str) -> Result<EnvFilter, LoggingError> {
+fn filter(text: &str) -> Result<EnvFilter, String> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let mut words = text.split(',').filter(|word| !word.is_empty() && !word.contains(['=', '[']));
     match words.find(|word| !is_level(word)) {
-        Some(word) => Err(LoggingError::Filter(format!("{word:?} is not a level"))),
-        None => EnvFilter::try_new(text).map_err(|error| LoggingError::Filter(error.to_string())),
+        Some(word) => Err(format!("{word:?} is not a level")),
+        None => EnvFilter::try_new(text).map_err(|error| error.to_string()),
     }
 }
 
@@ -130,8 +196,24 @@ mod tests {
             assert!(filter(text).is_ok(), "{text}");
         }
         for text in ["verbose", "weir=verbose", "weir", "debug,everything"] {
-            let error = filter(text).map(drop).unwrap_err().to_string();
-            assert!(error.starts_with("WEIR_LOG: "), "{error}");
+            let error = filter(text).map(drop).unwrap_err();
+            assert!(LoggingError::Filter(error).to_string().starts_with("WEIR_LOG: "), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_level_is_that_of_weir_and_a_filter_is_taken_as_it_is() {
+        for (text, wanted, filter) in [
+            (" DEBUG", "debug", "warn,async_nats=off,weir=debug"),
+            ("error", "error", "error,async_nats=off,weir=error"),
+            ("weir=debug,warn", "weir=debug,warn", "weir=debug,warn"),
+            ("off", "off", "off"),
+        ] {
+            let change = LevelChange::parse(text).unwrap_or_else(|why| panic!("{text}: {why}"));
+            assert_eq!((&*change.wanted, change.filter.to_string()), (wanted, EnvFilter::new(filter).to_string()));
+        }
+        for text in ["", "verbose", "weir=verbose"] {
+            assert!(LevelChange::parse(text).is_err(), "{text}");
         }
     }
 

@@ -8,7 +8,7 @@ mod listeners;
 mod log_thread;
 pub mod logging;
 #[expect(dead_code, reason = "what changes the servers of a running weir comes with the reload and the admin socket")]
-mod members;
+pub mod members;
 mod ports_file;
 pub mod reload;
 mod signals;
@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    admin::socket::{AdminSocket, Operator},
     admission::{Admission, Limit},
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::{AccountLookup, MAX_QUEUED},
@@ -67,6 +68,8 @@ pub enum ServerError {
     Source { address: IpAddr, err: io::Error },
     #[error("cannot write {path}: {err}")]
     PortsFile { path: String, err: io::Error },
+    #[error("cannot open the admin socket {path}: {err}")]
+    AdminSocket { path: String, err: io::Error },
     /// A certificate or key of a listener cannot be used. Reading the configuration checks the files, so they have
     /// changed since.
     #[error("TLS of {address}: {bad:?}")]
@@ -119,6 +122,7 @@ struct Assembly {
     account_lookups: mpsc::Receiver<AccountLookup>,
     sockets: Vec<WorkerSockets>,
     admin: Option<TcpListener>,
+    admin_socket: Option<AdminSocket>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -129,6 +133,7 @@ impl Assembly {
         }
         let mut bound = listeners::bind(config, workers, budget)?;
         let admin = config.monitor.map(listeners::bind_admin).transpose()?;
+        let admin_socket = config.admin.as_ref().map(listeners::bind_admin_socket).transpose()?;
         listeners::load_tls(&mut bound)?;
         let (asking, account_lookups) = mpsc::channel(MAX_QUEUED);
         let heartbeats = Heartbeats::new(workers, timer::now());
@@ -136,22 +141,27 @@ impl Assembly {
         let addresses = bound.iter().map(|one| one.address).collect();
         let infos = shared.advertised_info.listener_infos();
         let sockets = listeners::by_worker(bound, infos, workers);
-        Ok(Self { shared, account_lookups, sockets, admin, addresses })
+        Ok(Self { shared, account_lookups, sockets, admin, admin_socket, addresses })
     }
 
     async fn run(self, config: &Config, origin: Origin) -> Result<(), ServerError> {
-        let Self { shared, account_lookups, sockets, admin, addresses } = self;
+        let Self { shared, account_lookups, sockets, admin, admin_socket, addresses } = self;
         let stop = CancellationToken::new();
         let background = Background::new(Arc::clone(&shared), stop.clone());
-        let (access, _members) = background.watch_cluster(config, account_lookups).await?;
+        let (access, members) = background.watch_cluster(config, account_lookups).await?;
         background.start_notifying(config)?;
         let certificates = Arc::<Notify>::default();
+        let configuration = origin.to_string();
         let reloader = Reloader::new(origin, config.clone(), Arc::clone(&shared), Arc::clone(&certificates));
         let reloader = Arc::new(reloader);
         background.start_housekeeping(&reloader, certificates)?;
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
         if let Some(socket) = admin {
             background.start_admin(socket, &config.http_base_path)?;
+        }
+        if let Some(socket) = admin_socket {
+            background
+                .start_admin_socket(socket, Operator::new(Arc::clone(&shared), &reloader, members, configuration));
         }
         first_readings(&shared, &access).await;
 
@@ -165,6 +175,9 @@ impl Assembly {
         }
         if let Some(address) = admin_address {
             info!(%address, "monitoring");
+        }
+        if let Some(admin) = &config.admin {
+            info!(socket = %admin.socket.display(), "the admin socket is open");
         }
         if let Some(path) = &config.ports_file {
             ports_file::write(path, &addresses, admin_address)

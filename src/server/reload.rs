@@ -107,7 +107,6 @@ impl Reloader {
     ///
     /// # Errors
     /// Why a reload would change nothing.
-    #[allow(dead_code, reason = "the admin socket asks for it")]
     pub async fn preview(&self) -> Result<Report, Refused> {
         let config = self.read().await?;
         Ok(self.report(&config))

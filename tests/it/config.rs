@@ -79,7 +79,7 @@ fn the_reference_explains_every_key() {
 #[test]
 fn the_reference_tells_the_true_defaults() {
     let text = fs::read_to_string(shipped("reference.toml")).unwrap();
-    let bare = parse(&format!("[monitor]\n{SERVER}")).effective().to_string();
+    let bare = parse(&format!("[monitor]\n[admin]\n{SERVER}")).effective().to_string();
     let in_table = |text: &str, table: &str, line: &str| {
         let mut now = String::new();
         text.lines().any(|l| {
@@ -188,7 +188,7 @@ fn what_is_written_is_what_holds() {
 const WRONG: &[(&str, &str)] = &[
     (
         "worker = 1",
-        "1: worker: unknown key; did you mean workers? The keys here are workers, lame_duck_new_clients, lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, warnings, cluster, admission, accounts, users, names",
+        "1: worker: unknown key; did you mean workers? The keys here are workers, lame_duck_new_clients, lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, warnings, admin, cluster, admission, accounts, users, names",
     ),
     ("workers = 0", "1: workers: 0 is too small; write 1 to 1024"),
     ("workers = \"2\"", "1: workers: \"2\" is a string; write a whole number without quotes, 1 to 1024"),

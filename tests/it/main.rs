@@ -81,6 +81,7 @@ mod tls_servers;
 mod tls_versions;
 mod trusted_proxy;
 mod user_and_name_quotas;
+mod verbs;
 mod warnings;
 mod websocket;
 mod websocket_memory;

@@ -13,7 +13,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[admision]\nrate = 5",
         &[":1: admision: unknown key; did you mean admission? The keys here are workers, lame_duck_new_clients, \
-           lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, warnings, cluster, admission, accounts, \
+           lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, warnings, admin, cluster, admission, accounts, \
            users, names"],
     ),
     (
@@ -24,7 +24,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[[servers]]\naddress = \"n2:4222\"",
         &[":1: servers: unknown key; it is a key of [cluster]; the keys here are workers, lame_duck_new_clients, \
-           lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, warnings, cluster, admission, accounts, \
+           lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, warnings, admin, cluster, admission, accounts, \
            users, names"],
     ),
     (
@@ -32,6 +32,11 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
         &[":2: cluster.max_hold: unknown key; it is a key of [admission]; the keys here are poll_interval, reserve, \
            warn_at, slow_start, close_spread, proxy_protocol, source_addresses, proxy_nkey_seed_file, names, \
            tcp_keepalive, tcp_user_timeout, tls, websocket_tls, system, servers"],
+    ),
+    ("[admin]\nsocket = \"\"", &[":2: admin.socket: it is empty; write the path of a socket, such as \"weir.sock\""]),
+    (
+        "[admin]\nsocket = 4223",
+        &[":2: admin.socket: 4223 is a whole number; write the path of a socket, such as \"weir.sock\""],
     ),
     (
         "[log]\nformat = \"jsno\"",

@@ -3,6 +3,7 @@
 //! Rules: loopback only; no fixed ports; every wait has a deadline; every child process is killed, by its own pid, when
 //! its value is dropped; nothing here asserts how fast a machine is.
 
+pub mod admin;
 pub mod callout;
 pub mod client;
 pub mod cluster;

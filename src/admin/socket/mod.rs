@@ -1,0 +1,225 @@
+//! The admin socket (`[admin] socket`): the verbs with which an operator asks weir to do something, over HTTP/1.1. The
+//! command line uses it, and so can `curl --unix-socket`.
+
+mod answer;
+mod asker;
+mod bind;
+mod drain;
+mod log_level;
+mod pause;
+mod query;
+mod reload;
+pub mod status;
+
+use std::{
+    io,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use axum::{
+    Extension, Router,
+    extract::{RawQuery, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tracing::{Level, debug, enabled, info};
+
+use self::{asker::Asker, query::Query};
+use crate::{
+    admin::{
+        json,
+        server::{self, Accept},
+    },
+    server::{logging::LevelChange, members::Members, reload::Reloader},
+    session::Shared,
+    telemetry::process::STARTED,
+};
+
+pub use self::{
+    answer::{Done, NotDone, Why},
+    bind::AdminSocket,
+    status::Status,
+};
+
+/// The most connections at a time: a verb takes one for a moment.
+const MAX_CONNECTIONS: usize = 8;
+
+/// What verbs look at and change.
+pub struct Operator {
+    shared: Arc<Shared>,
+    reloader: Arc<Reloader>,
+    members: Members,
+    /// The name of the configuration: its file, or `--server`.
+    configuration: String,
+    paused: Mutex<Option<Paused>>,
+}
+
+/// A pause that goes on.
+#[derive(Debug, Clone)]
+struct Paused {
+    since: Instant,
+    by: Who,
+}
+
+/// Who asked, as logs and answers show it.
+#[derive(Debug, Clone)]
+struct Who {
+    asker: Asker,
+    user: Option<String>,
+}
+
+impl Who {
+    /// The user's name, or its number where it has none.
+    fn name(&self) -> String {
+        match (&self.user, self.asker.uid) {
+            (Some(name), _) => name.clone(),
+            (None, Some(uid)) => format!("uid {uid}"),
+            (None, None) => "somebody".to_owned(),
+        }
+    }
+}
+
+impl Operator {
+    pub fn new(shared: Arc<Shared>, reloader: &Arc<Reloader>, members: Members, configuration: String) -> Self {
+        LazyLock::force(&STARTED);
+        let reloader = Arc::clone(reloader);
+        Self { shared, reloader, members, configuration, paused: Mutex::new(None) }
+    }
+
+    fn paused(&self) -> MutexGuard<'_, Option<Paused>> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves until `stop`.
+pub async fn serve(listener: UnixListener, operator: Arc<Operator>, stop: CancellationToken) {
+    let routes = Router::new()
+        .route("/status", get(status))
+        .route("/loglevel", get(log_level_shown).post(log_level_set))
+        .route("/pause", post(pause))
+        .route("/resume", post(resume))
+        .route("/drain", post(drain))
+        .route("/undrain", post(undrain))
+        .route("/reload", get(reload_previewed).post(reload))
+        .with_state(operator);
+    server::serve(Socket { listener, routes }, MAX_CONNECTIONS, stop).await;
+}
+
+struct Socket {
+    listener: UnixListener,
+    routes: Router,
+}
+
+impl Accept for Socket {
+    type Stream = UnixStream;
+    const NAME: &'static str = "the admin socket";
+
+    async fn accept(&self) -> io::Result<(UnixStream, Router)> {
+        let (stream, _) = self.listener.accept().await?;
+        let asker = Asker::of(&stream);
+        Ok((stream, self.routes.clone().layer(Extension(asker))))
+    }
+}
+
+/// Does what changes something, and tells the log who asked for it.
+async fn ask(
+    verb: &'static str,
+    arguments: Option<String>,
+    asker: Asker,
+    work: impl AsyncFnOnce(Query, &Who) -> Result<Done, NotDone>,
+) -> Response {
+    let who = Who { asker, user: asker.user().await };
+    let answer = work(Query::parse(arguments.as_deref().unwrap_or_default()), &who).await;
+    tell(verb, arguments.as_deref(), &who, &answer);
+    answer.into_response()
+}
+
+/// Tells the log who has asked for what, and what came of it.
+fn tell(verb: &'static str, arguments: Option<&str>, who: &Who, answer: &Result<Done, NotDone>) {
+    let (done, err) = match answer {
+        Ok(done) => (Some(&*done.done), None),
+        Err(not) => (None, Some(not.why())),
+    };
+    let Who { asker: Asker { uid, pid }, user } = who;
+    info!(verb, arguments, user, uid, pid, done, err, "an operator asks");
+}
+
+async fn status(State(operator): State<Arc<Operator>>, Extension(asker): Extension<Asker>) -> Response {
+    debug!(uid = asker.uid, pid = asker.pid, "an operator looks at the status");
+    json(StatusCode::OK, &status::of(&operator))
+}
+
+async fn pause(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    ask("pause", query, asker, async |query, who| pause::pause(&operator, query, who)).await
+}
+
+async fn resume(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    ask("resume", query, asker, async |query, _: &Who| pause::resume(&operator, query)).await
+}
+
+async fn drain(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    ask("drain", query, asker, async |query, who| drain::drain(&operator, query, who)).await
+}
+
+async fn undrain(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    ask("undrain", query, asker, async |query, who| drain::undrain(&operator, query, who)).await
+}
+
+async fn reload(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    ask("reload", query, asker, async |query, who| reload::reload(&operator, query, who).await).await
+}
+
+async fn reload_previewed(State(operator): State<Arc<Operator>>, RawQuery(query): RawQuery) -> Response {
+    reload::preview(&operator, Query::parse(query.as_deref().unwrap_or_default())).await.into_response()
+}
+
+async fn log_level_shown() -> Response {
+    log_level::shown().into_response()
+}
+
+/// One of the two levels shows the line that tells of the change, if any does.
+async fn log_level_set(Extension(asker): Extension<Asker>, RawQuery(arguments): RawQuery) -> Response {
+    let verb = "loglevel";
+    let who = Who { asker, user: asker.user().await };
+    let arguments = arguments.as_deref();
+    let is_told = enabled!(Level::INFO);
+    let set = log_level::set(Query::parse(arguments.unwrap_or_default()));
+    let (answer, change) = match set {
+        Ok((done, change)) => (Ok(done), Some(change)),
+        Err(not) => (Err(not), None),
+    };
+    if is_told {
+        tell(verb, arguments, &who, &answer);
+    }
+    if let Some(Err(why)) = change.map(LevelChange::make) {
+        return NotDone::Refused(why).into_response();
+    }
+    if !is_told {
+        tell(verb, arguments, &who, &answer);
+    }
+    answer.into_response()
+}
