@@ -4,7 +4,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU8, Ordering::Relaxed},
     },
 };
@@ -134,7 +134,8 @@ pub struct AdvertisedInfo {
     servers: Arc<Servers>,
     /// Held while the listeners are updated.
     update: Mutex<()>,
-    listener_infos: Vec<Arc<ListenerInfo>>,
+    /// As long as a listener, or one of its sessions, needs them.
+    listener_infos: Mutex<Vec<Weak<ListenerInfo>>>,
     shape: AtomicU8,
 }
 
@@ -157,24 +158,31 @@ pub enum PrefaceShape {
 }
 
 impl AdvertisedInfo {
-    /// For listeners with this address, `advertise`, TLS, and port of the servers, before any server is known.
-    pub fn new(
-        listeners: impl IntoIterator<Item = (SocketAddr, Vec<String>, AdvertisedTls, Port)>,
-        servers: Arc<Servers>,
-    ) -> Self {
+    /// Before any listener, or the INFO of any of these servers, is known.
+    pub fn new(servers: Arc<Servers>) -> Self {
         let server_id = nuid::next().to_string();
-        let listener_info =
-            |(address, advertise, tls, servers_port): (SocketAddr, Vec<String>, AdvertisedTls, Port)| {
-                // nats-server writes its default like this, which is both families there too.
-                let ip = if address.ip().is_unspecified() { Ipv4Addr::UNSPECIFIED.into() } else { address.ip() };
-                let (host, port) = (ip.to_string(), address.port());
-                let own_info = OwnInfo::new(&server_id, OWN_NAME, &[], &host, port, &advertise);
-                let own_info = ArcSwap::from_pointee(tls.onto(own_info, &[]));
-                Arc::new(ListenerInfo { own_info, advertise, host, port, tls, servers_port })
-            };
-        let listener_infos = listeners.into_iter().map(listener_info).collect();
         let shape = AtomicU8::new(PrefaceShape::Unknown as u8);
-        Self { servers, update: Mutex::new(()), listener_infos, server_id, shape }
+        Self { servers, update: Mutex::new(()), listener_infos: Mutex::default(), server_id, shape }
+    }
+
+    /// What a listener tells that has this address, `advertise`, TLS, and port of the servers.
+    pub fn of_listener(
+        &self,
+        address: SocketAddr,
+        advertise: Vec<String>,
+        tls: AdvertisedTls,
+        servers_port: Port,
+    ) -> Arc<ListenerInfo> {
+        // nats-server writes its default like this, which is both families there too.
+        let ip = if address.ip().is_unspecified() { Ipv4Addr::UNSPECIFIED.into() } else { address.ip() };
+        let (host, port) = (ip.to_string(), address.port());
+        let own_info = OwnInfo::new(&self.server_id, OWN_NAME, &[], &host, port, &advertise);
+        let own_info = ArcSwap::from_pointee(tls.onto(own_info, &[]));
+        let listener = Arc::new(ListenerInfo { own_info, advertise, host, port, tls, servers_port });
+        let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
+        self.listener_infos.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&listener));
+        self.update_listeners();
+        listener
     }
 
     /// What the known servers require.
@@ -191,9 +199,11 @@ impl AdvertisedInfo {
         OWN_NAME
     }
 
-    /// In the order of the listeners.
-    pub fn listener_infos(&self) -> &[Arc<ListenerInfo>] {
-        &self.listener_infos
+    /// Those of all listeners, also of listeners that are closed and have sessions still.
+    fn listener_infos(&self) -> Vec<Arc<ListenerInfo>> {
+        let mut all = self.listener_infos.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|one| one.strong_count() > 0);
+        all.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Takes the INFO of a server's client port. If it differs from the last one, every listener is updated.
@@ -234,7 +244,7 @@ impl AdvertisedInfo {
         let signed = client.iter().any(|info| info.nonce().is_some());
         let shape = if signed { PrefaceShape::DialFirst } else { PrefaceShape::ConnectFirst };
         self.shape.store(shape as u8, Relaxed);
-        for listener in &self.listener_infos {
+        for listener in self.listener_infos() {
             let infos = if listener.servers_port == Port::Client { &client } else { &websocket };
             let infos: Vec<&Info> = infos.iter().map(Arc::as_ref).collect();
             let own_info =

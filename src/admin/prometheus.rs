@@ -175,7 +175,7 @@ impl SharedCollector {
             let sample = move |(address, limit): &(SocketAddr, Arc<Limit>)| {
                 (vec![("listener", address.to_string())], ConstGauge::new(u64::from(value(limit))))
             };
-            self.shared.listeners.iter().map(sample).collect::<Vec<_>>()
+            self.shared.listeners.load().iter().map(sample).collect::<Vec<_>>()
         };
         families.family(
             "listener_clients",
@@ -458,7 +458,8 @@ impl SharedCollector {
             [("full", &counters.tls_full), ("resumed", &counters.tls_resumed)]
                 .map(|(kind, n)| (vec![("kind", kind.to_owned())], ConstCounter::new(n.load(Relaxed)))),
         )?;
-        let certificates = self.shared.terminators.iter().flat_map(|(listener, tls)| {
+        let terminators = self.shared.terminators.load();
+        let certificates = terminators.iter().flat_map(|(listener, tls)| {
             tls.in_use().into_iter().map(move |one| {
                 let expires = ConstGauge::new(one.expires);
                 (vec![("listener", listener.to_string()), ("subject", one.subject)], expires)

@@ -71,6 +71,8 @@ pub async fn serve<A: Accept>(socket: A, most: usize, stop: CancellationToken) {
             }
         }
     }
+    // The port is free from now on.
+    drop(socket);
     // What is not answered by then is dropped with `connections`.
     let _ = timeout(LAST_ANSWERS, connections.ended()).await;
 }

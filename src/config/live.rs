@@ -22,23 +22,30 @@ impl Live {
 
 /// What a reload does not change, by table and key; an empty key is the whole table. What is new in the configuration
 /// stands here unless it is among [`LIVE`].
-const RESTART: [(&str, &str, &str); 4] = [
+const RESTART: [(&str, &str, &str); 5] = [
     ("", "workers", "the threads are started with weir"),
     ("log", "format", "the format is chosen with the first line"),
     ("cluster.system", "", "weir logs in to the system account when it starts"),
+    ("cluster.servers", "websocket", "a server keeps the port that it was added with"),
     ("cluster", "", "the part of weir that watches the servers reads it when it starts"),
 ];
 
 /// The tables whose keys a reload changes, each with the tables below it.
-const LIVE_TABLES: [&str; 4] = ["admission", "accounts", "users", "names"];
+const LIVE_TABLES: [&str; 6] = ["listeners", "monitor", "admission", "accounts", "users", "names"];
 
 /// Single keys that a reload changes.
-const LIVE_KEYS: [(&str, &str); 5] = [
+const LIVE_KEYS: [(&str, &str); 11] = [
     ("", "lame_duck_new_clients"),
     ("", "lame_duck_grace_period"),
     ("", "lame_duck_duration"),
+    ("", "ports_file"),
     ("log", "level"),
     ("cluster", "warn_at"),
+    ("cluster.servers", ""),
+    ("cluster.servers", "address"),
+    ("cluster.servers", "name"),
+    ("cluster.servers", "monitor"),
+    ("cluster.servers", "max_connections"),
 ];
 
 /// Whether a key of this table can change while weir runs; an empty key stands for the table itself. Tables are named

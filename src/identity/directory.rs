@@ -16,7 +16,7 @@ pub const UNKNOWN_ACCOUNT: &str = "default";
 const MOST_LEARNED: usize = 100_000;
 
 /// Which users, in the order of the configuration, belong to which account.
-type Rules = Vec<(Arc<str>, GlobSet)>;
+pub type Rules = Vec<(Arc<str>, GlobSet)>;
 
 /// A map from credential to account.
 #[derive(Debug)]
@@ -37,15 +37,15 @@ impl Directory {
     }
 
     /// The configuration has these accounts by now. What servers named stays.
-    ///
-    /// # Errors
-    /// A pattern is not a valid glob; nothing is changed then.
-    pub fn set_rules(&self, rules: &[AccountRule]) -> Result<(), globset::Error> {
-        self.rules.store(Arc::new(Self::compile(rules)?));
-        Ok(())
+    pub fn set_rules(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
     }
 
-    fn compile(rules: &[AccountRule]) -> Result<Rules, globset::Error> {
+    /// Rules as a directory reads them.
+    ///
+    /// # Errors
+    /// A pattern is not a valid glob.
+    pub fn compile(rules: &[AccountRule]) -> Result<Rules, globset::Error> {
         let rules = rules.iter().map(|rule| {
             let mut set = GlobSetBuilder::new();
             for pattern in &rule.users {

@@ -18,6 +18,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::net::socket;
+
 /// After an accept error, mostly because no descriptors are left, the loop waits, twice as long each time, as
 /// nats-server does (`ACCEPT_MIN_SLEEP` and `ACCEPT_MAX_SLEEP`, const.go).
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -34,6 +36,9 @@ pub trait Serve {
 
     /// The permit of one more connection, if there is one.
     fn permit(&self) -> Option<Self::Permit>;
+
+    /// Whether those who are in the kernel's queue when the listener is closed are served still.
+    fn serves_the_last(&self) -> bool;
 
     /// Begins to serve a connection. Must not block.
     fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: Self::Permit);
@@ -76,15 +81,26 @@ impl Drop for Pause<'_> {
 /// Accepts until `stop`, and has each connection served. A connection without a permit is kept until there is one, and
 /// those behind it wait in the kernel's queue.
 pub async fn accept(listener: Arc<TcpListener>, stop: CancellationToken, pauses: Arc<Pauses>, to: impl Serve) {
+    accept_until(&listener, &stop, &pauses, &to).await;
+    // The kernel would reset them with the listener.
+    if stop.is_cancelled() && to.serves_the_last() {
+        for (stream, peer) in socket::backlog(&listener) {
+            let Some(permit) = to.permit() else { return };
+            to.serve(stream, peer, permit);
+        }
+    }
+}
+
+async fn accept_until(listener: &TcpListener, stop: &CancellationToken, pauses: &Pauses, to: &impl Serve) {
     let (mut wait, mut failing) = (FIRST_PAUSE, None);
     loop {
-        let Some(accepted) = until(&stop, listener.accept()).await else { return };
+        let Some(accepted) = until(stop, listener.accept()).await else { return };
         match accepted {
             Ok((stream, peer)) => {
                 (wait, failing) = (FIRST_PAUSE, None);
                 let permit = match to.permit() {
                     Some(permit) => permit,
-                    None => match until(&stop, free_permit(&pauses, &to)).await {
+                    None => match until(stop, free_permit(pauses, to)).await {
                         Some(permit) => permit,
                         None => return,
                     },
@@ -94,7 +110,7 @@ pub async fn accept(listener: Arc<TcpListener>, stop: CancellationToken, pauses:
             Err(err) if concerns_one_connection(&err) => {}
             Err(err) => {
                 failing.get_or_insert_with(|| pauses.begin(&err));
-                if until(&stop, sleep(wait)).await.is_none() {
+                if until(stop, sleep(wait)).await.is_none() {
                     return;
                 }
                 wait = (wait * 2).min(LONGEST_PAUSE);

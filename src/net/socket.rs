@@ -9,10 +9,10 @@ use std::{
 
 use rustix::{
     io::Errno,
-    net::{SendFlags, send},
+    net::{SendFlags, SocketFlags, accept_with, send},
 };
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
@@ -73,6 +73,36 @@ impl TcpTimeouts {
         }
         Ok(())
     }
+}
+
+impl TcpTimeouts {
+    /// Sets them on a listener that had others: connections that it accepts from now on have these.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn replace_on(self, listener: &TcpListener) -> io::Result<()> {
+        let socket = SockRef::from(listener);
+        socket.set_keepalive(self.keepalive > 0)?;
+        socket.set_tcp_user_timeout(Some(self.user_timeout()))?;
+        self.set_on(socket)
+    }
+}
+
+/// The connections that wait in the kernel's queue of a listener, and come no more once there is none.
+pub fn backlog(listener: &TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    std::iter::from_fn(move || {
+        loop {
+            let socket = match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok(socket) => std::net::TcpStream::from(socket),
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(_) => return None,
+            };
+            let Ok(peer) = socket.peer_addr() else { continue };
+            if let Ok(socket) = TcpStream::from_std(socket) {
+                return Some((socket, peer));
+            }
+        }
+    })
 }
 
 /// Checks that weir can connect from `source`, which has to be an address of this machine.
@@ -228,6 +258,24 @@ mod tests {
                 }
             }
             assert_eq!(seen, clients.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_takes_other_timeouts_and_gives_up_its_backlog() {
+        let all = listeners("127.0.0.1:0".parse().unwrap(), 1, TcpTimeouts::of_seconds(300, 40)).unwrap();
+        let listener = on_this_runtime(all.into_iter().next().unwrap()).unwrap();
+        for timeouts in [TcpTimeouts::of_seconds(20, 30), TcpTimeouts::default()] {
+            timeouts.replace_on(&listener).unwrap();
+            let clients = [(); 3].map(|()| TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            let accepted: Vec<_> = backlog(&listener).collect();
+            for (client, (accepted, peer)) in clients.iter().zip(&accepted) {
+                assert_eq!(client.local_addr().unwrap(), *peer);
+                let socket = SockRef::from(accepted);
+                assert_eq!(socket.keepalive().unwrap(), timeouts.keepalive > 0);
+                assert_eq!(socket.tcp_user_timeout().unwrap().unwrap_or_default(), timeouts.user_timeout());
+            }
+            assert_eq!(accepted.len(), clients.len());
         }
     }
 

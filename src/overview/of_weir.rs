@@ -65,6 +65,7 @@ pub fn of(shared: &Shared, error: Option<&str>, since: u64, now: Instant) -> Ove
         },
         listeners: shared
             .listeners
+            .load()
             .iter()
             .map(|(address, limit)| Listener {
                 address: address.to_string(),

@@ -1,7 +1,7 @@
 //! The tasks that run beside the workers, on the control thread: reading servers, handing out turns, signals, the admin
 //! endpoints, and the work of every second.
 
-use std::{io, net::TcpListener, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     net::UnixListener,
@@ -21,7 +21,6 @@ use crate::{
     cluster::{self, ClusterAccess, PlainInfo, account_lookup::AccountLookup, system_account::SystemAccount},
     config::{Config, PublishConfig},
     dispatch,
-    net::socket,
     notify::{self, Receiver, subject::Publish},
     server::{ServerError, every_second, members::Members, reload::Reloader, signals, supervisor::Supervisor},
     session::Shared,
@@ -131,9 +130,10 @@ impl Background {
         // Where it is `[cluster.tls]` itself it is there twice, and the second look finds nothing new.
         let towards_servers = [&shared.servers_tls, &shared.websocket_tls];
         let towards_servers: Vec<_> = towards_servers.into_iter().flatten().cloned().collect();
-        let listeners = shared.terminators.clone();
+        let all = Arc::clone(shared);
         self.tasks.spawn("certificates", move |stop| {
-            tls::renew(listeners.clone(), towards_servers.clone(), Arc::clone(&certificates), stop)
+            let all = Arc::clone(&all);
+            tls::renew(move || all.terminators.load_full(), towards_servers.clone(), Arc::clone(&certificates), stop)
         });
         let (all, in_force) = (Arc::clone(shared), Arc::clone(reloader));
         self.tasks.spawn("every second", move |stop| {
@@ -150,20 +150,9 @@ impl Background {
         Ok(())
     }
 
-    /// Starts the admin endpoints on a bound socket, with `base_path` in front of their paths.
-    pub fn start_admin(&self, socket: TcpListener, base_path: &str) -> io::Result<()> {
-        socket.set_nonblocking(true)?;
-        let (shared, base_path) = (Arc::clone(&self.shared), base_path.to_owned());
-        self.tasks.spawn("admin", move |stop| {
-            let (socket, shared, base_path) = (socket.try_clone(), Arc::clone(&shared), base_path.clone());
-            async move {
-                match socket.and_then(socket::on_this_runtime) {
-                    Ok(socket) => admin::serve(socket, shared, base_path, stop).await,
-                    Err(err) => warn!(%err, "no admin endpoints"),
-                }
-            }
-        });
-        Ok(())
+    /// What its tasks belong to.
+    pub fn tasks(&self) -> &Supervisor {
+        &self.tasks
     }
 
     /// Serves the verbs on the admin socket, which is removed once weir stops.

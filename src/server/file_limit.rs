@@ -1,11 +1,11 @@
 //! The process's limit of open files. Every client takes two, so a large fleet reaches this limit before any other.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
-use crate::{admission::Limit, config::Config};
+use crate::config::Config;
 
 /// Descriptors of one client: its own socket, and the socket to its server.
 const PER_CLIENT: u64 = 2;
@@ -116,8 +116,8 @@ pub fn carries(limit: u64, max_clients: u32, servers: usize, workers: usize) -> 
 /// and clients wait unseen in the kernel's queue; refusing a client so that it can read why takes one descriptor.
 #[derive(Debug)]
 pub struct ClientBudget {
-    /// The clients that are served at once, of all listeners together; `None` where their `max_clients` is less.
-    pub clients: Option<Arc<Limit>>,
+    /// The clients that are served at once, of all listeners together; `u32::MAX` where their `max_clients` is less.
+    pub clients: u32,
     /// The most clients that may be in the middle of being refused at once.
     pub refusals: u32,
 }
@@ -133,12 +133,12 @@ impl ClientBudget {
     pub fn of(config: &Config, workers: usize) -> Result<Self, Shortfall> {
         let (max_clients, servers) = (config.admission.max_clients, config.upstream.servers.len());
         match carries(raise().soft, max_clients, servers, workers) {
-            Ok(spare) => Ok(Self { clients: None, refusals: u32::try_from(spare).unwrap_or(u32::MAX) }),
+            Ok(spare) => Ok(Self { clients: u32::MAX, refusals: u32::try_from(spare).unwrap_or(u32::MAX) }),
             Err(shortfall) if shortfall.carried == 0 => Err(shortfall),
             Err(shortfall) => {
                 let (served, refusals) = shortfall.shares();
                 shortfall.tell(served, config.chooses_max_clients());
-                Ok(Self { clients: Some(Limit::new(served)), refusals })
+                Ok(Self { clients: served, refusals })
             }
         }
     }

@@ -1,105 +1,262 @@
-//! Binding: the sockets of all listeners and of the admin endpoints, and what the sessions of each listener share.
+//! The listeners: they are opened, changed and closed while weir runs. Each has a socket on every worker, and what its
+//! next clients are served by is swapped whole; present sessions keep what they began with.
 
 use std::{
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::{Arc, Weak},
 };
 
+use arc_swap::ArcSwap;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
 use crate::{
-    admin::socket::AdminSocket,
     admission::Limit,
-    advertised_info::{AdvertisedTls, ListenerInfo},
-    config::{AdminConfig, Config, ListenerConfig},
+    advertised_info::AdvertisedTls,
+    config::ListenerConfig,
     net::socket,
     protocol::websocket::upgrade::Rules,
     relay::registry::{ListenerKind, ListenerName},
-    server::{ServerError, file_limit::ClientBudget},
-    session::{Listener, PassthroughListener, WebSocketListener},
+    server::{ServerError, worker::NewSocket},
+    session::{Listener, PassthroughListener, Shared, WebSocketListener},
     tls::{ListenerTls, Terminator},
     upstream::Port,
 };
 
-/// A listener's sockets, one per worker, and its TLS.
-pub struct BoundListener<'a> {
+/// The listeners that are open.
+pub struct Listeners {
+    open: Vec<Open>,
+    workers: Vec<mpsc::UnboundedSender<NewSocket>>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+}
+
+/// A listener that is open.
+struct Open {
+    config: ListenerConfig,
     /// With the port that was chosen, where the configuration says 0.
-    pub address: SocketAddr,
-    pub tls: Option<Arc<Terminator>>,
-    /// Its clients.
-    pub max_clients: Arc<Limit>,
-    sockets: Vec<TcpListener>,
-    config: &'a ListenerConfig,
+    address: SocketAddr,
+    /// What its next client is served by.
+    current: Arc<ArcSwap<Listener>>,
+    /// One on each worker.
+    sockets: Vec<Weak<TcpListener>>,
+    stop: CancellationToken,
 }
 
-/// The sockets of one worker, one per listener.
-pub type WorkerSockets = Vec<(TcpListener, Arc<Listener>)>;
+/// A listener to come, or one that stays with other settings. All that may fail has been done.
+struct Prepared {
+    config: ListenerConfig,
+    tls: Option<Arc<Terminator>>,
+    at: Place,
+}
 
-/// Binds all listeners.
-pub fn bind<'a>(
-    config: &'a Config,
-    workers: usize,
-    budget: &ClientBudget,
-) -> Result<Vec<BoundListener<'a>>, ServerError> {
-    let mut bound = Vec::new();
-    for config in &config.listeners {
-        let address = config.listen;
-        let sockets = socket::listeners(address, workers, config.tcp);
-        let sockets = sockets.map_err(|err| ServerError::Bind { address, err })?;
-        let max_clients = Limit::within(config.max_clients, budget.clients.clone());
-        bound.push(BoundListener { address: sockets[0].local_addr()?, tls: None, max_clients, sockets, config });
+enum Place {
+    /// It is open, as this one of the open ones.
+    Open(usize),
+    /// It is bound, with a socket for each worker.
+    Bound(SocketAddr, Vec<StdListener>),
+}
+
+/// Listeners that are bound, with their TLS loaded.
+pub struct Bound(Vec<Prepared>);
+
+impl Bound {
+    /// Binds all listeners of a weir that starts.
+    pub fn all(configs: &[ListenerConfig], workers: usize) -> Result<Self, ServerError> {
+        prepare(&[], configs, workers)
     }
-    Ok(bound)
 }
 
-/// Reads the certificates of the listeners that end TLS themselves.
-pub fn load_tls(bound: &mut [BoundListener<'_>]) -> Result<(), ServerError> {
-    for one in bound {
-        if let Some(tls) = &one.config.tls {
-            let address = one.address;
-            let loaded = Terminator::load(tls.clone()).map_err(|bad| ServerError::Tls { address, bad })?;
-            one.tls = Some(Arc::new(loaded));
+/// Binds those that are not open yet, and reads the certificates of those whose TLS is another.
+fn prepare(open: &[Open], configs: &[ListenerConfig], workers: usize) -> Result<Bound, ServerError> {
+    let mut prepared: Vec<Prepared> = Vec::new();
+    for config in configs {
+        // The second of two on port 0 is the second one that is open.
+        let is_taken = |at: usize| prepared.iter().any(|one| matches!(one.at, Place::Open(other) if other == at));
+        let known = (0..open.len()).find(|&at| open[at].config.listen == config.listen && !is_taken(at));
+        let address = config.listen;
+        let at = match known {
+            Some(at) => Place::Open(at),
+            None => {
+                let sockets = socket::listeners(address, workers, config.tcp);
+                let sockets = sockets.map_err(|err| ServerError::Bind { address, err })?;
+                Place::Bound(sockets[0].local_addr()?, sockets)
+            }
+        };
+        let before = known.and_then(|at| open[at].current.load().tls.clone());
+        let tls = config.tls.as_ref().map(|params| load(params, before)).transpose();
+        let tls = tls.map_err(|bad| ServerError::Tls { address, bad })?;
+        prepared.push(Prepared { config: config.clone(), tls, at });
+    }
+    Ok(Bound(prepared))
+}
+
+fn load(params: &ListenerTls, before: Option<Arc<Terminator>>) -> Result<Arc<Terminator>, Vec<crate::tls::BadFile>> {
+    match before {
+        Some(before) if before.params() == params => Ok(before),
+        Some(before) => before.with_params(params.clone()).map(Arc::new),
+        None => Terminator::load(params.clone()).map(Arc::new),
+    }
+}
+
+/// Listeners of which the new ones are open already, and nothing else has changed.
+pub struct Opened {
+    all: Vec<(ListenerConfig, Option<Arc<Terminator>>, OpenedAt)>,
+}
+
+enum OpenedAt {
+    Before(usize),
+    Now(Box<Open>),
+}
+
+impl Opened {
+    /// Closes those that were opened.
+    pub fn undo(self) {
+        for (.., at) in self.all {
+            if let OpenedAt::Now(open) = at {
+                open.stop.cancel();
+            }
         }
     }
-    Ok(())
 }
 
-/// Binds the socket of the admin endpoints.
-pub fn bind_admin(address: SocketAddr) -> Result<TcpListener, ServerError> {
-    let listener = TcpListener::bind(address).map_err(|err| ServerError::Bind { address, err })?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-/// Binds the admin socket.
-pub fn bind_admin_socket(config: &AdminConfig) -> Result<AdminSocket, ServerError> {
-    let path = &config.socket;
-    AdminSocket::bind(path).map_err(|err| ServerError::AdminSocket { path: path.display().to_string(), err })
-}
-
-impl BoundListener<'_> {
-    /// What its clients are told: the addresses to advertise, whether TLS is required, and what the servers say at
-    /// which port.
-    pub fn info(&self) -> (SocketAddr, Vec<String>, AdvertisedTls, Port) {
-        let required = |tls: &ListenerTls| AdvertisedTls::Required { verify: tls.clients.is_some() };
-        let security = match self.config.passes_through {
-            Some(_) => AdvertisedTls::Servers,
-            None => self.config.tls.as_ref().map_or(AdvertisedTls::None, required),
-        };
-        let port = if self.config.websocket.is_some() { Port::WebSocket } else { Port::Client };
-        (self.address, self.config.advertise.clone(), security, port)
+impl Listeners {
+    /// None yet. Each worker takes sockets by one of these channels.
+    pub fn new(shared: Arc<Shared>, workers: Vec<mpsc::UnboundedSender<NewSocket>>, stop: CancellationToken) -> Self {
+        Self { open: Vec::new(), workers, shared, stop }
     }
 
-    fn into_listener(self, info: &Arc<ListenerInfo>) -> (Vec<TcpListener>, Arc<Listener>) {
-        let Self { address, tls, max_clients, sockets, config } = self;
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Binds what is new in these configurations, and reads the certificates that are.
+    pub fn prepare(&self, configs: &[ListenerConfig]) -> Result<Bound, ServerError> {
+        prepare(&self.open, configs, self.workers.len())
+    }
+
+    /// Has the workers listen where they do not yet.
+    pub async fn open(&self, bound: Bound) -> Result<Opened, ServerError> {
+        let mut opened = Opened { all: Vec::new() };
+        for Prepared { config, tls, at } in bound.0 {
+            let at = match at {
+                Place::Open(at) => OpenedAt::Before(at),
+                Place::Bound(address, sockets) => match self.open_one(address, sockets, &config, tls.clone()).await {
+                    Ok(open) => OpenedAt::Now(Box::new(open)),
+                    Err(err) => {
+                        opened.undo();
+                        return Err(err);
+                    }
+                },
+            };
+            opened.all.push((config, tls, at));
+        }
+        Ok(opened)
+    }
+
+    async fn open_one(
+        &self,
+        address: SocketAddr,
+        sockets: Vec<StdListener>,
+        config: &ListenerConfig,
+        tls: Option<Arc<Terminator>>,
+    ) -> Result<Open, ServerError> {
+        let listener = self.listener(address, config, tls, None);
+        let current = Arc::new(ArcSwap::from_pointee(listener));
+        let stop = self.stop.child_token();
+        let mut answers = Vec::new();
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            let (registered, answer) = oneshot::channel();
+            let (listener, stop) = (Arc::clone(&current), stop.clone());
+            // A worker that has ended drops the answer.
+            let _ = worker.send(NewSocket { socket, listener, stop, registered });
+            answers.push(answer);
+        }
+        let mut sockets = Vec::new();
+        for answer in answers {
+            let answer = answer.await.unwrap_or_else(|_| Err(std::io::Error::other("a worker has ended")));
+            sockets.push(answer.inspect_err(|_| stop.cancel()).map_err(|err| ServerError::Bind { address, err })?);
+        }
+        Ok(Open { config: config.clone(), address, current, sockets, stop })
+    }
+
+    /// Puts all of them into force, and closes those that are not among them: they take no client any more, and present
+    /// sessions stay. Nothing of it can fail.
+    pub fn put(&mut self, opened: Opened) {
+        let mut before: Vec<Option<Open>> = std::mem::take(&mut self.open).into_iter().map(Some).collect();
+        for (config, tls, at) in opened.all {
+            let open = match at {
+                OpenedAt::Now(open) => {
+                    info!(address = %open.address, "listening");
+                    *open
+                }
+                OpenedAt::Before(at) => {
+                    let Some(mut open) = before.get_mut(at).and_then(Option::take) else { continue };
+                    self.change(&mut open, config, tls);
+                    open
+                }
+            };
+            self.open.push(open);
+        }
+        for closed in before.into_iter().flatten() {
+            info!(address = %closed.address, sessions = closed.current.load().max_clients.in_use(), "not listening any more");
+            closed.stop.cancel();
+        }
+        let of_all = |open: &Open| (open.address, Arc::clone(&open.current.load().max_clients));
+        self.shared.listeners.store(Arc::new(self.open.iter().map(of_all).collect()));
+        let tls = |open: &Open| Some((open.address, open.current.load().tls.clone()?));
+        self.shared.terminators.store(Arc::new(self.open.iter().filter_map(tls).collect()));
+    }
+
+    /// Gives an open listener other settings. Its clients stay counted.
+    fn change(&self, open: &mut Open, config: ListenerConfig, tls: Option<Arc<Terminator>>) {
+        if config == open.config {
+            return;
+        }
+        let before = open.current.load_full();
+        before.max_clients.set_most(config.max_clients);
+        open.current.store(Arc::new(self.listener(open.address, &config, tls, Some(&before))));
+        if config.tcp != open.config.tcp {
+            for socket in open.sockets.iter().filter_map(Weak::upgrade) {
+                if let Err(err) = config.tcp.replace_on(&socket) {
+                    warn!(address = %open.address, %err, "the timeouts of TCP stay as they were");
+                }
+            }
+        }
+        open.config = config;
+    }
+
+    /// What the clients of a listener share. Where there was one `before` at its address, its clients are counted on.
+    fn listener(
+        &self,
+        address: SocketAddr,
+        config: &ListenerConfig,
+        tls: Option<Arc<Terminator>>,
+        before: Option<&Listener>,
+    ) -> Listener {
+        let required = |tls: &ListenerTls| AdvertisedTls::Required { verify: tls.clients.is_some() };
+        let security = match config.passes_through {
+            Some(_) => AdvertisedTls::Servers,
+            None => config.tls.as_ref().map_or(AdvertisedTls::None, required),
+        };
+        let port = if config.websocket.is_some() { Port::WebSocket } else { Port::Client };
+        let shared = &self.shared;
+        let limit = || Limit::within(config.max_clients, shared.descriptors.clients.clone());
         let kind = match (config.passes_through, &config.websocket) {
             (Some(_), _) => ListenerKind::Passthrough,
             (None, Some(_)) => ListenerKind::WebSocket,
             (None, None) => ListenerKind::Client,
         };
-        let listener = Listener {
+        Listener {
             name: Arc::new(ListenerName { address, kind }),
-            info: Arc::clone(info),
-            max_clients,
-            before_check: Arc::default(),
+            info: shared.advertised_info.of_listener(address, config.advertise.clone(), security, port),
+            max_clients: before.map_or_else(limit, |before| Arc::clone(&before.max_clients)),
+            before_check: before.map_or_else(Arc::default, |before| Arc::clone(&before.before_check)),
             handshake_timeout: config.handshake_timeout,
             trusted_proxies: config.accept_proxy_protocol_from.clone(),
             header_is_optional: config.allow_without_proxy_protocol,
@@ -111,19 +268,11 @@ impl BoundListener<'_> {
                 trusted_proxies: websocket.accept_forwarded_from.clone(),
             }),
             passthrough: config.passes_through.map(PassthroughListener::new),
-        };
-        (sockets, Arc::new(listener))
-    }
-}
-
-/// Gives each worker one socket of each listener. `infos` are in the order of `bound`.
-pub fn by_worker(bound: Vec<BoundListener<'_>>, infos: &[Arc<ListenerInfo>], workers: usize) -> Vec<WorkerSockets> {
-    let mut by_worker: Vec<_> = (0..workers).map(|_| WorkerSockets::new()).collect();
-    for (one, info) in bound.into_iter().zip(infos) {
-        let (sockets, listener) = one.into_listener(info);
-        for (worker, socket) in by_worker.iter_mut().zip(sockets) {
-            worker.push((socket, Arc::clone(&listener)));
         }
     }
-    by_worker
+
+    /// Where they listen, in the order of the configuration.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.open.iter().map(|open| open.address).collect()
+    }
 }

@@ -7,8 +7,8 @@ pub mod file_limit;
 mod listeners;
 mod log_thread;
 pub mod logging;
-#[expect(dead_code, reason = "what changes the servers of a running weir comes with the reload and the admin socket")]
 pub mod members;
+mod monitor;
 mod ports_file;
 pub mod reload;
 mod signals;
@@ -38,7 +38,7 @@ use crate::{
     admission::{Admission, Limit},
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::{AccountLookup, MAX_QUEUED},
-    config::{Config, Origin},
+    config::{AdminConfig, Config, Origin},
     identity::{Directory, Keys},
     net::{socket, timer},
     notify::Notifier,
@@ -46,8 +46,9 @@ use crate::{
     server::{
         background::{Background, first_readings},
         file_limit::{ClientBudget, Shortfall},
-        listeners::{BoundListener, WorkerSockets},
-        reload::Reloader,
+        listeners::{Bound, Listeners},
+        monitor::Monitor,
+        reload::{Parts, Reloader},
     },
     session::{Descriptors, Shared, damped_dials::DampedDials, read_ahead::ReadAhead},
     tally::Tallies,
@@ -106,8 +107,7 @@ pub fn run(config: Config, origin: Origin) -> Result<(), ServerError> {
     LazyLock::force(&STARTED);
     let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let budget = ClientBudget::of(&config, workers)?;
-    let most = budget.clients.as_ref().map_or(u32::MAX, |limit| limit.most());
-    sysctl::tell_of_settings(&config, most);
+    sysctl::tell_of_settings(&config, budget.clients);
     for warning in config.warnings().iter() {
         warn!(warning = warning.statement(), "the configuration is valid and leaves something to chance");
     }
@@ -120,10 +120,10 @@ pub fn run(config: Config, origin: Origin) -> Result<(), ServerError> {
 struct Assembly {
     shared: Arc<Shared>,
     account_lookups: mpsc::Receiver<AccountLookup>,
-    sockets: Vec<WorkerSockets>,
-    admin: Option<TcpListener>,
+    bound: Bound,
+    monitor: Option<TcpListener>,
     admin_socket: Option<AdminSocket>,
-    addresses: Vec<SocketAddr>,
+    workers: usize,
 }
 
 impl Assembly {
@@ -131,33 +131,36 @@ impl Assembly {
         for &address in &config.upstream.source_addresses {
             socket::can_come_from(address).map_err(|err| ServerError::Source { address, err })?;
         }
-        let mut bound = listeners::bind(config, workers, budget)?;
-        let admin = config.monitor.map(listeners::bind_admin).transpose()?;
-        let admin_socket = config.admin.as_ref().map(listeners::bind_admin_socket).transpose()?;
-        listeners::load_tls(&mut bound)?;
+        let bound = Bound::all(&config.listeners, workers)?;
+        let monitor = config.monitor.map(monitor::bind).transpose()?;
+        let admin_socket = config.admin.as_ref().map(bind_admin_socket).transpose()?;
         let (asking, account_lookups) = mpsc::channel(MAX_QUEUED);
         let heartbeats = Heartbeats::new(workers, timer::now());
-        let shared = Arc::new(shared(config, &bound, budget, (asking, heartbeats))?);
-        let addresses = bound.iter().map(|one| one.address).collect();
-        let infos = shared.advertised_info.listener_infos();
-        let sockets = listeners::by_worker(bound, infos, workers);
-        Ok(Self { shared, account_lookups, sockets, admin, admin_socket, addresses })
+        let shared = Arc::new(shared(config, budget, (asking, heartbeats))?);
+        Ok(Self { shared, account_lookups, bound, monitor, admin_socket, workers })
     }
 
     async fn run(self, config: &Config, origin: Origin) -> Result<(), ServerError> {
-        let Self { shared, account_lookups, sockets, admin, admin_socket, addresses } = self;
+        let Self { shared, account_lookups, bound, monitor, admin_socket, workers } = self;
         let stop = CancellationToken::new();
         let background = Background::new(Arc::clone(&shared), stop.clone());
         let (access, members) = background.watch_cluster(config, account_lookups).await?;
         background.start_notifying(config)?;
+        let (to_workers, sockets): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let certificates = Arc::<Notify>::default();
+        let parts = Parts {
+            listeners: Listeners::new(Arc::clone(&shared), to_workers, stop.clone()),
+            monitor: Monitor::new(background.tasks().clone(), Arc::clone(&shared), stop.clone()),
+            members: members.clone(),
+        };
         let configuration = origin.to_string();
-        let reloader = Reloader::new(origin, config.clone(), Arc::clone(&shared), Arc::clone(&certificates));
+        let reloader = Reloader::new(origin, config.clone(), Arc::clone(&shared), parts, Arc::clone(&certificates));
         let reloader = Arc::new(reloader);
+        // A reload that is asked for meanwhile waits until weir has started.
+        let mut parts = reloader.parts().await;
         background.start_housekeeping(&reloader, certificates)?;
-        let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
-        if let Some(socket) = admin {
-            background.start_admin(socket, &config.http_base_path)?;
+        if let Some((socket, configured)) = monitor.zip(config.monitor) {
+            parts.monitor.serve(configured, socket, &config.http_base_path)?;
         }
         if let Some(socket) = admin_socket {
             background
@@ -169,20 +172,18 @@ impl Assembly {
         for (n, sockets) in sockets.into_iter().enumerate() {
             threads.push(worker::start(n, sockets, Arc::clone(&shared), stop.clone())?);
         }
+        // All, so that weir does not run where a worker cannot listen: the kernel would give it a share of the clients.
+        let opened = parts.listeners.open(bound).await?;
+        parts.listeners.put(opened);
         shared.heartbeats.started(timer::now());
-        for address in &addresses {
-            info!(%address, "listening");
-        }
-        if let Some(address) = admin_address {
-            info!(%address, "monitoring");
-        }
         if let Some(admin) = &config.admin {
             info!(socket = %admin.socket.display(), "the admin socket is open");
         }
         if let Some(path) = &config.ports_file {
-            ports_file::write(path, &addresses, admin_address)
+            ports_file::write(path, &parts.listeners.addresses(), parts.monitor.address())
                 .map_err(|err| ServerError::PortsFile { path: path.display().to_string(), err })?;
         }
+        drop(parts);
 
         drain_when_told(&shared, &reloader).await?;
         stop.cancel();
@@ -195,10 +196,15 @@ impl Assembly {
     }
 }
 
+/// Binds the admin socket.
+fn bind_admin_socket(config: &AdminConfig) -> Result<AdminSocket, ServerError> {
+    let path = &config.socket;
+    AdminSocket::bind(path).map_err(|err| ServerError::AdminSocket { path: path.display().to_string(), err })
+}
+
 /// Builds what all sessions share.
 fn shared(
     config: &Config,
-    bound: &[BoundListener<'_>],
     budget: &ClientBudget,
     (account_lookups, heartbeats): (mpsc::Sender<AccountLookup>, Heartbeats),
 ) -> Result<Shared, ServerError> {
@@ -209,10 +215,9 @@ fn shared(
         Some(own) => Some(connector(own).map_err(ServerError::WebSocketTls)?),
         None => servers_tls.clone(),
     };
-    let advertised_info = AdvertisedInfo::new(bound.iter().map(BoundListener::info), Arc::clone(&servers));
+    let advertised_info = AdvertisedInfo::new(Arc::clone(&servers));
     let sessions = Arc::<SessionRegistry>::default();
     sessions.closed().set_most(config.max_closed_clients);
-    let terminators = bound.iter().filter_map(|one| Some((one.address, one.tls.clone()?)));
     Ok(Shared {
         account_lookups,
         admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
@@ -230,12 +235,12 @@ fn shared(
         sessions,
         refusing: Limit::new(budget.refusals),
         heartbeats,
-        descriptors: Descriptors { clients: budget.clients.clone(), pauses: Arc::default() },
+        descriptors: Descriptors { clients: Some(Limit::new(budget.clients)), pauses: Arc::default() },
         read_ahead: ReadAhead::default(),
         sends_proxy_headers: config.upstream.compatibility.proxy_protocol,
         proxy_key: config.proxy_key.clone(),
-        listeners: bound.iter().map(|one| (one.address, Arc::clone(&one.max_clients))).collect(),
-        terminators: terminators.collect(),
+        listeners: ArcSwap::default(),
+        terminators: ArcSwap::default(),
         servers_tcp: config.servers_tcp,
         servers_tls,
         websocket_tls,

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use serde::Serialize;
 use tokio::{
-    sync::{Mutex, Notify},
+    sync::{Mutex, MutexGuard, Notify},
     task::spawn_blocking,
 };
 use tracing::{error, info, warn};
@@ -22,10 +22,15 @@ use tracing::{error, info, warn};
 use crate::{
     config::{Change, Config, Effective, Findings, LogLevel, Origin, diff},
     events::Event,
+    identity::Directory,
     net::timer,
-    server::{drain::Drain, logging},
+    server::{
+        ServerError, drain::Drain, file_limit::ClientBudget, listeners::Listeners, logging, members::Members,
+        monitor::Monitor, ports_file,
+    },
     session::Shared,
     telemetry::reloads::{Outcome, RELOADS},
+    upstream::{Drain as ServerDrain, Server, ServerParams, Servers},
 };
 
 /// At most so many lines of the log tell of the changes of one reload.
@@ -77,30 +82,43 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// The parts of weir that come and go with a configuration.
+pub struct Parts {
+    pub listeners: Listeners,
+    pub monitor: Monitor,
+    pub members: Members,
+}
+
 /// Reads the configuration again. One reload at a time.
 pub struct Reloader {
     origin: Origin,
     /// What weir was started with: what needs a restart is compared with this.
     started_with: Effective,
     in_force: ArcSwap<Config>,
-    one_at_a_time: Mutex<()>,
+    /// Locked for the time of a reload.
+    parts: Mutex<Parts>,
     shared: Arc<Shared>,
     /// Has certificates, keys and lists read again.
     certificates: Arc<Notify>,
 }
 
 impl Reloader {
-    /// For a weir that has started with `config`, which `origin` led to.
-    pub fn new(origin: Origin, config: Config, shared: Arc<Shared>, certificates: Arc<Notify>) -> Self {
+    /// For a weir that starts with `config`, which `origin` led to.
+    pub fn new(origin: Origin, config: Config, shared: Arc<Shared>, parts: Parts, certificates: Arc<Notify>) -> Self {
         RELOADS.begun(digest_of(config.effective()));
         Self {
             origin,
             started_with: config.effective().clone(),
             in_force: ArcSwap::from_pointee(config),
-            one_at_a_time: Mutex::default(),
+            parts: Mutex::new(parts),
             shared,
             certificates,
         }
+    }
+
+    /// The parts. No reload begins while they are locked.
+    pub async fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().await
     }
 
     /// What a reload would do now. It changes nothing.
@@ -117,9 +135,9 @@ impl Reloader {
     /// # Errors
     /// Why nothing has changed.
     pub async fn reload(&self, asked: &str) -> Result<Report, Refused> {
-        let _one_at_a_time = self.one_at_a_time.lock().await;
+        let mut parts = self.parts.lock().await;
         let began = Instant::now();
-        match self.replace().await {
+        match self.replace(&mut parts, asked).await {
             Ok(report) => {
                 tell(&report, asked, began.elapsed());
                 Ok(report)
@@ -134,14 +152,13 @@ impl Reloader {
         }
     }
 
-    async fn replace(&self) -> Result<Report, Refused> {
+    async fn replace(&self, parts: &mut Parts, asked: &str) -> Result<Report, Refused> {
         if self.shared.admission.is_draining() {
             return Err(Refused::Draining);
         }
         let config = self.read().await?;
         let report = self.report(&config);
-        // From here on nothing may fail that comes after a change.
-        self.apply(&config)?;
+        self.apply(&config, parts, asked).await.map_err(|err| Refused::Failed(err.to_string()))?;
         let outcome = if report.changes.is_empty() { Outcome::Unchanged } else { Outcome::Applied };
         RELOADS.succeeded(outcome, digest_of(config.effective()), report.needs_restart.len());
         self.in_force.store(Arc::new(config));
@@ -172,17 +189,37 @@ impl Reloader {
         }
     }
 
-    fn apply(&self, config: &Config) -> Result<(), Refused> {
+    /// First all that may fail, each of it undone where the next fails; then the rest, of which nothing can.
+    async fn apply(&self, config: &Config, parts: &mut Parts, asked: &str) -> Result<(), ServerError> {
         let shared = &self.shared;
-        let before = self.in_force.load();
-        // A pattern that is no glob has been found already.
-        shared.directory.set_rules(&config.admission.rules).map_err(|err| Refused::Failed(err.to_string()))?;
+        let before = self.in_force.load_full();
+        let rules = Directory::compile(&config.admission.rules)?;
+        let budget = match config.admission.max_clients == before.admission.max_clients {
+            true => None,
+            false => Some(ClientBudget::of(config, parts.listeners.workers())?),
+        };
+        let bound = parts.listeners.prepare(&config.listeners)?;
+        let opened = parts.listeners.open(bound).await?;
+        if let Err(err) = parts.monitor.change(config.monitor, &config.http_base_path).await {
+            opened.undo();
+            return Err(err);
+        }
+
+        if let Some(budget) = budget {
+            shared.descriptors.clients.iter().for_each(|all| all.set_most(budget.clients));
+            shared.refusing.set_most(budget.refusals);
+        }
+        parts.listeners.put(opened);
+        change_servers(&shared.servers, &parts.members, [&before, config], asked);
+        shared.sessions.closed().set_most(config.max_closed_clients);
+        shared.directory.set_rules(rules);
         shared.admission.set_params(&config.admission, timer::now());
         // Whoever waits may have a turn by now.
         shared.arrived.notify_one();
         if config.log.level != before.log.level {
             set_level(config.log.level);
         }
+        write_ports_file(config, parts);
         Ok(())
     }
 
@@ -199,6 +236,42 @@ impl Reloader {
             duration: config.lame_duck_duration,
             new_clients: config.lame_duck_new_clients,
         }
+    }
+}
+
+/// Adds, changes and removes servers, in this order, so that there is always one that clients may go to. A server is
+/// known by its address. Those that a name has led to are not of the configuration, and stay.
+fn change_servers(servers: &Servers, members: &Members, [before, after]: [&Config; 2], asked: &str) {
+    let [before, after] = [before, after].map(|config| &config.upstream.servers);
+    let find = |all: &[ServerParams], one: &ServerParams| all.iter().position(|other| other.address == one.address);
+    let running = |address: &str| {
+        let list = servers.list();
+        let stays = |server: &Server| server.address() == address && server.drain() != ServerDrain::Leaves;
+        list.iter().find(|server| stays(server)).map(|server| server.id())
+    };
+    for new in after {
+        match find(before, new).map(|at| &before[at]) {
+            None => drop(members.add(new.clone(), asked)),
+            Some(old) if old != new => {
+                if let Some(id) = running(&new.address) {
+                    members.update(id, new);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    for gone in before.iter().filter(|old| find(after, old).is_none()) {
+        if let Some(id) = running(&gone.address) {
+            members.remove(id, asked);
+        }
+    }
+}
+
+/// The listeners may be others by now.
+fn write_ports_file(config: &Config, parts: &Parts) {
+    let Some(path) = &config.ports_file else { return };
+    if let Err(err) = ports_file::write(path, &parts.listeners.addresses(), parts.monitor.address()) {
+        warn!(path = %path.display(), %err, "the ports file is not written");
     }
 }
 

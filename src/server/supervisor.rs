@@ -34,6 +34,12 @@ impl Supervisor {
         self.stop.cancel();
     }
 
+    /// A supervisor of tasks that end once `stop` is cancelled, which is so no later than that of this one. This one
+    /// waits for them.
+    pub fn until(&self, stop: CancellationToken) -> Self {
+        Self { tasks: self.tasks.clone(), stop }
+    }
+
     /// Starts a task on the runtime of the caller. `start` makes its future anew each time: what must outlast a panic
     /// belongs to the closure.
     pub fn spawn<F>(&self, name: &'static str, mut start: impl FnMut(CancellationToken) -> F + Send + 'static)

@@ -65,7 +65,8 @@ impl Lookout {
             connections,
             limit: same(most),
         });
-        let listeners = shared.listeners.iter().map(|(address, clients)| Sample {
+        let listeners = shared.listeners.load_full();
+        let listeners = listeners.iter().map(|(address, clients)| Sample {
             of: Thing::Listener,
             name: address.to_string().into(),
             connections: clients.in_use(),
@@ -108,7 +109,7 @@ impl Lookout {
 
     fn look_at_certificates(&mut self, shared: &Shared) {
         let mut told_before = std::mem::take(&mut self.certificates);
-        for (listener, tls) in &shared.terminators {
+        for (listener, tls) in shared.terminators.load().iter() {
             for one in tls.in_use() {
                 let days = one.days_left();
                 let due = DAYS_LEFT.iter().filter(|&&left| days < left).count();

@@ -2,13 +2,19 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
+    net::SocketAddr,
+    sync::{Arc, Weak},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use tokio::{net::TcpStream, runtime, time::timeout};
+use arc_swap::ArcSwap;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -23,20 +29,25 @@ use crate::{
 /// that is cut off before it was admitted loses nothing.
 const LAST_SESSIONS: Duration = Duration::from_secs(2);
 
-/// Starts worker `n`, which accepts clients on `sockets` until `stop`.
+/// A listening socket for a worker.
+pub struct NewSocket {
+    pub socket: std::net::TcpListener,
+    /// What its next client is served by.
+    pub listener: Arc<ArcSwap<Listener>>,
+    /// Ends no later than that of the worker.
+    pub stop: CancellationToken,
+    /// Hears whether the worker can listen, and how its socket is reached as long as it is open.
+    pub registered: oneshot::Sender<io::Result<Weak<TcpListener>>>,
+}
+
+/// Starts worker `n`, which accepts clients on the `sockets` that it is given, until `stop`.
 pub fn start(
     n: usize,
-    sockets: Vec<(TcpListener, Arc<Listener>)>,
+    sockets: mpsc::UnboundedReceiver<NewSocket>,
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    // Here, so that weir does not run where a worker cannot listen: the kernel would give it a share of the clients.
-    let sockets = {
-        let _on_it = runtime.enter();
-        let registered = sockets.into_iter().map(|(socket, listener)| Ok((socket::on_this_runtime(socket)?, listener)));
-        registered.collect::<io::Result<Vec<_>>>()?
-    };
     thread::Builder::new().name(format!("worker-{n}")).spawn(move || runtime.block_on(work(n, sockets, shared, stop)))
 }
 
@@ -44,7 +55,7 @@ pub fn start(
 #[derive(Clone)]
 struct Sessions {
     shared: Arc<Shared>,
-    listener: Arc<Listener>,
+    listener: Arc<ArcSwap<Listener>>,
     tracker: TaskTracker,
 }
 
@@ -52,11 +63,15 @@ impl accept::Serve for Sessions {
     type Permit = ConnectionPermit;
 
     fn permit(&self) -> Option<ConnectionPermit> {
-        self.listener.permit(&self.shared)
+        self.listener.load().permit(&self.shared)
+    }
+
+    fn serves_the_last(&self) -> bool {
+        !self.shared.admission.is_lame_duck()
     }
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: ConnectionPermit) {
-        let (shared, listener) = (Arc::clone(&self.shared), Arc::clone(&self.listener));
+        let (shared, listener) = (Arc::clone(&self.shared), self.listener.load_full());
         match listener.passthrough {
             None => self.tracker.spawn(session::serve(shared, listener, stream, peer, permit)),
             Some(_) => self.tracker.spawn(session::serve_passthrough(shared, listener, stream, peer, permit)),
@@ -72,12 +87,7 @@ async fn beat(n: usize, shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-async fn work(
-    n: usize,
-    sockets: Vec<(tokio::net::TcpListener, Arc<Listener>)>,
-    shared: Arc<Shared>,
-    stop: CancellationToken,
-) {
+async fn work(n: usize, mut sockets: mpsc::UnboundedReceiver<NewSocket>, shared: Arc<Shared>, stop: CancellationToken) {
     let (sessions, tasks) = (TaskTracker::new(), Supervisor::new(stop.clone()));
     relay::set_timeouts_of_servers(shared.servers_tcp);
     let all = Arc::clone(&shared);
@@ -90,15 +100,12 @@ async fn work(
     });
     let all = Arc::clone(&shared);
     tasks.spawn("upstream pool", move |stop| session::upstream_pool::maintain(Arc::clone(&all), stop));
-    for (socket, listener) in sockets {
-        let socket = Arc::new(socket);
-        let sessions = Sessions { shared: Arc::clone(&shared), listener, tracker: sessions.clone() };
-        tasks.spawn("accept", move |stop| {
-            let pauses = Arc::clone(&sessions.shared.descriptors.pauses);
-            accept::accept(Arc::clone(&socket), stop, pauses, sessions.clone())
-        });
+    loop {
+        tokio::select! {
+            Some(new) = sockets.recv() => listen(new, &shared, &sessions, &tasks),
+            () = stop.cancelled() => break,
+        }
     }
-    stop.cancelled().await;
     sessions.close();
     let _ = timeout(LAST_SESSIONS, async {
         tasks.ended().await;
@@ -106,4 +113,22 @@ async fn work(
         linger::all_closed().await;
     })
     .await;
+}
+
+/// Accepts clients on one more socket, until it is told to stop.
+fn listen(new: NewSocket, shared: &Arc<Shared>, sessions: &TaskTracker, tasks: &Supervisor) {
+    let NewSocket { socket, listener, stop, registered } = new;
+    let socket = match socket::on_this_runtime(socket) {
+        Ok(socket) => Arc::new(socket),
+        Err(err) => {
+            let _ = registered.send(Err(err));
+            return;
+        }
+    };
+    let _ = registered.send(Ok(Arc::downgrade(&socket)));
+    let sessions = Sessions { shared: Arc::clone(shared), listener, tracker: sessions.clone() };
+    tasks.until(stop).spawn("accept", move |stop| {
+        let pauses = Arc::clone(&sessions.shared.descriptors.pauses);
+        accept::accept(Arc::clone(&socket), stop, pauses, sessions.clone())
+    });
 }

@@ -71,10 +71,10 @@ pub struct Shared {
     pub proxy_key: Option<ProxyKey>,
     /// Whether the servers are told the clients' addresses by PROXY headers.
     pub sends_proxy_headers: bool,
-    /// The clients of each listener.
-    pub listeners: Vec<(SocketAddr, Arc<Limit>)>,
+    /// The clients of each listener that is open.
+    pub listeners: ArcSwap<Vec<(SocketAddr, Arc<Limit>)>>,
     /// The ends of TLS, by listener.
-    pub terminators: Vec<(SocketAddr, Arc<Terminator>)>,
+    pub terminators: ArcSwap<Vec<(SocketAddr, Arc<Terminator>)>>,
     /// When the kernel gives up connections to servers.
     pub servers_tcp: TcpTimeouts,
     /// TLS towards the servers.

@@ -135,6 +135,21 @@ impl Terminator {
         Ok(Self { params, loaded: ArcSwap::from_pointee(loaded), watched })
     }
 
+    /// The same with other params, which may name other files: tickets that it gave out stay good.
+    ///
+    /// # Errors
+    /// All files that cannot be used.
+    pub fn with_params(&self, params: ListenerTls) -> Result<Self, Vec<BadFile>> {
+        let watched = Watched::new(params.files());
+        let loaded = Loaded::new(&params, Some(&self.loaded.load().tickets))?;
+        Ok(Self { params, loaded: ArcSwap::from_pointee(loaded), watched })
+    }
+
+    /// What it was made with.
+    pub fn params(&self) -> &ListenerTls {
+        &self.params
+    }
+
     /// Reads the files again if any of them has changed. Returns whether new ones are in use.
     ///
     /// # Errors

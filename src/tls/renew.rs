@@ -14,7 +14,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Reloads what has changed at each notification and every few seconds, until `stop`. Connected clients notice nothing.
 /// A file that cannot be used is logged once and changes nothing.
 pub async fn renew(
-    listeners: Vec<(SocketAddr, Arc<Terminator>)>,
+    listeners: impl Fn() -> Arc<Vec<(SocketAddr, Arc<Terminator>)>>,
     servers: Vec<Arc<Connector>>,
     reload: Arc<Notify>,
     stop: CancellationToken,
@@ -25,7 +25,7 @@ pub async fn renew(
                 () = reload.notified() => {}
                 () = sleep(LOOK_INTERVAL) => {}
             }
-            for (listener, tls) in &listeners {
+            for (listener, tls) in listeners().iter() {
                 tell(&listener.to_string(), tls.reload());
             }
             for tls in &servers {

@@ -64,8 +64,9 @@ pub struct Varz {
 pub fn of(natsz: &Natsz) -> Varz {
     let shared = &natsz.shared;
     let (now, totals) = (SystemTime::now(), shared.counters.totals());
-    let first = shared.listeners.first().map(|(address, _)| *address);
-    let most = shared.listeners.iter().map(|(_, limit)| Limit::most(limit));
+    let listeners = shared.listeners.load();
+    let first = listeners.first().map(|(address, _)| *address);
+    let most = listeners.iter().map(|(_, limit)| Limit::most(limit));
     let started = (*STARTED).max(UNIX_EPOCH);
     let cores = thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     Varz {

@@ -99,14 +99,13 @@ fn config(rate: Option<Rate>) -> Config {
 fn shared(config: &Config) -> Arc<Shared> {
     let cluster = upstream::Params { slow_start: Duration::ZERO, ..config.upstream.clone() };
     let servers = Arc::new(Servers::new(&cluster));
-    let listener = [(NOWHERE, Vec::new(), AdvertisedTls::None, Port::Client)];
     Arc::new(Shared {
         admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::default(),
         directory: Arc::new(Directory::new(&[]).unwrap()),
         keys: Arc::<Keys>::default(),
         account_lookups: mpsc::channel(1).0,
-        advertised_info: Arc::new(AdvertisedInfo::new(listener, Arc::clone(&servers))),
+        advertised_info: Arc::new(AdvertisedInfo::new(Arc::clone(&servers))),
         counters: Arc::new(Counters::default()),
         tallies: Tallies::default(),
         damped_dials: DampedDials::default(),
@@ -121,8 +120,8 @@ fn shared(config: &Config) -> Arc<Shared> {
         read_ahead: ReadAhead::default(),
         proxy_key: None,
         sends_proxy_headers: false,
-        listeners: Vec::new(),
-        terminators: Vec::new(),
+        listeners: Default::default(),
+        terminators: Default::default(),
         servers_tcp: TcpTimeouts::default(),
         servers_tls: None,
         websocket_tls: None,
@@ -135,7 +134,7 @@ fn shared(config: &Config) -> Arc<Shared> {
 fn listener(shared: &Shared) -> Arc<Listener> {
     Arc::new(Listener {
         name: Arc::default(),
-        info: Arc::clone(&shared.advertised_info.listener_infos()[0]),
+        info: shared.advertised_info.of_listener(NOWHERE, Vec::new(), AdvertisedTls::None, Port::Client),
         max_clients: Limit::new(CLIENTS),
         before_check: Arc::default(),
         handshake_timeout: None,

@@ -433,6 +433,11 @@ impl Weir {
         self._dir.path().join("weir.toml")
     }
 
+    /// Where it writes its ports.
+    pub fn ports_file(&self) -> PathBuf {
+        self._dir.path().join("ports.json")
+    }
+
     /// Replaces `old` by `new` in its configuration, for the next reload. The file is another one then, as an editor or
     /// a deployment writes it.
     pub fn reconfigure(&self, old: &str, new: &str) {
