@@ -98,7 +98,7 @@ fn of_descriptors(config: &Config) -> Option<Finding> {
     let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let limit = file_limit::hard();
     let max_clients = config.admission.max_clients;
-    let short = file_limit::carries(limit, max_clients, config.upstream.servers.len(), workers).err()?;
+    let short = file_limit::carries(limit, max_clients, config.most_servers(), workers).err()?;
     let what =
         format!("the limit of {limit} open files that holds here carries {} clients, not {max_clients}", short.carried);
     let remedy =
@@ -113,10 +113,20 @@ fn of_servers(config: &Config) -> std::io::Result<Vec<Finding>> {
     let tls = config.servers_tls.as_ref().and_then(connector);
     let websocket_tls = config.websocket_tls.as_ref().and_then(connector).or_else(|| tls.clone());
     let access = ClusterAccess { system: None, tls, websocket_tls, plain_info: plain_info(config) };
-    let servers = Servers::new(&config.upstream);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let seen = runtime.block_on(async {
-        let mut seen = examine::examine(&servers, &config.upstream, &access).await;
+        let (mut upstream, mut seen) = (config.upstream.clone(), Vec::new());
+        let named = upstream.servers.len();
+        if let Some(discover) = &config.discover
+            && let Some(from) = &discover.from
+        {
+            match examine::look_up_servers(from).await {
+                Ok(found) => upstream.servers.extend(found.iter().map(|address| discover.server_at(address))),
+                Err(wrong) => seen.push(wrong),
+            }
+        }
+        let servers = Servers::new(&upstream);
+        seen.extend(examine::examine(&servers, (&upstream, named), &access).await);
         if let Some(login) = &config.system_login {
             seen.extend(examine::examine_login(login, &servers, &access).await);
         }

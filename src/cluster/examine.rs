@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cluster::{
         ClusterAccess,
+        discover::Discover,
         http_client::MonitorClient,
         own_dial::INFO_TIMEOUT,
         system_account::{Login, SystemAccount},
@@ -40,14 +41,38 @@ pub struct Observation {
     pub is_wrong: bool,
 }
 
-/// Looks at all servers at once; it takes some seconds at most.
-pub async fn examine(servers: &Servers, params: &Params, access: &ClusterAccess) -> Vec<Observation> {
+/// The addresses of the servers that a name stands for.
+///
+/// # Errors
+/// It leads nowhere.
+pub async fn look_up_servers(discover: &Discover) -> Result<Vec<String>, Observation> {
+    let why = match timeout(INFO_TIMEOUT, discover.look_up()).await {
+        Ok(Ok(answer)) if !answer.addresses.is_empty() => return Ok(answer.addresses),
+        Ok(Ok(_)) => "it has no address".to_owned(),
+        Ok(Err(err)) => err.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    let remedy = "write a name that leads to the servers, or look at the resolver of this machine".to_owned();
+    let what = format!("the name leads to no server ({why})");
+    Err(Observation { key: "cluster.discover".to_owned(), what, remedy, is_wrong: true })
+}
+
+/// Looks at all servers at once; it takes some seconds at most. The first `named` of them have a table each, the others
+/// were discovered.
+pub async fn examine(servers: &Servers, (params, named): (&Params, usize), access: &ClusterAccess) -> Vec<Observation> {
     let all: Vec<_> = servers.iter().collect();
     let looks = all.iter().zip(&params.servers);
     let looks = looks.map(|(server, own)| examine_one(server, own.max_connections, access, params.compatibility));
     let (infos, observations): (Vec<_>, Vec<_>) = join_all(looks).await.into_iter().unzip();
     let mut all = observations.concat();
     compare(&infos, &mut all);
+    for one in &mut all {
+        let at = one.key.strip_prefix("cluster.servers[").and_then(|rest| rest.split(']').next()?.parse().ok());
+        if let Some(server) = at.filter(|at| *at >= named).and_then(|at: usize| params.servers.get(at)) {
+            one.what = format!("{}: {}", server.address, one.what);
+            one.key = "cluster.discover".to_owned();
+        }
+    }
     all
 }
 

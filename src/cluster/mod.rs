@@ -6,6 +6,7 @@ mod account_events;
 pub mod account_lookup;
 pub mod accounts;
 mod closed_connections;
+pub mod discover;
 mod error;
 pub mod examine;
 mod http_client;
@@ -46,6 +47,7 @@ pub use self::{
     access::{ClusterAccess, PlainInfo},
     closed_connections::watch_closed_connections,
     lame_ducks::watch_lame_ducks,
+    own_dial::read_info,
 };
 
 /// The shortest interval between weir's own dials of a server that does not answer.

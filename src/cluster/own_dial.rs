@@ -88,6 +88,14 @@ impl OwnDial {
     }
 }
 
+/// The INFO of a server, read by a dial of weir's own that is no evidence about the server; `None` where there is none
+/// in time.
+pub async fn read_info(server: &Server, access: &ClusterAccess, compatibility: Compatibility) -> Option<Arc<Info>> {
+    let header = if compatibility.proxy_protocol { proxy_header::LOCAL } else { b"" };
+    let dialled = dial::dial(server, access.server_tls()?, header, Instant::now() + INFO_TIMEOUT).await;
+    dialled.ok().map(|connection| Arc::clone(connection.info()))
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::{io::AsyncWriteExt, net::TcpListener};

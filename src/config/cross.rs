@@ -3,6 +3,7 @@
 use crate::{
     config::{
         addresses::{self, Target, collide},
+        discover::DiscoverConfig,
         finding::Problem,
         notify,
         raw::Raw,
@@ -17,6 +18,7 @@ pub(super) fn check(raw: &Raw, sink: &mut Sink) {
     servers(raw, sink);
     one_address_for_each_port(raw, sink);
     no_server_is_weir(raw, sink);
+    websockets_of_discovered(raw, sink);
     whom_to_trust(raw, sink);
     notify::check(raw, sink);
 }
@@ -141,8 +143,37 @@ fn no_server_is_weir(raw: &Raw, sink: &mut Sink) {
     }
 }
 
+/// Servers that a name stands for have WebSocket ports where those that are named have: clients would be let in at one
+/// whom others refuse.
+fn websockets_of_discovered(raw: &Raw, sink: &mut Sink) {
+    let Some(discover) = &raw.discover else { return };
+    let named = &raw.upstream.servers;
+    let of_named = named.iter().any(|server| server.websocket.is_some());
+    if !named.is_empty() && of_named != discover.has_websockets() {
+        let problem = match of_named {
+            true => {
+                Problem::new("it is absent, and named servers have a WebSocket port", "write it, or none for those")
+            }
+            false => Problem::new("the named servers have no WebSocket port", "write those too, or remove it"),
+        };
+        sink.report("cluster.discover_websocket", problem);
+    }
+}
+
 /// TLS needs to know whom to trust.
 fn whom_to_trust(raw: &Raw, sink: &mut Sink) {
+    if raw.servers_tls.is_none() && raw.discover.as_ref().is_some_and(DiscoverConfig::is_read_over_tls) {
+        let problem =
+            Problem::new("HTTPS needs to know whom to trust", "write [cluster.tls] too, with a ca_file or empty");
+        sink.report("cluster.discover_monitor", problem);
+    }
+    if raw.servers_tls.is_none()
+        && raw.websocket_tls.is_none()
+        && raw.discover.as_ref().is_some_and(DiscoverConfig::has_secure_websockets)
+    {
+        let remedy = "write [cluster.websocket_tls] or [cluster.tls] too, with a ca_file or empty";
+        sink.report("cluster.discover_websocket", Problem::new("TLS needs to know whom to trust", remedy));
+    }
     for (i, server) in raw.upstream.servers.iter().enumerate() {
         if raw.servers_tls.is_some() {
             break;

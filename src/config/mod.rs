@@ -9,6 +9,7 @@
 //! - [`leaf`], [`address`]: kinds of values and their ranges. [`raw`]: the tables and keys, with [`admin`], [`quota`],
 //!   [`tcp`], [`tls`], [`websocket`], [`system`], [`notify`] and [`secret`]. [`origin`], [`args`]: the arguments that
 //!   stand for keys. [`variables`]: those of the environment, in values.
+//! - [`discover`]: servers that a name stands for.
 //! - [`cross`]: what must hold between keys. [`files`]: the files that keys name. [`warnings`]: what is valid, and may
 //!   not be meant.
 //! - [`origin`]: where a configuration is read from. [`diff`](diff()): what changes from one to another. [`live`]:
@@ -21,6 +22,7 @@ mod admin;
 mod args;
 mod cross;
 mod diff;
+mod discover;
 mod effective;
 mod files;
 mod finding;
@@ -73,6 +75,7 @@ use crate::{
 pub use admin::AdminConfig;
 pub use args::ServerArg;
 pub use diff::{Change, diff};
+pub use discover::DiscoverConfig;
 pub use effective::Effective;
 pub use finding::{Finding, Findings, Severity};
 pub use origin::Origin;
@@ -182,7 +185,7 @@ pub struct Config {
     pub max_closed_clients: usize,
     /// The admin socket; `None` is none.
     pub admin: Option<AdminConfig>,
-    /// At least one server.
+    /// At least one server, unless servers are discovered.
     pub upstream: upstream::Params,
     /// Its `max_clients` is the sum of the listeners'.
     pub admission: admission::Params,
@@ -208,6 +211,8 @@ pub struct Config {
     pub websocket_tls: Option<ServersTls>,
     /// The trusted proxy's key, if the files were read.
     pub proxy_key: Option<ProxyKey>,
+    /// Where servers come from beside those that are named.
+    pub discover: Option<DiscoverConfig>,
     /// The login to the cluster's system account, if the files were read.
     pub system_login: Option<Login>,
     /// Who hears of events beside the log.
@@ -311,6 +316,7 @@ impl Config {
             servers_tcp: raw.servers_tcp,
             servers_tls: raw.servers_tls,
             websocket_tls: raw.websocket_tls,
+            discover: raw.discover,
             proxy_key: secrets.proxy_key,
             notify: notify::config(raw.notify, secrets.events_login, secrets.system_login.as_ref()),
             system_login: secrets.system_login,
@@ -334,6 +340,19 @@ impl Config {
         let Some((_, Node::Table(table))) = entries.pop() else { return Ok(None) };
         let admin = Section::read(&mut sink, "admin".to_owned(), table, admin::admin);
         if sink.findings.is_empty() { Ok(Some(admin.socket)) } else { Err(Findings::new(sink.findings)) }
+    }
+
+    /// Whether clients of WebSocket listeners are connected to the servers' WebSocket ports: those of all are known, or
+    /// of none.
+    pub fn dials_websockets(&self) -> bool {
+        let named = self.upstream.servers.iter().all(|server| server.websocket.is_some());
+        named && self.discover.as_ref().is_none_or(DiscoverConfig::has_websockets)
+    }
+
+    /// How many servers there are, at most as far as anybody can say: those that are discovered are taken for a few.
+    pub fn most_servers(&self) -> usize {
+        const DISCOVERED: usize = 16;
+        self.upstream.servers.len() + if self.discover.is_some() { DISCOVERED } else { 0 }
     }
 
     /// Whether the file says how many clients there may be. Without that the number is nobody's wish.

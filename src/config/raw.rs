@@ -17,6 +17,7 @@ use crate::{
     config::{
         AdminConfig, ListenerConfig, LogConfig, LogFormat, LogLevel, NewClients,
         address::{Address, BasePath, MonitorUrl, Network, WebSocketUrl},
+        discover::{DiscoverConfig, discover},
         effective::{Line, toml_key},
         finding::{Problem, quote},
         leaf::{Any, Leaf, Name, Percent, show_variant, variant, variant_kind, within, wrong_type},
@@ -57,6 +58,7 @@ pub(super) struct Raw {
     pub(super) servers_tls: Option<ServersTls>,
     pub(super) websocket_tls: Option<ServersTls>,
     pub(super) system: Option<SystemKeys>,
+    pub(super) discover: Option<DiscoverConfig>,
     pub(super) listeners: Vec<ListenerConfig>,
     pub(super) monitor: Option<SocketAddr>,
     pub(super) http_base_path: String,
@@ -90,8 +92,9 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let notify = s.optional_table("warnings", "absent, events go to the log and to metrics", notify::keys);
     let admin = s.optional_table("admin", "absent, no admin socket", super::admin::admin);
     let (mut upstream, files) = s.table("cluster", cluster);
-    let ClusterConnections { proxy_nkey_seed_file, servers_tcp, servers_tls, websocket_tls, system } = files;
-    let has_websockets = upstream.servers.iter().any(|server| server.websocket.is_some());
+    let ClusterConnections { proxy_nkey_seed_file, servers_tcp, servers_tls, websocket_tls, system, discover } = files;
+    let is_discovered = discover.as_ref().is_some_and(DiscoverConfig::has_websockets);
+    let has_websockets = is_discovered || upstream.servers.iter().any(|server| server.websocket.is_some());
     upstream.only_websocket = has_websockets && listeners.iter().all(|listener| listener.websocket.is_some());
     let mut admission = s.table("admission", admission);
     let Accounts { default, limits, rules } = quota::accounts(s);
@@ -112,6 +115,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         servers_tls,
         websocket_tls,
         system,
+        discover,
         listeners,
         monitor,
         http_base_path,
@@ -271,6 +275,7 @@ struct ClusterConnections {
     servers_tls: Option<ServersTls>,
     websocket_tls: Option<ServersTls>,
     system: Option<SystemKeys>,
+    discover: Option<DiscoverConfig>,
 }
 
 fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
@@ -290,16 +295,25 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
     let seed_file = s.optional::<PathBuf>("proxy_nkey_seed_file", "none, weir is no trusted proxy", Any);
     // None: the servers' first INFOs tell.
     let names = list::<Name>(s, "names");
+    let discover = discover(s);
     let servers_tcp = tcp::timeouts(s, tcp::OF_SERVERS);
-    let servers_tls = s.optional_table("tls", "absent, weir speaks plainly to the servers", tls::cluster);
+    let mut servers_tls = s.optional_table("tls", "absent, weir speaks plainly to the servers", tls::cluster);
     let absence = "absent, wss:// takes [cluster.tls]";
     let websocket_tls = s.optional_table("websocket_tls", absence, tls::websocket);
     let absence = "absent, servers are read over their monitoring ports";
     let system = s.optional_table("system", absence, super::system::keys).flatten();
     let before = s.sink.findings.len();
     let servers = s.tables("servers", server);
+    let names_none = servers.as_ref().is_none_or(Vec::is_empty);
+    // The certificates of all servers that one name stands for are checked by it.
+    if let (true, Some(host), Some(tls)) =
+        (names_none, discover.as_ref().and_then(DiscoverConfig::host), &mut servers_tls)
+    {
+        tls.server_name.get_or_insert_with(|| host.to_owned());
+    }
     // What is no list of tables has been reported.
-    if servers.as_ref().is_none_or(Vec::is_empty) && s.sink.findings.len() == before {
+    if names_none && discover.as_ref().is_none_or(|discover| discover.from.is_none()) && s.sink.findings.len() == before
+    {
         s.report(
             "servers",
             Problem::new("there is no server", "write [[cluster.servers]] with address = \"host:4222\" for each"),
@@ -319,7 +333,8 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
         only_websocket: false,
         servers: servers.unwrap_or_default(),
     };
-    (params, ClusterConnections { proxy_nkey_seed_file: seed_file, servers_tcp, servers_tls, websocket_tls, system })
+    let proxy_nkey_seed_file = seed_file;
+    (params, ClusterConnections { proxy_nkey_seed_file, servers_tcp, servers_tls, websocket_tls, system, discover })
 }
 
 #[derive(PartialEq)]

@@ -185,6 +185,12 @@ impl Info {
         self.template.misfit
     }
 
+    /// Where the server says that it and the other servers of its cluster are, each `host:port`.
+    pub fn connect_urls(&self) -> Vec<String> {
+        let raw = self.template.raw("connect_urls");
+        raw.and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default()
+    }
+
     /// The server's identity, which is new after each start of the server; empty if absent.
     pub fn server_id(&self) -> &str {
         self.template.text(Text::ServerId)

@@ -22,7 +22,15 @@ use crate::{
     config::{Config, PublishConfig},
     dispatch,
     notify::{self, Receiver, subject::Publish},
-    server::{ServerError, every_second, members::Members, reload::Reloader, signals, supervisor::Supervisor},
+    server::{
+        ServerError,
+        discovery::{self, ConnectUrls, Discovery},
+        every_second,
+        members::{self, Members},
+        reload::Reloader,
+        signals,
+        supervisor::Supervisor,
+    },
     session::Shared,
     tls::{self, Connector, HandshakeFirst},
 };
@@ -48,6 +56,11 @@ impl Background {
         account_lookups: mpsc::Receiver<AccountLookup>,
     ) -> Result<(ClusterAccess, Members), ServerError> {
         let shared = &self.shared;
+        // Before the system account, which is reached through the servers.
+        let discovery = match config.discover.as_ref().and_then(|discover| Some((discover, discover.from.as_ref()?))) {
+            Some((discover, from)) => Some(Discovery::begin(discover, from, &shared.servers).await),
+            None => None,
+        };
         let system = self.open_system_account(config).await?;
         let access = ClusterAccess {
             system,
@@ -68,6 +81,19 @@ impl Background {
             )
         });
         let members = Members::watch_all(shared, &self.tasks, access.clone(), config);
+        if let Some(discovery) = discovery {
+            let (discovery, all, members) = (Arc::new(Mutex::new(discovery)), Arc::clone(shared), members.clone());
+            self.tasks.spawn("discovery", move |stop| {
+                discovery::follow_name(Arc::clone(&discovery), Arc::clone(&all), members.clone(), stop)
+            });
+        }
+        if let Some(discover) = config.discover.as_ref().filter(|discover| discover.connect_urls) {
+            let urls = ConnectUrls::new(discover, access.clone(), &config.upstream);
+            let (urls, all, members) = (Arc::new(Mutex::new(urls)), Arc::clone(shared), members.clone());
+            self.tasks.spawn("discovery by servers", move |stop| {
+                discovery::follow_servers(Arc::clone(&urls), Arc::clone(&all), members.clone(), stop)
+            });
+        }
         Ok((access, members))
     }
 
@@ -75,7 +101,7 @@ impl Background {
     async fn open_system_account(&self, config: &Config) -> Result<Option<SystemAccount>, ServerError> {
         let Some(login) = &config.system_login else { return Ok(None) };
         let shared = &self.shared;
-        let addresses: Vec<_> = config.upstream.servers.iter().map(|server| server.address.clone()).collect();
+        let addresses = members::addresses(shared, config.discover.as_ref());
         let system = SystemAccount::connect(login, &addresses, shared.servers_tls.as_deref())
             .await
             .map_err(|err| ServerError::System(err.to_string()))?;
@@ -109,7 +135,7 @@ impl Background {
         if let Some(PublishConfig { subject, login, table }) = config.notify.publish.clone()
             && let Some(queue) = shared.notifier.receive(Receiver::Nats)
         {
-            let addresses = config.upstream.servers.iter().map(|server| server.address.clone()).collect();
+            let addresses = members::addresses(shared, config.discover.as_ref());
             let publish = Publish { subject, login, table, addresses };
             let (tls, notifier) = (shared.servers_tls.clone(), Arc::clone(&shared.notifier));
             let queue = Arc::new(Mutex::new(queue));

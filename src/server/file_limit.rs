@@ -131,7 +131,7 @@ impl ClientBudget {
     /// # Errors
     /// It is enough for nobody.
     pub fn of(config: &Config, workers: usize) -> Result<Self, Shortfall> {
-        let (max_clients, servers) = (config.admission.max_clients, config.upstream.servers.len());
+        let (max_clients, servers) = (config.admission.max_clients, config.most_servers());
         match carries(raise().soft, max_clients, servers, workers) {
             Ok(spare) => Ok(Self { clients: u32::MAX, refusals: u32::try_from(spare).unwrap_or(u32::MAX) }),
             Err(shortfall) if shortfall.carried == 0 => Err(shortfall),

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::{
     cluster::{self, ClusterAccess},
-    config::Config,
+    config::{Config, DiscoverConfig},
     events::Event,
     net::timer,
     outcome::Cause,
@@ -38,6 +38,8 @@ struct Inner {
     access: ClusterAccess,
     poll_interval: Duration,
     compatibility: Compatibility,
+    /// The name that servers are discovered by.
+    discover: Option<DiscoverConfig>,
     /// The sessions of a drained server end within this time.
     spread: Duration,
     tasks_of: Mutex<HashMap<ServerId, ServerTasks>>,
@@ -63,6 +65,7 @@ impl Members {
             access,
             poll_interval: upstream.poll_interval,
             compatibility: upstream.compatibility,
+            discover: config.discover.clone(),
             spread: config.lame_duck_duration.saturating_sub(config.lame_duck_grace_period),
             tasks_of: Mutex::default(),
         };
@@ -157,6 +160,14 @@ impl Members {
     }
 }
 
+/// Where the system account is reached: at the servers that there are, and at the name that they are discovered by.
+/// That leads to some of them even after all have moved.
+pub fn addresses(shared: &Shared, discover: Option<&DiscoverConfig>) -> Vec<String> {
+    let stay = shared.servers.iter().filter(|server| server.drain() != Drain::Leaves);
+    let name = discover.and_then(DiscoverConfig::address);
+    stay.map(|server| server.address().to_owned()).chain(name.map(str::to_owned)).collect()
+}
+
 impl Inner {
     fn tasks_of(&self) -> MutexGuard<'_, HashMap<ServerId, ServerTasks>> {
         self.tasks_of.lock().unwrap_or_else(PoisonError::into_inner)
@@ -239,8 +250,7 @@ impl Inner {
     /// The connection to the system account may be made to the servers that there are now, and to no other.
     fn addresses_changed(&self) {
         let Some(system) = self.access.system.clone() else { return };
-        let stay = self.shared.servers.iter().filter(|server| server.drain() != Drain::Leaves);
-        let addresses: Vec<_> = stay.map(|server| server.address().to_owned()).collect();
+        let addresses = addresses(&self.shared, self.discover.as_ref());
         if addresses.is_empty() {
             return;
         }

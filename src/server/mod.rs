@@ -1,6 +1,7 @@
 //! Binds and builds everything, runs it, and ends it in order.
 
 mod background;
+mod discovery;
 pub mod drain;
 mod every_second;
 pub mod file_limit;
@@ -244,7 +245,7 @@ fn shared(
         servers_tcp: config.servers_tcp,
         servers_tls,
         websocket_tls,
-        dials_websockets: servers.have_websockets(),
+        dials_websockets: config.dials_websockets(),
         next_id: AtomicU64::new(1),
         servers,
     })

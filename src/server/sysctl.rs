@@ -87,7 +87,7 @@ pub fn tell_of_settings(config: &Config, most: u32) {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let needs = Needs {
         clients: config.admission.max_clients.min(most).into(),
-        servers: count(config.upstream.servers.len()),
+        servers: count(config.upstream.servers.len().max(1)),
         sources: count(config.upstream.source_addresses.len().max(1)),
     };
     for shortfall in Settings::read().shortfalls(needs) {

@@ -11,6 +11,7 @@ mod compatibility;
 pub mod concurrency;
 mod counters;
 mod dial_time;
+mod discovered;
 mod endpoint;
 mod health;
 mod id;
@@ -58,6 +59,7 @@ pub use self::{
     compatibility::Compatibility,
     concurrency::login_speed::LoginSpeed,
     counters::{BOUNDS, Times},
+    discovered::{Change as DiscoveredChange, Discovered},
     endpoint::{Endpoint, Monitor, Port, by_turns},
     id::ServerId,
     login_health::LoginFailure,
@@ -149,14 +151,6 @@ impl Servers {
     /// Whether there is no server.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-/// Their ports.
-impl Servers {
-    /// Whether weir knows the servers' WebSocket ports.
-    pub fn have_websockets(&self) -> bool {
-        self.list().iter().all(|server| server.websocket().is_some())
     }
 }
 

@@ -26,6 +26,7 @@ mod command_line;
 mod config;
 mod connect_again;
 mod differential;
+mod discover;
 mod drain;
 mod failed_logins;
 mod failover;

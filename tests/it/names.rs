@@ -7,6 +7,7 @@ use std::{
     fs,
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -20,11 +21,11 @@ use weir_testkit::*;
 const O_NONBLOCK: i32 = 0o4000;
 
 /// An `/etc` with a table of hosts, and no other resolver.
-struct Etc(TempDir);
+pub(crate) struct Etc(TempDir);
 
 impl Etc {
     /// `None` where this machine allows no mount namespaces: the test is skipped then, and says so.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let allowed = Command::new("unshare").args(["-Urm", "true"]).stderr(Stdio::null()).status();
         if !allowed.is_ok_and(|status| status.success()) {
             skip("this machine allows no mount namespaces of ours (unshare -Urm)");
@@ -37,14 +38,23 @@ impl Etc {
         Some(etc)
     }
 
-    fn hosts(&self, text: &str) {
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn hosts(&self, text: &str) {
+        self.write("hosts", text);
+    }
+
+    /// Writes a file there, whole.
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let new = self.0.path().join("new");
         fs::write(&new, text).unwrap();
-        fs::rename(new, self.0.path().join("hosts")).unwrap();
+        fs::rename(new, self.0.path().join(name)).unwrap();
     }
 
     /// From now on every look-up hangs, for as long as the file lives that this returns once one does.
-    async fn hang(&self) -> fs::File {
+    pub(crate) async fn hang(&self) -> fs::File {
         let hosts = self.0.path().join("hosts");
         fs::remove_file(&hosts).unwrap();
         assert!(Command::new("mkfifo").arg(&hosts).status().unwrap().success());

@@ -31,7 +31,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
         "[cluster]\nmax_hold = \"1s\"",
         &[":2: cluster.max_hold: unknown key; it is a key of [admission]; the keys here are poll_interval, reserve, \
            warn_at, slow_start, close_spread, proxy_protocol, source_addresses, proxy_nkey_seed_file, names, \
-           tcp_keepalive, tcp_user_timeout, tls, websocket_tls, system, servers"],
+           discover, discover_connect_urls, discover_monitor, discover_websocket, tcp_keepalive, tcp_user_timeout, tls, websocket_tls, system, servers"],
     ),
     ("[admin]\nsocket = \"\"", &[":2: admin.socket: it is empty; write the path of a socket, such as \"weir.sock\""]),
     (
@@ -61,6 +61,27 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
             ":3: listeners[0].kind: \"web-socket\" is not one of the choices; did you mean \"websocket\"? The choices are \
            \"client\" or \"websocket\" or \"passthrough\"",
         ],
+    ),
+    // Discovered servers.
+    (
+        "[cluster]\ndiscover = \"nats.svc\"",
+        &[":2: cluster.discover: \"nats.svc\" has no port; write \"nats.svc:4222\""],
+    ),
+    (
+        "[cluster]\ndiscover = \"_nats._tcp.example.com:4222\"",
+        &[":2: cluster.discover: \"_nats._tcp.example.com:4222\" is no SRV name; write it without a port, such as \
+           \"_nats._tcp.example.com\": the records have the ports"],
+    ),
+    (
+        "[cluster]\ndiscover = \"nats.svc:4222\"\ndiscover_monitor = \"http://nats.svc:8222\"",
+        &[
+            ":3: cluster.discover_monitor: \"http://nats.svc:8222\" does not say where {host} stands; write {host} in the \
+           place of the host, as in \"http://{host}:8222\" or \"ws://{host}:8080\"",
+        ],
+    ),
+    (
+        "[cluster]\ndiscover_websocket = \"ws://{host}:8080\"",
+        &[":2: cluster.discover_websocket: no server is discovered; write discover = \"host:port\" too, or remove it"],
     ),
     // Numbers, by the range of their own key.
     ("workers = \"two\"", &[":1: workers: \"two\" is a string; write a whole number without quotes, 1 to 1024"]),

@@ -372,6 +372,11 @@ impl Weir {
         .await;
     }
 
+    /// These servers are polled too, although the configuration does not name them.
+    pub fn polls(&mut self, servers: &[&NatsServer]) {
+        self.monitors.extend(servers.iter().map(|server| server.monitor.parse::<SocketAddr>().expect("an address")));
+    }
+
     /// Checks, after all clients are gone, that every gauge is back to 0, that weir has no descriptor of a client left,
     /// and that no task of weir has panicked. The descriptors are those of weir's process, by its pid.
     pub async fn assert_nothing_leaked(&self) {

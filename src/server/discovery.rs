@@ -1,0 +1,239 @@
+//! Follows what stands for the servers of the cluster (`[cluster] discover`, `discover_connect_urls`): servers come and
+//! go with its addresses. Whoever is asked and fails, hangs or answers nothing changes nothing.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    cluster::{
+        self, ClusterAccess,
+        discover::{AFTER_FAILURE, Answer, Discover, NoAnswer},
+    },
+    config::DiscoverConfig,
+    net::timer,
+    server::members::Members,
+    session::Shared,
+    upstream::{Discovered, DiscoveredChange, Drain, Params, Server, ServerId, ServerParams, Servers},
+};
+
+/// Who adds and removes the servers of a name, for the log.
+const BY_NAME: &str = "discover";
+/// The same of those that other servers have named.
+const BY_SERVERS: &str = "discover_connect_urls";
+/// How long the first answer may take before weir serves without it.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// How often the servers are asked for the others: it takes a connection to each.
+const ASK_SERVERS: Duration = Duration::from_secs(30);
+/// The same until one has answered.
+const ASK_SERVERS_AGAIN: Duration = Duration::from_secs(1);
+/// The most addresses that are tried in one round for who answers there.
+const MOST_TRIED: usize = 64;
+
+/// Servers that stand for addresses.
+struct Found {
+    config: DiscoverConfig,
+    discovered: Discovered,
+}
+
+impl Found {
+    fn new(config: &DiscoverConfig) -> Self {
+        Self { config: config.clone(), discovered: Discovered::default() }
+    }
+
+    /// Whether another server than those that stand for an address is there.
+    fn is_taken(&self, servers: &Servers, address: &str) -> bool {
+        let list = servers.list();
+        let mut others = list.iter().filter(|server| server.drain() != Drain::Leaves && !self.stands(server.id()));
+        others.any(|server| is_at(server, address))
+    }
+
+    fn stands(&self, server: ServerId) -> bool {
+        self.discovered.stands(server)
+    }
+
+    /// Takes in an answer.
+    fn answered(
+        &mut self,
+        mut found: Vec<String>,
+        servers: &Servers,
+        mut add: impl FnMut(ServerParams) -> Arc<Server>,
+        mut remove: impl FnMut(ServerId),
+    ) {
+        found.retain(|address| !self.is_taken(servers, address));
+        for change in self.discovered.answered(&found) {
+            match change {
+                DiscoveredChange::Add(address) => {
+                    let server = add(self.config.server_at(&address));
+                    self.discovered.added(address, server.id());
+                }
+                DiscoveredChange::Remove(server) => remove(server),
+            }
+        }
+    }
+}
+
+/// Whether a server is at this address.
+fn is_at(server: &Server, address: &str) -> bool {
+    server.address() == address || server.endpoint().resolved().iter().any(|one| one.to_string() == address)
+}
+
+/// The servers of one name.
+pub struct Discovery {
+    from: Discover,
+    found: Found,
+    /// When to ask again.
+    next: Instant,
+    /// The log has been told that there is no answer.
+    told: bool,
+}
+
+impl Discovery {
+    /// Asks once, and adds what is found to the servers, before anything watches them. Without an answer in time weir
+    /// goes on, and finds them later.
+    pub async fn begin(config: &DiscoverConfig, from: &Discover, servers: &Servers) -> Self {
+        let found = Found::new(config);
+        let mut new = Self { from: from.clone(), found, next: Instant::now(), told: false };
+        if let Ok(answer) = timeout(FIRST_ANSWER, from.look_up()).await {
+            let addresses = new.addresses(answer);
+            new.found.answered(addresses, servers, |params| servers.add(params), |_| ());
+        }
+        new
+    }
+
+    /// The addresses of an answer; none of one that is a failure, or empty.
+    fn addresses(&mut self, answer: Result<Answer, NoAnswer>) -> Vec<String> {
+        let name = self.from.name();
+        let (addresses, again_after) = match answer {
+            Ok(Answer { addresses, .. }) if addresses.is_empty() => (Err("it leads nowhere".to_owned()), AFTER_FAILURE),
+            Ok(Answer { addresses, again_after }) => (Ok(addresses), again_after),
+            Err(err) => (Err(err.to_string()), AFTER_FAILURE),
+        };
+        self.next = Instant::now() + again_after;
+        match &addresses {
+            Err(err) if !std::mem::replace(&mut self.told, true) => {
+                warn!(name, %err, "the name of the servers cannot be looked up: the servers stay as they are");
+            }
+            Ok(_) if std::mem::replace(&mut self.told, false) => {
+                info!(name, "the name of the servers is looked up again")
+            }
+            _ => {}
+        }
+        addresses.unwrap_or_default()
+    }
+}
+
+/// Follows a name until `stop`.
+pub async fn follow_name(
+    discovery: Arc<Mutex<Discovery>>,
+    shared: Arc<Shared>,
+    members: Members,
+    stop: CancellationToken,
+) {
+    let following = async {
+        let mut discovery = discovery.lock().await;
+        loop {
+            sleep(discovery.next.saturating_duration_since(Instant::now())).await;
+            // However long it hangs: nobody waits for it, and the servers stay.
+            let answer = discovery.from.look_up().await;
+            let addresses = discovery.addresses(answer);
+            let add = |params| members.add(params, BY_NAME);
+            discovery.found.answered(addresses, &shared.servers, add, |id| drop(members.remove(id, BY_NAME)));
+        }
+    };
+    tokio::select! {
+        () = following => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// The servers that others have named.
+pub struct ConnectUrls {
+    found: Found,
+    access: ClusterAccess,
+    /// The cluster as configured.
+    params: Params,
+}
+
+impl ConnectUrls {
+    pub fn new(config: &DiscoverConfig, access: ClusterAccess, params: &Params) -> Self {
+        Self { found: Found::new(config), access, params: params.clone() }
+    }
+
+    /// Asks the servers that there are for all others. Returns whether one has answered.
+    async fn ask(&mut self, shared: &Shared, members: &Members) -> bool {
+        let (mut named, mut answered) = (Vec::new(), false);
+        let (mut ids, now) = (HashSet::new(), timer::now());
+        for server in shared.servers.iter().filter(|server| server.drain() != Drain::Leaves) {
+            ids.extend(shared.advertised_info.server_id(&server));
+            if !server.is_reachable(now) {
+                continue;
+            }
+            if let Some(info) = cluster::read_info(&server, &self.access, self.params.compatibility).await {
+                answered = true;
+                ids.insert(info.server_id().to_owned());
+                named.extend(info.connect_urls());
+            }
+        }
+        named.sort();
+        named.dedup();
+        // A server that answers stays, whoever names it: where the cluster is split, each half names its own.
+        let reachable = |id| shared.servers.get(id).is_some_and(|server| server.is_reachable(now));
+        let known = self.found.discovered.iter();
+        let mut found: Vec<_> = known.filter(|(_, id)| reachable(*id)).map(|(address, _)| address.clone()).collect();
+        let mut tried = 0;
+        for address in named {
+            let is_known = self.found.discovered.iter().any(|(known, _)| *known == address);
+            if is_known {
+                found.push(address);
+            } else if tried < MOST_TRIED && !self.found.is_taken(&shared.servers, &address) {
+                tried += 1;
+                // One server may be named by several addresses, and by some that weir does not reach.
+                if let Some(id) = self.server_id_at(&address).await
+                    && ids.insert(id)
+                {
+                    found.push(address);
+                }
+            }
+        }
+        if answered {
+            let add = |params| members.add(params, BY_SERVERS);
+            self.found.answered(found, &shared.servers, add, |id| drop(members.remove(id, BY_SERVERS)));
+        }
+        answered
+    }
+
+    /// Who answers at an address, if anybody does.
+    async fn server_id_at(&self, address: &str) -> Option<String> {
+        let servers = vec![self.found.config.server_at(address)];
+        let there = Servers::new(&Params { servers, ..self.params.clone() });
+        let server = there.iter().next()?;
+        let info = cluster::read_info(&server, &self.access, self.params.compatibility).await?;
+        Some(info.server_id().to_owned())
+    }
+}
+
+/// Follows what the servers say of each other, until `stop`.
+pub async fn follow_servers(
+    urls: Arc<Mutex<ConnectUrls>>,
+    shared: Arc<Shared>,
+    members: Members,
+    stop: CancellationToken,
+) {
+    let following = async {
+        let mut urls = urls.lock().await;
+        loop {
+            let answered = urls.ask(&shared, &members).await;
+            sleep(if answered { ASK_SERVERS } else { ASK_SERVERS_AGAIN }).await;
+        }
+    };
+    tokio::select! {
+        () = following => {}
+        () = stop.cancelled() => {}
+    }
+}
