@@ -16,8 +16,8 @@
 //! compiler check it:
 //!
 //! - words: [`protocol`], [`outcome`], [`client_library`]. Bytes and values; no clock, socket, log or lock.
-//! - decisions: [`identity`], [`admission`], [`upstream`], [`tally`], [`growth`], [`events`]. `now` goes in, a verdict
-//!   comes out.
+//! - decisions: [`identity`], [`admission`], [`upstream`], [`tally`], [`growth`], [`events`], [`reports`]. `now` goes
+//!   in, a verdict comes out.
 //! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`],
 //!   [`telemetry`], [`worker`], [`operator_file`], [`notify`]. tokio lives here.
 //! - assembly: [`config`], [`admin`], [`overview`], [`server`], [`cli`], and the tools in [`storm`].
@@ -41,6 +41,7 @@ mod outcome;
 mod overview;
 mod protocol;
 mod relay;
+mod reports;
 mod server;
 mod session;
 mod storm;

@@ -32,6 +32,10 @@ pub enum Refusal {
     NameQuota,
     /// Clients of this name open connections faster than their quota.
     NameRate,
+    /// The client has no name, and `[policies.name]` requires one.
+    NameMissing,
+    /// The client's library is older than `[policies.version]` allows.
+    ClientTooOld,
     /// The source has as many connections as its quota.
     SourceQuota,
     /// The source opens connections faster than its quota, or its logins keep failing.
@@ -85,6 +89,8 @@ impl Refusal {
             Self::UserRate => "the user connects too fast: find out why, or raise its rate in [users]",
             Self::NameQuota => "clients of this name have all their connections: raise their limit in [names]",
             Self::NameRate => "clients of this name connect too fast: find out why, or raise their rate in [names]",
+            Self::NameMissing => "clients connect without a name: have them set one, or relax [policies.name]",
+            Self::ClientTooOld => "client libraries are too old: upgrade them, or relax [policies.version]",
             Self::SourceQuota => "the source has all its connections: raise the limit in [admission.per_source]",
             Self::SourceRate => {
                 "the source connects too fast (admission.per_source), or its logins keep failing: look at who it is"
@@ -186,6 +192,8 @@ pub enum Cause {
     Tls,
     /// The account of the session turned out to have as many connections as its quota.
     AccountQuota,
+    /// The session has not been used for as long as `[policies.idle]` allows.
+    Idle,
     Draining,
     /// Its server is drained by the operator, or was removed.
     ServerDrained,
@@ -237,6 +245,8 @@ mod tests {
                 "user_rate",
                 "name_quota",
                 "name_rate",
+                "name_missing",
+                "client_too_old",
                 "source_quota",
                 "source_rate",
                 "listener_full",
@@ -260,6 +270,7 @@ mod tests {
                 "protocol",
                 "tls",
                 "account_quota",
+                "idle",
                 "draining",
                 "server_drained"
             ]

@@ -1,5 +1,5 @@
 //! The endpoints at `[monitor] listen`: the page at `/` with its numbers at `/overviewz`, `/metrics`, `/healthz`,
-//! `/readyz`, `/livez`, `/storms`, and those of nats-server; and the admin socket ([`socket`]).
+//! `/readyz`, `/livez`, `/storms`, `/reportz`, and those of nats-server; and the admin socket ([`socket`]).
 
 mod exposition;
 mod health;
@@ -8,6 +8,8 @@ mod overviewz;
 mod page;
 mod process;
 pub mod prometheus;
+pub mod report_sampler;
+mod reportz;
 mod server;
 pub mod socket;
 pub mod storm_sampler;
@@ -52,6 +54,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, base_path: String
         .route("/readyz", get(health::readyz))
         .route("/livez", get(health::livez))
         .route("/storms", get(storms))
+        .route("/reportz", get(reportz::reportz))
         .with_state(endpoints)
         .merge(natsz::routes(&natsz))
         .layer(middleware::from_fn_with_state(natsz, count));

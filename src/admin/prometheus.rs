@@ -344,7 +344,7 @@ impl SharedCollector {
         )?;
         families.family(
             "would_refuse",
-            "Clients admitted over a quota that only warns, by the reason for which they would have been refused",
+            "Clients admitted over a quota or policy that only warns, by the reason for which they would have been refused",
             Refusal::ALL.into_iter().filter_map(|r| {
                 let n = self.shared.admission.warned().of(r);
                 (n > 0).then(|| (vec![("reason", r.name().to_owned())], ConstCounter::new(n)))
@@ -447,7 +447,17 @@ impl SharedCollector {
                 }
             }
         }
-        families.family("closed", "Connections that ended without a refusal, by who ended them, when and why", closed)
+        families.family(
+            "closed",
+            "Connections that ended without a refusal, by who ended them, when and why",
+            closed,
+        )?;
+        let idle = ConstCounter::new(counters.would_end_idle.load(Relaxed));
+        families.family(
+            "would_close",
+            "Sessions that a policy that only warns would have closed, by reason",
+            [(vec![("reason", Cause::Idle.name().to_owned())], idle)],
+        )
     }
 
     fn tls(&self, families: &mut Families<'_, '_>) -> fmt::Result {

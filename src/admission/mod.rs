@@ -64,6 +64,7 @@ mod deadlines;
 #[cfg(test)]
 mod fairness;
 mod params;
+pub mod policies;
 mod queue;
 mod quota;
 mod reputation;

@@ -1,9 +1,12 @@
 //! The command line: the arguments, the output of `weir check`, and the exit codes.
 
+mod ask_monitor;
 mod check;
 mod nkey;
 mod plan;
+mod report;
 mod storm;
+mod table;
 mod verbs;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
@@ -47,6 +50,7 @@ enum Command {
     Loglevel(verbs::Loglevel),
     Storm(storm::StormArgs),
     Plan(plan::PlanArgs),
+    Report(report::Report),
 }
 
 #[derive(Debug, Args)]
@@ -112,6 +116,7 @@ impl Cli {
             Command::Loglevel(loglevel) => loglevel.execute(),
             Command::Storm(storm) => storm.execute(),
             Command::Plan(plan) => plan.execute(),
+            Command::Report(report) => report.execute(),
         }
     }
 }

@@ -7,8 +7,8 @@
 //! - [`text`]: reads the file. [`node`]: TOML as a tree in the order of the file, with the place of each key.
 //! - [`section`]: reads one table key by key; collects findings, and what `weir check` prints ([`effective`]).
 //! - [`leaf`], [`address`]: kinds of values and their ranges. [`raw`]: the tables and keys, with [`admin`], [`quota`],
-//!   [`tcp`], [`tls`], [`websocket`], [`system`], [`notify`] and [`secret`]. [`origin`], [`args`]: the arguments that
-//!   stand for keys. [`variables`]: those of the environment, in values.
+//!   [`policies`], [`tcp`], [`tls`], [`websocket`], [`system`], [`notify`] and [`secret`]. [`origin`], [`args`]: the
+//!   arguments that stand for keys. [`variables`]: those of the environment, in values.
 //! - [`discover`]: servers that a name stands for.
 //! - [`cross`]: what must hold between keys. [`files`]: the files that keys name. [`warnings`]: what is valid, and may
 //!   not be meant.
@@ -31,6 +31,7 @@ mod live;
 mod node;
 mod notify;
 mod origin;
+mod policies;
 mod quota;
 mod raw;
 mod schema;
@@ -58,7 +59,7 @@ use ipnet::IpNet;
 use strum::{IntoStaticStr, VariantArray};
 
 use crate::{
-    admission,
+    admission::{self, policies::Policies},
     cluster::system_account::Login,
     config::{
         finding::Problem,
@@ -189,6 +190,8 @@ pub struct Config {
     pub upstream: upstream::Params,
     /// Its `max_clients` is the sum of the listeners'.
     pub admission: admission::Params,
+    /// What clients have to be like.
+    pub policies: Policies,
     /// Worker threads, 1 to 1024; `None` is one per core.
     pub workers: Option<NonZeroUsize>,
     /// What becomes of clients that come between the signal and the first close.
@@ -306,6 +309,7 @@ impl Config {
             admin: raw.admin,
             upstream: raw.upstream,
             admission: raw.admission,
+            policies: raw.policies,
             workers: raw.workers,
             lame_duck_new_clients: raw.lame_duck_new_clients,
             lame_duck_grace_period: raw.lame_duck_grace_period,

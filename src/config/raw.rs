@@ -12,7 +12,7 @@ use std::{
 use strum::{IntoStaticStr, VariantArray};
 
 use crate::{
-    admission,
+    admission::{self, policies::Policies},
     client_library::lang,
     config::{
         AdminConfig, ListenerConfig, LogConfig, LogFormat, LogLevel, NewClients,
@@ -66,6 +66,7 @@ pub(super) struct Raw {
     pub(super) admin: Option<AdminConfig>,
     pub(super) upstream: upstream::Params,
     pub(super) admission: admission::Params,
+    pub(super) policies: Policies,
     pub(super) log: LogConfig,
     pub(super) notify: NotifyKeys,
 }
@@ -104,6 +105,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     admission.rules = rules;
     admission.patterns.users = quota::patterns(s, "users");
     admission.patterns.names = quota::patterns(s, "names");
+    let policies = s.table("policies", super::policies::policies);
     Raw {
         workers: workers.and_then(NonZeroUsize::new),
         lame_duck_new_clients,
@@ -123,6 +125,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         admin,
         upstream,
         admission,
+        policies,
         log,
         notify: notify.unwrap_or_default(),
     }

@@ -57,6 +57,9 @@ kind = "passthrough"
 [accounts.NAME]
 [users.PATTERN]
 [names.PATTERN]
+[policies.idle]
+[policies.name]
+[policies.version]
 "#;
 
 /// Every key and every table, in the order of reading.

@@ -45,9 +45,10 @@ macro_rules! words {
     ($($pattern:pat => $text:literal,)*) => {
         /// The text of the refusal, without quotes.
         ///
-        /// Every text is one of nats-server's. After the first two every client reconnects. For a handshake that took
-        /// too long weir uses the server's text for a silent client: some clients count the server's own
-        /// "Authentication Timeout" as an authorization error, and two of those in a row end such a client for ever.
+        /// Every text but `client name required` is one of nats-server's. After the first two every client reconnects.
+        /// For a handshake that took too long weir uses the server's text for a silent client: some clients count the
+        /// server's own "Authentication Timeout" as an authorization error, and two of those in a row end such a client
+        /// for ever.
         pub fn text(refusal: Refusal) -> &'static str {
             match refusal { $($pattern => $text,)* }
         }
@@ -78,6 +79,10 @@ words! {
         | Refusal::UserRate
         | Refusal::NameQuota
         | Refusal::NameRate => "maximum account active connections exceeded",
+    // The words of nats-server where a leaf node is too old. No client library looks for either text, so each takes it
+    // for one failed attempt.
+    Refusal::ClientTooOld => "minimum version required",
+    Refusal::NameMissing => "client name required",
     Refusal::Protocol => "Unknown Protocol Operation",
     Refusal::HandshakeTimeout => "Stale Connection",
 }

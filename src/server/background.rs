@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::{
     admin::{
-        self,
+        self, report_sampler,
         socket::{AdminSocket, Operator},
         storm_sampler,
     },
@@ -173,6 +173,8 @@ impl Background {
         });
         let all = Arc::clone(shared);
         self.tasks.spawn("storm sampler", move |stop| storm_sampler::record(Arc::clone(&all), stop));
+        let all = Arc::clone(shared);
+        self.tasks.spawn("report sampler", move |stop| report_sampler::run(Arc::clone(&all), stop));
         Ok(())
     }
 

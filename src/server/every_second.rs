@@ -48,7 +48,11 @@ pub async fn run(shared: Arc<Shared>, warn_at: impl Fn() -> f64, stop: Cancellat
             let warned = Refusal::ALL.map(|reason| shared.admission.warned().of(reason));
             for (reason, (now, before)) in Refusal::ALL.into_iter().zip(warned.into_iter().zip(warned_before)) {
                 if now > before {
-                    warn!(clients = now - before, reason = reason.name(), "let in over a quota that only warns");
+                    warn!(
+                        clients = now - before,
+                        reason = reason.name(),
+                        "let in over a quota or policy that only warns"
+                    );
                 }
             }
             warned_before = warned;

@@ -44,6 +44,7 @@ use crate::{
     net::{socket, timer},
     notify::Notifier,
     relay::registry::SessionRegistry,
+    reports::Reports,
     server::{
         background::{Background, first_readings},
         file_limit::{ClientBudget, Shortfall},
@@ -230,6 +231,8 @@ fn shared(
         advertised_info: Arc::new(advertised_info),
         counters: Arc::new(Counters::default()),
         tallies: Tallies::default(),
+        policies: ArcSwap::from_pointee(config.policies.clone()),
+        reports: Reports::default(),
         damped_dials: DampedDials::default(),
         unanswered: Arc::default(),
         flight: Flight::default(),

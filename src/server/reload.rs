@@ -214,6 +214,7 @@ impl Reloader {
         shared.sessions.closed().set_most(config.max_closed_clients);
         shared.directory.set_rules(rules);
         shared.admission.set_params(&config.admission, timer::now());
+        shared.policies.store(Arc::new(config.policies.clone()));
         // Whoever waits may have a turn by now.
         shared.arrived.notify_one();
         if config.log.level != before.log.level {

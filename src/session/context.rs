@@ -11,11 +11,11 @@ use tokio::{net::TcpStream, time::Instant};
 use tracing::info;
 
 use crate::{
-    admission::FAIR_TIME,
+    admission::{FAIR_TIME, policies::Described},
     identity::ClientKey,
-    net::stream::TlsInUse,
+    net::{stream::TlsInUse, timer::now},
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
-    protocol::{proxy_header, refusal},
+    protocol::{connect::Connect, proxy_header, refusal},
     relay::registry::{Said, SessionFacts, SessionHandle},
     session::{failover::DialPort, finish::finish, listener::Listener, shared::Shared},
     tally::{Who, login_failure_name, shown},
@@ -167,6 +167,24 @@ impl Context {
         header
     }
 
+    /// Whether the client is as the policies want clients to be.
+    ///
+    /// # Errors
+    /// The reason to refuse it with.
+    pub fn check_policies(&self, connect: &Connect, account: &str) -> Result<(), Refusal> {
+        let policies = self.shared.policies.load();
+        let (name, lang, version) = (connect.name(), connect.lang(), connect.version());
+        let warned = self.shared.admission.warned();
+        policies.check(Described { account, name, lang, version }, |reason| warned.note(reason))
+    }
+
+    /// Counts a client that its server has let in.
+    pub fn count_admitted(&self, server: &Server) {
+        server.counters().admitted.fetch_add(1, Relaxed);
+        self.shared.counters.admitted.fetch_add(1, Relaxed);
+        self.shared.tallies.session_began(&self.who(), now());
+    }
+
     /// Notes what became of a client that had to wait.
     pub fn record_fate(&self, fate: Fate) {
         self.shared.flight.waited(self.log.account.as_deref(), self.log.said.lang(), fate);
@@ -209,7 +227,7 @@ impl Context {
     /// Counts and tells that a server has refused the client's login with these words.
     pub fn login_failed(&self, why: Option<BadLogin>, line: &[u8]) {
         let who = self.who();
-        if self.shared.tallies.login_failed(why, &who) {
+        if self.shared.tallies.login_failed(why, &who, now()) {
             info!(
                 reason = login_failure_name(why),
                 words = shown(&refusal::words(line)),

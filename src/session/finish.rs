@@ -18,6 +18,7 @@ use crate::{
 pub(super) fn finish(shared: &Shared, session: Arc<SessionHandle>, end: End) {
     let (facts, account, totals) = (session.facts(), session.account(), session.traffic().totals());
     let (user, name, lang) = (facts.said.user(), facts.said.name(), facts.said.lang());
+    let who = Who { account: account.as_deref(), user, name, source: facts.peer.ip().into() };
     let mut tls = None;
     let count_close = |close: Close| {
         shared.counters.close(close);
@@ -30,8 +31,7 @@ pub(super) fn finish(shared: &Shared, session: Arc<SessionHandle>, end: End) {
         }
         End::Refused(reason) => {
             shared.counters.refuse(reason);
-            let who = Who { account: account.as_deref(), user, name, source: facts.peer.ip().into() };
-            shared.tallies.refused(reason, &who);
+            shared.tallies.refused(reason, &who, now());
             if let Some(account) = &account {
                 shared.counters.refused_by_account.note(account, reason, now());
             }
@@ -44,6 +44,7 @@ pub(super) fn finish(shared: &Shared, session: Arc<SessionHandle>, end: End) {
             count_close(Close { party: Party::Downstream, phase, cause: Cause::Tls })
         }
     };
+    let lived = Moment::now().since(facts.accepted);
     let outcome = if phase.is_some() { "closed" } else { "refused" };
     debug!(
         id = facts.id,
@@ -57,13 +58,16 @@ pub(super) fn finish(shared: &Shared, session: Arc<SessionHandle>, end: End) {
         lang,
         server = facts.server.as_deref().map(Server::name),
         tls,
-        lived = ?Moment::now().since(facts.accepted),
+        ?lived,
         bytes_up = totals.bytes_up,
         bytes_down = totals.bytes_down,
         "{outcome}"
     );
     if let (Ending::Closed(Close { phase: Phase::Relay, .. }), Some(account)) = (ending, &account) {
         shared.sessions.ended_traffic().add(account, totals);
+    }
+    if let Ending::Closed(Close { phase: Phase::Relay, .. }) = ending {
+        shared.tallies.session_ended(&who, lived, now());
     }
     shared.sessions.closed().note(session, ending);
 }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
-    admission::{BySource, Limit},
+    admission::{BySource, Limit, policies::Policies},
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::AccountLookup,
     dispatch::SessionAdmission,
@@ -18,6 +18,7 @@ use crate::{
     net::socket::TcpTimeouts,
     notify::Notifier,
     relay::registry::SessionRegistry,
+    reports::Reports,
     session::{connection_permit::Descriptors, damped_dials::DampedDials, read_ahead::ReadAhead},
     tally::Tallies,
     telemetry::{counters::Counters, storms::Flight},
@@ -47,6 +48,10 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     /// Who did not get in, and why.
     pub tallies: Tallies,
+    /// What clients have to be like.
+    pub policies: ArcSwap<Policies>,
+    /// What samples of sessions and counts have shown.
+    pub reports: Reports,
     /// Dials for damped sources.
     pub damped_dials: DampedDials,
     /// Servers' connections whose clients have not answered yet, by source.

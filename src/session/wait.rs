@@ -55,6 +55,10 @@ impl Identified {
             dial_first.close().await;
             return Err(refuse_at_its_moment(cx, downstream, &client, Refusal::SourceRate).await);
         }
+        if let Err(reason) = cx.check_policies(&downstream.connect, &client.account) {
+            dial_first.close().await;
+            return Err(refuse_at_its_moment(cx, downstream, &client, reason).await);
+        }
         let (pass, dialled) = match dial_first.begin_check(cx, &client, &mut downstream).await {
             Begin::Dialled(pass, dialled) => (pass, Some(dialled)),
             Begin::Refused(reason) => return Err(refuse_at_its_moment(cx, downstream, &client, reason).await),

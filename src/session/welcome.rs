@@ -1,6 +1,6 @@
 //! The server has let the client in: its account is settled, the client reads PONG and INFO, and the relay begins.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 use crate::{
     admission::Pass,
@@ -48,8 +48,7 @@ impl Connected {
         let welcome = Welcome::new(cx, &downstream.connect, &mut downstream.preface, &upstream, info_policy);
         // A client that cannot be told any more may have sent something before it broke off: the relay delivers that.
         let _ = downstream.stream.send(&welcome.now).await;
-        server.counters().admitted.fetch_add(1, Relaxed);
-        cx.shared.counters.admitted.fetch_add(1, Relaxed);
+        cx.count_admitted(&server);
         if cx.waited {
             cx.record_fate(Fate::Admitted);
         }

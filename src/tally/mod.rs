@@ -1,21 +1,27 @@
 //! Counts who did not get in and why, for the log and for reports: by reason, and the largest accounts, users, names
 //! and sources, in bounded memory whatever clients say of themselves.
 
+mod last_hour;
 mod shown;
 mod space_saving;
 
 use std::{
     fmt::Display,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use crate::{
     admission::Source,
     outcome::{BadLogin, Refusal},
-    tally::{shown::shown_in_list, space_saving::SpaceSaving},
+    tally::shown::shown_in_list,
 };
 
-pub use shown::{show, shown};
+pub use self::{
+    last_hour::{Client, Clients, Counted, LastHour, Summary},
+    shown::{show, shown},
+    space_saving::SpaceSaving,
+};
 
 /// The accounts, users, names and sources that are counted apart, of each kind. Beyond them counts are lower bounds.
 const MOST: usize = 64;
@@ -36,37 +42,54 @@ pub struct Who<'a> {
     pub source: Source,
 }
 
-/// Counts of a time, by reason and of each kind of name the largest.
-#[derive(Debug, Default)]
-pub struct Tally {
+/// Counts of a time, by reason and of each kind of name the largest; `KINDS` counts for each name.
+#[derive(Debug)]
+pub struct Tally<const KINDS: usize = 1> {
     total: u64,
     /// There are as many as the code has reasons, so it is short.
     reasons: Vec<(&'static str, u64)>,
-    accounts: Texts,
-    users: Texts,
-    names: Texts,
-    sources: SpaceSaving<Source, MOST>,
+    accounts: Texts<KINDS>,
+    users: Texts<KINDS>,
+    names: Texts<KINDS>,
+    sources: SpaceSaving<Source, MOST, KINDS>,
 }
 
-type Texts = SpaceSaving<Box<str>, MOST>;
+type Texts<const KINDS: usize = 1> = SpaceSaving<Box<str>, MOST, KINDS>;
 
-impl Tally {
-    /// Counts one more.
-    fn note(&mut self, reason: &'static str, who: &Who<'_>) {
+impl<const KINDS: usize> Default for Tally<KINDS> {
+    fn default() -> Self {
+        Self {
+            total: 0,
+            reasons: Vec::new(),
+            accounts: Texts::default(),
+            users: Texts::default(),
+            names: Texts::default(),
+            sources: SpaceSaving::default(),
+        }
+    }
+}
+
+impl<const KINDS: usize> Tally<KINDS> {
+    /// Counts one more of a kind, for a reason where there is one.
+    fn note(&mut self, reason: Option<&'static str>, who: &Who<'_>, kind: usize) {
         self.total += 1;
-        match self.reasons.iter_mut().find(|(known, _)| *known == reason) {
-            Some((_, count)) => *count += 1,
-            None => self.reasons.push((reason, 1)),
+        if let Some(reason) = reason {
+            match self.reasons.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, count)) => *count += 1,
+                None => self.reasons.push((reason, 1)),
+            }
         }
         let texts = [(&mut self.accounts, who.account), (&mut self.users, who.user), (&mut self.names, who.name)];
         for (counts, text) in texts {
             if let Some(text) = text.filter(|text| !text.is_empty()) {
-                counts.note(beginning(text), |text| text.into());
+                counts.note(beginning(text), kind, |text| text.into());
             }
         }
-        self.sources.note(&who.source, |&source| source);
+        self.sources.note(&who.source, kind, |&source| source);
     }
+}
 
+impl Tally {
     /// How many in all.
     pub fn total(&self) -> u64 {
         self.total
@@ -101,7 +124,7 @@ impl Tally {
 
     /// The sources with the most.
     pub fn sources(&self) -> Option<String> {
-        list(self.sources.largest(SHOWN).into_iter())
+        list(self.sources.largest(SHOWN).into_iter().map(|(source, [count])| (source, count)))
     }
 }
 
@@ -111,7 +134,7 @@ fn beginning(text: &str) -> &str {
 }
 
 fn texts(counts: &Texts) -> Option<String> {
-    list(counts.largest(SHOWN).into_iter().map(|(text, count)| (shown_in_list(text), count)))
+    list(counts.largest(SHOWN).into_iter().map(|(text, [count])| (shown_in_list(text), count)))
 }
 
 fn list(entries: impl Iterator<Item = (impl Display, u64)>) -> Option<String> {
@@ -130,25 +153,61 @@ pub struct Taken {
     pub left_out: u64,
 }
 
-/// Counts what has come since it was last asked.
+/// What became of a client, for [`Tallies::churn`]. The number of a variant is the kind under which it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Turn {
+    /// It got in.
+    Began,
+    /// Its session has ended.
+    Ended,
+    /// Its session has ended within [`SHORT_LIFE`] of its beginning.
+    EndedSoon,
+}
+
+/// How many kinds of [`Turn`] there are.
+pub const TURNS: usize = 3;
+
+/// A session that ends sooner than this has not done what it came for, or its client opens one for each message.
+pub const SHORT_LIFE: Duration = Duration::from_secs(10);
+
+/// Counts what has come since it was last asked, and what has come in the last hour.
 #[derive(Debug, Default)]
 pub struct Tallies {
     refused: Mutex<Tally>,
     failed_logins: Mutex<Tally>,
+    /// Refusals and failed logins of the last hour.
+    pub not_let_in: LastHour<1>,
+    /// Sessions that began and ended in the last hour.
+    pub churn: LastHour<TURNS>,
 }
 
 impl Tallies {
     /// Counts a client that weir refused.
-    pub fn refused(&self, reason: Refusal, who: &Who<'_>) {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).note(reason.name(), who);
+    pub fn refused(&self, reason: Refusal, who: &Who<'_>, now: Instant) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).note(Some(reason.name()), who, 0);
+        self.not_let_in.note(Some(reason.name()), who, 0, now);
     }
 
     /// Counts a client whose login a server refused; `None` is another error than one of the login. Returns whether
     /// the log should tell of this one: of a few in a second, so that nobody fills the log with them.
-    pub fn login_failed(&self, why: Option<BadLogin>, who: &Who<'_>) -> bool {
+    pub fn login_failed(&self, why: Option<BadLogin>, who: &Who<'_>, now: Instant) -> bool {
+        let reason = Some(login_failure_name(why));
+        self.not_let_in.note(reason, who, 0, now);
         let mut failed = self.failed_logins.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.note(login_failure_name(why), who);
+        failed.note(reason, who, 0);
         failed.total <= TOLD_ONE_BY_ONE
+    }
+
+    /// Counts a session that began.
+    pub fn session_began(&self, who: &Who<'_>, now: Instant) {
+        self.churn.note(None, who, Turn::Began as usize, now);
+    }
+
+    /// Counts a session that has ended after this time.
+    pub fn session_ended(&self, who: &Who<'_>, lived: Duration, now: Instant) {
+        let turn = if lived < SHORT_LIFE { Turn::EndedSoon } else { Turn::Ended };
+        self.churn.note(None, who, turn as usize, now);
     }
 
     /// What has come since the last call.
@@ -178,12 +237,12 @@ mod tests {
 
     #[test]
     fn the_largest_are_named() {
-        let tallies = Tallies::default();
+        let (tallies, now) = (Tallies::default(), Instant::now());
         for n in 0..10 {
-            tallies.refused(Refusal::AccountQuota, &who("ORDERS", &format!("user {n}"), 1));
+            tallies.refused(Refusal::AccountQuota, &who("ORDERS", &format!("user {n}"), 1), now);
         }
         for (account, reason) in [("A", Refusal::NoServer), ("B", Refusal::NoServer), ("C, D 9", Refusal::Protocol)] {
-            tallies.refused(reason, &who(account, "", 2));
+            tallies.refused(reason, &who(account, "", 2), now);
         }
         let Taken { refused, failed_logins, left_out } = tallies.take();
         assert_eq!((refused.total(), failed_logins.total(), left_out), (13, 0, 0));
@@ -197,10 +256,10 @@ mod tests {
 
     #[test]
     fn a_few_failed_logins_are_told_one_by_one_and_the_others_are_counted() {
-        let tallies = Tallies::default();
+        let (tallies, now) = (Tallies::default(), Instant::now());
         for round in 0..2 {
             let why = Some(BadLogin::Violation);
-            let told = (0..20).filter(|_| tallies.login_failed(why, &who("ORDERS", "app", 1))).count();
+            let told = (0..20).filter(|_| tallies.login_failed(why, &who("ORDERS", "app", 1), now)).count();
             let taken = tallies.take();
             assert_eq!((told as u64, taken.left_out, taken.failed_logins.total()), (5, 15, 20), "round {round}");
         }
@@ -208,11 +267,11 @@ mod tests {
 
     #[test]
     fn names_of_any_length_take_bounded_memory() {
-        let mut tally = Tally::default();
+        let mut tally = Tally::<1>::default();
         for n in 0..1000 {
-            tally.note("protocol", &who(&format!("{}{n}", "é".repeat(5000)), &n.to_string(), 1));
+            tally.note(Some("protocol"), &who(&format!("{}{n}", "é".repeat(5000)), &n.to_string(), 1), 0);
         }
-        assert_eq!(tally.accounts.largest(9), [(&"é".repeat(LONGEST).into_boxed_str(), 1000)]);
+        assert_eq!(tally.accounts.largest(9), [(&"é".repeat(LONGEST).into_boxed_str(), [1000])]);
         assert_eq!(tally.users.largest(1000).len(), MOST);
     }
 }

@@ -19,8 +19,8 @@ pub struct BadLogins {
 impl BadLogins {
     /// Counts a login that a server refused, under the account that the client claimed.
     pub fn note(&self, account: &str, source: IpAddr, why: BadLogin, now: Instant) {
-        self.by_account.lock().unwrap_or_else(PoisonError::into_inner)[why as usize].note(account.to_owned(), 0, now);
-        self.by_source.lock().unwrap_or_else(PoisonError::into_inner).note(source.into(), 0, now);
+        self.by_account.lock().unwrap_or_else(PoisonError::into_inner)[why as usize].note(&account.to_owned(), 0, now);
+        self.by_source.lock().unwrap_or_else(PoisonError::into_inner).note(&source.into(), 0, now);
     }
 
     /// The counts for one reason, by account; `None` is all others.

@@ -66,6 +66,8 @@ pub struct Counters {
     closed: [[[AtomicU64; Cause::ALL.len()]; Phase::ALL.len()]; Party::ALL.len()],
     pub bad_logins: BadLogins,
     pub refused_by_account: RefusedAccounts,
+    /// Sessions that the policy for idle ones would have ended if it did not only warn.
+    pub would_end_idle: AtomicU64,
     /// Connections that opened and closed without sending anything.
     pub probes: AtomicU64,
     /// Clients that had to wait for their turn.
@@ -102,6 +104,7 @@ impl Default for Counters {
             closed: Default::default(),
             bad_logins: BadLogins::default(),
             refused_by_account: RefusedAccounts::default(),
+            would_end_idle: AtomicU64::new(0),
             probes: AtomicU64::new(0),
             held: AtomicU64::new(0),
             tls_full: AtomicU64::new(0),

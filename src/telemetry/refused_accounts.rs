@@ -14,7 +14,7 @@ impl RefusedAccounts {
     /// Counts a refusal of a client that belongs to this account, or claims to.
     pub fn note(&self, account: &Arc<str>, reason: Refusal, now: Instant) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.note(Arc::clone(account), reason as usize, now);
+        all.note(account, reason as usize, now);
     }
 
     /// The counts by account and reason; `None` is all other accounts.

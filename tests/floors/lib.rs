@@ -29,6 +29,9 @@ mod growth;
 #[path = "../../src/identity/mod.rs"]
 mod identity;
 #[cfg(feature = "decisions")]
+#[path = "../../src/reports/mod.rs"]
+mod reports;
+#[cfg(feature = "decisions")]
 #[path = "../../src/tally/mod.rs"]
 mod tally;
 #[cfg(feature = "decisions")]

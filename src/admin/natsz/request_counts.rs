@@ -6,7 +6,7 @@ use std::{
 };
 
 /// The paths that are counted, without what the configuration has put in front of them.
-pub const PATHS: [&str; 11] = [
+pub const PATHS: [&str; 12] = [
     "/",
     "/accountz",
     "/accstatz",
@@ -16,6 +16,7 @@ pub const PATHS: [&str; 11] = [
     "/metrics",
     "/overviewz",
     "/readyz",
+    "/reportz",
     "/storms",
     "/varz",
 ];

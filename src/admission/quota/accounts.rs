@@ -148,6 +148,16 @@ impl Accounts {
         self.map.iter().filter(|one| count(one) > 0).map(|one| (Arc::clone(one.key()), count(&one))).collect()
     }
 
+    /// Every account that has connections, with their number and its limit, where it has one. What did not come through
+    /// weir counts where the servers count it.
+    pub fn rooms(&self) -> Vec<(Arc<str>, u32, Option<u32>)> {
+        let room = |name: &Arc<str>, account: &Account| {
+            let limit = account.is_limited().then(|| account.max_connections());
+            (Arc::clone(name), account.connections.total(), limit)
+        };
+        self.map.iter().map(|one| room(one.key(), &one.account)).filter(|(_, used, _)| *used > 0).collect()
+    }
+
     /// The most connections of an account that is in use, where it has a limit.
     pub fn max_connections(&self, name: &str) -> Option<u32> {
         let entry = self.map.get(name)?;

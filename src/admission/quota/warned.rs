@@ -1,4 +1,4 @@
-//! Counts the clients that quotas which only warn would have refused.
+//! Counts the clients that quotas and policies which only warn would have refused.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

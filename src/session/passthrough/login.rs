@@ -122,10 +122,9 @@ pub(super) async fn log_in(cx: &Context, session: &mut UnreadSession, beginning:
     if let Ok(Some(ended)) = timeout_at(finished + NO_TAKES, pin!(more)).await {
         return Some(ended);
     }
-    let counters = session.server.server().counters();
-    counters.handshakes.observe(login.took);
-    counters.admitted.fetch_add(1, Relaxed);
-    cx.shared.counters.admitted.fetch_add(1, Relaxed);
+    let server = session.server.server();
+    server.counters().handshakes.observe(login.took);
+    cx.count_admitted(server);
     if cx.waited {
         cx.shared.flight.waited(None, None, Fate::Admitted);
     }

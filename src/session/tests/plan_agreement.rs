@@ -34,6 +34,7 @@ use crate::{
         timer::{self, TICK},
     },
     notify::Notifier,
+    reports::Reports,
     session::{
         await_turn::{Waited, await_turn},
         context::Context,
@@ -108,6 +109,8 @@ fn shared(config: &Config) -> Arc<Shared> {
         advertised_info: Arc::new(AdvertisedInfo::new(Arc::clone(&servers))),
         counters: Arc::new(Counters::default()),
         tallies: Tallies::default(),
+        policies: Default::default(),
+        reports: Reports::default(),
         damped_dials: DampedDials::default(),
         unanswered: Arc::default(),
         flight: Default::default(),

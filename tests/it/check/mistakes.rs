@@ -14,7 +14,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
         "[admision]\nrate = 5",
         &[":1: admision: unknown key; did you mean admission? The keys here are workers, lame_duck_new_clients, \
            lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, warnings, admin, cluster, admission, accounts, \
-           users, names"],
+           users, names, policies"],
     ),
     (
         "[accounts.A]\nmax-connection = 5",
@@ -25,7 +25,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
         "[[servers]]\naddress = \"n2:4222\"",
         &[":1: servers: unknown key; it is a key of [cluster]; the keys here are workers, lame_duck_new_clients, \
            lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, warnings, admin, cluster, admission, accounts, \
-           users, names"],
+           users, names, policies"],
     ),
     (
         "[cluster]\nmax_hold = \"1s\"",

@@ -1,0 +1,165 @@
+//! `/reportz`: answers the questions of those who are paged, as JSON.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    extract::{RawQuery, State},
+    http::StatusCode,
+    response::Response,
+};
+use serde::Serialize;
+
+use crate::{
+    admin::{Endpoints, json},
+    reports::{
+        Limited, MOST_ROWS,
+        answer::{Answer, Distribution, ServerShare},
+        counted::{self, Only},
+        distribution::Spread,
+        headroom::Limits,
+    },
+    session::Shared,
+    upstream::Server,
+};
+
+/// The rows of each list where nobody asks for more or fewer.
+const ROWS: usize = 20;
+
+/// The reports that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
+enum Report {
+    Refusals,
+    Leaks,
+    Churn,
+    Distribution,
+    Headroom,
+}
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    reports: Vec<Report>,
+    /// The most rows of each list.
+    limit: usize,
+    /// Of which clients.
+    only: Only,
+}
+
+/// The body of an answer that says no.
+#[derive(Debug, Serialize)]
+struct Wrong {
+    error: String,
+}
+
+pub(super) async fn reportz(State(endpoints): State<Arc<Endpoints>>, RawQuery(query): RawQuery) -> Response {
+    match Asked::parse(query.as_deref().unwrap_or_default()) {
+        Ok(asked) => json(StatusCode::OK, &answer(&endpoints.shared, &asked, Instant::now())),
+        Err(error) => json(StatusCode::BAD_REQUEST, &Wrong { error }),
+    }
+}
+
+impl Asked {
+    /// Reads the arguments. One that is not known says nothing, as at nats-server's endpoints.
+    fn parse(query: &str) -> Result<Self, String> {
+        let all = <Report as strum::VariantArray>::VARIANTS;
+        let mut asked = Self { reports: Vec::new(), limit: ROWS, only: Only::default() };
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            let value = value.into_owned();
+            match &*key {
+                "report" => {
+                    for name in value.split(',').filter(|name| !name.is_empty()) {
+                        let report = all.iter().find(|one| <&str>::from(**one) == name);
+                        let names = || all.iter().map(|one| <&str>::from(*one)).collect::<Vec<_>>().join(", ");
+                        let wrong = || format!("there is no report {name:?}: there are {}", names());
+                        asked.reports.push(*report.ok_or_else(wrong)?);
+                    }
+                }
+                "limit" => {
+                    let wrong = |_| format!("limit={value:?} is no number of rows: write 1 to {MOST_ROWS}");
+                    asked.limit = value.parse::<usize>().map_err(wrong)?.clamp(1, MOST_ROWS);
+                }
+                "reason" => asked.only.reason = Some(value),
+                "account" | "acc" => asked.only.account = Some(value),
+                "user" => asked.only.user = Some(value),
+                "name" => asked.only.name = Some(value),
+                "source" => asked.only.source = Some(value),
+                _ => {}
+            }
+        }
+        if asked.reports.is_empty() {
+            asked.reports = all.to_vec();
+        }
+        Ok(asked)
+    }
+}
+
+fn answer(shared: &Shared, asked: &Asked, now: Instant) -> Answer {
+    let Asked { reports, limit, only } = asked;
+    let is_asked = |report| reports.contains(&report);
+    let tallies = &shared.tallies;
+    Answer {
+        refusals: is_asked(Report::Refusals).then(|| counted::refusals(&tallies.not_let_in.summary(now), only, *limit)),
+        leaks: is_asked(Report::Leaks).then(|| shared.reports.leaks(*limit)),
+        churn: is_asked(Report::Churn).then(|| counted::churn(&tallies.churn.summary(now), only, *limit)),
+        distribution: is_asked(Report::Distribution).then(|| distribution(shared, now, *limit)),
+        headroom: is_asked(Report::Headroom).then(|| {
+            let accounts = shared.admission.accounts().rooms();
+            let account = |(name, _, limit): &(Arc<str>, u32, Option<u32>)| {
+                let limits = Limits { limit: *limit, usable: *limit };
+                Limited { name: name.to_string(), limits }
+            };
+            let servers =
+                shared.servers.iter().map(|one| Limited { name: one.name().to_owned(), limits: limits(&one) });
+            shared.reports.headroom(servers, accounts.iter().map(account), *limit)
+        }),
+    }
+}
+
+/// What a server may have, and what weir fills of that.
+fn limits(server: &Server) -> Limits {
+    let load = server.load();
+    match load.shown_capacity() {
+        Some((capacity, _)) if capacity.is_finite() => {
+            Limits { limit: Some(load.capacity()), usable: Some(load.ceiling()) }
+        }
+        _ => Limits { limit: None, usable: None },
+    }
+}
+
+fn distribution(shared: &Shared, now: Instant, most: usize) -> Distribution {
+    let servers: Vec<_> = shared.servers.iter().collect();
+    let takes = |server: &&Arc<Server>| server.is_up(now);
+    let names: Vec<_> = servers.iter().filter(takes).map(|server| server.name()).collect();
+    let spread = Spread::over(names.clone(), servers.iter().map(|one| (one.name(), one.load().sessions())));
+    let share = |server: &Arc<Server>| ServerShare {
+        server: server.name().to_owned(),
+        up: server.is_up(now),
+        connections: server.load().projected(),
+        sessions: server.load().sessions(),
+        hot: spread.is_hot(server.load().sessions()),
+    };
+    Distribution { servers: servers.iter().map(share).collect(), accounts: shared.reports.spreads(&names, most) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_read_and_what_is_wrong_is_told() {
+        let asked = Asked::parse("report=leaks,churn&report=headroom&limit=7&name=a%20b&acc=A&pretty=1").unwrap();
+        assert_eq!(asked.reports, [Report::Leaks, Report::Churn, Report::Headroom]);
+        let (name, account) = (asked.only.name.as_deref(), asked.only.account.as_deref());
+        assert_eq!((asked.limit, name, account), (7, Some("a b"), Some("A")));
+        let all = Asked::parse("").unwrap();
+        assert_eq!((all.reports.len(), all.limit, all.only), (5, ROWS, Only::default()));
+        assert_eq!(Asked::parse("limit=999999999999").unwrap().limit, MOST_ROWS);
+        assert_eq!(Asked::parse("limit=0").unwrap().limit, 1);
+        assert_eq!(
+            Asked::parse("report=leak").unwrap_err(),
+            "there is no report \"leak\": there are refusals, leaks, churn, distribution, headroom"
+        );
+        assert!(Asked::parse("limit=many").is_err());
+    }
+}

@@ -1,0 +1,167 @@
+//! Asks a running weir over its monitor port.
+
+use std::{
+    fmt,
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+
+use crate::config::{Config, Findings};
+
+/// How long connecting may take, and then each read: an answer is made in milliseconds.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// No answer is longer than this, in bytes.
+const MAX_ANSWER: u64 = 64 << 20;
+
+/// Which weir is asked.
+#[derive(Debug, Args)]
+pub(super) struct MonitorOf {
+    /// Configuration file, which names the monitor port; `-` is standard input.
+    #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
+    config: PathBuf,
+    /// The monitor port, such as <http://127.0.0.1:8222>, instead of a configuration file.
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    monitor: Option<String>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    /// The arguments or the configuration name no monitor port.
+    Usage(String),
+    Failed(String),
+}
+
+impl MonitorOf {
+    /// The body of the answer to GET `path`, which begins with a slash.
+    ///
+    /// # Errors
+    /// The monitor port is not known, or does not answer with status 200.
+    pub(super) fn get(&self, path: &str) -> Result<Vec<u8>, Unanswered> {
+        let Target { address, base_path } = self.target()?;
+        let failed = |err: &dyn fmt::Display| Unanswered::Failed(format!("http://{address}{base_path}: {err}"));
+        let (status, body) = get(&address, &format!("{base_path}{path}")).map_err(|err| failed(&err))?;
+        match status {
+            200 => Ok(body),
+            400 => Err(Unanswered::Usage(String::from_utf8_lossy(&body).into_owned())),
+            404 => Err(failed(&"it has no such endpoint: is it a weir of this version?")),
+            status => Err(failed(&format!("it answers with status {status}"))),
+        }
+    }
+
+    fn target(&self) -> Result<Target, Unanswered> {
+        match &self.monitor {
+            Some(url) => Target::of_url(url).ok_or_else(|| {
+                Unanswered::Usage(format!("--monitor {url}: write it as http://HOST:PORT, with its base path if any"))
+            }),
+            None => Target::of_file(&self.config),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Target {
+    /// `host:port`.
+    address: String,
+    /// Empty, or from its slash on.
+    base_path: String,
+}
+
+impl Target {
+    fn of_url(url: &str) -> Option<Self> {
+        let rest = url.strip_prefix("http://").or_else(|| (!url.contains("://")).then_some(url))?;
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let address = if has_port { authority.to_owned() } else { format!("{authority}:8222") };
+        (!authority.is_empty() && !authority.contains('@'))
+            .then(|| Self { address, base_path: path.trim_end_matches('/').to_owned() })
+    }
+
+    /// What the configuration says. Only this counts of it: files that it names are not read.
+    fn of_file(path: &Path) -> Result<Self, Unanswered> {
+        let wrong = |findings: Findings| Unanswered::Usage(format!("{findings}\nor name the port by --monitor"));
+        let config = Config::load_alone(path).map_err(wrong)?;
+        let Some(listen) = config.monitor else {
+            let file = path.display();
+            return Err(Unanswered::Usage(format!("{file} has no [monitor]: write one and start weir again")));
+        };
+        if listen.port() == 0 {
+            let why = "monitor.listen takes any free port: name it by --monitor";
+            return Err(Unanswered::Usage(why.to_owned()));
+        }
+        Ok(Self { address: reachable(listen).to_string(), base_path: config.http_base_path })
+    }
+}
+
+/// Where one gets at a socket that listens on `address` from the same machine.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+/// Status and body of the answer.
+fn get(address: &str, path: &str) -> io::Result<(u16, Vec<u8>)> {
+    let mut refused = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let connected = address.to_socket_addrs()?.find_map(|one| {
+        TcpStream::connect_timeout(&one, TIMEOUT)
+            .inspect_err(|err| refused = io::Error::new(err.kind(), err.to_string()))
+            .ok()
+    });
+    let mut stream = connected.ok_or(refused)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    // HTTP/1.0: the answer comes whole, and ends with the connection.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    parse(answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what answers does not speak HTTP"))
+}
+
+fn parse(mut answer: Vec<u8>) -> Option<(u16, Vec<u8>)> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(body) = response.parse(&answer).ok()? else { return None };
+    let status = response.code?;
+    answer.drain(..body);
+    Some((status, answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_named_in_every_way_that_is_usual() {
+        let target = |url: &str| Target::of_url(url).map(|one| (one.address, one.base_path));
+        let is = |address: &str, path: &str| Some((address.to_owned(), path.to_owned()));
+        assert_eq!(target("http://127.0.0.1:8222"), is("127.0.0.1:8222", ""));
+        assert_eq!(target("http://weir.example.com/weir/"), is("weir.example.com:8222", "/weir"));
+        assert_eq!(target("http://[::1]:9222/"), is("[::1]:9222", ""));
+        assert_eq!(target("localhost:8222"), is("localhost:8222", ""));
+        for wrong in ["https://localhost:8222", "", "http://", "http://user:pw@host:1", "nats://n1:4222"] {
+            assert_eq!(target(wrong), None, "{wrong:?}");
+        }
+        let reach = |text: &str| reachable(text.parse().unwrap()).to_string();
+        assert_eq!(
+            [reach("0.0.0.0:1"), reach("[::]:1"), reach("10.0.0.1:1")],
+            ["127.0.0.1:1", "[::1]:1", "10.0.0.1:1"]
+        );
+    }
+
+    #[test]
+    fn an_answer_is_status_and_body() {
+        let parse = |text: &str| parse(text.into());
+        assert_eq!(parse("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}"), Some((200, b"{}".to_vec())));
+        assert_eq!(parse("HTTP/1.1 400 Bad Request\r\n\r\n"), Some((400, Vec::new())));
+        assert_eq!(parse("INFO {}\r\n"), None);
+    }
+}

@@ -1,0 +1,201 @@
+//! Answers the questions of those who are paged: who is refused, what leaks, who reconnects, where the sessions are,
+//! how long the room lasts. What is judged here is judged from counts: `tally` counts clients, and samples of the
+//! sessions come from outside.
+
+pub mod answer;
+pub mod census;
+pub mod counted;
+pub mod distribution;
+pub mod groups;
+pub mod growth;
+pub mod headroom;
+pub mod history;
+pub mod leaks;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    admission::Source,
+    reports::{
+        answer::{AccountOnServer, AccountSpread, GroupKind, Growing, Headroom, IdleClients, Leaks, UnnamedClients},
+        census::{Census, Group, IDLE_AFTER, OneClient, largest},
+        distribution::Spread,
+        groups::Groups,
+        headroom::{Limits, fullness, room},
+        history::History,
+        leaks::Leak,
+    },
+};
+
+/// The most rows of a list that are kept of a census, and that an answer has.
+pub const MOST_ROWS: usize = 1000;
+
+/// What samples have shown.
+#[derive(Debug, Default)]
+pub struct Reports(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    servers: Groups<Arc<str>>,
+    accounts: Groups<Arc<str>>,
+    names: Groups<OfAccount>,
+    users: Groups<OfAccount>,
+    sources: Groups<Source>,
+    /// Of the last census.
+    leaks: Leaks,
+    placed: Vec<(Box<str>, Placed)>,
+}
+
+type OfAccount = (Box<str>, Box<str>);
+
+/// Servers, and the sessions of an account on each.
+type Placed = Vec<(Box<str>, u32)>;
+
+/// A server or an account, and what it may have.
+#[derive(Debug, Clone)]
+pub struct Limited {
+    pub name: String,
+    pub limits: Limits,
+}
+
+impl Reports {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in the connections of servers and accounts, [`history::EVERY`] after the last time.
+    pub fn sample_room<'a>(
+        &self,
+        servers: impl IntoIterator<Item = (&'a str, u32)>,
+        accounts: impl IntoIterator<Item = (&'a str, u32)>,
+    ) {
+        let group = |(name, connections)| (name, Group { connections, ..Group::default() });
+        let mut state = self.state();
+        state.servers.sample(servers.into_iter().map(group), Arc::from);
+        state.accounts.sample(accounts.into_iter().map(group), Arc::from);
+    }
+
+    /// Takes in the sessions, [`history::EVERY`] after the last time.
+    pub fn sample_sessions(&self, census: &Census<'_>) {
+        let owned = |(account, text): (&str, &str)| (account.into(), text.into());
+        let mut state = self.state();
+        state.names.sample(census.names.iter().map(|(&key, &group)| (key, group)), owned);
+        state.users.sample(census.users.iter().map(|(&key, &group)| (key, group)), owned);
+        state.sources.sample(census.sources.iter().map(|(&key, &group)| (key, group)), |source| source);
+        state.leaks = standing(census);
+        state.placed = placed(census);
+    }
+
+    /// How much room there is on `servers`, and in the accounts with the most connections.
+    pub fn headroom(
+        &self,
+        servers: impl IntoIterator<Item = Limited>,
+        accounts: impl IntoIterator<Item = Limited>,
+        most: usize,
+    ) -> Headroom {
+        let (state, unknown) = (self.state(), History::default());
+        let rooms = |groups: &Groups<Arc<str>>, all: &mut dyn Iterator<Item = Limited>| {
+            let room = |one: Limited| room(&one.name, one.limits, groups.history(&*one.name).unwrap_or(&unknown));
+            all.map(room).collect::<Vec<_>>()
+        };
+        let servers = rooms(&state.servers, &mut servers.into_iter());
+        let mut accounts = rooms(&state.accounts, &mut accounts.into_iter());
+        accounts.sort_by_key(|one| std::cmp::Reverse((one.limit.is_some(), fullness(one), one.used)));
+        accounts.truncate(most);
+        Headroom { servers, accounts }
+    }
+
+    /// Which connections become more and more, are not used, or have no name: `most` rows of each.
+    pub fn leaks(&self, most: usize) -> Leaks {
+        let state = self.state();
+        let mut growing = Vec::new();
+        for (by, groups) in [(GroupKind::Name, &state.names), (GroupKind::User, &state.users)] {
+            let rows = groups.leaks(most).into_iter();
+            growing.extend(rows.map(|((account, group), found)| row(by, account.into(), group.into(), found)));
+        }
+        let sources = state.sources.leaks(most).into_iter();
+        growing.extend(sources.map(|(source, found)| row(GroupKind::Source, String::new(), source.to_string(), found)));
+        // The name says most, so it comes first among those that grow alike.
+        growing.sort_by(|a: &Growing, b| b.per_minute.total_cmp(&a.per_minute));
+        growing.truncate(most);
+        let mut leaks = state.leaks.clone();
+        drop(state);
+        leaks.idle.truncate(most);
+        leaks.unnamed.truncate(most);
+        Leaks { growing, ..leaks }
+    }
+
+    /// How the sessions of the largest accounts are spread over `servers`.
+    pub fn spreads(&self, servers: &[&str], most: usize) -> Vec<AccountSpread> {
+        let state = self.state();
+        let spread = |(account, placed): &(Box<str>, Placed)| {
+            let spread = Spread::over(servers.iter().copied(), placed.iter().map(|(server, n)| (&**server, *n)));
+            let on = |(&server, &sessions): (&&str, &u32)| AccountOnServer {
+                server: server.to_owned(),
+                sessions,
+                hot: spread.is_hot(sessions),
+            };
+            AccountSpread {
+                account: account.to_string(),
+                sessions: spread.sessions,
+                mean: spread.mean,
+                peak: spread.peak(),
+                servers: spread.servers.iter().map(on).collect(),
+            }
+        };
+        state.placed.iter().take(most).map(spread).collect()
+    }
+}
+
+fn row(by: GroupKind, account: String, group: String, (now, leak): (Group, Leak)) -> Growing {
+    let Leak { grown, over, per_minute, sure } = leak;
+    let Group { connections, idle, .. } = now;
+    Growing { by, account, group, connections, idle, grown, over_seconds: over.as_secs(), per_minute, sure }
+}
+
+/// What a census says by itself.
+fn standing(census: &Census<'_>) -> Leaks {
+    let clients = census.clients.iter().map(|(&client, &group)| (client, group));
+    let idle = clients.clone().filter(|(_, group)| group.idle > 0);
+    let idle = largest(idle, MOST_ROWS, |group| (group.idle, group.longest_idle));
+    let unnamed = clients.filter(|((_, _, name, _), _)| name.is_empty());
+    let unnamed = largest(unnamed, MOST_ROWS, |group| group.connections);
+    let idle_row = |((account, user, name, source), group): (OneClient<'_>, Group)| IdleClients {
+        account: account.to_owned(),
+        user: user.to_owned(),
+        name: name.to_owned(),
+        source: source.to_string(),
+        connections: group.connections,
+        idle: group.idle,
+        longest_idle_seconds: group.longest_idle.as_secs(),
+    };
+    let unnamed_row = |((account, user, _, source), group): (OneClient<'_>, Group)| UnnamedClients {
+        account: account.to_owned(),
+        user: user.to_owned(),
+        source: source.to_string(),
+        connections: group.connections,
+    };
+    Leaks {
+        sessions: census.all.connections,
+        idle_after_seconds: IDLE_AFTER.as_secs(),
+        idle_sessions: census.all.idle,
+        unnamed_sessions: census.unnamed,
+        growing: Vec::new(),
+        idle: idle.into_iter().map(idle_row).collect(),
+        unnamed: unnamed.into_iter().map(unnamed_row).collect(),
+    }
+}
+
+fn placed(census: &Census<'_>) -> Vec<(Box<str>, Placed)> {
+    let mut by_account = HashMap::<&str, (u32, Placed)>::new();
+    for (&(account, server), &sessions) in &census.placed {
+        let (sum, placed) = by_account.entry(account).or_default();
+        *sum += sessions;
+        placed.push((server.into(), sessions));
+    }
+    let largest = largest(by_account, MOST_ROWS, |(sum, _)| *sum);
+    largest.into_iter().map(|(account, (_, placed))| (account.into(), placed)).collect()
+}
