@@ -132,6 +132,8 @@ async fn pages_orders_and_conditions_select() {
     let weir = WeirConfig::of_servers(&[&server]).start().await;
     let mut clients = Vec::new();
     for n in 0..6_usize {
+        // The clock of the last activity ticks every 4 ms, or every 10.
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
         let user = if n < 4 { "a" } else { "c" };
         let mut client = RawClient::connect(&weir.address, &Login::user(user, user).name(&format!("n{n}"))).await;
         for _ in 0..=n {
@@ -364,7 +366,9 @@ async fn tls_of_the_client_is_shown_as_it_is() {
     let weir = WeirConfig::of_servers(&[&server]).listener(&format!("[listeners.tls]\n{tls}")).start().await;
     let mut client = TlsClient::connect(&weir.address, "localhost", false, authority.client(None)).await.unwrap();
     client.enter().await.unwrap();
-    let shown = connections(&ask(&weir, "/connz").await).remove(0);
+    // The table has a session a moment after its client has read PONG.
+    let shown = eventually(PATIENCE, "it is shown", async || connections(&ask(&weir, "/connz").await).pop().ok_or(()));
+    let shown = shown.await;
     let (_, tls) = client.stream.get_ref().get_ref();
     let suite = format!("{:?}", tls.negotiated_cipher_suite().unwrap().suite()).replace("TLS13_", "TLS_");
     let version = format!("{:?}", tls.protocol_version().unwrap()).replace("TLSv", "").replace('_', ".");
