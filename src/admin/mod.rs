@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{exposition::Form, natsz::Natsz, prometheus::Metrics, server::Port},
+    cluster::system_account::SystemAccount,
     session::Shared,
 };
 
@@ -64,6 +65,11 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, base_path: String
     };
     let routes = routes.fallback(not_found);
     server::serve(Port { listener, routes }, MAX_CONNECTIONS, stop).await;
+}
+
+/// Answers requests to all servers over the system account as a server answers them, until `stop`.
+pub async fn answer_requests(shared: Arc<Shared>, account: SystemAccount, stop: CancellationToken) {
+    natsz::answer_requests(&Natsz::new(shared, None, String::new()), account, stop).await;
 }
 
 /// The page, for browsers. For programs, what can be asked for.

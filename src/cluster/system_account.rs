@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use async_nats::{Client, ConnectOptions, Subscriber, client::SetServerPoolError, connection::State};
+use async_nats::{
+    Client, ConnectOptions, PublishError, Subject, Subscriber, client::SetServerPoolError, connection::State,
+};
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
@@ -96,6 +98,8 @@ impl SystemAccount {
             .name("weir")
             // Only to the configured servers, like clients that come through weir.
             .ignore_discovered_servers()
+            // weir may answer requests to the servers, but not its own.
+            .no_echo()
             .retry_on_initial_connect()
             .request_timeout(Some(ANSWER_TIMEOUT))
             .connection_timeout(CONNECT_TIMEOUT)
@@ -161,6 +165,22 @@ impl SystemAccount {
         let answers = self.client.subscribe(inbox.clone()).await?;
         self.client.publish_with_reply(subject, inbox, request).await?;
         Ok(answers)
+    }
+
+    /// Subscribes to requests, whatever is asked.
+    ///
+    /// # Errors
+    /// The connection is closed for good.
+    pub async fn subscribe_to(&self, subject: String) -> Result<Subscriber, PollError> {
+        Ok(self.client.subscribe(subject).await?)
+    }
+
+    /// Sends an answer.
+    ///
+    /// # Errors
+    /// The connection is closed for good, or the answer is longer than the servers take.
+    pub async fn reply(&self, to: Subject, answer: Bytes) -> Result<(), PublishError> {
+        self.client.publish(to, answer).await
     }
 
     /// Subscribes to what the servers publish from now on.

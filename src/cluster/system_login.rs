@@ -27,6 +27,8 @@ const LONGEST_PAUSE_OF_WRONG_LOGIN: Duration = Duration::from_secs(30);
 const RECONNECTS_WITHIN: Duration = Duration::from_secs(3);
 /// What async-nats says where a server has answered CONNECT with `Authorization Violation`.
 const REFUSED: &str = "authorization violation";
+/// What it says, in lower case, where the login may not subscribe to requests to the servers.
+const MAY_NOT_ANSWER: &str = "permissions violation for subscription to \"$sys.req.server.";
 
 /// How far the login has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,11 +81,13 @@ struct Inner {
     /// Times in a row that it was refused.
     refusals: u32,
     told: Option<Fault>,
+    /// It was told that the login may not answer requests.
+    told_of_requests: bool,
 }
 
 impl SystemLogin {
     pub(super) fn new(key: &'static str, servers: usize) -> Self {
-        let inner = Mutex::new(Inner { state: State::Unknown, refusals: 0, told: None });
+        let inner = Mutex::new(Inner { state: State::Unknown, refusals: 0, told: None, told_of_requests: false });
         let login = Self { key, servers: AtomicU32::new(0), inner, changed: Notify::new() };
         login.set_servers(servers);
         login
@@ -149,6 +153,16 @@ impl SystemLogin {
                     let why = error.strip_prefix("nats: ").unwrap_or(&error).to_owned();
                     self.tell(&mut inner, Fault::Unreachable(why));
                 }
+            }
+            Event::ServerError(error)
+                if error.to_string().to_lowercase().contains(MAY_NOT_ANSWER) && !inner.told_of_requests =>
+            {
+                inner.told_of_requests = true;
+                warn!(
+                    key = "cluster.system.answer_requests",
+                    advice = "let it subscribe to $SYS.REQ.SERVER.>",
+                    "the login may not answer requests to the servers"
+                );
             }
             _ => {}
         }

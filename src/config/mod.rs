@@ -218,6 +218,8 @@ pub struct Config {
     pub discover: Option<DiscoverConfig>,
     /// The login to the cluster's system account, if the files were read.
     pub system_login: Option<Login>,
+    /// Requests to all servers over the system account are answered as a server answers them.
+    pub answer_requests: bool,
     /// Who hears of events beside the log.
     pub notify: NotifyConfig,
     source: Source,
@@ -324,6 +326,7 @@ impl Config {
             proxy_key: secrets.proxy_key,
             notify: notify::config(raw.notify, secrets.events_login, secrets.system_login.as_ref()),
             system_login: secrets.system_login,
+            answer_requests: raw.answer_requests,
             source: sink.source,
             warnings: findings,
             effective: Effective { lines: sink.lines },

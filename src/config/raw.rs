@@ -59,6 +59,8 @@ pub(super) struct Raw {
     pub(super) websocket_tls: Option<ServersTls>,
     pub(super) system: Option<SystemKeys>,
     pub(super) discover: Option<DiscoverConfig>,
+    /// weir answers requests to the servers.
+    pub(super) answer_requests: bool,
     pub(super) listeners: Vec<ListenerConfig>,
     pub(super) monitor: Option<SocketAddr>,
     pub(super) http_base_path: String,
@@ -93,7 +95,15 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let notify = s.optional_table("warnings", "absent, events go to the log and to metrics", notify::keys);
     let admin = s.optional_table("admin", "absent, no admin socket", super::admin::admin);
     let (mut upstream, files) = s.table("cluster", cluster);
-    let ClusterConnections { proxy_nkey_seed_file, servers_tcp, servers_tls, websocket_tls, system, discover } = files;
+    let ClusterConnections {
+        proxy_nkey_seed_file,
+        servers_tcp,
+        servers_tls,
+        websocket_tls,
+        system,
+        discover,
+        answer_requests,
+    } = files;
     let is_discovered = discover.as_ref().is_some_and(DiscoverConfig::has_websockets);
     let has_websockets = is_discovered || upstream.servers.iter().any(|server| server.websocket.is_some());
     upstream.only_websocket = has_websockets && listeners.iter().all(|listener| listener.websocket.is_some());
@@ -118,6 +128,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         websocket_tls,
         system,
         discover,
+        answer_requests,
         listeners,
         monitor,
         http_base_path,
@@ -279,6 +290,7 @@ struct ClusterConnections {
     websocket_tls: Option<ServersTls>,
     system: Option<SystemKeys>,
     discover: Option<DiscoverConfig>,
+    answer_requests: bool,
 }
 
 fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
@@ -304,7 +316,9 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
     let absence = "absent, wss:// takes [cluster.tls]";
     let websocket_tls = s.optional_table("websocket_tls", absence, tls::websocket);
     let absence = "absent, servers are read over their monitoring ports";
-    let system = s.optional_table("system", absence, super::system::keys).flatten();
+    // Off: those who count servers by their answers would count one more.
+    let system = |s: &mut Section<'_>| (super::system::keys(s), s.value("answer_requests", false, Any));
+    let (system, answer_requests) = s.optional_table("system", absence, system).unwrap_or_default();
     let before = s.sink.findings.len();
     let servers = s.tables("servers", server);
     let names_none = servers.as_ref().is_none_or(Vec::is_empty);
@@ -337,7 +351,16 @@ fn cluster(s: &mut Section<'_>) -> (upstream::Params, ClusterConnections) {
         servers: servers.unwrap_or_default(),
     };
     let proxy_nkey_seed_file = seed_file;
-    (params, ClusterConnections { proxy_nkey_seed_file, servers_tcp, servers_tls, websocket_tls, system, discover })
+    let connections = ClusterConnections {
+        proxy_nkey_seed_file,
+        servers_tcp,
+        servers_tls,
+        websocket_tls,
+        system,
+        discover,
+        answer_requests,
+    };
+    (params, connections)
 }
 
 #[derive(PartialEq)]

@@ -117,6 +117,11 @@ impl Background {
             let (admission, servers) = (Arc::clone(&all.admission), Arc::clone(&all.servers));
             cluster::accounts::watch(account.clone(), admission, servers, interval, stop)
         });
+        if config.answer_requests {
+            let (account, all) = (system.clone(), Arc::clone(shared));
+            self.tasks
+                .spawn("system requests", move |stop| admin::answer_requests(Arc::clone(&all), account.clone(), stop));
+        }
         Ok(Some(system))
     }
 

@@ -47,6 +47,7 @@ mod log_reference;
 mod login_matrix;
 mod max_connections;
 mod names;
+mod nats_cli;
 mod nats_server_install;
 mod natsz;
 mod nkey;

@@ -95,10 +95,11 @@ struct AccountStat {
     slow_consumers: u64,
 }
 
+/// Messages, and the bytes of their headers and payloads.
 #[derive(Debug, Default, Serialize)]
-struct DataStats {
-    msgs: u64,
-    bytes: u64,
+pub struct DataStats {
+    pub msgs: u64,
+    pub bytes: u64,
 }
 
 /// The statistics of each account that has sessions, and with `unused` also of those that had some.

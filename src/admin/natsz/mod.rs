@@ -8,6 +8,7 @@ mod arguments;
 mod connz;
 mod go_text;
 mod request_counts;
+mod system;
 mod usage;
 mod varz;
 
@@ -34,7 +35,7 @@ use crate::{
     session::Shared,
 };
 
-pub use self::request_counts::PATHS;
+pub use self::{request_counts::PATHS, system::answer_requests};
 
 /// What these endpoints need.
 #[derive(Debug)]

@@ -2,7 +2,9 @@
 
 use std::{
     fs,
+    num::NonZeroUsize,
     sync::{Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -45,6 +47,11 @@ impl Usage {
 fn used_cpu() -> Duration {
     let used = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(used.tv_sec.try_into().unwrap_or(0), used.tv_nsec.try_into().unwrap_or(0))
+}
+
+/// How many cores the process may use.
+pub fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// The resident memory of the process in bytes; 0 where the system does not tell.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    thread,
+    sync::atomic::Ordering::Relaxed,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -12,6 +12,7 @@ use crate::{
     admin::natsz::{Natsz, go_text, usage},
     admission::Limit,
     outcome::Refusal,
+    session::Shared,
     telemetry::process::STARTED,
 };
 
@@ -60,22 +61,31 @@ pub struct Varz {
     refused: u64,
 }
 
+/// The address that the first listener is bound to.
+pub fn host(shared: &Shared) -> String {
+    shared.listeners.load().first().map_or_else(String::new, |(address, _)| address.ip().to_string())
+}
+
+/// The connections that weir has accepted.
+pub fn accepted(shared: &Shared) -> u64 {
+    shared.next_id.load(Relaxed).saturating_sub(1)
+}
+
 /// What `/varz` shows now.
 pub fn of(natsz: &Natsz) -> Varz {
     let shared = &natsz.shared;
     let (now, totals) = (SystemTime::now(), shared.counters.totals());
     let listeners = shared.listeners.load();
-    let first = listeners.first().map(|(address, _)| *address);
     let most = listeners.iter().map(|(_, limit)| Limit::most(limit));
     let started = (*STARTED).max(UNIX_EPOCH);
-    let cores = thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let cores = usage::cores();
     Varz {
         server_id: shared.advertised_info.own_server_id().to_owned(),
         server_name: shared.advertised_info.own_name().to_owned(),
         version: env!("CARGO_PKG_VERSION"),
         proto: 1,
-        host: first.map_or_else(String::new, |address| address.ip().to_string()),
-        port: first.map_or(0, |address| address.port()),
+        host: host(shared),
+        port: listeners.first().map_or(0, |(address, _)| address.port()),
         max_connections: most.fold(0, u32::saturating_add),
         http_host: natsz.monitor.map_or_else(String::new, |address| address.ip().to_string()),
         http_port: natsz.monitor.map_or(0, |address| address.port()),
@@ -88,7 +98,7 @@ pub fn of(natsz: &Natsz) -> Varz {
         gomaxprocs: cores,
         cpu: natsz.usage.cpu_percent(),
         connections: shared.sessions.len(),
-        total_connections: shared.next_id.load(std::sync::atomic::Ordering::Relaxed).saturating_sub(1),
+        total_connections: accepted(shared),
         routes: 0,
         remotes: 0,
         leafnodes: 0,
