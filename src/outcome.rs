@@ -45,6 +45,8 @@ pub enum Refusal {
     Draining,
     /// The client's time to wait was over while an operator held everybody (`weir pause`).
     Paused,
+    /// An operator has kicked the client for a time that is not over (`weir kick --for`).
+    Kicked,
     /// The client sent something that is not NATS, or more than a preface may hold.
     Protocol,
     /// CONNECT did not come within `handshake_timeout`.
@@ -97,6 +99,9 @@ impl Refusal {
             }
             Self::ListenerFull => "the listener has all its clients: raise max_clients, or run another weir",
             Self::Draining => "weir is stopping: clients find another one, or come back once it runs again",
+            Self::Kicked => {
+                "an operator keeps these clients away for a time: `weir kick --forgive` lets them come back"
+            }
             Self::Paused => "an operator holds everybody: `weir resume` lets clients in again",
             Self::Protocol => "what the sources send is not NATS: look at what connects there",
             Self::HandshakeTimeout => "the sources connect and say nothing: a scan, a check, or a slow network",
@@ -197,6 +202,8 @@ pub enum Cause {
     Draining,
     /// Its server is drained by the operator, or was removed.
     ServerDrained,
+    /// An operator has ended the session (`weir kick`).
+    Kicked,
 }
 
 impl Cause {
@@ -252,6 +259,7 @@ mod tests {
                 "listener_full",
                 "draining",
                 "paused",
+                "kicked",
                 "protocol",
                 "handshake_timeout",
                 "tls_busy",
@@ -272,7 +280,8 @@ mod tests {
                 "account_quota",
                 "idle",
                 "draining",
-                "server_drained"
+                "server_drained",
+                "kicked"
             ]
         );
     }

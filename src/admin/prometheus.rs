@@ -299,6 +299,11 @@ impl SharedCollector {
             "1 while an operator holds everybody (`weir pause`), else 0",
             if admission.is_paused() { 1.0 } else { 0.0 },
         )?;
+        families.gauge(
+            "kicked_clients",
+            "Clients that an operator keeps away for a time (`weir kick --for`)",
+            admission.kicked().len() as f64,
+        )?;
         if let Some(pace) = admission.pace(Instant::now()) {
             families.gauge("pace", "New clients per second that weir sends to the cluster", pace)?;
         }

@@ -71,6 +71,9 @@ impl<W: Waiter> Admission<W> {
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
         }
+        if self.kicked().is_kept_away(client.key, now) {
+            return self.refuse_later(Refusal::Kicked, &client, now, rng);
+        }
         let account = match self.enter_quotas(&client, now, client.hold_until) {
             Ok(account) => account,
             Err(reason) => return self.refuse_later(reason, &client, now, rng),
@@ -143,6 +146,9 @@ impl<W: Waiter> Admission<W> {
     pub fn enter_account(&self, client: &Client, now: Instant) -> Result<AccountSlot, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
+        }
+        if self.kicked().is_kept_away(client.key, now) {
+            return Err(Refusal::Kicked);
         }
         let account = self.enter_quotas(client, now, now)?;
         if !account.take_token(now) {

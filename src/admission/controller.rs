@@ -29,7 +29,10 @@ use crate::{
             users_and_names::UserAndNameQuotas,
             warned::Warned,
         },
-        reputation::{clients::ClientHistory, logins::LoginHistory, operators::Operators, sources::SourceReputation},
+        reputation::{
+            clients::ClientHistory, kicked::Kicked, logins::LoginHistory, operators::Operators,
+            sources::SourceReputation,
+        },
         retry_schedule::RetrySchedule,
         throughput::Throughput,
     },
@@ -100,6 +103,7 @@ pub struct Admission<W> {
     /// [`Servers::forgotten`] when accounts last forgot all servers that have gone.
     swept_servers: AtomicU64,
     pub(super) operators: Operators,
+    kicked: Kicked,
     max_held: AtomicUsize,
     /// Of `max_held`, the places that only clients with priority may have.
     kept_for_priority: AtomicUsize,
@@ -136,6 +140,7 @@ impl<W: Waiter> Admission<W> {
             login_history: LoginHistory::default(),
             swept_servers: AtomicU64::new(0),
             operators: Operators::default(),
+            kicked: Kicked::default(),
             max_held: AtomicUsize::new(params.max_held),
             kept_for_priority: AtomicUsize::new(kept_for_priority(params)),
             refusal_spread_ms: AtomicU64::new(params.refusal_spread.as_millis() as u64),
@@ -217,6 +222,11 @@ impl<W: Waiter> Admission<W> {
     /// The sources that clients of the system account come from.
     pub fn operators(&self) -> &Operators {
         &self.operators
+    }
+
+    /// The clients that an operator has kicked for a time.
+    pub fn kicked(&self) -> &Kicked {
+        &self.kicked
     }
 
     /// The length of the queue.
@@ -462,6 +472,7 @@ impl<W: Waiter> Admission<W> {
         self.source_reputation.sweep(now);
         self.login_history.sweep(now);
         self.operators.sweep(now);
+        self.kicked.sweep(now);
         self.forget_servers();
     }
 }

@@ -9,6 +9,7 @@
 //!     max_connections, rate of the source  quota::sources           source_quota, source_rate
 //!
 //!   connect check, by who asks             counted in               a client beyond it
+//!     kicked by an operator for a time     reputation::kicked        is refused: kicked
 //!     max_connections of the account       quota::account           is refused: account_quota
 //!     quotas by user and by client name    quota::users_and_names   is refused: user_quota, name_quota
 //!     rates by user and by client name     quota::users_and_names   waits for its token, or user_rate, name_rate
@@ -44,6 +45,7 @@
 //! - Reports: `handshake_finished`, `passthrough_handshake_finished`, `login_unanswered`, `session_lost`,
 //!   `session_ended`, and [`Admission::source_reputation`], [`Admission::login_history`], [`Admission::operators`] and
 //!   [`Admission::accounts`] for what servers say of logins and accounts.
+//! - [`Admission::kicked`], the clients that an operator keeps away.
 //! - `pause`, `resume`, `is_paused`: nobody gets a turn, and whoever comes waits as long as it may.
 //! - `begin_lame_duck`, `is_lame_duck`, `begin_drain`, `is_draining`, `sweep`; and what is only shown: `queued`,
 //!   `waiting`, `pace`, `refusals`, `warned`.

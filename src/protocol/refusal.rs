@@ -72,7 +72,8 @@ words! {
         | Refusal::ListenerFull
         | Refusal::TlsBusy
         | Refusal::Draining
-        | Refusal::Paused => "maximum connections exceeded",
+        | Refusal::Paused
+        | Refusal::Kicked => "maximum connections exceeded",
     Refusal::AccountQuota
         | Refusal::AccountRate
         | Refusal::UserQuota

@@ -214,6 +214,7 @@ impl Context {
             by_token: log.by_token,
             tls,
             server: log.server.clone(),
+            client: log.client,
             server_client_id: log.server_client_id,
         }
     }

@@ -6,7 +6,6 @@ use tokio::time::Instant;
 
 use crate::{
     admission::AcceptPermit,
-    identity::ClientKey,
     net::timer::now,
     outcome::{Cause, Phase},
     relay::{
@@ -32,7 +31,6 @@ pub(super) struct Established<C = ClientSide, S = ServerSide> {
     _entry: Option<AcceptPermit>,
     pub registered: Registration,
     shared: Arc<Shared>,
-    client: Option<ClientKey>,
 }
 
 impl<C: Side, S: Side> Established<C, S> {
@@ -55,8 +53,8 @@ impl<C: Side, S: Side> Established<C, S> {
             registered.handle().end(Cause::ServerDrained);
         }
         let account = account(registered.handle());
-        let (shared, client) = (Arc::clone(&cx.shared), cx.log.client);
-        Self { relay, server, account, _entry: entry, registered, shared, client }
+        let shared = Arc::clone(&cx.shared);
+        Self { relay, server, account, _entry: entry, registered, shared }
     }
 
     /// Relays until one side ends, closes both, and counts the end.
@@ -68,7 +66,7 @@ impl<C: Side, S: Side> Established<C, S> {
             if ended.by_server() {
                 self.server.server().may_be_another_process();
             }
-            if let Some(client) = self.client {
+            if let Some(client) = self.registered.handle().facts().client {
                 self.shared.admission.session_ended(client, began.elapsed(), now());
             }
             let (shared, session) = (Arc::clone(&self.shared), Arc::clone(self.registered.handle()));

@@ -38,6 +38,7 @@ mod hostile_clients;
 mod identity_spoofing;
 mod ip_families;
 mod jwt;
+mod kick;
 mod lame_duck;
 mod late_clients;
 mod links;

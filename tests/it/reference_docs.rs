@@ -235,6 +235,7 @@ async fn metrics_reasons_endpoints_and_signals() {
         let mut rows = column(under(&reasons, "## Closes"), &format!("`{label}`"));
         if label == "reason" {
             assert!(rows.remove("account_quota"), "servers before 2.12 cause it: tests/it/accounts.rs");
+            assert!(rows.remove("kicked"), "an operator causes it: tests/it/kick.rs");
             assert!(rows.remove("server_drained"), "servers that are removed cause it: tests/it/discover.rs");
             assert!(rows.remove("idle"), "it takes a policy that would end the others too: tests/it/policies.rs");
         }

@@ -11,6 +11,7 @@ use crate::{
             query::Query,
         },
     },
+    session::Shared,
     upstream::{Drained, Server},
 };
 
@@ -58,8 +59,13 @@ fn left(sessions: u32, one: &str, more: &str) -> String {
 fn chosen(operator: &Operator, mut query: Query) -> Result<(String, Arc<Server>), NotDone> {
     let wanted = query.required("server")?;
     query.end()?;
-    let servers = by_name(operator.shared.servers.iter());
-    let is_meant = |(name, server): &&(String, Arc<Server>)| *name == wanted || server.address() == wanted;
+    of_name(&operator.shared, &wanted)
+}
+
+/// The server with this name or address.
+pub fn of_name(shared: &Shared, wanted: &str) -> Result<(String, Arc<Server>), NotDone> {
+    let servers = by_name(shared.servers.iter());
+    let is_meant = |(name, server): &&(String, Arc<Server>)| name == wanted || server.address() == wanted;
     let mut found = servers.iter().filter(is_meant);
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one.clone()),

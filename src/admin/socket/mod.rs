@@ -5,10 +5,12 @@ mod answer;
 mod asker;
 mod bind;
 mod drain;
+mod kick;
 mod log_level;
 mod pause;
 mod query;
 mod reload;
+mod selection;
 pub mod status;
 
 use std::{
@@ -24,7 +26,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Level, debug, enabled, info};
 
@@ -56,6 +61,8 @@ pub struct Operator {
     /// The name of the configuration: its file, or `--server`.
     configuration: String,
     paused: Mutex<Option<Paused>>,
+    /// Kicks that are under way.
+    kicks: Arc<Semaphore>,
 }
 
 /// A pause that goes on.
@@ -87,7 +94,7 @@ impl Operator {
     pub fn new(shared: Arc<Shared>, reloader: &Arc<Reloader>, members: Members, configuration: String) -> Self {
         LazyLock::force(&STARTED);
         let reloader = Arc::clone(reloader);
-        Self { shared, reloader, members, configuration, paused: Mutex::new(None) }
+        Self { shared, reloader, members, configuration, paused: Mutex::new(None), kicks: kick::permits() }
     }
 
     fn paused(&self) -> MutexGuard<'_, Option<Paused>> {
@@ -102,6 +109,7 @@ pub async fn serve(listener: UnixListener, operator: Arc<Operator>, stop: Cancel
         .route("/loglevel", get(log_level_shown).post(log_level_set))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
+        .route("/kick", get(kick_previewed).post(kick).delete(kicks_forgiven))
         .route("/drain", post(drain))
         .route("/undrain", post(undrain))
         .route("/reload", get(reload_previewed).post(reload))
@@ -167,6 +175,26 @@ async fn resume(
     RawQuery(query): RawQuery,
 ) -> Response {
     ask("resume", query, asker, async |query, _: &Who| pause::resume(&operator, query)).await
+}
+
+async fn kick(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    ask("kick", query, asker, async |query, who| kick::kick(&operator, query, who).await).await
+}
+
+async fn kick_previewed(State(operator): State<Arc<Operator>>, RawQuery(query): RawQuery) -> Response {
+    kick::preview(&operator, Query::parse(query.as_deref().unwrap_or_default())).await.into_response()
+}
+
+async fn kicks_forgiven(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    ask("kick --forgive", query, asker, async |query, _: &Who| kick::forgive(&operator, query)).await
 }
 
 async fn drain(

@@ -37,6 +37,10 @@ impl Request {
         Self::new(Method::POST, path)
     }
 
+    pub(super) fn delete(path: &str) -> Self {
+        Self::new(Method::DELETE, path)
+    }
+
     fn new(method: Method, path: &str) -> Self {
         Self { method, path: path.to_owned(), query: form_urlencoded::Serializer::new(String::new()) }
     }

@@ -9,7 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::Value;
 
 use self::client::{Answer, Request};
@@ -81,6 +81,49 @@ pub(super) struct Undrain {
     at: At,
 }
 
+/// End the sessions that fit all selectors, one after another; their clients come back unless `--for` keeps them away.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("selectors").required(true).multiple(true)
+    .args(["account", "user", "name", "source", "server", "idle", "older_than", "forgive"])))]
+pub(super) struct Kick {
+    /// Sessions of this account; * and ? are wildcards, here and below.
+    #[arg(long)]
+    account: Option<String>,
+    /// Sessions of this user.
+    #[arg(long)]
+    user: Option<String>,
+    /// Sessions of clients of this name; "" is for those without a name.
+    #[arg(long)]
+    name: Option<String>,
+    /// Sessions from this address or network.
+    #[arg(long, value_name = "ADDRESS[/BITS]")]
+    source: Option<String>,
+    /// Sessions with this server.
+    #[arg(long)]
+    server: Option<String>,
+    /// Sessions without a message for so long, such as 10m.
+    #[arg(long, value_name = "TIME")]
+    idle: Option<String>,
+    /// Sessions that have lived for so long.
+    #[arg(long, value_name = "TIME")]
+    older_than: Option<String>,
+    /// Sessions to end in a second. Default: as fast as the cluster takes their clients back.
+    #[arg(long, value_name = "N")]
+    rate: Option<String>,
+    /// Refuse their clients for so long when they come back.
+    #[arg(long = "for", value_name = "PENALTY")]
+    penalty: Option<String>,
+    /// Only show how many sessions fit.
+    #[arg(long)]
+    dry_run: bool,
+    /// End nothing, and let all clients come back that `--for` keeps away.
+    #[arg(long, conflicts_with_all = ["account", "user", "name", "source", "server", "idle", "older_than", "rate",
+        "penalty", "dry_run"])]
+    forgive: bool,
+    #[command(flatten)]
+    at: At,
+}
+
 /// Read the configuration again, as at SIGHUP: all of it, or nothing.
 #[derive(Debug, Args)]
 pub(super) struct Reload {
@@ -119,6 +162,28 @@ impl Loglevel {
             Some(level) => Request::post("/loglevel").with("level", level),
         };
         self.at.ask(request, words)
+    }
+}
+
+impl Kick {
+    pub(super) fn execute(self) -> ExitCode {
+        if self.forgive {
+            return self.at.ask(Request::delete("/kick"), words);
+        }
+        let request = if self.dry_run { Request::get("/kick") } else { Request::post("/kick") };
+        let arguments = [
+            ("account", &self.account),
+            ("user", &self.user),
+            ("name", &self.name),
+            ("source", &self.source),
+            ("server", &self.server),
+            ("idle", &self.idle),
+            ("older_than", &self.older_than),
+            ("rate", &self.rate),
+            ("for", &self.penalty),
+        ];
+        let given = arguments.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        self.at.ask(given.fold(request, |request, (name, value)| request.with(name, value)), words)
     }
 }
 

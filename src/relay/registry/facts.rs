@@ -8,6 +8,7 @@ use std::{
 use strum::IntoStaticStr;
 
 use crate::{
+    identity::ClientKey,
     net::stream::TlsInUse,
     relay::registry::Said,
     telemetry::moment::Moment,
@@ -48,6 +49,8 @@ pub struct SessionFacts {
     pub tls: Option<TlsInUse>,
     /// Its server; for a client that did not get in the last one that it was sent to, if any.
     pub server: Option<Arc<Server>>,
+    /// By what weir recognises the client when it comes back; `None` where TLS is passed through.
+    pub client: Option<ClientKey>,
     /// The server's number of the connection; 0 where the server has told none.
     pub server_client_id: u64,
 }
@@ -82,6 +85,7 @@ impl Default for SessionFacts {
             by_token: false,
             tls: None,
             server: None,
+            client: None,
             server_client_id: 0,
         }
     }
