@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How weir logs in to the system account.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Login {
     /// The text of a `.creds` file.
     Creds(String),

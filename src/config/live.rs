@@ -31,7 +31,8 @@ const RESTART: [(&str, &str, &str); 5] = [
 ];
 
 /// The tables whose keys a reload changes, each with the tables below it.
-const LIVE_TABLES: [&str; 7] = ["listeners", "monitor", "admission", "accounts", "users", "names", "policies"];
+const LIVE_TABLES: [&str; 8] =
+    ["listeners", "monitor", "admission", "accounts", "users", "names", "policies", "warnings"];
 
 /// Single keys that a reload changes.
 const LIVE_KEYS: [(&str, &str); 11] = [

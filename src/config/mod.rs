@@ -156,7 +156,7 @@ pub struct LogConfig {
 }
 
 /// Who hears of events beside the log.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct NotifyConfig {
     /// Where events are posted, with the authorities of its certificate; `None` where it is not `https`.
     pub webhook: Option<(Webhook, Option<ServersTls>)>,
@@ -165,7 +165,7 @@ pub struct NotifyConfig {
 }
 
 /// How events are published.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PublishConfig {
     pub subject: String,
     pub login: Login,

@@ -78,7 +78,8 @@ fn details(event: &Event) -> Value {
         Event::NoServer { servers, lame_ducks, drained } => {
             json!({ "servers": servers, "lame_ducks": lame_ducks, "drained": drained })
         }
-        Event::ServerUsableAgain { lasted, refused } => {
+        Event::ClusterFull { servers } => json!({ "servers": servers }),
+        Event::ServerUsableAgain { lasted, refused } | Event::ClusterRoomAgain { lasted, refused } => {
             json!({ "lasted_seconds": lasted.as_secs(), "refused": refused })
         }
         Event::StormBegan { held } => json!({ "held": held }),
@@ -89,6 +90,8 @@ fn details(event: &Event) -> Value {
         Event::ServerDrained { server, by } | Event::ServerUndrained { server, by } => {
             json!({ "server": server, "by": by })
         }
+        Event::Paused { by } => json!({ "by": by }),
+        Event::Resumed { by, lasted } => json!({ "by": by, "lasted_seconds": lasted.as_secs() }),
         Event::ReloadFailed { errors, first } => json!({ "errors": errors, "first": first }),
     }
 }

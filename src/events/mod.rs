@@ -36,12 +36,16 @@ pub enum Kind {
     ServerUp,
     NoServer,
     ServerUsableAgain,
+    ClusterFull,
+    ClusterRoomAgain,
     StormBegan,
     StormOver,
     CertificateExpires,
     ReloadFailed,
     ServerDrained,
     ServerUndrained,
+    Paused,
+    Resumed,
 }
 
 impl Kind {
@@ -56,8 +60,9 @@ impl Kind {
     /// How much it matters.
     pub fn severity(self) -> Severity {
         match self {
-            Self::NoServer | Self::ServerFull => Severity::Critical,
+            Self::NoServer | Self::ClusterFull => Severity::Critical,
             Self::ServerNearlyFull
+            | Self::ServerFull
             | Self::AccountNearlyFull
             | Self::AccountFull
             | Self::ListenerNearlyFull
@@ -71,9 +76,12 @@ impl Kind {
             | Self::ListenerRoomAgain
             | Self::ServerUp
             | Self::ServerUsableAgain
+            | Self::ClusterRoomAgain
             | Self::StormOver
             | Self::ServerDrained
-            | Self::ServerUndrained => Severity::Info,
+            | Self::ServerUndrained
+            | Self::Paused
+            | Self::Resumed => Severity::Info,
         }
     }
 }
@@ -227,6 +235,14 @@ pub enum Event {
         lasted: Duration,
         refused: u64,
     },
+    /// No server has a slot that weir may fill.
+    ClusterFull {
+        servers: usize,
+    },
+    ClusterRoomAgain {
+        lasted: Duration,
+        refused: u64,
+    },
     StormBegan {
         held: usize,
     },
@@ -256,6 +272,14 @@ pub enum Event {
         server: String,
         by: String,
     },
+    /// Somebody has asked that all new clients wait, or that they go on.
+    Paused {
+        by: String,
+    },
+    Resumed {
+        by: String,
+        lasted: Duration,
+    },
 }
 
 impl Event {
@@ -266,12 +290,16 @@ impl Event {
             Self::ServerUp { .. } => Kind::ServerUp,
             Self::NoServer { .. } => Kind::NoServer,
             Self::ServerUsableAgain { .. } => Kind::ServerUsableAgain,
+            Self::ClusterFull { .. } => Kind::ClusterFull,
+            Self::ClusterRoomAgain { .. } => Kind::ClusterRoomAgain,
             Self::StormBegan { .. } => Kind::StormBegan,
             Self::StormOver { .. } => Kind::StormOver,
             Self::CertificateExpires { .. } => Kind::CertificateExpires,
             Self::ReloadFailed { .. } => Kind::ReloadFailed,
             Self::ServerDrained { .. } => Kind::ServerDrained,
             Self::ServerUndrained { .. } => Kind::ServerUndrained,
+            Self::Paused { .. } => Kind::Paused,
+            Self::Resumed { .. } => Kind::Resumed,
         }
     }
 
@@ -290,6 +318,13 @@ impl Event {
             Self::ServerUsableAgain { lasted, refused } => {
                 format!("a server can be used again after {}; {refused} clients were refused for it", rounded(*lasted))
             }
+            Self::ClusterFull { .. } => {
+                "no server has room: new clients are refused until one has; add a server, or raise max_connections"
+                    .to_owned()
+            }
+            Self::ClusterRoomAgain { lasted, refused } => {
+                format!("a server has room again after {}; {refused} clients were refused for it", rounded(*lasted))
+            }
             Self::StormBegan { held } => format!("a storm has begun: {held} clients wait"),
             Self::StormOver { seconds, arrived, admitted, refused } => format!(
                 "a storm is over after {seconds} s: {arrived} clients arrived, {admitted} got in, {refused} were refused"
@@ -303,6 +338,10 @@ impl Event {
             Self::ReloadFailed { first, .. } => format!("the new configuration is not in force: {first}"),
             Self::ServerDrained { server, by } => format!("server {server} is drained: no new clients ({by})"),
             Self::ServerUndrained { server, by } => format!("server {server} gets clients again ({by})"),
+            Self::Paused { by } => format!("new clients wait: paused by {by}"),
+            Self::Resumed { by, lasted } => {
+                format!("new clients go on after {}: resumed by {by}", rounded(*lasted))
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use tracing::{error, info, warn};
 
 use crate::events::{Event, Thing, Usage, fullness::Level, per_minute, rounded};
 
-/// Writes the line of an event. Storms, reloads and drains have theirs where they happen.
+/// Writes the line of an event. Storms, reloads and what an operator asks for have theirs where they happen.
 pub(super) fn write(event: &Event) {
     match event {
         Event::Usage(usage) => write_usage(usage),
@@ -22,6 +22,16 @@ pub(super) fn write(event: &Event) {
         Event::ServerUsableAgain { lasted, refused } => {
             info!(reason = "no_server", ?lasted, refused, "a server can be used again");
         }
+        Event::ClusterFull { servers } => {
+            let advice = "add a server, or raise max_connections";
+            error!(
+                reason = "server_capacity",
+                servers, advice, "no server has room: new clients are refused until one has"
+            );
+        }
+        Event::ClusterRoomAgain { lasted, refused } => {
+            info!(reason = "server_capacity", ?lasted, refused, "a server has room again");
+        }
         Event::CertificateExpires { of, subject, days } => {
             warn!(of, subject, days, "certificate has expired or expires soon");
         }
@@ -29,7 +39,9 @@ pub(super) fn write(event: &Event) {
         | Event::StormOver { .. }
         | Event::ReloadFailed { .. }
         | Event::ServerDrained { .. }
-        | Event::ServerUndrained { .. } => {}
+        | Event::ServerUndrained { .. }
+        | Event::Paused { .. }
+        | Event::Resumed { .. } => {}
     }
 }
 

@@ -8,12 +8,13 @@ pub mod webhook;
 
 use std::{
     sync::{
-        OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::SystemTime,
 };
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 use tokio::sync::mpsc;
@@ -60,7 +61,7 @@ pub struct Notifier {
     origin: Origin,
     events: [AtomicU64; Kind::COUNT],
     outcomes: [[AtomicU64; Outcome::COUNT]; Receiver::COUNT],
-    queues: [OnceLock<mpsc::Sender<Message>>; Receiver::COUNT],
+    queues: [ArcSwapOption<mpsc::Sender<Message>>; Receiver::COUNT],
 }
 
 impl Notifier {
@@ -75,10 +76,16 @@ impl Notifier {
         }
     }
 
-    /// A queue of all events from now on, for a receiver; `None` if it has one already.
-    pub fn receive(&self, receiver: Receiver) -> Option<mpsc::Receiver<Message>> {
+    /// A queue of all events from now on, for a receiver. One that it had before ends.
+    pub fn receive(&self, receiver: Receiver) -> mpsc::Receiver<Message> {
         let (sender, queue) = mpsc::channel(MAX_QUEUED);
-        self.queues[receiver as usize].set(sender).is_ok().then_some(queue)
+        self.queues[receiver as usize].store(Some(Arc::new(sender)));
+        queue
+    }
+
+    /// The receiver hears of no further event.
+    pub fn forget(&self, receiver: Receiver) {
+        self.queues[receiver as usize].store(None);
     }
 
     /// Tells of an event, in the log too.
@@ -91,14 +98,15 @@ impl Notifier {
     pub fn pass_on(&self, event: &Event) {
         let kind = event.kind();
         self.events[kind as usize].fetch_add(1, Relaxed);
-        let wanted = || Receiver::VARIANTS.iter().filter_map(|one| Some((*one, self.queues[*one as usize].get()?)));
-        if wanted().next().is_none() {
+        let wanted: Vec<_> =
+            Receiver::VARIANTS.iter().filter_map(|one| Some((*one, self.queues[*one as usize].load_full()?))).collect();
+        if wanted.is_empty() {
             return;
         }
         let timestamp = humantime::format_rfc3339_nanos(SystemTime::now()).to_string();
         let body = advisory(event, &nuid::next(), &timestamp, &self.origin);
         let message = Message { kind, body: body.into() };
-        for (receiver, queue) in wanted() {
+        for (receiver, queue) in wanted {
             if queue.try_send(message.clone()).is_err() {
                 self.note(receiver, Outcome::Dropped);
             }
@@ -121,7 +129,7 @@ impl Notifier {
 
     /// What became of the events of each configured receiver: its name, the name of the outcome, how many.
     pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-        let configured = Receiver::VARIANTS.iter().filter(|one| self.queues[**one as usize].get().is_some());
+        let configured = Receiver::VARIANTS.iter().filter(|one| self.queues[**one as usize].load().is_some());
         configured.flat_map(|receiver| {
             Outcome::VARIANTS.iter().map(|outcome| {
                 let count = self.outcomes[*receiver as usize][*outcome as usize].load(Relaxed);
@@ -139,8 +147,7 @@ mod tests {
     fn a_receiver_that_takes_nothing_costs_nothing_and_what_it_misses_is_counted() {
         let notifier = Notifier::new("NWEIR");
         notifier.pass_on(&Event::StormBegan { held: 1 });
-        let mut queue = notifier.receive(Receiver::Webhook).unwrap();
-        assert!(notifier.receive(Receiver::Webhook).is_none());
+        let mut queue = notifier.receive(Receiver::Webhook);
         for held in 0..MAX_QUEUED + 3 {
             notifier.pass_on(&Event::StormBegan { held });
         }
@@ -149,5 +156,7 @@ mod tests {
         assert_eq!((dropped, notifier.outcomes().count()), (Some(("webhook", "dropped", 3)), Outcome::COUNT));
         let first: serde_json::Value = serde_json::from_slice(&queue.try_recv().unwrap().body).unwrap();
         assert_eq!((&first["held"], &first["weir"]["id"]), (&0.into(), &"NWEIR".into()));
+        notifier.forget(Receiver::Webhook);
+        assert_eq!(notifier.outcomes().count(), 0);
     }
 }

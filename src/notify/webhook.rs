@@ -30,7 +30,7 @@ const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), D
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// Where events are posted.
-#[derive(Clone, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Webhook {
     /// `host:port`.
     authority: String,

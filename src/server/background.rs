@@ -19,20 +19,20 @@ use crate::{
     },
     advertised_info::PrefaceShape,
     cluster::{self, ClusterAccess, PlainInfo, account_lookup::AccountLookup, system_account::SystemAccount},
-    config::{Config, PublishConfig},
+    config::Config,
     dispatch,
-    notify::{self, Receiver, subject::Publish},
     server::{
         ServerError,
         discovery::{self, ConnectUrls, Discovery},
         every_second,
         members::{self, Members},
+        notifying::Notifying,
         reload::Reloader,
         signals,
         supervisor::Supervisor,
     },
     session::Shared,
-    tls::{self, Connector, HandshakeFirst},
+    tls::{self, HandshakeFirst},
 };
 
 /// How long the first readings may take before weir serves without them.
@@ -41,12 +41,14 @@ const FIRST_READINGS: Duration = Duration::from_secs(2);
 /// The running tasks.
 pub struct Background {
     tasks: Supervisor,
+    notifying: Notifying,
     shared: Arc<Shared>,
 }
 
 impl Background {
     pub fn new(shared: Arc<Shared>, stop: CancellationToken) -> Self {
-        Self { tasks: Supervisor::new(stop), shared }
+        let tasks = Supervisor::new(stop);
+        Self { notifying: Notifying::new(&tasks, &shared), tasks, shared }
     }
 
     /// Starts everything that asks the servers, the system account first, before any client takes a slot.
@@ -127,28 +129,7 @@ impl Background {
 
     /// Starts who hears of events beside the log.
     pub fn start_notifying(&self, config: &Config) -> Result<(), ServerError> {
-        let shared = &self.shared;
-        if let Some((webhook, tls)) = config.notify.webhook.clone()
-            && let Some(queue) = shared.notifier.receive(Receiver::Webhook)
-        {
-            let tls = tls.map(|tls| Connector::load(tls).map(Arc::new)).transpose().map_err(ServerError::Webhook)?;
-            let (notifier, queue) = (Arc::clone(&shared.notifier), Arc::new(Mutex::new(queue)));
-            self.tasks.spawn("webhook", move |stop| {
-                notify::webhook::run(webhook.clone(), tls.clone(), Arc::clone(&notifier), Arc::clone(&queue), stop)
-            });
-        }
-        if let Some(PublishConfig { subject, login, table }) = config.notify.publish.clone()
-            && let Some(queue) = shared.notifier.receive(Receiver::Nats)
-        {
-            let addresses = members::addresses(shared, config.discover.as_ref());
-            let publish = Publish { subject, login, table, addresses };
-            let (tls, notifier) = (shared.servers_tls.clone(), Arc::clone(&shared.notifier));
-            let queue = Arc::new(Mutex::new(queue));
-            self.tasks.spawn("events to NATS", move |stop| {
-                notify::subject::run(publish.clone(), tls.clone(), Arc::clone(&notifier), Arc::clone(&queue), stop)
-            });
-        }
-        Ok(())
+        self.notifying.apply(config).map_err(ServerError::Webhook)
     }
 
     /// Starts handing out turns, renewing certificates when told by `certificates`, answering signals, and the work of
@@ -166,10 +147,16 @@ impl Background {
             let all = Arc::clone(&all);
             tls::renew(move || all.terminators.load_full(), towards_servers.clone(), Arc::clone(&certificates), stop)
         });
-        let (all, in_force) = (Arc::clone(shared), Arc::clone(reloader));
+        let (all, in_force, notifying) = (Arc::clone(shared), Arc::clone(reloader), self.notifying.clone());
         self.tasks.spawn("every second", move |stop| {
             let in_force = Arc::clone(&in_force);
-            every_second::run(Arc::clone(&all), move || in_force.in_force().upstream.warn_at, stop)
+            let notifying = notifying.clone();
+            let changes = move || {
+                let config = in_force.in_force();
+                notifying.keep(&config);
+                config.upstream.warn_at
+            };
+            every_second::run(Arc::clone(&all), changes, stop)
         });
         let (maintenance, reloader) = (Arc::new(Mutex::new(signals::Maintenance::register()?)), Arc::clone(reloader));
         self.tasks.spawn("signals", move |stop| {

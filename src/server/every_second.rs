@@ -18,7 +18,8 @@ use crate::{
     worker::BEAT_EVERY,
 };
 
-/// Works until `stop`. `warn_at` is the part of a limit (0.0 to 1.0) from which on the log warns, as configured now.
+/// Works until `stop`. `warn_at` takes over what a reload has changed, and says from which part of a limit (0.0 to 1.0)
+/// on the log warns.
 pub async fn run(shared: Arc<Shared>, warn_at: impl Fn() -> f64, stop: CancellationToken) {
     let (mut dropped_before, mut warned_before) = (0, [0; Refusal::ALL.len()]);
     let (mut outage, mut unserved_before, mut clusters) = (None, 0, Clusters::default());

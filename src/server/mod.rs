@@ -10,6 +10,7 @@ mod log_thread;
 pub mod logging;
 pub mod members;
 mod monitor;
+mod notifying;
 mod ports_file;
 pub mod reload;
 mod signals;

@@ -17,6 +17,7 @@ use crate::{
         watch::{Limit, Sample, Watch, largest},
     },
     net::timer,
+    outcome::Refusal,
     session::Shared,
     upstream::Server,
 };
@@ -34,6 +35,9 @@ pub(super) struct Lookout {
     watch: Watch,
     /// By server name.
     outages: HashMap<String, Outage>,
+    full: Outage,
+    /// Clients that had been refused for want of room before it was full.
+    refused_before: u64,
     /// By listener, subject and time of expiry: how many of [`DAYS_LEFT`] were told.
     certificates: HashMap<(SocketAddr, String, i64), usize>,
     looks: u64,
@@ -44,6 +48,7 @@ impl Lookout {
     pub(super) fn look(&mut self, shared: &Shared, warn_at: f64) {
         self.look_at_usage(shared, warn_at);
         self.look_at_outages(shared);
+        self.look_at_room(shared);
         if self.looks.is_multiple_of(CERTIFICATES_EVERY) {
             self.look_at_certificates(shared);
         }
@@ -104,6 +109,21 @@ impl Lookout {
                 shared.notifier.tell(&event);
             }
             self.outages.insert(name(), outage);
+        }
+    }
+
+    fn look_at_room(&mut self, shared: &Shared) {
+        let (now, refused) = (timer::now(), shared.counters.refused(Refusal::ServerCapacity));
+        let is_full = !shared.servers.has_headroom(now) && shared.servers.any_reachable(now);
+        if !is_full && !self.full.is_on() {
+            self.refused_before = refused;
+        }
+        match self.full.look(now, is_full) {
+            Some(OutageChange::Began) => shared.notifier.tell(&Event::ClusterFull { servers: shared.servers.len() }),
+            Some(OutageChange::Over(lasted)) => shared
+                .notifier
+                .tell(&Event::ClusterRoomAgain { lasted: in_ms(lasted), refused: refused - self.refused_before }),
+            None => {}
         }
     }
 

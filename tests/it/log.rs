@@ -113,6 +113,8 @@ async fn a_task_that_panics_is_told_of_and_started_again() {
         "storm sampler",
         "admin",
         "heartbeat",
+        "webhook",
+        "events to NATS",
         "late keepalive",
         "upstream pool",
         "accept",
@@ -121,7 +123,9 @@ async fn a_task_that_panics_is_told_of_and_started_again() {
                     system_account: SYS\nno_auth_user: a";
     let cluster = Cluster::start(2, |server| server.with(accounts)).await;
     let system = "[cluster.system]\nuser = \"admin\"\npassword = \"s3cr3t\"";
-    let weir = config(&cluster).await.cluster(system).environment("WEIR_TEST_PANIC", &tasks.join(",")).start().await;
+    let warnings = "[warnings]\nwebhook = \"http://127.0.0.1:9/\"\nsubject = \"weir.events\"";
+    let config = config(&cluster).await.table(warnings);
+    let weir = config.cluster(system).environment("WEIR_TEST_PANIC", &tasks.join(",")).start().await;
     for task in tasks {
         let told = format!("task=\"{task}\"");
         let log = || weir.log().lines().any(|line| line.contains("it is started again") && line.contains(&told));

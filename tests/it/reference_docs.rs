@@ -227,6 +227,9 @@ async fn metrics_reasons_endpoints_and_signals() {
     .await;
     same("fields of a storm", &column(&page("endpoints.md"), "field"), &storm.keys().cloned().collect());
 
+    let storm_began = "weir_events_total{event=\"storm_began\"}";
+    assert!(weir.gauge(storm_began).await >= 1.0, "a storm is an event");
+
     // The drain ends the first session at once and the next ones later: weir can still be asked.
     scene.weir.signal(rustix::process::Signal::TERM);
     let draining = |metrics: &metrics::Metrics| metrics.sum_where("weir_closed_total", "reason", "draining") >= 1.0;

@@ -168,6 +168,8 @@ async fn a_server_that_fills_up_is_told_of_at_each_level_to_everybody() {
         }
         logs(&weir, &["server=\"n1\"", &format!("level=\"{level}\""), "advice=\"add a server"]).await;
     }
+    let full = webhook.hears("cluster_full").await;
+    assert_eq!((full["servers"].as_u64(), full["severity"].as_str()), (Some(1), Some("critical")));
     let metrics =
         weir.until("the level is shown", |m| m.get("weir_server_fullness_level{server=\"n1\"}") == Some(3.0)).await;
     assert_eq!(metrics.get("weir_events_total{event=\"server_full\"}"), Some(1.0));
@@ -182,7 +184,9 @@ async fn a_server_that_fills_up_is_told_of_at_each_level_to_everybody() {
     weir.until("no level", |m| m.get("weir_server_fullness_level{server=\"n1\"}") == Some(0.0)).await;
     assert_eq!(told(&weir, "server=\"n1\"")[..3], ["warn_at", "90%", "full"]);
     let all = weir.metrics().await;
-    assert_eq!(all.get("weir_events_total{event=\"server_nearly_full\"}"), Some(2.0));
+    for (event, times) in [("server_nearly_full", 2.0), ("cluster_full", 1.0), ("cluster_room_again", 1.0)] {
+        assert_eq!(all.get(&format!("weir_events_total{{event={event:?}}}")), Some(times), "{event}");
+    }
     assert!(!weir.log().contains("s3cr3t") && !weir.log().contains("0ps"), "a secret is in the log");
 }
 
@@ -262,6 +266,41 @@ async fn a_webhook_is_tried_again_and_given_up() {
     // It never came so far as to post.
     assert_eq!(distrusts.metrics().await.get(delivered), Some(0.0));
     logs(&distrusts, &["the webhook does not take an event", "certificate"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_changes_who_hears_and_from_when_on_and_tells_that_it_failed() {
+    let server = NatsServer::start(ServerOptions::default().with(USERS)).await;
+    let config = WeirConfig::of_servers(&[&server]).cluster("warn_at = \"80%\"");
+    let config = config.account("A", "users = [\"a\"]\nmax_connections = 10").table("[names.nobody]\nrate = 1");
+    let mut weir = config.start().await;
+    let (mut first, mut second) = (Webhook::answering(&[200], None).await, Webhook::answering(&[200], None).await);
+    weir.reconfigure("[names.nobody]", &format!("[warnings]\nwebhook = {:?}\n[names.nobody]", first.url));
+    weir.reloads().await;
+    // A look is at most a second away.
+    let configured = |metrics: &metrics::Metrics| metrics.of("weir_event_deliveries_total").count() == 3;
+    weir.until("the webhook is configured", configured).await;
+    let mut clients = Vec::new();
+    join(&weir, &mut clients, 5).await;
+    weir.reconfigure("warn_at = \"80%\"", "warn_at = \"50%\"");
+    weir.reloads().await;
+    assert_eq!(first.hears("account_nearly_full").await["level"], "warn_at");
+
+    weir.reconfigure("rate = 1", "rate = 0");
+    weir.reload().await;
+    let failed = first.hears("reload_failed").await;
+    assert!(failed["first"].as_str().unwrap().contains("names.nobody"), "{failed}");
+    weir.reconfigure("rate = 0", "rate = 2");
+    weir.reconfigure(&first.url, &second.url);
+    weir.reloads().await;
+    logs(&weir, &["configuration changed", "[warnings] webhook"]).await;
+    assert!(!weir.log().contains("s3cr3t"));
+    weir.reconfigure("rate = 2", "rate = 0");
+    eventually(PATIENCE, "the other webhook hears", async || {
+        weir.reload().await;
+        second.posts.try_recv().map(drop)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

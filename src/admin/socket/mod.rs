@@ -174,7 +174,7 @@ async fn resume(
     Extension(asker): Extension<Asker>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    ask("resume", query, asker, async |query, _: &Who| pause::resume(&operator, query)).await
+    ask("resume", query, asker, async |query, who| pause::resume(&operator, query, who)).await
 }
 
 async fn kick(

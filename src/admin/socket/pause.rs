@@ -2,10 +2,13 @@
 
 use std::time::Instant;
 
-use crate::admin::socket::{
-    Operator, Paused, Who,
-    answer::{Done, NotDone},
-    query::Query,
+use crate::{
+    admin::socket::{
+        Operator, Paused, Who,
+        answer::{Done, NotDone},
+        query::Query,
+    },
+    events::Event,
 };
 
 pub fn pause(operator: &Operator, query: Query, who: &Who) -> Result<Done, NotDone> {
@@ -15,6 +18,7 @@ pub fn pause(operator: &Operator, query: Query, who: &Who) -> Result<Done, NotDo
     let mut paused = operator.paused();
     let done = if shared.admission.pause() {
         *paused = Some(Paused { since: Instant::now(), by: who.clone() });
+        shared.notifier.pass_on(&Event::Paused { by: who.name() });
         format!(
             "paused: who comes now is held, each as long as its library waits, and then refused with reason paused; {}. \
              weir resume lets clients in again",
@@ -26,14 +30,17 @@ pub fn pause(operator: &Operator, query: Query, who: &Who) -> Result<Done, NotDo
     Ok(Done::new("pause", done).with("paused", true).with("sessions", sessions))
 }
 
-pub fn resume(operator: &Operator, query: Query) -> Result<Done, NotDone> {
+pub fn resume(operator: &Operator, query: Query, who: &Who) -> Result<Done, NotDone> {
     query.end()?;
     let shared = &operator.shared;
     let mut paused = operator.paused();
     let held = shared.admission.waiting().held();
     let done = if shared.admission.resume() {
         shared.arrived.notify_one();
-        format!("resumed: it was paused {}; {held} held clients go on", since(paused.take().as_ref()))
+        let before = paused.take();
+        let lasted = before.as_ref().map_or_else(Default::default, |paused| paused.since.elapsed());
+        shared.notifier.pass_on(&Event::Resumed { by: who.name(), lasted });
+        format!("resumed: it was paused {}; {held} held clients go on", since(before.as_ref()))
     } else {
         "it was not paused".to_owned()
     };
