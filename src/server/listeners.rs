@@ -4,12 +4,14 @@
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -26,6 +28,9 @@ use crate::{
     tls::{ListenerTls, Terminator},
     upstream::Port,
 };
+
+/// How long a worker may take to close a socket. A worker that is busy takes some milliseconds.
+const UNTIL_CLOSED: Duration = Duration::from_secs(1);
 
 /// The listeners that are open.
 pub struct Listeners {
@@ -186,8 +191,8 @@ impl Listeners {
     }
 
     /// Puts all of them into force, and closes those that are not among them: they take no client any more, and present
-    /// sessions stay. Nothing of it can fail.
-    pub fn put(&mut self, opened: Opened) {
+    /// sessions stay. Nothing of it can fail. Returns once their ports are free.
+    pub async fn put(&mut self, opened: Opened) {
         let mut before: Vec<Option<Open>> = std::mem::take(&mut self.open).into_iter().map(Some).collect();
         for (config, tls, at) in opened.all {
             let open = match at {
@@ -203,7 +208,8 @@ impl Listeners {
             };
             self.open.push(open);
         }
-        for closed in before.into_iter().flatten() {
+        let closed: Vec<Open> = before.into_iter().flatten().collect();
+        for closed in &closed {
             info!(address = %closed.address, sessions = closed.current.load().max_clients.in_use(), "not listening any more");
             closed.stop.cancel();
         }
@@ -211,6 +217,12 @@ impl Listeners {
         self.shared.listeners.store(Arc::new(self.open.iter().map(of_all).collect()));
         let tls = |open: &Open| Some((open.address, open.current.load().tls.clone()?));
         self.shared.terminators.store(Arc::new(self.open.iter().filter_map(tls).collect()));
+        // The next reload may open them again.
+        let until = Instant::now() + UNTIL_CLOSED;
+        let is_open = |closed: &Open| closed.sockets.iter().any(|socket| socket.strong_count() > 0);
+        while closed.iter().any(is_open) && Instant::now() < until {
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Gives an open listener other settings. Its clients stay counted.

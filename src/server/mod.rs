@@ -177,7 +177,7 @@ impl Assembly {
         }
         // All, so that weir does not run where a worker cannot listen: the kernel would give it a share of the clients.
         let opened = parts.listeners.open(bound).await?;
-        parts.listeners.put(opened);
+        parts.listeners.put(opened).await;
         shared.heartbeats.started(timer::now());
         if let Some(admin) = &config.admin {
             info!(socket = %admin.socket.display(), "the admin socket is open");

@@ -209,7 +209,7 @@ impl Reloader {
             shared.descriptors.clients.iter().for_each(|all| all.set_most(budget.clients));
             shared.refusing.set_most(budget.refusals);
         }
-        parts.listeners.put(opened);
+        parts.listeners.put(opened).await;
         change_servers(&shared.servers, &parts.members, [&before, config], asked);
         shared.sessions.closed().set_most(config.max_closed_clients);
         shared.directory.set_rules(rules);
