@@ -20,7 +20,7 @@
 //!   in, a verdict comes out.
 //! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`],
 //!   [`telemetry`], [`worker`], [`operator_file`], [`notify`]. tokio lives here.
-//! - assembly: [`config`], [`admin`], [`overview`], [`server`], [`cli`], and the tools in [`storm`].
+//! - assembly: [`config`], [`admin`], [`overview`], [`server`], [`cli`], and the tools in [`storm`] and [`top`].
 
 mod admin;
 mod admission;
@@ -48,6 +48,7 @@ mod storm;
 mod tally;
 mod telemetry;
 mod tls;
+mod top;
 mod upstream;
 mod worker;
 

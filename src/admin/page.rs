@@ -14,13 +14,14 @@ use data_encoding::BASE64;
 const HTML: &str = include_str!("page/page.html");
 
 /// The style and the scripts, by the lines of the HTML that they stand for.
-const PARTS: [(&str, Kind, &str); 7] = [
+const PARTS: [(&str, Kind, &str); 8] = [
     ("<link rel=\"stylesheet\" href=\"page.css\">", Kind::Style, include_str!("page/page.css")),
     ("<script src=\"numbers.js\"></script>", Kind::Script, include_str!("page/numbers.js")),
     ("<script src=\"dom.js\"></script>", Kind::Script, include_str!("page/dom.js")),
     ("<script src=\"chart.js\"></script>", Kind::Script, include_str!("page/chart.js")),
     ("<script src=\"sections.js\"></script>", Kind::Script, include_str!("page/sections.js")),
     ("<script src=\"storms.js\"></script>", Kind::Script, include_str!("page/storms.js")),
+    ("<script src=\"reports.js\"></script>", Kind::Script, include_str!("page/reports.js")),
     ("<script src=\"page.js\"></script>", Kind::Script, include_str!("page/page.js")),
 ];
 

@@ -7,6 +7,7 @@ mod plan;
 mod report;
 mod storm;
 mod table;
+mod top;
 mod verbs;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
@@ -52,6 +53,7 @@ enum Command {
     Storm(storm::StormArgs),
     Plan(plan::PlanArgs),
     Report(report::Report),
+    Top(top::Top),
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +121,7 @@ impl Cli {
             Command::Storm(storm) => storm.execute(),
             Command::Plan(plan) => plan.execute(),
             Command::Report(report) => report.execute(),
+            Command::Top(top) => top.execute(),
         }
     }
 }

@@ -53,6 +53,26 @@ impl History {
             messages_down: column(|one| one.relayed.messages_down),
         }
     }
+
+    /// Takes in the seconds that came later; the oldest make room.
+    pub fn append(&mut self, later: Self) {
+        fn put<T>(column: &mut Vec<T>, later: Vec<T>) {
+            column.extend(later);
+            column.drain(..column.len().saturating_sub(Recent::KEPT));
+        }
+        (self.second, self.unix_ms) = (later.second, later.unix_ms);
+        put(&mut self.arrived, later.arrived);
+        put(&mut self.admitted, later.admitted);
+        put(&mut self.refused, later.refused);
+        put(&mut self.held, later.held);
+        put(&mut self.waiting, later.waiting);
+        put(&mut self.sessions, later.sessions);
+        put(&mut self.pace, later.pace);
+        put(&mut self.bytes_up, later.bytes_up);
+        put(&mut self.bytes_down, later.bytes_down);
+        put(&mut self.messages_up, later.messages_up);
+        put(&mut self.messages_down, later.messages_down);
+    }
 }
 
 /// A pace to a tenth: more digits say nothing, and are longer.

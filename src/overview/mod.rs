@@ -28,6 +28,8 @@ pub struct Overview {
     pub listeners: Vec<Listener>,
     /// In the order of the configuration.
     pub servers: Vec<Server>,
+    /// What is nearly full or full, the fullest first.
+    pub warnings: Vec<Warning>,
     /// By reason, without those that have not occurred since weir's start.
     pub refusals: Vec<Refusals>,
     /// Logins that servers refused, by reason, without those that have not occurred.
@@ -82,6 +84,8 @@ pub struct Clients {
     pub waiting_for_rate: u64,
     /// Clients that are being refused: their refusal is delayed, or they have not closed the connection yet.
     pub being_refused: u64,
+    /// Whether an operator holds everybody (`weir pause`).
+    pub paused: bool,
     /// The most clients that may wait: `max_held`.
     pub max_waiting: u64,
     /// New clients per second that weir sends to the cluster, where that is known.
@@ -145,6 +149,21 @@ pub struct Server {
     pub login_failures: u64,
     /// How often another process has taken its place.
     pub restarts: u64,
+}
+
+/// Something that is nearly full or full.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Warning {
+    /// `server`, `account` or `listener`.
+    pub of: String,
+    pub name: String,
+    pub connections: u32,
+    pub max_connections: u32,
+    /// `warn_at`, `90%` or `full`.
+    pub level: String,
+    /// When it is full at its present growth; none where it does not grow, or nobody can tell for sure.
+    pub full_in_seconds: Option<u64>,
 }
 
 /// A reason of refusals.

@@ -9,10 +9,14 @@ use std::{
 };
 
 use crate::{
+    events::{
+        fullness::Level,
+        watch::{Limit, Row},
+    },
     outcome::{BadLogin, Refusal},
     overview::{
         Account, Clients, Count, FORM, Health, History, Listener, Overview, Process, Refusals, Server, Source, Storm,
-        StormCurve, Storms, Traffic, history::tenths,
+        StormCurve, Storms, Traffic, Warning, history::tenths,
     },
     session::Shared,
     tally::shown,
@@ -26,6 +30,9 @@ use crate::{
 
 /// The accounts and the sources that are shown, of each.
 const SHOWN: usize = 50;
+
+/// The warnings that are shown.
+const WARNINGS: usize = 20;
 
 /// The seconds of a minute.
 const MINUTE: usize = 60;
@@ -53,6 +60,7 @@ pub fn of(shared: &Shared, error: Option<&str>, since: u64, now: Instant) -> Ove
             waiting: waiting.held() as u64,
             waiting_for_rate: waiting.reserved as u64,
             being_refused: waiting.answered_later as u64 + u64::from(shared.refusing.in_use()),
+            paused: shared.admission.is_paused(),
             max_waiting: shared.admission.max_held() as u64,
             pace: shared.admission.pace(now).map(tenths),
             headroom: has_limits.then(|| shared.servers.headroom(now).into()),
@@ -74,6 +82,7 @@ pub fn of(shared: &Shared, error: Option<&str>, since: u64, now: Instant) -> Ove
             })
             .collect(),
         servers: servers.iter().map(|one| server(one, now)).collect(),
+        warnings: warnings(shared),
         refusals,
         bad_logins: bad_logins(shared),
         accounts,
@@ -138,6 +147,21 @@ fn server(server: &upstream::Server, now: Instant) -> Server {
         login_failures: counters.login_failures.iter().map(|count| count.load(Relaxed)).sum(),
         restarts: server.restarts(),
     }
+}
+
+fn warnings(shared: &Shared) -> Vec<Warning> {
+    let usage = shared.usage.load();
+    let mut rows: Vec<_> = usage.iter().filter_map(|row| Some((row.level?, row.limit?, row))).collect();
+    rows.sort_by(|(a, _, a_row), (b, _, b_row)| b.cmp(a).then_with(|| a_row.name.cmp(&b_row.name)));
+    let warning = |(level, limit, row): (Level, Limit, &Row)| Warning {
+        of: <&str>::from(row.of).to_owned(),
+        name: shown(&row.name),
+        connections: row.connections,
+        max_connections: limit.max_connections,
+        level: <&str>::from(level).to_owned(),
+        full_in_seconds: row.full_in().map(|left| left.as_secs()),
+    };
+    rows.into_iter().take(WARNINGS).map(warning).collect()
 }
 
 /// The seconds after `since`, the refusals of the last minutes by reason, and the number of the last second.

@@ -99,6 +99,13 @@ async fn the_numbers_are_those_of_the_servers() {
     assert_eq!(named(&seen["bad_logins"], "violation")["total"], 1);
     assert_eq!(seen["sources"], json!([{ "source": "127.0.0.1", "bad_logins": 1 }]));
 
+    let warned = until(&weir, "it is warned of the account that is full", |now| now["warnings"] != json!([])).await;
+    let warning = &warned["warnings"][0];
+    assert_eq!(
+        (&warning["of"], &warning["name"], &warning["level"]),
+        (&json!("account"), &json!("ORDERS"), &json!("full"))
+    );
+
     // Who polls gets what it does not have.
     let history = &seen["history"];
     let sum = |column: &Value| column.as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum::<u64>();
@@ -156,8 +163,11 @@ fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
 async fn every_value_is_in_the_reference_and_the_other_way_round() {
     let scene = crate::reference_docs::Scene::used().await;
     let _client = RawClient::connect(&scene.weir.address, &Login::user("a", "a")).await;
+    // The third listener takes one client, and so is full.
+    let _only = RawClient::connect(&scene.weir.other_listeners[1], &Login::user("a", "a")).await;
     let seen = until(&scene.weir, "a second has passed", |now| {
-        now["history"]["second"].as_u64() > Some(0) && now["accounts_in_use"].as_u64() > Some(0)
+        let is_full = now["warnings"].as_array().is_some_and(|all| !all.is_empty());
+        now["history"]["second"].as_u64() > Some(0) && now["accounts_in_use"].as_u64() > Some(0) && is_full
     })
     .await;
     let mut program = BTreeSet::from(["storms.running".to_owned(), "storms.over[]".to_owned()]);
@@ -188,6 +198,34 @@ async fn browsers_get_the_page_at_any_path_and_programs_a_list() {
         let (status, _, list) = get(path, Some("*/*")).await;
         assert!(status == 200 && list.contains("/overviewz") && !list.contains("<!DOCTYPE"), "{path}: {list}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn top_prints_a_frame_where_there_is_no_terminal() {
+    let server = NatsServer::start(ServerOptions::default().max_connections(100)).await;
+    let weir = WeirConfig::of_servers(&[&server]).cluster("slow_start = \"0s\"").start().await;
+    let login = Login::nobody();
+    let _clients = futures::future::join_all([(); 3].map(|()| RawClient::connect(&weir.address, &login))).await;
+    until(&weir, "three are in", |now| now["servers"][0]["connections"] == 3).await;
+    let top = async |monitor: &str| {
+        let mut command = Command::new(weir_testkit::weir::binary());
+        let output = command.args(["top", "--monitor", monitor]).output().await.expect("weir runs");
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, frame, _) = top(&format!("http://{}", weir.monitor)).await;
+    let line = |word: &str| frame.lines().find(|line| line.contains(word)).unwrap_or_else(|| panic!("{word}: {frame}"));
+    assert_eq!(code, Some(0), "{frame}");
+    assert!(line("sessions ").contains(" 3 ") && line("n1 ").contains("3 of 100"), "{frame}");
+    assert!(line("$G").contains(" 3 ") && line(" weir ").contains("serving"), "{frame}");
+    let gone = ports::free();
+    let (code, _, why) = top(&format!("http://127.0.0.1:{gone}")).await;
+    assert!(code == Some(1) && why.contains("refused"), "{code:?} {why}");
+    // A server's monitoring port is another thing.
+    let (code, _, why) = top(&server.monitor).await;
+    assert!(code == Some(1) && why.contains("it is no monitor port of a weir"), "{code:?} {why}");
+    let (code, _, why) = top("https://127.0.0.1:1").await;
+    assert!(code == Some(64) && why.contains("plain HTTP"), "{code:?} {why}");
 }
 
 /// A browser that is spoken to over its debugging pipe: JSON with a zero byte behind each message.

@@ -9,6 +9,7 @@
   const kept = 600;
   const every = 1000;
   const timeout = 5000;
+  const mostNotices = 4;
 
   const state = { overview: null, history: null, over: [], cpu: null, cpuBefore: [], gotAt: null, failed: null };
 
@@ -64,6 +65,7 @@
     try {
       await ask();
       draw();
+      reports.turn();
     } catch (error) {
       state.failed = error.name === "TimeoutError" ? "it does not answer" : error.message;
     } finally {
@@ -129,16 +131,32 @@
     document.title = `${health.status === "ok" ? "" : "! "}weir · ${location.host}`;
   }
 
+  /** What a warning says: how full something is, and for how long that goes on. */
+  function warningWords({ of, name, connections, max_connections: most, level, full_in_seconds: left }) {
+    const lasts = left === null || level === "full" ? "" : `; full in ${numbers.duration(left)} if it grows on as it does`;
+    const how = level === "full" ? "full" : "nearly full";
+    return `${of} ${name}: ${how}, ${numbers.count(connections)} of ${numbers.count(most)} connections${lasts}`;
+  }
+
   /** What somebody should know first. */
   function notices() {
     const { servers, weir, clients } = state.overview;
     const all = [];
+    for (const warning of state.overview.warnings ?? []) {
+      if (warning.of === "server" && warning.level === "full") continue; // The server says so itself.
+      all.push([warningWords(warning), warning.level === "full" ? "bad" : "warn"]);
+    }
     for (const one of servers) {
       if (one.why && one.state !== "slow_start") all.push([`server ${one.name}: ${one.why}`, one.state === "ejected" ? "bad" : "warn"]);
     }
+    if (clients.paused) all.push(["paused: an operator holds everybody until `weir resume`", "bad"]);
     if (clients.headroom === 0) all.push(["no server has room: clients wait, and are refused when their time is over", "bad"]);
     if (weir.panics > 0) all.push([`${weir.panics} panics: each is a defect of weir`, "bad"]);
-    list(byId("notices"), all.slice(0, 5), ([words]) => words.split(":")[0], () => make("li"), (item, [words, kind]) => {
+    const rank = ([, kind]) => (kind === "bad" ? 0 : 1);
+    all.sort((a, b) => rank(a) - rank(b));
+    const shown = all.slice(0, mostNotices);
+    if (all.length > shown.length) shown.push([`and ${all.length - shown.length} more: see below`, "warn"]);
+    list(byId("notices"), shown, ([words]) => words.split(":")[0], () => make("li"), (item, [words, kind]) => {
       item.className = `notice ${kind}`;
       text(item, words);
     });

@@ -244,5 +244,5 @@ const sections = (() => {
       (row, [, value]) => text(row.children[1], value));
   }
 
-  return { tiles, servers, refusals, accounts, sources, machine, table, badge, mean };
+  return { tiles, servers, refusals, accounts, sources, machine, table, named, badge };
 })();
