@@ -133,7 +133,7 @@
 
   /** What a warning says: how full something is, and for how long that goes on. */
   function warningWords({ of, name, connections, max_connections: most, level, full_in_seconds: left }) {
-    const lasts = left === null || level === "full" ? "" : `; full in ${numbers.duration(left)} if it grows on as it does`;
+    const lasts = !left || level === "full" ? "" : `; full in ${numbers.duration(left)} if it grows on as it does`;
     const how = level === "full" ? "full" : "nearly full";
     return `${of} ${name}: ${how}, ${numbers.count(connections)} of ${numbers.count(most)} connections${lasts}`;
   }
@@ -142,8 +142,10 @@
   function notices() {
     const { servers, weir, clients } = state.overview;
     const all = [];
+    // A server that gets no clients says so itself.
+    const told = new Set(servers.filter((one) => one.why).map((one) => `server ${one.name}`));
     for (const warning of state.overview.warnings ?? []) {
-      if (warning.of === "server" && warning.level === "full") continue; // The server says so itself.
+      if (told.has(`${warning.of} ${warning.name}`)) continue;
       all.push([warningWords(warning), warning.level === "full" ? "bad" : "warn"]);
     }
     for (const one of servers) {
@@ -156,7 +158,7 @@
     all.sort((a, b) => rank(a) - rank(b));
     const shown = all.slice(0, mostNotices);
     if (all.length > shown.length) shown.push([`and ${all.length - shown.length} more: see below`, "warn"]);
-    list(byId("notices"), shown, ([words]) => words.split(":")[0], () => make("li"), (item, [words, kind]) => {
+    list(byId("notices"), shown.map((one, n) => [n, ...one]), ([n]) => n, () => make("li"), (item, [, words, kind]) => {
       item.className = `notice ${kind}`;
       text(item, words);
     });
@@ -183,6 +185,7 @@
     text(byId("live"), isGone || age === null ? "" : "live");
     show(byId("gone"), isGone);
     if (isGone) {
+      sections.badge(byId("health"), ["not reached", "bad"]);
       const old = age === null ? "There are no numbers yet."
         : `These numbers are ${numbers.duration(age)} old, of ${numbers.clock(state.overview.now_unix_ms)}.`;
       text(byId("gone"), `weir is not to be reached. ${old} This page asks again every second.`);
