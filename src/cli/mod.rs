@@ -141,7 +141,7 @@ impl Run {
             }
         };
         let (version, commit) = (env!("CARGO_PKG_VERSION"), option_env!("WEIR_COMMIT"));
-        info!(version, commit, configuration = %origin, "weir starts");
+        info!(version, commit, configuration = origin.to_string(), "weir starts");
         match server::run(config, origin) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

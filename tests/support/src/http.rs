@@ -1,13 +1,14 @@
 //! HTTP GET, for endpoints such as `/varz` and `/metrics`.
 
 use std::io;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+
+use crate::PATIENCE;
 
 /// Fetches `http://addr/path` on a connection of its own and returns status and body.
 pub async fn get(addr: &str, path: &str) -> io::Result<(u16, String)> {
@@ -16,7 +17,7 @@ pub async fn get(addr: &str, path: &str) -> io::Result<(u16, String)> {
 
 /// The same with this `Accept` header, and with the type of the answer behind its status.
 pub async fn get_accepting(addr: &str, path: &str, accept: Option<&str>) -> io::Result<(u16, String, String)> {
-    tokio::time::timeout(Duration::from_secs(10), fetch(addr, path, accept))
+    tokio::time::timeout(PATIENCE, fetch(addr, path, accept))
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("GET {addr}{path}"))))
 }
