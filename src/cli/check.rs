@@ -1,14 +1,14 @@
 //! `weir check`: says all that is wrong with a configuration, or what is in force with it.
 
-use std::{io::Write, num::NonZeroUsize, process::ExitCode, sync::Arc, thread};
+use std::{io::Write, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread};
 
 use clap::Args;
 use serde::Serialize;
 
 use crate::{
-    cli::{BAD_CONFIGURATION, ConfigurationArgs, RUN_FAILED, complain},
+    cli::{BAD_CONFIGURATION, ConfigurationArgs, RUN_FAILED, complain, verbs},
     cluster::{ClusterAccess, examine},
-    config::{Config, Finding, Findings, Origin, Severity},
+    config::{Change, Config, Finding, Findings, Origin, Severity, diff},
     server::{file_limit, plain_info},
     tls::{Connector, ServersTls},
     upstream::Servers,
@@ -30,6 +30,10 @@ pub struct Check {
     /// Connect to each server too: read its INFO and its monitoring port, and say what will not work.
     #[arg(long)]
     connect: bool,
+    /// Print what changes from OLD to this configuration. Without OLD: what a reload would change of the weir that
+    /// runs, which is asked over the admin socket that this configuration names.
+    #[arg(long, value_name = "OLD", num_args = 0..=1)]
+    diff: Option<Option<PathBuf>>,
 }
 
 /// What `--json` prints.
@@ -39,6 +43,9 @@ struct Report<'a> {
     /// Whether there is no error.
     right: bool,
     findings: Vec<&'a Finding>,
+    /// With `--diff`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<Vec<Change>>,
 }
 
 impl Check {
@@ -66,8 +73,45 @@ impl Check {
             self.print(&origin, &findings, None);
             return ExitCode::from(WRONG);
         }
-        self.print(&origin, &findings, Some(&config));
+        match &self.diff {
+            None => self.print(&origin, &findings, Some(&config)),
+            Some(None) => return self.print_reload(&origin, &findings, &config),
+            Some(Some(old)) => match Config::load_alone(old) {
+                Ok(old) => self.print_changes(&origin, &findings, diff(old.effective(), config.effective())),
+                Err(wrong) => {
+                    complain(&wrong.to_string());
+                    return ExitCode::from(if wrong.are_of_the_file() { BAD_CONFIGURATION } else { WRONG });
+                }
+            },
+        }
         ExitCode::SUCCESS
+    }
+
+    /// What a reload of the weir that runs would change, by its own word: it knows what it was started with.
+    fn print_reload(&self, origin: &Origin, findings: &Findings, config: &Config) -> ExitCode {
+        let Some(admin) = &config.admin else {
+            complain(&format!("{origin} has no [admin] socket to ask a running weir: name the old file, --diff OLD"));
+            return ExitCode::from(BAD_CONFIGURATION);
+        };
+        if !self.json && findings.iter().next().is_some() {
+            complain(&findings.to_string());
+        }
+        verbs::preview(&admin.socket, self.json)
+    }
+
+    fn print_changes(&self, origin: &Origin, findings: &Findings, changes: Vec<Change>) {
+        if self.json {
+            let findings = findings.iter().collect();
+            let report = Report { file: origin.to_string(), right: true, findings, changes: Some(changes) };
+            let _ = writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&report).unwrap_or_default());
+            return;
+        }
+        if findings.iter().next().is_some() {
+            complain(&findings.to_string());
+        }
+        let lines: String = changes.iter().map(|change| format!("{change}\n")).collect();
+        let lines = if lines.is_empty() { "nothing changes\n" } else { &lines };
+        let _ = write!(std::io::stdout(), "{lines}");
     }
 
     /// Findings go to standard error, what is in force to standard output; JSON goes to standard output.
@@ -76,7 +120,7 @@ impl Check {
         // A closed stdout (`weir check | head`) is not an error.
         if self.json {
             let findings = findings.iter().collect();
-            let report = Report { file: origin.to_string(), right: config.is_some(), findings };
+            let report = Report { file: origin.to_string(), right: config.is_some(), findings, changes: None };
             let _ = writeln!(stdout, "{}", serde_json::to_string_pretty(&report).unwrap_or_default());
             return;
         }

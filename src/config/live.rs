@@ -35,11 +35,12 @@ const LIVE_TABLES: [&str; 8] =
     ["listeners", "monitor", "admission", "accounts", "users", "names", "policies", "warnings"];
 
 /// Single keys that a reload changes.
-const LIVE_KEYS: [(&str, &str); 11] = [
+const LIVE_KEYS: [(&str, &str); 12] = [
     ("", "lame_duck_new_clients"),
     ("", "lame_duck_grace_period"),
     ("", "lame_duck_duration"),
     ("", "ports_file"),
+    ("", "reload_on_change"),
     ("log", "level"),
     ("cluster", "warn_at"),
     ("cluster.servers", ""),

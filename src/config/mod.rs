@@ -204,6 +204,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The file into which weir writes the addresses that it has bound.
     pub ports_file: Option<PathBuf>,
+    /// Whether weir reads its file again when that has changed.
+    pub reload_on_change: bool,
     /// The file with the seed of the trusted proxy's key.
     pub proxy_nkey_seed_file: Option<PathBuf>,
     /// When the kernel gives up connections to the servers.
@@ -318,6 +320,7 @@ impl Config {
             lame_duck_duration: raw.lame_duck_duration,
             log: raw.log,
             ports_file: raw.ports_file,
+            reload_on_change: raw.reload_on_change,
             proxy_nkey_seed_file: raw.proxy_nkey_seed_file,
             servers_tcp: raw.servers_tcp,
             servers_tls: raw.servers_tls,

@@ -53,6 +53,7 @@ pub(super) struct Raw {
     pub(super) lame_duck_grace_period: Duration,
     pub(super) lame_duck_duration: Duration,
     pub(super) ports_file: Option<PathBuf>,
+    pub(super) reload_on_change: bool,
     pub(super) proxy_nkey_seed_file: Option<PathBuf>,
     pub(super) servers_tcp: TcpTimeouts,
     pub(super) servers_tls: Option<ServersTls>,
@@ -85,6 +86,8 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     // It includes the grace period. nats-server takes 2 min, but Kubernetes allows 30 s by default.
     let lame_duck_duration = s.value("lame_duck_duration", 25 * SECOND, within(MS..=24 * HOUR));
     let ports_file = s.optional("ports_file", "not written", Any);
+    // Off: whoever edits the file decides when it is whole.
+    let reload_on_change = s.value("reload_on_change", false, Any);
     let log = s.table("log", log);
     let listeners = s.tables("listeners", listener);
     let listeners = listeners.unwrap_or_else(|| vec![default_listener(s)]);
@@ -122,6 +125,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         lame_duck_grace_period,
         lame_duck_duration,
         ports_file,
+        reload_on_change,
         proxy_nkey_seed_file,
         servers_tcp,
         servers_tls,

@@ -24,7 +24,7 @@ use crate::{
     server::{
         ServerError,
         discovery::{self, ConnectUrls, Discovery},
-        every_second,
+        every_second, file_watch,
         members::{self, Members},
         notifying::Notifying,
         reload::Reloader,
@@ -159,6 +159,11 @@ impl Background {
             every_second::run(Arc::clone(&all), changes, stop)
         });
         let (maintenance, reloader) = (Arc::new(Mutex::new(signals::Maintenance::register()?)), Arc::clone(reloader));
+        let watching = Arc::clone(&reloader);
+        self.tasks.spawn("configuration file", move |stop| {
+            let reloader = Arc::clone(&watching);
+            async move { file_watch::watch(&reloader, stop).await }
+        });
         self.tasks.spawn("signals", move |stop| {
             let (maintenance, reloader) = (Arc::clone(&maintenance), Arc::clone(&reloader));
             async move { maintenance.lock().await.handle(&reloader, stop).await }

@@ -5,6 +5,7 @@ mod discovery;
 pub mod drain;
 mod every_second;
 pub mod file_limit;
+mod file_watch;
 mod listeners;
 mod log_thread;
 pub mod logging;

@@ -6,6 +6,7 @@
 
 use std::{
     fmt, panic,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -222,6 +223,11 @@ impl Reloader {
         }
         write_ports_file(config, parts);
         Ok(())
+    }
+
+    /// The file that is read again, if there is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.origin.file.as_deref().filter(|_| self.origin.can_be_read_again())
     }
 
     /// The configuration in force.

@@ -4,7 +4,10 @@
 use std::{process::Command, time::Duration};
 
 use rustix::process::Signal;
-use weir_testkit::*;
+use weir_testkit::{
+    admin::{AdminSocket, says},
+    *,
+};
 
 const QUOTA: &str = "maximum account active connections exceeded";
 const USERS: &str = "accounts { ORDERS { users: [{user: orders-1, password: s}, {user: orders-2, password: s}] }, \
@@ -222,4 +225,81 @@ async fn the_environment_sets_the_level() {
     assert!(weir.log().contains("the environment sets the log level"), "{}", weir.log());
     let reloaded = async || if weir.log().contains("configuration reloaded") { Ok(()) } else { Err(weir.log()) };
     eventually(Duration::from_secs(10), "info is logged still", reloaded).await;
+}
+
+/// A ConfigMap of Kubernetes: the file is a link into a link to a folder, and the inner link is swapped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_file_is_read_again_when_it_has_changed() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let top = "workers = 2\nreload_on_change = true";
+    let config = WeirConfig::of_servers(&[&server]).top(top).account("default", "max_connections = 1");
+    let mut weir = config.start().await;
+    let _first = RawClient::connect(&weir.address, &Login::nobody()).await;
+    weir.reconfigure("max_connections = 1", "max_connections = 2");
+    let reloads = |metrics: &metrics::Metrics| metrics.sum("weir_config_reloads_total");
+    weir.until("the new file is read", |metrics| reloads(metrics) == 1.0).await;
+    let second = attempt(&weir, &Login::nobody()).await.expect_in();
+    assert!(weir.log().contains("asked=\"the file has changed\""), "{}", weir.log());
+
+    // From here on it is a link.
+    let folder = weir.config_file().parent().unwrap().to_owned();
+    let text = std::fs::read_to_string(weir.config_file()).unwrap();
+    let swap = |version: &str, text: &str| {
+        let data = folder.join(version);
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join("weir.toml"), text).unwrap();
+        let link = folder.join("..data.new");
+        std::os::unix::fs::symlink(version, &link).unwrap();
+        std::fs::rename(&link, folder.join("..data")).unwrap();
+    };
+    swap("v1", &text.replace("max_connections = 2", "max_connections = 3"));
+    let link = folder.join("link");
+    std::os::unix::fs::symlink("..data/weir.toml", &link).unwrap();
+    std::fs::rename(&link, weir.config_file()).unwrap();
+    weir.until("the file behind the links is read", |metrics| reloads(metrics) == 2.0).await;
+    swap("v2", &text.replace("max_connections = 2", "max_conections = 4"));
+    let metrics = weir.until("the swap is seen", |metrics| reloads(metrics) == 3.0).await;
+    assert_eq!(metrics.get("weir_config_last_reload_successful"), Some(0.0));
+    swap("v3", &text.replace("max_connections = 2", "max_connections = 4").replace("change = true", "change = false"));
+    let metrics = weir.until("it is right again", |metrics| reloads(metrics) == 4.0).await;
+    assert_eq!(metrics.get("weir_account_max_connections{account=\"$G\"}"), Some(4.0), "{}", weir.log());
+    drop(second);
+    // SIGHUP still works once the watch is off.
+    swap("v4", &text.replace("max_connections = 2", "max_connections = 5").replace("change = true", "change = false"));
+    let metrics = weir.reloads().await;
+    assert_eq!(metrics.get("weir_account_max_connections{account=\"$G\"}"), Some(5.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_says_what_a_reload_would_change() {
+    let (server, admin) = (NatsServer::start(ServerOptions::default()).await, AdminSocket::default());
+    let quota = "[accounts.default]\nmax_connections = 1\n";
+    let weir = WeirConfig::of_servers(&[&server]).table(quota).table(&admin.toml()).start().await;
+    let file = weir.config_file();
+    let old = file.with_extension("old");
+    std::fs::copy(&file, &old).unwrap();
+    let check = async |more: &[&str]| says(&[&["check", "-c", file.to_str().unwrap()], more].concat()).await;
+    let diff = ["--diff", old.to_str().unwrap()];
+    assert_eq!(check(&diff).await.out, "nothing changes\n");
+    weir.reconfigure("max_connections = 1", "max_connections = 2");
+    weir.reconfigure("workers = 2", "workers = 3");
+    let changes = [
+        "~ workers: 2 -> 3 (needs a restart: the threads are started with weir)",
+        "~ [accounts.default] max_connections: 1 -> 2",
+    ];
+    let said = check(&diff).await;
+    assert_eq!((said.code, said.out), (0, changes.join("\n") + "\n"));
+    let json: serde_json::Value = serde_json::from_str(&check(&[&diff[..], &["--json"]].concat()).await.out).unwrap();
+    assert_eq!(json["changes"][1]["new"], "2", "{json}");
+
+    // By the word of the weir that runs, of which nothing changes.
+    let said = check(&["--diff"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(changes.iter().all(|change| said.out.contains(change)), "{said:?}");
+    let metrics = weir.metrics().await;
+    assert_eq!(metrics.sum("weir_config_reloads_total"), 0.0);
+    weir.reconfigure("max_connections = 2", "max_connections = x");
+    let said = check(&["--diff"]).await;
+    assert!(said.code == 1 && said.err.contains("weir.toml:"), "{said:?}");
+    assert_eq!(says(&["check", "-c", old.to_str().unwrap(), "--diff", "none.toml"]).await.code, 64);
 }

@@ -206,6 +206,12 @@ impl Reload {
     }
 }
 
+/// Prints what a reload of the weir at this socket would change.
+pub(super) fn preview(socket: &Path, json: bool) -> ExitCode {
+    let at = At { config: PathBuf::new(), socket: Some(socket.to_owned()), json };
+    at.ask(Request::get("/reload"), words)
+}
+
 /// What a verb has done, in its own words.
 fn words(body: &[u8]) -> Option<String> {
     let done: Done = serde_json::from_slice(body).ok()?;

@@ -13,7 +13,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[admision]\nrate = 5",
         &[":1: admision: unknown key; did you mean admission? The keys here are workers, lame_duck_new_clients, \
-           lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, warnings, admin, cluster, admission, accounts, \
+           lame_duck_grace_period, lame_duck_duration, ports_file, reload_on_change, log, listeners, monitor, warnings, admin, cluster, admission, accounts, \
            users, names, policies"],
     ),
     (
@@ -24,7 +24,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[[servers]]\naddress = \"n2:4222\"",
         &[":1: servers: unknown key; it is a key of [cluster]; the keys here are workers, lame_duck_new_clients, \
-           lame_duck_grace_period, lame_duck_duration, ports_file, log, listeners, monitor, warnings, admin, cluster, admission, accounts, \
+           lame_duck_grace_period, lame_duck_duration, ports_file, reload_on_change, log, listeners, monitor, warnings, admin, cluster, admission, accounts, \
            users, names, policies"],
     ),
     (
