@@ -64,6 +64,7 @@ fn no_limit() -> Quota {
 
 fn admission(per_source: Quota, of_account: Quota, servers: Arc<Servers>) -> TestAdmission {
     let params = admission::Params {
+        mode: admission::Mode::default(),
         patterns: Default::default(),
         pace: None,
         max_held: 100_000,
@@ -90,6 +91,7 @@ fn client_of(account: &Arc<str>, key: ClientKey, now: Instant) -> Client {
         source: SOURCE.into(),
         proof: Proof::Known,
         may_use_reserve: false,
+        would_refuse: None,
         quota_identity: Default::default(),
         account: Arc::clone(account),
         key,

@@ -57,8 +57,8 @@ mod worker;
 pub mod internals {
     pub mod admission {
         pub use crate::admission::{
-            AccountLimits, Admission, Client, Limit, Params, Proof, Quota, QuotaIdentity, Rate, Return, Step, Wait,
-            Waiter,
+            AccountLimits, Admission, Client, Limit, Mode, Params, Proof, Quota, QuotaIdentity, Rate, Return, Step,
+            Wait, Waiter,
         };
     }
     pub mod config {

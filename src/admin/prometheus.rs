@@ -22,7 +22,7 @@ use crate::{
         exposition::{Form, text_of},
         process::ProcessCollector,
     },
-    admission::Limit,
+    admission::{Limit, WouldHold},
     events::{Kind, Thing, fullness::Level, watch::Row},
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
     relay,
@@ -347,13 +347,25 @@ impl SharedCollector {
                 (labels, ConstCounter::new(n))
             }),
         )?;
+        let admission = &self.shared.admission;
         families.family(
             "would_refuse",
-            "Clients admitted over a quota or policy that only warns, by the reason for which they would have been refused",
+            "Clients let in by observe mode, or over a quota or policy that only warns, by the reason to refuse them",
             Refusal::ALL.into_iter().filter_map(|r| {
-                let n = self.shared.admission.warned().of(r);
+                let n = admission.warned().of(r);
                 (n > 0).then(|| (vec![("reason", r.name().to_owned())], ConstCounter::new(n)))
             }),
+        )?;
+        families.family(
+            "would_hold",
+            "Clients let in by observe mode that would have had to wait, by the reason to refuse them if it is in vain",
+            WouldHold::REASONS
+                .map(|r| (vec![("reason", r.name().to_owned())], ConstCounter::new(admission.would_hold().of(r)))),
+        )?;
+        families.gauge(
+            "observing",
+            "1 if weir observes: it refuses and holds nobody; 0 if it enforces",
+            if admission.is_observing() { 1.0 } else { 0.0 },
         )?;
         families.family(
             "bad_logins",

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
+    admission::WouldHold,
     events::Event,
     net::timer,
     outcome::Refusal,
@@ -19,9 +20,11 @@ use crate::{
 
 fn sample(shared: &Shared) -> Sample {
     let counters = &shared.counters;
-    let mut refused = [0; Refusal::ALL.len()];
+    let admission = &shared.admission;
+    let (mut refused, mut would_refuse) = ([0; Refusal::ALL.len()], [0; Refusal::ALL.len()]);
     for reason in Refusal::ALL {
         refused[reason as usize] = counters.refused(reason);
+        would_refuse[reason as usize] = admission.warned().of(reason);
     }
     Sample {
         unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
@@ -30,9 +33,11 @@ fn sample(shared: &Shared) -> Sample {
         admitted: counters.admitted.load(Relaxed),
         held: counters.held.load(Relaxed),
         refused,
-        waiting: shared.admission.queued() as u64,
+        would_hold: WouldHold::REASONS.iter().map(|&reason| admission.would_hold().of(reason)).sum(),
+        would_refuse,
+        waiting: admission.queued() as u64,
         sessions: shared.sessions.len() as u64,
-        pace: shared.admission.pace(timer::now()),
+        pace: admission.pace(timer::now()),
         relayed: counters.totals(),
     }
 }
@@ -90,6 +95,8 @@ fn log(storm: &Storm, what: &str) {
         most_waiting = storm.most_waiting,
         refused = storm.refused.iter().map(|one| one.count).sum::<u64>(),
         reasons = some(refused.join(", ")),
+        would_hold = Some(storm.would_hold).filter(|n| *n > 0),
+        would_refuse = Some(storm.would_refuse).filter(|n| *n > 0),
         accounts = some(groups(&storm.accounts)),
         languages = some(groups(&storm.languages)),
         sessions = storm.sessions_after,

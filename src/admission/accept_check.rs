@@ -21,6 +21,20 @@ pub struct AcceptPermit {
     _client: Permit,
     /// `None` where sources are not limited, and so not counted. On the heap, since every session has one.
     _source: Option<Box<KeySlot<Source>>>,
+    /// In observe mode, why it would have been refused. It counts for no source then.
+    would_refuse: Option<Refusal>,
+}
+
+impl AcceptPermit {
+    /// The client would have been refused by the connect check: it counts for no source either.
+    pub fn becomes_extra(&mut self) {
+        self._source = None;
+    }
+
+    /// In observe mode, why the connection would have been refused.
+    pub fn would_refuse(&self) -> Option<Refusal> {
+        self.would_refuse
+    }
 }
 
 impl<W: Waiter> Admission<W> {
@@ -34,8 +48,7 @@ impl<W: Waiter> Admission<W> {
             return Err(Refusal::Draining);
         }
         let client = client.ok_or(Refusal::ListenerFull)?;
-        let source = self.sources.enter(source, now, &self.warned)?;
-        Ok(AcceptPermit { _client: client, _source: source })
+        self.accept(client, source, now)
     }
 
     /// The same for a client that a server has put into the system account: it counts over the `limit` too.
@@ -43,7 +56,14 @@ impl<W: Waiter> Admission<W> {
     /// # Errors
     /// The reason to refuse with; nothing is taken then.
     pub fn accept_operator(&self, limit: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {
-        let source = self.sources.enter(source, now, &self.warned)?;
-        Ok(AcceptPermit { _client: limit.acquire_over(), _source: source })
+        self.accept(limit.acquire_over(), source, now)
+    }
+
+    fn accept(&self, client: Permit, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {
+        let (source, would_refuse) = match self.sources.enter(source, now, &self.warned) {
+            Ok(source) => (source, None),
+            Err(reason) => (None, Some(self.unless_observing(reason)?)),
+        };
+        Ok(AcceptPermit { _client: client, _source: source, would_refuse })
     }
 }

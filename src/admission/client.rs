@@ -9,6 +9,7 @@ use crate::{
     },
     client_library::returns::Return,
     identity::{ClientKey, CredentialKey},
+    outcome::Refusal,
     upstream::Slot,
 };
 
@@ -56,6 +57,8 @@ pub struct Client {
     pub proof: Proof,
     /// Whether the slots that are kept for operators are for it too.
     pub may_use_reserve: bool,
+    /// In observe mode, why it would have been refused before this: it counts in no quota.
+    pub would_refuse: Option<Refusal>,
     /// The user and the name that it counts for.
     pub quota_identity: QuotaIdentity,
     /// It may wait for its turn until then.

@@ -74,6 +74,9 @@ impl<W: Waiter> Admission<W> {
         if self.kicked().is_kept_away(client.key, now) {
             return self.refuse_later(Refusal::Kicked, &client, now, rng);
         }
+        if self.is_observing() && !self.is_paused() {
+            return self.observe_at_connect(&client, now, rng);
+        }
         let account = match self.enter_quotas(&client, now, client.hold_until) {
             Ok(account) => account,
             Err(reason) => return self.refuse_later(reason, &client, now, rng),
@@ -131,12 +134,17 @@ impl<W: Waiter> Admission<W> {
             key,
             proof,
             may_use_reserve,
+            would_refuse: None,
             quota_identity,
             hold_until,
             answer_by,
             returns,
         };
-        self.admit_or_queue(AccountSlot::of_nobody(lane), &client, now, rng, waiter)
+        let nobody = AccountSlot::of_nobody(lane);
+        match self.is_observing() && !self.is_paused() {
+            true => self.observe_turn(nobody, &client, now, rng),
+            false => self.admit_or_queue(nobody, &client, now, rng, waiter),
+        }
     }
 
     /// The quotas and the rate of the account of a client that holds a server's slot already.
@@ -150,6 +158,9 @@ impl<W: Waiter> Admission<W> {
         if self.kicked().is_kept_away(client.key, now) {
             return Err(Refusal::Kicked);
         }
+        if self.is_observing() {
+            return Ok(self.observe_account(client, now));
+        }
         let account = self.enter_quotas(client, now, now)?;
         if !account.take_token(now) {
             return Err(Refusal::AccountRate);
@@ -160,7 +171,7 @@ impl<W: Waiter> Admission<W> {
 
     /// Takes a slot in every quota that a client falls under; its token of a rate by user or name may come until
     /// `latest`.
-    fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
+    pub(super) fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
         let account = self.accounts.enter(&client.account, client.proof, now).map_err(|_| Refusal::AccountQuota)?;
         let account = match account.account().is_known() {
             true => account,
@@ -244,7 +255,7 @@ impl<W: Waiter> Admission<W> {
 
     /// Takes what an admission needs: a token of the account's rate, a handshake of the account, a server's slot, a
     /// token of the pace.
-    fn try_admit(
+    pub(super) fn try_admit(
         &self,
         account: &mut AccountSlot,
         account_paid: &mut bool,
@@ -285,7 +296,7 @@ impl<W: Waiter> Admission<W> {
         }
     }
 
-    fn refuse_now(&self, reason: Refusal, client: &Client, now: Instant) -> Verdict<W> {
+    pub(super) fn refuse_now(&self, reason: Refusal, client: &Client, now: Instant) -> Verdict<W> {
         self.client_history.refused(client.key, now);
         Verdict::Refuse { reason, at: now, permit: None }
     }
@@ -298,7 +309,7 @@ impl<W: Waiter> Admission<W> {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Verdict<W> {
-        if reason == Refusal::Draining || !self.may_wait(false) {
+        if reason == Refusal::Draining || self.is_observing() || !self.may_wait(false) {
             return self.refuse_now(reason, client, now);
         }
         self.client_history.refused(client.key, now);
@@ -319,6 +330,9 @@ impl<W: Waiter> Admission<W> {
     }
 
     fn refusal_at(&self, reason: Refusal, until: Instant, now: Instant, rng: &mut fastrand::Rng) -> Instant {
+        if self.is_observing() {
+            return now;
+        }
         answer_at(Situation::Refused(reason), Return::Unknown, until, self.refusal_spread(), now, rng).0
     }
 }

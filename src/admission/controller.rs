@@ -17,6 +17,7 @@ use crate::{
     admission::{
         client::Pass,
         deadlines::DeadlinePolicy,
+        observe::{Mode, WouldHold},
         params::Params,
         queue::{Queue, waiting::Waiter},
         quota::{
@@ -116,6 +117,11 @@ pub struct Admission<W> {
     pub(super) finished: AtomicU64,
     queue_state: Mutex<QueueState<W>>,
     paused: AtomicBool,
+    /// See [`Mode::Observe`].
+    pub(super) observing: AtomicBool,
+    pub(super) would_hold: WouldHold,
+    /// In observe mode, the clients that would wait now.
+    pub(super) would_wait: Arc<Limit>,
     lame_duck: AtomicBool,
     draining: AtomicBool,
     /// Within how many milliseconds a drain tells those who waited.
@@ -155,6 +161,9 @@ impl<W: Waiter> Admission<W> {
                 retry_schedule: RetrySchedule::default(),
             }),
             paused: AtomicBool::new(false),
+            observing: AtomicBool::new(params.mode == Mode::Observe),
+            would_hold: WouldHold::default(),
+            would_wait: Limit::none(),
             lame_duck: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             drain_spread_ms: AtomicU64::new(0),
@@ -164,6 +173,7 @@ impl<W: Waiter> Admission<W> {
     /// The configuration has these params by now. Whoever is counted stays counted, whoever waits keeps the place and
     /// the deadline, and who is in stays in, also beyond a limit that is lower now.
     pub fn set_params(&self, params: &Params, now: Instant) {
+        self.observing.store(params.mode == Mode::Observe, Relaxed);
         self.sources.set_quota(params.per_source);
         self.accounts.set_limits(params.default_account, params.accounts.clone(), now);
         self.users_and_names.set(&params.patterns);
@@ -252,7 +262,7 @@ impl<W: Waiter> Admission<W> {
     pub(super) fn may_wait(&self, has_priority: bool) -> bool {
         let kept = if has_priority { 0 } else { self.kept_for_priority.load(Relaxed) };
         let most = self.max_held.load(Relaxed).saturating_sub(kept);
-        self.waiting().all() < most
+        self.waiting().all() + (self.would_wait.in_use() as usize) < most
     }
 
     /// The pace in force, in new clients per second: the configured one, or the rate at which the servers have been
@@ -298,6 +308,7 @@ impl<W: Waiter> Admission<W> {
             server.handshake_finished(now, login, should_take);
         }
         self.finished.fetch_add(1, Relaxed);
+        self.observed_login_ended(&mut pass.account, now);
         pass.account.end_handshake();
         pass.server.session_began();
     }
@@ -366,6 +377,9 @@ impl<W: Waiter> Admission<W> {
     /// Whether an account, or this source of it, may have no further login on this server now. If so, it is noted that
     /// a client waits for it.
     pub fn is_barred(&self, login: LoginOf<'_>, server: ServerId, now: Instant) -> bool {
+        if self.is_observing() {
+            return false;
+        }
         let avoided = self.avoided(login, now);
         let is_barred = avoided.is_some_and(|avoided| avoided.barred.contains(&server));
         if is_barred {
@@ -376,6 +390,10 @@ impl<W: Waiter> Admission<W> {
 
     /// Whether others need what a login holds whose client should have given up.
     pub fn is_place_wanted(&self, account: &Account, server: &Server, now: Instant) -> bool {
+        !self.is_observing() && self.do_others_want(account, server, now)
+    }
+
+    fn do_others_want(&self, account: &Account, server: &Server, now: Instant) -> bool {
         account.take_want(server.id()) || self.queued() > 0 && !self.servers.has_headroom(now)
     }
 
@@ -402,6 +420,9 @@ impl<W: Waiter> Admission<W> {
     /// A server has ended a session: how long its client is kept before it is let go too, so that the clients of a
     /// server that has died do not all come back in the same moment.
     pub fn session_lost(&self, now: Instant, rng: &mut fastrand::Rng) -> Duration {
+        if self.is_observing() {
+            return Duration::ZERO;
+        }
         self.servers.close_delay(now, self.pace(now), rng)
     }
 

@@ -61,6 +61,7 @@ pub fn unknown_servers(servers: usize) -> Arc<Servers> {
 /// Limits that refuse no client.
 pub fn wide_open() -> Params {
     Params {
+        mode: Mode::default(),
         pace: None,
         max_held: usize::MAX,
         max_hold: Duration::from_secs(3600),
@@ -103,6 +104,7 @@ fn client(account: &str, client: u64, now: Instant) -> Client {
         source: Source::NOWHERE,
         proof: Proof::Known,
         may_use_reserve: false,
+        would_refuse: None,
         quota_identity: QuotaIdentity::default(),
         hold_until: now + Duration::from_secs(3600),
         answer_by: now + Duration::from_secs(3601),

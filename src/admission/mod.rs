@@ -50,6 +50,11 @@
 //! - `begin_lame_duck`, `is_lame_duck`, `begin_drain`, `is_draining`, `sweep`; and what is only shown: `queued`,
 //!   `waiting`, `pace`, `refusals`, `warned`.
 //!
+//! # Observe mode
+//!
+//! In [`Mode::Observe`] the same checks are made, and nobody is held or refused for what they say (`observe`): what
+//! they would have done is counted.
+//!
 //! # What is counted, and by what
 //!
 //! Everything counted is a guard that gives back what it holds on drop. [`Permit`] counts where there is nothing but
@@ -65,6 +70,9 @@ mod controller;
 mod deadlines;
 #[cfg(test)]
 mod fairness;
+mod observe;
+#[cfg(test)]
+mod observe_simulation;
 mod params;
 pub mod policies;
 mod queue;
@@ -81,6 +89,7 @@ pub use self::{
     client::{Claim, Client, Pass, Proof, SilentClient},
     controller::Admission,
     deadlines::{Deadlines, FAIR_TIME, usual_hold},
+    observe::{Mode, Would, WouldHold},
     params::{AccountLimits, Params, PatternQuota, Quota},
     queue::{release::Failover, waiting::Waiter},
     quota::{

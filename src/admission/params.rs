@@ -3,7 +3,7 @@
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
 use crate::{
-    admission::{deadlines::DeadlinePolicy, quota::rate::Rate},
+    admission::{deadlines::DeadlinePolicy, observe::Mode, quota::rate::Rate},
     identity::AccountRule,
 };
 
@@ -59,6 +59,8 @@ pub struct PatternQuotas {
 /// Everything that admission needs to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct Params {
+    /// Whether clients are held and refused, or only watched.
+    pub mode: Mode,
     /// The configured pace: new clients per second onto the whole cluster; `None` is no limit.
     pub pace: Option<Rate>,
     /// The most clients that may wait at once: for a turn, for a promised token, or for the moment of their refusal.

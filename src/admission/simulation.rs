@@ -136,6 +136,7 @@ fn cluster(servers: usize) -> upstream::Params {
 fn params(rng: &mut fastrand::Rng) -> Params {
     let pace = rng.bool().then(|| Rate { per_second: 50.try_into().unwrap(), burst: 5.try_into().unwrap() });
     Params {
+        mode: Mode::default(),
         patterns: Default::default(),
         pace,
         max_held: MAX_HELD,
@@ -246,6 +247,7 @@ impl World {
             source: Source::NOWHERE,
             proof: Proof::Known,
             may_use_reserve: false,
+            would_refuse: None,
             quota_identity: Default::default(),
             hold_until,
             answer_by,

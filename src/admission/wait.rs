@@ -218,6 +218,7 @@ mod tests {
                 source: Source::NOWHERE,
                 proof: Proof::Known,
                 may_use_reserve: false,
+                would_refuse: None,
                 quota_identity: QuotaIdentity { user: None, name: Some("report".into()) },
                 hold_until,
                 answer_by: hold_until + Duration::from_secs(1),

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    admission::{AccountSlot, Proof},
+    admission::AccountSlot,
     advertised_info::AdvertisedInfo,
     cluster::{access::ClusterAccess, error::PollError, http_client::MonitorClient},
     dispatch::SessionAdmission,
@@ -162,7 +162,7 @@ fn count_for(admission: &SessionAdmission, account: &Arc<str>, slot: &mut Accoun
         return;
     }
     let (accounts, now) = (admission.accounts(), timer::now());
-    let moved = accounts.enter(account, Proof::Known, now).unwrap_or_else(|_| {
+    let moved = admission.enter_named(account, slot, now).unwrap_or_else(|_| {
         session.end(Cause::AccountQuota);
         accounts.enter_anyway(account, now)
     });

@@ -416,6 +416,8 @@ fn server(s: &mut Section<'_>) -> upstream::ServerParams {
 }
 
 fn admission(s: &mut Section<'_>) -> admission::Params {
+    // Enforce: whoever runs weir wants its servers protected.
+    let mode = s.value("mode", admission::Mode::Enforce, Any);
     let patience = || within(Duration::ZERO..=LONGEST_PATIENCE);
     // Adaptive: a number that is too high does not protect the servers, and one that is too low refuses clients
     // needlessly.
@@ -434,6 +436,7 @@ fn admission(s: &mut Section<'_>) -> admission::Params {
     // Off: offices, clusters and mobile carriers have thousands of clients behind one address.
     let per_source = s.table("per_source", quota::quota);
     admission::Params {
+        mode,
         pace,
         max_held,
         max_hold,
@@ -462,6 +465,18 @@ fn note_known_langs(s: &mut Section<'_>, given: &[(String, Duration)]) {
 }
 
 impl Leaf for NewClients {
+    fn kind() -> String {
+        variant_kind::<Self>()
+    }
+    fn read(node: &Node) -> Result<Self, Problem> {
+        variant(node)
+    }
+    fn show(&self) -> String {
+        show_variant(*self)
+    }
+}
+
+impl Leaf for admission::Mode {
     fn kind() -> String {
         variant_kind::<Self>()
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::{
+    admission::Mode,
     config::{addresses::Target, finding::Problem, raw::Raw, section::Sink},
     operator_file,
     upstream::Reserve,
@@ -13,6 +14,15 @@ pub(super) fn look(raw: &Raw, sink: &mut Sink) {
     websocket_clients_unjudged(raw, sink);
     advertised_past_weir(raw, sink);
     quotas_beyond_the_room(raw, sink);
+    only_observing(raw, sink);
+}
+
+/// A trial that is over, and still does not protect anybody.
+fn only_observing(raw: &Raw, sink: &mut Sink) {
+    if raw.admission.mode == Mode::Observe {
+        let what = "weir holds and refuses nobody, and counts whom it would have held or refused";
+        sink.warn("admission.mode", Problem::new(what, "write mode = \"enforce\" once the trial is over"));
+    }
 }
 
 fn trust_in_everybody(raw: &Raw, sink: &mut Sink) {

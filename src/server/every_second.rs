@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    admission::WouldHold,
     events::Event,
     net::timer,
     outcome::Refusal,
@@ -21,7 +22,7 @@ use crate::{
 /// Works until `stop`. `warn_at` takes over what a reload has changed, and says from which part of a limit (0.0 to 1.0)
 /// on the log warns.
 pub async fn run(shared: Arc<Shared>, warn_at: impl Fn() -> f64, stop: CancellationToken) {
-    let (mut dropped_before, mut warned_before) = (0, [0; Refusal::ALL.len()]);
+    let (mut dropped_before, mut warned_before, mut held_before) = (0, [0; Refusal::ALL.len()], 0_u64);
     let (mut outage, mut unserved_before, mut clusters) = (None, 0, Clusters::default());
     let mut lookout = Lookout::default();
     let work = async {
@@ -39,7 +40,7 @@ pub async fn run(shared: Arc<Shared>, warn_at: impl Fn() -> f64, stop: Cancellat
             lookout.look(&shared, warn_at());
             let unserved = shared.counters.refused(Refusal::NoServer);
             tell_outage(&shared, &mut outage, std::mem::replace(&mut unserved_before, unserved));
-            let Taken { refused, failed_logins, left_out } = shared.tallies.take();
+            let Taken { refused, failed_logins, left_out, would_refuse } = shared.tallies.take();
             if refused.total() > 0 {
                 tell_refused(&shared, &refused);
             }
@@ -47,15 +48,14 @@ pub async fn run(shared: Arc<Shared>, warn_at: impl Fn() -> f64, stop: Cancellat
                 tell_failed_logins(&failed_logins, left_out);
             }
             let warned = Refusal::ALL.map(|reason| shared.admission.warned().of(reason));
-            for (reason, (now, before)) in Refusal::ALL.into_iter().zip(warned.into_iter().zip(warned_before)) {
-                if now > before {
-                    warn!(
-                        clients = now - before,
-                        reason = reason.name(),
-                        "let in over a quota or policy that only warns"
-                    );
-                }
+            let would_hold = WouldHold::REASONS.map(|reason| shared.admission.would_hold().of(reason)).iter().sum();
+            if shared.admission.is_observing() {
+                let refused = warned.iter().sum::<u64>() - warned_before.iter().sum::<u64>();
+                tell_observed(&would_refuse, refused, would_hold - held_before);
+            } else {
+                tell_warned(&warned, &warned_before);
             }
+            held_before = would_hold;
             warned_before = warned;
         }
     };
@@ -129,6 +129,31 @@ fn tell_refused(shared: &Shared, refused: &Tally) {
         advice = refused.main_reason().and_then(Refusal::named).map(Refusal::advice),
         "refusing"
     );
+}
+
+/// Tells whom quotas and policies that only warn would have refused.
+fn tell_warned(warned: &[u64; Refusal::ALL.len()], before: &[u64; Refusal::ALL.len()]) {
+    for (reason, (now, before)) in Refusal::ALL.into_iter().zip(warned.iter().zip(before)) {
+        if now > before {
+            warn!(clients = now - before, reason = reason.name(), "let in over a quota or policy that only warns");
+        }
+    }
+}
+
+/// Tells whom enforce mode would have refused or held in the last second, where weir only observes.
+fn tell_observed(tally: &Tally, would_refuse: u64, would_hold: u64) {
+    if would_refuse + would_hold > 0 {
+        info!(
+            would_refuse,
+            would_hold,
+            reasons = tally.reasons(),
+            accounts = tally.accounts(),
+            users = tally.users(),
+            names = tally.names(),
+            sources = tally.sources(),
+            "observing: these clients are in, and would have been refused or held"
+        );
+    }
 }
 
 fn tell_failed_logins(failed: &Tally, left_out: u64) {

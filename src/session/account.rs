@@ -8,7 +8,7 @@ use std::{
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
-    admission::{AccountSlot, Claim, Pass, Proof},
+    admission::{AccountSlot, Claim, Pass},
     cluster::account_lookup::{AccountLookup, Then},
     dial::LoggedIn,
     identity::CredentialKey,
@@ -68,13 +68,13 @@ pub(super) async fn settle(
         shared.admission.operators().verified(claim, now());
     }
     downstream.operator = None;
-    pass.account.prove(now())?;
+    shared.admission.prove(&mut pass.account, now())?;
     if let Some(named) = named
         && *pass.account.account().name() != named
     {
         shared.directory.learn(credential, &named);
-        let slot = shared.admission.accounts().enter(&named, Proof::Known, now());
-        pass.account.move_to(slot.map_err(|_| Refusal::AccountQuota)?);
+        let slot = shared.admission.enter_named(&named, &pass.account, now())?;
+        pass.account.move_to(slot);
         pass.account.account().charge(now());
     }
     Ok(unknown)

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use crate::{
     admission::{Claim, Login, Pass},
     advertised_info::PrefaceShape,
-    dial::{LoggedIn, LoginReply, ServerConnection},
+    dial::{DialError, LoggedIn, LoginReply, ServerConnection},
     identity::CredentialKey,
     net::{linger, timer::now},
     outcome::{Cause, Party, Phase, Refusal},
@@ -234,8 +234,16 @@ async fn connect_with_failover(
             }
             Err(NoReply::Failed(err)) => {
                 let Pass { server, account } = pass;
+                let full = matches!(err, DialError::Full).then(|| Arc::clone(server.server()));
                 let placed = place_instead(shared, (server, Some(account.login())), &err, &mut tried, answer_by).await;
-                pass = Pass::new(placed.map_err(|reason| attempt.nowhere_else(reason))?, account);
+                let placed = placed.map_err(|reason| match full {
+                    // Where weir only observes, full servers answer for themselves.
+                    Some(server) if shared.admission.is_observing() => {
+                        NotAnswered::ServerError(server, refusal::line(Refusal::ServerCapacity).to_vec())
+                    }
+                    _ => attempt.nowhere_else(reason),
+                });
+                pass = Pass::new(placed?, account);
             }
         }
     }

@@ -11,7 +11,7 @@ use tokio::{net::TcpStream, time::Instant};
 use tracing::info;
 
 use crate::{
-    admission::{FAIR_TIME, policies::Described},
+    admission::{AcceptPermit, AccountSlot, FAIR_TIME, Would, policies::Described},
     identity::ClientKey,
     net::{stream::TlsInUse, timer::now},
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
@@ -188,6 +188,14 @@ impl Context {
     /// Notes what became of a client that had to wait.
     pub fn record_fate(&self, fate: Fate) {
         self.shared.flight.waited(self.log.account.as_deref(), self.log.said.lang(), fate);
+    }
+
+    /// Tells whom enforce mode would have refused, where weir only observes. It counts for no source from now on.
+    pub fn note_would(&self, account: &AccountSlot, entry: Option<&mut AcceptPermit>) {
+        if let Some(Would::Refuse(reason)) = account.would() {
+            self.shared.tallies.would_refuse(reason, &self.who());
+            entry.map(AcceptPermit::becomes_extra).unwrap_or_default();
+        }
     }
 
     /// Counts and logs the end of a client that is no session, once.

@@ -89,7 +89,7 @@ impl DampedDials {
 /// somebody is known waits for its dial. The error is the end of a client that `left` meanwhile.
 pub(super) async fn may_dial(cx: &Context, kind: Kind, left: impl Future<Output = ()>) -> Result<bool, End> {
     let shared = &cx.shared;
-    match shared.admission.source_reputation().before_connect(cx.source(), now()) {
+    match shared.admission.before_connect_from(cx.source(), now()) {
         BeforeConnect::Free => Ok(true),
         BeforeConnect::Damped => Ok(false),
         BeforeConnect::Paced => {

@@ -40,15 +40,15 @@ pub(super) async fn place_instead(
     tried: &mut Vec<ServerId>,
     deadline: Instant,
 ) -> Result<Slot, Refusal> {
-    give_up(failed, err, tried);
+    give_up(shared, failed, err, tried);
     place_again(shared, login, tried, deadline).await
 }
 
 /// Gives the slot of a server back whose dial went wrong: before the next one's is taken.
-pub(super) fn give_up(failed: Slot, err: &DialError, tried: &mut Vec<ServerId>) {
+pub(super) fn give_up(shared: &Shared, failed: Slot, err: &DialError, tried: &mut Vec<ServerId>) {
     debug!(server = failed.server().name(), %err, "dial failed");
-    // A server that limits its rate is tried again, in the next second.
-    if !matches!(err, DialError::Throttled) {
+    // A server that limits its rate is tried again, in the next second. Where weir only observes nobody waits for that.
+    if !matches!(err, DialError::Throttled) || shared.admission.is_observing() {
         tried.push(failed.server().id());
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    admission::{Claim, Client, Deadlines, Proof, QuotaIdentity, Wait},
+    admission::{AcceptPermit, Claim, Client, Deadlines, Proof, QuotaIdentity, Wait},
     identity::{Claims, Credential, CredentialKey},
     outcome::Refusal,
     relay::registry::Said,
@@ -94,6 +94,7 @@ impl Greeted {
         let is_known = cx.shared.admission.source_reputation().is_known(claim);
         let proof = if is_known { Proof::Known } else { Proof::Missing(claim) };
         downstream.operator = operator;
+        let would_refuse = downstream.entry.as_ref().and_then(AcceptPermit::would_refuse);
         let Deadlines { hold_until, answer_by, returns } = deadlines;
         let client = Client {
             names_its_account: matches!(credential, Credential::Jwt { .. }) && !is_known,
@@ -102,6 +103,7 @@ impl Greeted {
             key,
             proof,
             may_use_reserve,
+            would_refuse,
             quota_identity,
             hold_until,
             answer_by,

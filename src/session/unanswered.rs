@@ -29,8 +29,10 @@ pub(super) async fn begin(cx: &Context, left: impl Future<Output = ()>) -> Resul
     let until = Instant::from_std(shared.admission.deadline_policy().before_info(accepted, heard));
     let mut left = pin!(left);
     // A source that has few need not be compared with what is free, which takes a look at every server.
+    let is_observing = shared.admission.is_observing();
     let most = |has: u32| match has < FEW {
         true => FEW,
+        false if is_observing => u32::MAX,
         false => (shared.servers.headroom(now()).saturating_add(has) / PART).max(FEW),
     };
     loop {

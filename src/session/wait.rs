@@ -48,12 +48,17 @@ impl Identified {
     }
 
     async fn check(self, cx: &mut Context) -> Result<Admitted, End> {
-        let Self { mut downstream, dial_first, proxy_header, client, credential, claim, connected } = self;
+        let Self { mut downstream, dial_first, proxy_header, mut client, credential, claim, connected } = self;
         let (source, connected) = (cx.source(), connected.into_std());
         let answer_by = Instant::from_std(client.answer_by);
         if cx.shared.admission.source_reputation().is_damped_as(source, claim.credential, connected) {
-            dial_first.close().await;
-            return Err(refuse_at_its_moment(cx, downstream, &client, Refusal::SourceRate).await);
+            match cx.shared.admission.unless_observing(Refusal::SourceRate) {
+                Ok(reason) => client.would_refuse = Some(reason),
+                Err(reason) => {
+                    dial_first.close().await;
+                    return Err(refuse_at_its_moment(cx, downstream, &client, reason).await);
+                }
+            }
         }
         if let Err(reason) = cx.check_policies(&downstream.connect, &client.account) {
             dial_first.close().await;
@@ -74,7 +79,7 @@ impl Identified {
                 let Downstream { stream, preface, .. } = &mut downstream;
                 let shared = Arc::clone(&cx.shared);
                 match await_turn(cx, begun, turn_comes, downstream::watch(&shared.read_ahead, stream, preface)).await {
-                    Waited::Turn(pass) => match pass.account.displaced() {
+                    Waited::Turn(pass) => match pass.account.displaced().filter(|_| !shared.admission.is_observing()) {
                         None => (pass, None),
                         Some(reason) => {
                             drop(pass);
@@ -91,6 +96,7 @@ impl Identified {
                 }
             }
         };
+        cx.note_would(&pass.account, downstream.entry.as_mut());
         Ok(Admitted { downstream, pass, dialled, proxy_header, credential, claim, answer_by })
     }
 }

@@ -151,6 +151,8 @@ pub struct Taken {
     pub failed_logins: Tally,
     /// Those of them that were not told one by one.
     pub left_out: u64,
+    /// Clients that weir would have refused, and only observed.
+    pub would_refuse: Tally,
 }
 
 /// What became of a client, for [`Tallies::churn`]. The number of a variant is the kind under which it counts.
@@ -176,6 +178,7 @@ pub const SHORT_LIFE: Duration = Duration::from_secs(10);
 pub struct Tallies {
     refused: Mutex<Tally>,
     failed_logins: Mutex<Tally>,
+    would_refuse: Mutex<Tally>,
     /// Refusals and failed logins of the last hour.
     pub not_let_in: LastHour<1>,
     /// Sessions that began and ended in the last hour.
@@ -187,6 +190,11 @@ impl Tallies {
     pub fn refused(&self, reason: Refusal, who: &Who<'_>, now: Instant) {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).note(Some(reason.name()), who, 0);
         self.not_let_in.note(Some(reason.name()), who, 0, now);
+    }
+
+    /// Counts a client that weir would have refused, and only observed.
+    pub fn would_refuse(&self, reason: Refusal, who: &Who<'_>) {
+        self.would_refuse.lock().unwrap_or_else(PoisonError::into_inner).note(Some(reason.name()), who, 0);
     }
 
     /// Counts a client whose login a server refused; `None` is another error than one of the login. Returns whether
@@ -214,8 +222,9 @@ impl Tallies {
     pub fn take(&self) -> Taken {
         let take = |tally: &Mutex<Tally>| std::mem::take(&mut *tally.lock().unwrap_or_else(PoisonError::into_inner));
         let (refused, failed_logins) = (take(&self.refused), take(&self.failed_logins));
+        let would_refuse = take(&self.would_refuse);
         let left_out = failed_logins.total.saturating_sub(TOLD_ONE_BY_ONE);
-        Taken { refused, failed_logins, left_out }
+        Taken { refused, failed_logins, left_out, would_refuse }
     }
 }
 
@@ -244,7 +253,7 @@ mod tests {
         for (account, reason) in [("A", Refusal::NoServer), ("B", Refusal::NoServer), ("C, D 9", Refusal::Protocol)] {
             tallies.refused(reason, &who(account, "", 2), now);
         }
-        let Taken { refused, failed_logins, left_out } = tallies.take();
+        let Taken { refused, failed_logins, left_out, .. } = tallies.take();
         assert_eq!((refused.total(), failed_logins.total(), left_out), (13, 0, 0));
         assert_eq!(refused.reasons().as_deref(), Some("account_quota 10, no_server 2, protocol 1"));
         assert_eq!(refused.main_reason(), Some("account_quota"));

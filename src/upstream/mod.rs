@@ -206,6 +206,16 @@ impl Servers {
         Placement::Busy
     }
 
+    /// Takes a slot on the server that a client should go to of those that it has not `tried`, whether that has room or
+    /// not. `None` where there is no server to which a client may go at all.
+    pub fn place_over(&self, now: Instant, tried: &[ServerId], rng: &mut fastrand::Rng) -> Option<Slot> {
+        let list = self.list();
+        let views = list.iter().zip(views(&list, &self.origin, now)).enumerate();
+        let views = views.filter(|(_, (server, _))| !tried.contains(&server.id()));
+        let views = views.map(|(index, (server, view))| (index, view, server.is_only_full(now)));
+        Slot::over(&list[placement::choose_over(views, rng)?], now)
+    }
+
     /// Takes a slot of the reserve, for a client that claims the system account.
     pub fn place_in_reserve(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Slot> {
         let list = self.list();

@@ -146,6 +146,33 @@ pub fn choose(views: impl Iterator<Item = View> + Clone, urgency: Urgency, rng: 
     Choice::Full
 }
 
+/// Chooses one of `views`, whatever room they have and however busy they are: of the best tier the one with the lowest
+/// share. Those that are excluded only since they are full, by their own word, come before those that do not answer.
+pub fn choose_over(views: impl Iterator<Item = (usize, View, bool)>, rng: &mut fastrand::Rng) -> Option<usize> {
+    let mut best: Option<(u8, Lowest)> = None;
+    for (index, view, is_only_full) in views {
+        let rank = match view.tier {
+            Tier::Eligible => 0,
+            Tier::Stale => 1,
+            Tier::LoginsFailing => 2,
+            Tier::Excluded if is_only_full => 3,
+            Tier::Ejected => 4,
+            Tier::Excluded => continue,
+        };
+        let candidate = Candidate { index, share: view.share(), login_speed: view.login_speed };
+        match &mut best {
+            Some((other, _)) if *other < rank => {}
+            Some((other, lowest)) if *other == rank => lowest.offer(candidate, rng),
+            _ => {
+                let mut lowest = Lowest::default();
+                lowest.offer(candidate, rng);
+                best = Some((rank, lowest));
+            }
+        }
+    }
+    best.and_then(|(_, lowest)| lowest.best).map(|candidate| candidate.index)
+}
+
 /// What [`even`] has chosen.
 enum Even {
     Server(Candidate),

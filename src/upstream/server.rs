@@ -1,6 +1,7 @@
 //! One nats-server as weir knows it: its counters, its health, its readings, and what placement sees of them.
 
 pub(super) mod drain;
+mod over;
 mod standing;
 mod told;
 
@@ -423,7 +424,13 @@ impl Server {
     /// Counts a handshake that is about to begin, with its slot. `false` if no slot is free or the handshake limit is
     /// reached.
     pub fn begin_handshake(&self, now: Instant) -> bool {
-        let limit = self.change(|state| {
+        let limit = self.handshake_begins(now);
+        self.load.reserve(limit)
+    }
+
+    /// One more handshake is to begin. Returns how many may be under way.
+    fn handshake_begins(&self, now: Instant) -> u32 {
+        self.change(|state| {
             if state.drain != Drain::Off {
                 return 0;
             }
@@ -443,8 +450,7 @@ impl Server {
                 state.concurrency_limit.began_on_idle(now);
             }
             self.handshake_limit(state, now)
-        });
-        self.load.reserve(limit)
+        })
     }
 
     /// Whether at most one handshake is under way, so that it takes as long as it takes alone.

@@ -51,6 +51,20 @@ impl Slot {
         server.begin_handshake(now).then(slot)
     }
 
+    /// Takes a slot, however many are taken and however many handshakes are under way. `None` where the operator drains
+    /// the server.
+    pub fn over(server: &Arc<Server>, now: Instant) -> Option<Self> {
+        let under_way = server.load().under_way();
+        let slot = || Self {
+            server: Arc::clone(server),
+            state: State::Dialling,
+            from_reserve: false,
+            counts_for_reserve: false,
+            under_way,
+        };
+        server.begin_handshake_over(now).then(slot)
+    }
+
     /// Takes a slot of the reserve, for a client of the system account.
     pub fn from_reserve(server: &Arc<Server>) -> Option<Self> {
         let slot = || Self {

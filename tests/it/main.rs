@@ -52,6 +52,7 @@ mod nats_cli;
 mod nats_server_install;
 mod natsz;
 mod nkey;
+mod observe;
 mod odd_infos;
 mod other_clusters;
 mod passthrough_busy_servers;

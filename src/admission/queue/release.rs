@@ -279,6 +279,10 @@ impl<W: Waiter> Admission<W> {
         };
         match placed {
             Placement::Placed(slot) => Failover::Placed(slot),
+            Placement::Busy | Placement::Full if self.is_observing() => {
+                let placed = self.servers.place_over(now, tried, rng);
+                placed.map_or_else(|| Failover::Refuse(self.servers.no_room(now)), Failover::Placed)
+            }
             Placement::Busy => Failover::Busy(now + RETRY),
             Placement::Full => Failover::Refuse(self.servers.no_room(now)),
         }
@@ -326,6 +330,7 @@ mod tests {
                 source: Source::NOWHERE,
                 proof: Proof::Known,
                 may_use_reserve: false,
+                would_refuse: None,
                 quota_identity: QuotaIdentity::default(),
                 hold_until,
                 answer_by: hold_until + Duration::from_secs(1),
@@ -377,6 +382,7 @@ mod tests {
             source: Source::NOWHERE,
             proof: Proof::Known,
             may_use_reserve: false,
+            would_refuse: None,
             quota_identity: QuotaIdentity::default(),
             hold_until: now + seconds(5.0),
             answer_by: now + seconds(5.0),

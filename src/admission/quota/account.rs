@@ -13,6 +13,7 @@ use std::{
 use crate::{
     admission::{
         client::{Claim, Proof},
+        observe::{Observed, Would},
         params::AccountLimits,
         quota::{
             accounts::QuotaReached,
@@ -42,6 +43,8 @@ pub struct Account {
     pub(super) connections: ReconciledCount,
     /// The most connections as the cluster says; `u32::MAX` while it has said nothing.
     pub(super) by_cluster: AtomicU32,
+    /// Of its connections, those that count beyond its quota, since only observe mode has let them in.
+    extra: AtomicU32,
     /// Handshakes under way.
     pub(super) handshakes: AtomicU32,
     tokens: TokenBucket,
@@ -67,6 +70,7 @@ impl Account {
             limits: LiveLimits::new(limits),
             connections: ReconciledCount::default(),
             by_cluster: AtomicU32::new(u32::MAX),
+            extra: AtomicU32::new(0),
             handshakes: AtomicU32::new(0),
             tokens: TokenBucket::new(limits.quota.rate),
             known_tokens: TokenBucket::new(limits.quota.rate),
@@ -95,6 +99,11 @@ impl Account {
     /// The most connections it may have: as configured, else as the cluster says; `u32::MAX` is no limit.
     pub(super) fn max_connections(&self) -> u32 {
         self.limits.quota.max_connections().unwrap_or_else(|| self.by_cluster.load(Relaxed))
+    }
+
+    /// The most connections in all: those of its quota, and those that count beyond it.
+    fn most_in_all(&self) -> u32 {
+        self.max_connections().saturating_add(self.extra.load(Relaxed))
     }
 
     /// Whether its connections are limited.
@@ -251,7 +260,7 @@ impl Account {
     /// # Errors
     /// [`QuotaReached`]; nothing is taken then.
     pub(super) fn enter(self: &Arc<Self>, proof: Proof) -> Result<AccountSlot, QuotaReached> {
-        let most = self.max_connections();
+        let most = self.most_in_all();
         let reserve = |most| self.connections.reserve(most);
         let claim = proof.missing().filter(|_| self.is_limited() || self.has_rate());
         let has_room = match claim {
@@ -274,6 +283,11 @@ impl Account {
     pub fn begin_handshake(&self) -> bool {
         let most = self.limits.max_handshakes().map_or(u32::MAX, NonZeroU32::get);
         self.handshakes.fetch_update(Relaxed, Relaxed, |n| (n < most).then(|| n + 1)).is_ok()
+    }
+
+    /// Begins a handshake, however many are under way.
+    fn begin_handshake_over(&self) {
+        self.handshakes.fetch_add(1, Relaxed);
     }
 
     /// A handshake is over, well or not.
@@ -316,6 +330,8 @@ pub struct AccountSlot {
     other_quotas: UserAndNameSlots,
     /// What its client claims without proof.
     claim: Option<Box<Claim>>,
+    /// What enforce mode would have done with its client.
+    observed: Option<Box<Observed>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -346,7 +362,8 @@ impl AccountSlot {
     pub(super) fn new(account: &Arc<Account>) -> Self {
         let other_quotas = UserAndNameSlots::default();
         let source = SourceKey::default();
-        Self { account: Arc::clone(account), state: SlotState::Waiting, source, other_quotas, claim: None }
+        let (account, state) = (Arc::clone(account), SlotState::Waiting);
+        Self { account, state, source, other_quotas, claim: None, observed: None }
     }
 
     /// A slot of no account, with a name for a lane of the queue, for a client that has not said yet who it is. Nothing
@@ -383,6 +400,50 @@ impl AccountSlot {
         self.account.take_token(self.is_known(), now)
     }
 
+    /// Takes a token of the account's rate, or one that comes until `latest`; `false` if there is none in time.
+    pub(in crate::admission) fn reserve_token(&self, now: Instant, latest: Instant) -> bool {
+        let Account { tokens, known_tokens, .. } = &*self.account;
+        if !self.is_known() {
+            return tokens.reserve(now, latest);
+        }
+        let has = known_tokens.reserve(now, latest);
+        if has {
+            tokens.charge(now);
+        }
+        has
+    }
+
+    /// What enforce mode would have done with its client; `None` where it would have let it in at once.
+    pub fn would(&self) -> Option<Would> {
+        self.observed.as_deref().map(Observed::would)
+    }
+
+    /// Enforce mode would have held its client.
+    pub(in crate::admission) fn is_observed(&mut self, observed: Observed) {
+        self.observed = Some(Box::new(observed));
+    }
+
+    /// Its client does not wait any more. Returns when it would have had to be in.
+    pub(in crate::admission) fn waits_no_longer(&mut self) -> Option<Instant> {
+        self.observed.as_mut()?.waits_no_longer()
+    }
+
+    /// Enforce mode would have refused its client: it counts in no quota from now on.
+    pub(in crate::admission) fn becomes_extra(&mut self, observed: Observed) {
+        if !self.is_extra() {
+            self.account.extra.fetch_add(1, Relaxed);
+        }
+        self.observed = Some(Box::new(observed));
+        self.other_quotas = UserAndNameSlots::default();
+        if let Some(claim) = self.claim.take() {
+            self.account.unproven.leave(*claim);
+        }
+    }
+
+    fn is_extra(&self) -> bool {
+        self.observed.as_deref().is_some_and(Observed::is_extra)
+    }
+
     /// Whether its client is known.
     pub fn is_known(&self) -> bool {
         self.claim.is_none()
@@ -393,7 +454,7 @@ impl AccountSlot {
         let account = &self.account;
         let is_displaced = self.claim.as_deref().is_some_and(|claim| {
             !account.limits.quota.warn_only()
-                && account.unproven.is_displaced(*claim, account.connections.total(), account.max_connections())
+                && account.unproven.is_displaced(*claim, account.connections.total(), account.most_in_all())
         });
         if is_displaced { Some(Refusal::AccountQuota) } else { self.other_quotas.displaced() }
     }
@@ -406,7 +467,7 @@ impl AccountSlot {
         if let Some(claim) = self.claim.take() {
             let account = &self.account;
             account.charge(now);
-            let most = account.max_connections();
+            let most = account.most_in_all();
             let is_over =
                 account.unproven.prove(*claim, |left| account.connections.total().saturating_sub(left) > most);
             if is_over && !account.limits.quota.warn_only() {
@@ -432,6 +493,14 @@ impl AccountSlot {
             self.handshake_begun();
         }
         begun
+    }
+
+    /// Begins the handshake, whatever its account may have.
+    pub fn begin_handshake_over(&mut self) {
+        if self.state == SlotState::Waiting {
+            self.account.begin_handshake_over();
+            self.handshake_begun();
+        }
     }
 
     /// [`Account::begin_handshake`] was called for it.
@@ -495,7 +564,9 @@ impl AccountSlot {
     /// Goes over to another account, with its slots of quotas by user and name.
     pub fn move_to(&mut self, other: Self) {
         let mut before = std::mem::replace(self, other);
-        std::mem::swap(&mut self.other_quotas, &mut before.other_quotas);
+        if !self.is_extra() {
+            std::mem::swap(&mut self.other_quotas, &mut before.other_quotas);
+        }
     }
 }
 
@@ -504,6 +575,9 @@ impl Drop for AccountSlot {
         self.end_handshake();
         if let Some(claim) = self.claim.take() {
             self.account.unproven.leave(*claim);
+        }
+        if self.is_extra() {
+            self.account.extra.fetch_sub(1, Relaxed);
         }
         self.account.connections.release(self.state == SlotState::Session);
     }

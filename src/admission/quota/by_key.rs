@@ -153,6 +153,16 @@ impl<K: Hash + Eq + Copy> KeySlot<K> {
         }
     }
 
+    /// The token that was promised for then counts as taken then.
+    pub fn redeem_at(&self, at: Instant) {
+        let entry = self.of.as_ref().and_then(|of| of.map.get_mut(&self.key));
+        if let Some(mut entry) = entry
+            && let Some(meter) = entry.meter(self.claim.is_none())
+        {
+            meter.tokens.spent_until(at);
+        }
+    }
+
     /// Whether the key has no room for its client any more, since known ones have come.
     pub fn is_displaced(&self) -> bool {
         let Some((claim, of)) = self.claim.as_deref().zip(self.of.as_ref()) else { return false };

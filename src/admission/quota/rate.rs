@@ -109,6 +109,22 @@ impl TokenBucket {
         taken.map(|_| ()).map_err(|full_at| Duration::from_nanos(full_at + one - latest))
     }
 
+    /// Takes a token, or one that comes until `latest`: whoever comes after gets a later one. Returns whether there is
+    /// one in time; nothing is taken if not.
+    pub fn reserve(&self, now: Instant, latest: Instant) -> bool {
+        let Some(rate) = self.rate.get() else { return true };
+        let (now, latest, one) = (self.nanos(now), self.nanos(latest), rate.per_token());
+        let latest = latest.saturating_add(one * u64::from(rate.burst.get()));
+        let next = |full_at: u64| Some(full_at.max(now) + one).filter(|full_at| *full_at <= latest);
+        self.full_at.fetch_update(Relaxed, Relaxed, next).is_ok()
+    }
+
+    /// All tokens that come until then are used.
+    pub fn spent_until(&self, at: Instant) {
+        let Some(rate) = self.rate.get() else { return };
+        self.full_at.fetch_max(self.nanos(at).saturating_add(rate.per_token() * u64::from(rate.burst.get())), Relaxed);
+    }
+
     /// Takes a token that has been used already, whether there is one or not. The bucket owes its burst at most.
     pub fn charge(&self, now: Instant) {
         let Some(rate) = self.rate.get() else { return };

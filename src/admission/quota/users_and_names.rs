@@ -120,6 +120,26 @@ impl UserAndNameSlots {
         Ok(())
     }
 
+    /// When the promised tokens are there, and the reason to refuse with if that is too late; `None` where there is
+    /// nothing to wait for.
+    pub fn promised(&self) -> Option<(Instant, Refusal)> {
+        let both = self.both.as_deref()?;
+        let user = both.user.as_ref().and_then(|(_, at)| Some(((*at)?, Refusal::UserRate)));
+        let name = both.name.as_ref().and_then(|(_, at)| Some(((*at)?, Refusal::NameRate)));
+        [user, name].into_iter().flatten().max_by_key(|(at, _)| *at)
+    }
+
+    /// The promised tokens count as taken at that time.
+    pub fn redeem_at(&self, at: Instant) {
+        let Some(both) = &self.both else { return };
+        if let Some((slot, Some(_))) = &both.user {
+            slot.redeem_at(at);
+        }
+        if let Some((slot, Some(_))) = &both.name {
+            slot.redeem_at(at);
+        }
+    }
+
     /// Takes the promised tokens.
     pub fn redeem(&self, now: Instant) {
         let Some(both) = &self.both else { return };

@@ -299,7 +299,7 @@ impl PassthroughClient {
                         return Ok(Ok(Answered { stream, server, unread, login }));
                     }
                     drop(stream);
-                    give_up(server, &busy.into(), &mut tried);
+                    give_up(&cx.shared, server, &busy.into(), &mut tried);
                     // One that says nothing takes nothing of what the servers have left.
                     if unread.is_silent() {
                         self.speaks(cx).await?;

@@ -196,6 +196,7 @@ async fn client(shared: &Arc<Shared>, listener: &Arc<Listener>, far: &[Far], n: 
             source: Source::NOWHERE,
             proof: Proof::Known,
             may_use_reserve: false,
+            would_refuse: None,
             quota_identity,
             hold_until,
             answer_by,

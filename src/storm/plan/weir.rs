@@ -343,6 +343,7 @@ impl Weir {
             source: Source::NOWHERE,
             proof: Proof::Known,
             may_use_reserve: false,
+            would_refuse: None,
             quota_identity: Default::default(),
             account: Arc::clone(&self.account),
             key: key(client),

@@ -45,6 +45,10 @@ pub struct Sample {
     pub held: u64,
     /// Clients that were refused, in the order of [`Refusal::ALL`].
     pub refused: [u64; Refusal::ALL.len()],
+    /// Clients that would have been held, where weir only observes.
+    pub would_hold: u64,
+    /// Clients that would have been refused, in the order of [`Refusal::ALL`].
+    pub would_refuse: [u64; Refusal::ALL.len()],
     /// Clients that wait for their turn now.
     pub waiting: u64,
     /// Sessions now.
@@ -60,7 +64,11 @@ impl Sample {
         self.refused.iter().sum()
     }
 
-    /// Clients that had to wait, or were refused for lack of capacity.
+    fn would_refuse_in_all(&self) -> u64 {
+        self.would_refuse.iter().sum()
+    }
+
+    /// Clients that had to wait, or were refused for lack of capacity; or would have been, where weir only observes.
     fn troubled(&self) -> u64 {
         let reasons = [
             Refusal::ServerCapacity,
@@ -69,7 +77,8 @@ impl Sample {
             Refusal::QueueFull,
             Refusal::ListenerFull,
         ];
-        self.held + reasons.iter().map(|&reason| self.refused[reason as usize]).sum::<u64>()
+        let of = |reason: &Refusal| self.refused[*reason as usize] + self.would_refuse[*reason as usize];
+        self.held + self.would_hold + reasons.iter().map(of).sum::<u64>()
     }
 }
 
@@ -107,6 +116,10 @@ pub struct Storm {
     /// Refusals by reason, without the reasons that did not occur. Their sum is that of the accounts' `refused`, and of
     /// the languages'.
     pub refused: Vec<Refused>,
+    /// Clients that were let in and would have had to wait, where weir only observes.
+    pub would_hold: u64,
+    /// Clients that were let in and would have been refused, where weir or a quota only observes.
+    pub would_refuse: u64,
     /// Clients per second that were admitted while others waited, which is what the servers can serve. Where nobody
     /// waited for a whole second, the pace when somebody last waited; `None` where there was none.
     pub pace: Option<f64>,
@@ -273,6 +286,8 @@ impl Running {
             left: counts.sum(Fate::Left),
             held: to.held - from.held,
             refused: reasons.filter(|one| one.count > 0).collect(),
+            would_hold: to.would_hold - from.would_hold,
+            would_refuse: to.would_refuse_in_all() - from.would_refuse_in_all(),
             pace: (self.busy.0 > 0).then(|| self.busy.1 as f64 / f64::from(self.busy.0)).or(self.pace),
             sessions_after: to.sessions,
             accounts: counts.accounts(),
