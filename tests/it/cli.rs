@@ -71,3 +71,39 @@ fn a_bad_log_filter_is_bad_configuration() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.starts_with("WEIR_LOG: "), "{said}");
 }
+
+/// `weir check | head -1`, a full disk, no standard output at all: no command panics, and none hangs.
+#[test]
+fn output_that_nobody_takes_is_no_panic() {
+    let directory = tempfile::tempdir().unwrap();
+    let bad = directory.path().join("bad.toml");
+    fs::write(&bad, "[admission]\nrate = 0\n").unwrap();
+    let bad = bad.to_str().unwrap();
+    let plan = ["plan", "--clients", "100", "--handshakes", "1000", "--for", "10s"];
+    let nowhere = ["storm", "--clients", "1", "--url", "nats://127.0.0.1:1", "--for", "100ms"];
+    for (args, code) in [
+        (&["check", "-c", MINIMAL][..], 0),
+        (&["check", "--json", "-c", MINIMAL], 0),
+        (&["check", "-c", bad], 1),
+        (&["check", "--json", "-c", bad], 1),
+        (&["run", "-c", bad], 64),
+        (&["--help"], 0),
+        (&["check", "--help"], 0),
+        (&["--version"], 0),
+        (&["paddle"], 64),
+        (&plan, 0),
+        (&nowhere, 1),
+    ] {
+        for to in ["1>/dev/full 2>/dev/full", "1>&- 2>&-", "| true"] {
+            // Without a reader of its output: the pipe is closed before weir writes.
+            let script = match to {
+                "| true" => "{ { sleep 0.05; \"$0\" \"$@\" 2>&1; echo $? >&3; } | true; } 3>&1".to_owned(),
+                _ => format!("\"$0\" \"$@\" {to}; echo $?"),
+            };
+            let mut shell = Command::new("sh");
+            let said = shell.args(["-c", &script, env!("CARGO_BIN_EXE_weir")]).args(args).output().expect("sh");
+            let said = String::from_utf8(said.stdout).unwrap();
+            assert_eq!(said.trim(), code.to_string(), "weir {args:?} {to}");
+        }
+    }
+}

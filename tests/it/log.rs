@@ -1,6 +1,6 @@
-//! A log that cannot be written costs nobody anything: standard error is a full disk, a pipe without a reader, a pipe
-//! whose reader goes away, and a pipe that nobody reads. Tasks that panic are told of and started again. And a start in
-//! good order complains of nothing.
+//! A log that cannot be written costs nobody anything: standard error is a full disk, closed, a pipe without a reader,
+//! a pipe whose reader goes away, and a pipe that nobody reads. Tasks that panic are told of and started again. And a
+//! start in good order complains of nothing.
 
 use std::{
     fs::OpenOptions,
@@ -56,6 +56,25 @@ async fn a_full_disk() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let weir = config(&cluster).await.standard_error(full).start().await;
     lost_lines(&weir, "write_failed").await;
+    all_goes_on(weir, cluster).await;
+}
+
+/// The next file that weir opens would have descriptor 2, and a client would read the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_descriptor() {
+    let cluster = Cluster::start(2, |server| server).await;
+    let weir = config(&cluster).await.closed_standard_error().start().await;
+    let mut clients = at_once(20, |_| {
+        let address = weir.address.clone();
+        async move { RawClient::connect(&address, &Login::nobody()).await }
+    })
+    .await;
+    connects(&weir, 20).await;
+    for client in &mut clients {
+        client.round_trip().await.unwrap();
+    }
+    assert_eq!(weir.log(), "");
+    drop(clients);
     all_goes_on(weir, cluster).await;
 }
 

@@ -32,6 +32,7 @@ pub struct WeirConfig {
     accounts: String,
     log_level: &'static str,
     standard_error: Option<Arc<File>>,
+    closes_standard_error: bool,
     file_limit: Option<u32>,
     etc: Option<PathBuf>,
     environment: Vec<(&'static str, String)>,
@@ -66,6 +67,7 @@ impl WeirConfig {
             accounts: String::new(),
             log_level: "debug",
             standard_error: None,
+            closes_standard_error: false,
             file_limit: None,
             etc: None,
             environment: Vec::new(),
@@ -174,6 +176,12 @@ impl WeirConfig {
         self
     }
 
+    /// Starts weir without a standard error: descriptor 2 is closed. [`Weir::log`] is empty then.
+    pub fn closed_standard_error(mut self) -> Self {
+        self.closes_standard_error = true;
+        self
+    }
+
     /// Limits the open files of weir.
     pub fn file_limit(mut self, descriptors: u32) -> Self {
         self.file_limit = Some(descriptors);
@@ -212,16 +220,19 @@ impl WeirConfig {
     fn command(&self) -> Command {
         let limit = self.file_limit.map(|limit| format!("ulimit -n {limit} && "));
         let mount = self.etc.as_ref().map(|etc| format!("mount --bind {} /etc && ", etc.display()));
-        let become_weir = format!("{}{}exec \"$0\" \"$@\"", mount.unwrap_or_default(), limit.unwrap_or_default());
-        let mut command = match (&self.etc, self.file_limit) {
-            (None, None) => Command::new(binary()),
+        let without = if self.closes_standard_error { " 2>&-" } else { "" };
+        let (mount, limit) = (mount.unwrap_or_default(), limit.unwrap_or_default());
+        let become_weir = format!("{mount}{limit}exec \"$0\" \"$@\"{without}");
+        let needs_shell = self.file_limit.is_some() || self.closes_standard_error;
+        let mut command = match (&self.etc, needs_shell) {
+            (None, false) => Command::new(binary()),
             (Some(_), _) => Command::new("unshare"),
-            (None, Some(_)) => Command::new("sh"),
+            (None, true) => Command::new("sh"),
         };
         if self.etc.is_some() {
             command.args(["-Urm", "sh"]);
         }
-        if self.etc.is_some() || self.file_limit.is_some() {
+        if self.etc.is_some() || needs_shell {
             command.arg("-c").arg(become_weir).arg(binary());
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
