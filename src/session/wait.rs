@@ -61,8 +61,13 @@ impl Identified {
             }
         }
         if let Err(reason) = cx.check_policies(&downstream.connect, &client.account) {
-            dial_first.close().await;
-            return Err(refuse_at_its_moment(cx, downstream, &client, reason).await);
+            match cx.shared.admission.unless_observing(reason) {
+                Ok(reason) => client.would_refuse = Some(reason),
+                Err(reason) => {
+                    dial_first.close().await;
+                    return Err(refuse_at_its_moment(cx, downstream, &client, reason).await);
+                }
+            }
         }
         let (pass, dialled) = match dial_first.begin_check(cx, &client, &mut downstream).await {
             Begin::Dialled(pass, dialled) => (pass, Some(dialled)),
