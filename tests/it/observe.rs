@@ -52,7 +52,7 @@ async fn quotas_are_reported_and_not_enforced() {
     assert_eq!(would(&metrics, "refuse", "account_quota"), 8.0);
     let told = |log: &str| log.lines().any(|line| line.contains("observing: ") && line.contains("accounts=\"$G "));
     eventually(PATIENCE, "the log tells", async || if told(&weir.log()) { Ok(()) } else { Err(weir.log()) }).await;
-    assert!(weir.log().contains("admission.mode: weir holds and refuses nobody"), "{}", weir.log());
+    weir.says("admission.mode: weir holds and refuses nobody").await;
     // One that leaves makes room for one within the quota.
     drop(clients.drain(2..3));
     weir.until("it has left", |metrics| metrics.sum("weir_account_connections") == 11.0).await;

@@ -24,7 +24,7 @@ async fn a_strangers_server_at_a_known_address_gets_no_client() {
     cluster.servers[1].reconfigure("weir-test", "strangers");
     cluster.servers[1].restart().await;
     says(&weir, "a server of another cluster answers").await;
-    assert!(weir.log().contains("cluster=\"strangers\""), "{}", weir.log());
+    weir.says("cluster=\"strangers\"").await;
     clients.extend(connect(&weir, 60).await);
     // It has seen weir's own dials, which say nothing.
     assert_eq!(weir.metrics().await.get("weir_sessions_active{server=\"n2\"}").unwrap_or_default(), 0.0);
@@ -53,7 +53,7 @@ async fn configured_names_leave_a_server_of_no_cluster_out_from_the_start() {
     // Without names both are used, and the log says that they differ.
     let weir = config.start().await;
     says(&weir, "the servers belong to several clusters").await;
-    assert!(weir.log().contains("clusters=none (alone), weir-test (n1)"), "{}", weir.log());
+    weir.says("clusters=none (alone), weir-test (n1)").await;
     let _clients = connect(&weir, 10).await;
     alone.settles_at(5).await;
 }

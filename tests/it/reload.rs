@@ -171,7 +171,7 @@ async fn what_needs_a_restart_is_named_and_holds_nothing_back() {
     let told = "a change of the configuration needs a restart key=\"workers\" running=\"2\" file=\"3\"";
     assert_eq!(weir.log().matches(told).count(), 1, "{}", weir.log());
     let changed = "configuration changed key=\"[accounts.default] max_connections\" old=\"1\" new=\"2\"";
-    assert!(weir.log().contains(changed), "{}", weir.log());
+    weir.says(changed).await;
     let clients =
         [attempt(&weir, &Login::nobody()).await.expect_in(), attempt(&weir, &Login::nobody()).await.expect_in()];
 
@@ -222,7 +222,7 @@ async fn the_environment_sets_the_level() {
     let mut weir = WeirConfig::of_servers(&[&server]).environment("WEIR_LOG", "info").start().await;
     weir.reconfigure("level = \"debug\"", "level = \"error\"");
     weir.reloads().await;
-    assert!(weir.log().contains("the environment sets the log level"), "{}", weir.log());
+    weir.says("the environment sets the log level").await;
     let reloaded = async || if weir.log().contains("configuration reloaded") { Ok(()) } else { Err(weir.log()) };
     eventually(Duration::from_secs(10), "info is logged still", reloaded).await;
 }
@@ -239,7 +239,7 @@ async fn the_file_is_read_again_when_it_has_changed() {
     let reloads = |metrics: &metrics::Metrics| metrics.sum("weir_config_reloads_total");
     weir.until("the new file is read", |metrics| reloads(metrics) == 1.0).await;
     let second = attempt(&weir, &Login::nobody()).await.expect_in();
-    assert!(weir.log().contains("asked=\"the file has changed\""), "{}", weir.log());
+    weir.says("asked=\"the file has changed\"").await;
 
     // From here on it is a link.
     let folder = weir.config_file().parent().unwrap().to_owned();

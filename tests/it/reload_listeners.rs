@@ -111,7 +111,7 @@ async fn an_address_that_cannot_be_bound_changes_nothing() {
         }
         let metrics = weir.reload().await;
         assert_eq!(metrics.get("weir_config_last_reload_successful"), Some(0.0));
-        assert!(weir.log().contains(&format!("cannot listen on {taken}")), "{}", weir.log());
+        weir.says(&format!("cannot listen on {taken}")).await;
         assert_eq!(listeners(&metrics), std::slice::from_ref(&weir.address));
         let refused = async || if TcpStream::connect(&free).await.is_err() { Ok(()) } else { Err("it listens") };
         eventually(PATIENCE, "what was opened with it is closed again", refused).await;

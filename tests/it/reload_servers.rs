@@ -38,7 +38,7 @@ async fn a_server_that_is_added_takes_its_share() {
         assert!(new < 500, "it gets none within {:?}", began.elapsed());
     }
     println!("n2 has five sessions after {new} new clients and {:?}", began.elapsed());
-    assert!(weir.log().contains("server added server=\"n2\""), "{}", weir.log());
+    weir.says("server added server=\"n2\"").await;
     for client in &mut clients {
         client.round_trip().await.unwrap();
     }

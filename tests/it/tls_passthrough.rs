@@ -315,7 +315,7 @@ async fn a_drain_ends_everybody_by_fin() {
             assert!(end.as_ref().is_err_and(|err| err.kind() == std::io::ErrorKind::UnexpectedEof), "{end:?}");
         }
         assert!(weir.wait(PATIENCE).await.success());
-        assert!(weir.log().contains("party=\"weir\" phase=\"relay\" reason=\"draining\""), "{}", weir.log());
+        weir.says("party=\"weir\" phase=\"relay\" reason=\"draining\"").await;
         cluster.settles_at(0).await;
     }
 }

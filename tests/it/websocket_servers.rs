@@ -151,7 +151,7 @@ async fn without_the_ports_a_jwt_that_allows_no_websocket_gets_in_nowhere() {
         assert_eq!(plain(&weir.address, &login(types)).await, without, "{types:?} without");
     }
     let told = "the servers take its clients for plain ones (STANDARD)";
-    assert!(weir.log().contains(told), "{}", weir.log());
+    weir.says(told).await;
     weir.assert_nothing_leaked().await;
     drop(weir);
     let weir = before(&[&one]).start().await;
@@ -258,7 +258,7 @@ async fn a_websocket_port_that_is_closed_takes_no_server_from_plain_clients() {
     }
     assert_eq!(one.server.connections().await, 12, "the emptiest server takes them, its client port is fine");
     assert_eq!(weir.gauge("weir_server_up{server=\"n1\"}").await, 1.0);
-    assert!(weir.log().contains("no INFO from the WebSocket port"), "{}", weir.log());
+    weir.says("no INFO from the WebSocket port").await;
     drop((over, plain));
     weir.agrees_with_servers(&[&one.server, &two.server]).await;
     weir.assert_nothing_leaked().await;
@@ -353,7 +353,7 @@ async fn over_tls_and_with_the_clients_address() {
     let (mut client, _) = WsClient::greeted(&weir.other_listeners[0], "").await;
     client.say(format!("{}PING\r\n", Login::nobody().connect_line()).as_bytes()).await;
     assert_eq!(client.line().await, "-ERR 'maximum connections exceeded'");
-    assert!(weir.log().contains("WebSocket port of server ejected"), "{}", weir.log());
+    weir.says("WebSocket port of server ejected").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

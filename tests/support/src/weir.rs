@@ -331,6 +331,11 @@ impl Weir {
         self.address.rsplit(':').next().expect("a port")
     }
 
+    /// Waits until the log has this text. weir writes its log on a thread of its own, after what it tells of.
+    pub async fn says(&self, text: &str) {
+        eventually(PATIENCE, text, async || if self.log().contains(text) { Ok(()) } else { Err(self.log()) }).await;
+    }
+
     /// One reading of its metrics.
     pub async fn metrics(&self) -> Metrics {
         let (status, text) = http::get(&self.monitor, "/metrics").await.expect("GET /metrics");
