@@ -68,7 +68,7 @@ pub struct Params {
     pub max_held: usize,
     /// How long a client of unknown kind may be held, from accept to PONG.
     pub max_hold: Duration,
-    /// The same by the `lang` of CONNECT, over the defaults of [`DeadlinePolicy`](super::deadlines::DeadlinePolicy).
+    /// The same by the `lang` of CONNECT, over the defaults of [`DeadlinePolicy`].
     pub max_hold_by_lang: HashMap<String, Duration>,
     /// A refusal is sent after a random delay up to this, inside the client's deadline.
     pub refusal_spread: Duration,

@@ -74,7 +74,7 @@ struct ConfigurationArgs {
     /// Address of the first listener. Without one here and in a file: port 4222 of all addresses.
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<String>,
-    /// Address of the endpoints, /metrics and the others. Without one here and [monitor] in a file there are none.
+    /// Address of the endpoints, /metrics and the others. Without one here and `[monitor]` in a file there are none.
     #[arg(long, value_name = "IP:PORT")]
     monitor: Option<String>,
 }

@@ -15,7 +15,7 @@ use crate::{
 /// Where standard output is no terminal, and with --once, prints one frame as text.
 #[derive(Debug, Args)]
 pub struct Top {
-    /// Configuration file, whose [monitor] says where weir is; `-` is standard input.
+    /// Configuration file, whose `[monitor]` says where weir is; `-` is standard input.
     #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
     config: PathBuf,
     /// The monitor port instead, such as http://127.0.0.1:8222.

@@ -21,7 +21,7 @@ impl Live {
 }
 
 /// What a reload does not change, by table and key; an empty key is the whole table. What is new in the configuration
-/// stands here unless it is among [`LIVE`].
+/// stands here unless it is among [`LIVE_TABLES`] or [`LIVE_KEYS`].
 const RESTART: [(&str, &str, &str); 5] = [
     ("", "workers", "the threads are started with weir"),
     ("log", "format", "the format is chosen with the first line"),

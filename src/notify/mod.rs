@@ -1,6 +1,6 @@
 //! Tells of events: each has a line in the log and a count, and goes to whoever is configured to hear of it, a
-//! [webhook](webhook) or a [NATS subject](subject). Telling never waits: what a receiver does not take in time is
-//! dropped and counted.
+//! [`webhook`] or a NATS [`subject`]. Telling never waits: what a receiver does not take in time is dropped and
+//! counted.
 
 mod log;
 pub mod subject;
