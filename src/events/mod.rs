@@ -263,7 +263,7 @@ pub enum Event {
         errors: usize,
         first: String,
     },
-    /// Somebody has asked that a server gets no more clients, for now or for good.
+    /// Somebody has asked that a server gets no more clients, until it is undrained or because it is to be removed.
     ServerDrained {
         server: String,
         by: String,

@@ -68,9 +68,9 @@ const chart = (() => {
     }
 
     /**
-     * Shows columns: `columns[name]` for each series, all as long, `length` of which fill the width. `when(at)` says in
-     * words when a value was, and `tick(ago)` what stands below the axis. With `fromLeft` it begins at the left; else it
-     * ends at the right.
+     * Shows columns: `columns[name]` for each series, all as long, `length` of which fill the width. `when(at)` says
+     * in words when a value was, and `tick(ago)` what stands below the axis. With `fromLeft` it begins at the left;
+     * else it ends at the right.
      */
     show({ columns, length, ticks, tick, when, marks, fromLeft }) {
       this.columns = columns;

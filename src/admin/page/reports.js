@@ -1,5 +1,5 @@
-// What only a report knows: who leaks connections, and who is refused most. /reportz is asked for it now and then; where
-// there is none the page does without.
+// What only a report knows: who leaks connections, and who is refused most. The page asks /reportz every ten seconds,
+// and leaves these sections out where there is no answer.
 "use strict";
 
 const reports = (() => {
