@@ -1,6 +1,9 @@
 //! Which process a reading, an INFO or a connection belongs to: several servers are never taken for one.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
@@ -97,16 +100,21 @@ async fn an_address_behind_which_servers_take_turns_is_used_without_readings() {
     weir.assert_nothing_leaked().await;
 }
 
-/// An address behind which each connection goes to the next server, as behind a Service of Kubernetes.
+/// An address behind which each connection goes to the server with the fewest, and to the next one of several such, as
+/// behind a Service of Kubernetes or another balancer.
 pub async fn balanced(addresses: &[String]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let own = listener.local_addr().expect("an address").to_string();
-    let addresses = addresses.to_vec();
+    let servers: Vec<_> = addresses.iter().map(|address| (address.clone(), Arc::new(()))).collect();
     tokio::spawn(async move {
-        let mut next = addresses.iter().cycle();
-        while let (Ok((mut near, _)), Some(to)) = (listener.accept().await, next.next()) {
-            let to = to.clone();
+        let mut next = 0;
+        while let Ok((mut near, _)) = listener.accept().await {
+            next += 1;
+            let in_turn = (0..servers.len()).map(|i| &servers[(next + i) % servers.len()]);
+            let (to, connections) = in_turn.min_by_key(|(_, connections)| Arc::strong_count(connections)).expect("one");
+            let (to, connection) = (to.clone(), connections.clone());
             tokio::spawn(async move {
+                let _connection = connection;
                 let mut far = TcpStream::connect(to).await?;
                 copy_bidirectional(&mut near, &mut far).await
             });
