@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::Failed;
 use crate::screen::Screen;
-use weir_testkit::{Cluster, Fleet, Habit, Login, NatsServer, Weir, WeirConfig, http, metrics};
+use weir_testkit::{Cluster, Crowd, Habit, Login, NatsServer, Weir, WeirConfig, http, metrics};
 
 /// `max_connections` of each server.
 pub(crate) const MAX: u64 = 120;
@@ -64,7 +64,7 @@ impl Now {
 
 /// A cluster of three servers and the clients that are started for it.
 pub(crate) struct Side {
-    fleets: BTreeMap<String, Fleet>, // first, so that clients end before what they are connected to
+    crowds: BTreeMap<String, Crowd>, // first, so that clients end before what they are connected to
     pub(crate) weir: Option<Weir>,
     pub(crate) cluster: Cluster,
     pub(crate) now: Now,
@@ -75,7 +75,7 @@ impl Side {
     pub(crate) async fn direct(config: &str) -> Self {
         let start = |server: weir_testkit::ServerOptions| server.max_connections(MAX).jetstream().with(config);
         let cluster = Cluster::start(3, start).await;
-        Self { fleets: BTreeMap::new(), weir: None, cluster, now: Now::default() }
+        Self { crowds: BTreeMap::new(), weir: None, cluster, now: Now::default() }
     }
 
     /// Starts a cluster like that of [`Side::direct`], and weir in front of it.
@@ -98,35 +98,35 @@ impl Side {
     }
 
     /// Starts `n` clients with the timeouts and pauses of nats.go, divided evenly among the addresses.
-    pub(crate) fn fleet(&mut self, screen: &mut Screen, name: &str, n: usize, login: &Login) {
+    pub(crate) fn crowd(&mut self, screen: &mut Screen, name: &str, n: usize, login: &Login) {
         screen.started.clients += n;
         let addresses = self.addresses();
         for (i, address) in addresses.iter().enumerate() {
             let share = n / addresses.len() + usize::from(i < n % addresses.len());
-            let fleet = Fleet::start(address, share, &login.clone().name(name), Habit::NATS_GO);
-            self.fleets.insert(format!("{name} {i}"), fleet);
+            let crowd = Crowd::start(address, share, &login.clone().name(name), Habit::NATS_GO);
+            self.crowds.insert(format!("{name} {i}"), crowd);
         }
     }
 
     /// Ends the clients of this name for good.
     pub(crate) async fn leaves(&mut self, name: &str) {
         let named = |key: &String| key.split(' ').next() == Some(name);
-        let (gone, stay) = std::mem::take(&mut self.fleets).into_iter().partition(|(key, _)| named(key));
-        self.fleets = stay;
-        for fleet in BTreeMap::into_values(gone) {
-            fleet.end().await;
+        let (gone, stay) = std::mem::take(&mut self.crowds).into_iter().partition(|(key, _)| named(key));
+        self.crowds = stay;
+        for crowd in BTreeMap::into_values(gone) {
+            crowd.end().await;
         }
     }
 
     /// How many attempts the clients have made.
     pub(crate) fn attempts(&self) -> usize {
-        self.fleets.values().map(Fleet::attempts).sum()
+        self.crowds.values().map(Crowd::attempts).sum()
     }
 
     /// What became of the attempts that failed: a text that the client was told, or what happened instead.
     pub(crate) fn failures(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
-        for (what, n) in self.fleets.values().flat_map(Fleet::ends) {
+        for (what, n) in self.crowds.values().flat_map(Crowd::ends) {
             *all.entry(what).or_default() += n;
         }
         all
@@ -180,8 +180,8 @@ impl Side {
             NatsServer::monitoring(server, "/varz").await.and_then(|v| v["connections"].as_u64())
         };
         let servers = futures::future::join_all(self.cluster.servers.iter().map(count)).await;
-        let connected = self.fleets.values().map(Fleet::connected).sum();
-        let clients = self.fleets.values().map(Fleet::size).sum();
+        let connected = self.crowds.values().map(Crowd::connected).sum();
+        let clients = self.crowds.values().map(Crowd::size).sum();
         let Some(weir) = &self.weir else { return Now { servers, connected, clients, ..Now::default() } };
         let text = http::get(&weir.monitor, "/metrics").await.map(|(_, text)| text).unwrap_or_default();
         let metrics = metrics::Metrics::parse(&text);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::Failed;
 use crate::screen::Screen;
 use crate::side::Side;
-use weir_testkit::{Fleet, Habit, Login};
+use weir_testkit::{Crowd, Habit, Login};
 
 /// How long the storm without weir is watched.
 pub(crate) const WATCHED: Duration = Duration::from_secs(25);
@@ -47,14 +47,14 @@ pub(crate) async fn logins_a_second(side: &Side, screen: &mut Screen) -> f64 {
     let few = 3 * std::thread::available_parallelism().map_or(1, usize::from).min(16);
     screen.started.clients += few;
     let once = Habit::ONCE;
-    let fleets: Vec<_> =
-        side.addresses().iter().map(|address| Fleet::start(address, few / 3, &login(), once)).collect();
-    for fleet in &fleets {
-        fleet.decided().await;
+    let crowds: Vec<_> =
+        side.addresses().iter().map(|address| Crowd::start(address, few / 3, &login(), once)).collect();
+    for crowd in &crowds {
+        crowd.decided().await;
     }
     let rate = few as f64 / began.elapsed().as_secs_f64();
-    for fleet in fleets {
-        fleet.end().await;
+    for crowd in crowds {
+        crowd.end().await;
     }
     rate
 }
@@ -93,7 +93,7 @@ impl Outcome {
 /// most.
 pub(crate) async fn run(side: &mut Side, screen: &mut Screen, clients: usize) -> Result<Outcome, Failed> {
     let began = Instant::now();
-    side.fleet(screen, "storm", clients, &login());
+    side.crowd(screen, "storm", clients, &login());
     let mut all_in = None;
     while began.elapsed() < WATCHED && all_in.is_none() {
         side.watch(screen).await?;

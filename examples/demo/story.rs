@@ -26,9 +26,9 @@ pub(crate) async fn tell(screen: &mut Screen, once: bool) -> Result<(), Failed> 
         ),
     );
     side.read_on(screen).await?;
-    side.fleet(screen, "shop", 180, &shop);
+    side.crowd(screen, "shop", 180, &shop);
     side.until(screen, "all of SHOP are connected", |now| now.connected == 180 && now.agrees()).await?;
-    side.fleet(screen, "batch", 70, &batch);
+    side.crowd(screen, "batch", 70, &batch);
     let full =
         |now: &crate::side::Now| now.connected == 180 + QUOTA && now.agrees() && now.refused("account_quota") >= 30.0;
     side.until(screen, "the quota is used and the other clients are refused", full).await?;
@@ -48,7 +48,7 @@ pub(crate) async fn tell(screen: &mut Screen, once: bool) -> Result<(), Failed> 
     screen.act("4 of 6: more clients than places", &kept);
     side.read_on(screen).await?;
     let before = side.now.refused_for_room();
-    side.fleet(screen, "crowd", 200, &shop);
+    side.crowd(screen, "crowd", 200, &shop);
     let crowded = |now: &crate::side::Now| {
         now.connected as u64 == room && now.agrees() && now.refused_for_room() >= before + 75.0
     };
@@ -92,7 +92,7 @@ pub(crate) async fn tell(screen: &mut Screen, once: bool) -> Result<(), Failed> 
     side.read_on(screen).await?;
     side.cluster.servers[1].restart().await;
     side.until(screen, "weir can use n2 again", |now| now.up == 3.0).await?;
-    side.fleet(screen, "late", 60, &shop);
+    side.crowd(screen, "late", 60, &shop);
     side.until(screen, "all 240 are connected", |now| now.connected == 240 && now.agrees()).await?;
     screen.seen(&format!("{} connected: {} (before: {spread}).", side.now.connected, side.now.spread()));
     side.read_on(screen).await?;

@@ -144,10 +144,10 @@ async fn a_quota_holds_while_clients_come_and_go() {
     let weir = config(&cluster, 50).start().await;
     let eager = Habit { retry: Some(std::time::Duration::from_millis(200)), ..Habit::PATIENT };
 
-    let mut here = Fleet::start(&weir.address, 120, &orders(), eager);
+    let mut here = Crowd::start(&weir.address, 120, &orders(), eager);
     here.settles_at(50).await;
     for _ in 0..5 {
-        let next = Fleet::start(&weir.address, 120, &orders(), eager);
+        let next = Crowd::start(&weir.address, 120, &orders(), eager);
         here.end().await; // 50 clients leave while 120 others try to connect
         next.settles_at(50).await;
         holds(&weir, &cluster, 50).await;

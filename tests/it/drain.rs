@@ -31,20 +31,20 @@ async fn present_clients_end_by_fin_one_after_the_other() {
     let cluster = Cluster::start(3, |server| server).await;
     let top = "workers = 2\nlame_duck_grace_period = \"1s\"\nlame_duck_duration = \"7s\"";
     let mut weir = WeirConfig::of(&cluster).top(top).start().await;
-    let fleet = Fleet::start(&weir.address, 100, &Login::nobody(), Habit::ONCE);
-    fleet.settles_at(100).await;
+    let crowd = Crowd::start(&weir.address, 100, &Login::nobody(), Habit::ONCE);
+    crowd.settles_at(100).await;
 
     weir.signal(Signal::TERM);
     draining(&weir).await;
     // From the end of the grace period on.
-    eventually(PATIENCE, "the first session is closed", async || match fleet.connected() {
+    eventually(PATIENCE, "the first session is closed", async || match crowd.connected() {
         100 => Err(()),
         _ => Ok(()),
     })
     .await;
     outside(&weir).await;
     let mut levels = BTreeSet::new();
-    eventually(PATIENCE, "all are sent away", async || match fleet.connected() {
+    eventually(PATIENCE, "all are sent away", async || match crowd.connected() {
         0 => Ok(()),
         now => {
             levels.insert(now);
@@ -54,10 +54,10 @@ async fn present_clients_end_by_fin_one_after_the_other() {
     .await;
     assert!(levels.len() >= 3, "spread over time, not all at once: {levels:?}");
     assert!(weir.wait(PATIENCE).await.success(), "exit code 0");
-    let ends = fleet.ends();
+    let ends = crowd.ends();
     assert_eq!(ends.get("established, then Eof"), Some(&100), "a plain FIN, no -ERR, no reset: {ends:?}");
     cluster.settles_at(0).await;
-    fleet.end().await;
+    crowd.end().await;
 }
 
 /// A client that lives as long as a job does that has one thing to say.

@@ -10,28 +10,28 @@ const FULL: &str = "maximum connections exceeded";
 async fn clients_of_a_killed_server_are_back_on_the_others() {
     let mut cluster = Cluster::start(3, |server| server.max_connections(1000)).await;
     let weir = WeirConfig::of(&cluster).start().await;
-    let fleet = Fleet::start(&weir.address, 300, &Login::nobody(), Habit::NATS_GO);
-    fleet.settles_at(300).await;
+    let crowd = Crowd::start(&weir.address, 300, &Login::nobody(), Habit::NATS_GO);
+    crowd.settles_at(300).await;
     let on_n2 = cluster.settles_at(300).await[1];
     assert!(on_n2 > 0);
 
     cluster.servers[1].kill9();
     weir.sees(2).await;
     eventually(PATIENCE, "its clients have lost it", async || {
-        if fleet.lost() as u64 >= on_n2 { Ok(()) } else { Err(fleet.lost()) }
+        if crowd.lost() as u64 >= on_n2 { Ok(()) } else { Err(crowd.lost()) }
     })
     .await;
-    fleet.settles_at(300).await;
+    crowd.settles_at(300).await;
     let shares = cluster.settles_at(300).await;
     assert_eq!(shares[1], 0);
     weir.agrees_with(&cluster).await;
-    assert_eq!(fleet.lost() as u64, on_n2, "only its own clients lost their connection");
+    assert_eq!(crowd.lost() as u64, on_n2, "only its own clients lost their connection");
 
     cluster.servers[1].restart().await;
     weir.sees(3).await;
-    fleet.end().await;
+    crowd.end().await;
     cluster.settles_at(0).await;
-    let next = Fleet::start(&weir.address, 30, &Login::nobody(), Habit::PATIENT);
+    let next = Crowd::start(&weir.address, 30, &Login::nobody(), Habit::PATIENT);
     next.settles_at(30).await;
     assert_eq!(cluster.settles_at(30).await.iter().sum::<u64>(), 30);
     weir.agrees_with(&cluster).await;
@@ -126,7 +126,7 @@ async fn a_server_filled_behind_weirs_back_is_left_unseen() {
         let room =
             |metrics: &metrics::Metrics| metrics.get("weir_server_headroom{server=\"n1\"}").unwrap_or(0.0) > 10.0;
         weir.until("weir believes that n1 has room", room).await;
-        let direct = Fleet::start(&n1.address, 20, &Login::nobody(), Habit::ONCE);
+        let direct = Crowd::start(&n1.address, 20, &Login::nobody(), Habit::ONCE);
         direct.decided().await;
         let clients = at_once(40, |_| {
             let address = weir.address.clone();
@@ -157,14 +157,14 @@ async fn no_server_at_all_is_said_politely_and_passes() {
     let attempt = RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
     assert!(matches!(&attempt, Attempt::Refused { text, info: Some(_), .. } if text == FULL), "{attempt:?}");
 
-    let fleet = Fleet::start(&weir.address, 50, &Login::nobody(), Habit::NATS_GO);
+    let crowd = Crowd::start(&weir.address, 50, &Login::nobody(), Habit::NATS_GO);
     for server in &mut cluster.servers {
         server.restart().await;
     }
-    fleet.settles_at(50).await;
+    crowd.settles_at(50).await;
     weir.sees(2).await;
     assert_eq!(weir.health().await, 200);
     weir.agrees_with(&cluster).await;
-    fleet.end().await;
+    crowd.end().await;
     cluster.settles_at(0).await;
 }

@@ -27,24 +27,24 @@ async fn a_full_server_says_so_in_its_log() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_comes_back_at_its_address_and_its_clients_too() {
     let mut server = NatsServer::start(ServerOptions::default()).await;
-    let fleet = Fleet::start(&server.address, 50, &Login::nobody(), Habit::NATS_GO);
-    fleet.settles_at(50).await;
+    let crowd = Crowd::start(&server.address, 50, &Login::nobody(), Habit::NATS_GO);
+    crowd.settles_at(50).await;
 
     server.kill9();
     assert!(!server.runs());
-    fleet.settles_at(0).await;
-    assert_eq!(fleet.lost(), 50);
+    crowd.settles_at(0).await;
+    assert_eq!(crowd.lost(), 50);
     assert_eq!(server.connections().await, 0);
 
     server.restart().await;
-    fleet.settles_at(50).await;
+    crowd.settles_at(50).await;
     server.settles_at(50).await;
     eventually(PATIENCE, "a new life counts anew", async || match server.total_connections().await {
         50 => Ok(()),
         n => Err(n),
     })
     .await;
-    fleet.end().await;
+    crowd.end().await;
     server.settles_at(0).await;
 }
 

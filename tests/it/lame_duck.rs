@@ -50,18 +50,18 @@ async fn with_a_monitor_that_never_answers_it_is_used_again_once_it_is_back() {
 async fn a_rolling_restart_without_monitors_leaves_all_servers_in_use() {
     let mut cluster = Cluster::start(3, quick).await;
     let weir = WeirConfig::of(&cluster).without_monitors().default_settings().start().await;
-    let fleet = Fleet::start(&weir.address, 30, &Login::nobody(), Habit::NATS_GO);
-    fleet.settles_at(30).await;
+    let crowd = Crowd::start(&weir.address, 30, &Login::nobody(), Habit::NATS_GO);
+    crowd.settles_at(30).await;
     for n in 0..3 {
         replace(&mut cluster.servers[n]).await;
         weir.sees(3).await;
-        fleet.settles_at(30).await;
+        crowd.settles_at(30).await;
     }
-    let more = Fleet::start(&weir.address, 30, &Login::nobody(), Habit::NATS_GO);
+    let more = Crowd::start(&weir.address, 30, &Login::nobody(), Habit::NATS_GO);
     more.settles_at(30).await;
     let shares = cluster.settles_at(60).await;
     assert!(unevenness(&shares) <= 1.2, "{shares:?}");
-    fleet.end().await;
+    crowd.end().await;
     more.end().await;
     weir.assert_nothing_leaked().await;
 }

@@ -16,22 +16,22 @@ async fn a_thousand_at_once_on_285_slots() {
         .start()
         .await;
 
-    let fleet = Fleet::start(&weir.address, 1000, &Login::nobody(), Habit::NATS_GO);
-    fleet.settles_at(285).await;
+    let crowd = Crowd::start(&weir.address, 1000, &Login::nobody(), Habit::NATS_GO);
+    crowd.settles_at(285).await;
     assert_eq!(cluster.settles_at(285).await, [95, 95, 95], "every slot weir may fill is filled, the reserve is not");
 
     // The other 715 clients keep trying, which changes nothing.
-    let tried = fleet.attempts();
-    eventually(PATIENCE, "everyone outside has tried again", async || match fleet.attempts() {
+    let tried = crowd.attempts();
+    eventually(PATIENCE, "everyone outside has tried again", async || match crowd.attempts() {
         now if now >= tried + 1500 => Ok(()),
         now => Err(now),
     })
     .await;
-    assert_eq!((fleet.connected(), fleet.most_connected(), fleet.lost()), (285, 285, 0));
+    assert_eq!((crowd.connected(), crowd.most_connected(), crowd.lost()), (285, 285, 0));
     assert_eq!(cluster.connections().await, [95, 95, 95]);
     assert!(!cluster.log_contains("maximum connections exceeded"), "no server ever had to refuse");
     weir.agrees_with(&cluster).await;
-    let strange: Vec<_> = fleet
+    let strange: Vec<_> = crowd
         .ends()
         .into_keys()
         .filter(|end| !["maximum connections exceeded", "timed out"].contains(&end.as_str()))
@@ -39,10 +39,10 @@ async fn a_thousand_at_once_on_285_slots() {
     assert!(strange.is_empty(), "only polite refusals: {strange:?}");
 
     // After all have left, the same number gets in again.
-    fleet.end_some(1000);
-    fleet.end().await;
+    crowd.end_some(1000);
+    crowd.end().await;
     cluster.settles_at(0).await;
-    let next = Fleet::start(&weir.address, 285, &Login::nobody(), Habit::NATS_GO);
+    let next = Crowd::start(&weir.address, 285, &Login::nobody(), Habit::NATS_GO);
     next.settles_at(285).await;
     assert_eq!(cluster.settles_at(285).await, [95, 95, 95]);
     next.end().await;

@@ -301,7 +301,7 @@ async fn a_storm_of_those_who_sign_never_goes_over() {
         .start()
         .await;
     let login = |i| if i % 4 == 0 { bill() } else { Login::nkey(&key) };
-    let fleet = Fleet::start_each(&weir.address, 400, Habit::NATS_GO, login);
+    let crowd = Crowd::start_each(&weir.address, 400, Habit::NATS_GO, login);
     let probing = tokio::spawn({
         let address = weir.address.clone();
         async move {
@@ -311,23 +311,23 @@ async fn a_storm_of_those_who_sign_never_goes_over() {
             }
         }
     });
-    fleet.settles_at(90).await;
+    crowd.settles_at(90).await;
     probing.await.unwrap();
-    let tried = fleet.attempts();
-    eventually(PATIENCE, "everyone outside has tried again", async || match fleet.attempts() {
+    let tried = crowd.attempts();
+    eventually(PATIENCE, "everyone outside has tried again", async || match crowd.attempts() {
         now if now >= tried + 600 => Ok(()),
         now => Err(now),
     })
     .await;
-    assert_eq!((fleet.connected(), fleet.most_connected(), fleet.lost()), (90, 90, 0));
+    assert_eq!((crowd.connected(), crowd.most_connected(), crowd.lost()), (90, 90, 0));
     assert_eq!(cluster.settles_at(90).await, [45, 45]);
-    let strange: Vec<_> = fleet.ends().into_keys().filter(|end| ![FULL, "timed out"].contains(&end.as_str())).collect();
+    let strange: Vec<_> = crowd.ends().into_keys().filter(|end| ![FULL, "timed out"].contains(&end.as_str())).collect();
     assert!(strange.is_empty(), "only polite refusals: {strange:?}");
-    say(&format!("{:?}", fleet.ends()));
+    say(&format!("{:?}", crowd.ends()));
     for word in [FULL, "authentication error", "Authentication Timeout"] {
         assert!(!cluster.log_contains(word), "{word}");
     }
-    fleet.end().await;
+    crowd.end().await;
     weir.assert_nothing_leaked().await;
 }
 

@@ -262,8 +262,8 @@ async fn a_rolling_restart_by_lame_duck_mode_refuses_nobody() {
     let duck = "lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"5s\"";
     let mut cluster = Cluster::start(3, |server| server.default_timeouts().with(duck)).await;
     let weir = WeirConfig::of(&cluster).default_settings().start().await;
-    let fleet = Fleet::start(&weir.address, 60, &Login::nobody(), Habit::PATIENT);
-    fleet.settles_at(60).await;
+    let crowd = Crowd::start(&weir.address, 60, &Login::nobody(), Habit::PATIENT);
+    crowd.settles_at(60).await;
     for server in &mut cluster.servers {
         server.signal(Signal::USR2);
         weir.sees(2).await;
@@ -271,13 +271,13 @@ async fn a_rolling_restart_by_lame_duck_mode_refuses_nobody() {
         server.kill9();
         server.restart().await;
         weir.sees(3).await;
-        fleet.settles_at(60).await;
+        crowd.settles_at(60).await;
     }
-    assert!(fleet.lost() >= 60, "{} connections were on servers that ended", fleet.lost());
-    let ends = fleet.ends();
+    assert!(crowd.lost() >= 60, "{} connections were on servers that ended", crowd.lost());
+    let ends = crowd.ends();
     assert!(ends.keys().all(|end| end.starts_with("established, then")), "an attempt failed: {ends:?}");
     nobody_was_refused(&weir, "in a rolling restart").await;
     weir.agrees_with(&cluster).await;
-    fleet.end().await;
+    crowd.end().await;
     weir.assert_nothing_leaked().await;
 }

@@ -284,8 +284,8 @@ async fn exit_codes_tell_wrong_usage_from_failure() {
 async fn a_drained_server_loses_its_sessions_and_gets_clients_again_when_it_is_undrained() {
     let (cluster, admin) = (Cluster::start(2, |server| server).await, AdminSocket::default());
     let weir = WeirConfig::of(&cluster).cluster("slow_start = \"0s\"").table(&admin.toml()).start().await;
-    let fleet = Fleet::start(&weir.address, 20, &Login::nobody(), Habit::PATIENT);
-    fleet.settles_at(20).await;
+    let crowd = Crowd::start(&weir.address, 20, &Login::nobody(), Habit::PATIENT);
+    crowd.settles_at(20).await;
     let on_n2 = cluster.connections().await[1];
     assert!(on_n2 > 0, "{:?}", cluster.connections().await);
 
@@ -297,7 +297,7 @@ async fn a_drained_server_loses_its_sessions_and_gets_clients_again_when_it_is_u
         if counts == [20, 0] { Ok(()) } else { Err(counts) }
     })
     .await;
-    fleet.settles_at(20).await;
+    crowd.settles_at(20).await;
     assert!(admin.does(&["drain", "n2"]).await.starts_with("n2 is drained already; it has no session"));
     let status = admin.does(&["status"]).await;
     let row = status.lines().find(|line| line.starts_with("n2 ")).unwrap_or_else(|| panic!("{status}"));
@@ -329,7 +329,7 @@ async fn a_drained_server_loses_its_sessions_and_gets_clients_again_when_it_is_u
     let said = admin.says(&["drain", "n3"]).await;
     assert_eq!(said.err, "there is no server n3; there are n1, n2\n");
     weir.says(&format!("by=\"weir drain by {}\"", own_user())).await;
-    drop((first_again, fleet));
+    drop((first_again, crowd));
 }
 
 /// Head and body of an answer to a request as curl makes one.

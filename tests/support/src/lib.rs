@@ -7,8 +7,8 @@ pub mod admin;
 pub mod callout;
 pub mod client;
 pub mod cluster;
+pub mod crowd;
 pub mod descriptors;
-pub mod fleet;
 pub mod http;
 pub mod installs;
 pub mod metrics;
@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Attempt, Login, RawClient};
 pub use cluster::Cluster;
-pub use fleet::{Fleet, Habit};
+pub use crowd::{Crowd, Habit};
 pub use nats::{NatsServer, ServerOptions};
 pub use skip::{skip, skip_part};
 pub use weir::{Weir, WeirConfig};

@@ -41,7 +41,7 @@ impl Habit {
     }
 }
 
-/// What the clients of a fleet have counted so far.
+/// What the clients of a crowd have counted so far.
 #[derive(Debug, Default)]
 pub struct Seen {
     connected: AtomicUsize,
@@ -58,14 +58,14 @@ impl Seen {
 }
 
 /// A number of clients, each in a task of its own. All end when this is dropped.
-pub struct Fleet {
+pub struct Crowd {
     seen: Arc<Seen>,
     all: CancellationToken,
     members: Vec<CancellationToken>,
     tasks: JoinSet<()>,
 }
 
-impl Fleet {
+impl Crowd {
     /// Starts `n` clients at once, all with the same login.
     pub fn start(address: &str, n: usize, login: &Login, habit: Habit) -> Self {
         Self::start_each(address, n, habit, |_| login.clone())
@@ -154,7 +154,7 @@ impl Fleet {
     }
 }
 
-impl Drop for Fleet {
+impl Drop for Crowd {
     fn drop(&mut self) {
         self.all.cancel();
     }
