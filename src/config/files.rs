@@ -17,6 +17,8 @@ pub(super) struct Secrets {
     pub(super) system_login: Option<Login>,
     /// The login of `[warnings.login]`.
     pub(super) events_login: Option<Login>,
+    /// The login of `[fleet]`.
+    pub(super) fleet_login: Option<Login>,
 }
 
 /// Reads every file that could be named right.
@@ -47,8 +49,13 @@ pub(super) fn read(raw: &Raw, sink: &mut Sink) -> Secrets {
     }
     secrets.system_login = login("cluster.system", raw.system.as_ref(), sink);
     secrets.events_login = login("warnings.login", raw.notify.login.as_ref(), sink);
+    secrets.fleet_login = login("fleet", fleet_keys(raw), sink);
     report("warnings", raw.notify.tls().and_then(|tls| Connector::load(tls).err()), sink);
     secrets
+}
+
+fn fleet_keys(raw: &Raw) -> Option<&SystemKeys> {
+    raw.fleet.as_ref()?.login.as_ref()
 }
 
 fn login(table: &str, keys: Option<&SystemKeys>, sink: &mut Sink) -> Option<Login> {
@@ -85,8 +92,13 @@ fn report(table: &str, bad: Option<Vec<BadFile>>, sink: &mut Sink) {
 /// The configuration itself, where it holds the password.
 pub(super) fn of_itself(path: Option<&Path>, raw: &Raw, sink: &mut Sink) {
     let Some(path) = path else { return };
-    for (table, keys) in [("cluster.system", &raw.system), ("warnings.login", &raw.notify.login)] {
-        if keys.as_ref().is_some_and(SystemKeys::is_in_configuration) {
+    let logins = [
+        ("cluster.system", raw.system.as_ref()),
+        ("warnings.login", raw.notify.login.as_ref()),
+        ("fleet", fleet_keys(raw)),
+    ];
+    for (table, keys) in logins {
+        if keys.is_some_and(SystemKeys::is_in_configuration) {
             readable_by_others(format!("{table}.password"), path, sink);
         }
     }

@@ -22,11 +22,12 @@ impl Live {
 
 /// What a reload does not change, by table and key; an empty key is the whole table. What is new in the configuration
 /// stands here unless it is among [`LIVE_TABLES`] or [`LIVE_KEYS`].
-const RESTART: [(&str, &str, &str); 5] = [
+const RESTART: [(&str, &str, &str); 6] = [
     ("", "workers", "the threads are started with weir"),
     ("log", "format", "the format is chosen with the first line"),
     ("cluster.system", "", "weir logs in to the system account when it starts"),
     ("cluster.servers", "websocket", "a server keeps the port that it was added with"),
+    ("fleet", "", "weir joins its fleet when it starts"),
     ("cluster", "", "the part of weir that watches the servers reads it when it starts"),
 ];
 
@@ -35,13 +36,14 @@ const LIVE_TABLES: [&str; 8] =
     ["listeners", "monitor", "admission", "accounts", "users", "names", "policies", "warnings"];
 
 /// Single keys that a reload changes.
-const LIVE_KEYS: [(&str, &str); 12] = [
+const LIVE_KEYS: [(&str, &str); 13] = [
     ("", "lame_duck_new_clients"),
     ("", "lame_duck_grace_period"),
     ("", "lame_duck_duration"),
     ("", "ports_file"),
     ("", "reload_on_change"),
     ("log", "level"),
+    ("fleet", "quota"),
     ("cluster", "warn_at"),
     ("cluster.servers", ""),
     ("cluster.servers", "address"),

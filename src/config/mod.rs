@@ -7,8 +7,8 @@
 //! - [`text`]: reads the file. [`node`]: TOML as a tree in the order of the file, with the place of each key.
 //! - [`section`]: reads one table key by key; collects findings, and what `weir check` prints ([`effective`]).
 //! - [`leaf`], [`address`]: kinds of values and their ranges. [`raw`]: the tables and keys, with [`admin`], [`quota`],
-//!   [`policies`], [`tcp`], [`tls`], [`websocket`], [`system`], [`notify`] and [`secret`]. [`origin`], [`args`]: the
-//!   arguments that stand for keys. [`variables`]: those of the environment, in values.
+//!   [`policies`], [`tcp`], [`tls`], [`websocket`], [`system`], [`fleet`], [`notify`] and [`secret`]. [`origin`],
+//!   [`args`]: the arguments that stand for keys. [`variables`]: those of the environment, in values.
 //! - [`discover`]: servers that a name stands for.
 //! - [`cross`]: what must hold between keys. [`files`]: the files that keys name. [`warnings`]: what is valid, and may
 //!   not be meant.
@@ -26,6 +26,7 @@ mod discover;
 mod effective;
 mod files;
 mod finding;
+mod fleet;
 mod leaf;
 mod live;
 mod node;
@@ -79,6 +80,7 @@ pub use diff::{Change, diff};
 pub use discover::DiscoverConfig;
 pub use effective::Effective;
 pub use finding::{Finding, Findings, Severity};
+pub use fleet::FleetConfig;
 pub use origin::Origin;
 pub use schema::{Key, keys};
 pub use websocket::WebsocketConfig;
@@ -224,6 +226,8 @@ pub struct Config {
     pub answer_requests: bool,
     /// Who hears of events beside the log.
     pub notify: NotifyConfig,
+    /// The fleet that this weir belongs to; `None` is none.
+    pub fleet: Option<FleetConfig>,
     source: Source,
     warnings: Findings,
     effective: Effective,
@@ -328,6 +332,7 @@ impl Config {
             discover: raw.discover,
             proxy_key: secrets.proxy_key,
             notify: notify::config(raw.notify, secrets.events_login, secrets.system_login.as_ref()),
+            fleet: raw.fleet.map(|keys| keys.with(secrets.fleet_login)),
             system_login: secrets.system_login,
             answer_requests: raw.answer_requests,
             source: sink.source,

@@ -20,6 +20,7 @@ use crate::{
         discover::{DiscoverConfig, discover},
         effective::{Line, toml_key},
         finding::{Problem, quote},
+        fleet::{self, FleetKeys},
         leaf::{Any, Leaf, Name, Percent, show_variant, variant, variant_kind, within, wrong_type},
         node::Node,
         notify::{self, NotifyKeys},
@@ -72,6 +73,7 @@ pub(super) struct Raw {
     pub(super) policies: Policies,
     pub(super) log: LogConfig,
     pub(super) notify: NotifyKeys,
+    pub(super) fleet: Option<FleetKeys>,
 }
 
 /// Reads the top level of the file and every table below it.
@@ -110,6 +112,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     let is_discovered = discover.as_ref().is_some_and(DiscoverConfig::has_websockets);
     let has_websockets = is_discovered || upstream.servers.iter().any(|server| server.websocket.is_some());
     upstream.only_websocket = has_websockets && listeners.iter().all(|listener| listener.websocket.is_some());
+    let fleet = s.optional_table("fleet", "absent, this weir shares nothing with others", fleet::keys);
     let mut admission = s.table("admission", admission);
     let Accounts { default, limits, rules } = quota::accounts(s);
     admission.max_clients = listeners.iter().fold(0, |sum, l| sum.saturating_add(l.max_clients));
@@ -143,6 +146,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         policies,
         log,
         notify: notify.unwrap_or_default(),
+        fleet,
     }
 }
 

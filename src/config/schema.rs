@@ -54,6 +54,7 @@ kind = "passthrough"
 [cluster.websocket_tls]
 [cluster.system]
 [[cluster.servers]]
+[fleet]
 [accounts.NAME]
 [users.PATTERN]
 [names.PATTERN]

@@ -1,5 +1,5 @@
-//! A login to the servers, in one of three forms, as `[cluster.system]` and `[warnings.login]` have it. None of them is
-//! ever shown.
+//! A login to the servers, in one of three forms, as `[cluster.system]`, `[warnings.login]` and `[fleet]` have it. None
+//! of them is ever shown.
 
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,23 @@ const LONGEST_FILE: u64 = 64 * 1024;
 
 /// Reads the table of a login.
 pub(super) fn keys(s: &mut Section<'_>) -> Option<SystemKeys> {
+    let way = ways(s)?;
+    if way.is_none() {
+        s.report_table(Problem::new("it names no login", FORMS));
+    }
+    way
+}
+
+/// Reads a login that may be absent: servers without logins let everybody in.
+pub(super) fn optional(s: &mut Section<'_>) -> Option<SystemKeys> {
+    ways(s).flatten()
+}
+
+/// The forms of a login.
+const FORMS: &str = "write creds_file, or nkey_seed_file, or user and password (or password_file)";
+
+/// The login that the table names. `None` where it is wrong, which is reported.
+fn ways(s: &mut Section<'_>) -> Option<Option<SystemKeys>> {
     let creds = given::<PathBuf>(s, "creds_file").map(SystemKeys::Creds);
     let nkey = given::<PathBuf>(s, "nkey_seed_file").map(SystemKeys::Nkey);
     let user = given::<Name>(s, "user").map(|Name(user)| user);
@@ -62,13 +79,10 @@ pub(super) fn keys(s: &mut Section<'_>) -> Option<SystemKeys> {
     };
     let mut ways = [creds, nkey, password].into_iter().flatten();
     let way = ways.next();
-    if way.is_none() || ways.next().is_some() {
-        let what = if way.is_none() { "it names no login" } else { "it names more than one login" };
-        let problem =
-            Problem::new(what, "write creds_file, or nkey_seed_file, or user and password (or password_file)");
-        s.report_table(problem);
+    if ways.next().is_some() {
+        s.report_table(Problem::new("it names more than one login", FORMS));
     }
-    way
+    Some(way)
 }
 
 /// A key that `weir check` does not mention if it is absent, since only one form of login may be present.

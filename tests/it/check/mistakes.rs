@@ -13,7 +13,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[admision]\nrate = 5",
         &[":1: admision: unknown key; did you mean admission? The keys here are workers, lame_duck_new_clients, \
-           lame_duck_grace_period, lame_duck_duration, ports_file, reload_on_change, log, listeners, monitor, warnings, admin, cluster, admission, accounts, \
+           lame_duck_grace_period, lame_duck_duration, ports_file, reload_on_change, log, listeners, monitor, warnings, admin, cluster, fleet, admission, accounts, \
            users, names, policies"],
     ),
     (
@@ -24,7 +24,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[[servers]]\naddress = \"n2:4222\"",
         &[":1: servers: unknown key; it is a key of [cluster]; the keys here are workers, lame_duck_new_clients, \
-           lame_duck_grace_period, lame_duck_duration, ports_file, reload_on_change, log, listeners, monitor, warnings, admin, cluster, admission, accounts, \
+           lame_duck_grace_period, lame_duck_duration, ports_file, reload_on_change, log, listeners, monitor, warnings, admin, cluster, fleet, admission, accounts, \
            users, names, policies"],
     ),
     (
@@ -82,6 +82,39 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[cluster]\ndiscover_websocket = \"ws://{host}:8080\"",
         &[":2: cluster.discover_websocket: no server is discovered; write discover = \"host:port\" too, or remove it"],
+    ),
+    // The fleet.
+    (
+        "[fleet]",
+        &[":1: fleet.name: it is missing; write a name that all weirs of the fleet have, such as name = \"edge\""],
+    ),
+    (
+        "[fleet]\nname = \"edge.1\"",
+        &[
+            ":2: fleet.name: \"edge.1\" cannot be part of a NATS subject and of a bucket's name; write 1 to 64 letters, \
+             digits, - or _, such as \"edge-1\"",
+        ],
+    ),
+    (
+        "[fleet]\nname = \"edge\"\nuser = \"weir\"",
+        &[":3: fleet.user: it has no password; write a password or a password_file beside it"],
+    ),
+    (
+        "[fleet]\nname = \"edge\"\ncreds_file = \"a.creds\"\nuser = \"weir\"",
+        &[":4: fleet.user: creds_file is a login already; remove user, or creds_file"],
+    ),
+    ("[fleet]\nname = \"edge\"\nreplicas = 7", &[":3: fleet.replicas: 7 is too large; write 1 to 5"]),
+    (
+        "[fleet]\nname = \"edge\"\nquota = \"leases\"",
+        &[
+            ":3: fleet.quota: \"leases\" is not one of the choices; did you mean \"lease\"? The choices are \"lease\" or \
+             \"split\"",
+        ],
+    ),
+    (
+        "[fleet]\nname = \"edge\"\ntoken = \"t\"",
+        &[":3: fleet.token: unknown key; the keys here are name, id, creds_file, nkey_seed_file, user, password, \
+             password_file, replicas, quota"],
     ),
     // Numbers, by the range of their own key.
     ("workers = \"two\"", &[":1: workers: \"two\" is a string; write a whole number without quotes, 1 to 1024"]),
