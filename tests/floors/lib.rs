@@ -23,6 +23,9 @@ mod admission;
 #[path = "../../src/events/mod.rs"]
 mod events;
 #[cfg(feature = "decisions")]
+#[path = "../../src/fleet/mod.rs"]
+mod fleet;
+#[cfg(feature = "decisions")]
 #[path = "../../src/growth.rs"]
 mod growth;
 #[cfg(feature = "decisions")]
