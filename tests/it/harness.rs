@@ -148,3 +148,48 @@ fn unevenness_is_max_by_min() {
     assert!((unevenness(&[100, 105]) - 1.05).abs() < 1e-9);
     assert!(unevenness(&[0, 1]).is_infinite());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_remember_how_many_were_there_at_once() {
+    let cluster = Cluster::start(2, |server| server.with("accounts { A { users: [{user: a, password: p}] } }")).await;
+    let login = Login::user("a", "p");
+    let most = async || history::History::of(&cluster, "A").await.most();
+    assert_eq!(most().await, 0);
+    let three = Crowd::spread(&cluster.addresses(), 3, Habit::ONCE, |_| login.clone());
+    three.settles_at(3).await;
+    assert_eq!(most().await, 3);
+    three.end().await;
+    cluster.settles_at(0).await;
+    let two = Crowd::spread(&cluster.addresses(), 2, Habit::ONCE, |_| login.clone());
+    two.settles_at(2).await;
+    assert_eq!(cluster.connections().await, [1, 1], "each began with another address");
+    assert_eq!(most().await, 3, "five in all, and never more than three at once");
+    assert_eq!(history::History::of(&cluster, "A").await.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_weir_can_be_kept_from_the_bucket_and_from_nothing_else() {
+    let mut cluster = Cluster::start(3, |server| server.jetstream().with(&fleet::accounts(""))).await;
+    cluster.has_jetstream().await;
+    let login =
+        |n| async_nats::ConnectOptions::with_user_and_password(format!("weir-{n}"), format!("fl33t-{n}-s3cret"));
+    let first = login(1).connect(&cluster.servers[0].address).await.unwrap();
+    let second = login(2).connect(&cluster.servers[1].address).await.unwrap();
+    let bucket = async_nats::jetstream::kv::Config {
+        bucket: format!("weir-fleet-{}", fleet::NAME),
+        num_replicas: 3,
+        ..Default::default()
+    };
+    let of_first = async_nats::jetstream::new(first.clone()).create_key_value(bucket.clone()).await.unwrap();
+    let of_second = async_nats::jetstream::new(second).get_key_value(&bucket.bucket).await.unwrap();
+    of_first.put("a", "1".into()).await.unwrap();
+
+    fleet::cut_from_bucket(&mut cluster, 1).await;
+    let within = |put| tokio::time::timeout(Duration::from_millis(500), put);
+    assert!(!matches!(within(of_first.put("a", "2".into())).await, Ok(Ok(_))), "it writes what it must not");
+    of_second.put("a", "3".into()).await.unwrap();
+    seen_by_server(&first).await;
+
+    fleet::let_to_bucket(&mut cluster, 1).await;
+    of_first.put("a", "4".into()).await.unwrap();
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use weir_testkit::network::{self, Link};
+use weir_testkit::network::{self, Link, Node};
 use weir_testkit::*;
 
 /// A server at the other end of a link, one beside it, and weir in front with its own settings.
@@ -77,6 +77,35 @@ async fn a_link_that_comes_and_goes_costs_nobody_the_connection() {
     weir.sees(2).await;
     assert_eq!(weir.metrics().await.sum("weir_refused_total"), 0.0);
     assert_eq!(far.connections().await + near.connections().await, 60);
+    for client in &mut clients {
+        client.round_trip().await.unwrap();
+    }
+    drop(clients);
+    weir.assert_nothing_leaked().await;
+}
+
+/// A weir of which each way to a server can be cut by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_weir_that_is_cut_off_from_one_server_uses_the_other() {
+    if !network::is_own() {
+        return;
+    }
+    let first = NatsServer::start(ServerOptions::named("first").everywhere()).await;
+    let second = NatsServer::start(ServerOptions::named("second").everywhere()).await;
+    let node = Node::new();
+    let (own, to_first, to_second) = (Arc::new(Link::to(&node)), Link::to(&node), Link::to(&node));
+    let config = WeirConfig::of_servers(&[&first, &second]).default_settings().behind(&own);
+    let config = config.reaching(&first, &to_first).reaching(&second, &to_second);
+    let weir = config.start().await;
+    let mut clients = vec![connect(&weir).await, connect(&weir).await];
+    assert_eq!((first.connections().await, second.connections().await), (1, 1));
+    to_first.cut();
+    weir.sees(1).await;
+    clients.push(connect(&weir).await);
+    clients.push(connect(&weir).await);
+    assert_eq!((first.connections().await, second.connections().await), (1, 3));
+    to_first.heal();
+    weir.sees(2).await;
     for client in &mut clients {
         client.round_trip().await.unwrap();
     }

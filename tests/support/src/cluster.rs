@@ -56,6 +56,20 @@ impl Cluster {
             .sum()
     }
 
+    /// Waits until a server leads the JetStream of the whole cluster.
+    pub async fn has_jetstream(&self) {
+        eventually(PATIENCE, "JetStream has a leader", async || {
+            for server in &self.servers {
+                let jsz = server.monitoring("/jsz").await.unwrap_or_default();
+                if jsz["meta_cluster"]["leader"].as_str().is_some_and(|leader| !leader.is_empty()) {
+                    return Ok(());
+                }
+            }
+            Err("no leader")
+        })
+        .await;
+    }
+
     /// The client addresses of all servers.
     pub fn addresses(&self) -> Vec<String> {
         self.servers.iter().map(|server| server.address.clone()).collect()

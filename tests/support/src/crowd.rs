@@ -73,13 +73,22 @@ impl Crowd {
 
     /// Starts `n` clients at once, each with a login of its own.
     pub fn start_each(address: &str, n: usize, habit: Habit, login: impl Fn(usize) -> Login) -> Self {
+        Self::spread(&[address.to_owned()], n, habit, login)
+    }
+
+    /// Starts `n` clients at once that know all of these addresses, each with a login of its own. The first client
+    /// begins with the first address, the next one with the next, and whoever is refused or disconnected tries the
+    /// address behind the one where it was.
+    pub fn spread(addresses: &[String], n: usize, habit: Habit, login: impl Fn(usize) -> Login) -> Self {
         crate::process::raise_file_limit();
         let seen = Arc::new(Seen::default());
         let all = CancellationToken::new();
         let members: Vec<_> = (0..n).map(|_| all.child_token()).collect();
         let mut tasks = JoinSet::new();
         for (i, stop) in members.iter().enumerate() {
-            tasks.spawn(run_client(address.to_owned(), login(i), habit, seen.clone(), stop.clone()));
+            let first = i % addresses.len();
+            let addresses = [&addresses[first..], &addresses[..first]].concat();
+            tasks.spawn(run_client(addresses, login(i), habit, seen.clone(), stop.clone()));
         }
         Self { seen, all, members, tasks }
     }
@@ -160,11 +169,11 @@ impl Drop for Crowd {
     }
 }
 
-async fn run_client(address: String, login: Login, habit: Habit, seen: Arc<Seen>, stop: CancellationToken) {
+async fn run_client(addresses: Vec<String>, login: Login, habit: Habit, seen: Arc<Seen>, stop: CancellationToken) {
     let attempts = async {
-        loop {
+        for address in addresses.iter().cycle() {
             seen.attempts.fetch_add(1, SeqCst);
-            match RawClient::attempt(&address, &login, habit.timeout).await {
+            match RawClient::attempt(address, &login, habit.timeout).await {
                 Attempt::In(client) => {
                     let end = stay_connected(client, &seen).await;
                     seen.note(format!("established, then {end}"));

@@ -37,6 +37,9 @@ pub struct ServerOptions {
     pub default_timeouts: bool,
     /// The link that the server is behind; default: none, it is at `127.0.0.1`.
     pub link: Option<Arc<Link>>,
+    /// Whether the server listens at all addresses, so that it can be reached over links. It is still named as
+    /// `127.0.0.1`.
+    pub everywhere: bool,
 }
 
 impl ServerOptions {
@@ -74,6 +77,12 @@ impl ServerOptions {
     /// Puts the server at the far end of a link.
     pub fn behind(mut self, link: &Arc<Link>) -> Self {
         self.link = Some(Arc::clone(link));
+        self
+    }
+
+    /// Has the server listen at all addresses.
+    pub fn everywhere(mut self) -> Self {
+        self.everywhere = true;
         self
     }
 
@@ -140,8 +149,10 @@ impl NatsServer {
 
         let host = options.link.as_ref().map_or("127.0.0.1", |link| &link.address);
 
+        let bound = if options.everywhere { "0.0.0.0" } else { host };
         let mut config = format!(
-            "server_name: {name}\nlisten: \"{host}:{client}\"\nhttp: \"{host}:{monitor}\"\nports_file_dir: \"{path}\"\n"
+            "server_name: {name}\nlisten: \"{bound}:{client}\"\nhttp: \"{bound}:{monitor}\"\n\
+             ports_file_dir: \"{path}\"\n"
         );
         if !options.default_timeouts {
             writeln!(config, "{PATIENT}").expect("string");
@@ -210,6 +221,19 @@ impl NatsServer {
         let config = std::fs::read_to_string(&file).expect("nats.conf");
         assert!(config.contains(old), "{old:?} is not in nats.conf");
         std::fs::write(&file, config.replace(old, new)).expect("write nats.conf");
+    }
+
+    /// The same, and has it read its configuration again, and waits until it has.
+    pub async fn reload(&mut self, old: &str, new: &str) {
+        let reloads = |server: &Self| server.log().matches("Reloaded server configuration").count();
+        let before = reloads(self);
+        self.reconfigure(old, new);
+        self.signal(Signal::HUP);
+        eventually(PATIENCE, "the configuration has been read again", async || match reloads(self) {
+            now if now > before => Ok(()),
+            _ => Err(self.process.log_tail(5)),
+        })
+        .await;
     }
 
     /// Lets the server run for this part of the time only, until what is returned is dropped: as on a machine that has
@@ -299,7 +323,7 @@ impl NatsServer {
 const PATIENT: &str = "authorization { timeout: 10 }";
 
 fn run(name: &str, binary: &Path, link: Option<&Link>, dir: &TempDir) -> Process {
-    let mut command = link.map_or_else(|| Command::new(binary), |link| link.command(binary));
+    let mut command = link.map_or_else(|| Command::new(binary), |link| link.node.command(binary));
     command.arg("-c").arg(dir.path().join("nats.conf"));
     Process::start(&format!("nats-server {name}"), &mut command, &dir.path().join("log"))
 }

@@ -1,8 +1,10 @@
-//! A test in a network namespace of its own, with servers behind links that it can cut.
+//! A test in a network namespace of its own, with servers or weirs behind links that it can cut.
 //!
 //! A cut link is silent, as a cable that is pulled between two switches: packets are lost, nobody hears an error.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::skip;
@@ -44,23 +46,16 @@ fn quietly(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// A link to a namespace with one server. Both end with it.
+/// Another network namespace, with nothing but its loopback until links lead to it. It ends with the last of them.
 #[derive(Debug)]
-pub struct Link {
-    /// Keeps the server's namespace.
+pub struct Node {
+    /// Keeps the namespace.
     keeper: Child,
-    /// The server's address, and its interface there.
-    pub address: String,
-    far: String,
-    /// The address and the MAC at this end.
-    near: (String, String),
 }
 
-impl Link {
-    /// Makes a link, up.
-    pub fn new() -> Self {
-        static LINKS: AtomicU8 = AtomicU8::new(1);
-        let n = LINKS.fetch_add(1, Relaxed);
+impl Node {
+    /// Makes one.
+    pub fn new() -> Arc<Self> {
         // It says so when it is in its namespace, and ends when its standard input does.
         let mut keeper = Command::new("unshare")
             .args(["-n", "sh", "-c", "echo; read -r _"])
@@ -70,46 +65,19 @@ impl Link {
             .expect("run unshare");
         let said = keeper.stdout.as_mut().expect("its output");
         std::io::Read::read_exact(said, &mut [0]).expect("a namespace");
-        let (near, far) = (format!("near{n}"), format!("far{n}"));
-        let (near_mac, far_mac) = (format!("02:00:00:00:{n:02x}:01"), format!("02:00:00:00:{n:02x}:02"));
-        let address = format!("10.201.{n}.2");
-        let link = Self { keeper, address, far, near: (format!("10.201.{n}.1"), near_mac.clone()) };
-        let (far, pid) = (&link.far, link.pid());
-        // Neighbours are fixed: with a silent link nobody may hear that there is none.
-        for words in [
-            format!("link add {near} address {near_mac} type veth peer name {far} address {far_mac}"),
-            format!("link set {far} netns {pid}"),
-            format!("addr add 10.201.{n}.1/24 dev {near}"),
-            format!("link set {near} up"),
-            format!("neigh replace {} lladdr {far_mac} nud permanent dev {near}", link.address),
-        ] {
-            ip(&mut Command::new("ip"), &words);
-        }
-        link.there(&format!("addr add {}/24 dev {far}", link.address));
-        link.there("link set lo up");
-        link.heal();
-        link
+        let node = Self { keeper };
+        node.ip("link set lo up");
+        Arc::new(node)
     }
 
-    /// Loses every packet from now on, both ways.
-    pub fn cut(&self) {
-        self.there(&format!("link set {} down", self.far));
-    }
-
-    /// Loses none from now on.
-    pub fn heal(&self) {
-        self.there(&format!("link set {} up", self.far));
-        self.there(&format!("neigh replace {} lladdr {} nud permanent dev {}", self.near.0, self.near.1, self.far));
-    }
-
-    /// A command that runs `binary` at the far end, with the process id that it is started with.
-    pub fn command(&self, binary: &std::path::Path) -> Command {
+    /// A command that runs `binary` there, with the process id that it is started with.
+    pub fn command(&self, binary: &Path) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.pid(), "-n"]).arg(binary);
         command
     }
 
-    fn there(&self, words: &str) {
+    fn ip(&self, words: &str) {
         ip(Command::new("nsenter").args(["-t", &self.pid(), "-n", "ip"]), words);
     }
 
@@ -118,16 +86,73 @@ impl Link {
     }
 }
 
-impl Default for Link {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Drop for Link {
+impl Drop for Node {
     fn drop(&mut self) {
         drop(self.keeper.stdin.take());
         let _ = self.keeper.wait();
+    }
+}
+
+/// A link from the test's namespace to another one. Whoever needs several ways to the same namespace, each to be cut
+/// by itself, makes several links to it.
+#[derive(Debug)]
+pub struct Link {
+    /// What it leads to.
+    pub node: Arc<Node>,
+    /// The address at its far end.
+    pub address: String,
+    /// The address at this end.
+    pub near_address: String,
+    far: String,
+    near_mac: String,
+}
+
+impl Link {
+    /// Makes a link, up, to a namespace of its own.
+    pub fn new() -> Self {
+        Self::to(&Node::new())
+    }
+
+    /// Makes a link, up, to this namespace.
+    pub fn to(node: &Arc<Node>) -> Self {
+        static LINKS: AtomicU8 = AtomicU8::new(1);
+        let n = LINKS.fetch_add(1, Relaxed);
+        let (near, far) = (format!("near{n}"), format!("far{n}"));
+        let (near_mac, far_mac) = (format!("02:00:00:00:{n:02x}:01"), format!("02:00:00:00:{n:02x}:02"));
+        let (address, near_address) = (format!("10.201.{n}.2"), format!("10.201.{n}.1"));
+        let pid = node.pid();
+        // Neighbours are fixed: with a silent link nobody may hear that there is none.
+        for words in [
+            format!("link add {near} address {near_mac} type veth peer name {far} address {far_mac}"),
+            format!("link set {far} netns {pid}"),
+            format!("addr add {near_address}/24 dev {near}"),
+            format!("link set {near} up"),
+            format!("neigh replace {address} lladdr {far_mac} nud permanent dev {near}"),
+        ] {
+            ip(&mut Command::new("ip"), &words);
+        }
+        node.ip(&format!("addr add {address}/24 dev {far}"));
+        let link = Self { node: Arc::clone(node), address, near_address, far, near_mac };
+        link.heal();
+        link
+    }
+
+    /// Loses every packet from now on, both ways.
+    pub fn cut(&self) {
+        self.node.ip(&format!("link set {} down", self.far));
+    }
+
+    /// Loses none from now on.
+    pub fn heal(&self) {
+        self.node.ip(&format!("link set {} up", self.far));
+        let neighbour = format!("neigh replace {} lladdr {} nud permanent dev", self.near_address, self.near_mac);
+        self.node.ip(&format!("{neighbour} {}", self.far));
+    }
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

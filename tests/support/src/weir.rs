@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::descriptors::Descriptor;
 use crate::metrics::Metrics;
+use crate::network::Link;
 use crate::process::Process;
 use crate::{Attempt, Cluster, Login, NatsServer, PATIENCE, RawClient, eventually, http};
 
@@ -35,6 +36,7 @@ pub struct WeirConfig {
     closes_standard_error: bool,
     file_limit: Option<u32>,
     etc: Option<PathBuf>,
+    link: Option<Arc<Link>>,
     environment: Vec<(&'static str, String)>,
 }
 
@@ -70,6 +72,7 @@ impl WeirConfig {
             closes_standard_error: false,
             file_limit: None,
             etc: None,
+            link: None,
             environment: Vec::new(),
         }
     }
@@ -194,6 +197,18 @@ impl WeirConfig {
         self
     }
 
+    /// Runs weir in the namespace that this link leads to, listening at the link's far address.
+    pub fn behind(mut self, link: &Arc<Link>) -> Self {
+        self.link = Some(Arc::clone(link));
+        self
+    }
+
+    /// Has weir reach a server, which listens everywhere, over this link.
+    pub fn reaching(self, server: &NatsServer, link: &Link) -> Self {
+        let over = |address: &str| address.replace("127.0.0.1", &link.near_address);
+        self.replacing(&server.address, &over(&server.address)).replacing(&server.monitor, &over(&server.monitor))
+    }
+
     /// Sets an environment variable of weir.
     pub fn environment(mut self, name: &'static str, value: &str) -> Self {
         self.environment.push((name, value.into()));
@@ -209,9 +224,10 @@ impl WeirConfig {
     /// The text of the configuration file.
     pub fn toml(&self, ports_file: &str) -> String {
         let Self { top, listener, cluster, servers, admission, accounts, log_level, .. } = self;
+        let host = self.link.as_ref().map_or("127.0.0.1", |link| &link.address);
         format!(
-            "ports_file = \"{ports_file}\"\n{top}\n[log]\nlevel = \"{log_level}\"\n\n[[listeners]]\nlisten = \"127.0.0.1:0\"\n{listener}\n\
-             [monitor]\nlisten = \"127.0.0.1:0\"\n\n[cluster]\n{cluster}{servers}\n[admission]\n{admission}\n{accounts}"
+            "ports_file = \"{ports_file}\"\n{top}\n[log]\nlevel = \"{log_level}\"\n\n[[listeners]]\nlisten = \"{host}:0\"\n{listener}\n\
+             [monitor]\nlisten = \"{host}:0\"\n\n[cluster]\n{cluster}{servers}\n[admission]\n{admission}\n{accounts}"
         )
     }
 
@@ -225,7 +241,10 @@ impl WeirConfig {
         let become_weir = format!("{mount}{limit}exec \"$0\" \"$@\"{without}");
         let needs_shell = self.file_limit.is_some() || self.closes_standard_error;
         let mut command = match (&self.etc, needs_shell) {
-            (None, false) => Command::new(binary()),
+            (None, false) => match &self.link {
+                Some(link) => link.node.command(&binary()),
+                None => Command::new(binary()),
+            },
             (Some(_), _) => Command::new("unshare"),
             (None, true) => Command::new("sh"),
         };
@@ -494,6 +513,26 @@ impl Weir {
     /// Sends weir a signal.
     pub fn signal(&mut self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    /// Kills weir with SIGKILL.
+    pub fn kill9(&mut self) {
+        self.process.kill();
+    }
+
+    /// Stops the process, as a machine that stands still does: it does nothing, and the kernel keeps its connections.
+    pub fn stand_still(&mut self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Lets a process go on that stands still.
+    pub fn go_on(&mut self) {
+        self.process.signal(Signal::CONT);
+    }
+
+    /// weir's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// weir's exit status, if it has ended.
