@@ -1,0 +1,347 @@
+//! The other weirs of the fleet: who lives, and what each has said last.
+//!
+//! Messages may be lost, come twice or in another order; a peer is what its newest beat says. One that has said nothing
+//! for a few beats is forgotten: what is known of its connections then is what the servers say. Clocks of different
+//! hosts are never compared: a peer's beats carry its own uptime, and the beat that took the shortest way dates the
+//! others.
+
+mod accounts;
+mod sent;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use self::accounts::AccountCounts;
+use self::{accounts::PeerAccounts, sent::SendTimes};
+use crate::fleet::{
+    beat::{AccountBeat, Beat, Bye, ServerBeat},
+    key::Key,
+    member::MemberId,
+};
+
+/// Most peers that are known at a time. Whoever may publish can make up ids: beyond this a new one is ignored.
+pub const MOST_PEERS: usize = 256;
+
+/// Most accounts of all peers together that are remembered.
+const MOST_ACCOUNTS: usize = 131_072;
+
+/// A peer whose beats stop is forgotten after so many of its intervals, and not before [`LEAST_SILENCE`].
+const BEATS_MISSED: u32 = 4;
+const LEAST_SILENCE: Duration = Duration::from_millis(750);
+
+/// The intervals that a peer may announce: one that says more is heard as if it said this.
+const EVERY_MS: std::ops::RangeInclusive<u32> = 20..=5_000;
+
+/// What a peer holds of a server or of an account, and when it said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerReport {
+    /// The peer's process: its counts begin anew with another.
+    pub run: u64,
+    /// When it was sent, at the latest.
+    pub sent: Instant,
+    /// When the peer's process began, at the latest.
+    pub began: Instant,
+    /// What it had taken and not given back.
+    pub held: u32,
+    /// Of those, what the servers counted for certain.
+    pub open: u32,
+    /// What it had taken since it began.
+    pub taken: u64,
+    /// What it had given back since it began.
+    pub released: u64,
+}
+
+/// A beat that was news.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// What it says.
+    pub beat: Arc<Beat>,
+    /// The process whose place this one has taken: what it held is gone, or another's by now.
+    pub replaces: Option<u64>,
+    /// Whether the peer was not known before.
+    pub is_new: bool,
+    sent: Instant,
+    began: Instant,
+}
+
+impl Heard {
+    fn report(&self, held: u32, open: u32, taken: u64, released: u64) -> PeerReport {
+        PeerReport { run: self.beat.run, sent: self.sent, began: self.began, held, open, taken, released }
+    }
+
+    /// What it says of a server; nothing held where it does not know that server.
+    pub fn of_server(&self, key: Key) -> PeerReport {
+        let one = self.beat.servers.get(&key).cloned().unwrap_or_default();
+        self.report(one.held, one.open, one.taken, one.released)
+    }
+
+    /// The accounts that it speaks of.
+    pub fn accounts(&self) -> impl Iterator<Item = (Key, PeerReport)> {
+        self.beat.accounts.iter().map(|(key, one)| (*key, self.report(one.held, one.open, one.taken, one.released)))
+    }
+}
+
+/// Why a beat says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ignored {
+    /// It is older than one that was heard before, or the same.
+    Old,
+    /// Another process calls itself what this weir is called. Two weirs of one id do not see each other.
+    SameId,
+    /// [`MOST_PEERS`] are known already.
+    TooMany,
+}
+
+/// A peer that is not there any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// Which weir it was.
+    pub id: MemberId,
+    /// Which process of it.
+    pub run: u64,
+}
+
+/// One other weir.
+#[derive(Debug)]
+pub struct Peer {
+    last: Arc<Beat>,
+    /// The process before this one: what is still on its way from there is old.
+    before: Option<u64>,
+    heard_at: Instant,
+    since: Instant,
+    sent: SendTimes,
+    accounts: PeerAccounts,
+    /// Arrivals in a second, by its last beats.
+    arrivals_per_second: f64,
+}
+
+impl Peer {
+    pub fn id(&self) -> &MemberId {
+        &self.last.id
+    }
+
+    /// What it said last; of accounts, only those that were in its last message.
+    pub fn last(&self) -> &Arc<Beat> {
+        &self.last
+    }
+
+    /// How long ago its last beat came.
+    pub fn silent_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard_at)
+    }
+
+    /// For how long it has been known without a break.
+    pub fn known_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+
+    /// How much longer its last beat was under way than the quickest of late.
+    pub fn lag(&self) -> Duration {
+        self.heard_at.saturating_duration_since(self.sent.of(self.last.up_ms, self.heard_at))
+    }
+
+    /// How many clients come to it in a second.
+    pub fn arrivals_per_second(&self) -> f64 {
+        self.arrivals_per_second
+    }
+
+    /// How long it may be silent.
+    pub fn may_be_silent_for(&self) -> Duration {
+        let every = self.last.every_ms.clamp(*EVERY_MS.start(), *EVERY_MS.end());
+        (Duration::from_millis(every.into()) * BEATS_MISSED).max(LEAST_SILENCE)
+    }
+
+    /// What it holds of an account, as far as it has said.
+    pub fn account(&self, key: Key) -> Option<&AccountBeat> {
+        self.accounts.get(key)
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.silent_for(now) > self.may_be_silent_for()
+    }
+
+    fn takes(&mut self, now: Instant, beat: Arc<Beat>) -> Instant {
+        let sent = self.sent.note(beat.up_ms, now);
+        let between = beat.up_ms.saturating_sub(self.last.up_ms);
+        if between > 0 {
+            let arrived = beat.arrivals.saturating_sub(self.last.arrivals) as f64 * 1000.0 / between as f64;
+            // Half of what was known goes within half a second.
+            let part = 1.0 - 0.5_f64.powf(between as f64 / 500.0);
+            self.arrivals_per_second += part * (arrived - self.arrivals_per_second);
+        }
+        self.heard_at = now;
+        self.last = beat;
+        sent
+    }
+}
+
+/// The sum of what peers hold of one server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServerCounts {
+    /// Slots taken and not given back.
+    pub held: u32,
+    /// Of those, connections that the server counts for certain.
+    pub open: u32,
+    /// Logins under way.
+    pub handshakes: u32,
+    /// Clients that wait.
+    pub waiting: u32,
+    /// How many peers know the server.
+    pub peers: u32,
+}
+
+impl ServerCounts {
+    fn add(&mut self, one: &ServerBeat) {
+        self.held = self.held.saturating_add(one.held);
+        self.open = self.open.saturating_add(one.open);
+        self.handshakes = self.handshakes.saturating_add(one.handshakes);
+        self.waiting = self.waiting.saturating_add(one.waiting);
+        self.peers += 1;
+    }
+}
+
+/// All peers.
+#[derive(Debug)]
+pub struct Peers {
+    own: MemberId,
+    peers: BTreeMap<MemberId, Peer>,
+    /// Accounts of all peers together.
+    accounts: usize,
+    /// Beats that were ignored since the weir began, by reason.
+    ignored: HashMap<Ignored, u64>,
+}
+
+impl Peers {
+    /// Nobody is known yet to the weir of this id.
+    pub fn new(own: MemberId) -> Self {
+        Self { own, peers: BTreeMap::new(), accounts: 0, ignored: HashMap::new() }
+    }
+
+    /// Takes in a beat.
+    ///
+    /// # Errors
+    /// It says nothing new, or not of a peer.
+    pub fn heard(&mut self, now: Instant, beat: Beat) -> Result<Heard, Ignored> {
+        let heard = self.take(now, beat);
+        if let Err(why) = &heard {
+            *self.ignored.entry(*why).or_default() += 1;
+        }
+        heard
+    }
+
+    fn take(&mut self, now: Instant, beat: Beat) -> Result<Heard, Ignored> {
+        if beat.id == self.own {
+            return Err(Ignored::SameId);
+        }
+        let known = self.peers.get(&beat.id);
+        let before = match known {
+            Some(peer) if beat.run == peer.last.run && beat.n <= peer.last.n => return Err(Ignored::Old),
+            Some(peer) if Some(beat.run) == peer.before => return Err(Ignored::Old),
+            Some(peer) if beat.run != peer.last.run => Some(peer.last.run),
+            None if self.peers.len() >= MOST_PEERS => return Err(Ignored::TooMany),
+            Some(_) | None => None,
+        };
+        let (beat, is_new) = (Arc::new(beat), known.is_none());
+        if before.is_some() {
+            self.remove(&beat.id);
+        }
+        let peer = self.peers.entry(beat.id.clone()).or_insert_with(|| Peer {
+            last: Arc::clone(&beat),
+            before,
+            heard_at: now,
+            since: now,
+            sent: SendTimes::default(),
+            accounts: PeerAccounts::default(),
+            arrivals_per_second: 0.0,
+        });
+        let sent = peer.takes(now, Arc::clone(&beat));
+        let others = self.accounts - peer.accounts.len();
+        peer.accounts.take(&beat, MOST_ACCOUNTS.saturating_sub(others));
+        self.accounts = others + peer.accounts.len();
+        Ok(Heard { began: peer.sent.of(0, now), beat, replaces: before, is_new, sent })
+    }
+
+    /// A weir has said that it ends. Returns it if it was known.
+    pub fn bye(&mut self, bye: &Bye) -> Option<Gone> {
+        (self.peers.get(&bye.id)?.last.run == bye.run).then(|| self.remove(&bye.id))?
+    }
+
+    /// Nobody answers for this weir: its connection to the servers is gone. Returns it if it was known.
+    pub fn lost(&mut self, id: &MemberId) -> Option<Gone> {
+        self.remove(id)
+    }
+
+    fn remove(&mut self, id: &MemberId) -> Option<Gone> {
+        let peer = self.peers.remove(id)?;
+        self.accounts -= peer.accounts.len();
+        Some(Gone { id: id.clone(), run: peer.last.run })
+    }
+
+    /// Forgets the peers whose beats have stopped. To be called a few times in a second.
+    pub fn forget(&mut self, now: Instant) -> Vec<Gone> {
+        let silent: Vec<_> =
+            self.peers.iter().filter(|(_, peer)| peer.is_silent(now)).map(|(id, _)| id.clone()).collect();
+        silent.iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    /// This weir itself cannot hear anybody any more: nobody is known.
+    pub fn forget_all(&mut self) -> Vec<Gone> {
+        let all: Vec<_> = self.peers.keys().cloned().collect();
+        all.iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    /// The peers that live, by their ids. This weir is not among them.
+    pub fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values()
+    }
+
+    pub fn get(&self, id: &MemberId) -> Option<&Peer> {
+        self.peers.get(id)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether this weir is alone.
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// How many weirs live, this one included.
+    pub fn weirs(&self) -> u32 {
+        // At most MOST_PEERS.
+        self.peers.len() as u32 + 1
+    }
+
+    /// The position of this weir among all that live, by their ids: each has another.
+    pub fn position(&self) -> u32 {
+        self.peers.range(..&self.own).count() as u32
+    }
+
+    /// What they hold of a server.
+    pub fn of_server(&self, key: Key) -> ServerCounts {
+        let mut sum = ServerCounts::default();
+        self.iter().filter_map(|peer| peer.last.servers.get(&key)).for_each(|one| sum.add(one));
+        sum
+    }
+
+    /// What they hold of an account.
+    pub fn of_account(&self, key: Key) -> AccountCounts {
+        let mut sum = AccountCounts::default();
+        self.iter().filter_map(|peer| peer.account(key)).for_each(|one| sum.add(one));
+        sum
+    }
+
+    /// How many beats were ignored for this reason.
+    pub fn ignored(&self, why: Ignored) -> u64 {
+        self.ignored.get(&why).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! Tests of who lives, and of what is known of peers, whatever way their messages take.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::fleet::{
+    beat::VERSION,
+    key::{Keys, Kind},
+};
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn id(name: &str) -> MemberId {
+    MemberId::new(name).unwrap()
+}
+
+fn server() -> Key {
+    Keys::of_fleet("edge").of(Kind::Server, "n1")
+}
+
+fn account(n: usize) -> Key {
+    Keys::of_fleet("edge").of(Kind::Account, &n.to_string())
+}
+
+fn beat(name: &str, run: u64, n: u64, held: u32) -> Beat {
+    let one = ServerBeat { held, open: held, taken: held.into(), handshakes: 1, ..Default::default() };
+    Beat {
+        v: VERSION,
+        id: id(name),
+        run,
+        n,
+        up_ms: 250 * n,
+        every_ms: 250,
+        version: String::new(),
+        advertise: Vec::new(),
+        sessions: held,
+        waiting: 0,
+        arrivals: 0,
+        admitted: 0,
+        leases_ok: true,
+        servers: [(server(), one)].into(),
+        accounts: BTreeMap::new(),
+        all_of: None,
+    }
+}
+
+fn holding(n: usize, held: u32) -> (Key, AccountBeat) {
+    (account(n), AccountBeat { held, ..Default::default() })
+}
+
+#[test]
+fn the_newest_beat_counts_whatever_comes_late_or_twice() {
+    let (mut peers, now) = (Peers::new(id("a")), Instant::now());
+    assert!(peers.heard(now, beat("b", 1, 5, 10)).unwrap().is_new);
+    assert_eq!(peers.heard(now, beat("b", 1, 5, 10)).unwrap_err(), Ignored::Old);
+    assert_eq!(peers.heard(now, beat("b", 1, 4, 99)).unwrap_err(), Ignored::Old);
+    assert!(!peers.heard(now, beat("c", 1, 1, 3)).unwrap().beat.servers.is_empty());
+    assert_eq!(peers.of_server(server()), ServerCounts { held: 13, open: 13, handshakes: 2, waiting: 0, peers: 2 });
+    assert_eq!((peers.ignored(Ignored::Old), peers.weirs()), (2, 3));
+}
+
+#[test]
+fn a_process_that_was_restarted_begins_anew_and_its_last_words_are_old() {
+    let (mut peers, now) = (Peers::new(id("a")), Instant::now());
+    peers.heard(now, beat("b", 1, 900, 10)).unwrap();
+    let heard = peers.heard(now, beat("b", 2, 1, 0)).unwrap();
+    assert_eq!((heard.replaces, heard.is_new), (Some(1), false));
+    assert_eq!(peers.heard(now, beat("b", 1, 901, 10)).unwrap_err(), Ignored::Old);
+    assert_eq!(peers.of_server(server()).held, 0);
+    assert_eq!(peers.bye(&Bye { id: id("b"), run: 1 }), None, "the bye of the process before");
+    assert_eq!(peers.bye(&Bye { id: id("b"), run: 2 }), Some(Gone { id: id("b"), run: 2 }));
+    assert!(peers.is_empty());
+}
+
+#[test]
+fn a_weir_with_the_same_id_is_no_peer() {
+    let (mut peers, now) = (Peers::new(id("a")), Instant::now());
+    assert_eq!(peers.heard(now, beat("a", 7, 1, 3)).unwrap_err(), Ignored::SameId);
+    assert!(peers.is_empty());
+}
+
+#[test]
+fn who_is_silent_is_forgotten() {
+    let (mut peers, now) = (Peers::new(id("a")), Instant::now());
+    peers.heard(now, beat("b", 1, 1, 3)).unwrap();
+    peers.heard(now, Beat { every_ms: 20, ..beat("c", 1, 1, 3) }).unwrap();
+    peers.heard(now, Beat { every_ms: u32::MAX, ..beat("d", 1, 1, 3) }).unwrap();
+    let gone = |peers: &mut Peers, after| {
+        let gone = peers.forget(now + ms(after));
+        gone.iter().map(|one| one.id.to_string()).collect::<Vec<_>>()
+    };
+    let none: Vec<String> = Vec::new();
+    assert_eq!(gone(&mut peers, 750), none);
+    assert_eq!(gone(&mut peers, 751), ["c"]);
+    assert_eq!(gone(&mut peers, 1000), none);
+    assert_eq!(gone(&mut peers, 1001), ["b"]);
+    assert_eq!(gone(&mut peers, 20_000), none);
+    assert_eq!(gone(&mut peers, 20_001), ["d"], "nobody is remembered for ever by what it says itself");
+    peers.heard(now, beat("b", 1, 2, 3)).unwrap();
+    assert_eq!(peers.lost(&id("b")), Some(Gone { id: id("b"), run: 1 }));
+}
+
+#[test]
+fn positions_of_all_weirs_differ() {
+    let names = ["a", "b", "c"];
+    let positions = names.map(|own| {
+        let mut peers = Peers::new(id(own));
+        for other in names {
+            let _ = peers.heard(Instant::now(), beat(other, 1, 1, 0));
+        }
+        (peers.position(), peers.weirs())
+    });
+    assert_eq!(positions, [(0, 3), (1, 3), (2, 3)]);
+}
+
+#[test]
+fn made_up_peers_and_accounts_are_bounded() {
+    let (mut peers, now) = (Peers::new(id("a")), Instant::now());
+    for n in 0..MOST_PEERS + 10 {
+        assert_eq!(peers.heard(now, beat(&format!("w{n}"), 1, 1, 1)).is_ok(), n < MOST_PEERS);
+    }
+    assert_eq!((peers.len(), peers.ignored(Ignored::TooMany)), (MOST_PEERS, 10));
+    for n in 0..40 {
+        for part in 0..40 {
+            let accounts = (0..1000).map(|one| holding(100_000 * n + 1000 * part + one, 1)).collect();
+            let beat = Beat { accounts, ..beat(&format!("w{n}"), 1, 2 + part as u64, 1) };
+            peers.heard(now, beat).unwrap();
+        }
+        if n == 5 {
+            break;
+        }
+    }
+    assert_eq!(peers.accounts, MOST_ACCOUNTS);
+    peers.forget(now + ms(2000));
+    assert_eq!((peers.accounts, peers.len()), (0, 0));
+}
+
+#[test]
+fn accounts_are_put_together_and_a_loss_heals_with_the_next_span() {
+    let (mut peers, now) = (Peers::new(id("a")), Instant::now());
+    let mut n = 0;
+    let mut says = |accounts: Vec<_>, all_of| {
+        n += 1;
+        peers.heard(now, Beat { accounts: accounts.into_iter().collect(), all_of, ..beat("b", 1, n, 0) }).unwrap();
+        [0, 1, 2].map(|one| peers.of_account(account(one)).held)
+    };
+    let all = Some((Key::LOWEST, Key::HIGHEST));
+    assert_eq!(says(vec![holding(0, 4), holding(1, 5)], all), [4, 5, 0]);
+    assert_eq!(says(vec![holding(1, 6), holding(2, 1)], None), [4, 6, 1]);
+    assert_eq!(says(vec![holding(1, 0)], None), [4, 0, 1]);
+    assert_eq!(says(vec![holding(2, 2)], Some((account(2), account(2)))), [4, 0, 2]);
+    assert_eq!(says(vec![holding(2, 2)], all), [0, 0, 2], "the message that said so of the first was lost");
+}
+
+#[test]
+fn what_a_peer_says_is_dated_and_its_arrivals_are_counted() {
+    let (mut peers, start) = (Peers::new(id("a")), Instant::now() + ms(100_000));
+    for n in 1..=20 {
+        let late = if n == 20 { ms(200) } else { ms(1) };
+        let beat = Beat { arrivals: 100 * n, ..beat("b", 1, n, 0) };
+        let heard = peers.heard(start + ms(250 * n) + late, beat).unwrap();
+        assert_eq!(heard.of_server(server()).sent, start + ms(250 * n + 1));
+        assert_eq!(heard.of_server(server()).began, start + ms(1));
+    }
+    let peer = peers.get(&id("b")).unwrap();
+    assert_eq!(peer.lag(), ms(199));
+    assert!((390.0..401.0).contains(&peer.arrivals_per_second()), "{}", peer.arrivals_per_second());
+}
+
+proptest! {
+    #[test]
+    fn at_the_end_the_last_beat_counts_in_whatever_order_they_come(
+        order in Just((1..30u64).collect::<Vec<_>>()).prop_shuffle(),
+        again in prop::collection::vec(1..30u64, 0..20),
+    ) {
+        let (mut peers, now) = (Peers::new(id("a")), Instant::now());
+        for n in order.into_iter().chain(again) {
+            let _ = peers.heard(now, beat("b", 1, n, n as u32));
+        }
+        prop_assert_eq!(peers.of_server(server()).held, 29);
+    }
+}
