@@ -408,7 +408,7 @@ impl World {
     }
 
     fn poll_sent(&mut self, server: usize) {
-        let mark = self.servers.iter().nth(server).unwrap().load().begin_reading();
+        let mark = self.servers.iter().nth(server).unwrap().load().begin_reading(self.now);
         self.real[server].poll = Some((mark, self.really_on(server)));
     }
 

@@ -83,7 +83,8 @@ pub async fn watch(
             let next = Instant::now() + interval.mul_f64(0.9 + 0.2 * fastrand::f64());
             read_limits(&system, &admission).await;
             events.begin(&system, &admission).await;
-            let counted = count(&system, &admission, admission.accounts().to_count(MAX_COUNTED), servers.len()).await;
+            let asked = admission.accounts().to_count(MAX_COUNTED, timer::now());
+            let counted = count(&system, &admission, asked, servers.len()).await;
             if let Err(err) = &counted {
                 debug!(%err, "accounts are not counted");
             }
@@ -91,7 +92,7 @@ pub async fn watch(
                 admission.accounts().not_counted();
             }
             while let Some(changed) = events.changed(&admission, next).await {
-                let changed = admission.accounts().to_count_of(&changed);
+                let changed = admission.accounts().to_count_of(&changed, timer::now());
                 if let Err(err) = count(&system, &admission, changed, servers.len()).await {
                     debug!(%err, "accounts that have changed are not counted");
                 }
@@ -154,8 +155,9 @@ async fn count(
     if answered.is_empty() {
         return Err(PollError::NoAnswer);
     }
+    let now = timer::now();
     for (name, epoch) in asked {
-        admission.accounts().counted(&name, epoch, counts.get(&*name).copied().unwrap_or(0));
+        admission.accounts().counted(&name, epoch, now, counts.get(&*name).copied().unwrap_or(0));
     }
     Ok(())
 }

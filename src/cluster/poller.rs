@@ -52,7 +52,7 @@ impl Poller {
         let longest = interval.max(Duration::from_millis(500));
         let mut why = PollError::NoSystem;
         if let (Some(system), Some(id)) = (&self.system, own.advertised_info.server_id(server)) {
-            let epoch = server.load().begin_reading();
+            let epoch = server.load().begin_reading(timer::now());
             let subject = format!("$SYS.REQ.SERVER.{id}.VARZ");
             let varz: Result<Varz, _> =
                 timeout(longest, system.ask(subject, "".into())).await.unwrap_or(Err(PollError::TimedOut));
@@ -66,7 +66,7 @@ impl Poller {
             }
         }
         if let Some(monitor) = &mut self.monitor {
-            let epoch = server.load().begin_reading();
+            let epoch = server.load().begin_reading(timer::now());
             let varz: Result<Varz, _> =
                 timeout(longest, monitor.get("/varz")).await.unwrap_or(Err(PollError::TimedOut));
             let reading = match varz.and_then(Reading::try_from) {

@@ -63,6 +63,8 @@ pub struct Heard {
     pub replaces: Option<u64>,
     /// Whether the peer was not known before.
     pub is_new: bool,
+    /// Accounts that the peer had said it uses, and that it uses no more.
+    pub unused: Vec<Key>,
     sent: Instant,
     began: Instant,
 }
@@ -78,7 +80,7 @@ impl Heard {
         self.report(one.held, one.open, one.taken, one.released)
     }
 
-    /// The accounts that it speaks of.
+    /// The accounts that it speaks of, as far as they are remembered.
     pub fn accounts(&self) -> impl Iterator<Item = (Key, PeerReport)> {
         self.beat.accounts.iter().map(|(key, one)| (*key, self.report(one.held, one.open, one.taken, one.released)))
     }
@@ -244,10 +246,16 @@ impl Peers {
             None if self.peers.len() >= MOST_PEERS => return Err(Ignored::TooMany),
             Some(_) | None => None,
         };
-        let (beat, is_new) = (Arc::new(beat), known.is_none());
+        let (mut beat, is_new) = (beat, known.is_none());
         if before.is_some() {
             self.remove(&beat.id);
         }
+        let known = self.peers.get_mut(&beat.id).map(|peer| std::mem::take(&mut peer.accounts));
+        let mut accounts = known.unwrap_or_default();
+        let others = self.accounts - accounts.len();
+        let unused = accounts.take(&mut beat, MOST_ACCOUNTS.saturating_sub(others));
+        self.accounts = others + accounts.len();
+        let beat = Arc::new(beat);
         let peer = self.peers.entry(beat.id.clone()).or_insert_with(|| Peer {
             last: Arc::clone(&beat),
             before,
@@ -257,11 +265,9 @@ impl Peers {
             accounts: PeerAccounts::default(),
             arrivals_per_second: 0.0,
         });
+        peer.accounts = accounts;
         let sent = peer.takes(now, Arc::clone(&beat));
-        let others = self.accounts - peer.accounts.len();
-        peer.accounts.take(&beat, MOST_ACCOUNTS.saturating_sub(others));
-        self.accounts = others + peer.accounts.len();
-        Ok(Heard { began: peer.sent.of(0, now), beat, replaces: before, is_new, sent })
+        Ok(Heard { began: peer.sent.of(0, now), beat, replaces: before, is_new, unused, sent })
     }
 
     /// A weir has said that it ends. Returns it if it was known.
@@ -335,6 +341,16 @@ impl Peers {
         let mut sum = AccountCounts::default();
         self.iter().filter_map(|peer| peer.account(key)).for_each(|one| sum.add(one));
         sum
+    }
+
+    /// What each of them has said of an account, as if it had said so in its last beat.
+    pub fn reports_of_account(&self, key: Key) -> Vec<PeerReport> {
+        let report = |peer: &Peer| {
+            let &AccountBeat { held, open, taken, released, .. } = peer.account(key)?;
+            let (sent, began) = (peer.sent.of(peer.last.up_ms, peer.heard_at), peer.sent.of(0, peer.heard_at));
+            Some(PeerReport { run: peer.last.run, sent, began, held, open, taken, released })
+        };
+        self.iter().filter_map(report).collect()
     }
 
     /// How many beats were ignored for this reason.

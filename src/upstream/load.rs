@@ -1,7 +1,10 @@
 //! How many connections a server has now: its own last count, corrected by what weir has opened and closed since (see
 //! [`ReconciledCount`]).
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    time::Instant,
+};
 
 use crate::upstream::reconciled_count::{ReadingEpoch, ReconciledCount};
 
@@ -146,13 +149,13 @@ impl Load {
     }
 
     /// To be called before a reading is asked for.
-    pub fn begin_reading(&self) -> ReadingEpoch {
-        self.connections.begin_reading()
+    pub fn begin_reading(&self, now: Instant) -> ReadingEpoch {
+        self.connections.begin_reading(now)
     }
 
-    /// Takes in a reading: the server counted `connections` at some time since `epoch`.
-    pub fn reconcile(&self, epoch: ReadingEpoch, connections: u32) {
-        self.connections.reconcile(epoch, connections);
+    /// Takes in a reading: the server counted `connections` at some time between `epoch` and `now`.
+    pub fn reconcile(&self, epoch: ReadingEpoch, now: Instant, connections: u32) {
+        self.connections.reconcile(epoch, now, connections);
     }
 
     /// Nothing is known any more of connections that are not weir's.
@@ -164,6 +167,11 @@ impl Load {
     #[inline]
     pub fn projected(&self) -> u32 {
         self.connections.total()
+    }
+
+    /// The connections themselves: weir's own, those of peers, and the others.
+    pub fn connections(&self) -> &ReconciledCount {
+        &self.connections
     }
 
     /// Slots that weir holds.
@@ -221,42 +229,42 @@ mod tests {
     #[test]
     fn quiet_reading_is_exact() {
         let load = with_open(10);
-        let epoch = load.begin_reading();
-        load.reconcile(epoch, 30);
+        let epoch = load.begin_reading(Instant::now());
+        load.reconcile(epoch, Instant::now(), 30);
         assert_eq!(load.projected(), 30);
     }
 
     #[test]
     fn own_connections_in_flight_during_the_poll_are_not_others() {
         let load = with_open(10);
-        load.reconcile(load.begin_reading(), 10);
+        load.reconcile(load.begin_reading(Instant::now()), Instant::now(), 10);
         for _ in 0..5 {
             assert!(load.reserve(1000));
         }
-        let epoch = load.begin_reading();
+        let epoch = load.begin_reading(Instant::now());
         for _ in 0..5 {
             assert!(load.reserve(1000));
         }
         // The server may have counted any number of them from 10 to 20.
         for counted in 10..=20 {
-            load.reconcile(epoch, counted);
+            load.reconcile(epoch, Instant::now(), counted);
             assert_eq!(load.projected(), 20, "counted {counted}");
         }
         // More than 20 cannot all be weir's.
-        load.reconcile(epoch, 23);
+        load.reconcile(epoch, Instant::now(), 23);
         assert_eq!(load.projected(), 23);
     }
 
     #[test]
     fn own_connections_closed_during_the_poll_are_not_missing_others() {
         let load = with_open(10);
-        load.reconcile(load.begin_reading(), 15);
-        let epoch = load.begin_reading();
+        load.reconcile(load.begin_reading(Instant::now()), Instant::now(), 15);
+        let epoch = load.begin_reading(Instant::now());
         for _ in 0..4 {
             load.release(true);
         }
         for counted in 11..=15 {
-            load.reconcile(epoch, counted);
+            load.reconcile(epoch, Instant::now(), counted);
             assert_eq!(load.projected(), 11, "counted {counted}");
         }
     }
@@ -264,7 +272,7 @@ mod tests {
     #[test]
     fn the_ceiling_is_never_passed() {
         let load = with_open(10);
-        load.reconcile(load.begin_reading(), 60);
+        load.reconcile(load.begin_reading(Instant::now()), Instant::now(), 60);
         let taken = (0..200).filter(|_| load.reserve(1000)).count();
         assert_eq!(taken, 95 - 60);
         assert_eq!(load.projected(), 95);

@@ -21,6 +21,7 @@ mod login_health;
 mod names;
 mod params;
 mod pause;
+mod peers;
 pub mod placement;
 mod process;
 mod reading;

@@ -1,19 +1,54 @@
-//! Estimates a connection count that weir shares with others, of a server or of an account: `total = others + held`.
+//! Estimates a connection count that weir shares with others, of a server or of an account:
+//! `total = direct + peers + held`.
 //!
-//! `held` is exact: everything that weir has taken and not given back. `others` is what did not come through weir. A
-//! reading bounds it from both sides, since nobody knows which of weir's own connections in flight the server had
-//! counted when it answered. The estimate moves only as far as those bounds force it, so a burst through weir never
-//! looks like a burst of others (docs/contract.md, towards servers 2).
+//! `held` is exact: everything that weir has taken and not given back. `peers` is what the other weirs of the fleet say
+//! that they hold. `direct` is what came through no weir. A reading bounds `direct` from both sides, since nobody knows
+//! which of the weirs' connections in flight the server had counted when it answered. The estimate moves only as far as
+//! those bounds force it, so a burst through weirs never looks like a burst of others (docs/contract.md, towards
+//! servers 2).
+//!
+//! What a peer held when the server counted is known for certain only once a later beat of it has come: until then its
+//! last one counts, and with the later one the reading is judged anew.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+mod peer;
+#[cfg(test)]
+mod simulation;
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use self::peer::PeerHistory;
+use crate::fleet::peers::PeerReport;
+
+/// A peer that holds nothing and has said nothing for this long is forgotten here.
+const FORGET_PEER_AFTER: Duration = Duration::from_secs(30);
 
 /// What weir itself had when it asked for a reading. [`ReconciledCount::reconcile`] compares the answer with it.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadingEpoch {
+    asked: Instant,
     held: u32,
     open: u32,
     reserved_total: u64,
     released_total: u64,
+}
+
+/// What weir holds, as it tells its peers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OwnCounts {
+    /// Taken and not given back.
+    pub held: u32,
+    /// Of those, the ones that readings count for certain.
+    pub open: u32,
+    /// Taken since weir began.
+    pub taken: u64,
+    /// Given back since weir began.
+    pub released: u64,
 }
 
 /// The counts of one server or account, shared by all workers.
@@ -25,8 +60,63 @@ pub struct ReconciledCount {
     open: AtomicU32,
     reserved_total: AtomicU64,
     released_total: AtomicU64,
-    /// The estimate of connections that are not weir's.
+    /// Connections that are not weir's: those of `shared`, readable without its lock.
     others: AtomicU32,
+    /// Locked when a reading or a beat comes, never on the way of a client.
+    shared: Mutex<Others>,
+}
+
+/// Connections that are not weir's own.
+#[derive(Debug, Default)]
+struct Others {
+    /// The estimate of those that came through no weir.
+    direct: u32,
+    peers: Vec<PeerHistory>,
+    /// The last reading, as long as it says anything.
+    reading: Option<LastReading>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct LastReading {
+    asked: Instant,
+    answered: Instant,
+    counted: u32,
+    least_own: u32,
+    most_own: u32,
+    /// The estimate before it.
+    before: u32,
+    /// Whether no later beat can say more about it.
+    is_settled: bool,
+}
+
+impl LastReading {
+    /// The least and the most that came through no weir, if the peers had so many.
+    fn bounds(&self, least_peers: u32, most_peers: u32) -> (u32, u32) {
+        let most = self.counted.saturating_sub(self.least_own.saturating_add(least_peers));
+        let least = self.counted.saturating_sub(self.most_own.saturating_add(most_peers)).min(most);
+        (least, most)
+    }
+}
+
+impl Others {
+    /// Judges the last reading by what is known of the peers.
+    fn judge(&mut self) {
+        let Some(reading) = &mut self.reading else { return };
+        let (mut least_peers, mut most_peers) = (0_u32, 0_u32);
+        reading.is_settled = true;
+        for peer in &self.peers {
+            let had = peer.had(reading.asked, reading.answered);
+            least_peers = least_peers.saturating_add(had.least);
+            most_peers = most_peers.saturating_add(had.most);
+            reading.is_settled &= had.is_certain;
+        }
+        let (least, most) = reading.bounds(least_peers, most_peers);
+        self.direct = reading.before.clamp(least, most);
+    }
+
+    fn sum(&self) -> u32 {
+        self.peers.iter().map(PeerHistory::held).fold(self.direct, u32::saturating_add)
+    }
 }
 
 impl ReconciledCount {
@@ -55,8 +145,9 @@ impl ReconciledCount {
     }
 
     /// To be called before a reading is asked for.
-    pub fn begin_reading(&self) -> ReadingEpoch {
+    pub fn begin_reading(&self, now: Instant) -> ReadingEpoch {
         ReadingEpoch {
+            asked: now,
             open: self.open.load(Relaxed),
             held: self.held.load(Relaxed),
             reserved_total: self.reserved_total.load(Relaxed),
@@ -64,21 +155,39 @@ impl ReconciledCount {
         }
     }
 
-    /// Takes in a reading: there were `counted` connections at some time since `epoch`.
-    pub fn reconcile(&self, epoch: ReadingEpoch, counted: u32) {
+    /// Takes in a reading: there were `counted` connections at some time between `epoch` and `now`.
+    pub fn reconcile(&self, epoch: ReadingEpoch, now: Instant, counted: u32) {
         let opened = self.reserved_total.load(Relaxed).wrapping_sub(epoch.reserved_total) as u32;
         let closed = self.released_total.load(Relaxed).wrapping_sub(epoch.released_total) as u32;
-        let least_own = epoch.open.saturating_sub(closed);
-        let most_own = epoch.held.saturating_add(opened);
-        let most_others = counted.saturating_sub(least_own);
-        let least_others = counted.saturating_sub(most_own).min(most_others);
-        let others = self.others.load(Relaxed).clamp(least_others, most_others);
-        self.others.store(others, Relaxed);
+        self.change(|others| {
+            others.peers.retain(|peer| !peer.says_nothing_at(epoch.asked, FORGET_PEER_AFTER));
+            others.reading = Some(LastReading {
+                asked: epoch.asked,
+                answered: now,
+                counted,
+                least_own: epoch.open.saturating_sub(closed),
+                most_own: epoch.held.saturating_add(opened),
+                before: others.direct,
+                is_settled: false,
+            });
+            others.judge();
+        });
     }
 
-    /// Readings have ended, so nothing is known of others any more.
+    fn shared(&self) -> MutexGuard<'_, Others> {
+        // Valid between any two statements.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Others)) {
+        let mut others = self.shared();
+        change(&mut others);
+        self.others.store(others.sum(), Relaxed);
+    }
+
+    /// Readings have ended, so nothing is known any more of connections that came through no weir.
     pub fn forget_others(&self) {
-        self.others.store(0, Relaxed);
+        self.change(|others| (others.direct, others.reading) = (0, None));
     }
 
     /// All connections, weir's own in flight included.
@@ -90,5 +199,62 @@ impl ReconciledCount {
     /// Those that weir holds.
     pub fn held(&self) -> u32 {
         self.held.load(Relaxed)
+    }
+}
+
+/// What weirs of a fleet tell each other.
+impl ReconciledCount {
+    /// What weir tells its peers.
+    pub fn own(&self) -> OwnCounts {
+        // Totals first: what is taken meanwhile makes bounds wider, never wrong.
+        let (taken, released) = (self.reserved_total.load(Relaxed), self.released_total.load(Relaxed));
+        OwnCounts { held: self.held.load(Relaxed), open: self.open.load(Relaxed), taken, released }
+    }
+
+    /// What a peer has told.
+    pub fn peer_says(&self, report: &PeerReport) {
+        self.change(|others| {
+            match others.peers.iter_mut().find(|peer| peer.run() == report.run) {
+                Some(peer) => peer.push(report),
+                None => others.peers.push(PeerHistory::new(report)),
+            }
+            if others.reading.is_some_and(|reading| !reading.is_settled) {
+                others.judge();
+            }
+        });
+    }
+
+    /// A peer has ended, and has given back all that it held.
+    pub fn peer_ended(&self, run: u64, now: Instant) {
+        self.change(|others| {
+            if let Some(peer) = others.peers.iter_mut().find(|peer| peer.run() == run) {
+                peer.end(now);
+            }
+        });
+    }
+
+    /// A peer is silent. What the last reading counted of it counts as direct until the next reading says otherwise:
+    /// whoever is only cut off from the others still holds it.
+    pub fn peer_lost(&self, run: u64) {
+        self.change(|others| {
+            let before = others.peers.len();
+            others.peers.retain(|peer| peer.run() != run);
+            if others.peers.len() < before
+                && let Some(reading) = &mut others.reading
+            {
+                reading.before = others.direct;
+                others.judge();
+            }
+        });
+    }
+
+    /// What peers hold, by their last beats.
+    pub fn peers(&self) -> u32 {
+        self.shared().peers.iter().map(PeerHistory::held).fold(0, u32::saturating_add)
+    }
+
+    /// The estimate of those that came through no weir.
+    pub fn direct(&self) -> u32 {
+        self.shared().direct
     }
 }

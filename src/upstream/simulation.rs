@@ -115,7 +115,7 @@ impl World {
     fn read(&mut self, n: usize) {
         let (server, real) = (&self.servers.list()[n], &mut self.real[n]);
         let since = self.now.saturating_duration_since(real.read_at).as_secs_f64();
-        let epoch = server.load().begin_reading();
+        let epoch = server.load().begin_reading(self.now);
         let reading = Reading {
             server_name: String::new(),
             version: "2.15.1".into(),

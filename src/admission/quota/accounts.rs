@@ -1,13 +1,16 @@
 //! The accounts in use.
 
+mod peers;
+
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 
+use self::peers::ByKey;
 use crate::{
     admission::{
         client::Proof,
@@ -52,6 +55,8 @@ pub struct Accounts {
     warned: Arc<Warned>,
     configured: ArcSwap<Configured>,
     map: CountedMap<Arc<str>, Entry>,
+    /// Where weir is one of a fleet.
+    by_key: OnceLock<ByKey>,
 }
 
 /// The limits of accounts by name, and of all others.
@@ -69,7 +74,8 @@ impl Configured {
 
 impl Accounts {
     pub fn new(default: AccountLimits, by_name: HashMap<String, AccountLimits>, warned: Arc<Warned>) -> Self {
-        Self { warned, configured: ArcSwap::from_pointee(Configured { default, by_name }), map: CountedMap::default() }
+        let configured = ArcSwap::from_pointee(Configured { default, by_name });
+        Self { warned, configured, map: CountedMap::default(), by_key: OnceLock::new() }
     }
 
     /// The configuration has these limits by now. Accounts in use keep what they hold, also where that is more than
@@ -120,11 +126,11 @@ impl Accounts {
         let name = if is_one_too_many { Arc::from(UNKNOWN_ACCOUNT) } else { Arc::clone(name) };
         let mut entry = self.map.get_or_insert_with(Arc::clone(&name), || {
             let limits = self.configured.load().of(&name);
-            Entry {
-                account: Arc::new(Account::new(Arc::clone(&name), limits, Arc::clone(&self.warned))),
-                used_at: now,
-                asked_at: None,
+            let account = Arc::new(Account::new(Arc::clone(&name), limits, Arc::clone(&self.warned)));
+            if let Some(by_key) = self.by_key.get() {
+                by_key.add(&account);
             }
+            Entry { account, used_at: now, asked_at: None }
         });
         entry.used_at = now;
         enter(&entry.account)
@@ -133,7 +139,12 @@ impl Accounts {
     /// Forgets the accounts that nobody uses.
     pub fn sweep(&self, now: Instant) {
         self.map.retain(|_, entry| {
-            entry.account.connections.held() > 0 || now.saturating_duration_since(entry.used_at) < FORGET_AFTER
+            let keep =
+                entry.account.connections.held() > 0 || now.saturating_duration_since(entry.used_at) < FORGET_AFTER;
+            if let (false, Some(by_key)) = (keep, self.by_key.get()) {
+                by_key.remove(&entry.account);
+            }
+            keep
         });
     }
 
@@ -209,7 +220,7 @@ impl Accounts {
 
     /// At most `most` accounts in use that are limited, each with its mark for [`Accounts::counted`]. Those that are
     /// only claimed come last.
-    pub fn to_count(&self, most: usize) -> Vec<(Arc<str>, ReadingEpoch)> {
+    pub fn to_count(&self, most: usize, now: Instant) -> Vec<(Arc<str>, ReadingEpoch)> {
         let limited = |had_session| {
             let is_it =
                 move |account: &Account| account.is_limited() && account.had_session.load(Relaxed) == had_session;
@@ -218,21 +229,21 @@ impl Accounts {
         limited(true)
             .chain(limited(false))
             .take(most)
-            .map(|one| (Arc::clone(one.key()), one.account.connections.begin_reading()))
+            .map(|one| (Arc::clone(one.key()), one.account.connections.begin_reading(now)))
             .collect()
     }
 
     /// Like [`Accounts::to_count`], restricted to `names`.
-    pub fn to_count_of(&self, names: &HashSet<String>) -> Vec<(Arc<str>, ReadingEpoch)> {
+    pub fn to_count_of(&self, names: &HashSet<String>, now: Instant) -> Vec<(Arc<str>, ReadingEpoch)> {
         let limited = names.iter().filter_map(|name| self.map.get(&**name));
         let limited = limited.filter(|one| one.account.is_limited());
-        limited.map(|one| (Arc::clone(one.key()), one.account.connections.begin_reading())).collect()
+        limited.map(|one| (Arc::clone(one.key()), one.account.connections.begin_reading(now))).collect()
     }
 
-    /// The servers have counted so many connections of an account since `mark`, weir's among them.
-    pub fn counted(&self, name: &str, mark: ReadingEpoch, connections: u32) {
+    /// The servers have counted so many connections of an account between `mark` and `now`, weir's among them.
+    pub fn counted(&self, name: &str, mark: ReadingEpoch, now: Instant, connections: u32) {
         if let Some(entry) = self.map.get(name) {
-            entry.account.connections.reconcile(mark, connections);
+            entry.account.connections.reconcile(mark, now, connections);
         }
     }
 
@@ -371,11 +382,11 @@ mod tests {
         let own: Arc<str> = "OWN".into();
         let mut first = accounts.enter(&own, Proof::Known, now).unwrap();
         first.session_began();
-        let [(_, mark)] = accounts.to_count(10).try_into().unwrap();
-        accounts.counted("OWN", mark, 1);
+        let [(_, mark)] = accounts.to_count(10, now).try_into().unwrap();
+        accounts.counted("OWN", mark, now, 1);
         drop(accounts.enter(&own, Proof::Known, now).unwrap());
-        let [(_, mark)] = accounts.to_count(10).try_into().unwrap();
-        accounts.counted("OWN", mark, 2);
+        let [(_, mark)] = accounts.to_count(10, now).try_into().unwrap();
+        accounts.counted("OWN", mark, now, 2);
         assert!(accounts.enter(&own, Proof::Known, now).is_err(), "one of the two is not weir's");
         assert_eq!(accounts.connections(), [(Arc::clone(&own), 1)]);
         accounts.not_counted();
@@ -444,7 +455,7 @@ mod tests {
         assert!(accounts.map.len() <= MOST_ACCOUNTS + 2);
         let mut real = accounts.enter(&"A7".into(), Proof::Known, now).unwrap();
         real.session_began();
-        assert_eq!(accounts.to_count(1)[0].0, "A7".into(), "it has a session");
+        assert_eq!(accounts.to_count(1, now)[0].0, "A7".into(), "it has a session");
         drop((made_up, real));
         accounts.sweep(now + FORGET_AFTER);
         assert!(accounts.map.is_empty());

@@ -42,17 +42,28 @@ impl PeerAccounts {
         self.0.len()
     }
 
-    /// Takes in what a beat says. Accounts that are not known yet are left out beyond `most`.
-    pub fn take(&mut self, beat: &Beat, most: usize) {
+    /// Takes in what a beat says. Accounts that are not known yet are left out beyond `most`, in the beat too. Returns
+    /// those that are in use no more.
+    pub fn take(&mut self, beat: &mut Beat, most: usize) -> Vec<Key> {
+        let mut unused = Vec::new();
         if let Some((first, last)) = beat.all_of {
-            self.0.retain(|key, _| !(first..=last).contains(key) || beat.accounts.contains_key(key));
+            let is_gone = |key: &Key| (first..=last).contains(key) && !beat.accounts.contains_key(key);
+            unused.extend(self.0.keys().copied().filter(is_gone));
         }
-        for (key, one) in &beat.accounts {
+        beat.accounts.retain(|key, one| {
             if one.held == 0 && one.waiting == 0 {
-                self.0.remove(key);
-            } else if self.0.len() < most.min(MOST) || self.0.contains_key(key) {
+                unused.extend(self.0.contains_key(key).then_some(*key));
+                return false;
+            }
+            let is_remembered = self.0.len() < most.min(MOST) || self.0.contains_key(key);
+            if is_remembered {
                 self.0.insert(*key, one.clone());
             }
+            is_remembered
+        });
+        for key in &unused {
+            self.0.remove(key);
         }
+        unused
     }
 }

@@ -173,7 +173,7 @@ async fn read(shared: Arc<Shared>, far: Arc<Vec<Far>>) {
         let now = timer::now();
         shared.admission.sweep(now);
         for (server, far) in shared.servers.iter().zip(&*far) {
-            server.read(now, server.load().begin_reading(), reading(far.connections.load(Relaxed), CLIENTS));
+            server.read(now, server.load().begin_reading(now), reading(far.connections.load(Relaxed), CLIENTS));
         }
         sleep(Duration::from_secs(1)).await;
     }

@@ -319,7 +319,7 @@ impl Weir {
         let now = self.now(world);
         self.admission.sweep(now);
         for (server, real) in self.servers.iter().zip(&world.servers) {
-            let mark: ReadingEpoch = server.load().begin_reading();
+            let mark: ReadingEpoch = server.load().begin_reading(now);
             server.read(now, mark, reading(real.connections, self.capacity));
         }
         world.schedule(world.now + Duration::from_secs(1).as_nanos() as Nanos, SECOND, 0, 0);

@@ -106,7 +106,7 @@ proptest! {
                         cpu: 0.0,
                         cores: 0,
                     };
-                    server.read(now, server.load().begin_reading(), reading);
+                    server.read(now, server.load().begin_reading(now), reading);
                 }
                 Event::SaidFull => server.said_full(now),
                 Event::SaidLameDuck => server.said_lame_duck(now, "0"),
@@ -205,7 +205,7 @@ fn readings_of_several_servers_are_those_of_none() {
         Arc::default(),
     );
     let now = Instant::now();
-    let read = |id: &str| server.read(now, server.load().begin_reading(), reading(id, 10));
+    let read = |id: &str| server.read(now, server.load().begin_reading(now), reading(id, 10));
     read("a");
     assert_eq!(server.load().capacity(), 10);
     ["b", "a", "b", "a"].into_iter().for_each(read);
@@ -226,13 +226,13 @@ fn what_an_old_reading_said_is_forgotten() {
         Arc::default(),
     );
     let now = Instant::now();
-    server.read(now, server.load().begin_reading(), reading("a", 10));
+    server.read(now, server.load().begin_reading(now), reading("a", 10));
     server.forget_old(now + Duration::from_secs(60));
     assert!(server.load().projected() >= server.load().ceiling() && server.max_control_line() == 512);
     server.forget_old(now + Duration::from_secs(65));
     assert_eq!((server.load().projected(), server.max_control_line()), (0, usize::MAX));
     let another = Reading { system_account: Some("OPS".into()), ..reading("a", 10) };
-    server.read(now, server.load().begin_reading(), another);
+    server.read(now, server.load().begin_reading(now), another);
     assert!(server.is_system_account("OPS") && !server.is_system_account("SYS"));
 }
 
@@ -404,7 +404,7 @@ fn what_another_servers_monitor_has_said_before_info_came_is_forgotten() {
     let server = servers.iter().next().unwrap();
     let unknown = server.view(now);
     let said = Reading { max_connections: Some(20), ..reading("other", 20) };
-    server.read(now, server.load().begin_reading(), said);
+    server.read(now, server.load().begin_reading(now), said);
     assert_eq!(servers.headroom(now), 0, "it is believed");
     let info = InfoKind { port: Port::Client, when: InfoWhen::Opens };
     server.parse_info(now, br#"{"server_id":"own","version":"2.15.1"}"#, info).unwrap();

@@ -58,6 +58,11 @@ impl Server {
         parsed
     }
 
+    /// The last INFO of this kind.
+    pub(in crate::upstream) fn last_info(&self, kind: InfoKind) -> Option<Arc<Info>> {
+        self.infos[kind.index()].load_full()
+    }
+
     /// How many of its INFO lines were not understood in full. Those that many sessions get alike count once.
     pub fn info_errors(&self) -> u64 {
         self.info_errors.load(Relaxed)
@@ -239,7 +244,7 @@ impl Server {
         let own = reading.max_connections.unwrap_or(UNLIMITED);
         let capacity = self.cap().map_or(own, |cap| cap.min(own));
         self.load.set_capacity(capacity, self.reserve.ceiling(capacity));
-        self.load.reconcile(epoch, reading.connections);
+        self.load.reconcile(epoch, now, reading.connections);
         self.max_control_line.store(reading.max_control_line.unwrap_or(usize::MAX), Relaxed);
         let ms = |time: Option<Duration>| time.map_or(0, |time| time.min(LONGEST_AUTH_TIMEOUT).as_millis() as u64);
         self.auth_timeout_ms.store(ms(reading.auth_timeout), Relaxed);

@@ -1,0 +1,174 @@
+//! What the other weirs of the fleet hold of the accounts: told to each account's count, and what weir tells them.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
+
+use dashmap::DashMap;
+
+use super::{Account, Accounts};
+use crate::fleet::{
+    Fleet,
+    beat::AccountBeat,
+    key::{Key, Kind},
+    peers::Heard,
+};
+
+/// The accounts in use, by what messages of the fleet know them by.
+#[derive(Debug)]
+pub(super) struct ByKey {
+    fleet: Arc<Fleet>,
+    accounts: DashMap<Key, Arc<Account>>,
+}
+
+impl ByKey {
+    /// An account comes into use.
+    pub(super) fn add(&self, account: &Arc<Account>) {
+        let key = self.fleet.keys().of(Kind::Account, account.name());
+        self.accounts.insert(key, Arc::clone(account));
+        // What peers have said of it before nobody has kept for it.
+        let said = self.fleet.peers().reports_of_account(key);
+        said.iter().for_each(|report| account.connections.peer_says(report));
+    }
+
+    /// An account is in use no more.
+    pub(super) fn remove(&self, account: &Account) {
+        self.accounts.remove(&self.fleet.keys().of(Kind::Account, account.name()));
+    }
+}
+
+/// What weir tells its peers, and hears of them.
+impl Accounts {
+    /// Weir is one of a fleet. To be called before the first client comes.
+    pub fn join(&self, fleet: Arc<Fleet>) {
+        // A second fleet is none: the first one stays.
+        let _ = self.by_key.set(ByKey { fleet, accounts: DashMap::new() });
+    }
+
+    /// What weir tells of its limited accounts in use, at most `most` of them, those first that had a session.
+    pub fn told(&self, most: usize) -> Vec<(Key, AccountBeat)> {
+        let Some(by_key) = self.by_key.get() else { return Vec::new() };
+        let limited = |had_session| {
+            let is_it =
+                move |account: &Account| account.is_limited() && account.had_session.load(Relaxed) == had_session;
+            by_key.accounts.iter().filter(move |one| is_it(one))
+        };
+        let of = |account: &Account| {
+            let own = account.connections.own();
+            AccountBeat { held: own.held, open: own.open, taken: own.taken, released: own.released, waiting: 0 }
+        };
+        limited(true).chain(limited(false)).take(most).map(|one| (*one.key(), of(one.value()))).collect()
+    }
+
+    /// A peer has said what it holds.
+    pub fn hear(&self, heard: &Heard, now: Instant) {
+        let Some(by_key) = self.by_key.get() else { return };
+        if let Some(run) = heard.replaces {
+            self.peer_lost(run);
+        }
+        for (key, report) in heard.accounts() {
+            if let Some(account) = by_key.accounts.get(&key) {
+                account.connections.peer_says(&report);
+            }
+        }
+        for key in &heard.unused {
+            if let Some(account) = by_key.accounts.get(key) {
+                account.connections.peer_ended(heard.beat.run, now);
+            }
+        }
+    }
+
+    /// A peer's process has ended, and has given back all that it held.
+    pub fn peer_ended(&self, run: u64, now: Instant) {
+        let Some(by_key) = self.by_key.get() else { return };
+        by_key.accounts.iter().for_each(|one| one.connections.peer_ended(run, now));
+    }
+
+    /// A peer is silent, or cannot be reached: what the servers counted of it counts until they say otherwise.
+    pub fn peer_lost(&self, run: u64) {
+        let Some(by_key) = self.by_key.get() else { return };
+        by_key.accounts.iter().for_each(|one| one.connections.peer_lost(run));
+    }
+
+    /// What peers hold of an account in use, by their last beats, and the estimate of what came through no weir.
+    pub fn not_own(&self, name: &str) -> Option<(u32, u32)> {
+        self.map.get(name).map(|one| (one.account.connections.peers(), one.account.connections.direct()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, time::Duration};
+
+    use super::*;
+    use crate::{
+        admission::{AccountLimits, Proof, Quota},
+        fleet::{
+            beat::{Beat, VERSION},
+            member::MemberId,
+        },
+    };
+
+    fn fleet() -> Arc<Fleet> {
+        Arc::new(Fleet::new("edge", MemberId::new("own").unwrap(), &mut fastrand::Rng::with_seed(1)))
+    }
+
+    fn beat(run: u64, n: u64, accounts: &[(Key, u32)]) -> Beat {
+        let of = |held: u32| AccountBeat { held, open: held, taken: held.into(), ..Default::default() };
+        Beat {
+            v: VERSION,
+            id: MemberId::new("peer").unwrap(),
+            run,
+            n,
+            up_ms: 1000 * n,
+            every_ms: 250,
+            version: String::new(),
+            advertise: Vec::new(),
+            sessions: 0,
+            waiting: 0,
+            arrivals: 0,
+            admitted: 0,
+            leases_ok: true,
+            servers: Default::default(),
+            accounts: accounts.iter().map(|(key, held)| (*key, of(*held))).collect(),
+            all_of: Some((Key::LOWEST, Key::HIGHEST)),
+        }
+    }
+
+    #[test]
+    fn an_account_has_what_peers_hold_of_it_whenever_it_comes_into_use() {
+        let ten =
+            AccountLimits { quota: Quota { max_connections: Some(10), ..Quota::default() }, ..Default::default() };
+        let (accounts, fleet) = (Accounts::new(ten, HashMap::new(), Arc::default()), fleet());
+        accounts.join(Arc::clone(&fleet));
+        let (now, second) = (Instant::now() + Duration::from_secs(9), Duration::from_secs(1));
+        let hear = |beat, now| {
+            let heard = fleet.peers().heard(now, beat).unwrap();
+            accounts.hear(&heard, now);
+        };
+        let [a, b] = ["A", "B"].map(|name| fleet.keys().of(Kind::Account, name));
+        hear(beat(1, 1, &[(a, 6)]), now);
+        let mut held: Vec<_> = (0..4).map(|_| accounts.enter(&"A".into(), Proof::Known, now).unwrap()).collect();
+        assert!(accounts.enter(&"A".into(), Proof::Known, now).is_err(), "a peer holds six of ten");
+        held[0].session_began();
+        let told = AccountBeat { held: 4, open: 1, taken: 4, ..Default::default() };
+        assert_eq!(accounts.told(10), [(a, told)]);
+        assert!(accounts.told(0).is_empty());
+        hear(beat(1, 2, &[(a, 2), (b, 9)]), now + second);
+        held.extend((0..4).map(|_| accounts.enter(&"A".into(), Proof::Known, now).unwrap()));
+        assert!(accounts.enter(&"A".into(), Proof::Known, now).is_err());
+        let _b = accounts.enter(&"B".into(), Proof::Known, now).unwrap();
+        assert!(accounts.enter(&"B".into(), Proof::Known, now).is_err(), "it had been told before it was in use");
+        // A beat that does not have them any more, another process, and the end of that.
+        hear(beat(1, 3, &[(b, 9)]), now + second);
+        assert_eq!((accounts.not_own("A"), accounts.not_own("B")), (Some((0, 0)), Some((9, 0))));
+        hear(beat(2, 1, &[(a, 1)]), now + second);
+        assert_eq!((accounts.not_own("A"), accounts.not_own("B")), (Some((1, 0)), Some((0, 0))));
+        accounts.peer_ended(2, now + second);
+        assert_eq!(accounts.not_own("A"), Some((0, 0)));
+        drop((held, _b));
+        accounts.sweep(now + 100 * second);
+        assert!(accounts.told(10).is_empty() && accounts.by_key.get().unwrap().accounts.is_empty());
+    }
+}
