@@ -19,7 +19,7 @@
 //! - decisions: [`identity`], [`admission`], [`upstream`], [`tally`], [`growth`], [`events`], [`reports`],
 //!   [`fleet`]. `now` goes in, a verdict comes out.
 //! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`],
-//!   [`telemetry`], [`worker`], [`operator_file`], [`notify`]. tokio lives here.
+//!   [`telemetry`], [`worker`], [`operator_file`], [`notify`], [`fleet_link`]. tokio lives here.
 //! - assembly: [`config`], [`admin`], [`overview`], [`server`], [`cli`], and the tools in [`storm`] and [`top`].
 
 mod admin;
@@ -34,6 +34,7 @@ mod dispatch;
 mod events;
 #[allow(dead_code, reason = "what nobody calls yet is landing: the fleet's link, leases and pace")]
 mod fleet;
+mod fleet_link;
 mod growth;
 mod identity;
 mod net;

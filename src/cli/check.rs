@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::{
     cli::{BAD_CONFIGURATION, ConfigurationArgs, RUN_FAILED, complain, verbs},
     cluster::{ClusterAccess, examine},
-    config::{Change, Config, Finding, Findings, Origin, Severity, diff},
+    config::{Change, Config, Finding, Findings, Origin, Severity, SharedBy, diff},
+    fleet_link::{Subjects, permissions},
     server::{file_limit, plain_info},
     tls::{Connector, ServersTls},
     upstream::Servers,
@@ -128,9 +129,22 @@ impl Check {
             complain(&findings.to_string());
         }
         if let Some(config) = config.filter(|_| !self.quiet) {
-            let _ = write!(stdout, "# {origin} is right. In force:\n{}", config.effective());
+            let _ = write!(stdout, "# {origin} is right. In force:\n{}{}", config.effective(), permissions_of(config));
         }
     }
+}
+
+/// What the login of `[fleet]` needs, as `authorization` of nats-server takes it.
+fn permissions_of(config: &Config) -> String {
+    let Some(fleet) = &config.fleet else { return String::new() };
+    let subjects = Subjects::of(&fleet.name);
+    let list = |verb: &str, all: Vec<String>| format!("#   {verb}: [{}]\n", all.join(", "));
+    format!(
+        "\n# The login of [fleet] needs these permissions, and no other user of its account should have the first two \
+         to publish:\n{}{}",
+        list("publish", subjects.to_publish(fleet.quota == SharedBy::Lease)),
+        list("subscribe", subjects.to_subscribe())
+    )
 }
 
 /// Warns of a `max_clients` that the file asks for and this shell's limit of open files does not carry. weir says the
@@ -171,6 +185,14 @@ fn of_servers(config: &Config) -> std::io::Result<Vec<Finding>> {
         }
         let servers = Servers::new(&upstream);
         seen.extend(examine::examine(&servers, (&upstream, named), &access).await);
+        if let Some(fleet) = &config.fleet {
+            let addresses: Vec<String> = servers.iter().map(|server| server.address().to_owned()).collect();
+            let needs_leases = fleet.quota == SharedBy::Lease;
+            let (login, replicas) = (fleet.login.as_ref(), fleet.replicas);
+            let of_fleet =
+                permissions::examine(&fleet.name, login, needs_leases, replicas, &addresses, access.tls.as_deref());
+            seen.extend(of_fleet.await);
+        }
         if let Some(login) = &config.system_login {
             seen.extend(examine::examine_login(login, &servers, &access).await);
         }

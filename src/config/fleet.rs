@@ -12,7 +12,11 @@ use crate::{
         section::Section,
         system::{self, SystemKeys},
     },
+    fleet::member,
 };
+
+/// The longest name, in bytes: it is part of subjects, and an id is part of every message of the fleet.
+const LONGEST: usize = member::LONGEST;
 
 /// JetStream keeps at most so many copies of a stream.
 const MOST_REPLICAS: usize = 5;
@@ -99,10 +103,10 @@ impl Leaf for Token {
     }
 
     fn read(node: &Node) -> Result<Self, Problem> {
-        const REMEDY: &str = "write 1 to 64 letters, digits, - or _, such as \"edge-1\"";
+        const REMEDY: &str = "write 1 to 48 letters, digits, - or _, such as \"edge-1\"";
         let Node::String(text) = node else { return Err(wrong_type(node, REMEDY)) };
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if (1..=64).contains(&text.len()) && text.chars().all(fits) {
+        if (1..=LONGEST).contains(&text.len()) && text.chars().all(fits) {
             return Ok(Self(text.clone()));
         }
         Err(Problem::new(format!("{} cannot be part of a NATS subject and of a bucket's name", quote(text)), REMEDY))
@@ -120,8 +124,8 @@ mod tests {
     #[test]
     fn names_are_one_token_of_a_subject() {
         let read = |text: &str| Token::read(&Node::String(text.into())).is_ok();
-        assert!(read("edge") && read("edge-1_A") && read(&"x".repeat(64)));
-        for text in ["", "a.b", "a b", "*", ">", "a$b", "ä", &"x".repeat(65)] {
+        assert!(read("edge") && read("edge-1_A") && read(&"x".repeat(LONGEST)));
+        for text in ["", "a.b", "a b", "*", ">", "a$b", "ä", &"x".repeat(LONGEST + 1)] {
             assert!(!read(text), "{text}");
         }
     }

@@ -80,7 +80,7 @@ pub use diff::{Change, diff};
 pub use discover::DiscoverConfig;
 pub use effective::Effective;
 pub use finding::{Finding, Findings, Severity};
-pub use fleet::FleetConfig;
+pub use fleet::{FleetConfig, SharedBy};
 pub use origin::Origin;
 pub use schema::{Key, keys};
 pub use websocket::WebsocketConfig;

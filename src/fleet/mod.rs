@@ -6,13 +6,14 @@
 
 pub mod beat;
 pub mod key;
+pub mod link;
 pub mod member;
 pub mod peers;
 pub mod share;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::fleet::{key::Keys, member::MemberId, peers::Peers};
+use crate::fleet::{key::Keys, link::LinkState, member::MemberId, peers::Peers};
 
 /// What this weir is in its fleet.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub struct Fleet {
     run: u64,
     keys: Keys,
     peers: Mutex<Peers>,
+    link: LinkState,
 }
 
 impl Fleet {
@@ -29,7 +31,7 @@ impl Fleet {
     /// from the one before it with the same id.
     pub fn new(name: &str, id: MemberId, rng: &mut fastrand::Rng) -> Self {
         let peers = Mutex::new(Peers::new(id.clone()));
-        Self { name: name.into(), id, run: rng.u64(1..), keys: Keys::of_fleet(name), peers }
+        Self { name: name.into(), id, run: rng.u64(1..), keys: Keys::of_fleet(name), peers, link: LinkState::default() }
     }
 
     /// `[fleet] name`.
@@ -50,6 +52,11 @@ impl Fleet {
     /// Makes the keys of this fleet.
     pub fn keys(&self) -> &Keys {
         &self.keys
+    }
+
+    /// What the connection to the fleet is like.
+    pub fn link(&self) -> &LinkState {
+        &self.link
     }
 
     /// The other weirs. Whoever holds this asks for no other lock.

@@ -21,10 +21,11 @@ use crate::{
     cluster::{self, ClusterAccess, PlainInfo, account_lookup::AccountLookup, system_account::SystemAccount},
     config::Config,
     dispatch,
+    fleet_link::FleetLink,
     server::{
         ServerError,
         discovery::{self, ConnectUrls, Discovery},
-        every_second, file_watch,
+        every_second, file_watch, fleets,
         members::{self, Members},
         notifying::Notifying,
         reload::Reloader,
@@ -56,7 +57,7 @@ impl Background {
         &self,
         config: &Config,
         account_lookups: mpsc::Receiver<AccountLookup>,
-    ) -> Result<(ClusterAccess, Members), ServerError> {
+    ) -> Result<(ClusterAccess, Members, Option<FleetLink>), ServerError> {
         let shared = &self.shared;
         // Before the system account, which is reached through the servers.
         let discovery = match config.discover.as_ref().and_then(|discover| Some((discover, discover.from.as_ref()?))) {
@@ -64,6 +65,7 @@ impl Background {
             None => None,
         };
         let system = self.open_system_account(config).await?;
+        let fleet = fleets::join(config, shared, &self.tasks).await?;
         let access = ClusterAccess {
             system,
             tls: shared.servers_tls.clone(),
@@ -82,7 +84,7 @@ impl Background {
                 stop,
             )
         });
-        let members = Members::watch_all(shared, &self.tasks, access.clone(), config);
+        let members = Members::watch_all(shared, &self.tasks, access.clone(), fleet.clone(), config);
         if let Some(discovery) = discovery {
             let (discovery, all, members) = (Arc::new(Mutex::new(discovery)), Arc::clone(shared), members.clone());
             self.tasks.spawn("discovery", move |stop| {
@@ -96,7 +98,7 @@ impl Background {
                 discovery::follow_servers(Arc::clone(&urls), Arc::clone(&all), members.clone(), stop)
             });
         }
-        Ok((access, members))
+        Ok((access, members, fleet))
     }
 
     /// Opens the connection to the system account, where there is a login for it, and starts what depends on it.
@@ -211,14 +213,16 @@ pub fn plain_info(config: &Config) -> PlainInfo {
 }
 
 /// Waits for up to [`FIRST_READINGS`] until it is seen whether the system account answers, every server has been read
-/// once or has failed to answer (a server that is down keeps nobody waiting), and one server has shown its INFO. From
-/// then on placement knows the capacities, and weir knows whether clients are asked to sign a nonce.
-pub async fn first_readings(shared: &Shared, access: &ClusterAccess) {
+/// once or has failed to answer (a server that is down keeps nobody waiting), one server has shown its INFO, and it is
+/// seen whether the fleet can be reached. From then on placement knows the capacities, and weir knows whether clients
+/// are asked to sign a nonce.
+pub async fn first_readings(shared: &Shared, access: &ClusterAccess, fleet: Option<&FleetLink>) {
     let deadline = Instant::now() + FIRST_READINGS;
     let unread = || shared.servers.iter().any(|server| server.awaits_first_reading());
     let unknown = || shared.advertised_info.shape() == PrefaceShape::Unknown && access.plain_info != PlainInfo::NotSent;
     let unconnected = || access.system.as_ref().is_some_and(SystemAccount::is_open);
-    while (unread() || unknown() || unconnected()) && Instant::now() < deadline {
+    let alone = || fleet.is_some_and(FleetLink::is_open);
+    while (unread() || unknown() || unconnected() || alone()) && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     cluster::{self, ClusterAccess},
     config::{Config, DiscoverConfig},
     events::Event,
+    fleet_link::FleetLink,
     net::timer,
     outcome::Cause,
     server::supervisor::Supervisor,
@@ -36,6 +37,7 @@ struct Inner {
     shared: Arc<Shared>,
     tasks: Supervisor,
     access: ClusterAccess,
+    fleet: Option<FleetLink>,
     poll_interval: Duration,
     compatibility: Compatibility,
     /// The name that servers are discovered by.
@@ -57,12 +59,19 @@ struct ServerTasks {
 
 impl Members {
     /// Watches the servers that there are.
-    pub fn watch_all(shared: &Arc<Shared>, tasks: &Supervisor, access: ClusterAccess, config: &Config) -> Self {
+    pub fn watch_all(
+        shared: &Arc<Shared>,
+        tasks: &Supervisor,
+        access: ClusterAccess,
+        fleet: Option<FleetLink>,
+        config: &Config,
+    ) -> Self {
         let upstream = &config.upstream;
         let inner = Inner {
             shared: Arc::clone(shared),
             tasks: tasks.clone(),
             access,
+            fleet,
             poll_interval: upstream.poll_interval,
             compatibility: upstream.compatibility,
             discover: config.discover.clone(),
@@ -247,13 +256,23 @@ impl Inner {
         }
     }
 
-    /// The connection to the system account may be made to the servers that there are now, and to no other.
+    /// The connections to the system account and to the fleet may be made to the servers that there are now, and to no
+    /// other.
     fn addresses_changed(&self) {
-        let Some(system) = self.access.system.clone() else { return };
         let addresses = addresses(&self.shared, self.discover.as_ref());
         if addresses.is_empty() {
             return;
         }
+        if let Some(fleet) = self.fleet.clone() {
+            let addresses = addresses.clone();
+            tokio::spawn(async move {
+                match timeout(SET_ADDRESSES, fleet.set_addresses(&addresses)).await {
+                    Ok(Ok(())) | Err(_) => {}
+                    Ok(Err(err)) => warn!(%err, "the fleet is still reached through the servers of before"),
+                }
+            });
+        }
+        let Some(system) = self.access.system.clone() else { return };
         tokio::spawn(async move {
             // Heard only while there is a connection: one that is lost is tried at the addresses of before.
             match timeout(SET_ADDRESSES, system.set_addresses(&addresses)).await {

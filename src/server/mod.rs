@@ -6,6 +6,7 @@ pub mod drain;
 mod every_second;
 pub mod file_limit;
 mod file_watch;
+mod fleets;
 mod listeners;
 mod log_thread;
 pub mod logging;
@@ -97,6 +98,9 @@ pub enum ServerError {
     /// The login to the system account cannot be used.
     #[error("cluster.system: {0}")]
     System(String),
+    /// The login to the fleet cannot be used.
+    #[error("fleet: {0}")]
+    Fleet(String),
     /// A pattern of an account's `users` is no glob. The configuration checks them, so this is a defect.
     #[error("bad pattern: {0}")]
     Pattern(#[from] globset::Error),
@@ -148,7 +152,7 @@ impl Assembly {
         let Self { shared, account_lookups, bound, monitor, admin_socket, workers } = self;
         let stop = CancellationToken::new();
         let background = Background::new(Arc::clone(&shared), stop.clone());
-        let (access, members) = background.watch_cluster(config, account_lookups).await?;
+        let (access, members, fleet) = background.watch_cluster(config, account_lookups).await?;
         background.start_notifying(config)?;
         let (to_workers, sockets): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let certificates = Arc::<Notify>::default();
@@ -170,7 +174,7 @@ impl Assembly {
             background
                 .start_admin_socket(socket, Operator::new(Arc::clone(&shared), &reloader, members, configuration));
         }
-        first_readings(&shared, &access).await;
+        first_readings(&shared, &access, fleet.as_ref()).await;
 
         let mut threads = Vec::new();
         for (n, sockets) in sockets.into_iter().enumerate() {
@@ -190,6 +194,9 @@ impl Assembly {
         drop(parts);
 
         drain_when_told(&shared, &reloader).await?;
+        if let Some(fleet) = fleet {
+            fleet.say_goodbye().await;
+        }
         stop.cancel();
         background.ended().await;
         for thread in threads {
@@ -226,6 +233,7 @@ fn shared(
         account_lookups,
         admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::new(Notify::new()),
+        fleet: config.fleet.as_ref().map(|fleet| Arc::new(fleets::fleet(fleet))),
         directory: Arc::new(Directory::new(&config.admission.rules)?),
         keys: Arc::<Keys>::default(),
         notifier: Arc::new(Notifier::new(advertised_info.own_server_id())),

@@ -14,6 +14,7 @@ use crate::{
     cluster::account_lookup::AccountLookup,
     dispatch::SessionAdmission,
     events::watch::Row,
+    fleet::Fleet,
     identity::{Directory, Keys, trusted_proxy::ProxyKey},
     net::socket::TcpTimeouts,
     notify::Notifier,
@@ -88,6 +89,8 @@ pub struct Shared {
     pub websocket_tls: Option<Arc<Connector>>,
     /// Whether clients of WebSocket listeners are connected to the servers' WebSocket ports.
     pub dials_websockets: bool,
+    /// The fleet that this weir belongs to.
+    pub fleet: Option<Arc<Fleet>>,
     /// The next session's id.
     pub next_id: AtomicU64,
 }

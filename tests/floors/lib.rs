@@ -54,6 +54,9 @@ mod dial;
 #[path = "../../src/dispatch.rs"]
 mod dispatch;
 #[cfg(feature = "verbs")]
+#[path = "../../src/fleet_link/mod.rs"]
+mod fleet_link;
+#[cfg(feature = "verbs")]
 #[path = "../../src/net/mod.rs"]
 mod net;
 #[cfg(feature = "verbs")]

@@ -31,6 +31,7 @@ mod drain;
 mod failed_logins;
 mod failover;
 mod file_limit;
+mod fleet_link;
 mod full_server;
 mod hanging_logins;
 mod harness;

@@ -101,6 +101,7 @@ fn shared(config: &Config) -> Arc<Shared> {
     let cluster = upstream::Params { slow_start: Duration::ZERO, ..config.upstream.clone() };
     let servers = Arc::new(Servers::new(&cluster));
     Arc::new(Shared {
+        fleet: None,
         admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::default(),
         directory: Arc::new(Directory::new(&[]).unwrap()),

@@ -91,7 +91,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[fleet]\nname = \"edge.1\"",
         &[
-            ":2: fleet.name: \"edge.1\" cannot be part of a NATS subject and of a bucket's name; write 1 to 64 letters, \
+            ":2: fleet.name: \"edge.1\" cannot be part of a NATS subject and of a bucket's name; write 1 to 48 letters, \
              digits, - or _, such as \"edge-1\"",
         ],
     ),

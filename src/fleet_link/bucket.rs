@@ -1,0 +1,237 @@
+//! The JetStream bucket with the leases of a fleet: a key-value bucket as every NATS tool reads it, in which each key
+//! changes only by a write that names the revision before it.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    self, Context, ErrorCode,
+    consumer::{DeliverPolicy, push},
+    context::{CreateStreamErrorKind, GetStreamErrorKind},
+    stream::{self, DiscardPolicy, StorageType},
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use crate::fleet_link::{connection::Connection, subjects::Subjects};
+
+/// How long the servers may take to answer. A write whose answer comes later may still have been made: its outcome is
+/// unknown. Less than leases are in force without a write (2.5 s), so that there is time for another try.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// The header by which a bucket knows a deleted key.
+const OPERATION: &str = "KV-Operation";
+
+/// Of a bucket whose `replicas` nobody has configured: one for each server, and no more than these.
+const MOST_REPLICAS: usize = 3;
+
+/// Why there is no bucket.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoBucket {
+    #[error("JetStream is not enabled for the account of the fleet")]
+    NotEnabled,
+    #[error("JetStream does not answer")]
+    NoAnswer,
+    #[error("JetStream makes no bucket: {0}")]
+    NotMade(String),
+    #[error("the bucket is not fit for leases: {0}")]
+    Unfit(String),
+}
+
+impl NoBucket {
+    /// What an operator can do.
+    pub fn remedy(&self, stream: &str) -> String {
+        match self {
+            Self::NotEnabled => "enable JetStream for the account (accounts { A: { jetstream: enabled } }), or write \
+                                 quota = \"split\""
+                .to_owned(),
+            Self::NoAnswer => "look at the JetStream meta group (`nats server report jetstream`) and at the \
+                               permissions of the login (`weir check --connect`)"
+                .to_owned(),
+            Self::NotMade(_) => "look at the limits of the account, or write replicas in [fleet]".to_owned(),
+            Self::Unfit(_) => format!("remove it (`nats stream rm {stream}`): weir makes it anew"),
+        }
+    }
+}
+
+/// One key as it is in the bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub key: String,
+    /// The revision of its last write, that of a deletion included.
+    pub revision: u64,
+    /// `None` where it is deleted.
+    pub value: Option<Bytes>,
+}
+
+/// The bucket.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    context: Context,
+    stream: stream::Stream,
+    subjects: Subjects,
+}
+
+impl Bucket {
+    /// The bucket of the fleet, made where there is none. `servers` is how many servers the cluster has.
+    ///
+    /// # Errors
+    /// [`NoBucket`].
+    pub async fn open(
+        connection: &Connection,
+        subjects: &Subjects,
+        replicas: Option<usize>,
+        servers: usize,
+    ) -> Result<Self, NoBucket> {
+        let context = jetstream::ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(connection.client().clone());
+        let stream = match find(&context, subjects).await? {
+            Some(stream) => stream,
+            None => make(&context, subjects, replicas, servers).await?,
+        };
+        is_fit(&stream.cached_info().config)?;
+        Ok(Self { context, stream, subjects: subjects.clone() })
+    }
+
+    /// Copies of it.
+    pub fn replicas(&self) -> usize {
+        self.stream.cached_info().config.num_replicas
+    }
+
+    /// Every key as it is, and then every change of one. It ends where the servers have lost track of it.
+    ///
+    /// # Errors
+    /// It does not begin.
+    pub async fn watch(&self) -> Result<impl futures_util::Stream<Item = Option<Entry>> + Send + use<>, String> {
+        let prefix = self.subjects.key("");
+        let config = push::OrderedConfig {
+            deliver_subject: self.context.client().new_inbox(),
+            filter_subject: format!("{prefix}>"),
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            ..Default::default()
+        };
+        let began = async {
+            let consumer = self.stream.create_consumer(config).await.map_err(|err| err.to_string())?;
+            consumer.messages().await.map_err(|err| err.to_string())
+        };
+        let messages = timeout(ANSWER_TIMEOUT, began).await.map_err(|_| "no answer in time".to_owned())??;
+        Ok(messages.map(move |message| {
+            let message = message.ok()?;
+            let revision = message.info().ok()?.stream_sequence;
+            let key = message.subject.strip_prefix(&prefix)?.to_owned();
+            let is_deleted = message.headers.as_ref().is_some_and(|headers| headers.get(OPERATION).is_some());
+            Some(Entry { key, revision, value: (!is_deleted).then(|| message.payload.clone()) })
+        }))
+    }
+}
+
+async fn find(context: &Context, subjects: &Subjects) -> Result<Option<stream::Stream>, NoBucket> {
+    let asked = timeout(ANSWER_TIMEOUT, context.get_stream(subjects.stream())).await;
+    match asked.map_err(|_| NoBucket::NoAnswer)? {
+        Ok(stream) => Ok(Some(stream)),
+        Err(err) => match err.kind() {
+            GetStreamErrorKind::JetStream(err) if err.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+            GetStreamErrorKind::JetStream(err) => Err(failed(&err)),
+            _ => Err(NoBucket::NoAnswer),
+        },
+    }
+}
+
+async fn make(
+    context: &Context,
+    subjects: &Subjects,
+    replicas: Option<usize>,
+    servers: usize,
+) -> Result<stream::Stream, NoBucket> {
+    let mut copies = replicas.unwrap_or(servers.clamp(1, MOST_REPLICAS));
+    loop {
+        let made = timeout(ANSWER_TIMEOUT, context.create_stream(config(subjects, copies))).await;
+        let err = match made.map_err(|_| NoBucket::NoAnswer)? {
+            Ok(stream) => return Ok(stream),
+            Err(err) => err,
+        };
+        match err.kind() {
+            // Another weir was faster, and its configuration is another.
+            CreateStreamErrorKind::JetStream(err) if err.error_code() == ErrorCode::STREAM_NAME_EXIST => {
+                return find(context, subjects).await?.ok_or(NoBucket::NoAnswer);
+            }
+            // Some servers have no JetStream, or the cluster has fewer than weir knows.
+            CreateStreamErrorKind::JetStream(err)
+                if is_too_many(err.error_code()) && replicas.is_none() && copies > 1 =>
+            {
+                copies -= 1;
+            }
+            CreateStreamErrorKind::JetStream(err) => return Err(failed(&err)),
+            _ => return Err(NoBucket::NoAnswer),
+        }
+    }
+}
+
+fn is_too_many(code: ErrorCode) -> bool {
+    const TOO_MANY: [ErrorCode; 3] =
+        [ErrorCode::CLUSTER_NO_PEERS, ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED, ErrorCode::INSUFFICIENT_RESOURCES];
+    TOO_MANY.contains(&code)
+}
+
+fn failed(err: &jetstream::Error) -> NoBucket {
+    match err.error_code() {
+        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => NoBucket::NotEnabled,
+        ErrorCode::CLUSTER_NOT_AVAILABLE => NoBucket::NoAnswer,
+        _ => NoBucket::NotMade(err.to_string()),
+    }
+}
+
+/// As the client libraries make a bucket of one value for each key.
+fn config(subjects: &Subjects, replicas: usize) -> stream::Config {
+    stream::Config {
+        name: subjects.stream(),
+        description: Some("leases of a fleet of weirs".to_owned()),
+        subjects: vec![subjects.key(">")],
+        max_messages_per_subject: 1,
+        // No loss when all servers restart.
+        storage: StorageType::File,
+        num_replicas: replicas,
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        allow_message_ttl: true,
+        // A record is some hundred bytes for each weir.
+        max_message_size: 256 * 1024,
+        ..Default::default()
+    }
+}
+
+/// Whether a bucket that somebody has made loses no lease by itself.
+fn is_fit(config: &stream::Config) -> Result<(), NoBucket> {
+    let unfit = |what: &str| Err(NoBucket::Unfit(what.to_owned()));
+    if config.max_age > Duration::ZERO {
+        return unfit("its keys expire (max_age)");
+    }
+    if config.discard == DiscardPolicy::Old && (config.max_bytes > 0 || config.max_messages > 0) {
+        return unfit("it drops the oldest keys (discard: old)");
+    }
+    if config.storage == StorageType::Memory && config.num_replicas < 2 {
+        return unfit("it is in the memory of one server");
+    }
+    if config.mirror.is_some() || config.sources.as_ref().is_some_and(|sources| !sources.is_empty()) {
+        return unfit("it is a copy of another");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_of_weir_is_fit_and_one_that_forgets_is_not() {
+        let ours = config(&Subjects::of("edge"), 3);
+        assert_eq!((is_fit(&ours), &*ours.name), (Ok(()), "KV_weir-fleet-edge"));
+        let expires = stream::Config { max_age: Duration::from_secs(60), ..ours.clone() };
+        let drops = stream::Config { max_bytes: 1000, discard: DiscardPolicy::Old, ..ours.clone() };
+        let memory = stream::Config { storage: StorageType::Memory, num_replicas: 1, ..ours };
+        for unfit in [expires, drops, memory] {
+            assert!(matches!(is_fit(&unfit), Err(NoBucket::Unfit(_))), "{unfit:?}");
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The connection to the servers over which the weirs of a fleet hear of each other.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_nats::{Client, ConnectError, ConnectOptions, Event, ServerError, client::SetServerPoolError};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::{cluster::system_account::Login, fleet_link::subjects::Subjects, tls::Connector};
+
+/// How long one address of a server may take, from TCP to PONG, before the next one is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that has died without a word is found after two of these. Leases are in force for 2.5 s after a write.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// The longest pause between two tries to connect, while servers do not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// The same while they refuse the login.
+const LONGEST_PAUSE_OF_WRONG_LOGIN: Duration = Duration::from_secs(30);
+/// Messages that wait for the connection. Those of a fleet are worth nothing when they come late.
+const MAX_WAITING: usize = 256;
+/// Beats of other weirs that wait until they are read.
+const MAX_UNREAD: usize = 4096;
+/// What async-nats says where a server has answered CONNECT with `Authorization Violation`.
+const REFUSED: &str = "authorization violation";
+
+/// The connection. After a loss it reconnects by itself.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    client: Client,
+    health: Arc<Health>,
+}
+
+impl Connection {
+    /// Connects to the first of `addresses` (`host:port`) that answers, in the background.
+    ///
+    /// # Errors
+    /// The login cannot be used, or an address is none.
+    pub async fn open(
+        login: Option<&Login>,
+        addresses: &[String],
+        tls: Option<&Connector>,
+        subjects: &Subjects,
+    ) -> Result<Self, ConnectError> {
+        let options = match login {
+            Some(login) => login.options(tls),
+            None => Ok(with_tls(ConnectOptions::new(), tls)),
+        };
+        let health = Arc::new(Health::new(key_of(login), addresses.len()));
+        let (pauses, events) = (Arc::clone(&health), Arc::clone(&health));
+        let options = options?
+            .name("weir fleet")
+            // Only to the configured servers, like clients that come through weir.
+            .ignore_discovered_servers()
+            // A weir knows what it holds itself.
+            .no_echo()
+            // Whoever may use the subjects of the fleet may hear the answers: the login needs no other permission.
+            .custom_inbox_prefix(subjects.inboxes())
+            .retry_on_initial_connect()
+            .request_timeout(None)
+            .connection_timeout(CONNECT_TIMEOUT)
+            .ping_interval(PING_INTERVAL)
+            .client_capacity(MAX_WAITING)
+            .subscription_capacity(MAX_UNREAD)
+            .reconnect_delay_callback(move |tries| pauses.pause(tries))
+            .event_callback(move |event| {
+                events.heard(&event);
+                std::future::ready(())
+            });
+        Ok(Self { client: options.connect(addresses).await?, health })
+    }
+
+    /// The client, which sends whatever it is given as soon as it can.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Whether a server has let weir in, and is not known to have gone.
+    pub fn is_up(&self) -> bool {
+        *self.health.up.borrow()
+    }
+
+    /// Whether it is up; changes are seen.
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.health.up.subscribe()
+    }
+
+    /// Whether it may soon be seen whether a server answers.
+    pub fn is_open(&self) -> bool {
+        !self.is_up() && self.health.inner().told.is_none()
+    }
+
+    /// Connects to one of these `addresses` (`host:port`) from now on. A connection to a server that is not among them
+    /// lasts for as long as that server keeps it.
+    ///
+    /// # Errors
+    /// The connection is closed for good, or an address is none.
+    pub async fn set_addresses(&self, addresses: &[String]) -> Result<(), SetServerPoolError> {
+        self.health.set_servers(addresses.len());
+        self.client.set_server_pool(addresses).await
+    }
+
+    /// What the servers have not permitted since they let weir in, such as `publish to a.b`; at most a few.
+    pub fn denied(&self) -> Vec<String> {
+        self.health.inner().denied.clone()
+    }
+}
+
+fn with_tls(options: ConnectOptions, tls: Option<&Connector>) -> ConnectOptions {
+    match tls {
+        None => options,
+        Some(tls) if tls.handshake_first() => options.tls_client_config(tls.config()).require_tls(true).tls_first(),
+        Some(tls) => options.tls_client_config(tls.config()).require_tls(true),
+    }
+}
+
+/// The key of the configuration to change where the login is wrong.
+pub fn key_of(login: Option<&Login>) -> &'static str {
+    match login {
+        None | Some(Login::Password(..)) => "fleet.user",
+        Some(Login::Creds(_)) => "fleet.creds_file",
+        Some(Login::Nkey(_)) => "fleet.nkey_seed_file",
+    }
+}
+
+/// What is wrong, as the log was told last.
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    Refused,
+    Unreachable(String),
+}
+
+/// What has happened to the connection.
+#[derive(Debug)]
+struct Health {
+    key: &'static str,
+    /// How many servers there are to try.
+    servers: AtomicU32,
+    up: watch::Sender<bool>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Times in a row that the login was refused.
+    refusals: u32,
+    told: Option<Fault>,
+    /// What the servers do not permit, as they said it: each is told once, and not many are kept.
+    denied: Vec<String>,
+}
+
+/// Different violations of permissions that are told.
+const MOST_DENIED: usize = 16;
+
+impl Health {
+    fn new(key: &'static str, servers: usize) -> Self {
+        let health = Self { key, servers: AtomicU32::new(0), up: watch::Sender::new(false), inner: Mutex::default() };
+        health.set_servers(servers);
+        health
+    }
+
+    fn set_servers(&self, servers: usize) {
+        self.servers.store(u32::try_from(servers).unwrap_or(u32::MAX), Relaxed);
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long to wait before try number `tries` to connect: longer and longer where the login is refused. Several
+    /// weirs do not try in step.
+    fn pause(&self, tries: usize) -> Duration {
+        let tries = u32::try_from(tries).unwrap_or(u32::MAX);
+        let pause = match self.inner().refusals {
+            0 => LONGEST_PAUSE.min(Duration::from_millis(50).saturating_mul(tries)),
+            times => LONGEST_PAUSE_OF_WRONG_LOGIN.min(Duration::from_millis(100).saturating_mul(1 << times.min(16))),
+        };
+        pause.mul_f64(0.75 + 0.5 * fastrand::f64())
+    }
+
+    fn heard(&self, event: &Event) {
+        match event {
+            Event::Connected => {
+                let mut inner = self.inner();
+                (inner.refusals, inner.told) = (0, None);
+                // What was denied may be permitted by now, or be denied again.
+                inner.denied.clear();
+                drop(inner);
+                info!("connected to the fleet");
+                self.up.send_replace(true);
+            }
+            Event::Disconnected | Event::Closed if self.up.send_replace(false) => {
+                warn!(key = self.key, "lost the connection to the fleet; weir connects again");
+            }
+            Event::ClientError(error) => self.failed(&error.to_string()),
+            Event::ServerError(ServerError::Other(words)) if is_violation(words) => self.was_denied(words),
+            _ => {}
+        }
+    }
+
+    fn failed(&self, error: &str) {
+        let mut inner = self.inner();
+        if error.ends_with(REFUSED) {
+            inner.refusals = inner.refusals.saturating_add(1);
+            // Another server may let it in.
+            if inner.refusals >= self.servers.load(Relaxed) {
+                self.tell(&mut inner, Fault::Refused);
+            }
+        } else if !*self.up.borrow() {
+            let why = error.strip_prefix("nats: ").unwrap_or(error).to_owned();
+            self.tell(&mut inner, Fault::Unreachable(why));
+        }
+    }
+
+    fn tell(&self, inner: &mut Inner, fault: Fault) {
+        if inner.told.as_ref() == Some(&fault) {
+            return;
+        }
+        let key = self.key;
+        match &fault {
+            Fault::Refused => warn!(
+                key,
+                words = "Authorization Violation",
+                advice = "write the login of a user of an ordinary account, with JetStream for leases",
+                "the servers refuse the login to the fleet; weir keeps trying"
+            ),
+            Fault::Unreachable(err) => warn!(key, err, "no connection to the fleet; weir keeps trying"),
+        }
+        inner.told = Some(fault);
+    }
+
+    fn was_denied(&self, words: &str) {
+        let mut inner = self.inner();
+        let what = denied(words);
+        if inner.denied.contains(&what) || inner.denied.len() == MOST_DENIED {
+            return;
+        }
+        let advice = format!("let it {what}; `weir check` prints all that it needs");
+        warn!(key = self.key, words, advice, "the servers do not permit what the fleet needs");
+        inner.denied.push(what);
+    }
+}
+
+fn is_violation(words: &str) -> bool {
+    words.to_ascii_lowercase().starts_with("permissions violation for")
+}
+
+/// What is to be permitted, from `Permissions Violation for Publish to "a.b"`: `publish to a.b`. Inboxes and consumers
+/// have random parts, which are left out.
+fn denied(words: &str) -> String {
+    let subject = words.split('"').nth(1).unwrap_or_default();
+    let verb = if words.to_ascii_lowercase().contains("subscription") { "subscribe to" } else { "publish to" };
+    let random = [".re.", ".is.", "$JS.API.CONSUMER.CREATE.", "$JS.API.CONSUMER.DELETE.", "$JS.FC."];
+    let known = random.iter().find_map(|part| {
+        let at = subject.find(part)? + part.len();
+        let name = if part.starts_with("$JS") { subject[at..].split('.').next()? } else { "" };
+        let dot = if name.is_empty() { "" } else { "." };
+        Some(format!("{}{name}{dot}>", &subject[..at]))
+    });
+    format!("{verb} {}", known.as_deref().unwrap_or(subject))
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::ClientError;
+
+    use super::*;
+
+    #[test]
+    fn a_login_that_every_server_refuses_is_tried_less_and_less_often() {
+        let health = Health::new("fleet.user", 2);
+        let refused = Event::ClientError(ClientError::Other(REFUSED.into()));
+        health.heard(&refused);
+        assert!(health.inner().told.is_none(), "the other server may let it in");
+        for _ in 0..20 {
+            health.heard(&refused);
+        }
+        assert_eq!(health.inner().told, Some(Fault::Refused));
+        assert!(health.pause(1) >= LONGEST_PAUSE_OF_WRONG_LOGIN.mul_f64(0.75));
+        health.heard(&Event::Connected);
+        assert!(*health.up.borrow() && health.inner().told.is_none());
+        assert!(health.pause(1) <= Duration::from_millis(100), "it begins anew");
+        health.heard(&Event::Disconnected);
+        assert!(!*health.up.borrow());
+    }
+
+    #[test]
+    fn what_is_denied_is_told_as_what_to_permit() {
+        for (words, what) in [
+            ("Permissions Violation for Publish to \"weir.fleet.edge.beat\"", "publish to weir.fleet.edge.beat"),
+            ("Permissions Violation for Subscription to \"weir.fleet.edge.bye\"", "subscribe to weir.fleet.edge.bye"),
+            (
+                "Permissions Violation for Subscription to \"weir.fleet.edge.re.Q1w2.*\"",
+                "subscribe to weir.fleet.edge.re.>",
+            ),
+            (
+                "Permissions Violation for Publish to \"$JS.API.CONSUMER.CREATE.KV_weir-fleet-edge.x1.$KV\"",
+                "publish to $JS.API.CONSUMER.CREATE.KV_weir-fleet-edge.>",
+            ),
+        ] {
+            assert_eq!(denied(words), what);
+        }
+        let health = Health::new("fleet.user", 1);
+        for n in 0..100 {
+            health.was_denied(&format!("Permissions Violation for Publish to \"a.{n}\""));
+        }
+        assert_eq!(health.inner().denied.len(), MOST_DENIED);
+    }
+}

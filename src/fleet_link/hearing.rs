@@ -1,0 +1,183 @@
+//! Hears the other weirs: their beats, their last words, and questions whether this one is still connected.
+
+use std::time::Duration;
+
+use async_nats::{Message, SubscribeError, Subscriber};
+use futures_util::{StreamExt, future::join_all};
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::{
+    fleet::{
+        beat::{Beat, Bye},
+        link::Counted,
+        member::MemberId,
+        peers::{Gone, Ignored},
+    },
+    fleet_link::{FleetLink, Interest},
+    net::timer,
+    session::Shared,
+};
+
+/// How often it is looked whether a peer has fallen silent.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A peer is asked whether it is still connected once its beats have stopped for this part of the time after which it
+/// is forgotten.
+const ASK_AFTER: f64 = 0.5;
+
+/// Messages that are not understood are told of no more often than this.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// Hears them for ever.
+pub(super) async fn hear(link: &FleetLink, shared: &Shared) {
+    // Apart, so that nobody else seems silent while one is asked.
+    let look = async {
+        loop {
+            sleep(LOOK).await;
+            look(link, shared).await;
+        }
+    };
+    tokio::select! {
+        () = hear_messages(link, shared) => {}
+        () = look => {}
+    }
+}
+
+async fn hear_messages(link: &FleetLink, shared: &Shared) {
+    let Ok((mut beats, mut byes, mut asked)) = subscribe(link).await else {
+        // The connection is closed for good: weir ends.
+        return;
+    };
+    let mut hearing = Hearing { link, shared, told: None };
+    let mut up = link.connection.watch();
+    up.mark_changed();
+    loop {
+        tokio::select! {
+            Some(message) = beats.next() => hearing.beat(&message),
+            Some(message) = byes.next() => hearing.bye(&message),
+            Some(message) = asked.next() => hearing.answer(message).await,
+            changed = up.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let is_up = *up.borrow_and_update();
+                link.fleet.link().set_up(is_up);
+            }
+        }
+    }
+}
+
+async fn subscribe(link: &FleetLink) -> Result<(Subscriber, Subscriber, Subscriber), SubscribeError> {
+    let (client, subjects) = (link.connection.client(), &link.subjects);
+    Ok((
+        client.subscribe(subjects.beats()).await?,
+        client.subscribe(subjects.byes()).await?,
+        client.subscribe(subjects.interest(link.fleet.id().as_str(), link.fleet.run())).await?,
+    ))
+}
+
+/// Peers that are asked at a time: whoever may publish can make up ids.
+const MOST_ASKED: usize = 16;
+
+struct Hearing<'l> {
+    link: &'l FleetLink,
+    shared: &'l Shared,
+    /// When it was last told that a message was not understood.
+    told: Option<Instant>,
+}
+
+impl Hearing<'_> {
+    fn beat(&mut self, message: &Message) {
+        let fleet = &self.link.fleet;
+        fleet.link().heard(message.payload.len());
+        let beat = match Beat::decode(&message.payload) {
+            Ok(beat) => beat,
+            Err(err) => return self.invalid(&err.to_string()),
+        };
+        let heard = fleet.peers().heard(timer::now(), beat);
+        match heard {
+            Ok(heard) => {
+                fleet.link().count(Counted::BeatHeard);
+                self.shared.servers.hear(fleet.keys(), &heard);
+                self.shared.admission.accounts().hear(&heard, timer::now());
+                if heard.is_new {
+                    let (weir, version) = (heard.beat.id.as_str(), &*heard.beat.version);
+                    info!(weir, version, "another weir of the fleet is there");
+                    // It hears of this one at once too.
+                    fleet.link().beats().wake();
+                }
+            }
+            Err(Ignored::Old) => {}
+            Err(Ignored::SameId) => self.invalid("another weir has the id of this one: write another id in [fleet]"),
+            Err(Ignored::TooMany) => self.invalid("it is of one weir more than a fleet may have"),
+        }
+    }
+
+    fn bye(&mut self, message: &Message) {
+        let fleet = &self.link.fleet;
+        fleet.link().heard(message.payload.len());
+        match Bye::decode(&message.payload) {
+            Ok(bye) => {
+                let gone = fleet.peers().bye(&bye);
+                if let Some(gone) = gone {
+                    info!(weir = gone.id.as_str(), "another weir of the fleet has ended");
+                    let now = timer::now();
+                    self.shared.servers.peer_ended(gone.run, now);
+                    self.shared.admission.accounts().peer_ended(gone.run, now);
+                }
+            }
+            Err(err) => self.invalid(&err.to_string()),
+        }
+    }
+
+    async fn answer(&self, message: Message) {
+        if let Some(reply) = message.reply {
+            // Whoever asks hears nothing in time where this fails, and knows as much.
+            let _ = self.link.connection.client().publish(reply, "".into()).await;
+        }
+    }
+
+    fn invalid(&mut self, err: &str) {
+        self.link.fleet.link().count(Counted::Invalid);
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            self.told = Some(Instant::now());
+            warn!(err, "a message of the fleet is not taken in");
+        }
+    }
+}
+
+/// Asks after peers that are silent, and forgets those that have been so for long, or have no connection.
+async fn look(link: &FleetLink, shared: &Shared) {
+    let (fleet, now) = (&link.fleet, timer::now());
+    let silent: Vec<(MemberId, u64)> = {
+        let peers = fleet.peers();
+        let is_late = |silent: Duration, most: Duration| silent > most.mul_f64(ASK_AFTER);
+        let late = peers.iter().filter(|peer| is_late(peer.silent_for(now), peer.may_be_silent_for()));
+        late.map(|peer| (peer.id().clone(), peer.last().run)).take(MOST_ASKED).collect()
+    };
+    if !silent.is_empty() && link.connection.is_up() {
+        let asked = silent.iter().map(|(id, run)| link.probe(id, *run));
+        for ((id, _), interest) in silent.iter().zip(join_all(asked).await) {
+            if interest != Interest::Gone {
+                continue;
+            }
+            let gone = fleet.peers().lost(id);
+            if let Some(gone) = gone {
+                warn!(weir = gone.id.as_str(), "another weir of the fleet has lost its connection, or is gone");
+                lost(shared, &gone);
+            }
+        }
+    }
+    let gone = fleet.peers().forget(timer::now());
+    for gone in gone {
+        warn!(weir = gone.id.as_str(), "another weir of the fleet is heard no more");
+        lost(shared, &gone);
+    }
+}
+
+/// What the servers have counted of a weir that is not heard counts until they say otherwise.
+fn lost(shared: &Shared, gone: &Gone) {
+    shared.servers.peer_lost(gone.run);
+    shared.admission.accounts().peer_lost(gone.run);
+}

@@ -1,0 +1,130 @@
+//! What connects this weir with the others of its fleet: messages over core NATS and leases in a JetStream bucket. What
+//! follows from them is decided in [`crate::fleet`].
+//!
+//! - [`connection`]: one connection to the servers, opened before any client's. [`subjects`]: what it is used for.
+//! - [`beats`]: tells the others what this weir holds. [`hearing`]: hears them, and asks whether one that is silent is
+//!   still connected.
+//! - [`bucket`]: the bucket of the leases.
+//! - [`permissions`]: tries whether the login may do all of this, for `weir check --connect`.
+
+mod beats;
+pub mod bucket;
+mod connection;
+mod hearing;
+pub mod permissions;
+mod subjects;
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{ConnectError, RequestErrorKind, client::SetServerPoolError};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cluster::system_account::Login,
+    fleet::{Fleet, beat::Bye, link::Counted, member::MemberId},
+    fleet_link::connection::Connection,
+    session::Shared,
+    tls::Connector,
+};
+
+pub use self::subjects::Subjects;
+
+/// How long a weir that is asked whether it is connected may take. It answers at once where it can.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long the last words of a weir that ends may take.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Whether a weir is connected to the servers, by its subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// It has answered, or it subscribes and does not answer: it stands still.
+    There,
+    /// Nobody subscribes: its connection is gone.
+    Gone,
+    /// The servers have not said.
+    Unknown,
+}
+
+/// The connection of this weir to its fleet.
+#[derive(Debug, Clone)]
+pub struct FleetLink {
+    fleet: Arc<Fleet>,
+    connection: Connection,
+    subjects: Subjects,
+}
+
+impl FleetLink {
+    /// Connects to the first of `addresses` (`host:port`) that answers, in the background.
+    ///
+    /// # Errors
+    /// The login cannot be used, or an address is none.
+    pub async fn open(
+        fleet: Arc<Fleet>,
+        login: Option<&Login>,
+        addresses: &[String],
+        tls: Option<&Connector>,
+    ) -> Result<Self, ConnectError> {
+        let subjects = Subjects::of(fleet.name());
+        let connection = Connection::open(login, addresses, tls, &subjects).await?;
+        Ok(Self { fleet, connection, subjects })
+    }
+
+    /// Connects to one of these `addresses` (`host:port`) from now on.
+    ///
+    /// # Errors
+    /// The connection is closed for good, or an address is none.
+    pub async fn set_addresses(&self, addresses: &[String]) -> Result<(), SetServerPoolError> {
+        self.connection.set_addresses(addresses).await
+    }
+
+    /// Whether it may soon be seen whether a server lets weir in.
+    pub fn is_open(&self) -> bool {
+        self.connection.is_open()
+    }
+
+    /// Publishes what this weir holds, until `stop`.
+    pub async fn publish_beats(self, shared: Arc<Shared>, stop: CancellationToken) {
+        tokio::select! {
+            () = beats::publish(&self, &shared) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Hears the other weirs, until `stop`.
+    pub async fn hear(self, shared: Arc<Shared>, stop: CancellationToken) {
+        tokio::select! {
+            () = hearing::hear(&self, &shared) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Asks whether the process `run` of a weir is connected to the servers.
+    pub async fn probe(&self, id: &MemberId, run: u64) -> Interest {
+        self.fleet.link().count(Counted::Probe);
+        let asked = self.connection.client().request(self.subjects.interest(id.as_str(), run), "".into());
+        match timeout(PROBE_TIMEOUT, asked).await {
+            Ok(Ok(_)) => Interest::There,
+            Ok(Err(err)) if err.kind() == RequestErrorKind::NoResponders => Interest::Gone,
+            Ok(Err(_)) => Interest::Unknown,
+            // The servers say at once that nobody subscribes.
+            Err(_) if self.connection.is_up() => Interest::There,
+            Err(_) => Interest::Unknown,
+        }
+    }
+
+    /// Says to the others that this weir ends. It takes half a second at most.
+    pub async fn say_goodbye(&self) {
+        if !self.connection.is_up() {
+            return;
+        }
+        let bye = Bye { id: self.fleet.id().clone(), run: self.fleet.run() };
+        let client = self.connection.client();
+        let said = async {
+            client.publish(self.subjects.byes(), bye.encode().into()).await.map_err(drop)?;
+            client.flush().await.map_err(drop)
+        };
+        let _ = timeout(FAREWELL, said).await;
+    }
+}

@@ -1,0 +1,73 @@
+//! The subjects of a fleet, the name of its bucket, and the permissions that follow from them.
+
+/// The subjects of one fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subjects {
+    name: String,
+}
+
+impl Subjects {
+    /// Of the fleet of this name.
+    pub fn of(name: &str) -> Self {
+        Self { name: name.to_owned() }
+    }
+
+    /// Where every weir publishes what it holds, and hears the others.
+    pub fn beats(&self) -> String {
+        format!("weir.fleet.{}.beat", self.name)
+    }
+
+    /// Where a weir says that it ends.
+    pub fn byes(&self) -> String {
+        format!("weir.fleet.{}.bye", self.name)
+    }
+
+    /// To which only the process `run` of the weir `id` subscribes: without it *no responders* is the answer.
+    pub fn interest(&self, id: &str, run: u64) -> String {
+        format!("weir.fleet.{}.is.{id}.{run:016x}", self.name)
+    }
+
+    /// What inboxes begin with.
+    pub fn inboxes(&self) -> String {
+        format!("weir.fleet.{}.re", self.name)
+    }
+
+    /// The bucket of the leases.
+    pub fn bucket(&self) -> String {
+        format!("weir-fleet-{}", self.name)
+    }
+
+    /// The stream that keeps the bucket.
+    pub fn stream(&self) -> String {
+        format!("KV_{}", self.bucket())
+    }
+
+    /// The subject of one key of the bucket.
+    pub fn key(&self, key: &str) -> String {
+        format!("$KV.{}.{key}", self.bucket())
+    }
+
+    /// What a login needs to publish to: all that weir ever publishes to, and nothing else.
+    pub fn to_publish(&self, has_leases: bool) -> Vec<String> {
+        let mut all = vec![format!("weir.fleet.{}.>", self.name)];
+        if has_leases {
+            let (bucket, stream) = (self.bucket(), self.stream());
+            all.extend([
+                format!("$KV.{bucket}.>"),
+                format!("$JS.API.STREAM.INFO.{stream}"),
+                format!("$JS.API.STREAM.CREATE.{stream}"),
+                format!("$JS.API.STREAM.MSG.GET.{stream}"),
+                format!("$JS.API.CONSUMER.CREATE.{stream}"),
+                format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
+                format!("$JS.API.CONSUMER.DELETE.{stream}.>"),
+                format!("$JS.FC.{stream}.>"),
+            ]);
+        }
+        all
+    }
+
+    /// What a login needs to subscribe to.
+    pub fn to_subscribe(&self) -> Vec<String> {
+        vec![format!("weir.fleet.{}.>", self.name)]
+    }
+}

@@ -1,0 +1,103 @@
+//! The connection of a weir to its fleet: whom it hears, what it needs, and what it does without.
+
+use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+
+use weir_testkit::{fleet, *};
+
+/// Accounts of which the login of the fleet has these permissions.
+fn servers_with(permissions: &str) -> String {
+    format!(
+        "accounts {{ WEIRS {{ jetstream: enabled, users: [{{user: weir-1, password: fl33t-1-s3cret{permissions}}}] }} }}"
+    )
+}
+
+/// Exit code, and the lines of standard error.
+async fn check(of: &WeirConfig) -> (i32, Vec<String>) {
+    let folder = tempfile::TempDir::with_prefix("weir-test-").expect("temporary folder");
+    let path = folder.path().join("weir.toml");
+    std::fs::write(&path, of.toml("weir.ports")).expect("write");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
+    let mut command = tokio::process::Command::new(weir::binary());
+    command.args(["check", "--quiet", "--connect"]).current_dir(folder.path()).stdin(std::process::Stdio::null());
+    let output = command.output().await.expect("weir runs");
+    let said = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
+    (output.status.code().expect("a code"), said)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weirs_hear_of_each_other_and_of_each_others_end() {
+    let cluster = Cluster::start(2, |server| server.with(&fleet::accounts(""))).await;
+    let of_all = WeirConfig::of(&cluster);
+    let one = fleet::config(&of_all, 1).start().await;
+    let mut two = fleet::config(&of_all, 2).start().await;
+    let mut three = fleet::config(&of_all, 3).start().await;
+    for weir in ["weir-2", "weir-3"] {
+        one.says(&format!("another weir of the fleet is there weir=\"{weir}\"")).await;
+    }
+    three.signal(rustix::process::Signal::TERM);
+    one.says("another weir of the fleet has ended weir=\"weir-3\"").await;
+    two.kill9();
+    one.says("another weir of the fleet has lost its connection, or is gone weir=\"weir-2\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_in_the_account_does_no_harm() {
+    let cluster = Cluster::start(1, |server| server.with(&fleet::accounts(""))).await;
+    let weir = fleet::config(&WeirConfig::of(&cluster), 1).start().await;
+    let options = async_nats::ConnectOptions::with_user_and_password("weir-2".into(), "fl33t-2-s3cret".into());
+    let stranger = options.connect(&cluster.servers[0].address).await.expect("connects");
+    for message in ["", "{", "{\"v\":9}", "[]"] {
+        stranger.publish("weir.fleet.edge.beat", message.into()).await.expect("publishes");
+        stranger.publish("weir.fleet.edge.bye", message.into()).await.expect("publishes");
+    }
+    stranger.publish("weir.fleet.edge.beat", vec![b' '; 300_000].into()).await.expect("publishes");
+    weir.says("a message of the fleet is not taken in").await;
+    assert_eq!(weir.log().matches("is not taken in").count(), 1, "it is told once: {}", weir.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_login_or_its_servers_weir_serves() {
+    let cluster = Cluster::start(1, |server| server.with("authorization { users: [{user: a, password: a}] }")).await;
+    let weir = fleet::config(&WeirConfig::of(&cluster), 1).start().await;
+    weir.says("the servers refuse the login to the fleet; weir keeps trying").await;
+    let login = async_nats::ConnectOptions::with_user_and_password("a".into(), "a".into());
+    login.connect(&weir.address).await.expect("a client gets in");
+    assert!(!weir.log().contains("s3cret"), "no secret is shown: {}", weir.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_says_which_permission_is_missing() {
+    let right = concat!(
+        ", permissions: {publish: [\"weir.fleet.edge.>\", \"$KV.weir-fleet-edge.>\", ",
+        "\"$JS.API.STREAM.INFO.KV_weir-fleet-edge\", \"$JS.API.STREAM.CREATE.KV_weir-fleet-edge\", ",
+        "\"$JS.API.STREAM.MSG.GET.KV_weir-fleet-edge\", \"$JS.API.CONSUMER.CREATE.KV_weir-fleet-edge\", ",
+        "\"$JS.API.CONSUMER.CREATE.KV_weir-fleet-edge.>\", ",
+        "\"$JS.API.CONSUMER.DELETE.KV_weir-fleet-edge.>\", \"$JS.FC.KV_weir-fleet-edge.>\"], ",
+        "subscribe: [\"weir.fleet.edge.>\"]}"
+    );
+    let start = async |permissions: &str| {
+        let extra = servers_with(permissions);
+        let server = NatsServer::start(ServerOptions::named("n1").jetstream().with(&extra)).await;
+        let weir = fleet::config(&WeirConfig::of_servers(&[&server]), 1);
+        (server, weir)
+    };
+    let (_server, weir) = start(right).await;
+    assert_eq!(check(&weir).await, (0, vec![]), "what the page says is enough");
+
+    let (_server, weir) = start(&right.replace("\"$KV.weir-fleet-edge.>\", ", "")).await;
+    let (code, said) = check(&weir).await;
+    assert!(code == 1 && said.len() == 1, "{said:?}");
+    let all =
+        "fleet.user: it may not publish to $KV.weir-fleet-edge.weir-check; let it publish to $KV.weir-fleet-edge.>";
+    assert!(said[0].contains(all), "{said:?}");
+
+    let (_server, weir) = start(&right.replace("subscribe: [\"weir.fleet.edge.>\"]", "subscribe: [\"a\"]")).await;
+    let (code, said) = check(&weir).await;
+    assert!(code == 1 && said.iter().any(|line| line.contains("it may not subscribe to weir.fleet.edge.")), "{said:?}");
+
+    let server =
+        NatsServer::start(ServerOptions::named("n1").with(&servers_with("").replace("jetstream: enabled,", ""))).await;
+    let (code, said) = check(&fleet::config(&WeirConfig::of_servers(&[&server]), 1)).await;
+    assert!(code == 0 && said.len() == 1, "{said:?}");
+    assert!(said[0].contains("warning: fleet.quota: JetStream"), "{said:?}");
+}
