@@ -420,7 +420,7 @@ impl SharedCollector {
         )?;
         families.family(
             "server_full_in_seconds",
-            "When each server is full at its present growth; +Inf where it does not grow steadily",
+            "When each server is full at its present growth; +Inf where it does not grow, or that may be chance",
             times(&servers),
         )?;
         families.family(

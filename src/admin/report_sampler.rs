@@ -1,4 +1,4 @@
-//! Samples connections and sessions every few seconds for the reports, and ends sessions that have been idle for too
+//! Counts the sessions every few seconds for the reports, and ends sessions that have been idle for too
 //! long. It runs on the control thread, in slices between which other tasks run, so no session waits for it.
 
 use std::{
@@ -15,13 +15,11 @@ use tracing::{info, warn};
 
 use crate::{
     admission::policies::Idleness,
+    growth::EVERY,
     net::timer,
     outcome::Cause,
     relay::registry::SessionHandle,
-    reports::{
-        census::{Census, Fact},
-        history::EVERY,
-    },
+    reports::census::{Census, Fact},
     session::Shared,
     telemetry::moment::Moment,
 };
@@ -39,11 +37,9 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     shared.tallies.churn.begin(timer::now());
     let work = async {
         loop {
-            sample_room(&shared);
             let now = Moment::now();
             sample_sessions(&shared, now, now.since(looked_at)).await;
             looked_at = now;
-            // After a late sample the next one is no closer: steps of the same growth are alike.
             next = (next + EVERY).max(Instant::now());
             sleep_until(next).await;
         }
@@ -52,15 +48,6 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         () = work => {}
         () = stop.cancelled() => {}
     }
-}
-
-fn sample_room(shared: &Shared) {
-    let servers: Vec<_> = shared.servers.iter().collect();
-    let accounts = shared.admission.accounts().rooms();
-    shared.reports.sample_room(
-        servers.iter().map(|server| (server.name(), server.load().projected())),
-        accounts.iter().map(|(name, used, _)| (&**name, *used)),
-    );
 }
 
 async fn sample_sessions(shared: &Shared, now: Moment, since_last_look: Duration) {
@@ -76,7 +63,7 @@ async fn sample_sessions(shared: &Shared, now: Moment, since_last_look: Duration
         yield_now().await;
     }
     idle.tell();
-    shared.reports.sample_sessions(&census);
+    shared.reports.sample_sessions(timer::now(), &census);
 }
 
 fn fact<'a>(session: &'a SessionHandle, account: &'a str, now: Moment) -> Fact<'a> {

@@ -11,12 +11,14 @@ use serde::Serialize;
 
 use crate::{
     admin::{Endpoints, json},
+    events::{Thing, watch::Row},
+    overview::server_sample,
     reports::{
-        Limited, MOST_ROWS,
+        MOST_ROWS,
         answer::{Answer, Distribution, ServerShare},
         counted::{self, Only},
         distribution::Spread,
-        headroom::Limits,
+        headroom::headroom,
     },
     session::Shared,
     upstream::Server,
@@ -104,26 +106,14 @@ fn answer(shared: &Shared, asked: &Asked, now: Instant) -> Answer {
         churn: is_asked(Report::Churn).then(|| counted::churn(&tallies.churn.summary(now), only, *limit)),
         distribution: is_asked(Report::Distribution).then(|| distribution(shared, now, *limit)),
         headroom: is_asked(Report::Headroom).then(|| {
-            let accounts = shared.admission.accounts().rooms();
-            let account = |(name, _, limit): &(Arc<str>, u32, Option<u32>)| {
-                let limits = Limits { limit: *limit, usable: *limit };
-                Limited { name: name.to_string(), limits }
+            let rows = shared.usage.load();
+            let of_server = |server: Arc<Server>| {
+                let row = rows.iter().find(|row| row.of == Thing::Server && *row.name == *server.name());
+                row.cloned().unwrap_or_else(|| Row::unwatched(server_sample(&server)))
             };
-            let servers =
-                shared.servers.iter().map(|one| Limited { name: one.name().to_owned(), limits: limits(&one) });
-            shared.reports.headroom(servers, accounts.iter().map(account), *limit)
+            let servers: Vec<_> = shared.servers.iter().map(of_server).collect();
+            headroom(&servers, &rows, *limit)
         }),
-    }
-}
-
-/// What a server may have, and what weir fills of that.
-fn limits(server: &Server) -> Limits {
-    let load = server.load();
-    match load.shown_capacity() {
-        Some((capacity, _)) if capacity.is_finite() => {
-            Limits { limit: Some(load.capacity()), usable: Some(load.ceiling()) }
-        }
-        _ => Limits { limit: None, usable: None },
     }
 }
 

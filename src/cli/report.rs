@@ -194,7 +194,7 @@ fn leaks(report: &Leaks, width: usize) -> String {
                 format!("+{}", one.grown),
                 time(one.over_seconds),
                 format!("{:.1}", one.per_minute),
-                one.sure.name().to_owned(),
+                one.confidence.name().to_owned(),
             ]
         })
         .collect();
@@ -207,7 +207,7 @@ fn leaks(report: &Leaks, width: usize) -> String {
         Number("grown"),
         Number("over"),
         Number("per min"),
-        Text("sure"),
+        Text("confidence"),
     ];
     text.push_str(&or_none(&columns, &rows, width));
     let _ = writeln!(text, "\n  Without a message either way for {long}");
@@ -316,7 +316,7 @@ fn headroom(report: &Headroom, width: usize) -> String {
             Number("80 % in"),
             Number("full in"),
             Number("full between"),
-            Text("sure"),
+            Text("confidence"),
         ];
         text.push_str(&table(&columns, &rows, width));
     }
@@ -338,6 +338,6 @@ fn room(room: &Room) -> Vec<String> {
         at_80_percent.as_ref().map_or_else(nothing, left),
         full.as_ref().map_or_else(nothing, left),
         full.as_ref().filter(|full| full.seconds > 0).map_or_else(nothing, between),
-        growth.map_or_else(nothing, |growth| growth.sure.name().to_owned()),
+        growth.map_or_else(nothing, |growth| growth.confidence.name().to_owned()),
     ]
 }

@@ -60,9 +60,9 @@ fn details(event: &Event) -> Value {
                 "level": usage.level,
                 "since": usage.since,
             });
-            if let Some(outlook) = usage.outlook {
-                details["growth_per_second"] = json!((outlook.per_second * 1e4).round() / 1e4);
-                details["confidence"] = json!(outlook.confidence);
+            if let Some(growth) = usage.growth {
+                details["growth_per_second"] = json!((growth.per_second * 1e4).round() / 1e4);
+                details["confidence"] = json!(growth.confidence());
             }
             if let Some(left) = usage.full_in() {
                 details["full_in_seconds"] = left.as_secs().into();
@@ -121,7 +121,7 @@ mod tests {
             "level": "90%",
             "since": "2026-11-26T14:00:00Z",
             "growth_per_second": 0.5,
-            "confidence": "sure",
+            "confidence": "high",
             "full_in_seconds": 160,
             "full_in": "2m",
             "advice": "add a server, or raise its max_connections",

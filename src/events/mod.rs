@@ -14,10 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
-use crate::{
-    events::fullness::Level,
-    growth::{Confidence, Outlook},
-};
+use crate::{events::fullness::Level, growth::Growth};
 
 /// The kinds of events, by their names in metrics, types of advisories and subjects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
@@ -133,7 +130,8 @@ pub struct Usage {
     pub rises: bool,
     /// Since when it is, or was, at a level: RFC 3339.
     pub since: String,
-    pub outlook: Option<Outlook>,
+    /// `None` where it does not grow, or nobody can tell.
+    pub growth: Option<Growth>,
 }
 
 impl Usage {
@@ -144,8 +142,8 @@ impl Usage {
 
     /// How long the room lasts; `None` where it does not get less, or nobody can tell.
     pub fn full_in(&self) -> Option<Duration> {
-        let outlook = self.outlook.filter(|_| self.connections < self.full)?;
-        outlook.time_until(self.connections, self.full)
+        let growth = self.growth.filter(|_| self.connections < self.full)?;
+        growth.reaches(self.full.into(), self.connections.into()).map(|forecast| forecast.at)
     }
 
     /// What to do; nothing where it has room again.
@@ -177,19 +175,19 @@ impl Usage {
             (true, _) => format!("{of} {name} is nearly full: {counts}"),
             (false, _) => format!("{of} {name} has room again: {counts}"),
         };
-        if let Some(outlook) = self.outlook.filter(|_| self.rises) {
-            text += &format!(", {} a minute", per_minute(outlook.per_second));
+        if let Some(growth) = self.growth.filter(|_| self.rises) {
+            text += &format!(", {} a minute", per_minute(growth.per_second));
         }
         if let Some(left) = self.full_in().filter(|_| self.rises) {
-            let about = if self.is_rough() { "perhaps " } else { "" };
+            let about = if self.may_be_chance() { "perhaps " } else { "" };
             text += &format!(", full in {about}{}", rounded(left));
         }
         self.advice().map_or(text.clone(), |advice| format!("{text}: {advice}"))
     }
 
-    /// Whether its growth is only roughly known.
-    pub fn is_rough(&self) -> bool {
-        self.outlook.is_some_and(|outlook| outlook.confidence == Confidence::Rough)
+    /// Whether its growth may be nothing but chance.
+    pub fn may_be_chance(&self) -> bool {
+        self.growth.is_some_and(|growth| growth.may_be_chance())
     }
 }
 
@@ -360,7 +358,7 @@ mod tests {
             level,
             rises,
             since: "2026-11-26T14:00:00Z".into(),
-            outlook: Some(Outlook { per_second: 0.5, confidence: Confidence::Sure }),
+            growth: Some(Growth { per_second: 0.5, error: 0.01, over: Duration::from_secs(300) }),
         }
     }
 
@@ -370,7 +368,7 @@ mod tests {
         let said = "server n1 is nearly full: 800 of 1000 connections (80 %), +30 a minute, full in 6m: add a server, or \
                     raise its max_connections";
         assert_eq!(nearly.text(), said);
-        nearly.outlook = None;
+        nearly.growth = None;
         assert!(!nearly.text().contains("minute"));
         let full = usage(980, Some(Level::Full), true);
         assert_eq!((full.kind(), full.full_in()), (Kind::ServerFull, None));

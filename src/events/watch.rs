@@ -12,10 +12,10 @@ use crate::{
         Thing, Usage,
         fullness::{Change, Fullness, Level, Thresholds},
     },
-    growth::{Confidence, Growth, Outlook},
+    growth::{Confidence, Growth, History},
 };
 
-/// The accounts that are watched: those that use the largest part of their limit. What is watched takes some 300 bytes.
+/// The accounts that are watched: those that use the largest part of their limit. Each takes some 1000 bytes.
 pub const MOST_ACCOUNTS: usize = 1000;
 
 /// What a look finds.
@@ -44,14 +44,21 @@ pub struct Row {
     pub connections: u32,
     pub limit: Option<Limit>,
     pub level: Option<Level>,
-    pub outlook: Option<Outlook>,
+    /// `None` where it does not grow, or nobody can tell.
+    pub growth: Option<Growth>,
 }
 
 impl Row {
-    /// When it is full at its present growth; `None` where it does not grow, or nobody can tell for sure.
+    /// The row of what nobody has watched.
+    pub fn unwatched(sample: Sample) -> Self {
+        let Sample { of, name, connections, limit } = sample;
+        Self { of, name, connections, limit, level: None, growth: None }
+    }
+
+    /// When it is full at its present growth; `None` where it does not grow, or that may be chance.
     pub fn full_in(&self) -> Option<Duration> {
-        let outlook = self.outlook.filter(|outlook| outlook.confidence == Confidence::Sure)?;
-        outlook.time_until(self.connections, self.limit?.fillable)
+        let forecast = self.growth?.reaches(self.limit?.fillable.into(), self.connections.into())?;
+        (forecast.confidence > Confidence::Low).then_some(forecast.at)
     }
 }
 
@@ -66,7 +73,8 @@ pub struct Look {
 #[derive(Debug, Default)]
 struct State {
     fullness: Fullness,
-    growth: Growth,
+    history: History,
+    growth: Option<Growth>,
     seen_at: u64,
 }
 
@@ -92,8 +100,10 @@ impl Watch {
         for Sample { of, name, connections, limit } in samples {
             let state = self.states.entry((of, Arc::clone(&name))).or_default();
             state.seen_at = self.looks;
-            state.growth.note(now, connections);
-            let outlook = state.growth.outlook();
+            if state.history.note(now, connections) {
+                state.growth = state.history.growth();
+            }
+            let growth = state.growth;
             let since = state.fullness.since();
             let change = limit.and_then(|limit| {
                 let thresholds = Thresholds::new(limit.max_connections, limit.fillable, warn_at);
@@ -118,10 +128,10 @@ impl Watch {
                     },
                     rises: matches!(change, Change::Rose(_)),
                     since: time_ago(now.saturating_duration_since(since)),
-                    outlook,
+                    growth,
                 });
             }
-            look.rows.push(Row { of, name, connections, limit, level, outlook });
+            look.rows.push(Row { of, name, connections, limit, level, growth });
         }
         let looks = self.looks;
         self.states.retain(|_, state| state.seen_at == looks);
@@ -164,6 +174,10 @@ mod tests {
         for second in 0..200_u32 {
             let samples = [sample(Thing::Server, "n1", second, 100), sample(Thing::Server, "n2", 5, 100)];
             let look = watch.look(start + SECOND * second, 0.8, samples, ago);
+            for usage in &look.told {
+                let row = look.rows.iter().find(|row| *row.name == *usage.name).unwrap();
+                assert_eq!((usage.growth, usage.connections), (row.growth, row.connections), "one answer for all");
+            }
             told.extend(look.told.into_iter().map(|usage| (second, usage)));
         }
         let said: Vec<_> = told.iter().map(|(second, usage)| (*second, usage.level, &*usage.since)).collect();
@@ -171,7 +185,7 @@ mod tests {
         assert_eq!(said, [(80, levels[0], "0 s ago"), (90, levels[1], "10 s ago"), (100, levels[2], "20 s ago")]);
         let nearly = &told[0].1;
         assert_eq!((nearly.full_in(), nearly.percent()), (Some(SECOND * 20), 80));
-        assert!(nearly.rises && !nearly.is_rough());
+        assert!(nearly.rises && nearly.growth.is_some_and(|growth| !growth.may_be_chance()));
     }
 
     #[test]

@@ -46,13 +46,13 @@ pub(super) fn write(event: &Event) {
 }
 
 fn write_usage(usage: &Usage) {
-    let Usage { of, name, connections, max_connections, level, since, outlook, .. } = usage;
+    let Usage { of, name, connections, max_connections, level, since, growth, .. } = usage;
     // A field without a value is not shown.
     let named = |thing: Thing| (*of == thing).then_some(&**name);
     let (server, account, listener) = (named(Thing::Server), named(Thing::Account), named(Thing::Listener));
     let used = format!("{}%", usage.percent());
-    let growth = outlook.map(|outlook| format!("{}/min", per_minute(outlook.per_second)));
-    let full_in = usage.full_in().map(|left| match usage.is_rough() {
+    let growth = growth.map(|growth| format!("{}/min", per_minute(growth.per_second)));
+    let full_in = usage.full_in().map(|left| match usage.may_be_chance() {
         true => format!("perhaps {}", rounded(left)),
         false => rounded(left),
     });

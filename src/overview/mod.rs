@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     history::{History, StormCurve},
-    of_weir::of,
+    of_weir::{of, server_sample},
 };
+
+use crate::reports::answer::{Rate, TimeLeft};
 
 /// The form of the answer. It changes when a field changes its meaning or goes; more fields may come.
 pub const FORM: u32 = 1;
@@ -149,6 +151,9 @@ pub struct Server {
     pub login_failures: u64,
     /// How often another process has taken its place.
     pub restarts: u64,
+    /// How fast it grows, and when it is full then, as in `/reportz`; none where it does not grow, or nobody can tell.
+    pub growth: Option<Rate>,
+    pub full: Option<TimeLeft>,
 }
 
 /// Something that is nearly full or full.
@@ -162,8 +167,9 @@ pub struct Warning {
     pub max_connections: u32,
     /// `warn_at`, `90%` or `full`.
     pub level: String,
-    /// When it is full at its present growth; none where it does not grow, or nobody can tell for sure.
-    pub full_in_seconds: Option<u64>,
+    /// How fast it grows, and when it is full then, as in `/reportz`; none where it does not grow, or nobody can tell.
+    pub growth: Option<Rate>,
+    pub full: Option<TimeLeft>,
 }
 
 /// A reason of refusals.
@@ -199,6 +205,9 @@ pub struct Account {
     pub max_connections: Option<u32>,
     /// Clients of it that were refused since weir's start.
     pub refused: u64,
+    /// How fast it grows, and when it is full then, as in `/reportz`; none where it does not grow, or nobody can tell.
+    pub growth: Option<Rate>,
+    pub full: Option<TimeLeft>,
 }
 
 /// A source of clients.

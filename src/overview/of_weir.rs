@@ -10,14 +10,16 @@ use std::{
 
 use crate::{
     events::{
+        Thing,
         fullness::Level,
-        watch::{Limit, Row},
+        watch::{Limit, Row, Sample},
     },
     outcome::{BadLogin, Refusal},
     overview::{
         Account, Clients, Count, FORM, Health, History, Listener, Overview, Process, Refusals, Server, Source, Storm,
         StormCurve, Storms, Traffic, Warning, history::tenths,
     },
+    reports::headroom::{full, rate},
     session::Shared,
     tally::shown,
     telemetry::{
@@ -44,7 +46,9 @@ pub fn of(shared: &Shared, error: Option<&str>, since: u64, now: Instant) -> Ove
     let (history, refusals, newest) = of_recent(shared, since);
     let waiting = shared.admission.waiting();
     let totals = counters.totals();
-    let (accounts, accounts_in_use) = accounts(shared);
+    let usage = shared.usage.load();
+    let rows: Rows<'_> = usage.iter().map(|row| ((row.of, &*row.name), row)).collect();
+    let (accounts, accounts_in_use) = accounts(shared, &rows);
     let servers = shared.servers.list();
     let has_limits = servers.iter().all(|server| server.load().shown_capacity().is_some_and(|(n, _)| n.is_finite()));
     Overview {
@@ -81,8 +85,8 @@ pub fn of(shared: &Shared, error: Option<&str>, since: u64, now: Instant) -> Ove
                 max_clients: limit.most(),
             })
             .collect(),
-        servers: servers.iter().map(|one| server(one, now)).collect(),
-        warnings: warnings(shared),
+        servers: servers.iter().map(|one| server(one, rows.get(&(Thing::Server, one.name())).copied(), now)).collect(),
+        warnings: warnings(&usage),
         refusals,
         bad_logins: bad_logins(shared),
         accounts,
@@ -120,7 +124,18 @@ fn process() -> Process {
     }
 }
 
-fn server(server: &upstream::Server, now: Instant) -> Server {
+/// What the last look at fullness has found, by what it is of and its name.
+type Rows<'a> = HashMap<(Thing, &'a str), &'a Row>;
+
+/// How full a server is now: all of its connections, and what weir fills of its limit.
+pub fn server_sample(server: &upstream::Server) -> Sample {
+    let load = server.load();
+    let is_limited = load.shown_capacity().is_some_and(|(capacity, _)| capacity.is_finite());
+    let limit = is_limited.then(|| Limit { max_connections: load.capacity(), fillable: load.ceiling() });
+    Sample { of: Thing::Server, name: server.name().into(), connections: load.projected(), limit }
+}
+
+fn server(server: &upstream::Server, row: Option<&Row>, now: Instant) -> Server {
     let (load, view, counters) = (server.load(), server.view(now), server.counters());
     let (standing, why) = server.standing(now);
     let (connections, held, sessions) = (load.projected(), load.held(), load.sessions());
@@ -146,11 +161,12 @@ fn server(server: &upstream::Server, now: Instant) -> Server {
         admitted: counters.admitted.load(Relaxed),
         login_failures: counters.login_failures.iter().map(|count| count.load(Relaxed)).sum(),
         restarts: server.restarts(),
+        growth: row.and_then(|row| rate(row.growth)),
+        full: row.and_then(full),
     }
 }
 
-fn warnings(shared: &Shared) -> Vec<Warning> {
-    let usage = shared.usage.load();
+fn warnings(usage: &[Row]) -> Vec<Warning> {
     let mut rows: Vec<_> = usage.iter().filter_map(|row| Some((row.level?, row.limit?, row))).collect();
     rows.sort_by(|(a, _, a_row), (b, _, b_row)| b.cmp(a).then_with(|| a_row.name.cmp(&b_row.name)));
     let warning = |(level, limit, row): (Level, Limit, &Row)| Warning {
@@ -159,7 +175,8 @@ fn warnings(shared: &Shared) -> Vec<Warning> {
         connections: row.connections,
         max_connections: limit.max_connections,
         level: <&str>::from(level).to_owned(),
-        full_in_seconds: row.full_in().map(|left| left.as_secs()),
+        growth: rate(row.growth),
+        full: full(row),
     };
     rows.into_iter().take(WARNINGS).map(warning).collect()
 }
@@ -200,7 +217,7 @@ fn bad_logins(shared: &Shared) -> Vec<Count> {
 }
 
 /// The accounts with the most connections, and how many have any.
-fn accounts(shared: &Shared) -> (Vec<Account>, usize) {
+fn accounts(shared: &Shared, rows: &Rows<'_>) -> (Vec<Account>, usize) {
     let mut connections = shared.admission.accounts().connections();
     let in_use = connections.len();
     let mut refused = HashMap::<_, u64>::new();
@@ -213,7 +230,10 @@ fn accounts(shared: &Shared) -> (Vec<Account>, usize) {
     connections.extend(refused.keys().filter(|name| !is_known.contains(*name)).map(|name| (Arc::clone(name), 0)));
     connections.sort_by(|(a_name, a), (b_name, b)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
     connections.truncate(SHOWN);
+    let row = |name: &str| rows.get(&(Thing::Account, name)).copied();
     let account = |(name, connections): (Arc<str>, u32)| Account {
+        growth: row(&name).and_then(|row| rate(row.growth)),
+        full: row(&name).and_then(full),
         max_connections: shared.admission.accounts().max_connections(&name),
         refused: refused.get(&name).copied().unwrap_or_default(),
         name: shown(&name),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::reports::growth::Sure;
+use crate::growth::Confidence;
 
 /// The reports that were asked for.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -98,7 +98,7 @@ pub struct Growing {
     pub grown: u32,
     pub over_seconds: u64,
     pub per_minute: f64,
-    pub sure: Sure,
+    pub confidence: Confidence,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -215,18 +215,18 @@ pub struct Room {
     pub full: Option<TimeLeft>,
 }
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
     pub per_minute: f64,
     /// The standard error of that.
     pub error: f64,
     /// The time that was looked at.
     pub over_seconds: u64,
-    pub sure: Sure,
+    pub confidence: Confidence,
 }
 
 /// In how many seconds, if it grows on as it does; 0 where that has come already.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeLeft {
     pub seconds: u64,
     pub earliest: u64,

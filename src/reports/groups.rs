@@ -1,15 +1,17 @@
 //! The groups of connections whose numbers are followed over time, in bounded memory.
 
 use std::{
-    borrow::Borrow,
     collections::{HashMap, HashSet},
     hash::Hash,
+    time::Instant,
 };
 
-use crate::reports::{
-    census::{Group, largest},
-    history::History,
-    leaks::{Leak, leak},
+use crate::{
+    growth::History,
+    reports::{
+        census::{Group, largest},
+        leaks::{Leak, leak},
+    },
 };
 
 /// The groups of a kind that are followed: those with the most connections. One that leaks is soon among them.
@@ -34,26 +36,23 @@ impl<K> Default for Groups<K> {
 }
 
 impl<K: Hash + Eq + Ord + Clone> Groups<K> {
-    /// Takes in the groups that there are now, one sample after the last one. `owned` makes a key that is kept.
-    pub fn sample<Q: Copy + Ord>(&mut self, now: impl IntoIterator<Item = (Q, Group)>, owned: impl Fn(Q) -> K) {
-        let now = largest(now, MOST, |group| group.connections);
-        let now: Vec<_> = now.into_iter().map(|(key, group)| (owned(key), group)).collect();
-        let names: HashSet<&K> = now.iter().map(|(key, _)| key).collect();
+    /// Takes in the groups that there are now. `owned` makes a key that is kept.
+    pub fn sample<Q: Copy + Ord>(
+        &mut self,
+        now: Instant,
+        groups: impl IntoIterator<Item = (Q, Group)>,
+        owned: impl Fn(Q) -> K,
+    ) {
+        let largest = largest(groups, MOST, |group| group.connections);
+        let largest: Vec<_> = largest.into_iter().map(|(key, group)| (owned(key), group)).collect();
+        let names: HashSet<&K> = largest.iter().map(|(key, _)| key).collect();
         // One that is not among them any more has none, or is a small one among many.
         self.followed.retain(|key, _| names.contains(key));
-        for (key, group) in now {
+        for (key, group) in largest {
             let followed = self.followed.entry(key).or_default();
-            followed.history.push(group.connections);
+            followed.history.note(now, group.connections);
             followed.now = group;
         }
-    }
-
-    /// The numbers of a group that is followed.
-    pub fn history<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&History>
-    where
-        K: Borrow<Q>,
-    {
-        self.followed.get(key).map(|one| &one.history)
     }
 
     /// The groups that look like leaks, those that grow fastest first.
@@ -66,6 +65,7 @@ impl<K: Hash + Eq + Ord + Clone> Groups<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::growth::EVERY;
 
     fn group(connections: u32) -> Group {
         Group { connections, ..Group::default() }
@@ -74,13 +74,17 @@ mod tests {
     #[test]
     fn a_leak_is_found_among_thousands_of_names_that_come_and_go() {
         let (mut groups, mut rng) = (Groups::<String>::default(), fastrand::Rng::with_seed(3));
-        let mut told_at = None;
+        let (start, mut told_at) = (Instant::now(), None);
         for sample in 0..40u32 {
             let mut now: HashMap<String, Group> =
                 (0..3000).map(|_| (format!("n{}", rng.u32(..)), group(rng.u32(1..4)))).collect();
             now.extend((0..300).map(|n| (format!("service {n}"), group(rng.u32(10..40)))));
             now.insert("the leak".into(), group(5 * sample));
-            groups.sample(now.iter().map(|(name, group)| (name.as_str(), *group)), str::to_owned);
+            groups.sample(
+                start + EVERY * sample,
+                now.iter().map(|(name, group)| (name.as_str(), *group)),
+                str::to_owned,
+            );
             assert!(groups.followed.len() <= MOST);
             let leaks = groups.leaks(9);
             if let Some((name, (now, _))) = leaks.first() {
@@ -89,7 +93,7 @@ mod tests {
             }
         }
         assert!(told_at.is_some_and(|seconds| seconds <= 60), "{told_at:?}");
-        groups.sample([("another", group(1))], str::to_owned);
+        groups.sample(start + EVERY * 40, [("another", group(1))], str::to_owned);
         assert_eq!(groups.followed.len(), 1, "what is gone is forgotten");
     }
 }

@@ -3,15 +3,10 @@
 
 use std::time::Duration;
 
-use crate::reports::{
-    growth::{Growth, Sure},
-    history::History,
-};
+use crate::growth::{Confidence, Growth, History, Look};
 
 /// Fewer connections more than at the beginning are no leak yet.
-const LEAST: u32 = 10;
-/// 40 seconds of samples, so that a leak is told within a minute.
-const FEWEST_STEPS: usize = 8;
+const LEAST: f64 = 10.0;
 /// A leak is seen to grow so many times its error.
 const LEAST_CERTAINTY: f64 = 3.0;
 
@@ -23,7 +18,7 @@ pub struct Leak {
     /// The time that was looked at.
     pub over: Duration,
     pub per_minute: f64,
-    pub sure: Sure,
+    pub confidence: Confidence,
 }
 
 /// The leak that a group's connections look like, over the longest time that shows one.
@@ -31,38 +26,38 @@ pub struct Leak {
 /// The group hardly ever falls, and it grows in the beginning, in the middle and at the end of that time: a rollout or
 /// a storm brings many connections and is over then, and what comes and goes is no leak however much of it there is.
 pub fn leak(history: &History) -> Option<Leak> {
-    let ((recent, every), (hour, minute)) = (history.recent(), history.hour());
-    // An hour is no proof that it goes on.
-    let goes_on = || grows_on(recent.clone());
-    look(hour, minute).filter(|_| goes_on()).or_else(|| look(recent.clone(), every))
+    let [minutes, hour, hours] = history.looks();
+    let [in_minutes, in_hour] = [minutes.clone(), hour.clone()].map(Growth::of);
+    // Hours are no proof that it goes on.
+    let goes_on = |longer: &(Leak, Growth), shorter: &[Option<Growth>]| {
+        shorter.iter().flatten().all(|growth| growth.agrees_with(&longer.1))
+    };
+    let in_hours = look(hours).filter(|found| goes_on(found, &[in_hour, in_minutes]));
+    let in_hour = look(hour).filter(|found| goes_on(found, &[in_minutes]));
+    let longest = [in_hour, in_hours].into_iter().flatten().max_by_key(|(leak, _)| leak.over);
+    Some(longest.or_else(|| look(minutes))?.0)
 }
 
-fn look(samples: impl ExactSizeIterator<Item = u32> + Clone, every: Duration) -> Option<Leak> {
-    if samples.len() <= FEWEST_STEPS {
+fn look(look: Look<impl ExactSizeIterator<Item = f64> + Clone>) -> Option<(Leak, Growth)> {
+    let growth = Growth::of(look.clone()).filter(|growth| growth.certainty() >= LEAST_CERTAINTY)?;
+    let confidence = growth.confidence()?;
+    let means = look.means;
+    let (mut rises, mut falls) = (0.0, 0.0);
+    for (before, after) in means.clone().zip(means.clone().skip(1)) {
+        rises += (after - before).max(0.0);
+        falls += (before - after).max(0.0);
+    }
+    let grown = rises - falls;
+    if grown < LEAST || falls > rises / 10.0 {
         return None;
     }
-    let (mut rises, mut falls) = (0_u32, 0_u32);
-    for (before, after) in samples.clone().zip(samples.clone().skip(1)) {
-        rises = rises.saturating_add(after.saturating_sub(before));
-        falls = falls.saturating_add(before.saturating_sub(after));
-    }
-    let grown = rises.saturating_sub(falls);
-    if grown < LEAST || falls > rises / 10 {
-        return None;
-    }
-    let third = samples.len() / 3;
-    let at = |n: usize| samples.clone().nth(n).unwrap_or(0);
-    let ends = [0, third, 2 * third, samples.len() - 1].map(at);
-    let in_each = ends.windows(2).all(|pair| pair[1].saturating_sub(pair[0]).saturating_mul(6) >= grown);
-    let growth = Growth::of(samples.clone(), every).filter(|growth| growth.certainty() >= LEAST_CERTAINTY)?;
-    let sure = growth.sure()?;
-    in_each.then_some(Leak { grown, over: growth.over, per_minute: growth.per_second * 60.0, sure })
-}
-
-/// Whether there is no sign that the growth has stopped: it has grown in the last minutes.
-fn grows_on(recent: impl ExactSizeIterator<Item = u32> + Clone) -> bool {
-    let first = recent.clone().next();
-    recent.last() > first
+    let third = means.len() / 3;
+    let at = |n: usize| means.clone().nth(n).unwrap_or(0.0);
+    let ends = [0, third, 2 * third, means.len() - 1].map(at);
+    let in_each = ends.windows(2).all(|pair| (pair[1] - pair[0]) * 6.0 >= grown);
+    let Growth { per_second, over, .. } = growth;
+    let leak = Leak { grown: grown.round() as u32, over, per_minute: per_second * 60.0, confidence };
+    in_each.then_some((leak, growth))
 }
 
 #[cfg(test)]
@@ -70,11 +65,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::reports::history::EVERY;
+    use crate::growth::EVERY;
 
     fn history(samples: impl IntoIterator<Item = u32>) -> History {
-        let mut history = History::default();
-        samples.into_iter().for_each(|n| history.push(n));
+        let (start, mut history) = (std::time::Instant::now(), History::default());
+        for (n, count) in samples.into_iter().enumerate() {
+            history.note(start + EVERY * n as u32, count);
+        }
         history
     }
 
@@ -86,18 +83,24 @@ mod tests {
     fn one_connection_a_second_is_a_leak_within_fifty_seconds() {
         let all = history((0..=10).map(|n| 3 + 5 * n));
         let leak = leak(&all).unwrap();
-        assert_eq!((leak.grown, leak.over.as_secs(), leak.per_minute.round(), leak.sure), (50, 50, 60.0, Sure::Low));
+        let Leak { grown, over, per_minute, confidence } = leak;
+        assert_eq!((grown, over.as_secs(), per_minute.round(), confidence), (45, 45, 60.0, Confidence::Low));
         assert_eq!(super::leak(&history((0..8).map(|n| 5 * n))), None, "35 seconds are not enough");
         let longer = super::leak(&history((0..200).map(|n| 5 * n))).unwrap();
-        assert_eq!((longer.sure, longer.over.as_secs()), (Sure::High, 16 * 60));
+        assert_eq!((longer.confidence, longer.over.as_secs()), (Confidence::High, 15 * 60));
     }
 
     #[test]
     fn a_slow_leak_is_found_in_the_hour() {
         // One in two minutes.
-        let leak = leak(&history((0..=samples_in(Duration::from_secs(3600))).map(|n| 100 + n / 24))).unwrap();
-        assert_eq!((leak.grown, leak.over.as_secs(), leak.sure), (30, 3600, Sure::High));
+        let leak = leak(&history((0..=samples_in(Duration::from_secs(3660))).map(|n| 100 + n / 24))).unwrap();
+        assert_eq!((leak.grown, leak.over.as_secs(), leak.confidence), (30, 3600, Confidence::High));
         assert!((leak.per_minute - 0.5).abs() < 0.05, "{leak:?}");
+        // One in ten minutes.
+        let slower = super::leak(&history((0..=samples_in(Duration::from_secs(6 * 3600))).map(|n| 100 + n / 120)));
+        let slower = slower.unwrap();
+        assert!(slower.over > Duration::from_secs(5 * 3600) && slower.grown >= 30, "{slower:?}");
+        assert!((slower.per_minute - 0.1).abs() < 0.01, "{slower:?}");
     }
 
     #[test]
@@ -124,8 +127,8 @@ mod tests {
                 let history = history(samples.clone());
                 if let Some(leak) = leak(&history) {
                     let first = samples.len() - 1 - samples_in(leak.over) as usize;
-                    prop_assert!(leak.grown >= LEAST && leak.per_minute > 0.0);
-                    prop_assert!(samples.len() > FEWEST_STEPS && first < samples.len());
+                    prop_assert!(f64::from(leak.grown) >= LEAST && leak.per_minute > 0.0);
+                    prop_assert!(first < samples.len());
                 }
             }
         }
@@ -148,11 +151,11 @@ mod tests {
         #[test]
         fn a_leak_is_found(seed in any::<u64>(), per_step in 1.0f64..20.0) {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let mut history = History::default();
+            let (start, mut history) = (std::time::Instant::now(), History::default());
             let mut now = 50u32;
-            let found = (0..120).any(|_| {
+            let found = (0..120).any(|n| {
                 now += per_step as u32 + u32::from(rng.f64() < per_step.fract());
-                history.push(now);
+                history.note(start + EVERY * n, now);
                 leak(&history).is_some()
             });
             prop_assert!(found);

@@ -7,25 +7,22 @@ pub mod census;
 pub mod counted;
 pub mod distribution;
 pub mod groups;
-pub mod growth;
 pub mod headroom;
-pub mod history;
 pub mod leaks;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use crate::{
     admission::Source,
     reports::{
-        answer::{AccountOnServer, AccountSpread, GroupKind, Growing, Headroom, IdleClients, Leaks, UnnamedClients},
+        answer::{AccountOnServer, AccountSpread, GroupKind, Growing, IdleClients, Leaks, UnnamedClients},
         census::{Census, Group, IDLE_AFTER, OneClient, largest},
         distribution::Spread,
         groups::Groups,
-        headroom::{Limits, fullness, room},
-        history::History,
         leaks::Leak,
     },
 };
@@ -39,8 +36,6 @@ pub struct Reports(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    servers: Groups<Arc<str>>,
-    accounts: Groups<Arc<str>>,
     names: Groups<OfAccount>,
     users: Groups<OfAccount>,
     sources: Groups<Source>,
@@ -54,58 +49,20 @@ type OfAccount = (Box<str>, Box<str>);
 /// Servers, and the sessions of an account on each.
 type Placed = Vec<(Box<str>, u32)>;
 
-/// A server or an account, and what it may have.
-#[derive(Debug, Clone)]
-pub struct Limited {
-    pub name: String,
-    pub limits: Limits,
-}
-
 impl Reports {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in the connections of servers and accounts, [`history::EVERY`] after the last time.
-    pub fn sample_room<'a>(
-        &self,
-        servers: impl IntoIterator<Item = (&'a str, u32)>,
-        accounts: impl IntoIterator<Item = (&'a str, u32)>,
-    ) {
-        let group = |(name, connections)| (name, Group { connections, ..Group::default() });
-        let mut state = self.state();
-        state.servers.sample(servers.into_iter().map(group), Arc::from);
-        state.accounts.sample(accounts.into_iter().map(group), Arc::from);
-    }
-
-    /// Takes in the sessions, [`history::EVERY`] after the last time.
-    pub fn sample_sessions(&self, census: &Census<'_>) {
+    /// Takes in the sessions: about every [`EVERY`](crate::growth::EVERY).
+    pub fn sample_sessions(&self, now: Instant, census: &Census<'_>) {
         let owned = |(account, text): (&str, &str)| (account.into(), text.into());
         let mut state = self.state();
-        state.names.sample(census.names.iter().map(|(&key, &group)| (key, group)), owned);
-        state.users.sample(census.users.iter().map(|(&key, &group)| (key, group)), owned);
-        state.sources.sample(census.sources.iter().map(|(&key, &group)| (key, group)), |source| source);
+        state.names.sample(now, census.names.iter().map(|(&key, &group)| (key, group)), owned);
+        state.users.sample(now, census.users.iter().map(|(&key, &group)| (key, group)), owned);
+        state.sources.sample(now, census.sources.iter().map(|(&key, &group)| (key, group)), |source| source);
         state.leaks = standing(census);
         state.placed = placed(census);
-    }
-
-    /// How much room there is on `servers`, and in the accounts with the most connections.
-    pub fn headroom(
-        &self,
-        servers: impl IntoIterator<Item = Limited>,
-        accounts: impl IntoIterator<Item = Limited>,
-        most: usize,
-    ) -> Headroom {
-        let (state, unknown) = (self.state(), History::default());
-        let rooms = |groups: &Groups<Arc<str>>, all: &mut dyn Iterator<Item = Limited>| {
-            let room = |one: Limited| room(&one.name, one.limits, groups.history(&*one.name).unwrap_or(&unknown));
-            all.map(room).collect::<Vec<_>>()
-        };
-        let servers = rooms(&state.servers, &mut servers.into_iter());
-        let mut accounts = rooms(&state.accounts, &mut accounts.into_iter());
-        accounts.sort_by_key(|one| std::cmp::Reverse((one.limit.is_some(), fullness(one), one.used)));
-        accounts.truncate(most);
-        Headroom { servers, accounts }
     }
 
     /// Which connections become more and more, are not used, or have no name: `most` rows of each.
@@ -151,9 +108,9 @@ impl Reports {
 }
 
 fn row(by: GroupKind, account: String, group: String, (now, leak): (Group, Leak)) -> Growing {
-    let Leak { grown, over, per_minute, sure } = leak;
+    let Leak { grown, over, per_minute, confidence } = leak;
     let Group { connections, idle, .. } = now;
-    Growing { by, account, group, connections, idle, grown, over_seconds: over.as_secs(), per_minute, sure }
+    Growing { by, account, group, connections, idle, grown, over_seconds: over.as_secs(), per_minute, confidence }
 }
 
 /// What a census says by itself.

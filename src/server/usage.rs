@@ -18,6 +18,7 @@ use crate::{
     },
     net::timer,
     outcome::Refusal,
+    overview::server_sample,
     session::Shared,
     upstream::Server,
 };
@@ -56,26 +57,25 @@ impl Lookout {
     }
 
     fn look_at_usage(&mut self, shared: &Shared, warn_at: f64) {
-        let servers = shared.servers.iter().filter(|server| is_its_own_count(shared, server)).map(|server| {
-            let load = server.load();
-            let is_limited = load.shown_capacity().is_some_and(|(capacity, _)| capacity.is_finite());
-            let limit = is_limited.then(|| Limit { max_connections: load.capacity(), fillable: load.ceiling() });
-            Sample { of: Thing::Server, name: server.name().into(), connections: load.projected(), limit }
-        });
-        let same = |most| Some(Limit { max_connections: most, fillable: most });
-        let accounts = shared.admission.accounts().limited().into_iter();
+        let servers = shared
+            .servers
+            .iter()
+            .filter(|server| is_its_own_count(shared, server))
+            .map(|server| server_sample(&server));
+        let same = |most| Limit { max_connections: most, fillable: most };
+        let accounts = shared.admission.accounts().rooms().into_iter();
         let accounts = accounts.map(|(name, connections, most)| Sample {
             of: Thing::Account,
             name,
             connections,
-            limit: same(most),
+            limit: most.map(same),
         });
         let listeners = shared.listeners.load_full();
         let listeners = listeners.iter().map(|(address, clients)| Sample {
             of: Thing::Listener,
             name: address.to_string().into(),
             connections: clients.in_use(),
-            limit: same(clients.most()),
+            limit: Some(same(clients.most())),
         });
         let samples: Vec<_> = servers.chain(largest(accounts.collect())).chain(listeners).collect();
         let look = self.watch.look(timer::now(), warn_at, samples, |ago| {

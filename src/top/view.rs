@@ -10,6 +10,7 @@ use ratatui::{
 };
 
 use crate::{
+    growth::Confidence,
     overview::{Account, Warning},
     tally::shown,
     top::{
@@ -221,7 +222,10 @@ const WARNINGS: usize = 5;
 fn warnings(watched: &Watched) -> Vec<Line<'static>> {
     let warning = |one: &Warning| {
         let (is_full, of) = (one.level == "full", format!("{} {}", shown(&one.of), within(&one.name, 30)));
-        let lasts = one.full_in_seconds.filter(|_| !is_full).map(|left| format!(", full in {}", duration(left)));
+        let perhaps =
+            if one.growth.is_some_and(|growth| growth.confidence == Confidence::Low) { "perhaps " } else { "" };
+        let left = one.full.map(|full| full.seconds).filter(|left| !is_full && *left > 0);
+        let lasts = left.map(|left| format!(", full in {perhaps}{}", duration(left)));
         let how = if is_full { "is full" } else { "is nearly full" };
         let (connections, most) = (count(one.connections.into()), count(one.max_connections.into()));
         let text = format!(" {of} {how}: {connections} of {most}{}", lasts.unwrap_or_default());

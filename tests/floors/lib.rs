@@ -26,7 +26,7 @@ mod events;
 #[path = "../../src/fleet/mod.rs"]
 mod fleet;
 #[cfg(feature = "decisions")]
-#[path = "../../src/growth.rs"]
+#[path = "../../src/growth/mod.rs"]
 mod growth;
 #[cfg(feature = "decisions")]
 #[path = "../../src/identity/mod.rs"]

@@ -132,8 +132,9 @@
   }
 
   /** What a warning says: how full something is, and for how long that goes on. */
-  function warningWords({ of, name, connections, max_connections: most, level, full_in_seconds: left }) {
-    const lasts = !left || level === "full" ? "" : `; full in ${numbers.duration(left)} if it grows on as it does`;
+  function warningWords({ of, name, connections, max_connections: most, level, growth, full }) {
+    const perhaps = growth?.confidence === "low" ? "perhaps " : "";
+    const lasts = !full?.seconds ? "" : `; full in ${perhaps}${numbers.duration(full.seconds)} if it grows on as it does`;
     const how = level === "full" ? "full" : "nearly full";
     return `${of} ${name}: ${how}, ${numbers.count(connections)} of ${numbers.count(most)} connections${lasts}`;
   }

@@ -159,31 +159,21 @@ impl Accounts {
         self.map.iter().filter(|one| count(one) > 0).map(|one| (Arc::clone(one.key()), count(&one))).collect()
     }
 
-    /// Every account that has connections, with their number and its limit, where it has one. What did not come through
-    /// weir counts where the servers count it.
+    /// Every account that has had a session and is known to a server: its connections and its limit, where it has one.
+    /// What did not come through weir counts where the servers count it.
     pub fn rooms(&self) -> Vec<(Arc<str>, u32, Option<u32>)> {
+        let is_it = |account: &Account| account.is_known() && account.had_session.load(Relaxed);
         let room = |name: &Arc<str>, account: &Account| {
             let limit = account.is_limited().then(|| account.max_connections());
             (Arc::clone(name), account.connections.total(), limit)
         };
-        self.map.iter().map(|one| room(one.key(), &one.account)).filter(|(_, used, _)| *used > 0).collect()
+        self.map.iter().filter(|one| is_it(&one.account)).map(|one| room(one.key(), &one.account)).collect()
     }
 
     /// The most connections of an account that is in use, where it has a limit.
     pub fn max_connections(&self, name: &str) -> Option<u32> {
         let entry = self.map.get(name)?;
         entry.account.is_limited().then(|| entry.account.max_connections())
-    }
-
-    /// The accounts in use that are limited and known to a server: their connections and the most that they may have.
-    pub fn limited(&self) -> Vec<(Arc<str>, u32, u32)> {
-        let is_it = |account: &Account| account.is_limited() && account.is_known() && account.had_session.load(Relaxed);
-        let limited = self.map.iter().filter(|one| is_it(&one.account));
-        let counts = |account: &Account| (account.connections.total(), account.max_connections());
-        limited
-            .map(|one| (Arc::clone(one.key()), counts(&one.account)))
-            .map(|(name, (n, most))| (name, n, most))
-            .collect()
     }
 
     /// At most `most` accounts in use whose limit the cluster is to be asked for: the configuration has none, and the

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::overview::{Clients, Health, History, Overview, Process, Refusals, Server, Source, Storm, Storms};
+use crate::reports::answer::{Rate, TimeLeft};
 
 /// A weir in a storm, with a server that is down.
 pub fn storm() -> Watched {
@@ -25,6 +26,7 @@ pub fn storm() -> Watched {
         connections,
         max_connections,
         refused,
+        ..Account::default()
     };
     let storm =
         Storm { began_unix_ms: 1_000_000, goes_on: true, seconds: 4, arrived: 868, refused: 496, ..Storm::default() };
@@ -43,7 +45,8 @@ pub fn storm() -> Watched {
             connections: 758,
             max_connections: 900,
             level: "warn_at".into(),
-            full_in_seconds: Some(125),
+            growth: Some(Rate { per_minute: 68.0, error: 1.0, over_seconds: 300, confidence: Confidence::High }),
+            full: Some(TimeLeft { seconds: 125, earliest: 120, latest: 130 }),
         }],
         refusals: vec![Refusals {
             reason: "hold_expired".into(),
