@@ -11,7 +11,7 @@ pub use self::{
     of_weir::{of, server_sample},
 };
 
-use crate::reports::answer::{Rate, TimeLeft};
+use crate::reports::answer::{Growing, Rate, RefusedClient, TimeLeft};
 
 /// The form of the answer. It changes when a field changes its meaning or goes; more fields may come.
 pub const FORM: u32 = 1;
@@ -42,6 +42,11 @@ pub struct Overview {
     pub accounts_in_use: usize,
     /// The sources whose logins servers refused most often.
     pub sources: Vec<Source>,
+    /// The sources with the most sessions, as counted every few seconds.
+    pub largest_sources: Vec<LargeSource>,
+    pub leaks: Leaks,
+    /// The clients that did not get in most often in the last ten minutes, of which as many are told as fit on a page.
+    pub refused_clients: Vec<RefusedClient>,
     pub traffic: Traffic,
     pub history: History,
     pub storms: Storms,
@@ -218,6 +223,28 @@ pub struct Source {
     pub source: String,
     /// Logins that servers refused.
     pub bad_logins: u64,
+}
+
+/// A source of sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LargeSource {
+    /// An address, of IPv6 the /64.
+    pub source: String,
+    pub sessions: u32,
+}
+
+/// Sessions that nobody may need, as counted every few seconds; `/reportz` says more.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Leaks {
+    pub sessions: u32,
+    /// Without a message either way for `idle_after_seconds`.
+    pub idle_sessions: u32,
+    pub idle_after_seconds: u64,
+    pub unnamed_sessions: u32,
+    /// Names, users and sources whose connections only grow, those that grow fastest first.
+    pub growing: Vec<Growing>,
 }
 
 /// What was relayed since weir's start: `up` from clients to servers.

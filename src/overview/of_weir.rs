@@ -16,10 +16,14 @@ use crate::{
     },
     outcome::{BadLogin, Refusal},
     overview::{
-        Account, Clients, Count, FORM, Health, History, Listener, Overview, Process, Refusals, Server, Source, Storm,
-        StormCurve, Storms, Traffic, Warning, history::tenths,
+        Account, Clients, Count, FORM, Health, History, LargeSource, Leaks, Listener, Overview, Process, Refusals,
+        Server, Source, Storm, StormCurve, Storms, Traffic, Warning, history::tenths,
     },
-    reports::headroom::{full, rate},
+    reports::{
+        answer::{Growing, RefusedClient},
+        counted::{self, Only},
+        headroom::{full, rate},
+    },
     session::Shared,
     tally::shown,
     telemetry::{
@@ -35,6 +39,13 @@ const SHOWN: usize = 50;
 
 /// The warnings that are shown.
 const WARNINGS: usize = 20;
+
+/// The groups that only grow that are shown.
+const LEAKS: usize = 20;
+
+/// The refused clients that are shown, and the minutes in which they were.
+const REFUSED_CLIENTS: usize = 20;
+const LATELY_MINUTES: u64 = 10;
 
 /// The seconds of a minute.
 const MINUTE: usize = 60;
@@ -92,6 +103,9 @@ pub fn of(shared: &Shared, error: Option<&str>, since: u64, now: Instant) -> Ove
         accounts,
         accounts_in_use,
         sources: sources(shared),
+        largest_sources: largest_sources(shared),
+        leaks: leaks(shared),
+        refused_clients: refused_clients(shared, now),
         traffic: Traffic {
             bytes_up: totals.bytes_up,
             bytes_down: totals.bytes_down,
@@ -249,6 +263,30 @@ fn sources(shared: &Shared) -> Vec<Source> {
     sources.sort_by(|a, b| b.bad_logins.cmp(&a.bad_logins).then_with(|| a.source.cmp(&b.source)));
     sources.truncate(SHOWN);
     sources
+}
+
+fn largest_sources(shared: &Shared) -> Vec<LargeSource> {
+    let large =
+        |(source, sessions): (crate::admission::Source, _)| LargeSource { source: source.to_string(), sessions };
+    shared.reports.largest_sources().into_iter().map(large).collect()
+}
+
+fn leaks(shared: &Shared) -> Leaks {
+    let found = shared.reports.growing(LEAKS);
+    let growing = found.growing.into_iter();
+    let readable = |one: Growing| Growing { account: shown(&one.account), group: shown(&one.group), ..one };
+    Leaks {
+        sessions: found.sessions,
+        idle_sessions: found.idle_sessions,
+        idle_after_seconds: found.idle_after_seconds,
+        unnamed_sessions: found.unnamed_sessions,
+        growing: growing.map(readable).collect(),
+    }
+}
+
+fn refused_clients(shared: &Shared, now: Instant) -> Vec<RefusedClient> {
+    let lately = shared.tallies.not_let_in.summary_of(LATELY_MINUTES, now);
+    counted::refusals(&lately, &Only::default(), REFUSED_CLIENTS).clients
 }
 
 fn of_storms(shared: &Shared, since: u64) -> Storms {

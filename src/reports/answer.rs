@@ -49,7 +49,7 @@ pub struct Count {
 }
 
 /// Clients that are alike. What they have not said is empty.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedClient {
     pub reason: String,
     pub account: String,
@@ -85,7 +85,7 @@ pub enum GroupKind {
     Source,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Growing {
     /// What the sessions have in common.
     pub by: GroupKind,

@@ -30,6 +30,9 @@ use crate::{
 /// The most rows of a list that are kept of a census, and that an answer has.
 pub const MOST_ROWS: usize = 1000;
 
+/// The sources that are kept of a census.
+const MOST_SOURCES: usize = 50;
+
 /// What samples have shown.
 #[derive(Debug, Default)]
 pub struct Reports(Mutex<State>);
@@ -41,6 +44,7 @@ struct State {
     sources: Groups<Source>,
     /// Of the last census.
     leaks: Leaks,
+    largest_sources: Vec<(Source, u32)>,
     placed: Vec<(Box<str>, Placed)>,
 }
 
@@ -61,28 +65,41 @@ impl Reports {
         state.names.sample(now, census.names.iter().map(|(&key, &group)| (key, group)), owned);
         state.users.sample(now, census.users.iter().map(|(&key, &group)| (key, group)), owned);
         state.sources.sample(now, census.sources.iter().map(|(&key, &group)| (key, group)), |source| source);
-        state.leaks = standing(census);
+        state.leaks = Leaks { growing: state.growing(), ..standing(census) };
+        let sources = census.sources.iter().map(|(&source, group)| (source, group.connections));
+        state.largest_sources = largest(sources, MOST_SOURCES, |&connections| connections);
         state.placed = placed(census);
     }
 
     /// Which connections become more and more, are not used, or have no name: `most` rows of each.
     pub fn leaks(&self, most: usize) -> Leaks {
-        let state = self.state();
-        let mut growing = Vec::new();
-        for (by, groups) in [(GroupKind::Name, &state.names), (GroupKind::User, &state.users)] {
-            let rows = groups.leaks(most).into_iter();
-            growing.extend(rows.map(|((account, group), found)| row(by, account.into(), group.into(), found)));
+        self.some_leaks(most, most)
+    }
+
+    /// Which connections become more and more: `most` rows, and no rows of those that are not used or have no name.
+    pub fn growing(&self, most: usize) -> Leaks {
+        self.some_leaks(most, 0)
+    }
+
+    fn some_leaks(&self, most_growing: usize, most_others: usize) -> Leaks {
+        fn first<T: Clone>(rows: &[T], most: usize) -> Vec<T> {
+            rows.iter().take(most).cloned().collect()
         }
-        let sources = state.sources.leaks(most).into_iter();
-        growing.extend(sources.map(|(source, found)| row(GroupKind::Source, String::new(), source.to_string(), found)));
-        // The name says most, so it comes first among those that grow alike.
-        growing.sort_by(|a: &Growing, b| b.per_minute.total_cmp(&a.per_minute));
-        growing.truncate(most);
-        let mut leaks = state.leaks.clone();
-        drop(state);
-        leaks.idle.truncate(most);
-        leaks.unnamed.truncate(most);
-        Leaks { growing, ..leaks }
+        let leaks = &self.state().leaks;
+        Leaks {
+            sessions: leaks.sessions,
+            idle_after_seconds: IDLE_AFTER.as_secs(),
+            idle_sessions: leaks.idle_sessions,
+            unnamed_sessions: leaks.unnamed_sessions,
+            growing: first(&leaks.growing, most_growing),
+            idle: first(&leaks.idle, most_others),
+            unnamed: first(&leaks.unnamed, most_others),
+        }
+    }
+
+    /// The sources with the most sessions, the largest first.
+    pub fn largest_sources(&self) -> Vec<(Source, u32)> {
+        self.state().largest_sources.clone()
     }
 
     /// How the sessions of the largest accounts are spread over `servers`.
@@ -104,6 +121,23 @@ impl Reports {
             }
         };
         state.placed.iter().take(most).map(spread).collect()
+    }
+}
+
+impl State {
+    /// The groups that look like leaks now, the fastest first.
+    fn growing(&self) -> Vec<Growing> {
+        let mut growing = Vec::new();
+        for (by, groups) in [(GroupKind::Name, &self.names), (GroupKind::User, &self.users)] {
+            let rows = groups.leaks(MOST_ROWS).into_iter();
+            growing.extend(rows.map(|((account, group), found)| row(by, account.into(), group.into(), found)));
+        }
+        let sources = self.sources.leaks(MOST_ROWS).into_iter();
+        growing.extend(sources.map(|(source, found)| row(GroupKind::Source, String::new(), source.to_string(), found)));
+        // The name says most, so it comes first among those that grow alike.
+        growing.sort_by(|a: &Growing, b| b.per_minute.total_cmp(&a.per_minute));
+        growing.truncate(MOST_ROWS);
+        growing
     }
 }
 

@@ -120,16 +120,22 @@ impl<const KINDS: usize> LastHour<KINDS> {
 
     /// What has been counted in the hour before `now`.
     pub fn summary(&self, now: Instant) -> Clients<KINDS> {
+        self.summary_of(MINUTES, now)
+    }
+
+    /// What has been counted in the present minute and the last ones before it, `minutes` in all.
+    pub fn summary_of(&self, minutes: u64, now: Instant) -> Clients<KINDS> {
         let (began, present, past) = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             state.turn_to(now);
             (state.began, state.present.rows(MOST_CLIENTS), state.past.clone())
         };
         let mut sums = Clients::default();
-        let minutes = past.iter().map(|minute| &**minute).chain([&present]);
+        let is_asked = |past: &&Past<KINDS>| past.number + minutes > present.number;
+        let asked = past.iter().map(|minute| &**minute).filter(is_asked).chain([&present]);
         let mut texts: [HashMap<&str, ([u64; KINDS], u64)>; 5] = std::array::from_fn(|_| HashMap::new());
         let mut reasons = HashMap::new();
-        for minute in minutes {
+        for minute in asked {
             sums.total += minute.total;
             for &(reason, count) in &minute.reasons {
                 *reasons.entry(reason).or_insert(0) += count;
@@ -140,7 +146,7 @@ impl<const KINDS: usize> LastHour<KINDS> {
             }
         }
         let [accounts, users, names, sources, clients] = texts.map(largest_first);
-        let full = MINUTE * u32::try_from(MINUTES).unwrap_or(u32::MAX);
+        let full = MINUTE * u32::try_from(minutes).unwrap_or(u32::MAX);
         sums.covers = began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began)).min(full);
         sums.reasons = reasons.into_iter().collect();
         sums.reasons.sort_unstable_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
@@ -265,6 +271,9 @@ mod tests {
         assert_eq!((&*one.account, &*one.user, &*one.source), ("ORDERS", "app", "192.0.2.1"));
         let names: Vec<_> = all.names.iter().map(|one| (&*one.key, one.counts[0])).collect();
         assert_eq!((names, all.accounts[0].counts), (vec![("many", 6), ("one", 1)], [7]));
+        let last = hour.summary_of(30, at(59)(began));
+        assert_eq!((last.total, last.clients.len(), last.covers), (6, 2, MINUTE * 30));
+        assert_eq!(hour.summary_of(29, at(59)(began)).total, 0);
         assert_eq!(hour.summary(at(60)(began)).total, 6);
         let empty = hour.summary(at(200)(began));
         assert_eq!((empty.total, empty.clients.len(), empty.covers), (0, 0, MINUTE * 60));

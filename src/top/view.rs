@@ -94,12 +94,13 @@ impl Choices {
 type Section = fn(&Watched, &Choices, usize) -> Vec<Line<'static>>;
 
 /// The sections by their keys, 1 first.
-const SECTIONS: [(&str, Section); 5] = [
+const SECTIONS: [(&str, Section); 6] = [
     ("servers", sections::servers),
     ("refused", sections::refusals),
     ("accounts", sections::accounts),
     ("storms", sections::storms),
     ("sources", sections::sources),
+    ("leaks", sections::leaks),
 ];
 
 /// Everything, for a screen that is `width` columns wide.

@@ -100,6 +100,12 @@ async fn the_numbers_are_those_of_the_servers() {
     assert_eq!(named(&seen["bad_logins"], "violation")["total"], 1);
     assert_eq!(seen["sources"], json!([{ "source": "127.0.0.1", "bad_logins": 1 }]));
 
+    let refused = &seen["refused_clients"][0];
+    let said = ["reason", "account", "source", "count"].map(|part| &refused[part]);
+    assert_eq!(said, [&json!("account_quota"), &json!("ORDERS"), &json!("127.0.0.1"), &json!(4)], "{refused}");
+    let counted = until(&weir, "the sessions are counted", |now| now["leaks"]["sessions"] == 5).await;
+    assert_eq!(counted["largest_sources"], json!([{ "source": "127.0.0.1", "sessions": 5 }]));
+
     let warned = until(&weir, "it is warned of the account that is full", |now| now["warnings"] != json!([])).await;
     let warning = &warned["warnings"][0];
     assert_eq!(
@@ -157,7 +163,7 @@ fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
             fields.iter().for_each(|(name, value)| paths(value, &below(name), found));
         }
         // What a storm has is not told by path.
-        _ if at == "storms.over" || at == "storms.running" => {}
+        _ if ["storms.over", "storms.running", "leaks.growing", "refused_clients"].contains(&at) => {}
         Value::Array(list) => list.iter().for_each(|value| paths(value, &format!("{at}[]"), found)),
         _ => {
             found.insert(at.to_owned());
@@ -172,11 +178,14 @@ async fn every_value_is_in_the_reference_and_the_other_way_round() {
     // The third listener takes one client, and so is full.
     let _only = RawClient::connect(&scene.weir.other_listeners[1], &Login::user("a", "a")).await;
     let seen = until(&scene.weir, "a second has passed", |now| {
-        let is_full = now["warnings"].as_array().is_some_and(|all| !all.is_empty());
+        let is_full =
+            ["warnings", "largest_sources"].iter().all(|list| now[*list].as_array().is_some_and(|all| !all.is_empty()));
         now["history"]["second"].as_u64() > Some(0) && now["accounts_in_use"].as_u64() > Some(0) && is_full
     })
     .await;
-    let mut program = BTreeSet::from(["storms.running".to_owned(), "storms.over[]".to_owned()]);
+    // Lists that have rows only after something has gone wrong.
+    let lists = ["storms.running", "storms.over[]", "leaks.growing[]", "refused_clients[]"];
+    let mut program = BTreeSet::from(lists.map(str::to_owned));
     paths(&seen, "", &mut program);
     let text = std::fs::read_to_string(project().join("docs/reference/overview.md")).unwrap();
     let rows = text.split("## States").next().unwrap().lines().filter_map(|line| line.strip_prefix("| `"));

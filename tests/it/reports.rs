@@ -120,6 +120,9 @@ async fn a_leak_is_reported_by_name_and_how_long_the_room_lasts() {
     assert!(number("per_minute") > 5.0 && number("over_seconds") >= 40.0, "{leak}");
     assert_eq!(rows(&report["growing"], &[("by", "name")]).len(), 1, "{report}");
     assert_eq!(rows(&report["growing"], &[("by", "user"), ("group", "app")]).len(), 1, "{report}");
+    let overview = http::get(&weir.monitor, "/overviewz").await.expect("GET /overviewz").1;
+    let overview: Value = serde_json::from_str(&overview).expect("JSON");
+    assert_eq!(rows(&overview["leaks"]["growing"], &named).len(), 1, "{overview}");
     assert_eq!((&report["unnamed_sessions"], &report["idle_sessions"]), (&10.into(), &0.into()), "{report}");
     let unnamed = [("account", "OTHERS"), ("user", "other"), ("source", "127.0.0.1")];
     assert_eq!(rows(&report["unnamed"], &unnamed)[0]["connections"], 10, "{report}");

@@ -174,6 +174,7 @@
     sections.refusals(state);
     sections.accounts(state);
     storms.draw(state);
+    sections.leaks(state);
     sections.sources(state);
     sections.machine(state);
   }

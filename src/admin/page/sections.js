@@ -180,6 +180,7 @@ const sections = (() => {
       note: (one) => (one.last_ten_minutes > 0 ? one.advice : ""),
       nothing: "Nobody has been refused.",
     });
+    refusedClients({ overview });
     const bad = sum(overview.bad_logins.map((one) => one.total));
     text(byId("refusals-sum"), bad > 0 ? `and servers refused ${count(bad)} logins` : "");
   }
@@ -207,7 +208,56 @@ const sections = (() => {
     text(byId("accounts-sum"), left > 0 ? `and ${count(left)} more` : "");
   }
 
+  /** Who is refused, as far as they have said who they are. */
+  function refusedClients({ overview }) {
+    const shown = (overview.refused_clients ?? []).slice(0, 8);
+    const most = Math.max(1, ...shown.map((one) => one.count));
+    const said = ({ account, user, name, source }) => [["account", account], ["user", user], ["source", source]]
+      .filter(([, words], at) => words && (at !== 2 || name || account || user))
+      .map(([of, words]) => `${of} ${words}`).join(", ");
+    table(byId("refused-clients"), {
+      columns: [["client", "wide"], ["reason", ""], ["times", "number"]],
+      items: shown,
+      key: (one) => [one.reason, one.account, one.user, one.name, one.source].join("\n"),
+      fill: (cells, one) => {
+        named(cells[0], one.name || one.user || one.account || one.source, "span", [{ of: "refused", value: one.count }], most);
+        if (!cells[1].firstChild) cells[1].append(make("code", "reason"));
+        text(cells[1].firstChild, one.reason);
+        text(cells[2], count(one.count));
+      },
+      note: said,
+      nothing: "Nobody.",
+    });
+  }
+
+  /** What sessions have in common, in words. */
+  function groupName({ by, account, group }) {
+    return by === "source" ? `source ${group}` : `${by} ${group}${account ? ` of ${account}` : ""}`;
+  }
+
+  function leaks({ overview }) {
+    const found = overview.leaks;
+    text(byId("leaks-sum"), `${count(found.idle_sessions)} of ${count(found.sessions)} sessions moved nothing for `
+      + `${duration(found.idle_after_seconds, true)}, ${count(found.unnamed_sessions)} have no name`);
+    const shown = found.growing.slice(0, 8);
+    const most = Math.max(1, ...shown.map((one) => one.connections));
+    table(byId("leaks"), {
+      columns: [["only grows", "wide"], ["connections", "number"], ["idle", "number more"], ["more per min", "number"],
+        ["confidence", "number more"]],
+      items: shown,
+      key: groupName,
+      fill: (cells, one) => {
+        named(cells[0], groupName(one), "span", [{ of: "high", value: one.connections }], most);
+        const figures = [count(one.connections), count(one.idle), `+${rate(one.per_minute)}`, one.confidence];
+        figures.forEach((figure, at) => text(cells[at + 1], figure));
+        cells[3].classList.add("high");
+      },
+      nothing: "No name, user or source has connections that only grow.",
+    });
+  }
+
   function sources({ overview }) {
+    largestSources(overview.largest_sources);
     const shown = overview.sources.slice(0, 8);
     const most = Math.max(1, ...shown.map((one) => one.bad_logins));
     table(byId("sources"), {
@@ -219,6 +269,21 @@ const sections = (() => {
         text(cells[1], count(one.bad_logins));
       },
       nothing: "No server has refused a login.",
+    });
+  }
+
+  function largestSources(all) {
+    const shown = all.slice(0, 8);
+    const most = Math.max(1, ...shown.map((one) => one.sessions));
+    table(byId("largest-sources"), {
+      columns: [["source", "wide"], ["sessions", "number"]],
+      items: shown,
+      key: (one) => one.source,
+      fill: (cells, one) => {
+        named(cells[0], one.source, "span", [{ of: "sessions", value: one.sessions }], most);
+        text(cells[1], count(one.sessions));
+      },
+      nothing: "Nobody is in.",
     });
   }
 
@@ -244,5 +309,5 @@ const sections = (() => {
       (row, [, value]) => text(row.children[1], value));
   }
 
-  return { tiles, servers, refusals, accounts, sources, machine, table, named, badge };
+  return { tiles, servers, refusals, accounts, leaks, sources, machine, table, badge };
 })();

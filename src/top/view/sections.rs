@@ -1,4 +1,4 @@
-//! The sections below the figures: servers, refusals, accounts, storms, sources.
+//! The sections below the figures: servers, refusals, accounts, storms, sources, leaks.
 
 use ratatui::{
     style::Color,
@@ -7,6 +7,7 @@ use ratatui::{
 
 use crate::{
     overview::{Server, Storm},
+    reports::answer::{GroupKind, Growing},
     top::{
         numbers::{clock, count, duration, percent},
         view::{Choices, bar, bold, colour, dim, fixed, title, within},
@@ -105,6 +106,19 @@ pub(super) fn refusals(watched: &Watched, _: &Choices, width: usize) -> Vec<Line
             .into(),
         );
     }
+    let clients = &watched.overview.refused_clients;
+    if !clients.is_empty() {
+        let head = format!(" {:<NAME$} {:>11}  who, in the last 10 min", "", "times");
+        lines.push(dim(head).into());
+    }
+    for one in clients.iter().take(ROWS / 2) {
+        let parts = [("account", &one.account), ("user", &one.user), ("name", &one.name), ("source", &one.source)];
+        let said: Vec<_> =
+            parts.iter().filter(|(_, text)| !text.is_empty()).map(|(of, text)| format!("{of} {text}")).collect();
+        let row = format!(" {} {:>11}  ", fixed(&one.reason, NAME), count(one.count));
+        let said = within(&said.join(", "), width.saturating_sub(row.chars().count() + 1));
+        lines.push(Span::raw(row + &said).into());
+    }
     lines
 }
 
@@ -169,12 +183,48 @@ fn storm(one: &Storm, now_unix_ms: u64) -> Line<'static> {
 }
 
 pub(super) fn sources(watched: &Watched, _: &Choices, _: usize) -> Vec<Line<'static>> {
-    let all = &watched.overview.sources;
-    if all.is_empty() {
-        return vec![title("Sources of failed logins", "none".to_owned())];
-    }
+    let (large, bad) = (&watched.overview.largest_sources, &watched.overview.sources);
     let row = |source: &str, n: &str| format!(" {} {n:>13}", fixed(source, NAME.max(43)));
-    let mut lines = vec![title("Sources of failed logins", String::new())];
-    lines.extend(all.iter().take(ROWS).map(|one| Span::raw(row(&one.source, &count(one.bad_logins))).into()));
+    let rows = |all: Vec<(&str, u64)>| {
+        all.into_iter()
+            .take(ROWS / 2)
+            .map(|(source, n)| Span::raw(row(source, &count(n))).into())
+            .collect::<Vec<Line<'_>>>()
+    };
+    let mut lines = vec![title("Sources", if large.is_empty() { "none" } else { "by sessions" }.to_owned())];
+    lines.extend(rows(large.iter().map(|one| (&*one.source, one.sessions.into())).collect()));
+    lines.push(title("Sources of failed logins", if bad.is_empty() { "none" } else { "" }.to_owned()));
+    lines.extend(rows(bad.iter().map(|one| (&*one.source, one.bad_logins)).collect()));
     lines
+}
+
+pub(super) fn leaks(watched: &Watched, _: &Choices, width: usize) -> Vec<Line<'static>> {
+    let leaks = &watched.overview.leaks;
+    let long = duration(leaks.idle_after_seconds);
+    let (idle, unnamed) = (count(leaks.idle_sessions.into()), count(leaks.unnamed_sessions.into()));
+    let mut lines = vec![title("Leaks", format!("{idle} sessions idle for {long}, {unnamed} without a name"))];
+    if leaks.growing.is_empty() {
+        lines.push(dim(" no name, user or source has connections that only grow".to_owned()).into());
+        return lines;
+    }
+    let name = width.saturating_sub(1 + 46).min(60);
+    let head = format!(" {:<name$}{:>12}{:>9}{:>12}  {}", "only grows", "connections", "idle", "per min", "confidence");
+    lines.push(dim(head).into());
+    lines.extend(leaks.growing.iter().take(ROWS).map(|one| leak(one, name)));
+    lines
+}
+
+fn leak(one: &Growing, name: usize) -> Line<'static> {
+    let Growing { by, account, group, connections, idle, per_minute, confidence, .. } = one;
+    let group = match by {
+        GroupKind::Name => format!("name {group} of {account}"),
+        GroupKind::User => format!("user {group} of {account}"),
+        GroupKind::Source => format!("source {group}"),
+    };
+    vec![
+        Span::raw(format!(" {}{:>12}{:>9}", fixed(&group, name), count((*connections).into()), count((*idle).into()))),
+        colour(format!("{:>12}", format!("+{per_minute:.1}")), Color::Yellow),
+        Span::raw(format!("  {}", confidence.name())),
+    ]
+    .into()
 }

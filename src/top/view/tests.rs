@@ -1,8 +1,10 @@
 //! Lines as they are printed.
 
 use super::*;
-use crate::overview::{Clients, Health, History, Overview, Process, Refusals, Server, Source, Storm, Storms};
-use crate::reports::answer::{Rate, TimeLeft};
+use crate::overview::{
+    Clients, Health, History, LargeSource, Leaks, Overview, Process, Refusals, Server, Source, Storm, Storms,
+};
+use crate::reports::answer::{GroupKind, Growing, Rate, RefusedClient, TimeLeft};
 
 /// A weir in a storm, with a server that is down.
 pub fn storm() -> Watched {
@@ -62,6 +64,33 @@ pub fn storm() -> Watched {
         ],
         accounts_in_use: 3,
         sources: vec![Source { source: "192.0.2.7".into(), bad_logins: 9 }],
+        largest_sources: vec![LargeSource { source: "192.0.2.8".into(), sessions: 1200 }],
+        leaks: Leaks {
+            sessions: 1234,
+            idle_sessions: 40,
+            idle_after_seconds: 600,
+            unnamed_sessions: 7,
+            growing: vec![Growing {
+                by: GroupKind::Name,
+                account: "ORDERS".into(),
+                group: "bil\u{1b}[31mling".into(),
+                connections: 151,
+                idle: 0,
+                grown: 45,
+                over_seconds: 45,
+                per_minute: 60.0,
+                confidence: Confidence::Low,
+            }],
+        },
+        refused_clients: vec![RefusedClient {
+            reason: "account_quota".into(),
+            account: "BATCH".into(),
+            user: "app".into(),
+            name: "nightly".into(),
+            source: "192.0.2.9".into(),
+            count: 37,
+            minutes_ago: 0,
+        }],
         history: History { arrived: vec![0, 10, 80], refused: vec![0, 0, 50], ..History::default() },
         storms: Storms { running: Some(storm), over: Vec::new() },
         ..Overview::default()
@@ -95,10 +124,16 @@ fn a_frame_says_what_is_the_matter() {
     assert!(line_of(&lines, "nats-1").contains("down"));
     assert!(line_of(&lines, "does not answer").starts_with("   it does not answer; one client tries"));
     assert!(line_of(&lines, "hold_expired").contains("468       468         566  more clients come"));
-    let names = [" ORDERS  ", "BATCH"].map(|name| lines.iter().position(|line| line.contains(name)).unwrap());
+    let names = [" ORDERS  ", " BATCH  "].map(|name| lines.iter().position(|line| line.contains(name)).unwrap());
     assert!(names[0] < names[1]);
-    assert!(line_of(&lines, "BATCH").contains("60        60 100 %          37"));
+    assert!(line_of(&lines, " BATCH  ").contains("60        60 100 %          37"));
     assert!(line_of(&lines, "00:16:40").contains("goes on"));
+    let who = line_of(&lines, "nightly");
+    assert!(who.ends_with("37  account BATCH, user app, name nightly, source 192.0.2.9"), "{who}");
+    assert!(line_of(&lines, "192.0.2.8").ends_with("1,200") && line_of(&lines, "192.0.2.7").ends_with(" 9"));
+    assert!(line_of(&lines, " Leaks").ends_with("40 sessions idle for 10 min 00 s, 7 without a name"));
+    let leak = line_of(&lines, "of ORDERS");
+    assert!(leak.contains("151        0       +60.0  low"), "{leak}");
     // What others have written changes no terminal.
     assert!(!lines.concat().chars().any(char::is_control));
     assert!(lines.iter().all(|line| line.chars().count() <= 120), "{lines:#?}");
