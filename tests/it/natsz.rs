@@ -308,6 +308,24 @@ fn as_the_exporter_reads(connection: &Value) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn config_load_time_is_that_of_the_last_good_reload() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let mut weir = WeirConfig::of_servers(&[&server]).cluster("warn_at = \"80%\"").start().await;
+    let loaded = async |weir: &Weir| {
+        let time = ask(weir, "/varz").await["config_load_time"].as_str().unwrap().to_owned();
+        humantime::parse_rfc3339(&time).unwrap_or_else(|err| panic!("{time}: {err}"))
+    };
+    let began = loaded(&weir).await;
+    weir.reconfigure("80%", "70%");
+    weir.reloads().await;
+    let reloaded = loaded(&weir).await;
+    assert!(began < reloaded && reloaded <= std::time::SystemTime::now(), "{began:?} {reloaded:?}");
+    weir.reconfigure("70%", "seventy");
+    assert_eq!(weir.reload().await.get("weir_config_last_reload_successful"), Some(0.0));
+    assert_eq!(loaded(&weir).await, reloaded, "a bad file was loaded");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tools_decode_what_they_ask_for() {
     let server = NatsServer::start(ServerOptions::default().with(ACCOUNTS)).await;
     let weir = WeirConfig::of_servers(&[&server]).start().await;

@@ -13,7 +13,7 @@ use crate::{
     admission::Limit,
     outcome::Refusal,
     session::Shared,
-    telemetry::process::STARTED,
+    telemetry::{process::STARTED, reloads::RELOADS},
 };
 
 /// `/varz`.
@@ -114,7 +114,8 @@ pub fn of(natsz: &Natsz) -> Varz {
         stale_connections: 0,
         subscriptions: 0,
         http_req_stats: natsz.requests.all(),
-        config_load_time: go_text::time(started),
+        // As nats-server's: the start, then each reload that found a good configuration.
+        config_load_time: go_text::time(RELOADS.in_force().map_or(started, |in_force| in_force.since)),
         slow_consumer_stats: ["clients", "routes", "gateways", "leafs"].map(|kind| (kind, 0)).into(),
         held: shared.admission.waiting().held(),
         refused: Refusal::ALL.into_iter().map(|reason| shared.counters.refused(reason)).sum(),
