@@ -123,13 +123,11 @@ impl ListenerInfo {
     }
 }
 
-/// The `server_name` in weir's own INFO.
-const OWN_NAME: &str = "weir";
-
 /// The servers' latest INFOs, and what each listener tells its clients as a result.
 #[derive(Debug)]
 pub struct AdvertisedInfo {
     server_id: String,
+    server_name: String,
     /// Their latest INFOs are kept with them, so that those of one that has gone are gone too.
     servers: Arc<Servers>,
     /// Held while the listeners are updated.
@@ -158,11 +156,11 @@ pub enum PrefaceShape {
 }
 
 impl AdvertisedInfo {
-    /// Before any listener, or the INFO of any of these servers, is known.
-    pub fn new(servers: Arc<Servers>) -> Self {
+    /// Before any listener, or the INFO of any of these servers, is known. `server_name` is weir's own.
+    pub fn new(servers: Arc<Servers>, server_name: String) -> Self {
         let server_id = nuid::next().to_string();
         let shape = AtomicU8::new(PrefaceShape::Unknown as u8);
-        Self { servers, update: Mutex::new(()), listener_infos: Mutex::default(), server_id, shape }
+        Self { servers, update: Mutex::new(()), listener_infos: Mutex::default(), server_id, server_name, shape }
     }
 
     /// What a listener tells that has this address, `advertise`, TLS, and port of the servers.
@@ -176,7 +174,7 @@ impl AdvertisedInfo {
         // nats-server writes its default like this, which is both families there too.
         let ip = if address.ip().is_unspecified() { Ipv4Addr::UNSPECIFIED.into() } else { address.ip() };
         let (host, port) = (ip.to_string(), address.port());
-        let own_info = OwnInfo::new(&self.server_id, OWN_NAME, &[], &host, port, &advertise);
+        let own_info = OwnInfo::new(&self.server_id, &self.server_name, &[], &host, port, &advertise);
         let own_info = ArcSwap::from_pointee(tls.onto(own_info, &[]));
         let listener = Arc::new(ListenerInfo { own_info, advertise, host, port, tls, servers_port });
         let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,7 +194,7 @@ impl AdvertisedInfo {
 
     /// weir's own `server_name`.
     pub fn own_name(&self) -> &str {
-        OWN_NAME
+        &self.server_name
     }
 
     /// Those of all listeners, also of listeners that are closed and have sessions still.
@@ -247,8 +245,14 @@ impl AdvertisedInfo {
         for listener in self.listener_infos() {
             let infos = if listener.servers_port == Port::Client { &client } else { &websocket };
             let infos: Vec<&Info> = infos.iter().map(Arc::as_ref).collect();
-            let own_info =
-                OwnInfo::new(&self.server_id, OWN_NAME, &infos, &listener.host, listener.port, &listener.advertise);
+            let own_info = OwnInfo::new(
+                &self.server_id,
+                &self.server_name,
+                &infos,
+                &listener.host,
+                listener.port,
+                &listener.advertise,
+            );
             listener.own_info.store(Arc::new(listener.tls.onto(own_info, &infos)));
         }
     }

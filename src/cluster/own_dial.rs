@@ -116,7 +116,7 @@ mod tests {
         let server = servers.iter().next().unwrap();
         let own = OwnDial {
             server: Arc::clone(&server),
-            advertised_info: Arc::new(AdvertisedInfo::new(Arc::clone(&servers))),
+            advertised_info: Arc::new(AdvertisedInfo::new(Arc::clone(&servers), "weir".to_owned())),
             access: ClusterAccess { system: None, tls: None, websocket_tls: None, plain_info: PlainInfo::NoTls },
             compatibility: Compatibility::default(),
         };

@@ -22,7 +22,8 @@ impl Live {
 
 /// What a reload does not change, by table and key; an empty key is the whole table. What is new in the configuration
 /// stands here unless it is among [`LIVE_TABLES`] or [`LIVE_KEYS`].
-const RESTART: [(&str, &str, &str); 6] = [
+const RESTART: [(&str, &str, &str); 7] = [
+    ("", "server_name", "clients and tools know weir by the name that it started with"),
     ("", "workers", "the threads are started with weir"),
     ("log", "format", "the format is chosen with the first line"),
     ("cluster.system", "", "weir logs in to the system account when it starts"),

@@ -194,6 +194,8 @@ pub struct Config {
     pub admission: admission::Params,
     /// What clients have to be like.
     pub policies: Policies,
+    /// The name by which weir calls itself; `None` is the machine's.
+    pub server_name: Option<String>,
     /// Worker threads, 1 to 1024; `None` is one per core.
     pub workers: Option<NonZeroUsize>,
     /// What becomes of clients that come between the signal and the first close.
@@ -318,6 +320,7 @@ impl Config {
             upstream: raw.upstream,
             admission: raw.admission,
             policies: raw.policies,
+            server_name: raw.server_name,
             workers: raw.workers,
             lame_duck_new_clients: raw.lame_duck_new_clients,
             lame_duck_grace_period: raw.lame_duck_grace_period,

@@ -21,7 +21,7 @@ use crate::{
         effective::{Line, toml_key},
         finding::{Problem, quote},
         fleet::{self, FleetKeys},
-        leaf::{Any, Leaf, Name, Percent, show_variant, variant, variant_kind, within, wrong_type},
+        leaf::{Any, Checked, Leaf, Name, Percent, show_variant, variant, variant_kind, within, wrong_type},
         node::Node,
         notify::{self, NotifyKeys},
         quota::{self, Accounts},
@@ -49,6 +49,7 @@ const MOST_CLIENTS: u32 = 10_000_000;
 
 /// The whole file, with each value checked but not yet compared with others.
 pub(super) struct Raw {
+    pub(super) server_name: Option<String>,
     pub(super) workers: Option<NonZeroUsize>,
     pub(super) lame_duck_new_clients: NewClients,
     pub(super) lame_duck_grace_period: Duration,
@@ -76,8 +77,13 @@ pub(super) struct Raw {
     pub(super) fleet: Option<FleetKeys>,
 }
 
+/// The longest name of a weir, in characters.
+const LONGEST_NAME: usize = 128;
+
 /// Reads the top level of the file and every table below it.
 pub(super) fn read(s: &mut Section<'_>) -> Raw {
+    // The machine's: two weirs with one name are one line too few in `nats server list`.
+    let server_name = s.optional::<String>("server_name", "the machine's name", Checked(name_of_server));
     // One worker per core: sessions never move between cores, so each core needs one.
     let workers = s.optional("workers", "one per core", within(1usize..=1024));
     // Load balancers send clients until they have seen `/healthz`, and a client library at its defaults does not try
@@ -123,6 +129,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     admission.patterns.names = quota::patterns(s, "names");
     let policies = s.table("policies", super::policies::policies);
     Raw {
+        server_name,
         workers: workers.and_then(NonZeroUsize::new),
         lame_duck_new_clients,
         lame_duck_grace_period,
@@ -147,6 +154,18 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         log,
         notify: notify.unwrap_or_default(),
         fleet,
+    }
+}
+
+/// nats-server takes no name with a space, and shows it in tables.
+fn name_of_server(name: &String) -> Result<(), Problem> {
+    let remedy = format!("write 1 to {LONGEST_NAME} characters without spaces, such as \"weir-1\"");
+    let is_in_words = || name.chars().any(|character| character.is_whitespace() || character.is_control());
+    match name.chars().count() {
+        0 => Err(Problem::new("it is empty", remedy)),
+        1..=LONGEST_NAME if is_in_words() => Err(Problem::new(format!("{name:?} has a space"), remedy)),
+        1..=LONGEST_NAME => Ok(()),
+        n => Err(Problem::new(format!("it has {n} characters"), remedy)),
     }
 }
 

@@ -19,9 +19,12 @@ use bytes::Bytes;
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 use tokio::sync::mpsc;
 
-use crate::events::{
-    Event, Kind,
-    advisory::{Origin, advisory},
+use crate::{
+    events::{
+        Event, Kind,
+        advisory::{Origin, advisory},
+    },
+    telemetry::process::HOST_NAME,
 };
 
 /// Events that wait for one receiver. A receiver that takes none for an hour has missed little more than an hour.
@@ -67,7 +70,7 @@ pub struct Notifier {
 impl Notifier {
     /// For a weir that calls itself `server_id`.
     pub fn new(server_id: &str) -> Self {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+        let host = HOST_NAME.clone();
         Self {
             origin: Origin { id: server_id.to_owned(), host, version: env!("CARGO_PKG_VERSION") },
             events: Default::default(),

@@ -57,7 +57,11 @@ use crate::{
     },
     session::{Descriptors, Shared, damped_dials::DampedDials, read_ahead::ReadAhead},
     tally::Tallies,
-    telemetry::{counters::Counters, process::STARTED, storms::Flight},
+    telemetry::{
+        counters::Counters,
+        process::{HOST_NAME, STARTED},
+        storms::Flight,
+    },
     tls::{BadFile, Connector, ServersTls},
     upstream::Servers,
     worker::Heartbeats,
@@ -226,7 +230,8 @@ fn shared(
         Some(own) => Some(connector(own).map_err(ServerError::WebSocketTls)?),
         None => servers_tls.clone(),
     };
-    let advertised_info = AdvertisedInfo::new(Arc::clone(&servers));
+    let server_name = config.server_name.clone().unwrap_or_else(|| HOST_NAME.clone());
+    let advertised_info = AdvertisedInfo::new(Arc::clone(&servers), server_name);
     let sessions = Arc::<SessionRegistry>::default();
     sessions.closed().set_most(config.max_closed_clients);
     Ok(Shared {

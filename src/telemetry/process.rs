@@ -36,3 +36,10 @@ pub static LOG_LINES_UNWRITTEN: ProcessCounter = ProcessCounter::new();
 
 /// When the process began, or more precisely when this was first looked at.
 pub static STARTED: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
+
+/// The machine's name; in a container the container's. `weir` where the kernel tells none.
+pub static HOST_NAME: LazyLock<String> = LazyLock::new(|| {
+    let told = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = told.trim();
+    if name.is_empty() { "weir".to_owned() } else { name.to_owned() }
+});

@@ -69,7 +69,7 @@ async fn ask(client: &async_nats::Client, subject: &str, request: &str) -> Vec<(
 
 async fn scene() -> (Cluster, Weir, async_nats::Client) {
     let cluster = Cluster::start(2, |server| server.with(ACCOUNTS)).await;
-    let weir = WeirConfig::of(&cluster).cluster(&system("admin")).start().await;
+    let weir = WeirConfig::of(&cluster).top("server_name = \"weir\"").cluster(&system("admin")).start().await;
     let options = async_nats::ConnectOptions::with_user_and_password("admin".into(), "adm".into());
     let client = options.connect(&cluster.servers[0].address).await.unwrap();
     eventually(PATIENCE, "weir answers beside the servers", async || {

@@ -307,6 +307,19 @@ fn as_the_exporter_reads(connection: &Value) {
     }
 }
 
+/// Two weirs on one machine have names of their own where they are given some, for clients and for tools.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weir_is_called_as_its_operator_says() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    for name in ["gate-1", "gate-2"] {
+        let weir = WeirConfig::of_servers(&[&server]).top(&format!("server_name = {name:?}")).start().await;
+        assert_eq!(ask(&weir, "/varz").await["server_name"], name);
+        // Before it has a server.
+        let info = RawClient::greeted(&weir.address).await.unwrap().info;
+        assert_eq!(info["server_name"], name, "{info}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn config_load_time_is_that_of_the_last_good_reload() {
     let server = NatsServer::start(ServerOptions::default()).await;
@@ -335,7 +348,8 @@ async fn tools_decode_what_they_ask_for() {
     client.round_trip().await.unwrap();
     let varz = ask(&weir, "/varz").await;
     let top: TopVarz = serde_json::from_value(varz.clone()).unwrap();
-    assert_eq!((top.server_id.len(), &*top.server_name, top.slow_consumers), (22, "weir", 0));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!((top.server_id.len(), &*top.server_name, top.slow_consumers), (22, host.trim(), 0));
     assert!(!top.version.is_empty() && top.uptime.ends_with('s') && top.cpu >= 0.0 && top.mem > 1_000_000);
     humantime::parse_rfc3339(&top.now).unwrap();
     assert_eq!([top.in_msgs, top.in_bytes, top.out_msgs, top.out_bytes], [1, 3, 0, 0]);

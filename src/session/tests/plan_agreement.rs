@@ -107,7 +107,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         directory: Arc::new(Directory::new(&[]).unwrap()),
         keys: Arc::<Keys>::default(),
         account_lookups: mpsc::channel(1).0,
-        advertised_info: Arc::new(AdvertisedInfo::new(Arc::clone(&servers))),
+        advertised_info: Arc::new(AdvertisedInfo::new(Arc::clone(&servers), "weir".to_owned())),
         counters: Arc::new(Counters::default()),
         tallies: Tallies::default(),
         policies: Default::default(),

@@ -12,9 +12,11 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     // Names.
     (
         "[admision]\nrate = 5",
-        &[":1: admision: unknown key; did you mean admission? The keys here are workers, lame_duck_new_clients, \
+        &[
+            ":1: admision: unknown key; did you mean admission? The keys here are server_name, workers, lame_duck_new_clients, \
            lame_duck_grace_period, lame_duck_duration, ports_file, reload_on_change, log, listeners, monitor, warnings, admin, cluster, fleet, admission, accounts, \
-           users, names, policies"],
+           users, names, policies",
+        ],
     ),
     (
         "[accounts.A]\nmax-connection = 5",
@@ -23,9 +25,11 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     ),
     (
         "[[servers]]\naddress = \"n2:4222\"",
-        &[":1: servers: unknown key; it is a key of [cluster]; the keys here are workers, lame_duck_new_clients, \
+        &[
+            ":1: servers: unknown key; it is a key of [cluster]; the keys here are server_name, workers, lame_duck_new_clients, \
            lame_duck_grace_period, lame_duck_duration, ports_file, reload_on_change, log, listeners, monitor, warnings, admin, cluster, fleet, admission, accounts, \
-           users, names, policies"],
+           users, names, policies",
+        ],
     ),
     (
         "[cluster]\nmax_hold = \"1s\"",
@@ -117,6 +121,14 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
              password_file, replicas, quota"],
     ),
     // Numbers, by the range of their own key.
+    (
+        "server_name = \"weir 1\"",
+        &[":1: server_name: \"weir 1\" has a space; write 1 to 128 characters without spaces, such as \"weir-1\""],
+    ),
+    (
+        "server_name = \"\"",
+        &[":1: server_name: it is empty; write 1 to 128 characters without spaces, such as \"weir-1\""],
+    ),
     ("workers = \"two\"", &[":1: workers: \"two\" is a string; write a whole number without quotes, 1 to 1024"]),
     ("workers = 4096", &[":1: workers: 4096 is too large; write 1 to 1024"]),
     ("workers = -1", &[":1: workers: -1 is too small; write 1 to 1024"]),
