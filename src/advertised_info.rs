@@ -12,6 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::{
+    fleet::addresses::{Addresses, Class, MOST_TOLD},
     protocol::info::{Info, OwnInfo, Rewrite},
     upstream::{Drain, Port, Server, Servers},
 };
@@ -22,14 +23,29 @@ const NONCE_LENGTH: usize = 15;
 /// What one listener tells its clients.
 #[derive(Debug)]
 pub struct ListenerInfo {
-    /// The `connect_urls`.
-    advertise: Vec<String>,
+    advertise: Advertise,
     host: String,
     port: u16,
     tls: AdvertisedTls,
     /// The port of the servers to which its clients are connected. What it says of logins is the truth for them.
     servers_port: Port,
-    own_info: ArcSwap<OwnInfo>,
+    told: ArcSwap<Told>,
+}
+
+/// The `connect_urls` of a listener.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Advertise {
+    /// Its own, each `host:port`.
+    pub own: Vec<String>,
+    /// Where it also tells those of the fleet's other weirs, which of them its clients can use.
+    pub fleet: Option<Class>,
+}
+
+/// What a listener's clients are told now.
+#[derive(Debug)]
+struct Told {
+    own_info: OwnInfo,
+    connect_urls: Box<[String]>,
 }
 
 /// What a listener tells its clients about TLS.
@@ -79,18 +95,36 @@ impl ListenerInfo {
 
     /// Whether any server requires a login of the listener's clients, or none is known.
     pub fn requires_login(&self) -> bool {
-        self.own_info.load().auth_required()
+        self.told.load().own_info.auth_required()
+    }
+
+    /// Whether its clients are told the addresses of the fleet's weirs, and of changes of these.
+    pub fn tells_of_fleet(&self) -> bool {
+        self.advertise.fleet.is_some()
+    }
+
+    /// What the clients are told by `all` in front of servers with these INFOs.
+    fn told_of(&self, all: &AdvertisedInfo, infos: &[&Info]) -> Told {
+        let (fleet, mut connect_urls) = (all.fleet.load(), self.advertise.own.clone());
+        let others = self.advertise.fleet.map_or(&[][..], |class| fleet.of(class));
+        for url in others {
+            if connect_urls.len() < MOST_TOLD && !connect_urls.contains(url) {
+                connect_urls.push(url.clone());
+            }
+        }
+        let own_info = OwnInfo::new(&all.server_id, &all.server_name, infos, &self.host, self.port, &connect_urls);
+        Told { own_info: self.tls.onto(own_info, infos), connect_urls: connect_urls.into() }
     }
 
     /// Writes weir's own INFO for one client.
     pub fn write_own_info(&self, client_ip: IpAddr, out: &mut Vec<u8>) {
-        self.own_info.load().write(client_ip, out);
+        self.told.load().own_info.write(client_ip, out);
     }
 
     /// Writes weir's own INFO for one client with a random nonce. No server accepts a signature of it.
     pub fn write_own_info_with_nonce(&self, client_ip: IpAddr, out: &mut Vec<u8>) {
         let nonce: String = (0..NONCE_LENGTH).map(|_| fastrand::alphanumeric()).collect();
-        self.own_info.load().write_with_nonce(client_ip, &nonce, out);
+        self.told.load().own_info.write_with_nonce(client_ip, &nonce, out);
     }
 
     /// Writes a server's INFO, as a client sees it after its first PONG: without the nonce.
@@ -104,14 +138,14 @@ impl ListenerInfo {
     }
 
     fn write(&self, info: &Info, client_ip: IpAddr, keep_nonce: bool, out: &mut Vec<u8>) {
-        let own_info = self.own_info.load();
+        let told = self.told.load();
         let (tls_required, tls_available, tls_verify) = self.tls.flags_of(info);
         info.rewrite(
             &Rewrite {
-                advertise: &self.advertise,
+                advertise: &told.connect_urls,
                 host: &self.host,
                 port: self.port,
-                version: own_info.version(),
+                version: told.own_info.version(),
                 client_ip: Some(client_ip),
                 tls_required,
                 tls_available,
@@ -134,6 +168,10 @@ pub struct AdvertisedInfo {
     update: Mutex<()>,
     /// As long as a listener, or one of its sessions, needs them.
     listener_infos: Mutex<Vec<Weak<ListenerInfo>>>,
+    /// The addresses of the fleet's other weirs.
+    fleet: ArcSwap<Addresses>,
+    /// Those at which the other weirs have their clients find this one.
+    own_addresses: ArcSwap<Addresses>,
     shape: AtomicU8,
 }
 
@@ -160,23 +198,26 @@ impl AdvertisedInfo {
     pub fn new(servers: Arc<Servers>, server_name: String) -> Self {
         let server_id = nuid::next().to_string();
         let shape = AtomicU8::new(PrefaceShape::Unknown as u8);
-        Self { servers, update: Mutex::new(()), listener_infos: Mutex::default(), server_id, server_name, shape }
+        let (fleet, own_addresses) = (ArcSwap::default(), ArcSwap::default());
+        let (update, listener_infos) = (Mutex::new(()), Mutex::default());
+        Self { servers, update, listener_infos, fleet, own_addresses, server_id, server_name, shape }
     }
 
     /// What a listener tells that has this address, `advertise`, TLS, and port of the servers.
     pub fn of_listener(
         &self,
         address: SocketAddr,
-        advertise: Vec<String>,
+        advertise: Advertise,
         tls: AdvertisedTls,
         servers_port: Port,
     ) -> Arc<ListenerInfo> {
         // nats-server writes its default like this, which is both families there too.
         let ip = if address.ip().is_unspecified() { Ipv4Addr::UNSPECIFIED.into() } else { address.ip() };
         let (host, port) = (ip.to_string(), address.port());
-        let own_info = OwnInfo::new(&self.server_id, &self.server_name, &[], &host, port, &advertise);
-        let own_info = ArcSwap::from_pointee(tls.onto(own_info, &[]));
-        let listener = Arc::new(ListenerInfo { own_info, advertise, host, port, tls, servers_port });
+        let nothing = Told { own_info: OwnInfo::new("", "", &[], "", 0, &[]), connect_urls: Box::default() };
+        let told = ArcSwap::from_pointee(nothing);
+        let listener = Arc::new(ListenerInfo { told, advertise, host, port, tls, servers_port });
+        listener.told.store(Arc::new(listener.told_of(self, &[])));
         let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
         self.listener_infos.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&listener));
         self.update_listeners();
@@ -228,6 +269,23 @@ impl AdvertisedInfo {
         self.update_listeners();
     }
 
+    /// The addresses at which the fleet's other weirs have their clients find this one.
+    pub fn own_addresses(&self) -> Arc<Addresses> {
+        self.own_addresses.load_full()
+    }
+
+    /// The listeners have changed.
+    pub fn set_own_addresses(&self, addresses: Addresses) {
+        self.own_addresses.store(Arc::new(addresses));
+    }
+
+    /// The addresses of the fleet's other weirs have changed.
+    pub fn fleet_changed(&self, addresses: Addresses) {
+        let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
+        self.fleet.store(Arc::new(addresses));
+        self.update_listeners();
+    }
+
     /// To be called while `update` is locked.
     fn update_listeners(&self) {
         let list = self.servers.list();
@@ -235,25 +293,19 @@ impl AdvertisedInfo {
         let all = |port| stay().filter_map(|server| best(server, port)).collect::<Vec<_>>();
         let (client, websocket) = (all(Port::Client), all(Port::WebSocket));
         // Nothing better is known than what was said last.
-        if client.is_empty() {
+        if client.is_empty() && self.shape() != PrefaceShape::Unknown {
             return;
         }
-        // A server sends a nonce at both of its ports or at none.
-        let signed = client.iter().any(|info| info.nonce().is_some());
-        let shape = if signed { PrefaceShape::DialFirst } else { PrefaceShape::ConnectFirst };
-        self.shape.store(shape as u8, Relaxed);
+        if !client.is_empty() {
+            // A server sends a nonce at both of its ports or at none.
+            let signed = client.iter().any(|info| info.nonce().is_some());
+            let shape = if signed { PrefaceShape::DialFirst } else { PrefaceShape::ConnectFirst };
+            self.shape.store(shape as u8, Relaxed);
+        }
         for listener in self.listener_infos() {
             let infos = if listener.servers_port == Port::Client { &client } else { &websocket };
             let infos: Vec<&Info> = infos.iter().map(Arc::as_ref).collect();
-            let own_info = OwnInfo::new(
-                &self.server_id,
-                &self.server_name,
-                &infos,
-                &listener.host,
-                listener.port,
-                &listener.advertise,
-            );
-            listener.own_info.store(Arc::new(listener.tls.onto(own_info, &infos)));
+            listener.told.store(Arc::new(listener.told_of(self, &infos)));
         }
     }
 

@@ -1,7 +1,8 @@
 //! The endpoints at `[monitor] listen`: the page at `/` with its numbers at `/overviewz`, `/metrics`, `/healthz`,
-//! `/readyz`, `/livez`, `/storms`, `/reportz`, and those of nats-server; and the admin socket ([`socket`]).
+//! `/readyz`, `/livez`, `/storms`, `/reportz`, `/fleetz`, and those of nats-server; and the admin socket ([`socket`]).
 
 mod exposition;
+mod fleetz;
 mod health;
 mod natsz;
 mod overviewz;
@@ -56,6 +57,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, base_path: String
         .route("/livez", get(health::livez))
         .route("/storms", get(storms))
         .route("/reportz", get(reportz::reportz))
+        .route("/fleetz", get(fleetz::fleetz))
         .with_state(endpoints)
         .merge(natsz::routes(&natsz))
         .layer(middleware::from_fn_with_state(natsz, count));

@@ -1,6 +1,8 @@
 //! `/metrics`: all metric families. Counters and gauges are read at each scrape, so sessions only pay for an atomic
 //! add.
 
+mod fleet;
+
 use std::{
     collections::HashSet,
     fmt,
@@ -118,6 +120,7 @@ impl Collector for SharedCollector {
         self.tls(&mut families)?;
         self.probes(&mut families)?;
         self.relayed(&mut families)?;
+        fleet::fleet(&self.shared, &mut families)?;
         process(&mut families)
     }
 }

@@ -2,6 +2,7 @@
 
 mod ask_monitor;
 mod check;
+mod fleet;
 mod nkey;
 mod plan;
 mod report;
@@ -53,6 +54,7 @@ enum Command {
     Storm(storm::StormArgs),
     Plan(plan::PlanArgs),
     Report(report::Report),
+    Fleet(fleet::Fleet),
     Top(top::Top),
 }
 
@@ -121,6 +123,7 @@ impl Cli {
             Command::Storm(storm) => storm.execute(),
             Command::Plan(plan) => plan.execute(),
             Command::Report(report) => report.execute(),
+            Command::Fleet(fleet) => fleet.execute(),
             Command::Top(top) => top.execute(),
         }
     }

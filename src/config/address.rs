@@ -82,6 +82,43 @@ impl Leaf for Address {
     }
 }
 
+/// The word for the addresses of all weirs of the fleet.
+pub(super) const FLEET: &str = "fleet";
+
+/// What a listener advertises: an address, or those of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Advertised {
+    Fleet,
+    Address(Address),
+}
+
+impl Advertised {
+    pub(super) fn address(self) -> Option<String> {
+        match self {
+            Self::Fleet => None,
+            Self::Address(Address(address)) => Some(address),
+        }
+    }
+}
+
+impl Leaf for Advertised {
+    fn kind() -> String {
+        format!("{}, or \"{FLEET}\"", Address::kind())
+    }
+    fn read(node: &Node) -> Result<Self, Problem> {
+        match node {
+            Node::String(text) if text == FLEET => Ok(Self::Fleet),
+            node => Address::read(node).map(Self::Address),
+        }
+    }
+    fn show(&self) -> String {
+        match self {
+            Self::Fleet => toml_string(FLEET),
+            Self::Address(address) => address.show(),
+        }
+    }
+}
+
 /// Checks the host and port behind the scheme of a URL.
 fn check_behind_scheme(scheme: &str, address: &str, usual_port: u16) -> Result<(), Problem> {
     check_host_port(address, usual_port).map_err(|problem| {

@@ -15,6 +15,7 @@ use crate::{
 pub(super) fn check(raw: &Raw, sink: &mut Sink) {
     lame_duck(raw, sink);
     listen_addresses(raw, sink);
+    advertised_fleet(raw, sink);
     servers(raw, sink);
     one_address_for_each_port(raw, sink);
     no_server_is_weir(raw, sink);
@@ -49,6 +50,24 @@ fn listen_addresses(raw: &Raw, sink: &mut Sink) {
                 false => format!("\"{address}\" and \"{other}\" of {first} cannot both be bound"),
             };
             sink.report(key, Problem::new(what, "write another port, or remove one"));
+        }
+    }
+}
+
+/// Who tells clients the fleet's addresses has a fleet, and tells the fleet its own.
+fn advertised_fleet(raw: &Raw, sink: &mut Sink) {
+    for (i, listener) in raw.listeners.iter().enumerate().filter(|(_, listener)| listener.advertises_fleet) {
+        let key = format!("listeners[{i}].advertise");
+        if raw.fleet.is_none() {
+            let problem = Problem::new("this weir is in no fleet", "write [fleet] with its name, or remove \"fleet\"");
+            sink.report(key, problem);
+        } else if listener.advertise.is_empty() && listener.listen.ip().is_unspecified() {
+            let port = listener.listen.port();
+            let what = format!("clients of other weirs cannot be told \"{}\"", listener.listen);
+            let remedy = format!(
+                "write the address by which clients reach this weir, too: [\"fleet\", \"weir-1.example.com:{port}\"]"
+            );
+            sink.report(key, Problem::new(what, remedy));
         }
     }
 }

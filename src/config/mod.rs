@@ -92,6 +92,9 @@ pub struct ListenerConfig {
     pub listen: SocketAddr,
     /// The `connect_urls` that clients are told (also those of a WebSocket listener), each `host:port`.
     pub advertise: Vec<String>,
+    /// Whether clients are also told the addresses of the fleet's other weirs, and the others this one's: `advertise`,
+    /// or the address to bind where that is empty.
+    pub advertises_fleet: bool,
     /// The load balancers that send PROXY headers, which weir requires and believes.
     pub accept_proxy_protocol_from: Vec<IpNet>,
     /// Whether connections from there may come without a header.

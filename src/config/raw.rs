@@ -16,7 +16,7 @@ use crate::{
     client_library::lang,
     config::{
         AdminConfig, ListenerConfig, LogConfig, LogFormat, LogLevel, NewClients,
-        address::{Address, BasePath, MonitorUrl, Network, WebSocketUrl},
+        address::{Address, Advertised, BasePath, FLEET, MonitorUrl, Network, WebSocketUrl},
         discover::{DiscoverConfig, discover},
         effective::{Line, toml_key},
         finding::{Problem, quote},
@@ -198,7 +198,7 @@ fn listener(s: &mut Section<'_>) -> ListenerConfig {
 fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
     let kind = s.value("kind", Kind::Client, Any);
     // None: a client that knows no other address reconnects to this one.
-    let advertise = list::<Address>(s, "advertise");
+    let advertise = list::<Advertised>(s.word_as_list("advertise", FLEET), "advertise");
     // None: whoever may send a header may claim any source address.
     let believed = list::<Network>(s, "accept_proxy_protocol_from");
     // Envoy's allow_requests_without_proxy_protocol. Off: such a connection waits for INFO a little longer.
@@ -237,7 +237,8 @@ fn listener_at(s: &mut Section<'_>, listen: SocketAddr) -> ListenerConfig {
     };
     ListenerConfig {
         listen,
-        advertise: advertise.into_iter().map(|a| a.0).collect(),
+        advertises_fleet: advertise.contains(&Advertised::Fleet),
+        advertise: advertise.into_iter().filter_map(Advertised::address).collect(),
         accept_proxy_protocol_from: believed.into_iter().map(|n| n.0).collect(),
         allow_without_proxy_protocol,
         max_clients,

@@ -211,6 +211,16 @@ impl<'s> Section<'s> {
         }
     }
 
+    /// Takes this word as the value of a key for a list that has nothing but the word.
+    pub(super) fn word_as_list(&mut self, key: &str, word: &str) -> &mut Self {
+        for (_, node) in self.entries.iter_mut().filter(|(name, _)| name == key) {
+            if matches!(node, Node::String(text) if text == word) {
+                *node = Node::List(vec![Node::String(word.to_owned())]);
+            }
+        }
+        self
+    }
+
     /// Reads a list of values with their indices, but does not record what is in force. Reports each invalid entry.
     pub(super) fn list<T: Leaf>(&mut self, key: &'static str) -> Option<Vec<(usize, T)>> {
         self.sink.note_key(&self.path, key, || (format!("list: {}", T::kind()), None, "none".to_owned()));

@@ -66,7 +66,9 @@ fn advertised_past_weir(raw: &Raw, sink: &mut Sink) {
     for (i, listener) in raw.listeners.iter().enumerate() {
         for (n, address) in listener.advertise.iter().enumerate() {
             let Some(target) = Target::parse(address) else { continue };
-            let key = format!("listeners[{i}].advertise[{n}]");
+            // Where the list also has the word for the fleet, `n` need not be the place in the file.
+            let place = if listener.advertises_fleet { String::new() } else { format!("[{n}]") };
+            let key = format!("listeners[{i}].advertise{place}");
             if servers.iter().any(|server| server.is_same(&target)) {
                 let what = format!("{address:?} is a server: clients go there past weir when they reconnect");
                 sink.warn(key, Problem::new(what, "write an address of weir"));

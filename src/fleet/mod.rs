@@ -4,16 +4,23 @@
 //! others'. What all weirs want of one thing is divided by [`share`]. Nothing here has a socket or a clock: `now` goes
 //! in.
 
+pub mod addresses;
 pub mod beat;
 pub mod key;
 pub mod link;
 pub mod member;
+pub mod missing;
 pub mod peers;
 pub mod share;
+pub mod view;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::fleet::{key::Keys, link::LinkState, member::MemberId, peers::Peers};
+use arc_swap::ArcSwap;
+
+use crate::fleet::{
+    addresses::Announcer, key::Keys, link::LinkState, member::MemberId, missing::Missing, peers::Peers,
+};
 
 /// What this weir is in its fleet.
 #[derive(Debug)]
@@ -24,14 +31,26 @@ pub struct Fleet {
     keys: Keys,
     peers: Mutex<Peers>,
     link: LinkState,
+    announcer: Mutex<Announcer>,
+    missing: Mutex<Missing>,
+    quotas: ArcSwap<Vec<view::Quota>>,
 }
 
 impl Fleet {
     /// The fleet of this `name`, in which this weir is `id`. `rng` gives the process the number by which peers tell it
     /// from the one before it with the same id.
     pub fn new(name: &str, id: MemberId, rng: &mut fastrand::Rng) -> Self {
-        let peers = Mutex::new(Peers::new(id.clone()));
-        Self { name: name.into(), id, run: rng.u64(1..), keys: Keys::of_fleet(name), peers, link: LinkState::default() }
+        Self {
+            name: name.into(),
+            run: rng.u64(1..),
+            keys: Keys::of_fleet(name),
+            peers: Mutex::new(Peers::new(id.clone())),
+            link: LinkState::default(),
+            announcer: Mutex::new(Announcer::new(id.as_str())),
+            missing: Mutex::default(),
+            quotas: ArcSwap::default(),
+            id,
+        }
     }
 
     /// `[fleet] name`.
@@ -47,6 +66,26 @@ impl Fleet {
     /// The number of this process; see [`beat::Beat::run`].
     pub fn run(&self) -> u64 {
         self.run
+    }
+
+    /// The addresses of the other weirs, as clients are told them.
+    pub fn announcer(&self) -> MutexGuard<'_, Announcer> {
+        self.announcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The weirs that have gone without a word.
+    pub fn missing(&self) -> MutexGuard<'_, Missing> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The quotas that weirs share by leases, as they were last seen, without their names.
+    pub fn quotas(&self) -> Arc<Vec<view::Quota>> {
+        self.quotas.load_full()
+    }
+
+    /// The quotas have been seen like this.
+    pub fn set_quotas(&self, quotas: Vec<view::Quota>) {
+        self.quotas.store(Arc::new(quotas));
     }
 
     /// Makes the keys of this fleet.

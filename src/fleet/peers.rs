@@ -32,6 +32,9 @@ const MOST_ACCOUNTS: usize = 131_072;
 const BEATS_MISSED: u32 = 4;
 const LEAST_SILENCE: Duration = Duration::from_millis(750);
 
+/// The most beats that count as lost between two that came.
+const MOST_LOST: u64 = 1000;
+
 /// The intervals that a peer may announce: one that says more is heard as if it said this.
 const EVERY_MS: std::ops::RangeInclusive<u32> = 20..=5_000;
 
@@ -214,12 +217,14 @@ pub struct Peers {
     accounts: usize,
     /// Beats that were ignored since the weir began, by reason.
     ignored: HashMap<Ignored, u64>,
+    /// Beats that did not come.
+    lost: u64,
 }
 
 impl Peers {
     /// Nobody is known yet to the weir of this id.
     pub fn new(own: MemberId) -> Self {
-        Self { own, peers: BTreeMap::new(), accounts: 0, ignored: HashMap::new() }
+        Self { own, peers: BTreeMap::new(), accounts: 0, ignored: HashMap::new(), lost: 0 }
     }
 
     /// Takes in a beat.
@@ -246,6 +251,10 @@ impl Peers {
             None if self.peers.len() >= MOST_PEERS => return Err(Ignored::TooMany),
             Some(_) | None => None,
         };
+        if let Some(peer) = known.filter(|peer| peer.last.run == beat.run) {
+            // A number that was made up counts no more than a pause of some minutes.
+            self.lost = self.lost.saturating_add((beat.n - peer.last.n - 1).min(MOST_LOST));
+        }
         let (mut beat, is_new) = (beat, known.is_none());
         if before.is_some() {
             self.remove(&beat.id);
@@ -306,6 +315,11 @@ impl Peers {
 
     pub fn get(&self, id: &MemberId) -> Option<&Peer> {
         self.peers.get(id)
+    }
+
+    /// Beats that peers have sent, by their numbers, and that did not come before the next one.
+    pub fn lost_beats(&self) -> u64 {
+        self.lost
     }
 
     /// How many there are.

@@ -1,8 +1,8 @@
 //! Divides a whole number among those who want parts of it.
 
-/// Divides `total` by `demands`, max-min fair: whoever wants no more than an equal part has it, and what is left over is
-/// divided equally among the others. Nobody has more than it wants. What cannot be divided equally goes, one each, to
-/// the first of those who want more.
+/// Divides `total` by `demands`, max-min fair: whoever wants no more than an equal part has it, and what is left over
+/// is divided equally among the others. Nobody has more than it wants. What cannot be divided equally goes, one each,
+/// to the first of those who want more.
 ///
 /// The sum of the parts is the lower of `total` and the sum of the demands.
 pub fn max_min(total: u32, demands: &[u32]) -> Vec<u32> {

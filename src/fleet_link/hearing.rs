@@ -102,6 +102,7 @@ impl Hearing<'_> {
                 self.shared.servers.hear(fleet.keys(), &heard);
                 self.shared.admission.accounts().hear(&heard, timer::now());
                 if heard.is_new {
+                    fleet.missing().found(&heard.beat.id);
                     let (weir, version) = (heard.beat.id.as_str(), &*heard.beat.version);
                     info!(weir, version, "another weir of the fleet is there");
                     // It hears of this one at once too.
@@ -164,6 +165,7 @@ async fn look(link: &FleetLink, shared: &Shared) {
             }
             let gone = fleet.peers().lost(id);
             if let Some(gone) = gone {
+                fleet.missing().gone(timer::now(), gone.id.clone());
                 warn!(weir = gone.id.as_str(), "another weir of the fleet has lost its connection, or is gone");
                 lost(shared, &gone);
             }
@@ -171,6 +173,10 @@ async fn look(link: &FleetLink, shared: &Shared) {
     }
     let gone = fleet.peers().forget(timer::now());
     for gone in gone {
+        // What this weir does not hear because it is cut off itself is not missing.
+        if link.connection.is_up() {
+            fleet.missing().gone(timer::now(), gone.id.clone());
+        }
         warn!(weir = gone.id.as_str(), "another weir of the fleet is heard no more");
         lost(shared, &gone);
     }

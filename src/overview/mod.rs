@@ -2,16 +2,23 @@
 //! bounded size whatever clients do: accounts and sources are the largest ones, the past is the last ten minutes.
 
 mod history;
+mod of_fleet;
 mod of_weir;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     history::{History, StormCurve},
+    of_fleet::{fleet, mode as fleet_mode},
     of_weir::{of, server_sample},
 };
 
-use crate::reports::answer::{Growing, Rate, RefusedClient, TimeLeft};
+#[cfg(doc)]
+use crate::fleet::view::FleetView;
+use crate::{
+    fleet::view,
+    reports::answer::{Growing, Rate, RefusedClient, TimeLeft},
+};
 
 /// The form of the answer. It changes when a field changes its meaning or goes; more fields may come.
 pub const FORM: u32 = 1;
@@ -48,6 +55,8 @@ pub struct Overview {
     /// The clients that did not get in most often in the last ten minutes, of which as many are told as fit on a page.
     pub refused_clients: Vec<RefusedClient>,
     pub traffic: Traffic,
+    /// Where weir is in a fleet.
+    pub fleet: Option<Fleet>,
     pub history: History,
     pub storms: Storms,
 }
@@ -213,6 +222,16 @@ pub struct Account {
     /// How fast it grows, and when it is full then, as in `/reportz`; none where it does not grow, or nobody can tell.
     pub growth: Option<Rate>,
     pub full: Option<TimeLeft>,
+}
+
+/// The fleet as this weir sees it: of [`FleetView`] the summary and the weirs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fleet {
+    #[serde(flatten)]
+    pub summary: view::Summary,
+    /// This weir first; at most 64.
+    pub weirs: Vec<view::Weir>,
 }
 
 /// A source of clients.

@@ -17,7 +17,7 @@ use crate::{
     outcome::{BadLogin, Refusal},
     overview::{
         Account, Clients, Count, FORM, Health, History, LargeSource, Leaks, Listener, Overview, Process, Refusals,
-        Server, Source, Storm, StormCurve, Storms, Traffic, Warning, history::tenths,
+        Server, Source, Storm, StormCurve, Storms, Traffic, Warning, history::tenths, of_fleet,
     },
     reports::{
         answer::{Growing, RefusedClient},
@@ -112,12 +112,13 @@ pub fn of(shared: &Shared, error: Option<&str>, since: u64, now: Instant) -> Ove
             messages_up: totals.messages_up,
             messages_down: totals.messages_down,
         },
+        fleet: of_fleet::in_short(shared, now),
         history,
         storms: of_storms(shared, since.min(newest)),
     }
 }
 
-fn unix_ms(at: SystemTime) -> u64 {
+pub(super) fn unix_ms(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 

@@ -60,6 +60,12 @@ pub trait Side {
         0
     }
 
+    /// Something of weir's own is to go to the other side between two operations: returns it where it can go now. Else
+    /// [`Self::pass`] puts it where it can go.
+    fn announce(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+
     /// An operation that does nothing, where one may go behind what has been forwarded.
     fn no_operation(&self) -> Option<&'static [u8]> {
         None
@@ -167,6 +173,18 @@ impl<S: Side> Direction<S> {
             out.put(operation);
         }
         operation.is_some()
+    }
+
+    /// Has the [`Side`] tell the other side what is new, at once or behind the operation that is under way.
+    pub fn announce(&mut self, cx: &mut Context<'_>, to: &mut Stream) {
+        if self.stopped.is_none()
+            && let Some(news) = self.side.announce()
+        {
+            // A failure shows at the next write.
+            let mut out =
+                Outlet { to: Some((to, cx)), waiting: &mut self.waiting, bytes: &mut self.bytes, failed: false };
+            out.put(&news);
+        }
     }
 
     /// Writes some of the bytes that wait without asking the runtime whether the socket takes any: it says so only when

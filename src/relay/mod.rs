@@ -158,6 +158,9 @@ impl<C: Side, S: Side> Relay<C, S> {
                 // An error means that the connection is gone, which the relay is about to notice.
                 let _ = worker::with(LateKeepalive::timeouts).set_on(self.up.tcp());
             }
+            if handle.take_info_requested() {
+                self.to_client.announce(cx, &mut self.down);
+            }
             let ended = self.step(cx, handle);
             if ended.is_ready() {
                 return ended;

@@ -13,6 +13,7 @@ use crate::{
     protocol::{
         MAX_INFO_LINE,
         control_line::{ServerLine, server_line},
+        info::Info,
         op::{Capture, ServerFraming, ServerScan},
     },
     relay::direction::{Outlet, Side},
@@ -42,23 +43,41 @@ pub struct ServerSide {
     listener_info: Arc<ListenerInfo>,
     client_ip: IpAddr,
     server: Arc<Server>,
+    /// The server's last INFO, where the listener may have something new to tell its clients: an INFO has all fields.
+    last_info: Option<Arc<Info>>,
+    /// Whether that goes behind the operation that is under way.
+    is_news_due: bool,
 }
 
 #[derive(Debug, Default)]
 struct Line(Vec<u8>);
 
 impl ServerSide {
-    /// `welcome` is the INFO to put behind the first PONG, where that PONG is still to come.
+    /// `welcome` is the INFO to put behind the first PONG, where that PONG is still to come. `last_info` is the last
+    /// one of the server.
     pub fn new(
         welcome: Option<Vec<u8>>,
         policy: InfoPolicy,
         listener_info: Arc<ListenerInfo>,
         client_ip: IpAddr,
         server: Arc<Server>,
+        last_info: &Arc<Info>,
     ) -> Self {
         let capture = if welcome.is_some() { Capture::EveryControlLine } else { Capture::InfoOnly };
         let framing = ServerFraming::new(capture);
-        Self { framing, line: None, welcome: welcome.map(Vec::into), policy, listener_info, client_ip, server }
+        let tells = policy == InfoPolicy::Rewrite && listener_info.tells_of_fleet();
+        let last_info = tells.then(|| Arc::clone(last_info));
+        let welcome = welcome.map(Vec::into);
+        let (line, is_news_due) = (None, false);
+        Self { framing, line, welcome, policy, listener_info, client_ip, server, last_info, is_news_due }
+    }
+
+    /// The server's last INFO with what the listener says now.
+    fn news(&self) -> Option<Vec<u8>> {
+        let info = self.last_info.as_ref()?;
+        let mut line = Vec::with_capacity(2 * MORE_THAN_THE_SERVERS);
+        self.listener_info.write_server_info(info, self.client_ip, &mut line);
+        Some(line)
     }
 
     fn take_line(&mut self, line: &[u8], out: &mut Outlet<'_, '_>) {
@@ -74,6 +93,10 @@ impl ServerSide {
                 }
                 let mut rewritten = Vec::with_capacity(line.len().saturating_add(MORE_THAN_THE_SERVERS));
                 self.listener_info.write_server_info(&info, self.client_ip, &mut rewritten);
+                if let Some(last) = &mut self.last_info {
+                    *last = Arc::new(info);
+                    self.is_news_due = false;
+                }
                 match &mut self.welcome {
                     // Before its PONG the client sees only what it asked for (docs/contract.md, towards clients 4).
                     Some(welcome) => *welcome = rewritten.into(),
@@ -100,6 +123,23 @@ impl Side for ServerSide {
     )]
     fn pass(&mut self, mut chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
         while !chunk.is_empty() {
+            if self.is_news_due {
+                let Some(end) = self.framing.to_boundary(chunk) else {
+                    out.put(chunk);
+                    return Ok(());
+                };
+                self.is_news_due = false;
+                let (before, rest) = chunk.split_at(end);
+                chunk = rest;
+                out.put(before);
+                // Else the next byte is one that no server sends, which the scan below finds.
+                if self.framing.at_boundary()
+                    && let Some(news) = self.announce()
+                {
+                    out.put(&news);
+                }
+                continue;
+            }
             if let Some(line) = &mut self.line {
                 let end = memchr(b'\n', chunk).map_or(chunk.len(), |i| i + 1);
                 line.0.extend_from_slice(&chunk[..end]);
@@ -139,6 +179,18 @@ impl Side for ServerSide {
             }
         }
         Ok(())
+    }
+
+    fn announce(&mut self) -> Option<Vec<u8>> {
+        self.is_news_due = false;
+        let news = self.news()?;
+        match &mut self.welcome {
+            // Before its PONG the client sees only what it asked for (docs/contract.md, towards clients 4).
+            Some(welcome) => *welcome = news.into(),
+            None if self.framing.at_boundary() => return Some(news),
+            None => self.is_news_due = true,
+        }
+        None
     }
 
     fn messages(&self) -> u64 {

@@ -25,7 +25,7 @@ use crate::{
     server::{
         ServerError,
         discovery::{self, ConnectUrls, Discovery},
-        every_second, file_watch, fleets,
+        every_second, file_watch, fleet_addresses, fleets,
         members::{self, Members},
         notifying::Notifying,
         reload::Reloader,
@@ -170,6 +170,10 @@ impl Background {
             let (maintenance, reloader) = (Arc::clone(&maintenance), Arc::clone(&reloader));
             async move { maintenance.lock().await.handle(&reloader, stop).await }
         });
+        if shared.fleet.is_some() {
+            let all = Arc::clone(shared);
+            self.tasks.spawn("fleet addresses", move |stop| fleet_addresses::announce(Arc::clone(&all), stop));
+        }
         let all = Arc::clone(shared);
         self.tasks.spawn("storm sampler", move |stop| storm_sampler::record(Arc::clone(&all), stop));
         let all = Arc::clone(shared);

@@ -18,8 +18,9 @@ use tracing::{info, warn};
 
 use crate::{
     admission::Limit,
-    advertised_info::AdvertisedTls,
+    advertised_info::{Advertise, AdvertisedTls},
     config::ListenerConfig,
+    fleet::addresses::{Addresses, Class},
     net::socket,
     protocol::websocket::upgrade::Rules,
     relay::registry::{ListenerKind, ListenerName},
@@ -106,6 +107,24 @@ fn load(params: &ListenerTls, before: Option<Arc<Terminator>>) -> Result<Arc<Ter
         Some(before) => before.with_params(params.clone()).map(Arc::new),
         None => Terminator::load(params.clone()).map(Arc::new),
     }
+}
+
+/// What a listener at this address advertises.
+fn advertise(address: SocketAddr, config: &ListenerConfig) -> Advertise {
+    let mut own = config.advertise.clone();
+    if !config.advertises_fleet {
+        return Advertise { own, fleet: None };
+    }
+    if own.is_empty() {
+        own.push(address.to_string());
+    }
+    let class = match (&config.websocket, config.tls.is_some() || config.passes_through.is_some()) {
+        (None, false) => Class::Client,
+        (None, true) => Class::ClientTls,
+        (Some(_), false) => Class::WebSocket,
+        (Some(_), true) => Class::WebSocketTls,
+    };
+    Advertise { own, fleet: Some(class) }
 }
 
 /// Listeners of which the new ones are open already, and nothing else has changed.
@@ -215,6 +234,14 @@ impl Listeners {
         }
         let of_all = |open: &Open| (open.address, Arc::clone(&open.current.load().max_clients));
         self.shared.listeners.store(Arc::new(self.open.iter().map(of_all).collect()));
+        let mut addresses = Addresses::default();
+        for open in &self.open {
+            let Advertise { own, fleet } = advertise(open.address, &open.config);
+            if let Some(class) = fleet {
+                own.into_iter().for_each(|address| addresses.add(class, address));
+            }
+        }
+        self.shared.advertised_info.set_own_addresses(addresses);
         let tls = |open: &Open| Some((open.address, open.current.load().tls.clone()?));
         self.shared.terminators.store(Arc::new(self.open.iter().filter_map(tls).collect()));
         // The next reload may open them again.
@@ -256,6 +283,7 @@ impl Listeners {
             Some(_) => AdvertisedTls::Servers,
             None => config.tls.as_ref().map_or(AdvertisedTls::None, required),
         };
+        let advertise = advertise(address, config);
         let port = if config.websocket.is_some() { Port::WebSocket } else { Port::Client };
         let shared = &self.shared;
         let limit = || Limit::within(config.max_clients, shared.descriptors.clients.clone());
@@ -266,7 +294,7 @@ impl Listeners {
         };
         Listener {
             name: Arc::new(ListenerName { address, kind }),
-            info: shared.advertised_info.of_listener(address, config.advertise.clone(), security, port),
+            info: shared.advertised_info.of_listener(address, advertise, security, port),
             max_clients: before.map_or_else(limit, |before| Arc::clone(&before.max_clients)),
             before_check: before.map_or_else(Arc::default, |before| Arc::clone(&before.before_check)),
             handshake_timeout: config.handshake_timeout,

@@ -6,6 +6,7 @@ pub mod drain;
 mod every_second;
 pub mod file_limit;
 mod file_watch;
+mod fleet_addresses;
 mod fleets;
 mod listeners;
 mod log_thread;

@@ -54,11 +54,11 @@ impl Connected {
         }
         let Downstream { mut stream, connect, sent, preface, entry, .. } = downstream;
         stream.let_in();
-        let LoggedIn { stream: to_server, rest, .. } = *upstream;
+        let LoggedIn { stream: to_server, rest, info: last_info } = *upstream;
         let keys = Arc::clone(&cx.shared.keys);
         let from_client = ClientSide::new(keys, sent, connect.service_options(), server.max_control_line());
         let info = Arc::clone(&cx.listener.info);
-        let from_server = ServerSide::new(welcome.behind_pong, info_policy, info, cx.source(), server);
+        let from_server = ServerSide::new(welcome.behind_pong, info_policy, info, cx.source(), server, &last_info);
         let (client, server) = ((stream, from_client, &*preface.into_pipelined()), (to_server, from_server, &*rest));
         match Relay::new(client, server, Arc::clone(&cx.shared.counters)) {
             Ok(relay) => {

@@ -10,6 +10,7 @@ use ratatui::{
 };
 
 use crate::{
+    fleet::view::Summary,
     growth::Confidence,
     overview::{Account, Warning},
     tally::shown,
@@ -109,6 +110,7 @@ pub fn lines(watched: &Watched, choices: &Choices, width: usize) -> Vec<Line<'st
     let mut lines = head(watched, choices, width);
     lines.push(Line::default());
     lines.extend(figures(watched, width));
+    lines.extend(fleet(watched));
     lines.extend(warnings(watched));
     for ((_, section), _) in SECTIONS.iter().zip(choices.hidden).filter(|(_, hidden)| !hidden) {
         lines.push(Line::default());
@@ -214,6 +216,34 @@ fn figures(watched: &Watched, width: usize) -> Vec<Line<'static>> {
         .into(),
     );
     lines
+}
+
+/// The fleet, where there is one.
+fn fleet(watched: &Watched) -> Option<Line<'static>> {
+    let Summary { name, mode, why, live, missing, sessions, waiting, connected, .. } =
+        &watched.overview.fleet.as_ref()?.summary;
+    let weirs = if *live == 1 { "1 weir".to_owned() } else { format!("{live} weirs") };
+    let (sessions, waiting) = (count(*sessions), count(*waiting));
+    let mut line = vec![
+        dim(format!(" {:<9}", "fleet")),
+        bold(format!("{:>10}", within(name, 10))),
+        Span::raw(format!("  {weirs}, {sessions} sessions, {waiting} waiting  ")),
+    ];
+    line.push(match &**mode {
+        "lease" => dim("quotas by leases".to_owned()),
+        "alone" => colour("no other weir to be seen".to_owned(), Color::Yellow),
+        mode => {
+            let why = why.as_ref().map_or_else(String::new, |why| format!(": {}", within(why, 60)));
+            colour(format!("quotas by the {}{why}", within(mode, 10)), Color::Red)
+        }
+    });
+    if *missing > 0 {
+        line.push(colour(format!("  {missing} missing"), Color::Red));
+    }
+    if !connected {
+        line.push(colour("  not connected to the fleet".to_owned(), Color::Red));
+    }
+    Some(line.into())
 }
 
 /// The warnings that are shown.

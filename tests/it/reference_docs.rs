@@ -88,10 +88,11 @@ impl Scene {
         let ports = dir.path().join("ports.json");
         let toml = format!(
             "ports_file = {ports:?}\nlame_duck_grace_period = \"100ms\"\nlame_duck_duration = \"1m\"\n\
-             [[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 100\n\
+             [[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 100\nadvertise = \"fleet\"\n\
              [[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 100\n[listeners.tls]\n{tls}\
              [[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 1\n\
              [monitor]\nlisten = \"127.0.0.1:0\"\n\
+             [fleet]\nname = \"edge\"\nuser = \"a\"\npassword = \"a\"\n\
              [warnings]\nwebhook = \"http://127.0.0.1:9/\"\n\
              [cluster]\npoll_interval = \"200ms\"\n\
              [[cluster.servers]]\nname = \"n1\"\naddress = {:?}\nmonitor = \"http://{}\"\n\

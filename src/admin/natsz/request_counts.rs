@@ -6,11 +6,12 @@ use std::{
 };
 
 /// The paths that are counted, without what the configuration has put in front of them.
-pub const PATHS: [&str; 12] = [
+pub const PATHS: [&str; 13] = [
     "/",
     "/accountz",
     "/accstatz",
     "/connz",
+    "/fleetz",
     "/healthz",
     "/livez",
     "/metrics",

@@ -128,6 +128,39 @@ const sections = (() => {
     text(byId("servers-sum"), `${used} of ${all.length} take clients`);
   }
 
+  // The weirs of the fleet.
+
+  const modes = { lease: ["by leases", "good"], split: ["by the split", "bad"], alone: ["no other weir", "warn"] };
+
+  function fleet({ overview }) {
+    const all = overview.fleet;
+    show(byId("fleet-card"), Boolean(all));
+    if (!all) return;
+    badge(byId("fleet-mode"), all.connected ? modes[all.mode] ?? [all.mode, "info"] : ["not connected", "bad"]);
+    const missing = all.missing > 0 ? `, ${count(all.missing)} missing` : "";
+    const weirs = all.live === 1 ? "1 weir" : `${count(all.live)} weirs`;
+    text(byId("fleet-sum"), `${all.name}: ${weirs}${missing}, ${count(all.sessions)} sessions${all.why ? `; ${all.why}` : ""}`);
+    const most = Math.max(1, ...all.weirs.map((one) => one.sessions));
+    table(byId("fleet"), {
+      columns: [["weir", "wide"], ["sessions", "number"], ["waiting", "number"], ["leases", ""], ["up", "number"],
+        ["last beat", "number"], ["version", ""]],
+      items: all.weirs,
+      key: (one) => one.id,
+      fill: (cells, one) => {
+        named(cells[0], one.is_this ? `${one.id} (this one)` : one.id, "span", [{ of: "sessions", value: one.sessions }], most);
+        text(cells[1], count(one.sessions));
+        text(cells[2], count(one.waiting));
+        text(cells[3], one.leases_in_force ? "in force" : "none");
+        text(cells[4], duration(one.uptime_seconds));
+        text(cells[5], one.is_this ? "" : `${one.beat_age_seconds.toFixed(1)} s ago`);
+        cells[5].classList.toggle("alarm", one.beat_age_seconds > 3);
+        text(cells[6], one.version);
+      },
+      note: (one) => one.addresses.join(" "),
+      nothing: "No weir is known.",
+    });
+  }
+
   // Who is refused, and who has how much.
 
   /**
@@ -309,5 +342,5 @@ const sections = (() => {
       (row, [, value]) => text(row.children[1], value));
   }
 
-  return { tiles, servers, refusals, accounts, leaks, sources, machine, table, badge };
+  return { tiles, servers, fleet, refusals, accounts, leaks, sources, machine, table, badge };
 })();

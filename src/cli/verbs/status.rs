@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use crate::{
     admin::socket::Status,
-    overview::{Clients, Overview, Server},
+    cli::fleet::mode_in_words,
+    fleet::view::Summary,
+    overview::{Clients, Fleet, Overview, Server},
 };
 
 /// The columns that a line may have.
@@ -32,6 +34,12 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
         line(text, &format!("log level {}", status.log_level))?;
     } else {
         line(text, &format!("log level {}, by the configuration {}", status.log_level, status.log_level_configured))?;
+    }
+    if let Some(Fleet { summary, .. }) = &overview.fleet {
+        let Summary { name, live, missing, sessions, .. } = summary;
+        let weirs = if *live == 1 { "1 weir".to_owned() } else { format!("{live} weirs") };
+        let gone = if *missing > 0 { format!(", {missing} MISSING") } else { String::new() };
+        line(text, &format!("fleet {name}: {weirs}{gone}, {sessions} sessions, {}", mode_in_words(summary)))?;
     }
     if let Some(storm) = &overview.storms.running {
         let lasts = words_of(storm.seconds.into());

@@ -118,6 +118,28 @@ impl ServerFraming {
         ServerScan::Pass
     }
 
+    /// Follows the next bytes up to the end of the operation that is under way, and returns how many these are; `None`
+    /// where it goes on behind the chunk. At a byte that no server sends it ends, too, and [`Self::scan`] finds that
+    /// byte.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "`at` is below the length of the chunk, and each step consumes at most the rest of it"
+    )]
+    pub fn to_boundary(&mut self, chunk: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while !self.at_boundary() {
+            if at == chunk.len() {
+                return None;
+            }
+            match self.step(&chunk[at..]) {
+                Ok(read) => at += read,
+                Err(Violation) => return Some(at),
+            }
+        }
+        Some(at)
+    }
+
     /// The number of MSG and HMSG so far; each counts once its control line is complete.
     pub fn messages(&self) -> u64 {
         self.messages

@@ -19,6 +19,7 @@ pub struct SessionHandle {
     /// The position of the cause in [`Cause::ALL`], counted from 1; 0 while nobody has asked for the end.
     end_requested: AtomicU8,
     keepalive_requested: AtomicBool,
+    info_requested: AtomicBool,
     /// A [`ServerSays`].
     server_says: AtomicU8,
     changing: Mutex<Changing>,
@@ -98,6 +99,17 @@ impl SessionHandle {
     pub fn request_keepalive(&self) {
         self.keepalive_requested.store(true, Relaxed);
         self.wake();
+    }
+
+    /// Asks the session to tell its client by an INFO what its listener says now.
+    pub fn request_info(&self) {
+        self.info_requested.store(true, Relaxed);
+        self.wake();
+    }
+
+    /// Whether an INFO has been asked for since the last call. One relaxed load where none has.
+    pub fn take_info_requested(&self) -> bool {
+        self.info_requested.load(Relaxed) && self.info_requested.swap(false, Relaxed)
     }
 
     /// The server has answered whether it has closed the connection, or cannot be asked.

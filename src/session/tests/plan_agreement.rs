@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::{Admission, Client, Deadlines, Limit, Pass, Proof, QuotaIdentity, Rate, Source, Wait},
-    advertised_info::{AdvertisedInfo, AdvertisedTls},
+    advertised_info::{Advertise, AdvertisedInfo, AdvertisedTls},
     client_library::{
         behaviour::{Ending, Memory, Next},
         library::Library,
@@ -138,7 +138,7 @@ fn shared(config: &Config) -> Arc<Shared> {
 fn listener(shared: &Shared) -> Arc<Listener> {
     Arc::new(Listener {
         name: Arc::default(),
-        info: shared.advertised_info.of_listener(NOWHERE, Vec::new(), AdvertisedTls::None, Port::Client),
+        info: shared.advertised_info.of_listener(NOWHERE, Advertise::default(), AdvertisedTls::None, Port::Client),
         max_clients: Limit::new(CLIENTS),
         before_check: Arc::default(),
         handshake_timeout: None,

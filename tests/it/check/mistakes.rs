@@ -294,6 +294,17 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
            address of the nats-server's monitoring port, or another address for weir",
         ],
     ),
+    (
+        "[[listeners]]\nlisten = \"127.0.0.1:1\"\nadvertise = \"fleet\"",
+        &[":3: listeners[0].advertise: this weir is in no fleet; write [fleet] with its name, or remove \"fleet\""],
+    ),
+    (
+        "[fleet]\nname = \"edge\"\n[[listeners]]\nlisten = \"0.0.0.0:4223\"\nadvertise = [\"fleet\"]",
+        &[
+            ":5: listeners[0].advertise: clients of other weirs cannot be told \"0.0.0.0:4223\"; write the address by which \
+           clients reach this weir, too: [\"fleet\", \"weir-1.example.com:4223\"]",
+        ],
+    ),
     // Tables.
     ("[listeners]\nlisten = \"0.0.0.0:1\"", &[":1: listeners: it is a table; write [[listeners]] over each"]),
     (

@@ -134,3 +134,45 @@ proptest! {
         prop_assert_eq!(run(Capture::EveryControlLine, &parts), (Vec::new(), None, payloads.len() as u64, true));
     }
 }
+
+/// What is put between two operations is read as if the server had sent it there, wherever the stream is cut.
+#[test]
+fn the_end_of_an_operation_is_found_from_every_byte() {
+    const OPS: [&[u8]; 5] = [
+        b"MSG a 1 6\r\nINFO {\r\n",
+        b"PING\r\n",
+        b"HMSG a 12 12 17\r\nNATS/1.0\r\n\r\nPING\n\r\n",
+        b"+OK\n",
+        b"MSG a 1 0\r\n\r\n",
+    ];
+    let stream = OPS.concat();
+    let ends: Vec<usize> = OPS
+        .iter()
+        .scan(0, |end, op| {
+            *end += op.len();
+            Some(*end)
+        })
+        .collect();
+    for cut in 0..stream.len() {
+        for chunk in 1..=7 {
+            let mut framing = ServerFraming::new(Capture::InfoOnly);
+            assert_eq!(framing.scan(&stream[..cut]), ServerScan::Pass);
+            let mut at = cut;
+            let end = loop {
+                let part = &stream[at..stream.len().min(at + chunk)];
+                match framing.to_boundary(part) {
+                    Some(read) => break at + read,
+                    None => at += part.len(),
+                }
+            };
+            let next = if cut == 0 { 0 } else { *ends.iter().find(|end| **end >= cut).unwrap() };
+            assert_eq!((end, framing.at_boundary()), (next, true), "cut at {cut}, in chunks of {chunk}");
+            assert_eq!(framing.scan(&stream[end..]), ServerScan::Pass);
+            assert_eq!(framing.messages(), 3);
+        }
+    }
+    let mut framing = ServerFraming::new(Capture::InfoOnly);
+    assert_eq!(framing.scan(b"MSG a 1 2\r\nhi"), ServerScan::Pass);
+    assert_eq!((framing.to_boundary(b"\rx"), framing.at_boundary()), (Some(1), false));
+    assert_eq!(framing.scan(b"x"), ServerScan::Violation { at: 0 }, "the scan finds the byte");
+}

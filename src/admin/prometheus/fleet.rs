@@ -1,0 +1,112 @@
+//! The metrics of a fleet. Its label is bounded: as many weirs as a weir hears.
+
+use std::{fmt, time::Instant};
+
+use prometheus_client::metrics::{counter::ConstCounter, gauge::ConstGauge};
+use strum::VariantArray;
+
+use crate::{
+    admin::prometheus::Families,
+    fleet::{Fleet, link::Counted, peers::Peer, view::Mode},
+    overview,
+    session::Shared,
+};
+
+/// All of them; none where this weir is in no fleet.
+pub(super) fn fleet(shared: &Shared, families: &mut Families<'_, '_>) -> fmt::Result {
+    let Some(fleet) = shared.fleet.as_deref() else { return Ok(()) };
+    let now = Instant::now();
+    standing(fleet, families)?;
+    weirs(fleet, now, families)?;
+    messages(fleet, families)
+}
+
+fn standing(fleet: &Fleet, families: &mut Families<'_, '_>) -> fmt::Result {
+    let labels = [("name", fleet.name().to_owned()), ("id", fleet.id().to_string())].to_vec();
+    let help = "The fleet that this weir belongs to, and what it is called in it; always 1";
+    families.family("fleet_info", help, [(labels, ConstGauge::new(1_u64))])?;
+    let is_connected = if fleet.link().is_up() { 1.0 } else { 0.0 };
+    families.gauge("fleet_connected", "1 while this weir is connected to its fleet, else 0", is_connected)?;
+    let (current, why) = overview::fleet_mode(fleet);
+    families.family(
+        "fleet_mode",
+        "1 for the way by which this weir comes to its part of quotas now (lease, split, alone), 0 for the others",
+        Mode::VARIANTS.iter().map(|mode| {
+            let is_it = u64::from(*mode == current);
+            (vec![("mode", mode.name().to_owned())], ConstGauge::new(is_it))
+        }),
+    )?;
+    let is_without = if current != Mode::Lease && why.is_some() { 1.0 } else { 0.0 };
+    families.gauge(
+        "fleet_without_leases",
+        "1 while quotas are to be shared by leases and are not, since the bucket cannot be used; else 0",
+        is_without,
+    )
+}
+
+fn weirs(fleet: &Fleet, now: Instant, families: &mut Families<'_, '_>) -> fmt::Result {
+    let missing = fleet.missing().list(now).len();
+    let peers = fleet.peers();
+    families.gauge("fleet_weirs", "Weirs of the fleet that live, this one included", peers.weirs().into())?;
+    families.gauge(
+        "fleet_weirs_missing",
+        "Weirs of the fleet whose beats have stopped without a word in the last ten minutes",
+        missing as f64,
+    )?;
+    let each = |value: &dyn Fn(&Peer) -> f64| {
+        let of = |id: String, value: f64| (vec![("weir", id)], ConstGauge::new(value));
+        let own = of(fleet.id().to_string(), 0.0);
+        let others = peers.iter().map(|peer| of(peer.id().to_string(), value(peer)));
+        std::iter::once(own).chain(others).collect::<Vec<_>>()
+    };
+    families.family(
+        "fleet_beat_age_seconds",
+        "How old the last beat of each live weir is; 0 of this one",
+        each(&|peer| peer.silent_for(now).as_secs_f64()),
+    )?;
+    families.family(
+        "fleet_beat_lag_seconds",
+        "How much longer the last beat of each live weir was under way than its quickest of late; 0 of this one",
+        each(&|peer| peer.lag().as_secs_f64()),
+    )?;
+    families.single(
+        "fleet_beats_lost",
+        "Beats that other weirs have sent, by their numbers, and that did not come",
+        ConstCounter::new(peers.lost_beats()),
+    )
+}
+
+fn messages(fleet: &Fleet, families: &mut Families<'_, '_>) -> fmt::Result {
+    let link = fleet.link();
+    let count = |what: Counted| ConstCounter::new(link.counts().find(|(one, _)| *one == what).map_or(0, |(_, n)| n));
+    families.single("fleet_beats_sent", "Beats that this weir has sent", count(Counted::BeatSent))?;
+    families.single("fleet_beats_received", "Beats of other weirs that were taken in", count(Counted::BeatHeard))?;
+    families.single(
+        "fleet_messages_rejected",
+        "Messages of the fleet that were not understood, or that no other weir can have sent",
+        count(Counted::Invalid),
+    )?;
+    families.single(
+        "fleet_probes",
+        "Questions of this weir whether another one that is silent is still connected",
+        count(Counted::Probe),
+    )?;
+    let [sent, received] = link.bytes();
+    families.family(
+        "fleet_message_bytes",
+        "Bytes of messages of the fleet, by direction",
+        [("sent", sent), ("received", received)]
+            .map(|(direction, n)| (vec![("direction", direction.to_owned())], ConstCounter::new(n))),
+    )?;
+    let results = [("stored", Counted::Written), ("conflict", Counted::Conflict), ("unanswered", Counted::Unknown)];
+    families.family(
+        "fleet_bucket_writes",
+        "Writes to the bucket of the leases: stored, behind another weir's (and made anew), or without an answer",
+        results.map(|(result, what)| (vec![("result", result.to_owned())], count(what))),
+    )?;
+    families.single(
+        "fleet_bucket_changes_seen",
+        "Changes in the bucket that this weir was told of, its own included",
+        count(Counted::Seen),
+    )
+}

@@ -1,0 +1,207 @@
+//! Reads what is shown of the fleet off a running weir. It touches no session.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::Ordering::Relaxed,
+    time::{Instant, SystemTime},
+};
+
+use crate::{
+    fleet::{
+        Fleet,
+        beat::Beat,
+        key::{Key, Kind},
+        link::{Counted, LinkState},
+        peers::Peer,
+        view::{AtServer, FORM, FleetView, Messages, Mode, Quota, Server, Summary, Weir},
+    },
+    overview::{self, history::tenths, of_weir::unix_ms},
+    session::Shared,
+    tally::shown,
+    telemetry::process::STARTED,
+};
+
+/// The weirs that the overview has.
+const SHOWN: usize = 64;
+
+/// What is to be seen of the fleet at `now`; `None` where this weir is in none.
+pub fn fleet(shared: &Shared, now: Instant) -> Option<FleetView> {
+    let fleet = shared.fleet.as_deref()?;
+    let weirs = weirs(shared, fleet, now);
+    let quotas = quotas(shared, fleet);
+    Some(FleetView {
+        form: FORM,
+        now_unix_ms: unix_ms(SystemTime::now()),
+        summary: summary(fleet, &weirs, now),
+        weirs,
+        quotas_in_use: quotas.len(),
+        quotas,
+        servers: servers(shared, fleet, now),
+        messages: messages(fleet),
+    })
+}
+
+/// The part of it that the overview has.
+pub(super) fn in_short(shared: &Shared, now: Instant) -> Option<overview::Fleet> {
+    let fleet = shared.fleet.as_deref()?;
+    let mut weirs = weirs(shared, fleet, now);
+    let summary = summary(fleet, &weirs, now);
+    weirs.truncate(SHOWN);
+    Some(overview::Fleet { summary, weirs })
+}
+
+/// How this weir comes to its part, and why not by leases where these are wanted.
+pub fn mode(fleet: &Fleet) -> (Mode, Option<String>) {
+    let bucket = fleet.link().bucket();
+    if bucket.is_in_force {
+        return (Mode::Lease, None);
+    }
+    let mode = if fleet.peers().is_empty() { Mode::Alone } else { Mode::Split };
+    let unknown = || "the bucket has not been reached yet".to_owned();
+    (mode, fleet.link().wants_leases().then(|| bucket.why_not.unwrap_or_else(unknown)))
+}
+
+fn summary(fleet: &Fleet, weirs: &[Weir], now: Instant) -> Summary {
+    let (mode, why) = mode(fleet);
+    let since = fleet.link().bucket().since;
+    Summary {
+        name: fleet.name().to_owned(),
+        id: fleet.id().to_string(),
+        mode: mode.name().to_owned(),
+        why,
+        mode_seconds: since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64().round()),
+        connected: fleet.link().is_up(),
+        live: weirs.len(),
+        sessions: weirs.iter().map(|one| one.sessions).sum(),
+        waiting: weirs.iter().map(|one| one.waiting).sum(),
+        admitted: weirs.iter().fold(0, |sum, one| sum.saturating_add(one.admitted)),
+        missing: fleet.missing().list(now).len(),
+    }
+}
+
+/// The weirs that live, this one first.
+fn weirs(shared: &Shared, fleet: &Fleet, now: Instant) -> Vec<Weir> {
+    let own = Weir {
+        id: fleet.id().to_string(),
+        is_this: true,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: STARTED.elapsed().unwrap_or_default().as_secs_f64().round(),
+        sessions: shared.sessions.len() as u64,
+        waiting: shared.admission.waiting().held() as u64,
+        admitted: shared.counters.admitted.load(Relaxed),
+        beat_age_seconds: 0.0,
+        leases_in_force: fleet.link().has_bucket(),
+        addresses: shared.advertised_info.own_addresses().iter().map(str::to_owned).collect(),
+    };
+    let mut weirs = vec![own];
+    weirs.extend(fleet.peers().iter().map(|peer| of_peer(peer, now)));
+    let announcer = fleet.announcer();
+    for one in weirs.iter_mut().filter(|one| !one.is_this) {
+        let addresses = announcer.addresses_of(&one.id);
+        one.addresses = addresses.into_iter().flat_map(|all| all.iter().map(shown)).collect();
+    }
+    weirs
+}
+
+fn of_peer(peer: &Peer, now: Instant) -> Weir {
+    let Beat { version, up_ms, sessions, waiting, admitted, leases_ok, .. } = &**peer.last();
+    let age = peer.silent_for(now);
+    Weir {
+        id: peer.id().to_string(),
+        is_this: false,
+        version: shown(version),
+        uptime_seconds: (*up_ms as f64 / 1000.0 + age.as_secs_f64()).round(),
+        sessions: (*sessions).into(),
+        waiting: (*waiting).into(),
+        admitted: *admitted,
+        beat_age_seconds: (age.as_secs_f64() * 1000.0).round() / 1000.0,
+        leases_in_force: *leases_ok,
+        addresses: Vec::new(),
+    }
+}
+
+/// What things are called whose keys stand in the bucket.
+fn names(shared: &Shared, fleet: &Fleet) -> HashMap<Key, String> {
+    let keys = fleet.keys();
+    let mut names = HashMap::new();
+    for (name, _) in shared.admission.accounts().connections() {
+        names.insert(keys.of(Kind::Account, &name), shown(&name));
+    }
+    for server in shared.servers.list().iter() {
+        names.insert(keys.of(Kind::Server, server.name()), shown(server.name()));
+    }
+    names
+}
+
+/// The quotas that weirs share by leases, with the names that this weir knows, the fullest first.
+fn quotas(shared: &Shared, fleet: &Fleet) -> Vec<Quota> {
+    let seen = fleet.quotas();
+    if seen.is_empty() {
+        return Vec::new();
+    }
+    let names = names(shared, fleet);
+    let mut quotas = Vec::clone(&seen);
+    for quota in &mut quotas {
+        let key = Key::parse(&quota.key);
+        quota.name = quota.name.take().or_else(|| names.get(&key?).cloned());
+    }
+    let fullness = |one: &Quota| u64::from(one.leased + one.past) * 10_000 / u64::from(one.limit.max(1));
+    quotas.sort_by(|a, b| fullness(b).cmp(&fullness(a)).then_with(|| a.name.cmp(&b.name)));
+    quotas
+}
+
+/// In the order of the configuration.
+fn servers(shared: &Shared, fleet: &Fleet, now: Instant) -> Vec<Server> {
+    let peers: Vec<_> = fleet.peers().iter().map(|peer| std::sync::Arc::clone(peer.last())).collect();
+    let list = shared.servers.list();
+    let of = |server: &std::sync::Arc<crate::upstream::Server>| {
+        let (load, view) = (server.load(), server.view(now));
+        let key = fleet.keys().of(Kind::Server, server.name());
+        let own = AtServer {
+            id: fleet.id().to_string(),
+            held: load.held(),
+            handshakes: load.handshakes().saturating_add(load.overdue()),
+            waiting: 0,
+            handshake_limit: view.handshake_limit,
+        };
+        let of_peer = |beat: &std::sync::Arc<Beat>| {
+            let one = beat.servers.get(&key)?;
+            Some(AtServer {
+                id: beat.id.to_string(),
+                held: one.held,
+                handshakes: one.handshakes,
+                waiting: one.waiting,
+                handshake_limit: one.limit,
+            })
+        };
+        let mut weirs = vec![own];
+        weirs.extend(peers.iter().filter_map(of_peer));
+        Server {
+            name: shown(server.name()),
+            key: key.to_string(),
+            max_connections: load.shown_capacity().and_then(|(most, _)| most.is_finite().then_some(most as u32)),
+            held: weirs.iter().map(|one| u64::from(one.held)).sum(),
+            handshakes: weirs.iter().map(|one| u64::from(one.handshakes)).sum(),
+            handshake_limit: view.handshake_limit,
+            share: tenths(view.handshake_limit.into()),
+            weirs,
+        }
+    };
+    list.iter().map(of).collect()
+}
+
+fn messages(fleet: &Fleet) -> Messages {
+    let link: &LinkState = fleet.link();
+    let count = |what: Counted| link.counts().find(|(one, _)| *one == what).map_or(0, |(_, n)| n);
+    let written = [Counted::Written, Counted::Conflict, Counted::Unknown].map(count);
+    Messages {
+        beats_sent: count(Counted::BeatSent),
+        beats_received: count(Counted::BeatHeard),
+        beats_rejected: count(Counted::Invalid),
+        beats_lost: fleet.peers().lost_beats(),
+        writes: written.iter().sum(),
+        conflicts: written[1],
+        unanswered: written[2],
+        reclaimed: 0,
+    }
+}

@@ -1,0 +1,88 @@
+//! What is shown of a fleet: `/fleetz`, `weir fleet`, `weir status`, the metrics.
+
+use std::process::Command;
+
+use serde_json::json;
+use weir_testkit::*;
+
+async fn cluster() -> Cluster {
+    let accounts = fleet::accounts("ORDERS { users: [{user: o, password: o}] }");
+    let cluster = Cluster::start(2, |server| server.jetstream().with(&accounts)).await;
+    cluster.has_jetstream().await;
+    cluster
+}
+
+fn weir(args: &[&str]) -> (i32, String) {
+    let said = Command::new(weir::binary()).args(args).output().expect("weir runs");
+    (said.status.code().expect("an exit code"), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_weir_shows_all_weirs() {
+    let cluster = cluster().await;
+    let of_all = WeirConfig::of(&cluster).listener("advertise = \"fleet\"");
+    let mut fleet = Fleet::start(2, &of_all).await;
+    let mut clients = Vec::new();
+    for (n, weir) in [(0, &fleet.weirs[0]), (1, &fleet.weirs[1]), (2, &fleet.weirs[1])] {
+        let login = Login::user("o", "o").name(&format!("client-{n}"));
+        clients.push(RawClient::connect(&weir.address, &login).await);
+    }
+    for (n, weir) in fleet.weirs.iter().enumerate() {
+        let seen = eventually(PATIENCE, "all sessions are seen", async || {
+            let seen = fleet::fleetz(weir).await;
+            if seen["sessions"] == 3 { Ok(seen) } else { Err(seen) }
+        })
+        .await;
+        let (this, other) = (&seen["weirs"][0], &seen["weirs"][1]);
+        assert_eq!((&seen["form"], &seen["name"]), (&json!(1), &json!("edge")));
+        assert_eq!((&this["id"], &this["is_this"]), (&json!(format!("weir-{}", n + 1)), &json!(true)));
+        assert_eq!((&this["version"], &other["version"]), (&json!(env!("CARGO_PKG_VERSION")), &this["version"]));
+        assert_eq!(this["addresses"], json!([weir.address]));
+        assert_eq!((&seen["live"], &seen["missing"], &seen["connected"]), (&json!(2), &json!(0), &json!(true)));
+        let held: u64 = seen["servers"].as_array().unwrap().iter().map(|one| one["held"].as_u64().unwrap()).sum();
+        assert!(held >= 3, "{}", seen["servers"]);
+
+        // For people.
+        let monitor = format!("http://{}", weir.monitor);
+        let (code, text) = self::weir(&["fleet", "--monitor", &monitor]);
+        for says in ["FLEET edge: 2 weirs, 3 sessions", "weir-1", "weir-2", "this weir", "s ago"] {
+            assert!(code == 0 && text.contains(says), "{says:?} is missing in\n{text}");
+        }
+        let (code, text) = self::weir(&["fleet", "--json", "--weir", "weir-2", "--monitor", &monitor]);
+        let shown: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((code, shown["weirs"].as_array().map(Vec::len)), (0, Some(1)), "{text}");
+        let (status, _) = http::get(&weir.monitor, "/fleetz?limit=many").await.expect("GET /fleetz");
+        assert_eq!(status, 400);
+    }
+    let metrics = fleet.weirs[0].metrics().await;
+    assert_eq!((metrics.sum("weir_fleet_weirs"), metrics.sum("weir_fleet_connected")), (2.0, 1.0));
+    assert!(metrics.sum("weir_fleet_beats_sent_total") > 0.0 && metrics.sum("weir_fleet_beats_received_total") > 0.0);
+
+    // One that is killed is missing, one that is stopped is not.
+    let mut other = fleet.weirs.remove(1);
+    other.kill9();
+    let left = &fleet.weirs[0];
+    left.until("one is missing", |metrics| {
+        metrics.sum("weir_fleet_weirs") == 1.0 && metrics.sum("weir_fleet_weirs_missing") == 1.0
+    })
+    .await;
+    let (_, text) = weir(&["fleet", "--monitor", &format!("http://{}", left.monitor)]);
+    assert!(text.contains("1 weir, 1 MISSING"), "{text}");
+    let mut again = fleet::config(&of_all, 2).start().await;
+    left.until("it is back", |m| m.sum("weir_fleet_weirs") == 2.0 && m.sum("weir_fleet_weirs_missing") == 0.0).await;
+    again.signal(rustix::process::Signal::TERM);
+    again.wait(PATIENCE).await;
+    left.until("it has ended", |m| m.sum("weir_fleet_weirs") == 1.0).await;
+    assert_eq!(left.metrics().await.sum("weir_fleet_weirs_missing"), 0.0, "it has said so");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_weir_in_no_fleet_says_so() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let weir = WeirConfig::of_servers(&[&server]).start().await;
+    let seen = fleet::fleetz(&weir).await;
+    assert_eq!((&seen["name"], &seen["weirs"]), (&json!(""), &json!([])));
+    let (code, text) = self::weir(&["fleet", "--monitor", &format!("http://{}", weir.monitor)]);
+    assert!(code == 1 && text.contains("in no fleet"), "{code}: {text}");
+    assert!(!weir.metrics().await.knows("weir_fleet_weirs"));
+}
