@@ -39,7 +39,7 @@ const reports = (() => {
     show(box, all.length > 0);
     dom.list(box, all, ([kind]) => kind, () => make("div", "", make("dt"), make("dd")), (row, [kind, list]) => {
       text(row.children[0], `${kind}, last ${duration(refusals.seconds, true)}`);
-      text(row.children[1], list.map((one) => `${one.name} ${count(one.count)}`).join(", "));
+      text(row.children[1], list.map((one) => `${one.name}\u00a0${count(one.count)}`).join(", "));
     });
   }
 
