@@ -83,16 +83,18 @@ async fn limits_stand_beside_counts() {
         RawClient::connect(&weir.address, &Login::nobody()).await,
         RawClient::connect(&weir.address, &Login::nobody()).await,
     ];
+    let in_account = |metrics: &metrics::Metrics| metrics.get("weir_account_connections{account=\"$G\"}") == Some(2.0);
+    weir.until("the server has named the account of both", in_account).await;
     let third = RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await;
     assert_eq!(third.refusal(), Some("maximum account active connections exceeded"));
-    let shown = |metrics: &metrics::Metrics| metrics.sum("weir_listener_clients") == 2.0;
-    let metrics = weir.until("the third one has left", shown).await;
+    let refused = "weir_account_refused_total{account=\"$G\",reason=\"account_quota\"}";
+    let shown =
+        |metrics: &metrics::Metrics| metrics.sum("weir_listener_clients") == 2.0 && metrics.get(refused) == Some(1.0);
+    let metrics = weir.until("the third one has left, and is counted", shown).await;
     assert_eq!(metrics.sum("weir_listener_max_clients"), 7.0);
     for (name, value) in [("connections", 2.0), ("max_connections", 2.0)] {
         assert_eq!(metrics.get(&format!("weir_account_{name}{{account=\"$G\"}}")), Some(value), "{name}");
     }
-    let refused = "weir_account_refused_total{account=\"$G\",reason=\"account_quota\"}";
-    assert_eq!(metrics.get(refused), Some(1.0));
 }
 
 /// Why a test that needs promtool does not run.

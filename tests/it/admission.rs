@@ -40,7 +40,7 @@ async fn a_listener_serves_so_many_and_no_more() {
     assert_eq!((inside.len(), no), (7, 23));
     refused(&weir, "listener_full", 23).await;
     drop(inside);
-    weir.until("all gone", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
+    weir.until("all gone", |metrics| metrics.sum("weir_listener_clients") == 0.0).await;
     let (inside, _) = divide(attempts(&weir, 8, Login::nobody()).await, FULL);
     assert_eq!(inside.len(), 7, "every place was given back");
     drop(inside);
@@ -69,6 +69,8 @@ async fn a_source_has_its_connections_and_its_rate() {
             break;
         }
         all.pop();
+        // Those who leave have their places for a moment still, and a source has five.
+        weir.until("it has gone", |metrics| metrics.sum("weir_listener_clients") == 0.0).await;
     }
     assert_eq!(all.len(), 1, "one a second, and 30 in a row were let in");
     refused(&weir, "source_rate", 1).await;
@@ -152,14 +154,16 @@ async fn a_held_client_that_leaves_is_not_admitted_for() {
         client.send(format!("{}PING\r\n", Login::nobody().connect_line()).as_bytes()).await.unwrap();
         held.push(client);
     }
-    weir.until("they wait", |metrics| metrics.sum("weir_held") >= 15.0).await;
+    weir.until("they wait", |metrics| metrics.sum("weir_held") >= 8.0).await;
     drop(held);
     weir.until("they have gone", |metrics| metrics.sum("weir_held") == 0.0).await;
     let opened = server.total_connections().await;
     // Negative check: nothing may happen in this time. At one client per second, a login for a client that has gone
     // would come within 1.5 s.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(server.total_connections().await, opened, "a slot was spent on a client that had gone");
+    // One may have had its turn just then; a slot for each of those that had gone would be three and more.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    let since = server.total_connections().await - opened;
+    assert!(since <= 1, "{since} slots were spent on clients that had gone");
     drop(first);
     weir.assert_nothing_leaked().await;
 }

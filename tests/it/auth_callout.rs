@@ -102,9 +102,12 @@ async fn its_no_passes_and_is_counted_by_account_source_and_reason() {
         let attempt = RawClient::attempt(&weir.address, &Login::user("nobody", "s3cr3t"), PATIENCE).await;
         assert_eq!(attempt.refusal(), Some(VIOLATION));
     }
-    let metrics = weir.metrics().await;
-    assert_eq!(metrics.get("weir_bad_logins_total{account=\"APP\",reason=\"violation\"}"), Some(3.0));
-    assert_eq!(metrics.get("weir_bad_logins_by_source_total{source=\"127.0.0.1\"}"), Some(3.0));
+    for sample in [
+        "weir_bad_logins_total{account=\"APP\",reason=\"violation\"}",
+        "weir_bad_logins_by_source_total{source=\"127.0.0.1\"}",
+    ] {
+        weir.until("all three are counted", |metrics| metrics.get(sample) == Some(3.0)).await;
+    }
     assert!(!weir.log().contains("s3cr3t"));
 }
 
@@ -202,6 +205,10 @@ async fn clients_that_show_one_sentinel_are_not_one_client() {
     for _ in 0..2 {
         let first = RawClient::connect(&weir.address, &alice).await;
         let second = RawClient::attempt(&weir.address, &bob, PATIENCE).await.expect_in();
+        for account in [&a, &b] {
+            let sample = format!("weir_account_connections{{account=\"{account}\"}}");
+            weir.until("the server has named the account", |metrics| metrics.get(&sample) == Some(1.0)).await;
+        }
         for one_more in [&alice, &bob] {
             let told = RawClient::attempt(&weir.address, one_more, PATIENCE).await;
             assert_eq!(told.refusal(), Some(QUOTA), "{one_more:?}");

@@ -24,16 +24,20 @@ async fn greeted(address: &str) -> TcpStream {
     stream
 }
 
-/// What is answered: until the end, or until it is `so_much` and then as long as it goes on.
-async fn answered(stream: &mut TcpStream, so_much: usize) -> String {
+/// Waits for no PONG, but for the end of the connection.
+const TO_THE_END: usize = usize::MAX;
+
+/// What is answered: until the end, or until so many PONGs have come and then as long as it goes on.
+async fn answered(stream: &mut TcpStream, pongs: usize) -> String {
     let mut read = Vec::new();
     loop {
-        let wait = if read.len() < so_much { PATIENCE } else { Duration::from_millis(200) };
+        let are_there = read.windows(6).filter(|bytes| bytes == b"PONG\r\n").count() >= pongs;
+        let wait = if are_there { Duration::from_millis(200) } else { PATIENCE };
         match timeout(wait, stream.read_buf(&mut read)).await {
             Ok(Ok(1..)) => {}
             Ok(_) => read.extend_from_slice(b"<end>"),
-            Err(_) if read.len() < so_much => panic!("only {:?}", String::from_utf8_lossy(&read)),
-            Err(_) => return String::from_utf8_lossy(&read).into_owned(),
+            Err(_) if are_there => return String::from_utf8_lossy(&read).into_owned(),
+            Err(_) => panic!("only {:?}", String::from_utf8_lossy(&read)),
         }
         if read.ends_with(b"<end>") {
             return String::from_utf8_lossy(&read).into_owned();
@@ -42,7 +46,7 @@ async fn answered(stream: &mut TcpStream, so_much: usize) -> String {
 }
 
 /// The answers to these bytes, which come in two pieces.
-async fn talk(address: &str, script: &[u8], cut: usize, so_much: usize) -> String {
+async fn talk(address: &str, script: &[u8], cut: usize, pongs: usize) -> String {
     let mut stream = greeted(address).await;
     let (first, second) = script.split_at(cut.min(script.len()));
     stream.write_all(first).await.unwrap();
@@ -51,7 +55,7 @@ async fn talk(address: &str, script: &[u8], cut: usize, so_much: usize) -> Strin
         tokio::task::yield_now().await;
         stream.write_all(second).await.unwrap();
     }
-    answered(&mut stream, so_much).await
+    answered(&mut stream, pongs).await
 }
 
 /// The transcripts of clients without CONNECT, at the server and through weir.
@@ -73,10 +77,11 @@ async fn the_first_operation_is_answered_as_by_the_server() {
         let server = NatsServer::start(ServerOptions::default().with(extra)).await;
         let weir = WeirConfig::of_servers(&[&server]).start().await;
         for script in scripts {
-            let direct = talk(&server.address, script, script.len(), 1).await;
             let shown = String::from_utf8_lossy(script);
+            let pongs = shown.lines().filter(|line| line.eq_ignore_ascii_case("PING")).count();
+            let direct = talk(&server.address, script, script.len(), pongs).await;
             for cut in [script.len(), 1, 4, 5] {
-                let through = talk(&weir.address, script, cut, direct.len()).await;
+                let through = talk(&weir.address, script, cut, pongs).await;
                 assert_eq!(through, direct, "{shown:?} cut at {cut}, with {extra:?}");
             }
         }
@@ -95,8 +100,9 @@ async fn it_counts_for_the_account_of_the_no_auth_user() {
         assert_eq!(answered(&mut stream, 1).await, "PONG\r\n");
         stay.push(stream);
     }
-    assert_eq!(weir.gauge("weir_account_connections{account=\"A\"}").await, 2.0);
-    let third = talk(&weir.address, b"PING\r\n", 6, 1).await;
+    let in_a = |metrics: &metrics::Metrics| metrics.get("weir_account_connections{account=\"A\"}") == Some(2.0);
+    weir.until("weir knows that both are in A", in_a).await;
+    let third = talk(&weir.address, b"PING\r\n", 6, TO_THE_END).await;
     assert_eq!(third, "-ERR 'maximum account active connections exceeded'\r\n<end>");
     // Somebody else is not concerned.
     RawClient::connect(&weir.address, &Login::user("b", "p")).await.round_trip().await.unwrap();
@@ -123,6 +129,7 @@ async fn over_websocket_it_is_the_same() {
 async fn other_protocols_reach_no_server() {
     let server = NatsServer::start(ServerOptions::default()).await;
     let weir = WeirConfig::of_servers(&[&server]).start().await;
+    weir.says("server found").await; // its own dial is over
     let before = server.total_connections().await;
     for script in [
         &b"GET / HTTP/1.1\r\n"[..],
@@ -137,7 +144,7 @@ async fn other_protocols_reach_no_server() {
         b"PUBLISH a\r\n",
         b"PROXY TCP4",
     ] {
-        let said = talk(&weir.address, script, script.len(), 1).await;
+        let said = talk(&weir.address, script, script.len(), TO_THE_END).await;
         assert_eq!(said, "-ERR 'Unknown Protocol Operation'\r\n<end>", "{}", String::from_utf8_lossy(script));
     }
     // It opens, and closes without a word.
@@ -157,7 +164,7 @@ async fn silence_ends_only_where_a_login_is_required() {
     // nats-server's auth_timeout, and so weir's time for CONNECT where a login is required, is 2 s.
     let nothing = timeout(Duration::from_millis(2500), silent.read_u8()).await;
     assert!(nothing.is_err(), "{nothing:?}");
-    assert_eq!(server.connections().await, 0, "it takes no place on a server");
+    server.settles_at(0).await; // it takes no place on a server
     silent.write_all(b"PING\r\n").await.unwrap();
     assert_eq!(answered(&mut silent, 1).await, "PONG\r\n");
     slow.write_all(b"\"verbose\":false}\r\nPING\r\n").await.unwrap();
@@ -169,7 +176,7 @@ async fn silence_ends_only_where_a_login_is_required() {
     let users = "authorization { users: [{user: a, password: p}] }";
     let server = NatsServer::start(ServerOptions::default().default_timeouts().with(users)).await;
     let weir = WeirConfig::of_servers(&[&server]).default_settings().start().await;
-    assert_eq!(talk(&weir.address, b"", 0, 1).await, "-ERR 'Stale Connection'\r\n<end>");
-    assert_eq!(talk(&weir.address, b"PI", 2, 1).await, "-ERR 'Stale Connection'\r\n<end>");
+    assert_eq!(talk(&weir.address, b"", 0, TO_THE_END).await, "-ERR 'Stale Connection'\r\n<end>");
+    assert_eq!(talk(&weir.address, b"PI", 2, TO_THE_END).await, "-ERR 'Stale Connection'\r\n<end>");
     weir.assert_nothing_leaked().await;
 }

@@ -22,7 +22,7 @@ async fn two_hundred_one_by_one(weir: &Weir) -> Vec<RawClient> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_full_of_direct_clients_is_not_chosen() {
     let cluster = a_and_b().await;
-    let (a, b) = (&cluster.servers[0], &cluster.servers[1]);
+    let a = &cluster.servers[0];
     let direct = at_once(20, |_| {
         let address = a.address.clone();
         async move { RawClient::connect(&address, &Login::nobody()).await }
@@ -33,7 +33,7 @@ async fn a_server_full_of_direct_clients_is_not_chosen() {
     let weir = WeirConfig::of(&cluster).start().await;
     let refused = a.log().matches(FULL).count(); // weir may have connected to read INFO
     let clients = two_hundred_one_by_one(&weir).await; // every client must get in
-    assert_eq!((a.connections().await, b.connections().await), (20, 200));
+    assert_eq!(cluster.settles_at(220).await, [20, 200]);
     assert_eq!(a.log().matches(FULL).count(), refused, "nobody was even sent to the full server");
     assert_eq!(weir.metrics().await.sum("weir_refused_total"), 0.0);
 
@@ -52,12 +52,12 @@ async fn a_server_filled_through_weir_is_not_chosen() {
     for _ in 0..20 {
         clients.push(RawClient::connect(&weir.address, &Login::nobody()).await);
     }
-    assert_eq!(cluster.servers[0].connections().await, 20);
+    cluster.servers[0].settles_at(20).await;
 
     cluster.servers[1].restart().await;
     weir.sees(2).await;
     clients.extend(two_hundred_one_by_one(&weir).await); // every client must get in
-    assert_eq!(cluster.connections().await, [20, 200]);
+    assert_eq!(cluster.settles_at(220).await, [20, 200]);
     assert!(!cluster.log_contains(FULL));
     assert_eq!(weir.metrics().await.sum("weir_refused_total"), 0.0);
     weir.agrees_with(&cluster).await;

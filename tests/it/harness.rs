@@ -180,16 +180,17 @@ async fn a_weir_can_be_kept_from_the_bucket_and_from_nothing_else() {
         num_replicas: 3,
         ..Default::default()
     };
-    let of_first = async_nats::jetstream::new(first.clone()).create_key_value(bucket.clone()).await.unwrap();
-    let of_second = async_nats::jetstream::new(second).get_key_value(&bucket.bucket).await.unwrap();
-    of_first.put("a", "1".into()).await.unwrap();
+    let (js, other) = (async_nats::jetstream::new(first.clone()), async_nats::jetstream::new(second));
+    let of_first = eventually(PATIENCE, "a bucket", async || js.create_key_value(bucket.clone()).await).await;
+    let of_second = eventually(PATIENCE, "the bucket", async || other.get_key_value(&bucket.bucket).await).await;
+    eventually(PATIENCE, "a value", async || of_first.put("a", "1".into()).await).await;
 
     fleet::cut_from_bucket(&mut cluster, 1).await;
     let within = |put| tokio::time::timeout(Duration::from_millis(500), put);
     assert!(!matches!(within(of_first.put("a", "2".into())).await, Ok(Ok(_))), "it writes what it must not");
-    of_second.put("a", "3".into()).await.unwrap();
+    eventually(PATIENCE, "the other one writes", async || of_second.put("a", "3".into()).await).await;
     seen_by_server(&first).await;
 
     fleet::let_to_bucket(&mut cluster, 1).await;
-    of_first.put("a", "4".into()).await.unwrap();
+    eventually(PATIENCE, "it writes again", async || of_first.put("a", "4".into()).await).await;
 }

@@ -45,7 +45,7 @@ async fn every_kind_of_jwt_user_gets_in() {
     }
     for (account, n) in [(one, 3.0), (two, 2.0)] {
         let sample = format!("weir_account_connections{{account=\"{}\"}}", account.name());
-        assert_eq!(weir.gauge(&sample).await, n);
+        weir.until(&sample, |metrics| metrics.get(&sample) == Some(n)).await;
     }
     // weir knew the account from the JWT before any server named it, and so never counted these clients in `default`.
     assert_eq!(weir.gauge("weir_account_connections{account=\"default\"}").await, 0.0);

@@ -63,6 +63,8 @@ async fn the_numbers_are_those_of_the_servers() {
             && others == 1
             && now["refusals"][0]["last_minute"] == 4
             && now["clients"]["sessions"] == 5
+            && now["bad_logins"].as_array().is_some_and(|all| all.iter().any(|one| one["total"] == 1))
+            && now["sources"] != json!([])
     })
     .await;
 
@@ -136,14 +138,13 @@ async fn the_numbers_are_those_of_the_servers() {
     cluster.servers[1].kill9();
     drop(RawClient::connect(&weir.address, &b).await);
     let state = |now: &Value| named(&now["servers"], &dead)["state"].clone();
-    eventually(PATIENCE, "it is down", async || {
+    let now = eventually(PATIENCE, "it is down", async || {
         // Somebody has to find out.
         drop(RawClient::connect(&weir.address, &b).await);
         let now = overview(&weir, "").await;
-        if state(&now) == "ejected" { Ok(()) } else { Err(state(&now)) }
+        if state(&now) == "ejected" { Ok(now) } else { Err(state(&now)) }
     })
     .await;
-    let now = overview(&weir, "").await;
     let why = named(&now["servers"], &dead)["why"].as_str().expect("a reason").to_owned();
     assert!(why.starts_with("it does not answer") || why.starts_with("others go first"), "{why}");
     drop((clients, direct));

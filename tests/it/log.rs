@@ -173,6 +173,9 @@ async fn a_start_in_good_order_says_what_runs_and_warns_of_nothing() {
         ("TLS", config().listener(&tls)),
     ] {
         let weir = config.start().await;
+        for server in ["server=\"n1\"", "server=\"n2\""] {
+            weir.says(server).await;
+        }
         let log = weir.log();
         let complaint = log.lines().find(|line| line.contains(" WARN ") || line.contains(" ERROR "));
         assert_eq!(complaint, None, "{what}:\n{log}");
@@ -191,6 +194,7 @@ async fn a_limit_of_open_files_is_a_warning_only_to_whoever_asked_for_more_clien
     for (asked, level) in [("", "INFO"), ("max_clients = 65536", "WARN")] {
         let config = WeirConfig::of(&cluster).default_settings().log_level("info").listener(asked).file_limit(1024);
         let weir = config.start().await;
+        weir.says("server found").await; // the limit has been told by then
         let log = weir.log();
         let lines: Vec<_> = log.lines().filter(|line| line.contains("open files")).collect();
         assert_eq!(lines.len(), 1, "{log}");

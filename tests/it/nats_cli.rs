@@ -51,14 +51,14 @@ fn told(output: &Output) -> String {
 }
 
 /// What the servers, and weir, say to a request: by name.
-async fn ask(client: &async_nats::Client, subject: &str, request: &str) -> Vec<(String, Value)> {
+async fn ask(client: &async_nats::Client, subject: &str, request: &str, expected: usize) -> Vec<(String, Value)> {
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await.unwrap();
     client.publish_with_reply(subject.to_owned(), inbox, request.to_owned().into()).await.unwrap();
     let mut all = Vec::new();
-    while let Ok(Some(message)) =
-        tokio::time::timeout(Duration::from_millis(500), futures::StreamExt::next(&mut answers)).await
-    {
+    // Those that must come have their time; who comes besides is waited for shortly.
+    let wait = |so_far: usize| if so_far < expected { PATIENCE } else { Duration::from_millis(500) };
+    while let Ok(Some(message)) = tokio::time::timeout(wait(all.len()), futures::StreamExt::next(&mut answers)).await {
         let answer: Value = serde_json::from_slice(&message.payload).unwrap();
         let name = answer["server"]["name"].as_str().or(answer["name"].as_str()).unwrap().to_owned();
         all.push((name, answer));
@@ -73,7 +73,8 @@ async fn scene() -> (Cluster, Weir, async_nats::Client) {
     let options = async_nats::ConnectOptions::with_user_and_password("admin".into(), "adm".into());
     let client = options.connect(&cluster.servers[0].address).await.unwrap();
     eventually(PATIENCE, "weir answers beside the servers", async || {
-        let names: Vec<_> = ask(&client, "$SYS.REQ.SERVER.PING", "").await.into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> =
+            ask(&client, "$SYS.REQ.SERVER.PING", "", 2).await.into_iter().map(|(name, _)| name).collect();
         if names.len() == 3 && names.contains(&"weir".to_owned()) { Ok(()) } else { Err(names) }
     })
     .await;
@@ -88,7 +89,7 @@ async fn weir_answers_requests_to_the_servers_as_one_of_them() {
     worker.publish("x", b"12345").await.unwrap();
     worker.round_trip().await.unwrap();
     for question in ["STATSZ", "VARZ", "CONNZ", "HEALTHZ", "IDZ"] {
-        let answers = ask(&client, &format!("$SYS.REQ.SERVER.PING.{question}"), "").await;
+        let answers = ask(&client, &format!("$SYS.REQ.SERVER.PING.{question}"), "", 3).await;
         assert_eq!(answers.len(), 3, "{question}: {answers:?}");
         // Everything that weir has, a server has with the same type.
         let of = |name: &str| answers.iter().find(|(one, _)| one == name).expect("it answers").1.clone();
@@ -103,15 +104,15 @@ async fn weir_answers_requests_to_the_servers_as_one_of_them() {
             }
         }
     }
-    let connz = ask(&client, "$SYS.REQ.SERVER.PING.CONNZ", r#"{"auth":true,"user":"o","server_name":"weir"}"#).await;
+    let connz = ask(&client, "$SYS.REQ.SERVER.PING.CONNZ", r#"{"auth":true,"user":"o","server_name":"weir"}"#, 1).await;
     let [(name, connz)] = &connz[..] else { panic!("{connz:?}") };
     let connection = &connz["data"]["connections"][0];
     assert_eq!((name.as_str(), &connection["name"], &connection["in_bytes"]), ("weir", &"worker".into(), &5.into()));
     let id = connz["server"]["id"].as_str().unwrap();
-    let [(_, direct)] = &ask(&client, &format!("$SYS.REQ.SERVER.{id}.STATSZ"), "").await[..] else { panic!("one") };
+    let [(_, direct)] = &ask(&client, &format!("$SYS.REQ.SERVER.{id}.STATSZ"), "", 1).await[..] else { panic!("one") };
     let statsz = ["connections", "total_connections"].map(|field| direct["statsz"][field].clone());
     assert_eq!((statsz, &direct["statsz"]["received"]["msgs"]), ([1.into(), 1.into()], &1.into()));
-    let wrong = ask(&client, "$SYS.REQ.SERVER.PING.CONNZ", r#"{"sort":"size"}"#).await;
+    let wrong = ask(&client, "$SYS.REQ.SERVER.PING.CONNZ", r#"{"sort":"size"}"#, 3).await;
     assert!(wrong.iter().all(|(_, answer)| answer["error"] == wrong[0].1["error"] && answer["error"].is_object()));
     // weir does not take its own answers, or another weir's, for a server's.
     assert_eq!(weir.metrics().await.sum("weir_server_up"), 2.0);
@@ -124,7 +125,8 @@ async fn the_cli_shows_weir_beside_the_servers() {
         Err(why) => return skip(&why),
     };
     let (cluster, weir, _client) = scene().await;
-    let _worker = RawClient::connect(&weir.address, &Login::user("o", "p").name("worker-7").lang("go")).await;
+    let mut worker = RawClient::connect(&weir.address, &Login::user("o", "p").name("worker-7").lang("go")).await;
+    worker.round_trip().await.unwrap(); // it is among the sessions a moment after its PONG
     let (system, through) = (cluster.servers[0].url(), weir.url());
     let list = nats(&cli, &system, "admin:adm", "server list --json").await;
     let listed: Value = serde_json::from_slice(&list.stdout).unwrap_or_else(|err| panic!("{err}: {}", told(&list)));

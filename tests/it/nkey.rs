@@ -199,10 +199,11 @@ async fn one_who_signs_waits_for_the_place_that_becomes_free() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silence_costs_no_slot_for_longer_than_the_server_allows() {
     let key = KeyPair::new_user();
-    let patience = "authorization { timeout: 5 }";
+    let patience = "authorization { timeout: 12 }";
     let server = NatsServer::start(ServerOptions::default().with(&accounts(&key)).with(patience)).await;
     let weir = WeirConfig::of_servers(&[&server]).start().await;
     // A client that signs and a client that does not, both slower than the server's auth timeout.
+    weir.says("server found").await; // its own dial is over
     let before = server.total_connections().await;
     let mut slow = Vec::new();
     for login in [Login::nkey(&key), bill()] {
@@ -258,6 +259,7 @@ async fn probes_come_and_go() {
     let key = KeyPair::new_user();
     let server = NatsServer::start(ServerOptions::default().max_connections(20).with(&accounts(&key))).await;
     let weir = WeirConfig::of_servers(&[&server]).cluster("reserve = 0").start().await;
+    weir.says("server found").await; // its own dial is over
     let before = server.total_connections().await;
     for i in 0..100 {
         let probe = RawClient::dial(&weir.address).await.unwrap();
@@ -338,6 +340,7 @@ async fn a_connection_that_nobody_answered_goes_to_the_next_client() {
         format!("accounts {{ A {{ users: [{{nkey: {}}}] }} }}\nauthorization {{ timeout: 60 }}", key.public_key());
     let server = NatsServer::start(ServerOptions::default().with(&config)).await;
     let weir = WeirConfig::of_servers(&[&server]).top("workers = 1").start().await;
+    weir.says("server found").await; // its own dial is over
     let before = server.total_connections().await;
     let mut nonces = std::collections::HashSet::new();
     for probes in 1..=10 {

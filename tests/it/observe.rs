@@ -32,10 +32,9 @@ async fn quotas_are_reported_and_not_enforced() {
     let (plain, batch) = (Login::nobody(), Login::nobody().name("batch"));
     let mut clients = Vec::new();
     for login in [&batch, &batch, &plain, &plain, &plain, &plain] {
-        clients.push(RawClient::connect(&weir.address, login).await);
-    }
-    for client in &mut clients {
-        client.round_trip().await.unwrap();
+        let mut client = RawClient::connect(&weir.address, login).await;
+        client.round_trip().await.unwrap(); // weir has seen the server's INFO, which names the account
+        clients.push(client);
     }
     let metrics = weir.metrics().await;
     is_open(&metrics);
@@ -44,7 +43,9 @@ async fn quotas_are_reported_and_not_enforced() {
     assert_eq!(metrics.get("weir_account_connections{account=\"$G\"}"), Some(6.0), "all are connections all the same");
     // Those who would have been refused count for no source either.
     for _ in 0..6 {
-        clients.push(RawClient::connect(&weir.address, &plain).await);
+        let mut client = RawClient::connect(&weir.address, &plain).await;
+        client.round_trip().await.unwrap();
+        clients.push(client);
     }
     let metrics = weir.metrics().await;
     is_open(&metrics);

@@ -58,7 +58,13 @@ async fn a_value_of_another_type_keeps_no_info_from_clients_and_is_told_once() {
         client.round_trip().await.unwrap();
         clients.push(client);
     }
-    told.notify_waiters();
+    // Again and again: a notice passes by whoever does not wait at that moment.
+    let telling = tokio::spawn(async move {
+        loop {
+            told.notify_waiters();
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
     for client in &mut clients {
         let info = loop {
             match client.next_within(PATIENCE).await.unwrap() {
@@ -71,6 +77,8 @@ async fn a_value_of_another_type_keeps_no_info_from_clients_and_is_told_once() {
         assert_eq!((info["port"].to_string(), &info["server_name"]), (weir.port().to_owned(), &"n1".into()));
         client.round_trip().await.unwrap();
     }
+    telling.abort();
+    weir.says("value of another type").await;
     let log = weir.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("value of another type")).collect();
     assert!(lines.len() == 1 && lines[0].contains("max_payload") && lines[0].contains("server=\"n1\""), "{lines:?}");

@@ -13,7 +13,7 @@ async fn three_thousand_on_three_servers_and_one_restarts() {
     let pace = format!("rate = {RATE}\nburst = {BURST}\nmax_hold = \"1500ms\"\nrefusal_spread = \"1500ms\"");
     let weir = WeirConfig::of(&cluster).admission(&pace).start().await;
 
-    let crowd = Crowd::start(&weir.address, 3000, &Login::nobody(), Habit::NATS_GO);
+    let crowd = Crowd::start(&weir.address, 3000, &Login::nobody(), Habit::PATIENT);
     crowd.settles_at(3000).await;
     let shares = cluster.settles_at(3000).await;
     assert!(unevenness(&shares) <= 1.05, "{shares:?}");

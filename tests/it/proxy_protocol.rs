@@ -148,9 +148,11 @@ async fn what_is_no_header_gets_no_further() {
     }
     weir.until("both are counted", |metrics| refused(metrics, "handshake_timeout") == 2.0).await;
     // Once, not for each of them.
-    let told = weir.log().matches("no PROXY header from a network of accept_proxy_protocol_from").count();
+    let told = "no PROXY header from a network of accept_proxy_protocol_from";
+    weir.says(told).await;
+    let told = weir.log().matches(told).count();
     assert_eq!(told, 1, "{}", weir.log());
-    assert_eq!(server.connections().await, 0);
+    server.settles_at(0).await;
     weir.assert_nothing_leaked().await;
 }
 

@@ -229,7 +229,7 @@ async fn metrics_reasons_endpoints_and_signals() {
     same("fields of a storm", &column(&page("endpoints.md"), "field"), &storm.keys().cloned().collect());
 
     let storm_began = "weir_events_total{event=\"storm_began\"}";
-    assert!(weir.gauge(storm_began).await >= 1.0, "a storm is an event");
+    weir.until("a storm is an event", |metrics| metrics.get(storm_began) >= Some(1.0)).await;
 
     // The drain ends the first session at once and the next ones later: weir can still be asked.
     scene.weir.signal(rustix::process::Signal::TERM);

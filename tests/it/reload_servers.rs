@@ -49,7 +49,7 @@ async fn a_server_that_is_added_takes_its_share() {
     for _ in 0..5 {
         clients.push(connect(&weir).await);
     }
-    assert!(weir.gauge(&sessions("n1")).await >= 15.0, "the other one is full");
+    weir.until("the other one is full", |metrics| metrics.get(&sessions("n1")) >= Some(15.0)).await;
     for client in &mut clients {
         client.round_trip().await.unwrap();
     }

@@ -38,6 +38,7 @@ async fn a_stopped_server_costs_nobody_the_connection_and_is_used_again() {
     weir.sees(2).await;
     cluster.servers[0].signal(Signal::CONT);
     weir.sees(3).await;
+    weir.agrees_with(&cluster).await; // the server has seen the end of what weir gave up meanwhile
     let before = cluster.servers[0].connections().await;
     // It is the emptiest, so the first clients that come go there.
     for _ in 0..5 {

@@ -13,6 +13,7 @@ async fn connections_to_a_server_come_from_each_address_in_turn() {
     for _ in 0..10 {
         clients.push(RawClient::connect(&weir.address, &Login::nobody()).await);
     }
+    cluster.settles_at(10).await; // without weir's own dials
     let connz = cluster.servers[0].monitoring("/connz").await.unwrap();
     let mut from = BTreeMap::new();
     for connection in connz["connections"].as_array().unwrap() {

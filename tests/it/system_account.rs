@@ -156,6 +156,7 @@ async fn with_login(login: &str) -> (NatsServer, Weir) {
 async fn a_right_login_begins_with_one_line_and_no_warning() {
     let server = NatsServer::start(ServerOptions::default().with(ACCOUNTS)).await;
     let weir = WeirConfig::of_servers(&[&server]).without_monitors().cluster(ADMIN).log_level("info").start().await;
+    weir.says("connected to the system account").await;
     let lines = of_the_login(&weir);
     assert_eq!(lines.len(), 1, "{lines:?}");
     let line = &lines[0];
@@ -189,7 +190,10 @@ async fn a_user_of_another_account_is_told_once_with_key_and_cure_until_it_is_on
     })
     .await;
     assert!(!weir.log().contains("connected to the system account"), "{}", weir.log());
-    assert_eq!(of_the_login(&weir).iter().filter(|line| line.contains("is not one of")).count(), 1, "{}", weir.log());
+    // A connection that is lost for long is a fault of its own, and after that the login is a new one.
+    let told = |words: &str| of_the_login(&weir).iter().filter(|line| line.contains(words)).count();
+    let times = 1 + told("no connection to the system account");
+    assert!((1..=times).contains(&told("is not one of")), "{}", weir.log());
     RawClient::connect(&weir.address, &orders()).await.round_trip().await.unwrap();
     // The user moves to the system account.
     server.reconfigure("[{user: admin, password: s3cr3t-adm1n}]", "[{user: o, password: p}]");
@@ -209,6 +213,7 @@ async fn a_wrong_password_is_told_once_with_key_and_cure_and_tried_on() {
         if tries >= 4 { Ok(()) } else { Err(tries) }
     })
     .await;
+    weir.says("Authorization Violation").await;
     let lines: Vec<_> = of_the_login(&weir).into_iter().filter(|line| !line.contains("no reading")).collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
     for part in [" WARN ", "key=\"cluster.system.user\"", "Authorization Violation", "advice=", "system_account"] {

@@ -40,7 +40,7 @@ async fn by_password() {
     assert_eq!(third.refusal(), Some(FULL), "{third:?}");
     let wrong = RawClient::attempt(&weir.address, &Login::user("o", "p"), PATIENCE).await;
     assert_eq!(wrong.refusal(), Some(FULL), "{wrong:?}");
-    assert_eq!(server.connections().await, 6);
+    server.settles_at(6).await;
     assert!(!server.log_contains("maximum connections exceeded"));
     drop((clients, operators));
     weir.assert_nothing_leaked().await;

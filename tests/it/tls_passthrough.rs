@@ -49,6 +49,7 @@ impl Users {
     /// The official Rust client with the certificate of one user.
     fn rust_client(&self, own: &Issued, tls_first: bool) -> ConnectOptions {
         let options = ConnectOptions::new()
+            .connection_timeout(PATIENCE)
             .require_tls(true)
             .add_root_certificates(self.authority.ca())
             .add_client_certificate(own.cert.clone(), own.key.clone());
@@ -101,15 +102,20 @@ async fn who_has_a_certificate_is_who_it_says_on_every_server() {
             clients.push(options.connect(format!("tls://localhost:{}", weir.port())).await.unwrap());
         }
         for client in &clients {
-            round_trip(client).await.unwrap();
+            eventually(PATIENCE, "a round trip", async || round_trip(client).await).await;
         }
-        assert_eq!(accounts(&cluster).await, [["BILLING"; 6], ["ORDERS"; 6]].concat());
+        eventually(PATIENCE, "each is in its account", async || {
+            let accounts = accounts(&cluster).await;
+            if accounts == [["BILLING"; 6], ["ORDERS"; 6]].concat() { Ok(()) } else { Err(accounts) }
+        })
+        .await;
         let spread = cluster.settles_at(12).await;
         assert!(unevenness(&spread) <= 2.0, "{spread:?}");
         weir.agrees_with(&cluster).await;
-        weir.until("all are told to be in", |metrics| metrics.sum("weir_admitted_total") == 12.0).await;
-        let metrics = weir.metrics().await;
-        assert_eq!(metrics.sum("weir_handshakes_active"), 0.0);
+        let are_in = |metrics: &metrics::Metrics| {
+            metrics.sum("weir_admitted_total") == 12.0 && metrics.sum("weir_handshakes_active") == 0.0
+        };
+        let metrics = weir.until("all are told to be in", are_in).await;
         assert_eq!(metrics.sum("weir_refused_total"), 0.0);
 
         // A server dies, and its clients come back on the others.

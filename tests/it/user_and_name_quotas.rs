@@ -64,12 +64,11 @@ async fn what_only_warns_lets_in_and_says_so() {
     for _ in 0..3 {
         clients.push(RawClient::connect(&weir.address, &login("web", "x")).await);
     }
-    let metrics = weir.metrics().await;
     for reason in ["source_quota", "account_quota", "user_quota", "name_quota"] {
-        let would = metrics.get(&format!("weir_would_refuse_total{{reason=\"{reason}\"}}"));
-        assert_eq!(would, Some(2.0), "{reason}");
+        let would = format!("weir_would_refuse_total{{reason=\"{reason}\"}}");
+        weir.until(reason, |metrics| metrics.get(&would) == Some(2.0)).await;
     }
-    assert_eq!(metrics.sum("weir_refused_total"), 0.0);
+    assert_eq!(weir.metrics().await.sum("weir_refused_total"), 0.0);
     eventually(PATIENCE, "it is in the log", async || match weir.log() {
         log if log.contains("let in over a quota or policy that only warns") => Ok(()),
         log => Err(log),

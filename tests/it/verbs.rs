@@ -72,6 +72,7 @@ async fn in_a_pause_who_comes_is_held_and_sessions_go_on() {
     RawClient::connect(&weir.address, &Login::nobody()).await;
     assert_eq!(weir.gauge("weir_paused").await, 0.0);
     assert_eq!(admin.does(&["resume"]).await, "it was not paused\n");
+    weir.says("verb=\"resume\"").await;
     let log = weir.log();
     let line = log.lines().find(|line| line.contains("verb=\"pause\"")).unwrap_or_else(|| panic!("{log}"));
     let uid = format!("uid={}", rustix::process::geteuid().as_raw());
@@ -103,9 +104,13 @@ async fn who_is_held_to_the_end_of_its_time_is_refused_for_the_pause() {
         assert!(held >= 0.9, "held for {held} s only");
         server.kill9();
     }
-    let log = weir.log();
-    let line = log.lines().find(|line| line.contains(" refusing ") && line.contains("paused 1"));
-    assert!(line.is_some_and(|line| line.contains("advice=\"an operator holds everybody: `weir resume`")), "{log}");
+    eventually(PATIENCE, "a line says what to do", async || {
+        let log = weir.log();
+        let line = log.lines().find(|line| line.contains(" refusing ") && line.contains("paused 1"));
+        let advice = "advice=\"an operator holds everybody: `weir resume`";
+        if line.is_some_and(|line| line.contains(advice)) { Ok(()) } else { Err(log) }
+    })
+    .await;
     // Both within the last minute: more has not passed since.
     eventually(PATIENCE, "both are shown", async || {
         let status = admin.does(&["status"]).await;
@@ -139,6 +144,7 @@ async fn the_status_shows_everything_at_a_glance() {
     let mut cluster = Cluster::start(2, |server| server.max_connections(100)).await;
     let weir = WeirConfig::of(&cluster).cluster("slow_start = \"0s\"").table(&admin.toml()).start().await;
     let sessions = [RawClient::connect(&weir.address, &Login::nobody()).await];
+    weir.until("it is a session", |metrics| metrics.sum("weir_sessions_active") == 1.0).await;
     let text = admin.does(&["status"]).await;
     let pid = admin.answers(&["status"]).await["pid"].as_u64().unwrap();
     let version = env!("CARGO_PKG_VERSION");
@@ -237,7 +243,7 @@ async fn the_configuration_is_read_again_and_a_wrong_one_is_shown() {
         }
     }
     let asked = format!("asked=\"weir reload by {}\"", own_user());
-    assert_eq!(weir.log().matches(&asked).count(), 3, "{}", weir.log());
+    weir.says_times(&asked, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -286,8 +292,9 @@ async fn a_drained_server_loses_its_sessions_and_gets_clients_again_when_it_is_u
     let weir = WeirConfig::of(&cluster).cluster("slow_start = \"0s\"").table(&admin.toml()).start().await;
     let crowd = Crowd::start(&weir.address, 20, &Login::nobody(), Habit::PATIENT);
     crowd.settles_at(20).await;
-    let on_n2 = cluster.connections().await[1];
+    let on_n2 = cluster.settles_at(20).await[1];
     assert!(on_n2 > 0, "{:?}", cluster.connections().await);
+    weir.agrees_with(&cluster).await;
 
     let said = admin.answers(&["drain", "n2"]).await;
     let expected = (&"n2".into(), &true.into(), &on_n2.into());
@@ -298,12 +305,13 @@ async fn a_drained_server_loses_its_sessions_and_gets_clients_again_when_it_is_u
     })
     .await;
     crowd.settles_at(20).await;
+    let closes = |metrics: &metrics::Metrics| metrics.sum_where("weir_closed_total", "reason", "server_drained");
+    weir.until("each close is counted", |metrics| closes(metrics) == on_n2 as f64).await;
+    weir.agrees_with(&cluster).await;
     assert!(admin.does(&["drain", "n2"]).await.starts_with("n2 is drained already; it has no session"));
     let status = admin.does(&["status"]).await;
     let row = status.lines().find(|line| line.starts_with("n2 ")).unwrap_or_else(|| panic!("{status}"));
     assert_eq!(row.split_whitespace().nth(1), Some("draining"), "{status}");
-    let closes = weir.metrics().await.sum_where("weir_closed_total", "reason", "server_drained");
-    assert_eq!(closes, on_n2 as f64);
 
     // By its address too.
     let said = admin.does(&["undrain", &cluster.servers[1].address]).await;

@@ -183,9 +183,9 @@ async fn a_server_that_fills_up_is_told_of_at_each_level_to_everybody() {
     assert_eq!(webhook.hears("server_room_again").await, event);
     weir.until("no level", |m| m.get("weir_server_fullness_level{server=\"n1\"}") == Some(0.0)).await;
     assert_eq!(told(&weir, "server=\"n1\"")[..3], ["warn_at", "90%", "full"]);
-    let all = weir.metrics().await;
     for (event, times) in [("server_nearly_full", 2.0), ("cluster_full", 1.0), ("cluster_room_again", 1.0)] {
-        assert_eq!(all.get(&format!("weir_events_total{{event={event:?}}}")), Some(times), "{event}");
+        let sample = format!("weir_events_total{{event={event:?}}}");
+        weir.until(event, |all| all.get(&sample) == Some(times)).await;
     }
     assert!(!weir.log().contains("s3cr3t") && !weir.log().contains("0ps"), "a secret is in the log");
 }
@@ -259,9 +259,9 @@ async fn a_webhook_is_tried_again_and_given_up() {
     refuses.hears("server_down").await;
     let failed = "weir_event_deliveries_total{receiver=\"webhook\",outcome=\"failed\"}";
     refused.until("both have failed", |m| m.get(failed) >= Some(2.0)).await;
+    logs(&refused, &["the webhook does not take an event", "HTTP status 404", "event=\"no_server\""]).await;
     let told = refused.log().matches("the webhook does not take an event").count();
     assert_eq!(told, 1, "{}", refused.log());
-    logs(&refused, &["the webhook does not take an event", "HTTP status 404", "event=\"no_server\""]).await;
     assert!(!refused.log().contains("s3cr3t"));
     // It never came so far as to post.
     assert_eq!(distrusts.metrics().await.get(delivered), Some(0.0));
@@ -366,8 +366,8 @@ async fn a_certificate_that_expires_soon_is_told_of_once() {
     let config = WeirConfig::of_servers(&[&server]).listener(&format!("[listeners.tls]\n{}", pair(&issued)));
     let weir = config.start().await;
     logs(&weir, &["certificate has expired or expires soon", "days=5", "CN=weir"]).await;
-    let metrics = weir.metrics().await;
-    assert_eq!(metrics.get("weir_events_total{event=\"certificate_expires\"}"), Some(1.0));
+    let event = "weir_events_total{event=\"certificate_expires\"}";
+    weir.until("it is an event", |metrics| metrics.get(event) == Some(1.0)).await;
 }
 
 /// A TLS server with a certificate of the authority.

@@ -184,9 +184,9 @@ async fn the_logins_of_the_websocket_block_count() {
     let weir = before(&[&one]).account("A", "max_connections = 1").start().await;
     let plain = RawClient::connect(&weir.address, &Login::nobody()).await;
     let over = WsClient::connect(&weir.other_listeners[0], "", &Login::nobody()).await;
-    let metrics = weir.metrics().await;
     for account in ["A", "W"] {
-        assert_eq!(metrics.get(&format!("weir_account_connections{{account=\"{account}\"}}")), Some(1.0));
+        let sample = format!("weir_account_connections{{account=\"{account}\"}}");
+        weir.until("the server has named the account", |metrics| metrics.get(&sample) == Some(1.0)).await;
     }
     drop((plain, over));
     weir.assert_nothing_leaked().await;
@@ -251,12 +251,12 @@ async fn a_websocket_port_that_is_closed_takes_no_server_from_plain_clients() {
     for _ in 0..12 {
         over.push(WsClient::connect(&weir.other_listeners[0], "", &Login::nobody()).await);
     }
-    assert_eq!((one.server.connections().await, two.server.connections().await), (0, 12));
+    tokio::join!(one.server.settles_at(0), two.server.settles_at(12));
     let mut plain = Vec::new();
     for _ in 0..12 {
         plain.push(RawClient::connect(&weir.address, &Login::nobody()).await);
     }
-    assert_eq!(one.server.connections().await, 12, "the emptiest server takes them, its client port is fine");
+    one.server.settles_at(12).await; // the emptiest server takes them, its client port is fine
     assert_eq!(weir.gauge("weir_server_up{server=\"n1\"}").await, 1.0);
     weir.says("no INFO from the WebSocket port").await;
     drop((over, plain));
@@ -275,7 +275,7 @@ async fn clients_over_websocket_leave_dead_and_lame_servers() {
         clients.push(connect().await);
     }
     weir.agrees_with_servers(&[&one.server, &two.server]).await;
-    assert_eq!((one.server.connections().await, two.server.connections().await), (5, 5), "both take their share");
+    tokio::join!(one.server.settles_at(5), two.server.settles_at(5)); // both take their share
 
     // The end of its server ends a session, and the client learns that it should come again.
     one.server.kill9();
@@ -296,7 +296,7 @@ async fn clients_over_websocket_leave_dead_and_lame_servers() {
     for _ in 0..5 {
         kept.push(connect().await);
     }
-    assert_eq!(two.server.connections().await, 10, "the other one takes them");
+    two.server.settles_at(10).await; // the other one takes them
     one.server.restart().await;
     weir.sees(2).await;
     eventually(PATIENCE, "the first server is used again", async || {
@@ -312,7 +312,7 @@ async fn clients_over_websocket_leave_dead_and_lame_servers() {
         tokio::time::timeout(PATIENCE, told).await.expect("the lame duck's INFO");
     }
     let _late = connect().await;
-    assert_eq!(two.server.connections().await, 10);
+    two.server.settles_at(10).await;
     drop((kept, _late));
     one.server.settles_at(0).await;
     weir.assert_nothing_leaked().await;

@@ -344,7 +344,7 @@ async fn try_habit(habit: &Habit, address: &str, server: &NatsServer) -> Result<
     let mut client = Client::connect(address).await;
     let ran = client.run(&habit.steps).await;
     for (n, &(subject, size)) in habit.delivered.iter().enumerate() {
-        let got = timeout(Duration::from_secs(10), subscriber.next_msg()).await;
+        let got = timeout(PATIENCE, subscriber.next_msg()).await;
         match got {
             Ok((got, payload)) if got == subject && payload.len() == size => {}
             Ok((got, payload)) => return Err(format!("message {n} is {got} of {} bytes", payload.len())),

@@ -279,6 +279,12 @@ impl NatsServer {
         self.log().contains(text)
     }
 
+    /// Waits until the server has logged `text`.
+    pub async fn says(&self, text: &str) {
+        let said = async || if self.log_contains(text) { Ok(()) } else { Err(self.log()) };
+        eventually(PATIENCE, text, said).await;
+    }
+
     /// The answer of a monitoring endpoint; `None` if there is none.
     pub async fn monitoring(&self, path: &str) -> Option<Value> {
         let (status, body) = http::get(&self.monitor, path).await.ok()?;

@@ -187,11 +187,16 @@ impl TlsClient {
         self.stream.get_mut().flush().await
     }
 
-    /// The next line; empty at the end of the stream.
+    /// The next line; empty at the end of the stream. A server's own PING, which it sends to every client that has been
+    /// there for some seconds, is left out.
     pub async fn line(&mut self) -> std::io::Result<String> {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).await?;
-        Ok(line)
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line).await?;
+            if line != "PING\r\n" {
+                return Ok(line);
+            }
+        }
     }
 
     /// Sends CONNECT and PING; returns the next line.

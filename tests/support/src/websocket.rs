@@ -188,13 +188,16 @@ impl WsClient {
         }
     }
 
-    /// The next NATS line, without its line end. Fragments of compressed messages are joined.
+    /// The next NATS line, without its line end. Fragments of compressed messages are joined. A server's own PING,
+    /// which it sends to every client that has been there for some seconds, is left out.
     pub async fn line(&mut self) -> String {
         loop {
-            if let Some(end) = self.bytes.windows(2).position(|two| two == b"\r\n") {
+            while let Some(end) = self.bytes.windows(2).position(|two| two == b"\r\n") {
                 let line = String::from_utf8_lossy(&self.bytes[..end]).into_owned();
                 self.bytes.drain(..end + 2);
-                return line;
+                if line != "PING" {
+                    return line;
+                }
             }
             self.message().await;
         }

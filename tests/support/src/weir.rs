@@ -355,6 +355,13 @@ impl Weir {
         eventually(PATIENCE, text, async || if self.log().contains(text) { Ok(()) } else { Err(self.log()) }).await;
     }
 
+    /// Waits until the log has this text exactly `n` times.
+    pub async fn says_times(&self, text: &str, n: usize) {
+        let what = format!("{n} times {text:?}");
+        let times = async || if self.log().matches(text).count() == n { Ok(()) } else { Err(self.log()) };
+        eventually(PATIENCE, &what, times).await;
+    }
+
     /// One reading of its metrics.
     pub async fn metrics(&self) -> Metrics {
         let (status, text) = http::get(&self.monitor, "/metrics").await.expect("GET /metrics");
