@@ -150,7 +150,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<(Entries, Source), Vec<Fin
         let (line, column) = starts.position(text, at);
         let remedy = match looks_like_another_format(starts.text_of(text, line)) {
             true => "write `key = value`; this looks like YAML or a configuration of nats-server",
-            false => "mend this line",
+            false => "fix this line",
         };
         Finding {
             severity: Severity::Error,

@@ -320,8 +320,8 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
            configuration of nats-server",
         ],
     ),
-    ("[log]\nformat = \"text\"\n[log]", &[":3:2: this is not TOML: duplicate key; mend this line"]),
-    ("workers = 1\nworkers = 2", &[":2:1: this is not TOML: duplicate key; mend this line"]),
+    ("[log]\nformat = \"text\"\n[log]", &[":3:2: this is not TOML: duplicate key; fix this line"]),
+    ("workers = 1\nworkers = 2", &[":2:1: this is not TOML: duplicate key; fix this line"]),
     // Users and patterns.
     (
         "[accounts.A]\nusers = [\"a\"]\n[accounts.B]\nusers = [\"a\"]",
