@@ -11,14 +11,20 @@ use axum::{
 use crate::{
     admin::{Endpoints, health, json},
     overview,
+    session::Shared,
 };
 
 /// With `since`, the last second that who asks has already, only what came after it of the past.
 pub async fn overviewz(State(endpoints): State<Arc<Endpoints>>, RawQuery(query): RawQuery) -> Response {
-    let Ok(since) = since(query.as_deref().unwrap_or_default()) else {
+    answer(&endpoints.shared, query.as_deref().unwrap_or_default())
+}
+
+/// The answer to a `query`, over the monitor port or the admin socket.
+pub(super) fn answer(shared: &Shared, query: &str) -> Response {
+    let Ok(since) = since(query) else {
         return (StatusCode::BAD_REQUEST, "since is the number of a second, 0 or higher\n").into_response();
     };
-    let (shared, now) = (&endpoints.shared, Instant::now());
+    let now = Instant::now();
     let mut answer = json(StatusCode::OK, &overview::of(shared, health::not_ready(shared, now), since, now));
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

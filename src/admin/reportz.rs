@@ -55,8 +55,13 @@ struct Wrong {
 }
 
 pub(super) async fn reportz(State(endpoints): State<Arc<Endpoints>>, RawQuery(query): RawQuery) -> Response {
-    match Asked::parse(query.as_deref().unwrap_or_default()) {
-        Ok(asked) => json(StatusCode::OK, &answer(&endpoints.shared, &asked, Instant::now())),
+    answer_to(&endpoints.shared, query.as_deref().unwrap_or_default())
+}
+
+/// The answer to a `query`, over the monitor port or the admin socket.
+pub(super) fn answer_to(shared: &Shared, query: &str) -> Response {
+    match Asked::parse(query) {
+        Ok(asked) => json(StatusCode::OK, &answer(shared, &asked, Instant::now())),
         Err(error) => json(StatusCode::BAD_REQUEST, &Wrong { error }),
     }
 }

@@ -1,4 +1,4 @@
-//! Asks a running weir over its monitor port.
+//! Asks a running weir over its monitor port, or over its admin socket where it has none.
 
 use std::{
     fmt,
@@ -10,7 +10,13 @@ use std::{
 
 use clap::Args;
 
-use crate::config::{Config, Findings};
+use crate::{
+    cli::verbs::{
+        client::{self, Request},
+        whence,
+    },
+    config::Config,
+};
 
 /// How long connecting may take, and then each read: an answer is made in milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,12 +26,22 @@ const MAX_ANSWER: u64 = 64 << 20;
 /// Which weir is asked.
 #[derive(Debug, Args)]
 pub(super) struct MonitorOf {
-    /// Configuration file, which names the monitor port; `-` is standard input.
+    /// Configuration file, which names the monitor port or else the admin socket; `-` is standard input.
     #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
     config: PathBuf,
     /// The monitor port, such as <http://127.0.0.1:8222>, instead of a configuration file.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     monitor: Option<String>,
+    /// The admin socket, instead of a configuration file.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["config", "monitor"])]
+    socket: Option<PathBuf>,
+}
+
+/// Where a weir is asked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Monitor(SocketAddr, String),
+    AdminSocket(PathBuf),
 }
 
 /// Why there is no answer.
@@ -42,9 +58,9 @@ impl MonitorOf {
     /// # Errors
     /// The monitor port is not known, or does not answer with status 200.
     pub(super) fn get(&self, path: &str) -> Result<Vec<u8>, Unanswered> {
-        let Target { address, base_path } = self.target()?;
-        let failed = |err: &dyn fmt::Display| Unanswered::Failed(format!("http://{address}{base_path}: {err}"));
-        let (status, body) = get(&address, &format!("{base_path}{path}")).map_err(|err| failed(&err))?;
+        let target = self.target()?;
+        let failed = |err: &dyn fmt::Display| Unanswered::Failed(format!("{target}: {err}"));
+        let (status, body) = target.get(path).map_err(|err| failed(&err))?;
         match status {
             200 => Ok(body),
             400 => Err(Unanswered::Usage(String::from_utf8_lossy(&body).into_owned())),
@@ -54,21 +70,56 @@ impl MonitorOf {
     }
 
     fn target(&self) -> Result<Target, Unanswered> {
-        match &self.monitor {
-            Some(url) => Target::of_url(url).ok_or_else(|| {
+        match (&self.monitor, &self.socket) {
+            (Some(url), _) => Target::of_url(url).ok_or_else(|| {
                 Unanswered::Usage(format!("--monitor {url}: write it as http://HOST:PORT, with its base path if any"))
             }),
-            None => Target::of_file(&self.config),
+            (None, Some(path)) => Ok(Target::Socket(path.clone())),
+            (None, None) => Ok(match place(&self.config).map_err(Unanswered::Usage)? {
+                Place::Monitor(listen, base_path) => Target::Port { address: reachable(listen).to_string(), base_path },
+                Place::AdminSocket(path) => Target::Socket(path),
+            }),
         }
     }
 }
 
+/// Where the weir with this configuration is asked: at its monitor port, or at its admin socket where it has none, or
+/// one whose number only weir knows. Only this counts of the file: files that it names are not read.
+///
+/// # Errors
+/// It has neither; the text says what to do.
+pub(super) fn place(config: &Path) -> Result<Place, String> {
+    let read = Config::load_alone(config).map_err(|findings| format!("{findings}\nor name the port by --monitor"))?;
+    let socket = read.admin.map(|admin| Place::AdminSocket(admin.socket));
+    match read.monitor {
+        Some(listen) if listen.port() > 0 => Ok(Place::Monitor(listen, read.http_base_path)),
+        Some(_) => socket.ok_or_else(|| "monitor.listen takes any free port: name it by --monitor".to_owned()),
+        None => socket.ok_or_else(|| {
+            let file = config.display();
+            format!("{file} has no [monitor] and no [admin]: write one and start weir again")
+        }),
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
-struct Target {
-    /// `host:port`.
-    address: String,
-    /// Empty, or from its slash on.
-    base_path: String,
+enum Target {
+    Port {
+        /// `host:port`.
+        address: String,
+        /// Empty, or from its slash on.
+        base_path: String,
+    },
+    /// The path of an admin socket.
+    Socket(PathBuf),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port { address, base_path } => write!(f, "http://{address}{base_path}"),
+            Self::Socket(path) => write!(f, "{}{}", path.display(), whence(path)),
+        }
+    }
 }
 
 impl Target {
@@ -78,22 +129,17 @@ impl Target {
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let address = if has_port { authority.to_owned() } else { format!("{authority}:8222") };
         (!authority.is_empty() && !authority.contains('@'))
-            .then(|| Self { address, base_path: path.trim_end_matches('/').to_owned() })
+            .then(|| Self::Port { address, base_path: path.trim_end_matches('/').to_owned() })
     }
 
-    /// What the configuration says. Only this counts of it: files that it names are not read.
-    fn of_file(path: &Path) -> Result<Self, Unanswered> {
-        let wrong = |findings: Findings| Unanswered::Usage(format!("{findings}\nor name the port by --monitor"));
-        let config = Config::load_alone(path).map_err(wrong)?;
-        let Some(listen) = config.monitor else {
-            let file = path.display();
-            return Err(Unanswered::Usage(format!("{file} has no [monitor]: write one and start weir again")));
-        };
-        if listen.port() == 0 {
-            let why = "monitor.listen takes any free port: name it by --monitor";
-            return Err(Unanswered::Usage(why.to_owned()));
+    /// Status and body of the answer to GET `path`.
+    fn get(&self, path: &str) -> io::Result<(u16, Vec<u8>)> {
+        match self {
+            Self::Port { address, base_path } => get(address, &format!("{base_path}{path}")),
+            Self::Socket(socket) => {
+                client::ask(socket, Request::get(path)).map(|answer| (answer.status, answer.body.into()))
+            }
         }
-        Ok(Self { address: reachable(listen).to_string(), base_path: config.http_base_path })
     }
 }
 
@@ -141,7 +187,10 @@ mod tests {
 
     #[test]
     fn a_port_is_named_in_every_way_that_is_usual() {
-        let target = |url: &str| Target::of_url(url).map(|one| (one.address, one.base_path));
+        let target = |url: &str| match Target::of_url(url) {
+            Some(Target::Port { address, base_path }) => Some((address, base_path)),
+            _ => None,
+        };
         let is = |address: &str, path: &str| Some((address.to_owned(), path.to_owned()));
         assert_eq!(target("http://127.0.0.1:8222"), is("127.0.0.1:8222", ""));
         assert_eq!(target("http://weir.example.com/weir/"), is("weir.example.com:8222", "/weir"));

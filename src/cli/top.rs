@@ -5,8 +5,11 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::Args;
 
 use crate::{
-    cli::{BAD_CONFIGURATION, RUN_FAILED, complain, refuse},
-    config::Config,
+    cli::{
+        BAD_CONFIGURATION, RUN_FAILED,
+        ask_monitor::{Place, place},
+        complain,
+    },
     top::{self, Source},
 };
 
@@ -15,12 +18,15 @@ use crate::{
 /// Where standard output is no terminal, and with --once, prints one frame as text.
 #[derive(Debug, Args)]
 pub struct Top {
-    /// Configuration file, whose `[monitor]` says where weir is; `-` is standard input.
+    /// Configuration file, whose `[monitor]`, or else `[admin]`, says where weir is; `-` is standard input.
     #[arg(short, long, value_name = "FILE", default_value = "weir.toml")]
     config: PathBuf,
     /// The monitor port instead, such as http://127.0.0.1:8222.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     monitor: Option<String>,
+    /// The admin socket instead.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["config", "monitor"])]
+    socket: Option<PathBuf>,
     /// Print one frame as text, and end.
     #[arg(long)]
     once: bool,
@@ -37,15 +43,13 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 impl Top {
     pub fn execute(self) -> ExitCode {
-        let source = match &self.monitor {
-            Some(url) => Source::at(url),
-            None => match Config::load(&self.config) {
-                Err(findings) => return refuse(&findings),
-                Ok(config) => config
-                    .monitor
-                    .map(|address| Source::configured(address, &config.http_base_path))
-                    .ok_or_else(|| format!("{} has no [monitor]: nobody can watch that weir", self.config.display())),
-            },
+        let source = match (&self.monitor, &self.socket) {
+            (Some(url), _) => Source::at(url),
+            (None, Some(path)) => Ok(Source::socket(path)),
+            (None, None) => place(&self.config).map(|place| match place {
+                Place::Monitor(address, base_path) => Source::configured(address, &base_path),
+                Place::AdminSocket(path) => Source::socket(&path),
+            }),
         };
         let source = match source {
             Ok(source) => source,

@@ -1,11 +1,21 @@
-//! Where the overview is asked for: a monitor port, by its URL.
+//! Where the overview is asked for: a monitor port, by its URL, or an admin socket, by its path.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, body::Bytes, client::conn::http1::handshake, header};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, runtime, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    runtime,
+    time::timeout,
+};
 
 use crate::overview::Overview;
 
@@ -15,22 +25,34 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// No answer is longer than this, in bytes: ten minutes and 17 storms are some 100 KiB.
 const MAX_BODY: usize = 8 << 20;
 
-/// A monitor port of a weir.
+/// A monitor port or an admin socket of a weir.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// `host:port`.
-    authority: String,
-    /// What stands in front of the paths: empty, or from its slash on.
-    base_path: String,
+pub enum Source {
+    Monitor {
+        /// `host:port`.
+        authority: String,
+        /// What stands in front of the paths: empty, or from its slash on.
+        base_path: String,
+    },
+    /// Its path.
+    AdminSocket(PathBuf),
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.authority, self.base_path)
+        match self {
+            Self::Monitor { authority, base_path } => write!(f, "{authority}{base_path}"),
+            Self::AdminSocket(path) => write!(f, "{}", path.display()),
+        }
     }
 }
 
 impl Source {
+    /// The admin socket at a path.
+    pub fn socket(path: &Path) -> Self {
+        Self::AdminSocket(path.to_owned())
+    }
+
     /// The monitor port that a configuration names. One on all addresses is asked on loopback.
     pub fn configured(monitor: SocketAddr, base_path: &str) -> Self {
         let mut address = monitor;
@@ -40,7 +62,7 @@ impl Source {
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
-        Self { authority: address.to_string(), base_path: base_path.to_owned() }
+        Self::Monitor { authority: address.to_string(), base_path: base_path.to_owned() }
     }
 
     /// The one at a URL: `http://host:port`, with the path below which weir's paths are, or `host:port` alone.
@@ -60,7 +82,7 @@ impl Source {
         };
         let path = path.trim_end_matches('/');
         let base_path = if path.is_empty() { String::new() } else { format!("/{path}") };
-        Ok(Self { authority, base_path })
+        Ok(Self::Monitor { authority, base_path })
     }
 
     /// Asks for the overview, of the past only what came after the second `since`.
@@ -77,21 +99,33 @@ impl Source {
     }
 
     async fn exchange(&self, since: u64) -> io::Result<Overview> {
-        let stream = TcpStream::connect(&*self.authority).await?;
-        let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        tokio::spawn(connection);
-        let path = format!("{}/overviewz?since={since}", self.base_path);
-        let request = Request::get(path).header(header::HOST, &self.authority).header(header::CONNECTION, "close");
-        let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
-        let answer = sender.send_request(request).await.map_err(io::Error::other)?;
-        if !answer.status().is_success() {
-            let why = format!("it answers {}: it is no monitor port of a weir, or of an older one", answer.status());
-            return Err(io::Error::other(why));
+        let path = format!("/overviewz?since={since}");
+        match self {
+            Self::Monitor { authority, base_path } => {
+                let stream = TcpStream::connect(&**authority).await?;
+                exchange_over(stream, authority, &format!("{base_path}{path}")).await
+            }
+            Self::AdminSocket(socket) => exchange_over(UnixStream::connect(socket).await?, "weir", &path).await,
         }
-        let body = Limited::new(answer.into_body(), MAX_BODY).collect().await.map_err(io::Error::other)?;
-        serde_json::from_slice(&body.to_bytes())
-            .map_err(|err| io::Error::other(format!("its answer is not weir's: {err}")))
     }
+}
+
+async fn exchange_over(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: &str,
+    path: &str,
+) -> io::Result<Overview> {
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    tokio::spawn(connection);
+    let request = Request::get(path).header(header::HOST, host).header(header::CONNECTION, "close");
+    let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
+    let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+    if !answer.status().is_success() {
+        let why = format!("it answers {}: it is no weir, or an older one", answer.status());
+        return Err(io::Error::other(why));
+    }
+    let body = Limited::new(answer.into_body(), MAX_BODY).collect().await.map_err(io::Error::other)?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|err| io::Error::other(format!("its answer is not weir's: {err}")))
 }
 
 #[cfg(test)]

@@ -191,6 +191,39 @@ async fn a_leak_is_reported_by_name_and_how_long_the_room_lasts() {
     }
 }
 
+/// Without a monitor port the admin socket answers; weir's own configuration names either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reports_and_top_come_over_the_admin_socket() {
+    let server = NatsServer::start(ServerOptions::default()).await;
+    let folder = tempfile::TempDir::with_prefix("weir-test-").expect("temporary folder");
+    let path = folder.path().join("weir.sock");
+    let socket = path.to_str().expect("a path");
+    let weir = WeirConfig::of_servers(&[&server]).table(&format!("[admin]\nsocket = {socket:?}\n")).start().await;
+    let _client = RawClient::connect(&weir.address, &Login::nobody().name("worker")).await;
+    let report = weir_report(&["--socket", socket, "distribution"]);
+    assert!(report.0 == 0 && report.1.contains("DISTRIBUTION"), "{report:?}");
+    let wrong = weir_report(&["--socket", socket, "--json", "--limit", "1", "headroom"]);
+    assert!(wrong.0 == 0 && wrong.1.contains("\"headroom\""), "{wrong:?}");
+    // As weir's own configuration would be without `[monitor]`: nothing but the socket counts of it.
+    let file = folder.path().join("weir.toml");
+    let text = format!("[admin]\nsocket = {socket:?}\n[[cluster.servers]]\naddress = \"n1:4222\"\n");
+    std::fs::write(&file, text).expect("write");
+    let config = file.to_str().expect("a path");
+    let report = weir_report(&["-c", config, "headroom"]);
+    assert!(report.0 == 0 && report.1.contains("HEADROOM"), "{report:?}");
+    let top = |args: &[&str]| {
+        let output = Command::new(binary()).args(["top", "--once"]).args(args).output().expect("weir runs");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code().expect("a code"), said)
+    };
+    for args in [["--socket", socket], ["-c", config]] {
+        let (code, said) = top(&args);
+        assert!(code == 0 && said.contains("sessions") && said.contains(socket), "{args:?}: {said}");
+    }
+    let nobody = top(&["--socket", "/nonexistent/weir.sock"]);
+    assert!(nobody.0 == 1 && nobody.1.contains("/nonexistent/weir.sock"), "{nobody:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_asked_for_wrongly_is_told() {
     let server = NatsServer::start(ServerOptions::default()).await;
@@ -213,7 +246,7 @@ async fn what_is_asked_for_wrongly_is_told() {
     let path = file.to_str().expect("a path");
     std::fs::write(&file, "[[cluster.servers]]\naddress = \"n1:4222\"\n").expect("write");
     let without = weir_report(&["-c", path]);
-    assert!(without.0 == 64 && without.1.contains("has no [monitor]"), "{without:?}");
+    assert!(without.0 == 64 && without.1.contains("has no [monitor] and no [admin]"), "{without:?}");
     let monitor = format!("[monitor]\nlisten = \"{}\"\n[[cluster.servers]]\naddress = \"n1:4222\"\n", weir.monitor);
     std::fs::write(&file, monitor).expect("write");
     let with = weir_report(&["-c", path, "headroom"]);

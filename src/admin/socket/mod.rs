@@ -36,7 +36,7 @@ use tracing::{Level, debug, enabled, info};
 use self::{asker::Asker, query::Query};
 use crate::{
     admin::{
-        json,
+        json, overviewz, reportz,
         server::{self, Accept},
     },
     server::{logging::LevelChange, members::Members, reload::Reloader},
@@ -106,6 +106,8 @@ impl Operator {
 pub async fn serve(listener: UnixListener, operator: Arc<Operator>, stop: CancellationToken) {
     let routes = Router::new()
         .route("/status", get(status))
+        .route("/overviewz", get(overview_shown))
+        .route("/reportz", get(reports_shown))
         .route("/loglevel", get(log_level_shown).post(log_level_set))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
@@ -159,6 +161,16 @@ fn tell(verb: &'static str, arguments: Option<&str>, who: &Who, answer: &Result<
 async fn status(State(operator): State<Arc<Operator>>, Extension(asker): Extension<Asker>) -> Response {
     debug!(uid = asker.uid, pid = asker.pid, "an operator looks at the status");
     json(StatusCode::OK, &status::of(&operator))
+}
+
+/// As the monitor port's, for `weir top` where there is none.
+async fn overview_shown(State(operator): State<Arc<Operator>>, RawQuery(query): RawQuery) -> Response {
+    overviewz::answer(&operator.shared, query.as_deref().unwrap_or_default())
+}
+
+/// As the monitor port's, for `weir report` where there is none.
+async fn reports_shown(State(operator): State<Arc<Operator>>, RawQuery(query): RawQuery) -> Response {
+    reportz::answer_to(&operator.shared, query.as_deref().unwrap_or_default())
 }
 
 async fn pause(

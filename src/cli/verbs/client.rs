@@ -14,7 +14,7 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 const MAX_BODY: usize = 16 << 20;
 
 /// A request.
-pub(super) struct Request {
+pub(in crate::cli) struct Request {
     method: Method,
     path: String,
     query: form_urlencoded::Serializer<'static, String>,
@@ -22,14 +22,14 @@ pub(super) struct Request {
 
 /// What weir has answered.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(in crate::cli) struct Answer {
     /// The status of HTTP.
     pub status: u16,
     pub body: Bytes,
 }
 
 impl Request {
-    pub(super) fn get(path: &str) -> Self {
+    pub(in crate::cli) fn get(path: &str) -> Self {
         Self::new(Method::GET, path)
     }
 
@@ -56,7 +56,7 @@ impl Request {
 ///
 /// # Errors
 /// Nobody listens at `socket`, it is not for this user, or no answer comes in time.
-pub(super) fn ask(socket: &Path, request: Request) -> io::Result<Answer> {
+pub(in crate::cli) fn ask(socket: &Path, request: Request) -> io::Result<Answer> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {LONGEST_ANSWER:?}"));
     // The timeout is made on the runtime, whose timer it needs.

@@ -1,6 +1,6 @@
 //! The verbs with which an operator asks a running weir to do something, over its admin socket.
 
-mod client;
+pub(super) mod client;
 mod status;
 
 use std::{
@@ -279,7 +279,7 @@ impl At {
 }
 
 /// Where a relative path was looked for: weir may have been started elsewhere.
-fn whence(socket: &Path) -> String {
+pub(super) fn whence(socket: &Path) -> String {
     let here = std::env::current_dir().ok().filter(|_| socket.is_relative());
     here.map_or_else(String::new, |here| {
         format!(
