@@ -121,6 +121,11 @@ impl<W: Waiter> Wait<W> {
         matches!(self.0, State::Queued(_))
     }
 
+    /// Whether it waits to get in, in the queue or for a token of a rate, and not for its refusal.
+    pub fn is_held(&self) -> bool {
+        matches!(self.0, State::Queued(_) | State::Reserved(_))
+    }
+
     /// The moment has come that [`Step::Wait`] named.
     pub fn go_on(&mut self, admission: &Admission<W>, now: Instant, rng: &mut fastrand::Rng) -> Step {
         match std::mem::replace(&mut self.0, State::Over) {

@@ -253,6 +253,7 @@ fn shared(
         unanswered: Arc::default(),
         flight: Flight::default(),
         sessions,
+        held: Arc::default(),
         refusing: Limit::new(budget.refusals),
         heartbeats,
         descriptors: Descriptors { clients: Some(Limit::new(budget.clients)), pauses: Arc::default() },

@@ -28,7 +28,7 @@ pub(super) async fn await_turn<L>(
     left: impl Future<Output = L>,
 ) -> Waited<L> {
     let shared = &cx.shared;
-    let mut held_since = None;
+    let (mut held_since, mut shown) = (None, None);
     let mut left = pin!(left);
     let waited = loop {
         if wait.is_queued() && held_since.is_none() {
@@ -37,6 +37,10 @@ pub(super) async fn await_turn<L>(
                 shared.counters.held.fetch_add(1, Relaxed);
             }
             shared.arrived.notify_one();
+        }
+        if wait.is_held() && shown.is_none() {
+            // The queue knows no names. Who need not wait is entered once, as a session.
+            shown = Some(shared.held.register(cx.facts_so_far(), cx.log.account.clone()));
         }
         let until = match step {
             Step::Dial(pass) => break Waited::Turn(pass),
@@ -67,6 +71,7 @@ pub(super) async fn await_turn<L>(
         }
         step = with_rng(|rng| wait.go_on(&shared.admission, now(), rng));
     };
+    drop(shown);
     if let Some(since) = held_since {
         cx.shared.counters.hold_seconds.observe(since.elapsed().as_secs_f64());
     }

@@ -227,6 +227,22 @@ impl Context {
         }
     }
 
+    /// What is known of the client while it waits, which goes on being known afterwards.
+    pub fn facts_so_far(&self) -> SessionFacts {
+        SessionFacts {
+            id: self.id,
+            accepted: self.accepted.into_std().into(),
+            peer: self.peer,
+            listener: Arc::clone(&self.listener.name),
+            said: self.log.said.clone(),
+            by_token: self.log.by_token,
+            tls: None,
+            server: None,
+            client: self.log.client,
+            server_client_id: 0,
+        }
+    }
+
     /// Who the client is, as far as it has said.
     fn who(&self) -> Who<'_> {
         let LogFields { account, said, .. } = &self.log;

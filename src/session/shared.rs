@@ -65,6 +65,8 @@ pub struct Shared {
     pub usage: ArcSwap<Vec<Row>>,
     /// The sessions that relay.
     pub sessions: Arc<SessionRegistry>,
+    /// The clients that wait for their turn, for those who look at connections.
+    pub held: Arc<SessionRegistry>,
     /// Clients that are being refused.
     pub refusing: Arc<Limit>,
     /// Whether the threads make progress.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use weir_testkit::{
     client::Op,
     tls::{Authority, TlsClient, pair},
@@ -311,6 +311,47 @@ fn as_the_exporter_reads(connection: &Value) {
     for time in ["start", "last_activity"] {
         humantime::parse_rfc3339(connection[time].as_str().unwrap()).unwrap_or_else(|err| panic!("{err}"));
     }
+}
+
+/// Who waits to get in is open, as nats-server shows who has not logged in yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_wait_are_among_the_open_ones() {
+    let server = NatsServer::start(ServerOptions::default().with(ACCOUNTS)).await;
+    let folder = tempfile::TempDir::with_prefix("weir-test-").unwrap();
+    let socket = folder.path().join("weir.sock").display().to_string();
+    let weir = WeirConfig::of_servers(&[&server]).table(&format!("[admin]\nsocket = {socket:?}\n")).start().await;
+    let asks = |verb: &str| {
+        let status =
+            std::process::Command::new(weir_testkit::weir::binary()).args([verb, "--socket", &socket]).output();
+        assert!(status.unwrap().status.success(), "{verb}");
+    };
+    let login = |name: &str| Login::user("a", "a").name(name).lang("go");
+    let _inside = RawClient::connect(&weir.address, &login("inside")).await;
+    asks("pause");
+    let (address, waits) = (weir.address.clone(), login("waits"));
+    let waits = tokio::spawn(async move { RawClient::attempt(&address, &waits, PATIENCE).await });
+    let shown = async |query: &str, total: usize| {
+        eventually(PATIENCE, query, async || {
+            let connz = ask(&weir, &format!("/connz?auth=1&{query}")).await;
+            if connz["total"] == total { Ok(connz["connections"].as_array().unwrap().clone()) } else { Err(connz) }
+        })
+        .await
+    };
+    let all = shown("state=open", 2).await;
+    let held = all.iter().find(|one| one["name"] == "waits").unwrap_or_else(|| panic!("{all:?}"));
+    let said = ["phase", "lang", "authorized_user", "in_msgs"].map(|field| &held[field]);
+    assert_eq!(said, [&json!("hold"), &json!("go"), &json!("a"), &json!(0)], "{held}");
+    assert!(held.get("server").is_none() && held["ip"] == "127.0.0.1", "{held}");
+    let inside = all.iter().find(|one| one["name"] == "inside").unwrap();
+    assert!(inside.get("phase").is_none(), "{inside}");
+    assert_eq!(shown("state=held", 1).await[0]["cid"], held["cid"]);
+    assert_eq!(shown(&format!("cid={}", held["cid"]), 2).await[0]["name"], "waits");
+    assert_eq!(shown("limit=1&offset=1", 2).await.len(), 1);
+    assert_eq!(shown("name=waits", 2).await.len(), 1);
+    asks("resume");
+    let _client = waits.await.unwrap().expect_in();
+    assert!(shown("state=held", 0).await.is_empty());
+    assert!(shown("state=open", 2).await.iter().all(|one| one.get("phase").is_none()));
 }
 
 /// Two weirs on one machine have names of their own where they are given some, for clients and for tools.

@@ -3,7 +3,7 @@
 use crate::tally::show;
 
 /// User, name, language and version of a client. In one allocation, since a session keeps them for as long as it lives.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Said(Box<str>);
 
 /// Stands between them: no text that is shown has it.

@@ -118,6 +118,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         notifier: Arc::new(Notifier::new("")),
         usage: ArcSwap::default(),
         sessions: Arc::default(),
+        held: Arc::default(),
         refusing: Limit::new(0),
         heartbeats: Heartbeats::new(0, timer::now()),
         descriptors: Default::default(),

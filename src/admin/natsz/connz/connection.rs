@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     admin::natsz::{connz::Entry, go_text},
-    outcome::Party,
+    outcome::{Party, Phase},
     relay::registry::{Ending, ListenerKind},
     telemetry::moment::Moment,
 };
@@ -58,7 +58,7 @@ pub struct Connection<'a> {
     server: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server_cid: Option<u64>,
-    /// `refused` or `closed`; by whom it was closed, and how far it had come then.
+    /// `refused` or `closed`; by whom it was closed, and how far it had come then, or where it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,10 +110,11 @@ impl<'a> Connection<'a> {
                 Ending::Refused(_) => Party::Weir.name(),
                 Ending::Closed(close) => close.party.name(),
             }),
-            phase: ending.and_then(|ending| match ending {
-                Ending::Refused(_) => None,
-                Ending::Closed(close) => Some(close.phase.name()),
-            }),
+            phase: match ending {
+                None => entry.is_held.then(|| Phase::Hold.name()),
+                Some(Ending::Refused(_)) => None,
+                Some(Ending::Closed(close)) => Some(close.phase.name()),
+            },
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `/connz`: connections, those that are open and those that ended last.
+//! `/connz`: connections, those that are open or wait to get in, and those that ended last.
 //!
 //! The sessions are looked through in slices on the control thread, so no worker waits for an answer, however many
 //! sessions there are. What is shown is limited by `limit`, and so is what is kept while they are looked through.
@@ -39,6 +39,8 @@ pub struct Entry {
     session: Arc<SessionHandle>,
     /// When and how it ended.
     ended: Option<ClosedSession>,
+    /// It waits for its turn, and is no session yet.
+    is_held: bool,
 }
 
 /// What connections are ordered by, the smallest first.
@@ -120,11 +122,20 @@ impl Connz {
         };
         let (open, ended) = (options.state != State::Closed, options.state != State::Open);
         let sessions = &shared.sessions;
-        let found = sessions.get(options.cid).filter(|_| open);
-        if let Some(session) = &found {
-            look(Entry { session: Arc::clone(session), ended: None });
+        // Who waits is open too: nats-server shows connections before they have logged in.
+        let of = |session: &Arc<SessionHandle>, is_held| Entry { session: Arc::clone(session), ended: None, is_held };
+        let of_cid = || {
+            let session = sessions.get(options.cid).map(|session| of(&session, false));
+            session.or_else(|| shared.held.get(options.cid).map(|session| of(&session, true)))
+        };
+        let found = of_cid().filter(|_| open);
+        if let Some(entry) = &found {
+            look(entry.clone());
         } else if open && options.cid == 0 {
-            sessions.for_each(|session| look(Entry { session: Arc::clone(session), ended: None })).await;
+            if !options.held {
+                sessions.for_each(|session| look(of(session, false))).await;
+            }
+            shared.held.for_each(|session| look(of(session, true))).await;
         }
         let mut before = u64::MAX;
         while ended && found.is_none() {
@@ -132,12 +143,12 @@ impl Connz {
             let Some((last, _)) = some.last() else { break };
             before = *last;
             for (_, closed) in some {
-                look(Entry { session: Arc::clone(&closed.session), ended: Some(closed) });
+                look(Entry { session: Arc::clone(&closed.session), ended: Some(closed), is_held: false });
             }
             yield_now().await;
         }
         if options.cid > 0 && options.account.is_empty() {
-            let counts = [(open, sessions.len()), (ended, sessions.closed().len())];
+            let counts = [(open, sessions.len() + shared.held.len()), (ended, sessions.closed().len())];
             total = counts.into_iter().filter(|(is_asked, _)| *is_asked).map(|(_, count)| count).sum();
         }
         let connections: Vec<_> = first.into_sorted().into_iter().skip(offset).collect();

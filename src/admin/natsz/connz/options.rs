@@ -64,6 +64,8 @@ pub struct Options {
     pub reason: String,
     /// Of the ended ones only clients that were refused.
     pub refused: bool,
+    /// Of the open ones only clients that wait for their turn.
+    pub held: bool,
     /// There is a condition that no connection of weir's meets.
     pub nobody: bool,
 }
@@ -80,10 +82,15 @@ impl Options {
         }
         let (offset, limit) = (arguments.signed("offset")?, arguments.signed("limit")?);
         let cid = arguments.unsigned("cid")?;
+        let mut held = false;
         let (state, refused) = match &*arguments.text("state").to_lowercase() {
             "" | "open" => (State::Open, false),
             "closed" => (State::Closed, false),
             "refused" => (State::Closed, true),
+            "held" => {
+                held = true;
+                (State::Open, false)
+            }
             "any" | "all" => (State::Any, false),
             _ => return Err(BadArgument(format!("Error decoding state for {}", arguments.text("state")))),
         };
@@ -97,6 +104,7 @@ impl Options {
             name: shown(arguments.text("name")),
             reason: arguments.text("reason").to_owned(),
             refused,
+            held,
             nobody: !arguments.text("mqtt_client").is_empty(),
             ..Self::default()
         }
@@ -132,7 +140,7 @@ impl Options {
     pub fn counts(&self, entry: &Entry) -> bool {
         let is_refused = || matches!(entry.ended.as_ref().map(|ended| ended.ending), Some(Ending::Refused(_)));
         let is_of_account = || entry.session.account().is_some_and(|account| *account == *self.account);
-        (!self.refused || is_refused()) && (self.account.is_empty() || is_of_account())
+        (!self.refused || is_refused()) && (!self.held || entry.is_held) && (self.account.is_empty() || is_of_account())
     }
 
     /// Whether it is shown, if it counts.

@@ -28,7 +28,7 @@ fn entry(id: u64, user: &str, account: &str, messages: u64, ended: Option<Ending
         stop: Moment::from_raw(1_000_000 + messages),
         ending,
     });
-    Entry { session, ended }
+    Entry { session, ended, is_held: false }
 }
 
 #[test]
