@@ -7,6 +7,7 @@
 pub mod addresses;
 pub mod beat;
 pub mod key;
+pub mod lease;
 pub mod link;
 pub mod member;
 pub mod missing;

@@ -1,0 +1,422 @@
+//! How many connections of one quota this weir may hold: read and counted on the connect path, without a lock.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::fleet::lease::LeaseKey;
+
+/// No quota.
+const NONE: u32 = u32::MAX;
+
+/// Whether this weir's leases are in force; one for all of them.
+pub struct Standing {
+    base: Instant,
+    /// Nanoseconds since `base` until which leases are in force.
+    valid_until: AtomicU64,
+    /// The same for floors, for the time in which leases are not.
+    floors_until: AtomicU64,
+    /// Called when the ledger is to look at a lease.
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Standing").field("valid_until", &self.valid_until).finish_non_exhaustive()
+    }
+}
+
+impl Standing {
+    /// Nothing is in force. No later call may say an earlier time than `base`.
+    pub fn new(base: Instant) -> Arc<Self> {
+        let zero = || AtomicU64::new(0);
+        Arc::new(Self { base, valid_until: zero(), floors_until: zero(), wake: OnceLock::new() })
+    }
+
+    /// `wake` is called from now on when a lease is nearly used up, or is given back to who wants it: it must not
+    /// block. Only the first call counts.
+    pub fn on_need(&self, wake: impl Fn() + Send + Sync + 'static) {
+        let _ = self.wake.set(Box::new(wake));
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = self.wake.get() {
+            wake();
+        }
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether leases are in force.
+    pub fn is_valid(&self, now: Instant) -> bool {
+        self.nanos(now) < self.valid_until.load(SeqCst)
+    }
+
+    /// Whether this weir goes by its floors, or by the split.
+    pub fn is_by_floors(&self, now: Instant) -> bool {
+        !self.is_valid(now) && self.nanos(now) < self.floors_until.load(SeqCst)
+    }
+
+    /// Leases are in force until then. They must be those of this term by now: a reader that sees this sees them.
+    pub(super) fn valid_until(&self, at: Instant) {
+        self.valid_until.store(self.nanos(at), SeqCst);
+    }
+
+    /// Leases are not in force any more.
+    pub(super) fn end(&self) {
+        self.valid_until.store(0, SeqCst);
+    }
+
+    /// While leases are not in force floors are, until then; `None`: they are not.
+    pub(super) fn floors_until(&self, at: Option<Instant>) {
+        self.floors_until.store(at.map_or(0, |at| self.nanos(at)), SeqCst);
+    }
+}
+
+/// What this weir uses of one quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Use {
+    /// Connections taken and not given back, those in flight included.
+    pub held: u32,
+    /// Of those, the ones that the servers count for certain.
+    pub open: u32,
+    /// Clients that wait for a place.
+    pub waiting: u32,
+    /// Connections given back in all.
+    pub released: u64,
+}
+
+/// What this weir may have of one quota, and what it uses of it. Counts change only by [`LeasePlace`]s.
+#[derive(Debug)]
+pub struct Allowance {
+    key: LeaseKey,
+    standing: Arc<Standing>,
+    /// As this weir's configuration or the cluster has it.
+    quota: AtomicU32,
+    /// Of this term: what this weir's last acknowledged write says, or less.
+    lease: AtomicU32,
+    /// What it may have while leases are not in force.
+    floor: AtomicU32,
+    /// It takes no more than this for now, since others have less than their share.
+    cap: AtomicU32,
+    /// The ledger is woken when so many are held.
+    wake_at: AtomicU32,
+    /// Others want what is given back.
+    is_wanted: AtomicBool,
+    /// Whether there may be more soon.
+    may_grow: AtomicBool,
+    held: AtomicU32,
+    open: AtomicU32,
+    waiting: AtomicU32,
+    released: AtomicU64,
+}
+
+impl Allowance {
+    pub(super) fn new(key: LeaseKey, standing: Arc<Standing>) -> Arc<Self> {
+        let none = || AtomicU32::new(0);
+        Arc::new(Self {
+            key,
+            standing,
+            quota: AtomicU32::new(NONE),
+            lease: none(),
+            floor: none(),
+            cap: AtomicU32::new(NONE),
+            wake_at: none(),
+            is_wanted: AtomicBool::new(false),
+            may_grow: AtomicBool::new(true),
+            held: none(),
+            open: none(),
+            waiting: none(),
+            released: AtomicU64::new(0),
+        })
+    }
+
+    pub fn key(&self) -> LeaseKey {
+        self.key
+    }
+
+    /// The whole fleet's quota; `None` where there is none, and nothing is limited.
+    pub fn quota(&self) -> Option<u32> {
+        Some(self.quota.load(SeqCst)).filter(|quota| *quota != NONE)
+    }
+
+    /// The quota is this from now on. What is held stays.
+    pub fn set_quota(&self, quota: Option<u32>) {
+        let quota = quota.unwrap_or(NONE);
+        if self.quota.swap(quota, SeqCst) != quota {
+            self.standing.wake();
+        }
+    }
+
+    /// The most connections that this weir may hold now; `None`: as many as it likes.
+    pub fn most(&self, now: Instant) -> Option<u32> {
+        Some(self.in_force(now)?.min(self.cap.load(SeqCst)))
+    }
+
+    /// The same, whatever others want.
+    fn in_force(&self, now: Instant) -> Option<u32> {
+        let quota = self.quota()?;
+        // In this order: a lease of an earlier term is gone before another term is in force.
+        let in_force = if self.standing.is_valid(now) {
+            self.lease.load(SeqCst)
+        } else if self.standing.is_by_floors(now) {
+            self.floor.load(SeqCst)
+        } else {
+            0
+        };
+        Some(in_force.min(quota))
+    }
+
+    /// Whether it goes by its floor, or by the split, for now.
+    pub fn is_by_floor(&self, now: Instant) -> bool {
+        self.standing.is_by_floors(now)
+    }
+
+    /// Takes a place for a connection, if there is one.
+    pub fn take(self: &Arc<Self>, now: Instant) -> Option<LeasePlace> {
+        let has_room = |held: u32| self.most(now).is_none_or(|most| held < most);
+        if !has_room(self.held.load(SeqCst)) {
+            self.standing.wake();
+            return None;
+        }
+        let before = self.held.fetch_add(1, SeqCst);
+        // The ledger lowers the lease first and reads afterwards what is held: either it sees this place or this sees
+        // the lower lease.
+        if !has_room(before) {
+            self.held.fetch_sub(1, SeqCst);
+            self.standing.wake();
+            return None;
+        }
+        if before + 1 >= self.wake_at.load(SeqCst) && self.quota().is_some() {
+            self.standing.wake();
+        }
+        Some(LeasePlace { of: Arc::clone(self), is_open: false })
+    }
+
+    /// Takes a place whether there is one or not.
+    pub fn take_over(self: &Arc<Self>) -> LeasePlace {
+        self.held.fetch_add(1, SeqCst);
+        LeasePlace { of: Arc::clone(self), is_open: false }
+    }
+
+    /// Whether the connections that have been taken may still go to servers: asked again after the dial, before a
+    /// server is told whose connection it is. A process that was stopped meanwhile may hold leases that others have by
+    /// now.
+    pub fn may_go_on(&self, now: Instant) -> bool {
+        self.in_force(now).is_none_or(|most| self.held.load(SeqCst) <= most)
+    }
+
+    /// Whether there may be more places soon, so that it is worth to wait for one.
+    pub fn may_grow(&self) -> bool {
+        self.may_grow.load(SeqCst)
+    }
+
+    /// A client waits for a place.
+    pub fn wait(self: &Arc<Self>) -> LeaseWait {
+        self.waiting.fetch_add(1, SeqCst);
+        self.standing.wake();
+        LeaseWait { of: Arc::clone(self) }
+    }
+
+    /// What is used of it.
+    pub fn usage(&self) -> Use {
+        // First what has been given back: a connection that goes meanwhile is counted as gone twice, and not never.
+        let released = self.released.load(SeqCst);
+        let open = self.open.load(SeqCst);
+        Use { held: self.held.load(SeqCst), open, waiting: self.waiting.load(SeqCst), released }
+    }
+
+    /// The lease of this term, as far as it is certain.
+    pub fn lease(&self) -> u32 {
+        self.lease.load(SeqCst)
+    }
+
+    /// What it may have while leases are not in force.
+    pub fn floor(&self) -> u32 {
+        self.floor.load(SeqCst)
+    }
+
+    pub(super) fn set_lease(&self, lease: u32) {
+        self.lease.store(lease, SeqCst);
+    }
+
+    pub(super) fn lower_lease(&self, to: u32) {
+        self.lease.fetch_min(to, SeqCst);
+    }
+
+    pub(super) fn set_floor(&self, floor: u32) {
+        self.floor.store(floor, SeqCst);
+    }
+
+    pub(super) fn lower_floor(&self, to: u32) {
+        self.floor.fetch_min(to, SeqCst);
+    }
+
+    pub(super) fn set_hints(&self, hints: Hints) {
+        self.cap.store(hints.cap, SeqCst);
+        self.wake_at.store(hints.wake_at, SeqCst);
+        self.is_wanted.store(hints.is_wanted, SeqCst);
+        self.may_grow.store(hints.may_grow, SeqCst);
+    }
+}
+
+/// What does not make a lease larger.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hints {
+    pub cap: u32,
+    pub wake_at: u32,
+    pub is_wanted: bool,
+    pub may_grow: bool,
+}
+
+/// One connection that counts in an allowance, given back on drop.
+#[derive(Debug)]
+pub struct LeasePlace {
+    of: Arc<Allowance>,
+    is_open: bool,
+}
+
+impl LeasePlace {
+    /// The server has let its client in: servers count it from now on.
+    pub fn opened(&mut self) {
+        if !std::mem::replace(&mut self.is_open, true) {
+            self.of.open.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// Of what it is a place.
+    pub fn allowance(&self) -> &Arc<Allowance> {
+        &self.of
+    }
+
+    /// See [`Allowance::may_go_on`].
+    pub fn may_go_on(&self, now: Instant) -> bool {
+        self.of.may_go_on(now)
+    }
+}
+
+impl Drop for LeasePlace {
+    fn drop(&mut self) {
+        // In this order: see `Allowance::usage`.
+        if self.is_open {
+            self.of.open.fetch_sub(1, SeqCst);
+        }
+        self.of.released.fetch_add(1, SeqCst);
+        self.of.held.fetch_sub(1, SeqCst);
+        if self.of.is_wanted.load(SeqCst) {
+            self.of.standing.wake();
+        }
+    }
+}
+
+/// A client that waits for a place.
+#[derive(Debug)]
+pub struct LeaseWait {
+    of: Arc<Allowance>,
+}
+
+impl LeaseWait {
+    /// What it waits for.
+    pub fn allowance(&self) -> &Arc<Allowance> {
+        &self.of
+    }
+}
+
+impl Drop for LeaseWait {
+    fn drop(&mut self) {
+        self.of.waiting.fetch_sub(1, SeqCst);
+    }
+}
+
+/// How few connections were open for certain over the last seconds.
+#[derive(Debug, Default)]
+pub(super) struct Samples(std::collections::VecDeque<(Instant, u32, u64)>);
+
+impl Samples {
+    /// So long is looked back at most.
+    const KEPT: Duration = Duration::from_secs(12);
+
+    /// To be called several times a second with what is used.
+    pub fn note(&mut self, now: Instant, used: Use) {
+        while self.0.len() > 1 && now.saturating_duration_since(self.0[0].0) > Self::KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, used.open, used.released));
+    }
+
+    /// The fewest that were open at any time since then; `None`: that was before the first look.
+    pub fn least_since(&self, since: Instant) -> Option<u32> {
+        let (last, begin) = (self.0.back()?, self.0.iter().rposition(|sample| sample.0 <= since)?);
+        let pairs = self.0.range(begin..).zip(self.0.range(begin + 1..));
+        // Those that were given back between two looks may all have been open, and none have come before them.
+        let least = pairs.map(|(a, b)| a.1.saturating_sub(u32::try_from(b.2 - a.2).unwrap_or(u32::MAX))).min();
+        Some(least.unwrap_or(last.1).min(last.1))
+    }
+
+    /// The fewest that were open, each over the last so many milliseconds: short times forget sooner, long ones are for
+    /// those who read slowly.
+    pub fn least(&self) -> Vec<(u32, u32)> {
+        let Some(last) = self.0.back() else { return Vec::new() };
+        let over = [2500, 5000, 11_000].into_iter().filter_map(|milliseconds: u32| {
+            let since = last.0.checked_sub(Duration::from_millis(milliseconds.into()))?;
+            Some((self.least_since(since)?, milliseconds))
+        });
+        over.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_back_between_two_looks_was_not_open_all_the_while() {
+        let (mut samples, began) = (Samples::default(), Instant::now());
+        let at = |seconds| began + Duration::from_secs(seconds);
+        for (seconds, open, released) in [(0, 10, 0), (1, 10, 3), (2, 12, 3), (3, 12, 3), (4, 12, 3), (5, 12, 3)] {
+            samples.note(at(seconds), Use { open, released, ..Use::default() });
+        }
+        assert_eq!(samples.least_since(at(0)), Some(7));
+        assert_eq!(samples.least_since(at(1)), Some(10));
+        assert_eq!(samples.least_since(at(2)), Some(12));
+        assert_eq!(samples.least_since(began - Duration::from_secs(1)), None);
+        assert_eq!(samples.least(), [(12, 2500), (7, 5000)]);
+    }
+
+    #[test]
+    fn nothing_is_taken_beyond_what_is_in_force_and_everything_is_given_back() {
+        use crate::fleet::key::{Key, Kind};
+        let began = Instant::now();
+        let standing = Standing::new(began);
+        let allowance = Allowance::new(LeaseKey { kind: Kind::Account, key: Key::LOWEST }, Arc::clone(&standing));
+        let second = Duration::from_secs(1);
+        let free = allowance.take(began).expect("there is no quota");
+        allowance.set_quota(Some(9));
+        assert!(allowance.take(began).is_none() && !allowance.may_go_on(began), "nothing is in force");
+        allowance.set_lease(3);
+        allowance.set_floor(2);
+        standing.valid_until(began + second);
+        let mut held = vec![free, allowance.take(began).unwrap(), allowance.take(began).unwrap()];
+        assert!(allowance.take(began).is_none());
+        held[0].opened();
+        held[0].opened();
+        assert_eq!(allowance.usage(), Use { held: 3, open: 1, waiting: 0, released: 0 });
+        let late = began + second;
+        assert_eq!((allowance.most(late), allowance.may_go_on(late)), (Some(0), false));
+        standing.floors_until(Some(late + second));
+        assert_eq!((allowance.most(late), allowance.may_go_on(late)), (Some(2), false));
+        held.pop();
+        assert!(allowance.may_go_on(late) && allowance.take(late).is_none());
+        allowance.set_hints(Hints { cap: 1, wake_at: 0, is_wanted: true, may_grow: false });
+        assert_eq!((allowance.most(began), allowance.may_go_on(began)), (Some(1), true), "who is in goes on");
+        drop(held);
+        assert_eq!(allowance.usage(), Use { held: 0, open: 0, waiting: 0, released: 3 });
+    }
+}

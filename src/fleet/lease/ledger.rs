@@ -1,0 +1,573 @@
+//! All leases of this weir: what is to be done in the bucket, and what the answers mean.
+//!
+//! One task has the ledger. It calls [`Ledger::next`] every [`LOOK_EVERY`] and whenever
+//! [`Standing::on_need`](super::allowance::Standing::on_need) says so (not more often than every 5 ms), does what that
+//! returns, all at the same time, and tells each answer by [`Ledger::answered`]. What is watched in the bucket goes to
+//! [`Ledger::seen`].
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::fleet::{
+    lease::{
+        Answer, Holder, LeaseKey, Operation, Place, What,
+        allowance::Standing,
+        book::LeaseBook,
+        membership::{Change, OwnMembership, Sights, Status},
+        quota::{Moment, SharedQuota},
+        reclaim::{Connections, Reading, SETTLE, Whereabouts, left},
+        record::{Entry, InvalidValue, Membership, Record},
+    },
+    share,
+};
+
+/// How often to call [`Ledger::next`] at least.
+pub const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// An operation without an answer for so long has none.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// The most operations under way at once.
+const MOST_UNDER_WAY: usize = 256;
+
+/// The most quotas that are known.
+const MOST_QUOTAS: usize = 500_000;
+
+/// After this a reading is used although not everybody has told what it had open.
+const NOT_TOLD: Duration = Duration::from_secs(3);
+
+/// What the rest of weir knows of the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Weirs whose beats arrive, this one included.
+    pub live: u32,
+    /// The place of this one among them, in the order of their ids, from 0 on.
+    pub position: u32,
+    /// Whether one of the others says that it [goes by leases](Ledger::goes_by_leases).
+    pub others_have_leases: bool,
+    /// Whether the fleet's connection is there.
+    pub is_connected: bool,
+}
+
+/// How leases are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// No bucket is used: each weir has its part.
+    pub is_split_only: bool,
+    /// Whether servers count the connections of accounts.
+    pub has_counts: bool,
+    /// See [`SETTLE`].
+    pub settle: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { is_split_only: false, has_counts: true, settle: SETTLE }
+    }
+}
+
+/// One lease, as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseOf {
+    pub holder: Holder,
+    pub lease: u32,
+    pub want: u32,
+    /// Its term has ended.
+    pub is_ended: bool,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    place: Place,
+    sent: Instant,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Write,
+    Read,
+    Ask,
+}
+
+/// How far this weir is with leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    No,
+    /// It hands back what it does not hold.
+    HandsBack,
+    /// Everything is handed back, and its next write says so.
+    SaysBye,
+    /// That is stored.
+    Left,
+}
+
+/// All leases of this weir.
+#[derive(Debug)]
+pub struct Ledger {
+    me: Holder,
+    book: Arc<LeaseBook>,
+    standing: Arc<Standing>,
+    settings: Settings,
+    surroundings: Surroundings,
+    own: OwnMembership,
+    own_under_way: bool,
+    /// What is under way says that it has left.
+    says_bye: bool,
+    leaves: Leaves,
+    sights: Sights,
+    /// Memberships that are to be read, since they were not as expected.
+    to_read: Vec<Holder>,
+    connections: Connections,
+    quotas: HashMap<LeaseKey, SharedQuota>,
+    under_way: BTreeMap<u64, UnderWay>,
+    serial: u64,
+    rng: fastrand::Rng,
+    invalid: Vec<(LeaseKey, InvalidValue)>,
+}
+
+impl Ledger {
+    /// The ledger of the process `me`, for the allowances of `book`.
+    pub fn new(me: Holder, book: Arc<LeaseBook>, settings: Settings, now: Instant, rng: fastrand::Rng) -> Self {
+        let standing = Arc::clone(book.standing());
+        let own = OwnMembership::new(Arc::clone(&standing), now);
+        Self {
+            me,
+            book,
+            standing,
+            settings,
+            surroundings: Surroundings { live: 1, position: 0, others_have_leases: false, is_connected: false },
+            own,
+            own_under_way: false,
+            says_bye: false,
+            leaves: Leaves::No,
+            to_read: Vec::new(),
+            sights: Sights::default(),
+            connections: Connections::default(),
+            quotas: HashMap::new(),
+            under_way: BTreeMap::new(),
+            serial: 0,
+            rng,
+            invalid: Vec::new(),
+        }
+    }
+
+    /// Who this process is.
+    pub fn me(&self) -> &Holder {
+        &self.me
+    }
+
+    /// The configuration or the servers have other settings by now.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// To be called when any of it has changed.
+    pub fn surroundings(&mut self, surroundings: Surroundings) {
+        self.surroundings = surroundings;
+    }
+
+    /// What another weir says in a beat to hold of a quota, and whether its leases are in force.
+    pub fn reported(&mut self, holder: &Holder, key: LeaseKey, held: u32, leased: bool) {
+        if let Some(quota) = self.quotas.get_mut(&key)
+            && (quota.reports.len() < super::record::MOST_ENTRIES || quota.reports.contains_key(holder))
+        {
+            quota.reports.insert(holder.clone(), (held, leased));
+        }
+    }
+
+    /// The beats of a weir have ended, or it says to hold nothing of what it does not name.
+    pub fn silent(&mut self, holder: &Holder) {
+        for quota in self.quotas.values_mut() {
+            quota.reports.remove(holder);
+        }
+    }
+
+    /// The servers have been read, all of them: they had so many connections under a quota at some time since `began`.
+    pub fn counted(&mut self, now: Instant, key: LeaseKey, began: Instant, connections: u32) {
+        let Some(quota) = self.quotas.get_mut(&key) else { return };
+        let is_open = quota.reading.is_some_and(|reading| now.saturating_duration_since(reading.ended) < NOT_TOLD);
+        let is_settled = quota.record.l.iter().any(|(holder, entry)| match self.sights.status(holder, entry) {
+            Status::Ended(since) => began >= since + self.settings.settle,
+            Status::Lives | Status::Left => false,
+        });
+        if !is_open && is_settled {
+            quota.reading = Some(Reading { began, ended: now, connections, after: None });
+        }
+    }
+
+    /// The servers have so many connections under a quota beyond those of weirs that live, by a reading that `began`
+    /// then.
+    pub fn beyond_live(&mut self, now: Instant, key: LeaseKey, many: u32, began: Instant) {
+        if let Some(quota) = self.quotas.get_mut(&key) {
+            quota.beyond_live(now, many, began);
+        }
+    }
+
+    /// The quotas in which ended terms have leases: the servers are to be read for them, again and again.
+    pub fn to_count(&self) -> Vec<LeaseKey> {
+        let with_ended = self.quotas.iter().filter(|(_, quota)| self.ended_in(quota).next().is_some());
+        with_ended.map(|(key, _)| *key).collect()
+    }
+
+    /// The quotas whose values in the bucket are not used, and why; each is told once.
+    pub fn take_invalid(&mut self) -> Vec<(LeaseKey, InvalidValue)> {
+        std::mem::take(&mut self.invalid)
+    }
+
+    /// Whether leases are in force.
+    pub fn has_leases(&self, now: Instant) -> bool {
+        self.standing.is_valid(now)
+    }
+
+    /// Whether this weir goes by leases, or by the floors of leases that it has had, and not by the split.
+    pub fn goes_by_leases(&self) -> bool {
+        self.own.was_member() && !self.settings.is_split_only
+    }
+
+    /// The leases of a quota.
+    pub fn leases(&self, key: LeaseKey) -> Vec<LeaseOf> {
+        let Some(quota) = self.quotas.get(&key) else { return Vec::new() };
+        let lease = |(holder, entry): (&Holder, &Entry)| LeaseOf {
+            holder: holder.clone(),
+            lease: entry.n,
+            want: entry.want,
+            is_ended: self.is_ended(holder, entry),
+        };
+        quota.record.l.iter().map(lease).collect()
+    }
+
+    /// What came past weir under a quota, as the fleet has it.
+    pub fn past(&self, key: LeaseKey) -> u32 {
+        self.quotas.get(&key).map_or(0, |quota| quota.record.past)
+    }
+
+    fn is_ended(&self, holder: &Holder, entry: &Entry) -> bool {
+        *holder != self.me && self.sights.status(holder, entry) != Status::Lives
+    }
+
+    fn ended_in<'a>(&'a self, quota: &'a SharedQuota) -> impl Iterator<Item = (&'a Holder, &'a Entry)> {
+        quota.record.l.iter().filter(|(holder, entry)| self.is_ended(holder, entry))
+    }
+
+    /// The bucket has, or had, this value: from a watch, in any order. `None` is a marker of deletion.
+    pub fn seen(&mut self, now: Instant, place: &Place, revision: u64, value: Option<&[u8]>) {
+        match place {
+            Place::Member(holder) if *holder == self.me => {}
+            Place::Member(holder) => self.sights.seen(now, holder, revision, value),
+            Place::Leases(key) => {
+                if self.quotas.len() >= MOST_QUOTAS && !self.quotas.contains_key(key) {
+                    return;
+                }
+                let quota = self.quotas.entry(*key).or_insert_with(|| SharedQuota::new(now));
+                if let Some(invalid) = quota.seen(now, &self.me, revision, value) {
+                    self.invalid.push((*key, invalid));
+                }
+                for holder in quota.record.l.keys().filter(|holder| **holder != self.me) {
+                    self.sights.has_lease(now, holder);
+                }
+            }
+        }
+    }
+
+    /// The bucket was deleted, or is another one: nothing that was known of it holds.
+    pub fn forget_bucket(&mut self, now: Instant) {
+        let change = self.own.forget_bucket(now);
+        self.change(change);
+        self.sights.forget_bucket();
+        self.under_way.clear();
+        self.own_under_way = false;
+        for quota in self.quotas.values_mut() {
+            quota.not_done();
+            quota.record = Record::default();
+        }
+    }
+
+    /// This weir leaves: what it does not hold is handed back from now on, and so is the rest as its sessions end.
+    pub fn leave(&mut self) {
+        if self.leaves == Leaves::No {
+            self.leaves = Leaves::HandsBack;
+        }
+    }
+
+    /// Whether nothing of this weir is left in the bucket. To be waited for before the process ends.
+    pub fn has_left(&self) -> bool {
+        self.leaves == Leaves::Left
+    }
+
+    /// What is to be done now.
+    pub fn next(&mut self, now: Instant) -> Vec<Operation> {
+        let late: Vec<_> = self
+            .under_way
+            .iter()
+            .filter(|(_, one)| now.saturating_duration_since(one.sent) >= ANSWER_WITHIN)
+            .map(|(serial, _)| *serial)
+            .collect();
+        late.into_iter().for_each(|serial| self.answered(now, serial, &Answer::Unknown));
+        self.open_quotas(now);
+        self.split(now);
+        self.own.look(now);
+        let mut operations = Vec::new();
+        if self.settings.is_split_only || self.leaves == Leaves::Left {
+            return operations;
+        }
+        if self.leaves == Leaves::HandsBack {
+            let is_left = |quota: &SharedQuota| {
+                !quota.is_busy()
+                    && !quota.record.l.contains_key(&self.me)
+                    && quota.allowance.as_ref().is_none_or(|allowance| allowance.usage().held == 0)
+            };
+            if self.quotas.values().all(is_left) {
+                self.leaves = Leaves::SaysBye;
+            }
+        }
+        if !self.own_under_way {
+            let bye = self.leaves == Leaves::SaysBye;
+            let quotas = &self.quotas;
+            let tell = |membership: &mut Membership| {
+                membership.bye = bye;
+                for (key, quota) in quotas {
+                    if let Some(samples) = &quota.samples {
+                        membership.tell(*key, samples.least());
+                    }
+                }
+            };
+            if let Some(what) = self.own.next(now, &mut self.rng, tell) {
+                self.own_under_way = true;
+                self.says_bye = bye && what != What::Read;
+                self.begin(now, Place::Member(self.me.clone()), what, &mut operations);
+            }
+        }
+        let Some(term) = self.own.term().filter(|_| self.standing.is_valid(now)) else { return operations };
+        for holder in std::mem::take(&mut self.to_read) {
+            self.begin(now, Place::Member(holder), What::Read, &mut operations);
+        }
+        self.end_silent(now, &mut operations);
+        self.ask(now, &mut operations);
+        self.write_leases(now, term, &mut operations);
+        operations
+    }
+
+    fn begin(&mut self, now: Instant, place: Place, what: What, operations: &mut Vec<Operation>) {
+        self.serial += 1;
+        let kind = match what {
+            What::Write { .. } | What::Delete { .. } => Kind::Write,
+            What::Read => Kind::Read,
+            What::Ask => Kind::Ask,
+        };
+        self.under_way.insert(self.serial, UnderWay { place: place.clone(), sent: now, kind });
+        operations.push(Operation { serial: self.serial, place, what });
+    }
+
+    /// Those in use are here, and those that are not any more go.
+    fn open_quotas(&mut self, now: Instant) {
+        for allowance in self.book.list() {
+            let quota = self.quotas.entry(allowance.key()).or_insert_with(|| SharedQuota::new(now));
+            quota.allowance.get_or_insert(allowance);
+        }
+        let (book, me) = (&self.book, &self.me);
+        for (key, quota) in &mut self.quotas {
+            let has_none = !quota.record.l.contains_key(me);
+            if quota.allowance.is_some() && has_none && !quota.is_busy() && book.forget(*key) {
+                quota.allowance = None;
+            }
+        }
+        self.quotas.retain(|_, quota| quota.allowance.is_some() || quota.is_busy() || !quota.record.l.is_empty());
+    }
+
+    /// What each quota's part is while this weir goes by the split.
+    fn split(&self, now: Instant) {
+        if self.standing.is_valid(now) {
+            return;
+        }
+        let Surroundings { live, position, others_have_leases, is_connected } = self.surroundings;
+        let only = self.settings.is_split_only;
+        // Who has been a member and is connected waits for the bucket: others may have leases.
+        let may_split = only || !is_connected || !self.own.was_member() && !others_have_leases;
+        let may_grow = !self.standing.is_by_floors(now);
+        for quota in self.quotas.values() {
+            let most = quota.allowance.as_ref().and_then(|allowance| allowance.quota());
+            quota.splits(
+                most.filter(|_| may_split).map_or(0, |most| share::equal(most, live, position)),
+                only,
+                may_grow,
+            );
+        }
+    }
+
+    fn end_silent(&mut self, now: Instant, operations: &mut Vec<Operation>) {
+        let mut terms: HashMap<&Holder, u32> = HashMap::new();
+        for (holder, entry) in self.quotas.values().flat_map(|quota| &quota.record.l) {
+            let term = terms.entry(holder).or_default();
+            *term = entry.t.max(*term);
+        }
+        let term_of = |holder: &Holder| terms.get(holder).copied().unwrap_or_default();
+        let mut to_end = Vec::new();
+        while let Some(one) = self.sights.next_to_end(now, term_of) {
+            to_end.push(one);
+        }
+        for (holder, what) in to_end {
+            self.begin(now, Place::Member(holder), what, operations);
+        }
+    }
+
+    fn ask(&mut self, now: Instant, operations: &mut Vec<Operation>) {
+        let ended: std::collections::BTreeSet<Holder> =
+            self.quotas.values().flat_map(|quota| self.ended_in(quota)).map(|(holder, _)| holder.clone()).collect();
+        self.connections.keep(|holder| ended.contains(holder));
+        for holder in ended {
+            if self.connections.is_due(now, &holder) {
+                self.begin(now, Place::Member(holder), What::Ask, operations);
+            }
+        }
+    }
+
+    fn write_leases(&mut self, now: Instant, term: u32, operations: &mut Vec<Operation>) {
+        let live = 1 + self.sights.live().count() as u32;
+        let is_first = self.sights.live().all(|other| self.me < *other);
+        let mut room = MOST_UNDER_WAY.saturating_sub(self.under_way.len());
+        let mut quotas = std::mem::take(&mut self.quotas);
+        let mut writes = Vec::new();
+        let stored = self.own.stored();
+        for (key, quota) in &mut quotas {
+            let has_ended = self.ended_in(quota).next().is_some();
+            match (has_ended, &quota.allowance) {
+                (true, Some(allowance)) => quota.samples.get_or_insert_default().note(now, allowance.usage()),
+                _ => quota.samples = None,
+            }
+            if let (Some(reading), Some((revision, sent))) = (&mut quota.reading, stored)
+                && reading.after.is_none()
+                && sent >= reading.ended
+            {
+                reading.after = Some(revision);
+            }
+            if room == 0 {
+                continue;
+            }
+            let is_leaving = self.leaves != Leaves::No;
+            let moment = Moment { now, me: &self.me, term, live, is_first, is_leaving };
+            let is_ended = |holder: &Holder, entry: &Entry| self.is_ended(holder, entry);
+            let is_read = Cell::new(false);
+            let reclaim = |quota: &SharedQuota, record: &mut Record| {
+                let counted = self.left_of(now, *key, quota);
+                is_read.set(counted.is_some());
+                self.reclaim(now, quota, counted, record)
+            };
+            if let Some(what) = quota.next(&moment, is_ended, reclaim) {
+                writes.push((*key, what));
+                room -= 1;
+            }
+            if is_read.get() {
+                // The next reading is of a later moment.
+                quota.reading = None;
+            }
+        }
+        self.quotas = quotas;
+        for (key, what) in writes {
+            self.begin(now, Place::Leases(key), what, operations);
+        }
+    }
+
+    /// Takes back what ended terms have left in a record. Returns whether anything was.
+    fn reclaim(&self, now: Instant, quota: &SharedQuota, counted: Option<u32>, record: &mut Record) -> bool {
+        let mut is_changed = false;
+        record.l.retain(|holder, entry| {
+            if *holder == self.me {
+                return true;
+            }
+            let (whereabouts, is_settled) = match self.sights.status(holder, entry) {
+                Status::Lives => return true,
+                Status::Left => (Whereabouts::Left, true),
+                Status::Ended(since) => {
+                    let gone = self.connections.gone_since(holder);
+                    let whereabouts = match gone {
+                        Some(gone) => Whereabouts::Gone(now.saturating_duration_since(gone)),
+                        None if self.connections.responds(holder) => Whereabouts::Connected,
+                        None => Whereabouts::Unknown,
+                    };
+                    let reading = quota.reading;
+                    (whereabouts, reading.is_some_and(|reading| reading.began >= since + self.settings.settle))
+                }
+            };
+            let left = left(entry, whereabouts, counted.filter(|_| is_settled), self.settings.has_counts);
+            is_changed |= left < entry.n || left == 0;
+            entry.n = left;
+            left > 0
+        });
+        is_changed
+    }
+
+    /// How many connections the servers may have had that are neither of weirs that live nor past weir; `None` while
+    /// not all have told.
+    fn left_of(&self, now: Instant, key: LeaseKey, quota: &SharedQuota) -> Option<u32> {
+        let reading = quota.reading.filter(|reading| reading.began > quota.past_changed_at)?;
+        let own = quota.samples.as_ref().and_then(|samples| samples.least_since(reading.began));
+        let mut of_live = own.unwrap_or_default();
+        let others = quota.record.l.iter().filter(|(holder, _)| **holder != self.me);
+        for (holder, entry) in others.filter(|(holder, entry)| !self.is_ended(holder, entry)) {
+            let told = reading.after.and_then(|after| self.sights.told(now, holder, key, reading.began, after));
+            match told {
+                // Nobody has more open than its lease.
+                Some(told) => of_live = of_live.saturating_add(told.min(entry.n)),
+                None if now.saturating_duration_since(reading.ended) < NOT_TOLD => return None,
+                None => {}
+            }
+        }
+        Some(reading.connections.saturating_sub(of_live.saturating_add(quota.record.past)))
+    }
+
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Ended => {
+                self.standing.end();
+                self.quotas.values_mut().for_each(SharedQuota::term_ended);
+            }
+            Change::InForce(until) => self.standing.valid_until(until),
+        }
+    }
+
+    /// What became of an operation. Answers that come too late are ignored.
+    pub fn answered(&mut self, now: Instant, serial: u64, answer: &Answer) {
+        let Some(UnderWay { place, sent, kind }) = self.under_way.remove(&serial) else { return };
+        match (place, kind) {
+            (Place::Member(holder), Kind::Ask) => self.connections.answered(now, &holder, answer),
+            (Place::Member(holder), _) if holder == self.me => {
+                self.own_under_way = false;
+                let change = self.own.answered(sent, now, answer);
+                self.change(change);
+                if self.says_bye && matches!(answer, Answer::Stored { .. }) {
+                    self.leaves = Leaves::Left;
+                }
+            }
+            (Place::Member(holder), Kind::Read) if *answer == Answer::Unknown => self.sights.not_read(&holder),
+            (Place::Member(holder), _) => {
+                if self.sights.answered(now, &holder, answer) {
+                    self.to_read.push(holder);
+                }
+            }
+            (Place::Leases(key), _) => self.lease_answered(now, key, answer),
+        }
+    }
+
+    fn lease_answered(&mut self, now: Instant, key: LeaseKey, answer: &Answer) {
+        let term = self.own.term();
+        let Some(quota) = self.quotas.get_mut(&key) else { return };
+        match answer {
+            Answer::Stored { revision } => quota.stored(now, &self.me, term, *revision),
+            Answer::Found { revision, value } => {
+                quota.not_done();
+                self.seen(now, &Place::Leases(key), *revision, Some(value));
+            }
+            Answer::Absent { revision } => {
+                quota.not_done();
+                quota.is_absent(now, &self.me, *revision);
+            }
+            _ => quota.not_done(),
+        }
+    }
+}

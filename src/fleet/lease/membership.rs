@@ -1,0 +1,334 @@
+//! Who lives, by the keys that processes write in the bucket: this one's own membership, and what is seen of others'.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::fleet::lease::{
+    Answer, Holder, LeaseKey, What,
+    allowance::Standing,
+    record::{Entry, Membership},
+};
+
+/// How often a membership is written, give or take a fifth.
+pub const EVERY: Duration = Duration::from_millis(400);
+
+/// How long after the sending of the last acknowledged write of the membership this weir's leases are in force.
+pub const VALID: Duration = Duration::from_millis(2500);
+
+/// A membership of which no new revision has been seen for this long is ended. With clocks that run 20 % apart it is
+/// longer than [`VALID`]: 4 s / 1.2 > 2.5 s / 0.8.
+pub const EXPIRE: Duration = Duration::from_secs(4);
+
+/// So long without a look at the clock is a pause: the process, or its machine, was stopped.
+const PAUSE: Duration = Duration::from_millis(1000);
+
+/// Who cannot write its membership for so long, without a pause, cannot reach the bucket and goes by its floors.
+const IN_VAIN: Duration = Duration::from_millis(1000);
+
+/// The most memberships of other processes that are looked at.
+const MOST: usize = 1024;
+
+/// Of one process, those that have ended are forgotten after this.
+const FORGET: Duration = Duration::from_secs(600);
+
+/// This process's own membership.
+#[derive(Debug)]
+pub(super) struct OwnMembership {
+    standing: Arc<Standing>,
+    /// The last term that was tried.
+    term: u32,
+    /// The revision that the next write expects; `None`: it has to be read.
+    revision: Option<u64>,
+    is_member: bool,
+    /// Whether it ever was.
+    was_member: bool,
+    next_at: Instant,
+    /// Since when writes are tried without a pause, and without an answer that one is stored.
+    trying_since: Instant,
+    last_look: Instant,
+    /// The revision and the sending time of the last acknowledged write.
+    stored: Option<(u64, Instant)>,
+}
+
+/// What an answer about the own membership has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    None,
+    /// The term has ended: its leases are not this weir's any more.
+    Ended,
+    /// It is in force until then, once what it had before has been put away.
+    InForce(Instant),
+}
+
+impl OwnMembership {
+    pub fn new(standing: Arc<Standing>, now: Instant) -> Self {
+        Self {
+            standing,
+            term: 0,
+            revision: Some(0),
+            is_member: false,
+            was_member: false,
+            next_at: now,
+            trying_since: now,
+            last_look: now,
+            stored: None,
+        }
+    }
+
+    /// To be called several times a second: floors are in force only while this is.
+    pub fn look(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.last_look) > PAUSE {
+            // It may have been stopped for so long that others have its floors too: first it is to try a while.
+            self.trying_since = now + PAUSE;
+        }
+        self.last_look = now;
+        let in_vain = now.saturating_duration_since(self.trying_since) >= IN_VAIN;
+        self.standing.floors_until(in_vain.then(|| now + PAUSE));
+    }
+
+    /// The term in force; `None`: none is.
+    pub fn term(&self) -> Option<u32> {
+        self.is_member.then_some(self.term)
+    }
+
+    pub fn was_member(&self) -> bool {
+        self.was_member
+    }
+
+    /// The revision of its last write that was acknowledged, and when that was sent.
+    pub fn stored(&self) -> Option<(u64, Instant)> {
+        self.stored
+    }
+
+    /// What is to be done, while nothing is under way.
+    pub fn next(&mut self, now: Instant, rng: &mut fastrand::Rng, tell: impl FnOnce(&mut Membership)) -> Option<What> {
+        if now < self.next_at {
+            return None;
+        }
+        let Some(expected) = self.revision else { return Some(What::Read) };
+        if !self.is_member {
+            // A term is never tried twice: an attempt without an answer may have been stored, and ended by others.
+            self.term += 1;
+        }
+        let mut value = Membership::new(self.term);
+        tell(&mut value);
+        self.next_at = now + EVERY.mul_f64(0.8 + 0.4 * rng.f64());
+        Some(What::Write { value: value.encode(), expected })
+    }
+
+    /// Something that was begun at `sent` has had this answer.
+    pub fn answered(&mut self, sent: Instant, now: Instant, answer: &Answer) -> Change {
+        match answer {
+            Answer::Stored { revision } => {
+                self.revision = Some(*revision);
+                (self.is_member, self.was_member) = (true, true);
+                self.stored = Some((*revision, sent));
+                self.trying_since = now;
+                Change::InForce(sent + VALID)
+            }
+            Answer::Refused | Answer::Unknown => {
+                self.revision = None;
+                // A write without an answer has waited long; one that was refused is tried again at once.
+                self.next_at = self.next_at.min(now);
+                Change::None
+            }
+            Answer::Found { revision, value } => {
+                self.revision = Some(*revision);
+                self.next_at = now;
+                // Nobody else writes there.
+                let is_own = Membership::decode(value).is_ok_and(|found| found.t == self.term);
+                if is_own && self.was_member { Change::None } else { self.ended() }
+            }
+            Answer::Absent { revision } => {
+                self.revision = Some(*revision);
+                self.next_at = now;
+                self.ended()
+            }
+            Answer::Responds | Answer::NoResponders => Change::None,
+        }
+    }
+
+    fn ended(&mut self) -> Change {
+        match std::mem::take(&mut self.is_member) {
+            true => Change::Ended,
+            false => Change::None,
+        }
+    }
+
+    /// The bucket is another one.
+    pub fn forget_bucket(&mut self, now: Instant) -> Change {
+        (self.revision, self.next_at) = (Some(0), now);
+        self.ended()
+    }
+}
+
+/// What is known of another process's membership. All of it are facts of the bucket; what was missed does no harm.
+#[derive(Debug)]
+pub(super) struct Sight {
+    /// The last revision that was seen, and the one before.
+    revisions: [u64; 2],
+    seen_at: Instant,
+    /// Of the last value; `None`: it is deleted.
+    term: Option<u32>,
+    bye: bool,
+    told: BTreeMap<String, Vec<(u32, u32)>>,
+    /// All terms up to this have ended; known since.
+    ended: (u32, Instant),
+    /// What a deletion expects as the last revision.
+    expected: u64,
+    /// A deletion is under way: when it is done, all terms up to this have ended.
+    ends: Option<u32>,
+}
+
+/// What is known of the term of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Lives,
+    /// It has ended; known since.
+    Ended(Instant),
+    /// It has ended, and its process has said that it left no connection.
+    Left,
+}
+
+/// What is known of the memberships of all other processes.
+#[derive(Debug, Default)]
+pub(super) struct Sights(HashMap<Holder, Sight>);
+
+impl Sights {
+    /// Looks at a holder from now on, if there is room.
+    fn of(&mut self, holder: &Holder, now: Instant) -> Option<&mut Sight> {
+        if !self.0.contains_key(holder) && self.0.len() >= MOST {
+            return None;
+        }
+        Some(self.0.entry(holder.clone()).or_insert_with(|| Sight {
+            revisions: [0; 2],
+            seen_at: now,
+            term: Some(0),
+            bye: false,
+            told: BTreeMap::new(),
+            ended: (0, now),
+            expected: 0,
+            ends: None,
+        }))
+    }
+
+    /// The bucket has, or had, this value; `None`: a marker of deletion.
+    pub fn seen(&mut self, now: Instant, holder: &Holder, revision: u64, value: Option<&[u8]>) {
+        let Some(sight) = self.of(holder, now) else { return };
+        if revision <= sight.revisions[0] {
+            return;
+        }
+        sight.revisions = [revision, sight.revisions[0]];
+        (sight.seen_at, sight.expected) = (now, revision);
+        let Some(value) = value else { return sight.end_known(now) };
+        // One of a later version lives all the same.
+        let Ok(Membership { t, bye, o, .. }) = Membership::decode(value) else { return };
+        let before = t.saturating_sub(1);
+        if before > sight.ended.0 {
+            sight.ended = (before, now);
+        }
+        (sight.term, sight.bye, sight.told) = (Some(t), bye, o);
+    }
+
+    /// A lease of this holder stands in a record.
+    pub fn has_lease(&mut self, now: Instant, holder: &Holder) {
+        self.of(holder, now);
+    }
+
+    /// Those that live, as far as anybody can tell.
+    pub fn live(&self) -> impl Iterator<Item = &Holder> {
+        self.0.iter().filter(|(_, sight)| sight.revisions[0] > 0 && sight.term.is_some()).map(|(holder, _)| holder)
+    }
+
+    pub fn status(&self, holder: &Holder, entry: &Entry) -> Status {
+        match self.0.get(holder) {
+            Some(sight) if entry.t <= sight.ended.0 && sight.bye => Status::Left,
+            Some(sight) if entry.t <= sight.ended.0 => Status::Ended(sight.ended.1),
+            _ => Status::Lives,
+        }
+    }
+
+    /// The next membership that is to be ended, with the revision that its deletion expects. `term_of` says up to which
+    /// term a holder has leases; it is asked for those whose key is deleted.
+    pub fn next_to_end(&mut self, now: Instant, term_of: impl Fn(&Holder) -> u32) -> Option<(Holder, What)> {
+        self.0.retain(|holder, sight| {
+            let is_old = now.saturating_duration_since(sight.seen_at) > FORGET;
+            sight.ends.is_some() || sight.term.is_some() || !is_old || term_of(holder) > 0
+        });
+        let is_due = |holder: &Holder, sight: &Sight| {
+            let is_silent = now.saturating_duration_since(sight.seen_at) >= EXPIRE;
+            // A deletion of a key that is deleted already ends, for certain, what was seen before.
+            let is_known = sight.term.is_none() && term_of(holder) <= sight.ended.0;
+            sight.ends.is_none() && !is_known && (is_silent || sight.bye && sight.term.is_some())
+        };
+        let (holder, sight) = self.0.iter_mut().find(|(holder, sight)| is_due(holder, sight))?;
+        sight.ends = Some(term_of(holder).max(sight.term.unwrap_or_default()));
+        Some((holder.clone(), What::Delete { expected: sight.expected }))
+    }
+
+    /// A deletion, or the reading after it, has had this answer. Returns whether the key is to be read.
+    pub fn answered(&mut self, now: Instant, holder: &Holder, answer: &Answer) -> bool {
+        let Some(ends) = self.0.get_mut(holder).and_then(|sight| sight.ends.take()) else { return false };
+        match answer {
+            Answer::Found { revision, value } => self.seen(now, holder, *revision, Some(value)),
+            Answer::Stored { revision } => self.seen(now, holder, *revision, None),
+            _ => {}
+        }
+        let Some(sight) = self.0.get_mut(holder) else { return false };
+        match answer {
+            // Whatever has been seen since, these terms were there before.
+            Answer::Stored { .. } => sight.end(ends, now),
+            // No fact, since whoever answers may lag behind: a deletion that expects this makes it one.
+            Answer::Absent { revision } | Answer::Found { revision, .. } => sight.expected = *revision,
+            Answer::Refused | Answer::Unknown => {
+                sight.ends = Some(ends);
+                return true;
+            }
+            Answer::Responds | Answer::NoResponders => {}
+        }
+        false
+    }
+
+    /// The reading could not be done.
+    pub fn not_read(&mut self, holder: &Holder) {
+        if let Some(sight) = self.0.get_mut(holder) {
+            sight.ends = None;
+        }
+    }
+
+    /// The fewest connections that a holder had open at any time since `since`, by what it wrote after our own revision
+    /// `after`; `None`: it has written nothing like that.
+    pub fn told(&self, now: Instant, holder: &Holder, key: LeaseKey, since: Instant, after: u64) -> Option<u32> {
+        let sight = self.0.get(holder)?;
+        let told = sight.told.get(&key.to_string())?;
+        // A value is made before it is stored: the second one after ours was made after ours.
+        let is_later = sight.revisions[1] > after;
+        // Its clock may run slower, and ours faster.
+        let needed = now.saturating_duration_since(since).mul_f64(1.5).as_millis();
+        let far_enough = told.iter().filter(|(_, milliseconds)| u128::from(*milliseconds) >= needed);
+        far_enough.map(|(least, _)| *least).max().filter(|_| is_later)
+    }
+
+    /// The bucket is another one.
+    pub fn forget_bucket(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Sight {
+    /// The key was deleted: the last term that was seen there has ended.
+    fn end_known(&mut self, now: Instant) {
+        if let Some(term) = self.term.take() {
+            self.end(term, now);
+        }
+    }
+
+    fn end(&mut self, term: u32, now: Instant) {
+        if term > self.ended.0 {
+            self.ended = (term, now);
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The leases of one quota as this weir knows them, and the next write that it makes.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::fleet::lease::{
+    Holder, What,
+    allowance::{Allowance, Hints, Samples},
+    plan::{Own, Plan, plan},
+    reclaim::Reading,
+    record::{InvalidValue, Record},
+};
+
+/// A quota that nobody has used for so long needs no lease.
+const UNUSED: Duration = Duration::from_secs(30);
+
+/// Who has asked others to give back, and got nothing for so long, keeps nobody waiting for that.
+const IN_VAIN: Duration = Duration::from_millis(1500);
+
+/// A want that is told already is told anew after this, if it is another one by now.
+const WANT_AGAIN: Duration = Duration::from_secs(1);
+
+/// What came past weir is written when it has stayed so for this long.
+const PAST_STAYS: Duration = Duration::from_millis(300);
+
+/// What the last write of a lease has asked for.
+#[derive(Debug, Clone)]
+struct Asked {
+    term: u32,
+    lease: u32,
+    floor: u32,
+    record: Record,
+}
+
+/// One quota.
+#[derive(Debug)]
+pub(super) struct SharedQuota {
+    /// Absent where this weir does not use it, and only takes back what ended terms have left.
+    pub allowance: Option<Arc<Allowance>>,
+    pub record: Record,
+    /// Of `record`; `None`: it has to be read.
+    revision: Option<u64>,
+    /// The last revision that was seen.
+    newest: u64,
+    /// What is there is no record: nothing is taken and nothing is written.
+    pub is_foreign: bool,
+    /// The lease of `term` that is certain: the lower one while it is open which one is stored.
+    certain: u32,
+    term: u32,
+    /// Whether a write of this weir has ever been stored.
+    has_floor: bool,
+    /// A write or a reading is under way.
+    under_way: bool,
+    asked: Option<Asked>,
+    used_at: Instant,
+    wrote_at: Option<Instant>,
+    unmet_since: Option<Instant>,
+    /// What the others say to hold, and whether their leases are in force.
+    pub reports: HashMap<Holder, (u32, bool)>,
+    pub samples: Option<Samples>,
+    pub reading: Option<Reading>,
+    /// Connections beyond those of live weirs: how many, since when, and when their reading began.
+    beyond_live: Option<(u32, Instant, Instant)>,
+    /// When what the record says of connections past weir changed last.
+    pub past_changed_at: Instant,
+}
+
+/// What all quotas have in common at one moment.
+#[derive(Debug)]
+pub(super) struct Moment<'a> {
+    pub now: Instant,
+    pub me: &'a Holder,
+    pub term: u32,
+    /// Weirs that live, this one included.
+    pub live: u32,
+    /// Whether this one is the first of them.
+    pub is_first: bool,
+    /// It hands back what it does not hold.
+    pub is_leaving: bool,
+}
+
+impl SharedQuota {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            allowance: None,
+            record: Record::default(),
+            revision: None,
+            newest: 0,
+            is_foreign: false,
+            certain: 0,
+            term: 0,
+            has_floor: false,
+            under_way: false,
+            asked: None,
+            used_at: now,
+            wrote_at: None,
+            unmet_since: None,
+            reports: HashMap::new(),
+            samples: None,
+            reading: None,
+            beyond_live: None,
+            past_changed_at: now,
+        }
+    }
+
+    /// The bucket has, or had, this value; `None`: none. Returns why it is not used, the first time.
+    pub fn seen(&mut self, now: Instant, me: &Holder, revision: u64, value: Option<&[u8]>) -> Option<InvalidValue> {
+        if revision < self.newest || self.revision == Some(revision) {
+            return None;
+        }
+        (self.revision, self.newest) = (Some(revision), revision);
+        match value.map_or(Ok(Record::default()), Record::decode) {
+            Ok(record) => {
+                self.is_foreign = false;
+                self.becomes(now, record);
+                // Whatever is missing there is not this weir's any more.
+                let own = self.record.l.get(me).filter(|entry| entry.t == self.term).map_or(0, |entry| entry.n);
+                self.lower(own);
+                None
+            }
+            Err(invalid) => (!std::mem::replace(&mut self.is_foreign, true)).then_some(invalid),
+        }
+    }
+
+    /// Nothing was ever stored there, or no trace is left of it.
+    pub fn is_absent(&mut self, now: Instant, me: &Holder, revision: u64) {
+        if revision == 0 {
+            (self.newest, self.revision) = (0, None);
+        }
+        self.seen(now, me, revision, None);
+    }
+
+    fn becomes(&mut self, now: Instant, record: Record) {
+        if record.past != self.record.past {
+            self.past_changed_at = now;
+        }
+        self.record = record;
+    }
+
+    fn lower(&mut self, to: u32) {
+        self.certain = self.certain.min(to);
+        if let Some(allowance) = &self.allowance {
+            allowance.lower_lease(to);
+        }
+    }
+
+    /// The term is over: nothing is certain of what was written in it. Floors stay.
+    pub fn term_ended(&mut self) {
+        self.certain = 0;
+        if let Some(allowance) = &self.allowance {
+            allowance.set_lease(0);
+        }
+    }
+
+    /// While this weir goes by the split it may have this, unless it has had a lease.
+    pub fn splits(&self, part: u32, is_split_only: bool, may_grow: bool) {
+        let Some(allowance) = &self.allowance else { return };
+        if !self.has_floor || is_split_only {
+            allowance.set_floor(part);
+        }
+        allowance.set_hints(Hints { cap: u32::MAX, wake_at: u32::MAX, is_wanted: false, may_grow });
+    }
+
+    /// What was under way is done without effect, or without an answer.
+    pub fn not_done(&mut self) {
+        (self.under_way, self.asked, self.revision) = (false, None, None);
+    }
+
+    /// What was written is stored.
+    pub fn stored(&mut self, now: Instant, me: &Holder, term: Option<u32>, revision: u64) {
+        self.under_way = false;
+        let Some(Asked { term: written_in, lease, floor, record }) = self.asked.take() else { return };
+        let mut lease = lease;
+        let is_there = record.l.contains_key(me);
+        if revision > self.newest {
+            (self.revision, self.newest) = (Some(revision), revision);
+            self.is_foreign = false;
+            self.becomes(now, record);
+        } else {
+            // A later record has been seen meanwhile: what was taken back there is gone.
+            let own = self.record.l.get(me).filter(|entry| entry.t == written_in);
+            lease = lease.min(own.map_or(0, |entry| entry.n));
+        }
+        if term != Some(written_in) {
+            return;
+        }
+        (self.term, self.certain, self.has_floor) = (written_in, lease, is_there);
+        if let Some(allowance) = &self.allowance {
+            allowance.set_lease(lease);
+            allowance.set_floor(floor.min(lease));
+        }
+    }
+
+    /// The servers have more connections than live weirs have: so many, by a reading that `began` then.
+    pub fn beyond_live(&mut self, now: Instant, many: u32, began: Instant) {
+        let since = self.beyond_live.filter(|(known, ..)| *known == many).map_or(now, |(_, since, _)| since);
+        self.beyond_live = Some((many, since, began));
+    }
+
+    /// Whether a write or a reading is under way.
+    pub fn is_busy(&self) -> bool {
+        self.under_way
+    }
+
+    /// What is to be done next. `reclaim` takes back in a record what ended terms have left, and returns whether
+    /// anything has changed; `is_ended` says which leases are of such terms.
+    pub fn next(
+        &mut self,
+        moment: &Moment<'_>,
+        is_ended: impl Fn(&Holder, &super::record::Entry) -> bool + Copy,
+        reclaim: impl FnOnce(&Self, &mut Record) -> bool,
+    ) -> Option<What> {
+        let &Moment { now, me, term, live, is_first, is_leaving } = moment;
+        if self.under_way || self.is_foreign {
+            return None;
+        }
+        let quota = self.allowance.as_ref().and_then(|allowance| allowance.quota());
+        let own_entry = self.record.l.get(me).cloned();
+        let is_mine = quota.is_some() || own_entry.is_some();
+        let has_ended = self.record.l.iter().any(|(holder, entry)| holder != me && is_ended(holder, entry));
+        if !is_mine && !has_ended {
+            return None;
+        }
+        let Some(expected) = self.revision else {
+            self.under_way = true;
+            return Some(What::Read);
+        };
+        let used = self.allowance.as_ref().map(|allowance| allowance.usage()).unwrap_or_default();
+        if used.held > 0 || used.waiting > 0 {
+            self.used_at = now;
+        }
+        let is_used = quota.is_some() && !is_leaving && now.saturating_duration_since(self.used_at) < UNUSED;
+        let certain = if self.term == term { self.certain } else { 0 };
+        let mut record = self.record.clone();
+        let needs_room = used.held + used.waiting > certain;
+        let mut is_changed = (is_first || needs_room) && has_ended && reclaim(self, &mut record);
+        is_changed |= is_first && self.set_past(now, &mut record, is_ended);
+        let (mut lease, mut floor) = (0, 0);
+        if let Some(quota) = quota {
+            let beyond = self.reports.iter().filter(|(holder, (_, leased))| !leased && !record.l.contains_key(*holder));
+            let beyond = beyond.map(|(_, (held, _))| *held).fold(0, u32::saturating_add);
+            let own = Own { quota, lease: certain, held: used.held, waiting: used.waiting, is_used, live, beyond };
+            let planned = plan(&record, me, own, is_ended);
+            self.hint(now, &planned, own, &record);
+            lease = planned.lease;
+            floor = planned.floor;
+            let recorded = own_entry.as_ref().filter(|entry| entry.t == term);
+            let is_told = recorded.is_some_and(|entry| {
+                let (was_met, is_met) = (entry.want <= entry.n, planned.want <= lease);
+                let is_new = self.wrote_at.is_none_or(|at| now.saturating_duration_since(at) >= WANT_AGAIN);
+                was_met == is_met && (is_met || entry.want == planned.want || !is_new)
+            });
+            let is_in_use = is_used || used.held > 0;
+            is_changed |= lease != certain
+                || is_in_use && (recorded.is_none_or(|entry| entry.n != lease) || !is_told)
+                || !is_in_use && own_entry.is_some();
+            if !is_changed {
+                return None;
+            }
+            if lease < certain {
+                // In this order: nobody takes a place above the lower lease that is not seen here.
+                self.lower(lease);
+                let held = self.allowance.as_ref().map_or(0, |allowance| allowance.usage().held);
+                lease = lease.max(held.min(certain));
+                if let Some(allowance) = &self.allowance {
+                    allowance.set_lease(lease);
+                }
+                self.certain = lease;
+            }
+            floor = floor.min(lease);
+            record.q = quota;
+            match is_in_use {
+                true => record.set(me, (term, lease, floor, planned.want)),
+                false => drop(record.l.remove(me)),
+            }
+        } else if record.l.remove(me).is_some() {
+            // Nothing is limited any more.
+            is_changed = true;
+        }
+        if !is_changed {
+            return None;
+        }
+        // While the write is under way the lower of both holds.
+        self.lower(lease);
+        if let Some(allowance) = &self.allowance {
+            allowance.lower_floor(floor);
+        }
+        let what = match record.is_empty() {
+            true => What::Delete { expected },
+            false => What::Write { value: record.encode()?, expected },
+        };
+        self.asked = Some(Asked { term, lease, floor, record });
+        (self.under_way, self.wrote_at) = (true, Some(now));
+        Some(what)
+    }
+
+    fn set_past(
+        &self,
+        now: Instant,
+        record: &mut Record,
+        is_ended: impl Fn(&Holder, &super::record::Entry) -> bool,
+    ) -> bool {
+        let Some((many, since, began)) = self.beyond_live else { return false };
+        let of_ended = record.l.iter().filter(|(holder, entry)| is_ended(holder, entry)).map(|(_, entry)| entry.n);
+        let past = many.saturating_sub(of_ended.fold(0, u32::saturating_add));
+        // A reading from before the record changed may lack what was counted there since.
+        let is_known = past > record.past || began > self.past_changed_at;
+        let is_due = past != record.past && is_known && now.saturating_duration_since(since) >= PAST_STAYS;
+        if is_due {
+            record.past = past;
+        }
+        is_due
+    }
+
+    /// Tells the connect path what does not make the lease larger.
+    fn hint(&mut self, now: Instant, planned: &Plan, own: Own, record: &Record) {
+        let is_met = planned.want <= planned.lease;
+        if is_met {
+            self.unmet_since = None;
+        } else {
+            self.unmet_since.get_or_insert(now);
+        }
+        let others = || record.l.keys().filter(|holder| self.reports.contains_key(*holder));
+        let all_report = others().count() + 1 >= record.l.len();
+        let reported = self.reports.values().map(|(held, _)| u64::from(*held)).sum::<u64>();
+        let all_held = u64::from(record.past) + reported + u64::from(own.held) >= u64::from(own.quota);
+        let in_vain = self.unmet_since.is_some_and(|since| now.saturating_duration_since(since) >= IN_VAIN);
+        let may_grow = is_met || if all_report { !all_held } else { !in_vain };
+        if let Some(allowance) = &self.allowance {
+            allowance.set_hints(Hints {
+                cap: planned.cap,
+                wake_at: planned.wake_at,
+                is_wanted: planned.is_wanted,
+                may_grow,
+            });
+        }
+    }
+}

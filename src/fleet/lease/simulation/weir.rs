@@ -1,0 +1,132 @@
+//! A weir of the model: its clock, its ledger, its clients.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::fleet::{
+    key::{Keys, Kind},
+    lease::{
+        Holder,
+        allowance::{Allowance, LeasePlace, LeaseWait, Standing},
+        book::LeaseBook,
+        ledger::{Ledger, Settings},
+    },
+};
+
+/// Microseconds of the world.
+pub type Time = u64;
+
+/// What the fleet's connection of a weir can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    All,
+    /// It is connected, and the bucket does not answer.
+    NoBucket,
+    /// It is cut off from the fleet, and not from the servers.
+    Nothing,
+}
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Admitted,
+    /// The server has accepted it then, and waits for CONNECT.
+    Dialled(Time),
+    Open,
+}
+
+/// A connection as its weir knows it.
+#[derive(Debug)]
+pub struct Connection {
+    pub place: LeasePlace,
+    pub stage: Stage,
+    /// Admitted by a floor after the weir was cut off.
+    pub is_excepted: bool,
+    /// The highest quota when it was admitted: it may be lower when the connection arrives.
+    pub quota: u32,
+}
+
+/// One process.
+#[derive(Debug)]
+pub struct Weir {
+    pub ledger: Ledger,
+    pub holder: Holder,
+    pub allowance: Arc<Allowance>,
+    pub standing: Arc<Standing>,
+    base: Instant,
+    began: Time,
+    rate: f64,
+    pub network: Network,
+    pub is_alive: bool,
+    pub stopped_until: Option<Time>,
+    /// So long stopped its connection is closed by the cluster.
+    pub stands_stop: Time,
+    /// What came while it was stopped.
+    pub backlog: Vec<super::world::Event>,
+    pub quota: u32,
+    pub wants: u32,
+    pub connections: BTreeMap<u64, Connection>,
+    pub waiting: Vec<LeaseWait>,
+    pub needs_look: Arc<AtomicBool>,
+    /// It was cut off since its leases were in force last.
+    pub was_cut: bool,
+}
+
+pub fn key() -> crate::fleet::lease::LeaseKey {
+    crate::fleet::lease::LeaseKey { kind: Kind::Account, key: Keys::of_fleet("edge").of(Kind::Account, "A") }
+}
+
+impl Weir {
+    pub fn new(id: &str, at: Time, quota: u32, base: Instant, rng: &mut fastrand::Rng) -> Self {
+        let holder = Holder::parse(&format!("{id}.{:016x}", rng.u64(..))).unwrap();
+        let standing = Standing::new(base);
+        let book = LeaseBook::new(Keys::of_fleet("edge"), Arc::clone(&standing));
+        let needs_look = Arc::new(AtomicBool::new(true));
+        let needs = Arc::clone(&needs_look);
+        standing.on_need(move || needs.store(true, SeqCst));
+        let allowance = book.allowance(Kind::Account, "A", Some(quota));
+        let now = base + Duration::from_secs(rng.u64(0..1000));
+        let ledger = Ledger::new(holder.clone(), book, Settings::default(), now, rng.fork());
+        Self {
+            ledger,
+            holder,
+            allowance,
+            standing,
+            base: now,
+            began: at,
+            rate: 0.8 + 0.4 * rng.f64(),
+            network: Network::All,
+            is_alive: true,
+            stopped_until: None,
+            stands_stop: rng.u64(20_000_000..120_000_000),
+            backlog: Vec::new(),
+            quota,
+            wants: 0,
+            connections: BTreeMap::new(),
+            waiting: Vec::new(),
+            needs_look,
+            was_cut: false,
+        }
+    }
+
+    /// What its clock says.
+    pub fn now(&self, at: Time) -> Instant {
+        self.base + Duration::from_micros(((at - self.began) as f64 * self.rate) as u64)
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped_until.is_some()
+    }
+
+    /// Whether the cluster has a subscription of it.
+    pub fn is_interested(&self, at: Time, stopped_at: Time) -> bool {
+        let dropped = self.is_stopped() && at > stopped_at + self.stands_stop;
+        self.is_alive && self.network != Network::Nothing && !dropped
+    }
+}

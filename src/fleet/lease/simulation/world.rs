@@ -1,0 +1,489 @@
+//! The model: weirs, a bucket, two servers, and time.
+//!
+//! Always: what the servers have of the quota is never more than the quota. Three exceptions are counted apart:
+//! what a weir that is cut off from the fleet admits by its floor, what one admits by the split that has never reached
+//! the bucket, and what was let in before the quota was lowered.
+//!
+//! In the end, when nothing goes wrong any more: the quota is filled while there is demand, whoever leaves makes room
+//! for others at any weir, and everything is given back.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, VecDeque},
+    ops::RangeBounds,
+    sync::atomic::Ordering::SeqCst,
+    time::Instant,
+};
+
+use crate::fleet::lease::{
+    Answer, Operation, Place, What,
+    ledger::{LOOK_EVERY, Surroundings},
+    simulation::{
+        bucket::Bucket,
+        weir::{Connection, Network, Stage, Time, Weir, key},
+    },
+};
+
+pub(super) const MS: Time = 1000;
+pub(super) const SECOND: Time = 1_000_000;
+
+/// nats-server's `auth_timeout`.
+const AUTH_TIMEOUT: Time = 2 * SECOND;
+
+/// Something that happens. The number is the weir's.
+#[derive(Debug, Clone)]
+pub enum Event {
+    Look(usize),
+    /// Clients come and go.
+    Clients(usize),
+    Dial(usize, u64),
+    Check(usize, u64),
+    /// CONNECT is written.
+    Send(usize, u64),
+    /// The server knows that the client is in, and the weir is told.
+    Opened(usize, u64),
+    Answered(usize, u64, Answer),
+    Watched(usize, Place, u64, Option<Vec<u8>>),
+    /// A reading of the servers began then.
+    Read(usize, Instant, u32),
+    // What follows does not need the weir.
+    Requested(usize, Operation),
+    /// CONNECT arrives at a server that accepted the connection then.
+    Arrives(usize, u64, Time),
+    /// A reading is begun, and is of what the servers have then.
+    Reads(usize, Instant, [Option<u32>; 2]),
+    /// The servers lose what they have of a weir.
+    Gone(usize),
+    Wakes(usize),
+    Wrong,
+}
+
+impl Event {
+    /// The weir that must be running for it.
+    fn process(&self) -> Option<usize> {
+        match self {
+            Self::Look(weir) | Self::Clients(weir) | Self::Dial(weir, _) | Self::Check(weir, _) => Some(*weir),
+            Self::Send(weir, _) | Self::Opened(weir, _) | Self::Answered(weir, ..) => Some(*weir),
+            Self::Watched(weir, ..) | Self::Read(weir, ..) => Some(*weir),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Due(Time, u64, Event);
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0, self.1).cmp(&(other.0, other.1))
+    }
+}
+
+pub struct World {
+    pub(super) seed: u64,
+    pub(super) rng: fastrand::Rng,
+    pub(super) base: Instant,
+    pub(super) at: Time,
+    due: BinaryHeap<Reverse<Due>>,
+    pub(super) serial: u64,
+    pub(super) bucket: Bucket,
+    pub(super) has_quorum: bool,
+    pub(super) weirs: Vec<Weir>,
+    /// When each weir was stopped last.
+    pub(super) stopped_at: Vec<Time>,
+    /// Connections at the servers: the weir, its number, whether it is excepted.
+    pub(super) servers: BTreeMap<(usize, u64), bool>,
+    pub(super) past: u32,
+    /// How much goes wrong: of requests, answers and watches.
+    pub(super) loss: f64,
+    pub(super) late: f64,
+    /// Quotas that were in force at some weir in the last seconds.
+    pub(super) quotas: VecDeque<(Time, u32)>,
+    pub(super) is_healed: bool,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let quota = [1, 3, 7, 20, 60][rng.usize(..5)];
+        let (loss, late) = ([0.0, 0.02, 0.2][rng.usize(..3)], [0.0, 0.05, 0.3][rng.usize(..3)]);
+        let mut world = Self {
+            seed,
+            base: Instant::now(),
+            at: 0,
+            due: BinaryHeap::new(),
+            serial: 0,
+            bucket: Bucket::default(),
+            has_quorum: true,
+            weirs: Vec::new(),
+            stopped_at: Vec::new(),
+            servers: BTreeMap::new(),
+            past: 0,
+            loss,
+            late,
+            quotas: VecDeque::new(),
+            is_healed: false,
+            rng,
+        };
+        let many = world.rng.usize(2..=6);
+        for number in 0..many {
+            world.begins(&format!("weir-{number}"), quota);
+        }
+        world
+    }
+
+    pub(super) fn begins(&mut self, id: &str, quota: u32) {
+        let number = self.weirs.len();
+        self.weirs.push(Weir::new(id, self.at, quota, self.base, &mut self.rng));
+        self.stopped_at.push(0);
+        self.in_force(quota);
+        self.later(0, Event::Look(number));
+        self.later(0, Event::Clients(number));
+        self.within(0..SECOND, Event::Reads(number, self.base, [None; 2]));
+        for (place, revision, value) in self.bucket.all() {
+            self.within(0..50 * MS, Event::Watched(number, place, revision, value));
+        }
+    }
+
+    pub(super) fn in_force(&mut self, quota: u32) {
+        self.quotas.push_back((self.at, quota));
+    }
+
+    pub(super) fn later(&mut self, after: Time, event: Event) {
+        self.serial += 1;
+        self.due.push(Reverse(Due(self.at + after, self.serial, event)));
+    }
+
+    pub(super) fn within(&mut self, range: impl RangeBounds<Time>, event: Event) {
+        let after = self.rng.u64(range);
+        self.later(after, event);
+    }
+
+    /// How long something is on its way; `None`: it is lost.
+    fn way(&mut self) -> Option<Time> {
+        if !self.is_healed && self.rng.f64() < self.loss {
+            return None;
+        }
+        let is_late = !self.is_healed && self.rng.f64() < self.late;
+        Some(if is_late { self.rng.u64(0..6 * SECOND) } else { self.rng.u64(MS / 5..30 * MS) })
+    }
+
+    pub(super) fn until(&mut self, end: Time, mut is_done: impl FnMut(&Self) -> bool) -> bool {
+        while let Some(Reverse(Due(at, ..))) = self.due.peek()
+            && *at <= end
+        {
+            let Some(Reverse(Due(at, _, event))) = self.due.pop() else { break };
+            self.at = at;
+            self.happens(event);
+            if is_done(self) {
+                return true;
+            }
+        }
+        self.at = end;
+        false
+    }
+
+    pub(super) fn happens(&mut self, event: Event) {
+        if let Some(weir) = event.process() {
+            if !self.weirs[weir].is_alive {
+                return;
+            }
+            if self.weirs[weir].is_stopped() {
+                return self.weirs[weir].backlog.push(event);
+            }
+        }
+        match event {
+            Event::Look(weir) => self.look(weir),
+            Event::Clients(weir) => self.clients(weir),
+            Event::Dial(weir, id) => {
+                let Some(connection) = self.weirs[weir].connections.get_mut(&id) else { return };
+                connection.stage = Stage::Dialled(self.at);
+                let after = self.rng.u64(MS..60 * MS);
+                self.later(after, Event::Check(weir, id));
+            }
+            Event::Check(weir, id) => {
+                let one = &mut self.weirs[weir];
+                let now = one.now(self.at);
+                let (goes_on, is_by_floors) = (one.allowance.may_go_on(now), one.standing.is_by_floors(now));
+                let Some(connection) = one.connections.get_mut(&id) else { return };
+                connection.is_excepted = is_by_floors && (one.was_cut || !one.ledger.goes_by_leases());
+                if goes_on {
+                    self.within(..MS, Event::Send(weir, id));
+                } else {
+                    one.connections.remove(&id);
+                }
+            }
+            Event::Send(weir, id) => {
+                let Some(connection) = self.weirs[weir].connections.get(&id) else { return };
+                let Stage::Dialled(accepted) = connection.stage else { return };
+                // The server's timer began with its own accept, which was before the weir knew of the connection.
+                self.within(MS / 5..500 * MS, Event::Arrives(weir, id, accepted));
+            }
+            Event::Arrives(weir, id, accepted) => self.arrives(weir, id, accepted),
+            Event::Opened(weir, id) => {
+                if let Some(connection) = self.weirs[weir].connections.get_mut(&id) {
+                    connection.place.opened();
+                    connection.stage = Stage::Open;
+                }
+            }
+            Event::Answered(weir, serial, answer) => {
+                let one = &mut self.weirs[weir];
+                one.ledger.answered(one.now(self.at), serial, &answer);
+                self.look_soon(weir);
+            }
+            Event::Watched(weir, place, revision, value) => {
+                let one = &mut self.weirs[weir];
+                one.ledger.seen(one.now(self.at), &place, revision, value.as_deref());
+                self.look_soon(weir);
+            }
+            Event::Requested(weir, operation) => self.requested(weir, &operation),
+            Event::Reads(weir, began, counts) => self.reads(weir, began, counts),
+            Event::Read(weir, began, connections) => {
+                let one = &mut self.weirs[weir];
+                one.ledger.counted(one.now(self.at), key(), began, connections);
+            }
+            Event::Gone(weir) => self.servers.retain(|(of, _), _| *of != weir),
+            Event::Wakes(weir) => self.wakes(weir),
+            Event::Wrong => self.wrong(),
+        }
+        for weir in 0..self.weirs.len() {
+            if !self.weirs[weir].is_stopped() && self.weirs[weir].needs_look.swap(false, SeqCst) {
+                self.look_soon(weir);
+            }
+        }
+    }
+
+    fn look_soon(&mut self, weir: usize) {
+        let after = self.rng.u64(MS / 10..2 * MS);
+        self.later(after, Event::Clients(weir));
+    }
+
+    fn look(&mut self, weir: usize) {
+        self.within(LOOK_EVERY.as_micros() as u64 / 2..LOOK_EVERY.as_micros() as u64, Event::Look(weir));
+        self.step(weir);
+        self.clients_step(weir);
+    }
+
+    fn clients(&mut self, weir: usize) {
+        self.clients_step(weir);
+        self.step(weir);
+        self.clients_step(weir);
+        self.weirs[weir].needs_look.store(false, SeqCst);
+    }
+
+    /// The ledger's turn.
+    fn step(&mut self, weir: usize) {
+        let live: Vec<usize> = (0..self.weirs.len())
+            .filter(|other| *other == weir || self.weirs[*other].is_interested(self.at, self.stopped_at[*other]))
+            .collect();
+        let others_have_leases = live.iter().any(|other| *other != weir && self.weirs[*other].ledger.goes_by_leases());
+        let is_connected = self.weirs[weir].network != Network::Nothing;
+        let live = if is_connected { live } else { vec![weir] };
+        let position = live.iter().position(|other| *other == weir).unwrap_or(0) as u32;
+        let live = live.len() as u32;
+        let one = &mut self.weirs[weir];
+        let now = one.now(self.at);
+        if one.network != Network::Nothing && one.standing.is_valid(now) {
+            one.was_cut = false;
+        }
+        one.ledger.surroundings(Surroundings { live, position, others_have_leases, is_connected });
+        for operation in one.ledger.next(now) {
+            if let Some(after) = self.way() {
+                self.later(after, Event::Requested(weir, operation.clone()));
+                if !self.is_healed && self.rng.f64() < self.late / 3.0 {
+                    self.within(after..after + 3 * SECOND, Event::Requested(weir, operation));
+                }
+            }
+        }
+    }
+
+    fn requested(&mut self, weir: usize, operation: &Operation) {
+        let is_ask = operation.what == What::Ask;
+        let network = self.weirs[weir].network;
+        if network == Network::Nothing || !is_ask && (network == Network::NoBucket || !self.has_quorum) {
+            return;
+        }
+        let answer = match (&operation.place, is_ask) {
+            (Place::Member(holder), true) => {
+                let of = (0..self.weirs.len()).find(|of| self.weirs[*of].holder == *holder);
+                let is_there = of.is_some_and(|of| self.weirs[of].is_interested(self.at, self.stopped_at[of]));
+                if is_there { Answer::Responds } else { Answer::NoResponders }
+            }
+            (place, _) => {
+                let (answer, stored) = self.bucket.apply(place, &operation.what);
+                if let Some((revision, value)) = stored {
+                    if matches!(place, Place::Leases(_)) || value.is_none() {
+                        let value = value.as_deref().map(String::from_utf8_lossy);
+                        self.tells(&format!("{weir} stores {place} {revision}: {value:?}"));
+                    }
+                    for watcher in 0..self.weirs.len() {
+                        if self.weirs[watcher].network == Network::All
+                            && self.weirs[watcher].is_alive
+                            && let Some(after) = self.way()
+                        {
+                            self.later(after, Event::Watched(watcher, place.clone(), revision, value.clone()));
+                        }
+                    }
+                }
+                answer
+            }
+        };
+        if let Some(after) = self.way() {
+            self.later(after, Event::Answered(weir, operation.serial, answer));
+        }
+    }
+
+    /// Clients come until there are as many as want to, and go when there are more.
+    fn clients_step(&mut self, weir: usize) {
+        let quota = self.highest_quota();
+        let one = &mut self.weirs[weir];
+        let now = one.now(self.at);
+        while (one.connections.len() + one.waiting.len()) as u32 > one.wants {
+            if one.waiting.pop().is_some() {
+                continue;
+            }
+            let open: Vec<u64> =
+                one.connections.iter().filter(|(_, one)| one.stage == Stage::Open).map(|(id, _)| *id).collect();
+            let Some(id) = (!open.is_empty()).then(|| open[self.rng.usize(..open.len())]) else { break };
+            // First it is closed towards the server.
+            self.servers.remove(&(weir, id));
+            one.connections.remove(&id);
+        }
+        while one.connections.len() as u32 + (one.waiting.len() as u32) < one.wants {
+            one.waiting.push(one.allowance.wait());
+        }
+        while !one.waiting.is_empty()
+            && let Some(place) = one.allowance.take(now)
+        {
+            one.waiting.pop();
+            self.serial += 1;
+            one.connections
+                .insert(self.serial, Connection { place, stage: Stage::Admitted, is_excepted: false, quota });
+            let after = self.rng.u64(..20 * MS);
+            let dial = Due(self.at + after, self.serial, Event::Dial(weir, self.serial));
+            self.due.push(Reverse(dial));
+        }
+    }
+
+    fn arrives(&mut self, weir: usize, id: u64, accepted: Time) {
+        let one = &self.weirs[weir];
+        if !one.is_alive || !one.connections.contains_key(&id) {
+            return;
+        }
+        if self.at > accepted + AUTH_TIMEOUT {
+            // The weir sees the end of the connection when it runs again.
+            self.weirs[weir].connections.remove(&id);
+            return;
+        }
+        let is_excepted = one.connections[&id].is_excepted;
+        self.tells(&format!("{weir} has one more{}", if is_excepted { ", excepted" } else { "" }));
+        self.servers.insert((weir, id), is_excepted);
+        self.within(MS / 5..30 * MS, Event::Opened(weir, id));
+        if is_excepted {
+            return;
+        }
+        let quota = self.weirs[weir].connections[&id].quota.max(self.highest_quota());
+        let many = self.servers.values().filter(|is_excepted| !**is_excepted).count() as u32;
+        if many > quota {
+            self.fails(&format!("{many} connections of a quota of {quota}, the last one through {weir}"));
+        }
+    }
+
+    /// The highest quota in force at any weir, now or in the last seconds.
+    pub(super) fn highest_quota(&mut self) -> u32 {
+        let alive = self.alive().map(|weir| weir.quota).max().unwrap_or(0);
+        while self.quotas.len() > 1 && self.quotas[0].0 + 3 * SECOND < self.at {
+            self.quotas.pop_front();
+        }
+        self.quotas.iter().map(|(_, quota)| *quota).max().unwrap_or(0).max(alive)
+    }
+
+    fn reads(&mut self, weir: usize, began: Instant, counts: [Option<u32>; 2]) {
+        if !self.weirs[weir].is_alive {
+            return;
+        }
+        let count = |world: &Self, server: u64| {
+            world.servers.keys().filter(|(_, id)| id % 2 == server).count() as u32 + world.past * (1 - server as u32)
+        };
+        let step = self.rng.u64(..100 * MS);
+        match counts {
+            [None, _] => {
+                if !self.weirs[weir].is_stopped() {
+                    let began = self.weirs[weir].now(self.at);
+                    let first = Some(count(self, 0));
+                    self.later(step, Event::Reads(weir, began, [first, None]));
+                }
+                let next = self.rng.u64(500 * MS..2 * SECOND);
+                self.later(next, Event::Reads(weir, began, [None; 2]));
+            }
+            [Some(first), _] => {
+                let all = first + count(self, 1);
+                self.later(step, Event::Read(weir, began, all));
+            }
+        }
+    }
+
+    fn wakes(&mut self, weir: usize) {
+        if self.weirs[weir].stopped_until.take_if(|until| *until <= self.at).is_none() {
+            return;
+        }
+        let mut backlog = std::mem::take(&mut self.weirs[weir].backlog);
+        self.rng.shuffle(&mut backlog);
+        for event in backlog {
+            self.within(..MS, event);
+        }
+    }
+
+    pub(super) fn alive(&self) -> impl Iterator<Item = &Weir> {
+        self.weirs.iter().filter(|weir| weir.is_alive)
+    }
+
+    pub(super) fn open(&self) -> u32 {
+        self.servers.len() as u32
+    }
+
+    /// With `WEIR_TRACE` set it tells what happens.
+    pub(super) fn tells(&self, what: &str) {
+        if std::env::var_os("WEIR_TRACE").is_some() {
+            println!("{:9.4} {what}", self.at as f64 / 1e6);
+        }
+    }
+
+    pub(super) fn fails(&self, why: &str) -> ! {
+        let weirs = self.weirs.iter().map(|weir| {
+            let now = weir.now(self.at);
+            let (most, used) = (weir.allowance.most(now), weir.allowance.usage());
+            let is_valid = weir.standing.is_valid(now);
+            format!(
+                "{} alive {} stopped {} {:?} quota {} wants {} most {most:?} valid {is_valid} {used:?}",
+                weir.holder,
+                weir.is_alive,
+                weir.is_stopped(),
+                weir.network,
+                weir.quota,
+                weir.wants
+            )
+        });
+        let record = self.bucket.get(&Place::Leases(key())).map(|value| String::from_utf8_lossy(value).into_owned());
+        panic!(
+            "seed {}, at {} s: {why}\n{}\n{record:?}",
+            self.seed,
+            self.at as f64 / 1e6,
+            weirs.collect::<Vec<_>>().join("\n")
+        );
+    }
+}
