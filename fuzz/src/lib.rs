@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use serde::de::IgnoredAny;
 use weir::internals::config::Config;
+use weir::internals::fleet::lease::record::{Membership, Record};
 use weir::internals::protocol::connect::{Connect, ConnectError};
 use weir::internals::protocol::control_line::{ClientLine, LineScanner, TooLong, client_line, server_line};
 use weir::internals::protocol::info::{Info, Rewrite};
@@ -47,6 +48,29 @@ pub fn control_line(data: &[u8]) {
         }
         let _ = server_line(line);
         start = end;
+    }
+}
+
+/// A value of the bucket of a fleet is read, or not used. What is read is written so that its leases read as the same,
+/// within its bounds.
+pub fn lease(data: &[u8]) {
+    use weir::internals::fleet::lease::record::{LONGEST, MOST_ENTRIES};
+    if let Ok(record) = Record::decode(data) {
+        assert!(record.l.len() <= MOST_ENTRIES);
+        if let Some(value) = record.encode() {
+            assert!(value.len() <= LONGEST);
+            // What is not known here may be a fraction, which is not written with every digit.
+            let leases = |record: &Record| {
+                let all = record.l.iter().map(|(holder, one)| (holder.clone(), one.t, one.n, one.f, one.want));
+                (record.q, record.past, all.collect::<Vec<_>>())
+            };
+            let again = Record::decode(&value).map(|again| leases(&again));
+            assert_eq!(again, Ok(leases(&record)));
+        }
+    }
+    if let Ok(membership) = Membership::decode(data) {
+        let again = Membership::decode(&membership.encode());
+        assert!(again.is_ok_and(|again| (again.t, again.bye, again.o) == (membership.t, membership.bye, membership.o)));
     }
 }
 
