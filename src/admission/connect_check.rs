@@ -53,6 +53,8 @@ pub(super) enum Blocked {
     Paused,
     /// Its account opens connections too fast.
     AccountRate,
+    /// This weir's lease of this quota has no place, and other weirs of the fleet may give one back.
+    Lease(Refusal),
     /// There is room, but the pace, a busy server or the clients before it do not allow it yet.
     NotYet,
     /// There is no room, or none but for the clients before it.
@@ -172,14 +174,19 @@ impl<W: Waiter> Admission<W> {
     /// Takes a slot in every quota that a client falls under; its token of a rate by user or name may come until
     /// `latest`.
     pub(super) fn enter_quotas(&self, client: &Client, now: Instant, latest: Instant) -> Result<AccountSlot, Refusal> {
-        let account = self.accounts.enter(&client.account, client.proof, now).map_err(|_| Refusal::AccountQuota)?;
+        let may_wait = latest > now && !self.is_observing();
+        let entered = match may_wait {
+            true => self.accounts.enter_or_wait(&client.account, client.proof, now),
+            false => self.accounts.enter(&client.account, client.proof, now),
+        };
+        let account = entered.map_err(|_| Refusal::AccountQuota)?;
         let account = match account.account().is_known() {
             true => account,
             false => account.with_source(self.source_key(client.source)),
         };
         let latest = latest.min(client.last_turn(now, &account)).max(now);
         let other_quotas =
-            self.users_and_names.enter(&client.quota_identity, client.proof, (now, latest), &self.warned)?;
+            self.users_and_names.enter(&client.quota_identity, client.proof, (now, latest), may_wait, &self.warned)?;
         Ok(account.with_other_quotas(other_quotas))
     }
 
@@ -209,12 +216,14 @@ impl<W: Waiter> Admission<W> {
         };
         if client.may_use_reserve
             && blocked != Blocked::Paused
+            && account.waits_for().is_none()
             && let Some(server) = self.servers.place_in_reserve(now, rng)
         {
             return Verdict::Admit(Pass::new(server, account));
         }
         let last_turn = client.last_turn(now, &account);
         if now >= last_turn {
+            let blocked = account.waits_for().map_or(blocked, Blocked::Lease);
             return self.refuse_now(self.reason(blocked, now), client, now);
         }
         if !self.may_wait(client.has_priority(&account)) {
@@ -247,7 +256,7 @@ impl<W: Waiter> Admission<W> {
         let situation = match blocked {
             Blocked::Paused => Situation::Paused,
             Blocked::Full => Situation::QueuedWithoutRoom,
-            Blocked::AccountRate | Blocked::NotYet => Situation::Queued { rate_is_known },
+            Blocked::AccountRate | Blocked::Lease(_) | Blocked::NotYet => Situation::Queued { rate_is_known },
         };
         let (check_at, _) = answer_at(situation, returns, last_turn, self.refusal_spread(), now, rng);
         Verdict::Hold { ticket, check_at }
@@ -262,6 +271,9 @@ impl<W: Waiter> Admission<W> {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Result<Slot, Blocked> {
+        if !account.take_places(now) {
+            return Err(Blocked::Lease(account.waits_for().unwrap_or(Refusal::AccountQuota)));
+        }
         if !account.take_token(now) {
             return Err(Blocked::AccountRate);
         }
@@ -289,6 +301,7 @@ impl<W: Waiter> Admission<W> {
             // Whatever else would keep it out: nothing else has been asked.
             _ if self.is_paused() => Refusal::Paused,
             Blocked::AccountRate => Refusal::AccountRate,
+            Blocked::Lease(reason) => reason,
             _ if self.servers.can_use_none(now) => Refusal::NoServer,
             _ if !self.servers.has_headroom(now) => Refusal::ServerCapacity,
             // There is room, but the clients before it take it, or the pace does not allow it in time.

@@ -37,6 +37,7 @@ use crate::{
         retry_schedule::RetrySchedule,
         throughput::Throughput,
     },
+    fleet::lease::book::LeaseBook,
     identity::ClientKey,
     upstream::{
         Placement, Server, ServerId, Servers, Slot, Urgency,
@@ -185,6 +186,13 @@ impl<W: Waiter> Admission<W> {
         let mut state = self.queue_state();
         self.pace.set_rate(params.pace, now);
         state.pace_ready_at = None;
+    }
+
+    /// From now on the fleet shares the quotas of accounts, users and names, by the leases of `book`. To be called before
+    /// any client comes.
+    pub fn share_quotas(&self, book: &Arc<LeaseBook>) {
+        self.accounts.share_quotas(Arc::clone(book));
+        self.users_and_names.share_quotas(Arc::clone(book));
     }
 
     pub(super) fn refusal_spread(&self) -> Duration {

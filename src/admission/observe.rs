@@ -238,6 +238,7 @@ impl<W: Waiter> Admission<W> {
                 true => Would::Hold(Refusal::AccountRate),
                 false => Would::Refuse(Refusal::AccountRate),
             },
+            Err(Blocked::Lease(reason)) => Would::Hold(reason),
             Err(Blocked::Full) => Would::Hold(self.servers.no_room(now)),
             Err(Blocked::NotYet | Blocked::Paused) => match self.pace.reserve(now, last_turn) {
                 true => Would::Hold(Refusal::HoldExpired),

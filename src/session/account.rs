@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use crate::{
     admission::{AccountSlot, Claim, Pass},
@@ -73,11 +76,42 @@ pub(super) async fn settle(
         && *pass.account.account().name() != named
     {
         shared.directory.learn(credential, &named);
-        let slot = shared.admission.enter_named(&named, &pass.account, now())?;
+        let enter = || shared.admission.enter_named(&named, &pass.account, now());
+        let slot = enter_shared(shared, &named, enter).await?;
         pass.account.move_to(slot);
         pass.account.account().charge(now());
     }
     Ok(unknown)
+}
+
+/// How long a client that has a connection to a server waits for a place of this weir's lease.
+const LEASE_WITHIN: Duration = Duration::from_millis(1000);
+
+/// How soon to ask again for a place.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Enters the quotas of an account, for a client that has a connection to a server already. Where the fleet shares them
+/// and this weir has had no client of the account, a place of the lease comes with the next write.
+pub(super) async fn enter_shared(
+    shared: &Shared,
+    account: &Arc<str>,
+    enter: impl Fn() -> Result<AccountSlot, Refusal>,
+) -> Result<AccountSlot, Refusal> {
+    let until = now() + LEASE_WITHIN;
+    let mut waits = None;
+    loop {
+        let reason = match enter() {
+            Err(reason @ (Refusal::AccountQuota | Refusal::UserQuota | Refusal::NameQuota)) if now() < until => reason,
+            entered => return entered,
+        };
+        if waits.is_none() {
+            waits = shared.admission.accounts().find(account).and_then(|account| Some(account.allowance()?.wait()));
+        }
+        if !waits.as_ref().is_some_and(|wait| wait.allowance().may_grow()) {
+            return Err(reason);
+        }
+        sleep(ASK_AGAIN).await;
+    }
 }
 
 impl UnknownAccount {

@@ -181,7 +181,7 @@ async fn connect_with_failover(
         }
         let (opened, since, said) = match dialled.take() {
             Some(dialled) => (Ok(*dialled), MeasuredFrom::Connect, false),
-            None if may_speak_first(shared, port, header, pass.server.server()) => {
+            None if !pass.account.is_shared() && may_speak_first(shared, port, header, pass.server.server()) => {
                 let words = words_of_login(shared, connect, None, longest)?;
                 (open(shared, &mut pass.server, port, &words, answer_by).await, dial, true)
             }
@@ -193,6 +193,10 @@ async fn connect_with_failover(
                 return Err(NotAnswered::Refused(shared.servers.no_room(now())));
             }
             Ok(dialled) => {
+                // By now weir may have been stopped for so long that another has the client's place.
+                if !shared.admission.is_observing() {
+                    pass.account.may_go_on(std::time::Instant::now()).map_err(NotAnswered::Refused)?;
+                }
                 signed_for = bound.then(|| Arc::clone(dialled.info()));
                 let words = match said {
                     true => Vec::new(),

@@ -22,6 +22,7 @@ use crate::{
     },
     outcome::Refusal,
     session::{
+        account::enter_shared,
         await_turn::{Waited, await_turn},
         context::{Context, End},
         damped_dials::{self, Kind},
@@ -245,7 +246,8 @@ impl DialFirst {
             server.close().await;
             return Begin::Queue;
         }
-        let mut account = match cx.shared.admission.enter_account(client, now()) {
+        let enter = || cx.shared.admission.enter_account(client, now());
+        let mut account = match enter_shared(&cx.shared, &client.account, enter).await {
             Ok(account) => account,
             Err(reason) => {
                 server.close().await;

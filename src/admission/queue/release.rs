@@ -80,7 +80,7 @@ impl<W: Waiter> Admission<W> {
             // The next client stays as long as there is time, whatever the rate was.
             let turn_after = |rate: f64| if ahead == 0 { Duration::ZERO } else { seconds(ahead as f64 / rate) };
             let longest = left.mul_f64(SAFETY_FACTOR);
-            if left.is_zero() {
+            if left.is_zero() || client.account.waits_in_vain() {
                 None
             } else if is_paused {
                 if let Some(retry) = state.queue.set_scheduled_retry(ticket, None) {
@@ -130,7 +130,8 @@ impl<W: Waiter> Admission<W> {
             client?
         };
         self.client_history.refused(client.client, now);
-        Some(self.why_waited(!client.account_paid && client.account.account().has_rate(), now))
+        let unpaid = !client.account_paid && client.account.account().has_rate();
+        Some(self.why_waited(client.account.waits_for(), unpaid, now))
     }
 
     /// The queue itself has dropped this client.
@@ -141,11 +142,12 @@ impl<W: Waiter> Admission<W> {
             return Verdict::Refuse { reason: Refusal::Draining, at, permit: self.answered_later.try_acquire() };
         }
         self.client_history.refused(ticket.client, now);
-        Verdict::Refuse { reason: self.why_waited(ticket.unpaid, now), at: now, permit: None }
+        Verdict::Refuse { reason: self.why_waited(ticket.waits_for, ticket.unpaid, now), at: now, permit: None }
     }
 
-    fn why_waited(&self, by_account: bool, now: Instant) -> Refusal {
-        self.reason(if by_account { Blocked::AccountRate } else { Blocked::NotYet }, now)
+    fn why_waited(&self, for_lease: Option<Refusal>, by_account: bool, now: Instant) -> Refusal {
+        let by_rate = if by_account { Blocked::AccountRate } else { Blocked::NotYet };
+        self.reason(for_lease.map_or(by_rate, Blocked::Lease), now)
     }
 
     /// Takes the clients out of the queue whose turn it is: as many as the pace and the servers allow now. They are
@@ -165,10 +167,11 @@ impl<W: Waiter> Admission<W> {
                 break Some(at);
             }
             let next = state.queue.peek(now, |client| {
-                client.account_paid = client.account_paid || client.account.take_token(now);
+                let has_places = client.account.take_places(now);
+                client.account_paid = client.account_paid || has_places && client.account.take_token(now);
                 let account = client.account.account();
                 let is_passed_over = passed_over.contains(client.lane()) || passed_over.contains(account.name());
-                client.account_paid && account.has_room_for_handshake() && !is_passed_over
+                has_places && client.account_paid && account.has_room_for_handshake() && !is_passed_over
             });
             let Some((ticket, client)) = next else {
                 break (!state.queue.is_empty()).then(|| now + RETRY);

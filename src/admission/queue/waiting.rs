@@ -9,6 +9,7 @@ use crate::{
     },
     client_library::returns::Return,
     identity::ClientKey,
+    outcome::Refusal,
 };
 
 /// The far end of a client in the queue: a session, or its like in a simulation.
@@ -68,6 +69,7 @@ impl<W> WaitingClient<W> {
             order,
             client: self.client,
             unpaid: !self.account_paid && account.has_rate(),
+            waits_for: self.account.waits_for(),
             hold_until: self.hold_until,
         }
     }
@@ -101,6 +103,8 @@ pub struct Ticket {
     pub client: ClientKey,
     /// It waited for a token of its account's rate when it came.
     pub unpaid: bool,
+    /// It waited for a place of the lease of this quota when it came.
+    pub waits_for: Option<Refusal>,
     /// It is admitted no later than this.
     pub hold_until: Instant,
 }

@@ -4,7 +4,7 @@
 use std::{
     num::NonZeroU32,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -17,6 +17,7 @@ use crate::{
         params::AccountLimits,
         quota::{
             accounts::QuotaReached,
+            lease::Lease,
             live::LiveLimits,
             logins::{Avoided, FIRST_LIMIT, Logins, Unanswered},
             rate::TokenBucket,
@@ -26,10 +27,14 @@ use crate::{
             warned::Warned,
         },
     },
+    fleet::lease::{allowance::Allowance, book::LeaseBook},
     identity::UNKNOWN_ACCOUNT,
     outcome::Refusal,
     upstream::{ServerId, concurrency::baseline::MeasuredFrom, reconciled_count::ReconciledCount},
 };
+
+mod leased;
+mod observed;
 
 /// Clients of whom no server has named the account are of many accounts. So many of their logins may be under way on
 /// one server, although some hang there.
@@ -61,6 +66,8 @@ pub struct Account {
     is_nobody: bool,
     /// What a login takes, in nanoseconds: readable without the lock.
     login_time: AtomicU64,
+    /// What this weir may have of the quota, where the fleet shares it.
+    allowance: OnceLock<Arc<Allowance>>,
 }
 
 impl Account {
@@ -81,6 +88,7 @@ impl Account {
             had_overdue: AtomicBool::new(false),
             is_nobody: false,
             login_time: AtomicU64::new(0),
+            allowance: OnceLock::new(),
         }
     }
 
@@ -89,6 +97,7 @@ impl Account {
         self.limits.set(limits);
         self.tokens.set_rate(limits.quota.rate, now);
         self.known_tokens.set_rate(limits.quota.rate, now);
+        self.share_quota();
     }
 
     /// Whether the configuration limits its connections.
@@ -259,7 +268,10 @@ impl Account {
     ///
     /// # Errors
     /// [`QuotaReached`]; nothing is taken then.
-    pub(super) fn enter(self: &Arc<Self>, proof: Proof) -> Result<AccountSlot, QuotaReached> {
+    pub(super) fn enter(self: &Arc<Self>, proof: Proof, now: Instant) -> Result<AccountSlot, QuotaReached> {
+        if let Some(allowance) = self.allowance.get() {
+            return self.enter_leased(allowance, proof, now);
+        }
         let most = self.most_in_all();
         let reserve = |most| self.connections.reserve(most);
         let claim = proof.missing().filter(|_| self.is_limited() || self.has_rate());
@@ -332,6 +344,8 @@ pub struct AccountSlot {
     claim: Option<Box<Claim>>,
     /// What enforce mode would have done with its client.
     observed: Option<Box<Observed>>,
+    /// Its place in what this weir may have, where the fleet shares the quota.
+    lease: Option<Box<Lease>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -363,7 +377,7 @@ impl AccountSlot {
         let other_quotas = UserAndNameSlots::default();
         let source = SourceKey::default();
         let (account, state) = (Arc::clone(account), SlotState::Waiting);
-        Self { account, state, source, other_quotas, claim: None, observed: None }
+        Self { account, state, source, other_quotas, claim: None, observed: None, lease: None }
     }
 
     /// A slot of no account, with a name for a lane of the queue, for a client that has not said yet who it is. Nothing
@@ -413,37 +427,6 @@ impl AccountSlot {
         has
     }
 
-    /// What enforce mode would have done with its client; `None` where it would have let it in at once.
-    pub fn would(&self) -> Option<Would> {
-        self.observed.as_deref().map(Observed::would)
-    }
-
-    /// Enforce mode would have held its client.
-    pub(in crate::admission) fn is_observed(&mut self, observed: Observed) {
-        self.observed = Some(Box::new(observed));
-    }
-
-    /// Its client does not wait any more. Returns when it would have had to be in.
-    pub(in crate::admission) fn waits_no_longer(&mut self) -> Option<Instant> {
-        self.observed.as_mut()?.waits_no_longer()
-    }
-
-    /// Enforce mode would have refused its client: it counts in no quota from now on.
-    pub(in crate::admission) fn becomes_extra(&mut self, observed: Observed) {
-        if !self.is_extra() {
-            self.account.extra.fetch_add(1, Relaxed);
-        }
-        self.observed = Some(Box::new(observed));
-        self.other_quotas = UserAndNameSlots::default();
-        if let Some(claim) = self.claim.take() {
-            self.account.unproven.leave(*claim);
-        }
-    }
-
-    fn is_extra(&self) -> bool {
-        self.observed.as_deref().is_some_and(Observed::is_extra)
-    }
-
     /// Whether its client is known.
     pub fn is_known(&self) -> bool {
         self.claim.is_none()
@@ -452,7 +435,8 @@ impl AccountSlot {
     /// The quota that has no room for its client any more, since known ones have come.
     pub fn displaced(&self) -> Option<Refusal> {
         let account = &self.account;
-        let is_displaced = self.claim.as_deref().is_some_and(|claim| {
+        let claim = self.claim.as_deref().filter(|_| self.lease.is_none());
+        let is_displaced = claim.is_some_and(|claim| {
             !account.limits.quota.warn_only()
                 && account.unproven.is_displaced(*claim, account.connections.total(), account.most_in_all())
         });
@@ -467,6 +451,10 @@ impl AccountSlot {
         if let Some(claim) = self.claim.take() {
             let account = &self.account;
             account.charge(now);
+            if self.lease.is_some() {
+                account.unproven.prove(*claim, |_| ());
+                return self.other_quotas.prove(now);
+            }
             let most = account.most_in_all();
             let is_over =
                 account.unproven.prove(*claim, |left| account.connections.total().saturating_sub(left) > most);
@@ -482,6 +470,7 @@ impl AccountSlot {
         self.end_handshake();
         if std::mem::replace(&mut self.state, SlotState::Session) != SlotState::Session {
             self.account.connections.opened();
+            self.lease_opened();
             self.account.had_session.store(true, Relaxed);
         }
     }
@@ -573,12 +562,14 @@ impl AccountSlot {
 impl Drop for AccountSlot {
     fn drop(&mut self) {
         self.end_handshake();
-        if let Some(claim) = self.claim.take() {
+        if let Some(claim) = self.claim.take().filter(|_| self.is_counted()) {
             self.account.unproven.leave(*claim);
         }
         if self.is_extra() {
             self.account.extra.fetch_sub(1, Relaxed);
         }
-        self.account.connections.release(self.state == SlotState::Session);
+        if self.is_counted() {
+            self.account.connections.release(self.state == SlotState::Session);
+        }
     }
 }

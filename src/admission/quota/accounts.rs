@@ -21,6 +21,7 @@ use crate::{
             warned::Warned,
         },
     },
+    fleet::lease::book::LeaseBook,
     identity::UNKNOWN_ACCOUNT,
     upstream::{ServerId, reconciled_count::ReadingEpoch},
 };
@@ -57,6 +58,8 @@ pub struct Accounts {
     map: CountedMap<Arc<str>, Entry>,
     /// Where weir is one of a fleet.
     by_key: OnceLock<ByKey>,
+    /// Where the fleet shares quotas.
+    book: OnceLock<Arc<LeaseBook>>,
 }
 
 /// The limits of accounts by name, and of all others.
@@ -75,7 +78,7 @@ impl Configured {
 impl Accounts {
     pub fn new(default: AccountLimits, by_name: HashMap<String, AccountLimits>, warned: Arc<Warned>) -> Self {
         let configured = ArcSwap::from_pointee(Configured { default, by_name });
-        Self { warned, configured, map: CountedMap::default(), by_key: OnceLock::new() }
+        Self { warned, configured, map: CountedMap::default(), by_key: OnceLock::new(), book: OnceLock::new() }
     }
 
     /// The configuration has these limits by now. Accounts in use keep what they hold, also where that is more than
@@ -92,15 +95,28 @@ impl Accounts {
     /// # Errors
     /// [`QuotaReached`]; nothing is taken then.
     pub fn enter(&self, name: &Arc<str>, proof: Proof, now: Instant) -> Result<AccountSlot, QuotaReached> {
-        self.with(name, now, |account| account.enter(proof))
+        self.with(name, now, |account| account.enter(proof, now))
+    }
+
+    /// The same for a client that can wait: where another weir of the fleet may give a place back the slot is one that
+    /// [waits for it](AccountSlot::waits_for).
+    ///
+    /// # Errors
+    /// [`QuotaReached`]; nothing is taken then.
+    pub fn enter_or_wait(&self, name: &Arc<str>, proof: Proof, now: Instant) -> Result<AccountSlot, QuotaReached> {
+        self.with(name, now, |account| {
+            account.enter(proof, now).or_else(|reached| account.wait_for_lease(proof).ok_or(reached))
+        })
+    }
+
+    /// From now on the fleet shares the quotas, by the leases of `book`. To be called before any account is in use.
+    pub fn share_quotas(&self, book: Arc<LeaseBook>) {
+        let _ = self.book.set(book);
     }
 
     /// Takes a connection slot whatever the quota of the account, for a session that is about to end for it.
     pub fn enter_anyway(&self, name: &Arc<str>, now: Instant) -> AccountSlot {
-        self.with(name, now, |account| {
-            account.connections.reserve(u32::MAX);
-            AccountSlot::new(account)
-        })
+        self.with(name, now, Account::enter_over)
     }
 
     /// An account, if it is in use.
@@ -127,6 +143,9 @@ impl Accounts {
         let mut entry = self.map.get_or_insert_with(Arc::clone(&name), || {
             let limits = self.configured.load().of(&name);
             let account = Arc::new(Account::new(Arc::clone(&name), limits, Arc::clone(&self.warned)));
+            if let Some(book) = self.book.get() {
+                account.join(book);
+            }
             if let Some(by_key) = self.by_key.get() {
                 by_key.add(&account);
             }
@@ -195,6 +214,7 @@ impl Accounts {
     pub fn limited_by_cluster(&self, name: &str, most: Option<u32>) {
         if let Some(entry) = self.map.get(name) {
             entry.account.by_cluster.store(most.unwrap_or(u32::MAX), Relaxed);
+            entry.account.share_quota();
         }
     }
 

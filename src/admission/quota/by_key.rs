@@ -13,10 +13,12 @@ use crate::{
         params::Quota,
         quota::{
             counted_map::CountedMap,
+            lease::{Lease, Share, shared},
             rate::{Rate, TokenBucket},
             unproven::UnprovenClaims,
         },
     },
+    fleet::lease::allowance::Allowance,
     upstream::leaky_bucket::LeakyBucket,
 };
 
@@ -66,11 +68,13 @@ struct Entry {
     /// is not known.
     known: Option<Box<Meter>>,
     unproven: Option<Box<UnprovenClaims>>,
+    /// What this weir may have, where the fleet shares the quota.
+    allowance: Option<Arc<Allowance>>,
 }
 
 impl Entry {
     fn new(quota: Quota) -> Self {
-        Self { quota, connections: 0, all: quota.rate.map(Meter::new), known: None, unproven: None }
+        Self { quota, connections: 0, all: quota.rate.map(Meter::new), known: None, unproven: None, allowance: None }
     }
 
     fn unproven_sum(&self) -> u32 {
@@ -80,6 +84,9 @@ impl Entry {
     /// The configuration has another quota for it by now. What it has counts under that.
     fn change(&mut self, quota: Quota, now: Instant) {
         self.quota = quota;
+        if let Some(allowance) = &self.allowance {
+            allowance.set_quota(shared(quota));
+        }
         match quota.rate {
             None => (self.all, self.known) = (None, None),
             Some(rate) => {
@@ -128,6 +135,8 @@ pub struct KeySlot<K: Hash + Eq + Copy> {
     key: K,
     /// What its client claims without proof.
     claim: Option<Box<Claim>>,
+    /// Its place in what this weir may have, where the fleet shares the quota.
+    lease: Option<Box<Lease>>,
 }
 
 impl<K: Hash + Eq + Copy> Drop for KeySlot<K> {
@@ -142,6 +151,16 @@ impl<K: Hash + Eq + Copy> Drop for KeySlot<K> {
 }
 
 impl<K: Hash + Eq + Copy> KeySlot<K> {
+    /// Its place in what this weir may have, where the fleet shares the quota.
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.as_deref()
+    }
+
+    /// The same, to take the place.
+    pub fn lease_mut(&mut self) -> Option<&mut Lease> {
+        self.lease.as_deref_mut()
+    }
+
     /// Takes the token that was promised, once its time has come.
     pub fn redeem(&self, now: Instant) {
         let entry = self.of.as_ref().and_then(|of| of.map.get_mut(&self.key));
@@ -165,7 +184,9 @@ impl<K: Hash + Eq + Copy> KeySlot<K> {
 
     /// Whether the key has no room for its client any more, since known ones have come.
     pub fn is_displaced(&self) -> bool {
-        let Some((claim, of)) = self.claim.as_deref().zip(self.of.as_ref()) else { return false };
+        // Under a lease nobody takes the place of another.
+        let claim = self.claim.as_deref().filter(|_| self.lease.is_none());
+        let Some((claim, of)) = claim.zip(self.of.as_ref()) else { return false };
         let Some(entry) = of.map.get(&self.key) else { return false };
         let most = entry.quota.max_connections.filter(|_| !entry.quota.warn_only);
         let unproven = entry.unproven.as_ref().zip(most);
@@ -185,7 +206,7 @@ impl<K: Hash + Eq + Copy> KeySlot<K> {
         let most = entry.quota.max_connections.filter(|_| !entry.quota.warn_only);
         let left = entry.unproven.as_ref().map_or(0, |unproven| unproven.prove(*claim, |left| left));
         match most {
-            Some(most) if entry.connections - left > most => Err(Exceeded::Quota),
+            Some(most) if self.lease.is_none() && entry.connections - left > most => Err(Exceeded::Quota),
             _ => Ok(()),
         }
     }
@@ -213,7 +234,7 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         now: Instant,
         warn: impl Fn(Exceeded),
     ) -> Result<KeySlot<K>, Exceeded> {
-        self.enter_by(key, quota, Proof::Known, (now, now), warn).map(|(slot, _)| slot)
+        self.enter_by(key, quota, Proof::Known, (now, now), None, warn).map(|(slot, _)| slot)
     }
 
     /// The same for a client that can wait until `latest`. A token that comes only later is promised, first come, first
@@ -228,6 +249,7 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         quota: Quota,
         proof: Proof,
         (now, latest): (Instant, Instant),
+        share: Option<Share<'_>>,
         warn: impl Fn(Exceeded),
     ) -> Result<(KeySlot<K>, Option<Instant>), Exceeded> {
         let exceeded = |what: Exceeded| {
@@ -239,7 +261,7 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         };
         if self.map.len() >= MOST_KEYS && !self.map.contains_key(&key) {
             exceeded(if quota.rate.is_some() { Exceeded::Rate } else { Exceeded::Quota })?;
-            return Ok((KeySlot { of: None, key, claim: None }, None));
+            return Ok((KeySlot { of: None, key, claim: None, lease: None }, None));
         }
         let mut entry = self.map.get_or_insert_with(key, || Entry::new(quota));
         let entry = &mut *entry;
@@ -248,7 +270,19 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         }
         let claim = proof.missing();
         let others = if claim.is_some() { 0 } else { entry.unproven_sum() };
-        if quota.max_connections.is_some_and(|most| entry.connections - others >= most) {
+        let lease = match share {
+            Some(share) => {
+                let allowance = entry.allowance.get_or_insert_with(|| share.allowance(quota));
+                match allowance.take(now) {
+                    Some(place) => Some(Lease::Held(place)),
+                    None if share.may_wait && allowance.may_grow() => Some(Lease::Waits(allowance.wait())),
+                    None => return Err(Exceeded::Quota),
+                }
+            }
+            None => None,
+        };
+        let is_leased = lease.as_ref().is_some_and(Lease::is_shared);
+        if !is_leased && quota.max_connections.is_some_and(|most| entry.connections - others >= most) {
             exceeded(Exceeded::Quota)?;
         }
         if claim.is_some() && entry.known.is_none() {
@@ -276,7 +310,8 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         if let Some(claim) = claim.filter(|_| quota.max_connections.is_some()) {
             entry.unproven.get_or_insert_default().enter(claim, || true);
         }
-        Ok((KeySlot { of: Some(Arc::clone(self)), key, claim: claim.map(Box::new) }, promised))
+        let lease = lease.map(Box::new);
+        Ok((KeySlot { of: Some(Arc::clone(self)), key, claim: claim.map(Box::new), lease }, promised))
     }
 
     /// Forgets the keys without a connection whose bucket is full again.
@@ -313,7 +348,7 @@ mod tests {
         let (by_key, began) = (Arc::new(QuotaByKey::default()), Instant::now());
         let quota = rate(2, 1);
         let enter = |now: Instant, longest: Duration| {
-            let entered = by_key.enter_by(7, quota, Proof::Known, (now, now + longest), |_| {});
+            let entered = by_key.enter_by(7, quota, Proof::Known, (now, now + longest), None, |_| {});
             entered.map(|(slot, at)| (slot, at.map(|at| (at - began).as_millis())))
         };
         let (_first, at) = enter(began, SECOND).unwrap();
@@ -338,7 +373,9 @@ mod tests {
         let (quota, now, warned) = (Quota { warn_only: true, ..rate(1, 1) }, Instant::now(), std::cell::Cell::new(0));
         let slots: Vec<_> = (0..5)
             .map(|_| {
-                by_key.enter_by(1, quota, Proof::Known, (now, now + SECOND), |_| warned.set(warned.get() + 1)).unwrap()
+                by_key
+                    .enter_by(1, quota, Proof::Known, (now, now + SECOND), None, |_| warned.set(warned.get() + 1))
+                    .unwrap()
             })
             .collect();
         assert!(slots.iter().all(|(_, at)| at.is_none()));
@@ -354,7 +391,7 @@ mod tests {
     fn claims_take_no_slot_and_no_token_of_those_who_are_known() {
         let (by_key, now) = (Arc::new(QuotaByKey::default()), Instant::now());
         let quota = Quota { max_connections: Some(2), ..rate(1, 2) };
-        let enter = |proof, at: Instant| by_key.enter_by(7, quota, proof, (at, at), |_| {}).map(|(slot, _)| slot);
+        let enter = |proof, at: Instant| by_key.enter_by(7, quota, proof, (at, at), None, |_| {}).map(|(slot, _)| slot);
         let [mut first, second] = [1, 2].map(|n| enter(claim(n), now).unwrap());
         assert_eq!(enter(claim(3), now).unwrap_err(), Exceeded::Quota);
         let known = [(); 2].map(|()| enter(Proof::Known, now).unwrap());

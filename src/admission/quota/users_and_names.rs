@@ -1,6 +1,9 @@
 //! Quotas by user and by client name. The first pattern that fits counts.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use arc_swap::ArcSwap;
 use globset::{Glob, GlobMatcher};
@@ -11,9 +14,11 @@ use crate::{
         params::{PatternQuota, PatternQuotas, Quota},
         quota::{
             by_key::{Exceeded, KeySlot, QuotaByKey},
+            lease::{Lease, Share},
             warned::Warned,
         },
     },
+    fleet::{key::Kind, lease::book::LeaseBook},
     identity::CredentialKey,
     outcome::Refusal,
 };
@@ -75,6 +80,8 @@ pub struct UserAndNameQuotas {
     rules: ArcSwap<Rules>,
     by_user: Arc<QuotaByKey<CredentialKey>>,
     by_name: Arc<QuotaByKey<u64>>,
+    /// Where the fleet shares quotas.
+    book: OnceLock<Arc<LeaseBook>>,
 }
 
 /// The slots of one client, given back on drop. There are none where no pattern fits.
@@ -84,6 +91,66 @@ pub struct UserAndNameSlots {
 }
 
 impl UserAndNameSlots {
+    fn leases(&self) -> impl Iterator<Item = (&Lease, Refusal)> {
+        let both = self.both.as_deref();
+        let user = both.and_then(|both| both.user.as_ref()?.0.lease()).map(|lease| (lease, Refusal::UserQuota));
+        let name = both.and_then(|both| both.name.as_ref()?.0.lease()).map(|lease| (lease, Refusal::NameQuota));
+        user.into_iter().chain(name)
+    }
+
+    /// The quota of whose lease its client waits for a place.
+    pub fn waits_for(&self) -> Option<Refusal> {
+        self.leases().find(|(lease, _)| lease.waits()).map(|(_, reason)| reason)
+    }
+
+    /// Whether what it waits for will not come.
+    pub fn waits_in_vain(&self) -> bool {
+        self.leases().any(|(lease, _)| lease.waits_in_vain())
+    }
+
+    /// Whether the fleet shares one of the quotas.
+    pub fn is_shared(&self) -> bool {
+        self.leases().any(|(lease, _)| lease.is_shared())
+    }
+
+    /// See [`AccountSlot::may_go_on`](super::account::AccountSlot::may_go_on).
+    ///
+    /// # Errors
+    /// The quota whose lease has no place any more.
+    pub fn may_go_on(&self, now: Instant) -> Result<(), Refusal> {
+        self.leases().find(|(lease, _)| !lease.may_go_on(now)).map_or(Ok(()), |(_, reason)| Err(reason))
+    }
+
+    /// Takes the places of leases that it waits for: all of them, or none and `false`.
+    pub fn take_places(&mut self, now: Instant) -> bool {
+        let Some(both) = self.both.as_deref_mut() else { return true };
+        let user = both.user.as_mut().and_then(|(slot, _)| slot.lease_mut());
+        let name = both.name.as_mut().and_then(|(slot, _)| slot.lease_mut());
+        let (Some(first), second) = (match user {
+            None => (name, None),
+            user => (user, name),
+        }) else {
+            return true;
+        };
+        let waited = first.waits();
+        if !first.take(now) {
+            return false;
+        }
+        let has_both = second.is_none_or(|second| second.take(now));
+        if !has_both && waited {
+            first.wait_again();
+        }
+        has_both
+    }
+
+    /// The server has let its client in.
+    pub fn opened(&mut self) {
+        let Some(both) = self.both.as_deref_mut() else { return };
+        let user = both.user.as_mut().and_then(|(slot, _)| slot.lease_mut());
+        let name = both.name.as_mut().and_then(|(slot, _)| slot.lease_mut());
+        user.into_iter().chain(name).for_each(Lease::opened);
+    }
+
     /// Whether no pattern fits.
     pub fn is_empty(&self) -> bool {
         self.both.is_none()
@@ -165,6 +232,7 @@ impl UserAndNameQuotas {
             rules: ArcSwap::from_pointee(Rules::new(quotas, &Rules::default())),
             by_user: Arc::new(QuotaByKey::default()),
             by_name: Arc::new(QuotaByKey::default()),
+            book: OnceLock::new(),
         }
     }
 
@@ -172,6 +240,11 @@ impl UserAndNameQuotas {
     /// of their name as long as it stands in the configuration. Those that no pattern fitted when they came are not.
     pub fn set(&self, quotas: &PatternQuotas) {
         self.rules.store(Arc::new(Rules::new(quotas, &self.rules.load())));
+    }
+
+    /// From now on the fleet shares the quotas, by the leases of `book`.
+    pub fn share_quotas(&self, book: Arc<LeaseBook>) {
+        let _ = self.book.set(book);
     }
 
     /// Whether there is any pattern.
@@ -190,25 +263,30 @@ impl UserAndNameQuotas {
         quota_identity: &QuotaIdentity,
         proof: Proof,
         (now, latest): (Instant, Instant),
+        may_wait: bool,
         warned: &Warned,
     ) -> Result<UserAndNameSlots, Refusal> {
         let rules = self.rules.load();
         let user = quota_identity.user.as_ref();
-        let user = user.and_then(|(text, key)| Some((*key, Rules::first(&rules.users, text)?.quota)));
+        let user = user.and_then(|(text, key)| Some((text, *key, Rules::first(&rules.users, text)?.quota)));
         let name = quota_identity.name.as_ref().and_then(|name| Rules::first(&rules.names, name));
-        let name = name.map(|rule| (rule.id, rule.quota));
-        drop(rules);
         if user.is_none() && name.is_none() {
             return Ok(UserAndNameSlots::default());
         }
         let by_user = |over| if over == Exceeded::Quota { Refusal::UserQuota } else { Refusal::UserRate };
         let by_name = |over| if over == Exceeded::Quota { Refusal::NameQuota } else { Refusal::NameRate };
-        let user = user.map(|(key, quota)| {
-            self.by_user.enter_by(key, quota, proof, (now, latest), |over| warned.note(by_user(over))).map_err(by_user)
+        let book = self.book.get();
+        let share = |kind, name| book.map(|book| Share { book, kind, name, may_wait });
+        let user = user.map(|(text, key, quota)| {
+            let share = share(Kind::User, &**text);
+            let warn = |over| warned.note(by_user(over));
+            self.by_user.enter_by(key, quota, proof, (now, latest), share, warn).map_err(by_user)
         });
         let user = user.transpose()?;
-        let name = name.map(|(rule, quota)| {
-            self.by_name.enter_by(rule, quota, proof, (now, latest), |over| warned.note(by_name(over))).map_err(by_name)
+        let name = name.map(|rule| {
+            let share = share(Kind::Name, rule.pattern.as_str());
+            let warn = |over| warned.note(by_name(over));
+            self.by_name.enter_by(rule.id, rule.quota, proof, (now, latest), share, warn).map_err(by_name)
         });
         let name = name.transpose()?;
         Ok(UserAndNameSlots { both: Some(Box::new(Both { user, name })) })
@@ -238,7 +316,7 @@ mod tests {
         let mut enter = |user: &str, name: &str| {
             let key = keys.credential(Credential::User(user));
             let quota_identity = QuotaIdentity { user: Some((user.into(), key)), name: Some(name.into()) };
-            patterns.enter(&quota_identity, Proof::Known, (now, now), &warned).map(|slots| held.push(slots))
+            patterns.enter(&quota_identity, Proof::Known, (now, now), false, &warned).map(|slots| held.push(slots))
         };
         assert_eq!(enter("batch-1", ""), Ok(()));
         assert_eq!(enter("batch-1", ""), Err(Refusal::UserQuota), "the first that fits");
@@ -269,7 +347,7 @@ mod tests {
         let (now, warned) = (Instant::now(), Warned::default());
         let enter = |name: &str| {
             let quota_identity = QuotaIdentity { user: None, name: Some(name.into()) };
-            patterns.enter(&quota_identity, Proof::Known, (now, now), &warned)
+            patterns.enter(&quota_identity, Proof::Known, (now, now), false, &warned)
         };
         let held = [enter("report 1").unwrap(), enter("report 2").unwrap()];
         patterns.set(&names(&[("batch*", 1), ("report*", 3)]));
@@ -283,5 +361,35 @@ mod tests {
         patterns.set(&names(&[("report*", 1)]));
         let _one = enter("report 5").unwrap();
         assert_eq!(enter("report 6").unwrap_err(), Refusal::NameQuota);
+    }
+
+    #[test]
+    fn where_the_fleet_shares_quotas_a_client_waits_for_both_places_and_takes_both_or_none() {
+        use crate::fleet::{key::Keys as FleetKeys, lease::allowance::Standing};
+        let quota = |pattern: &str| {
+            let quota = Quota { max_connections: Some(5), ..Quota::default() };
+            PatternQuota { pattern: pattern.into(), quota }
+        };
+        let quotas = PatternQuotas { users: vec![quota("batch*")], names: vec![quota("report*")] };
+        let (patterns, keys, warned, now) =
+            (UserAndNameQuotas::new(&quotas), Keys::default(), Warned::default(), Instant::now());
+        let book = LeaseBook::new(FleetKeys::of_fleet("edge"), Standing::new(now));
+        patterns.share_quotas(Arc::clone(&book));
+        let key = keys.credential(Credential::User("batch"));
+        let quota_identity = QuotaIdentity { user: Some(("batch".into(), key)), name: Some("report 1".into()) };
+        let enter = |may_wait| patterns.enter(&quota_identity, Proof::Known, (now, now), may_wait, &warned);
+        assert_eq!(enter(false).unwrap_err(), Refusal::UserQuota, "there is no lease yet");
+        let mut waits = enter(true).unwrap();
+        assert_eq!(waits.waits_for(), Some(Refusal::UserQuota));
+        let until = now + std::time::Duration::from_secs(1);
+        book.grant(Kind::User, "batch", 1, until);
+        assert!(!waits.take_places(now));
+        assert_eq!(waits.waits_for(), Some(Refusal::UserQuota), "the place that it had for a moment is free again");
+        book.grant(Kind::Name, "report*", 1, until);
+        assert!(waits.take_places(now) && waits.waits_for().is_none());
+        assert_eq!((waits.may_go_on(now), waits.may_go_on(until)), (Ok(()), Err(Refusal::UserQuota)));
+        assert_eq!(enter(false).unwrap_err(), Refusal::UserQuota);
+        drop(waits);
+        assert!(enter(false).is_ok());
     }
 }
