@@ -32,6 +32,7 @@ mod failed_logins;
 mod failover;
 mod file_limit;
 mod fleet_link;
+mod fleet_servers;
 mod fleet_view;
 mod full_server;
 mod hanging_logins;
