@@ -56,17 +56,17 @@ struct Limits {
     conn: Option<i64>,
 }
 
-/// `$SYS.REQ.ACCOUNT.PING.STATZ`.
+/// `$SYS.REQ.ACCOUNT.PING.STATZ`, and `/accstatz`.
 #[derive(Debug, Deserialize)]
-struct Statz {
+pub(super) struct Statz {
     #[serde(rename = "account_statz", default)]
-    accounts: Vec<Stat>,
+    pub(super) accounts: Vec<Stat>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Stat {
-    acc: String,
-    conns: u32,
+pub(super) struct Stat {
+    pub(super) acc: String,
+    pub(super) conns: u32,
 }
 
 /// Keeps the limits and counts of the accounts up to date, until `stop`.

@@ -2,6 +2,7 @@
 //! monitoring port; its INFO until that is known; the accounts' limits and counts; and lame duck mode.
 
 mod access;
+mod account_counts;
 mod account_events;
 pub mod account_lookup;
 pub mod accounts;
@@ -45,6 +46,7 @@ use crate::{
 
 pub use self::{
     access::{ClusterAccess, PlainInfo},
+    account_counts::account_counts,
     closed_connections::watch_closed_connections,
     lame_ducks::watch_lame_ducks,
     own_dial::read_info,

@@ -15,12 +15,26 @@ pub mod peers;
 pub mod share;
 pub mod view;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use arc_swap::ArcSwap;
 
 use crate::fleet::{
-    addresses::Announcer, key::Keys, link::LinkState, member::MemberId, missing::Missing, peers::Peers,
+    addresses::Announcer,
+    key::Keys,
+    lease::{
+        Holder,
+        allowance::Standing,
+        book::LeaseBook,
+        ledger::{Ledger, Settings},
+    },
+    link::LinkState,
+    member::MemberId,
+    missing::Missing,
+    peers::Peers,
 };
 
 /// What this weir is in its fleet.
@@ -35,21 +49,29 @@ pub struct Fleet {
     announcer: Mutex<Announcer>,
     missing: Mutex<Missing>,
     quotas: ArcSwap<Vec<view::Quota>>,
+    leases: Arc<LeaseBook>,
+    ledger: Mutex<Ledger>,
 }
 
 impl Fleet {
     /// The fleet of this `name`, in which this weir is `id`. `rng` gives the process the number by which peers tell it
     /// from the one before it with the same id.
-    pub fn new(name: &str, id: MemberId, rng: &mut fastrand::Rng) -> Self {
+    pub fn new(name: &str, id: MemberId, now: Instant, rng: &mut fastrand::Rng) -> Self {
+        let (run, keys) = (rng.u64(1..), Keys::of_fleet(name));
+        let leases = LeaseBook::new(keys.clone(), Standing::new(now));
+        let (me, settings) = (Holder::new(&id, run), Settings::default());
+        let ledger = Ledger::new(me, Arc::clone(&leases), settings, now, rng.fork());
         Self {
             name: name.into(),
-            run: rng.u64(1..),
-            keys: Keys::of_fleet(name),
+            run,
+            keys,
             peers: Mutex::new(Peers::new(id.clone())),
             link: LinkState::default(),
             announcer: Mutex::new(Announcer::new(id.as_str())),
             missing: Mutex::default(),
             quotas: ArcSwap::default(),
+            leases,
+            ledger: Mutex::new(ledger),
             id,
         }
     }
@@ -92,6 +114,16 @@ impl Fleet {
     /// Makes the keys of this fleet.
     pub fn keys(&self) -> &Keys {
         &self.keys
+    }
+
+    /// What this weir may hold of what the fleet shares, as the connect path reads it.
+    pub fn leases(&self) -> &Arc<LeaseBook> {
+        &self.leases
+    }
+
+    /// The leases themselves. Whoever holds this asks for no lock but that of the [`LeaseBook`].
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the connection to the fleet is like.

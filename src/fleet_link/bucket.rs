@@ -6,8 +6,9 @@ use std::time::Duration;
 use async_nats::jetstream::{
     self, Context, ErrorCode,
     consumer::{DeliverPolicy, push},
-    context::{CreateStreamErrorKind, GetStreamErrorKind},
-    stream::{self, DiscardPolicy, StorageType},
+    context::{CreateStreamErrorKind, GetStreamErrorKind, PublishErrorKind},
+    message::PublishMessage,
+    stream::{self, DiscardPolicy, LastRawMessageErrorKind, StorageType},
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -18,6 +19,10 @@ use crate::fleet_link::{connection::Connection, subjects::Subjects};
 /// How long the servers may take to answer. A write whose answer comes later may still have been made: its outcome is
 /// unknown. Less than leases are in force without a write (2.5 s), so that there is time for another try.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How long the mark of a deleted key stays, so that whoever was cut off meanwhile finds a revision that is not its
+/// own. Without this the ids of all weirs that ever were would stay. Servers before 2.11 keep them.
+const MARK_STAYS: Duration = Duration::from_secs(3600);
 
 /// The header by which a bucket knows a deleted key.
 const OPERATION: &str = "KV-Operation";
@@ -52,6 +57,19 @@ impl NoBucket {
             Self::Unfit(_) => format!("remove it (`nats stream rm {stream}`): weir makes it anew"),
         }
     }
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has this revision.
+    Written(u64),
+    /// The key has another revision than the write named.
+    Conflict,
+    /// Nobody knows: it may be made yet.
+    Unknown,
+    /// The same, and no stream takes such writes now: the bucket has no leader, or is gone.
+    NoStream,
 }
 
 /// One key as it is in the bucket.
@@ -92,9 +110,61 @@ impl Bucket {
         Ok(Self { context, stream, subjects: subjects.clone() })
     }
 
+    /// When it was made, in nanoseconds: another one is another bucket, whose revisions begin anew.
+    pub fn made_at(&self) -> i128 {
+        self.stream.cached_info().created.unix_timestamp_nanos()
+    }
+
     /// Copies of it.
     pub fn replicas(&self) -> usize {
         self.stream.cached_info().config.num_replicas
+    }
+
+    /// Writes a key whose last revision is `revision`; 0 where it has none.
+    pub async fn write(&self, key: &str, value: Bytes, revision: u64) -> Outcome {
+        self.send(key, PublishMessage::build().payload(value), revision).await
+    }
+
+    /// Deletes a key whose last revision is `revision`.
+    pub async fn delete(&self, key: &str, revision: u64) -> Outcome {
+        let mut mark = PublishMessage::build().header(OPERATION, "DEL");
+        if self.stream.cached_info().config.allow_message_ttl {
+            mark = mark.ttl(MARK_STAYS);
+        }
+        self.send(key, mark, revision).await
+    }
+
+    async fn send(&self, key: &str, message: PublishMessage, revision: u64) -> Outcome {
+        let message = message.expected_last_subject_sequence(revision);
+        let sent = async { self.context.send_publish(self.subjects.key(key), message).await?.await };
+        match timeout(ANSWER_TIMEOUT, sent).await {
+            Ok(Ok(ack)) => Outcome::Written(ack.sequence),
+            Ok(Err(err)) if err.kind() == PublishErrorKind::WrongLastSequence => Outcome::Conflict,
+            Ok(Err(err)) if err.kind() == PublishErrorKind::StreamNotFound => Outcome::NoStream,
+            Ok(Err(_)) | Err(_) => Outcome::Unknown,
+        }
+    }
+
+    /// The key as the leader of the bucket has it; `None` where it was never written, or the mark of its deletion has
+    /// gone.
+    ///
+    /// # Errors
+    /// No answer in time.
+    pub async fn read(&self, key: &str) -> Result<Option<Entry>, String> {
+        let subject = self.subjects.key(key);
+        match timeout(ANSWER_TIMEOUT, self.stream.get_last_raw_message_by_subject(&subject)).await {
+            Ok(Ok(message)) => {
+                let is_deleted = message.headers.get(OPERATION).is_some();
+                let value = (!is_deleted).then_some(message.payload);
+                Ok(Some(Entry { key: key.to_owned(), revision: message.sequence, value }))
+            }
+            Ok(Err(err)) if err.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Ok(Err(err)) => match err.kind() {
+                LastRawMessageErrorKind::JetStream(err) if err.code() == 404 => Ok(None),
+                _ => Err(err.to_string()),
+            },
+            Err(_) => Err("no answer in time".to_owned()),
+        }
     }
 
     /// Every key as it is, and then every change of one. It ends where the servers have lost track of it.

@@ -90,11 +90,6 @@ impl Connection {
         self.health.up.subscribe()
     }
 
-    /// Whether it may soon be seen whether a server answers.
-    pub fn is_open(&self) -> bool {
-        !self.is_up() && self.health.inner().told.is_none()
-    }
-
     /// Connects to one of these `addresses` (`host:port`) from now on. A connection to a server that is not among them
     /// lasts for as long as that server keeps it.
     ///

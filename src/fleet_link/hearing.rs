@@ -10,9 +10,11 @@ use tracing::{info, warn};
 use crate::{
     fleet::{
         beat::{Beat, Bye},
+        key::Kind,
+        lease::{Holder, LeaseKey},
         link::Counted,
         member::MemberId,
-        peers::{Gone, Ignored},
+        peers::{Gone, Heard, Ignored},
     },
     fleet_link::{FleetLink, Interest},
     net::timer,
@@ -70,10 +72,11 @@ async fn hear_messages(link: &FleetLink, shared: &Shared) {
 
 async fn subscribe(link: &FleetLink) -> Result<(Subscriber, Subscriber, Subscriber), SubscribeError> {
     let (client, subjects) = (link.connection.client(), &link.subjects);
+    let interest = subjects.interest(link.fleet.ledger().me());
     Ok((
         client.subscribe(subjects.beats()).await?,
         client.subscribe(subjects.byes()).await?,
-        client.subscribe(subjects.interest(link.fleet.id().as_str(), link.fleet.run())).await?,
+        client.subscribe(interest).await?,
     ))
 }
 
@@ -100,6 +103,7 @@ impl Hearing<'_> {
             Ok(heard) => {
                 fleet.link().count(Counted::BeatHeard);
                 self.shared.servers.hear(fleet.keys(), &heard);
+                self.report(&heard);
                 self.shared.admission.accounts().hear(&heard, timer::now());
                 if heard.is_new {
                     fleet.missing().found(&heard.beat.id);
@@ -115,6 +119,19 @@ impl Hearing<'_> {
         }
     }
 
+    /// Tells the ledger what the peer holds of quotas.
+    fn report(&self, heard: &Heard) {
+        let (beat, mut ledger) = (&heard.beat, self.link.fleet.ledger());
+        let holder = Holder::new(&beat.id, beat.run);
+        let of_account = |key| LeaseKey { kind: Kind::Account, key };
+        for (key, one) in &beat.accounts {
+            ledger.reported(&holder, of_account(*key), one.held, beat.leases_ok);
+        }
+        for key in &heard.unused {
+            ledger.reported(&holder, of_account(*key), 0, beat.leases_ok);
+        }
+    }
+
     fn bye(&mut self, message: &Message) {
         let fleet = &self.link.fleet;
         fleet.link().heard(message.payload.len());
@@ -124,6 +141,7 @@ impl Hearing<'_> {
                 if let Some(gone) = gone {
                     info!(weir = gone.id.as_str(), "another weir of the fleet has ended");
                     let now = timer::now();
+                    fleet.ledger().silent(&Holder::new(&gone.id, gone.run));
                     self.shared.servers.peer_ended(gone.run, now);
                     self.shared.admission.accounts().peer_ended(gone.run, now);
                 }
@@ -151,14 +169,14 @@ impl Hearing<'_> {
 /// Asks after peers that are silent, and forgets those that have been so for long, or have no connection.
 async fn look(link: &FleetLink, shared: &Shared) {
     let (fleet, now) = (&link.fleet, timer::now());
-    let silent: Vec<(MemberId, u64)> = {
+    let silent: Vec<(MemberId, Holder)> = {
         let peers = fleet.peers();
         let is_late = |silent: Duration, most: Duration| silent > most.mul_f64(ASK_AFTER);
         let late = peers.iter().filter(|peer| is_late(peer.silent_for(now), peer.may_be_silent_for()));
-        late.map(|peer| (peer.id().clone(), peer.last().run)).take(MOST_ASKED).collect()
+        late.map(|peer| (peer.id().clone(), Holder::new(peer.id(), peer.last().run))).take(MOST_ASKED).collect()
     };
     if !silent.is_empty() && link.connection.is_up() {
-        let asked = silent.iter().map(|(id, run)| link.probe(id, *run));
+        let asked = silent.iter().map(|(_, holder)| link.probe(holder));
         for ((id, _), interest) in silent.iter().zip(join_all(asked).await) {
             if interest != Interest::Gone {
                 continue;
@@ -167,7 +185,7 @@ async fn look(link: &FleetLink, shared: &Shared) {
             if let Some(gone) = gone {
                 fleet.missing().gone(timer::now(), gone.id.clone());
                 warn!(weir = gone.id.as_str(), "another weir of the fleet has lost its connection, or is gone");
-                lost(shared, &gone);
+                lost(link, shared, &gone);
             }
         }
     }
@@ -178,12 +196,13 @@ async fn look(link: &FleetLink, shared: &Shared) {
             fleet.missing().gone(timer::now(), gone.id.clone());
         }
         warn!(weir = gone.id.as_str(), "another weir of the fleet is heard no more");
-        lost(shared, &gone);
+        lost(link, shared, &gone);
     }
 }
 
 /// What the servers have counted of a weir that is not heard counts until they say otherwise.
-fn lost(shared: &Shared, gone: &Gone) {
+fn lost(link: &FleetLink, shared: &Shared, gone: &Gone) {
+    link.fleet.ledger().silent(&Holder::new(&gone.id, gone.run));
     shared.servers.peer_lost(gone.run);
     shared.admission.accounts().peer_lost(gone.run);
 }

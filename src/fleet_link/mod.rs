@@ -4,13 +4,16 @@
 //! - [`connection`]: one connection to the servers, opened before any client's. [`subjects`]: what it is used for.
 //! - [`beats`]: tells the others what this weir holds. [`hearing`]: hears them, and asks whether one that is silent is
 //!   still connected.
-//! - [`bucket`]: the bucket of the leases.
+//! - [`bucket`]: the bucket of the leases. [`leases`]: does there what the ledger wants. [`counts`]: has the servers
+//!   count connections, while leases of weirs that have ended are to be taken back.
 //! - [`permissions`]: tries whether the login may do all of this, for `weir check --connect`.
 
 mod beats;
 pub mod bucket;
 mod connection;
+mod counts;
 mod hearing;
+mod leases;
 pub mod permissions;
 mod subjects;
 
@@ -21,20 +24,21 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::system_account::Login,
-    fleet::{Fleet, beat::Bye, link::Counted, member::MemberId},
+    cluster::{ClusterAccess, system_account::Login},
+    fleet::{Fleet, beat::Bye, lease::Holder, link::Counted},
     fleet_link::connection::Connection,
     session::Shared,
     tls::Connector,
 };
 
-pub use self::subjects::Subjects;
+pub use self::{leases::Wishes, subjects::Subjects};
 
 /// How long a weir that is asked whether it is connected may take. It answers at once where it can.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long the last words of a weir that ends may take.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// How long handing back what is left may take, and then the last words.
+const HAND_BACK: Duration = Duration::from_millis(700);
+const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Whether a weir is connected to the servers, by its subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,9 +83,9 @@ impl FleetLink {
         self.connection.set_addresses(addresses).await
     }
 
-    /// Whether it may soon be seen whether a server lets weir in.
+    /// Whether it may soon be seen how this weir comes to its part of what the fleet shares.
     pub fn is_open(&self) -> bool {
-        self.connection.is_open()
+        self.fleet.link().bucket().since.is_none()
     }
 
     /// Publishes what this weir holds, until `stop`.
@@ -100,10 +104,10 @@ impl FleetLink {
         }
     }
 
-    /// Asks whether the process `run` of a weir is connected to the servers.
-    pub async fn probe(&self, id: &MemberId, run: u64) -> Interest {
+    /// Asks whether a weir is connected to the servers.
+    async fn probe(&self, holder: &Holder) -> Interest {
         self.fleet.link().count(Counted::Probe);
-        let asked = self.connection.client().request(self.subjects.interest(id.as_str(), run), "".into());
+        let asked = self.connection.client().request(self.subjects.interest(holder), "".into());
         match timeout(PROBE_TIMEOUT, asked).await {
             Ok(Ok(_)) => Interest::There,
             Ok(Err(err)) if err.kind() == RequestErrorKind::NoResponders => Interest::Gone,
@@ -114,8 +118,30 @@ impl FleetLink {
         }
     }
 
-    /// Says to the others that this weir ends. It takes half a second at most.
-    pub async fn say_goodbye(&self) {
+    /// Keeps this weir's leases, until `stop`.
+    pub async fn keep_leases(self, shared: Arc<Shared>, wishes: Wishes, stop: CancellationToken) {
+        tokio::select! {
+            () = leases::run(&self, &shared, wishes) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Has the servers count connections while that is wanted for leases, until `stop`.
+    pub async fn count_for_leases(self, shared: Arc<Shared>, access: ClusterAccess, stop: CancellationToken) {
+        tokio::select! {
+            () = counts::run(&self, &shared, &access) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Hands back all leases and says to the others that this weir ends, for when its last session has ended. It takes
+    /// a second at most.
+    pub async fn leave(&self) {
+        leases::leave(self, HAND_BACK).await;
+        self.say_goodbye().await;
+    }
+
+    async fn say_goodbye(&self) {
         if !self.connection.is_up() {
             return;
         }

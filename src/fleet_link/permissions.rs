@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::{
     cluster::{examine::Observation, system_account::Login},
+    fleet::{lease::Holder, member::MemberId},
     fleet_link::{
         bucket::Bucket,
         connection::{Connection, key_of},
@@ -64,7 +65,8 @@ pub async fn examine(
 
 /// Publishes and subscribes to everything. What is published changes nothing wherever it arrives.
 async fn try_all(client: &Client, subjects: &Subjects, needs_leases: bool) {
-    let subscribed = [subjects.beats(), subjects.byes(), subjects.interest(NOBODY, 0), client.new_inbox()];
+    let Ok(nobody) = MemberId::new(NOBODY).map(|id| Holder::new(&id, 0)) else { return };
+    let subscribed = [subjects.beats(), subjects.byes(), subjects.interest(&nobody), client.new_inbox()];
     let mut subscriptions = Vec::new();
     for subject in subscribed {
         subscriptions.push(client.subscribe(subject).await);
@@ -81,7 +83,7 @@ async fn try_all(client: &Client, subjects: &Subjects, needs_leases: bool) {
         let _ = client.publish_with_headers(subject, headers.clone(), "".into()).await;
     }
     // A server answers in the order of what it is sent: that nobody is there, or that weir may not ask.
-    let asked = client.request(subjects.interest(NOBODY, 0), "".into());
+    let asked = client.request(subjects.interest(&nobody), "".into());
     let _ = timeout(ANSWER_TIMEOUT, asked).await;
 }
 

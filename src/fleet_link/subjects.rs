@@ -1,5 +1,7 @@
 //! The subjects of a fleet, the name of its bucket, and the permissions that follow from them.
 
+use crate::fleet::lease::Holder;
+
 /// The subjects of one fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subjects {
@@ -22,9 +24,9 @@ impl Subjects {
         format!("weir.fleet.{}.bye", self.name)
     }
 
-    /// To which only the process `run` of the weir `id` subscribes: without it *no responders* is the answer.
-    pub fn interest(&self, id: &str, run: u64) -> String {
-        format!("weir.fleet.{}.is.{id}.{run:016x}", self.name)
+    /// To which only this process of a weir subscribes: without it *no responders* is the answer.
+    pub fn interest(&self, holder: &Holder) -> String {
+        format!("weir.fleet.{}.is.{holder}", self.name)
     }
 
     /// What inboxes begin with.

@@ -65,13 +65,13 @@ impl Background {
             None => None,
         };
         let system = self.open_system_account(config).await?;
-        let fleet = fleets::join(config, shared, &self.tasks).await?;
         let access = ClusterAccess {
             system,
             tls: shared.servers_tls.clone(),
             websocket_tls: shared.websocket_tls.clone(),
             plain_info: plain_info(config),
         };
+        let fleet = fleets::join(config, shared, &self.tasks, &access).await?;
         let (lookups, all, cluster) = (Arc::new(Mutex::new(account_lookups)), Arc::clone(shared), access.clone());
         self.tasks.spawn("account look-ups", move |stop| {
             cluster::account_lookup::run(

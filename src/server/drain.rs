@@ -41,6 +41,11 @@ impl Drain {
         sleep_until(began + grace).await;
         let spread = duration.saturating_sub(grace);
         admission.begin_drain(spread);
+        if let Some(fleet) = &shared.fleet {
+            // What its sessions hold goes to the other weirs as they end.
+            fleet.ledger().leave();
+            fleet.link().leases().wake();
+        }
         info!(sessions = sessions.len(), "draining: no new clients");
         let mut handles = sessions.handles();
         worker::with_rng(|rng| rng.shuffle(&mut handles));

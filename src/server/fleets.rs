@@ -5,9 +5,11 @@ use std::sync::Arc;
 use tracing::info;
 
 use crate::{
-    config::{Config, FleetConfig},
+    cluster::ClusterAccess,
+    config::{Config, FleetConfig, SharedBy},
     fleet::{Fleet, member::MemberId},
-    fleet_link::FleetLink,
+    fleet_link::{FleetLink, Wishes},
+    net::timer,
     server::{ServerError, members, supervisor::Supervisor},
     session::Shared,
     worker,
@@ -19,7 +21,9 @@ pub(super) fn fleet(config: &FleetConfig) -> Fleet {
         let configured = config.id.as_deref().and_then(|id| MemberId::new(id).ok());
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let id = configured.unwrap_or_else(|| MemberId::of_host(host().trim(), rng));
-        Fleet::new(&config.name, id, rng)
+        let fleet = Fleet::new(&config.name, id, timer::now(), rng);
+        fleet.link().want_leases(config.quota == SharedBy::Lease);
+        fleet
     })
 }
 
@@ -29,6 +33,7 @@ pub(super) async fn join(
     config: &Config,
     shared: &Arc<Shared>,
     tasks: &Supervisor,
+    access: &ClusterAccess,
 ) -> Result<Option<FleetLink>, ServerError> {
     let Some((configured, fleet)) = config.fleet.as_ref().zip(shared.fleet.clone()) else { return Ok(None) };
     let addresses = members::addresses(shared, config.discover.as_ref());
@@ -39,9 +44,16 @@ pub(super) async fn join(
             .await
             .map_err(|err| ServerError::Fleet(err.to_string()))?;
     shared.admission.accounts().join(Arc::clone(&fleet));
+    shared.admission.share_quotas(fleet.leases());
     let (heard, all) = (link.clone(), Arc::clone(shared));
     tasks.spawn("fleet messages", move |stop| heard.clone().hear(Arc::clone(&all), stop));
     let (published, all) = (link.clone(), Arc::clone(shared));
     tasks.spawn("fleet beats", move |stop| published.clone().publish_beats(Arc::clone(&all), stop));
+    let has_counts = access.system.is_some() || shared.servers.iter().all(|server| server.monitor().is_some());
+    let wishes = Wishes { replicas: configured.replicas, servers: shared.servers.len(), has_counts };
+    let (kept, all) = (link.clone(), Arc::clone(shared));
+    tasks.spawn("fleet leases", move |stop| kept.clone().keep_leases(Arc::clone(&all), wishes, stop));
+    let (counted, all, access) = (link.clone(), Arc::clone(shared), access.clone());
+    tasks.spawn("fleet counts", move |stop| counted.clone().count_for_leases(Arc::clone(&all), access.clone(), stop));
     Ok(Some(link))
 }

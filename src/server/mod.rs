@@ -200,7 +200,7 @@ impl Assembly {
 
         drain_when_told(&shared, &reloader).await?;
         if let Some(fleet) = fleet {
-            fleet.say_goodbye().await;
+            fleet.leave().await;
         }
         stop.cancel();
         background.ended().await;

@@ -21,7 +21,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{Change, Config, Effective, Findings, LogLevel, Origin, diff},
+    config::{Change, Config, Effective, Findings, LogLevel, Origin, SharedBy, diff},
     events::Event,
     identity::Directory,
     net::timer,
@@ -216,6 +216,9 @@ impl Reloader {
         shared.directory.set_rules(rules);
         shared.admission.set_params(&config.admission, timer::now());
         shared.policies.store(Arc::new(config.policies.clone()));
+        if let Some((fleet, configured)) = shared.fleet.as_ref().zip(config.fleet.as_ref()) {
+            fleet.link().want_leases(configured.quota == SharedBy::Lease);
+        }
         // Whoever waits may have a turn by now.
         shared.arrived.notify_one();
         if config.log.level != before.log.level {

@@ -2,7 +2,40 @@
 
 use std::{fs::Permissions, os::unix::fs::PermissionsExt};
 
+use rustix::process::Signal;
 use weir_testkit::{fleet, *};
+
+const IN_FORCE: &str = "leases of the fleet are in force";
+
+fn orders() -> Login {
+    Login::user("orders-1", "secret")
+}
+
+/// Three servers with an account for the weirs and one for clients.
+async fn cluster(has_jetstream: bool) -> Cluster {
+    let mut accounts = fleet::accounts("ORDERS { users: [{user: orders-1, password: secret}] }");
+    if !has_jetstream {
+        accounts = accounts.replace("jetstream: enabled, ", "");
+    }
+    let cluster = Cluster::start(3, |server| {
+        let server = server.with(&accounts);
+        if has_jetstream { server.jetstream() } else { server }
+    });
+    cluster.await
+}
+
+fn with_quota(cluster: &Cluster) -> WeirConfig {
+    WeirConfig::of(cluster).account("ORDERS", "users = [\"orders-*\"]\nmax_connections = 10")
+}
+
+/// Makes `n` attempts at the same time, spread over the weirs, and returns those that got in.
+async fn attempts(weirs: &[&Weir], n: usize) -> Vec<RawClient> {
+    let all = at_once(n, |i| {
+        let address = weirs[i % weirs.len()].address.clone();
+        async move { RawClient::attempt(&address, &orders(), 2 * PATIENCE).await }
+    });
+    all.await.into_iter().filter_map(Attempt::into_client).collect()
+}
 
 /// Accounts of which the login of the fleet has these permissions.
 fn servers_with(permissions: &str) -> String {
@@ -34,7 +67,7 @@ async fn weirs_hear_of_each_other_and_of_each_others_end() {
     for weir in ["weir-2", "weir-3"] {
         one.says(&format!("another weir of the fleet is there weir=\"{weir}\"")).await;
     }
-    three.signal(rustix::process::Signal::TERM);
+    three.signal(Signal::TERM);
     one.says("another weir of the fleet has ended weir=\"weir-3\"").await;
     two.kill9();
     one.says("another weir of the fleet has lost its connection, or is gone weir=\"weir-2\"").await;
@@ -100,4 +133,76 @@ async fn check_says_which_permission_is_missing() {
     let (code, said) = check(&fleet::config(&WeirConfig::of_servers(&[&server]), 1)).await;
     assert!(code == 0 && said.len() == 1, "{said:?}");
     assert!(said[0].contains("warning: fleet.quota: JetStream"), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_is_one_for_two_weirs() {
+    let cluster = cluster(true).await;
+    let of_all = with_quota(&cluster);
+    let one = fleet::config(&of_all, 1).start().await;
+    let mut two = fleet::config(&of_all, 2).start().await;
+    one.says(IN_FORCE).await;
+    two.says(IN_FORCE).await;
+
+    let mut clients = attempts(&[&one, &two], 60).await;
+    assert_eq!(clients.len(), 10, "exactly the quota\n{}\n{}", one.log(), two.log());
+    assert_eq!(cluster.account_connections("ORDERS").await, 10);
+
+    // Whoever comes to another weir gets what is given back at one.
+    clients.drain(..3).for_each(RawClient::abandon);
+    let mut more = Vec::new();
+    eventually(PATIENCE, "what was given back is taken", async || {
+        more.extend(attempts(&[&two], 4).await);
+        if more.len() >= 3 { Ok(()) } else { Err(more.len()) }
+    })
+    .await;
+    assert_eq!(more.len(), 3, "and no more than that");
+    assert!(cluster.account_connections("ORDERS").await <= 10);
+
+    // The lease of a weir that is killed comes free, and not before its connections are gone.
+    two.kill9();
+    eventually(PATIENCE, "the lease of a dead weir is taken", async || {
+        clients.extend(attempts(&[&one], 5).await);
+        match cluster.account_connections("ORDERS").await {
+            10 => Ok(()),
+            held => Err(held),
+        }
+    })
+    .await;
+    assert!(attempts(&[&one], 5).await.is_empty(), "the quota is full");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_jetstream_the_quota_is_split() {
+    let cluster = cluster(false).await;
+    let of_all = with_quota(&cluster);
+    let one = fleet::config(&of_all, 1).start().await;
+    let two = fleet::config(&of_all, 2).start().await;
+    for weir in [&one, &two] {
+        weir.says("no leases of the fleet: quotas are split between the weirs until there are").await;
+        weir.says("JetStream").await;
+        weir.says("another weir of the fleet is there").await;
+    }
+    let clients = attempts(&[&one, &two], 60).await;
+    assert_eq!(clients.len(), 10, "{}\n{}", one.log(), two.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_weir_that_ends_leaves_nothing_in_the_bucket() {
+    let cluster = cluster(true).await;
+    let drain = "lame_duck_grace_period = \"0s\"\nlame_duck_duration = \"1s\"";
+    let mut weir = fleet::config(&with_quota(&cluster).top(drain), 1).start().await;
+    weir.says(IN_FORCE).await;
+    let clients = attempts(&[&weir], 4).await;
+    assert_eq!(clients.len(), 4);
+    weir.signal(Signal::TERM);
+    weir.wait(PATIENCE).await;
+    let options = async_nats::ConnectOptions::with_user_and_password("weir-2".into(), "fl33t-2-s3cret".into());
+    let client = options.connect(&cluster.servers[0].address).await.expect("connects");
+    let bucket = async_nats::jetstream::new(client).get_key_value("weir-fleet-edge").await.expect("the bucket");
+    for key in futures::TryStreamExt::try_collect::<Vec<_>>(bucket.keys().await.expect("keys")).await.expect("keys") {
+        let value = bucket.get(&key).await.expect("a value").unwrap_or_default();
+        let value = String::from_utf8_lossy(&value);
+        assert!(!key.starts_with("w.") && !value.contains("weir-1"), "{key}: {value}");
+    }
 }

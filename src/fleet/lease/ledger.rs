@@ -75,6 +75,8 @@ impl Default for Settings {
 pub struct LeaseOf {
     pub holder: Holder,
     pub lease: u32,
+    /// What it may admit without a membership.
+    pub floor: u32,
     pub want: u32,
     /// Its term has ended.
     pub is_ended: bool,
@@ -235,6 +237,7 @@ impl Ledger {
         let lease = |(holder, entry): (&Holder, &Entry)| LeaseOf {
             holder: holder.clone(),
             lease: entry.n,
+            floor: entry.f,
             want: entry.want,
             is_ended: self.is_ended(holder, entry),
         };

@@ -111,7 +111,7 @@ mod tests {
     };
 
     fn fleet() -> Arc<Fleet> {
-        Arc::new(Fleet::new("edge", MemberId::new("own").unwrap(), &mut fastrand::Rng::with_seed(1)))
+        Arc::new(Fleet::new("edge", MemberId::new("own").unwrap(), Instant::now(), &mut fastrand::Rng::with_seed(1)))
     }
 
     fn beat(run: u64, n: u64, accounts: &[(Key, u32)]) -> Beat {

@@ -1,0 +1,377 @@
+//! Does in the bucket what the ledger of the leases wants, and tells it what is seen there.
+
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{
+    fleet::{
+        key::Kind,
+        lease::{
+            Answer, LeaseKey, Operation, Place, What,
+            allowance::Allowance,
+            ledger::{LOOK_EVERY, Settings, Surroundings},
+        },
+        link::Counted,
+        member::MemberId,
+        view::{Lease, Quota},
+    },
+    fleet_link::{
+        FleetLink, Interest,
+        bucket::{Bucket, Entry, Outcome},
+    },
+    net::timer,
+    session::Shared,
+};
+
+/// The pause before the bucket is asked for again, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often what is shown of the leases is made anew.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+
+/// How the bucket is made, and what is known of the cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct Wishes {
+    /// Copies of the bucket; `None` is one for each server, at most 3.
+    pub replicas: Option<usize>,
+    /// Servers of the cluster.
+    pub servers: usize,
+    /// Whether servers count the connections of accounts.
+    pub has_counts: bool,
+}
+
+/// The bucket as it is found, and why it is not there.
+#[derive(Debug, Default)]
+struct Found {
+    bucket: Option<Bucket>,
+    why_not: Option<(String, String)>,
+}
+
+/// Keeps this weir's leases for ever.
+pub(super) async fn run(link: &FleetLink, shared: &Shared, wishes: Wishes) {
+    let found = watch::Sender::new(Found::default());
+    let lost = Notify::new();
+    tokio::join!(keep_bucket(link, wishes, &found, &lost), drive(link, shared, wishes, found.subscribe(), &lost));
+}
+
+/// Opens the bucket, sees what changes in it, and opens it again after the connection was lost, or the bucket.
+async fn keep_bucket(link: &FleetLink, wishes: Wishes, found: &watch::Sender<Found>, lost: &Notify) {
+    let mut up = link.connection.watch();
+    let (mut made_at, mut pause) = (None, FIRST_PAUSE);
+    loop {
+        if up.wait_for(|is_up| *is_up).await.is_err() {
+            return;
+        }
+        if !link.fleet.link().wants_leases() {
+            found.send_replace(Found::default());
+            sleep(LOOK_EVERY).await;
+            continue;
+        }
+        match Bucket::open(&link.connection, &link.subjects, wishes.replicas, wishes.servers).await {
+            Ok(bucket) => {
+                let now = timer::now();
+                if made_at.replace(bucket.made_at()).is_some_and(|before| before != bucket.made_at()) {
+                    warn!("the bucket of the fleet is another one: weir takes its leases anew");
+                    link.fleet.ledger().forget_bucket(now);
+                }
+                tell_of_copies(&bucket, wishes);
+                let watched = bucket.watch().await;
+                found.send_replace(Found { bucket: Some(bucket), why_not: None });
+                pause = FIRST_PAUSE;
+                if let Ok(changes) = watched {
+                    let mut changes = pin!(changes);
+                    loop {
+                        tokio::select! {
+                            change = changes.next() => match change {
+                                Some(Some(entry)) => see(link, &entry),
+                                _ => break,
+                            },
+                            changed = up.changed() => if changed.is_err() || !*up.borrow() { break },
+                            () = lost.notified() => break,
+                        }
+                    }
+                }
+            }
+            Err(err) => {
+                let remedy = err.remedy(&link.subjects.stream());
+                found.send_replace(Found { bucket: None, why_not: Some((err.to_string(), remedy)) });
+            }
+        }
+        // Several weirs do not ask in step.
+        sleep(pause.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Says where the bucket is not kept as it is configured.
+fn tell_of_copies(bucket: &Bucket, wishes: Wishes) {
+    static TOLD: Mutex<Option<usize>> = Mutex::new(None);
+    let copies = bucket.replicas();
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.replace(copies) == Some(copies) {
+        return;
+    }
+    match wishes.replicas.filter(|wanted| *wanted != copies) {
+        Some(wanted) => {
+            warn!(copies, wanted, "the bucket of the fleet was there with other copies, and is used as it is")
+        }
+        None => info!(copies, "the bucket of the fleet is there"),
+    }
+}
+
+fn see(link: &FleetLink, entry: &Entry) {
+    link.fleet.link().count(Counted::Seen);
+    if let Some(place) = Place::parse(&entry.key) {
+        link.fleet.ledger().seen(timer::now(), &place, entry.revision, entry.value.as_deref());
+    }
+}
+
+/// Asks the ledger what to do, does it, and tells what became of it.
+async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: watch::Receiver<Found>, lost: &Notify) {
+    let (fleet, wanted) = (&link.fleet, Arc::<Notify>::default());
+    let wake = Arc::clone(&wanted);
+    fleet.leases().standing().on_need(move || wake.notify_one());
+    let wake = Arc::clone(&wanted);
+    fleet.link().leases().calls(move || wake.notify_one());
+    let mut under_way = FuturesUnordered::new();
+    let mut told = Told::default();
+    let mut shown = Instant::now();
+    loop {
+        let (bucket, why_not) = {
+            let found = found.borrow_and_update();
+            (found.bucket.clone(), found.why_not.clone())
+        };
+        let (operations, invalid) = {
+            let surroundings = surroundings(link);
+            let settings = Settings {
+                is_split_only: !fleet.link().wants_leases(),
+                has_counts: wishes.has_counts,
+                ..Settings::default()
+            };
+            let mut ledger = fleet.ledger();
+            ledger.set(settings);
+            ledger.surroundings(surroundings);
+            (ledger.next(timer::now()), ledger.take_invalid())
+        };
+        for (key, err) in invalid {
+            fleet.link().count(Counted::Invalid);
+            warn!(key = key.to_string(), %err, "a value in the bucket of the fleet is not used: weir takes no more of that quota");
+        }
+        for operation in operations {
+            under_way.push(perform(link, bucket.clone(), operation, lost));
+        }
+        told.look(link, why_not);
+        if shown.elapsed() >= SHOW_EVERY {
+            fleet.set_quotas(quotas(link));
+            shown = Instant::now();
+        }
+        tokio::select! {
+            Some((serial, answer)) = under_way.next() => {
+                fleet.ledger().answered(timer::now(), serial, &answer);
+                if matches!(answer, Answer::Stored { .. }) {
+                    // A client may wait for what has come.
+                    shared.arrived.notify_one();
+                }
+            }
+            () = wanted.notified() => {}
+            () = sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+/// The quotas in use here, with the leases of all weirs, the fullest first.
+fn quotas(link: &FleetLink) -> Vec<Quota> {
+    let (fleet, allowances) = (&link.fleet, link.fleet.leases().list());
+    let seen: Vec<_> = {
+        let ledger = fleet.ledger();
+        let of = |one: &Arc<Allowance>| (ledger.leases(one.key()), ledger.past(one.key()));
+        allowances.iter().filter(|one| one.quota().is_some()).map(|one| (Arc::clone(one), of(one))).collect()
+    };
+    let peers = fleet.peers();
+    let mut all: Vec<Quota> = Vec::new();
+    for (allowance, (leases, past)) in seen {
+        let (LeaseKey { kind, key }, limit) = (allowance.key(), allowance.quota().unwrap_or(u32::MAX));
+        let held = |id: &str| match id == fleet.id().as_str() {
+            true => Some(allowance.usage().held),
+            false if kind == Kind::Account => Some(peers.get(&MemberId::new(id).ok()?)?.account(key)?.held),
+            false => None,
+        };
+        let weirs = leases.iter().map(|one| {
+            let id = one.holder.id();
+            Lease { id: id.to_owned(), lease: one.lease, floor: one.floor, want: one.want, held: held(id) }
+        });
+        let leased = leases.iter().fold(0u32, |sum, one| sum.saturating_add(one.lease));
+        let of = match kind {
+            Kind::Account => "account",
+            Kind::User => "user",
+            Kind::Name => "name",
+            Kind::Server => "server",
+        };
+        all.push(Quota {
+            of: of.to_owned(),
+            name: None,
+            key: key.to_string(),
+            limit,
+            past,
+            leased,
+            free: limit.saturating_sub(past).saturating_sub(leased),
+            weirs: weirs.collect(),
+        });
+    }
+    let used = |one: &Quota| one.leased.saturating_add(one.past);
+    all.sort_by_cached_key(|one| std::cmp::Reverse(u64::from(used(one)) * 1_000_000 / u64::from(one.limit.max(1))));
+    all
+}
+
+fn surroundings(link: &FleetLink) -> Surroundings {
+    let peers = link.fleet.peers();
+    Surroundings {
+        live: peers.weirs(),
+        position: peers.position(),
+        others_have_leases: peers.iter().any(|peer| peer.last().leases_ok),
+        is_connected: link.connection.is_up(),
+    }
+}
+
+async fn perform(link: &FleetLink, bucket: Option<Bucket>, operation: Operation, lost: &Notify) -> (u64, Answer) {
+    let Operation { serial, place, what } = operation;
+    let answer = match (what, bucket) {
+        (What::Ask, _) => ask(link, &place).await,
+        (What::Read, Some(bucket)) => match bucket.read(&place.to_string()).await {
+            Ok(None) => Answer::Absent { revision: 0 },
+            Ok(Some(Entry { revision, value: None, .. })) => Answer::Absent { revision },
+            Ok(Some(Entry { revision, value: Some(value), .. })) => Answer::Found { revision, value: value.into() },
+            Err(_) => Answer::Unknown,
+        },
+        (What::Write { value, expected }, Some(bucket)) => {
+            let outcome = bucket.write(&place.to_string(), value.into(), expected).await;
+            of_write(link, &outcome, lost)
+        }
+        (What::Delete { expected }, Some(bucket)) => {
+            let outcome = bucket.delete(&place.to_string(), expected).await;
+            of_write(link, &outcome, lost)
+        }
+        (_, None) => {
+            // Not at once, so that a ledger that tries again does not try without a pause.
+            sleep(LOOK_EVERY).await;
+            Answer::Unknown
+        }
+    };
+    (serial, answer)
+}
+
+fn of_write(link: &FleetLink, outcome: &Outcome, lost: &Notify) -> Answer {
+    let state = link.fleet.link();
+    match outcome {
+        Outcome::Written(revision) => {
+            state.count(Counted::Written);
+            Answer::Stored { revision: *revision }
+        }
+        Outcome::Conflict => {
+            state.count(Counted::Conflict);
+            Answer::Refused
+        }
+        Outcome::Unknown => {
+            state.count(Counted::Unknown);
+            Answer::Unknown
+        }
+        Outcome::NoStream => {
+            state.count(Counted::Unknown);
+            lost.notify_one();
+            Answer::Unknown
+        }
+    }
+}
+
+async fn ask(link: &FleetLink, place: &Place) -> Answer {
+    let Place::Member(holder) = place else { return Answer::Unknown };
+    match link.probe(holder).await {
+        Interest::There => Answer::Responds,
+        Interest::Gone => Answer::NoResponders,
+        Interest::Unknown => Answer::Unknown,
+    }
+}
+
+/// What was last told of the leases.
+#[derive(Default)]
+struct Told {
+    /// Since when leases are not in force.
+    without_since: Option<Instant>,
+    has_said: bool,
+}
+
+/// Leases that are not in force for less than this are no news.
+const WITHOUT_FOR: Duration = Duration::from_secs(1);
+
+impl Told {
+    fn look(&mut self, link: &FleetLink, why_not: Option<(String, String)>) {
+        let (state, now) = (link.fleet.link(), timer::now());
+        if !state.wants_leases() {
+            if state.set_bucket(Some("the configuration wants the split (fleet.quota)".to_owned()), now)
+                || !self.has_said
+            {
+                info!("quotas are split between the weirs of the fleet");
+            }
+            (self.without_since, self.has_said) = (None, true);
+            return;
+        }
+        if link.fleet.leases().standing().is_valid(now) {
+            self.without_since = None;
+            if state.set_bucket(None, now) || !self.has_said {
+                info!("leases of the fleet are in force");
+            }
+            self.has_said = true;
+            return;
+        }
+        let since = *self.without_since.get_or_insert(now);
+        if now.saturating_duration_since(since) < WITHOUT_FOR && why_not.is_none() {
+            return;
+        }
+        let (why, advice) = why_not.unwrap_or_else(|| match link.connection.is_up() {
+            true => (
+                "no write to the bucket is acknowledged".to_owned(),
+                "look whether its stream has a leader (`nats stream info`) and whether weir may write there".to_owned(),
+            ),
+            false => ("no connection to the servers".to_owned(), "look at the servers".to_owned()),
+        });
+        if state.set_bucket(Some(why.clone()), now) || !self.has_said {
+            warn!(why, advice, "no leases of the fleet: quotas are split between the weirs until there are");
+        }
+        self.has_said = true;
+    }
+}
+
+/// Hands back what is left of this weir, for no longer than `most`.
+pub(super) async fn leave(link: &FleetLink, most: Duration) {
+    if !link.fleet.leases().standing().is_valid(timer::now()) {
+        return;
+    }
+    link.fleet.ledger().leave();
+    link.fleet.link().leases().wake();
+    let left = async {
+        while !link.fleet.ledger().has_left() {
+            sleep(Duration::from_millis(5)).await;
+        }
+        remove_membership(link).await
+    };
+    let _ = timeout(most, left).await;
+}
+
+/// The word that this weir has left is of no more use than no word, and would stay for ever.
+async fn remove_membership(link: &FleetLink) -> Option<Outcome> {
+    let bucket = Bucket::open(&link.connection, &link.subjects, None, 1).await.ok()?;
+    let key = Place::Member(link.fleet.ledger().me().clone()).to_string();
+    let entry = bucket.read(&key).await.ok()??;
+    Some(bucket.delete(&key, entry.revision).await)
+}
