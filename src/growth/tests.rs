@@ -120,6 +120,14 @@ fn a_crowd_that_comes_in_half_a_minute_is_no_sure_growth() {
     assert_eq!(history.growth(), None);
 }
 
+/// Its steps are alike, one to the next, which makes them say less: their spread alone would make this medium.
+#[test]
+fn a_crowd_that_came_for_a_minute_and_a_quarter_is_no_sure_growth() {
+    let crowd = sampled(SECOND, (0..=305_u32).map(|second| 100 + 4 * second.saturating_sub(150).min(75)));
+    let seen = confidence(crowd.growth());
+    assert!(seen < Some(Confidence::Medium), "{seen:?}");
+}
+
 #[test]
 fn the_last_minutes_end_a_growth_and_show_a_faster_one() {
     let rate = |per_second: f64, error: f64, over: u64| Some(Growth { per_second, error, over: SECOND * over as u32 });
