@@ -130,10 +130,10 @@ fn tables(view: &FleetView, width: usize) -> String {
         text.push_str("\nSERVERS  held and logins of all weirs\n");
         text.push_str(&of_servers(view, width));
     }
-    let Messages { beats_sent, beats_received, beats_lost, writes, conflicts, reclaimed, .. } = &view.messages;
+    let Messages { beats_sent, beats_received, beats_lost, writes, conflicts, .. } = &view.messages;
     text.push_str(&format!(
-        "\n  beats {beats_sent} sent, {beats_received} received, {beats_lost} lost; writes {writes}, {conflicts} of them \
-         again; {reclaimed} leases reclaimed\n"
+        "\n  beats {beats_sent} sent, {beats_received} received, {beats_lost} lost; {writes} writes to the bucket, \
+         {conflicts} of them behind another weir's\n"
     ));
     text
 }

@@ -126,6 +126,8 @@ pub struct Announcer {
     /// This weir.
     own_id: String,
     weirs: BTreeMap<String, (Addresses, Instant)>,
+    /// Signs of life of weirs that have given one only: it may be an old one.
+    first: BTreeMap<String, u64>,
     told: Addresses,
     /// What connected clients know, and since when.
     connected: Addresses,
@@ -139,6 +141,7 @@ impl Announcer {
         Self {
             own_id: own_id.to_owned(),
             weirs: BTreeMap::new(),
+            first: BTreeMap::new(),
             told: Addresses::default(),
             connected: Addresses::default(),
             connected_at: None,
@@ -146,12 +149,19 @@ impl Announcer {
         }
     }
 
-    /// A weir shows that it lives, and tells its addresses. It must be one that nobody can forge: clients show their
-    /// credentials where they are led. One that tells no address (it drains) is dropped at once.
-    pub fn saw(&mut self, now: Instant, id: &str, addresses: Addresses) {
+    /// A weir shows that it lives, by a sign with this number, and tells its addresses. It must be one that nobody can
+    /// forge: clients show their credentials where they are led. One that tells no address (it drains) is dropped at
+    /// once. The first sign says nothing: it may be all that is left of a weir that ended long ago.
+    pub fn saw(&mut self, now: Instant, id: &str, number: u64, addresses: Addresses) {
+        if self.first.len() >= MOST_WEIRS {
+            self.first.clear();
+        }
         if addresses.is_empty() {
             self.weirs.remove(id);
+        } else if !self.weirs.contains_key(id) && *self.first.entry(id.to_owned()).or_insert(number) == number {
+            // Another sign is to follow.
         } else if id != self.own_id && (self.weirs.len() < MOST_WEIRS || self.weirs.contains_key(id)) {
+            self.first.remove(id);
             self.weirs.insert(id.to_owned(), (addresses.checked(), now));
         }
     }
@@ -229,7 +239,10 @@ mod tests {
         is_linked: bool,
         seen: impl IntoIterator<Item = (String, Addresses)>,
     ) -> Change {
-        seen.into_iter().for_each(|(id, addresses)| announcer.saw(now, &id, addresses));
+        for (id, addresses) in seen {
+            announcer.saw(now, &id, 1, addresses.clone());
+            announcer.saw(now, &id, 2, addresses);
+        }
         announcer.look(now, is_linked)
     }
 
@@ -290,6 +303,20 @@ mod tests {
         }
         assert_eq!(look(&mut announcer, after(68), true, seen(&[])).addresses, None, "it has the time to show itself");
         assert_eq!(look(&mut announcer, after(69), true, seen(&[])).addresses, Some(Addresses::default()));
+    }
+
+    #[test]
+    fn one_sign_of_life_may_be_an_old_one() {
+        let (mut announcer, now) = (Announcer::new("a"), Instant::now());
+        for _ in 0..3 {
+            announcer.saw(now, "b", 7, at("b:1"));
+            assert_eq!(announcer.look(now, true).addresses, None);
+        }
+        announcer.saw(now, "b", 8, at("b:1"));
+        assert_eq!(told(&announcer.look(now, true)), ["b:1"]);
+        // Whoever fills the bucket with ids takes bounded memory.
+        (0..10_000).for_each(|n| announcer.saw(now, &format!("{n}"), 1, at("x:1")));
+        assert!(announcer.first.len() <= MOST_WEIRS);
     }
 
     #[test]

@@ -176,8 +176,6 @@ pub struct Messages {
     pub conflicts: u64,
     /// Of these, those whose outcome is unknown.
     pub unanswered: u64,
-    /// Leases of weirs that had ended, which this one has taken back.
-    pub reclaimed: u64,
 }
 
 #[cfg(test)]

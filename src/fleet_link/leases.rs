@@ -15,11 +15,13 @@ use tracing::{info, warn};
 
 use crate::{
     fleet::{
+        addresses::Addresses,
         key::Kind,
         lease::{
             Answer, LeaseKey, Operation, Place, What,
             allowance::Allowance,
             ledger::{LOOK_EVERY, Settings, Surroundings},
+            record::Membership,
         },
         link::Counted,
         member::MemberId,
@@ -133,6 +135,12 @@ fn tell_of_copies(bucket: &Bucket, wishes: Wishes) {
 fn see(link: &FleetLink, entry: &Entry) {
     link.fleet.link().count(Counted::Seen);
     if let Some(place) = Place::parse(&entry.key) {
+        if let (Place::Member(holder), Some(value)) = (&place, &entry.value)
+            && let Ok(Membership { bye, a, .. }) = Membership::decode(value)
+        {
+            let addresses = if bye { Addresses::default() } else { a };
+            link.fleet.announcer().saw(timer::now(), holder.id(), entry.revision, addresses);
+        }
         link.fleet.ledger().seen(timer::now(), &place, entry.revision, entry.value.as_deref());
     }
 }
@@ -162,6 +170,9 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
             let mut ledger = fleet.ledger();
             ledger.set(settings);
             ledger.surroundings(surroundings);
+            // One that drains leads nobody to itself.
+            let is_draining = shared.admission.is_draining();
+            ledger.advertise(if is_draining { Arc::default() } else { shared.advertised_info.own_addresses() });
             (ledger.next(timer::now()), ledger.take_invalid())
         };
         for (key, err) in invalid {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     history::{History, StormCurve},
-    of_fleet::{fleet, mode as fleet_mode},
+    of_fleet::{fleet, mode as fleet_mode, quotas as fleet_quotas},
     of_weir::{of, server_sample},
 };
 

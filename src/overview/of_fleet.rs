@@ -16,6 +16,7 @@ use crate::{
         view::{AtServer, FORM, FleetView, Messages, Mode, Quota, Server, Summary, Weir},
     },
     overview::{self, history::tenths, of_weir::unix_ms},
+    reports::MOST_ROWS,
     session::Shared,
     tally::shown,
     telemetry::process::STARTED,
@@ -28,14 +29,14 @@ const SHOWN: usize = 64;
 pub fn fleet(shared: &Shared, now: Instant) -> Option<FleetView> {
     let fleet = shared.fleet.as_deref()?;
     let weirs = weirs(shared, fleet, now);
-    let quotas = quotas(shared, fleet);
+    let (quotas, quotas_in_use) = quotas(shared, fleet, MOST_ROWS);
     Some(FleetView {
         form: FORM,
         now_unix_ms: unix_ms(SystemTime::now()),
         summary: summary(fleet, &weirs, now),
         weirs,
-        quotas_in_use: quotas.len(),
         quotas,
+        quotas_in_use,
         servers: servers(shared, fleet, now),
         messages: messages(fleet),
     })
@@ -133,21 +134,18 @@ fn names(shared: &Shared, fleet: &Fleet) -> HashMap<Key, String> {
     names
 }
 
-/// The quotas that weirs share by leases, with the names that this weir knows, the fullest first.
-fn quotas(shared: &Shared, fleet: &Fleet) -> Vec<Quota> {
+/// The quotas that weirs share by leases, with the names that this weir knows: `most` of them, the fullest first, and
+/// how many there are.
+pub fn quotas(shared: &Shared, fleet: &Fleet, most: usize) -> (Vec<Quota>, usize) {
     let seen = fleet.quotas();
-    if seen.is_empty() {
-        return Vec::new();
+    let (mut quotas, count) = (seen.iter().take(most).cloned().collect::<Vec<_>>(), seen.len());
+    if !quotas.is_empty() {
+        let names = names(shared, fleet);
+        for quota in &mut quotas {
+            quota.name = Key::parse(&quota.key).and_then(|key| names.get(&key).cloned());
+        }
     }
-    let names = names(shared, fleet);
-    let mut quotas = Vec::clone(&seen);
-    for quota in &mut quotas {
-        let key = Key::parse(&quota.key);
-        quota.name = quota.name.take().or_else(|| names.get(&key?).cloned());
-    }
-    let fullness = |one: &Quota| u64::from(one.leased + one.past) * 10_000 / u64::from(one.limit.max(1));
-    quotas.sort_by(|a, b| fullness(b).cmp(&fullness(a)).then_with(|| a.name.cmp(&b.name)));
-    quotas
+    (quotas, count)
 }
 
 /// In the order of the configuration.
@@ -202,6 +200,5 @@ fn messages(fleet: &Fleet) -> Messages {
         writes: written.iter().sum(),
         conflicts: written[1],
         unanswered: written[2],
-        reclaimed: 0,
     }
 }

@@ -67,7 +67,10 @@ async fn every_metric_that_an_alert_or_a_panel_names_is_there() {
     let scene = Scene::used().await;
     // Accounts are shown while they have a client.
     let _client = RawClient::connect(&scene.weir.address, &Login::user("a", "a")).await;
-    let metrics = scene.weir.until("all is watched", |m| m.knows("weir_account_fullness_level")).await;
+    let metrics = scene
+        .weir
+        .until("all is watched", |m| m.knows("weir_account_fullness_level") && m.knows("weir_fleet_account_lease"))
+        .await;
     let board: Value = serde_json::from_str(&read("config/grafana/weir.json")).expect("JSON");
     let mut of_board = Vec::new();
     expressions_in(&board, &mut of_board);

@@ -81,7 +81,7 @@ pub(crate) struct Scene {
 impl Scene {
     async fn set() -> Self {
         let users = "authorization { timeout: 10, users: [{user: a, password: a}, {user: slow, password: a}] }";
-        let server = NatsServer::start(ServerOptions::default().with(users)).await;
+        let server = NatsServer::start(ServerOptions::default().jetstream().with(users)).await;
         let authority = Authority::new("reference");
         let tls = pair(&authority.issue("weir", &["localhost"]));
         let dir = TempDir::with_prefix("weir-test-").expect("temporary folder");
@@ -161,7 +161,10 @@ async fn metrics_reasons_endpoints_and_signals() {
     let (weir, text) = (&scene.weir, page("metrics.md"));
 
     // Families, their kinds and their labels. How full things are is looked at once a second.
-    weir.until("all is watched", |metrics| metrics.knows("weir_account_fullness_level")).await;
+    let is_all = |metrics: &metrics::Metrics| {
+        metrics.knows("weir_account_fullness_level") && metrics.knows("weir_fleet_account_lease")
+    };
+    weir.until("all is watched", is_all).await;
     let (status, shown) = http::get(&weir.monitor, "/metrics").await.expect("GET /metrics");
     assert_eq!(status, 200);
     let metrics = metrics::Metrics::parse(&shown);

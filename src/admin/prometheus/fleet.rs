@@ -1,4 +1,4 @@
-//! The metrics of a fleet. Its label is bounded: as many weirs as a weir hears.
+//! The metrics of a fleet. Labels are bounded: as many weirs as a weir hears, and accounts as elsewhere.
 
 use std::{fmt, time::Instant};
 
@@ -6,9 +6,15 @@ use prometheus_client::metrics::{counter::ConstCounter, gauge::ConstGauge};
 use strum::VariantArray;
 
 use crate::{
-    admin::prometheus::Families,
-    fleet::{Fleet, link::Counted, peers::Peer, view::Mode},
+    admin::prometheus::{Families, TOP_ACCOUNTS},
+    fleet::{
+        Fleet,
+        link::Counted,
+        peers::Peer,
+        view::{Mode, Quota},
+    },
     overview,
+    reports::MOST_ROWS,
     session::Shared,
 };
 
@@ -18,7 +24,8 @@ pub(super) fn fleet(shared: &Shared, families: &mut Families<'_, '_>) -> fmt::Re
     let now = Instant::now();
     standing(fleet, families)?;
     weirs(fleet, now, families)?;
-    messages(fleet, families)
+    messages(fleet, families)?;
+    accounts(shared, fleet, families)
 }
 
 fn standing(fleet: &Fleet, families: &mut Families<'_, '_>) -> fmt::Result {
@@ -108,5 +115,35 @@ fn messages(fleet: &Fleet, families: &mut Families<'_, '_>) -> fmt::Result {
         "fleet_bucket_changes_seen",
         "Changes in the bucket that this weir was told of, its own included",
         count(Counted::Seen),
+    )
+}
+
+fn accounts(shared: &Shared, fleet: &Fleet, families: &mut Families<'_, '_>) -> fmt::Result {
+    let (mut quotas, _) = overview::fleet_quotas(shared, fleet, MOST_ROWS);
+    quotas.retain(|quota| quota.of == "account" && quota.name.is_some());
+    quotas.truncate(TOP_ACCOUNTS);
+    let own = fleet.id().as_str();
+    let each = |value: &dyn Fn(&Quota) -> u32| {
+        let sample = |quota: &Quota| {
+            let name = quota.name.clone().unwrap_or_default();
+            (vec![("account", name)], ConstGauge::new(u64::from(value(quota))))
+        };
+        quotas.iter().map(sample).collect::<Vec<_>>()
+    };
+    let lease = |quota: &Quota| quota.weirs.iter().filter(|one| one.id == own).map(|one| one.lease).sum();
+    families.family(
+        "fleet_account_lease",
+        "Connections that this weir may have of each account's quota by its lease: the 50 fullest accounts",
+        each(&lease),
+    )?;
+    families.family(
+        "fleet_account_leased",
+        "Connections that all weirs together may have of each of these quotas by their leases",
+        each(&|quota| quota.leased),
+    )?;
+    families.family(
+        "fleet_account_past",
+        "Connections of each of these accounts that came past all weirs, as the servers count them",
+        each(&|quota| quota.past),
     )
 }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::fleet::{
+    addresses::Addresses,
     lease::{
         Answer, Holder, LeaseKey, Operation, Place, What,
         allowance::Standing,
@@ -130,6 +131,8 @@ pub struct Ledger {
     serial: u64,
     rng: fastrand::Rng,
     invalid: Vec<(LeaseKey, InvalidValue)>,
+    /// Those at which clients reach this weir, for the other weirs.
+    addresses: Arc<Addresses>,
 }
 
 impl Ledger {
@@ -155,6 +158,7 @@ impl Ledger {
             serial: 0,
             rng,
             invalid: Vec::new(),
+            addresses: Arc::default(),
         }
     }
 
@@ -166,6 +170,12 @@ impl Ledger {
     /// The configuration or the servers have other settings by now.
     pub fn set(&mut self, settings: Settings) {
         self.settings = settings;
+    }
+
+    /// The addresses at which the other weirs have their clients find this one, from the next write of the membership
+    /// on.
+    pub fn advertise(&mut self, addresses: Arc<Addresses>) {
+        self.addresses = addresses;
     }
 
     /// To be called when any of it has changed.
@@ -331,7 +341,9 @@ impl Ledger {
         if !self.own_under_way {
             let bye = self.leaves == Leaves::SaysBye;
             let quotas = &self.quotas;
+            let addresses = &self.addresses;
             let tell = |membership: &mut Membership| {
+                membership.a = Addresses::clone(addresses);
                 membership.bye = bye;
                 for (key, quota) in quotas {
                     if let Some(samples) = &quota.samples {

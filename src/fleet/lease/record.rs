@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::fleet::lease::{Holder, LeaseKey};
+use crate::fleet::{
+    addresses::Addresses,
+    lease::{Holder, LeaseKey},
+};
 
 /// The version of both values. One with another version is not changed.
 pub const VERSION: u32 = 1;
@@ -85,6 +88,9 @@ pub struct Membership {
     /// many milliseconds before it wrote this.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub o: BTreeMap<String, Vec<(u32, u32)>>,
+    /// The addresses at which clients reach it, for those of the other weirs. A weir that drains tells none.
+    #[serde(default, skip_serializing_if = "Addresses::is_empty")]
+    pub a: Addresses,
     #[serde(flatten)]
     unknown: Map<String, Value>,
 }
@@ -146,7 +152,7 @@ impl Record {
 
 impl Membership {
     pub fn new(t: u32) -> Self {
-        Self { v: VERSION, t, bye: false, o: BTreeMap::new(), unknown: Map::new() }
+        Self { v: VERSION, t, bye: false, o: BTreeMap::new(), a: Addresses::default(), unknown: Map::new() }
     }
 
     /// Tells the fewest connections of a quota that were open, each over the last so many milliseconds.
