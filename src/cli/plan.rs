@@ -10,7 +10,7 @@ use crate::{
     config::{Config, ServerArg},
     storm::{
         client_mix::ClientMix,
-        plan::{Discipline, Plan},
+        plan::{Discipline, MOST_WEIRS, Plan},
     },
 };
 
@@ -70,6 +70,15 @@ pub(super) struct PlanArgs {
     /// max_connections of each server [default: 65536, or more if the clients need more].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
+    /// Number of weirs of a fleet, each with an equal part of the clients.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_WEIRS)))]
+    weirs: u16,
+    /// How often each weir of a fleet tells the others what it holds.
+    #[arg(long, value_name = "TIME", default_value = "250ms", value_parser = beat_interval)]
+    beat_interval: Duration,
+    /// How long what a weir tells takes to the others.
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = humantime::parse_duration)]
+    beat_delay: Duration,
     /// weir's `rate`: new clients per second, or adaptive [default: the rate of --config; adaptive if it sets none].
     #[arg(long, value_name = "N|adaptive")]
     rate: Option<RateArg>,
@@ -104,6 +113,11 @@ pub(super) struct PlanArgs {
 
 fn positive(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|n| *n >= 0.001 && *n <= 1e9).ok_or_else(|| "write a number above 0".into())
+}
+
+fn beat_interval(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|err| err.to_string())?;
+    Some(time).filter(|time| *time >= Duration::from_millis(5)).ok_or_else(|| "write 5ms or more".into())
 }
 
 impl PlanArgs {
@@ -157,6 +171,9 @@ impl PlanArgs {
                 QueueArg::Shared => Discipline::ProcessorSharing,
             }),
             max_connections: self.max_connections,
+            weirs: self.weirs,
+            beat_interval: self.beat_interval,
+            beat_delay: self.beat_delay,
             reserve: config.upstream.reserve,
             round_trip: self.round_trip,
             at_once: self.at_once,

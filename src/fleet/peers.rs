@@ -77,6 +77,16 @@ impl Heard {
         PeerReport { run: self.beat.run, sent: self.sent, began: self.began, held, open, taken, released }
     }
 
+    /// When it was sent, at the latest.
+    pub fn sent(&self) -> Instant {
+        self.sent
+    }
+
+    /// How many slots of all servers together the peer has taken since it began.
+    pub fn taken(&self) -> u64 {
+        self.beat.servers.values().map(|one| one.taken).fold(0, u64::saturating_add)
+    }
+
     /// What it says of a server; nothing held where it does not know that server.
     pub fn of_server(&self, key: Key) -> PeerReport {
         let one = self.beat.servers.get(&key).cloned().unwrap_or_default();

@@ -102,7 +102,7 @@ impl Hearing<'_> {
         match heard {
             Ok(heard) => {
                 fleet.link().count(Counted::BeatHeard);
-                self.shared.servers.hear(fleet.keys(), &heard);
+                self.shared.servers.hear(fleet.keys(), &heard, timer::now());
                 self.report(&heard);
                 self.shared.admission.accounts().hear(&heard, timer::now());
                 if heard.is_new {

@@ -32,6 +32,7 @@ mod simulation;
 mod slot;
 mod snapshot;
 mod staggered_close;
+mod unseen;
 
 use std::{
     collections::BTreeMap,
@@ -52,6 +53,7 @@ use crate::{
         placement::{Choice, Tier, View},
         snapshot::TimeOrigin,
         staggered_close::StaggeredClose,
+        unseen::Unseen,
     },
 };
 
@@ -106,6 +108,7 @@ pub struct Servers {
     params: Params,
     origin: TimeOrigin,
     staggered_close: Mutex<StaggeredClose>,
+    unseen: Unseen,
 }
 
 /// The list.
@@ -121,6 +124,7 @@ impl Servers {
             staggered_close: Mutex::new(StaggeredClose::new(common.close_spread)),
             params: common,
             origin: TimeOrigin::default(),
+            unseen: Unseen::default(),
         };
         for one in &params.servers {
             servers.add(one.clone());
@@ -191,6 +195,21 @@ impl Servers {
             }
             view
         });
+        let Some(unseen) = self.unseen.factors() else { return Self::place_among(&list, views, now, urgency, rng) };
+        let seed = rng.u64(..);
+        let views = list.iter().enumerate().zip(views);
+        let views = views.map(|((at, server), view)| unseen.add(view, at, server, seed));
+        Self::place_among(&list, views, now, urgency, rng)
+    }
+
+    /// Reserves a slot on one of the servers of `list`, as `views` show them.
+    fn place_among(
+        list: &[Arc<Server>],
+        views: impl Iterator<Item = View> + Clone,
+        now: Instant,
+        urgency: Urgency,
+        rng: &mut fastrand::Rng,
+    ) -> Placement {
         // Another worker may take the last slot between the choice and the reservation. Each time that happens,
         // somebody else got in.
         for _ in 0..8 {

@@ -1,5 +1,8 @@
 //! What the other weirs of the fleet hold of the servers: told to each server's count, and what weir tells them.
 
+#[cfg(test)]
+mod simulation;
+
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use crate::{
@@ -45,23 +48,28 @@ impl Server {
 /// What weir hears of its peers.
 impl Servers {
     /// A peer has said what it holds.
-    pub fn hear(&self, keys: &Keys, heard: &Heard) {
-        let list = self.list();
+    pub fn hear(&self, keys: &Keys, heard: &Heard, now: Instant) {
         if let Some(run) = heard.replaces {
-            list.iter().for_each(|server| server.load().connections().peer_lost(run));
+            self.peer_lost(run);
         }
+        let list = self.list();
         for server in list.iter() {
             server.load().connections().peer_says(&heard.of_server(server.fleet_key(keys)));
         }
+        self.unseen.heard(heard.beat.run, (heard.sent(), heard.taken()), &list, now);
     }
 
     /// A peer's process has ended, and has given back all that it held.
     pub fn peer_ended(&self, run: u64, now: Instant) {
-        self.list().iter().for_each(|server| server.load().connections().peer_ended(run, now));
+        let list = self.list();
+        list.iter().for_each(|server| server.load().connections().peer_ended(run, now));
+        self.unseen.gone(run, &list);
     }
 
     /// A peer is silent, or cannot be reached: what the servers counted of it counts until they say otherwise.
     pub fn peer_lost(&self, run: u64) {
-        self.list().iter().for_each(|server| server.load().connections().peer_lost(run));
+        let list = self.list();
+        list.iter().for_each(|server| server.load().connections().peer_lost(run));
+        self.unseen.gone(run, &list);
     }
 }

@@ -83,7 +83,7 @@ struct LastReading {
     counted: u32,
     least_own: u32,
     most_own: u32,
-    /// The estimate before it.
+    /// The estimate before it, as far as it is certain.
     before: u32,
     /// Whether no later beat can say more about it.
     is_settled: bool,
@@ -160,6 +160,8 @@ impl ReconciledCount {
         let opened = self.reserved_total.load(Relaxed).wrapping_sub(epoch.reserved_total) as u32;
         let closed = self.released_total.load(Relaxed).wrapping_sub(epoch.released_total) as u32;
         self.change(|others| {
+            // What a reading has shown that no later beat has confirmed may be a peer's: it is no ground to stand on.
+            let before = others.reading.filter(|last| !last.is_settled).map_or(others.direct, |last| last.before);
             others.peers.retain(|peer| !peer.says_nothing_at(epoch.asked, FORGET_PEER_AFTER));
             others.reading = Some(LastReading {
                 asked: epoch.asked,
@@ -167,7 +169,7 @@ impl ReconciledCount {
                 counted,
                 least_own: epoch.open.saturating_sub(closed),
                 most_own: epoch.held.saturating_add(opened),
-                before: others.direct,
+                before,
                 is_settled: false,
             });
             others.judge();
@@ -209,6 +211,11 @@ impl ReconciledCount {
         // Totals first: what is taken meanwhile makes bounds wider, never wrong.
         let (taken, released) = (self.reserved_total.load(Relaxed), self.released_total.load(Relaxed));
         OwnCounts { held: self.held.load(Relaxed), open: self.open.load(Relaxed), taken, released }
+    }
+
+    /// How many weir has taken since it began.
+    pub fn taken(&self) -> u64 {
+        self.reserved_total.load(Relaxed)
     }
 
     /// What a peer has told.

@@ -7,6 +7,7 @@
 mod calendar;
 mod chart;
 mod direct;
+mod fleet;
 mod outcome;
 mod server;
 mod summary;
@@ -23,6 +24,7 @@ use crate::{
         client_mix::ClientMix,
         plan::{
             direct::{Direct, TokenBucket},
+            fleet::Fleet,
             weir::Weir,
         },
     },
@@ -42,6 +44,9 @@ const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
 const CORES: f64 = 2.0;
 /// Go preempts a goroutine that has run this long.
 const PREEMPTED_AFTER: Duration = Duration::from_millis(10);
+
+/// Most weirs of a plan.
+pub const MOST_WEIRS: u16 = 100;
 
 /// A cluster, and the clients that connect to it.
 #[derive(Debug, Clone)]
@@ -67,6 +72,11 @@ pub struct Plan {
     pub servers_died: bool,
     /// weir closes those clients within this time.
     pub close_spread: Duration,
+    /// How many weirs there are, each with an equal part of the clients: at most [`MOST_WEIRS`].
+    pub weirs: u16,
+    /// A weir tells the others so often what it holds, and what it tells takes so long.
+    pub beat_interval: Duration,
+    pub beat_delay: Duration,
     /// weir's admission.
     pub admission: Params,
     /// The rate of the plain token bucket that is compared with weir.
@@ -98,7 +108,7 @@ impl Plan {
     /// Simulates the three cases in parallel, each on its own thread.
     pub fn forecast(&self) -> Forecast {
         let bucket = || world::simulate(self, TokenBucket::new(self.bucket));
-        let weir = || world::simulate(self, Weir::new(self, &self.admission));
+        let weir = || self.weirs();
         let direct = || world::simulate(self, Direct::new(self));
         let (direct, bucket, weir) = thread::scope(|scope| {
             let (direct, bucket) = (scope.spawn(direct), scope.spawn(bucket));
@@ -109,10 +119,18 @@ impl Plan {
         Forecast::new(self, direct, bucket, weir)
     }
 
-    /// Simulates weir alone.
+    /// Simulates weir, or several.
+    fn weirs(&self) -> Outcome {
+        match self.weirs {
+            0 | 1 => world::simulate(self, Weir::new(self, &self.admission, 0)),
+            _ => world::simulate(self, Fleet::new(self)),
+        }
+    }
+
+    /// Simulates weir alone, or as many weirs as the plan has.
     #[cfg(test)]
     pub fn weir(&self) -> Outcome {
-        world::simulate(self, Weir::new(self, &self.admission))
+        self.weirs()
     }
 
     /// Simulates clients that connect to the servers directly.

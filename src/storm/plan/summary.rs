@@ -50,6 +50,10 @@ impl Forecast {
             Some(pace) => format!("rate {}", grouped(u64::from(pace.per_second.get()))),
             None => "adaptive".to_owned(),
         };
+        let weirs = match plan.weirs {
+            0 | 1 => "weir".to_owned(),
+            n => format!("{n} weirs"),
+        };
         let case = |name: String, outcome| Case { name, outcome };
         Self {
             title: format!(
@@ -61,7 +65,7 @@ impl Forecast {
             cases: vec![
                 case("direct".into(), direct),
                 case(format!("token bucket {}/s", grouped(u64::from(plan.bucket.per_second.get()))), bucket),
-                case(format!("weir, {rate}"), weir),
+                case(format!("{weirs}, {rate}"), weir),
             ],
             work: match plan.discipline() {
                 Discipline::Fifo => "one after another",

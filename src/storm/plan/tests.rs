@@ -29,6 +29,9 @@ fn plan(clients: u32, library: &'static Library, handshakes: f64) -> Plan {
         at_once: false,
         servers_died: false,
         close_spread: config.upstream.close_spread,
+        weirs: 1,
+        beat_interval: Duration::from_millis(250),
+        beat_delay: Duration::from_millis(1),
         admission: Params { pace: Some(rate), ..config.admission },
         bucket: rate,
         time_limit: Duration::from_secs(600),
@@ -39,6 +42,18 @@ fn plan(clients: u32, library: &'static Library, handshakes: f64) -> Plan {
 #[track_caller]
 fn within(found: Option<f64>, range: std::ops::Range<f64>) {
     assert!(found.is_some_and(|found| range.contains(&found)), "{found:?} is not in {range:?}");
+}
+
+#[test]
+fn several_weirs_bring_all_in_as_one_does_and_fill_no_server_too_far() {
+    let one = Plan { at_once: true, max_connections: Some(1200), ..plan(3000, &GO, 1000.0) };
+    for weirs in [3, 10] {
+        let fleet = Plan { weirs, ..one.clone() };
+        let (found, again, alone) = (fleet.weir(), fleet.weir(), one.weir());
+        assert_eq!((found.lost, alone.lost, found.over_limit), (0, 0, 0), "{weirs} weirs");
+        assert_eq!(found.seconds_to_100, again.seconds_to_100, "the same seed is the same storm");
+        assert!(found.most_connections <= 1050, "{} on one server", found.most_connections);
+    }
 }
 
 #[test]

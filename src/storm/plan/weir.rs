@@ -2,6 +2,7 @@
 //! sessions use. What is played here is the time that passes, and what the servers answer.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, Instant},
@@ -12,6 +13,11 @@ use crate::{
         AcceptPermit, AccountSlot, Admission, Client, Failover, Limit, Params, Pass, Proof, Source, Step, Wait, Waiter,
     },
     client_library::{behaviour::Ending, library::Library},
+    fleet::{
+        beat::{Beat, ServerBeat},
+        key::{Key, Keys},
+        peers::Peers,
+    },
     identity::ClientKey,
     outcome::Refusal,
     storm::plan::{
@@ -95,7 +101,13 @@ pub(super) struct Weir {
     dispatch_is_due: bool,
     is_running: bool,
     capacity: u32,
+    /// Which weir of the plan it is, and how many there are.
+    number: u32,
+    weirs: u32,
 }
+
+/// The bits of an event's `who` that say which session it is of; the others say which weir.
+const SESSION_BITS: u32 = 25;
 
 const NONE: u32 = u32::MAX;
 
@@ -125,7 +137,8 @@ fn key(client: u32) -> ClientKey {
 }
 
 impl Weir {
-    pub(super) fn new(plan: &Plan, params: &Params) -> Self {
+    /// The weir with this `number` of those of the plan.
+    pub(super) fn new(plan: &Plan, params: &Params, number: u32) -> Self {
         let server = |n: u16| ServerParams {
             name: Some(format!("n{}", n + 1)),
             address: format!("n{}:4222", n + 1),
@@ -153,20 +166,57 @@ impl Weir {
             servers.iter().for_each(|server| server.handshake_finished(now, ComparedLogin::uncompared(took), took));
         }
         let most = params.max_clients.max(plan.clients.saturating_mul(2));
+        let weirs = u32::from(plan.weirs.max(1));
         Self {
             admission: Admission::new(params, Arc::clone(&servers)),
             began: Instant::now(),
-            rng: fastrand::Rng::with_seed(plan.seed),
+            rng: fastrand::Rng::with_seed(plan.seed.wrapping_add(u64::from(number))),
             servers,
             limit: Limit::new(most),
             account: "plan".into(),
             sessions: Vec::new(),
             free: Vec::new(),
-            of: vec![NONE; plan.clients as usize],
+            of: vec![NONE; plan.clients.div_ceil(weirs) as usize],
             turns: Vec::new(),
             dispatch_is_due: false,
             is_running: false,
             capacity: plan.max_connections(),
+            number,
+            weirs,
+        }
+    }
+
+    /// What the world knows one of its sessions by.
+    fn tag(&self, index: u32) -> u32 {
+        self.number << SESSION_BITS | index
+    }
+
+    /// Which weir's session the world knows by this.
+    pub(super) fn of_tag(tag: u32) -> usize {
+        (tag >> SESSION_BITS) as usize
+    }
+
+    /// The session that the world knows by this.
+    fn session_of(tag: u32) -> u32 {
+        tag & ((1 << SESSION_BITS) - 1)
+    }
+
+    /// The position of a client among those of this weir: every so many of all come here.
+    fn position(&self, client: u32) -> usize {
+        (client / self.weirs) as usize
+    }
+
+    /// What it tells its peers.
+    pub(super) fn told(&self, now: Nanos, keys: &Keys) -> BTreeMap<Key, ServerBeat> {
+        let now = self.at(now);
+        self.servers.iter().map(|server| (server.fleet_key(keys), server.beat(now, 0))).collect()
+    }
+
+    /// A peer's beat has come.
+    pub(super) fn hears(&self, now: Nanos, keys: &Keys, peers: &mut Peers, beat: Beat) {
+        let now = self.at(now);
+        if let Ok(heard) = peers.heard(now, beat) {
+            self.servers.hear(keys, &heard, now);
         }
     }
 
@@ -203,24 +253,26 @@ impl Weir {
                 self.sessions.len() as u32 - 1
             }
         };
-        self.of[client as usize] = index;
+        let position = self.position(client);
+        self.of[position] = index;
         index
     }
 
     /// Ends a session and gives back all that it holds.
     fn close(&mut self, index: u32) {
+        let position = self.position(self.sessions[index as usize].client);
         let one = &mut self.sessions[index as usize];
         one.state = SessionState::Free;
         one.entry = None;
         one.generation += 1;
         if !one.is_abandoned {
-            self.of[one.client as usize] = NONE;
+            self.of[position] = NONE;
         }
         self.free.push(index);
     }
 
     fn later(&self, world: &mut World, at: Nanos, kind: u32, index: u32) {
-        world.schedule(at, kind, index, self.sessions[index as usize].generation);
+        world.schedule(at, kind, self.tag(index), self.sessions[index as usize].generation);
     }
 
     /// Tells a client that it is refused.
@@ -235,7 +287,8 @@ impl Weir {
     fn dial(&mut self, world: &mut World, index: u32, mut pass: Pass) {
         let server = pass.server.server().id().number();
         if world.servers[server].is_full() {
-            // weir is alone with the servers: this happens only while they still hold connections of abandoned sockets.
+            // Weirs are alone with the servers: they still hold connections of abandoned sockets, or another weir has
+            // taken what looked free.
             let Pass { server, account } = pass;
             server.server().said_full(self.at(world.now));
             world.outcome.over_limit += 1;
@@ -244,7 +297,7 @@ impl Weir {
         }
         pass.server.opened();
         pass.server.server().dial_answered();
-        world.begin_handshake(server, index, self.sessions[index as usize].generation);
+        world.begin_handshake(server, self.tag(index), self.sessions[index as usize].generation);
         self.sessions[index as usize].state = SessionState::Dialling(pass);
     }
 
@@ -311,7 +364,7 @@ impl Weir {
 
     fn dispatch_at(&mut self, world: &mut World, at: Nanos) {
         self.dispatch_is_due = true;
-        world.schedule(at, DISPATCH, 0, 0);
+        world.schedule(at, DISPATCH, self.tag(0), 0);
     }
 
     /// Sweeps, and takes a reading from each server.
@@ -322,7 +375,7 @@ impl Weir {
             let mark: ReadingEpoch = server.load().begin_reading(now);
             server.read(now, mark, reading(real.connections, self.capacity));
         }
-        world.schedule(world.now + Duration::from_secs(1).as_nanos() as Nanos, SECOND, 0, 0);
+        world.schedule(world.now + Duration::from_secs(1).as_nanos() as Nanos, SECOND, self.tag(0), 0);
     }
 
     fn live(&self, index: u32, generation: u32) -> bool {
@@ -390,8 +443,9 @@ impl Ingress for Weir {
     }
 
     fn finished(&mut self, world: &mut World, server: usize, job: Job) {
-        let stale = !self.live(job.who, job.generation);
-        let one = &mut self.sessions[job.who as usize];
+        let index = Self::session_of(job.who);
+        let stale = !self.live(index, job.generation);
+        let one = &mut self.sessions[index as usize];
         match std::mem::replace(&mut one.state, SessionState::Free) {
             SessionState::Dialling(mut pass) if !stale => {
                 let took = Duration::from_nanos(world.now - one.dialled);
@@ -409,7 +463,7 @@ impl Ingress for Weir {
                     true => {
                         world.outcome.wasted += 1;
                         let open_for = world.library(one.client).keeps_abandoned_socket.as_nanos() as Nanos;
-                        self.later(world, world.now + open_for, ABANDONED_END, job.who);
+                        self.later(world, world.now + open_for, ABANDONED_END, index);
                     }
                     false if world.clients[one.client as usize].state == ClientState::Connecting => {
                         world.connected(one.client)
@@ -428,13 +482,14 @@ impl Ingress for Weir {
     }
 
     fn abandoned(&mut self, world: &mut World, client: u32) {
-        let index = self.of[client as usize];
+        let position = self.position(client);
+        let index = self.of[position];
         if index == NONE {
             return;
         }
         if world.library(client).keeps_abandoned_socket > Duration::ZERO {
             self.sessions[index as usize].is_abandoned = true;
-            self.of[client as usize] = NONE;
+            self.of[position] = NONE;
             return;
         }
         if let SessionState::Waits(wait) =
@@ -452,6 +507,7 @@ impl Ingress for Weir {
             SECOND => return self.every_second(world),
             _ => {}
         }
+        let who = Self::session_of(who);
         if !self.live(who, generation) {
             return;
         }
