@@ -188,8 +188,8 @@ impl<W: Waiter> Admission<W> {
         state.pace_ready_at = None;
     }
 
-    /// From now on the fleet shares the quotas of accounts, users and names, by the leases of `book`. To be called before
-    /// any client comes.
+    /// From now on the fleet shares the quotas of accounts, users and names, by the leases of `book`. To be called
+    /// before any client comes.
     pub fn share_quotas(&self, book: &Arc<LeaseBook>) {
         self.accounts.share_quotas(Arc::clone(book));
         self.users_and_names.share_quotas(Arc::clone(book));
