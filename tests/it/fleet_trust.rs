@@ -38,7 +38,7 @@ fn beat(real: &Value, n: u64, rng: &mut fastrand::Rng) -> Value {
         _ => format!("ghost-{}", n % 1000),
     };
     beat["id"] = json!(id);
-    if n % 3 > 0 {
+    if !n.is_multiple_of(3) {
         beat["run"] = json!(rng.u64(1..u64::MAX));
     }
     beat["n"] = json!(rng.u64(..));
