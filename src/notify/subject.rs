@@ -7,11 +7,11 @@ use std::{
 
 use async_nats::{Client, Event as Happening, ServerError};
 use tokio::{
-    sync::{Mutex, mpsc},
+    sync::{Mutex, mpsc, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     cluster::system_account::Login,
@@ -34,8 +34,8 @@ pub struct Publish {
     pub login: Login,
     /// The table of the configuration that has the login.
     pub table: &'static str,
-    /// `host:port` of each server.
-    pub addresses: Vec<String>,
+    /// `host:port` of each server, and each change of that.
+    pub addresses: watch::Receiver<Vec<String>>,
 }
 
 /// What was last told of the connection, so that the same is not told again.
@@ -65,8 +65,10 @@ pub async fn run(
     queue: Arc<Mutex<mpsc::Receiver<Message>>>,
     stop: CancellationToken,
 ) {
+    let mut addresses = publish.addresses.clone();
+    let first = addresses.borrow_and_update().clone();
     let publishing = async {
-        let client = match connect(&publish, tls.as_deref(), &notifier).await {
+        let client = match connect(&publish, &first, tls.as_deref(), &notifier).await {
             Ok(client) => client,
             // Reading the configuration has checked the login, and trying to connect goes on in the background.
             Err(err) => {
@@ -75,18 +77,21 @@ pub async fn run(
             }
         };
         let mut queue = queue.lock().await;
-        while let Some(message) = queue.recv().await {
-            let subject = format!("{}.{}", publish.subject, message.kind.name());
-            let sent = async {
-                client.publish(subject, message.body).await.map_err(drop)?;
-                client.flush().await.map_err(drop)
-            };
-            let outcome = match timeout(PUBLISH_TIMEOUT, sent).await {
-                Ok(Ok(())) => Outcome::Delivered,
-                _ => Outcome::Failed,
-            };
-            notifier.note(Receiver::Nats, outcome);
-        }
+        let publish_all = async {
+            while let Some(message) = queue.recv().await {
+                let subject = format!("{}.{}", publish.subject, message.kind.name());
+                let sent = async {
+                    client.publish(subject, message.body).await.map_err(drop)?;
+                    client.flush().await.map_err(drop)
+                };
+                let outcome = match timeout(PUBLISH_TIMEOUT, sent).await {
+                    Ok(Ok(())) => Outcome::Delivered,
+                    _ => Outcome::Failed,
+                };
+                notifier.note(Receiver::Nats, outcome);
+            }
+        };
+        tokio::join!(publish_all, follow(addresses, &client));
     };
     tokio::select! {
         () = publishing => {}
@@ -95,8 +100,22 @@ pub async fn run(
     stop.cancelled().await;
 }
 
+/// Has the client connect to the servers that there are now, and to no other, each time that they have changed. A
+/// connection to a server that is not among them lasts for as long as that server keeps it.
+async fn follow(mut addresses: watch::Receiver<Vec<String>>, client: &Client) {
+    while addresses.changed().await.is_ok() {
+        let now = addresses.borrow_and_update().clone();
+        // Heard once there is a connection: one that is lost is tried at the addresses of before.
+        match client.set_server_pool(&now[..]).await {
+            Ok(()) => debug!(addresses = now.len(), "events may be published through other servers"),
+            Err(err) => warn!(%err, "events are still published through the servers of before"),
+        }
+    }
+}
+
 async fn connect(
     publish: &Publish,
+    addresses: &[String],
     tls: Option<&Connector>,
     notifier: &Arc<Notifier>,
 ) -> Result<Client, async_nats::Error> {
@@ -116,7 +135,7 @@ async fn connect(
             hear(&heard, &counts, &told, &happening);
             std::future::ready(())
         });
-    Ok(options.connect(&publish.addresses).await?)
+    Ok(options.connect(addresses).await?)
 }
 
 fn hear(publish: &Publish, notifier: &Notifier, told: &Told, happening: &Happening) {

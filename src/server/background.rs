@@ -130,7 +130,8 @@ impl Background {
     }
 
     /// Starts who hears of events beside the log.
-    pub fn start_notifying(&self, config: &Config) -> Result<(), ServerError> {
+    pub fn start_notifying(&self, config: &Config, members: &Members) -> Result<(), ServerError> {
+        self.notifying.follow(members.addresses());
         self.notifying.apply(config).map_err(ServerError::Webhook)
     }
 

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -45,6 +48,8 @@ struct Inner {
     /// The sessions of a drained server end within this time.
     spread: Duration,
     tasks_of: Mutex<HashMap<ServerId, ServerTasks>>,
+    /// Those of [`addresses`].
+    addresses: watch::Sender<Vec<String>>,
 }
 
 /// What runs for one server.
@@ -77,6 +82,7 @@ impl Members {
             discover: config.discover.clone(),
             spread: config.lame_duck_duration.saturating_sub(config.lame_duck_grace_period),
             tasks_of: Mutex::default(),
+            addresses: watch::Sender::new(addresses(shared, config.discover.as_ref())),
         };
         let members = Self(Arc::new(inner));
         for server in shared.servers.iter() {
@@ -84,6 +90,11 @@ impl Members {
             members.0.tasks_of().insert(server.id(), tasks);
         }
         members
+    }
+
+    /// Where the cluster is reached, and each change of that.
+    pub fn addresses(&self) -> watch::Receiver<Vec<String>> {
+        self.0.addresses.subscribe()
     }
 
     /// Adds a server. It gets its share of new clients as soon as it can be used. `by` says who wants that, for the
@@ -169,7 +180,7 @@ impl Members {
     }
 }
 
-/// Where the system account is reached: at the servers that there are, and at the name that they are discovered by.
+/// Where weir's own connections go: to the servers that there are, and to the name that they are discovered by.
 /// That leads to some of them even after all have moved.
 pub fn addresses(shared: &Shared, discover: Option<&DiscoverConfig>) -> Vec<String> {
     let stay = shared.servers.iter().filter(|server| server.drain() != Drain::Leaves);
@@ -263,6 +274,7 @@ impl Inner {
         if addresses.is_empty() {
             return;
         }
+        self.addresses.send_replace(addresses.clone());
         if let Some(fleet) = self.fleet.clone() {
             let addresses = addresses.clone();
             tokio::spawn(async move {

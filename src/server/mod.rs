@@ -158,7 +158,7 @@ impl Assembly {
         let stop = CancellationToken::new();
         let background = Background::new(Arc::clone(&shared), stop.clone());
         let (access, members, fleet) = background.watch_cluster(config, account_lookups).await?;
-        background.start_notifying(config)?;
+        background.start_notifying(config, &members)?;
         let (to_workers, sockets): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let certificates = Arc::<Notify>::default();
         let parts = Parts {

@@ -3,13 +3,13 @@
 
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tracing::warn;
 
 use crate::{
     config::{Config, NotifyConfig, PublishConfig},
     notify::{self, Receiver, subject::Publish},
-    server::{members, supervisor::Supervisor},
+    server::supervisor::Supervisor,
     session::Shared,
     tls::{BadFile, Connector},
 };
@@ -23,6 +23,8 @@ struct Inner {
     tasks: Supervisor,
     shared: Arc<Shared>,
     in_force: NotifyConfig,
+    /// Where the servers are; `None` before weir knows.
+    addresses: Option<watch::Receiver<Vec<String>>>,
     webhook: Option<Supervisor>,
     publisher: Option<Supervisor>,
 }
@@ -30,7 +32,19 @@ struct Inner {
 impl Notifying {
     pub(super) fn new(tasks: &Supervisor, shared: &Arc<Shared>) -> Self {
         let (tasks, shared, in_force) = (tasks.child(), Arc::clone(shared), NotifyConfig::default());
-        Self(Arc::new(StdMutex::new(Inner { tasks, shared, in_force, webhook: None, publisher: None })))
+        Self(Arc::new(StdMutex::new(Inner {
+            tasks,
+            shared,
+            in_force,
+            addresses: None,
+            webhook: None,
+            publisher: None,
+        })))
+    }
+
+    /// Events are published at these addresses, whatever servers come and go.
+    pub(super) fn follow(&self, addresses: watch::Receiver<Vec<String>>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).addresses = Some(addresses);
     }
 
     /// Has events go where the configuration says, from now on. What waits for a receiver that changes is lost.
@@ -50,8 +64,7 @@ impl Notifying {
             return Err(bad);
         }
         if before.publish != config.notify.publish {
-            let addresses = members::addresses(&inner.shared, config.discover.as_ref());
-            inner.publish(addresses);
+            inner.publish();
         }
         Ok(())
     }
@@ -85,9 +98,11 @@ impl Inner {
         Ok(())
     }
 
-    fn publish(&mut self, addresses: Vec<String>) {
+    fn publish(&mut self) {
         self.publisher.take().iter().for_each(Supervisor::stop);
-        let Some(PublishConfig { subject, login, table }) = self.in_force.publish.clone() else {
+        let (Some(PublishConfig { subject, login, table }), Some(addresses)) =
+            (self.in_force.publish.clone(), self.addresses.clone())
+        else {
             return self.shared.notifier.forget(Receiver::Nats);
         };
         let (tasks, publish) = (self.tasks.child(), Publish { subject, login, table, addresses });

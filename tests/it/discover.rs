@@ -239,6 +239,37 @@ async fn srv_records_are_followed() {
     n2.settles_at(second.len() as u64).await;
 }
 
+/// Events of `[warnings]` are published through servers that came later, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_are_published_through_the_servers_that_there_are() {
+    let Some(etc) = Etc::new() else { return };
+    let Some(names) = NameServer::start([127, 53, 0, 2]).await else { return };
+    etc.hosts("127.0.0.1 n1.test\n127.0.0.1 n2.test\n");
+    etc.write("resolv.conf", "nameserver 127.53.0.2\noptions timeout:1\n");
+    let start = |name: &str| NatsServer::start(ServerOptions::named(name));
+    let (mut n1, n2) = tokio::join!(start("n1"), start("n2"));
+    names.has(&[("n1.test.", &n1)]);
+    // The servers ask for no login, so any does.
+    let warnings = "[warnings]\nsubject = \"weir.events\"\n[warnings.login]\nuser = \"ops\"\npassword = \"ops\"";
+    let config = WeirConfig::of_servers(&[]).cluster("discover = \"_nats._tcp.nats.test\"").table(warnings);
+    let config = config.listener("max_clients = 1").etc(etc.path()).log_level("debug");
+    let weir = config.start_before(1).await;
+    weir.says("events are published").await;
+    let listener = async_nats::connect(n2.url()).await.expect("n2");
+    let mut events = listener.subscribe("weir.events.listener_full").await.expect("subscribed");
+    listener.flush().await.expect("flushed");
+    names.has(&[("n1.test.", &n1), ("n2.test.", &n2)]);
+    weir.sees(2).await;
+    weir.says("events may be published through other servers").await;
+    n1.kill9();
+    weir.says_times("events are published", 2).await;
+    let _only = RawClient::connect(&weir.address, &Login::nobody()).await;
+    let event = tokio::time::timeout(PATIENCE, futures::StreamExt::next(&mut events)).await;
+    let event = event.expect("in time").expect("an event");
+    let told: serde_json::Value = serde_json::from_slice(&event.payload).expect("JSON");
+    assert!(told["text"].as_str().is_some_and(|text| text.contains("is full")), "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_name_each_other() {
     let cluster = Cluster::start(3, |options| options).await;
