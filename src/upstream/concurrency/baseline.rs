@@ -35,6 +35,8 @@ pub struct BaselineLatency {
     /// The least of the uncontended handshakes in this period; it replaces `current` when the period ends.
     period_least: Option<Duration>,
     period_began: Option<Instant>,
+    /// An uncontended handshake has been measured.
+    is_of_one_alone: bool,
     /// `None` since the last handshake that took no longer than expected.
     slow: Option<SlowStreak>,
 }
@@ -55,6 +57,9 @@ const SLOW_STREAK: u32 = 8;
 const SHORT_STREAK: u32 = 3;
 const SHORT_STREAK_LASTS: Duration = Duration::from_secs(1);
 
+/// A baseline that another weir tells counts for no shorter than this part of the own one.
+const MOST_SHORTER: u32 = 4;
+
 /// How long a handshake may take with this baseline, while weir's own tasks run `late` by this.
 fn expected(baseline: Duration, late: Duration) -> Duration {
     baseline.mul_f64(TOLERANCE_FACTOR).max(baseline + (MIN_TOLERANCE + STEPS * late).min(MAX_TOLERANCE))
@@ -62,6 +67,20 @@ fn expected(baseline: Duration, late: Duration) -> Duration {
 
 impl BaselineLatency {
     const PERIOD: Duration = Duration::from_secs(60);
+
+    /// The baseline, where it is that of an uncontended handshake.
+    pub fn measured_alone(&self) -> Option<Duration> {
+        self.current.filter(|_| self.is_of_one_alone)
+    }
+
+    /// Another weir of the fleet has measured this. It counts where this weir has measured no uncontended handshake: in
+    /// a storm through several weirs most have none for long, and the least of contended ones is too long. It counts
+    /// for no less than a part of what this weir has measured, since nothing that others say is trusted further.
+    pub fn heard(&mut self, least: Duration) {
+        if !self.is_of_one_alone {
+            self.current = self.current.map(|own| own.min(least.max(own / MOST_SHORTER)));
+        }
+    }
 
     /// Records that a handshake `took` this long while weir's own tasks ran `late` by this much, and returns how long
     /// it may take before it counts as one that had to wait. `uncontended` says that no other handshake was under way
@@ -73,6 +92,7 @@ impl BaselineLatency {
             self.period_began = Some(now);
         }
         if uncontended {
+            self.is_of_one_alone = true;
             self.period_least = Some(self.period_least.map_or(took, |least| least.min(took)));
         }
         if took <= self.current.map_or(took, |baseline| expected(baseline, late)) {
@@ -82,7 +102,8 @@ impl BaselineLatency {
             (slow.least, slow.count) = (slow.least.min(took), slow.count + 1);
             let lasted = now.saturating_duration_since(slow.since);
             if slow.count == SLOW_STREAK || slow.count >= SHORT_STREAK && lasted >= SHORT_STREAK_LASTS {
-                *self = Self { current: Some(slow.least), period_began: Some(now), ..Self::default() };
+                let current = Some(slow.least);
+                *self = Self { current, period_began: Some(now), is_of_one_alone: true, ..Self::default() };
             }
         }
         let baseline = self.current.map_or(took, |least| least.min(took));

@@ -22,6 +22,9 @@
 //! server waits for somebody else, such as an auth callout, and other logins need not. It counts in a limit of its
 //! account then ([`Account`](crate::admission)).
 //!
+//! In a fleet the limit is that of all weirs together: each takes in what the handshakes of the others have shown
+//! ([`ConcurrencyLimit::heard`]) as if they were its own, and all limits drift to their mean, so that they stay one.
+//!
 //! The gradient is that of Netflix' concurrency-limits and of Envoy's adaptive concurrency filter, with a baseline of
 //! its own for each kind of login, since a slow kind is not a slow server.
 
@@ -68,6 +71,38 @@ const TYPICAL_RISES: f64 = 0.02;
 /// A limit that has not been used for this long is halved: the server may not be able any more to do what it did then.
 const UNUSED_BEFORE_HALVING: Duration = Duration::from_secs(5);
 
+/// In a fleet, the part of its difference to the mean of the others by which a limit moves to that mean each time that
+/// another weir is heard of.
+const DRIFT: f64 = 0.1;
+
+/// What the handshakes of one weir have shown in all; the difference of two of these is what they have shown since.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Shown {
+    /// Handshakes that ended well in time.
+    pub finished: u64,
+    /// Sum of expected over actual time, each at most 1.
+    pub ratios: f64,
+    /// The same without that bound.
+    pub unbounded_ratios: f64,
+    /// Sum of the times that they took, in seconds.
+    pub seconds: f64,
+    /// Handshakes that did not end in time.
+    pub timed_out: u64,
+}
+
+impl Shown {
+    /// What was shown since `before`. Counts that are lower than before are those of another process.
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            finished: self.finished.saturating_sub(before.finished),
+            ratios: (self.ratios - before.ratios).max(0.0),
+            unbounded_ratios: (self.unbounded_ratios - before.unbounded_ratios).max(0.0),
+            seconds: (self.seconds - before.seconds).max(0.0),
+            timed_out: self.timed_out.saturating_sub(before.timed_out),
+        }
+    }
+}
+
 /// What the handshakes since the last decision have shown.
 #[derive(Debug)]
 struct Window {
@@ -87,10 +122,19 @@ impl Window {
     }
 
     fn add(&mut self, took: Duration, expected: Duration, in_flight: u32) {
-        let ratio = expected.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        let ratio = ratio(took, expected);
         self.ratios += ratio.min(1.0);
         self.unbounded_ratios += ratio;
         self.samples += 1;
+        self.peak = self.peak.max(in_flight);
+    }
+
+    /// Adds what the handshakes of another weir have shown.
+    fn add_shown(&mut self, samples: u32, shown: &Shown, in_flight: u32) {
+        let each = f64::from(samples) / shown.finished as f64;
+        self.ratios += (shown.ratios * each).min(samples.into());
+        self.unbounded_ratios += shown.unbounded_ratios * each;
+        self.samples += samples;
         self.peak = self.peak.max(in_flight);
     }
 
@@ -102,6 +146,10 @@ impl Window {
     fn has_margin(&self) -> bool {
         self.unbounded_ratios >= DOUBLING_MARGIN * f64::from(self.samples)
     }
+}
+
+fn ratio(took: Duration, expected: Duration) -> f64 {
+    expected.as_secs_f64() / took.as_secs_f64().max(1e-6)
 }
 
 /// The controller of one server.
@@ -122,6 +170,10 @@ pub struct ConcurrencyLimit {
     active_at: Option<Instant>,
     /// When a reading last showed the server saturated, and how many cores it has.
     saturated: Option<(Instant, u32)>,
+    /// What the handshakes of this weir have shown, for the others.
+    shown: Shown,
+    /// The ratio that those have shown lately (exponentially weighted mean).
+    own_ratio: f64,
 }
 
 impl Default for ConcurrencyLimit {
@@ -135,6 +187,8 @@ impl Default for ConcurrencyLimit {
             typical_time: None,
             active_at: None,
             saturated: None,
+            shown: Shown::default(),
+            own_ratio: 1.0,
         }
     }
 }
@@ -165,6 +219,53 @@ impl ConcurrencyLimit {
             let weight = if took < typical { TYPICAL_FALLS } else { TYPICAL_RISES };
             typical.mul_f64(1.0 - weight) + took.mul_f64(weight)
         }));
+    }
+
+    /// What the handshakes of this weir have shown.
+    pub fn shown(&self) -> Shown {
+        self.shown
+    }
+
+    /// The limit with its fraction.
+    pub fn exact(&self) -> f64 {
+        self.limit
+    }
+
+    /// How long handshakes have taken lately; `None` before the first.
+    pub fn mean_time(&self) -> Option<Duration> {
+        self.mean_time
+    }
+
+    /// Another weir's handshakes have shown this by now; the last time that it told, they had shown `before`.
+    /// `in_flight` handshakes were under way on the server meanwhile, all weirs together. The limits of the others are
+    /// `mean` on average; a weir that has seen no handshake end takes that for its own.
+    ///
+    /// While this weir's own handshakes show waiting, nothing that others say makes the limit higher: what they say is
+    /// not to be trusted that far.
+    pub fn heard(&mut self, now: Instant, shown: &Shown, before: &Shown, in_flight: u32, mean: f64) {
+        let (new, limit) = (shown.since(before), self.limit);
+        // More would be no beat of a weir that follows the limit.
+        for _ in 0..new.timed_out.min(u64::from(MAX_LIMIT)) {
+            self.halve();
+        }
+        let mut window = self.window.take().unwrap_or_else(|| Window::new(now));
+        // Decisions stay as frequent as with handshakes of its own; what is left over begins the next window.
+        let samples = u32::try_from(new.finished).unwrap_or(u32::MAX).min(MAX_LIMIT);
+        if samples > 0 {
+            let took = Duration::try_from_secs_f64(new.seconds / new.finished as f64).unwrap_or_default();
+            let mean_time = self.mean_time.map_or(took, |mean| mean.mul_f64(0.9) + took.mul_f64(0.1));
+            self.mean_time = Some(mean_time);
+            window.add_shown(samples, &new, in_flight);
+        }
+        match self.mean_time {
+            Some(mean_time) if window.samples > 0 && self.is_over(now, &window) => self.decide(now, &window, mean_time),
+            _ => self.window = Some(window).filter(|window| window.samples > 0),
+        }
+        let part = if self.has_finished_any() { DRIFT } else { 1.0 };
+        self.set(self.limit + (mean - self.limit) * part);
+        if self.own_ratio < WAITING_BELOW {
+            self.limit = self.limit.min(limit);
+        }
     }
 
     /// How many handshakes the server may be given at a time.
@@ -216,11 +317,21 @@ impl ConcurrencyLimit {
         self.active_at = Some(now);
         let mut window = self.window.take().unwrap_or_else(|| Window::new(now));
         window.add(took, expected, in_flight);
-        if window.samples < self.window_samples() && now.saturating_duration_since(window.began) < MAX_WINDOW {
-            self.window = Some(window);
-        } else {
+        let ratio = ratio(took, expected);
+        self.own_ratio = self.own_ratio * 0.75 + ratio.min(1.0) * 0.25;
+        self.shown.finished += 1;
+        self.shown.ratios += ratio.min(1.0);
+        self.shown.unbounded_ratios += ratio;
+        self.shown.seconds += took.as_secs_f64();
+        if self.is_over(now, &window) {
             self.decide(now, &window, mean_time);
+        } else {
+            self.window = Some(window);
         }
+    }
+
+    fn is_over(&self, now: Instant, window: &Window) -> bool {
+        window.samples >= self.window_samples() || now.saturating_duration_since(window.began) >= MAX_WINDOW
     }
 
     /// After how many handshakes a window ends.
@@ -255,6 +366,11 @@ impl ConcurrencyLimit {
 
     /// A handshake did not end in time.
     pub fn timed_out(&mut self) {
+        self.shown.timed_out += 1;
+        self.halve();
+    }
+
+    fn halve(&mut self) {
         self.growing_windows = 0;
         self.set(self.limit / 2.0);
     }
