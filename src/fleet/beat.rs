@@ -14,13 +14,16 @@ use crate::fleet::{key::Key, member::MemberId};
 pub const VERSION: u32 = 1;
 
 /// The longest message that is read, in bytes.
-pub const LONGEST: usize = 256 * 1024;
+pub const LONGEST: usize = 512 * 1024;
 
 /// Most servers of a message.
 pub const MOST_SERVERS: usize = 512;
 
 /// Most accounts of a message.
 pub const MOST_ACCOUNTS: usize = 1024;
+
+/// Most rates of a message.
+pub const MOST_RATES: usize = 256;
 
 /// Most addresses of a message, and the most bytes of one.
 pub const MOST_ADDRESSES: usize = 16;
@@ -49,6 +52,82 @@ pub struct ServerBeat {
     pub limit: u32,
     /// Logins that have ended with the server's PONG since the weir began.
     pub done: u64,
+    /// How the weir uses the handshake limit; see [`crate::fleet::pace`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pace: Option<PaceBeat>,
+}
+
+/// How a weir uses the handshake limit of one server, and what its logins have shown of that since it began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PaceBeat {
+    /// Logins under way, without overdue ones, and the place that it keeps for its next one.
+    pub places: u32,
+    /// The number of its last turn there; 0 where it has had none.
+    pub turn: u64,
+    /// Whose turn that was.
+    pub lane: Key,
+    /// Its limit, in thousandths.
+    pub limit_milli: u64,
+    /// Logins that ended well in time.
+    pub finished: u64,
+    /// Sum of expected over actual time, each at most 1, in thousandths.
+    pub ratios_milli: u64,
+    /// The same without that bound.
+    pub unbounded_milli: u64,
+    /// Sum of the times that they took, in milliseconds.
+    pub took_ms: u64,
+    /// Logins that did not end in time.
+    pub timed_out: u64,
+}
+
+impl Default for PaceBeat {
+    fn default() -> Self {
+        Self {
+            places: 0,
+            turn: 0,
+            lane: Key::LOWEST,
+            limit_milli: 0,
+            finished: 0,
+            ratios_milli: 0,
+            unbounded_milli: 0,
+            took_ms: 0,
+            timed_out: 0,
+        }
+    }
+}
+
+/// What a weir has of a rate, and wants, in millionths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RateBeat {
+    pub has: u32,
+    pub wants: u32,
+}
+
+/// The clients that wait at a weir for any server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NextBeat {
+    /// How many.
+    pub clients: u32,
+    /// Of how many accounts.
+    pub lanes: u32,
+    /// Whether the next of them has priority.
+    pub priority: bool,
+    /// Whose turn is next.
+    pub lane: Key,
+    /// The number of the last turn of that account that the weir has seen.
+    pub lane_turn: u64,
+    /// The least that a login takes, in microseconds, of accounts that the weir has measured lately.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub logins: BTreeMap<Key, u32>,
+}
+
+impl Default for NextBeat {
+    fn default() -> Self {
+        Self { clients: 0, lanes: 0, priority: false, lane: Key::LOWEST, lane_turn: 0, logins: BTreeMap::new() }
+    }
 }
 
 /// What a weir holds of one account.
@@ -106,6 +185,12 @@ pub struct Beat {
     /// Whether its leases are in force; `false` while it goes by the split.
     #[serde(default)]
     pub leases_ok: bool,
+    /// Whose turn is next; see [`crate::fleet::pace`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<NextBeat>,
+    /// Its part of each rate that it uses; see [`crate::fleet::rates`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rates: BTreeMap<Key, RateBeat>,
     /// Every server that the weir knows, in every beat.
     #[serde(default)]
     pub servers: BTreeMap<Key, ServerBeat>,
@@ -158,6 +243,7 @@ impl Beat {
         let bounds = [
             ("servers", self.servers.len(), MOST_SERVERS),
             ("accounts", self.accounts.len(), MOST_ACCOUNTS),
+            ("rates", self.rates.len(), MOST_RATES),
             ("addresses", self.advertise.len(), MOST_ADDRESSES),
             ("bytes of version", self.version.len(), LONGEST_VERSION),
             ("bytes of address", self.advertise.iter().map(String::len).max().unwrap_or(0), LONGEST_ADDRESS),
@@ -184,6 +270,7 @@ impl Beat {
         beat.advertise.retain(|address| address.len() <= LONGEST_ADDRESS);
         beat.advertise.truncate(MOST_ADDRESSES);
         beat.servers = beat.servers.into_iter().take(MOST_SERVERS).collect();
+        beat.rates = beat.rates.into_iter().take(MOST_RATES).collect();
         if beat.accounts.len() > MOST_ACCOUNTS {
             beat.accounts = beat.accounts.into_iter().take(MOST_ACCOUNTS).collect();
             beat.all_of = None;
@@ -245,6 +332,8 @@ mod tests {
             arrivals: 10,
             admitted: 8,
             leases_ok: true,
+            next: Some(NextBeat { clients: 1, lanes: 1, lane_turn: 9, ..Default::default() }),
+            rates: [(keys.of(Kind::Account, "A"), RateBeat { has: 500_000, wants: 1_000_000 })].into(),
             servers: [(keys.of(Kind::Server, "n1"), server)].into(),
             accounts: [(keys.of(Kind::Account, "A"), account)].into(),
             all_of: Some((Key::LOWEST, Key::HIGHEST)),
@@ -306,6 +395,17 @@ mod tests {
             waiting: u32::MAX,
             limit: u32::MAX,
             done: most,
+            pace: Some(PaceBeat {
+                places: u32::MAX,
+                turn: most,
+                lane: Key::HIGHEST,
+                limit_milli: most,
+                finished: most,
+                ratios_milli: most,
+                unbounded_milli: most,
+                took_ms: most,
+                timed_out: most,
+            }),
         };
         let of_account = AccountBeat { held: 100_000, open: 100_000, taken: most, released: most, waiting: 100_000 };
         let servers = (0..MOST_SERVERS).map(|n| (keys.of(Kind::Server, &n.to_string()), of_server.clone()));

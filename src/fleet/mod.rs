@@ -11,7 +11,9 @@ pub mod lease;
 pub mod link;
 pub mod member;
 pub mod missing;
+pub mod pace;
 pub mod peers;
+pub mod rates;
 pub mod share;
 pub mod view;
 

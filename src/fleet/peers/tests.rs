@@ -40,6 +40,8 @@ fn beat(name: &str, run: u64, n: u64, held: u32) -> Beat {
         arrivals: 0,
         admitted: 0,
         leases_ok: true,
+        next: None,
+        rates: BTreeMap::new(),
         servers: [(server(), one)].into(),
         accounts: BTreeMap::new(),
         all_of: None,

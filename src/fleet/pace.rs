@@ -1,0 +1,529 @@
+//! How the weirs of a fleet share the handshake limit of a server, so that a server that can do two logins at a time
+//! gets two from all of them.
+//!
+//! Each weir knows by the last beats how many logins the others have under way on the server and how many clients wait
+//! with them, and decides for itself. Nobody holds anything that would have to be given back, and no beat is waited
+//! for: one that is lost costs a moment of too much or of too little.
+//!
+//! | what is known | how many logins this weir may have under way there |
+//! |---|---|
+//! | no other weir has a login there, or a client that waits | the limit |
+//! | shares by demand ([`level`]) | its share, rounded down, at any time |
+//! | a place is free beyond the shares, which are rounded down | one more, in its turn |
+//! | logins take less than [`QUICK_LOGIN`] | its share, rounded up: turns would take longer than logins |
+//!
+//! **Turns.** A free place is for the weir whose next client is of the account that has had no turn for longest, in the
+//! whole fleet; of several such, for the weir that has had none for longest. Beats carry numbers of turns for that:
+//! each turn gets the next number after the highest that its weir has seen ([`Round`]), so that no clocks are compared.
+//! The first in this order begins at once. The next one waits for [`STEP`], the one after it for twice that, and so on,
+//! and begins only if the place is still free: so a turn that its weir does not take, or does not know of, is not lost.
+//! Where nobody knows yet how long logins of an account take, all weirs wait for each other so, also those that have
+//! nobody waiting: clients of an account that come to all weirs at the same moment would else be logged in at the same
+//! moment, and their logins would be taken for as slow as they are then.
+//!
+//! A weir with its turn goes on for [`TURN`], unless a client of another account has to wait for it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use crate::fleet::{key::Key, member::MemberId};
+
+/// How long the second in the order of turns waits for the first. More than a beat takes from one weir to another.
+const STEP: Duration = Duration::from_millis(8);
+/// How long a weir goes on with its turn. Logins that take longer than this get a turn each.
+const TURN: Duration = Duration::from_millis(50);
+/// Logins that take less are over before other weirs have heard of them.
+pub const QUICK_LOGIN: Duration = Duration::from_millis(10);
+/// The place of a login that has ended is kept this long for the next one.
+const KEPT_FOR: Duration = Duration::from_millis(2);
+/// A weir whose clients have waited so long for a turn takes one, whatever the others say: each of them may have had
+/// two by then. Whoever forges beats can delay turns, and not end them.
+const LONGEST_WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// The most accounts whose last turns are remembered.
+const MOST_LANES: usize = 1024;
+
+/// Changes of how many logins are under way that are remembered.
+const MOST_KEPT: usize = 64;
+
+/// The account of a client, or its source where nobody has named the account.
+pub type Lane = Key;
+
+/// The order of turns in the whole fleet, as this weir has seen it.
+#[derive(Debug, Default)]
+pub struct Round {
+    last: u64,
+    /// The number of the last turn of each lane.
+    lanes: HashMap<Lane, u64>,
+}
+
+impl Round {
+    /// A client of this lane has its turn. Returns the number of the turn.
+    pub fn take(&mut self, lane: Lane) -> u64 {
+        self.note(lane, self.last.saturating_add(1));
+        self.last
+    }
+
+    /// Another weir has told that a client of this lane has had the turn with this number. Returns whether that is
+    /// news.
+    pub fn heard(&mut self, lane: Lane, turn: u64) -> bool {
+        let is_news = turn > self.of_lane(lane);
+        if is_news {
+            self.note(lane, turn);
+        }
+        is_news
+    }
+
+    /// The number of the last turn of this lane; 0 where it has had none of late.
+    pub fn of_lane(&self, lane: Lane) -> u64 {
+        self.lanes.get(&lane).copied().unwrap_or_default()
+    }
+
+    fn note(&mut self, lane: Lane, turn: u64) {
+        self.last = self.last.max(turn);
+        self.lanes.insert(lane, turn);
+        if self.lanes.len() > MOST_LANES {
+            let keep = self.last.saturating_sub(MOST_LANES as u64 / 2);
+            self.lanes.retain(|_, turn| *turn >= keep);
+        }
+    }
+}
+
+/// The clients that wait at one weir.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many.
+    pub clients: u32,
+    /// Of how many accounts.
+    pub lanes: u32,
+    /// Whether the next of them goes before those of other accounts.
+    pub has_priority: bool,
+    /// Whose turn is next.
+    pub lane: Lane,
+    /// The number of the last turn of that lane that the weir has seen.
+    pub lane_turn: u64,
+}
+
+impl Waiting {
+    /// Nobody waits.
+    pub const NOBODY: Self = Self { clients: 0, lanes: 0, has_priority: false, lane: Key::LOWEST, lane_turn: 0 };
+}
+
+/// What one weir has under way on one server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InUse {
+    /// Logins under way there, and the place that it keeps for its next one.
+    pub places: u32,
+    /// The handshake limit there, as the weir has found it.
+    pub limit: u32,
+    /// The number of its last turn there, and whose it was.
+    pub turn: u64,
+    pub lane: Lane,
+}
+
+/// Another weir of the fleet.
+#[derive(Debug)]
+struct Peer {
+    id: MemberId,
+    in_use: InUse,
+    waiting: Waiting,
+    /// It did not take its turn, so nobody waits for it until it is heard of again.
+    has_missed: bool,
+    /// By the last look, it goes before this weir.
+    is_before: bool,
+}
+
+impl Peer {
+    fn demand(&self) -> u32 {
+        self.in_use.places.saturating_add(self.waiting.clients)
+    }
+}
+
+/// What a weir may do on a server now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// How many logins it may have under way there.
+    pub logins: u32,
+    /// When that may become more without a word of anybody.
+    pub look_again: Option<Instant>,
+}
+
+/// What this weir itself has, and knows of the server.
+#[derive(Debug, Clone, Copy)]
+pub struct Own {
+    /// The handshake limit of the server, for the whole fleet.
+    pub limit: u32,
+    /// How long logins have taken there of late.
+    pub login: Option<Duration>,
+    /// Logins under way.
+    pub under_way: u32,
+    pub waiting: Waiting,
+    /// Nobody knows how long logins of the next client's account take.
+    pub is_new: bool,
+}
+
+/// How weirs share one server, as one of them sees it.
+#[derive(Debug)]
+pub struct SharedPace {
+    me: MemberId,
+    peers: Vec<Peer>,
+    turn: u64,
+    lane: Lane,
+    turn_ends: Option<Instant>,
+    /// Until when the place of a login that has ended is kept for the next one.
+    keeps_until: Option<Instant>,
+    /// Places free by the last look, and since when.
+    free: (u32, Option<Instant>),
+    /// Since when clients wait here without a turn.
+    waits_since: Option<Instant>,
+    /// When how many logins were under way, all weirs together: each is more than those that follow.
+    most: VecDeque<(Instant, u32)>,
+}
+
+/// The most that anybody gets of a `limit` by max-min fairness: who wants less has what it wants, the others have
+/// this.
+pub fn level(limit: f64, demands: &mut [u32]) -> f64 {
+    demands.sort_unstable();
+    let (mut left, mut sharers) = (limit, demands.len());
+    for demand in demands {
+        let each = left / sharers as f64;
+        if f64::from(*demand) >= each {
+            return each;
+        }
+        left -= f64::from(*demand);
+        sharers -= 1;
+    }
+    f64::INFINITY
+}
+
+impl SharedPace {
+    pub fn new(me: MemberId) -> Self {
+        Self {
+            me,
+            peers: Vec::new(),
+            turn: 0,
+            lane: Key::LOWEST,
+            turn_ends: None,
+            keeps_until: None,
+            free: (0, None),
+            waits_since: None,
+            most: VecDeque::new(),
+        }
+    }
+
+    /// Keeps in mind how many logins are under way, of which this weir has so many.
+    fn note(&mut self, now: Instant, under_way: u32) {
+        let all = under_way.saturating_add(self.others_under_way());
+        while self.most.back().is_some_and(|(_, many)| *many <= all) {
+            self.most.pop_back();
+        }
+        self.most.push_back((now, all));
+        if self.most.len() > MOST_KEPT {
+            self.most.pop_front();
+        }
+    }
+
+    /// The most logins that were under way since then, all weirs together.
+    pub fn most_since(&self, then: Instant) -> u32 {
+        let before = self.most.iter().rev().find(|(at, _)| *at <= then);
+        before.or(self.most.front()).map_or(0, |(_, many)| *many)
+    }
+
+    /// A peer has told what it has, while this weir has so many logins under way.
+    pub fn heard(&mut self, now: Instant, id: &MemberId, (in_use, waiting): (InUse, Waiting), under_way: u32) {
+        let peer = Peer { id: id.clone(), in_use, waiting, has_missed: false, is_before: false };
+        match self.peers.binary_search_by(|other| other.id.cmp(id)) {
+            Ok(n) => self.peers[n] = peer,
+            Err(n) => self.peers.insert(n, peer),
+        }
+        self.note(now, under_way);
+    }
+
+    /// A peer has gone.
+    pub fn forget(&mut self, id: &MemberId) {
+        self.peers.retain(|peer| peer.id != *id);
+    }
+
+    /// Whether any other weir is known.
+    pub fn has_peers(&self) -> bool {
+        !self.peers.is_empty()
+    }
+
+    /// Logins under way at the others.
+    pub fn others_under_way(&self) -> u32 {
+        self.peers.iter().map(|peer| peer.in_use.places).fold(0, u32::saturating_add)
+    }
+
+    /// Whether another weir has logins there, or clients that wait.
+    pub fn is_shared(&self) -> bool {
+        self.peers.iter().any(|peer| peer.demand() > 0)
+    }
+
+    /// What this weir tells the others.
+    pub fn in_use(&self, now: Instant, under_way: u32, limit: u32) -> InUse {
+        let kept = u32::from(self.keeps_until.is_some_and(|until| now < until));
+        InUse { places: under_way + kept, limit, turn: self.turn, lane: self.lane }
+    }
+
+    /// Whether the others should hear at once of what this weir has by now, since they were `told` something else.
+    pub fn is_news(&self, told: (InUse, Waiting), now: (InUse, Waiting), login: Option<Duration>) -> bool {
+        let ((before, waited), (after, waits)) = (told, now);
+        let has_begun = (waited.clients == 0) != (waits.clients == 0) || waited.has_priority != waits.has_priority;
+        if login.is_some_and(|login| login < QUICK_LOGIN) {
+            return has_begun;
+        }
+        // Who has several accounts waiting gives each its turn by the turns that it has had elsewhere.
+        let has_gone_on = before.turn != after.turn && self.peers.iter().any(|peer| peer.waiting.lanes > 1);
+        has_begun || has_gone_on || before.places != after.places || waited.lane != waits.lane
+    }
+
+    /// How many logins this weir may have under way. To be asked again when a peer is heard of, when a login begins or
+    /// ends, and then.
+    pub fn allowance(&mut self, now: Instant, round: &Round, own: Own) -> Allowance {
+        let all_of = |logins: u32| Allowance { logins, look_again: None };
+        if !self.is_shared() && (!own.is_new || self.peers.is_empty()) {
+            return all_of(own.limit);
+        }
+        let own = Own { limit: self.common_limit(own.limit), ..own };
+        let mine = own.under_way.saturating_add(own.waiting.clients.max(1));
+        let mut demands: Vec<u32> =
+            self.peers.iter().map(Peer::demand).filter(|demand| *demand > 0).chain([mine]).collect();
+        let level = level(own.limit.into(), &mut demands);
+        if own.login.is_some_and(|login| login < QUICK_LOGIN) {
+            return all_of((level.ceil() as u32).clamp(1, own.limit.max(1)));
+        }
+        let share = |demand: u32| f64::from(demand).min(level) as u32;
+        if self.keeps_until.is_some_and(|until| now < until) {
+            return all_of(own.under_way + 1);
+        }
+        let waits_since = *self.waits_since.get_or_insert(now);
+        if own.waiting.clients == 0 {
+            self.waits_since = None;
+        } else if own.under_way == 0 && now >= waits_since + self.longest_wait(&own) {
+            return all_of(1);
+        }
+        let my_lane = lane_order(&own.waiting, round);
+        let waiting = || self.peers.iter().filter(|peer| peer.waiting.clients > 0 && !peer.has_missed);
+        let slack = own.waiting.lanes.into();
+        let is_older = |peer: &Peer| is_older(lane_order(&peer.waiting, round), my_lane, slack);
+        let of_older_lanes = waiting().filter(|peer| is_older(peer)).count() as u32;
+        let has_share = own.under_way < share(mine) && !own.is_new;
+        // Others are kept their shares, but for a lane that has had no turn for longest.
+        let is_first = own.waiting.clients > 0 && waiting().all(|peer| my_lane < lane_order(&peer.waiting, round));
+        let used = |peer: &Peer| match is_first || has_share {
+            true => peer.in_use.places,
+            false => peer.in_use.places.max(share(peer.demand())),
+        };
+        let used = self.peers.iter().map(used).fold(own.under_way, u32::saturating_add);
+        let free = own.limit.saturating_sub(used);
+        if has_share && (of_older_lanes == 0 || free > of_older_lanes) {
+            return all_of(share(mine));
+        }
+        if free == 0 && !has_share {
+            self.free = (0, None);
+            return all_of(own.under_way);
+        }
+        if self.free.0 != free {
+            self.free = (free, Some(now));
+        }
+        let since = *self.free.1.get_or_insert(now);
+        let my_order = order(&own.waiting, round, self.turn, &self.me);
+        let mut before_me = 0;
+        for peer in &mut self.peers {
+            peer.is_before = !peer.has_missed
+                && match (peer.waiting.clients, is_older(peer)) {
+                    (0, _) => own.is_new && peer.id < self.me,
+                    (_, true) => true,
+                    (_, false) if has_share => false,
+                    (_, false) => {
+                        let is_beyond = peer.in_use.places >= share(peer.demand());
+                        is_beyond && order(&peer.waiting, round, peer.in_use.turn, &peer.id) < my_order
+                    }
+                };
+            before_me += u32::from(peer.is_before);
+        }
+        let waits = before_me.saturating_sub(free.saturating_sub(1));
+        let at = since + STEP * waits;
+        if now >= at { all_of(own.under_way + 1) } else { Allowance { logins: own.under_way, look_again: Some(at) } }
+    }
+
+    /// Limits of several weirs are never quite the same. All go by the highest, so that none waits for a place that the
+    /// others take for theirs; but by no more than one above its own, since what others say is not trusted further.
+    fn common_limit(&self, own: u32) -> u32 {
+        let highest = self.peers.iter().map(|peer| peer.in_use.limit).max().unwrap_or_default();
+        own.max(highest.min(own.saturating_add(1)))
+    }
+
+    fn longest_wait(&self, own: &Own) -> Duration {
+        let Some(login) = own.login.filter(|_| !own.is_new) else { return LONGEST_WAIT.1 };
+        let two_rounds = login * 2 * (self.peers.len() as u32 + 1) / own.limit.max(1);
+        two_rounds.clamp(LONGEST_WAIT.0, LONGEST_WAIT.1)
+    }
+
+    /// This weir begins a login of this lane, and has so many under way with it.
+    pub fn began(&mut self, now: Instant, round: &mut Round, lane: Lane, under_way: u32) {
+        self.note(now, under_way);
+        let goes_on = self.keeps_until.take().is_some_and(|until| now < until);
+        if !self.is_shared() {
+            return;
+        }
+        if !goes_on {
+            self.turn_ends = Some(now + TURN);
+            // Whoever was before this weir has had its time.
+            if self.free.1.is_some_and(|since| now >= since + STEP) {
+                self.peers.iter_mut().for_each(|peer| peer.has_missed |= std::mem::take(&mut peer.is_before));
+            }
+        }
+        (self.free, self.waits_since) = ((0, None), None);
+        self.turn = round.take(lane);
+        self.lane = lane;
+    }
+
+    /// A login of this weir has ended; so many are under way without it.
+    pub fn ended(&mut self, now: Instant, round: &Round, waiting: &Waiting, under_way: u32) {
+        self.note(now, under_way);
+        let goes_on = self.turn_ends.is_some_and(|until| now < until) && waiting.clients > 0 && self.is_shared();
+        let mine = lane_order(waiting, round);
+        let must_wait = |peer: &Peer| {
+            peer.waiting.clients > 0
+                && !peer.has_missed
+                && is_older(lane_order(&peer.waiting, round), mine, waiting.lanes.into())
+        };
+        let keeps = goes_on && !self.peers.iter().any(must_wait);
+        self.keeps_until = keeps.then(|| now + KEPT_FOR);
+    }
+}
+
+/// The order of turns by whose clients wait.
+fn lane_order(waiting: &Waiting, round: &Round) -> (bool, u64) {
+    (!waiting.has_priority, waiting.lane_turn.max(round.of_lane(waiting.lane)))
+}
+
+/// Whether a lane has had no turn for longer than another by more than a round of so many lanes.
+fn is_older(lane: (bool, u64), than: (bool, u64), lanes: u64) -> bool {
+    (lane.0, lane.1.saturating_add(lanes)) < than
+}
+
+/// The order of turns.
+fn order<'a>(waiting: &Waiting, round: &Round, turn: u64, id: &'a MemberId) -> (bool, u64, u64, &'a MemberId) {
+    let (priority, lane_turn) = lane_order(waiting, round);
+    (priority, lane_turn, turn, id)
+}
+
+#[cfg(test)]
+mod simulation;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fleet::key::{Keys, Kind};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn id(name: &str) -> MemberId {
+        MemberId::new(name).unwrap()
+    }
+
+    fn lane(name: &str) -> Lane {
+        Keys::of_fleet("edge").of(Kind::Account, name)
+    }
+
+    fn own(limit: u32, under_way: u32, waiting: Waiting) -> Own {
+        Own { limit, login: Some(100 * MS), under_way, waiting, is_new: false }
+    }
+
+    fn waits(clients: u32, account: &str, lane_turn: u64) -> Waiting {
+        Waiting { clients, lanes: 1, has_priority: false, lane: lane(account), lane_turn }
+    }
+
+    fn uses(places: u32, turn: u64) -> InUse {
+        InUse { places, limit: 2, turn, lane: lane("A") }
+    }
+
+    #[test]
+    fn shares_are_by_demand() {
+        assert_eq!(level(10.0, &mut [1, 20, 20]), 4.5);
+        assert_eq!(level(2.0, &mut [9, 9, 9]), 2.0 / 3.0);
+        assert_eq!(level(10.0, &mut [3, 3]), f64::INFINITY);
+    }
+
+    #[test]
+    fn the_first_in_the_order_of_turns_begins_and_the_next_one_waits_for_it() {
+        let (now, round) = (Instant::now(), Round::default());
+        let mut pace = SharedPace::new(id("b"));
+        pace.heard(now, &id("a"), (uses(1, 7), waits(5, "A", 9)), 0);
+        pace.heard(now, &id("c"), (uses(0, 8), waits(5, "A", 9)), 0);
+        // Two of three have had a turn; of the two places one is free.
+        let first = pace.allowance(now, &round, own(2, 0, waits(5, "A", 9)));
+        assert_eq!(first, Allowance { logins: 1, look_again: None });
+        pace.turn = 9;
+        let Allowance { logins: 0, look_again: Some(at) } = pace.allowance(now, &round, own(2, 0, waits(5, "A", 9)))
+        else {
+            panic!("it has had the last turn")
+        };
+        assert_eq!(at, now + 2 * STEP, "both others go before it");
+        assert_eq!(pace.allowance(at, &round, own(2, 0, waits(5, "A", 9))).logins, 1, "and did not take theirs");
+        pace.heard(at, &id("c"), (uses(1, 10), waits(4, "A", 10)), 0);
+        assert_eq!(pace.allowance(at, &round, own(2, 0, waits(5, "A", 9))).logins, 0, "one did after all");
+    }
+
+    #[test]
+    fn a_place_of_its_own_is_left_to_an_account_that_has_had_no_turn() {
+        let (now, mut round) = (Instant::now(), Round::default());
+        round.heard(lane("A"), 20);
+        let mut pace = SharedPace::new(id("a"));
+        pace.heard(now, &id("b"), (uses(1, 19), waits(5, "A", 20)), 0);
+        let storm = own(2, 0, waits(5, "A", 20));
+        assert_eq!(pace.allowance(now, &round, storm).logins, 1, "its share");
+        pace.heard(now, &id("b"), (uses(1, 19), waits(1, "B", 0)), 0);
+        let left = pace.allowance(now, &round, storm);
+        assert_eq!((left.logins, left.look_again), (0, Some(now + STEP)));
+        assert_eq!(pace.allowance(now + STEP, &round, storm).logins, 1, "the place is not lost");
+    }
+
+    #[test]
+    fn beats_that_lie_end_no_turns() {
+        let (mut now, mut round) = (Instant::now(), Round::default());
+        let mut pace = SharedPace::new(id("m"));
+        let lie = InUse { places: u32::MAX, limit: u32::MAX, turn: u64::MAX, lane: lane("A") };
+        let waiting = Waiting { clients: u32::MAX, has_priority: true, ..waits(1, "A", 0) };
+        for n in 0..256 {
+            pace.heard(now, &id(&format!("liar-{n}")), (lie, waiting), 0);
+        }
+        round.heard(lane("A"), u64::MAX);
+        let mut begun = 0;
+        for _ in 0..6000 {
+            now += 10 * MS;
+            let mine = own(2, 0, waits(5, "A", 0));
+            let allowance = pace.allowance(now, &round, mine);
+            assert!(allowance.logins <= 3, "never more than one above the own limit");
+            if allowance.logins > 0 {
+                pace.began(now, &mut round, lane("A"), 1);
+                pace.ended(now, &round, &mine.waiting, 0);
+                begun += 1;
+            }
+        }
+        assert!(begun >= 11, "{begun} logins in a minute");
+    }
+
+    proptest! {
+        #[test]
+        fn one_weir_alone_has_all_of_the_limit(
+            limit in 0u32..300, under_way in 0u32..300, clients in 0u32..9, is_new: bool, heard: bool,
+        ) {
+            let now = Instant::now();
+            let mut pace = SharedPace::new(id("a"));
+            if heard {
+                // One that was there and has gone.
+                pace.heard(now, &id("b"), (uses(9, 9), waits(9, "A", 9)), under_way);
+                pace.forget(&id("b"));
+            }
+            let own = Own { is_new, ..own(limit, under_way, waits(clients, "A", 0)) };
+            let all = Allowance { logins: limit, look_again: None };
+            prop_assert_eq!(pace.allowance(now, &Round::default(), own), all);
+        }
+    }
+}
