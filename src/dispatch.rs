@@ -34,6 +34,7 @@ impl Waiter for TurnSender {
 /// another thread.
 pub fn run_now(admission: &SessionAdmission) {
     if admission.queued() == 0 {
+        admission.look_at_pace(timer::now());
         return;
     }
     let mut turns = Vec::new();

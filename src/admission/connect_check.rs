@@ -281,13 +281,18 @@ impl<W: Waiter> Admission<W> {
         if !account.begin_handshake() {
             return Err(Blocked::NotYet);
         }
+        self.share_pace_for(account, now);
         let placed = match self.place(account.login(), &[], now, Urgency::CanWait(1), rng) {
             Placement::Placed(slot) => Ok(slot),
             Placement::Busy => Err(Blocked::NotYet),
             Placement::Full => Err(Blocked::Full),
         };
         let placed = placed.and_then(|slot| self.pace.take(now).map(|()| slot).map_err(|_| Blocked::NotYet));
-        placed.inspect_err(|_| account.end_handshake())
+        match &placed {
+            Ok(_) => self.look_at_pace(now),
+            Err(_) => account.end_handshake(),
+        }
+        placed
     }
 
     /// What keeps a client waiting that comes to a queue: no room even for the clients before it, or only their number.

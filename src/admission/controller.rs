@@ -5,7 +5,7 @@ use std::{
     hash::RandomState,
     ops::Deref,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -17,6 +17,7 @@ use crate::{
     admission::{
         client::Pass,
         deadlines::DeadlinePolicy,
+        fleet_rates::SharedRates,
         observe::{Mode, WouldHold},
         params::Params,
         queue::{Queue, waiting::Waiter},
@@ -98,6 +99,8 @@ pub struct Admission<W> {
     pub(super) accounts: Accounts,
     /// The configured pace.
     pub(super) pace: TokenBucket,
+    /// How the rates are shared, where weir is one of a fleet.
+    pub(super) shared_rates: OnceLock<SharedRates>,
     deadline_policy: ArcSwap<DeadlinePolicy>,
     pub(super) client_history: ClientHistory,
     source_reputation: SourceReputation,
@@ -141,6 +144,7 @@ impl<W: Waiter> Admission<W> {
             users_and_names: UserAndNameQuotas::new(&params.patterns),
             warned,
             pace: TokenBucket::new(params.pace),
+            shared_rates: OnceLock::new(),
             deadline_policy: ArcSwap::from_pointee(params.deadline_policy()),
             client_history: ClientHistory::default(),
             source_reputation: SourceReputation::default(),
@@ -282,7 +286,7 @@ impl<W: Waiter> Admission<W> {
 
     /// The configured pace or this service rate, whichever is lower.
     pub(super) fn pace_with(&self, service_rate: Option<f64>) -> Option<f64> {
-        let configured = self.pace.rate().map(|rate| f64::from(rate.per_second.get()));
+        let configured = self.pace.per_second();
         match (configured, service_rate) {
             (Some(configured), Some(seen)) => Some(configured.min(seen)),
             (one, other) => one.or(other),
@@ -306,8 +310,9 @@ impl<W: Waiter> Admission<W> {
         let (server, claimed) = (Arc::clone(pass.server.server()), Arc::clone(pass.account.account()));
         let named = named.filter(|named| **claimed.name() != **named).map(|named| self.accounts.of_name(named, now));
         let account = named.as_deref().unwrap_or(&claimed);
-        let undisturbed = server.is_uncontended() && claimed.is_alone_at(server.id());
+        let undisturbed = server.was_alone(now, took) && claimed.is_alone_at(server.id());
         let (should_take, elsewhere) = account.logged_in(server.id(), now, took, (since, late), undisturbed);
+        self.share_baseline(account, since);
         claimed.login_measured(server.id(), now, took, should_take);
         let login = ComparedLogin { took, under_way: pass.server.most_under_way(), elsewhere };
         if pass.server.is_overdue() {

@@ -70,6 +70,8 @@ mod controller;
 mod deadlines;
 #[cfg(test)]
 mod fairness;
+mod fleet_pace;
+mod fleet_rates;
 mod observe;
 #[cfg(test)]
 mod observe_simulation;

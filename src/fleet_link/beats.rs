@@ -182,6 +182,8 @@ fn gather(link: &FleetLink, shared: &Shared) -> Beat {
         arrivals: shared.next_id.load(Relaxed) - 1,
         admitted: counters.admitted.load(Relaxed),
         leases_ok: fleet.link().has_bucket(),
+        next: shared.servers.fleet_pace().map(|pace| pace.next_beat()),
+        rates: shared.admission.share_rates(timer::now()),
         servers: servers(link, shared),
         accounts: BTreeMap::new(),
         all_of: None,

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::{
+    dispatch,
     fleet::{
         beat::{Beat, Bye},
         key::Kind,
@@ -105,6 +106,8 @@ impl Hearing<'_> {
                 self.shared.servers.hear(fleet.keys(), &heard, timer::now());
                 self.report(&heard);
                 self.shared.admission.accounts().hear(&heard, timer::now());
+                self.shared.admission.hear_pace(timer::now(), &heard.beat);
+                dispatch::run_now(&self.shared.admission);
                 if heard.is_new {
                     fleet.missing().found(&heard.beat.id);
                     let (weir, version) = (heard.beat.id.as_str(), &*heard.beat.version);
@@ -144,6 +147,7 @@ impl Hearing<'_> {
                     fleet.ledger().silent(&Holder::new(&gone.id, gone.run));
                     self.shared.servers.peer_ended(gone.run, now);
                     self.shared.admission.accounts().peer_ended(gone.run, now);
+                    self.shared.admission.forget_pace(&gone.id);
                 }
             }
             Err(err) => self.invalid(&err.to_string()),
@@ -205,4 +209,5 @@ fn lost(link: &FleetLink, shared: &Shared, gone: &Gone) {
     link.fleet.ledger().silent(&Holder::new(&gone.id, gone.run));
     shared.servers.peer_lost(gone.run);
     shared.admission.accounts().peer_lost(gone.run);
+    shared.admission.forget_pace(&gone.id);
 }

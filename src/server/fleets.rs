@@ -45,6 +45,7 @@ pub(super) async fn join(
             .map_err(|err| ServerError::Fleet(err.to_string()))?;
     shared.admission.accounts().join(Arc::clone(&fleet));
     shared.admission.share_quotas(fleet.leases());
+    shared.admission.join(&fleet, timer::now());
     let (heard, all) = (link.clone(), Arc::clone(shared));
     tasks.spawn("fleet messages", move |stop| heard.clone().hear(Arc::clone(&all), stop));
     let (published, all) = (link.clone(), Arc::clone(shared));

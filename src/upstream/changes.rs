@@ -30,7 +30,13 @@ impl Servers {
         let mut next_id = self.changing();
         let id = *next_id;
         *next_id = id.next();
-        let server = Server::new(id, params, &self.params, self.origin.clone(), Arc::clone(&self.listed));
+        let server = Server::new(
+            id,
+            params,
+            &self.params,
+            self.origin.clone(),
+            (Arc::clone(&self.listed), Arc::clone(&self.fleet)),
+        );
         let server = Arc::new(server);
         let mut list = (**self.list.load()).clone();
         list.push(Arc::clone(&server));

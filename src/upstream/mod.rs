@@ -13,6 +13,7 @@ mod counters;
 mod dial_time;
 mod discovered;
 mod endpoint;
+mod fleet_pace;
 mod health;
 mod id;
 pub mod leaky_bucket;
@@ -37,7 +38,7 @@ mod unseen;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -64,6 +65,7 @@ pub use self::{
     counters::{BOUNDS, Times},
     discovered::{Change as DiscoveredChange, Discovered},
     endpoint::{Endpoint, Monitor, Port, by_turns},
+    fleet_pace::{FleetPace, NextClient},
     id::ServerId,
     login_health::LoginFailure,
     params::{Params, Reserve, ServerParams, WebSocketAddress},
@@ -109,6 +111,8 @@ pub struct Servers {
     origin: TimeOrigin,
     staggered_close: Mutex<StaggeredClose>,
     unseen: Unseen,
+    /// The pace that weir shares, where it is one of a fleet; each server has it too.
+    fleet: Arc<OnceLock<Arc<FleetPace>>>,
 }
 
 /// The list.
@@ -122,6 +126,7 @@ impl Servers {
             forgotten: AtomicU64::new(0),
             next_id: Mutex::new(ServerId::from_raw(0)),
             staggered_close: Mutex::new(StaggeredClose::new(common.close_spread)),
+            fleet: Arc::default(),
             params: common,
             origin: TimeOrigin::default(),
             unseen: Unseen::default(),

@@ -40,6 +40,7 @@ impl Server {
             handshakes: self.load().under_way(),
             waiting,
             limit: self.view(now).handshake_limit,
+            pace: self.pace_beat(now),
             done: self.counters().admitted.load(Relaxed),
         }
     }

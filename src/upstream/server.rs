@@ -1,13 +1,15 @@
 //! One nats-server as weir knows it: its counters, its health, its readings, and what placement sees of them.
 
 pub(super) mod drain;
+mod handshakes;
 mod over;
+mod shared;
 mod standing;
 mod told;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -22,21 +24,22 @@ use crate::{
         cluster_name::Membership,
         concurrency::{
             limit::{self, ConcurrencyLimit},
-            login_speed::{ComparedLogin, LoginSpeed, SpeedComparison},
+            login_speed::{LoginSpeed, SpeedComparison},
         },
         counters::ServerCounters,
         dial_time::DialTime,
         endpoint::{Endpoint, Monitor, Port},
+        fleet_pace::FleetPace,
         health::{Health, HealthStatus},
         id::ServerId,
         load::Load,
-        login_health::{LoginHealth, LoginStatus},
+        login_health::LoginHealth,
         names::Names,
         params::{Params, Reserve, ServerParams},
         placement::{Tier, View},
         process::Process,
         reading::Reading,
-        server::drain::Drain,
+        server::{drain::Drain, shared::SharedState},
         snapshot::{AtomicSnapshot, Snapshot, TimeOrigin, Timestamp},
     },
 };
@@ -122,6 +125,8 @@ struct State {
     info_error_told: Option<Instant>,
     concurrency_limit: ConcurrencyLimit,
     speed: SpeedComparison,
+    /// Where weir is one of a fleet.
+    shared: Option<Box<SharedState>>,
 }
 
 /// A server: its configuration, its counters, and what is known of it.
@@ -176,17 +181,21 @@ pub struct Server {
     has_throttled: AtomicBool,
     /// Whether its `drain` is on: readable without the lock.
     is_draining: AtomicBool,
+    /// The pace that weir shares, where it is one of a fleet.
+    fleet: Arc<OnceLock<Arc<FleetPace>>>,
+    /// How many handshakes weir may have under way beside those of the other weirs; `u32::MAX` where it is in no fleet.
+    allowance: AtomicU32,
 }
 
 /// Construction and the state behind the lock.
 impl Server {
-    /// `listed` is how many servers there are.
+    /// `listed` is how many servers there are; `fleet` is the pace that weir shares.
     pub fn new(
         id: ServerId,
         params: ServerParams,
         cluster: &Params,
         origin: TimeOrigin,
-        listed: Arc<AtomicUsize>,
+        (listed, fleet): (Arc<AtomicUsize>, Arc<OnceLock<Arc<FleetPace>>>),
     ) -> Self {
         let capacity = params.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
         let server = Self {
@@ -226,6 +235,8 @@ impl Server {
             plain_info_seen: AtomicBool::new(false),
             has_throttled: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
+            fleet,
+            allowance: AtomicU32::new(u32::MAX),
         };
         server.forget_capacity();
         server.change(|_| ());
@@ -421,60 +432,6 @@ impl Server {
         self.snapshot.load().logins_failing_until > Timestamp::LONG_AGO
     }
 
-    /// Counts a handshake that is about to begin, with its slot. `false` if no slot is free or the handshake limit is
-    /// reached.
-    pub fn begin_handshake(&self, now: Instant) -> bool {
-        let limit = self.handshake_begins(now);
-        self.load.reserve(limit)
-    }
-
-    /// One more handshake is to begin. Returns how many may be under way.
-    fn handshake_begins(&self, now: Instant) -> u32 {
-        self.change(|state| {
-            if state.drain != Drain::Off {
-                return 0;
-            }
-            let (dial, login) = (state.health.status(now), state.login_health.status(now));
-            if dial == HealthStatus::TrialDue {
-                state.health.trial_began(now);
-            }
-            if login == LoginStatus::TrialDue {
-                state.login_health.trial_began(now);
-            }
-            // One client at a time tries a server that has failed, whatever its handshake limit: logins that hang may
-            // have used that up.
-            if dial == HealthStatus::TrialDue || login == LoginStatus::TrialDue {
-                return u32::MAX;
-            }
-            if self.load.handshakes() == 0 {
-                state.concurrency_limit.began_on_idle(now);
-            }
-            self.handshake_limit(state, now)
-        })
-    }
-
-    /// Whether at most one handshake is under way, so that it takes as long as it takes alone.
-    pub fn is_uncontended(&self) -> bool {
-        self.load.handshakes() <= 1
-    }
-
-    /// A handshake ended with the server's PONG, and was `expected` to take no longer than that.
-    pub fn handshake_finished(&self, now: Instant, login: ComparedLogin, expected: Duration) {
-        let in_flight = self.load.handshakes();
-        self.change(|state| {
-            state.concurrency_limit.finished(now, login.took, expected, in_flight);
-            state.speed.login_ended(now, login);
-        });
-    }
-
-    /// An overdue handshake ended with the server's PONG.
-    pub fn overdue_finished(&self, now: Instant, login: ComparedLogin) {
-        self.change(|state| {
-            state.concurrency_limit.finished_overdue(login.took);
-            state.speed.login_ended(now, login);
-        });
-    }
-
     /// How long a handshake may be under way before it is overdue.
     pub fn overdue_after(&self) -> Duration {
         self.state().concurrency_limit.overdue_after()
@@ -537,17 +494,20 @@ impl Server {
     pub fn view_at(&self, timestamp: Timestamp, now: Instant) -> View {
         let snapshot = self.snapshot.load();
         let in_slow_start = timestamp < snapshot.slow_start_until;
+        // A trial is not shared.
+        let is_trial_due = snapshot.is_trial_due(timestamp);
+        let allowance = if is_trial_due { u32::MAX } else { self.allowance.load(Relaxed) };
         View {
             tier: snapshot.tier(timestamp),
             projected: self.load.projected(),
             ceiling: self.load.ceiling(),
-            handshakes: if snapshot.is_trial_due(timestamp) { 0 } else { self.load.handshakes() },
+            handshakes: if is_trial_due { 0 } else { self.load.handshakes() },
             handshake_limit: if timestamp < snapshot.throttled_until {
                 0
             } else if in_slow_start {
-                self.slow_start_limit(now)
+                self.slow_start_limit(now).min(allowance)
             } else {
-                snapshot.handshake_limit
+                snapshot.handshake_limit.min(allowance)
             },
             frees_up_soon: timestamp < snapshot.frees_up_soon_until,
             login_speed: self.login_speed(&snapshot, timestamp),

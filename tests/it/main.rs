@@ -34,6 +34,7 @@ mod file_limit;
 mod fleet_clients;
 mod fleet_cut;
 mod fleet_link;
+mod fleet_pace;
 mod fleet_quota;
 mod fleet_servers;
 mod fleet_trust;

@@ -126,6 +126,28 @@ impl<W: Waiter> FairLanes<W> {
         self.waiting += 1;
     }
 
+    /// How many lanes have a client waiting.
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// The lane whose turn is next, and its first client.
+    pub fn next_lane(&self) -> Option<(&Arc<str>, &WaitingClient<W>)> {
+        let (_, name) = self.sequence.first_key_value()?;
+        let (_, (_, first)) = self.lanes.get(name)?.waiting.first_key_value()?;
+        Some((name, first))
+    }
+
+    /// This lane has had a turn through another weir: it goes behind all others.
+    pub fn had_turn_elsewhere(&mut self, name: &str) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        if let Some(name) = self.sequence.remove(&lane.place) {
+            (lane.place, lane.deficit) = (self.next_place, 0);
+            self.next_place += 1;
+            self.sequence.insert(lane.place, name);
+        }
+    }
+
     pub fn get(&self, ticket: &Ticket) -> Option<&WaitingClient<W>> {
         Some(&self.lanes.get(&ticket.lane)?.waiting.get(&ticket.order)?.1)
     }

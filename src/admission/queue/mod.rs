@@ -6,7 +6,7 @@ pub mod position;
 pub mod release;
 pub mod waiting;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use crate::admission::{
     queue::{
@@ -45,6 +45,25 @@ impl<W: Waiter> Queue<W> {
     /// How many clients have joined it in all.
     pub fn arrivals(&self) -> u64 {
         self.arrivals
+    }
+
+    /// How many lanes have a client waiting.
+    pub fn lanes(&self) -> usize {
+        self.with_priority.lanes() + self.others.lanes()
+    }
+
+    /// The lane whose turn is next, its first client, and whether it goes before those without priority.
+    pub fn next_lane(&self) -> Option<(&Arc<str>, &WaitingClient<W>, bool)> {
+        let of = |lanes: &'_ FairLanes<W>| lanes.next_lane().is_some();
+        let has_priority = of(&self.with_priority);
+        let lanes = if has_priority { &self.with_priority } else { &self.others };
+        lanes.next_lane().map(|(name, first)| (name, first, has_priority))
+    }
+
+    /// This lane has had a turn through another weir.
+    pub fn had_turn_elsewhere(&mut self, name: &str) {
+        self.with_priority.had_turn_elsewhere(name);
+        self.others.had_turn_elsewhere(name);
     }
 
     fn fair_lanes(&mut self, has_priority: bool) -> &mut FairLanes<W> {

@@ -159,6 +159,7 @@ impl<W: Waiter> Admission<W> {
         }
         let mut state = self.queue_state();
         let state = &mut *state;
+        self.share_pace(&state.queue, now);
         state.throughput.update(now, self.finished.load(Relaxed), state.queue.arrivals());
         // Lanes and accounts that may not have another login now where there is room.
         let mut passed_over: Vec<Arc<str>> = Vec::new();
@@ -206,7 +207,9 @@ impl<W: Waiter> Admission<W> {
                 state.retry_schedule.cancel(retry);
             }
             turns.push((client.waiter, Pass::new(server, client.account)));
+            self.share_pace(&state.queue, now);
         };
+        self.tell_pace(&state.queue, now);
         if state.queue.is_empty() {
             state.throughput.rest();
         }

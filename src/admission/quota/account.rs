@@ -1,6 +1,8 @@
 //! One account: what it may have, what it holds, what its logins take. Its counts change only by guards, so they are
 //! exact whatever happens at the same time.
 
+mod shared;
+
 use std::{
     num::NonZeroU32,
     sync::{

@@ -147,7 +147,7 @@ impl Accounts {
                 account.join(book);
             }
             if let Some(by_key) = self.by_key.get() {
-                by_key.add(&account);
+                by_key.add(&account, now);
             }
             Entry { account, used_at: now, asked_at: None }
         });

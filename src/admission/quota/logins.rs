@@ -185,6 +185,16 @@ impl Logins {
         self.baselines[since as usize].record(now, took, late, undisturbed)
     }
 
+    /// See [`BaselineLatency::measured_alone`].
+    pub fn measured_alone(&self, since: MeasuredFrom) -> Option<Duration> {
+        self.baselines[since as usize].measured_alone()
+    }
+
+    /// See [`BaselineLatency::heard`].
+    pub fn hear_baseline(&mut self, since: MeasuredFrom, least: Duration) {
+        self.baselines[since as usize].heard(least);
+    }
+
     /// The least that the last ones took on other servers; `None` where there were none lately.
     pub fn elsewhere(&self, server: ServerId, now: Instant) -> Option<Duration> {
         let others = self.at.iter().filter(|(id, at)| *id != server && at.has_succeeded_lately(now));

@@ -4,7 +4,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -54,6 +54,9 @@ impl LiveRate {
     }
 }
 
+/// The whole of a rate, in the parts by which weirs of a fleet share it.
+const WHOLE: u32 = 1_000_000;
+
 /// One token bucket, whose rate may change. Without a rate there is always a token.
 #[derive(Debug)]
 pub struct TokenBucket {
@@ -62,12 +65,65 @@ pub struct TokenBucket {
     began: OnceLock<Instant>,
     /// When the bucket will be full again, in nanoseconds: its whole state.
     full_at: AtomicU64,
+    /// What this weir has of the rate, in millionths.
+    part: AtomicU32,
+    /// There was no token when one was wanted, since this was last asked.
+    was_empty: AtomicBool,
 }
 
 impl TokenBucket {
     /// A full bucket.
     pub fn new(rate: Option<Rate>) -> Self {
-        Self { rate: LiveRate::new(rate), began: OnceLock::new(), full_at: AtomicU64::new(0) }
+        Self {
+            rate: LiveRate::new(rate),
+            began: OnceLock::new(),
+            full_at: AtomicU64::new(0),
+            part: AtomicU32::new(WHOLE),
+            was_empty: AtomicBool::new(false),
+        }
+    }
+
+    /// What a token takes, and how many may come at once, of this weir's part of the rate.
+    fn of_part(&self, rate: Rate) -> (u64, u64) {
+        let (part, one, burst) = (self.part.load(Relaxed), rate.per_token(), u64::from(rate.burst.get()));
+        if part == WHOLE {
+            return (one, burst);
+        }
+        let (part, whole) = (u64::from(part.max(1)), u64::from(WHOLE));
+        (one.saturating_mul(whole) / part, (burst * part / whole).max(1))
+    }
+
+    /// From now on this weir has this part of the rate, 0.0 to 1.0. As many tokens are missing as before. Returns
+    /// whether it had another part.
+    pub fn set_part(&self, part: f64, now: Instant) -> bool {
+        let part = ((part * f64::from(WHOLE)) as u32).clamp(1, WHOLE);
+        let rate = self.rate.get();
+        let before = rate.map(|rate| self.of_part(rate).0);
+        let is_new = self.part.swap(part, Relaxed) != part;
+        if is_new && let Some((rate, before)) = rate.zip(before) {
+            self.keep_missing(before, rate, now);
+        }
+        is_new
+    }
+
+    /// Tokens per second, of this weir's part of the rate; `None` is no limit.
+    pub fn per_second(&self) -> Option<f64> {
+        let part = f64::from(self.part.load(Relaxed)) / f64::from(WHOLE);
+        self.rate.get().map(|rate| f64::from(rate.per_second.get()) * part)
+    }
+
+    /// Whether there was no token when one was wanted, since this was last asked.
+    pub fn take_was_empty(&self) -> bool {
+        self.was_empty.load(Relaxed) && self.was_empty.swap(false, Relaxed)
+    }
+
+    /// A token took so long `before`: as many are missing as then, but no more than the burst.
+    fn keep_missing(&self, before: u64, rate: Rate, now: Instant) {
+        let (now, (one, burst)) = (self.nanos(now), self.of_part(rate));
+        let _ = self.full_at.fetch_update(Relaxed, Relaxed, |full_at| {
+            let missing = full_at.saturating_sub(now).div_ceil(before);
+            Some(now.saturating_add(missing.min(burst) * one))
+        });
     }
 
     /// The rate; `None` is no limit.
@@ -82,12 +138,11 @@ impl TokenBucket {
             return;
         }
         self.rate.set(rate);
+        if let Some((before, after)) = before.zip(rate) {
+            return self.keep_missing(self.of_part(before).0, after, now);
+        }
         let now = self.nanos(now);
-        let _ = self.full_at.fetch_update(Relaxed, Relaxed, |full_at| {
-            let Some((before, after)) = before.zip(rate) else { return Some(now.min(full_at)) };
-            let missing = full_at.saturating_sub(now).div_ceil(before.per_token());
-            Some(now.saturating_add(missing.min(after.burst.get().into()) * after.per_token()))
-        });
+        self.full_at.fetch_min(now, Relaxed);
     }
 
     fn nanos(&self, now: Instant) -> u64 {
@@ -101,20 +156,23 @@ impl TokenBucket {
     /// How long until there is one; nothing is taken then.
     pub fn take(&self, now: Instant) -> Result<(), Duration> {
         let Some(rate) = self.rate.get() else { return Ok(()) };
-        let (now, one) = (self.nanos(now), rate.per_token());
-        let latest = now.saturating_add(one * u64::from(rate.burst.get()));
+        let (now, (one, burst)) = (self.nanos(now), self.of_part(rate));
+        let latest = now.saturating_add(one * burst);
         let taken = self.full_at.fetch_update(Relaxed, Relaxed, |full_at| {
             Some(full_at.max(now) + one).filter(|full_at| *full_at <= latest)
         });
-        taken.map(|_| ()).map_err(|full_at| Duration::from_nanos(full_at + one - latest))
+        taken.map(|_| ()).map_err(|full_at| {
+            self.was_empty.store(true, Relaxed);
+            Duration::from_nanos(full_at + one - latest)
+        })
     }
 
     /// Takes a token, or one that comes until `latest`: whoever comes after gets a later one. Returns whether there is
     /// one in time; nothing is taken if not.
     pub fn reserve(&self, now: Instant, latest: Instant) -> bool {
         let Some(rate) = self.rate.get() else { return true };
-        let (now, latest, one) = (self.nanos(now), self.nanos(latest), rate.per_token());
-        let latest = latest.saturating_add(one * u64::from(rate.burst.get()));
+        let (now, latest, (one, burst)) = (self.nanos(now), self.nanos(latest), self.of_part(rate));
+        let latest = latest.saturating_add(one * burst);
         let next = |full_at: u64| Some(full_at.max(now) + one).filter(|full_at| *full_at <= latest);
         self.full_at.fetch_update(Relaxed, Relaxed, next).is_ok()
     }
@@ -122,14 +180,15 @@ impl TokenBucket {
     /// All tokens that come until then are used.
     pub fn spent_until(&self, at: Instant) {
         let Some(rate) = self.rate.get() else { return };
-        self.full_at.fetch_max(self.nanos(at).saturating_add(rate.per_token() * u64::from(rate.burst.get())), Relaxed);
+        let (one, burst) = self.of_part(rate);
+        self.full_at.fetch_max(self.nanos(at).saturating_add(one * burst), Relaxed);
     }
 
     /// Takes a token that has been used already, whether there is one or not. The bucket owes its burst at most.
     pub fn charge(&self, now: Instant) {
         let Some(rate) = self.rate.get() else { return };
-        let (now, one) = (self.nanos(now), rate.per_token());
-        let most = now.saturating_add(2 * one * u64::from(rate.burst.get()));
+        let (now, (one, burst)) = (self.nanos(now), self.of_part(rate));
+        let most = now.saturating_add(2 * one * burst);
         let _ = self
             .full_at
             .fetch_update(Relaxed, Relaxed, |full_at| Some((full_at.max(now) + one).min(most.max(full_at))));
@@ -141,6 +200,8 @@ impl TokenBucket {
             rate: LiveRate::new(self.rate.get()),
             began: self.began.clone(),
             full_at: AtomicU64::new(self.full_at.load(Relaxed)),
+            part: AtomicU32::new(self.part.load(Relaxed)),
+            was_empty: AtomicBool::new(false),
         }
     }
 
@@ -179,6 +240,29 @@ mod tests {
         (0..9).for_each(|_| tokens.charge(now));
         assert_eq!(tokens.take(now).unwrap_err(), Duration::from_millis(400), "three are owed");
         assert!(!tokens.is_full(now + Duration::from_millis(599)) && tokens.is_full(now + Duration::from_millis(600)));
+    }
+
+    #[test]
+    fn weirs_that_share_a_rate_keep_to_it_together() {
+        let mut now = Instant::now();
+        let rate = Rate { per_second: 100.try_into().unwrap(), burst: 20.try_into().unwrap() };
+        let weirs = [0.5, 0.3, 0.2].map(|part| {
+            let tokens = TokenBucket::new(Some(rate));
+            tokens.set_part(part, now);
+            tokens
+        });
+        let mut taken = [0; 3];
+        for _ in 0..10_000 {
+            for (tokens, taken) in weirs.iter().zip(&mut taken) {
+                *taken += u32::from(tokens.take(now).is_ok());
+            }
+            now += Duration::from_millis(1);
+        }
+        assert!(taken.iter().sum::<u32>() <= 10 * 100 + 20, "{taken:?} in 10 s");
+        assert!(taken[0] >= 500 && taken[1] >= 300 && taken[2] >= 200, "{taken:?} in 10 s");
+        assert!(weirs[0].take_was_empty() && !weirs[0].take_was_empty());
+        weirs[2].set_part(1.0, now);
+        assert!((weirs[2].take(now).unwrap_err()) <= Duration::from_millis(10), "the whole rate, and no burst");
     }
 
     #[test]

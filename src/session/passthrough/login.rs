@@ -157,7 +157,7 @@ async fn follow(session: &mut UnreadSession, login: &mut Login) -> Option<Ended>
 fn finish(cx: &Context, session: &mut UnreadSession, login: &Login, finished: Instant) {
     let server = &mut session.server;
     if let Some(passthrough) = &cx.listener.passthrough {
-        let undisturbed = server.server().is_uncontended();
+        let undisturbed = server.server().was_alone(finished.into_std(), login.took);
         let mut baseline = passthrough.baseline.lock().unwrap_or_else(PoisonError::into_inner);
         let should = baseline.record(finished.into_std(), login.took, worker::lag(), undisturbed);
         cx.shared.admission.passthrough_handshake_finished(server, login.took, should, finished.into_std());

@@ -131,6 +131,8 @@ impl World {
             arrivals: 0,
             admitted: 0,
             leases_ok: true,
+            next: None,
+            rates: Default::default(),
             servers: [(Key::LOWEST, server)].into(),
             accounts: Default::default(),
             all_of: None,

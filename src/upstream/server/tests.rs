@@ -9,6 +9,7 @@ use crate::upstream::{
     Placement, Servers, Slot, WebSocketAddress,
     placement::{Tier, Urgency},
 };
+use crate::upstream::{concurrency::login_speed::ComparedLogin, login_health::LoginStatus};
 
 /// Something that happens to a server, and after how many milliseconds.
 #[derive(Debug, Clone)]
@@ -83,7 +84,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let cluster = cluster(is_read, Duration::from_secs(slow_start_s));
-        let server = Arc::new(Server::new(ServerId::from_raw(0), n1(None, Some(100)), &cluster, TimeOrigin::default(), Arc::default()));
+        let server = Arc::new(Server::new(ServerId::from_raw(0), n1(None, Some(100)), &cluster, TimeOrigin::default(), Default::default()));
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut now = Instant::now();
         let mut slots = Vec::new();
@@ -172,7 +173,7 @@ fn a_lame_duck_is_one_until_another_process_answers_or_for_two_minutes() {
         n1(None, None),
         &cluster(false, Duration::ZERO),
         TimeOrigin::default(),
-        Arc::default(),
+        Default::default(),
     );
     let now = Instant::now();
     let sees = |id: &str| {
@@ -202,7 +203,7 @@ fn readings_of_several_servers_are_those_of_none() {
         n1(Some("http://n"), None),
         &cluster(false, Duration::ZERO),
         TimeOrigin::default(),
-        Arc::default(),
+        Default::default(),
     );
     let now = Instant::now();
     let read = |id: &str| server.read(now, server.load().begin_reading(now), reading(id, 10));
@@ -223,7 +224,7 @@ fn what_an_old_reading_said_is_forgotten() {
         n1(Some("http://n"), None),
         &cluster(false, Duration::ZERO),
         TimeOrigin::default(),
-        Arc::default(),
+        Default::default(),
     );
     let now = Instant::now();
     server.read(now, server.load().begin_reading(now), reading("a", 10));
@@ -247,7 +248,13 @@ fn a_server_is_waited_for_until_it_has_been_asked_once() {
             monitor: monitor.map(Into::into),
             max_connections: None,
         };
-        Server::new(ServerId::from_raw(0), one, &cluster(false, Duration::ZERO), TimeOrigin::default(), Arc::default())
+        Server::new(
+            ServerId::from_raw(0),
+            one,
+            &cluster(false, Duration::ZERO),
+            TimeOrigin::default(),
+            Default::default(),
+        )
     };
     assert!(!server(None).awaits_first_reading(), "weir has no way to read it");
     let server = server(Some("http://n1:8222"));
@@ -317,7 +324,7 @@ fn another_process_at_the_address_is_not_blamed_for_the_logins_of_the_one_before
         n1(None, None),
         &cluster(false, Duration::ZERO),
         TimeOrigin::default(),
-        Arc::default(),
+        Default::default(),
     );
     let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
     const FIRST: InfoKind = InfoKind { port: Port::Client, when: InfoWhen::Opens };
@@ -337,7 +344,7 @@ fn a_websocket_port_has_a_health_of_its_own_where_others_use_the_client_port() {
     let server = |only_websocket| {
         let cluster = Params { only_websocket, ..cluster(false, Duration::ZERO) };
         let one = ServerParams { websocket: Some(port.clone()), ..n1(None, None) };
-        Server::new(ServerId::from_raw(0), one, &cluster, TimeOrigin::default(), Arc::default())
+        Server::new(ServerId::from_raw(0), one, &cluster, TimeOrigin::default(), Default::default())
     };
     let now = Instant::now();
     let alone = server(true);

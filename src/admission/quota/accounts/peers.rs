@@ -24,9 +24,11 @@ pub(super) struct ByKey {
 
 impl ByKey {
     /// An account comes into use.
-    pub(super) fn add(&self, account: &Arc<Account>) {
+    pub(super) fn add(&self, account: &Arc<Account>, now: Instant) {
         let key = self.fleet.keys().of(Kind::Account, account.name());
         self.accounts.insert(key, Arc::clone(account));
+        // Until weirs have told each other what they want of its rate.
+        account.set_rate_part(1.0 / f64::from(self.fleet.peers().weirs()), now);
         // What peers have said of it before nobody has kept for it.
         let said = self.fleet.peers().reports_of_account(key);
         said.iter().for_each(|report| account.connections.peer_says(report));
@@ -59,6 +61,19 @@ impl Accounts {
             AccountBeat { held: own.held, open: own.open, taken: own.taken, released: own.released, waiting: 0 }
         };
         limited(true).chain(limited(false)).take(most).map(|one| (*one.key(), of(one.value()))).collect()
+    }
+
+    /// At most `most` accounts that have a rate, and how they use it: see [`Account::rate_use`].
+    pub fn rates(&self, most: usize) -> Vec<(Key, (f64, u64, bool))> {
+        let Some(by_key) = self.by_key.get() else { return Vec::new() };
+        by_key.accounts.iter().filter_map(|one| Some((*one.key(), one.rate_use()?))).take(most).collect()
+    }
+
+    /// From now on this weir has this part of the rate of an account.
+    pub fn set_rate_part(&self, key: Key, part: f64, now: Instant) {
+        if let Some(account) = self.by_key.get().and_then(|by_key| by_key.accounts.get(&key)) {
+            account.set_rate_part(part, now);
+        }
     }
 
     /// A peer has said what it holds.
@@ -130,6 +145,8 @@ mod tests {
             arrivals: 0,
             admitted: 0,
             leases_ok: true,
+            next: None,
+            rates: Default::default(),
             servers: Default::default(),
             accounts: accounts.iter().map(|(key, held)| (*key, of(*held))).collect(),
             all_of: Some((Key::LOWEST, Key::HIGHEST)),
