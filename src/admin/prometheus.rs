@@ -216,7 +216,7 @@ impl SharedCollector {
         families.family(
             "handshake_limit",
             "The most logins at each server that weir allows to be under way at once, as measured so far",
-            each(&|s| s.view(now).handshake_limit.into()),
+            each(&|s| s.whole_limit(now).into()),
         )?;
         let age = |(name, s): &(String, Arc<Server>)| {
             s.reading_age(now).map(|age| (server_label(name), ConstGauge::new(age.as_secs_f64())))

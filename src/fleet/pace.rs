@@ -175,6 +175,8 @@ pub struct SharedPace {
     keeps_until: Option<Instant>,
     /// Places free by the last look, and since when.
     free: (u32, Option<Instant>),
+    /// This weir's share by the last look.
+    share: f64,
     /// Since when clients wait here without a turn.
     waits_since: Option<Instant>,
     /// When how many logins were under way, all weirs together: each is more than those that follow.
@@ -207,6 +209,7 @@ impl SharedPace {
             turn_ends: None,
             keeps_until: None,
             free: (0, None),
+            share: 0.0,
             waits_since: None,
             most: VecDeque::new(),
         }
@@ -243,6 +246,11 @@ impl SharedPace {
     /// A peer has gone.
     pub fn forget(&mut self, id: &MemberId) {
         self.peers.retain(|peer| peer.id != *id);
+    }
+
+    /// This weir's share of the limit by the last look.
+    pub fn share(&self) -> f64 {
+        self.share
     }
 
     /// Whether any other weir is known.
@@ -283,6 +291,7 @@ impl SharedPace {
     pub fn allowance(&mut self, now: Instant, round: &Round, own: Own) -> Allowance {
         let all_of = |logins: u32| Allowance { logins, look_again: None };
         if !self.is_shared() && (!own.is_new || self.peers.is_empty()) {
+            self.share = own.limit.into();
             return all_of(own.limit);
         }
         let own = Own { limit: self.common_limit(own.limit), ..own };
@@ -290,6 +299,7 @@ impl SharedPace {
         let mut demands: Vec<u32> =
             self.peers.iter().map(Peer::demand).filter(|demand| *demand > 0).chain([mine]).collect();
         let level = level(own.limit.into(), &mut demands);
+        self.share = level.min(own.limit.into());
         if own.login.is_some_and(|login| login < QUICK_LOGIN) {
             return all_of((level.ceil() as u32).clamp(1, own.limit.max(1)));
         }
@@ -365,7 +375,7 @@ impl SharedPace {
     pub fn began(&mut self, now: Instant, round: &mut Round, lane: Lane, under_way: u32) {
         self.note(now, under_way);
         let goes_on = self.keeps_until.take().is_some_and(|until| now < until);
-        if !self.is_shared() {
+        if self.peers.is_empty() {
             return;
         }
         if !goes_on {

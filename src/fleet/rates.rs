@@ -1,9 +1,9 @@
 //! How the weirs of a fleet share a rate (new clients per second): by demand, so that all together keep to it.
 //!
 //! Each weir has a part of the rate, and tells it with what it wants. It lowers its part at once where another one
-//! wants more and has less, and raises it only by what nobody has by the last beats, divided by the weirs that live: if all
-//! raise theirs in the same moment, the sum of the parts is still one. So a rate is exceeded only by what the weirs do
-//! not know of each other: one that has just begun, or that has lost its connection.
+//! wants more and has less, and raises it only by what nobody has by the last beats, divided by the weirs that live: if
+//! all raise theirs in the same moment, the sum of the parts is still one. So a rate is exceeded only by what the weirs
+//! do not know of each other: one that has just begun, or that has lost its connection.
 
 use std::{
     collections::BTreeMap,

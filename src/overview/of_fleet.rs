@@ -153,14 +153,14 @@ fn servers(shared: &Shared, fleet: &Fleet, now: Instant) -> Vec<Server> {
     let peers: Vec<_> = fleet.peers().iter().map(|peer| std::sync::Arc::clone(peer.last())).collect();
     let list = shared.servers.list();
     let of = |server: &std::sync::Arc<crate::upstream::Server>| {
-        let (load, view) = (server.load(), server.view(now));
-        let key = fleet.keys().of(Kind::Server, server.name());
+        let load = server.load();
+        let key = server.fleet_key(fleet.keys());
         let own = AtServer {
             id: fleet.id().to_string(),
             held: load.held(),
             handshakes: load.handshakes().saturating_add(load.overdue()),
             waiting: 0,
-            handshake_limit: view.handshake_limit,
+            handshake_limit: server.whole_limit(now),
         };
         let of_peer = |beat: &std::sync::Arc<Beat>| {
             let one = beat.servers.get(&key)?;
@@ -180,8 +180,8 @@ fn servers(shared: &Shared, fleet: &Fleet, now: Instant) -> Vec<Server> {
             max_connections: load.shown_capacity().and_then(|(most, _)| most.is_finite().then_some(most as u32)),
             held: weirs.iter().map(|one| u64::from(one.held)).sum(),
             handshakes: weirs.iter().map(|one| u64::from(one.handshakes)).sum(),
-            handshake_limit: view.handshake_limit,
-            share: tenths(view.handshake_limit.into()),
+            handshake_limit: server.whole_limit(now),
+            share: tenths(server.pace_share().unwrap_or_else(|| server.whole_limit(now).into())),
             weirs,
         }
     };

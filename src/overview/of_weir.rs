@@ -151,7 +151,7 @@ pub fn server_sample(server: &upstream::Server) -> Sample {
 }
 
 fn server(server: &upstream::Server, row: Option<&Row>, now: Instant) -> Server {
-    let (load, view, counters) = (server.load(), server.view(now), server.counters());
+    let (load, counters) = (server.load(), server.counters());
     let (standing, why) = server.standing(now);
     let (connections, held, sessions) = (load.projected(), load.held(), load.sessions());
     let known = load.shown_capacity();
@@ -171,7 +171,7 @@ fn server(server: &upstream::Server, row: Option<&Row>, now: Instant) -> Server 
         headroom: known.and_then(|(_, headroom)| finite(headroom)),
         handshakes: load.handshakes(),
         handshakes_overdue: load.overdue(),
-        handshake_limit: view.handshake_limit,
+        handshake_limit: server.whole_limit(now),
         reading_age_seconds: server.reading_age(now).map(|age| tenths(age.as_secs_f64())),
         admitted: counters.admitted.load(Relaxed),
         login_failures: counters.login_failures.iter().map(|count| count.load(Relaxed)).sum(),

@@ -263,7 +263,7 @@ mod tests {
                 max_connections: None,
             };
             let mut rng = fastrand::Rng::with_seed(7);
-            let fleet = Arc::new(Fleet::new("edge", MemberId::new(id).unwrap(), &mut rng));
+            let fleet = Arc::new(Fleet::new("edge", MemberId::new(id).unwrap(), Instant::now(), &mut rng));
             let servers = Servers::new(&Params::bare(vec![server]));
             servers.join(&fleet);
             Self { servers, fleet, beats: 0, rng }
@@ -325,12 +325,12 @@ mod tests {
         let later = now + 100 * MS;
         a.ends(later, slot);
         assert!(a.next(later, "A", 4).is_none(), "it has had its turn");
-        let turns = b.servers.hear_pace(later, &a.beat(later));
-        assert_eq!(turns, [Arc::from("A")], "so the account goes behind the others here");
+        b.servers.hear_pace(later, &a.beat(later));
         let limit = b.servers.iter().next().unwrap().view(later).handshake_limit;
         let slot = b.next(later, "A", 5);
         assert!(slot.is_some(), "it may have {limit}");
-        a.servers.hear_pace(later, &b.beat(later));
+        let turns = a.servers.hear_pace(later, &b.beat(later));
+        assert_eq!(turns, [Arc::from("A")], "the account goes behind the others here too");
         b.servers.forget_pace(a.fleet.id());
         a.servers.forget_pace(b.fleet.id());
         assert!(a.next(later + MS, "A", 4).is_some(), "the other weir is gone, and what it had");

@@ -39,7 +39,7 @@ impl Server {
             released,
             handshakes: self.load().under_way(),
             waiting,
-            limit: self.view(now).handshake_limit,
+            limit: self.whole_limit(now),
             pace: self.pace_beat(now),
             done: self.counters().admitted.load(Relaxed),
         }

@@ -100,6 +100,8 @@ impl Fleet {
             arrivals: 0,
             admitted: 0,
             leases_ok: true,
+            next: None,
+            rates: Default::default(),
             servers: self.weirs[at].told(world.now, &self.keys),
             accounts: Default::default(),
             all_of: None,

@@ -237,6 +237,8 @@ impl World {
             arrivals: 0,
             admitted: 0,
             leases_ok: true,
+            next: None,
+            rates: Default::default(),
             servers: list.iter().map(|one| (one.fleet_key(&self.keys), one.beat(self.now, weir.waiting))).collect(),
             accounts: Default::default(),
             all_of: None,

@@ -98,12 +98,15 @@ impl Server {
         self.is_uncontended() && self.state().shared.as_ref().is_none_or(|shared| shared.pace.most_since(began) <= 1)
     }
 
-    /// Logins under way through other weirs.
-    pub fn under_way_elsewhere(&self) -> u32 {
-        match self.fleet.get() {
-            None => 0,
-            Some(_) => self.state().under_way_elsewhere(),
-        }
+    /// How many handshakes may be under way at once, through all weirs together.
+    pub fn whole_limit(&self, now: Instant) -> u32 {
+        self.handshake_limit(&self.state(), now)
+    }
+
+    /// This weir's share of that, which may be less than one; `None` where it is in no fleet, or has not looked yet.
+    pub fn pace_share(&self) -> Option<f64> {
+        self.fleet.get()?;
+        self.state().shared.as_ref().map(|shared| shared.pace.share())
     }
 
     /// What this weir tells the others. `None` where it is in no fleet.
