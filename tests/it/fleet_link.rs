@@ -172,6 +172,30 @@ async fn a_quota_is_one_for_two_weirs() {
     assert!(attempts(&[&one], 5).await.is_empty(), "the quota is full");
 }
 
+/// Servers count nobody's connections by user: the lease of a weir that is gone comes free all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quota_of_a_user_comes_free_when_a_weir_is_killed() {
+    let cluster = cluster(true).await;
+    let of_all = WeirConfig::of(&cluster).table("[users.\"orders-*\"]\nmax_connections = 6");
+    let one = fleet::config(&of_all, 1).start().await;
+    let mut two = fleet::config(&of_all, 2).start().await;
+    one.says(IN_FORCE).await;
+    two.says(IN_FORCE).await;
+    let held = attempts(&[&one, &two], 30).await;
+    assert_eq!(held.len(), 6, "exactly the quota\n{}\n{}", one.log(), two.log());
+    two.kill9();
+    let mut more = Vec::new();
+    eventually(PATIENCE, "the lease of a dead weir is taken", async || {
+        more.extend(attempts(&[&one], 6).await);
+        match cluster.account_connections("ORDERS").await {
+            6 => Ok(()),
+            held => Err(held),
+        }
+    })
+    .await;
+    assert!(!more.is_empty() && attempts(&[&one], 3).await.is_empty(), "the quota is full");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_jetstream_the_quota_is_split() {
     let cluster = cluster(false).await;

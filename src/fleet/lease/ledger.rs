@@ -470,7 +470,7 @@ impl Ledger {
             let reclaim = |quota: &SharedQuota, record: &mut Record| {
                 let counted = self.left_of(now, *key, quota);
                 is_read.set(counted.is_some());
-                self.reclaim(now, quota, counted, record)
+                self.reclaim(now, *key, quota, counted, record)
             };
             if let Some(what) = quota.next(&moment, is_ended, reclaim) {
                 writes.push((*key, what));
@@ -488,8 +488,17 @@ impl Ledger {
     }
 
     /// Takes back what ended terms have left in a record. Returns whether anything was.
-    fn reclaim(&self, now: Instant, quota: &SharedQuota, counted: Option<u32>, record: &mut Record) -> bool {
+    fn reclaim(
+        &self,
+        now: Instant,
+        key: LeaseKey,
+        quota: &SharedQuota,
+        counted: Option<u32>,
+        record: &mut Record,
+    ) -> bool {
         let mut is_changed = false;
+        // Servers count the connections of accounts, and of nothing else.
+        let has_counts = self.settings.has_counts && key.kind == fleet::key::Kind::Account;
         record.l.retain(|holder, entry| {
             if *holder == self.me {
                 return true;
@@ -508,7 +517,7 @@ impl Ledger {
                     (whereabouts, reading.is_some_and(|reading| reading.began >= since + self.settings.settle))
                 }
             };
-            let left = left(entry, whereabouts, counted.filter(|_| is_settled), self.settings.has_counts);
+            let left = left(entry, whereabouts, counted.filter(|_| is_settled), has_counts);
             is_changed |= left < entry.n || left == 0;
             entry.n = left;
             left > 0
