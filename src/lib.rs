@@ -32,7 +32,6 @@ mod config;
 mod dial;
 mod dispatch;
 mod events;
-#[allow(dead_code, reason = "what nobody calls yet is landing: the fleet's link, leases and pace")]
 mod fleet;
 mod fleet_link;
 mod growth;

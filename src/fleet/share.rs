@@ -29,19 +29,6 @@ pub fn max_min(total: u32, demands: &[u32]) -> Vec<u32> {
     parts
 }
 
-/// Like [`max_min`], and what nobody wants is spread evenly: the sum of the parts is `total`, unless there is nobody.
-pub fn spread(total: u32, demands: &[u32]) -> Vec<u32> {
-    let mut parts = max_min(total, demands);
-    let Some(many) = u32::try_from(parts.len()).ok().filter(|&many| many > 0) else { return parts };
-    let left = total - parts.iter().sum::<u32>();
-    let (each, mut remainder) = (left / many, left % many);
-    for part in &mut parts {
-        *part += each + u32::from(remainder > 0);
-        remainder = remainder.saturating_sub(1);
-    }
-    parts
-}
-
 /// The equal part of `total` of the member at `position` among `members`: the parts of all are `total`. A weir that
 /// counts itself alone has all of it.
 pub fn equal(total: u32, members: u32, position: u32) -> u32 {
@@ -62,9 +49,6 @@ mod tests {
         assert_eq!(max_min(10, &[3, 3, 3]), [3, 3, 3]);
         assert_eq!(max_min(2, &[9, 9, 9]), [1, 1, 0]);
         assert_eq!(max_min(5, &[]), [] as [u32; 0]);
-        assert_eq!(spread(10, &[3, 0, 0]), [6, 2, 2]);
-        assert_eq!(spread(10, &[0, 0, 0]), [4, 3, 3]);
-        assert_eq!(spread(u32::MAX, &[u32::MAX; 2]), [1 << 31, (1 << 31) - 1]);
         assert_eq!([0, 1, 2].map(|position| equal(100, 3, position)), [34, 33, 33]);
         assert_eq!(equal(100, 0, 0), 100);
     }
@@ -82,18 +66,6 @@ mod tests {
                     prop_assert!(parts.iter().all(|&other| other <= part + 1), "{parts:?} of {demands:?}");
                     prop_assert!(parts[..one].iter().zip(&demands).all(|(&p, &d)| p == d || p >= part));
                 }
-            }
-        }
-
-        #[test]
-        fn all_is_spread(total in 0u32..1000, demands in prop::collection::vec(0u32..300, 1..12)) {
-            let (parts, wanted) = (spread(total, &demands), max_min(total, &demands));
-            prop_assert_eq!(parts.iter().sum::<u32>(), total);
-            let more: Vec<_> = parts.iter().zip(&wanted).map(|(part, wanted)| part - wanted).collect();
-            let (least, most) = (*more.iter().min().unwrap(), *more.iter().max().unwrap());
-            prop_assert!(most - least <= 1, "{more:?}");
-            if most > 0 {
-                prop_assert_eq!(&wanted, &demands, "nobody has more than it wants before all have what they want");
             }
         }
 

@@ -498,7 +498,7 @@ impl Ledger {
     ) -> bool {
         let mut is_changed = false;
         // Servers count the connections of accounts, and of nothing else.
-        let has_counts = self.settings.has_counts && key.kind == fleet::key::Kind::Account;
+        let has_counts = self.settings.has_counts && key.kind == crate::fleet::key::Kind::Account;
         record.l.retain(|holder, entry| {
             if *holder == self.me {
                 return true;
