@@ -124,7 +124,7 @@ impl Side for ServerSide {
     fn pass(&mut self, mut chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
         while !chunk.is_empty() {
             if self.is_news_due {
-                let Some(end) = self.framing.to_boundary(chunk) else {
+                let Some(end) = self.framing.pass_boundary(chunk) else {
                     out.put(chunk);
                     return Ok(());
                 };

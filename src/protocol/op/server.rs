@@ -126,7 +126,7 @@ impl ServerFraming {
         clippy::indexing_slicing,
         reason = "`at` is below the length of the chunk, and each step consumes at most the rest of it"
     )]
-    pub fn to_boundary(&mut self, chunk: &[u8]) -> Option<usize> {
+    pub fn pass_boundary(&mut self, chunk: &[u8]) -> Option<usize> {
         let mut at = 0;
         while !self.at_boundary() {
             if at == chunk.len() {

@@ -160,7 +160,7 @@ fn the_end_of_an_operation_is_found_from_every_byte() {
             let mut at = cut;
             let end = loop {
                 let part = &stream[at..stream.len().min(at + chunk)];
-                match framing.to_boundary(part) {
+                match framing.pass_boundary(part) {
                     Some(read) => break at + read,
                     None => at += part.len(),
                 }
@@ -173,6 +173,6 @@ fn the_end_of_an_operation_is_found_from_every_byte() {
     }
     let mut framing = ServerFraming::new(Capture::InfoOnly);
     assert_eq!(framing.scan(b"MSG a 1 2\r\nhi"), ServerScan::Pass);
-    assert_eq!((framing.to_boundary(b"\rx"), framing.at_boundary()), (Some(1), false));
+    assert_eq!((framing.pass_boundary(b"\rx"), framing.at_boundary()), (Some(1), false));
     assert_eq!(framing.scan(b"x"), ServerScan::Violation { at: 0 }, "the scan finds the byte");
 }
