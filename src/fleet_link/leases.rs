@@ -153,7 +153,7 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
     let wake = Arc::clone(&wanted);
     fleet.link().leases().calls(move || wake.notify_one());
     let mut under_way = FuturesUnordered::new();
-    let mut told = Told::default();
+    let (mut told, mut around) = (Told::default(), Around::default());
     let mut shown = Instant::now();
     loop {
         let (bucket, why_not) = {
@@ -161,7 +161,7 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
             (found.bucket.clone(), found.why_not.clone())
         };
         let (operations, invalid) = {
-            let surroundings = surroundings(link);
+            let surroundings = around.look(link, shared);
             let settings = Settings {
                 is_split_only: !fleet.link().wants_leases(),
                 has_counts: wishes.has_counts,
@@ -245,13 +245,44 @@ fn quotas(link: &FleetLink) -> Vec<Quota> {
     all
 }
 
-fn surroundings(link: &FleetLink) -> Surroundings {
-    let peers = link.fleet.peers();
-    Surroundings {
-        live: peers.weirs(),
-        position: peers.position(),
-        others_have_leases: peers.iter().any(|peer| peer.last().leases_ok),
-        is_connected: link.connection.is_up(),
+/// Servers that are there for less than this may yet show who else is in the fleet. In it a weir that has no lease
+/// admits nobody under a shared quota: all that have been waiting for the servers would otherwise think to be alone.
+const EARLY: Duration = Duration::from_millis(1500);
+
+/// Who was there while the connection was is told for so long after it has gone: peers are forgotten before.
+const REMEMBER: Duration = Duration::from_secs(10);
+
+/// What of the fleet the ledger is told.
+#[derive(Default)]
+struct Around {
+    reachable_since: Option<Instant>,
+    /// The most weirs of late, the place of this one among them, and when that was.
+    most: Option<(u32, u32, Instant)>,
+}
+
+impl Around {
+    fn look(&mut self, link: &FleetLink, shared: &Shared) -> Surroundings {
+        let (now, peers, is_connected) = (timer::now(), link.fleet.peers(), link.connection.is_up());
+        let is_reachable = shared.servers.iter().any(|server| server.is_reachable(now));
+        self.reachable_since = is_reachable.then(|| self.reachable_since.unwrap_or(now));
+        let here = (peers.weirs(), peers.position());
+        let is_old = |at: Instant| now.saturating_duration_since(at) >= REMEMBER;
+        // Without a connection the last ones that were heard of are there still, for all that is known.
+        let is_news = self.most.is_none_or(|(live, _, at)| live <= here.0 || is_connected && is_old(at));
+        if is_news {
+            self.most = Some((here.0, here.1, now));
+        }
+        let (live, position) = match self.most {
+            Some((live, position, _)) if !is_connected => (live, position),
+            _ => here,
+        };
+        Surroundings {
+            live,
+            position,
+            others_have_leases: peers.iter().any(|peer| peer.last().leases_ok),
+            is_connected,
+            is_early: self.reachable_since.is_none_or(|since| now.saturating_duration_since(since) < EARLY),
+        }
     }
 }
 

@@ -163,13 +163,14 @@ async fn a_quota_is_one_for_two_weirs() {
     two.kill9();
     eventually(PATIENCE, "the lease of a dead weir is taken", async || {
         clients.extend(attempts(&[&one], 5).await);
-        match cluster.account_connections("ORDERS").await {
-            10 => Ok(()),
+        match one.metrics().await.sum("weir_sessions_active") {
+            10.0 => Ok(()),
             held => Err(held),
         }
     })
     .await;
     assert!(attempts(&[&one], 5).await.is_empty(), "the quota is full");
+    assert_eq!(cluster.account_connections("ORDERS").await, 10);
 }
 
 /// Servers count nobody's connections by user: the lease of a weir that is gone comes free all the same.
@@ -187,13 +188,14 @@ async fn the_quota_of_a_user_comes_free_when_a_weir_is_killed() {
     let mut more = Vec::new();
     eventually(PATIENCE, "the lease of a dead weir is taken", async || {
         more.extend(attempts(&[&one], 6).await);
-        match cluster.account_connections("ORDERS").await {
-            6 => Ok(()),
+        match one.metrics().await.sum("weir_sessions_active") {
+            6.0 => Ok(()),
             held => Err(held),
         }
     })
     .await;
     assert!(!more.is_empty() && attempts(&[&one], 3).await.is_empty(), "the quota is full");
+    assert_eq!(cluster.account_connections("ORDERS").await, 6);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

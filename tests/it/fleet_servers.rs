@@ -87,40 +87,6 @@ async fn a_full_server_gets_nobody_from_any_weir_and_nobody_is_refused() {
     direct.end().await;
 }
 
-/// However many come at once, no server reaches its limit, and no slot that the weirs may fill stays empty.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_through_three_weirs_fill_the_servers_and_no_server_ever_refuses() {
-    const EACH: usize = 100;
-    let cluster = three_servers(|server| server.max_connections(EACH as u64)).await;
-    let fleet = Fleet::start(3, &WeirConfig::of(&cluster).default_settings().cluster("reserve = 5")).await;
-    let crowd = Crowd::spread(&fleet.addresses(), 1000, Habit::NATS_GO, |_| orders());
-    // The weirs' own connections may be in the reserve or beside it.
-    let most = 3 * (EACH - 5);
-    eventually(2 * PATIENCE, "the servers are full", async || match crowd.connected() {
-        n if n >= most - fleet.weirs.len() => Ok(()),
-        n => Err((n, shares(&cluster).await, crowd.ends())),
-    })
-    .await;
-    let tried = crowd.attempts();
-    eventually(2 * PATIENCE, "everyone outside has tried again", async || match crowd.attempts() {
-        now if now >= tried + 1000 => Ok(()),
-        now => Err(now),
-    })
-    .await;
-    let at_once = crowd.most_connected();
-    assert!(at_once <= 3 * EACH, "{at_once} at once: {most} and the reserve");
-    assert_eq!(crowd.lost(), 0, "{:?}", crowd.ends());
-    assert!(!cluster.log_contains(FULL), "no server ever had to refuse");
-    crowd.end().await;
-    fleet.assert_idle().await;
-
-    // After all have left, all of these get in: nobody is refused while there is room.
-    let clients = Crowd::spread(&fleet.addresses(), 240, Habit::NATS_GO, |_| orders());
-    clients.settles_at(240).await;
-    assert!(!cluster.log_contains(FULL), "no server ever had to refuse");
-    clients.end().await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_know_two_weirs_are_all_back_when_one_is_killed() {
     let cluster = three_servers(|server| server).await;

@@ -42,7 +42,7 @@ const MOST_QUOTAS: usize = 500_000;
 const NOT_TOLD: Duration = Duration::from_secs(3);
 
 /// What the rest of weir knows of the fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Surroundings {
     /// Weirs whose beats arrive, this one included.
     pub live: u32,
@@ -52,6 +52,8 @@ pub struct Surroundings {
     pub others_have_leases: bool,
     /// Whether the fleet's connection is there.
     pub is_connected: bool,
+    /// Whether the servers are there for so short a time, or not at all, that others may be heard of soon.
+    pub is_early: bool,
 }
 
 /// How leases are used.
@@ -145,7 +147,7 @@ impl Ledger {
             book,
             standing,
             settings,
-            surroundings: Surroundings { live: 1, position: 0, others_have_leases: false, is_connected: false },
+            surroundings: Surroundings::default(),
             own,
             own_under_way: false,
             says_bye: false,
@@ -399,10 +401,10 @@ impl Ledger {
         if self.standing.is_valid(now) {
             return;
         }
-        let Surroundings { live, position, others_have_leases, is_connected } = self.surroundings;
+        let Surroundings { live, position, others_have_leases, is_connected, is_early } = self.surroundings;
         let only = self.settings.is_split_only;
         // Who has been a member and is connected waits for the bucket: others may have leases.
-        let may_split = only || !is_connected || !self.own.was_member() && !others_have_leases;
+        let may_split = only || !is_early && (!is_connected || !self.own.was_member() && !others_have_leases);
         let may_grow = !self.standing.is_by_floors(now);
         for quota in self.quotas.values() {
             let most = quota.allowance.as_ref().and_then(|allowance| allowance.quota());

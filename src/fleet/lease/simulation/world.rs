@@ -300,7 +300,7 @@ impl World {
         if one.network != Network::Nothing && one.standing.is_valid(now) {
             one.was_cut = false;
         }
-        one.ledger.surroundings(Surroundings { live, position, others_have_leases, is_connected });
+        one.ledger.surroundings(Surroundings { live, position, others_have_leases, is_connected, is_early: false });
         for operation in one.ledger.next(now) {
             if let Some(after) = self.way() {
                 self.later(after, Event::Requested(weir, operation.clone()));
