@@ -83,14 +83,14 @@ async fn clients_of_a_weir_that_dies_go_to_the_other() {
         loop {
             publisher.publish("large", &sent).await.expect("published");
             publisher.round_trip().await.expect("passed on");
+            // Nobody reads meanwhile: the server ends a subscriber with 64 MiB outstanding.
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     });
     let second = fleet::config(&of_all, 2).start().await;
     let both = of(&[&first, &second]);
     greets_with(&first, &both).await;
     greets_with(&second, &both).await;
-    // async-nats takes addresses from the INFO by which it connects, and from no later one.
-    let clients: Vec<Client> = join_all((0..20).map(|_| nats(&first))).await;
     is_told(&mut before, &both, &[]).await;
     assert!(is_told(&mut busy, &both, &payload).await > 0, "INFO came between messages");
     for _ in 0..3 {
@@ -99,6 +99,8 @@ async fn clients_of_a_weir_that_dies_go_to_the_other() {
     publisher.abort();
     drop((before, busy));
 
+    // async-nats takes addresses from the INFO by which it connects, and from no later one.
+    let clients: Vec<Client> = join_all((0..20).map(|_| nats(&first))).await;
     first.kill9();
     eventually(PATIENCE, "all are at the other weir", async || {
         let sessions = second.metrics().await.sum("weir_sessions_active");
