@@ -75,6 +75,45 @@ async fn a_weir_that_stood_still_admits_nobody_too_many_when_it_wakes() {
     fleet.assert_idle().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_weir_that_is_kept_from_the_bucket_keeps_its_sessions_and_admits_nobody_too_many() {
+    let mut cluster = three_servers(|server| server).await;
+    let fleet = Fleet::start(3, &with_quota(WeirConfig::of(&cluster).default_settings())).await;
+    let all = fleet.addresses();
+    let mut before = few(&fleet.weirs[2], 10).await;
+    // It may have taken its lease before it saw the others in the bucket. It keeps that; its floor falls to a third.
+    let mut lease = 0;
+    eventually(PATIENCE, "its floor is a third", async || {
+        let shown = fleet::fleetz(&fleet.weirs[2]).await["quotas"][0]["weirs"].clone();
+        let own = shown.as_array().and_then(|all| all.iter().find(|one| one["id"] == "weir-3"));
+        let told = own.and_then(|one| Some((one["lease"].as_u64()?, one["floor"].as_u64()?)));
+        match told {
+            Some((now, floor)) if floor <= SHARE as u64 => {
+                lease = now as usize;
+                Ok(())
+            }
+            _ => Err(shown),
+        }
+    })
+    .await;
+    fleet::cut_from_bucket(&mut cluster, 3).await;
+    let own = come(&all[2..], 100);
+    let others = come(&all[..2], 200);
+    reaches(&others, QUOTA - lease.max(SHARE)).await;
+    never_over(&cluster).await;
+    still_there(&mut before).await;
+    fleet::let_to_bucket(&mut cluster, 3).await;
+    fills(&cluster).await;
+    // It takes part again: what others give back, its own clients get.
+    others.end().await;
+    reaches(&own, QUOTA - 10).await;
+    fills(&cluster).await;
+    still_there(&mut before).await;
+    drop(before);
+    own.end().await;
+    fleet.assert_idle().await;
+}
+
 /// Three servers that listen everywhere, and a fleet of three of which the last is behind links of its own: one for its
 /// clients, which is never cut, and one to each server.
 async fn with_one_behind_links() -> (Cluster, Fleet, Vec<Link>) {

@@ -405,7 +405,7 @@ impl Ledger {
         let only = self.settings.is_split_only;
         // Who has been a member and is connected waits for the bucket: others may have leases.
         let may_split = only || !is_early && (!is_connected || !self.own.was_member() && !others_have_leases);
-        let may_grow = !self.standing.is_by_floors(now);
+        let may_grow = is_early || !self.standing.is_by_floors(now);
         for quota in self.quotas.values() {
             let most = quota.allowance.as_ref().and_then(|allowance| allowance.quota());
             quota.splits(

@@ -255,6 +255,8 @@ impl SharedQuota {
             });
             let is_in_use = is_used || used.held > 0;
             is_changed |= lease != certain
+                // A floor from when fewer weirs lived keeps the others out if this one is cut off.
+                || is_in_use && recorded.is_some_and(|entry| entry.f > floor)
                 || is_in_use && (recorded.is_none_or(|entry| entry.n != lease) || !is_told)
                 || !is_in_use && own_entry.is_some();
             if !is_changed {
