@@ -33,6 +33,25 @@ async fn reaches(crowd: &Crowd, n: usize) {
     .await;
 }
 
+/// The lease of the third weir, once its floor is a third: it may have taken the lease before it saw the others in the
+/// bucket, and keeps what nobody wants.
+async fn lease_of_third(fleet: &Fleet) -> usize {
+    let mut lease = 0;
+    eventually(PATIENCE, "its floor is a third", async || {
+        let shown = fleet::fleetz(&fleet.weirs[2]).await["quotas"][0]["weirs"].clone();
+        let own = shown.as_array().and_then(|all| all.iter().find(|one| one["id"] == "weir-3"));
+        match own.and_then(|one| Some((one["lease"].as_u64()?, one["floor"].as_u64()?))) {
+            Some((now, floor)) if floor <= SHARE as u64 => {
+                lease = now as usize;
+                Ok(())
+            }
+            _ => Err(shown),
+        }
+    })
+    .await;
+    lease
+}
+
 /// Waits until the servers have the whole quota, and never had more.
 async fn fills(cluster: &Cluster) {
     eventually(PATIENCE, "the whole quota is in use", async || match cluster.account_connections("ORDERS").await {
@@ -55,6 +74,7 @@ async fn a_weir_that_stood_still_admits_nobody_too_many_when_it_wakes() {
     let mut fleet = Fleet::start(3, &with_quota(WeirConfig::of(&cluster).default_settings())).await;
     let all = fleet.addresses();
     let mut before = few(&fleet.weirs[2], 10).await;
+    let lease = lease_of_third(&fleet).await;
     fleet.weirs[2].stand_still();
     for weir in &fleet.weirs[..2] {
         fleet::sees(weir, 2).await;
@@ -62,7 +82,7 @@ async fn a_weir_that_stood_still_admits_nobody_too_many_when_it_wakes() {
     // These wait in the kernel's queue of the weir that stands still, with whatever it has leased.
     let late = come(&all[2..], 60);
     let others = come(&all[..2], 200);
-    reaches(&others, QUOTA - SHARE - 10).await;
+    reaches(&others, QUOTA - lease.max(SHARE)).await;
     never_over(&cluster).await;
     fleet.weirs[2].go_on();
     fills(&cluster).await;
@@ -81,21 +101,7 @@ async fn a_weir_that_is_kept_from_the_bucket_keeps_its_sessions_and_admits_nobod
     let fleet = Fleet::start(3, &with_quota(WeirConfig::of(&cluster).default_settings())).await;
     let all = fleet.addresses();
     let mut before = few(&fleet.weirs[2], 10).await;
-    // It may have taken its lease before it saw the others in the bucket. It keeps that; its floor falls to a third.
-    let mut lease = 0;
-    eventually(PATIENCE, "its floor is a third", async || {
-        let shown = fleet::fleetz(&fleet.weirs[2]).await["quotas"][0]["weirs"].clone();
-        let own = shown.as_array().and_then(|all| all.iter().find(|one| one["id"] == "weir-3"));
-        let told = own.and_then(|one| Some((one["lease"].as_u64()?, one["floor"].as_u64()?)));
-        match told {
-            Some((now, floor)) if floor <= SHARE as u64 => {
-                lease = now as usize;
-                Ok(())
-            }
-            _ => Err(shown),
-        }
-    })
-    .await;
+    let lease = lease_of_third(&fleet).await;
     fleet::cut_from_bucket(&mut cluster, 3).await;
     let own = come(&all[2..], 100);
     let others = come(&all[..2], 200);
