@@ -66,6 +66,13 @@ pub mod internals {
     pub mod config {
         pub use crate::config::{Config, Key, NewClients, ServerArg, keys};
     }
+    pub mod fleet {
+        pub mod lease {
+            pub mod record {
+                pub use crate::fleet::lease::record::{LONGEST, MOST_ENTRIES, Membership, Record};
+            }
+        }
+    }
     pub mod identity {
         pub use crate::identity::{ClientKey, Credential, Keys};
     }

@@ -63,6 +63,7 @@ pub struct Record {
     /// Connections that did not come through a weir.
     #[serde(default)]
     pub past: u32,
+    /// The leases, by who holds them.
     #[serde(default)]
     pub l: BTreeMap<Holder, Entry>,
     #[serde(flatten)]
@@ -151,6 +152,7 @@ impl Record {
 }
 
 impl Membership {
+    /// A membership in this term, which has told nothing yet.
     pub fn new(t: u32) -> Self {
         Self { v: VERSION, t, bye: false, o: BTreeMap::new(), a: Addresses::default(), unknown: Map::new() }
     }
