@@ -216,6 +216,30 @@ pub enum InvalidBeat {
 }
 
 impl Beat {
+    /// Of the process `run` of the weir `id`, which holds nothing, waits for nobody and has its leases.
+    pub fn new(id: MemberId, run: u64) -> Self {
+        Self {
+            v: VERSION,
+            id,
+            run,
+            n: 0,
+            up_ms: 0,
+            every_ms: 250,
+            version: String::new(),
+            advertise: Vec::new(),
+            sessions: 0,
+            waiting: 0,
+            arrivals: 0,
+            admitted: 0,
+            leases_ok: true,
+            next: None,
+            rates: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            all_of: None,
+        }
+    }
+
     /// Reads a message.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     fleet::{
-        beat::{AccountBeat, Beat, MOST_ACCOUNTS, ServerBeat, VERSION},
+        beat::{AccountBeat, Beat, MOST_ACCOUNTS, ServerBeat},
         key::Key,
         link::Counted,
     },
@@ -169,14 +169,9 @@ fn gather(link: &FleetLink, shared: &Shared) -> Beat {
     let (fleet, counters) = (&link.fleet, &shared.counters);
     let waiting = number(shared.admission.waiting().all());
     Beat {
-        v: VERSION,
-        id: fleet.id().clone(),
-        run: fleet.run(),
-        n: 0,
         up_ms: STARTED.elapsed().map_or(0, |up| u64::try_from(up.as_millis()).unwrap_or(u64::MAX)),
         every_ms: millis(BUSY),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        advertise: Vec::new(),
         sessions: number(shared.sessions.len()),
         waiting,
         arrivals: shared.next_id.load(Relaxed) - 1,
@@ -185,8 +180,7 @@ fn gather(link: &FleetLink, shared: &Shared) -> Beat {
         next: shared.servers.fleet_pace().map(|pace| pace.next_beat()),
         rates: shared.admission.share_rates(timer::now()),
         servers: servers(link, shared),
-        accounts: BTreeMap::new(),
-        all_of: None,
+        ..Beat::new(fleet.id().clone(), fleet.run())
     }
 }
 

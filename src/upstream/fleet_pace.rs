@@ -238,10 +238,7 @@ impl Servers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        fleet::beat::VERSION,
-        upstream::{Params, Placement, ServerParams, Slot, Urgency, concurrency::login_speed::ComparedLogin},
-    };
+    use crate::upstream::{Params, Placement, ServerParams, Slot, Urgency, concurrency::login_speed::ComparedLogin};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -274,24 +271,11 @@ mod tests {
             self.beats += 1;
             let servers = self.servers.iter().map(|one| (one.fleet_key(self.fleet.keys()), one.beat(now, 0)));
             Beat {
-                v: VERSION,
-                id: self.fleet.id().clone(),
-                run: 1,
                 n: self.beats,
                 up_ms: self.beats,
-                every_ms: 250,
-                version: String::new(),
-                advertise: Vec::new(),
-                sessions: 0,
-                waiting: 0,
-                arrivals: 0,
-                admitted: 0,
-                leases_ok: true,
                 next: self.servers.fleet_pace().map(|pace| pace.next_beat()),
-                rates: BTreeMap::new(),
                 servers: servers.collect(),
-                accounts: BTreeMap::new(),
-                all_of: None,
+                ..Beat::new(self.fleet.id().clone(), 1)
             }
         }
 

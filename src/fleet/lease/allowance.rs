@@ -104,7 +104,7 @@ pub struct Allowance {
     lease: AtomicU32,
     /// What it may have while leases are not in force.
     floor: AtomicU32,
-    /// It takes no more than this for now, since others have less than their share.
+    /// It takes no more than this while others have less than their share.
     cap: AtomicU32,
     /// The ledger is woken when so many are held.
     wake_at: AtomicU32,
@@ -174,7 +174,7 @@ impl Allowance {
         Some(in_force.min(quota))
     }
 
-    /// Whether it goes by its floor, or by the split, for now.
+    /// Whether it goes by its floor or by the split at this moment.
     pub fn is_by_floor(&self, now: Instant) -> bool {
         self.standing.is_by_floors(now)
     }

@@ -37,7 +37,7 @@ pub struct Plan {
     pub floor: u32,
     /// What it could use.
     pub want: u32,
-    /// It takes no more than this for now, since others have less than their share.
+    /// It takes no more than this while others have less than their share.
     pub cap: u32,
     /// It should look again when it holds so many.
     pub wake_at: u32,

@@ -3,10 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fleet::{
-    beat::VERSION,
-    key::{Keys, Kind},
-};
+use crate::fleet::key::{Keys, Kind};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -26,26 +23,7 @@ fn account(n: usize) -> Key {
 
 fn beat(name: &str, run: u64, n: u64, held: u32) -> Beat {
     let one = ServerBeat { held, open: held, taken: held.into(), handshakes: 1, ..Default::default() };
-    Beat {
-        v: VERSION,
-        id: id(name),
-        run,
-        n,
-        up_ms: 250 * n,
-        every_ms: 250,
-        version: String::new(),
-        advertise: Vec::new(),
-        sessions: held,
-        waiting: 0,
-        arrivals: 0,
-        admitted: 0,
-        leases_ok: true,
-        next: None,
-        rates: BTreeMap::new(),
-        servers: [(server(), one)].into(),
-        accounts: BTreeMap::new(),
-        all_of: None,
-    }
+    Beat { n, up_ms: 250 * n, sessions: held, servers: [(server(), one)].into(), ..Beat::new(id(name), run) }
 }
 
 fn holding(n: usize, held: u32) -> (Key, AccountBeat) {

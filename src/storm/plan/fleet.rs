@@ -4,13 +4,7 @@
 use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 
 use crate::{
-    fleet::{
-        beat::{Beat, VERSION},
-        key::Keys,
-        member::MemberId,
-        peers::Peers,
-        share,
-    },
+    fleet::{beat::Beat, key::Keys, member::MemberId, peers::Peers, share},
     storm::plan::{
         Plan,
         calendar::Nanos,
@@ -87,24 +81,11 @@ impl Fleet {
         self.sent[at] += 1;
         let Some(id) = MemberId::new(&format!("weir-{n}")).ok() else { return };
         let beat = Beat {
-            v: VERSION,
-            id,
-            run: u64::from(n) + 1,
             n: self.sent[at],
             up_ms: world.now / 1_000_000,
             every_ms: self.every_ms(),
-            version: String::new(),
-            advertise: Vec::new(),
-            sessions: 0,
-            waiting: 0,
-            arrivals: 0,
-            admitted: 0,
-            leases_ok: true,
-            next: None,
-            rates: Default::default(),
             servers: self.weirs[at].told(world.now, &self.keys),
-            accounts: Default::default(),
-            all_of: None,
+            ..Beat::new(id, u64::from(n) + 1)
         };
         self.beats[at].push_back(beat);
         world.schedule(world.now + self.delay.as_nanos() as Nanos, HEARD, n, 0);

@@ -5,12 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    fleet::{
-        beat::{Beat, VERSION},
-        key::Keys,
-        member::MemberId,
-        peers::Peers,
-    },
+    fleet::{beat::Beat, key::Keys, member::MemberId, peers::Peers},
     upstream::{
         Params, Placement, Reading, ServerId, ServerParams, Servers, Slot, Urgency,
         concurrency::login_speed::ComparedLogin, reconciled_count::ReadingEpoch,
@@ -224,24 +219,12 @@ impl World {
         weir.told = told;
         weir.beats += 1;
         let beat = Beat {
-            v: VERSION,
-            id: MemberId::new(&format!("w{w}")).unwrap(),
-            run: w as u64 + 1,
             n: weir.beats,
             up_ms: self.now.saturating_duration_since(self.start).as_millis() as u64,
             every_ms: every_ms as u32,
-            version: String::new(),
-            advertise: Vec::new(),
-            sessions: 0,
             waiting: weir.waiting,
-            arrivals: 0,
-            admitted: 0,
-            leases_ok: true,
-            next: None,
-            rates: Default::default(),
             servers: list.iter().map(|one| (one.fleet_key(&self.keys), one.beat(self.now, weir.waiting))).collect(),
-            accounts: Default::default(),
-            all_of: None,
+            ..Beat::new(MemberId::new(&format!("w{w}")).unwrap(), w as u64 + 1)
         };
         drop(list);
         self.sent += 1;

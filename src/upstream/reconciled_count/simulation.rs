@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::fleet::{
-    beat::{Beat, ServerBeat, VERSION},
+    beat::{Beat, ServerBeat},
     key::Key,
     member::MemberId,
     peers::Peers,
@@ -118,24 +118,10 @@ impl World {
         // Each peer's clock began at another moment.
         let up = self.now.saturating_duration_since(self.start) + Duration::from_secs(n as u64);
         let beat = Beat {
-            v: VERSION,
-            id: MemberId::new(&format!("w{n}")).unwrap(),
-            run: n as u64 + 1,
             n: peer.beats,
             up_ms: up.as_millis() as u64,
-            every_ms: 250,
-            version: String::new(),
-            advertise: Vec::new(),
-            sessions: 0,
-            waiting: 0,
-            arrivals: 0,
-            admitted: 0,
-            leases_ok: true,
-            next: None,
-            rates: Default::default(),
             servers: [(Key::LOWEST, server)].into(),
-            accounts: Default::default(),
-            all_of: None,
+            ..Beat::new(MemberId::new(&format!("w{n}")).unwrap(), n as u64 + 1)
         };
         let times = if self.lossy { [0, 1, 1, 1, 1, 1, 1, 2][self.rng.usize(0..8)] } else { 1 };
         for _ in 0..times {

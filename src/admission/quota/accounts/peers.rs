@@ -119,10 +119,7 @@ mod tests {
     use super::*;
     use crate::{
         admission::{AccountLimits, Proof, Quota},
-        fleet::{
-            beat::{Beat, VERSION},
-            member::MemberId,
-        },
+        fleet::{beat::Beat, member::MemberId},
     };
 
     fn fleet() -> Arc<Fleet> {
@@ -132,24 +129,11 @@ mod tests {
     fn beat(run: u64, n: u64, accounts: &[(Key, u32)]) -> Beat {
         let of = |held: u32| AccountBeat { held, open: held, taken: held.into(), ..Default::default() };
         Beat {
-            v: VERSION,
-            id: MemberId::new("peer").unwrap(),
-            run,
             n,
             up_ms: 1000 * n,
-            every_ms: 250,
-            version: String::new(),
-            advertise: Vec::new(),
-            sessions: 0,
-            waiting: 0,
-            arrivals: 0,
-            admitted: 0,
-            leases_ok: true,
-            next: None,
-            rates: Default::default(),
-            servers: Default::default(),
             accounts: accounts.iter().map(|(key, held)| (*key, of(*held))).collect(),
             all_of: Some((Key::LOWEST, Key::HIGHEST)),
+            ..Beat::new(MemberId::new("peer").unwrap(), run)
         }
     }
 
