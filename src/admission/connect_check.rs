@@ -15,7 +15,7 @@ use crate::{
         deadlines,
         queue::waiting::{Ticket, Waiter, WaitingClient},
         quota::{account::AccountSlot, limit::Permit, sources::Source, users_and_names::QuotaIdentity},
-        retry_schedule::{Situation, answer_at},
+        retry_schedule::{Situation, answer_at, lease_check},
     },
     client_library::returns::Return,
     outcome::Refusal,
@@ -249,6 +249,7 @@ impl<W: Waiter> Admission<W> {
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
         }
+        let waits_for_lease = waiting.account.waits_for().is_some();
         let ticket = state.queue.push(waiting, seniority);
         self.queued.store(state.queue.len(), Relaxed);
         let rate_is_known = self.pace_with(state.throughput.rate(now)).is_some();
@@ -258,7 +259,10 @@ impl<W: Waiter> Admission<W> {
             Blocked::Full => Situation::QueuedWithoutRoom,
             Blocked::AccountRate | Blocked::Lease(_) | Blocked::NotYet => Situation::Queued { rate_is_known },
         };
-        let (check_at, _) = answer_at(situation, returns, last_turn, self.refusal_spread(), now, rng);
+        let (mut check_at, _) = answer_at(situation, returns, last_turn, self.refusal_spread(), now, rng);
+        if waits_for_lease {
+            check_at = check_at.min(lease_check(now, rng));
+        }
         Verdict::Hold { ticket, check_at }
     }
 

@@ -31,6 +31,8 @@ const RATE_UNKNOWN_CHECK: Duration = Duration::from_millis(400);
 const PAUSED_CHECK: Duration = Duration::from_secs(1);
 /// A client whose turn comes in time only at the upper bound of the service rate is looked at again within this.
 pub(super) const RATE_UNCERTAIN_CHECK: Duration = Duration::from_millis(200);
+/// Whether a client waits in vain for a place of a lease is looked at again within this.
+const LEASE_CHECK: Duration = Duration::from_millis(300);
 
 /// What is known of a client's turn when it is decided when to answer it.
 #[derive(Debug)]
@@ -117,6 +119,11 @@ pub fn answer_at(
         (Situation::TooLate { .. }, _) => now,
     };
     (at, None)
+}
+
+/// When to look again whether a client waits in vain for a place of a lease: sooner than its turn may be looked at.
+pub(super) fn lease_check(now: Instant, rng: &mut fastrand::Rng) -> Instant {
+    random_within(now + LEASE_CHECK, now, rng)
 }
 
 /// A random moment before `until`. So clients that cannot be served are told at different times and come back spread

@@ -12,13 +12,16 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::fleet_link::{connection::Connection, subjects::Subjects};
 
 /// How long the servers may take to answer. A write whose answer comes later may still have been made: its outcome is
 /// unknown. Less than leases are in force without a write (2.5 s), so that there is time for another try.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How often it is looked whether a new bucket has a leader by now.
+const LEADER_CHECK: Duration = Duration::from_millis(20);
 
 /// How long the mark of a deleted key stays, so that whoever was cut off meanwhile finds a revision that is not its
 /// own. Without this the ids of all weirs that ever were would stay. Servers before 2.11 keep them.
@@ -37,6 +40,8 @@ pub enum NoBucket {
     NotEnabled,
     #[error("JetStream does not answer")]
     NoAnswer,
+    #[error("the bucket has no leader")]
+    NoLeader,
     #[error("JetStream makes no bucket: {0}")]
     NotMade(String),
     #[error("the bucket is not fit for leases: {0}")]
@@ -53,6 +58,9 @@ impl NoBucket {
             Self::NoAnswer => "look at the JetStream meta group (`nats server report jetstream`) and at the \
                                permissions of the login (`weir check --connect`)"
                 .to_owned(),
+            Self::NoLeader => {
+                "look at its copies (`nats stream info`): more than half of their servers must be there".to_owned()
+            }
             Self::NotMade(_) => "look at the limits of the account, or write replicas in [fleet]".to_owned(),
             Self::Unfit(_) => format!("remove it (`nats stream rm {stream}`): weir makes it anew"),
         }
@@ -107,6 +115,7 @@ impl Bucket {
             None => make(&context, subjects, replicas, servers).await?,
         };
         is_fit(&stream.cached_info().config)?;
+        let stream = with_leader(stream).await?;
         Ok(Self { context, stream, subjects: subjects.clone() })
     }
 
@@ -192,6 +201,19 @@ impl Bucket {
             Some(Entry { key, revision, value: (!is_deleted).then(|| message.payload.clone()) })
         }))
     }
+}
+
+/// Waits until the copies of the bucket have a leader: they elect it once it is made, and nobody answers a write before.
+async fn with_leader(mut stream: stream::Stream) -> Result<stream::Stream, NoBucket> {
+    let elected = async {
+        while stream.cached_info().cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none()) {
+            sleep(LEADER_CHECK).await;
+            // Where this fails nobody knows more than before.
+            let _ = stream.info().await;
+        }
+        stream
+    };
+    timeout(ANSWER_TIMEOUT, elected).await.map_err(|_| NoBucket::NoLeader)
 }
 
 async fn find(context: &Context, subjects: &Subjects) -> Result<Option<stream::Stream>, NoBucket> {

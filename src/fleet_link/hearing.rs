@@ -126,6 +126,7 @@ impl Hearing<'_> {
     fn report(&self, heard: &Heard) {
         let (beat, mut ledger) = (&heard.beat, self.link.fleet.ledger());
         let holder = Holder::new(&beat.id, beat.run);
+        ledger.heard(timer::now(), &holder);
         let of_account = |key| LeaseKey { kind: Kind::Account, key };
         for (key, one) in &beat.accounts {
             ledger.reported(&holder, of_account(*key), one.held, beat.leases_ok);

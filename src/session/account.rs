@@ -14,6 +14,7 @@ use crate::{
     admission::{AccountSlot, Claim, Pass},
     cluster::account_lookup::{AccountLookup, Then},
     dial::LoggedIn,
+    fleet::lease::allowance::LeaseWait,
     identity::CredentialKey,
     net::timer::now,
     outcome::Refusal,
@@ -105,9 +106,9 @@ pub(super) async fn enter_shared(
             entered => return entered,
         };
         if waits.is_none() {
-            waits = shared.admission.accounts().find(account).and_then(|account| Some(account.allowance()?.wait()));
+            waits = shared.admission.accounts().find(account).and_then(|account| account.allowance()?.wait(now()));
         }
-        if !waits.as_ref().is_some_and(|wait| wait.allowance().may_grow()) {
+        if waits.as_ref().is_none_or(LeaseWait::is_in_vain) {
             return Err(reason);
         }
         sleep(ASK_AGAIN).await;

@@ -12,7 +12,7 @@ use crate::{
         controller::Admission,
         queue::waiting::{Ticket, Waiter},
         quota::{account::LoginOf, logins::Avoided},
-        retry_schedule::{Estimate, Situation, answer_at},
+        retry_schedule::{Estimate, Situation, answer_at, lease_check},
     },
     client_library::returns::Return,
     outcome::Refusal,
@@ -77,6 +77,7 @@ impl<W: Waiter> Admission<W> {
             let Some((client, ahead)) = state.queue.find(ticket) else { return WaitEstimate::Gone };
             let (last_turn, returns, scheduled_retry) = (client.last_turn(), client.returns, client.scheduled_retry);
             let left = last_turn.saturating_duration_since(now);
+            let by_lease = client.account.waits_for().is_some().then(|| lease_check(now, rng));
             // The next client stays as long as there is time, whatever the rate was.
             let turn_after = |rate: f64| if ahead == 0 { Duration::ZERO } else { seconds(ahead as f64 / rate) };
             let longest = left.mul_f64(SAFETY_FACTOR);
@@ -97,7 +98,8 @@ impl<W: Waiter> Admission<W> {
                     Some(_) => Estimate::Rate,
                 };
                 let situation = Situation::InTime(estimate);
-                Some(answer_at(situation, returns, last_turn, self.refusal_spread(), now, rng).0)
+                let (at, _) = answer_at(situation, returns, last_turn, self.refusal_spread(), now, rng);
+                Some(by_lease.map_or(at, |check| at.min(check)))
             } else if scheduled_retry.is_some() {
                 None
             } else {

@@ -105,7 +105,7 @@ impl Accounts {
     /// [`QuotaReached`]; nothing is taken then.
     pub fn enter_or_wait(&self, name: &Arc<str>, proof: Proof, now: Instant) -> Result<AccountSlot, QuotaReached> {
         self.with(name, now, |account| {
-            account.enter(proof, now).or_else(|reached| account.wait_for_lease(proof).ok_or(reached))
+            account.enter(proof, now).or_else(|reached| account.wait_for_lease(proof, now).ok_or(reached))
         })
     }
 

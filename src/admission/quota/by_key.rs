@@ -273,11 +273,9 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         let lease = match share {
             Some(share) => {
                 let allowance = entry.allowance.get_or_insert_with(|| share.allowance(quota));
-                match allowance.take(now) {
-                    Some(place) => Some(Lease::Held(place)),
-                    None if share.may_wait && allowance.may_grow() => Some(Lease::Waits(allowance.wait())),
-                    None => return Err(Exceeded::Quota),
-                }
+                let place = allowance.take(now).map(Lease::Held);
+                let wait = || share.may_wait.then(|| allowance.wait(now)).flatten().map(Lease::Waits);
+                Some(place.or_else(wait).ok_or(Exceeded::Quota)?)
             }
             None => None,
         };

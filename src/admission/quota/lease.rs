@@ -29,7 +29,7 @@ impl Lease {
 
     /// Whether it waits for a place that will not come.
     pub fn waits_in_vain(&self) -> bool {
-        matches!(self, Self::Waits(wait) if !wait.allowance().may_grow())
+        matches!(self, Self::Waits(wait) if wait.is_in_vain())
     }
 
     /// Whether there is a quota.
@@ -64,12 +64,15 @@ impl Lease {
         true
     }
 
-    /// Gives its place back and waits for one again.
-    pub fn wait_again(&mut self) {
-        if let Self::Held(place) = self {
-            let allowance = Arc::clone(place.allowance());
-            *self = Self::Waits(allowance.wait());
+    /// Takes the place that it waits for if `other` has, or takes, its own: both, or none and `false`.
+    pub fn take_with(&mut self, other: &mut Self, now: Instant) -> bool {
+        let Self::Waits(wait) = self else { return other.take(now) };
+        let Some(place) = wait.allowance().take(now) else { return false };
+        let has_both = other.take(now);
+        if has_both {
+            *self = Self::Held(place);
         }
+        has_both
     }
 }
 

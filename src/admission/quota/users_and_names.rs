@@ -132,15 +132,10 @@ impl UserAndNameSlots {
         }) else {
             return true;
         };
-        let waited = first.waits();
-        if !first.take(now) {
-            return false;
+        match second {
+            Some(second) => first.take_with(second, now),
+            None => first.take(now),
         }
-        let has_both = second.is_none_or(|second| second.take(now));
-        if !has_both && waited {
-            first.wait_again();
-        }
-        has_both
     }
 
     /// The server has let its client in.

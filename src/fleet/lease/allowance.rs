@@ -110,8 +110,8 @@ pub struct Allowance {
     wake_at: AtomicU32,
     /// Others want what is given back.
     is_wanted: AtomicBool,
-    /// Whether there may be more soon.
-    may_grow: AtomicBool,
+    /// Nanoseconds since the standing's base: who waits since before then waits in vain.
+    vain_before: AtomicU64,
     held: AtomicU32,
     open: AtomicU32,
     waiting: AtomicU32,
@@ -130,7 +130,7 @@ impl Allowance {
             cap: AtomicU32::new(NONE),
             wake_at: none(),
             is_wanted: AtomicBool::new(false),
-            may_grow: AtomicBool::new(true),
+            vain_before: AtomicU64::new(0),
             held: none(),
             open: none(),
             waiting: none(),
@@ -213,16 +213,15 @@ impl Allowance {
         self.in_force(now).is_none_or(|most| self.held.load(SeqCst) <= most)
     }
 
-    /// Whether there may be more places soon, so that it is worth to wait for one.
-    pub fn may_grow(&self) -> bool {
-        self.may_grow.load(SeqCst)
-    }
-
-    /// A client waits for a place.
-    pub fn wait(self: &Arc<Self>) -> LeaseWait {
+    /// A client waits for a place from now on; `None` where none will come.
+    pub fn wait(self: &Arc<Self>, now: Instant) -> Option<LeaseWait> {
+        let since = self.standing.nanos(now);
+        if since < self.vain_before.load(SeqCst) {
+            return None;
+        }
         self.waiting.fetch_add(1, SeqCst);
         self.standing.wake();
-        LeaseWait { of: Arc::clone(self) }
+        Some(LeaseWait { of: Arc::clone(self), since })
     }
 
     /// What is used of it.
@@ -263,7 +262,12 @@ impl Allowance {
         self.cap.store(hints.cap, SeqCst);
         self.wake_at.store(hints.wake_at, SeqCst);
         self.is_wanted.store(hints.is_wanted, SeqCst);
-        self.may_grow.store(hints.may_grow, SeqCst);
+        let vain_before = match hints.in_vain {
+            InVain::Nobody => 0,
+            InVain::Since(before) => self.standing.nanos(before),
+            InVain::Everybody => u64::MAX,
+        };
+        self.vain_before.store(vain_before, SeqCst);
     }
 }
 
@@ -273,7 +277,16 @@ pub(super) struct Hints {
     pub cap: u32,
     pub wake_at: u32,
     pub is_wanted: bool,
-    pub may_grow: bool,
+    pub in_vain: InVain,
+}
+
+/// Which clients wait for a place that will not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InVain {
+    Nobody,
+    /// Those that wait since before then: what is known is of that time, and later something may have come free.
+    Since(Instant),
+    Everybody,
 }
 
 /// One connection that counts in an allowance, given back on drop.
@@ -320,12 +333,19 @@ impl Drop for LeasePlace {
 #[derive(Debug)]
 pub struct LeaseWait {
     of: Arc<Allowance>,
+    /// Nanoseconds since the standing's base.
+    since: u64,
 }
 
 impl LeaseWait {
     /// What it waits for.
     pub fn allowance(&self) -> &Arc<Allowance> {
         &self.of
+    }
+
+    /// Whether it waits for a place that will not come.
+    pub fn is_in_vain(&self) -> bool {
+        self.since < self.of.vain_before.load(SeqCst)
     }
 }
 
@@ -414,7 +434,7 @@ mod tests {
         assert_eq!((allowance.most(late), allowance.may_go_on(late)), (Some(2), false));
         held.pop();
         assert!(allowance.may_go_on(late) && allowance.take(late).is_none());
-        allowance.set_hints(Hints { cap: 1, wake_at: 0, is_wanted: true, may_grow: false });
+        allowance.set_hints(Hints { cap: 1, wake_at: 0, is_wanted: true, in_vain: InVain::Everybody });
         assert_eq!((allowance.most(began), allowance.may_go_on(began)), (Some(1), true), "who is in goes on");
         drop(held);
         assert_eq!(allowance.usage(), Use { held: 0, open: 0, waiting: 0, released: 3 });

@@ -83,11 +83,12 @@ impl LeaseBook {
         self.standing.valid_until(until);
     }
 
-    /// For the same tests: whether there may be more soon.
-    pub fn may_grow(&self, kind: Kind, name: &str, may_grow: bool) {
-        use crate::fleet::lease::allowance::Hints;
+    /// For the same tests: whether whoever waits does so in vain.
+    pub fn in_vain(&self, kind: Kind, name: &str, is_in_vain: bool) {
+        use crate::fleet::lease::allowance::{Hints, InVain};
         let key = LeaseKey { kind, key: self.keys.of(kind, name) };
-        let hints = Hints { cap: u32::MAX, wake_at: u32::MAX, is_wanted: false, may_grow };
+        let in_vain = if is_in_vain { InVain::Everybody } else { InVain::Nobody };
+        let hints = Hints { cap: u32::MAX, wake_at: u32::MAX, is_wanted: false, in_vain };
         self.find(key).expect("it is in use").set_hints(hints);
     }
 }

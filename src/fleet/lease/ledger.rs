@@ -16,7 +16,7 @@ use crate::fleet::{
     addresses::Addresses,
     lease::{
         Answer, Holder, LeaseKey, Operation, Place, What,
-        allowance::Standing,
+        allowance::{InVain, Standing},
         book::LeaseBook,
         membership::{Change, OwnMembership, Sights, Status},
         quota::{Moment, SharedQuota},
@@ -128,6 +128,8 @@ pub struct Ledger {
     /// Memberships that are to be read, since they were not as expected.
     to_read: Vec<Holder>,
     connections: Connections,
+    /// When each other weir has told last what it holds.
+    heard: HashMap<Holder, Instant>,
     quotas: HashMap<LeaseKey, SharedQuota>,
     under_way: BTreeMap<u64, UnderWay>,
     serial: u64,
@@ -155,6 +157,7 @@ impl Ledger {
             to_read: Vec::new(),
             sights: Sights::default(),
             connections: Connections::default(),
+            heard: HashMap::new(),
             quotas: HashMap::new(),
             under_way: BTreeMap::new(),
             serial: 0,
@@ -185,6 +188,13 @@ impl Ledger {
         self.surroundings = surroundings;
     }
 
+    /// A beat of another weir has come: what it does not tell anew is as it was.
+    pub fn heard(&mut self, now: Instant, holder: &Holder) {
+        if self.heard.len() < super::record::MOST_ENTRIES || self.heard.contains_key(holder) {
+            self.heard.insert(holder.clone(), now);
+        }
+    }
+
     /// What another weir says in a beat to hold of a quota, and whether its leases are in force.
     pub fn reported(&mut self, holder: &Holder, key: LeaseKey, held: u32, leased: bool) {
         if let Some(quota) = self.quotas.get_mut(&key)
@@ -196,6 +206,7 @@ impl Ledger {
 
     /// The beats of a weir have ended, or it says to hold nothing of what it does not name.
     pub fn silent(&mut self, holder: &Holder) {
+        self.heard.remove(holder);
         for quota in self.quotas.values_mut() {
             quota.reports.remove(holder);
         }
@@ -405,13 +416,17 @@ impl Ledger {
         let only = self.settings.is_split_only;
         // Who has been a member and is connected waits for the bucket: others may have leases.
         let may_split = only || !is_early && (!is_connected || !self.own.was_member() && !others_have_leases);
-        let may_grow = is_early || !self.standing.is_by_floors(now);
+        // Who has had no lease yet and may not go by the split, since others have leases, gets one when the bucket
+        // answers: its clients wait for that.
+        let awaits_first = is_connected && !self.own.was_member() && !may_split;
+        let has_hope = is_early || awaits_first || !self.standing.is_by_floors(now);
+        let in_vain = if has_hope { InVain::Nobody } else { InVain::Everybody };
         for quota in self.quotas.values() {
             let most = quota.allowance.as_ref().and_then(|allowance| allowance.quota());
             quota.splits(
                 most.filter(|_| may_split).map_or(0, |most| share::equal(most, live, position)),
                 only,
-                may_grow,
+                in_vain,
             );
         }
     }
@@ -466,7 +481,8 @@ impl Ledger {
                 continue;
             }
             let is_leaving = self.leaves != Leaves::No;
-            let moment = Moment { now, me: &self.me, term, live, is_first, is_leaving };
+            let (me, heard) = (&self.me, &self.heard);
+            let moment = Moment { now, me, heard, term, live, is_first, is_leaving };
             let is_ended = |holder: &Holder, entry: &Entry| self.is_ended(holder, entry);
             let is_read = Cell::new(false);
             let reclaim = |quota: &SharedQuota, record: &mut Record| {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::fleet::lease::{
     Holder, What,
-    allowance::{Allowance, Hints, Samples},
+    allowance::{Allowance, Hints, InVain, Samples},
     plan::{Own, Plan, plan},
     reclaim::Reading,
     record::{InvalidValue, Record},
@@ -17,8 +17,11 @@ use crate::fleet::lease::{
 /// A quota that nobody has used for so long needs no lease.
 const UNUSED: Duration = Duration::from_secs(30);
 
-/// Who has asked others to give back, and got nothing for so long, keeps nobody waiting for that.
+/// Who has waited for so long, while not all others tell what they hold, waits in vain.
 const IN_VAIN: Duration = Duration::from_millis(1500);
+
+/// A beat says what its weir held at most so long before it came.
+const ON_THE_WAY: Duration = Duration::from_millis(100);
 
 /// A want that is told already is told anew after this, if it is another one by now.
 const WANT_AGAIN: Duration = Duration::from_secs(1);
@@ -57,7 +60,6 @@ pub(super) struct SharedQuota {
     asked: Option<Asked>,
     used_at: Instant,
     wrote_at: Option<Instant>,
-    unmet_since: Option<Instant>,
     /// What the others say to hold, and whether their leases are in force.
     pub reports: HashMap<Holder, (u32, bool)>,
     pub samples: Option<Samples>,
@@ -73,6 +75,8 @@ pub(super) struct SharedQuota {
 pub(super) struct Moment<'a> {
     pub now: Instant,
     pub me: &'a Holder,
+    /// When each other weir has told last what it holds.
+    pub heard: &'a HashMap<Holder, Instant>,
     pub term: u32,
     /// Weirs that live, this one included.
     pub live: u32,
@@ -97,7 +101,6 @@ impl SharedQuota {
             asked: None,
             used_at: now,
             wrote_at: None,
-            unmet_since: None,
             reports: HashMap::new(),
             samples: None,
             reading: None,
@@ -156,12 +159,12 @@ impl SharedQuota {
     }
 
     /// While this weir goes by the split it may have this, unless it has had a lease.
-    pub fn splits(&self, part: u32, is_split_only: bool, may_grow: bool) {
+    pub fn splits(&self, part: u32, is_split_only: bool, in_vain: InVain) {
         let Some(allowance) = &self.allowance else { return };
         if !self.has_floor || is_split_only {
             allowance.set_floor(part);
         }
-        allowance.set_hints(Hints { cap: u32::MAX, wake_at: u32::MAX, is_wanted: false, may_grow });
+        allowance.set_hints(Hints { cap: u32::MAX, wake_at: u32::MAX, is_wanted: false, in_vain });
     }
 
     /// What was under way is done without effect, or without an answer.
@@ -213,7 +216,7 @@ impl SharedQuota {
         is_ended: impl Fn(&Holder, &super::record::Entry) -> bool + Copy,
         reclaim: impl FnOnce(&Self, &mut Record) -> bool,
     ) -> Option<What> {
-        let &Moment { now, me, term, live, is_first, is_leaving } = moment;
+        let &Moment { now, me, term, live, is_first, is_leaving, .. } = moment;
         if self.under_way || self.is_foreign {
             return None;
         }
@@ -244,7 +247,7 @@ impl SharedQuota {
             let beyond = beyond.map(|(_, (held, _))| *held).fold(0, u32::saturating_add);
             let own = Own { quota, lease: certain, held: used.held, waiting: used.waiting, is_used, live, beyond };
             let planned = plan(&record, me, own, is_ended);
-            self.hint(now, &planned, own, &record);
+            self.hint(moment, &planned, own, &record);
             lease = planned.lease;
             floor = planned.floor;
             let recorded = own_entry.as_ref().filter(|entry| entry.t == term);
@@ -318,26 +321,35 @@ impl SharedQuota {
     }
 
     /// Tells the connect path what does not make the lease larger.
-    fn hint(&mut self, now: Instant, planned: &Plan, own: Own, record: &Record) {
+    fn hint(&self, moment: &Moment<'_>, planned: &Plan, own: Own, record: &Record) {
+        let Some(allowance) = &self.allowance else { return };
         let is_met = planned.want <= planned.lease;
-        if is_met {
-            self.unmet_since = None;
-        } else {
-            self.unmet_since.get_or_insert(now);
+        allowance.set_hints(Hints {
+            cap: planned.cap,
+            wake_at: planned.wake_at,
+            is_wanted: planned.is_wanted,
+            in_vain: if is_met { InVain::Nobody } else { self.in_vain(moment, own, record) },
+        });
+    }
+
+    /// Who waits in vain while this weir wants more than it has. Nobody is refused by what others held before the client
+    /// came: they may have given back since.
+    fn in_vain(&self, moment: &Moment<'_>, own: Own, record: &Record) -> InVain {
+        let Moment { now, me, heard, .. } = *moment;
+        let before = |since: Duration| now.checked_sub(since).map_or(InVain::Nobody, InVain::Since);
+        if record.l.keys().any(|holder| holder != me && !self.reports.contains_key(holder)) {
+            return before(IN_VAIN);
         }
-        let others = || record.l.keys().filter(|holder| self.reports.contains_key(*holder));
-        let all_report = others().count() + 1 >= record.l.len();
         let reported = self.reports.values().map(|(held, _)| u64::from(*held)).sum::<u64>();
-        let all_held = u64::from(record.past) + reported + u64::from(own.held) >= u64::from(own.quota);
-        let in_vain = self.unmet_since.is_some_and(|since| now.saturating_duration_since(since) >= IN_VAIN);
-        let may_grow = is_met || if all_report { !all_held } else { !in_vain };
-        if let Some(allowance) = &self.allowance {
-            allowance.set_hints(Hints {
-                cap: planned.cap,
-                wake_at: planned.wake_at,
-                is_wanted: planned.is_wanted,
-                may_grow,
-            });
+        if u64::from(record.past) + reported + u64::from(own.held) < u64::from(own.quota) {
+            return InVain::Nobody;
+        }
+        // What this weir holds itself it knows now.
+        let oldest = self.reports.keys().map(|holder| heard.get(holder).copied()).min();
+        match oldest {
+            None => InVain::Since(now),
+            Some(Some(heard)) => heard.checked_sub(ON_THE_WAY).map_or(InVain::Nobody, InVain::Since),
+            Some(None) => before(IN_VAIN),
         }
     }
 }

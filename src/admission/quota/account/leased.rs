@@ -61,11 +61,15 @@ impl Account {
     }
 
     /// A slot for a client that waits for a place of the lease; `None` where that is in vain, or there is no lease.
-    pub(in crate::admission::quota) fn wait_for_lease(self: &Arc<Self>, proof: Proof) -> Option<AccountSlot> {
-        let allowance = self.allowance.get().filter(|allowance| allowance.may_grow())?;
+    pub(in crate::admission::quota) fn wait_for_lease(
+        self: &Arc<Self>,
+        proof: Proof,
+        now: Instant,
+    ) -> Option<AccountSlot> {
+        let wait = self.allowance.get()?.wait(now)?;
         let mut slot = AccountSlot::new(self);
         slot.claim = proof.missing().map(Box::new);
-        slot.lease = Some(Box::new(Lease::Waits(allowance.wait())));
+        slot.lease = Some(Box::new(Lease::Waits(wait)));
         Some(slot)
     }
 
@@ -215,7 +219,7 @@ mod tests {
         drop(waiting.remove(0));
         assert!(waiting[1].take_places(test.now), "one has gone");
         assert_eq!(test.held(), 2);
-        test.book.may_grow(Kind::Account, "A", false);
+        test.book.in_vain(Kind::Account, "A", true);
         assert!(test.enter(Proof::Known).is_err(), "nobody will give back");
         drop(waiting);
         assert_eq!(test.held(), 0);

@@ -364,7 +364,8 @@ impl World {
             one.connections.remove(&id);
         }
         while one.connections.len() as u32 + (one.waiting.len() as u32) < one.wants {
-            one.waiting.push(one.allowance.wait());
+            let Some(wait) = one.allowance.wait(now) else { break };
+            one.waiting.push(wait);
         }
         while !one.waiting.is_empty()
             && let Some(place) = one.allowance.take(now)
