@@ -353,3 +353,68 @@ impl SharedQuota {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{
+        key::{Keys, Kind},
+        lease::{allowance::Standing, book::LeaseBook},
+    };
+
+    #[test]
+    fn nobody_waits_in_vain_by_what_others_held_before_it_came() {
+        let began = Instant::now();
+        let at = |milliseconds| began + Duration::from_millis(milliseconds);
+        let [me, other] = [1, 2].map(|run| Holder::parse(&format!("w.{run:016x}")).unwrap());
+        let book = LeaseBook::new(Keys::of_fleet("edge"), Standing::new(began));
+        let allowance = book.allowance(Kind::Account, "A", Some(100));
+        let mut quota = SharedQuota::new(began);
+        quota.allowance = Some(Arc::clone(&allowance));
+        let mut record = Record::default();
+        record.set(&me, (1, 40, 0, 41));
+        record.set(&other, (1, 60, 0, 60));
+        let (early, late) = (allowance.wait(at(1000)).unwrap(), allowance.wait(at(2000)).unwrap());
+        let own = Own { quota: 100, lease: 40, held: 40, waiting: 2, is_used: true, live: 2, beyond: 0 };
+        let full = Plan { lease: 40, floor: 0, want: 42, cap: u32::MAX, wake_at: u32::MAX, is_wanted: false };
+        let mut look = |reported: Option<u32>, heard: u64, now: u64| {
+            quota.reports = reported.map(|held| (other.clone(), (held, true))).into_iter().collect();
+            let heard = HashMap::from([(other.clone(), at(heard))]);
+            let (me, now) = (&me, at(now));
+            let moment = Moment { now, me, heard: &heard, term: 1, live: 2, is_first: true, is_leaving: false };
+            quota.hint(&moment, &full, own, &record);
+            (early.is_in_vain(), late.is_in_vain())
+        };
+        assert_eq!(look(Some(60), 900, 1800), (false, false), "the beat is from before both");
+        assert_eq!(look(Some(60), 1050, 2050), (false, false), "it may have been on its way when one came");
+        assert_eq!(look(Some(60), 1200, 2100), (true, false));
+        assert_eq!(look(Some(60), 2200, 2200), (true, true));
+        assert_eq!(look(Some(59), 2200, 2200), (false, false), "there is a place");
+        assert_eq!(look(None, 0, 2400), (false, false), "not everybody tells");
+        assert_eq!(look(None, 0, 2600), (true, false), "that is not waited for long");
+    }
+
+    #[test]
+    fn who_has_had_no_lease_yet_and_may_not_split_waits_for_the_first() {
+        use crate::fleet::lease::ledger::{Ledger, Settings, Surroundings};
+        let began = Instant::now();
+        let book = LeaseBook::new(Keys::of_fleet("edge"), Standing::new(began));
+        let allowance = book.allowance(Kind::Account, "A", Some(90));
+        let me = Holder::parse("w.0000000000000001").unwrap();
+        let mut ledger = Ledger::new(me, book, Settings::default(), began, fastrand::Rng::with_seed(1));
+        // The bucket does not answer, so that floors are in force.
+        let mut look = |milliseconds, is_connected, others_have_leases| {
+            let around =
+                Surroundings { live: 3, position: 0, others_have_leases, is_connected, is_early: milliseconds < 1500 };
+            let now = began + Duration::from_millis(milliseconds);
+            ledger.surroundings(around);
+            ledger.next(now);
+            (allowance.most(now), allowance.wait(now).is_some())
+        };
+        assert_eq!(look(0, true, true), (Some(0), true));
+        assert_eq!(look(900, true, true), (Some(0), true));
+        assert_eq!(look(1800, true, true), (Some(0), true), "it comes when the bucket answers");
+        assert_eq!(look(1900, true, false), (Some(30), false), "nobody has leases");
+        assert_eq!(look(2000, false, true), (Some(30), false), "it is cut off");
+    }
+}
