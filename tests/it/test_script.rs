@@ -29,14 +29,21 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 
 /// What `scripts/test` makes of a cargo that prints this, records these skips and ends with this status.
 fn with_cargo(prints: &str, records: &str, status: u8) -> Output {
+    with_cargo_again(prints, records, status, prints)
+}
+
+/// The same with what cargo prints when it is called for tests by their names.
+fn with_cargo_again(prints: &str, records: &str, status: u8, again: &str) -> Output {
     let dir = tempfile::TempDir::with_prefix("weir-test-script-").unwrap();
     let cargo = dir.path().join("cargo");
-    for (name, text) in [("prints", prints), ("records", records)] {
+    for (name, text) in [("prints", prints), ("records", records), ("again", again)] {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
     let here = dir.path().display();
-    let stand_in =
-        format!("#!/bin/sh\ncat '{here}/prints'\ncat '{here}/records' >>\"$WEIR_TESTS_SKIPPED\"\nexit {status}\n");
+    let stand_in = format!(
+        "#!/bin/sh\ncase \" $* \" in *' --exact '*) cat '{here}/again'; exit 0;; esac\n\
+         cat '{here}/prints'\ncat '{here}/records' >>\"$WEIR_TESTS_SKIPPED\"\nexit {status}\n"
+    );
     std::fs::write(&cargo, stand_in).unwrap();
     std::fs::set_permissions(&cargo, std::fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{here}:{}", std::env::var("PATH").unwrap());
@@ -72,6 +79,35 @@ fn failed_tests_are_counted_and_the_status_is_cargos() {
         .replace("test b::two ... ok", "test b::two ... FAILED")
         .replace("ok. 2 passed; 0 failed; 0 ignored", "FAILED. 1 passed; 1 failed; 0 ignored");
     assert_eq!(end_of(&with_cargo(&failed, "", 101)), ("3 passed, 1 failed, 1 skipped".into(), Some(101)));
+}
+
+/// What passes when it is run again counts as passed and is named, what fails again or was too much to run again does
+/// not.
+#[test]
+fn a_failed_test_is_run_once_more_alone() {
+    let failing = |names: &[&str]| {
+        let mut prints = PASSED.to_owned();
+        for name in names {
+            prints = prints.replace(&format!("test {name} ... ok"), &format!("test {name} ... FAILED"));
+        }
+        let (a, b) = (names.iter().filter(|name| name.starts_with('a')).count(), 2);
+        let b = b.min(names.len() - a);
+        prints
+            .replace("ok. 2 passed; 0 failed; 1 ignored", &format!("FAILED. {} passed; {a} failed; 1 ignored", 2 - a))
+            .replace("ok. 2 passed; 0 failed; 0 ignored", &format!("FAILED. {} passed; {b} failed; 0 ignored", 2 - b))
+    };
+    let two = failing(&["a::one", "b::two"]);
+    let output = with_cargo_again(&two, "", 101, PASSED);
+    assert_eq!(end_of(&output), ("4 passed, 0 failed, 1 skipped".into(), Some(0)));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("\ntest: passed only at the second try, alone: a::one\n"), "{said}");
+
+    let output = with_cargo_again(&two, "", 101, &failing(&["b::two"]));
+    assert_eq!(end_of(&output), ("3 passed, 1 failed, 1 skipped".into(), Some(101)));
+    let all = failing(&["a::one", "a::two", "b::one", "b::two"]);
+    assert_eq!(end_of(&with_cargo_again(&all, "", 101, PASSED)).0, "0 passed, 4 failed, 1 skipped");
+    // What is not a failed test is not mended by any second try.
+    assert_eq!(end_of(&with_cargo_again(&two, "", 1, PASSED)).1, Some(1));
 }
 
 #[test]

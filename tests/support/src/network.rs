@@ -37,6 +37,7 @@ pub fn is_own() -> bool {
         .output()
         .expect("run unshare");
     let said = [run.stdout, run.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    let said: String = said.lines().map(|line| format!("| {line}\n")).collect();
     assert!(run.status.success(), "{test} in a network of its own:\n{said}");
     assert!(said.contains("1 passed"), "it has run there:\n{said}");
     false
