@@ -180,7 +180,7 @@ mod tests {
         },
         *,
     };
-    use crate::identity::ClientKey;
+    use crate::{identity::ClientKey, upstream::concurrency::baseline::MeasuredFrom};
 
     #[derive(Debug)]
     struct StayingClient;
@@ -241,6 +241,18 @@ mod tests {
             let &Step::Wait(until) = step else { panic!("{step:?}") };
             assert!(until > self.now && until <= self.now + Duration::from_secs(10));
             self.now = until;
+        }
+
+        fn turns(&mut self) -> Vec<Pass> {
+            let mut turns = Vec::new();
+            self.admission.next_turns(self.now, &mut self.rng, &mut turns);
+            turns.into_iter().map(|(_, pass)| pass).collect()
+        }
+
+        /// Its server has let it in.
+        fn is_in(&self, pass: &mut Pass) {
+            let took = Duration::from_millis(1);
+            self.admission.handshake_finished(pass, took, (MeasuredFrom::Dial, Duration::ZERO), None, self.now);
         }
 
         fn go_on(&mut self, wait: &mut Wait<StayingClient>) -> Step {
@@ -314,6 +326,51 @@ mod tests {
             let (_, step) = test.comes();
             assert!(matches!(step, Step::Refuse(Refusal::Draining)), "{step:?}");
         }
+    }
+
+    /// A senior that waits for a place of a lease would else be the first, and wait for those that hold places behind
+    /// it.
+    #[test]
+    fn who_has_its_places_goes_before_a_senior_that_waits_for_one() {
+        use crate::fleet::{
+            key::{Keys, Kind},
+            lease::{allowance::Standing, book::LeaseBook},
+        };
+        let mut params = Params { pace: one_a_second(), ..wide_open() };
+        params.default_account.quota = Quota { max_connections: Some(2), ..Quota::default() };
+        let mut test = Test::new(&params);
+        let book = LeaseBook::new(Keys::of_fleet("edge"), Standing::new(test.now));
+        test.admission.share_quotas(&book);
+        let (first, _) = test.comes();
+        assert!(first.is_queued(), "there is no lease yet");
+        book.grant(Kind::Account, "A", 2, test.now + Duration::from_secs(100));
+        let mut turns = test.turns();
+        assert_eq!(turns.len(), 1);
+        turns.clear();
+        let (senior, _) = test.comes();
+        senior.leave(&test.admission, test.now);
+        test.now += Duration::from_secs(5);
+        let (_, step) = test.comes();
+        let Step::Dial(mut inside) = step else { panic!("{step:?}") };
+        test.is_in(&mut inside);
+        let (mut with_place, _) = test.comes();
+        test.clients = 1;
+        let (mut senior, _) = test.comes();
+        assert!(with_place.is_queued() && senior.is_queued());
+        test.now += Duration::from_secs(1);
+        let mut turns = test.turns();
+        assert_eq!(turns.len(), 1, "the place that is taken is used");
+        test.is_in(&mut turns[0]);
+        assert!(matches!(test.go_on(&mut with_place), Step::Gone));
+        assert!(matches!(test.go_on(&mut senior), Step::Wait(_)));
+        // The senior takes the next place that comes free, and nobody who comes later.
+        test.clients = 10;
+        let (later, _) = test.comes();
+        drop(inside);
+        let (latest, _) = test.comes();
+        test.now += Duration::from_secs(1);
+        assert_eq!((test.turns().len(), later.is_queued() && latest.is_queued()), (1, true));
+        assert!(matches!(test.go_on(&mut senior), Step::Gone));
     }
 
     #[test]

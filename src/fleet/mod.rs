@@ -27,12 +27,7 @@ use arc_swap::ArcSwap;
 use crate::fleet::{
     addresses::Announcer,
     key::Keys,
-    lease::{
-        Holder,
-        allowance::Standing,
-        book::LeaseBook,
-        ledger::{Ledger, Settings},
-    },
+    lease::{Holder, allowance::Standing, book::LeaseBook, ledger::Ledger, surroundings::Settings},
     link::LinkState,
     member::MemberId,
     missing::Missing,

@@ -203,7 +203,8 @@ impl Bucket {
     }
 }
 
-/// Waits until the copies of the bucket have a leader: they elect it once it is made, and nobody answers a write before.
+/// Waits until the copies of the bucket have a leader. They elect it once the bucket is made, and nobody answers a
+/// write before.
 async fn with_leader(mut stream: stream::Stream) -> Result<stream::Stream, NoBucket> {
     let elected = async {
         while stream.cached_info().cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none()) {

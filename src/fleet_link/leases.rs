@@ -20,8 +20,9 @@ use crate::{
         lease::{
             Answer, LeaseKey, Operation, Place, What,
             allowance::Allowance,
-            ledger::{LOOK_EVERY, Settings, Surroundings},
+            ledger::LOOK_EVERY,
             record::Membership,
+            surroundings::{Settings, Surroundings},
         },
         link::Counted,
         member::MemberId,

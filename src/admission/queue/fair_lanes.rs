@@ -152,6 +152,10 @@ impl<W: Waiter> FairLanes<W> {
         Some(&self.lanes.get(&ticket.lane)?.waiting.get(&ticket.order)?.1)
     }
 
+    pub fn get_mut(&mut self, ticket: &Ticket) -> Option<&mut WaitingClient<W>> {
+        Some(&mut self.lanes.get_mut(&ticket.lane)?.waiting.get_mut(&ticket.order)?.1)
+    }
+
     /// A client, and about how many clients of these lanes go before it: those of its lane with a better rank, those of
     /// its rank that came before it, and of each other lane as many as it sends meanwhile by its weight, if it has so
     /// many. Lanes that are passed over do not count, nor do clients with a scheduled retry: they leave before their

@@ -73,7 +73,7 @@ impl<W: Waiter> Queue<W> {
     /// A client joins the lane of its account.
     pub fn push(&mut self, client: WaitingClient<W>, seniority: Seniority) -> Ticket {
         self.arrivals += 1;
-        let rank = QueueRank::of(seniority, client.account.is_known(), *self.began.get_or_insert(seniority.since));
+        let rank = QueueRank::of(seniority, &client.account, *self.began.get_or_insert(seniority.since));
         let ticket = client.ticket((rank, self.arrivals));
         self.fair_lanes(ticket.has_priority).push(ticket.order, client);
         ticket
@@ -109,6 +109,11 @@ impl<W: Waiter> Queue<W> {
         let ticket = first.or_else(|| self.others.peek(now, &mut may_go))?;
         let client = self.fair_lanes(ticket.has_priority).get(&ticket)?;
         Some((ticket, client))
+    }
+
+    /// A client that waits.
+    pub fn get_mut(&mut self, ticket: &Ticket) -> Option<&mut WaitingClient<W>> {
+        self.fair_lanes(ticket.has_priority).get_mut(ticket)
     }
 
     /// Takes the client that [`Queue::peek`] named out of the queue.

@@ -170,7 +170,8 @@ impl<W: Waiter> Admission<W> {
                 break Some(at);
             }
             let next = state.queue.peek(now, |client| {
-                let has_places = client.account.take_places(now);
+                // It takes them only when it goes: whoever comes before it meanwhile would wait for them in vain.
+                let has_places = client.account.has_places_or_room(now);
                 client.account_paid = client.account_paid || has_places && client.account.take_token(now);
                 let account = client.account.account();
                 let is_passed_over = passed_over.contains(client.lane()) || passed_over.contains(account.name());
@@ -198,6 +199,13 @@ impl<W: Waiter> Admission<W> {
             // Another worker may have begun the last one since `peek`.
             if !account.begin_handshake() {
                 break Some(now + RETRY);
+            }
+            let has_places = state.queue.get_mut(&ticket).map(|client| client.account.take_places(now));
+            if has_places == Some(false) {
+                // Another worker has taken the last one since.
+                account.end_handshake();
+                passed_over.push(ticket.lane);
+                continue;
             }
             let Some(mut client) = state.queue.take(&ticket) else {
                 account.end_handshake();

@@ -78,19 +78,31 @@ impl<W> WaitingClient<W> {
 /// A client's place in its lane: by rank, then by arrival.
 pub type QueueOrder = (QueueRank, u64);
 
-/// [`Seniority`] in the queue: non-flapping clients first, then those that are known, then by how long they have been
-/// retrying, in steps of 4 s. Clients of one step go in the order of their arrival. So a waiting client is not
-/// displaced by each one that comes back meanwhile, and its turn can be estimated in time.
+/// Who goes first: those that have their places in all quotas, since whoever waits for a place of a lease would keep
+/// them out with the places that they hold. Then by [`Seniority`]: non-flapping clients first, then those that are
+/// known, then by how long they have been retrying, in steps of 4 s. Clients of one step go in the order of their
+/// arrival. So a waiting client is not displaced by each one that comes back meanwhile, and its turn can be estimated
+/// in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct QueueRank(bool, bool, u64);
+pub struct QueueRank {
+    waits_for_place: bool,
+    flapping: bool,
+    unknown: bool,
+    step: u64,
+}
 
 const RANK_STEP_MILLIS: u128 = 4000;
 
 impl QueueRank {
     /// Steps count from when the first client came.
-    pub fn of(seniority: Seniority, is_known: bool, began: Instant) -> Self {
+    pub fn of(seniority: Seniority, account: &AccountSlot, began: Instant) -> Self {
         let since = seniority.since.saturating_duration_since(began).as_millis();
-        Self(seniority.flapping, !is_known, (since / RANK_STEP_MILLIS) as u64)
+        Self {
+            waits_for_place: account.waits_for().is_some(),
+            flapping: seniority.flapping,
+            unknown: !account.is_known(),
+            step: (since / RANK_STEP_MILLIS) as u64,
+        }
     }
 }
 

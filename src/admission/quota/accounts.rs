@@ -105,7 +105,10 @@ impl Accounts {
     /// [`QuotaReached`]; nothing is taken then.
     pub fn enter_or_wait(&self, name: &Arc<str>, proof: Proof, now: Instant) -> Result<AccountSlot, QuotaReached> {
         self.with(name, now, |account| {
-            account.enter(proof, now).or_else(|reached| account.wait_for_lease(proof, now).ok_or(reached))
+            // Who came before goes first.
+            let first = if account.is_waited_for() { account.wait_for_lease(proof, now) } else { None };
+            let entered = first.map_or_else(|| account.enter(proof, now), Ok);
+            entered.or_else(|reached| account.wait_for_lease(proof, now).ok_or(reached))
         })
     }
 

@@ -273,9 +273,11 @@ impl<K: Hash + Eq + Copy> QuotaByKey<K> {
         let lease = match share {
             Some(share) => {
                 let allowance = entry.allowance.get_or_insert_with(|| share.allowance(quota));
-                let place = allowance.take(now).map(Lease::Held);
                 let wait = || share.may_wait.then(|| allowance.wait(now)).flatten().map(Lease::Waits);
-                Some(place.or_else(wait).ok_or(Exceeded::Quota)?)
+                // Who came before goes first.
+                let first = if allowance.is_waited_for() { wait() } else { None };
+                let place = first.or_else(|| allowance.take(now).map(Lease::Held)).or_else(wait);
+                Some(place.ok_or(Exceeded::Quota)?)
             }
             None => None,
         };

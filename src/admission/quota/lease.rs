@@ -32,6 +32,14 @@ impl Lease {
         matches!(self, Self::Waits(wait) if wait.is_in_vain())
     }
 
+    /// Whether it is a place, or there is one to take.
+    pub fn has_place_or_room(&self, now: Instant) -> bool {
+        match self {
+            Self::Held(_) => true,
+            Self::Waits(wait) => wait.allowance().has_room(now),
+        }
+    }
+
     /// Whether there is a quota.
     pub fn is_shared(&self) -> bool {
         match self {

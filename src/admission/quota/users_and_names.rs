@@ -121,6 +121,11 @@ impl UserAndNameSlots {
         self.leases().find(|(lease, _)| !lease.may_go_on(now)).map_or(Ok(()), |(_, reason)| Err(reason))
     }
 
+    /// See [`AccountSlot::has_places_or_room`](super::account::AccountSlot::has_places_or_room).
+    pub fn has_places_or_room(&self, now: Instant) -> bool {
+        self.leases().all(|(lease, _)| lease.has_place_or_room(now))
+    }
+
     /// Takes the places of leases that it waits for: all of them, or none and `false`.
     pub fn take_places(&mut self, now: Instant) -> bool {
         let Some(both) = self.both.as_deref_mut() else { return true };

@@ -179,6 +179,20 @@ impl Allowance {
         self.standing.is_by_floors(now)
     }
 
+    /// Whether there is a place. Where there is none the ledger looks whether there may be more.
+    pub fn has_room(&self, now: Instant) -> bool {
+        let has_room = self.most(now).is_none_or(|most| self.held.load(SeqCst) < most);
+        if !has_room {
+            self.standing.wake();
+        }
+        has_room
+    }
+
+    /// Whether clients wait for a place.
+    pub fn is_waited_for(&self) -> bool {
+        self.waiting.load(SeqCst) > 0
+    }
+
     /// Takes a place for a connection, if there is one.
     pub fn take(self: &Arc<Self>, now: Instant) -> Option<LeasePlace> {
         let has_room = |held: u32| self.most(now).is_none_or(|most| held < most);

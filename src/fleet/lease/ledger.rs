@@ -20,8 +20,9 @@ use crate::fleet::{
         book::LeaseBook,
         membership::{Change, OwnMembership, Sights, Status},
         quota::{Moment, SharedQuota},
-        reclaim::{Connections, Reading, SETTLE, Whereabouts, left},
+        reclaim::{Connections, Reading, Whereabouts, left},
         record::{Entry, InvalidValue, Membership, Record},
+        surroundings::{Settings, Surroundings},
     },
     share,
 };
@@ -40,38 +41,6 @@ const MOST_QUOTAS: usize = 500_000;
 
 /// After this a reading is used although not everybody has told what it had open.
 const NOT_TOLD: Duration = Duration::from_secs(3);
-
-/// What the rest of weir knows of the fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Surroundings {
-    /// Weirs whose beats arrive, this one included.
-    pub live: u32,
-    /// The place of this one among them, in the order of their ids, from 0 on.
-    pub position: u32,
-    /// Whether one of the others says that it [goes by leases](Ledger::goes_by_leases).
-    pub others_have_leases: bool,
-    /// Whether the fleet's connection is there.
-    pub is_connected: bool,
-    /// Whether the servers are there for so short a time, or not at all, that others may be heard of soon.
-    pub is_early: bool,
-}
-
-/// How leases are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// No bucket is used: each weir has its part.
-    pub is_split_only: bool,
-    /// Whether servers count the connections of accounts.
-    pub has_counts: bool,
-    /// See [`SETTLE`].
-    pub settle: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { is_split_only: false, has_counts: true, settle: SETTLE }
-    }
-}
 
 /// One lease, as an operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

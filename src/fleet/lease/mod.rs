@@ -25,6 +25,7 @@ pub mod plan;
 mod quota;
 pub mod reclaim;
 pub mod record;
+pub mod surroundings;
 
 #[cfg(test)]
 mod simulation;

@@ -332,8 +332,8 @@ impl SharedQuota {
         });
     }
 
-    /// Who waits in vain while this weir wants more than it has. Nobody is refused by what others held before the client
-    /// came: they may have given back since.
+    /// Who waits in vain while this weir wants more than it has. Nobody is refused by what others held before the
+    /// client came: they may have given back since.
     fn in_vain(&self, moment: &Moment<'_>, own: Own, record: &Record) -> InVain {
         let Moment { now, me, heard, .. } = *moment;
         let before = |since: Duration| now.checked_sub(since).map_or(InVain::Nobody, InVain::Since);
@@ -396,7 +396,10 @@ mod tests {
 
     #[test]
     fn who_has_had_no_lease_yet_and_may_not_split_waits_for_the_first() {
-        use crate::fleet::lease::ledger::{Ledger, Settings, Surroundings};
+        use crate::fleet::lease::{
+            ledger::Ledger,
+            surroundings::{Settings, Surroundings},
+        };
         let began = Instant::now();
         let book = LeaseBook::new(Keys::of_fleet("edge"), Standing::new(began));
         let allowance = book.allowance(Kind::Account, "A", Some(90));

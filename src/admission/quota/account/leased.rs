@@ -60,6 +60,11 @@ impl Account {
         Ok(slot)
     }
 
+    /// Whether clients wait for a place of its lease.
+    pub(in crate::admission::quota) fn is_waited_for(&self) -> bool {
+        self.allowance.get().is_some_and(|allowance| allowance.is_waited_for())
+    }
+
     /// A slot for a client that waits for a place of the lease; `None` where that is in vain, or there is no lease.
     pub(in crate::admission::quota) fn wait_for_lease(
         self: &Arc<Self>,
@@ -96,6 +101,12 @@ impl AccountSlot {
     /// Whether what it waits for will not come.
     pub fn waits_in_vain(&self) -> bool {
         self.lease.as_deref().is_some_and(Lease::waits_in_vain) || self.other_quotas.waits_in_vain()
+    }
+
+    /// Whether it waits for no place of a lease, or only for such as are free now.
+    pub fn has_places_or_room(&self, now: Instant) -> bool {
+        self.lease.as_deref().is_none_or(|lease| lease.has_place_or_room(now))
+            && self.other_quotas.has_places_or_room(now)
     }
 
     /// Takes the places of leases that it waits for: all of them, or none and `false`.
@@ -232,7 +243,9 @@ mod tests {
         let waits = test.enter(Proof::Known).unwrap();
         assert_eq!(waits.may_go_on(test.now), Err(Refusal::AccountQuota), "it has no place");
         test.grant(1);
-        let slot = test.enter(Proof::Known).unwrap();
+        let mut slot = test.enter(Proof::Known).unwrap();
+        assert_eq!(slot.may_go_on(test.now), Err(Refusal::AccountQuota), "somebody came before it");
+        assert!(slot.take_places(test.now));
         assert_eq!(slot.may_go_on(test.now), Ok(()));
         test.now += Duration::from_secs(1);
         assert_eq!(slot.may_go_on(test.now), Err(Refusal::AccountQuota));

@@ -15,7 +15,8 @@ use crate::fleet::{
         Holder,
         allowance::{Allowance, LeasePlace, LeaseWait, Standing},
         book::LeaseBook,
-        ledger::{Ledger, Settings},
+        ledger::Ledger,
+        surroundings::Settings,
     },
 };
 

@@ -17,11 +17,12 @@ use std::{
 
 use crate::fleet::lease::{
     Answer, Operation, Place, What,
-    ledger::{LOOK_EVERY, Surroundings},
+    ledger::LOOK_EVERY,
     simulation::{
         bucket::Bucket,
         weir::{Connection, Network, Stage, Time, Weir, key},
     },
+    surroundings::Surroundings,
 };
 
 pub(super) const MS: Time = 1000;

@@ -1,0 +1,37 @@
+//! What a ledger goes by that is not in the bucket.
+
+use std::time::Duration;
+
+use crate::fleet::lease::reclaim::SETTLE;
+
+/// What the rest of weir knows of the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Surroundings {
+    /// Weirs whose beats arrive, this one included.
+    pub live: u32,
+    /// The place of this one among them, in the order of their ids, from 0 on.
+    pub position: u32,
+    /// Whether one of the others says that it [goes by leases](super::ledger::Ledger::goes_by_leases).
+    pub others_have_leases: bool,
+    /// Whether the fleet's connection is there.
+    pub is_connected: bool,
+    /// Whether the servers are there for so short a time, or not at all, that others may be heard of soon.
+    pub is_early: bool,
+}
+
+/// How leases are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// No bucket is used: each weir has its part.
+    pub is_split_only: bool,
+    /// Whether servers count the connections of accounts.
+    pub has_counts: bool,
+    /// See [`SETTLE`].
+    pub settle: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { is_split_only: false, has_counts: true, settle: SETTLE }
+    }
+}
