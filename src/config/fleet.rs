@@ -7,7 +7,7 @@ use crate::{
     config::{
         effective::toml_string,
         finding::{Problem, quote},
-        leaf::{Any, Leaf, show_variant, variant, variant_kind, within, wrong_type},
+        leaf::{Any, Leaf, Words, within, wrong_type},
         node::Node,
         section::Section,
         system::{self, SystemKeys},
@@ -81,17 +81,7 @@ impl FleetKeys {
     }
 }
 
-impl Leaf for SharedBy {
-    fn kind() -> String {
-        variant_kind::<Self>()
-    }
-    fn read(node: &Node) -> Result<Self, Problem> {
-        variant(node)
-    }
-    fn show(&self) -> String {
-        show_variant(*self)
-    }
-}
+impl Words for SharedBy {}
 
 /// A part of a NATS subject and of a bucket's name.
 #[derive(Debug, PartialEq)]

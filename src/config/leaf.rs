@@ -341,24 +341,26 @@ impl Leaf for Name {
     }
 }
 
-/// Reads one of the names of an enum.
-pub(super) fn variant<T: VariantArray + Copy + Into<&'static str>>(node: &Node) -> Result<T, Problem> {
-    let words: Vec<(&str, T)> = T::VARIANTS.iter().map(|&variant| (variant.into(), variant)).collect();
-    word(node, &words)
-}
+/// An enum whose values are written as the names of its variants.
+pub(super) trait Words: Copy + PartialEq + VariantArray + Into<&'static str> {}
 
-/// The kind of the names of an enum.
-pub(super) fn variant_kind<T: VariantArray + Copy + Into<&'static str>>() -> String {
-    choices(T::VARIANTS.iter().map(|&variant| variant.into()))
+impl<T: Words> Leaf for T {
+    fn kind() -> String {
+        choices(T::VARIANTS.iter().map(|&variant| variant.into()))
+    }
+
+    fn read(node: &Node) -> Result<Self, Problem> {
+        let words: Vec<(&str, T)> = T::VARIANTS.iter().map(|&variant| (variant.into(), variant)).collect();
+        word(node, &words)
+    }
+
+    fn show(&self) -> String {
+        toml_string((*self).into())
+    }
 }
 
 fn choices<'a>(words: impl Iterator<Item = &'a str>) -> String {
     words.map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or ")
-}
-
-/// The literal of a variant of an enum.
-pub(super) fn show_variant(variant: impl Into<&'static str>) -> String {
-    toml_string(variant.into())
 }
 
 /// Reads one of a few words.

@@ -21,7 +21,7 @@ use crate::{
         effective::{Line, toml_key},
         finding::{Problem, quote},
         fleet::{self, FleetKeys},
-        leaf::{Any, Checked, Leaf, Name, Percent, show_variant, variant, variant_kind, within, wrong_type},
+        leaf::{Any, Checked, Leaf, Name, Percent, Words, within, wrong_type},
         node::Node,
         notify::{self, NotifyKeys},
         quota::{self, Accounts},
@@ -259,17 +259,7 @@ enum Kind {
     Passthrough,
 }
 
-impl Leaf for Kind {
-    fn kind() -> String {
-        variant_kind::<Self>()
-    }
-    fn read(node: &Node) -> Result<Self, Problem> {
-        variant(node)
-    }
-    fn show(&self) -> String {
-        show_variant(*self)
-    }
-}
+impl Words for Kind {}
 
 /// A list whose absence is an empty list.
 pub(super) fn list<T: Leaf>(s: &mut Section<'_>, key: &'static str) -> Vec<T> {
@@ -488,50 +478,10 @@ fn note_known_langs(s: &mut Section<'_>, given: &[(String, Duration)]) {
     }
 }
 
-impl Leaf for NewClients {
-    fn kind() -> String {
-        variant_kind::<Self>()
-    }
-    fn read(node: &Node) -> Result<Self, Problem> {
-        variant(node)
-    }
-    fn show(&self) -> String {
-        show_variant(*self)
-    }
-}
+impl Words for NewClients {}
 
-impl Leaf for admission::Mode {
-    fn kind() -> String {
-        variant_kind::<Self>()
-    }
-    fn read(node: &Node) -> Result<Self, Problem> {
-        variant(node)
-    }
-    fn show(&self) -> String {
-        show_variant(*self)
-    }
-}
+impl Words for admission::Mode {}
 
-impl Leaf for LogFormat {
-    fn kind() -> String {
-        variant_kind::<Self>()
-    }
-    fn read(node: &Node) -> Result<Self, Problem> {
-        variant(node)
-    }
-    fn show(&self) -> String {
-        show_variant(*self)
-    }
-}
+impl Words for LogFormat {}
 
-impl Leaf for LogLevel {
-    fn kind() -> String {
-        variant_kind::<Self>()
-    }
-    fn read(node: &Node) -> Result<Self, Problem> {
-        variant(node)
-    }
-    fn show(&self) -> String {
-        show_variant(*self)
-    }
-}
+impl Words for LogLevel {}
