@@ -175,7 +175,9 @@ async fn a_default_sentinel_stands_for_clients_without_a_jwt() {
             }
         }
     }
-    assert_eq!(service.seen().len(), 6 + again);
+    // Whoever went at the server's PING may have gone before the callout was asked.
+    let seen = service.seen().len();
+    assert!((6..=6 + again).contains(&seen), "{seen} of {again} tried again");
     for (login, text) in [
         (Login::user("nobody", "x"), VIOLATION),
         (Login::user("alice", "x"), QUOTA),

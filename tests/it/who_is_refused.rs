@@ -117,7 +117,13 @@ async fn no_server_is_not_a_full_one_and_its_beginning_and_end_are_told() {
     let ended = told(&weir, "a server can be used again", |_| true).await;
     assert!(ended.contains(" INFO ") && field(&ended, "refused").as_deref() == Some("3"), "{ended}");
     assert!(field(&ended, "lasted").is_some(), "{ended}");
-    assert_eq!(weir.log().matches(" ERROR ").count(), 1, "{}", weir.log());
+    let log = weir.log();
+    let errors: Vec<&str> = log.lines().filter(|line| line.contains(" ERROR ")).collect();
+    // On a slow machine the server is full for so long that this is an error of its own.
+    let (no_server, full): (Vec<&str>, Vec<&str>) =
+        errors.iter().partition(|line| line.contains("no server can be used"));
+    assert_eq!(no_server.len(), 1, "{log}");
+    assert!(full.len() <= 1 && full.iter().all(|line| line.contains("no server has room")), "{log}");
     RawClient::connect(&weir.address, &Login::nobody()).await.round_trip().await.unwrap();
     is_well_formed(&weir);
 }
