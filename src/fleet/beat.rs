@@ -25,10 +25,6 @@ pub const MOST_ACCOUNTS: usize = 1024;
 /// Most rates of a message.
 pub const MOST_RATES: usize = 256;
 
-/// Most addresses of a message, and the most bytes of one.
-pub const MOST_ADDRESSES: usize = 16;
-const LONGEST_ADDRESS: usize = 261;
-
 /// Most bytes of the version of weir in a message.
 const LONGEST_VERSION: usize = 32;
 
@@ -167,9 +163,6 @@ pub struct Beat {
     /// weir's own version.
     #[serde(default)]
     pub version: String,
-    /// The addresses at which clients find this weir, as it advertises them.
-    #[serde(default)]
-    pub advertise: Vec<String>,
     /// Clients that have logged in.
     #[serde(default)]
     pub sessions: u32,
@@ -226,7 +219,6 @@ impl Beat {
             up_ms: 0,
             every_ms: 250,
             version: String::new(),
-            advertise: Vec::new(),
             sessions: 0,
             waiting: 0,
             arrivals: 0,
@@ -243,7 +235,7 @@ impl Beat {
     /// Reads a message.
     ///
     /// # Errors
-    /// It is too long, no beat, of another version, or has more servers, accounts or addresses than a beat may have.
+    /// It is too long, no beat, of another version, or has more servers, accounts or rates than a beat may have.
     pub fn decode(message: &[u8]) -> Result<Self, InvalidBeat> {
         #[derive(Deserialize)]
         struct Version {
@@ -268,9 +260,7 @@ impl Beat {
             ("servers", self.servers.len(), MOST_SERVERS),
             ("accounts", self.accounts.len(), MOST_ACCOUNTS),
             ("rates", self.rates.len(), MOST_RATES),
-            ("addresses", self.advertise.len(), MOST_ADDRESSES),
             ("bytes of version", self.version.len(), LONGEST_VERSION),
-            ("bytes of address", self.advertise.iter().map(String::len).max().unwrap_or(0), LONGEST_ADDRESS),
         ];
         match bounds.into_iter().find(|(_, n, most)| n > most) {
             Some((what, ..)) => Err(InvalidBeat::TooMany(what)),
@@ -278,8 +268,8 @@ impl Beat {
         }
     }
 
-    /// The message. What would make it one that is not read is left out: addresses, accounts and servers beyond those
-    /// that a beat may have.
+    /// The message. What would make it one that is not read is left out: accounts, servers and rates beyond those that
+    /// a beat may have.
     pub fn encode(&self) -> Vec<u8> {
         if self.check().is_err() {
             return self.bounded().encode();
@@ -291,8 +281,6 @@ impl Beat {
     fn bounded(&self) -> Self {
         let mut beat = self.clone();
         beat.version.truncate(beat.version.floor_char_boundary(LONGEST_VERSION));
-        beat.advertise.retain(|address| address.len() <= LONGEST_ADDRESS);
-        beat.advertise.truncate(MOST_ADDRESSES);
         beat.servers = beat.servers.into_iter().take(MOST_SERVERS).collect();
         beat.rates = beat.rates.into_iter().take(MOST_RATES).collect();
         if beat.accounts.len() > MOST_ACCOUNTS {
@@ -350,7 +338,6 @@ mod tests {
             up_ms: 12_000,
             every_ms: 250,
             version: "0.1.0".into(),
-            advertise: vec!["weir-1.example.com:4222".into()],
             sessions: 2,
             waiting: 1,
             arrivals: 10,
@@ -391,14 +378,8 @@ mod tests {
         let keys = Keys::of_fleet("edge");
         let many = |kind, n: usize| (0..n).map(move |n| keys.clone().of(kind, &n.to_string()));
         let accounts = many(Kind::Account, MOST_ACCOUNTS + 1).map(|key| (key, account.clone())).collect();
-        let addresses = vec!["a:1".to_owned(); MOST_ADDRESSES + 1];
-        let wrong = [
-            Beat { servers, ..beat() },
-            Beat { accounts, ..beat() },
-            Beat { advertise: addresses, ..beat() },
-            Beat { version: "ä".repeat(40), ..beat() },
-            Beat { advertise: vec!["a".repeat(300)], ..beat() },
-        ];
+        let wrong =
+            [Beat { servers, ..beat() }, Beat { accounts, ..beat() }, Beat { version: "ä".repeat(40), ..beat() }];
         for wrong in wrong {
             let sent = serde_json::to_vec(&wrong).unwrap();
             assert!(matches!(Beat::decode(&sent), Err(InvalidBeat::TooMany(_))), "{wrong:?}");
