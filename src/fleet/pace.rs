@@ -44,6 +44,10 @@ const LONGEST_WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration
 /// The most accounts whose last turns are remembered.
 const MOST_LANES: usize = 1024;
 
+/// So many turns are caught up with at once: a weir that begins has missed all that others have had, and a number that
+/// is made up must not bring the last one near.
+const MOST_TURNS_AT_ONCE: u64 = 1 << 20;
+
 /// Changes of how many logins are under way that are remembered.
 const MOST_KEPT: usize = 64;
 
@@ -68,6 +72,7 @@ impl Round {
     /// Another weir has told that a client of this lane has had the turn with this number. Returns whether that is
     /// news.
     pub fn heard(&mut self, lane: Lane, turn: u64) -> bool {
+        let turn = turn.min(self.last.saturating_add(MOST_TURNS_AT_ONCE));
         let is_news = turn > self.of_lane(lane);
         if is_news {
             self.note(lane, turn);
@@ -367,7 +372,7 @@ impl SharedPace {
 
     fn longest_wait(&self, own: &Own) -> Duration {
         let Some(login) = own.login.filter(|_| !own.is_new) else { return LONGEST_WAIT.1 };
-        let two_rounds = login * 2 * (self.peers.len() as u32 + 1) / own.limit.max(1);
+        let two_rounds = login.min(LONGEST_WAIT.1) * 2 * (self.peers.len() as u32 + 1) / own.limit.max(1);
         two_rounds.clamp(LONGEST_WAIT.0, LONGEST_WAIT.1)
     }
 

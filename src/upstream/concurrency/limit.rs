@@ -68,6 +68,8 @@ const OVERDUE_TIMES_TYPICAL: u32 = 4;
 /// The part of the difference by which the typical time falls to a quicker handshake, and rises to a slower one.
 const TYPICAL_FALLS: f64 = 0.5;
 const TYPICAL_RISES: f64 = 0.02;
+/// The longest time of a login that is taken from another weir.
+const LONGEST_HEARD: Duration = Duration::from_secs(10);
 /// A limit that has not been used for this long is halved: the server may not be able any more to do what it did then.
 const UNUSED_BEFORE_HALVING: Duration = Duration::from_secs(5);
 
@@ -248,11 +250,15 @@ impl ConcurrencyLimit {
         for _ in 0..new.timed_out.min(u64::from(MAX_LIMIT)) {
             self.halve();
         }
+        // Nor would more be under way.
+        let in_flight = in_flight.min(MAX_LIMIT);
         let mut window = self.window.take().unwrap_or_else(|| Window::new(now));
         // Decisions stay as frequent as with handshakes of its own; what is left over begins the next window.
         let samples = u32::try_from(new.finished).unwrap_or(u32::MAX).min(MAX_LIMIT);
         if samples > 0 {
             let took = Duration::try_from_secs_f64(new.seconds / new.finished as f64).unwrap_or_default();
+            // A time that is made up is forgotten after a few logins of weir's own.
+            let took = took.min(self.mean_time.map_or(LONGEST_HEARD, |mean| 10 * mean)).min(LONGEST_HEARD);
             let mean_time = self.mean_time.map_or(took, |mean| mean.mul_f64(0.9) + took.mul_f64(0.1));
             self.mean_time = Some(mean_time);
             window.add_shown(samples, &new, in_flight);

@@ -168,6 +168,30 @@ fn busy_cores_only_end_growth_and_only_while_they_are_known_to_be() {
 }
 
 #[test]
+fn what_others_make_up_does_no_lasting_harm() {
+    let (mut limit, mut now) = (ConcurrencyLimit::default(), Instant::now());
+    let (took, most) = (10 * MS, u64::MAX as f64 / 1000.0);
+    let all = [0.0, 1.0, most];
+    let mut before = Shown::default();
+    for seconds in all {
+        for ratios in all {
+            for (finished, timed_out) in [(0, 0), (1, u64::MAX), (u64::MAX, 0)] {
+                let shown = Shown { finished, ratios, unbounded_ratios: ratios, seconds, timed_out };
+                limit.heard(now, &shown, &before, u32::MAX, most);
+                (before, now) = (shown, now + MS);
+                assert!((1..=MAX_LIMIT).contains(&limit.limit()));
+            }
+        }
+    }
+    assert!(limit.mean_time().is_none_or(|mean| mean <= LONGEST_HEARD));
+    for _ in 0..100 {
+        now += took;
+        limit.finished(now, took, took, limit.limit());
+    }
+    assert!(limit.mean_time().unwrap() < 11 * MS && limit.limit() > 50, "{:?}, {}", limit.mean_time(), limit.limit());
+}
+
+#[test]
 fn what_is_overdue_follows_the_quicker_logins() {
     let (mut limit, now) = (ConcurrencyLimit::default(), Instant::now());
     assert_eq!(limit.overdue_after(), LEAST_OVERDUE);
