@@ -38,7 +38,7 @@ use crate::{
         retry_schedule::RetrySchedule,
         throughput::Throughput,
     },
-    fleet::lease::book::LeaseBook,
+    fleet::{key::Kind, lease::book::LeaseBook},
     identity::ClientKey,
     upstream::{
         Placement, Server, ServerId, Servers, Slot, Urgency,
@@ -197,6 +197,11 @@ impl<W: Waiter> Admission<W> {
     pub fn share_quotas(&self, book: &Arc<LeaseBook>) {
         self.accounts.share_quotas(Arc::clone(book));
         self.users_and_names.share_quotas(Arc::clone(book));
+    }
+
+    /// The patterns of users and of names that have quotas.
+    pub fn user_and_name_patterns(&self) -> Vec<(Kind, String)> {
+        self.users_and_names.patterns()
     }
 
     pub(super) fn refusal_spread(&self) -> Duration {

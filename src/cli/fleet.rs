@@ -158,7 +158,12 @@ fn of_weirs(view: &FleetView, width: usize) -> String {
             one.sessions.to_string(),
             one.waiting.to_string(),
             last_beat,
-            if one.leases_in_force { "in force" } else { "none" }.to_owned(),
+            match (one.is_stranger, one.leases_in_force) {
+                (true, _) => "UNKNOWN",
+                (_, true) => "in force",
+                (_, false) => "none",
+            }
+            .to_owned(),
             one.addresses.join(" "),
         ]
     };
@@ -231,6 +236,7 @@ mod tests {
             uptime_seconds: 7300.0,
             sessions: 1500,
             beat_age_seconds: 0.24,
+            is_stranger: false,
             leases_in_force: is_this,
             addresses: vec!["weir-1.example.com:4222".into(), "weir-1.example.com:4223".into()],
             ..Weir::default()

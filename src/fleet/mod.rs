@@ -128,7 +128,7 @@ impl Fleet {
         &self.link
     }
 
-    /// The other weirs. Whoever holds this asks for no other lock.
+    /// The other weirs. Whoever holds this asks for no other lock but that of a count.
     pub fn peers(&self) -> MutexGuard<'_, Peers> {
         // What is known is valid between any two statements.
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)

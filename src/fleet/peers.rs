@@ -25,6 +25,9 @@ use crate::fleet::{
 /// Most peers that are known at a time. Whoever may publish can make up ids: beyond this a new one is ignored.
 pub const MOST_PEERS: usize = 256;
 
+/// Most strangers that are known at a time, besides peers.
+pub const MOST_STRANGERS: usize = 32;
+
 /// Most accounts of all peers together that are remembered.
 const MOST_ACCOUNTS: usize = 131_072;
 
@@ -36,7 +39,19 @@ const LEAST_SILENCE: Duration = Duration::from_millis(750);
 const MOST_LOST: u64 = 1000;
 
 /// The intervals that a peer may announce: one that says more is heard as if it said this.
-const EVERY_MS: std::ops::RangeInclusive<u32> = 20..=5_000;
+const EVERY_MS: std::ops::RangeInclusive<u32> = 20..=2_000;
+
+/// What the bucket of the fleet says of the process that a beat names. Whoever may publish can forge a beat; the bucket
+/// is what only weirs write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vouch {
+    /// It is a member, or was one of late.
+    Member,
+    /// It is none: a weir that has not come so far yet, or one that does not exist. It counts for nothing.
+    Stranger,
+    /// This weir does not go by the bucket now: beats are all there is.
+    Unknown,
+}
 
 /// What a peer holds of a server or of an account, and when it said so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,10 +77,13 @@ pub struct PeerReport {
 pub struct Heard {
     /// What it says.
     pub beat: Arc<Beat>,
-    /// The process whose place this one has taken: what it held is gone, or another's by now.
-    pub replaces: Option<u64>,
-    /// Whether the peer was not known before.
+    /// Whether the peer was not known before, or as a stranger only.
     pub is_new: bool,
+    /// Whether it counts; what a [`Vouch::Stranger`] says is shown, and nothing else.
+    pub counts: bool,
+    /// The process of this id that was a peer before and is none any more: another has taken its place, or it is known
+    /// to be a stranger.
+    pub ends: Option<Gone>,
     /// Accounts that the peer had said it uses, and that it uses no more.
     pub unused: Vec<Key>,
     sent: Instant,
@@ -106,8 +124,10 @@ pub enum Ignored {
     Old,
     /// Another process calls itself what this weir is called. Two weirs of one id do not see each other.
     SameId,
-    /// [`MOST_PEERS`] are known already.
+    /// [`MOST_PEERS`] are known already, or [`MOST_STRANGERS`].
     TooMany,
+    /// A peer has this id, and is another process.
+    Stranger,
 }
 
 /// A peer that is not there any more.
@@ -117,12 +137,19 @@ pub struct Gone {
     pub id: MemberId,
     /// Which process of it.
     pub run: u64,
+    /// It has said that it ends.
+    pub has_said_bye: bool,
+    /// It counted: it was no stranger.
+    pub counted: bool,
 }
 
 /// One other weir.
 #[derive(Debug)]
 pub struct Peer {
     last: Arc<Beat>,
+    vouch: Vouch,
+    /// It has said that it ends, and nothing since.
+    has_said_bye: bool,
     /// The process before this one: what is still on its way from there is old.
     before: Option<u64>,
     heard_at: Instant,
@@ -141,6 +168,16 @@ impl Peer {
     /// What it said last; of accounts, only those that were in its last message.
     pub fn last(&self) -> &Arc<Beat> {
         &self.last
+    }
+
+    /// Whether it counts: it is no stranger.
+    pub fn counts(&self) -> bool {
+        self.vouch != Vouch::Stranger
+    }
+
+    /// Whether it has said that it ends, and nothing since.
+    pub fn has_said_bye(&self) -> bool {
+        self.has_said_bye
     }
 
     /// How long ago its last beat came.
@@ -188,6 +225,7 @@ impl Peer {
             self.arrivals_per_second += part * (arrived - self.arrivals_per_second);
         }
         self.heard_at = now;
+        self.has_said_bye = false;
         self.last = beat;
         sent
     }
@@ -237,46 +275,60 @@ impl Peers {
         Self { own, peers: BTreeMap::new(), accounts: 0, ignored: HashMap::new(), lost: 0 }
     }
 
-    /// Takes in a beat.
+    /// Takes in a beat; `vouch` is what the bucket says of its process.
     ///
     /// # Errors
     /// It says nothing new, or not of a peer.
-    pub fn heard(&mut self, now: Instant, beat: Beat) -> Result<Heard, Ignored> {
-        let heard = self.take(now, beat);
+    pub fn heard(&mut self, now: Instant, beat: Beat, vouch: Vouch) -> Result<Heard, Ignored> {
+        let heard = self.take(now, beat, vouch);
         if let Err(why) = &heard {
             *self.ignored.entry(*why).or_default() += 1;
         }
         heard
     }
 
-    fn take(&mut self, now: Instant, beat: Beat) -> Result<Heard, Ignored> {
+    fn take(&mut self, now: Instant, beat: Beat, vouch: Vouch) -> Result<Heard, Ignored> {
         if beat.id == self.own {
             return Err(Ignored::SameId);
         }
+        let is_member = |vouch: Vouch| vouch == Vouch::Member;
         let known = self.peers.get(&beat.id);
+        let vouch = match known {
+            // What the bucket has said of it once holds while there is no bucket.
+            Some(peer) if peer.last.run == beat.run && vouch == Vouch::Unknown && is_member(peer.vouch) => peer.vouch,
+            _ => vouch,
+        };
         let before = match known {
             Some(peer) if beat.run == peer.last.run && beat.n <= peer.last.n => return Err(Ignored::Old),
-            Some(peer) if Some(beat.run) == peer.before => return Err(Ignored::Old),
+            Some(peer) if beat.run != peer.last.run && peer.counts() && vouch == Vouch::Stranger => {
+                return Err(Ignored::Stranger);
+            }
+            // A member takes the place of whoever has taken its own.
+            Some(peer) if Some(beat.run) == peer.before && is_member(peer.vouch) >= is_member(vouch) => {
+                return Err(Ignored::Old);
+            }
             Some(peer) if beat.run != peer.last.run => Some(peer.last.run),
-            None if self.peers.len() >= MOST_PEERS => return Err(Ignored::TooMany),
+            None if self.is_full(vouch) => return Err(Ignored::TooMany),
             Some(_) | None => None,
         };
         if let Some(peer) = known.filter(|peer| peer.last.run == beat.run) {
             // A number that was made up counts no more than a pause of some minutes.
             self.lost = self.lost.saturating_add((beat.n - peer.last.n - 1).min(MOST_LOST));
         }
-        let (mut beat, is_new) = (beat, known.is_none());
-        if before.is_some() {
-            self.remove(&beat.id);
-        }
+        let counts = vouch != Vouch::Stranger;
+        let (mut beat, counted) = (beat, known.is_some_and(Peer::counts));
+        let ends = if before.is_some() || counted && !counts { self.remove(&beat.id) } else { None };
         let known = self.peers.get_mut(&beat.id).map(|peer| std::mem::take(&mut peer.accounts));
         let mut accounts = known.unwrap_or_default();
         let others = self.accounts - accounts.len();
-        let unused = accounts.take(&mut beat, MOST_ACCOUNTS.saturating_sub(others));
+        let room = if counts { MOST_ACCOUNTS.saturating_sub(others) } else { 0 };
+        let unused = accounts.take(&mut beat, room);
         self.accounts = others + accounts.len();
         let beat = Arc::new(beat);
         let peer = self.peers.entry(beat.id.clone()).or_insert_with(|| Peer {
             last: Arc::clone(&beat),
+            vouch,
+            has_said_bye: false,
             before,
             heard_at: now,
             since: now,
@@ -284,25 +336,39 @@ impl Peers {
             accounts: PeerAccounts::default(),
             arrivals_per_second: 0.0,
         });
-        peer.accounts = accounts;
+        (peer.accounts, peer.vouch) = (accounts, vouch);
         let sent = peer.takes(now, Arc::clone(&beat));
-        Ok(Heard { began: peer.sent.of(0, now), beat, replaces: before, is_new, unused, sent })
+        let ends = ends.filter(|gone| gone.counted);
+        Ok(Heard { began: peer.sent.of(0, now), beat, ends, is_new: counts && !counted, counts, unused, sent })
     }
 
-    /// A weir has said that it ends. Returns it if it was known.
-    pub fn bye(&mut self, bye: &Bye) -> Option<Gone> {
-        (self.peers.get(&bye.id)?.last.run == bye.run).then(|| self.remove(&bye.id))?
+    /// Whether no other one of this kind is taken in.
+    fn is_full(&self, vouch: Vouch) -> bool {
+        let peers = self.iter().count();
+        match vouch {
+            Vouch::Stranger => self.peers.len() - peers >= MOST_STRANGERS,
+            Vouch::Member | Vouch::Unknown => peers >= MOST_PEERS,
+        }
     }
 
-    /// Nobody answers for this weir: its connection to the servers is gone. Returns it if it was known.
-    pub fn lost(&mut self, id: &MemberId) -> Option<Gone> {
-        self.remove(id)
+    /// A weir has said that it ends. Whoever may publish can say so: it is gone once its connection is, or its beats
+    /// stop. Returns whether it was known.
+    pub fn bye(&mut self, bye: &Bye) -> bool {
+        let Some(peer) = self.peers.get_mut(&bye.id).filter(|peer| peer.last.run == bye.run) else { return false };
+        peer.has_said_bye = true;
+        true
+    }
+
+    /// Nobody answers for this process of a weir: its connection to the servers is gone. Returns it if it was known.
+    pub fn lost(&mut self, id: &MemberId, run: u64) -> Option<Gone> {
+        (self.peers.get(id)?.last.run == run).then(|| self.remove(id))?
     }
 
     fn remove(&mut self, id: &MemberId) -> Option<Gone> {
         let peer = self.peers.remove(id)?;
         self.accounts -= peer.accounts.len();
-        Some(Gone { id: id.clone(), run: peer.last.run })
+        let (run, counted) = (peer.last.run, peer.counts());
+        Some(Gone { id: id.clone(), run, has_said_bye: peer.has_said_bye, counted })
     }
 
     /// Forgets the peers whose beats have stopped. To be called a few times in a second.
@@ -318,8 +384,13 @@ impl Peers {
         all.iter().filter_map(|id| self.remove(id)).collect()
     }
 
-    /// The peers that live, by their ids. This weir is not among them.
+    /// The peers that live and count, by their ids. This weir is not among them.
     pub fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.all().filter(|peer| peer.counts())
+    }
+
+    /// The same with strangers.
+    pub fn all(&self) -> impl Iterator<Item = &Peer> {
         self.peers.values()
     }
 
@@ -332,25 +403,20 @@ impl Peers {
         self.lost
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.peers.len()
-    }
-
     /// Whether this weir is alone.
     pub fn is_empty(&self) -> bool {
-        self.peers.is_empty()
+        self.iter().next().is_none()
     }
 
     /// How many weirs live, this one included.
     pub fn weirs(&self) -> u32 {
         // At most MOST_PEERS.
-        self.peers.len() as u32 + 1
+        self.iter().count() as u32 + 1
     }
 
     /// The position of this weir among all that live, by their ids: each has another.
     pub fn position(&self) -> u32 {
-        self.peers.range(..&self.own).count() as u32
+        self.iter().take_while(|peer| *peer.id() < self.own).count() as u32
     }
 
     /// What they hold of a server.

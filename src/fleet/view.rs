@@ -88,6 +88,8 @@ pub struct Weir {
     pub admitted: u64,
     /// How old its last beat is; 0 of this one.
     pub beat_age_seconds: f64,
+    /// Whether the bucket does not know it, while this weir goes by leases: what it says counts for nothing.
+    pub is_stranger: bool,
     /// Whether it says that its leases are in force.
     pub leases_in_force: bool,
     /// The addresses at which its clients reach it, as its listeners with `advertise = "fleet"` tell them.

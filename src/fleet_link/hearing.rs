@@ -1,6 +1,6 @@
 //! Hears the other weirs: their beats, their last words, and questions whether this one is still connected.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{Message, SubscribeError, Subscriber};
 use futures_util::{StreamExt, future::join_all};
@@ -15,7 +15,7 @@ use crate::{
         lease::{Holder, LeaseKey},
         link::Counted,
         member::MemberId,
-        peers::{Gone, Heard, Ignored},
+        peers::{Gone, Heard, Ignored, Peer, Vouch},
     },
     fleet_link::{FleetLink, Interest},
     net::timer,
@@ -95,44 +95,17 @@ impl Hearing<'_> {
     fn beat(&mut self, message: &Message) {
         let fleet = &self.link.fleet;
         fleet.link().heard(message.payload.len());
-        let beat = match Beat::decode(&message.payload) {
-            Ok(beat) => beat,
-            Err(err) => return self.invalid(&err.to_string()),
-        };
-        let heard = fleet.peers().heard(timer::now(), beat);
-        match heard {
-            Ok(heard) => {
-                fleet.link().count(Counted::BeatHeard);
-                self.shared.servers.hear(fleet.keys(), &heard, timer::now());
-                self.report(&heard);
-                self.shared.admission.accounts().hear(&heard, timer::now());
-                self.shared.admission.hear_pace(timer::now(), &heard.beat);
-                dispatch::run_now(&self.shared.admission);
-                if heard.is_new {
-                    fleet.missing().found(&heard.beat.id);
-                    let (weir, version) = (heard.beat.id.as_str(), &*heard.beat.version);
-                    info!(weir, version, "another weir of the fleet is there");
-                    // It hears of this one at once too.
-                    fleet.link().beats().wake();
+        match Beat::decode(&message.payload) {
+            Ok(beat) => match take_in(self.link, self.shared, beat) {
+                Ok(()) => fleet.link().count(Counted::BeatHeard),
+                Err(Ignored::Old) => {}
+                Err(Ignored::SameId) => {
+                    self.invalid("another weir has the id of this one: write another id in [fleet]");
                 }
-            }
-            Err(Ignored::Old) => {}
-            Err(Ignored::SameId) => self.invalid("another weir has the id of this one: write another id in [fleet]"),
-            Err(Ignored::TooMany) => self.invalid("it is of one weir more than a fleet may have"),
-        }
-    }
-
-    /// Tells the ledger what the peer holds of quotas.
-    fn report(&self, heard: &Heard) {
-        let (beat, mut ledger) = (&heard.beat, self.link.fleet.ledger());
-        let holder = Holder::new(&beat.id, beat.run);
-        ledger.heard(timer::now(), &holder);
-        let of_account = |key| LeaseKey { kind: Kind::Account, key };
-        for (key, one) in &beat.accounts {
-            ledger.reported(&holder, of_account(*key), one.held, beat.leases_ok);
-        }
-        for key in &heard.unused {
-            ledger.reported(&holder, of_account(*key), 0, beat.leases_ok);
+                Err(Ignored::TooMany) => self.invalid("it is of one weir more than a fleet may have"),
+                Err(Ignored::Stranger) => self.invalid("it has the id of a weir, and is not of its process"),
+            },
+            Err(err) => self.invalid(&err.to_string()),
         }
     }
 
@@ -140,17 +113,8 @@ impl Hearing<'_> {
         let fleet = &self.link.fleet;
         fleet.link().heard(message.payload.len());
         match Bye::decode(&message.payload) {
-            Ok(bye) => {
-                let gone = fleet.peers().bye(&bye);
-                if let Some(gone) = gone {
-                    info!(weir = gone.id.as_str(), "another weir of the fleet has ended");
-                    let now = timer::now();
-                    fleet.ledger().silent(&Holder::new(&gone.id, gone.run));
-                    self.shared.servers.peer_ended(gone.run, now);
-                    self.shared.admission.accounts().peer_ended(gone.run, now);
-                    self.shared.admission.forget_pace(&gone.id);
-                }
-            }
+            // It is asked for soon: whoever may publish can say so.
+            Ok(bye) => drop(fleet.peers().bye(&bye)),
             Err(err) => self.invalid(&err.to_string()),
         }
     }
@@ -171,38 +135,119 @@ impl Hearing<'_> {
     }
 }
 
-/// Asks after peers that are silent, and forgets those that have been so for long, or have no connection.
+/// Takes in what a beat says.
+fn take_in(link: &FleetLink, shared: &Shared, beat: Beat) -> Result<(), Ignored> {
+    let (fleet, now) = (&link.fleet, timer::now());
+    let holder = Holder::new(&beat.id, beat.run);
+    let vouch = fleet.ledger().vouches(now, &holder);
+    let heard = fleet.peers().heard(now, beat, vouch)?;
+    if let Some(gone) = &heard.ends {
+        fleet.ledger().silent(&Holder::new(&gone.id, gone.run));
+    }
+    report(link, &holder, &heard);
+    if !heard.counts {
+        if let Some(gone) = &heard.ends {
+            lost(link, shared, gone);
+        }
+        return Ok(());
+    }
+    shared.servers.hear(fleet.keys(), &heard, now);
+    shared.admission.accounts().hear(&heard, now);
+    shared.admission.hear_pace(now, &heard.beat);
+    dispatch::run_now(&shared.admission);
+    if heard.is_new {
+        fleet.missing().found(&heard.beat.id);
+        let (weir, version) = (heard.beat.id.as_str(), &*heard.beat.version);
+        info!(weir, version, "another weir of the fleet is there");
+        // It hears of this one at once too.
+        fleet.link().beats().wake();
+    }
+    Ok(())
+}
+
+/// Tells the ledger what the peer holds of quotas.
+fn report(link: &FleetLink, holder: &Holder, heard: &Heard) {
+    let (now, beat, mut ledger) = (timer::now(), &heard.beat, link.fleet.ledger());
+    ledger.heard(now, holder);
+    let of_account = |key| LeaseKey { kind: Kind::Account, key };
+    for (key, one) in &beat.accounts {
+        ledger.reported(now, holder, of_account(*key), one.held, beat.leases_ok);
+    }
+    for key in &heard.unused {
+        ledger.reported(now, holder, of_account(*key), 0, beat.leases_ok);
+    }
+}
+
+/// Asks after peers that are silent or have said that they end, and forgets those that have been silent for long, or
+/// have no connection. Takes in those whose membership has been seen only after their beats.
 async fn look(link: &FleetLink, shared: &Shared) {
     let (fleet, now) = (&link.fleet, timer::now());
-    let silent: Vec<(MemberId, Holder)> = {
+    admit_members(link, shared);
+    let silent: Vec<(MemberId, u64)> = {
         let peers = fleet.peers();
-        let is_late = |silent: Duration, most: Duration| silent > most.mul_f64(ASK_AFTER);
-        let late = peers.iter().filter(|peer| is_late(peer.silent_for(now), peer.may_be_silent_for()));
-        late.map(|peer| (peer.id().clone(), Holder::new(peer.id(), peer.last().run))).take(MOST_ASKED).collect()
+        let is_late = |peer: &Peer| peer.silent_for(now) > peer.may_be_silent_for().mul_f64(ASK_AFTER);
+        let late = peers.all().filter(|peer| peer.has_said_bye() || is_late(peer));
+        late.map(|peer| (peer.id().clone(), peer.last().run)).take(MOST_ASKED).collect()
     };
     if !silent.is_empty() && link.connection.is_up() {
-        let asked = silent.iter().map(|(_, holder)| link.probe(holder));
-        for ((id, _), interest) in silent.iter().zip(join_all(asked).await) {
+        let asked = silent.iter().map(async |(id, run)| link.probe(&Holder::new(id, *run)).await);
+        for ((id, run), interest) in silent.iter().zip(join_all(asked).await) {
             if interest != Interest::Gone {
                 continue;
             }
-            let gone = fleet.peers().lost(id);
+            let gone = fleet.peers().lost(id, *run);
             if let Some(gone) = gone {
-                fleet.missing().gone(timer::now(), gone.id.clone());
-                warn!(weir = gone.id.as_str(), "another weir of the fleet has lost its connection, or is gone");
-                lost(link, shared, &gone);
+                forget(link, shared, &gone, "another weir of the fleet has lost its connection, or is gone");
             }
         }
     }
     let gone = fleet.peers().forget(timer::now());
     for gone in gone {
-        // What this weir does not hear because it is cut off itself is not missing.
-        if link.connection.is_up() {
-            fleet.missing().gone(timer::now(), gone.id.clone());
-        }
-        warn!(weir = gone.id.as_str(), "another weir of the fleet is heard no more");
-        lost(link, shared, &gone);
+        forget(link, shared, &gone, "another weir of the fleet is heard no more");
     }
+}
+
+/// A weir may be heard before its membership is seen.
+fn admit_members(link: &FleetLink, shared: &Shared) {
+    let fleet = &link.fleet;
+    let strangers: Vec<_> = {
+        let peers = fleet.peers();
+        peers.all().filter(|peer| !peer.counts()).map(|peer| Arc::clone(peer.last())).collect()
+    };
+    for beat in strangers {
+        let vouch = fleet.ledger().vouches(timer::now(), &Holder::new(&beat.id, beat.run));
+        if vouch == Vouch::Stranger {
+            continue;
+        }
+        let known = fleet.peers().lost(&beat.id, beat.run);
+        if known.is_some() {
+            // It can only be refused where peers are too many.
+            let _ = take_in(link, shared, Beat::clone(&beat));
+        }
+    }
+}
+
+/// A weir is heard no more, for this reason.
+fn forget(link: &FleetLink, shared: &Shared, gone: &Gone, why: &str) {
+    let weir = gone.id.as_str();
+    if !gone.counted {
+        // Whoever may publish can make up weirs: that one is heard no more is no news.
+        return link.fleet.ledger().silent(&Holder::new(&gone.id, gone.run));
+    }
+    if gone.has_said_bye {
+        info!(weir, "another weir of the fleet has ended");
+        let now = timer::now();
+        link.fleet.ledger().silent(&Holder::new(&gone.id, gone.run));
+        shared.servers.peer_ended(gone.run, now);
+        shared.admission.accounts().peer_ended(gone.run, now);
+        return shared.admission.forget_pace(&gone.id);
+    }
+    // What this weir does not hear because it is cut off itself is not missing.
+    if link.connection.is_up() {
+        link.fleet.missing().gone(timer::now(), gone.id.clone());
+    }
+    warn!(weir, "{why}");
+    lost(link, shared, gone);
 }
 
 /// What the servers have counted of a weir that is not heard counts until they say otherwise.

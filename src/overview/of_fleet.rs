@@ -65,6 +65,7 @@ pub fn mode(fleet: &Fleet) -> (Mode, Option<String>) {
 fn summary(fleet: &Fleet, weirs: &[Weir], now: Instant) -> Summary {
     let (mode, why) = mode(fleet);
     let since = fleet.link().bucket().since;
+    let live = || weirs.iter().filter(|one| !one.is_stranger);
     Summary {
         name: fleet.name().to_owned(),
         id: fleet.id().to_string(),
@@ -72,10 +73,10 @@ fn summary(fleet: &Fleet, weirs: &[Weir], now: Instant) -> Summary {
         why,
         mode_seconds: since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64().round()),
         connected: fleet.link().is_up(),
-        live: weirs.len(),
-        sessions: weirs.iter().map(|one| one.sessions).sum(),
-        waiting: weirs.iter().map(|one| one.waiting).sum(),
-        admitted: weirs.iter().fold(0, |sum, one| sum.saturating_add(one.admitted)),
+        live: live().count(),
+        sessions: live().map(|one| one.sessions).sum(),
+        waiting: live().map(|one| one.waiting).sum(),
+        admitted: live().fold(0, |sum, one| sum.saturating_add(one.admitted)),
         missing: fleet.missing().list(now).len(),
     }
 }
@@ -91,11 +92,12 @@ fn weirs(shared: &Shared, fleet: &Fleet, now: Instant) -> Vec<Weir> {
         waiting: shared.admission.waiting().held() as u64,
         admitted: shared.counters.admitted.load(Relaxed),
         beat_age_seconds: 0.0,
+        is_stranger: false,
         leases_in_force: fleet.link().has_bucket(),
         addresses: shared.advertised_info.own_addresses().iter().map(str::to_owned).collect(),
     };
     let mut weirs = vec![own];
-    weirs.extend(fleet.peers().iter().map(|peer| of_peer(peer, now)));
+    weirs.extend(fleet.peers().all().map(|peer| of_peer(peer, now)));
     let announcer = fleet.announcer();
     for one in weirs.iter_mut().filter(|one| !one.is_this) {
         let addresses = announcer.addresses_of(&one.id);
@@ -116,6 +118,7 @@ fn of_peer(peer: &Peer, now: Instant) -> Weir {
         waiting: (*waiting).into(),
         admitted: *admitted,
         beat_age_seconds: (age.as_secs_f64() * 1000.0).round() / 1000.0,
+        is_stranger: !peer.counts(),
         leases_in_force: *leases_ok,
         addresses: Vec::new(),
     }
@@ -129,7 +132,10 @@ fn names(shared: &Shared, fleet: &Fleet) -> HashMap<Key, String> {
         names.insert(keys.of(Kind::Account, &name), shown(&name));
     }
     for server in shared.servers.list().iter() {
-        names.insert(keys.of(Kind::Server, server.name()), shown(server.name()));
+        names.insert(server.fleet_key(keys), shown(server.name()));
+    }
+    for (kind, pattern) in shared.admission.user_and_name_patterns() {
+        names.insert(keys.of(kind, &pattern), shown(&pattern));
     }
     names
 }

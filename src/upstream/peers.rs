@@ -50,8 +50,8 @@ impl Server {
 impl Servers {
     /// A peer has said what it holds.
     pub fn hear(&self, keys: &Keys, heard: &Heard, now: Instant) {
-        if let Some(run) = heard.replaces {
-            self.peer_lost(run);
+        if let Some(gone) = &heard.ends {
+            self.peer_lost(gone.run);
         }
         let list = self.list();
         for server in list.iter() {

@@ -7,9 +7,12 @@
 //! those bounds force it, so a burst through weirs never looks like a burst of others (docs/contract.md, towards
 //! servers 2).
 //!
+//! What no reading shows is not believed for long ([`doubt`]).
+//!
 //! What a peer held when the server counted is known for certain only once a later beat of it has come: until then its
 //! last one counts, and with the later one the reading is judged anew.
 
+mod doubt;
 mod peer;
 #[cfg(test)]
 mod simulation;
@@ -22,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::peer::PeerHistory;
+use self::{doubt::Doubt, peer::PeerHistory};
 use crate::fleet::peers::PeerReport;
 
 /// A peer that holds nothing and has said nothing for this long is forgotten here.
@@ -72,6 +75,8 @@ struct Others {
     /// The estimate of those that came through no weir.
     direct: u32,
     peers: Vec<PeerHistory>,
+    /// How far what these say is believed.
+    doubt: Doubt,
     /// The last reading, as long as it says anything.
     reading: Option<LastReading>,
 }
@@ -90,6 +95,11 @@ struct LastReading {
 }
 
 impl LastReading {
+    /// The most that were not weir's.
+    fn shown(&self) -> u32 {
+        self.counted.saturating_sub(self.least_own)
+    }
+
     /// The least and the most that came through no weir, if the peers had so many.
     fn bounds(&self, least_peers: u32, most_peers: u32) -> (u32, u32) {
         let most = self.counted.saturating_sub(self.least_own.saturating_add(least_peers));
@@ -114,8 +124,25 @@ impl Others {
         self.direct = reading.before.clamp(least, most);
     }
 
+    /// Believes what peers say, or not, by the last reading.
+    fn compare(&mut self) {
+        let Some(reading) = &self.reading else { return };
+        let (mut open, mut held) = (0_u32, 0_u32);
+        for peer in &self.peers {
+            let (its_open, its_held) = peer.said_since(reading.asked);
+            (open, held) = (open.saturating_add(its_open), held.saturating_add(its_held));
+        }
+        self.doubt.judge(reading.shown(), open, held);
+    }
+
+    /// What peers hold, as far as it is believed.
+    fn held_by_peers(&self) -> u32 {
+        let held = self.peers.iter().map(PeerHistory::held).fold(0, u32::saturating_add);
+        self.doubt.believed(held, self.reading.as_ref().map(LastReading::shown))
+    }
+
     fn sum(&self) -> u32 {
-        self.peers.iter().map(PeerHistory::held).fold(self.direct, u32::saturating_add)
+        self.direct.saturating_add(self.held_by_peers())
     }
 }
 
@@ -172,6 +199,7 @@ impl ReconciledCount {
                 before,
                 is_settled: false,
             });
+            others.compare();
             others.judge();
         });
     }
@@ -255,9 +283,9 @@ impl ReconciledCount {
         });
     }
 
-    /// What peers hold, by their last beats.
+    /// What peers hold, by their last beats, as far as that is believed.
     pub fn peers(&self) -> u32 {
-        self.shared().peers.iter().map(PeerHistory::held).fold(0, u32::saturating_add)
+        self.shared().held_by_peers()
     }
 
     /// The estimate of those that came through no weir.

@@ -150,7 +150,7 @@ const sections = (() => {
         named(cells[0], one.is_this ? `${one.id} (this one)` : one.id, "span", [{ of: "sessions", value: one.sessions }], most);
         text(cells[1], count(one.sessions));
         text(cells[2], count(one.waiting));
-        text(cells[3], one.leases_in_force ? "in force" : "none");
+        text(cells[3], one.is_stranger ? "unknown" : one.leases_in_force ? "in force" : "none");
         text(cells[4], duration(one.uptime_seconds));
         text(cells[5], one.is_this ? "" : `${one.beat_age_seconds.toFixed(1)} s ago`);
         cells[5].classList.toggle("alarm", one.beat_age_seconds > 3);

@@ -247,6 +247,14 @@ impl UserAndNameQuotas {
         let _ = self.book.set(book);
     }
 
+    /// The patterns of the configuration, of users and of names. A pattern of users is shared under each user's own
+    /// name: it is what the fleet knows a user by where it is one.
+    pub fn patterns(&self) -> Vec<(Kind, String)> {
+        let rules = self.rules.load();
+        let of = |kind, rules: &[Rule]| rules.iter().map(|rule| (kind, rule.pattern.clone())).collect::<Vec<_>>();
+        [of(Kind::User, &rules.users), of(Kind::Name, &rules.names)].concat()
+    }
+
     /// Whether there is any pattern.
     pub fn is_empty(&self) -> bool {
         let rules = self.rules.load();

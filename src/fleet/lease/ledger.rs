@@ -5,6 +5,8 @@
 //! returns, all at the same time, and tells each answer by [`Ledger::answered`]. What is watched in the bucket goes to
 //! [`Ledger::seen`].
 
+mod beats;
+
 use std::{
     cell::Cell,
     collections::{BTreeMap, HashMap},
@@ -155,30 +157,6 @@ impl Ledger {
     /// To be called when any of it has changed.
     pub fn surroundings(&mut self, surroundings: Surroundings) {
         self.surroundings = surroundings;
-    }
-
-    /// A beat of another weir has come: what it does not tell anew is as it was.
-    pub fn heard(&mut self, now: Instant, holder: &Holder) {
-        if self.heard.len() < super::record::MOST_ENTRIES || self.heard.contains_key(holder) {
-            self.heard.insert(holder.clone(), now);
-        }
-    }
-
-    /// What another weir says in a beat to hold of a quota, and whether its leases are in force.
-    pub fn reported(&mut self, holder: &Holder, key: LeaseKey, held: u32, leased: bool) {
-        if let Some(quota) = self.quotas.get_mut(&key)
-            && (quota.reports.len() < super::record::MOST_ENTRIES || quota.reports.contains_key(holder))
-        {
-            quota.reports.insert(holder.clone(), (held, leased));
-        }
-    }
-
-    /// The beats of a weir have ended, or it says to hold nothing of what it does not name.
-    pub fn silent(&mut self, holder: &Holder) {
-        self.heard.remove(holder);
-        for quota in self.quotas.values_mut() {
-            quota.reports.remove(holder);
-        }
     }
 
     /// The servers have been read, all of them: they had so many connections under a quota at some time since `began`.

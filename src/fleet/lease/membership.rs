@@ -238,6 +238,11 @@ impl Sights {
         self.of(holder, now);
     }
 
+    /// Whether the bucket has shown that this process is or was a weir of the fleet.
+    pub fn knows(&self, holder: &Holder) -> bool {
+        self.0.contains_key(holder)
+    }
+
     /// Those that live, as far as anybody can tell.
     pub fn live(&self) -> impl Iterator<Item = &Holder> {
         self.0.iter().filter(|(_, sight)| sight.revisions[0] > 0 && sight.term.is_some()).map(|(holder, _)| holder)

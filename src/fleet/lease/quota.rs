@@ -38,6 +38,14 @@ struct Asked {
     record: Record,
 }
 
+/// What another weir says to hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Report {
+    pub held: u32,
+    /// It has gone by the split since before this weir had leases, so that no record tells of what it holds.
+    pub by_split: bool,
+}
+
 /// One quota.
 #[derive(Debug)]
 pub(super) struct SharedQuota {
@@ -60,8 +68,8 @@ pub(super) struct SharedQuota {
     asked: Option<Asked>,
     used_at: Instant,
     wrote_at: Option<Instant>,
-    /// What the others say to hold, and whether their leases are in force.
-    pub reports: HashMap<Holder, (u32, bool)>,
+    /// What the others say to hold.
+    pub reports: HashMap<Holder, Report>,
     pub samples: Option<Samples>,
     pub reading: Option<Reading>,
     /// Connections beyond those of live weirs: how many, since when, and when their reading began.
@@ -243,8 +251,7 @@ impl SharedQuota {
         is_changed |= is_first && self.set_past(now, &mut record, is_ended);
         let (mut lease, mut floor) = (0, 0);
         if let Some(quota) = quota {
-            let beyond = self.reports.iter().filter(|(holder, (_, leased))| !leased && !record.l.contains_key(*holder));
-            let beyond = beyond.map(|(_, (held, _))| *held).fold(0, u32::saturating_add);
+            let beyond = self.beyond(&record);
             let own = Own { quota, lease: certain, held: used.held, waiting: used.waiting, is_used, live, beyond };
             let planned = plan(&record, me, own, is_ended);
             self.hint(moment, &planned, own, &record);
@@ -302,6 +309,12 @@ impl SharedQuota {
         Some(what)
     }
 
+    /// What weirs say to hold of which the record does not know.
+    fn beyond(&self, record: &Record) -> u32 {
+        let unknown = self.reports.iter().filter(|(holder, one)| one.by_split && !record.l.contains_key(*holder));
+        unknown.map(|(_, one)| one.held).fold(0, u32::saturating_add)
+    }
+
     fn set_past(
         &self,
         now: Instant,
@@ -340,7 +353,12 @@ impl SharedQuota {
         if record.l.keys().any(|holder| holder != me && !self.reports.contains_key(holder)) {
             return before(IN_VAIN);
         }
-        let reported = self.reports.values().map(|(held, _)| u64::from(*held)).sum::<u64>();
+        // Nobody holds more than its lease, whatever it says.
+        let of_leased = |(holder, entry): (&Holder, &super::record::Entry)| {
+            self.reports.get(holder).map_or(0, |one| u64::from(one.held.min(entry.n)))
+        };
+        let leased = record.l.iter().filter(|(holder, _)| *holder != me);
+        let reported = leased.map(of_leased).sum::<u64>() + u64::from(self.beyond(record));
         if u64::from(record.past) + reported + u64::from(own.held) < u64::from(own.quota) {
             return InVain::Nobody;
         }
@@ -378,7 +396,8 @@ mod tests {
         let own = Own { quota: 100, lease: 40, held: 40, waiting: 2, is_used: true, live: 2, beyond: 0 };
         let full = Plan { lease: 40, floor: 0, want: 42, cap: u32::MAX, wake_at: u32::MAX, is_wanted: false };
         let mut look = |reported: Option<u32>, heard: u64, now: u64| {
-            quota.reports = reported.map(|held| (other.clone(), (held, true))).into_iter().collect();
+            let report = |held| (other.clone(), Report { held, by_split: false });
+            quota.reports = reported.map(report).into_iter().collect();
             let heard = HashMap::from([(other.clone(), at(heard))]);
             let (me, now) = (&me, at(now));
             let moment = Moment { now, me, heard: &heard, term: 1, live: 2, is_first: true, is_leaving: false };

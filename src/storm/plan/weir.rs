@@ -16,7 +16,7 @@ use crate::{
     fleet::{
         beat::{Beat, ServerBeat},
         key::{Key, Keys},
-        peers::Peers,
+        peers::{Peers, Vouch},
     },
     identity::ClientKey,
     outcome::Refusal,
@@ -215,7 +215,7 @@ impl Weir {
     /// A peer's beat has come.
     pub(super) fn hears(&self, now: Nanos, keys: &Keys, peers: &mut Peers, beat: Beat) {
         let now = self.at(now);
-        if let Ok(heard) = peers.heard(now, beat) {
+        if let Ok(heard) = peers.heard(now, beat, Vouch::Unknown) {
             self.servers.hear(keys, &heard, now);
         }
     }

@@ -5,7 +5,12 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    fleet::{beat::Beat, key::Keys, member::MemberId, peers::Peers},
+    fleet::{
+        beat::Beat,
+        key::Keys,
+        member::MemberId,
+        peers::{Peers, Vouch},
+    },
     upstream::{
         Params, Placement, Reading, ServerId, ServerParams, Servers, Slot, Urgency,
         concurrency::login_speed::ComparedLogin, reconciled_count::ReadingEpoch,
@@ -245,7 +250,7 @@ impl World {
         self.under_way = later;
         for (_, to, beat) in due {
             let weir = &mut self.weirs[to];
-            let Ok(heard) = weir.peers.heard(now, beat) else { continue };
+            let Ok(heard) = weir.peers.heard(now, beat, Vouch::Unknown) else { continue };
             match self.scenario.rule {
                 Rule::AsPeersDo => weir.servers.hear(&self.keys, &heard, now),
                 Rule::Lowest | Rule::TwoChoices => {

@@ -103,6 +103,20 @@ impl PeerHistory {
         self.ended = true;
     }
 
+    /// What it has said all the while since then to have open, and to hold: the least of it.
+    pub fn said_since(&self, asked: Instant) -> (u32, u32) {
+        if self.last.from <= asked {
+            return (self.last.open, self.last.held);
+        }
+        let before = self.reports.iter().rev().find(|one| one.from <= asked);
+        let since = self.reports.iter().filter(|one| one.from > asked).chain([&self.last]);
+        // It may have opened all of them since.
+        let Some(before) = before else { return (0, 0) };
+        std::iter::once(before)
+            .chain(since)
+            .fold((u32::MAX, u32::MAX), |(open, held), one| (open.min(one.open), held.min(one.held)))
+    }
+
     /// What it had between `asked` and `answered`. What it took and gave back meanwhile may have been counted or not.
     pub fn had(&self, asked: Instant, answered: Instant) -> Had {
         let sure = answered + UNSURE;

@@ -8,7 +8,7 @@ use crate::fleet::{
     beat::{Beat, ServerBeat},
     key::Key,
     member::MemberId,
-    peers::Peers,
+    peers::{Peers, Vouch},
 };
 
 const PEERS: usize = 3;
@@ -135,7 +135,7 @@ impl World {
         let (due, later) = std::mem::take(&mut self.under_way).into_iter().partition(|(at, _)| *at <= now);
         self.under_way = later;
         for (_, beat) in due {
-            if let Ok(heard) = self.known.heard(now, beat) {
+            if let Ok(heard) = self.known.heard(now, beat, Vouch::Unknown) {
                 self.own.count.peer_says(&heard.of_server(Key::LOWEST));
             }
         }
@@ -288,6 +288,30 @@ fn without_readings_peers_count_by_what_they_say() {
     assert!(!count.reserve(35) && count.reserve(36));
     count.peer_lost(report.run);
     assert_eq!(count.total(), 6);
+}
+
+#[test]
+fn what_no_reading_shows_is_not_believed_for_long() {
+    let (count, mut now, report) = with_peer(5, 20, 3);
+    let lie = PeerReport { held: u32::MAX, open: u32::MAX, ..report };
+    for reading in 0..10 {
+        // It says so before each reading and after it.
+        count.peer_says(&PeerReport { sent: now, ..lie });
+        let epoch = count.begin_reading(now + Duration::from_millis(500));
+        now += Duration::from_secs(1);
+        count.reconcile(epoch, now, 28);
+        count.peer_says(&PeerReport { sent: now, ..lie });
+        assert!(reading < 2 || count.total() <= 5 + 23 + 4, "{} after {reading} readings", count.total());
+    }
+    // Then it is as it was.
+    for _ in 0..14 {
+        count.peer_says(&PeerReport { sent: now, ..report });
+        let epoch = count.begin_reading(now + Duration::from_millis(500));
+        now += Duration::from_secs(1);
+        count.reconcile(epoch, now, 28);
+    }
+    count.peer_says(&PeerReport { sent: now, held: 500, ..report });
+    assert_eq!((count.total(), count.peers()), (508, 500), "what it has just dialled");
 }
 
 #[test]

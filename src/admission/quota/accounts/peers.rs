@@ -29,9 +29,9 @@ impl ByKey {
         self.accounts.insert(key, Arc::clone(account));
         // Until weirs have told each other what they want of its rate.
         account.set_rate_part(1.0 / f64::from(self.fleet.peers().weirs()), now);
-        // What peers have said of it before nobody has kept for it.
-        let said = self.fleet.peers().reports_of_account(key);
-        said.iter().for_each(|report| account.connections.peer_says(report));
+        // What peers have said of it before nobody has kept for it. A peer that goes meanwhile is told of afterwards.
+        let peers = self.fleet.peers();
+        peers.reports_of_account(key).iter().for_each(|report| account.connections.peer_says(report));
     }
 
     /// An account is in use no more.
@@ -79,8 +79,8 @@ impl Accounts {
     /// A peer has said what it holds.
     pub fn hear(&self, heard: &Heard, now: Instant) {
         let Some(by_key) = self.by_key.get() else { return };
-        if let Some(run) = heard.replaces {
-            self.peer_lost(run);
+        if let Some(gone) = &heard.ends {
+            self.peer_lost(gone.run);
         }
         for (key, report) in heard.accounts() {
             if let Some(account) = by_key.accounts.get(&key) {
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use crate::{
         admission::{AccountLimits, Proof, Quota},
-        fleet::{beat::Beat, member::MemberId},
+        fleet::{beat::Beat, member::MemberId, peers::Vouch},
     };
 
     fn fleet() -> Arc<Fleet> {
@@ -145,7 +145,7 @@ mod tests {
         accounts.join(Arc::clone(&fleet));
         let (now, second) = (Instant::now() + Duration::from_secs(9), Duration::from_secs(1));
         let hear = |beat, now| {
-            let heard = fleet.peers().heard(now, beat).unwrap();
+            let heard = fleet.peers().heard(now, beat, Vouch::Unknown).unwrap();
             accounts.hear(&heard, now);
         };
         let [a, b] = ["A", "B"].map(|name| fleet.keys().of(Kind::Account, name));
