@@ -37,6 +37,7 @@ mod fleet_link;
 mod fleet_pace;
 mod fleet_quota;
 mod fleet_servers;
+mod fleet_trust;
 mod fleet_view;
 mod full_server;
 mod hanging_logins;

@@ -1,0 +1,183 @@
+//! A stranger in the weirs' account, who may publish what weirs say to each other but not write the bucket: no quota is
+//! exceeded, no server opened beyond its limit, nobody led away, weirs stay as large as they were, and all is well once
+//! the stranger is gone.
+
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, ConnectOptions};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use weir_testkit::history::History;
+use weir_testkit::*;
+
+const QUOTA: usize = 20;
+/// Of each server.
+const LIMIT: u64 = 60;
+/// Messages that the stranger sends in a second, about.
+const A_SECOND: u64 = 2000;
+/// What a weir may grow by meanwhile, in bytes: 256 peers with all that is kept of each.
+const GROWTH: u64 = 128 << 20;
+
+fn orders() -> Login {
+    Login::user("o", "o").lang("go")
+}
+
+async fn stranger(cluster: &Cluster) -> Client {
+    let options = ConnectOptions::with_user_and_password("weir-10".into(), "fl33t-10-s3cret".into());
+    options.connect(&cluster.servers[0].address).await.expect("a stranger who is let in")
+}
+
+/// What is said in place of each number, for some seconds each: the highest, none, or any.
+fn lie(as_of: Duration, rng: &mut fastrand::Rng) -> Value {
+    match as_of.as_secs() / 3 % 3 {
+        0 => json!(u32::MAX),
+        1 => json!(rng.u32(..) >> rng.u32(..32)),
+        _ => json!(0),
+    }
+}
+
+/// Every number and answer within is made up.
+fn twist(what: &mut Value, as_of: Duration, rng: &mut fastrand::Rng) {
+    match what {
+        Value::Number(_) => *what = lie(as_of, rng),
+        Value::Bool(yes) => *yes = rng.bool(),
+        Value::Object(all) => all.values_mut().for_each(|one| twist(one, as_of, rng)),
+        _ => {}
+    }
+}
+
+/// Another beat each time: of weirs that are there, of ones that are made up, old and new, empty and full.
+fn beat(real: &Value, n: u64, as_of: Duration, rng: &mut fastrand::Rng) -> Value {
+    let mut beat = real.clone();
+    twist(&mut beat, as_of, rng);
+    (beat["v"], beat["run"]) = (json!(1), real["run"].clone());
+    if n.is_multiple_of(2) {
+        beat["id"] = json!(format!("ghost-{}", n % 1000));
+    } else if n % 10 == 5 {
+        beat["run"] = json!(rng.u64(1..u64::MAX));
+    }
+    // What the weir itself says is old from then on.
+    beat["n"] = json!((1_u64 << 60) + n);
+    if n.is_multiple_of(50) {
+        for table in ["servers", "accounts"] {
+            for _ in 0..400 {
+                let mut one = json!({});
+                for field in ["held", "open", "handshakes", "waiting", "limit", "taken", "released", "done"] {
+                    one[field] = lie(as_of, rng);
+                }
+                beat[table][format!("{:032x}", rng.u128(..))] = one;
+            }
+        }
+    }
+    beat
+}
+
+/// Publishes what it makes up, until it is told to stop.
+async fn forge(client: Client, seed: u64, stop: CancellationToken) -> u64 {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut beats = client.subscribe("weir.fleet.edge.beat").await.expect("subscribed");
+    let mut real = [json!({ "v": 1, "id": "x", "run": 1, "n": 1, "up_ms": 1, "every_ms": 250 }), json!({})];
+    real[1] = real[0].clone();
+    let (mut sent, began) = (0_u64, Instant::now());
+    while !stop.is_cancelled() {
+        // What weirs say is known to the stranger, the number of their process included.
+        while let Ok(Some(message)) = tokio::time::timeout(Duration::ZERO, beats.next()).await {
+            let heard = serde_json::from_slice::<Value>(&message.payload).ok();
+            for (known, id) in real.iter_mut().zip(["weir-1", "weir-2"]) {
+                // Its own ones come back to it.
+                if let Some(heard) = heard.as_ref().filter(|one| one["id"] == id && one["n"].as_u64() < Some(1 << 60)) {
+                    *known = heard.clone();
+                }
+            }
+        }
+        for _ in 0..50 {
+            sent += 1;
+            let real = &real[rng.usize(..2)];
+            let (subject, payload) = match sent % 10 {
+                0 => ("bye", json!({ "id": real["id"], "run": real["run"] }).to_string().into_bytes()),
+                1 => ("beat", (0..rng.usize(..2000)).map(|_| rng.u8(..)).collect()),
+                2 => ("beat", json!({ "v": 2, "id": ["another", "form"] }).to_string().into_bytes()),
+                3 if sent.is_multiple_of(1000) => ("beat", vec![b'['; 900_000]),
+                3 => ("bye", (0..rng.usize(..200)).map(|_| rng.u8(..)).collect()),
+                _ => ("beat", beat(real, sent, began.elapsed(), &mut rng).to_string().into_bytes()),
+            };
+            client.publish(format!("weir.fleet.edge.{subject}"), payload.into()).await.expect("published");
+        }
+        let due = Duration::from_secs_f64(sent as f64 / A_SECOND as f64);
+        tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
+        tokio::task::yield_now().await;
+    }
+    client.flush().await.expect("all is sent");
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_forges_what_weirs_say_exceeds_no_quota_and_no_limit() {
+    let accounts = fleet::accounts("ORDERS { users: [{user: o, password: o}] }, B { users: [{user: b, password: b}] }");
+    let options = |server: ServerOptions| server.jetstream().with(&accounts).max_connections(LIMIT);
+    let cluster = Cluster::start(2, options).await;
+    cluster.has_jetstream().await;
+    let of_all = WeirConfig::of(&cluster)
+        .listener("advertise = \"fleet\"")
+        .account("ORDERS", &format!("users = [\"o\"]\nmax_connections = {QUOTA}"));
+    let fleet = Fleet::start(2, &of_all).await;
+    let rss: Vec<u64> = fleet.weirs.iter().map(Weir::rss).collect();
+
+    let (seed, stop) = (fastrand::u64(..), CancellationToken::new());
+    println!("seed {seed}");
+    let forging = tokio::spawn(forge(stranger(&cluster).await, seed, stop.clone()));
+    for weir in &fleet.weirs {
+        weir.until("the stranger is heard", |m| {
+            m.sum("weir_fleet_beats_received_total") > 1000.0 && m.sum("weir_fleet_messages_rejected_total") > 10.0
+        })
+        .await;
+    }
+
+    // Shares may be unfair; who comes gets in all the same.
+    let crowd = Crowd::spread(&fleet.addresses(), 60, Habit::NATS_GO, |_| orders());
+    let others = Crowd::spread(&fleet.addresses(), 30, Habit::NATS_GO, |_| Login::user("b", "b").lang("go"));
+    let all_in = async || match (cluster.account_connections("ORDERS").await, cluster.account_connections("B").await) {
+        (20, 30) => Ok(()),
+        counts => Err(counts),
+    };
+    eventually(PATIENCE, "the quota is used and the others are in", all_in).await;
+    // As long as each of its lies once more.
+    let until = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < until {
+        for weir in &fleet.weirs {
+            let info = RawClient::greeted(&weir.address).await.expect("INFO").info;
+            assert!(!info.to_string().contains("evil"), "{info}");
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for (weir, before) in fleet.weirs.iter().zip(&rss) {
+        let now = weir.rss();
+        assert!(now < before + GROWTH, "it has grown from {before} to {now} bytes");
+        let seen = fleet::fleetz(weir).await;
+        let weirs = seen["weirs"].as_array().expect("weirs");
+        assert!(weirs.len() <= 257 && seen["live"] == 2, "only weirs are weirs: {}", seen["live"]);
+    }
+    crowd.end().await;
+    others.end().await;
+    stop.cancel();
+    let sent = forging.await.expect("the stranger ends");
+    println!("{sent} forged messages");
+
+    // Once nobody forges any more, all is as it was: each weir hears the other, and what there is is used.
+    fleet.is_whole().await;
+    let crowd = Crowd::spread(&fleet.addresses(), 60, Habit::NATS_GO, |_| orders());
+    let others = Crowd::spread(&fleet.addresses(), 30, Habit::NATS_GO, |_| Login::user("b", "b").lang("go"));
+    eventually(PATIENCE, "the same once the stranger is gone", all_in).await;
+    let history = History::of(&cluster, "ORDERS").await;
+    assert!(history.most() <= QUOTA as i64, "{} of {QUOTA} at once", history.most());
+    assert!(!cluster.log_contains("maximum connections exceeded"), "a server was opened beyond its limit");
+    crowd.end().await;
+    others.end().await;
+    for weir in &fleet.weirs {
+        let log = weir.log();
+        let told: Vec<_> = log.lines().filter(|line| line.contains("a message of the fleet is not taken in")).collect();
+        assert!((1..=3).contains(&told.len()), "{told:#?}");
+        assert!(!log.contains("panic") && !log.contains("ghost-"), "{log}");
+    }
+}
