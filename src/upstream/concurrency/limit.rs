@@ -114,7 +114,7 @@ struct Window {
     ratios: f64,
     /// The same without that bound: how much longer the handshakes could have taken.
     unbounded_ratios: f64,
-    /// The most handshakes in flight.
+    /// The most handshakes in flight, and no more than [`MAX_LIMIT`]: other weirs may make up theirs.
     peak: u32,
 }
 
@@ -128,7 +128,7 @@ impl Window {
         self.ratios += ratio.min(1.0);
         self.unbounded_ratios += ratio;
         self.samples += 1;
-        self.peak = self.peak.max(in_flight);
+        self.peak = self.peak.max(in_flight.min(MAX_LIMIT));
     }
 
     /// Adds what the handshakes of another weir have shown.
@@ -137,7 +137,7 @@ impl Window {
         self.ratios += (shown.ratios * each).min(samples.into());
         self.unbounded_ratios += shown.unbounded_ratios * each;
         self.samples += samples;
-        self.peak = self.peak.max(in_flight);
+        self.peak = self.peak.max(in_flight.min(MAX_LIMIT));
     }
 
     fn mean_ratio(&self) -> f64 {
@@ -250,8 +250,6 @@ impl ConcurrencyLimit {
         for _ in 0..new.timed_out.min(u64::from(MAX_LIMIT)) {
             self.halve();
         }
-        // Nor would more be under way.
-        let in_flight = in_flight.min(MAX_LIMIT);
         let mut window = self.window.take().unwrap_or_else(|| Window::new(now));
         // Decisions stay as frequent as with handshakes of its own; what is left over begins the next window.
         let samples = u32::try_from(new.finished).unwrap_or(u32::MAX).min(MAX_LIMIT);

@@ -88,12 +88,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_keeps_others_out_by_what_is_not_there(says in prop::collection::vec((0u32..2, any::<u32>()), 40)) {
-            // Whatever is said in between: of readings at random, half find the lie.
+        fn nobody_keeps_others_out_by_what_is_not_there(says in prop::collection::vec((0u32..20, any::<u32>()), 40)) {
+            // The truth at one reading in twenty.
             let (mut doubt, mut kept_out) = (Doubt::default(), 0);
-            let lies = says.iter().filter(|(lie, _)| *lie == 1).count();
+            let lies = says.iter().filter(|(lie, _)| *lie > 0).count();
             for (lie, much) in says {
-                let said = if lie == 1 { much.max(1000) } else { 0 };
+                let said = if lie > 0 { much.max(1000) } else { 0 };
                 doubt.judge(20, said, said);
                 kept_out += u32::from(doubt.believed(u32::MAX, Some(20)) > 60);
             }

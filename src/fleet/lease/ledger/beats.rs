@@ -121,14 +121,14 @@ mod tests {
 
     #[test]
     fn nobody_keeps_a_weir_from_its_lease_by_what_it_says_to_hold() {
-        let mut world = World::new();
-        let allowance = world.book.allowance(Kind::Account, "A", Some(QUOTA));
-        world.run(true);
-        assert!(world.ledger.has_leases(world.now));
-        let member = holder("weir-2", 7);
+        let (mut world, member) = (World::new(), holder("weir-2", 7));
         let membership = Membership::new(1).encode();
         world.revision += 1;
         world.ledger.seen(world.now, &Place::Member(member.clone()), world.revision, Some(&membership));
+        let allowance = world.book.allowance(Kind::Account, "A", Some(QUOTA));
+        world.run(true);
+        assert!(world.ledger.has_leases(world.now));
+        assert_eq!(allowance.lease(), QUOTA / 2, "its part at rest");
         assert_eq!(world.ledger.vouches(world.now, &member), Vouch::Member);
         assert_eq!(world.ledger.vouches(world.now, &holder("weir-2", 8)), Vouch::Stranger);
         for n in 0..2000 {

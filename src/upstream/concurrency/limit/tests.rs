@@ -178,6 +178,7 @@ fn what_others_make_up_does_no_lasting_harm() {
             for (finished, timed_out) in [(0, 0), (1, u64::MAX), (u64::MAX, 0)] {
                 let shown = Shown { finished, ratios, unbounded_ratios: ratios, seconds, timed_out };
                 limit.heard(now, &shown, &before, u32::MAX, most);
+                limit.finished(now, took, took, u32::MAX);
                 (before, now) = (shown, now + MS);
                 assert!((1..=MAX_LIMIT).contains(&limit.limit()));
             }
