@@ -31,6 +31,7 @@ use crate::{
     fleet_link::{
         FleetLink, Interest,
         bucket::{Bucket, Entry, Outcome},
+        slots,
     },
     net::timer,
     session::Shared,
@@ -163,9 +164,11 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
         };
         let (operations, invalid) = {
             let surroundings = around.look(link, shared);
+            slots::look(link, shared, surroundings.live, timer::now());
             let settings = Settings {
                 is_split_only: !fleet.link().wants_leases(),
                 has_counts: wishes.has_counts,
+                has_readings: shared.servers.list().iter().all(|server| server.has_readings()),
                 ..Settings::default()
             };
             let mut ledger = fleet.ledger();
@@ -217,6 +220,7 @@ fn quotas(link: &FleetLink) -> Vec<Quota> {
         let held = |id: &str| match id == fleet.id().as_str() {
             true => Some(allowance.usage().held),
             false if kind == Kind::Account => Some(peers.get(&MemberId::new(id).ok()?)?.account(key)?.held),
+            false if kind == Kind::Server => Some(peers.get(&MemberId::new(id).ok()?)?.last().servers.get(&key)?.held),
             false => None,
         };
         let weirs = leases.iter().map(|one| {

@@ -5,7 +5,8 @@
 //! - [`beats`]: tells the others what this weir holds. [`hearing`]: hears them, and asks whether one that is silent is
 //!   still connected.
 //! - [`bucket`]: the bucket of the leases. [`leases`]: does there what the ledger wants. [`counts`]: has the servers
-//!   count connections, while leases of weirs that have ended are to be taken back.
+//!   count connections, while leases of weirs that have ended are to be taken back. [`slots`]: has slots of servers
+//!   leased, where these are nearly full.
 //! - [`permissions`]: tries whether the login may do all of this, for `weir check --connect`.
 
 mod beats;
@@ -15,6 +16,7 @@ mod counts;
 mod hearing;
 mod leases;
 pub mod permissions;
+mod slots;
 mod subjects;
 
 use std::{sync::Arc, time::Duration};

@@ -181,7 +181,10 @@ async fn connect_with_failover(
         }
         let (opened, since, said) = match dialled.take() {
             Some(dialled) => (Ok(*dialled), MeasuredFrom::Connect, false),
-            None if !pass.account.is_shared() && may_speak_first(shared, port, header, pass.server.server()) => {
+            None if !pass.account.is_shared()
+                && !pass.server.is_leased()
+                && may_speak_first(shared, port, header, pass.server.server()) =>
+            {
                 let words = words_of_login(shared, connect, None, longest)?;
                 (open(shared, &mut pass.server, port, &words, answer_by).await, dial, true)
             }
@@ -191,6 +194,17 @@ async fn connect_with_failover(
             // It has signed another nonce, or none: this server would call it a liar.
             Ok(dialled) if connect.signs() && !bound && dialled.info().nonce().is_some() => {
                 return Err(NotAnswered::Refused(shared.servers.no_room(now())));
+            }
+            Ok(_) if !shared.admission.is_observing() && !pass.server.may_go_on(std::time::Instant::now()) => {
+                // weir was stopped meanwhile, and others may have its slots.
+                if bound {
+                    return Err(NotAnswered::Refused(shared.servers.no_room(now())));
+                }
+                let Pass { server, account } = pass;
+                drop((opened, server));
+                let placed = place_again(shared, Some(account.login()), &tried, answer_by).await;
+                pass = Pass::new(placed.map_err(|reason| attempt.nowhere_else(reason))?, account);
+                continue;
             }
             Ok(dialled) => {
                 // By now weir may have been stopped for so long that another has the client's place.

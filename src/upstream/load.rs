@@ -69,6 +69,12 @@ impl Load {
         })
     }
 
+    /// What may be filled, where anybody has said that, and there is a limit.
+    pub fn known_ceiling(&self) -> Option<u32> {
+        let is_known = !self.is_assumed.load(Relaxed) && self.capacity() != UNLIMITED;
+        is_known.then(|| self.ceiling())
+    }
+
     /// Takes a slot if one is free and fewer than `handshake_limit` handshakes are under way.
     pub fn reserve(&self, handshake_limit: u32) -> bool {
         let below = |limit: u32| move |n: u32| (n < limit).then(|| n + 1);

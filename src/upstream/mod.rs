@@ -28,6 +28,7 @@ mod process;
 mod reading;
 pub mod reconciled_count;
 mod server;
+mod shared_slots;
 #[cfg(test)]
 mod simulation;
 mod slot;
@@ -71,7 +72,7 @@ pub use self::{
     params::{Params, Reserve, ServerParams, WebSocketAddress},
     placement::Urgency,
     reading::Reading,
-    server::{InfoKind, InfoWhen, Server, drain::Drain},
+    server::{InfoKind, InfoWhen, Server, drain::Drain, leased::Around},
     slot::Slot,
 };
 

@@ -54,6 +54,16 @@ pub struct OwnCounts {
     pub released: u64,
 }
 
+/// What a reading has said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastCount {
+    /// When it was asked for.
+    pub asked: Instant,
+    pub counted: u32,
+    /// Those that came through no weir; `None` while a later beat may say otherwise.
+    pub direct: Option<u32>,
+}
+
 /// The counts of one server or account, shared by all workers.
 #[derive(Debug, Default)]
 pub struct ReconciledCount {
@@ -286,6 +296,14 @@ impl ReconciledCount {
     /// What peers hold, by their last beats, as far as that is believed.
     pub fn peers(&self) -> u32 {
         self.shared().held_by_peers()
+    }
+
+    /// What the last reading has said.
+    pub fn last_reading(&self) -> Option<LastCount> {
+        let others = self.shared();
+        let reading = others.reading?;
+        let direct = reading.is_settled.then_some(others.direct);
+        Some(LastCount { asked: reading.asked, counted: reading.counted, direct })
     }
 
     /// The estimate of those that came through no weir.

@@ -2,6 +2,7 @@
 
 pub(super) mod drain;
 mod handshakes;
+pub(super) mod leased;
 mod over;
 mod shared;
 mod standing;
@@ -39,7 +40,7 @@ use crate::{
         placement::{Tier, View},
         process::Process,
         reading::Reading,
-        server::{drain::Drain, shared::SharedState},
+        server::{drain::Drain, leased::SlotLease, shared::SharedState},
         snapshot::{AtomicSnapshot, Snapshot, TimeOrigin, Timestamp},
     },
 };
@@ -185,6 +186,8 @@ pub struct Server {
     fleet: Arc<OnceLock<Arc<FleetPace>>>,
     /// How many handshakes weir may have under way beside those of the other weirs; `u32::MAX` where it is in no fleet.
     allowance: AtomicU32,
+    /// What it may have of the slots, where weir is one of a fleet.
+    slots: SlotLease,
 }
 
 /// Construction and the state behind the lock.
@@ -237,6 +240,7 @@ impl Server {
             is_draining: AtomicBool::new(false),
             fleet,
             allowance: AtomicU32::new(u32::MAX),
+            slots: SlotLease::default(),
         };
         server.forget_capacity();
         server.change(|_| ());
@@ -502,7 +506,8 @@ impl Server {
             projected: self.load.projected(),
             ceiling: self.load.ceiling(),
             handshakes: if is_trial_due { 0 } else { self.load.handshakes() },
-            handshake_limit: if timestamp < snapshot.throttled_until {
+            // Who waits for a lease waits as for a busy server.
+            handshake_limit: if timestamp < snapshot.throttled_until || self.slots.is_used_up(now) {
                 0
             } else if in_slow_start {
                 self.slow_start_limit(now).min(allowance)

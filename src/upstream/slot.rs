@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use crate::upstream::server::Server;
+use crate::{fleet::lease::allowance::LeasePlace, upstream::server::Server};
 
 /// How far the connection of a slot has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,17 +36,21 @@ pub struct Slot {
     counts_for_reserve: bool,
     /// The logins under way on the server when it was taken, this one included.
     under_way: u32,
+    /// What it has of this weir's lease, where weir is in a fleet. It goes after the slot has been given back.
+    place: Option<LeasePlace>,
 }
 
 impl Slot {
-    /// Takes a slot if one is free and the handshake limit allows one more handshake.
+    /// Takes a slot if one is free, this weir's lease has one, and the handshake limit allows one more handshake.
     pub fn reserve(server: &Arc<Server>, now: Instant) -> Option<Self> {
+        let place = server.take_place(now).ok()?;
         let slot = || Self {
             server: Arc::clone(server),
             state: State::Dialling,
             from_reserve: false,
             counts_for_reserve: false,
             under_way: server.load().under_way(),
+            place,
         };
         server.begin_handshake(now).then(slot)
     }
@@ -54,25 +58,28 @@ impl Slot {
     /// Takes a slot, however many are taken and however many handshakes are under way. `None` where the operator drains
     /// the server.
     pub fn over(server: &Arc<Server>, now: Instant) -> Option<Self> {
-        let under_way = server.load().under_way();
+        let (under_way, place) = (server.load().under_way(), server.take_place_over());
         let slot = || Self {
             server: Arc::clone(server),
             state: State::Dialling,
             from_reserve: false,
             counts_for_reserve: false,
             under_way,
+            place,
         };
         server.begin_handshake_over(now).then(slot)
     }
 
     /// Takes a slot of the reserve, for a client of the system account.
     pub fn from_reserve(server: &Arc<Server>) -> Option<Self> {
+        let place = server.take_place_over();
         let slot = || Self {
             server: Arc::clone(server),
             state: State::Dialling,
             from_reserve: true,
             counts_for_reserve: true,
             under_way: server.load().under_way(),
+            place,
         };
         server.load().take_from_reserve().then(slot)
     }
@@ -112,6 +119,25 @@ impl Slot {
             _ => return,
         };
         self.server.load().opened();
+        if let Some(place) = &mut self.place {
+            place.opened();
+        }
+    }
+
+    /// Whether weir shares the server's slots with others by leases, so that [`Slot::may_go_on`] has to be asked.
+    pub fn is_leased(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| !place.is_over())
+    }
+
+    /// Asked once the server is connected, before it is told whose connection it is: whether this weir's lease still
+    /// has the slot. Where leases are not in force any more the counts decide.
+    pub fn may_go_on(&self, now: Instant) -> bool {
+        let Some(place) = self.place.as_ref().filter(|place| !place.is_over()) else { return true };
+        if place.allowance().is_in_force(now) {
+            place.may_go_on(now)
+        } else {
+            self.server.load().projected() <= self.server.load().ceiling()
+        }
     }
 
     /// weir waits for the client's CONNECT. That is no load on the server, however long the client takes, so it is not

@@ -87,6 +87,68 @@ async fn a_full_server_gets_nobody_from_any_weir_and_nobody_is_refused() {
     direct.end().await;
 }
 
+/// Waits until a weir shows who has how many of each server's slots, which are this many.
+async fn shows_leases_of_slots(weir: &Weir, slots: u64) {
+    eventually(PATIENCE, "the leases of the slots of each server are shown by its name", async || {
+        let seen = fleet::fleetz(weir).await;
+        let quotas = seen["quotas"].as_array().cloned().unwrap_or_default();
+        let of_servers = quotas.iter().filter(|one| one["of"] == "server" && one["limit"] == slots);
+        let named = of_servers.filter(|one| one["weirs"].as_array().is_some_and(|weirs| weirs.len() == 3));
+        let mut names: Vec<_> = named.filter_map(|one| one["name"].as_str()).collect();
+        names.sort_unstable();
+        if names == ["n1", "n2", "n3"] { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    eventually(PATIENCE, "they are in the metrics", async || {
+        let metrics = weir.metrics().await;
+        let of = |name, n| metrics.get(&format!("weir_fleet_server_{name}{{server=\"n{n}\"}}")).unwrap_or_default();
+        let seen = [1, 2, 3].map(|n| ["lease", "leased", "past"].map(|name| of(name, n)));
+        let is_leased = |[lease, leased, past]: &[f64; 3]| {
+            // What is found to have come past all weirs may be in the reserve, as the weirs' own connections.
+            *lease > 0.0 && lease <= leased && leased + past <= slots as f64 + 3.0
+        };
+        if seen.iter().all(is_leased) { Ok(()) } else { Err((seen, fleet::fleetz(weir).await["quotas"].to_string())) }
+    })
+    .await;
+}
+
+/// However many come at once, no server reaches its limit, and no slot that the weirs may fill stays empty.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_through_three_weirs_fill_the_servers_and_no_server_ever_refuses() {
+    const EACH: usize = 100;
+    let cluster = three_servers(|server| server.max_connections(EACH as u64)).await;
+    let fleet = Fleet::start(3, &WeirConfig::of(&cluster).default_settings().cluster("reserve = 5")).await;
+    let crowd = Crowd::spread(&fleet.addresses(), 1000, Habit::NATS_GO, |_| orders());
+    // The weirs' own connections may be in the reserve or beside it.
+    let most = 3 * (EACH - 5);
+    eventually(2 * PATIENCE, "the servers are full", async || match crowd.connected() {
+        n if n >= most - fleet.weirs.len() => Ok(()),
+        n => Err((n, shares(&cluster).await, crowd.ends())),
+    })
+    .await;
+    for weir in &fleet.weirs {
+        shows_leases_of_slots(weir, EACH as u64 - 5).await;
+    }
+    let tried = crowd.attempts();
+    eventually(2 * PATIENCE, "everyone outside has tried again", async || match crowd.attempts() {
+        now if now >= tried + 1000 => Ok(()),
+        now => Err(now),
+    })
+    .await;
+    let at_once = crowd.most_connected();
+    assert!(at_once <= 3 * EACH, "{at_once} at once: {most} and the reserve");
+    assert_eq!(crowd.lost(), 0, "{:?}", crowd.ends());
+    assert!(!cluster.log_contains(FULL), "no server ever had to refuse");
+    crowd.end().await;
+    fleet.assert_idle().await;
+
+    // After all have left, all of these get in: nobody is refused while there is room.
+    let clients = Crowd::spread(&fleet.addresses(), 240, Habit::NATS_GO, |_| orders());
+    clients.settles_at(240).await;
+    assert!(!cluster.log_contains(FULL), "no server ever had to refuse");
+    clients.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_know_two_weirs_are_all_back_when_one_is_killed() {
     let cluster = three_servers(|server| server).await;

@@ -16,6 +16,7 @@ use crate::{
     overview,
     reports::MOST_ROWS,
     session::Shared,
+    upstream::Server,
 };
 
 /// All of them; none where this weir is in no fleet.
@@ -25,7 +26,8 @@ pub(super) fn fleet(shared: &Shared, families: &mut Families<'_, '_>) -> fmt::Re
     standing(fleet, families)?;
     weirs(fleet, now, families)?;
     messages(fleet, families)?;
-    accounts(shared, fleet, families)
+    accounts(shared, fleet, families)?;
+    servers(shared, fleet, families)
 }
 
 fn standing(fleet: &Fleet, families: &mut Families<'_, '_>) -> fmt::Result {
@@ -122,7 +124,6 @@ fn accounts(shared: &Shared, fleet: &Fleet, families: &mut Families<'_, '_>) -> 
     let (mut quotas, _) = overview::fleet_quotas(shared, fleet, MOST_ROWS);
     quotas.retain(|quota| quota.of == "account" && quota.name.is_some());
     quotas.truncate(TOP_ACCOUNTS);
-    let own = fleet.id().as_str();
     let each = |value: &dyn Fn(&Quota) -> u32| {
         let sample = |quota: &Quota| {
             let name = quota.name.clone().unwrap_or_default();
@@ -130,11 +131,10 @@ fn accounts(shared: &Shared, fleet: &Fleet, families: &mut Families<'_, '_>) -> 
         };
         quotas.iter().map(sample).collect::<Vec<_>>()
     };
-    let lease = |quota: &Quota| quota.weirs.iter().filter(|one| one.id == own).map(|one| one.lease).sum();
     families.family(
         "fleet_account_lease",
         "Connections that this weir may have of each account's quota by its lease: the 50 fullest accounts",
-        each(&lease),
+        each(&|quota| own_lease(fleet, quota)),
     )?;
     families.family(
         "fleet_account_leased",
@@ -146,4 +146,40 @@ fn accounts(shared: &Shared, fleet: &Fleet, families: &mut Families<'_, '_>) -> 
         "Connections of each of these accounts that came past all weirs, as the servers count them",
         each(&|quota| quota.past),
     )
+}
+
+/// Slots of every server, leased or not.
+fn servers(shared: &Shared, fleet: &Fleet, families: &mut Families<'_, '_>) -> fmt::Result {
+    let (quotas, list) = (fleet.quotas(), shared.servers.list());
+    let of = |server: &Server| {
+        let key = server.fleet_key(fleet.keys()).to_string();
+        quotas.iter().find(|quota| quota.of == "server" && quota.key == key)
+    };
+    let quotas: Vec<_> = list.iter().map(|server| (server.name().to_owned(), of(server))).collect();
+    let each = |value: &dyn Fn(&Quota) -> u32| {
+        let sample = |(name, quota): &(String, Option<&Quota>)| {
+            (vec![("server", name.clone())], ConstGauge::new(u64::from(quota.map_or(0, value))))
+        };
+        quotas.iter().map(sample).collect::<Vec<_>>()
+    };
+    families.family(
+        "fleet_server_lease",
+        "Slots that this weir may have of each server by its lease; 0 while they are not leased",
+        each(&|quota| own_lease(fleet, quota)),
+    )?;
+    families.family(
+        "fleet_server_leased",
+        "Slots that all weirs together may have of each server by their leases; 0 while they are not leased",
+        each(&|quota| quota.leased),
+    )?;
+    families.family(
+        "fleet_server_past",
+        "Connections of each server that came past all weirs, as the leases of its slots count them",
+        each(&|quota| quota.past),
+    )
+}
+
+fn own_lease(fleet: &Fleet, quota: &Quota) -> u32 {
+    let own = fleet.id().as_str();
+    quota.weirs.iter().filter(|one| one.id == own).map(|one| one.lease).sum()
 }

@@ -211,13 +211,28 @@ impl Allowance {
         if before + 1 >= self.wake_at.load(SeqCst) && self.quota().is_some() {
             self.standing.wake();
         }
-        Some(LeasePlace { of: Arc::clone(self), is_open: false })
+        Some(LeasePlace { of: Arc::clone(self), is_open: false, is_over: false })
     }
 
     /// Takes a place whether there is one or not.
     pub fn take_over(self: &Arc<Self>) -> LeasePlace {
         self.held.fetch_add(1, SeqCst);
-        LeasePlace { of: Arc::clone(self), is_open: false }
+        LeasePlace { of: Arc::clone(self), is_open: false, is_over: true }
+    }
+
+    /// Whether leases are in force.
+    pub fn is_in_force(&self, now: Instant) -> bool {
+        self.standing.is_valid(now)
+    }
+
+    /// Connections taken and not given back.
+    pub fn held(&self) -> u32 {
+        self.held.load(SeqCst)
+    }
+
+    /// So many clients wait for a place, where they do not [`wait`](Self::wait) for one each.
+    pub fn wants(&self, waiting: u32) {
+        self.waiting.store(waiting, SeqCst);
     }
 
     /// Whether the connections that have been taken may still go to servers: asked again after the dial, before a
@@ -308,6 +323,7 @@ pub(super) enum InVain {
 pub struct LeasePlace {
     of: Arc<Allowance>,
     is_open: bool,
+    is_over: bool,
 }
 
 impl LeasePlace {
@@ -316,6 +332,11 @@ impl LeasePlace {
         if !std::mem::replace(&mut self.is_open, true) {
             self.of.open.fetch_add(1, SeqCst);
         }
+    }
+
+    /// Whether it was taken whatever this weir may have.
+    pub fn is_over(&self) -> bool {
+        self.is_over
     }
 
     /// Of what it is a place.

@@ -27,6 +27,11 @@ impl LeaseBook {
         Arc::new(Self { keys, standing, all: Mutex::default() })
     }
 
+    /// Makes the keys of this fleet.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     pub fn standing(&self) -> &Arc<Standing> {
         &self.standing
     }
@@ -41,7 +46,8 @@ impl LeaseBook {
         self.open(LeaseKey { kind, key: self.keys.of(kind, name) }, quota)
     }
 
-    pub(super) fn open(&self, key: LeaseKey, quota: Option<u32>) -> Arc<Allowance> {
+    /// The same of what has this key.
+    pub fn open(&self, key: LeaseKey, quota: Option<u32>) -> Arc<Allowance> {
         let mut all = self.all();
         let allowance = all.entry(key).or_insert_with(|| Allowance::new(key, Arc::clone(&self.standing)));
         allowance.set_quota(quota);

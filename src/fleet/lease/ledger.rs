@@ -6,6 +6,7 @@
 //! [`Ledger::seen`].
 
 mod beats;
+mod shown;
 
 use std::{
     cell::Cell,
@@ -16,13 +17,14 @@ use std::{
 
 use crate::fleet::{
     addresses::Addresses,
+    key as of,
     lease::{
         Answer, Holder, LeaseKey, Operation, Place, What,
         allowance::{InVain, Standing},
         book::LeaseBook,
         membership::{Change, OwnMembership, Sights, Status},
         quota::{Moment, SharedQuota},
-        reclaim::{Connections, Reading, Whereabouts, left},
+        reclaim::{Connections, Reading, SETTLE_OF_SERVERS, Whereabouts, left},
         record::{Entry, InvalidValue, Membership, Record},
         surroundings::{Settings, Surroundings},
     },
@@ -43,18 +45,6 @@ const MOST_QUOTAS: usize = 500_000;
 
 /// After this a reading is used although not everybody has told what it had open.
 const NOT_TOLD: Duration = Duration::from_secs(3);
-
-/// One lease, as an operator sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseOf {
-    pub holder: Holder,
-    pub lease: u32,
-    /// What it may admit without a membership.
-    pub floor: u32,
-    pub want: u32,
-    /// Its term has ended.
-    pub is_ended: bool,
-}
 
 #[derive(Debug)]
 struct UnderWay {
@@ -161,10 +151,11 @@ impl Ledger {
 
     /// The servers have been read, all of them: they had so many connections under a quota at some time since `began`.
     pub fn counted(&mut self, now: Instant, key: LeaseKey, began: Instant, connections: u32) {
+        let settle = self.settle(key);
         let Some(quota) = self.quotas.get_mut(&key) else { return };
         let is_open = quota.reading.is_some_and(|reading| now.saturating_duration_since(reading.ended) < NOT_TOLD);
         let is_settled = quota.record.l.iter().any(|(holder, entry)| match self.sights.status(holder, entry) {
-            Status::Ended(since) => began >= since + self.settings.settle,
+            Status::Ended(since) => began >= since + settle,
             Status::Lives | Status::Left => false,
         });
         if !is_open && is_settled {
@@ -191,32 +182,12 @@ impl Ledger {
         std::mem::take(&mut self.invalid)
     }
 
-    /// Whether leases are in force.
-    pub fn has_leases(&self, now: Instant) -> bool {
-        self.standing.is_valid(now)
-    }
-
-    /// Whether this weir goes by leases, or by the floors of leases that it has had, and not by the split.
-    pub fn goes_by_leases(&self) -> bool {
-        self.own.was_member() && !self.settings.is_split_only
-    }
-
-    /// The leases of a quota.
-    pub fn leases(&self, key: LeaseKey) -> Vec<LeaseOf> {
-        let Some(quota) = self.quotas.get(&key) else { return Vec::new() };
-        let lease = |(holder, entry): (&Holder, &Entry)| LeaseOf {
-            holder: holder.clone(),
-            lease: entry.n,
-            floor: entry.f,
-            want: entry.want,
-            is_ended: self.is_ended(holder, entry),
-        };
-        quota.record.l.iter().map(lease).collect()
-    }
-
-    /// What came past weir under a quota, as the fleet has it.
-    pub fn past(&self, key: LeaseKey) -> u32 {
-        self.quotas.get(&key).map_or(0, |quota| quota.record.past)
+    /// How long after the end of a term the servers are read.
+    fn settle(&self, key: LeaseKey) -> Duration {
+        match key.kind {
+            of::Kind::Server => SETTLE_OF_SERVERS.min(self.settings.settle),
+            _ => self.settings.settle,
+        }
     }
 
     fn is_ended(&self, holder: &Holder, entry: &Entry) -> bool {
@@ -429,7 +400,8 @@ impl Ledger {
             }
             let is_leaving = self.leaves != Leaves::No;
             let (me, heard) = (&self.me, &self.heard);
-            let moment = Moment { now, me, heard, term, live, is_first, is_leaving };
+            let absent = self.sights.live().filter(|other| !quota.record.l.contains_key(*other)).count() as u32;
+            let moment = Moment { now, me, heard, term, live, absent, is_first, is_leaving };
             let is_ended = |holder: &Holder, entry: &Entry| self.is_ended(holder, entry);
             let is_read = Cell::new(false);
             let reclaim = |quota: &SharedQuota, record: &mut Record| {
@@ -462,8 +434,12 @@ impl Ledger {
         record: &mut Record,
     ) -> bool {
         let mut is_changed = false;
-        // Servers count the connections of accounts, and of nothing else.
-        let has_counts = self.settings.has_counts && key.kind == crate::fleet::key::Kind::Account;
+        let has_counts = match key.kind {
+            of::Kind::Account => self.settings.has_counts,
+            of::Kind::Server => self.settings.has_readings,
+            // Servers count these for nobody.
+            of::Kind::User | of::Kind::Name => false,
+        };
         record.l.retain(|holder, entry| {
             if *holder == self.me {
                 return true;
@@ -479,7 +455,7 @@ impl Ledger {
                         None => Whereabouts::Unknown,
                     };
                     let reading = quota.reading;
-                    (whereabouts, reading.is_some_and(|reading| reading.began >= since + self.settings.settle))
+                    (whereabouts, reading.is_some_and(|reading| reading.began >= since + self.settle(key)))
                 }
             };
             let left = left(entry, whereabouts, counted.filter(|_| is_settled), has_counts);

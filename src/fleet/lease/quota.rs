@@ -6,12 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::fleet::lease::{
-    Holder, What,
-    allowance::{Allowance, Hints, InVain, Samples},
-    plan::{Own, Plan, plan},
-    reclaim::Reading,
-    record::{InvalidValue, Record},
+use crate::fleet::{
+    key::Kind,
+    lease::{
+        Holder, What,
+        allowance::{Allowance, Hints, InVain, Samples},
+        plan::{Own, Plan, plan},
+        reclaim::Reading,
+        record::{InvalidValue, Record},
+    },
 };
 
 /// A quota that nobody has used for so long needs no lease.
@@ -25,6 +28,10 @@ const ON_THE_WAY: Duration = Duration::from_millis(100);
 
 /// A want that is told already is told anew after this, if it is another one by now.
 const WANT_AGAIN: Duration = Duration::from_secs(1);
+
+/// Weirs that share a server's slots by leases from some moment on have all written theirs by then. Until then one that
+/// has not may have taken its equal part since it was last heard.
+const ALL_COME: Duration = Duration::from_secs(2);
 
 /// What came past weir is written when it has stayed so for this long.
 const PAST_STAYS: Duration = Duration::from_millis(300);
@@ -74,6 +81,8 @@ pub(super) struct SharedQuota {
     pub reading: Option<Reading>,
     /// Connections beyond those of live weirs: how many, since when, and when their reading began.
     beyond_live: Option<(u32, Instant, Instant)>,
+    /// Since when there has been a quota.
+    limited_since: Option<Instant>,
     /// When what the record says of connections past weir changed last.
     pub past_changed_at: Instant,
 }
@@ -88,6 +97,8 @@ pub(super) struct Moment<'a> {
     pub term: u32,
     /// Weirs that live, this one included.
     pub live: u32,
+    /// Those of them that the record does not name, without this one.
+    pub absent: u32,
     /// Whether this one is the first of them.
     pub is_first: bool,
     /// It hands back what it does not hold.
@@ -113,6 +124,7 @@ impl SharedQuota {
             samples: None,
             reading: None,
             beyond_live: None,
+            limited_since: None,
             past_changed_at: now,
         }
     }
@@ -211,6 +223,10 @@ impl SharedQuota {
         self.beyond_live = Some((many, since, began));
     }
 
+    fn is_of_server(&self) -> bool {
+        self.allowance.as_ref().is_some_and(|allowance| allowance.key().kind == Kind::Server)
+    }
+
     /// Whether a write or a reading is under way.
     pub fn is_busy(&self) -> bool {
         self.under_way
@@ -240,9 +256,11 @@ impl SharedQuota {
             return Some(What::Read);
         };
         let used = self.allowance.as_ref().map(|allowance| allowance.usage()).unwrap_or_default();
-        if used.held > 0 || used.waiting > 0 {
+        // What a server has left is shared by all who live, so that nobody is taken for one who is still to come.
+        if used.held > 0 || used.waiting > 0 || self.is_of_server() {
             self.used_at = now;
         }
+        self.limited_since = quota.and(self.limited_since.or(Some(now)));
         let is_used = quota.is_some() && !is_leaving && now.saturating_duration_since(self.used_at) < UNUSED;
         let certain = if self.term == term { self.certain } else { 0 };
         let mut record = self.record.clone();
@@ -251,7 +269,10 @@ impl SharedQuota {
         is_changed |= is_first && self.set_past(now, &mut record, is_ended);
         let (mut lease, mut floor) = (0, 0);
         if let Some(quota) = quota {
-            let beyond = self.beyond(&record);
+            let beyond = match self.is_of_server() {
+                true => self.beyond(&record).saturating_add(self.beyond_of_server(moment, quota, &record, is_ended)),
+                false => self.beyond(&record),
+            };
             let own = Own { quota, lease: certain, held: used.held, waiting: used.waiting, is_used, live, beyond };
             let planned = plan(&record, me, own, is_ended);
             self.hint(moment, &planned, own, &record);
@@ -315,6 +336,22 @@ impl SharedQuota {
         unknown.map(|(_, one)| one.held).fold(0, u32::saturating_add)
     }
 
+    /// The same of a server, whose slots are taken without a lease while it has room: those who have not written their
+    /// first leases yet may have taken their parts, and what came past all weirs is counted before it is written.
+    fn beyond_of_server(
+        &self,
+        moment: &Moment<'_>,
+        quota: u32,
+        record: &Record,
+        is_ended: impl Fn(&Holder, &super::record::Entry) -> bool,
+    ) -> u32 {
+        let &Moment { now, live, absent, .. } = moment;
+        let is_early = self.limited_since.is_some_and(|since| now.saturating_duration_since(since) < ALL_COME);
+        let to_come = if is_early { absent.saturating_mul(quota / live.max(1)) } else { 0 };
+        let past = self.beyond_live.map_or(0, |(many, ..)| past_of(many, record, is_ended));
+        to_come.saturating_add(past.saturating_sub(record.past))
+    }
+
     fn set_past(
         &self,
         now: Instant,
@@ -322,8 +359,7 @@ impl SharedQuota {
         is_ended: impl Fn(&Holder, &super::record::Entry) -> bool,
     ) -> bool {
         let Some((many, since, began)) = self.beyond_live else { return false };
-        let of_ended = record.l.iter().filter(|(holder, entry)| is_ended(holder, entry)).map(|(_, entry)| entry.n);
-        let past = many.saturating_sub(of_ended.fold(0, u32::saturating_add));
+        let past = past_of(many, record, is_ended);
         // A reading from before the record changed may lack what was counted there since.
         let is_known = past > record.past || began > self.past_changed_at;
         let is_due = past != record.past && is_known && now.saturating_duration_since(since) >= PAST_STAYS;
@@ -372,6 +408,12 @@ impl SharedQuota {
     }
 }
 
+/// How many of the connections that live weirs do not have came past all weirs.
+fn past_of(many: u32, record: &Record, is_ended: impl Fn(&Holder, &super::record::Entry) -> bool) -> u32 {
+    let of_ended = record.l.iter().filter(|(holder, entry)| is_ended(holder, entry)).map(|(_, entry)| entry.n);
+    many.saturating_sub(of_ended.fold(0, u32::saturating_add))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -400,7 +442,8 @@ mod tests {
             quota.reports = reported.map(report).into_iter().collect();
             let heard = HashMap::from([(other.clone(), at(heard))]);
             let (me, now) = (&me, at(now));
-            let moment = Moment { now, me, heard: &heard, term: 1, live: 2, is_first: true, is_leaving: false };
+            let moment =
+                Moment { now, me, heard: &heard, term: 1, live: 2, absent: 0, is_first: true, is_leaving: false };
             quota.hint(&moment, &full, own, &record);
             (early.is_in_vain(), late.is_in_vain())
         };

@@ -19,6 +19,10 @@ use crate::fleet::lease::{Answer, Holder, record::Entry};
 /// servers give more time it is that and a second.
 pub const SETTLE: Duration = Duration::from_secs(3);
 
+/// The same of a server's slots: a server counts a connection from its first moment on, and what was dialled shortly
+/// before is on its way for this long at most.
+pub const SETTLE_OF_SERVERS: Duration = Duration::from_millis(500);
+
 /// Where no server counts connections, what a weir holds whose connection is gone is taken for lost after this.
 pub const WITHOUT_COUNTS: Duration = Duration::from_secs(10);
 

@@ -26,12 +26,14 @@ pub struct Settings {
     pub is_split_only: bool,
     /// Whether servers count the connections of accounts.
     pub has_counts: bool,
+    /// Whether servers tell how many connections they have.
+    pub has_readings: bool,
     /// See [`SETTLE`].
     pub settle: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { is_split_only: false, has_counts: true, settle: SETTLE }
+        Self { is_split_only: false, has_counts: true, has_readings: true, settle: SETTLE }
     }
 }

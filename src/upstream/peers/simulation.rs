@@ -2,12 +2,17 @@
 //! when they come, and how even the servers are filled. `WEIR_SIM_SEED=n` replays one history;
 //! `cargo test --lib peers::simulation::measured -- --ignored --nocapture` prints what the rules were chosen by.
 
+mod leases;
+
 use std::time::{Duration, Instant};
+
+use self::leases::{Bucket, Leases};
 
 use crate::{
     fleet::{
         beat::Beat,
         key::Keys,
+        lease::Holder,
         member::MemberId,
         peers::{Peers, Vouch},
     },
@@ -51,6 +56,12 @@ struct Scenario {
     reading_ms: u64,
     /// What has jumped is told at once, if the last beat is so old.
     gap_ms: u64,
+    /// Whether there is a bucket for leases.
+    has_bucket: bool,
+    /// The first weir is killed after so many milliseconds, and its clients are gone.
+    killed_at: Option<u64>,
+    /// So long it goes on at most.
+    lasts_ms: u64,
 }
 
 const EVEN: Scenario = Scenario {
@@ -66,6 +77,9 @@ const EVEN: Scenario = Scenario {
     loss: 0.0,
     reading_ms: 5,
     gap_ms: 10,
+    has_bucket: false,
+    killed_at: None,
+    lasts_ms: 4000,
 };
 
 struct Login {
@@ -103,6 +117,11 @@ struct World {
     sent: u64,
     /// The most connections of a server above its ceiling.
     over: u32,
+    bucket: Bucket,
+    /// By weir.
+    leases: Vec<Option<Leases>>,
+    /// The first weir has been killed.
+    is_killed: bool,
 }
 
 impl Drop for World {
@@ -139,11 +158,18 @@ impl World {
             sessions: Vec::new(),
             readings: (0..scenario.servers).map(|_| None).collect(),
         };
+        let keys = Keys::of_fleet("edge");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let leases = |n: usize| Leases::new(&format!("w{n}"), n as u64 + 1, &keys, start, rng.fork());
+        let leases = (0..scenario.weirs).map(leases).map(|one| scenario.has_bucket.then_some(one)).collect();
         let direct = (0..scenario.servers).map(|n| if n + 1 == scenario.servers { 0 } else { scenario.direct });
         Self {
             seed,
             scenario,
-            keys: Keys::of_fleet("edge"),
+            bucket: Bucket::new(fastrand::Rng::with_seed(seed)),
+            leases,
+            is_killed: false,
+            keys,
             rng: fastrand::Rng::with_seed(seed),
             start,
             now: start,
@@ -158,7 +184,7 @@ impl World {
     /// The connections of every server.
     fn counts(&self) -> Vec<u32> {
         let mut counts = self.direct.clone();
-        for weir in &self.weirs {
+        for weir in &self.weirs[usize::from(self.is_killed)..] {
             for (n, server) in weir.servers.list().iter().enumerate() {
                 counts[n] += server.load().connections().own().open;
             }
@@ -249,6 +275,9 @@ impl World {
         let (due, later): (Vec<_>, _) = std::mem::take(&mut self.under_way).into_iter().partition(|one| one.0 <= now);
         self.under_way = later;
         for (_, to, beat) in due {
+            if to == 0 && self.is_killed {
+                continue;
+            }
             let weir = &mut self.weirs[to];
             let Ok(heard) = weir.peers.heard(now, beat, Vouch::Unknown) else { continue };
             match self.scenario.rule {
@@ -260,9 +289,12 @@ impl World {
                 }
             }
         }
-        for weir in &mut self.weirs {
+        for (weir, leases) in self.weirs.iter_mut().zip(&mut self.leases) {
             for gone in weir.peers.forget(now) {
                 weir.servers.peer_lost(gone.run);
+                if let Some(leases) = leases {
+                    leases.ledger.silent(&Holder::new(&gone.id, gone.run));
+                }
             }
         }
     }
@@ -317,6 +349,13 @@ impl World {
         }
     }
 
+    fn share_slots(&mut self, w: usize, tick: u64) {
+        let Some(leases) = self.leases[w].as_mut().filter(|_| tick % 5 == w as u64 % 5) else { return };
+        let weir = &self.weirs[w];
+        let operations = leases.look(self.now, &weir.servers, &weir.peers, weir.waiting);
+        self.bucket.ask(self.now, w, operations);
+    }
+
     /// Clients come, after `past` milliseconds. Returns how many have come by now.
     fn arrive(&mut self, arrived: u32, past: u64) -> u32 {
         let Scenario { clients, within_ms, first_gets, .. } = self.scenario;
@@ -343,11 +382,15 @@ impl World {
                 arrived = self.arrive(arrived, tick - 1000);
             }
             self.work();
-            for w in 0..self.weirs.len() {
+            self.is_killed |= self.scenario.killed_at.is_some_and(|at| tick >= at);
+            for w in usize::from(self.is_killed)..self.weirs.len() {
                 self.place(w);
                 self.beat(w, tick);
+                self.share_slots(w, tick);
             }
             self.deliver();
+            let is_killed = self.is_killed;
+            self.bucket.deliver(self.now, &mut self.leases, |w| w > 0 || !is_killed);
             if tick.is_multiple_of(5) {
                 let most = self.counts().into_iter().max().unwrap_or(0);
                 self.over = self.over.max(most.saturating_sub(self.scenario.ceiling));
@@ -355,7 +398,7 @@ impl World {
             self.now += TICK;
             tick += 1;
             let is_done = self.weirs.iter().all(|weir| weir.logins.is_empty() && weir.waiting == 0);
-            let is_full = tick > 4000 + self.scenario.within_ms;
+            let is_full = tick > self.scenario.lasts_ms + self.scenario.within_ms;
             if arrived == self.scenario.clients && is_done || is_full {
                 break;
             }
@@ -365,6 +408,12 @@ impl World {
     }
 }
 
+/// So many histories, or the one that is to be replayed.
+fn seeds(many: u64) -> std::ops::Range<u64> {
+    let replayed = std::env::var("WEIR_SIM_SEED").ok().and_then(|seed| seed.parse().ok());
+    replayed.map_or(0..many, |seed: u64| seed..seed + 1)
+}
+
 /// The worst of some histories: most by least connections of a server, and connections above a ceiling.
 fn worst(scenario: Scenario, seeds: u64) -> (f64, u32) {
     let one = |seed| {
@@ -372,9 +421,7 @@ fn worst(scenario: Scenario, seeds: u64) -> (f64, u32) {
         let (least, most) = world.run();
         (f64::from(most) / f64::from(least.max(1)), world.over)
     };
-    let replayed = std::env::var("WEIR_SIM_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = replayed.map_or(0..seeds, |seed: u64| seed..seed + 1);
-    seeds.map(one).fold((0.0, 0), |worst, one| (f64::max(worst.0, one.0), worst.1.max(one.1)))
+    self::seeds(seeds).map(one).fold((0.0, 0), |worst, one| (f64::max(worst.0, one.0), worst.1.max(one.1)))
 }
 
 const AT_ONCE: Scenario = Scenario { within_ms: 0, ..EVEN };
@@ -430,6 +477,44 @@ fn peers_that_do_nothing_change_nothing() {
     assert!(fill(alone) <= 1 && fill(beside) <= 1);
 }
 
+/// More clients than there is room come to servers with readings and beats of all kinds.
+const CROWDED: Scenario = Scenario { ceiling: 200, within_ms: 0, has_bucket: true, lasts_ms: 8000, ..EVEN };
+
+fn crowds() -> [(&'static str, Scenario); 8] {
+    let rough = Scenario { delay_ms: 100, loss: 0.1, reading_ms: 300, ..CROWDED };
+    [
+        ("at once", CROWDED),
+        ("in 3 s", Scenario { within_ms: 3000, ..CROWDED }),
+        ("rough", rough),
+        ("10 weirs, rough", Scenario { weirs: 10, ..rough }),
+        ("beats each 250 ms", Scenario { gap_ms: 250, delay_ms: 20, ..CROWDED }),
+        ("one has 80 %", Scenario { first_gets: 0.8, ..rough }),
+        ("others are there", Scenario { direct: 150, ..rough }),
+        ("2000 each", Scenario { ceiling: 2000, clients: 9000, ..rough }),
+    ]
+}
+
+#[test]
+fn servers_are_filled_by_leases_and_none_beyond_its_limit() {
+    for (name, scenario) in crowds() {
+        for seed in seeds(1) {
+            let mut world = World::new(seed, scenario);
+            let (least, most) = world.run();
+            assert_eq!((least, most, world.over), (scenario.ceiling, scenario.ceiling, 0), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_a_weir_had_that_is_killed_others_fill_again() {
+    for seed in seeds(2) {
+        let scenario = Scenario { killed_at: Some(5000), lasts_ms: 20_000, ..CROWDED };
+        let mut world = World::new(seed, scenario);
+        let (least, most) = world.run();
+        assert_eq!((least, most, world.over), (200, 200, 0));
+    }
+}
+
 #[test]
 #[ignore = "prints figures; nothing is asserted"]
 fn measured() {
@@ -446,5 +531,12 @@ fn measured() {
             let full = Scenario { weirs, delay_ms, ceiling: 200, within_ms: 0, ..EVEN };
             println!("{weirs} weirs, beats up to {delay_ms} ms late: {} of 200 above a ceiling", worst(full, 3).1);
         }
+    }
+    for (name, scenario) in crowds() {
+        let mut world = World::new(1, scenario);
+        let ends = world.run();
+        let without = worst(Scenario { has_bucket: false, ..scenario }, 3).1;
+        let writes = world.bucket.writes;
+        println!("{name}: {without} above without leases, {} with; {writes} writes, {ends:?}", world.over);
     }
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::Ledger;
 use crate::fleet::{
+    key::Kind,
     lease::{Holder, LeaseKey, quota::Report, record::MOST_ENTRIES},
     peers::Vouch,
 };
@@ -38,7 +39,8 @@ impl Ledger {
                 report.by_split &= !leased;
             }
             None if has_room => {
-                let by_split = !leased && vouch == Vouch::Unknown;
+                // A server's slots are taken without a lease while it has room.
+                let by_split = !leased && (vouch == Vouch::Unknown || key.kind == Kind::Server);
                 quota.reports.insert(holder.clone(), Report { held, by_split });
             }
             None => {}
@@ -60,7 +62,7 @@ mod tests {
 
     use super::*;
     use crate::fleet::{
-        key::{Keys, Kind},
+        key::Keys,
         lease::{
             Answer, Operation, Place, What,
             allowance::Standing,
