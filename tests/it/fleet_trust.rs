@@ -122,6 +122,10 @@ async fn who_forges_what_weirs_say_exceeds_no_quota_and_no_limit() {
         .listener("advertise = \"fleet\"")
         .account("ORDERS", &format!("users = [\"o\"]\nmax_connections = {QUOTA}"));
     let fleet = Fleet::start(2, &of_all).await;
+    for weir in &fleet.weirs {
+        // Before that, beats are all that they have to go by.
+        weir.says("leases of the fleet are in force").await;
+    }
     let rss: Vec<u64> = fleet.weirs.iter().map(Weir::rss).collect();
 
     let (seed, stop) = (fastrand::u64(..), CancellationToken::new());
