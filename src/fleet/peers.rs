@@ -38,6 +38,9 @@ const LEAST_SILENCE: Duration = Duration::from_millis(750);
 /// The most beats that count as lost between two that came.
 const MOST_LOST: u64 = 1000;
 
+/// Who has said that it ends has done so within this time, or others have said it.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+
 /// The intervals that a peer may announce: one that says more is heard as if it said this.
 const EVERY_MS: std::ops::RangeInclusive<u32> = 20..=2_000;
 
@@ -148,8 +151,8 @@ pub struct Gone {
 pub struct Peer {
     last: Arc<Beat>,
     vouch: Vouch,
-    /// It has said that it ends, and nothing since.
-    has_said_bye: bool,
+    /// When it has said that it ends.
+    said_bye: Option<Instant>,
     /// The process before this one: what is still on its way from there is old.
     before: Option<u64>,
     heard_at: Instant,
@@ -175,9 +178,10 @@ impl Peer {
         self.vouch != Vouch::Stranger
     }
 
-    /// Whether it has said that it ends, and nothing since.
-    pub fn has_said_bye(&self) -> bool {
-        self.has_said_bye
+    /// Whether it has said that it ends, a short while ago: a beat may be on its way still, and who has not ended by
+    /// then has not said it.
+    pub fn has_said_bye(&self, now: Instant) -> bool {
+        self.said_bye.is_some_and(|at| now.saturating_duration_since(at) < ENDS_WITHIN)
     }
 
     /// How long ago its last beat came.
@@ -225,7 +229,6 @@ impl Peer {
             self.arrivals_per_second += part * (arrived - self.arrivals_per_second);
         }
         self.heard_at = now;
-        self.has_said_bye = false;
         self.last = beat;
         sent
     }
@@ -317,7 +320,7 @@ impl Peers {
         }
         let counts = vouch != Vouch::Stranger;
         let (mut beat, counted) = (beat, known.is_some_and(Peer::counts));
-        let ends = if before.is_some() || counted && !counts { self.remove(&beat.id) } else { None };
+        let ends = if before.is_some() || counted && !counts { self.remove(now, &beat.id) } else { None };
         let known = self.peers.get_mut(&beat.id).map(|peer| std::mem::take(&mut peer.accounts));
         let mut accounts = known.unwrap_or_default();
         let others = self.accounts - accounts.len();
@@ -328,7 +331,7 @@ impl Peers {
         let peer = self.peers.entry(beat.id.clone()).or_insert_with(|| Peer {
             last: Arc::clone(&beat),
             vouch,
-            has_said_bye: false,
+            said_bye: None,
             before,
             heard_at: now,
             since: now,
@@ -353,35 +356,29 @@ impl Peers {
 
     /// A weir has said that it ends. Whoever may publish can say so: it is gone once its connection is, or its beats
     /// stop. Returns whether it was known.
-    pub fn bye(&mut self, bye: &Bye) -> bool {
+    pub fn bye(&mut self, now: Instant, bye: &Bye) -> bool {
         let Some(peer) = self.peers.get_mut(&bye.id).filter(|peer| peer.last.run == bye.run) else { return false };
-        peer.has_said_bye = true;
+        peer.said_bye = Some(now);
         true
     }
 
     /// Nobody answers for this process of a weir: its connection to the servers is gone. Returns it if it was known.
-    pub fn lost(&mut self, id: &MemberId, run: u64) -> Option<Gone> {
-        (self.peers.get(id)?.last.run == run).then(|| self.remove(id))?
+    pub fn lost(&mut self, now: Instant, id: &MemberId, run: u64) -> Option<Gone> {
+        (self.peers.get(id)?.last.run == run).then(|| self.remove(now, id))?
     }
 
-    fn remove(&mut self, id: &MemberId) -> Option<Gone> {
+    fn remove(&mut self, now: Instant, id: &MemberId) -> Option<Gone> {
         let peer = self.peers.remove(id)?;
         self.accounts -= peer.accounts.len();
         let (run, counted) = (peer.last.run, peer.counts());
-        Some(Gone { id: id.clone(), run, has_said_bye: peer.has_said_bye, counted })
+        Some(Gone { id: id.clone(), run, has_said_bye: peer.has_said_bye(now), counted })
     }
 
     /// Forgets the peers whose beats have stopped. To be called a few times in a second.
     pub fn forget(&mut self, now: Instant) -> Vec<Gone> {
         let silent: Vec<_> =
             self.peers.iter().filter(|(_, peer)| peer.is_silent(now)).map(|(id, _)| id.clone()).collect();
-        silent.iter().filter_map(|id| self.remove(id)).collect()
-    }
-
-    /// This weir itself cannot hear anybody any more: nobody is known.
-    pub fn forget_all(&mut self) -> Vec<Gone> {
-        let all: Vec<_> = self.peers.keys().cloned().collect();
-        all.iter().filter_map(|id| self.remove(id)).collect()
+        silent.iter().filter_map(|id| self.remove(now, id)).collect()
     }
 
     /// The peers that live and count, by their ids. This weir is not among them.

@@ -114,7 +114,7 @@ impl Hearing<'_> {
         fleet.link().heard(message.payload.len());
         match Bye::decode(&message.payload) {
             // It is asked for soon: whoever may publish can say so.
-            Ok(bye) => drop(fleet.peers().bye(&bye)),
+            Ok(bye) => drop(fleet.peers().bye(timer::now(), &bye)),
             Err(err) => self.invalid(&err.to_string()),
         }
     }
@@ -186,7 +186,7 @@ async fn look(link: &FleetLink, shared: &Shared) {
     let silent: Vec<(MemberId, u64)> = {
         let peers = fleet.peers();
         let is_late = |peer: &Peer| peer.silent_for(now) > peer.may_be_silent_for().mul_f64(ASK_AFTER);
-        let late = peers.all().filter(|peer| peer.has_said_bye() || is_late(peer));
+        let late = peers.all().filter(|peer| peer.has_said_bye(now) || is_late(peer));
         late.map(|peer| (peer.id().clone(), peer.last().run)).take(MOST_ASKED).collect()
     };
     if !silent.is_empty() && link.connection.is_up() {
@@ -195,7 +195,7 @@ async fn look(link: &FleetLink, shared: &Shared) {
             if interest != Interest::Gone {
                 continue;
             }
-            let gone = fleet.peers().lost(id, *run);
+            let gone = fleet.peers().lost(timer::now(), id, *run);
             if let Some(gone) = gone {
                 forget(link, shared, &gone, "another weir of the fleet has lost its connection, or is gone");
             }
@@ -219,7 +219,7 @@ fn admit_members(link: &FleetLink, shared: &Shared) {
         if vouch == Vouch::Stranger {
             continue;
         }
-        let known = fleet.peers().lost(&beat.id, beat.run);
+        let known = fleet.peers().lost(timer::now(), &beat.id, beat.run);
         if known.is_some() {
             // It can only be refused where peers are too many.
             let _ = take_in(link, shared, Beat::clone(&beat));

@@ -63,11 +63,14 @@ pub fn plan(record: &Record, me: &Holder, own: Own, is_ended: impl Fn(&Holder, &
     let top = less(taken + record.of_others(me)).max(if is_over { 0 } else { lease });
     let capacity = less(taken + of_ended);
     let need = held.saturating_add(waiting);
-    let demands: Vec<u32> = std::iter::once(need).chain(live_ones.iter().map(|(_, entry)| entry.want)).collect();
-    let shares = share::max_min(capacity, &demands);
-    let (own_share, free) = (shares[0], top.saturating_sub(lease));
+    // In the order of the holders, so that all weirs agree on who has one more where parts cannot be equal.
+    let mut demands: Vec<u32> = live_ones.iter().map(|(_, entry)| entry.want).collect();
+    let position = live_ones.iter().take_while(|(holder, _)| *holder < me).count();
+    demands.insert(position, need);
+    let mut shares = share::max_min(capacity, &demands);
+    let (own_share, free) = (shares.remove(position), top.saturating_sub(lease));
     // What others lack of their share.
-    let lacking = live_ones.iter().zip(&shares[1..]).map(|((_, entry), share)| {
+    let lacking = live_ones.iter().zip(&shares).map(|((_, entry), share)| {
         let wants_more = entry.want > entry.n;
         if wants_more { share.saturating_sub(entry.n) } else { 0 }
     });
@@ -77,7 +80,7 @@ pub fn plan(record: &Record, me: &Holder, own: Own, is_ended: impl Fn(&Holder, &
     let (mut cap, mut wake_at) = (u32::MAX, u32::MAX);
     let planned = if is_over {
         // The quota is lower by now, or others have come past weir.
-        own_share.min(lease).max(top).max(held)
+        own_share.min(lease).max(top).max(held.min(lease))
     } else if lacking > 0 {
         let keep = if need <= own_share { need } else { own_share.max(held) };
         if need > own_share {
@@ -159,5 +162,16 @@ mod tests {
         assert_eq!(lowered.lease, 20, "the quota is lower");
         let unused = planned(&record(0, &[]), Own { lease: 40, is_used: false, ..OWN });
         assert_eq!(unused.lease, 0);
+        // It holds more than its lease, since sessions whose account was not known were counted there afterwards.
+        let over = planned(&record(0, &[(70, 70)]), Own { lease: 40, held: 60, ..OWN });
+        assert_eq!(over.lease, 40, "the others have the rest");
+    }
+
+    #[test]
+    fn all_agree_on_who_has_one_more() {
+        let wants = |n: u32| Own { quota: 25, waiting: 20, lease: n, live: 2, ..OWN };
+        let first = plan(&record(0, &[(0, 0), (0, 20)]), &holder(1), wants(0), |_, _| false);
+        let second = plan(&record(0, &[(0, 20), (0, 0)]), &holder(2), wants(0), |_, _| false);
+        assert_eq!(first.lease + second.lease, 25);
     }
 }

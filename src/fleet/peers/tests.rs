@@ -61,14 +61,16 @@ fn a_bye_is_believed_once_the_weir_is_gone() {
     let (mut peers, now) = (Peers::new(id("a")), Instant::now());
     hear(&mut peers, now, beat("b", 2, 1, 10)).unwrap();
     let bye = |run| Bye { id: id("b"), run };
-    assert!(!peers.bye(&bye(1)), "of the process before");
-    assert!(peers.bye(&bye(2)) && peers.get(&id("b")).unwrap().has_said_bye());
+    let late = now + ENDS_WITHIN;
+    assert!(!peers.bye(now, &bye(1)), "of the process before");
+    assert!(peers.bye(now, &bye(2)) && peers.get(&id("b")).unwrap().has_said_bye(now));
     assert_eq!(peers.of_server(server()).held, 10, "it may be forged");
     hear(&mut peers, now, beat("b", 2, 2, 10)).unwrap();
-    assert!(!peers.get(&id("b")).unwrap().has_said_bye(), "it was");
-    assert!(peers.bye(&bye(2)));
-    assert_eq!(peers.lost(&id("b"), 1), None, "another process was asked for");
-    assert_eq!(peers.lost(&id("b"), 2), Some(Gone { has_said_bye: true, ..gone("b", 2) }));
+    assert!(peers.get(&id("b")).unwrap().has_said_bye(now), "a beat may have been on its way");
+    assert!(!peers.get(&id("b")).unwrap().has_said_bye(late), "it was");
+    assert!(peers.bye(late, &bye(2)));
+    assert_eq!(peers.lost(late, &id("b"), 1), None, "another process was asked for");
+    assert_eq!(peers.lost(late, &id("b"), 2), Some(Gone { has_said_bye: true, ..gone("b", 2) }));
     assert!(peers.is_empty());
 }
 
@@ -142,7 +144,7 @@ fn who_is_silent_is_forgotten() {
     assert_eq!(silent(&mut peers, 8_000), none);
     assert_eq!(silent(&mut peers, 8_001), ["d"], "nobody is remembered for ever by what it says itself");
     hear(&mut peers, now, beat("b", 1, 2, 3)).unwrap();
-    assert_eq!(peers.lost(&id("b"), 1), Some(gone("b", 1)));
+    assert_eq!(peers.lost(now, &id("b"), 1), Some(gone("b", 1)));
 }
 
 #[test]
