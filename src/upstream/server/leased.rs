@@ -141,7 +141,7 @@ impl SlotLease {
         let mut look = self.look.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = look.at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_EVERY);
         let others_lease = look.key.is_some_and(others_lease);
-        let is_new = others_lease && !std::mem::replace(&mut look.others_lease, others_lease);
+        let is_new = others_lease && !look.others_lease;
         look.others_lease = others_lease;
         if is_new {
             look.leased_until = Some(now + LEASED_FOR);
@@ -175,7 +175,8 @@ impl SlotLease {
         let part = free / (2 * around.weirs.max(2));
         (look.held, look.part) = (held, part);
         let is_leased = look.is_near || look.leased_until.is_some_and(|until| now < until);
-        // A lease that is asked for now is there by the next look. Nobody waits for it before that.
+        // The lease that this look asks for comes before the next look. Until then slots are taken without it, so that
+        // no client waits for it.
         let alone = if is_leased && was_leased { 0 } else { held.saturating_add(part) };
         self.leased_beyond.store(alone, Relaxed);
         self.ask_at.store(held.saturating_add(part / 2), Relaxed);
