@@ -37,7 +37,10 @@ async fn every_weir_shows_all_weirs() {
             let held: Option<u64> = quota
                 .as_ref()
                 .map(|one| one["weirs"].as_array().unwrap().iter().filter_map(|at| at["held"].as_u64()).sum());
-            if seen["sessions"] == 3 && held == Some(3) && seen["mode"] == "lease" { Ok(seen) } else { Err(seen) }
+            // The other tells its addresses by its next membership, once its listeners are open.
+            let is_told = seen["weirs"][1]["addresses"] != json!([]);
+            let is_all = seen["sessions"] == 3 && held == Some(3) && seen["mode"] == "lease" && is_told;
+            if is_all { Ok(seen) } else { Err(seen) }
         })
         .await;
         let (this, other) = (&seen["weirs"][0], &seen["weirs"][1]);
