@@ -124,28 +124,22 @@ fn accounts(shared: &Shared, fleet: &Fleet, families: &mut Families<'_, '_>) -> 
     let (mut quotas, _) = overview::fleet_quotas(shared, fleet, MOST_ROWS);
     quotas.retain(|quota| quota.of == "account" && quota.name.is_some());
     quotas.truncate(TOP_ACCOUNTS);
-    let each = |value: &dyn Fn(&Quota) -> u32| {
-        let sample = |quota: &Quota| {
-            let name = quota.name.clone().unwrap_or_default();
-            (vec![("account", name)], ConstGauge::new(u64::from(value(quota))))
-        };
-        quotas.iter().map(sample).collect::<Vec<_>>()
-    };
-    families.family(
-        "fleet_account_lease",
-        "Connections that this weir may have of each account's quota by its lease: the 50 fullest accounts",
-        each(&|quota| own_lease(fleet, quota)),
-    )?;
-    families.family(
-        "fleet_account_leased",
-        "Connections that all weirs together may have of each of these quotas by their leases",
-        each(&|quota| quota.leased),
-    )?;
-    families.family(
-        "fleet_account_past",
-        "Connections of each of these accounts that came past all weirs, as the servers count them",
-        each(&|quota| quota.past),
-    )
+    let named: Vec<_> = quotas.iter().map(|quota| (quota.name.clone().unwrap_or_default(), Some(quota))).collect();
+    let described = [
+        (
+            "fleet_account_lease",
+            "Connections that this weir may have of each account's quota by its lease: the 50 fullest accounts",
+        ),
+        (
+            "fleet_account_leased",
+            "Connections that all weirs together may have of each of these quotas by their leases",
+        ),
+        (
+            "fleet_account_past",
+            "Connections of each of these accounts that came past all weirs, as the servers count them",
+        ),
+    ];
+    leases(fleet, families, "account", &named, described)
 }
 
 /// Slots of every server, leased or not.
@@ -156,27 +150,41 @@ fn servers(shared: &Shared, fleet: &Fleet, families: &mut Families<'_, '_>) -> f
         quotas.iter().find(|quota| quota.of == "server" && quota.key == key)
     };
     let quotas: Vec<_> = list.iter().map(|server| (server.name().to_owned(), of(server))).collect();
-    let each = |value: &dyn Fn(&Quota) -> u32| {
+    let described = [
+        (
+            "fleet_server_lease",
+            "Slots that this weir may have of each server by its lease; 0 while they are not leased",
+        ),
+        (
+            "fleet_server_leased",
+            "Slots that all weirs together may have of each server by their leases; 0 while they are not leased",
+        ),
+        (
+            "fleet_server_past",
+            "Connections of each server that came past all weirs, as the leases of its slots count them",
+        ),
+    ];
+    leases(fleet, families, "server", &quotas, described)
+}
+
+/// Of each quota: the lease of this weir, those of all weirs together, and what came past all weirs. `described` has
+/// the name and the help of these three, in this order.
+fn leases(
+    fleet: &Fleet,
+    families: &mut Families<'_, '_>,
+    label: &'static str,
+    quotas: &[(String, Option<&Quota>)],
+    described: [(&'static str, &'static str); 3],
+) -> fmt::Result {
+    let values: [&dyn Fn(&Quota) -> u32; 3] =
+        [&|quota| own_lease(fleet, quota), &|quota| quota.leased, &|quota| quota.past];
+    for ((name, help), value) in described.into_iter().zip(values) {
         let sample = |(name, quota): &(String, Option<&Quota>)| {
-            (vec![("server", name.clone())], ConstGauge::new(u64::from(quota.map_or(0, value))))
+            (vec![(label, name.clone())], ConstGauge::new(u64::from(quota.map_or(0, value))))
         };
-        quotas.iter().map(sample).collect::<Vec<_>>()
-    };
-    families.family(
-        "fleet_server_lease",
-        "Slots that this weir may have of each server by its lease; 0 while they are not leased",
-        each(&|quota| own_lease(fleet, quota)),
-    )?;
-    families.family(
-        "fleet_server_leased",
-        "Slots that all weirs together may have of each server by their leases; 0 while they are not leased",
-        each(&|quota| quota.leased),
-    )?;
-    families.family(
-        "fleet_server_past",
-        "Connections of each server that came past all weirs, as the leases of its slots count them",
-        each(&|quota| quota.past),
-    )
+        families.family(name, help, quotas.iter().map(sample).collect::<Vec<_>>())?;
+    }
+    Ok(())
 }
 
 fn own_lease(fleet: &Fleet, quota: &Quota) -> u32 {
