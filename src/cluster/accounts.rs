@@ -159,5 +159,6 @@ async fn count(
     for (name, epoch) in asked {
         admission.accounts().counted(&name, epoch, now, counts.get(&*name).copied().unwrap_or(0));
     }
+    admission.accounts().tell_past(now);
     Ok(())
 }

@@ -345,6 +345,12 @@ impl Peers {
         Ok(Heard { began: peer.sent.of(0, now), beat, ends, is_new: counts && !counted, counts, unused, sent })
     }
 
+    /// What all peers held before this time has been heard: when the last beat was sent of the one that has been silent
+    /// for longest. `None` without peers.
+    pub fn told_until(&self) -> Option<Instant> {
+        self.iter().map(|peer| peer.sent.of(peer.last.up_ms, peer.heard_at)).min()
+    }
+
     /// Whether no other one of this kind is taken in.
     fn is_full(&self, vouch: Vouch) -> bool {
         let peers = self.iter().count();

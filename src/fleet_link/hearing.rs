@@ -142,7 +142,7 @@ fn take_in(link: &FleetLink, shared: &Shared, beat: Beat) -> Result<(), Ignored>
     let vouch = fleet.ledger().vouches(now, &holder);
     let heard = fleet.peers().heard(now, beat, vouch)?;
     if let Some(gone) = &heard.ends {
-        fleet.ledger().silent(&Holder::new(&gone.id, gone.run));
+        fleet.ledger().silent(now, &Holder::new(&gone.id, gone.run));
     }
     report(link, &holder, &heard);
     if !heard.counts {
@@ -153,6 +153,7 @@ fn take_in(link: &FleetLink, shared: &Shared, beat: Beat) -> Result<(), Ignored>
     }
     shared.servers.hear(fleet.keys(), &heard, now);
     shared.admission.accounts().hear(&heard, now);
+    shared.admission.accounts().tell_past(now);
     shared.admission.hear_pace(now, &heard.beat);
     dispatch::run_now(&shared.admission);
     if heard.is_new {
@@ -232,12 +233,12 @@ fn forget(link: &FleetLink, shared: &Shared, gone: &Gone, why: &str) {
     let weir = gone.id.as_str();
     if !gone.counted {
         // Whoever may publish can make up weirs: that one is heard no more is no news.
-        return link.fleet.ledger().silent(&Holder::new(&gone.id, gone.run));
+        return link.fleet.ledger().silent(timer::now(), &Holder::new(&gone.id, gone.run));
     }
     if gone.has_said_bye {
         info!(weir, "another weir of the fleet has ended");
         let now = timer::now();
-        link.fleet.ledger().silent(&Holder::new(&gone.id, gone.run));
+        link.fleet.ledger().silent(timer::now(), &Holder::new(&gone.id, gone.run));
         shared.servers.peer_ended(gone.run, now);
         shared.admission.accounts().peer_ended(gone.run, now);
         return shared.admission.forget_pace(&gone.id);
@@ -252,7 +253,7 @@ fn forget(link: &FleetLink, shared: &Shared, gone: &Gone, why: &str) {
 
 /// What the servers have counted of a weir that is not heard counts until they say otherwise.
 fn lost(link: &FleetLink, shared: &Shared, gone: &Gone) {
-    link.fleet.ledger().silent(&Holder::new(&gone.id, gone.run));
+    link.fleet.ledger().silent(timer::now(), &Holder::new(&gone.id, gone.run));
     shared.servers.peer_lost(gone.run);
     shared.admission.accounts().peer_lost(gone.run);
     shared.admission.forget_pace(&gone.id);

@@ -25,6 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use self::peer::UNSURE;
 use self::{doubt::Doubt, peer::PeerHistory};
 use crate::fleet::peers::PeerReport;
 
@@ -89,6 +90,8 @@ struct Others {
     doubt: Doubt,
     /// The last reading, as long as it says anything.
     reading: Option<LastReading>,
+    /// A reading that waits until all peers have told what they had in it; see [`ReconciledCount::keep_reading`].
+    kept: Option<LastReading>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -119,19 +122,25 @@ impl LastReading {
 }
 
 impl Others {
-    /// Judges the last reading by what is known of the peers.
-    fn judge(&mut self) {
-        let Some(reading) = &mut self.reading else { return };
-        let (mut least_peers, mut most_peers) = (0_u32, 0_u32);
-        reading.is_settled = true;
+    /// The least and the most that came through no weir, by a reading and what is known of the peers, and whether no
+    /// later beat can say more about it.
+    fn bounds(&self, reading: &LastReading) -> ((u32, u32), bool) {
+        let (mut least_peers, mut most_peers, mut is_settled) = (0_u32, 0_u32, true);
         for peer in &self.peers {
             let had = peer.had(reading.asked, reading.answered);
             least_peers = least_peers.saturating_add(had.least);
             most_peers = most_peers.saturating_add(had.most);
-            reading.is_settled &= had.is_certain;
+            is_settled &= had.is_certain;
         }
-        let (least, most) = reading.bounds(least_peers, most_peers);
+        (reading.bounds(least_peers, most_peers), is_settled)
+    }
+
+    /// Judges the last reading by what is known of the peers.
+    fn judge(&mut self) {
+        let Some(reading) = self.reading else { return };
+        let ((least, most), is_settled) = self.bounds(&reading);
         self.direct = reading.before.clamp(least, most);
+        self.reading = Some(LastReading { is_settled, ..reading });
     }
 
     /// Believes what peers say, or not, by the last reading.
@@ -227,7 +236,7 @@ impl ReconciledCount {
 
     /// Readings have ended, so nothing is known any more of connections that came through no weir.
     pub fn forget_others(&self) {
-        self.change(|others| (others.direct, others.reading) = (0, None));
+        self.change(|others| (others.direct, others.reading, others.kept) = (0, None, None));
     }
 
     /// All connections, weir's own in flight included.
@@ -304,6 +313,25 @@ impl ReconciledCount {
         let reading = others.reading?;
         let direct = reading.is_settled.then_some(others.direct);
         Some(LastCount { asked: reading.asked, counted: reading.counted, direct })
+    }
+
+    /// Keeps the last reading, if none is kept, until it is known what the peers had in it: later readings may come
+    /// faster than beats. Returns whether it is kept now and was not before.
+    pub fn keep_reading(&self) -> bool {
+        let mut others = self.shared();
+        let is_new = others.kept.is_none() && others.reading.is_some();
+        if is_new {
+            others.kept = others.reading;
+        }
+        is_new
+    }
+
+    /// All peers have told what they had in the reading that is kept: how many it shows that came through no weir, at
+    /// least and at most, and when it was asked for. `None` if none is kept.
+    pub fn settle_reading(&self) -> Option<((u32, u32), Instant)> {
+        let mut others = self.shared();
+        let kept = others.kept.take()?;
+        Some((others.bounds(&kept).0, kept.asked))
     }
 
     /// The estimate of those that came through no weir.

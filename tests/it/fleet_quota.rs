@@ -24,7 +24,7 @@ pub(crate) fn come(addresses: &[String], n: usize) -> Crowd {
 
 /// Makes `n` attempts at the same time, spread over these weirs, and returns the clients that got in. All others must
 /// be refused with INFO, one of two texts and a FIN.
-async fn attempts(addresses: &[String], n: usize) -> Vec<RawClient> {
+pub(crate) async fn attempts(addresses: &[String], n: usize) -> Vec<RawClient> {
     let all = at_once(n, |i| {
         let address = addresses[i % addresses.len()].clone();
         async move { RawClient::attempt(&address, &orders().lang("test"), 2 * PATIENCE).await }

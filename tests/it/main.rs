@@ -35,6 +35,7 @@ mod fleet_clients;
 mod fleet_cut;
 mod fleet_link;
 mod fleet_pace;
+mod fleet_past;
 mod fleet_quota;
 mod fleet_servers;
 mod fleet_trust;

@@ -257,6 +257,7 @@ impl Accounts {
     pub fn counted(&self, name: &str, mark: ReadingEpoch, now: Instant, connections: u32) {
         if let Some(entry) = self.map.get(name) {
             entry.account.connections.reconcile(mark, now, connections);
+            self.await_peers(&entry.account, now);
         }
     }
 

@@ -91,6 +91,8 @@ pub struct Ledger {
     connections: Connections,
     /// When each other weir has told last what it holds.
     heard: HashMap<Holder, Instant>,
+    /// When one of them was found to be silent.
+    silent_since: Option<Instant>,
     quotas: HashMap<LeaseKey, SharedQuota>,
     under_way: BTreeMap<u64, UnderWay>,
     serial: u64,
@@ -119,6 +121,7 @@ impl Ledger {
             sights: Sights::default(),
             connections: Connections::default(),
             heard: HashMap::new(),
+            silent_since: None,
             quotas: HashMap::new(),
             under_way: BTreeMap::new(),
             serial: 0,
@@ -163,9 +166,14 @@ impl Ledger {
         }
     }
 
-    /// The servers have so many connections under a quota beyond those of weirs that live, by a reading that `began`
-    /// then.
+    /// The servers have so many connections under a quota that are neither of this weir nor of those that it
+    /// [hears](Self::heard), by a reading that `began` then. To be called when it is known what those had meanwhile.
     pub fn beyond_live(&mut self, now: Instant, key: LeaseKey, many: u32, began: Instant) {
+        self.beyond_live_within(now, key, (many, many), began);
+    }
+
+    /// The same, where it is known that they are at least and at most so many.
+    pub fn beyond_live_within(&mut self, now: Instant, key: LeaseKey, many: (u32, u32), began: Instant) {
         if let Some(quota) = self.quotas.get_mut(&key) {
             quota.beyond_live(now, many, began);
         }
@@ -313,7 +321,7 @@ impl Ledger {
     fn open_quotas(&mut self, now: Instant) {
         for allowance in self.book.list() {
             let quota = self.quotas.entry(allowance.key()).or_insert_with(|| SharedQuota::new(now));
-            quota.allowance.get_or_insert(allowance);
+            quota.opened(now, allowance);
         }
         let (book, me) = (&self.book, &self.me);
         for (key, quota) in &mut self.quotas {
@@ -322,7 +330,7 @@ impl Ledger {
                 quota.allowance = None;
             }
         }
-        self.quotas.retain(|_, quota| quota.allowance.is_some() || quota.is_busy() || !quota.record.l.is_empty());
+        self.quotas.retain(|_, quota| quota.allowance.is_some() || quota.is_busy() || !quota.record.is_empty());
     }
 
     /// What each quota's part is while this weir goes by the split.
@@ -399,9 +407,9 @@ impl Ledger {
                 continue;
             }
             let is_leaving = self.leaves != Leaves::No;
-            let (me, heard) = (&self.me, &self.heard);
+            let (me, heard, silent_since) = (&self.me, &self.heard, self.silent_since);
             let absent = self.sights.live().filter(|other| !quota.record.l.contains_key(*other)).count() as u32;
-            let moment = Moment { now, me, heard, term, live, absent, is_first, is_leaving };
+            let moment = Moment { now, me, heard, term, live, absent, is_first, silent_since, is_leaving };
             let is_ended = |holder: &Holder, entry: &Entry| self.is_ended(holder, entry);
             let is_read = Cell::new(false);
             let reclaim = |quota: &SharedQuota, record: &mut Record| {
@@ -440,6 +448,7 @@ impl Ledger {
             // Servers count these for nobody.
             of::Kind::User | of::Kind::Name => false,
         };
+        let (is_past_known, mut left_by_gone) = (quota.knows_past(now), 0_u32);
         record.l.retain(|holder, entry| {
             if *holder == self.me {
                 return true;
@@ -458,11 +467,18 @@ impl Ledger {
                     (whereabouts, reading.is_some_and(|reading| reading.began >= since + self.settle(key)))
                 }
             };
-            let left = left(entry, whereabouts, counted.filter(|_| is_settled), has_counts);
+            let counted = counted.filter(|_| is_settled);
+            if is_past_known && counted.is_some() && matches!(whereabouts, Whereabouts::Gone(_)) {
+                (left_by_gone, is_changed) = (left_by_gone.saturating_add(entry.n), true);
+                return false;
+            }
+            let left = left(entry, whereabouts, counted, has_counts);
             is_changed |= left < entry.n || left == 0;
             entry.n = left;
             left > 0
         });
+        // Whichever of them the rest is of, and whether it came through them at all: readings tell when it goes.
+        record.past = record.past.saturating_add(left_by_gone.min(counted.unwrap_or_default()));
         is_changed
     }
 

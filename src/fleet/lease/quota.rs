@@ -11,6 +11,7 @@ use crate::fleet::{
     lease::{
         Holder, What,
         allowance::{Allowance, Hints, InVain, Samples},
+        past::{Around, Past},
         plan::{Own, Plan, plan},
         reclaim::Reading,
         record::{InvalidValue, Record},
@@ -33,8 +34,9 @@ const WANT_AGAIN: Duration = Duration::from_secs(1);
 /// has not may have taken its equal part since it was last heard.
 const ALL_COME: Duration = Duration::from_secs(2);
 
-/// What came past weir is written when it has stayed so for this long.
-const PAST_STAYS: Duration = Duration::from_millis(300);
+/// A record without leases, that says only what came past weir, is deleted when nothing has changed in it for so long.
+/// Until then it keeps room for what a weir that is gone has left: servers close that when it does not answer PING.
+const FORGET: Duration = Duration::from_secs(600);
 
 /// What the last write of a lease has asked for.
 #[derive(Debug, Clone)]
@@ -79,12 +81,14 @@ pub(super) struct SharedQuota {
     pub reports: HashMap<Holder, Report>,
     pub samples: Option<Samples>,
     pub reading: Option<Reading>,
-    /// Connections beyond those of live weirs: how many, since when, and when their reading began.
-    beyond_live: Option<(u32, Instant, Instant)>,
+    /// What readings say of connections past weir.
+    past: Past,
     /// Since when there has been a quota.
     limited_since: Option<Instant>,
     /// When what the record says of connections past weir changed last.
     pub past_changed_at: Instant,
+    /// When the record changed last.
+    changed_at: Instant,
 }
 
 /// What all quotas have in common at one moment.
@@ -101,6 +105,8 @@ pub(super) struct Moment<'a> {
     pub absent: u32,
     /// Whether this one is the first of them.
     pub is_first: bool,
+    /// When one of the others was last found to be silent.
+    pub silent_since: Option<Instant>,
     /// It hands back what it does not hold.
     pub is_leaving: bool,
 }
@@ -123,9 +129,10 @@ impl SharedQuota {
             reports: HashMap::new(),
             samples: None,
             reading: None,
-            beyond_live: None,
+            past: Past::new(now),
             limited_since: None,
             past_changed_at: now,
+            changed_at: now,
         }
     }
 
@@ -160,6 +167,7 @@ impl SharedQuota {
         if record.past != self.record.past {
             self.past_changed_at = now;
         }
+        self.changed_at = now;
         self.record = record;
     }
 
@@ -217,10 +225,22 @@ impl SharedQuota {
         }
     }
 
-    /// The servers have more connections than live weirs have: so many, by a reading that `began` then.
-    pub fn beyond_live(&mut self, now: Instant, many: u32, began: Instant) {
-        let since = self.beyond_live.filter(|(known, ..)| *known == many).map_or(now, |(_, since, _)| since);
-        self.beyond_live = Some((many, since, began));
+    /// This weir uses it from now on, if it did not.
+    pub fn opened(&mut self, now: Instant, allowance: Arc<Allowance>) {
+        if self.allowance.is_none() {
+            self.allowance = Some(allowance);
+            self.past.opened(now);
+        }
+    }
+
+    /// See [`super::ledger::Ledger::beyond_live`]: at least and at most so many.
+    pub fn beyond_live(&mut self, now: Instant, many: (u32, u32), began: Instant) {
+        self.past.told(now, many, began);
+    }
+
+    /// Whether this weir knows from the servers what came past weir.
+    pub fn knows_past(&self, now: Instant) -> bool {
+        self.past.is_known(now)
     }
 
     fn is_of_server(&self) -> bool {
@@ -248,7 +268,11 @@ impl SharedQuota {
         let own_entry = self.record.l.get(me).cloned();
         let is_mine = quota.is_some() || own_entry.is_some();
         let has_ended = self.record.l.iter().any(|(holder, entry)| holder != me && is_ended(holder, entry));
-        if !is_mine && !has_ended {
+        let is_left = is_first
+            && self.record.l.is_empty()
+            && self.record.past > 0
+            && now.saturating_duration_since(self.changed_at) >= FORGET;
+        if !is_mine && !has_ended && !is_left {
             return None;
         }
         let Some(expected) = self.revision else {
@@ -266,7 +290,9 @@ impl SharedQuota {
         let mut record = self.record.clone();
         let needs_room = used.held + used.waiting > certain;
         let mut is_changed = (is_first || needs_room) && has_ended && reclaim(self, &mut record);
-        is_changed |= is_first && self.set_past(now, &mut record, is_ended);
+        let is_in_use = is_used || used.held > 0;
+        let is_first_user = !record.l.iter().any(|(holder, entry)| holder < me && !is_ended(holder, entry));
+        is_changed |= quota.is_some() && is_in_use && is_first_user && self.set_past(moment, used.held, &mut record);
         let (mut lease, mut floor) = (0, 0);
         if let Some(quota) = quota {
             let beyond = match self.is_of_server() {
@@ -284,7 +310,6 @@ impl SharedQuota {
                 let is_new = self.wrote_at.is_none_or(|at| now.saturating_duration_since(at) >= WANT_AGAIN);
                 was_met == is_met && (is_met || entry.want == planned.want || !is_new)
             });
-            let is_in_use = is_used || used.held > 0;
             is_changed |= lease != certain
                 // A floor from when fewer weirs lived keeps the others out if this one is cut off.
                 || is_in_use && recorded.is_some_and(|entry| entry.f > floor)
@@ -311,6 +336,9 @@ impl SharedQuota {
             }
         } else if record.l.remove(me).is_some() {
             // Nothing is limited any more.
+            is_changed = true;
+        } else if is_left && record.l.is_empty() {
+            record.past = 0;
             is_changed = true;
         }
         if !is_changed {
@@ -348,25 +376,23 @@ impl SharedQuota {
         let &Moment { now, live, absent, .. } = moment;
         let is_early = self.limited_since.is_some_and(|since| now.saturating_duration_since(since) < ALL_COME);
         let to_come = if is_early { absent.saturating_mul(quota / live.max(1)) } else { 0 };
-        let past = self.beyond_live.map_or(0, |(many, ..)| past_of(many, record, is_ended));
+        let past = self.past.last().map_or(0, |many| past_of(many, record, is_ended));
         to_come.saturating_add(past.saturating_sub(record.past))
     }
 
-    fn set_past(
-        &self,
-        now: Instant,
-        record: &mut Record,
-        is_ended: impl Fn(&Holder, &super::record::Entry) -> bool,
-    ) -> bool {
-        let Some((many, since, began)) = self.beyond_live else { return false };
-        let past = past_of(many, record, is_ended);
-        // A reading from before the record changed may lack what was counted there since.
-        let is_known = past > record.past || began > self.past_changed_at;
-        let is_due = past != record.past && is_known && now.saturating_duration_since(since) >= PAST_STAYS;
-        if is_due {
-            record.past = past;
-        }
-        is_due
+    /// Has the record say what came past weir. Only the first of those who use the quota does so: others may see a
+    /// little more or less at the same moment. Returns whether anything has changed.
+    fn set_past(&mut self, moment: &Moment<'_>, held: u32, record: &mut Record) -> bool {
+        let &Moment { now, me, heard, term, silent_since, .. } = moment;
+        let lease = |holder: &Holder| record.l.get(holder).map_or(0, |entry| entry.n);
+        let unheard = record.l.iter().filter(|(holder, _)| *holder != me && !heard.contains_key(holder));
+        let unheard = unheard.map(|(_, entry)| entry.n).fold(0, u32::saturating_add);
+        let others = self.reports.iter().map(|(holder, one)| (holder, one.held));
+        let uncovered = others.chain([(me, held)]).map(|(holder, held)| held.saturating_sub(lease(holder)));
+        let uncovered = uncovered.fold(0, u32::saturating_add);
+        let sure_after = silent_since.map_or(self.past_changed_at, |since| since.max(self.past_changed_at));
+        let past = self.past.should_be(record.past, Around { now, term, sure_after, unheard, uncovered });
+        std::mem::replace(&mut record.past, past) != past
     }
 
     /// Tells the connect path what does not make the lease larger.
@@ -442,8 +468,17 @@ mod tests {
             quota.reports = reported.map(report).into_iter().collect();
             let heard = HashMap::from([(other.clone(), at(heard))]);
             let (me, now) = (&me, at(now));
-            let moment =
-                Moment { now, me, heard: &heard, term: 1, live: 2, absent: 0, is_first: true, is_leaving: false };
+            let moment = Moment {
+                now,
+                me,
+                heard: &heard,
+                term: 1,
+                live: 2,
+                absent: 0,
+                is_first: true,
+                silent_since: None,
+                is_leaving: false,
+            };
             quota.hint(&moment, &full, own, &record);
             (early.is_in_vain(), late.is_in_vain())
         };

@@ -293,7 +293,7 @@ impl World {
             for gone in weir.peers.forget(now) {
                 weir.servers.peer_lost(gone.run);
                 if let Some(leases) = leases {
-                    leases.ledger.silent(&Holder::new(&gone.id, gone.run));
+                    leases.ledger.silent(now, &Holder::new(&gone.id, gone.run));
                 }
             }
         }

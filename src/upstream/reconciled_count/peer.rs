@@ -15,7 +15,7 @@ const MOST_REPORTS: usize = 16;
 const APART: Duration = Duration::from_millis(150);
 
 /// When a report was sent is known up to the way that the quickest one took, and to how clocks drift apart.
-const UNSURE: Duration = Duration::from_millis(100);
+pub const UNSURE: Duration = Duration::from_millis(100);
 
 /// What a peer held for some time.
 #[derive(Debug, Clone, Copy)]

@@ -269,6 +269,25 @@ fn what_a_silent_peer_held_counts_until_a_reading_says_otherwise() {
 }
 
 #[test]
+fn a_reading_that_is_kept_is_judged_by_what_peers_tell_of_it_later() {
+    let (count, now, report) = with_peer(5, 20, 3);
+    assert!(count.settle_reading().is_none(), "none is kept");
+    assert!(count.keep_reading() && !count.keep_reading());
+    assert_eq!(count.settle_reading().map(|(direct, _)| direct), Some((3, 3)));
+    // Ten more come through the peer, and are counted before its beat comes; then one more reading is taken.
+    let [asked, later] = [1, 2].map(|seconds| now + Duration::from_secs(seconds));
+    count.reconcile(count.begin_reading(asked), asked, 38);
+    assert!(count.keep_reading());
+    count.reconcile(count.begin_reading(later), later, 38);
+    assert!(!count.keep_reading() && count.direct() == 13, "one at a time");
+    count.peer_says(&PeerReport { sent: later, held: 30, open: 30, taken: 30, ..report });
+    assert_eq!(count.settle_reading(), Some(((3, 13), asked)), "nobody knows which of the ten were counted");
+    count.keep_reading();
+    count.forget_others();
+    assert!(count.settle_reading().is_none());
+}
+
+#[test]
 fn what_a_peer_held_that_has_ended_counts_no_more() {
     let (count, now, report) = with_peer(5, 20, 3);
     count.peer_ended(report.run, now + Duration::from_millis(10));

@@ -1,18 +1,25 @@
 //! What the other weirs of the fleet hold of the accounts: told to each account's count, and what weir tells them.
+//!
+//! The servers' counts, without what all weirs hold, go to the leases from here: once all peers have told what they had
+//! when the servers counted, so that no burst through a peer looks like connections past weir.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Instant,
 };
 
 use dashmap::DashMap;
 
 use super::{Account, Accounts};
-use crate::fleet::{
-    Fleet,
-    beat::AccountBeat,
-    key::{Key, Kind},
-    peers::Heard,
+use crate::{
+    fleet::{
+        Fleet,
+        beat::AccountBeat,
+        key::{Key, Kind},
+        peers::Heard,
+    },
+    upstream::reconciled_count::UNSURE,
 };
 
 /// The accounts in use, by what messages of the fleet know them by.
@@ -20,9 +27,16 @@ use crate::fleet::{
 pub(super) struct ByKey {
     fleet: Arc<Fleet>,
     accounts: DashMap<Key, Arc<Account>>,
+    /// Accounts that the servers have counted, when those had answered, each once: peers have not told yet what they
+    /// had.
+    counted: Mutex<VecDeque<(Instant, Arc<Account>)>>,
 }
 
 impl ByKey {
+    fn counted(&self) -> MutexGuard<'_, VecDeque<(Instant, Arc<Account>)>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// An account comes into use.
     pub(super) fn add(&self, account: &Arc<Account>, now: Instant) {
         let key = self.fleet.keys().of(Kind::Account, account.name());
@@ -45,7 +59,7 @@ impl Accounts {
     /// Weir is one of a fleet. To be called before the first client comes.
     pub fn join(&self, fleet: Arc<Fleet>) {
         // A second fleet is none: the first one stays.
-        let _ = self.by_key.set(ByKey { fleet, accounts: DashMap::new() });
+        let _ = self.by_key.set(ByKey { fleet, accounts: DashMap::new(), counted: Mutex::default() });
     }
 
     /// What weir tells of its limited accounts in use, at most `most` of them, those first that had a session.
@@ -90,6 +104,39 @@ impl Accounts {
         for key in &heard.unused {
             if let Some(account) = by_key.accounts.get(key) {
                 account.connections.peer_ended(heard.beat.run, now);
+            }
+        }
+    }
+
+    /// An account has been counted by `now`: what that shows is told to the leases once it is known what the peers had.
+    pub(super) fn await_peers(&self, account: &Arc<Account>, now: Instant) {
+        if let Some(by_key) = self.by_key.get()
+            && account.allowance().is_some()
+            && account.connections.keep_reading()
+        {
+            by_key.counted().push_back((now, Arc::clone(account)));
+        }
+    }
+
+    /// Tells the leases how many connections came past all weirs, by readings of which the peers have told what they
+    /// had. To be called when a beat or a count has come.
+    pub fn tell_past(&self, now: Instant) {
+        let Some(by_key) = self.by_key.get() else { return };
+        let told_until = by_key.fleet.peers().told_until();
+        let sure: Vec<_> = {
+            let mut counted = by_key.counted();
+            let is_sure = |answered: Instant| told_until.is_none_or(|until| answered + UNSURE <= until);
+            let many = counted.iter().take_while(|(answered, _)| is_sure(*answered)).count();
+            counted.drain(..many).collect()
+        };
+        if sure.is_empty() {
+            return;
+        }
+        let mut ledger = by_key.fleet.ledger();
+        for (_, account) in sure {
+            if let (Some(allowance), Some((past, asked))) = (account.allowance(), account.connections.settle_reading())
+            {
+                ledger.beyond_live_within(now, allowance.key(), past, asked);
             }
         }
     }

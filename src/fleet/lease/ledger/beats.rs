@@ -48,8 +48,8 @@ impl Ledger {
     }
 
     /// The beats of a weir have ended, or it says to hold nothing of what it does not name.
-    pub fn silent(&mut self, holder: &Holder) {
-        self.heard.remove(holder);
+    pub fn silent(&mut self, now: Instant, holder: &Holder) {
+        self.silent_since = self.heard.remove(holder).map(|_| now).or(self.silent_since);
         for quota in self.quotas.values_mut() {
             quota.reports.remove(holder);
         }
@@ -156,7 +156,7 @@ mod tests {
         let _waits: Vec<_> = (0..QUOTA).filter_map(|_| allowance.wait(world.now)).collect();
         world.run(true);
         assert_eq!(allowance.lease(), QUOTA - 30, "no record tells of it");
-        world.ledger.silent(&holder("weir-2", 7));
+        world.ledger.silent(world.now, &holder("weir-2", 7));
         world.run(true);
         assert_eq!(allowance.lease(), QUOTA);
     }

@@ -2,13 +2,16 @@
 
 use std::{ops::RangeTo, sync::atomic::Ordering::SeqCst};
 
-use crate::fleet::lease::{
-    Place,
-    record::Record,
-    simulation::{
-        weir::{Network, Time, key},
-        world::{Event, MS, SECOND, World},
+use crate::fleet::{
+    lease::{
+        Place,
+        record::Record,
+        simulation::{
+            weir::{Network, Time, key},
+            world::{Event, MS, SECOND, World},
+        },
     },
+    share,
 };
 
 impl World {
@@ -107,43 +110,35 @@ impl World {
             (weir.quota, weir.wants) = (quota, 0);
             weir.allowance.set_quota(Some(quota));
         }
+        let past = if self.direct.come { self.rng.u32(..=quota) } else { 0 };
+        let on_first = self.rng.u32(..=past);
+        self.direct.set([on_first, past - on_first]);
         self.until(self.at + 8 * SECOND, |_| false);
         let alive: Vec<usize> = (0..self.weirs.len()).filter(|weir| self.weirs[*weir].is_alive).collect();
-        for weir in &alive {
-            self.weirs[*weir].wants = quota;
-            self.weirs[*weir].needs_look.store(true, SeqCst);
-        }
+        // Of a quota that nobody uses nobody knows what came past weir.
+        self.all_want(&alive, 1);
+        self.until(self.at + 5 * SECOND, |_| false);
+        let in_before: u32 = alive.iter().map(|weir| self.of(*weir)).sum();
+        self.all_want(&alive, quota);
         // What a machine that is gone has left at the servers goes within 30 s.
         let left_by_dead = |world: &Self| world.servers.keys().any(|(weir, _)| !world.weirs[*weir].is_alive);
         self.until(self.at + 30 * SECOND, |world| !left_by_dead(world));
         let has_ended = |record: &Record, world: &Self| {
             record.l.iter().any(|(holder, entry)| entry.n > 0 && world.alive().all(|weir| weir.holder != *holder))
         };
-        let is_filled = |world: &Self| {
-            let record = world.bucket.get(&Place::Leases(key())).map(|value| Record::decode(value).unwrap());
-            world.open() == quota && record.is_none_or(|record| !has_ended(&record, world))
-        };
+        let room = quota.saturating_sub(past).max(in_before);
+        let is_filled = |world: &Self| world.open() == room && !has_ended(&world.record(), world);
         if !self.until(self.at + 25 * SECOND, is_filled) {
-            self.fails(&format!("{} connections of a quota of {quota} in the end", self.open()));
+            self.fails(&format!("{} connections of a quota of {quota} in the end, and {past} past weir", self.open()));
         }
-        let of = |world: &Self, weir: usize| world.servers.keys().filter(|(of, _)| *of == weir).count() as u32;
-        // They go from one weir, and come to another.
-        if let [first, .., last] = alive[..] {
+        self.direct_leave_and_come(&alive, quota);
+        if let [first, _, ..] = alive[..] {
+            // They go from one weir, and come to another.
             self.weirs[first].wants = 0;
-            let others = quota;
-            if !self.until(self.at + 4 * SECOND, |world| of(world, first) == 0 && world.open() == others) {
+            if !self.until(self.at + 4 * SECOND, |world| world.of(first) == 0 && world.open() == quota) {
                 self.fails(&format!("{} of {quota} are in after others have left", self.open()));
             }
-            // All leave and come again: each weir gets its share.
-            alive.iter().for_each(|weir| self.weirs[*weir].wants = 0);
-            self.until(self.at + 3 * SECOND, |world| world.open() == 0);
-            let wants: Vec<u32> = alive.iter().map(|_| self.rng.u32(..=quota)).collect();
-            alive.iter().zip(&wants).for_each(|(weir, wants)| self.weirs[*weir].wants = *wants);
-            let all = quota.min(wants.iter().sum());
-            if !self.until(self.at + 4 * SECOND, |world| world.open() == all) {
-                self.fails(&format!("{} of {all} are in when all come again, to {wants:?}", self.open()));
-            }
-            let _ = last;
+            self.is_fair(&alive, quota);
         }
         alive.iter().for_each(|weir| self.weirs[*weir].wants = 0);
         for weir in &alive {
@@ -158,6 +153,72 @@ impl World {
         let record = self.bucket.get(&Place::Leases(key())).map(|value| Record::decode(value).unwrap());
         if let Some(record) = record.filter(|record| record.l.values().any(|entry| entry.n > 0)) {
             self.fails(&format!("leases are left: {record:?}"));
+        }
+    }
+
+    fn of(&self, weir: usize) -> u32 {
+        self.servers.keys().filter(|(of, _)| *of == weir).count() as u32
+    }
+
+    fn all_want(&mut self, weirs: &[usize], many: u32) {
+        for weir in weirs {
+            self.weirs[*weir].wants = many;
+            self.weirs[*weir].needs_look.store(true, SeqCst);
+        }
+    }
+
+    /// Those that came past weir leave room for as many through weirs; as many as come again get in only later.
+    fn direct_leave_and_come(&mut self, alive: &[usize], quota: u32) {
+        if !self.direct.come {
+            return;
+        }
+        self.direct.set([0; 2]);
+        if !self.until(self.at + 6 * SECOND, |world| world.open() == quota) {
+            self.fails(&format!("{} of {quota} are in after those past weir have left", self.open()));
+        }
+        let past = self.rng.u32(..=quota);
+        self.direct.set([past, 0]);
+        self.until(self.at + 6 * SECOND, |_| false);
+        if self.open() != quota {
+            self.fails("somebody is out for one who came past weir");
+        }
+        if let [first, _, ..] = *alive {
+            let of_first = self.of(first);
+            self.weirs[first].wants = 0;
+            self.until(self.at + 6 * SECOND, |_| false);
+            let room = quota - of_first + of_first.saturating_sub(past);
+            if self.open() != room {
+                self.fails(&format!("{} are in of {quota}, and {past} past weir, and {room} should be", self.open()));
+            }
+        }
+        self.direct.set([0; 2]);
+        self.all_want(alive, quota);
+        if !self.until(self.at + 6 * SECOND, |world| world.open() == quota) {
+            self.fails(&format!("{} of {quota} are in after those past weir have left again", self.open()));
+        }
+    }
+
+    /// All leave and come again, and clients change for a while: each weir gets its max-min fair part of the quota.
+    fn is_fair(&mut self, alive: &[usize], quota: u32) {
+        self.all_want(alive, 0);
+        self.until(self.at + 3 * SECOND, |world| world.open() == 0);
+        let wants: Vec<u32> = alive.iter().map(|_| self.rng.u32(..=quota)).collect();
+        alive.iter().zip(&wants).for_each(|(weir, wants)| self.weirs[*weir].wants = *wants);
+        let all = quota.min(wants.iter().sum());
+        if !self.until(self.at + 4 * SECOND, |world| world.open() == all) {
+            self.fails(&format!("{} of {all} are in when all come again, to {wants:?}", self.open()));
+        }
+        for _ in 0..8 * quota {
+            let after = self.rng.u64(..100 * MS);
+            self.until(self.at + after, |_| false);
+            self.one_leaves();
+        }
+        self.until(self.at + 4 * SECOND, |world| world.open() == all);
+        let (shares, has) =
+            (share::max_min(quota, &wants), alive.iter().map(|weir| self.of(*weir)).collect::<Vec<_>>());
+        // The last chunk is one.
+        if self.open() != all || shares.iter().zip(&has).any(|(share, has)| share.abs_diff(*has) > 1) {
+            self.fails(&format!("they have {has:?} of {quota}, want {wants:?} and should have {shares:?}"));
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Seeded histories of a quota that several weirs share, with everything that can go wrong: requests and answers that
 //! are lost, late or come twice; watches that lag, lose and reorder; a bucket without quorum; weirs that are cut off,
 //! stopped, killed, restarted and told another quota; clocks that run 20 % apart; servers that keep connections of a
-//! machine that is gone. See `world.rs` for the model and what always holds in it.
+//! machine that is gone; clients that come past all weirs, and readings of them that are late, stale or lost. See
+//! `world.rs` for the model and what always holds in it.
 
 mod bucket;
+mod direct;
 mod faults;
 mod weir;
 mod world;

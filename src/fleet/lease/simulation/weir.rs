@@ -16,6 +16,7 @@ use crate::fleet::{
         allowance::{Allowance, LeasePlace, LeaseWait, Standing},
         book::LeaseBook,
         ledger::Ledger,
+        simulation::direct::Senses,
         surroundings::Settings,
     },
 };
@@ -77,6 +78,7 @@ pub struct Weir {
     pub needs_look: Arc<AtomicBool>,
     /// It was cut off since its leases were in force last.
     pub was_cut: bool,
+    pub senses: Senses,
 }
 
 pub fn key() -> crate::fleet::lease::LeaseKey {
@@ -101,7 +103,7 @@ impl Weir {
             standing,
             base: now,
             began: at,
-            rate: 0.8 + 0.4 * rng.f64(),
+            rate: [0.8, 1.2, 0.8 + 0.4 * rng.f64()][rng.usize(..3)],
             network: Network::All,
             is_alive: true,
             stopped_until: None,
@@ -113,6 +115,7 @@ impl Weir {
             waiting: Vec::new(),
             needs_look,
             was_cut: false,
+            senses: Senses::default(),
         }
     }
 

@@ -2,10 +2,12 @@
 //!
 //! Always: what the servers have of the quota is never more than the quota. Three exceptions are counted apart:
 //! what a weir that is cut off from the fleet admits by its floor, what one admits by the split that has never reached
-//! the bucket, and what was let in before the quota was lowered.
+//! the bucket, and what was let in before the quota was lowered. Nobody takes a lease that with all others, and with
+//! what is known to have come past weir, is more than the quota.
 //!
 //! In the end, when nothing goes wrong any more: the quota is filled while there is demand, whoever leaves makes room
-//! for others at any weir, and everything is given back.
+//! for others at any weir, also who came past all weirs, each weir comes to its max-min fair part, and everything is
+//! given back.
 
 use std::{
     cmp::Reverse,
@@ -20,6 +22,7 @@ use crate::fleet::lease::{
     ledger::LOOK_EVERY,
     simulation::{
         bucket::Bucket,
+        direct::{Counts, Direct},
         weir::{Connection, Network, Stage, Time, Weir, key},
     },
     surroundings::Surroundings,
@@ -45,14 +48,21 @@ pub enum Event {
     Opened(usize, u64),
     Answered(usize, u64, Answer),
     Watched(usize, Place, u64, Option<Vec<u8>>),
-    /// A reading of the servers began then.
-    Read(usize, Instant, u32),
+    /// A reading of the servers began then, when the weirs had so much.
+    Read(usize, Instant, u32, Vec<Counts>),
+    /// By a reading that began then at least and at most so many came past weir.
+    IsPast(usize, Instant, (u32, u32)),
+    Beats(usize),
+    /// The beat of another weir, sent then: what it holds, and whether by leases.
+    Hears(usize, usize, Time, (u32, bool)),
     // What follows does not need the weir.
     Requested(usize, Operation),
     /// CONNECT arrives at a server that accepted the connection then.
     Arrives(usize, u64, Time),
     /// A reading is begun, and is of what the servers have then.
-    Reads(usize, Instant, [Option<u32>; 2]),
+    Reads(usize, Instant, Option<(u32, Vec<Counts>)>),
+    /// Clients come past weir, or go.
+    Direct,
     /// The servers lose what they have of a weir.
     Gone(usize),
     Wakes(usize),
@@ -65,7 +75,8 @@ impl Event {
         match self {
             Self::Look(weir) | Self::Clients(weir) | Self::Dial(weir, _) | Self::Check(weir, _) => Some(*weir),
             Self::Send(weir, _) | Self::Opened(weir, _) | Self::Answered(weir, ..) => Some(*weir),
-            Self::Watched(weir, ..) | Self::Read(weir, ..) => Some(*weir),
+            Self::Watched(weir, ..) | Self::Read(weir, ..) | Self::IsPast(weir, ..) => Some(*weir),
+            Self::Beats(weir) | Self::Hears(weir, ..) => Some(*weir),
             _ => None,
         }
     }
@@ -108,7 +119,9 @@ pub struct World {
     pub(super) stopped_at: Vec<Time>,
     /// Connections at the servers: the weir, its number, whether it is excepted.
     pub(super) servers: BTreeMap<(usize, u64), bool>,
-    pub(super) past: u32,
+    pub(super) direct: Direct,
+    /// The sum of the leases and what came past weir, as the record has had them in the last seconds.
+    pub(super) sums: VecDeque<(Time, u32, u32)>,
     /// How much goes wrong: of requests, answers and watches.
     pub(super) loss: f64,
     pub(super) late: f64,
@@ -133,13 +146,16 @@ impl World {
             weirs: Vec::new(),
             stopped_at: Vec::new(),
             servers: BTreeMap::new(),
-            past: 0,
+            direct: Direct::default(),
+            sums: VecDeque::new(),
             loss,
             late,
             quotas: VecDeque::new(),
             is_healed: false,
             rng,
         };
+        world.direct.come = world.rng.bool();
+        world.later(0, Event::Direct);
         let many = world.rng.usize(2..=6);
         for number in 0..many {
             world.begins(&format!("weir-{number}"), quota);
@@ -154,7 +170,8 @@ impl World {
         self.in_force(quota);
         self.later(0, Event::Look(number));
         self.later(0, Event::Clients(number));
-        self.within(0..SECOND, Event::Reads(number, self.base, [None; 2]));
+        self.within(0..SECOND, Event::Reads(number, self.base, None));
+        self.within(0..SECOND, Event::Beats(number));
         for (place, revision, value) in self.bucket.all() {
             self.within(0..50 * MS, Event::Watched(number, place, revision, value));
         }
@@ -175,7 +192,7 @@ impl World {
     }
 
     /// How long something is on its way; `None`: it is lost.
-    fn way(&mut self) -> Option<Time> {
+    pub(super) fn way(&mut self) -> Option<Time> {
         if !self.is_healed && self.rng.f64() < self.loss {
             return None;
         }
@@ -213,7 +230,7 @@ impl World {
             Event::Dial(weir, id) => {
                 let Some(connection) = self.weirs[weir].connections.get_mut(&id) else { return };
                 connection.stage = Stage::Dialled(self.at);
-                let after = self.rng.u64(MS..60 * MS);
+                let after = self.quick_or(60 * MS);
                 self.later(after, Event::Check(weir, id));
             }
             Event::Check(weir, id) => {
@@ -232,7 +249,9 @@ impl World {
                 let Some(connection) = self.weirs[weir].connections.get(&id) else { return };
                 let Stage::Dialled(accepted) = connection.stage else { return };
                 // The server's timer began with its own accept, which was before the weir knew of the connection.
-                self.within(MS / 5..500 * MS, Event::Arrives(weir, id, accepted));
+                let is_slow = self.rng.u32(..8) == 0 && !self.is_healed;
+                let latest = if is_slow { AUTH_TIMEOUT } else { 500 * MS };
+                self.within(MS / 5..latest, Event::Arrives(weir, id, accepted));
             }
             Event::Arrives(weir, id, accepted) => self.arrives(weir, id, accepted),
             Event::Opened(weir, id) => {
@@ -253,10 +272,18 @@ impl World {
             }
             Event::Requested(weir, operation) => self.requested(weir, &operation),
             Event::Reads(weir, began, counts) => self.reads(weir, began, counts),
-            Event::Read(weir, began, connections) => {
+            Event::Read(weir, began, connections, before) => {
                 let one = &mut self.weirs[weir];
                 one.ledger.counted(one.now(self.at), key(), began, connections);
+                self.has_read(weir, began, connections, before);
             }
+            Event::IsPast(weir, began, many) => {
+                let one = &mut self.weirs[weir];
+                one.ledger.beyond_live_within(one.now(self.at), key(), many, began);
+            }
+            Event::Beats(weir) => self.beats(weir),
+            Event::Hears(weir, of, sent, told) => self.hears(weir, of, sent, told),
+            Event::Direct => self.direct_clients(),
             Event::Gone(weir) => self.servers.retain(|(of, _), _| *of != weir),
             Event::Wakes(weir) => self.wakes(weir),
             Event::Wrong => self.wrong(),
@@ -266,6 +293,12 @@ impl World {
                 self.look_soon(weir);
             }
         }
+    }
+
+    /// How long something takes: next to nothing, or so long at most.
+    fn quick_or(&mut self, most: Time) -> Time {
+        let quick = self.rng.u32(..4) == 0;
+        self.rng.u64(..if quick { MS / 10 } else { most })
     }
 
     fn look_soon(&mut self, weir: usize) {
@@ -288,6 +321,7 @@ impl World {
 
     /// The ledger's turn.
     fn step(&mut self, weir: usize) {
+        self.forget_silent(weir);
         let live: Vec<usize> = (0..self.weirs.len())
             .filter(|other| *other == weir || self.weirs[*other].is_interested(self.at, self.stopped_at[*other]))
             .collect();
@@ -325,8 +359,12 @@ impl World {
                 if is_there { Answer::Responds } else { Answer::NoResponders }
             }
             (place, _) => {
+                let before = self.bucket.get(place).map(<[u8]>::to_vec);
                 let (answer, stored) = self.bucket.apply(place, &operation.what);
                 if let Some((revision, value)) = stored {
+                    if matches!(place, Place::Leases(_)) {
+                        self.check_write(before.as_deref(), value.as_deref());
+                    }
                     if matches!(place, Place::Leases(_)) || value.is_none() {
                         let value = value.as_deref().map(String::from_utf8_lossy);
                         self.tells(&format!("{weir} stores {place} {revision}: {value:?}"));
@@ -375,10 +413,23 @@ impl World {
             self.serial += 1;
             one.connections
                 .insert(self.serial, Connection { place, stage: Stage::Admitted, is_excepted: false, quota });
-            let after = self.rng.u64(..20 * MS);
+            let quick = self.rng.u32(..4) == 0;
+            let after = self.rng.u64(..if quick { MS / 10 } else { 20 * MS });
             let dial = Due(self.at + after, self.serial, Event::Dial(weir, self.serial));
             self.due.push(Reverse(dial));
         }
+    }
+
+    /// A client of any weir leaves, and another one comes there.
+    pub(super) fn one_leaves(&mut self) {
+        let open: Vec<(usize, u64)> = self.servers.keys().copied().collect();
+        if open.is_empty() {
+            return;
+        }
+        let (weir, id) = open[self.rng.usize(..open.len())];
+        self.servers.remove(&(weir, id));
+        self.weirs[weir].connections.remove(&id);
+        self.look_soon(weir);
     }
 
     fn arrives(&mut self, weir: usize, id: u64, accepted: Time) {
@@ -403,6 +454,7 @@ impl World {
         if many > quota {
             self.fails(&format!("{many} connections of a quota of {quota}, the last one through {weir}"));
         }
+        self.check_sum(quota, many);
     }
 
     /// The highest quota in force at any weir, now or in the last seconds.
@@ -414,27 +466,28 @@ impl World {
         self.quotas.iter().map(|(_, quota)| *quota).max().unwrap_or(0).max(alive)
     }
 
-    fn reads(&mut self, weir: usize, began: Instant, counts: [Option<u32>; 2]) {
+    fn reads(&mut self, weir: usize, began: Instant, first: Option<(u32, Vec<Counts>)>) {
         if !self.weirs[weir].is_alive {
             return;
         }
-        let count = |world: &Self, server: u64| {
-            world.servers.keys().filter(|(_, id)| id % 2 == server).count() as u32 + world.past * (1 - server as u32)
+        let count = |world: &Self, server: usize| {
+            let through_weirs = world.servers.keys().filter(|(_, id)| id % 2 == server as u64).count() as u32;
+            through_weirs + world.direct.now[server]
         };
         let step = self.rng.u64(..100 * MS);
-        match counts {
-            [None, _] => {
+        match first {
+            None => {
                 if !self.weirs[weir].is_stopped() {
                     let began = self.weirs[weir].now(self.at);
-                    let first = Some(count(self, 0));
-                    self.later(step, Event::Reads(weir, began, [first, None]));
+                    let first = (count(self, 0), self.counts());
+                    self.later(step, Event::Reads(weir, began, Some(first)));
                 }
-                let next = self.rng.u64(500 * MS..2 * SECOND);
-                self.later(next, Event::Reads(weir, began, [None; 2]));
+                let next = self.rng.u64(300 * MS..1500 * MS);
+                self.later(next, Event::Reads(weir, began, None));
             }
-            [Some(first), _] => {
+            Some((first, before)) => {
                 let all = first + count(self, 1);
-                self.later(step, Event::Read(weir, began, all));
+                self.later(step, Event::Read(weir, began, all, before));
             }
         }
     }
