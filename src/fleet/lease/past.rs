@@ -23,6 +23,8 @@ const PAST_KEPT: Duration = Duration::from_secs(30);
 struct Told {
     least: u32,
     most: u32,
+    /// By the last of them: at most so many.
+    last: u32,
     /// When the first one was told, and when it and the last one began.
     since: Instant,
     began: Instant,
@@ -73,19 +75,20 @@ impl Past {
             return;
         }
         self.known_at = now;
-        let new = Told { least, most, since: now, began, last_began: began };
+        let new = Told { least, most, last: most, since: now, began, last_began: began };
         let gathered = before.filter(|told| now.saturating_duration_since(told.since) < PAST_STAYS);
         self.told = Some(gathered.map_or(new, |told| Told {
             least: told.least.min(least),
             most: told.most.max(most),
+            last: most,
             last_began: began,
             ..told
         }));
     }
 
-    /// By the last reading, so many at least.
+    /// By the last reading, so many at most.
     pub fn last(&self) -> Option<u32> {
-        self.told.map(|told| told.least)
+        self.told.map(|told| told.last)
     }
 
     /// Whether readings come.
@@ -138,6 +141,7 @@ mod tests {
         past.told(at(1200), (18, 21), at(1100));
         assert_eq!(past.should_be(20, around(1300)), 20);
         assert_eq!((past.should_be(17, around(1300)), past.should_be(30, around(1300))), (18, 25));
+        assert_eq!(past.last(), Some(21), "whoever must not be over a limit goes by what was seen last");
         let sure_after = at(950);
         assert_eq!(past.should_be(30, Around { sure_after, ..around(1300) }), 30, "the reading is older");
         assert_eq!(past.should_be(17, Around { sure_after, ..around(1300) }), 18);
