@@ -135,6 +135,12 @@ impl Storm {
         let mut over = self.under_way.swap_remove(self.rng.usize(0..self.under_way.len()));
         let took = Duration::from_millis(self.rng.u64(2..60));
         self.admission.handshake_finished(&mut over, took, (MeasuredFrom::Dial, Duration::ZERO), None, self.now);
+        drop(over);
+        self.look();
+    }
+
+    /// Whoever can go does.
+    fn look(&mut self) {
         let mut turns = Vec::new();
         self.admission.next_turns(self.now, &mut self.rng, &mut turns);
         for (Waits(account), pass) in turns {
@@ -178,6 +184,34 @@ fn nobody_waits_for_another_accounts_storm() {
             most.iter().max() <= least.iter().min().map(|n| n + 1).as_ref(),
             "seed {seed}: rounds of each {least:?} to {most:?}"
         );
+    }
+}
+
+/// Weir looks whose turn it is whenever a client comes and at short intervals, mostly while no server takes a login.
+#[test]
+fn an_account_of_which_a_login_was_overdue_once_keeps_its_turns() {
+    for seed in 0..SEEDS {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut storm = Storm::new(admission(&[1], rng.usize(1..4)), rng);
+        storm.arrives(QUIET);
+        storm.under_way[0].login_is_overdue();
+        storm.now += Duration::from_secs(1);
+        storm.goes_on();
+        (0..STORM).for_each(|_| storm.arrives(0));
+        let mut came = None;
+        while storm.turns.len() < TURNS / 2 {
+            if came.is_none() && storm.rng.u32(0..4) == 0 {
+                came = Some(storm.turns.len());
+                storm.arrives(QUIET);
+            }
+            (0..storm.rng.u32(0..4)).for_each(|_| storm.look());
+            storm.goes_on();
+            if let Some(since) = came {
+                let others = storm.turns[since..].iter().take_while(|&&account| account != QUIET).count();
+                assert!(others <= 1, "seed {seed}: {others} went before it");
+                came = came.filter(|_| since + others == storm.turns.len());
+            }
+        }
     }
 }
 

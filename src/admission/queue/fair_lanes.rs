@@ -33,7 +33,7 @@ struct Lane<W> {
     /// Its account could not go when the lane's turn last came: nobody waits for its clients.
     is_passed_over: bool,
     /// Its place in the sequence of the lanes.
-    place: u64,
+    place: i64,
 }
 
 /// The clients of one rank in a lane.
@@ -58,9 +58,10 @@ pub struct FairLanes<W> {
     lanes: HashMap<Arc<str>, Lane<W>>,
     /// Every lane exactly once, by its place; the first one is served. A tree, since in front of servers that send a
     /// nonce each source is a lane, which comes and goes with one client.
-    sequence: BTreeMap<u64, Arc<str>>,
-    /// The place behind all others.
-    next_place: u64,
+    sequence: BTreeMap<i64, Arc<str>>,
+    /// The place before all others, and the one behind them.
+    first_place: i64,
+    next_place: i64,
     waiting: usize,
     /// As few as there are weights in the configuration, so that an estimate need not look at every lane.
     by_weight: BTreeMap<NonZeroU32, SameWeight>,
@@ -69,7 +70,7 @@ pub struct FairLanes<W> {
 impl<W> Default for FairLanes<W> {
     fn default() -> Self {
         let (lanes, sequence, by_weight) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { lanes, sequence, next_place: 0, waiting: 0, by_weight }
+        Self { lanes, sequence, first_place: -1, next_place: 0, waiting: 0, by_weight }
     }
 }
 
@@ -144,6 +145,16 @@ impl<W: Waiter> FairLanes<W> {
         if let Some(name) = self.sequence.remove(&lane.place) {
             (lane.place, lane.deficit) = (self.next_place, 0);
             self.next_place += 1;
+            self.sequence.insert(lane.place, name);
+        }
+    }
+
+    /// This lane could not have its turn for want of a place that others may use meanwhile: it is the first again.
+    pub fn keeps_turn(&mut self, name: &str) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        if let Some(name) = self.sequence.remove(&lane.place) {
+            lane.place = self.first_place;
+            self.first_place -= 1;
             self.sequence.insert(lane.place, name);
         }
     }

@@ -66,6 +66,11 @@ impl<W: Waiter> Queue<W> {
         self.others.had_turn_elsewhere(name);
     }
 
+    /// This lane could not have its turn for want of a place that others may use meanwhile: it is the first again.
+    pub fn keeps_turn(&mut self, ticket: &Ticket) {
+        self.fair_lanes(ticket.has_priority).keeps_turn(&ticket.lane);
+    }
+
     fn fair_lanes(&mut self, has_priority: bool) -> &mut FairLanes<W> {
         if has_priority { &mut self.with_priority } else { &mut self.others }
     }

@@ -60,6 +60,15 @@ fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
+/// How far the logins of an account that are under way keep the next one out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeptOut {
+    /// Clients of other accounts may go to some servers to which this one may not.
+    OfSome,
+    /// It may go nowhere, so that no place is to be kept for it.
+    OfAll,
+}
+
 impl<W: Waiter> Admission<W> {
     /// Whether the turn of a queued client is expected in time. A client whose turn is not leaves the queue, at the
     /// moment that suits its retry.
@@ -165,6 +174,7 @@ impl<W: Waiter> Admission<W> {
         state.throughput.update(now, self.finished.load(Relaxed), state.queue.arrivals());
         // Lanes and accounts that may not have another login now where there is room.
         let mut passed_over: Vec<Arc<str>> = Vec::new();
+        let mut keep_their_turn = Vec::new();
         let again = loop {
             if let Some(at) = state.pace_ready_at.filter(|&at| now < at) {
                 break Some(at);
@@ -185,12 +195,13 @@ impl<W: Waiter> Admission<W> {
             let haste = if is_urgent { Urgency::Urgent } else { Urgency::CanWait(state.queue.len()) };
             let login = LoginOf { account: &account, source };
             let Placement::Placed(server) = self.place(login, &[], now, haste, rng) else {
-                if account.had_overdue() {
-                    let all = account.is_kept_out_by_others(source);
-                    passed_over.push(if all { Arc::clone(account.name()) } else { ticket.lane });
-                    continue;
+                let Some(kept_out) = self.kept_out(login, now) else { break Some(now + RETRY) };
+                let all = account.is_kept_out_by_others(source);
+                passed_over.push(if all { Arc::clone(account.name()) } else { Arc::clone(&ticket.lane) });
+                if kept_out == KeptOut::OfSome {
+                    keep_their_turn.push(ticket);
                 }
-                break Some(now + RETRY);
+                continue;
             };
             if let Err(wait) = self.pace.take(now) {
                 state.pace_ready_at = Some(now + wait);
@@ -219,12 +230,26 @@ impl<W: Waiter> Admission<W> {
             turns.push((client.waiter, Pass::new(server, client.account)));
             self.share_pace(&state.queue, now);
         };
+        // The first of them is the first again.
+        keep_their_turn.iter().rev().for_each(|ticket| state.queue.keeps_turn(ticket));
         self.tell_pace(&state.queue, now);
         if state.queue.is_empty() {
             state.throughput.rest();
         }
         self.queued.store(state.queue.len(), Relaxed);
         again.map(|at| at + JITTER.mul_f64(rng.f64()))
+    }
+
+    /// From how many servers logins of its own account keep a client; `None` where none do, and nobody else gets a place
+    /// either.
+    fn kept_out(&self, login: LoginOf<'_>, now: Instant) -> Option<KeptOut> {
+        let Avoided { barred, disliked } = self.avoided(login, now)?;
+        let is_barred_from_all = || self.servers.list().iter().all(|server| barred.contains(&server.id()));
+        match (barred.is_empty() && disliked.is_empty(), is_barred_from_all()) {
+            (true, _) => None,
+            (false, true) => Some(KeptOut::OfAll),
+            (false, false) => Some(KeptOut::OfSome),
+        }
     }
 
     /// Where a client of this account is not sent. One that has not said yet who it is, and will sign the nonce of its
