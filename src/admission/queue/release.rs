@@ -240,8 +240,8 @@ impl<W: Waiter> Admission<W> {
         again.map(|at| at + JITTER.mul_f64(rng.f64()))
     }
 
-    /// From how many servers logins of its own account keep a client; `None` where none do, and nobody else gets a place
-    /// either.
+    /// From how many servers logins of its own account keep a client; `None` where none do, and nobody else gets a
+    /// place either.
     fn kept_out(&self, login: LoginOf<'_>, now: Instant) -> Option<KeptOut> {
         let Avoided { barred, disliked } = self.avoided(login, now)?;
         let is_barred_from_all = || self.servers.list().iter().all(|server| barred.contains(&server.id()));
