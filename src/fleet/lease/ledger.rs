@@ -23,7 +23,7 @@ use crate::fleet::{
         allowance::{InVain, Standing},
         book::LeaseBook,
         membership::{Change, OwnMembership, Sights, Status},
-        quota::{Moment, SharedQuota},
+        quota::{IN_VAIN, Moment, SharedQuota},
         reclaim::{Connections, Reading, SETTLE_OF_SERVERS, Whereabouts, left},
         record::{Entry, InvalidValue, Membership, Record},
         surroundings::{Settings, Surroundings},
@@ -346,7 +346,12 @@ impl Ledger {
         // answers: its clients wait for that.
         let awaits_first = is_connected && !self.own.was_member() && !may_split;
         let has_hope = is_early || awaits_first || !self.standing.is_by_floors(now);
-        let in_vain = if has_hope { InVain::Nobody } else { InVain::Everybody };
+        let in_vain = match (has_hope, may_split) {
+            (true, _) => InVain::Nobody,
+            (false, true) => InVain::Everybody,
+            // Most of the time the bucket answers again in a moment.
+            (false, false) => now.checked_sub(IN_VAIN).map_or(InVain::Nobody, InVain::Since),
+        };
         for quota in self.quotas.values() {
             let most = quota.allowance.as_ref().and_then(|allowance| allowance.quota());
             quota.splits(

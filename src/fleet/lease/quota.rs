@@ -22,7 +22,7 @@ use crate::fleet::{
 const UNUSED: Duration = Duration::from_secs(30);
 
 /// Who has waited for so long, while not all others tell what they hold, waits in vain.
-const IN_VAIN: Duration = Duration::from_millis(1500);
+pub(super) const IN_VAIN: Duration = Duration::from_millis(1500);
 
 /// A beat says what its weir held at most so long before it came.
 const ON_THE_WAY: Duration = Duration::from_millis(100);

@@ -146,6 +146,22 @@ mod tests {
     }
 
     #[test]
+    fn a_client_of_an_account_without_a_lease_waits_for_the_bucket_to_answer_again() {
+        let mut world = World::new();
+        world.book.allowance(Kind::Account, "A", Some(QUOTA));
+        world.run(true);
+        world.run(false);
+        world.run(false);
+        assert!(!world.ledger.has_leases(world.now));
+        let allowance = world.book.allowance(Kind::Account, "B", Some(QUOTA));
+        world.ledger.next(world.now);
+        let wait = allowance.wait(world.now).expect("the bucket may answer soon");
+        assert!(!wait.is_in_vain() && allowance.take(world.now).is_none());
+        world.run(false);
+        assert!(wait.is_in_vain(), "it did not");
+    }
+
+    #[test]
     fn what_a_weir_has_by_the_split_is_left_to_it() {
         let mut world = World::new();
         let allowance = world.book.allowance(Kind::Account, "A", Some(QUOTA));
