@@ -18,7 +18,7 @@ use crate::{
     growth::EVERY,
     net::timer,
     outcome::Cause,
-    relay::registry::SessionHandle,
+    relay::registry::{AtServer, SessionHandle},
     reports::census::{Census, Fact},
     session::Shared,
     telemetry::moment::Moment,
@@ -51,12 +51,12 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 async fn sample_sessions(shared: &Shared, now: Moment, since_last_look: Duration) {
-    let mut all: Vec<(Arc<SessionHandle>, Arc<str>)> = Vec::with_capacity(shared.sessions.len());
-    shared.sessions.for_each(|one| all.push((Arc::clone(one), one.account().unwrap_or_default()))).await;
+    let mut all: Vec<(Arc<SessionHandle>, Arc<str>, AtServer)> = Vec::with_capacity(shared.sessions.len());
+    shared.sessions.for_each(|one| all.push((Arc::clone(one), one.account().unwrap_or_default(), one.at()))).await;
     let (mut census, mut idle) = (Census::default(), IdleSessions::default());
     for slice in all.chunks(SLICE) {
-        for (session, account) in slice {
-            let fact = fact(session, account, now);
+        for (session, account, at) in slice {
+            let fact = fact(session, (account, at), now);
             idle.look_at(shared, session, &fact, since_last_look);
             census.add(fact);
         }
@@ -66,14 +66,14 @@ async fn sample_sessions(shared: &Shared, now: Moment, since_last_look: Duration
     shared.reports.sample_sessions(timer::now(), &census);
 }
 
-fn fact<'a>(session: &'a SessionHandle, account: &'a str, now: Moment) -> Fact<'a> {
+fn fact<'a>(session: &'a SessionHandle, (account, at): (&'a str, &'a AtServer), now: Moment) -> Fact<'a> {
     let facts = session.facts();
     Fact {
         account,
         user: facts.said.user().unwrap_or_default(),
         name: facts.said.name().unwrap_or_default(),
         source: facts.peer.ip().into(),
-        server: facts.server.as_deref().map_or("", |server| server.name()),
+        server: at.name().unwrap_or_default(),
         idle: now.since(session.traffic().last_activity()),
     }
 }

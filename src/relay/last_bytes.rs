@@ -160,7 +160,7 @@ mod tests {
         net::socket::connected_pair,
         relay::{
             Passthrough,
-            registry::{SessionFacts, SessionRegistry},
+            registry::{AtServer, SessionFacts, SessionRegistry},
         },
         telemetry::counters::Counters,
     };
@@ -176,7 +176,7 @@ mod tests {
         let side = (Passthrough::default(), Passthrough::default());
         let counters = Arc::new(Counters::default());
         let mut relay = Relay::new((down.into(), side.0, b""), (up.into(), side.1, b""), counters).unwrap();
-        let registered = Arc::<SessionRegistry>::default().register(SessionFacts::default(), None);
+        let registered = Arc::<SessionRegistry>::default().register(SessionFacts::default(), None, AtServer::default());
         const ALL: usize = 16 * 1024 * 1024;
         let serve = async move {
             let bytes: Vec<u8> = (0..ALL).map(byte).collect();

@@ -148,7 +148,7 @@ mod tests {
         net::socket::connected_pair,
         relay::{
             Passthrough,
-            registry::{SessionFacts, SessionRegistry},
+            registry::{AtServer, SessionFacts, SessionRegistry},
         },
         telemetry::counters::Counters,
     };
@@ -160,7 +160,7 @@ mod tests {
         let counters = Arc::new(Counters::default());
         let mut relay = Relay::new((down.into(), side.0, b""), (up.into(), side.1, b""), counters).unwrap();
         let sessions = Arc::<SessionRegistry>::default();
-        let registered = sessions.register(SessionFacts::default(), None);
+        let registered = sessions.register(SessionFacts::default(), None, AtServer::default());
         registered.handle().server_said(says);
         let writes = tokio::spawn(async move { server.write_all(&vec![0; 64 * 1024 * 1024]).await });
         let ended = timeout(Duration::from_secs(1200), relay.run(&registered)).await;

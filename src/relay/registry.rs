@@ -21,7 +21,7 @@ use crate::{relay::stalled::Stalled, upstream::ServerId};
 pub use self::{
     closed::{ClosedSession, ClosedSessions, DEFAULT_MAX_CLOSED, Ending},
     ended_traffic::EndedTraffic,
-    facts::{ListenerKind, ListenerName, SessionFacts},
+    facts::{AtServer, ListenerKind, ListenerName, SessionFacts},
     handle::{ServerSays, SessionHandle},
     said::Said,
 };
@@ -74,7 +74,7 @@ impl Registration {
 
     /// Asks the session's server whether it has closed the connection.
     pub fn ask_whether_closed(&self, stalled: Stalled) {
-        let server = self.handle.facts().server_id();
+        let server = self.handle.server_id();
         let mut all = self.sessions.stalled();
         if all.len() < MOST_STALLED {
             all.push((server, stalled));
@@ -98,9 +98,9 @@ pub struct Walk {
 }
 
 impl SessionRegistry {
-    /// Enters a session. `account` is that of its client, as far as is known.
-    pub fn register(self: &Arc<Self>, facts: SessionFacts, account: Option<Arc<str>>) -> Registration {
-        let handle = Arc::new(SessionHandle::new(facts, account));
+    /// Enters a session. `account` is that of its client, as far as is known, and `at` is where it is connected.
+    pub fn register(self: &Arc<Self>, facts: SessionFacts, account: Option<Arc<str>>, at: AtServer) -> Registration {
+        let handle = Arc::new(SessionHandle::new(facts, account, at));
         let id = handle.facts().id;
         self.shard(id).insert(id, Arc::clone(&handle));
         Registration { sessions: Arc::clone(self), handle }
@@ -164,7 +164,7 @@ impl SessionRegistry {
     /// The handles of the sessions with this server that there are at this moment.
     pub fn handles_of(&self, server: ServerId) -> Vec<Arc<SessionHandle>> {
         let mut all = self.handles();
-        all.retain(|session| session.facts().server_id() == server);
+        all.retain(|session| session.server_id() == server);
         all
     }
 
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_session_is_woken_by_everything_it_is_told() {
         let (sessions, wakes) = (Arc::<SessionRegistry>::default(), Arc::<CountingWaker>::default());
-        let registered = sessions.register(of_id(7), None);
+        let registered = sessions.register(of_id(7), None, AtServer::default());
         registered.handle().set_waker(&Waker::from(Arc::clone(&wakes)));
         registered.handle().request_keepalive();
         assert_eq!((wakes.0.load(Relaxed), registered.handle().keepalive_requested()), (1, true));
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn a_handle_that_outlives_its_session_holds_nothing_of_it() {
         let (sessions, wakes) = (Arc::<SessionRegistry>::default(), Arc::<CountingWaker>::default());
-        let registered = sessions.register(of_id(7), None);
+        let registered = sessions.register(of_id(7), None, AtServer::default());
         registered.handle().set_waker(&Waker::from(Arc::clone(&wakes)));
         let handle = Arc::clone(registered.handle());
         drop(registered);
@@ -268,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn a_walk_sees_each_session_once_whatever_comes_and_goes() {
         let sessions = Arc::<SessionRegistry>::default();
-        let enter = |id| sessions.register(of_id(id), None);
+        let enter = |id| sessions.register(of_id(id), None, AtServer::default());
         let mut stay: Vec<_> = (0..40_000).map(enter).collect();
         let (mut walk, mut seen) = (Walk::default(), Vec::new());
         while let Some(some) = sessions.some(&mut walk) {

@@ -9,6 +9,7 @@ use crate::{
     dispatch::SessionWait,
     net::timer::{now, sleep_until},
     outcome::Refusal,
+    relay::registry::AtServer,
     session::context::Context,
     worker::with_rng,
 };
@@ -40,7 +41,7 @@ pub(super) async fn await_turn<L>(
         }
         if wait.is_held() && shown.is_none() {
             // The queue knows no names. Who need not wait is entered once, as a session.
-            shown = Some(shared.held.register(cx.facts_so_far(), cx.log.account.clone()));
+            shown = Some(shared.held.register(cx.facts_so_far(), cx.log.account.clone(), AtServer::default()));
         }
         let until = match step {
             Step::Dial(pass) => break Waited::Turn(pass),

@@ -16,7 +16,7 @@ use crate::{
     net::{stream::TlsInUse, timer::now},
     outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
     protocol::{connect::Connect, proxy_header, refusal},
-    relay::registry::{Said, SessionFacts, SessionHandle},
+    relay::registry::{AtServer, Said, SessionFacts, SessionHandle},
     session::{failover::DialPort, finish::finish, listener::Listener, shared::Shared},
     tally::{Who, login_failure_name, shown},
     telemetry::storms::Fate,
@@ -207,7 +207,8 @@ impl Context {
         }
         let shared = Arc::clone(&self.shared);
         let facts = self.facts(None);
-        finish(&shared, SessionHandle::new(facts, self.log.account).into(), end);
+        let at = self.at();
+        finish(&shared, SessionHandle::new(facts, self.log.account, at).into(), end);
     }
 
     /// What is known of the client from now on. `tls` is that of its connection.
@@ -221,10 +222,13 @@ impl Context {
             said: mem::take(&mut log.said),
             by_token: log.by_token,
             tls,
-            server: log.server.clone(),
             client: log.client,
-            server_client_id: log.server_client_id,
         }
+    }
+
+    /// Where the client is connected, or was last.
+    pub fn at(&self) -> AtServer {
+        AtServer { server: self.log.server.clone(), client_id: self.log.server_client_id }
     }
 
     /// What is known of the client while it waits, which goes on being known afterwards.
@@ -237,9 +241,7 @@ impl Context {
             said: self.log.said.clone(),
             by_token: self.log.by_token,
             tls: None,
-            server: None,
             client: self.log.client,
-            server_client_id: 0,
         }
     }
 

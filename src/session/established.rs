@@ -43,7 +43,7 @@ impl<C: Side, S: Side> Established<C, S> {
         entry: Option<AcceptPermit>,
     ) -> Self {
         let facts = cx.facts(relay.client_tls());
-        let registered = cx.shared.sessions.register(facts, cx.log.account.clone());
+        let registered = cx.shared.sessions.register(facts, cx.log.account.clone(), cx.at());
         // A drain that began after this client's turn has not seen the session.
         if cx.shared.admission.is_draining() {
             registered.handle().end(Cause::Draining);

@@ -11,7 +11,6 @@ use crate::{
     session::{context::End, shared::Shared},
     tally::Who,
     telemetry::moment::Moment,
-    upstream::Server,
 };
 
 /// Counts, logs and remembers an end, once. A session is not in the registry any more.
@@ -56,7 +55,7 @@ pub(super) fn finish(shared: &Shared, session: Arc<SessionHandle>, end: End) {
         user,
         name,
         lang,
-        server = facts.server.as_deref().map(Server::name),
+        server = session.at().name(),
         tls,
         ?lived,
         bytes_up = totals.bytes_up,

@@ -71,7 +71,7 @@ impl Selection {
         fits(&self.user, user)
             && fits(&self.name, facts.said.name())
             && self.source.is_none_or(|source| source.contains(&facts.peer.ip()))
-            && self.server.is_none_or(|server| facts.server_id() == server)
+            && self.server.is_none_or(|server| session.server_id() == server)
             && self.older_than.is_none_or(|least| now.since(facts.accepted) >= least)
             && self.idle.is_none_or(is_idle_for)
             && (self.account.is_none() || fits(&self.account, session.account().as_deref()))

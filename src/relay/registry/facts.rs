@@ -1,4 +1,4 @@
-//! What a session is known by: who the client is, where it comes from, and where it is connected.
+//! What a session is known by: who the client is and where it comes from, and where it is connected.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -47,12 +47,27 @@ pub struct SessionFacts {
     /// It has logged in with a token, which is a secret and names nobody.
     pub by_token: bool,
     pub tls: Option<TlsInUse>,
-    /// Its server; for a client that did not get in the last one that it was sent to, if any.
-    pub server: Option<Arc<Server>>,
     /// By what weir recognises the client when it comes back; `None` where TLS is passed through.
     pub client: Option<ClientKey>,
+}
+
+/// Where a session is connected.
+#[derive(Debug, Clone, Default)]
+pub struct AtServer {
+    /// Its server; for a client that did not get in the last one that it was sent to, if any.
+    pub server: Option<Arc<Server>>,
     /// The server's number of the connection; 0 where the server has told none.
-    pub server_client_id: u64,
+    pub client_id: u64,
+}
+
+impl AtServer {
+    pub fn name(&self) -> Option<&str> {
+        self.server.as_deref().map(Server::name)
+    }
+
+    pub fn server_id(&self) -> ServerId {
+        self.server.as_ref().map_or(ServerId::from_raw(0), |server| server.id())
+    }
 }
 
 impl Default for ListenerName {
@@ -62,11 +77,6 @@ impl Default for ListenerName {
 }
 
 impl SessionFacts {
-    /// The id of its server. A session has one.
-    pub fn server_id(&self) -> ServerId {
-        self.server.as_ref().map_or(ServerId::from_raw(0), |server| server.id())
-    }
-
     /// The user as nats-server's monitoring shows it.
     pub fn user_as_shown(&self) -> Option<&str> {
         if self.by_token { Some("[REDACTED]") } else { self.said.user() }
@@ -84,9 +94,7 @@ impl Default for SessionFacts {
             said: Said::default(),
             by_token: false,
             tls: None,
-            server: None,
             client: None,
-            server_client_id: 0,
         }
     }
 }

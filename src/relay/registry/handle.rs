@@ -10,7 +10,11 @@ use std::{
 
 use crate::{
     outcome::Cause,
-    relay::registry::{facts::SessionFacts, traffic::Traffic},
+    relay::registry::{
+        facts::{AtServer, SessionFacts},
+        traffic::Traffic,
+    },
+    upstream::ServerId,
 };
 
 /// How others see one session, and reach it.
@@ -31,6 +35,7 @@ pub struct SessionHandle {
 struct Changing {
     waker: Option<Waker>,
     account: Option<Arc<str>>,
+    at: AtServer,
 }
 
 /// What the server of a session has answered when it was asked whether it has closed the session's connection.
@@ -45,16 +50,16 @@ pub enum ServerSays {
 }
 
 impl SessionHandle {
-    /// `account` is that of the client, as far as is known.
-    pub fn new(facts: SessionFacts, account: Option<Arc<str>>) -> Self {
-        let handle = Self { facts, changing: Mutex::new(Changing { waker: None, account }), ..Self::default() };
+    /// `account` is that of the client, as far as is known, and `at` is where it is connected.
+    pub fn new(facts: SessionFacts, account: Option<Arc<str>>, at: AtServer) -> Self {
+        let handle = Self { facts, changing: Mutex::new(Changing { waker: None, account, at }), ..Self::default() };
         handle.traffic.set_last_activity(handle.facts.accepted);
         handle
     }
 
     #[cfg(test)]
     pub fn of_id(id: u64) -> Self {
-        Self::new(SessionFacts { id, ..SessionFacts::default() }, None)
+        Self::new(SessionFacts { id, ..SessionFacts::default() }, None, AtServer::default())
     }
 
     fn changing(&self) -> MutexGuard<'_, Changing> {
@@ -77,6 +82,16 @@ impl SessionHandle {
     /// The server has named another account.
     pub fn set_account(&self, account: &Arc<str>) {
         self.changing().account = Some(Arc::clone(account));
+    }
+
+    /// Where it is connected.
+    pub fn at(&self) -> AtServer {
+        self.changing().at.clone()
+    }
+
+    /// The id of its server. A session has one.
+    pub fn server_id(&self) -> ServerId {
+        self.changing().at.server_id()
     }
 
     /// Asks the session to end with a plain FIN, for this cause. The first cause counts.

@@ -55,7 +55,7 @@ pub struct Connection<'a> {
     listener_kind: &'static str,
     /// The name of its server, and the server's own number of the connection.
     #[serde(skip_serializing_if = "Option::is_none")]
-    server: Option<&'a str>,
+    server: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server_cid: Option<u64>,
     /// `refused` or `closed`; by whom it was closed, and how far it had come then, or where it waits.
@@ -72,7 +72,7 @@ impl<'a> Connection<'a> {
     pub fn new(entry: &'a Entry, now: Moment, auth: bool) -> Self {
         let (facts, traffic) = (entry.session.facts(), entry.session.traffic());
         let (totals, last) = (traffic.totals(), traffic.last_activity());
-        let account = entry.session.account();
+        let (account, at) = (entry.session.account(), entry.session.at());
         let ending = entry.ended.as_ref().map(|ended| ended.ending);
         let is_read = facts.listener.kind != ListenerKind::Passthrough;
         Self {
@@ -103,8 +103,8 @@ impl<'a> Connection<'a> {
             account: account.filter(|account| auth && **account != *GLOBAL_ACCOUNT).map(|account| account.to_string()),
             listener: facts.listener.address.to_string(),
             listener_kind: facts.listener.kind.into(),
-            server: facts.server.as_ref().map(|server| server.name()),
-            server_cid: (facts.server_client_id > 0).then_some(facts.server_client_id),
+            server: at.name().map(str::to_owned),
+            server_cid: (at.client_id > 0).then_some(at.client_id),
             outcome: ending.map(|ending| if matches!(ending, Ending::Refused(_)) { "refused" } else { "closed" }),
             party: ending.map(|ending| match ending {
                 Ending::Refused(_) => Party::Weir.name(),

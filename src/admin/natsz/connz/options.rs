@@ -151,7 +151,7 @@ impl Options {
             && (self.cid == 0 || self.cid == facts.id)
             && is(&self.user, facts.user_as_shown())
             && is(&self.name, facts.said.name())
-            && is(&self.server, facts.server.as_ref().map(|server| server.name()))
+            && (self.server.is_empty() || is(&self.server, entry.session.at().name()))
             && is(&self.reason, entry.ended.as_ref().map(|ended| ended.ending.reason()))
     }
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     admin::natsz::arguments::{Arguments, BadArgument},
     outcome::Refusal,
-    relay::registry::{Ending, Said, SessionFacts},
+    relay::registry::{AtServer, Ending, Said, SessionFacts},
     telemetry::counters::Totals,
 };
 
@@ -19,8 +19,8 @@ fn options(query: &str) -> Result<Options, BadArgument> {
 fn entry(id: u64, user: &str, account: &str, messages: u64, ended: Option<Ending>) -> Entry {
     let said = Said::new(Some(user), Some("name"), None, None);
     let accepted = Moment::from_raw(1_000 * id);
-    let session =
-        Arc::new(SessionHandle::new(SessionFacts { id, said, accepted, ..Default::default() }, Some(account.into())));
+    let facts = SessionFacts { id, said, accepted, ..Default::default() };
+    let session = Arc::new(SessionHandle::new(facts, Some(account.into()), AtServer::default()));
     session.traffic().set(Totals { messages_down: messages, payload_up: 7 * messages, ..Totals::default() });
     session.traffic().set_last_activity(Moment::from_raw(1_000 * id + messages));
     let ended = ended.map(|ending| ClosedSession {
