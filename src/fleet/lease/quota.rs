@@ -192,6 +192,8 @@ impl SharedQuota {
         if !self.has_floor || is_split_only {
             allowance.set_floor(part);
         }
+        // Who waits gets the places that there are before anybody is refused for want of one.
+        let in_vain = if allowance.held() < allowance.floor() { InVain::Nobody } else { in_vain };
         allowance.set_hints(Hints { cap: u32::MAX, wake_at: u32::MAX, is_wanted: false, in_vain });
     }
 
@@ -514,7 +516,9 @@ mod tests {
         assert_eq!(look(0, true, true), (Some(0), true));
         assert_eq!(look(900, true, true), (Some(0), true));
         assert_eq!(look(1800, true, true), (Some(0), true), "it comes when the bucket answers");
-        assert_eq!(look(1900, true, false), (Some(30), false), "nobody has leases");
+        assert_eq!(look(1900, true, false), (Some(30), true), "nobody has leases: there are places");
+        let _held: Vec<_> = (0..30).map(|_| allowance.take_over()).collect();
+        assert_eq!(look(1950, true, false), (Some(30), false));
         assert_eq!(look(2000, false, true), (Some(30), false), "it is cut off");
     }
 }
