@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::fleet::lease::LeaseKey;
+use crate::fleet::lease::{LeaseKey, needs::Needs};
 
 /// No quota.
 const NONE: u32 = u32::MAX;
@@ -23,6 +23,8 @@ pub struct Standing {
     floors_until: AtomicU64,
     /// Called when the ledger is to look at a lease.
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// The allowances that it is to look at.
+    needs: Needs,
 }
 
 impl fmt::Debug for Standing {
@@ -35,7 +37,13 @@ impl Standing {
     /// Nothing is in force. No later call may say an earlier time than `base`.
     pub fn new(base: Instant) -> Arc<Self> {
         let zero = || AtomicU64::new(0);
-        Arc::new(Self { base, valid_until: zero(), floors_until: zero(), wake: OnceLock::new() })
+        Arc::new(Self {
+            base,
+            valid_until: zero(),
+            floors_until: zero(),
+            wake: OnceLock::new(),
+            needs: Needs::default(),
+        })
     }
 
     /// `wake` is called from now on when a lease is nearly used up, or is given back to who wants it: it must not
@@ -48,6 +56,11 @@ impl Standing {
         if let Some(wake) = self.wake.get() {
             wake();
         }
+    }
+
+    /// The allowances that have something for the ledger to look at; see [`Needs::take`].
+    pub(super) fn take_needs(&self) -> Option<Vec<LeaseKey>> {
+        self.needs.take()
     }
 
     fn nanos(&self, at: Instant) -> u64 {
@@ -116,6 +129,8 @@ pub struct Allowance {
     open: AtomicU32,
     waiting: AtomicU32,
     released: AtomicU64,
+    /// The ledger is told that it is to look at this, and has not looked yet.
+    needs_look: AtomicBool,
 }
 
 impl Allowance {
@@ -135,11 +150,31 @@ impl Allowance {
             open: none(),
             waiting: none(),
             released: AtomicU64::new(0),
+            needs_look: AtomicBool::new(false),
         })
     }
 
     pub fn key(&self) -> LeaseKey {
         self.key
+    }
+
+    /// The ledger looks at this when it looks next.
+    fn needs_look(&self) {
+        // What has changed was written before this: the ledger resets it before it reads.
+        if !self.needs_look.load(SeqCst) && !self.needs_look.swap(true, SeqCst) {
+            self.standing.needs.tell(self.key);
+        }
+    }
+
+    /// The ledger looks at this as soon as it can.
+    fn calls_ledger(&self) {
+        self.needs_look();
+        self.standing.wake();
+    }
+
+    /// The ledger looks at this from now on: what changes afterwards it is told of again.
+    pub(super) fn is_looked_at(&self) {
+        self.needs_look.store(false, SeqCst);
     }
 
     /// The whole fleet's quota; `None` where there is none, and nothing is limited.
@@ -151,7 +186,7 @@ impl Allowance {
     pub fn set_quota(&self, quota: Option<u32>) {
         let quota = quota.unwrap_or(NONE);
         if self.quota.swap(quota, SeqCst) != quota {
-            self.standing.wake();
+            self.calls_ledger();
         }
     }
 
@@ -183,7 +218,7 @@ impl Allowance {
     pub fn has_room(&self, now: Instant) -> bool {
         let has_room = self.most(now).is_none_or(|most| self.held.load(SeqCst) < most);
         if !has_room {
-            self.standing.wake();
+            self.calls_ledger();
         }
         has_room
     }
@@ -197,7 +232,7 @@ impl Allowance {
     pub fn take(self: &Arc<Self>, now: Instant) -> Option<LeasePlace> {
         let has_room = |held: u32| self.most(now).is_none_or(|most| held < most);
         if !has_room(self.held.load(SeqCst)) {
-            self.standing.wake();
+            self.calls_ledger();
             return None;
         }
         let before = self.held.fetch_add(1, SeqCst);
@@ -205,11 +240,11 @@ impl Allowance {
         // the lower lease.
         if !has_room(before) {
             self.held.fetch_sub(1, SeqCst);
-            self.standing.wake();
+            self.calls_ledger();
             return None;
         }
         if before + 1 >= self.wake_at.load(SeqCst) && self.quota().is_some() {
-            self.standing.wake();
+            self.calls_ledger();
         }
         Some(LeasePlace { of: Arc::clone(self), is_open: false, is_over: false })
     }
@@ -217,6 +252,7 @@ impl Allowance {
     /// Takes a place whether there is one or not.
     pub fn take_over(self: &Arc<Self>) -> LeasePlace {
         self.held.fetch_add(1, SeqCst);
+        self.needs_look();
         LeasePlace { of: Arc::clone(self), is_open: false, is_over: true }
     }
 
@@ -232,7 +268,9 @@ impl Allowance {
 
     /// So many clients wait for a place, where they do not [`wait`](Self::wait) for one each.
     pub fn wants(&self, waiting: u32) {
-        self.waiting.store(waiting, SeqCst);
+        if self.waiting.swap(waiting, SeqCst) != waiting {
+            self.needs_look();
+        }
     }
 
     /// Whether the connections that have been taken may still go to servers: asked again after the dial, before a
@@ -249,7 +287,7 @@ impl Allowance {
             return None;
         }
         self.waiting.fetch_add(1, SeqCst);
-        self.standing.wake();
+        self.calls_ledger();
         Some(LeaseWait { of: Arc::clone(self), since })
     }
 
@@ -359,7 +397,7 @@ impl Drop for LeasePlace {
         self.of.released.fetch_add(1, SeqCst);
         self.of.held.fetch_sub(1, SeqCst);
         if self.of.is_wanted.load(SeqCst) {
-            self.of.standing.wake();
+            self.of.calls_ledger();
         }
     }
 }

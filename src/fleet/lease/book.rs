@@ -67,6 +67,12 @@ impl LeaseBook {
         all.values().filter(|one| one.quota().is_some()).cloned().collect()
     }
 
+    /// The same, of which the ledger looks at each from now on.
+    pub(super) fn look_at_all(&self) -> Vec<Arc<Allowance>> {
+        self.all().values().for_each(|one| one.is_looked_at());
+        self.list()
+    }
+
     /// Forgets one that nobody else has. Returns whether it is forgotten.
     pub(super) fn forget(&self, key: LeaseKey) -> bool {
         let mut all = self.all();

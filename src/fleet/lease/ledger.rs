@@ -4,13 +4,21 @@
 //! [`Standing::on_need`](super::allowance::Standing::on_need) says so (not more often than every 5 ms), does what that
 //! returns, all at the same time, and tells each answer by [`Ledger::answered`]. What is watched in the bucket goes to
 //! [`Ledger::seen`].
+//!
+//! A look is for the quotas to which something has happened, and a few more; see [`due`]. It is for all of them when a
+//! term begins or ends, other weirs live, leases begin or end to be in force, or this weir leaves.
 
 mod beats;
+#[cfg(test)]
+mod cost;
+mod due;
+mod looks;
 mod shown;
+mod split;
 
 use std::{
     cell::Cell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,15 +28,18 @@ use crate::fleet::{
     key as of,
     lease::{
         Answer, Holder, LeaseKey, Operation, Place, What,
-        allowance::{InVain, Standing},
+        allowance::Standing,
         book::LeaseBook,
+        ledger::{
+            due::{Due, Quotas, Terms},
+            split::Split,
+        },
         membership::{Change, OwnMembership, Sights, Status},
-        quota::{IN_VAIN, Moment, SharedQuota},
+        quota::{Moment, SharedQuota},
         reclaim::{Connections, Reading, SETTLE_OF_SERVERS, Whereabouts, left},
-        record::{Entry, InvalidValue, Membership, Record},
+        record::{Entry, InvalidValue, MOST_TOLD, Membership, Record},
         surroundings::{Settings, Surroundings},
     },
-    share,
 };
 
 /// How often to call [`Ledger::next`] at least.
@@ -93,7 +104,19 @@ pub struct Ledger {
     heard: HashMap<Holder, Instant>,
     /// When one of them was found to be silent.
     silent_since: Option<Instant>,
-    quotas: HashMap<LeaseKey, SharedQuota>,
+    quotas: Quotas,
+    due: Due,
+    terms: Terms,
+    /// The quotas in which ended terms have leases.
+    ended: BTreeSet<LeaseKey>,
+    /// Those whose connections are sampled since.
+    sampled: BTreeSet<LeaseKey>,
+    /// Those that lived at the last look, in their order.
+    live: Vec<Holder>,
+    /// The term in whose name the last look could write leases.
+    wrote_in: Option<u32>,
+    /// By what the last look split.
+    split_by: Option<Split>,
     under_way: BTreeMap<u64, UnderWay>,
     serial: u64,
     rng: fastrand::Rng,
@@ -122,7 +145,14 @@ impl Ledger {
             connections: Connections::default(),
             heard: HashMap::new(),
             silent_since: None,
-            quotas: HashMap::new(),
+            quotas: Quotas::new(),
+            due: Due::new(now),
+            terms: Terms::default(),
+            ended: BTreeSet::new(),
+            sampled: BTreeSet::new(),
+            live: Vec::new(),
+            wrote_in: None,
+            split_by: None,
             under_way: BTreeMap::new(),
             serial: 0,
             rng,
@@ -174,13 +204,19 @@ impl Ledger {
 
     /// The same, where it is known that they are at least and at most so many.
     pub fn beyond_live_within(&mut self, now: Instant, key: LeaseKey, many: (u32, u32), began: Instant) {
-        if let Some(quota) = self.quotas.get_mut(&key) {
-            quota.beyond_live(now, many, began);
+        let Some(quota) = self.quotas.get_mut(&key) else { return };
+        quota.beyond_live(now, many, began);
+        if quota.differs_past() || quota.is_of_server() {
+            self.due.mark(key, quota);
         }
     }
 
     /// The quotas in which ended terms have leases: the servers are to be read for them, again and again.
     pub fn to_count(&self) -> Vec<LeaseKey> {
+        if !self.sights.have_changed() {
+            return self.ended.iter().copied().collect();
+        }
+        // The next look has not found them yet.
         let with_ended = self.quotas.iter().filter(|(_, quota)| self.ended_in(quota).next().is_some());
         with_ended.map(|(key, _)| *key).collect()
     }
@@ -222,6 +258,7 @@ impl Ledger {
                 for holder in quota.record.l.keys().filter(|holder| **holder != self.me) {
                     self.sights.has_lease(now, holder);
                 }
+                self.has_changed(*key);
             }
         }
     }
@@ -233,10 +270,10 @@ impl Ledger {
         self.sights.forget_bucket();
         self.under_way.clear();
         self.own_under_way = false;
-        for quota in self.quotas.values_mut() {
-            quota.not_done();
-            quota.record = Record::default();
-        }
+        self.quotas.values_mut().for_each(SharedQuota::forget_bucket);
+        self.terms.clear();
+        self.ended.clear();
+        self.due.all();
     }
 
     /// This weir leaves: what it does not hold is handed back from now on, and so is the rest as its sessions end.
@@ -261,7 +298,9 @@ impl Ledger {
             .collect();
         late.into_iter().for_each(|serial| self.answered(now, serial, &Answer::Unknown));
         self.open_quotas(now);
-        self.split(now);
+        let to_look_at = self.due_now(now);
+        self.close_quotas(&to_look_at);
+        self.split(now, &to_look_at);
         self.own.look(now);
         let mut operations = Vec::new();
         if self.settings.is_split_only || self.leaves == Leaves::Left {
@@ -279,16 +318,12 @@ impl Ledger {
         }
         if !self.own_under_way {
             let bye = self.leaves == Leaves::SaysBye;
-            let quotas = &self.quotas;
+            let sampled = self.sampled.iter().filter_map(|key| Some((*key, self.quotas.get(key)?.samples.as_ref()?)));
             let addresses = &self.addresses;
             let tell = |membership: &mut Membership| {
                 membership.a = Addresses::clone(addresses);
                 membership.bye = bye;
-                for (key, quota) in quotas {
-                    if let Some(samples) = &quota.samples {
-                        membership.tell(*key, samples.least());
-                    }
-                }
+                sampled.take(MOST_TOLD).for_each(|(key, samples)| membership.tell(key, samples.least()));
             };
             if let Some(what) = self.own.next(now, &mut self.rng, tell) {
                 self.own_under_way = true;
@@ -296,13 +331,13 @@ impl Ledger {
                 self.begin(now, Place::Member(self.me.clone()), what, &mut operations);
             }
         }
-        let Some(term) = self.own.term().filter(|_| self.standing.is_valid(now)) else { return operations };
+        let Some(term) = self.writes_in(now) else { return operations };
         for holder in std::mem::take(&mut self.to_read) {
             self.begin(now, Place::Member(holder), What::Read, &mut operations);
         }
         self.end_silent(now, &mut operations);
         self.ask(now, &mut operations);
-        self.write_leases(now, term, &mut operations);
+        self.write_leases(now, term, to_look_at, &mut operations);
         operations
     }
 
@@ -317,60 +352,9 @@ impl Ledger {
         operations.push(Operation { serial: self.serial, place, what });
     }
 
-    /// Those in use are here, and those that are not any more go.
-    fn open_quotas(&mut self, now: Instant) {
-        for allowance in self.book.list() {
-            let quota = self.quotas.entry(allowance.key()).or_insert_with(|| SharedQuota::new(now));
-            quota.opened(now, allowance);
-        }
-        let (book, me) = (&self.book, &self.me);
-        for (key, quota) in &mut self.quotas {
-            let has_none = !quota.record.l.contains_key(me);
-            if quota.allowance.is_some() && has_none && !quota.is_busy() && book.forget(*key) {
-                quota.allowance = None;
-            }
-        }
-        self.quotas.retain(|_, quota| quota.allowance.is_some() || quota.is_busy() || !quota.record.is_empty());
-    }
-
-    /// What each quota's part is while this weir goes by the split.
-    fn split(&self, now: Instant) {
-        if self.standing.is_valid(now) {
-            return;
-        }
-        let Surroundings { live, position, others_have_leases, is_connected, is_early } = self.surroundings;
-        let only = self.settings.is_split_only;
-        // Who has been a member and is connected waits for the bucket: others may have leases.
-        let may_split = only || !is_early && (!is_connected || !self.own.was_member() && !others_have_leases);
-        // Who has had no lease yet and may not go by the split, since others have leases, gets one when the bucket
-        // answers: its clients wait for that.
-        let awaits_first = is_connected && !self.own.was_member() && !may_split;
-        let has_hope = is_early || awaits_first || !self.standing.is_by_floors(now);
-        let in_vain = match (has_hope, may_split) {
-            (true, _) => InVain::Nobody,
-            (false, true) => InVain::Everybody,
-            // Most of the time the bucket answers again in a moment.
-            (false, false) => now.checked_sub(IN_VAIN).map_or(InVain::Nobody, InVain::Since),
-        };
-        for quota in self.quotas.values() {
-            let most = quota.allowance.as_ref().and_then(|allowance| allowance.quota());
-            quota.splits(
-                most.filter(|_| may_split).map_or(0, |most| share::equal(most, live, position)),
-                only,
-                in_vain,
-            );
-        }
-    }
-
     fn end_silent(&mut self, now: Instant, operations: &mut Vec<Operation>) {
-        let mut terms: HashMap<&Holder, u32> = HashMap::new();
-        for (holder, entry) in self.quotas.values().flat_map(|quota| &quota.record.l) {
-            let term = terms.entry(holder).or_default();
-            *term = entry.t.max(*term);
-        }
-        let term_of = |holder: &Holder| terms.get(holder).copied().unwrap_or_default();
         let mut to_end = Vec::new();
-        while let Some(one) = self.sights.next_to_end(now, term_of) {
+        while let Some(one) = self.sights.next_to_end(now, |holder| self.terms.of(holder)) {
             to_end.push(one);
         }
         for (holder, what) in to_end {
@@ -379,8 +363,9 @@ impl Ledger {
     }
 
     fn ask(&mut self, now: Instant, operations: &mut Vec<Operation>) {
-        let ended: std::collections::BTreeSet<Holder> =
-            self.quotas.values().flat_map(|quota| self.ended_in(quota)).map(|(holder, _)| holder.clone()).collect();
+        let with_ended = self.ended.iter().filter_map(|key| self.quotas.get(key));
+        let ended: BTreeSet<Holder> =
+            with_ended.flat_map(|quota| self.ended_in(quota)).map(|(holder, _)| holder.clone()).collect();
         self.connections.keep(|holder| ended.contains(holder));
         for holder in ended {
             if self.connections.is_due(now, &holder) {
@@ -389,18 +374,32 @@ impl Ledger {
         }
     }
 
-    fn write_leases(&mut self, now: Instant, term: u32, operations: &mut Vec<Operation>) {
-        let live = 1 + self.sights.live().count() as u32;
-        let is_first = self.sights.live().all(|other| self.me < *other);
+    fn write_leases(
+        &mut self,
+        now: Instant,
+        term: u32,
+        to_look_at: VecDeque<LeaseKey>,
+        operations: &mut Vec<Operation>,
+    ) {
+        let live = 1 + self.live.len() as u32;
+        let is_first = self.live.first().is_none_or(|first| self.me < *first);
         let mut room = MOST_UNDER_WAY.saturating_sub(self.under_way.len());
         let mut quotas = std::mem::take(&mut self.quotas);
         let mut writes = Vec::new();
         let stored = self.own.stored();
-        for (key, quota) in &mut quotas {
-            let has_ended = self.ended_in(quota).next().is_some();
+        for key in &to_look_at {
+            let Some(quota) = quotas.get_mut(key) else { continue };
+            let has_ended = quota.has_ended;
             match (has_ended, &quota.allowance) {
-                (true, Some(allowance)) => quota.samples.get_or_insert_default().note(now, allowance.usage()),
-                _ => quota.samples = None,
+                (true, Some(allowance)) => {
+                    quota.samples.get_or_insert_default().note(now, allowance.usage());
+                    self.sampled.insert(*key);
+                }
+                _ => {
+                    if quota.samples.take().is_some() {
+                        self.sampled.remove(key);
+                    }
+                }
             }
             if let (Some(reading), Some((revision, sent))) = (&mut quota.reading, stored)
                 && reading.after.is_none()
@@ -409,13 +408,19 @@ impl Ledger {
                 reading.after = Some(revision);
             }
             if room == 0 {
+                self.due.mark(*key, quota);
                 continue;
             }
             let is_leaving = self.leaves != Leaves::No;
             let (me, heard, silent_since) = (&self.me, &self.heard, self.silent_since);
-            let absent = self.sights.live().filter(|other| !quota.record.l.contains_key(*other)).count() as u32;
+            let absent = match key.kind {
+                of::Kind::Server => {
+                    self.live.iter().filter(|other| !quota.record.l.contains_key(*other)).count() as u32
+                }
+                _ => 0,
+            };
             let moment = Moment { now, me, heard, term, live, absent, is_first, silent_since, is_leaving };
-            let is_ended = |holder: &Holder, entry: &Entry| self.is_ended(holder, entry);
+            let is_ended = |holder: &Holder, entry: &Entry| has_ended && self.is_ended(holder, entry);
             let is_read = Cell::new(false);
             let reclaim = |quota: &SharedQuota, record: &mut Record| {
                 let counted = self.left_of(now, *key, quota);
@@ -429,6 +434,9 @@ impl Ledger {
             if is_read.get() {
                 // The next reading is of a later moment.
                 quota.reading = None;
+            }
+            if quota.is_unsettled(&self.me, term) {
+                self.due.mark(*key, quota);
             }
         }
         self.quotas = quotas;
@@ -555,5 +563,6 @@ impl Ledger {
             }
             _ => quota.not_done(),
         }
+        self.has_changed(key);
     }
 }

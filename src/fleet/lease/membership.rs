@@ -195,15 +195,29 @@ pub(super) enum Status {
 
 /// What is known of the memberships of all other processes.
 #[derive(Debug, Default)]
-pub(super) struct Sights(HashMap<Holder, Sight>);
+pub(super) struct Sights {
+    all: HashMap<Holder, Sight>,
+    /// Other terms have ended than when this was taken last.
+    has_changed: bool,
+}
 
 impl Sights {
+    /// Whether other terms have ended since [`Self::take_changed`] was called last.
+    pub fn have_changed(&self) -> bool {
+        self.has_changed
+    }
+
+    /// Whether other terms have ended since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.has_changed)
+    }
+
     /// Looks at a holder from now on, if there is room.
     fn of(&mut self, holder: &Holder, now: Instant) -> Option<&mut Sight> {
-        if !self.0.contains_key(holder) && self.0.len() >= MOST {
+        if !self.all.contains_key(holder) && self.all.len() >= MOST {
             return None;
         }
-        Some(self.0.entry(holder.clone()).or_insert_with(|| Sight {
+        Some(self.all.entry(holder.clone()).or_insert_with(|| Sight {
             revisions: [0; 2],
             seen_at: now,
             term: Some(0),
@@ -218,19 +232,9 @@ impl Sights {
     /// The bucket has, or had, this value; `None`: a marker of deletion.
     pub fn seen(&mut self, now: Instant, holder: &Holder, revision: u64, value: Option<&[u8]>) {
         let Some(sight) = self.of(holder, now) else { return };
-        if revision <= sight.revisions[0] {
-            return;
-        }
-        sight.revisions = [revision, sight.revisions[0]];
-        (sight.seen_at, sight.expected) = (now, revision);
-        let Some(value) = value else { return sight.end_known(now) };
-        // One of a later version lives all the same.
-        let Ok(Membership { t, bye, o, .. }) = Membership::decode(value) else { return };
-        let before = t.saturating_sub(1);
-        if before > sight.ended.0 {
-            sight.ended = (before, now);
-        }
-        (sight.term, sight.bye, sight.told) = (Some(t), bye, o);
+        let ended = sight.ended.0;
+        sight.is_seen(now, revision, value);
+        self.has_changed |= ended != sight.ended.0;
     }
 
     /// A lease of this holder stands in a record.
@@ -240,16 +244,16 @@ impl Sights {
 
     /// Whether the bucket has shown that this process is or was a weir of the fleet.
     pub fn knows(&self, holder: &Holder) -> bool {
-        self.0.contains_key(holder)
+        self.all.contains_key(holder)
     }
 
     /// Those that live, as far as anybody can tell.
     pub fn live(&self) -> impl Iterator<Item = &Holder> {
-        self.0.iter().filter(|(_, sight)| sight.revisions[0] > 0 && sight.term.is_some()).map(|(holder, _)| holder)
+        self.all.iter().filter(|(_, sight)| sight.revisions[0] > 0 && sight.term.is_some()).map(|(holder, _)| holder)
     }
 
     pub fn status(&self, holder: &Holder, entry: &Entry) -> Status {
-        match self.0.get(holder) {
+        match self.all.get(holder) {
             Some(sight) if entry.t <= sight.ended.0 && sight.bye => Status::Left,
             Some(sight) if entry.t <= sight.ended.0 => Status::Ended(sight.ended.1),
             _ => Status::Lives,
@@ -259,33 +263,39 @@ impl Sights {
     /// The next membership that is to be ended, with the revision that its deletion expects. `term_of` says up to which
     /// term a holder has leases; it is asked for those whose key is deleted.
     pub fn next_to_end(&mut self, now: Instant, term_of: impl Fn(&Holder) -> u32) -> Option<(Holder, What)> {
-        self.0.retain(|holder, sight| {
+        let many = self.all.len();
+        self.all.retain(|holder, sight| {
             let is_old = now.saturating_duration_since(sight.seen_at) > FORGET;
             sight.ends.is_some() || sight.term.is_some() || !is_old || term_of(holder) > 0
         });
+        self.has_changed |= many != self.all.len();
         let is_due = |holder: &Holder, sight: &Sight| {
             let is_silent = now.saturating_duration_since(sight.seen_at) >= EXPIRE;
             // A deletion of a key that is deleted already ends, for certain, what was seen before.
             let is_known = sight.term.is_none() && term_of(holder) <= sight.ended.0;
             sight.ends.is_none() && !is_known && (is_silent || sight.bye && sight.term.is_some())
         };
-        let (holder, sight) = self.0.iter_mut().find(|(holder, sight)| is_due(holder, sight))?;
+        let (holder, sight) = self.all.iter_mut().find(|(holder, sight)| is_due(holder, sight))?;
         sight.ends = Some(term_of(holder).max(sight.term.unwrap_or_default()));
         Some((holder.clone(), What::Delete { expected: sight.expected }))
     }
 
     /// A deletion, or the reading after it, has had this answer. Returns whether the key is to be read.
     pub fn answered(&mut self, now: Instant, holder: &Holder, answer: &Answer) -> bool {
-        let Some(ends) = self.0.get_mut(holder).and_then(|sight| sight.ends.take()) else { return false };
+        let Some(ends) = self.all.get_mut(holder).and_then(|sight| sight.ends.take()) else { return false };
         match answer {
             Answer::Found { revision, value } => self.seen(now, holder, *revision, Some(value)),
             Answer::Stored { revision } => self.seen(now, holder, *revision, None),
             _ => {}
         }
-        let Some(sight) = self.0.get_mut(holder) else { return false };
+        let Some(sight) = self.all.get_mut(holder) else { return false };
         match answer {
             // Whatever has been seen since, these terms were there before.
-            Answer::Stored { .. } => sight.end(ends, now),
+            Answer::Stored { .. } => {
+                let ended = sight.ended.0;
+                sight.end(ends, now);
+                self.has_changed |= ended != sight.ended.0;
+            }
             // No fact, since whoever answers may lag behind: a deletion that expects this makes it one.
             Answer::Absent { revision } | Answer::Found { revision, .. } => sight.expected = *revision,
             Answer::Refused | Answer::Unknown => {
@@ -299,7 +309,7 @@ impl Sights {
 
     /// The reading could not be done.
     pub fn not_read(&mut self, holder: &Holder) {
-        if let Some(sight) = self.0.get_mut(holder) {
+        if let Some(sight) = self.all.get_mut(holder) {
             sight.ends = None;
         }
     }
@@ -307,7 +317,7 @@ impl Sights {
     /// The fewest connections that a holder had open at any time since `since`, by what it wrote after our own revision
     /// `after`; `None`: it has written nothing like that.
     pub fn told(&self, now: Instant, holder: &Holder, key: LeaseKey, since: Instant, after: u64) -> Option<u32> {
-        let sight = self.0.get(holder)?;
+        let sight = self.all.get(holder)?;
         let told = sight.told.get(&key.to_string())?;
         // A value is made before it is stored: the second one after ours was made after ours.
         let is_later = sight.revisions[1] > after;
@@ -319,11 +329,29 @@ impl Sights {
 
     /// The bucket is another one.
     pub fn forget_bucket(&mut self) {
-        self.0.clear();
+        self.all.clear();
+        self.has_changed = true;
     }
 }
 
 impl Sight {
+    /// A value was seen, or a marker of deletion.
+    fn is_seen(&mut self, now: Instant, revision: u64, value: Option<&[u8]>) {
+        if revision <= self.revisions[0] {
+            return;
+        }
+        self.revisions = [revision, self.revisions[0]];
+        (self.seen_at, self.expected) = (now, revision);
+        let Some(value) = value else { return self.end_known(now) };
+        // One of a later version lives all the same.
+        let Ok(Membership { t, bye, o, .. }) = Membership::decode(value) else { return };
+        let before = t.saturating_sub(1);
+        if before > self.ended.0 {
+            self.ended = (before, now);
+        }
+        (self.term, self.bye, self.told) = (Some(t), bye, o);
+    }
+
     /// The key was deleted: the last term that was seen there has ended.
     fn end_known(&mut self, now: Instant) {
         if let Some(term) = self.term.take() {

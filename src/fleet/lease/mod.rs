@@ -21,6 +21,7 @@ pub mod allowance;
 pub mod book;
 pub mod ledger;
 pub mod membership;
+mod needs;
 mod past;
 pub mod plan;
 mod quota;

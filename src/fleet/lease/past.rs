@@ -91,6 +91,11 @@ impl Past {
         self.told.map(|told| told.last)
     }
 
+    /// Whether readings say otherwise than a record that says `recorded`, so that it may change.
+    pub fn differs(&self, recorded: u32) -> bool {
+        self.told.is_some_and(|told| !(told.least..=told.most).contains(&recorded))
+    }
+
     /// Whether readings come.
     pub fn is_known(&self, now: Instant) -> bool {
         self.told.is_some() && now.saturating_duration_since(self.known_at) < PAST_KEPT

@@ -1,6 +1,7 @@
 //! The leases of one quota as this weir knows them, and the next write that it makes.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
@@ -76,6 +77,8 @@ pub(super) struct SharedQuota {
     under_way: bool,
     asked: Option<Asked>,
     used_at: Instant,
+    /// How many connections had been given back at the last look: who came and went between two looks used it.
+    released: u64,
     wrote_at: Option<Instant>,
     /// What the others say to hold.
     pub reports: HashMap<Holder, Report>,
@@ -89,6 +92,12 @@ pub(super) struct SharedQuota {
     pub past_changed_at: Instant,
     /// When the record changed last.
     changed_at: Instant,
+    /// The record before it changed, for who counts what stands in records.
+    pub replaced: Option<Record>,
+    /// Ended terms have leases in it.
+    pub has_ended: bool,
+    /// It waits for the next look.
+    pub is_due: bool,
 }
 
 /// What all quotas have in common at one moment.
@@ -101,7 +110,7 @@ pub(super) struct Moment<'a> {
     pub term: u32,
     /// Weirs that live, this one included.
     pub live: u32,
-    /// Those of them that the record does not name, without this one.
+    /// Those of them that the record does not name, without this one; of a server only.
     pub absent: u32,
     /// Whether this one is the first of them.
     pub is_first: bool,
@@ -125,6 +134,7 @@ impl SharedQuota {
             under_way: false,
             asked: None,
             used_at: now,
+            released: 0,
             wrote_at: None,
             reports: HashMap::new(),
             samples: None,
@@ -133,6 +143,9 @@ impl SharedQuota {
             limited_since: None,
             past_changed_at: now,
             changed_at: now,
+            replaced: None,
+            has_ended: false,
+            is_due: false,
         }
     }
 
@@ -168,7 +181,15 @@ impl SharedQuota {
             self.past_changed_at = now;
         }
         self.changed_at = now;
-        self.record = record;
+        let before = std::mem::replace(&mut self.record, record);
+        self.replaced.get_or_insert(before);
+    }
+
+    /// The bucket is another one: what was written in it is gone.
+    pub fn forget_bucket(&mut self) {
+        self.not_done();
+        self.record = Record::default();
+        self.has_ended = false;
     }
 
     fn lower(&mut self, to: u32) {
@@ -245,7 +266,31 @@ impl SharedQuota {
         self.past.is_known(now)
     }
 
-    fn is_of_server(&self) -> bool {
+    /// Whether something may be decided at the next look that nobody tells of before.
+    pub fn is_unsettled(&self, me: &Holder, term: u32) -> bool {
+        let Some(allowance) = &self.allowance else { return false };
+        let Some(quota) = allowance.quota() else { return false };
+        let (used, own_entry) = (allowance.usage(), self.record.l.get(me));
+        let certain = if self.term == term { self.certain } else { 0 };
+        let is_first_user = self.record.l.keys().next().is_none_or(|first| first >= me);
+        let is_in_use = used.held > 0 || own_entry.is_some();
+        let is_over = || u64::from(certain) + u64::from(self.record.past) + self.record.of_others(me) > quota.into();
+        // Clients come and go without a word as long as there is enough for all: where any weir wants more than it has,
+        // each of them may change everybody's share.
+        used.waiting > 0
+            || used.held > certain
+            || self.record.l.values().any(|entry| entry.want > entry.n)
+            || is_in_use && is_first_user && self.differs_past()
+            || self.is_of_server()
+            || is_over()
+    }
+
+    /// Whether readings say otherwise than the record of what came past weir.
+    pub fn differs_past(&self) -> bool {
+        self.past.differs(self.record.past)
+    }
+
+    pub fn is_of_server(&self) -> bool {
         self.allowance.as_ref().is_some_and(|allowance| allowance.key().kind == Kind::Server)
     }
 
@@ -269,7 +314,7 @@ impl SharedQuota {
         let quota = self.allowance.as_ref().and_then(|allowance| allowance.quota());
         let own_entry = self.record.l.get(me).cloned();
         let is_mine = quota.is_some() || own_entry.is_some();
-        let has_ended = self.record.l.iter().any(|(holder, entry)| holder != me && is_ended(holder, entry));
+        let has_ended = self.has_ended;
         let is_left = is_first
             && self.record.l.is_empty()
             && self.record.past > 0
@@ -283,20 +328,27 @@ impl SharedQuota {
         };
         let used = self.allowance.as_ref().map(|allowance| allowance.usage()).unwrap_or_default();
         // What a server has left is shared by all who live, so that nobody is taken for one who is still to come.
-        if used.held > 0 || used.waiting > 0 || self.is_of_server() {
+        let was_used = std::mem::replace(&mut self.released, used.released) != used.released;
+        if used.held > 0 || used.waiting > 0 || was_used || self.is_of_server() {
             self.used_at = now;
         }
         self.limited_since = quota.and(self.limited_since.or(Some(now)));
         let is_used = quota.is_some() && !is_leaving && now.saturating_duration_since(self.used_at) < UNUSED;
         let certain = if self.term == term { self.certain } else { 0 };
-        let mut record = self.record.clone();
+        // Most looks change nothing: the record is copied only where one may.
+        let mut record = Cow::Borrowed(&self.record);
         let needs_room = used.held + used.waiting > certain;
-        let mut is_changed = (is_first || needs_room) && has_ended && reclaim(self, &mut record);
+        let mut is_changed = (is_first || needs_room) && has_ended && reclaim(self, record.to_mut());
         let is_in_use = is_used || used.held > 0;
         let is_first_user = !record.l.iter().any(|(holder, entry)| holder < me && !is_ended(holder, entry));
-        is_changed |= quota.is_some() && is_in_use && is_first_user && self.set_past(moment, used.held, &mut record);
+        if quota.is_some() && is_in_use && is_first_user {
+            let past = self.past.should_be(record.past, self.around(moment, used.held, &record));
+            if past != record.past {
+                (record.to_mut().past, is_changed) = (past, true);
+            }
+        }
         let (mut lease, mut floor) = (0, 0);
-        if let Some(quota) = quota {
+        let record = if let Some(quota) = quota {
             let beyond = match self.is_of_server() {
                 true => self.beyond(&record).saturating_add(self.beyond_of_server(moment, quota, &record, is_ended)),
                 false => self.beyond(&record),
@@ -320,6 +372,7 @@ impl SharedQuota {
             if !is_changed {
                 return None;
             }
+            let mut record = record.into_owned();
             if lease < certain {
                 // In this order: nobody takes a place above the lower lease that is not seen here.
                 self.lower(lease);
@@ -336,16 +389,19 @@ impl SharedQuota {
                 true => record.set(me, (term, lease, floor, planned.want)),
                 false => drop(record.l.remove(me)),
             }
-        } else if record.l.remove(me).is_some() {
+            record
+        } else {
+            let is_left = is_left && record.l.is_empty();
+            if !is_changed && !is_left && !record.l.contains_key(me) {
+                return None;
+            }
+            let mut record = record.into_owned();
             // Nothing is limited any more.
-            is_changed = true;
-        } else if is_left && record.l.is_empty() {
-            record.past = 0;
-            is_changed = true;
-        }
-        if !is_changed {
-            return None;
-        }
+            if record.l.remove(me).is_none() && is_left {
+                record.past = 0;
+            }
+            record
+        };
         // While the write is under way the lower of both holds.
         self.lower(lease);
         if let Some(allowance) = &self.allowance {
@@ -382,9 +438,9 @@ impl SharedQuota {
         to_come.saturating_add(past.saturating_sub(record.past))
     }
 
-    /// Has the record say what came past weir. Only the first of those who use the quota does so: others may see a
-    /// little more or less at the same moment. Returns whether anything has changed.
-    fn set_past(&mut self, moment: &Moment<'_>, held: u32, record: &mut Record) -> bool {
+    /// What the weirs have beside what came past weir. Only the first of those who use the quota writes that: others
+    /// may see a little more or less at the same moment.
+    fn around(&self, moment: &Moment<'_>, held: u32, record: &Record) -> Around {
         let &Moment { now, me, heard, term, silent_since, .. } = moment;
         let lease = |holder: &Holder| record.l.get(holder).map_or(0, |entry| entry.n);
         let unheard = record.l.iter().filter(|(holder, _)| *holder != me && !heard.contains_key(holder));
@@ -393,8 +449,7 @@ impl SharedQuota {
         let uncovered = others.chain([(me, held)]).map(|(holder, held)| held.saturating_sub(lease(holder)));
         let uncovered = uncovered.fold(0, u32::saturating_add);
         let sure_after = silent_since.map_or(self.past_changed_at, |since| since.max(self.past_changed_at));
-        let past = self.past.should_be(record.past, Around { now, term, sure_after, unheard, uncovered });
-        std::mem::replace(&mut record.past, past) != past
+        Around { now, term, sure_after, unheard, uncovered }
     }
 
     /// Tells the connect path what does not make the lease larger.

@@ -30,10 +30,15 @@ pub struct Settings {
     pub has_readings: bool,
     /// See [`SETTLE`].
     pub settle: Duration,
+    /// Each quota is looked at at least once in so long, also if nothing is known to have happened to it.
+    pub round: Duration,
 }
+
+/// What only time changes of a quota takes seconds: that nobody uses it any more, that its want is another one.
+const ROUND: Duration = Duration::from_secs(2);
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { is_split_only: false, has_counts: true, has_readings: true, settle: SETTLE }
+        Self { is_split_only: false, has_counts: true, has_readings: true, settle: SETTLE, round: ROUND }
     }
 }

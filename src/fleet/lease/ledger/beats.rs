@@ -22,8 +22,8 @@ impl Ledger {
     /// A beat of another weir has come: what it does not tell anew is as it was.
     pub fn heard(&mut self, now: Instant, holder: &Holder) {
         let has_room = self.heard.len() < MOST_ENTRIES && self.vouches(now, holder) != Vouch::Stranger;
-        if has_room || self.heard.contains_key(holder) {
-            self.heard.insert(holder.clone(), now);
+        if (has_room || self.heard.contains_key(holder)) && self.heard.insert(holder.clone(), now).is_none() {
+            self.due.all();
         }
     }
 
@@ -35,13 +35,18 @@ impl Ledger {
         let has_room = quota.reports.len() < MOST_ENTRIES && vouch != Vouch::Stranger;
         match quota.reports.get_mut(holder) {
             Some(report) => {
+                let before = (report.held, report.by_split);
                 report.held = held;
                 report.by_split &= !leased;
+                if before != (report.held, report.by_split) {
+                    self.due.mark(key, quota);
+                }
             }
             None if has_room => {
                 // A server's slots are taken without a lease while it has room.
                 let by_split = !leased && (vouch == Vouch::Unknown || key.kind == Kind::Server);
                 quota.reports.insert(holder.clone(), Report { held, by_split });
+                self.due.mark(key, quota);
             }
             None => {}
         }
@@ -49,9 +54,14 @@ impl Ledger {
 
     /// The beats of a weir have ended, or it says to hold nothing of what it does not name.
     pub fn silent(&mut self, now: Instant, holder: &Holder) {
-        self.silent_since = self.heard.remove(holder).map(|_| now).or(self.silent_since);
-        for quota in self.quotas.values_mut() {
-            quota.reports.remove(holder);
+        if self.heard.remove(holder).is_some() {
+            self.silent_since = Some(now);
+            self.due.all();
+        }
+        for (key, quota) in &mut self.quotas {
+            if quota.reports.remove(holder).is_some() {
+                self.due.mark(*key, quota);
+            }
         }
     }
 }

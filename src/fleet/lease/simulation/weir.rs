@@ -95,7 +95,10 @@ impl Weir {
         standing.on_need(move || needs.store(true, SeqCst));
         let allowance = book.allowance(Kind::Account, "A", Some(quota));
         let now = base + Duration::from_secs(rng.u64(0..1000));
-        let ledger = Ledger::new(holder.clone(), book, Settings::default(), now, rng.fork());
+        // From all quotas at each look to hardly ever one to which nothing has happened.
+        let round = [Duration::ZERO, Duration::from_millis(300), Duration::from_secs(2), Duration::from_secs(20)];
+        let settings = Settings { round: round[rng.usize(..4)], ..Settings::default() };
+        let ledger = Ledger::new(holder.clone(), book, settings, now, rng.fork());
         Self {
             ledger,
             holder,
