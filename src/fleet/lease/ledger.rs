@@ -270,7 +270,7 @@ impl Ledger {
         self.sights.forget_bucket();
         self.under_way.clear();
         self.own_under_way = false;
-        self.quotas.values_mut().for_each(SharedQuota::forget_bucket);
+        self.quotas.values_mut().for_each(|quota| quota.forget_bucket(now));
         self.terms.clear();
         self.ended.clear();
         self.due.all();

@@ -185,11 +185,12 @@ impl SharedQuota {
         self.replaced.get_or_insert(before);
     }
 
-    /// The bucket is another one: what was written in it is gone.
-    pub fn forget_bucket(&mut self) {
+    /// The bucket is another one: what was written in the one before is gone, and revisions begin anew.
+    pub fn forget_bucket(&mut self, now: Instant) {
         self.not_done();
-        self.record = Record::default();
-        self.has_ended = false;
+        (self.newest, self.is_foreign) = (0, false);
+        self.becomes(now, Record::default());
+        (self.replaced, self.has_ended) = (None, false);
     }
 
     fn lower(&mut self, to: u32) {

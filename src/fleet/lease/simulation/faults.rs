@@ -110,18 +110,25 @@ impl World {
             (weir.quota, weir.wants) = (quota, 0);
             weir.allowance.set_quota(Some(quota));
         }
+        if self.is_other_bucket {
+            self.other_bucket();
+        }
         let past = if self.direct.come { self.rng.u32(..=quota) } else { 0 };
         let on_first = self.rng.u32(..=past);
         self.direct.set([on_first, past - on_first]);
         self.until(self.at + 8 * SECOND, |_| false);
         let alive: Vec<usize> = (0..self.weirs.len()).filter(|weir| self.weirs[*weir].is_alive).collect();
+        // What a machine that is gone has left at the servers goes within 30 s.
+        let left_by_dead = |world: &Self| world.servers.keys().any(|(weir, _)| !world.weirs[*weir].is_alive);
+        if self.is_other_bucket {
+            // No lease tells of it any more.
+            self.until(self.at + 30 * SECOND, |world| !left_by_dead(world));
+        }
         // Of a quota that nobody uses nobody knows what came past weir.
         self.all_want(&alive, 1);
         self.until(self.at + 5 * SECOND, |_| false);
         let in_before: u32 = alive.iter().map(|weir| self.of(*weir)).sum();
         self.all_want(&alive, quota);
-        // What a machine that is gone has left at the servers goes within 30 s.
-        let left_by_dead = |world: &Self| world.servers.keys().any(|(weir, _)| !world.weirs[*weir].is_alive);
         self.until(self.at + 30 * SECOND, |world| !left_by_dead(world));
         let has_ended = |record: &Record, world: &Self| {
             record.l.iter().any(|(holder, entry)| entry.n > 0 && world.alive().all(|weir| weir.holder != *holder))

@@ -79,6 +79,8 @@ pub struct Weir {
     /// It was cut off since its leases were in force last.
     pub was_cut: bool,
     pub senses: Senses,
+    /// It has opened the bucket that there is.
+    pub watches: bool,
 }
 
 pub fn key() -> crate::fleet::lease::LeaseKey {
@@ -119,6 +121,7 @@ impl Weir {
             needs_look,
             was_cut: false,
             senses: Senses::default(),
+            watches: true,
         }
     }
 

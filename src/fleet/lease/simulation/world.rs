@@ -52,6 +52,8 @@ pub enum Event {
     Read(usize, Instant, u32, Vec<Counts>),
     /// By a reading that began then at least and at most so many came past weir.
     IsPast(usize, Instant, (u32, u32)),
+    /// It opens a bucket that is another one.
+    Reopens(usize),
     Beats(usize),
     /// The beat of another weir, sent then: what it holds, and whether by leases.
     Hears(usize, usize, Time, (u32, bool)),
@@ -76,7 +78,7 @@ impl Event {
             Self::Look(weir) | Self::Clients(weir) | Self::Dial(weir, _) | Self::Check(weir, _) => Some(*weir),
             Self::Send(weir, _) | Self::Opened(weir, _) | Self::Answered(weir, ..) => Some(*weir),
             Self::Watched(weir, ..) | Self::Read(weir, ..) | Self::IsPast(weir, ..) => Some(*weir),
-            Self::Beats(weir) | Self::Hears(weir, ..) => Some(*weir),
+            Self::Beats(weir) | Self::Hears(weir, ..) | Self::Reopens(weir) => Some(*weir),
             _ => None,
         }
     }
@@ -128,6 +130,8 @@ pub struct World {
     /// Quotas that were in force at some weir in the last seconds.
     pub(super) quotas: VecDeque<(Time, u32)>,
     pub(super) is_healed: bool,
+    /// Whether the bucket is another one when the first part ends.
+    pub(super) is_other_bucket: bool,
 }
 
 impl World {
@@ -152,6 +156,7 @@ impl World {
             late,
             quotas: VecDeque::new(),
             is_healed: false,
+            is_other_bucket: false,
             rng,
         };
         world.direct.come = world.rng.bool();
@@ -281,6 +286,7 @@ impl World {
                 let one = &mut self.weirs[weir];
                 one.ledger.beyond_live_within(one.now(self.at), key(), many, began);
             }
+            Event::Reopens(weir) => self.reopens(weir),
             Event::Beats(weir) => self.beats(weir),
             Event::Hears(weir, of, sent, told) => self.hears(weir, of, sent, told),
             Event::Direct => self.direct_clients(),
@@ -349,7 +355,8 @@ impl World {
     fn requested(&mut self, weir: usize, operation: &Operation) {
         let is_ask = operation.what == What::Ask;
         let network = self.weirs[weir].network;
-        if network == Network::Nothing || !is_ask && (network == Network::NoBucket || !self.has_quorum) {
+        let has_bucket = network == Network::All && self.has_quorum && self.weirs[weir].watches;
+        if network == Network::Nothing || !is_ask && !has_bucket {
             return;
         }
         let answer = match (&operation.place, is_ask) {
@@ -372,6 +379,7 @@ impl World {
                     for watcher in 0..self.weirs.len() {
                         if self.weirs[watcher].network == Network::All
                             && self.weirs[watcher].is_alive
+                            && self.weirs[watcher].watches
                             && let Some(after) = self.way()
                         {
                             self.later(after, Event::Watched(watcher, place.clone(), revision, value.clone()));
@@ -383,6 +391,33 @@ impl World {
         };
         if let Some(after) = self.way() {
             self.later(after, Event::Answered(weir, operation.serial, answer));
+        }
+    }
+
+    /// The bucket is deleted, and there is another one: nothing of the one before arrives any more, and each weir opens
+    /// this one soon. Until then its requests get no answer: one that came to the new bucket, with a revision of the
+    /// one before that the new one happens to have too, would write what held there.
+    pub(super) fn other_bucket(&mut self) {
+        self.bucket = Bucket::default();
+        self.sums.clear();
+        self.due.retain(|Reverse(Due(.., event))| match event {
+            Event::Watched(..) => false,
+            Event::Requested(_, operation) => operation.what == What::Ask,
+            _ => true,
+        });
+        for weir in 0..self.weirs.len() {
+            self.weirs[weir].watches = false;
+            self.weirs[weir].backlog.retain(|event| !matches!(event, Event::Watched(..)));
+            self.within(0..3 * SECOND, Event::Reopens(weir));
+        }
+    }
+
+    fn reopens(&mut self, weir: usize) {
+        let one = &mut self.weirs[weir];
+        one.ledger.forget_bucket(one.now(self.at));
+        one.watches = true;
+        for (place, revision, value) in self.bucket.all() {
+            self.within(0..50 * MS, Event::Watched(weir, place, revision, value));
         }
     }
 
