@@ -16,7 +16,7 @@
 //! compiler check it:
 //!
 //! - words: [`protocol`], [`outcome`], [`client_library`]. Bytes and values; no clock, socket, log or lock.
-//! - decisions: [`identity`], [`admission`], [`upstream`], [`tally`], [`growth`], [`events`], [`reports`],
+//! - decisions: [`identity`], [`admission`], [`upstream`], [`tally`], [`growth`], [`events`], [`rebalance`], [`reports`],
 //!   [`fleet`]. `now` goes in, a verdict comes out.
 //! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`],
 //!   [`telemetry`], [`worker`], [`operator_file`], [`notify`], [`fleet_link`]. tokio lives here.
@@ -42,6 +42,7 @@ mod operator_file;
 mod outcome;
 mod overview;
 mod protocol;
+mod rebalance;
 mod relay;
 mod reports;
 mod server;

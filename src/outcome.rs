@@ -200,13 +200,65 @@ pub enum Cause {
     /// The session has not been used for as long as `[policies.idle]` allows.
     Idle,
     Draining,
-    /// Its server is drained by the operator, or was removed.
-    ServerDrained,
+    /// Its server is drained by the operator, or was removed: the client is moved.
+    Drain,
+    /// Its server shuts down (lame duck mode): the client is moved before that.
+    LameDuck,
+    /// The servers are not even, and weir moves clients so that they are.
+    Rebalance,
     /// An operator has ended the session (`weir kick`).
     Kicked,
 }
 
 impl Cause {
+    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
+
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// Why weir moves a client to another server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum MoveCause {
+    Rebalance,
+    LameDuck,
+    Drain,
+}
+
+impl MoveCause {
+    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
+
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// The cause of the close by which the client is moved.
+    pub const fn of_close(self) -> Cause {
+        match self {
+            Self::Rebalance => Cause::Rebalance,
+            Self::LameDuck => Cause::LameDuck,
+            Self::Drain => Cause::Drain,
+        }
+    }
+}
+
+/// What has become of a client that was moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum MoveResult {
+    /// It is on the server that was chosen for it.
+    Landed,
+    /// It came back, and is on another server.
+    Elsewhere,
+    /// It did not come back in time: the slot that was kept for it has been given back.
+    Late,
+    /// It was closed without a slot being kept for it: no server had room in time, or weir cannot recognise it.
+    Unreserved,
+}
+
+impl MoveResult {
     pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
 
     pub fn name(self) -> &'static str {
@@ -280,10 +332,17 @@ mod tests {
                 "account_quota",
                 "idle",
                 "draining",
-                "server_drained",
+                "drain",
+                "lame_duck",
+                "rebalance",
                 "kicked"
             ]
         );
+        assert_eq!(MoveCause::ALL.map(MoveCause::name), ["rebalance", "lame_duck", "drain"]);
+        assert_eq!(MoveResult::ALL.map(MoveResult::name), ["landed", "elsewhere", "late", "unreserved"]);
+        for cause in MoveCause::ALL {
+            assert_eq!(cause.of_close().name(), cause.name());
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::{
     },
     admission::{Limit, WouldHold},
     events::{Kind, Thing, fullness::Level, watch::Row},
-    outcome::{BadLogin, Cause, Close, Party, Phase, Refusal},
+    outcome::{BadLogin, Cause, Close, MoveCause, MoveResult, Party, Phase, Refusal},
     relay,
     session::Shared,
     telemetry::{
@@ -450,6 +450,18 @@ impl SharedCollector {
 
     fn closes(&self, families: &mut Families<'_, '_>) -> fmt::Result {
         let counters = &self.shared.counters;
+        let mut moves = Vec::new();
+        for cause in MoveCause::ALL {
+            for result in MoveResult::ALL {
+                let labels = vec![("cause", cause.name().to_owned()), ("result", result.name().to_owned())];
+                moves.push((labels, ConstCounter::new(counters.moves(cause, result))));
+            }
+        }
+        families.family(
+            "moves",
+            "Clients that weir has moved to another server, by why and what became of them",
+            moves,
+        )?;
         let mut closed = Vec::new();
         for party in Party::ALL {
             for phase in Phase::ALL {

@@ -18,6 +18,7 @@ use crate::{
         retry_schedule::{Situation, answer_at, lease_check},
     },
     client_library::returns::Return,
+    identity::ClientKey,
     outcome::Refusal,
     upstream::{Placement, Slot, Urgency},
 };
@@ -200,6 +201,10 @@ impl<W: Waiter> Admission<W> {
         waiter: impl FnOnce() -> W,
     ) -> Verdict<W> {
         let mut account_paid = false;
+        if let Some(server) = self.place_moved(&mut account, &mut account_paid, client.key, now) {
+            self.client_history.admitted(client.key);
+            return Verdict::Admit(Pass::new(server, account));
+        }
         // Clients in the queue go first: nobody is admitted directly while there are any.
         let blocked = if self.is_paused() {
             Blocked::Paused
@@ -264,6 +269,32 @@ impl<W: Waiter> Admission<W> {
             check_at = check_at.min(lease_check(now, rng));
         }
         Verdict::Hold { ticket, check_at }
+    }
+
+    /// The slot of a client that weir has closed to move it, and that is back: nobody else may have the slot, so that
+    /// the client waits for nobody either. Within the limits of its account.
+    fn place_moved(
+        &self,
+        account: &mut AccountSlot,
+        account_paid: &mut bool,
+        client: ClientKey,
+        now: Instant,
+    ) -> Option<Slot> {
+        if self.moving().is_empty() || self.is_paused() || !self.moving().keeps_slot_for(client) {
+            return None;
+        }
+        if !account.take_places(now) || !account.take_token(now) {
+            return None;
+        }
+        *account_paid = true;
+        if !account.begin_handshake() {
+            return None;
+        }
+        let slot = self.moving().redeem(client, now);
+        if slot.is_none() {
+            account.end_handshake();
+        }
+        slot
     }
 
     /// Takes what an admission needs: a token of the account's rate, a handshake of the account, a server's slot, a

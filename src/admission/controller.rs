@@ -18,6 +18,7 @@ use crate::{
         client::Pass,
         deadlines::DeadlinePolicy,
         fleet_rates::SharedRates,
+        moving::Moving,
         observe::{Mode, WouldHold},
         params::Params,
         queue::{Queue, waiting::Waiter},
@@ -109,6 +110,7 @@ pub struct Admission<W> {
     swept_servers: AtomicU64,
     pub(super) operators: Operators,
     kicked: Kicked,
+    moving: Arc<Moving>,
     max_held: AtomicUsize,
     /// Of `max_held`, the places that only clients with priority may have.
     kept_for_priority: AtomicUsize,
@@ -152,6 +154,7 @@ impl<W: Waiter> Admission<W> {
             swept_servers: AtomicU64::new(0),
             operators: Operators::default(),
             kicked: Kicked::default(),
+            moving: Arc::default(),
             max_held: AtomicUsize::new(params.max_held),
             kept_for_priority: AtomicUsize::new(kept_for_priority(params)),
             refusal_spread_ms: AtomicU64::new(params.refusal_spread.as_millis() as u64),
@@ -254,6 +257,11 @@ impl<W: Waiter> Admission<W> {
     /// The clients that an operator has kicked for a time.
     pub fn kicked(&self) -> &Kicked {
         &self.kicked
+    }
+
+    /// The clients that weir moves to another server.
+    pub fn moving(&self) -> &Arc<Moving> {
+        &self.moving
     }
 
     /// The length of the queue.

@@ -45,6 +45,7 @@
 //! - Reports: `handshake_finished`, `passthrough_handshake_finished`, `login_unanswered`, `session_lost`,
 //!   `session_ended`, and [`Admission::source_reputation`], [`Admission::login_history`], [`Admission::operators`] and
 //!   [`Admission::accounts`] for what servers say of logins and accounts.
+//! - [`Admission::moving`], the clients that weir moves to another server.
 //! - [`Admission::kicked`], the clients that an operator keeps away.
 //! - `pause`, `resume`, `is_paused`: nobody gets a turn, and whoever comes waits as long as it may.
 //! - `begin_lame_duck`, `is_lame_duck`, `begin_drain`, `is_draining`, `sweep`; and what is only shown: `queued`,
@@ -72,6 +73,7 @@ mod deadlines;
 mod fairness;
 mod fleet_pace;
 mod fleet_rates;
+pub mod moving;
 mod observe;
 #[cfg(test)]
 mod observe_simulation;

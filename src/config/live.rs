@@ -33,8 +33,8 @@ const RESTART: [(&str, &str, &str); 7] = [
 ];
 
 /// The tables whose keys a reload changes, each with the tables below it.
-const LIVE_TABLES: [&str; 8] =
-    ["listeners", "monitor", "admission", "accounts", "users", "names", "policies", "warnings"];
+const LIVE_TABLES: [&str; 9] =
+    ["listeners", "monitor", "admission", "accounts", "users", "names", "policies", "rebalance", "warnings"];
 
 /// Single keys that a reload changes.
 const LIVE_KEYS: [(&str, &str); 13] = [

@@ -197,6 +197,8 @@ pub struct Config {
     pub admission: admission::Params,
     /// What clients have to be like.
     pub policies: Policies,
+    /// Whether weir makes uneven servers even without being asked.
+    pub rebalance_auto: bool,
     /// The name by which weir calls itself; `None` is the machine's.
     pub server_name: Option<String>,
     /// Worker threads, 1 to 1024; `None` is one per core.
@@ -323,6 +325,7 @@ impl Config {
             upstream: raw.upstream,
             admission: raw.admission,
             policies: raw.policies,
+            rebalance_auto: raw.rebalance_auto,
             server_name: raw.server_name,
             workers: raw.workers,
             lame_duck_new_clients: raw.lame_duck_new_clients,

@@ -72,6 +72,7 @@ pub(super) struct Raw {
     pub(super) upstream: upstream::Params,
     pub(super) admission: admission::Params,
     pub(super) policies: Policies,
+    pub(super) rebalance_auto: bool,
     pub(super) log: LogConfig,
     pub(super) notify: NotifyKeys,
     pub(super) fleet: Option<FleetKeys>,
@@ -128,6 +129,8 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     admission.patterns.users = quota::patterns(s, "users");
     admission.patterns.names = quota::patterns(s, "names");
     let policies = s.table("policies", super::policies::policies);
+    // Off: a move is a disconnect, and whoever runs the cluster chooses when.
+    let rebalance_auto = s.table("rebalance", |s| s.value("auto", false, Any));
     Raw {
         server_name,
         workers: workers.and_then(NonZeroUsize::new),
@@ -151,6 +154,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         upstream,
         admission,
         policies,
+        rebalance_auto,
         log,
         notify: notify.unwrap_or_default(),
         fleet,

@@ -27,6 +27,7 @@ use crate::{
         discovery::{self, ConnectUrls, Discovery},
         every_second, file_watch, fleet_addresses, fleets,
         members::{self, Members},
+        mover::Mover,
         notifying::Notifying,
         reload::Reloader,
         signals,
@@ -137,7 +138,12 @@ impl Background {
 
     /// Starts handing out turns, renewing certificates when told by `certificates`, answering signals, and the work of
     /// every second.
-    pub fn start_housekeeping(&self, reloader: &Arc<Reloader>, certificates: Arc<Notify>) -> io::Result<()> {
+    pub fn start_housekeeping(
+        &self,
+        reloader: &Arc<Reloader>,
+        mover: &Mover,
+        certificates: Arc<Notify>,
+    ) -> io::Result<()> {
         let shared = &self.shared;
         let all = Arc::clone(shared);
         self.tasks
@@ -160,6 +166,11 @@ impl Background {
                 config.upstream.warn_at
             };
             every_second::run(Arc::clone(&all), changes, stop)
+        });
+        let (mover, in_force) = (mover.clone(), Arc::clone(reloader));
+        self.tasks.spawn("mover", move |stop| {
+            let in_force = Arc::clone(&in_force);
+            mover.clone().watch(move || in_force.in_force().rebalance_auto, stop)
         });
         let (maintenance, reloader) = (Arc::new(Mutex::new(signals::Maintenance::register()?)), Arc::clone(reloader));
         let watching = Arc::clone(&reloader);

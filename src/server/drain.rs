@@ -61,7 +61,9 @@ impl Drain {
         }
         while !sessions.is_empty() {
             // A session that began just as the drain did is not among the handles.
-            sessions.handles().iter().for_each(|handle| handle.end(Cause::Draining));
+            for handle in sessions.handles() {
+                handle.end(Cause::Draining);
+            }
             sleep_until(Instant::now() + Duration::from_millis(10)).await;
         }
         // Those who waited for their turn are told one by one.

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{info, warn};
 
@@ -17,12 +17,10 @@ use crate::{
     config::{Config, DiscoverConfig},
     events::Event,
     fleet_link::FleetLink,
-    net::timer,
-    outcome::Cause,
-    server::supervisor::Supervisor,
+    outcome::MoveCause,
+    server::{mover::Mover, supervisor::Supervisor},
     session::Shared,
     upstream::{Compatibility, Drain, Drained, Server, ServerId, ServerParams},
-    worker,
 };
 
 /// How often it is looked whether the last session of a drained server has ended.
@@ -38,6 +36,7 @@ pub struct Members(Arc<Inner>);
 
 struct Inner {
     shared: Arc<Shared>,
+    mover: Mover,
     tasks: Supervisor,
     access: ClusterAccess,
     fleet: Option<FleetLink>,
@@ -74,6 +73,7 @@ impl Members {
         let upstream = &config.upstream;
         let inner = Inner {
             shared: Arc::clone(shared),
+            mover: Mover::new(shared),
             tasks: tasks.clone(),
             access,
             fleet,
@@ -90,6 +90,11 @@ impl Members {
             members.0.tasks_of().insert(server.id(), tasks);
         }
         members
+    }
+
+    /// What moves clients from server to server.
+    pub fn mover(&self) -> &Mover {
+        &self.0.mover
     }
 
     /// Where the cluster is reached, and each change of that.
@@ -126,8 +131,8 @@ impl Members {
         true
     }
 
-    /// Gives a server no more clients, and ends its sessions one after another: at the pace at which the cluster takes
-    /// their clients back, but within `lame_duck_duration` less `lame_duck_grace_period`.
+    /// Gives a server no more clients, and moves those that it has to the others: at the pace at which the cluster takes
+    /// them back, but within `lame_duck_duration` less `lame_duck_grace_period`.
     pub fn drain(&self, id: ServerId, by: &str) -> Drained {
         let inner = &self.0;
         let drained = inner.shared.servers.drain(id);
@@ -231,16 +236,8 @@ impl Inner {
     }
 
     async fn drain(&self, server: &Arc<Server>) {
-        let (shared, began) = (&self.shared, Instant::now());
-        let mut handles = shared.sessions.handles_of(server.id());
-        worker::with_rng(|rng| rng.shuffle(&mut handles));
-        let count = u32::try_from(handles.len()).unwrap_or(u32::MAX).max(1);
-        let pace = shared.servers.pace_of_closes(timer::now(), shared.admission.pace(timer::now()));
-        let each = Duration::from_secs_f64(1.0 / pace).min(self.spread / count);
-        for (n, handle) in (0_u32..).zip(handles) {
-            sleep_until(began + each * n).await;
-            handle.end(Cause::ServerDrained);
-        }
+        let began = Instant::now();
+        self.mover.evacuate(server, MoveCause::Drain, self.spread).await;
         // A login that was under way ends as soon as it is a session.
         while server.load().held() > 0 {
             sleep(LOOK_AGAIN).await;

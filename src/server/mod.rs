@@ -13,6 +13,7 @@ mod log_thread;
 pub mod logging;
 pub mod members;
 mod monitor;
+pub mod mover;
 mod notifying;
 mod ports_file;
 pub mod reload;
@@ -171,7 +172,7 @@ impl Assembly {
         let reloader = Arc::new(reloader);
         // A reload that is asked for meanwhile waits until weir has started.
         let mut parts = reloader.parts().await;
-        background.start_housekeeping(&reloader, certificates)?;
+        background.start_housekeeping(&reloader, members.mover(), certificates)?;
         if let Some((socket, configured)) = monitor.zip(config.monitor) {
             parts.monitor.serve(configured, socket, &config.http_base_path)?;
         }

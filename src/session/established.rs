@@ -50,7 +50,10 @@ impl<C: Side, S: Side> Established<C, S> {
         }
         // Nor has the drain of its server.
         if server.server().is_draining() {
-            registered.handle().end(Cause::ServerDrained);
+            registered.handle().end(Cause::Drain);
+        }
+        if let Some(client) = registered.handle().facts().client {
+            cx.shared.admission.moving().session_began(client, server.server().id());
         }
         let account = account(registered.handle());
         let shared = Arc::clone(&cx.shared);

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::{
-    outcome::{Cause, Close, Party, Phase, Refusal},
+    outcome::{Cause, Close, MoveCause, MoveResult, Party, Phase, Refusal},
     upstream::BOUNDS,
     worker,
 };
@@ -64,6 +64,7 @@ pub struct Counters {
     pub admitted: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
     closed: [[[AtomicU64; Cause::ALL.len()]; Phase::ALL.len()]; Party::ALL.len()],
+    moves: [[AtomicU64; MoveResult::ALL.len()]; MoveCause::ALL.len()],
     pub bad_logins: BadLogins,
     pub refused_by_account: RefusedAccounts,
     /// Sessions that the policy for idle ones would have ended if it did not only warn.
@@ -102,6 +103,7 @@ impl Default for Counters {
             admitted: AtomicU64::new(0),
             refused: Default::default(),
             closed: Default::default(),
+            moves: Default::default(),
             bad_logins: BadLogins::default(),
             refused_by_account: RefusedAccounts::default(),
             would_end_idle: AtomicU64::new(0),
@@ -131,6 +133,15 @@ impl Counters {
 
     pub fn closed(&self, close: Close) -> u64 {
         self.closed[close.party as usize][close.phase as usize][close.cause as usize].load(Relaxed)
+    }
+
+    /// Counts a client that weir has moved.
+    pub fn moved(&self, cause: MoveCause, result: MoveResult) {
+        self.moves[cause as usize][result as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn moves(&self, cause: MoveCause, result: MoveResult) -> u64 {
+        self.moves[cause as usize][result as usize].load(Relaxed)
     }
 
     /// Adds what a session of this worker relayed since its last call.

@@ -88,6 +88,11 @@ impl Load {
         true
     }
 
+    /// Takes a slot, if one is free, for a client that is not there yet: no handshake begins.
+    pub fn promise(&self) -> bool {
+        self.connections.reserve(self.ceiling.load(Relaxed))
+    }
+
     /// Takes a slot whether one is free or not.
     pub fn reserve_over(&self) {
         self.handshakes.fetch_add(1, Relaxed);

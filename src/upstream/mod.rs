@@ -72,7 +72,7 @@ pub use self::{
     params::{Params, Reserve, ServerParams, WebSocketAddress},
     placement::Urgency,
     reading::Reading,
-    server::{InfoKind, InfoWhen, Server, drain::Drain, leased::Around},
+    server::{InfoKind, InfoWhen, Server, drain::Drain, leased::Around, standing::Standing},
     slot::Slot,
 };
 

@@ -80,7 +80,7 @@ pub struct Params {
 #[cfg(test)]
 impl Params {
     /// A cluster for tests: no key of its configuration is given, no slots are kept, and no server starts slowly.
-    pub(in crate::upstream) fn bare(servers: Vec<ServerParams>) -> Self {
+    pub fn bare(servers: Vec<ServerParams>) -> Self {
         Self {
             poll_interval: Duration::from_secs(1),
             system: false,

@@ -5,7 +5,7 @@ mod handshakes;
 pub(super) mod leased;
 mod over;
 mod shared;
-mod standing;
+pub(super) mod standing;
 mod told;
 
 use std::{

@@ -8,6 +8,8 @@ use crate::{fleet::lease::allowance::LeasePlace, upstream::server::Server};
 /// How far the connection of a slot has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// Kept for a client that is being moved and has not come back yet: no handshake is under way.
+    Promised,
     /// Reserved; the server may or may not count the connection.
     Dialling,
     /// The server has sent INFO, so it counts the connection. The handshake is under way.
@@ -53,6 +55,36 @@ impl Slot {
             place,
         };
         server.begin_handshake(now).then(slot)
+    }
+
+    /// Takes a slot for a client that is about to be moved to the server, if one is free and this weir's lease has one.
+    /// No handshake counts until the client is there ([`Slot::redeem`]). `None` where the operator drains the server.
+    pub fn promise(server: &Arc<Server>, now: Instant) -> Option<Self> {
+        if server.is_draining() {
+            return None;
+        }
+        let place = server.take_place(now).ok()?;
+        server.load().promise().then(|| Self {
+            server: Arc::clone(server),
+            state: State::Promised,
+            from_reserve: false,
+            counts_for_reserve: false,
+            under_way: 0,
+            place,
+        })
+    }
+
+    /// The client that the slot was promised to is there: its handshake begins. `None`, with the slot given back, where
+    /// the server takes no clients any more.
+    pub fn redeem(mut self, now: Instant) -> Option<Self> {
+        if self.state == State::Promised {
+            if self.server.is_lame_duck(now) || !self.server.promised_handshake_begins(now) {
+                return None;
+            }
+            self.state = State::Dialling;
+            self.under_way = self.server.load().under_way();
+        }
+        Some(self)
     }
 
     /// Takes a slot, however many are taken and however many handshakes are under way. `None` where the operator drains
@@ -182,7 +214,7 @@ impl Slot {
         match self.state {
             State::Opened => load.handshake_over(),
             State::Overdue => load.overdue_ended(),
-            State::Dialling | State::AwaitingConnect | State::Session => return,
+            State::Promised | State::Dialling | State::AwaitingConnect | State::Session => return,
         }
         self.state = State::Session;
         load.session_began();
@@ -194,10 +226,10 @@ impl Drop for Slot {
         self.leave_reserve();
         match self.state {
             State::Session => self.server.load().session_ended(),
-            State::AwaitingConnect => {}
+            State::AwaitingConnect | State::Promised => {}
             State::Overdue => self.server.load().overdue_ended(),
             State::Dialling | State::Opened => self.server.load().handshake_over(),
         }
-        self.server.load().release(self.state != State::Dialling);
+        self.server.load().release(!matches!(self.state, State::Promised | State::Dialling));
     }
 }

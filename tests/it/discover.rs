@@ -105,7 +105,7 @@ async fn servers_come_and_go_as_the_name_says() {
     etc.hosts("127.0.0.1 nats.test\n127.0.0.3 nats.test\n");
     let gone = |metrics: &metrics::Metrics| metrics.get("weir_server_up{server=\"n2\"}").is_none();
     let metrics = weir.until("the server is forgotten", gone).await;
-    assert_eq!(metrics.sum_where("weir_closed_total", "reason", "server_drained"), on_n2 as f64);
+    assert_eq!(metrics.sum_where("weir_closed_total", "reason", "drain"), on_n2 as f64);
     assert!(metrics.of("weir_sessions_active").all(|(sample, _)| !sample.contains("n2")), "its series have ended");
     n2.settles_at(0).await;
     let others = clients.len() - on_n2 as usize;

@@ -243,7 +243,9 @@ async fn metrics_reasons_endpoints_and_signals() {
         if label == "reason" {
             assert!(rows.remove("account_quota"), "servers before 2.12 cause it: tests/it/accounts.rs");
             assert!(rows.remove("kicked"), "an operator causes it: tests/it/kick.rs");
-            assert!(rows.remove("server_drained"), "servers that are removed cause it: tests/it/discover.rs");
+            for moved in ["drain", "lame_duck", "rebalance"] {
+                assert!(rows.remove(moved), "clients that are moved cause it: tests/it/moves.rs");
+            }
             assert!(rows.remove("idle"), "it takes a policy that would end the others too: tests/it/policies.rs");
         }
         same(&format!("closes, {label}"), &rows, &values(&metrics, "weir_closed_total", label));

@@ -305,7 +305,7 @@ async fn a_drained_server_loses_its_sessions_and_gets_clients_again_when_it_is_u
     })
     .await;
     crowd.settles_at(20).await;
-    let closes = |metrics: &metrics::Metrics| metrics.sum_where("weir_closed_total", "reason", "server_drained");
+    let closes = |metrics: &metrics::Metrics| metrics.sum_where("weir_closed_total", "reason", "drain");
     weir.until("each close is counted", |metrics| closes(metrics) == on_n2 as f64).await;
     weir.agrees_with(&cluster).await;
     assert!(admin.does(&["drain", "n2"]).await.starts_with("n2 is drained already; it has no session"));

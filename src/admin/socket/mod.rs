@@ -9,6 +9,7 @@ mod kick;
 mod log_level;
 mod pause;
 mod query;
+mod rebalance;
 mod reload;
 mod selection;
 pub mod status;
@@ -112,6 +113,11 @@ pub async fn serve(listener: UnixListener, operator: Arc<Operator>, stop: Cancel
         .route("/pause", post(pause))
         .route("/resume", post(resume))
         .route("/kick", get(kick_previewed).post(kick).delete(kicks_forgiven))
+        .route("/rebalance", get(rebalance_previewed).post(rebalance))
+        .route("/rebalance/status", get(rebalance_status))
+        .route("/rebalance/pause", post(rebalance_paused))
+        .route("/rebalance/resume", post(rebalance_resumed))
+        .route("/rebalance/abort", post(rebalance_aborted))
         .route("/drain", post(drain))
         .route("/undrain", post(undrain))
         .route("/reload", get(reload_previewed).post(reload))
@@ -207,6 +213,46 @@ async fn kicks_forgiven(
     RawQuery(query): RawQuery,
 ) -> Response {
     ask("kick --forgive", query, asker, async |query, _: &Who| kick::forgive(&operator, query)).await
+}
+
+async fn rebalance(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    ask("rebalance", query, asker, async |query, who| rebalance::begin(&operator, query, who).await).await
+}
+
+async fn rebalance_previewed(State(operator): State<Arc<Operator>>, RawQuery(query): RawQuery) -> Response {
+    rebalance::preview(&operator, Query::parse(query.as_deref().unwrap_or_default())).await.into_response()
+}
+
+async fn rebalance_status(State(operator): State<Arc<Operator>>) -> Response {
+    rebalance::status(&operator).into_response()
+}
+
+async fn rebalance_paused(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    ask("rebalance --pause", query, asker, async |query, _: &Who| rebalance::pause(&operator, query, true)).await
+}
+
+async fn rebalance_resumed(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    ask("rebalance --resume", query, asker, async |query, _: &Who| rebalance::pause(&operator, query, false)).await
+}
+
+async fn rebalance_aborted(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    ask("rebalance --abort", query, asker, async |query, who| rebalance::abort(&operator, query, who)).await
 }
 
 async fn drain(

@@ -1,4 +1,4 @@
-//! Which sessions `kick` is about: those that fit every selector that is given.
+//! Which sessions `kick` and `rebalance` are about: those that fit every selector that is given.
 
 use std::time::Duration;
 
@@ -35,7 +35,22 @@ impl Selection {
     /// # Errors
     /// One is not what it should be, or there is none.
     pub fn parse(query: &mut Query, shared: &Shared) -> Result<Self, NotDone> {
-        let all = Self {
+        let all = Self::parse_any(query, shared)?;
+        let Self { account, user, name, source, server, idle, older_than } = &all;
+        let patterns = [account, user, name].iter().any(|one| one.is_some());
+        if !patterns && source.is_none() && server.is_none() && idle.is_none() && older_than.is_none() {
+            let remedy = "write at least one of account, user, name, source, server, idle and older_than";
+            return Err(NotDone::Usage(format!("nothing says which sessions are meant; {remedy}")));
+        }
+        Ok(all)
+    }
+
+    /// Reads the selectors of a request; without any all sessions are meant.
+    ///
+    /// # Errors
+    /// One is not what it should be.
+    pub fn parse_any(query: &mut Query, shared: &Shared) -> Result<Self, NotDone> {
+        Ok(Self {
             account: pattern(query, "account")?,
             user: pattern(query, "user")?,
             name: pattern(query, "name")?,
@@ -46,14 +61,7 @@ impl Selection {
             },
             idle: duration(query, "idle")?,
             older_than: duration(query, "older_than")?,
-        };
-        let Self { account, user, name, source, server, idle, older_than } = &all;
-        let patterns = [account, user, name].iter().any(|one| one.is_some());
-        if !patterns && source.is_none() && server.is_none() && idle.is_none() && older_than.is_none() {
-            let remedy = "write at least one of account, user, name, source, server, idle and older_than";
-            return Err(NotDone::Usage(format!("nothing says which sessions are meant; {remedy}")));
-        }
-        Ok(all)
+        })
     }
 
     /// Whether a session fits all of them.

@@ -1,6 +1,7 @@
 //! The verbs with which an operator asks a running weir to do something, over its admin socket.
 
 pub(super) mod client;
+mod rebalance;
 mod status;
 
 use std::{
@@ -13,6 +14,7 @@ use clap::{ArgGroup, Args};
 use serde_json::Value;
 
 use self::client::{Answer, Request};
+pub(super) use self::rebalance::Rebalance;
 use crate::{
     admin::socket::{Done, Status, Why},
     cli::{BAD_CONFIGURATION, RUN_FAILED, complain},

@@ -94,14 +94,15 @@ impl SessionHandle {
         self.changing().at.server_id()
     }
 
-    /// Asks the session to end with a plain FIN, for this cause. The first cause counts.
-    pub fn end(&self, cause: Cause) {
+    /// Asks the session to end with a plain FIN, for this cause. The first cause counts: returns whether this is it.
+    pub fn end(&self, cause: Cause) -> bool {
         let cause = u8::try_from(cause as usize).unwrap_or(u8::MAX).saturating_add(1);
-        let _ = self.end_requested.compare_exchange(0, cause, Relaxed, Relaxed);
+        let is_first = self.end_requested.compare_exchange(0, cause, Relaxed, Relaxed).is_ok();
         let waker = self.changing().waker.take();
         if let Some(waker) = waker {
             waker.wake();
         }
+        is_first
     }
 
     /// Why the session is to end, if it is. One relaxed load: cheap enough for every poll of a relay.

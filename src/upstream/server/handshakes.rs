@@ -24,6 +24,18 @@ impl Server {
         has_begun
     }
 
+    /// A handshake begins in a slot that has been taken before, whatever the handshake limit: whoever moves clients sees
+    /// to it that few do so at a time. `false` where the operator drains the server.
+    pub fn promised_handshake_begins(&self, now: Instant) -> bool {
+        let may = !self.is_draining();
+        if may {
+            self.handshake_begins(now);
+            self.load.handshake_resumed();
+            self.pace_began(now);
+        }
+        may
+    }
+
     /// One more handshake is to begin. Returns how many may be under way.
     pub(super) fn handshake_begins(&self, now: Instant) -> u32 {
         self.change(|state| {

@@ -1,0 +1,104 @@
+//! All clients of one server are moved to the others: it is drained, or shuts down.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::{sleep, sleep_until};
+use tracing::info;
+
+use super::{Census, Mover, carry_out::Go, role};
+use crate::{
+    outcome::{MoveCause, MoveResult},
+    rebalance::{
+        plan::{Role, plan},
+        run::{Manner, Run},
+    },
+    upstream::Server,
+    worker,
+};
+
+/// Room may come up, so it is planned again for those who found none.
+const PLAN_AGAIN: Duration = Duration::from_millis(250);
+
+/// The clients that wait for a slot go within this part of the time; what is left is for those who found none.
+const PART: f64 = 0.7;
+
+impl Mover {
+    /// Moves the clients of a server to the others within this time: at the pace at which the cluster takes them, or
+    /// faster where that takes too long. Those for whom there is no room in time stay on a server that shuts down, since
+    /// there they are at least connected; the sessions of one that is drained end at the end of the time.
+    pub async fn evacuate(&self, server: &Arc<Server>, cause: MoveCause, within: Duration) {
+        let began = Instant::now();
+        let until = began + within;
+        let sessions = server.load().sessions();
+        while self.is_occupied(server, cause) {
+            let now = Instant::now();
+            let time = until.saturating_duration_since(now).mul_f64(PART);
+            if time.is_zero() {
+                break;
+            }
+            let of_server = |other: &Server| match other.id() == server.id() {
+                true => Role::Leaves,
+                false => role(other, now),
+            };
+            let id = server.id();
+            let census = Census::take(self.shared(), of_server, |session| session.server_id() == id).await;
+            // Only this server gives.
+            let plan = plan(&census.now, f64::INFINITY);
+            if plan.clients() > 0 {
+                let rate = self.pace(now).max(f64::from(plan.clients()) / time.as_secs_f64());
+                let mut run = Run::new(&plan, census.candidates, rate, Manner::Evacuation, now);
+                let with_run = |step: &mut dyn FnMut(&mut Run) -> crate::rebalance::run::Step| step(&mut run);
+                let go = || match Instant::now() >= until {
+                    true => Go::Stop("the time is over".to_owned()),
+                    false if !self.goes_on(server, cause) => Go::Stop("it gets clients again".to_owned()),
+                    false => Go::On,
+                };
+                self.carry_out(&census.servers, cause, with_run, go).await;
+            } else if cause == MoveCause::Drain && census.candidates.is_empty() || !has_room(&census) {
+                break;
+            }
+            sleep(PLAN_AGAIN.min(until.saturating_duration_since(Instant::now()))).await;
+        }
+        let left = server.load().sessions();
+        if cause == MoveCause::Drain {
+            self.end_the_rest(server, until).await;
+        }
+        let took = began.elapsed();
+        info!(server = server.name(), cause = cause.name(), sessions, left, ?took, "clients have been moved away");
+    }
+
+    fn is_occupied(&self, server: &Server, cause: MoveCause) -> bool {
+        server.load().sessions() > 0 && self.goes_on(server, cause)
+    }
+
+    /// Whether the server is still to be emptied.
+    fn goes_on(&self, server: &Server, cause: MoveCause) -> bool {
+        match cause {
+            MoveCause::LameDuck => server.is_lame_duck(Instant::now()),
+            _ => server.is_draining(),
+        }
+    }
+
+    /// Ends the sessions for which no slot could be kept, spread over what is left of the time.
+    async fn end_the_rest(&self, server: &Arc<Server>, until: Instant) {
+        let mut handles = self.shared().sessions.handles_of(server.id());
+        handles.retain(|session| session.end_requested().is_none());
+        worker::with_rng(|rng| rng.shuffle(&mut handles));
+        let (began, count) = (Instant::now(), u32::try_from(handles.len()).unwrap_or(u32::MAX).max(1));
+        let each = Duration::from_secs_f64(1.0 / self.pace(began)).min(until.saturating_duration_since(began) / count);
+        for (n, handle) in (0_u32..).zip(handles) {
+            sleep_until((began + each * n).into()).await;
+            if handle.end(MoveCause::Drain.of_close()) {
+                self.shared().counters.moved(MoveCause::Drain, MoveResult::Unreserved);
+            }
+        }
+    }
+}
+
+/// Whether any server could take a client.
+fn has_room(census: &Census) -> bool {
+    census.now.iter().any(|one| one.role == Role::Shares && one.others + one.sessions < one.ceiling)
+}

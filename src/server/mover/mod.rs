@@ -1,0 +1,198 @@
+//! Moves clients from server to server: a slot is kept on the new server, the client is closed by a plain FIN, and its
+//! return is awaited before more of them go the same way. What goes where is decided in [`crate::rebalance`].
+
+mod carry_out;
+mod evacuate;
+mod rebalance;
+mod watch;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    admission::moving::Move,
+    identity::ClientKey,
+    outcome::MoveCause,
+    rebalance::{
+        history::History,
+        plan::{Role, ServerNow},
+        run::{Candidate, Run},
+    },
+    relay::registry::{ListenerKind, SessionHandle},
+    session::Shared,
+    telemetry::moment::Moment,
+    upstream::{Server, ServerId, Standing},
+};
+
+pub use self::rebalance::{Asked, Preview};
+
+/// A client that has not come back after this time does not get the slot any more that was kept for it: the first wait
+/// of every library (2 s, docs/explanation/clients.md), a refusal, and another wait.
+const RETURN_WITHIN: Duration = Duration::from_secs(10);
+
+/// What moves clients. One for the process.
+#[derive(Clone)]
+pub struct Mover(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    history: History,
+    /// The rebalance that is under way.
+    current: Option<Current>,
+    /// How the last one ended.
+    last: Option<Status>,
+    last_ended: Option<Instant>,
+    /// Servers whose clients are being moved away.
+    evacuated: HashSet<ServerId>,
+    /// Servers from which weir has moved clients since they shut down: once they are back, they get their share again.
+    emptied: HashSet<ServerId>,
+    /// Since when the servers have not been even.
+    uneven_since: Option<Instant>,
+}
+
+/// A rebalance that is under way.
+struct Current {
+    run: Run,
+    by: String,
+    began: Instant,
+    /// Why it moves nobody any more, and waits for those on their way.
+    stopped: Option<String>,
+}
+
+/// How far a rebalance has come.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// `running`, `paused`, `stopping` or `ended`.
+    pub state: String,
+    pub by: String,
+    pub planned: u32,
+    pub landed: u32,
+    pub elsewhere: u32,
+    pub late: u32,
+    pub on_their_way: u32,
+    pub left: u32,
+    pub rate: f64,
+    pub seconds: f64,
+    /// How long it will take, if all goes on as it does.
+    pub seconds_left: f64,
+    /// Why it has stopped before all was done.
+    pub stopped: Option<String>,
+}
+
+/// A client on its way.
+struct OnItsWay {
+    kept: Move,
+    flow: usize,
+    until: Instant,
+}
+
+impl Mover {
+    pub fn new(shared: &Arc<Shared>) -> Self {
+        Self(Arc::new(Inner { shared: Arc::clone(shared), state: Mutex::default() }))
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pace at which the cluster takes clients, in clients per second.
+    fn pace(&self, now: Instant) -> f64 {
+        self.shared().servers.pace_of_closes(now, self.shared().admission.pace(now))
+    }
+}
+
+/// All servers and the sessions that may be moved, at one moment.
+struct Census {
+    servers: Vec<Arc<Server>>,
+    now: Vec<ServerNow>,
+    candidates: Vec<Candidate>,
+}
+
+impl Census {
+    /// Counts. `role` says what each server may do, `is_meant` which sessions may be moved.
+    async fn take(
+        shared: &Shared,
+        role: impl Fn(&Server) -> Role,
+        mut is_meant: impl FnMut(&SessionHandle) -> bool,
+    ) -> Self {
+        let servers: Vec<_> = shared.servers.iter().collect();
+        let at: HashMap<ServerId, usize> = servers.iter().enumerate().map(|(at, server)| (server.id(), at)).collect();
+        let (mut candidates, now) = (Vec::new(), Moment::now());
+        shared
+            .sessions
+            .for_each(|session| {
+                let facts = session.facts();
+                let Some((&from, client)) = at.get(&session.server_id()).zip(movable(session)) else { return };
+                if is_meant(session) {
+                    let idle = now.since(session.traffic().last_activity());
+                    candidates.push(Candidate::new(facts.id, client, from, idle));
+                }
+            })
+            .await;
+        let mut movable = vec![0_u32; servers.len()];
+        candidates.iter().for_each(|candidate| movable[candidate.from] += 1);
+        let of = |(server, movable): (&Arc<Server>, u32)| {
+            let (load, sessions) = (server.load(), server.load().sessions());
+            ServerNow {
+                role: role(server),
+                sessions,
+                movable: movable.min(sessions),
+                others: load.projected().saturating_sub(sessions),
+                ceiling: load.ceiling(),
+            }
+        };
+        let now = servers.iter().zip(movable).map(of).collect();
+        Self { servers, now, candidates }
+    }
+
+    /// Lets only so many of a client's sessions go as the history allows; or lets those go last that it does not.
+    fn heed(&mut self, history: &History, sessions: &HashMap<ClientKey, u32>, now: Instant, is_strict: bool) {
+        let may = |one: &Candidate| history.may_move(one.client, sessions.get(&one.client).copied().unwrap_or(1), now);
+        if is_strict {
+            self.candidates.retain(may);
+            let mut movable = vec![0_u32; self.servers.len()];
+            self.candidates.iter().for_each(|candidate| movable[candidate.from] += 1);
+            self.now.iter_mut().zip(movable).for_each(|(one, movable)| one.movable = movable.min(one.sessions));
+        } else {
+            self.candidates.iter_mut().for_each(|one| one.goes_last = !may(one));
+        }
+    }
+}
+
+/// By what weir recognises the client of a session when it comes back, if it can: of TLS that is passed through it
+/// knows nothing.
+fn movable(session: &SessionHandle) -> Option<ClientKey> {
+    let facts = session.facts();
+    let is_ending = session.end_requested().is_some();
+    facts.client.filter(|_| !is_ending && facts.listener.kind != ListenerKind::Passthrough)
+}
+
+/// What a server may do in a rebalance.
+fn role(server: &Server, now: Instant) -> Role {
+    match server.standing(now).0 {
+        Standing::Up | Standing::SlowStart => Role::Shares,
+        Standing::Full | Standing::Throttled => Role::Gives,
+        // Those that shut down or are drained are evacuated by themselves.
+        _ => Role::Stays,
+    }
+}
+
+/// Ends a session so that its client goes to the server where a slot is kept for it. This is the place where a session
+/// that can move without its client's notice is to be asked for that instead. `false` where it ends already.
+fn send_off(session: &SessionHandle, cause: MoveCause) -> bool {
+    session.end(cause.of_close())
+}

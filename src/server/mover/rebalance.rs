@@ -1,0 +1,239 @@
+//! The rebalance that an operator asks for, or that begins by itself. One at a time.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tracing::{info, warn};
+
+use super::{Census, Current, Mover, Status, carry_out::Go, movable, role};
+use crate::{
+    identity::ClientKey,
+    outcome::MoveCause,
+    rebalance::{
+        plan::{Plan, Role, plan},
+        run::{Manner, Run},
+    },
+    relay::registry::SessionHandle,
+    upstream::Server,
+};
+
+/// So many clients that wait for their turn, beside those that are being moved, are a storm.
+const STORM: usize = 16;
+
+/// What is asked for.
+pub struct Asked {
+    /// Moves per second. `None`: the pace at which the cluster takes clients.
+    pub rate: Option<f64>,
+    /// Nothing is done while the highest share of a server over the lowest one is no more than this.
+    pub to: f64,
+    /// Which sessions may be moved.
+    pub is_meant: Box<dyn Fn(&SessionHandle) -> bool + Send + Sync>,
+    /// Who asks.
+    pub by: String,
+    /// It undoes what weir has done when a server shut down: those who have been moved of late go last, and do go.
+    pub is_return: bool,
+}
+
+/// What a rebalance does.
+#[derive(Debug, Clone)]
+pub struct Preview {
+    pub plan: Plan,
+    /// The servers by position in the plan, with their sessions now.
+    pub servers: Vec<(Arc<Server>, u32)>,
+    pub rate: f64,
+}
+
+impl Preview {
+    /// How long it takes at the rate, if all clients land at once.
+    pub fn takes(&self) -> Duration {
+        Duration::try_from_secs_f64(f64::from(self.plan.clients()) / self.rate).unwrap_or(Duration::MAX)
+    }
+
+    fn of(census: &Census, asked: &Asked, pace: f64) -> Self {
+        let servers = census.servers.iter().cloned().zip(census.now.iter().map(|one| one.sessions)).collect();
+        Self { plan: plan(&census.now, asked.to), servers, rate: asked.rate.unwrap_or(pace) }
+    }
+}
+
+impl Mover {
+    async fn census(&self, asked: &Asked) -> Census {
+        let now = Instant::now();
+        let mut sessions: HashMap<ClientKey, u32> = HashMap::new();
+        let mut census = Census::take(
+            self.shared(),
+            |server| role(server, now),
+            |session| {
+                if let Some(client) = movable(session) {
+                    *sessions.entry(client).or_default() += 1;
+                }
+                (asked.is_meant)(session)
+            },
+        )
+        .await;
+        census.heed(&self.state().history, &sessions, now, !asked.is_return);
+        census
+    }
+
+    /// What a rebalance would do now.
+    pub async fn preview(&self, asked: &Asked) -> Preview {
+        let census = self.census(asked).await;
+        Preview::of(&census, asked, self.pace(Instant::now()))
+    }
+
+    /// Begins a rebalance, which goes on by itself.
+    ///
+    /// # Errors
+    /// One is under way, or it cannot begin now, and why.
+    pub async fn rebalance(&self, asked: Asked) -> Result<Preview, String> {
+        if let Some(current) = &self.state().current {
+            return Err(format!("a rebalance by {} is under way: see weir rebalance --status", current.by));
+        }
+        if let Some(why) = self.why_not() {
+            return Err(why);
+        }
+        let census = self.census(&asked).await;
+        let preview = Preview::of(&census, &asked, self.pace(Instant::now()));
+        if preview.plan.clients() == 0 {
+            return Ok(preview);
+        }
+        let now = Instant::now();
+        let run = Run::new(&preview.plan, census.candidates, preview.rate, Manner::ForBalance, now);
+        {
+            let mut state = self.state();
+            if state.current.is_some() {
+                return Err("a rebalance is under way: see weir rebalance --status".to_owned());
+            }
+            state.current = Some(Current { run, by: asked.by.clone(), began: now, stopped: None });
+        }
+        info!(by = asked.by, clients = preview.plan.clients(), rate = preview.rate, "rebalance begins");
+        let (mover, plan, servers) = (self.clone(), preview.plan.clone(), census.servers);
+        tokio::spawn(async move { mover.run(&plan, &servers).await });
+        Ok(preview)
+    }
+
+    async fn run(&self, plan: &Plan, servers: &[Arc<Server>]) {
+        // Dropped too if this task panics: the next rebalance is not kept out.
+        let ends = EndsRun(self);
+        let with_run = |step: &mut dyn FnMut(&mut Run) -> crate::rebalance::run::Step| match &mut self.state().current {
+            Some(current) => step(&mut current.run),
+            None => crate::rebalance::run::Step::Done,
+        };
+        let go = || {
+            let why = {
+                let state = self.state();
+                state.current.as_ref().and_then(|current| current.stopped.clone())
+            };
+            if self.shared().admission.is_draining() {
+                return Go::Leave;
+            }
+            let why = why.or_else(|| self.why_not()).or_else(|| unwell(plan, servers));
+            let Some(why) = why else { return Go::On };
+            if let Some(current) = &mut self.state().current {
+                current.stopped.get_or_insert_with(|| why.clone());
+            }
+            Go::Stop(why)
+        };
+        self.carry_out(servers, MoveCause::Rebalance, with_run, go).await;
+        drop(ends);
+    }
+
+    /// Why nobody is moved for the sake of balance now, whichever servers are meant.
+    fn why_not(&self) -> Option<String> {
+        let admission = &self.shared().admission;
+        let (queued, moving) = (admission.waiting().queued, admission.moving().len());
+        if admission.is_draining() || admission.is_lame_duck() {
+            Some("weir is stopping".to_owned())
+        } else if admission.is_paused() {
+            Some("weir is paused".to_owned())
+        } else if queued > moving + STORM {
+            Some(format!("{queued} clients wait for their turn: a storm is on"))
+        } else {
+            None
+        }
+    }
+
+    /// How far the rebalance is, or how the last one ended.
+    pub fn status(&self) -> Option<Status> {
+        let state = self.state();
+        state.current.as_ref().map(Current::status).or_else(|| state.last.clone())
+    }
+
+    /// Pauses the rebalance, or goes on with it. `None` where there is none.
+    pub fn pause_rebalance(&self, is_paused: bool) -> Option<Status> {
+        let mut state = self.state();
+        let current = state.current.as_mut()?;
+        current.run.pause(is_paused);
+        info!(is_paused, "rebalance is paused, or goes on");
+        Some(current.status())
+    }
+
+    /// Ends the rebalance; those on their way land. `None` where there is none.
+    pub fn abort_rebalance(&self, by: &str) -> Option<Status> {
+        let mut state = self.state();
+        let current = state.current.as_mut()?;
+        current.stopped.get_or_insert_with(|| format!("aborted by {by}"));
+        current.run.stop();
+        Some(current.status())
+    }
+}
+
+struct EndsRun<'a>(&'a Mover);
+
+impl Drop for EndsRun<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        let Some(current) = state.current.take() else { return };
+        let status = Status { state: "ended".to_owned(), seconds_left: 0.0, ..current.status() };
+        let Status { landed, elsewhere, late, left, ref stopped, ref by, .. } = status;
+        let took = current.began.elapsed();
+        match stopped {
+            None => info!(by, landed, elsewhere, late, left, ?took, "rebalance has ended"),
+            Some(why) => warn!(by, landed, elsewhere, late, left, ?took, why, "rebalance has stopped"),
+        }
+        state.last = Some(status);
+        state.last_ended = Some(Instant::now());
+    }
+}
+
+impl Current {
+    fn status(&self) -> Status {
+        let progress = self.run.progress();
+        let now = Instant::now();
+        let state = match (&self.stopped, self.run.is_paused()) {
+            (Some(_), _) => "stopping",
+            (None, true) => "paused",
+            (None, false) => "running",
+        };
+        Status {
+            state: state.to_owned(),
+            by: self.by.clone(),
+            planned: progress.planned,
+            landed: progress.landed,
+            elsewhere: progress.elsewhere,
+            late: progress.late,
+            on_their_way: progress.on_their_way,
+            left: progress.left,
+            rate: self.run.rate(),
+            seconds: now.saturating_duration_since(self.began).as_secs_f64(),
+            seconds_left: self.run.time_left(self.began, now).as_secs_f64(),
+            stopped: self.stopped.clone(),
+        }
+    }
+}
+
+/// A server of the plan that takes or gives no clients any more, in words.
+fn unwell(plan: &Plan, servers: &[Arc<Server>]) -> Option<String> {
+    let now = Instant::now();
+    let ends = plan.flows.iter().flat_map(|flow| [(flow.from, false), (flow.to, true)]);
+    ends.filter_map(|(at, takes)| Some((servers.get(at)?, takes))).find_map(|(server, takes)| {
+        let role = role(server, now);
+        // One that fills up has its slots kept: only what is not kept is missing.
+        let is_unwell =
+            role == Role::Stays || takes && role == Role::Gives && server.load().projected() < server.load().ceiling();
+        let (standing, why) = server.standing(now);
+        is_unwell.then(|| format!("{}: {}", server.name(), why.unwrap_or_else(|| standing.name().to_owned())))
+    })
+}
