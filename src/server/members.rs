@@ -131,8 +131,8 @@ impl Members {
         true
     }
 
-    /// Gives a server no more clients, and moves those that it has to the others: at the pace at which the cluster takes
-    /// them back, but within `lame_duck_duration` less `lame_duck_grace_period`.
+    /// Gives a server no more clients, and moves those that it has to the others: at the pace at which the cluster
+    /// takes them back, but within `lame_duck_duration` less `lame_duck_grace_period`.
     pub fn drain(&self, id: ServerId, by: &str) -> Drained {
         let inner = &self.0;
         let drained = inner.shared.servers.drain(id);

@@ -27,8 +27,8 @@ const PART: f64 = 0.7;
 
 impl Mover {
     /// Moves the clients of a server to the others within this time: at the pace at which the cluster takes them, or
-    /// faster where that takes too long. Those for whom there is no room in time stay on a server that shuts down, since
-    /// there they are at least connected; the sessions of one that is drained end at the end of the time.
+    /// faster where that takes too long. Those for whom there is no room in time stay on a server that shuts down,
+    /// since there they are at least connected; the sessions of one that is drained end at the end of the time.
     pub async fn evacuate(&self, server: &Arc<Server>, cause: MoveCause, within: Duration) {
         let began = Instant::now();
         let until = began + within;

@@ -1,5 +1,5 @@
-//! Once a second: clients of servers that shut down are moved, servers that are back get their share again, and where an
-//! operator wants it uneven servers are made even.
+//! Once a second: clients of servers that shut down are moved, servers that are back get their share again, and where
+//! an operator wants it uneven servers are made even.
 
 use std::time::{Duration, Instant};
 
@@ -67,8 +67,8 @@ impl Mover {
         }
     }
 
-    /// A server that weir has emptied when it shut down gets its share again once it is back: that only undoes what weir
-    /// has done.
+    /// A server that weir has emptied when it shut down gets its share again once it is back: that only undoes what
+    /// weir has done.
     async fn look_for_returns(&self) {
         let now = Instant::now();
         let emptied = {

@@ -24,8 +24,8 @@ impl Server {
         has_begun
     }
 
-    /// A handshake begins in a slot that has been taken before, whatever the handshake limit: whoever moves clients sees
-    /// to it that few do so at a time. `false` where the operator drains the server.
+    /// A handshake begins in a slot that has been taken before, whatever the handshake limit: whoever moves clients
+    /// sees to it that few do so at a time. `false` where the operator drains the server.
     pub fn promised_handshake_begins(&self, now: Instant) -> bool {
         let may = !self.is_draining();
         if may {
