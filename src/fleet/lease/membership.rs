@@ -365,3 +365,50 @@ impl Sight {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::lease::{Place, book::LeaseBook, ledger::Ledger, surroundings::Settings};
+
+    #[test]
+    fn leases_are_in_force_from_the_sending_of_a_write_on_and_expire_later_on_any_clock() {
+        let sent = Instant::now();
+        let mut own = OwnMembership::new(Standing::new(sent), sent);
+        let change = own.answered(sent, sent + Duration::from_millis(1900), &Answer::Stored { revision: 7 });
+        assert_eq!(change, Change::InForce(sent + VALID), "others have seen it since then, not since the answer");
+        // Clocks run 20 % apart.
+        assert!(EXPIRE.div_f64(1.2) > VALID.div_f64(0.8));
+    }
+
+    #[test]
+    fn leases_of_a_term_that_has_ended_are_not_in_force() {
+        let now = Instant::now();
+        let keys = crate::fleet::key::Keys::of_fleet("edge");
+        let book = LeaseBook::new(keys, Standing::new(now));
+        let me = Holder::parse("w.0000000000000001").unwrap();
+        let mut ledger = Ledger::new(me, Arc::clone(&book), Settings::default(), now, fastrand::Rng::with_seed(1));
+        let allowance = book.allowance(crate::fleet::key::Kind::Account, "A", Some(10));
+        let (mut now, mut revision) = (now, 0);
+        let mut look = |ledger: &mut Ledger, is_ended: bool| {
+            now += Duration::from_millis(600);
+            for one in ledger.next(now) {
+                revision += 1;
+                let answer = match (&one.place, &one.what) {
+                    (Place::Member(_), What::Write { .. }) if is_ended => Answer::Refused,
+                    (_, What::Read) => Answer::Absent { revision },
+                    _ => Answer::Stored { revision },
+                };
+                ledger.answered(now, one.serial, &answer);
+            }
+            (book.standing().is_valid(now), allowance.lease())
+        };
+        for _ in 0..5 {
+            look(&mut ledger, false);
+        }
+        assert_eq!(look(&mut ledger, false), (true, 10));
+        // Its write is refused, and the key is found to be deleted: others have ended the term.
+        assert_eq!(look(&mut ledger, true), (true, 10), "nothing is known yet");
+        assert_eq!(look(&mut ledger, true), (false, 0), "it is known, long before the leases would run out");
+    }
+}
