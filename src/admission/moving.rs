@@ -21,6 +21,8 @@ use crate::{
 pub struct Moving {
     /// How many there are: whoever connects while there are none does not look further.
     count: AtomicUsize,
+    /// Of several that look the same the one that is expected for longest comes first: any of them may come for its
+    /// slot.
     by_client: Mutex<HashMap<ClientKey, Vec<Expected>>>,
 }
 
@@ -95,7 +97,7 @@ impl Moving {
             // Of several that look the same the one who has taken its slot here.
             let here = all.iter().position(|one| one.slot.is_none() && one.to == on);
             let at = here.or_else(|| all.iter().position(|one| one.to == on)).unwrap_or(0);
-            let expected = all.swap_remove(at);
+            let expected = all.remove(at);
             if all.is_empty() {
                 by_client.remove(&client);
             }
@@ -121,7 +123,7 @@ impl Drop for Move {
             let mut by_client = self.all.by_client();
             let Some(all) = by_client.get_mut(&self.client) else { return };
             let Some(at) = all.iter().position(|one| Arc::ptr_eq(&one.outcome, &self.outcome)) else { return };
-            let left = all.swap_remove(at);
+            let left = all.remove(at);
             if all.is_empty() {
                 by_client.remove(&self.client);
             }
@@ -135,6 +137,8 @@ impl Drop for Move {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
     use crate::upstream::{Params, Server, ServerParams, Servers};
 
@@ -176,6 +180,29 @@ mod tests {
         let elsewhere = moving.expect(client, Slot::promise(&n1, now).unwrap());
         moving.session_began(client, n2.id());
         assert_eq!((elsewhere.result(), n1.load().held()), (Some(MoveResult::Elsewhere), 0));
+    }
+
+    #[test]
+    fn whoever_comes_back_lands_for_the_one_that_is_expected_for_longest() {
+        let ([n1, _], now, client) = (servers(), Instant::now(), ClientKey::from_raw(7));
+        let moving = Arc::<Moving>::default();
+        let begin = || {
+            let mut slot = moving.redeem(client, now).unwrap();
+            slot.opened();
+            slot.session_began();
+            moving.session_began(client, n1.id());
+            slot
+        };
+        let expect = || moving.expect(client, Slot::promise(&n1, now).unwrap());
+        let mut expected = VecDeque::from([expect(), expect()]);
+        let mut sessions = Vec::new();
+        for _ in 0..5 {
+            expected.push_back(expect());
+            sessions.push(begin());
+            let results: Vec<_> = expected.iter().map(Move::result).collect();
+            assert_eq!(results, [Some(MoveResult::Landed), None, None]);
+            expected.pop_front();
+        }
     }
 
     #[test]
