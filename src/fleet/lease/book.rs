@@ -1,7 +1,7 @@
 //! The quotas in use that the fleet shares: admission opens them, and the ledger finds them here.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -18,7 +18,7 @@ use crate::fleet::{
 pub struct LeaseBook {
     keys: Keys,
     standing: Arc<Standing>,
-    all: Mutex<HashMap<LeaseKey, Arc<Allowance>>>,
+    all: Mutex<BTreeMap<LeaseKey, Arc<Allowance>>>,
 }
 
 impl LeaseBook {
@@ -36,7 +36,7 @@ impl LeaseBook {
         &self.standing
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<LeaseKey, Arc<Allowance>>> {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<LeaseKey, Arc<Allowance>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

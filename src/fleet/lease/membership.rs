@@ -1,7 +1,7 @@
 //! Who lives, by the keys that processes write in the bucket: this one's own membership, and what is seen of others'.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -196,7 +196,7 @@ pub(super) enum Status {
 /// What is known of the memberships of all other processes.
 #[derive(Debug, Default)]
 pub(super) struct Sights {
-    all: HashMap<Holder, Sight>,
+    all: BTreeMap<Holder, Sight>,
     /// Other terms have ended than when this was taken last.
     has_changed: bool,
 }
