@@ -188,7 +188,7 @@ fn what_is_written_is_what_holds() {
 const WRONG: &[(&str, &str)] = &[
     (
         "worker = 1",
-        "1: worker: unknown key; did you mean workers? The keys here are server_name, workers, lame_duck_new_clients, lame_duck_grace_period, lame_duck_duration, ports_file, reload_on_change, log, listeners, monitor, warnings, admin, cluster, fleet, admission, accounts, users, names, policies",
+        "1: worker: unknown key; did you mean workers? The keys here are server_name, workers, lame_duck_new_clients, lame_duck_grace_period, lame_duck_duration, ports_file, reload_on_change, log, listeners, monitor, warnings, admin, cluster, fleet, admission, accounts, users, names, policies, rebalance",
     ),
     ("workers = 0", "1: workers: 0 is too small; write 1 to 1024"),
     ("workers = \"2\"", "1: workers: \"2\" is a string; write a whole number without quotes, 1 to 1024"),

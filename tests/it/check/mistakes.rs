@@ -15,7 +15,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
         &[
             ":1: admision: unknown key; did you mean admission? The keys here are server_name, workers, lame_duck_new_clients, \
            lame_duck_grace_period, lame_duck_duration, ports_file, reload_on_change, log, listeners, monitor, warnings, admin, cluster, fleet, admission, accounts, \
-           users, names, policies",
+           users, names, policies, rebalance",
         ],
     ),
     (
@@ -28,7 +28,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
         &[
             ":1: servers: unknown key; it is a key of [cluster]; the keys here are server_name, workers, lame_duck_new_clients, \
            lame_duck_grace_period, lame_duck_duration, ports_file, reload_on_change, log, listeners, monitor, warnings, admin, cluster, fleet, admission, accounts, \
-           users, names, policies",
+           users, names, policies, rebalance",
         ],
     ),
     (
