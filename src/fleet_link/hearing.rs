@@ -238,7 +238,7 @@ fn forget(link: &FleetLink, shared: &Shared, gone: &Gone, why: &str) {
     if gone.has_said_bye {
         info!(weir, "another weir of the fleet has ended");
         let now = timer::now();
-        link.fleet.ledger().silent(timer::now(), &Holder::new(&gone.id, gone.run));
+        link.fleet.ledger().silent(now, &Holder::new(&gone.id, gone.run));
         shared.servers.peer_ended(gone.run, now);
         shared.admission.accounts().peer_ended(gone.run, now);
         return shared.admission.forget_pace(&gone.id);

@@ -13,7 +13,7 @@ use crate::{
     outcome::{MoveCause, MoveResult},
     rebalance::{
         plan::{Role, plan},
-        run::{Manner, Run},
+        run::{Manner, Run, Step},
     },
     upstream::Server,
     worker,
@@ -50,7 +50,7 @@ impl Mover {
             if plan.clients() > 0 {
                 let rate = self.pace(now).max(f64::from(plan.clients()) / time.as_secs_f64());
                 let mut run = Run::new(&plan, census.candidates, rate, Manner::Evacuation, now);
-                let with_run = |step: &mut dyn FnMut(&mut Run) -> crate::rebalance::run::Step| step(&mut run);
+                let with_run = |step: &mut dyn FnMut(&mut Run) -> Step| step(&mut run);
                 let go = || match Instant::now() >= until {
                     true => Go::Stop("the time is over".to_owned()),
                     false if !self.goes_on(server, cause) => Go::Stop("it gets clients again".to_owned()),

@@ -14,7 +14,7 @@ use crate::{
     outcome::MoveCause,
     rebalance::{
         plan::{Plan, Role, plan},
-        run::{Manner, Run},
+        run::{Manner, Run, Step},
     },
     relay::registry::SessionHandle,
     upstream::Server,
@@ -117,9 +117,9 @@ impl Mover {
     async fn run(&self, plan: &Plan, servers: &[Arc<Server>]) {
         // Dropped too if this task panics: the next rebalance is not kept out.
         let ends = EndsRun(self);
-        let with_run = |step: &mut dyn FnMut(&mut Run) -> crate::rebalance::run::Step| match &mut self.state().current {
+        let with_run = |step: &mut dyn FnMut(&mut Run) -> Step| match &mut self.state().current {
             Some(current) => step(&mut current.run),
-            None => crate::rebalance::run::Step::Done,
+            None => Step::Done,
         };
         let go = || {
             let why = {

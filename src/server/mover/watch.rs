@@ -1,4 +1,4 @@
-//! Once a second: clients of servers that shut down are moved, servers that are back get their share again, and where
+//! Twice a second: clients of servers that shut down are moved, servers that are back get their share again, and where
 //! an operator wants it uneven servers are made even.
 
 use std::time::{Duration, Instant};
