@@ -1,7 +1,7 @@
 //! The arguments of operations with a payload, read byte by byte. Only the sizes at their end matter for framing.
 
 /// The most digits of a size, leading zeros included: nats-server's `parseSize` rejects longer ones.
-pub(super) const MAX_DIGITS: usize = 9;
+pub const MAX_DIGITS: usize = 9;
 
 /// The arguments read so far, of a line that is cut by the end of a chunk or that [`super::fast_path`] does not handle.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

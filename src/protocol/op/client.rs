@@ -248,13 +248,44 @@ impl ClientFraming {
     #[inline(never)] // with `scan` around it, the loop would have too few registers
     fn publications(&mut self, chunk: &[u8]) -> usize {
         let max = self.max_control_line;
-        let consumed = messages(chunk, |rest| publication(rest, max));
+        let consumed = messages(chunk, |rest| publication(rest, max), |_, _| {});
         self.messages += consumed.messages;
         self.payload += consumed.sizes;
         if let Some(state) = consumed.next_state(State::Cr, State::Payload) {
             self.state = state;
         }
         consumed.bytes
+    }
+
+    /// Follows PUB and HPUB that are whole and have the usual form, from the start of one, and returns how many bytes
+    /// these are.
+    pub fn pass_whole(&mut self, chunk: &[u8]) -> usize {
+        let max = self.max_control_line;
+        let whole = messages(chunk, |rest| publication(rest, max), |_, _| {}).whole();
+        self.messages = self.messages.saturating_add(whole.messages);
+        self.payload = self.payload.saturating_add(whole.sizes);
+        whole.bytes
+    }
+
+    /// Follows the next bytes up to the end of the operation that is under way, and returns how many these are; `None`
+    /// where it goes on behind the chunk. At a violation it ends, too, and [`Self::scan`] finds that byte.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "`at` is below the length of the chunk, and each step consumes at most the rest of it"
+    )]
+    pub fn pass_boundary(&mut self, chunk: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while !self.at_boundary() {
+            if at == chunk.len() {
+                return None;
+            }
+            match self.step(&chunk[at..]) {
+                Ok(read) => at += read,
+                Err(_) => return Some(at),
+            }
+        }
+        Some(at)
     }
 
     /// Consumes at least one byte of `rest`, which is not empty. An error is about its first byte.

@@ -13,6 +13,8 @@ pub(super) struct Consumed {
     /// The size of the last message's payload, if only its control line was consumed: the payload continues behind the
     /// chunk or is not followed by CR LF.
     pub(super) payload: Option<u32>,
+    /// The length of that control line; 0 where there is none.
+    line: usize,
 }
 
 impl Consumed {
@@ -21,6 +23,18 @@ impl Consumed {
     #[inline(always)]
     pub(super) fn next_state<S>(&self, cr: S, payload: impl FnOnce(u32) -> S) -> Option<S> {
         self.payload.map(|size| if size == 0 { cr } else { payload(size) })
+    }
+
+    /// The same without the last message, unless it is whole.
+    pub(super) fn whole(self) -> Self {
+        let Some(size) = self.payload else { return self };
+        Self {
+            bytes: self.bytes.saturating_sub(self.line),
+            messages: self.messages.saturating_sub(1),
+            sizes: self.sizes.saturating_sub(size.into()),
+            payload: None,
+            line: 0,
+        }
     }
 }
 
@@ -35,7 +49,8 @@ pub(super) struct Line {
 
 /// Consumes messages from the start of one, as long as `read` accepts their control lines. The result of `read` may
 /// depend only on the bytes up to the first LF: on a busy connection most control lines repeat the one before them, and
-/// a repeated line is compared instead of read again.
+/// a repeated line is compared instead of read again. `repeats` gets each line once for all whole messages that have it
+/// in a row, with their number.
 #[inline(always)]
 #[expect(
     clippy::arithmetic_side_effects,
@@ -43,26 +58,36 @@ pub(super) struct Line {
     reason = "`read` returns the length of a line within `rest` and a size below 10^9, so `end` is at least 2 and the sums \
               fit usize; `rest` is cut at `end` only after `get` has found bytes up to it"
 )]
-pub(super) fn messages(chunk: &[u8], read: impl Fn(&[u8]) -> Option<Line>) -> Consumed {
+pub(super) fn messages(
+    chunk: &[u8],
+    read: impl Fn(&[u8]) -> Option<Line>,
+    mut repeats: impl FnMut(&[u8], u32),
+) -> Consumed {
     let mut rest = chunk;
     let (mut messages, mut sizes) = (0, 0);
     while let Some(Line { len, size }) = read(rest) {
         let line = &rest[..len];
         let end = len + size as usize + 2;
+        let mut in_a_row = 0;
         loop {
             messages += 1;
             sizes += u64::from(size);
             if rest.get(end - 2..end) != Some(b"\r\n") {
                 let bytes = chunk.len() - rest.len() + len;
-                return Consumed { bytes, messages, sizes, payload: Some(size) };
+                if in_a_row > 0 {
+                    repeats(line, in_a_row);
+                }
+                return Consumed { bytes, messages, sizes, payload: Some(size), line: len };
             }
             rest = &rest[end..];
+            in_a_row += 1;
             if !begins_with(rest, line) {
                 break;
             }
         }
+        repeats(line, in_a_row);
     }
-    Consumed { bytes: chunk.len() - rest.len(), messages, sizes, payload: None }
+    Consumed { bytes: chunk.len() - rest.len(), messages, sizes, payload: None, line: 0 }
 }
 
 /// `starts_with` without a call to `memcmp`, for lines that are a few words long: it compares 8 bytes at a time, and

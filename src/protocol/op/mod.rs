@@ -5,6 +5,9 @@ mod args;
 mod client;
 mod fast_path;
 mod server;
+mod whole;
 
+pub use args::MAX_DIGITS;
 pub use client::{ClientFraming, ClientScan, NO_LETTER};
 pub use server::{Capture, ServerFraming, ServerScan};
+pub use whole::{ClientOperation, ServerOperation};

@@ -140,6 +140,16 @@ impl ServerFraming {
         Some(at)
     }
 
+    /// Follows MSG and HMSG that are whole and have the usual form, from the start of one, and returns how many bytes
+    /// these are. `delivered` gets the sid of each message, for several in a row once, with their number.
+    pub fn pass_whole(&mut self, chunk: &[u8], mut delivered: impl FnMut(&[u8], u32)) -> usize {
+        let sid = |line: &[u8], messages| delivered(sid_of(line), messages);
+        let whole = messages(chunk, delivery, sid).whole();
+        self.messages = self.messages.saturating_add(whole.messages);
+        self.payload = self.payload.saturating_add(whole.sizes);
+        whole.bytes
+    }
+
     /// The number of MSG and HMSG so far; each counts once its control line is complete.
     pub fn messages(&self) -> u64 {
         self.messages
@@ -173,7 +183,7 @@ impl ServerFraming {
     #[expect(clippy::arithmetic_side_effects, reason = "2^64 messages take centuries")]
     #[inline(never)] // with `scan` around it, the loop would have too few registers
     fn deliveries(&mut self, chunk: &[u8]) -> usize {
-        let consumed = messages(chunk, delivery);
+        let consumed = messages(chunk, delivery, |_, _| {});
         self.messages += consumed.messages;
         self.payload += consumed.sizes;
         if let Some(state) = consumed.next_state(State::Cr, State::Payload) {
@@ -258,6 +268,11 @@ impl ServerFraming {
         }
         Ok(1)
     }
+}
+
+/// The sid in a control line of MSG or HMSG: its third word.
+pub(super) fn sid_of(line: &[u8]) -> &[u8] {
+    line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty()).nth(2).unwrap_or_default()
 }
 
 /// A whole control line of MSG or HMSG in the usual form at the start of `rest`.
