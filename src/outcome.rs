@@ -225,6 +225,8 @@ pub enum MoveCause {
     Rebalance,
     LameDuck,
     Drain,
+    /// Its server has died, or does not answer any more.
+    ServerLost,
 }
 
 impl MoveCause {
@@ -240,6 +242,8 @@ impl MoveCause {
             Self::Rebalance => Cause::Rebalance,
             Self::LameDuck => Cause::LameDuck,
             Self::Drain => Cause::Drain,
+            // Its server has closed it already.
+            Self::ServerLost => Cause::Eof,
         }
     }
 }
@@ -256,6 +260,10 @@ pub enum MoveResult {
     Late,
     /// It was closed without a slot being kept for it: no server had room in time, or weir cannot recognise it.
     Unreserved,
+    /// Its session goes on with another server, and its client has noticed nothing.
+    Rehomed,
+    /// Its session was to go on with another server and could not: it ended.
+    NotRehomed,
 }
 
 impl MoveResult {
@@ -338,9 +346,12 @@ mod tests {
                 "kicked"
             ]
         );
-        assert_eq!(MoveCause::ALL.map(MoveCause::name), ["rebalance", "lame_duck", "drain"]);
-        assert_eq!(MoveResult::ALL.map(MoveResult::name), ["landed", "elsewhere", "late", "unreserved"]);
-        for cause in MoveCause::ALL {
+        assert_eq!(MoveCause::ALL.map(MoveCause::name), ["rebalance", "lame_duck", "drain", "server_lost"]);
+        assert_eq!(
+            MoveResult::ALL.map(MoveResult::name),
+            ["landed", "elsewhere", "late", "unreserved", "rehomed", "not_rehomed"]
+        );
+        for cause in MoveCause::ALL.into_iter().filter(|cause| *cause != MoveCause::ServerLost) {
             assert_eq!(cause.of_close().name(), cause.name());
         }
     }

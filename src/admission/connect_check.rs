@@ -14,7 +14,12 @@ use crate::{
         controller::Admission,
         deadlines,
         queue::waiting::{Ticket, Waiter, WaitingClient},
-        quota::{account::AccountSlot, limit::Permit, sources::Source, users_and_names::QuotaIdentity},
+        quota::{
+            account::{Account, AccountSlot},
+            limit::Permit,
+            sources::Source,
+            users_and_names::QuotaIdentity,
+        },
         retry_schedule::{Situation, answer_at, lease_check},
     },
     client_library::returns::Return,
@@ -150,6 +155,26 @@ impl<W: Waiter> Admission<W> {
         }
     }
 
+    /// The verdict on a session that goes to another server. It keeps what it has in its quotas; what it waits for is a
+    /// server's slot, and its turn among those who log in.
+    pub(super) fn at_move(
+        &self,
+        client: &Client,
+        account: &Arc<Account>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
+    ) -> Verdict<W> {
+        if self.is_draining() {
+            return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
+        }
+        let slot = AccountSlot::of_move(account).with_source(self.source_key(client.source));
+        match self.is_observing() && !self.is_paused() {
+            true => self.observe_turn(slot, client, now, rng),
+            false => self.admit_or_queue(slot, client, now, rng, waiter),
+        }
+    }
+
     /// The quotas and the rate of the account of a client that holds a server's slot already.
     ///
     /// # Errors
@@ -280,7 +305,8 @@ impl<W: Waiter> Admission<W> {
         client: ClientKey,
         now: Instant,
     ) -> Option<Slot> {
-        if self.moving().is_empty() || self.is_paused() || !self.moving().keeps_slot_for(client) {
+        if self.moving().is_empty() || account.is_of_move() || self.is_paused() || !self.moving().keeps_slot_for(client)
+        {
             return None;
         }
         if !account.take_places(now) || !account.take_token(now) {

@@ -94,7 +94,7 @@ pub use self::{
     controller::Admission,
     deadlines::{Deadlines, FAIR_TIME, usual_hold},
     observe::{Mode, Would, WouldHold},
-    params::{AccountLimits, Params, PatternQuota, Quota},
+    params::{AccountLimits, Params, PatternQuota, Quota, RehomeLimits},
     queue::{release::Failover, waiting::Waiter},
     quota::{
         account::{Account, AccountSlot, LoginOf},

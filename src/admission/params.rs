@@ -30,12 +30,25 @@ pub struct AccountLimits {
     /// The most handshakes with servers under way at once; an auth callout, say, is asked once for each. `None` leaves
     /// that to the concurrency limit of each server.
     pub max_handshakes: Option<NonZeroU32>,
+    /// Whether its sessions go to another server when theirs is lost; `None` where they end then.
+    pub rehome: Option<RehomeLimits>,
 }
 
 impl Default for AccountLimits {
     fn default() -> Self {
-        Self { quota: Quota::default(), weight: NonZeroU32::MIN, priority: false, max_handshakes: None }
+        let (quota, weight) = (Quota::default(), NonZeroU32::MIN);
+        Self { quota, weight, priority: false, max_handshakes: None, rehome: None }
     }
+}
+
+/// What bounds the sessions of an account that go to another server when theirs is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RehomeLimits {
+    /// The most bytes that the subscriptions of one session take, and what its client publishes meanwhile. A session
+    /// whose subscriptions take more ends with its server.
+    pub memory: NonZeroU32,
+    /// A session that is on no other server by then ends.
+    pub within: Duration,
 }
 
 /// A quota and the users or client names that it is for.

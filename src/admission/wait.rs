@@ -8,7 +8,7 @@
 //! | `Refused` | the moment of its refusal | `at_connect`, `refused`, `refused_at_accept`, `dropped` | that moment |
 //! | `Over` | nothing: it is admitted or told | all | |
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use crate::{
     admission::{
@@ -19,7 +19,7 @@ use crate::{
             release::WaitEstimate,
             waiting::{Ticket, Waiter},
         },
-        quota::limit::Permit,
+        quota::{account::Account, limit::Permit},
     },
     outcome::Refusal,
 };
@@ -77,6 +77,18 @@ impl<W: Waiter> Wait<W> {
         waiter: impl FnOnce() -> W,
     ) -> (Self, Step) {
         Self::begin(admission.before_connect(client, now, rng, waiter), now)
+    }
+
+    /// Begins with a session of this account that goes to another server.
+    pub fn at_move(
+        admission: &Admission<W>,
+        client: &Client,
+        account: &Arc<Account>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        waiter: impl FnOnce() -> W,
+    ) -> (Self, Step) {
+        Self::begin(admission.at_move(client, account, now, rng, waiter), now)
     }
 
     /// Begins with a client that is refused for this reason, whatever the connect check would say.

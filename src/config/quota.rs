@@ -1,9 +1,9 @@
 //! Rates and quotas: of the cluster, of sources, of accounts, of users and names.
 
-use std::{collections::HashMap, num::NonZeroU32, path::PathBuf};
+use std::{collections::HashMap, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use crate::{
-    admission::{AccountLimits, PatternQuota, Quota, Rate},
+    admission::{AccountLimits, PatternQuota, Quota, Rate, RehomeLimits},
     config::{
         effective::Line,
         finding::{Problem, quote},
@@ -177,8 +177,24 @@ fn account_limits(s: &mut Section<'_>) -> AccountLimits {
         weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN),
         priority,
         max_handshakes: most.and_then(NonZeroU32::new),
+        rehome: rehome(s),
     }
 }
+
+/// Reads `rehome`, `rehome_memory` and `rehome_within`.
+fn rehome(s: &mut Section<'_>) -> Option<RehomeLimits> {
+    // Off: a session that ends with its server tells its client that messages may be lost, and that is what clients
+    // are made for.
+    let is_on = s.value("rehome", false, Any);
+    // Enough for over 1,000 subscriptions with subjects of 30 bytes.
+    let memory = s.value("rehome_memory", 64 * 1024_u32, within(1024..=16 * 1024 * 1024));
+    // Shorter than any library waits for the answer to its PINGs.
+    let longest = s.value("rehome_within", Duration::from_secs(10), within(SECOND..=60 * SECOND));
+    let memory = NonZeroU32::new(memory).filter(|_| is_on)?;
+    Some(RehomeLimits { memory, within: longest })
+}
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Reads `[users.*]` or `[names.*]`: the name of each table is a pattern.
 pub(super) fn patterns(s: &mut Section<'_>, key: &'static str) -> Vec<PatternQuota> {

@@ -54,6 +54,25 @@ impl ClientSide {
         Self { framing: ClientFraming::new(max_control_line), line: None, keys, client, options, max_control_line }
     }
 
+    pub(super) fn framing(&mut self) -> &mut ClientFraming {
+        &mut self.framing
+    }
+
+    /// How the client is served now.
+    pub(super) fn options(&self) -> ServiceOptions {
+        self.options
+    }
+
+    /// Whether a CONNECT is being collected.
+    pub(super) fn collects_line(&self) -> bool {
+        self.line.is_some()
+    }
+
+    /// Whether all that was passed ends with an operation.
+    pub(super) fn at_boundary(&self) -> bool {
+        self.framing.at_boundary() && self.line.is_none()
+    }
+
     /// Takes the next bytes of a CONNECT, and returns how many. Once the line is whole, puts what the server is to read
     /// in its place into `out`.
     #[expect(
@@ -154,6 +173,6 @@ impl Side for ClientSide {
     }
 
     fn no_operation(&self) -> Option<&'static [u8]> {
-        (self.framing.at_boundary() && self.line.is_none()).then_some(NO_OPERATION)
+        self.at_boundary().then_some(NO_OPERATION)
     }
 }

@@ -1,7 +1,7 @@
 //! One direction of a relay: reads what has come, inspects it, and writes it to the other side.
 
 use std::{
-    io,
+    io, mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -92,6 +92,13 @@ pub struct Outlet<'a, 'cx> {
     failed: bool,
 }
 
+impl<'a> Outlet<'a, '_> {
+    /// All bytes wait.
+    pub fn to_hold(waiting: &'a mut Waiting, bytes: &'a mut u64) -> Self {
+        Self { to: None, waiting, bytes, failed: false }
+    }
+}
+
 impl Outlet<'_, '_> {
     #[expect(clippy::indexing_slicing, reason = "a write takes at most the bytes it is given")]
     pub fn put(&mut self, mut bytes: &[u8]) {
@@ -132,7 +139,7 @@ impl<S: Side> Direction<S> {
 
     /// Takes in bytes that were read before the relay began.
     pub fn preload(&mut self, bytes: &[u8]) -> Result<(), Cause> {
-        let mut out = Outlet { to: None, waiting: &mut self.waiting, bytes: &mut self.bytes, failed: false };
+        let mut out = Outlet::to_hold(&mut self.waiting, &mut self.bytes);
         let passed = if bytes.is_empty() { Ok(()) } else { self.side.pass(bytes, &mut out) };
         self.stopped = passed.err();
         passed
@@ -180,11 +187,58 @@ impl<S: Side> Direction<S> {
         if self.stopped.is_none()
             && let Some(news) = self.side.announce()
         {
-            // A failure shows at the next write.
-            let mut out =
-                Outlet { to: Some((to, cx)), waiting: &mut self.waiting, bytes: &mut self.bytes, failed: false };
-            out.put(&news);
+            self.put_between(cx, to, &news);
         }
+    }
+
+    /// Writes to the other side what is weir's own, between two operations.
+    pub fn put_between(&mut self, cx: &mut Context<'_>, to: &mut Stream, bytes: &[u8]) {
+        // A failure shows at the next write.
+        let mut out = Outlet { to: Some((to, cx)), waiting: &mut self.waiting, bytes: &mut self.bytes, failed: false };
+        out.put(bytes);
+    }
+
+    /// `last` goes to the other side behind the bytes that wait.
+    pub fn put_behind(&mut self, last: &[u8]) {
+        Outlet::to_hold(&mut self.waiting, &mut self.bytes).put(last);
+    }
+
+    /// The other side is gone, and with it the bytes that wait for it.
+    pub fn drop_waiting(&mut self) {
+        self.waiting.all_taken();
+    }
+
+    /// `first` goes to the other side before the bytes that wait. It counts for nothing.
+    pub fn put_first(&mut self, first: &[u8]) {
+        let behind = mem::take(&mut self.waiting);
+        self.waiting.push(first);
+        self.waiting.push(&behind);
+    }
+
+    /// Reads what comes from one side while there is no other, until so many bytes wait. Ready when this direction has
+    /// ended.
+    pub fn poll_keep(&mut self, cx: &mut Context<'_>, from: &mut Stream, most: usize) -> Poll<DirectionEnd> {
+        worker::with(|scratch: &Scratch<Buffer>| {
+            scratch.with(|Buffer(buffer)| {
+                while self.waiting.len() < most {
+                    if let Some(cause) = self.stopped {
+                        return Poll::Ready(DirectionEnd::Stopped(cause));
+                    }
+                    let room = buffer.get_mut(..most_to_read(false)).unwrap_or_default();
+                    let mut read = ReadBuf::new(room);
+                    match ready!(Pin::new(&mut *from).poll_read(cx, &mut read)) {
+                        Err(err) if err.kind() == io::ErrorKind::InvalidData => self.stopped = Some(Cause::Protocol),
+                        Err(_) => return Poll::Ready(DirectionEnd::ReadFailed),
+                        Ok(()) if read.filled().is_empty() => return Poll::Ready(DirectionEnd::Eof),
+                        Ok(()) => {
+                            let mut out = Outlet::to_hold(&mut self.waiting, &mut self.bytes);
+                            self.stopped = self.side.pass(read.filled(), &mut out).err();
+                        }
+                    }
+                }
+                Poll::Pending
+            })
+        })
     }
 
     /// Writes some of the bytes that wait without asking the runtime whether the socket takes any: it says so only when
@@ -200,6 +254,10 @@ impl<S: Side> Direction<S> {
 
     pub fn side(&self) -> &S {
         &self.side
+    }
+
+    pub fn side_mut(&mut self) -> &mut S {
+        &mut self.side
     }
 
     /// Writes the bytes that wait. Ready with `true` when none are left, and with `false` when the other side is gone.

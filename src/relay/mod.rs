@@ -16,6 +16,7 @@ mod passthrough;
 pub mod registry;
 mod server_side;
 mod stalled;
+mod tracked;
 mod waiting;
 
 use std::{
@@ -49,6 +50,7 @@ pub use self::{
     passthrough::Passthrough,
     server_side::{InfoPolicy, ServerSide},
     stalled::Stalled,
+    tracked::{Known, NewServer, TrackedClient, TrackedServer},
     waiting::held_bytes,
 };
 

@@ -72,6 +72,41 @@ impl ServerSide {
         Self { framing, line, welcome, policy, listener_info, client_ip, server, last_info, is_news_due }
     }
 
+    pub(super) fn framing(&mut self) -> &mut ServerFraming {
+        &mut self.framing
+    }
+
+    /// Whether an INFO is being collected.
+    pub(super) fn collects_line(&self) -> bool {
+        self.line.is_some()
+    }
+
+    /// Whether all that was passed ends with an operation.
+    pub(super) fn at_boundary(&self) -> bool {
+        self.framing.at_boundary() && self.line.is_none()
+    }
+
+    /// From now on another server speaks, whose last INFO this is. Returns what the client is told of it, if anything:
+    /// nothing while its first PONG is still to come, behind which that goes.
+    pub(super) fn moved_to(&mut self, server: Arc<Server>, info: &Arc<Info>) -> Option<Vec<u8>> {
+        (self.server, self.is_news_due) = (server, false);
+        if let Some(last) = &mut self.last_info {
+            *last = Arc::clone(info);
+        }
+        if self.policy == InfoPolicy::Drop {
+            return None;
+        }
+        let mut line = Vec::with_capacity(2 * MORE_THAN_THE_SERVERS);
+        self.listener_info.write_server_info(info, self.client_ip, &mut line);
+        match &mut self.welcome {
+            Some(welcome) => {
+                *welcome = line.into();
+                None
+            }
+            None => Some(line),
+        }
+    }
+
     /// The server's last INFO with what the listener says now.
     fn news(&self) -> Option<Vec<u8>> {
         let info = self.last_info.as_ref()?;

@@ -1,7 +1,7 @@
 //! The account of a session, as the server names it.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    admission::{AccountSlot, Claim, Pass},
+    admission::{Account, AccountSlot, Claim, Pass},
     cluster::account_lookup::{AccountLookup, Then},
     dial::LoggedIn,
     fleet::lease::allowance::LeaseWait,
@@ -130,13 +130,13 @@ impl UnknownAccount {
 pub(super) struct AccountPlace {
     own: Option<AccountSlot>,
     /// Where the account is asked for: the answer moves the place there.
-    _asked: Option<Arc<Mutex<AccountSlot>>>,
+    asked: Option<Arc<Mutex<AccountSlot>>>,
 }
 
 impl AccountPlace {
     /// In an account that is known.
     pub fn known(account: AccountSlot) -> Self {
-        Self { own: Some(account), _asked: None }
+        Self { own: Some(account), asked: None }
     }
 
     /// Asks for the account of a session where it is unknown.
@@ -152,7 +152,18 @@ impl AccountPlace {
         let question = AccountLookup { server, client_id, credential, then };
         // When too many questions wait, this one is asked at the credential's next login.
         let _ = shared.account_lookups.try_send(question);
-        Self { own: None, _asked: Some(asked) }
+        Self { own: None, asked: Some(asked) }
+    }
+
+    /// The account.
+    pub fn account(&self) -> Option<Arc<Account>> {
+        let asked = || {
+            self.asked.as_ref().map(|asked| {
+                let slot = asked.lock().unwrap_or_else(PoisonError::into_inner);
+                Arc::clone(slot.account())
+            })
+        };
+        self.own.as_ref().map(|own| Arc::clone(own.account())).or_else(asked)
     }
 
     /// Whether nothing that it counts for has a limit of connections, as far as weir knows.

@@ -1,6 +1,9 @@
 //! Follows the steps of a wait with a clock: what `weir plan` does in virtual time.
 
-use std::{pin::pin, sync::atomic::Ordering::Relaxed};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use tokio::{sync::oneshot, time::Instant};
 
@@ -10,7 +13,7 @@ use crate::{
     net::timer::{now, sleep_until},
     outcome::Refusal,
     relay::registry::AtServer,
-    session::context::Context,
+    session::{context::Context, shared::Shared},
     worker::with_rng,
 };
 
@@ -24,14 +27,13 @@ pub(super) enum Waited<L> {
 /// Follows the steps of a wait to its end, or until `left` says that the client is not there any more.
 pub(super) async fn await_turn<L>(
     cx: &mut Context,
-    (mut wait, mut step): (SessionWait, Step),
-    mut turn_comes: oneshot::Receiver<Pass>,
+    begun: (SessionWait, Step),
+    turn_comes: oneshot::Receiver<Pass>,
     left: impl Future<Output = L>,
 ) -> Waited<L> {
-    let shared = &cx.shared;
+    let shared = Arc::clone(&cx.shared);
     let (mut held_since, mut shown) = (None, None);
-    let mut left = pin!(left);
-    let waited = loop {
+    let note = |wait: &SessionWait| {
         if wait.is_queued() && held_since.is_none() {
             held_since = Some(Instant::now());
             if !std::mem::replace(&mut cx.waited, true) {
@@ -43,6 +45,26 @@ pub(super) async fn await_turn<L>(
             // The queue knows no names. Who need not wait is entered once, as a session.
             shown = Some(shared.held.register(cx.facts_so_far(), cx.log.account.clone(), AtServer::default()));
         }
+    };
+    let waited = follow(&shared, begun, turn_comes, left, note).await;
+    drop(shown);
+    if let Some(since) = held_since {
+        shared.counters.hold_seconds.observe(since.elapsed().as_secs_f64());
+    }
+    waited
+}
+
+/// The same for whoever is a client already. `note` is shown the wait before each step.
+pub(super) async fn follow<L>(
+    shared: &Shared,
+    (mut wait, mut step): (SessionWait, Step),
+    mut turn_comes: oneshot::Receiver<Pass>,
+    left: impl Future<Output = L>,
+    mut note: impl FnMut(&SessionWait),
+) -> Waited<L> {
+    let mut left = pin!(left);
+    loop {
+        note(&wait);
         let until = match step {
             Step::Dial(pass) => break Waited::Turn(pass),
             Step::Refuse(reason) => break Waited::Refused(reason),
@@ -71,10 +93,5 @@ pub(super) async fn await_turn<L>(
             () = sleep_until(until) => {}
         }
         step = with_rng(|rng| wait.go_on(&shared.admission, now(), rng));
-    };
-    drop(shown);
-    if let Some(since) = held_since {
-        cx.shared.counters.hold_seconds.observe(since.elapsed().as_secs_f64());
     }
-    waited
 }

@@ -40,6 +40,7 @@ pub(super) struct Connected {
     pub upstream: Box<LoggedIn>,
     /// What happens to the server's INFOs on their way to the client.
     pub info_policy: InfoPolicy,
+    pub proxy_header: Vec<u8>,
 }
 
 impl Admitted {
@@ -64,7 +65,7 @@ impl Admitted {
         };
         cx.shared.admission.source_reputation().succeeded(cx.source(), claim.credential);
         cx.log.server = Some(Arc::clone(pass.server.server()));
-        Ok(Connected { downstream, pass, credential, claim, upstream, info_policy })
+        Ok(Connected { downstream, pass, credential, claim, upstream, info_policy, proxy_header })
     }
 }
 
@@ -151,7 +152,7 @@ fn length_of(connect: &Connect) -> usize {
 /// Dials until a server has answered CONNECT. Whatever goes wrong with one server, the client is placed on the next.
 /// A client that has signed the nonce of the first, which is `dialled` already, cannot be placed elsewhere: it has to
 /// come back.
-async fn connect_with_failover(
+pub(super) async fn connect_with_failover(
     mut attempt: LoginAttempt<'_>,
     mut pass: Pass,
     mut dialled: Option<Box<ServerConnection>>,

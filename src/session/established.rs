@@ -27,10 +27,10 @@ use crate::{
 pub(super) struct Established<C = ClientSide, S = ServerSide> {
     pub relay: Relay<C, S>,
     pub server: Slot,
-    account: AccountPlace,
+    pub account: AccountPlace,
     _entry: Option<AcceptPermit>,
     pub registered: Registration,
-    shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
 }
 
 impl<C: Side, S: Side> Established<C, S> {
@@ -66,6 +66,13 @@ impl<C: Side, S: Side> Established<C, S> {
         let began = Instant::now();
         async move {
             let ended = self.relay.run(&self.registered).await;
+            self.over(began, ended).await;
+        }
+    }
+
+    /// The relay is over: closes both sides, and counts the end.
+    pub(super) fn over(self: Box<Self>, began: Instant, ended: Ended) -> impl Future<Output = ()> {
+        async move {
             if ended.by_server() {
                 self.server.server().may_be_another_process();
             }

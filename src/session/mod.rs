@@ -32,6 +32,7 @@ mod preface;
 mod proxy_header;
 pub mod read_ahead;
 mod refuse;
+mod rehome;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ use crate::session::{
     arrive::arrive,
     context::{Context, End},
     established::Established,
+    rehome::Rehomable,
 };
 
 pub use self::{
@@ -78,14 +80,23 @@ pub fn serve(
         }
     });
     async move {
-        if let Some(session) = establishing.await {
-            session.relay().await;
+        match establishing.await {
+            Some(Session::Plain(session)) => session.relay().await,
+            Some(Session::Rehomable(session)) => session.relay().await,
+            None => {}
         }
     }
 }
 
+/// A client that is in.
+enum Session {
+    Plain(Box<Established>),
+    /// It goes on with another server when its own is lost.
+    Rehomable(Box<Rehomable>),
+}
+
 /// Everything up to the relay. The error is how the client's path ended before that.
-async fn establish(cx: &mut Context, client: TcpStream, permit: ConnectionPermit) -> Result<Box<Established>, End> {
+async fn establish(cx: &mut Context, client: TcpStream, permit: ConnectionPermit) -> Result<Session, End> {
     let arrived = arrive(cx, client, permit).await?;
     let accepted = arrived.accept_check(cx)?;
     let greeted = accepted.exchange_preface(cx).await?;

@@ -8,14 +8,16 @@ use crate::{
     net::linger,
     outcome::Phase,
     protocol::{OK, PONG, client_preface::Preface, connect::Connect},
-    relay::{ClientSide, InfoPolicy, Relay, ServerSide},
+    relay::{ClientSide, InfoPolicy, Relay, ServerSide, TrackedClient, TrackedServer},
     session::{
+        Session,
         account::{AccountPlace, settle},
         connect_upstream::Connected,
         context::{Context, End},
         downstream::Downstream,
         established::Established,
         refuse::refuse_now,
+        rehome::{Rehomable, RehomeTerms},
     },
     telemetry::storms::Fate,
 };
@@ -30,8 +32,8 @@ struct Welcome {
 
 impl Connected {
     /// Lets the client in.
-    pub async fn welcome(self, cx: &mut Context) -> Result<Box<Established>, End> {
-        let Self { mut downstream, mut pass, credential, claim, upstream, info_policy } = self;
+    pub async fn welcome(self, cx: &mut Context) -> Result<Session, End> {
+        let Self { mut downstream, mut pass, credential, claim, upstream, info_policy, proxy_header } = self;
         let unknown = match settle(cx, &mut downstream, &mut pass, (credential, claim), &upstream).await {
             Ok(unknown) => unknown,
             Err(reason) => {
@@ -55,18 +57,32 @@ impl Connected {
         let Downstream { mut stream, connect, sent, preface, entry, .. } = downstream;
         stream.let_in();
         let LoggedIn { stream: to_server, rest, info: last_info } = *upstream;
+        let known = RehomeTerms::of(cx, &connect, (credential, claim), (&pass, &last_info), proxy_header);
         let keys = Arc::clone(&cx.shared.keys);
         let from_client = ClientSide::new(keys, sent, connect.service_options(), server.max_control_line());
         let info = Arc::clone(&cx.listener.info);
         let from_server = ServerSide::new(welcome.behind_pong, info_policy, info, cx.source(), server, &last_info);
-        let (client, server) = ((stream, from_client, &*preface.into_pipelined()), (to_server, from_server, &*rest));
-        match Relay::new(client, server, Arc::clone(&cx.shared.counters)) {
-            Ok(relay) => {
-                let Pass { server, account } = pass;
-                let shared = Arc::clone(&cx.shared);
-                let account = |session: &_| AccountPlace::new(&shared, account, unknown, session);
-                Ok(Box::new(Established::new(cx, relay, server, account, entry)))
+        let (shared, Pass { server, account }) = (Arc::clone(&cx.shared), pass);
+        let account = |session: &_| AccountPlace::new(&shared, account, unknown, session);
+        let (pipelined, counters) = (preface.into_pipelined(), Arc::clone(&shared.counters));
+        let begun = match known {
+            None => {
+                let sides = ((stream, from_client, &*pipelined), (to_server, from_server, &*rest));
+                Relay::new(sides.0, sides.1, counters)
+                    .map(|relay| Session::Plain(Box::new(Established::new(cx, relay, server, account, entry))))
             }
+            Some((terms, known)) => {
+                let from_client = TrackedClient::new(from_client, known.clone());
+                let from_server = TrackedServer::new(from_server, known);
+                let sides = ((stream, from_client, &*pipelined), (to_server, from_server, &*rest));
+                Relay::new(sides.0, sides.1, counters).map(|relay| {
+                    let session = Box::new(Established::new(cx, relay, server, account, entry));
+                    Session::Rehomable(Box::new(Rehomable::new(session, terms)))
+                })
+            }
+        };
+        match begun {
+            Ok(session) => Ok(session),
             Err((stream, ended)) => {
                 linger::close_with(stream, b"").await;
                 Err(End::closed(ended.party, Phase::Relay, ended.cause))

@@ -397,7 +397,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[accounts.A]\ntoken = \"hunter2\"",
-        "2: accounts.A.token: unknown key; the keys here are users, users_file, max_connections, rate, burst, warn_only, weight, priority, max_handshakes",
+        "2: accounts.A.token: unknown key; the keys here are users, users_file, max_connections, rate, burst, warn_only, weight, priority, max_handshakes, rehome, rehome_memory, rehome_within",
     ),
     ("[accounts]\nA = \"hunter2\"", "2: accounts.A: it is a string; write [accounts.A] and its keys below"),
     ("[users.a]", "1: users.a: it limits nothing; write max_connections or rate"),

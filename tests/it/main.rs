@@ -74,6 +74,7 @@ mod reference_docs;
 mod reference_keys;
 mod refusal;
 mod refused_logins;
+mod rehome;
 mod relay;
 mod reload;
 mod reload_listeners;

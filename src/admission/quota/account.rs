@@ -16,7 +16,7 @@ use crate::{
     admission::{
         client::{Claim, Proof},
         observe::{Observed, Would},
-        params::AccountLimits,
+        params::{AccountLimits, RehomeLimits},
         quota::{
             accounts::QuotaReached,
             lease::Lease,
@@ -319,6 +319,11 @@ impl Account {
         self.limits.priority()
     }
 
+    /// Whether its sessions go to another server when theirs is lost, and what bounds that.
+    pub fn rehome(&self) -> Option<RehomeLimits> {
+        self.limits.rehome()
+    }
+
     /// Its share of the pace.
     pub fn weight(&self) -> NonZeroU32 {
         self.limits.weight()
@@ -348,6 +353,9 @@ pub struct AccountSlot {
     observed: Option<Box<Observed>>,
     /// Its place in what this weir may have, where the fleet shares the quota.
     lease: Option<Box<Lease>>,
+    /// Whether it is for the login of a session that goes to another server. That has a slot of its own, and stays the
+    /// one connection that it is.
+    is_of_move: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -379,7 +387,14 @@ impl AccountSlot {
         let other_quotas = UserAndNameSlots::default();
         let source = SourceKey::default();
         let (account, state) = (Arc::clone(account), SlotState::Waiting);
-        Self { account, state, source, other_quotas, claim: None, observed: None, lease: None }
+        Self { account, state, source, other_quotas, claim: None, observed: None, lease: None, is_of_move: false }
+    }
+
+    /// For the login of a session of this account that goes to another server: a handshake, and no connection.
+    pub fn of_move(account: &Arc<Account>) -> Self {
+        let mut slot = Self::new(account);
+        slot.is_of_move = true;
+        slot
     }
 
     /// A slot of no account, with a name for a lane of the queue, for a client that has not said yet who it is. Nothing
@@ -389,6 +404,11 @@ impl AccountSlot {
         account.is_nobody = true;
         account.connections.reserve(1);
         Self::new(&Arc::new(account))
+    }
+
+    /// Whether it is for the login of a session that goes to another server.
+    pub(in crate::admission) fn is_of_move(&self) -> bool {
+        self.is_of_move
     }
 
     pub fn account(&self) -> &Arc<Account> {
@@ -413,7 +433,7 @@ impl AccountSlot {
 
     /// Takes a token of the account's rate.
     pub fn take_token(&self, now: Instant) -> bool {
-        self.account.take_token(self.is_known(), now)
+        self.is_of_move || self.account.take_token(self.is_known(), now)
     }
 
     /// Takes a token of the account's rate, or one that comes until `latest`; `false` if there is none in time.

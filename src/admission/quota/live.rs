@@ -4,10 +4,11 @@
 use std::{
     num::NonZeroU32,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
 
 use crate::admission::{
-    params::{AccountLimits, Quota},
+    params::{AccountLimits, Quota, RehomeLimits},
     quota::rate::LiveRate,
 };
 
@@ -62,6 +63,9 @@ pub struct LiveLimits {
     priority: AtomicBool,
     /// 0 stands for no limit.
     max_handshakes: AtomicU32,
+    /// 0 where sessions are not re-homed.
+    rehome_memory: AtomicU32,
+    rehome_within_ms: AtomicU32,
 }
 
 impl LiveLimits {
@@ -71,6 +75,8 @@ impl LiveLimits {
             weight: AtomicU32::new(1),
             priority: AtomicBool::new(false),
             max_handshakes: AtomicU32::new(0),
+            rehome_memory: AtomicU32::new(0),
+            rehome_within_ms: AtomicU32::new(0),
         };
         new.set(limits);
         new
@@ -81,6 +87,9 @@ impl LiveLimits {
         self.weight.store(limits.weight.get(), Relaxed);
         self.priority.store(limits.priority, Relaxed);
         self.max_handshakes.store(limits.max_handshakes.map_or(0, NonZeroU32::get), Relaxed);
+        let within = limits.rehome.map_or(0, |rehome| u32::try_from(rehome.within.as_millis()).unwrap_or(u32::MAX));
+        self.rehome_within_ms.store(within, Relaxed);
+        self.rehome_memory.store(limits.rehome.map_or(0, |rehome| rehome.memory.get()), Relaxed);
     }
 
     pub fn weight(&self) -> NonZeroU32 {
@@ -93,5 +102,10 @@ impl LiveLimits {
 
     pub fn max_handshakes(&self) -> Option<NonZeroU32> {
         NonZeroU32::new(self.max_handshakes.load(Relaxed))
+    }
+
+    pub fn rehome(&self) -> Option<RehomeLimits> {
+        let memory = NonZeroU32::new(self.rehome_memory.load(Relaxed))?;
+        Some(RehomeLimits { memory, within: Duration::from_millis(self.rehome_within_ms.load(Relaxed).into()) })
     }
 }

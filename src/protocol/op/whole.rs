@@ -42,7 +42,8 @@ impl<'a> ClientOperation<'a> {
     pub fn at(bytes: &'a [u8]) -> Self {
         let Some(line) = line_at(bytes) else { return Self::Unfinished };
         if let Some(arguments) = behind(line, b"PUB").or_else(|| behind(line, b"HPUB")) {
-            return size(arguments).map_or(Self::Line(line), |size| Self::Publication { len: with_payload(line, size) });
+            return size(arguments)
+                .map_or(Self::Line(line), |size| Self::Publication { len: with_payload(line, size) });
         }
         if let Some(arguments) = behind(line, b"SUB") {
             return Self::Sub { line, arguments };
@@ -166,19 +167,27 @@ mod tests {
     #[test]
     fn the_framing_ends_where_a_whole_operation_does() {
         use crate::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
-        for bytes in ["PUB a 5\r\nhello\r\n", "hpub a\tr 12 17 \r\nNATS/1.0\r\n\r\nhello\r\n", "PUB  a 0\n\r\n", "SUB a 1\r\n"] {
+        for bytes in
+            ["PUB a 5\r\nhello\r\n", "hpub a\tr 12 17 \r\nNATS/1.0\r\n\r\nhello\r\n", "PUB  a 0\n\r\n", "SUB a 1\r\n"]
+        {
             let len = match ClientOperation::at(bytes.as_bytes()) {
                 ClientOperation::Publication { len } => len,
                 ClientOperation::Sub { line, .. } => line.len(),
                 other => panic!("{other:?}"),
             };
             let mut framing = ClientFraming::new(usize::MAX);
-            assert_eq!((len, framing.scan(bytes.as_bytes()), framing.at_boundary()), (bytes.len(), ClientScan::Pass, true));
+            assert_eq!(
+                (len, framing.scan(bytes.as_bytes()), framing.at_boundary()),
+                (bytes.len(), ClientScan::Pass, true)
+            );
         }
         for bytes in ["MSG a 1 5\r\nhello\r\n", "HMSG a  1 r 12 17\r\nNATS/1.0\r\n\r\nhello\r\n"] {
             let ServerOperation::Message { len, .. } = ServerOperation::at(bytes.as_bytes()) else { panic!("{bytes}") };
             let mut framing = ServerFraming::new(Capture::InfoOnly);
-            assert_eq!((len, framing.scan(bytes.as_bytes()), framing.at_boundary()), (bytes.len(), ServerScan::Pass, true));
+            assert_eq!(
+                (len, framing.scan(bytes.as_bytes()), framing.at_boundary()),
+                (bytes.len(), ServerScan::Pass, true)
+            );
         }
     }
 

@@ -89,6 +89,12 @@ impl SessionHandle {
         self.changing().at.clone()
     }
 
+    /// It goes on with another server.
+    pub fn moved_to(&self, at: AtServer) {
+        self.changing().at = at;
+        self.server_says.store(ServerSays::Nothing as u8, Relaxed);
+    }
+
     /// The id of its server. A session has one.
     pub fn server_id(&self) -> ServerId {
         self.changing().at.server_id()

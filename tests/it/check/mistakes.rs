@@ -21,7 +21,7 @@ pub const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[accounts.A]\nmax-connection = 5",
         &[":2: accounts.A.max-connection: unknown key; did you mean max_connections? The keys here are users, \
-           users_file, max_connections, rate, burst, warn_only, weight, priority, max_handshakes"],
+           users_file, max_connections, rate, burst, warn_only, weight, priority, max_handshakes, rehome, rehome_memory, rehome_within"],
     ),
     (
         "[[servers]]\naddress = \"n2:4222\"",

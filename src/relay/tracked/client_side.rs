@@ -1,0 +1,202 @@
+//! Client to server, in whole operations.
+
+use std::mem;
+
+use super::{Bound, Known, LONGEST_HELD};
+use crate::{
+    outcome::Cause,
+    protocol::{
+        PONG,
+        op::{ClientOperation, ClientScan},
+    },
+    relay::{
+        client_side::ClientSide,
+        direction::{Outlet, Side},
+        waiting::Waiting,
+    },
+};
+
+/// [`ClientSide`] of a session that can go to another server.
+#[derive(Debug)]
+pub struct TrackedClient {
+    inner: ClientSide,
+    known: Known,
+    /// The beginning of an operation.
+    held: Vec<u8>,
+    /// The rest of the operation that is under way goes nowhere: the server that has its beginning is lost.
+    drops_rest: bool,
+}
+
+impl TrackedClient {
+    /// Of a client of which no server knows more than `known`.
+    pub fn new(inner: ClientSide, known: Known) -> Self {
+        Self { inner, known, held: Vec::new(), drops_rest: false }
+    }
+
+    /// What the server knows of the client.
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// The server is lost, with all that it had of the operation that is under way.
+    pub(super) fn lose_server(&mut self) {
+        self.drops_rest = !self.inner.at_boundary();
+    }
+
+    /// Passes all operations that are whole, and returns how many bytes they have.
+    fn pass_whole(&mut self, bytes: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        let mut at = 0_usize;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            match self.pass_operation(rest, out)? {
+                0 => break,
+                passed => at = at.saturating_add(passed),
+            }
+        }
+        Ok(at)
+    }
+
+    /// Passes at least one operation, and returns how many bytes that are; 0 where its rest is still to come.
+    fn pass_operation(&mut self, rest: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        if !self.inner.at_boundary() {
+            return self.pass_rest(rest, out);
+        }
+        let whole = self.inner.framing().pass_whole(rest);
+        if whole > 0 {
+            self.publishes();
+            out.put(rest.get(..whole).unwrap_or_default());
+            return Ok(whole);
+        }
+        match ClientOperation::at(rest) {
+            ClientOperation::Unfinished if rest.len() < LONGEST_HELD && self.may_go_on(rest) => Ok(0),
+            ClientOperation::Publication { len } if len > rest.len() && len <= LONGEST_HELD => Ok(0),
+            ClientOperation::Unfinished => self.forward(rest, out),
+            ClientOperation::Publication { len } => {
+                self.publishes();
+                self.forward(rest.get(..len).unwrap_or(rest), out)
+            }
+            ClientOperation::Sub { line, arguments } => {
+                self.known.state().subscribe(arguments);
+                self.pass_interest(line, out)
+            }
+            ClientOperation::Unsub { line, arguments } => {
+                self.known.state().subscriptions.unsubscribe(arguments);
+                self.pass_interest(line, out)
+            }
+            ClientOperation::Ping(line) if self.is_answered_here() => Ok(line.len()),
+            ClientOperation::Ping(line) | ClientOperation::Line(line) => self.forward(line, out),
+        }
+    }
+
+    /// Whether this is the beginning of an operation, as far as it goes: the server answers what is none.
+    fn may_go_on(&mut self, rest: &[u8]) -> bool {
+        matches!(self.inner.framing().clone().scan(rest), ClientScan::Pass | ClientScan::Connect { at: 0 })
+    }
+
+    fn forward(&mut self, bytes: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        let options = self.inner.options();
+        self.inner.pass(bytes, out)?;
+        if self.inner.options() != options {
+            // Servers since 2.15 drop the subscriptions of such a client, others keep them.
+            self.known.state().bind(Bound::Options);
+        }
+        Ok(bytes.len())
+    }
+
+    /// Passes the rest of an operation that goes on as it comes; returns how many bytes that are.
+    fn pass_rest(&mut self, rest: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        if self.inner.collects_line() {
+            self.inner.pass(rest, out)?;
+            return Ok(rest.len());
+        }
+        let end = self.inner.framing().pass_boundary(rest);
+        let passed = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+        if !self.drops_rest {
+            out.put(passed);
+        }
+        if let Some(end) = end {
+            if !self.inner.at_boundary() {
+                // A violation: the server answers it.
+                self.inner.pass(rest.get(end..).unwrap_or_default(), out)?;
+                return Ok(rest.len());
+            }
+            self.drops_rest = false;
+        }
+        Ok(passed.len())
+    }
+
+    /// SUB and UNSUB of a session without a server are only remembered: the next server gets them first.
+    fn pass_interest(&mut self, line: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        let is_homeless = self.known.state().homeless.is_some();
+        match is_homeless {
+            true => self.inner.pass(line, &mut Outlet::to_hold(&mut Waiting::default(), &mut 0))?,
+            false => self.inner.pass(line, out)?,
+        }
+        Ok(line.len())
+    }
+
+    fn publishes(&self) {
+        if let Some(homeless) = &mut self.known.state().homeless {
+            homeless.keeps = true;
+        }
+    }
+
+    /// Takes in a PING. Of a session without a server weir answers it, unless it asks whether the server has got what
+    /// is kept.
+    fn is_answered_here(&self) -> bool {
+        let mut state = self.known.state();
+        match &mut state.homeless {
+            Some(homeless) if !homeless.keeps => {
+                homeless.pongs_due = homeless.pongs_due.saturating_add(1);
+                true
+            }
+            _ => {
+                state.pings = state.pings.saturating_add(1);
+                false
+            }
+        }
+    }
+
+    /// What is to be written to the client meanwhile.
+    pub(super) fn take_pongs(&self) -> Vec<u8> {
+        let due = self.known.state().homeless.as_mut().map_or(0, |homeless| mem::take(&mut homeless.pongs_due));
+        PONG.repeat(due as usize)
+    }
+}
+
+impl Side for TrackedClient {
+    fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
+        if self.held.is_empty() {
+            let passed = self.pass_whole(chunk, out)?;
+            self.held.extend_from_slice(chunk.get(passed..).unwrap_or_default());
+            return Ok(());
+        }
+        let mut all = mem::take(&mut self.held);
+        all.extend_from_slice(chunk);
+        let passed = self.pass_whole(&all, out)?;
+        if passed < all.len() {
+            all.drain(..passed);
+            self.held = all;
+        }
+        Ok(())
+    }
+
+    fn messages(&self) -> u64 {
+        self.inner.messages()
+    }
+
+    fn payload(&self) -> u64 {
+        self.inner.payload()
+    }
+
+    fn signs_of_life(&self) -> u32 {
+        self.inner.signs_of_life()
+    }
+
+    fn activity(&self, bytes: u64) -> u64 {
+        self.inner.activity(bytes)
+    }
+
+    fn no_operation(&self) -> Option<&'static [u8]> {
+        self.inner.no_operation()
+    }
+}

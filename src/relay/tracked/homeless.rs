@@ -1,0 +1,116 @@
+//! A session between two servers: what is on its way to the lost one is dropped, the client is served as far as weir
+//! alone can, and the next server learns what the lost one knew.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use super::{Bound, Homeless, Known, TrackedClient, TrackedServer};
+use crate::{
+    net::stream::Stream,
+    outcome::{Cause, Party},
+    protocol::{PING, info::Info},
+    relay::{Ended, Relay, direction::DirectionEnd, registry::SessionHandle},
+    upstream::Server,
+};
+
+/// A server that has let the client in.
+#[derive(Debug)]
+pub struct NewServer<'a> {
+    /// The connection to it.
+    pub stream: Stream,
+    /// Which one it is.
+    pub server: Arc<Server>,
+    /// Its INFO for this client.
+    pub info: &'a Arc<Info>,
+    /// What it has sent behind that.
+    pub rest: &'a [u8],
+}
+
+impl Relay<TrackedClient, TrackedServer> {
+    /// The server is lost, with all that it has not delivered and all that it has not read. What the client gets of it
+    /// is on its way already.
+    ///
+    /// # Errors
+    /// The session cannot go to another server, for this reason.
+    pub fn lose_server(&mut self) -> Result<(), Bound> {
+        if let Some(bound) = self.known().bound() {
+            return Err(bound);
+        }
+        self.to_client.side_mut().lose_server()?;
+        self.to_server.drop_waiting();
+        self.to_server.side_mut().lose_server();
+        self.look = None;
+        let mut state = self.known().state();
+        state.homeless = Some(Homeless { pings_to_repeat: state.pings, ..Homeless::default() });
+        state.before_own_ping = None;
+        Ok(())
+    }
+
+    /// Serves the client of a session without a server: answers its PINGs, takes in what it subscribes to, and keeps
+    /// what it publishes, up to so many bytes; then it reads no more. Returns when the session is to end.
+    pub fn serve_homeless(&mut self, handle: &SessionHandle, most_kept: usize) -> impl Future<Output = Ended> {
+        poll_fn(move |cx| {
+            handle.set_waker(cx.waker());
+            if let Some(cause) = handle.end_requested() {
+                return Poll::Ready(Ended { party: Party::Weir, cause });
+            }
+            self.poll_homeless(cx, most_kept)
+        })
+    }
+
+    fn poll_homeless(&mut self, cx: &mut Context<'_>, most_kept: usize) -> Poll<Ended> {
+        let ended = |cause| Poll::Ready(Ended { party: Party::Downstream, cause });
+        let polled = self.to_server.poll_keep(cx, &mut self.down, most_kept);
+        let pongs = self.to_server.side().take_pongs();
+        if !pongs.is_empty() {
+            self.to_client.put_between(cx, &mut self.down, &pongs);
+        }
+        if self.to_client.poll_flush(cx, &mut self.down) == Poll::Ready(false) {
+            return ended(Cause::SocketError);
+        }
+        match polled {
+            Poll::Ready(DirectionEnd::Eof) => ended(Cause::Eof),
+            Poll::Ready(DirectionEnd::Stopped(cause)) => ended(cause),
+            Poll::Ready(DirectionEnd::ReadFailed | DirectionEnd::WriteFailed) => ended(Cause::SocketError),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// What the server knows of the client.
+    pub fn known(&self) -> &Known {
+        self.to_server.side().known()
+    }
+
+    /// The client reads this line last, once its session ends.
+    pub fn say_last(&mut self, line: &[u8]) {
+        self.to_client.put_behind(line);
+    }
+
+    /// The session goes on with another server: that learns of the subscriptions, the client of the server, and what
+    /// was kept follows.
+    ///
+    /// # Errors
+    /// The end of the relay, when the server's bytes already hold a cause for it.
+    pub fn go_on(&mut self, new: NewServer<'_>) -> Result<(), Ended> {
+        let NewServer { stream, server, info, rest } = new;
+        self.up = stream;
+        let mut words = Vec::with_capacity(1024);
+        {
+            let mut state = self.known().state();
+            state.subscriptions.write(&mut words);
+            // The client's own come first, then weir's: until its answer errors are about what has been written here.
+            let pings = state.homeless.take().map_or(0, |homeless| homeless.pings_to_repeat);
+            words.extend_from_slice(&PING.repeat(pings as usize));
+            words.extend_from_slice(PING);
+            state.before_own_ping = Some(pings);
+        }
+        self.to_server.put_first(&words);
+        if let Some(info) = self.to_client.side_mut().moved_to(server, info) {
+            self.to_client.put_behind(&info);
+        }
+        self.to_client.preload(rest).map_err(|cause| Ended { party: Party::Upstream, cause })
+    }
+}

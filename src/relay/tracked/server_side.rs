@@ -1,0 +1,160 @@
+//! Server to client, in whole operations.
+
+use std::{mem, sync::Arc};
+
+use super::{Bound, Known, LONGEST_HELD};
+use crate::{
+    outcome::Cause,
+    protocol::{MAX_INFO_LINE, info::Info, op::ServerOperation},
+    relay::{
+        direction::{Outlet, Side},
+        server_side::ServerSide,
+    },
+    upstream::Server,
+};
+
+/// The errors behind which a nats-server leaves a connection open, as they begin.
+const STAYS_OPEN: [&[u8]; 4] =
+    [b"permissions violation", b"invalid subject", b"maximum subscriptions exceeded", b"server shutdown"];
+
+/// How a server begins to say that it refuses a subscription.
+const SUBSCRIPTION_REFUSED: &[u8] = b"permissions violation for subscription to \"";
+
+/// [`ServerSide`] of a session that can go to another server.
+#[derive(Debug)]
+pub struct TrackedServer {
+    inner: ServerSide,
+    known: Known,
+    /// The beginning of an operation.
+    held: Vec<u8>,
+}
+
+impl TrackedServer {
+    /// Of a server that knows of the client what is `known`.
+    pub fn new(inner: ServerSide, known: Known) -> Self {
+        Self { inner, known, held: Vec::new() }
+    }
+
+    /// The server is lost.
+    ///
+    /// # Errors
+    /// The client has had the beginning of a message.
+    pub(super) fn lose_server(&mut self) -> Result<(), Bound> {
+        self.held = Vec::new();
+        if self.inner.at_boundary() { Ok(()) } else { Err(Bound::LongMessage) }
+    }
+
+    /// See [`ServerSide::moved_to`].
+    pub(super) fn moved_to(&mut self, server: Arc<Server>, info: &Arc<Info>) -> Option<Vec<u8>> {
+        self.inner.moved_to(server, info)
+    }
+
+    /// Passes at least one operation, and returns how many bytes that are; 0 where its rest is still to come.
+    fn pass_operation(&mut self, rest: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        if !self.inner.at_boundary() {
+            return self.pass_rest(rest, out);
+        }
+        let whole = {
+            let subscriptions = &mut self.known.state().subscriptions;
+            self.inner.framing().pass_whole(rest, |sid, messages| subscriptions.delivered(sid, messages))
+        };
+        if whole > 0 {
+            out.put(rest.get(..whole).unwrap_or_default());
+            return Ok(whole);
+        }
+        match ServerOperation::at(rest) {
+            ServerOperation::Unfinished if rest.len() < MAX_INFO_LINE => return Ok(0),
+            ServerOperation::Message { len, .. } if len > rest.len() && len <= LONGEST_HELD => return Ok(0),
+            ServerOperation::Unfinished => return self.forward(rest, out),
+            ServerOperation::Message { sid, len, .. } => {
+                self.known.state().subscriptions.delivered(sid, 1);
+                return self.forward(rest.get(..len).unwrap_or(rest), out);
+            }
+            ServerOperation::Pong(line) => {
+                let is_clients = self.known.state().pong();
+                if is_clients { self.forward(line, out) } else { Ok(line.len()) }
+            }
+            ServerOperation::Err { line, text } => {
+                self.note_error(text);
+                let is_replay = self.known.state().before_own_ping.is_some();
+                let passed = self.forward(line, out)?;
+                // What another server has granted this one refuses.
+                if is_replay { Err(Cause::ServerError) } else { Ok(passed) }
+            }
+            ServerOperation::Ping(line) | ServerOperation::Line(line) => self.forward(line, out),
+        }
+    }
+
+    fn forward(&mut self, bytes: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        self.inner.pass(bytes, out)?;
+        Ok(bytes.len())
+    }
+
+    /// Passes the rest of an operation that goes on as it comes.
+    fn pass_rest(&mut self, rest: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        if self.inner.collects_line() {
+            return self.forward(rest, out);
+        }
+        let end = self.inner.framing().pass_boundary(rest);
+        let passed = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+        out.put(passed);
+        if end.is_some() && !self.inner.at_boundary() {
+            return self.forward(rest.get(passed.len()..).unwrap_or_default(), out);
+        }
+        Ok(passed.len())
+    }
+
+    /// What an error of the server means for what it knows of the client.
+    fn note_error(&self, text: &[u8]) {
+        let begins_with = |begin: &[u8]| text.get(..begin.len()).is_some_and(|text| text.eq_ignore_ascii_case(begin));
+        let mut state = self.known.state();
+        if begins_with(SUBSCRIPTION_REFUSED) {
+            // … to "SUBJECT", or … to "SUBJECT" using queue "QUEUE"; a sid may follow.
+            let mut parts = text.split(|byte| *byte == b'"').skip(1);
+            let (subject, between, queue) = (parts.next(), parts.next(), parts.next());
+            let queue = queue.filter(|_| between == Some(b" using queue "));
+            state.subscriptions.refused(subject.unwrap_or_default(), queue);
+        } else if !STAYS_OPEN.iter().any(|begin| begins_with(begin)) {
+            state.bind(Bound::Error);
+        }
+    }
+}
+
+impl Side for TrackedServer {
+    fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
+        let mut joined = mem::take(&mut self.held);
+        let bytes = if joined.is_empty() {
+            chunk
+        } else {
+            joined.extend_from_slice(chunk);
+            &joined
+        };
+        let mut at = 0_usize;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            match self.pass_operation(rest, out)? {
+                0 => break,
+                passed => at = at.saturating_add(passed),
+            }
+        }
+        if at < bytes.len() {
+            self.held = bytes.get(at..).unwrap_or_default().to_vec();
+        }
+        Ok(())
+    }
+
+    fn announce(&mut self) -> Option<Vec<u8>> {
+        self.inner.announce()
+    }
+
+    fn messages(&self) -> u64 {
+        self.inner.messages()
+    }
+
+    fn payload(&self) -> u64 {
+        self.inner.payload()
+    }
+
+    fn signs_of_life(&self) -> u32 {
+        self.inner.signs_of_life()
+    }
+}

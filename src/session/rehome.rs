@@ -1,0 +1,279 @@
+//! Re-homing: the server of a session is lost, and the session goes on with another one without its client's noticing.
+//! Where an account asks for it (`rehome`), and only for logins that weir can repeat: one that signs a server's nonce
+//! needs the client.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout_at},
+};
+use tracing::debug;
+
+use crate::{
+    admission::{Account, Claim, Client, Login, Pass, Proof, QuotaIdentity, RehomeLimits, Wait},
+    client_library::returns::Return,
+    dial::{self, LoggedIn},
+    dispatch::{SessionWait, TurnSender},
+    identity::{ClientKey, CredentialKey},
+    net::timer::now,
+    outcome::{Cause, MoveCause, MoveResult, Party},
+    protocol::{connect::Connect, info::Info},
+    relay::{Ended, Known, NewServer, TrackedClient, TrackedServer, registry::AtServer},
+    session::{
+        await_turn::{Waited, follow},
+        connect_upstream::connect_with_failover,
+        context::Context,
+        established::Established,
+        failover::DialPort,
+        login_evidence::{LoginAttempt, NotAnswered},
+        shared::Shared,
+    },
+    upstream::{Port, Server},
+    worker::with_rng,
+};
+
+/// How soon at the latest a login is tried again for which no server had room.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// How long the server may take to answer whether it has closed only this connection.
+const IS_LOST_WITHIN: Duration = Duration::from_secs(1);
+
+/// What a session needs to log its client in at another server.
+pub(super) struct RehomeTerms {
+    /// As weir has sent it, without a signature of weir's own.
+    connect: Box<[u8]>,
+    credential: CredentialKey,
+    claim: Claim,
+    client: ClientKey,
+    source: IpAddr,
+    port: DialPort,
+    proxy_header: Box<[u8]>,
+    /// Which server process the session is on.
+    server_id: Box<str>,
+}
+
+impl RehomeTerms {
+    /// Those of a client that has just been let in by the server with this INFO; `None` where its session ends with its
+    /// server.
+    pub fn of(
+        cx: &Context,
+        connect: &Connect,
+        (credential, claim): (CredentialKey, Claim),
+        (pass, info): (&Pass, &Info),
+        proxy_header: Vec<u8>,
+    ) -> Option<(Self, Known)> {
+        let limits = pass.account.account().rehome()?;
+        // A verbose client expects an answer to each operation, and would get some twice.
+        if connect.signs() || connect.verbose() {
+            return None;
+        }
+        let mut words = Vec::with_capacity(512);
+        connect.write(&mut words);
+        let terms = Self {
+            connect: words.into(),
+            credential,
+            claim,
+            client: cx.log.client?,
+            source: cx.source(),
+            port: DialPort::of(cx),
+            proxy_header: proxy_header.into(),
+            server_id: info.server_id().into(),
+        };
+        let most_bytes = limits.memory.get() as usize;
+        Some((terms, Known::new(most_bytes)))
+    }
+}
+
+/// A session that goes on with another server when its own is lost.
+pub(super) struct Rehomable {
+    session: Box<Established<TrackedClient, TrackedServer>>,
+    terms: RehomeTerms,
+}
+
+/// Why no other server has the session.
+enum NoHome {
+    /// The client has left, or the session is to end.
+    Over(Ended),
+    /// Its server is there, and has closed this connection only.
+    Meant,
+    /// A server has refused the login, with this line.
+    Refused(Vec<u8>),
+    /// Nobody had room in time, or the session cannot be moved.
+    Not(&'static str),
+}
+
+impl Rehomable {
+    pub fn new(session: Box<Established<TrackedClient, TrackedServer>>, terms: RehomeTerms) -> Self {
+        Self { session, terms }
+    }
+
+    /// Relays until the client leaves, or no server has its session.
+    pub async fn relay(mut self: Box<Self>) {
+        let began = Instant::now();
+        let ended = loop {
+            let ended = self.session.relay.run(&self.session.registered).await;
+            if !ended.by_server() {
+                break ended;
+            }
+            match Box::pin(self.rehome(ended)).await {
+                Ok(()) => {}
+                Err(ended) => break ended,
+            }
+        };
+        self.session.over(began, ended).await;
+    }
+
+    /// The server has gone: finds another one.
+    ///
+    /// # Errors
+    /// How the session ends.
+    async fn rehome(&mut self, lost: Ended) -> Result<(), Ended> {
+        let account = self.session.account.account();
+        let Some((limits, account)) = account.and_then(|account| Some((account.rehome()?, account))) else {
+            return Err(lost);
+        };
+        let shared = Arc::clone(&self.session.shared);
+        let id = self.session.registered.handle().facts().id;
+        let from = Arc::clone(self.session.server.server());
+        from.may_be_another_process();
+        let not = match self.go_elsewhere(&from, (limits, &account)).await {
+            Ok(()) => {
+                let to = self.session.server.server();
+                let (subscriptions, bytes) = self.session.relay.known().size();
+                debug!(id, from = from.name(), to = to.name(), subscriptions, bytes, "session re-homed");
+                shared.counters.moved(MoveCause::ServerLost, MoveResult::Rehomed);
+                return Ok(());
+            }
+            Err(NoHome::Over(ended)) => return Err(ended),
+            Err(not) => not,
+        };
+        shared.counters.moved(MoveCause::ServerLost, MoveResult::NotRehomed);
+        let (why, ended) = match not {
+            NoHome::Refused(line) => {
+                self.session.relay.say_last(&line);
+                ("another server refuses its login", Ended { party: Party::Upstream, cause: Cause::ServerError })
+            }
+            NoHome::Meant => ("its server has closed it", lost),
+            NoHome::Not(why) => (why, lost),
+            NoHome::Over(ended) => ("", ended),
+        };
+        debug!(id, from = from.name(), why, "session not re-homed");
+        Err(ended)
+    }
+
+    async fn go_elsewhere(
+        &mut self,
+        from: &Arc<Server>,
+        (limits, account): (RehomeLimits, &Arc<Account>),
+    ) -> Result<(), NoHome> {
+        let Self { session, terms } = self;
+        let Established { relay, registered, shared, .. } = &mut **session;
+        relay.lose_server().map_err(|bound| NoHome::Not(bound.text()))?;
+        let until = Instant::now() + limits.within;
+        let found = tokio::select! {
+            biased;
+            ended = relay.serve_homeless(registered.handle(), limits.memory.get() as usize) => {
+                return Err(NoHome::Over(ended));
+            }
+            found = timeout_at(until, terms.find(shared, from, account, until)) => found,
+        };
+        let (pass, logged_in) = found.unwrap_or(Err(NoHome::Not("no other server in time")))?;
+        let LoggedIn { stream, info, rest } = *logged_in;
+        if info.remote_account().is_some_and(|name| account.is_known() && *name != **account.name()) {
+            return Err(NoHome::Not("its login belongs to another account by now"));
+        }
+        // What it has had there is given back with it; the account's slot of the login ends with the login.
+        let Pass { server, account: _login } = pass;
+        let now_at = AtServer { server: Some(Arc::clone(server.server())), client_id: info.client_id().unwrap_or(0) };
+        registered.handle().moved_to(now_at);
+        terms.server_id = info.server_id().into();
+        let new = NewServer { stream, server: Arc::clone(server.server()), info: &info, rest: &rest };
+        session.server = server;
+        session.relay.go_on(new).map_err(NoHome::Over)
+    }
+}
+
+impl RehomeTerms {
+    /// Waits for a turn as any client does, and logs in.
+    async fn find(
+        &self,
+        shared: &Shared,
+        from: &Arc<Server>,
+        account: &Arc<Account>,
+        until: Instant,
+    ) -> Result<(Pass, Box<LoggedIn>), NoHome> {
+        if !self.is_lost(shared, from).await {
+            return Err(NoHome::Meant);
+        }
+        let connect = Connect::parse(self.argument()).map_err(|_| NoHome::Not("its CONNECT does not parse"))?;
+        let login = Login { client: self.client, key: self.claim.credential };
+        loop {
+            let pass = self.await_turn(shared, account, until).await?;
+            let attempt = LoginAttempt::new(shared, login, self.source);
+            let client = (&connect, self.credential, until);
+            match connect_with_failover(attempt, pass, None, client, (self.port, &self.proxy_header)).await {
+                Ok(found) => return Ok(found),
+                Err(NotAnswered::ServerError(_, line)) => return Err(NoHome::Refused(line)),
+                Err(NotAnswered::TooLong) => return Err(NoHome::Not("its CONNECT is too long")),
+                // Room may come up, and servers may come back.
+                Err(NotAnswered::Refused(reason)) if Instant::now() + AGAIN > until => {
+                    return Err(NoHome::Not(reason.name()));
+                }
+                Err(NotAnswered::Refused(_)) => sleep(AGAIN.mul_f64(with_rng(|rng| 0.5 + 0.5 * rng.f64()))).await,
+            }
+        }
+    }
+
+    /// The JSON of CONNECT.
+    fn argument(&self) -> &[u8] {
+        let line = self.connect.strip_prefix(b"CONNECT ").unwrap_or(&self.connect);
+        line.trim_ascii_end()
+    }
+
+    /// Whether the server is lost, and has not only closed this connection: then it meant to.
+    async fn is_lost(&self, shared: &Shared, server: &Server) -> bool {
+        if server.is_draining() || server.is_lame_duck(now()) || !server.is_up(now()) {
+            return true;
+        }
+        let began = Instant::now();
+        let tls = shared.servers_tls.as_deref().into();
+        match dial::dial(server, tls, &self.proxy_header, began + IS_LOST_WITHIN).await {
+            Ok(there) => there.info().server_id() != &*self.server_id,
+            Err(err) => {
+                err.note_at(server, Port::Client, (began, IS_LOST_WITHIN));
+                true
+            }
+        }
+    }
+
+    async fn await_turn(&self, shared: &Shared, account: &Arc<Account>, until: Instant) -> Result<Pass, NoHome> {
+        let by = until.into_std();
+        let client = Client {
+            account: Arc::clone(account.name()),
+            names_its_account: false,
+            source: self.source.into(),
+            key: self.client,
+            proof: Proof::Known,
+            may_use_reserve: false,
+            would_refuse: None,
+            quota_identity: QuotaIdentity::default(),
+            hold_until: by,
+            answer_by: by,
+            returns: Return::Unknown,
+        };
+        let (turn, turn_comes) = oneshot::channel();
+        let begun = with_rng(|rng| Wait::at_move(&shared.admission, &client, account, now(), rng, || TurnSender(turn)));
+        let mut is_told = false;
+        let tell = |wait: &SessionWait| {
+            if wait.is_queued() && !std::mem::replace(&mut is_told, true) {
+                shared.arrived.notify_one();
+            }
+        };
+        match follow(shared, begun, turn_comes, std::future::pending::<()>(), tell).await {
+            Waited::Turn(pass) => Ok(pass),
+            Waited::Refused(reason) => Err(NoHome::Not(reason.name())),
+            Waited::Left(()) => Err(NoHome::Not("the client has left")),
+        }
+    }
+}
