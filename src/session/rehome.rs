@@ -2,7 +2,7 @@
 //! Where an account asks for it (`rehome`), and only for logins that weir can repeat: one that signs a server's nonce
 //! needs the client.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{future::poll_fn, net::IpAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     sync::oneshot,
@@ -32,6 +32,9 @@ use crate::{
     upstream::{Port, Server},
     worker::with_rng,
 };
+
+/// How long a server may take to answer a PING when weir asks for a sign of life, since it does not answer otherwise.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 
 /// How soon at the latest a login is tried again for which no server had room.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -91,6 +94,15 @@ pub(super) struct Rehomable {
     terms: RehomeTerms,
 }
 
+/// Until when a session is relayed.
+enum Until {
+    Ended(Ended),
+    /// It is to find out whether its server answers.
+    Asked,
+    /// The answer is due.
+    Due,
+}
+
 /// Why no other server has the session.
 enum NoHome {
     /// The client has left, or the session is to end.
@@ -105,6 +117,7 @@ enum NoHome {
 
 impl Rehomable {
     pub fn new(session: Box<Established<TrackedClient, TrackedServer>>, terms: RehomeTerms) -> Self {
+        session.registered.handle().set_rehomable();
         Self { session, terms }
     }
 
@@ -112,11 +125,11 @@ impl Rehomable {
     pub async fn relay(mut self: Box<Self>) {
         let began = Instant::now();
         let ended = loop {
-            let ended = self.session.relay.run(&self.session.registered).await;
+            let (ended, is_silent) = self.relay_on_this_server().await;
             if !ended.by_server() {
                 break ended;
             }
-            match Box::pin(self.rehome(ended)).await {
+            match Box::pin(self.rehome(ended, is_silent)).await {
                 Ok(()) => {}
                 Err(ended) => break ended,
             }
@@ -124,11 +137,44 @@ impl Rehomable {
         self.session.over(began, ended).await;
     }
 
+    /// Relays until one side ends, or the server does not answer any more; says whether it is that.
+    async fn relay_on_this_server(&mut self) -> (Ended, bool) {
+        let mut answers_by = None;
+        loop {
+            match self.relay_until_probe(answers_by).await {
+                Until::Ended(ended) => return (ended, false),
+                Until::Asked if answers_by.is_none() => {
+                    self.session.relay.probe().await;
+                    answers_by = Some(Instant::now() + ANSWERS_WITHIN);
+                }
+                Until::Asked => {}
+                Until::Due if !self.session.relay.awaits_probe() => answers_by = None,
+                Until::Due if !self.session.relay.client_takes() => {
+                    answers_by = Some(Instant::now() + ANSWERS_WITHIN);
+                }
+                Until::Due => return (Ended { party: Party::Upstream, cause: Cause::SocketError }, true),
+            }
+        }
+    }
+
+    async fn relay_until_probe(&mut self, due: Option<Instant>) -> Until {
+        let Established { relay, registered, .. } = &mut *self.session;
+        let (mut run, handle) = (pin!(relay.run(registered)), registered.handle());
+        let asked_or_ended = poll_fn(|cx| {
+            let ended = run.as_mut().poll(cx).map(Until::Ended);
+            if ended.is_pending() && handle.take_probe_requested() { Poll::Ready(Until::Asked) } else { ended }
+        });
+        match due {
+            None => asked_or_ended.await,
+            Some(due) => Box::pin(timeout_at(due, asked_or_ended)).await.unwrap_or(Until::Due),
+        }
+    }
+
     /// The server has gone: finds another one.
     ///
     /// # Errors
     /// How the session ends.
-    async fn rehome(&mut self, lost: Ended) -> Result<(), Ended> {
+    async fn rehome(&mut self, lost: Ended, is_silent: bool) -> Result<(), Ended> {
         let account = self.session.account.account();
         let Some((limits, account)) = account.and_then(|account| Some((account.rehome()?, account))) else {
             return Err(lost);
@@ -137,7 +183,7 @@ impl Rehomable {
         let id = self.session.registered.handle().facts().id;
         let from = Arc::clone(self.session.server.server());
         from.may_be_another_process();
-        let not = match self.go_elsewhere(&from, (limits, &account)).await {
+        let not = match self.go_elsewhere(&from, is_silent, (limits, &account)).await {
             Ok(()) => {
                 let to = self.session.server.server();
                 let (subscriptions, bytes) = self.session.relay.known().size();
@@ -165,18 +211,20 @@ impl Rehomable {
     async fn go_elsewhere(
         &mut self,
         from: &Arc<Server>,
+        is_silent: bool,
         (limits, account): (RehomeLimits, &Arc<Account>),
     ) -> Result<(), NoHome> {
         let Self { session, terms } = self;
         let Established { relay, registered, shared, .. } = &mut **session;
         relay.lose_server().map_err(|bound| NoHome::Not(bound.text()))?;
         let until = Instant::now() + limits.within;
+        let find = terms.find(shared, (from, is_silent), account, until);
         let found = tokio::select! {
             biased;
             ended = relay.serve_homeless(registered.handle(), limits.memory.get() as usize) => {
                 return Err(NoHome::Over(ended));
             }
-            found = timeout_at(until, terms.find(shared, from, account, until)) => found,
+            found = timeout_at(until, find) => found,
         };
         let (pass, logged_in) = found.unwrap_or(Err(NoHome::Not("no other server in time")))?;
         let LoggedIn { stream, info, rest } = *logged_in;
@@ -199,11 +247,11 @@ impl RehomeTerms {
     async fn find(
         &self,
         shared: &Shared,
-        from: &Arc<Server>,
+        (from, is_silent): (&Arc<Server>, bool),
         account: &Arc<Account>,
         until: Instant,
     ) -> Result<(Pass, Box<LoggedIn>), NoHome> {
-        if !self.is_lost(shared, from).await {
+        if !is_silent && !self.is_lost(shared, from).await {
             return Err(NoHome::Meant);
         }
         let connect = Connect::parse(self.argument()).map_err(|_| NoHome::Not("its CONNECT does not parse"))?;

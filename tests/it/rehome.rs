@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use rustix::process::Signal;
 use serde_json::Value;
 use weir_testkit::{client::Op, *};
 
@@ -115,6 +116,25 @@ async fn a_client_without_a_server_is_answered_and_what_it_publishes_is_kept() {
     assert_eq!(gets(&mut client).await, ["later hello"]);
     client.send(b"PUB later 2\r\nhi\r\n").await.unwrap();
     assert_eq!(gets(&mut client).await, ["later hi"]);
+    drop(client);
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clients_of_a_server_that_stands_still_are_elsewhere_before_it_goes_on() {
+    let mut cluster = Cluster::start(3, |server| server).await;
+    let weir = WeirConfig::of(&cluster).account("default", REHOME).start().await;
+    let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+    client.info_after_pong().await;
+    client.subscribe("here", 1).await.unwrap();
+    let lost = its_server(&cluster).await;
+    cluster.servers[lost].signal(Signal::STOP);
+    weir.until("it is re-homed", |metrics| moved(metrics, "rehomed") == 1.0).await;
+    client.publish("here", b"again").await.unwrap();
+    assert_eq!(gets(&mut client).await, ["here again"]);
+    cluster.servers[lost].signal(Signal::CONT);
+    weir.sees(3).await;
+    assert_eq!(gets(&mut client).await, [""; 0]);
     drop(client);
     weir.assert_nothing_leaked().await;
 }

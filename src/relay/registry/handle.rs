@@ -24,6 +24,9 @@ pub struct SessionHandle {
     end_requested: AtomicU8,
     keepalive_requested: AtomicBool,
     info_requested: AtomicBool,
+    /// Whether it can go on with another server.
+    is_rehomable: AtomicBool,
+    probe_requested: AtomicBool,
     /// A [`ServerSays`].
     server_says: AtomicU8,
     changing: Mutex<Changing>,
@@ -132,6 +135,23 @@ impl SessionHandle {
     /// Whether an INFO has been asked for since the last call. One relaxed load where none has.
     pub fn take_info_requested(&self) -> bool {
         self.info_requested.load(Relaxed) && self.info_requested.swap(false, Relaxed)
+    }
+
+    /// It can go on with another server.
+    pub fn set_rehomable(&self) {
+        self.is_rehomable.store(true, Relaxed);
+    }
+
+    /// Asks a session that can go on with another server to find out whether its own still answers.
+    pub fn request_probe(&self) {
+        if self.is_rehomable.load(Relaxed) && !self.probe_requested.swap(true, Relaxed) {
+            self.wake();
+        }
+    }
+
+    /// Whether that has been asked since the last call. One relaxed load where it has not.
+    pub fn take_probe_requested(&self) -> bool {
+        self.probe_requested.load(Relaxed) && self.probe_requested.swap(false, Relaxed)
     }
 
     /// The server has answered whether it has closed the connection, or cannot be asked.

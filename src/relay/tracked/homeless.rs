@@ -12,7 +12,11 @@ use crate::{
     net::stream::Stream,
     outcome::{Cause, Party},
     protocol::{PING, info::Info},
-    relay::{Ended, Relay, direction::DirectionEnd, registry::SessionHandle},
+    relay::{
+        Ended, Relay,
+        direction::{DirectionEnd, Side},
+        registry::SessionHandle,
+    },
     upstream::Server,
 };
 
@@ -79,6 +83,29 @@ impl Relay<TrackedClient, TrackedServer> {
         }
     }
 
+    /// Asks the server for a sign of life: the answer does not reach the client. Not in the middle of an operation, nor
+    /// while an answer is awaited.
+    pub fn probe(&mut self) -> impl Future<Output = ()> {
+        poll_fn(|cx| {
+            let may_ask = self.to_server.side().no_operation().is_some();
+            let begun = may_ask && self.known().state().begin_own_ping();
+            if begun {
+                self.to_server.put_between(cx, &mut self.up, PING);
+            }
+            Poll::Ready(())
+        })
+    }
+
+    /// Whether the server has not answered yet.
+    pub fn awaits_probe(&self) -> bool {
+        self.known().state().before_own_ping.is_some()
+    }
+
+    /// Whether the client takes what the server sends: else no answer of the server is read.
+    pub fn client_takes(&self) -> bool {
+        !self.to_client.holds_bytes()
+    }
+
     /// What the server knows of the client.
     pub fn known(&self) -> &Known {
         self.to_server.side().known()
@@ -106,6 +133,7 @@ impl Relay<TrackedClient, TrackedServer> {
             words.extend_from_slice(&PING.repeat(pings as usize));
             words.extend_from_slice(PING);
             state.before_own_ping = Some(pings);
+            state.replays = true;
         }
         self.to_server.put_first(&words);
         if let Some(info) = self.to_client.side_mut().moved_to(server, info) {

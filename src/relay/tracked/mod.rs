@@ -32,6 +32,8 @@ struct State {
     pings: u32,
     /// How many of those stand before a PING of weir's own, where that is not answered.
     before_own_ping: Option<u32>,
+    /// It subscribes for the client until that is answered.
+    replays: bool,
     /// Where the session is on no server.
     homeless: Option<Homeless>,
     /// Why the session cannot go to another server.
@@ -81,6 +83,7 @@ impl Known {
             subscriptions: Subscriptions::new(most_bytes),
             pings: 0,
             before_own_ping: None,
+            replays: false,
             homeless: None,
             bound: None,
         })))
@@ -117,11 +120,19 @@ impl State {
         self.subscriptions = Subscriptions::new(0);
     }
 
+    /// weir is about to send a PING of its own. Returns whether none is under way.
+    fn begin_own_ping(&mut self) -> bool {
+        let may = self.before_own_ping.is_none();
+        self.before_own_ping.get_or_insert(self.pings);
+        may
+    }
+
     /// The server has answered a PING. Returns whether it is one of the client's.
     fn pong(&mut self) -> bool {
         match &mut self.before_own_ping {
             Some(0) => {
                 self.before_own_ping = None;
+                self.replays = false;
                 return false;
             }
             Some(before) => *before = before.saturating_sub(1),

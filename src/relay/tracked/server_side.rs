@@ -76,7 +76,7 @@ impl TrackedServer {
             }
             ServerOperation::Err { line, text } => {
                 self.note_error(text);
-                let is_replay = self.known.state().before_own_ping.is_some();
+                let is_replay = self.known.state().replays;
                 let passed = self.forward(line, out)?;
                 // What another server has granted this one refuses.
                 if is_replay { Err(Cause::ServerError) } else { Ok(passed) }

@@ -1,1 +1,160 @@
+use std::{net::IpAddr, sync::Arc};
+
+use proptest::prelude::*;
+
 use super::*;
+use crate::{
+    advertised_info::{Advertise, AdvertisedInfo, AdvertisedTls},
+    config::{Config, ServerArg},
+    identity::Keys,
+    outcome::Cause,
+    protocol::connect::Connect,
+    relay::{ClientSide, InfoPolicy, ServerSide, Side, direction::Outlet, waiting::Waiting},
+    upstream::{Port, Servers},
+};
+
+fn client(known: &Known) -> TrackedClient {
+    let connect = Connect::parse(b"{}").unwrap();
+    let keys = Arc::<Keys>::default();
+    let sent = keys.sent_identity(&connect);
+    let inner = ClientSide::new(keys, sent, connect.service_options(), 4096);
+    TrackedClient::new(inner, known.clone())
+}
+
+fn pass(side: &mut impl Side, chunk: &[u8]) -> (Vec<u8>, Result<(), Cause>) {
+    let (mut waiting, mut bytes) = (Waiting::default(), 0);
+    let passed = side.pass(chunk, &mut Outlet::to_hold(&mut waiting, &mut bytes));
+    (waiting.to_vec(), passed)
+}
+
+fn subscriptions(known: &Known) -> String {
+    let mut words = Vec::new();
+    known.state().subscriptions.write(&mut words);
+    String::from_utf8(words).unwrap()
+}
+
+const SAID: &str = "SUB a 1\r\nPUB a 5\r\nhello\r\nPING\r\nsub b\tq 2\r\nUNSUB 1 3\r\nHPUB a 12 14\r\nNATS/1.0\r\n\r\nhi\r\n\
+                    PUB  odd   2 \r\nPI\r\nPONG\r\nSUB c 3\nUNSUB 3\r\n+OK\r\n";
+
+proptest! {
+    #[test]
+    fn all_that_a_client_says_passes_whole_however_it_is_cut(cuts in proptest::collection::vec(1..40_usize, 1..60)) {
+        let known = Known::new(64 * 1024);
+        let (mut side, mut passed) = (client(&known), Vec::new());
+        let mut rest = SAID.as_bytes();
+        for cut in cuts.iter().chain(&[SAID.len()]) {
+            let (now, later) = rest.split_at((*cut).min(rest.len()));
+            let (out, result) = pass(&mut side, now);
+            prop_assert_eq!(result, Ok(()));
+            passed.extend_from_slice(&out);
+            // What has passed ends with an operation.
+            let text = str::from_utf8(&passed).unwrap();
+            prop_assert!(text.is_empty() || text.ends_with('\n'), "{}", text);
+            rest = later;
+        }
+        prop_assert_eq!(str::from_utf8(&passed).unwrap(), SAID);
+        prop_assert_eq!(subscriptions(&known), "SUB a 1\r\nUNSUB 1 3\r\nSUB b q 2\r\n");
+        prop_assert_eq!((known.state().pings, side.messages()), (1, 3));
+    }
+}
+
+#[test]
+fn what_is_no_operation_reaches_the_server_at_once() {
+    for wrong in ["FOO", "PUB a b c d\r\n", "SUBS"] {
+        let known = Known::new(1024);
+        let (out, result) = pass(&mut client(&known), wrong.as_bytes());
+        assert_eq!(result, Err(Cause::Protocol), "{wrong}");
+        assert!(!out.is_empty(), "{wrong}: the server answers it");
+    }
+}
+
+#[test]
+fn a_long_message_passes_as_it_comes_and_its_rest_goes_nowhere_once_the_server_is_lost() {
+    let known = Known::new(1024);
+    let mut side = client(&known);
+    let begin = [&b"PUB a 100000\r\n"[..], &[b'x'; 40_000]].concat();
+    assert_eq!(pass(&mut side, &begin).0.len(), begin.len());
+    side.lose_server();
+    assert_eq!(pass(&mut side, &[b'x'; 60_000]).0, b"");
+    assert_eq!(pass(&mut side, b"\r\nPUB a 2\r\nhi\r\n").0, b"PUB a 2\r\nhi\r\n");
+}
+
+#[test]
+fn without_a_server_interest_is_remembered_and_publications_are_kept_in_order() {
+    let known = Known::new(1024);
+    let mut side = client(&known);
+    let _ = pass(&mut side, b"PING\r\n");
+    known.state().homeless = Some(Homeless { pings_to_repeat: 1, ..Homeless::default() });
+    assert_eq!(pass(&mut side, b"SUB a 1\r\nPING\r\nPING\r\n").0, b"");
+    assert_eq!(side.take_pongs(), b"PONG\r\nPONG\r\n");
+    let (kept, _) = pass(&mut side, b"PUB a 2\r\nhi\r\nPING\r\nSUB b 2\r\n");
+    assert_eq!((kept, side.take_pongs()), (b"PUB a 2\r\nhi\r\nPING\r\n".to_vec(), Vec::new()));
+    assert_eq!((subscriptions(&known), known.state().pings), ("SUB a 1\r\nSUB b 2\r\n".into(), 2));
+}
+
+fn server(known: &Known) -> TrackedServer {
+    let config = Config::from_servers(&[ServerArg("n1:4222".into())]).unwrap();
+    let servers = Arc::new(Servers::new(&config.upstream));
+    let all = AdvertisedInfo::new(Arc::clone(&servers), "weir".to_owned());
+    let listener =
+        all.of_listener(([127, 0, 0, 1], 4222).into(), Advertise::default(), AdvertisedTls::None, Port::Client);
+    let server = servers.iter().next().unwrap();
+    let nobody = IpAddr::from([0, 0, 0, 0]);
+    let info = Arc::new(crate::protocol::info::Info::parse(b"{\"server_id\":\"A\",\"max_payload\":1048576}").unwrap());
+    let inner = ServerSide::new(None, InfoPolicy::Drop, listener, nobody, server, &info);
+    TrackedServer::new(inner, known.clone())
+}
+
+const SERVED: &str = "MSG a 1 5\r\nhello\r\nMSG a 1 5\r\nhallo\r\nPONG\r\nHMSG b 2 12 14\r\nNATS/1.0\r\n\r\nhi\r\nPING\r\nPONG\r\n\
+                      MSG  a   1 r 0 \r\n\r\n-ERR 'Permissions Violation for Subscription to \"secret\"'\r\n";
+
+proptest! {
+    #[test]
+    fn all_that_a_server_says_passes_whole_however_it_is_cut(cuts in proptest::collection::vec(1..40_usize, 1..60)) {
+        let known = Known::new(64 * 1024);
+        let _ = pass(&mut client(&known), b"SUB a 1\r\nSUB b 2\r\nSUB secret 3\r\nUNSUB 1 7\r\nPING\r\n");
+        assert!(known.state().begin_own_ping());
+        let (mut side, mut passed) = (server(&known), Vec::new());
+        let mut rest = SERVED.as_bytes();
+        for cut in cuts.iter().chain(&[SERVED.len()]) {
+            let (now, later) = rest.split_at((*cut).min(rest.len()));
+            let (out, result) = pass(&mut side, now);
+            prop_assert_eq!(result, Ok(()));
+            passed.extend_from_slice(&out);
+            let text = str::from_utf8(&passed).unwrap();
+            prop_assert!(text.is_empty() || text.ends_with("\r\n"), "{}", text);
+            rest = later;
+        }
+        // The second PONG is the answer to weir's own PING.
+        let expected = SERVED.replacen("PING\r\nPONG\r\n", "PING\r\n", 1);
+        prop_assert_eq!(str::from_utf8(&passed).unwrap(), expected);
+        prop_assert_eq!(subscriptions(&known), "SUB a 1\r\nUNSUB 1 4\r\nSUB b 2\r\n");
+        let pings = known.state().pings;
+        prop_assert_eq!((pings, known.bound(), side.messages()), (0, None, 4));
+    }
+}
+
+#[test]
+fn an_error_that_ends_the_connection_binds_the_session_and_one_while_it_subscribes_ends_it() {
+    let known = Known::new(1024);
+    let mut side = server(&known);
+    assert_eq!(pass(&mut side, b"-ERR 'Permissions Violation for Publish to \"a\"'\r\n").1, Ok(()));
+    assert_eq!(known.bound(), None);
+    assert_eq!(pass(&mut side, b"-ERR 'Stale Connection'\r\n").1, Ok(()));
+    assert_eq!(known.bound(), Some(Bound::Error));
+    let known = Known::new(1024);
+    known.state().replays = true;
+    let (out, result) = pass(&mut server(&known), b"-ERR 'Permissions Violation for Subscription to \"a\"'\r\n");
+    assert_eq!((out.is_empty(), result), (false, Err(Cause::ServerError)));
+}
+
+#[test]
+fn a_session_is_bound_in_the_middle_of_a_long_message_only() {
+    let known = Known::new(1024);
+    let mut side = server(&known);
+    assert_eq!(pass(&mut side, b"MSG a 1 5\r\nhel").0, b"");
+    assert_eq!(side.lose_server(), Ok(()));
+    let begin = [&b"MSG a 1 100000\r\n"[..], &[b'x'; 40_000]].concat();
+    assert_eq!(pass(&mut side, &begin).0.len(), begin.len());
+    assert_eq!(side.lose_server(), Err(Bound::LongMessage));
+}

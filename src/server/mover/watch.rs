@@ -1,7 +1,10 @@
 //! Twice a second: clients of servers that shut down are moved, servers that are back get their share again, and where
 //! an operator wants it uneven servers are made even.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +14,7 @@ use super::{Asked, Census, Mover, role};
 use crate::{
     outcome::MoveCause,
     rebalance::plan::{Role, ratio},
+    relay::registry::SessionHandle,
     upstream::Standing,
 };
 
@@ -38,6 +42,7 @@ impl Mover {
             loop {
                 sleep(EVERY).await;
                 self.look_for_lame_ducks();
+                self.look_for_silent_servers().await;
                 self.look_for_returns().await;
                 self.look_for_unevenness(is_auto()).await;
                 self.state().history.sweep(Instant::now());
@@ -65,6 +70,24 @@ impl Mover {
                 state.emptied.insert(id);
             });
         }
+    }
+
+    /// Sessions that can go on with another server find out whether their own still answers, where it does not answer
+    /// weir and another one does.
+    async fn look_for_silent_servers(&self) {
+        let now = Instant::now();
+        let (answering, silent): (Vec<_>, Vec<_>) =
+            self.shared().servers.iter().partition(|server| server.is_reachable(now) && !server.lacks_reading(now));
+        let silent: Vec<_> = silent.iter().filter(|one| one.load().sessions() > 0).map(|one| one.id()).collect();
+        if answering.is_empty() || silent.is_empty() {
+            return;
+        }
+        let ask = |session: &Arc<SessionHandle>| {
+            if silent.contains(&session.server_id()) {
+                session.request_probe();
+            }
+        };
+        self.shared().sessions.for_each(ask).await;
     }
 
     /// A server that weir has emptied when it shut down gets its share again once it is back: that only undoes what
