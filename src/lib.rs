@@ -78,7 +78,9 @@ pub mod internals {
         pub use crate::identity::{ClientKey, Credential, Keys};
     }
     pub mod protocol {
-        pub use crate::protocol::{client_preface, connect, control_line, info, op, proxy_header, websocket};
+        pub use crate::protocol::{
+            client_preface, connect, control_line, info, op, proxy_header, subscriptions, websocket,
+        };
     }
     pub mod upstream {
         pub use crate::upstream::{

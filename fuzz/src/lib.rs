@@ -1,6 +1,6 @@
 //! Properties that hold for any bytes. Each fuzz target calls one of these functions, and none of them may panic.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use serde::de::IgnoredAny;
 use weir::internals::config::Config;
@@ -10,6 +10,7 @@ use weir::internals::protocol::control_line::{ClientLine, LineScanner, TooLong, 
 use weir::internals::protocol::info::{Info, Rewrite};
 use weir::internals::protocol::op::{Capture, ClientFraming, ClientScan, ServerFraming, ServerScan};
 use weir::internals::protocol::client_preface::Preface;
+use weir::internals::protocol::subscriptions::Subscriptions;
 use weir::internals::protocol::websocket::decode::{Decoder, Violation};
 use weir::internals::protocol::websocket::open::Request;
 use weir::internals::protocol::websocket::{FrameSize, Negotiated, DeflatePool, Role, encode, upgrade::Rules};
@@ -151,6 +152,63 @@ pub fn info(data: &[u8]) {
         assert_eq!(object.contains_key("connect_urls"), !rewrite.advertise.is_empty());
         assert!(!object.contains_key("ws_connect_urls"));
     }
+}
+
+/// A table of subscriptions says what a plain map says. The lines of `data` are what client and server send: `S` and
+/// the arguments of a SUB, `U` and those of an UNSUB, `D` and the sid of a message.
+pub fn subscriptions(data: &[u8]) {
+    let (mut table, mut map) = (Subscriptions::new(usize::MAX), BTreeMap::<&[u8], (Vec<&[u8]>, u32, u32)>::new());
+    for line in data.split(|byte| *byte == b'\n') {
+        let Some((&kind, arguments)) = line.split_first() else { continue };
+        let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r');
+        let words: Vec<_> = arguments.split(is_blank).filter(|word| !word.is_empty()).collect();
+        match (kind, &words[..]) {
+            (b'S', [rest @ .., sid]) if matches!(rest.len(), 1 | 2) => {
+                // Longer ones than any server reads find no room.
+                if table.subscribe(arguments).is_ok() {
+                    map.entry(sid).or_insert((rest.to_vec(), 0, 0));
+                }
+            }
+            (b'U', [sid, max @ ..]) if max.len() < 2 => {
+                table.unsubscribe(arguments);
+                let is_size = |word: &&&[u8]| word.len() <= 9 && word.iter().all(u8::is_ascii_digit);
+                let max = max.first().filter(is_size).and_then(|word| str::from_utf8(word).ok()?.parse().ok()).unwrap_or(0);
+                if let Some(one) = map.get_mut(sid) {
+                    one.2 = max;
+                    if max <= one.1 {
+                        map.remove(sid);
+                    }
+                }
+            }
+            (b'D', [sid]) => {
+                table.delivered(sid, 1);
+                if let Some(one) = map.get_mut(sid) {
+                    one.1 += 1;
+                    if one.2 > 0 && one.1 >= one.2 {
+                        map.remove(sid);
+                    }
+                }
+            }
+            (b'S', _) => assert_eq!(table.subscribe(arguments), Ok(())),
+            (b'U', _) => table.unsubscribe(arguments),
+            _ => {}
+        }
+        assert_eq!(table.len(), map.len());
+    }
+    let mut expected: Vec<Vec<u8>> = Vec::new();
+    for (sid, (rest, delivered, max)) in map {
+        let line = |words: &[&[u8]]| words.join(&b' ');
+        expected.push(line(&[&[&b"SUB"[..]], &rest[..], &[sid]].concat()));
+        if max > 0 {
+            expected.push(line(&[b"UNSUB", sid, (max - delivered).to_string().as_bytes()]));
+        }
+    }
+    let mut words = Vec::new();
+    table.write(&mut words);
+    let mut written: Vec<Vec<u8>> = words.split(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r")).map(<[u8]>::to_vec).collect();
+    written.sort();
+    expected.sort();
+    assert_eq!(written, expected);
 }
 
 /// Both framings find the same in a stream however it is cut, and also if it is cut into single bytes. The first byte

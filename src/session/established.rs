@@ -71,21 +71,19 @@ impl<C: Side, S: Side> Established<C, S> {
     }
 
     /// The relay is over: closes both sides, and counts the end.
-    pub(super) fn over(self: Box<Self>, began: Instant, ended: Ended) -> impl Future<Output = ()> {
-        async move {
-            if ended.by_server() {
-                self.server.server().may_be_another_process();
-            }
-            if let Some(client) = self.registered.handle().facts().client {
-                self.shared.admission.session_ended(client, began.elapsed(), now());
-            }
-            let (shared, session) = (Arc::clone(&self.shared), Arc::clone(self.registered.handle()));
-            match self.ends_at_once(ended) {
-                true => drop(self),
-                false => Box::pin(self.close(ended)).await,
-            }
-            finish(&shared, session, End::closed(ended.party, Phase::Relay, ended.cause));
+    pub(super) async fn over(self: Box<Self>, began: Instant, ended: Ended) {
+        if ended.by_server() {
+            self.server.server().may_be_another_process();
         }
+        if let Some(client) = self.registered.handle().facts().client {
+            self.shared.admission.session_ended(client, began.elapsed(), now());
+        }
+        let (shared, session) = (Arc::clone(&self.shared), Arc::clone(self.registered.handle()));
+        match self.ends_at_once(ended) {
+            true => drop(self),
+            false => Box::pin(self.close(ended)).await,
+        }
+        finish(&shared, session, End::closed(ended.party, Phase::Relay, ended.cause));
     }
 
     /// Closes a session at once, whoever has ended it: its login was not over. `end` tells from what has passed which

@@ -63,12 +63,12 @@ impl TrackedServer {
             return Ok(whole);
         }
         match ServerOperation::at(rest) {
-            ServerOperation::Unfinished if rest.len() < MAX_INFO_LINE => return Ok(0),
-            ServerOperation::Message { len, .. } if len > rest.len() && len <= LONGEST_HELD => return Ok(0),
-            ServerOperation::Unfinished => return self.forward(rest, out),
+            ServerOperation::Unfinished if rest.len() < MAX_INFO_LINE => Ok(0),
+            ServerOperation::Message { len, .. } if len > rest.len() && len <= LONGEST_HELD => Ok(0),
+            ServerOperation::Unfinished => self.forward(rest, out),
             ServerOperation::Message { sid, len, .. } => {
                 self.known.state().subscriptions.delivered(sid, 1);
-                return self.forward(rest.get(..len).unwrap_or(rest), out);
+                self.forward(rest.get(..len).unwrap_or(rest), out)
             }
             ServerOperation::Pong(line) => {
                 let is_clients = self.known.state().pong();
