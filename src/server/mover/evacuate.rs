@@ -1,21 +1,21 @@
 //! All clients of one server are moved to the others: it is drained, or shuts down.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use tokio::time::{sleep, sleep_until};
 use tracing::info;
 
-use super::{Census, Mover, carry_out::Go, role};
+use super::{Census, Mover, State, carry_out::Go, lock, role};
 use crate::{
     outcome::{MoveCause, MoveResult},
     rebalance::{
         plan::{Role, plan},
         run::{Manner, Run, Step},
     },
-    upstream::Server,
+    upstream::{Server, ServerId},
     worker,
 };
 
@@ -24,6 +24,34 @@ const PLAN_AGAIN: Duration = Duration::from_millis(250);
 
 /// The clients that wait for a slot go within this part of the time; what is left is for those who found none.
 const PART: f64 = 0.7;
+
+/// The evacuation of a server that shuts down: one at a time, until this is dropped.
+pub(super) struct Evacuation {
+    state: Arc<Mutex<State>>,
+    server: ServerId,
+}
+
+impl Evacuation {
+    /// `None` while the server is being evacuated.
+    pub(super) fn begin(state: &Arc<Mutex<State>>, server: ServerId) -> Option<Self> {
+        let is_first = lock(state).evacuated.insert(server);
+        is_first.then(|| Self { state: Arc::clone(state), server })
+    }
+
+    /// Lasts as long as `work`.
+    pub(super) async fn lasts(self, work: impl Future<Output = ()>) {
+        work.await;
+    }
+}
+
+/// Also where its task panics or is dropped: else the server is not evacuated again, and nothing is balanced any more.
+impl Drop for Evacuation {
+    fn drop(&mut self) {
+        let mut state = lock(&self.state);
+        state.evacuated.remove(&self.server);
+        state.emptied.insert(self.server);
+    }
+}
 
 impl Mover {
     /// Moves the clients of a server to the others within this time: at the pace at which the cluster takes them, or
@@ -101,4 +129,48 @@ impl Mover {
 /// Whether any server could take a client.
 fn has_room(census: &Census) -> bool {
     census.now.iter().any(|one| one.role == Role::Shares && one.others + one.sessions < one.ceiling)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+    use crate::upstream::{Params, ServerParams, Servers};
+
+    #[tokio::test]
+    async fn an_evacuation_that_ends_in_any_way_lets_the_next_one_begin() {
+        let server = ServerParams {
+            name: Some("n1".into()),
+            address: "n1:4222".to_owned(),
+            websocket: None,
+            monitor: None,
+            max_connections: None,
+        };
+        let server = Servers::new(&Params::bare(vec![server])).iter().next().unwrap().id();
+        let state = Arc::<Mutex<State>>::default();
+        let begin = || Evacuation::begin(&state, server).expect("none is under way");
+        let is_over = || {
+            let mut state = lock(&state);
+            // What it has moved before counts: the server gets it back.
+            state.evacuated.is_empty() && state.emptied.remove(&server)
+        };
+
+        begin().lasts(async {}).await;
+        assert!(is_over(), "it is done");
+
+        let panics = tokio::spawn(begin().lasts(async { panic!("it panics") }));
+        assert!(panics.await.unwrap_err().is_panic());
+        assert!(is_over(), "it has panicked");
+
+        drop(begin().lasts(pending()));
+        assert!(is_over(), "its task has been dropped before it began");
+
+        let task = tokio::spawn(begin().lasts(pending()));
+        tokio::task::yield_now().await;
+        assert!(Evacuation::begin(&state, server).is_none(), "one is under way");
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        assert!(is_over(), "its task has been dropped on its way");
+    }
 }

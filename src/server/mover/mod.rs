@@ -41,7 +41,7 @@ pub struct Mover(Arc<Inner>);
 
 struct Inner {
     shared: Arc<Shared>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
@@ -58,6 +58,10 @@ struct State {
     emptied: HashSet<ServerId>,
     /// Since when the servers have not been even.
     uneven_since: Option<Instant>,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A rebalance that is under way.
@@ -98,7 +102,7 @@ struct OnItsWay {
 
 impl Mover {
     pub fn new(shared: &Arc<Shared>) -> Self {
-        Self(Arc::new(Inner { shared: Arc::clone(shared), state: Mutex::default() }))
+        Self(Arc::new(Inner { shared: Arc::clone(shared), state: Arc::default() }))
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -106,7 +110,7 @@ impl Mover {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 
     /// The pace at which the cluster takes clients, in clients per second.

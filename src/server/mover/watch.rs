@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Asked, Census, Mover, role};
+use super::{Asked, Census, Mover, evacuate::Evacuation, role};
 use crate::{
     outcome::MoveCause,
     rebalance::plan::{Role, ratio},
@@ -57,18 +57,14 @@ impl Mover {
     fn look_for_lame_ducks(&self) {
         let now = Instant::now();
         for server in self.shared().servers.iter().filter(|server| server.is_lame_duck(now) && !server.is_draining()) {
-            let id = server.id();
-            if server.load().sessions() == 0 || !self.state().evacuated.insert(id) {
+            if server.load().sessions() == 0 {
                 continue;
             }
+            let Some(evacuation) = Evacuation::begin(&self.0.state, server.id()) else { continue };
             info!(server = server.name(), sessions = server.load().sessions(), "clients are moved away: it shuts down");
             let mover = self.clone();
-            tokio::spawn(async move {
-                mover.evacuate(&server, MoveCause::LameDuck, LAME_DUCK_WITHIN).await;
-                let mut state = mover.state();
-                state.evacuated.remove(&id);
-                state.emptied.insert(id);
-            });
+            let work = async move { mover.evacuate(&server, MoveCause::LameDuck, LAME_DUCK_WITHIN).await };
+            tokio::spawn(evacuation.lasts(work));
         }
     }
 
