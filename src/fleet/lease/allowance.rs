@@ -115,8 +115,8 @@ pub struct Allowance {
     quota: AtomicU32,
     /// Of this term: what this weir's last acknowledged write says, or less.
     lease: AtomicU32,
-    /// What it may have while leases are not in force.
-    floor: AtomicU32,
+    /// What it may have while leases are not in force, a [`Floor`] as one number: both parts change at once.
+    floor: AtomicU64,
     /// It takes no more than this while others have less than their share.
     cap: AtomicU32,
     /// The ledger is woken when so many are held.
@@ -141,7 +141,7 @@ impl Allowance {
             standing,
             quota: AtomicU32::new(NONE),
             lease: none(),
-            floor: none(),
+            floor: AtomicU64::new(0),
             cap: AtomicU32::new(NONE),
             wake_at: none(),
             is_wanted: AtomicBool::new(false),
@@ -202,7 +202,7 @@ impl Allowance {
         let in_force = if self.standing.is_valid(now) {
             self.lease.load(SeqCst)
         } else if self.standing.is_by_floors(now) {
-            self.floor.load(SeqCst)
+            self.floor_of(quota)
         } else {
             0
         };
@@ -306,7 +306,11 @@ impl Allowance {
 
     /// What it may have while leases are not in force.
     pub fn floor(&self) -> u32 {
-        self.floor.load(SeqCst)
+        self.floor_of(self.quota.load(SeqCst))
+    }
+
+    fn floor_of(&self, quota: u32) -> u32 {
+        Floor::unpack(self.floor.load(SeqCst)).at(quota)
     }
 
     pub(super) fn set_lease(&self, lease: u32) {
@@ -317,12 +321,14 @@ impl Allowance {
         self.lease.fetch_min(to, SeqCst);
     }
 
-    pub(super) fn set_floor(&self, floor: u32) {
-        self.floor.store(floor, SeqCst);
+    pub(super) fn set_floor(&self, floor: Floor) {
+        self.floor.store(floor.pack(), SeqCst);
     }
 
-    pub(super) fn lower_floor(&self, to: u32) {
-        self.floor.fetch_min(to, SeqCst);
+    /// At no quota is it more than before, nor more than `to`. Only the ledger changes floors.
+    pub(super) fn lower_floor(&self, to: Floor) {
+        let before = Floor::unpack(self.floor.load(SeqCst));
+        self.set_floor(Floor { most: before.most.min(to.most), of: before.of.max(to.of) });
     }
 
     pub(super) fn set_hints(&self, hints: Hints) {
@@ -335,6 +341,33 @@ impl Allowance {
             InVain::Everybody => u64::MAX,
         };
         self.vain_before.store(vain_before, SeqCst);
+    }
+}
+
+/// What a weir may have while its leases are not in force, and the quota of which that is a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Floor {
+    pub most: u32,
+    pub of: u32,
+}
+
+impl Floor {
+    /// What is left of it at this quota. Weirs that are cut off cannot agree on a lower quota: each takes less in
+    /// proportion, so that floors which were together within the old quota are within the lower one.
+    fn at(self, quota: u32) -> u32 {
+        if quota >= self.of {
+            return self.most;
+        }
+        let part = u64::from(self.most) * u64::from(quota) / u64::from(self.of);
+        u32::try_from(part).unwrap_or(u32::MAX)
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.of) << 32 | u64::from(self.most)
+    }
+
+    fn unpack(packed: u64) -> Self {
+        Self { most: packed as u32, of: (packed >> 32) as u32 }
     }
 }
 
@@ -468,6 +501,41 @@ impl Samples {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::key::{Key, Kind};
+
+    #[test]
+    fn a_lower_quota_makes_floors_less_in_proportion() {
+        let began = Instant::now();
+        let standings = [1, 2, 3].map(|_| Standing::new(began));
+        let key = LeaseKey { kind: Kind::Account, key: Key::parse(&"0".repeat(32)).unwrap() };
+        let weirs = standings.map(|standing| {
+            standing.floors_until(Some(began + Duration::from_secs(1)));
+            let allowance = Allowance::new(key, standing);
+            allowance.set_quota(Some(60));
+            allowance.set_floor(Floor { most: 20, of: 60 });
+            allowance
+        });
+        let most = |quota| {
+            weirs.each_ref().map(|one| {
+                one.set_quota(Some(quota));
+                (one.most(began), one.floor())
+            })
+        };
+        assert_eq!(most(60), [(Some(20), 20); 3]);
+        assert_eq!(most(3), [(Some(1), 1); 3], "together within the quota");
+        assert_eq!(most(2), [(Some(0), 0); 3]);
+        // What was let in by the higher quota stays, and others that are cut off do not know of it.
+        most(60);
+        let held: Vec<_> = (0..20).filter_map(|_| weirs[0].take(began)).collect();
+        most(3);
+        assert!(held.len() == 20 && weirs[0].take(began).is_none());
+        assert!(weirs[1].take(began).is_some(), "one of 3, and 20 are there");
+        drop(held);
+        assert_eq!(most(90), [(Some(20), 20); 3], "it is no part of what it did not know");
+        weirs[0].lower_floor(Floor { most: 30, of: 90 });
+        assert_eq!(weirs[0].floor(), 20);
+        assert_eq!(most(60)[0].1, 13, "of the higher quota that it may be of");
+    }
 
     #[test]
     fn what_is_given_back_between_two_looks_was_not_open_all_the_while() {
@@ -485,7 +553,6 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_beyond_what_is_in_force_and_everything_is_given_back() {
-        use crate::fleet::key::{Key, Kind};
         let began = Instant::now();
         let standing = Standing::new(began);
         let allowance = Allowance::new(LeaseKey { kind: Kind::Account, key: Key::LOWEST }, Arc::clone(&standing));
@@ -494,7 +561,7 @@ mod tests {
         allowance.set_quota(Some(9));
         assert!(allowance.take(began).is_none() && !allowance.may_go_on(began), "nothing is in force");
         allowance.set_lease(3);
-        allowance.set_floor(2);
+        allowance.set_floor(Floor { most: 2, of: 9 });
         standing.valid_until(began + second);
         let mut held = vec![free, allowance.take(began).unwrap(), allowance.take(began).unwrap()];
         assert!(allowance.take(began).is_none());

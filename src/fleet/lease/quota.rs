@@ -11,7 +11,7 @@ use crate::fleet::{
     key::Kind,
     lease::{
         Holder, What,
-        allowance::{Allowance, Hints, InVain, Samples},
+        allowance::{Allowance, Floor, Hints, InVain, Samples},
         past::{Around, Past},
         plan::{Own, Plan, plan},
         reclaim::Reading,
@@ -209,7 +209,7 @@ impl SharedQuota {
     }
 
     /// While this weir goes by the split it may have this, unless it has had a lease.
-    pub fn splits(&self, part: u32, is_split_only: bool, in_vain: InVain) {
+    pub fn splits(&self, part: Floor, is_split_only: bool, in_vain: InVain) {
         let Some(allowance) = &self.allowance else { return };
         if !self.has_floor || is_split_only {
             allowance.set_floor(part);
@@ -229,7 +229,7 @@ impl SharedQuota {
         self.under_way = false;
         let Some(Asked { term: written_in, lease, floor, record }) = self.asked.take() else { return };
         let mut lease = lease;
-        let is_there = record.l.contains_key(me);
+        let (is_there, of) = (record.l.contains_key(me), record.q);
         if revision > self.newest {
             (self.revision, self.newest) = (Some(revision), revision);
             self.is_foreign = false;
@@ -245,7 +245,7 @@ impl SharedQuota {
         (self.term, self.certain, self.has_floor) = (written_in, lease, is_there);
         if let Some(allowance) = &self.allowance {
             allowance.set_lease(lease);
-            allowance.set_floor(floor.min(lease));
+            allowance.set_floor(Floor { most: floor.min(lease), of });
         }
     }
 
@@ -406,7 +406,7 @@ impl SharedQuota {
         // While the write is under way the lower of both holds.
         self.lower(lease);
         if let Some(allowance) = &self.allowance {
-            allowance.lower_floor(floor);
+            allowance.lower_floor(Floor { most: floor, of: record.q });
         }
         let what = match record.is_empty() {
             true => What::Delete { expected },

@@ -4,7 +4,12 @@ use std::{collections::VecDeque, time::Instant};
 
 use super::Ledger;
 use crate::fleet::{
-    lease::{LeaseKey, allowance::InVain, quota::IN_VAIN, surroundings::Surroundings},
+    lease::{
+        LeaseKey,
+        allowance::{Floor, InVain},
+        quota::IN_VAIN,
+        surroundings::Surroundings,
+    },
     share,
 };
 
@@ -62,7 +67,8 @@ impl Ledger {
             let Some(quota) = self.quotas.get_mut(key) else { continue };
             let allowance = quota.allowance.as_ref();
             let most = allowance.and_then(|allowance| allowance.quota()).filter(|_| may_split);
-            quota.splits(most.map_or(0, |most| share::equal(most, live, position)), is_only, in_vain);
+            let part = most.map_or(0, |most| share::equal(most, live, position));
+            quota.splits(Floor { most: part, of: most.unwrap_or(0) }, is_only, in_vain);
             if quota.allowance.as_ref().is_some_and(|allowance| allowance.is_waited_for()) {
                 self.due.mark(*key, quota);
             }
