@@ -161,12 +161,16 @@ impl Mover {
         state.current.as_ref().map(Current::status).or_else(|| state.last.clone())
     }
 
-    /// Pauses the rebalance, or goes on with it. `None` where there is none.
+    /// Pauses the rebalance, or resumes it. `None` where there is none.
     pub fn pause_rebalance(&self, is_paused: bool) -> Option<Status> {
         let mut state = self.state();
         let current = state.current.as_mut()?;
         current.run.pause(is_paused);
-        info!(is_paused, "rebalance is paused, or goes on");
+        let by = &current.by;
+        match is_paused {
+            true => info!(by, "rebalance is paused"),
+            false => info!(by, "rebalance is resumed"),
+        }
         Some(current.status())
     }
 
