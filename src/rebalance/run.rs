@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::Serialize;
+
 use crate::{identity::ClientKey, rebalance::plan::Plan};
 
 /// A client with activity this recently may be within a request.
@@ -89,8 +91,8 @@ struct FlowNow {
     width: u32,
 }
 
-/// What a run has done so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What a run has done so far, in clients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Progress {
     pub planned: u32,
     pub landed: u32,
@@ -99,8 +101,6 @@ pub struct Progress {
     pub on_their_way: u32,
     /// Those that are still to be moved.
     pub left: u32,
-    /// Busy each time that it was their turn.
-    pub busy: u32,
 }
 
 #[derive(Debug)]
@@ -258,8 +258,7 @@ impl Run {
     /// What has been done so far.
     pub fn progress(&self) -> Progress {
         let left = self.flows.iter().map(|flow| flow.left).sum();
-        let busy = self.busy.iter().map(|busy| u32::try_from(busy.len()).unwrap_or(u32::MAX)).sum();
-        Progress { left, busy, ..self.progress }
+        Progress { left, ..self.progress }
     }
 
     /// Moves per second, at most.

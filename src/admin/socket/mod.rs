@@ -25,7 +25,7 @@ use axum::{
     extract::{RawQuery, State},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -110,16 +110,16 @@ pub async fn serve(listener: UnixListener, operator: Arc<Operator>, stop: Cancel
         .route("/overviewz", get(overview_shown))
         .route("/reportz", get(reports_shown))
         .route("/loglevel", get(log_level_shown).post(log_level_set))
-        .route("/pause", post(pause))
-        .route("/resume", post(resume))
+        .route("/pause", at_once("pause", pause::pause))
+        .route("/resume", at_once("resume", pause::resume))
         .route("/kick", get(kick_previewed).post(kick).delete(kicks_forgiven))
         .route("/rebalance", get(rebalance_previewed).post(rebalance))
         .route("/rebalance/status", get(rebalance_status))
-        .route("/rebalance/pause", post(rebalance_paused))
-        .route("/rebalance/resume", post(rebalance_resumed))
-        .route("/rebalance/abort", post(rebalance_aborted))
-        .route("/drain", post(drain))
-        .route("/undrain", post(undrain))
+        .route("/rebalance/pause", at_once("rebalance --pause", rebalance::pause))
+        .route("/rebalance/resume", at_once("rebalance --resume", rebalance::resume))
+        .route("/rebalance/abort", at_once("rebalance --abort", rebalance::abort))
+        .route("/drain", at_once("drain", drain::drain))
+        .route("/undrain", at_once("undrain", drain::undrain))
         .route("/reload", get(reload_previewed).post(reload))
         .with_state(operator);
     server::serve(Socket { listener, routes }, MAX_CONNECTIONS, stop).await;
@@ -154,6 +154,16 @@ async fn ask(
     answer.into_response()
 }
 
+/// What changes something without waiting for anything.
+fn at_once(
+    verb: &'static str,
+    work: fn(&Operator, Query, &Who) -> Result<Done, NotDone>,
+) -> MethodRouter<Arc<Operator>> {
+    post(async move |State(operator): State<Arc<Operator>>, Extension(asker), RawQuery(query)| {
+        ask(verb, query, asker, async |query, who| work(&operator, query, who)).await
+    })
+}
+
 /// Tells the log who has asked for what, and what came of it.
 fn tell(verb: &'static str, arguments: Option<&str>, who: &Who, answer: &Result<Done, NotDone>) {
     let (done, err) = match answer {
@@ -177,22 +187,6 @@ async fn overview_shown(State(operator): State<Arc<Operator>>, RawQuery(query): 
 /// As the monitor port's, for `weir report` where there is none.
 async fn reports_shown(State(operator): State<Arc<Operator>>, RawQuery(query): RawQuery) -> Response {
     reportz::answer_to(&operator.shared, query.as_deref().unwrap_or_default())
-}
-
-async fn pause(
-    State(operator): State<Arc<Operator>>,
-    Extension(asker): Extension<Asker>,
-    RawQuery(query): RawQuery,
-) -> Response {
-    ask("pause", query, asker, async |query, who| pause::pause(&operator, query, who)).await
-}
-
-async fn resume(
-    State(operator): State<Arc<Operator>>,
-    Extension(asker): Extension<Asker>,
-    RawQuery(query): RawQuery,
-) -> Response {
-    ask("resume", query, asker, async |query, who| pause::resume(&operator, query, who)).await
 }
 
 async fn kick(
@@ -229,46 +223,6 @@ async fn rebalance_previewed(State(operator): State<Arc<Operator>>, RawQuery(que
 
 async fn rebalance_status(State(operator): State<Arc<Operator>>) -> Response {
     rebalance::status(&operator).into_response()
-}
-
-async fn rebalance_paused(
-    State(operator): State<Arc<Operator>>,
-    Extension(asker): Extension<Asker>,
-    RawQuery(query): RawQuery,
-) -> Response {
-    ask("rebalance --pause", query, asker, async |query, _: &Who| rebalance::pause(&operator, query, true)).await
-}
-
-async fn rebalance_resumed(
-    State(operator): State<Arc<Operator>>,
-    Extension(asker): Extension<Asker>,
-    RawQuery(query): RawQuery,
-) -> Response {
-    ask("rebalance --resume", query, asker, async |query, _: &Who| rebalance::pause(&operator, query, false)).await
-}
-
-async fn rebalance_aborted(
-    State(operator): State<Arc<Operator>>,
-    Extension(asker): Extension<Asker>,
-    RawQuery(query): RawQuery,
-) -> Response {
-    ask("rebalance --abort", query, asker, async |query, who| rebalance::abort(&operator, query, who)).await
-}
-
-async fn drain(
-    State(operator): State<Arc<Operator>>,
-    Extension(asker): Extension<Asker>,
-    RawQuery(query): RawQuery,
-) -> Response {
-    ask("drain", query, asker, async |query, who| drain::drain(&operator, query, who)).await
-}
-
-async fn undrain(
-    State(operator): State<Arc<Operator>>,
-    Extension(asker): Extension<Asker>,
-    RawQuery(query): RawQuery,
-) -> Response {
-    ask("undrain", query, asker, async |query, who| drain::undrain(&operator, query, who)).await
 }
 
 async fn reload(

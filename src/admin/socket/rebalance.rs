@@ -15,6 +15,7 @@ use crate::{
             selection::Selection,
         },
     },
+    rebalance::run::Progress,
     server::mover::{Asked, Preview, Status},
     telemetry::moment::Moment,
 };
@@ -103,23 +104,29 @@ pub fn status(operator: &Operator) -> Result<Done, NotDone> {
     }
 }
 
-pub fn pause(operator: &Operator, query: Query, is_paused: bool) -> Result<Done, NotDone> {
+pub fn pause(operator: &Operator, query: Query, _: &Who) -> Result<Done, NotDone> {
     query.end()?;
-    operator.members.mover().pause_rebalance(is_paused).map(shown).ok_or_else(none)
+    under_way(operator.members.mover().pause_rebalance(true))
+}
+
+pub fn resume(operator: &Operator, query: Query, _: &Who) -> Result<Done, NotDone> {
+    query.end()?;
+    under_way(operator.members.mover().pause_rebalance(false))
 }
 
 pub fn abort(operator: &Operator, query: Query, who: &Who) -> Result<Done, NotDone> {
     query.end()?;
-    operator.members.mover().abort_rebalance(&who.name()).map(shown).ok_or_else(none)
+    under_way(operator.members.mover().abort_rebalance(&who.name()))
 }
 
-fn none() -> NotDone {
-    NotDone::Refused("no rebalance is under way".to_owned())
+fn under_way(status: Option<Status>) -> Result<Done, NotDone> {
+    status.map(shown).ok_or_else(|| NotDone::Refused("no rebalance is under way".to_owned()))
 }
 
 fn shown(status: Status) -> Done {
     let seconds = |seconds: f64| words_of(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
-    let Status { state, by, planned, landed, elsewhere, late, on_their_way, left, .. } = &status;
+    let Status { state, by, progress, .. } = &status;
+    let Progress { planned, landed, elsewhere, late, on_their_way, left } = progress;
     let mut done =
         format!("{state}, {by}: {landed} of {planned} clients have been moved in {}", seconds(status.seconds));
     done +=

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     admission::moving::Move,
@@ -21,7 +21,7 @@ use crate::{
     rebalance::{
         history::History,
         plan::{Role, ServerNow},
-        run::{Candidate, Run},
+        run::{Candidate, Progress, Run},
     },
     relay::registry::{ListenerKind, SessionHandle},
     session::Shared,
@@ -74,17 +74,13 @@ struct Current {
 }
 
 /// How far a rebalance has come.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Status {
     /// `running`, `paused`, `stopping` or `ended`.
     pub state: String,
     pub by: String,
-    pub planned: u32,
-    pub landed: u32,
-    pub elsewhere: u32,
-    pub late: u32,
-    pub on_their_way: u32,
-    pub left: u32,
+    #[serde(flatten)]
+    pub progress: Progress,
     pub rate: f64,
     pub seconds: f64,
     /// How long it will take, if all goes on as it does.

@@ -14,7 +14,7 @@ use crate::{
     outcome::MoveCause,
     rebalance::{
         plan::{Plan, Role, plan},
-        run::{Manner, Run, Step},
+        run::{Manner, Progress, Run, Step},
     },
     relay::registry::SessionHandle,
     upstream::Server,
@@ -191,7 +191,7 @@ impl Drop for EndsRun<'_> {
         let mut state = self.0.state();
         let Some(current) = state.current.take() else { return };
         let status = Status { state: "ended".to_owned(), seconds_left: 0.0, ..current.status() };
-        let Status { landed, elsewhere, late, left, ref stopped, ref by, .. } = status;
+        let Status { progress: Progress { landed, elsewhere, late, left, .. }, ref stopped, ref by, .. } = status;
         let took = current.began.elapsed();
         match stopped {
             None => info!(by, landed, elsewhere, late, left, ?took, "rebalance has ended"),
@@ -204,7 +204,6 @@ impl Drop for EndsRun<'_> {
 
 impl Current {
     fn status(&self) -> Status {
-        let progress = self.run.progress();
         let now = Instant::now();
         let state = match (&self.stopped, self.run.is_paused()) {
             (Some(_), _) => "stopping",
@@ -214,12 +213,7 @@ impl Current {
         Status {
             state: state.to_owned(),
             by: self.by.clone(),
-            planned: progress.planned,
-            landed: progress.landed,
-            elsewhere: progress.elsewhere,
-            late: progress.late,
-            on_their_way: progress.on_their_way,
-            left: progress.left,
+            progress: self.run.progress(),
             rate: self.run.rate(),
             seconds: now.saturating_duration_since(self.began).as_secs_f64(),
             seconds_left: self.run.time_left(self.began, now).as_secs_f64(),
