@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 use weir_testkit::{admin::AdminSocket, *};
 
 fn moved(metrics: &metrics::Metrics, cause: &str, result: &str) -> f64 {
@@ -22,18 +23,49 @@ async fn are(cluster: &Cluster, expected: [u64; 3]) {
     .await;
 }
 
+/// Starts clients that are all on the first of three servers, from which the others are kept until then.
+async fn crowd_on_the_first(weir: &Weir, admin: &AdminSocket, n: usize) -> Crowd {
+    for server in ["n2", "n3"] {
+        admin.does(&["drain", server]).await;
+    }
+    let crowd = Crowd::start(&weir.address, n, &Login::nobody(), Habit::PATIENT);
+    crowd.settles_at(n).await;
+    for server in ["n2", "n3"] {
+        admin.does(&["undrain", server]).await;
+    }
+    crowd
+}
+
+/// Waits until `weir rebalance --status` says so.
+async fn until_status(admin: &AdminSocket, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    eventually(PATIENCE, what, async || {
+        let status = admin.answers(&["rebalance", "--status"]).await;
+        if is_so(&status) { Ok(status) } else { Err(status) }
+    })
+    .await
+}
+
+/// Clients of which a rebalance knows what has become of them.
+fn ended(status: &Value) -> u64 {
+    ["landed", "elsewhere", "late"].iter().map(|name| status[name].as_u64().expect("a count")).sum()
+}
+
+/// Begins a rebalance of 40 clients that takes 20 s at least, and waits until some have landed and others are on their
+/// way.
+async fn comes_halfway(admin: &AdminSocket) {
+    assert_eq!(admin.answers(&["rebalance", "--rate", "2/s"]).await["clients"], 40);
+    let is_halfway = |status: &Value| {
+        assert_eq!(status["state"], "running", "{status}");
+        status["landed"].as_u64() >= Some(2) && status["on_their_way"].as_u64() >= Some(1)
+    };
+    until_status(admin, "some have landed, and others are on their way", is_halfway).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebalance_does_what_the_dry_run_said_and_then_nothing() {
     let (cluster, admin) = (Cluster::start(3, |server| server).await, AdminSocket::default());
     let weir = WeirConfig::of(&cluster).cluster("slow_start = \"0s\"").table(&admin.toml()).start().await;
-    for server in ["n2", "n3"] {
-        admin.does(&["drain", server]).await;
-    }
-    let most = Crowd::start(&weir.address, 90, &Login::nobody(), Habit::PATIENT);
-    most.settles_at(90).await;
-    for server in ["n2", "n3"] {
-        admin.does(&["undrain", server]).await;
-    }
+    let most = crowd_on_the_first(&weir, &admin, 90).await;
     let mut others = Vec::new();
     for _ in 0..10 {
         others.push(RawClient::connect(&weir.address, &Login::nobody()).await);
@@ -99,15 +131,81 @@ async fn after_a_rolling_restart_each_server_has_its_share() {
         })
         .await;
         // The next restart is not to come into the run.
-        eventually(PATIENCE, "the rebalance has ended", async || {
-            let status = admin.answers(&["rebalance", "--status"]).await;
-            if status["state"] == "ended" { Ok(()) } else { Err(status) }
-        })
-        .await;
+        until_status(&admin, "the rebalance has ended", |status| status["state"] == "ended").await;
     }
     let metrics = weir.metrics().await;
     assert_eq!(refused(&metrics), 0.0);
     assert!(moved(&metrics, "lame_duck", "landed") > 0.0 && moved(&metrics, "rebalance", "landed") > 0.0);
+    crowd.end().await;
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aborted_rebalance_moves_nobody_any_more_and_keeps_no_slot() {
+    let (cluster, admin) = (Cluster::start(3, |server| server).await, AdminSocket::default());
+    let weir = WeirConfig::of(&cluster).cluster("slow_start = \"0s\"").table(&admin.toml()).start().await;
+    let crowd = crowd_on_the_first(&weir, &admin, 60).await;
+    comes_halfway(&admin).await;
+    let closed = |metrics: &metrics::Metrics| metrics.sum_where("weir_closed_total", "reason", "rebalance");
+
+    let aborted = admin.answers(&["rebalance", "--abort"]).await;
+    assert_eq!((&aborted["state"], &aborted["left"]), (&"stopping".into(), &0.into()), "{aborted}");
+    let begun = ended(&aborted) + aborted["on_their_way"].as_u64().expect("a count");
+    assert!(begun < 40, "{aborted}");
+    weir.says("rebalance has stopped").await;
+    let status = until_status(&admin, "it has ended", |status| status["state"] == "ended").await;
+    assert!(status["stopped"].as_str().is_some_and(|why| why.starts_with("aborted by ")), "{status}");
+    assert_eq!((ended(&status), &status["on_their_way"]), (begun, &0.into()), "those on their way land: {status}");
+    assert!(admin.says(&["rebalance", "--abort"]).await.err.contains("no rebalance is under way"));
+
+    crowd.settles_at(60).await;
+    weir.agrees_with(&cluster).await;
+    // A slot that is kept counts as a connection.
+    weir.until("no slot is kept", |metrics| metrics.sum("weir_server_connections") == 60.0).await;
+    let metrics = weir.metrics().await;
+    assert_eq!((closed(&metrics), refused(&metrics)), (begun as f64, 0.0));
+    assert_eq!(metrics.sum("weir_moves_total"), begun as f64);
+    let next = admin.answers(&["rebalance", "--rate", "2/s"]).await;
+    assert!(next["clients"].as_u64() > Some(0), "the next one may begin: {next}");
+    crowd.end().await;
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebalance_stops_by_itself_when_a_server_of_its_plan_dies() {
+    let (mut cluster, admin) = (Cluster::start(3, |server| server).await, AdminSocket::default());
+    let weir = WeirConfig::of(&cluster).cluster("slow_start = \"0s\"").table(&admin.toml()).start().await;
+    let crowd = crowd_on_the_first(&weir, &admin, 60).await;
+    comes_halfway(&admin).await;
+
+    cluster.servers[2].kill9();
+    weir.says("rebalance has stopped").await;
+    let status = until_status(&admin, "it has ended", |status| status["state"] == "ended").await;
+    assert!(status["stopped"].as_str().is_some_and(|why| why.starts_with("n3: ")), "{status}");
+    assert!(ended(&status) < 40 && status["on_their_way"] == 0, "{status}");
+    let shown = admin.does(&["rebalance", "--status"]).await;
+    assert!(shown.contains("; stopped: n3: "), "{shown}");
+
+    crowd.settles_at(60).await;
+    weir.agrees_with_servers(&[&cluster.servers[0], &cluster.servers[1]]).await;
+    let metrics = weir.metrics().await;
+    assert_eq!(metrics.sum_where("weir_closed_total", "reason", "rebalance"), ended(&status) as f64);
+    crowd.end().await;
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebalance_begins_by_itself_where_a_server_has_over_twice_the_mean() {
+    let (cluster, admin) = (Cluster::start(3, |server| server).await, AdminSocket::default());
+    let config = WeirConfig::of(&cluster).cluster("slow_start = \"0s\"").table(&admin.toml());
+    let weir = config.table("[rebalance]\nauto = true").start().await;
+    let crowd = crowd_on_the_first(&weir, &admin, 60).await;
+    let status = until_status(&admin, "one has ended", |status| status["state"] == "ended").await;
+    let (by, planned) = (&status["by"], &status["planned"]);
+    assert_eq!((by, planned, &status["stopped"]), (&"[rebalance] auto".into(), &40.into(), &Value::Null), "{status}");
+    crowd.settles_at(60).await;
+    are(&cluster, [20, 20, 20]).await;
+    assert_eq!(refused(&weir.metrics().await), 0.0);
     crowd.end().await;
     weir.assert_nothing_leaked().await;
 }
