@@ -64,7 +64,6 @@ impl Subscriptions {
     }
 
     /// Whether there are none.
-    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
