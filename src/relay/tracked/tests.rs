@@ -1,3 +1,5 @@
+//! The two sides of a session that can go to another server, fed with streams that are cut anywhere.
+
 use std::{net::IpAddr, sync::Arc};
 
 use proptest::prelude::*;
