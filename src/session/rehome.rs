@@ -281,7 +281,7 @@ impl RehomeTerms {
 
     /// Whether the server is lost, and has not only closed this connection: then it meant to.
     async fn is_lost(&self, shared: &Shared, server: &Server) -> bool {
-        if server.is_draining() || server.is_lame_duck(now()) || !server.is_up(now()) {
+        if !server.is_reachable(now()) {
             return true;
         }
         let began = Instant::now();

@@ -20,6 +20,9 @@ use crate::{
     upstream::Server,
 };
 
+/// The most PINGs of a client that are repeated: no library has more than a few on their way.
+const MOST_PINGS: u32 = 1000;
+
 /// A server that has let the client in.
 #[derive(Debug)]
 pub struct NewServer<'a> {
@@ -42,6 +45,9 @@ impl Relay<TrackedClient, TrackedServer> {
     pub fn lose_server(&mut self) -> Result<(), Bound> {
         if let Some(bound) = self.known().bound() {
             return Err(bound);
+        }
+        if self.known().state().pings > MOST_PINGS {
+            return Err(Bound::Pings);
         }
         self.to_client.side_mut().lose_server()?;
         self.to_server.drop_waiting();
@@ -67,13 +73,18 @@ impl Relay<TrackedClient, TrackedServer> {
 
     fn poll_homeless(&mut self, cx: &mut Context<'_>, most_kept: usize) -> Poll<Ended> {
         let ended = |cause| Poll::Ready(Ended { party: Party::Downstream, cause });
+        // Nothing is read of a client that does not take its PONGs, or they would be without end.
+        match self.to_client.poll_flush(cx, &mut self.down) {
+            Poll::Ready(true) => {}
+            Poll::Ready(false) => return ended(Cause::SocketError),
+            Poll::Pending => return Poll::Pending,
+        }
         let polled = self.to_server.poll_keep(cx, &mut self.down, most_kept);
         let pongs = self.to_server.side().take_pongs();
         if !pongs.is_empty() {
             self.to_client.put_between(cx, &mut self.down, &pongs);
-        }
-        if self.to_client.poll_flush(cx, &mut self.down) == Poll::Ready(false) {
-            return ended(Cause::SocketError);
+            // Whatever it does not take at once is written when it takes some.
+            cx.waker().wake_by_ref();
         }
         match polled {
             Poll::Ready(DirectionEnd::Eof) => ended(Cause::Eof),

@@ -62,6 +62,8 @@ pub enum Bound {
     Error,
     /// It was in the middle of a message that is longer than weir holds.
     LongMessage,
+    /// Its client waits for the answers to very many PINGs.
+    Pings,
 }
 
 impl Bound {
@@ -72,6 +74,7 @@ impl Bound {
             Self::Options => "its client has changed its options",
             Self::Error => "its server has ended it by an error",
             Self::LongMessage => "it was in the middle of a long message",
+            Self::Pings => "too many PINGs of its client are not answered",
         }
     }
 }

@@ -160,3 +160,17 @@ fn a_session_is_bound_in_the_middle_of_a_long_message_only() {
     assert_eq!(pass(&mut side, &begin).0.len(), begin.len());
     assert_eq!(side.lose_server(), Err(Bound::LongMessage));
 }
+
+#[tokio::test]
+async fn what_is_asked_of_the_next_server_is_bounded() {
+    use crate::{net::socket::connected_pair, relay::Relay, telemetry::counters::Counters};
+    for (pings, expected) in [(1000, Ok(())), (1001, Err(Bound::Pings))] {
+        let known = Known::new(1024);
+        let ((_client, down), (_server, up)) = (connected_pair().await, connected_pair().await);
+        let (from_client, from_server) = (client(&known), server(&known));
+        let pipelined = b"PING\r\n".repeat(pings);
+        let sides = ((down.into(), from_client, &*pipelined), (up.into(), from_server, &b""[..]));
+        let mut relay = Relay::new(sides.0, sides.1, Arc::<Counters>::default()).unwrap();
+        assert_eq!(relay.lose_server(), expected, "{pings}");
+    }
+}

@@ -15,7 +15,7 @@ use crate::{
     outcome::MoveCause,
     rebalance::plan::{Role, ratio},
     relay::registry::SessionHandle,
-    upstream::Standing,
+    upstream::{Server, Standing},
 };
 
 const EVERY: Duration = Duration::from_millis(500);
@@ -72,10 +72,11 @@ impl Mover {
     /// weir and another one does.
     async fn look_for_silent_servers(&self) {
         let now = Instant::now();
-        let (answering, silent): (Vec<_>, Vec<_>) =
-            self.shared().servers.iter().partition(|server| server.is_reachable(now) && !server.lacks_reading(now));
-        let silent: Vec<_> = silent.iter().filter(|one| one.load().sessions() > 0).map(|one| one.id()).collect();
-        if answering.is_empty() || silent.is_empty() {
+        let servers = &self.shared().servers;
+        let is_silent = |server: &Arc<Server>| server.is_ejected() || server.lacks_reading(now);
+        let silent = servers.iter().filter(|server| is_silent(server) && server.load().sessions() > 0);
+        let silent: Vec<_> = silent.map(|server| server.id()).collect();
+        if silent.is_empty() || !servers.iter().any(|server| server.is_reachable(now) && !is_silent(&server)) {
             return;
         }
         let ask = |session: &Arc<SessionHandle>| {
