@@ -39,6 +39,9 @@ pub(super) struct Past {
     known_at: Instant,
     /// The term in which that was.
     term: u32,
+    /// Since when this weir has its present term, where it had another one before: between the two the record may have
+    /// become another one and the same again, unseen.
+    term_since: Instant,
 }
 
 /// What the weirs have beside, at the moment of the question.
@@ -58,7 +61,7 @@ pub(super) struct Around {
 
 impl Past {
     pub fn new(now: Instant) -> Self {
-        Self { told: None, known_at: now, term: 0 }
+        Self { told: None, known_at: now, term: 0, term_since: now }
     }
 
     /// Readings may come from now on.
@@ -104,9 +107,13 @@ impl Past {
     /// What the record should say that says `recorded`.
     pub fn should_be(&mut self, recorded: u32, around: Around) -> u32 {
         let Around { now, term, sure_after, unheard, uncovered } = around;
-        if std::mem::replace(&mut self.term, term) != term {
+        let before = std::mem::replace(&mut self.term, term);
+        if before != term {
             // Without a membership, or stopped, it heard of no reading.
             self.known_at = now;
+            if before != 0 {
+                self.term_since = now;
+            }
         }
         if now.saturating_duration_since(self.known_at) >= PAST_KEPT {
             return recorded.min(uncovered);
@@ -116,7 +123,7 @@ impl Past {
         };
         let at_least = told.least.saturating_sub(unheard);
         let at_most = told.most.saturating_add(uncovered);
-        let is_sure = told.began > sure_after;
+        let is_sure = told.began > sure_after.max(self.term_since);
         if recorded < at_least {
             at_least
         } else if recorded > at_most && is_sure {
@@ -130,6 +137,19 @@ impl Past {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reading_of_an_earlier_term_lowers_nothing() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let around = |now, term| Around { now, term, sure_after: began, unheard: 0, uncovered: 0 };
+        let mut past = Past::new(began);
+        assert_eq!(past.should_be(4, around(at(1), 1)), 4);
+        past.told(at(3), (2, 2), at(2));
+        assert_eq!(past.should_be(4, around(at(9), 2)), 4, "4 may have come since");
+        past.told(at(11), (2, 2), at(10));
+        assert_eq!(past.should_be(4, around(at(12), 2)), 2);
+    }
 
     #[test]
     fn a_record_follows_what_all_readings_of_a_while_say() {
