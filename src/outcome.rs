@@ -3,6 +3,18 @@
 
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
+/// The variants of an enum as an array: counters have one entry for each, by `variant as usize`.
+// Not a `const fn`: with optimisation the compiler asks for all bodies of the crate before it calls one, also for the
+// length of an array in a type, and for a closure in some of them that type first: an error.
+macro_rules! array {
+    ($variants:expr) => {
+        match $variants.first_chunk() {
+            Some(all) => *all,
+            None => panic!("COUNT and VARIANTS come from the same derive"),
+        }
+    };
+}
+
 /// Why a client was refused. The `-ERR` that it reads is in [`crate::protocol::refusal`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, EnumCount, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -56,7 +68,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
+    pub const ALL: [Self; Self::COUNT] = array!(Self::VARIANTS);
 
     /// Whether the client opens connections too fast, so that it may be let in after a wait.
     pub const fn is_a_rate(self) -> bool {
@@ -125,7 +137,7 @@ pub enum BadLogin {
 }
 
 impl BadLogin {
-    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
+    pub const ALL: [Self; Self::COUNT] = array!(Self::VARIANTS);
 
     pub fn name(self) -> &'static str {
         self.into()
@@ -149,7 +161,7 @@ pub enum Party {
 }
 
 impl Party {
-    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
+    pub const ALL: [Self; Self::COUNT] = array!(Self::VARIANTS);
 
     pub fn name(self) -> &'static str {
         self.into()
@@ -171,7 +183,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
+    pub const ALL: [Self; Self::COUNT] = array!(Self::VARIANTS);
 
     pub fn name(self) -> &'static str {
         self.into()
@@ -211,7 +223,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
+    pub const ALL: [Self; Self::COUNT] = array!(Self::VARIANTS);
 
     pub fn name(self) -> &'static str {
         self.into()
@@ -230,7 +242,7 @@ pub enum MoveCause {
 }
 
 impl MoveCause {
-    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
+    pub const ALL: [Self; Self::COUNT] = array!(Self::VARIANTS);
 
     pub fn name(self) -> &'static str {
         self.into()
@@ -267,7 +279,7 @@ pub enum MoveResult {
 }
 
 impl MoveResult {
-    pub const ALL: [Self; Self::COUNT] = array(Self::VARIANTS);
+    pub const ALL: [Self; Self::COUNT] = array!(Self::VARIANTS);
 
     pub fn name(self) -> &'static str {
         self.into()
@@ -280,14 +292,6 @@ pub struct Close {
     pub party: Party,
     pub phase: Phase,
     pub cause: Cause,
-}
-
-/// The variants of an enum as an array: counters have one entry for each, by `variant as usize`.
-const fn array<T: Copy, const N: usize>(variants: &[T]) -> [T; N] {
-    match variants.first_chunk() {
-        Some(all) => *all,
-        None => panic!("COUNT and VARIANTS come from the same derive"),
-    }
 }
 
 #[cfg(test)]
