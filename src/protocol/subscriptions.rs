@@ -5,9 +5,9 @@
 //! 2.15): a SUB with a `sid` that is in use changes nothing, and a subscription with a maximum ends with the message
 //! that reaches it, counted since the SUB.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 
-use hashbrown::{HashTable, hash_table::Entry};
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 
 use crate::protocol::op::MAX_DIGITS;
 
@@ -25,7 +25,8 @@ pub struct Subscriptions {
     all: Vec<Subscription>,
     /// Positions in `all`, by the hash of the sid.
     by_sid: HashTable<u32>,
-    hasher: RandomState,
+    /// Seeded. A client that finds sids of one hash slows down its own messages, within the bound of memory.
+    hasher: DefaultHashBuilder,
     /// Where the last one was found that was looked for: messages often come in a row.
     last: u32,
     most_bytes: usize,
@@ -52,7 +53,7 @@ impl Subscriptions {
             unused: 0,
             all: Vec::new(),
             by_sid: HashTable::new(),
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
             last: 0,
             most_bytes,
         }
