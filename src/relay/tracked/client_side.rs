@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::{Bound, Known, LONGEST_HELD};
+use super::{Bound, Known, LONGEST_HELD, complete};
 use crate::{
     outcome::Cause,
     protocol::{
@@ -165,18 +165,19 @@ impl TrackedClient {
 
 impl Side for TrackedClient {
     fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
-        if self.held.is_empty() {
-            let passed = self.pass_whole(chunk, out)?;
-            self.held.extend_from_slice(chunk.get(passed..).unwrap_or_default());
-            return Ok(());
+        let mut rest = chunk;
+        while !self.held.is_empty() && !rest.is_empty() {
+            let mut held = mem::take(&mut self.held);
+            let missing = match ClientOperation::at(&held) {
+                ClientOperation::Publication { len } => Some(len.saturating_sub(held.len())),
+                _ => None,
+            };
+            rest = complete(&mut held, rest, missing);
+            let passed = self.pass_whole(&held, out)?;
+            self.held.extend_from_slice(held.get(passed..).unwrap_or_default());
         }
-        let mut all = mem::take(&mut self.held);
-        all.extend_from_slice(chunk);
-        let passed = self.pass_whole(&all, out)?;
-        if passed < all.len() {
-            all.drain(..passed);
-            self.held = all;
-        }
+        let passed = self.pass_whole(rest, out)?;
+        self.held.extend_from_slice(rest.get(passed..).unwrap_or_default());
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::{mem, sync::Arc};
 
-use super::{Bound, Known, LONGEST_HELD};
+use super::{Bound, Known, LONGEST_HELD, complete};
 use crate::{
     outcome::Cause,
     protocol::{MAX_INFO_LINE, info::Info, op::ServerOperation},
@@ -47,6 +47,18 @@ impl TrackedServer {
     /// See [`ServerSide::moved_to`].
     pub(super) fn moved_to(&mut self, server: Arc<Server>, info: &Arc<Info>) -> Option<Vec<u8>> {
         self.inner.moved_to(server, info)
+    }
+
+    /// Passes all operations that are whole, and returns how many bytes they have.
+    fn pass_whole(&mut self, bytes: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        let mut at = 0_usize;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            match self.pass_operation(rest, out)? {
+                0 => break,
+                passed => at = at.saturating_add(passed),
+            }
+        }
+        Ok(at)
     }
 
     /// Passes at least one operation, and returns how many bytes that are; 0 where its rest is still to come.
@@ -122,23 +134,19 @@ impl TrackedServer {
 
 impl Side for TrackedServer {
     fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
-        let mut joined = mem::take(&mut self.held);
-        let bytes = if joined.is_empty() {
-            chunk
-        } else {
-            joined.extend_from_slice(chunk);
-            &joined
-        };
-        let mut at = 0_usize;
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            match self.pass_operation(rest, out)? {
-                0 => break,
-                passed => at = at.saturating_add(passed),
-            }
+        let mut rest = chunk;
+        while !self.held.is_empty() && !rest.is_empty() {
+            let mut held = mem::take(&mut self.held);
+            let missing = match ServerOperation::at(&held) {
+                ServerOperation::Message { len, .. } => Some(len.saturating_sub(held.len())),
+                _ => None,
+            };
+            rest = complete(&mut held, rest, missing);
+            let passed = self.pass_whole(&held, out)?;
+            self.held.extend_from_slice(held.get(passed..).unwrap_or_default());
         }
-        if at < bytes.len() {
-            self.held = bytes.get(at..).unwrap_or_default().to_vec();
-        }
+        let passed = self.pass_whole(rest, out)?;
+        self.held.extend_from_slice(rest.get(passed..).unwrap_or_default());
         Ok(())
     }
 
