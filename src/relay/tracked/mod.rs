@@ -81,8 +81,8 @@ impl Bound {
     }
 }
 
-/// Moves the bytes from the start of `chunk` behind `held` that its operation needs, as far as that is known: so many as
-/// its payload misses, or else the rest of its line. Returns what is left of the chunk.
+/// Moves the bytes from the start of `chunk` behind `held` that its operation needs, as far as that is known: so many
+/// as its payload misses, or else the rest of its line. Returns what is left of the chunk.
 fn complete<'a>(held: &mut Vec<u8>, chunk: &'a [u8], missing: Option<usize>) -> &'a [u8] {
     let needed = missing.or_else(|| memchr(b'\n', chunk).map(|end| end.saturating_add(1))).unwrap_or(chunk.len());
     let (now, rest) = chunk.split_at(needed.clamp(1, chunk.len().max(1)).min(chunk.len()));
