@@ -186,7 +186,7 @@ fn rehome(s: &mut Section<'_>) -> Option<RehomeLimits> {
     // Off: a session that ends with its server tells its client that messages may be lost, and that is what clients
     // are made for.
     let is_on = s.value("rehome", false, Any);
-    // Enough for over 1,000 subscriptions with subjects of 30 bytes.
+    // Enough for over 1,000 subscriptions with subjects of 20 bytes.
     let memory = s.value("rehome_memory", 64 * 1024_u32, within(1024..=16 * 1024 * 1024));
     // Shorter than any library waits for the answer to its PINGs.
     let longest = s.value("rehome_within", Duration::from_secs(10), within(SECOND..=60 * SECOND));

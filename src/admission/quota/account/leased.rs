@@ -90,12 +90,16 @@ impl Account {
 impl AccountSlot {
     /// Whether its connection counts in its account: not while it waits for a place of a lease.
     pub(super) fn is_counted(&self) -> bool {
-        !self.is_of_move && !self.lease.as_deref().is_some_and(Lease::waits)
+        !self.is_of_move && !self.awaits_place()
+    }
+
+    fn awaits_place(&self) -> bool {
+        self.lease.as_deref().is_some_and(Lease::waits)
     }
 
     /// The quota of whose lease it waits for a place.
     pub fn waits_for(&self) -> Option<Refusal> {
-        if self.is_counted() || self.is_of_move { self.other_quotas.waits_for() } else { Some(Refusal::AccountQuota) }
+        if self.awaits_place() { Some(Refusal::AccountQuota) } else { self.other_quotas.waits_for() }
     }
 
     /// Whether what it waits for will not come.
@@ -111,7 +115,7 @@ impl AccountSlot {
 
     /// Takes the places of leases that it waits for: all of them, or none and `false`.
     pub fn take_places(&mut self, now: Instant) -> bool {
-        if self.is_counted() || self.is_of_move {
+        if !self.awaits_place() {
             return self.other_quotas.take_places(now);
         }
         let account = Arc::clone(&self.account);
