@@ -158,6 +158,8 @@ async fn servers_remember_how_many_were_there_at_once() {
     let three = Crowd::spread(&cluster.addresses(), 3, Habit::ONCE, |_| login.clone());
     three.settles_at(3).await;
     assert_eq!(most().await, 3);
+    // They stay for longer than their ends may be remembered late.
+    tokio::time::sleep(3 * history::END_IS_LATE).await;
     three.end().await;
     cluster.settles_at(0).await;
     let two = Crowd::spread(&cluster.addresses(), 2, Habit::ONCE, |_| login.clone());
@@ -165,6 +167,18 @@ async fn servers_remember_how_many_were_there_at_once() {
     assert_eq!(cluster.connections().await, [1, 1], "each began with another address");
     assert_eq!(most().await, 3, "five in all, and never more than three at once");
     assert_eq!(history::History::of(&cluster, "A").await.len(), 5);
+}
+
+#[test]
+fn an_end_that_a_server_remembers_late_makes_none_too_many_and_one_that_stays_does() {
+    fn most(connections: &[(&str, Option<&str>)]) -> i64 {
+        connections.iter().copied().collect::<history::History>().most()
+    }
+    let first = ("2026-11-26T10:00:00.1Z", Some("2026-11-26T10:00:02.398Z"));
+    assert_eq!(most(&[first, ("2026-11-26T10:00:02.3Z", None)]), 1);
+    assert_eq!(most(&[first, ("2026-11-26T10:00:02.29Z", None)]), 2);
+    assert_eq!(most(&[first, ("2026-11-25T23:59:59+01:00", None)]), 2);
+    assert_eq!(most(&[("2026-11-26T10:00:02.398Z", Some("2026-11-26T10:00:02.398000001Z")), first]), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
