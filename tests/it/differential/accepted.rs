@@ -56,12 +56,23 @@ fn connect_unreadable(case: &Case, straight: &Outcome) -> Vec<Case> {
     if case.pieces.first().is_some_and(is_it) { vec![case.with(0, NO_OPERATION)] } else { Vec::new() }
 }
 
-/// A later CONNECT that says something else about who the client is ends the session, silently. nats-server goes on
-/// with the other user, or answers that it does not know it.
+/// A later CONNECT that says something else about who the client is, or only a part of what the first one said, ends
+/// the session, silently. nats-server goes on with the other user, or answers that it does not know it.
 fn connect_as_another(case: &Case, _: &Outcome) -> Vec<Case> {
     let ends_before = |at| Case { pieces: case.pieces[..at].to_vec(), ending: Ending::HalfClose, ..case.clone() };
-    case.again().filter(|&at| case.changes(at, &IDENTITY).unwrap_or(true)).map(ends_before).collect()
+    let is_another = |at: usize| case.changes(at, &IDENTITY).unwrap_or(true) || case.names_a_part(at);
+    // Behind something broken what was meant as a payload may be read as operations.
+    let within_payload = case.pieces.iter().enumerate().filter_map(|(at, piece)| {
+        let begin = piece.bytes.windows(CONNECT_LINE.len()).position(|bytes| bytes == CONNECT_LINE)?;
+        let is_read = !case.pieces[..at].iter().all(Piece::is_orderly);
+        let mut ends = ends_before(at + 1);
+        ends.pieces[at] = Piece::new(What::Garbage, &piece.bytes[..begin + 2]);
+        is_read.then_some(ends)
+    });
+    case.again().filter(|&at| is_another(at)).map(ends_before).chain(within_payload).collect()
 }
+
+const CONNECT_LINE: &[u8] = b"\r\nCONNECT ";
 
 /// A later CONNECT that says nothing new does not reach the server, which since 2.15 would drop the subscriptions of
 /// the client. A verbose client gets its answer all the same.
@@ -193,17 +204,7 @@ impl Case {
         if !self.pieces[..at].iter().all(is_readable) {
             return None;
         }
-        let members = |piece: &Piece| -> Map<String, Value> {
-            let text = String::from_utf8_lossy(&piece.bytes);
-            let json = text.find('{').map_or("", |begin| &text[begin..]);
-            serde_json::from_str(json).unwrap_or_default()
-        };
-        let mut before = Map::new();
-        for piece in &self.pieces[..at] {
-            if CONNECTS.contains(&piece.what) || LATER_CONNECTS.contains(&piece.what) {
-                before.extend(members(piece).into_iter().filter(|(_, value)| !value.is_null()));
-            }
-        }
+        let before = self.said_before(at);
         let now = members(&self.pieces[at]);
         let changes = |(key, absent): &(&str, Value)| {
             let had = before.get(*key).unwrap_or(absent);
@@ -212,9 +213,31 @@ impl Case {
         Some(keys.iter().any(changes))
     }
 
+    /// What the CONNECTs before this place say, each key as it was said last.
+    fn said_before(&self, at: usize) -> Map<String, Value> {
+        let is_connect = |piece: &&Piece| CONNECTS.contains(&piece.what) || LATER_CONNECTS.contains(&piece.what);
+        let all = self.pieces[..at].iter().filter(is_connect).flat_map(members);
+        all.filter(|(_, value)| !value.is_null()).collect()
+    }
+
+    /// Whether the CONNECT at this place says some of who the client is, and not all that was said before.
+    fn names_a_part(&self, at: usize) -> bool {
+        let (before, now) = (self.said_before(at), members(&self.pieces[at]));
+        let says = |said: &Map<String, Value>, key| said.get(key).is_some_and(|value| !value.is_null());
+        IDENTITY.iter().any(|(key, _)| says(&now, *key))
+            && IDENTITY.iter().any(|(key, _)| says(&before, *key) && !says(&now, *key))
+    }
+
     /// Where CONNECT comes that is not the first.
     fn again(&self) -> impl Iterator<Item = usize> {
         let is_it = |piece: &Piece| LATER_CONNECTS.contains(&piece.what);
         self.pieces.iter().enumerate().filter(move |(_, piece)| is_it(piece)).map(|(at, _)| at)
     }
+}
+
+/// What the JSON of a CONNECT says, if it is readable.
+fn members(piece: &Piece) -> Map<String, Value> {
+    let text = String::from_utf8_lossy(&piece.bytes);
+    let json = text.find('{').map_or("", |begin| &text[begin..]);
+    serde_json::from_str(json).unwrap_or_default()
 }
