@@ -276,6 +276,9 @@ pub enum MoveResult {
     Rehomed,
     /// Its session was to go on with another server and could not: it ended.
     NotRehomed,
+    /// Its session was to go on with another server, and stays where it is: it was too busy, or the other server did
+    /// not take it.
+    Stayed,
 }
 
 impl MoveResult {
@@ -353,7 +356,7 @@ mod tests {
         assert_eq!(MoveCause::ALL.map(MoveCause::name), ["rebalance", "lame_duck", "drain", "server_lost"]);
         assert_eq!(
             MoveResult::ALL.map(MoveResult::name),
-            ["landed", "elsewhere", "late", "unreserved", "rehomed", "not_rehomed"]
+            ["landed", "elsewhere", "late", "unreserved", "rehomed", "not_rehomed", "stayed"]
         );
         for cause in MoveCause::ALL.into_iter().filter(|cause| *cause != MoveCause::ServerLost) {
             assert_eq!(cause.of_close().name(), cause.name());

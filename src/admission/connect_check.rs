@@ -168,11 +168,16 @@ impl<W: Waiter> Admission<W> {
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
         }
-        let slot = AccountSlot::of_move(account).with_source(self.source_key(client.source));
+        let slot = self.account_slot_of_move(account, client.source);
         match self.is_observing() && !self.is_paused() {
             true => self.observe_turn(slot, client, now, rng),
             false => self.admit_or_queue(slot, client, now, rng, waiter),
         }
+    }
+
+    /// For the login of a session of this account that goes to another server.
+    pub fn account_slot_of_move(&self, account: &Arc<Account>, source: Source) -> AccountSlot {
+        AccountSlot::of_move(account).with_source(self.source_key(source))
     }
 
     /// The quotas and the rate of the account of a client that holds a server's slot already.

@@ -8,12 +8,22 @@
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
+use memchr::memchr_iter;
 
 use crate::protocol::op::MAX_DIGITS;
 
 /// A new subscription finds no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
+
+/// Which messages a subscription gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receives {
+    /// Each message to its subject.
+    All,
+    /// Those that fall to it in its queue group: each message goes to one member.
+    ShareOfQueue,
+}
 
 /// The subscriptions of one client.
 #[derive(Debug)]
@@ -142,14 +152,33 @@ impl Subscriptions {
         }
     }
 
-    /// Counts messages that its client has had of the subscription with this sid.
-    pub fn delivered(&mut self, sid: &[u8], messages: u32) {
-        let Some(position) = self.find(sid) else { return };
-        let Some(one) = self.all.get_mut(position as usize) else { return };
+    /// Counts messages that its client has had of the subscription with this sid. Returns whether it has ended by that.
+    pub fn delivered(&mut self, sid: &[u8], messages: u32) -> bool {
+        let Some(position) = self.find(sid) else { return false };
+        let Some(one) = self.all.get_mut(position as usize) else { return false };
         one.delivered = one.delivered.saturating_add(messages);
-        if one.max > 0 && one.delivered >= one.max {
+        let ends = one.max > 0 && one.delivered >= one.max;
+        if ends {
             self.end(position);
         }
+        ends
+    }
+
+    /// Whose messages the subscription with this sid gets. `None` where there is none.
+    pub fn receives(&mut self, sid: &[u8]) -> Option<Receives> {
+        let position = self.find(sid)?;
+        let one = self.all.get(position as usize)?;
+        Some(self.received_by(*one))
+    }
+
+    fn received_by(&self, one: Subscription) -> Receives {
+        let blanks = memchr_iter(b' ', text_of(&self.text, one)).count();
+        if blanks > 1 { Receives::ShareOfQueue } else { Receives::All }
+    }
+
+    /// Whether a member of a queue group ends with a number of messages.
+    pub fn has_queue_with_max(&self) -> bool {
+        self.all.iter().any(|one| one.max > 0 && self.received_by(*one) == Receives::ShareOfQueue)
     }
 
     /// A server has refused all subscriptions to this subject, of this queue where it names one.
@@ -168,17 +197,43 @@ impl Subscriptions {
     /// left of it.
     pub fn write(&self, out: &mut Vec<u8>) {
         for one in &self.all {
-            let mut words = text_of(&self.text, *one).splitn(2, |byte| *byte == b' ');
-            let (Some(sid), Some(rest)) = (words.next(), words.next()) else { continue };
-            out.extend_from_slice(b"SUB ");
-            out.extend_from_slice(rest);
-            out.push(b' ');
-            out.extend_from_slice(sid);
-            out.extend_from_slice(b"\r\n");
+            self.sub(*one, out);
             if one.max > 0 {
-                unsub(sid, one.max.saturating_sub(one.delivered), out);
+                unsub(self.sid(*one), Some(one.max.saturating_sub(one.delivered)), out);
             }
         }
+    }
+
+    /// Appends SUB of each, without a maximum.
+    pub fn write_without_max(&self, out: &mut Vec<u8>) {
+        self.all.iter().for_each(|one| self.sub(*one, out));
+    }
+
+    /// Appends UNSUB of those with a maximum, for a server that has delivered or will deliver so many messages of each
+    /// sid that do not count.
+    pub fn write_max(&self, not_counted: impl Fn(&[u8]) -> u32, out: &mut Vec<u8>) {
+        for one in self.all.iter().filter(|one| one.max > 0) {
+            let sid = self.sid(*one);
+            let left = one.max.saturating_sub(one.delivered);
+            unsub(sid, Some(left.saturating_add(not_counted(sid))), out);
+        }
+    }
+
+    /// Appends UNSUB of each, at once.
+    pub fn write_ends(&self, out: &mut Vec<u8>) {
+        self.all.iter().for_each(|one| unsub(self.sid(*one), None, out));
+    }
+
+    fn sub(&self, one: Subscription, out: &mut Vec<u8>) {
+        let sid = self.sid(one);
+        let rest = text_of(&self.text, one).get(sid.len().saturating_add(1)..).unwrap_or_default();
+        for part in [b"SUB ", rest, b" ", sid, b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+
+    fn sid(&self, one: Subscription) -> &[u8] {
+        text_of(&self.text, one).get(..one.sid_len.into()).unwrap_or_default()
     }
 
     /// The position of the one with this sid.
@@ -262,11 +317,14 @@ fn size(word: &[u8]) -> Option<u32> {
     str::from_utf8(word).ok().filter(|_| is_size)?.parse().ok()
 }
 
-fn unsub(sid: &[u8], max: u32, out: &mut Vec<u8>) {
+/// Appends UNSUB, at once or behind so many messages in all.
+pub fn unsub(sid: &[u8], max: Option<u32>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"UNSUB ");
     out.extend_from_slice(sid);
-    out.push(b' ');
-    out.extend_from_slice(itoa::Buffer::new().format(max).as_bytes());
+    if let Some(max) = max {
+        out.push(b' ');
+        out.extend_from_slice(itoa::Buffer::new().format(max).as_bytes());
+    }
     out.extend_from_slice(b"\r\n");
 }
 

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::{
     net::{socket, stream::Stream},
     outcome::Cause,
-    relay::waiting::{LARGE_READ, Waiting, most_to_read},
+    relay::waiting::{LARGE_READ, SMALL_READ, Waiting, most_to_read},
     worker::{self, Scratch},
 };
 
@@ -28,6 +28,14 @@ pub struct Buffer(Box<[u8]>);
 impl Default for Buffer {
     fn default() -> Self {
         Self(vec![0; LARGE_READ].into_boxed_slice())
+    }
+}
+
+impl Buffer {
+    /// Room for a small read.
+    pub fn small(&mut self) -> &mut [u8] {
+        let len = SMALL_READ.min(self.0.len());
+        self.0.split_at_mut(len).0
     }
 }
 
@@ -200,7 +208,12 @@ impl<S: Side> Direction<S> {
 
     /// `last` goes to the other side behind the bytes that wait.
     pub fn put_behind(&mut self, last: &[u8]) {
-        Outlet::to_hold(&mut self.waiting, &mut self.bytes).put(last);
+        self.pass_behind(|_, out| out.put(last));
+    }
+
+    /// What `pass` puts goes to the other side behind the bytes that wait.
+    pub fn pass_behind<R>(&mut self, pass: impl FnOnce(&mut S, &mut Outlet<'_, '_>) -> R) -> R {
+        pass(&mut self.side, &mut Outlet::to_hold(&mut self.waiting, &mut self.bytes))
     }
 
     /// The other side is gone, and with it the bytes that wait for it.

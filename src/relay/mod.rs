@@ -50,7 +50,7 @@ pub use self::{
     passthrough::Passthrough,
     server_side::{InfoPolicy, ServerSide},
     stalled::Stalled,
-    tracked::{Known, NewServer, TrackedClient, TrackedServer},
+    tracked::{HandoverEnd, Known, NewServer, TrackedClient, TrackedServer},
     waiting::held_bytes,
 };
 

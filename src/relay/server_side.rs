@@ -107,6 +107,12 @@ impl ServerSide {
         }
     }
 
+    /// Reads an INFO that a server sends in this session.
+    pub(super) fn info_of(&self, server: &Server, json: &[u8]) -> Option<Info> {
+        let kind = InfoKind { port: self.listener_info.servers_port(), when: InfoWhen::InSession };
+        dial::parse_info(server, json, kind).ok()
+    }
+
     /// The server's last INFO with what the listener says now.
     fn news(&self) -> Option<Vec<u8>> {
         let info = self.last_info.as_ref()?;
@@ -118,8 +124,7 @@ impl ServerSide {
     fn take_line(&mut self, line: &[u8], out: &mut Outlet<'_, '_>) {
         match server_line(line) {
             ServerLine::Info(json) => {
-                let kind = InfoKind { port: self.listener_info.servers_port(), when: InfoWhen::InSession };
-                let Ok(info) = dial::parse_info(&self.server, json, kind) else { return };
+                let Some(info) = self.info_of(&self.server, json) else { return };
                 if info.ldm() {
                     self.server.said_lame_duck(timer::now(), info.server_id());
                 }

@@ -57,7 +57,7 @@ use crate::{
         monitor::Monitor,
         reload::{Parts, Reloader},
     },
-    session::{Descriptors, Shared, damped_dials::DampedDials, read_ahead::ReadAhead},
+    session::{Descriptors, Shared, damped_dials::DampedDials, move_orders::MoveOrders, read_ahead::ReadAhead},
     tally::Tallies,
     telemetry::{
         counters::Counters,
@@ -251,6 +251,7 @@ fn shared(
         policies: ArcSwap::from_pointee(config.policies.clone()),
         reports: Reports::default(),
         damped_dials: DampedDials::default(),
+        move_orders: MoveOrders::default(),
         unanswered: Arc::default(),
         flight: Flight::default(),
         sessions,

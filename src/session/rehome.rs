@@ -27,6 +27,7 @@ use crate::{
         established::Established,
         failover::DialPort,
         login_evidence::{LoginAttempt, NotAnswered},
+        move_orders::MoveOrder,
         shared::Shared,
     },
     upstream::{Port, Server},
@@ -46,14 +47,16 @@ const IS_LOST_WITHIN: Duration = Duration::from_secs(1);
 pub(super) struct RehomeTerms {
     /// As weir has sent it, without a signature of weir's own.
     connect: Box<[u8]>,
-    credential: CredentialKey,
-    claim: Claim,
-    client: ClientKey,
-    source: IpAddr,
-    port: DialPort,
-    proxy_header: Box<[u8]>,
+    pub credential: CredentialKey,
+    pub claim: Claim,
+    pub client: ClientKey,
+    pub source: IpAddr,
+    pub port: DialPort,
+    pub proxy_header: Box<[u8]>,
     /// Which server process the session is on.
     server_id: Box<str>,
+    /// Its client gets what it publishes itself.
+    echo: bool,
 }
 
 impl RehomeTerms {
@@ -82,6 +85,7 @@ impl RehomeTerms {
             port: DialPort::of(cx),
             proxy_header: proxy_header.into(),
             server_id: info.server_id().into(),
+            echo: connect.echo(),
         };
         let most_bytes = limits.memory.get() as usize;
         Some((terms, Known::new(most_bytes)))
@@ -90,8 +94,8 @@ impl RehomeTerms {
 
 /// A session that goes on with another server when its own is lost.
 pub(super) struct Rehomable {
-    session: Box<Established<TrackedClient, TrackedServer>>,
-    terms: RehomeTerms,
+    pub session: Box<Established<TrackedClient, TrackedServer>>,
+    pub terms: RehomeTerms,
 }
 
 /// Until when a session is relayed.
@@ -99,8 +103,18 @@ enum Until {
     Ended(Ended),
     /// It is to find out whether its server answers.
     Asked,
+    /// It has an order to go to another server.
+    Ordered,
     /// The answer is due.
     Due,
+}
+
+/// Why a session is relayed no more.
+enum Left {
+    Ended(Ended),
+    /// Its server does not answer.
+    Silent,
+    Ordered(MoveOrder),
 }
 
 /// Why no other server has the session.
@@ -125,7 +139,14 @@ impl Rehomable {
     pub async fn relay(mut self: Box<Self>) {
         let began = Instant::now();
         let ended = loop {
-            let (ended, is_silent) = self.relay_on_this_server().await;
+            let (ended, is_silent) = match self.relay_on_this_server().await {
+                Left::Ended(ended) => (ended, false),
+                Left::Silent => (Ended { party: Party::Upstream, cause: Cause::SocketError }, true),
+                Left::Ordered(order) => match Box::pin(self.carry_out(order)).await {
+                    Some(left) => left,
+                    None => continue,
+                },
+            };
             if !ended.by_server() {
                 break ended;
             }
@@ -137,12 +158,18 @@ impl Rehomable {
         self.session.over(began, ended).await;
     }
 
-    /// Relays until one side ends, or the server does not answer any more; says whether it is that.
-    async fn relay_on_this_server(&mut self) -> (Ended, bool) {
+    /// Relays until one side ends, the server does not answer any more, or the session is to go elsewhere.
+    async fn relay_on_this_server(&mut self) -> Left {
         let mut answers_by = None;
         loop {
             match self.relay_until_probe(answers_by).await {
-                Until::Ended(ended) => return (ended, false),
+                Until::Ended(ended) => return Left::Ended(ended),
+                Until::Ordered => {
+                    let id = self.session.registered.handle().facts().id;
+                    if let Some(order) = self.session.shared.move_orders.take(id) {
+                        return Left::Ordered(order);
+                    }
+                }
                 Until::Asked if answers_by.is_none() => {
                     self.session.relay.probe().await;
                     answers_by = Some(Instant::now() + ANSWERS_WITHIN);
@@ -152,7 +179,7 @@ impl Rehomable {
                 Until::Due if !self.session.relay.client_takes() => {
                     answers_by = Some(Instant::now() + ANSWERS_WITHIN);
                 }
-                Until::Due => return (Ended { party: Party::Upstream, cause: Cause::SocketError }, true),
+                Until::Due => return Left::Silent,
             }
         }
     }
@@ -162,7 +189,13 @@ impl Rehomable {
         let (mut run, handle) = (pin!(relay.run(registered)), registered.handle());
         let asked_or_ended = poll_fn(|cx| {
             let ended = run.as_mut().poll(cx).map(Until::Ended);
-            if ended.is_pending() && handle.take_probe_requested() { Poll::Ready(Until::Asked) } else { ended }
+            if ended.is_pending() && handle.take_probe_requested() {
+                Poll::Ready(Until::Asked)
+            } else if ended.is_pending() && handle.take_move_requested() {
+                Poll::Ready(Until::Ordered)
+            } else {
+                ended
+            }
         });
         match due {
             None => asked_or_ended.await,
@@ -235,7 +268,7 @@ impl Rehomable {
         let Pass { server, account: _login } = pass;
         let now_at = AtServer { server: Some(Arc::clone(server.server())), client_id: info.client_id().unwrap_or(0) };
         registered.handle().moved_to(now_at);
-        terms.server_id = info.server_id().into();
+        terms.is_at(&info);
         let new = NewServer { stream, server: Arc::clone(server.server()), info: &info, rest: &rest };
         session.server = server;
         session.relay.go_on(new).map_err(NoHome::Over)
@@ -254,7 +287,7 @@ impl RehomeTerms {
         if !is_silent && !self.is_lost(shared, from).await {
             return Err(NoHome::Meant);
         }
-        let connect = Connect::parse(self.argument()).map_err(|_| NoHome::Not("its CONNECT does not parse"))?;
+        let connect = self.connect().map_err(NoHome::Not)?;
         let login = Login { client: self.client, key: self.claim.credential };
         loop {
             let pass = self.await_turn(shared, account, until).await?;
@@ -273,10 +306,24 @@ impl RehomeTerms {
         }
     }
 
-    /// The JSON of CONNECT.
-    fn argument(&self) -> &[u8] {
+    /// What the client has said.
+    ///
+    /// # Errors
+    /// It cannot be said again, for this reason.
+    pub fn connect(&self) -> Result<Connect, &'static str> {
         let line = self.connect.strip_prefix(b"CONNECT ").unwrap_or(&self.connect);
-        line.trim_ascii_end()
+        Connect::parse(line.trim_ascii_end()).map_err(|_| "its CONNECT does not parse")
+    }
+
+    /// The session is on the server process with this INFO.
+    pub fn is_at(&mut self, info: &Info) {
+        self.server_id = info.server_id().into();
+    }
+
+    /// Why the session cannot be on two servers for a while, if it cannot.
+    pub fn why_with_client(&self) -> Option<&'static str> {
+        // The new server would deliver what the client publishes at the old one.
+        (!self.echo).then_some("its client does not want what it publishes itself")
     }
 
     /// Whether the server is lost, and has not only closed this connection: then it meant to.

@@ -20,7 +20,9 @@ use crate::{
     notify::Notifier,
     relay::registry::SessionRegistry,
     reports::Reports,
-    session::{connection_permit::Descriptors, damped_dials::DampedDials, read_ahead::ReadAhead},
+    session::{
+        connection_permit::Descriptors, damped_dials::DampedDials, move_orders::MoveOrders, read_ahead::ReadAhead,
+    },
     tally::Tallies,
     telemetry::{counters::Counters, storms::Flight},
     tls::{Connector, Terminator},
@@ -55,6 +57,8 @@ pub struct Shared {
     pub reports: Reports,
     /// Dials for damped sources.
     pub damped_dials: DampedDials,
+    /// Sessions that are to go to another server.
+    pub move_orders: MoveOrders,
     /// Servers' connections whose clients have not answered yet, by source.
     pub unanswered: Arc<BySource>,
     /// The record of storms.

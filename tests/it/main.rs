@@ -68,6 +68,7 @@ mod other_clusters;
 mod passthrough_busy_servers;
 mod pipelined;
 mod placement;
+mod planned_moves;
 mod policies;
 mod proxy_protocol;
 mod reference_docs;

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use weir_testkit::{client::Op, *};
 
-const REHOME: &str = "rehome = true";
+pub(crate) const REHOME: &str = "rehome = true";
 
 fn moved(metrics: &metrics::Metrics, result: &str) -> f64 {
     metrics.get(&format!("weir_moves_total{{cause=\"server_lost\",result=\"{result}\"}}")).unwrap_or(0.0)

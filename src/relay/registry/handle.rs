@@ -27,6 +27,7 @@ pub struct SessionHandle {
     /// Whether it can go on with another server.
     is_rehomable: AtomicBool,
     probe_requested: AtomicBool,
+    move_requested: AtomicBool,
     /// A [`ServerSays`].
     server_says: AtomicU8,
     changing: Mutex<Changing>,
@@ -140,6 +141,22 @@ impl SessionHandle {
     /// It can go on with another server.
     pub fn set_rehomable(&self) {
         self.is_rehomable.store(true, Relaxed);
+    }
+
+    /// Whether it can go on with another server.
+    pub fn is_rehomable(&self) -> bool {
+        self.is_rehomable.load(Relaxed)
+    }
+
+    /// Asks the session to look for an order to go to another server.
+    pub fn request_move(&self) {
+        self.move_requested.store(true, Relaxed);
+        self.wake();
+    }
+
+    /// Whether that has been asked since the last call. One relaxed load where it has not.
+    pub fn take_move_requested(&self) -> bool {
+        self.move_requested.load(Relaxed) && self.move_requested.swap(false, Relaxed)
     }
 
     /// Asks a session that can go on with another server to find out whether its own still answers.

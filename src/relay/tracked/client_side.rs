@@ -79,7 +79,7 @@ impl TrackedClient {
                 self.pass_interest(line, out)
             }
             ClientOperation::Unsub { line, arguments } => {
-                self.known.state().subscriptions.unsubscribe(arguments);
+                self.known.state().unsubscribe(arguments);
                 self.pass_interest(line, out)
             }
             ClientOperation::Ping(line) if self.is_answered_here() => Ok(line.len()),

@@ -56,6 +56,7 @@ impl Relay<TrackedClient, TrackedServer> {
         let mut state = self.known().state();
         state.homeless = Some(Homeless { pings_to_repeat: state.pings, ..Homeless::default() });
         state.before_own_ping = None;
+        state.overlap = None;
         Ok(())
     }
 

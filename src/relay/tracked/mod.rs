@@ -6,21 +6,31 @@
 //! message cannot be kept, since the client waits for the rest.
 
 mod client_side;
+mod handover;
 mod homeless;
+mod overlap;
 mod server_side;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use memchr::memchr;
 
-use crate::protocol::subscriptions::{NoRoom, Subscriptions};
+use self::overlap::Overlap;
+use crate::protocol::subscriptions::{NoRoom, Receives, Subscriptions, unsub};
 
-pub use self::{client_side::TrackedClient, homeless::NewServer, server_side::TrackedServer};
+pub use self::{client_side::TrackedClient, handover::HandoverEnd, homeless::NewServer, server_side::TrackedServer};
 
 /// The longest operation in bytes that is held until it is whole: one small read of the relay.
 const LONGEST_HELD: usize = 32 * 1024;
+
+/// The same of a message while two servers deliver, so that it can be matched: nats-server's default `max_payload` is
+/// 1 MiB.
+const LONGEST_MATCHED: usize = 2 * 1024 * 1024;
 
 /// What a session's server knows of its client. Both directions of the session write it, and nobody else, so its lock
 /// is free.
@@ -38,6 +48,8 @@ struct State {
     replays: bool,
     /// Where the session is on no server.
     homeless: Option<Homeless>,
+    /// Where two servers deliver, or have done so of late.
+    overlap: Option<Box<Overlap>>,
     /// Why the session cannot go to another server.
     bound: Option<Bound>,
 }
@@ -66,6 +78,8 @@ pub enum Bound {
     LongMessage,
     /// Its client waits for the answers to very many PINGs.
     Pings,
+    /// It is a member of a queue group that ends with a number of messages: two servers would each count their own.
+    QueueWithMax,
 }
 
 impl Bound {
@@ -77,6 +91,7 @@ impl Bound {
             Self::Error => "its server has ended it by an error",
             Self::LongMessage => "it was in the middle of a long message",
             Self::Pings => "too many PINGs of its client are not answered",
+            Self::QueueWithMax => "it has a subscription of a queue group with a maximum",
         }
     }
 }
@@ -99,6 +114,7 @@ impl Known {
             before_own_ping: None,
             replays: false,
             homeless: None,
+            overlap: None,
             bound: None,
         })))
     }
@@ -120,12 +136,78 @@ impl Known {
 }
 
 impl State {
+    /// While two servers deliver: the other one is to learn the same as the present one.
+    fn both(&mut self) -> Option<&mut Overlap> {
+        self.overlap.as_deref_mut().filter(|overlap| !overlap.is_switched())
+    }
+
     fn subscribe(&mut self, arguments: &[u8]) {
         if self.bound.is_none()
             && let Err(NoRoom) = self.subscriptions.subscribe(arguments)
         {
             self.bind(Bound::Memory);
         }
+        if let Some(both) = self.both() {
+            both.last_sub = Instant::now();
+            both.to_new.extend_from_slice(b"SUB ");
+            both.to_new.extend_from_slice(arguments.trim_ascii_end());
+            both.to_new.extend_from_slice(b"\r\n");
+        }
+    }
+
+    fn unsubscribe(&mut self, arguments: &[u8]) {
+        self.subscriptions.unsubscribe(arguments);
+        if self.overlap.is_some() {
+            let sid = arguments.split(u8::is_ascii_whitespace).find(|word| !word.is_empty()).unwrap_or_default();
+            // One with a maximum gets what is left of it when the other server is the only one.
+            if self.subscriptions.receives(sid).is_none() {
+                self.ends_at_new(sid);
+            }
+        }
+    }
+
+    fn ends_at_new(&mut self, sid: &[u8]) {
+        if let Some(both) = self.both() {
+            unsub(sid, None, &mut both.to_new);
+        }
+    }
+
+    /// Forgets what two servers have delivered, once nothing is left to be matched. Returns whether something is.
+    fn is_matching(&mut self) -> bool {
+        if self.overlap.as_ref().is_some_and(|overlap| overlap.is_over(Instant::now())) {
+            self.overlap = None;
+        }
+        self.overlap.is_some()
+    }
+
+    /// The present server has delivered a message; `message` is `None` where it is longer than weir holds. Returns
+    /// whether it goes on to the client.
+    fn message(&mut self, sid: &[u8], message: Option<&[u8]>) -> bool {
+        if self.overlap.is_some()
+            && self.subscriptions.receives(sid) == Some(Receives::All)
+            && let Some(overlap) = &mut self.overlap
+        {
+            if !overlap.is_switched() {
+                overlap.old_delivers(sid, message, Instant::now());
+            } else if message.is_some_and(|message| overlap.is_leftover(message)) {
+                return false;
+            }
+        }
+        if self.subscriptions.delivered(sid, 1) {
+            self.ends_at_new(sid);
+        }
+        true
+    }
+
+    /// The new server has delivered a message while the old one does, too. Returns whether it goes on to the client.
+    fn message_of_new(&mut self, sid: &[u8], message: &[u8]) -> bool {
+        let receives = self.subscriptions.receives(sid);
+        let Some(both) = self.both() else { return false };
+        let goes_on = both.new_delivers(sid, message, receives);
+        if goes_on {
+            self.subscriptions.delivered(sid, 1);
+        }
+        goes_on
     }
 
     /// From now on nothing is remembered.

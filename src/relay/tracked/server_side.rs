@@ -2,7 +2,7 @@
 
 use std::{mem, sync::Arc};
 
-use super::{Bound, Known, LONGEST_HELD, complete};
+use super::{Bound, Known, LONGEST_HELD, LONGEST_MATCHED, complete};
 use crate::{
     outcome::Cause,
     protocol::{MAX_INFO_LINE, info::Info, op::ServerOperation},
@@ -44,6 +44,29 @@ impl TrackedServer {
         if self.inner.at_boundary() { Ok(()) } else { Err(Bound::LongMessage) }
     }
 
+    /// Whether no operation is under way to the client.
+    pub(super) fn at_boundary(&self) -> bool {
+        self.inner.at_boundary()
+    }
+
+    /// Passes whole operations that are not matched with others any more.
+    ///
+    /// # Errors
+    /// See [`Side::pass`].
+    pub(super) fn pass_as_they_are(&mut self, operations: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
+        self.inner.pass(operations, out)
+    }
+
+    /// The new server has sent the beginning of an operation.
+    pub(super) fn hold(&mut self, begun: Vec<u8>) {
+        self.held = begun;
+    }
+
+    /// Reads an INFO of the session's next server.
+    pub(super) fn info_of(&self, server: &Server, json: &[u8]) -> Option<Info> {
+        self.inner.info_of(server, json)
+    }
+
     /// See [`ServerSide::moved_to`].
     pub(super) fn moved_to(&mut self, server: Arc<Server>, info: &Arc<Info>) -> Option<Vec<u8>> {
         self.inner.moved_to(server, info)
@@ -66,9 +89,18 @@ impl TrackedServer {
         if !self.inner.at_boundary() {
             return self.pass_rest(rest, out);
         }
+        let mut longest = LONGEST_HELD;
         let whole = {
-            let subscriptions = &mut self.known.state().subscriptions;
-            self.inner.framing().pass_whole(rest, |sid, messages| subscriptions.delivered(sid, messages))
+            let mut state = self.known.state();
+            if state.is_matching() {
+                // Each message is looked at.
+                longest = LONGEST_MATCHED;
+                0
+            } else {
+                self.inner.framing().pass_whole(rest, |sid, messages| {
+                    state.subscriptions.delivered(sid, messages);
+                })
+            }
         };
         if whole > 0 {
             out.put(rest.get(..whole).unwrap_or_default());
@@ -76,11 +108,12 @@ impl TrackedServer {
         }
         match ServerOperation::at(rest) {
             ServerOperation::Unfinished if rest.len() < MAX_INFO_LINE => Ok(0),
-            ServerOperation::Message { len, .. } if len > rest.len() && len <= LONGEST_HELD => Ok(0),
+            ServerOperation::Message { len, .. } if len > rest.len() && len <= longest => Ok(0),
             ServerOperation::Unfinished => self.forward(rest, out),
             ServerOperation::Message { sid, len, .. } => {
-                self.known.state().subscriptions.delivered(sid, 1);
-                self.forward(rest.get(..len).unwrap_or(rest), out)
+                let message = rest.get(..len);
+                let goes_on = self.known.state().message(sid, message);
+                if goes_on { self.forward(message.unwrap_or(rest), out) } else { Ok(len) }
             }
             ServerOperation::Pong(line) => {
                 let is_clients = self.known.state().pong();

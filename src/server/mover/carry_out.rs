@@ -1,4 +1,5 @@
-//! Carries out a run: sees to it that each client has a slot before it is closed, and watches where it lands.
+//! Carries out a run: sees to it that each client has a slot before it is closed or its session goes along, and watches
+//! where it lands.
 
 use std::{
     sync::Arc,
@@ -7,10 +8,11 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{Mover, OnItsWay, RETURN_WITHIN, movable, send_off};
+use super::{Mover, OnItsWay, RETURN_WITHIN, Way, movable};
 use crate::{
     outcome::{MoveCause, MoveResult},
     rebalance::run::{Candidate, Landing, QUIET, Run, Step, Turn},
+    session::move_orders::Done,
     telemetry::moment::Moment,
     upstream::{Server, Slot},
 };
@@ -44,24 +46,30 @@ impl Mover {
         loop {
             let now = Instant::now();
             let mut landed = Vec::new();
-            on_their_way.retain(|one| {
-                let landing = landing(one, now);
-                landed.extend(landing.map(|landing| (one.flow, landing)));
-                landing.is_none()
+            let mut stay = Vec::new();
+            on_their_way.retain_mut(|one| match self.seen(one, cause, now) {
+                Seen::OnItsWay => true,
+                Seen::Stays => {
+                    stay.push(one.flow);
+                    false
+                }
+                Seen::Landed(landing) => {
+                    landed.push((one.flow, landing));
+                    false
+                }
             });
-            for (_, landing) in &landed {
-                self.count(cause, *landing);
-            }
             let must_stop = match go() {
                 Go::On => no_room.clone(),
                 Go::Stop(why) => Some(why),
                 Go::Leave => {
-                    on_their_way.iter().for_each(|_| self.count(cause, Landing::Late));
+                    let are_closed = on_their_way.iter().filter(|one| matches!(one.way, Way::Returns(_)));
+                    are_closed.for_each(|_| self.count(cause, Landing::Late));
                     return;
                 }
             };
             let step = with_run(&mut |run| {
                 landed.drain(..).for_each(|(flow, landing)| run.ended(flow, landing));
+                stay.drain(..).for_each(|flow| run.not_begun(flow));
                 if must_stop.is_some() {
                     run.stop();
                 }
@@ -75,9 +83,10 @@ impl Mover {
                     sleep(left.clamp(Duration::from_millis(1), longest)).await;
                 }
                 Step::Move { candidate, flow, to } => match self.begin(&candidate, &servers[to], cause, now) {
-                    Begun::OnItsWay(kept) => {
+                    Begun::OnItsWay(way) => {
                         without_room = 0;
-                        on_their_way.push(OnItsWay { kept, flow, until: now + RETURN_WITHIN });
+                        let (session, to) = (candidate.session, servers[to].id());
+                        on_their_way.push(OnItsWay { session, to, way, flow, until: now + RETURN_WITHIN });
                     }
                     not => {
                         if matches!(not, Begun::NoSlot) {
@@ -108,37 +117,76 @@ impl Mover {
     fn look(&self, candidate: &Candidate) -> Turn {
         match self.shared().sessions.get(candidate.session) {
             Some(session) if movable(&session).is_none() => Turn::Gone,
+            // Its client notices nothing, whatever passes.
+            Some(session) if session.is_rehomable() => Turn::Quiet,
             Some(session) if Moment::now().since(session.traffic().last_activity()) < QUIET => Turn::Busy,
             Some(_) => Turn::Quiet,
             None => Turn::Gone,
         }
     }
 
-    /// Keeps a slot for a client, and closes it.
+    /// Keeps a slot for a client, and closes it, or has its session go there.
     fn begin(&self, candidate: &Candidate, to: &Arc<Server>, cause: MoveCause, now: Instant) -> Begun {
         let Some(session) = self.shared().sessions.get(candidate.session) else { return Begun::Gone };
         let Some(slot) = Slot::promise(to, now) else { return Begun::NoSlot };
-        let kept = self.shared().admission.moving().expect(candidate.client, slot);
-        if !send_off(&session, cause) {
-            return Begun::Gone;
-        }
+        let way = if session.is_rehomable() {
+            let answer = self.shared().move_orders.give(candidate.session, slot, cause);
+            session.request_move();
+            Way::Asked(answer)
+        } else {
+            let kept = self.shared().admission.moving().expect(candidate.client, slot);
+            if !session.end(cause.of_close()) {
+                return Begun::Gone;
+            }
+            Way::Returns(kept)
+        };
         if cause == MoveCause::Rebalance {
             self.state().history.moved(candidate.client, now);
         }
-        Begun::OnItsWay(kept)
+        Begun::OnItsWay(way)
+    }
+
+    /// Where a client is that is being moved.
+    fn seen(&self, one: &mut OnItsWay, cause: MoveCause, now: Instant) -> Seen {
+        if let Way::Asked(answer) = &one.way {
+            match answer.take() {
+                Some(Done::Rehomed(at)) if at == one.to => return Seen::Landed(Landing::There),
+                Some(Done::Rehomed(_)) => return Seen::Landed(Landing::Elsewhere),
+                Some(Done::Stays) => return Seen::Stays,
+                Some(Done::Closes(kept)) => {
+                    one.way = Way::Returns(kept);
+                    one.until = now + RETURN_WITHIN;
+                }
+                None => {
+                    if self.shared().sessions.get(one.session).is_none() {
+                        // It has ended before it saw the order.
+                        drop(self.shared().move_orders.take(one.session));
+                    }
+                    return Seen::OnItsWay;
+                }
+            }
+        }
+        let Way::Returns(kept) = &one.way else { return Seen::OnItsWay };
+        let landing = match kept.result() {
+            Some(MoveResult::Landed) => Landing::There,
+            Some(_) => Landing::Elsewhere,
+            None if now >= one.until => Landing::Late,
+            None => return Seen::OnItsWay,
+        };
+        self.count(cause, landing);
+        Seen::Landed(landing)
     }
 }
 
 enum Begun {
-    OnItsWay(crate::admission::moving::Move),
+    OnItsWay(Way),
     NoSlot,
     Gone,
 }
 
-fn landing(one: &OnItsWay, now: Instant) -> Option<Landing> {
-    match one.kept.result() {
-        Some(MoveResult::Landed) => Some(Landing::There),
-        Some(_) => Some(Landing::Elsewhere),
-        None => (now >= one.until).then_some(Landing::Late),
-    }
+enum Seen {
+    OnItsWay,
+    Landed(Landing),
+    /// It stays where it is, or has left by itself.
+    Stays,
 }

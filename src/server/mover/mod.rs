@@ -1,5 +1,6 @@
 //! Moves clients from server to server: a slot is kept on the new server, the client is closed by a plain FIN, and its
-//! return is awaited before more of them go the same way. What goes where is decided in [`crate::rebalance`].
+//! return is awaited before more of them go the same way; or its session goes without it, where its account is
+//! re-homable. What goes where is decided in [`crate::rebalance`].
 
 mod carry_out;
 mod evacuate;
@@ -17,14 +18,13 @@ use serde::Serialize;
 use crate::{
     admission::moving::Move,
     identity::ClientKey,
-    outcome::MoveCause,
     rebalance::{
         history::History,
         plan::{Role, ServerNow},
         run::{Candidate, Progress, Run},
     },
     relay::registry::{ListenerKind, SessionHandle},
-    session::Shared,
+    session::{Shared, move_orders::Answer},
     telemetry::moment::Moment,
     upstream::{Server, ServerId, Standing},
 };
@@ -91,9 +91,20 @@ pub struct Status {
 
 /// A client on its way.
 struct OnItsWay {
-    kept: Move,
+    session: u64,
+    to: ServerId,
+    way: Way,
     flow: usize,
+    /// When it is late, where it has been closed.
     until: Instant,
+}
+
+/// How a client gets to its new server.
+enum Way {
+    /// It has been closed, and comes back.
+    Returns(Move),
+    /// Its session goes, and it notices nothing.
+    Asked(Answer),
 }
 
 impl Mover {
@@ -189,10 +200,4 @@ fn role(server: &Server, now: Instant) -> Role {
         // Those that shut down or are drained are evacuated by themselves.
         _ => Role::Stays,
     }
-}
-
-/// Ends a session so that its client goes to the server where a slot is kept for it. This is the place where a session
-/// that can move without its client's notice is to be asked for that instead. `false` where it ends already.
-fn send_off(session: &SessionHandle, cause: MoveCause) -> bool {
-    session.end(cause.of_close())
 }

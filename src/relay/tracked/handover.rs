@@ -1,0 +1,410 @@
+//! A session goes from a server that works to another one, without a message lost or doubled: the new server gets the
+//! subscriptions while the old one still delivers, and takes over once both have delivered for a while.
+//!
+//! 1. The new server gets the subscriptions, and answers a PING.
+//! 2. Both deliver for [`BOTH_DELIVER_FOR`], in which the other servers of the cluster learn of the new subscriptions.
+//!    The client has what the old one delivers; copies are matched ([`super::overlap`]).
+//! 3. The client is not read any more, at the end of an operation. The old server ends its subscriptions and answers a
+//!    PING: behind that it has nothing of the session.
+//! 4. What only the new one has delivered follows, and the client is read again.
+//!
+//! Until the third step the session can stay where it is, and does where anything goes wrong.
+
+use std::{
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Bound, Known, LONGEST_MATCHED, NewServer, TrackedClient, TrackedServer, overlap::Overlap};
+use crate::{
+    net::stream::Stream,
+    outcome::{Cause, Party},
+    protocol::{
+        MAX_INFO_LINE, PING, PONG,
+        control_line::{ServerLine, server_line},
+        info::Info,
+        op::ServerOperation,
+        subscriptions::unsub,
+    },
+    relay::{
+        Ended, Relay,
+        direction::{Buffer, DirectionEnd, Side},
+        registry::SessionHandle,
+        waiting::SMALL_READ,
+    },
+    upstream::Server,
+    worker::{self, Scratch},
+};
+
+/// Both servers deliver for so long since the new one has got the last subscription.
+const BOTH_DELIVER_FOR: Duration = Duration::from_millis(1500);
+
+/// A session that is not quiet enough to be moved within this time stays where it is.
+const GIVES_UP_AFTER: Duration = Duration::from_secs(8);
+
+/// How long the old server may take to end its subscriptions: one that takes longer is taken for lost.
+const OLD_ENDS_WITHIN: Duration = Duration::from_secs(3);
+
+/// The most bytes that are read of the new server in one poll: the other sessions of the worker may run then.
+const MOST_PER_POLL: usize = 8 * SMALL_READ;
+
+/// The new server of a session that still is on its old one.
+#[derive(Debug)]
+pub struct Handover {
+    stream: Stream,
+    server: Arc<Server>,
+    info: Arc<Info>,
+    /// The beginning of an operation of the new server.
+    held: Vec<u8>,
+    /// What goes to the new server next.
+    out: Vec<u8>,
+    /// The new server has answered the PING behind the subscriptions.
+    is_subscribed: bool,
+    began: Instant,
+    /// When the old server was told to end its subscriptions.
+    flushing: Option<Instant>,
+}
+
+/// How a handover ends.
+#[derive(Debug)]
+pub enum HandoverEnd {
+    /// The session is on the new server.
+    Switched,
+    /// It stays where it is, for this reason.
+    Stays(&'static str),
+    /// The session has ended on both.
+    Ended(Ended),
+    /// The new server is lost while the old one was ending the subscriptions.
+    BothLost,
+}
+
+/// Why the new server does not get the session.
+struct Not(&'static str);
+
+impl Handover {
+    /// Takes in what the new server has sent. Messages for the client at once are appended to `pass`.
+    fn take_in(&mut self, chunk: &[u8], known: &Known, side: &TrackedServer, pass: &mut Vec<u8>) -> Result<(), Not> {
+        let mut bytes = mem::take(&mut self.held);
+        bytes.extend_from_slice(chunk);
+        let mut at = 0_usize;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let len = match ServerOperation::at(rest) {
+                ServerOperation::Unfinished if rest.len() < MAX_INFO_LINE => break,
+                ServerOperation::Unfinished => return Err(Not("the other server sends what is no operation")),
+                ServerOperation::Message { len, .. } if len > LONGEST_MATCHED => {
+                    return Err(Not("a message is too long to be matched"));
+                }
+                ServerOperation::Message { len, .. } if len > rest.len() => break,
+                ServerOperation::Message { sid, len, .. } => {
+                    let message = rest.get(..len).unwrap_or_default();
+                    if known.state().message_of_new(sid, message) {
+                        pass.extend_from_slice(message);
+                    }
+                    len
+                }
+                ServerOperation::Pong(line) => {
+                    if !mem::replace(&mut self.is_subscribed, true)
+                        && let Some(both) = known.state().both()
+                    {
+                        both.last_sub = Instant::now();
+                    }
+                    line.len()
+                }
+                ServerOperation::Ping(line) => {
+                    self.out.extend_from_slice(PONG);
+                    line.len()
+                }
+                ServerOperation::Err { .. } => return Err(Not("the other server refuses what its own allows")),
+                ServerOperation::Line(line) => {
+                    if let ServerLine::Info(json) = server_line(line)
+                        && let Some(info) = side.info_of(&self.server, json)
+                    {
+                        if info.ldm() {
+                            return Err(Not("the other server shuts down"));
+                        }
+                        self.info = Arc::new(info);
+                    }
+                    line.len()
+                }
+            };
+            at = at.saturating_add(len);
+        }
+        bytes.drain(..at.min(bytes.len()));
+        if !bytes.is_empty() {
+            self.held = bytes;
+        }
+        Ok(())
+    }
+
+    /// The connection to the server that does not have the session: the old one where that has switched, else the new
+    /// one.
+    pub fn into_unused(self) -> Stream {
+        self.stream
+    }
+
+    /// Writes what is for the new server.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), Not> {
+        let mut written = 0;
+        while let Some(rest) = self.out.get(written..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut self.stream).poll_write(cx, rest) {
+                Poll::Ready(Ok(n)) if n > 0 => written = written.saturating_add(n),
+                Poll::Ready(_) => return Err(Not(LOST)),
+                Poll::Pending => break,
+            }
+        }
+        self.out.drain(..written.min(self.out.len()));
+        if self.stream.needs_flush()
+            && let Poll::Ready(Err(_)) = Pin::new(&mut self.stream).poll_flush(cx)
+        {
+            return Err(Not(LOST));
+        }
+        Ok(())
+    }
+}
+
+const LOST: &str = "the other server is lost";
+
+impl Relay<TrackedClient, TrackedServer> {
+    /// Why the session cannot go to another server while it is on one, if it cannot.
+    pub fn stays_bound(&self) -> Option<Bound> {
+        let state = self.known().state();
+        let is_shared = state.subscriptions.has_queue_with_max();
+        state.bound.or(is_shared.then_some(Bound::QueueWithMax))
+    }
+
+    /// The new server has let the client in: it gets the subscriptions.
+    ///
+    /// # Errors
+    /// The session stays where it is, for this reason.
+    pub fn begin_handover(&mut self, new: NewServer<'_>, now: Instant) -> Result<Handover, &'static str> {
+        let NewServer { stream, server, info, rest } = new;
+        let mut handover = Handover {
+            stream,
+            server,
+            info: Arc::clone(info),
+            held: Vec::new(),
+            out: Vec::with_capacity(1024),
+            is_subscribed: false,
+            began: now,
+            flushing: None,
+        };
+        {
+            let mut state = self.known().state();
+            state.overlap = Some(Box::new(Overlap::new(now)));
+            state.subscriptions.write_without_max(&mut handover.out);
+        }
+        handover.out.extend_from_slice(PING);
+        let mut pass = Vec::new();
+        match handover.take_in(rest, &self.known().clone(), self.to_client.side(), &mut pass) {
+            Ok(()) => Ok(handover),
+            Err(Not(why)) => {
+                self.stay();
+                Err(why)
+            }
+        }
+    }
+
+    /// The session stays on its server.
+    fn stay(&self) {
+        self.known().state().overlap = None;
+    }
+
+    /// Relays between the client and the old server, and listens to the new one, until one of them has the session.
+    /// Call it again from time to time: it sets no timer.
+    pub fn poll_handover(
+        &mut self,
+        cx: &mut Context<'_>,
+        handle: &SessionHandle,
+        handover: &mut Handover,
+    ) -> Poll<HandoverEnd> {
+        handle.set_waker(cx.waker());
+        if let Some(cause) = handle.end_requested() {
+            return Poll::Ready(HandoverEnd::Ended(Ended { party: Party::Weir, cause }));
+        }
+        let old_is_gone = match self.poll_old(cx, handover.flushing.is_some()) {
+            Poll::Ready(ended) if ended.by_server() && handover.is_subscribed => true,
+            Poll::Ready(ended) => {
+                self.count(handle);
+                return Poll::Ready(HandoverEnd::Ended(ended));
+            }
+            Poll::Pending => false,
+        };
+        self.count(handle);
+        let now = Instant::now();
+        let is_even = match self.poll_new(cx, handover) {
+            Ok(is_even) => is_even,
+            Err(_) if handover.flushing.is_some() || old_is_gone => return Poll::Ready(HandoverEnd::BothLost),
+            Err(Not(why)) => {
+                self.stay();
+                return Poll::Ready(HandoverEnd::Stays(why));
+            }
+        };
+        if let Some(since) = handover.flushing {
+            let is_late = now.saturating_duration_since(since) > OLD_ENDS_WITHIN;
+            if old_is_gone || is_late || !self.awaits_probe() {
+                return Poll::Ready(self.switch(handover, old_is_gone || is_late, now));
+            }
+            return Poll::Pending;
+        }
+        if old_is_gone {
+            return Poll::Ready(self.switch(handover, true, now));
+        }
+        let (too_much, last_sub) = {
+            let mut state = self.known().state();
+            let bound = state.bound.map(Bound::text);
+            let too_much = state.both().and_then(|both| both.too_much());
+            (bound.or(too_much), state.both().map_or(now, |both| both.last_sub))
+        };
+        let is_late = now.saturating_duration_since(handover.began) > GIVES_UP_AFTER;
+        if let Some(why) = too_much.or(is_late.then_some("it is too busy")) {
+            self.stay();
+            return Poll::Ready(HandoverEnd::Stays(why));
+        }
+        let have_both = handover.is_subscribed && now.saturating_duration_since(last_sub) >= BOTH_DELIVER_FOR;
+        if have_both && is_even && handover.out.is_empty() && self.begin_flush() {
+            handover.flushing = Some(now);
+            // What has been put waits for the next poll.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// The client is not read while the old server ends its subscriptions.
+    fn poll_old(&mut self, cx: &mut Context<'_>, is_flushing: bool) -> Poll<Ended> {
+        if !is_flushing {
+            return self.poll(cx);
+        }
+        let by_server = |cause| Poll::Ready(Ended { party: Party::Upstream, cause });
+        if let Poll::Ready(false) = self.to_server.poll_flush(cx, &mut self.up) {
+            return by_server(Cause::SocketError);
+        }
+        match self.to_client.poll(cx, &mut self.up, &mut self.down) {
+            Poll::Ready(DirectionEnd::Eof) => by_server(Cause::Eof),
+            Poll::Ready(DirectionEnd::ReadFailed) => by_server(Cause::SocketError),
+            Poll::Ready(DirectionEnd::Stopped(cause)) => by_server(cause),
+            Poll::Ready(DirectionEnd::WriteFailed) => {
+                Poll::Ready(Ended { party: Party::Downstream, cause: Cause::SocketError })
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Writes to the new server and reads from it, as long as the client takes what is delivered. Returns whether all
+    /// that it has sent has been read.
+    fn poll_new(&mut self, cx: &mut Context<'_>, handover: &mut Handover) -> Result<bool, Not> {
+        let known = self.known().clone();
+        if let Some(both) = known.state().both() {
+            handover.out.append(&mut both.to_new);
+        }
+        handover.poll_write(cx)?;
+        let mut read = 0_usize;
+        while !self.to_client.holds_bytes() && self.to_client.side().at_boundary() {
+            if read >= MOST_PER_POLL {
+                cx.waker().wake_by_ref();
+                return Ok(false);
+            }
+            let mut pass = Vec::new();
+            let took = worker::with(|scratch: &Scratch<Buffer>| {
+                scratch.with(|buffer| {
+                    let mut chunk = ReadBuf::new(buffer.small());
+                    match Pin::new(&mut handover.stream).poll_read(cx, &mut chunk) {
+                        Poll::Pending => Ok(None),
+                        Poll::Ready(Ok(())) if !chunk.filled().is_empty() => {
+                            let taken = handover.take_in(chunk.filled(), &known, self.to_client.side(), &mut pass);
+                            taken.map(|()| Some(chunk.filled().len()))
+                        }
+                        Poll::Ready(_) => Err(Not(LOST)),
+                    }
+                })
+            })?;
+            if !pass.is_empty() {
+                self.deliver(&pass);
+            }
+            match took {
+                Some(n) => read = read.saturating_add(n),
+                None => {
+                    if let Some(both) = known.state().both() {
+                        both.is_even(Instant::now());
+                    }
+                    handover.poll_write(cx)?;
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// These messages go to the client behind what waits for it.
+    fn deliver(&mut self, messages: &[u8]) {
+        // They are whole messages, in which there is nothing to stop for.
+        let _ = self.to_client.pass_behind(|side, out| side.pass_as_they_are(messages, out));
+    }
+
+    /// Tells the old server to end its subscriptions, where that is possible now.
+    fn begin_flush(&mut self) -> bool {
+        let is_between = self.to_server.side().no_operation().is_some() && !self.to_server.holds_bytes();
+        if !is_between || self.to_client.holds_bytes() {
+            return false;
+        }
+        let mut words = Vec::with_capacity(256);
+        {
+            let mut state = self.known().state();
+            if !state.begin_own_ping() {
+                return false;
+            }
+            state.subscriptions.write_ends(&mut words);
+        }
+        words.extend_from_slice(PING);
+        self.to_server.put_first(&words);
+        true
+    }
+
+    /// The new server has the session.
+    fn switch(&mut self, handover: &mut Handover, old_is_gone: bool, now: Instant) -> HandoverEnd {
+        let overlap = self.known().state().overlap.take();
+        let is_possible = match old_is_gone {
+            true => self.lose_server(),
+            false => self.to_client.side_mut().lose_server(),
+        };
+        if is_possible.is_err() {
+            return HandoverEnd::Ended(Ended { party: Party::Upstream, cause: Cause::Eof });
+        }
+        let mut words = mem::take(&mut handover.out);
+        let mut deliver = Vec::new();
+        {
+            let mut state = self.known().state();
+            if let Some(mut overlap) = overlap {
+                words.append(&mut overlap.to_new);
+                for message in overlap.switch(now) {
+                    let ServerOperation::Message { sid, .. } = ServerOperation::at(&message) else { continue };
+                    if state.subscriptions.receives(sid).is_none() {
+                        continue;
+                    }
+                    deliver.extend_from_slice(&message);
+                    if state.subscriptions.delivered(sid, 1) {
+                        unsub(sid, None, &mut words);
+                    }
+                }
+                state.subscriptions.write_max(|sid| overlap.not_counted(sid), &mut words);
+                state.overlap = Some(overlap).filter(|overlap| !overlap.is_over(now));
+            }
+            let pings = state.homeless.take().map_or(0, |homeless| homeless.pings_to_repeat);
+            words.extend_from_slice(&PING.repeat(pings as usize));
+            state.before_own_ping = None;
+        }
+        self.look = None;
+        self.to_server.put_first(&words);
+        if let Some(info) = self.to_client.side_mut().moved_to(Arc::clone(&handover.server), &handover.info) {
+            self.to_client.put_behind(&info);
+        }
+        self.deliver(&deliver);
+        self.to_client.side_mut().hold(mem::take(&mut handover.held));
+        mem::swap(&mut self.up, &mut handover.stream);
+        HandoverEnd::Switched
+    }
+}

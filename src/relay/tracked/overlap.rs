@@ -1,0 +1,425 @@
+//! While a session goes from one server to another both deliver to its client: what comes from both is matched, so that
+//! the client has each message once.
+//!
+//! A message that falls to every subscriber comes from the old server and goes on to the client, and comes from the new
+//! one, which is kept back until the old one's copy comes, or dropped where that was there first. In the end the old
+//! server stops, and what is kept still is what only the new one had: it follows. Messages that look the same are
+//! counted, so that a publisher may say the same many times.
+//!
+//! Copies are a second apart at most, beside what is still to be read ([`FORGOTTEN_AFTER`]). So what the old server
+//! delivered before the new one knew of the subscription is forgotten when the old server stops, and matches nothing.
+//! There is one limit: of messages that look the same and come all the while, as many may be missing in the end as were
+//! published within the milliseconds in which the cluster learned of the new server's subscription.
+
+use std::{
+    collections::VecDeque,
+    hash::BuildHasher,
+    time::{Duration, Instant},
+};
+
+use hashbrown::{DefaultHashBuilder, HashMap};
+
+use crate::protocol::subscriptions::Receives;
+
+/// A message of the old server whose copy has not come from the new one after this time has none, once all that the new
+/// one has sent is read.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(1);
+
+/// Copies of what the old server has delivered still come from the new one for so long after the old one has stopped.
+const LEFTOVERS_FOR: Duration = Duration::from_secs(2);
+
+/// The most messages of the old server that are remembered: 100,000 a second with 24 bytes and an entry of a table.
+const MOST_AHEAD: usize = 100_000;
+
+/// The most bytes of messages of the new server that are kept, each with [`OF_ENTRY`] besides.
+const MOST_KEPT: usize = 4 * 1024 * 1024;
+const OF_ENTRY: usize = 64;
+
+/// The most bytes that wait to be written to the new server.
+const MOST_TO_NEW: usize = 256 * 1024;
+
+/// What two servers have delivered of one session.
+#[derive(Debug)]
+pub(super) struct Overlap {
+    hasher: DefaultHashBuilder,
+    /// Of the old server, when each was delivered; the new one has not delivered its copy.
+    ahead: Bag<Ahead>,
+    /// Of the new server; the old one has not delivered its copy.
+    kept: Bag<Box<[u8]>>,
+    kept_bytes: usize,
+    /// Messages that the new server has delivered, by the hash of their sid.
+    from_new: HashMap<u64, u32>,
+    /// What the new server is to be sent next.
+    pub to_new: Vec<u8>,
+    /// When the new server was sent the last SUB.
+    pub last_sub: Instant,
+    /// A message was too long to be matched.
+    is_too_long: bool,
+    /// Since when the old server delivers no more.
+    switched: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ahead {
+    sid: u64,
+    at: Instant,
+}
+
+impl Overlap {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            hasher: DefaultHashBuilder::default(),
+            ahead: Bag::default(),
+            kept: Bag::default(),
+            kept_bytes: 0,
+            from_new: HashMap::new(),
+            to_new: Vec::new(),
+            last_sub: now,
+            is_too_long: false,
+            switched: None,
+        }
+    }
+
+    /// Whether the old server delivers no more.
+    pub fn is_switched(&self) -> bool {
+        self.switched.is_some()
+    }
+
+    /// The old server has delivered this message to all subscribers, which goes on to the client. `None` where it is
+    /// too long to be looked at.
+    pub fn old_delivers(&mut self, sid: &[u8], message: Option<&[u8]>, now: Instant) {
+        let Some(message) = message else {
+            self.is_too_long = true;
+            return;
+        };
+        let hash = self.hasher.hash_one(message);
+        match self.kept.take_first(hash) {
+            Some(copy) => self.kept_bytes = self.kept_bytes.saturating_sub(copy.len().saturating_add(OF_ENTRY)),
+            None => self.ahead.push(hash, Ahead { sid: self.hasher.hash_one(sid), at: now }),
+        }
+    }
+
+    /// The new server has delivered this message. Returns whether it goes on to the client at once.
+    pub fn new_delivers(&mut self, sid: &[u8], message: &[u8], receives: Option<Receives>) -> bool {
+        let count = self.from_new.entry(self.hasher.hash_one(sid)).or_default();
+        *count = count.saturating_add(1);
+        match receives {
+            // The client does not want it any more.
+            None => false,
+            Some(Receives::ShareOfQueue) => true,
+            Some(Receives::All) => {
+                let hash = self.hasher.hash_one(message);
+                // The newest of those that look the same: older ones may be from before the new server's time.
+                if self.ahead.take_last(hash).is_none() {
+                    self.kept_bytes = self.kept_bytes.saturating_add(message.len().saturating_add(OF_ENTRY));
+                    self.kept.push(hash, message.into());
+                }
+                false
+            }
+        }
+    }
+
+    /// All that the new server has sent so far is read.
+    pub fn is_even(&mut self, now: Instant) {
+        self.ahead.drop_first_while(|one| now.saturating_duration_since(one.at) > FORGOTTEN_AFTER);
+    }
+
+    /// Why the session cannot be watched any longer, if so.
+    pub fn too_much(&self) -> Option<&'static str> {
+        if self.is_too_long {
+            Some("a message is too long to be matched")
+        } else if self.ahead.len() > MOST_AHEAD || self.kept_bytes > MOST_KEPT {
+            Some("its servers deliver too much that has no copy")
+        } else if self.to_new.len() > MOST_TO_NEW {
+            Some("it subscribes faster than the other server takes it")
+        } else {
+            None
+        }
+    }
+
+    /// The old server delivers no more. Returns what only the new one has delivered, in its order.
+    pub fn switch(&mut self, now: Instant) -> impl Iterator<Item = Box<[u8]>> + use<> {
+        self.switched = Some(now);
+        self.kept_bytes = 0;
+        std::mem::take(&mut self.kept).into_items()
+    }
+
+    /// How many messages of the new server under this sid do not count for its client: so many have come, or are
+    /// copies of what the client has had.
+    pub fn not_counted(&self, sid: &[u8]) -> u32 {
+        let sid = self.hasher.hash_one(sid);
+        let copies = self.ahead.items().filter(|one| one.sid == sid).count();
+        let copies = u32::try_from(copies).unwrap_or(u32::MAX);
+        self.from_new.get(&sid).copied().unwrap_or(0).saturating_add(copies)
+    }
+
+    /// Whether this message of the new server is the copy of one that the old server had delivered.
+    pub fn is_leftover(&mut self, message: &[u8]) -> bool {
+        self.ahead.take_last(self.hasher.hash_one(message)).is_some()
+    }
+
+    /// Whether nothing is left to be matched.
+    pub fn is_over(&self, now: Instant) -> bool {
+        let is_late = |at| now.saturating_duration_since(at) > LEFTOVERS_FOR;
+        self.switched.is_some_and(|at| is_late(at) || self.ahead.len() == 0)
+    }
+}
+
+/// Items in the order in which they came, found by a hash that several may have.
+#[derive(Debug)]
+struct Bag<T> {
+    /// `None` where it has been taken.
+    items: VecDeque<Option<(u64, T)>>,
+    /// The position of the first one since the beginning.
+    first: u64,
+    /// The positions of those that are there, in their order.
+    by_hash: HashMap<u64, VecDeque<u64>>,
+    len: usize,
+}
+
+impl<T> Default for Bag<T> {
+    fn default() -> Self {
+        Self { items: VecDeque::new(), first: 0, by_hash: HashMap::new(), len: 0 }
+    }
+}
+
+impl<T> Bag<T> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn push(&mut self, hash: u64, item: T) {
+        let position = self.first.saturating_add(self.items.len() as u64);
+        self.items.push_back(Some((hash, item)));
+        self.by_hash.entry(hash).or_default().push_back(position);
+        self.len = self.len.saturating_add(1);
+    }
+
+    fn take_first(&mut self, hash: u64) -> Option<T> {
+        self.take(hash, VecDeque::pop_front)
+    }
+
+    fn take_last(&mut self, hash: u64) -> Option<T> {
+        self.take(hash, VecDeque::pop_back)
+    }
+
+    fn take(&mut self, hash: u64, which: impl FnOnce(&mut VecDeque<u64>) -> Option<u64>) -> Option<T> {
+        let positions = self.by_hash.get_mut(&hash)?;
+        let position = which(positions)?;
+        if positions.is_empty() {
+            self.by_hash.remove(&hash);
+        }
+        let at = usize::try_from(position.saturating_sub(self.first)).ok()?;
+        let (_, item) = self.items.get_mut(at)?.take()?;
+        self.len = self.len.saturating_sub(1);
+        while let Some(None) = self.items.front() {
+            self.items.pop_front();
+            self.first = self.first.saturating_add(1);
+        }
+        Some(item)
+    }
+
+    fn drop_first_while(&mut self, is_dropped: impl Fn(&T) -> bool) {
+        while let Some(Some((hash, item))) = self.items.front() {
+            if !is_dropped(item) {
+                break;
+            }
+            // It is the first of all, so the first of its hash.
+            let hash = *hash;
+            self.take_first(hash);
+        }
+    }
+
+    fn items(&self) -> impl Iterator<Item = &T> {
+        self.items.iter().flatten().map(|(_, item)| item)
+    }
+
+    fn into_items(self) -> impl Iterator<Item = T> {
+        self.items.into_iter().flatten().map(|(_, item)| item)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, clippy::indexing_slicing, reason = "small numbers of the test's own")]
+mod tests {
+    use super::*;
+
+    const ALL: Option<Receives> = Some(Receives::All);
+
+    /// A client that gets what two servers deliver, at virtual times.
+    struct Client {
+        overlap: Overlap,
+        began: Instant,
+        had: Vec<String>,
+    }
+
+    impl Client {
+        fn new() -> Self {
+            let began = Instant::now();
+            Self { overlap: Overlap::new(began), began, had: Vec::new() }
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.began + Duration::from_millis(ms)
+        }
+
+        fn old(&mut self, ms: u64, message: &str) {
+            let now = self.at(ms);
+            self.overlap.old_delivers(b"1", Some(message.as_bytes()), now);
+            self.had.push(message.to_owned());
+        }
+
+        fn new_server(&mut self, ms: u64, message: &str) {
+            let now = self.at(ms);
+            match self.overlap.is_switched() {
+                true if self.overlap.is_over(now) || !self.overlap.is_leftover(message.as_bytes()) => {
+                    self.had.push(message.to_owned());
+                }
+                true => {}
+                false => {
+                    assert!(!self.overlap.new_delivers(b"1", message.as_bytes(), ALL));
+                    self.overlap.is_even(now);
+                }
+            }
+        }
+
+        fn switch(&mut self, ms: u64) {
+            let now = self.at(ms);
+            self.overlap.is_even(now);
+            let kept = self.overlap.switch(now);
+            self.had.extend(kept.map(|message| String::from_utf8(message.into()).unwrap()));
+        }
+    }
+
+    #[test]
+    fn each_message_comes_once_whichever_server_is_faster() {
+        let mut client = Client::new();
+        client.old(0, "before");
+        client.old(100, "a");
+        client.new_server(110, "a");
+        client.new_server(200, "b");
+        client.new_server(210, "c");
+        client.old(220, "b");
+        client.old(1300, "d");
+        client.switch(1400);
+        assert_eq!(client.had, ["before", "a", "b", "d", "c"], "what only the new one had follows");
+        client.new_server(1410, "d");
+        client.new_server(1420, "e");
+        client.new_server(1430, "d");
+        assert_eq!(client.had[5..], ["e", "d"], "the copy of what the old one had is dropped once");
+    }
+
+    #[test]
+    fn what_looks_the_same_is_counted_and_what_came_before_matches_nothing() {
+        let mut client = Client::new();
+        (0..5).for_each(|n| client.old(n, "tick"));
+        client.old(100, "tick");
+        client.new_server(101, "tick");
+        client.new_server(1500, "other");
+        client.old(1501, "other");
+        client.switch(1600);
+        assert_eq!(client.had.len(), 7);
+        // It is none of the first five.
+        client.new_server(1700, "tick");
+        assert_eq!((client.had.len(), client.had.last().unwrap().as_str()), (8, "tick"));
+        assert!(client.overlap.is_over(client.at(1700)));
+    }
+
+    #[test]
+    fn members_of_a_queue_get_theirs_at_once_and_who_has_left_nothing() {
+        let mut overlap = Overlap::new(Instant::now());
+        assert!(overlap.new_delivers(b"2", b"job", Some(Receives::ShareOfQueue)));
+        assert!(!overlap.new_delivers(b"3", b"late", None));
+        assert_eq!(overlap.switch(Instant::now()).count(), 0);
+        assert_eq!((overlap.not_counted(b"2"), overlap.not_counted(b"3"), overlap.not_counted(b"4")), (1, 1, 0));
+    }
+
+    #[test]
+    fn what_is_too_much_ends_it() {
+        let now = Instant::now();
+        let mut long = Overlap::new(now);
+        long.old_delivers(b"1", None, now);
+        assert!(long.too_much().is_some());
+        let mut kept = Overlap::new(now);
+        for n in 0..4 {
+            assert_eq!(kept.too_much(), None);
+            kept.new_delivers(b"1", &[n; 1024 * 1024], ALL);
+        }
+        assert!(kept.too_much().is_some());
+        kept.old_delivers(b"1", Some(&[1; 1024 * 1024]), now);
+        assert_eq!(kept.too_much(), None, "what is matched takes no memory");
+        let mut ahead = Overlap::new(now);
+        (0..=MOST_AHEAD).for_each(|n| ahead.old_delivers(b"1", Some(&n.to_le_bytes()), now));
+        assert!(ahead.too_much().is_some());
+        ahead.is_even(now + 2 * FORGOTTEN_AFTER);
+        assert_eq!(ahead.too_much(), None);
+    }
+
+    /// Publishers, each of whose messages take some time to each of the servers, in order; the old one has the
+    /// subscription from the beginning to its end, the new one from the moment at which the publisher's server knows.
+    #[test]
+    fn no_message_is_lost_doubled_or_out_of_its_publishers_order() {
+        for seed in 0..3000 {
+            play(seed);
+        }
+    }
+
+    fn play(seed: u64) {
+        const SUBSCRIBED: u64 = 500;
+        let rng = &mut fastrand::Rng::with_seed(seed);
+        // The old server stops at least 1.5 s after the new one has the subscription.
+        let end = SUBSCRIBED + 1500 + rng.u64(..500);
+        let (mut sent, mut events, mut may_miss) = (vec![Vec::new(); 3], Vec::new(), [0; 3]);
+        for (publisher, sent) in sent.iter_mut().enumerate() {
+            // Interest spreads at once or slowly.
+            let spreads_within = if rng.bool() { 400 } else { 5 };
+            let knows_new = SUBSCRIBED + rng.u64(..spreads_within);
+            let (repeats, longest) = (rng.bool(), rng.u64(1..300));
+            let (mut at, mut last) = (rng.u64(..100), [0, 0]);
+            while at < end + 1500 {
+                let message = match repeats {
+                    true => format!("{publisher} the same"),
+                    false => format!("{publisher} {at}"),
+                };
+                sent.push(message.clone());
+                may_miss[publisher] += usize::from(repeats && (SUBSCRIBED - longest..knows_new).contains(&at));
+                // Its server sends it to those whose subscriptions it knows of.
+                for (server, has_it) in [(0, at < end), (1, at >= knows_new)] {
+                    last[server] = last[server].max(at + rng.u64(..longest));
+                    if has_it {
+                        events.push((last[server], server, message.clone()));
+                    }
+                }
+                at += rng.u64(1..80);
+            }
+        }
+        // The end of the old server's deliveries is known once all of them are there.
+        let switch = events.iter().filter(|one| one.1 == 0).map(|one| one.0).max().unwrap_or(end).max(end);
+        events.sort_by_key(|one| one.0);
+        let mut client = Client::new();
+        let mut is_switched = false;
+        for (at, server, message) in events {
+            if !is_switched && at > switch {
+                client.switch(switch);
+                is_switched = true;
+            }
+            match server {
+                0 if at < SUBSCRIBED => client.had.push(message),
+                0 => client.old(at, &message),
+                _ => client.new_server(at, &message),
+            }
+        }
+        if !is_switched {
+            client.switch(switch);
+        }
+        for (publisher, sent) in sent.iter().enumerate() {
+            let mine = |one: &&String| one.starts_with(&format!("{publisher} "));
+            let had: Vec<_> = client.had.iter().filter(mine).cloned().collect();
+            let missing = sent.len().wrapping_sub(had.len());
+            assert!(missing <= may_miss[publisher], "seed {seed}, publisher {publisher}: {missing} missing");
+            if missing == 0 {
+                assert_eq!(had, *sent, "seed {seed}, publisher {publisher}");
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Sessions that are moved to another server while theirs works: no client loses its connection, and none a message.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use rustix::process::Signal;
+use tokio::task::JoinHandle;
+use weir_testkit::{admin::AdminSocket, *};
+
+use crate::rehome::REHOME;
+
+fn moved(metrics: &metrics::Metrics, cause: &str, result: &str) -> f64 {
+    metrics.get(&format!("weir_moves_total{{cause=\"{cause}\",result=\"{result}\"}}")).unwrap_or(0.0)
+}
+
+/// The numbers that publishers have sent, in the order in which they came.
+type Numbers = BTreeMap<String, Vec<u64>>;
+
+/// A subscriber through weir, of each message and of a share of a queue's.
+struct Subscriber {
+    /// What it has had of `all.*`, by publisher, and of `jobs.*`.
+    had: JoinHandle<(Numbers, Numbers)>,
+    disconnects: Arc<AtomicU64>,
+}
+
+impl Subscriber {
+    async fn start(weir: &Weir) -> Self {
+        let disconnects = Arc::<AtomicU64>::default();
+        let seen = Arc::clone(&disconnects);
+        let options = async_nats::ConnectOptions::new().event_callback(move |event| {
+            if matches!(event, async_nats::Event::Disconnected) {
+                seen.fetch_add(1, Relaxed);
+            }
+            std::future::ready(())
+        });
+        let client = options.connect(weir.url()).await.expect("a client");
+        let (mut all, mut jobs) = (
+            client.subscribe("all.*").await.unwrap(),
+            client.queue_subscribe("jobs.*", "workers".to_owned()).await.unwrap(),
+        );
+        client.flush().await.unwrap();
+        let had = tokio::spawn(async move {
+            let (mut of_all, mut of_jobs) = <(Numbers, Numbers)>::default();
+            let note = |had: &mut Numbers, message: async_nats::Message| {
+                let (_, publisher) = message.subject.split_once('.').expect("a publisher");
+                let n = str::from_utf8(&message.payload).unwrap().split(' ').next().unwrap().parse().unwrap();
+                had.entry(publisher.to_owned()).or_default().push(n);
+            };
+            loop {
+                tokio::select! {
+                    message = all.next() => {
+                        let message = message.expect("a subscription that does not end");
+                        if message.payload == "end" {
+                            break;
+                        }
+                        note(&mut of_all, message);
+                    }
+                    message = jobs.next() => note(&mut of_jobs, message.expect("a subscription that does not end")),
+                }
+            }
+            // The last jobs are on their way.
+            while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(500), jobs.next()).await {
+                note(&mut of_jobs, message);
+            }
+            drop(client);
+            (of_all, of_jobs)
+        });
+        Self { had, disconnects }
+    }
+}
+
+/// Publishes numbered messages straight at a server until it is stopped; gives back how many.
+fn publish(address: &str, name: &'static str, stop: &Arc<AtomicBool>) -> JoinHandle<u64> {
+    let (url, stop) = (format!("nats://{address}"), Arc::clone(stop));
+    tokio::spawn(async move {
+        let client = async_nats::connect(url).await.expect("a publisher");
+        let mut n = 0;
+        while !stop.load(Relaxed) {
+            // Of several sizes, the last of which a relay does not hold.
+            let text = format!("{n} {}", "x".repeat([0, 100, 5_000, 60_000][n as usize % 4]));
+            client.publish(format!("all.{name}"), text.clone().into()).await.unwrap();
+            client.publish(format!("jobs.{name}"), format!("{n}").into()).await.unwrap();
+            n += 1;
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        client.flush().await.unwrap();
+        n
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_message_is_lost_or_doubled_while_sessions_go_from_server_to_server() {
+    const SUBSCRIBERS: usize = 9;
+    let (mut cluster, admin) = (Cluster::start(3, |server| server).await, AdminSocket::default());
+    let weir = WeirConfig::of(&cluster).account("default", REHOME).table(&admin.toml()).start().await;
+    let subscribers = join_all((0..SUBSCRIBERS).map(|_| Subscriber::start(&weir))).await;
+    let stop = Arc::<AtomicBool>::default();
+    // They are on servers that go on.
+    let publishers: Vec<_> = [("a", 1), ("b", 2)]
+        .map(|(name, at)| (name, publish(&cluster.servers[at].address, name, &stop)))
+        .into_iter()
+        .collect();
+
+    admin.does(&["drain", "n1"]).await;
+    let is_empty = |metrics: &metrics::Metrics| metrics.get("weir_sessions_active{server=\"n1\"}") == Some(0.0);
+    weir.until("n1 is empty", is_empty).await;
+    admin.does(&["undrain", "n1"]).await;
+    admin.does(&["rebalance"]).await;
+    weir.says("rebalance has ended").await;
+    cluster.servers[0].signal(Signal::USR2);
+    weir.until("n1 is empty again", is_empty).await;
+
+    stop.store(true, Relaxed);
+    let mut sent = BTreeMap::new();
+    for (name, publisher) in publishers {
+        sent.insert(name.to_owned(), (0..publisher.await.unwrap()).collect::<Vec<_>>());
+    }
+    let last = async_nats::connect(format!("nats://{}", cluster.servers[1].address)).await.expect("a publisher");
+    last.publish("all.end", "end".into()).await.unwrap();
+    last.flush().await.unwrap();
+    let mut jobs = Numbers::new();
+    for (n, subscriber) in subscribers.into_iter().enumerate() {
+        let (of_all, of_jobs) = tokio::time::timeout(PATIENCE, subscriber.had).await.expect("its end").unwrap();
+        for (publisher, sent) in &sent {
+            assert_eq!(differences(&of_all[publisher], sent), "", "subscriber {n}, publisher {publisher}");
+        }
+        for (publisher, numbers) in of_jobs {
+            jobs.entry(publisher).or_default().extend(numbers);
+        }
+        assert_eq!(subscriber.disconnects.load(Relaxed), 0);
+    }
+    for (publisher, sent) in &sent {
+        let jobs = jobs.get_mut(publisher).expect("jobs of each publisher");
+        jobs.sort_unstable();
+        assert_eq!(differences(jobs, sent), "", "jobs of publisher {publisher}");
+    }
+    let metrics = weir.metrics().await;
+    let rehomed: Vec<_> = ["drain", "rebalance", "lame_duck"].iter().map(|c| moved(&metrics, c, "rehomed")).collect();
+    assert!(rehomed.iter().all(|n| *n >= 2.0), "{rehomed:?}");
+    weir.assert_nothing_leaked().await;
+}
+
+/// How two lists of numbers differ, in few words; nothing where they are the same.
+fn differences(had: &[u64], sent: &[u64]) -> String {
+    let first = had.iter().zip(sent).position(|(had, sent)| had != sent);
+    match first.or((had.len() != sent.len()).then_some(had.len().min(sent.len()))) {
+        None => String::new(),
+        Some(at) => {
+            let part =
+                |all: &[u64]| format!("{:?}", &all[at.saturating_sub(2).min(all.len())..(at + 5).min(all.len())]);
+            format!("{} of {}, first other at {at}: {} instead of {}", had.len(), sent.len(), part(had), part(sent))
+        }
+    }
+}
