@@ -56,6 +56,7 @@ mod log;
 mod log_reference;
 mod login_matrix;
 mod max_connections;
+mod moved_clients;
 mod moves;
 mod names;
 mod nats_cli;

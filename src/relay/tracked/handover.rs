@@ -2,7 +2,8 @@
 //! subscriptions while the old one still delivers, and takes over once both have delivered for a while.
 //!
 //! 1. The new server gets the subscriptions, and answers a PING.
-//! 2. Both deliver for [`BOTH_DELIVER_FOR`], in which the other servers of the cluster learn of the new subscriptions.
+//! 2. Both deliver for [`BOTH_DELIVER_FOR`] or longer, until the other servers of the cluster have learned of each
+//!    subscription at the new one. A client that goes on subscribing is stopped for a moment.
 //!    The client has what the old one delivers; copies are matched ([`super::overlap`]).
 //! 3. The client is not read any more, at the end of an operation. The old server ends its subscriptions and answers a
 //!    PING: behind that it has nothing of the session.
@@ -44,6 +45,13 @@ use crate::{
 /// Both servers deliver for so long since the new one has got the last subscription.
 const BOTH_DELIVER_FOR: Duration = Duration::from_millis(1500);
 
+/// A client that still subscribes anew after this time, as for each request or each batch of a pull consumer, is not read
+/// for [`SPREADS_WITHIN`].
+const PAUSES_AFTER: Duration = Duration::from_secs(3);
+
+/// The other servers of a cluster learn of one subscription within this time.
+const SPREADS_WITHIN: Duration = Duration::from_millis(250);
+
 /// A session that is not quiet enough to be moved within this time stays where it is.
 const GIVES_UP_AFTER: Duration = Duration::from_secs(8);
 
@@ -63,8 +71,10 @@ pub struct Handover {
     held: Vec<u8>,
     /// What goes to the new server next.
     out: Vec<u8>,
-    /// The new server has answered the PING behind the subscriptions.
-    is_subscribed: bool,
+    /// When the new server has answered the PING behind the subscriptions.
+    subscribed: Option<Instant>,
+    /// The client is not read.
+    is_paused: bool,
     began: Instant,
     /// When the old server was told to end its subscriptions.
     flushing: Option<Instant>,
@@ -108,11 +118,7 @@ impl Handover {
                     len
                 }
                 ServerOperation::Pong(line) => {
-                    if !mem::replace(&mut self.is_subscribed, true)
-                        && let Some(both) = known.state().both()
-                    {
-                        both.last_sub = Instant::now();
-                    }
+                    self.subscribed.get_or_insert_with(Instant::now);
                     line.len()
                 }
                 ServerOperation::Ping(line) => {
@@ -189,7 +195,8 @@ impl Relay<TrackedClient, TrackedServer> {
             info: Arc::clone(info),
             held: Vec::new(),
             out: Vec::with_capacity(1024),
-            is_subscribed: false,
+            subscribed: None,
+            is_paused: false,
             began: now,
             flushing: None,
         };
@@ -226,8 +233,8 @@ impl Relay<TrackedClient, TrackedServer> {
         if let Some(cause) = handle.end_requested() {
             return Poll::Ready(HandoverEnd::Ended(Ended { party: Party::Weir, cause }));
         }
-        let old_is_gone = match self.poll_old(cx, handover.flushing.is_some()) {
-            Poll::Ready(ended) if ended.by_server() && handover.is_subscribed => true,
+        let old_is_gone = match self.poll_old(cx, handover.is_paused) {
+            Poll::Ready(ended) if ended.by_server() && handover.subscribed.is_some() => true,
             Poll::Ready(ended) => {
                 self.count(handle);
                 return Poll::Ready(HandoverEnd::Ended(ended));
@@ -265,18 +272,25 @@ impl Relay<TrackedClient, TrackedServer> {
             self.stay();
             return Poll::Ready(HandoverEnd::Stays(why));
         }
-        let have_both = handover.is_subscribed && now.saturating_duration_since(last_sub) >= BOTH_DELIVER_FOR;
+        let is_for = |time: Duration, since| now.saturating_duration_since(since) >= time;
+        if is_for(PAUSES_AFTER, handover.began) && self.is_between_operations() {
+            handover.is_paused = true;
+        }
+        let spread = if handover.is_paused { SPREADS_WITHIN } else { BOTH_DELIVER_FOR };
+        let have_both =
+            handover.subscribed.is_some_and(|since| is_for(BOTH_DELIVER_FOR, since)) && is_for(spread, last_sub);
         if have_both && is_even && handover.out.is_empty() && self.begin_flush() {
             handover.flushing = Some(now);
+            handover.is_paused = true;
             // What has been put waits for the next poll.
             cx.waker().wake_by_ref();
         }
         Poll::Pending
     }
 
-    /// The client is not read while the old server ends its subscriptions.
-    fn poll_old(&mut self, cx: &mut Context<'_>, is_flushing: bool) -> Poll<Ended> {
-        if !is_flushing {
+    /// Both directions between the client and the old server, or without what the client sends.
+    fn poll_old(&mut self, cx: &mut Context<'_>, is_paused: bool) -> Poll<Ended> {
+        if !is_paused {
             return self.poll(cx);
         }
         let by_server = |cause| Poll::Ready(Ended { party: Party::Upstream, cause });
@@ -345,10 +359,14 @@ impl Relay<TrackedClient, TrackedServer> {
         let _ = self.to_client.pass_behind(|side, out| side.pass_as_they_are(messages, out));
     }
 
+    /// Whether all that the client has sent so far has gone on as whole operations.
+    fn is_between_operations(&self) -> bool {
+        self.to_server.side().no_operation().is_some() && !self.to_server.holds_bytes()
+    }
+
     /// Tells the old server to end its subscriptions, where that is possible now.
     fn begin_flush(&mut self) -> bool {
-        let is_between = self.to_server.side().no_operation().is_some() && !self.to_server.holds_bytes();
-        if !is_between || self.to_client.holds_bytes() {
+        if !self.is_between_operations() || self.to_client.holds_bytes() {
             return false;
         }
         let mut words = Vec::with_capacity(256);
