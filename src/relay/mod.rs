@@ -50,7 +50,7 @@ pub use self::{
     passthrough::Passthrough,
     server_side::{InfoPolicy, ServerSide},
     stalled::Stalled,
-    tracked::{HandoverEnd, Known, NewServer, TrackedClient, TrackedServer},
+    tracked::{HandoverEnd, Known, NewServer, PREPARES_FOR, TrackedClient, TrackedServer},
     waiting::held_bytes,
 };
 

@@ -4,7 +4,7 @@
 
 use std::{future::poll_fn, mem, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, interval, sleep, timeout_at};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout_at};
 use tracing::debug;
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     dial::LoggedIn,
     net::{linger, stream::Stream, timer::now},
     outcome::{Cause, MoveResult, Party},
-    relay::{Ended, HandoverEnd, NewServer, registry::AtServer},
+    relay::{Ended, HandoverEnd, NewServer, PREPARES_FOR, registry::AtServer},
     session::{
         connect_upstream::connect_with_failover,
         established::Established,
@@ -71,6 +71,7 @@ impl Rehomable {
             }
         };
         debug!(id, from = from.name(), cause = cause.name(), why = stays, "session not moved");
+        self.session.relay.stay();
         shared.counters.moved(cause, MoveResult::Stayed);
         order.done(Done::Stays);
         left
@@ -94,11 +95,17 @@ impl Rehomable {
         let from = session.server.server().id();
         let Established { relay, registered, shared, .. } = &mut **session;
         let until = Instant::now() + LOGS_IN_WITHIN;
-        let log_in = terms.log_in_at(shared, &account, slot, until);
+        relay.prepare_handover();
+        let prepared = Instant::now() + PREPARES_FOR;
+        let log_in = async {
+            let found = timeout_at(until, terms.log_in_at(shared, &account, slot, until)).await;
+            sleep_until(prepared).await;
+            found
+        };
         let found = tokio::select! {
             biased;
             ended = relay.run(registered) => return Err(NotMoved::Ended(ended)),
-            found = timeout_at(until, log_in) => found,
+            found = log_in => found,
         };
         let (pass, logged_in) =
             found.unwrap_or(Err("the other server has not let it in in time")).map_err(NotMoved::Stays)?;

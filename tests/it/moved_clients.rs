@@ -141,7 +141,8 @@ async fn while_they_work(
         assert_eq!(*disconnects, 0, "{client}");
         let all_of_stream: BTreeSet<_> = read.iter().copied().collect();
         assert_eq!(all_of_stream, (0..*published).collect(), "{client} has read all that it has published");
-        assert!(*published > 50 && *asked > 50, "{client} has worked");
+        // JetStream is without a leader for a while when a server dies.
+        assert!(*published > 0 && *asked > 50, "{client} has worked");
     }
     (reports, published)
 }

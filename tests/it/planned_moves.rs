@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tokio::task::JoinHandle;
 use weir_testkit::{admin::AdminSocket, *};
 
-use crate::rehome::REHOME;
+use crate::rehome::{REHOME, gets};
 
 fn moved(metrics: &metrics::Metrics, cause: &str, result: &str) -> f64 {
     metrics.get(&format!("weir_moves_total{{cause=\"{cause}\",result=\"{result}\"}}")).unwrap_or(0.0)
@@ -141,6 +141,108 @@ async fn no_message_is_lost_or_doubled_while_sessions_go_from_server_to_server()
     let metrics = weir.metrics().await;
     let rehomed: Vec<_> = ["drain", "rebalance", "lame_duck"].iter().map(|c| moved(&metrics, c, "rehomed")).collect();
     assert!(rehomed.iter().all(|n| *n >= 2.0), "{rehomed:?}");
+    weir.assert_nothing_leaked().await;
+}
+
+/// The subjects of the client's subscriptions at the server that has it, sorted.
+async fn subscriptions(cluster: &Cluster) -> Vec<String> {
+    let mut found = Vec::new();
+    for server in &cluster.servers {
+        let Some(connz) = server.monitoring("/connz?subs=1").await else { continue };
+        let all = connz["connections"].as_array().expect("a list").clone();
+        let lists = all.iter().filter_map(|one| one["subscriptions_list"].as_array());
+        found.extend(lists.flatten().map(|subject| subject.as_str().expect("a subject").to_owned()));
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_maximum_is_counted_and_what_is_subscribed_to_meanwhile_is_there() {
+    let (cluster, admin) = (Cluster::start(2, |server| server).await, AdminSocket::default());
+    let weir = WeirConfig::of(&cluster).account("default", REHOME).table(&admin.toml()).start().await;
+    let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+    client.info_after_pong().await;
+    client
+        .send(b"SUB few 1\r\nUNSUB 1 6\r\nSUB ends 2\r\nSUB goes 3\r\nUNSUB 2 1\r\nSUB later.max 5\r\n")
+        .await
+        .unwrap();
+    for n in 0..2 {
+        client.publish("few", format!("{n}").as_bytes()).await.unwrap();
+    }
+    assert_eq!(gets(&mut client).await, ["few 0", "few 1"]);
+    let counts = cluster.settles_at(1).await;
+    let from = if counts[0] == 1 { "n1" } else { "n2" };
+    admin.does(&["drain", from]).await;
+    eventually(PATIENCE, "it is on both servers", async || match cluster.connections().await[..] {
+        [1, 1] => Ok(()),
+        ref counts => Err(counts.to_vec()),
+    })
+    .await;
+    client.publish("few", b"2").await.unwrap();
+    client.publish("ends", b"once").await.unwrap();
+    client.send(b"SUB new 4\r\nUNSUB 3\r\nUNSUB 5 2\r\n").await.unwrap();
+    assert_eq!(gets(&mut client).await, ["few 2", "ends once"]);
+    let rehomed = |metrics: &metrics::Metrics| moved(metrics, "drain", "rehomed") == 1.0;
+    weir.until("it has gone", rehomed).await;
+    cluster.settles_at(1).await;
+    assert_eq!(subscriptions(&cluster).await, ["few", "later.max", "new"]);
+    for n in 3..9 {
+        client.publish("few", format!("{n}").as_bytes()).await.unwrap();
+    }
+    for subject in ["ends", "goes", "new", "later.max", "later.max", "later.max"] {
+        client.publish(subject, b"x").await.unwrap();
+    }
+    let expected = ["few 3", "few 4", "few 5", "new x", "later.max x", "later.max x"];
+    assert_eq!(gets(&mut client).await, expected);
+    assert_eq!(subscriptions(&cluster).await, ["new"]);
+    drop(client);
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_be_on_two_servers_is_closed() {
+    let (cluster, admin) = (Cluster::start(2, |server| server).await, AdminSocket::default());
+    let weir = WeirConfig::of(&cluster).account("default", REHOME).table(&admin.toml()).start().await;
+    let mut silent = RawClient::connect(&weir.address, &Login::nobody().with("echo", false.into())).await;
+    let mut counts = RawClient::connect(&weir.address, &Login::nobody()).await;
+    counts.send(b"SUB jobs workers 1\r\nUNSUB 1 5\r\n").await.unwrap();
+    counts.round_trip().await.unwrap();
+    for server in ["n1", "n2"] {
+        admin.does(&["drain", server]).await;
+        let name = format!("weir_sessions_active{{server=\"{server}\"}}");
+        weir.until("it is empty", |metrics| metrics.get(&name) == Some(0.0)).await;
+        admin.does(&["undrain", server]).await;
+    }
+    for client in [&mut silent, &mut counts] {
+        assert_eq!(client.end(PATIENCE).await, client::End::Eof, "a plain end of stream");
+    }
+    let metrics = weir.metrics().await;
+    assert_eq!((moved(&metrics, "drain", "not_rehomed"), moved(&metrics, "drain", "rehomed")), (2.0, 0.0));
+    assert_eq!(metrics.sum_where("weir_closed_total", "reason", "drain"), 2.0);
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_subscribes_for_each_request_is_moved_too() {
+    let (cluster, admin) = (Cluster::start(2, |server| server).await, AdminSocket::default());
+    let weir = WeirConfig::of(&cluster).account("default", REHOME).table(&admin.toml()).start().await;
+    let mut client = RawClient::connect(&weir.address, &Login::nobody()).await;
+    client.info_after_pong().await;
+    let counts = cluster.settles_at(1).await;
+    let from = if counts[0] == 1 { "n1" } else { "n2" };
+    admin.does(&["drain", from]).await;
+    let (mut asked, mut answered) = (0, Vec::new());
+    while moved(&weir.metrics().await, "drain", "rehomed") == 0.0 {
+        let request = format!("SUB _INBOX.{asked} {asked}\r\nUNSUB {asked} 1\r\nPUB _INBOX.{asked} 1\r\nx\r\n");
+        client.send(request.as_bytes()).await.unwrap();
+        answered.extend(gets(&mut client).await);
+        asked += 1;
+    }
+    assert!(asked > 50, "it has asked all the while: {asked}");
+    assert_eq!(answered, (0..asked).map(|n| format!("_INBOX.{n} x")).collect::<Vec<_>>());
+    assert_eq!(moved(&weir.metrics().await, "drain", "stayed"), 0.0);
+    drop(client);
     weir.assert_nothing_leaked().await;
 }
 

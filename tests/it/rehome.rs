@@ -29,7 +29,7 @@ async fn told_of(client: &mut RawClient) -> Value {
 }
 
 /// What the client gets before the answer to its PING.
-async fn gets(client: &mut RawClient) -> Vec<String> {
+pub(crate) async fn gets(client: &mut RawClient) -> Vec<String> {
     client.round_trip().await.unwrap();
     let mut got = Vec::new();
     while let Ok(Some(op)) = client.next_within(Duration::ZERO).await {

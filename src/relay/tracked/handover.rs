@@ -1,7 +1,8 @@
 //! A session goes from a server that works to another one, without a message lost or doubled: the new server gets the
 //! subscriptions while the old one still delivers, and takes over once both have delivered for a while.
 //!
-//! 1. The new server gets the subscriptions, and answers a PING.
+//! 1. For [`REMEMBERS_BEFORE`] it is remembered what the old server delivers. Then the new server gets the subscriptions,
+//!    and answers a PING.
 //! 2. Both deliver for [`BOTH_DELIVER_FOR`] or longer, until the other servers of the cluster have learned of each
 //!    subscription at the new one. A client that goes on subscribing is stopped for a moment.
 //!    The client has what the old one delivers; copies are matched ([`super::overlap`]).
@@ -21,7 +22,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Bound, Known, LONGEST_MATCHED, NewServer, TrackedClient, TrackedServer, overlap::Overlap};
+use super::{
+    Bound, Known, LONGEST_MATCHED, NewServer, TrackedClient, TrackedServer,
+    overlap::{Overlap, REMEMBERS_BEFORE},
+};
 use crate::{
     net::stream::Stream,
     outcome::{Cause, Party},
@@ -41,6 +45,9 @@ use crate::{
     upstream::Server,
     worker::{self, Scratch},
 };
+
+/// See [`REMEMBERS_BEFORE`].
+pub const PREPARES_FOR: Duration = REMEMBERS_BEFORE;
 
 /// Both servers deliver for so long since the new one has got the last subscription.
 const BOTH_DELIVER_FOR: Duration = Duration::from_millis(1500);
@@ -183,7 +190,8 @@ impl Relay<TrackedClient, TrackedServer> {
         state.bound.or(is_shared.then_some(Bound::QueueWithMax))
     }
 
-    /// The new server has let the client in: it gets the subscriptions.
+    /// The new server has let the client in: it gets the subscriptions. Call [`Relay::prepare_handover`] before, and
+    /// [`Relay::stay`] where the session stays.
     ///
     /// # Errors
     /// The session stays where it is, for this reason.
@@ -202,22 +210,25 @@ impl Relay<TrackedClient, TrackedServer> {
         };
         {
             let mut state = self.known().state();
-            state.overlap = Some(Box::new(Overlap::new(now)));
+            let overlap = state.overlap.get_or_insert_with(|| Box::new(Overlap::new()));
+            overlap.subscribes(now);
             state.subscriptions.write_without_max(&mut handover.out);
         }
         handover.out.extend_from_slice(PING);
         let mut pass = Vec::new();
         match handover.take_in(rest, &self.known().clone(), self.to_client.side(), &mut pass) {
             Ok(()) => Ok(handover),
-            Err(Not(why)) => {
-                self.stay();
-                Err(why)
-            }
+            Err(Not(why)) => Err(why),
         }
     }
 
+    /// A handover begins after [`REMEMBERS_BEFORE`]: until then what the server delivers is remembered.
+    pub fn prepare_handover(&self) {
+        self.known().state().overlap = Some(Box::new(Overlap::new()));
+    }
+
     /// The session stays on its server.
-    fn stay(&self) {
+    pub fn stay(&self) {
         self.known().state().overlap = None;
     }
 
@@ -246,10 +257,7 @@ impl Relay<TrackedClient, TrackedServer> {
         let is_even = match self.poll_new(cx, handover) {
             Ok(is_even) => is_even,
             Err(_) if handover.flushing.is_some() || old_is_gone => return Poll::Ready(HandoverEnd::BothLost),
-            Err(Not(why)) => {
-                self.stay();
-                return Poll::Ready(HandoverEnd::Stays(why));
-            }
+            Err(Not(why)) => return Poll::Ready(HandoverEnd::Stays(why)),
         };
         if let Some(since) = handover.flushing {
             let is_late = now.saturating_duration_since(since) > OLD_ENDS_WITHIN;
@@ -265,11 +273,10 @@ impl Relay<TrackedClient, TrackedServer> {
             let mut state = self.known().state();
             let bound = state.bound.map(Bound::text);
             let too_much = state.both().and_then(|both| both.too_much());
-            (bound.or(too_much), state.both().map_or(now, |both| both.last_sub))
+            (bound.or(too_much), state.both().and_then(|both| both.last_sub).unwrap_or(now))
         };
         let is_late = now.saturating_duration_since(handover.began) > GIVES_UP_AFTER;
         if let Some(why) = too_much.or(is_late.then_some("it is too busy")) {
-            self.stay();
             return Poll::Ready(HandoverEnd::Stays(why));
         }
         let is_for = |time: Duration, since| now.saturating_duration_since(since) >= time;

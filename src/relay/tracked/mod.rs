@@ -23,7 +23,12 @@ use memchr::memchr;
 use self::overlap::Overlap;
 use crate::protocol::subscriptions::{NoRoom, Receives, Subscriptions, unsub};
 
-pub use self::{client_side::TrackedClient, handover::HandoverEnd, homeless::NewServer, server_side::TrackedServer};
+pub use self::{
+    client_side::TrackedClient,
+    handover::{HandoverEnd, PREPARES_FOR},
+    homeless::NewServer,
+    server_side::TrackedServer,
+};
 
 /// The longest operation in bytes that is held until it is whole: one small read of the relay.
 const LONGEST_HELD: usize = 32 * 1024;
@@ -148,7 +153,7 @@ impl State {
             self.bind(Bound::Memory);
         }
         if let Some(both) = self.both() {
-            both.last_sub = Instant::now();
+            both.last_sub = Some(Instant::now());
             both.to_new.extend_from_slice(b"SUB ");
             both.to_new.extend_from_slice(arguments.trim_ascii_end());
             both.to_new.extend_from_slice(b"\r\n");
@@ -203,7 +208,7 @@ impl State {
     fn message_of_new(&mut self, sid: &[u8], message: &[u8]) -> bool {
         let receives = self.subscriptions.receives(sid);
         let Some(both) = self.both() else { return false };
-        let goes_on = both.new_delivers(sid, message, receives);
+        let goes_on = both.new_delivers(sid, message, receives, Instant::now());
         if goes_on {
             self.subscriptions.delivered(sid, 1);
         }
