@@ -218,6 +218,8 @@ pub enum Cause {
     LameDuck,
     /// The servers are not even, and weir moves clients so that they are.
     Rebalance,
+    /// The connection has reached `max_connection_age`.
+    Age,
     /// An operator has ended the session (`weir kick`).
     Kicked,
 }
@@ -237,6 +239,8 @@ pub enum MoveCause {
     Rebalance,
     LameDuck,
     Drain,
+    /// Its connection has reached `max_connection_age`: it comes back to wherever balancers send it.
+    Age,
     /// Its server has died, or does not answer any more.
     ServerLost,
 }
@@ -254,6 +258,7 @@ impl MoveCause {
             Self::Rebalance => Cause::Rebalance,
             Self::LameDuck => Cause::LameDuck,
             Self::Drain => Cause::Drain,
+            Self::Age => Cause::Age,
             // Its server has closed it already.
             Self::ServerLost => Cause::Eof,
         }
@@ -270,7 +275,8 @@ pub enum MoveResult {
     Elsewhere,
     /// It did not come back in time: the slot that was kept for it has been given back.
     Late,
-    /// It was closed without a slot being kept for it: no server had room in time, or weir cannot recognise it.
+    /// It was closed without a slot being kept for it: no server had room in time, weir cannot recognise it, or it may
+    /// go anywhere.
     Unreserved,
     /// Its session goes on with another server, and its client has noticed nothing.
     Rehomed,
@@ -350,10 +356,11 @@ mod tests {
                 "drain",
                 "lame_duck",
                 "rebalance",
+                "age",
                 "kicked"
             ]
         );
-        assert_eq!(MoveCause::ALL.map(MoveCause::name), ["rebalance", "lame_duck", "drain", "server_lost"]);
+        assert_eq!(MoveCause::ALL.map(MoveCause::name), ["rebalance", "lame_duck", "drain", "age", "server_lost"]);
         assert_eq!(
             MoveResult::ALL.map(MoveResult::name),
             ["landed", "elsewhere", "late", "unreserved", "rehomed", "not_rehomed", "stayed"]

@@ -35,6 +35,7 @@ mod origin;
 mod policies;
 mod quota;
 mod raw;
+mod rebalance;
 mod schema;
 mod secret;
 mod section;
@@ -82,6 +83,7 @@ pub use effective::Effective;
 pub use finding::{Finding, Findings, Severity};
 pub use fleet::{FleetConfig, SharedBy};
 pub use origin::Origin;
+pub use rebalance::RebalanceConfig;
 pub use schema::{Key, keys};
 pub use websocket::WebsocketConfig;
 
@@ -197,8 +199,8 @@ pub struct Config {
     pub admission: admission::Params,
     /// What clients have to be like.
     pub policies: Policies,
-    /// Whether weir makes uneven servers even without being asked.
-    pub rebalance_auto: bool,
+    /// When weir moves clients without being asked.
+    pub rebalance: RebalanceConfig,
     /// The name by which weir calls itself; `None` is the machine's.
     pub server_name: Option<String>,
     /// Worker threads, 1 to 1024; `None` is one per core.
@@ -325,7 +327,7 @@ impl Config {
             upstream: raw.upstream,
             admission: raw.admission,
             policies: raw.policies,
-            rebalance_auto: raw.rebalance_auto,
+            rebalance: raw.rebalance,
             server_name: raw.server_name,
             workers: raw.workers,
             lame_duck_new_clients: raw.lame_duck_new_clients,

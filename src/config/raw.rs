@@ -15,7 +15,7 @@ use crate::{
     admission::{self, policies::Policies},
     client_library::lang,
     config::{
-        AdminConfig, ListenerConfig, LogConfig, LogFormat, LogLevel, NewClients,
+        AdminConfig, ListenerConfig, LogConfig, LogFormat, LogLevel, NewClients, RebalanceConfig,
         address::{Address, Advertised, BasePath, FLEET, MonitorUrl, Network, WebSocketUrl},
         discover::{DiscoverConfig, discover},
         effective::{Line, toml_key},
@@ -72,7 +72,7 @@ pub(super) struct Raw {
     pub(super) upstream: upstream::Params,
     pub(super) admission: admission::Params,
     pub(super) policies: Policies,
-    pub(super) rebalance_auto: bool,
+    pub(super) rebalance: RebalanceConfig,
     pub(super) log: LogConfig,
     pub(super) notify: NotifyKeys,
     pub(super) fleet: Option<FleetKeys>,
@@ -129,8 +129,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
     admission.patterns.users = quota::patterns(s, "users");
     admission.patterns.names = quota::patterns(s, "names");
     let policies = s.table("policies", super::policies::policies);
-    // Off: a move is a disconnect, and whoever runs the cluster chooses when.
-    let rebalance_auto = s.table("rebalance", |s| s.value("auto", false, Any));
+    let rebalance = s.table("rebalance", super::rebalance::rebalance);
     Raw {
         server_name,
         workers: workers.and_then(NonZeroUsize::new),
@@ -154,7 +153,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Raw {
         upstream,
         admission,
         policies,
-        rebalance_auto,
+        rebalance,
         log,
         notify: notify.unwrap_or_default(),
         fleet,

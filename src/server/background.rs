@@ -170,7 +170,7 @@ impl Background {
         let (mover, in_force) = (mover.clone(), Arc::clone(reloader));
         self.tasks.spawn("mover", move |stop| {
             let in_force = Arc::clone(&in_force);
-            mover.clone().watch(move || in_force.in_force().rebalance_auto, stop)
+            mover.clone().watch(move || in_force.in_force().rebalance, stop)
         });
         let (maintenance, reloader) = (Arc::new(Mutex::new(signals::Maintenance::register()?)), Arc::clone(reloader));
         let watching = Arc::clone(&reloader);

@@ -195,6 +195,11 @@ const WRONG: &[(&str, &str)] = &[
     ("lame_duck_duration = 25", "1: lame_duck_duration: 25 has no unit; write \"25s\" or \"25ms\""),
     ("lame_duck_duration = \"0s\"", "1: lame_duck_duration: \"0s\" is too small; write \"1ms\" to \"24h\""),
     (
+        "[rebalance]\nmax_connection_age = \"999ms\"",
+        "2: rebalance.max_connection_age: \"999ms\" is too small; write \"1s\" to \"720h\"",
+    ),
+    ("[rebalance]\nmax_connection_age = 12", "2: rebalance.max_connection_age: 12 has no unit; write \"12s\""),
+    (
         "lame_duck_grace_period = \"26s\"",
         "1: lame_duck_grace_period: it is longer than lame_duck_duration, which includes it; write a shorter one, or a longer lame_duck_duration",
     ),

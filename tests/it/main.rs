@@ -25,6 +25,7 @@ mod client_libraries;
 mod command_line;
 mod config;
 mod connect_again;
+mod connection_age;
 mod differential;
 mod discover;
 mod drain;

@@ -243,8 +243,8 @@ async fn metrics_reasons_endpoints_and_signals() {
         if label == "reason" {
             assert!(rows.remove("account_quota"), "servers before 2.12 cause it: tests/it/accounts.rs");
             assert!(rows.remove("kicked"), "an operator causes it: tests/it/kick.rs");
-            for moved in ["drain", "lame_duck", "rebalance"] {
-                assert!(rows.remove(moved), "clients that are moved cause it: tests/it/moves.rs");
+            for moved in ["drain", "lame_duck", "rebalance", "age"] {
+                assert!(rows.remove(moved), "clients that are moved cause it: tests/it/moves.rs, connection_age.rs");
             }
             assert!(rows.remove("idle"), "it takes a policy that would end the others too: tests/it/policies.rs");
         }

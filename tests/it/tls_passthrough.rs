@@ -388,3 +388,25 @@ async fn servers_without_tls_are_not_used() {
     let told = async || if weir.log().contains("it speaks no TLS") { Ok(()) } else { Err(weir.log()) };
     eventually(PATIENCE, "the log says why", told).await;
 }
+
+/// weir does not know who comes back, and does not have to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_weir_cannot_read_are_closed_for_their_age_and_come_back() {
+    let users = Users::new();
+    let cluster = Cluster::start(2, |server| server.with(&users.servers("false")).no_advertise()).await;
+    let config = WeirConfig::of(&cluster).listener(&listener("false"));
+    let weir = config.table("[rebalance]\nmax_connection_age = \"2s\"").start().await;
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        let options = users.rust_client(&users.orders, false);
+        clients.push(options.connect(format!("tls://localhost:{}", weir.port())).await.unwrap());
+    }
+    let moved = "weir_moves_total{cause=\"age\",result=\"unreserved\"}";
+    let metrics = weir.until("closed twice", |metrics| metrics.get(moved) >= Some(12.0)).await;
+    assert_eq!(metrics.sum("weir_refused_total"), 0.0);
+    for client in &clients {
+        eventually(PATIENCE, "a round trip", async || round_trip(client).await).await;
+    }
+    drop(clients);
+    weir.assert_nothing_leaked().await;
+}

@@ -2,6 +2,7 @@
 //! return is awaited before more of them go the same way; or its session goes without it, where its account is
 //! re-homable. What goes where is decided in [`crate::rebalance`].
 
+mod age;
 mod carry_out;
 mod evacuate;
 mod rebalance;

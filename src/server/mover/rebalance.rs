@@ -141,7 +141,7 @@ impl Mover {
     }
 
     /// Why nobody is moved for the sake of balance now, whichever servers are meant.
-    fn why_not(&self) -> Option<String> {
+    pub(super) fn why_not(&self) -> Option<String> {
         let admission = &self.shared().admission;
         let (queued, moving) = (admission.waiting().queued, admission.moving().len());
         if admission.is_draining() || admission.is_lame_duck() {

@@ -1,5 +1,5 @@
 //! Twice a second: clients of servers that shut down are moved, servers that are back get their share again, and where
-//! an operator wants it uneven servers are made even.
+//! an operator wants it uneven servers are made even and old connections end.
 
 use std::{
     sync::Arc,
@@ -12,6 +12,7 @@ use tracing::info;
 
 use super::{Asked, Census, Mover, evacuate::Evacuation, role};
 use crate::{
+    config::RebalanceConfig,
     outcome::MoveCause,
     rebalance::plan::{Role, ratio},
     relay::registry::SessionHandle,
@@ -36,20 +37,21 @@ const LASTS: Duration = Duration::from_secs(60);
 const BETWEEN: Duration = Duration::from_secs(60);
 
 impl Mover {
-    /// Watches until `stop`. `is_auto` says whether uneven servers are made even without being asked.
-    pub async fn watch(self, is_auto: impl Fn() -> bool, stop: CancellationToken) {
-        let work = async {
+    /// Watches until `stop`. `config` says what is done without being asked.
+    pub async fn watch(self, config: impl Fn() -> RebalanceConfig, stop: CancellationToken) {
+        let servers = async {
             loop {
                 sleep(EVERY).await;
                 self.look_for_lame_ducks();
                 self.look_for_silent_servers().await;
                 self.look_for_returns().await;
-                self.look_for_unevenness(is_auto()).await;
+                self.look_for_unevenness(config().auto).await;
                 self.state().history.sweep(Instant::now());
             }
         };
         tokio::select! {
-            () = work => {}
+            () = servers => {}
+            () = self.close_by_age(|| config().max_connection_age) => {}
             () = stop.cancelled() => {}
         }
     }
