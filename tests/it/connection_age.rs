@@ -20,7 +20,7 @@ fn closed_for_age(metrics: &metrics::Metrics) -> f64 {
 fn assert_nothing_else(metrics: &metrics::Metrics) {
     assert_eq!(metrics.sum("weir_refused_total"), 0.0);
     assert_eq!(metrics.sum("weir_moves_total"), of_age(metrics));
-    assert_eq!(metrics.sum_where("weir_closed_total", "party", "weir"), of_age(metrics));
+    assert_eq!(metrics.sum_where("weir_closed_total", "party", "weir"), closed_for_age(metrics));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
