@@ -13,7 +13,8 @@ use crate::{identity::ClientKey, rebalance::plan::Plan};
 /// A client with activity this recently may be within a request.
 pub const QUIET: Duration = Duration::from_millis(250);
 
-/// A client that was busy each of so many times is left where it is, or moved last where all have to go.
+/// A client that was busy each of so many times, [`QUIET`] apart, is left where it is, or moved last where all have to
+/// go.
 const ATTEMPTS: u32 = 20;
 
 /// The most clients that are on their way from one server to another.
@@ -32,11 +33,13 @@ pub struct Candidate {
     pub goes_last: bool,
     /// How often it was its turn while it was busy.
     attempts: u32,
+    /// Before that it is not its turn again, once it was busy.
+    next_turn: Option<Instant>,
 }
 
 impl Candidate {
     pub fn new(session: u64, client: ClientKey, from: usize, idle: Duration) -> Self {
-        Self { session, client, from, idle, goes_last: false, attempts: 0 }
+        Self { session, client, from, idle, goes_last: false, attempts: 0, next_turn: None }
     }
 }
 
@@ -169,7 +172,7 @@ impl Run {
                 continue;
             }
             let (from, to) = (flow.from, flow.to);
-            if let Some(candidate) = self.candidate(from, &mut look) {
+            if let Some(candidate) = self.candidate(from, now, &mut look) {
                 self.turn = at + 1;
                 let flow = &mut self.flows[at];
                 flow.left -= 1;
@@ -188,16 +191,18 @@ impl Run {
     }
 
     /// The next client of a server that may go now.
-    fn candidate(&mut self, from: usize, look: &mut impl FnMut(&Candidate) -> Turn) -> Option<Candidate> {
+    fn candidate(&mut self, from: usize, now: Instant, look: &mut impl FnMut(&Candidate) -> Turn) -> Option<Candidate> {
         let (waiting, busy) = (&mut self.candidates[from], &mut self.busy[from]);
-        // Each is looked at once.
-        for _ in 0..waiting.len() {
+        // Those who were busy are behind the others, in the order of their next turns. A message to all makes all busy at
+        // once: each is asked again when that is over, and not until it seems to be busy all the while.
+        while waiting.front().is_some_and(|one| one.next_turn.is_none_or(|at| at <= now)) {
             let mut candidate = waiting.pop_front()?;
             match look(&candidate) {
                 Turn::Gone => {}
                 Turn::Quiet => return Some(candidate),
                 Turn::Busy if candidate.attempts < ATTEMPTS => {
                     candidate.attempts += 1;
+                    candidate.next_turn = Some(now + QUIET);
                     waiting.push_back(candidate);
                 }
                 Turn::Busy => busy.push_back(candidate),
@@ -276,5 +281,41 @@ impl Run {
         }
         let each = now.saturating_duration_since(began) / done;
         each.saturating_mul(left + on_their_way).max(at_the_rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rebalance::plan::Flow;
+
+    /// A plan in which so many go from the first server to the second.
+    fn plan(clients: u32) -> Plan {
+        Plan { flows: vec![Flow { from: 0, to: 1, clients }], after: vec![0, clients], ..Plan::default() }
+    }
+
+    /// Plays a run in virtual time, in which each client lands at once. Returns how many have gone.
+    fn play(clients: u32, is_busy: impl Fn(Duration) -> bool) -> u32 {
+        let began = Instant::now();
+        let of = |n: u32| Candidate::new(n.into(), ClientKey::from_raw(n.into()), 0, Duration::ZERO);
+        let mut run = Run::new(&plan(clients), (0..clients).map(of).collect(), 100.0, Manner::ForBalance, began);
+        let mut now = began;
+        while now < began + Duration::from_secs(60) {
+            let turn = if is_busy(now - began) { Turn::Busy } else { Turn::Quiet };
+            match run.next(now, |_| turn) {
+                Step::Move { flow, .. } => run.ended(flow, Landing::There),
+                Step::Wait(until) => now = until.min(now + Duration::from_millis(10)),
+                Step::Done => break,
+            }
+        }
+        run.progress().landed
+    }
+
+    #[test]
+    fn a_message_to_all_every_now_and_then_keeps_nobody_where_it_is() {
+        let in_each_second = |passed: Duration| passed.subsec_millis() < 250;
+        assert_eq!(play(500, in_each_second), 500);
+        assert_eq!(play(500, |_| false), 500);
+        assert_eq!(play(500, |_| true), 0, "who is busy all the while stays");
     }
 }

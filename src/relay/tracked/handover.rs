@@ -1,8 +1,8 @@
 //! A session goes from a server that works to another one, without a message lost or doubled: the new server gets the
 //! subscriptions while the old one still delivers, and takes over once both have delivered for a while.
 //!
-//! 1. For [`REMEMBERS_BEFORE`] it is remembered what the old server delivers. Then the new server gets the subscriptions,
-//!    and answers a PING.
+//! 1. For [`REMEMBERS_BEFORE`] it is remembered what the old server delivers. Then the new server gets the
+//!    subscriptions, and answers a PING.
 //! 2. Both deliver for [`BOTH_DELIVER_FOR`] or longer, until the other servers of the cluster have learned of each
 //!    subscription at the new one. A client that goes on subscribing is stopped for a moment.
 //!    The client has what the old one delivers; copies are matched ([`super::overlap`]).
@@ -52,8 +52,8 @@ pub const PREPARES_FOR: Duration = REMEMBERS_BEFORE;
 /// Both servers deliver for so long since the new one has got the last subscription.
 const BOTH_DELIVER_FOR: Duration = Duration::from_millis(1500);
 
-/// A client that still subscribes anew after this time, as for each request or each batch of a pull consumer, is not read
-/// for [`SPREADS_WITHIN`].
+/// A client that still subscribes anew after this time, as for each request or each batch of a pull consumer, is not
+/// read for [`SPREADS_WITHIN`].
 const PAUSES_AFTER: Duration = Duration::from_secs(3);
 
 /// The other servers of a cluster learn of one subscription within this time.

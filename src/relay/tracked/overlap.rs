@@ -6,8 +6,8 @@
 //! server stops, and what is kept still is what only the new one had: it follows. Messages that look the same are
 //! counted, so that a publisher may say the same many times.
 //!
-//! Copies are a second apart at most, beside what is still to be read ([`FORGOTTEN_AFTER`]). What the old server delivers
-//! is remembered from some time before the new one has the subscriptions ([`REMEMBERS_BEFORE`]), since the new one may
+//! Copies are a second apart at most, beside what is still to be read ([`FORGOTTEN_AFTER`]). What the old server
+//! delivers is remembered from some time before the new one has the subscriptions ([`REMEMBERS_BEFORE`]), since the new one may
 //! deliver the same later. What has no copy is forgotten when the old server stops, and matches nothing.
 //!
 //! Messages that look the same and come all the while are matched to the copy that is nearest in time. Where copies are
