@@ -193,8 +193,8 @@ impl Run {
     /// The next client of a server that may go now.
     fn candidate(&mut self, from: usize, now: Instant, look: &mut impl FnMut(&Candidate) -> Turn) -> Option<Candidate> {
         let (waiting, busy) = (&mut self.candidates[from], &mut self.busy[from]);
-        // Those who were busy are behind the others, in the order of their next turns. A message to all makes all busy at
-        // once: each is asked again when that is over, and not until it seems to be busy all the while.
+        // Those who were busy are behind the others, in the order of their next turns. A message to all makes all busy
+        // at once: each is asked again when that is over, and not until it seems to be busy all the while.
         while waiting.front().is_some_and(|one| one.next_turn.is_none_or(|at| at <= now)) {
             let mut candidate = waiting.pop_front()?;
             match look(&candidate) {

@@ -7,8 +7,8 @@
 //! counted, so that a publisher may say the same many times.
 //!
 //! Copies are a second apart at most, beside what is still to be read ([`FORGOTTEN_AFTER`]). What the old server
-//! delivers is remembered from some time before the new one has the subscriptions ([`REMEMBERS_BEFORE`]), since the new one may
-//! deliver the same later. What has no copy is forgotten when the old server stops, and matches nothing.
+//! delivers is remembered from some time before the new one has the subscriptions ([`REMEMBERS_BEFORE`]), since the new
+//! one may deliver the same later. What has no copy is forgotten when the old server stops, and matches nothing.
 //!
 //! Messages that look the same and come all the while are matched to the copy that is nearest in time. Where copies are
 //! further apart than half of the time between two such messages, one may be missing or come twice in the end.
@@ -23,8 +23,8 @@ use hashbrown::{DefaultHashBuilder, HashMap};
 
 use crate::protocol::subscriptions::Receives;
 
-/// What the old server delivers is remembered for so long before the new one gets the subscriptions. Where other clients of
-/// the new server have the same subscription, messages are on their way to it that the old one has delivered by then.
+/// What the old server delivers is remembered for so long before the new one gets the subscriptions. Where other clients
+/// of the new server have the same subscription, messages are on their way to it that the old one has delivered by then.
 pub(super) const REMEMBERS_BEFORE: Duration = Duration::from_millis(300);
 
 /// Copies that are no further apart need no second look.
