@@ -117,6 +117,8 @@ pub struct Run {
     next_at: Instant,
     is_paused: bool,
     progress: Progress,
+    /// Clients that were still to be moved when it was stopped.
+    left_behind: u32,
     /// The flow that is looked at first.
     turn: usize,
 }
@@ -153,6 +155,7 @@ impl Run {
             next_at: now,
             is_paused: false,
             progress: Progress { planned: plan.clients(), ..Progress::default() },
+            left_behind: 0,
             turn: 0,
         }
     }
@@ -256,14 +259,19 @@ impl Run {
 
     /// Moves nobody any more. Those on their way go on.
     pub fn stop(&mut self) {
+        self.left_behind += self.left();
         self.flows.iter_mut().for_each(|flow| flow.left = 0);
         self.is_paused = false;
     }
 
     /// What has been done so far.
     pub fn progress(&self) -> Progress {
-        let left = self.flows.iter().map(|flow| flow.left).sum();
-        Progress { left, ..self.progress }
+        Progress { left: self.left() + self.left_behind, ..self.progress }
+    }
+
+    /// Clients that it still moves.
+    fn left(&self) -> u32 {
+        self.flows.iter().map(|flow| flow.left).sum()
     }
 
     /// Moves per second, at most.
@@ -273,7 +281,8 @@ impl Run {
 
     /// When the last one is expected to be moved, if all goes on as it does.
     pub fn time_left(&self, began: Instant, now: Instant) -> Duration {
-        let Progress { landed, elsewhere, late, left, on_their_way, .. } = self.progress();
+        let Progress { landed, elsewhere, late, on_their_way, .. } = self.progress;
+        let left = self.left();
         let at_the_rate = self.gap.saturating_mul(left);
         let done = landed + elsewhere + late;
         if done < 10 {
@@ -317,5 +326,19 @@ mod tests {
         assert_eq!(play(500, in_each_second), 500);
         assert_eq!(play(500, |_| false), 500);
         assert_eq!(play(500, |_| true), 0, "who is busy all the while stays");
+    }
+
+    #[test]
+    fn those_who_were_still_to_be_moved_when_it_stopped_are_left() {
+        let (began, n) = (Instant::now(), 5);
+        let of = |n: u32| Candidate::new(n.into(), ClientKey::from_raw(n.into()), 0, Duration::ZERO);
+        let mut run = Run::new(&plan(n), (0..n).map(of).collect(), 100.0, Manner::ForBalance, began);
+        let Step::Move { flow, .. } = run.next(began, |_| Turn::Quiet) else { panic!("the first goes at once") };
+        run.stop();
+        run.stop();
+        run.ended(flow, Landing::There);
+        assert_eq!(run.next(began + QUIET, |_| Turn::Quiet), Step::Done);
+        assert_eq!(run.progress(), Progress { planned: 5, landed: 1, left: 4, ..Progress::default() });
+        assert_eq!(run.time_left(began, began + QUIET), Duration::ZERO);
     }
 }

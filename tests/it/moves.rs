@@ -149,9 +149,10 @@ async fn an_aborted_rebalance_moves_nobody_any_more_and_keeps_no_slot() {
     let closed = |metrics: &metrics::Metrics| metrics.sum_where("weir_closed_total", "reason", "rebalance");
 
     let aborted = admin.answers(&["rebalance", "--abort"]).await;
-    assert_eq!((&aborted["state"], &aborted["left"]), (&"stopping".into(), &0.into()), "{aborted}");
+    assert_eq!(aborted["state"], "stopping", "{aborted}");
     let begun = ended(&aborted) + aborted["on_their_way"].as_u64().expect("a count");
     assert!(begun < 40, "{aborted}");
+    assert_eq!(aborted["left"], 40 - begun, "{aborted}");
     weir.says("rebalance has stopped").await;
     let status = until_status(&admin, "it has ended", |status| status["state"] == "ended").await;
     assert!(status["stopped"].as_str().is_some_and(|why| why.starts_with("aborted by ")), "{status}");

@@ -22,6 +22,9 @@ use crate::{
 /// Room may come up, so it is planned again for those who found none.
 const PLAN_AGAIN: Duration = Duration::from_millis(250);
 
+/// A server that shuts down and has kept clients, since there was no room elsewhere, is evacuated again after this time.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
 /// The clients that wait for a slot go within this part of the time; what is left is for those who found none.
 const PART: f64 = 0.7;
 
@@ -32,10 +35,14 @@ pub(super) struct Evacuation {
 }
 
 impl Evacuation {
-    /// `None` while the server is being evacuated.
-    pub(super) fn begin(state: &Arc<Mutex<State>>, server: ServerId) -> Option<Self> {
-        let is_first = lock(state).evacuated.insert(server);
-        is_first.then(|| Self { state: Arc::clone(state), server })
+    /// `None` while the server is being evacuated, or was a moment ago and had to keep clients.
+    pub(super) fn begin(state: &Arc<Mutex<State>>, server: ServerId, now: Instant) -> Option<Self> {
+        let may_begin = {
+            let mut state = lock(state);
+            state.evacuated_again_at.retain(|_, at| now < *at);
+            !state.evacuated_again_at.contains_key(&server) && state.evacuated.insert(server)
+        };
+        may_begin.then(|| Self { state: Arc::clone(state), server })
     }
 
     /// Lasts as long as `work`.
@@ -93,6 +100,8 @@ impl Mover {
         let left = server.load().sessions();
         if cause == MoveCause::Drain {
             self.end_the_rest(server, until).await;
+        } else if left > 0 {
+            self.state().evacuated_again_at.insert(server.id(), Instant::now() + AGAIN_AFTER);
         }
         let took = began.elapsed();
         info!(server = server.name(), cause = cause.name(), sessions, left, ?took, "clients have been moved away");
@@ -149,7 +158,8 @@ mod tests {
         };
         let server = Servers::new(&Params::bare(vec![server])).iter().next().unwrap().id();
         let state = Arc::<Mutex<State>>::default();
-        let begin = || Evacuation::begin(&state, server).expect("none is under way");
+        let now = Instant::now();
+        let begin = || Evacuation::begin(&state, server, now).expect("none is under way");
         let is_over = || {
             let mut state = lock(&state);
             // What it has moved before counts: the server gets it back.
@@ -168,9 +178,13 @@ mod tests {
 
         let task = tokio::spawn(begin().lasts(pending()));
         tokio::task::yield_now().await;
-        assert!(Evacuation::begin(&state, server).is_none(), "one is under way");
+        assert!(Evacuation::begin(&state, server, now).is_none(), "one is under way");
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
         assert!(is_over(), "its task has been dropped on its way");
+
+        lock(&state).evacuated_again_at.insert(server, now + AGAIN_AFTER);
+        assert!(Evacuation::begin(&state, server, now).is_none(), "there was no room a moment ago");
+        assert!(Evacuation::begin(&state, server, now + AGAIN_AFTER).is_some());
     }
 }

@@ -55,6 +55,8 @@ struct State {
     last_ended: Option<Instant>,
     /// Servers whose clients are being moved away.
     evacuated: HashSet<ServerId>,
+    /// When the clients of a server that had no room elsewhere are to be moved away again.
+    evacuated_again_at: HashMap<ServerId, Instant>,
     /// Servers from which weir has moved clients since they shut down: once they are back, they get their share again.
     emptied: HashSet<ServerId>,
     /// Since when the servers have not been even.

@@ -62,7 +62,7 @@ impl Mover {
             if server.load().sessions() == 0 {
                 continue;
             }
-            let Some(evacuation) = Evacuation::begin(&self.0.state, server.id()) else { continue };
+            let Some(evacuation) = Evacuation::begin(&self.0.state, server.id(), now) else { continue };
             info!(server = server.name(), sessions = server.load().sessions(), "clients are moved away: it shuts down");
             let mover = self.clone();
             let work = async move { mover.evacuate(&server, MoveCause::LameDuck, LAME_DUCK_WITHIN).await };
