@@ -11,7 +11,7 @@ use weir_testkit::{
     *,
 };
 
-async fn ask(weir: &Weir, path: &str) -> Value {
+pub(crate) async fn ask(weir: &Weir, path: &str) -> Value {
     let (status, body) = http::get(&weir.monitor, path).await.unwrap();
     assert_eq!(status, 200, "{path}: {body}");
     serde_json::from_str(&body).unwrap_or_else(|err| panic!("{path}: {err}: {body}"))

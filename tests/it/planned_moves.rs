@@ -8,10 +8,14 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::task::JoinHandle;
 use weir_testkit::{admin::AdminSocket, *};
 
-use crate::rehome::{REHOME, gets};
+use crate::{
+    natsz::ask,
+    rehome::{REHOME, gets},
+};
 
 fn moved(metrics: &metrics::Metrics, cause: &str, result: &str) -> f64 {
     metrics.get(&format!("weir_moves_total{{cause=\"{cause}\",result=\"{result}\"}}")).unwrap_or(0.0)
@@ -187,6 +191,14 @@ async fn a_maximum_is_counted_and_what_is_subscribed_to_meanwhile_is_there() {
     weir.until("it has gone", rehomed).await;
     cluster.settles_at(1).await;
     assert_eq!(subscriptions(&cluster).await, ["few", "later.max", "new"]);
+    let connz = ask(&weir, "/connz").await;
+    let shown = &connz["connections"][0];
+    let to = if from == "n1" { "n2" } else { "n1" };
+    assert_eq!(
+        [&shown["server"], &shown["rehomable"], &shown["moves"]],
+        [&json!(to), &json!(true), &json!(1)],
+        "{shown}"
+    );
     for n in 3..9 {
         client.publish("few", format!("{n}").as_bytes()).await.unwrap();
     }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering::Relaxed},
     },
     task::Waker,
 };
@@ -28,6 +28,8 @@ pub struct SessionHandle {
     is_rehomable: AtomicBool,
     probe_requested: AtomicBool,
     move_requested: AtomicBool,
+    /// How often it has gone on with another server, up to the most that fits.
+    moves: AtomicU16,
     /// A [`ServerSays`].
     server_says: AtomicU8,
     changing: Mutex<Changing>,
@@ -96,6 +98,7 @@ impl SessionHandle {
     /// It goes on with another server.
     pub fn moved_to(&self, at: AtServer) {
         self.changing().at = at;
+        self.moves.store(self.moves().saturating_add(1), Relaxed);
         self.server_says.store(ServerSays::Nothing as u8, Relaxed);
     }
 
@@ -146,6 +149,11 @@ impl SessionHandle {
     /// Whether it can go on with another server.
     pub fn is_rehomable(&self) -> bool {
         self.is_rehomable.load(Relaxed)
+    }
+
+    /// How often it has gone on with another server.
+    pub fn moves(&self) -> u16 {
+        self.moves.load(Relaxed)
     }
 
     /// Asks the session to look for an order to go to another server.

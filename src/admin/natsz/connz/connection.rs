@@ -58,6 +58,11 @@ pub struct Connection<'a> {
     server: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server_cid: Option<u64>,
+    /// Whether it goes on with another server when its own is lost or emptied, and how often it has done so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    rehomable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moves: Option<u16>,
     /// `refused` or `closed`; by whom it was closed, and how far it had come then, or where it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
@@ -105,6 +110,8 @@ impl<'a> Connection<'a> {
             listener_kind: facts.listener.kind.into(),
             server: at.name().map(str::to_owned),
             server_cid: (at.client_id > 0).then_some(at.client_id),
+            rehomable: entry.session.is_rehomable(),
+            moves: Some(entry.session.moves()).filter(|moves| *moves > 0),
             outcome: ending.map(|ending| if matches!(ending, Ending::Refused(_)) { "refused" } else { "closed" }),
             party: ending.map(|ending| match ending {
                 Ending::Refused(_) => Party::Weir.name(),
