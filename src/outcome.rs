@@ -75,6 +75,19 @@ impl Refusal {
         matches!(self, Self::AccountRate | Self::UserRate | Self::NameRate | Self::SourceRate)
     }
 
+    /// Whether the client lacks a place that may come free when a session ends.
+    pub const fn is_for_a_place(self) -> bool {
+        matches!(
+            self,
+            Self::ServerCapacity
+                | Self::AccountQuota
+                | Self::UserQuota
+                | Self::NameQuota
+                | Self::SourceQuota
+                | Self::ListenerFull
+        )
+    }
+
     pub fn name(self) -> &'static str {
         self.into()
     }
@@ -222,6 +235,8 @@ pub enum Cause {
     Age,
     /// An operator has ended the session (`weir kick`).
     Kicked,
+    /// Its client showed no sign of life when weir asked for one, since a client like it wanted a place.
+    Ghost,
 }
 
 impl Cause {
@@ -357,7 +372,8 @@ mod tests {
                 "lame_duck",
                 "rebalance",
                 "age",
-                "kicked"
+                "kicked",
+                "ghost"
             ]
         );
         assert_eq!(MoveCause::ALL.map(MoveCause::name), ["rebalance", "lame_duck", "drain", "age", "server_lost"]);

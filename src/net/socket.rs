@@ -9,7 +9,7 @@ use std::{
 
 use rustix::{
     io::Errno,
-    net::{SendFlags, SocketFlags, accept_with, send},
+    net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send},
 };
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -161,6 +161,12 @@ pub fn send_now(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 /// Those of the connection.
 pub fn send_before_fin(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     send_with(socket, bytes, SendFlags::MORE)
+}
+
+/// Whether reading would find anything now: bytes, an end of stream, or an error. The runtime, which may not have been
+/// told yet of what has come, is not asked.
+pub fn has_news(socket: impl AsFd) -> bool {
+    !matches!(recv(socket, &mut [0_u8], RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::AGAIN | Errno::INTR))
 }
 
 fn send_with(socket: impl AsFd, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {

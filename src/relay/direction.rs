@@ -74,6 +74,11 @@ pub trait Side {
         None
     }
 
+    /// An operation that the other side answers, where one may go behind what has been forwarded.
+    fn question(&self) -> Option<&'static [u8]> {
+        None
+    }
+
     /// An operation that does nothing, where one may go behind what has been forwarded.
     fn no_operation(&self) -> Option<&'static [u8]> {
         None
@@ -137,12 +142,14 @@ pub struct Direction<S> {
     flowing: bool,
     /// The cause that ends this direction once `waiting` is empty.
     stopped: Option<Cause>,
+    /// How often something was read, modulo 2^32.
+    reads: u32,
     bytes: u64,
 }
 
 impl<S: Side> Direction<S> {
     pub fn new(side: S) -> Self {
-        Self { side, waiting: Waiting::default(), flowing: false, stopped: None, bytes: 0 }
+        Self { side, waiting: Waiting::default(), flowing: false, stopped: None, reads: 0, bytes: 0 }
     }
 
     /// Takes in bytes that were read before the relay began.
@@ -167,6 +174,11 @@ impl<S: Side> Direction<S> {
         self.bytes
     }
 
+    /// How often something was read, modulo 2^32: also what the [`Side`] keeps until its operation is whole.
+    pub fn reads(&self) -> u32 {
+        self.reads
+    }
+
     /// See [`Side::activity`].
     pub fn activity(&self) -> u64 {
         self.side.activity(self.bytes)
@@ -188,6 +200,15 @@ impl<S: Side> Direction<S> {
             out.put(operation);
         }
         operation.is_some()
+    }
+
+    /// Writes to the other side what it answers. Returns whether that is possible now.
+    pub fn ask(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> bool {
+        let question = self.side.question().filter(|_| self.waiting.is_empty() && self.stopped.is_none());
+        if let Some(question) = question {
+            self.put_between(cx, to, question);
+        }
+        question.is_some()
     }
 
     /// Has the [`Side`] tell the other side what is new, at once or behind the operation that is under way.
@@ -244,6 +265,7 @@ impl<S: Side> Direction<S> {
                         Err(_) => return Poll::Ready(DirectionEnd::ReadFailed),
                         Ok(()) if read.filled().is_empty() => return Poll::Ready(DirectionEnd::Eof),
                         Ok(()) => {
+                            self.reads = self.reads.wrapping_add(1);
                             let mut out = Outlet::to_hold(&mut self.waiting, &mut self.bytes);
                             self.stopped = self.side.pass(read.filled(), &mut out).err();
                         }
@@ -339,6 +361,7 @@ impl<S: Side> Direction<S> {
             if read.filled().is_empty() {
                 return Poll::Ready(DirectionEnd::Eof);
             }
+            self.reads = self.reads.wrapping_add(1);
             let mut out =
                 Outlet { to: Some((to, cx)), waiting: &mut self.waiting, bytes: &mut self.bytes, failed: false };
             self.stopped = self.side.pass(read.filled(), &mut out).err();

@@ -73,6 +73,8 @@ impl<C: Side, S: Side> Relay<C, S> {
             // A WebSocket ends with a frame. The close_notify of TLS and the FIN are still to come, and this side sends
             // them first.
             Cause::Eof if matches!(self.down, Stream::WebSocket(_)) => (false, ended.party == Party::Upstream),
+            // Nobody is there to read an end, and the session's places are wanted.
+            Cause::Ghost => (true, false),
             Cause::Eof | Cause::SocketError => (ended.party == Party::Downstream, ended.party == Party::Upstream),
             _ => (false, false),
         };

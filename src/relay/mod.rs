@@ -9,6 +9,7 @@
 
 mod client_side;
 mod direction;
+mod ghost;
 mod last_bytes;
 mod late_keepalive;
 mod look;
@@ -33,6 +34,7 @@ use crate::{
     outcome::{Cause, Party},
     relay::{
         direction::{Direction, DirectionEnd},
+        ghost::Question,
         look::Look,
         registry::{Registration, SessionHandle},
     },
@@ -80,9 +82,13 @@ pub struct Relay<C = ClientSide, S = ServerSide> {
     client_first: bool,
     /// The next look at a side that is not read from, while there is one.
     look: Option<Box<Look>>,
+    /// The client has been asked for a sign of life, and has shown none yet.
+    question: Option<Box<Question>>,
     counters: Arc<Counters>,
     /// The sum of the activity of both directions at the last count.
     activity: u64,
+    /// How often something had been read from the client at the last count.
+    heard: u32,
     rtt: RoundTrip,
 }
 
@@ -132,8 +138,10 @@ impl<C: Side, S: Side> Relay<C, S> {
             to_client,
             client_first: true,
             look: None,
+            question: None,
             counters,
             activity: 0,
+            heard: 0,
             rtt: RoundTrip::default(),
         })
     }
@@ -163,11 +171,17 @@ impl<C: Side, S: Side> Relay<C, S> {
             if handle.take_info_requested() {
                 self.to_client.announce(cx, &mut self.down);
             }
-            let ended = self.step(cx, handle);
-            if ended.is_ready() {
-                return ended;
+            if handle.sign_of_life_requested() {
+                self.ask_for_sign_of_life(cx, handle);
             }
-            self.poll_look(cx, registered)
+            let mut ended = self.step(cx, handle);
+            if ended.is_pending() {
+                ended = self.poll_question(cx);
+            }
+            if ended.is_pending() {
+                ended = self.poll_look(cx, registered);
+            }
+            ended
         })
     }
 
@@ -230,6 +244,10 @@ impl<C: Side, S: Side> Relay<C, S> {
     /// totals.
     fn count(&mut self, session: &SessionHandle) -> Totals {
         let (totals, before) = (self.totals(), session.traffic().totals());
+        let heard = self.to_server.reads();
+        if mem::replace(&mut self.heard, heard) != heard {
+            session.traffic().set_last_heard(Moment::now_coarse());
+        }
         if totals != before {
             self.counters.relayed(totals.since(before));
             session.traffic().set(totals);

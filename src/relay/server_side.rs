@@ -11,7 +11,7 @@ use crate::{
     net::timer,
     outcome::Cause,
     protocol::{
-        MAX_INFO_LINE,
+        MAX_INFO_LINE, PING,
         control_line::{ServerLine, server_line},
         info::Info,
         op::{Capture, ServerFraming, ServerScan},
@@ -231,6 +231,11 @@ impl Side for ServerSide {
             None => self.is_news_due = true,
         }
         None
+    }
+
+    /// Before its first PONG the client sees only what it asked for (docs/contract.md, towards clients 4).
+    fn question(&self) -> Option<&'static [u8]> {
+        (self.welcome.is_none() && self.at_boundary()).then_some(PING)
     }
 
     fn messages(&self) -> u64 {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
 };
@@ -14,6 +14,7 @@ use crate::{
         facts::{AtServer, SessionFacts},
         traffic::Traffic,
     },
+    telemetry::moment::Moment,
     upstream::ServerId,
 };
 
@@ -30,6 +31,9 @@ pub struct SessionHandle {
     move_requested: AtomicBool,
     /// How often it has gone on with another server, up to the most that fits.
     moves: AtomicU16,
+    sign_of_life_requested: AtomicBool,
+    /// When that was requested last, a [`Moment`]; 0 where it never was.
+    sign_of_life_requested_at: AtomicU64,
     /// A [`ServerSays`].
     server_says: AtomicU8,
     changing: Mutex<Changing>,
@@ -60,6 +64,7 @@ impl SessionHandle {
     pub fn new(facts: SessionFacts, account: Option<Arc<str>>, at: AtServer) -> Self {
         let handle = Self { facts, changing: Mutex::new(Changing { waker: None, account, at }), ..Self::default() };
         handle.traffic.set_last_activity(handle.facts.accepted);
+        handle.traffic.set_last_heard(handle.facts.accepted);
         handle
     }
 
@@ -177,6 +182,29 @@ impl SessionHandle {
     /// Whether that has been asked since the last call. One relaxed load where it has not.
     pub fn take_probe_requested(&self) -> bool {
         self.probe_requested.load(Relaxed) && self.probe_requested.swap(false, Relaxed)
+    }
+
+    /// Asks the session to ask its client for a sign of life, and to end where none comes.
+    pub fn request_sign_of_life(&self, now: Moment) {
+        self.sign_of_life_requested_at.store(now.raw().max(1), Relaxed);
+        self.sign_of_life_requested.store(true, Relaxed);
+        self.wake();
+    }
+
+    /// Whether that has been asked and not been [dealt with](Self::sign_of_life_dealt_with). One relaxed load.
+    pub fn sign_of_life_requested(&self) -> bool {
+        self.sign_of_life_requested.load(Relaxed)
+    }
+
+    /// The client has been asked, or need not be.
+    pub fn sign_of_life_dealt_with(&self) {
+        self.sign_of_life_requested.store(false, Relaxed);
+    }
+
+    /// When a sign of life was requested last.
+    pub fn sign_of_life_requested_at(&self) -> Option<Moment> {
+        let at = self.sign_of_life_requested_at.load(Relaxed);
+        (at > 0).then(|| Moment::from_raw(at))
     }
 
     /// The server has answered whether it has closed the connection, or cannot be asked.

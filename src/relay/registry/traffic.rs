@@ -18,6 +18,7 @@ pub struct Traffic {
     payload_up: AtomicU64,
     payload_down: AtomicU64,
     last_activity: AtomicU64,
+    last_heard: AtomicU64,
     /// In microseconds; 0 while unknown.
     rtt: AtomicU32,
 }
@@ -52,6 +53,15 @@ impl Traffic {
 
     pub fn set_last_activity(&self, at: Moment) {
         self.last_activity.store(at.raw(), Relaxed);
+    }
+
+    /// When weir last read anything that the client had sent. When the session began, where it has read nothing since.
+    pub fn last_heard(&self) -> Moment {
+        Moment::from_raw(self.last_heard.load(Relaxed))
+    }
+
+    pub fn set_last_heard(&self, at: Moment) {
+        self.last_heard.store(at.raw(), Relaxed);
     }
 
     /// How long the client took for its last PONG; `None` while it has answered none.

@@ -187,6 +187,10 @@ impl Side for TrackedServer {
         self.inner.announce()
     }
 
+    fn question(&self) -> Option<&'static [u8]> {
+        self.inner.question()
+    }
+
     fn messages(&self) -> u64 {
         self.inner.messages()
     }
