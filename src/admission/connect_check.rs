@@ -35,8 +35,9 @@ pub(super) enum Verdict<W> {
     Admit(Pass),
     /// It waits for a token that it was promised, and is checked [again](Admission::at_reserved_time) then.
     Reserve(Box<Reservation<W>>),
-    /// It waits in the queue; its turn is [estimated](Admission::estimate_turn) at `check_at`.
-    Hold { ticket: Ticket, check_at: Instant },
+    /// It waits in the queue; its turn is [estimated](Admission::estimate_turn) at `check_at`. `lacks` is the reason for
+    /// which it would be refused now, where that is a place.
+    Hold { ticket: Ticket, check_at: Instant, lacks: Option<Refusal> },
     /// It is refused at `at`. The permit counts it among the clients that wait; `None` where it is told at once.
     Refuse { reason: Refusal, at: Instant, permit: Option<Permit> },
 }
@@ -284,7 +285,7 @@ impl<W: Waiter> Admission<W> {
         if self.is_draining() {
             return Verdict::Refuse { reason: Refusal::Draining, at: now, permit: None };
         }
-        let waits_for_lease = waiting.account.waits_for().is_some();
+        let lease = waiting.account.waits_for();
         let ticket = state.queue.push(waiting, seniority);
         self.queued.store(state.queue.len(), Relaxed);
         let rate_is_known = self.pace_with(state.throughput.rate(now)).is_some();
@@ -295,10 +296,11 @@ impl<W: Waiter> Admission<W> {
             Blocked::AccountRate | Blocked::Lease(_) | Blocked::NotYet => Situation::Queued { rate_is_known },
         };
         let (mut check_at, _) = answer_at(situation, returns, last_turn, self.refusal_spread(), now, rng);
-        if waits_for_lease {
+        if lease.is_some() {
             check_at = check_at.min(lease_check(now, rng));
         }
-        Verdict::Hold { ticket, check_at }
+        let lacks = lease.or((blocked == Blocked::Full).then_some(Refusal::ServerCapacity));
+        Verdict::Hold { ticket, check_at, lacks }
     }
 
     /// The slot of a client that weir has closed to move it, and that is back: nobody else may have the slot, so that

@@ -73,6 +73,7 @@ mod deadlines;
 mod fairness;
 mod fleet_pace;
 mod fleet_rates;
+pub mod ghosts;
 pub mod moving;
 mod observe;
 #[cfg(test)]

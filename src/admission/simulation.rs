@@ -261,7 +261,7 @@ impl World {
                 assert!(!self.admission.is_paused(), "admitted in a pause");
                 self.admit(id, pass, entry);
             }
-            Verdict::Hold { ticket, check_at } => {
+            Verdict::Hold { ticket, check_at, .. } => {
                 assert!(check_at <= hold_until, "nobody waits past the deadline");
                 self.waiting.insert(id, Waiting { ticket, check_at, hold_until, left, entry });
             }

@@ -46,8 +46,8 @@ pub struct Wait<W>(State<W>);
 enum State<W> {
     /// Waits for a token of a rate by user or name.
     Reserved(Box<Reservation<W>>),
-    /// In the queue.
-    Queued(Ticket),
+    /// In the queue; `lacks` is why it could not be admitted at once, where that was for a place.
+    Queued { ticket: Ticket, lacks: Option<Refusal> },
     /// To be refused, at its moment.
     Refused { reason: Refusal, _permit: Option<Permit> },
     /// There is nothing left to ask.
@@ -120,7 +120,7 @@ impl<W: Waiter> Wait<W> {
                 let at = reservation.at;
                 (Self(State::Reserved(reservation)), Step::Wait(at))
             }
-            Verdict::Hold { ticket, check_at } => (Self(State::Queued(ticket)), Step::Wait(check_at)),
+            Verdict::Hold { ticket, check_at, lacks } => (Self(State::Queued { ticket, lacks }), Step::Wait(check_at)),
             Verdict::Refuse { reason, at, .. } if at <= now => (Self(State::Over), Step::Refuse(reason)),
             Verdict::Refuse { reason, at, permit } => {
                 (Self(State::Refused { reason, _permit: permit }), Step::Wait(at))
@@ -130,12 +130,21 @@ impl<W: Waiter> Wait<W> {
 
     /// Whether it is in the queue, so that its turn may come.
     pub fn is_queued(&self) -> bool {
-        matches!(self.0, State::Queued(_))
+        matches!(self.0, State::Queued { .. })
     }
 
     /// Whether it waits to get in, in the queue or for a token of a rate, and not for its refusal.
     pub fn is_held(&self) -> bool {
-        matches!(self.0, State::Queued(_) | State::Reserved(_))
+        matches!(self.0, State::Queued { .. } | State::Reserved(_))
+    }
+
+    /// The place that it lacks, by the reason for which clients without one are refused.
+    pub fn lacks(&self) -> Option<Refusal> {
+        match self.0 {
+            State::Queued { lacks, .. } => lacks,
+            State::Refused { reason, .. } => Some(reason).filter(|reason| reason.is_for_a_place()),
+            State::Reserved(_) | State::Over => None,
+        }
     }
 
     /// The moment has come that [`Step::Wait`] named.
@@ -146,14 +155,14 @@ impl<W: Waiter> Wait<W> {
                 *self = wait;
                 step
             }
-            State::Queued(ticket) => match admission.estimate_turn(&ticket, now, rng) {
+            State::Queued { ticket, lacks } => match admission.estimate_turn(&ticket, now, rng) {
                 WaitEstimate::CheckAt(at) => {
-                    self.0 = State::Queued(ticket);
+                    self.0 = State::Queued { ticket, lacks };
                     Step::Wait(at)
                 }
                 WaitEstimate::TooLate(reason) => Step::Refuse(reason),
                 WaitEstimate::Gone => {
-                    self.0 = State::Queued(ticket);
+                    self.0 = State::Queued { ticket, lacks };
                     Step::Gone
                 }
             },
@@ -164,7 +173,7 @@ impl<W: Waiter> Wait<W> {
 
     /// The queue has dropped the client, at a drain or since its time was up: it is to be refused.
     pub fn dropped(&mut self, admission: &Admission<W>, now: Instant, rng: &mut fastrand::Rng) -> Step {
-        let State::Queued(ticket) = std::mem::replace(&mut self.0, State::Over) else {
+        let State::Queued { ticket, .. } = std::mem::replace(&mut self.0, State::Over) else {
             return Step::Refuse(Refusal::HoldExpired);
         };
         let (wait, step) = Self::begin(admission.dropped(&ticket, now, rng), now);
@@ -174,7 +183,7 @@ impl<W: Waiter> Wait<W> {
 
     /// The client has left.
     pub fn leave(self, admission: &Admission<W>, now: Instant) {
-        if let State::Queued(ticket) = self.0 {
+        if let State::Queued { ticket, .. } = self.0 {
             let _ = admission.leave_queue(&ticket, now);
         }
     }
@@ -383,6 +392,21 @@ mod tests {
         test.now += Duration::from_secs(1);
         assert_eq!((test.turns().len(), later.is_queued() && latest.is_queued()), (1, true));
         assert!(matches!(test.go_on(&mut senior), Step::Gone));
+    }
+
+    #[test]
+    fn what_a_client_lacks_is_known_while_it_waits() {
+        let quota = Quota { max_connections: Some(1), ..Quota::default() };
+        let names = vec![PatternQuota { pattern: "report".into(), quota }];
+        let (patterns, refusal_spread) = (PatternQuotas { users: Vec::new(), names }, Duration::from_secs(1));
+        let mut test = Test::new(&Params { patterns, refusal_spread, ..wide_open() });
+        let (wait, _first) = test.comes();
+        assert_eq!(wait.lacks(), None);
+        assert_eq!(test.comes().0.lacks(), Some(Refusal::NameQuota));
+        let mut test = Test::new(&Params { pace: one_a_second(), ..wide_open() });
+        let (_, _first) = test.comes();
+        let (wait, _) = test.comes();
+        assert_eq!((wait.is_queued(), wait.lacks()), (true, None), "it lacks no place, but its turn");
     }
 
     #[test]

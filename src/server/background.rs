@@ -33,7 +33,7 @@ use crate::{
         signals,
         supervisor::Supervisor,
     },
-    session::Shared,
+    session::{Shared, ghosts},
     tls::{self, HandshakeFirst},
 };
 
@@ -186,6 +186,8 @@ impl Background {
             let all = Arc::clone(shared);
             self.tasks.spawn("fleet addresses", move |stop| fleet_addresses::announce(Arc::clone(&all), stop));
         }
+        let all = Arc::clone(shared);
+        self.tasks.spawn("ghosts", move |stop| ghosts::find(Arc::clone(&all), stop));
         let all = Arc::clone(shared);
         self.tasks.spawn("storm sampler", move |stop| storm_sampler::record(Arc::clone(&all), stop));
         let all = Arc::clone(shared);

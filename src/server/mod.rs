@@ -57,7 +57,9 @@ use crate::{
         monitor::Monitor,
         reload::{Parts, Reloader},
     },
-    session::{Descriptors, Shared, damped_dials::DampedDials, move_orders::MoveOrders, read_ahead::ReadAhead},
+    session::{
+        Descriptors, Shared, damped_dials::DampedDials, ghosts::Ghosts, move_orders::MoveOrders, read_ahead::ReadAhead,
+    },
     tally::Tallies,
     telemetry::{
         counters::Counters,
@@ -252,6 +254,7 @@ fn shared(
         reports: Reports::default(),
         damped_dials: DampedDials::default(),
         move_orders: MoveOrders::default(),
+        ghosts: Ghosts::default(),
         unanswered: Arc::default(),
         flight: Flight::default(),
         sessions,

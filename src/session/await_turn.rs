@@ -33,6 +33,9 @@ pub(super) async fn await_turn<L>(
 ) -> Waited<L> {
     let shared = Arc::clone(&cx.shared);
     let (mut held_since, mut shown) = (None, None);
+    if let Some(reason) = begun.0.lacks() {
+        cx.lacks_place(reason);
+    }
     let note = |wait: &SessionWait| {
         if wait.is_queued() && held_since.is_none() {
             held_since = Some(Instant::now());

@@ -45,6 +45,8 @@ pub(super) struct Context {
     pub waited: bool,
     /// Where the client comes from: the connection's peer, or who a trusted proxy says it is.
     pub peer: SocketAddr,
+    /// By what weir recognises a client whose last login from its source was good.
+    pub known_client: Option<ClientKey>,
     pub log: LogFields,
 }
 
@@ -97,7 +99,8 @@ impl Context {
         let peer = canonical(peer);
         let id = shared.next_id.fetch_add(1, Relaxed);
         let accepted = Instant::now();
-        Self { shared, listener, id, accepted, heard_after_ms: 0, waited: false, peer, log: LogFields::default() }
+        let (known_client, log) = (None, LogFields::default());
+        Self { shared, listener, id, accepted, heard_after_ms: 0, waited: false, peer, known_client, log }
     }
 
     /// The address that the client counts for.
@@ -183,6 +186,17 @@ impl Context {
         server.counters().admitted.fetch_add(1, Relaxed);
         self.shared.counters.admitted.fetch_add(1, Relaxed);
         self.shared.tallies.session_began(&self.who(), now());
+    }
+
+    /// The client lacks a place, for want of which it waits or is refused for this reason: a ghost of its own may have
+    /// that. Who has never been let in has none.
+    pub fn lacks_place(&self, reason: Refusal) {
+        if let Some(client) = self.known_client
+            && reason.is_for_a_place()
+            && !self.shared.admission.is_observing()
+        {
+            self.shared.ghosts.lacks_place(client);
+        }
     }
 
     /// Notes what became of a client that had to wait.

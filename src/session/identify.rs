@@ -65,6 +65,9 @@ impl Greeted {
         let user = credential.user().or(certificate.as_deref());
         cx.log.said = Said::new(user, connect.name(), connect.lang(), connect.version());
         cx.log.by_token = matches!(credential, Credential::Token(_));
+        let is_known = cx.shared.admission.source_reputation().is_known(claim);
+        let key = cx.shared.keys.client(cx.source(), credential_key, connect.name());
+        cx.known_client = is_known.then_some(key);
         // What the listener has no room for may still be let in as an operator's, and so may what only the slots have
         // room for that the servers keep for the system account.
         let held = dial_first.take_permit();
@@ -86,12 +89,10 @@ impl Greeted {
             let Downstream { stream, preface, refusing: _refusing, .. } = downstream;
             return Err(refuse(cx, Refusable::Nats(stream, preface), reason, refused).await);
         }
-        let key = cx.shared.keys.client(cx.source(), credential_key, connect.name());
         cx.log.client = Some(key);
         cx.log.account = Some(Arc::clone(&account));
         let quota_identity = quota_identity(cx, credential, user_key, &downstream);
         let may_use_reserve = operator.is_some();
-        let is_known = cx.shared.admission.source_reputation().is_known(claim);
         let proof = if is_known { Proof::Known } else { Proof::Missing(claim) };
         downstream.operator = operator;
         let would_refuse = downstream.entry.as_ref().and_then(AcceptPermit::would_refuse);

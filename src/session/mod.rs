@@ -23,6 +23,7 @@ mod downstream;
 mod established;
 mod failover;
 mod finish;
+pub mod ghosts;
 mod identify;
 mod listener;
 mod log_in;

@@ -21,7 +21,8 @@ use crate::{
     relay::registry::SessionRegistry,
     reports::Reports,
     session::{
-        connection_permit::Descriptors, damped_dials::DampedDials, move_orders::MoveOrders, read_ahead::ReadAhead,
+        connection_permit::Descriptors, damped_dials::DampedDials, ghosts::Ghosts, move_orders::MoveOrders,
+        read_ahead::ReadAhead,
     },
     tally::Tallies,
     telemetry::{counters::Counters, storms::Flight},
@@ -59,6 +60,8 @@ pub struct Shared {
     pub damped_dials: DampedDials,
     /// Sessions that are to go to another server.
     pub move_orders: MoveOrders,
+    /// Clients that lack a place that a ghost of theirs may have.
+    pub ghosts: Ghosts,
     /// Servers' connections whose clients have not answered yet, by source.
     pub unanswered: Arc<BySource>,
     /// The record of storms.

@@ -42,6 +42,7 @@ mod fleet_servers;
 mod fleet_trust;
 mod fleet_view;
 mod full_server;
+mod ghosts;
 mod hanging_logins;
 mod harness;
 mod hostile_clients;

@@ -246,6 +246,7 @@ async fn metrics_reasons_endpoints_and_signals() {
             for moved in ["drain", "lame_duck", "rebalance", "age"] {
                 assert!(rows.remove(moved), "clients that are moved cause it: tests/it/moves.rs, connection_age.rs");
             }
+            assert!(rows.remove("ghost"), "a client that does not answer causes it: tests/it/ghosts.rs");
             assert!(rows.remove("idle"), "it takes a policy that would end the others too: tests/it/policies.rs");
         }
         same(&format!("closes, {label}"), &rows, &values(&metrics, "weir_closed_total", label));
