@@ -35,8 +35,8 @@ pub(super) enum Verdict<W> {
     Admit(Pass),
     /// It waits for a token that it was promised, and is checked [again](Admission::at_reserved_time) then.
     Reserve(Box<Reservation<W>>),
-    /// It waits in the queue; its turn is [estimated](Admission::estimate_turn) at `check_at`. `lacks` is the reason for
-    /// which it would be refused now, where that is a place.
+    /// It waits in the queue; its turn is [estimated](Admission::estimate_turn) at `check_at`. `lacks` is the reason
+    /// for which it would be refused now, where that is a place.
     Hold { ticket: Ticket, check_at: Instant, lacks: Option<Refusal> },
     /// It is refused at `at`. The permit counts it among the clients that wait; `None` where it is told at once.
     Refuse { reason: Refusal, at: Instant, permit: Option<Permit> },
