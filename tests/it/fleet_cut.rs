@@ -15,8 +15,8 @@ use crate::fleet_servers::{accounts, orders, three_servers};
 /// What one of three weirs keeps at most of the quota, when the others no longer hear of it.
 const SHARE: usize = QUOTA.div_ceil(3);
 
-/// A few clients, connected one by one to this weir. They have a name: nobody reads them, so that they would be taken for
-/// the ghosts of nameless ones that lack a place.
+/// A few clients, connected one by one to this weir. They have a name: nobody reads them, so that they would be taken
+/// for the ghosts of nameless ones that lack a place.
 async fn few(weir: &Weir, n: usize) -> Vec<RawClient> {
     let mut clients = Vec::new();
     for _ in 0..n {
