@@ -22,7 +22,7 @@ use crate::{
 /// Room may come up, so it is planned again for those who found none.
 const PLAN_AGAIN: Duration = Duration::from_millis(250);
 
-/// A server that shuts down and has kept clients, since there was no room elsewhere, is evacuated again after this time.
+/// A server that shuts down and has kept clients for want of room elsewhere is evacuated again after this time.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// The clients that wait for a slot go within this part of the time; what is left is for those who found none.
