@@ -155,6 +155,8 @@ impl Rehomable {
                 Err(ended) => break ended,
             }
         };
+        // One that came while it ended is answered by that.
+        drop(self.session.shared.move_orders.take(self.session.registered.handle().facts().id));
         self.session.over(began, ended).await;
     }
 

@@ -79,6 +79,7 @@ mod reference_keys;
 mod refusal;
 mod refused_logins;
 mod rehome;
+mod rehome_jetstream;
 mod relay;
 mod reload;
 mod reload_listeners;
