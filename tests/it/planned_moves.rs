@@ -10,7 +10,11 @@ use futures::future::join_all;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::task::JoinHandle;
-use weir_testkit::{admin::AdminSocket, *};
+use weir_testkit::{
+    admin::AdminSocket,
+    tls::{Authority, pair},
+    *,
+};
 
 use crate::{
     natsz::ask,
@@ -32,16 +36,16 @@ struct Subscriber {
 }
 
 impl Subscriber {
-    async fn start(weir: &Weir) -> Self {
+    async fn start(options: async_nats::ConnectOptions, url: String) -> Self {
         let disconnects = Arc::<AtomicU64>::default();
         let seen = Arc::clone(&disconnects);
-        let options = async_nats::ConnectOptions::new().event_callback(move |event| {
+        let options = options.event_callback(move |event| {
             if matches!(event, async_nats::Event::Disconnected) {
                 seen.fetch_add(1, Relaxed);
             }
             std::future::ready(())
         });
-        let client = options.connect(weir.url()).await.expect("a client");
+        let client = options.connect(url).await.expect("a client");
         let (mut all, mut jobs) = (
             client.subscribe("all.*").await.unwrap(),
             client.queue_subscribe("jobs.*", "workers".to_owned()).await.unwrap(),
@@ -98,10 +102,31 @@ fn publish(address: &str, name: &'static str, stop: &Arc<AtomicBool>) -> JoinHan
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_message_is_lost_or_doubled_while_sessions_go_from_server_to_server() {
+    nothing_is_lost("", Weir::url, async_nats::ConnectOptions::new).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_over_websocket_within_tls() {
+    let authority = Authority::new("weir tests");
+    let own = authority.issue("weir", &["localhost"]);
+    let listener =
+        format!("kind = \"websocket\"\n[listeners.websocket]\ncompression = true\n[listeners.tls]\n{}", pair(&own));
+    let options =
+        || async_nats::ConnectOptions::new().connection_timeout(PATIENCE).add_root_certificates(authority.ca());
+    nothing_is_lost(&listener, |weir| format!("wss://localhost:{}", weir.port()), options).await;
+}
+
+/// Clients that connect so go through a drain, a rebalance and a lame duck.
+async fn nothing_is_lost(
+    listener: &str,
+    url: impl Fn(&Weir) -> String,
+    options: impl Fn() -> async_nats::ConnectOptions,
+) {
     const SUBSCRIBERS: usize = 9;
     let (mut cluster, admin) = (Cluster::start(3, |server| server).await, AdminSocket::default());
-    let weir = WeirConfig::of(&cluster).account("default", REHOME).table(&admin.toml()).start().await;
-    let subscribers = join_all((0..SUBSCRIBERS).map(|_| Subscriber::start(&weir))).await;
+    let config = WeirConfig::of(&cluster).listener(listener).account("default", REHOME).table(&admin.toml());
+    let weir = config.start().await;
+    let subscribers = join_all((0..SUBSCRIBERS).map(|_| Subscriber::start(options(), url(&weir)))).await;
     let stop = Arc::<AtomicBool>::default();
     // They are on servers that go on.
     let publishers: Vec<_> = [("a", 1), ("b", 2)]
