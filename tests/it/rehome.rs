@@ -88,6 +88,7 @@ async fn nobody_of_hundreds_is_closed_when_a_server_is_killed() {
     cluster.servers[1].kill9();
     let metrics = weir.until("all of its clients are re-homed", |metrics| moved(metrics, "rehomed") >= lost).await;
     assert_eq!((moved(&metrics, "rehomed"), moved(&metrics, "not_rehomed")), (lost, 0.0));
+    weir.says(&format!("sessions have lost their server rehomed={lost} not_rehomed=0")).await;
     for (n, client) in clients.iter_mut().enumerate() {
         client.publish(&format!("to.{n}"), b"here").await.unwrap();
         assert_eq!(gets(client).await, [format!("to.{n} here")]);

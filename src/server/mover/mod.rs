@@ -5,6 +5,7 @@
 mod age;
 mod carry_out;
 mod evacuate;
+mod lost;
 mod rebalance;
 mod watch;
 

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Asked, Census, Mover, evacuate::Evacuation, role};
+use super::{Asked, Census, Mover, evacuate::Evacuation, lost::Told, role};
 use crate::{
     config::RebalanceConfig,
     outcome::MoveCause,
@@ -39,6 +39,7 @@ const BETWEEN: Duration = Duration::from_secs(60);
 impl Mover {
     /// Watches until `stop`. `config` says what is done without being asked.
     pub async fn watch(self, config: impl Fn() -> RebalanceConfig, stop: CancellationToken) {
+        let mut told = Told::default();
         let servers = async {
             loop {
                 sleep(EVERY).await;
@@ -47,6 +48,7 @@ impl Mover {
                 self.look_for_returns().await;
                 self.look_for_unevenness(config().auto).await;
                 self.state().history.sweep(Instant::now());
+                told.look(&self.shared().counters, Instant::now());
             }
         };
         tokio::select! {
