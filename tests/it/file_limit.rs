@@ -37,9 +37,11 @@ async fn clients_beyond_the_limit_read_why_and_those_that_are_in_go_on() {
     let small = "[[listeners]]\nlisten = \"127.0.0.1:0\"\nmax_clients = 4";
     let config = WeirConfig::of_servers(&[&server]).default_settings().top("workers = 2").table(small);
     let weir = config.file_limit(200).start().await;
-    let mut inside = vec![RawClient::connect(&weir.other_listeners[0], &Login::nobody()).await];
+    // Those who are in read nothing for a while: of another name they are nobody's ghosts.
+    let silent = Login::nobody().name("silent");
+    let mut inside = vec![RawClient::connect(&weir.other_listeners[0], &silent).await];
     loop {
-        match RawClient::attempt(&weir.address, &Login::nobody(), PATIENCE).await {
+        match RawClient::attempt(&weir.address, &silent, PATIENCE).await {
             Attempt::In(client) => inside.push(client),
             refused => {
                 assert_eq!(refused.refusal(), Some(FULL), "{refused:?}");

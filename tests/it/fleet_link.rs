@@ -29,10 +29,13 @@ fn with_quota(cluster: &Cluster) -> WeirConfig {
 }
 
 /// Makes `n` attempts at the same time, spread over the weirs, and returns those that got in.
+/// Each has a name of its own: they read nothing once they are in, and would be taken for ghosts of those who come
+/// later.
 async fn attempts(weirs: &[&Weir], n: usize) -> Vec<RawClient> {
     let all = at_once(n, |i| {
         let address = weirs[i % weirs.len()].address.clone();
-        async move { RawClient::attempt(&address, &orders(), 2 * PATIENCE).await }
+        let login = orders().name(&fastrand::u64(..).to_string());
+        async move { RawClient::attempt(&address, &login, 2 * PATIENCE).await }
     });
     all.await.into_iter().filter_map(Attempt::into_client).collect()
 }

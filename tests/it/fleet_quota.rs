@@ -23,11 +23,13 @@ pub(crate) fn come(addresses: &[String], n: usize) -> Crowd {
 }
 
 /// Makes `n` attempts at the same time, spread over these weirs, and returns the clients that got in. All others must
-/// be refused with INFO, one of two texts and a FIN.
+/// be refused with INFO, one of two texts and a FIN. Each has a name of its own: they read nothing once they are in,
+/// and would be taken for ghosts of those who come later.
 pub(crate) async fn attempts(addresses: &[String], n: usize) -> Vec<RawClient> {
     let all = at_once(n, |i| {
         let address = addresses[i % addresses.len()].clone();
-        async move { RawClient::attempt(&address, &orders().lang("test"), 2 * PATIENCE).await }
+        let login = orders().lang("test").name(&fastrand::u64(..).to_string());
+        async move { RawClient::attempt(&address, &login, 2 * PATIENCE).await }
     })
     .await;
     let mut clients = Vec::new();
