@@ -18,6 +18,8 @@ pub struct MoveOrders(Mutex<HashMap<u64, MoveOrder>>);
 /// What one session is to do.
 #[derive(Debug)]
 pub struct MoveOrder {
+    /// The server to leave.
+    pub from: ServerId,
     /// On the server to go to.
     pub slot: Option<Slot>,
     /// Why it is to go.
@@ -58,9 +60,9 @@ impl MoveOrders {
 
     /// Gives the session with this id an order. It is to be told of that by
     /// [`request_move`](crate::relay::registry::SessionHandle::request_move).
-    pub fn give(&self, session: u64, slot: Slot, cause: MoveCause) -> Answer {
+    pub fn give(&self, session: u64, from: ServerId, slot: Slot, cause: MoveCause) -> Answer {
         let answer = Answer::default();
-        let order = MoveOrder { slot: Some(slot), cause, answer: answer.clone() };
+        let order = MoveOrder { from, slot: Some(slot), cause, answer: answer.clone() };
         let before = self.all().insert(session, order);
         drop(before);
         answer
@@ -105,7 +107,7 @@ mod tests {
         let slot = || Slot::promise(&server, std::time::Instant::now()).unwrap();
         let orders = MoveOrders::default();
 
-        let answer = orders.give(7, slot(), MoveCause::Rebalance);
+        let answer = orders.give(7, server.id(), slot(), MoveCause::Rebalance);
         assert!(orders.take(8).is_none() && answer.take().is_none());
         let mut order = orders.take(7).unwrap();
         let kept = order.slot.take();
@@ -115,7 +117,7 @@ mod tests {
         drop(kept);
 
         // Its session has ended.
-        let answer = orders.give(7, slot(), MoveCause::Drain);
+        let answer = orders.give(7, server.id(), slot(), MoveCause::Drain);
         assert_eq!(server.load().held(), 1);
         drop(orders.take(7));
         assert!(matches!(answer.take(), Some(Done::Stays)));

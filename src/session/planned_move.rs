@@ -46,6 +46,11 @@ impl Rehomable {
     /// Carries an order out. Returns how the session is on no server any more, if it is not, and whether it is certain
     /// that the server is lost.
     pub(super) async fn carry_out(&mut self, mut order: MoveOrder) -> Option<(Ended, bool)> {
+        if self.session.server.server().id() != order.from {
+            // It has gone meanwhile, for another reason.
+            order.done(Done::Stays);
+            return None;
+        }
         let bound = self.session.relay.stays_bound().map(|bound| bound.text());
         let shared = Arc::clone(&self.session.shared);
         let id = self.session.registered.handle().facts().id;

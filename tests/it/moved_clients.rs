@@ -105,9 +105,15 @@ impl Beside {
     async fn end(self) -> u64 {
         self.stop.store(true, Relaxed);
         self.publishes.await.unwrap();
-        self.client.publish("moves.all", "end".into()).await.unwrap();
-        self.client.flush().await.unwrap();
-        self.next.load(Relaxed)
+        // A session may be between two servers, and the servers may not know of all subscriptions again.
+        let (client, n) = (self.client, self.next.load(Relaxed));
+        tokio::spawn(async move {
+            for _ in 0..100 {
+                client.publish("moves.all", "end".into()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+        n
     }
 }
 

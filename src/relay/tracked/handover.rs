@@ -224,7 +224,9 @@ impl Relay<TrackedClient, TrackedServer> {
 
     /// A handover begins after [`REMEMBERS_BEFORE`]: until then what the server delivers is remembered.
     pub fn prepare_handover(&self) {
-        self.known().state().overlap = Some(Box::new(Overlap::new()));
+        let mut state = self.known().state();
+        let overlap = state.overlap.take().map_or_else(Overlap::new, |overlap| overlap.again());
+        state.overlap = Some(Box::new(overlap));
     }
 
     /// The session stays on its server.

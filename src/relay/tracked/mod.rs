@@ -192,10 +192,12 @@ impl State {
             && self.subscriptions.receives(sid) == Some(Receives::All)
             && let Some(overlap) = &mut self.overlap
         {
-            if !overlap.is_switched() {
-                overlap.old_delivers(sid, message, Instant::now());
-            } else if message.is_some_and(|message| overlap.is_leftover(message)) {
+            let now = Instant::now();
+            if message.is_some_and(|message| overlap.is_leftover(message, now)) {
                 return false;
+            }
+            if !overlap.is_switched() {
+                overlap.old_delivers(sid, message, now);
             }
         }
         if self.subscriptions.delivered(sid, 1) {

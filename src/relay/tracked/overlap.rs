@@ -35,7 +35,7 @@ const NEAR: Duration = Duration::from_millis(5);
 /// one has sent is read.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(1);
 
-/// Copies of what the old server has delivered still come from the new one for so long after the old one has stopped.
+/// Copies of what the old server has delivered still come from the new one for so long after that.
 const LEFTOVERS_FOR: Duration = Duration::from_secs(2);
 
 /// The most messages of the old server that are remembered: 100,000 a second with 24 bytes and an entry of a table.
@@ -57,6 +57,8 @@ pub(super) struct Overlap {
     hasher: DefaultHashBuilder,
     /// Of the old server, when each was delivered; the new one has not delivered its copy.
     ahead: Bag<Ahead>,
+    /// The same once the old server delivers no more: copies of these are on their way from the present one.
+    leftovers: Bag<Ahead>,
     /// Of the new server; the old one has not delivered its copy.
     kept: Bag<Box<[u8]>>,
     kept_bytes: usize,
@@ -85,6 +87,7 @@ impl Overlap {
         Self {
             hasher: DefaultHashBuilder::default(),
             ahead: Bag::default(),
+            leftovers: Bag::default(),
             kept: Bag::default(),
             kept_bytes: 0,
             far: HashMap::new(),
@@ -94,6 +97,11 @@ impl Overlap {
             is_too_long: false,
             switched: None,
         }
+    }
+
+    /// The session is to go to yet another server. Copies may still come of what the one before delivered.
+    pub fn again(self) -> Self {
+        Self { leftovers: self.leftovers, ..Self::new() }
     }
 
     /// Whether the old server delivers no more.
@@ -186,6 +194,7 @@ impl Overlap {
     /// The old server delivers no more. Returns what only the new one has delivered, in its order.
     pub fn switch(&mut self, now: Instant) -> impl Iterator<Item = Box<[u8]>> + use<> {
         self.switched = Some(now);
+        self.leftovers = std::mem::take(&mut self.ahead);
         self.kept_bytes = 0;
         std::mem::take(&mut self.kept).into_items()
     }
@@ -194,20 +203,22 @@ impl Overlap {
     /// copies of what the client has had.
     pub fn not_counted(&self, sid: &[u8]) -> u32 {
         let sid = self.hasher.hash_one(sid);
-        let copies = self.ahead.items().filter(|one| one.sid == sid).count();
+        let copies = self.leftovers.items().filter(|one| one.sid == sid).count();
         let copies = u32::try_from(copies).unwrap_or(u32::MAX);
         self.from_new.get(&sid).copied().unwrap_or(0).saturating_add(copies)
     }
 
-    /// Whether this message of the new server is the copy of one that the old server had delivered.
-    pub fn is_leftover(&mut self, message: &[u8]) -> bool {
-        self.ahead.take_last(self.hasher.hash_one(message)).is_some()
+    /// Whether this message of the present server is the copy of one that the server before it had delivered.
+    pub fn is_leftover(&mut self, message: &[u8], now: Instant) -> bool {
+        let is_late = |one: &Ahead| now.saturating_duration_since(one.at) > LEFTOVERS_FOR;
+        self.leftovers.drop_first_while(is_late);
+        self.leftovers.len() > 0 && self.leftovers.take_last(self.hasher.hash_one(message)).is_some()
     }
 
     /// Whether nothing is left to be matched.
     pub fn is_over(&self, now: Instant) -> bool {
         let is_late = |at| now.saturating_duration_since(at) > LEFTOVERS_FOR;
-        self.switched.is_some_and(|at| is_late(at) || self.ahead.len() == 0)
+        self.switched.is_some_and(|at| is_late(at) || self.leftovers.len() == 0)
     }
 }
 
@@ -320,7 +331,7 @@ mod tests {
         fn new_server(&mut self, ms: u64, message: &str) {
             let now = self.at(ms);
             match self.overlap.is_switched() {
-                true if self.overlap.is_over(now) || !self.overlap.is_leftover(message.as_bytes()) => {
+                true if self.overlap.is_over(now) || !self.overlap.is_leftover(message.as_bytes(), now) => {
                     self.had.push(message.to_owned());
                 }
                 true => {}
@@ -371,6 +382,17 @@ mod tests {
         client.new_server(1700, "tick");
         assert_eq!((client.had.len(), client.had.last().unwrap().as_str()), (8, "tick"));
         assert!(client.overlap.is_over(client.at(1700)));
+    }
+
+    #[test]
+    fn a_copy_that_comes_while_the_session_goes_on_to_a_third_server_is_one() {
+        let (mut overlap, now) = (Overlap::new(), Instant::now());
+        overlap.subscribes(now);
+        overlap.old_delivers(b"1", Some(b"a"), now);
+        assert_eq!(overlap.switch(now).count(), 0);
+        let mut overlap = overlap.again();
+        assert!(!overlap.is_switched() && !overlap.is_over(now));
+        assert!(overlap.is_leftover(b"a", now) && !overlap.is_leftover(b"a", now));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
     rebalance::run::{Candidate, Landing, QUIET, Run, Step, Turn},
     session::move_orders::Done,
     telemetry::moment::Moment,
-    upstream::{Server, Slot},
+    upstream::{Server, ServerId, Slot},
 };
 
 /// How often it is looked who has landed.
@@ -82,25 +82,27 @@ impl Mover {
                     let longest = if on_their_way.is_empty() { QUIET } else { LOOK };
                     sleep(left.clamp(Duration::from_millis(1), longest)).await;
                 }
-                Step::Move { candidate, flow, to } => match self.begin(&candidate, &servers[to], cause, now) {
-                    Begun::OnItsWay(way) => {
-                        without_room = 0;
-                        let (session, to) = (candidate.session, servers[to].id());
-                        on_their_way.push(OnItsWay { session, to, way, flow, until: now + RETURN_WITHIN });
-                    }
-                    not => {
-                        if matches!(not, Begun::NoSlot) {
-                            without_room += 1;
-                            if without_room >= WITHOUT_ROOM {
-                                no_room = Some(format!("{} has no free slot", servers[to].name()));
-                            }
+                Step::Move { candidate, flow, to } => {
+                    match self.begin(&candidate, servers[candidate.from].id(), &servers[to], cause, now) {
+                        Begun::OnItsWay(way) => {
+                            without_room = 0;
+                            let (session, to) = (candidate.session, servers[to].id());
+                            on_their_way.push(OnItsWay { session, to, way, flow, until: now + RETURN_WITHIN });
                         }
-                        with_run(&mut |run| {
-                            run.not_begun(flow);
-                            Step::Wait(now)
-                        });
+                        not => {
+                            if matches!(not, Begun::NoSlot) {
+                                without_room += 1;
+                                if without_room >= WITHOUT_ROOM {
+                                    no_room = Some(format!("{} has no free slot", servers[to].name()));
+                                }
+                            }
+                            with_run(&mut |run| {
+                                run.not_begun(flow);
+                                Step::Wait(now)
+                            });
+                        }
                     }
-                },
+                }
             }
         }
     }
@@ -126,11 +128,13 @@ impl Mover {
     }
 
     /// Keeps a slot for a client, and closes it, or has its session go there.
-    fn begin(&self, candidate: &Candidate, to: &Arc<Server>, cause: MoveCause, now: Instant) -> Begun {
-        let Some(session) = self.shared().sessions.get(candidate.session) else { return Begun::Gone };
+    fn begin(&self, candidate: &Candidate, from: ServerId, to: &Arc<Server>, cause: MoveCause, now: Instant) -> Begun {
+        let session = self.shared().sessions.get(candidate.session);
+        // It may have gone to another server since it was counted.
+        let Some(session) = session.filter(|session| session.server_id() == from) else { return Begun::Gone };
         let Some(slot) = Slot::promise(to, now) else { return Begun::NoSlot };
         let way = if session.is_rehomable() {
-            let answer = self.shared().move_orders.give(candidate.session, slot, cause);
+            let answer = self.shared().move_orders.give(candidate.session, from, slot, cause);
             session.request_move();
             Way::Asked(answer)
         } else {

@@ -61,8 +61,9 @@ func main() {
 	check("connect", err)
 	_, err = client.Subscribe("moves.all", func(message *nats.Msg) {
 		if string(message.Data) == "end" {
-			ended.Store(true)
-			close(end)
+			if !ended.Swap(true) {
+				close(end)
+			}
 			return
 		}
 		lock.Lock()
