@@ -101,7 +101,7 @@ impl Overlap {
 
     /// The session is to go to yet another server. Copies may still come of what the one before delivered.
     pub fn again(self) -> Self {
-        Self { leftovers: self.leftovers, ..Self::new() }
+        Self { leftovers: self.leftovers, hasher: self.hasher, ..Self::new() }
     }
 
     /// Whether the old server delivers no more.
