@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use weir_testkit::{admin::AdminSocket, *};
 
-fn moved(metrics: &metrics::Metrics, cause: &str, result: &str) -> f64 {
+pub(crate) fn moved(metrics: &metrics::Metrics, cause: &str, result: &str) -> f64 {
     metrics.get(&format!("weir_moves_total{{cause=\"{cause}\",result=\"{result}\"}}")).unwrap_or(0.0)
 }
 

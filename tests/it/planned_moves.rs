@@ -1,8 +1,8 @@
 //! Sessions that are moved to another server while theirs works: no client loses its connection, and none a message.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -17,40 +17,47 @@ use weir_testkit::{
 };
 
 use crate::{
+    moves::moved,
     natsz::ask,
     rehome::{REHOME, gets},
 };
 
-fn moved(metrics: &metrics::Metrics, cause: &str, result: &str) -> f64 {
-    metrics.get(&format!("weir_moves_total{{cause=\"{cause}\",result=\"{result}\"}}")).unwrap_or(0.0)
-}
-
 /// The numbers that publishers have sent, in the order in which they came.
 type Numbers = BTreeMap<String, Vec<u64>>;
+
+/// Counts how often a client with these options loses its connection.
+pub(crate) fn count_disconnects(options: async_nats::ConnectOptions) -> (async_nats::ConnectOptions, Arc<AtomicU64>) {
+    let disconnects = Arc::<AtomicU64>::default();
+    let seen = Arc::clone(&disconnects);
+    let options = options.event_callback(move |event| {
+        if matches!(event, async_nats::Event::Disconnected) {
+            seen.fetch_add(1, Relaxed);
+        }
+        std::future::ready(())
+    });
+    (options, disconnects)
+}
 
 /// A subscriber through weir, of each message and of a share of a queue's.
 struct Subscriber {
     /// What it has had of `all.*`, by publisher, and of `jobs.*`.
     had: JoinHandle<(Numbers, Numbers)>,
+    /// The publishers from which `all.*` has come.
+    heard: Arc<Mutex<BTreeSet<String>>>,
     disconnects: Arc<AtomicU64>,
 }
 
 impl Subscriber {
     async fn start(options: async_nats::ConnectOptions, url: String) -> Self {
-        let disconnects = Arc::<AtomicU64>::default();
-        let seen = Arc::clone(&disconnects);
-        let options = options.event_callback(move |event| {
-            if matches!(event, async_nats::Event::Disconnected) {
-                seen.fetch_add(1, Relaxed);
-            }
-            std::future::ready(())
-        });
+        let (options, disconnects) = count_disconnects(options);
         let client = options.connect(url).await.expect("a client");
         let (mut all, mut jobs) = (
             client.subscribe("all.*").await.unwrap(),
             client.queue_subscribe("jobs.*", "workers".to_owned()).await.unwrap(),
         );
         client.flush().await.unwrap();
+        let heard = Arc::<Mutex<BTreeSet<String>>>::default();
+        let publishers = Arc::clone(&heard);
         let had = tokio::spawn(async move {
             let (mut of_all, mut of_jobs) = <(Numbers, Numbers)>::default();
             let note = |had: &mut Numbers, message: async_nats::Message| {
@@ -66,6 +73,7 @@ impl Subscriber {
                             break;
                         }
                         note(&mut of_all, message);
+                        publishers.lock().unwrap().extend(of_all.keys().cloned());
                     }
                     message = jobs.next() => note(&mut of_jobs, message.expect("a subscription that does not end")),
                 }
@@ -77,7 +85,7 @@ impl Subscriber {
             drop(client);
             (of_all, of_jobs)
         });
-        Self { had, disconnects }
+        Self { had, heard, disconnects }
     }
 }
 
@@ -134,6 +142,14 @@ async fn nothing_is_lost(
         .into_iter()
         .collect();
 
+    // Until the publishers know of all subscriptions a new server may have what the old one never had.
+    for subscriber in &subscribers {
+        eventually(PATIENCE, "it hears both publishers", async || {
+            let heard = subscriber.heard.lock().unwrap().len();
+            if heard == 2 { Ok(()) } else { Err(heard) }
+        })
+        .await;
+    }
     admin.does(&["drain", "n1"]).await;
     let is_empty = |metrics: &metrics::Metrics| metrics.get("weir_sessions_active{server=\"n1\"}") == Some(0.0);
     weir.until("n1 is empty", is_empty).await;

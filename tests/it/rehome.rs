@@ -7,10 +7,12 @@ use rustix::process::Signal;
 use serde_json::Value;
 use weir_testkit::{client::Op, *};
 
+use crate::moves;
+
 pub(crate) const REHOME: &str = "rehome = true";
 
 fn moved(metrics: &metrics::Metrics, result: &str) -> f64 {
-    metrics.get(&format!("weir_moves_total{{cause=\"server_lost\",result=\"{result}\"}}")).unwrap_or(0.0)
+    moves::moved(metrics, "server_lost", result)
 }
 
 /// The server with a client, of which there is one.

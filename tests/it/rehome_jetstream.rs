@@ -13,7 +13,7 @@ use futures::StreamExt;
 use tokio::task::JoinHandle;
 use weir_testkit::{admin::AdminSocket, *};
 
-use crate::rehome::REHOME;
+use crate::{planned_moves::count_disconnects, rehome::REHOME};
 
 fn number(payload: &[u8]) -> u64 {
     str::from_utf8(payload).expect("text").parse().expect("a number")
@@ -58,14 +58,7 @@ async fn watchers_and_consumers_go_on_through_a_move_and_the_death_of_their_serv
     let bucket = kv::Config { bucket: "SETTINGS".to_owned(), num_replicas: 3, history: 64, ..Default::default() };
     let settings = beside.create_key_value(bucket).await.expect("a bucket");
 
-    let disconnects = Arc::<AtomicU64>::default();
-    let seen = Arc::clone(&disconnects);
-    let options = async_nats::ConnectOptions::new().event_callback(move |event| {
-        if matches!(event, async_nats::Event::Disconnected) {
-            seen.fetch_add(1, Relaxed);
-        }
-        std::future::ready(())
-    });
+    let (options, disconnects) = count_disconnects(async_nats::ConnectOptions::new());
     let client = options.connect(weir.url()).await.expect("a client");
     let js = jetstream::new(client.clone());
     let last = Arc::new(AtomicU64::new(u64::MAX));
