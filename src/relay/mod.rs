@@ -52,7 +52,7 @@ pub use self::{
     passthrough::Passthrough,
     server_side::{InfoPolicy, ServerSide},
     stalled::Stalled,
-    tracked::{HandoverEnd, Known, NewServer, PREPARES_FOR, TrackedClient, TrackedServer},
+    tracked::{HandoverEnd, Known, NewServer, REMEMBERS_BEFORE, TrackedClient, TrackedServer},
     waiting::held_bytes,
 };
 

@@ -12,13 +12,13 @@ use crate::{
     dial::LoggedIn,
     net::{linger, stream::Stream, timer::now},
     outcome::{Cause, MoveResult, Party},
-    relay::{Ended, HandoverEnd, NewServer, PREPARES_FOR, registry::AtServer},
+    relay::{Ended, HandoverEnd, NewServer, REMEMBERS_BEFORE},
     session::{
         connect_upstream::connect_with_failover,
         established::Established,
         login_evidence::{LoginAttempt, NotAnswered},
         move_orders::{Done, MoveOrder},
-        rehome::{Rehomable, RehomeTerms},
+        rehome::{Rehomable, RehomeTerms, why_not_of},
         shared::Shared,
     },
     upstream::{ServerId, Slot},
@@ -101,7 +101,7 @@ impl Rehomable {
         let Established { relay, registered, shared, .. } = &mut **session;
         let until = Instant::now() + LOGS_IN_WITHIN;
         relay.prepare_handover();
-        let prepared = Instant::now() + PREPARES_FOR;
+        let prepared = Instant::now() + REMEMBERS_BEFORE;
         let log_in = async {
             let found = timeout_at(until, terms.log_in_at(shared, &account, slot, until)).await;
             sleep_until(prepared).await;
@@ -119,10 +119,8 @@ impl Rehomable {
         let Pass { server: slot, account: _login } = pass;
         let why_not = if slot.server().id() == from {
             Some("no other server has let it in")
-        } else if info.remote_account().is_some_and(|name| account.is_known() && *name != **account.name()) {
-            Some("its login belongs to another account by now")
         } else {
-            None
+            why_not_of(&account, &info)
         };
         if let Some(why) = why_not {
             close_behind(stream, slot);
@@ -138,9 +136,7 @@ impl Rehomable {
         .await;
         let (unused, result) = match end {
             HandoverEnd::Switched => {
-                let client_id = info.client_id().unwrap_or(0);
-                registered.handle().moved_to(AtServer { server: Some(Arc::clone(slot.server())), client_id });
-                terms.is_at(&info);
+                terms.goes_on(registered.handle(), slot.server(), &info);
                 let to = slot.server().id();
                 (mem::replace(&mut session.server, slot), Ok(to))
             }

@@ -19,7 +19,10 @@ use crate::{
     net::timer::now,
     outcome::{Cause, MoveCause, MoveResult, Party},
     protocol::{connect::Connect, info::Info},
-    relay::{Ended, Known, NewServer, TrackedClient, TrackedServer, registry::AtServer},
+    relay::{
+        Ended, Known, NewServer, TrackedClient, TrackedServer,
+        registry::{AtServer, SessionHandle},
+    },
     session::{
         await_turn::{Waited, follow},
         connect_upstream::connect_with_failover,
@@ -263,18 +266,22 @@ impl Rehomable {
         };
         let (pass, logged_in) = found.unwrap_or(Err(NoHome::Not("no other server in time")))?;
         let LoggedIn { stream, info, rest } = *logged_in;
-        if info.remote_account().is_some_and(|name| account.is_known() && *name != **account.name()) {
-            return Err(NoHome::Not("its login belongs to another account by now"));
+        if let Some(why) = why_not_of(account, &info) {
+            return Err(NoHome::Not(why));
         }
         // What it has had there is given back with it; the account's slot of the login ends with the login.
         let Pass { server, account: _login } = pass;
-        let now_at = AtServer { server: Some(Arc::clone(server.server())), client_id: info.client_id().unwrap_or(0) };
-        registered.handle().moved_to(now_at);
-        terms.is_at(&info);
+        terms.goes_on(registered.handle(), server.server(), &info);
         let new = NewServer { stream, server: Arc::clone(server.server()), info: &info, rest: &rest };
         session.server = server;
         session.relay.go_on(new).map_err(NoHome::Over)
     }
+}
+
+/// Why a session of this account cannot go on with a server that has let its client in with this INFO, if it cannot.
+pub(super) fn why_not_of(account: &Account, info: &Info) -> Option<&'static str> {
+    let is_another = info.remote_account().is_some_and(|name| account.is_known() && *name != **account.name());
+    is_another.then_some("its login belongs to another account by now")
 }
 
 impl RehomeTerms {
@@ -317,9 +324,10 @@ impl RehomeTerms {
         Connect::parse(line.trim_ascii_end()).map_err(|_| "its CONNECT does not parse")
     }
 
-    /// The session is on the server process with this INFO.
-    pub fn is_at(&mut self, info: &Info) {
+    /// The session goes on with this server, which has let the client in with this INFO.
+    pub fn goes_on(&mut self, session: &SessionHandle, server: &Arc<Server>, info: &Info) {
         self.server_id = info.server_id().into();
+        session.moved_to(AtServer { server: Some(Arc::clone(server)), client_id: info.client_id().unwrap_or(0) });
     }
 
     /// Why the session cannot be on two servers for a while, if it cannot.

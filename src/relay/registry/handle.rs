@@ -59,6 +59,11 @@ pub enum ServerSays {
     Closed,
 }
 
+/// Whether this has been requested since the last call. One relaxed load where it has not.
+fn take(requested: &AtomicBool) -> bool {
+    requested.load(Relaxed) && requested.swap(false, Relaxed)
+}
+
 impl SessionHandle {
     /// `account` is that of the client, as far as is known, and `at` is where it is connected.
     pub fn new(facts: SessionFacts, account: Option<Arc<str>>, at: AtServer) -> Self {
@@ -143,7 +148,7 @@ impl SessionHandle {
 
     /// Whether an INFO has been asked for since the last call. One relaxed load where none has.
     pub fn take_info_requested(&self) -> bool {
-        self.info_requested.load(Relaxed) && self.info_requested.swap(false, Relaxed)
+        take(&self.info_requested)
     }
 
     /// It can go on with another server.
@@ -169,7 +174,7 @@ impl SessionHandle {
 
     /// Whether that has been asked since the last call. One relaxed load where it has not.
     pub fn take_move_requested(&self) -> bool {
-        self.move_requested.load(Relaxed) && self.move_requested.swap(false, Relaxed)
+        take(&self.move_requested)
     }
 
     /// Asks a session that can go on with another server to find out whether its own still answers.
@@ -181,7 +186,7 @@ impl SessionHandle {
 
     /// Whether that has been asked since the last call. One relaxed load where it has not.
     pub fn take_probe_requested(&self) -> bool {
-        self.probe_requested.load(Relaxed) && self.probe_requested.swap(false, Relaxed)
+        take(&self.probe_requested)
     }
 
     /// Asks the session to ask its client for a sign of life, and to end where none comes.

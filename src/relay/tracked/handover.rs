@@ -1,8 +1,8 @@
 //! A session goes from a server that works to another one, without a message lost or doubled: the new server gets the
 //! subscriptions while the old one still delivers, and takes over once both have delivered for a while.
 //!
-//! 1. For [`REMEMBERS_BEFORE`] it is remembered what the old server delivers. Then the new server gets the
-//!    subscriptions, and answers a PING.
+//! 1. For [`REMEMBERS_BEFORE`](super::REMEMBERS_BEFORE) it is remembered what the old server delivers. Then the new
+//!    server gets the subscriptions, and answers a PING.
 //! 2. Both deliver for [`BOTH_DELIVER_FOR`] or longer, until the other servers of the cluster have learned of each
 //!    subscription at the new one. A client that goes on subscribing is stopped for a moment.
 //!    The client has what the old one delivers; copies are matched ([`super::overlap`]).
@@ -22,10 +22,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{
-    Bound, Known, LONGEST_MATCHED, NewServer, TrackedClient, TrackedServer,
-    overlap::{Overlap, REMEMBERS_BEFORE},
-};
+use super::{Bound, Known, LONGEST_MATCHED, NewServer, TrackedClient, TrackedServer, overlap::Overlap};
 use crate::{
     net::stream::Stream,
     outcome::{Cause, Party},
@@ -45,9 +42,6 @@ use crate::{
     upstream::Server,
     worker::{self, Scratch},
 };
-
-/// See [`REMEMBERS_BEFORE`].
-pub const PREPARES_FOR: Duration = REMEMBERS_BEFORE;
 
 /// Both servers deliver for so long since the new one has got the last subscription.
 const BOTH_DELIVER_FOR: Duration = Duration::from_millis(1500);
@@ -222,7 +216,8 @@ impl Relay<TrackedClient, TrackedServer> {
         }
     }
 
-    /// A handover begins after [`REMEMBERS_BEFORE`]: until then what the server delivers is remembered.
+    /// A handover begins after [`REMEMBERS_BEFORE`](super::REMEMBERS_BEFORE): until then what the server delivers is
+    /// remembered.
     pub fn prepare_handover(&self) {
         let mut state = self.known().state();
         let overlap = state.overlap.take().map_or_else(Overlap::new, |overlap| overlap.again());

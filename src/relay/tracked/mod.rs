@@ -24,9 +24,7 @@ use self::overlap::Overlap;
 use crate::protocol::subscriptions::{NoRoom, Receives, Subscriptions, unsub};
 
 pub use self::{
-    client_side::TrackedClient,
-    handover::{HandoverEnd, PREPARES_FOR},
-    homeless::NewServer,
+    client_side::TrackedClient, handover::HandoverEnd, homeless::NewServer, overlap::REMEMBERS_BEFORE,
     server_side::TrackedServer,
 };
 

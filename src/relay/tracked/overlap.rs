@@ -26,7 +26,7 @@ use crate::protocol::subscriptions::Receives;
 /// What the old server delivers is remembered for so long before the new one gets the subscriptions. Where other
 /// clients of the new server have the same subscription, messages are on their way to it that the old one has delivered
 /// by then.
-pub(super) const REMEMBERS_BEFORE: Duration = Duration::from_millis(300);
+pub const REMEMBERS_BEFORE: Duration = Duration::from_millis(300);
 
 /// Copies that are no further apart need no second look.
 const NEAR: Duration = Duration::from_millis(5);
