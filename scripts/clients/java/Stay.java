@@ -1,6 +1,6 @@
-// jnats through weir, while its session is moved from server to server: subscribes, works for a queue, asks, publishes to
-// JetStream and reads from it, until it is told to end. Prints READY, and at the end what it has had, as JSON.
-// Usage: java Stay.java nats://HOST:PORT
+// jnats through weir, while its session is moved from server to server: subscribes, works for a queue, asks,
+// publishes to JetStream and reads from it, until it is told to end. Prints READY, and at the end what it has had,
+// as JSON. Usage: java Stay.java nats://HOST:PORT
 import io.nats.client.*;
 import io.nats.client.api.*;
 import java.nio.charset.StandardCharsets;

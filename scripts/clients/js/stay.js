@@ -1,6 +1,6 @@
-// nats.js through weir, while its session is moved from server to server: subscribes, works for a queue, asks, publishes
-// to JetStream and reads from it, until it is told to end. Prints READY, and at the end what it has had, as JSON.
-// Usage: node stay.js nats://HOST:PORT
+// nats.js through weir, while its session is moved from server to server: subscribes, works for a queue, asks,
+// publishes to JetStream and reads from it, until it is told to end. Prints READY, and at the end what it has had,
+// as JSON. Usage: node stay.js nats://HOST:PORT
 import { readFileSync } from "node:fs";
 import { connect } from "@nats-io/transport-node";
 import { AckPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream";

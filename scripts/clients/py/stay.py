@@ -1,6 +1,6 @@
-"""nats-py through weir, while its session is moved from server to server: subscribes, works for a queue, asks, publishes
-to JetStream and reads from it, until it is told to end. Prints READY, and at the end what it has had, as JSON.
-Usage: stay.py nats://HOST:PORT"""
+"""nats-py through weir, while its session is moved from server to server: subscribes, works for a queue, asks,
+publishes to JetStream and reads from it, until it is told to end. Prints READY, and at the end what it has had,
+as JSON. Usage: stay.py nats://HOST:PORT"""
 
 import asyncio
 import json
