@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::{Bound, Known, LONGEST_HELD, complete};
+use super::{Bound, Known, LONGEST_HELD, WholeOperations};
 use crate::{
     outcome::Cause,
     protocol::{
@@ -41,50 +41,6 @@ impl TrackedClient {
     /// The server is lost, with all that it had of the operation that is under way.
     pub(super) fn lose_server(&mut self) {
         self.drops_rest = !self.inner.at_boundary();
-    }
-
-    /// Passes all operations that are whole, and returns how many bytes they have.
-    fn pass_whole(&mut self, bytes: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
-        let mut at = 0_usize;
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            match self.pass_operation(rest, out)? {
-                0 => break,
-                passed => at = at.saturating_add(passed),
-            }
-        }
-        Ok(at)
-    }
-
-    /// Passes at least one operation, and returns how many bytes that are; 0 where its rest is still to come.
-    fn pass_operation(&mut self, rest: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
-        if !self.inner.at_boundary() {
-            return self.pass_rest(rest, out);
-        }
-        let whole = self.inner.framing().pass_whole(rest);
-        if whole > 0 {
-            self.publishes();
-            out.put(rest.get(..whole).unwrap_or_default());
-            return Ok(whole);
-        }
-        match ClientOperation::at(rest) {
-            ClientOperation::Unfinished if rest.len() < LONGEST_HELD && self.may_go_on(rest) => Ok(0),
-            ClientOperation::Publication { len } if len > rest.len() && len <= LONGEST_HELD => Ok(0),
-            ClientOperation::Unfinished => self.forward(rest, out),
-            ClientOperation::Publication { len } => {
-                self.publishes();
-                self.forward(rest.get(..len).unwrap_or(rest), out)
-            }
-            ClientOperation::Sub { line, arguments } => {
-                self.known.state().subscribe(arguments);
-                self.pass_interest(line, out)
-            }
-            ClientOperation::Unsub { line, arguments } => {
-                self.known.state().unsubscribe(arguments);
-                self.pass_interest(line, out)
-            }
-            ClientOperation::Ping(line) if self.is_answered_here() => Ok(line.len()),
-            ClientOperation::Ping(line) | ClientOperation::Line(line) => self.forward(line, out),
-        }
     }
 
     /// Whether this is the beginning of an operation, as far as it goes: the server answers what is none.
@@ -163,22 +119,53 @@ impl TrackedClient {
     }
 }
 
+impl WholeOperations for TrackedClient {
+    fn pass_operation(&mut self, rest: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        if !self.inner.at_boundary() {
+            return self.pass_rest(rest, out);
+        }
+        let whole = self.inner.framing().pass_whole(rest);
+        if whole > 0 {
+            self.publishes();
+            out.put(rest.get(..whole).unwrap_or_default());
+            return Ok(whole);
+        }
+        match ClientOperation::at(rest) {
+            ClientOperation::Unfinished if rest.len() < LONGEST_HELD && self.may_go_on(rest) => Ok(0),
+            ClientOperation::Publication { len } if len > rest.len() && len <= LONGEST_HELD => Ok(0),
+            ClientOperation::Unfinished => self.forward(rest, out),
+            ClientOperation::Publication { len } => {
+                self.publishes();
+                self.forward(rest.get(..len).unwrap_or(rest), out)
+            }
+            ClientOperation::Sub { line, arguments } => {
+                self.known.state().subscribe(arguments);
+                self.pass_interest(line, out)
+            }
+            ClientOperation::Unsub { line, arguments } => {
+                self.known.state().unsubscribe(arguments);
+                self.pass_interest(line, out)
+            }
+            ClientOperation::Ping(line) if self.is_answered_here() => Ok(line.len()),
+            ClientOperation::Ping(line) | ClientOperation::Line(line) => self.forward(line, out),
+        }
+    }
+
+    fn length(begun: &[u8]) -> Option<usize> {
+        match ClientOperation::at(begun) {
+            ClientOperation::Publication { len } => Some(len),
+            _ => None,
+        }
+    }
+
+    fn held(&mut self) -> &mut Vec<u8> {
+        &mut self.held
+    }
+}
+
 impl Side for TrackedClient {
     fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
-        let mut rest = chunk;
-        while !self.held.is_empty() && !rest.is_empty() {
-            let mut held = mem::take(&mut self.held);
-            let missing = match ClientOperation::at(&held) {
-                ClientOperation::Publication { len } => Some(len.saturating_sub(held.len())),
-                _ => None,
-            };
-            rest = complete(&mut held, rest, missing);
-            let passed = self.pass_whole(&held, out)?;
-            self.held.extend_from_slice(held.get(passed..).unwrap_or_default());
-        }
-        let passed = self.pass_whole(rest, out)?;
-        self.held.extend_from_slice(rest.get(passed..).unwrap_or_default());
-        Ok(())
+        self.pass_chunk(chunk, out)
     }
 
     fn messages(&self) -> u64 {

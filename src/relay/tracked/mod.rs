@@ -14,6 +14,7 @@ mod server_side;
 mod tests;
 
 use std::{
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -21,7 +22,11 @@ use std::{
 use memchr::memchr;
 
 use self::overlap::Overlap;
-use crate::protocol::subscriptions::{NoRoom, Receives, Subscriptions, unsub};
+use crate::{
+    outcome::Cause,
+    protocol::subscriptions::{NoRoom, Receives, Subscriptions, unsub},
+    relay::direction::Outlet,
+};
 
 pub use self::{
     client_side::TrackedClient, handover::HandoverEnd, homeless::NewServer, overlap::REMEMBERS_BEFORE,
@@ -106,6 +111,44 @@ fn complete<'a>(held: &mut Vec<u8>, chunk: &'a [u8], missing: Option<usize>) -> 
     let (now, rest) = chunk.split_at(needed.clamp(1, chunk.len().max(1)).min(chunk.len()));
     held.extend_from_slice(now);
     rest
+}
+
+/// A side that passes whole operations, and holds the beginning of the next one.
+trait WholeOperations {
+    /// Passes at least one operation, and returns how many bytes that are; 0 where its rest is still to come.
+    fn pass_operation(&mut self, rest: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause>;
+
+    /// How long the operation is of which this is the beginning, in bytes, where that is known.
+    fn length(begun: &[u8]) -> Option<usize>;
+
+    fn held(&mut self) -> &mut Vec<u8>;
+
+    /// Passes all operations that are whole, and returns how many bytes they have.
+    fn pass_whole(&mut self, bytes: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        let mut at = 0_usize;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            match self.pass_operation(rest, out)? {
+                0 => break,
+                passed => at = at.saturating_add(passed),
+            }
+        }
+        Ok(at)
+    }
+
+    /// Passes what is held and what has come, and holds what is not whole yet.
+    fn pass_chunk(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
+        let mut rest = chunk;
+        while !self.held().is_empty() && !rest.is_empty() {
+            let mut held = mem::take(self.held());
+            let missing = Self::length(&held).map(|len| len.saturating_sub(held.len()));
+            rest = complete(&mut held, rest, missing);
+            let passed = self.pass_whole(&held, out)?;
+            self.held().extend_from_slice(held.get(passed..).unwrap_or_default());
+        }
+        let passed = self.pass_whole(rest, out)?;
+        self.held().extend_from_slice(rest.get(passed..).unwrap_or_default());
+        Ok(())
+    }
 }
 
 impl Known {

@@ -1,8 +1,8 @@
 //! Server to client, in whole operations.
 
-use std::{mem, sync::Arc};
+use std::sync::Arc;
 
-use super::{Bound, Known, LONGEST_HELD, LONGEST_MATCHED, complete};
+use super::{Bound, Known, LONGEST_HELD, LONGEST_MATCHED, WholeOperations};
 use crate::{
     outcome::Cause,
     protocol::{MAX_INFO_LINE, info::Info, op::ServerOperation},
@@ -72,19 +72,42 @@ impl TrackedServer {
         self.inner.moved_to(server, info)
     }
 
-    /// Passes all operations that are whole, and returns how many bytes they have.
-    fn pass_whole(&mut self, bytes: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
-        let mut at = 0_usize;
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            match self.pass_operation(rest, out)? {
-                0 => break,
-                passed => at = at.saturating_add(passed),
-            }
-        }
-        Ok(at)
+    fn forward(&mut self, bytes: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        self.inner.pass(bytes, out)?;
+        Ok(bytes.len())
     }
 
-    /// Passes at least one operation, and returns how many bytes that are; 0 where its rest is still to come.
+    /// Passes the rest of an operation that goes on as it comes.
+    fn pass_rest(&mut self, rest: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
+        if self.inner.collects_line() {
+            return self.forward(rest, out);
+        }
+        let end = self.inner.framing().pass_boundary(rest);
+        let passed = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+        out.put(passed);
+        if end.is_some() && !self.inner.at_boundary() {
+            return self.forward(rest.get(passed.len()..).unwrap_or_default(), out);
+        }
+        Ok(passed.len())
+    }
+
+    /// What an error of the server means for what it knows of the client.
+    fn note_error(&self, text: &[u8]) {
+        let begins_with = |begin: &[u8]| text.get(..begin.len()).is_some_and(|text| text.eq_ignore_ascii_case(begin));
+        let mut state = self.known.state();
+        if begins_with(SUBSCRIPTION_REFUSED) {
+            // … to "SUBJECT", or … to "SUBJECT" using queue "QUEUE"; a sid may follow.
+            let mut parts = text.split(|byte| *byte == b'"').skip(1);
+            let (subject, between, queue) = (parts.next(), parts.next(), parts.next());
+            let queue = queue.filter(|_| between == Some(b" using queue "));
+            state.subscriptions.refused(subject.unwrap_or_default(), queue);
+        } else if !STAYS_OPEN.iter().any(|begin| begins_with(begin)) {
+            state.bind(Bound::Error);
+        }
+    }
+}
+
+impl WholeOperations for TrackedServer {
     fn pass_operation(&mut self, rest: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
         if !self.inner.at_boundary() {
             return self.pass_rest(rest, out);
@@ -130,57 +153,21 @@ impl TrackedServer {
         }
     }
 
-    fn forward(&mut self, bytes: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
-        self.inner.pass(bytes, out)?;
-        Ok(bytes.len())
+    fn length(begun: &[u8]) -> Option<usize> {
+        match ServerOperation::at(begun) {
+            ServerOperation::Message { len, .. } => Some(len),
+            _ => None,
+        }
     }
 
-    /// Passes the rest of an operation that goes on as it comes.
-    fn pass_rest(&mut self, rest: &[u8], out: &mut Outlet<'_, '_>) -> Result<usize, Cause> {
-        if self.inner.collects_line() {
-            return self.forward(rest, out);
-        }
-        let end = self.inner.framing().pass_boundary(rest);
-        let passed = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
-        out.put(passed);
-        if end.is_some() && !self.inner.at_boundary() {
-            return self.forward(rest.get(passed.len()..).unwrap_or_default(), out);
-        }
-        Ok(passed.len())
-    }
-
-    /// What an error of the server means for what it knows of the client.
-    fn note_error(&self, text: &[u8]) {
-        let begins_with = |begin: &[u8]| text.get(..begin.len()).is_some_and(|text| text.eq_ignore_ascii_case(begin));
-        let mut state = self.known.state();
-        if begins_with(SUBSCRIPTION_REFUSED) {
-            // … to "SUBJECT", or … to "SUBJECT" using queue "QUEUE"; a sid may follow.
-            let mut parts = text.split(|byte| *byte == b'"').skip(1);
-            let (subject, between, queue) = (parts.next(), parts.next(), parts.next());
-            let queue = queue.filter(|_| between == Some(b" using queue "));
-            state.subscriptions.refused(subject.unwrap_or_default(), queue);
-        } else if !STAYS_OPEN.iter().any(|begin| begins_with(begin)) {
-            state.bind(Bound::Error);
-        }
+    fn held(&mut self) -> &mut Vec<u8> {
+        &mut self.held
     }
 }
 
 impl Side for TrackedServer {
     fn pass(&mut self, chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
-        let mut rest = chunk;
-        while !self.held.is_empty() && !rest.is_empty() {
-            let mut held = mem::take(&mut self.held);
-            let missing = match ServerOperation::at(&held) {
-                ServerOperation::Message { len, .. } => Some(len.saturating_sub(held.len())),
-                _ => None,
-            };
-            rest = complete(&mut held, rest, missing);
-            let passed = self.pass_whole(&held, out)?;
-            self.held.extend_from_slice(held.get(passed..).unwrap_or_default());
-        }
-        let passed = self.pass_whole(rest, out)?;
-        self.held.extend_from_slice(rest.get(passed..).unwrap_or_default());
-        Ok(())
+        self.pass_chunk(chunk, out)
     }
 
     fn announce(&mut self) -> Option<Vec<u8>> {
