@@ -94,6 +94,16 @@ fn comments_fit_on_a_screen() {
     assert_none(&format!("comments wider than {WIDEST} columns"), &wide);
 }
 
+/// libFuzzer does not start without the folder of inputs that it is given, and git keeps no empty folder.
+#[test]
+fn every_fuzz_target_has_inputs() {
+    let has_inputs =
+        |name: &str| fs::read_dir(root().join("fuzz/corpus").join(name)).is_ok_and(|mut dir| dir.next().is_some());
+    let names = files("fuzz/fuzz_targets").into_iter().map(|file| file.path.file_stem().unwrap().display().to_string());
+    let without: Vec<_> = names.filter(|name| !has_inputs(name)).collect();
+    assert_none("without inputs in fuzz/corpus", &without);
+}
+
 /// What is tracked must mean the same on every machine.
 #[test]
 fn no_tracked_file_names_a_place_on_one_machine() {
