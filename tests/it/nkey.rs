@@ -32,7 +32,8 @@ async fn full(key: &KeyPair, admission: &str) -> (NatsServer, Weir, Vec<RawClien
     let weir = WeirConfig::of_servers(&[&server]).cluster("reserve = 0").admission(&admission).start().await;
     let mut clients = Vec::new();
     for _ in 0..10 {
-        clients.push(RawClient::connect(&weir.address, &bill().lang("patient")).await);
+        // They answer no PING: under the name of those who come later they would be taken for ghosts.
+        clients.push(RawClient::connect(&weir.address, &bill().lang("patient").name("inside")).await);
     }
     server.settles_at(10).await;
     (server, weir, clients)

@@ -21,7 +21,8 @@ async fn full() -> (NatsServer, Weir, Vec<RawClient>) {
         .await;
     let mut clients = Vec::new();
     for _ in 0..10 {
-        clients.push(RawClient::connect(&weir.address, &Login::nobody().lang("patient")).await);
+        // They answer no PING: under the name of those who come later they would be taken for ghosts.
+        clients.push(RawClient::connect(&weir.address, &Login::nobody().lang("patient").name("inside")).await);
     }
     server.settles_at(10).await;
     (server, weir, clients)
@@ -147,10 +148,12 @@ async fn a_held_client_gets_the_place_that_becomes_free() {
     let admission = "rate = 20000\nburst = 20000\nmax_hold = \"19s\"\nrefusal_spread = \"19s\"";
     let weir = WeirConfig::of_servers(&[&server]).cluster("reserve = 0").admission(admission).start().await;
     let mut clients = Vec::new();
+    // They answer no PING: under the name of the one who comes later they would be taken for ghosts.
+    let inside = Login::nobody().name("inside");
     for _ in 0..10 {
-        clients.push(RawClient::connect(&weir.address, &Login::nobody()).await);
+        clients.push(RawClient::connect(&weir.address, &inside).await);
     }
-    let mut late = weir.lets_in_late(&mut clients, &Login::nobody(), &Login::nobody()).await;
+    let mut late = weir.lets_in_late(&mut clients, &inside, &Login::nobody()).await;
     late.round_trip().await.unwrap();
     assert!(!server.log_contains(FULL));
 
