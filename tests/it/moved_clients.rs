@@ -27,6 +27,8 @@ struct Report {
     asked: u64,
     unanswered: u64,
     published: u64,
+    /// Acknowledgements that JetStream has not confirmed.
+    unconfirmed: u64,
     read: Vec<u64>,
 }
 
@@ -158,10 +160,10 @@ async fn while_they_work(
     let published = beside.end().await;
     let reports = join_all(clients.into_iter().map(Client::report)).await;
     for report in &reports {
-        let Report { client, disconnects, asked, unanswered, published, read, .. } = report;
+        let Report { client, disconnects, asked, unanswered, published, unconfirmed, read, .. } = report;
         say(&format!(
             "{client}: {} numbers, {} jobs, {asked} requests, {unanswered} unanswered, {published} to JetStream, {} read, \
-             {disconnects} disconnects",
+             {unconfirmed} unconfirmed, {disconnects} disconnects",
             report.all.len(),
             report.jobs.len(),
             read.len()

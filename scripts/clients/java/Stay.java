@@ -45,7 +45,8 @@ public class Stay {
         AtomicInteger asked = new AtomicInteger(), unanswered = new AtomicInteger();
         List<String> all = Collections.synchronizedList(new ArrayList<>());
         List<String> jobs = Collections.synchronizedList(new ArrayList<>());
-        List<String> read = Collections.synchronizedList(new ArrayList<>());
+        AtomicInteger unconfirmed = new AtomicInteger();
+        Set<Integer> read = new ConcurrentSkipListSet<>();
         CountDownLatch end = new CountDownLatch(1);
         Options options = new Options.Builder().server(args[0]).connectionName("stay-java").connectionTimeout(Duration.ofSeconds(20))
             .connectionListener((connection, event) -> {
@@ -93,13 +94,21 @@ public class Stay {
                     }
                 }
                 while (end.getCount() > 0 || read.size() < published.get()) {
+                    List<Message> messages;
                     try {
-                        for (Message message : reader.fetch(10, Duration.ofSeconds(1))) {
-                            message.ackSync(Duration.ofSeconds(5));
-                            read.add(text(message));
-                        }
+                        messages = reader.fetch(10, Duration.ofSeconds(1));
                     } catch (Exception again) {
                         Thread.sleep(50);
+                        continue;
+                    }
+                    for (Message message : messages) {
+                        read.add(Integer.valueOf(text(message)));
+                        try {
+                            message.ackSync(Duration.ofSeconds(5));
+                        } catch (Exception lost) {
+                            // A consumer's leader may be killed between what it stores and what it answers.
+                            unconfirmed.incrementAndGet();
+                        }
                     }
                 }
             }));
@@ -107,11 +116,12 @@ public class Stay {
         end.await();
         // The last jobs are on their way.
         Thread.sleep(1000);
-        for (Thread loop : loops) loop.join();
+        long until = System.nanoTime() + TimeUnit.SECONDS.toNanos(60);
+        for (Thread loop : loops) loop.join(Math.max(1, (until - System.nanoTime()) / 1_000_000));
         String version = Nats.CLIENT_VERSION;
         System.out.println("{\"client\": \"jnats " + version + "\", \"disconnects\": " + disconnects + ", \"all\": " + all
             + ", \"jobs\": " + jobs + ", \"asked\": " + asked + ", \"unanswered\": " + unanswered
-            + ", \"published\": " + published + ", \"read\": " + read + "}");
+            + ", \"published\": " + published + ", \"unconfirmed\": " + unconfirmed + ", \"read\": " + read + "}");
         client.close();
         System.exit(0);
     }

@@ -12,7 +12,8 @@ import nats
 
 async def main(url):
     report = {"client": f"nats-py {version('nats-py')}", "disconnects": 0, "all": [], "jobs": []}
-    report |= {"asked": 0, "unanswered": 0, "published": 0, "read": []}
+    report |= {"asked": 0, "unanswered": 0, "published": 0, "unconfirmed": 0}
+    read_numbers = set()
     end = asyncio.Event()
 
     async def disconnected():
@@ -57,13 +58,19 @@ async def main(url):
 
     async def read():
         reader = await js.pull_subscribe("moves.js.py", durable="py")
-        while not (end.is_set() and len(report["read"]) >= report["published"]):
+        while not (end.is_set() and len(read_numbers) >= report["published"]):
             try:
-                for message in await reader.fetch(10, timeout=1):
-                    await message.ack_sync(timeout=5)
-                    report["read"].append(int(message.data))
+                messages = await reader.fetch(10, timeout=1)
             except Exception:
                 await asyncio.sleep(0.05)
+                continue
+            for message in messages:
+                read_numbers.add(int(message.data))
+                try:
+                    await message.ack_sync(timeout=5)
+                except Exception:
+                    # A consumer's leader may be killed between what it stores and what it answers.
+                    report["unconfirmed"] += 1
 
     await client.subscribe("moves.all", cb=heard)
     await client.subscribe("moves.jobs", queue="workers", cb=job)
@@ -73,7 +80,10 @@ async def main(url):
     await end.wait()
     # The last jobs are on their way.
     await asyncio.sleep(1)
-    await asyncio.gather(*loops)
+    done, _ = await asyncio.wait(loops, timeout=60)
+    for loop in done:
+        loop.result()
+    report["read"] = sorted(read_numbers)
     print(json.dumps(report), flush=True)
     await client.close()
 

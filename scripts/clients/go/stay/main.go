@@ -7,7 +7,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -25,6 +27,7 @@ type report struct {
 	Asked       int    `json:"asked"`
 	Unanswered  int    `json:"unanswered"`
 	Published   int64  `json:"published"`
+	Unconfirmed int    `json:"unconfirmed"`
 	Read        []int  `json:"read"`
 }
 
@@ -45,6 +48,7 @@ func main() {
 	time.AfterFunc(170*time.Second, func() { check("the whole", context.DeadlineExceeded) })
 	var (
 		told        = report{Client: "nats.go " + nats.Version, All: []int{}, Jobs: []int{}, Read: []int{}}
+		read        = map[int]bool{}
 		lock        sync.Mutex
 		loops       sync.WaitGroup
 		disconnects atomic.Int64
@@ -112,16 +116,20 @@ func main() {
 			reader, _ = js.CreateOrUpdateConsumer(bounded, "MOVES", config)
 			cancel()
 		}
-		for !ended.Load() || int64(len(told.Read)) < published.Load() {
+		for !ended.Load() || int64(len(read)) < published.Load() {
 			batch, err := reader.Fetch(10, jetstream.FetchMaxWait(time.Second))
 			if err != nil {
 				time.Sleep(50 * time.Millisecond)
 				continue
 			}
 			for message := range batch.Messages() {
+				lock.Lock()
+				read[number(message.Data())] = true
+				lock.Unlock()
 				bounded, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-				if message.DoubleAck(bounded) == nil {
-					told.Read = append(told.Read, number(message.Data()))
+				// A consumer's leader may be killed between what it stores and what it answers.
+				if message.DoubleAck(bounded) != nil {
+					told.Unconfirmed++
 				}
 				cancel()
 			}
@@ -131,8 +139,17 @@ func main() {
 	<-end
 	// The last jobs are on their way.
 	time.Sleep(time.Second)
-	loops.Wait()
+	done := make(chan struct{})
+	go func() {
+		loops.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(60 * time.Second):
+	}
 	lock.Lock()
+	told.Read = slices.Sorted(maps.Keys(read))
 	told.Disconnects, told.Published = disconnects.Load(), published.Load()
 	text, err := json.Marshal(told)
 	check("report", err)
