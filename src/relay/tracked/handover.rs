@@ -22,7 +22,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Bound, Known, LONGEST_MATCHED, NewServer, TrackedClient, TrackedServer, overlap::Overlap};
+use super::{
+    Bound, Known, LONGEST_MATCHED, NewServer, TrackedClient, TrackedServer,
+    overlap::{Overlap, YOUNG_FOR},
+};
 use crate::{
     net::stream::Stream,
     outcome::{Cause, Party},
@@ -43,8 +46,8 @@ use crate::{
     worker::{self, Scratch},
 };
 
-/// Both servers deliver for so long since the new one has got the last subscription.
-const BOTH_DELIVER_FOR: Duration = Duration::from_millis(1500);
+/// Both servers deliver for so long since the new one has got the last subscription: until all servers know of it.
+const BOTH_DELIVER_FOR: Duration = YOUNG_FOR;
 
 /// A client that still subscribes anew after this time, as for each request or each batch of a pull consumer, is not
 /// read for [`SPREADS_WITHIN`].
@@ -204,7 +207,8 @@ impl Relay<TrackedClient, TrackedServer> {
         };
         {
             let mut state = self.known().state();
-            let overlap = state.overlap.get_or_insert_with(|| Box::new(Overlap::new()));
+            let last_sub = state.last_sub;
+            let overlap = state.overlap.get_or_insert_with(|| Box::new(Overlap::new(last_sub)));
             overlap.subscribes(now);
             state.subscriptions.write_without_max(&mut handover.out);
         }
@@ -220,7 +224,9 @@ impl Relay<TrackedClient, TrackedServer> {
     /// remembered.
     pub fn prepare_handover(&self) {
         let mut state = self.known().state();
-        let overlap = state.overlap.take().map_or_else(Overlap::new, |overlap| overlap.again());
+        let overlap = state.overlap.take();
+        let last_sub = state.last_sub;
+        let overlap = overlap.map_or_else(|| Overlap::new(last_sub), |overlap| overlap.again(last_sub));
         state.overlap = Some(Box::new(overlap));
     }
 

@@ -54,6 +54,8 @@ struct State {
     before_own_ping: Option<u32>,
     /// It subscribes for the client until that is answered.
     replays: bool,
+    /// When the client has subscribed last.
+    last_sub: Option<Instant>,
     /// Where the session is on no server.
     homeless: Option<Homeless>,
     /// Where two servers deliver, or have done so of late.
@@ -159,6 +161,7 @@ impl Known {
             pings: 0,
             before_own_ping: None,
             replays: false,
+            last_sub: None,
             homeless: None,
             overlap: None,
             bound: None,
@@ -193,8 +196,11 @@ impl State {
         {
             self.bind(Bound::Memory);
         }
+        let now = Instant::now();
+        self.last_sub = Some(now);
         if let Some(both) = self.both() {
-            both.last_sub = Some(Instant::now());
+            // The sid is the last word.
+            both.subscribe(arguments.trim_ascii_end().rsplit(u8::is_ascii_whitespace).next().unwrap_or_default(), now);
             both.to_new.extend_from_slice(b"SUB ");
             both.to_new.extend_from_slice(arguments.trim_ascii_end());
             both.to_new.extend_from_slice(b"\r\n");
