@@ -17,6 +17,7 @@ pub use self::{
 use crate::fleet::view::FleetView;
 use crate::{
     fleet::view,
+    rebalance::under_way::UnderWay,
     reports::answer::{Growing, Rate, RefusedClient, TimeLeft},
 };
 
@@ -55,6 +56,7 @@ pub struct Overview {
     /// The clients that did not get in most often in the last ten minutes, of which as many are told as fit on a page.
     pub refused_clients: Vec<RefusedClient>,
     pub traffic: Traffic,
+    pub moves: Moves,
     /// Where weir is in a fleet.
     pub fleet: Option<Fleet>,
     pub history: History,
@@ -274,6 +276,27 @@ pub struct Traffic {
     pub bytes_down: u64,
     pub messages_up: u64,
     pub messages_down: u64,
+}
+
+/// Clients that weir moves to other servers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Moves {
+    /// What is under way, as of the last half second.
+    #[serde(flatten)]
+    pub under_way: UnderWay,
+    /// What became of moves since weir's start, without what has not occurred.
+    pub totals: Vec<MoveTotal>,
+}
+
+/// Moves of one cause that came to the same.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MoveTotal {
+    /// As in the log and the metrics, as is `result`.
+    pub cause: String,
+    pub result: String,
+    pub total: u64,
 }
 
 /// The storms, as `/storms` has them, each with its course in at most [`StormCurve::MOST`] points.

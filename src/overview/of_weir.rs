@@ -14,11 +14,12 @@ use crate::{
         fullness::Level,
         watch::{Limit, Row, Sample},
     },
-    outcome::{BadLogin, Refusal},
+    outcome::{BadLogin, MoveCause, MoveResult, Refusal},
     overview::{
-        Account, Clients, Count, FORM, Health, History, LargeSource, Leaks, Listener, Overview, Process, Refusals,
-        Server, Source, Storm, StormCurve, Storms, Traffic, Warning, history::tenths, of_fleet,
+        Account, Clients, Count, FORM, Health, History, LargeSource, Leaks, Listener, MoveTotal, Moves, Overview,
+        Process, Refusals, Server, Source, Storm, StormCurve, Storms, Traffic, Warning, history::tenths, of_fleet,
     },
+    rebalance::under_way::UnderWay,
     reports::{
         answer::{Growing, RefusedClient},
         counted::{self, Only},
@@ -112,6 +113,7 @@ pub fn of(shared: &Shared, error: Option<&str>, since: u64, now: Instant) -> Ove
             messages_up: totals.messages_up,
             messages_down: totals.messages_down,
         },
+        moves: moves(shared),
         fleet: of_fleet::in_short(shared, now),
         history,
         storms: of_storms(shared, since.min(newest)),
@@ -288,6 +290,21 @@ fn leaks(shared: &Shared) -> Leaks {
 fn refused_clients(shared: &Shared, now: Instant) -> Vec<RefusedClient> {
     let lately = shared.tallies.not_let_in.summary_of(LATELY_MINUTES, now);
     counted::refusals(&lately, &Only::default(), REFUSED_CLIENTS).clients
+}
+
+fn moves(shared: &Shared) -> Moves {
+    let mut under_way = UnderWay::clone(&shared.moves_under_way.load());
+    for one in &mut under_way.emptied {
+        one.server = shown(&one.server);
+    }
+    let results = |cause| MoveResult::ALL.into_iter().map(move |result| (cause, result));
+    let total = |(cause, result): (MoveCause, MoveResult)| MoveTotal {
+        cause: cause.name().to_owned(),
+        result: result.name().to_owned(),
+        total: shared.counters.moves(cause, result),
+    };
+    let totals = MoveCause::ALL.into_iter().flat_map(results).map(total).filter(|one| one.total > 0).collect();
+    Moves { under_way, totals }
 }
 
 fn of_storms(shared: &Shared, since: u64) -> Storms {

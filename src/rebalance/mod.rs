@@ -8,3 +8,4 @@ pub mod plan;
 pub mod run;
 #[cfg(test)]
 mod simulation;
+pub mod under_way;

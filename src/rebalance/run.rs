@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{identity::ClientKey, rebalance::plan::Plan};
 
@@ -95,7 +95,8 @@ struct FlowNow {
 }
 
 /// What a run has done so far, in clients.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Progress {
     pub planned: u32,
     pub landed: u32,

@@ -247,6 +247,7 @@ fn shared(
         keys: Arc::<Keys>::default(),
         notifier: Arc::new(Notifier::new(advertised_info.own_server_id())),
         usage: ArcSwap::default(),
+        moves_under_way: ArcSwap::default(),
         advertised_info: Arc::new(advertised_info),
         counters: Arc::new(Counters::default()),
         tallies: Tallies::default(),

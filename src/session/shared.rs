@@ -18,6 +18,7 @@ use crate::{
     identity::{Directory, Keys, trusted_proxy::ProxyKey},
     net::socket::TcpTimeouts,
     notify::Notifier,
+    rebalance::under_way::UnderWay,
     relay::registry::SessionRegistry,
     reports::Reports,
     session::{
@@ -70,6 +71,8 @@ pub struct Shared {
     pub notifier: Arc<Notifier>,
     /// How full servers, accounts and listeners are, as of the last second.
     pub usage: ArcSwap<Vec<Row>>,
+    /// The moves that are under way, as of the last half second.
+    pub moves_under_way: ArcSwap<UnderWay>,
     /// The sessions that relay.
     pub sessions: Arc<SessionRegistry>,
     /// The clients that wait for their turn, for those who look at connections.

@@ -111,6 +111,8 @@ pub fn lines(watched: &Watched, choices: &Choices, width: usize) -> Vec<Line<'st
     lines.push(Line::default());
     lines.extend(figures(watched, width));
     lines.extend(fleet(watched));
+    let moves = watched.overview.moves.under_way.lines().into_iter();
+    lines.extend(moves.map(|words| Line::from(colour(format!(" {}", within(&words, width - 2)), Color::Cyan))));
     lines.extend(warnings(watched));
     for ((_, section), _) in SECTIONS.iter().zip(choices.hidden).filter(|(_, hidden)| !hidden) {
         lines.push(Line::default());

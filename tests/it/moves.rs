@@ -90,6 +90,15 @@ async fn a_rebalance_does_what_the_dry_run_said_and_then_nothing() {
     assert!(again.code == 1 && again.err.contains("is under way"), "{again:?}");
     assert!(admin.does(&["rebalance", "--pause"]).await.starts_with("paused"));
     assert!(admin.does(&["rebalance", "--resume"]).await.starts_with("running"));
+    let shown = async || {
+        let (_, body) = http::get(&weir.monitor, "/overviewz").await.expect("GET /overviewz");
+        serde_json::from_str::<Value>(&body).expect("JSON")["moves"].clone()
+    };
+    eventually(PATIENCE, "the overview shows that it is under way", async || {
+        let moves = shown().await;
+        if moves["rebalance"]["planned"] == 56 { Ok(()) } else { Err(moves) }
+    })
+    .await;
     weir.says("rebalance has ended").await;
     assert!(began.elapsed() > Duration::from_millis(55 * 50), "55 gaps of 50 ms: {:?}", began.elapsed());
     are(&cluster, [34, 33, 33]).await;
@@ -97,6 +106,15 @@ async fn a_rebalance_does_what_the_dry_run_said_and_then_nothing() {
     let metrics = weir.until("each of them has landed", |metrics| landed(metrics) == 56.0).await;
     assert_eq!(refused(&metrics), 0.0);
     assert_eq!(metrics.sum_where("weir_closed_total", "reason", "rebalance"), 56.0);
+
+    eventually(PATIENCE, "the overview shows how it has ended", async || {
+        let moves = shown().await;
+        let ended = ["state", "landed", "left"].map(|name| moves["rebalance"][name].clone());
+        let totals = serde_json::json!([{"cause": "rebalance", "result": "landed", "total": 56}]);
+        let is_so = ended.as_slice() == [Value::from("ended"), 56.into(), 0.into()] && moves["totals"] == totals;
+        if is_so && moves["emptied"] == serde_json::json!([]) { Ok(()) } else { Err(moves) }
+    })
+    .await;
 
     for _ in 0..10 {
         assert_eq!(admin.answers(&["rebalance"]).await["clients"], 0);

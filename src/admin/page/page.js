@@ -171,6 +171,7 @@
     sections.tiles(state);
     drawCourse();
     sections.servers(state);
+    sections.moves(state);
     sections.fleet(state);
     sections.refusals(state);
     sections.accounts(state);

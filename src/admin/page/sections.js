@@ -128,6 +128,51 @@ const sections = (() => {
     text(byId("servers-sum"), `${used} of ${all.length} take clients`);
   }
 
+  // Clients that weir moves to other servers.
+
+  const moved = ["landed", "elsewhere", "rehomed"];
+
+  /** How far a rebalance is, or how it ended. */
+  function rebalanceWords({ state, by, planned, landed, elsewhere, late, on_their_way, left, seconds, seconds_left, stopped }) {
+    const done = `${count(landed + elsewhere + late)} of ${count(planned)} clients moved`;
+    const why = stopped ? `: ${stopped}` : "";
+    if (state === "ended") return `last rebalance, by ${by}: ${done}, ${count(left)} left, in ${duration(seconds)}${why}`;
+    const rest = state === "running" ? `about ${duration(seconds_left)} left` : state + why;
+    return `rebalance by ${by}: ${done}, ${count(on_their_way)} on their way, ${rest}`;
+  }
+
+  function moves({ overview }) {
+    const { rebalance, emptied, totals } = overview.moves;
+    show(byId("moves-card"), Boolean(rebalance) || emptied.length > 0 || totals.length > 0);
+    const now = emptied.map((one) => [`server ${one.server}`, one.sessions - one.left, one.sessions,
+      `${one.server} is emptied (${one.cause.replaceAll("_", " ")}): ${count(one.left)} of ${count(one.sessions)} sessions `
+        + `left${one.left > 0 ? `, for ${duration(one.seconds_left)}` : ""}`]);
+    if (rebalance) {
+      const { landed, elsewhere, late, planned } = rebalance;
+      now.unshift(["rebalance", landed + elsewhere + late, planned, rebalanceWords(rebalance)]);
+    }
+    list(byId("moves-now"), now, ([key]) => key, () => make("li"), (item, [, done, all, words]) => {
+      named(item, words, "span", [{ of: "sessions", value: done }], Math.max(1, all));
+    });
+    const causes = [...new Set(totals.map((one) => one.cause))];
+    const of = (cause) => totals.filter((one) => one.cause === cause);
+    const most = Math.max(1, ...causes.map((cause) => sum(of(cause).map((one) => one.total))));
+    table(byId("moves"), {
+      columns: [["cause", "wide"], ["moved", "number"]],
+      items: causes,
+      key: (cause) => cause,
+      fill: (cells, cause) => {
+        const there = sum(of(cause).filter((one) => moved.includes(one.result)).map((one) => one.total));
+        named(cells[0], cause, "code", [{ of: "sessions", value: there }], most);
+        text(cells[1], count(there));
+      },
+      note: (cause) => of(cause).filter((one) => !moved.includes(one.result))
+        .map((one) => `${count(one.total)} ${one.result.replaceAll("_", " ")}`).join(", "),
+      nothing: "Nobody has been moved since the start.",
+    });
+    text(byId("moves-sum"), now.length === 0 ? "since the start" : "");
+  }
+
   // The weirs of the fleet.
 
   const modes = { lease: ["by leases", "good"], split: ["by the split", "bad"], alone: ["no other weir", "warn"] };
@@ -342,5 +387,5 @@ const sections = (() => {
       (row, [, value]) => text(row.children[1], value));
   }
 
-  return { tiles, servers, fleet, refusals, accounts, leaks, sources, machine, table, badge };
+  return { tiles, servers, moves, fleet, refusals, accounts, leaks, sources, machine, table, badge };
 })();

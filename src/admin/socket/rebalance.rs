@@ -16,7 +16,8 @@ use crate::{
         },
     },
     rebalance::run::Progress,
-    server::mover::{Asked, Preview, Status},
+    rebalance::under_way::Status,
+    server::mover::{Asked, Preview},
     telemetry::moment::Moment,
 };
 

@@ -46,6 +46,9 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
         let (arrived, admitted, refused) = (storm.arrived, storm.admitted, storm.refused);
         line(text, &format!("a storm for {lasts}: {arrived} arrived, {admitted} admitted, {refused} refused"))?;
     }
+    for moves in overview.moves.under_way.lines() {
+        line(text, &moves)?;
+    }
     servers(text, &overview.servers)?;
     refusals(text, overview)
 }

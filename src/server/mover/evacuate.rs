@@ -8,7 +8,7 @@ use std::{
 use tokio::time::{sleep, sleep_until};
 use tracing::info;
 
-use super::{Census, Mover, State, carry_out::Go, lock, role};
+use super::{Census, Emptying, Mover, State, carry_out::Go, lock, role};
 use crate::{
     outcome::{MoveCause, MoveResult},
     rebalance::{
@@ -60,6 +60,26 @@ impl Drop for Evacuation {
     }
 }
 
+/// That the clients of a server are being moved away, for who looks, until this is dropped.
+struct Shown {
+    state: Arc<Mutex<State>>,
+    server: ServerId,
+}
+
+impl Shown {
+    fn new(state: &Arc<Mutex<State>>, emptying: Emptying) -> Self {
+        let server = emptying.server.id();
+        lock(state).emptying.push(emptying);
+        Self { state: Arc::clone(state), server }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        lock(&self.state).emptying.retain(|one| one.server.id() != self.server);
+    }
+}
+
 impl Mover {
     /// Moves the clients of a server to the others within this time: at the pace at which the cluster takes them, or
     /// faster where that takes too long. Those for whom there is no room in time stay on a server that shuts down,
@@ -68,6 +88,7 @@ impl Mover {
         let began = Instant::now();
         let until = began + within;
         let sessions = server.load().sessions();
+        let _shown = Shown::new(&self.0.state, Emptying { server: Arc::clone(server), cause, sessions, until });
         while self.is_occupied(server, cause) {
             let now = Instant::now();
             let time = until.saturating_duration_since(now).mul_f64(PART);

@@ -15,15 +15,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
-
 use crate::{
     admission::moving::Move,
     identity::ClientKey,
+    outcome::MoveCause,
     rebalance::{
         history::History,
         plan::{Role, ServerNow},
-        run::{Candidate, Progress, Run},
+        run::{Candidate, Run},
+        under_way::{Emptied, Status, UnderWay},
     },
     relay::registry::{ListenerKind, SessionHandle},
     session::{Shared, move_orders::Answer},
@@ -54,8 +54,10 @@ struct State {
     /// How the last one ended.
     last: Option<Status>,
     last_ended: Option<Instant>,
-    /// Servers whose clients are being moved away.
+    /// Servers that shut down and whose clients are being moved away.
     evacuated: HashSet<ServerId>,
+    /// All servers whose clients are being moved away.
+    emptying: Vec<Emptying>,
     /// When the clients of a server that had no room elsewhere are to be moved away again.
     evacuated_again_at: HashMap<ServerId, Instant>,
     /// Servers from which weir has moved clients since they shut down: once they are back, they get their share again.
@@ -64,8 +66,25 @@ struct State {
     uneven_since: Option<Instant>,
 }
 
+impl State {
+    /// How far the rebalance is, or how the last one ended.
+    fn status(&self) -> Option<Status> {
+        self.current.as_ref().map(Current::status).or_else(|| self.last.clone())
+    }
+}
+
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A server whose clients are being moved away.
+struct Emptying {
+    server: Arc<Server>,
+    cause: MoveCause,
+    /// Those that it had when it began.
+    sessions: u32,
+    /// When all shall have gone.
+    until: Instant,
 }
 
 /// A rebalance that is under way.
@@ -75,22 +94,6 @@ struct Current {
     began: Instant,
     /// Why it moves nobody any more, and waits for those on their way.
     stopped: Option<String>,
-}
-
-/// How far a rebalance has come.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Status {
-    /// `running`, `paused`, `stopping` or `ended`.
-    pub state: String,
-    pub by: String,
-    #[serde(flatten)]
-    pub progress: Progress,
-    pub rate: f64,
-    pub seconds: f64,
-    /// How long it will take, if all goes on as it does.
-    pub seconds_left: f64,
-    /// Why it has stopped before all was done.
-    pub stopped: Option<String>,
 }
 
 /// A client on its way.
@@ -122,6 +125,22 @@ impl Mover {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.0.state)
+    }
+
+    /// Shows what is under way to who asks for the overview.
+    fn show(&self, now: Instant) {
+        let state = self.state();
+        let emptied = |one: &Emptying| Emptied {
+            server: one.server.name().to_owned(),
+            cause: one.cause.name().to_owned(),
+            sessions: one.sessions,
+            left: one.server.load().sessions(),
+            seconds_left: one.until.saturating_duration_since(now).as_secs_f64(),
+        };
+        let emptied = state.emptying.iter().map(emptied).collect();
+        let rebalance = state.status();
+        drop(state);
+        self.shared().moves_under_way.store(Arc::new(UnderWay { rebalance, emptied }));
     }
 
     /// The pace at which the cluster takes clients, in clients per second.

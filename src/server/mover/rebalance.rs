@@ -8,13 +8,14 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{Census, Current, Mover, Status, carry_out::Go, movable, role};
+use super::{Census, Current, Mover, carry_out::Go, movable, role};
 use crate::{
     identity::ClientKey,
     outcome::MoveCause,
     rebalance::{
         plan::{Plan, Role, plan},
         run::{Manner, Progress, Run, Step},
+        under_way::Status,
     },
     relay::registry::SessionHandle,
     upstream::Server,
@@ -157,8 +158,7 @@ impl Mover {
 
     /// How far the rebalance is, or how the last one ended.
     pub fn status(&self) -> Option<Status> {
-        let state = self.state();
-        state.current.as_ref().map(Current::status).or_else(|| state.last.clone())
+        self.state().status()
     }
 
     /// Pauses the rebalance, or resumes it. `None` where there is none.
@@ -203,7 +203,7 @@ impl Drop for EndsRun<'_> {
 }
 
 impl Current {
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let now = Instant::now();
         let state = match (&self.stopped, self.run.is_paused()) {
             (Some(_), _) => "stopping",

@@ -49,6 +49,7 @@ impl Mover {
                 self.look_for_unevenness(config().auto).await;
                 self.state().history.sweep(Instant::now());
                 told.look(&self.shared().counters, Instant::now());
+                self.show(Instant::now());
             }
         };
         tokio::select! {

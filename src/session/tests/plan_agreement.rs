@@ -124,6 +124,7 @@ fn shared(config: &Config) -> Arc<Shared> {
         flight: Default::default(),
         notifier: Arc::new(Notifier::new("")),
         usage: ArcSwap::default(),
+        moves_under_way: ArcSwap::default(),
         sessions: Arc::default(),
         held: Arc::default(),
         refusing: Limit::new(0),

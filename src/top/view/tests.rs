@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::overview::{
-    Clients, Health, History, LargeSource, Leaks, Overview, Process, Refusals, Server, Source, Storm, Storms,
+    Clients, Health, History, LargeSource, Leaks, Moves, Overview, Process, Refusals, Server, Source, Storm, Storms,
 };
+use crate::rebalance::under_way::{Emptied, UnderWay};
 use crate::reports::answer::{GroupKind, Growing, Rate, RefusedClient, TimeLeft};
 
 /// A weir in a storm, with a server that is down.
@@ -93,6 +94,13 @@ pub fn storm() -> Watched {
         }],
         history: History { arrived: vec![0, 10, 80], refused: vec![0, 0, 50], ..History::default() },
         storms: Storms { running: Some(storm), over: Vec::new() },
+        moves: Moves {
+            under_way: UnderWay {
+                emptied: vec![Emptied { server: "nats-2".into(), sessions: 9, left: 4, ..Emptied::default() }],
+                ..UnderWay::default()
+            },
+            ..Moves::default()
+        },
         ..Overview::default()
     };
     let mut watched = Watched::new("127.0.0.1:8222".into());
@@ -134,6 +142,7 @@ fn a_frame_says_what_is_the_matter() {
     assert!(line_of(&lines, " Leaks").ends_with("40 sessions idle for 10 min 00 s, 7 without a name"));
     let leak = line_of(&lines, "of ORDERS");
     assert!(leak.contains("151        0       +60.0  low"), "{leak}");
+    assert!(line_of(&lines, "nats-2").starts_with(" nats-2 is emptied"));
     // What others have written changes no terminal.
     assert!(!lines.concat().chars().any(char::is_control));
     assert!(lines.iter().all(|line| line.chars().count() <= 120), "{lines:#?}");
