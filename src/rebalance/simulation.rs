@@ -32,7 +32,7 @@ struct OnItsWay {
     flow: usize,
     to: usize,
     ends_at: Instant,
-    comes_back_to: Option<usize>,
+    lands: Landing,
 }
 
 struct World {
@@ -46,6 +46,8 @@ struct World {
     moved_to: BTreeMap<u64, Vec<(usize, usize)>>,
     /// How many of 100 clients come back late, and elsewhere.
     unruly: (u32, u32),
+    /// The server that gets no clients any more.
+    leaves: Option<usize>,
 }
 
 impl World {
@@ -60,6 +62,7 @@ impl World {
             history: History::default(),
             moved_to: BTreeMap::new(),
             unruly: (0, 0),
+            leaves: None,
         };
         for (server, &count) in counts.iter().enumerate() {
             for _ in 0..count {
@@ -86,18 +89,19 @@ impl World {
         self.history.may_move(session.client, 1, self.now)
     }
 
-    fn plan(&self, leaves: Option<usize>) -> Plan {
+    fn plan(&self) -> Plan {
         let counts = self.counts();
         let servers: Vec<_> = (0..counts.len())
             .map(|at| {
-                let leaves = leaves == Some(at);
+                let leaves = self.leaves == Some(at);
                 let of = || self.sessions.values().filter(move |session| session.server == at);
                 let movable = of().filter(|session| leaves || self.may_move(session)).count() as u32;
                 let role = if leaves { Role::Leaves } else { Role::Shares };
                 ServerNow { role, sessions: counts[at], movable, others: 0, ceiling: self.ceilings[at] }
             })
             .collect();
-        plan(&servers, 1.1)
+        // Of an evacuation only the server that leaves gives.
+        plan(&servers, if self.leaves.is_some() { f64::INFINITY } else { 1.1 })
     }
 
     /// Carries a plan out, and returns how long that took.
@@ -114,21 +118,7 @@ impl World {
             on_their_way.retain(|one| {
                 let is_over = one.ends_at <= self.now;
                 if is_over {
-                    self.promised[one.to] -= 1;
-                    let id = self.next_id;
-                    if let Some(server) = one.comes_back_to {
-                        self.next_id += 1;
-                        let (client, idle) = (one.client, Duration::ZERO);
-                        self.sessions.insert(id, Session { client, server, idle, always_busy: false });
-                    }
-                    run.ended(
-                        one.flow,
-                        match one.comes_back_to {
-                            Some(server) if server == one.to => Landing::There,
-                            Some(_) => Landing::Elsewhere,
-                            None => Landing::Late,
-                        },
-                    );
+                    run.ended(one.flow, self.land(one));
                 }
                 !is_over
             });
@@ -159,6 +149,23 @@ impl World {
         }
     }
 
+    /// Gives the slot back that was kept for a client, which comes back to it, or to another server with room, or not.
+    fn land(&mut self, one: &OnItsWay) -> Landing {
+        self.promised[one.to] -= 1;
+        let counts = self.counts();
+        let has_room = |at: &usize| counts[*at] + self.promised[*at] < self.ceilings[*at] && Some(*at) != self.leaves;
+        let elsewhere = (0..counts.len()).filter(has_room).find(|at| *at != one.to);
+        let (server, landing) = match (one.lands, elsewhere) {
+            (Landing::Late, _) => return Landing::Late,
+            (Landing::Elsewhere, Some(other)) => (other, Landing::Elsewhere),
+            _ => (one.to, Landing::There),
+        };
+        let session = Session { client: one.client, server, idle: Duration::ZERO, always_busy: false };
+        self.sessions.insert(self.next_id, session);
+        self.next_id += 1;
+        landing
+    }
+
     fn begin(&mut self, one: &Candidate, flow: usize, to: usize, manner: Manner, on_their_way: &mut Vec<OnItsWay>) {
         let session = self.sessions.remove(&one.session).expect("it was there when it was looked at");
         assert!(manner == Manner::Evacuation || self.may_move(&session), "twice within an hour");
@@ -168,23 +175,17 @@ impl World {
         self.promised[to] += 1;
         self.moved_to.entry(session.client.raw()).or_default().push((session.server, to));
         let (late, elsewhere) = self.unruly;
-        let (took, comes_back_to) = match self.rng.u32(0..100) {
-            n if n < late => (LATE_AFTER, None),
-            n if n < late + elsewhere => {
-                let counts = self.counts();
-                let room = |at: &usize| counts[*at] + self.promised[*at] < self.ceilings[*at];
-                (Duration::from_secs(1), (0..counts.len()).filter(room).find(|at| *at != to).or(Some(to)))
-            }
-            _ => (Duration::from_millis(self.rng.u64(1..2500)), Some(to)),
+        let (took, lands) = match self.rng.u32(0..100) {
+            n if n < late => (LATE_AFTER, Landing::Late),
+            n if n < late + elsewhere => (Duration::from_secs(1), Landing::Elsewhere),
+            _ => (Duration::from_millis(self.rng.u64(1..2500)), Landing::There),
         };
-        on_their_way.push(OnItsWay { client: session.client, flow, to, ends_at: self.now + took, comes_back_to });
+        on_their_way.push(OnItsWay { client: session.client, flow, to, ends_at: self.now + took, lands });
     }
 
     fn check(&self, on_their_way: &[OnItsWay]) {
         for (at, count) in self.counts().into_iter().enumerate() {
-            // Those who come back elsewhere are placed where there is room by then.
-            let landing = on_their_way.iter().filter(|one| one.comes_back_to == Some(at) && one.to != at).count();
-            assert!(count + self.promised[at] <= self.ceilings[at] + landing as u32, "over the limit of {at}");
+            assert!(count + self.promised[at] <= self.ceilings[at], "over the limit of {at}");
         }
         let clients: HashSet<_> = on_their_way.iter().map(|one| one.client).collect();
         assert_eq!(clients.len(), on_their_way.len(), "two moves of one client at once");
@@ -202,14 +203,14 @@ fn seeds(count: u64) -> impl Iterator<Item = u64> {
 fn clients_that_come_back_end_within_a_hundredth_of_even() {
     for seed in seeds(5) {
         let mut world = World::new(seed, &[900, 50, 50], 2000);
-        let plan = world.plan(None);
+        let plan = world.plan();
         let (run, took) = world.carry_out(&plan, 100.0, Manner::ForBalance);
         assert_eq!(world.counts(), [334, 333, 333], "as the plan said: {:?}", run.progress());
         assert!(took > Duration::from_millis(5600), "no faster than the rate: {took:?}");
         assert!(world.promised.iter().all(|promised| *promised == 0), "all slots are given back");
         // Nothing is left to be done, however often it is asked.
         for _ in 0..10 {
-            assert_eq!(world.plan(None).clients(), 0);
+            assert_eq!(world.plan().clients(), 0);
         }
         assert!(world.moved_to.values().all(|moves| moves.len() == 1));
     }
@@ -227,7 +228,7 @@ fn repeated_runs_over_unruly_clients_neither_loop_nor_swap() {
             session.always_busy = rng.u8(..) < 10;
         }
         for _ in 0..10 {
-            let plan = world.plan(None);
+            let plan = world.plan();
             let (run, _) = world.carry_out(&plan, rng.f64() * 500.0 + 1.0, Manner::ForBalance);
             let progress = run.progress();
             let ended = progress.landed + progress.elsewhere + progress.late;
@@ -248,7 +249,8 @@ fn a_server_that_leaves_is_empty_in_the_end_and_others_keep_their_limits() {
         for session in world.sessions.values_mut() {
             session.always_busy = rng.u8(..) < 60;
         }
-        let plan = world.plan(Some(0));
+        world.leaves = Some(0);
+        let plan = world.plan();
         let (run, _) = world.carry_out(&plan, 500.0, Manner::Evacuation);
         let after = world.counts();
         assert_eq!((after[0], after.iter().sum::<u32>()), (0, counts.iter().sum()), "{:?}", run.progress());
@@ -256,10 +258,43 @@ fn a_server_that_leaves_is_empty_in_the_end_and_others_keep_their_limits() {
     }
 }
 
+/// It is planned again for those who are still there, as long as there are any.
+#[test]
+fn a_drain_over_unruly_clients_ends_with_an_empty_server_wherever_they_come_back() {
+    for seed in seeds(40) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let counts: Vec<_> = (0..rng.usize(2..6)).map(|_| rng.u32(1..100)).collect();
+        // There may not be room for all.
+        let ceiling = counts.iter().max().unwrap() + rng.u32(0..200);
+        let mut world = World::new(seed, &counts, ceiling);
+        world.leaves = Some(0);
+        world.unruly = (rng.u32(0..30), rng.u32(0..30));
+        for session in world.sessions.values_mut() {
+            session.always_busy = rng.u8(..) < 40;
+        }
+        let (mut late, all) = (0, counts.iter().sum::<u32>());
+        let room = |world: &World| world.counts()[1..].iter().any(|count| *count < ceiling);
+        for round in 0.. {
+            assert!(round < 100, "it does not end: {:?}", world.counts());
+            let plan = world.plan();
+            if plan.clients() == 0 {
+                break;
+            }
+            let (run, _) = world.carry_out(&plan, 500.0, Manner::Evacuation);
+            late += run.progress().late;
+        }
+        let after = world.counts();
+        assert!(after[0] == 0 || !room(&world), "there was room: {after:?} of {ceiling}");
+        assert_eq!(after.iter().sum::<u32>() + late, all, "everybody is somewhere: {after:?}");
+        assert!(world.promised.iter().all(|promised| *promised == 0), "all slots are given back");
+        assert!(world.moved_to.values().flatten().all(|(from, _)| *from == 0), "nobody else is moved");
+    }
+}
+
 #[test]
 fn a_run_that_is_paused_or_stopped_moves_nobody() {
     let world = World::new(1, &[100, 0], 200);
-    let plan = world.plan(None);
+    let plan = world.plan();
     let all = world.sessions.iter().map(|(id, one)| Candidate::new(*id, one.client, one.server, one.idle)).collect();
     let (mut run, now) = (Run::new(&plan, all, 10.0, Manner::ForBalance, world.now), world.now);
     let Step::Move { flow, .. } = run.next(now, |_| Turn::Quiet) else { panic!("nothing") };
