@@ -35,6 +35,7 @@ mod file_limit;
 mod fleet_clients;
 mod fleet_cut;
 mod fleet_link;
+mod fleet_moves;
 mod fleet_pace;
 mod fleet_past;
 mod fleet_quota;
