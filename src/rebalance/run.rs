@@ -14,7 +14,7 @@ use crate::{identity::ClientKey, rebalance::plan::Plan};
 pub const QUIET: Duration = Duration::from_millis(250);
 
 /// A client that was busy each of so many times, [`QUIET`] apart, is left where it is, or moved last where all have to
-/// go.
+/// go. One to which messages come all the while is moved then: it seems to be a subscriber, and within no request.
 const ATTEMPTS: u32 = 20;
 
 /// The most clients that are on their way from one server to another.
@@ -48,6 +48,8 @@ impl Candidate {
 pub enum Turn {
     /// Nothing has passed for [`QUIET`].
     Quiet,
+    /// Messages come to it, and it has sent nothing for [`QUIET`].
+    OnlyReceives,
     Busy,
     /// Its session has ended, or somebody else ends it.
     Gone,
@@ -204,11 +206,12 @@ impl Run {
             match look(&candidate) {
                 Turn::Gone => {}
                 Turn::Quiet => return Some(candidate),
-                Turn::Busy if candidate.attempts < ATTEMPTS => {
+                Turn::Busy | Turn::OnlyReceives if candidate.attempts < ATTEMPTS => {
                     candidate.attempts += 1;
                     candidate.next_turn = Some(now + QUIET);
                     waiting.push_back(candidate);
                 }
+                Turn::OnlyReceives => return Some(candidate),
                 Turn::Busy => busy.push_back(candidate),
             }
         }
@@ -305,14 +308,13 @@ mod tests {
     }
 
     /// Plays a run in virtual time, in which each client lands at once. Returns how many have gone.
-    fn play(clients: u32, is_busy: impl Fn(Duration) -> bool) -> u32 {
+    fn play(clients: u32, turn: impl Fn(Duration) -> Turn) -> u32 {
         let began = Instant::now();
         let of = |n: u32| Candidate::new(n.into(), ClientKey::from_raw(n.into()), 0, Duration::ZERO);
         let mut run = Run::new(&plan(clients), (0..clients).map(of).collect(), 100.0, Manner::ForBalance, began);
         let mut now = began;
         while now < began + Duration::from_secs(60) {
-            let turn = if is_busy(now - began) { Turn::Busy } else { Turn::Quiet };
-            match run.next(now, |_| turn) {
+            match run.next(now, |_| turn(now - began)) {
                 Step::Move { flow, .. } => run.ended(flow, Landing::There),
                 Step::Wait(until) => now = until.min(now + Duration::from_millis(10)),
                 Step::Done => break,
@@ -323,10 +325,21 @@ mod tests {
 
     #[test]
     fn a_message_to_all_every_now_and_then_keeps_nobody_where_it_is() {
-        let in_each_second = |passed: Duration| passed.subsec_millis() < 250;
+        let in_each_second = |passed: Duration| if passed.subsec_millis() < 250 { Turn::Busy } else { Turn::Quiet };
         assert_eq!(play(500, in_each_second), 500);
-        assert_eq!(play(500, |_| false), 500);
-        assert_eq!(play(500, |_| true), 0, "who is busy all the while stays");
+        assert_eq!(play(500, |_| Turn::Quiet), 500);
+        assert_eq!(play(500, |_| Turn::Busy), 0, "who is busy all the while stays");
+    }
+
+    #[test]
+    fn those_to_whom_messages_come_all_the_while_go_and_those_who_are_quiet_go_before_them() {
+        assert_eq!(play(500, |_| Turn::OnlyReceives), 500);
+        assert_eq!(play(500, |passed| if passed.as_secs() < 5 { Turn::OnlyReceives } else { Turn::Busy }), 0);
+        let began = Instant::now();
+        let of = |n: u32| Candidate::new(n.into(), ClientKey::from_raw(n.into()), 0, Duration::ZERO);
+        let mut run = Run::new(&plan(1), (0..2).map(of).collect(), 100.0, Manner::ForBalance, began);
+        let turn = |one: &Candidate| if one.session == 0 { Turn::OnlyReceives } else { Turn::Quiet };
+        assert!(matches!(run.next(began, turn), Step::Move { candidate, .. } if candidate.session == 1));
     }
 
     #[test]

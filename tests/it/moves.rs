@@ -191,6 +191,35 @@ async fn an_aborted_rebalance_moves_nobody_any_more_and_keeps_no_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscribers_to_whom_messages_come_all_the_while_are_moved_too() {
+    let (cluster, admin) = (Cluster::start(2, |server| server).await, AdminSocket::default());
+    let weir = WeirConfig::of(&cluster).cluster("slow_start = \"0s\"").table(&admin.toml()).start().await;
+    admin.does(&["drain", "n2"]).await;
+    let (mut clients, mut subscriptions) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        let client = async_nats::connect(weir.url()).await.expect("a client");
+        subscriptions.push(client.subscribe("ticks").await.unwrap());
+        client.flush().await.unwrap();
+        clients.push(client);
+    }
+    admin.does(&["undrain", "n2"]).await;
+    let publisher = async_nats::connect(cluster.servers[0].url()).await.expect("a publisher");
+    let ticks = tokio::spawn(async move {
+        loop {
+            publisher.publish("ticks", "x".into()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert_eq!(admin.answers(&["rebalance", "--rate", "20/s"]).await["clients"], 4);
+    let status = until_status(&admin, "the rebalance has ended", |status| status["state"] == "ended").await;
+    assert_eq!((ended(&status), &status["left"]), (4, &0.into()), "{status}");
+    weir.until("half are on n2", |metrics| metrics.get("weir_sessions_active{server=\"n2\"}") == Some(4.0)).await;
+    ticks.abort();
+    drop((clients, subscriptions));
+    weir.assert_nothing_leaked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebalance_stops_by_itself_when_a_server_of_its_plan_dies() {
     let (mut cluster, admin) = (Cluster::start(3, |server| server).await, AdminSocket::default());
     let weir = WeirConfig::of(&cluster).cluster("slow_start = \"0s\"").table(&admin.toml()).start().await;

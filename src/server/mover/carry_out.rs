@@ -121,8 +121,14 @@ impl Mover {
             Some(session) if movable(&session).is_none() => Turn::Gone,
             // Its client notices nothing, whatever passes.
             Some(session) if session.is_rehomable() => Turn::Quiet,
-            Some(session) if Moment::now().since(session.traffic().last_activity()) < QUIET => Turn::Busy,
-            Some(_) => Turn::Quiet,
+            Some(session) => {
+                let (now, traffic) = (Moment::now(), session.traffic());
+                match (now.since(traffic.last_activity()) < QUIET, now.since(traffic.last_heard()) < QUIET) {
+                    (false, _) => Turn::Quiet,
+                    (true, false) => Turn::OnlyReceives,
+                    (true, true) => Turn::Busy,
+                }
+            }
             None => Turn::Gone,
         }
     }
