@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::{key::Key, member::MemberId};
+use crate::fleet::{key::Key, member::MemberId, rebalancing::Stage};
 
 /// The version of the message.
 pub const VERSION: u32 = 1;
@@ -181,6 +181,9 @@ pub struct Beat {
     /// Whose turn is next; see [`crate::fleet::pace`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<NextBeat>,
+    /// How far its rebalance is, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebalancing: Option<Stage>,
     /// Its part of each rate that it uses; see [`crate::fleet::rates`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rates: BTreeMap<Key, RateBeat>,
@@ -225,6 +228,7 @@ impl Beat {
             admitted: 0,
             leases_ok: true,
             next: None,
+            rebalancing: None,
             rates: BTreeMap::new(),
             servers: BTreeMap::new(),
             accounts: BTreeMap::new(),
@@ -343,6 +347,7 @@ mod tests {
             arrivals: 10,
             admitted: 8,
             leases_ok: true,
+            rebalancing: Some(Stage::Running),
             next: Some(NextBeat { clients: 1, lanes: 1, lane_turn: 9, ..Default::default() }),
             rates: [(keys.of(Kind::Account, "A"), RateBeat { has: 500_000, wants: 1_000_000 })].into(),
             servers: [(keys.of(Kind::Server, "n1"), server)].into(),

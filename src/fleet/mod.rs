@@ -14,6 +14,7 @@ pub mod missing;
 pub mod pace;
 pub mod peers;
 pub mod rates;
+pub mod rebalancing;
 pub mod share;
 pub mod view;
 
@@ -32,6 +33,7 @@ use crate::fleet::{
     member::MemberId,
     missing::Missing,
     peers::Peers,
+    rebalancing::{Stage, goes_first},
 };
 
 /// What this weir is in its fleet.
@@ -46,6 +48,8 @@ pub struct Fleet {
     announcer: Mutex<Announcer>,
     missing: Mutex<Missing>,
     quotas: ArcSwap<Vec<view::Quota>>,
+    /// How far the rebalance of this weir is, where there is one.
+    rebalancing: Mutex<Option<Stage>>,
     leases: Arc<LeaseBook>,
     ledger: Mutex<Ledger>,
 }
@@ -67,6 +71,7 @@ impl Fleet {
             announcer: Mutex::new(Announcer::new(id.as_str())),
             missing: Mutex::default(),
             quotas: ArcSwap::default(),
+            rebalancing: Mutex::default(),
             leases,
             ledger: Mutex::new(ledger),
             id,
@@ -106,6 +111,24 @@ impl Fleet {
     /// The quotas have been seen like this.
     pub fn set_quotas(&self, quotas: Vec<view::Quota>) {
         self.quotas.store(Arc::new(quotas));
+    }
+
+    /// How far the rebalance of this weir is, where there is one.
+    pub fn rebalancing(&self) -> Option<Stage> {
+        *self.rebalancing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is so far by now: the others hear of it.
+    pub fn set_rebalancing(&self, stage: Option<Stage>) {
+        *self.rebalancing.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+        self.link.beats().wake();
+    }
+
+    /// The weir whose rebalance goes before one of this weir.
+    pub fn rebalances_first(&self) -> Option<MemberId> {
+        let (own, peers) = (self.rebalancing(), self.peers());
+        let others = peers.iter().filter_map(|peer| Some((peer.id(), peer.last().rebalancing?)));
+        goes_first(&self.id, own, others).cloned()
     }
 
     /// Makes the keys of this fleet.

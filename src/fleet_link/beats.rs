@@ -138,8 +138,8 @@ impl Sender {
 
     fn is_new(&self, beat: &Beat) -> bool {
         self.last.as_ref().is_none_or(|last| {
-            (last.sessions, last.waiting, last.arrivals, last.admitted, last.leases_ok)
-                != (beat.sessions, beat.waiting, beat.arrivals, beat.admitted, beat.leases_ok)
+            (last.sessions, last.waiting, last.arrivals, last.admitted, last.leases_ok, last.rebalancing)
+                != (beat.sessions, beat.waiting, beat.arrivals, beat.admitted, beat.leases_ok, beat.rebalancing)
                 || last.servers != beat.servers
                 || last.accounts != beat.accounts
         })
@@ -178,6 +178,7 @@ fn gather(link: &FleetLink, shared: &Shared) -> Beat {
         admitted: counters.admitted.load(Relaxed),
         leases_ok: fleet.link().has_bucket(),
         next: shared.servers.fleet_pace().map(|pace| pace.next_beat()),
+        rebalancing: fleet.rebalancing(),
         rates: shared.admission.share_rates(timer::now()),
         servers: servers(link, shared),
         ..Beat::new(fleet.id().clone(), fleet.run())

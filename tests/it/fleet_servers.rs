@@ -31,7 +31,7 @@ pub(crate) async fn holds(fleet: &Fleet, cluster: &Cluster, n: usize) {
 }
 
 /// How many clients each server has, without the weirs' own connections.
-async fn shares(cluster: &Cluster) -> Vec<u64> {
+pub(crate) async fn shares(cluster: &Cluster) -> Vec<u64> {
     let of = |server| NatsServer::account_connections(server, "ORDERS");
     futures::future::join_all(cluster.servers.iter().map(of)).await
 }

@@ -6,10 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{Census, Current, Mover, carry_out::Go, movable, role};
 use crate::{
+    fleet::{Fleet, rebalancing::Stage},
     identity::ClientKey,
     outcome::MoveCause,
     rebalance::{
@@ -18,8 +20,12 @@ use crate::{
         under_way::Status,
     },
     relay::registry::SessionHandle,
+    session::Shared,
     upstream::Server,
 };
+
+/// In a fleet a rebalance begins so long after its announcement: at least two beats tell of it.
+const ANNOUNCED_FOR: Duration = Duration::from_millis(600);
 
 /// So many clients that wait for their turn, beside those that are being moved, are a storm.
 const STORM: usize = 16;
@@ -95,6 +101,12 @@ impl Mover {
         if let Some(why) = self.why_not() {
             return Err(why);
         }
+        let preview = self.preview(&asked).await;
+        if preview.plan.clients() == 0 {
+            return Ok(preview);
+        }
+        let turn = Turn::take(self.shared()).await?;
+        // Another weir of the fleet may just have moved its clients.
         let census = self.census(&asked).await;
         let preview = Preview::of(&census, &asked, self.pace(Instant::now()));
         if preview.plan.clients() == 0 {
@@ -111,7 +123,10 @@ impl Mover {
         }
         info!(by = asked.by, clients = preview.plan.clients(), rate = preview.rate, "rebalance begins");
         let (mover, plan, servers) = (self.clone(), preview.plan.clone(), census.servers);
-        tokio::spawn(async move { mover.run(&plan, &servers).await });
+        tokio::spawn(async move {
+            mover.run(&plan, &servers).await;
+            drop(turn);
+        });
         Ok(preview)
     }
 
@@ -152,7 +167,10 @@ impl Mover {
         } else if queued > moving + STORM {
             Some(format!("{queued} clients wait for their turn: a storm is on"))
         } else {
-            None
+            let fleet = self.shared().fleet.as_ref();
+            fleet
+                .and_then(|fleet| fleet.rebalances_first())
+                .map(|weir| format!("{weir} of the fleet moves its clients"))
         }
     }
 
@@ -181,6 +199,38 @@ impl Mover {
         current.stopped.get_or_insert_with(|| format!("aborted by {by}"));
         current.run.stop();
         Some(current.status())
+    }
+}
+
+/// That this weir is the one of its fleet that moves clients for balance, until this is dropped.
+struct Turn(Option<Arc<Fleet>>);
+
+impl Turn {
+    /// Announces it, and waits until the others have heard of that.
+    ///
+    /// # Errors
+    /// Another weir goes first, and why.
+    async fn take(shared: &Shared) -> Result<Self, String> {
+        let Some(fleet) = shared.fleet.clone() else { return Ok(Self(None)) };
+        if fleet.rebalancing().is_some() {
+            return Err("a rebalance is about to begin: see weir rebalance --status".to_owned());
+        }
+        fleet.set_rebalancing(Some(Stage::Announced));
+        let turn = Self(Some(Arc::clone(&fleet)));
+        sleep(ANNOUNCED_FOR).await;
+        if let Some(weir) = fleet.rebalances_first() {
+            return Err(format!("{weir} of the fleet moves its clients first"));
+        }
+        fleet.set_rebalancing(Some(Stage::Running));
+        Ok(turn)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(fleet) = &self.0 {
+            fleet.set_rebalancing(None);
+        }
     }
 }
 
