@@ -1,8 +1,8 @@
 //! Which weir of a fleet moves clients for balance: one at a time. Each weir plans for the whole cluster, as it sees
 //! that; if all did so at once, they would together move too many, and plan again, without end.
 //!
-//! A weir announces a rebalance in its beats, and begins it some beats later, where no other weir does one and none with
-//! a lower id has announced one.
+//! A weir announces a rebalance in its beats, and begins it some beats later, where no other weir does one and none
+//! with a lower id has announced one.
 
 use serde::{Deserialize, Serialize};
 
