@@ -18,7 +18,7 @@ use tracing::{error, info};
 
 use crate::{
     config::{Findings, Origin, ServerArg},
-    server::{self, logging},
+    server::{self, Inherited, ReadyLine, logging},
 };
 
 /// The exit code for a bad configuration or command line: `EX_USAGE` of sysexits.h. No port has been bound by then.
@@ -63,6 +63,9 @@ enum Command {
 struct Run {
     #[command(flatten)]
     configuration: ConfigurationArgs,
+    /// Write a line to this descriptor once weir serves clients, and close it. 3 or more: a pipe, for example.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    ready_fd: Option<i32>,
 }
 
 /// What the configuration is. An argument wins over the file.
@@ -133,6 +136,14 @@ impl Cli {
 
 impl Run {
     fn execute(self) -> ExitCode {
+        // First of all, since the numbers of descriptors that are not open are soon those of others.
+        let inherited = match self.inherited() {
+            Ok(inherited) => inherited,
+            Err(why) => {
+                complain(&why);
+                return ExitCode::from(BAD_CONFIGURATION);
+            }
+        };
         let origin = self.configuration.origin();
         let config = match origin.load() {
             Ok(config) => config,
@@ -147,13 +158,23 @@ impl Run {
         };
         let (version, commit) = (env!("CARGO_PKG_VERSION"), option_env!("WEIR_COMMIT"));
         info!(version, commit, configuration = origin.to_string(), "weir starts");
-        match server::run(config, origin) {
+        match server::run(config, origin, inherited) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 error!(err = %error, "weir cannot run");
                 ExitCode::from(RUN_FAILED)
             }
         }
+    }
+}
+
+impl Run {
+    /// What whoever has started weir has left open for it.
+    fn inherited(&self) -> Result<Inherited, String> {
+        let sockets = server::take_passed_sockets().map_err(|err| err.to_string())?;
+        let adopt = |n| ReadyLine::into_descriptor(n).map_err(|err| format!("--ready-fd {n}: {err}"));
+        let ready = self.ready_fd.map(adopt).transpose()?;
+        Ok(Inherited { sockets, ready })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sockets and time: accepting, connecting, streams over TLS and WebSocket, lingering closes, and the coarse timer.
 
 pub mod accept;
+pub mod inherited;
 pub mod linger;
 pub mod socket;
 pub mod stream;

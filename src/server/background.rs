@@ -30,6 +30,7 @@ use crate::{
         mover::Mover,
         notifying::Notifying,
         reload::Reloader,
+        service_manager::ServiceManager,
         signals,
         supervisor::Supervisor,
     },
@@ -51,6 +52,12 @@ impl Background {
     pub fn new(shared: Arc<Shared>, stop: CancellationToken) -> Self {
         let tasks = Supervisor::new(stop);
         Self { notifying: Notifying::new(&tasks, &shared), tasks, shared }
+    }
+
+    /// Starts what the service manager is told again and again.
+    pub fn keep_told(&self, service_manager: &ServiceManager) {
+        let (service_manager, all) = (service_manager.clone(), Arc::clone(&self.shared));
+        self.tasks.spawn("service manager", move |stop| service_manager.clone().keep_told(Arc::clone(&all), stop));
     }
 
     /// Starts everything that asks the servers, the system account first, before any client takes a slot.

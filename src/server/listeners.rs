@@ -24,7 +24,7 @@ use crate::{
     net::socket,
     protocol::websocket::upgrade::Rules,
     relay::registry::{ListenerKind, ListenerName},
-    server::{ServerError, worker::NewSocket},
+    server::{ServerError, passed_sockets::PassedSockets, worker::NewSocket},
     session::{Listener, PassthroughListener, Shared, WebSocketListener},
     tls::{ListenerTls, Terminator},
     upstream::Port,
@@ -38,6 +38,7 @@ pub struct Listeners {
     open: Vec<Open>,
     workers: Vec<mpsc::UnboundedSender<NewSocket>>,
     shared: Arc<Shared>,
+    passed: Arc<PassedSockets>,
     stop: CancellationToken,
 }
 
@@ -72,15 +73,20 @@ pub struct Bound(Vec<Prepared>);
 
 impl Bound {
     /// Binds all listeners of a weir that starts.
-    pub fn all(configs: &[ListenerConfig], workers: usize) -> Result<Self, ServerError> {
-        prepare(&[], configs, workers)
+    pub fn all(configs: &[ListenerConfig], workers: usize, passed: &PassedSockets) -> Result<Self, ServerError> {
+        prepare(&[], configs, workers, passed)
     }
 }
 
 /// Binds those that are not open yet, and reads the certificates of those whose TLS is another.
-fn prepare(open: &[Open], configs: &[ListenerConfig], workers: usize) -> Result<Bound, ServerError> {
+fn prepare(
+    open: &[Open],
+    configs: &[ListenerConfig],
+    workers: usize,
+    passed: &PassedSockets,
+) -> Result<Bound, ServerError> {
     let mut prepared: Vec<Prepared> = Vec::new();
-    for config in configs {
+    for (n, config) in configs.iter().enumerate() {
         // The second of two on port 0 is the second one that is open.
         let is_taken = |at: usize| prepared.iter().any(|one| matches!(one.at, Place::Open(other) if other == at));
         let known = (0..open.len()).find(|&at| open[at].config.listen == config.listen && !is_taken(at));
@@ -88,7 +94,11 @@ fn prepare(open: &[Open], configs: &[ListenerConfig], workers: usize) -> Result<
         let at = match known {
             Some(at) => Place::Open(at),
             None => {
-                let sockets = socket::listeners(address, workers, config.tcp);
+                let sockets = match passed.of_listener(configs, n, workers) {
+                    Ok(Some(passed)) => Ok(passed),
+                    Ok(None) => socket::listeners(address, workers, config.tcp),
+                    Err(err) => Err(err),
+                };
                 let sockets = sockets.map_err(|err| ServerError::Bind { address, err })?;
                 Place::Bound(sockets[0].local_addr()?, sockets)
             }
@@ -150,8 +160,13 @@ impl Opened {
 
 impl Listeners {
     /// None yet. Each worker takes sockets by one of these channels.
-    pub fn new(shared: Arc<Shared>, workers: Vec<mpsc::UnboundedSender<NewSocket>>, stop: CancellationToken) -> Self {
-        Self { open: Vec::new(), workers, shared, stop }
+    pub fn new(
+        shared: Arc<Shared>,
+        workers: Vec<mpsc::UnboundedSender<NewSocket>>,
+        passed: Arc<PassedSockets>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { open: Vec::new(), workers, shared, passed, stop }
     }
 
     /// How many workers there are.
@@ -161,7 +176,7 @@ impl Listeners {
 
     /// Binds what is new in these configurations, and reads the certificates that are.
     pub fn prepare(&self, configs: &[ListenerConfig]) -> Result<Bound, ServerError> {
-        prepare(&self.open, configs, self.workers.len())
+        prepare(&self.open, configs, self.workers.len(), &self.passed)
     }
 
     /// Has the workers listen where they do not yet.

@@ -15,8 +15,11 @@ pub mod members;
 mod monitor;
 pub mod mover;
 mod notifying;
+mod passed_sockets;
 mod ports_file;
+mod ready_line;
 pub mod reload;
+mod service_manager;
 mod signals;
 mod supervisor;
 pub mod sysctl;
@@ -55,7 +58,9 @@ use crate::{
         file_limit::{ClientBudget, Shortfall},
         listeners::{Bound, Listeners},
         monitor::Monitor,
+        passed_sockets::{PassedError, PassedSocket, PassedSockets},
         reload::{Parts, Reloader},
+        service_manager::ServiceManager,
     },
     session::{
         Descriptors, Shared, damped_dials::DampedDials, ghosts::Ghosts, move_orders::MoveOrders, read_ahead::ReadAhead,
@@ -71,7 +76,7 @@ use crate::{
     worker::Heartbeats,
 };
 
-pub use self::background::plain_info;
+pub use self::{background::plain_info, passed_sockets::take as take_passed_sockets, ready_line::ReadyLine};
 
 /// Why weir could not run.
 #[derive(Debug, thiserror::Error)]
@@ -109,16 +114,28 @@ pub enum ServerError {
     /// The login to the fleet cannot be used.
     #[error("fleet: {0}")]
     Fleet(String),
+    /// The service manager has passed a socket for which there is no use.
+    #[error("{0}")]
+    Passed(#[from] PassedError),
     /// A pattern of an account's `users` is no glob. The configuration checks them, so this is a defect.
     #[error("bad pattern: {0}")]
     Pattern(#[from] globset::Error),
+}
+
+/// What weir has from whoever has started it.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// Listening sockets.
+    pub sockets: Vec<PassedSocket>,
+    /// Where it is told that weir is ready.
+    pub ready: Option<ReadyLine>,
 }
 
 /// Serves until a signal stops it, then drains. `origin` is where the configuration is read again.
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run(config: Config, origin: Origin) -> Result<(), ServerError> {
+pub fn run(config: Config, origin: Origin, inherited: Inherited) -> Result<(), ServerError> {
     // It is read at the first question, and that may come late.
     LazyLock::force(&STARTED);
     let workers = config.workers.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
@@ -127,9 +144,10 @@ pub fn run(config: Config, origin: Origin) -> Result<(), ServerError> {
     for warning in config.warnings().iter() {
         warn!(warning = warning.statement(), "the configuration is valid and leaves something to chance");
     }
-    let assembly = Assembly::build(&config, workers, &budget)?;
+    let passed = PassedSockets::assign(inherited.sockets, &config, workers)?;
+    let assembly = Assembly::build(&config, workers, &budget, passed)?;
     let control = runtime::Builder::new_current_thread().enable_all().build()?;
-    control.block_on(assembly.run(&config, origin))
+    control.block_on(assembly.run(&config, origin, inherited.ready))
 }
 
 /// Everything bound and built, nothing running yet.
@@ -140,37 +158,48 @@ struct Assembly {
     monitor: Option<TcpListener>,
     admin_socket: Option<AdminSocket>,
     workers: usize,
+    passed: Arc<PassedSockets>,
 }
 
 impl Assembly {
-    fn build(config: &Config, workers: usize, budget: &ClientBudget) -> Result<Self, ServerError> {
+    fn build(
+        config: &Config,
+        workers: usize,
+        budget: &ClientBudget,
+        passed: PassedSockets,
+    ) -> Result<Self, ServerError> {
         for &address in &config.upstream.source_addresses {
             socket::can_come_from(address).map_err(|err| ServerError::Source { address, err })?;
         }
-        let bound = Bound::all(&config.listeners, workers)?;
-        let monitor = config.monitor.map(monitor::bind).transpose()?;
+        let bound = Bound::all(&config.listeners, workers, &passed)?;
+        let monitor = config.monitor.map(|at| monitor::bind(at, &passed)).transpose()?;
         let admin_socket = config.admin.as_ref().map(bind_admin_socket).transpose()?;
         let (asking, account_lookups) = mpsc::channel(MAX_QUEUED);
         let heartbeats = Heartbeats::new(workers, timer::now());
         let shared = Arc::new(shared(config, budget, (asking, heartbeats))?);
-        Ok(Self { shared, account_lookups, bound, monitor, admin_socket, workers })
+        let passed = Arc::new(passed);
+        Ok(Self { shared, account_lookups, bound, monitor, admin_socket, workers, passed })
     }
 
-    async fn run(self, config: &Config, origin: Origin) -> Result<(), ServerError> {
-        let Self { shared, account_lookups, bound, monitor, admin_socket, workers } = self;
+    async fn run(self, config: &Config, origin: Origin, ready: Option<ReadyLine>) -> Result<(), ServerError> {
+        let Self { shared, account_lookups, bound, monitor, admin_socket, workers, passed } = self;
         let stop = CancellationToken::new();
         let background = Background::new(Arc::clone(&shared), stop.clone());
+        let service_manager = ServiceManager::of_environment();
+        background.keep_told(&service_manager);
         let (access, members, fleet) = background.watch_cluster(config, account_lookups).await?;
         background.start_notifying(config, &members)?;
         let (to_workers, sockets): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let certificates = Arc::<Notify>::default();
         let parts = Parts {
-            listeners: Listeners::new(Arc::clone(&shared), to_workers, stop.clone()),
-            monitor: Monitor::new(background.tasks().clone(), Arc::clone(&shared), stop.clone()),
+            listeners: Listeners::new(Arc::clone(&shared), to_workers, Arc::clone(&passed), stop.clone()),
+            monitor: Monitor::new(background.tasks().clone(), Arc::clone(&shared), passed, stop.clone()),
             members: members.clone(),
         };
         let configuration = origin.to_string();
-        let reloader = Reloader::new(origin, config.clone(), Arc::clone(&shared), parts, Arc::clone(&certificates));
+        let told = service_manager.clone();
+        let reloader =
+            Reloader::new(origin, config.clone(), Arc::clone(&shared), parts, Arc::clone(&certificates), told);
         let reloader = Arc::new(reloader);
         // A reload that is asked for meanwhile waits until weir has started.
         let mut parts = reloader.parts().await;
@@ -200,8 +229,12 @@ impl Assembly {
                 .map_err(|err| ServerError::PortsFile { path: path.display().to_string(), err })?;
         }
         drop(parts);
+        service_manager.ready(&shared);
+        if let Some(ready) = ready {
+            ready.write();
+        }
 
-        drain_when_told(&shared, &reloader).await?;
+        drain_when_told(&shared, &reloader, &service_manager).await?;
         if let Some(fleet) = fleet {
             fleet.leave().await;
         }
@@ -278,11 +311,17 @@ fn shared(
 }
 
 /// Waits for a signal that stops weir, and drains; a second signal ends the drain.
-async fn drain_when_told(shared: &Arc<Shared>, reloader: &Reloader) -> io::Result<()> {
+async fn drain_when_told(
+    shared: &Arc<Shared>,
+    reloader: &Reloader,
+    service_manager: &ServiceManager,
+) -> io::Result<()> {
     let mut stop = signals::Stop::register()?;
     stop.next().await;
+    let drain = reloader.drain();
+    service_manager.stopping(&drain);
     tokio::select! {
-        () = reloader.drain().run(shared) => {}
+        () = drain.run(shared) => {}
         () = stop.next() => info!("second signal: stopping immediately"),
     }
     Ok(())

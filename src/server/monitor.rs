@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::{
     admin,
     net::socket,
-    server::{ServerError, supervisor::Supervisor},
+    server::{ServerError, passed_sockets::PassedSockets, supervisor::Supervisor},
     session::Shared,
 };
 
@@ -25,6 +25,7 @@ const UNTIL_FREE: Duration = Duration::from_secs(1);
 pub struct Monitor {
     tasks: Supervisor,
     shared: Arc<Shared>,
+    passed: Arc<PassedSockets>,
     stop: CancellationToken,
     open: Option<Open>,
 }
@@ -36,8 +37,15 @@ struct Open {
     stop: CancellationToken,
 }
 
-/// Binds the socket of the endpoints.
-pub fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
+/// The socket of the endpoints: the one that was passed for this address, or a new one.
+pub fn bind(address: SocketAddr, passed: &PassedSockets) -> Result<TcpListener, ServerError> {
+    match passed.of_monitor(address).map_err(|err| ServerError::Bind { address, err })? {
+        Some(passed) => Ok(passed),
+        None => bind_new(address),
+    }
+}
+
+fn bind_new(address: SocketAddr) -> Result<TcpListener, ServerError> {
     let listener = TcpListener::bind(address).map_err(|err| ServerError::Bind { address, err })?;
     listener.set_nonblocking(true)?;
     Ok(listener)
@@ -45,8 +53,8 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
 
 impl Monitor {
     /// Serves nothing yet. Its tasks end at the latest with `stop`.
-    pub fn new(tasks: Supervisor, shared: Arc<Shared>, stop: CancellationToken) -> Self {
-        Self { tasks, shared, stop, open: None }
+    pub fn new(tasks: Supervisor, shared: Arc<Shared>, passed: Arc<PassedSockets>, stop: CancellationToken) -> Self {
+        Self { tasks, shared, passed, stop, open: None }
     }
 
     /// Where the endpoints are served.
@@ -98,7 +106,7 @@ impl Monitor {
     }
 
     async fn bind(&mut self, to: SocketAddr) -> Result<TcpListener, ServerError> {
-        let failed = match bind(to) {
+        let failed = match bind(to, &self.passed) {
             Err(ServerError::Bind { err, .. }) if err.kind() == io::ErrorKind::AddrInUse => err,
             done => return done,
         };
@@ -122,7 +130,7 @@ impl Monitor {
 async fn bind_once_free(address: SocketAddr) -> Result<TcpListener, ServerError> {
     let until = Instant::now() + UNTIL_FREE;
     loop {
-        match bind(address) {
+        match bind_new(address) {
             Err(_) if Instant::now() < until => sleep(Duration::from_millis(5)).await,
             done => return done,
         }

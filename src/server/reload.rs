@@ -27,7 +27,7 @@ use crate::{
     net::timer,
     server::{
         ServerError, drain::Drain, file_limit::ClientBudget, listeners::Listeners, logging, members::Members,
-        monitor::Monitor, ports_file,
+        monitor::Monitor, ports_file, service_manager::ServiceManager,
     },
     session::Shared,
     telemetry::reloads::{Outcome, RELOADS},
@@ -101,11 +101,19 @@ pub struct Reloader {
     shared: Arc<Shared>,
     /// Has certificates, keys and lists read again.
     certificates: Arc<Notify>,
+    service_manager: ServiceManager,
 }
 
 impl Reloader {
     /// For a weir that starts with `config`, which `origin` led to.
-    pub fn new(origin: Origin, config: Config, shared: Arc<Shared>, parts: Parts, certificates: Arc<Notify>) -> Self {
+    pub fn new(
+        origin: Origin,
+        config: Config,
+        shared: Arc<Shared>,
+        parts: Parts,
+        certificates: Arc<Notify>,
+        service_manager: ServiceManager,
+    ) -> Self {
         RELOADS.begun(digest_of(config.effective()));
         Self {
             origin,
@@ -114,6 +122,7 @@ impl Reloader {
             parts: Mutex::new(parts),
             shared,
             certificates,
+            service_manager,
         }
     }
 
@@ -138,7 +147,14 @@ impl Reloader {
     pub async fn reload(&self, asked: &str) -> Result<Report, Refused> {
         let mut parts = self.parts.lock().await;
         let began = Instant::now();
-        match self.replace(&mut parts, asked).await {
+        self.service_manager.reloading(&self.shared);
+        let done = self.reload_with(&mut parts, asked, began).await;
+        self.service_manager.ready(&self.shared);
+        done
+    }
+
+    async fn reload_with(&self, parts: &mut Parts, asked: &str, began: Instant) -> Result<Report, Refused> {
+        match self.replace(parts, asked).await {
             Ok(report) => {
                 tell(&report, asked, began.elapsed());
                 Ok(report)

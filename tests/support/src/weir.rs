@@ -313,7 +313,8 @@ impl Weir {
         Self::spawn_with(toml, dir, Command::new(binary()), None).await
     }
 
-    async fn spawn_with(toml: &str, dir: TempDir, mut command: Command, standard_error: Option<File>) -> Self {
+    /// Starts `command`, which has to become weir when `run -c FILE` are its last arguments.
+    pub async fn spawn_with(toml: &str, dir: TempDir, mut command: Command, standard_error: Option<File>) -> Self {
         let file = dir.path().join("weir.toml");
         std::fs::write(&file, toml).expect("write weir.toml");
         // weir warns of a secret in a file that everybody may read.
