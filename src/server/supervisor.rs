@@ -75,12 +75,13 @@ impl Supervisor {
 }
 
 /// Debug builds only: makes the tasks that this environment variable names panic, separated by commas, each once and
-/// some time after it has started. For the tests of what a panic leaves behind.
+/// some time after it has started; `session` is the first session. For the tests of what a panic leaves behind.
 #[cfg(debug_assertions)]
 const TEST_PANIC_VARIABLE: &str = "WEIR_TEST_PANIC";
 
+/// Does a task, and panics in it where a test wants that.
 #[cfg(debug_assertions)]
-async fn with_test_panic(name: &'static str, task: impl Future<Output = ()>) {
+pub async fn with_test_panic(name: &'static str, task: impl Future<Output = ()>) {
     use std::{collections::HashSet, future::pending, sync::Mutex};
 
     static DONE: Mutex<Option<HashSet<&str>>> = Mutex::new(None);

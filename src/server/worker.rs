@@ -17,6 +17,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+#[cfg(debug_assertions)]
+use crate::server::supervisor::with_test_panic;
 use crate::{
     net::{accept, linger, socket, timer},
     relay,
@@ -72,10 +74,21 @@ impl accept::Serve for Sessions {
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: ConnectionPermit) {
         let (shared, listener) = (Arc::clone(&self.shared), self.listener.load_full());
+        // A panic ends its session alone: the runtime catches it, what the session holds is given back as it unwinds,
+        // and the panic hook tells and counts it.
         match listener.passthrough {
-            None => self.tracker.spawn(session::serve(shared, listener, stream, peer, permit)),
-            Some(_) => self.tracker.spawn(session::serve_passthrough(shared, listener, stream, peer, permit)),
-        };
+            None => self.spawn(session::serve(shared, listener, stream, peer, permit)),
+            Some(_) => self.spawn(session::serve_passthrough(shared, listener, stream, peer, permit)),
+        }
+    }
+}
+
+impl Sessions {
+    fn spawn(&self, session: impl Future<Output = ()> + Send + 'static) {
+        // In a release build there is nothing around a session: it would be memory for each idle one.
+        #[cfg(debug_assertions)]
+        let session = with_test_panic("session", session);
+        self.tracker.spawn(session);
     }
 }
 

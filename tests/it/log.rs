@@ -137,6 +137,7 @@ async fn a_task_that_panics_is_told_of_and_started_again() {
         "late keepalive",
         "upstream pool",
         "accept",
+        "service manager",
     ];
     let accounts = "accounts { SYS { users: [{ user: admin, password: s3cr3t }] }, A { users: [{ user: a, password: a }] } }\n\
                     system_account: SYS\nno_auth_user: a";
@@ -153,6 +154,31 @@ async fn a_task_that_panics_is_told_of_and_started_again() {
     // The accept loops and per-worker tasks panic once for the process, the others once each.
     weir.until("panics are counted", |metrics| metrics.sum("weir_panics_total") == tasks.len() as f64).await;
     weir.sees(2).await;
+    all_goes_on(weir, cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_panics_ends_alone_and_gives_back_what_it_holds() {
+    let cluster = Cluster::start(2, |server| server).await;
+    let config = config(&cluster).await.account("default", "max_connections = 2");
+    let weir = config.environment("WEIR_TEST_PANIC", "session").start().await;
+    let mut panics = RawClient::connect(&weir.address, &Login::nobody().name("panics")).await;
+    let mut stays = RawClient::connect(&weir.address, &Login::nobody().name("stays")).await;
+    panics.end(PATIENCE).await;
+    weir.says("panic: a test wants session to panic").await;
+    stays.round_trip().await.expect("another session of the process goes on");
+    let given_back = |metrics: &metrics::Metrics| {
+        let (panics, sessions) = (metrics.sum("weir_panics_total"), metrics.sum("weir_sessions_active"));
+        panics == 1.0 && sessions == 1.0
+    };
+    weir.until("its places are given back", given_back).await;
+    // The quota and the servers have room for one more, and not for two.
+    let mut comes = RawClient::connect(&weir.address, &Login::nobody().name("comes")).await;
+    comes.round_trip().await.expect("it is in");
+    let third = RawClient::attempt(&weir.address, &Login::nobody().name("third"), PATIENCE).await;
+    assert_eq!(third.refusal(), Some("maximum account active connections exceeded"));
+    drop((stays, comes));
+    weir.until("all have left", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
     all_goes_on(weir, cluster).await;
 }
 
