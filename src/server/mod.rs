@@ -224,6 +224,8 @@ impl Assembly {
         if let Some(admin) = &config.admin {
             info!(socket = %admin.socket.display(), "the admin socket is open");
         }
+        // Whoever sees or hears that weir is ready may stop it at once.
+        let signals = signals::Stop::register()?;
         if let Some(path) = &config.ports_file {
             ports_file::write(path, &parts.listeners.addresses(), parts.monitor.address())
                 .map_err(|err| ServerError::PortsFile { path: path.display().to_string(), err })?;
@@ -234,7 +236,7 @@ impl Assembly {
             ready.write();
         }
 
-        drain_when_told(&shared, &reloader, &service_manager).await?;
+        drain_when_told(signals, &shared, &reloader, &service_manager).await;
         if let Some(fleet) = fleet {
             fleet.leave().await;
         }
@@ -312,17 +314,16 @@ fn shared(
 
 /// Waits for a signal that stops weir, and drains; a second signal ends the drain.
 async fn drain_when_told(
+    mut signals: signals::Stop,
     shared: &Arc<Shared>,
     reloader: &Reloader,
     service_manager: &ServiceManager,
-) -> io::Result<()> {
-    let mut stop = signals::Stop::register()?;
-    stop.next().await;
+) {
+    signals.next().await;
     let drain = reloader.drain();
     service_manager.stopping(&drain);
     tokio::select! {
         () = drain.run(shared) => {}
-        () = stop.next() => info!("second signal: stopping immediately"),
+        () = signals.next() => info!("second signal: stopping immediately"),
     }
-    Ok(())
 }

@@ -51,8 +51,8 @@ enum Target {
     Monitor,
 }
 
-/// The sockets of each listener and of the endpoints. weir keeps them as long as it runs: a listener that a reload takes
-/// away and brings back listens on them again.
+/// The sockets of each listener and of the endpoints. weir keeps them as long as it runs: a listener that a reload
+/// takes away and brings back listens on them again.
 #[derive(Debug, Default)]
 pub struct PassedSockets {
     /// By the address of the listener in the configuration weir has begun with, and which of the listeners with this

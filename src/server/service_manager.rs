@@ -1,5 +1,5 @@
-//! What weir tells the service manager that has started it (systemd's `sd_notify`): that it is ready, reloads, stops, how
-//! it is, and that its threads make progress. A service manager that does not listen costs nobody anything.
+//! What weir tells the service manager that has started it (systemd's `sd_notify`): that it is ready, reloads, stops,
+//! how it is, and that its threads make progress. A service manager that does not listen costs nobody anything.
 
 use std::{
     env,

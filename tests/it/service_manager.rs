@@ -1,5 +1,5 @@
-//! What weir tells the service manager that has started it, systemd for example: over `NOTIFY_SOCKET`, and by a line for
-//! `--ready-fd`.
+//! What weir tells the service manager that has started it, systemd for example: over `NOTIFY_SOCKET`, and by a line
+//! for `--ready-fd`.
 
 use std::{
     fs,
