@@ -1,12 +1,14 @@
-//! Tells a release build of this repository its commit, for the log and `weir --version`. Other builds have none: they
-//! would be compiled anew after each commit.
+//! Tells a release build its commit, for the log and `weir --version`: the one that `WEIR_BUILD_COMMIT` names, for who
+//! builds without a repository, that of the package from crates.io, or that of this repository. Other builds have none:
+//! they would be compiled anew after each commit.
 
-use std::{env, path::Path, process::Command};
+use std::{env, fs, path::Path, process::Command};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=WEIR_BUILD_COMMIT");
     let version = env::var("CARGO_PKG_VERSION").unwrap_or_default();
-    let commit = env::var("PROFILE").is_ok_and(|profile| profile == "release").then(commit).flatten();
+    let commit = env::var("PROFILE").is_ok_and(|profile| profile == "release").then(release_commit).flatten();
     match commit {
         Some(commit) => {
             println!("cargo::rustc-env=WEIR_COMMIT={commit}");
@@ -14,6 +16,20 @@ fn main() {
         }
         None => println!("cargo::rustc-env=WEIR_VERSION={version}"),
     }
+}
+
+fn release_commit() -> Option<String> {
+    let named = env::var("WEIR_BUILD_COMMIT").ok().filter(|commit| !commit.is_empty());
+    named.or_else(packaged_commit).or_else(commit)
+}
+
+/// The commit that this folder was packaged from by cargo; `None` where it is no package. Its repository then is not
+/// this one.
+fn packaged_commit() -> Option<String> {
+    let folder = env::var("CARGO_MANIFEST_DIR").ok()?;
+    let told = fs::read_to_string(Path::new(&folder).join(".cargo_vcs_info.json")).ok()?;
+    let (_, rest) = told.split_once("\"sha1\": \"")?;
+    rest.get(..12).filter(|commit| commit.bytes().all(|byte| byte.is_ascii_hexdigit())).map(str::to_owned)
 }
 
 /// The commit of this folder; `None` where it is not the top of a repository: a source package that is unpacked inside
