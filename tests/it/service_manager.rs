@@ -22,7 +22,7 @@ use nix::{
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
-use weir_testkit::{weir::binary, *};
+use weir_testkit::{process::Process, weir::binary, *};
 
 /// The socket of a service manager.
 struct Manager {
@@ -258,14 +258,15 @@ async fn ready_fd_without_a_reader_costs_nothing() {
     RawClient::connect(&weir.address, &Login::nobody()).await.round_trip().await.expect("it serves");
 }
 
-#[test]
-fn a_ready_fd_that_is_not_open_or_a_standard_stream_is_wrong_usage() {
-    for number in ["3", "4", "9", "65000", "2147483647", "0", "1", "2", "-1", "x", ""] {
-        let mut command = Command::new(binary());
-        let output = command.args(["run", "--server", "127.0.0.1:9", &format!("--ready-fd={number}")]).output();
-        let output = output.expect("weir runs");
-        let said = String::from_utf8(output.stderr).expect("text");
-        assert_eq!(output.status.code(), Some(64), "{number}: {said}");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ready_fd_that_is_not_open_or_a_standard_stream_is_wrong_usage() {
+    let dir = TempDir::with_prefix("weir-test-").expect("temporary folder");
+    for (n, number) in ["3", "4", "9", "65000", "2147483647", "0", "1", "2", "-1", "x", ""].into_iter().enumerate() {
+        let (mut command, log) = (Command::new(binary()), dir.path().join(n.to_string()));
+        command.args(["run", "--server", "127.0.0.1:9", "--listen", "127.0.0.1:0", &format!("--ready-fd={number}")]);
+        let mut process = Process::start("weir", &mut command, &log);
+        let (code, said) = (process.wait(PATIENCE).await.code(), process.log());
+        assert_eq!(code, Some(64), "{number}: {said}");
         assert!(said.contains("--ready-fd"), "{number}: {said}");
     }
 }

@@ -6,13 +6,13 @@ use std::{
     io::pipe,
     net::{SocketAddr, TcpListener, UdpSocket},
     os::{fd::OwnedFd, unix::net::UnixListener},
-    process::{Command, Output},
+    process::Command,
 };
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::Signal;
 use tempfile::TempDir;
-use weir_testkit::{weir::binary, *};
+use weir_testkit::{process::Process, weir::binary, *};
 
 fn bound() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").expect("bind")
@@ -131,10 +131,13 @@ async fn a_listener_that_a_reload_takes_away_and_brings_back_listens_on_its_sock
     }
 }
 
-fn fails(toml: &str, dir: &TempDir, mut command: Command) -> Output {
-    let file = dir.path().join("weir.toml");
+/// The end of a weir that cannot start, and what it says.
+async fn fails(toml: &str, dir: &TempDir, mut command: Command) -> (Option<i32>, String) {
+    let (file, log) = (dir.path().join("weir.toml"), dir.path().join("log"));
     fs::write(&file, toml).expect("write");
-    command.arg("run").arg("-c").arg(&file).output().expect("weir runs")
+    let _ = fs::remove_file(&log);
+    let mut process = Process::start("weir", command.arg("run").arg("-c").arg(&file), &log);
+    (process.wait(PATIENCE).await.code(), process.log())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,16 +170,15 @@ async fn a_socket_without_a_use_is_an_error_that_names_it() {
         (vec![("listeners[0]", pipe().expect("a pipe").1.into())], format!("{unused}is no socket")),
     ];
     for (passed, expected) in cases {
-        let output = fails(&toml, &dir, with(passed));
-        let said = String::from_utf8(output.stderr).expect("text");
+        let (code, said) = fails(&toml, &dir, with(passed)).await;
         let said = said.replace('\\', "");
         assert!(said.contains(&expected), "{expected}:\n{said}");
-        assert!([Some(1), Some(64)].contains(&output.status.code()), "{expected}");
+        assert!([Some(1), Some(64)].contains(&code), "{expected}");
         assert!(!dir.path().join("ports.json").exists(), "it has not started");
     }
     let mut missing = with(vec![passed("listeners[0]", &listener)]);
     missing.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "listeners[0]:monitor");
-    let said = String::from_utf8(fails(&toml, &dir, missing).stderr).expect("text");
+    let (_, said) = fails(&toml, &dir, missing).await;
     assert!(said.contains(&format!("descriptor 4 (\"monitor\"), {unused}cannot be used")), "{said}");
 }
 
