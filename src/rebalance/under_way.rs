@@ -76,7 +76,7 @@ impl Emptied {
         let Self { server, cause, sessions, left, seconds_left } = self;
         let cause = cause.replace('_', " ");
         let time = if *left > 0 { format!(", for {}", whole(*seconds_left)) } else { String::new() };
-        format!("{server} is emptied ({cause}): {left} of {sessions} sessions left{time}")
+        format!("emptying {server} ({cause}): {left} of {sessions} sessions left{time}")
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
             }],
         };
         let moving = "rebalance by ops: 120 of 400 clients moved, 3 on their way";
-        let emptied = "n1 is emptied (lame duck): 30 of 120 sessions left, for 4s";
+        let emptied = "emptying n1 (lame duck): 30 of 120 sessions left, for 4s";
         assert_eq!(now.lines(), [format!("{moving}, about 1m 2s left"), emptied.to_owned()]);
         let status = now.rebalance.as_mut().unwrap();
         status.state = "paused".into();

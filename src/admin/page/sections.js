@@ -145,7 +145,7 @@ const sections = (() => {
     const { rebalance, emptied, totals } = overview.moves;
     show(byId("moves-card"), Boolean(rebalance) || emptied.length > 0 || totals.length > 0);
     const now = emptied.map((one) => [`server ${one.server}`, one.sessions - one.left, one.sessions,
-      `${one.server} is emptied (${one.cause.replaceAll("_", " ")}): ${count(one.left)} of ${count(one.sessions)} sessions `
+      `emptying ${one.server} (${one.cause.replaceAll("_", " ")}): ${count(one.left)} of ${count(one.sessions)} sessions `
         + `left${one.left > 0 ? `, for ${duration(one.seconds_left)}` : ""}`]);
     if (rebalance) {
       const { landed, elsewhere, late, planned } = rebalance;

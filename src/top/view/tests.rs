@@ -142,7 +142,7 @@ fn a_frame_says_what_is_the_matter() {
     assert!(line_of(&lines, " Leaks").ends_with("40 sessions idle for 10 min 00 s, 7 without a name"));
     let leak = line_of(&lines, "of ORDERS");
     assert!(leak.contains("151        0       +60.0  low"), "{leak}");
-    assert!(line_of(&lines, "nats-2").starts_with(" nats-2 is emptied"));
+    assert!(line_of(&lines, "nats-2").starts_with(" emptying nats-2"));
     // What others have written changes no terminal.
     assert!(!lines.concat().chars().any(char::is_control));
     assert!(lines.iter().all(|line| line.chars().count() <= 120), "{lines:#?}");
