@@ -145,6 +145,12 @@ impl World {
         }
     }
 
+    /// So many are past weir at each server from now on.
+    pub(super) fn are_past(&mut self, now: [u32; 2]) {
+        self.tells(&format!("{} past weir, {now:?}", now[0] + now[1]));
+        self.direct.set(now);
+    }
+
     /// Clients come to the servers themselves, go, or go from one server to the other.
     pub(super) fn direct_clients(&mut self) {
         if self.is_healed || !self.direct.come {
@@ -161,8 +167,7 @@ impl World {
             4 => [a.saturating_sub(many), b.saturating_sub(many)],
             _ => [0; 2],
         };
-        self.tells(&format!("{} past weir, {now:?}", now[0] + now[1]));
-        self.direct.set(now);
+        self.are_past(now);
     }
 
     /// How many connections a weir has at the servers, but those that it has let in by a floor while it was cut off.

@@ -115,7 +115,7 @@ impl World {
         }
         let past = if self.direct.come { self.rng.u32(..=quota) } else { 0 };
         let on_first = self.rng.u32(..=past);
-        self.direct.set([on_first, past - on_first]);
+        self.are_past([on_first, past - on_first]);
         self.until(self.at + 8 * SECOND, |_| false);
         let alive: Vec<usize> = (0..self.weirs.len()).filter(|weir| self.weirs[*weir].is_alive).collect();
         // What a machine that is gone has left at the servers goes within 30 s.
@@ -179,12 +179,12 @@ impl World {
         if !self.direct.come {
             return;
         }
-        self.direct.set([0; 2]);
+        self.are_past([0; 2]);
         if !self.until(self.at + 6 * SECOND, |world| world.open() == quota) {
             self.fails(&format!("{} of {quota} are in after those past weir have left", self.open()));
         }
         let past = self.rng.u32(..=quota);
-        self.direct.set([past, 0]);
+        self.are_past([past, 0]);
         self.until(self.at + 6 * SECOND, |_| false);
         if self.open() != quota {
             self.fails("somebody is out for one who came past weir");
@@ -198,9 +198,12 @@ impl World {
                 self.fails(&format!("{} are in of {quota}, and {past} past weir, and {room} should be", self.open()));
             }
         }
-        self.direct.set([0; 2]);
+        self.are_past([0; 2]);
         self.all_want(alive, quota);
-        if !self.until(self.at + 6 * SECOND, |world| world.open() == quota) {
+        // Where nobody lacked a place for them it is the record alone that has to follow: with what it says of them no
+        // quota can be filled by others within the time that is given for that.
+        let have_left = |world: &Self| world.open() == quota && world.record().past == 0;
+        if !self.until(self.at + 6 * SECOND, have_left) {
             self.fails(&format!("{} of {quota} are in after those past weir have left again", self.open()));
         }
     }

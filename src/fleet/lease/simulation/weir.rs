@@ -78,6 +78,8 @@ pub struct Weir {
     pub needs_look: Arc<AtomicBool>,
     /// It was cut off since its leases were in force last.
     pub was_cut: bool,
+    /// Its quota when it could last write to the bucket with its leases in force.
+    pub leased_quota: u32,
     pub senses: Senses,
     /// It has opened the bucket that there is.
     pub watches: bool,
@@ -120,6 +122,7 @@ impl Weir {
             waiting: Vec::new(),
             needs_look,
             was_cut: false,
+            leased_quota: quota,
             senses: Senses::default(),
             watches: true,
         }

@@ -1,9 +1,11 @@
 //! The model: weirs, a bucket, two servers, and time.
 //!
-//! Always: what the servers have of the quota is never more than the quota. Three exceptions are counted apart:
+//! Always: what the servers have of the quota is never more than the quota. Four exceptions are counted apart:
 //! what a weir that is cut off from the fleet admits by its floor, what one admits by the split that has never reached
-//! the bucket, and what was let in before the quota was lowered. Nobody takes a lease that with all others, and with
-//! what is known to have come past weir, is more than the quota.
+//! the bucket, what was let in before the quota was lowered, and what a weir admits by its floor's part of a quota that
+//! was lowered while it could not reach the bucket: nobody tells it what others hold of the higher one, and to admit
+//! nothing would be to fail closed. Nobody takes a lease that with all others, and with what is known to have come past
+//! weir, is more than the quota.
 //!
 //! In the end, when nothing goes wrong any more: the quota is filled while there is demand, whoever leaves makes room
 //! for others at any weir, also who came past all weirs, each weir comes to its max-min fair part, and everything is
@@ -243,7 +245,8 @@ impl World {
                 let now = one.now(self.at);
                 let (goes_on, is_by_floors) = (one.allowance.may_go_on(now), one.standing.is_by_floors(now));
                 let Some(connection) = one.connections.get_mut(&id) else { return };
-                connection.is_excepted = is_by_floors && (one.was_cut || !one.ledger.goes_by_leases());
+                let is_lowered = one.quota < one.leased_quota;
+                connection.is_excepted = is_by_floors && (one.was_cut || is_lowered || !one.ledger.goes_by_leases());
                 if goes_on {
                     self.within(..MS, Event::Send(weir, id));
                 } else {
@@ -340,6 +343,9 @@ impl World {
         let now = one.now(self.at);
         if one.network != Network::Nothing && one.standing.is_valid(now) {
             one.was_cut = false;
+        }
+        if one.network == Network::All && self.has_quorum && one.watches && one.standing.is_valid(now) {
+            one.leased_quota = one.quota;
         }
         one.ledger.surroundings(Surroundings { live, position, others_have_leases, is_connected, is_early: false });
         for operation in one.ledger.next(now) {

@@ -62,6 +62,11 @@ fn figures() {
     }
 }
 
+/// How many histories each figure is of: `WEIR_SIM_HISTORIES`.
+fn histories() -> u64 {
+    std::env::var("WEIR_SIM_HISTORIES").map_or(5, |many| many.parse().expect("WEIR_SIM_HISTORIES is a number"))
+}
+
 #[test]
 #[ignore = "prints the figures of the decision"]
 fn quiet_figures() {
@@ -76,11 +81,13 @@ fn quiet_figures() {
             for weirs in [1, 3, 10] {
                 let clients = (60.0 / work.0) as usize;
                 let storm = Storm { weirs, work, cores, rule, accounts, clients, ..BCRYPT };
-                let all: Vec<_> = (0..5).flat_map(|seed| quiet(storm, seed)).collect();
+                let all: Vec<_> = (0..histories()).flat_map(|seed| quiet(storm, seed)).collect();
                 println!(
-                    "{work:?} {accounts} accounts {rule:?} weirs {weirs}: p50 {:?} p99 {:?} of {}",
+                    "{work:?} {accounts} accounts {rule:?} weirs {weirs}: p50 {:?} p90 {:?} p99 {:?} most {:?} of {}",
                     percentile(&all, 0.5),
+                    percentile(&all, 0.9),
                     percentile(&all, 0.99),
+                    percentile(&all, 1.0),
                     all.len()
                 );
             }
