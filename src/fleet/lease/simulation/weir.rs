@@ -78,8 +78,8 @@ pub struct Weir {
     pub needs_look: Arc<AtomicBool>,
     /// It was cut off since its leases were in force last.
     pub was_cut: bool,
-    /// Its quota when it could last write to the bucket with its leases in force.
-    pub leased_quota: u32,
+    /// The highest quota at any weir since this one could last write to the bucket with its leases in force.
+    pub highest_since: u32,
     pub senses: Senses,
     /// It has opened the bucket that there is.
     pub watches: bool,
@@ -122,7 +122,7 @@ impl Weir {
             waiting: Vec::new(),
             needs_look,
             was_cut: false,
-            leased_quota: quota,
+            highest_since: quota,
             senses: Senses::default(),
             watches: true,
         }

@@ -2,9 +2,9 @@
 //!
 //! Always: what the servers have of the quota is never more than the quota. Four exceptions are counted apart:
 //! what a weir that is cut off from the fleet admits by its floor, what one admits by the split that has never reached
-//! the bucket, what was let in before the quota was lowered, and what a weir admits by its floor's part of a quota that
-//! was lowered while it could not reach the bucket: nobody tells it what others hold of the higher one, and to admit
-//! nothing would be to fail closed. Nobody takes a lease that with all others, and with what is known to have come past
+//! the bucket, what was let in before the quota was lowered, and what a weir admits by its floor where the quota was
+//! lowered, there or elsewhere, while it could not reach the bucket: nobody tells it what others hold of the higher one,
+//! and to admit nothing would be to fail closed. Nobody takes a lease that with all others, and with what is known to have come past
 //! weir, is more than the quota.
 //!
 //! In the end, when nothing goes wrong any more: the quota is filled while there is demand, whoever leaves makes room
@@ -186,6 +186,7 @@ impl World {
 
     pub(super) fn in_force(&mut self, quota: u32) {
         self.quotas.push_back((self.at, quota));
+        self.weirs.iter_mut().for_each(|weir| weir.highest_since = weir.highest_since.max(quota));
     }
 
     pub(super) fn later(&mut self, after: Time, event: Event) {
@@ -241,11 +242,12 @@ impl World {
                 self.later(after, Event::Check(weir, id));
             }
             Event::Check(weir, id) => {
+                let highest_quota = self.highest_quota();
                 let one = &mut self.weirs[weir];
                 let now = one.now(self.at);
                 let (goes_on, is_by_floors) = (one.allowance.may_go_on(now), one.standing.is_by_floors(now));
                 let Some(connection) = one.connections.get_mut(&id) else { return };
-                let is_lowered = one.quota < one.leased_quota;
+                let is_lowered = highest_quota < one.highest_since;
                 connection.is_excepted = is_by_floors && (one.was_cut || is_lowered || !one.ledger.goes_by_leases());
                 if goes_on {
                     self.within(..MS, Event::Send(weir, id));
@@ -339,13 +341,14 @@ impl World {
         let live = if is_connected { live } else { vec![weir] };
         let position = live.iter().position(|other| *other == weir).unwrap_or(0) as u32;
         let live = live.len() as u32;
+        let highest_quota = self.highest_quota();
         let one = &mut self.weirs[weir];
         let now = one.now(self.at);
         if one.network != Network::Nothing && one.standing.is_valid(now) {
             one.was_cut = false;
         }
         if one.network == Network::All && self.has_quorum && one.watches && one.standing.is_valid(now) {
-            one.leased_quota = one.quota;
+            one.highest_since = highest_quota;
         }
         one.ledger.surroundings(Surroundings { live, position, others_have_leases, is_connected, is_early: false });
         for operation in one.ledger.next(now) {
