@@ -419,7 +419,8 @@ impl Ledger {
                 }
                 _ => 0,
             };
-            let moment = Moment { now, me, heard, term, live, absent, is_first, silent_since, is_leaving };
+            let awake_since = self.own.awake_since();
+            let moment = Moment { now, awake_since, me, heard, term, live, absent, is_first, silent_since, is_leaving };
             let is_ended = |holder: &Holder, entry: &Entry| has_ended && self.is_ended(holder, entry);
             let is_read = Cell::new(false);
             let reclaim = |quota: &SharedQuota, record: &mut Record| {

@@ -49,6 +49,8 @@ pub(super) struct OwnMembership {
     /// Since when writes are tried without a pause, and without an answer that one is stored.
     trying_since: Instant,
     last_look: Instant,
+    /// When it was found to run again after a pause; else since when it is there.
+    awake_since: Instant,
     /// The revision and the sending time of the last acknowledged write.
     stored: Option<(u64, Instant)>,
 }
@@ -74,6 +76,7 @@ impl OwnMembership {
             next_at: now,
             trying_since: now,
             last_look: now,
+            awake_since: now,
             stored: None,
         }
     }
@@ -83,10 +86,16 @@ impl OwnMembership {
         if now.saturating_duration_since(self.last_look) > PAUSE {
             // It may have been stopped for so long that others have its floors too: first it is to try a while.
             self.trying_since = now + PAUSE;
+            self.awake_since = now;
         }
         self.last_look = now;
         let in_vain = now.saturating_duration_since(self.trying_since) >= IN_VAIN;
         self.standing.floors_until(in_vain.then(|| now + PAUSE));
+    }
+
+    /// Since when it runs without a pause.
+    pub fn awake_since(&self) -> Instant {
+        self.awake_since
     }
 
     /// The term in force; `None`: none is.

@@ -48,6 +48,8 @@ pub(super) struct Past {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Around {
     pub now: Instant,
+    /// Since when this weir runs without a pause: while it was stopped it heard of no reading.
+    pub awake_since: Instant,
     /// This weir's term.
     pub term: u32,
     /// Readings from before this say nothing of how few there are: the record has changed since, or the connections
@@ -106,16 +108,16 @@ impl Past {
 
     /// What the record should say that says `recorded`.
     pub fn should_be(&mut self, recorded: u32, around: Around) -> u32 {
-        let Around { now, term, sure_after, unheard, uncovered } = around;
+        let Around { now, awake_since, term, sure_after, unheard, uncovered } = around;
         let before = std::mem::replace(&mut self.term, term);
         if before != term {
-            // Without a membership, or stopped, it heard of no reading.
+            // Without a membership it may have heard of no reading.
             self.known_at = now;
             if before != 0 {
                 self.term_since = now;
             }
         }
-        if now.saturating_duration_since(self.known_at) >= PAST_KEPT {
+        if now.saturating_duration_since(self.known_at.max(awake_since)) >= PAST_KEPT {
             return recorded.min(uncovered);
         }
         let Some(told) = self.told.filter(|told| now.saturating_duration_since(told.since) >= PAST_STAYS) else {
@@ -123,7 +125,7 @@ impl Past {
         };
         let at_least = told.least.saturating_sub(unheard);
         let at_most = told.most.saturating_add(uncovered);
-        let is_sure = told.began > sure_after.max(self.term_since);
+        let is_sure = told.began > sure_after.max(self.term_since).max(awake_since);
         if recorded < at_least {
             at_least
         } else if recorded > at_most && is_sure {
@@ -142,7 +144,7 @@ mod tests {
     fn a_reading_of_an_earlier_term_lowers_nothing() {
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
-        let around = |now, term| Around { now, term, sure_after: began, unheard: 0, uncovered: 0 };
+        let around = |now, term| Around { now, awake_since: began, term, sure_after: began, unheard: 0, uncovered: 0 };
         let mut past = Past::new(began);
         assert_eq!(past.should_be(4, around(at(1), 1)), 4);
         past.told(at(3), (2, 2), at(2));
@@ -155,7 +157,8 @@ mod tests {
     fn a_record_follows_what_all_readings_of_a_while_say() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
-        let around = |ms| Around { now: at(ms), term: 1, sure_after: began, unheard: 0, uncovered: 0 };
+        let around =
+            |ms| Around { now: at(ms), awake_since: began, term: 1, sure_after: began, unheard: 0, uncovered: 0 };
         let mut past = Past::new(began);
         assert_eq!(past.should_be(0, around(10)), 0, "nothing is known");
         past.told(at(100), (20, 20), at(50));
@@ -176,7 +179,7 @@ mod tests {
     fn what_leases_cover_is_not_past_and_what_they_do_not_is_not_free() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
-        let around = Around { now: at(500), term: 1, sure_after: began, unheard: 0, uncovered: 0 };
+        let around = Around { now: at(500), awake_since: began, term: 1, sure_after: began, unheard: 0, uncovered: 0 };
         let mut past = Past::new(began);
         past.told(at(100), (30, 30), at(50));
         let should_be = |past: &mut Past, recorded| {
@@ -191,12 +194,22 @@ mod tests {
     fn without_readings_nothing_is_past_weir() {
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
-        let around = |seconds| Around { now: at(seconds), term: 1, sure_after: began, unheard: 0, uncovered: 3 };
+        let around = |seconds| Around {
+            now: at(seconds),
+            awake_since: began,
+            term: 1,
+            sure_after: began,
+            unheard: 0,
+            uncovered: 3,
+        };
         let mut past = Past::new(began);
         assert_eq!((past.should_be(20, around(1)), past.should_be(20, around(31))), (20, 3));
         past.told(at(40), (20, 20), at(40));
         assert_eq!((past.should_be(20, around(69)), past.should_be(20, around(70))), (20, 3));
         let stopped = Around { term: 2, ..around(200) };
         assert_eq!(past.should_be(20, stopped), 20, "it did not run");
+        let woke = |at_seconds| Around { term: 2, awake_since: at(300), ..around(at_seconds) };
+        assert_eq!(past.should_be(20, woke(300)), 20, "it was stopped for so long that it heard of nothing");
+        assert_eq!((past.should_be(20, woke(329)), past.should_be(20, woke(330))), (20, 3));
     }
 }

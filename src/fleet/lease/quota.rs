@@ -104,6 +104,8 @@ pub(super) struct SharedQuota {
 #[derive(Debug)]
 pub(super) struct Moment<'a> {
     pub now: Instant,
+    /// Since when this weir runs without a pause.
+    pub awake_since: Instant,
     pub me: &'a Holder,
     /// When each other weir has told last what it holds.
     pub heard: &'a HashMap<Holder, Instant>,
@@ -442,7 +444,7 @@ impl SharedQuota {
     /// What the weirs have beside what came past weir. Only the first of those who use the quota writes that: others
     /// may see a little more or less at the same moment.
     fn around(&self, moment: &Moment<'_>, held: u32, record: &Record) -> Around {
-        let &Moment { now, me, heard, term, silent_since, .. } = moment;
+        let &Moment { now, awake_since, me, heard, term, silent_since, .. } = moment;
         let lease = |holder: &Holder| record.l.get(holder).map_or(0, |entry| entry.n);
         let unheard = record.l.iter().filter(|(holder, _)| *holder != me && !heard.contains_key(holder));
         let unheard = unheard.map(|(_, entry)| entry.n).fold(0, u32::saturating_add);
@@ -450,7 +452,7 @@ impl SharedQuota {
         let uncovered = others.chain([(me, held)]).map(|(holder, held)| held.saturating_sub(lease(holder)));
         let uncovered = uncovered.fold(0, u32::saturating_add);
         let sure_after = silent_since.map_or(self.past_changed_at, |since| since.max(self.past_changed_at));
-        Around { now, term, sure_after, unheard, uncovered }
+        Around { now, awake_since, term, sure_after, unheard, uncovered }
     }
 
     /// Tells the connect path what does not make the lease larger.
@@ -528,6 +530,7 @@ mod tests {
             let (me, now) = (&me, at(now));
             let moment = Moment {
                 now,
+                awake_since: began,
                 me,
                 heard: &heard,
                 term: 1,

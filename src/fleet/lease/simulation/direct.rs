@@ -140,6 +140,11 @@ impl World {
         }
         let high = reading.counted.saturating_sub(least);
         let low = reading.counted.saturating_sub(most).min(high);
+        let (answered, counted) = (reading.answered as f64 / 1e6, reading.counted);
+        let heard: Vec<usize> = self.weirs[weir].senses.heard.keys().copied().collect();
+        self.tells(&format!(
+            "{weir} hears {heard:?}: {low} to {high} of {counted} past weir, by a reading until {answered}"
+        ));
         if let Some(after) = self.way() {
             self.later(after, Event::IsPast(weir, reading.began, (low, high)));
         }

@@ -39,11 +39,16 @@ fn a_bucket_that_is_another_one_is_shared_as_the_one_before() {
 
 #[test]
 fn histories_that_have_failed_once_do_not_fail_again() {
-    let histories = [
-        // Those past weir had left, and the record still said so when all came again.
-        30_843, // A reading of an earlier term lowered the record.
-        50_833, 57_930, 59_225, // The quota was lowered at a weir that could not reach the bucket.
-        53_627,
-    ];
-    histories.into_iter().for_each(|seed| history(seed, false));
+    for (seed, is_other_bucket, _why) in [
+        (30_843, false, "those past weir had left, and the record still said so when all came again"),
+        (50_833, false, "a reading of an earlier term lowered the record"),
+        (57_930, false, "the same"),
+        (59_225, false, "the same"),
+        (53_627, false, "the quota was lowered at a weir that could not reach the bucket"),
+        (104_427, false, "it was lowered elsewhere while one could not"),
+        (232_652, true, "the same, and that one came back and used its lease"),
+        (126_923, false, "a weir woke after 30 s and wrote that nothing was past weir"),
+    ] {
+        history(seed, is_other_bucket);
+    }
 }
