@@ -501,12 +501,13 @@ impl Ledger {
     fn left_of(&self, now: Instant, key: LeaseKey, quota: &SharedQuota) -> Option<u32> {
         let reading = quota.reading.filter(|reading| reading.began > quota.past_changed_at)?;
         let own = quota.samples.as_ref().and_then(|samples| samples.least_since(reading.began));
-        let mut of_live = own.unwrap_or_default();
+        // What a weir has beyond its lease is in the record as past weir, and would be taken off twice.
+        let own_lease = quota.record.l.get(&self.me).map_or(0, |entry| entry.n);
+        let mut of_live = own.unwrap_or_default().min(own_lease);
         let others = quota.record.l.iter().filter(|(holder, _)| **holder != self.me);
         for (holder, entry) in others.filter(|(holder, entry)| !self.is_ended(holder, entry)) {
             let told = reading.after.and_then(|after| self.sights.told(now, holder, key, reading.began, after));
             match told {
-                // Nobody has more open than its lease.
                 Some(told) => of_live = of_live.saturating_add(told.min(entry.n)),
                 None if now.saturating_duration_since(reading.ended) < NOT_TOLD => return None,
                 None => {}

@@ -47,6 +47,7 @@ fn histories_that_have_failed_once_do_not_fail_again() {
         (53_627, false, "the quota was lowered at a weir that could not reach the bucket"),
         (104_427, false, "it was lowered elsewhere while one could not"),
         (232_652, true, "the same, and that one came back and used its lease"),
+        (310_639, false, "what a weir had beyond its lease was taken off twice from what others had left"),
         (126_923, false, "a weir woke after 30 s and wrote that nothing was past weir"),
     ] {
         history(seed, is_other_bucket);
