@@ -70,10 +70,13 @@ impl Round {
     }
 
     /// Another weir has told that a client of this lane has had the turn with this number. Returns whether that is
-    /// news.
+    /// news. To be called once for each turn of each weir: turns that begin before their weirs have heard of each other
+    /// have the same number, and the lane has had all of them. One of these is news as long as no lane has had a later
+    /// turn.
     pub fn heard(&mut self, lane: Lane, turn: u64) -> bool {
         let turn = turn.min(self.last.saturating_add(MOST_TURNS_AT_ONCE));
-        let is_news = turn > self.of_lane(lane);
+        let of_lane = self.of_lane(lane);
+        let is_news = turn > of_lane || turn == of_lane && turn == self.last;
         if is_news {
             self.note(lane, turn);
         }
@@ -238,14 +241,19 @@ impl SharedPace {
         before.or(self.most.front()).map_or(0, |(_, many)| *many)
     }
 
-    /// A peer has told what it has, while this weir has so many logins under way.
-    pub fn heard(&mut self, now: Instant, id: &MemberId, (in_use, waiting): (InUse, Waiting), under_way: u32) {
+    /// A peer has told what it has, while this weir has so many logins under way. Returns whether it has had another
+    /// turn than was known.
+    pub fn heard(&mut self, now: Instant, id: &MemberId, (in_use, waiting): (InUse, Waiting), under_way: u32) -> bool {
         let peer = Peer { id: id.clone(), in_use, waiting, has_missed: false, is_before: false };
-        match self.peers.binary_search_by(|other| other.id.cmp(id)) {
-            Ok(n) => self.peers[n] = peer,
-            Err(n) => self.peers.insert(n, peer),
-        }
+        let turn_before = match self.peers.binary_search_by(|other| other.id.cmp(id)) {
+            Ok(n) => std::mem::replace(&mut self.peers[n], peer).in_use.turn,
+            Err(n) => {
+                self.peers.insert(n, peer);
+                0
+            }
+        };
         self.note(now, under_way);
+        in_use.turn != turn_before
     }
 
     /// A peer has gone.
@@ -288,7 +296,10 @@ impl SharedPace {
         }
         // Who has several accounts waiting gives each its turn by the turns that it has had elsewhere.
         let has_gone_on = before.turn != after.turn && self.peers.iter().any(|peer| peer.waiting.lanes > 1);
-        has_begun || has_gone_on || before.places != after.places || waited.lane != waits.lane
+        // All go by the highest limit that is told: whoever has told a higher one than it goes by has others take places
+        // that it finds taken.
+        let has_place = before.places != after.places || before.limit != after.limit;
+        has_begun || has_gone_on || has_place || waited.lane != waits.lane
     }
 
     /// How many logins this weir may have under way. To be asked again when a peer is heard of, when a login begins or
@@ -309,7 +320,9 @@ impl SharedPace {
             return all_of((level.ceil() as u32).clamp(1, own.limit.max(1)));
         }
         let share = |demand: u32| f64::from(demand).min(level) as u32;
-        if self.keeps_until.is_some_and(|until| now < until) {
+        // A place beyond the limit is not kept: it would stay beyond it for as long as logins follow each other.
+        let is_within = own.under_way.saturating_add(self.others_under_way()) < own.limit;
+        if is_within && self.keeps_until.is_some_and(|until| now < until) {
             return all_of(own.under_way + 1);
         }
         let waits_since = *self.waits_since.get_or_insert(now);
@@ -497,6 +510,32 @@ mod tests {
         let left = pace.allowance(now, &round, storm);
         assert_eq!((left.logins, left.look_again), (0, Some(now + STEP)));
         assert_eq!(pace.allowance(now + STEP, &round, storm).logins, 1, "the place is not lost");
+    }
+
+    #[test]
+    fn turns_of_one_number_are_turns_of_several_weirs() {
+        let (now, mut round, mut pace) = (Instant::now(), Round::default(), SharedPace::new(id("a")));
+        assert_eq!((round.take(lane("A")), round.heard(lane("A"), 1)), (1, true), "at the same moment");
+        assert_eq!((round.take(lane("B")), round.heard(lane("A"), 1)), (2, false), "another lane has had one since");
+        let mut is_turn = |name, turn| pace.heard(now, &id(name), (uses(1, turn), waits(1, "A", 0)), 0);
+        assert_eq!([is_turn("b", 1), is_turn("b", 1), is_turn("c", 1), is_turn("b", 2)], [true, false, true, true]);
+        assert!(!is_turn("d", 0), "it has had none");
+    }
+
+    #[test]
+    fn a_place_beyond_the_limit_is_not_kept_and_a_lower_limit_is_told() {
+        let (now, mut round, mut pace) = (Instant::now(), Round::default(), SharedPace::new(id("a")));
+        let waiting = waits(5, "A", 0);
+        let mut kept = |others: u32, limit| {
+            pace.heard(now, &id("b"), (InUse { limit, ..uses(others, 9) }, waiting), 1);
+            pace.began(now, &mut round, lane("A"), 2);
+            pace.ended(now + MS, &round, &waiting, 1);
+            pace.allowance(now + MS, &round, own(limit, 1, waiting)).logins
+        };
+        assert_eq!((kept(1, 3), kept(2, 3)), (2, 1));
+        let told = |limit| (InUse { limit, ..uses(1, 9) }, waiting);
+        let is_news = |limit| pace.is_news(told(3), told(limit), Some(100 * MS));
+        assert_eq!((is_news(3), is_news(2), is_news(4)), (false, true, true));
     }
 
     #[test]

@@ -217,9 +217,10 @@ impl Servers {
             else {
                 continue;
             };
-            server.hear_pace(now, &beat.id, pace, waiting);
+            let is_turn = server.hear_pace(now, &beat.id, pace, waiting);
             let mut state = fleet.state();
-            if pace.turn > 0
+            if is_turn
+                && pace.turn > 0
                 && state.round.heard(pace.lane, pace.turn)
                 && let Some(name) = state.names.get(&pace.lane)
             {

@@ -326,8 +326,9 @@ impl World {
             let mean = limits.iter().sum::<f64>() / limits.len() as f64;
             let before = weir.shown.insert((message.from, s), *shown).unwrap_or(*shown);
             weir.limits[s].heard(now, shown, &before, in_flight, mean);
-            weir.paces[s].heard(now, &from, (*in_use, message.waiting), weir.under_way[s]);
-            if in_use.turn > 0
+            let is_turn = weir.paces[s].heard(now, &from, (*in_use, message.waiting), weir.under_way[s]);
+            if is_turn
+                && in_use.turn > 0
                 && weir.round.heard(in_use.lane, in_use.turn)
                 && let Some(at) = weir.lanes.iter().position(|(lane, _)| *lane == in_use.lane)
                 && let Some(lane) = weir.lanes.remove(at)

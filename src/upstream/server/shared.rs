@@ -122,9 +122,15 @@ impl Server {
         Some(pace_beat(in_use, exact, &shown))
     }
 
-    /// Another weir has told what it has here.
-    pub(in crate::upstream) fn hear_pace(&self, now: Instant, id: &MemberId, beat: &PaceBeat, waiting: Waiting) {
-        let Some(fleet) = self.fleet.get() else { return };
+    /// Another weir has told what it has here. Returns whether it has had another turn here than was known.
+    pub(in crate::upstream) fn hear_pace(
+        &self,
+        now: Instant,
+        id: &MemberId,
+        beat: &PaceBeat,
+        waiting: Waiting,
+    ) -> bool {
+        let Some(fleet) = self.fleet.get() else { return false };
         let (in_use, limit, shown) = from_beat(beat);
         let under_way = self.load.handshakes();
         self.change(|state| {
@@ -141,10 +147,11 @@ impl Server {
                 }
             };
             let mean = shared.mean_limit();
-            shared.pace.heard(now, id, (in_use, waiting), under_way);
+            let is_turn = shared.pace.heard(now, id, (in_use, waiting), under_way);
             state.concurrency_limit.heard(now, &shown, &before, in_flight, mean);
             self.set_allowance(state, fleet, now);
-        });
+            is_turn
+        })
     }
 
     /// Another weir is gone.
