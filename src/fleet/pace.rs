@@ -296,8 +296,8 @@ impl SharedPace {
         }
         // Who has several accounts waiting gives each its turn by the turns that it has had elsewhere.
         let has_gone_on = before.turn != after.turn && self.peers.iter().any(|peer| peer.waiting.lanes > 1);
-        // All go by the highest limit that is told: whoever has told a higher one than it goes by has others take places
-        // that it finds taken.
+        // All go by the highest limit that is told: where a weir has told a higher one than it goes by, others take
+        // places that it finds taken.
         let has_place = before.places != after.places || before.limit != after.limit;
         has_begun || has_gone_on || has_place || waited.lane != waits.lane
     }

@@ -391,6 +391,32 @@ mod tests {
     }
 
     #[test]
+    fn floors_are_in_force_only_after_a_while_in_vain_and_after_a_pause_later_still() {
+        let began = Instant::now();
+        let standing = Standing::new(began);
+        let mut own = OwnMembership::new(Arc::clone(&standing), began);
+        let mut look = |milliseconds: u64| {
+            let now = began + Duration::from_millis(milliseconds);
+            own.look(now);
+            standing.is_by_floors(now)
+        };
+        assert_eq!([0, 500, 999, 1000].map(&mut look), [false, false, false, true]);
+        assert_eq!([3000, 3900, 4900, 5000].map(&mut look), [false, false, false, true], "others may have its floors");
+    }
+
+    #[test]
+    fn a_membership_is_ended_when_nothing_of_it_was_seen_for_long_enough_and_not_before() {
+        let began = Instant::now();
+        let holder = Holder::parse("w.0000000000000002").unwrap();
+        let mut sights = Sights::default();
+        sights.seen(began, &holder, 7, Some(&Membership::new(1).encode()));
+        let mut to_end = |milliseconds: u64| sights.next_to_end(began + Duration::from_millis(milliseconds), |_| 1);
+        assert_eq!(to_end(3999), None);
+        assert_eq!(to_end(4000), Some((holder, What::Delete { expected: 7 })));
+        assert_eq!(to_end(9000), None, "it is under way");
+    }
+
+    #[test]
     fn leases_of_a_term_that_has_ended_are_not_in_force() {
         let now = Instant::now();
         let keys = crate::fleet::key::Keys::of_fleet("edge");

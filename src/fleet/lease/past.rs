@@ -170,6 +170,8 @@ mod tests {
         assert_eq!(past.should_be(20, around(1300)), 20);
         assert_eq!((past.should_be(17, around(1300)), past.should_be(30, around(1300))), (18, 25));
         assert_eq!(past.last(), Some(21), "whoever must not be over a limit goes by what was seen last");
+        past.told(at(1290), (20, 20), at(1280));
+        assert_eq!(past.should_be(17, around(1300)), 18, "the fewest of them");
         let sure_after = at(950);
         assert_eq!(past.should_be(30, Around { sure_after, ..around(1300) }), 30, "the reading is older");
         assert_eq!(past.should_be(17, Around { sure_after, ..around(1300) }), 18);

@@ -160,6 +160,8 @@ mod tests {
         }
         let lowered = planned(&record(0, &[(60, 10)]), Own { quota: 50, lease: 40, held: 20, ..OWN });
         assert_eq!(lowered.lease, 20, "the quota is lower");
+        let others_came = planned(&record(0, &[(20, 60)]), Own { quota: 50, lease: 40, ..OWN });
+        assert_eq!(others_came.lease, 30, "no lower at once than it must be");
         let unused = planned(&record(0, &[]), Own { lease: 40, is_used: false, ..OWN });
         assert_eq!(unused.lease, 0);
         // It holds more than its lease, since sessions whose account was not known were counted there afterwards.
