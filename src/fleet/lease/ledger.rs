@@ -11,6 +11,8 @@
 mod beats;
 #[cfg(test)]
 mod cost;
+#[cfg(test)]
+mod counts;
 mod due;
 mod looks;
 mod shown;

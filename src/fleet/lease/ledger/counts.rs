@@ -1,0 +1,49 @@
+//! Tests of what is left of ended leases by the servers' counts: each connection is taken off once.
+
+use std::time::{Duration, Instant};
+
+use super::Ledger;
+use crate::fleet::{
+    key::{Keys, Kind},
+    lease::{
+        Holder, LeaseKey, Place,
+        allowance::{Samples, Standing, Use},
+        book::LeaseBook,
+        reclaim::Reading,
+        record::{Membership, Record},
+        surroundings::Settings,
+    },
+};
+
+#[test]
+fn what_live_weirs_have_and_what_is_past_weir_is_taken_off_once() {
+    let began = Instant::now();
+    let at = |seconds| began + Duration::from_secs(seconds);
+    let (keys, holder) = (Keys::of_fleet("edge"), |run: u32| Holder::parse(&format!("w.{run:016x}")).unwrap());
+    let key = LeaseKey { kind: Kind::Account, key: keys.of(Kind::Account, "A") };
+    let book = LeaseBook::new(keys, Standing::new(began));
+    let mut ledger = Ledger::new(holder(1), book, Settings::default(), began, fastrand::Rng::with_seed(1));
+    // This weir has 7 open, and the third one 9: more than their leases, as far as both know by what is past weir.
+    let mut record = Record::default();
+    record.past = 4;
+    [(1, 2), (2, 50), (3, 3)].iter().for_each(|(run, lease)| record.set(&holder(*run), (1, *lease, 0, 0)));
+    ledger.seen(began, &Place::Leases(key), 1, record.encode().as_deref());
+    ledger.seen(began, &Place::Member(holder(2)), 2, Some(&Membership::new(2).encode()));
+    let mut third = Membership::new(1);
+    third.tell(key, vec![(9, 60_000)]);
+    for revision in [10, 11] {
+        ledger.seen(at(12), &Place::Member(holder(3)), revision, Some(&third.encode()));
+    }
+    // What was on its way when the term ended has arrived 3 s later.
+    ledger.counted(at(3), key, at(2), 30);
+    assert!(ledger.quotas[&key].reading.is_none(), "too early");
+    ledger.counted(at(11), key, at(10), 30);
+    let mut samples = Samples::default();
+    (8..14).for_each(|second| samples.note(at(second), Use { held: 7, open: 7, waiting: 0, released: 0 }));
+    let quota = ledger.quotas.get_mut(&key).unwrap();
+    (quota.samples, quota.reading) = (Some(samples), quota.reading.map(|one| Reading { after: Some(5), ..one }));
+    let left = |ledger: &Ledger| ledger.left_of(at(12), key, &ledger.quotas[&key]);
+    assert_eq!(left(&ledger), Some(30 - (2 + 3) - 4));
+    ledger.quotas.get_mut(&key).unwrap().past_changed_at = at(10);
+    assert_eq!(left(&ledger), None, "what is past weir may have been others' when the servers counted");
+}
