@@ -2,6 +2,7 @@
 //! bounded size whatever clients do: accounts and sources are the largest ones, the past is the last ten minutes.
 
 mod history;
+mod moves;
 mod of_fleet;
 mod of_weir;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     history::{History, StormCurve},
+    moves::in_words as moves_in_words,
     of_fleet::{fleet, mode as fleet_mode, quotas as fleet_quotas},
     of_weir::{of, server_sample},
 };

@@ -12,7 +12,7 @@ use ratatui::{
 use crate::{
     fleet::view::Summary,
     growth::Confidence,
-    overview::{Account, Warning},
+    overview::{Account, Warning, moves_in_words},
     tally::shown,
     top::{
         numbers::{bytes, clock, count, duration, mean, rate},
@@ -111,7 +111,7 @@ pub fn lines(watched: &Watched, choices: &Choices, width: usize) -> Vec<Line<'st
     lines.push(Line::default());
     lines.extend(figures(watched, width));
     lines.extend(fleet(watched));
-    let moves = watched.overview.moves.under_way.lines().into_iter();
+    let moves = moves_in_words(&watched.overview.moves.under_way).into_iter();
     lines.extend(moves.map(|words| Line::from(colour(format!(" {}", within(&words, width - 2)), Color::Cyan))));
     lines.extend(warnings(watched));
     for ((_, section), _) in SECTIONS.iter().zip(choices.hidden).filter(|(_, hidden)| !hidden) {

@@ -6,7 +6,7 @@ use crate::{
     admin::socket::Status,
     cli::fleet::mode_in_words,
     fleet::view::Summary,
-    overview::{Clients, Fleet, Overview, Server},
+    overview::{Clients, Fleet, Overview, Server, moves_in_words},
 };
 
 /// The columns that a line may have.
@@ -46,7 +46,7 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
         let (arrived, admitted, refused) = (storm.arrived, storm.admitted, storm.refused);
         line(text, &format!("a storm for {lasts}: {arrived} arrived, {admitted} admitted, {refused} refused"))?;
     }
-    for moves in overview.moves.under_way.lines() {
+    for moves in moves_in_words(&overview.moves.under_way) {
         line(text, &moves)?;
     }
     servers(text, &overview.servers)?;
