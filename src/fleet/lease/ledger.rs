@@ -479,8 +479,9 @@ impl Ledger {
                         None if self.connections.responds(holder) => Whereabouts::Connected,
                         None => Whereabouts::Unknown,
                     };
-                    let reading = quota.reading;
-                    (whereabouts, reading.is_some_and(|reading| reading.began >= since + self.settle(key)))
+                    // As long as its connection was there it had its floor, and may have used it.
+                    let began = gone.map_or(since, |gone| since.max(gone)) + self.settle(key);
+                    (whereabouts, quota.reading.is_some_and(|reading| reading.began >= began))
                 }
             };
             let counted = counted.filter(|_| is_settled);

@@ -6,6 +6,7 @@
 //! [`SETTLE`] after the end of the term or later: what was on its way to them has arrived by then.
 //!
 //! A weir whose connection to the cluster is there, stopped or cut off from the bucket only, keeps its floor besides.
+//! Once that is gone, too, the servers are read anew.
 
 use std::{
     collections::HashMap,

@@ -6,7 +6,7 @@ use super::Ledger;
 use crate::fleet::{
     key::{Keys, Kind},
     lease::{
-        Holder, LeaseKey, Place,
+        Answer, Holder, LeaseKey, Place,
         allowance::{Samples, Standing, Use},
         book::LeaseBook,
         reclaim::Reading,
@@ -14,6 +14,34 @@ use crate::fleet::{
         surroundings::Settings,
     },
 };
+
+#[test]
+fn servers_are_read_anew_once_the_connection_of_a_weir_is_gone_that_had_its_floor_until_then() {
+    let began = Instant::now();
+    let at = |milliseconds| began + Duration::from_millis(milliseconds);
+    let (keys, holder) = (Keys::of_fleet("edge"), |run: u32| Holder::parse(&format!("w.{run:016x}")).unwrap());
+    let key = LeaseKey { kind: Kind::Account, key: keys.of(Kind::Account, "A") };
+    let book = LeaseBook::new(keys, Standing::new(began));
+    let mut ledger = Ledger::new(holder(1), book, Settings::default(), began, fastrand::Rng::with_seed(1));
+    let mut record = Record::default();
+    record.set(&holder(2), (1, 7, 7, 0));
+    ledger.seen(began, &Place::Leases(key), 1, record.encode().as_deref());
+    // Its term has ended.
+    ledger.seen(began, &Place::Member(holder(2)), 2, Some(&Membership::new(2).encode()));
+    for (asked, answer) in [(8000, Answer::Responds), (10_000, Answer::NoResponders), (10_500, Answer::NoResponders)] {
+        assert!(ledger.connections.is_due(at(asked), &holder(2)));
+        ledger.connections.answered(at(asked), &holder(2), &answer);
+    }
+    // Of its 7 places it used 3 when the servers were read.
+    let left = |ledger: &mut Ledger, read: u64| {
+        let (reading, mut left) = (at(read), record.clone());
+        let reading = Some(Reading { began: reading, ended: reading, connections: 3, after: None });
+        ledger.quotas.get_mut(&key).unwrap().reading = reading;
+        ledger.reclaim(at(14_000), key, &ledger.quotas[&key], Some(3), &mut left);
+        left.l[&holder(2)].n
+    };
+    assert_eq!([9000, 10_500, 12_999, 13_000].map(|read| left(&mut ledger, read)), [7, 7, 7, 3]);
+}
 
 #[test]
 fn what_live_weirs_have_and_what_is_past_weir_is_taken_off_once() {

@@ -49,6 +49,11 @@ fn histories_that_have_failed_once_do_not_fail_again() {
         (232_652, true, "the same, and that one came back and used its lease"),
         (310_639, false, "what a weir had beyond its lease was taken off twice from what others had left"),
         (126_923, false, "a weir woke after 30 s and wrote that nothing was past weir"),
+        (
+            833_174,
+            false,
+            "a weir used its floor after the servers were read, and was cut off before others went by that",
+        ),
     ] {
         history(seed, is_other_bucket);
     }
