@@ -3,9 +3,10 @@
 //! Always: what the servers have of the quota is never more than the quota. Four exceptions are counted apart:
 //! what a weir that is cut off from the fleet admits by its floor, what one admits by the split that has never reached
 //! the bucket, what was let in before the quota was lowered, and what a weir admits by its floor where the quota was
-//! lowered, there or elsewhere, while it could not reach the bucket: nobody tells it what others hold of the higher one,
-//! and to admit nothing would be to fail closed. While leases are more than a lower quota they count instead of it. Nobody takes a lease that with all others, and with what is known to have come past
-//! weir, is more than the quota.
+//! lowered, there or elsewhere, while it could not reach the bucket: nobody tells it what others hold of the higher
+//! one, and to admit nothing would be to fail closed. While leases are more than a lower quota they count instead of
+//! it. Nobody takes a lease that with all others, and with what is known to have come past weir, is more than the
+//! quota.
 //!
 //! In the end, when nothing goes wrong any more: the quota is filled while there is demand, whoever leaves makes room
 //! for others at any weir, also who came past all weirs, each weir comes to its max-min fair part, and everything is
@@ -493,8 +494,8 @@ impl World {
         if is_excepted {
             return;
         }
-        // Where the quota was lowered nobody gets a larger lease before the leases are within it again, but each may use
-        // the one that it has until it knows: one that has just come back to the bucket, for example.
+        // Where the quota was lowered nobody gets a larger lease before the leases are within it again, but each may
+        // use the one that it has until it knows: one that has just come back to the bucket, for example.
         let leased = self.record().l.values().map(|entry| entry.n).sum();
         let quota = self.weirs[weir].connections[&id].quota.max(self.highest_quota()).max(leased);
         let many = self.servers.values().filter(|is_excepted| !**is_excepted).count() as u32;
