@@ -188,8 +188,9 @@ async fn a_session_that_panics_ends_alone_and_gives_back_what_it_holds() {
     let third = RawClient::attempt(&weir.address, &Login::nobody().name("third"), PATIENCE).await;
     assert_eq!(third.refusal(), Some("maximum account active connections exceeded"));
     drop((go_on, comes));
-    weir.until("all have left", |metrics| metrics.sum("weir_sessions_active") == 0.0).await;
-    all_goes_on(weir, cluster).await;
+    let held = ["weir_sessions_active", "weir_account_connections", "weir_held"];
+    weir.until("all is given back", |metrics| held.iter().all(|name| metrics.sum(name) == 0.0)).await;
+    assert_eq!(weir.health().await, 200);
 }
 
 const SYSTEM: &str = "accounts { SYS { users: [{ user: admin, password: s3cr3t }] } }\nsystem_account: SYS";
