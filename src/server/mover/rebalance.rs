@@ -20,7 +20,6 @@ use crate::{
         under_way::Status,
     },
     relay::registry::SessionHandle,
-    session::Shared,
     upstream::Server,
 };
 
@@ -84,10 +83,15 @@ impl Mover {
         census
     }
 
+    async fn planned(&self, asked: &Asked) -> (Census, Preview) {
+        let census = self.census(asked).await;
+        let preview = Preview::of(&census, asked, self.pace(Instant::now()));
+        (census, preview)
+    }
+
     /// What a rebalance would do now.
     pub async fn preview(&self, asked: &Asked) -> Preview {
-        let census = self.census(asked).await;
-        Preview::of(&census, asked, self.pace(Instant::now()))
+        self.planned(asked).await.1
     }
 
     /// Begins a rebalance, which goes on by itself.
@@ -101,14 +105,15 @@ impl Mover {
         if let Some(why) = self.why_not() {
             return Err(why);
         }
-        let preview = self.preview(&asked).await;
-        if preview.plan.clients() == 0 {
-            return Ok(preview);
+        let (mut census, mut preview) = self.planned(&asked).await;
+        let mut turn = None;
+        if let Some(fleet) = &self.shared().fleet
+            && preview.plan.clients() > 0
+        {
+            turn = Some(Turn::take(fleet).await?);
+            // Another weir may just have moved its clients.
+            (census, preview) = self.planned(&asked).await;
         }
-        let turn = Turn::take(self.shared()).await?;
-        // Another weir of the fleet may just have moved its clients.
-        let census = self.census(&asked).await;
-        let preview = Preview::of(&census, &asked, self.pace(Instant::now()));
         if preview.plan.clients() == 0 {
             return Ok(preview);
         }
@@ -203,20 +208,19 @@ impl Mover {
 }
 
 /// That this weir is the one of its fleet that moves clients for balance, until this is dropped.
-struct Turn(Option<Arc<Fleet>>);
+struct Turn(Arc<Fleet>);
 
 impl Turn {
     /// Announces it, and waits until the others have heard of that.
     ///
     /// # Errors
     /// Another weir goes first, and why.
-    async fn take(shared: &Shared) -> Result<Self, String> {
-        let Some(fleet) = shared.fleet.clone() else { return Ok(Self(None)) };
+    async fn take(fleet: &Arc<Fleet>) -> Result<Self, String> {
         if fleet.rebalancing().is_some() {
             return Err("a rebalance is about to begin: see weir rebalance --status".to_owned());
         }
         fleet.set_rebalancing(Some(Stage::Announced));
-        let turn = Self(Some(Arc::clone(&fleet)));
+        let turn = Self(Arc::clone(fleet));
         sleep(ANNOUNCED_FOR).await;
         if let Some(weir) = fleet.rebalances_first() {
             return Err(format!("{weir} of the fleet moves its clients first"));
@@ -228,9 +232,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(fleet) = &self.0 {
-            fleet.set_rebalancing(None);
-        }
+        self.0.set_rebalancing(None);
     }
 }
 
