@@ -15,14 +15,23 @@ use crate::fleet::{
     },
 };
 
+fn holder(run: u32) -> Holder {
+    Holder::parse(&format!("w.{run:016x}")).unwrap()
+}
+
+/// That of the first holder, and the key of an account's leases.
+fn ledger(began: Instant) -> (Ledger, LeaseKey) {
+    let keys = Keys::of_fleet("edge");
+    let key = LeaseKey { kind: Kind::Account, key: keys.of(Kind::Account, "A") };
+    let book = LeaseBook::new(keys, Standing::new(began));
+    (Ledger::new(holder(1), book, Settings::default(), began, fastrand::Rng::with_seed(1)), key)
+}
+
 #[test]
 fn servers_are_read_anew_once_the_connection_of_a_weir_is_gone_that_had_its_floor_until_then() {
     let began = Instant::now();
     let at = |milliseconds| began + Duration::from_millis(milliseconds);
-    let (keys, holder) = (Keys::of_fleet("edge"), |run: u32| Holder::parse(&format!("w.{run:016x}")).unwrap());
-    let key = LeaseKey { kind: Kind::Account, key: keys.of(Kind::Account, "A") };
-    let book = LeaseBook::new(keys, Standing::new(began));
-    let mut ledger = Ledger::new(holder(1), book, Settings::default(), began, fastrand::Rng::with_seed(1));
+    let (mut ledger, key) = ledger(began);
     let mut record = Record::default();
     record.set(&holder(2), (1, 7, 7, 0));
     ledger.seen(began, &Place::Leases(key), 1, record.encode().as_deref());
@@ -47,10 +56,7 @@ fn servers_are_read_anew_once_the_connection_of_a_weir_is_gone_that_had_its_floo
 fn what_live_weirs_have_and_what_is_past_weir_is_taken_off_once() {
     let began = Instant::now();
     let at = |seconds| began + Duration::from_secs(seconds);
-    let (keys, holder) = (Keys::of_fleet("edge"), |run: u32| Holder::parse(&format!("w.{run:016x}")).unwrap());
-    let key = LeaseKey { kind: Kind::Account, key: keys.of(Kind::Account, "A") };
-    let book = LeaseBook::new(keys, Standing::new(began));
-    let mut ledger = Ledger::new(holder(1), book, Settings::default(), began, fastrand::Rng::with_seed(1));
+    let (mut ledger, key) = ledger(began);
     // This weir has 7 open, and the third one 9: more than their leases, as far as both know by what is past weir.
     let mut record = Record::default();
     record.past = 4;
