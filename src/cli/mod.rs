@@ -166,9 +166,7 @@ impl Run {
             }
         }
     }
-}
 
-impl Run {
     /// What whoever has started weir has left open for it.
     fn inherited(&self) -> Result<Inherited, String> {
         let sockets = server::take_passed_sockets().map_err(|err| err.to_string())?;

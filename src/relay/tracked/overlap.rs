@@ -71,9 +71,9 @@ pub(super) struct Overlap {
     kept_bytes: usize,
     /// The last copies that came from the new server long after the old one's message: when, and how long after.
     far: HashMap<u64, (Instant, Duration)>,
-    /// The subscription before all of these was made then.
+    /// When the client had subscribed last before two servers were listened to.
     last_before: Option<Instant>,
-    /// When the subscriptions since then were made, by the hash of their sid.
+    /// When each subscription since then was made, by the hash of its sid.
     made: HashMap<u64, Instant>,
     /// Messages that the new server has delivered, by the hash of their sid.
     from_new: HashMap<u64, u32>,
@@ -97,7 +97,7 @@ struct Ahead {
 struct Kept {
     message: Box<[u8]>,
     at: Instant,
-    /// The old server may not have been asked for it.
+    /// Its subscription was so young that the publisher's server may not have known of it at the old server.
     is_young: bool,
 }
 
