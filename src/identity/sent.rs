@@ -1,9 +1,10 @@
 //! Whether a client that sends CONNECT again says the same about who it is.
 
-use std::hash::{BuildHasher, Hash};
-
 use crate::{
-    identity::Keys,
+    identity::{
+        Keys,
+        keyed_hash::{KeyOf, which},
+    },
     protocol::connect::{Connect, ConnectAgain, Identity, IdentityKeys},
 };
 
@@ -31,17 +32,21 @@ impl Keys {
     }
 
     fn hash(&self, identity: &Identity<'_>) -> u64 {
-        self.seed.hash_one(Sent(identity))
+        let texts = identity.texts().map(|text| Some(text).filter(|text| !text.is_empty()));
+        let more = which(&texts) << 1 | u64::from(identity.asks_for_new_account());
+        self.begin(KeyOf::Sent, more).texts(&texts).end()
     }
 }
 
-/// Keeps these hashes apart from those of credentials and clients.
-struct Sent<'a>(&'a Identity<'a>);
+impl SentIdentity {
+    /// For another process with the same secret of its [`Keys`].
+    pub fn to_raw(self) -> (IdentityKeys, u64) {
+        (self.named, self.hash)
+    }
 
-impl Hash for Sent<'_> {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        "sent".hash(state);
-        self.0.hash(state);
+    /// What another process with the same secret of its [`Keys`] has kept of a session.
+    pub fn from_raw((named, hash): (IdentityKeys, u64)) -> Self {
+        Self { named, hash }
     }
 }
 

@@ -9,7 +9,8 @@ use crate::protocol::{
 };
 
 /// The keys that say who a client is. `account` and `new_account` are among them, since a server refuses a client that
-/// has them.
+/// has them. Their order is the same in every build, since what is kept of a session by it goes to a process that takes
+/// over; another key goes to the end.
 const IDENTITY: [Text; 8] =
     [Text::User, Text::Pass, Text::AuthToken, Text::Nkey, Text::Jwt, Text::Sig, Text::Account, Text::ProxySig];
 
@@ -20,7 +21,7 @@ const SERVICE: [Flag; 5] = [Flag::Verbose, Flag::Pedantic, Flag::Echo, Flag::Hea
 pub type IdentityKeys = u8;
 
 /// What a CONNECT says about who the client is. It has no `Debug`, since most of it is secret.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Identity<'a> {
     texts: [&'a str; IDENTITY.len()],
     new_account: bool,
@@ -53,6 +54,11 @@ impl Identity<'_> {
     /// The keys that have a value.
     pub fn named(&self) -> IdentityKeys {
         keys(|at| self.texts.get(at).is_some_and(|text| !text.is_empty()))
+    }
+
+    /// The values of its keys, empty where there are none.
+    pub fn texts(&self) -> [&str; IDENTITY.len()] {
+        self.texts
     }
 
     /// Whether it asks for a new account.
