@@ -82,6 +82,9 @@ pub mod internals {
             client_preface, connect, control_line, info, op, proxy_header, subscriptions, websocket,
         };
     }
+    pub mod relay {
+        pub use crate::relay::{BadState, Immovable, PlainState, Relay, RelayState, ResumedIn};
+    }
     pub mod upstream {
         pub use crate::upstream::{
             Compatibility, LoginSpeed, Params, Placement, Reserve, ServerParams, Servers, Urgency, placement,

@@ -1,5 +1,9 @@
 //! Whether a client that sends CONNECT again says the same about who it is.
 
+use std::hash::{BuildHasher, Hash};
+
+use serde::{Deserialize, Serialize};
+
 use crate::{
     identity::{
         Keys,
@@ -10,7 +14,7 @@ use crate::{
 
 /// What a client's first CONNECT said about who it is: which keys had a value, and a keyed hash of all values. A
 /// session keeps no secret. To find another identity with the same hash, a client would have to try 2^64 sessions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentIdentity {
     named: IdentityKeys,
     hash: u64,

@@ -18,7 +18,10 @@ use crate::{
         control_line::{ClientLine, LineScanner, client_line, not_connect_at},
         op::{ClientFraming, ClientScan, NO_LETTER},
     },
-    relay::direction::{Outlet, Side},
+    relay::{
+        direction::{Outlet, Side},
+        state::{BadState, Base64, ClientState},
+    },
 };
 
 /// Stands for the CONNECT of a verbose client: the server answers it with `+OK` where it would have answered CONNECT,
@@ -38,7 +41,6 @@ pub struct ClientSide {
     keys: Arc<Keys>,
     client: SentIdentity,
     options: ServiceOptions,
-    max_control_line: usize,
 }
 
 #[derive(Debug)]
@@ -51,7 +53,34 @@ impl ClientSide {
     /// For the `client` of a CONNECT with these `options`. `max_control_line` is the servers' own, in bytes;
     /// `usize::MAX` while it is unknown.
     pub fn new(keys: Arc<Keys>, client: SentIdentity, options: ServiceOptions, max_control_line: usize) -> Self {
-        Self { framing: ClientFraming::new(max_control_line), line: None, keys, client, options, max_control_line }
+        Self { framing: ClientFraming::new(max_control_line), line: None, keys, client, options }
+    }
+
+    pub(super) fn state(&self) -> ClientState {
+        ClientState {
+            framing: self.framing.clone(),
+            line: self.line.as_ref().map(|line| Base64(line.bytes.clone())),
+            client: self.client,
+            options: self.options,
+        }
+    }
+
+    /// Goes on where another process has stopped, whose secret these `keys` have.
+    ///
+    /// # Errors
+    /// No client can be there.
+    pub(super) fn resumed(state: ClientState, keys: Arc<Keys>) -> Result<Self, BadState> {
+        let ClientState { framing, line, client, options } = state;
+        if !framing.is_sound() {
+            return Err(BadState("the framing of what the client sends"));
+        }
+        let line = line.map(|Base64(bytes)| {
+            let scanner = scanner(&framing);
+            let is_begun = !bytes.is_empty() && not_connect_at(&bytes).is_none() && memchr(b'\n', &bytes).is_none();
+            let is_sound = is_begun && framing.at_boundary() && bytes.len() <= scanner.longest();
+            is_sound.then(|| Box::new(Line { bytes, scanner })).ok_or(BadState("a CONNECT that is being collected"))
+        });
+        Ok(Self { framing, line: line.transpose()?, keys, client, options })
     }
 
     pub(super) fn framing(&mut self) -> &mut ClientFraming {
@@ -120,6 +149,12 @@ impl ClientSide {
     }
 }
 
+/// Finds the end of a CONNECT.
+fn scanner(framing: &ClientFraming) -> LineScanner {
+    let max = framing.max_control_line();
+    LineScanner::new(if max == usize::MAX { MAX_CONTROL_LINE } else { max })
+}
+
 impl Side for ClientSide {
     #[expect(clippy::indexing_slicing, reason = "`at` is the index of a byte of `chunk`, and no more is collected")]
     fn pass(&mut self, mut chunk: &[u8], out: &mut Outlet<'_, '_>) -> Result<(), Cause> {
@@ -137,9 +172,7 @@ impl Side for ClientSide {
                 ClientScan::Connect { at } => {
                     out.put(&chunk[..at]);
                     chunk = &chunk[at..];
-                    let longest =
-                        if self.max_control_line == usize::MAX { MAX_CONTROL_LINE } else { self.max_control_line };
-                    self.line = Some(Box::new(Line { bytes: Vec::new(), scanner: LineScanner::new(longest) }));
+                    self.line = Some(Box::new(Line { bytes: Vec::new(), scanner: scanner(&self.framing) }));
                 }
                 // The offending byte goes to the server, whose own error text then goes to the client.
                 ClientScan::Violation { at } => {

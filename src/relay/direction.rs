@@ -152,6 +152,15 @@ impl<S: Side> Direction<S> {
         Self { side, waiting: Waiting::default(), flowing: false, stopped: None, reads: 0, bytes: 0 }
     }
 
+    /// Goes on where another process has stopped, which has read `waiting` and not written it.
+    pub fn resumed(side: S, waiting: &[u8], stopped: Option<Cause>, bytes: u64) -> Self {
+        let mut direction = Self { stopped, bytes, ..Self::new(side) };
+        if !waiting.is_empty() {
+            direction.waiting.push(waiting);
+        }
+        direction
+    }
+
     /// Takes in bytes that were read before the relay began.
     pub fn preload(&mut self, bytes: &[u8]) -> Result<(), Cause> {
         let mut out = Outlet::to_hold(&mut self.waiting, &mut self.bytes);
@@ -168,6 +177,16 @@ impl<S: Side> Direction<S> {
     /// Whether bytes that were read have not been forwarded yet.
     pub fn holds_bytes(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Forwarded bytes that the other side has not taken yet.
+    pub fn waiting(&self) -> &[u8] {
+        &self.waiting
+    }
+
+    /// The cause that ends this direction once none wait.
+    pub fn stopped(&self) -> Option<Cause> {
+        self.stopped
     }
 
     pub fn bytes(&self) -> u64 {

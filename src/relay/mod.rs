@@ -17,6 +17,7 @@ mod passthrough;
 pub mod registry;
 mod server_side;
 mod stalled;
+mod state;
 mod tracked;
 mod waiting;
 
@@ -37,6 +38,7 @@ use crate::{
         ghost::Question,
         look::Look,
         registry::{Registration, SessionHandle},
+        state::RoundTripState,
     },
     telemetry::{
         counters::{Counters, Totals},
@@ -52,6 +54,7 @@ pub use self::{
     passthrough::Passthrough,
     server_side::{InfoPolicy, ServerSide},
     stalled::Stalled,
+    state::{BadState, Immovable, PlainState, RelayState, ResumedIn},
     tracked::{HandoverEnd, Known, NewServer, REMEMBERS_BEFORE, TrackedClient, TrackedServer},
     waiting::held_bytes,
 };
@@ -111,6 +114,17 @@ impl RoundTrip {
             return None;
         }
         Some(Moment::now().since(Moment::from_raw(self.pinged.take()?.get())))
+    }
+
+    fn state(&self) -> RoundTripState {
+        let for_nanoseconds = |at: NonZeroU64| Moment::now().raw().saturating_sub(at.get());
+        RoundTripState { pings: self.pings, pongs: self.pongs, pinged_for: self.pinged.map(for_nanoseconds) }
+    }
+
+    /// That of another process. The answer to a PING from before this process began is not measured.
+    fn resumed(state: &RoundTripState) -> Self {
+        let at = |nanoseconds| NonZeroU64::new(Moment::now().raw().saturating_sub(nanoseconds));
+        Self { pings: state.pings, pongs: state.pongs, pinged: state.pinged_for.and_then(at) }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use memchr::memchr;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     advertised_info::ListenerInfo,
@@ -16,7 +17,10 @@ use crate::{
         info::Info,
         op::{Capture, ServerFraming, ServerScan},
     },
-    relay::direction::{Outlet, Side},
+    relay::{
+        direction::{Outlet, Side},
+        state::{BadState, Base64, ServerState},
+    },
     upstream::{InfoKind, InfoWhen, Server},
 };
 
@@ -24,7 +28,8 @@ use crate::{
 const MORE_THAN_THE_SERVERS: usize = 256;
 
 /// What a server's INFO becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum InfoPolicy {
     Rewrite,
     /// The client's `protocol` is 0: it does not expect any INFO after the first.
@@ -63,13 +68,65 @@ impl ServerSide {
         server: Arc<Server>,
         last_info: &Arc<Info>,
     ) -> Self {
-        let capture = if welcome.is_some() { Capture::EveryControlLine } else { Capture::InfoOnly };
-        let framing = ServerFraming::new(capture);
-        let tells = policy == InfoPolicy::Rewrite && listener_info.tells_of_fleet();
-        let last_info = tells.then(|| Arc::clone(last_info));
+        let framing = ServerFraming::new(captured(welcome.is_some()));
         let welcome = welcome.map(Vec::into);
         let (line, is_news_due) = (None, false);
-        Self { framing, line, welcome, policy, listener_info, client_ip, server, last_info, is_news_due }
+        let mut side =
+            Self { framing, line, welcome, policy, listener_info, client_ip, server, last_info: None, is_news_due };
+        side.last_info = side.may_have_news().then(|| Arc::clone(last_info));
+        side
+    }
+
+    pub(super) fn state(&self) -> ServerState {
+        let last_info = self.last_info.as_ref().map(|info| {
+            let mut received = Vec::new();
+            info.write_received(&mut received);
+            String::from_utf8_lossy(&received).into_owned()
+        });
+        ServerState {
+            framing: self.framing.clone(),
+            line: self.line.as_ref().map(|line| Base64(line.0.clone())),
+            welcome: self.welcome.as_ref().map(|welcome| Base64(welcome.to_vec())),
+            policy: self.policy,
+            last_info,
+            is_news_due: self.is_news_due,
+        }
+    }
+
+    /// Goes on where another process has stopped. Its listener may have told no news where this one does: then the
+    /// client hears none before its server has sent an INFO.
+    ///
+    /// # Errors
+    /// No server can be there.
+    pub(super) fn resumed(
+        state: ServerState,
+        listener_info: Arc<ListenerInfo>,
+        client_ip: IpAddr,
+        server: Arc<Server>,
+    ) -> Result<Self, BadState> {
+        let ServerState { framing, line, welcome, policy, last_info, is_news_due } = state;
+        if !framing.is_sound() || framing.capture() != captured(welcome.is_some()) {
+            return Err(BadState("the framing of what the server sends"));
+        }
+        let line = line.map(|Base64(line)| {
+            let is_begun = !line.is_empty() && line.len() <= MAX_INFO_LINE && memchr(b'\n', &line).is_none();
+            let is_sound = is_begun && framing.at_boundary();
+            is_sound.then(|| Box::new(Line(line))).ok_or(BadState("a line of the server that is being collected"))
+        });
+        let line = line.transpose()?;
+        let welcome = welcome.map(|Base64(welcome)| welcome.into());
+        let mut side =
+            Self { framing, line, welcome, policy, listener_info, client_ip, server, last_info: None, is_news_due };
+        if let Some(json) = last_info.filter(|_| side.may_have_news()) {
+            let info = side.info_of(&side.server, json.as_bytes()).ok_or(BadState("the last INFO of the server"))?;
+            side.last_info = Some(Arc::new(info));
+        }
+        Ok(side)
+    }
+
+    /// Whether the listener may have something new to tell this client.
+    fn may_have_news(&self) -> bool {
+        self.policy == InfoPolicy::Rewrite && self.listener_info.tells_of_fleet()
     }
 
     pub(super) fn framing(&mut self) -> &mut ServerFraming {
@@ -133,8 +190,8 @@ impl ServerSide {
                 }
                 let mut rewritten = Vec::with_capacity(line.len().saturating_add(MORE_THAN_THE_SERVERS));
                 self.listener_info.write_server_info(&info, self.client_ip, &mut rewritten);
-                if let Some(last) = &mut self.last_info {
-                    *last = Arc::new(info);
+                if self.may_have_news() {
+                    self.last_info = Some(Arc::new(info));
                     self.is_news_due = false;
                 }
                 match &mut self.welcome {
@@ -153,6 +210,11 @@ impl ServerSide {
             _ => out.put(line),
         }
     }
+}
+
+/// What is captured while a welcome is still to come, and afterwards.
+fn captured(has_welcome: bool) -> Capture {
+    if has_welcome { Capture::EveryControlLine } else { Capture::InfoOnly }
 }
 
 impl Side for ServerSide {

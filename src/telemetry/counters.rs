@@ -53,7 +53,7 @@ impl Totals {
 
     /// What has come on top of `earlier` totals of the same session.
     pub fn since(self, earlier: Self) -> Self {
-        self.with(earlier, |now, before| now - before)
+        self.with(earlier, u64::saturating_sub)
     }
 }
 

@@ -3,14 +3,15 @@
 //! nats-server reads it into the options that it has of the client (`processConnect`: Go's `json.Unmarshal` into the
 //! same struct), so a key that is absent keeps its value. Then it checks the credentials again.
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::{
     connect::{Connect, ConnectError, FLAGS, Flag, Text},
     json,
 };
 
 /// The keys that say who a client is. `account` and `new_account` are among them, since a server refuses a client that
-/// has them. Their order is the same in every build, since what is kept of a session by it goes to a process that takes
-/// over; another key goes to the end.
+/// has them. Other processes know each by its place: a new one comes last.
 const IDENTITY: [Text; 8] =
     [Text::User, Text::Pass, Text::AuthToken, Text::Nkey, Text::Jwt, Text::Sig, Text::Account, Text::ProxySig];
 
@@ -27,8 +28,9 @@ pub struct Identity<'a> {
     new_account: bool,
 }
 
-/// How a client wants to be served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a client wants to be served. Serialised, it is a list of the keys that are true.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Vec<&'static str>", from = "Vec<String>")]
 pub struct ServiceOptions([bool; SERVICE.len()]);
 
 /// What a CONNECT says that is not the first of its connection.
@@ -128,6 +130,19 @@ impl ServiceOptions {
     pub fn verbose(self) -> bool {
         let [verbose, ..] = self.0;
         verbose
+    }
+}
+
+impl From<ServiceOptions> for Vec<&'static str> {
+    fn from(options: ServiceOptions) -> Self {
+        SERVICE.into_iter().zip(options.0).filter(|(_, is_true)| *is_true).map(|(key, _)| key.name()).collect()
+    }
+}
+
+impl From<Vec<String>> for ServiceOptions {
+    /// Without keys that are not known.
+    fn from(names: Vec<String>) -> Self {
+        Self(SERVICE.map(|key| names.iter().any(|name| name == key.name())))
     }
 }
 

@@ -91,6 +91,18 @@ impl Info {
         Arc::ptr_eq(&self.template, &other.template)
     }
 
+    /// Appends the argument of the INFO line as it was received.
+    pub fn write_received(&self, out: &mut Vec<u8>) {
+        let line = &*self.template.line;
+        let mut written = 0;
+        for Placeholder { which, at } in &self.template.placeholders {
+            out.extend_from_slice(line.get(written..at.start).unwrap_or_default());
+            out.extend_from_slice(self.value_of(*which).as_bytes());
+            written = at.end;
+        }
+        out.extend_from_slice(line.get(written..).unwrap_or_default());
+    }
+
     fn match_template(&self, json: &[u8]) -> Option<Self> {
         let line = &*self.template.line;
         let (mut compared, mut rest) = (0, json);

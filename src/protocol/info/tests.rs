@@ -207,6 +207,11 @@ fn is_recognised(known: &str, json: &str) -> bool {
         |info: &Info| (info.client_id(), info.nonce().map(str::to_owned), info.remote_account().map(str::to_owned));
     assert_eq!(own(&info), own(&parsed));
     assert_eq!(info.server_name(), parsed.server_name());
+    for info in [&info, &parsed] {
+        let mut received = Vec::new();
+        info.write_received(&mut received);
+        assert_eq!(String::from_utf8(received).unwrap(), json);
+    }
     Arc::ptr_eq(&info.template, &known.template)
 }
 

@@ -1,10 +1,13 @@
 //! The arguments of operations with a payload, read byte by byte. Only the sizes at their end matter for framing.
 
+use serde::{Deserialize, Serialize};
+
 /// The most digits of a size, leading zeros included: nats-server's `parseSize` rejects longer ones.
 pub const MAX_DIGITS: usize = 9;
 
 /// The arguments read so far, of a line that is cut by the end of a chunk or that [`super::fast_path`] does not handle.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Args {
     /// How many words have begun. It saturates at 255; no operation has more than 4.
     words: u8,
@@ -15,7 +18,8 @@ pub(super) struct Args {
 }
 
 /// A word read as a size.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 struct Size {
     value: u32,
     digits: u8,
@@ -35,6 +39,11 @@ impl Size {
     fn get(self) -> Option<u32> {
         (!self.bad && self.digits > 0).then_some(self.value)
     }
+
+    fn is_sound(self) -> bool {
+        let bound = 10_u32.checked_pow(self.digits.into());
+        usize::from(self.digits) <= MAX_DIGITS && bound.is_some_and(|bound| self.value < bound)
+    }
 }
 
 impl Args {
@@ -53,6 +62,11 @@ impl Args {
 
     pub(super) fn words(&self) -> u8 {
         self.words
+    }
+
+    /// Whether it can be what [`Self::push`] makes.
+    pub(super) fn is_sound(&self) -> bool {
+        self.last.is_sound() && self.previous.is_sound()
     }
 
     /// The last word as a size.

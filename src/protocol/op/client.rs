@@ -1,10 +1,13 @@
 //! Framing from client to server: nats-server's parser.go for clients, reduced to where operations end.
 
 use memchr::memchr;
+use serde::{Deserialize, Serialize};
 
 use crate::protocol::op::{
+    LONGEST_PAYLOAD, MOST_COUNTED,
     args::Args,
     fast_path::{Line, arguments, messages},
+    is_zero,
 };
 
 /// A byte with which no operation begins or goes on: nats-server answers it with `Unknown Protocol Operation`.
@@ -47,26 +50,34 @@ pub enum ClientScan {
 ///
 /// weir passes on what the server refuses for other reasons than framing (subjects, permissions, `max_payload`, the
 /// JSON of INFO). The server then closes.
-#[derive(Debug, Clone)]
+///
+/// Another process reads on from what is serialised, maybe of another version: its words stay what they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientFraming {
+    #[serde(default, skip_serializing_if = "is_zero")]
     state: State,
+    /// Left out where it is unknown.
+    #[serde(default = "unknown", skip_serializing_if = "is_unknown")]
     max_control_line: usize,
+    #[serde(default, skip_serializing_if = "is_zero")]
     messages: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
     payload: u64,
     /// SUB and UNSUB so far.
+    #[serde(default, skip_serializing_if = "is_zero")]
     interest: u32,
     /// PONG so far.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pongs: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum State {
+    #[default]
     Start,
     /// `read` letters of the verb have been read.
-    Verb {
-        verb: Verb,
-        read: u8,
-    },
+    Verb { verb: Verb, read: u8 },
     /// Behind a verb that must be followed by a blank.
     NeedBlank(Verb),
     /// Blanks before an argument.
@@ -76,12 +87,7 @@ enum State {
     /// In an argument of which only the end matters; this many bytes of it have been read.
     Arg(usize),
     /// In the arguments of PUB and HPUB. `cr`: the last byte was a CR.
-    Sizes {
-        verb: Verb,
-        args: Args,
-        len: usize,
-        cr: bool,
-    },
+    Sizes { verb: Verb, args: Args, len: usize, cr: bool },
     /// This many bytes of the payload are still to come.
     Payload(u32),
     /// Before the CR behind the payload.
@@ -92,13 +98,15 @@ enum State {
     Over(Violation),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Violation {
     Hmsg,
     Other,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Verb {
     Pub,
     Hpub,
@@ -174,8 +182,35 @@ impl Verb {
     }
 }
 
+impl State {
+    /// Whether a stream can be there.
+    fn is_sound(&self, max_control_line: usize) -> bool {
+        let is_read = |len: usize| len <= max_control_line.saturating_add(1) && len as u64 <= MOST_COUNTED;
+        match self {
+            Self::Start | Self::Tail | Self::Cr | Self::Lf | Self::Over(_) => true,
+            Self::Verb { verb, read } => (1..verb.letters().len()).contains(&usize::from(*read)),
+            Self::NeedBlank(verb) => matches!(verb.finished(), Self::NeedBlank(_)),
+            Self::Blanks(verb) => !matches!(verb.finished(), Self::Tail),
+            Self::Arg(len) => is_read(*len),
+            Self::Sizes { verb, args, len, .. } => {
+                matches!(verb, Verb::Pub | Verb::Hpub) && args.is_sound() && is_read(*len)
+            }
+            Self::Payload(left) => (1..=LONGEST_PAYLOAD).contains(left),
+        }
+    }
+}
+
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
+}
+
+/// The limit of a server that is not known.
+const fn unknown() -> usize {
+    usize::MAX
+}
+
+fn is_unknown(limit: &usize) -> bool {
+    *limit == unknown()
 }
 
 impl ClientFraming {
@@ -215,6 +250,17 @@ impl ClientFraming {
             }
         }
         ClientScan::Pass
+    }
+
+    /// Whether it can be what following a stream makes. One that another process has written need not be.
+    pub fn is_sound(&self) -> bool {
+        let Self { state, max_control_line, messages, payload, interest: _, pongs: _ } = self;
+        state.is_sound(*max_control_line) && [messages, payload].into_iter().all(|count| *count <= MOST_COUNTED)
+    }
+
+    /// The longest argument in bytes; `usize::MAX` where the server's limit is unknown.
+    pub fn max_control_line(&self) -> usize {
+        self.max_control_line
     }
 
     /// The number of PUB and HPUB so far; each counts once its control line is complete.

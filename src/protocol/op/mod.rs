@@ -11,3 +11,14 @@ pub use args::MAX_DIGITS;
 pub use client::{ClientFraming, ClientScan, NO_LETTER};
 pub use server::{Capture, ServerFraming, ServerScan};
 pub use whole::{ClientOperation, ServerOperation};
+
+/// No stream gets so far: one that is said to have passed more messages or bytes is none.
+const MOST_COUNTED: u64 = 1 << 62;
+
+/// The longest payload: its size has [`MAX_DIGITS`] digits.
+const LONGEST_PAYLOAD: u32 = 999_999_999;
+
+/// For fields that are left out where they say nothing.
+fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

@@ -1,16 +1,21 @@
 //! Framing from server to client: messages are skipped, and control lines can be captured.
 
 use memchr::memchr;
+use serde::{Deserialize, Serialize};
 
 use crate::protocol::op::{
+    LONGEST_PAYLOAD, MOST_COUNTED,
     args::Args,
     fast_path::{Line, arguments, messages},
+    is_zero,
 };
 
 /// Which of the server's lines stop the scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Capture {
     /// INFO.
+    #[default]
     InfoOnly,
     /// INFO, PING, PONG, `+OK` and `-ERR`: everything but messages.
     EveryControlLine,
@@ -37,22 +42,31 @@ pub enum ServerScan {
 /// Follows the stream from a server, from the start of a line on.
 ///
 /// weir trusts the server: of MSG and HMSG it checks only the verb, the size and the end of the payload.
-#[derive(Debug, Clone)]
+///
+/// Another process reads on from what is serialised, maybe of another version: its words stay what they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerFraming {
+    #[serde(default, skip_serializing_if = "is_zero")]
     state: State,
+    #[serde(default, skip_serializing_if = "is_zero")]
     capture: Capture,
+    #[serde(default, skip_serializing_if = "is_zero")]
     messages: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
     payload: u64,
     /// PING so far.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pings: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum State {
+    #[default]
     Start,
-    /// `read` letters of MSG or HMSG have been read.
+    /// `read` letters of the verb have been read.
     Verb {
-        verb: &'static [u8],
+        verb: Verb,
         read: u8,
     },
     /// Blanks before the arguments.
@@ -72,6 +86,34 @@ enum State {
     Cr,
     Lf,
     Broken,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Verb {
+    Msg,
+    Hmsg,
+}
+
+impl Verb {
+    const fn letters(self) -> &'static [u8] {
+        match self {
+            Self::Msg => b"MSG",
+            Self::Hmsg => b"HMSG",
+        }
+    }
+}
+
+impl State {
+    /// Whether a stream can be there.
+    fn is_sound(&self) -> bool {
+        match self {
+            Self::Start | Self::Blanks | Self::P | Self::Tail | Self::Cr | Self::Lf | Self::Broken => true,
+            Self::Verb { verb, read } => (1..=verb.letters().len()).contains(&usize::from(*read)),
+            Self::Args { args, .. } => args.is_sound(),
+            Self::Payload(left) => (1..=LONGEST_PAYLOAD).contains(left),
+        }
+    }
 }
 
 /// A byte that no server sends here.
@@ -150,6 +192,17 @@ impl ServerFraming {
         whole.bytes
     }
 
+    /// Whether it can be what following a stream makes. One that another process has written need not be.
+    pub fn is_sound(&self) -> bool {
+        let Self { state, capture: _, messages, payload, pings: _ } = self;
+        state.is_sound() && [messages, payload].into_iter().all(|count| *count <= MOST_COUNTED)
+    }
+
+    /// What is captured.
+    pub fn capture(&self) -> Capture {
+        self.capture
+    }
+
     /// The number of MSG and HMSG so far; each counts once its control line is complete.
     pub fn messages(&self) -> u64 {
         self.messages
@@ -206,14 +259,14 @@ impl ServerFraming {
         match &mut self.state {
             State::Start => {
                 self.state = match byte.to_ascii_uppercase() {
-                    b'M' => State::Verb { verb: b"MSG", read: 1 },
-                    b'H' => State::Verb { verb: b"HMSG", read: 1 },
+                    b'M' => State::Verb { verb: Verb::Msg, read: 1 },
+                    b'H' => State::Verb { verb: Verb::Hmsg, read: 1 },
                     b'P' => State::P,
                     b'+' | b'-' => State::Tail,
                     _ => return Err(Violation),
                 }
             }
-            State::Verb { verb, read } => match verb.get(usize::from(*read)) {
+            State::Verb { verb, read } => match verb.letters().get(usize::from(*read)) {
                 Some(letter) if *letter == byte.to_ascii_uppercase() => *read += 1,
                 None if matches!(byte, b' ' | b'\t') => self.state = State::Blanks,
                 _ => return Err(Violation),
