@@ -38,9 +38,10 @@ impl TrackedClient {
         &self.known
     }
 
-    /// The server is lost, with all that it had of the operation that is under way.
+    /// The server is lost, with all that it had of the operation that is under way. It had nothing of a CONNECT that is
+    /// being collected.
     pub(super) fn lose_server(&mut self) {
-        self.drops_rest = !self.inner.at_boundary();
+        self.drops_rest = !self.inner.framing().at_boundary();
     }
 
     /// Whether this is the beginning of an operation, as far as it goes: the server answers what is none.

@@ -16,10 +16,15 @@ use crate::{
 };
 
 fn client(known: &Known) -> TrackedClient {
+    client_of_server(known, 4096)
+}
+
+/// Of a server with this `max_control_line`.
+fn client_of_server(known: &Known, max_control_line: usize) -> TrackedClient {
     let connect = Connect::parse(b"{}").unwrap();
     let keys = Arc::<Keys>::default();
     let sent = keys.sent_identity(&connect);
-    let inner = ClientSide::new(keys, sent, connect.service_options(), 4096);
+    let inner = ClientSide::new(keys, sent, connect.service_options(), max_control_line);
     TrackedClient::new(inner, known.clone())
 }
 
@@ -79,6 +84,21 @@ fn a_long_message_passes_as_it_comes_and_its_rest_goes_nowhere_once_the_server_i
     side.lose_server();
     assert_eq!(pass(&mut side, &[b'x'; 60_000]).0, b"");
     assert_eq!(pass(&mut side, b"\r\nPUB a 2\r\nhi\r\n").0, b"PUB a 2\r\nhi\r\n");
+}
+
+/// No server has had anything of a CONNECT that weir collects.
+#[test]
+fn a_message_behind_a_connect_in_which_the_server_was_lost_passes_whole() {
+    let known = Known::new(1024);
+    let mut side = client_of_server(&known, 1024 * 1024);
+    let connect = [&b"CONNECT {\"name\":\""[..], &[b'x'; 40_000], b"\"}\r\n"].concat();
+    let (begin, rest) = connect.split_at(38_000);
+    assert_eq!(pass(&mut side, begin).0, b"");
+    side.lose_server();
+    let _ = pass(&mut side, rest);
+    let message = [&b"PUB a 100000\r\n"[..], &[b'x'; 100_000], b"\r\n"].concat();
+    let passed: Vec<u8> = message.chunks(40_000).flat_map(|chunk| pass(&mut side, chunk).0).collect();
+    assert_eq!(passed.len(), message.len());
 }
 
 #[test]
