@@ -83,7 +83,9 @@ pub mod internals {
         };
     }
     pub mod relay {
-        pub use crate::relay::{BadState, Immovable, PlainState, Relay, RelayState, ResumedIn};
+        pub use crate::relay::{
+            BadState, Immovable, PassthroughState, PlainState, Relay, RelayState, ResumedIn, TrackedState,
+        };
     }
     pub mod upstream {
         pub use crate::upstream::{

@@ -16,6 +16,15 @@ use crate::protocol::op::MAX_DIGITS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
 
+/// Why subscriptions are not restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotRestored {
+    /// There is no room for them.
+    NoRoom,
+    /// One of them is none, is there twice, or has ended.
+    NotOne,
+}
+
 /// Which messages a subscription gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Receives {
@@ -67,6 +76,43 @@ impl Subscriptions {
             last: 0,
             most_bytes,
         }
+    }
+
+    /// All of them: arguments of SUB, messages delivered, and the message with which it ends; 0 where it does not end by
+    /// itself.
+    pub fn all(&self) -> impl Iterator<Item = (Vec<u8>, u32, u32)> {
+        self.all.iter().map(|one| {
+            let mut arguments = Vec::with_capacity(one.text_len.into());
+            self.write_arguments(*one, &mut arguments);
+            (arguments, one.delivered, one.max)
+        })
+    }
+
+    /// Those that [`Self::all`] has told, in the same order. They may take so many bytes of memory.
+    ///
+    /// # Errors
+    /// It is not what that tells, or takes more memory.
+    pub fn restore<'a>(
+        most_bytes: usize,
+        all: impl Iterator<Item = (&'a [u8], u32, u32)> + Clone,
+    ) -> Result<Self, NotRestored> {
+        let mut restored = Self::new(most_bytes);
+        // At once, so that they take no more memory than they have taken.
+        let text = all.clone().fold(0_usize, |sum, (arguments, ..)| sum.saturating_add(arguments.len()));
+        if text > most_bytes {
+            return Err(NotRestored::NoRoom);
+        }
+        restored.text.reserve_exact(text);
+        restored.all.reserve_exact(all.clone().count());
+        for (arguments, delivered, max) in all {
+            let before = restored.all.len();
+            restored.subscribe(arguments).map_err(|NoRoom| NotRestored::NoRoom)?;
+            let is_new = restored.all.len() > before;
+            let one = restored.all.last_mut().filter(|_| is_new && (max == 0 || delivered < max));
+            let one = one.ok_or(NotRestored::NotOne)?;
+            (one.delivered, one.max) = (delivered, max);
+        }
+        Ok(restored)
     }
 
     /// How many there are.
@@ -225,9 +271,15 @@ impl Subscriptions {
     }
 
     fn sub(&self, one: Subscription, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"SUB ");
+        self.write_arguments(one, out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn write_arguments(&self, one: Subscription, out: &mut Vec<u8>) {
         let sid = self.sid(one);
         let rest = text_of(&self.text, one).get(sid.len().saturating_add(1)..).unwrap_or_default();
-        for part in [b"SUB ", rest, b" ", sid, b"\r\n"] {
+        for part in [rest, b" ", sid] {
             out.extend_from_slice(part);
         }
     }
@@ -429,6 +481,15 @@ mod tests {
                 prop_assert_eq!(subs.len(), reference.len());
             }
             prop_assert_eq!(lines(&subs), lines_of(&reference));
+            let all: Vec<_> = subs.all().collect();
+            let told = || all.iter().map(|(arguments, delivered, max)| (arguments.as_slice(), *delivered, *max));
+            let restored = Subscriptions::restore(subs.bytes(), told()).unwrap();
+            prop_assert_eq!(restored.all().collect::<Vec<_>>(), all.clone());
+            prop_assert_eq!(lines(&restored), lines_of(&reference));
+            if !all.is_empty() {
+                prop_assert_eq!(Subscriptions::restore(10, told()).map(drop), Err(NotRestored::NoRoom));
+                prop_assert_eq!(Subscriptions::restore(1 << 20, told().chain(told())).map(drop), Err(NotRestored::NotOne));
+            }
             for sid in reference.keys() {
                 subs.unsubscribe(sid);
             }

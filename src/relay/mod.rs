@@ -54,8 +54,8 @@ pub use self::{
     passthrough::Passthrough,
     server_side::{InfoPolicy, ServerSide},
     stalled::Stalled,
-    state::{BadState, Immovable, PlainState, RelayState, ResumedIn},
-    tracked::{HandoverEnd, Known, NewServer, REMEMBERS_BEFORE, TrackedClient, TrackedServer},
+    state::{BadState, Immovable, PassthroughState, PlainState, RelayState, ResumedIn},
+    tracked::{HandoverEnd, Known, NewServer, REMEMBERS_BEFORE, TrackedClient, TrackedServer, TrackedState},
     waiting::held_bytes,
 };
 

@@ -24,6 +24,11 @@ impl Passthrough {
     pub fn from_client(records: TlsRecords, ended: &Arc<AtomicU64>) -> Self {
         Self { records: Some(Box::new((records, Arc::downgrade(ended)))) }
     }
+
+    /// Whether somebody still asks for the records, as during a login.
+    pub(super) fn logs_in(&self) -> bool {
+        self.records.as_ref().is_some_and(|following| following.1.strong_count() > 0)
+    }
 }
 
 impl Side for Passthrough {

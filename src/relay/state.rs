@@ -6,7 +6,11 @@
 //! out, as an unknown state of the framing, is refused, and the session stays where it is. A key in the text is left
 //! out where it says nothing, so that an idle session takes some hundred bytes.
 
-use std::{net::IpAddr, os::fd::BorrowedFd, sync::Arc};
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+};
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -22,7 +26,7 @@ use crate::{
         op::{ClientFraming, ServerFraming},
     },
     relay::{
-        ClientSide, InfoPolicy, Relay, RoundTrip, ServerSide,
+        ClientSide, InfoPolicy, Passthrough, Relay, RoundTrip, ServerSide, TrackedState,
         direction::{Direction, Side},
     },
     telemetry::counters::Counters,
@@ -38,10 +42,17 @@ const MOST_BYTES: u64 = 1 << 62;
 pub enum RelayState {
     /// Of [`ClientSide`] and [`ServerSide`].
     Plain(Box<PlainState>),
+    /// Of [`TrackedClient`](super::TrackedClient) and [`TrackedServer`](super::TrackedServer).
+    Tracked(Box<TrackedState>),
+    /// Of [`Passthrough`] both ways.
+    Passthrough(Box<PassthroughState>),
 }
 
 /// The state of a relay of [`ClientSide`] and [`ServerSide`].
 pub type PlainState = StateOf<ClientState, ServerState>;
+
+/// The state of a relay of [`Passthrough`] both ways.
+pub type PassthroughState = StateOf<NoState, NoState>;
 
 /// The state of a relay whose sides have these states.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,9 +122,13 @@ pub struct ServerState {
     pub(super) is_news_due: bool,
 }
 
+/// Of [`Passthrough`], which knows nothing of the bytes that pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoState {}
+
 /// Bytes, as base64 in text.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Base64(pub(super) Vec<u8>);
+pub(in crate::relay) struct Base64(pub(in crate::relay) Vec<u8>);
 
 /// Why the state of a relay cannot be written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -124,6 +139,12 @@ pub enum Immovable {
     /// weir has asked the client for a sign of life: for 2 s at most.
     #[error("its client is being asked for a sign of life")]
     AskedForSignOfLife,
+    /// It is on no server, or goes from one to another.
+    #[error("it is between two servers")]
+    BetweenServers,
+    /// Passthrough: it is not known yet whether the client is in.
+    #[error("its login is not over")]
+    LogsIn,
 }
 
 impl Immovable {
@@ -136,7 +157,7 @@ impl Immovable {
 /// A state that no relay can have, and what is wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the state of a relay makes no sense: {0}")]
-pub struct BadState(pub(super) &'static str);
+pub struct BadState(pub(in crate::relay) &'static str);
 
 /// What the process gives a relay that it begins from its state.
 #[derive(Debug)]
@@ -154,7 +175,7 @@ pub struct ResumedIn {
 }
 
 /// For keys that are left out then.
-fn says_nothing<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn says_nothing<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
@@ -210,7 +231,6 @@ impl<C: Side, S: Side> Relay<C, S> {
     /// The connections to the client and to the server; `None` where another process could not go on with them, since
     /// they have a state of their own.
     pub fn descriptors(&self) -> Option<[BorrowedFd<'_>; 2]> {
-        use std::os::fd::AsFd;
         match (&self.down, &self.up) {
             (Stream::Plain(down), Stream::Plain(up)) => Some([down.as_fd(), up.as_fd()]),
             _ => None,
@@ -219,7 +239,7 @@ impl<C: Side, S: Side> Relay<C, S> {
 
     /// The state, with what `client` and `server` make of the two sides. A look at a side that is not read from is not
     /// a part of it, since it can begin anew.
-    fn state_with<T, U>(
+    pub(super) fn state_with<T, U>(
         &self,
         client: impl FnOnce(&C) -> Result<T, Immovable>,
         server: impl FnOnce(&S) -> Result<U, Immovable>,
@@ -238,26 +258,26 @@ impl<C: Side, S: Side> Relay<C, S> {
         })
     }
 
-    /// A relay with these two directions, which goes on where another process has stopped.
-    fn resumed(
-        (down, to_server): (Stream, Direction<C>),
-        (up, to_client): (Stream, Direction<S>),
-        (activity, rtt): (u64, &RoundTripState),
+    /// Goes on where another process has stopped, with the sides that `client` and `server` make of their states.
+    pub(super) fn resume_with<T, U>(
+        (down, up): (Stream, Stream),
+        state: StateOf<T, U>,
+        (client, server): (impl FnOnce(T) -> Result<C, BadState>, impl FnOnce(U) -> Result<S, BadState>),
         counters: Arc<Counters>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, BadState> {
+        Ok(Self {
             down,
             up,
-            to_server,
-            to_client,
+            to_server: state.to_server.begin(client)?,
+            to_client: state.to_client.begin(server)?,
             client_first: true,
             look: None,
             question: None,
             counters,
-            activity,
+            activity: state.activity,
             heard: 0,
-            rtt: RoundTrip::resumed(rtt),
-        }
+            rtt: RoundTrip::resumed(&state.rtt),
+        })
     }
 }
 
@@ -277,11 +297,35 @@ impl Relay<ClientSide, ServerSide> {
     ///
     /// # Errors
     /// The state makes no sense. Nothing has been read or written.
-    pub fn resume((down, up): (Stream, Stream), state: PlainState, in_process: ResumedIn) -> Result<Self, BadState> {
-        let ResumedIn { keys, listener_info, client_ip, server, counters } = in_process;
-        let to_server = state.to_server.begin(|client| ClientSide::resumed(client, keys))?;
-        let to_client = state.to_client.begin(|side| ServerSide::resumed(side, listener_info, client_ip, server))?;
-        Ok(Self::resumed((down, to_server), (up, to_client), (state.activity, &state.rtt), counters))
+    pub fn resume(streams: (Stream, Stream), state: PlainState, process: ResumedIn) -> Result<Self, BadState> {
+        let ResumedIn { keys, listener_info, client_ip, server, counters } = process;
+        let of_client = |state| ClientSide::resumed(state, keys);
+        let of_server = |state| ServerSide::resumed(state, listener_info, client_ip, server);
+        Self::resume_with(streams, state, (of_client, of_server), counters)
+    }
+}
+
+impl Relay<Passthrough, Passthrough> {
+    /// See [`Relay::state`] of a plain relay.
+    ///
+    /// # Errors
+    /// It cannot be moved, or not now: during the login.
+    pub fn state(&self) -> Result<RelayState, Immovable> {
+        let side = |side: &Passthrough| if side.logs_in() { Err(Immovable::LogsIn) } else { Ok(NoState {}) };
+        Ok(RelayState::Passthrough(Box::new(self.state_with(side, side)?)))
+    }
+
+    /// See [`Relay::resume`] of a plain relay.
+    ///
+    /// # Errors
+    /// The state makes no sense. Nothing has been read or written.
+    pub fn resume(
+        streams: (Stream, Stream),
+        state: PassthroughState,
+        counters: Arc<Counters>,
+    ) -> Result<Self, BadState> {
+        let side = |NoState {}| Ok(Passthrough::default());
+        Self::resume_with(streams, state, (side, side), counters)
     }
 }
 
@@ -292,4 +336,4 @@ impl Relay<ClientSide, ServerSide> {
     clippy::indexing_slicing,
     reason = "small numbers of the tests' own"
 )]
-mod tests;
+pub(in crate::relay) mod tests;

@@ -16,7 +16,7 @@ use crate::{
     config::{Config, ServerArg},
     fleet::addresses::Class,
     net::socket::connected_pair,
-    protocol::{connect::Connect, info::Info},
+    protocol::{connect::Connect, info::Info, tls_records::TlsRecords},
     relay::registry::{AtServer, Registration, SessionFacts, SessionRegistry},
     telemetry::{counters::Totals, moment::Moment},
     upstream::{Port, Servers},
@@ -25,16 +25,16 @@ use crate::{
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// What all relays of a test have in common.
-struct Process {
-    keys: Arc<Keys>,
-    listener_info: Arc<ListenerInfo>,
-    server: Arc<Server>,
-    counters: Arc<Counters>,
-    sessions: Arc<SessionRegistry>,
+pub(in crate::relay) struct Process {
+    pub(in crate::relay) keys: Arc<Keys>,
+    pub(in crate::relay) listener_info: Arc<ListenerInfo>,
+    pub(in crate::relay) server: Arc<Server>,
+    pub(in crate::relay) counters: Arc<Counters>,
+    pub(in crate::relay) sessions: Arc<SessionRegistry>,
 }
 
 impl Process {
-    fn new(tells_of_fleet: bool) -> Self {
+    pub(in crate::relay) fn new(tells_of_fleet: bool) -> Self {
         let config = Config::from_servers(&[ServerArg("n1:4222".into())]).unwrap();
         let servers = Arc::new(Servers::new(&config.upstream));
         let all = AdvertisedInfo::new(Arc::clone(&servers), "weir".to_owned());
@@ -49,7 +49,7 @@ impl Process {
         }
     }
 
-    fn resumed_in(&self) -> ResumedIn {
+    pub(in crate::relay) fn resumed_in(&self) -> ResumedIn {
         ResumedIn {
             keys: Arc::clone(&self.keys),
             listener_info: Arc::clone(&self.listener_info),
@@ -59,13 +59,13 @@ impl Process {
         }
     }
 
-    fn client_side(&self, max_control_line: usize) -> ClientSide {
+    pub(in crate::relay) fn client_side(&self, max_control_line: usize) -> ClientSide {
         let connect = Connect::parse(br#"{"user":"a","pass":"b","verbose":false}"#).unwrap();
         let sent = self.keys.sent_identity(&connect);
         ClientSide::new(Arc::clone(&self.keys), sent, connect.service_options(), max_control_line)
     }
 
-    fn server_side(&self, has_welcome: bool, policy: InfoPolicy) -> ServerSide {
+    pub(in crate::relay) fn server_side(&self, has_welcome: bool, policy: InfoPolicy) -> ServerSide {
         let welcome = has_welcome.then(|| b"INFO {\"server_id\":\"welcome\"}\r\n".to_vec());
         let info = Arc::new(Info::parse(br#"{"server_id":"A","client_id":7,"client_ip":"::1"}"#).unwrap());
         let (listener_info, server) = (Arc::clone(&self.listener_info), Arc::clone(&self.server));
@@ -79,7 +79,7 @@ impl Process {
 
 /// What comes next in a session.
 #[derive(Debug, Clone)]
-enum Event {
+pub(in crate::relay) enum Event {
     FromClient(Vec<u8>),
     FromServer(Vec<u8>),
     /// Both sides take what waits for them.
@@ -87,11 +87,15 @@ enum Event {
     /// The listener has something new to tell.
     News,
     Counted,
+    /// weir asks the server for a sign of life.
+    OwnPing,
+    /// The session goes on with another server.
+    ServerLost,
 }
 
 /// What a session has been in the end.
 #[derive(Debug, PartialEq, Eq)]
-struct Whole {
+pub(in crate::relay) struct Whole {
     to_server: Vec<u8>,
     to_client: Vec<u8>,
     ends: [Option<Cause>; 2],
@@ -102,11 +106,11 @@ struct Whole {
 }
 
 /// Plays the events, after each of which `then` may put another relay in the place of this one.
-fn play<C: Side, S: Side>(
+pub(in crate::relay) fn play<C: Side, S: Side>(
     mut relay: Relay<C, S>,
     process: &Process,
     events: &[Event],
-    mut then: impl FnMut(Relay<C, S>) -> Relay<C, S>,
+    mut then: impl FnMut(Relay<C, S>, &Event) -> Relay<C, S>,
 ) -> (Whole, Relay<C, S>) {
     let mut entry = process.register();
     let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
@@ -133,7 +137,7 @@ fn play<C: Side, S: Side>(
             Event::Counted => _ = relay.count(entry.handle()),
             _ => {}
         }
-        relay = then(relay);
+        relay = then(relay, event);
         // The next process has an entry of its own, which begins with the totals of the one before.
         let next = process.register();
         next.handle().traffic().set(entry.handle().traffic().totals());
@@ -155,28 +159,33 @@ fn play<C: Side, S: Side>(
 }
 
 /// Without times, which go on.
-fn timeless<C, S>(mut state: StateOf<C, S>) -> StateOf<C, S> {
-    state.rtt.pinged_for = state.rtt.pinged_for.map(|_| 0);
-    state
+pub(in crate::relay) fn timeless(state: &RelayState) -> Value {
+    fn drop_times(value: &mut Value) {
+        if let Value::Object(members) = value {
+            members.retain(|key, _| key != "pinged_for" && key != "subscribed_before");
+            members.values_mut().for_each(drop_times);
+        }
+    }
+    let mut value = serde_json::to_value(state).unwrap();
+    drop_times(&mut value);
+    value
 }
 
-fn plain(state: RelayState) -> PlainState {
-    let RelayState::Plain(state) = state;
-    timeless(*state)
-}
-
-async fn streams() -> (Stream, Stream) {
-    let ((_, down), (_, up)) = (connected_pair().await, connected_pair().await);
-    (down.into(), up.into())
+/// A connection, on which nothing is written here.
+pub(in crate::relay) fn stream() -> Stream {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    tokio::net::TcpStream::from_std(stream).unwrap().into()
 }
 
 /// Moves the session to another process.
 fn moved(relay: Relay, process: &Process) -> Relay {
     let text = serde_json::to_string(&relay.state().unwrap()).unwrap();
-    let before = plain(relay.state().unwrap());
-    let RelayState::Plain(state) = serde_json::from_str(&text).unwrap();
+    let before = timeless(&relay.state().unwrap());
+    let Ok(RelayState::Plain(state)) = serde_json::from_str(&text) else { panic!("{text}") };
     let relay = Relay::<ClientSide, ServerSide>::resume((relay.down, relay.up), *state, process.resumed_in()).unwrap();
-    assert_eq!(plain(relay.state().unwrap()), before);
+    assert_eq!(timeless(&relay.state().unwrap()), before);
     relay
 }
 
@@ -199,7 +208,7 @@ fn words(all: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// What a client says. The last of it may be what no server understands.
-fn client_says() -> impl Strategy<Value = Vec<u8>> {
+pub(in crate::relay) fn client_says() -> impl Strategy<Value = Vec<u8>> {
     let publications =
         prop_oneof![message("PUB a.b"), message("pub\ta  reply"), message("HPUB a"), message("hpub a.b.c  reply.to")];
     let others = words(&[
@@ -243,7 +252,7 @@ fn client_says() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn server_says() -> impl Strategy<Value = Vec<u8>> {
+pub(in crate::relay) fn server_says() -> impl Strategy<Value = Vec<u8>> {
     let messages =
         prop_oneof![message("MSG a 1"), message("MSG a.b  2 reply"), message("HMSG a 1"), message("msg\ta 1")];
     let others = words(&[
@@ -263,8 +272,16 @@ fn server_says() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Both streams, cut into chunks of up to so many bytes, in any order with what happens besides.
-fn events(client: &[u8], server: &[u8], longest: usize, seed: u64) -> Vec<Event> {
+pub(in crate::relay) fn events(
+    client: &[u8],
+    server: &[u8],
+    longest: usize,
+    seed: u64,
+    is_tracked: bool,
+) -> Vec<Event> {
     let mut rng = fastrand::Rng::with_seed(seed);
+    // A long payload byte by byte takes long and tells nothing new.
+    let longest = longest.max((client.len() + server.len()) / 300);
     let (mut client, mut server, mut events) = (client, server, Vec::new());
     while !client.is_empty() || !server.is_empty() {
         let from_client = rng.bool();
@@ -282,13 +299,15 @@ fn events(client: &[u8], server: &[u8], longest: usize, seed: u64) -> Vec<Event>
             0..3 => events.push(Event::Taken),
             3 => events.push(Event::News),
             4..6 => events.push(Event::Counted),
+            6 if is_tracked => events.push(Event::OwnPing),
+            7 if is_tracked && rng.u8(0..8) == 0 => events.push(Event::ServerLost),
             _ => {}
         }
     }
     events
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(in crate::relay) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
@@ -302,32 +321,29 @@ proptest! {
         (longest, seed) in (select(&[1, 7, 60, 40_000][..]), any::<u64>()),
         (has_welcome, drops_info, tells, knows_limit) in any::<(bool, bool, bool, bool)>(),
     ) {
-        // A long payload byte by byte takes long and tells nothing new.
-        let longest = if client.len() + server.len() > 20_000 { longest.max(300) } else { longest };
-        let events = events(&client, &server, longest, seed);
+        let events = events(&client, &server, longest, seed, false);
         block_on(async {
             let policy = if drops_info { InfoPolicy::Drop } else { InfoPolicy::Rewrite };
             let limit = if knows_limit { 4096 } else { usize::MAX };
-            let begin = async |process: &Process| {
-                let (down, up) = streams().await;
+            let begin = |process: &Process| {
                 let (client, server) = (process.client_side(limit), process.server_side(has_welcome, policy));
-                Relay::new((down, client, b""), (up, server, b""), Arc::clone(&process.counters)).unwrap()
+                Relay::new((stream(), client, b""), (stream(), server, b""), Arc::clone(&process.counters)).unwrap()
             };
             let process = Process::new(tells);
-            let (unmoved, relay) = play(begin(&process).await, &process, &events, |relay| relay);
-            let state = plain(relay.state().unwrap());
+            let (unmoved, relay) = play(begin(&process), &process, &events, |relay, _| relay);
+            let state = timeless(&relay.state().unwrap());
             let process = Process { counters: Arc::default(), ..process };
-            let (moved_always, relay) = play(begin(&process).await, &process, &events, |relay| moved(relay, &process));
+            let (moved_always, relay) = play(begin(&process), &process, &events, |relay, _| moved(relay, &process));
             prop_assert_eq!(&moved_always, &unmoved);
-            prop_assert_eq!(&plain(relay.state().unwrap()), &state);
+            prop_assert_eq!(&timeless(&relay.state().unwrap()), &state);
             // Where the other process says no the session goes on in this one.
             let process = Process { counters: Arc::default(), ..process };
-            let (asked, relay) = play(begin(&process).await, &process, &events, |relay| {
+            let (asked, relay) = play(begin(&process), &process, &events, |relay, _| {
                 let _ = relay.state().unwrap();
                 relay
             });
             prop_assert_eq!(&asked, &unmoved);
-            prop_assert_eq!(&plain(relay.state().unwrap()), &state);
+            prop_assert_eq!(&timeless(&relay.state().unwrap()), &state);
             Ok(())
         })?;
     }
@@ -346,7 +362,7 @@ fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
 }
 
 /// Garbage in the place of some values, and a byte of the text that is another one.
-fn spoil(state: &RelayState, garbage: &[(usize, Value)], byte: Option<(usize, u8)>) -> Vec<u8> {
+pub(in crate::relay) fn spoil(state: &RelayState, garbage: &[(usize, Value)], byte: Option<(usize, u8)>) -> Vec<u8> {
     let mut value = serde_json::to_value(state).unwrap();
     for (at, garbage) in garbage {
         let mut all = Vec::new();
@@ -361,7 +377,7 @@ fn spoil(state: &RelayState, garbage: &[(usize, Value)], byte: Option<(usize, u8
     text
 }
 
-fn replacement() -> impl Strategy<Value = Value> {
+pub(in crate::relay) fn replacement() -> impl Strategy<Value = Value> {
     let number = select(vec![0, 1, 2, 9, 255, 4096, 999_999_999, u32::MAX.into(), 1 << 62, u64::MAX - 1, u64::MAX]);
     let text = select(
         &[
@@ -419,18 +435,18 @@ proptest! {
         (garbage, byte) in (vec((any::<usize>(), replacement()), 0..4), option::weighted(0.3, any::<(usize, u8)>())),
         (has_welcome, tells) in any::<(bool, bool)>(),
     ) {
-        let events = events(&client, &server, 300, seed);
+        let events = events(&client, &server, 300, seed, false);
         let (before, after) = events.split_at(seed as usize % (events.len() + 1));
         block_on(async {
-            let (process, (down, up)) = (Process::new(tells), streams().await);
+            let process = Process::new(tells);
             let (client, server) = (process.client_side(4096), process.server_side(has_welcome, InfoPolicy::Rewrite));
-            let relay = Relay::new((down, client, b""), (up, server, b""), Arc::clone(&process.counters)).unwrap();
-            let (_, relay) = play(relay, &process, before, |relay| relay);
+            let relay = Relay::new((stream(), client, b""), (stream(), server, b""), Arc::clone(&process.counters)).unwrap();
+            let (_, relay) = play(relay, &process, before, |relay, _| relay);
             let text = spoil(&relay.state().unwrap(), &garbage, byte);
             if let Ok(RelayState::Plain(state)) = serde_json::from_slice(&text)
                 && let Ok(relay) = Relay::<ClientSide, ServerSide>::resume((relay.down, relay.up), *state, process.resumed_in())
             {
-                play(relay, &process, after, |relay| relay);
+                play(relay, &process, after, |relay, _| relay);
             }
         });
     }
@@ -445,9 +461,10 @@ fn what_no_relay_can_be_is_refused() {
             r#"{{"plain":{{"to_server":{{"bytes":5,"side":{{"client":{{"named":0,"hash":1}},"later":[],{to_server}}}}},
                 "to_client":{{"side":{{"policy":"rewrite",{to_client}}}}},"of_a_later_version":true}}}}"#
         );
-        let RelayState::Plain(state) = serde_json::from_str(&text).map_err(|err| err.to_string())?;
+        let state = serde_json::from_str(&text).map_err(|err| err.to_string())?;
+        let RelayState::Plain(state) = state else { panic!("another kind") };
         block_on(async {
-            let relay = Relay::<ClientSide, ServerSide>::resume(streams().await, *state, process.resumed_in());
+            let relay = Relay::<ClientSide, ServerSide>::resume((stream(), stream()), *state, process.resumed_in());
             relay.map(drop).map_err(|err| err.to_string())
         })
     };
@@ -490,9 +507,11 @@ fn what_no_relay_can_be_is_refused() {
 
 #[tokio::test]
 async fn a_relay_stays_while_it_waits_for_a_sign_of_life() {
-    let (process, (down, up)) = (Process::new(false), streams().await);
+    let (process, (_client, down), (_server, up)) =
+        (Process::new(false), connected_pair().await, connected_pair().await);
     let (client, server) = (process.client_side(4096), process.server_side(false, InfoPolicy::Rewrite));
-    let mut relay = Relay::new((down, client, b""), (up, server, b""), Arc::clone(&process.counters)).unwrap();
+    let mut relay =
+        Relay::new((down.into(), client, b""), (up.into(), server, b""), Arc::clone(&process.counters)).unwrap();
     let (entry, mut cx) = (process.register(), Context::from_waker(Waker::noop()));
     entry.handle().request_sign_of_life(Moment::now());
     relay.ask_for_sign_of_life(&mut cx, entry.handle());
@@ -507,10 +526,10 @@ fn what_ten_thousand_idle_sessions_take() {
     const SESSIONS: u32 = 10_000;
     let process = Process::new(true);
     block_on(async {
-        let (down, up) = streams().await;
         let (client, server) = (process.client_side(4096), process.server_side(false, InfoPolicy::Rewrite));
         let pipelined = b"SUB a.b 1\r\nPUB a 5\r\nhello\r\nPONG\r\n";
-        let mut relay = Relay::new((down, client, pipelined), (up, server, b"PING\r\n"), Arc::default()).unwrap();
+        let mut relay =
+            Relay::new((stream(), client, pipelined), (stream(), server, b"PING\r\n"), Arc::default()).unwrap();
         relay.to_server.drop_waiting();
         relay.to_client.drop_waiting();
         relay.count(process.register().handle());
@@ -519,10 +538,31 @@ fn what_ten_thousand_idle_sessions_take() {
         for _ in 0..SESSIONS {
             let text = serde_json::to_vec(&relay.state().unwrap()).unwrap();
             bytes += text.len();
-            let RelayState::Plain(state) = serde_json::from_slice(&text).unwrap();
+            let Ok(RelayState::Plain(state)) = serde_json::from_slice(&text) else { panic!("another kind") };
             relay =
                 Relay::<ClientSide, ServerSide>::resume((relay.down, relay.up), *state, process.resumed_in()).unwrap();
         }
         println!("{SESSIONS} sessions: {bytes} bytes, {:?} to write, read and resume", began.elapsed());
+    });
+}
+
+/// Nothing is read of what passes, so nothing is known of it but how much it is.
+#[test]
+fn a_passthrough_is_moved_once_its_client_is_in() {
+    block_on(async {
+        let login = Arc::default();
+        let side = Passthrough::from_client(TlsRecords::default(), &login);
+        let counters = Arc::<Counters>::default();
+        let client = (stream(), side, &b"hello"[..]);
+        let relay = Relay::new(client, (stream(), Passthrough::default(), b"hi"), Arc::clone(&counters)).unwrap();
+        assert_eq!(relay.state(), Err(Immovable::LogsIn));
+        drop(login);
+        let text = serde_json::to_string(&relay.state().unwrap()).unwrap();
+        let Ok(RelayState::Passthrough(state)) = serde_json::from_str(&text) else { panic!("{text}") };
+        let mut relay = Relay::<Passthrough, Passthrough>::resume((relay.down, relay.up), *state, counters).unwrap();
+        assert_eq!(serde_json::to_string(&relay.state().unwrap()).unwrap(), text);
+        relay.to_server.preload(b" server").unwrap();
+        assert_eq!((relay.to_server.waiting(), relay.to_client.waiting()), (&b"hello server"[..], &b"hi"[..]));
+        assert_eq!((relay.to_server.bytes(), relay.to_client.activity()), (12, 2));
     });
 }

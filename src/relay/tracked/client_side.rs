@@ -1,9 +1,10 @@
 //! Client to server, in whole operations.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
-use super::{Bound, Known, LONGEST_HELD, WholeOperations};
+use super::{Bound, Known, LONGEST_HELD, WholeOperations, state::TrackedClientState};
 use crate::{
+    identity::Keys,
     outcome::Cause,
     protocol::{
         PONG,
@@ -12,6 +13,7 @@ use crate::{
     relay::{
         client_side::ClientSide,
         direction::{Outlet, Side},
+        state::{BadState, Base64, Immovable},
         waiting::Waiting,
     },
 };
@@ -31,6 +33,33 @@ impl TrackedClient {
     /// Of a client of which no server knows more than `known`.
     pub fn new(inner: ClientSide, known: Known) -> Self {
         Self { inner, known, held: Vec::new(), drops_rest: false }
+    }
+
+    /// # Errors
+    /// The session is between two servers.
+    pub(super) fn state(&self) -> Result<TrackedClientState, Immovable> {
+        Ok(TrackedClientState {
+            client: self.inner.state(),
+            known: self.known.written()?,
+            held: Base64(self.held.clone()),
+            drops_rest: self.drops_rest,
+        })
+    }
+
+    /// Goes on where another process has stopped, with what was `known` there.
+    ///
+    /// # Errors
+    /// No client can be there.
+    pub(super) fn resumed(state: TrackedClientState, known: Known, keys: Arc<Keys>) -> Result<Self, BadState> {
+        let TrackedClientState { client, known: _, held: Base64(held), drops_rest } = state;
+        let mut inner = ClientSide::resumed(client, keys)?;
+        if !held.is_empty() && (held.len() > LONGEST_HELD || !inner.at_boundary()) {
+            return Err(BadState("the beginning of an operation of the client"));
+        }
+        if drops_rest && inner.framing().at_boundary() {
+            return Err(BadState("the rest of an operation that is none"));
+        }
+        Ok(Self { inner, known, held, drops_rest })
     }
 
     /// What the server knows of the client.

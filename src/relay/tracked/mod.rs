@@ -10,6 +10,7 @@ mod handover;
 mod homeless;
 mod overlap;
 mod server_side;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use std::{
 };
 
 use memchr::memchr;
+use serde::{Deserialize, Serialize};
 
 use self::overlap::Overlap;
 use crate::{
@@ -30,7 +32,7 @@ use crate::{
 
 pub use self::{
     client_side::TrackedClient, handover::HandoverEnd, homeless::NewServer, overlap::REMEMBERS_BEFORE,
-    server_side::TrackedServer,
+    server_side::TrackedServer, state::TrackedState,
 };
 
 /// The longest operation in bytes that is held until it is whole: one small read of the relay.
@@ -76,7 +78,8 @@ struct Homeless {
 }
 
 /// Why a session that is tracked cannot go to another server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Bound {
     /// Its subscriptions take more memory than `rehome_memory` allows.
     Memory,

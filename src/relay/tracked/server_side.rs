@@ -1,14 +1,16 @@
 //! Server to client, in whole operations.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
-use super::{Bound, Known, LONGEST_HELD, LONGEST_MATCHED, WholeOperations};
+use super::{Bound, Known, LONGEST_HELD, LONGEST_MATCHED, WholeOperations, state::TrackedServerState};
 use crate::{
+    advertised_info::ListenerInfo,
     outcome::Cause,
     protocol::{MAX_INFO_LINE, info::Info, op::ServerOperation},
     relay::{
         direction::{Outlet, Side},
         server_side::ServerSide,
+        state::{BadState, Base64},
     },
     upstream::Server,
 };
@@ -33,6 +35,30 @@ impl TrackedServer {
     /// Of a server that knows of the client what is `known`.
     pub fn new(inner: ServerSide, known: Known) -> Self {
         Self { inner, known, held: Vec::new() }
+    }
+
+    pub(super) fn state(&self) -> TrackedServerState {
+        TrackedServerState { server: self.inner.state(), held: Base64(self.held.clone()) }
+    }
+
+    /// Goes on where another process has stopped, with what was `known` there.
+    ///
+    /// # Errors
+    /// No server can be there.
+    pub(super) fn resumed(
+        state: TrackedServerState,
+        known: Known,
+        listener_info: Arc<ListenerInfo>,
+        client_ip: IpAddr,
+        server: Arc<Server>,
+    ) -> Result<Self, BadState> {
+        let TrackedServerState { server: side, held: Base64(held) } = state;
+        let inner = ServerSide::resumed(side, listener_info, client_ip, server)?;
+        let longest = LONGEST_MATCHED.max(MAX_INFO_LINE);
+        if !held.is_empty() && (held.len() > longest || !inner.at_boundary()) {
+            return Err(BadState("the beginning of an operation of the server"));
+        }
+        Ok(Self { inner, known, held })
     }
 
     /// The server is lost.
