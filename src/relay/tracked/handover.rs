@@ -423,7 +423,8 @@ impl Relay<TrackedClient, TrackedServer> {
             }
             let pings = state.homeless.take().map_or(0, |homeless| homeless.pings_to_repeat);
             words.extend_from_slice(&PING.repeat(pings as usize));
-            state.before_own_ping = None;
+            // This server has its subscriptions, whatever the old one has not answered.
+            (state.before_own_ping, state.replays) = (None, false);
         }
         self.look = None;
         self.to_server.put_first(&words);

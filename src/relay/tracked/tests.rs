@@ -12,7 +12,7 @@ use crate::{
     outcome::Cause,
     protocol::connect::Connect,
     relay::{ClientSide, InfoPolicy, ServerSide, Side, direction::Outlet, waiting::Waiting},
-    upstream::{Port, Servers},
+    upstream::{Port, Server, Servers},
 };
 
 fn client(known: &Known) -> TrackedClient {
@@ -114,9 +114,17 @@ fn without_a_server_interest_is_remembered_and_publications_are_kept_in_order() 
     assert_eq!((subscriptions(&known), known.state().pings), ("SUB a 1\r\nSUB b 2\r\n".into(), 2));
 }
 
-fn server(known: &Known) -> TrackedServer {
+fn servers() -> Arc<Servers> {
     let config = Config::from_servers(&[ServerArg("n1:4222".into())]).unwrap();
-    let servers = Arc::new(Servers::new(&config.upstream));
+    Arc::new(Servers::new(&config.upstream))
+}
+
+fn n1() -> Arc<Server> {
+    servers().iter().next().unwrap()
+}
+
+fn server(known: &Known) -> TrackedServer {
+    let servers = servers();
     let all = AdvertisedInfo::new(Arc::clone(&servers), "weir".to_owned());
     let listener =
         all.of_listener(([127, 0, 0, 1], 4222).into(), Advertise::default(), AdvertisedTls::None, Port::Client);
@@ -193,4 +201,37 @@ async fn what_is_asked_of_the_next_server_is_bounded() {
         let mut relay = Relay::new(sides.0, sides.1, Arc::<Counters>::default()).unwrap();
         assert_eq!(relay.lose_server(), expected, "{pings}");
     }
+}
+
+/// The server that was to answer weir's PING is lost while the session is moved from it.
+#[tokio::test]
+async fn an_error_of_a_server_to_which_nothing_was_replayed_does_not_end_the_session() {
+    use std::{future::poll_fn, time::Instant};
+
+    use crate::{
+        net::socket::connected_pair,
+        protocol::info::Info,
+        relay::{
+            Relay,
+            registry::{AtServer, SessionFacts, SessionRegistry},
+        },
+        telemetry::counters::Counters,
+    };
+    let known = Known::new(1024);
+    let ((_client, down), (_first, up)) = (connected_pair().await, connected_pair().await);
+    let ((second, to_second), (_third, to_third)) = (connected_pair().await, connected_pair().await);
+    let sides = ((down.into(), client(&known), &b""[..]), (up.into(), server(&known), &b""[..]));
+    let mut relay = Relay::new(sides.0, sides.1, Arc::<Counters>::default()).unwrap();
+    let info = Arc::new(Info::parse(b"{}").unwrap());
+    let of = |stream: tokio::net::TcpStream, rest| NewServer { stream: stream.into(), server: n1(), info: &info, rest };
+    relay.lose_server().unwrap();
+    relay.go_on(of(to_second, b"")).unwrap();
+    relay.prepare_handover();
+    let mut handover = relay.begin_handover(of(to_third, b"PONG\r\n"), Instant::now()).unwrap();
+    drop(second);
+    let registered = Arc::<SessionRegistry>::default().register(SessionFacts::default(), None, AtServer::default());
+    let ended = poll_fn(|cx| relay.poll_handover(cx, registered.handle(), &mut handover)).await;
+    assert!(matches!(ended, HandoverEnd::Switched), "{ended:?}");
+    let denied = b"-ERR 'Permissions Violation for Publish to \"a\"'\r\n";
+    assert_eq!(pass(relay.to_client.side_mut(), denied), (denied.to_vec(), Ok(())));
 }
