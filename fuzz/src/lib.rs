@@ -1,8 +1,8 @@
 //! Properties that hold for any bytes. Each fuzz target calls one of these functions, and none of them may panic.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, fmt::Debug, net::Ipv4Addr};
 
-use serde::de::IgnoredAny;
+use serde::{Serialize, de::{DeserializeOwned, IgnoredAny}};
 use weir::internals::config::Config;
 use weir::internals::fleet::lease::record::{Membership, Record};
 use weir::internals::protocol::connect::{Connect, ConnectError};
@@ -372,4 +372,28 @@ fn decode(negotiated: Negotiated, stream: &[u8], step: usize, room: usize) -> (V
         }
     }
     (decoded, replies, None)
+}
+
+/// A state of the framing that another process has written, up to the first NUL, is refused, or follows any stream.
+pub fn framing_state(data: &[u8]) {
+    let nul = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
+    let (text, stream) = (&data[..nul], data.get(nul + 1..).unwrap_or_default());
+    follow(text, stream, ClientFraming::is_sound, ClientFraming::scan);
+    follow(text, stream, ServerFraming::is_sound, ServerFraming::scan);
+}
+
+/// One that is written and read in the middle of the stream finds the same in the rest of it.
+fn follow<F, S>(text: &[u8], stream: &[u8], is_sound: fn(&F) -> bool, scan: fn(&mut F, &[u8]) -> S)
+where
+    F: Serialize + DeserializeOwned + PartialEq + Debug,
+    S: PartialEq + Debug,
+{
+    let Some(mut framing) = serde_json::from_slice(text).ok().filter(is_sound) else { return };
+    let (first, second) = stream.split_at(stream.len() / 2);
+    let _ = scan(&mut framing, first);
+    let written = serde_json::to_vec(&framing).expect("text");
+    let mut again: F = serde_json::from_slice(&written).expect("what was written");
+    assert_eq!(again, framing);
+    assert_eq!(scan(&mut again, second), scan(&mut framing, second));
+    assert_eq!(again, framing);
 }
