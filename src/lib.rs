@@ -17,7 +17,7 @@
 //!
 //! - words: [`protocol`], [`outcome`], [`client_library`]. Bytes and values; no clock, socket, log or lock.
 //! - decisions: [`identity`], [`admission`], [`upstream`], [`tally`], [`growth`], [`events`], [`rebalance`],
-//!   [`reports`], [`fleet`]. `now` goes in, a verdict comes out.
+//!   [`reports`], [`fleet`], [`lapse`]. `now` goes in, a verdict comes out.
 //! - verbs: [`net`], [`tls`], [`session`], [`relay`], [`cluster`], [`dial`], [`dispatch`], [`advertised_info`],
 //!   [`telemetry`], [`worker`], [`operator_file`], [`notify`], [`fleet_link`]. tokio lives here.
 //! - assembly: [`config`], [`admin`], [`overview`], [`server`], [`cli`], and the tools in [`storm`] and [`top`].
@@ -36,6 +36,7 @@ mod fleet;
 mod fleet_link;
 mod growth;
 mod identity;
+mod lapse;
 mod net;
 mod notify;
 mod operator_file;

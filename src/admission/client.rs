@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     admission::{
         deadlines,
@@ -14,7 +16,7 @@ use crate::{
 };
 
 /// What a client shows of itself: where it comes from, and its credential with the secret that it sends, if any.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Claim {
     /// Where it comes from.
     pub source: Source,

@@ -82,6 +82,7 @@ mod params;
 pub mod policies;
 mod queue;
 mod quota;
+mod remembered;
 mod reputation;
 mod retry_schedule;
 #[cfg(test)]
@@ -104,6 +105,7 @@ pub use self::{
         sources::{BySource, Source, SourcePermit},
         users_and_names::QuotaIdentity,
     },
+    remembered::RememberedAdmission,
     reputation::{
         logins::{Login, RefusedLogin},
         operators::OperatorPermit,

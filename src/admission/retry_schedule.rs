@@ -9,12 +9,21 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{client_library::returns::Return, outcome::Refusal};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    client_library::returns::Return,
+    lapse::{self, Lapse},
+    outcome::Refusal,
+};
 
 /// The schedule counts expected clients by spans of this length.
 const SPAN: Duration = Duration::from_millis(100);
 /// How many spans ahead it counts: the longest return is 5 s, the longest hold 19 s.
 const SPANS: usize = 256;
+
+/// No more are taken to be expected in a span than so many, whatever another process says.
+const MOST_EXPECTED: u32 = 1_000_000;
 
 /// A client is to be back so long before the span of its turn. Were it back within the span, servers that are a little
 /// quicker than estimated would have no client for a moment, and the last clients of the storm would be in later by as
@@ -137,6 +146,17 @@ fn random_within(until: Instant, now: Instant, rng: &mut fastrand::Rng) -> Insta
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScheduledRetry(u64);
 
+/// The schedule as another process recalls it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RememberedSchedule {
+    /// How much of the current span is over.
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    into_span: Lapse,
+    /// How many are expected in this span, in the next one, and so on.
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    expected: Vec<u32>,
+}
+
 /// How many clients are expected back for each span of the time to come.
 #[derive(Debug)]
 pub struct RetrySchedule {
@@ -199,6 +219,27 @@ impl RetrySchedule {
         let began = self.began.unwrap_or(now);
         let back = began + SPAN.saturating_mul(u32::try_from(span).unwrap_or(u32::MAX)) + SPAN.mul_f64(rng.f64());
         (back.saturating_duration_since(now + wait + RETURN_LEAD).min(left), ScheduledRetry(span))
+    }
+
+    /// Who is expected back, for a process that takes over.
+    pub fn remembered(&mut self, now: Instant) -> RememberedSchedule {
+        self.advance_to(now);
+        let since = self.began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
+        let ahead = (self.now..self.now + SPANS as u64).map(|span| self.expected[(span % SPANS as u64) as usize]);
+        let mut expected: Vec<_> = ahead.collect();
+        expected.truncate(expected.iter().rposition(|clients| *clients > 0).map_or(0, |last| last + 1));
+        let into_span = since.saturating_sub(SPAN.saturating_mul(u32::try_from(self.now).unwrap_or(u32::MAX)));
+        RememberedSchedule { into_span: into_span.into(), expected }
+    }
+
+    /// Those whom another process expected at `then`. Nobody is scheduled here yet.
+    pub fn recalled(remembered: RememberedSchedule, then: Instant) -> Self {
+        let into_span = remembered.into_span.duration().min(SPAN);
+        let mut schedule = Self { began: Some(then.checked_sub(into_span).unwrap_or(then)), ..Self::default() };
+        for (expected, remembered) in schedule.expected.iter_mut().zip(remembered.expected) {
+            *expected = remembered.min(MOST_EXPECTED);
+        }
+        schedule
     }
 
     /// Takes a retry out of the schedule: its client is not refused after all.
@@ -320,6 +361,39 @@ mod tests {
             let (keep, scheduled_retry) = schedule.schedule(now, 2000 * MS, 1500 * MS, 100.0, &mut rng);
             assert!(keep <= 100 * MS, "{keep:?}");
             schedule.cancel(scheduled_retry);
+        }
+    }
+
+    /// Another process, on another clock, chooses the same moments.
+    #[test]
+    fn another_process_goes_on_with_the_schedule() {
+        for (scheduled, ms) in [(0, 0), (1, 50), (500, 1), (30_000, 1234), (30_000, 99), (3000, 9_999)] {
+            let (mut old, began, mut rng) = (RetrySchedule::default(), Instant::now(), fastrand::Rng::with_seed(3));
+            for _ in 0..scheduled {
+                old.schedule(began, 2000 * MS, 1500 * MS, 1000.0, &mut rng);
+            }
+            let (now, there) = (began + ms * MS, began + 1_000_000 * MS);
+            let text = serde_json::to_string(&old.remembered(now)).unwrap();
+            let mut new = RetrySchedule::recalled(serde_json::from_str(&text).unwrap(), there);
+            for n in 0..2000 {
+                let later = n * MS / 2;
+                let (mut rng, mut same_rng) = (fastrand::Rng::with_seed(n.into()), fastrand::Rng::with_seed(n.into()));
+                let (was, _) = old.schedule(now + later, 2000 * MS, 1500 * MS, 1000.0, &mut rng);
+                let (is, _) = new.schedule(there + later, 2000 * MS, 1500 * MS, 1000.0, &mut same_rng);
+                assert!(was.abs_diff(is) <= Duration::from_micros(1), "{scheduled}, {ms} ms, {n}: {was:?} and {is:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_schedule_that_is_made_up_does_no_harm() {
+        let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(3));
+        let made_up = RememberedSchedule { into_span: Duration::MAX.into(), expected: vec![u32::MAX; 100_000] };
+        let mut schedule = RetrySchedule::recalled(made_up, now);
+        for n in 0..10_000 {
+            let (keep, retry) = schedule.schedule(now + n * MS, 2000 * MS, 1500 * MS, 1000.0, &mut rng);
+            assert!(keep <= 1500 * MS);
+            schedule.cancel(retry);
         }
     }
 

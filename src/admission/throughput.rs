@@ -3,6 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
+use crate::lapse::{self, Lapse};
+
 /// A window is open for this long at least.
 const WINDOW: Duration = Duration::from_millis(500);
 /// A window with fewer completions than [`MIN_COMPLETIONS`] stays open until then: clients that come one by one are not
@@ -31,6 +35,18 @@ struct Window {
     arrived: u64,
 }
 
+/// No cluster takes more clients in a second, whatever another process says.
+const MOST_A_SECOND: f64 = 1e7;
+
+/// The service rate as another process recalls it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RememberedRate {
+    measured: Lapse,
+    rate: f64,
+    uncertainty: f64,
+}
+
 /// Measures the service rate.
 #[derive(Debug, Default)]
 pub struct Throughput {
@@ -44,6 +60,20 @@ pub struct Throughput {
 }
 
 impl Throughput {
+    /// The rate, if it is known, for a process that takes over.
+    pub fn remembered(&self, now: Instant) -> Option<RememberedRate> {
+        let (at, rate) = self.rate.filter(|(at, _)| now.saturating_duration_since(*at) < STALE)?;
+        Some(RememberedRate { measured: Lapse::since(at, now), rate, uncertainty: self.uncertainty })
+    }
+
+    /// What another process had measured at `then`, where nothing has been measured here.
+    pub fn recall(&mut self, remembered: &RememberedRate, then: Instant) {
+        if self.rate.is_none() {
+            self.rate = Some((remembered.measured.before(then), lapse::within(remembered.rate, 0.0, MOST_A_SECOND)));
+            self.uncertainty = lapse::within(remembered.uncertainty, 0.0, 1.0);
+        }
+    }
+
     /// Nobody waits: the window is given up.
     pub fn rest(&mut self) {
         (self.busy_since, self.window) = (None, None);
@@ -153,5 +183,33 @@ mod tests {
             endless.update(at(ms), ms, ms * 15);
         }
         assert!(endless.rate(at(1200)).is_some(), "some floods do not end");
+    }
+
+    #[test]
+    fn another_process_knows_the_rate_for_as_long() {
+        let (mut old, start) = (Throughput::default(), Instant::now());
+        let at = |tenths: u64| start + Duration::from_millis(tenths * 100);
+        assert_eq!(old.remembered(start), None);
+        for tenth in 0..20 {
+            old.update(at(tenth), tenth * 40, 2 * tenth * 40);
+        }
+        let (then, there) = (at(40), at(100_000));
+        let text = serde_json::to_string(&old.remembered(then)).unwrap();
+        let mut new = Throughput::default();
+        new.recall(&serde_json::from_str(&text).unwrap(), there);
+        for seconds in 0..15 {
+            let after = Duration::from_secs(seconds);
+            let (was, is) = (old.rate(then + after), new.rate(there + after));
+            assert_eq!(was.is_some(), is.is_some(), "after {seconds} s");
+            assert!((was.unwrap_or(0.0) - is.unwrap_or(0.0)).abs() < 1e-6);
+            let (was, is) = (old.upper_rate(then + after), new.upper_rate(there + after));
+            assert!((was.unwrap_or(0.0) - is.unwrap_or(0.0)).abs() < 1e-6);
+        }
+        for made_up in [r#"{"rate":1e308,"uncertainty":1e308}"#, r#"{"rate":-1,"uncertainty":-1}"#, "{}"] {
+            let mut new = Throughput::default();
+            new.recall(&serde_json::from_str(made_up).unwrap(), there);
+            let upper = new.upper_rate(there).unwrap();
+            assert!((0.0..=2.0 * MOST_A_SECOND).contains(&upper), "{made_up}: {upper}");
+        }
     }
 }

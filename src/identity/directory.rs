@@ -1,6 +1,6 @@
 //! The account of each credential: as a server named it, else as the operator configured it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -94,6 +94,29 @@ impl Directory {
         }
         self.learned.insert(key, Arc::clone(account));
     }
+
+    /// What it has learned, by account, for a process that takes over.
+    pub fn remembered(&self) -> BTreeMap<String, Vec<CredentialKey>> {
+        // A shard of the map is locked while it is walked through: the names are made later.
+        let learned: Vec<_> = self.learned.iter().map(|one| (*one.key(), Arc::clone(one.value()))).collect();
+        let mut by_account = BTreeMap::<Arc<str>, Vec<_>>::new();
+        for (key, account) in learned {
+            by_account.entry(account).or_default().push(key);
+        }
+        by_account.into_iter().map(|(account, keys)| (account.to_string(), keys)).collect()
+    }
+
+    /// Learns what another process has learned, unless it has learned better since.
+    pub fn recall(&self, remembered: BTreeMap<String, Vec<CredentialKey>>) {
+        let keys = |(account, keys): (String, Vec<_>)| {
+            let account = Arc::<str>::from(account);
+            keys.into_iter().map(move |key| (key, Arc::clone(&account)))
+        };
+        let room = MOST_LEARNED.saturating_sub(self.learned.len());
+        for (key, account) in remembered.into_iter().flat_map(keys).take(room) {
+            self.learned.entry(key).or_insert(account);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +165,23 @@ mod tests {
             directory.learn(keys.credential(Credential::User(&n.to_string())), &account);
         }
         assert!(directory.learned.len() <= MOST_LEARNED);
+    }
+
+    #[test]
+    fn what_servers_have_said_is_recalled_by_another_process() {
+        let (old, new, keys) = (directory(), directory(), Keys::default());
+        let key = |n: u64| keys.credential(Credential::User(&n.to_string()));
+        for n in 0..1000 {
+            old.learn(key(n), &format!("A{}", n % 3).into());
+        }
+        new.learn(key(7), &"NEWER".into());
+        let text = serde_json::to_string(&old.remembered()).unwrap();
+        new.recall(serde_json::from_str(&text).unwrap());
+        assert!((0..1000).filter(|n| *n != 7).all(|n| new.learned(key(n)) == old.learned(key(n))));
+        assert_eq!(new.learned(key(7)).as_deref(), Some("NEWER"));
+        let too_many = (0..2 * MOST_LEARNED as u64).map(CredentialKey::from_raw).collect();
+        new.recall(BTreeMap::from([("X".to_owned(), too_many)]));
+        assert!(new.learned.len() <= MOST_LEARNED);
     }
 
     #[test]

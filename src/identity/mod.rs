@@ -9,6 +9,8 @@ pub mod trusted_proxy;
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use self::keyed_hash::{KeyOf, KeyedHash, which};
 use crate::protocol::connect::Connect;
 
@@ -114,11 +116,11 @@ impl<'a> Credential<'a> {
 
 /// A keyed hash of a credential. It reveals no secret, and is valid only in this process and in one that takes over from
 /// it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CredentialKey(u64);
 
 /// A keyed hash of source, credential and client name, by which weir recognises a client that reconnects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ClientKey(u64);
 
 /// Makes keys. The secret of the hash is random, so that nobody can choose credentials that collide.

@@ -36,6 +36,8 @@ mod proxy_header;
 pub mod read_ahead;
 mod refuse;
 mod rehome;
+#[cfg_attr(not(test), expect(dead_code, reason = "for a process that takes over"))]
+pub mod remembered;
 mod shared;
 #[cfg(test)]
 mod tests;

@@ -4,12 +4,24 @@
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
+use serde::{Deserialize, Serialize};
+
 use crate::identity::is_account_key;
 
 const READ_NO: u8 = 1;
 const READ_YES: u8 = 2;
 const NAMED_A_KEY: u8 = 4;
 const NAMED_ANOTHER: u8 = 8;
+
+/// The same as another process recalls it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RememberedAuthMode {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusts_operator: Option<bool>,
+    named_account_key: bool,
+    named_another: bool,
+}
 
 /// What is known of it; nothing at first.
 #[derive(Debug, Default)]
@@ -41,6 +53,30 @@ impl AuthMode {
             known => Some(known & (READ_YES | NAMED_A_KEY) != 0),
         }
     }
+
+    /// What is known, for a process that takes over.
+    pub fn remembered(&self) -> RememberedAuthMode {
+        let known = self.known.load(Relaxed);
+        let read = known & (READ_NO | READ_YES) != 0;
+        RememberedAuthMode {
+            trusts_operator: read.then_some(known & READ_YES != 0),
+            named_account_key: known & NAMED_A_KEY != 0,
+            named_another: known & NAMED_ANOTHER != 0,
+        }
+    }
+
+    /// What another process knew. A reading of this one counts more.
+    pub fn recall(&self, remembered: RememberedAuthMode) {
+        let read = match remembered.trusts_operator {
+            None => 0,
+            Some(false) => READ_NO,
+            Some(true) => READ_YES,
+        };
+        let named = if remembered.named_account_key { NAMED_A_KEY } else { 0 };
+        let named = named | if remembered.named_another { NAMED_ANOTHER } else { 0 };
+        let is_read = self.known.load(Relaxed) & (READ_NO | READ_YES) != 0;
+        self.known.fetch_or(if is_read { named } else { read | named }, Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -63,5 +99,23 @@ mod tests {
         assert_eq!(mode.trusts_operator(), Some(true), "it trusts a key, which no reading shows");
         mode.read(false, true);
         assert_eq!(mode.trusts_operator(), Some(false), "another process");
+    }
+
+    #[test]
+    fn another_process_knows_what_was_said() {
+        let key = format!("A{}", "B".repeat(55));
+        for (read, account) in [(None, None), (Some(true), None), (Some(false), Some("ORDERS")), (None, Some(&*key))] {
+            let (old, new) = (AuthMode::default(), AuthMode::default());
+            read.into_iter().for_each(|read| old.read(read, false));
+            account.into_iter().for_each(|account| old.named_account(account));
+            let text = serde_json::to_string(&old.remembered()).unwrap();
+            new.recall(serde_json::from_str(&text).unwrap());
+            assert_eq!(old.trusts_operator(), new.trusts_operator(), "{text}");
+            let later = AuthMode::default();
+            later.read(false, false);
+            later.recall(serde_json::from_str(&text).unwrap());
+            let named_key = account == Some(&*key);
+            assert_eq!(later.trusts_operator(), Some(named_key), "a reading of its own counts more");
+        }
     }
 }

@@ -27,6 +27,13 @@ impl DialTime {
         Duration::from_nanos(self.0.load(Relaxed))
     }
 
+    /// What dials took in another process, where none has ended in this one.
+    pub fn recall(&self, usual: Duration) {
+        if self.usual().is_zero() {
+            self.0.store(u64::try_from(usual.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        }
+    }
+
     /// How much of the time that a client has `left` a dial is given. The other half is for another server, unless
     /// dials here usually take longer than half: then another server's probably would too.
     pub fn part_of(&self, left: Duration) -> Duration {

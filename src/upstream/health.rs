@@ -7,7 +7,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::upstream::pause::growing_pause;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    lapse::Lapse,
+    upstream::pause::{LONGEST_PAUSE, growing_pause},
+};
 
 /// The first pause after a failed dial.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -36,6 +41,15 @@ enum State {
     Up,
     Ejected { until: Instant },
     Trial { began: Instant },
+}
+
+/// A server that does not answer, as another process recalls it: for how long yet it is left alone, and after how many
+/// failures in a row.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RememberedHealth {
+    ejected: Lapse,
+    failures: u32,
 }
 
 /// The state machine of one server.
@@ -139,6 +153,25 @@ impl Health {
         self.streak = 0;
         if let State::Ejected { until } = &mut self.state {
             *until = now;
+        }
+    }
+
+    /// What is known of it, for a process that takes over; `None` while it is up.
+    pub fn remembered(&self, now: Instant) -> Option<RememberedHealth> {
+        let ejected = match self.state {
+            State::Up => return None,
+            State::Ejected { until } => Lapse::until(until, now),
+            // The client of the trial is not there any more.
+            State::Trial { .. } => Lapse::default(),
+        };
+        Some(RememberedHealth { ejected, failures: self.streak })
+    }
+
+    /// What another process knew at `then`, unless a dial has shown more since.
+    pub fn recall(&mut self, remembered: &RememberedHealth, then: Instant) {
+        if !self.has_failed() {
+            self.streak = remembered.failures;
+            self.state = State::Ejected { until: then + remembered.ejected.duration().min(LONGEST_PAUSE * 2) };
         }
     }
 }
@@ -249,5 +282,31 @@ mod tests {
         }
         health.restarted(now);
         assert_eq!(health.status(now), HealthStatus::TrialDue);
+    }
+
+    #[test]
+    fn another_process_leaves_a_server_alone_for_as_long_and_tries_it_once() {
+        let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(7));
+        let mut old = Health::default();
+        assert_eq!(old.remembered(now), None, "there is nothing to say of one that is up");
+        assert!((0..3).all(|n| old.failed(now + n * LONGEST_PAUSE, &mut rng).is_some()));
+        let (then, there) = (now + 2 * LONGEST_PAUSE, now + 100 * LONGEST_PAUSE);
+        let left = old.ejected_until().unwrap() - then;
+        let text = serde_json::to_string(&old.remembered(then)).unwrap();
+        let recalled = |text: &str| {
+            let mut new = Health::default();
+            new.recall(&serde_json::from_str(text).unwrap(), there);
+            new
+        };
+        let mut new = recalled(&text);
+        assert_eq!(new.status(there), HealthStatus::Ejected);
+        assert_eq!(new.status(there + left), HealthStatus::TrialDue);
+        let pause = new.failed(there + left, &mut rng).unwrap();
+        assert!(pause >= FIRST_PAUSE * 8 / 2, "the fourth failure in a row: {pause:?}");
+        old.trial_began(then + left);
+        let text = serde_json::to_string(&old.remembered(then + left)).unwrap();
+        assert_eq!(recalled(&text).status(there), HealthStatus::TrialDue, "whose trial it was is gone");
+        let made_up = recalled(r#"{"ejected":18446744073709551615,"failures":4294967295}"#);
+        assert_eq!(made_up.status(there + LONGEST_PAUSE * 2), HealthStatus::TrialDue);
     }
 }

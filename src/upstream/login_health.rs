@@ -10,9 +10,13 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
-use crate::upstream::pause::growing_pause;
+use crate::{
+    lapse::Lapse,
+    upstream::pause::{LONGEST_PAUSE, growing_pause},
+};
 
 /// The first pause. It is longer than that of a server that refuses dials, since a trial costs its client more.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -56,6 +60,18 @@ enum State {
     Good,
     Failing { since: Instant, until: Instant },
     Trial { began: Instant },
+}
+
+/// A server whose logins fail, as another process recalls it: since when, for how long yet others go first, and after
+/// how many failures in a row.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RememberedLoginHealth {
+    since: Lapse,
+    failing: Lapse,
+    failures: u32,
+    told: Option<Lapse>,
+    is_told: bool,
 }
 
 /// The state machine of one server.
@@ -134,6 +150,31 @@ impl LoginHealth {
         self.state = State::Good;
         self.streak = 0;
         std::mem::take(&mut self.is_told)
+    }
+
+    /// What is known of it, for a process that takes over; `None` while its logins succeed.
+    pub fn remembered(&self, now: Instant) -> Option<RememberedLoginHealth> {
+        let (since, failing) = match self.state {
+            State::Good => return None,
+            State::Failing { since, until } => (Lapse::since(since, now), Lapse::until(until, now)),
+            // The client of the trial is not there any more.
+            State::Trial { began } => (Lapse::since(began, now), Lapse::default()),
+        };
+        let told = self.told_at.map(|at| Lapse::since(at, now));
+        Some(RememberedLoginHealth { since, failing, failures: self.streak, told, is_told: self.is_told })
+    }
+
+    /// What another process knew at `then`, unless a login has shown more since.
+    pub fn recall(&mut self, remembered: &RememberedLoginHealth, then: Instant) {
+        if self.state == State::Good {
+            let until = then + remembered.failing.duration().min(LONGEST_PAUSE * 2);
+            *self = Self {
+                state: State::Failing { since: remembered.since.before(then), until },
+                streak: remembered.failures,
+                told_at: remembered.told.map(|ago| ago.before(then)),
+                is_told: remembered.is_told,
+            };
+        }
     }
 }
 
@@ -214,5 +255,22 @@ mod tests {
         let (now, mut health) = (Instant::now(), LoginHealth::default());
         health.trial_began(now);
         assert_eq!(health.status(now), LoginStatus::Good);
+    }
+
+    #[test]
+    fn another_process_sends_others_elsewhere_for_as_long_and_tells_the_end() {
+        let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(7));
+        let (mut old, mut new) = (LoginHealth::default(), LoginHealth::default());
+        assert_eq!(old.remembered(now), None);
+        assert!(old.failed(now, &mut rng).is_some());
+        let there = now + Duration::from_secs(1000);
+        let left = old.failing_until().unwrap() - now;
+        let text = serde_json::to_string(&old.remembered(now)).unwrap();
+        new.recall(&serde_json::from_str(&text).unwrap(), there);
+        let micro = Duration::from_micros(1);
+        assert_eq!(new.status(there + left - micro), LoginStatus::Failing);
+        assert_eq!(new.status(there + left + micro), LoginStatus::TrialDue);
+        assert_eq!(new.failed(there + left + micro, &mut rng), None, "the log has been told");
+        assert!(new.succeeded(), "and is told of the end");
     }
 }

@@ -4,6 +4,7 @@
 //! and reserves a [`Slot`]. What a server is given at a time follows from how long its handshakes take
 //! ([`concurrency`]).
 
+mod addresses;
 mod auth_mode;
 mod changes;
 mod cluster_name;
@@ -27,6 +28,7 @@ pub mod placement;
 mod process;
 mod reading;
 pub mod reconciled_count;
+mod remembered;
 mod server;
 mod shared_slots;
 #[cfg(test)]
@@ -60,6 +62,7 @@ use crate::{
 };
 
 pub use self::{
+    addresses::Addresses,
     changes::Drained,
     compatibility::Compatibility,
     concurrency::login_speed::LoginSpeed,
@@ -72,6 +75,7 @@ pub use self::{
     params::{Params, Reserve, ServerParams, WebSocketAddress},
     placement::Urgency,
     reading::Reading,
+    remembered::RememberedServers,
     server::{InfoKind, InfoWhen, Server, drain::Drain, leased::Around, standing::Standing},
     slot::Slot,
 };

@@ -51,6 +51,11 @@ impl Process {
         if returned || self.is_one_of_several(now) { Seen::OneOfSeveral } else { Seen::New }
     }
 
+    /// The one that answered last.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
     /// Whether several servers answer at the address.
     pub fn is_one_of_several(&self, now: Instant) -> bool {
         self.returned_at.is_some_and(|at| now.saturating_duration_since(at) < SEVERAL_FOR)

@@ -4,6 +4,7 @@ pub(super) mod drain;
 mod handshakes;
 pub(super) mod leased;
 mod over;
+pub(super) mod remembered;
 mod shared;
 pub(super) mod standing;
 mod told;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::upstream::leaky_bucket::LeakyBucket;
+use crate::{lapse::Lapse, upstream::leaky_bucket::LeakyBucket};
 
 /// This many closes may come at once, however slow the cluster is.
 const BURST: f64 = 8.0;
@@ -35,6 +35,19 @@ impl StaggeredClose {
         } else {
             self.spread.mul_f64(rng.f64())
         }
+    }
+
+    /// How long the cluster takes until it has taken the clients back that were closed, for a process that takes over.
+    pub fn remembered(&self, now: Instant) -> Lapse {
+        self.recent.level(now).into()
+    }
+
+    /// The closes of another process, as of `then`.
+    pub fn recall(&mut self, remembered: Lapse, then: Instant) {
+        // No close is counted that comes after the spread, and those of a burst have a second each at most.
+        let most = self.spread + Duration::from_secs_f64(BURST);
+        let until = then + remembered.duration().min(most);
+        self.recent = LeakyBucket::until(self.recent.empty_at(then).map_or(until, |at| at.max(until)));
     }
 }
 
@@ -88,5 +101,23 @@ mod tests {
         let mut staggered_close = StaggeredClose::new(Duration::ZERO);
         let now = Instant::now();
         assert!((0..1000).all(|_| staggered_close.delay(now, 9.0, &mut fastrand::Rng::with_seed(1)).is_zero()));
+    }
+
+    #[test]
+    fn another_process_goes_on_where_the_closes_were() {
+        let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
+        let spread = Duration::from_secs(2);
+        let (mut old, mut new) = (StaggeredClose::new(spread), StaggeredClose::new(spread));
+        for _ in 0..100 {
+            let _ = old.delay(now, 100.0, &mut rng);
+        }
+        let there = now + Duration::from_secs(1000);
+        let text = serde_json::to_string(&old.remembered(now)).unwrap();
+        new.recall(serde_json::from_str(&text).unwrap(), there);
+        assert_eq!(old.delay(now, 100.0, &mut rng), new.delay(there, 100.0, &mut rng));
+        new.recall(Duration::MAX.into(), there);
+        assert!(new.delay(there, 100.0, &mut rng) <= spread);
+        let later = there + spread + Duration::from_secs(9);
+        assert_eq!(new.delay(later, 100.0, &mut rng), Duration::ZERO, "what is made up is over soon");
     }
 }

@@ -32,6 +32,9 @@ mod growth;
 #[path = "../../src/identity/mod.rs"]
 mod identity;
 #[cfg(feature = "decisions")]
+#[path = "../../src/lapse.rs"]
+mod lapse;
+#[cfg(feature = "decisions")]
 #[path = "../../src/rebalance/mod.rs"]
 mod rebalance;
 #[cfg(feature = "decisions")]

@@ -37,6 +37,7 @@ use crate::{
 
 mod leased;
 mod observed;
+pub(in crate::admission) mod remembered;
 
 /// Clients of whom no server has named the account are of many accounts. So many of their logins may be under way on
 /// one server, although some hang there.

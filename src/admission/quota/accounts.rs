@@ -1,6 +1,7 @@
 //! The accounts in use.
 
 mod peers;
+mod remembered;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,12 +1,15 @@
 //! Connections and token buckets by key: by source, user or pattern of client names. Entries come and go; each is exact
 //! while it is there, and their number is bounded.
 
+mod remembered;
+
 use std::{
     hash::Hash,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+pub use self::remembered::RememberedKey;
 use crate::{
     admission::{
         client::{Claim, Proof},

@@ -14,8 +14,11 @@
 //! A login that hangs is evidence about its server only where logins of the same account succeed elsewhere meanwhile
 //! (docs/contract.md, towards servers 7). Where nobody of the account gets in anywhere, the account is to blame.
 
+mod remembered;
+
 use std::time::{Duration, Instant};
 
+pub use self::remembered::RememberedLoginTimes;
 use crate::{
     admission::quota::sources::SourceKey,
     upstream::{

@@ -9,8 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
+use crate::lapse;
+
 /// New connections per second, with the burst that may come at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
     /// New connections per second, sustained.
     pub per_second: NonZeroU32,
@@ -56,6 +60,38 @@ impl LiveRate {
 
 /// The whole of a rate, in the parts by which weirs of a fleet share it.
 const WHOLE: u32 = 1_000_000;
+
+/// A bucket as another process recalls it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RememberedTokens {
+    rate: Rate,
+    /// How many tokens it has; fewer than none if it owes some.
+    has: f64,
+}
+
+impl RememberedTokens {
+    /// A full bucket.
+    pub fn full(rate: Rate) -> Self {
+        Self { rate, has: rate.burst.get().into() }
+    }
+
+    /// A bucket with this rate and as many tokens at `then`.
+    pub fn bucket(&self, then: Instant) -> TokenBucket {
+        let bucket = TokenBucket::new(Some(self.rate));
+        bucket.recall(self, then);
+        bucket
+    }
+
+    /// The rate by which it fills.
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// How many tokens are missing.
+    pub fn missing(&self) -> f64 {
+        f64::from(self.rate.burst.get()) - self.has
+    }
+}
 
 /// One token bucket, whose rate may change. Without a rate there is always a token.
 #[derive(Debug)]
@@ -201,6 +237,23 @@ impl TokenBucket {
             .fetch_update(Relaxed, Relaxed, |full_at| Some((full_at.max(now) + one).min(most.max(full_at))));
     }
 
+    /// How many tokens it has, for a process that takes over; `None` where none is missing, or there is no rate.
+    pub fn remembered(&self, now: Instant) -> Option<RememberedTokens> {
+        let rate = self.rate.get()?;
+        let (one, burst) = self.of_part(rate);
+        let missing = self.full_at.load(Relaxed).saturating_sub(self.nanos(now));
+        (missing > 0).then(|| RememberedTokens { rate, has: burst as f64 - missing as f64 / one as f64 })
+    }
+
+    /// It had as many tokens at `then`, in another process, and has no more now. It owes its burst at most.
+    pub fn recall(&self, remembered: &RememberedTokens, then: Instant) {
+        let Some(rate) = self.rate.get() else { return };
+        let (one, burst) = self.of_part(rate);
+        let most = burst as f64;
+        let missing = (most - lapse::within(remembered.has, -most, most)) * one as f64;
+        self.full_at.fetch_max(self.nanos(then).saturating_add(missing as u64), Relaxed);
+    }
+
     /// A bucket with as many tokens.
     pub fn copy(&self) -> Self {
         Self {
@@ -234,6 +287,39 @@ mod tests {
         assert!(tokens.take(now).is_ok());
         assert!(tokens.take(now).is_err(), "a refusal takes nothing, and the next token is not there yet");
         assert!(tokens.take(now - wait).is_err(), "a thread that read the time earlier finds no more than the others");
+    }
+
+    /// After a burst, a process that takes over gives the next token when this one would have given it; under another
+    /// rate it gives no more tokens than there were.
+    #[test]
+    fn another_process_has_as_many_tokens() {
+        let rate = |per_second: u32, burst: u32| {
+            Some(Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() })
+        };
+        let (old, now) = (TokenBucket::new(rate(10, 20)), Instant::now());
+        assert_eq!(old.remembered(now), None, "a full one needs no words");
+        (0..15).for_each(|_| assert!(old.take(now).is_ok()));
+        let there = now + Duration::from_secs(1000);
+        let text = serde_json::to_string(&old.remembered(now)).unwrap();
+        let remembered: RememberedTokens = serde_json::from_str(&text).unwrap();
+        let taken = |rate, at: Instant| {
+            let new = TokenBucket::new(rate);
+            new.recall(&remembered, there);
+            (0..100).take_while(|_| new.take(at).is_ok()).count()
+        };
+        assert_eq!(taken(rate(10, 20), there), 5);
+        assert_eq!(taken(rate(10, 20), there + Duration::from_millis(301)), 8);
+        assert_eq!(taken(rate(10, 3), there), 3);
+        assert_eq!(taken(rate(1000, 50), there), 5);
+        assert_eq!(taken(None, there), 100);
+        let used = TokenBucket::new(rate(10, 20));
+        (0..18).for_each(|_| assert!(used.take(there).is_ok()));
+        used.recall(&remembered, there);
+        assert_eq!((0..100).take_while(|_| used.take(there).is_ok()).count(), 2, "nothing is given back");
+        for has in [f64::MIN, f64::MAX] {
+            let new = RememberedTokens { rate: rate(10, 20).unwrap(), has }.bucket(there);
+            assert!(new.is_full(there + Duration::from_secs(4)), "it owes no more than its burst");
+        }
     }
 
     #[test]

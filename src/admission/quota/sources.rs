@@ -8,11 +8,13 @@ use std::{
     time::Instant,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     admission::{
         params::Quota,
         quota::{
-            by_key::{Exceeded, KeySlot, QuotaByKey},
+            by_key::{Exceeded, KeySlot, QuotaByKey, RememberedKey},
             counted_map::CountedMap,
             live::LiveQuota,
             warned::Warned,
@@ -22,8 +24,15 @@ use crate::{
 };
 
 /// What a source is counted by: its address, of IPv6 the /64, since one customer has at least that much.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "IpAddr", into = "IpAddr")]
 pub struct Source(IpAddr);
+
+impl From<Source> for IpAddr {
+    fn from(source: Source) -> Self {
+        source.0
+    }
+}
 
 impl From<IpAddr> for Source {
     fn from(address: IpAddr) -> Self {
@@ -113,6 +122,18 @@ impl Sources {
         };
         let slot = self.by_key.enter(Source::from(address), self.quota.get(), now, |over| warned.note(reason(over)));
         slot.map(|slot| Some(Box::new(slot))).map_err(reason)
+    }
+
+    /// How many tokens each has, for a process that takes over.
+    pub fn remembered(&self, now: Instant) -> Vec<RememberedKey<Source>> {
+        self.by_key.remembered(now)
+    }
+
+    /// Recalls how many tokens each had at `then`.
+    pub fn recall(&self, remembered: Vec<RememberedKey<Source>>, then: Instant) {
+        if !self.quota.is_none() {
+            self.by_key.recall(remembered, then);
+        }
     }
 
     #[cfg(test)]

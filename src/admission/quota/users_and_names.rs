@@ -13,7 +13,7 @@ use crate::{
         client::Proof,
         params::{PatternQuota, PatternQuotas, Quota},
         quota::{
-            by_key::{Exceeded, KeySlot, QuotaByKey},
+            by_key::{Exceeded, KeySlot, QuotaByKey, RememberedKey},
             lease::{Lease, Share},
             warned::Warned,
         },
@@ -298,6 +298,30 @@ impl UserAndNameQuotas {
         });
         let name = name.transpose()?;
         Ok(UserAndNameSlots { both: Some(Box::new(Both { user, name })) })
+    }
+
+    /// How many tokens each user has, and each pattern of names, for a process that takes over.
+    pub fn remembered(&self, now: Instant) -> (Vec<RememberedKey<CredentialKey>>, Vec<RememberedKey<String>>) {
+        let rules = self.rules.load();
+        let pattern = |id: u64| rules.names.iter().find(|rule| rule.id == id).map(|rule| rule.pattern.clone());
+        let names = self.by_name.remembered(now).into_iter().filter_map(|one| {
+            let pattern = pattern(one.key)?;
+            Some(one.with_key(pattern))
+        });
+        (self.by_user.remembered(now), names.collect())
+    }
+
+    /// Recalls how many tokens each had at `then`. Patterns that the configuration does not have are left out.
+    pub fn recall(&self, users: Vec<RememberedKey<CredentialKey>>, names: Vec<RememberedKey<String>>, then: Instant) {
+        let rules = self.rules.load();
+        if !rules.users.is_empty() {
+            self.by_user.recall(users, then);
+        }
+        let names = names.into_iter().filter_map(|one| {
+            let id = rules.names.iter().find(|rule| rule.pattern == one.key)?.id;
+            Some(one.with_key(id))
+        });
+        self.by_name.recall(names.collect(), then);
     }
 
     /// Forgets the users and names that are as good as new.

@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{admission::quota::counted_map::CountedMap, identity::ClientKey};
+use serde::{Deserialize, Serialize};
+
+use crate::{admission::quota::counted_map::CountedMap, identity::ClientKey, lapse::Lapse};
 
 /// The most clients that are remembered (about 10 MiB). With so many, others are not remembered; they rank as new.
 const MOST_REMEMBERED: usize = 131_072;
@@ -29,6 +31,22 @@ pub struct Seniority {
     pub flapping: bool,
     /// Since when it has been refused, or when it asks for the first time.
     pub since: Instant,
+}
+
+/// A client as another process recalls it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RememberedClient {
+    key: ClientKey,
+    /// When it was first refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_refused: Option<Lapse>,
+    #[serde(default)]
+    refusals: u16,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    flapped: bool,
+    /// When it was last seen.
+    #[serde(default)]
+    at: Lapse,
 }
 
 /// The clients that are remembered.
@@ -86,10 +104,38 @@ impl ClientHistory {
     pub fn sweep(&self, now: Instant) {
         self.map.retain(|_, record| now.saturating_duration_since(record.at) < FORGET_AFTER);
     }
+
+    /// The clients that are remembered, for a process that takes over.
+    pub fn remembered(&self, now: Instant) -> Vec<RememberedClient> {
+        let client = |key, record: Record| RememberedClient {
+            key,
+            first_refused: record.first_refused.map(|at| Lapse::since(at, now)),
+            refusals: record.refusals,
+            flapped: record.flapped,
+            at: Lapse::since(record.at, now),
+        };
+        self.map.iter().map(|one| client(*one.key(), *one.value())).collect()
+    }
+
+    /// Recalls what another process remembered at `then`. Clients that have come since are known better.
+    pub fn recall(&self, remembered: Vec<RememberedClient>, then: Instant) {
+        for one in remembered.into_iter().take(MOST_REMEMBERED.saturating_sub(self.map.len())) {
+            let first_refused = one.first_refused.map(|ago| ago.before(then));
+            let (refusals, flapped) = (one.refusals, one.flapped);
+            self.map.get_or_insert_with(one.key, || Record {
+                first_refused,
+                refusals,
+                flapped,
+                at: one.at.before(then),
+            });
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     #[test]
@@ -105,6 +151,58 @@ mod tests {
         order.sort_by_key(|&client| history.seniority(client, second(3)));
         assert_eq!(order, [old, young, new, flapping]);
         assert_eq!(order.map(|client| history.refusals(client)), [2, 1, 0, 0]);
+    }
+
+    proptest! {
+        /// Another process, on another clock, decides as this one would: who is first, how often each was refused, and
+        /// who is forgotten when.
+        #[test]
+        fn another_process_ranks_clients_alike(
+            events in vec((0..20_u64, 0..3_u8, 0..90_000_u64), 0..60),
+            at in 0..90_000_u64,
+            later in 0..70_000_u64,
+        ) {
+            let (old, new, start) = (ClientHistory::default(), ClientHistory::default(), Instant::now());
+            let ms = Duration::from_millis;
+            for (client, event, ms_after) in events {
+                let (client, now) = (ClientKey::from_raw(client), start + ms(ms_after));
+                match event {
+                    0 => old.refused(client, now),
+                    1 => old.session_ended(client, ms(ms_after % 7000), now),
+                    _ => old.admitted(client),
+                }
+            }
+            let (now, there) = (start + ms(90_000 + at), start + ms(1_000_000));
+            let text = serde_json::to_string(&old.remembered(now)).unwrap();
+            new.recall(serde_json::from_str(&text).unwrap(), there);
+            old.sweep(now + ms(later));
+            new.sweep(there + ms(later));
+            for client in (0..20).map(ClientKey::from_raw) {
+                let (was, is) = (old.seniority(client, now), new.seniority(client, there));
+                prop_assert_eq!((now - was.since, was.flapping), (there - is.since, is.flapping));
+                prop_assert_eq!(old.refusals(client), new.refusals(client));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_recalled_is_bounded_and_what_is_newer_counts() {
+        let (history, now) = (ClientHistory::default(), Instant::now());
+        history.refused(ClientKey::from_raw(1), now);
+        let one = |n| RememberedClient {
+            key: ClientKey::from_raw(n),
+            first_refused: Some(Duration::MAX.into()),
+            refusals: u16::MAX,
+            flapped: true,
+            at: Duration::MAX.into(),
+        };
+        history.recall((0..2 * MOST_REMEMBERED as u64).map(one).collect(), now);
+        assert!(history.map.len() <= MOST_REMEMBERED);
+        assert!(!history.seniority(ClientKey::from_raw(1), now).flapping);
+        history.refused(ClientKey::from_raw(2), now);
+        assert_eq!(history.refusals(ClientKey::from_raw(2)), u32::from(u16::MAX));
+        history.sweep(now);
+        assert_eq!(history.map.len(), 2, "what is too old goes with the next sweep");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::{admission::quota::counted_map::CountedMap, identity::ClientKey};
+use crate::{admission::quota::counted_map::CountedMap, identity::ClientKey, lapse::Lapse};
 
 /// The most clients that are kept away at a time (about 4 MiB).
 const MOST_KEPT_AWAY: usize = 65_536;
@@ -42,6 +42,18 @@ impl Kicked {
         before
     }
 
+    /// Those who are kept away, and for how long yet, for a process that takes over.
+    pub fn remembered(&self, now: Instant) -> Vec<(ClientKey, Lapse)> {
+        self.until.iter().map(|one| (*one.key(), Lapse::until(*one.value(), now))).collect()
+    }
+
+    /// Recalls what another process remembered at `then`.
+    pub fn recall(&self, remembered: Vec<(ClientKey, Lapse)>, then: Instant) {
+        remembered.into_iter().take(MOST_KEPT_AWAY).for_each(|(client, left)| {
+            self.keep_away(client, left.after(then));
+        });
+    }
+
     pub fn sweep(&self, now: Instant) {
         if !self.until.is_empty() {
             self.until.retain(|_, until| now < *until);
@@ -69,6 +81,19 @@ mod tests {
         assert_eq!(kicked.len(), 0);
         assert!(kicked.keep_away(other, at(20)));
         assert_eq!((kicked.forgive(), kicked.is_kept_away(other, at(10))), (1, false));
+    }
+
+    #[test]
+    fn who_is_kicked_is_kept_away_from_another_process_too() {
+        let (old, new, now) = (Kicked::default(), Kicked::default(), Instant::now());
+        let (one, there) = (ClientKey::from_raw(1), now + Duration::from_secs(1000));
+        old.keep_away(one, now + Duration::from_secs(10));
+        let text = serde_json::to_string(&old.remembered(now + Duration::from_secs(3))).unwrap();
+        new.recall(serde_json::from_str(&text).unwrap(), there);
+        let is_kept_away = |seconds| new.is_kept_away(one, there + Duration::from_secs(seconds));
+        assert!(is_kept_away(6) && !is_kept_away(7));
+        new.recall((0..2 * MOST_KEPT_AWAY as u64).map(|n| (ClientKey::from_raw(n), Lapse::default())).collect(), now);
+        assert!(new.len() <= MOST_KEPT_AWAY && is_kept_away(6), "nobody is forgiven by it");
     }
 
     #[test]

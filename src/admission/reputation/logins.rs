@@ -10,10 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     admission::quota::{counted_map::CountedMap, sources::Source},
     identity::{ClientKey, CredentialKey},
-    upstream::{ServerId, leaky_bucket::LeakyBucket},
+    lapse::{self, Lapse},
+    upstream::{Addresses, ServerId, leaky_bucket::LeakyBucket},
 };
 
 /// The most logins that are remembered as good (about 5 MiB). Beyond it half of them are forgotten, and learned again
@@ -50,6 +53,36 @@ impl RefusedAt {
     fn is_over(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.at) >= COMES_BACK_WITHIN
     }
+}
+
+/// A refused login as another process recalls it; `server` is an address.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct RememberedRefusal {
+    client: ClientKey,
+    key: CredentialKey,
+    server: String,
+    at: Lapse,
+}
+
+/// A server that the clients of a lane are kept from, as another process recalls it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct RememberedAvoided {
+    lane: String,
+    server: String,
+    at: Lapse,
+}
+
+/// The logins as another process recalls them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RememberedLogins {
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    good: Vec<CredentialKey>,
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    refused: Vec<RememberedRefusal>,
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    avoided: Vec<RememberedAvoided>,
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    second_tries: Lapse,
 }
 
 /// What is known of a login that a server has just refused.
@@ -193,6 +226,51 @@ impl LoginHistory {
     }
 }
 
+/// For a process that takes over.
+impl LoginHistory {
+    /// The logins that are remembered.
+    pub fn remembered(&self, servers: &Addresses, now: Instant) -> RememberedLogins {
+        let of = |refused: &RefusedAt| Some((servers.of(refused.server)?.to_owned(), Lapse::since(refused.at, now)));
+        let refused = self.refused.iter().filter_map(|one| {
+            let (&Login { client, key }, (server, at)) = (one.key(), of(one.value())?);
+            Some(RememberedRefusal { client, key, server, at })
+        });
+        let avoided = self.avoided.iter().filter_map(|one| {
+            let (server, at) = of(one.value())?;
+            Some(RememberedAvoided { lane: one.key().to_string(), server, at })
+        });
+        RememberedLogins {
+            good: self.good.iter().map(|one| *one.key()).collect(),
+            refused: refused.collect(),
+            avoided: avoided.collect(),
+            second_tries: self.second_tries.lock().unwrap_or_else(PoisonError::into_inner).level(now).into(),
+        }
+    }
+
+    /// Recalls what another process remembered at `then`. What has been seen since is known better.
+    pub fn recall(&self, remembered: RememberedLogins, servers: &Addresses, then: Instant) {
+        let RememberedLogins { good, refused, avoided, second_tries } = remembered;
+        for key in good.into_iter().take(MOST_GOOD.saturating_sub(self.good.len())) {
+            self.good.insert(key, ());
+        }
+        let refused_at =
+            |server: &str, ago: Lapse| Some(RefusedAt { server: servers.id(server)?, at: ago.before(then) });
+        for one in refused.into_iter().take(MOST_REFUSED.saturating_sub(self.refused.len())) {
+            if let Some(refused) = refused_at(&one.server, one.at) {
+                self.refused.get_or_insert_with(Login { client: one.client, key: one.key }, || refused);
+            }
+        }
+        for one in avoided.into_iter().take(MOST_REFUSED.saturating_sub(self.avoided.len())) {
+            if let Some(refused) = refused_at(&one.server, one.at) {
+                self.avoided.get_or_insert_with(one.lane.into(), || refused);
+            }
+        }
+        let used = second_tries.duration().min(SECOND_TRY_EVERY * SECOND_TRIES_AT_ONCE);
+        let mut tries = self.second_tries.lock().unwrap_or_else(PoisonError::into_inner);
+        *tries = LeakyBucket::until(tries.empty_at(then).map_or(then + used, |at| at.max(then + used)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,5 +385,40 @@ mod tests {
         assert!(history.avoided.len() <= MOST_REFUSED);
         history.sweep(now + COMES_BACK_WITHIN);
         assert!(history.refused.is_empty() && history.avoided.is_empty());
+    }
+
+    #[test]
+    fn another_process_knows_the_same_logins_at_servers_with_other_ids() {
+        let (old, new, now) = (LoginHistory::default(), LoginHistory::default(), Instant::now());
+        let names = |ids: [ServerId; 2]| -> Addresses { ids.into_iter().zip(["a:1".into(), "b:1".into()]).collect() };
+        let (here, other) = (names([ONE, OTHER]), names([THIRD, ONE]));
+        old.succeeded(login(1), ONE, false, now);
+        old.succeeded(login(2), ONE, false, now);
+        old.refused(login(3), ONE, false, now);
+        assert!(old.is_to_come_back(login(2), SOURCE, OTHER, false, now));
+        for n in 100..200 {
+            let _ = old.may_try_elsewhere(login(n).key, refused(1), now);
+        }
+        let (then, there) = (now + Duration::from_secs(5), now + Duration::from_secs(1000));
+        let text = serde_json::to_string(&old.remembered(&here, then)).unwrap();
+        new.recall(serde_json::from_str(&text).unwrap(), &other, there);
+        assert!([1, 2].iter().all(|n| new.is_good(login(*n).key)) && !new.is_good(login(3).key));
+        assert_eq!(new.refused_before(login(3), there), Some(THIRD), "the server at a:1");
+        let lane = Source::from(SOURCE).lane_name();
+        let left = COMES_BACK_WITHIN - Duration::from_secs(5);
+        assert_eq!((old.avoided_by(&lane, then), new.avoided_by(&lane, there)), (Some(OTHER), Some(ONE)));
+        assert_eq!(new.avoided_by(&lane, there + left), None);
+        let tries = |history: &LoginHistory, at| {
+            (200..300).filter(|n| history.may_try_elsewhere(login(*n).key, refused(1), at)).count()
+        };
+        assert_eq!((tries(&old, then), tries(&new, there)), (5, 5));
+        let too_many = RememberedLogins {
+            good: (1_000_000..1_300_000).map(CredentialKey::from_raw).collect(),
+            second_tries: Duration::MAX.into(),
+            ..RememberedLogins::default()
+        };
+        new.recall(too_many, &other, there);
+        assert!(new.good.len() <= MOST_GOOD);
+        assert_eq!(tries(&new, there + SECOND_TRY_EVERY * SECOND_TRIES_AT_ONCE), SECOND_TRIES_AT_ONCE as usize);
     }
 }

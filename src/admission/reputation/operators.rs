@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     admission::{
         client::Claim,
@@ -21,6 +23,7 @@ use crate::{
             sources::Source,
         },
     },
+    lapse::{self, Lapse},
     upstream::leaky_bucket::LeakyBucket,
 };
 
@@ -56,6 +59,18 @@ pub struct Operators {
 struct Claimed {
     until: Instant,
     tries: LeakyBucket,
+}
+
+/// The operators as another process recalls them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RememberedOperators {
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    known: Vec<(Claim, Lapse)>,
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    known_sources: Vec<(Source, Lapse)>,
+    /// Until when each may be tried before CONNECT, and what its tries have used.
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    claimed: Vec<(Source, Lapse, Lapse)>,
 }
 
 /// Lets its client use what is kept for operators; given back on drop.
@@ -164,6 +179,35 @@ impl Operators {
         Some(OperatorPermit::Unproven { _permit })
     }
 
+    /// What is remembered, for a process that takes over.
+    pub fn remembered(&self, now: Instant) -> RememberedOperators {
+        let claimed = |source, claimed: Claimed| {
+            (source, Lapse::until(claimed.until, now), Lapse::from(claimed.tries.level(now)))
+        };
+        RememberedOperators {
+            known: self.known.iter().map(|one| (*one.key(), Lapse::until(*one.value(), now))).collect(),
+            known_sources: self.known_sources.iter().map(|one| (*one.key(), Lapse::until(*one.value(), now))).collect(),
+            claimed: self.claimed.iter().map(|one| claimed(*one.key(), *one.value())).collect(),
+        }
+    }
+
+    /// Recalls what another process remembered at `then`.
+    pub fn recall(&self, remembered: RememberedOperators, then: Instant) {
+        let RememberedOperators { known, known_sources, claimed } = remembered;
+        let until = |left: Lapse| Lapse::from(left.duration().min(KNOWN_FOR)).after(then);
+        for (claim, left) in known.into_iter().take(MOST_REMEMBERED.saturating_sub(self.known.len())) {
+            self.known.get_or_insert_with(claim, || until(left));
+        }
+        for (source, left) in known_sources.into_iter().take(MOST_REMEMBERED.saturating_sub(self.known_sources.len())) {
+            self.known_sources.get_or_insert_with(source, || until(left));
+        }
+        for (source, left, used) in claimed.into_iter().take(MOST_REMEMBERED.saturating_sub(self.claimed.len())) {
+            let tries = LeakyBucket::until(then + used.duration().min(TRIED_AGAIN_AFTER * TRIES));
+            let until = then + left.duration().min(CLAIMED_FOR);
+            self.claimed.get_or_insert_with(source, || Claimed { until, tries });
+        }
+    }
+
     /// Forgets those whose time is over.
     pub fn sweep(&self, now: Instant) {
         self.known.retain(|_, until| now < *until);
@@ -251,5 +295,27 @@ mod tests {
         assert!(operators.claimed.len() <= MOST_REMEMBERED);
         operators.verified(claim("192.0.2.1", 1), now);
         assert!(operators.before_connect(ip("192.0.2.1"), now).is_some());
+    }
+
+    #[test]
+    fn another_process_knows_the_same_operators_and_tries_no_source_more_often() {
+        let (old, new, now) = (Operators::default(), Operators::default(), Instant::now());
+        old.verified(claim("192.0.2.1", 1), now);
+        (0..TRIES).for_each(|_| drop(old.at_connect(claim("192.0.2.66", 1), None, now)));
+        old.claimed(ip("192.0.2.67"), now);
+        let there = now + Duration::from_secs(100_000);
+        let text = serde_json::to_string(&old.remembered(now)).unwrap();
+        new.recall(serde_json::from_str(&text).unwrap(), there);
+        let known = |at| matches!(new.at_connect(claim("192.0.2.1", 1), None, at), Some(OperatorPermit::Known));
+        assert!(known(there) && !known(there + KNOWN_FOR));
+        assert!(matches!(new.before_connect(ip("192.0.2.1"), there), Some(OperatorPermit::Silent { .. })));
+        assert!(new.at_connect(claim("192.0.2.66", 1), None, there).is_none(), "it has had its tries");
+        assert!(new.before_connect(ip("192.0.2.67"), there).is_some());
+        assert!(new.before_connect(ip("192.0.2.68"), there).is_none());
+        let made_up = (0..100_000).map(|n| (claim("192.0.2.1", n), Lapse::from(Duration::MAX))).collect();
+        new.recall(RememberedOperators { known: made_up, ..RememberedOperators::default() }, there);
+        assert!(new.known.len() <= MOST_REMEMBERED);
+        new.sweep(there + KNOWN_FOR);
+        assert!(new.known.is_empty(), "nobody is known for longer than a day");
     }
 }

@@ -11,12 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     admission::{
         client::Claim,
         quota::{counted_map::CountedMap, sources::Source},
     },
     identity::CredentialKey,
+    lapse::{self, Lapse},
     upstream::leaky_bucket::LeakyBucket,
 };
 
@@ -46,6 +49,27 @@ pub struct SourceReputation {
     good: CountedMap<Source, ()>,
     /// When a client from this source last kept a server waiting.
     silent: CountedMap<Source, Instant>,
+}
+
+/// The sources as another process recalls them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RememberedSources {
+    /// Refused logins, by how long they take to be forgiven.
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    failures: Vec<(Source, Lapse)>,
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    known: Vec<Claim>,
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    good: Vec<Source>,
+    #[serde(default, deserialize_with = "lapse::or_default")]
+    silent: Vec<(Source, Lapse)>,
+}
+
+impl RememberedSources {
+    /// Forgets what is known by the keys of credentials.
+    pub fn forget_keys(&mut self) {
+        self.known.clear();
+    }
 }
 
 /// What a client of a source may cost before weir knows who it is.
@@ -153,6 +177,34 @@ impl SourceReputation {
         self.silent.retain(|_, at| now.saturating_duration_since(*at) < NOT_PROMPT_FOR);
         self.failures.retain(|_, failures| failures.empty_at(now).is_some());
     }
+
+    /// The sources that are remembered, for a process that takes over.
+    pub fn remembered(&self, now: Instant) -> RememberedSources {
+        let claim = |&(source, credential): &_| Claim { source, credential };
+        RememberedSources {
+            failures: self.failures.iter().map(|one| (*one.key(), one.value().level(now).into())).collect(),
+            known: self.known.iter().map(|one| claim(one.key())).collect(),
+            good: self.good.iter().map(|one| *one.key()).collect(),
+            silent: self.silent.iter().map(|one| (*one.key(), Lapse::since(*one.value(), now))).collect(),
+        }
+    }
+
+    /// Recalls what another process remembered at `then`. A source that has failed since is known better.
+    pub fn recall(&self, remembered: RememberedSources, then: Instant) {
+        let RememberedSources { failures, known, good, silent } = remembered;
+        for (source, level) in failures.into_iter().take(MOST_SOURCES.saturating_sub(self.failures.len())) {
+            self.failures.get_or_insert_with(source, || LeakyBucket::until(level.after(then)));
+        }
+        for Claim { source, credential } in known.into_iter().take(MOST_KNOWN.saturating_sub(self.known.len())) {
+            self.known.insert((source, credential), ());
+        }
+        for source in good.into_iter().take(MOST_GOOD.saturating_sub(self.good.len())) {
+            self.good.insert(source, ());
+        }
+        for (source, ago) in silent.into_iter().take(MOST_SOURCES.saturating_sub(self.silent.len())) {
+            self.silent.get_or_insert_with(source, || ago.before(then));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -229,5 +281,46 @@ mod tests {
         }
         assert!(source_reputation.failures.len() <= MOST_SOURCES && source_reputation.known.len() <= MOST_KNOWN);
         assert!(source_reputation.good.len() <= MOST_GOOD);
+    }
+
+    #[test]
+    fn another_process_damps_the_same_sources_and_knows_the_same_clients() {
+        let (old, new, keys, now) =
+            (SourceReputation::default(), SourceReputation::default(), Keys::default(), Instant::now());
+        let [bad, worse, v6] = ["192.0.2.66", "192.0.2.67", "2001:db8::1"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let [mine, theirs] = ["mine", "theirs"].map(|user| keys.credential(Credential::User(user)));
+        old.succeeded(bad, mine);
+        old.succeeded(v6, theirs);
+        (0..TOLERATED + 10).for_each(|_| old.failed(bad, theirs, now));
+        (0..10 * TOLERATED).for_each(|_| old.failed(worse, theirs, now));
+        old.kept_silent(v6, now);
+        let (then, there) = (now + Duration::from_secs(1), now + Duration::from_secs(1000));
+        let text = serde_json::to_string(&old.remembered(then)).unwrap();
+        assert!(!text.contains("mine") && text.contains("\"2001:db8::\""));
+        new.recall(serde_json::from_str(&text).unwrap(), there);
+        for seconds in 0..250 {
+            let after = Duration::from_secs(seconds);
+            let (then, there) = (then + after, there + after);
+            for source in [bad, worse, v6] {
+                assert_eq!(old.before_connect(source, then), new.before_connect(source, there), "{source} {seconds}");
+                assert_eq!(old.is_prompt(source, then), new.is_prompt(source, there));
+                assert_eq!(old.fails(source, then), new.fails(source, there));
+                for credential in [mine, theirs] {
+                    let was = old.is_damped_as(source, credential, then);
+                    assert_eq!(was, new.is_damped_as(source, credential, there));
+                    let claim = Claim { source: source.into(), credential };
+                    assert_eq!(old.is_known(claim), new.is_known(claim));
+                }
+            }
+        }
+        let made_up = RememberedSources {
+            failures: vec![(bad.into(), Duration::MAX.into())],
+            known: vec![Claim { source: v6.into(), credential: mine }; 200_000],
+            ..RememberedSources::default()
+        };
+        let third = SourceReputation::default();
+        third.recall(made_up, now);
+        third.failed(bad, theirs, now);
+        assert!(third.is_damped(bad, now) && third.known.len() == 1);
     }
 }

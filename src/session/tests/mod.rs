@@ -1,6 +1,7 @@
 //! What a session is beside the others: its size while idle, and that it decides as `weir plan` does.
 
 mod plan_agreement;
+mod remembered;
 
 use super::*;
 

@@ -95,14 +95,14 @@ fn rate(per_second: u32, burst: u32) -> Rate {
     Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() }
 }
 
-fn config(rate: Option<Rate>) -> Config {
+pub(super) fn config(rate: Option<Rate>) -> Config {
     let server = |n| ServerArg(format!("n{n}:4222,monitor=http://n{n}:8222"));
     let mut config = Config::from_servers(&(0..SERVERS).map(server).collect::<Vec<_>>()).unwrap();
     config.admission.pace = rate;
     config
 }
 
-fn shared(config: &Config) -> Arc<Shared> {
+pub(super) fn shared(config: &Config) -> Arc<Shared> {
     let cluster = upstream::Params { slow_start: Duration::ZERO, ..config.upstream.clone() };
     let servers = Arc::new(Servers::new(&cluster));
     Arc::new(Shared {

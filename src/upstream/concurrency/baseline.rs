@@ -7,6 +7,10 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
+use crate::lapse::Lapse;
+
 /// Where the time that a handshake took is measured from. A handshake on a connection that was dialled before its
 /// client came is a round trip quicker, so it is a kind of its own, with its own baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +45,16 @@ pub struct BaselineLatency {
     slow: Option<SlowStreak>,
 }
 
+/// A baseline as another process recalls it. A streak of slow handshakes is not among it: it begins anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RememberedBaseline {
+    current: Option<Lapse>,
+    period_least: Option<Lapse>,
+    period_began: Option<Lapse>,
+    is_of_one_alone: bool,
+}
+
 /// A handshake may take this many times its baseline.
 const TOLERANCE_FACTOR: f64 = 1.5;
 /// A handshake may take at least this much longer than its baseline: a smaller difference is noise, not waiting.
@@ -71,6 +85,29 @@ impl BaselineLatency {
     /// The baseline, where it is that of an uncontended handshake.
     pub fn measured_alone(&self) -> Option<Duration> {
         self.current.filter(|_| self.is_of_one_alone)
+    }
+
+    /// What was measured, for a process that takes over.
+    pub fn remembered(&self, now: Instant) -> RememberedBaseline {
+        RememberedBaseline {
+            current: self.current.map(Lapse::from),
+            period_least: self.period_least.map(Lapse::from),
+            period_began: self.period_began.map(|at| Lapse::since(at, now)),
+            is_of_one_alone: self.is_of_one_alone,
+        }
+    }
+
+    /// Goes on from what another process had measured at `then`, where nothing has been measured here.
+    pub fn recall(&mut self, remembered: RememberedBaseline, then: Instant) {
+        if self.current.is_none() {
+            *self = Self {
+                current: remembered.current.map(Lapse::duration),
+                period_least: remembered.period_least.map(Lapse::duration),
+                period_began: remembered.period_began.map(|ago| ago.before(then)),
+                is_of_one_alone: remembered.is_of_one_alone,
+                slow: None,
+            };
+        }
     }
 
     /// Another weir of the fleet has measured this. It counts where this weir has measured no uncontended handshake: in
@@ -174,5 +211,33 @@ mod tests {
         for second in 1..1000 {
             assert_eq!(after(&mut baseline, now + Duration::from_secs(second), 50 * MS, false), MS);
         }
+    }
+
+    #[test]
+    fn another_process_expects_as_much() {
+        let (mut now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(5));
+        for handshakes in [0, 1, 10, 1000] {
+            let (mut old, mut new) = (BaselineLatency::default(), BaselineLatency::default());
+            let one = |rng: &mut fastrand::Rng| (rng.u32(1..60) * MS, rng.bool());
+            for _ in 0..handshakes {
+                now += rng.u32(0..400) * MS;
+                let (took, alone) = one(&mut rng);
+                old.record(now, took, Duration::ZERO, alone);
+            }
+            let mut there = now + Duration::from_secs(100_000);
+            let text = serde_json::to_string(&old.remembered(now)).unwrap();
+            new.recall(serde_json::from_str(&text).unwrap(), there);
+            assert_eq!(old.measured_alone(), new.measured_alone());
+            old.slow = None;
+            for _ in 0..1000 {
+                let (after, (took, alone)) = (rng.u32(0..400) * MS, one(&mut rng));
+                (now, there) = (now + after, there + after);
+                let expected = old.record(now, took, MS, alone);
+                assert_eq!(expected, new.record(there, took, MS, alone));
+            }
+        }
+        let mut baseline = BaselineLatency::default();
+        baseline.recall(serde_json::from_str(r#"{"current":18446744073709551615}"#).unwrap(), now);
+        assert!(baseline.record(now, MS, Duration::ZERO, false) < 10 * MS, "it falls at once");
     }
 }

@@ -28,7 +28,11 @@
 //! The gradient is that of Netflix' concurrency-limits and of Envoy's adaptive concurrency filter, with a baseline of
 //! its own for each kind of login, since a slow kind is not a slow server.
 
+mod remembered;
+
 use std::time::{Duration, Instant};
+
+pub use self::remembered::RememberedLimit;
 
 /// The limit that a server starts with, and the lowest one. One handshake at a time shows how long a handshake takes
 /// alone. A server that shares cores with others is busy with one, and each further one makes messages and other logins

@@ -9,8 +9,13 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
+use crate::lapse::Lapse;
+
 /// How long a login takes on a server, beside the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LoginSpeed {
     /// About as long as elsewhere, or so short that it does not matter.
     Fair,
@@ -87,7 +92,36 @@ impl Default for SpeedComparison {
     }
 }
 
+/// What is known of it, as another process recalls it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RememberedSpeed {
+    speed: LoginSpeed,
+    #[serde(default)]
+    slow: u32,
+    #[serde(default)]
+    slow_for: Lapse,
+    /// For how long yet it is known.
+    #[serde(default)]
+    known: Lapse,
+}
+
 impl SpeedComparison {
+    /// What is known, for a process that takes over; `None` where nothing is.
+    pub fn remembered(&self, now: Instant) -> Option<RememberedSpeed> {
+        let known = Lapse::until(self.known_until?, now);
+        Some(RememberedSpeed { speed: self.speed, slow: self.slow, slow_for: self.slow_for.into(), known })
+    }
+
+    /// What another process knew at `then`.
+    pub fn recalled(remembered: &RememberedSpeed, then: Instant) -> Self {
+        Self {
+            speed: remembered.speed,
+            slow: remembered.slow.min(IN_A_ROW),
+            slow_for: remembered.slow_for.duration().clamp(FIRST_SLOW_FOR, LONGEST_SLOW_FOR),
+            known_until: Some(then + remembered.known.duration().min(LONGEST_SLOW_FOR)),
+        }
+    }
+
     /// A login ended well.
     pub fn login_ended(&mut self, now: Instant, login: ComparedLogin) {
         let is_known = self.known_until.is_some_and(|until| now < until);
@@ -157,5 +191,26 @@ mod tests {
         assert_eq!(after(59, Some(30), 1, 200), (LoginSpeed::Fair, Some(210)));
         let slow = [201; IN_A_ROW as usize].map(|at| after(600, Some(30), 1, at));
         assert_eq!(slow.last(), Some(&(LoginSpeed::Slow, Some(202))), "the pauses begin anew");
+    }
+
+    #[test]
+    fn another_process_knows_it_for_as_long() {
+        let (ms, now) = (Duration::from_millis, Instant::now());
+        let mut old = SpeedComparison::default();
+        assert_eq!(old.remembered(now), None);
+        let login = |took| ComparedLogin { took: ms(took), under_way: 1, elsewhere: Some(ms(10)) };
+        (0..6).for_each(|_| old.login_ended(now, login(200)));
+        assert_eq!(old.speed(), LoginSpeed::Slow);
+        let there = now + Duration::from_secs(1000);
+        let text = serde_json::to_string(&old.remembered(now + ms(400))).unwrap();
+        let new = SpeedComparison::recalled(&serde_json::from_str(&text).unwrap(), there);
+        assert_eq!((new.speed(), new.known_until()), (LoginSpeed::Slow, Some(there + ms(600))));
+        let made_up = r#"{"speed":"slow","slow":4294967295,"slow_for":18446744073709551615,"known":1e3}"#;
+        assert!(serde_json::from_str::<RememberedSpeed>(made_up).is_err());
+        let made_up =
+            r#"{"speed":"slow","slow":4294967295,"slow_for":18446744073709551615,"known":18446744073709551615}"#;
+        let mut new = SpeedComparison::recalled(&serde_json::from_str(made_up).unwrap(), there);
+        new.login_ended(there, login(200));
+        assert!(new.known_until().unwrap() <= there + LONGEST_SLOW_FOR);
     }
 }
