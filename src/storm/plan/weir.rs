@@ -1,6 +1,9 @@
 //! weir in virtual time. The checks, the queue, the placement and the state machine of a waiting client are those that
 //! sessions use. What is played here is the time that passes, and what the servers answer.
 
+#[cfg(test)]
+mod takeover;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
