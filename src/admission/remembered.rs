@@ -41,8 +41,8 @@ use crate::{
     lapse::{self, Lapse},
 };
 
-/// What another process recalls. Of each kind there are at most as many as the process itself keeps; of tokens 65,536
-/// for each kind of key, and 16,384 accounts.
+/// What another process recalls. Of each kind there are at most as many as the process itself keeps; of tokens 16,384
+/// for each kind of key, and 16,384 accounts with 65,536 pairs of account and server.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RememberedAdmission {
     #[serde(default, deserialize_with = "lapse::or_default")]

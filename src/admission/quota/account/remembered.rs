@@ -47,7 +47,7 @@ pub struct RememberedAccount {
     #[serde(default, deserialize_with = "lapse::or_default")]
     login_time: Lapse,
     #[serde(default, deserialize_with = "lapse::or_default")]
-    logins: RememberedLoginTimes,
+    pub(in crate::admission::quota) logins: RememberedLoginTimes,
 }
 
 impl Account {

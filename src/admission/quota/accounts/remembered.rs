@@ -3,10 +3,15 @@
 use std::{cmp::Reverse, sync::Arc, time::Instant};
 
 use super::Accounts;
-use crate::{admission::quota::account::remembered::RememberedAccount, upstream::Addresses};
+use crate::{
+    admission::quota::account::{Account, remembered::RememberedAccount},
+    upstream::Addresses,
+};
 
 /// The most accounts that are written down, those that were used last first.
 const MOST_REMEMBERED: usize = 16_384;
+/// For so many pairs of an account and a server it is written down how logins end there. Accounts beyond that go without.
+const MOST_AT_SERVERS: usize = 65_536;
 
 impl Accounts {
     /// What is known of the accounts in use.
@@ -18,7 +23,13 @@ impl Accounts {
             all.sort_unstable_by_key(|(used_at, _)| Reverse(*used_at));
             all.truncate(MOST_REMEMBERED);
         }
-        all.iter().map(|(_, account)| account.remembered(servers, now)).collect()
+        let mut left = MOST_AT_SERVERS;
+        let remembered = |(_, account): &(_, Arc<Account>)| {
+            let mut one = account.remembered(servers, now);
+            one.logins.bound_servers(&mut left);
+            one
+        };
+        all.iter().map(remembered).collect()
     }
 
     /// Recalls what another process knew of them at `then`. One that nobody uses here is forgotten as any other.

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The most keys that are written down, those that lack most tokens first.
-const MOST_REMEMBERED: usize = 65_536;
+const MOST_REMEMBERED: usize = 16_384;
 
 /// A key that lacks tokens, as another process recalls it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -31,6 +31,16 @@ pub struct RememberedLoginTimes {
     told: Option<Lapse>,
 }
 
+impl RememberedLoginTimes {
+    /// Leaves the servers out where there are more of them than are `left`; else fewer are left by as many.
+    pub fn bound_servers(&mut self, left: &mut usize) {
+        match left.checked_sub(self.at.len()) {
+            Some(fewer) => *left = fewer,
+            None => self.at.clear(),
+        }
+    }
+}
+
 fn is_default(baselines: &[RememberedBaseline; 3]) -> bool {
     *baselines == [RememberedBaseline::default(); 3]
 }
@@ -100,6 +110,17 @@ mod tests {
         admission::quota::sources::SourceKey,
         upstream::{ServerId, concurrency::baseline::MeasuredFrom},
     };
+
+    #[test]
+    fn beyond_a_bound_the_servers_are_left_out() {
+        let at = |n| vec![serde_json::from_str(r#"{"server":"a:1"}"#).unwrap(); n];
+        let mut left = 5;
+        for (has, keeps, is_left) in [(3, 3, 2), (3, 0, 2), (2, 2, 0), (1, 0, 0), (0, 0, 0)] {
+            let mut one = RememberedLoginTimes { at: at(has), ..RememberedLoginTimes::default() };
+            one.bound_servers(&mut left);
+            assert_eq!((one.at.len(), left), (keeps, is_left));
+        }
+    }
 
     /// In another process the servers have other ids. What a login should take, where the account is not sent, and on
     /// which servers it is compared are the same.
