@@ -1,4 +1,5 @@
-//! The harness of weir's integration tests and of two examples: real nats-servers, a real weir, raw clients.
+//! The harness of weir's integration tests, of its tests of faults and of two examples: real nats-servers, a real weir,
+//! raw clients.
 //!
 //! Rules: loopback only; no fixed ports; every wait has a deadline; every child process is killed, by its own pid, when
 //! its value is dropped; nothing here asserts how fast a machine is.

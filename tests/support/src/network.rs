@@ -32,7 +32,7 @@ pub fn is_own() -> bool {
     let run = Command::new("unshare")
         .args(["-Urn", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().expect("the test binary"))
-        .args(["--exact", &test, "--nocapture"])
+        .args(["--exact", &test, "--nocapture", "--include-ignored"])
         .env(INSIDE, "1")
         .output()
         .expect("run unshare");

@@ -1,5 +1,7 @@
 //! weir itself, as a child process in front of servers.
 
+mod start;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::{File, Permissions};
@@ -12,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::descriptors::Descriptor;
@@ -308,39 +309,6 @@ pub struct Weir {
 }
 
 impl Weir {
-    /// Starts weir with this configuration, which must set `ports_file` to `ports.json` in `dir`.
-    pub async fn spawn(toml: &str, dir: TempDir) -> Self {
-        Self::spawn_with(toml, dir, Command::new(binary()), None).await
-    }
-
-    /// Starts `command`, which has to become weir when `run -c FILE` are its last arguments.
-    pub async fn spawn_with(toml: &str, dir: TempDir, mut command: Command, standard_error: Option<File>) -> Self {
-        let file = dir.path().join("weir.toml");
-        std::fs::write(&file, toml).expect("write weir.toml");
-        // weir warns of a secret in a file that everybody may read.
-        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("weir.toml is for its owner");
-        command.arg("run").arg("-c").arg(&file);
-        let log = dir.path().join("log");
-        let mut process = Process::start_with_standard_error("weir", &mut command, &log, standard_error);
-
-        let ports = dir.path().join("ports.json");
-        let ports = eventually(PATIENCE, "ports file of weir", async || {
-            if let Some(status) = process.exited() {
-                panic!("weir ended ({status}) instead of starting:\n{}\nwith:\n{toml}", process.log_tail(20));
-            }
-            std::fs::read(&ports)
-        })
-        .await;
-        let ports: Value = serde_json::from_slice(&ports).expect("the ports file is JSON, written whole");
-        assert_eq!(ports["pid"], process.pid(), "the ports file names weir's pid");
-        let text = |value: &Value| value.as_str().expect("an address").to_owned();
-        let (address, monitor) = (text(&ports["listeners"][0]), text(&ports["monitor"]));
-        let all = ports["listeners"].as_array().expect("a list of addresses");
-        let other_listeners = all[1..].iter().map(text).collect();
-        let (monitors, has_system, others_at_start) = (Vec::new(), false, 0);
-        Self { address, other_listeners, monitor, process, monitors, has_system, others_at_start, _dir: dir }
-    }
-
     /// `nats://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
