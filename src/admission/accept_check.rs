@@ -7,9 +7,11 @@ use crate::{
         controller::Admission,
         queue::waiting::Waiter,
         quota::{
+            account::AccountSlot,
             by_key::KeySlot,
             limit::{Limit, Permit},
             sources::Source,
+            users_and_names::QuotaIdentity,
         },
     },
     outcome::Refusal,
@@ -57,6 +59,18 @@ impl<W: Waiter> Admission<W> {
     /// The reason to refuse with; nothing is taken then.
     pub fn accept_operator(&self, limit: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {
         self.accept(limit.acquire_over(), source, now)
+    }
+
+    /// What a session holds that another process of weir has had until now: it counts over all limits.
+    pub fn adopt_accepted(&self, limit: &Arc<Limit>, source: IpAddr, now: Instant) -> AcceptPermit {
+        let source = self.sources.adopt(source, now);
+        AcceptPermit { _client: limit.acquire_over(), _source: source, would_refuse: None }
+    }
+
+    /// What such a session holds of its account, and of the quotas by user and name.
+    pub fn adopt_session(&self, account: &Arc<str>, quota_identity: &QuotaIdentity, now: Instant) -> AccountSlot {
+        let other_quotas = self.users_and_names.adopt(quota_identity, now);
+        self.accounts.adopt_session(account, now).with_other_quotas(other_quotas)
     }
 
     fn accept(&self, client: Permit, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {

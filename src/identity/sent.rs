@@ -1,7 +1,5 @@
 //! Whether a client that sends CONNECT again says the same about who it is.
 
-use std::hash::{BuildHasher, Hash};
-
 use serde::{Deserialize, Serialize};
 
 use crate::{

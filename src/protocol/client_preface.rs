@@ -74,6 +74,17 @@ impl Preface {
         Ok(connect)
     }
 
+    /// All that the client has said, as far as it is to be said again to another preface; `connect` is its CONNECT where
+    /// that was complete. What a client that has left CONNECT out has said is as it came.
+    pub fn said(&self, connect: Option<&Connect>) -> Vec<u8> {
+        let mut said = Vec::new();
+        if let Some(connect) = connect.filter(|_| !self.without_connect) {
+            connect.write(&mut said);
+        }
+        said.extend_from_slice(&self.buffer);
+        said
+    }
+
     /// Whether more may be read: until CONNECT is complete, and then up to [`MAX_READ_AHEAD`] bytes.
     pub fn has_room(&self) -> bool {
         !self.connected || self.buffer.len() < MAX_READ_AHEAD

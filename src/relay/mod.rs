@@ -54,7 +54,7 @@ pub use self::{
     passthrough::Passthrough,
     server_side::{InfoPolicy, ServerSide},
     stalled::Stalled,
-    state::{BadState, Immovable, PassthroughState, PlainState, RelayState, ResumedIn},
+    state::{BadState, Base64, Immovable, PassthroughState, PlainState, RelayState, ResumedIn},
     tracked::{HandoverEnd, Known, NewServer, REMEMBERS_BEFORE, TrackedClient, TrackedServer, TrackedState},
     waiting::held_bytes,
 };
@@ -167,7 +167,7 @@ impl<C: Side, S: Side> Relay<C, S> {
 
     /// Relays until one side ends or the end is requested by its handle. Call [`Relay::finish`] afterwards.
     // Not an `async fn`: its future would hold each argument twice.
-    pub fn run(&mut self, registered: &Registration) -> impl Future<Output = Ended> {
+    pub fn run(&mut self, registered: &Registration) -> impl Future<Output = Ended> + Unpin {
         let (mut waker_is_known, mut has_timeouts) = (false, false);
         poll_fn(move |cx| {
             let handle = registered.handle();

@@ -24,6 +24,7 @@ pub use self::{
     facts::{AtServer, ListenerKind, ListenerName, SessionFacts},
     handle::{ServerSays, SessionHandle},
     said::Said,
+    traffic::TrafficState,
 };
 
 /// How many sessions may ask at a time whether their server has closed them. Others ask again a little later.

@@ -128,7 +128,7 @@ pub struct NoState {}
 
 /// Bytes, as base64 in text.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(in crate::relay) struct Base64(pub(in crate::relay) Vec<u8>);
+pub struct Base64(pub Vec<u8>);
 
 /// Why the state of a relay cannot be written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

@@ -100,7 +100,8 @@ impl Remembered {
         Ok(serde_json::from_slice(text)?)
     }
 
-    /// How many credentials it knows the accounts of, for the log.
+    /// How many credentials it knows the accounts of.
+    #[cfg(test)]
     pub fn learned_accounts(&self) -> usize {
         self.learned.values().map(Vec::len).sum()
     }

@@ -9,11 +9,13 @@ use crate::{
     worker,
 };
 use prometheus_client::metrics::histogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 pub use crate::telemetry::{bad_logins::BadLogins, refused_accounts::RefusedAccounts};
 
 /// Bytes and messages of one session, or of all of them.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Totals {
     /// Bytes from the client to the server.
     pub bytes_up: u64,

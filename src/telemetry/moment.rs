@@ -1,7 +1,7 @@
 //! A moment in eight bytes: sessions keep several, and endpoints show them as the time of day.
 
 use std::{
-    sync::LazyLock,
+    sync::{LazyLock, OnceLock},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -9,7 +9,8 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::telemetry::process::STARTED;
 
-/// A moment since the process began, in nanoseconds of the monotonic clock.
+/// A moment since the process began, in nanoseconds of the monotonic clock. A process that has taken over from another
+/// one counts from where that one did, so that moments mean the same in both.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(u64);
 
@@ -20,14 +21,32 @@ struct Origin {
     time_of_day: SystemTime,
 }
 
-static ORIGIN: LazyLock<Origin> = LazyLock::new(|| Origin {
-    time_of_day: *STARTED,
-    instant: Instant::now(),
-    monotonic: duration(clock_gettime(ClockId::Monotonic)),
+static ORIGIN: LazyLock<Origin> = LazyLock::new(|| {
+    let (instant, monotonic) = (Instant::now(), duration(clock_gettime(ClockId::Monotonic)));
+    let own = Origin { time_of_day: *STARTED, instant, monotonic };
+    let earlier = EARLIER.get().map(|&earlier| monotonic.saturating_sub(earlier));
+    let moved = earlier.and_then(|age| {
+        let time_of_day = own.time_of_day.checked_sub(age)?;
+        Some(Origin { time_of_day, instant: instant.checked_sub(age)?, monotonic: monotonic.saturating_sub(age) })
+    });
+    moved.unwrap_or(own)
 });
+
+/// The origin of another process, by the monotonic clock.
+static EARLIER: OnceLock<Duration> = OnceLock::new();
 
 fn duration(time: Timespec) -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// From where moments count, by the monotonic clock of the machine.
+pub fn origin() -> Duration {
+    ORIGIN.monotonic
+}
+
+/// Moments count from there, where another process began. To be called before anybody asks for a moment.
+pub fn count_from(origin: Duration) {
+    let _ = EARLIER.set(origin);
 }
 
 impl Moment {
@@ -63,6 +82,12 @@ impl Moment {
     /// The time of day. A clock that was set since weir began does not move it.
     pub fn time_of_day(self) -> SystemTime {
         ORIGIN.time_of_day.checked_add(Duration::from_nanos(self.0)).unwrap_or(ORIGIN.time_of_day)
+    }
+}
+
+impl From<Moment> for Instant {
+    fn from(moment: Moment) -> Self {
+        ORIGIN.instant.checked_add(Duration::from_nanos(moment.0)).unwrap_or(ORIGIN.instant)
     }
 }
 

@@ -99,6 +99,12 @@ impl Load {
         self.connections.reserve(u32::MAX);
     }
 
+    /// Takes a slot over from another process of weir, with a session that the server counts already.
+    pub fn adopt_session(&self) {
+        self.connections.adopt();
+        self.session_began();
+    }
+
     /// Takes a slot of the reserve, whatever the handshake limit. Only a few may be taken at a time, since a client
     /// that claims the system account may not belong to it (docs/contract.md, claims 1).
     pub fn take_from_reserve(&self) -> bool {
@@ -242,6 +248,28 @@ mod tests {
         let load = with_open(10);
         let epoch = load.begin_reading(Instant::now());
         load.reconcile(epoch, Instant::now(), 30);
+        assert_eq!(load.projected(), 30);
+    }
+
+    #[test]
+    fn a_session_of_another_process_is_counted_once() {
+        let load = Load::new(100, 95);
+        load.reconcile(load.begin_reading(Instant::now()), Instant::now(), 30);
+        let epoch = load.begin_reading(Instant::now());
+        (0..20).for_each(|_| load.adopt_session());
+        assert_eq!((load.projected(), load.held(), load.sessions()), (30, 20, 20));
+        // A reading that was under way, and the next one.
+        load.reconcile(epoch, Instant::now(), 30);
+        assert_eq!(load.projected(), 30);
+        load.reconcile(load.begin_reading(Instant::now()), Instant::now(), 30);
+        assert_eq!(load.projected(), 30);
+        (0..20).for_each(|_| load.release(true));
+        assert_eq!((load.projected(), load.held()), (10, 0));
+        // Before the first reading.
+        let load = Load::new(100, 95);
+        (0..20).for_each(|_| load.adopt_session());
+        assert_eq!(load.projected(), 20);
+        load.reconcile(load.begin_reading(Instant::now()), Instant::now(), 30);
         assert_eq!(load.projected(), 30);
     }
 

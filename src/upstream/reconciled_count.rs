@@ -176,6 +176,23 @@ impl ReconciledCount {
         true
     }
 
+    /// Takes one over from another process of weir: whoever counts it counts it already, so that it was one of those
+    /// that are not weir's. It is [open](Self::opened).
+    pub fn adopt(&self) {
+        self.change(|others| {
+            others.direct = others.direct.saturating_sub(1);
+            for reading in [&mut others.reading, &mut others.kept].into_iter().flatten() {
+                reading.before = reading.before.saturating_sub(1);
+                reading.least_own = reading.least_own.saturating_add(1);
+                reading.most_own = reading.most_own.saturating_add(1);
+            }
+            // With the lock held, so that nobody sees it on both sides.
+            self.held.fetch_add(1, Relaxed);
+            self.open.fetch_add(1, Relaxed);
+            self.reserved_total.fetch_add(1, Relaxed);
+        });
+    }
+
     /// From now on, readings count one of those taken for certain.
     pub fn opened(&self) {
         self.open.fetch_add(1, Relaxed);

@@ -102,6 +102,18 @@ impl Slot {
         server.begin_handshake_over(now).then(slot)
     }
 
+    /// The slot of a session that weir takes over from another process, however many are taken.
+    pub fn of_session(server: &Arc<Server>) -> Self {
+        let place = server.take_place_over();
+        server.load().adopt_session();
+        let place = place.map(|mut place| {
+            place.opened();
+            place
+        });
+        let (server, state) = (Arc::clone(server), State::Session);
+        Self { server, state, from_reserve: false, counts_for_reserve: false, under_way: 0, place }
+    }
+
     /// Takes a slot of the reserve, for a client of the system account.
     pub fn from_reserve(server: &Arc<Server>) -> Option<Self> {
         let place = server.take_place_over();

@@ -123,6 +123,11 @@ impl Accounts {
         self.with(name, now, Account::enter_over)
     }
 
+    /// Takes the slot of a session that another process of weir has had until now, whatever the quota of the account.
+    pub fn adopt_session(&self, name: &Arc<str>, now: Instant) -> AccountSlot {
+        self.with(name, now, Account::adopt_session)
+    }
+
     /// An account, if it is in use.
     pub fn find(&self, name: &Arc<str>) -> Option<Arc<Account>> {
         self.map.get(&**name).map(|entry| Arc::clone(&entry.account))

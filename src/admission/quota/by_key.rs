@@ -154,6 +154,10 @@ impl<K: Hash + Eq + Copy> Drop for KeySlot<K> {
 }
 
 impl<K: Hash + Eq + Copy> KeySlot<K> {
+    pub fn key(&self) -> K {
+        self.key
+    }
+
     /// Its place in what this weir may have, where the fleet shares the quota.
     pub fn lease(&self) -> Option<&Lease> {
         self.lease.as_deref()
@@ -225,6 +229,26 @@ pub enum Exceeded {
 }
 
 impl<K: Hash + Eq + Copy> QuotaByKey<K> {
+    /// Takes a connection slot of a key whatever its quota, and no token: the connection has been there before.
+    pub fn adopt(self: &Arc<Self>, key: K, quota: Quota, share: Option<Share<'_>>, now: Instant) -> KeySlot<K> {
+        if self.map.len() >= MOST_KEYS && !self.map.contains_key(&key) {
+            return KeySlot { of: None, key, claim: None, lease: None };
+        }
+        let mut entry = self.map.get_or_insert_with(key, || Entry::new(quota));
+        let entry = &mut *entry;
+        if entry.quota != quota {
+            entry.change(quota, now);
+        }
+        let lease = share.map(|share| {
+            let allowance = entry.allowance.get_or_insert_with(|| share.allowance(quota));
+            let mut lease = Lease::Held(allowance.take_over());
+            lease.opened();
+            Box::new(lease)
+        });
+        entry.connections += 1;
+        KeySlot { of: Some(Arc::clone(self)), key, claim: None, lease }
+    }
+
     /// Takes a connection slot and a token of a key. With a quota that only warns both are taken as if there were
     /// enough, and `warn` is told what there was not.
     ///

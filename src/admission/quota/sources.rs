@@ -124,6 +124,13 @@ impl Sources {
         slot.map(|slot| Some(Box::new(slot))).map_err(reason)
     }
 
+    /// Takes a connection slot of a source whatever its quota, for a session that another process of weir has had until
+    /// now.
+    pub fn adopt(&self, address: IpAddr, now: Instant) -> Option<Box<KeySlot<Source>>> {
+        let is_counted = !self.quota.is_none();
+        is_counted.then(|| Box::new(self.by_key.adopt(Source::from(address), self.quota.get(), None, now)))
+    }
+
     /// How many tokens each has, for a process that takes over.
     pub fn remembered(&self, now: Instant) -> Vec<RememberedKey<Source>> {
         self.by_key.remembered(now)

@@ -91,6 +91,11 @@ pub struct UserAndNameSlots {
 }
 
 impl UserAndNameSlots {
+    /// The key of the user for whom one is held.
+    pub fn user(&self) -> Option<CredentialKey> {
+        Some(self.both.as_ref()?.user.as_ref()?.0.key())
+    }
+
     fn leases(&self) -> impl Iterator<Item = (&Lease, Refusal)> {
         let both = self.both.as_deref();
         let user = both.and_then(|both| both.user.as_ref()?.0.lease()).map(|lease| (lease, Refusal::UserQuota));
@@ -298,6 +303,22 @@ impl UserAndNameQuotas {
         });
         let name = name.transpose()?;
         Ok(UserAndNameSlots { both: Some(Box::new(Both { user, name })) })
+    }
+
+    /// Takes the slots of a session that another process of weir has had until now, whatever the quotas, and no token.
+    pub fn adopt(&self, quota_identity: &QuotaIdentity, now: Instant) -> UserAndNameSlots {
+        let (rules, book) = (self.rules.load(), self.book.get());
+        let share = |kind, name| book.map(|book| Share { book, kind, name, may_wait: false });
+        let user = quota_identity.user.as_ref().and_then(|(text, key)| {
+            let quota = Rules::first(&rules.users, text)?.quota;
+            Some((self.by_user.adopt(*key, quota, share(Kind::User, text), now), None))
+        });
+        let name = quota_identity.name.as_ref().and_then(|name| {
+            let rule = Rules::first(&rules.names, name)?;
+            Some((self.by_name.adopt(rule.id, rule.quota, share(Kind::Name, &rule.pattern), now), None))
+        });
+        let has_any = user.is_some() || name.is_some();
+        UserAndNameSlots { both: has_any.then(|| Box::new(Both { user, name })) }
     }
 
     /// How many tokens each user has, and each pattern of names, for a process that takes over.

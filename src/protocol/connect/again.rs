@@ -11,7 +11,8 @@ use crate::protocol::{
 };
 
 /// The keys that say who a client is. `account` and `new_account` are among them, since a server refuses a client that
-/// has them. Other processes know each by its place: a new one comes last.
+/// has them. Their order is the same in every build, since what is kept of a session by it goes to a process that takes
+/// over; another key goes to the end.
 const IDENTITY: [Text; 8] =
     [Text::User, Text::Pass, Text::AuthToken, Text::Nkey, Text::Jwt, Text::Sig, Text::Account, Text::ProxySig];
 

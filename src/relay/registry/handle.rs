@@ -31,6 +31,7 @@ pub struct SessionHandle {
     move_requested: AtomicBool,
     /// How often it has gone on with another server, up to the most that fits.
     moves: AtomicU16,
+    stop_requested: AtomicBool,
     sign_of_life_requested: AtomicBool,
     /// When that was requested last, a [`Moment`]; 0 where it never was.
     sign_of_life_requested_at: AtomicU64,
@@ -166,6 +167,11 @@ impl SessionHandle {
         self.moves.load(Relaxed)
     }
 
+    /// It has gone on with another server so often before, in another process.
+    pub fn set_moves(&self, moves: u16) {
+        self.moves.store(moves, Relaxed);
+    }
+
     /// Asks the session to look for an order to go to another server.
     pub fn request_move(&self) {
         self.move_requested.store(true, Relaxed);
@@ -175,6 +181,17 @@ impl SessionHandle {
     /// Whether that has been asked since the last call. One relaxed load where it has not.
     pub fn take_move_requested(&self) -> bool {
         take(&self.move_requested)
+    }
+
+    /// Asks the session to stop, so that it can go to another process.
+    pub fn request_stop(&self) {
+        self.stop_requested.store(true, Relaxed);
+        self.wake();
+    }
+
+    /// Whether that has been asked since the last call. One relaxed load where it has not.
+    pub fn take_stop_requested(&self) -> bool {
+        take(&self.stop_requested)
     }
 
     /// Asks a session that can go on with another server to find out whether its own still answers.

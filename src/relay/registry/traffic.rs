@@ -5,7 +5,21 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::telemetry::{counters::Totals, moment::Moment};
+
+/// What has passed in a session, as one process of weir tells another. Moments are in nanoseconds, counted from where
+/// both processes count.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrafficState {
+    pub totals: Totals,
+    pub last_activity: u64,
+    pub last_heard: u64,
+    /// In microseconds; 0 while unknown.
+    pub rtt: u32,
+}
 
 /// The totals of a session and its last activity. Only the worker of the session writes them, so a write is a plain
 /// store; a reader sees each number on its own.
@@ -43,6 +57,24 @@ impl Traffic {
         self.messages_down.store(totals.messages_down, Relaxed);
         self.payload_up.store(totals.payload_up, Relaxed);
         self.payload_down.store(totals.payload_down, Relaxed);
+    }
+
+    /// All of it, for another process.
+    pub fn state(&self) -> TrafficState {
+        TrafficState {
+            totals: self.totals(),
+            last_activity: self.last_activity.load(Relaxed),
+            last_heard: self.last_heard.load(Relaxed),
+            rtt: self.rtt.load(Relaxed),
+        }
+    }
+
+    /// Goes on from what another process has seen. By the worker of the session only.
+    pub fn resume(&self, state: TrafficState) {
+        self.set(state.totals);
+        self.last_activity.store(state.last_activity, Relaxed);
+        self.last_heard.store(state.last_heard, Relaxed);
+        self.rtt.store(state.rtt, Relaxed);
     }
 
     /// When the last message passed or the interest of the client changed, as nats-server counts it: a PING is none.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Account, AccountSlot, Allowance, Lease, LeaseBook, Proof, QuotaReached};
+use super::{Account, AccountSlot, Allowance, Lease, LeaseBook, Proof, QuotaReached, Relaxed, SlotState};
 use crate::{fleet::key::Kind, outcome::Refusal};
 
 impl Account {
@@ -76,6 +76,17 @@ impl Account {
         slot.claim = proof.missing().map(Box::new);
         slot.lease = Some(Box::new(Lease::Waits(wait)));
         Some(slot)
+    }
+
+    /// Counts a session that another process of weir has had until now, whatever the quota is.
+    pub(in crate::admission::quota) fn adopt_session(self: &Arc<Self>) -> AccountSlot {
+        self.connections.adopt();
+        self.had_session.store(true, Relaxed);
+        let mut slot = AccountSlot::new(self);
+        slot.state = SlotState::Session;
+        slot.lease = self.allowance.get().map(|allowance| Box::new(Lease::Held(allowance.take_over())));
+        slot.lease_opened();
+        slot
     }
 
     /// Counts a connection whatever the quota is.
