@@ -66,6 +66,10 @@ struct Run {
     /// Write a line to this descriptor once weir serves clients, and close it. 3 or more: a pipe, for example.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     ready_fd: Option<i32>,
+    /// Take over from the weir that runs: its listening sockets and its sessions, without a client's noticing. It is
+    /// found by the configuration's `[admin] socket`, and ends once nothing is left to it.
+    #[arg(long)]
+    takeover: bool,
 }
 
 /// What the configuration is. An argument wins over the file.
@@ -172,7 +176,7 @@ impl Run {
         let sockets = server::take_passed_sockets().map_err(|err| err.to_string())?;
         let adopt = |n| ReadyLine::into_descriptor(n).map_err(|err| format!("--ready-fd {n}: {err}"));
         let ready = self.ready_fd.map(adopt).transpose()?;
-        Ok(Inherited { sockets, ready })
+        Ok(Inherited { sockets, ready, takes_over: self.takeover })
     }
 }
 

@@ -107,6 +107,12 @@ pub async fn timeout_at<F: Future + Unpin>(deadline: Instant, mut work: F) -> Re
     .await
 }
 
+/// Polls all that wait by the timer of this worker, as if it were their time: there is something new to look at.
+pub fn wake_all() {
+    let all: Vec<_> = worker::with(|timer: &Timer| timer.waits.borrow().values().cloned().collect());
+    all.into_iter().for_each(Waker::wake);
+}
+
 /// Ticks until nobody waits, and measures how late each tick is.
 async fn tick() {
     let mut due = Vec::new();

@@ -207,10 +207,10 @@ impl Background {
         &self.tasks
     }
 
-    /// Serves the verbs on the admin socket, which is removed once weir stops.
-    pub fn start_admin_socket(&self, socket: AdminSocket, operator: Operator) {
+    /// Serves the verbs on the admin socket until `stop`, which comes no later than weir's end.
+    pub fn start_admin_socket(&self, socket: Arc<AdminSocket>, operator: Operator, stop: CancellationToken) {
         let operator = Arc::new(operator);
-        self.tasks.spawn("admin socket", move |stop| {
+        self.tasks.until(stop).spawn("admin socket", move |stop| {
             let (listener, operator) = (socket.listener.try_clone(), Arc::clone(&operator));
             async move {
                 match listener.and_then(UnixListener::from_std) {

@@ -2,7 +2,9 @@
 //! next clients are served by is swapped whole; present sessions keep what they began with.
 
 use std::{
+    io,
     net::{SocketAddr, TcpListener as StdListener},
+    os::fd::AsFd,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -14,7 +16,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     admission::Limit,
@@ -24,7 +26,11 @@ use crate::{
     net::socket,
     protocol::websocket::upgrade::Rules,
     relay::registry::{ListenerKind, ListenerName},
-    server::{ServerError, passed_sockets::PassedSockets, worker::NewSocket},
+    server::{
+        ServerError,
+        passed_sockets::PassedSockets,
+        worker::{NewSocket, Work},
+    },
     session::{Listener, PassthroughListener, Shared, WebSocketListener},
     tls::{ListenerTls, Terminator},
     upstream::Port,
@@ -36,9 +42,11 @@ const UNTIL_CLOSED: Duration = Duration::from_secs(1);
 /// The listeners that are open.
 pub struct Listeners {
     open: Vec<Open>,
-    workers: Vec<mpsc::UnboundedSender<NewSocket>>,
+    workers: Vec<mpsc::UnboundedSender<Work>>,
     shared: Arc<Shared>,
     passed: Arc<PassedSockets>,
+    /// Nobody is accepted before that.
+    begin: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -49,10 +57,13 @@ struct Open {
     address: SocketAddr,
     /// What its next client is served by.
     current: Arc<ArcSwap<Listener>>,
-    /// One on each worker.
+    /// One on each worker, or several where another process had more workers.
     sockets: Vec<Weak<TcpListener>>,
     stop: CancellationToken,
 }
+
+/// The sockets of listeners that accept nobody, in the order of the listeners.
+pub struct Suspended(Vec<Vec<StdListener>>);
 
 /// A listener to come, or one that stays with other settings. All that may fail has been done.
 struct Prepared {
@@ -75,6 +86,15 @@ impl Bound {
     /// Binds all listeners of a weir that starts.
     pub fn all(configs: &[ListenerConfig], workers: usize, passed: &PassedSockets) -> Result<Self, ServerError> {
         prepare(&[], configs, workers, passed)
+    }
+}
+
+/// Waits until the workers have closed the sockets of listeners that are told to stop.
+async fn closed(all: &[Open]) {
+    let until = Instant::now() + UNTIL_CLOSED;
+    let is_open = |closed: &Open| closed.sockets.iter().any(|socket| socket.strong_count() > 0);
+    while all.iter().any(is_open) && Instant::now() < until {
+        sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -162,11 +182,69 @@ impl Listeners {
     /// None yet. Each worker takes sockets by one of these channels.
     pub fn new(
         shared: Arc<Shared>,
-        workers: Vec<mpsc::UnboundedSender<NewSocket>>,
+        workers: Vec<mpsc::UnboundedSender<Work>>,
         passed: Arc<PassedSockets>,
         stop: CancellationToken,
     ) -> Self {
-        Self { open: Vec::new(), workers, shared, passed, stop }
+        Self { open: Vec::new(), workers, shared, passed, begin: CancellationToken::new(), stop }
+    }
+
+    /// From now on clients are accepted.
+    pub fn begin(&self) {
+        self.begin.cancel();
+    }
+
+    /// The workers.
+    pub fn senders(&self) -> Vec<mpsc::UnboundedSender<Work>> {
+        self.workers.clone()
+    }
+
+    /// The listeners by their addresses.
+    pub fn current(&self) -> Vec<(SocketAddr, Arc<ArcSwap<Listener>>)> {
+        self.open.iter().map(|open| (open.address, Arc::clone(&open.current))).collect()
+    }
+
+    /// Copies of all sockets, each with the address that its listener has in the configuration, and which of the
+    /// listeners there it is.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn sockets(&self) -> io::Result<Vec<(SocketAddr, usize, StdListener)>> {
+        let mut all = Vec::new();
+        for (n, open) in self.open.iter().enumerate() {
+            let address = open.config.listen;
+            let nth = self.open.iter().take(n).filter(|other| other.config.listen == address).count();
+            for socket in open.sockets.iter().filter_map(Weak::upgrade) {
+                all.push((address, nth, socket.as_fd().try_clone_to_owned()?.into()));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Accepts nobody any more. The sockets stay open, and those who come wait in the kernel's queues.
+    ///
+    /// # Errors
+    /// No descriptor is left; nothing has changed then.
+    pub async fn suspend(&mut self) -> io::Result<Suspended> {
+        let copy = |socket: Arc<TcpListener>| Ok(socket.as_fd().try_clone_to_owned()?.into());
+        let of_one = |open: &Open| open.sockets.iter().filter_map(Weak::upgrade).map(copy).collect();
+        let kept = Suspended(self.open.iter().map(of_one).collect::<io::Result<_>>()?);
+        self.open.iter().for_each(|open| open.stop.cancel());
+        closed(&self.open).await;
+        Ok(kept)
+    }
+
+    /// Accepts clients again.
+    pub async fn resume(&mut self, Suspended(kept): Suspended) {
+        let mut all = std::mem::take(&mut self.open);
+        for (open, sockets) in all.iter_mut().zip(kept) {
+            open.stop = self.stop.child_token();
+            match self.listen(open.address, sockets, &open.current, &open.stop).await {
+                Ok(sockets) => open.sockets = sockets,
+                Err(err) => error!(address = %open.address, %err, "cannot accept clients any more"),
+            }
+        }
+        self.open = all;
     }
 
     /// How many workers there are.
@@ -208,20 +286,32 @@ impl Listeners {
         let listener = self.listener(address, config, tls, None);
         let current = Arc::new(ArcSwap::from_pointee(listener));
         let stop = self.stop.child_token();
+        let sockets = self.listen(address, sockets, &current, &stop).await?;
+        Ok(Open { config: config.clone(), address, current, sockets, stop })
+    }
+
+    /// Has the workers accept clients on these sockets.
+    async fn listen(
+        &self,
+        address: SocketAddr,
+        sockets: Vec<StdListener>,
+        listener: &Arc<ArcSwap<Listener>>,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Weak<TcpListener>>, ServerError> {
         let mut answers = Vec::new();
-        for (worker, socket) in self.workers.iter().zip(sockets) {
+        for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
             let (registered, answer) = oneshot::channel();
-            let (listener, stop) = (Arc::clone(&current), stop.clone());
+            let (listener, begin, stop) = (Arc::clone(listener), self.begin.clone(), stop.clone());
             // A worker that has ended drops the answer.
-            let _ = worker.send(NewSocket { socket, listener, stop, registered });
+            let _ = worker.send(Work::Socket(NewSocket { socket, listener, begin, stop, registered }));
             answers.push(answer);
         }
         let mut sockets = Vec::new();
         for answer in answers {
-            let answer = answer.await.unwrap_or_else(|_| Err(std::io::Error::other("a worker has ended")));
+            let answer = answer.await.unwrap_or_else(|_| Err(io::Error::other("a worker has ended")));
             sockets.push(answer.inspect_err(|_| stop.cancel()).map_err(|err| ServerError::Bind { address, err })?);
         }
-        Ok(Open { config: config.clone(), address, current, sockets, stop })
+        Ok(sockets)
     }
 
     /// Puts all of them into force, and closes those that are not among them: they take no client any more, and present
@@ -260,11 +350,7 @@ impl Listeners {
         let tls = |open: &Open| Some((open.address, open.current.load().tls.clone()?));
         self.shared.terminators.store(Arc::new(self.open.iter().filter_map(tls).collect()));
         // The next reload may open them again.
-        let until = Instant::now() + UNTIL_CLOSED;
-        let is_open = |closed: &Open| closed.sockets.iter().any(|socket| socket.strong_count() > 0);
-        while closed.iter().any(is_open) && Instant::now() < until {
-            sleep(Duration::from_millis(1)).await;
-        }
+        self::closed(&closed).await;
     }
 
     /// Gives an open listener other settings. Its clients stay counted.

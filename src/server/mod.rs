@@ -23,6 +23,7 @@ mod service_manager;
 mod signals;
 mod supervisor;
 pub mod sysctl;
+pub mod takeover;
 mod usage;
 mod worker;
 
@@ -30,8 +31,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, TcpListener},
     num::NonZeroUsize,
+    os::unix::net::UnixListener,
     sync::{Arc, LazyLock, atomic::AtomicU64},
     thread,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -47,7 +50,7 @@ use crate::{
     admission::{Admission, Limit},
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::{AccountLookup, MAX_QUEUED},
-    config::{AdminConfig, Config, Origin},
+    config::{AdminConfig, Config, NewClients, Origin},
     identity::{Directory, Keys},
     net::{socket, timer},
     notify::Notifier,
@@ -55,19 +58,23 @@ use crate::{
     reports::Reports,
     server::{
         background::{Background, first_readings},
+        drain::Drain,
         file_limit::{ClientBudget, Shortfall},
         listeners::{Bound, Listeners},
         monitor::Monitor,
         passed_sockets::{PassedError, PassedSocket, PassedSockets},
         reload::{Parts, Reloader},
         service_manager::ServiceManager,
+        takeover::{Giving, Home, TakenSockets, TakeoverError, Taking},
     },
     session::{
         Descriptors, Shared, damped_dials::DampedDials, ghosts::Ghosts, move_orders::MoveOrders, read_ahead::ReadAhead,
+        takeover::Takeover,
     },
     tally::Tallies,
     telemetry::{
         counters::Counters,
+        moment,
         process::{HOST_NAME, STARTED},
         storms::Flight,
     },
@@ -117,6 +124,15 @@ pub enum ServerError {
     /// The service manager has passed a socket for which there is no use.
     #[error("{0}")]
     Passed(#[from] PassedError),
+    /// There is no way to the process that runs.
+    #[error("a takeover asks the running weir over its admin socket, and the configuration has no [admin]")]
+    NoAdminSocket,
+    /// Sessions that come along have no places in a fleet's leases.
+    #[error("a weir of a fleet cannot take over: restart the one that runs, and its clients go to the others")]
+    FleetTakeover,
+    /// The running process does not give what it has.
+    #[error("no takeover: {0}")]
+    Takeover(#[from] TakeoverError),
     /// A pattern of an account's `users` is no glob. The configuration checks them, so this is a defect.
     #[error("bad pattern: {0}")]
     Pattern(#[from] globset::Error),
@@ -129,6 +145,8 @@ pub struct Inherited {
     pub sockets: Vec<PassedSocket>,
     /// Where it is told that weir is ready.
     pub ready: Option<ReadyLine>,
+    /// weir takes over from the process that runs with this configuration.
+    pub takes_over: bool,
 }
 
 /// Serves until a signal stops it, then drains. `origin` is where the configuration is read again.
@@ -144,10 +162,30 @@ pub fn run(config: Config, origin: Origin, inherited: Inherited) -> Result<(), S
     for warning in config.warnings().iter() {
         warn!(warning = warning.statement(), "the configuration is valid and leaves something to chance");
     }
-    let passed = PassedSockets::assign(inherited.sockets, &config, workers)?;
-    let assembly = Assembly::build(&config, workers, &budget, passed)?;
     let control = runtime::Builder::new_current_thread().enable_all().build()?;
-    control.block_on(assembly.run(&config, origin, inherited.ready))
+    control.block_on(async {
+        let (taking, sockets) = match inherited.takes_over {
+            true => take_over(&config).await.map(|(taking, sockets)| (Some(taking), sockets))?,
+            false => (None, TakenSockets::default()),
+        };
+        let passed = match &taking {
+            Some(_) => PassedSockets::taken(sockets.listeners, sockets.monitor),
+            None => PassedSockets::assign(inherited.sockets, &config, workers)?,
+        };
+        let assembly = Assembly::build(&config, workers, &budget, (passed, sockets.admin, taking))?;
+        assembly.run(&config, origin, inherited.ready).await
+    })
+}
+
+/// Asks the process that runs with this configuration for what it has.
+async fn take_over(config: &Config) -> Result<(Taking, TakenSockets), ServerError> {
+    let socket = &config.admin.as_ref().ok_or(ServerError::NoAdminSocket)?.socket;
+    if config.fleet.is_some() {
+        return Err(ServerError::FleetTakeover);
+    }
+    let (taking, sockets) = Taking::begin(socket).await?;
+    moment::count_from(taking.origin());
+    Ok((taking, sockets))
 }
 
 /// Everything bound and built, nothing running yet.
@@ -156,9 +194,11 @@ struct Assembly {
     account_lookups: mpsc::Receiver<AccountLookup>,
     bound: Bound,
     monitor: Option<TcpListener>,
-    admin_socket: Option<AdminSocket>,
+    admin_socket: Option<Arc<AdminSocket>>,
     workers: usize,
     passed: Arc<PassedSockets>,
+    /// From another process.
+    taking: Option<Taking>,
 }
 
 impl Assembly {
@@ -166,34 +206,35 @@ impl Assembly {
         config: &Config,
         workers: usize,
         budget: &ClientBudget,
-        passed: PassedSockets,
+        (passed, admin, taking): (PassedSockets, Option<UnixListener>, Option<Taking>),
     ) -> Result<Self, ServerError> {
         for &address in &config.upstream.source_addresses {
             socket::can_come_from(address).map_err(|err| ServerError::Source { address, err })?;
         }
         let bound = Bound::all(&config.listeners, workers, &passed)?;
         let monitor = config.monitor.map(|at| monitor::bind(at, &passed)).transpose()?;
-        let admin_socket = config.admin.as_ref().map(bind_admin_socket).transpose()?;
+        let admin_socket = config.admin.as_ref().map(|config| admin_socket(config, admin)).transpose()?.map(Arc::new);
         let (asking, account_lookups) = mpsc::channel(MAX_QUEUED);
         let heartbeats = Heartbeats::new(workers, timer::now());
-        let shared = Arc::new(shared(config, budget, (asking, heartbeats))?);
+        let keys = taking.as_ref().map_or_else(Keys::default, Taking::keys);
+        let shared = Arc::new(shared(config, budget, (asking, heartbeats, keys))?);
         let passed = Arc::new(passed);
-        Ok(Self { shared, account_lookups, bound, monitor, admin_socket, workers, passed })
+        Ok(Self { shared, account_lookups, bound, monitor, admin_socket, workers, passed, taking })
     }
 
     async fn run(self, config: &Config, origin: Origin, ready: Option<ReadyLine>) -> Result<(), ServerError> {
-        let Self { shared, account_lookups, bound, monitor, admin_socket, workers, passed } = self;
+        let Self { shared, account_lookups, bound, mut monitor, mut admin_socket, workers, passed, mut taking } = self;
         let stop = CancellationToken::new();
         let background = Background::new(Arc::clone(&shared), stop.clone());
         let service_manager = ServiceManager::of_environment();
         background.keep_told(&service_manager);
         let (access, members, fleet) = background.watch_cluster(config, account_lookups).await?;
         background.start_notifying(config, &members)?;
-        let (to_workers, sockets): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let (to_workers, work): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let certificates = Arc::<Notify>::default();
         let parts = Parts {
             listeners: Listeners::new(Arc::clone(&shared), to_workers, Arc::clone(&passed), stop.clone()),
-            monitor: Monitor::new(background.tasks().clone(), Arc::clone(&shared), passed, stop.clone()),
+            monitor: Monitor::new(background.tasks().clone(), Arc::clone(&shared), Arc::clone(&passed), stop.clone()),
             members: members.clone(),
         };
         let configuration = origin.to_string();
@@ -204,28 +245,50 @@ impl Assembly {
         // A reload that is asked for meanwhile waits until weir has started.
         let mut parts = reloader.parts().await;
         background.start_housekeeping(&reloader, members.mover(), certificates)?;
-        if let Some((socket, configured)) = monitor.zip(config.monitor) {
-            parts.monitor.serve(configured, socket, &config.http_base_path)?;
-        }
-        if let Some(socket) = admin_socket {
-            background
-                .start_admin_socket(socket, Operator::new(Arc::clone(&shared), &reloader, members, configuration));
+        let given = Arc::<Notify>::default();
+        let mut serve_operators = async |parts: &mut Parts| -> Result<(), ServerError> {
+            if let Some((socket, configured)) = monitor.take().zip(config.monitor) {
+                parts.monitor.serve(configured, socket, &config.http_base_path)?;
+            }
+            if let Some(socket) = admin_socket.take() {
+                let stop = stop.child_token();
+                let (shared, giving) = (Arc::clone(&shared), (Arc::clone(&socket), stop.clone(), Arc::clone(&given)));
+                let giving = Giving::new(Arc::clone(&shared), Arc::clone(&reloader), giving);
+                let operator = Operator::new(shared, &reloader, members.clone(), configuration.clone(), giving);
+                background.start_admin_socket(socket, operator, stop);
+            }
+            Ok(())
+        };
+        // Until it has taken over, another process answers operators.
+        if taking.is_none() {
+            serve_operators(&mut parts).await?;
         }
         first_readings(&shared, &access, fleet.as_ref()).await;
 
         let mut threads = Vec::new();
-        for (n, sockets) in sockets.into_iter().enumerate() {
-            threads.push(worker::start(n, sockets, Arc::clone(&shared), stop.clone())?);
+        for (n, work) in work.into_iter().enumerate() {
+            threads.push(worker::start(n, work, Arc::clone(&shared), stop.clone())?);
         }
         // All, so that weir does not run where a worker cannot listen: the kernel would give it a share of the clients.
         let opened = parts.listeners.open(bound).await?;
         parts.listeners.put(opened).await;
         shared.heartbeats.started(timer::now());
+        let home = Home::new(Arc::clone(&shared), &parts.listeners);
+        if let Some(taking) = &mut taking {
+            taking.take(&home).await?;
+            passed.forget();
+        }
+        parts.listeners.begin();
+        if let Some(mut taking) = taking {
+            serve_operators(&mut parts).await?;
+            taking.serving().await?;
+            tokio::spawn(taking.follow(home));
+        }
         if let Some(admin) = &config.admin {
             info!(socket = %admin.socket.display(), "the admin socket is open");
         }
         // Whoever sees or hears that weir is ready may stop it at once.
-        let signals = signals::Stop::register()?;
+        let mut signals = signals::Stop::register()?;
         if let Some(path) = &config.ports_file {
             ports_file::write(path, &parts.listeners.addresses(), parts.monitor.address())
                 .map_err(|err| ServerError::PortsFile { path: path.display().to_string(), err })?;
@@ -236,7 +299,18 @@ impl Assembly {
             ready.write();
         }
 
-        drain_when_told(signals, &shared, &reloader, &service_manager).await;
+        tokio::select! {
+            () = signals.next() => {
+                let drain = reloader.drain();
+                service_manager.stopping(&drain);
+                drain_until_second(drain, &mut signals, &shared).await;
+            }
+            () = given.notified() => {
+                // Balancers see the other process.
+                let drain = Drain { grace: Duration::ZERO, new_clients: NewClients::Refuse, ..reloader.drain() };
+                drain_until_second(drain, &mut signals, &shared).await;
+            }
+        }
         if let Some(fleet) = fleet {
             fleet.leave().await;
         }
@@ -250,17 +324,21 @@ impl Assembly {
     }
 }
 
-/// Binds the admin socket.
-fn bind_admin_socket(config: &AdminConfig) -> Result<AdminSocket, ServerError> {
+/// Binds the admin socket, or goes on with that of another process.
+fn admin_socket(config: &AdminConfig, taken: Option<UnixListener>) -> Result<AdminSocket, ServerError> {
     let path = &config.socket;
-    AdminSocket::bind(path).map_err(|err| ServerError::AdminSocket { path: path.display().to_string(), err })
+    let socket = match taken {
+        Some(taken) => AdminSocket::adopt(taken, path),
+        None => AdminSocket::bind(path),
+    };
+    socket.map_err(|err| ServerError::AdminSocket { path: path.display().to_string(), err })
 }
 
 /// Builds what all sessions share.
 fn shared(
     config: &Config,
     budget: &ClientBudget,
-    (account_lookups, heartbeats): (mpsc::Sender<AccountLookup>, Heartbeats),
+    (account_lookups, heartbeats, keys): (mpsc::Sender<AccountLookup>, Heartbeats, Keys),
 ) -> Result<Shared, ServerError> {
     let servers = Arc::new(Servers::new(&config.upstream));
     let connector = |tls: &ServersTls| Connector::load(tls.clone()).map(Arc::new);
@@ -279,7 +357,7 @@ fn shared(
         arrived: Arc::new(Notify::new()),
         fleet: config.fleet.as_ref().map(|fleet| Arc::new(fleets::fleet(fleet))),
         directory: Arc::new(Directory::new(&config.admission.rules)?),
-        keys: Arc::<Keys>::default(),
+        keys: Arc::new(keys),
         notifier: Arc::new(Notifier::new(advertised_info.own_server_id())),
         usage: ArcSwap::default(),
         moves_under_way: ArcSwap::default(),
@@ -293,6 +371,7 @@ fn shared(
         ghosts: Ghosts::default(),
         unanswered: Arc::default(),
         flight: Flight::default(),
+        takeover: Takeover::default(),
         sessions,
         held: Arc::default(),
         refusing: Limit::new(budget.refusals),
@@ -312,16 +391,8 @@ fn shared(
     })
 }
 
-/// Waits for a signal that stops weir, and drains; a second signal ends the drain.
-async fn drain_when_told(
-    mut signals: signals::Stop,
-    shared: &Arc<Shared>,
-    reloader: &Reloader,
-    service_manager: &ServiceManager,
-) {
-    signals.next().await;
-    let drain = reloader.drain();
-    service_manager.stopping(&drain);
+/// Drains; a signal ends the drain.
+async fn drain_until_second(drain: Drain, signals: &mut signals::Stop, shared: &Arc<Shared>) {
     tokio::select! {
         () = drain.run(shared) => {}
         () = signals.next() => info!("second signal: stopping immediately"),

@@ -62,6 +62,21 @@ impl Monitor {
         self.open.as_ref().and_then(|open| open.socket.local_addr().ok())
     }
 
+    /// A copy of the socket, with its address in the configuration.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn socket(&self) -> io::Result<Option<(SocketAddr, TcpListener)>> {
+        self.open.as_ref().map(|open| Ok((open.configured, open.socket.try_clone()?))).transpose()
+    }
+
+    /// Serves nothing any more.
+    pub fn close(&mut self) {
+        if let Some(before) = self.open.take() {
+            before.stop.cancel();
+        }
+    }
+
     /// Serves the endpoints on a bound socket, with `base_path` in front of their paths.
     pub fn serve(&mut self, configured: SocketAddr, socket: TcpListener, base_path: &str) -> io::Result<()> {
         let stop = self.stop.child_token();
@@ -91,9 +106,7 @@ impl Monitor {
     /// The new address cannot be bound.
     pub async fn change(&mut self, to: Option<SocketAddr>, base_path: &str) -> Result<(), ServerError> {
         let Some(to) = to else {
-            if let Some(before) = self.open.take() {
-                before.stop.cancel();
-            }
+            self.close();
             return Ok(());
         };
         let is_same = |open: &Open| open.configured == to;

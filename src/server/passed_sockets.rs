@@ -9,6 +9,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::fd::RawFd,
     process,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::fs::{FileType, fstat};
@@ -51,10 +52,13 @@ enum Target {
     Monitor,
 }
 
-/// The sockets of each listener and of the endpoints. weir keeps them as long as it runs: a listener that a reload
-/// takes away and brings back listens on them again.
+/// The sockets of each listener and of the endpoints. weir keeps those of a service manager as long as it runs: a
+/// listener that a reload takes away and brings back listens on them again.
 #[derive(Debug, Default)]
-pub struct PassedSockets {
+pub struct PassedSockets(Mutex<All>);
+
+#[derive(Debug, Default)]
+struct All {
     /// By the address of the listener in the configuration weir has begun with, and which of the listeners with this
     /// address it is: there may be several on port 0.
     listeners: BTreeMap<(SocketAddr, usize), Vec<TcpListener>>,
@@ -158,7 +162,7 @@ impl PassedSockets {
     /// # Errors
     /// One of them is for nobody, or nobody would accept clients from it.
     pub fn assign(passed: Vec<PassedSocket>, config: &Config, workers: usize) -> Result<Self, PassedError> {
-        let mut all = Self::default();
+        let mut all = All::default();
         for one in passed {
             let target = one.target(config)?;
             let PassedSocket { number, name, socket, .. } = one;
@@ -176,11 +180,28 @@ impl PassedSockets {
                 return Err(PassedError::Descriptor { number, name, why });
             }
         }
-        Ok(all)
+        Ok(Self(Mutex::new(all)))
     }
 
-    /// The sockets of listener `n` of a configuration, one for each worker, if any was passed. Where there are fewer
-    /// than workers, several workers accept from one.
+    /// Those of another process, which are for the listeners at the same places of the configuration.
+    pub fn taken(
+        listeners: BTreeMap<(SocketAddr, usize), Vec<TcpListener>>,
+        monitor: Option<(SocketAddr, TcpListener)>,
+    ) -> Self {
+        Self(Mutex::new(All { listeners, monitor }))
+    }
+
+    /// Closes what no listener has. A socket of which nobody accepts would keep its clients waiting.
+    pub fn forget(&self) {
+        *self.all() = All::default();
+    }
+
+    fn all(&self) -> MutexGuard<'_, All> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sockets of listener `n` of a configuration, one for each worker or more, if any was passed. Where there are
+    /// fewer than workers, several workers accept from one.
     ///
     /// # Errors
     /// No descriptor is left, or the socket does not take its options.
@@ -190,14 +211,21 @@ impl PassedSockets {
         n: usize,
         workers: usize,
     ) -> io::Result<Option<Vec<TcpListener>>> {
-        let Some(passed) = self.listeners.get(&key(listeners, n)) else { return Ok(None) };
+        let all = self.all();
+        let Some(passed) = all.listeners.get(&key(listeners, n)) else { return Ok(None) };
         let timeouts: TcpTimeouts = listeners[n].tcp;
         for socket in passed {
             // As with weir's own: connections inherit both.
             SockRef::from(socket).set_tcp_nodelay(true)?;
             timeouts.set_on(socket)?;
         }
-        passed.iter().cycle().take(workers).map(TcpListener::try_clone).collect::<io::Result<_>>().map(Some)
+        passed
+            .iter()
+            .cycle()
+            .take(workers.max(passed.len()))
+            .map(TcpListener::try_clone)
+            .collect::<io::Result<_>>()
+            .map(Some)
     }
 
     /// The socket of the endpoints at this address of the configuration, if one was passed.
@@ -205,7 +233,8 @@ impl PassedSockets {
     /// # Errors
     /// No descriptor is left.
     pub fn of_monitor(&self, configured: SocketAddr) -> io::Result<Option<TcpListener>> {
-        let passed = self.monitor.as_ref().filter(|(at, _)| *at == configured);
+        let all = self.all();
+        let passed = all.monitor.as_ref().filter(|(at, _)| *at == configured);
         passed.map(|(_, socket)| socket.try_clone()).transpose()
     }
 }

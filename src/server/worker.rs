@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{Arc, Weak},
     thread::{self, JoinHandle},
     time::Duration,
@@ -16,14 +17,18 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 
 #[cfg(debug_assertions)]
 use crate::server::supervisor::with_test_panic;
 use crate::{
     net::{accept, linger, socket, timer},
     relay,
-    server::supervisor::Supervisor,
-    session::{self, ConnectionPermit, Listener, Shared},
+    server::{supervisor::Supervisor, takeover::Made},
+    session::{
+        self, ConnectionPermit, Listener, Shared,
+        takeover::{self, Adopted, ClientState, Gone},
+    },
     worker::BEAT_EVERY,
 };
 
@@ -36,21 +41,44 @@ pub struct NewSocket {
     pub socket: std::net::TcpListener,
     /// What its next client is served by.
     pub listener: Arc<ArcSwap<Listener>>,
+    /// Nobody is accepted before that.
+    pub begin: CancellationToken,
     /// Ends no later than that of the worker.
     pub stop: CancellationToken,
     /// Hears whether the worker can listen, and how its socket is reached as long as it is open.
     pub registered: oneshot::Sender<io::Result<Weak<TcpListener>>>,
 }
 
-/// Starts worker `n`, which accepts clients on the `sockets` that it is given, until `stop`.
+/// A session of another process that goes on in this one.
+pub struct NewSession {
+    pub adopted: Adopted,
+    /// To the client, and to the server.
+    pub connections: [OwnedFd; 2],
+    /// Hears whether the session can go on here.
+    pub made: oneshot::Sender<Made>,
+    /// Says that it goes on here; else it goes on there.
+    pub gone: oneshot::Receiver<Gone>,
+}
+
+/// What a worker is given to do.
+pub enum Work {
+    Socket(NewSocket),
+    Session(Box<NewSession>),
+    /// A client of another process that is not in yet, with what it is served by.
+    Client(Arc<Listener>, Box<ClientState>, OwnedFd),
+    /// Clients that are not in yet are to look whether they go to another process.
+    WakeClients,
+}
+
+/// Starts worker `n`, which accepts clients on the sockets that it is given, until `stop`.
 pub fn start(
     n: usize,
-    sockets: mpsc::UnboundedReceiver<NewSocket>,
+    work: mpsc::UnboundedReceiver<Work>,
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name(format!("worker-{n}")).spawn(move || runtime.block_on(work(n, sockets, shared, stop)))
+    thread::Builder::new().name(format!("worker-{n}")).spawn(move || runtime.block_on(run(n, work, shared, stop)))
 }
 
 /// The sessions of one listener on one worker.
@@ -69,7 +97,7 @@ impl accept::Serve for Sessions {
     }
 
     fn serves_the_last(&self) -> bool {
-        !self.shared.admission.is_lame_duck()
+        !self.shared.admission.is_lame_duck() && !self.shared.takeover.leaves_backlog()
     }
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: ConnectionPermit) {
@@ -100,7 +128,12 @@ async fn beat(n: usize, shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-async fn work(n: usize, mut sockets: mpsc::UnboundedReceiver<NewSocket>, shared: Arc<Shared>, stop: CancellationToken) {
+pub(super) async fn run(
+    n: usize,
+    mut work: mpsc::UnboundedReceiver<Work>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
     let (sessions, tasks) = (TaskTracker::new(), Supervisor::new(stop.clone()));
     relay::set_timeouts_of_servers(shared.servers_tcp);
     let all = Arc::clone(&shared);
@@ -115,7 +148,17 @@ async fn work(n: usize, mut sockets: mpsc::UnboundedReceiver<NewSocket>, shared:
     tasks.spawn("upstream pool", move |stop| session::upstream_pool::maintain(Arc::clone(&all), stop));
     loop {
         tokio::select! {
-            Some(new) = sockets.recv() => listen(new, &shared, &sessions, &tasks),
+            Some(new) = work.recv() => match new {
+                Work::Socket(new) => listen(new, &shared, &sessions, &tasks),
+                Work::Session(new) => go_on(*new, &shared, &sessions),
+                Work::Client(listener, state, connection) => {
+                    match session::serve_taken(&shared, listener, *state, connection) {
+                        Ok(client) => _ = sessions.spawn(client),
+                        Err(err) => warn!(%err, "a client of another process is lost"),
+                    }
+                }
+                Work::WakeClients => timer::wake_all(),
+            },
             () = stop.cancelled() => break,
         }
     }
@@ -128,9 +171,27 @@ async fn work(n: usize, mut sockets: mpsc::UnboundedReceiver<NewSocket>, shared:
     .await;
 }
 
+/// Makes a session of another process, and goes on with it once it has gone there.
+fn go_on(new: NewSession, shared: &Arc<Shared>, sessions: &TaskTracker) {
+    let NewSession { adopted, connections, made, gone } = new;
+    let resumed = match takeover::resume(shared, adopted, connections) {
+        Ok(resumed) => resumed,
+        Err(err) => {
+            let _ = made.send(Err(err.to_string()));
+            return;
+        }
+    };
+    let _ = made.send(Ok(()));
+    sessions.spawn(async move {
+        if let Ok(Gone) = gone.await {
+            resumed.relay().await;
+        }
+    });
+}
+
 /// Accepts clients on one more socket, until it is told to stop.
 fn listen(new: NewSocket, shared: &Arc<Shared>, sessions: &TaskTracker, tasks: &Supervisor) {
-    let NewSocket { socket, listener, stop, registered } = new;
+    let NewSocket { socket, listener, begin, stop, registered } = new;
     let socket = match socket::on_this_runtime(socket) {
         Ok(socket) => Arc::new(socket),
         Err(err) => {
@@ -142,6 +203,12 @@ fn listen(new: NewSocket, shared: &Arc<Shared>, sessions: &TaskTracker, tasks: &
     let sessions = Sessions { shared: Arc::clone(shared), listener, tracker: sessions.clone() };
     tasks.until(stop).spawn("accept", move |stop| {
         let pauses = Arc::clone(&sessions.shared.descriptors.pauses);
-        accept::accept(Arc::clone(&socket), stop, pauses, sessions.clone())
+        let (socket, begin, sessions) = (Arc::clone(&socket), begin.clone(), sessions.clone());
+        async move {
+            tokio::select! {
+                () = begin.cancelled() => accept::accept(socket, stop, pauses, sessions).await,
+                () = stop.cancelled() => {}
+            }
+        }
     });
 }

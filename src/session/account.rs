@@ -127,6 +127,7 @@ impl UnknownAccount {
 }
 
 /// The place of a session in its account, for as long as it lives.
+#[derive(Debug)]
 pub(super) struct AccountPlace {
     own: Option<AccountSlot>,
     /// Where the account is asked for: the answer moves the place there.
@@ -157,13 +158,20 @@ impl AccountPlace {
 
     /// The account.
     pub fn account(&self) -> Option<Arc<Account>> {
-        let asked = || {
-            self.asked.as_ref().map(|asked| {
-                let slot = asked.lock().unwrap_or_else(PoisonError::into_inner);
-                Arc::clone(slot.account())
-            })
-        };
-        self.own.as_ref().map(|own| Arc::clone(own.account())).or_else(asked)
+        self.with_slot(|slot| Arc::clone(slot.account()))
+    }
+
+    /// The user for whom it counts in quotas by user.
+    pub fn user_key(&self) -> Option<CredentialKey> {
+        self.with_slot(|slot| slot.other_quotas().user()).flatten()
+    }
+
+    fn with_slot<T>(&self, look: impl FnOnce(&AccountSlot) -> T) -> Option<T> {
+        match (&self.own, &self.asked) {
+            (Some(own), _) => Some(look(own)),
+            (None, Some(asked)) => Some(look(&asked.lock().unwrap_or_else(PoisonError::into_inner))),
+            (None, None) => None,
+        }
     }
 
     /// Whether nothing that it counts for has a limit of connections, as far as weir knows.

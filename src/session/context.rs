@@ -74,6 +74,8 @@ pub(super) enum End {
     Closed(Close),
     /// TLS with the client failed, and why.
     TlsFailed(Phase, Box<str>),
+    /// It has not ended: another process has it. Neither counted nor logged here.
+    Given,
 }
 
 impl End {
@@ -101,6 +103,23 @@ impl Context {
         let accepted = Instant::now();
         let (known_client, log) = (None, LogFields::default());
         Self { shared, listener, id, accepted, heard_after_ms: 0, waited: false, peer, known_client, log }
+    }
+
+    /// For a client that another process has accepted.
+    pub fn taken(
+        shared: Arc<Shared>,
+        listener: Arc<Listener>,
+        id: u64,
+        peer: SocketAddr,
+        (accepted, heard_after_ms, waited): (Instant, u32, bool),
+    ) -> Self {
+        let (known_client, log) = (None, LogFields::default());
+        Self { shared, listener, id, accepted, heard_after_ms, waited, peer, known_client, log }
+    }
+
+    /// From accept until the client did the last thing that weir waited for before INFO, in milliseconds.
+    pub fn heard_after_ms(&self) -> u32 {
+        self.heard_after_ms
     }
 
     /// The address that the client counts for.

@@ -18,7 +18,7 @@ use crate::{
     identity::{Credential, ServerChecks},
     net::{
         stream::Stream,
-        timer::{now, sleep_until},
+        timer::{TICK, now, sleep_until},
     },
     outcome::Refusal,
     session::{
@@ -28,6 +28,8 @@ use crate::{
         damped_dials::{self, Kind},
         downstream::{self, Downstream, Unfinished},
         failover::{DialPort, UntilInfo, open_any},
+        shared::Shared,
+        takeover::{Stage, give, unless_asked},
         unanswered,
         upstream_pool::{self, DialledServer},
     },
@@ -86,8 +88,28 @@ impl DialFirst {
                 if refused.is_some() && operator.is_none() {
                     return Ok(Self::NoServer(Refusal::ServerCapacity));
                 }
-                Self::dial(cx, stream, proxy_header, operator).await
+                let (may_go, mut operator) = (operator.is_none(), operator);
+                loop {
+                    match Self::dial(cx, stream, proxy_header, operator.take()).await {
+                        // It is there no more, or is to go.
+                        Err(End::Probe) if may_go && cx.shared.takeover.asks_clients() => {
+                            if Box::pin(give(cx, stream, Stage::BeforeInfo)).await {
+                                return Err(End::Given);
+                            }
+                            sleep_until(Instant::now() + TICK).await;
+                        }
+                        dialled => return dialled,
+                    }
+                }
             }
+        }
+    }
+
+    /// For a client that has seen INFO without a server of its own.
+    pub fn without(cx: &Context) -> Self {
+        match cx.shared.advertised_info.shape() {
+            PrefaceShape::ConnectFirst => Self::NotNeeded,
+            PrefaceShape::Unknown | PrefaceShape::DialFirst => Self::NoServer(Refusal::NoServer),
         }
     }
 
@@ -97,12 +119,15 @@ impl DialFirst {
         proxy_header: &[u8],
         operator: Option<OperatorPermit>,
     ) -> Result<Self, End> {
-        if !damped_dials::may_dial(cx, Kind::Read, downstream::left_before_info(stream)).await? {
+        let (shared, is_plain) = (Arc::clone(&cx.shared), matches!(stream, Stream::Plain(_)));
+        let may_go = is_plain && operator.is_none();
+        let left = || left(&shared, stream, may_go);
+        if !damped_dials::may_dial(cx, Kind::Read, left()).await? {
             return Ok(Self::NoServer(Refusal::SourceRate));
         }
         let mut unanswered = None;
         if operator.is_none() {
-            unanswered = unanswered::begin(cx, downstream::left_before_info(stream)).await?;
+            unanswered = unanswered::begin(cx, left()).await?;
             if unanswered.is_none() {
                 return Ok(Self::NoServer(Refusal::ServerCapacity));
             }
@@ -116,8 +141,7 @@ impl DialFirst {
         {
             return Ok(Self::Dialled(Box::new(DialledServer { operator, unanswered, ..*pooled })));
         }
-        let left = downstream::left_before_info(stream);
-        let slot = match turn_by_source(cx, operator.is_some(), left).await? {
+        let slot = match turn_by_source(cx, operator.is_some(), left()).await? {
             Ok(pass) => pass.server,
             Err(reason) => return Ok(Self::NoServer(reason)),
         };
@@ -125,7 +149,7 @@ impl DialFirst {
         let dialled = |opened| Self::Dialled(Box::new(DialledServer { unanswered, ..opened }));
         tokio::select! {
             opened = &mut opening => return Ok(opened.map_or_else(Self::NoServer, dialled)),
-            () = downstream::left_before_info(stream) => {}
+            () = left() => {}
         }
         // The server may count the connection by now: the slot stays taken until the server has seen the end.
         if let Ok(opened) = opening.await {
@@ -278,6 +302,12 @@ impl DialFirst {
         server.resume_handshake();
         Begin::Dialled(Pass::new(server, account), Box::new(dialled))
     }
+}
+
+/// Returns when a client leaves that has not seen INFO yet, or when one that `may_go` is to go to another process.
+async fn left(shared: &Shared, stream: &Stream, may_go: bool) {
+    let left = pin!(downstream::left_before_info(stream));
+    unless_asked((&shared.takeover, may_go), left).await.unwrap_or_default();
 }
 
 /// Waits for a turn by the client's source: nothing else is known. The outer error is the end of a client that `left`

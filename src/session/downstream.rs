@@ -62,6 +62,8 @@ pub enum Unfinished {
     Tls(io::Error),
     /// TLS could not have begun in time.
     TlsBusy,
+    /// It goes on in another process.
+    Given,
 }
 
 /// Sends `info` in a write of its own (docs/contract.md, towards clients 1).

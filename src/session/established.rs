@@ -1,6 +1,6 @@
 //! A client that is in: the relay, and how it ends.
 
-use std::sync::Arc;
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
 use tokio::time::Instant;
 
@@ -17,6 +17,7 @@ use crate::{
         context::{Context, End},
         finish::finish,
         shared::Shared,
+        takeover::{self, Movable},
     },
     telemetry::counters::Totals,
     upstream::Slot,
@@ -60,12 +61,43 @@ impl<C: Side, S: Side> Established<C, S> {
         Self { relay, server, account, _entry: entry, registered, shared }
     }
 
-    /// Relays until one side ends, closes both, and counts the end.
-    // Not an `async fn`, whose future would hold each argument twice.
-    pub fn relay(mut self: Box<Self>) -> impl Future<Output = ()> {
-        let began = Instant::now();
+    /// A session that another process has had until now.
+    pub fn adopted(
+        relay: Relay<C, S>,
+        (server, account, entry): (Slot, AccountPlace, AcceptPermit),
+        registered: Registration,
+        shared: &Arc<Shared>,
+    ) -> Self {
+        Self { relay, server, account, _entry: Some(entry), registered, shared: Arc::clone(shared) }
+    }
+
+    /// Relays until one side ends, or the session is asked to stop: `None`.
+    fn run(&mut self) -> impl Future<Output = Option<Ended>> + Unpin {
+        let Self { relay, registered, .. } = self;
+        let registered = &*registered;
+        let mut run = relay.run(registered);
+        poll_fn(move |cx| {
+            let ended = Pin::new(&mut run).poll(cx).map(Some);
+            let stops = ended.is_pending() && registered.handle().take_stop_requested();
+            if stops { Poll::Ready(None) } else { ended }
+        })
+    }
+
+    /// The session began then. Relays until one side ends, closes both, and counts the end; or until another process
+    /// has the session.
+    #[expect(clippy::manual_async_fn, reason = "the future of an async fn would hold each argument twice")]
+    pub fn relay(mut self: Box<Self>, began: Instant) -> impl Future<Output = ()>
+    where
+        Relay<C, S>: Movable,
+    {
         async move {
-            let ended = self.relay.run(&self.registered).await;
+            let ended = loop {
+                match self.run().await {
+                    Some(ended) => break ended,
+                    None if Box::pin(takeover::stop(&self, began, None)).await => return,
+                    None => {}
+                }
+            };
             self.over(began, ended).await;
         }
     }

@@ -28,6 +28,7 @@ pub(super) fn finish(shared: &Shared, session: Arc<SessionHandle>, end: End) {
             shared.counters.probes.fetch_add(1, Relaxed);
             return;
         }
+        End::Given => return,
         End::Refused(reason) => {
             shared.counters.refuse(reason);
             shared.tallies.refused(reason, &who, now());

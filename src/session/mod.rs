@@ -36,9 +36,9 @@ mod proxy_header;
 pub mod read_ahead;
 mod refuse;
 mod rehome;
-#[cfg_attr(not(test), expect(dead_code, reason = "for a process that takes over"))]
 pub mod remembered;
 mod shared;
+pub mod takeover;
 #[cfg(test)]
 mod tests;
 mod unanswered;
@@ -47,15 +47,17 @@ mod wait;
 mod websocket_upgrade;
 mod welcome;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, os::fd::OwnedFd, pin::Pin, sync::Arc};
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::session::{
     arrive::arrive,
     context::{Context, End},
     established::Established,
+    preface::Greeted,
     rehome::Rehomable,
+    takeover::{ClientState, TakenClient},
 };
 
 pub use self::{
@@ -76,18 +78,44 @@ pub fn serve(
     let mut cx = Context::new(shared, listener, peer);
     // Until the client is in, its state is on the heap: an idle session is small.
     let establishing = Box::pin(async move {
-        match establish(&mut cx, client, permit).await {
-            Ok(session) => Some(session),
-            Err(end) => {
-                cx.finish(end);
-                None
-            }
-        }
+        let established = establish(&mut cx, client, permit).await;
+        or_end(cx, established)
     });
+    relay(establishing)
+}
+
+/// Serves a client that another process has accepted, from where that has stopped. The client has to be given to this
+/// process before.
+///
+/// # Errors
+/// The runtime cannot have its connection.
+pub fn serve_taken(
+    shared: &Arc<Shared>,
+    listener: Arc<Listener>,
+    state: ClientState,
+    connection: OwnedFd,
+) -> io::Result<impl Future<Output = ()> + Send + use<>> {
+    let (mut cx, taken) = TakenClient::new(Arc::clone(shared), listener, state, connection)?;
+    let establishing = Box::pin(async move {
+        let established = match taken.exchange_preface(&mut cx).await {
+            Ok(greeted) => let_in(&mut cx, greeted).await,
+            Err(end) => Err(end),
+        };
+        or_end(cx, established)
+    });
+    Ok(relay(establishing))
+}
+
+fn or_end(cx: Context, established: Result<Session, End>) -> Option<Session> {
+    established.map_err(|end| cx.finish(end)).ok()
+}
+
+#[expect(clippy::manual_async_fn, reason = "the future of an async fn would hold its argument twice")]
+fn relay(establishing: Pin<Box<impl Future<Output = Option<Session>> + Send>>) -> impl Future<Output = ()> + Send {
     async move {
         match establishing.await {
-            Some(Session::Plain(session)) => session.relay().await,
-            Some(Session::Rehomable(session)) => session.relay().await,
+            Some(Session::Plain(session)) => session.relay(Instant::now()).await,
+            Some(Session::Rehomable(session)) => session.relay(Instant::now()).await,
             None => {}
         }
     }
@@ -105,6 +133,11 @@ async fn establish(cx: &mut Context, client: TcpStream, permit: ConnectionPermit
     let arrived = arrive(cx, client, permit).await?;
     let accepted = arrived.accept_check(cx)?;
     let greeted = accepted.exchange_preface(cx).await?;
+    let_in(cx, greeted).await
+}
+
+/// From its CONNECT on.
+async fn let_in(cx: &mut Context, greeted: Greeted) -> Result<Session, End> {
     let identified = greeted.identify(cx).await?;
     let admitted = identified.wait_for_turn(cx).await?;
     let connected = admitted.connect_upstream(cx).await?;

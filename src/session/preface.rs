@@ -22,6 +22,7 @@ use crate::{
         dial_first::DialFirst,
         downstream::{Downstream, Unfinished, advance, send_info},
         refuse::{Refusable, refuse},
+        takeover::{Stage, TakenClient, give, unless_asked},
         websocket_upgrade,
     },
     worker::with_rng,
@@ -58,8 +59,10 @@ impl Accepted {
         let mut dial_first = DialFirst::begin(cx, &stream, &proxy_header, refused).await?;
         let mut info = Vec::with_capacity(512);
         dial_first.write_info(cx, &mut info);
-        let (stream, connect, preface) = match dial_first.lasts_through(cx, exchange(cx, stream, &info, refused)).await
-        {
+        // One that has seen the nonce of a server is bound to that, and to this process.
+        let may_go = refused.is_none() && !matches!(dial_first, DialFirst::Dialled(_));
+        let exchanged = dial_first.lasts_through(cx, exchange(cx, stream, &info, (refused, may_go))).await;
+        let (stream, connect, preface) = match exchanged {
             Ok(exchanged) => exchanged,
             Err(lost) => {
                 match lost.is_probe() {
@@ -78,12 +81,39 @@ impl Accepted {
     }
 }
 
+impl TakenClient {
+    /// Goes on with a client where another process has stopped.
+    pub async fn exchange_preface(self, cx: &mut Context) -> Result<Greeted, End> {
+        let Self { accepted, said } = self;
+        let Some((said, connected)) = said else { return accepted.exchange_preface(cx).await };
+        let Accepted { mut stream, entry, proxy_header, .. } = accepted;
+        let mut preface = Preface::new(cx.shared.servers.max_control_line());
+        let read = match preface.advance(&said) {
+            Ok(Some(connect)) => Ok((connect, preface)),
+            Ok(None) => {
+                let by = cx.connect_by(Instant::now());
+                read_connect((cx, true), &mut stream, preface, by).await
+            }
+            Err(wrong) => Err(Unfinished::Wrong(wrong)),
+        };
+        let (connect, preface) = match read {
+            Ok(read) => read,
+            Err(unfinished) => return Err(Lost::new(stream, unfinished).close(None).await),
+        };
+        let sent = cx.shared.keys.sent_identity(&connect);
+        let entry = entry.ok();
+        let downstream = Downstream { stream, connect, sent, preface, entry, refusing: None, operator: None };
+        let (dial_first, connected) = (DialFirst::without(cx), connected.unwrap_or_else(Instant::now));
+        Ok(Greeted { downstream, refused: None, dial_first, proxy_header, connected })
+    }
+}
+
 /// Sends `info`, does TLS where that is still to come, and reads CONNECT.
 async fn exchange(
     cx: &Context,
     mut stream: Stream,
     info: &[u8],
-    refused: Option<Refusal>,
+    (refused, may_go): (Option<Refusal>, bool),
 ) -> Result<(Stream, Box<Connect>, Preface), Lost> {
     if let Err(unfinished) = send_info(&mut stream, info, cx.step_by(Instant::now())).await {
         return Err(Lost::new(stream, unfinished));
@@ -97,24 +127,33 @@ async fn exchange(
         Some(reason) if cx.shared.must_hurry(reason) => cx.step_by(now).min(now + STEP_TIMEOUT),
         Some(_) => cx.step_by(now),
     };
-    match read_connect(&mut stream, longest, by).await {
+    match read_connect((cx, may_go), &mut stream, Preface::new(longest), by).await {
         Ok((connect, preface)) => Ok((stream, connect, preface)),
         Err(unfinished) => Err(Lost::new(stream, unfinished)),
     }
 }
 
-/// Reads until CONNECT is complete.
+/// Reads until CONNECT is complete. The client may go to another process meanwhile, if it `may_go`.
 ///
 /// # Errors
 /// [`Unfinished`].
 async fn read_connect(
+    (cx, may_go): (&Context, bool),
     stream: &mut Stream,
-    max_control_line: usize,
+    mut preface: Preface,
     deadline: Instant,
 ) -> Result<(Box<Connect>, Preface), Unfinished> {
-    let mut preface = Preface::new(max_control_line);
+    let mut may_go = may_go && matches!(stream, Stream::Plain(_));
     loop {
-        let advanced = timeout_at(deadline, advance(stream, &mut preface)).await;
+        let advances = unless_asked((&cx.shared.takeover, may_go), advance(stream, &mut preface));
+        let Some(advanced) = timeout_at(deadline, advances).await.transpose() else {
+            if Box::pin(give(cx, stream, Stage::Preface(&preface))).await {
+                return Err(Unfinished::Given);
+            }
+            // It stays, and is not asked again.
+            may_go = false;
+            continue;
+        };
         match advanced {
             Err(_) => return Err(Unfinished::TimedOut),
             Ok(Err(err)) if err.kind() == io::ErrorKind::InvalidData => {

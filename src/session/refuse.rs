@@ -116,6 +116,7 @@ pub(super) async fn close_unfinished(stream: impl Into<Option<Stream>>, unfinish
     let (words, reason) = match unfinished {
         Unfinished::Probe => return End::Probe,
         Unfinished::Gone => return End::left(phase),
+        Unfinished::Given => return End::Given,
         Unfinished::Tls(err) => return End::TlsFailed(phase, err.to_string().into()),
         Unfinished::TlsBusy => return End::Refused(Refusal::TlsBusy),
         Unfinished::TimedOut => (refusal::line(Refusal::HandshakeTimeout), Refusal::HandshakeTimeout),

@@ -4,6 +4,7 @@
 
 use std::{future::poll_fn, net::IpAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep, timeout_at},
@@ -20,7 +21,7 @@ use crate::{
     outcome::{Cause, MoveCause, MoveResult, Party},
     protocol::{connect::Connect, info::Info},
     relay::{
-        Ended, Known, NewServer, TrackedClient, TrackedServer,
+        Base64, Ended, Known, NewServer, TrackedClient, TrackedServer,
         registry::{AtServer, SessionHandle},
     },
     session::{
@@ -32,6 +33,7 @@ use crate::{
         login_evidence::{LoginAttempt, NotAnswered},
         move_orders::MoveOrder,
         shared::Shared,
+        takeover,
     },
     upstream::{Port, Server},
     worker::with_rng,
@@ -108,6 +110,8 @@ enum Until {
     Asked,
     /// It has an order to go to another server.
     Ordered,
+    /// It is to stop, so that it can go to another process.
+    Stopped,
     /// The answer is due.
     Due,
 }
@@ -118,6 +122,7 @@ enum Left {
     /// Its server does not answer.
     Silent,
     Ordered(MoveOrder),
+    Stopped,
 }
 
 /// Why no other server has the session.
@@ -138,9 +143,8 @@ impl Rehomable {
         Self { session, terms }
     }
 
-    /// Relays until the client leaves, or no server has its session.
-    pub async fn relay(mut self: Box<Self>) {
-        let began = Instant::now();
+    /// The session began then. Relays until the client leaves, no server has its session, or another process has it.
+    pub async fn relay(mut self: Box<Self>, began: Instant) {
         let ended = loop {
             let (ended, is_silent) = match self.relay_on_this_server().await {
                 Left::Ended(ended) => (ended, false),
@@ -148,6 +152,10 @@ impl Rehomable {
                 Left::Ordered(order) => match Box::pin(self.carry_out(order)).await {
                     Some(left) => left,
                     None => continue,
+                },
+                Left::Stopped => match Box::pin(takeover::stop(&self.session, began, Some(&self.terms))).await {
+                    true => return,
+                    false => continue,
                 },
             };
             if !ended.by_server() {
@@ -175,6 +183,7 @@ impl Rehomable {
                         return Left::Ordered(order);
                     }
                 }
+                Until::Stopped => return Left::Stopped,
                 Until::Asked if answers_by.is_none() => {
                     self.session.relay.probe().await;
                     answers_by = Some(Instant::now() + ANSWERS_WITHIN);
@@ -198,6 +207,8 @@ impl Rehomable {
                 Poll::Ready(Until::Asked)
             } else if ended.is_pending() && handle.take_move_requested() {
                 Poll::Ready(Until::Ordered)
+            } else if ended.is_pending() && handle.take_stop_requested() {
+                Poll::Ready(Until::Stopped)
             } else {
                 ended
             }
@@ -284,7 +295,58 @@ pub(super) fn why_not_of(account: &Account, info: &Info) -> Option<&'static str>
     is_another.then_some("its login belongs to another account by now")
 }
 
+/// What it takes to log a client in again, as one process of weir tells another. `connect` holds the client's password.
+#[derive(Serialize, Deserialize)]
+pub struct TermsState {
+    connect: Base64,
+    credential: u64,
+    login: u64,
+    client: u64,
+    source: IpAddr,
+    #[serde(default)]
+    proxy_header: Base64,
+    server_id: Box<str>,
+    echo: bool,
+}
+
+impl std::fmt::Debug for TermsState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TermsState").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
 impl RehomeTerms {
+    /// For another process; `None` where the client is connected to a WebSocket port.
+    pub fn state(&self) -> Option<TermsState> {
+        let DialPort::Client = self.port else { return None };
+        Some(TermsState {
+            connect: Base64(self.connect.to_vec()),
+            credential: self.credential.raw(),
+            login: self.claim.credential.raw(),
+            client: self.client.raw(),
+            source: self.source,
+            proxy_header: Base64(self.proxy_header.to_vec()),
+            server_id: self.server_id.clone(),
+            echo: self.echo,
+        })
+    }
+
+    /// From another process.
+    pub fn resume(state: TermsState) -> Self {
+        let claim = Claim { source: state.source.into(), credential: CredentialKey::from_raw(state.login) };
+        Self {
+            connect: state.connect.0.into(),
+            credential: CredentialKey::from_raw(state.credential),
+            claim,
+            client: ClientKey::from_raw(state.client),
+            source: state.source,
+            port: DialPort::Client,
+            proxy_header: state.proxy_header.0.into(),
+            server_id: state.server_id,
+            echo: state.echo,
+        }
+    }
+
     /// Waits for a turn as any client does, and logs in.
     async fn find(
         &self,

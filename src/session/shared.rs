@@ -23,7 +23,7 @@ use crate::{
     reports::Reports,
     session::{
         connection_permit::Descriptors, damped_dials::DampedDials, ghosts::Ghosts, move_orders::MoveOrders,
-        read_ahead::ReadAhead,
+        read_ahead::ReadAhead, takeover::Takeover,
     },
     tally::Tallies,
     telemetry::{counters::Counters, storms::Flight},
@@ -73,6 +73,8 @@ pub struct Shared {
     pub usage: ArcSwap<Vec<Row>>,
     /// The moves that are under way, as of the last half second.
     pub moves_under_way: ArcSwap<UnderWay>,
+    /// A takeover by another process.
+    pub takeover: Takeover,
     /// The sessions that relay.
     pub sessions: Arc<SessionRegistry>,
     /// The clients that wait for their turn, for those who look at connections.

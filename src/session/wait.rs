@@ -1,6 +1,6 @@
 //! The connect check: a client is held until its turn has come, or refused at its moment.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use tokio::{sync::oneshot, time::Instant};
 
@@ -9,15 +9,20 @@ use crate::{
     dial::ServerConnection,
     dispatch::TurnSender,
     identity::CredentialKey,
-    net::timer::now,
+    net::{
+        stream::Stream,
+        timer::{TICK, now, sleep_until},
+    },
     outcome::{Phase, Refusal},
     session::{
         await_turn::{Waited, await_turn},
         context::{Context, End},
-        dial_first::Begin,
+        dial_first::{Begin, DialFirst},
         downstream::{self, Downstream},
         identify::Identified,
+        preface::Greeted,
         refuse::{Refusable, close_unfinished, refuse, refuse_now},
+        takeover::{Stage, give, unless_asked},
     },
     worker::with_rng,
 };
@@ -35,19 +40,59 @@ pub(super) struct Admitted {
     pub answer_by: Instant,
 }
 
+/// Why a client waits no more, although it has no turn.
+enum Over {
+    Ended(End),
+    /// It is to go to another process.
+    Asked(Box<Waiting>),
+}
+
+impl From<End> for Over {
+    fn from(end: End) -> Self {
+        Self::Ended(end)
+    }
+}
+
+/// A client that has waited for its turn.
+struct Waiting {
+    downstream: Downstream,
+    proxy_header: Vec<u8>,
+    connected: Instant,
+}
+
+impl Waiting {
+    /// Gives the client to another process. Where that does not take it, it begins to wait anew.
+    async fn give(self, cx: &mut Context) -> Result<Identified, End> {
+        let Self { downstream, proxy_header, connected } = self;
+        let Downstream { stream, connect, preface, .. } = &downstream;
+        if give(cx, stream, Stage::Connected(connect, preface, connected)).await {
+            return Err(End::Given);
+        }
+        sleep_until(Instant::now() + TICK).await;
+        let dial_first = DialFirst::without(cx);
+        Greeted { downstream, refused: None, dial_first, proxy_header, connected }.identify(cx).await
+    }
+}
+
 impl Identified {
     /// Waits for the client's turn.
-    pub async fn wait_for_turn(self, cx: &mut Context) -> Result<Admitted, End> {
-        let credential = self.credential;
-        let admitted = self.check(cx).await;
-        if admitted.is_err() {
+    pub async fn wait_for_turn(mut self, cx: &mut Context) -> Result<Admitted, End> {
+        loop {
+            let credential = self.credential;
+            let over = match self.check(cx).await {
+                Ok(admitted) => return Ok(admitted),
+                Err(over) => over,
+            };
             // While it waited a server may have named the account to another client of this credential.
             cx.log.account = cx.shared.directory.learned(credential).or(cx.log.account.take());
+            match over {
+                Over::Ended(end) => return Err(end),
+                Over::Asked(client) => self = Box::pin(client.give(cx)).await?,
+            }
         }
-        admitted
     }
 
-    async fn check(self, cx: &mut Context) -> Result<Admitted, End> {
+    async fn check(self, cx: &mut Context) -> Result<Admitted, Over> {
         let Self { mut downstream, dial_first, proxy_header, mut client, credential, claim, connected } = self;
         let (source, connected) = (cx.source(), connected.into_std());
         let answer_by = Instant::from_std(client.answer_by);
@@ -56,7 +101,7 @@ impl Identified {
                 Ok(reason) => client.would_refuse = Some(reason),
                 Err(reason) => {
                     dial_first.close().await;
-                    return Err(refuse_at_its_moment(cx, downstream, &client, reason).await);
+                    return Err(refuse_at_its_moment(cx, downstream, &client, reason).await.into());
                 }
             }
         }
@@ -65,14 +110,16 @@ impl Identified {
                 Ok(reason) => client.would_refuse = Some(reason),
                 Err(reason) => {
                     dial_first.close().await;
-                    return Err(refuse_at_its_moment(cx, downstream, &client, reason).await);
+                    return Err(refuse_at_its_moment(cx, downstream, &client, reason).await.into());
                 }
             }
         }
         let (pass, dialled) = match dial_first.begin_check(cx, &client, &mut downstream).await {
             Begin::Dialled(pass, dialled) => (pass, Some(dialled)),
-            Begin::Refused(reason) => return Err(refuse_at_its_moment(cx, downstream, &client, reason).await),
-            Begin::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await),
+            Begin::Refused(reason) => {
+                return Err(refuse_at_its_moment(cx, downstream, &client, reason).await.into());
+            }
+            Begin::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await.into()),
             Begin::Queue => {
                 let (turn, turn_comes) = oneshot::channel();
                 let begun =
@@ -81,22 +128,34 @@ impl Identified {
                     // It waits like any client: another that says so may be tried meanwhile.
                     downstream.operator = None;
                 }
-                let Downstream { stream, preface, .. } = &mut downstream;
                 let shared = Arc::clone(&cx.shared);
-                match await_turn(cx, begun, turn_comes, downstream::watch(&shared.read_ahead, stream, preface)).await {
+                let waited = {
+                    let Downstream { stream, preface, .. } = &mut downstream;
+                    let may_go = matches!(stream, Stream::Plain(_));
+                    let left = pin!(downstream::watch(&shared.read_ahead, stream, preface));
+                    await_turn(cx, begun, turn_comes, unless_asked((&shared.takeover, may_go), left)).await
+                };
+                match waited {
                     Waited::Turn(pass) => match pass.account.displaced().filter(|_| !shared.admission.is_observing()) {
                         None => (pass, None),
                         Some(reason) => {
                             drop(pass);
                             let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
-                            return Err(refuse_now(cx, stream, preface, reason).await);
+                            return Err(refuse_now(cx, stream, preface, reason).await.into());
                         }
                     },
-                    Waited::Left(left) => return Err(close_unfinished(downstream.stream, left, Phase::Hold).await),
+                    Waited::Left(Some(left)) => {
+                        return Err(close_unfinished(downstream.stream, left, Phase::Hold).await.into());
+                    }
+                    Waited::Left(None) => {
+                        downstream.operator = None;
+                        let connected = Instant::from_std(connected);
+                        return Err(Over::Asked(Box::new(Waiting { downstream, proxy_header, connected })));
+                    }
                     Waited::Refused(reason) => {
                         downstream.operator = None;
                         let Downstream { stream, preface, entry: _entry, refusing: _refusing, .. } = downstream;
-                        return Err(refuse_now(cx, stream, preface, reason).await);
+                        return Err(refuse_now(cx, stream, preface, reason).await.into());
                     }
                 }
             }

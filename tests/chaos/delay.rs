@@ -22,7 +22,7 @@ async fn behind_relays() -> (Scene, Vec<Relay>) {
     (scene, relays)
 }
 
-async fn servers_are_far(meanwhile: impl AsyncFnOnce(&mut Scene)) {
+pub async fn servers_are_far(meanwhile: impl AsyncFnOnce(&mut Scene)) {
     let (mut scene, relays) = behind_relays().await;
     let (least, most) = (Duration::from_millis(50), Duration::from_millis(250));
     let mut meanwhile = Some(meanwhile);

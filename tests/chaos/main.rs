@@ -36,6 +36,7 @@
 //! | memory is limited | `relay` (memory is bounded), `websocket_memory` | `memory` (RLIMIT_AS: a little, none) |
 //! | standard error is full or closed | `log` (each way) | `standard_error` (under load, and read again) |
 //! | the clock is set | - | `clock` (weir's clock of the day) |
+//! | another process takes over meanwhile | `takeover`, `takeover_kinds` | `takeovers` |
 //! | several of these at once | `fleet_cut` (a few) | `random` |
 //!
 //! What cannot be shown here: packets are lost by links that go down for milliseconds, not one by one (kernels without
@@ -54,5 +55,6 @@ mod relay;
 mod scene;
 mod servers;
 mod standard_error;
+mod takeovers;
 mod watch;
 mod weir_itself;

@@ -127,7 +127,7 @@ async fn flood(mut stream: TcpStream) {
     }
 }
 
-async fn monitors_misbehave(meanwhile: impl AsyncFnOnce(&mut Scene)) {
+pub async fn monitors_misbehave(meanwhile: impl AsyncFnOnce(&mut Scene)) {
     let mut monitors = None;
     let configure = |config: WeirConfig, cluster: &Cluster| {
         let behind = Monitors::before(cluster);

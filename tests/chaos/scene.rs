@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use weir_testkit::{history::END_IS_LATE, metrics::Metrics, *};
+use weir_testkit::{admin::AdminSocket, history::END_IS_LATE, metrics::Metrics, *};
 
 use crate::watch::Watch;
 
@@ -28,6 +28,7 @@ pub struct Scene {
     pub cluster: Cluster,
     pub config: WeirConfig,
     pub weir: Weir,
+    _admin: AdminSocket,
     pub orders: Crowd,
     pub rest: Crowd,
     /// The quota as the servers see it.
@@ -77,11 +78,12 @@ impl Scene {
         let cluster = Cluster::start(3, |server| options(server.default_timeouts().with(ACCOUNTS))).await;
         let quota = format!("users = [\"orders\"]\nmax_connections = {QUOTA}\n{keys}");
         let config = WeirConfig::of(&cluster).default_settings().top("workers = 2").account("ORDERS", &quota);
-        let config = configure(config, &cluster);
+        let admin = AdminSocket::default();
+        let config = configure(config.table(&admin.toml()), &cluster);
         let weir = config.start().await;
         let watch = Watch::start(&cluster.servers, "ORDERS");
         let (orders, rest) = crowds(&weir, habit);
-        let scene = Self { cluster, config, weir, orders, rest, watch, servers_keep_ends: false, habit };
+        let scene = Self { cluster, config, weir, _admin: admin, orders, rest, watch, servers_keep_ends: false, habit };
         scene.is_whole().await;
         scene.stays().await;
         scene

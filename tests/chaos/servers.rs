@@ -10,7 +10,7 @@ use weir_testkit::{NatsServer, eventually};
 use crate::scene::{LONGEST, QUOTA, REST, Scene, nothing};
 
 /// Power is lost, and comes back.
-async fn all_are_killed(meanwhile: impl AsyncFnOnce(&mut Scene)) {
+pub async fn all_are_killed(meanwhile: impl AsyncFnOnce(&mut Scene)) {
     let mut scene = Scene::start().await;
     scene.watch.look().await;
     scene.cluster.servers.iter_mut().for_each(NatsServer::kill9);
@@ -44,7 +44,7 @@ async fn every_server_killed_and_started_again() {
 
 /// One after another is stopped and started, the next one as soon as the last one is ready: while clients of the first
 /// are on their way to the second, that goes too.
-async fn all_are_restarted_in_turn(meanwhile: impl AsyncFnOnce(&mut Scene)) {
+pub async fn all_are_restarted_in_turn(meanwhile: impl AsyncFnOnce(&mut Scene)) {
     let mut scene = Scene::start().await;
     let mut meanwhile = Some(meanwhile);
     for n in 0..scene.cluster.servers.len() {
@@ -67,7 +67,7 @@ async fn every_server_restarted_in_turn() {
 }
 
 /// As when the machines of all servers stand still for the migration of their disks. Whoever is in stays connected.
-async fn all_stand_still(meanwhile: impl AsyncFnOnce(&mut Scene)) {
+pub async fn all_stand_still(meanwhile: impl AsyncFnOnce(&mut Scene)) {
     let mut scene = Scene::start().await;
     scene.cluster.servers.iter_mut().for_each(|server| server.signal(Signal::STOP));
     scene.weir.sees(0).await;

@@ -12,6 +12,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::Duration,
 };
@@ -25,13 +26,14 @@ const BACKLOG: i32 = 64;
 const LOCK_TRIES: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
-/// A bound admin socket. Its drop removes the file, unless another one has taken its place.
+/// A bound admin socket. Its drop removes the file, unless another one has taken its place or another process has it.
 #[derive(Debug)]
 pub struct AdminSocket {
     pub listener: UnixListener,
     path: PathBuf,
     /// Device and inode of the file.
     file: (u64, u64),
+    is_given: AtomicBool,
 }
 
 impl AdminSocket {
@@ -49,14 +51,29 @@ impl AdminSocket {
             bound => bound?,
         };
         let found = fs::symlink_metadata(path)?;
-        Ok(Self { listener, path: path.to_owned(), file: (found.dev(), found.ino()) })
+        Ok(Self { listener, path: path.to_owned(), file: (found.dev(), found.ino()), is_given: AtomicBool::new(false) })
+    }
+
+    /// Takes the socket of another process over, if it is the one that stands at `path`.
+    ///
+    /// # Errors
+    /// Nothing stands there.
+    pub fn adopt(listener: UnixListener, path: &Path) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let found = fs::symlink_metadata(path)?;
+        Ok(Self { listener, path: path.to_owned(), file: (found.dev(), found.ino()), is_given: AtomicBool::new(false) })
+    }
+
+    /// Another process has it from now on.
+    pub fn is_given_away(&self) {
+        self.is_given.store(true, Relaxed);
     }
 }
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
         let is_own = fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file);
-        if is_own {
+        if is_own && !self.is_given.load(Relaxed) {
             // Where it cannot be removed, the next weir takes its place.
             let _ = fs::remove_file(&self.path);
         }

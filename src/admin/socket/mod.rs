@@ -13,6 +13,7 @@ mod rebalance;
 mod reload;
 mod selection;
 pub mod status;
+mod takeover;
 
 use std::{
     io,
@@ -22,7 +23,7 @@ use std::{
 
 use axum::{
     Extension, Router,
-    extract::{RawQuery, State},
+    extract::{RawQuery, Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
@@ -40,7 +41,7 @@ use crate::{
         json, overviewz, reportz,
         server::{self, Accept},
     },
-    server::{logging::LevelChange, members::Members, reload::Reloader},
+    server::{logging::LevelChange, members::Members, reload::Reloader, takeover::Giving},
     session::Shared,
     telemetry::process::STARTED,
 };
@@ -64,6 +65,7 @@ pub struct Operator {
     paused: Mutex<Option<Paused>>,
     /// Kicks that are under way.
     kicks: Arc<Semaphore>,
+    giving: Arc<Giving>,
 }
 
 /// A pause that goes on.
@@ -92,10 +94,16 @@ impl Who {
 }
 
 impl Operator {
-    pub fn new(shared: Arc<Shared>, reloader: &Arc<Reloader>, members: Members, configuration: String) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        reloader: &Arc<Reloader>,
+        members: Members,
+        configuration: String,
+        giving: Arc<Giving>,
+    ) -> Self {
         LazyLock::force(&STARTED);
         let reloader = Arc::clone(reloader);
-        Self { shared, reloader, members, configuration, paused: Mutex::new(None), kicks: kick::permits() }
+        Self { shared, reloader, members, configuration, paused: Mutex::new(None), kicks: kick::permits(), giving }
     }
 
     fn paused(&self) -> MutexGuard<'_, Option<Paused>> {
@@ -121,6 +129,7 @@ pub async fn serve(listener: UnixListener, operator: Arc<Operator>, stop: Cancel
         .route("/drain", at_once("drain", drain::drain))
         .route("/undrain", at_once("undrain", drain::undrain))
         .route("/reload", get(reload_previewed).post(reload))
+        .route("/takeover", post(takeover))
         .with_state(operator);
     server::serve(Socket { listener, routes }, MAX_CONNECTIONS, stop).await;
 }
@@ -235,6 +244,21 @@ async fn reload(
 
 async fn reload_previewed(State(operator): State<Arc<Operator>>, RawQuery(query): RawQuery) -> Response {
     reload::preview(&operator, Query::parse(query.as_deref().unwrap_or_default())).await.into_response()
+}
+
+/// What becomes of the connection is talked about in `server/takeover`.
+async fn takeover(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    request: Request,
+) -> Response {
+    let who = Who { asker, user: asker.user().await };
+    let answer = takeover::begin(&operator, request);
+    tell("takeover", None, &who, &answer);
+    match answer {
+        Ok(_) => takeover::switches_protocols(),
+        Err(not) => not.into_response(),
+    }
 }
 
 async fn log_level_shown() -> Response {

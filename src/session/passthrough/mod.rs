@@ -71,7 +71,7 @@ pub async fn serve_passthrough(
         Some(ended) => end_login(session, ended).await,
         None => {
             let logged_in = Instant::now();
-            session.relay().await;
+            session.relay(logged_in).await;
             note_good_session(&cx, logged_in);
         }
     }

@@ -125,6 +125,7 @@ pub(super) fn shared(config: &Config) -> Arc<Shared> {
         notifier: Arc::new(Notifier::new("")),
         usage: ArcSwap::default(),
         moves_under_way: ArcSwap::default(),
+        takeover: crate::session::takeover::Takeover::default(),
         sessions: Arc::default(),
         held: Arc::default(),
         refusing: Limit::new(0),

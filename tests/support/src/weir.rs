@@ -301,11 +301,11 @@ pub struct Weir {
     pub other_listeners: Vec<String>,
     /// `127.0.0.1:PORT` of its monitor endpoints.
     pub monitor: String,
-    process: Process,
+    pub(crate) process: Process,
     monitors: Vec<SocketAddr>,
     has_system: bool,
     others_at_start: usize,
-    _dir: TempDir, // after `process`, so that it is removed once the process is dead
+    pub(crate) _dir: TempDir, // after `process`, so that it is removed once the process is dead
 }
 
 impl Weir {

@@ -1,0 +1,297 @@
+//! The old process of a takeover.
+
+mod sessions;
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd, OwnedFd},
+    process,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    net::UnixStream,
+    sync::{Notify, mpsc},
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub(super) use self::sessions::SessionsToGive;
+use crate::{
+    admin::socket::AdminSocket,
+    net::passing::{self, Receiver, Sender},
+    server::{
+        listeners::Suspended,
+        reload::{Parts, Reloader},
+        takeover::message::{Message, Offer, Offered, VERSION, receive, send},
+    },
+    session::Shared,
+    telemetry::moment,
+};
+
+/// How long the new process may take to say that it is there.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// How long it may take to read its servers and to start.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long it may take to count a batch, whose sessions stand still, and to accept clients at last.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Gives what this process has to another one.
+pub struct Giving {
+    shared: Arc<Shared>,
+    reloader: Arc<Reloader>,
+    admin: Arc<AdminSocket>,
+    /// Ends the admin socket in this process.
+    admin_stop: CancellationToken,
+    is_under_way: AtomicBool,
+    /// Another process serves now.
+    given: Arc<Notify>,
+}
+
+/// Why the takeover is off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Off {
+    #[error("the new process is gone")]
+    Gone,
+    #[error("the new process says: {0}")]
+    Abort(String),
+    #[error("the new process does not answer within {0:?}")]
+    Late(Duration),
+    #[error("the new process says {0} out of turn")]
+    Unexpected(&'static str),
+    #[error("this process is about to end")]
+    Draining,
+    #[error("the new process is weir {0}, whose takeovers are another version")]
+    Version(String),
+    #[error("{0}")]
+    Os(io::Error),
+}
+
+impl From<io::Error> for Off {
+    fn from(err: io::Error) -> Self {
+        match err.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::Gone,
+            _ => Self::Os(err),
+        }
+    }
+}
+
+/// Marks that a takeover is under way, until dropped.
+struct UnderWay(Arc<Giving>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.is_under_way.store(false, Relaxed);
+    }
+}
+
+impl fmt::Debug for Giving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Giving").field("is_under_way", &self.is_under_way).finish_non_exhaustive()
+    }
+}
+
+impl Giving {
+    /// `admin_stop` ends the admin socket, and `given` is notified once another process serves.
+    pub fn new(
+        shared: Arc<Shared>,
+        reloader: Arc<Reloader>,
+        (admin, admin_stop, given): (Arc<AdminSocket>, CancellationToken, Arc<Notify>),
+    ) -> Arc<Self> {
+        Arc::new(Self { shared, reloader, admin, admin_stop, is_under_way: AtomicBool::new(false), given })
+    }
+
+    /// Begins to give all to the process at the other end of what `stream` becomes.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn begin(
+        self: &Arc<Self>,
+        stream: impl Future<Output = io::Result<UnixStream>> + Send + 'static,
+    ) -> Result<(), &'static str> {
+        if self.shared.admission.is_lame_duck() {
+            return Err("it is about to end");
+        }
+        if self.shared.fleet.is_some() {
+            // What a weir has leased is bound to its membership: the others would lease it once more.
+            return Err("it is of a fleet, and leases do not go along: restart it, and its clients go to the others");
+        }
+        if self.is_under_way.swap(true, Relaxed) {
+            return Err("another process is taking over");
+        }
+        let under_way = UnderWay(Arc::clone(self));
+        tokio::spawn(async move {
+            let UnderWay(giving) = &under_way;
+            match stream.await {
+                Ok(stream) => giving.give(stream).await,
+                Err(err) => warn!(%err, "a takeover has not begun"),
+            }
+        });
+        Ok(())
+    }
+
+    async fn give(self: &Arc<Self>, stream: UnixStream) {
+        let (mut sender, receiver) = passing::channel(stream);
+        let mut receiver = Mailbox::new(receiver);
+        let given = match self.prepare(&mut sender, &mut receiver).await {
+            Ok(()) => self.hand_all(sender, &mut receiver).await,
+            Err(off) => Err((off, sender)),
+        };
+        match given {
+            Ok(mut rest) => {
+                self.given.notify_one();
+                // The other process may end before this one.
+                let _ = rest.tell_of_ends().await;
+            }
+            Err((off, mut sender)) => {
+                warn!(why = %off, "a takeover is off: all goes on here");
+                // It may be gone.
+                let _ = send(&mut sender, &Message::Abort { why: off.to_string() }, &[]).await;
+            }
+        }
+    }
+
+    /// The new process gets the listening sockets, and starts. Nothing changes for anybody.
+    async fn prepare(&self, sender: &mut Sender, receiver: &mut Mailbox) -> Result<(), Off> {
+        match receiver.next(HELLO_WITHIN).await? {
+            // A later version understands this one.
+            Message::Hello { version, .. } if version.abs_diff(VERSION) <= 1 => {}
+            Message::Hello { weir, .. } => return Err(Off::Version(weir)),
+            other => return Err(Off::Unexpected(other.name())),
+        }
+        let parts = self.reloader.parts().await;
+        let (sockets, descriptors) = self.sockets(&parts)?;
+        drop(parts);
+        let offer = Offer {
+            version: VERSION,
+            weir: env!("WEIR_VERSION").to_owned(),
+            pid: process::id(),
+            origin: u64::try_from(moment::origin().as_nanos()).unwrap_or(0),
+            secret: self.shared.keys.secret().to_bytes(),
+            sockets,
+            sessions: self.shared.sessions.len(),
+        };
+        info!(sessions = offer.sessions, "another process is about to take over");
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        send(sender, &Message::Offer(Box::new(offer)), &descriptors).await?;
+        match receiver.next(READY_WITHIN).await? {
+            Message::Ready => Ok(()),
+            other => Err(Off::Unexpected(other.name())),
+        }
+    }
+
+    fn sockets(&self, parts: &Parts) -> io::Result<(Vec<Offered>, Vec<OwnedFd>)> {
+        let (mut offered, mut descriptors) = (Vec::new(), Vec::new());
+        for (address, nth, socket) in parts.listeners.sockets()? {
+            offered.push(Offered::Listener { address, nth });
+            descriptors.push(OwnedFd::from(socket));
+        }
+        if let Some((address, socket)) = parts.monitor.socket()? {
+            offered.push(Offered::Monitor { address });
+            descriptors.push(socket.into());
+        }
+        offered.push(Offered::Admin);
+        descriptors.push(self.admin.listener.try_clone()?.into());
+        Ok((offered, descriptors))
+    }
+
+    /// The new process gets the sessions, and serves. Where that goes wrong this process goes on with what it has.
+    async fn hand_all(
+        self: &Arc<Self>,
+        sender: Sender,
+        receiver: &mut Mailbox,
+    ) -> Result<SessionsToGive, (Off, Sender)> {
+        let mut parts = self.reloader.parts().await;
+        let began = Instant::now();
+        if self.shared.admission.is_lame_duck() {
+            return Err((Off::Draining, sender));
+        }
+        let stopped = self.shared.takeover.begin();
+        let was_paused = !self.shared.admission.pause();
+        self.shared.takeover.set_leaves_backlog(true);
+        let mut rest = SessionsToGive::new(Arc::clone(&self.shared), parts.listeners.senders(), sender, stopped);
+        let suspended = match parts.listeners.suspend().await {
+            Ok(suspended) => suspended,
+            Err(err) => {
+                self.go_on(&mut parts, None, was_paused).await;
+                return Err((err.into(), rest.sender));
+            }
+        };
+        self.shared.takeover.ask_clients();
+        let mut given = rest.all(receiver, was_paused).await;
+        let took = began.elapsed();
+        if given.is_ok() {
+            given = match rest.late_sessions(receiver).await {
+                // It has died as soon as it had clients.
+                Err(Off::Gone) => Err(Off::Gone),
+                Err(off) => {
+                    warn!(why = %off, "sessions whose logins were under way stay");
+                    Ok(())
+                }
+                Ok(()) => Ok(()),
+            };
+        }
+        match given {
+            Ok(()) => {
+                self.admin.is_given_away();
+                self.admin_stop.cancel();
+                parts.monitor.close();
+                let stay = rest.told.len();
+                let (sessions, clients) = (rest.gone, rest.gone_clients);
+                let longest_pause = rest.longest_pause;
+                info!(sessions, clients, stay, ?took, ?longest_pause, "another process has taken over");
+                Ok(rest)
+            }
+            Err(off) => {
+                self.go_on(&mut parts, Some(suspended), was_paused).await;
+                Err((off, rest.sender))
+            }
+        }
+    }
+
+    async fn go_on(&self, parts: &mut Parts, suspended: Option<Suspended>, was_paused: bool) {
+        let Self { shared, .. } = self;
+        shared.takeover.end();
+        shared.takeover.set_leaves_backlog(false);
+        if let Some(suspended) = suspended {
+            parts.listeners.resume(suspended).await;
+        }
+        if !was_paused {
+            shared.admission.resume();
+            shared.arrived.notify_one();
+        }
+    }
+}
+
+/// Messages of the new process, as they come.
+pub(super) struct Mailbox(mpsc::Receiver<Result<Message, Off>>);
+
+impl Mailbox {
+    pub(super) fn new(mut receiver: Receiver) -> Self {
+        let (sender, mailbox) = mpsc::channel(16);
+        tokio::spawn(async move {
+            loop {
+                let message = match receive(&mut receiver).await {
+                    Ok(Some((Message::Abort { why }, _))) => Err(Off::Abort(why)),
+                    Ok(Some((message, _))) => Ok(message),
+                    Ok(None) => return,
+                    Err(err) => Err(err.into()),
+                };
+                let is_last = message.is_err();
+                if sender.send(message).await.is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        Self(mailbox)
+    }
+
+    pub(super) async fn next(&mut self, within: Duration) -> Result<Message, Off> {
+        timeout(within, self.0.recv()).await.map_err(|_| Off::Late(within))?.ok_or(Off::Gone)?
+    }
+}

@@ -1,0 +1,116 @@
+//! What the two processes of a takeover tell each other: JSON, with descriptors beside it.
+//!
+//! Fields that a version does not know are passed over, and those that a later version adds have defaults, so that two
+//! adjacent versions understand each other. Whatever changes the meaning of a field or of the order of messages needs
+//! another [`VERSION`].
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
+
+use crate::{
+    net::passing::{Receiver, Sender},
+    session::takeover::{ClientState, SessionState},
+};
+
+/// The version of these messages.
+pub const VERSION: u32 = 1;
+
+/// A message, in the order in which they come.
+#[derive(Debug, Serialize, Deserialize, IntoStaticStr)]
+#[serde(tag = "message", rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Message {
+    /// The new process is there.
+    Hello { version: u32, weir: String },
+    /// What the old process has; its listening sockets are beside it, in the order of `sockets`.
+    Offer(Box<Offer>),
+    /// The new process has adopted the sockets and read the servers. It accepts nobody yet.
+    Ready,
+    /// What the old process has learnt, as a text: [`Remembered`](crate::session::remembered::Remembered).
+    Remember { text: String },
+    /// Sessions, with two descriptors of each beside it: of the client, and of the server.
+    Sessions { sessions: Vec<SessionState> },
+    /// Clients that are not in yet, each with its connection beside it.
+    Clients { clients: Vec<ClientState> },
+    /// Those sent so far are a batch: they stand still until [`Self::Go`].
+    Batch { number: u64 },
+    /// The new process has counted the sessions of the batch. Those it cannot go on with are the old one's again.
+    Counted { number: u64, refused: Vec<Refused> },
+    /// The sessions of the batch are the new process's from now on.
+    Go { number: u64 },
+    /// Sessions that stay in the old process until they end, to be counted.
+    Stay { sessions: Vec<SessionState> },
+    /// All has been said: the new process is to accept clients.
+    Serve { next_id: u64, is_paused: bool },
+    /// The new process accepts clients.
+    Serving,
+    /// Sessions that stayed have ended.
+    Ended { sessions: Vec<u64> },
+    /// The takeover is off: all is as it was before.
+    Abort { why: String },
+}
+
+impl Message {
+    /// Its name, without what it says: that may be long, or secret.
+    pub fn name(&self) -> &'static str {
+        self.into()
+    }
+}
+
+/// What the old process has.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Offer {
+    pub version: u32,
+    pub weir: String,
+    pub pid: u32,
+    /// From where moments count, in nanoseconds of the monotonic clock.
+    pub origin: u64,
+    /// What keys of clients are made with.
+    pub secret: [u8; 16],
+    pub sockets: Vec<Offered>,
+    pub sessions: usize,
+}
+
+/// A listening socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "of", rename_all = "snake_case")]
+pub enum Offered {
+    /// Of the listener that is configured at this address, as the `nth` of those there.
+    Listener { address: SocketAddr, nth: usize },
+    /// Of the endpoints configured at this address.
+    Monitor { address: SocketAddr },
+    /// The admin socket.
+    Admin,
+}
+
+/// A session that the new process cannot go on with.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refused {
+    pub id: u64,
+    pub why: String,
+}
+
+/// Sends a message.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn send(to: &mut Sender, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let words = serde_json::to_vec(message)?;
+    to.send(&words, descriptors).await
+}
+
+/// The next message; `None` once the other process is gone.
+///
+/// # Errors
+/// Those of the connection; what comes is no message of this version.
+pub async fn receive(from: &mut Receiver) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+    let Some((words, descriptors)) = from.receive().await? else { return Ok(None) };
+    Ok(Some((serde_json::from_slice(&words)?, descriptors)))
+}

@@ -1,0 +1,35 @@
+//! `weir run --takeover`: a new process takes over from the one that runs, without a client's or a server's noticing.
+//!
+//! ```text
+//! new process                          old process                     clients
+//!   Hello ──────────────────────────►
+//!         ◄────────────────────────── Offer, listening sockets
+//!   reads servers, starts workers        serves as before
+//!   Ready ──────────────────────────►
+//!                                        accepts nobody; logins end      wait in the kernel's queues
+//!         ◄────────────────────────── Sessions, Batch                    of the batch: stand still
+//!   counts them
+//!   Counted ────────────────────────►
+//!         ◄────────────────────────── Go                                 of the batch: go on
+//!         ◄────────────────────────── Stay, Serve
+//!   Serving ────────────────────────►                                    are accepted
+//!   removes who has ended ◄────────── Ended                              of those that stay: drained
+//! ```
+//!
+//! Until `Go` a session is the old process's, and after it the new one's. Until `Serving` the old process can go on
+//! with all that it still has, and does so when the new one ends, stands still or says that it cannot. What no process
+//! of its own can be given stays: sessions in which weir ends TLS or WebSocket. The old process drains those and ends.
+
+mod giving;
+mod message;
+#[cfg(test)]
+mod simulation;
+mod taking;
+
+pub use self::{
+    giving::Giving,
+    taking::{Home, Made, TakenSockets, TakeoverError, Taking, taken_back},
+};
+
+/// What the request over the admin socket asks for, as HTTP names it.
+pub const PROTOCOL: &str = "weir-takeover";
