@@ -101,6 +101,8 @@ mod storm_and_plan;
 mod strangers;
 mod system_account;
 mod system_account_reserve;
+mod takeover;
+mod takeover_kinds;
 mod tcp_timeouts;
 mod test_script;
 mod tls_listeners;

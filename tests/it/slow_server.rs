@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use weir_testkit::*;
 
 /// The password `p` in bcrypt at cost 9: a login takes some 0.03 s of a core.
-const PASSWORD: &str = "$2a$09$abcdefghijklmnopqrstuuT3YjSVEoejw6Q74MYXZ6jB1T6D/HXwC";
+pub(crate) const PASSWORD: &str = "$2a$09$abcdefghijklmnopqrstuuT3YjSVEoejw6Q74MYXZ6jB1T6D/HXwC";
 
 fn app() -> Login {
     Login::user("app", "p").lang("go")
