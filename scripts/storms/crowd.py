@@ -1,6 +1,6 @@
 """A weir under an operator's hands, and clients that come back and count what they get."""
 
-import asyncio, contextlib, json, os, random, subprocess, time
+import asyncio, collections, contextlib, json, os, random, subprocess, time
 
 import processes as p
 
@@ -17,11 +17,32 @@ class Weir:
         )
         for server in those:
             text += f'[[cluster.servers]]\nname = "{server.name}"\naddress = "127.0.0.1:{server.port}"\nmonitor = "http://127.0.0.1:{server.monitor}"\n'
-        config = f"{directory}/weir.toml"
-        with open(config, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        self.config = f"{directory}/weir.toml"
+        with open(self.config, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(text + more)
-        self.log = f"{directory}/weir.log"
-        self.running = p.Running(stack, [p.WEIR, "run", "-c", config], self.log)
+        self.log, self.stack = f"{directory}/weir.log", stack
+        self.running = p.Running(stack, [p.WEIR, "run", "-c", self.config], self.log)
+        # What processes have counted that are no more.
+        self.earlier = collections.Counter()
+
+    def is_taken_over(self):
+        """Another process takes over; returns the seconds until the one before has ended. That must have had nothing
+        left."""
+        before, began, counted = self.running, time.monotonic(), self.metrics()
+        self.running = p.Running(self.stack, [p.WEIR, "run", "-c", self.config, "--takeover"], self.log)
+        try:
+            code = before.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise SystemExit("the weir that is taken over from does not end") from None
+        if code != 0 or self.running.process.poll() is not None:
+            raise SystemExit(f"a takeover has failed: {code}")
+        self.earlier.update({name: n for name, n in counted.items() if "_total" in name})
+        return time.monotonic() - began
+
+    def total(self, name):
+        """What all processes have counted under this name, whatever its labels."""
+        now = self.metrics()
+        return sum(n for all in (now, self.earlier) for key, n in all.items() if key.startswith(name))
 
     def metrics(self):
         lines = [line for line in p.get(self.monitor, "/metrics").splitlines() if not line.startswith("#")]
