@@ -114,8 +114,8 @@ impl<'a> Credential<'a> {
     }
 }
 
-/// A keyed hash of a credential. It reveals no secret, and is valid only in this process and in one that takes over from
-/// it.
+/// A keyed hash of a credential. It reveals no secret, and is valid only in this process and in one that takes over
+/// from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CredentialKey(u64);
 

@@ -3,7 +3,7 @@
 //! | goes along | why |
 //! |---|---|
 //! | whether its operator drains it | he has not taken it back |
-//! | its health, that of its WebSocket port, and that of its logins | a server that is down is not tried by client after client |
+//! | its health, that of its WebSocket port, and that of its logins | a server that is down is not tried by each client |
 //! | full, throttled, in lame duck mode: for how long yet | it has said so, and does not say it again by itself |
 //! | `concurrency_limit`, `speed`, what its dials take | they are found by logins: without them a storm begins with one login at a time |
 //! | which process it is | all but the drain is true of that process only |
