@@ -236,6 +236,7 @@ impl Giving {
                 Ok(()) => Ok(()),
             };
         }
+        rest.end();
         match given {
             Ok(()) => {
                 self.admin.is_given_away();

@@ -5,7 +5,7 @@
 //! another [`VERSION`].
 
 use std::{
-    io,
+    fmt, io,
     net::SocketAddr,
     os::fd::{BorrowedFd, OwnedFd},
 };
@@ -64,7 +64,7 @@ impl Message {
 }
 
 /// What the old process has.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Offer {
     pub version: u32,
@@ -76,6 +76,16 @@ pub struct Offer {
     pub secret: [u8; 16],
     pub sockets: Vec<Offered>,
     pub sessions: usize,
+}
+
+/// Without the secret.
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, weir, pid, sessions, .. } = self;
+        let mut shown = f.debug_struct("Offer");
+        shown.field("version", version).field("weir", weir).field("pid", pid).field("sessions", sessions);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// A listening socket.

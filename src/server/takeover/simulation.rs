@@ -246,9 +246,7 @@ async fn history(seed: u64) -> Outcome {
             Ok(Message::Ready) => gift.all(&mut mailbox, false).await.is_ok(),
             _ => false,
         };
-        if !given {
-            old.shared.takeover.end();
-        }
+        gift.end();
         given
     };
     let home = new.home();
@@ -273,6 +271,8 @@ async fn history(seed: u64) -> Outcome {
         let one = || has(&old, ends.id) != has(&new, ends.id);
         eventually(&format!("{context}: session {} is in one process", ends.id), one).await;
     }
+    // Who is asked to stop by now has been asked too late.
+    old.shared.sessions.handles().iter().for_each(|handle| handle.request_stop());
     for ends in &mut all {
         goes_on(ends).await;
     }

@@ -23,7 +23,7 @@ use crate::{
         context::Context,
         listener::Listener,
         shared::Shared,
-        takeover::{Gone, StoppedClient, Takeover},
+        takeover::{Gone, Stopped, StoppedClient, Takeover},
     },
     telemetry::moment::Moment,
 };
@@ -108,10 +108,8 @@ pub(in crate::session) async fn give(cx: &Context, stream: &Stream, stage: Stage
         waited: cx.waited,
         said,
     };
-    if !cx.shared.takeover.stop_client(StoppedClient { state, connection, verdict }) {
-        return false;
-    }
-    matches!(told.await, Ok(Gone))
+    let stopped = Stopped::Client(StoppedClient { state, connection, verdict });
+    cx.shared.takeover.stop(stopped) && matches!(told.await, Ok(Gone))
 }
 
 /// A client of another process that goes on here.

@@ -103,9 +103,9 @@ impl Takeover {
         self.asks_clients.load(Relaxed)
     }
 
-    /// Whether a client has stopped: not where no takeover is under way any more.
-    fn stop_client(&self, client: StoppedClient) -> bool {
-        self.stopped().as_ref().is_some_and(|sender| sender.send(Stopped::Client(client)).is_ok())
+    /// Tells the takeover of somebody who has stopped. Returns whether one is under way: else nobody knows of it.
+    fn stop(&self, stopped: Stopped) -> bool {
+        self.stopped().as_ref().is_some_and(|sender| sender.send(stopped).is_ok())
     }
 
     fn stopped(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Stopped>>> {

@@ -59,11 +59,9 @@ where
 {
     let (verdict, told) = oneshot::channel();
     let (state, connections) = state(session, began, terms);
-    // Where no takeover is under way any more, this drops the verdict.
-    if let Some(sender) = &*session.shared.takeover.stopped() {
-        let _ = sender.send(Stopped::Session(StoppedSession { state: Box::new(state), connections, verdict }));
-    }
-    matches!(told.await, Ok(Gone))
+    let stopped = Stopped::Session(StoppedSession { state: Box::new(state), connections, verdict });
+    // Where no takeover is under way any more, nobody keeps the verdict, and the session goes on.
+    session.shared.takeover.stop(stopped) && matches!(told.await, Ok(Gone))
 }
 
 fn state<C: Side, S: Side>(

@@ -318,6 +318,13 @@ impl SessionsToGive {
         }
     }
 
+    /// Nothing is given any more: whoever stops from now on, or has stopped too late, goes on here.
+    pub(in crate::server::takeover) fn end(&mut self) {
+        self.shared.takeover.end();
+        self.stopped.close();
+        while self.stopped.try_recv().is_ok() {}
+    }
+
     /// Tells the new process of sessions that end here, until this process ends.
     pub(super) async fn tell_of_ends(&mut self) -> Result<(), Off> {
         loop {
