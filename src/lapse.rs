@@ -1,4 +1,5 @@
-//! How what weir remembers is written down for another process: times, and what a text that came from elsewhere may say.
+//! How what weir remembers is written down for another process: times, and what a text that came from elsewhere may
+//! say.
 //!
 //! An `Instant` means nothing in another process. So a time is written as a [`Lapse`]: how long ago it was, or how long
 //! it is yet, at the moment of writing. Whoever reads it names that moment on its own clock.

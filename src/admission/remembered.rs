@@ -3,7 +3,8 @@
 //!
 //! | goes along | why |
 //! |---|---|
-//! | `client_history`, `source_reputation`, `login_history`, `operators`, `kicked` | who waits for longest goes first; who is known, damped or kept away stays so |
+//! | `client_history`, `source_reputation`, `login_history` | who waits for longest goes first; who is known stays so |
+//! | `operators`, `kicked` | who may use the reserve, or is kept away, stays so |
 //! | the retry schedule | clients that were told when to come are expected then, and others are told other moments |
 //! | the service rate | a storm is measured already: whoever comes too late is told so at once |
 //! | the tokens of the pace, of accounts, sources, users and names | nobody gets a second burst |

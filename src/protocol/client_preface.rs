@@ -74,8 +74,8 @@ impl Preface {
         Ok(connect)
     }
 
-    /// All that the client has said, as far as it is to be said again to another preface; `connect` is its CONNECT where
-    /// that was complete. What a client that has left CONNECT out has said is as it came.
+    /// All that the client has said, as far as it is to be said again to another preface; `connect` is its CONNECT
+    /// where that was complete. What a client that has left CONNECT out has said is as it came.
     pub fn said(&self, connect: Option<&Connect>) -> Vec<u8> {
         let mut said = Vec::new();
         if let Some(connect) = connect.filter(|_| !self.without_connect) {

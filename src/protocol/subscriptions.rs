@@ -78,8 +78,8 @@ impl Subscriptions {
         }
     }
 
-    /// All of them: arguments of SUB, messages delivered, and the message with which it ends; 0 where it does not end by
-    /// itself.
+    /// All of them: arguments of SUB, messages delivered, and the message with which it ends; 0 where it does not end
+    /// by itself.
     pub fn all(&self) -> impl Iterator<Item = (Vec<u8>, u32, u32)> {
         self.all.iter().map(|one| {
             let mut arguments = Vec::with_capacity(one.text_len.into());

@@ -1,16 +1,16 @@
-//! What a weir knows, for the process that takes over from it: without it an upgrade in the middle of a storm begins the
-//! storm anew. It holds no credential, only keyed hashes ([`Keys`]), which mean something to a process with the same
-//! secret and to nobody else.
+//! What a weir knows, for the process that takes over from it: without it an upgrade in the middle of a storm begins
+//! the storm anew. It holds no credential, only keyed hashes ([`Keys`]), which mean something to a process with the
+//! same secret and to nobody else.
 //!
-//! The process that leaves writes it when its sessions have gone, and the other one reads it before it accepts clients:
+//! The process that leaves writes it before its sessions go, and the other one reads it before it accepts clients:
 //!
 //! ```text
 //! leaves       shared.remembered(now).to_json()
 //! takes over   shared.recall(Remembered::from_json(&text)?, now)     its keys made with Keys::with_secret
 //! ```
 //!
-//! The form is JSON. A field that is not known is passed over, one that is absent or not understood counts as empty, and
-//! a number beyond what is possible counts as the nearest one that is: another build of weir may have written it.
+//! The form is JSON. A field that is not known is passed over, one that is absent or not understood counts as empty,
+//! and a number beyond what is possible counts as the nearest one that is: another build of weir may have written it.
 //!
 //! | of `Shared` | | why |
 //! |---|---|---|
@@ -18,14 +18,15 @@
 //! | `servers` | goes along | see `upstream::remembered` and `upstream::server::remembered` |
 //! | `directory`: learned accounts | goes along | a client counts for its account from its first login on |
 //! | `next_id` | goes along | sessions keep their ids, and no id is given twice |
-//! | `keys` | its secret goes before | sessions that go along need it first; here is a hash by which another secret is noticed |
-//! | `sessions`, `held`, `refusing`, `unanswered`, `descriptors`, `move_orders`, `ghosts`, `moves_under_way` | stays | they are of sessions, and counted by those that come |
+//! | `keys` | its secret goes before | sessions need it first; a hash here shows another secret |
+//! | `sessions`, `held`, `refusing`, `unanswered`, `descriptors` | stays | those that come are counted anew |
+//! | `move_orders`, `ghosts`, `moves_under_way` | stays | they are of sessions here |
 //! | `damped_dials` | stays | a source that is damped waits for milliseconds |
 //! | `advertised_info` | stays | made from the servers' INFO and the configuration |
-//! | `counters`, `tallies`, `flight`, `reports`, `heartbeats` | stays | what was counted and sampled begins anew, as with any start |
-//! | `notifier`, `usage`, `account_lookups`, `arrived` | stays | a level that is still reached is told once more, by another process |
+//! | `counters`, `tallies`, `flight`, `reports`, `heartbeats` | stays | they begin anew, as with any start |
+//! | `notifier`, `usage`, `account_lookups`, `arrived` | stays | a level that is still reached is told once more |
 //! | `fleet` | stays | its membership is a thing of its own |
-//! | `policies`, `listeners`, `terminators`, `proxy_key`, `servers_tcp`, `servers_tls` and the like | stays | the configuration has them |
+//! | `policies`, `listeners`, `terminators`, `servers_tls` and the like | stays | the configuration has them |
 
 use std::{
     collections::BTreeMap,

@@ -3,16 +3,17 @@
 //! | goes along | why |
 //! |---|---|
 //! | whether its operator drains it | he has not taken it back |
-//! | its health, that of its WebSocket port, and that of its logins | a server that is down is not tried by each client |
+//! | its health, its WebSocket port's, its logins' | a server that is down is not tried by each client |
 //! | full, throttled, in lame duck mode: for how long yet | it has said so, and does not say it again by itself |
-//! | `concurrency_limit`, `speed`, what its dials take | they are found by logins: without them a storm begins with one login at a time |
+//! | `concurrency_limit`, `speed`, what its dials take | without them a storm begins with one login at a time |
 //! | which process it is | all but the drain is true of that process only |
 //! | `auth_mode` | whose claims it checks |
 //!
 //! | stays | why |
 //! |---|---|
-//! | `load`, `slots`, readings, capacity, timeouts of its own | the sessions that go along take their slots, and the first reading says the rest |
-//! | names, system account, INFO, its cluster's name, `plain_info_seen` | the first reading and the first dial say them; that a server asks for no TLS is not believed from before |
+//! | `load`, `slots`, readings, capacity, timeouts | sessions that go along take slots; a reading says the rest |
+//! | names, system account, INFO, its cluster's name | the first reading and the first dial say them |
+//! | `plain_info_seen` | that a server asks for no TLS is not believed from before |
 //! | `counters`, `restarts`, `info_errors` | counters begin at 0, as with any start |
 //! | what the fleet shares | each process tells and hears it as a weir of its own |
 

@@ -3,13 +3,13 @@
 //! | goes along | why |
 //! |---|---|
 //! | `tokens`, `known_tokens` | nobody gets a second burst |
-//! | `logins`, `login_time`, `had_overdue` | what its logins take is the measure of waiting, and where they hang is where its clients are not sent |
+//! | `logins`, `login_time`, `had_overdue` | the measure of waiting; where logins hang no clients are sent |
 //! | `by_cluster` | the limit holds from the first client on; the cluster is asked again |
 //! | `had_session` | its limit is asked for before that of accounts that are only claimed |
 //!
 //! | stays | why |
 //! |---|---|
-//! | `connections`, `handshakes`, `extra`, `unproven` | guards of clients count there: those that go along take theirs in the new process |
+//! | `connections`, `handshakes`, `extra`, `unproven` | guards of clients count there, in the new process anew |
 //! | `limits`, `allowance` | the configuration and the fleet have them |
 //! | `warned` | a counter of metrics |
 

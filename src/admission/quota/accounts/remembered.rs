@@ -10,7 +10,8 @@ use crate::{
 
 /// The most accounts that are written down, those that were used last first.
 const MOST_REMEMBERED: usize = 16_384;
-/// For so many pairs of an account and a server it is written down how logins end there. Accounts beyond that go without.
+/// For so many pairs of an account and a server it is written down how logins end there. Accounts beyond that go
+/// without.
 const MOST_AT_SERVERS: usize = 65_536;
 
 impl Accounts {

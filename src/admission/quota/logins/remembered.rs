@@ -1,5 +1,5 @@
-//! What logins of an account take and where they hang, for a process that takes over. Those that are under way stay, and
-//! with them what waits for their places.
+//! What logins of an account take and where they hang, for a process that takes over. Those that are under way stay,
+//! and with them what waits for their places.
 
 use std::time::Instant;
 

@@ -1,6 +1,6 @@
 //! A storm in the middle of which another process takes over from weir. The logins that servers work on are finished
-//! first, and whoever comes meanwhile waits in the kernel's queue. Whoever comes after that comes to the new process: one
-//! that recalls what the old one knew, or one that knows nothing.
+//! first, and whoever comes meanwhile waits in the kernel's queue. Whoever comes after that comes to the new process:
+//! one that recalls what the old one knew, or one that knows nothing.
 
 use std::num::NonZeroU32;
 
