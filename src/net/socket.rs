@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
@@ -230,6 +230,16 @@ pub fn listeners(address: SocketAddr, workers: usize, timeouts: TcpTimeouts) -> 
 /// The runtime cannot watch the socket.
 pub fn on_this_runtime(listener: std::net::TcpListener) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
+}
+
+/// A connection of another process, registered with the runtime of this thread.
+///
+/// # Errors
+/// The runtime cannot watch it.
+pub fn adopted(connection: OwnedFd) -> io::Result<TcpStream> {
+    let connection = std::net::TcpStream::from(connection);
+    connection.set_nonblocking(true)?;
+    TcpStream::from_std(connection)
 }
 
 /// Both ends of a new connection over loopback.

@@ -62,6 +62,14 @@ struct Open {
     stop: CancellationToken,
 }
 
+impl Open {
+    /// Copies of its sockets.
+    fn copies(&self) -> io::Result<Vec<StdListener>> {
+        let copy = |socket: Arc<TcpListener>| Ok(socket.as_fd().try_clone_to_owned()?.into());
+        self.sockets.iter().filter_map(Weak::upgrade).map(copy).collect()
+    }
+}
+
 /// The sockets of listeners that accept nobody, in the order of the listeners.
 pub struct Suspended(Vec<Vec<StdListener>>);
 
@@ -214,9 +222,7 @@ impl Listeners {
         for (n, open) in self.open.iter().enumerate() {
             let address = open.config.listen;
             let nth = self.open.iter().take(n).filter(|other| other.config.listen == address).count();
-            for socket in open.sockets.iter().filter_map(Weak::upgrade) {
-                all.push((address, nth, socket.as_fd().try_clone_to_owned()?.into()));
-            }
+            all.extend(open.copies()?.into_iter().map(|socket| (address, nth, socket)));
         }
         Ok(all)
     }
@@ -226,9 +232,7 @@ impl Listeners {
     /// # Errors
     /// No descriptor is left; nothing has changed then.
     pub async fn suspend(&mut self) -> io::Result<Suspended> {
-        let copy = |socket: Arc<TcpListener>| Ok(socket.as_fd().try_clone_to_owned()?.into());
-        let of_one = |open: &Open| open.sockets.iter().filter_map(Weak::upgrade).map(copy).collect();
-        let kept = Suspended(self.open.iter().map(of_one).collect::<io::Result<_>>()?);
+        let kept = Suspended(self.open.iter().map(Open::copies).collect::<io::Result<_>>()?);
         self.open.iter().for_each(|open| open.stop.cancel());
         closed(&self.open).await;
         Ok(kept)

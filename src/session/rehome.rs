@@ -2,7 +2,7 @@
 //! Where an account asks for it (`rehome`), and only for logins that weir can repeat: one that signs a server's nonce
 //! needs the client.
 
-use std::{future::poll_fn, net::IpAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{fmt, future::poll_fn, net::IpAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -309,8 +309,8 @@ pub struct TermsState {
     echo: bool,
 }
 
-impl std::fmt::Debug for TermsState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for TermsState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TermsState").field("source", &self.source).finish_non_exhaustive()
     }
 }

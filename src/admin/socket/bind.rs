@@ -50,8 +50,7 @@ impl AdminSocket {
             }
             bound => bound?,
         };
-        let found = fs::symlink_metadata(path)?;
-        Ok(Self { listener, path: path.to_owned(), file: (found.dev(), found.ino()), is_given: AtomicBool::new(false) })
+        Self::at(listener, path)
     }
 
     /// Takes the socket of another process over, if it is the one that stands at `path`.
@@ -60,6 +59,11 @@ impl AdminSocket {
     /// Nothing stands there.
     pub fn adopt(listener: UnixListener, path: &Path) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        Self::at(listener, path)
+    }
+
+    /// The socket of the file that stands at `path`.
+    fn at(listener: UnixListener, path: &Path) -> io::Result<Self> {
         let found = fs::symlink_metadata(path)?;
         Ok(Self { listener, path: path.to_owned(), file: (found.dev(), found.ino()), is_given: AtomicBool::new(false) })
     }

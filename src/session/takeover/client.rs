@@ -2,9 +2,10 @@
 //! all of its CONNECT. What it was shown and what it has said goes along, so that it notices nothing.
 
 use std::{
+    fmt,
     future::{Future, poll_fn},
     io,
-    net::{SocketAddr, TcpStream as StdTcpStream},
+    net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     pin::Pin,
     sync::Arc,
@@ -12,10 +13,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpStream, sync::oneshot, time::Instant};
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    net::{stream::Stream, timer::now},
+    net::{socket, stream::Stream, timer::now},
     protocol::{client_preface::Preface, connect::Connect},
     relay::Base64,
     session::{
@@ -56,8 +57,8 @@ struct Said {
     connected: Option<u64>,
 }
 
-impl std::fmt::Debug for ClientState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for ClientState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientState").field("id", &self.id).field("peer", &self.peer).finish_non_exhaustive()
     }
 }
@@ -130,9 +131,7 @@ impl TakenClient {
         state: ClientState,
         connection: OwnedFd,
     ) -> io::Result<(Context, Self)> {
-        let socket = StdTcpStream::from(connection);
-        socket.set_nonblocking(true)?;
-        let stream = TcpStream::from_std(socket)?;
+        let stream = socket::adopted(connection)?;
         let ClientState { id, peer, accepted, heard_after_ms, waited, said, .. } = state;
         let instant = |moment| Instant::from_std(Moment::from_raw(moment).into());
         let entry = shared.admission.adopt_accepted(&listener.max_clients, peer.ip(), now());

@@ -1,13 +1,13 @@
 //! A session of another process goes on in this one.
 
-use std::{io, net::TcpStream as StdTcpStream, os::fd::OwnedFd, sync::Arc};
+use std::{io, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     admission::{AcceptPermit, QuotaIdentity},
     identity::{ClientKey, CredentialKey, UNKNOWN_ACCOUNT},
-    net::{stream::Stream, timer::now},
+    net::{socket, timer::now},
     relay::{
         BadState, ClientSide, Passthrough, Relay, RelayState, ResumedIn, ServerSide, Side, TrackedClient,
         TrackedServer,
@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum CannotResume {
     #[error("the configuration has no listener at {0}")]
-    Listener(std::net::SocketAddr),
+    Listener(SocketAddr),
     #[error("the configuration has no server {0}")]
     Server(String),
     #[error("it says nothing of its relay")]
@@ -81,7 +81,7 @@ fn server(shared: &Shared, address: &str) -> Option<Arc<Server>> {
 /// The configuration lacks what the session needs.
 pub fn adopt(
     shared: &Shared,
-    listener: impl FnOnce(std::net::SocketAddr) -> Option<Arc<Listener>>,
+    listener: impl FnOnce(SocketAddr) -> Option<Arc<Listener>>,
     state: SessionState,
 ) -> Result<Adopted, CannotResume> {
     let listener = listener(state.listener).ok_or(CannotResume::Listener(state.listener))?;
@@ -123,13 +123,8 @@ impl Adopted {
 /// [`CannotResume`]; what it holds is given back.
 pub fn resume(shared: &Arc<Shared>, adopted: Adopted, descriptors: [OwnedFd; 2]) -> Result<Resumed, CannotResume> {
     let Adopted { mut state, places, listener } = adopted;
-    let stream = |descriptor: OwnedFd| -> io::Result<Stream> {
-        let socket = StdTcpStream::from(descriptor);
-        socket.set_nonblocking(true)?;
-        Ok(TcpStream::from_std(socket)?.into())
-    };
     let [client, to_server] = descriptors;
-    let (down, up) = (stream(client)?, stream(to_server)?);
+    let (down, up) = (socket::adopted(client)?.into(), socket::adopted(to_server)?.into());
     let began = Instant::from_std(Moment::from_raw(state.began).into());
     let relay = state.relay.take().ok_or(CannotResume::NoRelay)?;
     let process = ResumedIn {

@@ -260,27 +260,27 @@ impl SessionsToGive {
 
     /// Tells the new process which sessions stay, so that it counts them.
     async fn tell_who_stays(&mut self) -> Result<(), Off> {
-        let mut states = Vec::new();
-        for handle in self.shared.sessions.handles() {
+        let (mut states, handles) = (Vec::new(), self.shared.sessions.handles());
+        for handle in &handles {
             let id = handle.facts().id;
             self.told.insert(id);
             let known = self.stay.get_mut(&id).and_then(Option::take);
-            states.push(known.map_or_else(|| SessionState::of(&handle), |state| *state));
+            states.push(known.map_or_else(|| SessionState::of(handle), |state| *state));
         }
-        states.extend(self.logins_as_sessions());
+        states.extend(self.logins_as_sessions(&handles));
         for some in chunks(states) {
             send(&mut self.sender, &Message::Stay { sessions: some }, &[]).await?;
         }
         Ok(())
     }
 
-    /// What logins that are still under way count for, as if each was a session: the new process must not give their
-    /// places to others.
-    fn logins_as_sessions(&mut self) -> Vec<SessionState> {
+    /// What logins that are still under way beside these sessions count for, as if each was a session: the new process
+    /// must not give their places to others.
+    fn logins_as_sessions(&mut self, sessions: &[Arc<SessionHandle>]) -> Vec<SessionState> {
         let shared = &self.shared;
         let Some((listener, _)) = shared.listeners.load().first().cloned() else { return Vec::new() };
         let (mut by_account, mut by_server) = (HashMap::<_, u32>::new(), HashMap::<_, u32>::new());
-        for handle in shared.sessions.handles() {
+        for handle in sessions {
             *by_account.entry(handle.account()).or_default() += 1;
             *by_server.entry(handle.server_id()).or_default() += 1;
         }
