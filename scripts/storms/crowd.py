@@ -1,6 +1,6 @@
 """A weir under an operator's hands, and clients that come back and count what they get."""
 
-import asyncio, collections, contextlib, json, os, random, subprocess, time
+import asyncio, collections, contextlib, json, os, random, re, subprocess, time
 
 import processes as p
 
@@ -9,10 +9,10 @@ CONNECT = b'CONNECT {"user":"%b","pass":"pass","verbose":false,"lang":"go","vers
 
 
 class Weir:
-    def __init__(self, stack, directory, those, more):
+    def __init__(self, stack, directory, those, more, level="info", log=None):
         self.port, self.monitor, self.socket = p.free_port(), p.free_port(), f"{directory}/weir.sock"
         text = (
-            f'[log]\nlevel = "info"\n[[listeners]]\nlisten = "127.0.0.1:{self.port}"\n[monitor]\nlisten = "127.0.0.1:{self.monitor}"\n'
+            f'[log]\nlevel = "{level}"\n[[listeners]]\nlisten = "127.0.0.1:{self.port}"\n[monitor]\nlisten = "127.0.0.1:{self.monitor}"\n'
             f'[admin]\nsocket = "{self.socket}"\n[cluster]\nslow_start = "0s"\n'
         )
         for server in those:
@@ -20,7 +20,7 @@ class Weir:
         self.config = f"{directory}/weir.toml"
         with open(self.config, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(text + more)
-        self.log, self.stack = f"{directory}/weir.log", stack
+        self.log, self.stack = log or f"{directory}/weir.log", stack
         self.running = p.Running(stack, [p.WEIR, "run", "-c", self.config], self.log)
         # What processes have counted that are no more.
         self.earlier = collections.Counter()
@@ -53,6 +53,13 @@ class Weir:
             metrics = self.metrics()
             return all(metrics.get(f'weir_server_up{{server="{one.name}"}}') == 1 for one in those)
         return False
+
+    def closed(self, since):
+        """Why sessions have ended behind this byte of the log, which must be one at debug: reason to number."""
+        with open(self.log) as file:
+            file.seek(since)
+            closed = (re.search(r"DEBUG.* closed .*reason=\"(\w+)\"", line) for line in file)
+            return collections.Counter(one[1] for one in closed if one)
 
     def moved(self, result, cause=""):
         return sum(n for name, n in self.metrics().items() if name.startswith("weir_moves_total{") and f'result="{result}"' in name and cause in name)
