@@ -105,7 +105,7 @@ fn client_of(account: &Arc<str>, key: ClientKey, now: Instant) -> Client {
 fn accept_check_admits(bencher: Bencher<'_, '_>) {
     let (admission, limit, now) =
         (admission(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
-    bencher.bench_local(|| admission.at_accept(limit.try_acquire(), black_box(SOURCE), now).is_ok());
+    bencher.bench_local(|| admission.at_accept(None, &limit, black_box(SOURCE), now).is_ok());
 }
 
 #[divan::bench]
@@ -117,14 +117,14 @@ fn accept_check_admits_by_source(bencher: Bencher<'_, '_>) {
     };
     let (admission, limit, now) =
         (admission(quota, no_limit(), servers(3, 10_000)), Limit::new(65_536), Instant::now());
-    bencher.bench_local(|| admission.at_accept(limit.try_acquire(), black_box(SOURCE), now).is_ok());
+    bencher.bench_local(|| admission.at_accept(None, &limit, black_box(SOURCE), now).is_ok());
 }
 
 #[divan::bench]
 fn accept_check_refuses(bencher: Bencher<'_, '_>) {
     let (admission, limit, now) =
         (admission(no_limit(), no_limit(), servers(3, 10_000)), Limit::new(0), Instant::now());
-    bencher.bench_local(|| admission.at_accept(limit.try_acquire(), black_box(SOURCE), now).is_err());
+    bencher.bench_local(|| admission.at_accept(None, &limit, black_box(SOURCE), now).is_err());
 }
 
 /// A pass taken and given back.

@@ -295,7 +295,7 @@ impl SharedCollector {
         families.gauge(
             "refusals_delayed",
             "Clients that are being refused now: their refusal is delayed, or they have not closed the connection yet",
-            (admission.waiting().answered_later as u32 + self.shared.refusing.in_use()).into(),
+            (admission.waiting().answered_later as u32 + self.shared.descriptors.refusing.in_use()).into(),
         )?;
         families.gauge(
             "paused",

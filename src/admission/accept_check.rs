@@ -40,17 +40,25 @@ impl AcceptPermit {
 }
 
 impl<W: Waiter> Admission<W> {
-    /// The verdict on a connection with its permit of the limit of clients, which it has taken at accept if there was
-    /// one: takes a connection slot and a token of the source.
+    /// The verdict on a connection: takes a connection slot and a token of the source, and a permit of the `limit` of
+    /// clients unless it has one already. Who is refused for its source takes no client's place, not even for a moment.
     ///
     /// # Errors
-    /// The reason to refuse with; nothing is kept then.
-    pub fn at_accept(&self, client: Option<Permit>, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {
+    /// The reason to refuse with; no slot is kept then.
+    pub fn at_accept(
+        &self,
+        client: Option<Permit>,
+        limit: &Arc<Limit>,
+        source: IpAddr,
+        now: Instant,
+    ) -> Result<AcceptPermit, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
-        let client = client.ok_or(Refusal::ListenerFull)?;
-        self.accept(client, source, now)
+        if client.is_none() && limit.is_full() {
+            return Err(Refusal::ListenerFull);
+        }
+        self.accept(|| client.or_else(|| limit.try_acquire()), source, now)
     }
 
     /// The same for a client that a server has put into the system account: it counts over the `limit` too.
@@ -58,7 +66,7 @@ impl<W: Waiter> Admission<W> {
     /// # Errors
     /// The reason to refuse with; nothing is taken then.
     pub fn accept_operator(&self, limit: &Arc<Limit>, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {
-        self.accept(limit.acquire_over(), source, now)
+        self.accept(|| Some(limit.acquire_over()), source, now)
     }
 
     /// What a session holds that another process of weir has had until now: it counts over all limits.
@@ -73,11 +81,17 @@ impl<W: Waiter> Admission<W> {
         self.accounts.adopt_session(account, now).with_other_quotas(other_quotas)
     }
 
-    fn accept(&self, client: Permit, source: IpAddr, now: Instant) -> Result<AcceptPermit, Refusal> {
+    fn accept(
+        &self,
+        client: impl FnOnce() -> Option<Permit>,
+        source: IpAddr,
+        now: Instant,
+    ) -> Result<AcceptPermit, Refusal> {
         let (source, would_refuse) = match self.sources.enter(source, now, &self.warned) {
             Ok(source) => (source, None),
             Err(reason) => (None, Some(self.unless_observing(reason)?)),
         };
+        let client = client().ok_or(Refusal::ListenerFull)?;
         Ok(AcceptPermit { _client: client, _source: source, would_refuse })
     }
 }

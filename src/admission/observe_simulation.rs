@@ -71,7 +71,7 @@ impl Side {
 
     /// A client comes; in observe mode it is let in whatever is said of it. Its login takes no time.
     fn comes(&mut self, arrival: &Arrival, now: Instant, logs_in: bool) -> Said {
-        let accepted = self.admission.at_accept(self.limit.try_acquire(), arrival.source, now);
+        let accepted = self.admission.at_accept(None, &self.limit, arrival.source, now);
         let mut entry = match accepted {
             Ok(entry) => entry,
             Err(reason) => return Said::Refuse(reason),

@@ -225,7 +225,7 @@ impl World {
 
     fn arrive(&mut self) {
         let source = IpAddr::from([192, 0, 2, self.rng.u8(0..6)]);
-        let entry = match self.admission.at_accept(self.limit.try_acquire(), source, self.now) {
+        let entry = match self.admission.at_accept(None, &self.limit, source, self.now) {
             Ok(entry) => entry,
             Err(reason) => {
                 assert!(matches!(reason, Refusal::SourceQuota | Refusal::ListenerFull));

@@ -75,7 +75,7 @@ pub fn of(shared: &Shared, error: Option<&str>, since: u64, now: Instant) -> Ove
             sessions: shared.sessions.len() as u64,
             waiting: waiting.held() as u64,
             waiting_for_rate: waiting.reserved as u64,
-            being_refused: waiting.answered_later as u64 + u64::from(shared.refusing.in_use()),
+            being_refused: waiting.answered_later as u64 + u64::from(shared.descriptors.refusing.in_use()),
             paused: shared.admission.is_paused(),
             max_waiting: shared.admission.max_held() as u64,
             pace: shared.admission.pace(now).map(tenths),

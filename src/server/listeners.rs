@@ -391,7 +391,7 @@ impl Listeners {
         let advertise = advertise(address, config);
         let port = if config.websocket.is_some() { Port::WebSocket } else { Port::Client };
         let shared = &self.shared;
-        let limit = || Limit::within(config.max_clients, shared.descriptors.clients.clone());
+        let limit = || Limit::within(config.max_clients, Some(Arc::clone(&shared.descriptors.clients)));
         let kind = match (config.passes_through, &config.websocket) {
             (Some(_), _) => ListenerKind::Passthrough,
             (None, Some(_)) => ListenerKind::WebSocket,

@@ -47,7 +47,7 @@ use tracing::{info, warn};
 
 use crate::{
     admin::socket::{AdminSocket, Operator},
-    admission::{Admission, Limit},
+    admission::Admission,
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::{AccountLookup, MAX_QUEUED},
     config::{AdminConfig, Config, NewClients, Origin},
@@ -374,9 +374,8 @@ fn shared(
         takeover: Takeover::default(),
         sessions,
         held: Arc::default(),
-        refusing: Limit::new(budget.refusals),
         heartbeats,
-        descriptors: Descriptors { clients: Some(Limit::new(budget.clients)), pauses: Arc::default() },
+        descriptors: Descriptors::new(budget.clients, budget.refusals),
         read_ahead: ReadAhead::default(),
         sends_proxy_headers: config.upstream.compatibility.proxy_protocol,
         proxy_key: config.proxy_key.clone(),

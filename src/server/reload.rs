@@ -223,8 +223,7 @@ impl Reloader {
         }
 
         if let Some(budget) = budget {
-            shared.descriptors.clients.iter().for_each(|all| all.set_most(budget.clients));
-            shared.refusing.set_most(budget.refusals);
+            shared.descriptors.set(budget.clients, budget.refusals);
         }
         parts.listeners.put(opened).await;
         change_servers(&shared.servers, &parts.members, [&before, config], asked);

@@ -62,7 +62,7 @@ pub(super) async fn settle(
         let admission = &shared.admission;
         downstream.entry = Some(match is_operator {
             true => admission.accept_operator(limit, source, now())?,
-            false => admission.at_accept(limit.try_acquire(), source, now())?,
+            false => admission.at_accept(None, limit, source, now())?,
         });
     }
     if !is_operator && !pass.server.may_be_kept() {

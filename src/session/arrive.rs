@@ -76,9 +76,9 @@ fn tell_of_missing_header(peer: SocketAddr) {
 pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream, permit: ConnectionPermit) -> Result<Arrived, End> {
     let is_proxied = cx.listener.trusts_proxy(cx.peer.ip())
         && (!cx.listener.header_is_optional || proxy_header::is_coming(&tcp).await);
-    let mut asked = None;
+    let (mut permit, mut asked) = (permit, None);
     if is_proxied {
-        asked = Some(ask(cx)?);
+        (permit, asked) = ask(cx, permit)?;
         match proxy_header::read(&mut tcp, cx.step_by(cx.heard())).await {
             Ok(client) => cx.comes_from(client.unwrap_or(cx.peer)),
             Err(unfinished) => {
@@ -96,7 +96,7 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream, permit: Connect
     };
     let check = if web.trusts_proxy(cx.peer.ip()) {
         if asked.is_none() {
-            asked = Some(ask(cx)?);
+            (permit, asked) = ask(cx, permit)?;
         }
         Err(permit)
     } else {
@@ -116,21 +116,23 @@ pub(super) async fn arrive(cx: &mut Context, mut tcp: TcpStream, permit: Connect
     Ok(Arrived { stream, upgrade: Some(upgrade), check })
 }
 
-/// Counts a connection of which something is read before the accept check: it has a permit like any client.
-fn ask(cx: &Context) -> Result<SourcePermit, End> {
-    cx.listener.count_before_check(cx.source()).ok_or(End::Refused(Refusal::ListenerFull))
+/// Counts a connection of which something is read before the accept check: it takes a place like any client.
+fn ask(cx: &Context, permit: ConnectionPermit) -> Result<(ConnectionPermit, Option<SourcePermit>), End> {
+    let counted = cx.listener.count_before_check(cx.source()).ok_or(End::Refused(Refusal::ListenerFull))?;
+    Ok((permit.into_client(&cx.listener.max_clients), Some(counted)))
 }
 
 /// The accept check, and for a client that it refuses the permit to be told. Only a source beyond its own quota may
 /// find no such permit: its connections do not take the places of clients.
 fn check(cx: &Context, permit: ConnectionPermit) -> Result<Checked, End> {
-    let (client, refusing) = permit.split();
-    // A permit may have become free since.
-    let client = client.or_else(|| cx.listener.max_clients.try_acquire());
-    let entry = cx.shared.admission.at_accept(client, cx.source(), now());
+    let (client, other) = match permit {
+        ConnectionPermit::Client(client) => (Some(client), None),
+        other => (None, Some(other)),
+    };
+    let entry = cx.shared.admission.at_accept(client, &cx.listener.max_clients, cx.source(), now());
     let refusing = match &entry {
         Ok(_) => None,
-        Err(reason) => Some(refusing.or_else(|| cx.shared.refusing.try_acquire()).ok_or(End::Refused(*reason))?),
+        Err(reason) => Some(cx.shared.descriptors.to_refuse_with(other).ok_or(End::Refused(*reason))?),
     };
     Ok(Checked { entry, refusing })
 }

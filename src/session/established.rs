@@ -141,7 +141,7 @@ impl<C: Side, S: Side> Established<C, S> {
         let Self { mut relay, server, account, _entry: entry, registered, shared, .. } = *self;
         let _places = if ended.by_server() {
             drop((server, account));
-            let lingering = shared.refusing.try_acquire();
+            let lingering = shared.descriptors.refusing.try_acquire();
             let entry = entry.filter(|_| lingering.is_none());
             let now = Instant::now();
             let wait = with_rng(|rng| shared.admission.session_lost(now.into_std(), rng));

@@ -52,10 +52,14 @@ impl Listener {
 
     /// The permit of a connection that has been accepted. `None` while there is not even one to be refused with.
     pub fn permit(&self, shared: &Shared) -> Option<ConnectionPermit> {
-        self.max_clients
+        let descriptors = &shared.descriptors;
+        let client = || self.max_clients.try_acquire().map(ConnectionPermit::Client);
+        descriptors
+            .new
             .try_acquire()
-            .map(ConnectionPermit::Client)
-            .or_else(|| shared.refusing.try_acquire().map(ConnectionPermit::Refusal))
+            .map(ConnectionPermit::New)
+            .or_else(client)
+            .or_else(|| descriptors.refusing.try_acquire().map(ConnectionPermit::Refusal))
     }
 
     /// Counts a connection of which something is read before the accept check. Those of one peer are a part of the

@@ -94,7 +94,7 @@ impl Refusable {
 
     async fn tell(self, cx: &mut Context, reason: Refusal) -> End {
         match self {
-            Self::Nats(stream, _) => match cx.shared.refusing.try_acquire() {
+            Self::Nats(stream, _) => match cx.shared.descriptors.refusing.try_acquire() {
                 Some(permit) => linger::close_detached(stream, refusal::line(reason), permit).await,
                 // The client still has its place in the limit of its listener, or among those who are refused.
                 None => linger::close_with(stream, refusal::line(reason)).await,

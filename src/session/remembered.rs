@@ -19,7 +19,7 @@
 //! | `directory`: learned accounts | goes along | a client counts for its account from its first login on |
 //! | `next_id` | goes along | sessions keep their ids, and no id is given twice |
 //! | `keys` | its secret goes before | sessions need it first; a hash here shows another secret |
-//! | `sessions`, `held`, `refusing`, `unanswered`, `descriptors` | stays | those that come are counted anew |
+//! | `sessions`, `held`, `unanswered`, `descriptors` | stays | those that come are counted anew |
 //! | `move_orders`, `ghosts`, `moves_under_way` | stays | they are of sessions here |
 //! | `damped_dials` | stays | a source that is damped waits for milliseconds |
 //! | `advertised_info` | stays | made from the servers' INFO and the configuration |

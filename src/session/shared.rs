@@ -79,8 +79,6 @@ pub struct Shared {
     pub sessions: Arc<SessionRegistry>,
     /// The clients that wait for their turn, for those who look at connections.
     pub held: Arc<SessionRegistry>,
-    /// Clients that are being refused.
-    pub refusing: Arc<Limit>,
     /// Whether the threads make progress.
     pub heartbeats: Heartbeats,
     /// The limit of open files.

@@ -48,9 +48,7 @@ impl Limit {
     }
 
     fn take(&self) -> bool {
-        let most = self.most.load(Relaxed);
-        let below = |n: u32| (n < most).then(|| n + 1);
-        if self.in_use.fetch_update(Relaxed, Relaxed, below).is_err() {
+        if !self.count_one_more() {
             return false;
         }
         let has_room = self.whole.as_ref().is_none_or(|whole| whole.take());
@@ -58,6 +56,12 @@ impl Limit {
             self.in_use.fetch_sub(1, Relaxed);
         }
         has_room
+    }
+
+    fn count_one_more(&self) -> bool {
+        let most = self.most.load(Relaxed);
+        let below = |n: u32| (n < most).then(|| n + 1);
+        self.in_use.fetch_update(Relaxed, Relaxed, below).is_ok()
     }
 
     fn take_over(&self) {
@@ -78,6 +82,25 @@ impl Limit {
     pub fn acquire_over(self: &Arc<Self>) -> Permit {
         self.take_over();
         Permit { limit: Arc::clone(self) }
+    }
+
+    /// Makes a permit of another part of the same whole one of this part, if there is one.
+    ///
+    /// # Errors
+    /// There is none: the permit stays what it was.
+    pub fn exchange(self: &Arc<Self>, mut permit: Permit) -> Result<Permit, Permit> {
+        debug_assert!(self.is_beside(&permit.limit), "permits are exchanged within one whole");
+        if !self.count_one_more() {
+            return Err(permit);
+        }
+        permit.limit.in_use.fetch_sub(1, Relaxed);
+        permit.limit = Arc::clone(self);
+        Ok(permit)
+    }
+
+    fn is_beside(&self, other: &Self) -> bool {
+        let whole = |limit: &Self| limit.whole.as_ref().map(Arc::as_ptr);
+        whole(self) == whole(other)
     }
 
     /// The most permits at once.
@@ -121,5 +144,18 @@ mod tests {
         drop((permits, over));
         assert_eq!((large.in_use(), small.in_use(), whole.in_use()), (0, 0, 0));
         assert!(small.try_acquire().is_some());
+    }
+
+    #[test]
+    fn a_permit_goes_to_another_part_of_the_same_whole() {
+        let whole = Limit::new(1);
+        let [from, to] = [1, 1].map(|most| Limit::within(most, Some(Arc::clone(&whole))));
+        let permit = to.exchange(from.try_acquire().unwrap()).unwrap();
+        assert_eq!((from.in_use(), to.in_use(), whole.in_use()), (0, 1, 1), "although the whole is full");
+        let full = Limit::within(0, Some(Arc::clone(&whole)));
+        let permit = full.exchange(permit).unwrap_err();
+        assert_eq!((full.in_use(), to.in_use(), whole.in_use()), (0, 1, 1));
+        drop(permit);
+        assert_eq!((from.in_use(), to.in_use(), whole.in_use()), (0, 0, 0));
     }
 }

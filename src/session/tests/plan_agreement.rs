@@ -37,6 +37,7 @@ use crate::{
     reports::Reports,
     session::{
         await_turn::{Waited, await_turn},
+        connection_permit::Descriptors,
         context::Context,
         damped_dials::DampedDials,
         ghosts::Ghosts,
@@ -128,9 +129,8 @@ pub(super) fn shared(config: &Config) -> Arc<Shared> {
         takeover: crate::session::takeover::Takeover::default(),
         sessions: Arc::default(),
         held: Arc::default(),
-        refusing: Limit::new(0),
         heartbeats: Heartbeats::new(0, timer::now()),
-        descriptors: Default::default(),
+        descriptors: Descriptors::new(u32::MAX, 0),
         read_ahead: ReadAhead::default(),
         proxy_key: None,
         sends_proxy_headers: false,

@@ -439,7 +439,7 @@ impl Ingress for Weir {
         let library = world.library(client);
         // An address for each: 10.0.0.0/8 has enough.
         let source = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + client));
-        match self.admission.at_accept(self.limit.try_acquire(), source, now) {
+        match self.admission.at_accept(None, &self.limit, source, now) {
             Ok(entry) => self.ask(world, client, entry, library),
             Err(reason) => self.refuse_at_accept(world, client, reason, library),
         }
