@@ -84,7 +84,7 @@ class Numbers:
     """What has been had of numbers that are published one after the other."""
 
     def __init__(self):
-        self.first, self.last, self.missing, self.twice = None, None, set(), 0
+        self.first, self.last, self.missing, self.twice = None, None, set(), []
 
     def had(self, number):
         if self.first is None:
@@ -95,7 +95,7 @@ class Numbers:
         elif number in self.missing:
             self.missing.remove(number)
         elif number >= self.first:
-            self.twice += 1
+            self.twice.append(number)
 
 
 class Client(asyncio.Protocol):
@@ -103,7 +103,7 @@ class Client(asyncio.Protocol):
 
     def __init__(self, crowd):
         self.crowd, self.numbers, self.heard, self.tries = crowd, Numbers(), b"", 0
-        self.inside, self.transport = False, None
+        self.inside, self.transport, self.asked = False, None, 0
 
     async def dial(self):
         with contextlib.suppress(OSError):
@@ -172,7 +172,16 @@ class Crowd:
 
     def told(self):
         """Numbers that clients have missed between the first and the last that they had, and had twice."""
-        return sum(len(one.numbers.missing) for one in self.clients), sum(one.numbers.twice for one in self.clients)
+        return sum(len(one.numbers.missing) for one in self.clients), sum(len(one.numbers.twice) for one in self.clients)
+
+    def newly_twice(self):
+        """Who has had numbers twice since this was asked last: local port to numbers."""
+        found = {}
+        for one in self.clients:
+            if new := one.numbers.twice[one.asked :]:
+                one.asked = len(one.numbers.twice)
+                found[one.transport.get_extra_info("sockname")[1]] = new
+        return found
 
     def told_of_jobs(self, published):
         """Jobs that nobody has had, and that several have."""
