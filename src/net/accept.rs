@@ -40,6 +40,9 @@ pub trait Serve {
     /// Whether those who are in the kernel's queue when the listener is closed are served still.
     fn serves_the_last(&self) -> bool;
 
+    /// The permit of a connection that still waits for one when nobody is accepted any more, if it is served.
+    fn permit_of_last(&self) -> Option<Self::Permit>;
+
     /// Begins to serve a connection. Must not block.
     fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: Self::Permit);
 }
@@ -100,7 +103,7 @@ async fn accept_until(listener: &TcpListener, stop: &CancellationToken, pauses: 
                 (wait, failing) = (FIRST_PAUSE, None);
                 let permit = match to.permit() {
                     Some(permit) => permit,
-                    None => match until(stop, free_permit(pauses, to)).await {
+                    None => match until(stop, free_permit(pauses, to)).await.or_else(|| to.permit_of_last()) {
                         Some(permit) => permit,
                         None => return,
                     },
@@ -143,4 +146,49 @@ fn concerns_one_connection(err: &io::Error) -> bool {
         err.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Has no permit left, but the last one.
+    struct Full(mpsc::UnboundedSender<SocketAddr>);
+
+    impl Serve for Full {
+        type Permit = ();
+
+        fn permit(&self) -> Option<()> {
+            None
+        }
+
+        fn serves_the_last(&self) -> bool {
+            false
+        }
+
+        fn permit_of_last(&self) -> Option<()> {
+            Some(())
+        }
+
+        fn serve(&self, _: TcpStream, peer: SocketAddr, (): ()) {
+            let _ = self.0.send(peer);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_permit_is_served_when_the_listener_closes() {
+        let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stop, pauses) = (CancellationToken::new(), Arc::<Pauses>::default());
+        let (served, mut peers) = mpsc::unbounded_channel();
+        let accepting = tokio::spawn(accept(listener, stop.clone(), Arc::clone(&pauses), Full(served)));
+        while !pauses.any() {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+        accepting.await.unwrap();
+        assert_eq!(peers.recv().await, Some(client.local_addr().unwrap()));
+    }
 }

@@ -100,6 +100,11 @@ impl accept::Serve for Sessions {
         !self.shared.admission.is_lame_duck() && !self.shared.takeover.leaves_backlog()
     }
 
+    fn permit_of_last(&self) -> Option<ConnectionPermit> {
+        let refusing = &self.shared.descriptors.refusing;
+        (!self.shared.admission.is_lame_duck()).then(|| ConnectionPermit::Refusal(refusing.acquire_over()))
+    }
+
     fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: ConnectionPermit) {
         let (shared, listener) = (Arc::clone(&self.shared), self.listener.load_full());
         // A panic ends its session alone: the runtime catches it, what the session holds is given back as it unwinds,
