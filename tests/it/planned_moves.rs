@@ -299,6 +299,45 @@ async fn who_subscribes_for_each_request_is_moved_too() {
     weir.assert_nothing_leaked().await;
 }
 
+/// Messages wait for a server that stands still, and it delivers them when it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_comes_twice_where_the_new_server_stands_still() {
+    const SUBSCRIBERS: u64 = 9;
+    let (mut cluster, admin) = (Cluster::start(3, |server| server).await, AdminSocket::default());
+    let weir = WeirConfig::of(&cluster).account("default", REHOME).table(&admin.toml()).start().await;
+    let options = async_nats::ConnectOptions::new;
+    let subscribers = join_all((0..SUBSCRIBERS).map(|_| Subscriber::start(options(), weir.url()))).await;
+    let stop = Arc::<AtomicBool>::default();
+    let publisher = publish(&cluster.servers[1].address, "a", &stop);
+    let before = cluster.settles_at(SUBSCRIBERS + 1).await;
+    admin.does(&["drain", "n1"]).await;
+    eventually(PATIENCE, "sessions are on n1 and n3", async || match cluster.connections().await[2] {
+        n if n > before[2] => Ok(()),
+        n => Err(n),
+    })
+    .await;
+    // Within the 1.5 s for which both deliver, mostly.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    cluster.servers[2].signal(Signal::STOP);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    cluster.servers[2].signal(Signal::CONT);
+    weir.until("n1 is empty", |metrics| metrics.get("weir_sessions_active{server=\"n1\"}") == Some(0.0)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.store(true, Relaxed);
+    publisher.await.unwrap();
+    let last = async_nats::connect(format!("nats://{}", cluster.servers[1].address)).await.expect("a publisher");
+    last.publish("all.end", "end".into()).await.unwrap();
+    last.flush().await.unwrap();
+    for (n, subscriber) in subscribers.into_iter().enumerate() {
+        let (of_all, _) = tokio::time::timeout(PATIENCE, subscriber.had).await.expect("its end").unwrap();
+        let (had, mut seen) = (&of_all["a"], BTreeSet::new());
+        let twice: Vec<_> = had.iter().filter(|number| !seen.insert(**number)).collect();
+        let of = format!("{} of {}, from {:?} on", twice.len(), had.len(), twice.first());
+        assert!(had.len() > 100 && twice.is_empty(), "subscriber {n} had twice: {of}");
+    }
+    weir.assert_nothing_leaked().await;
+}
+
 /// How two lists of numbers differ, in few words; nothing where they are the same. The first that were sent may be
 /// missing: the publisher's server did not know of all subscriptions yet.
 fn differences(had: &[u64], sent: &[u64]) -> String {

@@ -4,7 +4,7 @@
 //! 1. For [`REMEMBERS_BEFORE`](super::REMEMBERS_BEFORE) it is remembered what the old server delivers. Then the new
 //!    server gets the subscriptions, and answers a PING.
 //! 2. Both deliver for [`BOTH_DELIVER_FOR`] or longer, until the other servers of the cluster have learned of each
-//!    subscription at the new one. A client that goes on subscribing is stopped for a moment.
+//!    subscription at the new one, and that has answered PINGs promptly for a while. A client that goes on subscribing is stopped for a moment.
 //!    The client has what the old one delivers; copies are matched ([`super::overlap`]).
 //! 3. The client is not read any more, at the end of an operation. The old server ends its subscriptions and answers a
 //!    PING: behind that it has nothing of the session.
@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     Bound, Known, LONGEST_MATCHED, NewServer, TrackedClient, TrackedServer,
+    caught_up::CaughtUp,
     overlap::{Overlap, YOUNG_FOR},
 };
 use crate::{
@@ -77,6 +78,7 @@ pub struct Handover {
     out: Vec<u8>,
     /// When the new server has answered the PING behind the subscriptions.
     subscribed: Option<Instant>,
+    caught_up: CaughtUp,
     /// The client is not read.
     is_paused: bool,
     began: Instant,
@@ -122,7 +124,9 @@ impl Handover {
                     len
                 }
                 ServerOperation::Pong(line) => {
-                    self.subscribed.get_or_insert_with(Instant::now);
+                    let now = Instant::now();
+                    self.caught_up.answer(now);
+                    self.subscribed.get_or_insert(now);
                     line.len()
                 }
                 ServerOperation::Ping(line) => {
@@ -149,6 +153,13 @@ impl Handover {
             self.held = bytes;
         }
         Ok(())
+    }
+
+    /// The new server is asked from time to time whether it stands still.
+    fn ask(&mut self, now: Instant) {
+        if self.caught_up.ask(now) {
+            self.out.extend_from_slice(PING);
+        }
     }
 
     /// The connection to the server that does not have the session: the old one where that has switched, else the new
@@ -201,6 +212,7 @@ impl Relay<TrackedClient, TrackedServer> {
             held: Vec::new(),
             out: Vec::with_capacity(1024),
             subscribed: None,
+            caught_up: CaughtUp::default(),
             is_paused: false,
             began: now,
             flushing: None,
@@ -212,7 +224,7 @@ impl Relay<TrackedClient, TrackedServer> {
             overlap.subscribes(now);
             state.subscriptions.write_without_max(&mut handover.out);
         }
-        handover.out.extend_from_slice(PING);
+        handover.ask(now);
         let mut pass = Vec::new();
         match handover.take_in(rest, &self.known().clone(), self.to_client.side(), &mut pass) {
             Ok(()) => Ok(handover),
@@ -289,7 +301,7 @@ impl Relay<TrackedClient, TrackedServer> {
         let spread = if handover.is_paused { SPREADS_WITHIN } else { BOTH_DELIVER_FOR };
         let have_both =
             handover.subscribed.is_some_and(|since| is_for(BOTH_DELIVER_FOR, since)) && is_for(spread, last_sub);
-        if have_both && is_even && handover.out.is_empty() && self.begin_flush() {
+        if have_both && is_even && handover.caught_up.is_prompt(now) && handover.out.is_empty() && self.begin_flush() {
             handover.flushing = Some(now);
             handover.is_paused = true;
             // What has been put waits for the next poll.
@@ -325,6 +337,7 @@ impl Relay<TrackedClient, TrackedServer> {
         if let Some(both) = known.state().both() {
             handover.out.append(&mut both.to_new);
         }
+        handover.ask(Instant::now());
         handover.poll_write(cx)?;
         let mut read = 0_usize;
         while !self.to_client.holds_bytes() && self.to_client.side().at_boundary() {
@@ -353,7 +366,7 @@ impl Relay<TrackedClient, TrackedServer> {
                 Some(n) => read = read.saturating_add(n),
                 None => {
                     if let Some(both) = known.state().both() {
-                        both.is_even(Instant::now());
+                        both.is_even(handover.caught_up.until(), Instant::now());
                     }
                     handover.poll_write(cx)?;
                     return Ok(true);
@@ -421,10 +434,14 @@ impl Relay<TrackedClient, TrackedServer> {
                 state.subscriptions.write_max(|sid| overlap.not_counted(sid), &mut words);
                 state.overlap = Some(overlap).filter(|overlap| !overlap.is_over(now));
             }
+            // The first answer is that to a PING of weir's, the client's follow.
+            if !handover.caught_up.is_asked() {
+                words.extend_from_slice(PING);
+            }
             let pings = state.homeless.take().map_or(0, |homeless| homeless.pings_to_repeat);
             words.extend_from_slice(&PING.repeat(pings as usize));
             // This server has its subscriptions, whatever the old one has not answered.
-            (state.before_own_ping, state.replays) = (None, false);
+            (state.before_own_ping, state.replays) = (Some(0), false);
         }
         self.look = None;
         self.to_server.put_first(&words);

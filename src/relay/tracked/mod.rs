@@ -5,6 +5,7 @@
 //! that is longer than [`LONGEST_HELD`] goes on as it comes; a session whose server is lost in the middle of such a
 //! message cannot be kept, since the client waits for the rest.
 
+mod caught_up;
 mod client_side;
 mod handover;
 mod homeless;
@@ -287,6 +288,9 @@ impl State {
             Some(0) => {
                 self.before_own_ping = None;
                 self.replays = false;
+                if let Some(overlap) = &mut self.overlap {
+                    overlap.present_answers(Instant::now());
+                }
                 return false;
             }
             Some(before) => *before = before.saturating_sub(1),

@@ -6,9 +6,10 @@
 //! server stops, and what is kept still is what only the new one had: it follows. Messages that look the same are
 //! counted, so that a publisher may say the same many times.
 //!
-//! Copies are a second apart at most, beside what is still to be read ([`FORGOTTEN_AFTER`]). What the old server
-//! delivers is remembered from some time before the new one has the subscriptions ([`REMEMBERS_BEFORE`]), since the new
-//! one may deliver the same later. What has no copy is forgotten when the old server stops, and matches nothing.
+//! Copies are a second apart at most, beside what is still to be read and the time for which the new server stands still
+//! ([`super::caught_up`]). What the old server delivers is remembered from some time before the new one has the
+//! subscriptions ([`REMEMBERS_BEFORE`]), since the new one may deliver the same later. What has no copy is forgotten some
+//! time after the old server stops and the new one has answered ([`LEFTOVERS_FOR`]), and matches nothing.
 //!
 //! A publisher's server may hear of a young subscription at the new server before it hears of it at the old one. What
 //! only the new one has of such a subscription, and has had for a second, is dropped: the client has had later messages
@@ -35,14 +36,15 @@ pub const REMEMBERS_BEFORE: Duration = Duration::from_millis(300);
 /// Copies that are no further apart need no second look.
 const NEAR: Duration = Duration::from_millis(5);
 
-/// A message of the old server whose copy has not come from the new one after this time has none, once all that the new
-/// one has sent is read.
+/// What the old server delivers before the new one has the subscriptions is forgotten after this time. What only the new
+/// one has, and has had for so long, comes from the old one no more.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(1);
 
 /// All servers of a cluster know of a subscription that is older than this.
 pub const YOUNG_FOR: Duration = Duration::from_millis(1500);
 
-/// Copies of what the old server has delivered still come from the new one for so long after that.
+/// Copies of what the old server has delivered still come from the new one for so long after its first answer as the
+/// only one.
 const LEFTOVERS_FOR: Duration = Duration::from_secs(2);
 
 /// The most messages of the old server that are remembered: 100,000 a second with 24 bytes and an entry of a table.
@@ -83,8 +85,10 @@ pub(super) struct Overlap {
     pub last_sub: Option<Instant>,
     /// A message was too long to be matched.
     is_too_long: bool,
-    /// Since when the old server delivers no more.
-    switched: Option<Instant>,
+    /// The old server delivers no more.
+    is_switched: bool,
+    /// When the present server has answered a PING that it was sent as the only one.
+    answered: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -117,18 +121,25 @@ impl Overlap {
             to_new: Vec::new(),
             last_sub: None,
             is_too_long: false,
-            switched: None,
+            is_switched: false,
+            answered: None,
         }
     }
 
     /// The session is to go to yet another server. Copies may still come of what the one before delivered.
     pub fn again(self, last_sub: Option<Instant>) -> Self {
-        Self { leftovers: self.leftovers, hasher: self.hasher, ..Self::new(last_sub) }
+        let Self { leftovers, answered, hasher, .. } = self;
+        Self { leftovers, answered, hasher, ..Self::new(last_sub) }
     }
 
     /// Whether the old server delivers no more.
     pub fn is_switched(&self) -> bool {
-        self.switched.is_some()
+        self.is_switched
+    }
+
+    /// The present server has answered a PING of weir's.
+    pub fn present_answers(&mut self, now: Instant) {
+        self.answered.get_or_insert(now);
     }
 
     /// The old server has delivered this message to all subscribers, which goes on to the client. `None` where it is
@@ -150,7 +161,7 @@ impl Overlap {
             return;
         }
         if self.last_sub.is_none() {
-            self.is_even(now);
+            self.ahead.drop_first_while(|one| now.saturating_duration_since(one.at) > FORGOTTEN_AFTER);
         }
         if self.ahead.len() <= MOST_AHEAD {
             self.ahead.push(hash, Ahead { sid: self.hasher.hash_one(sid), at: now });
@@ -210,9 +221,9 @@ impl Overlap {
         }
     }
 
-    /// All that the new server has sent so far is read.
-    pub fn is_even(&mut self, now: Instant) {
-        self.ahead.drop_first_while(|one| now.saturating_duration_since(one.at) > FORGOTTEN_AFTER);
+    /// The new server has delivered all that the old one had before `until`, and all that it has sent so far is read.
+    pub fn is_even(&mut self, until: Option<Instant>, now: Instant) {
+        self.ahead.drop_first_while(|one| until.is_some_and(|until| one.at < until));
         if self.far.len() > MOST_FAR {
             self.far.retain(|_, (came, after)| now.saturating_duration_since(*came) < *after);
         }
@@ -233,7 +244,7 @@ impl Overlap {
 
     /// The old server delivers no more. Returns what only the new one has delivered, in its order.
     pub fn switch(&mut self, now: Instant) -> impl Iterator<Item = Box<[u8]>> + use<> {
-        self.switched = Some(now);
+        (self.is_switched, self.answered) = (true, None);
         self.leftovers = std::mem::take(&mut self.ahead);
         self.kept_bytes = 0;
         let is_late = move |one: &Kept| one.is_young && now.saturating_duration_since(one.at) > FORGOTTEN_AFTER;
@@ -251,15 +262,19 @@ impl Overlap {
 
     /// Whether this message of the present server is the copy of one that the server before it had delivered.
     pub fn is_leftover(&mut self, message: &[u8], now: Instant) -> bool {
-        let is_late = |one: &Ahead| now.saturating_duration_since(one.at) > LEFTOVERS_FOR;
-        self.leftovers.drop_first_while(is_late);
+        if self.leftovers_are_late(now) {
+            self.leftovers = Bag::default();
+        }
         self.leftovers.len() > 0 && self.leftovers.take_last(self.hasher.hash_one(message)).is_some()
     }
 
     /// Whether nothing is left to be matched.
     pub fn is_over(&self, now: Instant) -> bool {
-        let is_late = |at| now.saturating_duration_since(at) > LEFTOVERS_FOR;
-        self.switched.is_some_and(|at| is_late(at) || self.leftovers.len() == 0)
+        self.is_switched && (self.leftovers.len() == 0 || self.leftovers_are_late(now))
+    }
+
+    fn leftovers_are_late(&self, now: Instant) -> bool {
+        self.answered.is_some_and(|at| now.saturating_duration_since(at) > LEFTOVERS_FOR)
     }
 }
 
@@ -363,6 +378,11 @@ mod tests {
             self.began + Duration::from_millis(ms)
         }
 
+        /// The new server has answered what it was asked a moment ago, and takes no longer than a second for copies.
+        fn before(&self, ms: u64) -> Instant {
+            self.at(ms).checked_sub(Duration::from_secs(1)).unwrap()
+        }
+
         fn old(&mut self, ms: u64, message: &str) {
             let now = self.at(ms);
             self.overlap.old_delivers(b"1", Some(message.as_bytes()), now);
@@ -378,14 +398,14 @@ mod tests {
                 true => {}
                 false => {
                     assert!(!self.overlap.new_delivers(b"1", message.as_bytes(), ALL, now));
-                    self.overlap.is_even(now);
+                    self.overlap.is_even(Some(self.before(ms)), now);
                 }
             }
         }
 
         fn switch(&mut self, ms: u64) {
             let now = self.at(ms);
-            self.overlap.is_even(now);
+            self.overlap.is_even(Some(self.before(ms)), now);
             let kept = self.overlap.switch(now);
             self.had.extend(kept.map(|message| String::from_utf8(message.into()).unwrap()));
         }
@@ -426,6 +446,24 @@ mod tests {
     }
 
     #[test]
+    fn copies_of_a_server_that_stood_still_are_no_messages() {
+        let mut client = Client::new();
+        client.old(100, "a");
+        client.overlap.is_even(None, client.at(4000));
+        assert_eq!(client.overlap.switch(client.at(4000)).count(), 0);
+        client.new_server(9000, "a");
+        assert_eq!(client.had, ["a"], "it has answered nothing since the switch");
+        client.old(9000, "b");
+        client.overlap = Overlap::new(None);
+        client.overlap.old_delivers(b"1", Some(b"b"), client.at(9000));
+        assert_eq!(client.overlap.switch(client.at(9010)).count(), 0);
+        client.overlap.present_answers(client.at(12_000));
+        assert!(!client.overlap.is_over(client.at(14_000)) && client.overlap.is_over(client.at(14_001)));
+        client.new_server(14_001, "b");
+        assert_eq!(client.had, ["a", "b", "b"], "a message that looks the same");
+    }
+
+    #[test]
     fn a_copy_that_comes_while_the_session_goes_on_to_a_third_server_is_one() {
         let (mut overlap, now) = (Overlap::new(None), Instant::now());
         overlap.subscribes(now);
@@ -463,7 +501,7 @@ mod tests {
         ahead.subscribes(now);
         (0..=MOST_AHEAD).for_each(|n| ahead.old_delivers(b"1", Some(&n.to_le_bytes()), now));
         assert!(ahead.too_much().is_some());
-        ahead.is_even(now + 2 * FORGOTTEN_AFTER);
+        ahead.is_even(Some(now + Duration::from_nanos(1)), now);
         assert_eq!(ahead.too_much(), None);
     }
 
