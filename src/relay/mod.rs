@@ -185,6 +185,10 @@ impl<C: Side, S: Side> Relay<C, S> {
             if handle.take_info_requested() {
                 self.to_client.announce(cx, &mut self.down);
             }
+            if handle.take_no_operation_requested() {
+                // In the middle of an operation the client's own bytes do the same.
+                self.to_server.put_no_operation(cx, &mut self.up);
+            }
             if handle.sign_of_life_requested() {
                 self.ask_for_sign_of_life(cx, handle);
             }

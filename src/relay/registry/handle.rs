@@ -32,6 +32,7 @@ pub struct SessionHandle {
     /// How often it has gone on with another server, up to the most that fits.
     moves: AtomicU16,
     stop_requested: AtomicBool,
+    no_operation_requested: AtomicBool,
     sign_of_life_requested: AtomicBool,
     /// When that was requested last, a [`Moment`]; 0 where it never was.
     sign_of_life_requested_at: AtomicU64,
@@ -204,6 +205,18 @@ impl SessionHandle {
     /// Whether that has been asked since the last call. One relaxed load where it has not.
     pub fn take_probe_requested(&self) -> bool {
         take(&self.probe_requested)
+    }
+
+    /// Asks the session to send its server an operation that does nothing. Where the server's process has ended without
+    /// a FIN, its machine answers with a reset.
+    pub fn request_no_operation(&self) {
+        self.no_operation_requested.store(true, Relaxed);
+        self.wake();
+    }
+
+    /// Whether that has been asked since the last call. One relaxed load where it has not.
+    pub fn take_no_operation_requested(&self) -> bool {
+        take(&self.no_operation_requested)
     }
 
     /// Asks the session to ask its client for a sign of life, and to end where none comes.

@@ -1,7 +1,9 @@
-//! Twice a second: clients of servers that shut down are moved, servers that are back get their share again, and where
-//! an operator wants it uneven servers are made even and old connections end.
+//! Twice a second: clients of servers that shut down are moved, sessions of servers that are silent or have been
+//! restarted find out whether theirs is there, servers that are back get their share again, and where an operator wants
+//! it uneven servers are made even and old connections end.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +18,7 @@ use crate::{
     outcome::MoveCause,
     rebalance::plan::{Role, ratio},
     relay::registry::SessionHandle,
-    upstream::{Server, Standing},
+    upstream::{Server, ServerId, Standing},
 };
 
 const EVERY: Duration = Duration::from_millis(500);
@@ -39,12 +41,13 @@ const BETWEEN: Duration = Duration::from_secs(60);
 impl Mover {
     /// Watches until `stop`. `config` says what is done without being asked.
     pub async fn watch(self, config: impl Fn() -> RebalanceConfig, stop: CancellationToken) {
-        let mut told = Told::default();
+        let (mut told, mut restarts) = (Told::default(), HashMap::new());
         let servers = async {
             loop {
                 sleep(EVERY).await;
                 self.look_for_lame_ducks();
                 self.look_for_silent_servers().await;
+                self.look_for_restarts(&mut restarts).await;
                 self.look_for_returns().await;
                 self.look_for_unevenness(config().auto).await;
                 self.state().history.sweep(Instant::now());
@@ -87,6 +90,27 @@ impl Mover {
         let ask = |session: &Arc<SessionHandle>| {
             if silent.contains(&session.server_id()) {
                 session.request_probe();
+            }
+        };
+        self.shared().sessions.for_each(ask).await;
+    }
+
+    /// Sessions of a process that has ended find out that it has. Mostly its machine has told them; one that lost its
+    /// power, or whose network was down meanwhile, has not. Those of a process that is there notice nothing.
+    async fn look_for_restarts(&self, seen: &mut HashMap<ServerId, u64>) {
+        let servers = &self.shared().servers;
+        seen.retain(|id, _| servers.get(*id).is_some());
+        let mut is_new = |server: &Arc<Server>| {
+            let restarts = server.restarts();
+            seen.insert(server.id(), restarts).is_some_and(|before| before != restarts)
+        };
+        let restarted: Vec<_> = servers.iter().filter(|server| is_new(server)).map(|server| server.id()).collect();
+        if restarted.is_empty() {
+            return;
+        }
+        let ask = |session: &Arc<SessionHandle>| {
+            if restarted.contains(&session.server_id()) {
+                session.request_no_operation();
             }
         };
         self.shared().sessions.for_each(ask).await;
