@@ -253,7 +253,8 @@ impl Assembly {
             if let Some(socket) = admin_socket.take() {
                 let stop = stop.child_token();
                 let (shared, giving) = (Arc::clone(&shared), (Arc::clone(&socket), stop.clone(), Arc::clone(&given)));
-                let giving = Giving::new(Arc::clone(&shared), Arc::clone(&reloader), giving);
+                let told = service_manager.clone();
+                let giving = Giving::new(Arc::clone(&shared), Arc::clone(&reloader), giving, told);
                 let operator = Operator::new(shared, &reloader, members.clone(), configuration.clone(), giving);
                 background.start_admin_socket(socket, operator, stop);
             }

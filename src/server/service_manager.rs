@@ -1,5 +1,6 @@
 //! What weir tells the service manager that has started it (systemd's `sd_notify`): that it is ready, reloads, stops,
-//! how it is, and that its threads make progress. A service manager that does not listen costs nobody anything.
+//! how it is, that its threads make progress, and which process goes on with it. A service manager that does not listen
+//! costs nobody anything.
 
 use std::{
     env,
@@ -41,6 +42,8 @@ pub struct ServiceManager {
     /// It ends weir where it hears no sign of life for so long.
     watchdog: Option<Duration>,
     has_failed: Arc<AtomicBool>,
+    /// Another process is the service's main one.
+    is_another: Arc<AtomicBool>,
 }
 
 impl ServiceManager {
@@ -84,6 +87,12 @@ impl ServiceManager {
         self.tell(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}"));
     }
 
+    /// Another process has taken over: the service goes on with that, and hears of it from that.
+    pub fn another_process(&self, pid: u32) {
+        self.tell(&format!("MAINPID={pid}"));
+        self.is_another.store(true, Relaxed);
+    }
+
     /// Sends the status when it changes, and a sign of life twice in the time of the watchdog, as long as all threads
     /// make progress. Until `stop`.
     pub async fn keep_told(self, shared: Arc<Shared>, stop: CancellationToken) {
@@ -117,7 +126,7 @@ impl ServiceManager {
     }
 
     fn tell(&self, state: &str) {
-        let Some(address) = &self.address else { return };
+        let Some(address) = self.address.as_ref().filter(|_| !self.is_another.load(Relaxed)) else { return };
         let sent = UnixDatagram::unbound().and_then(|socket| {
             socket.set_nonblocking(true)?;
             socket.send_to_addr(state.as_bytes(), address)

@@ -125,10 +125,7 @@ fn ask(cx: &Context, permit: ConnectionPermit) -> Result<(ConnectionPermit, Opti
 /// The accept check, and for a client that it refuses the permit to be told. Only a source beyond its own quota may
 /// find no such permit: its connections do not take the places of clients.
 fn check(cx: &Context, permit: ConnectionPermit) -> Result<Checked, End> {
-    let (client, other) = match permit {
-        ConnectionPermit::Client(client) => (Some(client), None),
-        other => (None, Some(other)),
-    };
+    let (client, other) = permit.split();
     let entry = cx.shared.admission.at_accept(client, &cx.listener.max_clients, cx.source(), now());
     let refusing = match &entry {
         Ok(_) => None,

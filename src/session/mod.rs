@@ -18,6 +18,7 @@ mod connect_upstream;
 mod connection_permit;
 mod context;
 pub mod damped_dials;
+mod descriptors;
 mod dial_first;
 mod downstream;
 mod established;
@@ -61,7 +62,8 @@ use crate::session::{
 };
 
 pub use self::{
-    connection_permit::{ConnectionPermit, Descriptors},
+    connection_permit::ConnectionPermit,
+    descriptors::Descriptors,
     listener::{Listener, PassthroughListener, WebSocketListener},
     passthrough::serve_passthrough,
     shared::Shared,

@@ -22,7 +22,7 @@ use crate::{
     relay::registry::SessionRegistry,
     reports::Reports,
     session::{
-        connection_permit::Descriptors, damped_dials::DampedDials, ghosts::Ghosts, move_orders::MoveOrders,
+        damped_dials::DampedDials, descriptors::Descriptors, ghosts::Ghosts, move_orders::MoveOrders,
         read_ahead::ReadAhead, takeover::Takeover,
     },
     tally::Tallies,

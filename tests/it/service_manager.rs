@@ -22,7 +22,7 @@ use nix::{
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
-use weir_testkit::{process::Process, weir::binary, *};
+use weir_testkit::{admin::AdminSocket, process::Process, weir::binary, *};
 
 /// The socket of a service manager.
 struct Manager {
@@ -269,4 +269,67 @@ async fn a_ready_fd_that_is_not_open_or_a_standard_stream_is_wrong_usage() {
         assert_eq!(code, Some(64), "{number}: {said}");
         assert!(said.contains("--ready-fd"), "{number}: {said}");
     }
+}
+
+/// A process that weir has started, and that outlives it.
+struct Successor(rustix::process::Pid);
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        // Mostly it has ended.
+        let _ = rustix::process::kill_process(self.0, Signal::KILL);
+    }
+}
+
+/// A copy of weir, which can be replaced by another executable.
+fn installed(dir: &Path) -> std::path::PathBuf {
+    let path = dir.join("weir");
+    fs::copy(binary(), &path).expect("a copy of weir");
+    path
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_starts_what_is_installed_and_the_manager_hears_which_process_goes_on() {
+    let (manager, admin) = (Manager::new(), AdminSocket::default());
+    let cluster = Cluster::start(1, |server| server).await;
+    let (dir, installed_in) =
+        (TempDir::with_prefix("weir-test-").expect("a folder"), TempDir::new().expect("a folder"));
+    let executable = installed(installed_in.path());
+    let config = WeirConfig::of(&cluster).table(&admin.toml());
+    let toml = config.toml(&dir.path().join("ports.json").display().to_string());
+    let mut command = Command::new(&executable);
+    command.env("NOTIFY_SOCKET", manager.path()).env("WATCHDOG_USEC", "400000");
+    let mut weir = Weir::spawn_with(&toml, dir, command, None).await;
+    let before = weir.pid();
+    manager.until("READY=1", &["STOPPING"]);
+    let mut session = RawClient::connect(&weir.address, &Login::nobody()).await;
+
+    // What is installed now does not run.
+    fs::rename(&executable, installed_in.path().join("works")).expect("renamed");
+    fs::write(&executable, "#!/bin/sh\nexit 7\n").expect("written");
+    fs::set_permissions(&executable, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+    let said = admin.says(&["upgrade"]).await;
+    assert!(said.err.contains("has ended before it took over (exit status: 7)"), "{said:?}");
+    assert_eq!(said.code, 1);
+    session.round_trip().await.expect("the session goes on");
+
+    fs::rename(installed_in.path().join("works"), &executable).expect("renamed");
+    let answer = admin.does(&["upgrade"]).await;
+    let main = manager.until("MAINPID=", &["STOPPING"]);
+    let pid: u32 = value(&main, "MAINPID").parse().expect("a process id");
+    let successor = Successor(rustix::process::Pid::from_raw(pid as i32).expect("a process id"));
+    assert_eq!(answer.trim_end(), format!("process {pid} has taken over"));
+    assert_ne!(pid, before);
+    assert!(weir.wait(PATIENCE).await.success(), "nothing is left to the process before");
+    session.round_trip().await.expect("the session goes on");
+    // It is the one whose signs of life count, and that a stop ends.
+    manager.socket.set_nonblocking(true).expect("not blocking");
+    while manager.next().is_some() {}
+    manager.socket.set_nonblocking(false).expect("blocking");
+    manager.until("WATCHDOG=1", &["STOPPING"]);
+    rustix::process::kill_process(successor.0, Signal::TERM).expect("it runs");
+    manager.until("STOPPING=1", &["READY"]);
+    drop(session);
+    let is_gone = async || rustix::process::test_kill_process(successor.0).err().ok_or("it runs");
+    eventually(PATIENCE, "it has ended", is_gone).await;
 }

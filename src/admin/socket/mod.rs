@@ -130,6 +130,7 @@ pub async fn serve(listener: UnixListener, operator: Arc<Operator>, stop: Cancel
         .route("/undrain", at_once("undrain", drain::undrain))
         .route("/reload", get(reload_previewed).post(reload))
         .route("/takeover", post(takeover))
+        .route("/upgrade", post(upgrade))
         .with_state(operator);
     server::serve(Socket { listener, routes }, MAX_CONNECTIONS, stop).await;
 }
@@ -259,6 +260,14 @@ async fn takeover(
         Ok(_) => takeover::switches_protocols(),
         Err(not) => not.into_response(),
     }
+}
+
+async fn upgrade(
+    State(operator): State<Arc<Operator>>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    ask("upgrade", query, asker, async |query, _: &Who| takeover::upgrade(&operator, query).await).await
 }
 
 async fn log_level_shown() -> Response {

@@ -1,4 +1,5 @@
-//! `weir run --takeover`: another process asks for all that this one has, on the connection of its request.
+//! `weir run --takeover`: another process asks for all that this one has, on the connection of its request. And `weir
+//! upgrade`: this one starts the other.
 
 use std::io;
 
@@ -17,6 +18,7 @@ use crate::{
     admin::socket::{
         Operator,
         answer::{Done, NotDone},
+        query::Query,
     },
     server::takeover::{PROTOCOL, taken_back},
 };
@@ -31,6 +33,13 @@ pub fn begin(operator: &Operator, request: Request) -> Result<Done, NotDone> {
     let stream = async { taken_back(upgrade::on(request).await.map_err(io::Error::other)?) };
     operator.giving.begin(stream).map_err(|why| NotDone::Refused(why.to_owned()))?;
     Ok(Done::new("takeover", "a takeover begins"))
+}
+
+/// Returns once another process has taken over, or will not.
+pub async fn upgrade(operator: &Operator, query: Query) -> Result<Done, NotDone> {
+    query.end()?;
+    let pid = operator.giving.upgrade().await.map_err(|why| NotDone::Refused(why.to_string()))?;
+    Ok(Done::new("upgrade", format!("process {pid} has taken over")).with("pid", pid))
 }
 
 pub fn switches_protocols() -> Response {

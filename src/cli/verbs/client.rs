@@ -18,6 +18,8 @@ pub(in crate::cli) struct Request {
     method: Method,
     path: String,
     query: form_urlencoded::Serializer<'static, String>,
+    /// The longest time until the answer.
+    within: Duration,
 }
 
 /// What weir has answered.
@@ -42,7 +44,17 @@ impl Request {
     }
 
     fn new(method: Method, path: &str) -> Self {
-        Self { method, path: path.to_owned(), query: form_urlencoded::Serializer::new(String::new()) }
+        Self {
+            method,
+            path: path.to_owned(),
+            query: form_urlencoded::Serializer::new(String::new()),
+            within: LONGEST_ANSWER,
+        }
+    }
+
+    /// The same, answered within this time.
+    pub(super) fn within(self, within: Duration) -> Self {
+        Self { within, ..self }
     }
 
     /// The same with one more argument.
@@ -58,14 +70,15 @@ impl Request {
 /// Nobody listens at `socket`, it is not for this user, or no answer comes in time.
 pub(in crate::cli) fn ask(socket: &Path, request: Request) -> io::Result<Answer> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {LONGEST_ANSWER:?}"));
+    let within = request.within;
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {within:?}"));
     // The timeout is made on the runtime, whose timer it needs.
-    let answered = runtime.block_on(async { timeout(LONGEST_ANSWER, exchange(socket, request)).await });
+    let answered = runtime.block_on(async { timeout(within, exchange(socket, request)).await });
     answered.unwrap_or_else(|_| Err(late()))
 }
 
 async fn exchange(socket: &Path, request: Request) -> io::Result<Answer> {
-    let Request { method, path, mut query } = request;
+    let Request { method, path, mut query, .. } = request;
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::spawn(connection);

@@ -8,6 +8,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{ArgGroup, Args};
@@ -20,6 +21,9 @@ use crate::{
     cli::{BAD_CONFIGURATION, RUN_FAILED, complain},
     config::Config,
 };
+
+/// A process that does not take over is given up after 95 s.
+const LONGEST_UPGRADE: Duration = Duration::from_secs(100);
 
 /// Where weir is to be asked, and how its answer is printed.
 #[derive(Debug, Args)]
@@ -136,6 +140,13 @@ pub(super) struct Reload {
     at: At,
 }
 
+/// Have weir start its executable as it is by now, which takes over without a client's noticing. Returns when it has.
+#[derive(Debug, Args)]
+pub(super) struct Upgrade {
+    #[command(flatten)]
+    at: At,
+}
+
 impl StatusArgs {
     pub(super) fn execute(self) -> ExitCode {
         self.at.ask(Request::get("/status"), |body| {
@@ -205,6 +216,12 @@ impl Reload {
     pub(super) fn execute(self) -> ExitCode {
         let request = if self.dry_run { Request::get("/reload") } else { Request::post("/reload") };
         self.at.ask(request, words)
+    }
+}
+
+impl Upgrade {
+    pub(super) fn execute(self) -> ExitCode {
+        self.at.ask(Request::post("/upgrade").within(LONGEST_UPGRADE), words)
     }
 }
 

@@ -4,8 +4,8 @@
 //! 1. For [`REMEMBERS_BEFORE`](super::REMEMBERS_BEFORE) it is remembered what the old server delivers. Then the new
 //!    server gets the subscriptions, and answers a PING.
 //! 2. Both deliver for [`BOTH_DELIVER_FOR`] or longer, until the other servers of the cluster have learned of each
-//!    subscription at the new one, and that has answered PINGs promptly for a while. A client that goes on subscribing is stopped for a moment.
-//!    The client has what the old one delivers; copies are matched ([`super::overlap`]).
+//!    subscription at the new one, and that has answered PINGs promptly for a while. A client that goes on subscribing
+//!    is stopped for a moment. The client has what the old one delivers; copies are matched ([`super::overlap`]).
 //! 3. The client is not read any more, at the end of an operation. The old server ends its subscriptions and answers a
 //!    PING: behind that it has nothing of the session.
 //! 4. What only the new one has delivered follows, and the client is read again.

@@ -6,10 +6,10 @@
 //! server stops, and what is kept still is what only the new one had: it follows. Messages that look the same are
 //! counted, so that a publisher may say the same many times.
 //!
-//! Copies are a second apart at most, beside what is still to be read and the time for which the new server stands still
-//! ([`super::caught_up`]). What the old server delivers is remembered from some time before the new one has the
-//! subscriptions ([`REMEMBERS_BEFORE`]), since the new one may deliver the same later. What has no copy is forgotten some
-//! time after the old server stops and the new one has answered ([`LEFTOVERS_FOR`]), and matches nothing.
+//! Copies are a second apart at most, beside what is still to be read and the time for which the new server stands
+//! still ([`super::caught_up`]). What the old server delivers is remembered from some time before the new one has the
+//! subscriptions ([`REMEMBERS_BEFORE`]), since the new one may deliver the same later. What has no copy is forgotten
+//! some time after the old server stops and the new one has answered ([`LEFTOVERS_FOR`]), and matches nothing.
 //!
 //! A publisher's server may hear of a young subscription at the new server before it hears of it at the old one. What
 //! only the new one has of such a subscription, and has had for a second, is dropped: the client has had later messages
@@ -36,8 +36,8 @@ pub const REMEMBERS_BEFORE: Duration = Duration::from_millis(300);
 /// Copies that are no further apart need no second look.
 const NEAR: Duration = Duration::from_millis(5);
 
-/// What the old server delivers before the new one has the subscriptions is forgotten after this time. What only the new
-/// one has, and has had for so long, comes from the old one no more.
+/// What the old server delivers before the new one has the subscriptions is forgotten after this time. What only the
+/// new one has, and has had for so long, comes from the old one no more.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(1);
 
 /// All servers of a cluster know of a subscription that is older than this.

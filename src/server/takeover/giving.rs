@@ -15,7 +15,7 @@ use std::{
 
 use tokio::{
     net::UnixStream,
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,11 @@ use crate::{
     server::{
         listeners::Suspended,
         reload::{Parts, Reloader},
-        takeover::message::{Message, Offer, Offered, VERSION, receive, send},
+        service_manager::ServiceManager,
+        takeover::{
+            message::{Message, Offer, Offered, VERSION, receive, send},
+            successor::{self, NoSuccessor, Start},
+        },
     },
     session::Shared,
     telemetry::moment,
@@ -51,6 +55,10 @@ pub struct Giving {
     is_under_way: AtomicBool,
     /// Another process serves now.
     given: Arc<Notify>,
+    /// Which one that is.
+    served_by: watch::Sender<Option<u32>>,
+    start: Start,
+    service_manager: ServiceManager,
 }
 
 /// Why the takeover is off.
@@ -102,8 +110,32 @@ impl Giving {
         shared: Arc<Shared>,
         reloader: Arc<Reloader>,
         (admin, admin_stop, given): (Arc<AdminSocket>, CancellationToken, Arc<Notify>),
+        service_manager: ServiceManager,
     ) -> Arc<Self> {
-        Arc::new(Self { shared, reloader, admin, admin_stop, is_under_way: AtomicBool::new(false), given })
+        let (is_under_way, served_by, start) =
+            (AtomicBool::new(false), watch::Sender::default(), Start::of_this_process());
+        Arc::new(Self { shared, reloader, admin, admin_stop, is_under_way, given, served_by, start, service_manager })
+    }
+
+    /// Starts another process, with the executable as it is by now, and waits until that has taken over. Returns its
+    /// process id.
+    ///
+    /// # Errors
+    /// It has not.
+    pub async fn upgrade(&self) -> Result<u32, NoSuccessor> {
+        let (pid, child) = self.start.begin()?;
+        info!(pid, "another process is started, to take over");
+        let (tell, told) = oneshot::channel();
+        let served_by = self.served_by.subscribe();
+        // Whoever has asked may leave.
+        tokio::spawn(async move {
+            let result = successor::serves(pid, child, served_by).await;
+            if let Err(why) = &result {
+                warn!(%why, "an upgrade has failed: all goes on here");
+            }
+            let _ = tell.send(result);
+        });
+        told.await.unwrap_or(Err(NoSuccessor::Late(pid))).map(|()| pid)
     }
 
     /// Begins to give all to the process at the other end of what `stream` becomes.
@@ -136,6 +168,7 @@ impl Giving {
     }
 
     async fn give(self: &Arc<Self>, stream: UnixStream) {
+        let pid = stream.peer_cred().ok().and_then(|peer| u32::try_from(peer.pid()?).ok());
         let (mut sender, receiver) = passing::channel(stream);
         let mut receiver = Mailbox::new(receiver);
         let given = match self.prepare(&mut sender, &mut receiver).await {
@@ -144,6 +177,10 @@ impl Giving {
         };
         match given {
             Ok(mut rest) => {
+                if let Some(pid) = pid {
+                    self.service_manager.another_process(pid);
+                }
+                self.served_by.send_replace(pid);
                 self.given.notify_one();
                 // The other process may end before this one.
                 let _ = rest.tell_of_ends().await;

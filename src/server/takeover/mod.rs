@@ -24,6 +24,7 @@ mod giving;
 mod message;
 #[cfg(test)]
 mod simulation;
+mod successor;
 mod taking;
 
 pub use self::{

@@ -37,9 +37,9 @@ use crate::{
     reports::Reports,
     session::{
         await_turn::{Waited, await_turn},
-        connection_permit::Descriptors,
         context::Context,
         damped_dials::DampedDials,
+        descriptors::Descriptors,
         ghosts::Ghosts,
         listener::Listener,
         move_orders::MoveOrders,

@@ -1,0 +1,170 @@
+//! `weir upgrade`: the running process itself starts the one that takes over from it. So the new process is among those
+//! of the service manager that has started this one.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::{self, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use tokio::{
+    process::{Child, Command},
+    sync::watch,
+    time::timeout,
+};
+
+/// The new process may need the whole time of a takeover: a minute to be ready, and some seconds for the sessions.
+const SERVES_WITHIN: Duration = Duration::from_secs(90);
+/// A process that has not taken over ends by itself within this time, or is killed.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the service manager has told this process about itself, which is not true of another one.
+const OF_THIS_PROCESS: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+
+/// How this process was started.
+#[derive(Debug)]
+pub(super) struct Start {
+    /// As it was called: what is found there by now is another executable after an update.
+    executable: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+/// Why there is no other process in the place of this one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoSuccessor {
+    #[error("its configuration came on standard input, and is not there to be read again")]
+    StandardInput,
+    #[error("it is process 1, whose end ends its container: start another container, and drain this one")]
+    FirstProcess,
+    #[error("{0} cannot be started: {1}")]
+    NotStarted(String, String),
+    #[error("process {0} has ended before it took over ({1}): its lines in the log say why")]
+    Ended(u32, ExitStatus),
+    #[error("process {0} has not taken over within {SERVES_WITHIN:?}")]
+    Late(u32),
+}
+
+impl Start {
+    /// To be called before anything changes the working directory.
+    pub(super) fn of_this_process() -> Self {
+        let mut arguments = env::args_os();
+        let called = arguments.next().unwrap_or_else(|| "weir".into());
+        // A name without a slash is looked up in PATH, then as now.
+        let executable = match called.to_string_lossy().contains('/') {
+            true => path::absolute(&called).unwrap_or_else(|_| called.into()),
+            false => called.into(),
+        };
+        Self { executable, arguments: taking_over(arguments) }
+    }
+
+    fn command(&self) -> Result<Command, NoSuccessor> {
+        if self.arguments.iter().any(|one| one == "-" || one == "-c-" || one == "--config=-") {
+            return Err(NoSuccessor::StandardInput);
+        }
+        if std::process::id() == 1 {
+            return Err(NoSuccessor::FirstProcess);
+        }
+        let mut command = Command::new(&self.executable);
+        command.args(&self.arguments).stdin(Stdio::null());
+        OF_THIS_PROCESS.iter().for_each(|name| _ = command.env_remove(name));
+        Ok(command)
+    }
+
+    /// Starts a process that is to take over from this one.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) fn begin(&self) -> Result<(u32, Child), NoSuccessor> {
+        let not = |err: String| NoSuccessor::NotStarted(self.executable.display().to_string(), err);
+        let child = self.command()?.spawn().map_err(|err| not(err.to_string()))?;
+        let pid = child.id().ok_or_else(|| not("it has ended at once".to_owned()))?;
+        Ok((pid, child))
+    }
+}
+
+/// Waits until the process serves in the place of this one.
+///
+/// # Errors
+/// It does not.
+pub(super) async fn serves(
+    pid: u32,
+    mut child: Child,
+    mut served_by: watch::Receiver<Option<u32>>,
+) -> Result<(), NoSuccessor> {
+    let serves = async {
+        tokio::select! {
+            biased;
+            _ = served_by.wait_for(|by| *by == Some(pid)) => Ok(()),
+            ended = child.wait() => Err(ended.map_or(NoSuccessor::Late(pid), |status| NoSuccessor::Ended(pid, status))),
+        }
+    };
+    let result = timeout(SERVES_WITHIN, serves).await.unwrap_or(Err(NoSuccessor::Late(pid)));
+    if result == Err(NoSuccessor::Late(pid)) {
+        // Whatever it still does, it is nobody's any more.
+        if timeout(ENDS_WITHIN, child.wait()).await.is_err() {
+            let _ = child.start_kill();
+            let _ = child.wait().await;
+        }
+    }
+    result
+}
+
+/// The same arguments for a process that takes over: what was for this process alone is left out.
+fn taking_over(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let (mut all, mut skips) = (Vec::new(), false);
+    for one in arguments {
+        let is_ready_fd = one == "--ready-fd";
+        if !skips && !is_ready_fd && one != "--takeover" && !begins_with(&one, "--ready-fd=") {
+            all.push(one);
+        }
+        skips = is_ready_fd && !skips;
+    }
+    all.push("--takeover".into());
+    all
+}
+
+fn begins_with(argument: &OsStr, begin: &str) -> bool {
+    argument.as_encoded_bytes().starts_with(begin.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(all: &[&str]) -> Vec<OsString> {
+        all.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_new_process_has_the_same_arguments_and_takes_over() {
+        let of = |all: &[&str]| taking_over(words(all).into_iter());
+        assert_eq!(of(&["run", "-c", "w.toml"]), words(&["run", "-c", "w.toml", "--takeover"]));
+        assert_eq!(of(&["run", "--takeover", "-c", "w.toml"]), words(&["run", "-c", "w.toml", "--takeover"]));
+        assert_eq!(
+            of(&["run", "--ready-fd", "3", "--server", "a:1"]),
+            words(&["run", "--server", "a:1", "--takeover"])
+        );
+        assert_eq!(of(&["run", "--ready-fd=3"]), words(&["run", "--takeover"]));
+    }
+
+    #[test]
+    fn what_came_on_standard_input_is_not_read_again() {
+        for all in [&["run", "-c", "-"][..], &["run", "--config=-", "--server", "a:1"], &["run", "-c-"]] {
+            let start = Start { executable: "weir".into(), arguments: words(all) };
+            assert_eq!(start.command().err(), Some(NoSuccessor::StandardInput), "{all:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_or_cannot_be_started_is_told_of() {
+        let start = |executable: &str| Start { executable: executable.into(), arguments: words(&["--takeover"]) };
+        let not = start("/nowhere/weir").begin().unwrap_err().to_string();
+        assert!(not.starts_with("/nowhere/weir cannot be started: "), "{not}");
+        let (pid, child) = start("false").begin().unwrap();
+        let (_served_by, never) = watch::channel(None);
+        let ended = serves(pid, child, never).await.unwrap_err();
+        assert!(matches!(ended, NoSuccessor::Ended(of, status) if of == pid && !status.success()), "{ended}");
+    }
+}
