@@ -6,6 +6,7 @@ mod age;
 mod carry_out;
 mod evacuate;
 mod lost;
+mod probes;
 mod rebalance;
 mod watch;
 
