@@ -103,7 +103,7 @@ class Client(asyncio.Protocol):
 
     def __init__(self, crowd):
         self.crowd, self.numbers, self.heard, self.tries = crowd, Numbers(), b"", 0
-        self.inside, self.transport, self.asked = False, None, 0
+        self.inside, self.transport, self.asked, self.pongs = False, None, 0, 0
 
     async def dial(self):
         with contextlib.suppress(OSError):
@@ -128,6 +128,8 @@ class Client(asyncio.Protocol):
             elif line == b"PONG" and not self.inside:
                 self.inside, self.tries = True, 0
                 self.crowd.inside += 1
+            elif line == b"PONG":
+                self.pongs += 1
             elif line.startswith(b"-ERR"):
                 self.crowd.errors.append(line)
             elif line.startswith(b"INFO ") and not self.greeted:
@@ -163,6 +165,13 @@ class Crowd:
         for at in range(0, n, 200):
             await asyncio.gather(*(one.dial() for one in more[at : at + 200]))
         await until("all are in", lambda: self.inside == len(self.clients))
+
+    async def all_answer(self):
+        """Whoever has not lost its connection gets a PONG: no session stands still."""
+        asked = [(one, one.transport, one.pongs) for one in self.clients if one.inside]
+        for one, _, _ in asked:
+            one.transport.write(b"PING\r\n")
+        await until("each session passes a PING and its PONG", lambda: all(one.pongs > pongs or one.transport is not connection for one, connection, pongs in asked))
 
     def leave(self):
         self.is_over = True
