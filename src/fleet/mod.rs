@@ -16,6 +16,7 @@ pub mod peers;
 pub mod rates;
 pub mod rebalancing;
 pub mod share;
+pub mod takeover;
 pub mod view;
 
 use std::{
@@ -58,7 +59,13 @@ impl Fleet {
     /// The fleet of this `name`, in which this weir is `id`. `rng` gives the process the number by which peers tell it
     /// from the one before it with the same id.
     pub fn new(name: &str, id: MemberId, now: Instant, rng: &mut fastrand::Rng) -> Self {
-        let (run, keys) = (rng.u64(1..), Keys::of_fleet(name));
+        let run = rng.u64(1..);
+        Self::of_run(name, (id, run), now, rng)
+    }
+
+    /// The same in a process that goes on as the process of this number.
+    pub fn of_run(name: &str, (id, run): (MemberId, u64), now: Instant, rng: &mut fastrand::Rng) -> Self {
+        let keys = Keys::of_fleet(name);
         let leases = LeaseBook::new(keys.clone(), Standing::new(now));
         let (me, settings) = (Holder::new(&id, run), Settings::default());
         let ledger = Ledger::new(me, Arc::clone(&leases), settings, now, rng.fork());

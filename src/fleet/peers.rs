@@ -16,10 +16,14 @@ use std::{
 
 pub use self::accounts::AccountCounts;
 use self::{accounts::PeerAccounts, sent::SendTimes};
-use crate::fleet::{
-    beat::{AccountBeat, Beat, Bye, ServerBeat},
-    key::Key,
-    member::MemberId,
+use crate::{
+    fleet::{
+        beat::{AccountBeat, Beat, Bye, ServerBeat},
+        key::Key,
+        member::MemberId,
+        takeover::PeerState,
+    },
+    lapse::Lapse,
 };
 
 /// Most peers that are known at a time. Whoever may publish can make up ids: beyond this a new one is ignored.
@@ -404,6 +408,16 @@ impl Peers {
     /// Beats that peers have sent, by their numbers, and that did not come before the next one.
     pub fn lost_beats(&self) -> u64 {
         self.lost
+    }
+
+    /// What all peers that count have said, for another process.
+    pub fn states(&self, now: Instant) -> Vec<PeerState> {
+        let state = |peer: &Peer| {
+            let mut beat = Beat::clone(&peer.last);
+            (beat.accounts, beat.all_of) = (peer.accounts.all().clone(), None);
+            PeerState { beat, heard: Lapse::since(peer.heard_at, now) }
+        };
+        self.iter().map(state).collect()
     }
 
     /// Whether this weir is alone.

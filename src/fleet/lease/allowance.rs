@@ -6,8 +6,10 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::fleet::lease::{LeaseKey, needs::Needs};
 
@@ -21,6 +23,8 @@ pub struct Standing {
     valid_until: AtomicU64,
     /// The same for floors, for the time in which leases are not.
     floors_until: AtomicU64,
+    /// Another process goes on with all leases: nothing is taken here.
+    is_given: AtomicBool,
     /// Called when the ledger is to look at a lease.
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// The allowances that it is to look at.
@@ -41,6 +45,7 @@ impl Standing {
             base,
             valid_until: zero(),
             floors_until: zero(),
+            is_given: AtomicBool::new(false),
             wake: OnceLock::new(),
             needs: Needs::default(),
         })
@@ -85,6 +90,20 @@ impl Standing {
     /// Leases are not in force any more.
     pub(super) fn end(&self) {
         self.valid_until.store(0, SeqCst);
+    }
+
+    /// Another process goes on with all leases, and counts what is held here.
+    pub(super) fn give(&self) {
+        self.is_given.store(true, SeqCst);
+    }
+
+    /// That process is gone.
+    pub(super) fn take_back(&self) {
+        self.is_given.store(false, SeqCst);
+    }
+
+    fn is_given(&self) -> bool {
+        self.is_given.load(SeqCst)
     }
 
     /// While leases are not in force floors are, until then; `None`: they are not.
@@ -199,7 +218,9 @@ impl Allowance {
     fn in_force(&self, now: Instant) -> Option<u32> {
         let quota = self.quota()?;
         // In this order: a lease of an earlier term is gone before another term is in force.
-        let in_force = if self.standing.is_valid(now) {
+        let in_force = if self.standing.is_given() {
+            0
+        } else if self.standing.is_valid(now) {
             self.lease.load(SeqCst)
         } else if self.standing.is_by_floors(now) {
             self.floor_of(quota)
@@ -277,7 +298,7 @@ impl Allowance {
     /// server is told whose connection it is. A process that was stopped meanwhile may hold leases that others have by
     /// now.
     pub fn may_go_on(&self, now: Instant) -> bool {
-        self.in_force(now).is_none_or(|most| self.held.load(SeqCst) <= most)
+        self.standing.is_given() || self.in_force(now).is_none_or(|most| self.held.load(SeqCst) <= most)
     }
 
     /// A client waits for a place from now on; `None` where none will come.
@@ -313,6 +334,10 @@ impl Allowance {
         Floor::unpack(self.floor.load(SeqCst)).at(quota)
     }
 
+    pub(super) fn floor_as_set(&self) -> Floor {
+        Floor::unpack(self.floor.load(SeqCst))
+    }
+
     pub(super) fn set_lease(&self, lease: u32) {
         self.lease.store(lease, SeqCst);
     }
@@ -345,7 +370,7 @@ impl Allowance {
 }
 
 /// What a weir may have while its leases are not in force, and the quota of which that is a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Floor {
     pub most: u32,
     pub of: u32,
@@ -461,45 +486,10 @@ impl Drop for LeaseWait {
     }
 }
 
-/// How few connections were open for certain over the last seconds.
-#[derive(Debug, Default)]
-pub(super) struct Samples(std::collections::VecDeque<(Instant, u32, u64)>);
-
-impl Samples {
-    /// So long is looked back at most.
-    const KEPT: Duration = Duration::from_secs(12);
-
-    /// To be called several times a second with what is used.
-    pub fn note(&mut self, now: Instant, used: Use) {
-        while self.0.len() > 1 && now.saturating_duration_since(self.0[0].0) > Self::KEPT {
-            self.0.pop_front();
-        }
-        self.0.push_back((now, used.open, used.released));
-    }
-
-    /// The fewest that were open at any time since then; `None`: that was before the first look.
-    pub fn least_since(&self, since: Instant) -> Option<u32> {
-        let (last, begin) = (self.0.back()?, self.0.iter().rposition(|sample| sample.0 <= since)?);
-        let pairs = self.0.range(begin..).zip(self.0.range(begin + 1..));
-        // Those that were given back between two looks may all have been open, and none have come before them.
-        let least = pairs.map(|(a, b)| a.1.saturating_sub(u32::try_from(b.2 - a.2).unwrap_or(u32::MAX))).min();
-        Some(least.unwrap_or(last.1).min(last.1))
-    }
-
-    /// The fewest that were open, each over the last so many milliseconds: short times forget sooner, long ones are for
-    /// those who read slowly.
-    pub fn least(&self) -> Vec<(u32, u32)> {
-        let Some(last) = self.0.back() else { return Vec::new() };
-        let over = [2500, 5000, 11_000].into_iter().filter_map(|milliseconds: u32| {
-            let since = last.0.checked_sub(Duration::from_millis(milliseconds.into()))?;
-            Some((self.least_since(since)?, milliseconds))
-        });
-        over.collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::fleet::key::{Key, Kind};
 
@@ -535,20 +525,6 @@ mod tests {
         weirs[0].lower_floor(Floor { most: 30, of: 90 });
         assert_eq!(weirs[0].floor(), 20);
         assert_eq!(most(60)[0].1, 13, "of the higher quota that it may be of");
-    }
-
-    #[test]
-    fn what_is_given_back_between_two_looks_was_not_open_all_the_while() {
-        let (mut samples, began) = (Samples::default(), Instant::now());
-        let at = |seconds| began + Duration::from_secs(seconds);
-        for (seconds, open, released) in [(0, 10, 0), (1, 10, 3), (2, 12, 3), (3, 12, 3), (4, 12, 3), (5, 12, 3)] {
-            samples.note(at(seconds), Use { open, released, ..Use::default() });
-        }
-        assert_eq!(samples.least_since(at(0)), Some(7));
-        assert_eq!(samples.least_since(at(1)), Some(10));
-        assert_eq!(samples.least_since(at(2)), Some(12));
-        assert_eq!(samples.least_since(began - Duration::from_secs(1)), None);
-        assert_eq!(samples.least(), [(12, 2500), (7, 5000)]);
     }
 
     #[test]

@@ -54,6 +54,14 @@ impl LeaseBook {
         Arc::clone(allowance)
     }
 
+    /// The same; one that is in use keeps its quota.
+    pub(super) fn open_unless_in_use(&self, key: LeaseKey, quota: Option<u32>) -> Arc<Allowance> {
+        match self.find(key) {
+            Some(allowance) => allowance,
+            None => self.open(key, quota),
+        }
+    }
+
     /// One that is in use.
     pub fn find(&self, key: LeaseKey) -> Option<Arc<Allowance>> {
         self.all().get(&key).cloned()

@@ -17,6 +17,9 @@ mod due;
 mod looks;
 mod shown;
 mod split;
+mod takeover;
+
+pub use self::takeover::LedgerState;
 
 use std::{
     cell::Cell,
@@ -98,6 +101,8 @@ pub struct Ledger {
     /// What is under way says that it has left.
     says_bye: bool,
     leaves: Leaves,
+    /// Another process goes on as this holder.
+    is_given: bool,
     sights: Sights,
     /// Memberships that are to be read, since they were not as expected.
     to_read: Vec<Holder>,
@@ -142,6 +147,7 @@ impl Ledger {
             own_under_way: false,
             says_bye: false,
             leaves: Leaves::No,
+            is_given: false,
             to_read: Vec::new(),
             sights: Sights::default(),
             connections: Connections::default(),
@@ -299,6 +305,9 @@ impl Ledger {
             .map(|(serial, _)| *serial)
             .collect();
         late.into_iter().for_each(|serial| self.answered(now, serial, &Answer::Unknown));
+        if self.is_given {
+            return Vec::new();
+        }
         self.open_quotas(now);
         let to_look_at = self.due_now(now);
         self.close_quotas(&to_look_at);

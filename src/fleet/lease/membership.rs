@@ -6,10 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::fleet::lease::{
-    Answer, Holder, LeaseKey, What,
-    allowance::Standing,
-    record::{Entry, Membership},
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    fleet::lease::{
+        Answer, Holder, LeaseKey, What,
+        allowance::Standing,
+        record::{Entry, Membership},
+    },
+    lapse::Lapse,
 };
 
 /// How often a membership is written, give or take a fifth.
@@ -27,6 +32,9 @@ const PAUSE: Duration = Duration::from_millis(1000);
 
 /// Who cannot write its membership for so long, without a pause, cannot reach the bucket and goes by its floors.
 const IN_VAIN: Duration = Duration::from_millis(1000);
+
+/// A process that had this membership for a few seconds has had fewer terms.
+const TERMS_OF_OTHER: u32 = 1000;
 
 /// The most memberships of other processes that are looked at.
 const MOST: usize = 1024;
@@ -53,6 +61,20 @@ pub(super) struct OwnMembership {
     awake_since: Instant,
     /// The revision and the sending time of the last acknowledged write.
     stored: Option<(u64, Instant)>,
+}
+
+/// The own membership, as another process goes on with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OwnState {
+    term: u32,
+    revision: Option<u64>,
+    is_member: bool,
+    was_member: bool,
+    next_in: Lapse,
+    /// `None`: the time has not come.
+    tried_for: Option<Lapse>,
+    awake_for: Lapse,
+    stored: Option<(u64, Lapse)>,
 }
 
 /// What an answer about the own membership has changed.
@@ -165,6 +187,44 @@ impl OwnMembership {
             true => Change::Ended,
             false => Change::None,
         }
+    }
+
+    pub fn state(&self, now: Instant) -> OwnState {
+        OwnState {
+            term: self.term,
+            revision: self.revision,
+            is_member: self.is_member,
+            was_member: self.was_member,
+            next_in: Lapse::until(self.next_at, now),
+            tried_for: (self.trying_since <= now).then(|| Lapse::since(self.trying_since, now)),
+            awake_for: Lapse::since(self.awake_since, now),
+            stored: self.stored.map(|(revision, sent)| (revision, Lapse::since(sent, now))),
+        }
+    }
+
+    /// Goes on with the membership of another process, as it was `then`.
+    pub fn adopt(&mut self, state: &OwnState, then: Instant, now: Instant) -> Change {
+        (self.term, self.revision) = (state.term, state.revision);
+        (self.is_member, self.was_member) = (state.is_member, state.was_member);
+        self.next_at = state.next_in.after(then);
+        // One that has been stopped for long is to try a while first, as after any pause.
+        self.trying_since = state.tried_for.map_or(then + PAUSE, |tried| tried.before(then));
+        (self.last_look, self.awake_since) = (then, state.awake_for.before(then));
+        self.stored = state.stored.map(|(revision, sent)| (revision, sent.before(then)));
+        self.look(now);
+        match self.stored.filter(|_| self.is_member) {
+            Some((_, sent)) => Change::InForce(sent + VALID),
+            None => Change::None,
+        }
+    }
+
+    /// Another process, which is gone, may have written it meanwhile, and may have had a few later terms that others
+    /// have ended.
+    pub fn take_back(&mut self, now: Instant) -> Change {
+        (self.revision, self.next_at) = (None, now);
+        self.term = self.term.saturating_add(TERMS_OF_OTHER);
+        (self.last_look, self.trying_since) = (now, now);
+        self.ended()
     }
 
     /// The bucket is another one.

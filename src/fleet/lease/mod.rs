@@ -27,6 +27,7 @@ pub mod plan;
 mod quota;
 pub mod reclaim;
 pub mod record;
+mod samples;
 pub mod surroundings;
 
 #[cfg(test)]

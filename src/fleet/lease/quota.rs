@@ -1,5 +1,7 @@
 //! The leases of one quota as this weir knows them, and the next write that it makes.
 
+mod takeover;
+
 use std::{
     borrow::Cow,
     collections::HashMap,
@@ -7,15 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(super) use self::takeover::QuotaState;
 use crate::fleet::{
     key::Kind,
     lease::{
         Holder, What,
-        allowance::{Allowance, Floor, Hints, InVain, Samples},
+        allowance::{Allowance, Floor, Hints, InVain},
         past::{Around, Past},
         plan::{Own, Plan, plan},
         reclaim::Reading,
         record::{InvalidValue, Record},
+        samples::Samples,
     },
 };
 

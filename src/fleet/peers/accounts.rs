@@ -38,6 +38,10 @@ impl PeerAccounts {
         self.0.get(&key)
     }
 
+    pub fn all(&self) -> &BTreeMap<Key, AccountBeat> {
+        &self.0
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -7,10 +7,11 @@ use crate::fleet::{
     key::{Keys, Kind},
     lease::{
         Answer, Holder, LeaseKey, Place,
-        allowance::{Samples, Standing, Use},
+        allowance::{Standing, Use},
         book::LeaseBook,
         reclaim::Reading,
         record::{Membership, Record},
+        samples::Samples,
         surroundings::Settings,
     },
 };

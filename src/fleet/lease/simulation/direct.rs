@@ -7,8 +7,9 @@ use crate::fleet::lease::{
     LeaseKey, Place,
     record::Record,
     simulation::{
-        weir::{Network, Time, key},
-        world::{Event, MS, SECOND, World},
+        event::Event,
+        weir::{Network, Role, Time, key},
+        world::{MS, SECOND, World},
     },
 };
 
@@ -39,10 +40,10 @@ impl Direct {
 /// What a weir holds: the bounds of a reading follow from it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
-    open: u32,
-    held: u32,
-    taken: u64,
-    released: u64,
+    pub open: u32,
+    pub held: u32,
+    pub taken: u64,
+    pub released: u64,
 }
 
 /// A reading that has been answered.
@@ -57,7 +58,7 @@ pub struct Reading {
 }
 
 /// What one weir knows of the others by beats, and of the servers by readings.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Senses {
     /// When the last beat of each other weir was sent, and when it came.
     heard: std::collections::BTreeMap<usize, (Time, Time)>,
@@ -65,26 +66,29 @@ pub struct Senses {
     reading: Option<Reading>,
 }
 
+impl Senses {
+    /// What another process has begun to read is of no use to this one.
+    pub fn forget_reading(&mut self) {
+        self.reading = None;
+    }
+}
+
 impl World {
     pub(super) fn counts(&self) -> Vec<Counts> {
-        let of = |weir: &super::weir::Weir| {
-            let used = weir.allowance.usage();
-            let (held, open, released) = (used.held, used.open, used.released);
-            Counts { open, held, taken: released + u64::from(held), released }
-        };
-        self.weirs.iter().map(of).collect()
+        self.weirs.iter().map(super::weir::Weir::counts).collect()
     }
 
     /// A weir publishes what it holds.
     pub(super) fn beats(&mut self, weir: usize) {
         self.within(150 * MS..500 * MS, Event::Beats(weir));
-        if self.weirs[weir].network == Network::Nothing {
+        if self.weirs[weir].network == Network::Nothing || self.weirs[weir].role != Role::Member {
             return;
         }
         let one = &self.weirs[weir];
         let (held, leased) = (one.allowance.usage().held, one.standing.is_valid(one.now(self.at)));
         for other in (0..self.weirs.len()).filter(|other| *other != weir) {
             if self.weirs[other].is_alive
+                && self.weirs[other].role == Role::Member
                 && self.weirs[other].network != Network::Nothing
                 && let Some(after) = self.way()
             {
@@ -121,6 +125,9 @@ impl World {
 
     /// All servers have answered.
     pub(super) fn has_read(&mut self, weir: usize, began: Instant, counted: u32, before: Vec<Counts>) {
+        if self.weirs[weir].role != Role::Member {
+            return;
+        }
         let (answered, after) = (self.at, self.counts());
         self.weirs[weir].senses.reading = Some(Reading { began, answered, counted, before, after });
         self.judge(weir);
@@ -177,7 +184,10 @@ impl World {
 
     /// How many connections a weir has at the servers, but those that it has let in by a floor while it was cut off.
     fn at_servers(&self, weir: usize) -> u32 {
-        self.servers.iter().filter(|((of, _), is_excepted)| *of == weir && !**is_excepted).count() as u32
+        let holder = &self.weirs[weir].holder;
+        let is_there =
+            |((of, _), is_excepted): &(&(usize, u64), &bool)| self.weirs[*of].holder == *holder && !**is_excepted;
+        self.servers.iter().filter(is_there).count() as u32
     }
 
     /// The record of leases changes. Nobody gets more while all together are over the quota of who writes; and what it
@@ -194,6 +204,7 @@ impl World {
         }
         if after.past < before.past {
             let uncovered = (0..self.weirs.len())
+                .filter(|weir| self.weirs[*weir].role == Role::Member)
                 .map(|weir| self.at_servers(weir).saturating_sub(lease(&after, &self.weirs[weir].holder)));
             let there = uncovered.sum::<u32>() + self.direct.least.iter().sum::<u32>();
             if after.past < there {

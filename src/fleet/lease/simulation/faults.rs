@@ -7,8 +7,9 @@ use crate::fleet::{
         Place,
         record::Record,
         simulation::{
-            weir::{Network, Time, key},
-            world::{Event, MS, SECOND, World},
+            event::Event,
+            weir::{Network, Role, Time, key},
+            world::{MS, SECOND, World},
         },
     },
     share,
@@ -25,8 +26,13 @@ impl World {
         self.later(long, Event::Wakes(weir));
     }
 
+    fn members(&self) -> Vec<usize> {
+        let is_alive = |weir: &usize| self.weirs[*weir].is_alive && self.weirs[*weir].role == Role::Member;
+        (0..self.weirs.len()).filter(is_alive).collect()
+    }
+
     fn one_alive(&mut self) -> Option<usize> {
-        let alive: Vec<usize> = (0..self.weirs.len()).filter(|weir| self.weirs[*weir].is_alive).collect();
+        let alive = self.members();
         (!alive.is_empty()).then(|| alive[self.rng.usize(..alive.len())])
     }
 
@@ -37,6 +43,13 @@ impl World {
         // Of a process that is killed the servers are told by its kernel; of a machine that is gone by nobody.
         let after = if self.rng.bool() { self.rng.u64(..10 * MS) } else { self.rng.u64(..30 * SECOND) };
         self.later(after, Event::Gone(weir));
+        // Others of the same machine: it is gone, or a process that has nothing yet.
+        for other in 0..self.weirs.len() {
+            if other != weir && self.weirs[other].holder == self.weirs[weir].holder && self.weirs[other].is_alive {
+                self.weirs[other].is_alive = false;
+                self.later(after, Event::Gone(other));
+            }
+        }
     }
 
     /// Something goes wrong, or is well again.
@@ -117,7 +130,7 @@ impl World {
         let on_first = self.rng.u32(..=past);
         self.are_past([on_first, past - on_first]);
         self.until(self.at + 8 * SECOND, |_| false);
-        let alive: Vec<usize> = (0..self.weirs.len()).filter(|weir| self.weirs[*weir].is_alive).collect();
+        let alive = self.members();
         // What a machine that is gone has left at the servers goes within 30 s.
         let left_by_dead = |world: &Self| world.servers.keys().any(|(weir, _)| !world.weirs[*weir].is_alive);
         if self.is_other_bucket {

@@ -2,16 +2,18 @@
 //! are lost, late or come twice; watches that lag, lose and reorder; a bucket without quorum, or another bucket; weirs
 //! that are cut off, stopped, killed, restarted and told another quota; clocks that run 20 % apart; servers that keep
 //! connections of a machine that is gone; clients that come past all weirs, and readings of them that are late, stale
-//! or lost. Weirs look at a quota at each look, or hardly ever unless something has happened to it. See `world.rs` for
+//! or lost; processes that take over from those that run. Weirs look at a quota at each look, or hardly ever unless something has happened to it. See `world.rs` for
 //! the model and what always holds in it.
 
 mod bucket;
 mod direct;
+mod event;
 mod faults;
+mod takeovers;
 mod weir;
 mod world;
 
-use self::world::World;
+use self::{event::Event, world::World};
 
 /// Runs one history; the bucket may be another one after what went wrong. A failure is told with the seed.
 fn history(seed: u64, is_other_bucket: bool) {
@@ -30,6 +32,19 @@ fn histories(is_other_bucket: bool, many: u64) {
 #[test]
 fn no_history_has_one_connection_too_many_and_each_fills_its_quota_in_the_end() {
     histories(false, 100);
+}
+
+#[test]
+fn no_history_of_takeovers_has_one_connection_too_many() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let (first, many) = (number("WEIR_SEED").unwrap_or(1), number("WEIR_HISTORIES").unwrap_or(100));
+    for seed in first..first + many {
+        let mut world = World::new(seed);
+        world.has_takeovers = true;
+        world.later(0, Event::TakesOver);
+        world.go_wrong();
+        world.heal();
+    }
 }
 
 #[test]

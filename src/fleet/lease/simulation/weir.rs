@@ -16,7 +16,7 @@ use crate::fleet::{
         allowance::{Allowance, LeasePlace, LeaseWait, Standing},
         book::LeaseBook,
         ledger::Ledger,
-        simulation::direct::Senses,
+        simulation::direct::{Counts, Senses},
         surroundings::Settings,
     },
 };
@@ -32,6 +32,16 @@ pub enum Network {
     NoBucket,
     /// It is cut off from the fleet, and not from the servers.
     Nothing,
+}
+
+/// What a process is to its fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Member,
+    /// It is to take over from a member.
+    Prepares,
+    /// Another process goes on as the member that it was.
+    Given,
 }
 
 /// How far a connection is.
@@ -70,7 +80,7 @@ pub struct Weir {
     /// So long stopped its connection is closed by the cluster.
     pub stands_stop: Time,
     /// What came while it was stopped.
-    pub backlog: Vec<super::world::Event>,
+    pub backlog: Vec<super::event::Event>,
     pub quota: u32,
     pub wants: u32,
     pub connections: BTreeMap<u64, Connection>,
@@ -83,6 +93,17 @@ pub struct Weir {
     pub senses: Senses,
     /// It has opened the bucket that there is.
     pub watches: bool,
+    pub role: Role,
+    /// It lets nobody in.
+    pub is_paused: bool,
+    /// What it knows has gone to another process.
+    pub has_given: bool,
+    /// Connections of the process before, which counts them no more for the others.
+    pub counted: BTreeMap<u64, LeasePlace>,
+    /// The process before may go on until then.
+    pub taken_over_until: Time,
+    /// What the processes before had taken and given back, as beats tell it.
+    pub given_back_before: u64,
 }
 
 pub fn key() -> crate::fleet::lease::LeaseKey {
@@ -92,6 +113,37 @@ pub fn key() -> crate::fleet::lease::LeaseKey {
 impl Weir {
     pub fn new(id: &str, at: Time, quota: u32, base: Instant, rng: &mut fastrand::Rng) -> Self {
         let holder = Holder::parse(&format!("{id}.{:016x}", rng.u64(..))).unwrap();
+        Self::with_holder(holder, at, quota, base, rng)
+    }
+
+    /// A process that is to take over from this one, on the same machine.
+    pub fn taking_over(before: &Self, rng: &mut fastrand::Rng) -> Self {
+        let mut taker = Self::with_holder(before.holder.clone(), before.began, before.quota, before.base, rng);
+        (taker.base, taker.rate, taker.network) = (before.base, before.rate, before.network);
+        (taker.role, taker.watches, taker.is_paused) = (Role::Prepares, before.watches, true);
+        taker
+    }
+
+    /// What the one before wanted; for the others its counts go on as well.
+    pub fn goes_on_from(&mut self, before: &Self) {
+        (self.quota, self.wants) = (before.quota, before.wants);
+        self.allowance.set_quota(Some(self.quota));
+        // Either of both may have been cut off since it was made.
+        self.was_cut = before.was_cut || self.network == Network::Nothing;
+        self.highest_since = before.highest_since;
+        let (there, here) = (before.counts(), self.counts());
+        self.given_back_before +=
+            there.released.saturating_sub(here.released).max(there.taken.saturating_sub(here.taken));
+    }
+
+    /// What it holds.
+    pub fn counts(&self) -> Counts {
+        let used = self.allowance.usage();
+        let (held, open, released) = (used.held, used.open, used.released + self.given_back_before);
+        Counts { open, held, taken: released + u64::from(held), released }
+    }
+
+    fn with_holder(holder: Holder, at: Time, quota: u32, base: Instant, rng: &mut fastrand::Rng) -> Self {
         let standing = Standing::new(base);
         let book = LeaseBook::new(Keys::of_fleet("edge"), Arc::clone(&standing));
         let needs_look = Arc::new(AtomicBool::new(true));
@@ -125,6 +177,12 @@ impl Weir {
             highest_since: quota,
             senses: Senses::default(),
             watches: true,
+            role: Role::Member,
+            is_paused: false,
+            has_given: false,
+            counted: BTreeMap::new(),
+            taken_over_until: 0,
+            given_back_before: 0,
         }
     }
 

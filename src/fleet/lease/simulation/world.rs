@@ -26,7 +26,8 @@ use crate::fleet::lease::{
     simulation::{
         bucket::Bucket,
         direct::{Counts, Direct},
-        weir::{Connection, Network, Stage, Time, Weir, key},
+        event::{Due, Event},
+        weir::{Connection, Network, Role, Stage, Time, Weir, key},
     },
     surroundings::Surroundings,
 };
@@ -37,85 +38,12 @@ pub(super) const SECOND: Time = 1_000_000;
 /// nats-server's `auth_timeout`.
 const AUTH_TIMEOUT: Time = 2 * SECOND;
 
-/// Something that happens. The number is the weir's.
-#[derive(Debug, Clone)]
-pub enum Event {
-    Look(usize),
-    /// Clients come and go.
-    Clients(usize),
-    Dial(usize, u64),
-    Check(usize, u64),
-    /// CONNECT is written.
-    Send(usize, u64),
-    /// The server knows that the client is in, and the weir is told.
-    Opened(usize, u64),
-    Answered(usize, u64, Answer),
-    Watched(usize, Place, u64, Option<Vec<u8>>),
-    /// A reading of the servers began then, when the weirs had so much.
-    Read(usize, Instant, u32, Vec<Counts>),
-    /// By a reading that began then at least and at most so many came past weir.
-    IsPast(usize, Instant, (u32, u32)),
-    /// It opens a bucket that is another one.
-    Reopens(usize),
-    Beats(usize),
-    /// The beat of another weir, sent then: what it holds, and whether by leases.
-    Hears(usize, usize, Time, (u32, bool)),
-    // What follows does not need the weir.
-    Requested(usize, Operation),
-    /// CONNECT arrives at a server that accepted the connection then.
-    Arrives(usize, u64, Time),
-    /// A reading is begun, and is of what the servers have then.
-    Reads(usize, Instant, Option<(u32, Vec<Counts>)>),
-    /// Clients come past weir, or go.
-    Direct,
-    /// The servers lose what they have of a weir.
-    Gone(usize),
-    Wakes(usize),
-    Wrong,
-}
-
-impl Event {
-    /// The weir that must be running for it.
-    fn process(&self) -> Option<usize> {
-        match self {
-            Self::Look(weir) | Self::Clients(weir) | Self::Dial(weir, _) | Self::Check(weir, _) => Some(*weir),
-            Self::Send(weir, _) | Self::Opened(weir, _) | Self::Answered(weir, ..) => Some(*weir),
-            Self::Watched(weir, ..) | Self::Read(weir, ..) | Self::IsPast(weir, ..) => Some(*weir),
-            Self::Beats(weir) | Self::Hears(weir, ..) | Self::Reopens(weir) => Some(*weir),
-            _ => None,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Due(Time, u64, Event);
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
 pub struct World {
     pub(super) seed: u64,
     pub(super) rng: fastrand::Rng,
     pub(super) base: Instant,
     pub(super) at: Time,
-    due: BinaryHeap<Reverse<Due>>,
+    pub(super) due: BinaryHeap<Reverse<Due>>,
     pub(super) serial: u64,
     pub(super) bucket: Bucket,
     pub(super) has_quorum: bool,
@@ -135,6 +63,8 @@ pub struct World {
     pub(super) is_healed: bool,
     /// Whether the bucket is another one when the first part ends.
     pub(super) is_other_bucket: bool,
+    /// Whether weirs are taken over.
+    pub(super) has_takeovers: bool,
 }
 
 impl World {
@@ -160,6 +90,7 @@ impl World {
             quotas: VecDeque::new(),
             is_healed: false,
             is_other_bucket: false,
+            has_takeovers: false,
             rng,
         };
         world.direct.come = world.rng.bool();
@@ -176,6 +107,10 @@ impl World {
         self.weirs.push(Weir::new(id, self.at, quota, self.base, &mut self.rng));
         self.stopped_at.push(0);
         self.in_force(quota);
+        self.starts(number);
+    }
+
+    pub(super) fn starts(&mut self, number: usize) {
         self.later(0, Event::Look(number));
         self.later(0, Event::Clients(number));
         self.within(0..SECOND, Event::Reads(number, self.base, None));
@@ -299,6 +234,16 @@ impl World {
             Event::Gone(weir) => self.servers.retain(|(of, _), _| *of != weir),
             Event::Wakes(weir) => self.wakes(weir),
             Event::Wrong => self.wrong(),
+            Event::TakesOver => self.someone_takes_over(),
+            Event::BreaksOff(old, new) => self.breaks_off(old, new),
+            Event::Stops(old, new) => self.stops(old, new),
+            Event::Gives(old, new, until) => self.gives(old, new, until),
+            Event::IsAloneAgain(old, new) => self.is_alone_again(old, new),
+            Event::Adopts(new, old, then, state) => self.adopts(new, old, then, &state),
+            Event::Ends(before, id, member) => self.ends(before, id, member),
+            Event::IsTold(member, id) => self.is_told(member, id),
+            Event::IsGone(member, before) => self.is_gone(member, before),
+            Event::TakesBack(before, member) => self.takes_back(before, member),
         }
         for weir in 0..self.weirs.len() {
             if !self.weirs[weir].is_stopped() && self.weirs[weir].needs_look.swap(false, SeqCst) {
@@ -333,10 +278,17 @@ impl World {
 
     /// The ledger's turn.
     fn step(&mut self, weir: usize) {
-        self.forget_silent(weir);
-        let live: Vec<usize> = (0..self.weirs.len())
-            .filter(|other| *other == weir || self.weirs[*other].is_interested(self.at, self.stopped_at[*other]))
-            .collect();
+        if self.weirs[weir].role == Role::Prepares {
+            return;
+        }
+        if !self.weirs[weir].has_given {
+            self.forget_silent(weir);
+        }
+        let is_live = |other: &usize| {
+            let one = &self.weirs[*other];
+            one.role == Role::Member && one.is_interested(self.at, self.stopped_at[*other])
+        };
+        let live: Vec<usize> = (0..self.weirs.len()).filter(|other| *other == weir || is_live(other)).collect();
         let others_have_leases = live.iter().any(|other| *other != weir && self.weirs[*other].ledger.goes_by_leases());
         let is_connected = self.weirs[weir].network != Network::Nothing;
         let live = if is_connected { live } else { vec![weir] };
@@ -371,8 +323,8 @@ impl World {
         }
         let answer = match (&operation.place, is_ask) {
             (Place::Member(holder), true) => {
-                let of = (0..self.weirs.len()).find(|of| self.weirs[*of].holder == *holder);
-                let is_there = of.is_some_and(|of| self.weirs[of].is_interested(self.at, self.stopped_at[of]));
+                let mut of = (0..self.weirs.len()).filter(|of| self.weirs[*of].holder == *holder);
+                let is_there = of.any(|of| self.weirs[of].is_interested(self.at, self.stopped_at[of]));
                 if is_there { Answer::Responds } else { Answer::NoResponders }
             }
             (place, _) => {
@@ -435,6 +387,9 @@ impl World {
     fn clients_step(&mut self, weir: usize) {
         let quota = self.highest_quota();
         let one = &mut self.weirs[weir];
+        if one.role != Role::Member {
+            return;
+        }
         let now = one.now(self.at);
         while (one.connections.len() + one.waiting.len()) as u32 > one.wants {
             if one.waiting.pop().is_some() {
@@ -446,6 +401,9 @@ impl World {
             // First it is closed towards the server.
             self.servers.remove(&(weir, id));
             one.connections.remove(&id);
+        }
+        if one.is_paused {
+            return;
         }
         while one.connections.len() as u32 + (one.waiting.len() as u32) < one.wants {
             let Some(wait) = one.allowance.wait(now) else { break };
@@ -552,7 +510,7 @@ impl World {
     }
 
     pub(super) fn alive(&self) -> impl Iterator<Item = &Weir> {
-        self.weirs.iter().filter(|weir| weir.is_alive)
+        self.weirs.iter().filter(|weir| weir.is_alive && weir.role == Role::Member)
     }
 
     pub(super) fn open(&self) -> u32 {
