@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -17,11 +17,12 @@ use crate::{
         beat::{AccountBeat, Beat, MOST_ACCOUNTS, ServerBeat},
         key::Key,
         link::Counted,
+        takeover::Before,
     },
     fleet_link::FleetLink,
     net::timer,
     session::Shared,
-    telemetry::process::STARTED,
+    telemetry::moment::Moment,
 };
 
 /// The interval while something changes, and while nothing does; 20 % more or less each time, so that weirs that begin
@@ -51,9 +52,14 @@ pub(super) async fn publish(link: &FleetLink, shared: &Shared) {
     let (fleet, wanted) = (&link.fleet, Arc::<Notify>::default());
     let wake = Arc::clone(&wanted);
     fleet.link().beats().calls(move || wake.notify_one());
+    link.begin.cancelled().await;
     let mut up = link.connection.watch();
     let mut sender = Sender::default();
     loop {
+        if fleet.ledger().is_given() {
+            sleep_until(Instant::now() + LOOK_IDLE).await;
+            continue;
+        }
         let is_up = *up.borrow_and_update();
         if !is_up {
             // What waits for the connection would come too late to be of use.
@@ -83,6 +89,30 @@ pub(super) async fn publish(link: &FleetLink, shared: &Shared) {
     }
 }
 
+/// What has been told in all, also by the processes before.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// The number of the last beat.
+    pub n: u64,
+    pub before: Before,
+}
+
+impl FleetLink {
+    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What would be the next beat, with all accounts in use.
+pub(super) fn next_in_full(link: &FleetLink, shared: &Shared) -> Beat {
+    let mut beat = gather(link, shared);
+    beat.accounts = shared.admission.accounts().told(MOST_TOLD).into_iter().collect();
+    let told = link.told();
+    beat.n = told.n + 1;
+    told.before.add_to(&mut beat);
+    beat
+}
+
 /// What was published last.
 #[derive(Default)]
 struct Sender {
@@ -99,9 +129,11 @@ struct Sender {
 impl Sender {
     fn next(&mut self, link: &FleetLink, shared: &Shared) -> Beat {
         self.n += 1;
-        let mut beat = gather(link, shared);
-        beat.n = self.n;
-        self.add_accounts(&mut beat, shared.admission.accounts().told(MOST_TOLD).into_iter().collect());
+        let mut whole = next_in_full(link, shared);
+        link.told().n = whole.n;
+        let accounts = std::mem::take(&mut whole.accounts);
+        let mut beat = whole;
+        self.add_accounts(&mut beat, accounts);
         beat.every_ms = millis(if self.is_new(&beat) { BUSY } else { IDLE });
         self.told = counts(shared).collect();
         self.last = Some(beat.clone());
@@ -169,7 +201,8 @@ fn gather(link: &FleetLink, shared: &Shared) -> Beat {
     let (fleet, counters) = (&link.fleet, &shared.counters);
     let waiting = number(shared.admission.waiting().all());
     Beat {
-        up_ms: STARTED.elapsed().map_or(0, |up| u64::try_from(up.as_millis()).unwrap_or(u64::MAX)),
+        // Counted from the first process that was taken over: peers date beats by it.
+        up_ms: Moment::now().raw() / 1_000_000,
         every_ms: millis(BUSY),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         sessions: number(shared.sessions.len()),

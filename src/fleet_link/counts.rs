@@ -17,6 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Counts for ever.
 pub(super) async fn run(link: &FleetLink, shared: &Shared, access: &ClusterAccess) {
+    link.begin.cancelled().await;
     loop {
         sleep(LOOK_EVERY.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
         let wanted = link.fleet.ledger().to_count();

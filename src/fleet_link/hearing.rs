@@ -1,10 +1,13 @@
 //! Hears the other weirs: their beats, their last words, and questions whether this one is still connected.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_nats::{Message, SubscribeError, Subscriber};
 use futures_util::{StreamExt, future::join_all};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::{
@@ -36,6 +39,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 pub(super) async fn hear(link: &FleetLink, shared: &Shared) {
     // Apart, so that nobody else seems silent while one is asked.
     let look = async {
+        link.begin.cancelled().await;
         loop {
             sleep(LOOK).await;
             look(link, shared).await;
@@ -52,6 +56,8 @@ async fn hear_messages(link: &FleetLink, shared: &Shared) {
         // The connection is closed for good: weir ends.
         return;
     };
+    // What comes meanwhile is news after what the process before has heard.
+    link.begin.cancelled().await;
     let mut hearing = Hearing { link, shared, told: None };
     let mut up = link.connection.watch();
     up.mark_changed();
@@ -137,7 +143,16 @@ impl Hearing<'_> {
 
 /// Takes in what a beat says.
 fn take_in(link: &FleetLink, shared: &Shared, beat: Beat) -> Result<(), Ignored> {
-    let (fleet, now) = (&link.fleet, timer::now());
+    take_in_of(link, shared, beat, timer::now())
+}
+
+/// The same of a beat that came then.
+pub(super) fn take_in_of(link: &FleetLink, shared: &Shared, beat: Beat, now: Instant) -> Result<(), Ignored> {
+    let fleet = &link.fleet;
+    if beat.id == *fleet.id() && beat.run == fleet.run() {
+        // Of the process from which this one has taken over, or of that which has taken over.
+        return Err(Ignored::Old);
+    }
     let holder = Holder::new(&beat.id, beat.run);
     let vouch = fleet.ledger().vouches(now, &holder);
     let heard = fleet.peers().heard(now, beat, vouch)?;

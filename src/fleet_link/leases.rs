@@ -154,6 +154,7 @@ async fn drive(link: &FleetLink, shared: &Shared, wishes: Wishes, mut found: wat
     fleet.leases().standing().on_need(move || wake.notify_one());
     let wake = Arc::clone(&wanted);
     fleet.link().leases().calls(move || wake.notify_one());
+    link.begin.cancelled().await;
     let mut under_way = FuturesUnordered::new();
     let (mut told, mut around) = (Told::default(), Around::default());
     let mut shown = Instant::now();

@@ -7,6 +7,7 @@
 //! - [`bucket`]: the bucket of the leases. [`leases`]: does there what the ledger wants. [`counts`]: has the servers
 //!   count connections, while leases of weirs that have ended are to be taken back. [`slots`]: has slots of servers
 //!   leased, where these are nearly full.
+//! - [`takeover`]: gives all of this to another process.
 //! - [`permissions`]: tries whether the login may do all of this, for `weir check --connect`.
 
 mod beats;
@@ -18,8 +19,12 @@ mod leases;
 pub mod permissions;
 mod slots;
 mod subjects;
+mod takeover;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_nats::{ConnectError, RequestErrorKind, client::SetServerPoolError};
 use tokio::time::timeout;
@@ -28,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cluster::{ClusterAccess, system_account::Login},
     fleet::{Fleet, beat::Bye, lease::Holder, link::Counted},
-    fleet_link::connection::Connection,
+    fleet_link::{beats::Told, connection::Connection},
     session::Shared,
     tls::Connector,
 };
@@ -59,6 +64,9 @@ pub struct FleetLink {
     fleet: Arc<Fleet>,
     connection: Connection,
     subjects: Subjects,
+    /// From then on this process is the member of the fleet: another one was until then.
+    begin: CancellationToken,
+    told: Arc<Mutex<Told>>,
 }
 
 impl FleetLink {
@@ -74,7 +82,7 @@ impl FleetLink {
     ) -> Result<Self, ConnectError> {
         let subjects = Subjects::of(fleet.name());
         let connection = Connection::open(login, addresses, tls, &subjects).await?;
-        Ok(Self { fleet, connection, subjects })
+        Ok(Self { fleet, connection, subjects, begin: CancellationToken::new(), told: Arc::default() })
     }
 
     /// Connects to one of these `addresses` (`host:port`) from now on.
@@ -139,6 +147,10 @@ impl FleetLink {
     /// Hands back all leases and says to the others that this weir ends, for when its last session has ended. It takes
     /// a second at most.
     pub async fn leave(&self) {
+        if self.is_given() {
+            // Another process goes on.
+            return;
+        }
         leases::leave(self, HAND_BACK).await;
         self.say_goodbye().await;
     }

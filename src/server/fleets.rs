@@ -15,9 +15,14 @@ use crate::{
     worker,
 };
 
-/// The fleet that a configuration names, before anything is connected.
-pub(super) fn fleet(config: &FleetConfig) -> Fleet {
+/// The fleet that a configuration names, before anything is connected; as the member that another process is.
+pub(super) fn fleet(config: &FleetConfig, goes_on_as: Option<(MemberId, u64)>) -> Fleet {
     worker::with_rng(|rng| {
+        if let Some(member) = goes_on_as {
+            let fleet = Fleet::of_run(&config.name, member, timer::now(), rng);
+            fleet.link().want_leases(config.quota == SharedBy::Lease);
+            return fleet;
+        }
         let configured = config.id.as_deref().and_then(|id| MemberId::new(id).ok());
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let id = configured.unwrap_or_else(|| MemberId::of_host(host().trim(), rng));

@@ -34,7 +34,7 @@ use std::{
     os::unix::net::UnixListener,
     sync::{Arc, LazyLock, atomic::AtomicU64},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -51,6 +51,7 @@ use crate::{
     advertised_info::AdvertisedInfo,
     cluster::account_lookup::{AccountLookup, MAX_QUEUED},
     config::{AdminConfig, Config, NewClients, Origin},
+    fleet::member::MemberId,
     identity::{Directory, Keys},
     net::{socket, timer},
     notify::Notifier,
@@ -65,7 +66,7 @@ use crate::{
         passed_sockets::{PassedError, PassedSocket, PassedSockets},
         reload::{Parts, Reloader},
         service_manager::ServiceManager,
-        takeover::{Giving, Home, TakenSockets, TakeoverError, Taking},
+        takeover::{FleetName, Giving, Home, TakenSockets, TakeoverError, Taking},
     },
     session::{
         Descriptors, Shared, damped_dials::DampedDials, ghosts::Ghosts, move_orders::MoveOrders, read_ahead::ReadAhead,
@@ -84,6 +85,9 @@ use crate::{
 };
 
 pub use self::{background::plain_info, passed_sockets::take as take_passed_sockets, ready_line::ReadyLine};
+
+/// How often it is looked whether sessions of a process before this one have ended.
+const ENDS_ELSEWHERE: Duration = Duration::from_millis(100);
 
 /// Why weir could not run.
 #[derive(Debug, thiserror::Error)]
@@ -127,9 +131,6 @@ pub enum ServerError {
     /// There is no way to the process that runs.
     #[error("a takeover asks the running weir over its admin socket, and the configuration has no [admin]")]
     NoAdminSocket,
-    /// Sessions that come along have no places in a fleet's leases.
-    #[error("a weir of a fleet cannot take over: restart the one that runs, and its clients go to the others")]
-    FleetTakeover,
     /// The running process does not give what it has.
     #[error("no takeover: {0}")]
     Takeover(#[from] TakeoverError),
@@ -180,10 +181,8 @@ pub fn run(config: Config, origin: Origin, inherited: Inherited) -> Result<(), S
 /// Asks the process that runs with this configuration for what it has.
 async fn take_over(config: &Config) -> Result<(Taking, TakenSockets), ServerError> {
     let socket = &config.admin.as_ref().ok_or(ServerError::NoAdminSocket)?.socket;
-    if config.fleet.is_some() {
-        return Err(ServerError::FleetTakeover);
-    }
-    let (taking, sockets) = Taking::begin(socket).await?;
+    let fleet = config.fleet.as_ref().map(|fleet| FleetName { name: fleet.name.clone(), id: fleet.id.clone() });
+    let (taking, sockets) = Taking::begin(socket, fleet).await?;
     moment::count_from(taking.origin());
     Ok((taking, sockets))
 }
@@ -217,7 +216,8 @@ impl Assembly {
         let (asking, account_lookups) = mpsc::channel(MAX_QUEUED);
         let heartbeats = Heartbeats::new(workers, timer::now());
         let keys = taking.as_ref().map_or_else(Keys::default, Taking::keys);
-        let shared = Arc::new(shared(config, budget, (asking, heartbeats, keys))?);
+        let member = taking.as_ref().and_then(Taking::member);
+        let shared = Arc::new(shared(config, budget, (asking, heartbeats, keys), member)?);
         let passed = Arc::new(passed);
         Ok(Self { shared, account_lookups, bound, monitor, admin_socket, workers, passed, taking })
     }
@@ -246,6 +246,7 @@ impl Assembly {
         let mut parts = reloader.parts().await;
         background.start_housekeeping(&reloader, members.mover(), certificates)?;
         let given = Arc::<Notify>::default();
+        let (link, has_taken_over) = (fleet.clone(), taking.is_some());
         let mut serve_operators = async |parts: &mut Parts| -> Result<(), ServerError> {
             if let Some((socket, configured)) = monitor.take().zip(config.monitor) {
                 parts.monitor.serve(configured, socket, &config.http_base_path)?;
@@ -253,8 +254,8 @@ impl Assembly {
             if let Some(socket) = admin_socket.take() {
                 let stop = stop.child_token();
                 let (shared, giving) = (Arc::clone(&shared), (Arc::clone(&socket), stop.clone(), Arc::clone(&given)));
-                let told = service_manager.clone();
-                let giving = Giving::new(Arc::clone(&shared), Arc::clone(&reloader), giving, told);
+                let (told, of_fleet) = (service_manager.clone(), (link.clone(), has_taken_over));
+                let giving = Giving::new(Arc::clone(&shared), Arc::clone(&reloader), of_fleet, giving, told);
                 let operator = Operator::new(shared, &reloader, members.clone(), configuration.clone(), giving);
                 background.start_admin_socket(socket, operator, stop);
             }
@@ -264,7 +265,12 @@ impl Assembly {
         if taking.is_none() {
             serve_operators(&mut parts).await?;
         }
-        first_readings(&shared, &access, fleet.as_ref()).await;
+        // Another process is the weir of the fleet until it has given that.
+        let begins = fleet.as_ref().filter(|_| taking.is_none());
+        if let Some(fleet) = begins {
+            fleet.begin();
+        }
+        first_readings(&shared, &access, begins).await;
 
         let mut threads = Vec::new();
         for (n, work) in work.into_iter().enumerate() {
@@ -274,7 +280,7 @@ impl Assembly {
         let opened = parts.listeners.open(bound).await?;
         parts.listeners.put(opened).await;
         shared.heartbeats.started(timer::now());
-        let home = Home::new(Arc::clone(&shared), &parts.listeners);
+        let home = Home::new(Arc::clone(&shared), fleet.clone(), &parts.listeners);
         if let Some(taking) = &mut taking {
             taking.take(&home).await?;
             passed.forget();
@@ -282,7 +288,7 @@ impl Assembly {
         parts.listeners.begin();
         if let Some(mut taking) = taking {
             serve_operators(&mut parts).await?;
-            taking.serving().await?;
+            taking.serving(&home).await?;
             tokio::spawn(taking.follow(home));
         }
         if let Some(admin) = &config.admin {
@@ -309,7 +315,12 @@ impl Assembly {
             () = given.notified() => {
                 // Balancers see the other process.
                 let drain = Drain { grace: Duration::ZERO, new_clients: NewClients::Refuse, ..reloader.drain() };
+                let until = Instant::now() + drain.duration;
                 drain_until_second(drain, &mut signals, &shared).await;
+                // The other process hears of the ends of sessions in a process before this one from this one.
+                while !shared.takeover.elsewhere().is_empty() && Instant::now() < until {
+                    tokio::time::sleep(ENDS_ELSEWHERE).await;
+                }
             }
         }
         if let Some(fleet) = fleet {
@@ -340,6 +351,7 @@ fn shared(
     config: &Config,
     budget: &ClientBudget,
     (account_lookups, heartbeats, keys): (mpsc::Sender<AccountLookup>, Heartbeats, Keys),
+    member: Option<(MemberId, u64)>,
 ) -> Result<Shared, ServerError> {
     let servers = Arc::new(Servers::new(&config.upstream));
     let connector = |tls: &ServersTls| Connector::load(tls.clone()).map(Arc::new);
@@ -356,7 +368,7 @@ fn shared(
         account_lookups,
         admission: Arc::new(Admission::new(&config.admission, Arc::clone(&servers))),
         arrived: Arc::new(Notify::new()),
-        fleet: config.fleet.as_ref().map(|fleet| Arc::new(fleets::fleet(fleet))),
+        fleet: config.fleet.as_ref().map(|fleet| Arc::new(fleets::fleet(fleet, member))),
         directory: Arc::new(Directory::new(&config.admission.rules)?),
         keys: Arc::new(keys),
         notifier: Arc::new(Notifier::new(advertised_info.own_server_id())),

@@ -40,6 +40,7 @@ mod fleet_pace;
 mod fleet_past;
 mod fleet_quota;
 mod fleet_servers;
+mod fleet_takeover;
 mod fleet_trust;
 mod fleet_view;
 mod full_server;

@@ -6,14 +6,12 @@ use nkeys::KeyPair;
 use tokio::task::JoinSet;
 use weir_testkit::{
     admin::AdminSocket,
-    fleet::Fleet,
     history::History,
     tls::{Authority, TlsClient, pair},
     *,
 };
 
 use crate::{
-    fleet_servers::{orders, three_servers},
     rehome::{REHOME, gets},
     slow_server::PASSWORD,
 };
@@ -151,24 +149,4 @@ async fn in_a_storm_of_slow_logins_all_get_in_and_no_quota_is_exceeded() {
     assert!(history.most() <= QUOTA as i64, "{} of {QUOTA} at once", history.most());
     crowd.end().await;
     weir.until("all are gone", |metrics| metrics.sum("weir_account_connections") == 0.0).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_weir_of_a_fleet_is_not_taken_over() {
-    let cluster = three_servers(|server| server).await;
-    let admin = AdminSocket::default();
-    let fleet = Fleet::start(1, &WeirConfig::of(&cluster).table(&admin.toml())).await;
-    let weir = &fleet.weirs[0];
-    let mut client = RawClient::connect(&weir.address, &orders()).await;
-    let mut new = weir.start_takeover();
-    assert_eq!(new.wait(PATIENCE).await.code(), Some(1));
-    assert!(new.log().contains("a weir of a fleet cannot take over"), "{}", new.log());
-    // One that is of none in its configuration.
-    weir.reconfigure("[fleet]", "[fleets]");
-    let file = std::fs::read_to_string(weir.config_file()).unwrap();
-    std::fs::write(weir.config_file(), file.split("[fleets]").next().unwrap()).unwrap();
-    let mut new = weir.start_takeover();
-    assert_eq!(new.wait(PATIENCE).await.code(), Some(1));
-    assert!(new.log().contains("it is of a fleet, and leases do not go along"), "{}", new.log());
-    client.round_trip().await.expect("all goes on");
 }

@@ -24,18 +24,19 @@ use tracing::{info, warn};
 pub(super) use self::sessions::SessionsToGive;
 use crate::{
     admin::socket::AdminSocket,
+    fleet_link::FleetLink,
     net::passing::{self, Receiver, Sender},
     server::{
         listeners::Suspended,
         reload::{Parts, Reloader},
         service_manager::ServiceManager,
         takeover::{
-            message::{Message, Offer, Offered, VERSION, receive, send},
+            message::{FleetName, Message, Offer, Offered, OtherFleet, VERSION, receive, send},
             successor::{self, NoSuccessor, Start},
         },
     },
-    session::Shared,
-    telemetry::moment,
+    session::{Shared, takeover::KeptPlaces},
+    telemetry::moment::{self, Moment},
 };
 
 /// How long the new process may take to say that it is there.
@@ -44,11 +45,16 @@ const HELLO_WITHIN: Duration = Duration::from_secs(5);
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long it may take to count a batch, whose sessions stand still, and to accept clients at last.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// If the new process ends so soon this one goes on.
+const MAY_GO_BACK: Duration = Duration::from_secs(3);
 
 /// Gives what this process has to another one.
 pub struct Giving {
     shared: Arc<Shared>,
     reloader: Arc<Reloader>,
+    fleet: Option<FleetLink>,
+    /// When it has taken over itself.
+    took_over: Option<Instant>,
     admin: Arc<AdminSocket>,
     /// Ends the admin socket in this process.
     admin_stop: CancellationToken,
@@ -76,6 +82,8 @@ pub(super) enum Off {
     Draining,
     #[error("the new process is weir {0}, whose takeovers are another version")]
     Version(String),
+    #[error("{0}")]
+    OtherFleet(#[from] OtherFleet),
     #[error("{0}")]
     Os(io::Error),
 }
@@ -109,12 +117,23 @@ impl Giving {
     pub fn new(
         shared: Arc<Shared>,
         reloader: Arc<Reloader>,
+        (fleet, has_taken_over): (Option<FleetLink>, bool),
         (admin, admin_stop, given): (Arc<AdminSocket>, CancellationToken, Arc<Notify>),
         service_manager: ServiceManager,
     ) -> Arc<Self> {
-        let (is_under_way, served_by, start) =
-            (AtomicBool::new(false), watch::Sender::default(), Start::of_this_process());
-        Arc::new(Self { shared, reloader, admin, admin_stop, is_under_way, given, served_by, start, service_manager })
+        Arc::new(Self {
+            shared,
+            reloader,
+            fleet,
+            took_over: has_taken_over.then(Instant::now),
+            admin,
+            admin_stop,
+            is_under_way: AtomicBool::new(false),
+            given,
+            served_by: watch::Sender::default(),
+            start: Start::of_this_process(),
+            service_manager,
+        })
     }
 
     /// Starts another process, with the executable as it is by now, and waits until that has taken over. Returns its
@@ -149,9 +168,9 @@ impl Giving {
         if self.shared.admission.is_lame_duck() {
             return Err("it is about to end");
         }
-        if self.shared.fleet.is_some() {
-            // What a weir has leased is bound to its membership: the others would lease it once more.
-            return Err("it is of a fleet, and leases do not go along: restart it, and its clients go to the others");
+        if self.shared.takeover.follows() && self.took_over.is_some_and(|at| at.elapsed() < MAY_GO_BACK) {
+            // The process before would take the end of this one for a takeover that has gone wrong.
+            return Err("it has just taken over itself: try again in a few seconds");
         }
         if self.is_under_way.swap(true, Relaxed) {
             return Err("another process is taking over");
@@ -173,7 +192,7 @@ impl Giving {
         let mut receiver = Mailbox::new(receiver);
         let given = match self.prepare(&mut sender, &mut receiver).await {
             Ok(()) => self.hand_all(sender, &mut receiver).await,
-            Err(off) => Err((off, sender)),
+            Err(off) => Err((off, (sender, Vec::new()))),
         };
         match given {
             Ok(mut rest) => {
@@ -185,10 +204,15 @@ impl Giving {
                 // The other process may end before this one.
                 let _ = rest.tell_of_ends().await;
             }
-            Err((off, mut sender)) => {
+            Err((off, (mut sender, kept))) => {
                 warn!(why = %off, "a takeover is off: all goes on here");
                 // It may be gone.
                 let _ = send(&mut sender, &Message::Abort { why: off.to_string() }, &[]).await;
+                // As long as the new process is there its sessions are.
+                tokio::spawn(async move {
+                    receiver.closed().await;
+                    drop((kept, sender));
+                });
             }
         }
     }
@@ -197,7 +221,9 @@ impl Giving {
     async fn prepare(&self, sender: &mut Sender, receiver: &mut Mailbox) -> Result<(), Off> {
         match receiver.next(HELLO_WITHIN).await? {
             // A later version understands this one.
-            Message::Hello { version, .. } if version.abs_diff(VERSION) <= 1 => {}
+            Message::Hello { version, fleet, .. } if version.abs_diff(VERSION) <= 1 => {
+                FleetName::agree(self.member().as_ref(), fleet.as_ref())?;
+            }
             Message::Hello { weir, .. } => return Err(Off::Version(weir)),
             other => return Err(Off::Unexpected(other.name())),
         }
@@ -212,6 +238,7 @@ impl Giving {
             secret: self.shared.keys.secret().to_bytes(),
             sockets,
             sessions: self.shared.sessions.len(),
+            fleet: self.member().zip(self.shared.fleet.as_ref().map(|fleet| fleet.run())),
         };
         info!(sessions = offer.sessions, "another process is about to take over");
         let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -220,6 +247,12 @@ impl Giving {
             Message::Ready => Ok(()),
             other => Err(Off::Unexpected(other.name())),
         }
+    }
+
+    /// What this weir is called in its fleet.
+    fn member(&self) -> Option<FleetName> {
+        let fleet = self.shared.fleet.as_ref()?;
+        Some(FleetName { name: fleet.name().to_owned(), id: Some(fleet.id().to_string()) })
     }
 
     fn sockets(&self, parts: &Parts) -> io::Result<(Vec<Offered>, Vec<OwnedFd>)> {
@@ -242,11 +275,11 @@ impl Giving {
         self: &Arc<Self>,
         sender: Sender,
         receiver: &mut Mailbox,
-    ) -> Result<SessionsToGive, (Off, Sender)> {
+    ) -> Result<SessionsToGive, (Off, (Sender, Vec<KeptPlaces>))> {
         let mut parts = self.reloader.parts().await;
         let began = Instant::now();
         if self.shared.admission.is_lame_duck() {
-            return Err((Off::Draining, sender));
+            return Err((Off::Draining, (sender, Vec::new())));
         }
         let stopped = self.shared.takeover.begin();
         let was_paused = !self.shared.admission.pause();
@@ -256,12 +289,15 @@ impl Giving {
             Ok(suspended) => suspended,
             Err(err) => {
                 self.go_on(&mut parts, None, was_paused).await;
-                return Err((err.into(), rest.sender));
+                return Err((err.into(), rest.into_sender()));
             }
         };
         self.shared.takeover.ask_clients();
         let mut given = rest.all(receiver, was_paused).await;
         let took = began.elapsed();
+        if given.is_ok() {
+            given = self.give_fleet(&mut rest).await;
+        }
         if given.is_ok() {
             given = match rest.late_sessions(receiver).await {
                 // It has died as soon as it had clients.
@@ -286,10 +322,26 @@ impl Giving {
                 Ok(rest)
             }
             Err(off) => {
+                if let Some(fleet) = &self.fleet
+                    && fleet.is_given()
+                {
+                    fleet.take_back(&self.shared);
+                }
                 self.go_on(&mut parts, Some(suspended), was_paused).await;
-                Err((off, rest.sender))
+                Err((off, rest.into_sender()))
             }
         }
+    }
+
+    /// The new process serves, and goes on as the weir of the fleet that this one was. What that needs is complete only
+    /// now, and goes at once: this process has written to the bucket and told the others until then.
+    async fn give_fleet(&self, rest: &mut SessionsToGive) -> Result<(), Off> {
+        let Some(fleet) = &self.fleet else { return Ok(()) };
+        let (state, at) = fleet.give(&self.shared).await;
+        let state = serde_json::to_string(&state).map_err(io::Error::from)?;
+        send(&mut rest.sender, &Message::Fleet { state, at: Moment::from(at).raw() }, &[]).await?;
+        rest.kept.clear();
+        Ok(())
     }
 
     async fn go_on(&self, parts: &mut Parts, suspended: Option<Suspended>, was_paused: bool) {
@@ -327,6 +379,11 @@ impl Mailbox {
             }
         });
         Self(mailbox)
+    }
+
+    /// Returns once the other process is gone.
+    async fn closed(&mut self) {
+        while self.0.recv().await.is_some() {}
     }
 
     pub(super) async fn next(&mut self, within: Duration) -> Result<Message, Off> {

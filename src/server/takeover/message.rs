@@ -27,7 +27,13 @@ pub const VERSION: u32 = 1;
 #[strum(serialize_all = "snake_case")]
 pub enum Message {
     /// The new process is there.
-    Hello { version: u32, weir: String },
+    Hello {
+        version: u32,
+        weir: String,
+        /// The fleet of its configuration.
+        #[serde(default)]
+        fleet: Option<FleetName>,
+    },
     /// What the old process has; its listening sockets are beside it, in the order of `sockets`.
     Offer(Box<Offer>),
     /// The new process has adopted the sockets and read the servers. It accepts nobody yet.
@@ -50,6 +56,9 @@ pub enum Message {
     Serve { next_id: u64, is_paused: bool },
     /// The new process accepts clients.
     Serving,
+    /// What the old process is in its fleet, as a [`FleetState`](crate::fleet::takeover::FleetState) of the moment
+    /// `at`: it takes nothing of what the fleet shares from then on. It comes after [`Self::Serving`].
+    Fleet { state: String, at: u64 },
     /// Sessions that stayed have ended.
     Ended { sessions: Vec<u64> },
     /// The takeover is off: all is as it was before.
@@ -76,14 +85,54 @@ pub struct Offer {
     pub secret: [u8; 16],
     pub sockets: Vec<Offered>,
     pub sessions: usize,
+    /// The fleet that it is of, and which process of it.
+    pub fleet: Option<(FleetName, u64)>,
+}
+
+/// A fleet, and what a weir is called there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetName {
+    pub name: String,
+    /// `None` in a configuration that leaves it open.
+    pub id: Option<String>,
+}
+
+/// A fleet that another process of one weir is not of.
+#[derive(Debug, thiserror::Error)]
+#[error("it is of {}, and the new configuration has {}: a takeover changes no fleet", shown(.0), shown(.1))]
+pub struct OtherFleet(pub Option<FleetName>, pub Option<FleetName>);
+
+fn shown(fleet: &Option<FleetName>) -> String {
+    match fleet {
+        None => "no fleet".to_owned(),
+        Some(FleetName { name, id: None }) => format!("fleet {name}"),
+        Some(FleetName { name, id: Some(id) }) => format!("fleet {name} as {id}"),
+    }
+}
+
+impl FleetName {
+    /// Whether a process with the configuration `new` can go on as the member that another one is. An id that the
+    /// configuration leaves open is that of the running process.
+    ///
+    /// # Errors
+    /// It is of another fleet, or another member, or only one of both is of a fleet.
+    pub fn agree(running: Option<&Self>, new: Option<&Self>) -> Result<(), OtherFleet> {
+        let is_same = match (running, new) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.name == other.name && (other.id.is_none() || one.id == other.id),
+            _ => false,
+        };
+        if is_same { Ok(()) } else { Err(OtherFleet(running.cloned(), new.cloned())) }
+    }
 }
 
 /// Without the secret.
 impl fmt::Debug for Offer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, weir, pid, sessions, .. } = self;
+        let Self { version, weir, pid, sessions, fleet, .. } = self;
         let mut shown = f.debug_struct("Offer");
         shown.field("version", version).field("weir", weir).field("pid", pid).field("sessions", sessions);
+        shown.field("fleet", fleet);
         shown.finish_non_exhaustive()
     }
 }
@@ -123,4 +172,34 @@ pub async fn send(to: &mut Sender, message: &Message, descriptors: &[BorrowedFd<
 pub async fn receive(from: &mut Receiver) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
     let Some((words, descriptors)) = from.receive().await? else { return Ok(None) };
     Ok(Some((serde_json::from_slice(&words)?, descriptors)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_takeover_changes_no_fleet() {
+        let of = |name: &str, id: Option<&str>| Some(FleetName { name: name.to_owned(), id: id.map(str::to_owned) });
+        let agree = |running: &Option<FleetName>, new: &Option<FleetName>| {
+            FleetName::agree(running.as_ref(), new.as_ref()).map_err(|err| err.to_string())
+        };
+        let running = of("edge", Some("weir-1"));
+        for new in [of("edge", Some("weir-1")), of("edge", None)] {
+            assert_eq!(agree(&running, &new), Ok(()));
+        }
+        assert_eq!(agree(&None, &None), Ok(()));
+        for (one, new, text) in [
+            (&running, None, "fleet edge as weir-1, and the new configuration has no fleet"),
+            (
+                &running,
+                of("edge", Some("weir-2")),
+                "fleet edge as weir-1, and the new configuration has fleet edge as weir-2",
+            ),
+            (&running, of("other", None), "fleet edge as weir-1, and the new configuration has fleet other"),
+            (&None, of("edge", None), "no fleet, and the new configuration has fleet edge"),
+        ] {
+            assert_eq!(agree(one, &new), Err(format!("it is of {text}: a takeover changes no fleet")));
+        }
+    }
 }

@@ -13,6 +13,7 @@
 //!         ◄────────────────────────── Go                                 of the batch: go on
 //!         ◄────────────────────────── Stay, Serve
 //!   Serving ────────────────────────►                                    are accepted
+//!         ◄────────────────────────── Fleet                              get what the fleet shares again
 //!   removes who has ended ◄────────── Ended                              of those that stay: drained
 //! ```
 //!
@@ -29,6 +30,7 @@ mod taking;
 
 pub use self::{
     giving::Giving,
+    message::FleetName,
     taking::{Home, Made, TakenSockets, TakeoverError, Taking, taken_back},
 };
 

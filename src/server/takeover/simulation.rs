@@ -63,7 +63,8 @@ impl Process {
         let keys = before.map_or_else(Keys::default, |before| (*before.shared.keys).clone());
         let beats = Heartbeats::new(1, std::time::Instant::now());
         let budget = ClientBudget::of(&config, 1).unwrap();
-        let shared = Arc::new(crate::server::shared(&config, &budget, (mpsc::channel(1).0, beats, keys)).unwrap());
+        let shared =
+            Arc::new(crate::server::shared(&config, &budget, (mpsc::channel(1).0, beats, keys), None).unwrap());
         let mut sockets = BTreeMap::<_, Vec<_>>::new();
         for (address, nth, socket) in before.iter().flat_map(|before| before.listeners.sockets().unwrap()) {
             sockets.entry((address, nth)).or_default().push(socket);
@@ -79,7 +80,7 @@ impl Process {
     }
 
     fn home(&self) -> Home {
-        Home::new(Arc::clone(&self.shared), &self.listeners)
+        Home::new(Arc::clone(&self.shared), None, &self.listeners)
     }
 
     /// What sessions count for here: slots of servers, sessions of servers, connections of the account, clients of the
@@ -250,8 +251,9 @@ async fn history(seed: u64) -> Outcome {
         given
     };
     let home = new.home();
-    let taking =
-        async { if taking.take(&home).await.is_ok() && taking.serving().await.is_ok() { Some(taking) } else { None } };
+    let taking = async {
+        if taking.take(&home).await.is_ok() && taking.serving(&home).await.is_ok() { Some(taking) } else { None }
+    };
     let leaving = async {
         let mut left = Vec::new();
         for _ in 0..10 {

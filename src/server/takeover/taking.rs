@@ -29,6 +29,8 @@ use tracing::{info, warn};
 
 use crate::{
     admin::socket::Why,
+    fleet::member::MemberId,
+    fleet_link::FleetLink,
     identity::{Keys, Secret},
     net::{
         passing::{self, Receiver, Sender},
@@ -38,7 +40,7 @@ use crate::{
         listeners::Listeners,
         takeover::{
             PROTOCOL,
-            message::{Message, Offer, Offered, Refused, VERSION, receive, send},
+            message::{FleetName, Message, Offer, Offered, OtherFleet, Refused, VERSION, receive, send},
         },
         worker::{NewSession, Work},
     },
@@ -47,6 +49,7 @@ use crate::{
         remembered::Remembered,
         takeover::{Adopted, ClientState, Gone, Places, SessionState, adopt},
     },
+    telemetry::moment::Moment,
 };
 
 /// How long the old process may take for an answer. It may have many sessions to stop.
@@ -64,6 +67,8 @@ pub enum TakeoverError {
     Refused(String),
     #[error("the running weir has broken off: {0}")]
     BrokenOff(String),
+    #[error("the running weir cannot be taken over: {0}")]
+    OtherFleet(#[from] OtherFleet),
     #[error("{0}")]
     Os(#[from] io::Error),
 }
@@ -101,14 +106,16 @@ impl Taking {
     ///
     /// # Errors
     /// No weir runs there, or it does not agree.
-    pub async fn begin(socket: &Path) -> Result<(Self, TakenSockets), TakeoverError> {
+    pub async fn begin(socket: &Path, fleet: Option<FleetName>) -> Result<(Self, TakenSockets), TakeoverError> {
         let name = socket.display().to_string();
         let stream = UnixStream::connect(socket).await.map_err(|err| TakeoverError::NoWeir { socket: name, err })?;
         let (mut sender, mut receiver) = passing::channel(ask(stream).await?);
-        let hello = Message::Hello { version: VERSION, weir: env!("WEIR_VERSION").to_owned() };
+        let hello = Message::Hello { version: VERSION, weir: env!("WEIR_VERSION").to_owned(), fleet: fleet.clone() };
         send(&mut sender, &hello, &[]).await?;
         let (message, descriptors) = next(&mut receiver).await?;
         let Message::Offer(offer) = message else { return Err(unexpected(&message)) };
+        // One of an older version does not compare.
+        FleetName::agree(offer.fleet.as_ref().map(|(running, _)| running), fleet.as_ref())?;
         let sockets = sockets(&offer, descriptors)?;
         info!(pid = offer.pid, weir = offer.weir, sessions = offer.sessions, "takes over from a running weir");
         Ok((
@@ -135,6 +142,13 @@ impl Taking {
     /// From where moments count, by the monotonic clock.
     pub fn origin(&self) -> Duration {
         Duration::from_nanos(self.offer.origin)
+    }
+
+    /// The member of a fleet that the old process is, and the number of that process; see
+    /// [`Fleet::run`](crate::fleet::Fleet::run).
+    pub fn member(&self) -> Option<(MemberId, u64)> {
+        let (fleet, run) = self.offer.fleet.as_ref()?;
+        Some((MemberId::new(fleet.id.as_deref()?).ok()?, *run))
     }
 
     /// Makes the keys of clients that the old process makes.
@@ -170,7 +184,8 @@ impl Taking {
     ///
     /// # Errors
     /// Those of the connection.
-    pub async fn serving(&mut self) -> Result<(), TakeoverError> {
+    pub async fn serving(&mut self, home: &Home) -> Result<(), TakeoverError> {
+        home.shared.takeover.set_follows(true);
         send(&mut self.sender, &Message::Serving, &[]).await?;
         info!(pid = self.offer.pid, sessions = self.taken, stay = self.stay.len(), "has taken over");
         Ok(())
@@ -194,6 +209,10 @@ impl Taking {
                 }
             }
         }
+        let mut elsewhere = home.shared.takeover.elsewhere();
+        self.stay.keys().for_each(|id| _ = elsewhere.remove(id));
+        drop(elsewhere);
+        home.shared.takeover.set_follows(false);
         info!(pid = self.offer.pid, "the weir that was taken over from is gone");
     }
 
@@ -212,14 +231,22 @@ impl Taking {
                     None => home.start(clients),
                 }
                 self.taken += went.len();
-                went.iter().for_each(|id| _ = self.stay.remove(id));
+                self.forget(&went, home);
             }
             Message::Stay { sessions } => self.count(sessions, home),
             Message::Remember { text } => match Remembered::from_json(text.as_bytes()) {
                 Ok(remembered) => _ = home.shared.recall(remembered, timer::now()),
                 Err(err) => warn!(%err, "what the weir before has learnt is lost"),
             },
-            Message::Ended { sessions } => sessions.iter().for_each(|id| _ = self.stay.remove(id)),
+            Message::Fleet { state, at } => match serde_json::from_str(&state) {
+                Ok(state) => {
+                    if let Some(fleet) = &home.fleet {
+                        fleet.adopt(&home.shared, state, Moment::from_raw(at).into());
+                    }
+                }
+                Err(err) => return Err(TakeoverError::BrokenOff(format!("what it says of its fleet: {err}"))),
+            },
+            Message::Ended { sessions } => self.forget(&sessions, home),
             Message::Abort { why } => return Err(TakeoverError::BrokenOff(why)),
             message => return Err(unexpected(&message)),
         }
@@ -246,11 +273,22 @@ impl Taking {
     /// Counts sessions that go on there.
     fn count(&mut self, sessions: Vec<SessionState>, home: &Home) {
         for state in sessions {
+            let to_count = state.to_count();
             // One on a server, or at a listener, that the configuration lacks counts nowhere here.
             if let Ok(adopted) = adopt(&home.shared, |at| home.listener(at), state) {
                 let (id, places) = adopted.into_places();
                 self.stay.insert(id, places);
+                home.shared.takeover.elsewhere().insert(id, to_count);
             }
+        }
+    }
+
+    /// These sessions are not there any more.
+    fn forget(&mut self, sessions: &[u64], home: &Home) {
+        let mut elsewhere = home.shared.takeover.elsewhere();
+        for id in sessions {
+            self.stay.remove(id);
+            elsewhere.remove(id);
         }
     }
 }
@@ -258,13 +296,14 @@ impl Taking {
 /// Where sessions go on.
 pub struct Home {
     shared: Arc<Shared>,
+    fleet: Option<FleetLink>,
     listeners: Vec<(SocketAddr, Arc<ArcSwap<Listener>>)>,
     workers: Vec<mpsc::UnboundedSender<Work>>,
 }
 
 impl Home {
-    pub fn new(shared: Arc<Shared>, listeners: &Listeners) -> Self {
-        Self { shared, listeners: listeners.current(), workers: listeners.senders() }
+    pub fn new(shared: Arc<Shared>, fleet: Option<FleetLink>, listeners: &Listeners) -> Self {
+        Self { shared, fleet, listeners: listeners.current(), workers: listeners.senders() }
     }
 
     pub(super) fn listener(&self, at: SocketAddr) -> Option<Arc<Listener>> {

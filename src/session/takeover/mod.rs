@@ -11,6 +11,7 @@ mod state;
 mod stop;
 
 use std::{
+    collections::HashMap,
     os::fd::OwnedFd,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -22,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::{
     client::ClientState,
-    resume::{Adopted, Places, adopt, resume},
+    resume::{Adopted, Keep, KeptPlaces, Places, adopt, resume},
     state::{Kind, SessionState},
 };
 pub(super) use self::{
@@ -77,6 +78,10 @@ pub struct Takeover {
     asks_clients: AtomicBool,
     /// Clients in the kernel's queues are another process's.
     leaves_backlog: AtomicBool,
+    /// The process from which this one has taken over is there.
+    follows: AtomicBool,
+    /// Sessions of processes before this one, which this one counts.
+    elsewhere: Mutex<HashMap<u64, SessionState>>,
 }
 
 impl Takeover {
@@ -110,6 +115,20 @@ impl Takeover {
 
     fn stopped(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Stopped>>> {
         self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the process from which this one has taken over is there still.
+    pub fn follows(&self) -> bool {
+        self.follows.load(Relaxed)
+    }
+
+    pub fn set_follows(&self, follows: bool) {
+        self.follows.store(follows, Relaxed);
+    }
+
+    /// Sessions of processes before this one, which this one counts: another one that takes over is to count them too.
+    pub fn elsewhere(&self) -> MutexGuard<'_, HashMap<u64, SessionState>> {
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether clients in the kernel's queues are left there when a listener closes: another process accepts them.

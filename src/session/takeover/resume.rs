@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 use tokio::time::Instant;
 
 use crate::{
-    admission::{AcceptPermit, QuotaIdentity},
+    admission::{AcceptPermit, AccountSlot, QuotaIdentity},
     identity::{ClientKey, CredentialKey, UNKNOWN_ACCOUNT},
     net::{socket, timer::now},
     relay::{
@@ -22,7 +22,7 @@ use crate::{
         takeover::{Kind, SessionState},
     },
     telemetry::moment::Moment,
-    upstream::{Server, Slot},
+    upstream::{Server, ServerId, Slot},
 };
 
 /// Why a session of another process cannot go on in this one.
@@ -86,23 +86,67 @@ pub fn adopt(
 ) -> Result<Adopted, CannotResume> {
     let listener = listener(state.listener).ok_or(CannotResume::Listener(state.listener))?;
     let server = server(shared, &state.server).ok_or_else(|| CannotResume::Server(state.server.clone()))?;
-    let (now, admission) = (now(), &shared.admission);
-    let user = state.user.as_deref().zip(state.user_key);
-    let quota_identity = QuotaIdentity {
-        user: user.map(|(user, key)| (user.into(), CredentialKey::from_raw(key))),
-        name: state.name.as_deref().map(Arc::from),
-    };
-    let account = match (&state.account, state.kind) {
-        (Some(name), _) => admission.adopt_session(&Arc::from(name.as_str()), &quota_identity, now),
-        (None, Kind::Passthrough) => crate::admission::AccountSlot::of_nobody(Arc::from("")),
-        (None, _) => admission.adopt_session(&Arc::from(UNKNOWN_ACCOUNT), &quota_identity, now),
-    };
-    let places = Places {
-        server: Slot::of_session(&server),
-        account: AccountPlace::known(account),
-        entry: admission.adopt_accepted(&listener.max_clients, state.peer.ip(), now),
-    };
-    Ok(Adopted { state, places, listener })
+    let KeptPlaces { server, account } = Keep::at(server, &state).places(shared);
+    let account = AccountPlace::known(account);
+    let entry = shared.admission.adopt_accepted(&listener.max_clients, state.peer.ip(), now());
+    Ok(Adopted { state, places: Places { server, account, entry }, listener })
+}
+
+/// What a session counts for, but for its listener and its source.
+#[derive(Debug)]
+pub struct Keep {
+    server: Arc<Server>,
+    /// `None`: nobody knows it.
+    account: Option<Arc<str>>,
+    quota_identity: QuotaIdentity,
+}
+
+/// It is counted.
+#[derive(Debug)]
+pub struct KeptPlaces {
+    server: Slot,
+    account: AccountSlot,
+}
+
+impl Keep {
+    /// What this session counts for; `None`: the configuration has its server no more.
+    pub fn of(shared: &Shared, state: &SessionState) -> Option<Self> {
+        Some(Self::at(server(shared, &state.server)?, state))
+    }
+
+    fn at(server: Arc<Server>, state: &SessionState) -> Self {
+        let user = state.user.as_deref().zip(state.user_key);
+        let quota_identity = QuotaIdentity {
+            user: user.map(|(user, key)| (user.into(), CredentialKey::from_raw(key))),
+            name: state.name.as_deref().map(Arc::from),
+        };
+        let account = match (&state.account, state.kind) {
+            (Some(name), _) => Some(Arc::from(name.as_str())),
+            (None, Kind::Passthrough) => None,
+            (None, _) => Some(Arc::from(UNKNOWN_ACCOUNT)),
+        };
+        Self { server, account, quota_identity }
+    }
+
+    /// Counts it, whatever the limits are.
+    pub fn places(self, shared: &Shared) -> KeptPlaces {
+        let account = match &self.account {
+            Some(name) => shared.admission.adopt_session(name, &self.quota_identity, now()),
+            None => AccountSlot::of_nobody(Arc::from("")),
+        };
+        KeptPlaces { server: Slot::of_session(&self.server), account }
+    }
+}
+
+impl KeptPlaces {
+    /// The name of its account.
+    pub fn account(&self) -> Arc<str> {
+        Arc::clone(self.account.account().name())
+    }
+
+    pub fn server_id(&self) -> ServerId {
+        self.server.server().id()
+    }
 }
 
 impl Adopted {

@@ -77,6 +77,32 @@ impl SessionState {
         Self { id, account: Some(account), server, listener, ..Self::of(&SessionHandle::default()) }
     }
 
+    /// The same session, to be counted only.
+    pub fn to_count(&self) -> Self {
+        Self {
+            id: self.id,
+            kind: self.kind,
+            peer: self.peer,
+            listener: self.listener,
+            accepted: self.accepted,
+            began: self.began,
+            user: self.user.clone(),
+            name: self.name.clone(),
+            lang: self.lang.clone(),
+            version: self.version.clone(),
+            by_token: self.by_token,
+            client: self.client,
+            account: self.account.clone(),
+            user_key: self.user_key,
+            server: self.server.clone(),
+            server_client_id: self.server_client_id,
+            moves: self.moves,
+            traffic: TrafficState::default(),
+            rehome: None,
+            relay: None,
+        }
+    }
+
     /// All but what only the session itself knows.
     pub fn of(handle: &SessionHandle) -> Self {
         let SessionFacts { id, accepted, peer, listener, said, by_token, client, .. } = handle.facts();

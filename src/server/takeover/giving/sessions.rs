@@ -27,7 +27,7 @@ use crate::{
     },
     session::{
         Shared,
-        takeover::{ClientState, Gone, SessionState, Stays, Stopped, StoppedClient, StoppedSession},
+        takeover::{ClientState, Gone, Keep, KeptPlaces, SessionState, Stays, Stopped, StoppedClient, StoppedSession},
     },
 };
 
@@ -68,10 +68,13 @@ pub(in crate::server::takeover) struct SessionsToGive {
     logins: Vec<u64>,
     /// How long the sessions of a batch have stood still at most.
     pub(super) longest_pause: Duration,
+    /// What sessions that have gone hold here, for as long as this process is the weir of the fleet: what it says to
+    /// hold there is what both hold.
+    pub(super) kept: Vec<KeptPlaces>,
 }
 
-/// Sessions of a batch, which stand still.
-type Still = HashMap<u64, oneshot::Sender<Gone>>;
+/// Sessions of a batch, which stand still, and what they hold of what a fleet shares.
+type Still = HashMap<u64, (oneshot::Sender<Gone>, Option<Keep>)>;
 
 impl SessionsToGive {
     pub(in crate::server::takeover) fn new(
@@ -82,7 +85,13 @@ impl SessionsToGive {
     ) -> Self {
         let (stay, told, longest_pause) = (HashMap::new(), HashSet::new(), Duration::ZERO);
         let (batch, gone, gone_clients, logins) = (0, 0, 0, Vec::new());
-        Self { shared, sender, stopped, workers, batch, gone, gone_clients, stay, told, logins, longest_pause }
+        let kept = Vec::new();
+        Self { shared, sender, stopped, workers, batch, gone, gone_clients, stay, told, logins, longest_pause, kept }
+    }
+
+    /// What is left of it when it is off.
+    pub(super) fn into_sender(self) -> (Sender, Vec<KeptPlaces>) {
+        (self.sender, self.kept)
     }
 
     pub(in crate::server::takeover) async fn all(
@@ -109,7 +118,9 @@ impl SessionsToGive {
     /// Clients between their accept and their session, except those that are refused later.
     fn logins(&self) -> usize {
         let clients: u32 = self.shared.listeners.load().iter().map(|(_, limit)| limit.in_use()).sum();
-        (clients as usize).saturating_sub(self.shared.sessions.len() + self.shared.admission.waiting().answered_later)
+        let elsewhere = self.shared.takeover.elsewhere().len();
+        let not_logins = self.shared.sessions.len() + elsewhere + self.shared.admission.waiting().answered_later;
+        (clients as usize).saturating_sub(not_logins)
     }
 
     /// Gives the clients that are not in yet, until none is left or it is time. Whose login is under way finishes it
@@ -126,7 +137,7 @@ impl SessionsToGive {
                 // A session that stops now does so late: nobody keeps the verdict, and it is asked again.
                 match timeout(AGAIN, self.stopped.recv()).await {
                     Ok(Some(Stopped::Client(StoppedClient { state, connection, verdict }))) => {
-                        still.insert(state.id, verdict);
+                        still.insert(state.id, (verdict, None));
                         states.push(state);
                         connections.push(connection);
                     }
@@ -217,8 +228,9 @@ impl SessionsToGive {
         }
         send(&mut self.sender, &Message::Go { number }, &[]).await?;
         let count = still.len();
-        for (id, gone) in still {
+        for (id, (gone, keep)) in still {
             self.told.remove(&id);
+            self.kept.extend(keep.map(|keep| keep.places(&self.shared)));
             let _ = gone.send(Gone);
         }
         Ok(count)
@@ -242,7 +254,8 @@ impl SessionsToGive {
             awaited.remove(&state.id);
             match of_one {
                 Ok(both) => {
-                    still.insert(state.id, verdict);
+                    let keep = self.shared.fleet.as_ref().and_then(|_| Keep::of(&self.shared, &state));
+                    still.insert(state.id, (verdict, keep));
                     states.push(*state);
                     connections.extend(both);
                 }
@@ -268,6 +281,10 @@ impl SessionsToGive {
             states.push(known.map_or_else(|| SessionState::of(handle), |state| *state));
         }
         states.extend(self.logins_as_sessions(&handles));
+        for (id, state) in &*self.shared.takeover.elsewhere() {
+            self.told.insert(*id);
+            states.push(state.to_count());
+        }
         for some in chunks(states) {
             send(&mut self.sender, &Message::Stay { sessions: some }, &[]).await?;
         }
@@ -283,6 +300,17 @@ impl SessionsToGive {
         for handle in sessions {
             *by_account.entry(handle.account()).or_default() += 1;
             *by_server.entry(handle.server_id()).or_default() += 1;
+        }
+        for state in shared.takeover.elsewhere().values() {
+            let server = shared.servers.iter().find(|server| server.address() == state.server);
+            *by_account.entry(state.account.as_deref().map(Arc::from)).or_default() += 1;
+            if let Some(server) = server {
+                *by_server.entry(server.id()).or_default() += 1;
+            }
+        }
+        for kept in &self.kept {
+            *by_account.entry(Some(kept.account())).or_default() += 1;
+            *by_server.entry(kept.server_id()).or_default() += 1;
         }
         let accounts = shared.admission.accounts().connections().into_iter().flat_map(|(account, held)| {
             let logins = held.saturating_sub(by_account.get(&Some(Arc::clone(&account))).copied().unwrap_or(0));
@@ -330,7 +358,11 @@ impl SessionsToGive {
         loop {
             sleep(TELL_OF_ENDS).await;
             let shared = &self.shared;
-            let ended: Vec<_> = self.told.extract_if(|&id| shared.sessions.get(id).is_none()).collect();
+            let ended: Vec<_> = {
+                let elsewhere = shared.takeover.elsewhere();
+                let is_over = |id: &u64| shared.sessions.get(*id).is_none() && !elsewhere.contains_key(id);
+                self.told.extract_if(|id| is_over(id)).collect()
+            };
             if !ended.is_empty() {
                 send(&mut self.sender, &Message::Ended { sessions: ended }, &[]).await?;
             }
