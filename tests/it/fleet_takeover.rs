@@ -1,5 +1,5 @@
-//! Weirs of a fleet are taken over: the others see no weir leave or come, no quota is exceeded, and nobody is refused who
-//! has a place.
+//! Weirs of a fleet are taken over: the others see no weir leave or come, no quota is exceeded, and nobody is refused
+//! who has a place.
 
 use std::{
     sync::{
@@ -15,6 +15,7 @@ use weir_testkit::{admin::AdminSocket, fleet::seen_by, *};
 use crate::{
     fleet_quota::{QUOTA, attempts, come, never_over, with_quota},
     fleet_servers::{holds, orders, three_servers},
+    takeover::Fake,
 };
 
 /// How many takeovers in a row, unless this variable says so.
@@ -129,14 +130,21 @@ async fn a_takeover_that_breaks_off_changes_nothing() {
     }
     std::fs::write(fleet.weirs[0].config_file(), file).unwrap();
     // New processes that end at any time of their start.
-    for milliseconds in [0, 50, 100, 150, 200, 250, 300, 400] {
+    for milliseconds in [0, 3, 6, 10, 15, 20, 25] {
         let mut new = fleet.weirs[0].start_takeover();
         let offered = "takes over from a running weir";
         eventually(PATIENCE, offered, async || if new.log().contains(offered) { Ok(()) } else { Err(new.log()) }).await;
         tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        let weir = &mut fleet.weirs[0];
+        let breaks = weir.log().matches("a takeover is off").count();
         new.kill();
         new.wait(PATIENCE).await;
-        if fleet.weirs[0].exited().is_some() {
+        let is_over = eventually(PATIENCE, "it is off or over", async || {
+            let is_off = weir.log().matches("a takeover is off").count() > breaks;
+            if is_off { Ok(false) } else { weir.exited().map(|_| true).ok_or_else(|| weir.log()) }
+        })
+        .await;
+        if is_over {
             say(&format!("the takeover was over after {milliseconds} ms"));
             return;
         }
@@ -144,6 +152,43 @@ async fn a_takeover_that_breaks_off_changes_nothing() {
     crowd.settles_at(QUOTA).await;
     fleet.is_whole().await;
     holds(&fleet, &cluster, QUOTA).await;
+    never_over(&cluster).await;
+    take_over(&mut fleet, 0).await;
+    crowd.settles_at(QUOTA).await;
+    never_over(&cluster).await;
+    crowd.end().await;
+    fleet.assert_idle().await;
+}
+
+/// It has all sessions, and dies before it serves: the leases are those of the process before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_process_before_has_the_leases_until_the_new_one_serves() {
+    let cluster = three_servers(|server| server).await;
+    let (mut fleet, admins) = three_weirs(&with_quota(WeirConfig::of(&cluster)), "").await;
+    let crowd = come(&fleet.addresses(), 150);
+    crowd.settles_at(QUOTA).await;
+    let before = news(&fleet, 0);
+    let mut other = Fake::of_fleet(&admins[0], 1, r#"{"name":"edge","id":"weir-1"}"#).await;
+    other.until("offer").await;
+    other.say(r#"{"message":"ready"}"#).await;
+    loop {
+        let message = other.next().await;
+        match message["message"].as_str().unwrap() {
+            "batch" => {
+                let counted = serde_json::json!({"message": "counted", "number": message["number"], "refused": []});
+                other.say(&counted.to_string()).await;
+            }
+            "serve" => break,
+            "abort" | "fleet" => panic!("{message}"),
+            _ => {}
+        }
+    }
+    drop(other);
+    fleet.weirs[0].says("a takeover is off").await;
+    crowd.settles_at(QUOTA).await;
+    fleet.is_whole().await;
+    holds(&fleet, &cluster, QUOTA).await;
+    assert_eq!(news(&fleet, 0), before, "the others see nothing");
     never_over(&cluster).await;
     take_over(&mut fleet, 0).await;
     crowd.settles_at(QUOTA).await;

@@ -214,10 +214,15 @@ async fn clients_that_wait_for_their_turn_or_have_said_half_go_along() {
 }
 
 /// Speaks as a new process would, as far as a test wants.
-struct Fake(UnixStream);
+pub(crate) struct Fake(UnixStream);
 
 impl Fake {
     async fn begin(admin: &AdminSocket, version: u32) -> Self {
+        Self::of_fleet(admin, version, "null").await
+    }
+
+    /// With what it says of its fleet.
+    pub(crate) async fn of_fleet(admin: &AdminSocket, version: u32, fleet: &str) -> Self {
         let mut stream = UnixStream::connect(admin.path()).await.unwrap();
         let request = b"POST /takeover HTTP/1.1\r\nhost: weir\r\nconnection: upgrade\r\nupgrade: weir-takeover\r\n\r\n";
         stream.write_all(request).await.unwrap();
@@ -228,26 +233,32 @@ impl Fake {
         let head = String::from_utf8(head).unwrap();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         let mut fake = Self(stream);
-        fake.say(&format!(r#"{{"message":"hello","version":{version},"weir":"a test"}}"#)).await;
+        let hello = format!(r#"{{"message":"hello","version":{version},"weir":"a test","fleet":{fleet}}}"#);
+        fake.say(&hello).await;
         fake
     }
 
-    async fn say(&mut self, message: &str) {
+    pub(crate) async fn say(&mut self, message: &str) {
         self.0.write_all(&u32::try_from(message.len()).unwrap().to_be_bytes()).await.unwrap();
         self.0.write_all(message.as_bytes()).await.unwrap();
     }
 
     /// Reads up to the next message of this name. The kernel closes what comes beside it.
-    async fn until(&mut self, name: &str) -> serde_json::Value {
+    pub(crate) async fn until(&mut self, name: &str) -> serde_json::Value {
         loop {
-            let length = self.0.read_u32().await.unwrap_or_else(|err| panic!("no {name}: {err}"));
-            let mut message = vec![0; length as usize];
-            self.0.read_exact(&mut message).await.unwrap();
-            let message: serde_json::Value = serde_json::from_slice(&message).unwrap();
+            let message = self.next().await;
             if message["message"] == name {
                 return message;
             }
         }
+    }
+
+    /// The next message, whichever it is.
+    pub(crate) async fn next(&mut self) -> serde_json::Value {
+        let length = self.0.read_u32().await.expect("another message");
+        let mut message = vec![0; length as usize];
+        self.0.read_exact(&mut message).await.unwrap();
+        serde_json::from_slice(&message).unwrap()
     }
 }
 

@@ -2,8 +2,8 @@
 //! are lost, late or come twice; watches that lag, lose and reorder; a bucket without quorum, or another bucket; weirs
 //! that are cut off, stopped, killed, restarted and told another quota; clocks that run 20 % apart; servers that keep
 //! connections of a machine that is gone; clients that come past all weirs, and readings of them that are late, stale
-//! or lost; processes that take over from those that run. Weirs look at a quota at each look, or hardly ever unless something has happened to it. See `world.rs` for
-//! the model and what always holds in it.
+//! or lost; processes that take over from those that run. Weirs look at a quota at each look, or hardly ever unless
+//! something has happened to it. See `world.rs` for the model and what always holds in it.
 
 mod bucket;
 mod direct;
